@@ -19,6 +19,8 @@ use crate::{
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(60 * 60);
 /// How long an authority is valid.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// How much earlier than it was made an authority is valid, because the clock of the machine that makes it may be wrong.
+const AUTHORITY_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
 /// How much earlier than its issue a certificate is valid, because the clocks of those that verify it differ.
 pub const NOT_BEFORE_MARGIN: Duration = Duration::from_secs(5 * 60);
 
@@ -54,9 +56,18 @@ impl Authority {
     /// # Errors
     /// If its key or certificate can't be made.
     pub fn create(realm: &Realm, now: u64) -> Result<Self, IdentityError> {
+        Self::create_for(realm, now, AUTHORITY_LIFETIME)
+    }
+
+    /// Makes a new authority for a fleet that is valid for `lifetime`. `now` is in Unix milliseconds.
+    ///
+    /// # Errors
+    /// If its key or certificate can't be made.
+    pub fn create_for(realm: &Realm, now: u64, lifetime: Duration) -> Result<Self, IdentityError> {
         let key = PrivateKey::generate()?;
         let mut params = CertificateParams::default();
-        let (not_before, not_after) = validity(now, AUTHORITY_LIFETIME, u64::MAX);
+        let (_, not_after) = validity(now, lifetime, u64::MAX);
+        let (not_before, _) = validity(now.saturating_sub(AUTHORITY_MARGIN.as_millis() as u64), lifetime, u64::MAX);
         set_validity(&mut params, not_before, not_after)?;
         params.serial_number = Some(serial()?);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod earlier;
+pub mod gate;
 pub mod incarnation;
 mod incoming;
 pub mod security;

@@ -1,0 +1,283 @@
+//! The certificate authority of the fleet, as it is in a directory that all coordinators share. Without such a
+//! directory, a coordinator makes an authority of its own in its data directory.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use robeing_identity::{Authority, IdentityError, JoinKey, Realm, TrustBundle, digest, random_bytes};
+use robeing_platform::{AtomicFile, Platform};
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::warnings::Warnings;
+
+/// The certificate of the authority that issues, PEM.
+const CERTIFICATE: &str = "ca.crt";
+/// Its private key, PEM.
+const KEY: &str = "ca.key";
+/// The secret with which join tokens are signed.
+const JOIN_KEY: &str = "join.key";
+/// The certificates of all trusted authorities, PEM. Without this file, the one that issues is trusted.
+const TRUST: &str = "trust.crt";
+/// The folder of an authority of a coordinator's own, in its data directory.
+const OWN_FOLDER: &str = "authority";
+/// How long an authority of a coordinator's own is valid: nothing replaces it.
+const OWN_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// How often the directory is looked at for a change.
+const RELOAD_EVERY: Duration = Duration::from_secs(5);
+/// Maximum size of one file, bytes.
+const MAX_FILE_BYTES: usize = 64 * 1024;
+/// The reason of the warning while the directory can't be used.
+pub const AUTHORITY_UNREADABLE: &str = "AuthorityUnreadable";
+
+/// Why an authority can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// A file can't be read or written.
+    #[error("the certificate authority in {dir} can't be used: {source}; give the directory of the fleet's authority with --ca")]
+    Io {
+        /// The directory.
+        dir: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file has the wrong content.
+    #[error("the certificate authority in {dir} can't be used: {source}")]
+    Identity {
+        /// The directory.
+        dir: PathBuf,
+        /// The cause.
+        source: IdentityError,
+    },
+    /// The authority that issues is not trusted.
+    #[error("the authority in {dir}/{CERTIFICATE} is not in {dir}/{TRUST}; nobody would trust what it issues")]
+    NotTrusted {
+        /// The directory.
+        dir: PathBuf,
+    },
+}
+
+/// An authority as it was read from its directory.
+#[derive(Debug)]
+pub struct Certifier {
+    /// The authority that issues certificates.
+    pub authority: Authority,
+    /// The trusted authorities.
+    pub bundle: TrustBundle,
+    /// Verifies and signs join tokens.
+    pub join_key: JoinKey,
+    /// The digest of the files.
+    digest: [u8; 32],
+}
+
+/// The authority of the fleet, kept up to date. Cheap to clone.
+#[derive(Clone)]
+pub struct Authorities {
+    current: watch::Receiver<Arc<Certifier>>,
+}
+
+impl Authorities {
+    /// Returns the authority as it is now.
+    pub fn current(&self) -> Arc<Certifier> {
+        Arc::clone(&self.current.borrow())
+    }
+}
+
+/// Keeps an authority up to date.
+pub struct AuthorityKeeper {
+    platform: Platform,
+    dir: PathBuf,
+    sender: watch::Sender<Arc<Certifier>>,
+}
+
+impl AuthorityKeeper {
+    /// Reads the authority in a directory, or makes one in the data directory if none is given.
+    ///
+    /// # Errors
+    /// If the directory can't be used.
+    pub async fn open(
+        platform: &Platform,
+        dir: Option<&Path>,
+        data: &Path,
+        realm: &Realm,
+    ) -> Result<(Self, Authorities), AuthorityError> {
+        let dir = match dir {
+            Some(dir) => dir.to_owned(),
+            None => {
+                let dir = data.join(OWN_FOLDER);
+                make(platform, &dir, realm).await?;
+                dir
+            }
+        };
+        let (sender, current) = watch::channel(Arc::new(read(platform, &dir).await?));
+        Ok((Self { platform: platform.clone(), dir, sender }, Authorities { current }))
+    }
+
+    /// Reads the directory again whenever it has changed. Runs until the coordinator stops.
+    pub async fn run(self, warnings: Arc<Warnings>) {
+        loop {
+            tokio::time::sleep(RELOAD_EVERY).await;
+            match read(&self.platform, &self.dir).await {
+                Ok(certifier) => {
+                    warnings.set(AUTHORITY_UNREADABLE, None);
+                    let is_new = self.sender.borrow().digest != certifier.digest;
+                    if is_new {
+                        info!(dir = %self.dir.display(), "the certificate authority has changed");
+                        self.sender.send_replace(Arc::new(certifier));
+                    }
+                }
+                Err(error) => {
+                    let problem = format!("{error}; certificates are issued by the authority that was read before");
+                    warnings.set(AUTHORITY_UNREADABLE, Some(problem));
+                }
+            }
+        }
+    }
+}
+
+async fn read(platform: &Platform, dir: &Path) -> Result<Certifier, AuthorityError> {
+    let identity = |source| AuthorityError::Identity { dir: dir.to_owned(), source };
+    let certificate = required(platform, dir, CERTIFICATE).await?;
+    let key = required(platform, dir, KEY).await?;
+    let join_key = required(platform, dir, JOIN_KEY).await?;
+    let trust = optional(platform, dir, TRUST).await?.unwrap_or_else(|| certificate.clone());
+    let authority = Authority::from_pem(&certificate, &key).map_err(identity)?;
+    let bundle = TrustBundle::from_pem(&trust).map_err(identity)?;
+    if !bundle.authorities().contains(authority.certificate()) {
+        return Err(AuthorityError::NotTrusted { dir: dir.to_owned() });
+    }
+    let digests = [&certificate, &key, &join_key, &trust].map(|text| digest(text.as_bytes()));
+    Ok(Certifier { authority, bundle, join_key: JoinKey::new(join_key.trim().as_bytes()), digest: digest(&digests.concat()) })
+}
+
+async fn required(platform: &Platform, dir: &Path, name: &str) -> Result<String, AuthorityError> {
+    let missing = || AuthorityError::Io {
+        dir: dir.to_owned(),
+        source: io::Error::new(io::ErrorKind::NotFound, format!("{name} is missing")),
+    };
+    optional(platform, dir, name).await?.ok_or_else(missing)
+}
+
+async fn optional(platform: &Platform, dir: &Path, name: &str) -> Result<Option<String>, AuthorityError> {
+    let failed = |source| AuthorityError::Io { dir: dir.to_owned(), source };
+    let bytes = match platform.disk.read(&dir.join(name)).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    if bytes.len() > MAX_FILE_BYTES {
+        let problem = format!("{name} has {} bytes, the most is {MAX_FILE_BYTES}", bytes.len());
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, problem)));
+    }
+    let text = String::from_utf8(bytes.to_vec());
+    text.map(Some).map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not text"))))
+}
+
+/// Makes an authority in a directory, unless there is one. The certificate is written last: without it, a crash left
+/// only a part, and everything is made again.
+async fn make(platform: &Platform, dir: &Path, realm: &Realm) -> Result<(), AuthorityError> {
+    if optional(platform, dir, CERTIFICATE).await?.is_some() {
+        return Ok(());
+    }
+    let identity = |source| AuthorityError::Identity { dir: dir.to_owned(), source };
+    let failed = |source| AuthorityError::Io { dir: dir.to_owned(), source };
+    platform.disk.create_dir_all(dir).await.map_err(failed)?;
+    let authority = Authority::create_for(realm, platform.clock.unix_millis(), OWN_LIFETIME).map_err(identity)?;
+    let secret: [u8; 32] = random_bytes().map_err(identity)?;
+    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    for (name, content) in
+        [(JOIN_KEY, &secret[..]), (KEY, authority.key_pem()), (CERTIFICATE, authority.certificate_pem())]
+    {
+        let mut file = AtomicFile::open(Arc::clone(&platform.disk), &dir.join(name)).await.map_err(failed)?;
+        file.replace(Bytes::from(content.to_owned())).await.map_err(failed)?;
+    }
+    info!(dir = %dir.display(), "made a certificate authority of this coordinator's own");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_platform::Disk;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn realm() -> Realm {
+        Realm::new("robeing.local", "default", "one").unwrap()
+    }
+
+    async fn open(dir: &Path) -> Result<(AuthorityKeeper, Authorities), AuthorityError> {
+        AuthorityKeeper::open(&Platform::real(), Some(dir), Path::new("/nowhere"), &realm()).await
+    }
+
+    async fn own(data: &Path) -> Arc<Certifier> {
+        let opened = AuthorityKeeper::open(&Platform::real(), None, data, &realm()).await;
+        opened.unwrap_or_else(|error| panic!("{error}")).1.current()
+    }
+
+    #[tokio::test]
+    async fn an_authority_of_its_own_is_made_once_and_again_if_it_was_made_only_partly() {
+        let data = TempDir::new().unwrap();
+        let first = own(data.path()).await;
+        assert_eq!(own(data.path()).await.digest, first.digest);
+        let dir = data.path().join(OWN_FOLDER);
+        std::fs::remove_file(dir.join(CERTIFICATE)).unwrap();
+        assert_ne!(own(data.path()).await.digest, first.digest);
+        for name in [KEY, JOIN_KEY] {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(dir.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{name} is readable by others");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_can_not_be_used_is_refused_with_a_sentence() {
+        let data = TempDir::new().unwrap();
+        own(data.path()).await;
+        let dir = data.path().join(OWN_FOLDER);
+        let other = Authority::create(&realm(), 0).unwrap();
+        let refused = async || open(&dir).await.err().expect("it is refused").to_string();
+        let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
+        write(TRUST, other.certificate_pem());
+        assert!(refused().await.contains("nobody would trust what it issues"));
+        std::fs::remove_file(dir.join(TRUST)).unwrap();
+        write(KEY, other.key_pem());
+        assert!(refused().await.contains("not the key of the certificate"));
+        write(KEY, &"x".repeat(MAX_FILE_BYTES + 1));
+        assert!(refused().await.contains("the most is"));
+        std::fs::remove_file(dir.join(KEY)).unwrap();
+        assert!(refused().await.contains("ca.key is missing"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_authority_is_taken_over_and_a_broken_one_is_not() {
+        let data = TempDir::new().unwrap();
+        let first = own(data.path()).await;
+        let dir = data.path().join(OWN_FOLDER);
+        let (keeper, authorities) = open(&dir).await.unwrap_or_else(|error| panic!("{error}"));
+        let warnings = Arc::new(Warnings::default());
+        let running = tokio::spawn(keeper.run(Arc::clone(&warnings)));
+        let other = Authority::create(&realm(), 0).unwrap();
+        let both = format!("{}{}", other.certificate_pem(), first.authority.certificate_pem());
+        Platform::real().disk.remove(&dir.join(KEY)).await.unwrap();
+        while warnings.told().is_empty() {
+            tokio::time::advance(RELOAD_EVERY).await;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(authorities.current().digest, first.digest);
+        for (name, text) in [(KEY, other.key_pem()), (CERTIFICATE, other.certificate_pem()), (TRUST, &both)] {
+            std::fs::write(dir.join(name), text).unwrap();
+        }
+        while authorities.current().digest == first.digest {
+            tokio::time::advance(RELOAD_EVERY).await;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(authorities.current().bundle.authorities().len(), 2);
+        running.abort();
+    }
+}

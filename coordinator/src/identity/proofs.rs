@@ -1,0 +1,177 @@
+//! What an agent's proof proves. Pure: the fleet's configuration and the time are passed in.
+
+use robeing_fleet::{EnrolmentMode, IdentityConfig, ProofKind, Role, SingleUse};
+use robeing_identity::{
+    JoinKey, JoinSecret, JoinTokenError,
+    jwt::{self, KeySet, TokenError},
+};
+use robeing_proto::internal::v1::enrol_request::Proof;
+use robeing_settings::Enrolment;
+
+/// Who an agent claims to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
+    pub cluster: &'a str,
+    pub name: &'a str,
+    pub role: Role,
+    /// The name of its role in join tokens.
+    pub role_name: &'static str,
+    /// Empty for none.
+    pub pool: &'a str,
+}
+
+/// A proof that was found to be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proved {
+    pub kind: ProofKind,
+    pub single_use: Option<SingleUse>,
+    /// Whether the proof names this agent.
+    pub names_agent: bool,
+}
+
+/// Why a proof is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ProofError {
+    /// There is none, and one is needed.
+    #[error(
+        "the agent {name} has no proof that it may enrol: give it a join token (--join-token), the join secret of its pool \
+         (--join-secret), or a service-account token (--service-account-token)"
+    )]
+    Missing { name: String },
+    /// A join token is refused.
+    #[error(transparent)]
+    Token(#[from] JoinTokenError),
+    /// A service-account token is refused.
+    #[error(transparent)]
+    ServiceAccount(#[from] TokenError),
+    /// No issuer of service-account tokens is known.
+    #[error("this fleet knows no issuer of service-account tokens; the operator sets it")]
+    NoIssuer,
+    /// The join secret is not the pool's.
+    #[error("this is not a join secret of the pool {pool:?}; if the secret was replaced, restart the agent with the new one")]
+    Secret { pool: String },
+    /// The proof is right, but for somebody else.
+    #[error("the proof is for {what} {proved:?}, not {claimed:?}")]
+    Other { what: &'static str, proved: String, claimed: String },
+    /// Without a proof, there are no such roles.
+    #[error("without a proof, an agent enrols as a worker or a specialist; a {role} needs a proof")]
+    Role { role: &'static str },
+}
+
+impl ProofError {
+    /// Returns whether the proof is right, and what it was used for is not.
+    pub fn is_of_another(&self) -> bool {
+        matches!(self, Self::Other { .. } | Self::Role { .. })
+    }
+}
+
+/// What proofs are verified with.
+#[derive(Clone, Copy, Debug)]
+pub struct Verifier<'a> {
+    pub config: Option<&'a IdentityConfig>,
+    /// What agents need to enrol, if the fleet's configuration does not say.
+    pub enrolment: Enrolment,
+    pub join_key: &'a JoinKey,
+    /// The time, Unix milliseconds.
+    pub now: u64,
+}
+
+impl Verifier<'_> {
+    /// Returns whether anyone may enrol.
+    pub fn is_open(&self) -> bool {
+        match self.config {
+            Some(config) => config.enrolment == EnrolmentMode::Open,
+            None => self.enrolment == Enrolment::Open,
+        }
+    }
+
+    /// Returns what a proof proves.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn verify(&self, claim: Claim<'_>, proof: Option<&Proof>) -> Result<Proved, ProofError> {
+        match proof {
+            Some(Proof::JoinToken(token)) => self.verify_token(claim, token),
+            Some(Proof::JoinSecret(secret)) => self.verify_secret(claim, secret),
+            Some(Proof::ServiceAccountToken(token)) => self.verify_service_account(claim, token),
+            None if !self.is_open() => Err(ProofError::Missing { name: claim.name.to_owned() }),
+            None => match claim.role {
+                Role::Worker | Role::Specialist => {
+                    Ok(Proved { kind: ProofKind::Open, single_use: None, names_agent: false })
+                }
+                Role::Messenger | Role::Guardian => Err(ProofError::Role { role: claim.role_name }),
+            },
+        }
+    }
+
+    fn verify_token(&self, claim: Claim<'_>, token: &str) -> Result<Proved, ProofError> {
+        let claims = self.join_key.verify(token, claim.cluster, self.now)?;
+        same("the role", &claims.role, claim.role_name)?;
+        same("the pool", &claims.pool, claim.pool)?;
+        if let Some(name) = &claims.name {
+            same("the agent", name, claim.name)?;
+        }
+        let single_use = SingleUse { id: claims.digest(), expires: claims.expires };
+        let names_agent = claims.name.is_some();
+        Ok(Proved { kind: ProofKind::JoinToken, single_use: Some(single_use), names_agent })
+    }
+
+    fn verify_secret(&self, claim: Claim<'_>, secret: &[u8]) -> Result<Proved, ProofError> {
+        let pools = self.config.map(|config| &config.pools[..]).unwrap_or_default();
+        let pool = pools.iter().find(|pool| pool.pool == claim.pool);
+        let pool = pool.filter(|pool| JoinSecret::is_one_of(secret, &pool.secrets));
+        let pool = pool.ok_or_else(|| ProofError::Secret { pool: claim.pool.to_owned() })?;
+        same_role(pool.role, claim)?;
+        Ok(Proved { kind: ProofKind::PoolSecret, single_use: None, names_agent: false })
+    }
+
+    fn verify_service_account(&self, claim: Claim<'_>, token: &str) -> Result<Proved, ProofError> {
+        let claims = self.service_account(token)?;
+        let account = format!("{}/{}", claims.namespace, claims.service_account);
+        let pools = self.config.map(|config| &config.pools[..]).unwrap_or_default();
+        let pool = pools.iter().find(|pool| pool.pool == claim.pool && pool.service_accounts.contains(&account));
+        let Some(pool) = pool else {
+            let claimed = format!("an agent of the pool {}", claim.pool);
+            return Err(ProofError::Other { what: "the service account", proved: account, claimed });
+        };
+        same_role(pool.role, claim)?;
+        if let Some((pod, _)) = &claims.pod {
+            same("the pod", pod, claim.name)?;
+        }
+        Ok(Proved { kind: ProofKind::ServiceAccount, single_use: None, names_agent: claims.pod.is_some() })
+    }
+
+    /// Verifies a service-account token of one of the fleet's issuers.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn service_account(&self, token: &str) -> Result<jwt::ServiceAccountClaims, ProofError> {
+        let issuers = self.config.map(|config| &config.issuers[..]).unwrap_or_default();
+        let issuers: Vec<jwt::TokenIssuer> = issuers
+            .iter()
+            .filter_map(|issuer| {
+                let keys = KeySet::from_json(issuer.jwks.as_bytes()).ok()?;
+                Some(jwt::TokenIssuer { issuer: issuer.issuer.clone(), audience: issuer.audience.clone(), keys })
+            })
+            .collect();
+        if issuers.is_empty() {
+            return Err(ProofError::NoIssuer);
+        }
+        Ok(jwt::verify(token.trim(), &issuers, self.now)?)
+    }
+}
+
+fn same(what: &'static str, proved: &str, claimed: &str) -> Result<(), ProofError> {
+    if proved == claimed {
+        return Ok(());
+    }
+    Err(ProofError::Other { what, proved: proved.to_owned(), claimed: claimed.to_owned() })
+}
+
+fn same_role(proved: Role, claim: Claim<'_>) -> Result<(), ProofError> {
+    if proved == claim.role {
+        return Ok(());
+    }
+    let proved = crate::api::convert::role_name(proved).to_owned();
+    Err(ProofError::Other { what: "the role", proved, claimed: claim.role_name.to_owned() })
+}

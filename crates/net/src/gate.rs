@@ -1,0 +1,121 @@
+//! Decides about every call before its service sees it.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures::future::BoxFuture;
+use http::{Extensions, HeaderMap, Request, Response};
+use robeing_identity::{PeerRole, SpiffeId};
+use tonic::{Status, async_trait, service::Routes};
+use tower::{Layer, Service};
+
+use crate::{ConnectInfo, security::PeerIdentity};
+
+/// Who made a call that was admitted. Services find it in the extensions of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Someone on a connection without TLS, which is trusted.
+    Plaintext,
+    /// Someone without a certificate or token.
+    Anonymous,
+    /// A member of this fleet, by its certificate.
+    Member(Arc<PeerIdentity>),
+    /// A person or program, by a token.
+    User(Arc<str>),
+}
+
+impl Caller {
+    /// Returns who made the call of a request with these extensions.
+    pub fn of(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or(Self::Plaintext)
+    }
+
+    /// Returns the member's id, if the caller is one.
+    pub fn member(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Member(peer) => Some(&peer.id),
+            Self::Plaintext | Self::Anonymous | Self::User(_) => None,
+        }
+    }
+
+    /// Returns the caller's name, for records and messages.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Plaintext => "plaintext".to_owned(),
+            Self::Anonymous => "anonymous".to_owned(),
+            Self::Member(peer) => format!("{}/{}", peer.id.role(), peer.id.name()),
+            Self::User(name) => format!("{}/{name}", PeerRole::Client),
+        }
+    }
+}
+
+/// Decides which calls are admitted.
+#[async_trait]
+pub trait Gate: Send + Sync + 'static {
+    /// Admits a call, and returns who made it, or refuses it. `method` is the path, `/package.Service/Method`.
+    ///
+    /// # Errors
+    /// The status with which the call is refused.
+    async fn admit(&self, method: &str, connection: &ConnectInfo, headers: &HeaderMap) -> Result<Caller, Status>;
+}
+
+/// Returns these services behind a gate.
+pub fn gated(routes: Routes, gate: Arc<dyn Gate>) -> Routes {
+    routes.into_axum_router().layer(GateLayer { gate }).into()
+}
+
+#[derive(Clone)]
+struct GateLayer {
+    gate: Arc<dyn Gate>,
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated { gate: Arc::clone(&self.gate), inner }
+    }
+}
+
+/// A service behind a gate.
+#[derive(Clone)]
+struct Gated<S> {
+    gate: Arc<dyn Gate>,
+    inner: S,
+}
+
+impl<S, B, R> Service<Request<B>> for Gated<S>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Send + 'static,
+    R: Default + Send + 'static,
+{
+    type Response = Response<R>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<R>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // The service that was polled ready takes the call; its clone takes the next one.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let gate = Arc::clone(&self.gate);
+        Box::pin(async move {
+            let connection = request.extensions().get::<ConnectInfo>().cloned().unwrap_or_default();
+            match gate.admit(request.uri().path(), &connection, request.headers()).await {
+                Ok(caller) => {
+                    request.extensions_mut().insert(caller);
+                    inner.call(request).await
+                }
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+}
