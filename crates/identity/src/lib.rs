@@ -1,5 +1,6 @@
 //! Who is who in a fleet: the names of its members ([`SpiffeId`]), the [`Authority`] that certifies them, and the proofs
-//! with which an agent enrols: a join token, or the join secret of its pool.
+//! with which an agent enrols: a service-account token of Kubernetes ([`jwt`]), a join token, or the join secret of its
+//! pool.
 //!
 //! This crate opens no file and no connection, and reads no clock: times are passed in, Unix milliseconds. Keys and
 //! random numbers come from the operating system.
@@ -9,6 +10,7 @@ mod bundle;
 mod certificate;
 mod join_secret;
 mod join_token;
+pub mod jwt;
 mod key;
 mod spiffe;
 

@@ -41,6 +41,12 @@ pub const CRATES: &[Crate] = &[
         why: "connections do not depend on their use",
     },
     Crate {
+        name: "robeing-identity",
+        folder: "crates/identity",
+        uses: &[],
+        why: "certificates and tokens are made and verified without network and clock",
+    },
+    Crate {
         name: "robeing-settings",
         folder: "crates/settings",
         uses: &["robeing-fleet"],
