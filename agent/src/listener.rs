@@ -1,12 +1,14 @@
 //! The agent's own listener: gRPC health and reflection. The coordinators connect to it to find out whether the process
 //! of an agent whose session broke still exists.
 
-use std::io;
+use std::{io, sync::Arc};
 
-use robeing_net::{Transport, described_routes};
+use robeing_net::{Transport, described_routes, gate::gated};
 use robeing_settings::{AgentConfig, advertised_address};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info};
+
+use crate::identity::AgentGate;
 
 /// A listener that serves until it is dropped.
 pub struct Listening {
@@ -30,6 +32,7 @@ pub async fn listen(config: &AgentConfig, transport: &Transport) -> io::Result<L
     }
     info!(%local, %advertised, "listening");
     let routes = described_routes(&[])?;
+    let routes = if transport.tls().is_some() { gated(routes, Arc::new(AgentGate)) } else { routes };
     let serving = tokio::spawn(async move {
         if let Err(error) = bound.serve(routes, CancellationToken::new()).await {
             error!(%error, "the agent's listener failed");

@@ -6,7 +6,6 @@
 
 use std::{io, sync::Arc};
 
-use robeing_net::Transport;
 use robeing_platform::Platform;
 use robeing_settings::AgentConfig;
 use robeing_telemetry::Metrics;
@@ -15,7 +14,7 @@ use tracing::info;
 
 use crate::{
     executor::{Executor, ExecutorError},
-    identity::Identity,
+    identity::{Identity, Secured, SecurityError},
     listener,
     session::{self, SessionError},
 };
@@ -29,6 +28,9 @@ pub enum AgentError {
     /// The executor can't be created or started.
     #[error(transparent)]
     Executor(#[from] ExecutorError),
+    /// The agent can't begin to get a certificate.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -56,7 +58,8 @@ pub async fn run(
         "starting an agent"
     );
     let executor = executor.await?;
-    let transport = Transport::new(Arc::clone(&platform.network));
+    let secured = Secured::begin(&config, &platform).await?;
+    let transport = secured.transport.clone();
     let listening = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
     let deps = session::Deps {
         metrics: session::SessionMetrics::new(&metrics, config.slots),
@@ -67,6 +70,10 @@ pub async fn run(
         transport,
         executor,
     };
+    tokio::select! {
+        () = secured.ready() => {}
+        () = shutdown.cancelled() => return Ok(()),
+    }
     session::run(deps, shutdown).await?;
     Ok(())
 }

@@ -4,15 +4,18 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use robeing_fleet::{Fleet, FleetConfig};
-use robeing_net::limited;
+use robeing_net::{gate::gated, limited};
 use robeing_proto::{
     FILE_DESCRIPTOR_SET,
-    internal::v1::{guards_server::GuardsServer, raft_server::RaftServer, session_server::SessionServer},
+    internal::v1::{
+        enrolment_server::EnrolmentServer, guards_server::GuardsServer, raft_server::RaftServer,
+        session_server::SessionServer,
+    },
     v1::{admin_server::AdminServer, fleet_server::FleetServer},
 };
 use robeing_settings::CoordinatorConfig;
 use robeing_telemetry::Metrics;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 use tracing::{info, warn};
 
@@ -25,6 +28,7 @@ use crate::{
         raft::RaftService,
         session::SessionService,
         submissions::Submissions,
+        trust::{Issuing, TrustAdmin},
         watches::Watches,
     },
     apply::observer::ApplyObserver,
@@ -32,6 +36,12 @@ use crate::{
     data_dir::Identity,
     disk_space::{RoomWatch, Rooms},
     fleet_config,
+    identity::{
+        access::{Access, CertifiedMayAll},
+        enrolment::{EnrolmentService, MAX_ENROLLING},
+        refusals::Refusals,
+        security::Security,
+    },
     leader::{
         bootstrap::Bootstrap,
         describe::Descriptions,
@@ -107,6 +117,7 @@ pub struct Tested {
 pub async fn assemble(
     config: &CoordinatorConfig,
     outside: Outside,
+    security: Option<Security>,
     identity: &Identity,
     address: String,
     log: Log,
@@ -125,7 +136,11 @@ pub async fn assemble(
     parts.start_upkeep(config, metrics);
     let contradicted = watch::Sender::new(None);
     let consensus = parts.consensus_server(config, contradicted.clone(), restraint);
-    let routes = parts.routes(consensus, connections, metrics).await;
+    let routes = parts.routes(consensus, connections, security.as_ref(), metrics).await;
+    let routes = match security {
+        Some(security) => parts.secure(routes, security, metrics).await,
+        None => routes,
+    };
     Ok(Assembled {
         routes,
         #[cfg(test)]
@@ -445,9 +460,44 @@ impl Parts {
         GuardReports { member, detector: self.failure_detector(), lifetime }
     }
 
-    fn admin_service(&self, metrics: &Metrics) -> AdminService {
-        let Self { standing, proposer, outside, change, .. } = self.clone();
-        AdminService::new(standing, proposer, outside.transport, change, metrics)
+    fn admin_service(&self, security: Option<&Security>, metrics: &Metrics) -> AdminService {
+        let Self { member, state, standing, proposer, outside, change, .. } = self.clone();
+        let issuing = security.map(|security| Issuing {
+            authorities: security.authorities.clone(),
+            clock: Arc::clone(&security.clock),
+            realm: security.realm.clone(),
+        });
+        let trust = TrustAdmin { member, state, proposer: proposer.clone(), issuing };
+        AdminService::new(standing, proposer, outside.transport, change, trust, metrics)
+    }
+
+    /// Puts the services behind the gate, adds the one for enrolment, and starts what keeps certificates up to date.
+    async fn secure(&self, routes: Routes, security: Security, metrics: &Metrics) -> Routes {
+        let Self { member, state, proposer, clock, warnings, lifetime, .. } = self.clone();
+        let refusals = Refusals::new(metrics);
+        lifetime.spawn(refusals.clone().run(proposer.clone()));
+        let enrolment = EnrolmentService {
+            member,
+            realm: security.realm.clone(),
+            authorities: security.authorities.clone(),
+            enrolment: security.enrolment,
+            clock: Arc::clone(&security.clock),
+            state: state.clone(),
+            proposer,
+            refusals: refusals.clone(),
+            room: Semaphore::new(MAX_ENROLLING),
+        };
+        let access = Access {
+            state: state.clone(),
+            clock: Arc::clone(&security.clock),
+            authorities: security.authorities.clone(),
+            enrolment: security.enrolment,
+            rights: Arc::new(CertifiedMayAll),
+            trusts_plaintext: security.tls.is_permissive(),
+            refusals,
+        };
+        security.start(state, clock, warnings, metrics, &lifetime);
+        gated(routes.add_service(limited!(EnrolmentServer::new(enrolment))), Arc::new(access))
     }
 
     fn raft_service(&self, consensus: ConsensusServer, connections: LeaderConnections) -> RaftService {
@@ -455,7 +505,13 @@ impl Parts {
         RaftService { consensus, connections, standing, proposer, change, descriptions, lifetime }
     }
 
-    async fn routes(&self, consensus: ConsensusServer, connections: LeaderConnections, metrics: &Metrics) -> Routes {
+    async fn routes(
+        &self,
+        consensus: ConsensusServer,
+        connections: LeaderConnections,
+        security: Option<&Security>,
+        metrics: &Metrics,
+    ) -> Routes {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<FleetServer<FleetService>>().await;
         health.set_serving::<AdminServer<AdminService>>().await;
@@ -464,7 +520,7 @@ impl Parts {
             .add_service(limited!(FleetServer::new(self.fleet_service())))
             .add_service(limited!(SessionServer::new(self.session_service())))
             .add_service(limited!(GuardsServer::new(self.guard_reports())))
-            .add_service(limited!(AdminServer::new(self.admin_service(metrics))))
+            .add_service(limited!(AdminServer::new(self.admin_service(security, metrics))))
             .add_service(limited!(RaftServer::new(self.raft_service(consensus, connections))))
             .add_service(health_service);
         match robeing_net::reflection(&[FILE_DESCRIPTOR_SET]) {

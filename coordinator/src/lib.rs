@@ -16,6 +16,7 @@ mod data_dir;
 mod disk_space;
 #[cfg(test)]
 mod fixture;
+mod identity;
 mod leader;
 mod lifetime;
 mod member;
@@ -43,6 +44,7 @@ use tracing::{error, info, warn};
 use crate::{
     assembly::{Assembled, assemble},
     data_dir::DataError,
+    identity::security::{Security, SecurityError},
     leader::transfer::Transfer,
     lifetime::Lifetime,
     outside::Outside,
@@ -67,6 +69,9 @@ pub enum CoordinatorError {
     /// The data directory can't be used.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// TLS can't be set up.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The log can't be used.
     #[error(transparent)]
     Log(#[from] RecoveryError),
@@ -121,9 +126,11 @@ async fn run_seen(
         if opened.blank && data.identity.log_begun {
             return Err(DataError::LogLost { dir: config.data.clone() }.into());
         }
-        Ok::<_, CoordinatorError>((bound, data, opened))
+        let address = advertised_address(config.advertise.as_deref(), &config.listen, bound.local_addr()?);
+        let security = Security::open(&config, &platform, &address).await?;
+        Ok::<_, CoordinatorError>((bound, data, opened, address, security))
     };
-    let (bound, data, opened) = tokio::select! {
+    let (bound, data, opened, address, security) = tokio::select! {
         opened = opening => opened?,
         () = shutdown.cancelled() => {
             info!("stopped before startup finished");
@@ -133,11 +140,18 @@ async fn run_seen(
     if opened.torn_bytes > 0 {
         warn!(bytes = opened.torn_bytes, "the end of the log was torn by a crash and was cut at the last whole record");
     }
-    let address = advertised_address(config.advertise.as_deref(), &config.listen, bound.local_addr()?);
+    let (transport, bound) = match &security {
+        Some(security) => (transport.with_tls(&security.tls), bound.with_tls(&security.tls)),
+        None => {
+            warn!("this coordinator runs without TLS and trusts everyone who can connect to {address}");
+            (transport, bound)
+        }
+    };
     let outside = Outside::new(platform, transport);
     // The tasks of this lifetime must end before consensus and the log's writer, which carry out the tasks' writes.
     let lifetime = Lifetime::default();
-    let assembled = assemble(&config, outside, &data.identity, address, opened.log, &metrics, &lifetime).await?;
+    let assembled =
+        assemble(&config, outside, security, &data.identity, address, opened.log, &metrics, &lifetime).await?;
     see(&assembled);
     let raft = assembled.raft.clone();
     let stopped = serve(assembled, bound, &lifetime, shutdown).await;

@@ -29,7 +29,7 @@ mod text;
 
 pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE, SESSION_GRACE};
 pub use echo::EchoExecutor;
-pub use guard::{Guard, SessionInfo};
+pub use guard::{Guard, GuardTrust, MAX_AUTHORITIES, SessionInfo};
 pub use http::{
     CLOSED_WITHIN, CertificatesError, ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS, SECURED_WITHIN,
 };

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use robeing_fleet::{Command, PoolCommand, PoolShape, Reply, limits::MAX_NAME_BYTES};
-use robeing_net::{Transport, limited};
+use robeing_net::{Transport, gate::Caller, limited};
 use robeing_proto::v1::{self, admin_client::AdminClient};
 use robeing_telemetry::Metrics;
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
 use crate::{
-    api::errors,
+    api::{errors, trust::TrustAdmin},
     leader::{
         membership_change::{CATCH_UP_TIMEOUT, COMMIT_TIMEOUT, ChangeError, MembershipChange},
         role::RaftRole,
@@ -40,6 +40,7 @@ pub struct AdminService {
     proposer: Proposer,
     transport: Transport,
     change: MembershipChange,
+    trust: TrustAdmin,
     changes: Counter,
     refused: Counter,
 }
@@ -111,11 +112,12 @@ impl AdminService {
         proposer: Proposer,
         transport: Transport,
         change: MembershipChange,
+        trust: TrustAdmin,
         metrics: &Metrics,
     ) -> Self {
         let changes = metrics.counter("admin_calls", "Calls of the Admin service that were carried out here");
         let refused = metrics.counter("admin_calls_refused", "Calls of the Admin service that ended in an error here");
-        Self { standing, proposer, transport, change, changes, refused }
+        Self { standing, proposer, transport, change, trust, changes, refused }
     }
 
     async fn lead<O: Operation>(&self, request: Request<O>) -> Result<Response<O::Answer>, Status> {
@@ -228,5 +230,45 @@ impl v1::admin_server::Admin for AdminService {
         request: Request<v1::TransferLeadershipRequest>,
     ) -> Result<Response<v1::TransferLeadershipResponse>, Status> {
         self.lead(request).await
+    }
+
+    async fn set_trust(&self, request: Request<v1::SetTrustRequest>) -> Result<Response<v1::SetTrustResponse>, Status> {
+        self.trust.set_trust(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        self.trust.create_join_token(request.get_ref()).map(Response::new)
+    }
+
+    async fn certify_client(
+        &self,
+        request: Request<v1::CertifyClientRequest>,
+    ) -> Result<Response<v1::CertifyClientResponse>, Status> {
+        self.trust.certify_client(request.get_ref()).map(Response::new)
+    }
+
+    async fn bar_agent(&self, request: Request<v1::BarAgentRequest>) -> Result<Response<v1::BarAgentResponse>, Status> {
+        check_name("agent", &request.get_ref().agent)?;
+        let by = Caller::of(request.extensions()).name();
+        self.trust.bar(request.into_inner(), by).await.map(Response::new)
+    }
+
+    async fn release_agent(
+        &self,
+        request: Request<v1::ReleaseAgentRequest>,
+    ) -> Result<Response<v1::ReleaseAgentResponse>, Status> {
+        check_name("agent", &request.get_ref().agent)?;
+        let by = Caller::of(request.extensions()).name();
+        self.trust.release(request.into_inner().agent, by).await.map(Response::new)
+    }
+
+    async fn list_audit_records(
+        &self,
+        request: Request<v1::ListAuditRecordsRequest>,
+    ) -> Result<Response<v1::ListAuditRecordsResponse>, Status> {
+        self.trust.audit_records(request.into_inner()).await.map(Response::new)
     }
 }

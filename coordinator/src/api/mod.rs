@@ -8,5 +8,6 @@ pub mod guards;
 pub mod raft;
 pub mod session;
 pub mod submissions;
+pub mod trust;
 pub mod waiting;
 pub mod watches;

@@ -12,7 +12,7 @@ use robeing_fleet::{
     AgentCommand, AgentId, Command, Completion, Outcome, Reply, SessionId, StaleReason, TaskCommand,
     sabotage::{Mistake, planted},
 };
-use robeing_platform::ConnectInfo;
+use robeing_net::{ConnectInfo, gate::Caller};
 use robeing_proto::internal::v1::{
     self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
     coordinator_message::Message as ToAgent,
@@ -75,12 +75,13 @@ impl internal::session_server::Session for SessionService {
         let (sender, receiver) = mpsc::channel(SEND_BUFFER);
         let service = self.clone();
         let connection = request.extensions().get::<ConnectInfo>().cloned();
+        let caller = Caller::of(request.extensions());
         let inbound = request.into_inner();
         self.lifetime.tasks().spawn(async move {
             let stop = service.lifetime.stop().clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                served = service.serve(connection, inbound, &sender) => {
+                served = service.serve(connection, caller, inbound, &sender) => {
                     if let Err(status) = served {
                         // No one receives the status if the agent left first.
                         let _ = sender.send(Err(status)).await;
@@ -100,6 +101,31 @@ pub(super) fn message(message: ToAgent) -> CoordinatorMessage {
 }
 
 impl SessionService {
+    /// Refuses a session that is not of the agent whose certificate the connection has, or of another pool than the
+    /// agent has enrolled for. An agent that takes no tasks is in no pool for that time.
+    fn check_own(&self, caller: &Caller, hello: &internal::Hello) -> Result<(), Status> {
+        let Some(id) = caller.member() else { return Ok(()) };
+        let role = convert::role_name(convert::agent_role(hello.role())?);
+        if id.name() != hello.name || id.role().as_str() != role {
+            return Err(Status::permission_denied(format!(
+                "the certificate is of {}/{}, and the session would be of {role}/{}",
+                id.role(),
+                id.name(),
+                convert::excerpt(&hello.name)
+            )));
+        }
+        let enrolled = self.state.look(|fleet| fleet.enrolment_of(&hello.name).cloned());
+        let pool = enrolled.as_ref().and_then(|enrolment| enrolment.pool.as_deref()).unwrap_or_default();
+        if enrolled.is_some() && !hello.pool.is_empty() && hello.pool != pool {
+            return Err(Status::permission_denied(format!(
+                "the agent {} has enrolled for the pool {pool:?}, and the session would be in {:?}",
+                hello.name,
+                convert::excerpt(&hello.pool)
+            )));
+        }
+        Ok(())
+    }
+
     fn redirect(&self) -> ToAgent {
         let leader_address = match self.standing.role() {
             RaftRole::Following { peer, .. } => peer.address,
@@ -111,6 +137,7 @@ impl SessionService {
     async fn serve(
         self,
         connection: Option<ConnectInfo>,
+        caller: Caller,
         mut inbound: Streaming<AgentMessage>,
         sender: &Replies,
     ) -> Result<(), Status> {
@@ -127,6 +154,7 @@ impl SessionService {
                 hello.cluster_id
             )));
         }
+        self.check_own(&caller, &hello)?;
         let waited = Waited::default();
         let opening = async {
             let mut raft_role = self.standing.roles();

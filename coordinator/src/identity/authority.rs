@@ -39,7 +39,9 @@ pub const AUTHORITY_UNREADABLE: &str = "AuthorityUnreadable";
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// A file can't be read or written.
-    #[error("the certificate authority in {dir} can't be used: {source}; give the directory of the fleet's authority with --ca")]
+    #[error(
+        "the certificate authority in {dir} can't be used: {source}; give the directory of the fleet's authority with --ca"
+    )]
     Io {
         /// The directory.
         dir: PathBuf,
@@ -152,7 +154,12 @@ async fn read(platform: &Platform, dir: &Path) -> Result<Certifier, AuthorityErr
         return Err(AuthorityError::NotTrusted { dir: dir.to_owned() });
     }
     let digests = [&certificate, &key, &join_key, &trust].map(|text| digest(text.as_bytes()));
-    Ok(Certifier { authority, bundle, join_key: JoinKey::new(join_key.trim().as_bytes()), digest: digest(&digests.concat()) })
+    Ok(Certifier {
+        authority,
+        bundle,
+        join_key: JoinKey::new(join_key.trim().as_bytes()),
+        digest: digest(&digests.concat()),
+    })
 }
 
 async fn required(platform: &Platform, dir: &Path, name: &str) -> Result<String, AuthorityError> {

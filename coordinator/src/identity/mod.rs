@@ -13,4 +13,7 @@ pub mod authority;
 pub mod enrolment;
 pub mod own;
 pub mod proofs;
+pub mod refusals;
+pub mod rights;
+pub mod security;
 pub mod table;

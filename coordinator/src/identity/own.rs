@@ -153,7 +153,7 @@ impl OwnCertifier {
 }
 
 /// Returns the authorities that are trusted: those of the directory, and those of the fleet's state.
-pub(super) fn merged(own: &TrustBundle, config: Option<&IdentityConfig>) -> TrustBundle {
+pub fn merged(own: &TrustBundle, config: Option<&IdentityConfig>) -> TrustBundle {
     let Some(config) = config.filter(|config| !config.bundle.is_empty()) else { return own.clone() };
     TrustBundle::from_pem(&format!("{}\n{}", own.pem(), config.bundle)).unwrap_or_else(|error| {
         debug!(%error, "the trusted authorities in the fleet's state can't be used");

@@ -48,7 +48,9 @@ pub enum ProofError {
     #[error("this fleet knows no issuer of service-account tokens; the operator sets it")]
     NoIssuer,
     /// The join secret is not the pool's.
-    #[error("this is not a join secret of the pool {pool:?}; if the secret was replaced, restart the agent with the new one")]
+    #[error(
+        "this is not a join secret of the pool {pool:?}; if the secret was replaced, restart the agent with the new one"
+    )]
     Secret { pool: String },
     /// The proof is right, but for somebody else.
     #[error("the proof is for {what} {proved:?}, not {claimed:?}")]

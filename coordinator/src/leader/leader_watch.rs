@@ -14,7 +14,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use robeing_platform::{ConnectInfo, jittered};
+use robeing_net::ConnectInfo;
+use robeing_platform::jittered;
 use tokio::sync::Notify;
 use tracing::{debug, info};
 

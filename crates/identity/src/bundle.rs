@@ -1,5 +1,6 @@
 //! The authorities that the members of a fleet trust.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
 use crate::{IdentityError, certificate::validity_of, digest};
@@ -43,6 +44,19 @@ impl TrustBundle {
         }
     }
 
+    /// Creates a bundle from certificates, DER.
+    ///
+    /// # Errors
+    /// See [`TrustBundle::from_pem`].
+    pub fn from_der(authorities: &[Vec<u8>]) -> Result<Self, IdentityError> {
+        let pem = |der: &Vec<u8>| {
+            let body = STANDARD.encode(der);
+            let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|line| str::from_utf8(line).ok()).collect();
+            format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+        };
+        Self::from_pem(&authorities.iter().map(pem).collect::<String>())
+    }
+
     /// Returns the certificates of the authorities.
     pub fn authorities(&self) -> &[CertificateDer<'static>] {
         &self.authorities
@@ -76,6 +90,8 @@ mod tests {
         let both = format!("{}\n# a comment\n{}", one.certificate_pem(), two.certificate_pem());
         let bundle = TrustBundle::from_pem(&both).unwrap();
         assert_eq!(bundle.authorities(), [one.certificate().clone(), two.certificate().clone()]);
+        let ders: Vec<Vec<u8>> = bundle.authorities().iter().map(|authority| authority.to_vec()).collect();
+        assert_eq!(TrustBundle::from_der(&ders).unwrap().digest(), bundle.digest());
         let turned = format!("{}{}{}", two.certificate_pem(), one.certificate_pem(), two.certificate_pem());
         assert_eq!(TrustBundle::from_pem(&turned).unwrap().digest(), bundle.digest());
         assert_ne!(TrustBundle::from_pem(one.certificate_pem()).unwrap().digest(), bundle.digest());

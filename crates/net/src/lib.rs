@@ -118,6 +118,11 @@ impl Transport {
         Self { network, tls: Some(tls) }
     }
 
+    /// Returns the same network with TLS.
+    pub fn with_tls(&self, tls: &Tls) -> Self {
+        Self::secured(Arc::clone(&self.network), tls.clone())
+    }
+
     /// Returns the same network without TLS: for probes and metrics, and for connections within this machine.
     pub fn plain(&self) -> Self {
         Self::new(Arc::clone(&self.network))
@@ -237,6 +242,11 @@ impl Bound {
     /// The local address, with the port that was actually bound.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// Sets the TLS with which connections are accepted.
+    pub fn with_tls(self, tls: &Tls) -> Self {
+        Self { tls: Some(tls.clone()), ..self }
     }
 
     /// The listener itself, for a protocol other than gRPC.

@@ -37,8 +37,8 @@ use nix::{
     unistd::Pid,
 };
 
-pub use self::records::SessionInfo;
 pub(super) use self::records::record;
+pub use self::records::{GuardTrust, MAX_AUTHORITIES, SessionInfo};
 use self::{
     records::{lease_record, session_record},
     watch::{REVOKED, Watch},

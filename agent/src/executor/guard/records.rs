@@ -36,7 +36,30 @@ pub struct SessionInfo {
     /// How long a report is useful, in milliseconds: after that the coordinators count the agent as lost anyway.
     #[prost(uint32, tag = "6")]
     pub within_ms: u32,
+    /// Whether and whom to trust when reporting.
+    #[prost(message, optional, tag = "7")]
+    pub trust: Option<GuardTrust>,
 }
+
+/// Whom a guard trusts, with TLS.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct GuardTrust {
+    /// The trusted authorities' certificates, DER; at most [`MAX_AUTHORITIES`] fit.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub authorities: Vec<Vec<u8>>,
+    /// Whether coordinators without TLS are called as well.
+    #[prost(bool, tag = "2")]
+    pub permissive: bool,
+    /// The fleet's wall time, Unix milliseconds, at a moment of this machine's clock since its start, which processes
+    /// share, in milliseconds; both 0 if it is not known.
+    #[prost(uint64, tag = "3")]
+    pub wall: u64,
+    #[prost(uint64, tag = "4")]
+    pub at: u64,
+}
+
+/// Maximum number of authorities that a guard is told, so that a session fits into one write.
+pub const MAX_AUTHORITIES: usize = 3;
 
 /// One record received from the agent.
 #[derive(Clone, PartialEq, Debug)]
@@ -128,6 +151,7 @@ mod tests {
             secret: vec![1; 16],
             coordinators: vec!["x".repeat(253); coordinators],
             within_ms: 2_000,
+            trust: None,
         }
     }
 

@@ -2,10 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use robeing_net::{Transport, limited};
+use robeing_identity::TrustBundle;
+use robeing_net::{
+    Transport, limited,
+    security::{Credentials, CredentialsError, Tls, TrustClock},
+};
 use robeing_platform::Platform;
 use robeing_proto::internal::v1::{GuardReport, guards_client::GuardsClient};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout, timeout_at},
+};
 
 use super::records::SessionInfo;
 
@@ -38,7 +45,8 @@ pub(super) fn report(info: &SessionInfo, ended: Ended) {
 }
 
 async fn tell(info: &SessionInfo, ended: Ended) {
-    let transport = Transport::new(Arc::clone(&Platform::real().network));
+    // Without its authorities nothing is reported, and the session timeout decides.
+    let Ok(transport) = transport(info) else { return };
     let (mut pause, longest) = PAUSE;
     loop {
         let mut open: Vec<String> = info.coordinators.iter().rev().cloned().collect();
@@ -57,6 +65,23 @@ async fn tell(info: &SessionInfo, ended: Ended) {
         sleep(pause).await;
         pause = (pause * 2).min(longest);
     }
+}
+
+/// Returns the transport to the coordinators. A guard has no certificate: the session's secret proves what it reports.
+fn transport(info: &SessionInfo) -> Result<Transport, CredentialsError> {
+    let platform = Platform::real();
+    let plain = Transport::new(platform.network);
+    let Some(trust) = &info.trust else { return Ok(plain) };
+    let clock = Arc::new(TrustClock::new(platform.clock));
+    if trust.wall > 0 {
+        clock.learn_at(trust.wall, trust.at);
+    }
+    let bundle = match trust.authorities.is_empty() {
+        true => None,
+        false => Some(TrustBundle::from_der(&trust.authorities)?),
+    };
+    let (_, credentials) = watch::channel(Arc::new(Credentials::new(&info.cluster_id, bundle, None, &clock)?));
+    Ok(plain.with_tls(&Tls::new(credentials, trust.permissive)))
 }
 
 enum Answer {

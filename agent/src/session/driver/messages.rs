@@ -3,6 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use robeing_fleet::sabotage::{Mistake, planted};
+use robeing_identity::TrustBundle;
+use robeing_net::security::Tls;
 use robeing_proto::internal::v1::{
     self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as Say,
     coordinator_message::Message as Heard,
@@ -12,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::{Driver, LeaderLink, Session};
 use crate::{
-    executor::SessionInfo,
+    executor::{GuardTrust, MAX_AUTHORITIES, SessionInfo},
     identity::told_role,
     session::{drain::Phase, held::Key, lease::Lease, link::Link},
 };
@@ -158,6 +160,7 @@ impl Driver {
             secret: self.secret.bytes().to_vec(),
             coordinators: coordinators.collect(),
             within_ms: welcome.session_timeout_ms,
+            trust: self.deps.transport.tls().map(guard_trust),
         }));
     }
 
@@ -214,5 +217,20 @@ impl Driver {
             info!("left the fleet");
             link.outgoing = None;
         }
+    }
+}
+
+/// Returns whom the guard trusts when it reports: whom this process trusts.
+fn guard_trust(tls: &Tls) -> GuardTrust {
+    let credentials = tls.credentials();
+    let authorities = credentials.bundle().map(TrustBundle::authorities).unwrap_or_default();
+    // The newest ones are the last.
+    let first = authorities.len().saturating_sub(MAX_AUTHORITIES);
+    let (wall, at) = credentials.clock().what_is_learned().unwrap_or_default();
+    GuardTrust {
+        authorities: authorities[first..].iter().map(|authority| authority.to_vec()).collect(),
+        permissive: tls.is_permissive(),
+        wall,
+        at,
     }
 }

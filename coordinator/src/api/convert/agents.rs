@@ -23,6 +23,16 @@ pub fn agent_role(role: v1::Role) -> Result<Role, BadField> {
     known_role(role).ok_or_else(|| bad("role", "an agent is a worker, specialist, messenger or guardian"))
 }
 
+/// Returns the name of a role, as settings and SPIFFE ids have it.
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Worker => "worker",
+        Role::Specialist => "specialist",
+        Role::Messenger => "messenger",
+        Role::Guardian => "guardian",
+    }
+}
+
 struct RoleTraits {
     responsibilities: &'static [&'static str],
     capabilities: &'static [&'static str],

@@ -55,8 +55,18 @@ impl TrustClock {
 
     /// Sets the fleet's wall time, Unix milliseconds.
     pub fn learn(&self, wall: u64) {
-        let learned = Learned { wall, at: self.own.elapsed_millis() };
-        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = Some(learned);
+        self.learn_at(wall, self.own.elapsed_millis());
+    }
+
+    /// Sets what the fleet's wall time was at a moment of [`Clock::elapsed_millis`], which another process of this
+    /// machine has learned.
+    pub fn learn_at(&self, wall: u64, at: u64) {
+        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Learned { wall, at });
+    }
+
+    /// Returns what [`TrustClock::learn_at`] takes, if the fleet's time is known.
+    pub fn what_is_learned(&self) -> Option<(u64, u64)> {
+        self.learned().map(|Learned { wall, at }| (wall, at))
     }
 }
 

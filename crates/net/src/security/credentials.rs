@@ -43,6 +43,7 @@ pub struct OwnCertificate {
 /// renewed or an authority is added or removed. Connections that exist are not affected.
 pub struct Credentials {
     cluster: String,
+    clock: Arc<TrustClock>,
     bundle: Option<TrustBundle>,
     own: Option<OwnCertificate>,
     pub(super) client: Arc<ClientConfig>,
@@ -80,6 +81,7 @@ impl Credentials {
         });
         Ok(Self {
             cluster: cluster.to_owned(),
+            clock: Arc::clone(clock),
             bundle,
             own: own.transpose()?,
             client: Arc::new(client),
@@ -90,6 +92,11 @@ impl Credentials {
     /// Returns the cluster that the process belongs to.
     pub fn cluster(&self) -> &str {
         &self.cluster
+    }
+
+    /// Returns the clock by which certificates are judged.
+    pub fn clock(&self) -> &Arc<TrustClock> {
+        &self.clock
     }
 
     /// Returns the trusted authorities, if any are known.

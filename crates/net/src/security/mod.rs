@@ -9,6 +9,7 @@ mod clock;
 mod credentials;
 mod handshake;
 mod limits;
+mod source;
 mod stats;
 mod verifier;
 
@@ -21,6 +22,7 @@ pub use limits::{MAX_ANONYMOUS_PER_ADDRESS, MAX_PER_IDENTITY};
 use robeing_identity::{Certificate, PeerRole, SpiffeId};
 use robeing_platform::Connection;
 use rustls::pki_types::{CertificateDer, ServerName};
+pub use source::{IdentityKeeper, IdentitySource, Obtained};
 pub use stats::{Refused, TlsStats};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -81,6 +83,15 @@ impl Tls {
     /// Returns the credentials as they are now.
     pub fn credentials(&self) -> Arc<Credentials> {
         Arc::clone(&self.credentials.borrow())
+    }
+
+    /// Waits until this process has a certificate.
+    pub async fn certified(&self) {
+        let mut credentials = self.credentials.clone();
+        // Without a keeper there will never be one.
+        if credentials.wait_for(|credentials| credentials.own().is_some()).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Returns whether peers without TLS are accepted and called.

@@ -7,8 +7,7 @@ use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AgentState, Command, Fleet, Held, PoolShape, Refusal, Reply, SessionId,
     sabotage::{Mistake, planted},
 };
-use robeing_net::Transport;
-use robeing_platform::ConnectInfo;
+use robeing_net::{ConnectInfo, Transport};
 use robeing_proto::{
     internal::v1::{self as internal, coordinator_message::Message as ToAgent},
     v1,
@@ -98,7 +97,7 @@ impl SessionOpener {
         term: u64,
         waited: &Waited,
     ) -> Result<(Opened, ToAgent), JoinFailed> {
-        let ConnectInfo { peer, ending } = connection.unwrap_or_default();
+        let ConnectInfo { peer, ending, .. } = connection.unwrap_or_default();
         let process = match self.state.look(|fleet| located(fleet, &hello, peer)) {
             Some(known) => Some(known),
             None => self.transport.locate(peer, &hello.address).await,

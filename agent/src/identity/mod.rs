@@ -1,0 +1,129 @@
+//! Who the agent is: what its settings claim, and the certificate by which it proves that.
+
+mod enrolment;
+mod gate;
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use robeing_identity::{IdentityError, TrustBundle};
+use robeing_net::{
+    Transport,
+    security::{CredentialsError, IdentityKeeper, IdentitySource, Tls, TrustClock},
+};
+use robeing_platform::Platform;
+use robeing_proto::v1;
+use robeing_settings::{AgentConfig, AgentRole, TlsMode};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::warn;
+
+use self::enrolment::Enrolment;
+pub use self::gate::AgentGate;
+
+/// An agent's identity within its cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// The agent's name, the same after a restart.
+    pub name: String,
+    /// The agent's role.
+    pub role: AgentRole,
+}
+
+impl Identity {
+    /// Returns the identity that the settings claim.
+    pub fn claimed(config: &AgentConfig) -> Self {
+        Self { cluster_id: config.cluster_id.clone(), name: config.name.clone(), role: config.role }
+    }
+}
+
+/// Converts an agent's role to the protocol's type.
+pub fn told_role(role: AgentRole) -> v1::Role {
+    match role {
+        AgentRole::Worker => v1::Role::Worker,
+        AgentRole::Specialist => v1::Role::Specialist,
+        AgentRole::Messenger => v1::Role::Messenger,
+        AgentRole::Guardian => v1::Role::Guardian,
+    }
+}
+
+/// Why an agent can't begin to get a certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum SecurityError {
+    /// The file of trusted authorities can't be read.
+    #[error("the trusted authorities in {file} can't be read: {source}; see --trust")]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The file of trusted authorities has the wrong content.
+    #[error("the trusted authorities in {file} can't be used: {source}; see --trust")]
+    Trust {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        source: IdentityError,
+    },
+    /// TLS can't be set up.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+}
+
+/// The agent's TLS. It is kept certified until this is dropped.
+pub struct Secured {
+    /// Makes connections, and accepts them once there is a certificate.
+    pub transport: Transport,
+    /// The credentials.
+    pub tls: Option<Tls>,
+    _keeping: Option<AbortOnDropHandle<()>>,
+}
+
+impl Secured {
+    /// Begins to enrol, unless the agent runs without TLS.
+    ///
+    /// # Errors
+    /// If the file of trusted authorities can't be used.
+    pub async fn begin(config: &AgentConfig, platform: &Platform) -> Result<Self, SecurityError> {
+        let transport = Transport::new(Arc::clone(&platform.network));
+        if config.tls == TlsMode::Off {
+            warn!("this agent runs without TLS and trusts everyone who can connect to it");
+            return Ok(Self { transport, tls: None, _keeping: None });
+        }
+        let bundle = match &config.enrolment.trust {
+            None => {
+                warn!(
+                    "no trusted authority is given (--trust): this agent trusts the coordinator that it meets first, and \
+                     the authority of that coordinator from then on"
+                );
+                None
+            }
+            Some(file) => {
+                let unreadable = |source| SecurityError::Unreadable { file: file.clone(), source };
+                let bytes = platform.disk.read(file).await.map_err(unreadable)?;
+                let text = String::from_utf8_lossy(&bytes);
+                let wrong = |source| SecurityError::Trust { file: file.clone(), source };
+                Some(TrustBundle::from_pem(&text).map_err(wrong)?)
+            }
+        };
+        let permissive = config.tls == TlsMode::Permissive;
+        let clock = Arc::new(TrustClock::new(Arc::clone(&platform.clock)));
+        let source = |credentials: &_| {
+            // Enrolling needs TLS, also while a fleet moves to it: proofs are secrets.
+            let strict = transport.with_tls(&Tls::new(Clone::clone(credentials), false));
+            Arc::new(Enrolment::new(config.clone(), platform.clone(), strict)) as Arc<dyn IdentitySource>
+        };
+        let (keeper, credentials) = IdentityKeeper::new(&config.cluster_id, bundle, source, clock)?;
+        let tls = Tls::new(credentials, permissive);
+        let keeping = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
+        Ok(Self { transport: transport.with_tls(&tls), tls: Some(tls), _keeping: Some(keeping) })
+    }
+
+    /// Waits until the agent may open a session: until it has a certificate, or at once if plaintext will do.
+    pub async fn ready(&self) {
+        if let Some(tls) = self.tls.as_ref().filter(|tls| !tls.is_permissive()) {
+            tls.certified().await;
+        }
+    }
+}

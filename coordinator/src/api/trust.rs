@@ -1,0 +1,213 @@
+//! The calls of the Admin service about who may be in the fleet.
+
+use std::{sync::Arc, time::Duration};
+
+use prost_types::Timestamp;
+use robeing_fleet::{
+    AuditOutcome, BarKind, Command, EnrolmentMode, IdentityCommand, IdentityConfig, PoolTrust, Reply, TokenIssuer,
+    limits::MAX_PAGE,
+};
+use robeing_identity::{JoinClaims, PeerRole, Realm, SigningRequest, TrustBundle, jwt::KeySet};
+use robeing_net::security::TrustClock;
+use robeing_proto::v1;
+use tonic::Status;
+
+use crate::{
+    api::{convert, errors},
+    identity::{authority::Authorities, enrolment::peer_role, own::merged},
+    member::Member,
+    propose::Proposer,
+    read::StateReader,
+};
+
+/// How long a join token can be used, unless the request says it.
+const TOKEN_VALID: Duration = Duration::from_secs(60 * 60);
+/// The longest time that a join token can be used.
+pub const MAX_TOKEN_VALID: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a client's certificate is valid, unless the request says it.
+const CLIENT_VALID: Duration = Duration::from_secs(60 * 60);
+/// The shortest and the longest validity of a client's certificate.
+pub const CLIENT_VALID_SPAN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(366 * 24 * 60 * 60));
+/// Default number of audit records on a page.
+const DEFAULT_PAGE: usize = 100;
+
+/// What certificates are issued with; nothing of it exists without TLS.
+#[derive(Clone)]
+pub struct Issuing {
+    pub authorities: Authorities,
+    pub clock: Arc<TrustClock>,
+    pub realm: Realm,
+}
+
+/// Carries out the calls.
+#[derive(Clone)]
+pub struct TrustAdmin {
+    pub member: Member,
+    pub state: StateReader,
+    pub proposer: Proposer,
+    pub issuing: Option<Issuing>,
+}
+
+impl TrustAdmin {
+    fn issuing(&self) -> Result<&Issuing, Status> {
+        self.issuing.as_ref().ok_or_else(|| {
+            Status::failed_precondition(
+                "this fleet runs without TLS (--tls=off), so there are no certificates or tokens",
+            )
+        })
+    }
+
+    async fn propose(&self, command: IdentityCommand) -> Result<(), Status> {
+        match self.proposer.propose_one(Command::Identity(command)).await? {
+            Reply::Done => Ok(()),
+            Reply::Refused(refusal) => Err(errors::refused(&refusal)),
+            other => Err(Status::internal(format!("unexpected reply {other:?}"))),
+        }
+    }
+
+    /// Sets whom the fleet trusts.
+    pub async fn set_trust(&self, request: v1::SetTrustRequest) -> Result<v1::SetTrustResponse, Status> {
+        let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+        if !request.trust_bundle.is_empty() {
+            TrustBundle::from_pem(&request.trust_bundle).map_err(|error| invalid(&error))?;
+        }
+        for issuer in &request.issuers {
+            KeySet::from_json(issuer.jwks.as_bytes()).map_err(|error| invalid(&error))?;
+        }
+        let enrolment = match request.enrolment() {
+            v1::EnrolmentMode::Open => EnrolmentMode::Open,
+            v1::EnrolmentMode::Proof | v1::EnrolmentMode::Unspecified => EnrolmentMode::Proof,
+        };
+        let issuers = request.issuers.into_iter().map(|issuer| TokenIssuer {
+            issuer: issuer.issuer,
+            audience: issuer.audience,
+            jwks: issuer.jwks,
+        });
+        let pools = request.pools.into_iter().map(pool_trust);
+        let config = IdentityConfig {
+            bundle: request.trust_bundle,
+            enrolment,
+            issuers: issuers.collect(),
+            pools: pools.collect::<Result<_, _>>()?,
+        };
+        self.propose(IdentityCommand::Configure(config)).await?;
+        Ok(v1::SetTrustResponse { revision: self.state.look(|fleet| fleet.revision()) })
+    }
+
+    /// Makes a join token.
+    pub fn create_join_token(
+        &self,
+        request: &v1::CreateJoinTokenRequest,
+    ) -> Result<v1::CreateJoinTokenResponse, Status> {
+        let issuing = self.issuing()?;
+        let role = match request.role() {
+            v1::Role::Unspecified => PeerRole::Worker,
+            role => peer_role(convert::agent_role(role)?),
+        };
+        let valid = span("valid_for", request.valid_for, TOKEN_VALID, (Duration::from_secs(1), MAX_TOKEN_VALID))?;
+        let name = (!request.name.is_empty()).then_some(&request.name[..]);
+        if let Some(name) = name {
+            issuing.realm.member(role, name).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        }
+        let expires = issuing.clock.now() + valid.as_millis() as u64;
+        let claims = JoinClaims::new(self.member.cluster_id(), role, &request.pool, name, expires);
+        let claims = claims.map_err(|error| Status::internal(error.to_string()))?;
+        let token = issuing.authorities.current().join_key.sign(&claims);
+        Ok(v1::CreateJoinTokenResponse { token, expires: Some(convert::timestamp(expires)) })
+    }
+
+    /// Certifies a client's key.
+    pub fn certify_client(&self, request: &v1::CertifyClientRequest) -> Result<v1::CertifyClientResponse, Status> {
+        let issuing = self.issuing()?;
+        let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+        let id = issuing.realm.member(PeerRole::Client, &request.name).map_err(|error| invalid(&error))?;
+        let signing = SigningRequest::from_der(&request.signing_request).map_err(|error| invalid(&error))?;
+        let valid = span("valid_for", request.valid_for, CLIENT_VALID, CLIENT_VALID_SPAN)?;
+        let certifier = issuing.authorities.current();
+        let issued = certifier.authority.issue(&signing, &id, &[], issuing.clock.now(), valid);
+        let issued = issued.map_err(|error| Status::internal(error.to_string()))?;
+        let config = self.state.look(|fleet| fleet.identity_config().cloned());
+        let trust_bundle = merged(&certifier.bundle, config.as_deref()).pem().to_owned();
+        Ok(v1::CertifyClientResponse { certificate: issued.certificate.to_vec().into(), trust_bundle })
+    }
+
+    /// Bars an agent.
+    pub async fn bar(&self, request: v1::BarAgentRequest, by: String) -> Result<v1::BarAgentResponse, Status> {
+        let kind = match request.kind() {
+            v1::BarKind::Removed => BarKind::Removed,
+            v1::BarKind::Quarantined => BarKind::Quarantined,
+            v1::BarKind::Unspecified => {
+                return Err(Status::invalid_argument("kind is missing: removed or quarantined"));
+            }
+        };
+        self.propose(IdentityCommand::Bar { agent: request.agent, kind, reason: request.reason, by }).await?;
+        Ok(v1::BarAgentResponse { revision: self.state.look(|fleet| fleet.revision()) })
+    }
+
+    /// Lets an agent enrol again.
+    pub async fn release(&self, agent: String, by: String) -> Result<v1::ReleaseAgentResponse, Status> {
+        self.state.ready_to_read(0).await?;
+        let released = self.state.look(|fleet| fleet.bar_of(&agent).is_some());
+        self.propose(IdentityCommand::Release { agent, by }).await?;
+        Ok(v1::ReleaseAgentResponse { released })
+    }
+
+    /// Returns records of the audit log.
+    pub async fn audit_records(
+        &self,
+        request: v1::ListAuditRecordsRequest,
+    ) -> Result<v1::ListAuditRecordsResponse, Status> {
+        self.state.ready_to_read(0).await?;
+        let size = match request.page_size as usize {
+            0 => DEFAULT_PAGE,
+            size => size.min(MAX_PAGE),
+        };
+        let (records, first) = self.state.look(|fleet| {
+            let records: Vec<_> = fleet.audit_records(request.after_seq, size).cloned().collect();
+            (records, fleet.audit_first_kept())
+        });
+        let records = records.iter().map(|record| v1::AuditRecord {
+            seq: record.seq,
+            at: Some(happened(record.at.wall)),
+            actor: record.actor.clone(),
+            action: record.action.clone(),
+            subject: record.subject.clone(),
+            outcome: match record.outcome {
+                AuditOutcome::Allowed => "allowed",
+                AuditOutcome::Denied => "denied",
+                AuditOutcome::Done => "done",
+                AuditOutcome::Failed => "failed",
+            }
+            .to_owned(),
+            detail: record.detail.clone(),
+        });
+        Ok(v1::ListAuditRecordsResponse { records: records.collect(), first_seq: first.unwrap_or_default() })
+    }
+}
+
+fn happened(wall: u64) -> Timestamp {
+    convert::timestamp(wall)
+}
+
+fn pool_trust(pool: v1::PoolTrust) -> Result<PoolTrust, Status> {
+    let role = convert::agent_role(pool.role())?;
+    let digest = |digest: &bytes::Bytes| <[u8; 32]>::try_from(&digest[..]);
+    let secrets: Result<Vec<[u8; 32]>, _> = pool.join_secret_digests.iter().map(digest).collect();
+    let secrets =
+        secrets.map_err(|_| Status::invalid_argument("join_secret_digests: a SHA-256 digest has 32 bytes"))?;
+    Ok(PoolTrust { pool: pool.pool, role, service_accounts: pool.service_accounts, secrets })
+}
+
+/// Returns the duration of a field, within its bounds.
+fn span(
+    field: &str,
+    given: Option<prost_types::Duration>,
+    default: Duration,
+    (least, most): (Duration, Duration),
+) -> Result<Duration, Status> {
+    let Some(given) = given else { return Ok(default) };
+    match Duration::try_from(given) {
+        Ok(span) if (least..=most).contains(&span) => Ok(span),
+        _ => Err(Status::invalid_argument(format!("{field} must be from {least:?} to {most:?}"))),
+    }
+}

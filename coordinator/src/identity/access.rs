@@ -1,0 +1,189 @@
+//! Decides about every call to this coordinator, by the certificate or token of whoever makes it.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use robeing_fleet::BarKind;
+use robeing_identity::{PeerRole, SpiffeId};
+use robeing_net::{
+    ConnectInfo,
+    gate::{Caller, Gate},
+    security::{PeerIdentity, TrustClock},
+};
+use robeing_settings::Enrolment;
+use tonic::{Status, async_trait};
+
+use super::{
+    authority::Authorities,
+    proofs::Verifier,
+    refusals::Refusals,
+    rights::Right,
+    table::{Allowed, allowed},
+};
+use crate::read::StateReader;
+
+/// The gate of a coordinator.
+pub struct Access {
+    pub state: StateReader,
+    pub clock: Arc<TrustClock>,
+    pub authorities: Authorities,
+    /// What agents need to enrol, unless the fleet's configuration says it.
+    pub enrolment: Enrolment,
+    /// What clients may do.
+    pub rights: Arc<dyn Rights>,
+    /// Whether connections without a certificate are trusted, while a fleet moves to TLS: anyone could connect without
+    /// TLS as well, and agents can't enrol before all coordinators can enrol them.
+    pub trusts_plaintext: bool,
+    pub refusals: Refusals,
+}
+
+/// Knows what clients may do.
+#[async_trait]
+pub trait Rights: Send + Sync + 'static {
+    /// Returns whether a client may do something; `None` if that can't be found out now. The client is known by the
+    /// name in its certificate, or by the user name of its token.
+    async fn has(&self, client: Client<'_>, right: Right) -> Result<bool, Status>;
+}
+
+/// A client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client<'a> {
+    /// By the name in its certificate.
+    Certified(&'a str),
+    /// By the user name of its token.
+    User(&'a str),
+}
+
+/// Lets every client with a certificate do everything, and no other.
+pub struct CertifiedMayAll;
+
+#[async_trait]
+impl Rights for CertifiedMayAll {
+    async fn has(&self, client: Client<'_>, _: Right) -> Result<bool, Status> {
+        Ok(matches!(client, Client::Certified(_)))
+    }
+}
+
+#[async_trait]
+impl Gate for Access {
+    async fn admit(&self, method: &str, connection: &ConnectInfo, headers: &HeaderMap) -> Result<Caller, Status> {
+        let admitted = self.decide(method, connection, headers).await;
+        if let Err((status, name)) = &admitted {
+            // A method that is not served could be any text.
+            let counted = if allowed(method).is_some() { method.trim_start_matches('/') } else { "unknown" };
+            self.refusals.count(counted, status.code(), connection.peer, name);
+        }
+        admitted.map_err(|(status, _)| status)
+    }
+}
+
+impl Access {
+    async fn decide(
+        &self,
+        method: &str,
+        connection: &ConnectInfo,
+        headers: &HeaderMap,
+    ) -> Result<Caller, (Status, String)> {
+        let Some(allowed) = allowed(method) else {
+            let status = Status::unimplemented(format!("this coordinator does not serve {method}"));
+            return Err((status, "anyone".to_owned()));
+        };
+        if self.trusts_plaintext && connection.identity.is_none() {
+            return Ok(Caller::Plaintext);
+        }
+        if let Some(peer) = &connection.identity {
+            let name = format!("{}/{}", peer.id.role(), peer.id.name());
+            return self.decide_member(allowed, peer).await.map_err(|status| (status, name));
+        }
+        let anonymous = |status: Status| (status, "anonymous".to_owned());
+        if let Some(user) = self.user(headers).map_err(anonymous)? {
+            let right = match allowed {
+                Allowed::Anyone => return Ok(Caller::User(user)),
+                Allowed::With(right, _) => right,
+                Allowed::Coordinators | Allowed::Agents => {
+                    return Err((denied(&user, allowed), user.to_string()));
+                }
+            };
+            return match self.rights.has(Client::User(&user), right).await {
+                Ok(true) => Ok(Caller::User(user)),
+                Ok(false) => Err((denied(&user, allowed), user.to_string())),
+                Err(status) => Err((status, user.to_string())),
+            };
+        }
+        match allowed {
+            Allowed::Anyone => Ok(Caller::Anonymous),
+            Allowed::With(right, _) if right.is_for_anonymous() && self.is_open() => Ok(Caller::Anonymous),
+            Allowed::Agents => Err(anonymous(Status::unauthenticated(
+                "this connection has no certificate: enrol, and connect with the certificate",
+            ))),
+            Allowed::Coordinators | Allowed::With(..) => Err(anonymous(Status::unauthenticated(
+                "this fleet wants to know who calls: connect with a client certificate, or send a token of the audience \
+                 robeing",
+            ))),
+        }
+    }
+
+    async fn decide_member(&self, allowed: Allowed, peer: &Arc<PeerIdentity>) -> Result<Caller, Status> {
+        let id = &peer.id;
+        if id.role().is_agent() {
+            self.check_not_barred(id)?;
+        }
+        if allowed.is_for(id.role()) {
+            return Ok(Caller::Member(Arc::clone(peer)));
+        }
+        if let (PeerRole::Client, Allowed::With(right, _)) = (id.role(), allowed)
+            && self.rights.has(Client::Certified(id.name()), right).await?
+        {
+            return Ok(Caller::Member(Arc::clone(peer)));
+        }
+        Err(denied(&format!("{}/{}", id.role(), id.name()), allowed))
+    }
+
+    fn check_not_barred(&self, id: &SpiffeId) -> Result<(), Status> {
+        let bar = self.state.look(|fleet| fleet.bar_of(id.name()).cloned());
+        let Some(bar) = bar else { return Ok(()) };
+        let what = match bar.kind {
+            BarKind::Removed => "removed from the fleet",
+            BarKind::Quarantined => "quarantined",
+        };
+        let reason = &bar.reason;
+        Err(Status::permission_denied(format!(
+            "the agent {} was {what} ({reason}); its certificate is refused",
+            id.name()
+        )))
+    }
+
+    /// Returns the user whose token comes with a call.
+    fn user(&self, headers: &HeaderMap) -> Result<Option<Arc<str>>, Status> {
+        let Some(header) = headers.get("authorization") else { return Ok(None) };
+        let token = header.to_str().ok().and_then(|header| header.strip_prefix("Bearer "));
+        let token =
+            token.ok_or_else(|| Status::unauthenticated("the header authorization is not of the form Bearer TOKEN"))?;
+        let config = self.state.look(|fleet| fleet.identity_config().cloned());
+        let certifier = self.authorities.current();
+        let verifier = Verifier {
+            config: config.as_deref(),
+            enrolment: self.enrolment,
+            join_key: &certifier.join_key,
+            now: self.clock.now(),
+        };
+        let claims = verifier.service_account(token).map_err(|error| Status::unauthenticated(error.to_string()))?;
+        Ok(Some(format!("system:serviceaccount:{}:{}", claims.namespace, claims.service_account).into()))
+    }
+
+    fn is_open(&self) -> bool {
+        let config = self.state.look(|fleet| fleet.identity_config().cloned());
+        let certifier = self.authorities.current();
+        let verifier = Verifier {
+            config: config.as_deref(),
+            enrolment: self.enrolment,
+            join_key: &certifier.join_key,
+            now: self.clock.now(),
+        };
+        verifier.is_open()
+    }
+}
+
+fn denied(who: &str, allowed: Allowed) -> Status {
+    Status::permission_denied(format!("{who} may not call this; {} may", allowed.words()))
+}

@@ -1,0 +1,193 @@
+//! The Enrolment service: certifies agents' keys. Any coordinator serves it. A first enrolment is decided upon in the
+//! log, so that a proof counts once; a renewal is not, since the key is the one that was enrolled.
+
+use std::sync::Arc;
+
+use robeing_fleet::{BarKind, Command, Enrol, IdentityCommand, IdentityConfig, Reply, Role};
+use robeing_identity::{LEAF_LIFETIME, PeerRole, Realm, SigningRequest};
+use robeing_net::{ConnectInfo, security::TrustClock};
+use robeing_proto::internal::v1::{self as internal, enrolment_server::Enrolment as EnrolmentRpc};
+use robeing_settings::Enrolment;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+use tracing::{debug, info};
+
+use super::{
+    authority::Authorities,
+    own::merged,
+    proofs::{Claim, ProofError, Proved, Verifier},
+    refusals::Refusals,
+};
+use crate::{
+    api::{convert, errors},
+    member::Member,
+    propose::Proposer,
+    read::StateReader,
+};
+
+/// Maximum number of enrolments in progress at one coordinator; further ones are refused, and agents retry.
+pub const MAX_ENROLLING: usize = 256;
+
+/// The Enrolment service.
+pub struct EnrolmentService {
+    pub member: Member,
+    pub realm: Realm,
+    pub authorities: Authorities,
+    /// What agents need to enrol, unless the fleet's configuration says it.
+    pub enrolment: Enrolment,
+    pub clock: Arc<TrustClock>,
+    pub state: StateReader,
+    pub proposer: Proposer,
+    pub refusals: Refusals,
+    pub room: Semaphore,
+}
+
+/// What an agent claims, with its key.
+struct Asked<'a> {
+    claim: Claim<'a>,
+    role: PeerRole,
+    request: SigningRequest,
+}
+
+impl EnrolmentService {
+    /// Returns the claims of a request.
+    fn asked<'a>(&self, request: &'a internal::EnrolRequest) -> Result<Asked<'a>, Status> {
+        if request.cluster_id != self.member.cluster_id() {
+            return Err(Status::permission_denied(format!(
+                "this is cluster {:?}; the agent is configured for {:?}",
+                self.member.cluster_id(),
+                convert::excerpt(&request.cluster_id)
+            )));
+        }
+        let role = convert::agent_role(request.role())?;
+        let peer_role = peer_role(role);
+        let claim = Claim {
+            cluster: &request.cluster_id,
+            name: &request.name,
+            role,
+            role_name: peer_role.as_str(),
+            pool: &request.pool,
+        };
+        let signing = SigningRequest::from_der(&request.signing_request);
+        let signing = signing.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Asked { claim, role: peer_role, request: signing })
+    }
+
+    async fn enrol_agent(&self, request: &internal::EnrolRequest) -> Result<internal::EnrolResponse, Status> {
+        let Asked { claim, role, request: signing } = self.asked(request)?;
+        let invalid = |error: robeing_identity::SpiffeIdError| Status::invalid_argument(error.to_string());
+        let id = self.realm.member(role, claim.name).map_err(invalid)?;
+        let key = signing.public_digest();
+        let config = self.state.look(|fleet| fleet.identity_config().cloned());
+        if !self.is_renewal(claim, key)? {
+            let proved = self.prove(claim, request, config.as_deref())?;
+            self.enrol(claim, key, proved).await?;
+            info!(
+                agent = claim.name,
+                role = claim.role_name,
+                pool = claim.pool,
+                proof = proved.kind.name(),
+                "enrolled an agent"
+            );
+        }
+        let certifier = self.authorities.current();
+        let now = self.clock.now();
+        let issued = certifier.authority.issue(&signing, &id, &[], now, LEAF_LIFETIME);
+        let issued = issued.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(internal::EnrolResponse {
+            certificate: issued.certificate.to_vec().into(),
+            trust_bundle: merged(&certifier.bundle, config.as_deref()).pem().to_owned(),
+            wall_ms: now,
+        })
+    }
+
+    /// Returns whether the agent is enrolled with this key, in this role.
+    fn is_renewal(&self, claim: Claim<'_>, key: [u8; 32]) -> Result<bool, Status> {
+        self.state.look(|fleet| {
+            if let Some(bar) = fleet.bar_of(claim.name) {
+                let kind = match bar.kind {
+                    BarKind::Removed => "removed from the fleet",
+                    BarKind::Quarantined => "quarantined",
+                };
+                return Err(Status::permission_denied(format!(
+                    "the agent {} was {kind} by {} ({}); release it to let it in",
+                    claim.name, bar.by, bar.reason
+                )));
+            }
+            let known = fleet.enrolment_of(claim.name);
+            Ok(known.is_some_and(|known| {
+                known.key == key && known.role == claim.role && known.pool.as_deref().unwrap_or_default() == claim.pool
+            }))
+        })
+    }
+
+    fn prove(
+        &self,
+        claim: Claim<'_>,
+        request: &internal::EnrolRequest,
+        config: Option<&IdentityConfig>,
+    ) -> Result<Proved, Status> {
+        let certifier = self.authorities.current();
+        let verifier =
+            Verifier { config, enrolment: self.enrolment, join_key: &certifier.join_key, now: self.clock.now() };
+        verifier.verify(claim, request.proof.as_ref()).map_err(|error: ProofError| match error.is_of_another() {
+            true => Status::permission_denied(error.to_string()),
+            false => Status::unauthenticated(error.to_string()),
+        })
+    }
+
+    /// Decides upon the enrolment in the log.
+    async fn enrol(&self, claim: Claim<'_>, key: [u8; 32], proved: Proved) -> Result<(), Status> {
+        let enrol = Enrol {
+            agent: claim.name.to_owned(),
+            role: claim.role,
+            pool: (!claim.pool.is_empty()).then(|| claim.pool.to_owned()),
+            key,
+            proof: proved.kind,
+            single_use: proved.single_use,
+            names_agent: proved.names_agent,
+        };
+        match self.proposer.propose_one(Command::Identity(IdentityCommand::Enrol(enrol))).await? {
+            Reply::Enrolled { .. } => Ok(()),
+            Reply::Refused(refusal) => Err(errors::refused(&refusal)),
+            other => Err(Status::internal(format!("unexpected reply {other:?}"))),
+        }
+    }
+}
+
+/// Returns the role of an agent in its SPIFFE id.
+pub fn peer_role(role: Role) -> PeerRole {
+    match role {
+        Role::Worker => PeerRole::Worker,
+        Role::Specialist => PeerRole::Specialist,
+        Role::Messenger => PeerRole::Messenger,
+        Role::Guardian => PeerRole::Guardian,
+    }
+}
+
+#[tonic::async_trait]
+impl EnrolmentRpc for EnrolmentService {
+    async fn enrol(
+        &self,
+        request: Request<internal::EnrolRequest>,
+    ) -> Result<Response<internal::EnrolResponse>, Status> {
+        let connection = request.extensions().get::<ConnectInfo>().cloned().unwrap_or_default();
+        let request = request.into_inner();
+        let answered = async {
+            if !connection.encrypted {
+                // A proof must not be sent over it, and the certificate would prove nothing.
+                return Err(Status::failed_precondition("enrol over TLS: this connection is not encrypted"));
+            }
+            let _room = self.room.try_acquire().map_err(|_| {
+                Status::resource_exhausted(format!("{MAX_ENROLLING} agents enrol here at once; try again"))
+            })?;
+            self.enrol_agent(&request).await
+        };
+        let answered: Result<internal::EnrolResponse, Status> = answered.await;
+        if let Err(status) = &answered {
+            debug!(agent = request.name, %status, "an enrolment was refused");
+            self.refusals.count("Enrol", status.code(), connection.peer, &request.name);
+        }
+        answered.map(Response::new)
+    }
+}

@@ -1,0 +1,114 @@
+//! Counts refused calls, and records them in the audit log, in batches, so that whoever is refused often can't fill the
+//! log that the coordinators replicate.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
+use robeing_fleet::{AuditCommand, AuditEntry, AuditOutcome, Command};
+use robeing_platform::sync::{Mutex, PoisonError};
+use robeing_telemetry::Metrics;
+use tonic::Code;
+use tracing::debug;
+
+use crate::propose::Proposer;
+
+/// How often what was refused is recorded.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
+/// Maximum number of different refusals that are recorded at once; further ones are only counted.
+pub const MAX_RECORDED: usize = 32;
+
+/// The labels of the counter.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Labels {
+    method: String,
+    code: String,
+}
+
+/// One kind of refusal that is to be recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pending {
+    actor: String,
+    method: String,
+    code: Code,
+    times: u64,
+}
+
+/// The refusals of one coordinator. Cheap to clone.
+#[derive(Clone)]
+pub struct Refusals {
+    counter: Family<Labels, Counter>,
+    pending: Arc<Mutex<Vec<Pending>>>,
+}
+
+impl Refusals {
+    /// Creates the counter.
+    pub fn new(metrics: &Metrics) -> Self {
+        let help = "Calls that were refused because of who made them, by method and gRPC code";
+        Self { counter: metrics.counters("calls_refused", help), pending: Arc::default() }
+    }
+
+    /// Counts a refused call. `method` is one that is served, so that the number of labels is bounded.
+    pub fn count(&self, method: &str, code: Code, peer: Option<SocketAddr>, name: &str) {
+        let labels = Labels { method: method.to_owned(), code: format!("{code:?}") };
+        self.counter.get_or_create(&labels).inc();
+        let address = peer.map(|peer| peer.ip().to_canonical().to_string()).unwrap_or_default();
+        let actor = format!("{name} ({address})");
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |known: &&mut Pending| known.actor == actor && known.method == method && known.code == code;
+        let room = pending.len() < MAX_RECORDED;
+        match pending.iter_mut().find(is_same) {
+            Some(known) => known.times += 1,
+            None if room => pending.push(Pending { actor, method: method.to_owned(), code, times: 1 }),
+            None => {}
+        }
+    }
+
+    /// Records refusals in the audit log. Runs until the coordinator stops.
+    pub async fn run(self, proposer: Proposer) {
+        loop {
+            tokio::time::sleep(RECORD_EVERY).await;
+            let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+            if pending.is_empty() {
+                continue;
+            }
+            let entries = pending.into_iter().map(|refused| {
+                let detail = match refused.times {
+                    1 => format!("{:?}", refused.code),
+                    times => format!("{:?}, {times} times", refused.code),
+                };
+                let outcome = AuditOutcome::Denied;
+                let Pending { actor, method, .. } = refused;
+                AuditEntry { actor, action: "call".to_owned(), subject: method, outcome, detail }.within_limits()
+            });
+            let command = Command::Audit(AuditCommand::Record(entries.collect()));
+            // What can't be recorded was counted.
+            if let Err(error) = proposer.propose_one(command).await {
+                debug!(%error, "refused calls were not recorded");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_and_so_many_kinds_are_kept_to_be_recorded() {
+        let metrics = Metrics::default();
+        let refusals = Refusals::new(&metrics);
+        for name in 0..MAX_RECORDED + 5 {
+            refusals.count("Submit", Code::PermissionDenied, None, &name.to_string());
+            refusals.count("Submit", Code::PermissionDenied, "10.0.0.1:7".parse().ok(), "again");
+        }
+        let pending = refusals.pending.lock().unwrap();
+        assert_eq!(pending.len(), MAX_RECORDED);
+        assert_eq!(pending[1].actor, "again (10.0.0.1)");
+        assert_eq!(pending[1].times, MAX_RECORDED as u64 + 5);
+        let text = metrics.encode();
+        assert!(text.contains(r#"robeing_calls_refused_total{method="Submit",code="PermissionDenied"} 74"#), "{text}");
+    }
+}

@@ -1,0 +1,152 @@
+//! The TLS of a coordinator: opens the authority, certifies the coordinator, and starts what keeps both up to date.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
+use robeing_fleet::EnrolmentMode;
+use robeing_identity::{Realm, SpiffeIdError};
+use robeing_net::security::{Refused, Tls, TlsStats, TrustClock};
+use robeing_platform::Platform;
+use robeing_settings::{CoordinatorConfig, Enrolment, TlsMode};
+use robeing_telemetry::Metrics;
+
+use super::{
+    authority::{Authorities, AuthorityError, AuthorityKeeper},
+    own::{OwnCertifier, OwnError},
+};
+use crate::{clock::FleetClock, lifetime::Lifetime, read::StateReader, warnings::Warnings};
+
+/// How often metrics and warnings are refreshed.
+const REFRESH: Duration = Duration::from_secs(1);
+/// The reason of the warning while anyone may enrol.
+pub const OPEN_ENROLMENT: &str = "OpenEnrolment";
+/// The reason of the warning while connections without TLS are accepted.
+pub const PLAINTEXT_ACCEPTED: &str = "PlaintextAccepted";
+
+/// Why TLS can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SecurityError {
+    /// A name can't be in a certificate.
+    #[error(transparent)]
+    Name(#[from] SpiffeIdError),
+    /// The authority can't be used.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// This coordinator can't be certified.
+    #[error("this coordinator can't be certified: {0}")]
+    Own(#[from] OwnError),
+}
+
+/// The TLS of a coordinator, before its other parts are assembled.
+pub struct Security {
+    pub tls: Tls,
+    pub realm: Realm,
+    pub clock: Arc<TrustClock>,
+    pub authorities: Authorities,
+    /// What agents need to enrol, unless the fleet's configuration says it.
+    pub enrolment: Enrolment,
+    keeper: AuthorityKeeper,
+    own: OwnCertifier,
+    name: String,
+}
+
+impl Security {
+    /// Sets TLS up for a coordinator that clients reach at `address`; `None` if it runs without.
+    ///
+    /// # Errors
+    /// If the authority can't be used.
+    pub async fn open(
+        config: &CoordinatorConfig,
+        platform: &Platform,
+        address: &str,
+    ) -> Result<Option<Self>, SecurityError> {
+        if config.tls == TlsMode::Off {
+            return Ok(None);
+        }
+        let authority = &config.authority;
+        let realm = Realm::new(&authority.trust_domain, &authority.namespace, &config.cluster_id)?;
+        let clock = Arc::new(TrustClock::new(Arc::clone(&platform.clock)));
+        let dir: Option<&Path> = authority.directory.as_deref();
+        let (keeper, authorities) = AuthorityKeeper::open(platform, dir, &config.data, &realm).await?;
+        let hosts = hosts(&realm, &config.name, address);
+        let (own, credentials) =
+            OwnCertifier::new(realm.clone(), &config.name, hosts, authorities.clone(), Arc::clone(&clock))?;
+        let tls = Tls::new(credentials, config.tls == TlsMode::Permissive);
+        let enrolment = authority.enrolment();
+        Ok(Some(Self { tls, realm, clock, authorities, enrolment, keeper, own, name: config.name.clone() }))
+    }
+
+    /// Starts the tasks that keep the certificate, the authority, metrics and warnings up to date.
+    pub fn start(
+        self,
+        state: StateReader,
+        clock: FleetClock,
+        warnings: Arc<Warnings>,
+        metrics: &Metrics,
+        lifetime: &Lifetime,
+    ) {
+        let Self { tls, keeper, own, enrolment, name, .. } = self;
+        lifetime.spawn(keeper.run(Arc::clone(&warnings)));
+        lifetime.spawn(own.run(state.clone(), clock));
+        lifetime.spawn(watch(tls, enrolment, name, state, warnings, metrics.clone()));
+    }
+}
+
+/// Returns the names and addresses at which clients of other makers reach the coordinator.
+fn hosts(realm: &Realm, name: &str, address: &str) -> Vec<String> {
+    let (cluster, namespace) = (realm.cluster(), realm.namespace());
+    let own = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let mut hosts = vec![own.to_owned(), name.to_owned(), cluster.to_owned()];
+    hosts.extend([format!("{cluster}.{namespace}"), format!("{cluster}.{namespace}.svc")]);
+    hosts.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+    hosts
+}
+
+/// The labels of the counter of refused connections.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Labels {
+    reason: String,
+}
+
+/// Refreshes metrics and warnings. Runs until the coordinator stops.
+async fn watch(
+    tls: Tls,
+    configured: Enrolment,
+    name: String,
+    state: StateReader,
+    warnings: Arc<Warnings>,
+    metrics: Metrics,
+) {
+    let help = "Connections that were refused before any call, by reason";
+    let refused: Family<Labels, Counter> = metrics.counters("connections_refused", help);
+    let authenticated = metrics.counter("connections_authenticated", "Connections accepted with a certificate");
+    let anonymous = metrics.counter("connections_anonymous", "Connections accepted without a certificate");
+    loop {
+        let stats: &TlsStats = tls.stats();
+        for why in Refused::ALL {
+            let counter = refused.get_or_create_owned(&Labels { reason: why.as_str().to_owned() });
+            counter.inc_by(stats.refused(why).saturating_sub(counter.get()));
+        }
+        authenticated.inc_by(stats.authenticated().saturating_sub(authenticated.get()));
+        anonymous.inc_by(stats.anonymous().saturating_sub(anonymous.get()));
+        let replicated = state.look(|fleet| fleet.identity_config().map(|config| config.enrolment));
+        let is_open = match replicated {
+            Some(mode) => mode == EnrolmentMode::Open,
+            None => configured == Enrolment::Open,
+        };
+        let open = format!(
+            "enrolment at coordinator {name} is open: anyone who reaches it can become a worker or a specialist, and \
+             submit and read tasks; give agents a proof and set --enrolment=proof"
+        );
+        warnings.set(OPEN_ENROLMENT, is_open.then_some(open));
+        let plaintext = format!(
+            "coordinator {name} also accepts connections without TLS and trusts them; set --tls=strict once every process \
+             of the fleet speaks TLS"
+        );
+        warnings.set(PLAINTEXT_ACCEPTED, tls.is_permissive().then_some(plaintext));
+        tokio::time::sleep(REFRESH).await;
+    }
+}
