@@ -5,6 +5,7 @@ use std::{io, path::PathBuf, time::Duration};
 use robeing_client::ClientError;
 
 use crate::{
+    commands::credentials::CredentialError,
     dev::DevError,
     exit::Exit,
     inputs::InputError,
@@ -25,6 +26,9 @@ pub enum CliError {
     /// The fleet on Kubernetes was not reached.
     #[error(transparent)]
     Kubernetes(#[from] KubernetesError),
+    /// The credentials can't be used.
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
     /// The inputs of the tasks are invalid.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -140,7 +144,7 @@ impl CliError {
                 | DevError::Name { .. }
                 | DevError::NoSuchPorts { .. },
             ) => Exit::Usage,
-            Self::Input(_) | Self::Usage(_) | Self::SeveralDevFleets { .. } => Exit::Usage,
+            Self::Credentials(_) | Self::Input(_) | Self::Usage(_) | Self::SeveralDevFleets { .. } => Exit::Usage,
             Self::NotFound(_) | Self::NoDevFleet { .. } => Exit::NotFound,
             Self::WaitTimedOut { .. } => Exit::TimedOut,
             Self::Dev(_) | Self::Output(_) | Self::Render { .. } => Exit::Local,

@@ -37,6 +37,8 @@ pub struct Location {
     pub agent_bin: Option<PathBuf>,
     /// The directory in which the fleet's own directory is created; by default the one for temporary files.
     pub parent: Option<PathBuf>,
+    /// Whether the fleet runs without TLS.
+    pub plaintext: bool,
     /// The longest pause before a process that died is restarted; by default that of `robeing dev`.
     pub longest_restart_pause: Option<Duration>,
 }
@@ -68,6 +70,7 @@ impl LocalFleet {
             data: Some(directory.path().to_owned()),
             agent_bin: place.agent_bin.clone(),
             longest_restart_pause: place.longest_restart_pause,
+            plaintext: place.plaintext,
             ..DevOptions::default()
         };
         let (fleet, events) = DevFleet::start(&cluster, &options).await?;
@@ -86,7 +89,7 @@ impl LocalFleet {
     /// # Errors
     /// Never if the fleet's own endpoints are well formed.
     pub fn client(&self) -> Result<FleetClient> {
-        Ok(FleetClient::new(&self.fleet.endpoints(), settings())?)
+        Ok(FleetClient::new(&self.fleet.endpoints(), self.settings()?)?)
     }
 
     /// Creates a client of these coordinators.
@@ -94,7 +97,11 @@ impl LocalFleet {
     /// # Errors
     /// If an endpoint can't be parsed.
     pub fn client_of(&self, endpoints: &[String]) -> Result<FleetClient> {
-        Ok(FleetClient::new(endpoints, settings())?)
+        Ok(FleetClient::new(endpoints, self.settings()?)?)
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        Ok(Settings { security: self.fleet.security()?, ..settings() })
     }
 
     /// Returns the directory with logs and data.

@@ -14,7 +14,7 @@ use robeing_platform::{
     simulated::{HostNetwork, Latency, MemoryNetwork, SeededRandom, SimulatedDisk},
 };
 use robeing_proto::v1::{self, fleet_client::FleetClient};
-use robeing_settings::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, Weights};
+use robeing_settings::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, TlsMode, Weights};
 use robeing_telemetry::Metrics;
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -118,6 +118,7 @@ impl TestFleet {
     /// Starts a coordinator.
     pub fn run(&mut self, n: usize) {
         let config = CoordinatorConfig {
+            tls: TlsMode::Off,
             listen: address(n),
             name: name(n),
             cluster_id: "test".to_owned(),
@@ -154,6 +155,7 @@ impl TestFleet {
     /// Starts an agent.
     pub fn agent(&mut self, name: &str) {
         let config = AgentConfig {
+            tls: TlsMode::Off,
             name: name.to_owned(),
             cluster_id: "test".to_owned(),
             role: AgentRole::Worker,

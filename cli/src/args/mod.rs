@@ -97,9 +97,38 @@ pub struct Connection {
     )]
     pub request_timeout: Duration,
 
+    /// How to connect to endpoints.
+    #[command(flatten)]
+    pub credentials: ClientFiles,
+
     /// Whether the program runs as kubectl's plugin, which selects a fleet on Kubernetes by default.
     #[arg(skip)]
     pub is_plugin: bool,
+}
+
+/// Arguments with the credentials for endpoints. A fleet of `robeing dev` needs none of them.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ClientFiles {
+    /// The certificates of the authorities that coordinators must be certified by (PEM), for --endpoint. Without it,
+    /// http:// and host:port endpoints are believed, with TLS if they speak it
+    #[arg(long, global = true, env = "ROBEING_TRUST", hide_env_values = true, value_name = "FILE")]
+    pub trust: Option<PathBuf>,
+
+    /// Your certificate (PEM); see `robeing client`
+    #[arg(long, global = true, env = "ROBEING_CERTIFICATE", hide_env_values = true, value_name = "FILE")]
+    pub certificate: Option<PathBuf>,
+
+    /// The private key of your certificate (PEM)
+    #[arg(long, global = true, env = "ROBEING_PRIVATE_KEY", hide_env_values = true, value_name = "FILE")]
+    pub private_key: Option<PathBuf>,
+
+    /// A file with a token of the audience robeing
+    #[arg(long, global = true, env = "ROBEING_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// The directory of the fleet's certificate authority: whoever can read it certifies itself
+    #[arg(long, global = true, env = "ROBEING_CA", hide_env_values = true, value_name = "DIR")]
+    pub ca: Option<PathBuf>,
 }
 
 /// The fleet that the arguments select.
@@ -212,6 +241,10 @@ pub struct DevArgs {
     /// your processes attach to. Without it, free ports
     #[arg(long, value_name = "BASE", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
+
+    /// Run the fleet without TLS and certificates: anyone on this machine can take part in it
+    #[arg(long)]
+    pub plaintext: bool,
 
     /// The robeing-agent program. Without it, the one beside this program, else the one in PATH
     #[arg(long, env = "ROBEING_AGENT_BIN", hide_env_values = true, value_name = "PATH")]

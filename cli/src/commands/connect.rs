@@ -3,6 +3,7 @@
 use robeing_client::{FleetClient, Settings};
 use robeing_proto::v1::Consistency;
 
+use super::credentials::{self, CredentialError};
 use crate::{
     args::{Connection, Reading, Target},
     dev::registry::{self, RunningFleet},
@@ -32,10 +33,20 @@ pub(super) async fn reach(
             return Ok((found.client, Some(found.resource)));
         }
         Target::Endpoints(endpoints) => endpoints,
-        Target::Dev(name) => choose(registry::running(), Some(&name))?,
-        Target::Unsaid => choose(registry::running(), None)?,
+        Target::Dev(name) => return dev_client(&named(registry::running(), &name)?, settings),
+        Target::Unsaid => match newest(registry::running()) {
+            Some(fleet) => return dev_client(&fleet, settings),
+            None => vec![DEFAULT_ENDPOINT.into()],
+        },
     };
-    Ok((FleetClient::new(&endpoints, settings)?, None))
+    let security = credentials::security(connection, &endpoints)?;
+    Ok((FleetClient::new(&endpoints, Settings { security, ..settings })?, None))
+}
+
+/// Creates a client of a fleet of `robeing dev`.
+fn dev_client(fleet: &RunningFleet, settings: Settings) -> Result<(FleetClient, Option<Resource>), CliError> {
+    let security = fleet.security().map_err(CredentialError::from)?;
+    Ok((FleetClient::new(&fleet.endpoints, Settings { security, ..settings })?, None))
 }
 
 fn settings(connection: &Connection) -> Settings {
@@ -48,30 +59,33 @@ pub(super) async fn resource(connection: &Connection) -> Option<Resource> {
     kubernetes::resource(&place, &settings(connection)).await.ok()
 }
 
-/// Returns the endpoints of the fleet with that name, or of the newest fleet, or the default endpoint. A name that
-/// several fleets have is refused, because the user means one particular fleet.
-fn choose(mut fleets: Vec<RunningFleet>, name: Option<&str>) -> Result<Vec<String>, CliError> {
+/// Returns the fleet with that name. A name that several fleets have is refused, because the user means one particular
+/// fleet.
+fn named(mut fleets: Vec<RunningFleet>, name: &str) -> Result<RunningFleet, CliError> {
     fleets.sort_by_key(|fleet| fleet.started_unix_ms);
-    if let Some(name) = name {
-        let named: Vec<&RunningFleet> = fleets.iter().rev().filter(|fleet| fleet.name == name).collect();
-        return match named[..] {
-            [fleet] => Ok(fleet.endpoints.clone()),
-            [] => Err(CliError::NoDevFleet {
-                name: name.into(),
-                searched: registry::searched(),
-                others: fleets.into_iter().map(|fleet| fleet.name).collect(),
-            }),
-            _ => Err(CliError::SeveralDevFleets {
-                name: name.into(),
-                fleets: named.into_iter().map(described).collect(),
-            }),
-        };
+    let named: Vec<&RunningFleet> = fleets.iter().rev().filter(|fleet| fleet.name == name).collect();
+    match named[..] {
+        [fleet] => Ok(fleet.clone()),
+        [] => Err(CliError::NoDevFleet {
+            name: name.into(),
+            searched: registry::searched(),
+            others: fleets.into_iter().map(|fleet| fleet.name).collect(),
+        }),
+        _ => Err(CliError::SeveralDevFleets {
+            name: name.into(),
+            fleets: named.into_iter().map(described).collect(),
+        }),
     }
-    let Some(newest) = fleets.pop() else { return Ok(vec![DEFAULT_ENDPOINT.into()]) };
+}
+
+/// Returns the newest fleet, if any.
+fn newest(mut fleets: Vec<RunningFleet>) -> Option<RunningFleet> {
+    fleets.sort_by_key(|fleet| fleet.started_unix_ms);
+    let newest = fleets.pop()?;
     if !fleets.is_empty() {
         note(&which_of_several(&newest, &fleets));
     }
-    Ok(newest.endpoints)
+    Some(newest)
 }
 
 /// Describes a fleet by what distinguishes it from another one of the same name.
@@ -107,20 +121,21 @@ mod tests {
             started_unix_ms,
             endpoints: vec![format!("http://127.0.0.1:{started_unix_ms}")],
             data: "/tmp".into(),
+            identity: None,
         }
     }
 
     #[test]
-    fn without_a_running_fleet_the_default_is_meant() {
-        assert_eq!(choose(vec![], None).expect("there is a default"), [DEFAULT_ENDPOINT]);
+    fn without_a_running_fleet_there_is_no_newest() {
+        assert_eq!(newest(vec![]), None);
     }
 
     #[test]
     fn the_newest_fleet_is_meant_unless_one_is_named() {
         let fleets = || vec![fleet("a", 3), fleet("b", 9), fleet("a", 5)];
-        assert_eq!(choose(fleets(), None).expect("some run"), ["http://127.0.0.1:9"]);
-        assert_eq!(choose(fleets(), Some("b")).expect("one has the name"), ["http://127.0.0.1:9"]);
-        let error = choose(fleets(), Some("c")).expect_err("none has the name");
+        assert_eq!(newest(fleets()).expect("some run").endpoints, ["http://127.0.0.1:9"]);
+        assert_eq!(named(fleets(), "b").expect("one has the name").endpoints, ["http://127.0.0.1:9"]);
+        let error = named(fleets(), "c").expect_err("none has the name");
         let error = error.to_string();
         assert!(error.starts_with("no running `robeing dev` fleet is named \"c\" (searched /"), "{error}");
         assert!(error.ends_with("; running: a, a, b; --endpoint reaches any fleet"), "{error}");
@@ -129,7 +144,7 @@ mod tests {
     #[test]
     fn a_name_that_two_fleets_have_is_refused_with_their_endpoints() {
         let fleets = vec![fleet("a", 3), fleet("b", 9), fleet("a", 5)];
-        let error = choose(fleets, Some("a")).expect_err("two have the name");
+        let error = named(fleets, "a").expect_err("two have the name");
         assert_eq!(error.exit(), crate::exit::Exit::Usage);
         insta::assert_snapshot!(error, @r#"
         2 running `robeing dev` fleets are named "a"; choose one with --endpoint:

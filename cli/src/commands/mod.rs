@@ -1,6 +1,7 @@
 //! The commands, each in its own module: they call the fleet and print the answer.
 
 mod connect;
+pub(crate) mod credentials;
 mod submit;
 mod tasks;
 mod view;

@@ -26,6 +26,7 @@ use super::{
     stale_dirs,
 };
 use crate::{
+    commands::credentials::CredentialError,
     args::DevArgs,
     error::CliError,
     exit::Exit,
@@ -66,8 +67,8 @@ async fn run_on(screen: &mut Screen, args: DevArgs, signals: &mut Signals) -> Re
     for left in stale_dirs::remove() {
         screen.note(format!("note: removed {}, which a killed `robeing dev` left behind", left.display()));
     }
-    let DevArgs { data, name, port, agent_bin, .. } = args;
-    let options = DevOptions { data, name, port, agent_bin, secrets, ..DevOptions::default() };
+    let DevArgs { data, name, port, agent_bin, plaintext, .. } = args;
+    let options = DevOptions { data, name, port, agent_bin, secrets, plaintext, ..DevOptions::default() };
     let is_kept = options.data.is_some();
     tell_namesakes(screen, options.name.as_deref().or(cluster.metadata.name.as_deref()));
     // Nothing has been started before this returns.
@@ -268,7 +269,8 @@ struct Observer {
 impl Observer {
     fn new(fleet: &DevFleet) -> Result<Self, CliError> {
         let plan = fleet.plan().clone();
-        let settings = Settings { connect_timeout: POLL_TIMEOUT, request_timeout: POLL_TIMEOUT };
+        let security = fleet.security().map_err(CredentialError::from)?;
+        let settings = Settings { connect_timeout: POLL_TIMEOUT, request_timeout: POLL_TIMEOUT, security };
         let client = FleetClient::new(&plan.endpoints(), settings)?;
         let agents = fleet.processes().into_iter().filter(|process| process.kind != ProcessKind::Coordinator);
         Ok(Self {

@@ -8,6 +8,7 @@ mod console;
 mod data;
 mod error;
 mod event;
+mod identity;
 mod logs;
 mod manifest;
 pub mod plan;
@@ -20,7 +21,7 @@ mod stale_dirs;
 mod supervisor;
 mod text;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use agent_binary::{ensure_is_agent, find_agent_binary};
 use backoff::Backoff;
@@ -28,9 +29,12 @@ pub use console::run;
 use data::DataDir;
 pub use error::DevError;
 pub use event::DevEvent;
+pub use identity::DevIdentity;
 use plan::{Plan, ProcessKind, attachable_agents};
 use registry::Registration;
+use robeing_client::{CredentialsError, Security};
 use robeing_crds::RobeingCluster;
+use robeing_settings::TlsMode;
 pub use secrets::{SecretProblem, Secrets};
 use supervisor::Supervisor;
 use tokio::{sync::broadcast, time::timeout};
@@ -60,6 +64,8 @@ pub struct DevOptions {
     pub agent_bin: Option<PathBuf>,
     /// The longest pause before a process that died is restarted. At most 10 s, which is also the default.
     pub longest_restart_pause: Option<Duration>,
+    /// Whether the fleet runs without TLS.
+    pub plaintext: bool,
     /// The Secrets that headers of `http` executors can refer to.
     pub secrets: Secrets,
 }
@@ -86,6 +92,7 @@ pub struct DevFleet {
     coordinators: Vec<Supervisor>,
     events: broadcast::Sender<DevEvent>,
     registration: Result<Registration, String>,
+    identity: Option<Arc<DevIdentity>>,
     data: DataDir,
 }
 
@@ -109,9 +116,19 @@ impl DevFleet {
         let data = DataDir::open(options.data.as_deref())?;
         let ports = data.agree_on(&name, count, options.port).await?;
         let attach = ports::for_attaching(attachable_agents(&spec), options.port, count).await?;
-        let plan = Plan::of(&spec, &name, &ports, &attach, data.path()).with_secrets(&options.secrets);
+        let tls = if options.plaintext { TlsMode::Off } else { TlsMode::Strict };
+        let plan = Plan::of(&spec, &name, &ports, &attach, data.path(), tls).with_secrets(&options.secrets);
+        let identity = match options.plaintext {
+            true => None,
+            false => Some(Arc::new(DevIdentity::open(data.path(), &name)?)),
+        };
         // A fleet that can't be registered still runs; other commands then have to name its endpoints.
-        let registration = Registration::write(&plan.name, &plan.endpoints(), data.path());
+        let registration = Registration::write(
+            &plan.name,
+            &plan.endpoints(),
+            data.path(),
+            identity.as_ref().map(|identity| identity.client().clone()),
+        );
         let registration = registration.map_err(|error| error.to_string());
         let (events, receiver) = broadcast::channel(EVENTS);
         let mut coordinators = Vec::new();
@@ -119,13 +136,13 @@ impl DevFleet {
         for process in &plan.processes {
             let backoff = options.longest_restart_pause.map_or_else(Backoff::default, Backoff::up_to);
             let log = data.log_file(&process.name);
-            let supervisor = Supervisor::start(&program, process.clone(), log, events.clone(), backoff);
+            let supervisor = Supervisor::start(&program, process.clone(), log, events.clone(), backoff, identity.clone());
             match process.kind {
                 ProcessKind::Coordinator => coordinators.push(supervisor),
                 ProcessKind::Agent { .. } => agents.push(supervisor),
             }
         }
-        Ok((Self { plan, agents, coordinators, events, registration, data }, receiver))
+        Ok((Self { plan, agents, coordinators, events, registration, identity, data }, receiver))
     }
 
     /// Returns the processes that the fleet consists of.
@@ -136,6 +153,14 @@ impl DevFleet {
     /// Returns the endpoints of the coordinators, as URLs.
     pub fn endpoints(&self) -> Vec<String> {
         self.plan.endpoints()
+    }
+
+    /// Returns how clients of this user connect to the fleet.
+    ///
+    /// # Errors
+    /// If the fleet's own certificates can't be used, which should not happen.
+    pub fn security(&self) -> Result<Security, CredentialsError> {
+        self.identity.as_ref().map_or_else(|| Ok(Security::plain()), |identity| Security::with_identity(identity.client()))
     }
 
     /// Returns which commands find the fleet automatically, as the end of "other commands find it".

@@ -4,12 +4,12 @@ use std::{ffi::OsString, fmt, path::Path};
 
 use robeing_crds::{Executor, Pool, RobeingClusterSpec, SecretKey};
 use robeing_settings::{
-    AgentConfig, CommandLine, CoordinatorConfig, DEFAULT_WORKER_LISTEN, LogFormat, Process as Settings, Said, Setting,
-    Startup,
+    AgentConfig, AuthorityConfig, CommandLine, CoordinatorConfig, DEFAULT_WORKER_LISTEN, Enrolment, EnrolmentConfig,
+    JoinProof, LogFormat, Process as Settings, ProcessRole, Said, Setting, Startup, TlsMode,
     settings::{DISCONNECT_GRACE, ELECTION_TIMEOUT, LOG_FORMAT, SNAPSHOT_AFTER, WORKER_LISTEN},
 };
 
-use super::{DRAIN_TIMEOUT, Secrets};
+use super::{DRAIN_TIMEOUT, Secrets, identity};
 
 /// Settings that a manifest does not contain. They are omitted from command lines, so that the environment can set
 /// them.
@@ -24,6 +24,8 @@ pub enum ProcessKind {
     Agent {
         /// The pool's name.
         pool: String,
+        /// Its role, as it is written in settings.
+        role: &'static str,
     },
 }
 
@@ -62,6 +64,8 @@ pub struct Process {
 pub struct Plan {
     /// The fleet's name.
     pub name: String,
+    /// Whether the processes use TLS.
+    pub tls: TlsMode,
     /// The coordinators' addresses (host:port), in the order of their names.
     pub coordinators: Vec<String>,
     /// The number of working agents and of standby agents that the manifest asks for.
@@ -77,24 +81,31 @@ pub struct Plan {
 impl Plan {
     /// Computes the processes of a cluster. The coordinators listen on `ports` of the loopback address. User processes
     /// attach to agents at the ports in `attach`, of which there must be [`attachable_agents`].
-    pub fn of(spec: &RobeingClusterSpec, name: &str, ports: &[u16], attach: &[u16], data: &Path) -> Self {
+    pub fn of(
+        spec: &RobeingClusterSpec,
+        name: &str,
+        ports: &[u16],
+        attach: &[u16],
+        data: &Path,
+        tls: TlsMode,
+    ) -> Self {
         let coordinators: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let mut processes: Vec<Process> =
-            (0..ports.len()).map(|index| coordinator(spec, name, index, &coordinators, data)).collect();
+        let fleet = Members { name, coordinators: &coordinators, data, tls };
+        let mut processes: Vec<Process> = (0..ports.len()).map(|index| coordinator(spec, index, fleet)).collect();
         let pools = running_pools(spec);
         let mut attach = attach.iter().map(|port| format!("127.0.0.1:{port}"));
         let mut attachable = Vec::new();
         for pool in pools {
             for index in 0..replicas(pool) + pool.standby {
                 let at = if is_attachable(pool) { attach.next() } else { None };
-                let agent = agent(pool, name, index, &coordinators, at.as_deref());
+                let agent = agent(pool, index, fleet, at.as_deref());
                 attachable.extend(at.map(|at| (agent.name.clone(), at)));
                 processes.push(agent);
             }
         }
         let agents =
             pools.iter().fold((0, 0), |(working, standby), pool| (working + replicas(pool), standby + pool.standby));
-        Self { name: name.into(), coordinators, agents, attachable, suspended: spec.suspend, processes }
+        Self { name: name.into(), tls, coordinators, agents, attachable, suspended: spec.suspend, processes }
     }
 
     /// Adds the values of Secrets to the environment of the agents whose executors need them. Variables without a value
@@ -112,8 +123,18 @@ impl Plan {
 
     /// Returns the coordinators' URLs.
     pub fn endpoints(&self) -> Vec<String> {
-        self.coordinators.iter().map(|address| format!("http://{address}")).collect()
+        let scheme = if self.tls == TlsMode::Off { "http" } else { "https" };
+        self.coordinators.iter().map(|address| format!("{scheme}://{address}")).collect()
     }
+}
+
+/// What all processes of a fleet have in common.
+#[derive(Clone, Copy)]
+struct Members<'a> {
+    name: &'a str,
+    coordinators: &'a [String],
+    data: &'a Path,
+    tls: TlsMode,
 }
 
 fn running_pools(spec: &RobeingClusterSpec) -> &[Pool] {
@@ -135,13 +156,8 @@ fn replicas(pool: &Pool) -> u32 {
     pool.replicas.unwrap_or(1)
 }
 
-fn coordinator(
-    spec: &RobeingClusterSpec,
-    cluster: &str,
-    index: usize,
-    coordinators: &[String],
-    data: &Path,
-) -> Process {
+fn coordinator(spec: &RobeingClusterSpec, index: usize, fleet: Members<'_>) -> Process {
+    let Members { name: cluster, coordinators, data, tls } = fleet;
     let name = coordinator_name(index);
     let members = coordinators.iter().enumerate().map(|(index, address)| (coordinator_name(index), address.clone()));
     let config = CoordinatorConfig {
@@ -153,6 +169,8 @@ fn coordinator(
         health_check_interval: spec.recovery.health_check_interval.get(),
         max_attempts: spec.recovery.max_attempts,
         weights: (&spec.scheduling.weights).into(),
+        tls,
+        authority: authority(tls, data),
         ..CoordinatorConfig::new(name.clone(), cluster.into(), coordinators[index].clone())
     };
     process(name, ProcessKind::Coordinator, Settings::Coordinator(config), vec![], false)
@@ -162,7 +180,26 @@ fn coordinator_name(index: usize) -> String {
     format!("coordinator-{index}")
 }
 
-fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String], attach: Option<&str>) -> Process {
+/// Returns the settings of the authority that all coordinators share.
+fn authority(tls: TlsMode, data: &Path) -> AuthorityConfig {
+    if tls == TlsMode::Off {
+        return AuthorityConfig::default();
+    }
+    AuthorityConfig {
+        directory: Some(identity::folder(data)),
+        enrolment: Some(Enrolment::Proof),
+        ..AuthorityConfig::default()
+    }
+}
+
+/// Returns how agents enrol: their join tokens are made when they are started.
+fn enrolment(tls: TlsMode, data: &Path) -> EnrolmentConfig {
+    let trust = (tls != TlsMode::Off).then(|| identity::trust_file(data));
+    EnrolmentConfig { trust, proof: JoinProof::None }
+}
+
+fn agent(pool: &Pool, index: u32, fleet: Members<'_>, attach: Option<&str>) -> Process {
+    let Members { name: cluster, coordinators, data, tls } = fleet;
     let name = format!("{}-{index}", pool.name);
     let config = AgentConfig {
         pool: pool.name.clone(),
@@ -172,10 +209,13 @@ fn agent(pool: &Pool, cluster: &str, index: u32, coordinators: &[String], attach
         slots: pool.slots,
         drain_timeout: DRAIN_TIMEOUT,
         worker_listen: attach.unwrap_or(DEFAULT_WORKER_LISTEN).into(),
+        tls,
+        enrolment: enrolment(tls, data),
         ..AgentConfig::new(name.clone(), cluster.into(), pool.role.into(), "127.0.0.1:0".into(), coordinators.to_vec())
     };
     let secrets = pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect();
-    let kind = ProcessKind::Agent { pool: pool.name.clone() };
+    let role = ProcessRole::Agent(pool.role.into()).as_flag();
+    let kind = ProcessKind::Agent { pool: pool.name.clone(), role };
     let settings = Settings::Agent(config, pool.executor.for_agents());
     process(name, kind, settings, secrets, attach.is_some())
 }
@@ -231,7 +271,7 @@ spec:
     fn plan(manifest: &str) -> Plan {
         let cluster = robeing_crds::parse_manifest(manifest).unwrap_or_else(|error| panic!("{error}"));
         let attach: Vec<u16> = (5001..).take(attachable_agents(&cluster.spec)).collect();
-        Plan::of(&cluster.spec, "example", &[4001, 4002, 4003], &attach, Path::new("/data"))
+        Plan::of(&cluster.spec, "example", &[4001, 4002, 4003], &attach, Path::new("/data"), TlsMode::Strict)
     }
 
     #[test]
@@ -248,11 +288,12 @@ spec:
     fn a_directory_that_is_no_text_is_not_changed_into_another_one() {
         let cluster = robeing_crds::parse_manifest(MANIFEST).unwrap_or_else(|error| panic!("{error}"));
         let dir = Path::new(OsStr::from_bytes(b"/d\xFFta"));
-        let plan = Plan::of(&cluster.spec, "example", &[4001], &[1, 2], dir);
+        let plan = Plan::of(&cluster.spec, "example", &[4001], &[1, 2], dir, TlsMode::Strict);
         let coordinator = &plan.processes[0];
         assert!(!coordinator.arguments.iter().any(|argument| argument.starts_with("--data")));
-        let [data] = &coordinator.environment[..] else { panic!("one variable: {coordinator:?}") };
+        let [data, ca] = &coordinator.environment[..] else { panic!("two variables: {coordinator:?}") };
         assert_eq!((&*data.name, &*data.value), ("ROBEING_DATA", OsStr::from_bytes(b"/d\xFFta/coordinator-0")));
+        assert_eq!((&*ca.name, &*ca.value), ("ROBEING_CA", OsStr::from_bytes(b"/d\xFFta/identity")));
     }
 
     #[test]
@@ -278,7 +319,7 @@ stringData: {token: s3cret}
 "#;
         let secrets = Secrets::of_manifest(manifest);
         let manifest = robeing_crds::find_cluster(manifest).unwrap_or_else(|error| panic!("{error}"));
-        let plan = Plan::of(&manifest.cluster.spec, "example", &[4001], &[], Path::new("/data"));
+        let plan = Plan::of(&manifest.cluster.spec, "example", &[4001], &[], Path::new("/data"), TlsMode::Strict);
         let plan = plan.with_secrets(&secrets);
         let agent = &plan.processes[1];
         let shown = format!("{plan:?}");
@@ -301,7 +342,7 @@ stringData: {token: s3cret}
         read.unwrap_or_else(|error| panic!("{error}: {:?}", process.arguments))
     }
 
-    fn check_agent(process: &Process, pool: &Pool, plan: &Plan) {
+    fn check_agent(process: &Process, pool: &Pool, plan: &Plan, data: &Path) {
         let Settings::Agent(config, executor) = read(process).process else { panic!("it is an agent") };
         let attach = plan.attachable.iter().find(|(agent, _)| *agent == process.name).map(|(_, at)| at.clone());
         let expected = AgentConfig {
@@ -312,6 +353,8 @@ stringData: {token: s3cret}
             slots: pool.slots,
             drain_timeout: DRAIN_TIMEOUT,
             worker_listen: attach.unwrap_or_else(|| DEFAULT_WORKER_LISTEN.into()),
+            tls: plan.tls,
+            enrolment: enrolment(plan.tls, data),
             ..AgentConfig::new(
                 process.name.clone(),
                 plan.name.clone(),
@@ -338,6 +381,8 @@ stringData: {token: s3cret}
             health_check_interval: spec.recovery.health_check_interval.get(),
             max_attempts: spec.recovery.max_attempts,
             weights: (&spec.scheduling.weights).into(),
+            tls: plan.tls,
+            authority: authority(plan.tls, data),
             ..CoordinatorConfig::new(process.name.clone(), plan.name.clone(), own)
         };
         assert_eq!(config, expected);
@@ -347,17 +392,22 @@ stringData: {token: s3cret}
         #![proptest_config(ProptestConfig { failure_persistence: None, cases: 128, ..ProptestConfig::default() })]
 
         #[test]
-        fn processes_read_what_any_manifest_says(cluster in arbitrary::clusters(2), data in "/[^\0]{0,20}") {
+        fn processes_read_what_any_manifest_says(
+            cluster in arbitrary::clusters(2),
+            data in "/[^\0]{0,20}",
+            plaintext in proptest::bool::ANY,
+        ) {
+            let tls = if plaintext { TlsMode::Off } else { TlsMode::Strict };
             let spec = cluster.spec.with_sizes();
             let ports: Vec<u16> = (4001..).take(spec.coordinators.replicas as usize).collect();
             let attach: Vec<u16> = (5001..).take(attachable_agents(&spec)).collect();
-            let plan = Plan::of(&spec, "example", &ports, &attach, Path::new(&data));
+            let plan = Plan::of(&spec, "example", &ports, &attach, Path::new(&data), tls);
             for process in &plan.processes {
                 match &process.kind {
                     ProcessKind::Coordinator => check_coordinator(process, &spec, &plan, Path::new(&data)),
-                    ProcessKind::Agent { pool } => {
+                    ProcessKind::Agent { pool, .. } => {
                         let pool = spec.pools.iter().find(|other| other.name == *pool);
-                        check_agent(process, pool.expect("it is in the manifest"), &plan);
+                        check_agent(process, pool.expect("it is in the manifest"), &plan, Path::new(&data));
                     }
                 }
             }

@@ -3,7 +3,7 @@
 //! a killed fleet.
 
 use std::{
-    env,
+    env, fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::unistd::geteuid;
+use robeing_client::{ClientIdentity, CredentialsError, Security};
 use serde::{Deserialize, Serialize};
 
 /// A running fleet.
@@ -28,6 +29,36 @@ pub struct RunningFleet {
     pub endpoints: Vec<String>,
     /// The data directory.
     pub data: PathBuf,
+    /// The user's credentials for the fleet; `None` if it runs without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Credentials>,
+}
+
+/// The user's credentials for a fleet, PEM.
+#[derive(Clone, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Credentials {
+    trust: String,
+    certificate: String,
+    key: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials")
+    }
+}
+
+impl RunningFleet {
+    /// Returns how the user's commands connect to the fleet.
+    ///
+    /// # Errors
+    /// If the credentials in the entry can't be used.
+    pub fn security(&self) -> Result<Security, CredentialsError> {
+        let Some(Credentials { trust, certificate, key }) = self.identity.clone() else { return Ok(Security::plain()) };
+        let certificate = Some((certificate, key));
+        Security::with_identity(&ClientIdentity { cluster: self.name.clone(), trust, certificate, token: None })
+    }
 }
 
 /// A fleet's entry in the registry, removed on drop.
@@ -100,7 +131,12 @@ impl Registration {
     ///
     /// # Errors
     /// If the entry can't be written.
-    pub fn write(name: &str, endpoints: &[String], data: &Path) -> io::Result<Self> {
+    pub fn write(
+        name: &str,
+        endpoints: &[String],
+        data: &Path,
+        identity: Option<ClientIdentity>,
+    ) -> io::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let fleet = RunningFleet {
             name: name.into(),
@@ -109,6 +145,10 @@ impl Registration {
             endpoints: endpoints.to_vec(),
             // Lossy, which is fine: the path is only shown to people, and JSON strings are UTF-8.
             data: data.to_string_lossy().into_owned().into(),
+            identity: identity.and_then(|identity| {
+                let (certificate, key) = identity.certificate?;
+                Some(Credentials { trust: identity.trust, certificate, key })
+            }),
         };
         Self::write_in_one_of(&directories(), &fleet)
     }
@@ -194,6 +234,7 @@ mod tests {
             started_unix_ms: 1,
             endpoints: vec!["http://127.0.0.1:4000".into()],
             data: "/data".into(),
+            identity: None,
         }
     }
 

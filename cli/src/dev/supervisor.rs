@@ -9,6 +9,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use robeing_settings::settings::JOIN_TOKEN;
 use tokio::{
     process::{Child, Command},
     sync::{broadcast, watch},
@@ -24,7 +26,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DevEvent, ProcessStatus, backoff::Backoff, logs, plan::Process};
+use super::{
+    DevEvent, ProcessStatus,
+    backoff::Backoff,
+    identity::DevIdentity,
+    logs,
+    plan::{Process, ProcessKind},
+};
 
 /// How often the size of the log is checked.
 const LOG_CHECK: Duration = Duration::from_secs(30);
@@ -48,6 +56,7 @@ impl Supervisor {
         log: PathBuf,
         events: broadcast::Sender<DevEvent>,
         backoff: Backoff,
+        identity: Option<Arc<DevIdentity>>,
     ) -> Self {
         let (pid_told, pid) = watch::channel(None);
         let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
@@ -60,6 +69,7 @@ impl Supervisor {
             stop: stop.clone(),
             kill: kill.clone(),
             backoff,
+            identity,
         };
         Self { process, log, pid, stop, kill, task: tokio::spawn(run.keep()), has_ended: false }
     }
@@ -110,6 +120,8 @@ struct Run {
     stop: CancellationToken,
     kill: CancellationToken,
     backoff: Backoff,
+    /// Makes the join tokens of an agent; `None` without TLS.
+    identity: Option<Arc<DevIdentity>>,
 }
 
 impl Run {
@@ -179,6 +191,7 @@ impl Run {
         let child = Command::new(&self.program)
             .args(&self.process.arguments)
             .envs(self.process.environment.iter().map(|variable| (&variable.name, &variable.value)))
+            .envs(self.join_token()?.map(|token| (JOIN_TOKEN.variable(), token)))
             .stdin(Stdio::piped())
             .stdout(output(&log)?)
             .stderr(output(&log)?)
@@ -186,6 +199,14 @@ impl Run {
             .kill_on_drop(true)
             .spawn()?;
         Ok((child, start))
+    }
+
+    /// Makes the token with which the new process of an agent enrols.
+    fn join_token(&self) -> io::Result<Option<String>> {
+        let (Some(identity), ProcessKind::Agent { pool, role }) = (&self.identity, &self.process.kind) else {
+            return Ok(None);
+        };
+        identity.join_token(role, pool, &self.process.name).map(Some).map_err(io::Error::other)
     }
 
     async fn end(&self, child: &mut Child) {

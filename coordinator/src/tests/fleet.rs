@@ -13,7 +13,7 @@ use robeing_platform::{
     simulated::{HostNetwork, MemoryNetwork, SeededRandom, SimulatedDisk},
 };
 use robeing_proto::v1;
-use robeing_settings::{CoordinatorConfig, FleetLimits, Weights};
+use robeing_settings::{CoordinatorConfig, FleetLimits, TlsMode, Weights};
 use robeing_telemetry::Metrics;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -88,6 +88,7 @@ impl TestFleet {
     /// Starts a coordinator.
     pub fn run(&mut self, n: usize) {
         let config = CoordinatorConfig {
+            tls: TlsMode::Off,
             listen: address(n),
             name: name(n),
             cluster_id: CLUSTER.to_owned(),

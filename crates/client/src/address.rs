@@ -19,7 +19,7 @@ pub struct Address {
 
 impl Address {
     /// Returns the `host:port` form for opening a socket.
-    pub(crate) fn dial(&self) -> String {
+    pub fn dial(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 

@@ -2,10 +2,7 @@
 
 use clap::{Arg, ArgAction, Command, builder::ValueParser};
 
-use super::{
-    definition::For,
-    settings::{DATA, SETTINGS},
-};
+use super::{definition::For, settings::SETTINGS};
 
 /// The only flag without a value; it has no environment variable.
 pub(super) const EXIT_WITH_PARENT: &str = "exit-with-parent";
@@ -44,7 +41,7 @@ pub fn command() -> Command {
             .long(setting.flag)
             .value_name(setting.value)
             .allow_hyphen_values(true)
-            .value_parser(if *setting == DATA { ValueParser::os_string() } else { ValueParser::string() })
+            .value_parser(if setting.is_path { ValueParser::os_string() } else { ValueParser::string() })
             .help_heading(heading)
             .help(format!("{}{default} [env: {}]", setting.help, setting.env.join(", ")));
         command = command.arg(arg);

@@ -31,6 +31,8 @@ pub struct Setting {
     pub(crate) help: &'static str,
     /// The default shown in the help text, if it is not the default that [`Defined`] knows.
     pub(crate) unset: Option<&'static str>,
+    /// Whether the value is a path, which need not be UTF-8.
+    pub(crate) is_path: bool,
 }
 
 impl Setting {
@@ -41,12 +43,17 @@ impl Setting {
         value: &'static str,
         help: &'static str,
     ) -> Self {
-        Self { flag, env, of, value, help, unset: None }
+        Self { flag, env, of, value, help, unset: None, is_path: false }
     }
 
     /// Sets the default shown in the help text.
     pub(crate) const fn unset(self, shown: &'static str) -> Self {
         Self { unset: Some(shown), ..self }
+    }
+
+    /// Marks the value as a path.
+    pub(crate) const fn path(self) -> Self {
+        Self { is_path: true, ..self }
     }
 
     /// Returns the environment variable to write.

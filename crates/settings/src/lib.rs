@@ -18,7 +18,7 @@ pub mod text;
 #[cfg(test)]
 mod tests;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::ffi::OsString;
 
 pub use agent::*;
 pub use command::command;
@@ -172,7 +172,7 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
     config.advertise = advertise;
     config.metrics_listen = common.metrics_listen;
     config.initial_coordinators = initial_coordinators;
-    config.data = sources.data().unwrap_or(config.data);
+    config.data = sources.path(&settings::DATA).unwrap_or(config.data);
     config.heartbeat_interval = span(sources, &settings::HEARTBEAT_INTERVAL)?.unwrap_or(config.heartbeat_interval);
     config.session_timeout = span(sources, &settings::SESSION_TIMEOUT)?.unwrap_or(config.session_timeout);
     check_session(&config)?;
@@ -207,7 +207,7 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
 
 fn authority(sources: &Sources<'_>) -> Result<AuthorityConfig, ConfigError> {
     let mut config = AuthorityConfig::default();
-    config.directory = path(sources, &settings::CA);
+    config.directory = sources.path(&settings::CA);
     let enrolment = sources.get(&settings::ENROLMENT).filter(|value| !value.text.is_empty());
     config.enrolment = enrolment.map(|value| forms::enrolment(&value)).transpose()?;
     if let Some(value) = sources.get(&settings::TRUST_DOMAIN) {
@@ -216,22 +216,18 @@ fn authority(sources: &Sources<'_>) -> Result<AuthorityConfig, ConfigError> {
     if let Some(value) = sources.get(&settings::NAMESPACE) {
         config.namespace = forms::name(&value)?;
     }
-    config.rights = path(sources, &settings::RIGHTS);
+    config.rights = sources.path(&settings::RIGHTS);
     Ok(config)
-}
-
-fn path(sources: &Sources<'_>, setting: &Setting) -> Option<PathBuf> {
-    sources.get(setting).filter(|value| !value.text.is_empty()).map(|value| PathBuf::from(value.text))
 }
 
 fn enrolment(sources: &Sources<'_>) -> Result<EnrolmentConfig, ConfigError> {
     let token = sources.get(&settings::JOIN_TOKEN).map(|value| value.text.trim().to_owned());
     let proofs = [
         (&settings::JOIN_TOKEN, token.filter(|token| !token.is_empty()).map(JoinProof::Token)),
-        (&settings::JOIN_SECRET, path(sources, &settings::JOIN_SECRET).map(JoinProof::Secret)),
+        (&settings::JOIN_SECRET, sources.path(&settings::JOIN_SECRET).map(JoinProof::Secret)),
         (
             &settings::SERVICE_ACCOUNT_TOKEN,
-            path(sources, &settings::SERVICE_ACCOUNT_TOKEN).map(JoinProof::ServiceAccount),
+            sources.path(&settings::SERVICE_ACCOUNT_TOKEN).map(JoinProof::ServiceAccount),
         ),
     ];
     let mut given = proofs.into_iter().filter_map(|(setting, proof)| Some((setting, proof?)));
@@ -244,7 +240,7 @@ fn enrolment(sources: &Sources<'_>) -> Result<EnrolmentConfig, ConfigError> {
         }
         (first, _) => first.map(|(_, proof)| proof).unwrap_or_default(),
     };
-    Ok(EnrolmentConfig { trust: path(sources, &settings::TRUST), proof })
+    Ok(EnrolmentConfig { trust: sources.path(&settings::TRUST), proof })
 }
 
 fn check_session(config: &CoordinatorConfig) -> Result<(), ConfigError> {

@@ -106,7 +106,8 @@ pub const CA: Setting = Setting::new(
     "DIR",
     "Directory of the fleet's certificate authority: ca.crt, ca.key, join.key, and trust.crt during a rotation",
 )
-.unset("an authority of its own, made in the data directory");
+.unset("an authority of its own, made in the data directory")
+.path();
 
 /// How agents prove that they may enrol; see [`Enrolment`](super::Enrolment).
 pub const ENROLMENT: Setting = Setting::new(
@@ -146,7 +147,8 @@ pub const RIGHTS: Setting = Setting::new(
     "FILE",
     "File of clients' names and rights, read again when it changes",
 )
-.unset("clients with a certificate may do everything");
+.unset("clients with a certificate may do everything")
+.path();
 
 /// The file with the authorities that an agent trusts.
 pub const TRUST: Setting = Setting::new(
@@ -156,7 +158,8 @@ pub const TRUST: Setting = Setting::new(
     "FILE",
     "Certificates of the authorities that the agent trusts, PEM",
 )
-.unset("the authority that it finds at its first contact");
+.unset("the authority that it finds at its first contact")
+.path();
 
 /// The token with which an agent enrols once.
 pub const JOIN_TOKEN: Setting = Setting::new(
@@ -176,7 +179,8 @@ pub const JOIN_SECRET: Setting = Setting::new(
     "FILE",
     "File with the join secret of the agent's pool, with which it enrols",
 )
-.unset("none");
+.unset("none")
+.path();
 
 /// The file with a service-account token of the audience `robeing`.
 pub const SERVICE_ACCOUNT_TOKEN: Setting = Setting::new(
@@ -186,12 +190,14 @@ pub const SERVICE_ACCOUNT_TOKEN: Setting = Setting::new(
     "FILE",
     "File with a Kubernetes service-account token of the audience robeing, with which the agent enrols",
 )
-.unset("none");
+.unset("none")
+.path();
 
-/// The data directory of a coordinator. The only setting whose value need not be UTF-8.
+/// The data directory of a coordinator.
 pub const DATA: Setting =
     Setting::new(For::Coordinators, "data", &["ROBEING_DATA"], "DIR", "Directory of the log and snapshots")
-        .unset(DEFAULT_DATA);
+        .unset(DEFAULT_DATA)
+        .path();
 
 /// The initial members of the fleet.
 pub const INITIAL_COORDINATORS: Setting = Setting::new(

@@ -9,7 +9,7 @@ use super::{
     ConfigError,
     command::EXIT_WITH_PARENT,
     definition::{For, Setting},
-    settings::{DATA, SETTINGS},
+    settings::SETTINGS,
 };
 
 /// A value and its source.
@@ -40,7 +40,7 @@ pub(super) struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     pub fn read(matches: ArgMatches, env: &'a dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
-        let texts = SETTINGS.iter().map(|defined| defined.setting()).filter(|setting| **setting != DATA);
+        let texts = SETTINGS.iter().map(|defined| defined.setting()).filter(|setting| !setting.is_path);
         let mut names = texts.flat_map(|setting| setting.env);
         match names.find(|name| env(name).is_some_and(|value| value.to_str().is_none())) {
             Some(name) => Err(ConfigError::Wrong(format!("{name} is not UTF-8: give it in plain text"))),
@@ -53,11 +53,11 @@ impl<'a> Sources<'a> {
         self.matches.get_flag(EXIT_WITH_PARENT)
     }
 
-    /// Returns the data directory, if given. Any bytes are a valid path.
-    pub fn data(&self) -> Option<PathBuf> {
-        let given = self.matches.get_one::<OsString>(DATA.flag).cloned();
-        let from_env = || DATA.env.iter().find_map(|name| (self.env)(name).filter(|value| !value.is_empty()));
-        given.or_else(from_env).map(PathBuf::from)
+    /// Returns a setting that is a path, if given. Any bytes are a valid path.
+    pub fn path(&self, setting: &Setting) -> Option<PathBuf> {
+        let given = self.matches.get_one::<OsString>(setting.flag).cloned();
+        let from_env = || setting.env.iter().find_map(|name| (self.env)(name).filter(|value| !value.is_empty()));
+        given.or_else(from_env).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
     /// Returns a setting's value, if it is set.

@@ -15,7 +15,7 @@ use robeing_platform::{
     Platform,
     simulated::{SeededRandom, SimulatedDisk},
 };
-use robeing_settings::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, Weights};
+use robeing_settings::{AuthorityConfig, EnrolmentConfig, AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, TlsMode, Weights};
 use robeing_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
@@ -115,6 +115,8 @@ pub fn hosts() -> Vec<Host> {
 
 fn coordinator_config(name: String, profile: &Profile) -> CoordinatorConfig {
     CoordinatorConfig {
+        tls: TlsMode::Off,
+        authority: AuthorityConfig::default(),
         listen: format!("{name}:{PORT}"),
         name,
         cluster_id: "simulated".to_owned(),
@@ -140,6 +142,8 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
     let works = number < WORKERS;
     let is_last = number + 1 == SIZE.agents;
     AgentConfig {
+        tls: TlsMode::Off,
+        enrolment: EnrolmentConfig::default(),
         advertises_host_name: false,
         worker_listen: robeing_settings::DEFAULT_WORKER_LISTEN.into(),
         listen: format!("{name}:{PORT}"),

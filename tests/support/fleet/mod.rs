@@ -14,12 +14,16 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use robeing::dev::plan::{Plan, ProcessKind, attachable_agents};
-use robeing_client::{FleetClient, Settings, SubmitEvent, SubmitOptions, is_finished};
+use robeing::dev::{
+    DevIdentity,
+    plan::{Plan, ProcessKind, attachable_agents},
+};
+use robeing_client::{FleetClient, Security, Settings, SubmitEvent, SubmitOptions, is_finished};
 use robeing_proto::v1::{
     Agent, AgentState, Consistency, Coordinator, CoordinatorState, FleetStatus, GetTaskRequest, Task, TaskSpec,
     TaskState,
 };
+use robeing_settings::TlsMode;
 pub use spec::{FleetSpec, PoolSpec};
 use tempfile::TempDir;
 
@@ -49,6 +53,8 @@ pub struct Fleet {
     environment: Vec<String>,
     /// The programs through which processes are started that are not started directly.
     within: BTreeMap<String, Vec<String>>,
+    /// With TLS: makes the agents' join tokens.
+    identity: Option<DevIdentity>,
     plan: Plan,
     ports: Ports,
     dir: TempDir,
@@ -84,7 +90,9 @@ impl Fleet {
         let ports = Ports::take(coordinators + attachable_agents(&cluster.spec));
         let (ours, attach) = ports.numbers().split_at(coordinators);
         let (listen, metrics) = ours.split_at(spec.coordinators as usize);
-        let plan = Plan::of(&cluster.spec, "tested", listen, attach, dir.path());
+        let tls = if spec.tls { TlsMode::Strict } else { TlsMode::Off };
+        let plan = Plan::of(&cluster.spec, "tested", listen, attach, dir.path(), tls);
+        let identity = spec.tls.then(|| DevIdentity::open(dir.path(), "tested").expect("certificates can be made"));
         let mut arguments = BTreeMap::new();
         let mut variables = BTreeMap::new();
         let mut metrics = metrics.iter();
@@ -96,7 +104,7 @@ impl Fleet {
                     set_flag(&mut line, "metrics-listen", &format!("127.0.0.1:{port}"));
                     &spec.flags
                 }
-                ProcessKind::Agent { pool } => {
+                ProcessKind::Agent { pool, .. } => {
                     let pool = spec.pools.iter().find(|of| of.name == *pool);
                     &pool.expect("the plan has the manifest's pools alone").flags
                 }
@@ -117,6 +125,7 @@ impl Fleet {
             variables,
             environment: spec.environment,
             within: BTreeMap::new(),
+            identity,
             plan,
             ports,
             dir,
@@ -226,10 +235,33 @@ impl Fleet {
         let agent = program(AGENT).display().to_string();
         let within = self.within.get(name).into_iter().flatten();
         let own = self.variables.get(name).into_iter().flatten();
-        let line: Vec<String> =
-            self.environment.iter().chain(own).chain(within).chain([&agent]).chain(arguments).cloned().collect();
+        let token = self.join_token(name);
+        let environment = self.environment.iter().chain(&token).chain(own);
+        let line: Vec<String> = environment.chain(within).chain([&agent]).chain(arguments).cloned().collect();
         let process = Process::start(name, Path::new("/usr/bin/env"), &line, &log);
         self.running.insert(name.into(), process);
+    }
+
+    /// Makes the join token with which the next process of an agent enrols, as an argument of env(1).
+    fn join_token(&self, name: &str) -> Option<String> {
+        let identity = self.identity.as_ref()?;
+        let process = self.plan.processes.iter().find(|process| process.name == name)?;
+        let ProcessKind::Agent { pool, role } = &process.kind else { return None };
+        Some(format!("ROBEING_JOIN_TOKEN={}", identity.join_token(role, pool, name).expect("a token can be made")))
+    }
+
+    /// Returns the fleet's identities.
+    ///
+    /// # Panics
+    /// If it runs without TLS.
+    pub fn identity(&self) -> &DevIdentity {
+        self.identity.as_ref().expect("the fleet has TLS")
+    }
+
+    /// Returns how clients connect.
+    pub fn security(&self) -> Security {
+        let with = |identity: &DevIdentity| Security::with_identity(identity.client()).expect("it is right");
+        self.identity.as_ref().map_or_else(Security::plain, with)
     }
 
     /// Starts another process with the command line of an existing one, including the name of the agent or coordinator.
@@ -295,7 +327,7 @@ impl Fleet {
     /// Never with names of this fleet's coordinators.
     pub fn client_of<S: AsRef<str>>(&self, names: &[S]) -> FleetClient {
         let addresses: Vec<String> = names.iter().map(|name| self.address(name.as_ref())).collect();
-        let settings = Settings { request_timeout: CALL_TIMEOUT, ..Settings::default() };
+        let settings = Settings { request_timeout: CALL_TIMEOUT, security: self.security(), ..Settings::default() };
         FleetClient::new(&addresses, settings).expect("the addresses are well formed")
     }
 

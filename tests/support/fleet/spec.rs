@@ -74,12 +74,26 @@ pub struct FleetSpec {
     session_timeout: &'static str,
     pub(super) flags: Vec<(String, String)>,
     pub(super) environment: Vec<String>,
+    pub(super) tls: bool,
 }
 
 impl FleetSpec {
     /// Creates a fleet of `coordinators` coordinators and no agents.
     pub fn new(coordinators: u32) -> Self {
-        Self { coordinators, pools: Vec::new(), session_timeout: "2s", flags: Vec::new(), environment: Vec::new() }
+        Self {
+            coordinators,
+            pools: Vec::new(),
+            session_timeout: "2s",
+            flags: Vec::new(),
+            environment: Vec::new(),
+            tls: false,
+        }
+    }
+
+    /// Runs the fleet with TLS and certificates, as `robeing dev` does.
+    pub fn with_tls(mut self) -> Self {
+        self.tls = true;
+        self
     }
 
     /// Adds a pool.

@@ -1,0 +1,128 @@
+//! How the command line connects to endpoints: with the credentials that the user gave, with those of a fleet of
+//! `robeing dev` that has these endpoints, or without.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use robeing_client::{Address, ClientIdentity, CredentialsError, Security};
+use robeing_identity::{Authority, IdentityError, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle};
+use robeing_settings::{DEFAULT_CLUSTER, DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN, Setting, settings};
+
+use crate::{
+    args::{ClientFiles, Connection},
+    dev::registry::{self, RunningFleet},
+};
+
+/// How long a certificate that the command line makes for itself is valid.
+const OWN_CERTIFICATE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Why the credentials can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// A file can't be read.
+    #[error("{file} can't be read: {source}")]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Something is missing.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// They are malformed.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// TLS can't use them.
+    #[error(transparent)]
+    Tls(#[from] CredentialsError),
+}
+
+/// Returns how to connect to these endpoints.
+pub(super) fn security(connection: &Connection, endpoints: &[String]) -> Result<Security, CredentialError> {
+    let files = &connection.credentials;
+    if let Some(dir) = &files.ca {
+        return Ok(Security::with_identity(&own_identity(dir)?)?);
+    }
+    if let Some(identity) = given(files)? {
+        return Ok(Security::with_identity(&identity)?);
+    }
+    if let Some(fleet) = registry::running().iter().find(|fleet| has_one_of(fleet, endpoints)) {
+        return Ok(fleet.security()?);
+    }
+    if endpoints.iter().filter_map(|endpoint| endpoint.parse::<Address>().ok()).any(|address| address.is_https()) {
+        return Err(CredentialError::Missing(
+            "an https endpoint must prove who it is: give --trust FILE, the certificates of the authorities to trust \
+             (http:// also speaks TLS, to whoever answers)",
+        ));
+    }
+    Ok(Security::opportunistic()?)
+}
+
+/// Returns the identity in the files that the user gave, if any.
+fn given(files: &ClientFiles) -> Result<Option<ClientIdentity>, CredentialError> {
+    let ClientFiles { trust, certificate, private_key, token_file, ca: _ } = files;
+    let any = certificate.is_some() || private_key.is_some() || token_file.is_some();
+    let Some(trust) = trust else {
+        return match any {
+            true => Err(CredentialError::Missing("--certificate and --token-file need --trust, so that they are sent to no stranger")),
+            false => Ok(None),
+        };
+    };
+    let certificate = match (certificate, private_key) {
+        (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+        (None, None) => None,
+        _ => return Err(CredentialError::Missing("--certificate and --private-key go together")),
+    };
+    let token = token_file.as_deref().map(read).transpose()?;
+    Ok(Some(ClientIdentity { cluster: String::new(), trust: read(trust)?, certificate, token }))
+}
+
+/// Certifies this process with the authority in a directory.
+fn own_identity(dir: &Path) -> Result<ClientIdentity, CredentialError> {
+    let certificate = read(&dir.join("ca.crt"))?;
+    let authority = Authority::from_pem(&certificate, &read(&dir.join("ca.key"))?)?;
+    let trust = read(&dir.join("trust.crt")).unwrap_or_else(|_| certificate.clone());
+    let key = PrivateKey::generate()?;
+    let request = SigningRequest::from_der(&key.request()?)?;
+    let realm = realm()?;
+    let id = realm.member(PeerRole::Client, "cli").map_err(|error| IdentityError::NoIdentity(error.to_string()))?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let issued = authority.issue(&request, &id, &[], now, OWN_CERTIFICATE)?;
+    let certificate = TrustBundle::from_der(&[issued.certificate.to_vec()])?.pem().to_owned();
+    Ok(ClientIdentity {
+        cluster: realm.cluster().to_owned(),
+        trust,
+        certificate: Some((certificate, key.to_pem())),
+        token: None,
+    })
+}
+
+/// Returns the realm of a fleet whose authority the user has, from the variables that its coordinators read, too.
+fn realm() -> Result<Realm, CredentialError> {
+    let variable = |setting: &Setting, default: &str| {
+        let value = env::var(setting.variable()).ok().filter(|value| !value.is_empty());
+        value.unwrap_or_else(|| default.to_owned())
+    };
+    let realm = Realm::new(
+        &variable(&settings::TRUST_DOMAIN, DEFAULT_TRUST_DOMAIN),
+        &variable(&settings::NAMESPACE, DEFAULT_NAMESPACE),
+        &variable(&settings::CLUSTER_ID, DEFAULT_CLUSTER),
+    );
+    Ok(realm.map_err(|error| IdentityError::NoIdentity(error.to_string()))?)
+}
+
+fn read(file: impl AsRef<Path>) -> Result<String, CredentialError> {
+    let file = file.as_ref();
+    fs::read_to_string(file).map_err(|source| CredentialError::Unreadable { file: file.to_owned(), source })
+}
+
+/// Returns whether a fleet has one of these endpoints, whichever scheme they have.
+fn has_one_of(fleet: &RunningFleet, endpoints: &[String]) -> bool {
+    let address = |endpoint: &String| endpoint.parse::<Address>().ok().map(|address| address.dial());
+    let own: Vec<String> = fleet.endpoints.iter().filter_map(address).collect();
+    endpoints.iter().filter_map(address).any(|address| own.contains(&address))
+}

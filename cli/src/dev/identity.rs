@@ -1,0 +1,173 @@
+//! The identities of a fleet of `robeing dev`: its certificate authority, the join tokens of its agents, and the
+//! certificate with which the other commands of the user call it. All of it is in a folder of the data directory that
+//! only the user can read.
+
+use std::{
+    fs::{self, DirBuilder, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use robeing_client::ClientIdentity;
+use robeing_identity::{
+    Authority, IdentityError, JoinClaims, JoinKey, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle,
+    random_bytes,
+};
+use robeing_settings::{DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN};
+
+use super::DevError;
+
+/// The folder in the data directory.
+const FOLDER: &str = "identity";
+/// The files in it, as coordinators read them.
+const CERTIFICATE: &str = "ca.crt";
+const KEY: &str = "ca.key";
+const JOIN_KEY: &str = "join.key";
+/// How long the authority and the user's certificate are valid: as long as the data directory may be used.
+const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// How long an agent has to use its join token: it does so when it starts.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The identities of a fleet.
+pub struct DevIdentity {
+    cluster: String,
+    realm: Realm,
+    authority: Authority,
+    join_key: JoinKey,
+    client: ClientIdentity,
+}
+
+impl std::fmt::Debug for DevIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DevIdentity").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+/// Returns the folder of identities in a data directory.
+pub(super) fn folder(data: &Path) -> PathBuf {
+    data.join(FOLDER)
+}
+
+/// Returns the file with the authority that agents trust.
+pub(super) fn trust_file(data: &Path) -> PathBuf {
+    folder(data).join(CERTIFICATE)
+}
+
+impl DevIdentity {
+    /// Opens the identities of the fleet in a data directory, or makes them.
+    ///
+    /// # Errors
+    /// If the files can't be read or written.
+    pub fn open(data: &Path, cluster: &str) -> Result<Self, DevError> {
+        let dir = folder(data);
+        let failed = |error: io::Error| DevError::Data { dir: dir.clone(), error };
+        let invalid = |error: IdentityError| failed(io::Error::new(io::ErrorKind::InvalidData, error));
+        let realm = Realm::new(DEFAULT_TRUST_DOMAIN, DEFAULT_NAMESPACE, cluster).map_err(|error| {
+            failed(io::Error::new(io::ErrorKind::InvalidInput, error))
+        })?;
+        make(&dir, &realm).map_err(failed)?;
+        let read = |name: &str| fs::read_to_string(dir.join(name)).map_err(failed);
+        let (certificate, key, join_key) = (read(CERTIFICATE)?, read(KEY)?, read(JOIN_KEY)?);
+        let authority = Authority::from_pem(&certificate, &key).map_err(invalid)?;
+        let client = client(&realm, &authority).map_err(invalid)?;
+        let join_key = JoinKey::new(join_key.trim().as_bytes());
+        Ok(Self { cluster: cluster.to_owned(), realm, authority, join_key, client })
+    }
+
+    /// Returns the credentials of the user.
+    pub fn client(&self) -> &ClientIdentity {
+        &self.client
+    }
+
+    /// Makes a token with which the process of this agent can enrol once.
+    ///
+    /// # Errors
+    /// If the operating system has no random numbers.
+    pub fn join_token(&self, role: &str, pool: &str, name: &str) -> Result<String, IdentityError> {
+        let role = PeerRole::parse(role).unwrap_or(PeerRole::Worker);
+        let expires = now() + TOKEN_LIFETIME.as_millis() as u64;
+        Ok(self.join_key.sign(&JoinClaims::new(self.realm.cluster(), role, pool, Some(name), expires)?))
+    }
+
+    /// Returns the authority's certificate, PEM.
+    pub fn authority_pem(&self) -> &str {
+        self.authority.certificate_pem()
+    }
+}
+
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Certifies the user of this process.
+fn client(realm: &Realm, authority: &Authority) -> Result<ClientIdentity, IdentityError> {
+    let key = PrivateKey::generate()?;
+    let request = SigningRequest::from_der(&key.request()?)?;
+    let id = realm.member(PeerRole::Client, "dev").map_err(|error| IdentityError::NoIdentity(error.to_string()))?;
+    let issued = authority.issue(&request, &id, &[], now(), LIFETIME)?;
+    let certificate = TrustBundle::from_der(&[issued.certificate.to_vec()])?.pem().to_owned();
+    Ok(ClientIdentity {
+        cluster: realm.cluster().to_owned(),
+        trust: authority.certificate_pem().to_owned(),
+        certificate: Some((certificate, key.to_pem())),
+        token: None,
+    })
+}
+
+/// Makes an authority in a folder, unless there is one. The certificate is written last: without it, a crash left only a
+/// part, and everything is made again.
+fn make(dir: &Path, realm: &Realm) -> io::Result<()> {
+    if dir.join(CERTIFICATE).exists() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let authority = Authority::create_for(realm, now(), LIFETIME).map_err(io::Error::other)?;
+    let secret: [u8; 32] = random_bytes().map_err(io::Error::other)?;
+    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    for (name, content) in
+        [(JOIN_KEY, &secret[..]), (KEY, authority.key_pem()), (CERTIFICATE, authority.certificate_pem())]
+    {
+        let aside = dir.join(format!("{name}.new"));
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
+        file.write_all(content.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&aside, dir.join(name))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use robeing_client::Security;
+
+    use super::*;
+
+    #[test]
+    fn a_fleet_keeps_its_authority_and_nobody_else_can_read_it() {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let first = DevIdentity::open(data.path(), "one").expect("made");
+        let again = DevIdentity::open(data.path(), "one").expect("read");
+        assert_eq!(again.authority_pem(), first.authority_pem());
+        Security::with_identity(again.client()).expect("usable");
+        let token = first.join_token("specialist", "data", "data-0").expect("signed");
+        let claims = again.join_key.verify(&token, "one", now()).expect("right");
+        assert_eq!((&*claims.role, &*claims.pool, claims.name.as_deref()), ("specialist", "data", Some("data-0")));
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        let dir = folder(data.path());
+        assert_eq!(mode(&dir), 0o700);
+        assert!([CERTIFICATE, KEY, JOIN_KEY].iter().all(|name| mode(&dir.join(name)) == 0o600));
+    }
+
+    #[test]
+    fn what_is_damaged_is_refused() {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        DevIdentity::open(data.path(), "one").expect("made");
+        fs::write(folder(data.path()).join(KEY), "x").expect("written");
+        assert!(DevIdentity::open(data.path(), "one").is_err());
+    }
+}
