@@ -16,6 +16,7 @@ mod data_dir;
 mod disk_space;
 #[cfg(test)]
 mod fixture;
+pub mod identity;
 mod leader;
 mod lifetime;
 mod member;

@@ -46,6 +46,11 @@ impl WatchedFile {
         Ok(Some(content))
     }
 
+    /// Forgets what was read: the next call of [`WatchedFile::read_if_changed`] returns the content again.
+    pub fn forget(&mut self) {
+        self.seen = None;
+    }
+
     fn check(&self, bytes: u64) -> io::Result<()> {
         if bytes <= self.max_bytes {
             return Ok(());
@@ -78,6 +83,8 @@ mod tests {
         file.replace("first".into()).await.unwrap();
         assert_eq!(watched.read_if_changed().await.unwrap().unwrap(), "first");
         assert_eq!(watched.read_if_changed().await.unwrap(), None);
+        watched.forget();
+        assert_eq!(watched.read_if_changed().await.unwrap().unwrap(), "first");
         // Replaced by as many bytes, and changed in place.
         file.replace("other".into()).await.unwrap();
         assert_eq!(watched.read_if_changed().await.unwrap().unwrap(), "other");
