@@ -37,7 +37,7 @@ use crate::{
     disk_space::{RoomWatch, Rooms},
     fleet_config,
     identity::{
-        access::{Access, CertifiedMayAll},
+        access::Access,
         enrolment::{EnrolmentService, MAX_ENROLLING},
         refusals::Refusals,
         security::Security,
@@ -492,7 +492,7 @@ impl Parts {
             clock: Arc::clone(&security.clock),
             authorities: security.authorities.clone(),
             enrolment: security.enrolment,
-            rights: Arc::new(CertifiedMayAll),
+            rights: security.rights.clone(),
             trusts_plaintext: security.tls.is_permissive(),
             refusals,
         };

@@ -71,10 +71,7 @@ fn named(mut fleets: Vec<RunningFleet>, name: &str) -> Result<RunningFleet, CliE
             searched: registry::searched(),
             others: fleets.into_iter().map(|fleet| fleet.name).collect(),
         }),
-        _ => Err(CliError::SeveralDevFleets {
-            name: name.into(),
-            fleets: named.into_iter().map(described).collect(),
-        }),
+        _ => Err(CliError::SeveralDevFleets { name: name.into(), fleets: named.into_iter().map(described).collect() }),
     }
 }
 

@@ -68,7 +68,9 @@ fn given(files: &ClientFiles) -> Result<Option<ClientIdentity>, CredentialError>
     let any = certificate.is_some() || private_key.is_some() || token_file.is_some();
     let Some(trust) = trust else {
         return match any {
-            true => Err(CredentialError::Missing("--certificate and --token-file need --trust, so that they are sent to no stranger")),
+            true => Err(CredentialError::Missing(
+                "--certificate and --token-file need --trust, so that they are sent to no stranger",
+            )),
             false => Ok(None),
         };
     };

@@ -26,8 +26,8 @@ use super::{
     stale_dirs,
 };
 use crate::{
-    commands::credentials::CredentialError,
     args::DevArgs,
+    commands::credentials::CredentialError,
     error::CliError,
     exit::Exit,
     render::{live_view, plural},

@@ -64,9 +64,8 @@ impl DevIdentity {
         let dir = folder(data);
         let failed = |error: io::Error| DevError::Data { dir: dir.clone(), error };
         let invalid = |error: IdentityError| failed(io::Error::new(io::ErrorKind::InvalidData, error));
-        let realm = Realm::new(DEFAULT_TRUST_DOMAIN, DEFAULT_NAMESPACE, cluster).map_err(|error| {
-            failed(io::Error::new(io::ErrorKind::InvalidInput, error))
-        })?;
+        let realm = Realm::new(DEFAULT_TRUST_DOMAIN, DEFAULT_NAMESPACE, cluster)
+            .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         make(&dir, &realm).map_err(failed)?;
         let read = |name: &str| fs::read_to_string(dir.join(name)).map_err(failed);
         let (certificate, key, join_key) = (read(CERTIFICATE)?, read(KEY)?, read(JOIN_KEY)?);

@@ -136,7 +136,8 @@ impl DevFleet {
         for process in &plan.processes {
             let backoff = options.longest_restart_pause.map_or_else(Backoff::default, Backoff::up_to);
             let log = data.log_file(&process.name);
-            let supervisor = Supervisor::start(&program, process.clone(), log, events.clone(), backoff, identity.clone());
+            let supervisor =
+                Supervisor::start(&program, process.clone(), log, events.clone(), backoff, identity.clone());
             match process.kind {
                 ProcessKind::Coordinator => coordinators.push(supervisor),
                 ProcessKind::Agent { .. } => agents.push(supervisor),
@@ -160,7 +161,9 @@ impl DevFleet {
     /// # Errors
     /// If the fleet's own certificates can't be used, which should not happen.
     pub fn security(&self) -> Result<Security, CredentialsError> {
-        self.identity.as_ref().map_or_else(|| Ok(Security::plain()), |identity| Security::with_identity(identity.client()))
+        self.identity
+            .as_ref()
+            .map_or_else(|| Ok(Security::plain()), |identity| Security::with_identity(identity.client()))
     }
 
     /// Returns which commands find the fleet automatically, as the end of "other commands find it".

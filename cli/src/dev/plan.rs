@@ -81,14 +81,7 @@ pub struct Plan {
 impl Plan {
     /// Computes the processes of a cluster. The coordinators listen on `ports` of the loopback address. User processes
     /// attach to agents at the ports in `attach`, of which there must be [`attachable_agents`].
-    pub fn of(
-        spec: &RobeingClusterSpec,
-        name: &str,
-        ports: &[u16],
-        attach: &[u16],
-        data: &Path,
-        tls: TlsMode,
-    ) -> Self {
+    pub fn of(spec: &RobeingClusterSpec, name: &str, ports: &[u16], attach: &[u16], data: &Path, tls: TlsMode) -> Self {
         let coordinators: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let fleet = Members { name, coordinators: &coordinators, data, tls };
         let mut processes: Vec<Process> = (0..ports.len()).map(|index| coordinator(spec, index, fleet)).collect();

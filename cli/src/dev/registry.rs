@@ -131,12 +131,7 @@ impl Registration {
     ///
     /// # Errors
     /// If the entry can't be written.
-    pub fn write(
-        name: &str,
-        endpoints: &[String],
-        data: &Path,
-        identity: Option<ClientIdentity>,
-    ) -> io::Result<Self> {
+    pub fn write(name: &str, endpoints: &[String], data: &Path, identity: Option<ClientIdentity>) -> io::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let fleet = RunningFleet {
             name: name.into(),

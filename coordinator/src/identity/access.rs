@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use robeing_fleet::BarKind;
+use robeing_fleet::{BarKind, IdentityConfig};
 use robeing_identity::{PeerRole, SpiffeId};
 use robeing_net::{
     ConnectInfo,
@@ -14,10 +14,11 @@ use robeing_settings::Enrolment;
 use tonic::{Status, async_trait};
 
 use super::{
-    authority::Authorities,
+    authority::{Authorities, Certifier},
+    client_rights::{ClientRights, Proven},
+    kubernetes::User,
     proofs::Verifier,
     refusals::Refusals,
-    rights::Right,
     table::{Allowed, allowed},
 };
 use crate::read::StateReader;
@@ -30,38 +31,11 @@ pub struct Access {
     /// What agents need to enrol, unless the fleet's configuration says it.
     pub enrolment: Enrolment,
     /// What clients may do.
-    pub rights: Arc<dyn Rights>,
+    pub rights: ClientRights,
     /// Whether connections without a certificate are trusted, while a fleet moves to TLS: anyone could connect without
     /// TLS as well, and agents can't enrol before all coordinators can enrol them.
     pub trusts_plaintext: bool,
     pub refusals: Refusals,
-}
-
-/// Knows what clients may do.
-#[async_trait]
-pub trait Rights: Send + Sync + 'static {
-    /// Returns whether a client may do something; `None` if that can't be found out now. The client is known by the
-    /// name in its certificate, or by the user name of its token.
-    async fn has(&self, client: Client<'_>, right: Right) -> Result<bool, Status>;
-}
-
-/// A client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Client<'a> {
-    /// By the name in its certificate.
-    Certified(&'a str),
-    /// By the user name of its token.
-    User(&'a str),
-}
-
-/// Lets every client with a certificate do everything, and no other.
-pub struct CertifiedMayAll;
-
-#[async_trait]
-impl Rights for CertifiedMayAll {
-    async fn has(&self, client: Client<'_>, _: Right) -> Result<bool, Status> {
-        Ok(matches!(client, Client::Certified(_)))
-    }
 }
 
 #[async_trait]
@@ -96,23 +70,17 @@ impl Access {
             return self.decide_member(allowed, peer).await.map_err(|status| (status, name));
         }
         let anonymous = |status: Status| (status, "anonymous".to_owned());
-        if let Some(user) = self.user(headers).map_err(anonymous)? {
-            let right = match allowed {
-                Allowed::Anyone => return Ok(Caller::User(user)),
-                Allowed::With(right, _) => right,
-                Allowed::Coordinators | Allowed::Agents => {
-                    return Err((denied(&user, allowed), user.to_string()));
-                }
-            };
-            return match self.rights.has(Client::User(&user), right).await {
-                Ok(true) => Ok(Caller::User(user)),
-                Ok(false) => Err((denied(&user, allowed), user.to_string())),
-                Err(status) => Err((status, user.to_string())),
-            };
+        if let Some(user) = self.user(headers).await.map_err(anonymous)? {
+            let name = user.name.clone();
+            return self.decide_user(allowed, user).await.map_err(|status| (status, name));
         }
         match allowed {
             Allowed::Anyone => Ok(Caller::Anonymous),
-            Allowed::With(right, _) if right.is_for_anonymous() && self.is_open() => Ok(Caller::Anonymous),
+            Allowed::With(right, _)
+                if right.is_for_anonymous() && (self.is_open() || self.rights.anonymous_has(right)) =>
+            {
+                Ok(Caller::Anonymous)
+            }
             Allowed::Agents => Err(anonymous(Status::unauthenticated(
                 "this connection has no certificate: enrol, and connect with the certificate",
             ))),
@@ -132,7 +100,7 @@ impl Access {
             return Ok(Caller::Member(Arc::clone(peer)));
         }
         if let (PeerRole::Client, Allowed::With(right, _)) = (id.role(), allowed)
-            && self.rights.has(Client::Certified(id.name()), right).await?
+            && self.rights.has(&Proven::Certificate(id.name().to_owned()), right).await?
         {
             return Ok(Caller::Member(Arc::clone(peer)));
         }
@@ -153,34 +121,42 @@ impl Access {
         )))
     }
 
-    /// Returns the user whose token comes with a call.
-    fn user(&self, headers: &HeaderMap) -> Result<Option<Arc<str>>, Status> {
+    async fn decide_user(&self, allowed: Allowed, user: Arc<User>) -> Result<Caller, Status> {
+        let name: Arc<str> = user.name.as_str().into();
+        let is_allowed = match allowed {
+            Allowed::Anyone => true,
+            Allowed::With(right, _) => self.rights.has(&Proven::Token(user), right).await?,
+            Allowed::Coordinators | Allowed::Agents => false,
+        };
+        if is_allowed { Ok(Caller::User(name)) } else { Err(denied(&name, allowed)) }
+    }
+
+    /// Returns the user whose token comes with a call. The token is verified with the keys in the fleet's state, or else
+    /// by the API server, where it can be asked.
+    async fn user(&self, headers: &HeaderMap) -> Result<Option<Arc<User>>, Status> {
         let Some(header) = headers.get("authorization") else { return Ok(None) };
         let token = header.to_str().ok().and_then(|header| header.strip_prefix("Bearer "));
         let token =
             token.ok_or_else(|| Status::unauthenticated("the header authorization is not of the form Bearer TOKEN"))?;
         let config = self.state.look(|fleet| fleet.identity_config().cloned());
-        let certifier = self.authorities.current();
-        let verifier = Verifier {
-            config: config.as_deref(),
-            enrolment: self.enrolment,
-            join_key: &certifier.join_key,
-            now: self.clock.now(),
-        };
-        let claims = verifier.service_account(token).map_err(|error| Status::unauthenticated(error.to_string()))?;
-        Ok(Some(format!("system:serviceaccount:{}:{}", claims.namespace, claims.service_account).into()))
+        let verified = self.verifier(config.as_deref(), &self.authorities.current()).service_account(token);
+        match verified {
+            Ok(claims) => Ok(Some(Arc::new(User::service_account(&claims)))),
+            Err(error) if error.may_be_known_to_its_issuer() => match self.rights.review(token).await {
+                Some(user) => Ok(Some(user)),
+                None => Err(Status::unauthenticated(error.to_string())),
+            },
+            Err(error) => Err(Status::unauthenticated(error.to_string())),
+        }
+    }
+
+    fn verifier<'a>(&self, config: Option<&'a IdentityConfig>, certifier: &'a Certifier) -> Verifier<'a> {
+        Verifier { config, enrolment: self.enrolment, join_key: &certifier.join_key, now: self.clock.now() }
     }
 
     fn is_open(&self) -> bool {
         let config = self.state.look(|fleet| fleet.identity_config().cloned());
-        let certifier = self.authorities.current();
-        let verifier = Verifier {
-            config: config.as_deref(),
-            enrolment: self.enrolment,
-            join_key: &certifier.join_key,
-            now: self.clock.now(),
-        };
-        verifier.is_open()
+        self.verifier(config.as_deref(), &self.authorities.current()).is_open()
     }
 }
 

@@ -10,10 +10,13 @@
 
 pub mod access;
 pub mod authority;
+pub mod client_rights;
 pub mod enrolment;
+pub mod kubernetes;
 pub mod own;
 pub mod proofs;
 pub mod refusals;
 pub mod rights;
+pub mod rights_file;
 pub mod security;
 pub mod table;

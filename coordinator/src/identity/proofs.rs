@@ -61,6 +61,15 @@ pub enum ProofError {
 }
 
 impl ProofError {
+    /// Returns whether the issuer of a token may know better: its keys are not known here, or have changed.
+    pub fn may_be_known_to_its_issuer(&self) -> bool {
+        match self {
+            Self::NoIssuer => true,
+            Self::ServiceAccount(error) => error.may_be_a_new_key(),
+            _ => false,
+        }
+    }
+
     /// Returns whether the proof is right, and what it was used for is not.
     pub fn is_of_another(&self) -> bool {
         matches!(self, Self::Other { .. } | Self::Role { .. })

@@ -34,7 +34,7 @@ const ANONYMOUS: &str = "anonymous";
 /// Something that a client may have the right to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Right {
-    /// Submit tasks, and cancel its own.
+    /// Submit tasks.
     Submit,
     /// Read tasks, results, agents and the fleet's status.
     Read,

@@ -1,6 +1,6 @@
 //! The TLS of a coordinator: opens the authority, certifies the coordinator, and starts what keeps both up to date.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{env, path::Path, sync::Arc, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -15,7 +15,10 @@ use robeing_telemetry::Metrics;
 
 use super::{
     authority::{Authorities, AuthorityError, AuthorityKeeper},
+    client_rights::ClientRights,
+    kubernetes::{Kubernetes, KubernetesConfig},
     own::{OwnCertifier, OwnError},
+    rights_file::{RightsFile, RightsFileError},
 };
 use crate::{clock::FleetClock, lifetime::Lifetime, read::StateReader, warnings::Warnings};
 
@@ -35,6 +38,9 @@ pub enum SecurityError {
     /// The authority can't be used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// The clients' rights can't be read.
+    #[error(transparent)]
+    Rights(#[from] RightsFileError),
     /// This coordinator can't be certified.
     #[error("this coordinator can't be certified: {0}")]
     Own(#[from] OwnError),
@@ -48,6 +54,9 @@ pub struct Security {
     pub authorities: Authorities,
     /// What agents need to enrol, unless the fleet's configuration says it.
     pub enrolment: Enrolment,
+    /// What clients may do.
+    pub rights: ClientRights,
+    rights_file: Option<RightsFile>,
     keeper: AuthorityKeeper,
     own: OwnCertifier,
     name: String,
@@ -76,7 +85,19 @@ impl Security {
             OwnCertifier::new(realm.clone(), &config.name, hosts, authorities.clone(), Arc::clone(&clock))?;
         let tls = Tls::new(credentials, config.tls == TlsMode::Permissive);
         let enrolment = authority.enrolment();
-        Ok(Some(Self { tls, realm, clock, authorities, enrolment, keeper, own, name: config.name.clone() }))
+        let rights_file = match &authority.rights {
+            Some(file) => Some(RightsFile::open(Arc::clone(&platform.disk), file).await?),
+            None => None,
+        };
+        let in_cluster =
+            KubernetesConfig::in_cluster(|name| env::var(name).ok(), None, realm.namespace(), realm.cluster());
+        let rights = match (&rights_file, in_cluster) {
+            (Some(file), _) => ClientRights::File(file.rights()),
+            (None, Ok(config)) => ClientRights::Kubernetes(Kubernetes::new(platform.clone(), config)),
+            (None, Err(_)) => ClientRights::ProvenMayAll,
+        };
+        let name = config.name.clone();
+        Ok(Some(Self { tls, realm, clock, authorities, enrolment, rights, rights_file, keeper, own, name }))
     }
 
     /// Starts the tasks that keep the certificate, the authority, metrics and warnings up to date.
@@ -88,7 +109,10 @@ impl Security {
         metrics: &Metrics,
         lifetime: &Lifetime,
     ) {
-        let Self { tls, keeper, own, enrolment, name, .. } = self;
+        let Self { tls, keeper, own, enrolment, name, rights_file, .. } = self;
+        if let Some(file) = rights_file {
+            lifetime.spawn(file.follow(Arc::clone(&warnings)));
+        }
         lifetime.spawn(keeper.run(Arc::clone(&warnings)));
         lifetime.spawn(own.run(state.clone(), clock));
         lifetime.spawn(watch(tls, enrolment, name, state, warnings, metrics.clone()));

@@ -1,9 +1,10 @@
-//! The gRPC channels and listeners of every process. They are made here, on the given network, so that their common
+//! The gRPC channels and listeners of every process, and the HTTPS client ([`https`]). They are made here, on the given network, so that their common
 //! settings (deadlines, keep-alive, windows, limits, which connections are accepted) are defined once.
 
 pub mod client;
 pub mod earlier;
 pub mod gate;
+pub mod https;
 pub mod incarnation;
 mod incoming;
 pub mod security;

@@ -4,7 +4,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,6 +21,18 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// A version of a file. When a file is written or replaced, its stamp changes; a change of its times alone may change
+/// it, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStamp {
+    /// The size of the file, bytes.
+    pub len: u64,
+    /// The file itself: device and inode on a real disk.
+    pub(crate) file: (u64, u64),
+    /// When it was changed: times of modification and change on a real disk, nanoseconds.
+    pub(crate) changed: (i128, i128),
+}
+
 /// A file system.
 #[async_trait]
 pub trait Disk: Send + Sync + 'static {
@@ -32,6 +44,8 @@ pub trait Disk: Send + Sync + 'static {
     async fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn DiskFile>>;
     /// Reads a whole file.
     async fn read(&self, path: &Path) -> io::Result<Bytes>;
+    /// Returns the size of a regular file, and what tells this version of it from others. Follows symbolic links.
+    async fn stamp(&self, path: &Path) -> io::Result<FileStamp>;
     /// Renames a file, replacing any file at `to`. Durable after [`Disk::sync_dir`].
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file. Durable after [`Disk::sync_dir`].
@@ -140,6 +154,27 @@ impl Disk for FileSystem {
     async fn read(&self, path: &Path) -> io::Result<Bytes> {
         let path = path.to_path_buf();
         blocking(move || fs::read(&path).map(Bytes::from).map_err(|e| at(&path, "read", e))).await
+    }
+
+    async fn stamp(&self, path: &Path) -> io::Result<FileStamp> {
+        let path = path.to_path_buf();
+        blocking(move || {
+            let metadata = fs::metadata(&path).map_err(|e| at(&path, "look at", e))?;
+            if !metadata.is_file() {
+                let error = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
+                return Err(at(&path, "read", error));
+            }
+            let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+            Ok(FileStamp {
+                len: metadata.len(),
+                file: (metadata.dev(), metadata.ino()),
+                changed: (
+                    nanos(metadata.mtime(), metadata.mtime_nsec()),
+                    nanos(metadata.ctime(), metadata.ctime_nsec()),
+                ),
+            })
+        })
+        .await
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -14,17 +14,19 @@ mod random;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 pub mod sync;
+mod watched_file;
 
 use std::sync::Arc;
 
 pub use atomic_file::AtomicFile;
 pub use clock::{Clock, SystemClock};
 pub use compute::compute;
-pub use disk::{Disk, DiskFile, DiskLock, FileSystem, is_full};
+pub use disk::{Disk, DiskFile, DiskLock, FileStamp, FileSystem, is_full};
 pub use ending::Ending;
 pub use host::{Host, LinuxHost};
 pub use network::{ConnectInfo, Connection, Io, Listener, Network, TcpNetwork};
 pub use random::{OsRandom, Random, jittered, uuid_v7};
+pub use watched_file::WatchedFile;
 
 /// All external dependencies as one value to pass around. Cheap to clone.
 #[derive(Clone)]

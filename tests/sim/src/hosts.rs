@@ -15,7 +15,9 @@ use robeing_platform::{
     Platform,
     simulated::{SeededRandom, SimulatedDisk},
 };
-use robeing_settings::{AuthorityConfig, EnrolmentConfig, AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, TlsMode, Weights};
+use robeing_settings::{
+    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, TlsMode, Weights,
+};
 use robeing_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 

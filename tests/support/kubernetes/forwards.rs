@@ -53,11 +53,8 @@ impl Forwards {
     /// If none does in time.
     pub async fn client(&self) -> FleetClient {
         let endpoints: Vec<String> = self.ports.numbers().iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let settings = Settings {
-            connect_timeout: REQUEST_TIMEOUT,
-            request_timeout: REQUEST_TIMEOUT,
-            ..Settings::default()
-        };
+        let settings =
+            Settings { connect_timeout: REQUEST_TIMEOUT, request_timeout: REQUEST_TIMEOUT, ..Settings::default() };
         let client = FleetClient::new(&endpoints, settings).expect("the addresses are well formed");
         eventually("a coordinator that responds", async || client.status(Consistency::Linearizable).await).await;
         client

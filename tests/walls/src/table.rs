@@ -14,8 +14,15 @@ pub struct Crate {
 }
 
 /// The shared crates for processes of a fleet.
-const PLUMBING: &[&str] =
-    &["robeing-fleet", "robeing-net", "robeing-platform", "robeing-proto", "robeing-settings", "robeing-telemetry"];
+const PLUMBING: &[&str] = &[
+    "robeing-fleet",
+    "robeing-identity",
+    "robeing-net",
+    "robeing-platform",
+    "robeing-proto",
+    "robeing-settings",
+    "robeing-telemetry",
+];
 
 /// Every crate that is shipped.
 pub const CRATES: &[Crate] = &[

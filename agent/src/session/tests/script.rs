@@ -319,7 +319,7 @@ pub const C1: &str = "10.0.0.2:8080";
 
 pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
     AgentConfig {
-            tls: TlsMode::Off,
+        tls: TlsMode::Off,
         name: "data-0".into(),
         cluster_id: "fleet".into(),
         role: AgentRole::Specialist,

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::state::{Latency, Power, State, power_is_off};
-use crate::{Disk, DiskFile, DiskLock};
+use crate::{Disk, DiskFile, DiskLock, FileStamp};
 
 /// An in-memory disk. Clones share it, like programs on one machine. Directories are durable once created; files behave
 /// as on a real disk: a name is durable after [`Disk::sync_dir`], content after the file's sync.
@@ -215,6 +215,13 @@ impl Disk for SimulatedDisk {
 
     async fn read(&self, path: &Path) -> io::Result<Bytes> {
         self.content(path)
+    }
+
+    async fn stamp(&self, path: &Path) -> io::Result<FileStamp> {
+        let mut state = self.state();
+        let number = state.find(path)?;
+        let file = state.file(path)?;
+        Ok(FileStamp { len: file.len(), file: (0, number), changed: (i128::from(file.changes()), 0) })
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

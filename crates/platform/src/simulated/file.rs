@@ -16,6 +16,8 @@ pub(super) struct File {
     unsynced: BTreeMap<u64, Option<Sector>>,
     /// Likewise for sectors whose sync failed: the system considers them written, so no later sync repeats them.
     forgotten: BTreeMap<u64, Option<Sector>>,
+    /// How often the content was changed.
+    changes: u64,
 }
 
 impl File {
@@ -23,7 +25,12 @@ impl File {
         self.len
     }
 
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
+    }
+
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
+        self.changes += 1;
         let (mut at, mut rest) = (offset, data);
         while !rest.is_empty() {
             let (number, within) = (at / SECTOR as u64, (at % SECTOR as u64) as usize);
@@ -61,11 +68,13 @@ impl File {
 
     /// Extends the file with zeros.
     pub(super) fn extend(&mut self, len: u64) {
+        self.changes += 1;
         self.len = self.len.max(len);
     }
 
     /// Truncates the file. Only tests and crashes do this; the program never does.
     pub(super) fn cut(&mut self, len: u64) {
+        self.changes += 1;
         self.len = self.len.min(len);
         let size = SECTOR as u64;
         self.sectors.split_off(&self.len.div_ceil(size));
@@ -90,6 +99,7 @@ impl File {
 
     /// Simulates a power failure: synced data survives, and any subset of the rest.
     pub(super) fn crash(&mut self, random: &mut SplitMix) {
+        self.changes += 1;
         for (number, on_disk) in std::mem::take(&mut self.forgotten) {
             self.restore(number, on_disk);
         }

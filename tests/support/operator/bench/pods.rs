@@ -305,10 +305,7 @@ impl v1::admin_server::Admin for Coordinator {
         not_here()
     }
 
-    async fn bar_agent(
-        &self,
-        _: Request<v1::BarAgentRequest>,
-    ) -> Result<Response<v1::BarAgentResponse>, Status> {
+    async fn bar_agent(&self, _: Request<v1::BarAgentRequest>) -> Result<Response<v1::BarAgentResponse>, Status> {
         not_here()
     }
 
