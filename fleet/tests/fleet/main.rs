@@ -2,6 +2,7 @@
 
 mod attempts;
 mod audit_log;
+mod bars;
 mod codec;
 mod fixture;
 mod histories;

@@ -254,6 +254,11 @@ impl Twin {
         let bars: Vec<_> =
             fleet.bars().map(|bar| (bar.agent.to_string(), bar.kind, bar.at, bar.reason.clone())).collect();
         assert_eq!(bars, self.bars);
+        for (agent, kind, ..) in &self.bars {
+            let known = fleet.agent_by_name(agent).map(|agent| agent.state);
+            let allowed = if *kind == BarKind::Removed { None } else { known.and(Some(AgentState::Lost)) };
+            assert_eq!(known, allowed, "{agent} is barred");
+        }
         let told = fleet.audit_records(0, MAX_PAGE).map(|record| {
             let [actor, action, subject] = [&record.actor, &record.action, &record.subject].map(String::clone);
             (actor, action, subject, record.outcome, record.at)
