@@ -11,6 +11,7 @@ use bilrost::{
 use super::{CodecError, Kind, begin, decode};
 use crate::{
     Agent, AuditRecord, Bar, Enrolment, FleetConfig, FleetRecoveryStep, IdentityConfig, Letter, Stamp, Task,
+    UnixMillis,
     agents::{
         recovery::RecoveryLog,
         state::{Agents, Pool},
@@ -110,6 +111,8 @@ struct IdentityHead {
     bars: NumberedHead,
     #[bilrost(4)]
     spent: NumberedHead,
+    #[bilrost(5)]
+    forgotten_until: UnixMillis,
 }
 
 /// What the head contains about entries that have numbers.
@@ -143,7 +146,7 @@ impl Head {
         // Without `..`, so that new fields of the state must be added here.
         let State { version, config, now, revision, totals, tasks, agents, kinds, identity, audit_log, mail } = state;
         let Tasks { kept, next_seq } = tasks;
-        let Identity { config: trusted, enrolments, bars, spent } = identity;
+        let Identity { config: trusted, enrolments, bars, spent, forgotten_until } = identity;
         let AuditLog { records } = audit_log;
         let Mail { letters } = mail;
         let Agents { known, next, next_session, pools, recoveries } = agents;
@@ -166,6 +169,7 @@ impl Head {
                 enrolments: NumberedHead::of(enrolments),
                 bars: NumberedHead::of(bars),
                 spent: NumberedHead::of(spent),
+                forgotten_until: *forgotten_until,
             },
             records: NumberedHead::of(records),
             letters: NumberedHead::of(letters),
@@ -295,6 +299,7 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
             enrolments: head.identity.enrolments.with(enrolments)?,
             bars: head.identity.bars.with(bars)?,
             spent: head.identity.spent.with(spent)?,
+            forgotten_until: head.identity.forgotten_until,
         },
         audit_log: AuditLog { records: head.records.with(records)? },
         mail: Mail { letters: head.letters.with(letters)? },

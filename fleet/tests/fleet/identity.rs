@@ -216,6 +216,25 @@ fn a_used_proof_is_remembered_until_an_hour_after_its_expiry_and_refused_from_th
 }
 
 #[test]
+fn a_proof_that_was_forgotten_by_a_wrong_wall_time_is_not_used_again_when_the_wall_time_is_right() {
+    let mut trial = Trial::newest();
+    let of = |key: u8, proof: u8, expires: u64| Enrol {
+        single_use: Some(SingleUse { id: [proof; 32], expires }),
+        ..enrolment("a", key, 0)
+    };
+    trial.enrol(of(1, 1, 2_000_000));
+    trial.wall_ahead = 24 * 3600 * 1000;
+    trial.release("nobody");
+    assert_eq!(trial.fleet.spent_proofs(), 0);
+    trial.wall_ahead = 0;
+    let restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+    trial.fleet = restored;
+    let refusal = Refusal::ProofExpired { expired: 2_000_000 };
+    assert_eq!(refused(try_enrol(&mut trial, of(2, 1, 2_000_000))), refusal);
+    trial.enrol(of(2, 2, 2_000_001));
+}
+
+#[test]
 fn one_command_forgets_a_few_expired_proofs_and_the_next_ones_the_others() {
     let mut trial = Trial::newest();
     for proof in 1..=10 {
