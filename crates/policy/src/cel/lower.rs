@@ -1,0 +1,284 @@
+//! From a syntax tree of the `cel` crate to a program, with all checks that need no input.
+
+use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
+use regex_automata::{
+    meta::Regex,
+    nfa::thompson::{self, NFA},
+};
+
+use super::{
+    functions,
+    program::{Constant, Loop, Node, Operator, Pattern, Variable},
+    value::Type,
+};
+use crate::{
+    error::ExpressionError,
+    input,
+    limits::{MAX_DEPTH, MAX_LOOP_DEPTH, MAX_NODES, MAX_PATTERN_BYTES, MAX_PATTERN_SIZE},
+    spec::Event,
+};
+
+/// The longest beginning of a pattern that an error shows.
+const SHOWN_PATTERN: usize = 64;
+
+/// Translates one expression.
+pub(super) struct Lowering<'e> {
+    on: &'e [Event],
+    nodes: usize,
+    /// Variables of the loops around the current expression, outermost first.
+    locals: Vec<String>,
+}
+
+type Lowered = Result<Node, ExpressionError>;
+
+impl<'e> Lowering<'e> {
+    pub(super) fn new(on: &'e [Event]) -> Self {
+        Self { on, nodes: 0, locals: Vec::new() }
+    }
+
+    pub(super) fn expression(mut self, tree: IdedExpr) -> Lowered {
+        self.node(tree.expr, 0)
+    }
+
+    fn node(&mut self, expr: Expr, depth: usize) -> Lowered {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            return Err(ExpressionError::TooLarge);
+        }
+        if depth >= MAX_DEPTH {
+            return Err(ExpressionError::TooDeep);
+        }
+        match expr {
+            Expr::Literal(literal) => Ok(Node::Constant(constant(literal))),
+            Expr::Ident(name) => self.identifier(&name),
+            Expr::Select(select) => {
+                let of = self.boxed(*select.operand, depth)?;
+                self.check_field(&of, &select.field)?;
+                let field = select.field;
+                Ok(if select.test { Node::Has { of, field } } else { Node::Select { of, field } })
+            }
+            Expr::Call(call) => self.call(call, depth),
+            Expr::List(list) if list.optional_indices.is_empty() => {
+                Ok(Node::List(self.nodes_of(list.elements, depth)?))
+            }
+            Expr::Map(map) => {
+                let mut entries = Vec::with_capacity(map.entries.len());
+                for entry in map.entries {
+                    let EntryExpr::MapEntry(entry) = entry.expr else {
+                        return Err(ExpressionError::Unsupported("messages (Name{field: value})"));
+                    };
+                    if entry.optional {
+                        return Err(ExpressionError::Unsupported("optional values"));
+                    }
+                    entries.push((self.node(entry.key.expr, depth + 1)?, self.node(entry.value.expr, depth + 1)?));
+                }
+                Ok(Node::Map(entries))
+            }
+            Expr::Comprehension(comprehension) => self.comprehension(*comprehension, depth),
+            Expr::Struct(_) => Err(ExpressionError::Unsupported("messages (Name{field: value})")),
+            Expr::List(_) => Err(ExpressionError::Unsupported("optional values")),
+            Expr::Unspecified => Err(ExpressionError::Syntax("a part of it is empty".to_owned())),
+        }
+    }
+
+    fn boxed(&mut self, tree: IdedExpr, depth: usize) -> Result<Box<Node>, ExpressionError> {
+        self.node(tree.expr, depth + 1).map(Box::new)
+    }
+
+    fn nodes_of(&mut self, trees: Vec<IdedExpr>, depth: usize) -> Result<Vec<Node>, ExpressionError> {
+        trees.into_iter().map(|tree| self.node(tree.expr, depth + 1)).collect()
+    }
+
+    fn identifier(&mut self, name: &str) -> Lowered {
+        if let Some(local) = self.locals.iter().rposition(|local| local == name) {
+            return Ok(Node::Local(local));
+        }
+        if let Some(variable) = Variable::named(name.strip_prefix('.').unwrap_or(name)) {
+            return Ok(Node::Variable(variable));
+        }
+        match Type::ALL.into_iter().find(|kind| kind.name() == name) {
+            Some(kind) => Ok(Node::Constant(Constant::Type(kind))),
+            None => Err(ExpressionError::Variable(name.to_owned())),
+        }
+    }
+
+    /// Refuses fields that no input has: they are typing errors.
+    fn check_field(&self, of: &Node, field: &str) -> Result<(), ExpressionError> {
+        let (variable, known) = match of {
+            Node::Variable(Variable::Object) => ("object", input::object_fields(self.on)),
+            Node::Variable(Variable::Request) => ("request", input::REQUEST_FIELDS.to_vec()),
+            _ => return Ok(()),
+        };
+        if known.contains(&field) {
+            return Ok(());
+        }
+        Err(ExpressionError::Field { variable, field: field.to_owned(), known: known.join(", ") })
+    }
+
+    fn call(&mut self, call: CallExpr, depth: usize) -> Lowered {
+        let CallExpr { func_name: name, target, args } = call;
+        let is_member = target.is_some();
+        let arguments: Vec<IdedExpr> = target.into_iter().map(|target| *target).chain(args).collect();
+        let count = arguments.len();
+        if name == "matches" && count == 2 {
+            return self.matches(arguments, depth);
+        }
+        let unknown = |name: String| ExpressionError::Function { name, arguments: count, known: functions::known() };
+        if let Some(function) = functions::named(&name, count, is_member) {
+            return Ok(Node::Call(function, self.nodes_of(arguments, depth)?));
+        }
+        if is_member || (operator(&name).is_none() && !LOGIC.contains(&name.as_str())) {
+            return Err(unknown(name));
+        }
+        let operands = self.nodes_of(arguments, depth)?;
+        operation(&name, operands).ok_or_else(|| unknown(name))
+    }
+
+    fn matches(&mut self, arguments: Vec<IdedExpr>, depth: usize) -> Lowered {
+        let Ok([text, pattern]) = <[IdedExpr; 2]>::try_from(arguments) else {
+            return Err(ExpressionError::PatternNotLiteral);
+        };
+        let Expr::Literal(LiteralValue::String(pattern)) = pattern.expr else {
+            return Err(ExpressionError::PatternNotLiteral);
+        };
+        self.nodes += 1;
+        let pattern = compile_pattern(pattern.inner())?;
+        Ok(Node::Matches(self.boxed(text, depth)?, Box::new(pattern)))
+    }
+
+    /// Translates what the parser made of `all`, `exists`, `exists_one`, `map` or `filter`.
+    fn comprehension(&mut self, comprehension: ComprehensionExpr, depth: usize) -> Lowered {
+        if self.locals.len() >= MAX_LOOP_DEPTH {
+            return Err(ExpressionError::Loops);
+        }
+        let unknown = || ExpressionError::Unsupported("loops other than all, exists, exists_one, map and filter");
+        let Parts { kind, filter, body } = parts(comprehension.accu_init.expr, comprehension.loop_step.expr)
+            .filter(|_| comprehension.iter_var2.is_none())
+            .ok_or_else(unknown)?;
+        let over = self.boxed(comprehension.iter_range, depth)?;
+        self.locals.push(comprehension.iter_var);
+        let filter = filter.map(|filter| self.boxed(filter, depth)).transpose();
+        let body = self.boxed(body, depth);
+        self.locals.pop();
+        Ok(Node::Loop { kind, over, filter: filter?, body: body? })
+    }
+}
+
+/// What a loop does for each element.
+struct Parts {
+    kind: Loop,
+    filter: Option<IdedExpr>,
+    body: IdedExpr,
+}
+
+/// Recognizes a loop by the initial value and the step of its result.
+fn parts(init: Expr, step: Expr) -> Option<Parts> {
+    let Expr::Call(step) = step else { return None };
+    let mut args = step.args;
+    let name = step.func_name.as_str();
+    match (init, name, args.len()) {
+        (Expr::Literal(LiteralValue::Boolean(_)), operators::LOGICAL_AND, 2) => {
+            Some(Parts { kind: Loop::All, filter: None, body: args.pop()? })
+        }
+        (Expr::Literal(LiteralValue::Boolean(_)), operators::LOGICAL_OR, 2) => {
+            Some(Parts { kind: Loop::Exists, filter: None, body: args.pop()? })
+        }
+        (Expr::Literal(LiteralValue::Int(_)), operators::CONDITIONAL, 3) => {
+            Some(Parts { kind: Loop::ExistsOne, filter: None, body: args.swap_remove(0) })
+        }
+        (Expr::List(_), operators::CONDITIONAL, 3) => {
+            let body = appended(args.swap_remove(1).expr)?;
+            Some(Parts { kind: Loop::Map, filter: Some(args.swap_remove(0)), body })
+        }
+        (Expr::List(_), operators::ADD, 2) => {
+            let body = appended(Expr::Call(CallExpr { func_name: step.func_name, target: None, args }))?;
+            Some(Parts { kind: Loop::Map, filter: None, body })
+        }
+        _ => None,
+    }
+}
+
+/// Returns the element that `result + [element]` appends.
+fn appended(step: Expr) -> Option<IdedExpr> {
+    let Expr::Call(CallExpr { mut args, .. }) = step else { return None };
+    match args.pop()?.expr {
+        Expr::List(mut list) => list.elements.pop(),
+        _ => None,
+    }
+}
+
+fn constant(literal: LiteralValue) -> Constant {
+    match literal {
+        LiteralValue::Null => Constant::Null,
+        LiteralValue::Boolean(value) => Constant::Bool(*value.inner()),
+        LiteralValue::Int(value) => Constant::Int(*value.inner()),
+        LiteralValue::UInt(value) => Constant::Uint(*value.inner()),
+        LiteralValue::Double(value) => Constant::Double(*value.inner()),
+        LiteralValue::String(value) => Constant::String(value.inner().to_owned()),
+        LiteralValue::Bytes(value) => Constant::Bytes(value.inner().to_vec()),
+    }
+}
+
+/// Operators that do not evaluate all of their operands, or have only one.
+const LOGIC: [&str; 5] =
+    [operators::LOGICAL_AND, operators::LOGICAL_OR, operators::CONDITIONAL, operators::LOGICAL_NOT, operators::NEGATE];
+
+/// Returns the node of an operator with its operands; `None` if their number is wrong.
+fn operation(name: &str, mut operands: Vec<Node>) -> Option<Node> {
+    match name {
+        operators::CONDITIONAL => operands.try_into().ok().map(|all| Node::If(Box::new(all))),
+        operators::LOGICAL_NOT | operators::NEGATE => {
+            let one = Box::new(operands.pop().filter(|_| operands.is_empty())?);
+            Some(if name == operators::NEGATE { Node::Negate(one) } else { Node::Not(one) })
+        }
+        _ => {
+            let both = Box::new(<[Node; 2]>::try_from(operands).ok()?);
+            match name {
+                operators::LOGICAL_AND => Some(Node::And(both)),
+                operators::LOGICAL_OR => Some(Node::Or(both)),
+                _ => Some(Node::Binary(operator(name)?, both)),
+            }
+        }
+    }
+}
+
+fn operator(name: &str) -> Option<Operator> {
+    Some(match name {
+        operators::ADD => Operator::Add,
+        operators::SUBSTRACT => Operator::Subtract,
+        operators::MULTIPLY => Operator::Multiply,
+        operators::DIVIDE => Operator::Divide,
+        operators::MODULO => Operator::Modulo,
+        operators::EQUALS => Operator::Equal,
+        operators::NOT_EQUALS => Operator::NotEqual,
+        operators::LESS => Operator::Less,
+        operators::LESS_EQUALS => Operator::LessOrEqual,
+        operators::GREATER => Operator::Greater,
+        operators::GREATER_EQUALS => Operator::GreaterOrEqual,
+        operators::IN => Operator::In,
+        operators::INDEX => Operator::Index,
+        _ => return None,
+    })
+}
+
+fn compile_pattern(pattern: &str) -> Result<Pattern, ExpressionError> {
+    let refuse =
+        |reason: String| ExpressionError::Pattern { pattern: pattern.chars().take(SHOWN_PATTERN).collect(), reason };
+    if pattern.len() > MAX_PATTERN_BYTES {
+        return Err(refuse("it is too long".to_owned()));
+    }
+    let config = thompson::Config::new().nfa_size_limit(Some(MAX_PATTERN_SIZE));
+    let nfa = NFA::compiler().configure(config).build(pattern).map_err(|error| refuse(innermost(&error)))?;
+    let config = Regex::config().nfa_size_limit(Some(MAX_PATTERN_SIZE)).onepass(false);
+    let regex = Regex::builder().configure(config).build(pattern).map_err(|error| refuse(innermost(&error)))?;
+    Ok(Pattern { regex, states: nfa.states().len() as u64 })
+}
+
+/// Returns the last cause of an error, which says most.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
