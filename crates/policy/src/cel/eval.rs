@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{
     Budget, Program, functions, operators,
     program::{Constant, Loop, Node, Operator, Pattern, Variable},
-    value::{Blob, List, Text, Type, Value},
+    value::{Blob, List, Text, Value},
 };
 use crate::{error::EvalError, limits::MATCH_PER_STEP};
 
@@ -145,7 +145,7 @@ impl<'a> Evaluation<'a, '_> {
         let mut map: Vec<(Value<'a>, Value<'a>)> = Vec::with_capacity(entries.len());
         for (key, value) in entries {
             let key = self.node(key)?;
-            if !matches!(key.kind(), Type::Bool | Type::Int | Type::Uint | Type::String) {
+            if !key.kind().is_key() {
                 return Err(operators::types("the key of a map", &[&key]));
             }
             for (known, _) in &map {

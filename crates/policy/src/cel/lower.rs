@@ -36,11 +36,11 @@ impl<'e> Lowering<'e> {
         Self { on, nodes: 0, locals: Vec::new() }
     }
 
-    pub(super) fn expression(mut self, tree: IdedExpr) -> Lowered {
-        self.node(tree.expr, 0)
+    pub(super) fn expression(mut self, tree: &IdedExpr) -> Lowered {
+        self.node(&tree.expr, 0)
     }
 
-    fn node(&mut self, expr: Expr, depth: usize) -> Lowered {
+    fn node(&mut self, expr: &Expr, depth: usize) -> Lowered {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             return Err(ExpressionError::TooLarge);
@@ -50,43 +50,47 @@ impl<'e> Lowering<'e> {
         }
         match expr {
             Expr::Literal(literal) => Ok(Node::Constant(constant(literal))),
-            Expr::Ident(name) => self.identifier(&name),
+            Expr::Ident(name) => self.identifier(name),
             Expr::Select(select) => {
-                let of = self.boxed(*select.operand, depth)?;
+                let of = self.boxed(&select.operand, depth)?;
                 self.check_field(&of, &select.field)?;
-                let field = select.field;
+                let field = select.field.clone();
                 Ok(if select.test { Node::Has { of, field } } else { Node::Select { of, field } })
             }
             Expr::Call(call) => self.call(call, depth),
             Expr::List(list) if list.optional_indices.is_empty() => {
-                Ok(Node::List(self.nodes_of(list.elements, depth)?))
+                Ok(Node::List(self.nodes_of(&list.elements, depth)?))
             }
             Expr::Map(map) => {
                 let mut entries = Vec::with_capacity(map.entries.len());
-                for entry in map.entries {
-                    let EntryExpr::MapEntry(entry) = entry.expr else {
+                for entry in &map.entries {
+                    let EntryExpr::MapEntry(entry) = &entry.expr else {
                         return Err(ExpressionError::Unsupported("messages (Name{field: value})"));
                     };
                     if entry.optional {
                         return Err(ExpressionError::Unsupported("optional values"));
                     }
-                    entries.push((self.node(entry.key.expr, depth + 1)?, self.node(entry.value.expr, depth + 1)?));
+                    entries.push((self.node(&entry.key.expr, depth + 1)?, self.node(&entry.value.expr, depth + 1)?));
                 }
                 Ok(Node::Map(entries))
             }
-            Expr::Comprehension(comprehension) => self.comprehension(*comprehension, depth),
+            Expr::Comprehension(comprehension) => self.comprehension(comprehension, depth),
             Expr::Struct(_) => Err(ExpressionError::Unsupported("messages (Name{field: value})")),
             Expr::List(_) => Err(ExpressionError::Unsupported("optional values")),
             Expr::Unspecified => Err(ExpressionError::Syntax("a part of it is empty".to_owned())),
         }
     }
 
-    fn boxed(&mut self, tree: IdedExpr, depth: usize) -> Result<Box<Node>, ExpressionError> {
-        self.node(tree.expr, depth + 1).map(Box::new)
+    fn boxed(&mut self, tree: &IdedExpr, depth: usize) -> Result<Box<Node>, ExpressionError> {
+        self.node(&tree.expr, depth + 1).map(Box::new)
     }
 
-    fn nodes_of(&mut self, trees: Vec<IdedExpr>, depth: usize) -> Result<Vec<Node>, ExpressionError> {
-        trees.into_iter().map(|tree| self.node(tree.expr, depth + 1)).collect()
+    fn nodes_of<'t>(
+        &mut self,
+        trees: impl IntoIterator<Item = &'t IdedExpr>,
+        depth: usize,
+    ) -> Result<Vec<Node>, ExpressionError> {
+        trees.into_iter().map(|tree| self.node(&tree.expr, depth + 1)).collect()
     }
 
     fn identifier(&mut self, name: &str) -> Lowered {
@@ -115,30 +119,28 @@ impl<'e> Lowering<'e> {
         Err(ExpressionError::Field { variable, field: field.to_owned(), known: known.join(", ") })
     }
 
-    fn call(&mut self, call: CallExpr, depth: usize) -> Lowered {
-        let CallExpr { func_name: name, target, args } = call;
-        let is_member = target.is_some();
-        let arguments: Vec<IdedExpr> = target.into_iter().map(|target| *target).chain(args).collect();
+    fn call(&mut self, call: &CallExpr, depth: usize) -> Lowered {
+        let name = call.func_name.as_str();
+        let is_member = call.target.is_some();
+        let arguments: Vec<&IdedExpr> = call.target.as_deref().into_iter().chain(&call.args).collect();
         let count = arguments.len();
-        if name == "matches" && count == 2 {
-            return self.matches(arguments, depth);
+        if let ("matches", [text, pattern]) = (name, arguments.as_slice()) {
+            return self.matches(text, pattern, depth);
         }
-        let unknown = |name: String| ExpressionError::Function { name, arguments: count, known: functions::known() };
-        if let Some(function) = functions::named(&name, count, is_member) {
+        let unknown =
+            || ExpressionError::Function { name: name.to_owned(), arguments: count, known: functions::known() };
+        if let Some(function) = functions::named(name, count, is_member) {
             return Ok(Node::Call(function, self.nodes_of(arguments, depth)?));
         }
-        if is_member || (operator(&name).is_none() && !LOGIC.contains(&name.as_str())) {
-            return Err(unknown(name));
+        if is_member || (operator(name).is_none() && !LOGIC.contains(&name)) {
+            return Err(unknown());
         }
         let operands = self.nodes_of(arguments, depth)?;
-        operation(&name, operands).ok_or_else(|| unknown(name))
+        operation(name, operands).ok_or_else(unknown)
     }
 
-    fn matches(&mut self, arguments: Vec<IdedExpr>, depth: usize) -> Lowered {
-        let Ok([text, pattern]) = <[IdedExpr; 2]>::try_from(arguments) else {
-            return Err(ExpressionError::PatternNotLiteral);
-        };
-        let Expr::Literal(LiteralValue::String(pattern)) = pattern.expr else {
+    fn matches(&mut self, text: &IdedExpr, pattern: &IdedExpr, depth: usize) -> Lowered {
+        let Expr::Literal(LiteralValue::String(pattern)) = &pattern.expr else {
             return Err(ExpressionError::PatternNotLiteral);
         };
         self.nodes += 1;
@@ -147,16 +149,16 @@ impl<'e> Lowering<'e> {
     }
 
     /// Translates what the parser made of `all`, `exists`, `exists_one`, `map` or `filter`.
-    fn comprehension(&mut self, comprehension: ComprehensionExpr, depth: usize) -> Lowered {
+    fn comprehension(&mut self, comprehension: &ComprehensionExpr, depth: usize) -> Lowered {
         if self.locals.len() >= MAX_LOOP_DEPTH {
             return Err(ExpressionError::Loops);
         }
         let unknown = || ExpressionError::Unsupported("loops other than all, exists, exists_one, map and filter");
-        let Parts { kind, filter, body } = parts(comprehension.accu_init.expr, comprehension.loop_step.expr)
+        let Parts { kind, filter, body } = parts(&comprehension.accu_init.expr, &comprehension.loop_step.expr)
             .filter(|_| comprehension.iter_var2.is_none())
             .ok_or_else(unknown)?;
-        let over = self.boxed(comprehension.iter_range, depth)?;
-        self.locals.push(comprehension.iter_var);
+        let over = self.boxed(&comprehension.iter_range, depth)?;
+        self.locals.push(comprehension.iter_var.clone());
         let filter = filter.map(|filter| self.boxed(filter, depth)).transpose();
         let body = self.boxed(body, depth);
         self.locals.pop();
@@ -165,49 +167,43 @@ impl<'e> Lowering<'e> {
 }
 
 /// What a loop does for each element.
-struct Parts {
+struct Parts<'t> {
     kind: Loop,
-    filter: Option<IdedExpr>,
-    body: IdedExpr,
+    filter: Option<&'t IdedExpr>,
+    body: &'t IdedExpr,
 }
 
 /// Recognizes a loop by the initial value and the step of its result.
-fn parts(init: Expr, step: Expr) -> Option<Parts> {
-    let Expr::Call(step) = step else { return None };
-    let mut args = step.args;
-    let name = step.func_name.as_str();
-    match (init, name, args.len()) {
-        (Expr::Literal(LiteralValue::Boolean(_)), operators::LOGICAL_AND, 2) => {
-            Some(Parts { kind: Loop::All, filter: None, body: args.pop()? })
+fn parts<'t>(init: &Expr, step: &'t Expr) -> Option<Parts<'t>> {
+    let Expr::Call(call) = step else { return None };
+    match (init, call.func_name.as_str(), call.args.as_slice()) {
+        (Expr::Literal(LiteralValue::Boolean(_)), operators::LOGICAL_AND, [_, body]) => {
+            Some(Parts { kind: Loop::All, filter: None, body })
         }
-        (Expr::Literal(LiteralValue::Boolean(_)), operators::LOGICAL_OR, 2) => {
-            Some(Parts { kind: Loop::Exists, filter: None, body: args.pop()? })
+        (Expr::Literal(LiteralValue::Boolean(_)), operators::LOGICAL_OR, [_, body]) => {
+            Some(Parts { kind: Loop::Exists, filter: None, body })
         }
-        (Expr::Literal(LiteralValue::Int(_)), operators::CONDITIONAL, 3) => {
-            Some(Parts { kind: Loop::ExistsOne, filter: None, body: args.swap_remove(0) })
+        (Expr::Literal(LiteralValue::Int(_)), operators::CONDITIONAL, [body, _, _]) => {
+            Some(Parts { kind: Loop::ExistsOne, filter: None, body })
         }
-        (Expr::List(_), operators::CONDITIONAL, 3) => {
-            let body = appended(args.swap_remove(1).expr)?;
-            Some(Parts { kind: Loop::Map, filter: Some(args.swap_remove(0)), body })
+        (Expr::List(_), operators::CONDITIONAL, [filter, then, _]) => {
+            Some(Parts { kind: Loop::Map, filter: Some(filter), body: appended(&then.expr)? })
         }
-        (Expr::List(_), operators::ADD, 2) => {
-            let body = appended(Expr::Call(CallExpr { func_name: step.func_name, target: None, args }))?;
-            Some(Parts { kind: Loop::Map, filter: None, body })
-        }
+        (Expr::List(_), operators::ADD, _) => Some(Parts { kind: Loop::Map, filter: None, body: appended(step)? }),
         _ => None,
     }
 }
 
 /// Returns the element that `result + [element]` appends.
-fn appended(step: Expr) -> Option<IdedExpr> {
-    let Expr::Call(CallExpr { mut args, .. }) = step else { return None };
-    match args.pop()?.expr {
-        Expr::List(mut list) => list.elements.pop(),
+fn appended(step: &Expr) -> Option<&IdedExpr> {
+    let Expr::Call(CallExpr { args, .. }) = step else { return None };
+    match args.as_slice() {
+        [_, IdedExpr { expr: Expr::List(list), .. }] => list.elements.first(),
         _ => None,
     }
 }
 
-fn constant(literal: LiteralValue) -> Constant {
+fn constant(literal: &LiteralValue) -> Constant {
     match literal {
         LiteralValue::Null => Constant::Null,
         LiteralValue::Boolean(value) => Constant::Bool(*value.inner()),

@@ -4,7 +4,7 @@ use std::{cmp::Ordering, rc::Rc};
 
 use serde_json::{Map as JsonMap, Value as Json};
 
-use super::Budget;
+use super::{Budget, operators};
 use crate::error::EvalError;
 
 /// A type.
@@ -36,6 +36,11 @@ impl Type {
         Self::Map,
         Self::Type,
     ];
+
+    /// Returns whether values of the type can be keys of maps.
+    pub(crate) fn is_key(self) -> bool {
+        matches!(self, Self::Bool | Self::Int | Self::Uint | Self::String)
+    }
 
     /// Returns the name of the type in expressions.
     pub(crate) fn name(self) -> &'static str {
@@ -130,6 +135,9 @@ impl<'a> Map<'a> {
             (Self::Json(map), Value::String(name)) => {
                 budget.read(name.as_str().len())?;
                 Ok(map.get(name.as_str()).map(Value::json))
+            }
+            (_, key) if !key.kind().is_key() && key.kind() != Type::Double => {
+                Err(operators::types("the key of a map", &[key]))
             }
             (Self::Json(_), _) => Ok(None),
             (Self::Built(map), key) => {

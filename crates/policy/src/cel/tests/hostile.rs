@@ -36,7 +36,7 @@ fn what_would_take_too_many_steps_ends() {
         "json.numbers.map(x, text.contains('c')).size() > 0",
         "json.numbers.all(x, json == json)",
         "json.numbers.all(x, x in json.numbers)",
-        "json.numbers.all(x, text.matches('(a|b|ab)*c'))",
+        "json.numbers.exists(x, text.matches('(a|b|ab)*c'))",
         "json.numbers.all(x, text == text)",
     ] {
         assert_eq!(evaluated(source), Err(EvalError::Steps), "{source}");
