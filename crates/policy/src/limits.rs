@@ -49,7 +49,7 @@ pub const MAX_JSON_VALUES: usize = 131_072;
 
 /// Maximum number of agents that the anomaly watch knows. A new agent replaces the one that was silent for longest.
 pub const MAX_WATCHED_AGENTS: usize = 20_000;
-/// Maximum number of anomalies that one tick returns; the most severe ones are kept.
+/// Maximum length of the name of a watched agent, in bytes. Agents with longer names are not watched.
+pub const MAX_AGENT_NAME_BYTES: usize = 253;
+/// Maximum number of anomalies that wait for a tick. Further ones are counted, and dropped unless they quarantine.
 pub const MAX_ANOMALIES: usize = 1_024;
-/// Maximum number of windows that one tick closes for an agent. If more time has passed, the rest is skipped.
-pub const MAX_WINDOWS_PER_TICK: u64 = 16;

@@ -118,20 +118,28 @@ fn contains(element: &Value<'_>, container: &Value<'_>, budget: &mut Budget) -> 
 
 fn index<'a>(container: &Value<'a>, index: &Value<'a>, budget: &mut Budget) -> Result<Value<'a>, EvalError> {
     match (container, index) {
-        (Value::List(list), Value::Int(at)) => {
-            let element = usize::try_from(*at).ok().and_then(|at| list.get(at));
-            element.ok_or(EvalError::NoElement(*at))
-        }
-        (Value::List(list), Value::Uint(at)) => {
-            let element = usize::try_from(*at).ok().and_then(|at| list.get(at));
-            element.ok_or(EvalError::NoElement(i64::try_from(*at).unwrap_or(i64::MAX)))
+        (Value::List(list), Value::Int(_) | Value::Uint(_) | Value::Double(_)) => {
+            let position = position(index).ok_or_else(|| types("[]", &[container, index]))?;
+            let element = usize::try_from(position).ok().and_then(|at| list.get(at));
+            element.ok_or(EvalError::NoElement(position))
         }
         (Value::Map(map), key) => map.get(key, budget)?.ok_or_else(|| no_key(key)),
         (container, index) => Err(types("[]", &[container, index])),
     }
 }
 
-/// Maximum length of a name in an error, in bytes.
+/// Returns the position in a list that a whole number stands for. Positions beyond any list are the last possible one.
+fn position(index: &Value<'_>) -> Option<i64> {
+    match index {
+        Value::Int(at) => Some(*at),
+        Value::Uint(at) => Some(i64::try_from(*at).unwrap_or(i64::MAX)),
+        // The conversion keeps within the range of integers.
+        Value::Double(at) if at.trunc() == *at => Some(*at as i64),
+        _ => None,
+    }
+}
+
+/// Maximum length of a name in an error, in characters.
 const MAX_SHOWN_KEY: usize = 64;
 
 fn no_key(key: &Value<'_>) -> EvalError {

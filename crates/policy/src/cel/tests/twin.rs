@@ -7,9 +7,12 @@ use proptest::prelude::*;
 use serde_json::Value as Json;
 
 use super::{Fixed, compiled};
-use crate::cel::{
-    Budget, Value, evaluate,
-    value::{List, Map, Type},
+use crate::{
+    cel::{
+        Budget, Value, evaluate,
+        value::{List, Map, Type},
+    },
+    error::EvalError,
 };
 
 fn theirs_of_json(json: &Json) -> cel::Value {
@@ -111,34 +114,140 @@ fn expression() -> impl Strategy<Value = String> {
     })
 }
 
+/// Returns whether the other interpreter has a value where the specification has none: it adds a map to a list.
+fn is_known_difference(ours: &EvalError) -> bool {
+    matches!(ours, EvalError::Types { operation: "+", types } if types == "list, map")
+}
+
 fn is_nan_free(value: &Value<'_>) -> bool {
     !format!("{value:?}").contains("NaN")
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3_000))]
+/// Writes expressions whose types fit, by decisions that are taken one after the other.
+struct Typed {
+    decisions: Vec<u8>,
+    taken: usize,
+}
 
-    #[test]
-    fn values_are_those_of_the_other_interpreter(source in expression(), json in document()) {
-        let source = format!("[0].map(x, {source})[0]");
-        let Ok(program) = compiled(&source) else { return Ok(()) };
-        let scope = Fixed { json, text: "ab1é".to_owned() };
-        let ours = evaluate(&program, &scope, &mut Budget::of(100_000));
+impl Typed {
+    fn choose(&mut self, among: usize) -> usize {
+        self.taken += 1;
+        usize::from(self.decisions[(self.taken - 1) % self.decisions.len()]) % among
+    }
 
-        let mut context = Context::default();
-        context.add_variable_from_value("json", theirs_of_json(&scope.json));
-        context.add_variable_from_value("text", scope.text.clone());
-        let tree = PrattParser::new().parse(&source).expect("it was parsed before");
-        // It panics for some expressions; ours must not.
-        let Ok(other) = panic::catch_unwind(panic::AssertUnwindSafe(|| cel::Value::resolve(&tree, &context))) else {
-            return Ok(());
-        };
-        match (ours, other) {
-            (Ok(ours), Ok(other)) if is_nan_free(&ours) => prop_assert_eq!(theirs(&ours), other, "{}", source),
-            (Ok(_), Ok(_)) | (Err(_), Err(_)) => {}
-            (ours, other) => prop_assert!(false, "{}: {:?} {:?}", source, ours, other),
+    fn of(&mut self, kind: Type, depth: usize) -> String {
+        let depth = depth + 1;
+        if depth > 5 {
+            return self.leaf(kind);
+        }
+        let choice = self.choose(9);
+        let mut part = |kind| self.of(kind, depth);
+        match (kind, choice) {
+            (_, 0) => self.leaf(kind),
+            (_, 1) => format!("({} ? {} : {})", part(Type::Bool), part(kind), part(kind)),
+            (_, 2) => format!("[{}, {}][{} > 0 ? 0 : 1]", part(kind), part(kind), part(Type::Int)),
+            (Type::Bool, 3) => format!("({} && {})", part(Type::Bool), part(Type::Bool)),
+            (Type::Bool, 4) => format!("(!{} || {})", part(Type::Bool), part(Type::Bool)),
+            (Type::Bool, 5) => format!("({} {} {})", part(Type::Int), self.comparison(), self.of(Type::Double, depth)),
+            (Type::Bool, 6) => {
+                format!("({} {} {})", part(Type::String), self.comparison(), self.of(Type::String, depth))
+            }
+            (Type::Bool, 7) => {
+                format!("{}.{}(x, x > {})", part(Type::List), self.quantifier(), self.of(Type::Int, depth))
+            }
+            (Type::Bool, _) => format!("({} in {})", part(Type::Int), part(Type::List)),
+            (Type::Int, 3) => format!("({} + {})", part(Type::Int), part(Type::Int)),
+            (Type::Int, 4) => format!("({} % {})", part(Type::Int), part(Type::Int)),
+            (Type::Int, 5) => format!("({} / -{})", part(Type::Int), part(Type::Int)),
+            (Type::Int, 6) => format!("size({})", part(Type::String)),
+            (Type::Int, 7) => format!("int({})", part(Type::Double)),
+            (Type::Int, _) => format!("size({})", part(Type::List)),
+            (Type::Double, 3) => format!("({} * {})", part(Type::Double), part(Type::Double)),
+            (Type::Double, 4) => format!("({} - {})", part(Type::Double), part(Type::Double)),
+            (Type::Double, _) => format!("double({})", part(Type::Int)),
+            (Type::String, 3 | 4) => format!("({} + {})", part(Type::String), part(Type::String)),
+            (Type::String, 5) => format!("string({})", part(Type::Int)),
+            (Type::String, 6) => format!("{{{}: {}}}.map(k, k)[0]", part(Type::String), part(Type::Int)),
+            (Type::String, _) => format!("string({})", part(Type::Bool)),
+            (_, 3) => format!("({} + {})", part(Type::List), part(Type::List)),
+            (_, 4) => format!("{}.map(x, x * {})", part(Type::List), part(Type::Int)),
+            (_, 5) => format!("{}.filter(x, {} || x == {})", part(Type::List), part(Type::Bool), part(Type::Int)),
+            (_, 6) => format!("{}.map(x, {}, x)", part(Type::List), part(Type::Bool)),
+            (_, _) => format!("[{}, {}]", part(Type::Int), part(Type::Int)),
         }
     }
+
+    fn leaf(&mut self, kind: Type) -> String {
+        let among = match kind {
+            Type::Bool => ["true", "false", "(json == 1)"],
+            Type::Int => ["1", "-7", "1000003"],
+            Type::Double => ["0.5", "-3.0", "1e200"],
+            Type::String => ["'a'", "'é1'", "text"],
+            _ => ["[]", "[3, -1]", "[0, 2, 4]"],
+        };
+        among[self.choose(3)].to_owned()
+    }
+
+    fn comparison(&mut self) -> &'static str {
+        ["==", "!=", "<", "<=", ">", ">="][self.choose(6)]
+    }
+
+    fn quantifier(&mut self) -> &'static str {
+        ["all", "exists", "exists_one"][self.choose(3)]
+    }
+}
+
+/// Compares both interpreters. Returns whether the expression has a value.
+fn compare(source: &str, json: Json) -> Result<bool, TestCaseError> {
+    let source = format!("[0].map(x, {source})[0]");
+    let Ok(program) = compiled(&source) else { return Ok(false) };
+    let scope = Fixed { json, text: "ab1é".to_owned() };
+    let ours = evaluate(&program, &scope, &mut Budget::of(100_000));
+
+    let mut context = Context::default();
+    context.add_variable_from_value("json", theirs_of_json(&scope.json));
+    context.add_variable_from_value("text", scope.text.clone());
+    let tree = PrattParser::new().parse(&source).expect("it was parsed before");
+    // It panics for some expressions; ours must not.
+    let Ok(other) = panic::catch_unwind(panic::AssertUnwindSafe(|| cel::Value::resolve(&tree, &context))) else {
+        return Ok(false);
+    };
+    match (ours, other) {
+        (Ok(ours), Ok(other)) if is_nan_free(&ours) => {
+            prop_assert_eq!(theirs(&ours), other, "{}", source);
+            Ok(true)
+        }
+        (Ok(_), Ok(_)) | (Err(_), Err(_)) => Ok(false),
+        (Err(ours), Ok(_)) if is_known_difference(&ours) => Ok(false),
+        (ours, other) => Err(TestCaseError::fail(format!("{source}: {ours:?} {other:?}"))),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn values_and_errors_are_those_of_the_other_interpreter(source in expression(), json in document()) {
+        compare(&source, json)?;
+    }
+
+    #[test]
+    fn values_of_expressions_whose_types_fit_are_those_of_the_other_interpreter(
+        decisions in prop::collection::vec(any::<u8>(), 4..80), json in document(), kind in 0_usize..5
+    ) {
+        let kind = [Type::Bool, Type::Int, Type::Double, Type::String, Type::List][kind];
+        compare(&Typed { decisions, taken: 0 }.of(kind, 0), json)?;
+    }
+}
+
+#[test]
+fn most_expressions_whose_types_fit_have_a_value() {
+    let values = (0..=u8::MAX).filter(|seed| {
+        let decisions = (0..40_u8).map(|at| seed.wrapping_mul(31).wrapping_add(at.wrapping_mul(at ^ seed))).collect();
+        compare(&Typed { decisions, taken: 0 }.of(Type::Bool, 0), Json::Null).expect("the interpreters agree")
+    });
+    let values = values.count();
+    assert!(values > 100, "only {values} of 256 have");
 }
 
 #[test]
