@@ -14,7 +14,7 @@ pub const MAX_NESTING: usize = 32;
 /// Maximum depth of an expression's syntax tree. Evaluation recurses that deep.
 pub const MAX_DEPTH: usize = 64;
 /// Maximum number of nodes in an expression's syntax tree.
-pub const MAX_NODES: usize = 1_024;
+pub const MAX_NODES: usize = 512;
 /// Maximum depth of loops (`all`, `exists`, `exists_one`, `map`, `filter`) inside loops.
 pub const MAX_LOOP_DEPTH: usize = 3;
 /// Maximum length of a pattern of `matches`, in bytes.

@@ -19,7 +19,8 @@ pub(crate) enum Type {
     Bytes,
     List,
     Map,
-    Type,
+    /// The type of a type.
+    Meta,
 }
 
 impl Type {
@@ -34,7 +35,7 @@ impl Type {
         Self::Bytes,
         Self::List,
         Self::Map,
-        Self::Type,
+        Self::Meta,
     ];
 
     /// Returns whether values of the type can be keys of maps.
@@ -54,7 +55,7 @@ impl Type {
             Self::Bytes => "bytes",
             Self::List => "list",
             Self::Map => "map",
-            Self::Type => "type",
+            Self::Meta => "type",
         }
     }
 }
@@ -222,7 +223,7 @@ impl<'a> Value<'a> {
             Self::Bytes(_) => Type::Bytes,
             Self::List(_) => Type::List,
             Self::Map(_) => Type::Map,
-            Self::Type(_) => Type::Type,
+            Self::Type(_) => Type::Meta,
         }
     }
 

@@ -1,9 +1,9 @@
 //! The limits of policies, and what is refused beyond them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
 
 use robeing_policy::{
-    Action, Decision, FailurePolicy, Outcome, PolicySet, PolicySpec, Problem,
+    Action, Decision, Event, FailurePolicy, Outcome, PolicySet, PolicySpec, Problem,
     limits::{MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_POLICIES, MAX_STEPS, MAX_STEPS_OF_ALL},
 };
 
@@ -83,7 +83,7 @@ fn all_policies_together_have_a_limit_of_steps_and_each_has_its_own() {
     let verdict = compiled(&specs).evaluate(&submission(input.as_bytes()));
     let failed = verdict.trace.iter().filter(|traced| matches!(traced.outcome, Outcome::FailedOpen(_))).count();
     assert_eq!(failed, 8);
-    assert!(8 * MAX_STEPS > MAX_STEPS_OF_ALL);
+    const { assert!(8 * MAX_STEPS > MAX_STEPS_OF_ALL) };
     let last = verdict.trace.last().map(|traced| &traced.outcome);
     assert!(matches!(last, Some(Outcome::FailedClosed(reason)) if reason.contains("steps")), "{last:?}");
     assert!(matches!(verdict.decision, Decision::Deny { policy, .. } if policy == "last"));
@@ -127,4 +127,26 @@ fn unknown_fields_and_values_of_the_resource_are_refused() {
     ] {
         assert!(parse(broken).is_err(), "{broken}");
     }
+}
+
+#[test]
+fn the_first_inputs_of_the_fuzzer_are_compiled_or_refused() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seeds/policy");
+    let mut compiles = 0;
+    let mut refused = 0;
+    for entry in fs::read_dir(folder).expect("the corpus") {
+        let bytes = fs::read(entry.expect("an entry").path()).expect("a file");
+        let end = bytes.iter().position(|byte| *byte == 0).expect("a NUL after the expression");
+        let mut spec = policy("p", str::from_utf8(&bytes[..end]).expect("an expression"), Action::Deny);
+        spec.on = Event::ALL.to_vec();
+        match PolicySet::compile(&[spec]) {
+            Ok(set) => {
+                let verdict = set.evaluate(&submission(&bytes[end + 1..]));
+                assert_eq!(verdict, set.evaluate(&submission(&bytes[end + 1..])));
+                compiles += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert_eq!((compiles, refused), (10, 2));
 }

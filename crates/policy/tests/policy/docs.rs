@@ -122,6 +122,7 @@ fn the_table_has_the_values_of_the_limits() {
         ("MAX_TOKENS", limits::MAX_TOKENS as u64),
         ("MAX_NESTING", limits::MAX_NESTING as u64),
         ("MAX_DEPTH", limits::MAX_DEPTH as u64),
+        ("MAX_NODES", limits::MAX_NODES as u64),
         ("MAX_LOOP_DEPTH", limits::MAX_LOOP_DEPTH as u64),
         ("MAX_PATTERN_BYTES", limits::MAX_PATTERN_BYTES as u64),
         ("MAX_STEPS", limits::MAX_STEPS),

@@ -9,7 +9,7 @@ use super::{Fixed, compiled, with_value};
 use crate::{
     cel::{Budget, Value, evaluate},
     error::EvalError,
-    limits::{MAX_DEPTH, MAX_JSON_DEPTH, MAX_NESTING, MAX_STEPS, MAX_TOKENS},
+    limits::{MAX_DEPTH, MAX_JSON_DEPTH, MAX_NESTING, MAX_NODES, MAX_STEPS, MAX_TOKENS},
 };
 
 /// A quarter of what threads have by default: even so much of it may be in use already.
@@ -84,7 +84,7 @@ fn the_deepest_expressions_and_values_fit_on_a_small_stack() {
         format!("{}true", "true?1:".repeat(MAX_NESTING)),
         format!("{}true", "!".repeat(MAX_TOKENS - 1)),
         format!("{}1", "-".repeat(MAX_TOKENS - 1)),
-        format!("true{}", "&&true".repeat(MAX_TOKENS / 2 - 1)),
+        format!("true{}", "&&true".repeat(MAX_NODES / 2 - 1)),
         nest("[1].map(x,[2].map(y,[3].map(z,[", "])))", 1),
         format!("[[1]{0}] == [[1]{0}]", ".map(x,[[[[[[x]]]]]])".repeat(half / 2)),
         format!("[json]{0} == [json]{0}", ".map(x,[[[[[[[[x]]]]]]]])".repeat(20)),
@@ -171,7 +171,7 @@ const PIECES: [&str; 48] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig::with_cases(1_500))]
 
     #[test]
     fn no_text_makes_compiling_or_evaluating_panic(pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..40)) {

@@ -224,7 +224,7 @@ fn compare(source: &str, json: Json) -> Result<bool, TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
     fn values_and_errors_are_those_of_the_other_interpreter(source in expression(), json in document()) {
