@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::limits::{
     MAX_BUILT_BYTES, MAX_DEPTH, MAX_EXPRESSION_BYTES, MAX_FIELDS, MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_JSON_VALUES,
-    MAX_LOOP_DEPTH, MAX_MESSAGE_BYTES, MAX_NESTING, MAX_NODES, MAX_PATTERN_BYTES, MAX_POINTER_BYTES,
+    MAX_LOOP_DEPTH, MAX_MESSAGE_BYTES, MAX_NESTING, MAX_NODES, MAX_PATTERN_BYTES, MAX_PATTERNS, MAX_POINTER_BYTES,
     MAX_POINTER_SEGMENTS, MAX_POLICIES, MAX_STEPS, MAX_TOKENS,
 };
 
@@ -26,6 +26,9 @@ pub enum Problem {
     /// There are too many policies.
     #[error("there are {0} policies, which is more than {MAX_POLICIES}; remove or merge some")]
     TooManyPolicies(usize),
+    /// There are too many patterns.
+    #[error("this is pattern {0} of matches() in all policies, and there may be {MAX_PATTERNS}; merge some with |")]
+    TooManyPatterns(usize),
     /// The name is not a DNS label.
     #[error("it is no DNS label; use 1 to 63 of a-z, 0-9 and -, and no - at either end")]
     Name,
@@ -171,6 +174,13 @@ pub enum EvalError {
     /// The payload can't be used as JSON, though it may be JSON for others.
     #[error("the payload can't be read as JSON: {0}")]
     Json(#[from] AmbiguousJson),
+}
+
+impl EvalError {
+    /// Returns whether a limit was reached, which no operator absorbs.
+    pub(crate) fn is_spent(&self) -> bool {
+        matches!(self, Self::Steps | Self::Memory)
+    }
 }
 
 /// Why a payload has no single meaning as JSON, or is too large to be read. It is neither a value nor certain to be no

@@ -128,6 +128,9 @@ const SUBMISSION_FIELDS: [&str; 6] = ["taskId", "submitter", "kind", "specializa
 const RESULT_FIELDS: [&str; 8] = ["taskId", "kind", "agent", "role", "pool", "attempt", "succeeded", "failure"];
 const MESSAGE_FIELDS: [&str; 6] = ["messageId", "sender", "senderRole", "receiver", "type", "priority"];
 
+/// The number of fields of `object.failure`.
+const FAILURE_FIELDS: usize = 2;
+
 fn fields_of(event: Event) -> &'static [&'static str] {
     match event {
         Event::Submission => &SUBMISSION_FIELDS,
@@ -233,17 +236,30 @@ impl Scope for Prepared<'_> {
                     _ => &REQUEST_FIELDS,
                 };
                 budget.build(fields.len() * 2 * Value::SIZE)?;
-                let known = fields.iter().filter_map(|name| Some((Value::text(name), self.field(variable, name)?)));
-                Ok(Value::map(known.collect()))
+                let mut known = Vec::with_capacity(fields.len());
+                for name in fields {
+                    if let Some(value) = self.field(variable, name, budget)? {
+                        known.push((Value::text(name), value));
+                    }
+                }
+                Ok(Value::map(known))
             }
         }
     }
 
-    fn field(&self, variable: Variable, field: &str) -> Option<Value<'_>> {
-        match variable {
+    fn field(&self, variable: Variable, field: &str, budget: &mut Budget) -> Result<Option<Value<'_>>, EvalError> {
+        // What is a list or a map is built for each use.
+        let parts = match (self.input.object, variable, field) {
+            (Object::Submission(submission), Variable::Object, "labels") => submission.labels.len(),
+            (_, Variable::Object, "failure") => FAILURE_FIELDS,
+            (_, Variable::Request, "rights") => self.input.rights.len(),
+            _ => 0,
+        };
+        budget.build(parts * 2 * Value::SIZE)?;
+        Ok(match variable {
             Variable::Object => self.object_field(field),
             Variable::Request => self.request_field(field),
-            _ => None,
-        }
+            Variable::Size | Variable::Json | Variable::Text => None,
+        })
     }
 }

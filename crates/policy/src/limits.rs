@@ -21,6 +21,10 @@ pub const MAX_LOOP_DEPTH: usize = 3;
 pub const MAX_PATTERN_BYTES: usize = 512;
 /// Maximum size of a compiled pattern, in bytes.
 pub const MAX_PATTERN_SIZE: usize = 128 * 1024;
+/// Maximum number of patterns in a [`PolicySet`](crate::PolicySet), because each keeps tables for its matches.
+pub const MAX_PATTERNS: usize = 64;
+/// Maximum size of the tables that a pattern fills while it is matched, for each thread, in bytes.
+pub const MAX_PATTERN_TABLES: usize = 256 * 1024;
 /// Maximum number of steps of one policy for one input: its condition, its rule and its message together. A step takes
 /// well below a microsecond.
 pub const MAX_STEPS: u64 = 500_000;

@@ -6,7 +6,7 @@ use crate::{
     cel::{self, Budget, Program, Value},
     error::{EvalError, PolicyError, Problem},
     input::{Input, Prepared},
-    limits::{MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_POLICIES, MAX_STEPS, MAX_STEPS_OF_ALL},
+    limits::{MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_PATTERNS, MAX_POLICIES, MAX_STEPS, MAX_STEPS_OF_ALL},
     redact::Pointer,
     spec::{Action, Event, FailurePolicy, PolicySpec},
     verdict::{Decision, Outcome, Redacted, Redaction, Traced, Verdict, shorten},
@@ -42,7 +42,7 @@ impl PolicySet {
             let problem = Problem::TooManyPolicies(specs.len());
             return Err(vec![PolicyError { policy: String::new(), field: "policies", problem }]);
         }
-        let (mut policies, mut errors, mut names) = (Vec::new(), Vec::new(), BTreeSet::new());
+        let (mut policies, mut errors, mut names, mut patterns) = (Vec::new(), Vec::new(), BTreeSet::new(), 0);
         for spec in specs {
             let before = errors.len();
             check_fields(spec, &mut errors);
@@ -50,6 +50,11 @@ impl PolicySet {
                 errors.push(error(spec, "name", Problem::Duplicate));
             }
             let compiled = compile(spec, &mut errors);
+            patterns += compiled.as_ref().map_or(0, Policy::patterns);
+            if patterns > MAX_PATTERNS {
+                errors.push(error(spec, "rule", Problem::TooManyPatterns(patterns)));
+                break;
+            }
             policies.extend(compiled.filter(|_| errors.len() == before));
         }
         if errors.is_empty() { Ok(Self { policies }) } else { Err(errors) }
@@ -86,6 +91,12 @@ impl PolicySet {
 }
 
 impl Policy {
+    /// Returns the number of patterns in all expressions.
+    fn patterns(&self) -> usize {
+        let others = [&self.condition, &self.message_expression];
+        others.into_iter().flatten().chain([&self.rule]).map(|program| program.patterns).sum()
+    }
+
     fn outcome(&self, prepared: &Prepared<'_>, budget: &mut Budget) -> Outcome {
         match self.applies(prepared, budget) {
             Ok(None) => Outcome::NotApplicable,

@@ -34,7 +34,7 @@ pub(crate) fn compile(source: &str, on: &[Event]) -> Result<Program, ExpressionE
         }
         ExpressionError::Syntax(text)
     })?;
-    Ok(Program { root: Lowering::new(on).expression(&tree)? })
+    Lowering::new(on).expression(&tree)
 }
 
 /// Bounds the recursion of the parser, with its own lexer.

@@ -14,8 +14,8 @@ pub(crate) trait Scope {
     /// Returns the value of a variable.
     fn variable(&self, variable: Variable, budget: &mut Budget) -> Result<Value<'_>, EvalError>;
 
-    /// Returns a field of `object` or `request`.
-    fn field(&self, variable: Variable, field: &str) -> Option<Value<'_>>;
+    /// Returns a field of `object` or `request`; `None` if there is none.
+    fn field(&self, variable: Variable, field: &str, budget: &mut Budget) -> Result<Option<Value<'_>>, EvalError>;
 }
 
 /// Evaluates a program.
@@ -89,7 +89,7 @@ impl<'a> Evaluation<'a, '_> {
     fn select(&mut self, of: &'a Node, field: &str) -> Result<Option<Value<'a>>, EvalError> {
         if let Node::Variable(variable @ (Variable::Object | Variable::Request)) = of {
             self.budget.charge(1)?;
-            return Ok(self.scope.field(*variable, field));
+            return self.scope.field(*variable, field, self.budget);
         }
         match self.node(of)? {
             Value::Map(map) => map.get(&Value::text(field), self.budget),
@@ -106,10 +106,15 @@ impl<'a> Evaluation<'a, '_> {
         if left == Ok(deciding) {
             return Ok(Value::Bool(deciding));
         }
+        if let Err(error) = &left
+            && error.is_spent()
+        {
+            return Err(error.clone());
+        }
         match (left, self.boolean(&both[1], operation)) {
             (_, Ok(right)) if right == deciding => Ok(Value::Bool(deciding)),
-            // Of two errors, that of a spent budget says more, and is always the second one.
-            (_, Err(error @ EvalError::Steps)) | (Err(error), _) | (_, Err(error)) => Err(error),
+            (_, Err(error)) if error.is_spent() => Err(error),
+            (Err(error), _) | (_, Err(error)) => Err(error),
             (Ok(_), Ok(_)) => Ok(Value::Bool(!deciding)),
         }
     }
@@ -211,6 +216,7 @@ impl<'a> Evaluation<'a, '_> {
             match self.bool_with(element, body, operation) {
                 Ok(value) if value == deciding => return Ok(Value::Bool(deciding)),
                 Ok(_) => {}
+                Err(error) if error.is_spent() => return Err(error),
                 Err(error) => {
                     failed.get_or_insert(error);
                 }

@@ -8,13 +8,13 @@ use regex_automata::{
 
 use super::{
     functions,
-    program::{Constant, Loop, Node, Operator, Pattern, Variable},
+    program::{Constant, Loop, Node, Operator, Pattern, Program, Variable},
     value::Type,
 };
 use crate::{
     error::ExpressionError,
     input,
-    limits::{MAX_DEPTH, MAX_LOOP_DEPTH, MAX_NODES, MAX_PATTERN_BYTES, MAX_PATTERN_SIZE},
+    limits::{MAX_DEPTH, MAX_LOOP_DEPTH, MAX_NODES, MAX_PATTERN_BYTES, MAX_PATTERN_SIZE, MAX_PATTERN_TABLES},
     spec::Event,
 };
 
@@ -25,6 +25,7 @@ const SHOWN_PATTERN: usize = 64;
 pub(super) struct Lowering<'e> {
     on: &'e [Event],
     nodes: usize,
+    patterns: usize,
     /// Variables of the loops around the current expression, outermost first.
     locals: Vec<String>,
 }
@@ -33,11 +34,12 @@ type Lowered = Result<Node, ExpressionError>;
 
 impl<'e> Lowering<'e> {
     pub(super) fn new(on: &'e [Event]) -> Self {
-        Self { on, nodes: 0, locals: Vec::new() }
+        Self { on, nodes: 0, patterns: 0, locals: Vec::new() }
     }
 
-    pub(super) fn expression(mut self, tree: &IdedExpr) -> Lowered {
-        self.node(&tree.expr, 0)
+    pub(super) fn expression(mut self, tree: &IdedExpr) -> Result<Program, ExpressionError> {
+        let root = self.node(&tree.expr, 0)?;
+        Ok(Program { root, patterns: self.patterns })
     }
 
     fn node(&mut self, expr: &Expr, depth: usize) -> Lowered {
@@ -144,6 +146,7 @@ impl<'e> Lowering<'e> {
             return Err(ExpressionError::PatternNotLiteral);
         };
         self.nodes += 1;
+        self.patterns += 1;
         let pattern = compile_pattern(pattern.inner())?;
         Ok(Node::Matches(self.boxed(text, depth)?, Box::new(pattern)))
     }
@@ -265,7 +268,8 @@ fn compile_pattern(pattern: &str) -> Result<Pattern, ExpressionError> {
     }
     let config = thompson::Config::new().nfa_size_limit(Some(MAX_PATTERN_SIZE));
     let nfa = NFA::compiler().configure(config).build(pattern).map_err(|error| refuse(innermost(&error)))?;
-    let config = Regex::config().nfa_size_limit(Some(MAX_PATTERN_SIZE)).onepass(false);
+    let config =
+        Regex::config().nfa_size_limit(Some(MAX_PATTERN_SIZE)).hybrid_cache_capacity(MAX_PATTERN_TABLES).onepass(false);
     let regex = Regex::builder().configure(config).build(pattern).map_err(|error| refuse(innermost(&error)))?;
     Ok(Pattern { regex, states: nfa.states().len() as u64 })
 }

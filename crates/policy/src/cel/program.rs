@@ -8,6 +8,8 @@ use super::value::Type;
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) root: Node,
+    /// The number of its patterns.
+    pub(crate) patterns: usize,
 }
 
 /// A variable of the input.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fs};
 
 use robeing_policy::{
-    Action, Decision, Event, FailurePolicy, Outcome, PolicySet, PolicySpec, Problem,
-    limits::{MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_POLICIES, MAX_STEPS, MAX_STEPS_OF_ALL},
+    Action, Decision, Event, FailurePolicy, Input, Object, Outcome, PolicySet, PolicySpec, Problem, Submission,
+    limits::{MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_PATTERNS, MAX_POLICIES, MAX_STEPS, MAX_STEPS_OF_ALL},
 };
 
 use crate::{compiled, policy, submission};
@@ -26,6 +26,31 @@ fn there_are_at_most_so_many_policies() {
     assert_eq!(problems(&all[..MAX_POLICIES]), []);
     let too_many = Problem::TooManyPolicies(MAX_POLICIES + 1);
     assert_eq!(problems(&all), [(String::new(), "policies", too_many)]);
+}
+
+#[test]
+fn all_policies_together_have_a_limit_of_patterns() {
+    let matching = |name: &str, patterns: usize| {
+        let rule = vec!["text.matches('a')"; patterns].join(" || ");
+        policy(name, &rule, Action::Deny)
+    };
+    let mut specs = vec![matching("a", MAX_PATTERNS / 2), matching("b", MAX_PATTERNS / 2)];
+    assert_eq!(problems(&specs), []);
+    specs.push(matching("c", 1));
+    assert_eq!(problems(&specs), [("c".to_owned(), "rule", Problem::TooManyPatterns(MAX_PATTERNS + 1))]);
+}
+
+#[test]
+fn what_a_field_of_the_input_builds_is_charged() {
+    let labels = vec![("name", "value"); 10_000];
+    let input = br"[1,1,1,1,1,1,1,1,1,1]";
+    let set = compiled(&[policy("p", "json.all(x, size(object.labels) > 0)", Action::Deny)]);
+    let object = Object::Submission(Submission { labels: &labels, input, ..Submission::default() });
+    let verdict = set.evaluate(&Input { user: "", rights: &[], object });
+    assert!(
+        matches!(&verdict.trace[0].outcome, Outcome::FailedClosed(reason) if reason.contains("bytes")),
+        "{verdict:?}"
+    );
 }
 
 #[test]

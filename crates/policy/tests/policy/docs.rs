@@ -125,6 +125,7 @@ fn the_table_has_the_values_of_the_limits() {
         ("MAX_NODES", limits::MAX_NODES as u64),
         ("MAX_LOOP_DEPTH", limits::MAX_LOOP_DEPTH as u64),
         ("MAX_PATTERN_BYTES", limits::MAX_PATTERN_BYTES as u64),
+        ("MAX_PATTERNS", limits::MAX_PATTERNS as u64),
         ("MAX_STEPS", limits::MAX_STEPS),
         ("MAX_STEPS_OF_ALL", limits::MAX_STEPS_OF_ALL),
         ("MAX_BUILT_BYTES", limits::MAX_BUILT_BYTES),

@@ -29,8 +29,8 @@ impl Scope for Fixed {
         })
     }
 
-    fn field(&self, _: Variable, _: &str) -> Option<Value<'_>> {
-        None
+    fn field(&self, _: Variable, _: &str, _: &mut Budget) -> Result<Option<Value<'_>>, EvalError> {
+        Ok(None)
     }
 }
 
