@@ -21,9 +21,9 @@ pub const MAX_LOOP_DEPTH: usize = 3;
 pub const MAX_PATTERN_BYTES: usize = 512;
 /// Maximum size of a compiled pattern, in bytes.
 pub const MAX_PATTERN_SIZE: usize = 128 * 1024;
-/// Maximum number of patterns in a [`PolicySet`](crate::PolicySet), because each keeps tables for its matches.
+/// Maximum number of patterns in a [`PolicySet`](crate::PolicySet), because each takes memory.
 pub const MAX_PATTERNS: usize = 64;
-/// Maximum size of the tables that a pattern fills while it is matched, for each thread, in bytes.
+/// Maximum size of the tables that a pattern fills during a match, in bytes.
 pub const MAX_PATTERN_TABLES: usize = 256 * 1024;
 /// Maximum number of steps of one policy for one input: its condition, its rule and its message together. A step takes
 /// well below a microsecond.
@@ -35,7 +35,10 @@ pub const MAX_BUILT_BYTES: u64 = 4 * 1024 * 1024;
 /// Bytes that are compared, searched or copied in one step.
 pub const BYTES_PER_STEP: u64 = 64;
 /// Product of the bytes of a text and the states of a pattern that is matched in one step.
-pub const MATCH_PER_STEP: u64 = 1_024;
+pub const MATCH_PER_STEP: u64 = 64;
+/// Bytes of a text for which a match is charged as if it visited all states of the pattern. After them, the tables of
+/// usual patterns are complete, or have overflowed, which is charged separately.
+pub const MATCH_WARM_UP_BYTES: u64 = 4 * 1024;
 /// Maximum length of the message of a verdict, in bytes; longer ones are cut.
 pub const MAX_MESSAGE_BYTES: usize = 1_024;
 /// Maximum number of fields that one policy redacts.

@@ -9,6 +9,7 @@ use crate::{
     error::ExpressionError,
     limits::{MAX_EXPRESSION_BYTES, MAX_NESTING, MAX_TOKENS},
     spec::Event,
+    verdict::shorten,
 };
 
 /// Maximum number of errors of the parser that are reported.
@@ -32,7 +33,7 @@ pub(crate) fn compile(source: &str, on: &[Event]) -> Result<Program, ExpressionE
             let (line, column) = error.pos;
             let _ = write!(text, "{separator}line {line}, column {column}: {}", error.msg);
         }
-        ExpressionError::Syntax(text)
+        ExpressionError::Syntax(shorten(&text))
     })?;
     Lowering::new(on).expression(&tree)
 }
@@ -46,7 +47,7 @@ fn check_tokens(source: &str) -> Result<(), ExpressionError> {
             TokenKind::TokEnd => return Ok(()),
             TokenKind::TokError => {
                 let what = lexer.get_error().map_or("it has an invalid token", |error| error.message.as_str());
-                return Err(ExpressionError::Syntax(what.to_owned()));
+                return Err(ExpressionError::Syntax(shorten(what)));
             }
             TokenKind::TokWhitespace | TokenKind::TokComment => continue,
             TokenKind::TokLeftBrace | TokenKind::TokLeftBracket | TokenKind::TokLeftParen => depth += 1,

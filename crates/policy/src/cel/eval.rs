@@ -4,10 +4,11 @@ use std::rc::Rc;
 
 use super::{
     Budget, Program, functions, operators,
-    program::{Constant, Loop, Node, Operator, Pattern, Variable},
+    pattern::Pattern,
+    program::{Constant, Loop, Node, Operator, Variable},
     value::{Blob, List, Text, Value},
 };
-use crate::{error::EvalError, limits::MATCH_PER_STEP};
+use crate::error::EvalError;
 
 /// The variables of an evaluation.
 pub(crate) trait Scope {
@@ -135,11 +136,7 @@ impl<'a> Evaluation<'a, '_> {
     #[inline(never)]
     fn matches(&mut self, text: &'a Node, pattern: &Pattern) -> Evaluated<'a> {
         match self.node(text)? {
-            Value::String(text) => {
-                let work = (text.as_str().len() as u64).saturating_mul(pattern.states);
-                self.budget.charge(1 + work / MATCH_PER_STEP)?;
-                Ok(Value::Bool(pattern.regex.is_match(text.as_str())))
-            }
+            Value::String(text) => pattern.is_match(text.as_str(), self.budget).map(Value::Bool),
             other => Err(operators::types("matches()", &[&other])),
         }
     }

@@ -1,25 +1,19 @@
 //! From a syntax tree of the `cel` crate to a program, with all checks that need no input.
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
-use regex_automata::{
-    meta::Regex,
-    nfa::thompson::{self, NFA},
-};
 
 use super::{
     functions,
-    program::{Constant, Loop, Node, Operator, Pattern, Program, Variable},
+    pattern::Pattern,
+    program::{Constant, Loop, Node, Operator, Program, Variable},
     value::Type,
 };
 use crate::{
     error::ExpressionError,
     input,
-    limits::{MAX_DEPTH, MAX_LOOP_DEPTH, MAX_NODES, MAX_PATTERN_BYTES, MAX_PATTERN_SIZE, MAX_PATTERN_TABLES},
+    limits::{MAX_DEPTH, MAX_LOOP_DEPTH, MAX_NODES},
     spec::Event,
 };
-
-/// The longest beginning of a pattern that an error shows.
-const SHOWN_PATTERN: usize = 64;
 
 /// Translates one expression.
 pub(super) struct Lowering<'e> {
@@ -147,7 +141,7 @@ impl<'e> Lowering<'e> {
         };
         self.nodes += 1;
         self.patterns += 1;
-        let pattern = compile_pattern(pattern.inner())?;
+        let pattern = Pattern::compile(pattern.inner())?;
         Ok(Node::Matches(self.boxed(text, depth)?, Box::new(pattern)))
     }
 
@@ -258,27 +252,4 @@ fn operator(name: &str) -> Option<Operator> {
         operators::INDEX => Operator::Index,
         _ => return None,
     })
-}
-
-fn compile_pattern(pattern: &str) -> Result<Pattern, ExpressionError> {
-    let refuse =
-        |reason: String| ExpressionError::Pattern { pattern: pattern.chars().take(SHOWN_PATTERN).collect(), reason };
-    if pattern.len() > MAX_PATTERN_BYTES {
-        return Err(refuse("it is too long".to_owned()));
-    }
-    let config = thompson::Config::new().nfa_size_limit(Some(MAX_PATTERN_SIZE));
-    let nfa = NFA::compiler().configure(config).build(pattern).map_err(|error| refuse(innermost(&error)))?;
-    let config =
-        Regex::config().nfa_size_limit(Some(MAX_PATTERN_SIZE)).hybrid_cache_capacity(MAX_PATTERN_TABLES).onepass(false);
-    let regex = Regex::builder().configure(config).build(pattern).map_err(|error| refuse(innermost(&error)))?;
-    Ok(Pattern { regex, states: nfa.states().len() as u64 })
-}
-
-/// Returns the last cause of an error, which says most.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }

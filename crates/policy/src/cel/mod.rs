@@ -10,6 +10,7 @@ mod eval;
 mod functions;
 mod lower;
 mod operators;
+mod pattern;
 mod program;
 mod value;
 

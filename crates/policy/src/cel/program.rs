@@ -1,8 +1,6 @@
 //! A checked expression.
 
-use regex_automata::meta::Regex;
-
-use super::value::Type;
+use super::{pattern::Pattern, value::Type};
 
 /// A checked expression, ready to be evaluated.
 #[derive(Debug)]
@@ -93,14 +91,6 @@ pub(crate) enum Loop {
     Exists,
     ExistsOne,
     Map,
-}
-
-/// A compiled pattern.
-#[derive(Clone, Debug)]
-pub(crate) struct Pattern {
-    pub(crate) regex: Regex,
-    /// The number of states of its automaton, by which a match is charged.
-    pub(crate) states: u64,
 }
 
 /// A part of a program.
