@@ -40,6 +40,12 @@ pub const CRATES: &[Crate] = &[
         uses: &[],
         why: "the interface to the outside world is the same for all crates",
     },
+    Crate {
+        name: "robeing-policy",
+        folder: "crates/policy",
+        uses: &[],
+        why: "policies are decided from their input alone",
+    },
     Crate { name: "robeing-target", folder: "crates/target", uses: &[], why: "a URL is parsed without calling it" },
     Crate {
         name: "robeing-net",
@@ -119,8 +125,13 @@ pub struct Pure {
 }
 
 /// Crates without a runtime, network or clock, and without randomness but the keys by which `ahash` looks up.
-pub const PURE: &[Pure] =
-    &[Pure { name: "robeing-fleet", uses: &["ahash", "bilrost", "bytes", "crc32c", "thiserror"] }];
+pub const PURE: &[Pure] = &[
+    Pure { name: "robeing-fleet", uses: &["ahash", "bilrost", "bytes", "crc32c", "thiserror"] },
+    Pure {
+        name: "robeing-policy",
+        uses: &["bytes", "cel", "regex-automata", "schemars", "serde", "serde_json", "thiserror"],
+    },
+];
 
 /// A library that only some crates may use.
 #[derive(Clone, Copy, Debug)]
