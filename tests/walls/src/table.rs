@@ -44,7 +44,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-net",
         folder: "crates/net",
-        uses: &["robeing-platform", "robeing-proto"],
+        uses: &["robeing-identity", "robeing-platform", "robeing-proto"],
         why: "connections do not depend on their use",
     },
     Crate {
@@ -68,7 +68,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-client",
         folder: "crates/client",
-        uses: &["robeing-net", "robeing-proto"],
+        uses: &["robeing-identity", "robeing-net", "robeing-platform", "robeing-proto"],
         why: "clients use only the public API",
     },
     Crate {
@@ -83,6 +83,7 @@ pub const CRATES: &[Crate] = &[
         uses: &[
             "robeing-coordinator",
             "robeing-fleet",
+            "robeing-identity",
             "robeing-net",
             "robeing-platform",
             "robeing-proto",
@@ -95,7 +96,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing",
         folder: "cli",
-        uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings"],
+        uses: &["robeing-client", "robeing-crds", "robeing-identity", "robeing-proto", "robeing-settings"],
         why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },
     Crate {
