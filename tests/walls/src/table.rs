@@ -50,7 +50,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-net",
         folder: "crates/net",
-        uses: &["robeing-platform", "robeing-proto"],
+        uses: &["robeing-identity", "robeing-platform", "robeing-proto"],
         why: "connections do not depend on their use",
     },
     Crate {
@@ -74,7 +74,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-client",
         folder: "crates/client",
-        uses: &["robeing-net", "robeing-proto"],
+        uses: &["robeing-identity", "robeing-net", "robeing-platform", "robeing-proto"],
         why: "clients use only the public API",
     },
     Crate {
@@ -89,6 +89,7 @@ pub const CRATES: &[Crate] = &[
         uses: &[
             "robeing-coordinator",
             "robeing-fleet",
+            "robeing-identity",
             "robeing-net",
             "robeing-platform",
             "robeing-proto",
@@ -101,7 +102,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing",
         folder: "cli",
-        uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings"],
+        uses: &["robeing-client", "robeing-crds", "robeing-identity", "robeing-proto", "robeing-settings"],
         why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },
     Crate {
