@@ -209,7 +209,6 @@ async fn make(platform: &Platform, dir: &Path, realm: &Realm) -> Result<(), Auth
 
 #[cfg(test)]
 mod tests {
-    use robeing_platform::Disk;
     use tempfile::TempDir;
 
     use super::*;

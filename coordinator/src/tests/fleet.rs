@@ -13,7 +13,7 @@ use robeing_platform::{
     simulated::{HostNetwork, MemoryNetwork, SeededRandom, SimulatedDisk},
 };
 use robeing_proto::v1;
-use robeing_settings::{CoordinatorConfig, FleetLimits, TlsMode, Weights};
+use robeing_settings::{AuthorityConfig, CoordinatorConfig, FleetLimits, TlsMode, Weights};
 use robeing_telemetry::Metrics;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -89,6 +89,7 @@ impl TestFleet {
     pub fn run(&mut self, n: usize) {
         let config = CoordinatorConfig {
             tls: TlsMode::Off,
+            authority: AuthorityConfig::default(),
             listen: address(n),
             name: name(n),
             cluster_id: CLUSTER.to_owned(),
