@@ -388,11 +388,7 @@ fn rules_about_identity() {
     assert_refused(&[
         (identity("trustDomain: Robeing"), "spec.identity.trustDomain", form),
         (identity("trustDomain: a/b"), "spec.identity.trustDomain", form),
-        (
-            identity("trustDomain: \"\""),
-            "spec.identity.trustDomain",
-            "This must have at least 1 character, but has 0.",
-        ),
+        (identity("trustDomain: \"\""), "spec.identity.trustDomain", "This must have at least 1 character, but has 0."),
         (identity("authority: {}"), "spec.identity.authority", "The field secretName is missing; add it."),
         (
             identity(&format!("authority: {{secretName: {name}-authority}}")),
@@ -401,7 +397,8 @@ fn rules_about_identity() {
         ),
     ]);
     let longest = "a".repeat(limits::MAX_TRUST_DOMAIN as usize);
-    let at_most = parse_manifest(&identity(&format!("trustDomain: {longest}"))).unwrap_or_else(|error| panic!("{error}"));
+    let at_most =
+        parse_manifest(&identity(&format!("trustDomain: {longest}"))).unwrap_or_else(|error| panic!("{error}"));
     assert!(parse_manifest(&identity(&format!("trustDomain: {longest}a"))).is_err());
     let other = parse_manifest(&identity("trustDomain: other")).unwrap_or_else(|error| panic!("{error}"));
     check_update(&at_most, &at_most).expect("nothing changed");
