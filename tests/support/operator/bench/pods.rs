@@ -286,4 +286,40 @@ impl v1::admin_server::Admin for Coordinator {
     ) -> Result<Response<v1::TransferLeadershipResponse>, Status> {
         not_here()
     }
+
+    async fn set_trust(&self, _: Request<v1::SetTrustRequest>) -> Result<Response<v1::SetTrustResponse>, Status> {
+        Ok(Response::new(v1::SetTrustResponse::default()))
+    }
+
+    async fn create_join_token(
+        &self,
+        _: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        not_here()
+    }
+
+    async fn certify_client(
+        &self,
+        _: Request<v1::CertifyClientRequest>,
+    ) -> Result<Response<v1::CertifyClientResponse>, Status> {
+        not_here()
+    }
+
+    async fn bar_agent(&self, _: Request<v1::BarAgentRequest>) -> Result<Response<v1::BarAgentResponse>, Status> {
+        not_here()
+    }
+
+    async fn release_agent(
+        &self,
+        _: Request<v1::ReleaseAgentRequest>,
+    ) -> Result<Response<v1::ReleaseAgentResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_audit_records(
+        &self,
+        _: Request<v1::ListAuditRecordsRequest>,
+    ) -> Result<Response<v1::ListAuditRecordsResponse>, Status> {
+        not_here()
+    }
 }
