@@ -1,6 +1,6 @@
 //! What the templates and pods of a fleet show about how its processes connect, and what agents prove themselves with.
 
-use kube::api::DynamicObject;
+use kube::{ResourceExt, api::DynamicObject};
 use robeing_settings::{TlsMode, settings};
 
 use crate::{
@@ -70,6 +70,15 @@ impl Observation {
     pub fn has_join_secrets(&self) -> bool {
         let joins = |live: &Live| matches!(live.identity, Some((_, Some(Proof::JoinSecret))));
         self.deployments().any(|live| joins(live) || live.rolls())
+    }
+
+    /// Returns the names of the workloads of which pods may be left that do not speak TLS.
+    pub fn unmoved(&self) -> Vec<String> {
+        let set = self.stateful_set().filter(|set| self.owns(set));
+        let view = self.transports(true);
+        let has_moved = |at: &transport::Workload| at.settled && at.transport != Transport::Plaintext;
+        let all = set.into_iter().zip(view.coordinators).chain(self.deployments().zip(view.pools));
+        all.filter(|(_, at)| !has_moved(at)).map(|(live, _)| live.object.name_any()).collect()
     }
 
     /// Returns how the processes connect, by their templates and pods.

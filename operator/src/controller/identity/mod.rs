@@ -361,7 +361,7 @@ pub(crate) async fn decide(observation: &Observation, context: &Context, cache: 
             );
         }
     } else if decided == Transport::Permissive && view.wanted == Transport::Strict {
-        cache.identity.report.moving = Some("coordinators and agents are being replaced".into());
+        cache.identity.report.moving = Some(report::waits_for(&observation.unmoved()));
     }
     let is_known = cache.identity.state().is_some_and(|state| state.issuer.is_some());
     let proof = if is_known || observation.has_tokens() { Proof::Token } else { Proof::JoinSecret };

@@ -56,6 +56,19 @@ pub struct Report {
     pub events: Vec<Told>,
 }
 
+/// Maximum number of workloads that a message names.
+const MOST_NAMED: usize = 3;
+
+/// Returns what a fleet that moves to TLS waits for, as a clause: that the pods of these workloads are replaced.
+pub fn waits_for(workloads: &[String]) -> String {
+    let named = workloads.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match workloads.len() {
+        0 => "all pods are being replaced".into(),
+        count if count <= MOST_NAMED => format!("the pods of {named} are not all replaced yet"),
+        count => format!("the pods of {named} and {} more are not all replaced yet", count - MOST_NAMED),
+    }
+}
+
 impl Report {
     /// Adds a problem.
     pub fn problem(&mut self, reason: &'static str, message: String) {
@@ -113,3 +126,47 @@ impl Report {
 pub const MOVING: &str = "MovingToTls";
 /// The reasons of the condition that are warned of by an event.
 pub const WARNED: [&str; 3] = ["Permissive", "OpenEnrolment", "NoTokenIssuer"];
+
+#[cfg(test)]
+mod tests {
+    use robeing_crds::parse_manifest;
+
+    use super::*;
+
+    fn cluster(identity: &str) -> RobeingCluster {
+        let manifest = format!(
+            "{{apiVersion: robeing.io/v1alpha1, kind: RobeingCluster, metadata: {{name: a, namespace: b}}, \
+             spec: {{identity: {identity}}}}}"
+        );
+        parse_manifest(&manifest).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn what_is_wrong_comes_before_what_is_weak_and_that_before_a_rotation() {
+        let weak = cluster("{enrolment: Open, transport: Permissive}");
+        let mut report = Report { phase: Some(Phase::Adding { since: None }), ..Report::default() };
+        let strict = cluster("{}");
+        assert_eq!(report.condition(&strict).1, "Rotating");
+        report.no_issuer = Some("it is forbidden".into());
+        let (state, reason, message) = report.condition(&weak);
+        assert_eq!((state, reason), ("True", "Permissive"));
+        assert!(message.contains(OPEN_WARNING) && message.contains("it is forbidden"), "{message}");
+        assert_eq!(report.condition(&strict).1, "NoTokenIssuer");
+        report.moving = Some(waits_for(&["a".into()]));
+        assert_eq!((report.condition(&strict).0, report.condition(&strict).1), ("False", MOVING));
+        report.problem("AuthorityMissing", "There is none.".into());
+        report.problem("JoinSecretUnavailable", "It is refused.".into());
+        let (state, reason, message) = report.condition(&strict);
+        assert_eq!(
+            (state, reason, message.as_str()),
+            ("False", "AuthorityMissing", "There is none. Also: It is refused.")
+        );
+    }
+
+    #[test]
+    fn a_message_names_a_few_of_many_workloads() {
+        let names: Vec<String> = (0..MOST_NAMED + 2).map(|number| number.to_string()).collect();
+        assert!(waits_for(&names).contains("0, 1, 2 and 2 more"));
+        assert!(waits_for(&names[..MOST_NAMED]).contains("0, 1, 2 are"));
+    }
+}

@@ -352,3 +352,136 @@ async fn a_rotation_is_recorded_before_anything_depends_on_it_and_needs_a_leader
     next.prepare(&cluster).await;
     assert_eq!(next.cache.identity.state(), Some(&state));
 }
+
+/// A coordinator without TLS that keeps what it is told.
+#[derive(Clone)]
+struct Coordinator {
+    told: Arc<Mutex<Vec<v1::SetTrustRequest>>>,
+    knows_no_tls: bool,
+}
+
+/// Implements the service of administrators, of which these calls are refused.
+macro_rules! admin_but {
+    ($($name:ident($request:ident) -> $response:ident;)*) => {
+        #[tonic::async_trait]
+        impl v1::admin_server::Admin for Coordinator {
+            async fn set_trust(
+                &self,
+                request: tonic::Request<v1::SetTrustRequest>,
+            ) -> Result<tonic::Response<v1::SetTrustResponse>, tonic::Status> {
+                if self.knows_no_tls {
+                    return Err(tonic::Status::unimplemented("an earlier version"));
+                }
+                self.told.lock().expect("no test panics while it holds this").push(request.into_inner());
+                Ok(tonic::Response::new(v1::SetTrustResponse::default()))
+            }
+
+            $(async fn $name(
+                &self,
+                _: tonic::Request<v1::$request>,
+            ) -> Result<tonic::Response<v1::$response>, tonic::Status> {
+                Err(tonic::Status::unimplemented("not here"))
+            })*
+        }
+    };
+}
+
+admin_but! {
+    set_pools(SetPoolsRequest) -> SetPoolsResponse;
+    add_coordinator(AddCoordinatorRequest) -> AddCoordinatorResponse;
+    remove_coordinator(RemoveCoordinatorRequest) -> RemoveCoordinatorResponse;
+    transfer_leadership(TransferLeadershipRequest) -> TransferLeadershipResponse;
+    create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse;
+    certify_client(CertifyClientRequest) -> CertifyClientResponse;
+    bar_agent(BarAgentRequest) -> BarAgentResponse;
+    release_agent(ReleaseAgentRequest) -> ReleaseAgentResponse;
+    list_audit_records(ListAuditRecordsRequest) -> ListAuditRecordsResponse;
+}
+
+/// Starts a coordinator, and returns its address and what it is told.
+async fn coordinator(knows_no_tls: bool) -> (String, Arc<Mutex<Vec<v1::SetTrustRequest>>>) {
+    let coordinator = Coordinator { told: Arc::default(), knows_no_tls };
+    let told = Arc::clone(&coordinator.told);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let incoming = futures::stream::unfold(listener, |listener| async move {
+        let stream = listener.accept().await.map(|(stream, _)| stream);
+        Some((stream, listener))
+    });
+    let admin = v1::admin_server::AdminServer::new(coordinator);
+    tokio::spawn(tonic::transport::Server::builder().add_service(admin).serve_with_incoming(incoming));
+    (address, told)
+}
+
+/// Returns what is observed of a fleet whose time is this, Unix milliseconds.
+fn led(cluster: &RobeingCluster, address: &str, now: u64) -> Observation {
+    let mut status = v1::FleetStatus { cluster_id: "fleet".into(), leader: "one".into(), ..v1::FleetStatus::default() };
+    status.now.get_or_insert_default().seconds = i64::try_from(now / 1_000).expect("a time");
+    let fleet = Ok(coordinators::Answer { status, agents: vec![], from: address.to_owned() });
+    Observation { fleet, ..observation(cluster) }
+}
+
+/// Reconciles once, with an operator that has just started, and returns the reasons of its events.
+async fn round(server: &Server, observation: &Observation) -> Vec<&'static str> {
+    let mut operator = Operator::start(server);
+    let (context, cache) = (&operator.context, &mut operator.cache);
+    prepare(&observation.cluster, context, cache, true).await.unwrap_or_else(|error| panic!("{error}"));
+    let identity = decide(observation, context, cache).await;
+    server.stored().put(TRUST, json!({"metadata": {"name": "fleet-trust"}, "data": {TRUST_KEY: identity.trust}}));
+    advance(observation, context, cache).await.unwrap_or_else(|error| panic!("{error}"));
+    cache.identity.report().events.iter().map(|(reason, _)| *reason).collect()
+}
+
+#[tokio::test]
+async fn a_rotation_comes_to_its_end_though_the_operator_restarts_before_each_step() {
+    let ((address, told), server, mut cluster) = (coordinator(false).await, Server::default(), cluster());
+    cluster.annotations_mut().insert(names::ANNOTATION_ROTATE.into(), "first".into());
+    let overlap = u64::try_from(crate::controller::AUTHORITY_OVERLAP.as_millis()).expect("milliseconds");
+    let mut now = wall();
+    assert_eq!(
+        round(&server, &led(&cluster, &address, now)).await,
+        Vec::<&str>::new(),
+        "it was asked before it was made"
+    );
+    cluster.annotations_mut().insert(names::ANNOTATION_ROTATE.into(), "second".into());
+    let mut events = Vec::new();
+    for _ in 0..8 {
+        events.extend(round(&server, &led(&cluster, &address, now)).await);
+        now += overlap / 2;
+    }
+    assert_eq!(events, ["AuthorityRotationStarted", "AuthoritySwitched", "AuthorityRotationCompleted"]);
+    let told = told.lock().expect("no test panics while it holds this");
+    let trusted: Vec<usize> = told.iter().map(|told| authority::certificates(&told.trust_bundle).len()).collect();
+    assert!(trusted.windows(2).all(|two| two[0].abs_diff(two[1]) <= 1) && trusted.contains(&2), "{trusted:?}");
+    let (first, last) = (&told[0].trust_bundle, &told[told.len() - 1].trust_bundle);
+    assert_ne!(first, last, "the old one is trusted no more");
+    assert_eq!(told[0].issuers[0].issuer, "https://k");
+}
+
+#[tokio::test]
+async fn coordinators_are_told_what_has_changed_and_nothing_twice() {
+    let ((address, told), server, mut cluster) = (coordinator(false).await, Server::default(), cluster());
+    let mut operator = Operator::start(&server);
+    let (context, cache) = (&operator.context, &mut operator.cache);
+    for pools in [2, 2, 1] {
+        cluster.spec.pools.truncate(pools);
+        let observation = led(&cluster, &address, wall());
+        prepare(&cluster, context, cache, true).await.unwrap_or_else(|error| panic!("{error}"));
+        advance(&observation, context, cache).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+    let told = told.lock().expect("no test panics while it holds this");
+    assert_eq!(told.iter().map(|told| told.pools.len()).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[tokio::test]
+async fn coordinators_of_a_version_without_tls_are_no_failure_and_those_that_are_gone_are() {
+    let ((address, _), server, cluster) = (coordinator(true).await, Server::default(), cluster());
+    let mut operator = Operator::start(&server);
+    let (context, cache) = (&operator.context, &mut operator.cache);
+    prepare(&cluster, context, cache, true).await.unwrap_or_else(|error| panic!("{error}"));
+    advance(&led(&cluster, &address, wall()), context, cache).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(cache.identity.report().declined, None);
+    advance(&led(&cluster, "127.0.0.1:1", wall()), context, cache).await.unwrap_or_else(|error| panic!("{error}"));
+    let declined = cache.identity.report().declined.clone().expect("nobody is there");
+    assert!(declined.contains("SetTrust at 127.0.0.1:1"), "{declined}");
+}
