@@ -52,6 +52,8 @@ const READ_EVERY: Duration = Duration::from_secs(10 * 60);
 /// How soon a fleet is reconciled again while its authority is rotated and nothing else happens.
 const ROTATION_POLL: Duration = Duration::from_secs(60);
 
+/// How soon a Secret of the user's that is missing or wrong is read again.
+const GIVEN_POLL: Duration = Duration::from_secs(10);
 /// How soon a fleet is reconciled again after a step of a rotation.
 const STEP_POLL: Duration = Duration::from_secs(1);
 
@@ -97,9 +99,11 @@ impl IdentityCache {
         &self.report
     }
 
-    /// Returns the time until a rotation goes on.
+    /// Returns the time until a rotation goes on, or the user's Secret is read again because it is missing or wrong: no
+    /// watch tells of it.
     pub(crate) fn due(&self) -> Option<Duration> {
-        self.due
+        let waits = self.given.as_ref().is_some_and(|(_, given)| given.is_err());
+        self.due.into_iter().chain(waits.then_some(GIVEN_POLL)).min()
     }
 }
 

@@ -302,6 +302,7 @@ async fn an_authority_of_the_users_is_waited_for_and_copied() {
     let mut operator = Operator::start(&server);
     operator.prepare(&cluster).await;
     assert_eq!((operator.reasons(), server.writes()), (vec!["AuthorityMissing"], 0));
+    assert_eq!(operator.cache.identity.due(), Some(GIVEN_POLL), "nobody tells when it is there");
     let path = format!("{SECRETS}/mine");
     let put = |certificate: &str, key: &str| {
         let bytes = |text: &str| json!(ByteString(text.as_bytes().to_vec()));
@@ -315,7 +316,7 @@ async fn an_authority_of_the_users_is_waited_for_and_copied() {
     let made = Authority::create(&realm, wall()).expect("an authority");
     put(made.certificate_pem(), made.key_pem());
     operator.prepare(&cluster).await;
-    assert!(operator.reasons().is_empty());
+    assert!(operator.reasons().is_empty() && operator.cache.identity.due().is_none());
     assert_eq!(operator.authority(), &Pair::of(&made));
     // A fleet that has an authority keeps it when the user's is gone.
     server.stored().objects.remove(&path);
