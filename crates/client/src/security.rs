@@ -70,6 +70,24 @@ impl Security {
         Ok(Self::of(credentials(identity)?, false, identity.token.as_deref()))
     }
 
+    /// Connects as [`Security::with_identity`], but falls back to plaintext where a server speaks no TLS: for the time in
+    /// which a fleet moves to TLS.
+    ///
+    /// # Errors
+    /// If the identity can't be used.
+    pub fn permissive(identity: &ClientIdentity) -> Result<Self, CredentialsError> {
+        Ok(Self::of(credentials(identity)?, true, identity.token.as_deref()))
+    }
+
+    /// Returns whether both share the same credentials.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (&self.replace, &other.replace) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
     /// Replaces the identity, for connections that are made from now on.
     ///
     /// # Errors

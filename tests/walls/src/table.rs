@@ -108,7 +108,14 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-operator",
         folder: "operator",
-        uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings", "robeing-telemetry"],
+        uses: &[
+            "robeing-client",
+            "robeing-crds",
+            "robeing-identity",
+            "robeing-proto",
+            "robeing-settings",
+            "robeing-telemetry",
+        ],
         why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },
 ];

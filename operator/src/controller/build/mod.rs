@@ -5,6 +5,7 @@
 mod access;
 mod coordinators;
 mod defaults;
+mod identity;
 mod pod;
 mod pool;
 mod pull;
@@ -13,6 +14,7 @@ mod services;
 use std::collections::BTreeSet;
 
 pub use coordinators::{EPHEMERAL_WARNING, first_membership};
+pub use identity::{COORDINATOR_VOLUMES, SecretContent, secret};
 use k8s_openapi::{
     api::core::v1::ServiceAccount,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -73,7 +75,12 @@ pub fn build(fleet: &ValidatedCluster, coordinators: u32, member_high_water: u32
     };
     let own = fleet.coordinator_template.service_account_name.as_ref();
     objects.extend(account(own, &access::coordinators_account(fleet))?);
+    if let Some(trust) = identity::trust(fleet) {
+        objects.push(desired(&trust)?);
+    }
     objects.extend([
+        desired(&identity::access_role(fleet))?,
+        desired(&identity::access_binding(fleet))?,
         desired(&services::first_membership(fleet))?,
         desired(&services::headless(fleet))?,
         desired(&services::client(fleet))?,
