@@ -63,7 +63,10 @@ impl Administrator {
             let records = self.audit(&[]).await;
             let is_it = |record: &&Value| {
                 let holds = |field: &str, text: &str| record[field].as_str().is_some_and(|is| is.contains(text));
-                holds("action", action) && holds("actor", actor) && holds("subject", subject) && holds("outcome", outcome)
+                holds("action", action)
+                    && holds("actor", actor)
+                    && holds("subject", subject)
+                    && holds("outcome", outcome)
             };
             records.iter().find(is_it).cloned().ok_or(records)
         })

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{connect::client, duration};
 use crate::{
-    args::{AgentRole, Connection, SubmitArgs},
+    args::{Connection, SubmitArgs},
     error::CliError,
     exit::Exit,
     inputs::LineInput,
