@@ -24,8 +24,13 @@ pub fn grammar(name: &'static str) -> clap::Command {
 
 /// Arguments that can be set in the environment: their subcommand (`None` for global arguments), their id, and the
 /// variable.
-const FROM_ENVIRONMENT: [(Option<&str>, &str, &str); 3] = [
+const FROM_ENVIRONMENT: [(Option<&str>, &str, &str); 8] = [
     (None, "endpoint", "ROBEING_ENDPOINT"),
+    (None, "trust", "ROBEING_TRUST"),
+    (None, "certificate", "ROBEING_CERTIFICATE"),
+    (None, "private_key", "ROBEING_PRIVATE_KEY"),
+    (None, "token_file", "ROBEING_TOKEN_FILE"),
+    (None, "ca", "ROBEING_CA"),
     (Some("dev"), "agent_bin", "ROBEING_AGENT_BIN"),
     (Some("submit"), "submitter", "ROBEING_SUBMITTER"),
 ];

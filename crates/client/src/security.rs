@@ -38,6 +38,8 @@ pub struct Security {
     /// Keeps the credentials replaceable.
     replace: Option<Arc<watch::Sender<Arc<Credentials>>>>,
     bearer: Bearer,
+    /// Where the trusted authorities came from, for messages.
+    trust_source: Option<Arc<str>>,
 }
 
 impl fmt::Debug for Security {
@@ -105,7 +107,18 @@ impl Security {
         let (sender, receiver) = watch::channel(Arc::new(credentials));
         let bearer = Bearer::default();
         bearer.set(token);
-        Self { tls: Some(Tls::new(receiver, permissive)), replace: Some(Arc::new(sender)), bearer }
+        Self { tls: Some(Tls::new(receiver, permissive)), replace: Some(Arc::new(sender)), bearer, trust_source: None }
+    }
+
+    /// Sets where the trusted authorities came from, such as the name of a file; error messages contain it.
+    pub fn trusted_from(mut self, source: &str) -> Self {
+        self.trust_source = Some(source.into());
+        self
+    }
+
+    /// Returns where the trusted authorities came from, if that was set.
+    pub(crate) fn trust_source(&self) -> Option<&str> {
+        self.trust_source.as_deref()
     }
 
     /// Returns the TLS to connect with, if any.
