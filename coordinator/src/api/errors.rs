@@ -55,10 +55,8 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
         Refusal::Conflict { .. } | Refusal::NameHeld { .. } => Code::AlreadyExists,
-        Refusal::ProofSpent { .. }
-        | Refusal::ProofExpired { .. }
-        | Refusal::OpenEnrolmentOff
-        | Refusal::Barred { .. } => Code::PermissionDenied,
+        Refusal::ProofSpent { .. } | Refusal::ProofExpired { .. } | Refusal::OpenEnrolmentOff => Code::Unauthenticated,
+        Refusal::Barred { .. } => Code::PermissionDenied,
         Refusal::UnknownTask { .. } => Code::NotFound,
         Refusal::StaleSession | Refusal::Version { .. } | Refusal::NotInForce { .. } | Refusal::Unreadable { .. } => {
             Code::FailedPrecondition

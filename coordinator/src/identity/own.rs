@@ -5,20 +5,18 @@ use std::{sync::Arc, time::Duration};
 
 use robeing_fleet::IdentityConfig;
 use robeing_identity::{
-    IdentityError, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, SpiffeIdError, TrustBundle, digest,
+    IdentityError, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, SpiffeIdError, digest,
 };
 use robeing_net::security::{Credentials, CredentialsError, FIRST_CONTACT_TOLERANCE, TrustClock};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use crate::{
-    clock::FleetClock,
-    identity::authority::{Authorities, Certifier},
-    read::StateReader,
-};
+use crate::{clock::FleetClock, identity::trust::FleetTrust, read::StateReader};
 
 /// How often it is checked whether the certificate must be renewed.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// The same while the fleet's time is not known. Until it is, nobody is certified here.
+const CHECK_AT_FIRST: Duration = Duration::from_millis(50);
 
 /// Why this coordinator can't be certified.
 #[derive(Debug, thiserror::Error)]
@@ -39,35 +37,12 @@ pub struct OwnCertifier {
     realm: Realm,
     name: String,
     hosts: Vec<String>,
-    authorities: Authorities,
+    trust: FleetTrust,
     clock: Arc<TrustClock>,
     key: PrivateKey,
     sender: watch::Sender<Arc<Credentials>>,
     /// What the current credentials were made of.
     made: Made,
-    trusted: Trusted,
-}
-
-/// The trusted authorities, and what they were merged from.
-struct Trusted {
-    certifier: Arc<Certifier>,
-    config: Option<Arc<IdentityConfig>>,
-    bundle: TrustBundle,
-}
-
-impl Trusted {
-    fn new(certifier: Arc<Certifier>, config: Option<Arc<IdentityConfig>>) -> Self {
-        let bundle = merged(&certifier.bundle, config.as_deref());
-        Self { certifier, config, bundle }
-    }
-
-    fn is_of(&self, certifier: &Arc<Certifier>, config: Option<&Arc<IdentityConfig>>) -> bool {
-        let same = match (&self.config, config) {
-            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (one, other) => one.is_none() && other.is_none(),
-        };
-        same && Arc::ptr_eq(&self.certifier, certifier)
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,15 +65,14 @@ impl OwnCertifier {
         realm: Realm,
         name: &str,
         hosts: Vec<String>,
-        authorities: Authorities,
+        trust: FleetTrust,
         clock: Arc<TrustClock>,
     ) -> Result<(Self, watch::Receiver<Arc<Credentials>>), OwnError> {
         let key = PrivateKey::generate()?;
         let nobody = Credentials::new(realm.cluster(), None, None, &clock)?;
         let (sender, receiver) = watch::channel(Arc::new(nobody));
         let made = Made { in_fleet_time: false, authority: [0; 32], trusted: [0; 32], renew_at: 0 };
-        let trusted = Trusted::new(authorities.current(), None);
-        let mut own = Self { realm, name: name.to_owned(), hosts, authorities, clock, key, sender, made, trusted };
+        let mut own = Self { realm, name: name.to_owned(), hosts, trust, clock, key, sender, made };
         own.renew(None)?;
         Ok((own, receiver))
     }
@@ -120,18 +94,16 @@ impl OwnCertifier {
                     warn!(%error, "this coordinator's certificate can't be renewed; retrying every second");
                 }
             }
-            tokio::time::sleep(CHECK_EVERY).await;
+            tokio::time::sleep(if self.clock.is_known() { CHECK_EVERY } else { CHECK_AT_FIRST }).await;
         }
     }
 
     /// Renews the certificate if it is due. Returns whether it was.
     fn renew(&mut self, config: Option<Arc<IdentityConfig>>) -> Result<bool, OwnError> {
-        let certifier = self.authorities.current();
-        if !self.trusted.is_of(&certifier, config.as_ref()) {
-            self.trusted = Trusted::new(Arc::clone(&certifier), config);
-        }
+        let now_trusted = self.trust.with(config);
+        let (certifier, bundle) = (&now_trusted.certifier, &now_trusted.bundle);
         let in_fleet_time = self.clock.is_known();
-        let (authority, trusted) = (digest(certifier.authority.certificate()), self.trusted.bundle.digest());
+        let (authority, trusted) = (digest(certifier.authority.certificate()), bundle.digest());
         let now = self.clock.now();
         let known = Made { in_fleet_time, authority, trusted, ..self.made };
         if known == self.made && now < self.made.renew_at {
@@ -144,19 +116,10 @@ impl OwnCertifier {
         let from = now.saturating_sub(margin.as_millis() as u64);
         let issued = certifier.authority.issue(&request, &id, &self.hosts, from, LEAF_LIFETIME + margin * 2)?;
         let own = Some((issued.certificate, &self.key));
-        let credentials = Credentials::new(self.realm.cluster(), Some(self.trusted.bundle.clone()), own, &self.clock)?;
+        let credentials = Credentials::new(self.realm.cluster(), Some(bundle.clone()), own, &self.clock)?;
         let renew_at = now + (issued.not_after.saturating_sub(now)) / 2;
         self.made = Made { renew_at, ..known };
         self.sender.send_replace(Arc::new(credentials));
         Ok(true)
     }
-}
-
-/// Returns the authorities that are trusted: those of the directory, and those of the fleet's state.
-pub fn merged(own: &TrustBundle, config: Option<&IdentityConfig>) -> TrustBundle {
-    let Some(config) = config.filter(|config| !config.bundle.is_empty()) else { return own.clone() };
-    TrustBundle::from_pem(&format!("{}\n{}", own.pem(), config.bundle)).unwrap_or_else(|error| {
-        debug!(%error, "the trusted authorities in the fleet's state can't be used");
-        own.clone()
-    })
 }

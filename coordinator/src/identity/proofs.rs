@@ -3,7 +3,7 @@
 use robeing_fleet::{EnrolmentMode, IdentityConfig, ProofKind, Role, SingleUse};
 use robeing_identity::{
     JoinKey, JoinSecret, JoinTokenError,
-    jwt::{self, KeySet, TokenError},
+    jwt::{self, ServiceAccountClaims, TokenError, TokenIssuer},
 };
 use robeing_proto::internal::v1::enrol_request::Proof;
 use robeing_settings::Enrolment;
@@ -29,6 +29,21 @@ pub struct Proved {
     pub names_agent: bool,
 }
 
+/// A service account of Kubernetes that a token was made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceAccount {
+    pub namespace: String,
+    pub name: String,
+    /// The name of the pod that the token is bound to, if it is bound to one.
+    pub pod: Option<String>,
+}
+
+impl From<ServiceAccountClaims> for ServiceAccount {
+    fn from(claims: ServiceAccountClaims) -> Self {
+        Self { namespace: claims.namespace, name: claims.service_account, pod: claims.pod.map(|(name, _)| name) }
+    }
+}
+
 /// Why a proof is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
@@ -52,6 +67,9 @@ pub enum ProofError {
         "this is not a join secret of the pool {pool:?}; if the secret was replaced, restart the agent with the new one"
     )]
     Secret { pool: String },
+    /// The token is a person's or another program's.
+    #[error("the token is of the user {user:?}; an agent enrols with the token of a service account")]
+    NoServiceAccount { user: String },
     /// The proof is right, but for somebody else.
     #[error("the proof is for {what} {proved:?}, not {claimed:?}")]
     Other { what: &'static str, proved: String, claimed: String },
@@ -72,7 +90,7 @@ impl ProofError {
 
     /// Returns whether the proof is right, and what it was used for is not.
     pub fn is_of_another(&self) -> bool {
-        matches!(self, Self::Other { .. } | Self::Role { .. })
+        matches!(self, Self::Other { .. } | Self::Role { .. } | Self::NoServiceAccount { .. })
     }
 }
 
@@ -80,9 +98,13 @@ impl ProofError {
 #[derive(Clone, Copy, Debug)]
 pub struct Verifier<'a> {
     pub config: Option<&'a IdentityConfig>,
+    /// The issuers of service-account tokens.
+    pub issuers: &'a [TokenIssuer],
     /// What agents need to enrol, if the fleet's configuration does not say.
     pub enrolment: Enrolment,
     pub join_key: &'a JoinKey,
+    /// The digest of the secret with which agents of any pool and role enrol, if there is one.
+    pub join_secret: Option<[u8; 32]>,
     /// The time, Unix milliseconds.
     pub now: u64,
 }
@@ -104,7 +126,9 @@ impl Verifier<'_> {
         match proof {
             Some(Proof::JoinToken(token)) => self.verify_token(claim, token),
             Some(Proof::JoinSecret(secret)) => self.verify_secret(claim, secret),
-            Some(Proof::ServiceAccountToken(token)) => self.verify_service_account(claim, token),
+            Some(Proof::ServiceAccountToken(token)) => {
+                self.proved_by(claim, &self.verify_service_account(token)?.into())
+            }
             None if !self.is_open() => Err(ProofError::Missing { name: claim.name.to_owned() }),
             None => match claim.role {
                 Role::Worker | Role::Specialist => {
@@ -128,47 +152,46 @@ impl Verifier<'_> {
     }
 
     fn verify_secret(&self, claim: Claim<'_>, secret: &[u8]) -> Result<Proved, ProofError> {
+        let proved = Proved { kind: ProofKind::PoolSecret, single_use: None, names_agent: false };
+        if JoinSecret::is_one_of(secret, self.join_secret.as_slice()) {
+            return Ok(proved);
+        }
         let pools = self.config.map(|config| &config.pools[..]).unwrap_or_default();
         let pool = pools.iter().find(|pool| pool.pool == claim.pool);
         let pool = pool.filter(|pool| JoinSecret::is_one_of(secret, &pool.secrets));
         let pool = pool.ok_or_else(|| ProofError::Secret { pool: claim.pool.to_owned() })?;
         same_role(pool.role, claim)?;
-        Ok(Proved { kind: ProofKind::PoolSecret, single_use: None, names_agent: false })
+        Ok(proved)
     }
 
-    fn verify_service_account(&self, claim: Claim<'_>, token: &str) -> Result<Proved, ProofError> {
-        let claims = self.service_account(token)?;
-        let account = format!("{}/{}", claims.namespace, claims.service_account);
+    /// Returns what a token of a service account proves.
+    ///
+    /// # Errors
+    /// If the account is not one of the claimed pool, or the token is bound to another pod.
+    pub fn proved_by(&self, claim: Claim<'_>, account: &ServiceAccount) -> Result<Proved, ProofError> {
+        let name = format!("{}/{}", account.namespace, account.name);
         let pools = self.config.map(|config| &config.pools[..]).unwrap_or_default();
-        let pool = pools.iter().find(|pool| pool.pool == claim.pool && pool.service_accounts.contains(&account));
+        let pool = pools.iter().find(|pool| pool.pool == claim.pool && pool.service_accounts.contains(&name));
         let Some(pool) = pool else {
             let claimed = format!("an agent of the pool {}", claim.pool);
-            return Err(ProofError::Other { what: "the service account", proved: account, claimed });
+            return Err(ProofError::Other { what: "the service account", proved: name, claimed });
         };
         same_role(pool.role, claim)?;
-        if let Some((pod, _)) = &claims.pod {
+        if let Some(pod) = &account.pod {
             same("the pod", pod, claim.name)?;
         }
-        Ok(Proved { kind: ProofKind::ServiceAccount, single_use: None, names_agent: claims.pod.is_some() })
+        Ok(Proved { kind: ProofKind::ServiceAccount, single_use: None, names_agent: account.pod.is_some() })
     }
 
     /// Verifies a service-account token of one of the fleet's issuers.
     ///
     /// # Errors
     /// Why it is refused.
-    pub fn service_account(&self, token: &str) -> Result<jwt::ServiceAccountClaims, ProofError> {
-        let issuers = self.config.map(|config| &config.issuers[..]).unwrap_or_default();
-        let issuers: Vec<jwt::TokenIssuer> = issuers
-            .iter()
-            .filter_map(|issuer| {
-                let keys = KeySet::from_json(issuer.jwks.as_bytes()).ok()?;
-                Some(jwt::TokenIssuer { issuer: issuer.issuer.clone(), audience: issuer.audience.clone(), keys })
-            })
-            .collect();
-        if issuers.is_empty() {
+    pub fn verify_service_account(&self, token: &str) -> Result<ServiceAccountClaims, ProofError> {
+        if self.issuers.is_empty() {
             return Err(ProofError::NoIssuer);
         }
-        Ok(jwt::verify(token.trim(), &issuers, self.now)?)
+        Ok(jwt::verify(token.trim(), self.issuers, self.now)?)
     }
 }
 
