@@ -260,7 +260,6 @@ async fn write(platform: &Platform, dir: &Path, name: &str, content: &str) -> Re
 
 #[cfg(test)]
 mod tests {
-    use robeing_platform::Disk;
     use tempfile::TempDir;
 
     use super::*;

@@ -165,7 +165,8 @@ impl EnrolmentService {
 
 /// Returns whether a call was not refused because of who made it, but because the fleet can't answer now.
 fn is_passing(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::ResourceExhausted | Code::Internal | Code::DeadlineExceeded)
+    use Code::{DeadlineExceeded, FailedPrecondition, Internal, ResourceExhausted, Unavailable};
+    matches!(code, Unavailable | ResourceExhausted | Internal | DeadlineExceeded | FailedPrecondition)
 }
 
 /// Returns the service account that a user of Kubernetes is.

@@ -5,10 +5,16 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use robeing_fleet::{EnrolmentMode, IdentityConfig};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use robeing_fleet::{EnrolmentMode, IdentityConfig, TokenIssuer};
 use robeing_identity::{Authority, Realm};
 use robeing_platform::Clock;
 use robeing_settings::Enrolment;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{
@@ -47,6 +53,45 @@ pub fn bundle_of(authorities: &[Authority]) -> String {
 pub fn trust(certifier: Arc<Certifier>, enrolment: Enrolment) -> (watch::Sender<Arc<Certifier>>, FleetTrust) {
     let (sender, current) = watch::channel(certifier);
     (sender, FleetTrust::new(Authorities::of(current), enrolment, watch::channel(None).1))
+}
+
+/// An API server that signs tokens of service accounts.
+pub struct Signer(EcdsaKeyPair);
+
+impl Signer {
+    /// A signer with a new key.
+    pub fn new() -> Self {
+        let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
+        let key = EcdsaKeyPair::generate_pkcs8(algorithm, &random).expect("it is made");
+        Self(EcdsaKeyPair::from_pkcs8(algorithm, key.as_ref(), &random).expect("it was made"))
+    }
+
+    /// What a fleet must know to take its tokens. The key has this id.
+    pub fn issuer(&self, id: &str) -> TokenIssuer {
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let (x, y) = self.0.public_key().as_ref()[1..].split_at(32);
+        let key = json!({"kty": "EC", "crv": "P-256", "kid": id, "alg": "ES256", "x": encode(x), "y": encode(y)});
+        let jwks = json!({"keys": [key]}).to_string();
+        TokenIssuer { issuer: "https://issuer".into(), audience: "robeing".into(), jwks }
+    }
+
+    /// A token of the service account `default/s` for an hour from `now`, Unix milliseconds, bound to a pod if one is given,
+    /// signed with the key `one`.
+    pub fn token(&self, now: u64, pod: Option<&str>) -> String {
+        let mut kubernetes = json!({"namespace": "default", "serviceaccount": {"name": "s", "uid": "1"}});
+        if let Some(name) = pod {
+            kubernetes["pod"] = json!({"name": name, "uid": "2"});
+        }
+        let (from, to) = (now / 1_000, now / 1_000 + 3_600);
+        let claims = json!({
+            "iss": "https://issuer", "sub": "system:serviceaccount:default:s", "aud": ["robeing"], "jti": "id",
+            "iat": from, "nbf": from, "exp": to, "kubernetes.io": kubernetes,
+        });
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(&json!({"alg": "ES256", "kid": "one"})), part(&claims));
+        let signature = self.0.sign(&SystemRandom::new(), signed.as_bytes()).expect("it signs");
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
 }
 
 /// A machine's clock that a test sets.

@@ -157,7 +157,7 @@ impl JoinDir {
 
 #[cfg(test)]
 mod tests {
-    use robeing_platform::{Disk, simulated::SimulatedDisk};
+    use robeing_platform::simulated::SimulatedDisk;
 
     use super::*;
     use crate::identity::fixture::certifier;

@@ -123,3 +123,118 @@ impl OwnCertifier {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use robeing_identity::{Authority, Certificate, TrustBundle};
+    use robeing_settings::Enrolment;
+
+    use super::*;
+    use crate::identity::{
+        authority::Certifier,
+        fixture::{Hands, JOIN_KEY, NOW, certifier, config, realm, trust},
+    };
+
+    const HOUR: u64 = 60 * 60 * 1_000;
+    const DAY: u64 = 24 * HOUR;
+
+    struct Fixture {
+        own: OwnCertifier,
+        credentials: watch::Receiver<Arc<Credentials>>,
+        authority: watch::Sender<Arc<Certifier>>,
+        hands: Arc<Hands>,
+        clock: Arc<TrustClock>,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let hands = Arc::new(Hands::default());
+            let clock = Arc::new(TrustClock::new(Arc::clone(&hands) as _));
+            let (authority, trust) = trust(Arc::new(certifier()), Enrolment::Proof);
+            let made = OwnCertifier::new(realm(), "c-0", vec!["localhost".into()], trust, Arc::clone(&clock));
+            let (own, credentials) = made.unwrap();
+            Self { own, credentials, authority, hands, clock }
+        }
+
+        fn stated(&self) -> Certificate {
+            self.credentials.borrow().own().expect("it is certified").stated.clone()
+        }
+
+        fn trusted(&self) -> TrustBundle {
+            self.credentials.borrow().bundle().expect("it trusts somebody").clone()
+        }
+
+        fn renew(&mut self) -> bool {
+            self.own.renew(None).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_at_half_of_its_life_and_not_before() {
+        let mut fixture = Fixture::new();
+        fixture.clock.learn(NOW);
+        assert!(fixture.renew());
+        for renewal in 0..3 {
+            let first = fixture.stated();
+            assert_eq!(first.not_after, fixture.clock.now() + HOUR, "renewal {renewal}");
+            fixture.hands.pass(HOUR / 2 - 1);
+            assert!(!fixture.renew());
+            assert_eq!(fixture.stated(), first);
+            fixture.hands.pass(1);
+            assert!(fixture.renew());
+            assert_eq!(fixture.stated().key, first.key, "the key stays");
+        }
+        // It slept for longer than the certificate lives.
+        fixture.hands.pass(10 * HOUR);
+        assert!(fixture.renew());
+        assert_eq!(fixture.stated().not_after, fixture.clock.now() + HOUR);
+    }
+
+    #[test]
+    fn until_the_fleets_time_is_known_the_certificate_is_valid_by_clocks_that_are_a_day_off() {
+        let mut fixture = Fixture::new();
+        let at_first = fixture.stated();
+        assert!(at_first.not_before <= NOW - DAY && at_first.not_after >= NOW + DAY, "{at_first:?}");
+        assert!(!fixture.renew());
+        // By the fleet's time it is five hours later.
+        fixture.clock.learn(NOW + 5 * HOUR);
+        assert!(fixture.renew());
+        let stated = fixture.stated();
+        assert_eq!(stated.not_after, NOW + 6 * HOUR);
+        assert!(stated.not_before > NOW + 4 * HOUR, "{stated:?}");
+        fixture.clock.learn(NOW + 5 * HOUR + 1_000);
+        assert!(!fixture.renew());
+    }
+
+    #[test]
+    fn a_new_authority_issues_at_once_and_so_do_changes_of_the_trusted_ones_count() {
+        let mut fixture = Fixture::new();
+        let old = fixture.own.trust.with(None).certifier.authority.certificate_pem().to_owned();
+        let before = fixture.stated();
+        let next = Authority::create(&realm(), NOW).unwrap();
+        let next_pem = next.certificate_pem().to_owned();
+        let both = Certifier::new(next, &format!("{old}{next_pem}"), JOIN_KEY).unwrap();
+        fixture.authority.send_replace(Arc::new(both));
+        assert!(fixture.renew());
+        assert!(!fixture.renew());
+        assert_eq!(fixture.trusted().authorities().len(), 2);
+        assert_eq!(fixture.stated().id, before.id);
+        // The fleet's state adds one, which is trusted beside those of the files.
+        let third = Authority::create(&realm(), NOW).unwrap();
+        let replicated = Arc::new(IdentityConfig { bundle: third.certificate_pem().to_owned(), ..config() });
+        assert!(fixture.own.renew(Some(Arc::clone(&replicated))).unwrap());
+        assert!(!fixture.own.renew(Some(replicated)).unwrap());
+        assert_eq!(fixture.trusted().authorities().len(), 3);
+        assert_eq!(&fixture.trusted().authorities()[2], third.certificate());
+        // What the fleet's state no longer says is not trusted any more.
+        assert!(fixture.own.renew(Some(Arc::new(config()))).unwrap());
+        assert_eq!(fixture.trusted().authorities().len(), 2);
+    }
+
+    #[test]
+    fn a_name_that_no_certificate_can_have_is_refused() {
+        let clock = Arc::new(TrustClock::new(Arc::new(Hands::default())));
+        let (_authority, trust) = trust(Arc::new(certifier()), Enrolment::Proof);
+        assert!(matches!(OwnCertifier::new(realm(), "a b", vec![], trust, clock), Err(OwnError::Name(_))));
+    }
+}

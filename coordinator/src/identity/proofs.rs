@@ -209,3 +209,197 @@ fn same_role(proved: Role, claim: Claim<'_>) -> Result<(), ProofError> {
     let proved = crate::api::convert::role_name(proved).to_owned();
     Err(ProofError::Other { what: "the role", proved, claimed: claim.role_name.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use robeing_fleet::PoolTrust;
+    use robeing_identity::{JoinClaims, PeerRole};
+
+    use super::*;
+    use crate::identity::fixture::{JOIN_KEY, NOW, Signer, config};
+
+    const CLAIM: Claim<'static> =
+        Claim { cluster: "test", name: "w-0", role: Role::Worker, role_name: "worker", pool: "data" };
+
+    struct Fixture {
+        config: IdentityConfig,
+        join_key: JoinKey,
+        issuers: Vec<TokenIssuer>,
+        join_secret: Option<[u8; 32]>,
+        enrolment: Enrolment,
+    }
+
+    impl Fixture {
+        /// A fleet with the pool `data` of workers, whose join secrets these are.
+        fn new(secrets: &[&JoinSecret]) -> Self {
+            let pool = PoolTrust {
+                pool: "data".into(),
+                role: Role::Worker,
+                service_accounts: vec!["default/s".into()],
+                secrets: secrets.iter().map(|secret| secret.digest()).collect(),
+            };
+            let config = IdentityConfig { pools: vec![pool], ..config() };
+            let join_key = JoinKey::new(JOIN_KEY.as_bytes());
+            Self { config, join_key, issuers: vec![], join_secret: None, enrolment: Enrolment::Proof }
+        }
+
+        fn knows(&mut self, signer: &Signer, id: &str) {
+            let issuer = signer.issuer(id);
+            let keys = jwt::KeySet::from_json(issuer.jwks.as_bytes()).unwrap();
+            self.issuers = vec![TokenIssuer { issuer: issuer.issuer, audience: issuer.audience, keys }];
+        }
+
+        fn verifier(&self) -> Verifier<'_> {
+            Verifier {
+                config: Some(&self.config),
+                issuers: &self.issuers,
+                enrolment: self.enrolment,
+                join_key: &self.join_key,
+                join_secret: self.join_secret,
+                now: NOW,
+            }
+        }
+
+        fn verify(&self, claim: Claim<'_>, proof: &Proof) -> Result<Proved, ProofError> {
+            self.verifier().verify(claim, Some(proof))
+        }
+    }
+
+    /// Whose a proof is that is right, but not for this claim.
+    fn is_for_another(verified: Result<Proved, ProofError>) -> String {
+        let error = verified.expect_err("it is refused");
+        assert!(error.is_of_another() && !error.may_be_known_to_its_issuer(), "{error}");
+        error.to_string()
+    }
+
+    /// The claims of another role, pool and name, with the word that a refusal contains.
+    fn others() -> [(&'static str, Claim<'static>); 2] {
+        let guardian = Claim { role: Role::Guardian, role_name: "guardian", ..CLAIM };
+        [("the role", guardian), ("the pool", Claim { pool: "other", ..CLAIM })]
+    }
+
+    fn token(name: Option<&str>, expires: u64) -> (JoinClaims, Proof) {
+        let claims = JoinClaims::new("test", PeerRole::Worker, "data", name, expires).unwrap();
+        let token = JoinKey::new(JOIN_KEY.as_bytes()).sign(&claims);
+        (claims, Proof::JoinToken(token))
+    }
+
+    #[test]
+    fn a_join_token_proves_what_it_says_and_nothing_else() {
+        let fixture = Fixture::new(&[]);
+        let (claims, named) = token(Some("w-0"), NOW + 1);
+        let single_use = Some(SingleUse { id: claims.digest(), expires: NOW + 1 });
+        let proved = Proved { kind: ProofKind::JoinToken, single_use, names_agent: true };
+        assert_eq!(fixture.verify(CLAIM, &named).unwrap(), proved);
+        for (what, other) in others() {
+            assert!(is_for_another(fixture.verify(other, &named)).contains(what));
+        }
+        assert!(is_for_another(fixture.verify(Claim { name: "w-1", ..CLAIM }, &named)).contains("the agent"));
+        let (_, any) = token(None, NOW + 1);
+        for name in ["w-0", "w-1"] {
+            assert!(!fixture.verify(Claim { name, ..CLAIM }, &any).unwrap().names_agent);
+        }
+        let (_, late) = token(None, NOW);
+        let refused = |claim, proof| fixture.verify(claim, proof).unwrap_err();
+        assert!(matches!(refused(CLAIM, &late), ProofError::Token(JoinTokenError::Expired)));
+        let elsewhere = Claim { cluster: "elsewhere", ..CLAIM };
+        assert!(matches!(refused(elsewhere, &any), ProofError::Token(JoinTokenError::Cluster)));
+        assert!(matches!(refused(CLAIM, &Proof::JoinToken("x".into())), ProofError::Token(JoinTokenError::Malformed)));
+    }
+
+    #[test]
+    fn a_pools_secret_proves_the_pool_until_it_is_replaced_for_the_second_time() {
+        let [oldest, old, new] = [(); 3].map(|()| JoinSecret::generate().unwrap());
+        let proof = |secret: &JoinSecret| Proof::JoinSecret(secret.bytes().to_vec().into());
+        let fixture = Fixture::new(&[&new, &old]);
+        for secret in [&new, &old] {
+            let proved = Proved { kind: ProofKind::PoolSecret, single_use: None, names_agent: false };
+            assert_eq!(fixture.verify(CLAIM, &proof(secret)).unwrap(), proved);
+        }
+        let refused = |claim, proof: &Proof| fixture.verify(claim, proof).unwrap_err();
+        assert!(matches!(refused(CLAIM, &proof(&oldest)), ProofError::Secret { .. }));
+        let [(_, guardian), (_, other)] = others();
+        assert!(matches!(refused(other, &proof(&new)), ProofError::Secret { pool } if pool == "other"));
+        assert!(is_for_another(fixture.verify(guardian, &proof(&new))).contains("the role"));
+        for wrong in [vec![], vec![0; 32], vec![0; 1_000]] {
+            assert!(matches!(refused(CLAIM, &Proof::JoinSecret(wrong.into())), ProofError::Secret { .. }));
+        }
+    }
+
+    #[test]
+    fn the_secret_of_the_join_directory_is_for_every_pool_and_role() {
+        let [one, other] = [(); 2].map(|()| JoinSecret::generate().unwrap());
+        let mut fixture = Fixture::new(&[]);
+        let proof = |secret: &JoinSecret| Proof::JoinSecret(secret.bytes().to_vec().into());
+        assert!(fixture.verify(CLAIM, &proof(&one)).is_err());
+        fixture.join_secret = Some(one.digest());
+        let without = Verifier { config: None, ..fixture.verifier() };
+        for claim in [CLAIM, others()[0].1, others()[1].1, Claim { pool: "", ..CLAIM }] {
+            let proved = Proved { kind: ProofKind::PoolSecret, single_use: None, names_agent: false };
+            assert_eq!(fixture.verify(claim, &proof(&one)).unwrap(), proved);
+            assert_eq!(without.verify(claim, Some(&proof(&one))).unwrap(), proved);
+            assert!(fixture.verify(claim, &proof(&other)).is_err());
+        }
+    }
+
+    #[test]
+    fn a_service_accounts_token_proves_its_pools_and_its_pod() {
+        let signer = Signer::new();
+        let mut fixture = Fixture::new(&[]);
+        let proof = |pod| Proof::ServiceAccountToken(format!("{}\n", signer.token(NOW, pod)));
+        let refused = |fixture: &Fixture| fixture.verify(CLAIM, &proof(Some("w-0"))).unwrap_err();
+        assert!(matches!(refused(&fixture), ProofError::NoIssuer));
+        assert!(refused(&fixture).may_be_known_to_its_issuer());
+        fixture.knows(&signer, "another");
+        assert!(refused(&fixture).may_be_known_to_its_issuer(), "it may be signed with a new key");
+        fixture.knows(&Signer::new(), "one");
+        assert!(!refused(&fixture).may_be_known_to_its_issuer() && !refused(&fixture).is_of_another(), "forged");
+
+        fixture.knows(&signer, "one");
+        let proved = |names_agent| Proved { kind: ProofKind::ServiceAccount, single_use: None, names_agent };
+        assert_eq!(fixture.verify(CLAIM, &proof(Some("w-0"))).unwrap(), proved(true));
+        assert_eq!(fixture.verify(CLAIM, &proof(None)).unwrap(), proved(false));
+        assert!(is_for_another(fixture.verify(CLAIM, &proof(Some("w-1")))).contains("the pod"));
+        let [(_, guardian), (_, other)] = others();
+        assert!(is_for_another(fixture.verify(guardian, &proof(None))).contains("the role"));
+        assert!(is_for_another(fixture.verify(other, &proof(None))).contains("the service account"));
+        fixture.config.pools[0].service_accounts = vec!["default/t".into()];
+        assert!(is_for_another(fixture.verify(CLAIM, &proof(None))).contains("default/s"));
+        let late = Verifier { now: NOW + 2 * 60 * 60 * 1_000, ..fixture.verifier() };
+        let late = late.verify(CLAIM, Some(&proof(None))).unwrap_err();
+        assert!(matches!(late, ProofError::ServiceAccount(TokenError::Expired { .. })));
+    }
+
+    #[test]
+    fn without_a_proof_workers_and_specialists_enrol_where_enrolment_is_open() {
+        let mut fixture = Fixture::new(&[]);
+        let claim = |role, role_name| Claim { role, role_name, ..CLAIM };
+        let all = [
+            (claim(Role::Worker, "worker"), true),
+            (claim(Role::Specialist, "specialist"), true),
+            (claim(Role::Messenger, "messenger"), false),
+            (claim(Role::Guardian, "guardian"), false),
+        ];
+        for (claim, _) in all {
+            let missing = fixture.verifier().verify(claim, None).unwrap_err();
+            assert!(matches!(&missing, ProofError::Missing { .. }) && !missing.is_of_another());
+        }
+        // What the fleet's configuration says counts before what the coordinator's does.
+        fixture.enrolment = Enrolment::Open;
+        assert!(!fixture.verifier().is_open());
+        fixture.config.enrolment = EnrolmentMode::Open;
+        let unconfigured = Verifier { config: None, ..fixture.verifier() };
+        for verifier in [fixture.verifier(), unconfigured] {
+            for (claim, is_let_in) in all {
+                match verifier.verify(claim, None) {
+                    Ok(proved) => assert!(is_let_in && proved.kind == ProofKind::Open && !proved.names_agent),
+                    Err(error) => assert!(!is_let_in && error.is_of_another(), "{error}"),
+                }
+            }
+            assert!(
+                verifier.verify(CLAIM, Some(&Proof::JoinToken("x".into()))).is_err(),
+                "a wrong one is worse than none"
+            );
+        }
+    }
+}

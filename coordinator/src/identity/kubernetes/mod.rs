@@ -34,12 +34,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-pub use self::{
-    cache::Decision,
-    config::KubernetesConfig,
-    error::KubernetesError,
-    messages::User,
-};
+pub use self::{cache::Decision, config::KubernetesConfig, error::KubernetesError, messages::User};
 use self::{
     cache::{DecisionCache, Key},
     circuit::Circuit,
@@ -266,4 +261,4 @@ async fn send(access: &Access, path: &str, body: Bytes, deadline: Instant) -> Re
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

@@ -71,6 +71,12 @@ pub struct ApiServer {
 
 fn users(token: &str) -> Value {
     match token.strip_prefix("good-") {
+        // Some tokens are bound to a pod.
+        Some(bound) if bound.contains('@') => {
+            let (name, pod) = bound.split_once('@').unwrap_or_default();
+            let extra = json!({"authentication.kubernetes.io/pod-name": [pod]});
+            json!({"authenticated": true, "audiences": ["robeing"], "user": {"username": name, "extra": extra}})
+        }
         Some(name) => json!({"authenticated": true, "audiences": ["robeing"], "user": {"username": name}}),
         None => json!({"error": "invalid bearer token"}),
     }

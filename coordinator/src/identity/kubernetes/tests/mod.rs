@@ -1,4 +1,4 @@
-mod api_server;
+pub mod api_server;
 
 use std::{path::Path, time::Duration};
 
@@ -13,8 +13,8 @@ use tokio::time::sleep;
 
 use self::api_server::{ApiServer, Mood};
 use super::{
-    cache::{ALLOWED_FOR, DENIED_FOR, MAX_DECISIONS, USED_IN_OUTAGE_FOR},
-    circuit::{FAILURES_TO_OPEN, FIRST_PAUSE, MAX_PAUSE},
+    cache::{ALLOWED_FOR, DENIED_FOR, USED_IN_OUTAGE_FOR},
+    circuit::{FAILURES_TO_OPEN, MAX_PAUSE},
     config::CALL_TIMEOUT,
     credentials::CHECK_INTERVAL,
     flights::MAX_FLIGHTS,
