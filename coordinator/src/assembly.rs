@@ -463,7 +463,7 @@ impl Parts {
     fn admin_service(&self, security: Option<&Security>, metrics: &Metrics) -> AdminService {
         let Self { member, state, standing, proposer, outside, change, .. } = self.clone();
         let issuing = security.map(|security| Issuing {
-            authorities: security.authorities.clone(),
+            trust: security.trust.clone(),
             clock: Arc::clone(&security.clock),
             realm: security.realm.clone(),
         });
@@ -479,8 +479,8 @@ impl Parts {
         let enrolment = EnrolmentService {
             member,
             realm: security.realm.clone(),
-            authorities: security.authorities.clone(),
-            enrolment: security.enrolment,
+            trust: security.trust.clone(),
+            reviewer: security.reviewer.clone(),
             clock: Arc::clone(&security.clock),
             state: state.clone(),
             proposer,
@@ -490,8 +490,8 @@ impl Parts {
         let access = Access {
             state: state.clone(),
             clock: Arc::clone(&security.clock),
-            authorities: security.authorities.clone(),
-            enrolment: security.enrolment,
+            trust: security.trust.clone(),
+            reviewer: security.reviewer.clone(),
             rights: security.rights.clone(),
             trusts_plaintext: security.tls.is_permissive(),
             refusals,

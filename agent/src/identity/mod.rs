@@ -12,7 +12,7 @@ use robeing_net::{
 };
 use robeing_platform::Platform;
 use robeing_proto::v1;
-use robeing_settings::{AgentConfig, AgentRole, TlsMode};
+use robeing_settings::{AgentConfig, AgentRole, JoinProof, TlsMode};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
@@ -97,6 +97,12 @@ impl Secured {
                     "no trusted authority is given (--trust): this agent trusts the coordinator that it meets first, and \
                      the authority of that coordinator from then on"
                 );
+                if config.enrolment.proof != JoinProof::None {
+                    warn!(
+                        "the agent shows its proof to whichever server answers at the address of a coordinator; give the \
+                         fleet's authorities with --trust, so that nobody else can get hold of it"
+                    );
+                }
                 None
             }
             Some(file) => {
@@ -110,8 +116,8 @@ impl Secured {
         let permissive = config.tls == TlsMode::Permissive;
         let clock = Arc::new(TrustClock::new(Arc::clone(&platform.clock)));
         let source = |credentials: &_| {
-            // Enrolling needs TLS, also while a fleet moves to it: proofs are secrets.
-            let strict = transport.with_tls(&Tls::new(Clone::clone(credentials), false));
+            // Enrolling needs TLS, also while a fleet moves to it: proofs are secrets. It needs no certificate.
+            let strict = transport.with_tls(&Tls::new(Clone::clone(credentials), false).nameless());
             Arc::new(Enrolment::new(config.clone(), platform.clone(), strict)) as Arc<dyn IdentitySource>
         };
         let (keeper, credentials) = IdentityKeeper::new(&config.cluster_id, bundle, source, clock)?;

@@ -240,20 +240,22 @@ impl v1::admin_server::Admin for AdminService {
         &self,
         request: Request<v1::CreateJoinTokenRequest>,
     ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
-        self.trust.create_join_token(request.get_ref()).map(Response::new)
+        let by = Caller::of(request.extensions());
+        self.trust.create_join_token(request.get_ref(), &by).await.map(Response::new)
     }
 
     async fn certify_client(
         &self,
         request: Request<v1::CertifyClientRequest>,
     ) -> Result<Response<v1::CertifyClientResponse>, Status> {
-        self.trust.certify_client(request.get_ref()).map(Response::new)
+        let by = Caller::of(request.extensions());
+        self.trust.certify_client(request.get_ref(), &by).await.map(Response::new)
     }
 
     async fn bar_agent(&self, request: Request<v1::BarAgentRequest>) -> Result<Response<v1::BarAgentResponse>, Status> {
         check_name("agent", &request.get_ref().agent)?;
-        let by = Caller::of(request.extensions()).name();
-        self.trust.bar(request.into_inner(), by).await.map(Response::new)
+        let by = Caller::of(request.extensions());
+        self.trust.bar(request.into_inner(), &by).await.map(Response::new)
     }
 
     async fn release_agent(
@@ -261,8 +263,8 @@ impl v1::admin_server::Admin for AdminService {
         request: Request<v1::ReleaseAgentRequest>,
     ) -> Result<Response<v1::ReleaseAgentResponse>, Status> {
         check_name("agent", &request.get_ref().agent)?;
-        let by = Caller::of(request.extensions()).name();
-        self.trust.release(request.into_inner().agent, by).await.map(Response::new)
+        let by = Caller::of(request.extensions());
+        self.trust.release(request.into_inner().agent, &by).await.map(Response::new)
     }
 
     async fn list_audit_records(

@@ -55,11 +55,8 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
         Refusal::Conflict { .. } | Refusal::NameHeld { .. } | Refusal::LetterConflict { .. } => Code::AlreadyExists,
-        Refusal::ProofSpent { .. }
-        | Refusal::ProofExpired { .. }
-        | Refusal::OpenEnrolmentOff
-        | Refusal::Barred { .. }
-        | Refusal::OtherReceiver { .. } => Code::PermissionDenied,
+        Refusal::ProofSpent { .. } | Refusal::ProofExpired { .. } | Refusal::OpenEnrolmentOff => Code::Unauthenticated,
+        Refusal::Barred { .. } | Refusal::OtherReceiver { .. } => Code::PermissionDenied,
         Refusal::UnknownTask { .. } | Refusal::UnknownLetter { .. } => Code::NotFound,
         Refusal::StaleSession | Refusal::Version { .. } | Refusal::NotInForce { .. } | Refusal::Unreadable { .. } => {
             Code::FailedPrecondition

@@ -103,20 +103,33 @@ pub(super) fn message(message: ToAgent) -> CoordinatorMessage {
 impl SessionService {
     /// Refuses a session that is not of the agent whose certificate the connection has, or of another pool than the
     /// agent has enrolled for. An agent that takes no tasks is in no pool for that time.
-    fn check_own(&self, caller: &Caller, hello: &internal::Hello) -> Result<(), Status> {
-        let Some(id) = caller.member() else { return Ok(()) };
+    async fn check_own(&self, caller: &Caller, hello: &internal::Hello) -> Result<(), Status> {
+        let Caller::Member(peer) = caller else { return Ok(()) };
         let role = convert::role_name(convert::agent_role(hello.role())?);
-        if id.name() != hello.name || id.role().as_str() != role {
+        if peer.id.name() != hello.name || peer.id.role().as_str() != role {
             return Err(Status::permission_denied(format!(
                 "the certificate is of {}/{}, and the session would be of {role}/{}",
-                id.role(),
-                id.name(),
+                peer.id.role(),
+                peer.id.name(),
                 convert::excerpt(&hello.name)
             )));
         }
-        let enrolled = self.state.look(|fleet| fleet.enrolment_of(&hello.name).cloned());
-        let pool = enrolled.as_ref().and_then(|enrolment| enrolment.pool.as_deref()).unwrap_or_default();
-        if enrolled.is_some() && !hello.pool.is_empty() && hello.pool != pool {
+        let enrolled = || self.state.look(|fleet| fleet.enrolment_of(&hello.name).cloned());
+        let mut enrolment = enrolled();
+        if enrolment.as_ref().is_some_and(|enrolment| enrolment.key != peer.key) {
+            // The agent may have enrolled with this key a moment ago, which may not be applied here yet.
+            self.state.ready_to_read(0).await?;
+            enrolment = enrolled();
+        }
+        let Some(enrolment) = enrolment else { return Ok(()) };
+        if enrolment.key != peer.key {
+            return Err(Status::permission_denied(format!(
+                "another process has enrolled as the agent {} since this one did; a name belongs to one process at a time",
+                hello.name
+            )));
+        }
+        let pool = enrolment.pool.as_deref().unwrap_or_default();
+        if !hello.pool.is_empty() && hello.pool != pool {
             return Err(Status::permission_denied(format!(
                 "the agent {} has enrolled for the pool {pool:?}, and the session would be in {:?}",
                 hello.name,
@@ -151,10 +164,10 @@ impl SessionService {
             return Err(Status::permission_denied(format!(
                 "this is cluster {:?}; the agent is configured for {:?}",
                 self.member.cluster_id(),
-                hello.cluster_id
+                convert::excerpt(&hello.cluster_id)
             )));
         }
-        self.check_own(&caller, &hello)?;
+        self.check_own(&caller, &hello).await?;
         let waited = Waited::default();
         let opening = async {
             let mut raft_role = self.standing.roles();

@@ -4,17 +4,21 @@ use std::{sync::Arc, time::Duration};
 
 use prost_types::Timestamp;
 use robeing_fleet::{
-    AuditOutcome, BarKind, Command, EnrolmentMode, IdentityCommand, IdentityConfig, PoolTrust, Reply, TokenIssuer,
-    limits::MAX_PAGE,
+    AuditCommand, AuditEntry, AuditOutcome, BarKind, Command, EnrolmentMode, IdentityCommand, IdentityConfig,
+    PoolTrust, Reply, TokenIssuer,
+    limits::{MAX_NAME_BYTES, MAX_PAGE},
 };
 use robeing_identity::{JoinClaims, PeerRole, Realm, SigningRequest, TrustBundle, jwt::KeySet};
-use robeing_net::security::TrustClock;
+use robeing_net::{gate::Caller, security::TrustClock};
 use robeing_proto::v1;
 use tonic::Status;
 
 use crate::{
     api::{convert, errors},
-    identity::{authority::Authorities, enrolment::peer_role, own::merged},
+    identity::{
+        enrolment::{check_known, peer_role},
+        trust::{FleetTrust, Trusted},
+    },
     member::Member,
     propose::Proposer,
     read::StateReader,
@@ -28,13 +32,16 @@ pub const MAX_TOKEN_VALID: Duration = Duration::from_secs(24 * 60 * 60);
 const CLIENT_VALID: Duration = Duration::from_secs(60 * 60);
 /// The shortest and the longest validity of a client's certificate.
 pub const CLIENT_VALID_SPAN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(366 * 24 * 60 * 60));
+/// The actions of audit records.
+const CREATE_JOIN_TOKEN: &str = "create_join_token";
+const CERTIFY_CLIENT: &str = "certify_client";
 /// Default number of audit records on a page.
 const DEFAULT_PAGE: usize = 100;
 
 /// What certificates are issued with; nothing of it exists without TLS.
 #[derive(Clone)]
 pub struct Issuing {
-    pub authorities: Authorities,
+    pub trust: FleetTrust,
     pub clock: Arc<TrustClock>,
     pub realm: Realm,
 }
@@ -49,16 +56,28 @@ pub struct TrustAdmin {
 }
 
 impl TrustAdmin {
-    fn issuing(&self) -> Result<&Issuing, Status> {
-        self.issuing.as_ref().ok_or_else(|| {
+    /// Returns what certificates are issued with, and what is trusted, once the fleet's time is known.
+    fn issuing(&self) -> Result<(&Issuing, Arc<Trusted>), Status> {
+        let issuing = self.issuing.as_ref().ok_or_else(|| {
             Status::failed_precondition(
                 "this fleet runs without TLS (--tls=off), so there are no certificates or tokens",
             )
-        })
+        })?;
+        check_known(&issuing.clock)?;
+        let config = self.state.look(|fleet| fleet.identity_config().cloned());
+        Ok((issuing, issuing.trust.with(config)))
     }
 
-    async fn propose(&self, command: IdentityCommand) -> Result<(), Status> {
-        match self.proposer.propose_one(Command::Identity(command)).await? {
+    /// Records in the audit log that somebody is given something with which to get into the fleet. Nobody is given it
+    /// before that is recorded.
+    async fn record(&self, action: &str, by: &Caller, subject: String, detail: String) -> Result<(), Status> {
+        let (actor, outcome) = (by.name(), AuditOutcome::Allowed);
+        let entry = AuditEntry { actor, action: action.to_owned(), subject, outcome, detail }.within_limits();
+        self.propose(Command::Audit(AuditCommand::Record(vec![entry]))).await
+    }
+
+    async fn propose(&self, command: Command) -> Result<(), Status> {
+        match self.proposer.propose_one(command).await? {
             Reply::Done => Ok(()),
             Reply::Refused(refusal) => Err(errors::refused(&refusal)),
             other => Err(Status::internal(format!("unexpected reply {other:?}"))),
@@ -90,49 +109,59 @@ impl TrustAdmin {
             issuers: issuers.collect(),
             pools: pools.collect::<Result<_, _>>()?,
         };
-        self.propose(IdentityCommand::Configure(config)).await?;
+        self.propose(Command::Identity(IdentityCommand::Configure(config))).await?;
         Ok(v1::SetTrustResponse { revision: self.state.look(|fleet| fleet.revision()) })
     }
 
     /// Makes a join token.
-    pub fn create_join_token(
+    pub async fn create_join_token(
         &self,
         request: &v1::CreateJoinTokenRequest,
+        by: &Caller,
     ) -> Result<v1::CreateJoinTokenResponse, Status> {
-        let issuing = self.issuing()?;
+        let (issuing, trusted) = self.issuing()?;
         let role = match request.role() {
             v1::Role::Unspecified => PeerRole::Worker,
             role => peer_role(convert::agent_role(role)?),
         };
         let valid = span("valid_for", request.valid_for, TOKEN_VALID, (Duration::from_secs(1), MAX_TOKEN_VALID))?;
+        check_length("pool", &request.pool)?;
         let name = (!request.name.is_empty()).then_some(&request.name[..]);
         if let Some(name) = name {
+            check_length("name", name)?;
             issuing.realm.member(role, name).map_err(|error| Status::invalid_argument(error.to_string()))?;
         }
         let expires = issuing.clock.now() + valid.as_millis() as u64;
         let claims = JoinClaims::new(self.member.cluster_id(), role, &request.pool, name, expires);
         let claims = claims.map_err(|error| Status::internal(error.to_string()))?;
-        let token = issuing.authorities.current().join_key.sign(&claims);
+        let detail = format!("for {} s, role {role}, pool {:?}, id {}", valid.as_secs(), request.pool, claims.id);
+        self.record(CREATE_JOIN_TOKEN, by, name.unwrap_or("any agent").to_owned(), detail).await?;
+        let token = trusted.certifier.join_key.sign(&claims);
         Ok(v1::CreateJoinTokenResponse { token, expires: Some(convert::timestamp(expires)) })
     }
 
     /// Certifies a client's key.
-    pub fn certify_client(&self, request: &v1::CertifyClientRequest) -> Result<v1::CertifyClientResponse, Status> {
-        let issuing = self.issuing()?;
+    pub async fn certify_client(
+        &self,
+        request: &v1::CertifyClientRequest,
+        by: &Caller,
+    ) -> Result<v1::CertifyClientResponse, Status> {
+        let (issuing, trusted) = self.issuing()?;
         let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
         let id = issuing.realm.member(PeerRole::Client, &request.name).map_err(|error| invalid(&error))?;
         let signing = SigningRequest::from_der(&request.signing_request).map_err(|error| invalid(&error))?;
         let valid = span("valid_for", request.valid_for, CLIENT_VALID, CLIENT_VALID_SPAN)?;
-        let certifier = issuing.authorities.current();
-        let issued = certifier.authority.issue(&signing, &id, &[], issuing.clock.now(), valid);
+        let detail = format!("for {} s", valid.as_secs());
+        self.record(CERTIFY_CLIENT, by, request.name.clone(), detail).await?;
+        let issued = trusted.certifier.authority.issue(&signing, &id, &[], issuing.clock.now(), valid);
         let issued = issued.map_err(|error| Status::internal(error.to_string()))?;
-        let config = self.state.look(|fleet| fleet.identity_config().cloned());
-        let trust_bundle = merged(&certifier.bundle, config.as_deref()).pem().to_owned();
+        let trust_bundle = trusted.bundle.pem().to_owned();
         Ok(v1::CertifyClientResponse { certificate: issued.certificate.to_vec().into(), trust_bundle })
     }
 
-    /// Bars an agent.
-    pub async fn bar(&self, request: v1::BarAgentRequest, by: String) -> Result<v1::BarAgentResponse, Status> {
+    /// Bars an agent. A guardian can quarantine one, but not remove it: that is for people, who give away what agents enrol
+    /// with.
+    pub async fn bar(&self, request: v1::BarAgentRequest, by: &Caller) -> Result<v1::BarAgentResponse, Status> {
         let kind = match request.kind() {
             v1::BarKind::Removed => BarKind::Removed,
             v1::BarKind::Quarantined => BarKind::Quarantined,
@@ -140,15 +169,20 @@ impl TrustAdmin {
                 return Err(Status::invalid_argument("kind is missing: removed or quarantined"));
             }
         };
-        self.propose(IdentityCommand::Bar { agent: request.agent, kind, reason: request.reason, by }).await?;
+        if kind != BarKind::Quarantined && by.member().is_some_and(|id| id.role().is_agent()) {
+            let problem = format!("{} may quarantine an agent, and not remove it; an administrator may", by.name());
+            return Err(Status::permission_denied(problem));
+        }
+        let bar = IdentityCommand::Bar { agent: request.agent, kind, reason: request.reason, by: by.name() };
+        self.propose(Command::Identity(bar)).await?;
         Ok(v1::BarAgentResponse { revision: self.state.look(|fleet| fleet.revision()) })
     }
 
     /// Lets an agent enrol again.
-    pub async fn release(&self, agent: String, by: String) -> Result<v1::ReleaseAgentResponse, Status> {
+    pub async fn release(&self, agent: String, by: &Caller) -> Result<v1::ReleaseAgentResponse, Status> {
         self.state.ready_to_read(0).await?;
         let released = self.state.look(|fleet| fleet.bar_of(&agent).is_some());
-        self.propose(IdentityCommand::Release { agent, by }).await?;
+        self.propose(Command::Identity(IdentityCommand::Release { agent, by: by.name() })).await?;
         Ok(v1::ReleaseAgentResponse { released })
     }
 
@@ -182,6 +216,15 @@ impl TrustAdmin {
             detail: record.detail.clone(),
         });
         Ok(v1::ListAuditRecordsResponse { records: records.collect(), first_seq: first.unwrap_or_default() })
+    }
+}
+
+fn check_length(field: &str, name: &str) -> Result<(), Status> {
+    match name.len() {
+        bytes if bytes > MAX_NAME_BYTES => {
+            Err(Status::invalid_argument(format!("{field} has {bytes} bytes, the most is {MAX_NAME_BYTES}")))
+        }
+        _ => Ok(()),
     }
 }
 

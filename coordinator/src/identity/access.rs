@@ -3,35 +3,33 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use robeing_fleet::{BarKind, IdentityConfig};
+use robeing_fleet::BarKind;
 use robeing_identity::{PeerRole, SpiffeId};
 use robeing_net::{
     ConnectInfo,
     gate::{Caller, Gate},
     security::{PeerIdentity, TrustClock},
 };
-use robeing_settings::Enrolment;
 use tonic::{Status, async_trait};
 
 use super::{
-    authority::{Authorities, Certifier},
-    client_rights::{ClientRights, Proven},
+    client_rights::{ClientRights, Proven, TokenReviewer},
     kubernetes::User,
-    proofs::Verifier,
-    refusals::Refusals,
+    refusals::{ANONYMOUS, Refusals},
     table::{Allowed, allowed},
+    trust::{FleetTrust, Trusted},
 };
-use crate::read::StateReader;
+use crate::{api::convert::excerpt, read::StateReader};
 
 /// The gate of a coordinator.
 pub struct Access {
     pub state: StateReader,
     pub clock: Arc<TrustClock>,
-    pub authorities: Authorities,
-    /// What agents need to enrol, unless the fleet's configuration says it.
-    pub enrolment: Enrolment,
+    pub trust: FleetTrust,
     /// What clients may do.
     pub rights: ClientRights,
+    /// Who tokens are whose keys are not known here.
+    pub reviewer: TokenReviewer,
     /// Whether connections without a certificate are trusted, while a fleet moves to TLS: anyone could connect without
     /// TLS as well, and agents can't enrol before all coordinators can enrol them.
     pub trusts_plaintext: bool,
@@ -59,8 +57,9 @@ impl Access {
         headers: &HeaderMap,
     ) -> Result<Caller, (Status, String)> {
         let Some(allowed) = allowed(method) else {
+            let method = excerpt(method);
             let status = Status::unimplemented(format!("this coordinator does not serve {method}"));
-            return Err((status, "anyone".to_owned()));
+            return Err((status, ANONYMOUS.to_owned()));
         };
         if self.trusts_plaintext && connection.identity.is_none() {
             return Ok(Caller::Plaintext);
@@ -69,13 +68,16 @@ impl Access {
             let name = format!("{}/{}", peer.id.role(), peer.id.name());
             return self.decide_member(allowed, peer).await.map_err(|status| (status, name));
         }
-        let anonymous = |status: Status| (status, "anonymous".to_owned());
+        if allowed == Allowed::Anyone {
+            // Whatever the call brings along, it changes nothing.
+            return Ok(Caller::Anonymous);
+        }
+        let anonymous = |status: Status| (status, ANONYMOUS.to_owned());
         if let Some(user) = self.user(headers).await.map_err(anonymous)? {
             let name = user.name.clone();
             return self.decide_user(allowed, user).await.map_err(|status| (status, name));
         }
         match allowed {
-            Allowed::Anyone => Ok(Caller::Anonymous),
             Allowed::With(right, _)
                 if right.is_for_anonymous() && (self.is_open() || self.rights.anonymous_has(right)) =>
             {
@@ -84,7 +86,7 @@ impl Access {
             Allowed::Agents => Err(anonymous(Status::unauthenticated(
                 "this connection has no certificate: enrol, and connect with the certificate",
             ))),
-            Allowed::Coordinators | Allowed::With(..) => Err(anonymous(Status::unauthenticated(
+            Allowed::Anyone | Allowed::Coordinators | Allowed::With(..) => Err(anonymous(Status::unauthenticated(
                 "this fleet wants to know who calls: connect with a client certificate, or send a token of the audience \
                  robeing",
             ))),
@@ -138,11 +140,9 @@ impl Access {
         let token = header.to_str().ok().and_then(|header| header.strip_prefix("Bearer "));
         let token =
             token.ok_or_else(|| Status::unauthenticated("the header authorization is not of the form Bearer TOKEN"))?;
-        let config = self.state.look(|fleet| fleet.identity_config().cloned());
-        let verified = self.verifier(config.as_deref(), &self.authorities.current()).service_account(token);
-        match verified {
+        match self.trusted().verifier(self.clock.now()).verify_service_account(token) {
             Ok(claims) => Ok(Some(Arc::new(User::service_account(&claims)))),
-            Err(error) if error.may_be_known_to_its_issuer() => match self.rights.review(token).await {
+            Err(error) if error.may_be_known_to_its_issuer() => match self.reviewer.review(token).await? {
                 Some(user) => Ok(Some(user)),
                 None => Err(Status::unauthenticated(error.to_string())),
             },
@@ -150,13 +150,12 @@ impl Access {
         }
     }
 
-    fn verifier<'a>(&self, config: Option<&'a IdentityConfig>, certifier: &'a Certifier) -> Verifier<'a> {
-        Verifier { config, enrolment: self.enrolment, join_key: &certifier.join_key, now: self.clock.now() }
+    fn trusted(&self) -> Arc<Trusted> {
+        self.trust.with(self.state.look(|fleet| fleet.identity_config().cloned()))
     }
 
     fn is_open(&self) -> bool {
-        let config = self.state.look(|fleet| fleet.identity_config().cloned());
-        self.verifier(config.as_deref(), &self.authorities.current()).is_open()
+        self.trusted().verifier(self.clock.now()).is_open()
     }
 }
 

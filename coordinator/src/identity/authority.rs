@@ -12,7 +12,7 @@ use bytes::Bytes;
 use robeing_identity::{Authority, IdentityError, JoinKey, Realm, TrustBundle, digest, random_bytes};
 use robeing_platform::{AtomicFile, Platform};
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::warnings::Warnings;
 
@@ -24,6 +24,9 @@ const KEY: &str = "ca.key";
 const JOIN_KEY: &str = "join.key";
 /// The certificates of all trusted authorities, PEM. Without this file, the one that issues is trusted.
 const TRUST: &str = "trust.crt";
+/// The fleet that an authority of a coordinator's own certifies, one line, as its members' SPIFFE ids begin. Clients that
+/// find the authority's key read it, to certify themselves.
+const REALM: &str = "realm";
 /// The folder of an authority of a coordinator's own, in its data directory.
 const OWN_FOLDER: &str = "authority";
 /// How long an authority of a coordinator's own is valid: nothing replaces it.
@@ -77,6 +80,20 @@ pub struct Certifier {
     digest: [u8; 32],
 }
 
+impl Certifier {
+    /// Creates the certifier of these files: an authority, the authorities that are trusted, PEM, and the secret with which
+    /// join tokens are signed.
+    ///
+    /// # Errors
+    /// If the trusted authorities can't be read.
+    pub fn new(authority: Authority, trust: &str, join_key: &str) -> Result<Self, IdentityError> {
+        let texts = [authority.certificate_pem(), authority.key_pem(), join_key, trust];
+        let digest = digest(&texts.map(|text| digest(text.as_bytes())).concat());
+        let join_key = JoinKey::new(join_key.trim().as_bytes());
+        Ok(Self { authority, bundle: TrustBundle::from_pem(trust)?, join_key, digest })
+    }
+}
+
 /// The authority of the fleet, kept up to date. Cheap to clone.
 #[derive(Clone)]
 pub struct Authorities {
@@ -84,6 +101,12 @@ pub struct Authorities {
 }
 
 impl Authorities {
+    /// Creates the handle of an authority that a test replaces.
+    #[cfg(test)]
+    pub fn of(current: watch::Receiver<Arc<Certifier>>) -> Self {
+        Self { current }
+    }
+
     /// Returns the authority as it is now.
     pub fn current(&self) -> Arc<Certifier> {
         Arc::clone(&self.current.borrow())
@@ -129,7 +152,7 @@ impl AuthorityKeeper {
                     warnings.set(AUTHORITY_UNREADABLE, None);
                     let is_new = self.sender.borrow().digest != certifier.digest;
                     if is_new {
-                        info!(dir = %self.dir.display(), "the certificate authority has changed");
+                        self.tell_change(&certifier);
                         self.sender.send_replace(Arc::new(certifier));
                     }
                 }
@@ -142,6 +165,28 @@ impl AuthorityKeeper {
     }
 }
 
+impl AuthorityKeeper {
+    fn tell_change(&self, new: &Certifier) {
+        let dir = self.dir.display();
+        info!(%dir, "the certificate authority has changed");
+        let before = Arc::clone(&self.sender.borrow());
+        if !before.bundle.authorities().contains(new.authority.certificate()) {
+            warn!(
+                %dir,
+                "the new authority was not trusted before: members that don't know it yet can't connect until they are \
+                 given it; keep a new authority in {TRUST} for an hour before it issues"
+            );
+        }
+        if !new.bundle.authorities().contains(before.authority.certificate()) {
+            warn!(
+                %dir,
+                "the authority that has issued so far is not trusted any more: members with certificates of it are refused; \
+                 keep it in {TRUST} for an hour after the change, unless its key is known to others"
+            );
+        }
+    }
+}
+
 async fn read(platform: &Platform, dir: &Path) -> Result<Certifier, AuthorityError> {
     let identity = |source| AuthorityError::Identity { dir: dir.to_owned(), source };
     let certificate = required(platform, dir, CERTIFICATE).await?;
@@ -149,17 +194,11 @@ async fn read(platform: &Platform, dir: &Path) -> Result<Certifier, AuthorityErr
     let join_key = required(platform, dir, JOIN_KEY).await?;
     let trust = optional(platform, dir, TRUST).await?.unwrap_or_else(|| certificate.clone());
     let authority = Authority::from_pem(&certificate, &key).map_err(identity)?;
-    let bundle = TrustBundle::from_pem(&trust).map_err(identity)?;
-    if !bundle.authorities().contains(authority.certificate()) {
+    let certifier = Certifier::new(authority, &trust, &join_key).map_err(identity)?;
+    if !certifier.bundle.authorities().contains(certifier.authority.certificate()) {
         return Err(AuthorityError::NotTrusted { dir: dir.to_owned() });
     }
-    let digests = [&certificate, &key, &join_key, &trust].map(|text| digest(text.as_bytes()));
-    Ok(Certifier {
-        authority,
-        bundle,
-        join_key: JoinKey::new(join_key.trim().as_bytes()),
-        digest: digest(&digests.concat()),
-    })
+    Ok(certifier)
 }
 
 async fn required(platform: &Platform, dir: &Path, name: &str) -> Result<String, AuthorityError> {
@@ -188,7 +227,11 @@ async fn optional(platform: &Platform, dir: &Path, name: &str) -> Result<Option<
 /// Makes an authority in a directory, unless there is one. The certificate is written last: without it, a crash left
 /// only a part, and everything is made again.
 async fn make(platform: &Platform, dir: &Path, realm: &Realm) -> Result<(), AuthorityError> {
+    let line = format!("spiffe://{}/ns/{}/cluster/{}\n", realm.trust_domain(), realm.namespace(), realm.cluster());
     if optional(platform, dir, CERTIFICATE).await?.is_some() {
+        if optional(platform, dir, REALM).await?.as_ref() != Some(&line) {
+            write(platform, dir, REALM, &line).await?;
+        }
         return Ok(());
     }
     let identity = |source| AuthorityError::Identity { dir: dir.to_owned(), source };
@@ -197,14 +240,22 @@ async fn make(platform: &Platform, dir: &Path, realm: &Realm) -> Result<(), Auth
     let authority = Authority::create_for(realm, platform.clock.unix_millis(), OWN_LIFETIME).map_err(identity)?;
     let secret: [u8; 32] = random_bytes().map_err(identity)?;
     let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    for (name, content) in
-        [(JOIN_KEY, &secret[..]), (KEY, authority.key_pem()), (CERTIFICATE, authority.certificate_pem())]
-    {
-        let mut file = AtomicFile::open(Arc::clone(&platform.disk), &dir.join(name)).await.map_err(failed)?;
-        file.replace(Bytes::from(content.to_owned())).await.map_err(failed)?;
+    for (name, content) in [
+        (REALM, &line[..]),
+        (JOIN_KEY, &secret),
+        (KEY, authority.key_pem()),
+        (CERTIFICATE, authority.certificate_pem()),
+    ] {
+        write(platform, dir, name, content).await?;
     }
     info!(dir = %dir.display(), "made a certificate authority of this coordinator's own");
     Ok(())
+}
+
+async fn write(platform: &Platform, dir: &Path, name: &str, content: &str) -> Result<(), AuthorityError> {
+    let failed = |source| AuthorityError::Io { dir: dir.to_owned(), source };
+    let mut file = AtomicFile::open(Arc::clone(&platform.disk), &dir.join(name)).await.map_err(failed)?;
+    file.replace(Bytes::from(content.to_owned())).await.map_err(failed)
 }
 
 #[cfg(test)]
@@ -234,6 +285,11 @@ mod tests {
         let dir = data.path().join(OWN_FOLDER);
         std::fs::remove_file(dir.join(CERTIFICATE)).unwrap();
         assert_ne!(own(data.path()).await.digest, first.digest);
+        let realm = || std::fs::read_to_string(dir.join(REALM)).unwrap();
+        assert_eq!(realm(), "spiffe://robeing.local/ns/default/cluster/one\n");
+        std::fs::write(dir.join(REALM), "of an earlier name").unwrap();
+        own(data.path()).await;
+        assert_eq!(realm(), "spiffe://robeing.local/ns/default/cluster/one\n");
         for name in [KEY, JOIN_KEY] {
             use std::os::unix::fs::PermissionsExt;
             let mode = std::fs::metadata(dir.join(name)).unwrap().permissions().mode();

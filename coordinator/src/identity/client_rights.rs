@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tonic::Status;
+use tracing::debug;
 
 use super::{
     kubernetes::{Decision, Kubernetes, User},
@@ -35,8 +36,9 @@ impl Proven {
 /// Knows what clients may do.
 #[derive(Clone)]
 pub enum ClientRights {
-    /// With a certificate or a token, everything.
-    ProvenMayAll,
+    /// With a certificate, everything: only an administrator can give one away. With a token, nothing: nobody has said which
+    /// of an issuer's users are this fleet's clients.
+    CertifiedMayAll,
     /// What a file says.
     File(CurrentRights),
     /// What RBAC says: of the user of a token, or the user `robeing:NAME` for a certificate.
@@ -50,7 +52,7 @@ impl ClientRights {
     /// If that can't be found out now.
     pub async fn has(&self, client: &Proven, right: Right) -> Result<bool, Status> {
         match self {
-            Self::ProvenMayAll => Ok(true),
+            Self::CertifiedMayAll => Ok(matches!(client, Proven::Certificate(_))),
             Self::File(rights) => Ok(rights.allow(Client::Named(client.name()), right)),
             Self::Kubernetes(kubernetes) => {
                 let user = match client {
@@ -74,16 +76,32 @@ impl ClientRights {
     pub fn anonymous_has(&self, right: Right) -> bool {
         match self {
             Self::File(rights) => rights.allow(Client::Anonymous, right),
-            Self::ProvenMayAll | Self::Kubernetes(_) => false,
+            Self::CertifiedMayAll | Self::Kubernetes(_) => false,
         }
     }
+}
 
-    /// Returns the user of a token, as the API server says it, if it can be asked.
-    pub async fn review(&self, token: &str) -> Option<Arc<User>> {
-        let Self::Kubernetes(kubernetes) = self else { return None };
+/// Asks the API server of Kubernetes who a token is, where this coordinator runs on Kubernetes. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct TokenReviewer(pub Option<Kubernetes>);
+
+impl TokenReviewer {
+    /// Returns the user of a token, as the API server says it; `None` if it says that the token is nobody's, or can't be
+    /// asked at all.
+    ///
+    /// # Errors
+    /// If the API server does not answer now. The call may be tried again.
+    pub async fn review(&self, token: &str) -> Result<Option<Arc<User>>, Status> {
+        let Some(kubernetes) = &self.0 else { return Ok(None) };
         match kubernetes.authenticate(token).await {
-            Ok(Decision::Allowed(user)) => Some(user),
-            Ok(Decision::Denied(_)) | Err(_) => None,
+            Ok(Decision::Allowed(user)) => Ok(Some(user)),
+            Ok(Decision::Denied(_)) => Ok(None),
+            Err(error) if error.is_outage() => Err(Status::unavailable(error.to_string())),
+            Err(error) => {
+                // It is not granted to ask, for instance, so a token is known by its keys alone.
+                debug!(%error, "a token was not reviewed");
+                Ok(None)
+            }
         }
     }
 }

@@ -3,20 +3,22 @@
 
 use std::sync::Arc;
 
-use robeing_fleet::{BarKind, Command, Enrol, IdentityCommand, IdentityConfig, Reply, Role};
+use robeing_fleet::{BarKind, Command, Enrol, IdentityCommand, Reply, Role};
 use robeing_identity::{LEAF_LIFETIME, PeerRole, Realm, SigningRequest};
 use robeing_net::{ConnectInfo, security::TrustClock};
-use robeing_proto::internal::v1::{self as internal, enrolment_server::Enrolment as EnrolmentRpc};
-use robeing_settings::Enrolment;
+use robeing_proto::internal::v1::{
+    self as internal, enrol_request::Proof, enrolment_server::Enrolment as EnrolmentRpc,
+};
 use tokio::sync::Semaphore;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::{debug, info};
 
 use super::{
-    authority::Authorities,
-    own::merged,
-    proofs::{Claim, ProofError, Proved, Verifier},
-    refusals::Refusals,
+    client_rights::TokenReviewer,
+    kubernetes::User,
+    proofs::{Claim, ProofError, Proved, ServiceAccount},
+    refusals::{ANONYMOUS, Refusals},
+    trust::{FleetTrust, Trusted},
 };
 use crate::{
     api::{convert, errors},
@@ -25,6 +27,8 @@ use crate::{
     read::StateReader,
 };
 
+/// The method, as refusals are counted.
+const METHOD: &str = "robeing.internal.v1.Enrolment/Enrol";
 /// Maximum number of enrolments in progress at one coordinator; further ones are refused, and agents retry.
 pub const MAX_ENROLLING: usize = 256;
 
@@ -32,9 +36,9 @@ pub const MAX_ENROLLING: usize = 256;
 pub struct EnrolmentService {
     pub member: Member,
     pub realm: Realm,
-    pub authorities: Authorities,
-    /// What agents need to enrol, unless the fleet's configuration says it.
-    pub enrolment: Enrolment,
+    pub trust: FleetTrust,
+    /// Who service-account tokens are whose keys are not known here.
+    pub reviewer: TokenReviewer,
     pub clock: Arc<TrustClock>,
     pub state: StateReader,
     pub proposer: Proposer,
@@ -78,9 +82,10 @@ impl EnrolmentService {
         let invalid = |error: robeing_identity::SpiffeIdError| Status::invalid_argument(error.to_string());
         let id = self.realm.member(role, claim.name).map_err(invalid)?;
         let key = signing.public_digest();
-        let config = self.state.look(|fleet| fleet.identity_config().cloned());
+        check_known(&self.clock)?;
+        let trusted = self.trust.with(self.state.look(|fleet| fleet.identity_config().cloned()));
         if !self.is_renewal(claim, key)? {
-            let proved = self.prove(claim, request, config.as_deref())?;
+            let proved = self.prove(&trusted, claim, request.proof.as_ref()).await?;
             self.enrol(claim, key, proved).await?;
             info!(
                 agent = claim.name,
@@ -90,13 +95,12 @@ impl EnrolmentService {
                 "enrolled an agent"
             );
         }
-        let certifier = self.authorities.current();
         let now = self.clock.now();
-        let issued = certifier.authority.issue(&signing, &id, &[], now, LEAF_LIFETIME);
+        let issued = trusted.certifier.authority.issue(&signing, &id, &[], now, LEAF_LIFETIME);
         let issued = issued.map_err(|error| Status::internal(error.to_string()))?;
         Ok(internal::EnrolResponse {
             certificate: issued.certificate.to_vec().into(),
-            trust_bundle: merged(&certifier.bundle, config.as_deref()).pem().to_owned(),
+            trust_bundle: trusted.bundle.pem().to_owned(),
             wall_ms: now,
         })
     }
@@ -121,16 +125,20 @@ impl EnrolmentService {
         })
     }
 
-    fn prove(
-        &self,
-        claim: Claim<'_>,
-        request: &internal::EnrolRequest,
-        config: Option<&IdentityConfig>,
-    ) -> Result<Proved, Status> {
-        let certifier = self.authorities.current();
-        let verifier =
-            Verifier { config, enrolment: self.enrolment, join_key: &certifier.join_key, now: self.clock.now() };
-        verifier.verify(claim, request.proof.as_ref()).map_err(|error: ProofError| match error.is_of_another() {
+    /// Verifies a proof. A service-account token whose keys are not known here is verified by the API server, where it can
+    /// be asked; then it proves the same.
+    async fn prove(&self, trusted: &Trusted, claim: Claim<'_>, proof: Option<&Proof>) -> Result<Proved, Status> {
+        let verifier = trusted.verifier(self.clock.now());
+        let verified = match (verifier.verify(claim, proof), proof) {
+            (Err(error), Some(Proof::ServiceAccountToken(token))) if error.may_be_known_to_its_issuer() => {
+                match self.reviewer.review(token).await? {
+                    Some(user) => account(&user).and_then(|account| verifier.proved_by(claim, &account)),
+                    None => Err(error),
+                }
+            }
+            (verified, _) => verified,
+        };
+        verified.map_err(|error| match error.is_of_another() {
             true => Status::permission_denied(error.to_string()),
             false => Status::unauthenticated(error.to_string()),
         })
@@ -152,6 +160,32 @@ impl EnrolmentService {
             Reply::Refused(refusal) => Err(errors::refused(&refusal)),
             other => Err(Status::internal(format!("unexpected reply {other:?}"))),
         }
+    }
+}
+
+/// Returns whether a call was not refused because of who made it, but because the fleet can't answer now.
+fn is_passing(code: Code) -> bool {
+    use Code::{DeadlineExceeded, FailedPrecondition, Internal, ResourceExhausted, Unavailable};
+    matches!(code, Unavailable | ResourceExhausted | Internal | DeadlineExceeded | FailedPrecondition)
+}
+
+/// Returns the service account that a user of Kubernetes is.
+fn account(user: &User) -> Result<ServiceAccount, ProofError> {
+    let (namespace, name) =
+        user.as_service_account().ok_or_else(|| ProofError::NoServiceAccount { user: user.name.clone() })?;
+    let pod = user.pod().map(str::to_owned);
+    Ok(ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned(), pod })
+}
+
+/// Refuses to certify while the fleet's time is not known: by this machine's own clock, a certificate could be one that
+/// nobody takes, and an agent would learn a wrong time.
+///
+/// # Errors
+/// If it is not known; it will be in a moment.
+pub fn check_known(clock: &TrustClock) -> Result<(), Status> {
+    match clock.is_known() {
+        true => Ok(()),
+        false => Err(Status::unavailable("this coordinator does not know the fleet's time yet; try again")),
     }
 }
 
@@ -185,8 +219,10 @@ impl EnrolmentRpc for EnrolmentService {
         };
         let answered: Result<internal::EnrolResponse, Status> = answered.await;
         if let Err(status) = &answered {
-            debug!(agent = request.name, %status, "an enrolment was refused");
-            self.refusals.count("Enrol", status.code(), connection.peer, &request.name);
+            debug!(agent = convert::excerpt(&request.name), %status, "an enrolment was refused");
+            if !is_passing(status.code()) {
+                self.refusals.count(METHOD, status.code(), connection.peer, ANONYMOUS);
+            }
         }
         answered.map(Response::new)
     }

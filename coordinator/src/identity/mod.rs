@@ -1,17 +1,22 @@
 //! Who is who in the fleet: this coordinator's own certificate ([`own`]), the authority by which coordinators certify
-//! agents and clients ([`authority`]), how agents enrol ([`enrolment`]), and who may call what ([`access`]).
+//! agents and clients ([`authority`]), what is trusted ([`trust`]), how agents enrol ([`enrolment`], [`join_dir`]), and who
+//! may call what ([`access`]).
 //!
 //! ```text
-//! authority directory ──► authority ──► own ──► credentials of the transport
-//!                             │
-//!  agents ──► enrolment ──────┴──► log: Enrol ──► certificate
-//!  calls  ──► access (bars, roles, rights) ──► services
+//! authority directory ──► authority ─┐
+//!      join directory ◄─► join_dir ──┼─► trust ──► own ──► credentials of the transport
+//!       fleet's state ───────────────┘     │
+//!                agents ──► enrolment ─────┴──► log: Enrol ──► certificate
+//!                 calls ──► access (bars, roles, rights) ──► services
 //! ```
 
 pub mod access;
 pub mod authority;
 pub mod client_rights;
 pub mod enrolment;
+#[cfg(test)]
+pub mod fixture;
+pub mod join_dir;
 pub mod kubernetes;
 pub mod own;
 pub mod proofs;
@@ -20,3 +25,4 @@ pub mod rights;
 pub mod rights_file;
 pub mod security;
 pub mod table;
+pub mod trust;

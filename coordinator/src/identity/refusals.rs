@@ -16,9 +16,14 @@ use tracing::debug;
 use crate::propose::Proposer;
 
 /// How often what was refused is recorded.
-const RECORD_EVERY: Duration = Duration::from_secs(1);
+const RECORD_EVERY: Duration = Duration::from_secs(5);
 /// Maximum number of different refusals that are recorded at once; further ones are only counted.
 pub const MAX_RECORDED: usize = 32;
+/// Maximum number of these that are of callers who have not proved who they are. They could come from ever more addresses,
+/// and must not drive the records of others out of the audit log.
+pub const MAX_ANONYMOUS_RECORDED: usize = 8;
+/// The name of whoever has not proved who it is. What such a caller claims to be is not recorded: it could be anything.
+pub const ANONYMOUS: &str = "anonymous";
 
 /// The labels of the counter.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -34,6 +39,7 @@ struct Pending {
     method: String,
     code: Code,
     times: u64,
+    is_anonymous: bool,
 }
 
 /// The refusals of one coordinator. Cheap to clone.
@@ -50,7 +56,8 @@ impl Refusals {
         Self { counter: metrics.counters("calls_refused", help), pending: Arc::default() }
     }
 
-    /// Counts a refused call. `method` is one that is served, so that the number of labels is bounded.
+    /// Counts a refused call of the caller that has proved to be `name`, or of [`ANONYMOUS`]. `method` is one that is
+    /// served, so that the number of labels is bounded.
     pub fn count(&self, method: &str, code: Code, peer: Option<SocketAddr>, name: &str) {
         let labels = Labels { method: method.to_owned(), code: format!("{code:?}") };
         self.counter.get_or_create(&labels).inc();
@@ -58,10 +65,12 @@ impl Refusals {
         let actor = format!("{name} ({address})");
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = |known: &&mut Pending| known.actor == actor && known.method == method && known.code == code;
-        let room = pending.len() < MAX_RECORDED;
+        let is_anonymous = name == ANONYMOUS;
+        let anonymous = pending.iter().filter(|known| known.is_anonymous).count();
+        let room = pending.len() < MAX_RECORDED && (!is_anonymous || anonymous < MAX_ANONYMOUS_RECORDED);
         match pending.iter_mut().find(is_same) {
             Some(known) => known.times += 1,
-            None if room => pending.push(Pending { actor, method: method.to_owned(), code, times: 1 }),
+            None if room => pending.push(Pending { actor, method: method.to_owned(), code, times: 1, is_anonymous }),
             None => {}
         }
     }
@@ -108,7 +117,21 @@ mod tests {
         assert_eq!(pending.len(), MAX_RECORDED);
         assert_eq!(pending[1].actor, "again (10.0.0.1)");
         assert_eq!(pending[1].times, MAX_RECORDED as u64 + 5);
+        drop(pending);
         let text = metrics.encode();
         assert!(text.contains(r#"robeing_calls_refused_total{method="Submit",code="PermissionDenied"} 74"#), "{text}");
+    }
+
+    #[test]
+    fn strangers_leave_room_for_the_records_of_others() {
+        let refusals = Refusals::new(&Metrics::default());
+        for host in 0..=255 {
+            refusals.count("Enrol", Code::Unauthenticated, Some(([10, 0, 0, host], 7).into()), ANONYMOUS);
+        }
+        refusals.count("Submit", Code::PermissionDenied, Some(([10, 0, 1, 0], 7).into()), "worker/w-0");
+        let pending = refusals.pending.lock().unwrap();
+        assert_eq!(pending.len(), MAX_ANONYMOUS_RECORDED + 1);
+        assert_eq!(pending[0].actor, "anonymous (10.0.0.0)");
+        assert_eq!(pending[MAX_ANONYMOUS_RECORDED].actor, "worker/w-0 (10.0.1.0)");
     }
 }

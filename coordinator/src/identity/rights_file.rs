@@ -48,6 +48,12 @@ impl CurrentRights {
         self.get().allow(client, right)
     }
 
+    /// Returns rights that no file says.
+    #[cfg(test)]
+    pub fn fixed(rights: ClientRights) -> Self {
+        Self(Arc::new(Mutex::new(Arc::new(rights))))
+    }
+
     fn set(&self, rights: ClientRights) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rights);
     }

@@ -12,13 +12,16 @@ use robeing_net::security::{Refused, Tls, TlsStats, TrustClock};
 use robeing_platform::Platform;
 use robeing_settings::{CoordinatorConfig, Enrolment, TlsMode};
 use robeing_telemetry::Metrics;
+use tokio::sync::watch;
 
 use super::{
-    authority::{Authorities, AuthorityError, AuthorityKeeper},
-    client_rights::ClientRights,
+    authority::{AuthorityError, AuthorityKeeper},
+    client_rights::{ClientRights, TokenReviewer},
+    join_dir::{JoinDir, JoinDirError},
     kubernetes::{Kubernetes, KubernetesConfig},
     own::{OwnCertifier, OwnError},
     rights_file::{RightsFile, RightsFileError},
+    trust::FleetTrust,
 };
 use crate::{clock::FleetClock, lifetime::Lifetime, read::StateReader, warnings::Warnings};
 
@@ -28,6 +31,13 @@ const REFRESH: Duration = Duration::from_secs(1);
 pub const OPEN_ENROLMENT: &str = "OpenEnrolment";
 /// The reason of the warning while connections without TLS are accepted.
 pub const PLAINTEXT_ACCEPTED: &str = "PlaintextAccepted";
+
+/// The reason of the warning while the authority is about to expire.
+pub const AUTHORITY_EXPIRES: &str = "AuthorityExpires";
+/// How long before an authority expires there is a warning.
+const EXPIRES_SOON: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often it is checked.
+const LOOK_AT_EXPIRY: Duration = Duration::from_secs(60);
 
 /// Why TLS can't be set up.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +51,9 @@ pub enum SecurityError {
     /// The clients' rights can't be read.
     #[error(transparent)]
     Rights(#[from] RightsFileError),
+    /// The join directory can't be used.
+    #[error(transparent)]
+    Join(#[from] JoinDirError),
     /// This coordinator can't be certified.
     #[error("this coordinator can't be certified: {0}")]
     Own(#[from] OwnError),
@@ -51,12 +64,16 @@ pub struct Security {
     pub tls: Tls,
     pub realm: Realm,
     pub clock: Arc<TrustClock>,
-    pub authorities: Authorities,
-    /// What agents need to enrol, unless the fleet's configuration says it.
-    pub enrolment: Enrolment,
+    /// What is trusted.
+    pub trust: FleetTrust,
     /// What clients may do.
     pub rights: ClientRights,
+    /// Who tokens are whose keys are not known here.
+    pub reviewer: TokenReviewer,
+    /// What agents need to enrol, unless the fleet's configuration says it.
+    enrolment: Enrolment,
     rights_file: Option<RightsFile>,
+    join_dir: Option<JoinDir>,
     keeper: AuthorityKeeper,
     own: OwnCertifier,
     name: String,
@@ -80,24 +97,32 @@ impl Security {
         let clock = Arc::new(TrustClock::new(Arc::clone(&platform.clock)));
         let dir: Option<&Path> = authority.directory.as_deref();
         let (keeper, authorities) = AuthorityKeeper::open(platform, dir, &config.data, &realm).await?;
+        let (join_dir, join_secret) = match &authority.join {
+            Some(dir) => JoinDir::open(platform, dir).await.map(|(dir, secret)| (Some(dir), secret))?,
+            None => (None, watch::channel(None).1),
+        };
+        let enrolment = authority.enrolment();
+        let trust = FleetTrust::new(authorities, enrolment, join_secret);
         let hosts = hosts(&realm, &config.name, address);
         let (own, credentials) =
-            OwnCertifier::new(realm.clone(), &config.name, hosts, authorities.clone(), Arc::clone(&clock))?;
+            OwnCertifier::new(realm.clone(), &config.name, hosts, trust.clone(), Arc::clone(&clock))?;
         let tls = Tls::new(credentials, config.tls == TlsMode::Permissive);
-        let enrolment = authority.enrolment();
         let rights_file = match &authority.rights {
             Some(file) => Some(RightsFile::open(Arc::clone(&platform.disk), file).await?),
             None => None,
         };
-        let in_cluster =
-            KubernetesConfig::in_cluster(|name| env::var(name).ok(), None, realm.namespace(), realm.cluster());
-        let rights = match (&rights_file, in_cluster) {
+        let variable = |name: &str| env::var(name).ok();
+        let in_cluster = KubernetesConfig::in_cluster(variable, None, realm.namespace(), realm.cluster());
+        let kubernetes = in_cluster.ok().map(|config| Kubernetes::new(platform.clone(), config));
+        let rights = match (&rights_file, &kubernetes) {
             (Some(file), _) => ClientRights::File(file.rights()),
-            (None, Ok(config)) => ClientRights::Kubernetes(Kubernetes::new(platform.clone(), config)),
-            (None, Err(_)) => ClientRights::ProvenMayAll,
+            (None, Some(kubernetes)) => ClientRights::Kubernetes(kubernetes.clone()),
+            (None, None) => ClientRights::CertifiedMayAll,
         };
-        let name = config.name.clone();
-        Ok(Some(Self { tls, realm, clock, authorities, enrolment, rights, rights_file, keeper, own, name }))
+        let (name, reviewer) = (config.name.clone(), TokenReviewer(kubernetes));
+        let opened =
+            Self { tls, realm, clock, trust, rights, reviewer, enrolment, rights_file, join_dir, keeper, own, name };
+        Ok(Some(opened))
     }
 
     /// Starts the tasks that keep the certificate, the authority, metrics and warnings up to date.
@@ -109,13 +134,17 @@ impl Security {
         metrics: &Metrics,
         lifetime: &Lifetime,
     ) {
-        let Self { tls, keeper, own, enrolment, name, rights_file, .. } = self;
+        let Self { tls, keeper, own, enrolment, name, rights_file, join_dir, trust, clock: trust_clock, .. } = self;
         if let Some(file) = rights_file {
             lifetime.spawn(file.follow(Arc::clone(&warnings)));
         }
+        if let Some(dir) = join_dir {
+            lifetime.spawn(dir.run(trust.clone(), state.clone(), Arc::clone(&warnings)));
+        }
+        lifetime.spawn(warn_of_expiry(trust, trust_clock, name.clone(), Arc::clone(&warnings)));
         lifetime.spawn(keeper.run(Arc::clone(&warnings)));
         lifetime.spawn(own.run(state.clone(), clock));
-        lifetime.spawn(watch(tls, enrolment, name, state, warnings, metrics.clone()));
+        lifetime.spawn(watch_connections(tls, enrolment, name, state, warnings, metrics.clone()));
     }
 }
 
@@ -129,6 +158,20 @@ fn hosts(realm: &Realm, name: &str, address: &str) -> Vec<String> {
     hosts
 }
 
+/// Warns while the authority that issues is about to expire. Runs until the coordinator stops.
+async fn warn_of_expiry(trust: FleetTrust, clock: Arc<TrustClock>, name: String, warnings: Arc<Warnings>) {
+    loop {
+        let left = trust.with(None).certifier.authority.not_after().saturating_sub(clock.now());
+        let is_due = left < EXPIRES_SOON.as_millis() as u64;
+        let message = format!(
+            "the certificate authority of coordinator {name} expires within a day, and with it every certificate that it \
+             has issued; replace it, and keep the old one in trust.crt for an hour"
+        );
+        warnings.set(AUTHORITY_EXPIRES, is_due.then_some(message));
+        tokio::time::sleep(LOOK_AT_EXPIRY).await;
+    }
+}
+
 /// The labels of the counter of refused connections.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Labels {
@@ -136,7 +179,7 @@ struct Labels {
 }
 
 /// Refreshes metrics and warnings. Runs until the coordinator stops.
-async fn watch(
+async fn watch_connections(
     tls: Tls,
     configured: Enrolment,
     name: String,

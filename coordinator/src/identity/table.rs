@@ -104,7 +104,8 @@ impl Allowed {
 }
 
 /// Returns the table in Markdown.
-pub fn markdown() -> String {
+#[cfg(test)]
+fn markdown() -> String {
     let mut table = String::from("| method | who may call it |\n|---|---|\n");
     for (method, allowed) in TABLE {
         table.push_str(&format!("| `{}` | {} |\n", method.trim_start_matches('/'), allowed.words()));

@@ -3,22 +3,33 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use bytes::Bytes;
+use robeing_identity::Authority;
 use robeing_platform::{
-    Platform,
+    AtomicFile, Disk, Platform,
     simulated::{HostNetwork, MemoryNetwork, SeededRandom, SimulatedDisk},
 };
 use robeing_proto::v1;
-use robeing_settings::{AuthorityConfig, CoordinatorConfig, FleetLimits, TlsMode, Weights};
+use robeing_settings::{AuthorityConfig, CoordinatorConfig, Enrolment, FleetLimits, TlsMode, Weights};
 use robeing_telemetry::Metrics;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{assembly::Tested, leader::role::RaftRole, raft::Peer, run_seen};
+use crate::{
+    assembly::Tested,
+    identity::{
+        authority::Certifier,
+        fixture::{JOIN_KEY, realm},
+    },
+    leader::role::RaftRole,
+    raft::Peer,
+    run_seen,
+};
 
 /// Number of coordinators that a fleet starts with.
 pub const COORDINATORS: usize = 3;
@@ -58,8 +69,34 @@ struct Process {
     tested: Arc<OnceLock<Tested>>,
 }
 
+/// Where coordinators find their authority, and where they keep what agents enrol with.
+const CA: &str = "/ca";
+pub const JOIN: &str = "/join";
+
+/// The TLS of a fleet.
+#[derive(Clone)]
+pub struct FleetSecurity {
+    pub certifier: Arc<Certifier>,
+    pub enrolment: Enrolment,
+}
+
+impl FleetSecurity {
+    /// Writes the authority to a coordinator's disk.
+    async fn write(&self, disk: &Arc<dyn Disk>) {
+        disk.create_dir_all(Path::new(CA)).await.expect("the disk works");
+        let authority = &self.certifier.authority;
+        let files = [("ca.crt", authority.certificate_pem()), ("ca.key", authority.key_pem()), ("join.key", JOIN_KEY)];
+        for (name, content) in files {
+            let file = AtomicFile::open(Arc::clone(disk), &Path::new(CA).join(name)).await;
+            file.expect("the disk works").replace(content.to_owned().into()).await.expect("the disk works");
+        }
+    }
+}
+
 /// A fleet of coordinators.
 pub struct TestFleet {
+    /// Its TLS, if it has any.
+    pub security: Option<FleetSecurity>,
     pub network: MemoryNetwork,
     pub disks: Vec<SimulatedDisk>,
     running: Vec<Option<Process>>,
@@ -69,7 +106,20 @@ pub struct TestFleet {
 impl TestFleet {
     /// Starts three coordinators with empty disks.
     pub fn start() -> Self {
-        let mut fleet = Self { network: MemoryNetwork::default(), disks: Vec::new(), running: Vec::new(), starts: 0 };
+        Self::start_with(None)
+    }
+
+    /// Starts three coordinators that speak TLS alone, and an authority for them.
+    pub fn start_secured(enrolment: Enrolment) -> Self {
+        let authority = Authority::create(&realm(), Platform::real().clock.unix_millis()).expect("it is made");
+        let trust = authority.certificate_pem().to_owned();
+        let certifier = Arc::new(Certifier::new(authority, &trust, JOIN_KEY).expect("it is trusted"));
+        Self::start_with(Some(FleetSecurity { certifier, enrolment }))
+    }
+
+    fn start_with(security: Option<FleetSecurity>) -> Self {
+        let network = MemoryNetwork::default();
+        let mut fleet = Self { security, network, disks: Vec::new(), running: Vec::new(), starts: 0 };
         while fleet.disks.len() < COORDINATORS {
             fleet.run_another();
         }
@@ -87,9 +137,15 @@ impl TestFleet {
 
     /// Starts a coordinator.
     pub fn run(&mut self, n: usize) {
+        let security = self.security.clone();
         let config = CoordinatorConfig {
-            tls: TlsMode::Off,
-            authority: AuthorityConfig::default(),
+            tls: if security.is_some() { TlsMode::Strict } else { TlsMode::Off },
+            authority: AuthorityConfig {
+                directory: security.is_some().then(|| CA.into()),
+                enrolment: security.as_ref().map(|security| security.enrolment),
+                join: security.is_some().then(|| JOIN.into()),
+                ..AuthorityConfig::default()
+            },
             listen: address(n),
             name: name(n),
             cluster_id: CLUSTER.to_owned(),
@@ -119,6 +175,9 @@ impl TestFleet {
         };
         let seen = Arc::clone(&tested);
         let running = tokio::spawn(async move {
+            if let Some(security) = security {
+                security.write(&platform.disk).await;
+            }
             let shutdown = CancellationToken::new();
             let see = |assembled: &crate::Assembled| drop(seen.set(assembled.tested.clone()));
             run_seen(config, platform, Metrics::default(), shutdown, see).await.expect("the coordinator runs");

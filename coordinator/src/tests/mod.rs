@@ -1,12 +1,17 @@
 //! Tests of several parts of the coordinator together.
 
+mod access;
 mod agent;
 mod bootstrap;
+mod enrolment;
 mod failure_detector;
 mod fleet;
+mod member;
 mod membership_change;
 #[cfg(debug_assertions)]
 mod models;
+mod review;
 mod submissions;
 mod transfer;
+mod trust_admin;
 mod watches;

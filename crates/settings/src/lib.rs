@@ -27,7 +27,9 @@ pub use definition::{Defined, For, Number, Setting, Span, Term};
 pub use forms::{DEFAULT_PORT, MAX_COORDINATORS, MIN_INTERVAL, local_port};
 use forms::{number, span};
 pub use said::{CommandLine, Said};
-pub use security::*;
+pub use security::{
+    AuthorityConfig, DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN, Enrolment, EnrolmentConfig, JoinProof, TlsMode,
+};
 use settings::{HOSTNAME, POD_IP};
 use sources::Sources;
 
@@ -217,6 +219,7 @@ fn authority(sources: &Sources<'_>) -> Result<AuthorityConfig, ConfigError> {
         config.namespace = forms::name(&value)?;
     }
     config.rights = sources.path(&settings::RIGHTS);
+    config.join = sources.path(&settings::JOIN);
     Ok(config)
 }
 

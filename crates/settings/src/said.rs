@@ -114,6 +114,7 @@ fn coordinator(config: &CoordinatorConfig, list: &mut List) {
     list.text(&settings::TRUST_DOMAIN, &authority.trust_domain);
     list.text(&settings::NAMESPACE, &authority.namespace);
     list.path(&settings::RIGHTS, authority.rights.as_deref());
+    list.path(&settings::JOIN, authority.join.as_deref());
 }
 
 fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {

@@ -2,10 +2,130 @@
 
 use std::{fmt, path::PathBuf};
 
+use super::definition::{For, Setting};
+
 /// The default trust domain of SPIFFE ids.
 pub const DEFAULT_TRUST_DOMAIN: &str = "robeing.local";
 /// The default namespace of SPIFFE ids.
 pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// Whether connections are encrypted; see [`TlsMode`].
+pub const TLS: Setting = Setting::new(
+    For::Both,
+    "tls",
+    &["ROBEING_TLS"],
+    "MODE",
+    "strict: TLS alone; permissive: TLS, and plaintext with processes that do not speak it yet; off: plaintext, for \
+     loopback addresses alone",
+)
+.unset("strict");
+
+/// The directory of the fleet's certificate authority.
+pub const CA: Setting = Setting::new(
+    For::Coordinators,
+    "ca",
+    &["ROBEING_CA"],
+    "DIR",
+    "Directory of the fleet's certificate authority: ca.crt, ca.key, join.key, and trust.crt during a rotation",
+)
+.unset("an authority of its own, made in the data directory")
+.path();
+
+/// How agents prove that they may enrol; see [`Enrolment`].
+pub const ENROLMENT: Setting = Setting::new(
+    For::Coordinators,
+    "enrolment",
+    &["ROBEING_ENROLMENT"],
+    "MODE",
+    "proof: agents need a proof to enrol; open: anyone may enrol as a worker or specialist, submit and read",
+)
+.unset("proof; open without --ca and --join");
+
+/// The trust domain of the SPIFFE ids that coordinators issue.
+pub const TRUST_DOMAIN: Setting = Setting::new(
+    For::Coordinators,
+    "trust-domain",
+    &["ROBEING_TRUST_DOMAIN"],
+    "NAME",
+    "Trust domain of the SPIFFE ids of the fleet",
+)
+.unset(DEFAULT_TRUST_DOMAIN);
+
+/// The namespace in the SPIFFE ids that coordinators issue.
+pub const NAMESPACE: Setting = Setting::new(
+    For::Coordinators,
+    "namespace",
+    &["ROBEING_NAMESPACE"],
+    "NAME",
+    "Namespace in the SPIFFE ids of the fleet",
+)
+.unset(DEFAULT_NAMESPACE);
+
+/// The file of clients' names and rights.
+pub const RIGHTS: Setting = Setting::new(
+    For::Coordinators,
+    "rights",
+    &["ROBEING_RIGHTS"],
+    "FILE",
+    "File of clients' names and rights, read again when it changes",
+)
+.unset("clients with a certificate may do everything")
+.path();
+
+/// The directory in which coordinators keep a join secret for agents.
+pub const JOIN: Setting = Setting::new(
+    For::Coordinators,
+    "join",
+    &["ROBEING_JOIN"],
+    "DIR",
+    "Directory in which coordinators keep what agents of any pool and role enrol with, for agents that can read it: \
+     join.secret (--join-secret) and trust.crt (--trust)",
+)
+.unset("none")
+.path();
+
+/// The file with the authorities that an agent trusts.
+pub const TRUST: Setting = Setting::new(
+    For::Agents,
+    "trust",
+    &["ROBEING_TRUST"],
+    "FILE",
+    "Certificates of the authorities that the agent trusts, PEM",
+)
+.unset("the authority that it finds at its first contact")
+.path();
+
+/// The token with which an agent enrols once.
+pub const JOIN_TOKEN: Setting = Setting::new(
+    For::Agents,
+    "join-token",
+    &["ROBEING_JOIN_TOKEN"],
+    "TOKEN",
+    "Single-use token with which the agent enrols; a flag can be seen by every user of the machine, so set the variable",
+)
+.unset("none");
+
+/// The file with the join secret of the agent's pool.
+pub const JOIN_SECRET: Setting = Setting::new(
+    For::Agents,
+    "join-secret",
+    &["ROBEING_JOIN_SECRET"],
+    "FILE",
+    "File with the join secret of the agent's pool, with which it enrols",
+)
+.unset("none")
+.path();
+
+/// The file with a service-account token of the audience `robeing`.
+pub const SERVICE_ACCOUNT_TOKEN: Setting = Setting::new(
+    For::Agents,
+    "service-account-token",
+    &["ROBEING_SERVICE_ACCOUNT_TOKEN"],
+    "FILE",
+    "File with a Kubernetes service-account token of the audience robeing, with which the agent enrols",
+)
+.unset("none")
+.path();
 
 /// Whether the connections of a process are encrypted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +181,8 @@ pub struct AuthorityConfig {
     /// The directory of the fleet's certificate authority. If unset, the coordinator makes an authority of its own in
     /// its data directory.
     pub directory: Option<PathBuf>,
-    /// What agents need to enrol. If unset, a proof; nothing if the authority is the coordinator's own.
+    /// What agents need to enrol. If unset, a proof; nothing if the authority is the coordinator's own and there is no
+    /// join directory.
     pub enrolment: Option<Enrolment>,
     /// The trust domain of the fleet's SPIFFE ids.
     pub trust_domain: String,
@@ -69,6 +190,8 @@ pub struct AuthorityConfig {
     pub namespace: String,
     /// The file of clients' names and rights.
     pub rights: Option<PathBuf>,
+    /// The directory in which coordinators keep a join secret and the trusted authorities, for agents that can read it.
+    pub join: Option<PathBuf>,
 }
 
 impl Default for AuthorityConfig {
@@ -79,6 +202,7 @@ impl Default for AuthorityConfig {
             trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
             namespace: DEFAULT_NAMESPACE.to_owned(),
             rights: None,
+            join: None,
         }
     }
 }
@@ -86,10 +210,10 @@ impl Default for AuthorityConfig {
 impl AuthorityConfig {
     /// Returns what agents need to enrol.
     pub fn enrolment(&self) -> Enrolment {
-        match (self.enrolment, &self.directory) {
-            (Some(enrolment), _) => enrolment,
-            (None, Some(_)) => Enrolment::Proof,
-            (None, None) => Enrolment::Open,
+        match self.enrolment {
+            Some(enrolment) => enrolment,
+            None if self.directory.is_some() || self.join.is_some() => Enrolment::Proof,
+            None => Enrolment::Open,
         }
     }
 }

@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use robeing_fleet::limits;
 
+pub use super::security::{
+    CA, ENROLMENT, JOIN, JOIN_SECRET, JOIN_TOKEN, NAMESPACE, RIGHTS, SERVICE_ACCOUNT_TOKEN, TLS, TRUST, TRUST_DOMAIN,
+};
 use super::{
-    DEFAULT_CLUSTER, DEFAULT_DATA, DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN, DEFAULT_WORKER_LISTEN, MIN_INTERVAL,
+    DEFAULT_CLUSTER, DEFAULT_DATA, DEFAULT_WORKER_LISTEN, MIN_INTERVAL,
     definition::{Defined, For, Number, Setting, Span, Term},
 };
 
@@ -86,112 +89,6 @@ pub const LOG_FORMAT: Setting = Setting::new(
     "Log format, text or json; RUST_LOG sets the log level",
 )
 .unset("text");
-
-/// Whether connections are encrypted; see [`TlsMode`](super::TlsMode).
-pub const TLS: Setting = Setting::new(
-    For::Both,
-    "tls",
-    &["ROBEING_TLS"],
-    "MODE",
-    "strict: TLS alone; permissive: TLS, and plaintext with processes that do not speak it yet; off: plaintext, for \
-     loopback addresses alone",
-)
-.unset("strict");
-
-/// The directory of the fleet's certificate authority.
-pub const CA: Setting = Setting::new(
-    For::Coordinators,
-    "ca",
-    &["ROBEING_CA"],
-    "DIR",
-    "Directory of the fleet's certificate authority: ca.crt, ca.key, join.key, and trust.crt during a rotation",
-)
-.unset("an authority of its own, made in the data directory")
-.path();
-
-/// How agents prove that they may enrol; see [`Enrolment`](super::Enrolment).
-pub const ENROLMENT: Setting = Setting::new(
-    For::Coordinators,
-    "enrolment",
-    &["ROBEING_ENROLMENT"],
-    "MODE",
-    "proof: agents need a proof to enrol; open: anyone may enrol as a worker or specialist, submit and read",
-)
-.unset("proof; open without --ca");
-
-/// The trust domain of the SPIFFE ids that coordinators issue.
-pub const TRUST_DOMAIN: Setting = Setting::new(
-    For::Coordinators,
-    "trust-domain",
-    &["ROBEING_TRUST_DOMAIN"],
-    "NAME",
-    "Trust domain of the SPIFFE ids of the fleet",
-)
-.unset(DEFAULT_TRUST_DOMAIN);
-
-/// The namespace in the SPIFFE ids that coordinators issue.
-pub const NAMESPACE: Setting = Setting::new(
-    For::Coordinators,
-    "namespace",
-    &["ROBEING_NAMESPACE"],
-    "NAME",
-    "Namespace in the SPIFFE ids of the fleet",
-)
-.unset(DEFAULT_NAMESPACE);
-
-/// The file of clients' names and rights.
-pub const RIGHTS: Setting = Setting::new(
-    For::Coordinators,
-    "rights",
-    &["ROBEING_RIGHTS"],
-    "FILE",
-    "File of clients' names and rights, read again when it changes",
-)
-.unset("clients with a certificate may do everything")
-.path();
-
-/// The file with the authorities that an agent trusts.
-pub const TRUST: Setting = Setting::new(
-    For::Agents,
-    "trust",
-    &["ROBEING_TRUST"],
-    "FILE",
-    "Certificates of the authorities that the agent trusts, PEM",
-)
-.unset("the authority that it finds at its first contact")
-.path();
-
-/// The token with which an agent enrols once.
-pub const JOIN_TOKEN: Setting = Setting::new(
-    For::Agents,
-    "join-token",
-    &["ROBEING_JOIN_TOKEN"],
-    "TOKEN",
-    "Single-use token with which the agent enrols; a flag can be seen by every user of the machine, so set the variable",
-)
-.unset("none");
-
-/// The file with the join secret of the agent's pool.
-pub const JOIN_SECRET: Setting = Setting::new(
-    For::Agents,
-    "join-secret",
-    &["ROBEING_JOIN_SECRET"],
-    "FILE",
-    "File with the join secret of the agent's pool, with which it enrols",
-)
-.unset("none")
-.path();
-
-/// The file with a service-account token of the audience `robeing`.
-pub const SERVICE_ACCOUNT_TOKEN: Setting = Setting::new(
-    For::Agents,
-    "service-account-token",
-    &["ROBEING_SERVICE_ACCOUNT_TOKEN"],
-    "FILE",
-    "File with a Kubernetes service-account token of the audience robeing, with which the agent enrols",
-)
-.unset("none")
-.path();
 
 /// The data directory of a coordinator.
 pub const DATA: Setting =
@@ -513,6 +410,7 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &TRUST_DOMAIN,
     &NAMESPACE,
     &RIGHTS,
+    &JOIN,
     &COORDINATORS,
     &POOL,
     &POOL_REPLICAS,

@@ -3,7 +3,6 @@
 use std::{path::PathBuf, time::Duration};
 
 use http::StatusCode;
-use robeing_identity::jwt::KeySetError;
 use robeing_net::https::HttpsError;
 
 /// Why the API server did not say who somebody is, or what somebody may do. No message contains a token.
@@ -56,9 +55,6 @@ pub enum KubernetesError {
         /// The status.
         status: StatusCode,
     },
-    /// The keys of the API server can't be used.
-    #[error("the keys with which the API server of Kubernetes signs can't be used: {0}")]
-    Keys(#[from] KeySetError),
     /// Too many questions wait.
     #[error("too many questions wait for the API server of Kubernetes: try again in a moment")]
     Overloaded,
@@ -77,8 +73,7 @@ impl KubernetesError {
             | Self::Port(_)
             | Self::Credentials { .. }
             | Self::NotGranted { .. }
-            | Self::Refused { .. }
-            | Self::Keys(_) => false,
+            | Self::Refused { .. } => false,
         }
     }
 }

@@ -71,13 +71,12 @@ impl User {
         self.name.strip_prefix(SERVICE_ACCOUNT)?.split_once(':')
     }
 
-    /// Returns the name and the uid of the pod that the user's token is bound to, if it is bound to one.
-    pub fn pod(&self) -> Option<(&str, &str)> {
-        let only = |key: &str| match self.extra.get(key).map(Vec::as_slice) {
-            Some([value]) => Some(value.as_str()),
+    /// Returns the name of the pod that the user's token is bound to, if it is bound to one.
+    pub fn pod(&self) -> Option<&str> {
+        match self.extra.get(POD_NAME).map(Vec::as_slice) {
+            Some([name]) => Some(name),
             _ => None,
-        };
-        only(POD_NAME).zip(only(POD_UID))
+        }
     }
 
     /// Returns whether no more than [`MAX_USER_BYTES`] are known of the user.
@@ -233,7 +232,7 @@ mod tests {
         });
         let user = User::service_account(&claims);
         assert_eq!(review(&status), Ok(Decision::Allowed(Arc::new(user.clone()))));
-        assert_eq!((user.as_service_account(), user.pod()), (Some(("default", "s")), Some(("p", "u"))));
+        assert_eq!((user.as_service_account(), user.pod()), (Some(("default", "s")), Some("p")));
         let person = User { name: "ann".into(), ..User::default() };
         assert_eq!((person.as_service_account(), person.pod()), (None, None));
     }

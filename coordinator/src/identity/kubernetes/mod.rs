@@ -1,7 +1,5 @@
 //! Asks the API server of Kubernetes who a token is (TokenReview) and what its user may do with the fleet
-//! (LocalSubjectAccessReview), as the service account of this process. It also fetches the keys with which the API server
-//! signs tokens, so that they can be verified without asking.
-//!
+//! (LocalSubjectAccessReview), as the service account of this process.//!
 //! A decision is remembered for a short time, and used for longer while the API server can't be asked; after that, the
 //! question fails. The questions at one time are bounded, the same question is asked once at a time, and none is asked
 //! while the API server does not answer. No token is logged or shown in an error.
@@ -24,27 +22,19 @@ use http::{
 };
 use robeing_identity::{
     digest,
-    jwt::{KeySet, LEEWAY_MS, MAX_TOKEN_BYTES, TokenIssuer, claimed_expiry},
+    jwt::{LEEWAY_MS, MAX_TOKEN_BYTES, claimed_expiry},
 };
 use robeing_platform::{
     Platform,
     sync::{Mutex, MutexGuard, PoisonError},
 };
-use serde::Deserialize;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
 use tracing::{info, warn};
 
-pub use self::{
-    cache::{ALLOWED_FOR, DENIED_FOR, Decision, MAX_DECISIONS, USED_IN_OUTAGE_FOR},
-    circuit::{FAILURES_TO_OPEN, FIRST_PAUSE, MAX_PAUSE},
-    config::{CALL_TIMEOUT, KubernetesConfig, SERVICE_ACCOUNT_DIR},
-    error::KubernetesError,
-    flights::MAX_FLIGHTS,
-    messages::{AUDIENCE, MAX_REASON, MAX_USER_BYTES, User},
-};
+pub use self::{cache::Decision, config::KubernetesConfig, error::KubernetesError, messages::User};
 use self::{
     cache::{DecisionCache, Key},
     circuit::Circuit,
@@ -60,10 +50,6 @@ pub const MAX_CALLS: usize = 16;
 pub const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// The path of the questions who a token is.
 const TOKEN_REVIEWS_PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
-/// Where the API server says its issuer, and its keys.
-const DISCOVERY_PATH: &str = "/.well-known/openid-configuration";
-const KEYS_PATH: &str = "/openid/v1/jwks";
-const KEYS: &str = "the keys of tokens";
 
 /// The decisions of one kind, with what is needed to have more made.
 struct Decisions<T: Clone> {
@@ -148,11 +134,6 @@ pub struct Kubernetes {
     inner: Arc<Inner>,
 }
 
-#[derive(Deserialize)]
-struct Discovery {
-    issuer: String,
-}
-
 impl Kubernetes {
     /// Creates the client. Nothing is read or asked yet.
     pub fn new(platform: Platform, config: KubernetesConfig) -> Self {
@@ -167,8 +148,8 @@ impl Kubernetes {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Asks who a token is, which must be made for the audience [`AUDIENCE`]. The decision is at most
-    /// [`USED_IN_OUTAGE_FOR`] old, and not used after the token has expired.
+    /// Asks who a token is, which must be made for the audience [`messages::AUDIENCE`]. The decision is at most
+    /// [`cache::USED_IN_OUTAGE_FOR`] old, and not used after the token has expired.
     ///
     /// # Errors
     /// If the API server does not say. Then the token must not be taken.
@@ -189,7 +170,7 @@ impl Kubernetes {
         self.inner.tokens.decide(key, ask).await
     }
 
-    /// Asks whether a user has a right with the fleet. The decision is at most [`USED_IN_OUTAGE_FOR`] old.
+    /// Asks whether a user has a right with the fleet. The decision is at most [`cache::USED_IN_OUTAGE_FOR`] old.
     ///
     /// # Errors
     /// If the API server does not say. Then the user must not be let.
@@ -206,18 +187,6 @@ impl Kubernetes {
             async move { inner.ask(&inner.access, key, &path, question, messages::accessed).await }.boxed()
         };
         self.inner.access.decide(key, ask).await
-    }
-
-    /// Fetches the issuer of the API server's tokens and its keys, for tokens of the audience [`AUDIENCE`]. Nothing is
-    /// remembered: call it rarely.
-    ///
-    /// # Errors
-    /// If the API server does not say.
-    pub async fn issuer(&self) -> Result<TokenIssuer, KubernetesError> {
-        let discovery = self.inner.call(KEYS, Method::GET, DISCOVERY_PATH, Bytes::new()).await?;
-        let Discovery { issuer } = messages::read(KEYS, &discovery)?;
-        let keys = self.inner.call(KEYS, Method::GET, KEYS_PATH, Bytes::new()).await?;
-        Ok(TokenIssuer { issuer, audience: AUDIENCE.to_owned(), keys: KeySet::from_json(&keys)? })
     }
 }
 
@@ -236,7 +205,7 @@ impl Inner {
         let decided = match admitted {
             Err(error) => Err(error),
             Ok(()) => {
-                let answer = self.call(kind.about, Method::POST, path, question.into()).await;
+                let answer = self.call(kind.about, path, question.into()).await;
                 let decided = answer.and_then(|answer| read(&answer));
                 kind.note(&key, &decided);
                 decided
@@ -247,13 +216,7 @@ impl Inner {
     }
 
     /// Waits for a turn, and sends a request.
-    async fn call(
-        &self,
-        about: &'static str,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<Bytes, KubernetesError> {
+    async fn call(&self, about: &'static str, path: &str, body: Bytes) -> Result<Bytes, KubernetesError> {
         let within = self.config.call_timeout;
         let deadline = Instant::now() + within;
         // The semaphore is never closed.
@@ -263,11 +226,11 @@ impl Inner {
             return Err(KubernetesError::NoTurn(within));
         };
         let access = self.credentials.current().await?;
-        let mut response = send(&access, method.clone(), path, body.clone(), deadline).await?;
+        let mut response = send(&access, path, body.clone(), deadline).await?;
         if response.status() == StatusCode::UNAUTHORIZED
             && let Some(renewed) = self.credentials.renewed(&access).await
         {
-            response = send(&renewed, method, path, body, deadline).await?;
+            response = send(&renewed, path, body, deadline).await?;
         }
         match response.status() {
             status if status.is_success() => Ok(response.into_body()),
@@ -282,15 +245,9 @@ impl Inner {
     }
 }
 
-async fn send(
-    access: &Access,
-    method: Method,
-    path: &str,
-    body: Bytes,
-    deadline: Instant,
-) -> Result<Response<Bytes>, KubernetesError> {
+async fn send(access: &Access, path: &str, body: Bytes, deadline: Instant) -> Result<Response<Bytes>, KubernetesError> {
     let request = Request::builder()
-        .method(method)
+        .method(Method::POST)
         .uri(path)
         .header(AUTHORIZATION, access.authorization.clone())
         .header(ACCEPT, "application/json")
@@ -304,4 +261,4 @@ async fn send(
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

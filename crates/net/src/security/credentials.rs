@@ -47,6 +47,8 @@ pub struct Credentials {
     bundle: Option<TrustBundle>,
     own: Option<OwnCertificate>,
     pub(super) client: Arc<ClientConfig>,
+    /// For connections on which this process does not say who it is.
+    pub(super) nameless: Arc<ClientConfig>,
     /// `None` while this process has no certificate.
     pub(super) server: Option<Arc<ServerConfig>>,
 }
@@ -59,9 +61,8 @@ impl fmt::Debug for Credentials {
 
 impl Credentials {
     /// Creates the credentials of a process of this cluster; a client that knows no name of the cluster gives an empty
-    /// one. Without a `bundle` it trusts whatever server it meets,
-    /// which is right only for the first contact of open enrolment. Without `own` it can neither serve nor prove who
-    /// it is.
+    /// one. Without a `bundle` it trusts whatever server it meets, and no client; that is right only for the first contact
+    /// of open enrolment. Without `own` it can neither serve nor prove who it is.
     ///
     /// # Errors
     /// If the certificate names no member, or TLS can't use it with this key.
@@ -73,7 +74,11 @@ impl Credentials {
     ) -> Result<Self, CredentialsError> {
         let provider = Arc::new(ring::default_provider());
         let verifier = Arc::new(PeerVerifier::new(bundle.as_ref(), Arc::clone(clock), Arc::clone(&provider))?);
-        let client = client_config(&verifier, &provider, clock, own.as_ref())?;
+        let nameless = Arc::new(client_config(&verifier, &provider, clock, None)?);
+        let client = match own.as_ref() {
+            Some(own) => Arc::new(client_config(&verifier, &provider, clock, Some(own))?),
+            None => Arc::clone(&nameless),
+        };
         let server = own.as_ref().map(|own| server_config(&verifier, &provider, clock, own)).transpose()?;
         let own = own.map(|(certificate, _)| {
             let stated = Certificate::from_der(&certificate)?;
@@ -84,7 +89,8 @@ impl Credentials {
             clock: Arc::clone(clock),
             bundle,
             own: own.transpose()?,
-            client: Arc::new(client),
+            client,
+            nameless,
             server: server.map(Arc::new),
         })
     }

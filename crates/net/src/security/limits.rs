@@ -2,15 +2,18 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use robeing_identity::SpiffeId;
 
 /// Maximum number of connections without a certificate from one IP address, including those whose handshake is not
-/// finished.
+/// finished. For IPv6, all addresses of one network count together; see [`NETWORK_BITS`].
 pub const MAX_ANONYMOUS_PER_ADDRESS: usize = 256;
+/// The number of leading bits of an IPv6 address that count: a single machine has all addresses of such a network to choose
+/// from (RFC 4291, section 2.5.1).
+pub const NETWORK_BITS: u32 = 64;
 /// Maximum number of connections of one member.
 pub const MAX_PER_IDENTITY: usize = 64;
 
@@ -49,7 +52,11 @@ impl PeerLimits {
 
     /// Counts a connection without a certificate, unless there are too many.
     pub(crate) fn anonymous(&self, address: IpAddr) -> Option<Counted> {
-        self.count(Peer::Address(address.to_canonical()), MAX_ANONYMOUS_PER_ADDRESS)
+        let address = match address.to_canonical() {
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - NETWORK_BITS))).into(),
+            address => address,
+        };
+        self.count(Peer::Address(address), MAX_ANONYMOUS_PER_ADDRESS)
     }
 
     /// Counts a connection of a member, unless there are too many.
@@ -90,6 +97,12 @@ mod tests {
         let id = Realm::new("a", "b", "c").unwrap().member(PeerRole::Worker, "d").unwrap();
         held.extend((0..MAX_PER_IDENTITY).map(|_| limits.member(&id).expect("there is room")));
         assert!(limits.member(&id).is_none());
+        for host in 0..MAX_ANONYMOUS_PER_ADDRESS as u128 {
+            let address = Ipv6Addr::from_bits((0x2001_0db8 << 96) + (host << 32));
+            held.push(limits.anonymous(address.into()).expect("there is room"));
+        }
+        assert!(limits.anonymous("2001:db8::ffff".parse().unwrap()).is_none(), "a machine has many such addresses");
+        assert!(limits.anonymous("2001:db8:0:1::".parse().unwrap()).is_some(), "another network");
         held.clear();
         assert!(limits.counts().is_empty(), "nothing is kept of peers that are gone");
     }

@@ -18,7 +18,7 @@ use std::{fmt, io, sync::Arc};
 pub use clock::TrustClock;
 pub use credentials::{Credentials, CredentialsError, OwnCertificate};
 pub(crate) use limits::{Counted, PeerLimits};
-pub use limits::{MAX_ANONYMOUS_PER_ADDRESS, MAX_PER_IDENTITY};
+pub use limits::{MAX_ANONYMOUS_PER_ADDRESS, MAX_PER_IDENTITY, NETWORK_BITS};
 use robeing_identity::{Certificate, PeerRole, SpiffeId};
 use robeing_platform::Connection;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -70,6 +70,8 @@ pub struct Tls {
     credentials: watch::Receiver<Arc<Credentials>>,
     /// Whether peers that don't speak TLS are accepted and called, too.
     permissive: bool,
+    /// Whether connections that this process opens present its certificate.
+    presents: bool,
     stats: Arc<TlsStats>,
 }
 
@@ -77,7 +79,14 @@ impl Tls {
     /// Creates the TLS of a process with these credentials, now and whenever they are replaced. If it is `permissive`,
     /// peers without TLS are accepted and called as well: for the time in which a fleet moves to TLS.
     pub fn new(credentials: watch::Receiver<Arc<Credentials>>, permissive: bool) -> Self {
-        Self { credentials, permissive, stats: Arc::default() }
+        Self { credentials, permissive, presents: true, stats: Arc::default() }
+    }
+
+    /// Returns the same TLS for connections on which this process does not present its certificate: to obtain one, also
+    /// after the one that it has has expired, with which no handshake would succeed.
+    #[must_use]
+    pub fn nameless(&self) -> Self {
+        Self { presents: false, ..self.clone() }
     }
 
     /// Returns the credentials as they are now.
@@ -110,7 +119,8 @@ impl Tls {
     /// If the handshake fails, or the peer is somebody else.
     pub(crate) async fn connect(&self, connection: Connection, expected: &Expected) -> io::Result<Connection> {
         let credentials = self.credentials();
-        let connector = TlsConnector::from(Arc::clone(&credentials.client));
+        let config = if self.presents { &credentials.client } else { &credentials.nameless };
+        let connector = TlsConnector::from(Arc::clone(config));
         let peer = connection.peer;
         // Not sent; the peer is known by its SPIFFE id.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());

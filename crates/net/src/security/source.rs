@@ -13,6 +13,9 @@ use super::{Credentials, CredentialsError, TrustClock};
 /// How often it is checked whether the certificate must be renewed. Far shorter than the life of a certificate, since
 /// timers stand still while a machine is suspended.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// By up to how much of its life, in percent, a certificate is renewed before half of it is over. Each process has a time of
+/// its own within this span, so that processes that were started together don't all renew together.
+const RENEWAL_SPREAD: u64 = 10;
 /// The first and the longest pause after a failure.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Number of failures for the same reason after which it is reported once more.
@@ -66,7 +69,7 @@ impl IdentityKeeper {
         Ok((Self { cluster: cluster.to_owned(), source, key, clock, sender }, receiver))
     }
 
-    /// Obtains the first certificate, however long it takes, and then renews it whenever half of its life is over.
+    /// Obtains the first certificate, however long it takes, and then renews it whenever about half of its life is over.
     pub async fn run(self) {
         loop {
             self.obtain_some().await;
@@ -79,8 +82,7 @@ impl IdentityKeeper {
     fn is_fresh(&self) -> bool {
         let credentials = self.sender.borrow();
         let Some(own) = credentials.own() else { return false };
-        let (from, to) = (own.stated.not_before, own.stated.not_after);
-        self.clock.now() < from + to.saturating_sub(from) / 2
+        self.clock.now() < renew_at(own.stated.not_before, own.stated.not_after, self.key.public_digest())
     }
 
     /// Tries until a certificate is obtained.
@@ -95,10 +97,13 @@ impl IdentityKeeper {
                 Err(problem) => problem,
             };
             if reported.0 != problem || reported.1 >= REPORT_AGAIN {
-                warn!(problem, "there is no certificate for this process yet; trying again");
+                match self.sender.borrow().own() {
+                    None => warn!(problem, "there is no certificate for this process yet; trying again"),
+                    Some(_) => warn!(problem, "the certificate of this process is not renewed yet; trying again"),
+                }
                 reported = (problem, 0);
             } else {
-                debug!(problem, "there is no certificate for this process yet");
+                debug!(problem, "there is still no new certificate for this process");
                 reported.1 += 1;
             }
             tokio::time::sleep(pause).await;
@@ -119,5 +124,151 @@ impl IdentityKeeper {
         }
         self.sender.send_replace(Arc::new(credentials));
         Ok(())
+    }
+}
+
+/// Returns when a certificate with this life is renewed, Unix milliseconds. The digest of the key spreads the times.
+fn renew_at(from: u64, to: u64, key: [u8; 32]) -> u64 {
+    let life = to.saturating_sub(from);
+    let spread = life / 100 * RENEWAL_SPREAD;
+    let part = u64::from(u16::from_be_bytes([key[0], key[1]]));
+    from.saturating_add(life / 2).saturating_sub(spread * part / u64::from(u16::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, Realm, SigningRequest};
+    use robeing_platform::Clock;
+    use tokio::time::{Instant, sleep, timeout};
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    /// A machine's clock that goes with the test's time.
+    struct Paused(Instant);
+
+    impl Clock for Paused {
+        fn unix_millis(&self) -> u64 {
+            NOW + self.elapsed_millis()
+        }
+        fn elapsed_millis(&self) -> u64 {
+            self.0.elapsed().as_millis() as u64
+        }
+    }
+
+    /// A fleet whose clock is two hours ahead of this machine's.
+    struct Fleet {
+        authority: Authority,
+        clock: Paused,
+        asked: AtomicUsize,
+        is_away: AtomicBool,
+    }
+
+    const AHEAD: u64 = 2 * 60 * 60 * 1_000;
+
+    impl Fleet {
+        fn now(&self) -> u64 {
+            self.clock.unix_millis() + AHEAD
+        }
+    }
+
+    #[async_trait]
+    impl IdentitySource for Fleet {
+        async fn obtain(&self, key: &PrivateKey) -> Result<Obtained, String> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            if self.is_away.load(Ordering::SeqCst) {
+                return Err("nobody answers".into());
+            }
+            let request = SigningRequest::from_der(&key.request().unwrap()).unwrap();
+            let id = realm().member(PeerRole::Worker, "w-0").unwrap();
+            let issued = self.authority.issue(&request, &id, &[], self.now(), LEAF_LIFETIME).unwrap();
+            let bundle = TrustBundle::from_pem(self.authority.certificate_pem()).unwrap();
+            Ok(Obtained { certificate: issued.certificate, bundle, wall: Some(self.now()) })
+        }
+    }
+
+    fn realm() -> Realm {
+        Realm::new("robeing.local", "default", "one").unwrap()
+    }
+
+    struct Kept {
+        fleet: Arc<Fleet>,
+        credentials: watch::Receiver<Arc<Credentials>>,
+        clock: Arc<TrustClock>,
+        _keeping: AbortOnDropHandle<()>,
+    }
+
+    impl Kept {
+        fn start() -> Self {
+            let begun = Instant::now();
+            let fleet = Arc::new(Fleet {
+                authority: Authority::create(&realm(), NOW + AHEAD).unwrap(),
+                clock: Paused(begun),
+                asked: AtomicUsize::new(0),
+                is_away: AtomicBool::new(false),
+            });
+            let clock = Arc::new(TrustClock::new(Arc::new(Paused(begun))));
+            let source = Arc::clone(&fleet) as Arc<dyn IdentitySource>;
+            let (keeper, credentials) = IdentityKeeper::new("one", None, |_| source, Arc::clone(&clock)).unwrap();
+            let _keeping = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
+            Self { fleet, credentials, clock, _keeping }
+        }
+
+        fn asked(&self) -> usize {
+            self.fleet.asked.load(Ordering::SeqCst)
+        }
+
+        async fn changed(&mut self) -> Arc<Credentials> {
+            let waited = timeout(Duration::from_secs(24 * 60 * 60), self.credentials.changed()).await;
+            waited.expect("in time").expect("the keeper runs");
+            Arc::clone(&self.credentials.borrow_and_update())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_is_renewed_about_when_half_of_its_life_is_over() {
+        let mut kept = Kept::start();
+        let first = kept.changed().await.own().expect("it is certified").clone();
+        assert!(kept.clock.is_known() && kept.clock.now() >= NOW + AHEAD, "it has learned the fleet's time");
+        let mut last = first;
+        for renewals in 2..6 {
+            let next = kept.changed().await.own().expect("it is certified").clone();
+            assert_ne!(next.certificate, last.certificate);
+            assert_eq!(next.stated.key, last.stated.key);
+            let life = last.stated.not_after - last.stated.not_before;
+            let (earliest, latest) = (life / 100 * (50 - RENEWAL_SPREAD), life / 2 + CHECK_EVERY.as_millis() as u64);
+            let at = kept.fleet.now() - last.stated.not_before;
+            assert!((earliest..=latest).contains(&at), "at {at} of {life}");
+            assert_eq!(kept.asked(), renewals);
+            last = next;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_nobody_answers_it_is_tried_again_and_again_with_growing_pauses() {
+        let mut kept = Kept::start();
+        kept.fleet.is_away.store(true, Ordering::SeqCst);
+        sleep(Duration::from_secs(60)).await;
+        // 0.1 + 0.2 + 0.4 + 0.8 + 1.6 + 3.2 s, then every 5 s.
+        assert!((15..=18).contains(&kept.asked()), "{}", kept.asked());
+        kept.fleet.is_away.store(false, Ordering::SeqCst);
+        kept.changed().await.own().expect("it is certified");
+        // Away until the certificate has expired: it is renewed all the same when the fleet is back.
+        kept.fleet.is_away.store(true, Ordering::SeqCst);
+        sleep(2 * LEAF_LIFETIME).await;
+        kept.fleet.is_away.store(false, Ordering::SeqCst);
+        let own = kept.changed().await.own().expect("it is certified").clone();
+        assert!(own.stated.not_after > kept.fleet.now());
+    }
+
+    #[test]
+    fn processes_renew_at_different_times_before_half_of_the_life_is_over() {
+        assert_eq!(renew_at(1_000, 101_000, [0; 32]), 51_000);
+        assert_eq!(renew_at(1_000, 101_000, [255; 32]), 41_000);
+        assert_eq!(renew_at(5, 3, [255; 32]), 5, "a life that ends before it begins");
     }
 }

@@ -163,6 +163,50 @@ async fn expired_certificates_are_refused_by_the_fleets_time() {
 }
 
 #[tokio::test]
+async fn whose_certificate_has_expired_can_still_connect_without_it() {
+    let ours = authority("one");
+    let server = Process::new("one", &[&ours], Some((&ours, PeerRole::Coordinator, "c-0", NOW)), 0);
+    server.clock.learn(NOW);
+    let (address, _serving) = server.serve().await;
+    let late = Process::new("one", &[&ours], Some((&ours, PeerRole::Worker, "w-0", NOW - 2 * HOUR)), 0);
+    assert!(call(&late, &address).await.is_err());
+    let nameless = late.transport.with_tls(&late.transport.tls().unwrap().nameless());
+    check(nameless.connect(&address, PATIENCE).await.unwrap()).await.unwrap();
+    assert_eq!((server.stats().authenticated(), server.stats().anonymous()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_before_it_begins_is_refused_and_nothing_else_happens() {
+    let ours = authority("one");
+    let server = Process::new("one", &[&ours], Some((&ours, PeerRole::Coordinator, "c-0", NOW)), 0);
+    let (address, _serving) = server.serve().await;
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    let id = realm("one").member(PeerRole::Worker, "w-0").unwrap().to_string();
+    params.subject_alt_names = vec![rcgen::SanType::URI(id.try_into().unwrap())];
+    params.not_before = rcgen::date_time_ymd(2027, 2, 1);
+    params.not_after = rcgen::date_time_ymd(2027, 1, 1);
+    let certificate = params.self_signed(&pair).unwrap().der().clone();
+    let key = PrivateKey::from_pem(&pair.serialize_pem()).unwrap();
+    let client = Process::new("one", &[&ours], None, 0);
+    let odd = Credentials::new("one", Some(bundle(&[&ours])), Some((certificate, &key)), &client.clock).unwrap();
+    client.sender.send_replace(Arc::new(odd));
+    assert!(call(&client, &address).await.is_err());
+    assert_eq!(Refused::ALL.map(|why| server.stats().refused(why)).iter().sum::<u64>(), 1, "it was judged");
+}
+
+#[tokio::test]
+async fn who_trusts_no_authority_yet_takes_nobodys_word_for_who_calls() {
+    let ours = authority("one");
+    let server = Process::new("one", &[], Some((&ours, PeerRole::Coordinator, "c-0", NOW)), 0);
+    let (address, _serving) = server.serve().await;
+    let caller = Process::new("one", &[&ours], Some((&ours, PeerRole::Worker, "w-0", NOW)), 0);
+    assert!(call(&caller, &address).await.is_err());
+    assert_eq!(server.stats().refused(Refused::UnknownAuthority), 1);
+    call(&Process::new("one", &[&ours], None, 0), &address).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_wrong_clock_costs_no_connection() {
     let ours = authority("one");
     let server = Process::new("one", &[&ours], Some((&ours, PeerRole::Coordinator, "c-0", NOW)), 0);

@@ -72,7 +72,8 @@ impl PeerVerifier {
             return now;
         }
         let Ok(Certificate { not_before, not_after, .. }) = Certificate::from_der(certificate) else { return now };
-        let seconds = now.as_secs().clamp(not_before.div_ceil(1_000), not_after / 1_000);
+        // Anybody can make a certificate that ends before it begins; none is valid then.
+        let seconds = now.as_secs().max(not_before.div_ceil(1_000)).min(not_after / 1_000);
         match seconds.abs_diff(now.as_secs()) <= FIRST_CONTACT_TOLERANCE.as_secs() {
             true => UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
             false => now,
@@ -145,6 +146,11 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        if self.roots.is_none() {
+            // Trust in whatever is met at the first contact is for servers that this process calls, never for whoever
+            // calls it.
+            return Err(CertificateError::UnknownIssuer.into());
+        }
         self.verify(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
     }
 

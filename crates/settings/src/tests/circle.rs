@@ -151,13 +151,15 @@ fn enrolment() -> impl Strategy<Value = EnrolmentConfig> {
 fn authority() -> impl Strategy<Value = AuthorityConfig> {
     let enrolment = prop::option::of(prop_oneof![Just(Enrolment::Proof), Just(Enrolment::Open)]);
     let names = ("[-_.a-z0-9]{1,12}", name());
-    (prop::option::of(file()), enrolment, names, prop::option::of(file())).prop_map(
-        |(directory, enrolment, (trust_domain, namespace), rights)| AuthorityConfig {
+    let (rights, join) = (prop::option::of(file()), prop::option::of(file()));
+    (prop::option::of(file()), enrolment, names, rights, join).prop_map(
+        |(directory, enrolment, (trust_domain, namespace), rights, join)| AuthorityConfig {
             directory,
             enrolment,
             trust_domain,
             namespace,
             rights,
+            join,
         },
     )
 }

@@ -423,6 +423,11 @@ fn several_coordinators_share_one_authority() {
     let closed = coordinator(&with(&COORDINATOR, &["--enrolment=proof", "--trust-domain=a.example"]), &[]);
     assert_eq!(closed.authority.enrolment(), Enrolment::Proof);
     assert_eq!(closed.authority.trust_domain, "a.example");
+    let joined = coordinator(&COORDINATOR, &[("ROBEING_JOIN", "/join")]);
+    assert_eq!(joined.authority.join.as_deref(), Some("/join".as_ref()));
+    assert_eq!(joined.authority.enrolment(), Enrolment::Proof, "who can read the directory has a proof");
+    let open = coordinator(&with(&COORDINATOR, &["--join=/join", "--enrolment=open"]), &[]);
+    assert_eq!(open.authority.enrolment(), Enrolment::Open);
     let refused = wrong(&with(&COORDINATOR, &["--trust-domain=A"]), &[]);
     assert!(refused.contains("without capital letters"), "{refused}");
 }

@@ -1,4 +1,4 @@
-mod api_server;
+pub mod api_server;
 
 use std::{path::Path, time::Duration};
 
@@ -12,7 +12,15 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use self::api_server::{ApiServer, Mood};
-use super::{credentials::CHECK_INTERVAL, *};
+use super::{
+    cache::{ALLOWED_FOR, DENIED_FOR, USED_IN_OUTAGE_FOR},
+    circuit::{FAILURES_TO_OPEN, MAX_PAUSE},
+    config::CALL_TIMEOUT,
+    credentials::CHECK_INTERVAL,
+    flights::MAX_FLIGHTS,
+    messages::MAX_USER_BYTES,
+    *,
+};
 
 const HOST: &str = "10.96.0.1";
 const DIR: &str = "/secrets";
@@ -203,11 +211,12 @@ async fn credentials_that_can_not_be_used_are_named() {
     fixture.set_token("a\u{1}b").await;
     for _ in 0..2 {
         let expected = (token.clone(), "there is no token in it".to_owned());
-        assert_eq!(problem(fixture.kubernetes.issuer().await.unwrap_err()), expected);
+        assert_eq!(problem(fixture.name("good-1").await.unwrap_err()), expected);
+        sleep(MAX_PAUSE).await;
     }
     fixture.set_token("first").await;
     fixture.write("ca.crt", "no certificate").await;
-    let (path, said) = problem(fixture.kubernetes.issuer().await.unwrap_err());
+    let (path, said) = problem(fixture.name("good-1").await.unwrap_err());
     assert_eq!(path, "/secrets/ca.crt");
     assert!(said.contains("there are none"), "{said}");
 }
@@ -347,21 +356,6 @@ async fn a_question_whose_asker_is_gone_harms_no_other() {
     }
     fixture.set_mood(Mood::Well);
     assert_eq!(fixture.name("good-0").await.unwrap(), "0");
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_keys_of_the_api_server_are_fetched() {
-    let fixture = Fixture::new().await;
-    let modulus = format!("{}w", "_".repeat(341));
-    fixture.server.known().keys = json!([{"kty": "RSA", "kid": "one", "n": modulus, "e": "AQAB"}]);
-    let issuer = fixture.kubernetes.issuer().await.unwrap();
-    assert_eq!((&*issuer.issuer, &*issuer.audience, issuer.keys.len()), ("https://issuer", "robeing", 1));
-    fixture.server.known().keys = json!([]);
-    assert!(matches!(fixture.kubernetes.issuer().await, Err(KubernetesError::Keys(_))));
-    fixture.set_mood(Mood::Status(403));
-    assert!(matches!(fixture.kubernetes.issuer().await, Err(KubernetesError::NotGranted { .. })));
-    fixture.set_mood(Mood::Body("[]".into()));
-    assert!(matches!(fixture.kubernetes.issuer().await, Err(KubernetesError::Answer { .. })));
 }
 
 #[tokio::test]

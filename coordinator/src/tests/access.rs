@@ -1,0 +1,264 @@
+//! Who may call what: every method of the table, for every kind of caller.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue};
+use robeing_fleet::{BarKind, Command, EnrolmentMode, IdentityCommand, IdentityConfig, Reply, known_version};
+use robeing_identity::PeerRole;
+use robeing_net::{
+    ConnectInfo,
+    gate::{Caller, Gate},
+    security::{PeerIdentity, TrustClock},
+};
+use robeing_settings::Enrolment;
+use robeing_telemetry::Metrics;
+use tonic::Code;
+
+use crate::{
+    assembly::Tested,
+    identity::{
+        access::Access,
+        client_rights::{ClientRights, TokenReviewer},
+        fixture::{Hands, NOW, Signer, certifier, config, realm, trust},
+        refusals::Refusals,
+        rights::{ClientRights as Rights, Right},
+        rights_file::CurrentRights,
+        table::{Allowed, TABLE},
+    },
+    tests::fleet::TestFleet,
+};
+
+/// Ann may do everything, bob nothing.
+const RIGHTS: &str = "clients: [{name: ann, rights: [submit, read, vote, message, admin]}, {name: bob, rights: []}]";
+
+struct Fixture {
+    _fleet: TestFleet,
+    tested: Tested,
+    clock: Arc<TrustClock>,
+    signer: Signer,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let fleet = TestFleet::start();
+        let leader = fleet.led().await;
+        let in_force = |fleet: &TestFleet| fleet.tested(leader).state.look(|state| state.version()) == known_version();
+        fleet.until("identities in force", in_force).await;
+        let clock = Arc::new(TrustClock::new(Arc::new(Hands::default())));
+        clock.learn(NOW);
+        Self { tested: fleet.tested(leader), _fleet: fleet, clock, signer: Signer::new() }
+    }
+
+    async fn propose(&self, command: IdentityCommand) {
+        let reply = self.tested.proposer.propose_one(Command::Identity(command)).await;
+        assert_eq!(reply.expect("it leads"), Reply::Done);
+    }
+
+    /// The gate of a coordinator that is configured so.
+    fn access(&self, enrolment: Enrolment, rights: &str, trusts_plaintext: bool) -> Access {
+        let rights = Rights::parse(rights.as_bytes()).expect("they are rights");
+        Access {
+            state: self.tested.state.clone(),
+            clock: Arc::clone(&self.clock),
+            trust: trust(Arc::new(certifier()), enrolment).1,
+            rights: ClientRights::File(CurrentRights::fixed(rights)),
+            reviewer: TokenReviewer::default(),
+            trusts_plaintext,
+            refusals: Refusals::new(&Metrics::default()),
+        }
+    }
+}
+
+/// A connection with TLS, with the certificate of this member if one is given.
+fn connection(member: Option<(PeerRole, &str)>) -> ConnectInfo {
+    let identity = member.map(|(role, name)| {
+        let id = realm().member(role, name).expect("it is a name");
+        Arc::new(PeerIdentity { id, key: [7; 32] })
+    });
+    ConnectInfo { identity, encrypted: true, ..ConnectInfo::default() }
+}
+
+fn bearer(token: &str) -> HeaderMap {
+    let value = HeaderValue::from_str(&format!("Bearer {token}")).expect("it is text");
+    HeaderMap::from_iter([(http::header::AUTHORIZATION, value)])
+}
+
+/// What becomes of a call: who it is of, or the code of the refusal.
+type Decided = Result<&'static str, Code>;
+
+async fn decide(access: &Access, method: &str, connection: &ConnectInfo, headers: &HeaderMap) -> Decided {
+    match access.admit(method, connection, headers).await {
+        Ok(Caller::Plaintext) => Ok("plaintext"),
+        Ok(Caller::Anonymous) => Ok("anonymous"),
+        Ok(Caller::Member(peer)) => {
+            assert_eq!(Some(peer), connection.identity);
+            Ok("member")
+        }
+        Ok(Caller::User(name)) => {
+            assert_eq!(&*name, "system:serviceaccount:default:s");
+            Ok("user")
+        }
+        Err(status) => Err(status.code()),
+    }
+}
+
+/// Checks every row of the table for one kind of caller.
+async fn check(
+    who: &str,
+    access: &Access,
+    (connection, headers): (&ConnectInfo, &HeaderMap),
+    expected: impl Fn(Allowed) -> Decided,
+) {
+    for (method, allowed) in TABLE {
+        let decided = decide(access, method, connection, headers).await;
+        assert_eq!(decided, expected(*allowed), "{who} calls {method}");
+    }
+    let unknown = decide(access, "/robeing.v1.Fleet/Destroy", connection, headers).await;
+    assert_eq!(unknown, Err(Code::Unimplemented), "{who} calls what is not there");
+}
+
+fn either(is_let_in: bool, as_whom: &'static str) -> Decided {
+    if is_let_in { Ok(as_whom) } else { Err(Code::PermissionDenied) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_certificate_one_does_what_is_for_anyone_and_where_enrolment_is_open_submits_and_reads() {
+    let fixture = Fixture::new().await;
+    let nobody = (&connection(None), &HeaderMap::new());
+    let closed = |allowed| match allowed {
+        Allowed::Anyone => Ok("anonymous"),
+        _ => Err(Code::Unauthenticated),
+    };
+    let open = |allowed| match allowed {
+        Allowed::Anyone | Allowed::With(Right::Submit | Right::Read, _) => Ok("anonymous"),
+        _ => Err(Code::Unauthenticated),
+    };
+    check("nobody", &fixture.access(Enrolment::Proof, RIGHTS, false), nobody, closed).await;
+    check("nobody", &fixture.access(Enrolment::Open, RIGHTS, false), nobody, open).await;
+    let readers = "clients: [{name: anonymous, rights: [submit, read]}]";
+    check("nobody", &fixture.access(Enrolment::Proof, readers, false), nobody, open).await;
+    // The fleet's configuration counts before the coordinator's.
+    fixture.propose(IdentityCommand::Configure(config())).await;
+    check("nobody", &fixture.access(Enrolment::Open, RIGHTS, false), nobody, closed).await;
+    let opened = IdentityConfig { enrolment: EnrolmentMode::Open, ..config() };
+    fixture.propose(IdentityCommand::Configure(opened)).await;
+    check("nobody", &fixture.access(Enrolment::Proof, RIGHTS, false), nobody, open).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_do_what_is_for_their_role() {
+    let fixture = Fixture::new().await;
+    // Nothing of this depends on how others enrol, or on connections without TLS.
+    for (enrolment, plaintext) in [(Enrolment::Proof, false), (Enrolment::Open, false), (Enrolment::Open, true)] {
+        let access = fixture.access(enrolment, RIGHTS, plaintext);
+        for role in PeerRole::ALL.into_iter().filter(|role| *role != PeerRole::Client) {
+            let connection = connection(Some((role, "x")));
+            let is_agent = !matches!(role, PeerRole::Coordinator | PeerRole::Operator);
+            let expected = |allowed| match allowed {
+                Allowed::Anyone => Ok("member"),
+                Allowed::Coordinators => either(role == PeerRole::Coordinator, "member"),
+                Allowed::Agents => either(is_agent, "member"),
+                Allowed::With(_, agents) => either(!is_agent || agents.contains(&role), "member"),
+            };
+            check(role.as_str(), &access, (&connection, &HeaderMap::new()), expected).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_do_what_they_have_the_right_to() {
+    let fixture = Fixture::new().await;
+    let access = fixture.access(Enrolment::Open, RIGHTS, false);
+    for (name, has_rights) in [("ann", true), ("bob", false), ("carol", false)] {
+        let connection = connection(Some((PeerRole::Client, name)));
+        let expected = |allowed| match allowed {
+            Allowed::Anyone => Ok("member"),
+            Allowed::Coordinators | Allowed::Agents => Err(Code::PermissionDenied),
+            Allowed::With(..) => either(has_rights, "member"),
+        };
+        check(name, &access, (&connection, &HeaderMap::new()), expected).await;
+    }
+    // Without a file and without Kubernetes, a certificate is enough.
+    let access = Access { rights: ClientRights::CertifiedMayAll, ..access };
+    let connection = connection(Some((PeerRole::Client, "carol")));
+    let expected = |allowed| match allowed {
+        Allowed::Anyone | Allowed::With(..) => Ok("member"),
+        Allowed::Coordinators | Allowed::Agents => Err(Code::PermissionDenied),
+    };
+    check("carol", &access, (&connection, &HeaderMap::new()), expected).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn barred_agents_do_nothing_and_no_one_else_of_their_name_is_affected() {
+    let fixture = Fixture::new().await;
+    let access = fixture.access(Enrolment::Open, RIGHTS, true);
+    let bar =
+        |agent: &str, kind| IdentityCommand::Bar { agent: agent.into(), kind, reason: "odd".into(), by: "test".into() };
+    fixture.propose(bar("removed", BarKind::Removed)).await;
+    fixture.propose(bar("quarantined", BarKind::Quarantined)).await;
+    for role in PeerRole::ALL.into_iter().filter(|role| role.is_agent()) {
+        for name in ["removed", "quarantined"] {
+            let connection = connection(Some((role, name)));
+            check(name, &access, (&connection, &HeaderMap::new()), |_| Err(Code::PermissionDenied)).await;
+        }
+    }
+    let connection = connection(Some((PeerRole::Coordinator, "removed")));
+    let decided = decide(&access, "/robeing.internal.v1.Raft/Append", &connection, &HeaderMap::new()).await;
+    assert_eq!(decided, Ok("member"));
+    fixture.propose(IdentityCommand::Release { agent: "removed".into(), by: "test".into() }).await;
+    let connection = self::connection(Some((PeerRole::Worker, "removed")));
+    let decided = decide(&access, "/robeing.internal.v1.Session/Open", &connection, &HeaderMap::new()).await;
+    assert_eq!(decided, Ok("member"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_user_of_a_token_does_what_it_has_the_right_to() {
+    let fixture = Fixture::new().await;
+    let known = IdentityConfig { issuers: vec![fixture.signer.issuer("one")], ..config() };
+    let good = bearer(&fixture.signer.token(NOW, None));
+    let stranger = connection(None);
+    let unauthenticated = |allowed| match allowed {
+        Allowed::Anyone => Ok("anonymous"),
+        _ => Err(Code::Unauthenticated),
+    };
+    let any = "clients: [{name: \"*\", rights: [submit, read, vote, message, admin]}]";
+    let access = fixture.access(Enrolment::Open, any, false);
+    check("a user of nobody", &access, (&stranger, &good), unauthenticated).await;
+    fixture.propose(IdentityCommand::Configure(known)).await;
+    for (rights, has_rights) in [(any, true), (RIGHTS, false)] {
+        let expected = |allowed| match allowed {
+            Allowed::Anyone => Ok("anonymous"),
+            Allowed::Coordinators | Allowed::Agents => Err(Code::PermissionDenied),
+            Allowed::With(..) => either(has_rights, "user"),
+        };
+        let access = fixture.access(Enrolment::Proof, rights, false);
+        check("a user", &access, (&stranger, &good), expected).await;
+    }
+    // Nobody has said that the issuer's users are clients of this fleet.
+    let access = Access { rights: ClientRights::CertifiedMayAll, ..access };
+    let decided = decide(&access, "/robeing.v1.Admin/SetPools", &stranger, &good).await;
+    assert_eq!(decided, Err(Code::PermissionDenied));
+
+    let forged = Signer::new().token(NOW, None);
+    let late = fixture.signer.token(NOW - 2 * 60 * 60 * 1_000, None);
+    let mut malformed = HeaderMap::new();
+    malformed.insert(http::header::AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
+    for bad in [bearer(&forged), bearer(&late), bearer("x"), bearer(""), malformed] {
+        // Even where those without a token may read: whoever shows a wrong one is told.
+        check("a wrong token", &access, (&stranger, &bad), unauthenticated).await;
+    }
+    // The certificate says who somebody is, whatever token comes along.
+    let worker = connection(Some((PeerRole::Worker, "w-0")));
+    let decided = decide(&access, "/robeing.v1.Admin/SetPools", &worker, &good).await;
+    assert_eq!(decided, Err(Code::PermissionDenied));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_fleet_moves_to_tls_whoever_has_no_certificate_is_trusted() {
+    let fixture = Fixture::new().await;
+    let access = fixture.access(Enrolment::Proof, RIGHTS, true);
+    let plain = ConnectInfo::default();
+    for connection in [&plain, &connection(None)] {
+        check("plaintext", &access, (connection, &HeaderMap::new()), |_| Ok("plaintext")).await;
+    }
+}

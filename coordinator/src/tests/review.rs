@@ -1,0 +1,165 @@
+//! Enrolment with service-account tokens whose keys the fleet does not know: the API server says who they are.
+
+use std::{path::Path, sync::Arc};
+
+use robeing_fleet::{Command, IdentityCommand, IdentityConfig, PoolTrust, Reply, Role, known_version};
+use robeing_net::{ConnectInfo, security::TrustClock};
+use robeing_platform::{AtomicFile, Disk, Platform, simulated::SimulatedDisk};
+use robeing_proto::internal::v1::{EnrolRequest, enrol_request::Proof, enrolment_server::Enrolment as EnrolmentRpc};
+use robeing_settings::Enrolment;
+use robeing_telemetry::Metrics;
+use tokio::sync::Semaphore;
+use tonic::{Code, Request};
+
+use crate::{
+    identity::{
+        client_rights::TokenReviewer,
+        enrolment::EnrolmentService,
+        fixture::{Hands, NOW, Signer, certifier, config, realm, trust},
+        kubernetes::{
+            Kubernetes, KubernetesConfig,
+            tests::api_server::{ApiServer, Mood},
+        },
+        refusals::Refusals,
+    },
+    tests::{fleet::TestFleet, member::TestMember},
+};
+
+const HOST: &str = "10.96.0.1";
+const DIR: &str = "/secrets";
+
+/// A coordinator beside an API server.
+struct Fixture {
+    fleet: TestFleet,
+    server: ApiServer,
+    kubernetes: Kubernetes,
+    clock: Arc<TrustClock>,
+    leader: usize,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let fleet = TestFleet::start();
+        let leader = fleet.led().await;
+        let in_force = |fleet: &TestFleet| fleet.tested(leader).state.look(|state| state.version()) == known_version();
+        fleet.until("identities in force", in_force).await;
+        let (server, port) = ApiServer::start(&fleet.network, HOST, 443).await;
+        server.known().own_token = "own".into();
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new(9));
+        disk.create_dir_all(Path::new(DIR)).await.unwrap();
+        for (name, content) in [("token", "own"), ("ca.crt", &server.authority)] {
+            let mut file = AtomicFile::open(Arc::clone(&disk), &Path::new(DIR).join(name)).await.unwrap();
+            file.replace(content.to_owned().into()).await.unwrap();
+        }
+        let variable = |name: &str| match name {
+            "KUBERNETES_SERVICE_HOST" => Some(HOST.to_owned()),
+            _ => Some(port.to_string()),
+        };
+        let config = KubernetesConfig::in_cluster(variable, Some(Path::new(DIR)), "team", "test").unwrap();
+        let platform = Platform { network: Arc::new(fleet.network.clone()), disk, ..Platform::real() };
+        let kubernetes = Kubernetes::new(platform, config);
+        let clock = Arc::new(TrustClock::new(Arc::new(Hands::default())));
+        clock.learn(NOW);
+        Self { fleet, server, kubernetes, clock, leader }
+    }
+
+    fn service(&self, reviewer: TokenReviewer) -> EnrolmentService {
+        let tested = self.fleet.tested(self.leader);
+        EnrolmentService {
+            member: tested.member,
+            realm: realm(),
+            trust: trust(Arc::new(certifier()), Enrolment::Proof).1,
+            reviewer,
+            clock: Arc::clone(&self.clock),
+            state: tested.state,
+            proposer: tested.proposer,
+            refusals: Refusals::new(&Metrics::default()),
+            room: Semaphore::new(1),
+        }
+    }
+
+    /// Lets the service accounts of the pool `data` be these.
+    async fn configure(&self, account: &str, signer: Option<&Signer>) {
+        let pool = PoolTrust {
+            pool: "data".into(),
+            role: Role::Worker,
+            service_accounts: vec![account.into()],
+            secrets: vec![],
+        };
+        let issuers = signer.map(|signer| signer.issuer("another key")).into_iter().collect();
+        let config = IdentityConfig { pools: vec![pool], issuers, ..config() };
+        let proposer = self.fleet.tested(self.leader).proposer;
+        let reply = proposer.propose_one(Command::Identity(IdentityCommand::Configure(config))).await;
+        assert_eq!(reply.expect("it leads"), Reply::Done);
+    }
+}
+
+async fn enrol(service: &EnrolmentService, name: &str, token: &str) -> Code {
+    let member = TestMember::newcomer();
+    let request = member.request(name, Some(Proof::ServiceAccountToken(token.into())));
+    answer(service, request, true).await
+}
+
+async fn answer(service: &EnrolmentService, request: EnrolRequest, encrypted: bool) -> Code {
+    let mut request = Request::new(request);
+    request.extensions_mut().insert(ConnectInfo { encrypted, ..ConnectInfo::default() });
+    match service.enrol(request).await {
+        Ok(_) => Code::Ok,
+        Err(status) => status.code(),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_api_server_says_of_a_token_proves_the_same_as_the_token() {
+    let fixture = Fixture::new().await;
+    fixture.configure("default/s", None).await;
+    let service = fixture.service(TokenReviewer(Some(fixture.kubernetes.clone())));
+    let account = "good-system:serviceaccount:default:s";
+    assert_eq!(enrol(&service, "w-0", account).await, Code::Ok);
+    assert_eq!(enrol(&service, "w-1", &format!("{account}@w-1")).await, Code::Ok);
+    assert_eq!(enrol(&service, "w-2", &format!("{account}@w-1")).await, Code::PermissionDenied, "another pod");
+    let other = "good-system:serviceaccount:default:t";
+    assert_eq!(enrol(&service, "w-2", other).await, Code::PermissionDenied, "another account");
+    assert_eq!(enrol(&service, "w-2", "good-ann").await, Code::PermissionDenied, "a person");
+    assert_eq!(enrol(&service, "w-2", "bad").await, Code::Unauthenticated);
+    // A token that names a key that the fleet doesn't know is asked about, too; one that is wrong is not.
+    let signer = Signer::new();
+    fixture.configure("default/s", Some(&signer)).await;
+    let asked = fixture.server.asked();
+    assert_eq!(enrol(&service, "w-2", &signer.token(NOW, None)).await, Code::Unauthenticated);
+    assert_eq!(fixture.server.asked(), asked + 1);
+    assert_eq!(enrol(&service, "w-2", "x.y.z").await, Code::Unauthenticated);
+    assert_eq!(fixture.server.asked(), asked + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_answer_of_the_api_server_nobody_is_let_in_and_may_try_again() {
+    let fixture = Fixture::new().await;
+    fixture.configure("default/s", None).await;
+    let service = fixture.service(TokenReviewer(Some(fixture.kubernetes.clone())));
+    let account = "good-system:serviceaccount:default:s";
+    fixture.server.known().mood = Mood::Status(503);
+    assert_eq!(enrol(&service, "w-0", account).await, Code::Unavailable);
+    // This coordinator may not ask.
+    fixture.server.known().mood = Mood::Status(403);
+    assert_eq!(enrol(&service, "w-0", account).await, Code::Unauthenticated);
+    let without = fixture.service(TokenReviewer::default());
+    assert_eq!(enrol(&without, "w-0", account).await, Code::Unauthenticated);
+    fixture.server.known().mood = Mood::Well;
+    assert_eq!(enrol(&service, "w-0", account).await, Code::Ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_enrols_without_encryption_beyond_the_limit_or_before_the_time_is_known() {
+    let fixture = Fixture::new().await;
+    fixture.configure("default/s", None).await;
+    let service = fixture.service(TokenReviewer(Some(fixture.kubernetes.clone())));
+    let request = TestMember::newcomer().request("w-0", Some(Proof::ServiceAccountToken("good-x".into())));
+    assert_eq!(answer(&service, request.clone(), false).await, Code::FailedPrecondition);
+    let held = service.room.acquire().await.unwrap();
+    assert_eq!(answer(&service, request.clone(), true).await, Code::ResourceExhausted);
+    drop(held);
+    assert_eq!(answer(&service, request.clone(), true).await, Code::PermissionDenied);
+    let early = EnrolmentService { clock: Arc::new(TrustClock::new(Arc::new(Hands::default()))), ..service };
+    assert_eq!(answer(&early, request, true).await, Code::Unavailable);
+}
