@@ -28,6 +28,7 @@
 pub mod broadcast;
 pub mod frame;
 pub mod inbox;
+pub mod journal;
 pub mod memory;
 pub mod outbox;
 pub mod outcome;
