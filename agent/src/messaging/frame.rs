@@ -16,6 +16,8 @@ use super::{
 pub const MAX_ITEMS: usize = 4_096;
 /// Maximum cost of the packets of a frame, in bytes: 2 MiB.
 pub const MAX_FRAME_COST: u64 = 2 << 20;
+/// Maximum size of an encoded frame, in bytes: packets and replies of their limits, with what encodes them.
+pub const MAX_FRAME_BYTES: usize = 4 << 20;
 /// Maximum number of outcomes that are put into a frame.
 pub const BATCH_OUTCOMES: usize = 1_024;
 /// A frame gets no further outcome once the replies in it have this size, in bytes.
@@ -110,9 +112,9 @@ impl Hello {
     }
 }
 
-/// A packet that can't be delivered, although its frame is accepted. Its sender gets a refusal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Malformed {
+/// What a packet that is refused counts for, and who is to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Charge {
     /// Its id.
     pub id: PacketId,
     /// Its lane.
@@ -123,6 +125,21 @@ pub struct Malformed {
     pub cost: u64,
     /// Whether the sender waits for the outcome.
     pub requires_ack: bool,
+}
+
+impl Charge {
+    /// Returns what a packet counts for.
+    pub fn of(packet: &Packet) -> Self {
+        let (id, priority, seq, requires_ack) = (packet.id, packet.priority, packet.seq, packet.requires_ack);
+        Self { id, priority, seq, cost: packet.cost(), requires_ack }
+    }
+}
+
+/// A packet that can't be delivered, although its frame is accepted. Its sender gets a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    /// What it counts for.
+    pub charge: Charge,
     /// What is wrong with it.
     pub error: PacketError,
 }
@@ -191,8 +208,8 @@ fn wire_cost(packet: &proto::Packet) -> u64 {
 
 fn read_packet(wire: proto::Packet) -> Result<Result<Packet, Malformed>, FrameError> {
     let (id, priority) = (PacketId::from_bytes(&wire.id)?, Priority::new(wire.priority)?);
-    let (seq, cost, requires_ack) = (wire.seq, wire_cost(&wire), wire.requires_ack);
-    Ok(Packet::from_wire(wire).map_err(|error| Malformed { id, priority, seq, cost, requires_ack, error }))
+    let charge = Charge { id, priority, seq: wire.seq, cost: wire_cost(&wire), requires_ack: wire.requires_ack };
+    Ok(Packet::from_wire(wire).map_err(|error| Malformed { charge, error }))
 }
 
 fn read_credit(credit: &proto::Credit) -> Result<(Priority, u64), FrameError> {
@@ -272,7 +289,7 @@ pub(super) mod tests {
         let frame = proto::Frame { packets: vec![old, good], ..proto::Frame::default() };
         let content = Content::from_frame(frame).unwrap();
         let malformed = content.packets[0].as_ref().unwrap_err();
-        assert_eq!((malformed.id, malformed.cost), (PacketId(9), packet(9).cost()));
+        assert_eq!((malformed.charge.id, malformed.charge.cost), (PacketId(9), packet(9).cost()));
         assert!(malformed.error.to_string().contains("upgrade the older agent"));
         assert_eq!(content.packets[1], Ok(packet(8)));
         for (id, priority) in [(vec![1], 5), (vec![0; 16], 11)] {

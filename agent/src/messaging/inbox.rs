@@ -69,7 +69,8 @@ pub enum Received {
     Repeated(Outcome),
 }
 
-/// A packet for the handler. Each must be passed to [`Inbox::finish`] afterwards.
+/// A packet for the handler. Each must be passed to [`Inbox::finish`] and
+/// [`Inbox::conclude`] afterwards.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Handed {
     /// The packet.
@@ -80,17 +81,13 @@ pub struct Handed {
     pub deadline: u64,
 }
 
-/// The outcome of a packet, to be recorded and then reported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
-    /// The sender of the packet.
-    pub sender: Arc<str>,
-    /// The packet.
-    pub id: PacketId,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// The peers that wait for the outcome.
-    pub waiting: Vec<Arc<str>>,
+/// Returns whether an outcome means that the packet was handled, or may have been, so that it must not be again.
+pub fn is_handled(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Accepted { .. } | Outcome::Refused { .. } | Outcome::Sent => true,
+        Outcome::DeadlinePassed { maybe_handled } => *maybe_handled,
+        Outcome::NoSuchAgent { .. } | Outcome::Away { .. } | Outcome::Overloaded { .. } => false,
+    }
 }
 
 struct Queued {
@@ -231,9 +228,9 @@ impl Inbox {
         None
     }
 
-    /// Records what became of a packet that [`Inbox::next`] returned, which makes its lane ready for the next one.
-    pub fn finish(&mut self, now: u64, handed: &Handed, outcome: Outcome) -> Finished {
-        let (sender, id) = (Arc::clone(&handed.packet.sender), handed.packet.id);
+    /// Records that the handler is done with a packet that [`Inbox::next`] returned, which makes its lane ready for the
+    /// next one. A repetition still waits until [`Inbox::conclude`].
+    pub fn finish(&mut self, handed: &Handed) {
         self.handling = self.handling.saturating_sub(1);
         let index = handed.packet.priority.lane();
         if let Some(lane) = self.peers.get_mut(&handed.peer).map(|peer| &mut peer.lanes[index]) {
@@ -242,15 +239,17 @@ impl Inbox {
                 self.ready[index].push_back(Arc::clone(&handed.peer));
             }
         }
-        let waiting = match outcome {
-            // It was not handled, so it may be when it comes over another way.
-            Outcome::DeadlinePassed { maybe_handled: false } | Outcome::Overloaded { .. } | Outcome::Away { .. } => {
-                self.memory.release(&sender, id)
-            }
-            _ => self.memory.done(now, &sender, id, &outcome),
-        };
         self.tidy(&handed.peer);
-        Finished { sender, id, outcome, waiting }
+    }
+
+    /// Concludes a packet that the handler is done with, once its outcome is on record. Returns the peers that wait for
+    /// the outcome. A packet that was not handled may come again.
+    pub fn conclude(&mut self, now: u64, sender: &Arc<str>, id: PacketId, outcome: &Outcome) -> Vec<Arc<str>> {
+        if is_handled(outcome) {
+            self.memory.done(now, sender, id, outcome)
+        } else {
+            self.memory.release(sender, id)
+        }
     }
 
     /// Returns the limits of the lanes of a peer that can be raised by [`CREDIT_STEP`] or more.
@@ -322,6 +321,11 @@ mod tests {
         inbox.receive(0, &Arc::clone(&packet.sender), packet.clone())
     }
 
+    fn finish(inbox: &mut Inbox, handed: &Handed, outcome: &Outcome) -> Vec<Arc<str>> {
+        inbox.finish(handed);
+        inbox.conclude(0, &handed.packet.sender, handed.packet.id, outcome)
+    }
+
     #[test]
     fn a_lane_hands_out_one_packet_at_a_time_in_order_and_urgent_ones_first() {
         let mut inbox = inbox(&["a", "c"]);
@@ -333,8 +337,7 @@ mod tests {
         let of = |handed: &Handed| ((*handed.peer).to_owned(), handed.packet.seq);
         assert_eq!(handed.iter().map(of).collect::<Vec<_>>(), [("c".into(), 3), ("a".into(), 1), ("c".into(), 1)]);
         assert_eq!((inbox.handling(), inbox.waiting()), (3, 2));
-        let finished = inbox.finish(0, &handed[2], Outcome::accepted(None));
-        assert_eq!(finished.waiting, [name("c")]);
+        assert_eq!(finish(&mut inbox, &handed[2], &Outcome::accepted(None)), [name("c")]);
         let next = inbox.next().unwrap();
         assert_eq!(of(&next), ("c".into(), 2));
         assert_eq!(inbox.next(), None);
@@ -350,10 +353,22 @@ mod tests {
         assert_eq!(receive(&mut inbox, &first), Ok(Received::Pending));
         assert_eq!(inbox.receive(0, &name("m"), first.clone()), Ok(Received::Pending), "by way of a messenger");
         let handed = inbox.next().unwrap();
-        assert_eq!(inbox.finish(0, &handed, Outcome::refused("no")).waiting, [name("a"), name("m")]);
+        assert_eq!(finish(&mut inbox, &handed, &Outcome::refused("no")), [name("a"), name("m")]);
         inbox.connect(&name("a"));
         assert_eq!(receive(&mut inbox, &first), Ok(Received::Repeated(Outcome::refused("no"))));
         assert_eq!(inbox.next(), None);
+    }
+
+    #[test]
+    fn a_repetition_waits_until_the_outcome_is_on_record() {
+        let mut inbox = inbox(&["a"]);
+        receive(&mut inbox, &from("a", 1, 5)).unwrap();
+        let handed = inbox.next().unwrap();
+        inbox.finish(&handed);
+        inbox.connect(&name("a"));
+        assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Pending));
+        let id = handed.packet.id;
+        assert_eq!(inbox.conclude(0, &name("a"), id, &Outcome::accepted(None)), [name("a")]);
     }
 
     #[test]
@@ -362,7 +377,7 @@ mod tests {
         receive(&mut inbox, &from("a", 1, 5)).unwrap();
         let handed = inbox.next().unwrap();
         let passed = Outcome::DeadlinePassed { maybe_handled: false };
-        assert_eq!(inbox.finish(0, &handed, passed).waiting, [name("a")]);
+        assert_eq!(finish(&mut inbox, &handed, &passed), [name("a")]);
         inbox.connect(&name("a"));
         assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued));
     }
@@ -433,7 +448,7 @@ mod tests {
         inbox.disconnect(&name("a"));
         let handed = inbox.next().unwrap();
         assert!(inbox.is_busy_with(&name("a")));
-        inbox.finish(0, &handed, Outcome::accepted(None));
+        finish(&mut inbox, &handed, &Outcome::accepted(None));
         assert!(inbox.peers.is_empty() && inbox.ready.iter().all(VecDeque::is_empty));
     }
 }

@@ -26,7 +26,9 @@
 //!    I/O, read no clock and draw no random numbers. Only [`driver`], [`journal`] and [`handlers`] do.
 
 pub mod broadcast;
+pub mod driver;
 pub mod frame;
+pub mod handlers;
 pub mod inbox;
 pub mod journal;
 pub mod memory;
@@ -41,6 +43,7 @@ mod tests;
 
 pub use self::{
     broadcast::BroadcastReport,
+    driver::{Messenger, Outgoing},
     outcome::Outcome,
     packet::{Packet, PacketId, Priority},
     routing::{Address, Directory, Entry, Presence, Role, Snapshot},

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use crate::messaging::{
     Outcome, Packet, PacketId, Priority,
-    inbox::{Finished, Handed, Inbox, MAX_HANDLING, Received},
+    inbox::{Handed, Inbox, MAX_HANDLING, Received, is_handled},
     memory::Memory,
     outbox::Outbox,
     packet::tests::packet,
@@ -219,13 +219,14 @@ impl World {
             self.handle(&handed.packet);
             if accepts { Outcome::accepted(None) } else { Outcome::refused("no") }
         };
-        let Finished { outcome, waiting, .. } = self.inbox.finish(self.now, &handed, outcome);
+        self.inbox.finish(&handed);
         if !records {
             return;
         }
-        if matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused { .. }) {
+        if is_handled(&outcome) {
             self.journal.push((id, outcome.clone()));
         }
+        let waiting = self.inbox.conclude(self.now, &self.sender, id, &outcome);
         let outcomes = if waiting.is_empty() { Vec::new() } else { vec![(id, outcome)] };
         let credits = self.inbox.credits(&self.sender);
         if self.is_connected {
