@@ -22,7 +22,9 @@
 //! 6. **One stream for each pair.** If both sides open one, both keep the same ([`pairing`]).
 //! 7. **Bounded.** Packets, frames, queues, what is remembered, streams and pauses have named limits. A peer that
 //!    exceeds what it was granted, or sends a malformed frame, loses its stream.
-//! 8. **Pure cores.** [`outbox`], [`inbox`], [`memory`], [`pairing`], [`routing`], [`broadcast`] and [`frame`] perform no
+//! 8. **Sealed payloads are the receiver's.** What is sealed is opened by the receiver alone ([`sealing`]); a reply is
+//!    not sealed.
+//! 9. **Pure cores.** [`outbox`], [`inbox`], [`memory`], [`pairing`], [`routing`], [`broadcast`] and [`frame`] perform no
 //!    I/O, read no clock and draw no random numbers. Only [`driver`], [`journal`] and [`handlers`] do.
 
 pub mod broadcast;
@@ -37,6 +39,7 @@ pub mod outcome;
 pub mod packet;
 pub mod pairing;
 pub mod routing;
+pub mod sealing;
 
 #[cfg(test)]
 mod tests;

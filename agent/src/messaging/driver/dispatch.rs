@@ -14,6 +14,7 @@ use crate::messaging::{
     outcome::{MAX_REPLY, Outcome},
     packet::{Packet, PacketId, RELAY_TYPE},
     routing::Role,
+    sealing,
 };
 
 /// Maximum number of groups of outcomes that wait to be recorded; then nothing is handed out until one is.
@@ -99,11 +100,24 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
         }
         return relay::pass_on(shared, &handed.packet, deadline).await;
     }
-    let Some(packet) = shared.take_reply(handed.packet.clone()) else { return Outcome::accepted(None) };
+    let packet = match opened(shared, handed.packet.clone()) {
+        Ok(packet) => packet,
+        Err(refused) => return refused,
+    };
+    let Some(packet) = shared.take_reply(packet) else { return Outcome::accepted(None) };
     match timeout_at(deadline, handler.deliver(Delivery { packet, deadline })).await {
         Ok(outcome) => limited(outcome.into()),
         Err(_) => Outcome::DeadlinePassed { maybe_handled: true },
     }
+}
+
+/// Opens a sealed payload. An agent without keys leaves that to its handler.
+fn opened(shared: &Shared, mut packet: Packet) -> Result<Packet, Outcome> {
+    let Some(id) = packet.key_id.as_deref().filter(|_| !shared.keys.is_empty()) else { return Ok(packet) };
+    let unknown = || Outcome::refused(format!("{:?} has no key {id:?}; seal the message for its present key", shared.me));
+    let key = shared.keys.iter().find(|key| key.public().id() == id).ok_or_else(unknown)?;
+    sealing::open(&mut packet, key).map_err(Outcome::refused)?;
+    Ok(packet)
 }
 
 /// Drops a reply that is too large to be sent.

@@ -61,6 +61,16 @@ impl MessagingMetrics {
         self.rejected.get_or_create(&Rejected { reason }).inc();
     }
 
+    /// Returns how many packets had arrived before.
+    pub fn repetitions(&self) -> u64 {
+        self.repeated.get()
+    }
+
+    /// Returns the number of open streams.
+    pub fn open_streams(&self) -> i64 {
+        self.streams.get()
+    }
+
     /// Returns how many packets and streams were rejected for this reason.
     pub fn rejections(&self, reason: &'static str) -> u64 {
         self.rejected.get_or_create(&Rejected { reason }).get()

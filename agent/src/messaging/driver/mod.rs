@@ -39,6 +39,7 @@ use super::{
     outcome::Outcome,
     packet::{DEFAULT_DEADLINE_MS, Packet, PacketError, PacketId, Priority, RELAY_TYPE},
     routing::{Address, Directory, Entry, Role, Unresolved},
+    sealing::{self, OpeningKey, SealingKey},
 };
 
 /// What a messenger of an agent is made of.
@@ -55,6 +56,8 @@ pub struct Deps {
     pub platform: Platform,
     /// Handles messages.
     pub handler: Arc<dyn Handler>,
+    /// Open sealed payloads before they are handled. Without any, the handler gets them as they are.
+    pub keys: Vec<OpeningKey>,
     /// The agent's data folder, for what it must remember across restarts. `None`: in memory.
     pub data: Option<PathBuf>,
     /// The metrics.
@@ -155,6 +158,7 @@ impl Messenger {
             metrics: deps.metrics,
             stop: deps.stop,
             started,
+            keys: deps.keys,
             inbox: Inbox::new(memory, deps.handler.at_once()),
         }));
         let recorder = deps.data.is_some().then(|| {
@@ -197,6 +201,23 @@ impl Messenger {
             Ok((entry, packet)) => relay::deliver(&self.shared, &entry, packet).await,
             Err(outcome) => outcome,
         }
+    }
+
+    /// Seals a message for the one agent that its address stands for, whose key this is, so that no messenger can read
+    /// it. The result is for that agent alone, and has its id.
+    ///
+    /// # Errors
+    /// The outcome, if the address stands for no agent, or the payload can't be sealed.
+    pub fn seal(&self, message: Outgoing, key: &SealingKey) -> Result<Outgoing, Outcome> {
+        let (entry, mut packet) = self.route(&message)?;
+        sealing::seal(&mut packet, key, &*self.shared.random).map_err(Outcome::refused)?;
+        Ok(Outgoing {
+            id: Some(packet.id),
+            to: Address::Agent(Arc::clone(&entry.name)),
+            payload: packet.payload,
+            key_id: Some(key.id()),
+            ..message
+        })
     }
 
     /// Sends a message to one agent by way of a messenger, for agents that can't reach each other.

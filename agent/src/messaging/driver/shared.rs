@@ -30,6 +30,7 @@ use crate::messaging::{
     outcome::Outcome,
     packet::{Packet, PacketId},
     routing::{Directory, Entry, Role},
+    sealing::OpeningKey,
 };
 
 /// Maximum number of agents with which there is a stream, or to which messages wait.
@@ -121,6 +122,7 @@ pub(super) struct Shared {
     /// Wakes the dispatcher.
     pub work: Notify,
     pub started: Instant,
+    pub keys: Vec<OpeningKey>,
     links: Mutex<HashMap<Arc<str>, Arc<Link>>>,
     inbox: Mutex<Inbox>,
     asks: Mutex<HashMap<PacketId, (Arc<str>, ReplyPacket)>>,
@@ -141,12 +143,13 @@ pub(super) struct Parts {
     pub metrics: MessagingMetrics,
     pub stop: CancellationToken,
     pub started: Instant,
+    pub keys: Vec<OpeningKey>,
     pub inbox: Inbox,
 }
 
 impl Shared {
     pub fn new(parts: Parts) -> Self {
-        let Parts { me, role, journal, directory, connect, clock, random, metrics, stop, started, mut inbox } = parts;
+        let Parts { me, role, journal, directory, connect, clock, random, metrics, stop, started, keys, mut inbox } = parts;
         inbox.connect(&me);
         Self {
             incarnation: random.next_u64(),
@@ -160,6 +163,7 @@ impl Shared {
             metrics,
             stop,
             started,
+            keys,
             tasks: TaskTracker::new(),
             work: Notify::new(),
             links: Mutex::default(),

@@ -1,12 +1,49 @@
 //! What an agent does with the messages that it receives.
 
+pub mod command;
+pub mod http;
+pub mod inbox;
+pub mod worker;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use robeing_target::TargetError;
 use tokio::time::Instant;
 
+pub use self::{
+    command::CommandHandler,
+    http::HttpHandler,
+    inbox::InboxHandler,
+    worker::{MessengerPost, WorkerHandler},
+};
 use super::{inbox::MAX_HANDLING, outcome::Outcome, packet::Packet};
+use crate::executor::{CertificatesError, ExecutorError};
+
+/// Why a handler can't be created from its configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum HandlerError {
+    /// The URL does not parse, or is not an absolute http or https URL.
+    #[error("the URL {url:?} for messages can't be called ({reason}); write it as http://HOST:PORT/PATH")]
+    BadUrl {
+        /// The URL as given, without credentials.
+        url: String,
+        /// What is wrong with it.
+        reason: TargetError,
+    },
+    /// The trusted certificates can't be read, so an https URL can't be called.
+    #[error("{url:?} can't be called without trusted certificates: {source}")]
+    Certificates {
+        /// The URL as given, without credentials.
+        url: String,
+        /// Why there are no trusted certificates.
+        source: CertificatesError,
+    },
+    /// The command for messages can't be run.
+    #[error("the command for messages can't be run: {0}")]
+    Command(#[from] ExecutorError),
+}
 
 /// A message for a handler.
 #[derive(Clone, Debug)]

@@ -1,3 +1,7 @@
 //! Tests of several parts together.
 
+mod broadcasts;
+mod exchange;
+mod fleet;
+mod liars;
 mod simulation;
