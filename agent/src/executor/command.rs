@@ -154,8 +154,7 @@ impl CommandExecutor {
     }
 
     fn what_to_launch(&self, work: &Work) -> Result<Launch, Failure> {
-        let launch =
-            Launch { argv: Arc::clone(&self.argv), env: work.env.clone(), has_input: !work.input.is_empty() };
+        let launch = Launch { argv: Arc::clone(&self.argv), env: work.env.clone(), has_input: !work.input.is_empty() };
         if let Some((name, _)) = launch.env.iter().find(|(_, value)| value.as_ref().is_some_and(|v| v.contains('\0'))) {
             let message = format!("{name} would contain a NUL character, which no program can be given");
             return Err(Failure::new(FailureKind::InvalidAttempt, false, message));

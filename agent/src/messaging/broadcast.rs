@@ -20,6 +20,7 @@ pub const DIRECT_AT_ONCE: usize = 64;
 pub const SLICE: usize = 128;
 /// Maximum number of targets of a relay that a messenger accepts.
 pub const MAX_TARGETS: usize = 256;
+const _: () = assert!(SLICE <= MAX_TARGETS);
 /// Number of messengers that a slice is given to, one after another.
 pub const RELAY_TRIES: u32 = 2;
 
@@ -87,7 +88,7 @@ impl Broadcast {
     }
 
     /// Returns what to do next. `None`: nothing, until more outcomes are known.
-    pub fn next(&mut self) -> Option<Work> {
+    pub fn next_work(&mut self) -> Option<Work> {
         if let Some((targets, tries)) = self.slices.pop_front() {
             if tries < RELAY_TRIES
                 && let Some(messenger) = self.messengers.pop_front()
@@ -100,7 +101,7 @@ impl Broadcast {
         match self.direct.pop_front() {
             Some(target) => Some(Work::Direct(target)),
             None if self.slices.is_empty() => None,
-            None => self.next(),
+            None => self.next_work(),
         }
     }
 
@@ -172,7 +173,7 @@ mod tests {
 
     fn all(broadcast: &mut Broadcast) -> (usize, Vec<Slice>) {
         let (mut direct, mut slices) = (0, Vec::new());
-        while let Some(work) = broadcast.next() {
+        while let Some(work) = broadcast.next_work() {
             match work {
                 Work::Direct(_) => direct += 1,
                 Work::Relay(slice) => slices.push(slice),
@@ -190,18 +191,17 @@ mod tests {
         assert_eq!((direct, sizes), (0, vec![22, 22, 21]));
         let (_, slices) = all(&mut Broadcast::new(targets(1_000), messengers(2)));
         assert_eq!(slices.iter().map(|slice| slice.targets.len()).max(), Some(SLICE));
-        assert!(SLICE <= MAX_TARGETS);
     }
 
     #[test]
     fn what_a_messenger_fails_at_goes_to_another_and_then_directly() {
         let mut broadcast = Broadcast::new(targets(DIRECT_FANOUT + 1), messengers(1));
-        let Some(Work::Relay(slice)) = broadcast.next() else { panic!("a relay") };
+        let Some(Work::Relay(slice)) = broadcast.next_work() else { panic!("a relay") };
         broadcast.relayed(slice, Err(Outcome::away("gone")));
         assert_eq!(all(&mut broadcast).0, DIRECT_FANOUT + 1, "there is no other messenger");
 
         let mut broadcast = Broadcast::new(targets(DIRECT_FANOUT + 1), messengers(2));
-        let Some(Work::Relay(slice)) = broadcast.next() else { panic!("a relay") };
+        let Some(Work::Relay(slice)) = broadcast.next_work() else { panic!("a relay") };
         let (first, count) = (Arc::clone(&slice.messenger), slice.targets.len());
         let mut outcomes: Vec<_> =
             slice.targets.iter().skip(2).map(|target| (target.id, Outcome::accepted(None))).collect();
@@ -236,7 +236,7 @@ mod tests {
             let mut broadcast = Broadcast::new(targets(count), messengers(helpers));
             let mut failures = failures.into_iter();
             let mut steps = 0;
-            while let Some(work) = broadcast.next() {
+            while let Some(work) = broadcast.next_work() {
                 steps += 1;
                 prop_assert!(steps <= 4 * count + 40, "it ends");
                 match (work, failures.next().unwrap_or(0)) {

@@ -5,6 +5,7 @@ use robeing_proto::message::v1::{self as proto, CloseCode};
 
 use super::{
     inbox::LANE_WINDOW,
+    outbox::{BATCH_BYTES, BATCH_PACKETS},
     outcome::{Outcome, reason_of},
     packet::{
         LANES, MAX_COST, MAX_NAME, PACKET_COST, PROTOCOL_VERSION, Packet, PacketError, PacketId, Priority,
@@ -219,22 +220,17 @@ fn read_credit(credit: &proto::Credit) -> Result<(Priority, u64), FrameError> {
     }
 }
 
-// A frame of one packet of maximum cost is within the limit.
-const _: () = assert!(MAX_COST <= MAX_FRAME_COST);
+// What an outbox puts into a frame is within the limits.
+const _: () = assert!(BATCH_BYTES + MAX_COST <= MAX_FRAME_COST);
+const _: () = assert!(BATCH_PACKETS + BATCH_OUTCOMES + LANES <= MAX_ITEMS);
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::messaging::{
-        outbox::{BATCH_BYTES, BATCH_PACKETS},
-        packet::{DEFAULT_DEADLINE_MS, tests::packet},
+        packet::DEFAULT_DEADLINE_MS,
+        tests::fixture::{hello, packet},
     };
-
-    /// Returns the Hello of `agent` to `to` for a stream.
-    pub fn hello(agent: &str, to: &str, stream: u64) -> Hello {
-        let (agent, to, limits) = (agent.into(), to.into(), [LANE_WINDOW; LANES]);
-        Hello { agent, to, incarnation: 1, journal: 2, stream, lost: 0, limits }
-    }
 
     #[test]
     fn hello_is_read_back() {
@@ -278,7 +274,6 @@ pub(super) mod tests {
         let large = |count| proto::Frame { packets: vec![large.clone(); count], ..proto::Frame::default() };
         assert!(Content::from_frame(large(1)).is_ok());
         assert!(matches!(Content::from_frame(large(2)), Err(FrameError::TooLarge(_))));
-        assert!(BATCH_BYTES + MAX_COST <= MAX_FRAME_COST && BATCH_PACKETS + BATCH_OUTCOMES + LANES <= MAX_ITEMS);
     }
 
     #[test]

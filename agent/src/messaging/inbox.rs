@@ -21,6 +21,7 @@ use super::{
 pub const LANE_WINDOW: u64 = MAX_COST / 2 * 3;
 /// Credits are sent once they amount to this cost, in bytes. What is left of the window still fits every packet.
 pub const CREDIT_STEP: u64 = LANE_WINDOW / 8;
+const _: () = assert!(LANE_WINDOW - CREDIT_STEP >= MAX_COST);
 /// Default of the maximum number of packets that are being handled at once.
 pub const MAX_HANDLING: usize = 64;
 /// Of the packets that are handled at once, one in this many is kept free for priorities above the default.
@@ -209,7 +210,7 @@ impl Inbox {
 
     /// Returns the next packet for the handler: the most urgent one, of the peer whose turn it is. `None`: nothing
     /// waits, or enough is being handled.
-    pub fn next(&mut self) -> Option<Handed> {
+    pub fn hand_out(&mut self) -> Option<Handed> {
         for index in (0..LANES).rev() {
             let kept_free =
                 if Priority::of_lane(index) <= Priority::default() { self.max_handling / URGENT_SHARE } else { 0 };
@@ -228,7 +229,7 @@ impl Inbox {
         None
     }
 
-    /// Records that the handler is done with a packet that [`Inbox::next`] returned, which makes its lane ready for the
+    /// Records that the handler is done with a packet that [`Inbox::hand_out`] returned, which makes its lane ready for the
     /// next one. A repetition still waits until [`Inbox::conclude`].
     pub fn finish(&mut self, handed: &Handed) {
         self.handling = self.handling.saturating_sub(1);
@@ -245,11 +246,7 @@ impl Inbox {
     /// Concludes a packet that the handler is done with, once its outcome is on record. Returns the peers that wait for
     /// the outcome. A packet that was not handled may come again.
     pub fn conclude(&mut self, now: u64, sender: &Arc<str>, id: PacketId, outcome: &Outcome) -> Vec<Arc<str>> {
-        if is_handled(outcome) {
-            self.memory.done(now, sender, id, outcome)
-        } else {
-            self.memory.release(sender, id)
-        }
+        if is_handled(outcome) { self.memory.done(now, sender, id, outcome) } else { self.memory.release(sender, id) }
     }
 
     /// Returns the limits of the lanes of a peer that can be raised by [`CREDIT_STEP`] or more.
@@ -298,7 +295,7 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messaging::packet::{MAX_PAYLOAD, tests::packet};
+    use crate::messaging::{packet::MAX_PAYLOAD, tests::fixture::packet};
 
     fn name(name: &str) -> Arc<str> {
         name.into()
@@ -333,14 +330,14 @@ mod tests {
         for packet in &packets {
             assert_eq!(receive(&mut inbox, packet), Ok(Received::Queued));
         }
-        let handed: Vec<_> = std::iter::from_fn(|| inbox.next()).collect();
+        let handed: Vec<_> = std::iter::from_fn(|| inbox.hand_out()).collect();
         let of = |handed: &Handed| ((*handed.peer).to_owned(), handed.packet.seq);
         assert_eq!(handed.iter().map(of).collect::<Vec<_>>(), [("c".into(), 3), ("a".into(), 1), ("c".into(), 1)]);
         assert_eq!((inbox.handling(), inbox.waiting()), (3, 2));
         assert_eq!(finish(&mut inbox, &handed[2], &Outcome::accepted(None)), [name("c")]);
-        let next = inbox.next().unwrap();
+        let next = inbox.hand_out().unwrap();
         assert_eq!(of(&next), ("c".into(), 2));
-        assert_eq!(inbox.next(), None);
+        assert_eq!(inbox.hand_out(), None);
     }
 
     #[test]
@@ -352,18 +349,18 @@ mod tests {
         inbox.connect(&name("a"));
         assert_eq!(receive(&mut inbox, &first), Ok(Received::Pending));
         assert_eq!(inbox.receive(0, &name("m"), first.clone()), Ok(Received::Pending), "by way of a messenger");
-        let handed = inbox.next().unwrap();
+        let handed = inbox.hand_out().unwrap();
         assert_eq!(finish(&mut inbox, &handed, &Outcome::refused("no")), [name("a"), name("m")]);
         inbox.connect(&name("a"));
         assert_eq!(receive(&mut inbox, &first), Ok(Received::Repeated(Outcome::refused("no"))));
-        assert_eq!(inbox.next(), None);
+        assert_eq!(inbox.hand_out(), None);
     }
 
     #[test]
     fn a_repetition_waits_until_the_outcome_is_on_record() {
         let mut inbox = inbox(&["a"]);
         receive(&mut inbox, &from("a", 1, 5)).unwrap();
-        let handed = inbox.next().unwrap();
+        let handed = inbox.hand_out().unwrap();
         inbox.finish(&handed);
         inbox.connect(&name("a"));
         assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Pending));
@@ -375,7 +372,7 @@ mod tests {
     fn what_was_not_handled_may_come_again() {
         let mut inbox = inbox(&["a"]);
         receive(&mut inbox, &from("a", 1, 5)).unwrap();
-        let handed = inbox.next().unwrap();
+        let handed = inbox.hand_out().unwrap();
         let passed = Outcome::DeadlinePassed { maybe_handled: false };
         assert_eq!(finish(&mut inbox, &handed, &passed), [name("a")]);
         inbox.connect(&name("a"));
@@ -397,15 +394,10 @@ mod tests {
         let limits = inbox.connect(&name("a"));
         assert_eq!(limits[4], LANE_WINDOW - fitting * large(1).cost(), "what waits counts against a new stream");
         assert_eq!(limits[5], LANE_WINDOW);
-        inbox.next().unwrap();
+        inbox.hand_out().unwrap();
         let granted = limits[4] + large(1).cost();
         assert_eq!(inbox.credits(&name("a")), [(Priority::default(), granted)]);
         assert_eq!(inbox.credits(&name("a")), [], "credits are granted once");
-    }
-
-    #[test]
-    fn what_is_left_of_a_window_fits_every_packet() {
-        assert!(LANE_WINDOW - CREDIT_STEP >= MAX_COST);
     }
 
     #[test]
@@ -429,16 +421,16 @@ mod tests {
         for name in &names {
             receive(&mut inbox, &from(name, 1, 5)).unwrap();
         }
-        assert_eq!(std::iter::from_fn(|| inbox.next()).count(), MAX_HANDLING - kept_free);
+        assert_eq!(std::iter::from_fn(|| inbox.hand_out()).count(), MAX_HANDLING - kept_free);
         for name in &names {
             receive(&mut inbox, &from(name, 1, 6)).unwrap();
         }
-        assert_eq!(std::iter::from_fn(|| inbox.next()).count(), kept_free);
+        assert_eq!(std::iter::from_fn(|| inbox.hand_out()).count(), kept_free);
         assert_eq!(inbox.handling(), MAX_HANDLING);
         let mut single = Inbox::new(Memory::default(), 0);
         single.connect(&name("a"));
         receive(&mut single, &from("a", 1, 1)).unwrap();
-        assert!(single.next().is_some(), "a handler of one packet at a time handles every priority");
+        assert!(single.hand_out().is_some(), "a handler of one packet at a time handles every priority");
     }
 
     #[test]
@@ -446,7 +438,7 @@ mod tests {
         let mut inbox = inbox(&["a"]);
         receive(&mut inbox, &from("a", 1, 5)).unwrap();
         inbox.disconnect(&name("a"));
-        let handed = inbox.next().unwrap();
+        let handed = inbox.hand_out().unwrap();
         assert!(inbox.is_busy_with(&name("a")));
         finish(&mut inbox, &handed, &Outcome::accepted(None));
         assert!(inbox.peers.is_empty() && inbox.ready.iter().all(VecDeque::is_empty));

@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     outcome::Outcome,
-    packet::{LANES, Packet, PacketId, Priority},
+    packet::{LANES, MAX_COST, Packet, PacketId, Priority},
 };
 
 /// Maximum number of messages in a lane.
 pub const LANE_PACKETS: usize = 1_536;
 /// Maximum cost of the messages in a lane, in bytes: 8 MiB.
 pub const LANE_BYTES: u64 = 8 << 20;
+const _: () = assert!(MAX_COST < LANE_BYTES);
 /// Maximum number of packets in a frame.
 pub const BATCH_PACKETS: usize = 256;
 /// A frame gets no further packet once its packets have this cost, in bytes.
@@ -109,9 +110,7 @@ impl Outbox {
         }
         let (index, cost) = (packet.priority.lane(), packet.cost());
         let lane = &mut self.lanes[index];
-        // A message that alone exceeds the limit is taken by an empty lane.
-        let is_full = !lane.entries.is_empty() && lane.bytes + cost > LANE_BYTES;
-        if is_full || lane.entries.len() >= LANE_PACKETS {
+        if lane.bytes + cost > LANE_BYTES || lane.entries.len() >= LANE_PACKETS {
             return Err(NotTaken::Full {
                 agent: (*packet.agent).into(),
                 priority: packet.priority,
@@ -261,7 +260,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messaging::packet::{MAX_COST, MAX_PAYLOAD, tests::packet};
+    use crate::messaging::{packet::MAX_PAYLOAD, tests::fixture::packet};
 
     const PLENTY: [u64; LANES] = [u64::MAX / 2; LANES];
 
@@ -317,7 +316,6 @@ mod tests {
         let fitting = u128::from(LANE_BYTES / large(0).cost());
         (0..fitting).for_each(|id| outbox.offer(0, large(id)).unwrap());
         assert!(matches!(outbox.offer(0, large(fitting)), Err(NotTaken::Full { .. })));
-        assert!(MAX_COST < LANE_BYTES);
     }
 
     #[test]

@@ -286,30 +286,11 @@ fn text(field: &'static str, text: &str, least: usize, most: usize) -> Result<()
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// Returns a packet with this id, of priority 5.
-    pub fn packet(id: u128) -> Packet {
-        Packet {
-            id: PacketId(id),
-            timestamp_ms: 7,
-            sender: "a".into(),
-            receiver: "agent:b".into(),
-            agent: "b".into(),
-            kind: "test".into(),
-            payload: Bytes::from_static(b"hello"),
-            priority: Priority::default(),
-            requires_ack: true,
-            deadline_in_ms: DEFAULT_DEADLINE_MS,
-            reply_to: None,
-            key_id: None,
-            seq: 0,
-            resent: false,
-        }
-    }
+    use crate::messaging::tests::fixture::packet;
 
     /// Checks that a packet with its field set so is accepted, both as it is and from the wire, or refused.
     fn expect(accepted: bool, change: impl Fn(&mut Packet)) {

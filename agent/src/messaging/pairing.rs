@@ -124,7 +124,7 @@ impl Pair {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messaging::frame::tests::hello;
+    use crate::messaging::tests::fixture::hello;
 
     fn pairs() -> (Pair, Pair) {
         (Pair::new("a", "b"), Pair::new("b", "a"))
@@ -133,7 +133,8 @@ mod tests {
     #[test]
     fn the_stream_of_the_lesser_name_remains_if_both_open_one() {
         let (mut a, mut b) = pairs();
-        (a.opening(), b.opening());
+        a.opening();
+        b.opening();
         let (from_a, from_b) = (hello("a", "b", 1), hello("b", "a", 2));
         assert_eq!(a.incoming(&from_b), Verdict::Hold);
         assert_eq!(b.incoming(&from_a), Verdict::Accept);

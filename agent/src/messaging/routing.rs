@@ -257,24 +257,11 @@ fn best<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<&'a Arc<Ent
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// Returns an active worker of pool `data` with the skill `ocr`.
-    pub fn entry(name: &str, score: f64) -> Entry {
-        Entry {
-            name: name.into(),
-            role: Role::Worker,
-            pool: "data".into(),
-            skills: [Arc::from("ocr")].into(),
-            address: format!("{name}:8080").into(),
-            presence: Presence::Active,
-            score,
-            spiffe_id: "".into(),
-        }
-    }
+    use crate::messaging::tests::fixture::entry;
 
     fn fleet() -> Snapshot {
         Snapshot::from_iter([

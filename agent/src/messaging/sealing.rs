@@ -22,12 +22,13 @@ use hpke::{
 };
 use robeing_platform::Random;
 
-use super::packet::{MAX_PAYLOAD, Packet, PacketId};
+use super::packet::{MAX_ENVELOPE, MAX_PAYLOAD, Packet, PacketId};
 
 /// The length of a public key, of a private key, and of an encapsulated key, in bytes.
 pub const KEY_BYTES: usize = 32;
 /// How much longer a sealed payload is than the payload, in bytes.
 pub const OVERHEAD: usize = KEY_BYTES + 16;
+const _: () = assert!(OVERHEAD <= MAX_ENVELOPE);
 /// Number of hexadecimal digits of the id of a key.
 const ID_DIGITS: usize = 16;
 /// Separates these payloads from other uses of the same keys.
@@ -256,7 +257,7 @@ mod tests {
     use robeing_platform::OsRandom;
 
     use super::*;
-    use crate::messaging::packet::{MAX_ENVELOPE, tests::packet};
+    use crate::messaging::tests::fixture::packet;
 
     fn sealed() -> (OpeningKey, Packet) {
         let key = OpeningKey::generate(&OsRandom);
@@ -332,6 +333,5 @@ mod tests {
         let seal = |len| key.public().seal(&About::packet(&about), &vec![0; len], &OsRandom);
         assert_eq!(seal(MAX_PAYLOAD).map(|sealed| sealed.len()), Ok(MAX_PAYLOAD + OVERHEAD));
         assert_eq!(seal(MAX_PAYLOAD + 1), Err(SealingError::TooLarge(MAX_PAYLOAD + 1)));
-        assert!(OVERHEAD <= MAX_ENVELOPE);
     }
 }

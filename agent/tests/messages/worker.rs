@@ -73,12 +73,8 @@ impl Process {
 
 async fn fleet() -> (WorkerExecutor, Agent, Agent) {
     let transport = Transport::new(Arc::new(TcpNetwork));
-    let config = WorkerConfig {
-        listen: "127.0.0.1:0".into(),
-        agent: "receiver".into(),
-        slots: 1,
-        limits: Limits::default(),
-    };
+    let config =
+        WorkerConfig { listen: "127.0.0.1:0".into(), agent: "receiver".into(), slots: 1, limits: Limits::default() };
     let executor = WorkerExecutor::listen(config, &transport, &Metrics::default()).await.expect("a free port");
     let known = Arc::new(Known::default());
     let sender = Agent::new(&known, "sender", Arc::new(InboxHandler::default())).await;
@@ -121,8 +117,10 @@ async fn a_message_whose_process_is_gone_goes_to_the_next_one() {
         let again = second.message().await;
         assert_eq!((&again.id, message.resent, again.resent), (&message.id, false, true));
         second.answer(again.id, message_outcome::Outcome::Accepted(MessageAccepted::default())).await;
+        // It stays attached until its answer has arrived.
+        second
     };
-    let (outcome, ()) = tokio::join!(sender.send("receiver", "t", ""), handling);
+    let (outcome, _second) = tokio::join!(sender.send("receiver", "t", ""), handling);
     assert_eq!(outcome, Outcome::accepted(None));
 }
 

@@ -122,12 +122,8 @@ impl WorkerMail {
 
     /// Sends a process's message. `under_way`: the number of its messages that are not answered.
     pub(super) async fn send(&self, message: SendMessage, under_way: usize) -> SendOutcome {
-        let refused = |code: SendCode, reason: String| SendOutcome {
-            seq: message.seq,
-            code: code.into(),
-            reason,
-            reply: None,
-        };
+        let refused =
+            |code: SendCode, reason: String| SendOutcome { seq: message.seq, code: code.into(), reason, reply: None };
         if under_way >= MAX_SENDING {
             let reason = format!("{MAX_SENDING} messages of this process are being sent; wait for their outcomes");
             return refused(SendCode::Overloaded, reason);

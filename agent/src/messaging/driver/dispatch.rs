@@ -41,7 +41,7 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
     loop {
         {
             let mut inbox = shared.inbox();
-            while let Some(handed) = inbox.next() {
+            while let Some(handed) = inbox.hand_out() {
                 handling.push(handle(Arc::clone(&shared), Arc::clone(&handler), handed));
             }
         }
@@ -71,7 +71,8 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
 
 fn concluded(shared: &Shared, handed: Handed, outcome: Outcome) -> Done {
     shared.metrics.received(&outcome);
-    if !handed.packet.requires_ack && handed.peer != shared.me
+    if !handed.packet.requires_ack
+        && handed.peer != shared.me
         && let Some(link) = shared.existing_link(&handed.peer)
     {
         // No outcome goes to the peer, but it may be granted more.
@@ -114,7 +115,8 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
 /// Opens a sealed payload. An agent without keys leaves that to its handler.
 fn opened(shared: &Shared, mut packet: Packet) -> Result<Packet, Outcome> {
     let Some(id) = packet.key_id.as_deref().filter(|_| !shared.keys.is_empty()) else { return Ok(packet) };
-    let unknown = || Outcome::refused(format!("{:?} has no key {id:?}; seal the message for its present key", shared.me));
+    let unknown =
+        || Outcome::refused(format!("{:?} has no key {id:?}; seal the message for its present key", shared.me));
     let key = shared.keys.iter().find(|key| key.public().id() == id).ok_or_else(unknown)?;
     sealing::open(&mut packet, key).map_err(Outcome::refused)?;
     Ok(packet)
@@ -155,7 +157,8 @@ pub(super) async fn record(shared: Arc<Shared>, mut journal: Journal, mut queue:
         {
             group.extend(more);
         }
-        let records: Vec<Record> = group.iter().filter(|done| done.requires_ack && is_handled(&done.outcome)).map(Done::record).collect();
+        let records: Vec<Record> =
+            group.iter().filter(|done| done.requires_ack && is_handled(&done.outcome)).map(Done::record).collect();
         if !records.is_empty() {
             let written = write(&shared, &mut journal, &records).await;
             match &written {

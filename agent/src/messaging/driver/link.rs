@@ -267,6 +267,7 @@ impl Task {
                 debug!(%error, "no stream to another agent");
                 self.pair.failed();
                 self.pause();
+                self.shared.inbox().disconnect(&self.link.peer);
                 let mut state = self.link.lock();
                 state.outbox.disconnected(error.to_string());
                 state.incoming = state.incoming.take().or(self.held.take());
@@ -343,6 +344,8 @@ impl Task {
     fn leave(&mut self) {
         self.end(&End::Leaving);
         let mut state = self.link.lock();
+        // From here on, senders see that the link is over.
+        state.is_over = true;
         state.outbox.give_up(&Outcome::away("this agent is shutting down"));
         self.shared.settle(&mut state);
         drop(state);

@@ -27,9 +27,19 @@ pub(super) fn left(deadline: Instant) -> Option<u64> {
 
 /// Sends a packet to an agent, and waits for the outcome.
 pub(super) async fn deliver(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Outcome {
-    match shared.post(to, packet) {
-        Ok(outcome) => outcome.await.unwrap_or_else(|_| Outcome::away("this agent is shutting down")),
-        Err(outcome) => outcome,
+    let leaving = || Outcome::away("this agent is shutting down");
+    let outcome = match shared.post(to, packet) {
+        Ok(outcome) => outcome,
+        Err(outcome) => return outcome,
+    };
+    if to.name != shared.me {
+        return outcome.await.unwrap_or_else(|_| leaving());
+    }
+    tokio::select! {
+        biased;
+        outcome = outcome => outcome.unwrap_or_else(|_| leaving()),
+        // Nothing is handled any more, so nothing of this agent to itself is either.
+        () = shared.stop.cancelled() => Outcome::DeadlinePassed { maybe_handled: true },
     }
 }
 
@@ -49,7 +59,7 @@ pub(super) async fn broadcast(
     loop {
         while under_way.len() < DIRECT_AT_ONCE
             && let Some(left) = left(deadline)
-            && let Some(work) = plan.next()
+            && let Some(work) = plan.next_work()
         {
             under_way.push(Box::pin(perform(shared, message, work, left)));
         }
@@ -101,7 +111,8 @@ pub(super) async fn ask_messenger(
     targets: &[Target],
 ) -> Result<Vec<(PacketId, Outcome)>, Outcome> {
     let target = |target: &Target| RelayTarget { agent: (*target.name).into(), id: target.id.to_bytes() };
-    let wire = WirePacket { id: Default::default(), agent: String::new(), seq: 0, ..message.to_wire(message.deadline_in_ms) };
+    let wire =
+        WirePacket { id: Default::default(), agent: String::new(), seq: 0, ..message.to_wire(message.deadline_in_ms) };
     let relay = Relay { message: Some(wire), targets: targets.iter().map(target).collect() };
     let packet = Packet {
         id: new_id(shared),
@@ -171,7 +182,9 @@ type Targets = Vec<(Arc<str>, PacketId)>;
 fn read(packet: &Packet) -> Result<(Packet, Targets), Outcome> {
     let relay = Relay::decode(packet.payload.clone()).map_err(Outcome::refused)?;
     if relay.targets.len() > MAX_TARGETS {
-        return Err(Outcome::refused(format!("a messenger passes a message on to at most {MAX_TARGETS} agents at once")));
+        return Err(Outcome::refused(format!(
+            "a messenger passes a message on to at most {MAX_TARGETS} agents at once"
+        )));
     }
     let wire = relay.message.ok_or_else(|| Outcome::refused("there is no message to pass on"))?;
     // The id and the agent are each target's.

@@ -36,7 +36,9 @@ impl Messages for Service {
     async fn exchange(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ExchangeStream>, Status> {
         let proven = request.extensions().get::<Peer>().cloned();
         if proven.is_none() && self.authentication == Authentication::Required {
-            return Err(self.reject("unauthenticated", Status::unauthenticated("agents show a certificate to each other")));
+            return Err(
+                self.reject("unauthenticated", Status::unauthenticated("agents show a certificate to each other"))
+            );
         }
         let mut frames = request.into_inner();
         let first = timeout(HELLO_WITHIN, frames.message()).await.map_err(|_| {

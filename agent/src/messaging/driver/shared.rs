@@ -149,7 +149,8 @@ pub(super) struct Parts {
 
 impl Shared {
     pub fn new(parts: Parts) -> Self {
-        let Parts { me, role, journal, directory, connect, clock, random, metrics, stop, started, keys, mut inbox } = parts;
+        let Parts { me, role, journal, directory, connect, clock, random, metrics, stop, started, keys, mut inbox } =
+            parts;
         inbox.connect(&me);
         Self {
             incarnation: random.next_u64(),
@@ -200,8 +201,7 @@ impl Shared {
             hash_map::Entry::Occupied(known) => Some(Arc::clone(known.get())),
             hash_map::Entry::Vacant(_) if count >= MAX_LINKS || self.stop.is_cancelled() => None,
             hash_map::Entry::Vacant(free) => {
-                let link =
-                    Arc::new(Link { peer: Arc::clone(peer), state: Mutex::default(), wake: Notify::new() });
+                let link = Arc::new(Link { peer: Arc::clone(peer), state: Mutex::default(), wake: Notify::new() });
                 free.insert(Arc::clone(&link));
                 self.tasks.spawn(link::run(Arc::clone(self), Arc::clone(&link)));
                 Some(link)

@@ -55,8 +55,7 @@ impl HttpHandler {
     /// # Errors
     /// [`HandlerError`] if it is no such URL, or https and the trusted certificates can't be read.
     pub fn new(url: &str) -> Result<Self, HandlerError> {
-        let target =
-            Target::parse(url).map_err(|reason| HandlerError::BadUrl { url: redacted(url), reason })?;
+        let target = Target::parse(url).map_err(|reason| HandlerError::BadUrl { url: redacted(url), reason })?;
         let transport = Transport::new(target.is_https())
             .map_err(|source| HandlerError::Certificates { url: redacted(url), source })?;
         let mut headers = HeaderMap::new();
@@ -103,7 +102,9 @@ impl HttpHandler {
         let status = answer.status();
         if status.is_success() {
             return match body(answer).await {
-                Some(reply) => Answer::Decided(HandlerOutcome::Accepted { reply: Some(reply).filter(|r| !r.is_empty()) }),
+                Some(reply) => {
+                    Answer::Decided(HandlerOutcome::Accepted { reply: Some(reply).filter(|r| !r.is_empty()) })
+                }
                 None => Answer::Again(None),
             };
         }

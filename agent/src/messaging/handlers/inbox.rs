@@ -132,7 +132,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::messaging::packet::{MAX_PAYLOAD, tests::packet};
+    use crate::messaging::{packet::MAX_PAYLOAD, tests::fixture::packet};
 
     fn delivery(packet: Packet) -> Delivery {
         Delivery { packet, deadline: Instant::now() + Duration::from_secs(1) }

@@ -180,15 +180,11 @@ fn read_record(body: &mut Bytes) -> Option<Record> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// Returns a record of this packet's acceptance.
-    pub fn record(id: u128) -> Record {
-        Record { sender: "a".into(), id: PacketId(id), outcome: Outcome::accepted(Some(Bytes::from_static(b"yes"))) }
-    }
+    use crate::messaging::tests::fixture::record;
 
     fn any_record() -> impl Strategy<Value = Record> {
         let outcome = prop_oneof![

@@ -227,7 +227,8 @@ async fn read(disk: &dyn Disk, whole: &AtomicFile) -> io::Result<Option<(Content
 mod tests {
     use robeing_platform::simulated::SimulatedDisk;
 
-    use super::{format::tests::record, *};
+    use super::*;
+    use crate::messaging::tests::fixture::record;
 
     const DIR: &str = "/data";
 

@@ -192,7 +192,10 @@ async fn an_agent_that_stops_leaves_no_send_without_an_outcome() {
         tokio::task::yield_now().await;
         a.stop().await;
     };
-    let (never, _, ()) = tokio::join!(never, unsent, stop);
+    a.handler.set_open(false);
+    let own = a.send("a", "hang", "");
+    let (never, _, own, ()) = tokio::join!(never, unsent, own, stop);
+    assert_eq!(own, Outcome::DeadlinePassed { maybe_handled: true });
     assert!(matches!(never, Outcome::Away { .. } | Outcome::DeadlinePassed { maybe_handled: true }), "{never}");
     assert!(matches!(a.send("b", "test", "").await, Outcome::Away { .. }), "after the end");
     assert_eq!(a.messenger.links(), 0);

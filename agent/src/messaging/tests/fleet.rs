@@ -25,8 +25,8 @@ use crate::messaging::{
     Address, Directory, Entry, Messenger, Outcome, Outgoing, Packet, Presence, Role, Snapshot,
     driver::{Authentication, Deps, MessagingMetrics, Plaintext},
     handlers::{Delivery, Handler, HandlerOutcome},
-    routing::tests::entry,
     sealing::OpeningKey,
+    tests::fixture::entry,
 };
 
 /// A test that waits for longer has failed.

@@ -8,8 +8,8 @@ use tonic::{Code, Status, Streaming};
 use super::fleet::{Agent, Fleet};
 use crate::messaging::{
     Outcome, Packet,
-    frame::{self, Content, Hello, tests::hello},
-    packet::tests::packet,
+    frame::{self, Content, Hello},
+    tests::fixture::{hello, packet},
 };
 
 /// A peer that sends whatever frames a test makes.

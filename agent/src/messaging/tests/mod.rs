@@ -2,6 +2,7 @@
 
 mod broadcasts;
 mod exchange;
+pub(super) mod fixture;
 mod fleet;
 mod liars;
 mod simulation;

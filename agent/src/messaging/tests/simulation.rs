@@ -13,7 +13,7 @@ use crate::messaging::{
     inbox::{Handed, Inbox, MAX_HANDLING, Received, is_handled},
     memory::Memory,
     outbox::Outbox,
-    packet::tests::packet,
+    tests::fixture::packet,
 };
 
 /// Maximum size of a payload in a history, large enough that credits run out.
@@ -135,7 +135,7 @@ impl World {
             Step::Write => self.write(),
             Step::Arrive => self.arrive(),
             Step::Return => self.come_back(),
-            Step::Handle => self.handling.extend(self.inbox.next()),
+            Step::Handle => self.handling.extend(self.inbox.hand_out()),
             Step::Finish { which, accepts } => self.finish(which, accepts, true),
             Step::FinishAndDie { which } => {
                 self.finish(which, true, false);
