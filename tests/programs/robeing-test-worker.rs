@@ -88,6 +88,8 @@ async fn attach(address: &str, argv: &[String]) -> Result<(), Box<dyn std::error
                     outgoing.send(FromProcess { message: Some(from_process::Message::Health(health)) }).await?;
                 }
                 Some(to_process::Message::Welcome(_)) => {}
+                // Its Hello did not announce that it handles messages, and it sends none.
+                Some(to_process::Message::Incoming(_) | to_process::Message::SendOutcome(_)) => {}
                 None => return Ok(()),
             },
             Some(ended) = tasks.join_next() => {

@@ -94,6 +94,8 @@ pub fn is_handled(outcome: &Outcome) -> bool {
 struct Queued {
     packet: Packet,
     deadline: u64,
+    /// The run of the peer that sent it.
+    incarnation: u64,
 }
 
 #[derive(Default)]
@@ -106,6 +108,8 @@ struct Lane {
     received: u64,
     granted: u64,
     latest: u64,
+    /// The highest number that was handed out, of this run of the peer.
+    handed: u64,
 }
 
 impl Lane {
@@ -123,6 +127,7 @@ impl Lane {
 struct Peer {
     lanes: [Lane; LANES],
     is_connected: bool,
+    incarnation: u64,
 }
 
 /// The packets that an agent has received and not handled yet.
@@ -156,6 +161,14 @@ impl Inbox {
         limits
     }
 
+    /// Sets which run of the peer's process the stream is with. Another run numbers its packets anew.
+    pub fn identify(&mut self, peer: &Arc<str>, incarnation: u64) {
+        let Some(peer) = self.peers.get_mut(peer) else { return };
+        if std::mem::replace(&mut peer.incarnation, incarnation) != incarnation {
+            peer.lanes.iter_mut().for_each(|lane| lane.handed = 0);
+        }
+    }
+
     /// Ends the stream with a peer. Packets that have arrived are handled nevertheless.
     pub fn disconnect(&mut self, peer: &Arc<str>) {
         if let Some(known) = self.peers.get_mut(peer) {
@@ -179,9 +192,15 @@ impl Inbox {
         }
         let Some(known) = self.peers.get_mut(peer) else { return Ok(Received::Pending) };
         let lane = &mut known.lanes[priority.lane()];
+        if packet.seq <= lane.handed {
+            // An earlier copy was too late to be handled, and packets after it were handed out since: so is this one.
+            self.memory.release(&packet.sender, packet.id);
+            return Ok(Received::Repeated(Outcome::DeadlinePassed { maybe_handled: true }));
+        }
         let was_ready = lane.is_ready();
         lane.bytes += cost;
-        lane.queue.push_back(Queued { deadline: now.saturating_add(packet.deadline_in_ms), packet });
+        let (deadline, incarnation) = (now.saturating_add(packet.deadline_in_ms), known.incarnation);
+        lane.queue.push_back(Queued { packet, deadline, incarnation });
         if !was_ready && lane.is_ready() {
             self.ready[priority.lane()].push_back(Arc::clone(peer));
         }
@@ -218,11 +237,14 @@ impl Inbox {
                 continue;
             }
             let Some(peer) = self.ready[index].pop_front() else { continue };
-            let lane = self.peers.get_mut(&peer).map(|peer| &mut peer.lanes[index]);
-            let Some(lane) = lane else { continue };
-            let Some(Queued { packet, deadline }) = lane.queue.pop_front() else { continue };
+            let Some(known) = self.peers.get_mut(&peer) else { continue };
+            let lane = &mut known.lanes[index];
+            let Some(Queued { packet, deadline, incarnation }) = lane.queue.pop_front() else { continue };
             lane.bytes -= packet.cost();
             lane.is_busy = true;
+            if incarnation == known.incarnation {
+                lane.handed = packet.seq;
+            }
             self.handling += 1;
             return Some(Handed { packet, peer, deadline });
         }
@@ -375,8 +397,27 @@ mod tests {
         let handed = inbox.hand_out().unwrap();
         let passed = Outcome::DeadlinePassed { maybe_handled: false };
         assert_eq!(finish(&mut inbox, &handed, &passed), [name("a")]);
+        inbox.connect(&name("m"));
+        let relayed = Packet { seq: 9, ..from("a", 1, 5) };
+        assert_eq!(inbox.receive(0, &name("m"), relayed), Ok(Received::Queued), "by way of a messenger");
+    }
+
+    #[test]
+    fn what_came_too_late_is_not_handled_after_what_followed_it() {
+        let mut inbox = inbox(&["a"]);
+        inbox.identify(&name("a"), 1);
+        receive(&mut inbox, &from("a", 1, 5)).unwrap();
+        receive(&mut inbox, &from("a", 2, 5)).unwrap();
+        let handed = inbox.hand_out().unwrap();
+        finish(&mut inbox, &handed, &Outcome::DeadlinePassed { maybe_handled: false });
+        assert_eq!(inbox.hand_out().unwrap().packet.seq, 2);
         inbox.connect(&name("a"));
-        assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued));
+        inbox.identify(&name("a"), 1);
+        let late = Received::Repeated(Outcome::DeadlinePassed { maybe_handled: true });
+        assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(late));
+        inbox.connect(&name("a"));
+        inbox.identify(&name("a"), 2);
+        assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued), "another run numbers its packets anew");
     }
 
     #[test]

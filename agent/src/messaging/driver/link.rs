@@ -301,6 +301,7 @@ impl Task {
                 "an agent has forgotten which messages it handled; those without an outcome may be handled twice"
             );
         }
+        self.shared.inbox().identify(&self.link.peer, stream.hello.incarnation);
         self.active = Instant::now();
         self.credits.clear();
         self.shared.metrics.streams.inc();
