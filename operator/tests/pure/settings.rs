@@ -124,6 +124,7 @@ fn check_coordinators(cluster: &RobeingCluster, built: &Built) {
             max_attempts: recovery.max_attempts,
             weights: (&cluster.spec.scheduling.weights).into(),
             authority: AuthorityConfig {
+                join: None,
                 directory: Some(PathBuf::from(names::AUTHORITY_DIRECTORY)),
                 enrolment: match cluster.spec.identity.enrolment {
                     robeing_crds::Enrolment::Proof => None,
