@@ -91,8 +91,8 @@ impl Component {
     }
 }
 
-/// Returns the name of the coordinators' StatefulSet, headless Service, ConfigMap, ServiceAccount, budget and
-/// NetworkPolicy.
+/// Returns the name of the coordinators' StatefulSet, headless Service, ConfigMap, ServiceAccount, Role, RoleBinding,
+/// budget and NetworkPolicy.
 pub fn coordinators(cluster: &str) -> String {
     format!("{cluster}-coordinators")
 }
@@ -116,6 +116,16 @@ pub fn authority(cluster: &str) -> String {
 /// Returns the name of the ConfigMap with the trusted authorities.
 pub fn trust(cluster: &str) -> String {
     format!("{cluster}-trust")
+}
+
+/// Returns the name of the ServiceAccount, Role and RoleBinding of people who use the fleet.
+pub fn user(cluster: &str) -> String {
+    format!("{cluster}-user")
+}
+
+/// Returns the name of the ServiceAccount, Role and RoleBinding of people who administer the fleet.
+pub fn administrator(cluster: &str) -> String {
+    format!("{cluster}-admin")
 }
 
 /// Returns the name of the Secret with a pool's join secret.

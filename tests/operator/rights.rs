@@ -45,10 +45,21 @@ fn no_right_is_a_wildcard_and_none_reaches_further_than_its_purpose() {
 }
 
 #[test]
-fn the_operator_holds_the_right_that_it_grants() {
-    let operators = rules(&operator(&["--set", "rbac.userRoles=false"]));
-    let asks = |(_, rule): &(String, Value)| words(&rule["resources"]).contains(&"localsubjectaccessreviews");
-    assert!(operators.iter().any(asks), "the API server would refuse the coordinators' Role");
+fn the_operator_holds_the_rights_that_it_grants_and_of_those_no_more() {
+    for settings in [&["--set", "rbac.userRoles=false"][..], &["--set", "watchNamespaces={a}"]] {
+        let operators = rules(&operator(settings));
+        for (resource, verbs) in [
+            ("localsubjectaccessreviews", &["create"][..]),
+            ("robeingclusters/tasks", &["get", "create"]),
+            ("robeingclusters/messages", &["create"]),
+            ("robeingclusters/votes", &["create"]),
+            ("robeingclusters/admin", &["update"]),
+        ] {
+            let rules = operators.iter().filter(|(_, rule)| words(&rule["resources"]).contains(&resource));
+            let held: Vec<&str> = rules.flat_map(|(_, rule)| words(&rule["verbs"])).collect();
+            assert_eq!(held, verbs, "the API server would refuse the Roles of fleets: {resource}, {settings:?}");
+        }
+    }
 }
 
 #[test]

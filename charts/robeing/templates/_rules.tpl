@@ -31,8 +31,8 @@ namespace. The comment above each rule states its purpose.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch, delete]
-# A Role and a RoleBinding let the coordinators of each fleet ask what people may do, with the right below. It can grant
-# no right that it does not have itself.
+# A Role and a RoleBinding let the coordinators of each fleet ask what people may do, and two more are for those who use
+# and administer the fleet. It can grant no right that it does not have itself: the ones below.
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
   verbs: [get, list, watch, create, patch, delete]
@@ -40,6 +40,18 @@ namespace. The comment above each rule states its purpose.
 - apiGroups: [authorization.k8s.io]
   resources: [localsubjectaccessreviews]
   verbs: [create]
+# It does not use this right, which it grants to the accounts of each fleet for people: to submit and read tasks.
+- apiGroups: [robeing.io]
+  resources: [robeingclusters/tasks]
+  verbs: [get, create]
+# It does not use this right, which it grants to the same accounts: to send messages and vote.
+- apiGroups: [robeing.io]
+  resources: [robeingclusters/messages, robeingclusters/votes]
+  verbs: [create]
+# It does not use this right, which it grants to the account of each fleet for those who administer it.
+- apiGroups: [robeing.io]
+  resources: [robeingclusters/admin]
+  verbs: [update]
 # Draining nodes evicts one coordinator at a time.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

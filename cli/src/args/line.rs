@@ -66,8 +66,9 @@ pub fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
         return Err(grammar.error(ErrorKind::ArgumentConflict, sentence));
     }
     let elsewhere = ["endpoint", "fleet"].into_iter().find(is_given);
-    let on_kubernetes = ["cluster", "namespace", "context", "kubeconfig"].into_iter().find(is_given);
+    let on_kubernetes = ["cluster", "namespace", "context", "kubeconfig", "service_account"].into_iter().find(is_given);
     if let (Some(one), Some(other)) = (elsewhere, on_kubernetes) {
+        let other = other.replace('_', "-");
         let sentence = format!("the argument '--{one}' cannot be used with '--{other}': they name different fleets");
         return Err(grammar.error(ErrorKind::ArgumentConflict, sentence));
     }

@@ -108,6 +108,12 @@ pub struct Connection {
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
+    /// The ServiceAccount whose token shows the fleet on Kubernetes who you are; you must have the right to create
+    /// serviceaccounts/token for it. Without it, NAME-user of the RobeingCluster NAME, or NAME-admin for commands that
+    /// administer the fleet
+    #[arg(long, global = true, value_name = "NAME", value_parser = object_name)]
+    pub service_account: Option<String>,
+
     /// How long a call is retried while the fleet does not answer, for example during a leader election
     #[arg(
         long,
@@ -151,6 +157,7 @@ impl Connection {
             context: self.context.clone(),
             namespace: self.namespace.clone(),
             cluster: self.cluster.clone(),
+            service_account: self.service_account.clone(),
         };
         if place != Location::default() {
             return Target::Kubernetes(place);

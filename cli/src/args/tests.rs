@@ -107,8 +107,12 @@ fn a_cluster_is_on_kubernetes() {
             namespace: Some("ns".into()),
             context: Some("x".into()),
             kubeconfig: Some("f".into()),
-            ..named
+            ..named.clone()
         })
+    );
+    assert_eq!(
+        target("robeing", "status --cluster c --service-account a"),
+        Target::Kubernetes(Location { service_account: Some("a".into()), ..named })
     );
     assert_eq!(
         target("robeing", "status --namespace ns"),
@@ -221,6 +225,8 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("status --cluster c --endpoint a:1", "cannot be used with"),
         ("--fleet f status -n ns", "'--fleet' cannot be used with '--namespace'"),
         ("status --kubeconfig f --endpoint a:1", "'--endpoint' cannot be used with '--kubeconfig'"),
+        ("--fleet f status --service-account a", "'--fleet' cannot be used with '--service-account'"),
+        ("status --service-account a/b", "invalid value"),
         ("status --cluster a/b", "invalid value"),
         ("status --namespace A", "invalid value"),
         ("status --namespace -a", "unexpected argument"),

@@ -24,6 +24,8 @@ use super::*;
 /// State shared by all endpoints of a stub, as in a fleet.
 #[derive(Default)]
 pub struct Shared {
+    /// The authorization of each query of the status, if it had one.
+    pub authorizations: Vec<Option<String>>,
     /// How often each id was accepted as new.
     pub accepted: HashMap<String, usize>,
     /// Maximum number of tasks that were unanswered at the same time.
@@ -213,8 +215,11 @@ impl Fleet for Stub {
         Ok(Response::new(ListAgentsResponse::default()))
     }
 
-    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<FleetStatus>, Status> {
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<FleetStatus>, Status> {
         self.begin().await?;
+        let authorization = request.metadata().get("authorization");
+        let authorization = authorization.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        self.shared().authorizations.push(authorization);
         Ok(Response::new(FleetStatus { cluster_id: "stub".into(), ..Default::default() }))
     }
 

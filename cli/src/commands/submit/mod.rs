@@ -19,6 +19,7 @@ use crate::{
     error::CliError,
     exit::Exit,
     inputs::LineInput,
+    kubernetes::Access,
     render::{note, plural, role_word, short_duration},
 };
 
@@ -36,7 +37,8 @@ const MANY: usize = 2;
 /// Submits the tasks, unless interrupted by Ctrl-C.
 pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let prepare = async { Ok::<_, CliError>((specs(&args, args.read_inputs().await?), client(fleet, None).await?)) };
+    let prepare =
+        async { Ok::<_, CliError>((specs(&args, args.read_inputs().await?), client(fleet, None, Access::Use).await?)) };
     let (specs, client) = tokio::select! {
         prepared = prepare => prepared?,
         _ = interrupt.recv() => return Ok(interrupted(UNSENT)),

@@ -29,8 +29,8 @@ pub(super) fn pool_account(fleet: &ValidatedCluster, pool: &FleetPool) -> Servic
     account(fleet, names::pool(&fleet.name, &pool.name))
 }
 
-/// Returns a ServiceAccount whose token is not mounted: the pods' volumes contain the tokens that their processes need.
-fn account(fleet: &ValidatedCluster, name: String) -> ServiceAccount {
+/// Returns a ServiceAccount whose token is not mounted: the volumes of pods contain the tokens that their processes need.
+pub(super) fn account(fleet: &ValidatedCluster, name: String) -> ServiceAccount {
     ServiceAccount {
         metadata: metadata(fleet, name),
         automount_service_account_token: Some(false),

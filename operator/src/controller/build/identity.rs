@@ -1,18 +1,14 @@
 //! What the members of a fleet need to prove who they are: the files and variables in their pods, the ConfigMap with
-//! the trusted authorities, the Secrets, and the coordinators' right to ask what people may do. Nothing in a pod
-//! template changes when an authority or a secret is rotated.
+//! the trusted authorities, and the Secrets. Nothing in a pod template changes when an authority or a secret is rotated.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
     ByteString,
-    api::{
-        core::v1::{
-            ConfigMap, ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile, EnvVar, KeyToPath,
-            ObjectFieldSelector, ProjectedVolumeSource, Secret, SecretProjection, SecretVolumeSource,
-            ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
-        },
-        rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+    api::core::v1::{
+        ConfigMap, ConfigMapProjection, Container, DownwardAPIProjection, DownwardAPIVolumeFile, EnvVar, KeyToPath,
+        ObjectFieldSelector, ProjectedVolumeSource, Secret, SecretProjection, SecretVolumeSource,
+        ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
@@ -26,7 +22,7 @@ use crate::{
             authority::{KEYS_OF_COORDINATORS, TRUST_KEY},
             join::JOIN_KEY,
         },
-        validate::{self, FleetPool, Proof, Transport, ValidatedCluster},
+        validate::{FleetPool, Proof, Transport, ValidatedCluster},
     },
     names::{self, AUTHORITY_DIRECTORY, IDENTITY_DIRECTORY, IDENTITY_VOLUME},
 };
@@ -41,7 +37,6 @@ const TOKEN_SECONDS: i64 = 3_600;
 const TOKEN_FILE: &str = "token";
 /// The mode of files in these volumes, 0440: for the group of the pod's volumes, which every container is in.
 const PRIVATE_MODE: i32 = 0o440;
-const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
 /// The names of the volumes that the coordinators' pods have; a template can't have one of these names.
 pub const COORDINATOR_VOLUMES: [&str; 2] = [IDENTITY_VOLUME, API_VOLUME];
@@ -188,32 +183,6 @@ pub(super) fn trust(fleet: &ValidatedCluster) -> Option<ConfigMap> {
     let data = BTreeMap::from([(TRUST_KEY.to_owned(), trust.clone())]);
     let metadata = metadata(fleet, names::trust(&fleet.name));
     Some(ConfigMap { metadata, data: Some(data), ..ConfigMap::default() })
-}
-
-/// Returns the coordinators' right to ask the API server what people may do in the fleet's namespace.
-pub(super) fn access_role(fleet: &ValidatedCluster) -> Role {
-    let rule = PolicyRule {
-        api_groups: Some(vec!["authorization.k8s.io".into()]),
-        resources: Some(vec!["localsubjectaccessreviews".into()]),
-        verbs: vec!["create".into()],
-        ..PolicyRule::default()
-    };
-    Role { metadata: metadata(fleet, names::coordinators(&fleet.name)), rules: Some(vec![rule]) }
-}
-
-/// Returns the binding that gives the coordinators this right.
-pub(super) fn access_binding(fleet: &ValidatedCluster) -> RoleBinding {
-    let name = names::coordinators(&fleet.name);
-    RoleBinding {
-        metadata: metadata(fleet, name.clone()),
-        role_ref: RoleRef { api_group: RBAC_GROUP.into(), kind: "Role".into(), name },
-        subjects: Some(vec![Subject {
-            kind: "ServiceAccount".into(),
-            name: validate::coordinators_account(fleet),
-            namespace: Some(fleet.namespace.clone()),
-            api_group: None,
-        }]),
-    }
 }
 
 /// The data and the annotations of a Secret of the operator's. One without a value is to be removed.

@@ -9,6 +9,7 @@ mod identity;
 mod pod;
 mod pool;
 mod pull;
+mod rights;
 mod services;
 
 use std::collections::BTreeSet;
@@ -75,12 +76,13 @@ pub fn build(fleet: &ValidatedCluster, coordinators: u32, member_high_water: u32
     };
     let own = fleet.coordinator_template.service_account_name.as_ref();
     objects.extend(account(own, &access::coordinators_account(fleet))?);
+    // Before the trusted authorities: whoever can read those may expect that the accounts exist.
+    objects.extend(rights::of_people(fleet)?);
     if let Some(trust) = identity::trust(fleet) {
         objects.push(desired(&trust)?);
     }
+    objects.extend(rights::of_coordinators(fleet)?);
     objects.extend([
-        desired(&identity::access_role(fleet))?,
-        desired(&identity::access_binding(fleet))?,
         desired(&services::first_membership(fleet))?,
         desired(&services::headless(fleet))?,
         desired(&services::client(fleet))?,

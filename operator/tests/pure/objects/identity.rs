@@ -177,3 +177,41 @@ fn what_a_container_mounts_where_the_identity_is_has_its_pool_refused() {
     let refused = fleet.refused.iter().find(|refused| refused.name == "data").expect("the pool is refused");
     assert_eq!(refused.reason, "MountPathTaken");
 }
+
+#[test]
+fn people_have_an_account_to_use_the_fleet_and_one_to_administer_it_which_no_pod_runs_as() {
+    let objects = with(Transport::Strict, Proof::Token);
+    let group = json!(["robeing.io"]);
+    let rule = |resources: Value, verbs: Value| json!({"apiGroups": group, "resources": resources, "verbs": verbs, "resourceNames": ["full"]});
+    let using = [
+        rule(json!(["robeingclusters/tasks"]), json!(["get", "create"])),
+        rule(json!(["robeingclusters/messages", "robeingclusters/votes"]), json!(["create"])),
+    ];
+    let administering = [&using[..], &[rule(json!(["robeingclusters/admin"]), json!(["update"]))]].concat();
+    for (name, rules) in [("full-user", &using[..]), ("full-admin", &administering)] {
+        assert_eq!(object(&objects, "Role", name).object.data["rules"], json!(rules), "{name}");
+        let binding = &object(&objects, "RoleBinding", name).object.data;
+        assert_eq!((&binding["roleRef"]["name"], &binding["subjects"][0]["name"]), (&name.into(), &name.into()));
+        let account = object(&objects, "ServiceAccount", name);
+        assert_eq!(account.object.data["automountServiceAccountToken"], false);
+        let owner = account.object.metadata.owner_references.clone().unwrap_or_default();
+        assert_eq!(owner.first().map(|owner| owner.kind.as_str()), Some("RobeingCluster"), "it goes with the fleet");
+        for (workload, template) in templates(&objects) {
+            assert_ne!(template["spec"]["serviceAccountName"], name, "{workload}");
+        }
+    }
+}
+
+#[test]
+fn the_agents_of_a_pool_never_get_the_rights_of_people() {
+    // An earlier version of the schema allowed these names of pools.
+    let mut cluster = cluster(FULL);
+    cluster.spec.pools[0].name = "admin".into();
+    let objects = objects(&fleet(&cluster));
+    let named = |name: &str| {
+        let kinds = objects.iter().filter(|desired| desired.name() == name).map(|desired| desired.kind.kind.clone());
+        kinds.collect::<Vec<_>>()
+    };
+    assert_eq!(named("full-admin"), ["ServiceAccount", "Deployment"], "they are the pool's");
+    assert_eq!(named("full-user"), ["ServiceAccount", "Role", "RoleBinding"]);
+}
