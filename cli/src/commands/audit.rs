@@ -14,6 +14,7 @@ use crate::{
     args::{AuditArgs, Connection, Format},
     error::CliError,
     exit::Exit,
+    kubernetes::Access,
     render::{Document, audit_line, audit_table, note, write_line},
 };
 
@@ -23,7 +24,7 @@ const PAGE: u32 = 1_000;
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn list(args: AuditArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let client = client(fleet, None).await?;
+    let client = client(fleet, None, Access::Administer).await?;
     let mut log = Log { client, after: args.after };
     let format = args.output.output;
     if format == Format::Table && !args.follow {

@@ -11,11 +11,12 @@ use crate::{
     args::{BarArgs, Connection, ReleaseArgs},
     error::CliError,
     exit::Exit,
+    kubernetes::Access,
     render::{print_one, printable},
 };
 
 pub(super) async fn bar(args: BarArgs, kind: BarKind, fleet: &Connection) -> Result<Exit, CliError> {
-    let client = client(fleet, None).await?;
+    let client = client(fleet, None, Access::Administer).await?;
     // Before it is barred, because the fleet forgets a removed agent.
     let is_known = is_known(&client, &args.agent).await?;
     let request = BarAgentRequest { agent: args.agent.clone(), kind: kind.into(), reason: args.reason };
@@ -49,7 +50,7 @@ fn barred_text(agent: &str, kind: BarKind, is_known: Option<bool>) -> String {
 }
 
 pub(super) async fn release(args: ReleaseArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let client = client(fleet, None).await?;
+    let client = client(fleet, None, Access::Administer).await?;
     let released = client.release_agent(ReleaseAgentRequest { agent: args.agent.clone() }).await?;
     print_one(&mut io::stdout().lock(), args.output.output, &released, |released| {
         released_text(&args.agent, released.released)

@@ -17,6 +17,7 @@ use crate::{
     args::{Connection, CreateClientArgs},
     error::CliError,
     exit::Exit,
+    kubernetes::Access,
     render::moment,
 };
 
@@ -69,7 +70,7 @@ pub(super) async fn create(args: CreateClientArgs, fleet: &Connection) -> Result
     files.check_absent()?;
     let key = PrivateKey::generate().map_err(CredentialError::from)?;
     let signing_request = key.request().map_err(CredentialError::from)?.into();
-    let client = client(fleet, None).await?;
+    let client = client(fleet, None, Access::Administer).await?;
     let valid_for = Some(duration(args.valid_for));
     let request = CertifyClientRequest { name: args.name.clone(), signing_request, valid_for };
     let contents = contents(&key, &client.certify_client(request).await?).map_err(CredentialError::from)?;

@@ -10,11 +10,12 @@ use crate::{
     args::{Connection, CreateTokenArgs, Format},
     error::CliError,
     exit::Exit,
+    kubernetes::Access,
     render::{moment, note, print_one, printable},
 };
 
 pub(super) async fn create(args: CreateTokenArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let client = client(fleet, None).await?;
+    let client = client(fleet, None, Access::Administer).await?;
     let request = CreateJoinTokenRequest {
         role: args.role.map_or(Role::Unspecified, Role::from).into(),
         pool: args.pool.unwrap_or_default(),
