@@ -38,13 +38,17 @@ async fn is_known(client: &FleetClient, agent: &str) -> Result<Option<bool>, Cli
 
 fn barred_text(agent: &str, kind: BarKind, is_known: Option<bool>) -> String {
     let agent = printable(agent);
-    let (what, is_forgotten) = match kind {
-        BarKind::Removed => ("removed", ", and the fleet forgets it"),
-        BarKind::Quarantined | BarKind::Unspecified => ("quarantined", ""),
+    let (what, effect) = match kind {
+        BarKind::Removed => {
+            ("removed", "its tasks run elsewhere, its certificate is refused, and the fleet forgets it")
+        }
+        BarKind::Quarantined | BarKind::Unspecified => {
+            ("quarantined", "its tasks run elsewhere, and its certificate is refused")
+        }
     };
     let effect = match is_known {
-        Some(false) => "the fleet knows no agent of this name now, and will refuse one that comes".to_owned(),
-        _ => format!("its tasks run elsewhere, and its certificate is refused{is_forgotten}"),
+        Some(false) => "the fleet knows no agent of this name now, and will refuse one that comes",
+        _ => effect,
     };
     format!("agent {agent} is {what}: {effect}; `robeing release {agent}` lets it in again\n")
 }
@@ -81,7 +85,7 @@ mod tests {
         ];
         insta::assert_snapshot!(texts.concat(), @r"
         agent data-0 is quarantined: its tasks run elsewhere, and its certificate is refused; `robeing release data-0` lets it in again
-        agent data-0 is removed: its tasks run elsewhere, and its certificate is refused, and the fleet forgets it; `robeing release data-0` lets it in again
+        agent data-0 is removed: its tasks run elsewhere, its certificate is refused, and the fleet forgets it; `robeing release data-0` lets it in again
         agent data- [31m is removed: the fleet knows no agent of this name now, and will refuse one that comes; `robeing release data- [31m` lets it in again
         agent data-0 is released: it may be in the fleet again
         agent data-0 is not barred, so nothing has changed

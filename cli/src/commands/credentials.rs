@@ -73,8 +73,8 @@ pub(super) fn security(connection: &Connection, endpoints: &[String]) -> Result<
     }
     if endpoints.iter().filter_map(|endpoint| endpoint.parse::<Address>().ok()).any(|address| address.is_https()) {
         return Err(CredentialError::Missing(
-            "an https endpoint must prove who it is: give --trust FILE, the certificates of the authorities to trust \
-             (http:// also speaks TLS, to whoever answers)",
+            "an https endpoint must prove who it is: give --trust FILE, the certificates of the authorities to trust, \
+             or --ca DIR (http:// also speaks TLS, to whoever answers)",
         ));
     }
     Ok(Security::opportunistic()?)
