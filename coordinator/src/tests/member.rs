@@ -104,14 +104,20 @@ impl TestMember {
         Ok(response)
     }
 
-    /// Opens a session, and returns the first message in it.
+    /// Opens a session, and returns it with the first message in it.
     pub async fn open(&self, fleet: &TestFleet, at: usize, hello: internal::Hello) -> Result<Opened, Status> {
         let (sender, messages) = mpsc::channel(1);
         sender.send(AgentMessage { message: Some(FromAgent::Hello(hello)) }).await.expect("there is room");
         let mut client = limited!(SessionClient::new(self.channel(fleet, at)));
         let mut told = client.open(ReceiverStream::new(messages)).await?.into_inner();
-        let first = timeout(PATIENCE, told.message()).await.expect("in time")?;
-        let first = first.and_then(|message| message.message).expect("a message");
+        let first = loop {
+            let next = timeout(PATIENCE, told.message()).await.expect("in time")?;
+            match next.and_then(|message| message.message).expect("a message") {
+                // It takes as long as the log takes.
+                ToAgent::Opening(_) => {}
+                first => break first,
+            }
+        };
         Ok(Opened { first, _sender: sender, _told: told })
     }
 }

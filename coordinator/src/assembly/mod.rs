@@ -1,9 +1,10 @@
 //! Assembles a coordinator: only this module creates its handles, starts its tasks and builds its services. Every other
 //! module receives just the handles that it uses.
 
+mod consensus;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use robeing_fleet::{Fleet, FleetConfig};
 use robeing_net::{gate::gated, limited};
 use robeing_proto::{
     FILE_DESCRIPTOR_SET,
@@ -19,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 use tracing::{info, warn};
 
+use self::consensus::{Consensus, election_timing};
 use crate::{
     CoordinatorError,
     api::{
@@ -50,9 +52,8 @@ use crate::{
         membership_change::MembershipChange,
         quorum_contact::ContactKeeper,
         recoveries,
-        role::{self, RaftRole},
         score::{ScoreKeeper, Scores},
-        sessions::{SessionTable, SessionTiming, opening::SessionOpener},
+        sessions::opening::SessionOpener,
         stalls::StallWatch,
         standing::Standing,
         transfer::Transfer,
@@ -64,19 +65,11 @@ use crate::{
     metrics,
     outside::Outside,
     propose::Proposer,
-    raft::{
-        self, ConsensusServer, PeerNetwork, RaftHandle, Restraint, SharedFleet, SnapshotStats, StateMachine, Timing,
-        audit::{self, VOTE_FOUND},
-        log::Log,
-    },
+    raft::{ConsensusServer, RaftHandle, Restraint, SnapshotStats, log::Log},
     read::StateReader,
     upkeep::{self, SnapshotKeeper},
     warnings::Warnings,
 };
-
-/// Of the entries that a new snapshot covers, the log keeps the newest: as many as `1 / ENTRIES_KEPT_SHARE` of the
-/// entries between two snapshots.
-const ENTRIES_KEPT_SHARE: u32 = 100;
 
 /// Pause before recording that the log has begun is retried.
 const NOTE_RETRY: Duration = Duration::from_secs(5);
@@ -149,65 +142,6 @@ pub async fn assemble(
         transfer: parts.change.transfer,
         contradicted,
     })
-}
-
-fn election_timing(config: &CoordinatorConfig) -> Timing {
-    Timing { election_min: config.election_timeout_min, election_max: config.election_timeout_max }
-}
-
-fn session_timing(config: &CoordinatorConfig) -> SessionTiming {
-    SessionTiming {
-        heartbeat_interval: config.heartbeat_interval,
-        timeout: config.session_timeout,
-        health_check_interval: config.health_check_interval,
-        grace: config.disconnect_grace,
-    }
-}
-
-/// The handles of the parts that replicate the log and apply it.
-struct Consensus {
-    raft: RaftHandle,
-    log: Log,
-    fleet: SharedFleet,
-    observer: Arc<ApplyObserver>,
-    role: watch::Receiver<RaftRole>,
-    proposer: Proposer,
-    clock: FleetClock,
-    snapshots: Arc<SnapshotStats>,
-}
-
-impl Consensus {
-    async fn start(
-        config: &CoordinatorConfig,
-        outside: &Outside,
-        id: raft::NodeId,
-        log: Log,
-        lifetime: &Lifetime,
-    ) -> Result<Self, CoordinatorError> {
-        let (platform, transport) = (&outside.platform, &outside.transport);
-        log.step_past_promise(id);
-        audit::tell_vote(VOTE_FOUND, id, log.vote());
-        let observer = Arc::new(ApplyObserver::new(SessionTable::new(session_timing(config))));
-        let fleet = SharedFleet::new(Fleet::new(FleetConfig::default()));
-        let disk = Arc::clone(&platform.disk);
-        let clock = FleetClock::new(id, Arc::clone(&platform.clock));
-        let state_machine =
-            StateMachine::open(disk, &config.data, fleet.clone(), Arc::clone(&observer) as _, &log, clock.clone())
-                .await?;
-        let snapshots = state_machine.stats();
-        let network = PeerNetwork::new(transport.clone(), clock.clone());
-        let seed = platform.random.next_u64();
-        let kept = u64::from(config.snapshot_after / ENTRIES_KEPT_SHARE);
-        let raft = raft::start(id, election_timing(config), kept, network, log.clone(), state_machine, seed)
-            .await
-            .map_err(CoordinatorError::Consensus)?;
-        let (sender, role) = watch::channel(RaftRole::Leaderless);
-        lifetime.spawn(role::watch(id, raft.clone(), sender, clock.clone()));
-        let (proposer, driver) =
-            Proposer::new(id, raft.clone(), fleet.clone(), role.clone(), transport.clone(), clock.clone());
-        lifetime.spawn(driver.run());
-        Ok(Self { raft, log, fleet, observer, role, proposer, clock, snapshots })
-    }
 }
 
 /// All handles of one coordinator during assembly. Nothing else has all of them; the functions below pick what each
