@@ -54,10 +54,11 @@ pub(crate) fn accepted(listener: Box<dyn Listener>, tls: Option<Tls>) -> impl St
                 Some((accept(listener).await, permit))
             };
             tokio::select! {
-                Some(greeted) = handshakes.next() => match greeted {
-                    Some(accepted) => return Some((Ok(accepted), state)),
-                    None => {}
-                },
+                Some(greeted) = handshakes.next() => {
+                    if let Some(accepted) = greeted {
+                        return Some((Ok(accepted), state));
+                    }
+                }
                 next = next, if handshakes.len() < MAX_HANDSHAKES => {
                     let (connection, permit) = next?;
                     match tls {
@@ -129,6 +130,7 @@ impl Connected for Accepted {
         self.info.clone()
     }
 }
+
 impl AsyncRead for Accepted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.connection).poll_read(cx, buf);

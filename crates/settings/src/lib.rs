@@ -208,18 +208,20 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
 }
 
 fn authority(sources: &Sources<'_>) -> Result<AuthorityConfig, ConfigError> {
-    let mut config = AuthorityConfig::default();
-    config.directory = sources.path(&settings::CA);
     let enrolment = sources.get(&settings::ENROLMENT).filter(|value| !value.text.is_empty());
-    config.enrolment = enrolment.map(|value| forms::enrolment(&value)).transpose()?;
+    let mut config = AuthorityConfig {
+        directory: sources.path(&settings::CA),
+        enrolment: enrolment.map(|value| forms::enrolment(&value)).transpose()?,
+        rights: sources.path(&settings::RIGHTS),
+        join: sources.path(&settings::JOIN),
+        ..AuthorityConfig::default()
+    };
     if let Some(value) = sources.get(&settings::TRUST_DOMAIN) {
         config.trust_domain = forms::trust_domain(&value)?;
     }
     if let Some(value) = sources.get(&settings::NAMESPACE) {
         config.namespace = forms::name(&value)?;
     }
-    config.rights = sources.path(&settings::RIGHTS);
-    config.join = sources.path(&settings::JOIN);
     Ok(config)
 }
 
