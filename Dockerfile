@@ -18,7 +18,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
  && cargo build --locked --profile image --target "$target" \
       --package robeing-operator --package robeing-agent --package robeing \
       --bin robeing-operator --bin robeing-agent --bin robeing \
- && mkdir -p /image /data \
+ && mkdir -p /image /data /join \
  && cp "target/$target/image/robeing-operator" "target/$target/image/robeing-agent" "target/$target/image/robeing" /image/
 
 FROM scratch
@@ -31,8 +31,9 @@ LABEL org.opencontainers.image.title="robeing" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /image/ /
-# A volume that is mounted here takes over whose it is.
+# A volume that is mounted at one of these takes over whose it is.
 COPY --from=build --chown=65532:65532 /data/ /var/lib/robeing/
+COPY --from=build --chown=65532:65532 /join/ /var/run/robeing/join/
 USER 65532:65532
 # What AGENT_ROLE says: a coordinator or an agent. The chart starts /robeing-operator; `docker exec … /robeing tasks` asks.
 ENTRYPOINT ["/robeing-agent"]

@@ -6,7 +6,8 @@ use prost::Message as _;
 
 /// The public packages, each with the file for its descriptors. Each is compiled alone, so that private messages can
 /// get into its descriptors only through an import.
-const PUBLIC: [(&str, &str); 2] = [("robeing/v1", "robeing.bin"), ("robeing/worker/v1", "worker.bin")];
+const PUBLIC: [(&str, &str); 3] =
+    [("robeing/v1", "robeing.bin"), ("robeing/worker/v1", "worker.bin"), ("robeing/message/v1", "message.bin")];
 /// The private package that processes of a fleet use among themselves. Its descriptors are not kept.
 const PRIVATE: &str = "robeing/internal/v1";
 

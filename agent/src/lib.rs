@@ -1,8 +1,9 @@
-//! The library of Robeing's agents: the session with the leader, and the executors. The binary `robeing-agent` runs
-//! these, or a coordinator.
+//! The library of Robeing's agents: the session with the leader, the executors, and messages between agents. The binary
+//! `robeing-agent` runs these, or a coordinator.
 
 pub mod executor;
 pub mod identity;
+pub mod messaging;
 pub mod runtime;
 pub mod session;
 

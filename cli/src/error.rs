@@ -3,9 +3,10 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use robeing_client::ClientError;
+use tonic::Code;
 
 use crate::{
-    commands::credentials::CredentialError,
+    commands::{clients::ClientFileError, credentials::CredentialError},
     dev::DevError,
     exit::Exit,
     inputs::InputError,
@@ -29,6 +30,9 @@ pub enum CliError {
     /// The credentials can't be used.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
+    /// The files of a client can't be written.
+    #[error(transparent)]
+    ClientFiles(#[from] ClientFileError),
     /// The inputs of the tasks are invalid.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -110,6 +114,20 @@ fn hint(error: &ClientError) -> &'static str {
             "; a majority of its coordinators must run: see `robeing status --local`, or wait longer with --request-timeout"
         }
         ClientError::NotAFleet { .. } => "; name one with --endpoint or ROBEING_ENDPOINT",
+        ClientError::Untrusted { .. } => {
+            "; name a coordinator of your fleet with --endpoint, or give the certificates of its authorities with --trust"
+        }
+        ClientError::CertificateRefused { .. } => {
+            "; make another certificate with `robeing client create`, and give it with --certificate and --private-key"
+        }
+        ClientError::NoTls { .. } => "; a fleet without TLS is called without --trust, --certificate and --ca",
+        ClientError::Refused { code: Code::Unauthenticated, .. } => {
+            "; give --trust with --certificate and --private-key (`robeing client create` makes them) or with \
+             --token-file, or --ca with the directory of the fleet's authority"
+        }
+        ClientError::Refused { code: Code::PermissionDenied, .. } => {
+            "; an administrator of the fleet can give you the right, or use other credentials"
+        }
         ClientError::BadEndpoint { .. } | ClientError::NotFound { .. } | ClientError::Refused { .. } => "",
     }
 }
@@ -127,11 +145,13 @@ impl CliError {
         match self {
             Self::Client { error } => match error {
                 ClientError::BadEndpoint { .. } => Exit::Usage,
-                ClientError::Unreachable { .. } | ClientError::Unavailable { .. } | ClientError::NotAFleet { .. } => {
-                    Exit::Unreachable
-                }
+                ClientError::Unreachable { .. }
+                | ClientError::Unavailable { .. }
+                | ClientError::NotAFleet { .. }
+                | ClientError::Untrusted { .. }
+                | ClientError::NoTls { .. } => Exit::Unreachable,
                 ClientError::NotFound { .. } => Exit::NotFound,
-                ClientError::Refused { .. } => Exit::Refused,
+                ClientError::Refused { .. } | ClientError::CertificateRefused { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
             Self::DevOnKubernetes { .. } => Exit::Usage,
@@ -144,10 +164,13 @@ impl CliError {
                 | DevError::Name { .. }
                 | DevError::NoSuchPorts { .. },
             ) => Exit::Usage,
+            Self::ClientFiles(ClientFileError::Exists { .. }) => Exit::Usage,
             Self::Credentials(_) | Self::Input(_) | Self::Usage(_) | Self::SeveralDevFleets { .. } => Exit::Usage,
             Self::NotFound(_) | Self::NoDevFleet { .. } => Exit::NotFound,
             Self::WaitTimedOut { .. } => Exit::TimedOut,
-            Self::Dev(_) | Self::Output(_) | Self::Render { .. } => Exit::Local,
+            Self::ClientFiles(ClientFileError::Write { .. }) | Self::Dev(_) | Self::Output(_) | Self::Render { .. } => {
+                Exit::Local
+            }
         }
     }
 
@@ -165,5 +188,47 @@ impl CliError {
     /// Returns whether the reader of the output closed the pipe, as `head` does. That is not reported as an error.
     pub fn is_broken_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_is_told_what_to_do() {
+        let refused = |code: Code, message: &str| ClientError::Refused { code, message: message.into() };
+        let (endpoint, problem) = ("http://c:8080".to_owned(), "it is a stranger".to_owned());
+        for (error, exit, sentence) in [
+            (
+                refused(Code::Unauthenticated, "who are you"),
+                Exit::Refused,
+                "the fleet refused (Unauthenticated): who are you; give --trust with --certificate",
+            ),
+            (
+                refused(Code::PermissionDenied, "client/ada may not call this"),
+                Exit::Refused,
+                "client/ada may not call this; an administrator of the fleet can give you the right",
+            ),
+            (
+                ClientError::Untrusted { endpoint: endpoint.clone(), problem },
+                Exit::Unreachable,
+                "the coordinator at http://c:8080 is not trusted: it is a stranger; name a coordinator of your fleet",
+            ),
+            (
+                ClientError::CertificateRefused { endpoint: endpoint.clone(), problem: "it has expired" },
+                Exit::Refused,
+                "refused the client's certificate: it has expired; make another certificate with `robeing client create`",
+            ),
+            (
+                ClientError::NoTls { endpoint },
+                Exit::Unreachable,
+                "does not speak TLS, so it can't prove who it is; a fleet without TLS is called without --trust",
+            ),
+        ] {
+            let error = CliError::from(error);
+            assert_eq!(error.exit(), exit, "{error}");
+            assert!(error.to_string().contains(sentence), "{error}");
+        }
     }
 }

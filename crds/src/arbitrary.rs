@@ -32,8 +32,8 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
         let room = (limits::MAX_CLUSTER_AND_POOL_NAME - name.len() as u32).min(limits::MAX_POOL_NAME);
         let pools = vec(pool(most_agents), 0..4);
         let pool_names = proptest::collection::btree_set(names("[a-z0-9]", room), 4);
-        let parts = (names("[a-z]", 63), pools, pool_names, coordinators(), recovery(), weights());
-        parts.prop_map(move |(namespace, mut pools, names, coordinators, recovery, weights)| {
+        let parts = (names("[a-z]", 63), pools, pool_names, coordinators(), recovery(), weights(), identity());
+        parts.prop_map(move |(namespace, mut pools, names, coordinators, recovery, weights, identity)| {
             for (pool, name) in pools.iter_mut().zip(names) {
                 pool["name"] = json!(name);
             }
@@ -43,6 +43,7 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
                 "pools": pools,
                 "recovery": recovery,
                 "scheduling": {"weights": weights},
+                "identity": identity,
             });
             json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}).to_string()
         })
@@ -217,6 +218,23 @@ fn ports() -> impl Strategy<Value = Value> {
 fn coordinators() -> impl Strategy<Value = Value> {
     let replicas = maybe(prop::sample::select(vec![1_u32, 3, 5, 7]));
     (replicas, template()).prop_map(|(replicas, template)| object([("replicas", replicas), ("template", template)]))
+}
+
+fn identity() -> impl Strategy<Value = Value> {
+    let longest = limits::MAX_TRUST_DOMAIN;
+    let domain = prop_oneof![matching("[-._a-z0-9]{1,20}"), matching(&format!("[a-z]{{{longest}}}"))];
+    let authority = matching("[a-z]{1,9}").prop_map(|name| json!({"secretName": name}));
+    let of = |values: [&'static str; 2]| maybe(prop::sample::select(values.to_vec()));
+    (of(["Proof", "Open"]), of(["Strict", "Permissive"]), maybe(domain), maybe(authority)).prop_map(
+        |(enrolment, transport, domain, authority)| {
+            object([
+                ("enrolment", enrolment),
+                ("transport", transport),
+                ("trustDomain", domain),
+                ("authority", authority),
+            ])
+        },
+    )
 }
 
 fn recovery() -> impl Strategy<Value = Value> {

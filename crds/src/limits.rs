@@ -58,6 +58,8 @@ pub const MAX_IMAGE: u32 = 512;
 /// Maximum length of the name of another Kubernetes object that a cluster refers to, in characters: Kubernetes' own
 /// limit.
 pub const MAX_OBJECT_NAME: u32 = 253;
+/// Maximum length of a trust domain, in characters: what coordinators accept.
+pub const MAX_TRUST_DOMAIN: u32 = 253;
 /// Maximum length of a quantity such as `1Gi`, in characters.
 pub const MAX_QUANTITY: u32 = 32;
 /// Maximum number of resource kinds in `requests` or `limits`.

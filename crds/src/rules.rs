@@ -97,6 +97,31 @@ pub(crate) fn scaled_pool_is_a_pool() -> Rule {
     .field_path(".spec.scaledPool")
 }
 
+/// The name of the Secret in which the operator keeps a cluster's authority is `<cluster>-authority`.
+pub(crate) fn authority_is_not_the_operators() -> Rule {
+    rule(
+        "!has(self.spec.identity) || !has(self.spec.identity.authority) || \
+         self.spec.identity.authority.secretName != self.metadata.name + '-authority'",
+        "This Secret is the operator's own, for the authority that members are certified by; name a Secret of yours.",
+    )
+    .field_path(".spec.identity.authority.secretName")
+}
+
+pub(crate) fn trust_domain_form() -> Rule {
+    rule(
+        "self.matches('^[-._a-z0-9]+$')",
+        "The trust domain must be lower-case letters, digits, '-', '.' and '_', such as robeing.local.",
+    )
+}
+
+pub(crate) fn trust_domain_is_kept() -> Rule {
+    rule(
+        "self == oldSelf",
+        "The trust domain is part of the names of all members and cannot be changed after the cluster was made; put it \
+         back, or make a new RobeingCluster.",
+    )
+}
+
 pub(crate) fn agent_ports_differ() -> Rule {
     rule(
         "self.grpc != self.metrics && self.grpc != self.attach && self.metrics != self.attach",
@@ -153,8 +178,8 @@ pub(crate) fn pool_name_form() -> Rule {
 
 pub(crate) fn pool_name_reserved() -> Rule {
     rule(
-        "!(self in ['coordinator', 'coordinators'])",
-        "This name belongs to the coordinators' own objects; give the pool another.",
+        "!(self in ['coordinator', 'coordinators', 'user', 'admin'])",
+        "This name belongs to the fleet's own objects; give the pool another.",
     )
 }
 

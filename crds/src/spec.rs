@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Consensus, Coordinators, Pool, Recovery, RobeingClusterStatus, Scheduling, embedded,
+    Consensus, Coordinators, Identity, Pool, Recovery, RobeingClusterStatus, Scheduling, embedded,
     limits::{MAX_IMAGE, MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOLS},
     rules,
 };
@@ -29,6 +29,7 @@ use crate::{
     validation = rules::replicas_of_a_pool(),
     validation = rules::scaled_pool_has_a_size(),
     validation = rules::scaled_pool_is_a_pool(),
+    validation = rules::authority_is_not_the_operators(),
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -103,6 +104,10 @@ pub struct RobeingClusterSpec {
     /// How the loss of an agent is detected, and how often its tasks are retried.
     #[serde(default)]
     pub recovery: Recovery,
+
+    /// How the members of the fleet prove who they are, and whether their connections are encrypted.
+    #[serde(default)]
+    pub identity: Identity,
 
     /// Stop assigning tasks and scale the pools to zero. The coordinators keep running and keep their state.
     #[serde(default)]

@@ -19,6 +19,8 @@ pub mod condition_types {
     pub const QUORUM_HEALTHY: &str = "QuorumHealthy";
     /// The spec suspends the fleet.
     pub const SUSPENDED: &str = "Suspended";
+    /// Members prove who they are, and connections are encrypted; the reason states what weakens that.
+    pub const IDENTITY: &str = "Identity";
 }
 
 /// The observed state of the fleet.

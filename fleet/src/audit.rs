@@ -10,6 +10,7 @@ use crate::{
     identity::audit::check_identity,
     indexes::Indexes,
     limits::*,
+    mail::audit::check_mail,
     schedule::audit::check_work_conserving,
     tasks::audit::check_tasks,
     version::{FIRST_VERSION, known_version},
@@ -51,7 +52,8 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_displaced(state)?;
     check_slots(state)?;
     check_identity(state)?;
-    check_audit_log(state)
+    check_audit_log(state)?;
+    check_mail(state)
 }
 
 /// Checks that each agent's count of displaced tasks is right, and that the redistribution of an agent's tasks is

@@ -2,7 +2,7 @@
 
 use bilrost::Oneof;
 
-use crate::{AgentCommand, AuditCommand, FleetConfig, IdentityCommand, PoolCommand, TaskCommand};
+use crate::{AgentCommand, AuditCommand, FleetConfig, IdentityCommand, MailCommand, PoolCommand, TaskCommand};
 
 /// One command of the batch in a log entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,6 +19,8 @@ pub enum Command {
     Identity(IdentityCommand),
     /// A command for the audit log.
     Audit(AuditCommand),
+    /// A command for a durable message.
+    Mail(MailCommand),
 }
 
 /// A command for the fleet itself. All domains share one range of field numbers; see `codec`.

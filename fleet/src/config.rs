@@ -178,7 +178,7 @@ impl FleetConfig {
     pub fn largest_snapshot(&self) -> u64 {
         let tasks = u64::from(self.max_tasks).saturating_mul(MAX_TASK_OVERHEAD);
         let agents = u64::from(MAX_AGENTS) * MAX_AGENT_OVERHEAD;
-        self.most_stored().saturating_add(tasks).saturating_add(agents + MAX_TRUST_BYTES)
+        self.most_stored().saturating_add(tasks).saturating_add(agents + MAX_OTHER_BYTES)
     }
 
     /// Returns the most bytes of inputs, outputs and texts that are stored, including the allowance for the results of

@@ -1,7 +1,7 @@
 //! What the coordinators must do or report after a command. Effects are hints: a new leader, or a watcher that was
 //! disconnected and missed some, finds the same information in the state.
 
-use crate::{AgentId, RecoveryStep, SessionId, TaskId};
+use crate::{AgentId, LetterId, RecoveryStep, SessionId, TaskId};
 
 /// Why an attempt must be stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,4 +82,19 @@ pub enum Effect {
     /// Who may be in the fleet changed: the configuration, an enrolment or a bar. Coordinators refresh what they check
     /// for each call.
     TrustChanged,
+    /// A letter was posted for an agent that has a session. An agent that joins gets the letters that wait for it by
+    /// [`Fleet::letters_for`](crate::Fleet::letters_for).
+    Mail {
+        /// The agent that gets the letter.
+        agent: AgentId,
+        /// The agent's session.
+        session: SessionId,
+        /// The letter.
+        id: LetterId,
+    },
+    /// A letter was accepted, was refused or expired.
+    LetterSettled {
+        /// The letter.
+        id: LetterId,
+    },
 }

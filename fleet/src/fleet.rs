@@ -12,6 +12,7 @@ use crate::{
     identity::state::Identity,
     indexes::Indexes,
     limits::{MAX_FIRINGS, MAX_TIME_MS},
+    mail::state::Mail,
     schedule::speed::KindTimes,
     snapshot::Snapshots,
     steps::Jobs,
@@ -61,6 +62,7 @@ pub(crate) struct State {
     pub kinds: KindTimes,
     pub identity: Identity,
     pub audit_log: AuditLog,
+    pub mail: Mail,
 }
 
 /// How far a command has been applied.
@@ -112,6 +114,7 @@ impl Fleet {
             kinds: KindTimes::default(),
             identity: Identity::default(),
             audit_log: AuditLog::default(),
+            mail: Mail::default(),
         };
         Fleet::from_state(state)
     }
@@ -199,6 +202,7 @@ impl Fleet {
             Command::Control(ControlCommand::RaiseVersion(version)) => self.raise_version(version),
             Command::Identity(command) => self.run_identity(command, jobs, effects),
             Command::Audit(command) => self.run_audit(command),
+            Command::Mail(command) => self.run_mail(command, effects),
         }
     }
 

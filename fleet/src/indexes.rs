@@ -3,8 +3,14 @@
 //! which the audit checks.
 
 use crate::{
-    Agent, HeldState, Task, Weights, agents::indexes::AgentIndexes, fleet::State, identity::indexes::IdentityIndexes,
-    schedule::Schedule, tasks::indexes::TaskIndexes, timers::Timers,
+    Agent, HeldState, Task, Weights,
+    agents::indexes::AgentIndexes,
+    fleet::State,
+    identity::indexes::IdentityIndexes,
+    mail::{Letter, indexes::MailIndexes},
+    schedule::Schedule,
+    tasks::indexes::TaskIndexes,
+    timers::Timers,
 };
 
 /// The indexes of all domains.
@@ -13,6 +19,7 @@ pub(crate) struct Indexes {
     pub tasks: TaskIndexes,
     pub agents: AgentIndexes,
     pub identity: IdentityIndexes,
+    pub mail: MailIndexes,
     pub schedule: Schedule,
     pub timers: Timers,
 }
@@ -23,6 +30,9 @@ impl Indexes {
         let mut indexes = Indexes::default();
         for task in state.tasks.kept.values() {
             indexes.add_task(task);
+        }
+        for letter in state.mail.letters.iter() {
+            indexes.enter_letter(letter);
         }
         // The agents, which follow, show whose agent has a session.
         indexes.identity = IdentityIndexes::rebuild(&state.identity);
@@ -58,6 +68,18 @@ impl Indexes {
         self.tasks.leave(task);
         self.timers.clear_task(task);
         self.schedule.leave_task(task);
+    }
+
+    /// Indexes a letter, or its new state after a change.
+    pub(crate) fn enter_letter(&mut self, letter: &Letter) {
+        self.mail.enter(letter);
+        self.timers.set_letter(letter);
+    }
+
+    /// Removes a letter, or its old state before a change.
+    pub(crate) fn leave_letter(&mut self, letter: &Letter) {
+        self.mail.leave(letter);
+        self.timers.clear_letter(letter);
     }
 
     /// Indexes an agent after a change.

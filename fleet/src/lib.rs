@@ -1,4 +1,5 @@
-//! The replicated state machine of a fleet: agents, tasks and their scheduling.
+//! The replicated state machine of a fleet: agents, tasks and their scheduling, who may be in the fleet, the audit log,
+//! and durable messages.
 //!
 //! The crate is pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random numbers and
 //! never iterates in an unspecified order, so the same log gives the same state on every coordinator, byte for byte.
@@ -17,6 +18,7 @@ mod identity;
 mod ids;
 mod indexes;
 pub mod limits;
+mod mail;
 mod numbered;
 mod query;
 mod reply;
@@ -47,7 +49,12 @@ pub use identity::{
     Bar, BarKind, Enrolment, ProofKind, SingleUse,
     command::{Enrol, EnrolmentMode, IdentityCommand, IdentityConfig, PoolTrust, TokenIssuer},
 };
-pub use ids::{AgentId, FleetMillis, SessionId, Stamp, TaskId, UnixMillis};
+pub use ids::{AgentId, FleetMillis, LetterId, SessionId, Stamp, TaskId, UnixMillis};
+pub use mail::{
+    Letter, LetterOutcome, LetterState,
+    command::{LetterAnswer, MailCommand, PostLetter},
+    query::{LetterCursor, MailCounts},
+};
 pub use reply::{Refusal, Reply, StaleReason};
 pub use schedule::score::ScoreTerms;
 pub use snapshot::{Part, Snapshot};

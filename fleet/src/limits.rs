@@ -37,7 +37,7 @@ pub const DEFAULT_MAX_TASKS: u32 = 1_000_000;
 pub const DEFAULT_MAX_BYTES: u64 = 1024 * 1024 * 1024;
 /// Largest snapshot of a fleet that coordinators send and accept, bytes. A configuration that could lead to a larger
 /// one is refused; see `FleetConfig::largest_snapshot`.
-pub const MAX_SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024 * 1024 + MAX_TRUST_BYTES;
+pub const MAX_SNAPSHOT_BYTES: u64 = 64 * 1024 * 1024 * 1024 + MAX_OTHER_BYTES;
 /// Least number of bytes by which results may exceed `FleetConfig::max_bytes`, because an accepted task may have an
 /// output; the allowance is `max_bytes` if that is more. Beyond it, outputs are refused and texts are cut to
 /// [`SCARCE_TEXT_BYTES`].
@@ -134,10 +134,32 @@ pub const MAX_BAR_OVERHEAD: u64 = 2 * 1024;
 pub const MAX_SPENT_PROOF_OVERHEAD: u64 = 64;
 /// Most bytes of a record of the audit log in a snapshot.
 pub const MAX_AUDIT_RECORD_OVERHEAD: u64 = 2 * 1024;
-/// Most bytes of enrolments, bars, used proofs and the audit log in a snapshot. They have fixed limits, so this is part
-/// of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
-pub const MAX_TRUST_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
+/// Largest payload of a letter, bytes: 256 KiB.
+pub const MAX_LETTER_BYTES: usize = 256 * 1024;
+/// Longest sender of a letter, bytes.
+pub const MAX_SENDER_BYTES: usize = 512;
+/// Longest reason why a letter is refused, bytes; a longer one is cut.
+pub const MAX_LETTER_REASON_BYTES: usize = 512;
+/// Longest time that a letter may wait, ms of fleet time: 7 days.
+pub const MAX_LETTER_TTL_MS: u64 = 7 * 24 * 3600 * 1000;
+/// How long the outcome of a letter is kept, ms of fleet time: ten minutes.
+pub const LETTER_OUTCOME_TTL_MS: u64 = 600 * 1000;
+/// Most letters that wait for one receiver.
+pub const MAX_WAITING_FOR_ONE: usize = 10_000;
+/// Most letters that wait.
+pub const MAX_WAITING_LETTERS: usize = 100_000;
+/// Most letters, including the settled ones whose outcome is kept.
+pub const MAX_LETTERS: usize = 500_000;
+/// Most bytes of payloads, senders, receivers and types of letters: 64 MiB. Settled letters have no payload.
+pub const MAX_MAIL_BYTES: u64 = 64 * 1024 * 1024;
+/// Most bytes of a letter in a snapshot besides what counts against [`MAX_MAIL_BYTES`].
+pub const MAX_LETTER_OVERHEAD: u64 = 1024;
+/// Most bytes of enrolments, bars, used proofs, the audit log and letters in a snapshot. They have fixed limits, so this
+/// is part of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
+pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
     + MAX_BARS as u64 * MAX_BAR_OVERHEAD
     + MAX_SPENT_PROOFS as u64 * MAX_SPENT_PROOF_OVERHEAD
-    + MAX_AUDIT_RECORDS as u64 * MAX_AUDIT_RECORD_OVERHEAD;
+    + MAX_AUDIT_RECORDS as u64 * MAX_AUDIT_RECORD_OVERHEAD
+    + MAX_MAIL_BYTES
+    + MAX_LETTERS as u64 * MAX_LETTER_OVERHEAD;

@@ -1,4 +1,4 @@
-//! Entries that get numbers in the order in which they are added, such as enrolments or records of the audit log.
+//! Entries that get numbers in the order in which they are added, such as enrolments, letters or records of the audit log.
 //! Numbers are never reused, so that a snapshot that is being taken can tell which entries were added after its
 //! beginning.
 
@@ -79,6 +79,18 @@ impl<V: Entry> Numbered<V> {
     pub(crate) fn add(&mut self, entry: impl FnOnce(u64) -> V) -> &Arc<V> {
         self.last += 1;
         self.kept.entry(self.last).or_insert(Arc::new(entry(self.last)))
+    }
+
+    /// Changes anything of an entry but its number.
+    pub(crate) fn change<R>(
+        &mut self,
+        number: u64,
+        snapshots: &Snapshots,
+        change: impl FnOnce(&mut V) -> R,
+    ) -> Option<R> {
+        let entry = self.kept.get_mut(&number)?;
+        snapshots.save(entry);
+        Some(change(Arc::make_mut(entry)))
     }
 
     /// Removes an entry.

@@ -2,7 +2,7 @@
 
 use bilrost::{Enumeration, Message, Oneof};
 
-use crate::{AgentId, BarKind, SessionId, TaskId, TaskState, UnixMillis, ids::utc};
+use crate::{AgentId, BarKind, LetterId, LetterOutcome, SessionId, TaskId, TaskState, UnixMillis, ids::utc};
 
 /// The reply to a command.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof, Message)]
@@ -57,6 +57,16 @@ pub enum Reply {
         #[bilrost(1)]
         epoch: u64,
     },
+    /// The letter waits for its receiver, or has been settled.
+    #[bilrost(tag(9), message)]
+    Posted {
+        /// The letter had been posted before.
+        #[bilrost(1)]
+        existing: bool,
+    },
+    /// The letter's outcome now: the given one, or the one with which it had been settled already.
+    #[bilrost(10)]
+    Settled(LetterOutcome),
     /// The command was applied, but the coordinator that proposed it can't decode the reply. The state machine never
     /// returns this.
     #[bilrost(tag(20), message)]
@@ -270,7 +280,7 @@ pub enum Refusal {
         since: UnixMillis,
     },
     /// A limit of the fleet is reached.
-    #[error("the fleet has {limit} {what}, which is the limit; {remedy}")]
+    #[error("the limit of {limit} {what} is reached; {remedy}")]
     #[bilrost(tag(16), message)]
     Full {
         /// What there are so many of.
@@ -282,5 +292,32 @@ pub enum Refusal {
         /// What to do.
         #[bilrost(3)]
         remedy: String,
+    },
+    /// The id belongs to a letter with another content.
+    #[error("the id {letter} belongs to a letter with another content; use a new one")]
+    #[bilrost(tag(17), message)]
+    LetterConflict {
+        /// The id.
+        #[bilrost(1)]
+        letter: LetterId,
+    },
+    /// The letter does not exist.
+    #[error("no letter {letter}: it was never posted, or its outcome is forgotten")]
+    #[bilrost(tag(18), message)]
+    UnknownLetter {
+        /// The requested id.
+        #[bilrost(1)]
+        letter: LetterId,
+    },
+    /// The letter is for another agent.
+    #[error("letter {letter} is not for {by}, and only its receiver can accept or refuse it")]
+    #[bilrost(tag(19), message)]
+    OtherReceiver {
+        /// The letter.
+        #[bilrost(1)]
+        letter: LetterId,
+        /// The agent that answered.
+        #[bilrost(2)]
+        by: String,
     },
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use crate::{
-    Agent, AgentId, AuditRecord, Bar, Enrolment, Fleet, Task,
+    Agent, AgentId, AuditRecord, Bar, Enrolment, Fleet, Letter, Task,
     codec::{CodecError, StateWriter},
     fleet::State,
     identity::SpentProof,
@@ -41,6 +41,7 @@ pub(crate) struct Rest {
     pub bars: Untaken<u64, Bar>,
     pub spent: Untaken<u64, SpentProof>,
     pub records: Untaken<u64, AuditRecord>,
+    pub letters: Untaken<u64, Letter>,
     /// The fleet itself, after another state has replaced it.
     retired: Option<Arc<Fleet>>,
 }
@@ -140,6 +141,7 @@ enum Content {
     Bars(Vec<Arc<Bar>>),
     Spent(Vec<Arc<SpentProof>>),
     Records(Vec<Arc<AuditRecord>>),
+    Letters(Vec<Arc<Letter>>),
 }
 
 impl Content {
@@ -151,6 +153,7 @@ impl Content {
             Content::Bars(bars) => bars.len(),
             Content::Spent(spent) => spent.len(),
             Content::Records(records) => records.len(),
+            Content::Letters(letters) => letters.len(),
         }
     }
 }
@@ -164,6 +167,7 @@ enum Stage {
     Bars,
     Spent,
     Records,
+    Letters,
     End,
 }
 
@@ -175,7 +179,8 @@ impl Stage {
             Stage::Enrolments => Stage::Bars,
             Stage::Bars => Stage::Spent,
             Stage::Spent => Stage::Records,
-            Stage::Records | Stage::End => Stage::End,
+            Stage::Records => Stage::Letters,
+            Stage::Letters | Stage::End => Stage::End,
         }
     }
 
@@ -184,7 +189,7 @@ impl Stage {
         fn values<K, V>(taken: Vec<(K, V)>) -> Vec<V> {
             taken.into_iter().map(|(_, value)| value).collect()
         }
-        let State { agents, tasks, identity, audit_log, .. } = state;
+        let State { agents, tasks, identity, audit_log, mail, .. } = state;
         Some(match self {
             Stage::Agents => {
                 let taken = rest.agents.take(&agents.known, limit, |AgentId(id)| AgentId(id + 1));
@@ -195,6 +200,7 @@ impl Stage {
             Stage::Bars => Content::Bars(rest.bars.take_of(&identity.bars, limit)),
             Stage::Spent => Content::Spent(rest.spent.take_of(&identity.spent, limit)),
             Stage::Records => Content::Records(rest.records.take_of(&audit_log.records, limit)),
+            Stage::Letters => Content::Letters(rest.letters.take_of(&mail.letters, limit)),
             Stage::End => return None,
         })
     }
@@ -219,7 +225,7 @@ const ENTRY_BYTES: usize = 192;
 impl Fleet {
     /// Begins a snapshot of the current state. The cost does not grow with the number of entries.
     pub fn begin_snapshot(&mut self) -> Snapshot {
-        let State { tasks, agents, identity, audit_log, .. } = &self.state;
+        let State { tasks, agents, identity, audit_log, mail, .. } = &self.state;
         let rest = Arc::new(Mutex::new(Rest {
             agents: Untaken { next: AgentId(0), end: AgentId(agents.next), saved: BTreeMap::new() },
             tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
@@ -227,11 +233,17 @@ impl Fleet {
             bars: Untaken::all(&identity.bars),
             spent: Untaken::all(&identity.spent),
             records: Untaken::all(&audit_log.records),
+            letters: Untaken::all(&mail.letters),
             retired: None,
         }));
-        let others = identity.enrolments.len() + identity.bars.len() + identity.spent.len() + audit_log.records.len();
+        let others = mail.letters.len()
+            + identity.enrolments.len()
+            + identity.bars.len()
+            + identity.spent.len()
+            + audit_log.records.len();
         // Growing the buffer step by step would add about half to the cost.
-        let room = self.stored_bytes() as usize + tasks.kept.len() * TASK_BYTES + others * ENTRY_BYTES;
+        let bytes = self.stored_bytes() + self.mail_counts().bytes;
+        let room = bytes as usize + tasks.kept.len() * TASK_BYTES + others * ENTRY_BYTES;
         let snapshot = Snapshot {
             rest: Arc::clone(&rest),
             writer: StateWriter::begin(&self.state, Vec::with_capacity(room)),
@@ -279,6 +291,7 @@ impl Snapshot {
             Content::Bars(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Spent(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Records(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Letters(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
         }
     }
 

@@ -22,6 +22,8 @@ pub fn known_version() -> u32 {
 pub enum Feature {
     /// Enrolments, bars and the audit log.
     Identity,
+    /// Durable messages.
+    Mail,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -31,6 +33,7 @@ impl Feature {
     /// All features that this build contains.
     pub const ALL: &[Feature] = &[
         Feature::Identity,
+        Feature::Mail,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -39,6 +42,7 @@ impl Feature {
     pub fn since(self) -> u32 {
         match self {
             Feature::Identity => 2,
+            Feature::Mail => 3,
             #[cfg(feature = "trial")]
             Feature::Trial => 4,
         }
@@ -48,6 +52,7 @@ impl Feature {
     pub fn name(self) -> &'static str {
         match self {
             Feature::Identity => "identity",
+            Feature::Mail => "mail",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -60,7 +65,7 @@ impl Feature {
 
     fn is_known(self) -> bool {
         match self {
-            Feature::Identity => true,
+            Feature::Identity | Feature::Mail => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -74,6 +79,7 @@ impl Command {
             Command::Task(command) => command.feature(),
             Command::Agent(AgentCommand::Lost { reason: LossReason::Barred, .. }) => Some(Feature::Identity),
             Command::Identity(_) | Command::Audit(_) => Some(Feature::Identity),
+            Command::Mail(_) => Some(Feature::Mail),
             Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
         }
     }
@@ -84,6 +90,7 @@ impl Reply {
     pub(crate) fn feature(&self) -> Option<Feature> {
         match self {
             Reply::Enrolled { .. } => Some(Feature::Identity),
+            Reply::Posted { .. } | Reply::Settled(_) => Some(Feature::Mail),
             Reply::Refused(refusal) => refusal.feature(),
             Reply::Submitted { .. }
             | Reply::Cancelled(_)
@@ -106,6 +113,9 @@ impl Refusal {
             | Refusal::Barred { .. }
             | Refusal::NameHeld { .. }
             | Refusal::Full { .. } => Some(Feature::Identity),
+            Refusal::LetterConflict { .. } | Refusal::UnknownLetter { .. } | Refusal::OtherReceiver { .. } => {
+                Some(Feature::Mail)
+            }
             Refusal::QueueFull { .. }
             | Refusal::TooManyTasks { .. }
             | Refusal::StorageFull { .. }

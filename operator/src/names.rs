@@ -25,6 +25,20 @@ pub const LABEL_POOL: &str = "robeing.io/pool";
 pub const ANNOTATION_JOINED: &str = "robeing.io/joined-coordinators";
 /// On the StatefulSet of a cluster whose spec names no image: the image that it was created with, which it keeps.
 pub const ANNOTATION_DEFAULT_IMAGE: &str = "robeing.io/default-image";
+/// On the RobeingCluster: any new value rotates the authority and the join secrets.
+pub const ANNOTATION_ROTATE: &str = "robeing.io/rotate-authority";
+/// On a Secret: the value of [`ANNOTATION_ROTATE`] that it was last rotated for.
+pub const ANNOTATION_ROTATED_FOR: &str = "robeing.io/rotated-for";
+/// On the Secret of a join secret: when it was rotated, Unix milliseconds.
+pub const ANNOTATION_ROTATED_AT: &str = "robeing.io/rotated-at";
+/// On the authority's Secret: the phase of its rotation.
+pub const ANNOTATION_PHASE: &str = "robeing.io/authority-phase";
+/// On the authority's Secret: since when the phase lasts, Unix milliseconds of the fleet's time.
+pub const ANNOTATION_PHASE_SINCE: &str = "robeing.io/authority-phase-since";
+/// On the authority's Secret: the user's Secret that the newest authority comes from.
+pub const ANNOTATION_SOURCE: &str = "robeing.io/authority-source";
+/// On the authority's Secret: the pools that have a Secret with a join secret.
+pub const ANNOTATION_JOIN_POOLS: &str = "robeing.io/join-pools";
 /// Kubernetes' annotation that determines which pods of a set are deleted first: those with the lowest number.
 pub const ANNOTATION_DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// The label of a StatefulSet's pod with the revision of the template that it was created from.
@@ -43,6 +57,14 @@ pub const AGENT_PROGRAM: &str = "/robeing-agent";
 /// Directory of the agent's program in a container that does not use the Robeing image. In the Robeing image,
 /// `/robeing` is the command-line program, a file, so that nothing can be mounted there.
 pub const AGENT_DIRECTORY: &str = "/opt/robeing";
+/// Name of the volume with what a process proves itself with.
+pub const IDENTITY_VOLUME: &str = "robeing-identity";
+/// Directory of the fleet's authority in a coordinator.
+pub const AUTHORITY_DIRECTORY: &str = "/etc/robeing/authority";
+/// Directory of the trusted authorities and the proof in an agent.
+pub const IDENTITY_DIRECTORY: &str = "/var/run/secrets/robeing.io/identity";
+/// The audience of the tokens that coordinators accept.
+pub const TOKEN_AUDIENCE: &str = "robeing";
 /// Directory of a coordinator's log.
 pub const DATA_DIRECTORY: &str = robeing_settings::DEFAULT_DATA;
 /// Name of the volume of a coordinator's log, and of its claim template.
@@ -69,8 +91,8 @@ impl Component {
     }
 }
 
-/// Returns the name of the coordinators' StatefulSet, headless Service, ConfigMap, ServiceAccount, budget and
-/// NetworkPolicy.
+/// Returns the name of the coordinators' StatefulSet, headless Service, ConfigMap, ServiceAccount, Role, RoleBinding,
+/// budget and NetworkPolicy.
 pub fn coordinators(cluster: &str) -> String {
     format!("{cluster}-coordinators")
 }
@@ -84,6 +106,31 @@ pub fn pool(cluster: &str, pool: &str) -> String {
 /// NetworkPolicy.
 pub fn agents(cluster: &str) -> String {
     format!("{cluster}-agents")
+}
+
+/// Returns the name of the Secret with the fleet's authority.
+pub fn authority(cluster: &str) -> String {
+    format!("{cluster}-authority")
+}
+
+/// Returns the name of the ConfigMap with the trusted authorities.
+pub fn trust(cluster: &str) -> String {
+    format!("{cluster}-trust")
+}
+
+/// Returns the name of the ServiceAccount, Role and RoleBinding of people who use the fleet.
+pub fn user(cluster: &str) -> String {
+    format!("{cluster}-user")
+}
+
+/// Returns the name of the ServiceAccount, Role and RoleBinding of people who administer the fleet.
+pub fn administrator(cluster: &str) -> String {
+    format!("{cluster}-admin")
+}
+
+/// Returns the name of the Secret with a pool's join secret.
+pub fn join(cluster: &str, pool: &str) -> String {
+    format!("{}-join", self::pool(cluster, pool))
 }
 
 /// Returns the name of a coordinator and of its pod.

@@ -32,6 +32,18 @@ pub mod worker {
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/worker.bin"));
 }
 
+/// The protocol of messages between agents.
+pub mod message {
+    /// Package `robeing.message.v1`.
+    #[allow(missing_docs, clippy::large_enum_variant)]
+    pub mod v1 {
+        tonic::include_proto!("robeing.message.v1");
+    }
+
+    /// The encoded `FileDescriptorSet` of `robeing.message.v1`, for gRPC reflection.
+    pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/message.bin"));
+}
+
 /// The encoded `FileDescriptorSet` of `robeing.v1` and its imports, for gRPC reflection and for proto3 JSON.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/robeing.bin"));
 
@@ -74,5 +86,11 @@ mod tests {
     fn the_api_for_processes_beside_an_agent_needs_no_other() {
         let (packages, services) = contents(worker::FILE_DESCRIPTOR_SET);
         assert_eq!((packages, services), (names(["robeing.worker.v1"]), names(["Worker"])));
+    }
+
+    #[test]
+    fn the_messages_between_agents_need_no_other_package() {
+        let (packages, services) = contents(message::FILE_DESCRIPTOR_SET);
+        assert_eq!((packages, services), (names(["robeing.message.v1"]), names(["Messages"])));
     }
 }

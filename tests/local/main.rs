@@ -16,6 +16,7 @@ mod firewall;
 mod formats;
 mod health;
 mod hostile;
+mod identity;
 mod many_slots;
 mod observability;
 mod overload;

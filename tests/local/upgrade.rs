@@ -19,8 +19,9 @@ use tonic::{Code, transport::Server};
 const TASKS: usize = 400;
 const IN_FLIGHT: usize = 16;
 /// The fleet version that introduces the feature.
-const NEW: u32 = 2;
-const OLD: u32 = 1;
+const NEW: u32 = 4;
+/// The newest fleet version without it.
+const OLD: u32 = 3;
 /// The command prefix with which the newer version is started.
 const KNOWS_IT: &[&str] = &["/usr/bin/env", "ROBEING_TEST_TRIAL=1"];
 
@@ -42,10 +43,15 @@ async fn try_feature(fleet: &Fleet, name: &str) -> SubmitResult {
 }
 
 async fn assert_not_in_force(fleet: &Fleet, name: &str) {
-    assert_eq!(fleet.status().await.fleet_version, OLD);
+    eventually("the older version in force", async || {
+        let status = fleet.status().await;
+        check(status.fleet_version == OLD, (), status.fleet_version)
+    })
+    .await;
     let refusal = try_feature(fleet, name).await.refusal.expect("the feature is not in force");
     assert_eq!(refusal.code, "FAILED_PRECONDITION", "{refusal:?}");
-    for words in ["the feature trial", "fleet version 2", "this fleet is at 1"] {
+    let versions = [format!("fleet version {NEW}"), format!("this fleet is at {OLD}")];
+    for words in versions.iter().map(String::as_str).chain(["the feature trial"]) {
         assert!(refusal.message.contains(words), "{words:?} is not in {refusal:?}");
     }
 }
@@ -99,8 +105,8 @@ async fn there_is_no_way_back(fleet: &mut Fleet, back: &str) {
     let status = in_time("the end of a process that is too old", fleet.ended(back)).await;
     assert!(!status.success(), "{status}");
     let log = fs::read_to_string(fleet.dir().join(format!("{back}.log"))).expect("its log");
-    for words in ["fleet version 2", "up to 1"] {
-        assert!(log.contains(words), "{words:?} is not in {log}");
+    for words in [format!("fleet version {NEW}"), format!("up to {OLD}")] {
+        assert!(log.contains(&words), "{words:?} is not in {log}");
     }
     let after = fleet.submit_one(task(&answer("after"))).await;
     fleet.finished(&after, TaskState::Succeeded).await;
@@ -129,8 +135,9 @@ async fn none_joins_that_does_not_know_what_is_in_force(fleet: &mut Fleet, back:
     })
     .await;
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
-    let words =
-        format!("coordinator {back:?} supports fleet versions up to 1, and this fleet is at 2; run a newer version");
+    let words = format!(
+        "coordinator {back:?} supports fleet versions up to {OLD}, and this fleet is at {NEW}; run a newer version"
+    );
     assert_eq!(refused.message(), words);
     let status = fleet.status().await;
     let voters = status.coordinators.iter().filter(|coordinator| coordinator.voter).count();

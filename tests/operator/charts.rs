@@ -22,7 +22,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("can't read {path}: {error}"))
 }
 
@@ -76,11 +76,11 @@ fn documents(rendered: &str) -> Vec<Value> {
     documents.into_iter().filter(|document| !document.is_null()).collect()
 }
 
-fn operator(settings: &[&str]) -> Vec<Value> {
+pub(crate) fn operator(settings: &[&str]) -> Vec<Value> {
     documents(&rendered("robeing", "charts/robeing", settings))
 }
 
-fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+pub(crate) fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects.iter().filter(|object| object["kind"] == kind).collect()
 }
 
@@ -91,12 +91,12 @@ fn only<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     }
 }
 
-fn words(value: &Value) -> Vec<&str> {
+pub(crate) fn words(value: &Value) -> Vec<&str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 /// Returns the chart's defaults and each of its values files in `ci/`.
-fn all_settings() -> Vec<Vec<String>> {
+pub(crate) fn all_settings() -> Vec<Vec<String>> {
     let mut all = vec![vec![]];
     for entry in fs::read_dir(root().join("charts/robeing/ci")).expect("the chart has settings to try") {
         let path = entry.expect("the folder can be listed").path();
@@ -238,86 +238,7 @@ fn every_setting_is_in_the_schema_and_every_one_there_has_a_default() {
     }
 }
 
-/// Returns the rules of all roles, with the names of the roles.
-fn rules(objects: &[Value]) -> Vec<(String, Value)> {
-    let roles = objects.iter().filter(|object| matches!(object["kind"].as_str(), Some("Role" | "ClusterRole")));
-    let of = |role: &Value| {
-        let name = role["metadata"]["name"].as_str().expect("a role has a name").to_owned();
-        let rules = role["rules"].as_array().expect("a role has rules").clone();
-        rules.into_iter().map(move |rule| (name.clone(), rule))
-    };
-    roles.flat_map(of).collect()
-}
-
-#[test]
-fn no_right_is_a_wildcard_and_none_reaches_secrets_or_rights() {
-    let forbidden =
-        ["*", "secrets", "roles", "clusterroles", "rolebindings", "clusterrolebindings", "nodes", "pods/exec"];
-    for settings in all_settings() {
-        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-        for (role, rule) in rules(&operator(&settings)) {
-            for list in ["apiGroups", "resources", "verbs"] {
-                let words = words(&rule[list]);
-                assert!(!words.is_empty(), "{role}: {rule}");
-                assert!(words.iter().all(|word| !word.contains('*') && !forbidden.contains(word)), "{role}: {rule}");
-            }
-            let verbs = words(&rule["verbs"]);
-            assert!(!verbs.iter().any(|verb| ["bind", "escalate", "impersonate"].contains(verb)), "{role}: {rule}");
-        }
-    }
-}
-
-#[test]
-fn the_operator_writes_no_spec_and_one_lease() {
-    for (role, rule) in rules(&operator(&["--set", "rbac.userRoles=false"])) {
-        let (resources, verbs) = (words(&rule["resources"]), words(&rule["verbs"]));
-        if resources.contains(&"robeingclusters") {
-            assert_eq!(verbs, ["get", "list", "watch"], "{role}");
-        }
-        if resources.contains(&"leases") {
-            assert_eq!(role, "robeing-operator-lease");
-            let named = words(&rule["resourceNames"]) == ["robeing-operator"];
-            assert!(named || verbs == ["create"], "{rule}");
-        }
-    }
-}
-
-#[test]
-fn with_namespaces_named_nothing_is_cluster_wide() {
-    let objects = operator(&["--set", "watchNamespaces={a,b}"]);
-    let kinds: BTreeSet<&str> = objects.iter().filter_map(|object| object["kind"].as_str()).collect();
-    assert!(!kinds.iter().any(|kind| kind.starts_with("Cluster")), "{kinds:?}");
-    let namespace = |object: &Value| object["metadata"]["namespace"].as_str().unwrap_or("none at all").to_owned();
-    for object in &objects {
-        assert_ne!(namespace(object), "none at all", "{object}");
-    }
-    for kind in ["Role", "RoleBinding"] {
-        let places: Vec<String> = of_kind(&objects, kind).into_iter().map(namespace).collect();
-        assert_eq!(places, ["a", "b", "robeing-system"], "{kind}");
-    }
-    // The rights in these namespaces are the same as those of the ClusterRole.
-    let rules_of = |objects: &[Value], role: &str| -> Vec<Value> {
-        rules(objects).into_iter().filter(|(name, _)| name == role).map(|(_, rule)| rule).collect()
-    };
-    let everywhere = rules_of(&operator(&[]), "robeing-system-robeing-operator");
-    assert_eq!(rules_of(&objects, "robeing-operator"), [&everywhere[..], &everywhere[..]].concat());
-    assert!(arguments(&objects).contains(&"--watch-namespaces=a,b".to_owned()));
-}
-
-#[test]
-fn the_reason_stands_above_every_rule() {
-    for template in ["_rules.tpl", "rbac.yaml", "user-roles.yaml"] {
-        let text = read(&format!("charts/robeing/templates/{template}"));
-        let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        let rules: Vec<usize> = (0..lines.len()).filter(|line| lines[*line].starts_with("- apiGroups:")).collect();
-        assert!(!rules.is_empty(), "{template} has rules");
-        for line in rules {
-            assert!(lines[line - 1].starts_with("# "), "{template}:{}: {}", line + 1, lines[line]);
-        }
-    }
-}
-
-fn arguments(objects: &[Value]) -> Vec<String> {
+pub(crate) fn arguments(objects: &[Value]) -> Vec<String> {
     let container = &only(objects, "Deployment")["spec"]["template"]["spec"]["containers"][0];
     words(&container["args"]).into_iter().map(str::to_owned).collect()
 }

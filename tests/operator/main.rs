@@ -12,6 +12,7 @@ mod many;
 mod outages;
 mod pairs;
 mod refusals;
+mod rights;
 mod specs;
 
 use std::time::Instant;

@@ -62,7 +62,7 @@ async fn attach(address: &str, argv: &[String]) -> Result<(), Box<dyn std::error
     let (outgoing, said) = mpsc::channel(UNSENT);
     let health_file = env::var_os("ROBEING_TEST_WORKER_HEALTH");
     let name = format!("test-worker-{}", std::process::id());
-    let hello = Hello { name, answers_health_checks: health_file.is_some() };
+    let hello = Hello { name, answers_health_checks: health_file.is_some(), ..Hello::default() };
     outgoing.send(FromProcess { message: Some(from_process::Message::Hello(hello)) }).await?;
     let mut incoming = client.attach(ReceiverStream::new(said)).await?.into_inner();
     eprintln!("attached to {address}");
@@ -88,6 +88,8 @@ async fn attach(address: &str, argv: &[String]) -> Result<(), Box<dyn std::error
                     outgoing.send(FromProcess { message: Some(from_process::Message::Health(health)) }).await?;
                 }
                 Some(to_process::Message::Welcome(_)) => {}
+                // Its Hello did not announce that it handles messages, and it sends none.
+                Some(to_process::Message::Incoming(_) | to_process::Message::SendOutcome(_)) => {}
                 None => return Ok(()),
             },
             Some(ended) = tasks.join_next() => {

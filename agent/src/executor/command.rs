@@ -76,6 +76,16 @@ impl CommandConfig {
     }
 }
 
+/// What a command is run with.
+pub(crate) struct Work {
+    /// Environment variables to set, or with `None` to remove, relative to the agent's environment.
+    pub(crate) env: Vec<(&'static str, Option<String>)>,
+    /// What it reads from stdin.
+    pub(crate) input: Bytes,
+    /// How long it may take.
+    pub(crate) time_limit: Option<Duration>,
+}
+
 /// Runs each attempt as a process.
 pub struct CommandExecutor {
     argv: Arc<[String]>,
@@ -111,8 +121,8 @@ impl CommandExecutor {
     }
 
     /// Starts the command, retrying briefly if the agent lacks something for it.
-    async fn launch(&self, attempt: &Attempt, stop: &Stop) -> Result<Launched, Unlaunched> {
-        let launch = self.what_to_launch(attempt).map_err(Unlaunched::Failed)?;
+    async fn launch(&self, work: &Work, stop: &Stop) -> Result<Launched, Unlaunched> {
+        let launch = self.what_to_launch(work).map_err(Unlaunched::Failed)?;
         let mut pauses = TRY_AGAIN.iter();
         loop {
             let unlaunched = match self.launcher.launch(launch.clone(), stop.cancel.clone()).await {
@@ -143,17 +153,8 @@ impl CommandExecutor {
         }
     }
 
-    fn what_to_launch(&self, attempt: &Attempt) -> Result<Launch, Failure> {
-        let launch = Launch {
-            argv: Arc::clone(&self.argv),
-            env: [
-                ("ROBEING_TASK_ID", Some(attempt.task_id.clone())),
-                ("ROBEING_ATTEMPT", Some(attempt.attempt.to_string())),
-                ("ROBEING_KIND", Some(attempt.kind.clone())),
-                ("ROBEING_DEADLINE", attempt.deadline.map(|deadline| rfc3339(deadline.unix_ms))),
-            ],
-            has_input: !attempt.input.is_empty(),
-        };
+    fn what_to_launch(&self, work: &Work) -> Result<Launch, Failure> {
+        let launch = Launch { argv: Arc::clone(&self.argv), env: work.env.clone(), has_input: !work.input.is_empty() };
         if let Some((name, _)) = launch.env.iter().find(|(_, value)| value.as_ref().is_some_and(|v| v.contains('\0'))) {
             let message = format!("{name} would contain a NUL character, which no program can be given");
             return Err(Failure::new(FailureKind::InvalidAttempt, false, message));
@@ -242,14 +243,13 @@ impl CommandExecutor {
         }
         End::Exited(status)
     }
-}
 
-#[async_trait]
-impl Executor for CommandExecutor {
-    async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
-        let stop = Stop::new(attempt.time_limit, cancel);
+    /// Runs the command once, with these environment variables and this input. If the future is dropped, its process
+    /// group is killed.
+    pub(crate) async fn run_with(&self, work: Work, cancel: CancellationToken) -> Outcome {
+        let stop = Stop::new(work.time_limit, cancel);
         // A start is not cancelled midway: if it created a process, that must be shut down properly.
-        let mut launched = match self.launch(&attempt, &stop).await {
+        let mut launched = match self.launch(&work, &stop).await {
             Ok(launched) => launched,
             Err(Unlaunched::Cancelled) => return Outcome::Cancelled,
             Err(Unlaunched::Revoked) => return Outcome::NotBegun,
@@ -259,9 +259,22 @@ impl Executor for CommandExecutor {
                 return Outcome::NotBegun;
             }
         };
-        let mut pipes = self.pipes(&mut launched, attempt.input);
+        let mut pipes = self.pipes(&mut launched, work.input);
         let end = self.see_through(&mut launched.group, &mut pipes, &stop).await;
         conclude(self.program(), &self.limits, end, pipes)
+    }
+}
+
+#[async_trait]
+impl Executor for CommandExecutor {
+    async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
+        let env = vec![
+            ("ROBEING_TASK_ID", Some(attempt.task_id)),
+            ("ROBEING_ATTEMPT", Some(attempt.attempt.to_string())),
+            ("ROBEING_KIND", Some(attempt.kind)),
+            ("ROBEING_DEADLINE", attempt.deadline.map(|deadline| rfc3339(deadline.unix_ms))),
+        ];
+        self.run_with(Work { env, input: attempt.input, time_limit: attempt.time_limit }, cancel).await
     }
 
     fn lease(&self, left: Option<Duration>) {

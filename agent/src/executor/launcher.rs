@@ -64,7 +64,7 @@ pub(super) struct Launch {
     /// The program and its arguments; never empty.
     pub(super) argv: Arc<[String]>,
     /// Environment variables to set, or with `None` to remove, relative to the agent's environment.
-    pub(super) env: [(&'static str, Option<String>); 4],
+    pub(super) env: Vec<(&'static str, Option<String>)>,
     /// Whether there is any input. Otherwise stdin is `/dev/null`.
     pub(super) has_input: bool,
 }

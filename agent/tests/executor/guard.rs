@@ -190,6 +190,7 @@ fn info(coordinator: String) -> SessionInfo {
         // The first coordinator is down.
         coordinators: vec!["127.0.0.1:1".into(), coordinator],
         within_ms: u32::MAX,
+        trust: None,
     }
 }
 

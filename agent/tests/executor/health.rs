@@ -208,7 +208,7 @@ async fn a_server_that_accepts_and_never_answers_is_silent() {
 }
 
 async fn answering(agent: &Agent, name: &str) -> Process {
-    let hello = Hello { name: name.into(), answers_health_checks: true };
+    let hello = Hello { name: name.into(), answers_health_checks: true, ..Hello::default() };
     let hello = FromProcess { message: Some(from_process::Message::Hello(hello)) };
     agent.say(vec![hello]).await.expect("there is room for it").0
 }

@@ -130,9 +130,7 @@ impl Process {
 }
 
 pub fn hello(name: &str) -> FromProcess {
-    FromProcess {
-        message: Some(from_process::Message::Hello(Hello { name: name.into(), answers_health_checks: false })),
-    }
+    FromProcess { message: Some(from_process::Message::Hello(Hello { name: name.into(), ..Hello::default() })) }
 }
 
 pub fn output(bytes: usize) -> task_result::Outcome {

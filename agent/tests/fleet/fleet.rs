@@ -14,7 +14,9 @@ use robeing_platform::{
     simulated::{HostNetwork, Latency, MemoryNetwork, SeededRandom, SimulatedDisk},
 };
 use robeing_proto::v1::{self, fleet_client::FleetClient};
-use robeing_settings::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, TlsMode, Weights};
+use robeing_settings::{
+    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, TlsMode, Weights,
+};
 use robeing_telemetry::Metrics;
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -119,6 +121,7 @@ impl TestFleet {
     pub fn run(&mut self, n: usize) {
         let config = CoordinatorConfig {
             tls: TlsMode::Off,
+            authority: AuthorityConfig::default(),
             listen: address(n),
             name: name(n),
             cluster_id: "test".to_owned(),
@@ -156,6 +159,7 @@ impl TestFleet {
     pub fn agent(&mut self, name: &str) {
         let config = AgentConfig {
             tls: TlsMode::Off,
+            enrolment: EnrolmentConfig::default(),
             name: name.to_owned(),
             cluster_id: "test".to_owned(),
             role: AgentRole::Worker,

@@ -21,11 +21,37 @@ namespace. The comment above each rule states its purpose.
 - apiGroups: [apps]
   resources: [deployments, statefulsets]
   verbs: [get, list, watch, create, patch, delete]
-# The Services by which agents and clients find coordinators, the ConfigMap with the initial coordinators, and the
-# ServiceAccounts of the pods. It reads and writes no Secrets.
+# The Services by which agents and clients find coordinators, the ConfigMaps with the initial coordinators and the trusted
+# authorities, and the ServiceAccounts of the pods.
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts, services]
   verbs: [get, list, watch, create, patch, delete]
+# The Secrets with the certificate authority of each fleet and the join secrets of its pools, and the authority that a
+# fleet names. It knows their names: it neither lists nor watches any.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create, patch, delete]
+# A Role and a RoleBinding let the coordinators of each fleet ask what people may do, and two more are for those who use
+# and administer the fleet. It can grant no right that it does not have itself: the ones below.
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [roles, rolebindings]
+  verbs: [get, list, watch, create, patch, delete]
+# It does not use this right, which it grants to coordinators.
+- apiGroups: [authorization.k8s.io]
+  resources: [localsubjectaccessreviews]
+  verbs: [create]
+# It does not use this right, which it grants to the accounts of each fleet for people: to submit and read tasks.
+- apiGroups: [robeing.io]
+  resources: [robeingclusters/tasks]
+  verbs: [get, create]
+# It does not use this right, which it grants to the same accounts: to send messages and vote.
+- apiGroups: [robeing.io]
+  resources: [robeingclusters/messages, robeingclusters/votes]
+  verbs: [create]
+# It does not use this right, which it grants to the account of each fleet for those who administer it.
+- apiGroups: [robeing.io]
+  resources: [robeingclusters/admin]
+  verbs: [update]
 # Draining nodes evicts one coordinator at a time.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

@@ -24,8 +24,13 @@ pub fn grammar(name: &'static str) -> clap::Command {
 
 /// Arguments that can be set in the environment: their subcommand (`None` for global arguments), their id, and the
 /// variable.
-const FROM_ENVIRONMENT: [(Option<&str>, &str, &str); 3] = [
+const FROM_ENVIRONMENT: [(Option<&str>, &str, &str); 8] = [
     (None, "endpoint", "ROBEING_ENDPOINT"),
+    (None, "trust", "ROBEING_TRUST"),
+    (None, "certificate", "ROBEING_CERTIFICATE"),
+    (None, "private_key", "ROBEING_PRIVATE_KEY"),
+    (None, "token_file", "ROBEING_TOKEN_FILE"),
+    (None, "ca", "ROBEING_CA"),
     (Some("dev"), "agent_bin", "ROBEING_AGENT_BIN"),
     (Some("submit"), "submitter", "ROBEING_SUBMITTER"),
 ];
@@ -61,8 +66,9 @@ pub fn parse(line: &[OsString]) -> Result<Cli, clap::Error> {
         return Err(grammar.error(ErrorKind::ArgumentConflict, sentence));
     }
     let elsewhere = ["endpoint", "fleet"].into_iter().find(is_given);
-    let on_kubernetes = ["cluster", "namespace", "context", "kubeconfig"].into_iter().find(is_given);
+    let on_kubernetes = ["cluster", "namespace", "context", "kubeconfig", "service_account"].into_iter().find(is_given);
     if let (Some(one), Some(other)) = (elsewhere, on_kubernetes) {
+        let other = other.replace('_', "-");
         let sentence = format!("the argument '--{one}' cannot be used with '--{other}': they name different fleets");
         return Err(grammar.error(ErrorKind::ArgumentConflict, sentence));
     }

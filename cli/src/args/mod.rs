@@ -1,5 +1,7 @@
 //! The arguments of the command line, and its help.
 
+mod dev;
+mod identity;
 mod line;
 mod reading;
 
@@ -7,6 +9,11 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+pub use dev::DevArgs;
+pub use identity::{
+    AuditArgs, BarArgs, ClientCommand, ClientFiles, CreateClientArgs, CreateTokenArgs, MAX_CLIENT_NAME,
+    MAX_REASON_BYTES, ReleaseArgs, TokenCommand,
+};
 pub use line::{called_as, grammar, parse};
 
 use crate::kubernetes::Location;
@@ -41,6 +48,20 @@ pub enum Command {
     Agents(AgentsArgs),
     /// Show the status of the fleet: leader, coordinators, pools and tasks
     Status(StatusArgs),
+    /// Bar an agent from the fleet: its tasks run elsewhere, and what the fleet knows of it is kept for inspection
+    Quarantine(BarArgs),
+    /// Bar an agent from the fleet and forget it: its tasks run elsewhere
+    Remove(BarArgs),
+    /// Let an agent in again that was quarantined or removed
+    Release(ReleaseArgs),
+    /// Make tokens with which agents enrol
+    #[command(subcommand, disable_help_subcommand = true)]
+    Token(TokenCommand),
+    /// Certify people and programs that use the fleet
+    #[command(subcommand, disable_help_subcommand = true)]
+    Client(ClientCommand),
+    /// List what was done in the fleet and by whom, and what was refused
+    Audit(AuditArgs),
     /// Print the CustomResourceDefinition of RobeingCluster, for kubectl apply -f -
     Crd(CrdArgs),
     /// Print the completion script of a shell, to be sourced
@@ -87,6 +108,12 @@ pub struct Connection {
     #[arg(long, global = true, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
 
+    /// The ServiceAccount whose token shows the fleet on Kubernetes who you are; you must have the right to create
+    /// serviceaccounts/token for it. Without it, NAME-user of the RobeingCluster NAME, or NAME-admin for commands that
+    /// administer the fleet
+    #[arg(long, global = true, value_name = "NAME", value_parser = object_name)]
+    pub service_account: Option<String>,
+
     /// How long a call is retried while the fleet does not answer, for example during a leader election
     #[arg(
         long,
@@ -104,31 +131,6 @@ pub struct Connection {
     /// Whether the program runs as kubectl's plugin, which selects a fleet on Kubernetes by default.
     #[arg(skip)]
     pub is_plugin: bool,
-}
-
-/// Arguments with the credentials for endpoints. A fleet of `robeing dev` needs none of them.
-#[derive(Args, Clone, Debug, Default)]
-pub struct ClientFiles {
-    /// The certificates of the authorities that coordinators must be certified by (PEM), for --endpoint. Without it,
-    /// http:// and host:port endpoints are believed, with TLS if they speak it
-    #[arg(long, global = true, env = "ROBEING_TRUST", hide_env_values = true, value_name = "FILE")]
-    pub trust: Option<PathBuf>,
-
-    /// Your certificate (PEM); see `robeing client`
-    #[arg(long, global = true, env = "ROBEING_CERTIFICATE", hide_env_values = true, value_name = "FILE")]
-    pub certificate: Option<PathBuf>,
-
-    /// The private key of your certificate (PEM)
-    #[arg(long, global = true, env = "ROBEING_PRIVATE_KEY", hide_env_values = true, value_name = "FILE")]
-    pub private_key: Option<PathBuf>,
-
-    /// A file with a token of the audience robeing
-    #[arg(long, global = true, env = "ROBEING_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-
-    /// The directory of the fleet's certificate authority: whoever can read it certifies itself
-    #[arg(long, global = true, env = "ROBEING_CA", hide_env_values = true, value_name = "DIR")]
-    pub ca: Option<PathBuf>,
 }
 
 /// The fleet that the arguments select.
@@ -155,6 +157,7 @@ impl Connection {
             context: self.context.clone(),
             namespace: self.namespace.clone(),
             cluster: self.cluster.clone(),
+            service_account: self.service_account.clone(),
         };
         if place != Location::default() {
             return Target::Kubernetes(place);
@@ -204,55 +207,6 @@ pub struct Output {
     /// The format of the output
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
-}
-
-/// Arguments of `dev`.
-#[derive(Args, Debug)]
-#[command(after_long_help = "\
-The fleet's endpoints are written to a file that only this user can read, in $XDG_RUNTIME_DIR/robeing or \
-/run/user/UID/robeing or, if the user has no such directory, in $TMPDIR/robeing-UID or /tmp/robeing-UID. Other \
-commands with the same values of these variables find the newest running fleet automatically; --fleet NAME selects \
-one of several, and --endpoint reaches any.
-
-Commands run directly on this machine: a pool's `container` only applies on Kubernetes.
-
-Ctrl-C and SIGTERM stop the fleet gracefully: agents get some seconds to finish running tasks and hand back the rest, \
-then the coordinators stop. A second Ctrl-C kills everything at once. Either way, and even if this process is killed \
-with SIGKILL, no coordinator, agent or process group of a command keeps running; only a process that left its group \
-with setsid does. A temporary directory that is left behind after SIGKILL is removed by the next `robeing dev`.
-
-Header values that an http executor takes from Secrets come from the Secrets in the manifest. A manifest contains one \
-RobeingCluster; other resources in it are ignored.")]
-pub struct DevArgs {
-    /// The manifest of a RobeingCluster; - reads standard input
-    #[arg(short, long = "filename", value_name = "MANIFEST")]
-    pub filename: PathBuf,
-
-    /// The directory for the fleet's data, so that the fleet continues where it was when it is restarted: a new or
-    /// empty directory, or one from an earlier run. Without it, a temporary directory that is removed at the end
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-
-    /// The name of the fleet, instead of the manifest's
-    #[arg(long)]
-    pub name: Option<String>,
-
-    /// The port of the first coordinator. The other coordinators use the ports after it, followed by the agents that
-    /// your processes attach to. Without it, free ports
-    #[arg(long, value_name = "BASE", value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: Option<u16>,
-
-    /// Run the fleet without TLS and certificates: anyone on this machine can take part in it
-    #[arg(long)]
-    pub plaintext: bool,
-
-    /// The robeing-agent program. Without it, the one beside this program, else the one in PATH
-    #[arg(long, env = "ROBEING_AGENT_BIN", hide_env_values = true, value_name = "PATH")]
-    pub agent_bin: Option<PathBuf>,
-
-    /// Print events as lines, even on a terminal
-    #[arg(long)]
-    pub plain: bool,
 }
 
 /// Arguments of `submit`.

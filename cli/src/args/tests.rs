@@ -10,6 +10,7 @@ fn parsed(line: &str) -> Result<Cli, clap::Error> {
     parse(&words)
 }
 
+/// Returns the help of a command, as a user gets it.
 fn help_of(path: &[&str]) -> String {
     let mut command = grammar("robeing").term_width(100);
     command.build();
@@ -26,10 +27,29 @@ fn the_grammar_is_sound() {
 
 #[test]
 fn the_help_texts() {
-    let commands = ["dev", "submit", "tasks", "task", "cancel", "agents", "status", "crd", "completions"];
+    let commands = [
+        "dev",
+        "submit",
+        "tasks",
+        "task",
+        "cancel",
+        "agents",
+        "status",
+        "quarantine",
+        "remove",
+        "release",
+        "token",
+        "token create",
+        "client",
+        "client create",
+        "audit",
+        "crd",
+        "completions",
+    ];
     let mut text = help_of(&[]);
     for command in commands {
-        text.push_str(&format!("\n==== {command}\n{}", help_of(&[command])));
+        let path: Vec<&str> = command.split(' ').collect();
+        text.push_str(&format!("\n==== {command}\n{}", help_of(&path)));
     }
     insta::assert_snapshot!(text);
 }
@@ -87,8 +107,12 @@ fn a_cluster_is_on_kubernetes() {
             namespace: Some("ns".into()),
             context: Some("x".into()),
             kubeconfig: Some("f".into()),
-            ..named
+            ..named.clone()
         })
+    );
+    assert_eq!(
+        target("robeing", "status --cluster c --service-account a"),
+        Target::Kubernetes(Location { service_account: Some("a".into()), ..named })
     );
     assert_eq!(
         target("robeing", "status --namespace ns"),
@@ -137,6 +161,34 @@ fn submissions_are_read() {
 }
 
 #[test]
+fn a_reason_and_a_clients_name_have_the_longest_length_that_is_kept() {
+    let bar = |length: usize| parsed(&format!("quarantine data-0 --reason {}", "x".repeat(length)));
+    let Command::Quarantine(args) = bar(MAX_REASON_BYTES).expect("it is right").command else { panic!("another") };
+    assert_eq!((args.agent.as_str(), args.reason.len()), ("data-0", MAX_REASON_BYTES));
+    let error = bar(MAX_REASON_BYTES + 1).expect_err("it is too long").to_string();
+    assert!(error.contains("at most 256 bytes, and this one has 257"), "{error}");
+    let client = |length: usize| parsed(&format!("client create --out d {}", "x".repeat(length)));
+    assert!(client(MAX_CLIENT_NAME).is_ok());
+    let error = client(MAX_CLIENT_NAME + 1).expect_err("it is too long").to_string();
+    assert!(error.contains("at most 200 characters"), "{error}");
+}
+
+#[test]
+fn tokens_and_certificates_are_for_an_hour_unless_it_is_said() {
+    let Command::Token(TokenCommand::Create(args)) = parsed("token create --role Guardian").expect("right").command
+    else {
+        panic!("another");
+    };
+    assert_eq!((args.role, args.valid_for), (Some(AgentRole::Guardian), Duration::from_secs(3_600)));
+    let Command::Client(ClientCommand::Create(args)) =
+        parsed("client create ada --out d --valid-for 30days").expect("right").command
+    else {
+        panic!("another");
+    };
+    assert_eq!((args.name.as_str(), args.valid_for), ("ada", Duration::from_secs(30 * 24 * 3_600)));
+}
+
+#[test]
 fn wrong_lines_are_refused_with_a_reason() {
     for (line, reason) in [
         ("submit", "--kind <KIND>"),
@@ -156,10 +208,25 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("dev -f m --port 0", "invalid value"),
         ("dev -f m --port 65536", "invalid value"),
         ("tasks --state done", "invalid value"),
+        ("quarantine", "<AGENT>"),
+        ("quarantine data-0", "--reason <TEXT>"),
+        ("remove data-0 --reason=", "a reason must not be empty"),
+        ("release", "<AGENT>"),
+        ("token", "Usage: robeing token"),
+        ("token create --role coordinator", "invalid value"),
+        ("token create --valid-for soon", "invalid value"),
+        ("client create ada", "--out <DIR>"),
+        ("client create --out d", "<NAME>"),
+        ("client create ../ada --out d", "does not begin with '.'"),
+        ("client create a/b --out d", "consists of letters, digits"),
+        ("client create trust --out d", "this name is taken"),
+        ("audit --after x", "invalid value"),
         ("nonsense", "unrecognized subcommand"),
         ("status --cluster c --endpoint a:1", "cannot be used with"),
         ("--fleet f status -n ns", "'--fleet' cannot be used with '--namespace'"),
         ("status --kubeconfig f --endpoint a:1", "'--endpoint' cannot be used with '--kubeconfig'"),
+        ("--fleet f status --service-account a", "'--fleet' cannot be used with '--service-account'"),
+        ("status --service-account a/b", "invalid value"),
         ("status --cluster a/b", "invalid value"),
         ("status --namespace A", "invalid value"),
         ("status --namespace -a", "unexpected argument"),

@@ -8,7 +8,7 @@ use crate::{
     args::{Connection, Reading, Target},
     dev::registry::{self, RunningFleet},
     error::CliError,
-    kubernetes::{self, Resource},
+    kubernetes::{self, Access, Resource},
     render::note,
 };
 
@@ -16,20 +16,26 @@ use crate::{
 const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8080";
 
 /// Creates a client of the selected fleet. On Kubernetes, coordinators that are not ready are used only if stale
-/// answers are allowed (`--local`).
-pub(super) async fn client(connection: &Connection, reading: Option<&Reading>) -> Result<FleetClient, CliError> {
-    Ok(reach(connection, reading).await?.0)
+/// answers are allowed (`--local`), and `access` decides whose token is requested.
+pub(super) async fn client(
+    connection: &Connection,
+    reading: Option<&Reading>,
+    access: Access,
+) -> Result<FleetClient, CliError> {
+    Ok(reach(connection, reading, access).await?.0)
 }
 
 /// As [`client`], and also returns the `RobeingCluster` if the fleet is on Kubernetes.
 pub(super) async fn reach(
     connection: &Connection,
     reading: Option<&Reading>,
+    access: Access,
 ) -> Result<(FleetClient, Option<Resource>), CliError> {
     let settings = settings(connection);
     let endpoints = match connection.target() {
         Target::Kubernetes(place) => {
-            let found = kubernetes::find(&place, reading.is_some_and(|reading| reading.local), settings).await?;
+            let any = reading.is_some_and(|reading| reading.local);
+            let found = kubernetes::find(&place, access, any, settings).await?;
             return Ok((found.client, Some(found.resource)));
         }
         Target::Endpoints(endpoints) => endpoints,

@@ -8,7 +8,9 @@ use std::{
 };
 
 use robeing_client::{Address, ClientIdentity, CredentialsError, Security};
-use robeing_identity::{Authority, IdentityError, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle};
+use robeing_identity::{
+    Authority, IdentityError, PeerRole, PrivateKey, Realm, SigningRequest, SpiffeId, SpiffeIdError, TrustBundle,
+};
 use robeing_settings::{DEFAULT_CLUSTER, DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN, Setting, settings};
 
 use crate::{
@@ -19,16 +21,32 @@ use crate::{
 /// How long a certificate that the command line makes for itself is valid.
 const OWN_CERTIFICATE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The file in an authority's directory that names the fleet, as the beginning of its members' SPIFFE ids.
+pub(crate) const REALM_FILE: &str = "realm";
+/// The name of a client that certifies itself.
+const OWN_NAME: &str = "cli";
+
 /// Why the credentials can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// A file can't be read.
-    #[error("{file} can't be read: {source}")]
+    #[error("can't read {}: {source}", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
         /// The cause.
         source: io::Error,
+    },
+    /// The file that names the fleet has the wrong content.
+    #[error(
+        "{} does not name a fleet: {problem}; it must contain spiffe://TRUST-DOMAIN/ns/NAMESPACE/cluster/NAME",
+        .file.display()
+    )]
+    Realm {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with its content.
+        problem: SpiffeIdError,
     },
     /// Something is missing.
     #[error("{0}")]
@@ -45,18 +63,18 @@ pub enum CredentialError {
 pub(super) fn security(connection: &Connection, endpoints: &[String]) -> Result<Security, CredentialError> {
     let files = &connection.credentials;
     if let Some(dir) = &files.ca {
-        return Ok(Security::with_identity(&own_identity(dir)?)?);
+        return Ok(Security::with_identity(&own_identity(dir)?)?.trusted_from(&dir.display().to_string()));
     }
-    if let Some(identity) = given(files)? {
-        return Ok(Security::with_identity(&identity)?);
+    if let (Some(trust), Some(identity)) = (&files.trust, given(files)?) {
+        return Ok(Security::with_identity(&identity)?.trusted_from(&trust.display().to_string()));
     }
     if let Some(fleet) = registry::running().iter().find(|fleet| has_one_of(fleet, endpoints)) {
         return Ok(fleet.security()?);
     }
     if endpoints.iter().filter_map(|endpoint| endpoint.parse::<Address>().ok()).any(|address| address.is_https()) {
         return Err(CredentialError::Missing(
-            "an https endpoint must prove who it is: give --trust FILE, the certificates of the authorities to trust \
-             (http:// also speaks TLS, to whoever answers)",
+            "an https endpoint must prove who it is: give --trust FILE, the certificates of the authorities to trust, \
+             or --ca DIR (http:// also speaks TLS, to whoever answers)",
         ));
     }
     Ok(Security::opportunistic()?)
@@ -90,17 +108,28 @@ fn own_identity(dir: &Path) -> Result<ClientIdentity, CredentialError> {
     let trust = read(&dir.join("trust.crt")).unwrap_or_else(|_| certificate.clone());
     let key = PrivateKey::generate()?;
     let request = SigningRequest::from_der(&key.request()?)?;
-    let realm = realm()?;
-    let id = realm.member(PeerRole::Client, "cli").map_err(|error| IdentityError::NoIdentity(error.to_string()))?;
+    let id = own_id(dir)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
     let issued = authority.issue(&request, &id, &[], now, OWN_CERTIFICATE)?;
     let certificate = TrustBundle::from_der(&[issued.certificate.to_vec()])?.pem().to_owned();
     Ok(ClientIdentity {
-        cluster: realm.cluster().to_owned(),
+        cluster: id.realm().cluster().to_owned(),
         trust,
         certificate: Some((certificate, key.to_pem())),
         token: None,
     })
+}
+
+/// Returns the id that this process gives itself: in the realm that the authority's directory names, or else in that of
+/// the variables that coordinators read, too.
+fn own_id(dir: &Path) -> Result<SpiffeId, CredentialError> {
+    let file = dir.join(REALM_FILE);
+    if !file.exists() {
+        let member = realm()?.member(PeerRole::Client, OWN_NAME);
+        return Ok(member.map_err(|error| IdentityError::NoIdentity(error.to_string()))?);
+    }
+    let id = format!("{}/{}/{OWN_NAME}", read(&file)?.trim(), PeerRole::Client);
+    id.parse().map_err(|problem| CredentialError::Realm { file, problem })
 }
 
 /// Returns the realm of a fleet whose authority the user has, from the variables that its coordinators read, too.
@@ -127,4 +156,49 @@ fn has_one_of(fleet: &RunningFleet, endpoints: &[String]) -> bool {
     let address = |endpoint: &String| endpoint.parse::<Address>().ok().map(|address| address.dial());
     let own: Vec<String> = fleet.endpoints.iter().filter_map(address).collect();
     endpoints.iter().filter_map(address).any(|address| own.contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_identity::Certificate;
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+    use super::*;
+    use crate::dev::DevIdentity;
+
+    fn certified(dir: &Path) -> Certificate {
+        let (certificate, _) = own_identity(dir).expect("certified").certificate.expect("with a certificate");
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate");
+        Certificate::from_der(&der).expect("a member's")
+    }
+
+    #[test]
+    fn who_has_the_authority_is_certified_in_the_realm_that_its_directory_names() {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        DevIdentity::open(data.path(), "fleet-7").expect("made");
+        let dir = data.path().join("identity");
+        assert_eq!(certified(&dir).id.to_string(), "spiffe://robeing.local/ns/default/cluster/fleet-7/client/cli");
+        assert_eq!(own_identity(&dir).expect("certified").cluster, "fleet-7");
+
+        let file = dir.join(REALM_FILE);
+        fs::write(&file, "spiffe://robeing.local/fleet-7").expect("written");
+        let error = own_identity(&dir).expect_err("it names no fleet").to_string();
+        assert!(error.starts_with(&format!("{} does not name a fleet", file.display())), "{error}");
+
+        fs::remove_file(&file).expect("removed");
+        let id = certified(&dir).id;
+        assert_eq!((id.role(), id.name()), (PeerRole::Client, OWN_NAME), "the variables name the fleet");
+    }
+
+    #[test]
+    fn credentials_that_are_not_whole_are_refused() {
+        let refused = |files: ClientFiles| given(&files).expect_err("it is not whole").to_string();
+        let file = |name: &str| Some(PathBuf::from(name));
+        let said = refused(ClientFiles { token_file: file("t"), ..ClientFiles::default() });
+        assert!(said.contains("need --trust"), "{said}");
+        let said = refused(ClientFiles { trust: file("a"), certificate: file("c"), ..ClientFiles::default() });
+        assert!(said.contains("--certificate and --private-key go together"), "{said}");
+        let said = refused(ClientFiles { trust: file("/nonexistent"), ..ClientFiles::default() });
+        assert!(said.starts_with("can't read /nonexistent: No such file"), "{said}");
+    }
 }

@@ -1,17 +1,25 @@
 //! The commands, each in its own module: they call the fleet and print the answer.
 
+mod audit;
+mod bars;
+pub(crate) mod clients;
 mod connect;
 pub(crate) mod credentials;
 mod submit;
 mod tasks;
+mod tokens;
 mod view;
 
-use std::io::{self, ErrorKind, Write};
+use std::{
+    io::{self, ErrorKind, Write},
+    time::Duration,
+};
 
 use clap_complete::generate;
+use robeing_proto::v1::{BarKind, Role};
 
 use crate::{
-    args::{Cli, Command, Connection, CrdArgs, Format, grammar},
+    args::{AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, TokenCommand, grammar},
     dev,
     error::CliError,
     exit::Exit,
@@ -50,6 +58,8 @@ fn what_is_left(command: &Command) -> &'static str {
     match command {
         Command::Task(args) if args.watch => "; the task continues",
         Command::Cancel(_) => "; whether anything was cancelled is not known",
+        Command::Quarantine(_) | Command::Remove(_) => "; whether the agent was barred is not known",
+        Command::Release(_) => "; whether the agent was released is not known",
         _ => "",
     }
 }
@@ -71,6 +81,12 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Cancel(args) => tasks::cancel(args, fleet).await,
         Command::Agents(args) => view::agents(args, fleet).await,
         Command::Status(args) => view::status(args, fleet).await,
+        Command::Quarantine(args) => bars::bar(args, BarKind::Quarantined, fleet).await,
+        Command::Remove(args) => bars::bar(args, BarKind::Removed, fleet).await,
+        Command::Release(args) => bars::release(args, fleet).await,
+        Command::Token(TokenCommand::Create(args)) => tokens::create(args, fleet).await,
+        Command::Client(ClientCommand::Create(args)) => clients::create(args, fleet).await,
+        Command::Audit(args) => audit::list(args, fleet).await,
         Command::Crd(args) => crd(&args),
         Command::Completions(args) => {
             // Generate into memory first, because the generator panics on a broken pipe.
@@ -79,6 +95,26 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
             io::stdout().lock().write_all(&script)?;
             Ok(Exit::Success)
         }
+    }
+}
+
+impl From<AgentRole> for Role {
+    fn from(role: AgentRole) -> Self {
+        match role {
+            AgentRole::Worker => Self::Worker,
+            AgentRole::Specialist => Self::Specialist,
+            AgentRole::Messenger => Self::Messenger,
+            AgentRole::Guardian => Self::Guardian,
+        }
+    }
+}
+
+/// Converts a duration for a request.
+fn duration(span: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        // Saturate: more seconds than fit are longer than any limit of a fleet.
+        seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
+        nanos: span.subsec_nanos().cast_signed(),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     args::{CancelArgs, Connection, Format, StateFilter, TaskArgs, TasksArgs},
     error::CliError,
     exit::Exit,
+    kubernetes::Access,
     render::{
         Document, change_line, note, print_list, print_one, printable_text, state_in_sentence, state_word, table,
         task_text, tasks_table, write_line,
@@ -24,7 +25,7 @@ use crate::{
 const PAGE: usize = 1_000;
 
 pub(super) async fn list(args: TasksArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let client = client(fleet, Some(&args.reading)).await?;
+    let client = client(fleet, Some(&args.reading), Access::Use).await?;
     let limit = if args.limit == 0 { usize::MAX } else { args.limit };
     let mut request = ListTasksRequest {
         states: args.state.iter().map(|state| TaskState::from(*state).into()).collect(),
@@ -69,7 +70,7 @@ pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, Cli
     if !is_task_id(&args.id) {
         return Err(CliError::NotFound(no_task_id(&args.id)));
     }
-    let client = client(fleet, Some(&args.reading)).await?;
+    let client = client(fleet, Some(&args.reading), Access::Use).await?;
     let request = GetTaskRequest {
         id: args.id.clone(),
         include_input: !args.watch && !args.result,
@@ -159,7 +160,7 @@ pub(super) async fn cancel(args: CancelArgs, fleet: &Connection) -> Result<Exit,
     let (ids, others): (Vec<String>, Vec<String>) = args.ids.into_iter().partition(|id| is_task_id(id));
     let mut results = Vec::new();
     if !ids.is_empty() {
-        let client = client(fleet, None).await?;
+        let client = client(fleet, None, Access::Use).await?;
         for ids in ids.chunks(PAGE) {
             let request = CancelTasksRequest { ids: ids.to_vec(), reason: args.reason.clone() };
             results.extend(client.cancel_tasks(request).await?.results);

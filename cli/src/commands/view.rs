@@ -9,11 +9,12 @@ use crate::{
     args::{AgentsArgs, Connection, Format, StatusArgs},
     error::CliError,
     exit::Exit,
+    kubernetes::Access,
     render::{agent_text, agents_table, print_list, print_one, resource_text, status_text},
 };
 
 pub(super) async fn agents(args: AgentsArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let client = client(fleet, Some(&args.reading)).await?;
+    let client = client(fleet, Some(&args.reading), Access::Use).await?;
     if let Some(name) = &args.why {
         let found = client.agent(name, consistency(&args.reading)).await?;
         let agent = found.ok_or_else(|| {
@@ -31,7 +32,7 @@ pub(super) async fn agents(args: AgentsArgs, fleet: &Connection) -> Result<Exit,
 }
 
 pub(super) async fn status(args: StatusArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let (client, resource) = match reach(fleet, Some(&args.reading)).await {
+    let (client, resource) = match reach(fleet, Some(&args.reading), Access::Use).await {
         Ok(reached) => reached,
         Err(error) => {
             // Print the resource even if the user may not read more than that, or if no coordinator is up.

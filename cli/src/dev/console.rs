@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, ErrorKind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -184,16 +184,23 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
             agents.join(", ")
         ));
     }
-    let endpoints = fleet.endpoints().join(",");
+    let elsewhere = from_elsewhere(&fleet.endpoints(), fleet.identity_dir().as_deref());
     screen.line(match fleet.found_by() {
         Ok(condition) => format!(
             "try:       robeing status            (other commands find this fleet {condition}; from elsewhere: \
-             ROBEING_ENDPOINT={endpoints})"
+             {elsewhere})"
         ),
         Err(why) => format!(
-            "try:       ROBEING_ENDPOINT={endpoints} robeing status   (other commands do not find this fleet automatically: {why})"
+            "try:       {elsewhere} robeing status   (other commands do not find this fleet automatically: {why})"
         ),
     });
+}
+
+/// Returns the variables with which commands reach the fleet that do not find it: where it is, and with TLS, the folder
+/// of its authority, with which they certify themselves.
+fn from_elsewhere(endpoints: &[String], identity: Option<&Path>) -> String {
+    let authority = identity.map(|dir| format!(" ROBEING_CA={}", dir.display())).unwrap_or_default();
+    format!("ROBEING_ENDPOINT={}{authority}", endpoints.join(","))
 }
 
 fn show(screen: &mut Screen, observer: &mut Observer, seen: Option<Seen>) {
@@ -354,5 +361,19 @@ impl Observer {
             self.was_ready = true;
         }
         news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn from_elsewhere_a_fleet_with_tls_is_called_with_its_authority() {
+        let endpoints = ["http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned()];
+        let plain = "ROBEING_ENDPOINT=http://127.0.0.1:1,http://127.0.0.1:2";
+        assert_eq!(from_elsewhere(&endpoints, None), plain);
+        let secured = from_elsewhere(&endpoints, Some(Path::new("/data/identity")));
+        assert_eq!(secured, format!("{plain} ROBEING_CA=/data/identity"));
     }
 }

@@ -18,6 +18,7 @@ use robeing_identity::{
 use robeing_settings::{DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN};
 
 use super::DevError;
+use crate::commands::credentials::REALM_FILE;
 
 /// The folder in the data directory.
 const FOLDER: &str = "identity";
@@ -67,6 +68,7 @@ impl DevIdentity {
         let realm = Realm::new(DEFAULT_TRUST_DOMAIN, DEFAULT_NAMESPACE, cluster)
             .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         make(&dir, &realm).map_err(failed)?;
+        name_realm(&dir, &realm).map_err(failed)?;
         let read = |name: &str| fs::read_to_string(dir.join(name)).map_err(failed);
         let (certificate, key, join_key) = (read(CERTIFICATE)?, read(KEY)?, read(JOIN_KEY)?);
         let authority = Authority::from_pem(&certificate, &key).map_err(invalid)?;
@@ -129,13 +131,29 @@ fn make(dir: &Path, realm: &Realm) -> io::Result<()> {
     for (name, content) in
         [(JOIN_KEY, &secret[..]), (KEY, authority.key_pem()), (CERTIFICATE, authority.certificate_pem())]
     {
-        let aside = dir.join(format!("{name}.new"));
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
-        file.write_all(content.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&aside, dir.join(name))?;
+        write(dir, name, content)?;
     }
     Ok(())
+}
+
+/// Writes which fleet it is into the folder, for those who certify themselves with its authority. The name can differ
+/// from that of an earlier run.
+fn name_realm(dir: &Path, realm: &Realm) -> io::Result<()> {
+    let (domain, namespace, cluster) = (realm.trust_domain(), realm.namespace(), realm.cluster());
+    let line = format!("spiffe://{domain}/ns/{namespace}/cluster/{cluster}\n");
+    match fs::read_to_string(dir.join(REALM_FILE)) {
+        Ok(known) if known == line => Ok(()),
+        _ => write(dir, REALM_FILE, &line),
+    }
+}
+
+/// Writes a file that only the user can read, whole or not at all.
+fn write(dir: &Path, name: &str, content: &str) -> io::Result<()> {
+    let aside = dir.join(format!("{name}.new"));
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
+    file.write_all(content.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&aside, dir.join(name))
 }
 
 #[cfg(test)]
@@ -159,7 +177,17 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         let dir = folder(data.path());
         assert_eq!(mode(&dir), 0o700);
-        assert!([CERTIFICATE, KEY, JOIN_KEY].iter().all(|name| mode(&dir.join(name)) == 0o600));
+        assert!([CERTIFICATE, KEY, JOIN_KEY, REALM_FILE].iter().all(|name| mode(&dir.join(name)) == 0o600));
+    }
+
+    #[test]
+    fn the_folder_names_the_fleet_also_after_it_was_renamed() {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let named = || fs::read_to_string(folder(data.path()).join(REALM_FILE)).expect("there");
+        for name in ["one", "one", "two"] {
+            DevIdentity::open(data.path(), name).expect("opened");
+            assert_eq!(named(), format!("spiffe://robeing.local/ns/default/cluster/{name}\n"));
+        }
     }
 
     #[test]

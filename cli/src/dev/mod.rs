@@ -166,6 +166,13 @@ impl DevFleet {
             .map_or_else(|| Ok(Security::plain()), |identity| Security::with_identity(identity.client()))
     }
 
+    /// Returns the directory of the fleet's certificate authority, as an absolute path; `None` if it runs without TLS.
+    pub fn identity_dir(&self) -> Option<PathBuf> {
+        self.identity.as_ref()?;
+        let dir = identity::folder(self.data_dir());
+        Some(std::path::absolute(&dir).unwrap_or(dir))
+    }
+
     /// Returns which commands find the fleet automatically, as the end of "other commands find it".
     ///
     /// # Errors

@@ -2,10 +2,13 @@
 
 use std::{env, error::Error as _, io, path::PathBuf, time::Duration};
 
-use k8s_openapi::api::core::v1::Pod as PodKind;
+use k8s_openapi::api::{
+    authentication::v1::{TokenRequest, TokenRequestSpec},
+    core::v1::{ConfigMap as ConfigMapKind, Pod as PodKind, ServiceAccount},
+};
 use kube::{
     Api, Client, Config, Resource as _,
-    api::{GetParams, ListParams, Request},
+    api::{GetParams, ListParams, PostParams, Request},
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
 use robeing_crds::RobeingCluster;
@@ -14,7 +17,8 @@ use tokio::time::timeout;
 
 use super::{
     KubernetesError, Location,
-    api::{List, Named, Pod, Resource},
+    api::{ConfigMap, List, Named, Pod, Resource, TokenAnswer},
+    credentials::TOKEN_LIFETIME,
     error::cause,
     forward::Forward,
 };
@@ -24,9 +28,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum number of clusters in a namespace whose names are read.
 const NAMES: u32 = 500;
 
+/// The audience of tokens for coordinators. The API server itself refuses such a token.
+const AUDIENCE: &str = "robeing";
+
 const GET_CLUSTERS: &str = "get robeingclusters";
 const LIST_CLUSTERS: &str = "list robeingclusters";
 const LIST_PODS: &str = "list pods";
+const GET_CONFIG_MAPS: &str = "get configmaps";
+const CREATE_TOKEN: &str = "create serviceaccounts/token";
 const FORWARD: &str = "get and create pods/portforward";
 
 /// A client of the API server for one namespace.
@@ -108,6 +117,34 @@ impl ApiServer {
         Ok(pods)
     }
 
+    /// Returns the ConfigMap with that name, if it exists.
+    pub async fn config_map(&self, name: &str) -> Result<Option<ConfigMap>, KubernetesError> {
+        let path = ConfigMapKind::url_path(&(), Some(&self.namespace));
+        self.ask(GET_CONFIG_MAPS, Request::new(path).get(name, &GetParams::default())).await
+    }
+
+    /// Requests a token of a ServiceAccount, with which coordinators know it.
+    pub async fn token(&self, account: &str) -> Result<TokenAnswer, KubernetesError> {
+        let right = format!("{CREATE_TOKEN} for {account}");
+        let spec = TokenRequestSpec {
+            audiences: vec![AUDIENCE.into()],
+            expiration_seconds: i64::try_from(TOKEN_LIFETIME.as_secs()).ok(),
+            bound_object_ref: None,
+        };
+        let body = serde_json::to_vec(&TokenRequest { spec, ..TokenRequest::default() });
+        let body = body.map_err(|error| self.failure(&right, kube::Error::SerdeError(error)))?;
+        let path = ServiceAccount::url_path(&(), Some(&self.namespace));
+        let request = Request::new(path).create_subresource("token", account, &PostParams::default(), body);
+        match self.ask::<TokenAnswer>(&right, request).await? {
+            Some(answer) if answer.status.token.is_empty() => Err(KubernetesError::NotKubernetes {
+                url: self.url.clone(),
+                cause: "its answer to a TokenRequest contains no token".into(),
+            }),
+            Some(answer) => Ok(answer),
+            None => Err(KubernetesError::NoAccount { namespace: self.namespace.clone(), name: account.to_owned() }),
+        }
+    }
+
     /// Opens a connection to a port of a pod.
     pub async fn forward(&self, pod: &str, port: u16) -> Result<Forward, KubernetesError> {
         let pods: Api<PodKind> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -122,7 +159,7 @@ impl ApiServer {
     /// Reads objects; `None` if the API server returns 404.
     async fn ask<T: DeserializeOwned>(
         &self,
-        right: &'static str,
+        right: &str,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Option<T>, KubernetesError> {
         let request = request.map_err(|error| self.failure(right, kube::Error::BuildRequest(error)))?;
@@ -137,8 +174,8 @@ impl ApiServer {
         }
     }
 
-    fn failure(&self, right: &'static str, error: kube::Error) -> KubernetesError {
-        let (url, namespace) = (self.url.clone(), self.namespace.clone());
+    fn failure(&self, right: &str, error: kube::Error) -> KubernetesError {
+        let (url, namespace, right) = (self.url.clone(), self.namespace.clone(), right.to_owned());
         match error {
             kube::Error::Api(status) => {
                 let message = status.message.trim().to_owned();

@@ -1,6 +1,8 @@
 //! The fields of Kubernetes objects that are read here. There are few, and nearly all are optional, so that other
 //! versions of the operator and the API server work as well.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// A list of objects.
@@ -25,6 +27,37 @@ pub struct Metadata {
 #[derive(Debug, Deserialize)]
 pub(super) struct Named {
     pub metadata: Metadata,
+}
+
+/// A ConfigMap.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ConfigMap {
+    pub data: BTreeMap<String, String>,
+}
+
+/// The answer to a TokenRequest. It can't be printed, since it contains the token.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TokenAnswer {
+    pub spec: TokenSpec,
+    pub status: TokenStatus,
+}
+
+/// For how long the token is made.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TokenSpec {
+    /// The lifetime, seconds.
+    #[serde(rename = "expirationSeconds")]
+    pub seconds: Option<u64>,
+}
+
+/// The token that was made.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(super) struct TokenStatus {
+    pub token: String,
 }
 
 /// A `RobeingCluster`.

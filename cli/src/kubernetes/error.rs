@@ -11,7 +11,7 @@ const LISTED_NAMES: usize = 10;
 
 /// Returns the default ClusterRole of Kubernetes that grants a permission.
 fn role(right: &str) -> &'static str {
-    if right.contains("portforward") { "edit" } else { "view" }
+    if ["portforward", "serviceaccounts/token"].iter().any(|what| right.contains(what)) { "edit" } else { "view" }
 }
 
 /// Why a fleet could not be reached.
@@ -72,7 +72,7 @@ pub enum KubernetesError {
     )]
     Forbidden {
         /// The verb and the resource.
-        right: &'static str,
+        right: String,
         /// The namespace.
         namespace: String,
         /// The message from the API server.
@@ -82,7 +82,7 @@ pub enum KubernetesError {
     #[error("Kubernetes failed to {right} in namespace {namespace:?}: {message}")]
     Refused {
         /// The verb and the resource.
-        right: &'static str,
+        right: String,
         /// The namespace.
         namespace: String,
         /// The message from the API server.
@@ -120,6 +120,27 @@ pub enum KubernetesError {
         namespace: String,
         /// All of their names.
         names: Vec<String>,
+    },
+    /// The ServiceAccount whose token was to be requested does not exist.
+    #[error(
+        "namespace {namespace:?} has no ServiceAccount {name:?}; name another one with --service-account, or see whether the \
+         operator could create it: `kubectl describe robeingclusters`"
+    )]
+    NoAccount {
+        /// The namespace.
+        namespace: String,
+        /// The name of the account.
+        name: String,
+    },
+    /// The ConfigMap with the trusted authorities can't be used.
+    #[error("ConfigMap {namespace}/{name} says whom to trust, but can't be used: {problem}; the operator restores it")]
+    BadTrust {
+        /// The namespace.
+        namespace: String,
+        /// The name of the ConfigMap.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// No coordinator can be called.
     #[error("no coordinator of RobeingCluster {namespace}/{name} is ready: {why}")]
@@ -219,9 +240,12 @@ impl KubernetesError {
             | Self::SeveralClusters { .. } => Exit::Usage,
             Self::NoKubeconfig { .. } => Exit::Local,
             Self::Unauthenticated { .. } | Self::Forbidden { .. } | Self::Refused { .. } => Exit::Refused,
-            Self::NoDefinition { .. } | Self::NoCluster { .. } | Self::NoClusters { .. } => Exit::NotFound,
+            Self::NoDefinition { .. } | Self::NoCluster { .. } | Self::NoClusters { .. } | Self::NoAccount { .. } => {
+                Exit::NotFound
+            }
             Self::ApiUnreachable { .. }
             | Self::NotKubernetes { .. }
+            | Self::BadTrust { .. }
             | Self::NoCoordinator { .. }
             | Self::NoneReady
             | Self::NotForwarded { .. }

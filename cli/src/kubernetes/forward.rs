@@ -24,6 +24,7 @@ use super::{
     KubernetesError,
     access::ApiServer,
     choice::{self, Need},
+    credentials::Credentials,
 };
 
 /// The gRPC port of coordinators.
@@ -35,16 +36,18 @@ const NEXT_AFTER: Duration = Duration::from_millis(300);
 
 /// The coordinators of one cluster, as a [`Dialer`].
 pub(super) struct Coordinators {
-    server: ApiServer,
+    server: Arc<ApiServer>,
     name: String,
     need: Need,
+    /// Renewed as long as the dialer exists.
+    credentials: Credentials,
     /// The first connection, opened in advance.
     kept: Mutex<Option<Forward>>,
 }
 
 impl Coordinators {
-    pub fn new(server: ApiServer, name: String, need: Need) -> Self {
-        Self { server, name, need, kept: Mutex::new(None) }
+    pub fn new(server: Arc<ApiServer>, name: String, need: Need, credentials: Credentials) -> Self {
+        Self { server, name, need, credentials, kept: Mutex::new(None) }
     }
 
     /// Keeps a connection for the next call of `dial`.
@@ -78,6 +81,7 @@ impl fmt::Display for Coordinators {
 impl Dialer for Coordinators {
     fn dial(self: Arc<Self>, slot: usize) -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>> {
         Box::pin(async move {
+            self.credentials.freshen().await.map_err(io::Error::other)?;
             if let Some(kept) = self.take_kept() {
                 return Ok(Box::new(kept) as Box<dyn ByteStream>);
             }

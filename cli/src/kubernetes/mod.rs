@@ -1,16 +1,19 @@
 //! Fleets on Kubernetes: finds the coordinator pods of a `RobeingCluster` with the user's kubeconfig, and creates a
 //! client whose connections are port-forwards through the API server. No port is opened on this machine. Of what the
-//! operator creates, this module only knows the labels of coordinators and their port.
+//! operator creates, this module only knows the labels of coordinators and their port, the ConfigMap with the trusted
+//! authorities, and the names of the ServiceAccounts for people.
 
 mod access;
 mod api;
 mod choice;
+mod credentials;
 mod error;
 mod forward;
 
 use std::{path::PathBuf, sync::Arc};
 
 pub use api::{Condition, Resource};
+pub use credentials::{Access, Credentials};
 pub use error::KubernetesError;
 use robeing_client::{FleetClient, Settings};
 
@@ -31,6 +34,8 @@ pub struct Location {
     pub namespace: Option<String>,
     /// The name of the `RobeingCluster`. Can be unset if the namespace has only one.
     pub cluster: Option<String>,
+    /// The ServiceAccount whose token is requested. If unset, the one that the operator made for the access.
+    pub service_account: Option<String>,
 }
 
 /// A fleet that was found.
@@ -60,12 +65,36 @@ async fn described(place: &Location, settings: &Settings) -> Result<(ApiServer, 
     Ok((server, resource))
 }
 
+/// Obtains the credentials for the fleet, without contacting its coordinators.
+///
+/// # Errors
+/// Why there are none. Later failures to renew them are reported by calls.
+pub async fn credentials(
+    place: &Location,
+    access: Access,
+    settings: &Settings,
+) -> Result<Credentials, KubernetesError> {
+    let (server, resource) = described(place, settings).await?;
+    obtained(&Arc::new(server), &resource, place, access).await
+}
+
+async fn obtained(
+    server: &Arc<ApiServer>,
+    resource: &Resource,
+    place: &Location,
+    access: Access,
+) -> Result<Credentials, KubernetesError> {
+    let account = place.service_account.clone().unwrap_or_else(|| access.account(&resource.metadata.name));
+    Credentials::obtain(server, resource, account).await
+}
+
 /// Finds the fleet and opens a first connection to one of its coordinators: the leader if it is known. With `any`, a
-/// coordinator that is not ready is used if none is ready; its state may be stale.
+/// coordinator that is not ready is used if none is ready; its state may be stale. The security of the settings is
+/// replaced by the credentials that the access requires.
 ///
 /// # Errors
 /// Why there is no connection. Later failures are retried by the client's calls.
-pub async fn find(place: &Location, any: bool, settings: Settings) -> Result<Found, KubernetesError> {
+pub async fn find(place: &Location, access: Access, any: bool, settings: Settings) -> Result<Found, KubernetesError> {
     let (server, resource) = described(place, &settings).await?;
     let name = resource.metadata.name.clone();
     let need = if any { Need::Running } else { Need::Ready };
@@ -79,7 +108,10 @@ pub async fn find(place: &Location, any: bool, settings: Settings) -> Result<Fou
             why: choice::why_none(&pods, &resource),
         });
     }
-    let coordinators = Arc::new(Coordinators::new(server, name, need));
+    let server = Arc::new(server);
+    let credentials = obtained(&server, &resource, place, access).await?;
+    let settings = Settings { security: credentials.security().clone(), ..settings };
+    let coordinators = Arc::new(Coordinators::new(server, name, need, credentials));
     let mut slot = first;
     let opened = loop {
         match coordinators.forward(slot, FORWARD_TIMEOUT).await {

@@ -34,7 +34,17 @@ macro_rules! named {
         }
     )*};
 }
-named!(Agent, CancelResult, FleetStatus, SubmitResult, Task);
+named!(
+    Agent,
+    AuditRecord,
+    BarAgentResponse,
+    CancelResult,
+    CreateJoinTokenResponse,
+    FleetStatus,
+    ReleaseAgentResponse,
+    SubmitResult,
+    Task,
+);
 
 /// A message in its proto3 JSON form, ready to be serialized.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Prints messages of the API: as documents for programs, and as tables for people. Pure: the current time is a
 //! parameter.
 
+mod audit;
 mod document;
 mod status;
 mod table;
@@ -9,10 +10,12 @@ mod words;
 
 use std::io::{self, Write};
 
+pub use audit::{audit_line, audit_table};
 pub use document::{Document, Named, documents, write_document, write_line};
 pub use status::{agent_text, agents_table, live_view, resource_text, status_text};
 pub use table::table;
 pub use task::{change_line, results_table, task_text, tasks_table};
+pub(crate) use words::moment;
 pub use words::{
     plural, preview, printable, printable_lines, printable_text, role_word, short_duration, state_in_sentence,
     state_word,

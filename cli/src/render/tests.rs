@@ -2,8 +2,9 @@
 
 use jiff::Timestamp;
 use robeing_proto::v1::{
-    Agent, AgentCounts, AgentState, Attempt, AttemptState, Coordinator, CoordinatorState, Failure, FailureKind,
-    FleetStatus, LeaderScore, PoolStatus, RecoveryAction, RecoveryStep, Role, Score, Task, TaskCounts, TaskState,
+    Agent, AgentCounts, AgentState, Attempt, AttemptState, AuditRecord, Coordinator, CoordinatorState, Failure,
+    FailureKind, FleetStatus, LeaderScore, PoolStatus, RecoveryAction, RecoveryStep, Role, Score, Task, TaskCounts,
+    TaskState,
 };
 
 use super::*;
@@ -350,4 +351,25 @@ fn a_fleet_on_kubernetes_is_told_with_its_phase_and_conditions() {
 #[test]
 fn the_live_view_shows_all() {
     insta::assert_snapshot!(live_view(&status(), &[agent("data-0", AgentState::Standby)], now()));
+}
+
+#[test]
+fn the_audit_log_as_a_table_and_as_lines() {
+    let record = |seq: u64, actor: &str, action: &str, subject: &str, outcome: &str, detail: &str| AuditRecord {
+        seq,
+        at: ago(100 - seq as i64),
+        actor: actor.into(),
+        action: action.into(),
+        subject: subject.into(),
+        outcome: outcome.into(),
+        detail: detail.into(),
+    };
+    let records = [
+        record(9, "data-0", "agent.enrol", "data-0", "allowed", "role Worker, pool data, by join token, epoch 3"),
+        record(10, "client/ada", "agent.quarantine", "data-0", "done", "it answers\nnonsense \u{1b}[31m"),
+        AuditRecord { seq: 11, ..AuditRecord::default() },
+    ];
+    insta::assert_snapshot!(audit_table(&records));
+    insta::assert_snapshot!(records.iter().map(audit_line).collect::<String>());
+    assert_eq!(audit_table(&[]), "no records\n");
 }

@@ -104,7 +104,7 @@ pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
 }
 
 /// Formats a time, and how far from now it is.
-pub(super) fn moment(time: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
+pub(crate) fn moment(time: Option<&prost_types::Timestamp>, now: Timestamp) -> String {
     match instant(time) {
         None => String::new(),
         Some(time) if time > now => format!("{time:.3} (in {})", short_duration(between(now, time))),

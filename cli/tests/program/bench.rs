@@ -85,9 +85,18 @@ impl Bench {
         command.env("HOME", self.dir.path());
         // This also keeps directories that killed fleets leave behind within the test.
         command.env("TMPDIR", self.dir.path());
-        for name in
-            ["ROBEING_ENDPOINT", "ROBEING_AGENT_BIN", "ROBEING_SUBMITTER", "KUBECONFIG", "KUBERNETES_SERVICE_HOST"]
-        {
+        for name in [
+            "ROBEING_ENDPOINT",
+            "ROBEING_AGENT_BIN",
+            "ROBEING_SUBMITTER",
+            "ROBEING_TRUST",
+            "ROBEING_CERTIFICATE",
+            "ROBEING_PRIVATE_KEY",
+            "ROBEING_TOKEN_FILE",
+            "ROBEING_CA",
+            "KUBECONFIG",
+            "KUBERNETES_SERVICE_HOST",
+        ] {
             command.env_remove(name);
         }
         command

@@ -25,7 +25,8 @@ fn exit_codes_and_sentences() {
         5,
         &format!("error: no fleet answers at http://{endpoint} (connection refused); start one with `robeing dev -f MANIFEST`"),
     );
-    bench.run(&["status", "--endpoint", "https://x"]).assert(2, "\"https://x\" is not an endpoint");
+    bench.run(&["status", "--endpoint", "ftp://x"]).assert(2, "\"ftp://x\" is not an endpoint");
+    bench.run(&["status", "--endpoint", "https://x"]).assert(2, "an https endpoint must prove who it is: give --trust");
     bench.run(&["agents", "--fleet", "none"]).assert(4, "is named \"none\" (searched ");
     bench.run(&["nonsense"]).assert(2, "unrecognized subcommand");
     bench.run(&["submit", "--kind", "k", "--input", "absent"]).assert(2, "can't read absent: No such file");
@@ -36,6 +37,35 @@ fn exit_codes_and_sentences() {
     let help = bench.run(&["--help"]);
     assert_eq!(help.code, Some(0));
     assert!(help.stdout.contains("Exit codes:\n    0  everything asked for was done"), "{}", help.stdout);
+}
+
+#[test]
+fn credentials_that_cannot_be_used_are_refused_before_anything_is_called() {
+    let bench = Bench::new();
+    let closed = format!("127.0.0.1:{}", closed_port());
+    let refused = |more: &[&str], sentence: &str| {
+        bench.run(&[&["status", "--endpoint", &closed], more].concat()).assert(2, sentence);
+    };
+    refused(&["--ca", "absent"], "error: can't read absent/ca.crt: No such file");
+    refused(&["--trust", "absent"], "error: can't read absent: No such file");
+    refused(&["--certificate", "c", "--private-key", "k"], "--certificate and --token-file need --trust");
+    bench.write("trust.crt", "no certificate");
+    refused(&["--trust", "trust.crt"], "the trust bundle has no certificate");
+    // An empty variable counts as unset.
+    let mut command = bench.command(&["status", "--endpoint", &closed]);
+    command.env("ROBEING_CA", "").env("ROBEING_TRUST", "");
+    Ended::of(command.output().expect("the program can be started")).assert(5, "no fleet answers at ");
+}
+
+#[test]
+fn a_clients_files_are_not_overwritten() {
+    let bench = Bench::new();
+    let closed = format!("127.0.0.1:{}", closed_port());
+    let create = ["client", "create", "ada", "--out", ".", "--endpoint", &closed];
+    bench.write("ada.key", "precious");
+    bench.run(&create).assert(2, "error: ./ada.key exists: give --force to replace it");
+    bench.run(&[&create[..], &["--force"]].concat()).assert(5, "no fleet answers at ");
+    assert_eq!(fs::read_to_string(bench.path("ada.key")).expect("it is there"), "precious");
 }
 
 /// Covers the exit codes that need no fleet; the others are tested with one.
@@ -61,6 +91,9 @@ fn what_is_done_is_what_the_help_says_of_exit_codes() {
         (4, "malformed ids included", &["cancel", "not-an-id", "--endpoint", &closed]),
         (4, "no such fleet", &["status", "--fleet", "none"]),
         (5, "no coordinator answers", &["task", task, "--endpoint", &closed]),
+        (5, "no coordinator answers", &["quarantine", "data-0", "--reason", "r", "--endpoint", &closed]),
+        (5, "no coordinator answers", &["token", "create", "--endpoint", &closed]),
+        (5, "no coordinator answers", &["audit", "--follow", "--endpoint", &closed]),
         (7, "a data directory", &["dev", "-f", "manifest.yaml", "--agent-bin", &agent, "--data", "data"]),
         (7, "a process", &["dev", "-f", "manifest.yaml", "--agent-bin", "/bin/true"]),
         (7, "a kubeconfig", &["status", "--cluster", "c"]),

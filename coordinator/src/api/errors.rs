@@ -54,10 +54,10 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::TooManyAgents { .. }
         | Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
-        Refusal::Conflict { .. } | Refusal::NameHeld { .. } => Code::AlreadyExists,
+        Refusal::Conflict { .. } | Refusal::NameHeld { .. } | Refusal::LetterConflict { .. } => Code::AlreadyExists,
         Refusal::ProofSpent { .. } | Refusal::ProofExpired { .. } | Refusal::OpenEnrolmentOff => Code::Unauthenticated,
-        Refusal::Barred { .. } => Code::PermissionDenied,
-        Refusal::UnknownTask { .. } => Code::NotFound,
+        Refusal::Barred { .. } | Refusal::OtherReceiver { .. } => Code::PermissionDenied,
+        Refusal::UnknownTask { .. } | Refusal::UnknownLetter { .. } => Code::NotFound,
         Refusal::StaleSession | Refusal::Version { .. } | Refusal::NotInForce { .. } | Refusal::Unreadable { .. } => {
             Code::FailedPrecondition
         }

@@ -137,7 +137,7 @@ impl ApplyObserver {
             }
             Effect::StandbyActivated { .. } => info!(agent = name(), "a standby agent was activated"),
             Effect::Recovery { agent: id, step } => self.recoveries.done(id, &name(), &step),
-            Effect::TrustChanged => {}
+            Effect::TrustChanged | Effect::Mail { .. } | Effect::LetterSettled { .. } => {}
         }
     }
 }

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use robeing_fleet::{AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, PoolCommand, TaskCommand};
+use robeing_fleet::{
+    AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, MailCommand, PoolCommand, TaskCommand,
+};
 use robeing_proto::internal::v1 as internal;
 
 /// Bytes that a sender may send in one turn. A larger request waits until the unused bytes of several turns add up.
@@ -20,9 +22,9 @@ const MAX_PASSED_OVER: u32 = 3;
 pub enum Lane {
     /// What keeps the fleet consistent: joins, losses, drains, health, ticks, settings, and who may be in the fleet.
     Fleet,
-    /// Completions of attempts, which free slots.
+    /// Completions of attempts, which free slots, and answers to durable messages, which free their room.
     Completions,
-    /// Users' commands: submissions and cancellations; and records of the audit log, which nobody waits for.
+    /// Users' commands: submissions, cancellations and durable messages; and records of the audit log, which nobody waits for.
     Users,
 }
 
@@ -35,8 +37,9 @@ impl Lane {
         match command {
             Command::Task(TaskCommand::Submit(_))
             | Command::Task(TaskCommand::Cancel { .. })
+            | Command::Mail(MailCommand::Post(_))
             | Command::Audit(AuditCommand::Record(_)) => Self::Users,
-            Command::Task(TaskCommand::Complete(_)) => Self::Completions,
+            Command::Task(TaskCommand::Complete(_)) | Command::Mail(MailCommand::Settle { .. }) => Self::Completions,
             Command::Agent(AgentCommand::Joined(_))
             | Command::Agent(AgentCommand::Lost { .. })
             | Command::Agent(AgentCommand::Draining { .. })

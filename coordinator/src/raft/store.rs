@@ -61,9 +61,12 @@ impl Told {
             | Effect::Redistributed { from: agent, .. }
             | Effect::StandbyActivated { agent }
             | Effect::Recovery { agent, .. } => (None, fleet.agent(*agent)),
-            Effect::Assign { .. } | Effect::Stop { .. } | Effect::SessionEnded { .. } | Effect::TrustChanged => {
-                (None, None)
-            }
+            Effect::Assign { .. }
+            | Effect::Stop { .. }
+            | Effect::SessionEnded { .. }
+            | Effect::TrustChanged
+            | Effect::Mail { .. }
+            | Effect::LetterSettled { .. } => (None, None),
         };
         Self { effect: effect.clone(), task: task.cloned(), agent: agent.cloned(), now: fleet.now() }
     }

@@ -15,6 +15,8 @@ use robeing_net::{
 use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
 use tonic::{Code, Request, Status, transport::Channel};
 
+use crate::security::Security;
+
 /// Deadline of a query to a coordinator.
 pub const QUESTION_DEADLINE: Duration = Duration::from_millis(1_500);
 /// Deadline of a membership change, which is long because a new member replicates the whole log first.
@@ -63,22 +65,34 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Returns the status code of a call that failed or was refused.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused { code, .. } => Some(*code),
+            Self::NoAddress | Self::Stranger { .. } => None,
+        }
+    }
+}
+
 /// The connections to the coordinators of all clusters.
 #[derive(Debug, Default)]
 pub struct CoordinatorClient {
-    channels: Mutex<HashMap<String, Channel>>,
+    /// The channels by address, with the security that they were made with: an address may be given to a coordinator of
+    /// another cluster.
+    channels: Mutex<HashMap<String, (Security, Channel)>>,
 }
 
 impl CoordinatorClient {
     /// Queries the fleet's state: at the first address, then at all others at once. Any coordinator can answer on
     /// behalf of the leader, but none answers while there is no majority.
-    pub async fn ask(&self, addresses: &[String]) -> Result<Answer, Error> {
+    pub async fn ask(&self, addresses: &[String], security: &Security) -> Result<Answer, Error> {
         let (first, others) = addresses.split_first().ok_or(Error::NoAddress)?;
-        let mut failure = match self.ask_one(first).await {
+        let mut failure = match self.ask_one(first, security).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let mut asked: FuturesUnordered<_> = others.iter().map(|address| self.ask_one(address)).collect();
+        let mut asked: FuturesUnordered<_> = others.iter().map(|address| self.ask_one(address, security)).collect();
         while let Some(answer) = asked.next().await {
             match answer {
                 Ok(answer) => return Ok(answer),
@@ -88,8 +102,8 @@ impl CoordinatorClient {
         Err(failure)
     }
 
-    async fn ask_one(&self, address: &str) -> Result<Answer, Error> {
-        let channel = self.channel(address)?;
+    async fn ask_one(&self, address: &str, security: &Security) -> Result<Answer, Error> {
+        let channel = self.channel(address, security)?;
         let mut client = limited!(FleetClient::new(channel));
         let status = client.get_status(within(QUESTION_DEADLINE, v1::GetStatusRequest::default())).await;
         let status = status.map_err(|status| refused("GetStatus", address, &status))?.into_inner();
@@ -101,30 +115,37 @@ impl CoordinatorClient {
     }
 
     /// Sets the number of agents that each pool should have.
-    pub async fn set_pools(&self, address: &str, pools: Vec<v1::PoolSize>) -> Result<(), Error> {
+    pub async fn set_pools(&self, address: &str, security: &Security, pools: Vec<v1::PoolSize>) -> Result<(), Error> {
         let request = within(COMMAND_DEADLINE, v1::SetPoolsRequest { pools });
-        let answer = AdminClient::new(self.channel(address)?).set_pools(request).await;
+        let answer = AdminClient::new(self.channel(address, security)?).set_pools(request).await;
         answer.map(drop).map_err(|status| refused("SetPools", address, &status))
     }
 
+    /// Sets whom the fleet trusts. A coordinator of a version without TLS refuses this with [`Code::Unimplemented`].
+    pub async fn set_trust(&self, address: &str, security: &Security, trust: v1::SetTrustRequest) -> Result<(), Error> {
+        let request = within(COMMAND_DEADLINE, trust);
+        let answer = AdminClient::new(self.channel(address, security)?).set_trust(request).await;
+        answer.map(drop).map_err(|status| refused("SetTrust", address, &status))
+    }
+
     /// Gives a coordinator a vote, by adding it to the members.
-    pub async fn add(&self, address: &str, name: String, of: String) -> Result<(), Error> {
+    pub async fn add(&self, address: &str, security: &Security, name: String, of: String) -> Result<(), Error> {
         let request = within(MEMBERSHIP_DEADLINE, v1::AddCoordinatorRequest { name, address: of });
-        let answer = AdminClient::new(self.channel(address)?).add_coordinator(request).await;
+        let answer = AdminClient::new(self.channel(address, security)?).add_coordinator(request).await;
         answer.map(drop).map_err(|status| refused("AddCoordinator", address, &status))
     }
 
     /// Takes a coordinator's vote away, by removing it from the members.
-    pub async fn remove(&self, address: &str, name: String) -> Result<(), Error> {
+    pub async fn remove(&self, address: &str, security: &Security, name: String) -> Result<(), Error> {
         let request = within(MEMBERSHIP_DEADLINE, v1::RemoveCoordinatorRequest { name });
-        let answer = AdminClient::new(self.channel(address)?).remove_coordinator(request).await;
+        let answer = AdminClient::new(self.channel(address, security)?).remove_coordinator(request).await;
         answer.map(drop).map_err(|status| refused("RemoveCoordinator", address, &status))
     }
 
     /// Transfers leadership to another voter.
-    pub async fn transfer(&self, address: &str, to: String) -> Result<(), Error> {
+    pub async fn transfer(&self, address: &str, security: &Security, to: String) -> Result<(), Error> {
         let request = within(COMMAND_DEADLINE, v1::TransferLeadershipRequest { to });
-        let answer = AdminClient::new(self.channel(address)?).transfer_leadership(request).await;
+        let answer = AdminClient::new(self.channel(address, security)?).transfer_leadership(request).await;
         answer.map(drop).map_err(|status| refused("TransferLeadership", address, &status))
     }
 
@@ -133,9 +154,10 @@ impl CoordinatorClient {
     pub async fn watch(
         &self,
         address: &str,
+        security: &Security,
         apart: Duration,
     ) -> Result<tonic::Streaming<v1::WatchStatusResponse>, Status> {
-        let channel = self.channel(address).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let channel = self.channel(address, security).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let request = v1::WatchStatusRequest { at_most_every: apart.try_into().ok() };
         FleetClient::new(channel).watch_status(request).await.map(tonic::Response::into_inner)
     }
@@ -145,16 +167,40 @@ impl CoordinatorClient {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner).retain(|address, _| addresses.contains(address));
     }
 
-    fn channel(&self, address: &str) -> Result<Channel, Error> {
+    fn channel(&self, address: &str, security: &Security) -> Result<Channel, Error> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = channels.get(address) {
+        if let Some((known, channel)) = channels.get(address)
+            && known.is_same(security)
+        {
             return Ok(channel.clone());
         }
-        let channel = tcp_channel(address, CONNECT_DEADLINE, KEEP_ALIVE, None)
-            .map_err(|error| refused("connect", address, &Status::invalid_argument(error.to_string())))?;
-        channels.insert(address.to_owned(), channel.clone());
+        let channel = new_channel(address, security)?;
+        channels.insert(address.to_owned(), (security.clone(), channel.clone()));
         Ok(channel)
     }
+}
+
+fn new_channel(address: &str, security: &Security) -> Result<Channel, Error> {
+    tcp_channel(address, CONNECT_DEADLINE, KEEP_ALIVE, security.tls())
+        .map_err(|error| refused("connect", address, &Status::invalid_argument(error.to_string())))
+}
+
+/// Returns whether each of these coordinators responds over a new connection with this security; not if there is none.
+pub async fn all_respond(addresses: &[String], security: &Security) -> bool {
+    let mut asked: FuturesUnordered<_> = addresses.iter().map(|address| responds(address, security)).collect();
+    while let Some(responds) = asked.next().await {
+        if !responds {
+            return false;
+        }
+    }
+    !addresses.is_empty()
+}
+
+async fn responds(address: &str, security: &Security) -> bool {
+    let Ok(channel) = new_channel(address, security) else { return false };
+    let request = within(QUESTION_DEADLINE, v1::GetStatusRequest::default());
+    let answer = limited!(FleetClient::new(channel)).get_status(request).await;
+    answer.is_ok_and(|answer| !answer.into_inner().cluster_id.is_empty())
 }
 
 /// Returns all agents, including lost ones, page by page.

@@ -41,6 +41,28 @@ pub enum ClientError {
         /// The failure that shows this.
         cause: String,
     },
+    /// The coordinator did not prove that it belongs to the fleet.
+    #[error("the coordinator at {endpoint} is not trusted: {problem}")]
+    Untrusted {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong with its certificate, or who it is instead.
+        problem: String,
+    },
+    /// The coordinator does not accept the client's certificate.
+    #[error("the coordinator at {endpoint} refused the client's certificate: {problem}")]
+    CertificateRefused {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong with the certificate.
+        problem: &'static str,
+    },
+    /// The server speaks no TLS, but has to prove who it is.
+    #[error("the server at {endpoint} does not speak TLS, so it can't prove who it is")]
+    NoTls {
+        /// The endpoint.
+        endpoint: String,
+    },
     /// The requested object does not exist.
     #[error("{message}")]
     NotFound {

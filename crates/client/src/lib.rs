@@ -3,7 +3,9 @@
 //! generates the task ids.
 
 mod address;
+mod admin;
 pub mod coordinators;
+mod distrust;
 mod error;
 mod security;
 mod submit;
@@ -30,7 +32,8 @@ use robeing_net::{
 };
 use robeing_proto::v1::{
     Agent, CancelTasksRequest, CancelTasksResponse, Consistency, FleetStatus, GetStatusRequest, GetTaskRequest,
-    ListAgentsRequest, ListTasksRequest, ListTasksResponse, Task, TaskState, fleet_client::FleetClient as Rpc,
+    ListAgentsRequest, ListTasksRequest, ListTasksResponse, Task, TaskState, admin_client::AdminClient,
+    fleet_client::FleetClient as Rpc,
 };
 pub use security::{Bearer, ClientIdentity, Security};
 pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
@@ -240,12 +243,30 @@ impl FleetClient {
         F: Fn(Rpc<Wire>) -> A,
         A: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call_at(|target| attempt(self.rpc(target))).await
+    }
+
+    /// Makes a call of the Admin service, as [`FleetClient::call`] does.
+    pub async fn call_admin<T, F, A>(&self, attempt: F) -> Result<T, ClientError>
+    where
+        F: Fn(AdminClient<Wire>) -> A,
+        A: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.call_at(|target| attempt(self.admin(target))).await
+    }
+
+    /// Makes a call that `attempt` makes at an endpoint, until one answers.
+    async fn call_at<T, F, A>(&self, attempt: F) -> Result<T, ClientError>
+    where
+        F: Fn(usize) -> A,
+        A: Future<Output = Result<Response<T>, Status>>,
+    {
         self.contact().await?;
         let mut tries = Tries::new(self);
         loop {
             let target = self.current();
             let ends = tries.attempt_ends();
-            let status = match timeout_at(ends, attempt(self.rpc(target))).await {
+            let status = match timeout_at(ends, attempt(target)).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => status,
                 Err(_) => Status::unavailable(format!("{} did not answer in time", self.name(target))),
@@ -298,8 +319,16 @@ impl FleetClient {
     }
 
     fn rpc(&self, target: usize) -> Rpc<Wire> {
+        limited!(Rpc::new(self.wire(target)))
+    }
+
+    fn admin(&self, target: usize) -> AdminClient<Wire> {
+        limited!(AdminClient::new(self.wire(target)))
+    }
+
+    fn wire(&self, target: usize) -> Wire {
         let channel = self.inner.targets[target].channel.clone();
-        limited!(Rpc::with_interceptor(channel, self.inner.settings.security.bearer()))
+        InterceptedService::new(channel, self.inner.settings.security.bearer())
     }
 
     /// Moves from `target` to the next endpoint, unless another call already has.
@@ -314,12 +343,14 @@ pub(crate) struct Tries {
     client: FleetClient,
     began: Instant,
     failures: usize,
+    /// Number of failures in a row because an endpoint and this client do not trust each other.
+    distrusts: usize,
     pause: Duration,
 }
 
 impl Tries {
     pub(crate) fn new(client: &FleetClient) -> Self {
-        Self { client: client.clone(), began: Instant::now(), failures: 0, pause: FIRST_PAUSE }
+        Self { client: client.clone(), began: Instant::now(), failures: 0, distrusts: 0, pause: FIRST_PAUSE }
     }
 
     fn ends(&self) -> Instant {
@@ -338,6 +369,7 @@ impl Tries {
     pub(crate) fn succeeded(&mut self) {
         self.began = Instant::now();
         self.failures = 0;
+        self.distrusts = 0;
         self.pause = FIRST_PAUSE;
     }
 
@@ -346,23 +378,32 @@ impl Tries {
     /// # Errors
     /// The failure as a [`ClientError`], if a retry would not help or there is no time left for one.
     pub(crate) async fn failed(&mut self, target: usize, status: Status) -> Result<(), ClientError> {
+        let Inner { targets, settings, .. } = &*self.client.inner;
+        let endpoint = &targets[target].name;
         if is_foreign(&status) {
-            let endpoint = self.client.name(target).to_owned();
-            return Err(ClientError::NotAFleet { endpoint, cause: error::cause(&status) });
+            return Err(ClientError::NotAFleet { endpoint: endpoint.clone(), cause: error::cause(&status) });
         }
         if !may_retry(&status) {
             return Err(ClientError::refused(status));
         }
+        let distrust = distrust::distrust(&status, endpoint, settings.security.trust_source());
+        self.distrusts = if distrust.is_some() { self.distrusts + 1 } else { 0 };
         self.client.fail_over(target);
         self.failures += 1;
-        let round_is_over = self.failures.is_multiple_of(self.client.inner.targets.len());
+        let round_is_over = self.failures.is_multiple_of(targets.len());
         let pause = if round_is_over { self.pause } else { Duration::ZERO };
-        if Instant::now() + pause >= self.ends() {
-            return Err(ClientError::Unavailable {
-                endpoints: self.client.endpoints().join(", "),
-                waited: self.began.elapsed(),
-                cause: error::cause(&status),
-            });
+        let is_late = Instant::now() + pause >= self.ends();
+        match distrust {
+            // One of them may be another fleet's; if it is all of them, trying again does not help.
+            Some(error) if is_late || self.distrusts >= targets.len() => return Err(error),
+            None if is_late => {
+                return Err(ClientError::Unavailable {
+                    endpoints: self.client.endpoints().join(", "),
+                    waited: self.began.elapsed(),
+                    cause: error::cause(&status),
+                });
+            }
+            _ => {}
         }
         if round_is_over {
             sleep(pause).await;

@@ -38,6 +38,8 @@ pub struct Security {
     /// Keeps the credentials replaceable.
     replace: Option<Arc<watch::Sender<Arc<Credentials>>>>,
     bearer: Bearer,
+    /// Where the trusted authorities came from, for messages.
+    trust_source: Option<Arc<str>>,
 }
 
 impl fmt::Debug for Security {
@@ -70,6 +72,24 @@ impl Security {
         Ok(Self::of(credentials(identity)?, false, identity.token.as_deref()))
     }
 
+    /// Connects as [`Security::with_identity`], but falls back to plaintext where a server speaks no TLS: for the time in
+    /// which a fleet moves to TLS.
+    ///
+    /// # Errors
+    /// If the identity can't be used.
+    pub fn permissive(identity: &ClientIdentity) -> Result<Self, CredentialsError> {
+        Ok(Self::of(credentials(identity)?, true, identity.token.as_deref()))
+    }
+
+    /// Returns whether both share the same credentials.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (&self.replace, &other.replace) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
     /// Replaces the identity, for connections that are made from now on.
     ///
     /// # Errors
@@ -87,7 +107,18 @@ impl Security {
         let (sender, receiver) = watch::channel(Arc::new(credentials));
         let bearer = Bearer::default();
         bearer.set(token);
-        Self { tls: Some(Tls::new(receiver, permissive)), replace: Some(Arc::new(sender)), bearer }
+        Self { tls: Some(Tls::new(receiver, permissive)), replace: Some(Arc::new(sender)), bearer, trust_source: None }
+    }
+
+    /// Sets where the trusted authorities came from, such as the name of a file; error messages contain it.
+    pub fn trusted_from(mut self, source: &str) -> Self {
+        self.trust_source = Some(source.into());
+        self
+    }
+
+    /// Returns where the trusted authorities came from, if that was set.
+    pub(crate) fn trust_source(&self) -> Option<&str> {
+        self.trust_source.as_deref()
     }
 
     /// Returns the TLS to connect with, if any.

@@ -1,15 +1,17 @@
 //! A stub of a fleet for tests: several endpoints that share the accepted tasks and can each be made to misbehave.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use futures::Stream;
 use robeing_proto::v1::{
-    ListAgentsResponse, Refusal, StreamedAnswer, SubmitRequest, SubmitResponse, SubmitResult, SubmitStreamRequest,
-    SubmitStreamResponse, TaskSpec, WatchStatusRequest, WatchStatusResponse, WatchTasksRequest, WatchTasksResponse,
+    self, ListAgentsResponse, Refusal, StreamedAnswer, SubmitRequest, SubmitResponse, SubmitResult,
+    SubmitStreamRequest, SubmitStreamResponse, TaskSpec, WatchStatusRequest, WatchStatusResponse, WatchTasksRequest,
+    WatchTasksResponse,
+    admin_server::{Admin, AdminServer},
     fleet_server::{Fleet, FleetServer},
     streamed_answer::Answer,
 };
@@ -22,6 +24,8 @@ use super::*;
 /// State shared by all endpoints of a stub, as in a fleet.
 #[derive(Default)]
 pub struct Shared {
+    /// The authorization of each query of the status, if it had one.
+    pub authorizations: Vec<Option<String>>,
     /// How often each id was accepted as new.
     pub accepted: HashMap<String, usize>,
     /// Maximum number of tasks that were unanswered at the same time.
@@ -30,6 +34,8 @@ pub struct Shared {
     pub watches: Vec<WatchTasksRequest>,
     /// Number of calls received.
     pub calls: usize,
+    /// The agents that are barred.
+    pub barred: HashSet<String>,
 }
 
 /// How one endpoint behaves.
@@ -209,13 +215,97 @@ impl Fleet for Stub {
         Ok(Response::new(ListAgentsResponse::default()))
     }
 
-    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<FleetStatus>, Status> {
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<FleetStatus>, Status> {
         self.begin().await?;
+        let authorization = request.metadata().get("authorization");
+        let authorization = authorization.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        self.shared().authorizations.push(authorization);
         Ok(Response::new(FleetStatus { cluster_id: "stub".into(), ..Default::default() }))
     }
 
     async fn watch_status(&self, _: Request<WatchStatusRequest>) -> Result<Response<Self::WatchStatusStream>, Status> {
         Err(Status::unimplemented("the client asks for the status"))
+    }
+}
+
+/// The number of records in the audit log of a stub.
+pub const AUDIT_RECORDS: u64 = 2_500;
+
+/// Returns the failure of a call that no test makes.
+fn unserved<T>() -> Result<T, Status> {
+    Err(Status::unimplemented("the stub does not serve this"))
+}
+
+#[tonic::async_trait]
+impl Admin for Stub {
+    async fn set_pools(&self, _: Request<v1::SetPoolsRequest>) -> Result<Response<v1::SetPoolsResponse>, Status> {
+        unserved()
+    }
+
+    async fn add_coordinator(
+        &self,
+        _: Request<v1::AddCoordinatorRequest>,
+    ) -> Result<Response<v1::AddCoordinatorResponse>, Status> {
+        unserved()
+    }
+
+    async fn remove_coordinator(
+        &self,
+        _: Request<v1::RemoveCoordinatorRequest>,
+    ) -> Result<Response<v1::RemoveCoordinatorResponse>, Status> {
+        unserved()
+    }
+
+    async fn transfer_leadership(
+        &self,
+        _: Request<v1::TransferLeadershipRequest>,
+    ) -> Result<Response<v1::TransferLeadershipResponse>, Status> {
+        unserved()
+    }
+
+    async fn set_trust(&self, _: Request<v1::SetTrustRequest>) -> Result<Response<v1::SetTrustResponse>, Status> {
+        unserved()
+    }
+
+    async fn create_join_token(
+        &self,
+        _: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        Err(Status::permission_denied("client/ada may not call this"))
+    }
+
+    async fn certify_client(
+        &self,
+        _: Request<v1::CertifyClientRequest>,
+    ) -> Result<Response<v1::CertifyClientResponse>, Status> {
+        unserved()
+    }
+
+    async fn bar_agent(&self, request: Request<v1::BarAgentRequest>) -> Result<Response<v1::BarAgentResponse>, Status> {
+        self.begin().await?;
+        let mut shared = self.shared();
+        shared.barred.insert(request.into_inner().agent);
+        Ok(Response::new(v1::BarAgentResponse { revision: shared.barred.len() as u64 }))
+    }
+
+    async fn release_agent(
+        &self,
+        request: Request<v1::ReleaseAgentRequest>,
+    ) -> Result<Response<v1::ReleaseAgentResponse>, Status> {
+        self.begin().await?;
+        let released = self.shared().barred.remove(&request.into_inner().agent);
+        Ok(Response::new(v1::ReleaseAgentResponse { released }))
+    }
+
+    async fn list_audit_records(
+        &self,
+        request: Request<v1::ListAuditRecordsRequest>,
+    ) -> Result<Response<v1::ListAuditRecordsResponse>, Status> {
+        self.begin().await?;
+        let v1::ListAuditRecordsRequest { after_seq, page_size } = request.into_inner();
+        let last = AUDIT_RECORDS.min(after_seq.saturating_add(u64::from(page_size)));
+        let records = (after_seq + 1..=last).map(|seq| v1::AuditRecord { seq, ..Default::default() });
+        Ok(Response::new(v1::ListAuditRecordsResponse { records: records.collect(), first_seq: 1 }))
     }
 }
 
@@ -255,6 +345,7 @@ pub async fn stub(all: &[Manners]) -> Running {
         endpoints.push(listener.local_addr().expect("it is bound").to_string());
         let served = Server::builder()
             .add_service(FleetServer::new(stub.clone()))
+            .add_service(AdminServer::new(stub.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         servers.push(tokio::spawn(async move {
             let _ = served.await;

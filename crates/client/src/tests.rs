@@ -1,7 +1,19 @@
 //! Tests of the client with a stub of a fleet.
 
-use robeing_proto::v1::{SubmitRequest, TaskSpec, WatchTasksRequest};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle};
+use robeing_net::{
+    Transport,
+    security::{Credentials, Tls, TrustClock},
+};
+use robeing_platform::Platform;
+use robeing_proto::v1::{
+    BarAgentRequest, CreateJoinTokenRequest, ReleaseAgentRequest, SubmitRequest, TaskSpec, WatchTasksRequest,
+    fleet_server::FleetServer,
+};
 use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
     stub::{Manners, stub},
@@ -200,6 +212,124 @@ async fn garbage_is_told_as_such() {
         assert!(matches!(&error, ClientError::NotAFleet { .. }), "{error:?}");
         server.abort();
     }
+}
+
+#[tokio::test]
+async fn a_call_of_the_admin_service_is_repeated_at_another_endpoint() {
+    let running = stub(&[Manners { unavailable: 2, ..Default::default() }, Manners::default()]).await;
+    let client = running.client();
+    client.bar_agent(BarAgentRequest { agent: "a".into(), ..Default::default() }).await.expect("one answers");
+    let release = ReleaseAgentRequest { agent: "a".into() };
+    assert!(client.release_agent(release.clone()).await.expect("one answers").released);
+    assert!(!client.release_agent(release).await.expect("one answers").released);
+    let error = client.create_join_token(CreateJoinTokenRequest::default()).await.expect_err("no right");
+    assert!(matches!(error, ClientError::Refused { code: Code::PermissionDenied, .. }), "{error:?}");
+}
+
+/// The authority of a fleet, and what it certifies.
+struct Certifying(Authority);
+
+/// When the authorities' certificates begin to be valid, before now.
+const AUTHORITY_AGE: Duration = Duration::from_secs(1_000 * 60 * 60);
+
+impl Certifying {
+    fn new() -> Self {
+        Self(Authority::create(&Self::realm(), Self::ago(AUTHORITY_AGE)).expect("an authority"))
+    }
+
+    fn realm() -> Realm {
+        Realm::new("robeing.local", "default", "tested").expect("a realm")
+    }
+
+    fn ago(span: Duration) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        (now - span).as_millis() as u64
+    }
+
+    fn certify(&self, role: PeerRole, name: &str, ago: Duration) -> (Vec<u8>, PrivateKey) {
+        let key = PrivateKey::generate().expect("a key");
+        let request = SigningRequest::from_der(&key.request().expect("a request")).expect("it is right");
+        let id = Self::realm().member(role, name).expect("an id");
+        let issued = self.0.issue(&request, &id, &[], Self::ago(ago), LEAF_LIFETIME).expect("a certificate");
+        (issued.certificate.to_vec(), key)
+    }
+
+    /// Serves the stub of a fleet, as a member with this role.
+    async fn serve(&self, role: PeerRole) -> (String, AbortOnDropHandle<()>) {
+        let (certificate, key) = self.certify(role, "c-0", Duration::ZERO);
+        let clock = Arc::new(TrustClock::new(Platform::real().clock));
+        let bundle = TrustBundle::from_pem(self.0.certificate_pem()).expect("a bundle");
+        let own = Some((certificate.into(), &key));
+        let credentials = Credentials::new("tested", Some(bundle), own, &clock).expect("they are right");
+        let (_, receiver) = tokio::sync::watch::channel(Arc::new(credentials));
+        let transport = Transport::secured(Platform::real().network, Tls::new(receiver, false));
+        let bound = transport.bind("127.0.0.1:0").await.expect("a port is free");
+        let address = bound.local_addr().expect("it is bound").to_string();
+        let service = FleetServer::new(stub(&[Manners::default()]).await.stub.clone());
+        let serving = async move { bound.serve(tonic::service::Routes::new(service), CancellationToken::new()).await };
+        let serving = tokio::spawn(async move { serving.await.expect("it serves") });
+        (address, AbortOnDropHandle::new(serving))
+    }
+
+    /// Returns the settings of a client with a certificate that was issued some time ago, which trusts `trusted`.
+    fn client(&self, ago: Duration, trusted: &Self) -> Settings {
+        let (certificate, key) = self.certify(PeerRole::Client, "ada", ago);
+        let certificate = TrustBundle::from_der(&[certificate]).expect("a certificate").pem().to_owned();
+        let identity = ClientIdentity {
+            cluster: "tested".into(),
+            trust: trusted.0.certificate_pem().to_owned(),
+            certificate: Some((certificate, key.to_pem())),
+            token: None,
+        };
+        let security = Security::with_identity(&identity).expect("it is right").trusted_from("trust.crt");
+        Settings { request_timeout: Duration::from_secs(20), security, ..Settings::default() }
+    }
+}
+
+async fn status_at(endpoints: &[&String], settings: Settings) -> Result<FleetStatus, ClientError> {
+    let client = FleetClient::new(endpoints, settings).expect("the endpoints are good");
+    client.status(Consistency::Local).await
+}
+
+#[tokio::test]
+async fn a_coordinator_of_strangers_is_left_for_another_and_told_if_there_is_none() {
+    let (ours, theirs) = (Certifying::new(), Certifying::new());
+    let (stranger, _serving) = theirs.serve(PeerRole::Coordinator).await;
+    let (own, _serving_own) = ours.serve(PeerRole::Coordinator).await;
+    let error = status_at(&[&stranger], ours.client(Duration::ZERO, &ours)).await.expect_err("it is a stranger's");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "the coordinator at http://{stranger} is not trusted: its certificate is not from an authority in trust.crt"
+        )
+    );
+    status_at(&[&stranger, &own], ours.client(Duration::ZERO, &ours)).await.expect("the other one is trusted");
+    let (worker, _serving_worker) = ours.serve(PeerRole::Worker).await;
+    let error = status_at(&[&worker], ours.client(Duration::ZERO, &ours)).await.expect_err("it is no coordinator");
+    assert!(matches!(&error, ClientError::Untrusted { .. }), "{error:?}");
+    assert!(error.to_string().ends_with("not a coordinator of this fleet"), "{error}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_fleet_does_not_accept_is_told_as_such() {
+    let (ours, theirs) = (Certifying::new(), Certifying::new());
+    let (address, _serving) = ours.serve(PeerRole::Coordinator).await;
+    let expired = ours.client(Duration::from_secs(100 * 60 * 60), &ours);
+    for (settings, problem) in
+        [(theirs.client(Duration::ZERO, &ours), "not from an authority of this fleet"), (expired, "it has expired")]
+    {
+        let error = status_at(&[&address], settings).await.expect_err("it is refused");
+        assert!(matches!(&error, ClientError::CertificateRefused { .. }), "{error:?}");
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_tls_cannot_prove_who_it_is() {
+    let ours = Certifying::new();
+    let running = stub(&[Manners::default()]).await;
+    let error = status_at(&[&running.endpoints[0]], ours.client(Duration::ZERO, &ours)).await.expect_err("no TLS");
+    assert!(matches!(&error, ClientError::NoTls { .. }), "{error:?}");
 }
 
 #[test]

@@ -208,14 +208,14 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
 }
 
 fn authority(sources: &Sources<'_>) -> Result<AuthorityConfig, ConfigError> {
-    let enrolment = sources.get(&settings::ENROLMENT).filter(|value| !value.text.is_empty());
     let mut config = AuthorityConfig {
         directory: sources.path(&settings::CA),
-        enrolment: enrolment.map(|value| forms::enrolment(&value)).transpose()?,
         rights: sources.path(&settings::RIGHTS),
         join: sources.path(&settings::JOIN),
         ..AuthorityConfig::default()
     };
+    let enrolment = sources.get(&settings::ENROLMENT).filter(|value| !value.text.is_empty());
+    config.enrolment = enrolment.map(|value| forms::enrolment(&value)).transpose()?;
     if let Some(value) = sources.get(&settings::TRUST_DOMAIN) {
         config.trust_domain = forms::trust_domain(&value)?;
     }

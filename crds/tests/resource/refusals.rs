@@ -1,6 +1,6 @@
 //! The rules of the schema: each violation is refused with its message, at the right field.
 
-use robeing_crds::{limits, parse_manifest};
+use robeing_crds::{check_update, limits, parse_manifest};
 
 use crate::refusal::{assert_refused, manifest, named, only_problem, pool};
 
@@ -16,7 +16,7 @@ fn rules_about_names() {
                 letter or digit, because its Services are named after it.";
     let pool_form =
         "The name of a pool must be lower-case letters, digits and '-', and start and end with a letter or digit.";
-    let reserved = "This name belongs to the coordinators' own objects; give the pool another.";
+    let reserved = "This name belongs to the fleet's own objects; give the pool another.";
     let pool_named = |name: &str| manifest(&format!("{{pools: [{{name: {name}, executor: {{echo: {{}}}}}}]}}"));
     assert_refused(&[
         (named("{name: My_Fleet}"), "metadata.name", form),
@@ -34,6 +34,8 @@ fn rules_about_names() {
         (pool_named("data-"), "spec.pools[0].name", pool_form),
         (pool_named("coordinator"), "spec.pools[0].name", reserved),
         (pool_named("coordinators"), "spec.pools[0].name", reserved),
+        (pool_named("user"), "spec.pools[0].name", reserved),
+        (pool_named("admin"), "spec.pools[0].name", reserved),
         (
             pool_named(&"p".repeat(limits::MAX_POOL_NAME as usize + 1)),
             "spec.pools[0].name",
@@ -377,6 +379,33 @@ fn rules_about_consensus_recovery_and_scheduling() {
         ),
     ]);
     parse_manifest(&recovery("heartbeatInterval: 1s, sessionTimeout: 2s")).expect("exactly twice is enough");
+}
+
+#[test]
+fn rules_about_identity() {
+    let form = "The trust domain must be lower-case letters, digits, '-', '.' and '_', such as robeing.local.";
+    let identity = |fields: &str| manifest(&format!("{{identity: {{{fields}}}}}"));
+    let cluster = parse_manifest(&identity("authority: {secretName: mine}")).unwrap_or_else(|error| panic!("{error}"));
+    let name = cluster.metadata.name.expect("a name");
+    assert_refused(&[
+        (identity("trustDomain: Robeing"), "spec.identity.trustDomain", form),
+        (identity("trustDomain: a/b"), "spec.identity.trustDomain", form),
+        (identity("trustDomain: \"\""), "spec.identity.trustDomain", "This must have at least 1 character, but has 0."),
+        (identity("authority: {}"), "spec.identity.authority", "The field secretName is missing; add it."),
+        (
+            identity(&format!("authority: {{secretName: {name}-authority}}")),
+            "spec.identity.authority.secretName",
+            "This Secret is the operator's own, for the authority that members are certified by; name a Secret of yours.",
+        ),
+    ]);
+    let longest = "a".repeat(limits::MAX_TRUST_DOMAIN as usize);
+    let at_most =
+        parse_manifest(&identity(&format!("trustDomain: {longest}"))).unwrap_or_else(|error| panic!("{error}"));
+    assert!(parse_manifest(&identity(&format!("trustDomain: {longest}a"))).is_err());
+    let other = parse_manifest(&identity("trustDomain: other")).unwrap_or_else(|error| panic!("{error}"));
+    check_update(&at_most, &at_most).expect("nothing changed");
+    let refused = check_update(&at_most, &other).expect_err("members would get other names").to_string();
+    assert!(refused.contains("cannot be changed after the cluster was made"), "{refused}");
 }
 
 #[test]

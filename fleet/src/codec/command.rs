@@ -10,7 +10,9 @@ use bilrost::{
     },
 };
 
-use crate::{AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, PoolCommand, TaskCommand};
+use crate::{
+    AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, MailCommand, PoolCommand, TaskCommand,
+};
 
 /// Appends a command's message.
 pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
@@ -22,6 +24,7 @@ pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
         Command::Control(command) => command.oneof_encode(out, &mut tags),
         Command::Identity(command) => command.oneof_encode(out, &mut tags),
         Command::Audit(command) => command.oneof_encode(out, &mut tags),
+        Command::Mail(command) => command.oneof_encode(out, &mut tags),
     }
 }
 
@@ -65,6 +68,10 @@ fn read_field(number: u32, wire_type: WireType, message: &mut &[u8]) -> Result<C
         let read = AuditCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
         return read.map(|(command, _)| Command::Audit(command));
     }
+    if MailCommand::FIELD_TAGS.contains(&number) {
+        let read = MailCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Mail(command));
+    }
     if ControlCommand::FIELD_TAGS.contains(&number) {
         let mut command = ControlCommand::Tick;
         let read = ControlCommand::oneof_decode_field_distinguished(&mut command, number, wire_type, message, context);
@@ -86,11 +93,12 @@ mod tests {
             ControlCommand::FIELD_TAGS,
             IdentityCommand::FIELD_TAGS,
             AuditCommand::FIELD_TAGS,
+            MailCommand::FIELD_TAGS,
         ]
         .concat();
         numbers.sort_unstable();
         let before = numbers.len();
         numbers.dedup();
-        assert_eq!((numbers.len(), before), (17, 17), "{numbers:?}");
+        assert_eq!((numbers.len(), before), (19, 19), "{numbers:?}");
     }
 }

@@ -10,7 +10,8 @@ use bilrost::{
 
 use super::{CodecError, Kind, begin, decode};
 use crate::{
-    Agent, AuditRecord, Bar, Enrolment, FleetConfig, FleetRecoveryStep, IdentityConfig, Stamp, Task,
+    Agent, AuditRecord, Bar, Enrolment, FleetConfig, FleetRecoveryStep, IdentityConfig, Letter, Stamp, Task,
+    UnixMillis,
     agents::{
         recovery::RecoveryLog,
         state::{Agents, Pool},
@@ -18,6 +19,7 @@ use crate::{
     audit_log::state::AuditLog,
     fleet::{State, Totals},
     identity::{SpentProof, state::Identity},
+    mail::state::Mail,
     numbered::{Entry, Numbered},
     schedule::speed::KindTimes,
     tasks::state::Tasks,
@@ -52,6 +54,8 @@ struct Whole {
     spent: Vec<SpentProof>,
     #[bilrost(9)]
     records: Vec<AuditRecord>,
+    #[bilrost(10)]
+    letters: Vec<Letter>,
 }
 
 /// Everything that occurs once in the state.
@@ -90,6 +94,8 @@ struct Head {
     identity: IdentityHead,
     #[bilrost(15)]
     records: NumberedHead,
+    #[bilrost(16)]
+    letters: NumberedHead,
 }
 
 /// What the head contains about identities.
@@ -105,6 +111,8 @@ struct IdentityHead {
     bars: NumberedHead,
     #[bilrost(4)]
     spent: NumberedHead,
+    #[bilrost(5)]
+    forgotten_until: UnixMillis,
 }
 
 /// What the head contains about entries that have numbers.
@@ -136,10 +144,11 @@ impl NumberedHead {
 impl Head {
     fn of(state: &State) -> Self {
         // Without `..`, so that new fields of the state must be added here.
-        let State { version, config, now, revision, totals, tasks, agents, kinds, identity, audit_log } = state;
+        let State { version, config, now, revision, totals, tasks, agents, kinds, identity, audit_log, mail } = state;
         let Tasks { kept, next_seq } = tasks;
-        let Identity { config: trusted, enrolments, bars, spent } = identity;
+        let Identity { config: trusted, enrolments, bars, spent, forgotten_until } = identity;
         let AuditLog { records } = audit_log;
+        let Mail { letters } = mail;
         let Agents { known, next, next_session, pools, recoveries } = agents;
         Self {
             version: *version,
@@ -160,8 +169,10 @@ impl Head {
                 enrolments: NumberedHead::of(enrolments),
                 bars: NumberedHead::of(bars),
                 spent: NumberedHead::of(spent),
+                forgotten_until: *forgotten_until,
             },
             records: NumberedHead::of(records),
+            letters: NumberedHead::of(letters),
         }
     }
 }
@@ -241,6 +252,7 @@ pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
     state.identity.bars.iter().for_each(|bar| writer.entry(bar.as_ref()));
     state.identity.spent.iter().for_each(|spent| writer.entry(spent.as_ref()));
     state.audit_log.records.iter().for_each(|record| writer.entry(record.as_ref()));
+    state.mail.letters.iter().for_each(|letter| writer.entry(letter.as_ref()));
     writer.finish()
 }
 
@@ -259,7 +271,7 @@ fn by_number<K: Ord, V>(
 /// Reads a state. Doesn't check that a fleet can have this state.
 pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
     let whole = decode(Kind::State, bytes, |whole: &Whole| whole.head.version)?;
-    let Whole { head, agents, tasks, recoveries, identity, enrolments, bars, spent, records } = whole;
+    let Whole { head, agents, tasks, recoveries, identity, enrolments, bars, spent, records, letters } = whole;
     let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);
     if found != [head.agents, head.tasks, head.recoveries] {
         return Err(CodecError::Inconsistent("agents, tasks or recoveries are missing".to_owned()));
@@ -287,7 +299,9 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
             enrolments: head.identity.enrolments.with(enrolments)?,
             bars: head.identity.bars.with(bars)?,
             spent: head.identity.spent.with(spent)?,
+            forgotten_until: head.identity.forgotten_until,
         },
         audit_log: AuditLog { records: head.records.with(records)? },
+        mail: Mail { letters: head.letters.with(letters)? },
     })
 }

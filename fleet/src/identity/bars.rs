@@ -60,15 +60,28 @@ impl Fleet {
         Ok(())
     }
 
-    /// Ends the session of a barred agent as a loss does. A removed agent is forgotten afterwards.
+    /// Ends the session of a barred agent as a loss does. A removed agent is forgotten afterwards, before its pool is
+    /// filled: a pool without a fixed size becomes smaller by it.
     fn expel(&mut self, agent: &str, kind: BarKind, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let Some(id) = self.agent_by_name(agent).map(|agent| agent.id) else { return };
-        if kind == BarKind::Removed {
-            jobs.push(Job::Forget(id));
+        let in_session = self.has_session(agent);
+        let removed = Job::Record(id, RecoveryEvent::Removed);
+        // The job that is pushed last is done first.
+        match kind {
+            BarKind::Removed => {
+                self.fill_afterwards(id, false, jobs);
+                jobs.push(Job::Forget(id));
+                if in_session {
+                    jobs.push(removed);
+                }
+            }
+            BarKind::Quarantined if in_session => {
+                jobs.push(removed);
+                self.fill_afterwards(id, true, jobs);
+            }
+            BarKind::Quarantined => {}
         }
-        if self.has_session(agent) {
-            jobs.push(Job::Record(id, RecoveryEvent::Removed));
-            self.fill_afterwards(id, true, jobs);
+        if in_session {
             self.end_session(id, Some(LossReason::Barred), jobs, effects);
         }
     }

@@ -99,7 +99,7 @@ impl Fleet {
         if self.indexes.identity.spent.get(&proof.id).is_some() {
             return Err(Refusal::ProofSpent { agent: enrol.agent.clone() });
         }
-        if proof.forgotten_at() <= self.state.now.wall {
+        if proof.forgotten_at() <= self.state.now.wall.max(self.state.identity.forgotten_until) {
             return Err(Refusal::ProofExpired { expired: proof.expires });
         }
         if self.state.identity.spent.len() >= MAX_SPENT_PROOFS {
@@ -121,8 +121,10 @@ impl Fleet {
     pub(super) fn forget_expired_proofs(&mut self) {
         for _ in 0..MAX_PROOFS_FORGOTTEN {
             let first = self.indexes.identity.forgotten_at.first().copied();
-            let Some((_, number)) = first.filter(|(at, _)| *at <= self.state.now.wall) else { return };
-            if let Some(spent) = self.state.identity.spent.remove(number, &self.snapshots) {
+            let Some((at, number)) = first.filter(|(at, _)| *at <= self.state.now.wall) else { return };
+            let identity = &mut self.state.identity;
+            identity.forgotten_until = identity.forgotten_until.max(at);
+            if let Some(spent) = identity.spent.remove(number, &self.snapshots) {
                 self.indexes.identity.drop_spent(&spent);
             }
         }

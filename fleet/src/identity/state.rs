@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Bar, Enrolment, SpentProof, command::IdentityConfig};
-use crate::numbered::Numbered;
+use crate::{UnixMillis, numbered::Numbered};
 
 /// The identities' part of the state.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -16,4 +16,7 @@ pub(crate) struct Identity {
     pub bars: Numbered<Bar>,
     /// The proofs that were used.
     pub spent: Numbered<SpentProof>,
+    /// The latest wall time at which a used proof was due to be forgotten and was. A proof that would be forgotten by
+    /// then is refused, because it may be one of those, and the wall time may have gone back since.
+    pub forgotten_until: UnixMillis,
 }

@@ -1,5 +1,5 @@
-//! What happens when a timer is due: deadlines, timeouts of attempts, the ends of delays and backoffs, and the removal
-//! of finished tasks and lost agents.
+//! What happens when a timer is due: deadlines, timeouts of attempts, the ends of delays and backoffs, the removal of
+//! finished tasks and lost agents, and the expiry and removal of letters.
 
 use crate::{
     AttemptEnd, CancelCause, Effect, FailureKind, Fleet, TaskState, tasks::attempts::own_failure, timers::Timer,
@@ -22,6 +22,7 @@ impl Fleet {
                 }
             }
             Timer::Forget(agent) => self.forget(agent),
+            Timer::Letter(seq) => self.letter_due(seq, effects),
         }
     }
 

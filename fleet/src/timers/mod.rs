@@ -1,10 +1,10 @@
-//! The timers in one ordered set. Each timer is derived from a task or an agent, so none is part of a snapshot.
+//! The timers in one ordered set. Each timer is derived from a task, an agent or a letter, so none is part of a snapshot.
 
 mod due;
 
 use std::collections::BTreeSet;
 
-use crate::{Agent, AgentId, FleetMillis, Task, TaskState, limits::MAX_TIME_MS};
+use crate::{Agent, AgentId, FleetMillis, Letter, Task, TaskState, limits::MAX_TIME_MS};
 
 /// What falls due. Timers with the same due time fire in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,11 +19,13 @@ pub(crate) enum Timer {
     Expiry(u64),
     /// The end of the time for which a lost agent is remembered.
     Forget(AgentId),
+    /// The expiry of a letter that waits, or the end of the time for which the outcome of a settled one is kept.
+    Letter(u64),
 }
 
 /// A timer and its due time as one number, because an ordered set compares numbers in a few instructions and enums in
-/// many. From the highest bits: the due time, at most [`MAX_TIME_MS`], in 61; the kind of timer in 3; its task or agent
-/// in 64.
+/// many. From the highest bits: the due time, at most [`MAX_TIME_MS`], in 61; the kind of timer in 3; its task, agent
+/// or letter in 64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Due(u128);
 
@@ -39,6 +41,7 @@ impl Due {
             Timer::Ready(seq) => (2, seq),
             Timer::Expiry(seq) => (3, seq),
             Timer::Forget(agent) => (4, u64::from(agent.0)),
+            Timer::Letter(seq) => (5, seq),
         };
         // A timer that is due after the latest representable time never fires. Its due time must fit its bits.
         let at = at.min(MAX_TIME_MS + 1);
@@ -56,6 +59,7 @@ impl Due {
             1 => Timer::Attempt(owner),
             2 => Timer::Ready(owner),
             3 => Timer::Expiry(owner),
+            5 => Timer::Letter(owner),
             _ => Timer::Forget(AgentId(owner as u32)),
         }
     }
@@ -120,6 +124,16 @@ impl Timers {
         }
     }
 
+    /// Sets the timer of a letter.
+    pub(crate) fn set_letter(&mut self, letter: &Letter) {
+        self.due.insert(Due::new(letter.due(), Timer::Letter(letter.seq)));
+    }
+
+    /// Clears the timer of a letter, which must not have changed since it was set.
+    pub(crate) fn clear_letter(&mut self, letter: &Letter) {
+        self.due.remove(&Due::new(letter.due(), Timer::Letter(letter.seq)));
+    }
+
     /// Returns the earliest due time.
     pub(crate) fn next_due(&self) -> Option<FleetMillis> {
         self.due.first().map(|due| due.at())
@@ -147,6 +161,7 @@ mod tests {
             any::<u64>().prop_map(Timer::Ready),
             any::<u64>().prop_map(Timer::Expiry),
             any::<u32>().prop_map(|agent| Timer::Forget(AgentId(agent))),
+            any::<u64>().prop_map(Timer::Letter),
         ]
     }
 
@@ -158,6 +173,7 @@ mod tests {
             Timer::Ready(seq) => (2, seq),
             Timer::Expiry(seq) => (3, seq),
             Timer::Forget(agent) => (4, u64::from(agent.0)),
+            Timer::Letter(seq) => (5, seq),
         }
     }
 

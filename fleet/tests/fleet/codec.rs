@@ -4,172 +4,15 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, AuditOutcome, BarKind, CodecError, Command, Completion,
-    ControlCommand, Enrol, EnrolmentMode, FIRST_VERSION, Failure, FailureKind, Fleet, FleetConfig, IdentityCommand,
-    IdentityConfig, LossReason, Outcome, PoolCommand, PoolShape, PoolTrust, ProofKind, Refusal, Reply, Role, SessionId,
-    StaleReason, Stamp, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer, command_version, decode_command,
-    decode_reply, encode_command, encode_reply, known_version,
+    AgentCommand, AgentId, AgentJoin, BarKind, CodecError, Command, ControlCommand, FIRST_VERSION, Fleet,
+    IdentityCommand, LetterAnswer, LossReason, PoolShape, Refusal, Reply, SessionId, Stamp, SubmitTask, TaskCommand,
+    TaskId, command_version, decode_command, decode_reply, encode_command, encode_reply, known_version,
 };
 
-use crate::fixture::{Trial, enrolment, pooled, retry, specialist, success, task, worker};
-
-fn trusted() -> IdentityConfig {
-    let issuer =
-        TokenIssuer { issuer: "https://api".to_owned(), audience: "robeing".to_owned(), jwks: "{}".to_owned() };
-    let pool = PoolTrust {
-        pool: "data".to_owned(),
-        role: Role::Specialist,
-        service_accounts: vec!["default/agents".to_owned()],
-        secrets: vec![[1; 32], [2; 32]],
-    };
-    IdentityConfig {
-        bundle: "PEM".to_owned(),
-        enrolment: EnrolmentMode::Open,
-        issuers: vec![issuer],
-        pools: vec![pool],
-    }
-}
-
-fn recorded() -> Vec<AuditEntry> {
-    let entry = AuditEntry {
-        actor: "eve".to_owned(),
-        action: "message.send".to_owned(),
-        subject: "bob".to_owned(),
-        outcome: AuditOutcome::Denied,
-        detail: "spoofed".to_owned(),
-    };
-    vec![entry.clone(), AuditEntry { outcome: AuditOutcome::Allowed, ..entry }]
-}
-
-fn identity_commands() -> Vec<Command> {
-    let (agent, reason, by) = ("a".to_owned(), "it lied".to_owned(), "carol".to_owned());
-    vec![
-        Command::Identity(IdentityCommand::Configure(trusted())),
-        Command::Identity(IdentityCommand::Enrol(enrolment("a", 1, 2))),
-        Command::Identity(IdentityCommand::Enrol(Enrol {
-            role: Role::Guardian,
-            pool: None,
-            proof: ProofKind::ServiceAccount,
-            single_use: None,
-            names_agent: true,
-            ..enrolment("b", 3, 0)
-        })),
-        Command::Identity(IdentityCommand::Bar { agent: agent.clone(), kind: BarKind::Quarantined, reason, by }),
-        Command::Identity(IdentityCommand::Bar {
-            agent: "b".to_owned(),
-            kind: BarKind::Removed,
-            reason: String::new(),
-            by: String::new(),
-        }),
-        Command::Identity(IdentityCommand::Release { agent, by: "dave".to_owned() }),
-        Command::Audit(AuditCommand::Record(recorded())),
-        Command::Agent(AgentCommand::Lost { agent: AgentId(7), session: SessionId(300), reason: LossReason::Barred }),
-    ]
-}
-
-fn commands() -> Vec<Command> {
-    let agent = AgentId(7);
-    let session = SessionId(300);
-    let failure = Failure {
-        kind: FailureKind::Exit,
-        message: "exit code 2".to_owned(),
-        code: Some(2),
-        stderr_tail: "no such file".to_owned(),
-        retryable: true,
-        retry_after_ms: 0,
-    };
-    let complete = |outcome| {
-        Command::Task(TaskCommand::Complete(Completion {
-            agent,
-            session,
-            task: TaskId(0x1234_5678_9abc),
-            attempt: 3,
-            ran_us: 1_500,
-            outcome,
-        }))
-    };
-    vec![
-        Command::Task(TaskCommand::Submit(task(1))),
-        Command::Task(TaskCommand::Submit(SubmitTask {
-            deadline_in: Some(60_000),
-            delay: Some(5),
-            attempt_timeout: Some(1_000),
-            retry: retry(3),
-            required_role: Some(Role::Guardian),
-            required_specialization: Some("parse".to_owned()),
-            idempotency_key: Some("key".to_owned()),
-            result_ttl: Some(0),
-            ..task(u128::MAX)
-        })),
-        Command::Task(TaskCommand::Cancel { task: TaskId(2), reason: "why not".to_owned() }),
-        Command::Agent(AgentCommand::Joined(worker("a"))),
-        Command::Agent(AgentCommand::Joined(pooled("b", Some(3), 1))),
-        Command::Agent(AgentCommand::Joined(specialist("c", "parse"))),
-        Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Replaced }),
-        Command::Agent(AgentCommand::Draining { agent, session }),
-        Command::Agent(AgentCommand::Left { agent, session }),
-        complete(success()),
-        complete(Outcome::Failed(failure)),
-        complete(Outcome::Stopped),
-        complete(Outcome::HandedBack),
-        Command::Control(ControlCommand::Tick),
-        Command::Control(ControlCommand::Configure(FleetConfig::default())),
-        Command::Control(ControlCommand::RaiseVersion(2)),
-        Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Failed }),
-        Command::Agent(AgentCommand::Unhealthy { agent, session, reason: "503".to_owned() }),
-        Command::Agent(AgentCommand::Healthy { agent, session, readmit: true }),
-        Command::Pool(PoolCommand::Set(vec![
-            shape(Some(3), 1),
-            PoolShape { name: "mail".to_owned(), ..shape(None, 0) },
-        ])),
-    ]
-    .into_iter()
-    .chain(identity_commands())
-    .collect()
-}
-
-fn shape(replicas: Option<u32>, standby: u32) -> PoolShape {
-    PoolShape { name: "data".to_owned(), replicas, standby }
-}
-
-fn replies() -> Vec<Reply> {
-    let task = TaskId(5);
-    vec![
-        Reply::Submitted { task, existing: true },
-        Reply::Cancelled(TaskState::DeadLettered),
-        Reply::Joined { agent: AgentId(1), session: SessionId(2) },
-        Reply::Completed,
-        Reply::Stale(StaleReason::SessionEnded),
-        Reply::Done,
-        Reply::Refused(Refusal::QueueFull { limit: 9 }),
-        Reply::Refused(Refusal::TooManyTasks { limit: 9 }),
-        Reply::Refused(Refusal::StorageFull { limit: 9 }),
-        Reply::Refused(Refusal::InputTooLarge { bytes: 10, limit: 9 }),
-        Reply::Refused(Refusal::Invalid { field: "kind".to_owned(), problem: "empty".to_owned() }),
-        Reply::Refused(Refusal::Conflict { what: "the id".to_owned(), task }),
-        Reply::Refused(Refusal::UnknownTask { task }),
-        Reply::Refused(Refusal::TooManyAgents { limit: 9 }),
-        Reply::Refused(Refusal::StaleSession),
-        Reply::Refused(Refusal::Version { asked: 3, current: 1, known: 2 }),
-        Reply::Refused(Refusal::NotInForce { feature: "mail".to_owned(), since: 3, current: 1 }),
-        Reply::Refused(Refusal::Unreadable { problem: "too new".to_owned() }),
-        Reply::PoolsSet { revision: 300 },
-        Reply::Unreadable { problem: "too new".to_owned() },
-        Reply::Enrolled { epoch: 300 },
-        Reply::Refused(Refusal::ProofSpent { agent: "a".to_owned() }),
-        Reply::Refused(Refusal::ProofExpired { expired: 300 }),
-        Reply::Refused(Refusal::OpenEnrolmentOff),
-        Reply::Refused(Refusal::Barred {
-            agent: "a".to_owned(),
-            kind: BarKind::Quarantined,
-            since: 300,
-            reason: "it lied".to_owned(),
-            by: "carol".to_owned(),
-        }),
-        Reply::Refused(Refusal::NameHeld { agent: "a".to_owned(), since: 300 }),
-        Reply::Refused(Refusal::Full { what: "bars".to_owned(), limit: 9, remedy: "wait".to_owned() }),
-    ]
-}
+use crate::{
+    fixture::{Trial, enrolment, letter, pooled, specialist, success, task, worker},
+    samples::{commands, identity_commands, mail_commands, recorded, replies, shape, trusted},
+};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -218,6 +61,11 @@ fn newest() -> Trial {
     trial.bar("d", BarKind::Quarantined);
     trial.bar("b", BarKind::Removed);
     trial.record(recorded());
+    for n in 1..4 {
+        trial.post(letter(n));
+    }
+    trial.settle(1, "b", LetterAnswer::Accepted);
+    trial.settle(2, "b", LetterAnswer::Refused { reason: "full".to_owned() });
     trial
 }
 
@@ -239,6 +87,14 @@ fn the_bytes_of_commands_and_replies_are_what_they_always_were() {
     insta::assert_snapshot!(table);
 }
 
+/// Returns the bytes of a state, which are read as the same state.
+fn stable(fleet: &Fleet) -> Vec<u8> {
+    let bytes = fleet.encode();
+    let restored = Fleet::decode(&bytes).expect("a fleet's own snapshot");
+    assert_eq!((restored.encode(), restored.version()), (bytes.clone(), fleet.version()));
+    bytes
+}
+
 #[test]
 fn the_bytes_of_a_snapshot_are_what_they_always_were() {
     let mut trial = Trial::new();
@@ -246,7 +102,7 @@ fn the_bytes_of_a_snapshot_are_what_they_always_were() {
     let id = trial.submit(task(1));
     trial.submit(task(2));
     trial.complete(stay, id, 1, success());
-    insta::assert_snapshot!(hex(&trial.fleet.encode()));
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
 }
 
 #[test]
@@ -258,7 +114,18 @@ fn the_bytes_of_a_snapshot_of_a_newer_version_are_what_they_always_were() {
     trial.enrol(enrolment("a", 1, 1));
     trial.bar("b", BarKind::Quarantined);
     trial.record(recorded());
-    insta::assert_snapshot!(hex(&trial.fleet.encode()));
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
+}
+
+#[test]
+fn the_bytes_of_a_snapshot_with_letters_are_what_they_always_were() {
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(3)));
+    for command in mail_commands() {
+        trial.apply(command);
+    }
+    trial.post(letter(2));
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
 }
 
 #[test]
@@ -267,14 +134,19 @@ fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not
         let wanted = command.feature().map_or(FIRST_VERSION, |feature| feature.since());
         assert_eq!(command_version(&encoded(&command)), wanted, "{command:?}");
     }
-    assert!(identity_commands().iter().all(|command| command_version(&encoded(command)) == 2));
-    let mut trial = Trial::new();
-    trial.apply(Command::Control(ControlCommand::Tick));
-    for command in identity_commands() {
-        let before = trial.fleet.encode();
-        let reply = trial.apply(command);
-        assert!(matches!(reply, Reply::Refused(Refusal::NotInForce { since: 2, .. })), "{reply:?}");
-        assert_eq!(trial.fleet.encode(), before, "nothing that an older program can't read");
+    for (version, commands) in [(2, identity_commands()), (3, mail_commands())] {
+        let mut trial = Trial::new();
+        trial.apply(Command::Control(ControlCommand::RaiseVersion(version - 1)));
+        for command in commands {
+            assert_eq!(command_version(&encoded(&command)), version);
+            let before = trial.fleet.encode();
+            let reply = trial.apply(command);
+            assert!(
+                matches!(reply, Reply::Refused(Refusal::NotInForce { since, .. }) if since == version),
+                "{reply:?}"
+            );
+            assert_eq!(trial.fleet.encode(), before, "nothing that an older program can't read");
+        }
     }
 }
 
@@ -299,6 +171,11 @@ fn a_state_with_what_its_version_does_not_have_is_refused() {
     trial.identity(IdentityCommand::Configure(trusted()));
     let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
     let problem = "identities before their version".to_owned();
+    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    let mut trial = Trial::newest();
+    trial.post(letter(1));
+    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
+    let problem = "letters before their version".to_owned();
     assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
 }
 

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BarKind, Command, Completion, ControlCommand, Effect,
-    Enrol, Failure, FailureKind, Fleet, FleetConfig, IdentityCommand, LossReason, Outcome, PoolCommand, PoolShape,
-    ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, SingleUse, Stamp, SubmitTask, Task, TaskCommand,
-    TaskId, TaskState, known_version,
+    Enrol, Failure, FailureKind, Fleet, FleetConfig, IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand,
+    Outcome, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId,
+    SingleUse, Stamp, SubmitTask, Task, TaskCommand, TaskId, TaskState, known_version,
 };
 
 pub struct Trial {
@@ -63,6 +63,22 @@ pub fn enrolment(agent: &str, key: u8, proof: u8) -> Enrol {
         proof: ProofKind::JoinToken,
         single_use: Some(SingleUse { id: [proof; 32], expires: 2_000_000 }),
         names_agent: false,
+    }
+}
+
+/// Returns a letter from `a` to `b` that waits for a minute.
+pub fn letter(id: u128) -> PostLetter {
+    PostLetter {
+        id: LetterId(id),
+        sender: "a".to_owned(),
+        receiver: "b".to_owned(),
+        kind: "note".to_owned(),
+        payload: Bytes::from_static(b"hello"),
+        sealed: false,
+        priority: 5,
+        sent: 7,
+        digest: [1; 32],
+        ttl: 60_000,
     }
 }
 
@@ -162,6 +178,15 @@ impl Trial {
 
     pub fn record(&mut self, entries: Vec<AuditEntry>) -> Reply {
         self.apply(Command::Audit(AuditCommand::Record(entries)))
+    }
+
+    pub fn post(&mut self, letter: PostLetter) -> Reply {
+        self.apply(Command::Mail(MailCommand::Post(letter)))
+    }
+
+    pub fn settle(&mut self, id: u128, receiver: &str, answer: LetterAnswer) -> Reply {
+        let (id, receiver) = (LetterId(id), receiver.to_owned());
+        self.apply(Command::Mail(MailCommand::Settle { id, receiver, answer }))
     }
 
     pub fn cancel(&mut self, task: TaskId) -> Reply {

@@ -1,5 +1,7 @@
 //! Properties that hold for every history.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use robeing_fleet::{Command, Effect, Fleet, FleetConfig, IdentityCommand, Progress, Refusal, Reply, Stamp};
 
@@ -87,6 +89,27 @@ proptest! {
         prop_assert_eq!(shaken.now().fleet, steady.now().fleet);
         let restored = Fleet::decode(&shaken.encode()).expect("a fleet's own snapshot");
         prop_assert_eq!(restored.encode(), shaken.encode());
+    }
+
+    #[test]
+    fn no_proof_is_used_twice_whatever_the_wall_clocks_show(
+        steps in steps(), walls in prop::collection::vec(0..10_000_000u64, 1..20),
+    ) {
+        let mut history = History::new();
+        for (passing, op) in &steps {
+            history.step(*passing, op);
+        }
+        let mut fleet = Fleet::new(FleetConfig::default());
+        let (mut used, mut newest) = (BTreeSet::new(), 0);
+        for ((now, command), wall) in history.log.iter().zip(walls.iter().cycle()) {
+            let reply = fleet.apply(Stamp { wall: *wall, ..*now }, command.clone(), &mut Vec::new());
+            if let (Command::Identity(IdentityCommand::Enrol(enrol)), Reply::Enrolled { epoch }) = (command, reply)
+                && epoch > newest
+            {
+                newest = epoch;
+                prop_assert!(enrol.single_use.is_none_or(|proof| used.insert(proof.id)), "{enrol:?}");
+            }
+        }
     }
 
     #[test]

@@ -10,10 +10,10 @@ use robeing_fleet::{
 };
 
 use crate::{
-    life,
+    letters, life,
     naive::{self, Wanted},
     ops::{Lie, Op},
-    trust::Twin,
+    trust,
 };
 
 fn changes_state(event: &RecoveryEvent) -> bool {
@@ -41,7 +41,8 @@ pub struct History {
     /// All recovery steps so far.
     recovered: Vec<(AgentId, RecoveryStep)>,
     /// What the other domains should contain.
-    twin: Twin,
+    trust: trust::Twin,
+    letters: letters::Twin,
 }
 
 impl History {
@@ -59,7 +60,8 @@ impl History {
             accepted_results: 0,
             set: Vec::new(),
             recovered: Vec::new(),
-            twin: Twin::default(),
+            trust: trust::Twin::default(),
+            letters: letters::Twin::default(),
         }
     }
 
@@ -224,7 +226,8 @@ impl History {
         let reply = self.fleet.apply(self.now, command.clone(), &mut effects);
         self.check(revision, &effects);
         life::check(&self.before, &self.fleet, &command, &reply, &effects);
-        self.twin.check(&self.before, &self.fleet, (&command, &reply), &effects);
+        self.trust.check(&self.before, &self.fleet, (&command, &reply), &effects);
+        self.letters.check(&self.fleet, (&command, &reply), &effects);
         (reply, effects)
     }
 

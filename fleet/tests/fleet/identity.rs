@@ -1,11 +1,11 @@
-//! Who may be in the fleet: configuration, enrolments, used proofs, bars.
+//! Who may be in the fleet: configuration, enrolments, used proofs.
 
 use robeing_fleet::{
-    AgentCommand, AgentState, BarKind, Command, Effect, Enrol, EnrolmentMode, Fleet, IdentityCommand, IdentityConfig,
-    LossReason, PoolTrust, ProofKind, Refusal, Reply, Role, SingleUse, SubmitTask, TaskState, TokenIssuer, limits::*,
+    AgentCommand, BarKind, Command, Effect, Enrol, EnrolmentMode, Fleet, IdentityCommand, IdentityConfig, PoolTrust,
+    ProofKind, Refusal, Reply, Role, SingleUse, TokenIssuer, limits::*,
 };
 
-use crate::fixture::{Trial, enrolment, pooled, retry, success, task, worker};
+use crate::fixture::{Trial, enrolment, worker};
 
 fn config() -> IdentityConfig {
     IdentityConfig {
@@ -29,18 +29,18 @@ fn trust(n: usize) -> PoolTrust {
     }
 }
 
-fn text(bytes: usize) -> String {
+pub fn text(bytes: usize) -> String {
     "x".repeat(bytes)
 }
 
-fn refused(reply: Reply) -> Refusal {
+pub fn refused(reply: Reply) -> Refusal {
     match reply {
         Reply::Refused(refusal) => refusal,
         other => panic!("not refused: {other:?}"),
     }
 }
 
-fn try_enrol(trial: &mut Trial, enrol: Enrol) -> Reply {
+pub fn try_enrol(trial: &mut Trial, enrol: Enrol) -> Reply {
     trial.identity(IdentityCommand::Enrol(enrol))
 }
 
@@ -48,7 +48,7 @@ fn with_proof(agent: &str, key: u8, proof: ProofKind) -> Enrol {
     Enrol { proof, single_use: None, ..enrolment(agent, key, 0) }
 }
 
-fn trust_changed(trial: &Trial) -> bool {
+pub fn trust_changed(trial: &Trial) -> bool {
     trial.effects.contains(&Effect::TrustChanged)
 }
 
@@ -216,6 +216,25 @@ fn a_used_proof_is_remembered_until_an_hour_after_its_expiry_and_refused_from_th
 }
 
 #[test]
+fn a_proof_that_was_forgotten_by_a_wrong_wall_time_is_not_used_again_when_the_wall_time_is_right() {
+    let mut trial = Trial::newest();
+    let of = |key: u8, proof: u8, expires: u64| Enrol {
+        single_use: Some(SingleUse { id: [proof; 32], expires }),
+        ..enrolment("a", key, 0)
+    };
+    trial.enrol(of(1, 1, 2_000_000));
+    trial.wall_ahead = 24 * 3600 * 1000;
+    trial.release("nobody");
+    assert_eq!(trial.fleet.spent_proofs(), 0);
+    trial.wall_ahead = 0;
+    let restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+    trial.fleet = restored;
+    let refusal = Refusal::ProofExpired { expired: 2_000_000 };
+    assert_eq!(refused(try_enrol(&mut trial, of(2, 1, 2_000_000))), refusal);
+    trial.enrol(of(2, 2, 2_000_001));
+}
+
+#[test]
 fn one_command_forgets_a_few_expired_proofs_and_the_next_ones_the_others() {
     let mut trial = Trial::newest();
     for proof in 1..=10 {
@@ -330,116 +349,6 @@ fn so_many_used_proofs_are_remembered_and_one_more_is_refused() {
     trial.enrol(with_proof("b", 1, ProofKind::PoolSecret));
     trial.now = 2_000_000 + SPENT_PROOF_GRACE_MS;
     trial.enrol(Enrol { single_use: Some(SingleUse { id: [9; 32], expires: u64::MAX }), ..enrolment("c", 1, 0) });
-}
-
-#[test]
-fn a_barred_agent_loses_its_session_and_its_enrolment_and_others_take_its_tasks() {
-    let mut trial = Trial::newest();
-    trial.enrol(enrolment("a", 1, 1));
-    let stay = trial.join(pooled("a", Some(1), 1));
-    let standby = trial.join(pooled("b", Some(1), 1));
-    let id = trial.submit(SubmitTask { retry: retry(5), ..task(1) });
-    let record = trial.fleet.agent(stay.agent).expect("it joined").record;
-    let revision = trial.fleet.revision();
-    assert_eq!(trial.bar("a", BarKind::Quarantined), Reply::Done);
-    assert!(trust_changed(&trial) && trial.fleet.revision() > revision);
-    assert!(trial.effects.contains(&Effect::SessionEnded { agent: stay.agent, session: stay.session }));
-    let agent = trial.fleet.agent(stay.agent).expect("it is remembered");
-    assert_eq!((agent.state, agent.lost.map(|loss| loss.reason)), (AgentState::Lost, Some(LossReason::Barred)));
-    assert_eq!(agent.record, record, "this says nothing about its work");
-    assert_eq!(trial.holder(id), Some(standby.agent));
-    assert_eq!(trial.task(id).attempts_used, 2, "as after a loss");
-    let failure = trial.task(id).attempts[0].failure.clone().expect("it was lost");
-    assert_eq!(failure.message, "agent a was lost: it was barred from the fleet");
-    assert_eq!(trial.fleet.enrolment_of("a"), None);
-    let steps = ["lost (Barred) 0", "redistributed 1 0", "activated b 0", "removed 0"];
-    let found = trial.recovery(stay.agent);
-    assert!(steps.iter().all(|step| found.contains(&(*step).to_owned())), "{found:?}");
-    assert!(matches!(trial.complete(stay, id, 1, success()), Reply::Stale(_)));
-    assert_eq!(trial.complete(standby, id, 2, success()), Reply::Completed);
-    assert_eq!(trial.state(id), TaskState::Succeeded);
-}
-
-#[test]
-fn a_barred_agent_can_neither_join_nor_enrol_until_it_is_released() {
-    let mut trial = Trial::newest();
-    trial.bar("a", BarKind::Quarantined);
-    let barred = Refusal::Barred {
-        agent: "a".to_owned(),
-        kind: BarKind::Quarantined,
-        since: trial.stamp().wall,
-        reason: "it lied".to_owned(),
-        by: "carol".to_owned(),
-    };
-    let words = "agent a was quarantined at 1970-01-01T00:16:40Z by carol (it lied); release it to let it in again";
-    assert_eq!(barred.to_string(), words);
-    assert_eq!(refused(trial.apply(Command::Agent(AgentCommand::Joined(worker("a"))))), barred);
-    assert_eq!(refused(try_enrol(&mut trial, enrolment("a", 1, 1))), barred);
-    assert_eq!(trial.fleet.spent_proofs(), 0, "a refused enrolment uses no proof");
-    let revision = trial.fleet.revision();
-    assert_eq!(trial.release("a"), Reply::Done);
-    assert!(trust_changed(&trial));
-    assert_eq!((trial.fleet.revision(), trial.fleet.bar_of("a")), (revision + 1, None));
-    let before = trial.fleet.encode();
-    assert_eq!(trial.release("a"), Reply::Done);
-    assert!(!trust_changed(&trial));
-    assert_eq!(trial.fleet.encode(), before);
-    trial.enrol(enrolment("a", 1, 1));
-    trial.join(worker("a"));
-}
-
-#[test]
-fn barring_in_the_same_way_again_changes_nothing_and_in_another_way_replaces_the_bar() {
-    let mut trial = Trial::newest();
-    let stay = trial.join(worker("a"));
-    trial.bar("a", BarKind::Quarantined);
-    let before = trial.fleet.encode();
-    assert_eq!(trial.bar("a", BarKind::Quarantined), Reply::Done);
-    assert!(!trust_changed(&trial));
-    assert_eq!(trial.fleet.encode(), before);
-    assert!(trial.fleet.agent(stay.agent).is_some(), "a quarantined agent is remembered");
-    trial.bar("a", BarKind::Removed);
-    assert_eq!(trial.fleet.bar_of("a").map(|bar| bar.kind), Some(BarKind::Removed));
-    assert!(trial.fleet.agent(stay.agent).is_none(), "a removed one is not");
-    trial.bar("b", BarKind::Removed);
-    let all: Vec<_> = trial.fleet.bars().map(|bar| (bar.number, &*bar.agent)).collect();
-    assert_eq!(all, [(2, "a"), (3, "b")]);
-}
-
-#[test]
-fn a_removed_agent_is_forgotten_once_its_tasks_are_given_away() {
-    let mut trial = Trial::newest();
-    let stay = trial.join(pooled("a", None, 0));
-    let id = trial.submit(task(1));
-    trial.bar("a", BarKind::Removed);
-    assert!(trial.fleet.agent(stay.agent).is_none());
-    assert_eq!(trial.fleet.pools(), [], "with its pool");
-    assert_eq!(trial.state(id), TaskState::Queued);
-    let other = trial.join(worker("b"));
-    assert_eq!(trial.holder(id), Some(other.agent));
-    trial.release("a");
-    assert_ne!(trial.join(worker("a")).agent, stay.agent, "numbers are not reused");
-}
-
-#[test]
-fn so_many_agents_are_barred_and_one_more_is_refused() {
-    let mut trial = Trial::newest();
-    let mut effects = Vec::new();
-    let bar = |n: usize, kind| {
-        let (agent, reason, by) = (format!("w{n}"), text(MAX_REASON_BYTES + 1), text(MAX_ACTOR_BYTES + 1));
-        IdentityCommand::Bar { agent, kind, reason, by }
-    };
-    for n in 0..MAX_BARS {
-        let command = Command::Identity(bar(n, BarKind::Quarantined));
-        assert_eq!(trial.fleet.apply(trial.stamp(), command, &mut effects), Reply::Done);
-    }
-    let refusal = refused(trial.identity(bar(MAX_BARS, BarKind::Quarantined)));
-    assert!(matches!(refusal, Refusal::Full { limit, .. } if limit == MAX_BARS as u64), "{refusal}");
-    assert_eq!(trial.identity(bar(7, BarKind::Removed)), Reply::Done, "a barred one needs no more room");
-    let kept = trial.fleet.bar_of("w8").expect("it is barred");
-    assert_eq!((kept.reason.len(), kept.by.len()), (MAX_REASON_BYTES, MAX_ACTOR_BYTES), "texts are cut");
-    trial.release("w7");
-    assert_eq!(trial.identity(bar(MAX_BARS, BarKind::Quarantined)), Reply::Done);
 }
 
 #[test]

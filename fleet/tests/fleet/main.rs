@@ -2,18 +2,22 @@
 
 mod attempts;
 mod audit_log;
+mod bars;
 mod codec;
 mod fixture;
 mod histories;
 mod history;
 mod identity;
+mod letters;
 mod life;
 mod limits;
+mod mail;
 mod naive;
 mod ops;
 mod pools;
 mod queries;
 mod recovery;
+mod samples;
 mod scheduling;
 mod sessions;
 mod standby;

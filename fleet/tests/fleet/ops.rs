@@ -7,7 +7,7 @@ use robeing_fleet::{
     Weights, known_version,
 };
 
-use crate::trust;
+use crate::{letters, trust};
 
 pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
 pub const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
@@ -173,17 +173,19 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..5u32).prop_map(Op::Raise),
         3 => pools().prop_map(Op::SetPools),
         20 => trust::command().prop_map(Op::Other),
+        20 => letters::command().prop_map(Op::Other),
     ]
 }
 
 /// Steps, each with the milliseconds that pass before it (negative: a new leader's clock is behind).
 pub fn steps() -> impl Strategy<Value = Vec<(i64, Op)>> {
     let passing = prop_oneof![
-        6 => Just(0i64),
-        6 => 1..200i64,
-        2 => 200..6_000i64,
-        1 => -500..0i64,
-        1 => 6_000..40_000i64,
+        24 => Just(0i64),
+        24 => 1..200i64,
+        8 => 200..6_000i64,
+        4 => -500..0i64,
+        4 => 6_000..40_000i64,
+        1 => 300_000..700_000i64,
     ];
     let steps = prop::collection::vec((passing, op()), 1..120);
     // Most fleets are at the newest version from the beginning.

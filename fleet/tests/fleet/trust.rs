@@ -17,7 +17,7 @@ use crate::{
 prop_compose! {
     fn enrol()(
         agent in 0..9u8, role in 0..4usize, pool in prop::option::of(0..2u8), key in 0..3u8, proof in 0..4usize,
-        single_use in prop::option::of((0..6u8, 0..2_000_000u64)), names_agent in any::<bool>(),
+        single_use in prop::option::of(0..8u8), names_agent in any::<bool>(),
     ) -> Enrol {
         let kinds = [ProofKind::ServiceAccount, ProofKind::PoolSecret, ProofKind::JoinToken, ProofKind::Open];
         Enrol {
@@ -26,7 +26,7 @@ prop_compose! {
             pool: pool.map(|n| format!("pool-{n}")),
             key: [key; 32],
             proof: kinds[proof],
-            single_use: single_use.map(|(id, expires)| SingleUse { id: [id; 32], expires }),
+            single_use: single_use.map(|id| SingleUse { id: [id; 32], expires: u64::from(id) * 300_000 }),
             names_agent,
         }
     }
@@ -91,6 +91,7 @@ pub struct Twin {
     config: Option<IdentityConfig>,
     enrolled: Vec<(u64, Enrol, Stamp)>,
     spent: Vec<SingleUse>,
+    forgotten_until: u64,
     bars: Vec<(String, BarKind, Stamp, String)>,
     records: Vec<Told>,
     epoch: u64,
@@ -103,6 +104,7 @@ impl Default for Twin {
             config: None,
             enrolled: Vec::new(),
             spent: Vec::new(),
+            forgotten_until: 0,
             bars: Vec::new(),
             records: Vec::new(),
             epoch: 0,
@@ -160,6 +162,7 @@ impl Twin {
         due.sort_by_key(forgotten_at);
         due.truncate(MAX_PROOFS_FORGOTTEN);
         self.spent.retain(|proof| !due.contains(proof));
+        self.forgotten_until = due.iter().map(forgotten_at).fold(self.forgotten_until, u64::max);
         match command {
             IdentityCommand::Configure(config) => {
                 let subject = ("administrator", "identity.configure", "identity");
@@ -223,7 +226,7 @@ impl Twin {
             }
             _ if wants_proof && enrol.proof == ProofKind::Open => Some(Refusal::OpenEnrolmentOff),
             (_, Some(proof)) if spent(proof.id) => Some(Refusal::ProofSpent { agent: agent.clone() }),
-            (_, Some(proof)) if forgotten_at(&proof) <= now.wall => {
+            (_, Some(proof)) if forgotten_at(&proof) <= now.wall.max(self.forgotten_until) => {
                 Some(Refusal::ProofExpired { expired: proof.expires })
             }
             _ => holder.map(|(_, _, at)| Refusal::NameHeld { agent: agent.clone(), since: at.wall }),
@@ -254,6 +257,11 @@ impl Twin {
         let bars: Vec<_> =
             fleet.bars().map(|bar| (bar.agent.to_string(), bar.kind, bar.at, bar.reason.clone())).collect();
         assert_eq!(bars, self.bars);
+        for (agent, kind, ..) in &self.bars {
+            let known = fleet.agent_by_name(agent).map(|agent| agent.state);
+            let allowed = if *kind == BarKind::Removed { None } else { known.and(Some(AgentState::Lost)) };
+            assert_eq!(known, allowed, "{agent} is barred");
+        }
         let told = fleet.audit_records(0, MAX_PAGE).map(|record| {
             let [actor, action, subject] = [&record.actor, &record.action, &record.subject].map(String::clone);
             (actor, action, subject, record.outcome, record.at)

@@ -106,7 +106,7 @@ pub(crate) async fn size_pools(
     if cache.pools.as_ref() == Some(&wanted) && wanted.iter().all(known) {
         return Ok(());
     }
-    context.coordinators.set_pools(&answer.from, wanted.clone()).await?;
+    context.coordinators.set_pools(&answer.from, &cache.identity.security(), wanted.clone()).await?;
     cache.pools = Some(wanted);
     Ok(())
 }
@@ -238,11 +238,11 @@ pub(crate) async fn scale_step(
         scale::Step::Add(ordinal) => {
             tracing::info!(cluster = fleet.name, name = name(ordinal), "adding a coordinator");
             let address = names::coordinator_address(&fleet.name, &fleet.namespace, ordinal);
-            Ok(context.coordinators.add(&from, name(ordinal), address).await)
+            Ok(context.coordinators.add(&from, &cache.identity.security(), name(ordinal), address).await)
         }
         scale::Step::Remove(ordinal) => {
             tracing::info!(cluster = fleet.name, name = name(ordinal), "removing a coordinator");
-            Ok(context.coordinators.remove(&from, name(ordinal)).await)
+            Ok(context.coordinators.remove(&from, &cache.identity.security(), name(ordinal)).await)
         }
         scale::Step::DeleteClaim(ordinal) => {
             let claim = names::claim(&fleet.name, ordinal);
@@ -274,7 +274,7 @@ pub(crate) async fn rollout_step(
         rollout::Step::Transfer { to } => {
             tracing::info!(cluster = fleet.name, to, "transferring leadership");
             let from = observation.fleet.as_ref().map(|answer| answer.from.clone()).unwrap_or_default();
-            Ok(context.coordinators.transfer(&from, to.clone()).await)
+            Ok(context.coordinators.transfer(&from, &cache.identity.security(), to.clone()).await)
         }
         rollout::Step::Done | rollout::Step::Settling(_) | rollout::Step::Wait(_) | rollout::Step::Paused { .. } => {
             Ok(Ok(()))

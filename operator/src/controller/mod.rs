@@ -5,6 +5,7 @@ pub mod apply;
 pub mod build;
 pub(crate) mod execute;
 pub mod health;
+pub mod identity;
 pub mod observe;
 pub(crate) mod ports;
 pub(crate) mod quantity;
@@ -13,10 +14,11 @@ pub(crate) mod repair;
 pub mod report;
 pub(crate) mod requeue;
 pub(crate) mod status_writer;
+pub(crate) mod transports;
 pub mod validate;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -26,16 +28,18 @@ use kube::{Client, ResourceExt};
 use kube_runtime::controller::Action;
 use robeing_client::coordinators;
 use robeing_crds::{RobeingCluster, RobeingClusterStatus, condition_types};
+use robeing_identity::LEAF_LIFETIME;
 use robeing_proto::v1;
 use tokio::time::Instant;
 
 use self::{
     execute::{grow_disks, next_rollout_step, plan, rollout_step, scale_step, set_deletion_costs, size_pools},
+    identity::{IdentityCache, issuers::Issuers},
     observe::Observation,
     report::Outcome,
     requeue::Outlook,
     status_writer::{patch_status, publish},
-    validate::{OperatorContext, ValidatedCluster},
+    validate::{OperatorContext, Transport, ValidatedCluster},
 };
 use crate::{
     names,
@@ -49,6 +53,9 @@ const CREATED_WITHIN: Duration = Duration::from_secs(10);
 const ELECTED_WITHIN: Duration = Duration::from_secs(1);
 /// The first pause after a failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// How long two authorities of a fleet are trusted before and after the new one issues: as long as a certificate is
+/// valid, and as long again for its holder to learn of the new authority.
+const AUTHORITY_OVERLAP: Duration = Duration::from_secs(2 * LEAF_LIFETIME.as_secs());
 /// Longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -73,6 +80,10 @@ pub struct Context {
     pub poll: Duration,
     /// The name of this process in events.
     pub instance: String,
+    /// The issuer of service-account tokens.
+    pub issuers: Issuers,
+    /// How long two authorities of a fleet are trusted before and after the new one issues.
+    pub authority_overlap: Duration,
     cluster_caches: Mutex<HashMap<Key, ClusterCache>>,
 }
 
@@ -97,6 +108,8 @@ pub(crate) struct ClusterCache {
     pub(crate) asked: Option<String>,
     /// When activity was last observed.
     pub(crate) happened: Option<Instant>,
+    /// What is known of the fleet's identity.
+    pub(crate) identity: IdentityCache,
     /// Number of consecutive failed reconciliations.
     pub(crate) failures: u32,
 }
@@ -130,7 +143,26 @@ impl Context {
         instance: String,
     ) -> Self {
         let (coordinators, cluster_caches) = (Arc::default(), Mutex::default());
-        Self { client, caches, coordinators, news, metrics, operator_context, poll, instance, cluster_caches }
+        let (issuers, authority_overlap) = (Issuers::default(), AUTHORITY_OVERLAP);
+        Self {
+            client,
+            caches,
+            coordinators,
+            news,
+            metrics,
+            operator_context,
+            poll,
+            instance,
+            issuers,
+            authority_overlap,
+            cluster_caches,
+        }
+    }
+
+    /// Sets how long two authorities of a fleet are trusted before and after the new one issues.
+    #[must_use]
+    pub fn with_authority_overlap(self, authority_overlap: Duration) -> Self {
+        Self { authority_overlap, ..self }
     }
 
     fn recall(&self, cluster: &RobeingCluster) -> ClusterCache {
@@ -195,8 +227,13 @@ pub async fn reconcile(cluster: Arc<RobeingCluster>, context: Arc<Context>) -> R
 }
 
 async fn round(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut ClusterCache) -> Result<Action, Error> {
+    let set = context.caches.stateful_set(cluster);
+    let speaks_both = set.is_some_and(|set| set.transport() != Transport::Strict);
+    identity::prepare(cluster, context, cache, speaks_both).await?;
     let observation = look(cluster, context, cache).await;
-    let outcome = match validate::validate(cluster, &context.operator_context, &observation.kept()) {
+    let mut kept = observation.kept();
+    kept.identity = identity::decide(&observation, context, cache).await;
+    let outcome = match validate::validate(cluster, &context.operator_context, &kept) {
         Ok(fleet) => act(&observation, fleet, context, cache).await?,
         Err(why) => Outcome {
             fleet: None,
@@ -208,6 +245,7 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clu
             declined: vec![],
             unapplied: false,
             uncreated: None,
+            identity: cache.identity.report().clone(),
         },
     };
     let status = report(&observation, &outcome, context, cache).await?;
@@ -231,10 +269,10 @@ fn outlook(
 ) -> Outlook {
     let cluster = &observation.cluster;
     let is = |of: &str| report::state(status, of) == Some("True");
-    let told = observation
-        .fleet
-        .as_ref()
-        .is_ok_and(|answer| context.news.follow(cluster, &context.coordinators, &answer.from, poll(cluster, context)));
+    let told = observation.fleet.as_ref().is_ok_and(|answer| {
+        let coordinator = (answer.from.as_str(), &cache.identity.security());
+        context.news.follow(cluster, &context.coordinators, coordinator, poll(cluster, context))
+    });
     Outlook {
         reachable: !matches!(observation.fleet, Err(coordinators::Error::NoAddress)),
         applying: outcome.changing,
@@ -254,7 +292,7 @@ fn due(observation: &Observation, cache: &ClusterCache) -> Option<Duration> {
     let now = Instant::now();
     let missing = cache.missing_since.map(|since| since + CREATED_WITHIN);
     let later = missing.into_iter().chain(cache.refusals.next(now)).filter(|at| *at > now).min();
-    of_pods.into_iter().chain(later.map(|at| at - now)).min()
+    of_pods.into_iter().chain(later.map(|at| at - now)).chain(cache.identity.due()).min()
 }
 
 /// Queries the coordinators first and then reads the caches, so that the cached state is newer than the response,
@@ -265,12 +303,13 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clus
     let pods = context.caches.pods(cluster);
     let addresses = observe::addresses(cluster, set.as_ref(), &pods, cache.asked.as_deref());
     context.news.keep(cluster.metadata.namespace.as_deref().unwrap_or_default(), &name, &addresses);
-    let mut fleet = context.coordinators.ask(&addresses).await;
+    let security = cache.identity.security();
+    let mut fleet = context.coordinators.ask(&addresses, &security).await;
     if fleet.is_err() && cache.asked.is_some() {
         // The leader may have died. A new one is elected within a second; a retry after that finds only a new leader,
         // and no loss of the quorum is reported.
         tokio::time::sleep(ELECTED_WITHIN).await;
-        fleet = context.coordinators.ask(&addresses).await;
+        fleet = context.coordinators.ask(&addresses, &security).await;
     }
     let fleet = fleet.and_then(|answer| {
         // The address may belong to another pod by now.
@@ -307,12 +346,18 @@ async fn act(
     }
     let mut errors = set_deletion_costs(observation, &fleet, context, cache).await?;
     let target = apply::Target { client: &context.client, namespace: &fleet.namespace, owner: &fleet.uid };
-    let refused_pools = fleet.refused.iter().map(|pool| names::pool(&fleet.name, &pool.name)).collect();
+    let mut stay: HashSet<String> = fleet.refused.iter().map(|pool| names::pool(&fleet.name, &pool.name)).collect();
+    if fleet.identity.trust.is_empty() {
+        // It is not known now whom members trust, but they still do.
+        stay.insert(names::trust(&fleet.name));
+    }
     let (records, refusals) = (&mut cache.records, &mut cache.refusals);
-    let applied = target.apply(&desired, &observation.objects, &refused_pools, records, refusals).await;
+    let applied = target.apply(&desired, &observation.objects, &stay, records, refusals).await;
     let unapplied = !applied.errors.is_empty();
     errors.extend(applied.errors);
     errors.extend(grow_disks(observation, &fleet, context, cache).await?);
+    identity::advance(observation, context, cache).await?;
+    declined.extend(cache.identity.report().declined.clone());
     let rollout = next_rollout_step(observation, &fleet, membership.as_ref(), &scale, cache);
     match scale_step(observation, &fleet, &scale.step, context, cache).await {
         Ok(Err(error)) => declined.push(error.to_string()),
@@ -336,8 +381,19 @@ async fn act(
     }
     let uncreated = uncreated(observation, &scale, cache);
     let changing = applied.changing;
-    let fleet = Some(fleet);
-    Ok(Outcome { fleet, unbuildable: None, refused, changing, scale, rollout, declined, unapplied, uncreated })
+    let (fleet, identity) = (Some(fleet), cache.identity.report().clone());
+    Ok(Outcome {
+        fleet,
+        unbuildable: None,
+        refused,
+        changing,
+        scale,
+        rollout,
+        declined,
+        unapplied,
+        uncreated,
+        identity,
+    })
 }
 
 /// Returns the existing and the desired number of coordinator pods if some have been missing for [`CREATED_WITHIN`]:

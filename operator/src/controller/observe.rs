@@ -24,7 +24,8 @@ use crate::{
     controller::{
         apply,
         health::{self, Failure},
-        validate::Kept,
+        transports::identity_of,
+        validate::{Kept, Proof, Transport},
     },
     names::{self, Component},
     quorum::membership::{CoordinatorPod, Member, Membership, Pods},
@@ -41,6 +42,9 @@ pub struct Live {
     pub fingerprint: u64,
     /// Whether the operator has applied the object before; see [`apply::is_applied`].
     pub applied: bool,
+    /// How the pods of a workload connect, and what agents prove themselves with, by the template. `None` if it has no
+    /// template.
+    pub identity: Option<(Transport, Option<Proof>)>,
 }
 
 /// The fields of an object's spec that are kept.
@@ -52,13 +56,15 @@ impl Live {
     /// Wraps a whole object.
     pub fn new(kind: &str, object: DynamicObject) -> Self {
         let (fingerprint, applied) = (apply::fingerprint(&object), apply::is_applied(&object));
-        Self { kind: kind.into(), fingerprint, applied, object: Arc::new(object) }
+        let identity = identity_of(&object);
+        Self { kind: kind.into(), fingerprint, applied, identity, object: Arc::new(object) }
     }
 
     /// Wraps an object of this kind as the caches keep it: without the parts that no decision reads. The fingerprint
     /// shows whether those have changed.
     pub fn reduced(kind: &Arc<str>, mut object: DynamicObject) -> Self {
         let (fingerprint, applied) = (apply::fingerprint(&object), apply::is_applied(&object));
+        let identity = identity_of(&object);
         object.types = None;
         object.metadata = reduced_meta(object.metadata, &READ_ANNOTATIONS);
         object.metadata.labels = None;
@@ -71,7 +77,7 @@ impl Live {
             data.insert("spec".into(), read.collect());
         }
         object.data = data.into();
-        Self { kind: Arc::clone(kind), object: Arc::new(object), fingerprint, applied }
+        Self { kind: Arc::clone(kind), object: Arc::new(object), fingerprint, applied, identity }
     }
 
     /// Returns the number at a JSON pointer.
@@ -150,6 +156,7 @@ impl Observation {
         Kept {
             image: told.or_else(|| set.object.annotations().get(names::ANNOTATION_DEFAULT_IMAGE).cloned()),
             claim_size: size.map(|size| Quantity(size.to_owned())),
+            ..Kept::default()
         }
     }
 

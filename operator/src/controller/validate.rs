@@ -9,14 +9,15 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 use robeing_crds::{
-    AgentPorts, Executor, ImagePullPolicy, PodOverrides, Pool, Recovery, RobeingCluster, Role, SecretKey, Storage,
-    Weights,
+    AgentPorts, Enrolment, Executor, ImagePullPolicy, PodOverrides, Pool, Recovery, RobeingCluster, Role, SecretKey,
+    Storage, Weights,
 };
 use robeing_settings::{
     ExecutorSpec,
     settings::{DRAIN_TIMEOUT, WORKER_ADDRESS},
 };
 
+pub use crate::quorum::transport::Transport;
 use crate::{controller::ports, names};
 
 /// How much longer a pod's grace period is than its drain timeout, so that the agent can report the tasks that it hands
@@ -32,6 +33,27 @@ pub struct OperatorContext {
     pub operator_namespace: String,
 }
 
+/// What agents prove themselves with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Proof {
+    /// A token of their ServiceAccount.
+    #[default]
+    Token,
+    /// The join secret of their pool, where the issuer of tokens is not known.
+    JoinSecret,
+}
+
+/// What was decided about the identity of a fleet's members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FleetIdentity {
+    /// How they connect.
+    pub transport: Transport,
+    /// What agents prove themselves with.
+    pub proof: Proof,
+    /// The trusted authorities, PEM; empty while they are not known.
+    pub trust: String,
+}
+
 /// What a running fleet keeps from its creation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kept {
@@ -39,6 +61,8 @@ pub struct Kept {
     pub image: Option<String>,
     /// The size of the disks in the StatefulSet, which can't be changed there.
     pub claim_size: Option<Quantity>,
+    /// What was decided about the identity of its members.
+    pub identity: FleetIdentity,
 }
 
 /// A cluster that can be built.
@@ -76,6 +100,12 @@ pub struct ValidatedCluster {
     pub weights: Weights,
     /// The settings of failure detection and recovery.
     pub recovery: Recovery,
+    /// What agents need to join the fleet.
+    pub enrolment: Enrolment,
+    /// The trust domain in the names of the members.
+    pub trust_domain: String,
+    /// How the members connect, and what they prove themselves with.
+    pub identity: FleetIdentity,
     /// Whether the fleet is suspended and runs no agents.
     pub suspend: bool,
     /// See [`OperatorContext::operator_namespace`].
@@ -182,7 +212,8 @@ pub fn validate(
         return Err(Unbuildable::NoImage);
     }
     let coordinator_template = spec.coordinators.template.clone().unwrap_or_default();
-    if let Some(name) = taken_volume(&coordinator_template, names::DATA_VOLUME) {
+    let [identity, api] = crate::controller::build::COORDINATOR_VOLUMES;
+    if let Some(name) = taken_volume(&coordinator_template, &[names::DATA_VOLUME, identity, api]) {
         return Err(Unbuildable::Coordinators(format!(
             "the template of the coordinators has two volumes named {name:?}, or the operator uses the name itself; rename one"
         )));
@@ -216,6 +247,9 @@ pub fn validate(
         refused,
         weights: spec.scheduling.weights.clone(),
         recovery: spec.recovery.clone(),
+        enrolment: spec.identity.enrolment,
+        trust_domain: spec.identity.trust_domain.clone(),
+        identity: kept.identity.clone(),
         suspend: spec.suspend,
         operator_namespace: operator_context.operator_namespace.clone(),
     })
@@ -334,7 +368,7 @@ fn worker_address(
 }
 
 fn volumes_are_free(pool: &Pool, template: &PodOverrides) -> Result<(), (&'static str, String)> {
-    match taken_volume(template, crate::controller::build::AGENT_VOLUME) {
+    match taken_volume(template, &[crate::controller::build::AGENT_VOLUME, names::IDENTITY_VOLUME]) {
         None => Ok(()),
         Some(name) => Err((
             "VolumeNameTaken",
@@ -354,15 +388,18 @@ pub(crate) fn is_copied(container: &Container, image: &str) -> bool {
 
 fn mounts_are_free(pool: &Pool, work: &Work, image: &str) -> Result<(), (&'static str, String)> {
     let Work::InUserContainer(container) = work else { return Ok(()) };
-    let is_taken = |path: &str| path.trim_end_matches('/') == names::AGENT_DIRECTORY;
+    let is_taken = |path: &str| match path.trim_end_matches('/') {
+        names::AGENT_DIRECTORY => is_copied(container, image),
+        path => path == names::IDENTITY_DIRECTORY,
+    };
     let mut mounts = container.volume_mounts.iter().flatten();
-    match mounts.find(|mount| is_copied(container, image) && is_taken(&mount.mount_path)) {
+    match mounts.find(|mount| is_taken(&mount.mount_path)) {
         None => Ok(()),
         Some(mount) => Err((
             "MountPathTaken",
             format!(
-                "Pool {:?} is not built: its container mounts volume {:?} at {}, where the agent's program is copied to; mount \
-                 it somewhere else.",
+                "Pool {:?} is not built: its container mounts volume {:?} at {}, where the agent's own files are; mount it \
+                 somewhere else.",
                 pool.name, mount.name, mount.mount_path
             ),
         )),
@@ -370,8 +407,8 @@ fn mounts_are_free(pool: &Pool, work: &Work, image: &str) -> Result<(), (&'stati
 }
 
 /// Returns a name that two volumes of a template have, or that the operator uses itself.
-fn taken_volume<'a>(template: &'a PodOverrides, own: &'a str) -> Option<&'a str> {
-    let mut names = BTreeSet::from([own]);
+fn taken_volume<'a>(template: &'a PodOverrides, own: &[&'a str]) -> Option<&'a str> {
+    let mut names: BTreeSet<&str> = own.iter().copied().collect();
     template.volumes.iter().map(|volume| volume.name.as_str()).find(|name| !names.insert(name))
 }
 

@@ -3,3 +3,4 @@
 pub mod membership;
 pub mod rollout;
 pub mod scale;
+pub mod transport;

@@ -120,7 +120,8 @@ async fn keep_fleets(
     let pending = Arc::new(Pending::default());
     let news = FleetWatches::new(pending.clone());
     let poll = settings.poll_interval;
-    let context = Arc::new(Context::new(client, caches.clone(), news, metrics, operator_context, poll, instance));
+    let context = Context::new(client, caches.clone(), news, metrics, operator_context, poll, instance);
+    let context = Arc::new(context.with_authority_overlap(settings.authority_overlap));
     let filling = TaskTracker::new();
     let caching = filling.spawn(pending.clone().fill(changes));
     let done = caching.abort_handle();

@@ -71,6 +71,11 @@ pub struct Settings {
     #[arg(long, env = "CONCURRENCY", default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
 
+    /// How long two certificate authorities of a fleet are trusted during a rotation before the new one certifies, and
+    /// how long after. If it is shorter than a certificate is valid (1h), members may refuse each other meanwhile.
+    #[arg(long, env = "AUTHORITY_OVERLAP", default_value = "2h", value_name = "DURATION", value_parser = duration)]
+    pub authority_overlap: Duration,
+
     /// The log format: text or json.
     #[arg(long, env = "LOG_FORMAT", default_value = "json", value_name = "FORMAT", value_parser = ["text", "json"])]
     pub log_format: String,

@@ -17,6 +17,7 @@ use k8s_openapi::{
         core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount},
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
+        rbac::v1::{Role, RoleBinding},
     },
 };
 use kube::{
@@ -39,7 +40,7 @@ use crate::{
 };
 
 /// The kinds of objects that the operator creates.
-pub const OWNED: [fn() -> ApiResource; 7] = [
+pub const OWNED: [fn() -> ApiResource; 9] = [
     || ApiResource::erase::<StatefulSet>(&()),
     || ApiResource::erase::<Deployment>(&()),
     || ApiResource::erase::<Service>(&()),
@@ -47,6 +48,8 @@ pub const OWNED: [fn() -> ApiResource; 7] = [
     || ApiResource::erase::<ServiceAccount>(&()),
     || ApiResource::erase::<PodDisruptionBudget>(&()),
     || ApiResource::erase::<NetworkPolicy>(&()),
+    || ApiResource::erase::<Role>(&()),
+    || ApiResource::erase::<RoleBinding>(&()),
 ];
 
 /// A stream of clusters to reconcile.

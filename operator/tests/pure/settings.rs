@@ -19,7 +19,8 @@ use robeing_operator::{
     names,
 };
 use robeing_settings::{
-    AgentConfig, CoordinatorConfig, ExecutorSpec, HeaderSpec, LogFormat, Process, Startup, parse, settings,
+    AgentConfig, AuthorityConfig, CoordinatorConfig, Enrolment, EnrolmentConfig, ExecutorSpec, HeaderSpec, JoinProof,
+    LogFormat, Process, Startup, parse, settings,
 };
 
 const POD_IP: &str = "10.1.2.3";
@@ -122,6 +123,17 @@ fn check_coordinators(cluster: &RobeingCluster, built: &Built) {
             health_check_interval: recovery.health_check_interval.get(),
             max_attempts: recovery.max_attempts,
             weights: (&cluster.spec.scheduling.weights).into(),
+            authority: AuthorityConfig {
+                join: None,
+                directory: Some(PathBuf::from(names::AUTHORITY_DIRECTORY)),
+                enrolment: match cluster.spec.identity.enrolment {
+                    robeing_crds::Enrolment::Proof => None,
+                    robeing_crds::Enrolment::Open => Some(Enrolment::Open),
+                },
+                trust_domain: cluster.spec.identity.trust_domain.clone(),
+                namespace: namespace.clone(),
+                rights: None,
+            },
             metrics_listen: Some(format!("0.0.0.0:{}", names::METRICS_PORT)),
             ..CoordinatorConfig::new(pod.clone(), name.clone(), format!("0.0.0.0:{}", names::GRPC_PORT))
         };
@@ -146,6 +158,10 @@ fn check_pool(pool: &Pool, built: &Built) {
         slots: pool.slots,
         drain_timeout: drain_timeout(pool),
         metrics_listen: Some(format!("0.0.0.0:{}", ports.metrics)),
+        enrolment: EnrolmentConfig {
+            trust: Some(PathBuf::from(names::IDENTITY_DIRECTORY).join("trust.crt")),
+            proof: JoinProof::ServiceAccount(PathBuf::from(names::IDENTITY_DIRECTORY).join("token")),
+        },
         ..AgentConfig::new(pod, name.clone(), pool.role.into(), listen, coordinators)
     };
     if matches!(pool.executor, Executor::Worker {}) {

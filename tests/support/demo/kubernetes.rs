@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use devkube::{Cluster, TestCluster};
-use robeing::kubernetes::{self as connection, Location};
+use robeing::kubernetes::{self as connection, Access, Location};
 use robeing_client::Settings;
 use robeing_crds::{RobeingCluster, condition_types};
 use robeing_proto::v1::{Agent, FleetStatus};
@@ -140,7 +140,7 @@ async fn perform(
         ..Location::default()
     };
     let settings = Settings { request_timeout: REQUEST_TIMEOUT, ..Settings::default() };
-    let found = connection::find(&place, false, settings).await?;
+    let found = connection::find(&place, Access::Use, false, settings).await?;
     let summary = play::play(&fleet, found.client, exercises, narrator).await?;
     fleet.ready().await.context("the deleted pods were not replaced")?;
     narrator.say("both pods were replaced; kubectl get robeingclusters");

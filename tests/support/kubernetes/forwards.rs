@@ -1,9 +1,15 @@
 //! Connections to each coordinator from outside: `kubectl port-forward`, restarted whenever it ends or the pod is
 //! replaced.
 
-use std::{collections::BTreeMap, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeMap,
+    process::Stdio,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use devkube::Clients;
+use robeing::kubernetes::{Access, Credentials, Location, credentials};
 use robeing_client::{FleetClient, Settings};
 use robeing_proto::v1::Consistency;
 use serde_json::Value;
@@ -29,6 +35,9 @@ type Pods = BTreeMap<String, String>;
 #[derive(Debug)]
 pub struct Forwards {
     ports: Ports,
+    place: Location,
+    /// Those of all clients, whose tokens are renewed as long as this exists.
+    credentials: Mutex<Vec<Credentials>>,
     // Dropping it ends the forwards.
     _tasks: JoinSet<()>,
 }
@@ -44,10 +53,17 @@ impl Forwards {
             let pod = format!("{CLUSTER}-coordinators-{ordinal}");
             tasks.spawn(keep(clients.clone(), pod, *port, pods.clone()));
         }
-        Self { ports, _tasks: tasks }
+        let place = Location {
+            kubeconfig: Some(clients.kubeconfig().to_owned()),
+            namespace: Some(NAMESPACE.into()),
+            cluster: Some(CLUSTER.into()),
+            ..Location::default()
+        };
+        Self { ports, place, credentials: Mutex::default(), _tasks: tasks }
     }
 
-    /// Waits until a coordinator responds, and returns a client of all of them.
+    /// Waits until a coordinator responds, and returns a client of all of them, with the credentials of people who use
+    /// the fleet. A fleet that was made again has other authorities, so each client gets its own.
     ///
     /// # Panics
     /// If none does in time.
@@ -55,8 +71,15 @@ impl Forwards {
         let endpoints: Vec<String> = self.ports.numbers().iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let settings =
             Settings { connect_timeout: REQUEST_TIMEOUT, request_timeout: REQUEST_TIMEOUT, ..Settings::default() };
-        let client = FleetClient::new(&endpoints, settings).expect("the addresses are well formed");
-        eventually("a coordinator that responds", async || client.status(Consistency::Linearizable).await).await;
+        let reach = async || {
+            let obtained = credentials(&self.place, Access::Use, &settings).await.map_err(|error| error.to_string())?;
+            let settings = Settings { security: obtained.security().clone(), ..settings.clone() };
+            let client = FleetClient::new(&endpoints, settings).map_err(|error| error.to_string())?;
+            client.status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
+            Ok::<_, String>((client, obtained))
+        };
+        let (client, obtained) = eventually("a coordinator that responds", reach).await;
+        self.credentials.lock().unwrap_or_else(PoisonError::into_inner).push(obtained);
         client
     }
 }

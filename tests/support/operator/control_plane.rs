@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The exit code of an operator that lost its lease.
 const LEASE_LOST: i32 = 3;
 /// The kinds of objects that the operator creates: group, version, kind, plural.
-pub(super) const OWNED: [(&str, &str, &str, &str); 7] = [
+pub(super) const OWNED: [(&str, &str, &str, &str); 10] = [
     ("apps", "v1", "StatefulSet", "statefulsets"),
     ("apps", "v1", "Deployment", "deployments"),
     ("", "v1", "Service", "services"),
@@ -41,6 +41,9 @@ pub(super) const OWNED: [(&str, &str, &str, &str); 7] = [
     ("", "v1", "ServiceAccount", "serviceaccounts"),
     ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
     ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies"),
+    ("", "v1", "Secret", "secrets"),
+    ("rbac.authorization.k8s.io", "v1", "Role", "roles"),
+    ("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings"),
 ];
 const CLUSTERS: (&str, &str, &str, &str) = ("robeing.io", "v1alpha1", "RobeingCluster", "robeingclusters");
 const DEFINITION: &str = include_str!("../../../crds/robeingclusters.yaml");

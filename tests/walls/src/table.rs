@@ -40,11 +40,17 @@ pub const CRATES: &[Crate] = &[
         uses: &[],
         why: "the interface to the outside world is the same for all crates",
     },
+    Crate {
+        name: "robeing-policy",
+        folder: "crates/policy",
+        uses: &[],
+        why: "policies are decided from their input alone",
+    },
     Crate { name: "robeing-target", folder: "crates/target", uses: &[], why: "a URL is parsed without calling it" },
     Crate {
         name: "robeing-net",
         folder: "crates/net",
-        uses: &["robeing-platform", "robeing-proto"],
+        uses: &["robeing-identity", "robeing-platform", "robeing-proto"],
         why: "connections do not depend on their use",
     },
     Crate {
@@ -68,7 +74,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-client",
         folder: "crates/client",
-        uses: &["robeing-net", "robeing-proto"],
+        uses: &["robeing-identity", "robeing-net", "robeing-platform", "robeing-proto"],
         why: "clients use only the public API",
     },
     Crate {
@@ -83,6 +89,7 @@ pub const CRATES: &[Crate] = &[
         uses: &[
             "robeing-coordinator",
             "robeing-fleet",
+            "robeing-identity",
             "robeing-net",
             "robeing-platform",
             "robeing-proto",
@@ -95,13 +102,20 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing",
         folder: "cli",
-        uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings"],
+        uses: &["robeing-client", "robeing-crds", "robeing-identity", "robeing-proto", "robeing-settings"],
         why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },
     Crate {
         name: "robeing-operator",
         folder: "operator",
-        uses: &["robeing-client", "robeing-crds", "robeing-proto", "robeing-settings", "robeing-telemetry"],
+        uses: &[
+            "robeing-client",
+            "robeing-crds",
+            "robeing-identity",
+            "robeing-proto",
+            "robeing-settings",
+            "robeing-telemetry",
+        ],
         why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },
 ];
@@ -119,8 +133,13 @@ pub struct Pure {
 }
 
 /// Crates without a runtime, network or clock, and without randomness but the keys by which `ahash` looks up.
-pub const PURE: &[Pure] =
-    &[Pure { name: "robeing-fleet", uses: &["ahash", "bilrost", "bytes", "crc32c", "thiserror"] }];
+pub const PURE: &[Pure] = &[
+    Pure { name: "robeing-fleet", uses: &["ahash", "bilrost", "bytes", "crc32c", "thiserror"] },
+    Pure {
+        name: "robeing-policy",
+        uses: &["bytes", "cel", "regex-automata", "schemars", "serde", "serde_json", "thiserror"],
+    },
+];
 
 /// A library that only some crates may use.
 #[derive(Clone, Copy, Debug)]

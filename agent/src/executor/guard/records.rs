@@ -50,10 +50,11 @@ pub struct GuardTrust {
     /// Whether coordinators without TLS are called as well.
     #[prost(bool, tag = "2")]
     pub permissive: bool,
-    /// The fleet's wall time, Unix milliseconds, at a moment of this machine's clock since its start, which processes
-    /// share, in milliseconds; both 0 if it is not known.
+    /// The fleet's wall time, Unix milliseconds, at a moment of the clock that counts from the machine's start; both are
+    /// 0 if it is not known.
     #[prost(uint64, tag = "3")]
     pub wall: u64,
+    /// That moment, milliseconds.
     #[prost(uint64, tag = "4")]
     pub at: u64,
 }

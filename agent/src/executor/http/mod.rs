@@ -51,9 +51,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     health_path::HealthPath,
-    retry_after::retry_after,
-    transport::{Heard, Transport, heard},
+    transport::{Heard, heard},
 };
+pub(crate) use self::{retry_after::retry_after, transport::Transport, trouble::unreachable};
 pub use self::{tls::CertificatesError, transport::CLOSED_WITHIN};
 use super::{
     Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome,
@@ -439,7 +439,7 @@ async fn connect(target: &Target, transport: &Transport) -> Result<(), String> {
     transport.connect(target.uri()).await.map_err(|error| trouble::unreachable(target.shown(), &*error))
 }
 
-fn worth_another_attempt(status: StatusCode) -> bool {
+pub(crate) fn worth_another_attempt(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
 }
 
@@ -453,7 +453,7 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) -> Result<()
 }
 
 /// Returns the first `limit` bytes of a body, or what arrived within [`ERROR_BODY_WITHIN`].
-async fn start_of(mut body: Incoming, limit: usize) -> BytesMut {
+pub(crate) async fn start_of(mut body: Incoming, limit: usize) -> BytesMut {
     let until = Instant::now() + ERROR_BODY_WITHIN;
     let mut start = BytesMut::new();
     while start.len() < limit

@@ -64,7 +64,7 @@ type Secured = MaybeHttpsStream<TokioIo<TcpStream>>;
 type Connector = BoxCloneSyncService<Uri, Noted, BoxError>;
 
 /// Sends requests to one server.
-pub(super) struct Transport {
+pub(crate) struct Transport {
     connector: Connector,
     kept: Client<Connector, Full<Bytes>>,
     /// A client that uses each connection once.
@@ -76,7 +76,7 @@ impl Transport {
     ///
     /// # Errors
     /// When the trusted certificates, which https needs, can't be read.
-    pub(super) fn new(is_https: bool) -> Result<Self, tls::CertificatesError> {
+    pub(crate) fn new(is_https: bool) -> Result<Self, tls::CertificatesError> {
         let (silent, between, unanswered) = PROBES;
         // Hyper's own resolver panics where no thread can be created.
         let names =
@@ -108,7 +108,7 @@ impl Transport {
     /// once more over a new connection, although it is a POST (RFC 9110, 9.2.2): it has the same `Robeing-Task-Id` and
     /// `Robeing-Attempt`, by which a server can recognize it; and a failure would only make the fleet send it again, as
     /// the next attempt.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
         tell: impl FnOnce(CaptureConnection),

@@ -10,7 +10,7 @@ use rustls::CertificateError::{
 use super::{super::text::too_many_files, tls};
 
 /// Explains why a server can't be reached.
-pub(super) fn unreachable(shown: &str, error: &(dyn Error + 'static)) -> String {
+pub(crate) fn unreachable(shown: &str, error: &(dyn Error + 'static)) -> String {
     let advice = match first::<rustls::Error>(error) {
         Some(error) => of_tls(error),
         None => chain(error).find_map(of_this_machine).unwrap_or_else(|| of_the_way(error)),

@@ -101,6 +101,8 @@ pub(super) struct Member {
     pub number: u64,
     /// Messages for the process.
     pub outgoing: mpsc::Receiver<ToProcess>,
+    /// Where they come from.
+    pub sender: mpsc::Sender<ToProcess>,
     /// Cancelled when the agent has detached the process.
     pub detached: CancellationToken,
 }
@@ -136,9 +138,10 @@ impl Attached {
         let health = ProcessHealth { answers: answers_health_checks, ..ProcessHealth::default() };
         let process =
             Process { name, outgoing, detached: detached.clone(), running: BTreeMap::new(), unanswered: 0, health };
+        let sender = process.outgoing.clone();
         state.processes.insert(number, process);
         self.changed(&state);
-        Some(Member { attached: Arc::clone(self), number, outgoing: unread, detached })
+        Some(Member { attached: Arc::clone(self), number, outgoing: unread, sender, detached })
     }
 
     /// Detaches a process. The attempts it ran fail.

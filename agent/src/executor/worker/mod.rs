@@ -11,14 +11,18 @@
 //!    agent can't end the work by force; only the process itself can.
 //! 5. An unhealthy process gets no attempts while another is healthy. The agent is unhealthy when all processes are.
 //! 6. A process that does not read its messages is detached rather than waited for.
+//! 7. Messages of other agents go to processes that announce that they handle them. One that is gone before it answers
+//!    leaves its messages to another.
 
 mod attached;
+mod mail;
 mod service;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use attached::{MAX_PROCESSES, MAX_UNHEALTHY, MAX_UNREAD};
+pub use mail::{MAX_SENDING, Post, WorkerMail};
 use robeing_net::Transport;
 use robeing_proto::worker::v1::{self as proto, to_process};
 use robeing_telemetry::Metrics;
@@ -46,6 +50,7 @@ pub struct WorkerConfig {
 /// Runs attempts in attached processes. Dropping it stops the listener.
 pub struct WorkerExecutor {
     attached: Arc<Attached>,
+    mail: Arc<WorkerMail>,
     limits: Limits,
     local: SocketAddr,
     serving: AbortOnDropHandle<()>,
@@ -67,19 +72,26 @@ impl WorkerExecutor {
             slots: config.slots,
             max_output_bytes: config.limits.max_output as u64,
         };
-        let routes = service::routes(Arc::clone(&attached), welcome).map_err(ExecutorError::Listen)?;
+        let mail = Arc::new(WorkerMail::new());
+        let routes =
+            service::routes(Arc::clone(&attached), Arc::clone(&mail), welcome).map_err(ExecutorError::Listen)?;
         info!(%local, "processes can attach here; tasks are accepted once one has");
         let serving = tokio::spawn(async move {
             if let Err(error) = bound.serve(routes, CancellationToken::new()).await {
                 error!(%error, "the listener for processes failed");
             }
         });
-        Ok(Self { attached, limits: config.limits, local, serving: AbortOnDropHandle::new(serving) })
+        Ok(Self { attached, mail, limits: config.limits, local, serving: AbortOnDropHandle::new(serving) })
     }
 
     /// Returns the address it listens on, with the actual port.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Returns the messages between the processes and other agents.
+    pub fn mail(&self) -> Arc<WorkerMail> {
+        Arc::clone(&self.mail)
     }
 
     /// Sends the attempt to the process and waits for the answer.

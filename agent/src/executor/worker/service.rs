@@ -8,15 +8,18 @@ use robeing_net::described_routes;
 use robeing_proto::worker::{
     FILE_DESCRIPTOR_SET,
     v1::{
-        FromProcess, Hello, ToProcess, Welcome, from_process, to_process,
+        FromProcess, Hello, SendMessage, ToProcess, Welcome, from_process, to_process,
         worker_server::{Worker, WorkerServer},
     },
 };
-use tokio::time::timeout;
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Request, Response, Status, Streaming, service::Routes};
 
-use super::attached::{Attached, MAX_PROCESSES, Member};
+use super::{
+    attached::{Attached, MAX_PROCESSES, Member},
+    mail::{MAX_SENDING, WorkerMail},
+};
 
 /// How long a process may take to send Hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -24,13 +27,14 @@ pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
 pub const MAX_PROCESS_NAME: usize = 63;
 
 /// Returns the service, with gRPC health and reflection.
-pub(super) fn routes(attached: Arc<Attached>, welcome: Welcome) -> io::Result<Routes> {
-    let service = robeing_net::limited!(WorkerServer::new(Service { attached, welcome }));
+pub(super) fn routes(attached: Arc<Attached>, mail: Arc<WorkerMail>, welcome: Welcome) -> io::Result<Routes> {
+    let service = robeing_net::limited!(WorkerServer::new(Service { attached, mail, welcome }));
     Ok(described_routes(&[FILE_DESCRIPTOR_SET])?.add_service(service))
 }
 
 struct Service {
     attached: Arc<Attached>,
+    mail: Arc<WorkerMail>,
     welcome: Welcome,
 }
 
@@ -46,20 +50,23 @@ impl Worker for Service {
         let member = self.attached.join(&hello.name, hello.answers_health_checks).ok_or_else(|| {
             Status::resource_exhausted(format!("{MAX_PROCESSES} processes are attached, which is the most; end some"))
         })?;
-        Ok(Response::new(Box::pin(talk(member, incoming, Arc::clone(&self.attached), self.welcome.clone()))))
+        let letters = Letters::new(Arc::clone(&self.mail), &member, hello.handles_messages);
+        let attached = Arc::clone(&self.attached);
+        Ok(Response::new(Box::pin(talk(member, letters, incoming, attached, self.welcome.clone()))))
     }
 }
 
 /// Returns the messages to the process, until either side ends the stream.
 fn talk(
     mut member: Member,
+    letters: Letters,
     incoming: Streaming<FromProcess>,
     attached: Arc<Attached>,
     welcome: Welcome,
 ) -> impl Stream<Item = Result<ToProcess, Status>> {
     async_stream::stream! {
         // A separate task, so that messages from a process that is slow to read are still received.
-        let mut listening = AbortOnDropHandle::new(tokio::spawn(listen(member.number, incoming, attached)));
+        let mut listening = AbortOnDropHandle::new(tokio::spawn(listen(member.number, letters, incoming, attached)));
         yield Ok(ToProcess { message: Some(to_process::Message::Welcome(welcome)) });
         loop {
             tokio::select! {
@@ -80,6 +87,46 @@ fn talk(
     }
 }
 
+/// The messages between a process and other agents, until dropped.
+struct Letters {
+    mail: Arc<WorkerMail>,
+    number: u64,
+    outgoing: mpsc::Sender<ToProcess>,
+    /// Messages that are being sent, and those that are refused because there are too many.
+    sending: JoinSet<()>,
+}
+
+impl Letters {
+    fn new(mail: Arc<WorkerMail>, member: &Member, handles_messages: bool) -> Self {
+        if handles_messages {
+            mail.join(member.number, member.sender.clone());
+        }
+        Self { mail, number: member.number, outgoing: member.sender.clone(), sending: JoinSet::new() }
+    }
+
+    /// Sends a message of the process, and then its outcome to the process.
+    fn send(&mut self, message: SendMessage) {
+        while self.sending.try_join_next().is_some() {}
+        let (mail, outgoing, under_way) = (Arc::clone(&self.mail), self.outgoing.clone(), self.sending.len());
+        if under_way >= 2 * MAX_SENDING {
+            // The process does not even read the refusals.
+            return;
+        }
+        self.sending.spawn(async move {
+            let outcome = mail.send(message, under_way).await;
+            let message = ToProcess { message: Some(to_process::Message::SendOutcome(outcome)) };
+            // The process may be gone.
+            let _ = outgoing.send(message).await;
+        });
+    }
+}
+
+impl Drop for Letters {
+    fn drop(&mut self) {
+        self.mail.leave(self.number);
+    }
+}
+
 async fn hello(incoming: &mut Streaming<FromProcess>) -> Result<Hello, Status> {
     match incoming.message().await?.and_then(|message| message.message) {
         Some(from_process::Message::Hello(hello)) if hello.name.len() > MAX_PROCESS_NAME => {
@@ -91,7 +138,12 @@ async fn hello(incoming: &mut Streaming<FromProcess>) -> Result<Hello, Status> {
 }
 
 /// Receives the messages of the process until its stream ends; returns how it ended.
-async fn listen(number: u64, mut incoming: Streaming<FromProcess>, attached: Arc<Attached>) -> Result<(), Status> {
+async fn listen(
+    number: u64,
+    mut letters: Letters,
+    mut incoming: Streaming<FromProcess>,
+    attached: Arc<Attached>,
+) -> Result<(), Status> {
     let end = loop {
         match incoming.message().await {
             Ok(Some(FromProcess { message: Some(from_process::Message::Result(result)) })) => {
@@ -99,6 +151,12 @@ async fn listen(number: u64, mut incoming: Streaming<FromProcess>, attached: Arc
             }
             Ok(Some(FromProcess { message: Some(from_process::Message::Health(health)) })) => {
                 attached.said_health(number, health);
+            }
+            Ok(Some(FromProcess { message: Some(from_process::Message::MessageOutcome(outcome)) })) => {
+                letters.mail.answered(number, outcome);
+            }
+            Ok(Some(FromProcess { message: Some(from_process::Message::SendMessage(message)) })) => {
+                letters.send(message);
             }
             Ok(Some(FromProcess { message: Some(from_process::Message::Hello(_)) })) => {
                 break Err(Status::invalid_argument("a process sends Hello once, as its first message"));

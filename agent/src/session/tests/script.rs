@@ -12,7 +12,7 @@ use robeing_proto::internal::v1::{
     self as internal, AgentMessage, CoordinatorMessage, Hello, agent_message::Message as FromAgent,
     coordinator_message::Message as FromCoordinator, session_server,
 };
-use robeing_settings::{AgentConfig, AgentRole, TlsMode};
+use robeing_settings::{AgentConfig, AgentRole, EnrolmentConfig, TlsMode};
 use robeing_telemetry::Metrics;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -320,6 +320,7 @@ pub const C1: &str = "10.0.0.2:8080";
 pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
     AgentConfig {
         tls: TlsMode::Off,
+        enrolment: EnrolmentConfig::default(),
         name: "data-0".into(),
         cluster_id: "fleet".into(),
         role: AgentRole::Specialist,

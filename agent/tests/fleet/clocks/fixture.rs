@@ -19,7 +19,9 @@ use robeing_coordinator as coordinator;
 use robeing_net::Transport;
 use robeing_platform::{Clock, Connection, Listener, Network, Platform, TcpNetwork, simulated::WrongClock, uuid_v7};
 use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
-use robeing_settings::{AgentConfig, AgentRole, CoordinatorConfig, FleetLimits, TlsMode, Weights};
+use robeing_settings::{
+    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, TlsMode, Weights,
+};
 use robeing_telemetry::Metrics;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -170,6 +172,7 @@ impl Fleet {
     fn coordinator(&self, n: usize) -> Process {
         let config = CoordinatorConfig {
             tls: TlsMode::Off,
+            authority: AuthorityConfig::default(),
             name: name(n),
             cluster_id: "clocks".into(),
             listen: address(n),
@@ -198,6 +201,7 @@ impl Fleet {
     fn agent(&self) -> Process {
         let config = AgentConfig {
             tls: TlsMode::Off,
+            enrolment: EnrolmentConfig::default(),
             name: "agent".into(),
             cluster_id: "clocks".into(),
             role: AgentRole::Worker,

@@ -13,12 +13,13 @@ use robeing_client::{FleetClient, SubmitOptions, new_task_id};
 use robeing_proto::v1::{GetTaskRequest, RetryPolicy, Role, Task, TaskSpec};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::connect::client;
+use super::{connect::client, duration};
 use crate::{
-    args::{AgentRole, Connection, SubmitArgs},
+    args::{Connection, SubmitArgs},
     error::CliError,
     exit::Exit,
     inputs::LineInput,
+    kubernetes::Access,
     render::{note, plural, role_word, short_duration},
 };
 
@@ -36,7 +37,8 @@ const MANY: usize = 2;
 /// Submits the tasks, unless interrupted by Ctrl-C.
 pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let prepare = async { Ok::<_, CliError>((specs(&args, args.read_inputs().await?), client(fleet, None).await?)) };
+    let prepare =
+        async { Ok::<_, CliError>((specs(&args, args.read_inputs().await?), client(fleet, None, Access::Use).await?)) };
     let (specs, client) = tokio::select! {
         prepared = prepare => prepared?,
         _ = interrupt.recv() => return Ok(interrupted(UNSENT)),
@@ -226,25 +228,6 @@ fn is_same_span(asked: Option<&prost_types::Duration>, kept: Option<Duration>) -
         (None, None) => true,
         (Some(asked), Some(kept)) => asked.abs_diff(kept) <= Duration::from_millis(1),
         _ => false,
-    }
-}
-
-impl From<AgentRole> for Role {
-    fn from(role: AgentRole) -> Self {
-        match role {
-            AgentRole::Worker => Self::Worker,
-            AgentRole::Specialist => Self::Specialist,
-            AgentRole::Messenger => Self::Messenger,
-            AgentRole::Guardian => Self::Guardian,
-        }
-    }
-}
-
-fn duration(span: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        // Saturate: more seconds than fit are longer than any fleet waits.
-        seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
-        nanos: span.subsec_nanos().cast_signed(),
     }
 }
 

@@ -33,6 +33,14 @@ pub enum Error {
         /// Whether an object of that name belongs to someone else.
         foreign: bool,
     },
+    /// What the object should contain can't be made.
+    #[error("{what} can't be made: {source}")]
+    Unmade {
+        /// What it is.
+        what: &'static str,
+        /// The cause.
+        source: Box<robeing_identity::IdentityError>,
+    },
     /// The API server did not respond.
     #[error("the API server did not answer when asked to {verb} {kind} {name}: {source}")]
     Unreachable {

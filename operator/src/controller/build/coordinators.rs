@@ -23,7 +23,7 @@ use robeing_crds::Storage;
 use robeing_settings::{ProcessRole, settings, text};
 
 use super::{
-    metadata,
+    identity, metadata,
     pod::{self, env},
     pull,
 };
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// The environment variables that define a coordinator; a template can't change them.
-const FIXED: [&str; 8] = [
+const FIXED: [&str; 13] = [
     settings::ROLE.variable(),
     settings::CLUSTER_ID.variable(),
     settings::NAME.variable(),
@@ -42,6 +42,11 @@ const FIXED: [&str; 8] = [
     settings::ADVERTISE.variable(),
     settings::DATA.variable(),
     settings::INITIAL_COORDINATORS.variable(),
+    settings::TLS.variable(),
+    settings::CA.variable(),
+    settings::ENROLMENT.variable(),
+    settings::TRUST_DOMAIN.variable(),
+    settings::NAMESPACE.variable(),
 ];
 /// The warning for coordinators without storage.
 pub const EPHEMERAL_WARNING: &str = "The coordinators have no storage: each keeps its log in its pod and loses it with the pod, \
@@ -101,12 +106,14 @@ fn template(fleet: &ValidatedCluster) -> PodTemplateSpec {
     let empty =
         Volume { name: DATA_VOLUME.into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() };
     let overrides = &fleet.coordinator_template;
+    let mut volumes = if fleet.storage.is_none() { vec![empty] } else { vec![] };
+    volumes.extend(identity::coordinator_volumes(fleet));
     let parts = pod::Parts {
         labels: names::component_labels(&fleet.name, Component::Coordinator, None),
         account: validate::coordinators_account(fleet),
         init_containers: vec![],
         containers: vec![container(fleet)],
-        volumes: if fleet.storage.is_none() { vec![empty] } else { vec![] },
+        volumes,
         tolerations: vec![],
         spread: pod::spread(names::selector(&fleet.name, Component::Coordinator, None), None),
         grace_seconds: overrides.termination_grace_period_seconds.or(Some(GRACE_SECONDS)),
@@ -133,6 +140,7 @@ fn container(fleet: &ValidatedCluster) -> Container {
     };
     let given = fleet.coordinator_template.env.iter().filter(|variable| !FIXED.contains(&variable.name.as_str()));
     pod::add_env(&mut container, &given.cloned().collect::<Vec<_>>(), &FIXED);
+    identity::mount_coordinator(fleet, &mut container);
     pod::observed(&mut container, PORTS);
     container
 }
@@ -157,6 +165,7 @@ fn environment(fleet: &ValidatedCluster) -> Vec<EnvVar> {
     if health_checks != settings::HEALTH_CHECK_INTERVAL.default {
         environment.push(env(&settings::HEALTH_CHECK_INTERVAL, text::duration(health_checks)));
     }
+    environment.extend(identity::coordinator_environment(fleet));
     environment
 }
 

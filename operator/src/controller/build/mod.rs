@@ -5,14 +5,17 @@
 mod access;
 mod coordinators;
 mod defaults;
+mod identity;
 mod pod;
 mod pool;
 mod pull;
+mod rights;
 mod services;
 
 use std::collections::BTreeSet;
 
 pub use coordinators::{EPHEMERAL_WARNING, first_membership};
+pub use identity::{COORDINATOR_VOLUMES, SecretContent, secret};
 use k8s_openapi::{
     api::core::v1::ServiceAccount,
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -73,6 +76,12 @@ pub fn build(fleet: &ValidatedCluster, coordinators: u32, member_high_water: u32
     };
     let own = fleet.coordinator_template.service_account_name.as_ref();
     objects.extend(account(own, &access::coordinators_account(fleet))?);
+    // Before the trusted authorities: whoever can read those may expect that the accounts exist.
+    objects.extend(rights::of_people(fleet)?);
+    if let Some(trust) = identity::trust(fleet) {
+        objects.push(desired(&trust)?);
+    }
+    objects.extend(rights::of_coordinators(fleet)?);
     objects.extend([
         desired(&services::first_membership(fleet))?,
         desired(&services::headless(fleet))?,

@@ -20,7 +20,7 @@ use robeing_settings::{
 };
 
 use super::{
-    metadata,
+    identity, metadata,
     pod::{self, AGENT_VOLUME, add_env, env, env_as_is, env_from_secret},
     pull,
 };
@@ -37,13 +37,17 @@ const UNREACHABLE_SECONDS: i64 = 30;
 const BESIDE_MEMORY: u32 = 256;
 const BESIDE_MEMORY_OF_SLOT: u32 = 4;
 /// The environment variables that define an agent of its pool; a template can't change them.
-const FIXED: [&str; 6] = [
+const FIXED: [&str; 10] = [
     settings::ROLE.variable(),
     settings::CLUSTER_ID.variable(),
     settings::NAME.variable(),
     settings::POOL.variable(),
     settings::LISTEN.variable(),
     settings::METRICS_LISTEN.variable(),
+    settings::TLS.variable(),
+    settings::TRUST.variable(),
+    settings::SERVICE_ACCOUNT_TOKEN.variable(),
+    settings::JOIN_SECRET.variable(),
 ];
 
 /// Returns a pool's Deployment. A rollout creates one more pod before it deletes one, so that a new image that does not
@@ -90,6 +94,7 @@ fn template(fleet: &ValidatedCluster, pool: &FleetPool) -> PodTemplateSpec {
         let empty = EmptyDirVolumeSource::default();
         volumes.push(Volume { name: AGENT_VOLUME.into(), empty_dir: Some(empty), ..Volume::default() });
     }
+    volumes.extend(identity::agent_volumes(fleet, pool));
     let parts = pod::Parts {
         labels: labels(fleet, pool),
         account: validate::service_account(fleet, pool),
@@ -126,12 +131,14 @@ fn containers(fleet: &ValidatedCluster, pool: &FleetPool) -> (Vec<Container>, Ve
             let mut agent = agent(fleet, pool, true);
             agent.resources = pool.resources.clone();
             add_env(&mut agent, &pool.template.env, &FIXED);
+            identity::keep_own(fleet, &mut agent);
             (vec![], vec![agent])
         }
         Work::InUserContainer(given) => {
             let own_image = !validate::is_copied(given, &fleet.image);
             let mut agent = entrypoint(fleet, pool, given, own_image);
             add_env(&mut agent, &pool.template.env, &FIXED);
+            identity::keep_own(fleet, &mut agent);
             if own_image { (vec![], vec![agent]) } else { (vec![install(fleet)], vec![agent]) }
         }
         Work::BesideAgent { container, attaches_at } => {
@@ -163,6 +170,7 @@ fn agent(fleet: &ValidatedCluster, pool: &FleetPool, ours: bool) -> Container {
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         ..Container::default()
     };
+    identity::mount_agent(fleet, &mut container);
     pod::observed(&mut container, ports(pool));
     container
 }
@@ -185,6 +193,7 @@ fn entrypoint(fleet: &ValidatedCluster, pool: &FleetPool, given: &Container, own
     let own = container.env.take().unwrap_or_default();
     container.env = Some(environment(fleet, pool));
     add_env(&mut container, &own, &FIXED);
+    identity::mount_agent(fleet, &mut container);
     pod::observed(&mut container, ports(pool));
     container
 }
@@ -265,6 +274,7 @@ fn environment(fleet: &ValidatedCluster, pool: &FleetPool) -> Vec<EnvVar> {
     if !pool.specializations.is_empty() {
         environment.push(env(&settings::SPECIALIZATIONS, text::list(&pool.specializations)));
     }
+    environment.extend(identity::agent_environment(fleet));
     environment.extend(pool.secrets.iter().map(|(variable, key)| env_from_secret(variable, key)));
     environment
 }

@@ -1,4 +1,4 @@
-//! The five conditions, each with a machine-readable reason and a human-readable message. A condition's transition time
+//! The six conditions, each with a machine-readable reason and a human-readable message. A condition's transition time
 //! changes only with its status.
 
 use std::borrow::Cow;
@@ -28,8 +28,8 @@ pub const MAX_MESSAGE: usize = 1_024;
 const MAX_REASON: usize = 64;
 
 /// The conditions that the operator sets.
-pub(super) const TYPES: [&str; 5] =
-    [types::READY, types::PROGRESSING, types::DEGRADED, types::QUORUM_HEALTHY, types::SUSPENDED];
+pub(super) const TYPES: [&str; 6] =
+    [types::READY, types::PROGRESSING, types::DEGRADED, types::QUORUM_HEALTHY, types::SUSPENDED, types::IDENTITY];
 
 /// The message if the spec asks for smaller disks than exist.
 const LARGER_DISKS: &str =
@@ -65,12 +65,15 @@ pub(super) fn conditions(
     let progressing = progressing(observation, outcome, pools, previous);
     let suspended = suspended(observation, pools);
     let ready = ready(observation, outcome, pools, &quorum);
+    let (state, reason, message) = outcome.identity.condition(&observation.cluster);
+    let identity = said(state, reason, message);
     let told = [
         (types::READY, ready),
         (types::PROGRESSING, progressing),
         (types::DEGRADED, degraded),
         (types::QUORUM_HEALTHY, quorum),
         (types::SUSPENDED, suspended),
+        (types::IDENTITY, identity),
     ];
     let condition = |(of, said): (&str, Said)| {
         let before = previous.and_then(|previous| previous.conditions.iter().find(|condition| condition.type_ == of));
@@ -147,6 +150,7 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
     }
     let refused = outcome.fleet.iter().flat_map(|fleet| &fleet.refused);
     wrong.extend(refused.map(|pool| said("True", pool.reason, pool.message.clone())));
+    wrong.extend(outcome.identity.problems.iter().map(|found| said("True", found.reason, found.message.clone())));
     wrong.extend(outcome.refused.iter().map(|why| said("True", "ApplyFailed", format!("{why}."))));
     wrong.extend(outcome.uncreated.map(|made| uncreated(observation, made)));
     if let Rollout::Paused { reason, message } = &outcome.rollout {
@@ -390,12 +394,7 @@ fn missing_agents<'a>(pools: impl IntoIterator<Item = &'a PoolView>) -> Option<S
 }
 
 fn rolls(observation: &Observation, pool: &str) -> bool {
-    let Some(live) = observation.deployment(pool) else { return false };
-    let seen = live.object.data.pointer("/status/observedGeneration").and_then(Value::as_i64);
-    let wanted = live.number("/spec/replicas").unwrap_or(1);
-    let updated = live.number("/status/updatedReplicas").unwrap_or(0);
-    let all = live.number("/status/replicas").unwrap_or(0);
-    seen < live.object.metadata.generation || updated < wanted || all > updated
+    observation.deployment(pool).is_some_and(Live::rolls)
 }
 
 fn suspended(observation: &Observation, pools: &[PoolView]) -> Said {

@@ -13,7 +13,13 @@ use robeing_crds::{RobeingClusterStatus, condition_types as types};
 use robeing_proto::v1::{self, AgentState};
 
 use super::{Outcome, recoveries};
-use crate::{controller::observe::Observation, quorum::rollout::Step};
+use crate::{
+    controller::{
+        identity::report::{MOVING, WARNED},
+        observe::Observation,
+    },
+    quorum::rollout::Step,
+};
 
 /// For how long after a loss an operator that has just started reports it: longer than a takeover by another replica
 /// takes.
@@ -112,6 +118,7 @@ pub fn happened(
         events.extend(recoveries::happened(observation, None));
     }
     rollout(outcome, before, &mut events);
+    events.extend(outcome.identity.events.iter().map(|(reason, note)| normal(reason, "Rotate", (*note).to_owned())));
     conditions(before, after, &mut events);
     bounded(events)
 }
@@ -300,6 +307,13 @@ fn conditions(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatu
         (Some(false), Some(true)) => {
             events.push(normal("QuorumReached", "Check", "A majority of the coordinators agrees on a leader.".into()));
         }
+        _ => {}
+    }
+    let identity =
+        find(Some(after), types::IDENTITY).filter(|(_, now, _)| reason(before, types::IDENTITY) != Some(now));
+    match identity {
+        Some((true, now, message)) if WARNED.contains(&now.as_str()) => events.push(warning(&now, "Check", message)),
+        Some((false, now, message)) if now == MOVING => events.push(normal(MOVING, "Secure", message)),
         _ => {}
     }
     let suspended = |status| find(status, types::SUSPENDED).map(|(suspended, ..)| suspended);

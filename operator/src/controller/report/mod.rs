@@ -18,7 +18,7 @@ use robeing_crds::{
 use robeing_proto::v1;
 
 use crate::{
-    controller::{observe::Observation, validate::ValidatedCluster},
+    controller::{identity::report::Report, observe::Observation, validate::ValidatedCluster},
     names::{self, Component},
     quorum::{rollout, scale},
 };
@@ -45,6 +45,8 @@ pub struct Outcome {
     pub unapplied: bool,
     /// The existing and the desired number of coordinator pods, if pods have been missing for long.
     pub uncreated: Option<(u32, u32)>,
+    /// What was found of the fleet's identity.
+    pub identity: Report,
 }
 
 /// How many agents a pool has and should have.

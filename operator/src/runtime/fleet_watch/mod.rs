@@ -10,7 +10,7 @@ use std::{
 
 use kube::ResourceExt;
 use kube_runtime::reflector::ObjectRef;
-use robeing_client::coordinators::CoordinatorClient;
+use robeing_client::{Security, coordinators::CoordinatorClient};
 use robeing_crds::RobeingCluster;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -72,7 +72,7 @@ impl FleetWatches {
         &self,
         cluster: &RobeingCluster,
         coordinators: &Arc<CoordinatorClient>,
-        address: &str,
+        (address, security): (&str, &Security),
         apart: Duration,
     ) -> bool {
         let apart = apart.clamp(APART.0, APART.1);
@@ -90,6 +90,7 @@ impl FleetWatches {
         let listening = Listening {
             coordinators: Arc::clone(coordinators),
             address: address.to_owned(),
+            security: security.clone(),
             apart,
             state: Arc::clone(&state),
             pending: Arc::clone(&self.pending),
@@ -123,6 +124,7 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 struct Listening {
     coordinators: Arc<CoordinatorClient>,
     address: String,
+    security: Security,
     apart: Duration,
     state: Arc<Mutex<State>>,
     pending: Arc<Pending>,
@@ -148,7 +150,7 @@ impl Listening {
 
     /// Triggers the fleet with each update; the first one covers the changes from before the watch started.
     async fn listen(&self) -> Result<(), Status> {
-        let mut changes = self.coordinators.watch(&self.address, self.apart).await?;
+        let mut changes = self.coordinators.watch(&self.address, &self.security, self.apart).await?;
         while changes.message().await?.is_some() {
             self.pending.add(self.cluster.clone());
         }

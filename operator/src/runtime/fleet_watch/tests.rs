@@ -132,7 +132,7 @@ impl Scene {
     fn follow(&self) -> bool {
         let mut cluster = RobeingCluster::new("fleet", Default::default());
         cluster.metadata.namespace = Some("n".into());
-        self.news.follow(&cluster, &self.coordinators, &self.address, APART)
+        self.news.follow(&cluster, &self.coordinators, (&self.address, &Security::plain()), APART)
     }
 
     fn listened(&self) -> usize {

@@ -4,13 +4,14 @@
 //! snapshot of a pod template changes, either revert the change, or make sure that it is worth restarting everything
 //! and document it in the changelog.
 
+mod identity;
 mod users;
 
 use kube::ResourceExt;
 use robeing_crds::{RobeingCluster, parse_manifest};
 use robeing_operator::controller::{
     build::{self, Desired},
-    validate::{Kept, OperatorContext, Unbuildable, ValidatedCluster, Work, validate},
+    validate::{FleetIdentity, Kept, OperatorContext, Unbuildable, ValidatedCluster, Work, validate},
 };
 use serde_json::Value;
 
@@ -25,8 +26,14 @@ fn operator_context() -> OperatorContext {
     OperatorContext { default_image: "robeing:installed".into(), operator_namespace: "robeing-system".into() }
 }
 
+/// What is kept of a fleet that has an authority.
+fn kept() -> Kept {
+    let identity = FleetIdentity { trust: "the trusted authorities\n".into(), ..FleetIdentity::default() };
+    Kept { identity, ..Kept::default() }
+}
+
 fn fleet(cluster: &RobeingCluster) -> ValidatedCluster {
-    validate(cluster, &operator_context(), &Kept::default()).unwrap_or_else(|error| panic!("{error}"))
+    validate(cluster, &operator_context(), &kept()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn objects(fleet: &ValidatedCluster) -> Vec<Desired> {

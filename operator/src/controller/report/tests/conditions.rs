@@ -466,3 +466,22 @@ fn the_scaled_pool_is_what_autoscalers_see() {
     assert_eq!((status.replicas, status.pools[0].desired), (2, 3), "a standby is not counted");
     assert!(status.selector.is_some_and(|selector| selector.contains("robeing.io/pool=data")));
 }
+
+#[test]
+fn what_is_wrong_with_the_identity_degrades_a_fleet_and_what_weakens_it_is_warned_of_once() {
+    let mut scene = scene();
+    let well = scene.status(None);
+    let mut cluster = RobeingCluster::clone(&scene.observation.cluster);
+    cluster.spec.identity.enrolment = robeing_crds::Enrolment::Open;
+    scene.observation.cluster = Arc::new(cluster);
+    let open = scene.status(Some(&well));
+    assert_eq!((says(&open, "Identity").0, says(&open, "Identity").1), ("True", "OpenEnrolment"));
+    assert_eq!(says(&open, "Degraded").0, "False");
+    let warned = |events: Vec<String>| events.iter().filter(|event| event.starts_with("Warning OpenEnrolment")).count();
+    assert_eq!(warned(scene.events(&scene, Some(&well))), 1);
+    assert_eq!(warned(scene.events(&scene, Some(&open))), 0);
+    scene.outcome.identity.problem("AuthorityMissing", "Secret mine does not exist.".into());
+    let wrong = scene.status(Some(&open));
+    assert_eq!((says(&wrong, "Identity").0, says(&wrong, "Identity").1), ("False", "AuthorityMissing"));
+    assert_eq!(says(&wrong, "Degraded"), ("True", "AuthorityMissing", "Secret mine does not exist."));
+}

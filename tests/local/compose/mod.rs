@@ -1,19 +1,25 @@
 //! `compose.yaml` without Docker: its services as processes on this machine, with exactly their environment, and its
 //! image as the Dockerfile and `make image` define it.
 
+mod image;
+
 use std::{
     collections::BTreeMap,
     fs,
+    io::Write,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use robeing_client::{FleetClient, Settings, SubmitEvent, SubmitOptions, new_task_id};
+use robeing_client::{ClientIdentity, FleetClient, Security, Settings, SubmitEvent, SubmitOptions, new_task_id};
+use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle};
 use robeing_proto::v1::{AgentState, Consistency, GetTaskRequest, Task, TaskSpec, TaskState};
+use robeing_settings::{DEFAULT_DATA, DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN};
 use robeing_tests::{
     ports::Ports,
     processes::Process,
-    program::{AGENT, program},
+    program::{AGENT, CLI, program},
     wait::{check, eventually},
 };
 use serde_json::{Map, Value};
@@ -30,6 +36,10 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("can't read {path}: {error}"))
 }
 
+/// The cluster of `compose.yaml`.
+const CLUSTER: &str = "robeing-cluster-01";
+/// The certificate authority of a coordinator's own, in its data directory.
+const AUTHORITY: &str = "authority";
 const COMPOSE: &str = "compose.yaml";
 const CLASSIC: &str = "examples/classic/docker-compose.yml";
 
@@ -67,8 +77,54 @@ fn words(value: &Value) -> Vec<String> {
     value.as_array().expect("a list").iter().map(word).collect()
 }
 
+/// A volume in a service's container.
+struct Mount {
+    volume: String,
+    path: String,
+    read_only: bool,
+}
+
+fn mounts(service: &Value) -> Vec<Mount> {
+    let mount = |mount: &Value| {
+        let text = mount.as_str().expect("a mount is text");
+        let (volume, path, mode) = match text.split(':').collect::<Vec<_>>()[..] {
+            [volume, path] => (volume, path, "rw"),
+            [volume, path, mode] => (volume, path, mode),
+            _ => panic!("{text} is not VOLUME:PATH or VOLUME:PATH:MODE"),
+        };
+        Mount { volume: volume.to_owned(), path: path.to_owned(), read_only: mode == "ro" }
+    };
+    service["volumes"].as_array().into_iter().flatten().map(mount).collect()
+}
+
+/// Returns the services that must be healthy before this one is started.
+fn awaited(service: &Value) -> Vec<&String> {
+    let needed = service["depends_on"].as_object().into_iter().flatten();
+    needed.filter(|(_, how)| how["condition"] == "service_healthy").map(|(name, _)| name).collect()
+}
+
+/// Returns the credentials of a client that the authority in a directory certifies.
+fn certified_by(authority: &Path) -> Security {
+    let read = |name: &str| {
+        let file = authority.join(name);
+        fs::read_to_string(&file).unwrap_or_else(|error| panic!("can't read {}: {error}", file.display()))
+    };
+    let trust = read("ca.crt");
+    let issuer = Authority::from_pem(&trust, &read("ca.key")).expect("an authority");
+    let realm = Realm::new(DEFAULT_TRUST_DOMAIN, DEFAULT_NAMESPACE, CLUSTER).expect("names of a fleet");
+    let id = realm.member(PeerRole::Client, "test").expect("the name of a client");
+    let key = PrivateKey::generate().expect("a key can be made");
+    let request = SigningRequest::from_der(&key.request().expect("it can be signed")).expect("a request");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis() as u64;
+    let issued = issuer.issue(&request, &id, &[], now, LEAF_LIFETIME).expect("a certificate can be made");
+    let certificate = TrustBundle::from_der(&[issued.certificate.to_vec()]).expect("a certificate").pem().to_owned();
+    let certificate = Some((certificate, key.to_pem()));
+    let identity = ClientIdentity { cluster: CLUSTER.into(), trust, certificate, token: None };
+    Security::with_identity(&identity).expect("TLS can use it")
+}
+
 /// The services of compose.yaml as local processes: each of their host names and ports is replaced by a port of the
-/// loopback address, and the volume by a temporary directory.
+/// loopback address, and each volume by a temporary directory.
 struct Composed {
     running: BTreeMap<String, Process>,
     compose: Value,
@@ -77,17 +133,23 @@ struct Composed {
 }
 
 impl Composed {
-    fn start() -> Self {
-        Self::of(compose())
+    async fn start() -> Self {
+        Self::of(compose()).await
     }
 
-    fn of(compose: Value) -> Self {
+    /// Starts the services, those that others wait for first.
+    async fn of(compose: Value) -> Self {
         let ports = Ports::take(PORTS.len() * services(&compose).len());
         let dir = tempfile::Builder::new().prefix("robeing-test-").tempdir().expect("a temporary directory");
         let mut composed = Self { running: BTreeMap::new(), compose, ports, dir };
         let names: Vec<String> = services(&composed.compose).keys().cloned().collect();
-        for name in names {
-            composed.start_one(&name);
+        let (first, others): (Vec<String>, Vec<String>) =
+            names.into_iter().partition(|name| awaited(&composed.compose["services"][name]).is_empty());
+        for name in first.iter().chain(&others) {
+            for other in awaited(&composed.compose["services"][name]) {
+                composed.healthy(other, true).await;
+            }
+            composed.start_one(name);
         }
         composed
     }
@@ -115,12 +177,22 @@ impl Composed {
         // Every container has its own host name, loopback interface and file system.
         environment.insert("HOSTNAME".into(), format!("{name}-host"));
         environment.insert("ROBEING_WORKER_LISTEN".into(), self.address(name, "8081"));
-        environment.insert("ROBEING_DATA".into(), self.dir.path().join(name).display().to_string());
-        for mount in self.compose["services"][name]["volumes"].as_array().into_iter().flatten() {
-            assert_eq!(mount, "data:/var/lib/robeing", "the volume is a coordinator's default data directory");
-            environment.insert("ROBEING_DATA".into(), self.dir.path().join("data").display().to_string());
-        }
+        let data = self.kept_data(name).unwrap_or_else(|| self.dir.path().join(name));
+        environment.insert("ROBEING_DATA".into(), data.display().to_string());
         environment
+    }
+
+    /// Returns this machine's directory for a volume, and creates it as Docker would.
+    fn volume(&self, name: &str) -> PathBuf {
+        let dir = self.dir.path().join("volumes").join(name);
+        fs::create_dir_all(&dir).expect("the test's directory can be written to");
+        dir
+    }
+
+    /// Returns the directory with the data of a service that keeps it on a volume.
+    fn kept_data(&self, service: &str) -> Option<PathBuf> {
+        let mounts = mounts(&self.compose["services"][service]);
+        mounts.into_iter().find(|mount| mount.path == DEFAULT_DATA).map(|mount| self.volume(&mount.volume))
     }
 
     /// Returns this machine's address for a port of a service.
@@ -130,9 +202,12 @@ impl Composed {
         format!("127.0.0.1:{}", self.ports.numbers()[service * PORTS.len() + port])
     }
 
-    /// Returns a text of a service with its addresses replaced.
+    /// Returns a text of a service with its addresses and the paths of its volumes replaced.
     fn localized(&self, service: &str, text: &str) -> String {
         let mut text = text.to_owned();
+        for Mount { volume, path, .. } in mounts(&self.compose["services"][service]) {
+            text = text.replace(&path, &self.volume(&volume).display().to_string());
+        }
         for port in PORTS {
             for own in ["0.0.0.0", "127.0.0.1"] {
                 text = text.replace(&format!("{own}:{port}"), &self.address(service, port));
@@ -162,9 +237,41 @@ impl Composed {
         .await;
     }
 
+    /// Runs `/robeing` with these arguments and this input in a service's container, as `docker compose exec` would.
+    fn exec(&self, service: &str, line: &str, input: &str) -> Output {
+        let mut command = Command::new(program(CLI));
+        command.args(line.split_whitespace().map(|word| self.localized(service, word)));
+        command.env_clear().envs(self.environment(service));
+        // Stands for the default endpoint, port 8080 of the container.
+        command.env("ROBEING_ENDPOINT", self.address(service, "8080"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // A command that reads no input may have ended already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("it ends")
+    }
+
+    /// Creates a client that the coordinator's authority certifies. Without a volume, enrolment is open, and the client
+    /// needs no certificate.
     fn client(&self) -> FleetClient {
-        let endpoints = [self.address("coordinator", "8080")];
-        FleetClient::new(&endpoints, Settings::default()).expect("the address is well formed")
+        let security = match self.kept_data("coordinator") {
+            Some(data) => certified_by(&data.join(AUTHORITY)),
+            None => Security::opportunistic().expect("TLS can be set up"),
+        };
+        self.client_with(Settings { security, ..Settings::default() })
+    }
+
+    fn client_with(&self, settings: Settings) -> FleetClient {
+        FleetClient::new(&[self.address("coordinator", "8080")], settings).expect("the address is well formed")
+    }
+
+    /// Checks that a client with these credentials is refused.
+    async fn refuses(&self, security: Security) {
+        let settings = Settings { security, request_timeout: Duration::from_secs(1), ..Settings::default() };
+        let answer = self.client_with(settings).status(Consistency::Linearizable).await;
+        assert!(answer.is_err(), "{answer:?}");
     }
 
     /// Runs a task until it ends, and returns it.
@@ -198,12 +305,12 @@ impl Drop for Composed {
 
 #[tokio::test]
 async fn the_services_do_the_tasks_of_both_specializations() {
-    let fleet = Composed::start();
+    let fleet = Composed::start().await;
     for service in ["coordinator", "data", "communication"] {
         fleet.healthy(service, true).await;
     }
     let status = fleet.client().status(Consistency::Linearizable).await.expect("the coordinator answers");
-    assert_eq!((status.cluster_id.as_str(), status.leader.as_str()), ("robeing-cluster-01", "coordinator"));
+    assert_eq!((status.cluster_id.as_str(), status.leader.as_str()), (CLUSTER, "coordinator"));
     for (kind, agent) in [("data_processing", "data"), ("communication", "communication")] {
         let task = fleet.done(kind, "hello").await;
         assert_eq!(task.state(), TaskState::Succeeded, "{task:#?}");
@@ -214,8 +321,29 @@ async fn the_services_do_the_tasks_of_both_specializations() {
 }
 
 #[tokio::test]
+async fn the_commands_in_the_header_work_and_nobody_without_a_certificate_is_served() {
+    let fleet = Composed::start().await;
+    for service in ["data", "communication"] {
+        fleet.healthy(service, true).await;
+    }
+    let text = read(COMPOSE);
+    let header = text.lines().take_while(|line| line.starts_with('#'));
+    let commands: Vec<&str> =
+        header.filter_map(|line| Some(line.split_once(" coordinator /robeing ")?.1.trim())).collect();
+    let [submit, agents] = commands[..] else { panic!("the header has other commands than two: {commands:?}") };
+    let submitted = fleet.exec("coordinator", submit, "hello\n");
+    assert!(submitted.status.success() && submitted.stdout == b"hello\n", "{submitted:?}");
+    let listed = fleet.exec("coordinator", agents, "");
+    let table = String::from_utf8_lossy(&listed.stdout);
+    assert!(listed.status.success() && table.contains("communication"), "{listed:?}");
+
+    fleet.refuses(Security::opportunistic().expect("TLS can be set up")).await;
+    fleet.refuses(Security::plain()).await;
+}
+
+#[tokio::test]
 async fn what_was_done_is_still_known_after_the_coordinator_was_killed() {
-    let mut fleet = Composed::start();
+    let mut fleet = Composed::start().await;
     fleet.healthy("data", true).await;
     let task = fleet.done("data_processing", "kept").await;
     fleet.running.get_mut("coordinator").expect("it was started").kill();
@@ -235,7 +363,7 @@ async fn what_was_done_is_still_known_after_the_coordinator_was_killed() {
 
 #[tokio::test]
 async fn the_classic_file_gives_a_fleet_that_works_once_a_process_attaches() {
-    let fleet = Composed::of(parsed(CLASSIC));
+    let fleet = Composed::of(parsed(CLASSIC)).await;
     let agents = ["worker-1-host", "worker-2-host"];
     eventually("both workers, live", async || {
         let seen = fleet.client().list_agents(false, Consistency::Linearizable).await.map_err(|e| e.to_string())?;
@@ -245,6 +373,7 @@ async fn the_classic_file_gives_a_fleet_that_works_once_a_process_attaches() {
     .await;
     let status = fleet.client().status(Consistency::Linearizable).await.expect("the coordinator answers");
     assert_eq!((status.cluster_id.as_str(), status.leader.as_str()), ("default", "coordinator-host"));
+    fleet.refuses(Security::plain()).await;
 
     let line = [
         format!("ROBEING_WORKER_ADDRESS={}", fleet.address("worker-1", "8081")),
@@ -305,74 +434,15 @@ fn a_service_has_no_right_that_it_does_not_need() {
     assert!(compose["volumes"]["data"].is_object());
 }
 
-/// Returns the value of the line in the Dockerfile's last stage that begins with this instruction.
-fn instruction(word: &str) -> String {
-    let dockerfile = read("Dockerfile");
-    let last_stage = dockerfile.rsplit("\nFROM ").next().expect("there is a stage").to_owned();
-    let found = last_stage.lines().find_map(|line| line.strip_prefix(&format!("{word} ")).map(str::to_owned));
-    found.unwrap_or_else(|| panic!("the Dockerfile's last stage has no {word}"))
-}
-
-/// Returns the commands that `make image` would run.
-fn make_image() -> String {
-    let make = Command::new("make").args(["--dry-run", "image"]).current_dir(root()).env_remove("MAKEFLAGS").output();
-    let output = make.expect("make is installed");
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).expect("text")
-}
-
-fn after<'a>(text: &'a str, flag: &str) -> Vec<&'a str> {
-    text.split(&format!("{flag} ")).skip(1).filter_map(|rest| rest.split_whitespace().next()).collect()
-}
-
 #[test]
-fn the_dockerfile_and_make_image_make_the_same_image() {
-    let (dockerfile, make) = (read("Dockerfile"), make_image());
-    assert!(!dockerfile.contains("# syntax"), "BuildKit would fetch a frontend from a registry");
-    let programs = ["robeing-operator", "robeing-agent", "robeing"];
-    let in_docker = dockerfile.split("mkdir -p /image").nth(1).expect("programs are copied to /image");
-    for (what, built) in [("the Dockerfile", &dockerfile), ("make image", &make)] {
-        assert_eq!(
-            after(built, "--bin").into_iter().filter(|bin| *bin != "devkube").collect::<Vec<_>>(),
-            programs,
-            "{what}"
-        );
-        assert_eq!(after(built, "--profile"), ["image"], "{what}");
-        assert!(built.contains("-unknown-linux-musl"), "{what} links statically");
-    }
-    for program in programs {
-        assert!(in_docker.contains(&format!("target/$target/image/{program}\"")), "the Dockerfile copies {program}");
-        assert!(make.contains(&format!("/image/{program}:/{program}:0755")), "make image copies {program}");
-    }
-    assert_eq!(instruction("USER"), after(&make, "--user")[0]);
-    assert_eq!(instruction("USER"), "65532:65532");
-    assert_eq!(instruction("ENTRYPOINT"), format!("[\"{}\"]", after(&make, "--entrypoint")[0]));
-    assert!(dockerfile.contains("\nFROM scratch\n"), "the image contains nothing else");
-    let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(instruction("ARG"), format!("VERSION={version}"));
-    let names = ["robeing:latest", "robeing:coordinator", "robeing:worker"];
-    assert_eq!(after(&make, "--name")[0], format!("robeing:{version}"));
-    assert_eq!(after(&make, "--name")[1..], names, "the names in the classic manifests");
-}
-
-#[test]
-fn docker_is_sent_the_whole_workspace_and_nothing_else() {
-    let ignored = read(".dockerignore");
-    let lines: Vec<&str> = ignored.lines().filter(|line| !line.starts_with('#')).collect();
-    assert_eq!(lines[0], "*", "everything is excluded except what is named");
-    let sent: Vec<&str> = lines[1..].iter().map(|line| line.strip_prefix('!').expect("named")).collect();
-    for needed in ["Cargo.toml", "Cargo.lock", ".cargo"] {
-        assert!(sent.contains(&needed), "{needed}");
-    }
-    let manifest = read("Cargo.toml");
-    let members =
-        manifest.split("members = [").nth(1).and_then(|rest| rest.split(']').next()).expect("there are members");
-    for member in members.split(',').map(|member| member.trim().trim_matches('"')).filter(|member| !member.is_empty()) {
-        let top = member.split('/').next().expect("a path");
-        assert!(sent.contains(&top), "{member} is part of the workspace but not sent");
-    }
-    for forbidden in [".git", "target", "."] {
-        assert!(!sent.contains(&forbidden), "{forbidden}");
+fn only_the_coordinator_writes_what_agents_enrol_with() {
+    let compose = compose();
+    for (name, service) in services(&compose) {
+        for Mount { volume, read_only, .. } in mounts(service) {
+            assert_eq!(read_only, name != "coordinator", "{name}: {volume}");
+            assert!(compose["volumes"][&volume].is_object(), "{name}: {volume}");
+            assert!(volume == "join" || name == "coordinator", "{name} sees {volume}");
+        }
     }
 }
 

@@ -1,0 +1,210 @@
+//! The messages between attached processes and other agents. This module knows the processes and their channels; who
+//! sends and receives on the other side is passed in.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use async_trait::async_trait;
+use robeing_proto::worker::v1::{
+    Message, MessageOutcome, SendCode, SendMessage, SendOutcome, ToProcess, message_outcome::Outcome, to_process,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Maximum number of messages that a process sends and that are not answered.
+pub const MAX_SENDING: usize = 64;
+
+/// Sends the messages of attached processes to other agents.
+#[async_trait]
+pub trait Post: Send + Sync + 'static {
+    /// Sends a message, and returns what became of it.
+    async fn send(&self, message: SendMessage) -> SendOutcome;
+}
+
+/// The messages between attached processes and other agents.
+pub struct WorkerMail {
+    readers: Mutex<BTreeMap<u64, Reader>>,
+    /// The number of processes that handle messages.
+    present: watch::Sender<usize>,
+    post: OnceLock<Arc<dyn Post>>,
+}
+
+/// A process that handles messages.
+struct Reader {
+    outgoing: mpsc::Sender<ToProcess>,
+    /// Messages that it has not answered.
+    waiting: BTreeMap<String, oneshot::Sender<Option<Outcome>>>,
+}
+
+/// A message that a process has, until dropped.
+struct Held<'a> {
+    mail: &'a WorkerMail,
+    process: u64,
+    id: &'a str,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Some(reader) = self.mail.lock().get_mut(&self.process) {
+            reader.waiting.remove(self.id);
+        }
+    }
+}
+
+impl WorkerMail {
+    pub(super) fn new() -> Self {
+        Self { readers: Mutex::default(), present: watch::Sender::new(0), post: OnceLock::new() }
+    }
+
+    /// Sets what sends the messages of processes. Until then, and if it is set twice the second time, nothing changes.
+    pub fn set_post(&self, post: Arc<dyn Post>) {
+        let _ = self.post.set(post);
+    }
+
+    /// Watches how many attached processes handle messages.
+    pub fn readers(&self) -> watch::Receiver<usize> {
+        self.present.subscribe()
+    }
+
+    /// Passes a message to the process that has the fewest, and waits for its answer; `None`: it answered without an
+    /// outcome. Waits while there is no process; if one is gone before it answers, another gets the message, as
+    /// `resent`. If the future is dropped, a later answer is ignored.
+    pub async fn deliver(&self, mut message: Message) -> Option<Outcome> {
+        let mut present = self.readers();
+        let id = message.id.clone();
+        loop {
+            // The sender lives as long as this value.
+            let _ = present.wait_for(|readers| *readers > 0).await;
+            let Some((process, outgoing, answer)) = self.assign(&id) else { continue };
+            let _held = Held { mail: self, process, id: &id };
+            let passed = ToProcess { message: Some(to_process::Message::Incoming(message.clone())) };
+            if outgoing.send(passed).await.is_ok()
+                && let Ok(outcome) = answer.await
+            {
+                return outcome;
+            }
+            message.resent = true;
+        }
+    }
+
+    /// Chooses a process for a message.
+    fn assign(&self, id: &str) -> Option<(u64, mpsc::Sender<ToProcess>, oneshot::Receiver<Option<Outcome>>)> {
+        let mut readers = self.lock();
+        let (process, reader) = readers.iter_mut().min_by_key(|(_, reader)| reader.waiting.len())?;
+        let (answered, answer) = oneshot::channel();
+        reader.waiting.insert(id.to_owned(), answered);
+        Some((*process, reader.outgoing.clone(), answer))
+    }
+
+    /// Adds a process that handles messages.
+    pub(super) fn join(&self, process: u64, outgoing: mpsc::Sender<ToProcess>) {
+        let mut readers = self.lock();
+        readers.insert(process, Reader { outgoing, waiting: BTreeMap::new() });
+        self.present.send_replace(readers.len());
+    }
+
+    /// Removes a process. The messages that it has not answered go to another.
+    pub(super) fn leave(&self, process: u64) {
+        let mut readers = self.lock();
+        readers.remove(&process);
+        self.present.send_replace(readers.len());
+    }
+
+    /// Records a process's answer. One to a message that it does not have is ignored.
+    pub(super) fn answered(&self, process: u64, MessageOutcome { id, outcome }: MessageOutcome) {
+        let waiting = self.lock().get_mut(&process).and_then(|reader| reader.waiting.remove(&id));
+        if let Some(waiting) = waiting {
+            // The delivery may have been given up.
+            let _ = waiting.send(outcome);
+        }
+    }
+
+    /// Sends a process's message. `under_way`: the number of its messages that are not answered.
+    pub(super) async fn send(&self, message: SendMessage, under_way: usize) -> SendOutcome {
+        let refused =
+            |code: SendCode, reason: String| SendOutcome { seq: message.seq, code: code.into(), reason, reply: None };
+        if under_way >= MAX_SENDING {
+            let reason = format!("{MAX_SENDING} messages of this process are being sent; wait for their outcomes");
+            return refused(SendCode::Overloaded, reason);
+        }
+        match self.post.get() {
+            Some(post) => post.send(message).await,
+            None => refused(SendCode::Away, "this agent sends no messages; it may be starting".to_owned()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Reader>> {
+        // No operation under the lock leaves the state inconsistent.
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_proto::worker::v1::{MessageAccepted, MessageRefused};
+
+    use super::*;
+
+    fn message(id: &str) -> Message {
+        Message { id: id.into(), ..Message::default() }
+    }
+
+    fn accepted() -> Outcome {
+        Outcome::Accepted(MessageAccepted::default())
+    }
+
+    async fn next(messages: &mut mpsc::Receiver<ToProcess>) -> Message {
+        match messages.recv().await.and_then(|message| message.message) {
+            Some(to_process::Message::Incoming(message)) => message,
+            other => panic!("expected a message, got {other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_whose_process_is_gone_goes_to_another_as_resent() {
+        let mail = WorkerMail::new();
+        let one = message("1");
+        let deliver = mail.deliver(one);
+        let processes = async {
+            let (first, mut messages) = mpsc::channel(1);
+            mail.join(1, first);
+            assert!(!next(&mut messages).await.resent);
+            mail.leave(1);
+            let (second, mut messages) = mpsc::channel(1);
+            mail.join(2, second);
+            assert!(next(&mut messages).await.resent);
+            mail.answered(1, MessageOutcome { id: "1".into(), outcome: None });
+            let refused = Outcome::Refused(MessageRefused { reason: "no".into() });
+            mail.answered(2, MessageOutcome { id: "1".into(), outcome: Some(refused) });
+        };
+        let (outcome, ()) = tokio::join!(deliver, processes);
+        assert!(matches!(outcome, Some(Outcome::Refused(_))));
+        assert!(mail.lock()[&2].waiting.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_are_spread_and_a_given_up_one_is_forgotten() {
+        let mail = WorkerMail::new();
+        let ((first, _one), (second, _two)) = (mpsc::channel(8), mpsc::channel(8));
+        mail.join(1, first);
+        mail.join(2, second);
+        let mut deliveries: Vec<_> = ["a", "b"].map(|id| Box::pin(mail.deliver(message(id)))).into();
+        for delivery in &mut deliveries {
+            assert!(futures::poll!(delivery.as_mut()).is_pending());
+        }
+        assert!(mail.lock().values().all(|reader| reader.waiting.len() == 1));
+        drop(deliveries);
+        assert!(mail.lock().values().all(|reader| reader.waiting.is_empty()));
+        mail.answered(1, MessageOutcome { id: "a".into(), outcome: Some(accepted()) });
+    }
+
+    #[tokio::test]
+    async fn a_process_sends_only_so_many_messages_at_once() {
+        let mail = WorkerMail::new();
+        let send = |under_way| mail.send(SendMessage { seq: 3, ..SendMessage::default() }, under_way);
+        assert_eq!(send(MAX_SENDING - 1).await.code(), SendCode::Away, "nothing sends messages yet");
+        let refused = send(MAX_SENDING).await;
+        assert_eq!((refused.seq, refused.code()), (3, SendCode::Overloaded));
+    }
+}

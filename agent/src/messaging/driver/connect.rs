@@ -1,0 +1,108 @@
+//! How a stream to another agent is opened, and who is at its other end.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use robeing_net::{CONNECT_TIMEOUT, Transport};
+use robeing_proto::message::v1::{CloseCode, Frame, messages_client::MessagesClient};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming, transport::Channel};
+
+use crate::messaging::{
+    frame::{FrameError, Hello, MAX_FRAME_BYTES},
+    routing::{Entry, Role},
+};
+
+/// How long the other side may take to send Hello.
+pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// Number of frames that wait for the stream to take them.
+pub const OUTGOING_FRAMES: usize = 2;
+
+/// Opens connections to agents.
+#[async_trait]
+pub trait Connect: Send + Sync + 'static {
+    /// Connects to an agent. The channel must lead to a process that has proven to be `to`, by its certificate; over
+    /// plaintext nothing is proven.
+    ///
+    /// # Errors
+    /// Why there is no connection, as a human-readable sentence.
+    async fn connect(&self, to: &Entry) -> Result<Channel, String>;
+}
+
+/// Connects over plaintext. Nothing proves who is at the other end: for loopback and tests alone.
+pub struct Plaintext(pub Transport);
+
+#[async_trait]
+impl Connect for Plaintext {
+    async fn connect(&self, to: &Entry) -> Result<Channel, String> {
+        self.0.connect(&to.address, CONNECT_TIMEOUT).await.map_err(|error| error.to_string())
+    }
+}
+
+/// Who is at the other end of a connection, as its certificate proves. The layer that verifies certificates puts it
+/// into the extensions of each request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The agent's name.
+    pub name: Arc<str>,
+    /// Its role.
+    pub role: Role,
+}
+
+/// A stream whose Hello has arrived.
+pub(super) struct Stream {
+    pub hello: Hello,
+    pub peer: Peer,
+    pub frames: Streaming<Frame>,
+    pub outgoing: mpsc::Sender<Frame>,
+}
+
+/// Why a stream could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error("{agent:?} can't be reached: {reason}")]
+    Unreachable { agent: Arc<str>, reason: String },
+    #[error("{agent:?} closed the stream: {reason}")]
+    Closed { agent: Arc<str>, code: CloseCode, reason: String },
+    #[error("{agent:?} is of an earlier version, which has no messages: upgrade it")]
+    Unimplemented { agent: Arc<str> },
+    #[error("the stream to {agent:?} did not begin as it must: {source}")]
+    Frame { agent: Arc<str>, source: FrameError },
+    #[error("at the address of {agent:?} is {found:?} instead; its address may be out of date")]
+    WrongAgent { agent: Arc<str>, found: String },
+}
+
+/// Opens a stream to an agent and exchanges Hello.
+pub(super) async fn open(connect: Arc<dyn Connect>, to: Arc<Entry>, hello: Hello) -> Result<Stream, OpenError> {
+    let agent = || Arc::clone(&to.name);
+    let unreachable = |reason: String| OpenError::Unreachable { agent: agent(), reason };
+    let late = |what: &str| unreachable(format!("{what} took more than {} s", HELLO_WITHIN.as_secs()));
+    let connected = timeout(HELLO_WITHIN, connect.connect(&to)).await;
+    let channel = connected.map_err(|_| late("connecting"))?.map_err(&unreachable)?;
+    let (outgoing, written) = mpsc::channel(OUTGOING_FRAMES);
+    // The channel is new, so there is room.
+    let _ = outgoing.try_send(hello.to_frame());
+    let greeting = async {
+        let client = MessagesClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
+        let mut client = client.max_encoding_message_size(MAX_FRAME_BYTES);
+        let mut frames = client.exchange(ReceiverStream::new(written)).await?.into_inner();
+        let first = frames.message().await?;
+        Ok::<_, Status>((frames, first))
+    };
+    let greeted = timeout(HELLO_WITHIN, greeting).await.map_err(|_| late("its Hello"))?;
+    let (frames, first) = greeted.map_err(|status| match status.code() {
+        Code::Unimplemented => OpenError::Unimplemented { agent: agent() },
+        _ => unreachable(status.message().to_owned()),
+    })?;
+    let first = first.ok_or_else(|| unreachable("it ended the stream".to_owned()))?;
+    if let Some(close) = &first.close {
+        return Err(OpenError::Closed { agent: agent(), code: close.code(), reason: close.reason.clone() });
+    }
+    let answer = Hello::from_frame(first).map_err(|source| OpenError::Frame { agent: agent(), source })?;
+    if *answer.agent != *to.name || answer.to != hello.agent || answer.stream != hello.stream {
+        return Err(OpenError::WrongAgent { agent: agent(), found: answer.agent });
+    }
+    let peer = Peer { name: agent(), role: to.role };
+    Ok(Stream { hello: answer, peer, frames, outgoing })
+}

@@ -1,0 +1,192 @@
+//! Hands packets to the handler, records what becomes of them, and reports it to their senders.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::{sync::mpsc, time::timeout_at};
+use tracing::{error, info, warn};
+
+use super::{relay, shared::Shared};
+use crate::messaging::{
+    handlers::{Delivery, Handler},
+    inbox::{Handed, is_handled},
+    journal::{Journal, MAX_GROUP, Record},
+    outcome::{MAX_REPLY, Outcome},
+    packet::{Packet, PacketId, RELAY_TYPE},
+    routing::Role,
+    sealing,
+};
+
+/// Maximum number of groups of outcomes that wait to be recorded; then nothing is handed out until one is.
+const QUEUE: usize = 64;
+/// Maximum number of ended deliveries that are concluded together.
+const TOGETHER: usize = 256;
+
+/// A packet that the handler is done with.
+pub(super) struct Done {
+    sender: Arc<str>,
+    id: PacketId,
+    requires_ack: bool,
+    outcome: Outcome,
+}
+
+/// Creates the queue of the task that records outcomes.
+pub(super) fn queue() -> (mpsc::Sender<Vec<Done>>, mpsc::Receiver<Vec<Done>>) {
+    mpsc::channel(QUEUE)
+}
+
+/// Hands packets to the handler until the agent stops. Outcomes go to `recorder`; without one, none is recorded.
+pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder: Option<mpsc::Sender<Vec<Done>>>) {
+    let mut handling = FuturesUnordered::new();
+    loop {
+        {
+            let mut inbox = shared.inbox();
+            while let Some(handed) = inbox.hand_out() {
+                handling.push(handle(Arc::clone(&shared), Arc::clone(&handler), handed));
+            }
+        }
+        let ended = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            Some(ended) = handling.next() => ended,
+            () = shared.work.notified() => continue,
+        };
+        let mut all = vec![ended];
+        while all.len() < TOGETHER
+            && let Some(Some(ended)) = handling.next().now_or_never()
+        {
+            all.push(ended);
+        }
+        {
+            let mut inbox = shared.inbox();
+            all.iter().for_each(|(handed, _)| inbox.finish(handed));
+        }
+        let done: Vec<Done> = all.into_iter().map(|(handed, outcome)| concluded(&shared, handed, outcome)).collect();
+        match &recorder {
+            None => conclude(&shared, done),
+            // It ends only after this task.
+            Some(recorder) => drop(recorder.send(done).await),
+        }
+    }
+}
+
+fn concluded(shared: &Shared, handed: Handed, outcome: Outcome) -> Done {
+    shared.metrics.received(&outcome);
+    if !handed.packet.requires_ack
+        && handed.peer != shared.me
+        && let Some(link) = shared.existing_link(&handed.peer)
+    {
+        // No outcome goes to the peer, but it may be granted more.
+        link.wake.notify_one();
+    }
+    let Packet { sender, id, requires_ack, .. } = handed.packet;
+    Done { sender, id, requires_ack, outcome }
+}
+
+/// Handles one packet.
+async fn handle(shared: Arc<Shared>, handler: Arc<dyn Handler>, handed: Handed) -> (Handed, Outcome) {
+    let outcome = if handed.deadline <= shared.now() {
+        Outcome::DeadlinePassed { maybe_handled: false }
+    } else {
+        deliver(&shared, &*handler, &handed).await
+    };
+    (handed, outcome)
+}
+
+async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -> Outcome {
+    let deadline = shared.instant(handed.deadline);
+    if &*handed.packet.kind == RELAY_TYPE {
+        if shared.role != Role::Messenger {
+            shared.metrics.rejected("not_a_messenger");
+            return Outcome::refused(format!("{:?} is no messenger and passes on no messages", shared.me));
+        }
+        return relay::pass_on(shared, &handed.packet, deadline).await;
+    }
+    let packet = match opened(shared, handed.packet.clone()) {
+        Ok(packet) => packet,
+        Err(refused) => return refused,
+    };
+    let Some(packet) = shared.take_reply(packet) else { return Outcome::accepted(None) };
+    match timeout_at(deadline, handler.deliver(Delivery { packet, deadline })).await {
+        Ok(outcome) => limited(outcome.into()),
+        Err(_) => Outcome::DeadlinePassed { maybe_handled: true },
+    }
+}
+
+/// Opens a sealed payload. An agent without keys leaves that to its handler.
+fn opened(shared: &Shared, mut packet: Packet) -> Result<Packet, Outcome> {
+    let Some(id) = packet.key_id.as_deref().filter(|_| !shared.keys.is_empty()) else { return Ok(packet) };
+    let unknown =
+        || Outcome::refused(format!("{:?} has no key {id:?}; seal the message for its present key", shared.me));
+    let key = shared.keys.iter().find(|key| key.public().id() == id).ok_or_else(unknown)?;
+    sealing::open(&mut packet, key).map_err(Outcome::refused)?;
+    Ok(packet)
+}
+
+/// Drops a reply that is too large to be sent.
+fn limited(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Accepted { reply: Some(reply), .. } if reply.len() > MAX_REPLY => {
+            warn!(bytes = reply.len(), limit = MAX_REPLY, "dropped the reply to a message, which is too large");
+            Outcome::Accepted { reply: None, reply_forgotten: true }
+        }
+        outcome => outcome,
+    }
+}
+
+/// Remembers outcomes, and reports them to those who wait for them.
+fn conclude(shared: &Shared, done: Vec<Done>) {
+    let now = shared.now();
+    let mut reports: HashMap<Arc<str>, Vec<(PacketId, Outcome)>> = HashMap::new();
+    {
+        let mut inbox = shared.inbox();
+        for Done { sender, id, outcome, .. } in done {
+            for peer in inbox.conclude(now, &sender, id, &outcome) {
+                reports.entry(peer).or_default().push((id, outcome.clone()));
+            }
+        }
+    }
+    reports.into_iter().for_each(|(peer, outcomes)| shared.report(&peer, outcomes));
+}
+
+/// Records outcomes before they are reported, as many as have come up together, until the dispatcher has ended.
+pub(super) async fn record(shared: Arc<Shared>, mut journal: Journal, mut queue: mpsc::Receiver<Vec<Done>>) {
+    let mut is_failing = false;
+    while let Some(mut group) = queue.recv().await {
+        while group.len() < MAX_GROUP
+            && let Ok(more) = queue.try_recv()
+        {
+            group.extend(more);
+        }
+        let records: Vec<Record> =
+            group.iter().filter(|done| done.requires_ack && is_handled(&done.outcome)).map(Done::record).collect();
+        if !records.is_empty() {
+            let written = write(&shared, &mut journal, &records).await;
+            match &written {
+                Ok(()) if is_failing => info!("the journal of messages is written again"),
+                Err(error) if !is_failing => error!(
+                    %error, "the journal of messages can't be written: after a restart, messages may be handled twice"
+                ),
+                _ => {}
+            }
+            is_failing = written.is_err();
+            if is_failing {
+                shared.metrics.journal_failures.inc();
+            }
+        }
+        conclude(&shared, group);
+    }
+}
+
+impl Done {
+    fn record(&self) -> Record {
+        Record { sender: Arc::clone(&self.sender), id: self.id, outcome: self.outcome.clone() }
+    }
+}
+
+async fn write(shared: &Shared, journal: &mut Journal, records: &[Record]) -> std::io::Result<()> {
+    if journal.needs_memory() {
+        let pieces = journal.pieces(shared.inbox().memory());
+        journal.replace(pieces).await?;
+    }
+    journal.append(records).await
+}

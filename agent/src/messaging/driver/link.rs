@@ -1,0 +1,496 @@
+//! The task of a link: it opens a stream to the other agent when there is something to send, moves frames, and ends
+//! when nothing was sent for a while.
+
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use robeing_platform::jittered;
+use robeing_proto::message::v1::{CloseCode, Frame};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tonic::{Code, Status};
+use tracing::{debug, info, warn};
+
+use super::{
+    connect::{OpenError, Stream, open},
+    shared::{Link, LinkState, Shared, reply_len},
+};
+use crate::messaging::{
+    frame::{self, BATCH_OUTCOMES, BATCH_REPLIES, Charge, Content, FrameError, Hello, Malformed},
+    inbox::{Inbox, Received, Violation},
+    outbox::CreditTaken,
+    outcome::{Outcome, reason_of},
+    packet::{LANES, Packet, PacketId, Priority},
+    pairing::{Pair, Verdict},
+    routing::{Presence, Role},
+};
+
+/// A stream on which nothing was sent for this long is closed by the side that opened it; by the other one after twice
+/// the time.
+pub const IDLE_AFTER: Duration = Duration::from_secs(60);
+/// How long a link without a stream remains, with its pause before the next attempt to open one.
+pub const LINGER: Duration = Duration::from_secs(10);
+
+/// Why a stream has ended.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the stream broke: {0}")]
+    Broken(String),
+    #[error("the other side closed the stream: {1}")]
+    Closed(CloseCode, String),
+    #[error("it sent a frame that can't be read: {0}")]
+    Unreadable(String),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    #[error(transparent)]
+    Credit(#[from] CreditTaken),
+    #[error("another stream took its place")]
+    Replaced,
+    #[error("nothing was sent for a while")]
+    Idle,
+    #[error("this agent is shutting down")]
+    Leaving,
+}
+
+impl End {
+    /// Returns the code to close the stream with. `None`: it is closed already.
+    fn code(&self) -> Option<CloseCode> {
+        match self {
+            Self::Broken(_) | Self::Closed(..) => None,
+            Self::Unreadable(_) | Self::Frame(_) | Self::Violation(_) | Self::Credit(_) => Some(CloseCode::Violation),
+            Self::Replaced => Some(CloseCode::Duplicate),
+            Self::Idle => Some(CloseCode::Idle),
+            Self::Leaving => Some(CloseCode::Leaving),
+        }
+    }
+}
+
+type Opening = BoxFuture<'static, Result<Stream, OpenError>>;
+
+/// What the task waits for.
+enum Event {
+    Opened(Result<Stream, OpenError>),
+    Heard(Result<Option<Frame>, Status>),
+    MayWrite(Option<mpsc::OwnedPermit<Frame>>),
+    /// A sender, the dispatcher or the timer: what is due is looked up anyway.
+    Woken,
+    Stop,
+}
+
+struct Task {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    pair: Pair,
+    stream: Option<Stream>,
+    opening: Option<Opening>,
+    /// A stream that the peer has opened while this side opens one.
+    held: Option<Stream>,
+    /// Credits to be sent.
+    credits: Vec<(Priority, u64)>,
+    /// No attempt to open a stream before this time.
+    not_before: Instant,
+    /// When something was last sent or received.
+    active: Instant,
+}
+
+/// Runs a link until nothing is left of it.
+pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) {
+    let now = Instant::now();
+    let pair = Pair::new(&shared.me, &link.peer);
+    let (stream, opening, held, credits) = (None, None, None, Vec::new());
+    let mut task = Task { shared, link, pair, stream, opening, held, credits, not_before: now, active: now };
+    while task.step().await.is_continue() {}
+}
+
+impl Task {
+    async fn step(&mut self) -> ControlFlow<()> {
+        self.take_incoming();
+        self.begin_opening();
+        let (writes, timer) = self.look();
+        if self.is_over() && self.shared.end_link(&self.link) {
+            return ControlFlow::Break(());
+        }
+        match self.event(writes, timer).await {
+            Event::Opened(opened) => self.opened(opened),
+            Event::Heard(heard) => self.heard(heard),
+            Event::MayWrite(permit) => self.write(permit),
+            Event::Woken => {}
+            Event::Stop => {
+                self.leave();
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Settles what is due. Returns whether there is anything to write, and when to look again.
+    fn look(&mut self) -> (bool, Instant) {
+        let now = self.shared.now();
+        let mut state = self.link.lock();
+        state.outbox.expire(now);
+        self.shared.settle(&mut state);
+        let (has_room, is_waiting) = (state.has_room(), !state.outbox.is_empty());
+        let mut writes = !state.unsent.is_empty() || state.outbox.can_send();
+        let deadline = state.outbox.next_deadline();
+        drop(state);
+        if self.stream.is_some() && has_room {
+            for (priority, limit) in self.shared.inbox().credits(&self.link.peer) {
+                self.credits.retain(|(lane, _)| *lane != priority);
+                self.credits.push((priority, limit));
+            }
+        }
+        writes = self.stream.is_some() && (writes || !self.credits.is_empty());
+        let mut timer = self.idle_at();
+        if let Some(deadline) = deadline {
+            timer = timer.min(self.shared.instant(deadline));
+        }
+        if is_waiting && self.stream.is_none() && self.opening.is_none() {
+            timer = timer.min(self.not_before);
+        }
+        (writes, timer)
+    }
+
+    /// Returns when the stream, or without a stream the link, has been idle for long enough.
+    fn idle_at(&self) -> Instant {
+        let after = match &self.stream {
+            Some(_) if self.pair.is_own() => IDLE_AFTER,
+            Some(_) => 2 * IDLE_AFTER,
+            None => LINGER,
+        };
+        self.active + after
+    }
+
+    /// Whether nothing is left to do. Ends the stream if it is idle.
+    fn is_over(&mut self) -> bool {
+        if self.idle_at() > Instant::now() || self.opening.is_some() || self.held.is_some() {
+            return false;
+        }
+        let is_busy = !self.link.lock().outbox.is_empty() || self.shared.inbox().is_busy_with(&self.link.peer);
+        if is_busy {
+            self.active = Instant::now();
+            return false;
+        }
+        self.end(&End::Idle);
+        true
+    }
+
+    async fn event(&mut self, writes: bool, timer: Instant) -> Event {
+        let opening = async {
+            match &mut self.opening {
+                Some(opening) => opening.await,
+                None => std::future::pending().await,
+            }
+        };
+        let (frames, outgoing) = match &mut self.stream {
+            Some(stream) => (Some(&mut stream.frames), writes.then(|| stream.outgoing.clone())),
+            None => (None, None),
+        };
+        let heard = async {
+            match frames {
+                Some(frames) => frames.message().await,
+                None => std::future::pending().await,
+            }
+        };
+        let may_write = async {
+            match outgoing {
+                Some(outgoing) => outgoing.reserve_owned().await.ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.shared.stop.cancelled() => Event::Stop,
+            opened = opening => Event::Opened(opened),
+            heard = heard => Event::Heard(heard),
+            permit = may_write => Event::MayWrite(permit),
+            () = self.link.wake.notified() => Event::Woken,
+            () = sleep_until(timer) => Event::Woken,
+        }
+    }
+
+    /// Opens a stream if there is something to send and none, and the pause is over.
+    fn begin_opening(&mut self) {
+        if self.stream.is_some() || self.opening.is_some() || Instant::now() < self.not_before {
+            return;
+        }
+        let mut state = self.link.lock();
+        if state.outbox.is_empty() {
+            return;
+        }
+        let entry = self.shared.directory.snapshot().get(&self.link.peer).cloned();
+        let gone = match &entry {
+            Some(entry) if entry.presence != Presence::Away => None,
+            Some(_) => Some(Outcome::away(format!("the agent {:?} is not in the fleet now", self.link.peer))),
+            None => Some(Outcome::NoSuchAgent {
+                reason: reason_of(format!("the agent {:?} is no longer in the fleet", self.link.peer)),
+            }),
+        };
+        if let Some(gone) = gone {
+            state.outbox.give_up(&gone);
+            self.shared.settle(&mut state);
+            return;
+        }
+        drop(state);
+        let Some(entry) = entry else { return };
+        let stream = self.shared.random.next_u64().max(1);
+        let hello = self.hello(stream);
+        self.pair.opening();
+        self.opening = Some(open(Arc::clone(&self.shared.connect), entry, hello).boxed());
+    }
+
+    /// Returns this side's Hello, which begins to count what the peer sends over the stream.
+    fn hello(&self, stream: u64) -> Hello {
+        Hello {
+            agent: (*self.shared.me).into(),
+            to: (*self.link.peer).into(),
+            incarnation: self.shared.incarnation,
+            journal: self.shared.journal,
+            stream,
+            lost: self.pair.lost(),
+            limits: self.shared.inbox().connect(&self.link.peer),
+        }
+    }
+
+    fn opened(&mut self, opened: Result<Stream, OpenError>) {
+        self.opening = None;
+        match opened {
+            Ok(stream) => {
+                if let Some(held) = self.held.take() {
+                    refuse(&held);
+                }
+                self.establish(stream, true);
+            }
+            Err(error) => {
+                debug!(%error, "no stream to another agent");
+                self.pair.failed();
+                self.pause();
+                self.shared.inbox().disconnect(&self.link.peer);
+                let mut state = self.link.lock();
+                state.outbox.disconnected(error.to_string());
+                state.incoming = state.incoming.take().or(self.held.take());
+            }
+        }
+    }
+
+    /// Decides about a stream that the peer has opened.
+    fn take_incoming(&mut self) {
+        let Some(incoming) = self.link.lock().incoming.take() else { return };
+        match self.pair.incoming(&incoming.hello) {
+            Verdict::Refuse => refuse(&incoming),
+            Verdict::Hold => self.held = Some(incoming),
+            Verdict::Accept => {
+                self.opening = None;
+                self.held = None;
+                self.end(&End::Replaced);
+                let hello = self.hello(incoming.hello.stream);
+                // The channel is new, so there is room.
+                let _ = incoming.outgoing.try_send(hello.to_frame());
+                self.establish(incoming, false);
+            }
+        }
+    }
+
+    fn establish(&mut self, stream: Stream, is_own: bool) {
+        let limits: [u64; LANES] = stream.hello.limits;
+        if self.pair.established(self.shared.now(), &stream.hello, is_own) {
+            info!(
+                agent = %self.link.peer,
+                "an agent has forgotten which messages it handled; those without an outcome may be handled twice"
+            );
+        }
+        self.shared.inbox().identify(&self.link.peer, stream.hello.incarnation);
+        self.active = Instant::now();
+        self.credits.clear();
+        self.shared.metrics.streams.inc();
+        let mut state = self.link.lock();
+        state.clear_reports();
+        state.outbox.connected(limits);
+        drop(state);
+        self.stream = Some(stream);
+    }
+
+    /// Ends the stream, if there is one.
+    fn end(&mut self, end: &End) {
+        let Some(stream) = self.stream.take() else { return };
+        if let Some(code) = end.code() {
+            // If there is no room, the end of the stream has to do.
+            let _ = stream.outgoing.try_send(frame::close(code, end));
+        }
+        match end {
+            End::Unreadable(_) | End::Frame(_) | End::Violation(_) | End::Credit(_) => {
+                self.shared.metrics.rejected("violation");
+                warn!(agent = %self.link.peer, %end, "closed the stream of an agent that violates the protocol");
+            }
+            _ => debug!(agent = %self.link.peer, %end, "a stream ended"),
+        }
+        self.shared.metrics.streams.dec();
+        self.pair.ended(self.shared.now());
+        self.shared.inbox().disconnect(&self.link.peer);
+        let mut state = self.link.lock();
+        state.clear_reports();
+        state.outbox.disconnected(end.to_string());
+        drop(state);
+        self.active = Instant::now();
+        self.pause();
+    }
+
+    fn pause(&mut self) {
+        let pause = Duration::from_millis(self.pair.pause_ms());
+        self.not_before = Instant::now() + jittered(&*self.shared.random, pause);
+    }
+
+    fn leave(&mut self) {
+        self.end(&End::Leaving);
+        let mut state = self.link.lock();
+        // From here on, senders see that the link is over.
+        state.is_over = true;
+        state.outbox.give_up(&Outcome::away("this agent is shutting down"));
+        self.shared.settle(&mut state);
+        drop(state);
+        self.shared.end_link(&self.link);
+    }
+
+    fn heard(&mut self, heard: Result<Option<Frame>, Status>) {
+        let end = match heard {
+            Ok(Some(frame)) => match self.take(frame) {
+                Ok(()) => return,
+                Err(end) => end,
+            },
+            Ok(None) => End::Broken("the other side ended it".to_owned()),
+            Err(status) => match status.code() {
+                Code::OutOfRange | Code::InvalidArgument => End::Unreadable(status.message().to_owned()),
+                _ => End::Broken(status.message().to_owned()),
+            },
+        };
+        self.end(&end);
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<(), End> {
+        let content = Content::from_frame(frame)?;
+        if let Some((code, reason)) = content.close {
+            return Err(End::Closed(code, reason));
+        }
+        if !content.packets.is_empty() {
+            self.active = Instant::now();
+            self.receive(content.packets)?;
+        }
+        if content.outcomes.is_empty() && content.credits.is_empty() {
+            return Ok(());
+        }
+        self.active = Instant::now();
+        let mut state = self.link.lock();
+        for (id, outcome) in content.outcomes {
+            state.outbox.outcome(id, outcome);
+        }
+        let credited = content.credits.iter().try_for_each(|(lane, limit)| state.outbox.credit(*lane, *limit));
+        self.shared.settle(&mut state);
+        Ok(credited?)
+    }
+
+    /// Passes packets to the inbox. What is refused or known already gets its outcome at once.
+    fn receive(&mut self, packets: Vec<Result<Packet, Malformed>>) -> Result<(), Violation> {
+        let now = self.shared.now();
+        let mut reports = Vec::new();
+        let mut inbox = self.shared.inbox();
+        let received = packets.into_iter().try_for_each(|packet| {
+            let report = self.receive_one(&mut inbox, now, packet)?;
+            reports.extend(report);
+            Ok(())
+        });
+        drop(inbox);
+        let mut state = self.link.lock();
+        reports.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
+        drop(state);
+        self.shared.work.notify_one();
+        received
+    }
+
+    /// Passes a packet to the inbox. Returns what to report at once.
+    fn receive_one(
+        &self,
+        inbox: &mut Inbox,
+        now: u64,
+        packet: Result<Packet, Malformed>,
+    ) -> Result<Option<(PacketId, Outcome)>, Violation> {
+        let (charge, refused) = match packet {
+            Ok(packet) => {
+                let charge = Charge::of(&packet);
+                match self.objection(&packet) {
+                    Some(reason) => (charge, Outcome::refused(reason)),
+                    None => {
+                        let received = inbox.receive(now, &self.link.peer, packet)?;
+                        if received != Received::Queued {
+                            self.shared.metrics.repeated.inc();
+                        }
+                        return Ok(match received {
+                            Received::Repeated(outcome) if charge.requires_ack => Some((charge.id, outcome)),
+                            _ => None,
+                        });
+                    }
+                }
+            }
+            Err(Malformed { charge, error }) => {
+                self.shared.metrics.rejected("malformed");
+                (charge, Outcome::refused(error))
+            }
+        };
+        inbox.charge(&self.link.peer, charge.priority, charge.seq, charge.cost)?;
+        Ok(charge.requires_ack.then_some((charge.id, refused)))
+    }
+
+    /// Returns why a packet of the peer is refused, if it is.
+    fn objection(&self, packet: &Packet) -> Option<String> {
+        let is_messenger = self.stream.as_ref().is_some_and(|stream| stream.peer.role == Role::Messenger);
+        if packet.sender != self.link.peer && !is_messenger {
+            self.shared.metrics.rejected("spoofed_sender");
+            warn!(agent = %self.link.peer, sender = %packet.sender, "refused a message that claims to be from another agent");
+            return Some(format!(
+                "the message says that it is from {:?}, but the stream is that of {:?}, which is no messenger",
+                packet.sender, self.link.peer
+            ));
+        }
+        if packet.agent != self.shared.me {
+            self.shared.metrics.rejected("wrong_agent");
+            return Some(format!("the message is for {:?}, but this is {:?}", packet.agent, self.shared.me));
+        }
+        None
+    }
+
+    fn write(&mut self, permit: Option<mpsc::OwnedPermit<Frame>>) {
+        let Some(permit) = permit else {
+            return self.end(&End::Broken("it takes no more frames".to_owned()));
+        };
+        let now = self.shared.now();
+        let mut state = self.link.lock();
+        let outcomes = outcomes(&mut state).iter().map(|(id, outcome)| outcome.to_wire(*id)).collect();
+        let packets = state.outbox.next_batch(now);
+        self.shared.settle(&mut state);
+        drop(state);
+        let credits = self.credits.drain(..).map(|(lane, limit)| frame::credit(lane, limit)).collect();
+        let packets: Vec<_> = packets.iter().map(|(packet, left)| packet.to_wire(*left)).collect();
+        if !packets.is_empty() {
+            self.active = Instant::now();
+        }
+        permit.send(Frame { packets, outcomes, credits, ..Frame::default() });
+    }
+}
+
+/// Takes the outcomes of the next frame.
+fn outcomes(state: &mut LinkState) -> Vec<(PacketId, Outcome)> {
+    let (mut outcomes, mut bytes) = (Vec::new(), 0);
+    while outcomes.len() < BATCH_OUTCOMES
+        && bytes < BATCH_REPLIES
+        && let Some(next) = state.next_report()
+    {
+        bytes += reply_len(&next.1);
+        outcomes.push(next);
+    }
+    outcomes
+}
+
+fn refuse(stream: &Stream) {
+    let _ = stream.outgoing.try_send(frame::close(CloseCode::Duplicate, "the pair of agents has another stream"));
+}

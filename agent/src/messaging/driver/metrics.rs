@@ -1,0 +1,78 @@
+//! The metrics of messages.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+use robeing_telemetry::Metrics;
+
+use crate::messaging::outcome::Outcome;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Ended {
+    outcome: &'static str,
+}
+
+/// Why a peer's packet or stream was not accepted.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Rejected {
+    reason: &'static str,
+}
+
+/// The metrics of an agent's messages.
+#[derive(Clone)]
+pub struct MessagingMetrics {
+    pub(super) streams: Gauge,
+    pub(super) queued_bytes: Gauge,
+    pub(super) repeated: Counter,
+    pub(super) journal_failures: Counter,
+    sent: Family<Ended, Counter>,
+    received: Family<Ended, Counter>,
+    rejected: Family<Rejected, Counter>,
+}
+
+impl MessagingMetrics {
+    /// Registers the metrics, all zero.
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            streams: metrics.gauge("agent_message_streams", "Open streams to other agents"),
+            queued_bytes: metrics.gauge("agent_message_queued_bytes", "Bytes of messages that have no outcome yet"),
+            repeated: metrics.counter("agent_message_repetitions", "Received packets that had arrived before"),
+            journal_failures: metrics
+                .counter("agent_message_journal_failures", "Writes to the journal of messages that failed"),
+            sent: metrics.counters("agent_messages_sent", "Messages that were sent, by outcome"),
+            received: metrics.counters("agent_messages_received", "Messages that were received, by outcome"),
+            rejected: metrics
+                .counters("agent_message_rejections", "Packets and streams of peers that were rejected, by reason"),
+        }
+    }
+
+    pub(super) fn sent(&self, outcome: &Outcome) {
+        self.sent.get_or_create(&Ended { outcome: outcome.name() }).inc();
+    }
+
+    pub(super) fn received(&self, outcome: &Outcome) {
+        self.received.get_or_create(&Ended { outcome: outcome.name() }).inc();
+    }
+
+    /// Counts a rejection: `spoofed_sender`, `malformed`, `violation`, `wrong_agent`, `unauthenticated`, `version`,
+    /// `overloaded`, `late_hello`, `not_a_messenger`.
+    pub(super) fn rejected(&self, reason: &'static str) {
+        self.rejected.get_or_create(&Rejected { reason }).inc();
+    }
+
+    /// Returns how many packets had arrived before.
+    pub fn repetitions(&self) -> u64 {
+        self.repeated.get()
+    }
+
+    /// Returns the number of open streams.
+    pub fn open_streams(&self) -> i64 {
+        self.streams.get()
+    }
+
+    /// Returns how many packets and streams were rejected for this reason.
+    pub fn rejections(&self, reason: &'static str) -> u64 {
+        self.rejected.get_or_create(&Rejected { reason }).get()
+    }
+}

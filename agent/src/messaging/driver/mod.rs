@@ -1,0 +1,326 @@
+//! Sends and receives messages: the tasks around the pure parts.
+//!
+//! Each other agent with which there is something to exchange has a link, whose task owns the stream ([`link`]). A
+//! dispatcher hands what arrives to the handler ([`dispatch`]). All of them share the links, the inbox and who waits for
+//! what ([`shared`]); a lock is held for the time of a look-up, and never two for different purposes but in the order
+//! links, link, or own messages, inbox.
+
+mod connect;
+mod dispatch;
+mod link;
+mod metrics;
+mod relay;
+mod service;
+mod shared;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use robeing_platform::Platform;
+use robeing_proto::message::v1::messages_server::MessagesServer;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use self::shared::{Parts, Shared};
+pub use self::{
+    connect::{Connect, HELLO_WITHIN, OUTGOING_FRAMES, Peer, Plaintext},
+    link::{IDLE_AFTER, LINGER},
+    metrics::MessagingMetrics,
+    service::{Authentication, Service},
+    shared::{MAX_ASKS, MAX_LINKS, MAX_OUTGOING, MAX_UNSENT, MAX_UNSENT_BYTES},
+};
+use super::{
+    broadcast::{BroadcastReport, Target},
+    frame::MAX_FRAME_BYTES,
+    handlers::Handler,
+    inbox::Inbox,
+    journal::{Journal, JournalError},
+    memory::Memory,
+    outcome::Outcome,
+    packet::{DEFAULT_DEADLINE_MS, Packet, PacketError, PacketId, Priority, RELAY_TYPE},
+    routing::{Address, Directory, Entry, Role, Unresolved},
+    sealing::{self, OpeningKey, SealingKey},
+};
+
+/// What a messenger of an agent is made of.
+pub struct Deps {
+    /// The agent's name.
+    pub name: Arc<str>,
+    /// Its role; one that is `Messenger` passes on messages of others.
+    pub role: Role,
+    /// Knows the other agents.
+    pub directory: Arc<dyn Directory>,
+    /// Opens connections to them.
+    pub connect: Arc<dyn Connect>,
+    /// Clock, disk and randomness.
+    pub platform: Platform,
+    /// Handles messages.
+    pub handler: Arc<dyn Handler>,
+    /// Open sealed payloads before they are handled. Without any, the handler gets them as they are.
+    pub keys: Vec<OpeningKey>,
+    /// The agent's data folder, for what it must remember across restarts. `None`: in memory.
+    pub data: Option<PathBuf>,
+    /// The metrics.
+    pub metrics: MessagingMetrics,
+    /// Ends all streams. Messages without an outcome are `Away` then.
+    pub stop: CancellationToken,
+}
+
+/// A message to be sent.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Its id; `None`: a new one. A message that is sent again with its id is handled once.
+    pub id: Option<PacketId>,
+    /// Whom it is for.
+    pub to: Address,
+    /// What kind of message it is, 1 to 128 bytes.
+    pub kind: String,
+    /// Its payload, at most 1 MiB.
+    pub payload: Bytes,
+    /// Its priority.
+    pub priority: Priority,
+    /// Whether to wait until the receiver's handler has decided.
+    pub requires_ack: bool,
+    /// How long it may take, 1 ms to 10 minutes.
+    pub deadline: Duration,
+    /// The message that it replies to.
+    pub reply_to: Option<PacketId>,
+    /// The id of the receiver's key, if the payload is sealed.
+    pub key_id: Option<String>,
+}
+
+impl Outgoing {
+    /// Returns a message with default priority and deadline that requires an acknowledgement.
+    pub fn new(to: Address, kind: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Self {
+            id: None,
+            to,
+            kind: kind.into(),
+            payload: payload.into(),
+            priority: Priority::default(),
+            requires_ack: true,
+            deadline: Duration::from_millis(DEFAULT_DEADLINE_MS),
+            reply_to: None,
+            key_id: None,
+        }
+    }
+}
+
+/// A reply to an ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The agent that replied.
+    pub from: Arc<str>,
+    /// The reply.
+    pub payload: Bytes,
+}
+
+/// Why an ask has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoReply {
+    /// The message was not accepted.
+    #[error("the message was not accepted: {0}")]
+    NotAccepted(Outcome),
+    /// The message was accepted before, with a reply that is not kept any more.
+    #[error("{0:?} has accepted the message before, but its reply is not kept any more; ask again with a new id")]
+    Forgotten(Arc<str>),
+    /// The message was accepted, and no reply came before the deadline.
+    #[error("{0:?} has accepted the message, but has not replied before the deadline")]
+    Late(Arc<str>),
+}
+
+/// Sends and receives the messages of an agent. Cheap to clone; clones are one messenger.
+#[derive(Clone)]
+pub struct Messenger {
+    shared: Arc<Shared>,
+}
+
+impl Messenger {
+    /// Starts a messenger.
+    ///
+    /// # Errors
+    /// [`JournalError`] if the journal in the data folder can't be opened.
+    pub async fn start(deps: Deps) -> Result<Self, JournalError> {
+        let started = Instant::now();
+        let id = deps.platform.random.next_u64();
+        let (journal, memory) = match &deps.data {
+            Some(folder) => Journal::open(Arc::clone(&deps.platform.disk), folder, id, 0).await?,
+            None => (Journal::in_memory(id), Memory::default()),
+        };
+        let shared = Arc::new(Shared::new(Parts {
+            me: deps.name,
+            role: deps.role,
+            journal: journal.id(),
+            directory: deps.directory,
+            connect: deps.connect,
+            clock: deps.platform.clock,
+            random: deps.platform.random,
+            metrics: deps.metrics,
+            stop: deps.stop,
+            started,
+            keys: deps.keys,
+            inbox: Inbox::new(memory, deps.handler.at_once()),
+        }));
+        let recorder = deps.data.is_some().then(|| {
+            let (recorder, queue) = dispatch::queue();
+            shared.tasks.spawn(dispatch::record(Arc::clone(&shared), journal, queue));
+            recorder
+        });
+        shared.tasks.spawn(dispatch::run(Arc::clone(&shared), deps.handler, recorder));
+        Ok(Self { shared })
+    }
+
+    /// Returns the gRPC service for the agent's listener.
+    pub fn service(&self, authentication: Authentication) -> MessagesServer<Service> {
+        let service = Service { shared: Arc::clone(&self.shared), authentication };
+        MessagesServer::new(service)
+            .max_decoding_message_size(MAX_FRAME_BYTES)
+            .max_encoding_message_size(MAX_FRAME_BYTES)
+    }
+
+    /// Waits until all tasks have ended, after `stop` was cancelled.
+    pub async fn stopped(&self) {
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    /// Returns the name of this agent.
+    pub fn name(&self) -> &Arc<str> {
+        &self.shared.me
+    }
+
+    /// Returns the number of other agents with which there is a stream, or to which messages wait.
+    pub fn links(&self) -> usize {
+        self.shared.link_count()
+    }
+
+    /// Sends a message to the one agent that its address stands for, and waits for what becomes of it. If the future is
+    /// dropped, the message is sent nevertheless.
+    pub async fn send(&self, message: Outgoing) -> Outcome {
+        match self.route(&message) {
+            Ok((entry, packet)) => relay::deliver(&self.shared, &entry, packet).await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Seals a message for the one agent that its address stands for, whose key this is, so that no messenger can read
+    /// it. The result is for that agent alone, and has its id.
+    ///
+    /// # Errors
+    /// The outcome, if the address stands for no agent, or the payload can't be sealed.
+    pub fn seal(&self, message: Outgoing, key: &SealingKey) -> Result<Outgoing, Outcome> {
+        let (entry, mut packet) = self.route(&message)?;
+        sealing::seal(&mut packet, key, &*self.shared.random).map_err(Outcome::refused)?;
+        Ok(Outgoing {
+            id: Some(packet.id),
+            to: Address::Agent(Arc::clone(&entry.name)),
+            payload: packet.payload,
+            key_id: Some(key.id()),
+            ..message
+        })
+    }
+
+    /// Sends a message to one agent by way of a messenger, for agents that can't reach each other.
+    pub async fn send_via(&self, messenger: &str, message: Outgoing) -> Outcome {
+        let (entry, packet) = match self.route(&message) {
+            Ok(routed) => routed,
+            Err(outcome) => return outcome,
+        };
+        let targets = [Target { name: Arc::clone(&entry.name), id: packet.id }];
+        let report = match relay::ask_messenger(&self.shared, messenger, &packet, &targets).await {
+            Ok(report) => report,
+            Err(Outcome::Accepted { .. }) => Vec::new(),
+            Err(outcome) => return outcome,
+        };
+        let reported = report.into_iter().find(|(id, _)| *id == packet.id).map(|(_, outcome)| outcome);
+        reported.unwrap_or(Outcome::DeadlinePassed { maybe_handled: true })
+    }
+
+    /// Sends a message to one agent, and waits for its reply: that of its handler, or a message of that agent with
+    /// `reply_to`. Both count until the message's deadline.
+    ///
+    /// # Errors
+    /// [`NoReply`] if the message is not accepted, or no reply comes.
+    pub async fn ask(&self, message: Outgoing) -> Result<Reply, NoReply> {
+        let deadline = Instant::now() + message.deadline;
+        let (entry, packet) = self.route(&message).map_err(NoReply::NotAccepted)?;
+        let (id, from) = (packet.id, Arc::clone(&entry.name));
+        let packet = Packet { requires_ack: true, ..packet };
+        let Some(mut reply) = self.shared.expect_reply(id, Arc::clone(&from)) else {
+            let outcome = Outcome::overloaded(format!("{MAX_ASKS} asks wait for their replies; ask more slowly"));
+            return Err(NoReply::NotAccepted(outcome));
+        };
+        let answer = async {
+            let outcome = tokio::select! {
+                biased;
+                // A reply may overtake the acknowledgement.
+                Ok(packet) = &mut reply => return Ok(packet.payload),
+                outcome = relay::deliver(&self.shared, &entry, packet) => outcome,
+            };
+            match outcome {
+                Outcome::Accepted { reply: Some(payload), .. } => Ok(payload),
+                Outcome::Accepted { reply_forgotten: true, .. } => Err(NoReply::Forgotten(Arc::clone(&from))),
+                Outcome::Accepted { .. } => match timeout_at(deadline, reply).await {
+                    Ok(Ok(packet)) => Ok(packet.payload),
+                    _ => Err(NoReply::Late(Arc::clone(&from))),
+                },
+                outcome => Err(NoReply::NotAccepted(outcome)),
+            }
+        };
+        let answer = answer.await;
+        self.shared.forget_reply(id);
+        answer.map(|payload| Reply { from, payload })
+    }
+
+    /// Sends a message to all active agents that its address stands for but this one, and waits for what becomes of it.
+    /// To many agents it goes by way of messengers.
+    ///
+    /// # Errors
+    /// The outcome, if the message is malformed or the address stands for no agent.
+    pub async fn broadcast(&self, message: Outgoing) -> Result<BroadcastReport, Outcome> {
+        let deadline = Instant::now() + message.deadline;
+        let snapshot = self.shared.directory.snapshot();
+        let targets = message.to.resolve_all(&snapshot, &self.shared.me).map_err(unresolved)?;
+        let packet = self.packet(&message, &self.shared.me).map_err(Outcome::refused)?;
+        Ok(relay::broadcast(&self.shared, &packet, targets, deadline).await)
+    }
+
+    fn route(&self, message: &Outgoing) -> Result<(Arc<Entry>, Packet), Outcome> {
+        let snapshot = self.shared.directory.snapshot();
+        let entry = message.to.resolve_one(&snapshot, &self.shared.me).map_err(unresolved)?;
+        let packet = self.packet(message, &entry.name).map_err(Outcome::refused)?;
+        Ok((entry, packet))
+    }
+
+    fn packet(&self, message: &Outgoing, agent: &Arc<str>) -> Result<Packet, PacketError> {
+        if message.kind == RELAY_TYPE {
+            return Err(PacketError::Reserved);
+        }
+        let packet = Packet {
+            id: message.id.unwrap_or_else(|| relay::new_id(&self.shared)),
+            timestamp_ms: self.shared.clock.unix_millis(),
+            sender: Arc::clone(&self.shared.me),
+            receiver: message.to.to_string().into(),
+            agent: Arc::clone(agent),
+            kind: message.kind.as_str().into(),
+            payload: message.payload.clone(),
+            priority: message.priority,
+            requires_ack: message.requires_ack,
+            deadline_in_ms: u64::try_from(message.deadline.as_millis()).unwrap_or(u64::MAX),
+            reply_to: message.reply_to,
+            key_id: message.key_id.as_deref().map(Into::into),
+            seq: 0,
+            resent: false,
+        };
+        packet.validate()?;
+        Ok(packet)
+    }
+}
+
+fn unresolved(error: Unresolved) -> Outcome {
+    match error {
+        Unresolved::NoSuchAgent(reason) => Outcome::NoSuchAgent { reason: super::outcome::reason_of(reason) },
+        Unresolved::Away(_) => Outcome::away(error),
+        Unresolved::Several(_) => Outcome::refused(error),
+    }
+}

@@ -1,0 +1,375 @@
+//! What the parts of the driver share: the links to other agents, what has arrived, and who waits for what.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use robeing_platform::{
+    Clock, Random,
+    sync::{Mutex, MutexGuard},
+};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    connect::{Connect, Stream},
+    link,
+    metrics::MessagingMetrics,
+};
+use crate::messaging::{
+    inbox::{Inbox, Received},
+    outbox::{NotTaken, Outbox},
+    outcome::Outcome,
+    packet::{Packet, PacketId},
+    routing::{Directory, Entry, Role},
+    sealing::OpeningKey,
+};
+
+/// Maximum number of agents with which there is a stream, or to which messages wait.
+pub const MAX_LINKS: usize = 1_024;
+/// Maximum cost of the messages to all agents that have no outcome yet, in bytes: 128 MiB.
+pub const MAX_OUTGOING: u64 = 128 << 20;
+/// Maximum number of asks that wait for their reply.
+pub const MAX_ASKS: usize = 4_096;
+/// A peer is granted nothing while this many outcomes wait to be sent to it, or replies of [`MAX_UNSENT_BYTES`].
+pub const MAX_UNSENT: usize = 8_192;
+/// See [`MAX_UNSENT`], in bytes: 4 MiB.
+pub const MAX_UNSENT_BYTES: usize = 4 << 20;
+
+/// The link to another agent: what its task shares with senders and with the dispatcher.
+pub(super) struct Link {
+    pub peer: Arc<str>,
+    state: Mutex<LinkState>,
+    pub wake: Notify,
+}
+
+#[derive(Default)]
+pub(super) struct LinkState {
+    pub outbox: Outbox,
+    waiting: HashMap<PacketId, (u64, oneshot::Sender<Outcome>)>,
+    /// Outcomes of the peer's packets, to be sent.
+    pub unsent: VecDeque<(PacketId, Outcome)>,
+    pub unsent_bytes: usize,
+    /// A stream that the peer has opened.
+    pub incoming: Option<Stream>,
+    /// The link's task has ended; another link takes its place.
+    pub is_over: bool,
+}
+
+impl LinkState {
+    /// Adds an outcome to be sent to the peer.
+    pub fn report(&mut self, id: PacketId, outcome: Outcome) {
+        self.unsent_bytes += reply_len(&outcome);
+        self.unsent.push_back((id, outcome));
+    }
+
+    /// Takes the next outcome to send to the peer.
+    pub fn next_report(&mut self) -> Option<(PacketId, Outcome)> {
+        let next = self.unsent.pop_front()?;
+        self.unsent_bytes -= reply_len(&next.1);
+        Some(next)
+    }
+
+    /// Drops the outcomes to be sent: without a stream, the peer asks again.
+    pub fn clear_reports(&mut self) {
+        (self.unsent, self.unsent_bytes) = (VecDeque::new(), 0);
+    }
+
+    /// Returns whether the peer may be granted more.
+    pub fn has_room(&self) -> bool {
+        self.unsent.len() < MAX_UNSENT && self.unsent_bytes < MAX_UNSENT_BYTES
+    }
+}
+
+/// Returns the size of an outcome's reply, in bytes.
+pub(super) fn reply_len(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Accepted { reply: Some(reply), .. } => reply.len(),
+        _ => 0,
+    }
+}
+
+impl Link {
+    pub fn lock(&self) -> MutexGuard<'_, LinkState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reply to an ask, which arrives as a packet of its own.
+pub(super) type ReplyPacket = oneshot::Sender<Packet>;
+
+/// What the parts of the driver share.
+pub(super) struct Shared {
+    pub me: Arc<str>,
+    pub role: Role,
+    pub incarnation: u64,
+    pub journal: u64,
+    pub directory: Arc<dyn Directory>,
+    pub connect: Arc<dyn Connect>,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    pub metrics: MessagingMetrics,
+    pub stop: CancellationToken,
+    pub tasks: TaskTracker,
+    /// Wakes the dispatcher.
+    pub work: Notify,
+    pub started: Instant,
+    pub keys: Vec<OpeningKey>,
+    links: Mutex<HashMap<Arc<str>, Arc<Link>>>,
+    inbox: Mutex<Inbox>,
+    asks: Mutex<HashMap<PacketId, (Arc<str>, ReplyPacket)>>,
+    outgoing: AtomicU64,
+    /// Who waits for messages of this agent to itself, and the number of the latest one.
+    own: Mutex<(u64, HashMap<PacketId, oneshot::Sender<Outcome>>)>,
+}
+
+/// The parts that [`Shared`] is made of.
+pub(super) struct Parts {
+    pub me: Arc<str>,
+    pub role: Role,
+    pub journal: u64,
+    pub directory: Arc<dyn Directory>,
+    pub connect: Arc<dyn Connect>,
+    pub clock: Arc<dyn Clock>,
+    pub random: Arc<dyn Random>,
+    pub metrics: MessagingMetrics,
+    pub stop: CancellationToken,
+    pub started: Instant,
+    pub keys: Vec<OpeningKey>,
+    pub inbox: Inbox,
+}
+
+impl Shared {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { me, role, journal, directory, connect, clock, random, metrics, stop, started, keys, mut inbox } =
+            parts;
+        inbox.connect(&me);
+        Self {
+            incarnation: random.next_u64(),
+            me,
+            role,
+            journal,
+            directory,
+            connect,
+            clock,
+            random,
+            metrics,
+            stop,
+            started,
+            keys,
+            tasks: TaskTracker::new(),
+            work: Notify::new(),
+            links: Mutex::default(),
+            inbox: Mutex::new(inbox),
+            asks: Mutex::default(),
+            outgoing: AtomicU64::new(0),
+            own: Mutex::default(),
+        }
+    }
+
+    /// Returns the time of the pure parts: milliseconds since the start.
+    pub fn now(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// Returns the instant of a time of the pure parts.
+    pub fn instant(&self, at_ms: u64) -> Instant {
+        self.started + Duration::from_millis(at_ms)
+    }
+
+    pub fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn links(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the link to an agent, and starts it if there is none. `None`: there are [`MAX_LINKS`].
+    pub fn link(self: &Arc<Self>, peer: &Arc<str>) -> Option<Arc<Link>> {
+        let mut links = self.links();
+        let count = links.len();
+        match links.entry(Arc::clone(peer)) {
+            hash_map::Entry::Occupied(known) => Some(Arc::clone(known.get())),
+            hash_map::Entry::Vacant(_) if count >= MAX_LINKS || self.stop.is_cancelled() => None,
+            hash_map::Entry::Vacant(free) => {
+                let link = Arc::new(Link { peer: Arc::clone(peer), state: Mutex::default(), wake: Notify::new() });
+                free.insert(Arc::clone(&link));
+                self.tasks.spawn(link::run(Arc::clone(self), Arc::clone(&link)));
+                Some(link)
+            }
+        }
+    }
+
+    /// Returns the link to an agent, if there is one.
+    pub fn existing_link(&self, peer: &str) -> Option<Arc<Link>> {
+        self.links().get(peer).cloned()
+    }
+
+    /// Returns the number of links.
+    pub fn link_count(&self) -> usize {
+        self.links().len()
+    }
+
+    /// Ends a link of which nothing is left. Returns false if something has come up.
+    pub fn end_link(&self, link: &Arc<Link>) -> bool {
+        let mut links = self.links();
+        let mut state = link.lock();
+        let is_idle = state.outbox.is_empty() && state.incoming.is_none();
+        if is_idle || self.stop.is_cancelled() {
+            state.is_over = true;
+            drop(state);
+            links.remove(&link.peer);
+            return true;
+        }
+        false
+    }
+
+    /// Gives a packet to the link to its agent. Returns what will receive its outcome, or the outcome at once.
+    pub fn post(self: &Arc<Self>, to: &Entry, mut packet: Packet) -> Result<oneshot::Receiver<Outcome>, Outcome> {
+        packet.agent = Arc::clone(&to.name);
+        packet.validate().map_err(Outcome::refused)?;
+        if packet.agent == self.me {
+            return self.post_to_self(packet);
+        }
+        let cost = packet.cost();
+        if self.outgoing.fetch_add(cost, Ordering::Relaxed) + cost > MAX_OUTGOING {
+            self.release(cost);
+            return Err(Outcome::overloaded(format!(
+                "messages of {MAX_OUTGOING} bytes wait for their outcome here; send more slowly"
+            )));
+        }
+        let posted = self.post_to_link(packet, cost);
+        if posted.is_err() {
+            self.release(cost);
+        }
+        posted
+    }
+
+    fn post_to_link(self: &Arc<Self>, packet: Packet, cost: u64) -> Result<oneshot::Receiver<Outcome>, Outcome> {
+        loop {
+            let link = self.link(&packet.agent).ok_or_else(|| match self.stop.is_cancelled() {
+                true => Outcome::away("this agent is shutting down"),
+                false => Outcome::overloaded(format!(
+                    "this agent has streams to {MAX_LINKS} others, the most; send through a messenger, or later"
+                )),
+            })?;
+            let mut state = link.lock();
+            if state.is_over {
+                continue;
+            }
+            let (outcome, awaited) = oneshot::channel();
+            let id = packet.id;
+            state.outbox.offer(self.now(), packet).map_err(|not_taken| match not_taken {
+                NotTaken::Full { .. } => Outcome::overloaded(not_taken),
+                NotTaken::SameId(_) => Outcome::refused(not_taken),
+            })?;
+            state.waiting.insert(id, (cost, outcome));
+            drop(state);
+            link.wake.notify_one();
+            return Ok(awaited);
+        }
+    }
+
+    /// Passes the outcomes that the outbox of a link has, to those who wait for them.
+    pub fn settle(&self, state: &mut LinkState) {
+        for (id, outcome) in state.outbox.take_settled() {
+            self.metrics.sent(&outcome);
+            if let Some((cost, waiting)) = state.waiting.remove(&id) {
+                self.release(cost);
+                // The sender may have stopped waiting.
+                let _ = waiting.send(outcome);
+            }
+        }
+    }
+
+    fn release(&self, cost: u64) {
+        let before = self.outgoing.fetch_sub(cost, Ordering::Relaxed);
+        self.metrics.queued_bytes.set(i64::try_from(before - cost).unwrap_or(i64::MAX));
+    }
+
+    fn post_to_self(&self, mut packet: Packet) -> Result<oneshot::Receiver<Outcome>, Outcome> {
+        let (outcome, awaited) = oneshot::channel();
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let (id, requires_ack) = (packet.id, packet.requires_ack);
+        if own.1.contains_key(&id) {
+            return Err(Outcome::refused(NotTaken::SameId(id)));
+        }
+        own.0 += 1;
+        packet.seq = own.0;
+        packet.requires_ack = true;
+        let mut inbox = self.inbox();
+        inbox.credits(&self.me);
+        let received = inbox.receive(self.now(), &Arc::clone(&self.me), packet);
+        drop(inbox);
+        match received {
+            Err(_) => return Err(Outcome::overloaded("this agent's handler is behind with its own messages")),
+            Ok(Received::Repeated(outcome)) => return Err(outcome),
+            Ok(_) if requires_ack => drop(own.1.insert(id, outcome)),
+            Ok(_) => drop(outcome.send(Outcome::Sent)),
+        }
+        drop(own);
+        self.work.notify_one();
+        Ok(awaited)
+    }
+
+    /// Reports the outcome of a packet to a peer that waits for it.
+    pub fn report(&self, peer: &Arc<str>, outcomes: Vec<(PacketId, Outcome)>) {
+        if *peer == self.me {
+            let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+            for (id, outcome) in outcomes {
+                if let Some(waiting) = own.1.remove(&id) {
+                    let _ = waiting.send(outcome);
+                }
+            }
+            return;
+        }
+        // Without a link the peer has no stream, and asks again over the next one.
+        if let Some(link) = self.existing_link(peer) {
+            let mut state = link.lock();
+            outcomes.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
+            drop(state);
+            link.wake.notify_one();
+        }
+    }
+
+    /// Registers an ask of `peer`, whose reply may arrive as a packet. `None`: too many wait.
+    pub fn expect_reply(&self, id: PacketId, peer: Arc<str>) -> Option<oneshot::Receiver<Packet>> {
+        let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        // An ask whose caller is gone makes room.
+        if asks.len() >= MAX_ASKS {
+            asks.retain(|_, (_, reply)| !reply.is_closed());
+        }
+        if asks.len() >= MAX_ASKS {
+            return None;
+        }
+        let (reply, awaited) = oneshot::channel();
+        asks.insert(id, (peer, reply));
+        Some(awaited)
+    }
+
+    /// Ends an ask.
+    pub fn forget_reply(&self, id: PacketId) {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Passes a packet to the ask that it replies to. Returns the packet if there is none.
+    pub fn take_reply(&self, packet: Packet) -> Option<Packet> {
+        let Some(id) = packet.reply_to else { return Some(packet) };
+        let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        match asks.get(&id) {
+            Some((peer, _)) if *peer == packet.sender => {}
+            _ => return Some(packet),
+        }
+        let (_, reply) = asks.remove(&id)?;
+        reply.send(packet).err()
+    }
+}

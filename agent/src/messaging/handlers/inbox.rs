@@ -1,0 +1,183 @@
+//! The built-in inbox: messages are kept until somebody reads them.
+//!
+//! A message counts as accepted once it is in the inbox. The inbox is in memory: what nobody has read is lost when the
+//! agent ends. A full inbox takes no message until one was taken out, which slows down the senders.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use super::{Delivery, Handler, HandlerOutcome};
+use crate::messaging::packet::Packet;
+
+/// Maximum number of messages in the inbox.
+pub const INBOX_MESSAGES: usize = 1_024;
+/// Maximum cost of the messages in the inbox, in bytes: 16 MiB.
+pub const INBOX_BYTES: u64 = 16 << 20;
+
+#[derive(Default)]
+struct Kept {
+    messages: VecDeque<Packet>,
+    bytes: u64,
+}
+
+impl Kept {
+    fn fits(&self, packet: &Packet) -> bool {
+        self.messages.len() < INBOX_MESSAGES && self.bytes + packet.cost() <= INBOX_BYTES
+    }
+}
+
+/// Keeps messages until somebody reads them.
+#[derive(Default)]
+pub struct InboxHandler {
+    kept: Mutex<Kept>,
+    /// The number of changes so far.
+    changes: watch::Sender<u64>,
+}
+
+impl InboxHandler {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Returns the oldest messages without taking them out, at most `limit`.
+    pub fn peek(&self, limit: usize) -> Vec<Packet> {
+        self.lock().messages.iter().take(limit).cloned().collect()
+    }
+
+    /// Takes out the oldest messages, at most `limit`.
+    pub fn take(&self, limit: usize) -> Vec<Packet> {
+        let mut kept = self.lock();
+        let count = limit.min(kept.messages.len());
+        let taken: Vec<Packet> = kept.messages.drain(..count).collect();
+        kept.bytes -= taken.iter().map(Packet::cost).sum::<u64>();
+        drop(kept);
+        if !taken.is_empty() {
+            self.changed();
+        }
+        taken
+    }
+
+    /// Returns the number of messages.
+    pub fn len(&self) -> usize {
+        self.lock().messages.len()
+    }
+
+    /// Returns whether there is no message.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes out the oldest messages, at most `limit`, and waits until `deadline` for the first one.
+    pub async fn wait(&self, limit: usize, deadline: Instant) -> Vec<Packet> {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let taken = self.take(limit);
+            if !taken.is_empty() || limit == 0 {
+                return taken;
+            }
+            // The sender of changes lives as long as this inbox.
+            if timeout_at(deadline, changes.changed()).await.is_err() {
+                return Vec::new();
+            }
+        }
+    }
+
+    /// Puts a message in, if it fits.
+    fn put(&self, packet: &Packet) -> bool {
+        let mut kept = self.lock();
+        if !kept.fits(packet) {
+            return false;
+        }
+        kept.bytes += packet.cost();
+        kept.messages.push_back(packet.clone());
+        drop(kept);
+        self.changed();
+        true
+    }
+}
+
+#[async_trait]
+impl Handler for InboxHandler {
+    async fn deliver(&self, delivery: Delivery) -> HandlerOutcome {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            if self.put(&delivery.packet) {
+                return HandlerOutcome::Accepted { reply: None };
+            }
+            let _ = changes.changed().await;
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "inbox"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::messaging::{packet::MAX_PAYLOAD, tests::fixture::packet};
+
+    fn delivery(packet: Packet) -> Delivery {
+        Delivery { packet, deadline: Instant::now() + Duration::from_secs(1) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_are_read_in_order_once() {
+        let inbox = InboxHandler::default();
+        for id in 1..=3 {
+            inbox.deliver(delivery(packet(id))).await;
+        }
+        assert_eq!(inbox.peek(2), [packet(1), packet(2)]);
+        assert_eq!(inbox.take(2), [packet(1), packet(2)]);
+        assert_eq!((inbox.take(9), inbox.is_empty()), (vec![packet(3)], true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_inbox_waits_for_a_reader() {
+        let inbox = InboxHandler::default();
+        for id in 0..INBOX_MESSAGES as u128 {
+            inbox.deliver(delivery(packet(id))).await;
+        }
+        let mut waiting = Box::pin(inbox.deliver(delivery(packet(9_999))));
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        inbox.take(1);
+        assert_eq!(waiting.await, HandlerOutcome::Accepted { reply: None });
+        assert_eq!(inbox.len(), INBOX_MESSAGES);
+
+        let large = |id| Packet { payload: vec![0; MAX_PAYLOAD].into(), ..packet(id) };
+        let inbox = InboxHandler::default();
+        for id in 0..u128::from(INBOX_BYTES / large(0).cost()) {
+            inbox.deliver(delivery(large(id))).await;
+        }
+        let waiting = Box::pin(inbox.deliver(delivery(large(99))));
+        assert!(futures::poll!(waiting).is_pending());
+        assert_eq!(inbox.len(), 15);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_waits_for_a_message_until_its_deadline() {
+        let inbox = InboxHandler::default();
+        let soon = Instant::now() + Duration::from_secs(5);
+        assert_eq!((inbox.wait(1, soon).await, Instant::now() >= soon), (vec![], true));
+        let soon = Instant::now() + Duration::from_secs(5);
+        let (read, _) = tokio::join!(inbox.wait(1, soon), inbox.deliver(delivery(packet(1))));
+        assert_eq!((read, Instant::now() < soon), (vec![packet(1)], true));
+    }
+}

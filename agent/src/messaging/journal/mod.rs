@@ -1,0 +1,362 @@
+//! What a receiver remembers of handled packets across restarts: a file in the agent's data folder, to which the
+//! outcomes of packets are appended before they are reported.
+//!
+//! An outcome is recorded after the handler has decided and before the sender learns of it. If the process dies in
+//! between, the packet was handled but is not on record; its sender has no outcome and sends it again, marked as
+//! `resent`, and it is handled a second time. No journal can prevent that, because the handler's effect is elsewhere:
+//! a handler for which it matters recognizes the id itself.
+//!
+//! Records that arrive while a write is under way are written together by the next one ([`Journal::append`] takes them
+//! all), with one sync. The file is rewritten with what is still remembered when it is larger than [`REWRITE_AT`] and
+//! twice its size after the last rewriting. A crash may tear the last frame, which was never reported; it is cut off
+//! when the file is read. Should the disk fail, outcomes are reported nevertheless, and remembered in memory alone: the
+//! next append rewrites the file.
+//!
+//! Without a data folder all this is in memory, and a restarted agent remembers nothing.
+
+pub mod format;
+
+use std::{io, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use robeing_platform::{AtomicFile, Disk, DiskFile};
+use tracing::warn;
+
+pub use self::format::Record;
+use self::format::{Content, FILE_HEADER};
+use super::memory::{KEPT_REPLIES, Memory, WINDOW};
+
+/// Name of the file in the data folder.
+pub const FILE: &str = "messages.journal";
+/// The file is rewritten when it is larger than this, in bytes, and twice as large as after the last rewriting: 4 MiB.
+pub const REWRITE_AT: u64 = 4 << 20;
+/// A file larger than this was not written by a journal, and is replaced by an empty one: 128 MiB.
+pub const MAX_FILE: u64 = 128 << 20;
+/// Maximum number of records that are written together.
+pub const MAX_GROUP: usize = 1_024;
+/// The size from which a frame of a rewritten file gets no further record, in bytes: 1 MiB.
+const PIECE: usize = 1 << 20;
+
+// Everything that is remembered fits a file that is read back.
+const _: () = assert!((WINDOW * 800 + KEPT_REPLIES) as u64 * 2 < MAX_FILE);
+
+/// Why a journal can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the journal of messages in {folder} can't be opened: {source}; without it, messages may be handled twice")]
+pub struct JournalError {
+    /// The data folder.
+    pub folder: String,
+    /// The disk's error.
+    #[source]
+    pub source: io::Error,
+}
+
+/// The file of a journal.
+struct File {
+    disk: Arc<dyn Disk>,
+    whole: AtomicFile,
+    /// `None` after a failure: the file must be rewritten before anything is appended.
+    open: Option<Arc<dyn DiskFile>>,
+    /// Length, length after the last rewriting, and number of the next frame.
+    end: u64,
+    rewritten: u64,
+    next: u64,
+}
+
+/// What a receiver remembers across restarts.
+pub struct Journal {
+    id: u64,
+    file: Option<File>,
+}
+
+impl Journal {
+    /// Creates a journal in memory, with this random id.
+    pub fn in_memory(id: u64) -> Self {
+        Self { id, file: None }
+    }
+
+    /// Opens the journal in a folder, or creates it with this random id. Returns what it remembers, as if it had been
+    /// handled at `now`, in milliseconds of the clock of [`Memory`].
+    ///
+    /// # Errors
+    /// [`JournalError`] if the disk fails.
+    pub async fn open(disk: Arc<dyn Disk>, folder: &Path, id: u64, now: u64) -> Result<(Self, Memory), JournalError> {
+        let failed = |source| JournalError { folder: folder.display().to_string(), source };
+        Self::open_file(disk, folder, id, now).await.map_err(failed)
+    }
+
+    async fn open_file(disk: Arc<dyn Disk>, folder: &Path, id: u64, now: u64) -> io::Result<(Self, Memory)> {
+        disk.create_dir_all(folder).await?;
+        let whole = AtomicFile::open(Arc::clone(&disk), &folder.join(FILE)).await?;
+        let content = read(&*disk, &whole).await?;
+        let mut memory = Memory::default();
+        for Record { sender, id, outcome } in content.iter().flat_map(|(content, _)| &content.records) {
+            memory.done(now, sender, *id, outcome);
+        }
+        let file = File { disk, whole, open: None, end: 0, rewritten: 0, next: 1 };
+        let mut journal = Self { id: content.as_ref().map_or(id, |(content, _)| content.journal), file: Some(file) };
+        match content {
+            Some((content, len)) if content.end == len => journal.resume(&content).await?,
+            // A torn frame is removed, so that nothing of it can be mistaken for one later.
+            _ => journal.rewrite(&memory).await?,
+        }
+        Ok((journal, memory))
+    }
+
+    /// Returns the id, by which senders see whether the memory of a receiver is the same as before.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Returns whether the journal survives a restart.
+    pub fn is_durable(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.open.is_some())
+    }
+
+    /// Returns whether the next append rewrites the file, for which it needs all that is remembered.
+    pub fn needs_memory(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.open.is_none() || file.is_due())
+    }
+
+    /// Appends records and syncs them. Returns once they are durable.
+    ///
+    /// # Errors
+    /// The disk's error. The records are not durable then; the next append needs the memory, and makes them so.
+    pub async fn append(&mut self, records: &[Record]) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let Some(open) = &file.open else { return Err(io::Error::other("the journal has to be rewritten first")) };
+        let frame = format::frame(self.id, file.next, records);
+        let len = frame.len() as u64;
+        match open.write_at_and_sync(file.end, frame).await {
+            Ok(()) => {
+                (file.end, file.next) = (file.end + len, file.next + 1);
+                Ok(())
+            }
+            Err(error) => {
+                // After a failed sync it is unknown what is on disk.
+                file.open = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// Replaces the file by one with what is remembered.
+    ///
+    /// # Errors
+    /// The disk's error.
+    pub async fn rewrite(&mut self, memory: &Memory) -> io::Result<()> {
+        let pieces = self.pieces(memory);
+        self.replace(pieces).await
+    }
+
+    /// Returns the content of a file with what is remembered, in pieces.
+    pub fn pieces(&self, memory: &Memory) -> Vec<Bytes> {
+        let mut pieces = vec![format::header(self.id)];
+        let all: Vec<Record> = memory
+            .handled()
+            .map(|(sender, id, outcome)| Record { sender: Arc::clone(sender), id, outcome: outcome.clone() })
+            .collect();
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        let mut records = all.iter().peekable();
+        while let Some(record) = records.next() {
+            bytes += format::len(record);
+            group.push(record);
+            if bytes >= PIECE || records.peek().is_none() {
+                pieces.push(format::frame(self.id, pieces.len() as u64, group.drain(..)));
+                bytes = 0;
+            }
+        }
+        pieces
+    }
+
+    /// Replaces the file by one of these pieces, which [`Journal::pieces`] has returned.
+    ///
+    /// # Errors
+    /// The disk's error.
+    pub async fn replace(&mut self, pieces: Vec<Bytes>) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.open = None;
+        file.whole.replace_pieces(&pieces).await?;
+        let open = file.disk.open(file.whole.path(), false).await?;
+        file.end = pieces.iter().map(|piece| piece.len() as u64).sum();
+        (file.rewritten, file.next) = (file.end, pieces.len() as u64);
+        file.open = Some(open);
+        Ok(())
+    }
+
+    /// Continues a file that was read as a whole.
+    async fn resume(&mut self, content: &Content) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        file.open = Some(file.disk.open(file.whole.path(), false).await?);
+        (file.end, file.rewritten, file.next) = (content.end as u64, FILE_HEADER as u64, content.next);
+        Ok(())
+    }
+}
+
+impl File {
+    fn is_due(&self) -> bool {
+        self.end > REWRITE_AT && self.end > 2 * self.rewritten
+    }
+}
+
+/// Reads the file, and its length. `None`: there is none that can be used.
+async fn read(disk: &dyn Disk, whole: &AtomicFile) -> io::Result<Option<(Content, usize)>> {
+    let file = match disk.open(whole.path(), false).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let len = file.len().await?;
+    let content = if len > MAX_FILE { None } else { Some(whole.read().await?) };
+    let read = content.and_then(|content| Some((format::read(&content)?, content.len())));
+    match &read {
+        None => warn!(
+            file = %whole.path().display(), len,
+            "the journal of messages can't be read and is begun anew: messages may be handled twice"
+        ),
+        Some((content, len)) if content.end < *len => warn!(
+            file = %whole.path().display(), bytes = len - content.end,
+            "the end of the journal of messages was torn by a crash, or is damaged, and is cut off"
+        ),
+        Some(_) => {}
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_platform::simulated::SimulatedDisk;
+
+    use super::*;
+    use crate::messaging::tests::fixture::record;
+
+    const DIR: &str = "/data";
+
+    async fn open(disk: &SimulatedDisk, id: u64) -> (Journal, Memory) {
+        Journal::open(Arc::new(disk.clone()), Path::new(DIR), id, 0).await.expect("a journal")
+    }
+
+    fn remembered(memory: &Memory) -> Vec<u128> {
+        memory.handled().map(|(_, id, _)| id.0).collect()
+    }
+
+    /// Appends one record, rewriting the file first if that is due.
+    async fn append(journal: &mut Journal, memory: &mut Memory, id: u128) -> io::Result<()> {
+        let record = record(id);
+        memory.done(0, &record.sender, record.id, &record.outcome);
+        if journal.needs_memory() { journal.rewrite(memory).await } else { journal.append(&[record]).await }
+    }
+
+    #[tokio::test]
+    async fn what_was_appended_is_remembered_after_a_crash() {
+        let disk = SimulatedDisk::new(1);
+        let (mut journal, _) = open(&disk, 77).await;
+        journal.append(&[record(1), record(2)]).await.unwrap();
+        journal.append(&[record(3)]).await.unwrap();
+        disk.crash(1);
+        let (mut journal, memory) = open(&disk, 88).await;
+        assert_eq!((journal.id(), remembered(&memory)), (77, vec![1, 2, 3]));
+        assert!(journal.is_durable());
+        journal.append(&[record(4)]).await.unwrap();
+        disk.crash(2);
+        assert_eq!(remembered(&open(&disk, 99).await.1), [1, 2, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn the_power_may_go_during_any_operation() {
+        const RECORDS: u128 = 12;
+        let script = async |disk: &SimulatedDisk| {
+            let opened = Journal::open(Arc::new(disk.clone()), Path::new(DIR), 7, 0).await;
+            let Ok((mut journal, mut memory)) = opened else { return 0 };
+            for id in 1..=RECORDS {
+                if id == 6 && journal.rewrite(&memory).await.is_err()
+                    || append(&mut journal, &mut memory, id).await.is_err()
+                {
+                    return id - 1;
+                }
+            }
+            RECORDS
+        };
+        let whole = SimulatedDisk::new(0);
+        assert_eq!(script(&whole).await, RECORDS);
+        assert!(whole.operations() > 15);
+        for operation in 1..=whole.operations() {
+            for seed in 0..4 {
+                let disk = SimulatedDisk::new(0);
+                disk.power_off_during(operation);
+                let durable = script(&disk).await;
+                disk.crash(seed);
+                let (mut journal, mut memory) = open(&disk, 7).await;
+                let found = remembered(&memory);
+                let expected: Vec<u128> = (1..=durable).collect();
+                assert!(found.starts_with(&expected), "operation {operation}, seed {seed}: {found:?}");
+                assert!(found.len() as u128 <= durable + 1, "operation {operation}, seed {seed}: {found:?}");
+                append(&mut journal, &mut memory, 99).await.unwrap();
+                disk.crash(seed);
+                assert_eq!(remembered(&open(&disk, 7).await.1).last(), Some(&99));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_torn_or_damaged_end_is_cut_off_and_a_foreign_file_replaced() {
+        let disk = SimulatedDisk::new(1);
+        let (mut journal, _) = open(&disk, 7).await;
+        journal.append(&[record(1)]).await.unwrap();
+        journal.append(&[record(2)]).await.unwrap();
+        let path = Path::new(DIR).join(FILE);
+        let len = disk.content(&path).unwrap().len() as u64;
+        disk.flip(&path, len - 1, 3).unwrap();
+        let (_, memory) = open(&disk, 8).await;
+        assert_eq!(remembered(&memory), [1]);
+        assert!((disk.content(&path).unwrap().len() as u64) < len, "the rest is gone");
+        disk.overwrite(&path, 0, b"something else").unwrap();
+        let (journal, memory) = open(&disk, 9).await;
+        assert_eq!((journal.id(), remembered(&memory)), (9, vec![]));
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_sync_the_next_append_makes_everything_durable() {
+        let disk = SimulatedDisk::new(1);
+        let (mut journal, mut memory) = open(&disk, 7).await;
+        append(&mut journal, &mut memory, 1).await.unwrap();
+        disk.fail_sync_after(0);
+        append(&mut journal, &mut memory, 2).await.unwrap_err();
+        assert!(journal.needs_memory() && !journal.is_durable());
+        assert!(journal.append(&[record(3)]).await.is_err(), "nothing is appended to an unknown file");
+        append(&mut journal, &mut memory, 3).await.unwrap();
+        disk.crash(5);
+        assert_eq!(remembered(&open(&disk, 8).await.1), [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn the_file_stays_bounded() {
+        let disk = SimulatedDisk::new(1);
+        let (mut journal, mut memory) = open(&disk, 7).await;
+        let large =
+            |id| Record { outcome: crate::messaging::Outcome::accepted(Some(vec![0; 60_000].into())), ..record(id) };
+        let mut most = 0;
+        for id in 0..500 {
+            let record = large(id);
+            memory.done(0, &record.sender, record.id, &record.outcome);
+            if journal.needs_memory() {
+                journal.rewrite(&memory).await.unwrap();
+            } else {
+                journal.append(&[record]).await.unwrap();
+            }
+            if id % 10 == 0 {
+                most = most.max(disk.content(&Path::new(DIR).join(FILE)).unwrap().len());
+            }
+        }
+        let limit = 2 * KEPT_REPLIES + (1 << 20);
+        assert!(most < limit, "{most} bytes of {limit}");
+        assert_eq!(open(&disk, 8).await.1.len(), 500);
+    }
+
+    #[tokio::test]
+    async fn a_journal_in_memory_needs_no_disk() {
+        let mut journal = Journal::in_memory(5);
+        journal.append(&[record(1)]).await.unwrap();
+        assert_eq!((journal.id(), journal.is_durable(), journal.needs_memory()), (5, false, false));
+    }
+}

@@ -1,0 +1,89 @@
+//! Broadcasts to many agents, through messengers that fail.
+
+use std::time::Duration;
+
+use super::fleet::{Agent, Fleet, keys, outgoing};
+use crate::messaging::{Outcome, Outgoing, Presence, broadcast::DIRECT_FANOUT};
+
+async fn workers(fleet: &Fleet, count: usize) -> Vec<Agent> {
+    let mut workers = Vec::new();
+    for n in 0..count {
+        workers.push(fleet.agent(&format!("worker-{n:03}")).await);
+    }
+    workers
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_reports_who_acknowledged_and_who_did_not() {
+    let fleet = Fleet::new();
+    let sender = fleet.agent("sender").await;
+    let workers = workers(&fleet, 3).await;
+    let refusing = Outgoing { deadline: Duration::from_secs(3), ..outgoing("everyone", "hang", "x") };
+    workers[1].handler.set_open(false);
+    fleet.set_presence("worker-002", Presence::Away);
+    let report = sender.messenger.broadcast(refusing).await.unwrap();
+    assert_eq!(report.acknowledged, ["worker-000".into()]);
+    assert_eq!(report.missed, [("worker-001".into(), Outcome::DeadlinePassed { maybe_handled: true })]);
+    assert_eq!(sender.handler.handled().len(), 0, "all but the sender");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_to_many_goes_through_messengers_and_each_receiver_handles_it_once() {
+    let fleet = Fleet::new();
+    let sender = fleet.agent("sender").await;
+    let messengers = [fleet.messenger("relay-1").await, fleet.messenger("relay-2").await];
+    let workers = workers(&fleet, DIRECT_FANOUT + 6).await;
+    let report = sender.messenger.broadcast(outgoing("role:worker", "test", "x")).await.unwrap();
+    assert_eq!((report.acknowledged.len(), report.missed), (workers.len(), vec![]));
+    assert_eq!(sender.messenger.links(), 2, "it needs streams to the messengers alone");
+    for worker in &workers {
+        let handled = worker.handler.handled();
+        assert_eq!((handled.len(), &*handled[0].sender), (1, "sender"));
+    }
+    assert!(messengers.iter().all(|messenger| messenger.handler.handled().is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_messenger_that_is_gone_is_replaced() {
+    let fleet = Fleet::new();
+    let sender = fleet.agent("sender").await;
+    let (gone, _works) = (fleet.messenger("relay-1").await, fleet.messenger("relay-2").await);
+    let workers = workers(&fleet, DIRECT_FANOUT + 1).await;
+    gone.stop().await;
+    let report = sender.messenger.broadcast(outgoing("role:worker", "test", "x")).await.unwrap();
+    assert_eq!((report.acknowledged.len(), report.missed), (workers.len(), vec![]));
+    assert!(workers.iter().all(|worker| worker.handler.handled().len() == 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_messenger_joins_agents_that_can_not_reach_each_other() {
+    let fleet = Fleet::new();
+    let (a, b, relay) = (fleet.agent("a").await, fleet.agent("b").await, fleet.messenger("relay").await);
+    let sent = a.messenger.send_via("relay", outgoing("b", "test", "x")).await;
+    assert_eq!(sent, Outcome::accepted(Some("x".into())));
+    assert_eq!(a.messenger.send_via("relay", outgoing("b", "refuse", "x")).await, Outcome::refused("not today"));
+    assert_eq!((b.handler.handled().len(), relay.handler.handled().len()), (2, 0));
+    let refused = a.messenger.send_via("b", outgoing("a", "test", "x")).await;
+    assert!(matches!(&refused, Outcome::Refused { reason } if reason.contains("no messenger")), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_message_is_read_by_its_receiver_alone() {
+    let fleet = Fleet::new();
+    let (a, b, _relay) = (fleet.agent("a").await, fleet.agent("b").await, fleet.messenger("relay").await);
+    let keyless = fleet.agent("keyless").await;
+    let key = &keys("b")[0];
+    let sealed = a.messenger.seal(outgoing("b", "silent", "secret"), key.public()).unwrap();
+    assert_ne!(sealed.payload, "secret");
+    assert!(a.messenger.send_via("relay", sealed.clone()).await.is_accepted());
+    assert_eq!(b.handler.handled()[0].payload, "secret");
+    let other = a.messenger.seal(outgoing("b", "silent", "secret"), keys("a")[0].public()).unwrap();
+    let refused = a.messenger.send(other).await;
+    assert!(matches!(&refused, Outcome::Refused { reason } if reason.contains("has no key")), "{refused}");
+    let foreign = Outgoing { id: None, ..sealed.clone() };
+    let refused = a.messenger.send(foreign).await;
+    assert!(matches!(&refused, Outcome::Refused { reason } if reason.contains("can't be opened")), "{refused}");
+    let passed = Outgoing { to: "keyless".parse().unwrap(), ..sealed };
+    assert!(a.messenger.send(passed.clone()).await.is_accepted(), "its handler has the key");
+    assert_eq!(keyless.handler.handled()[0].payload, passed.payload);
+}

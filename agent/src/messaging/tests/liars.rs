@@ -1,0 +1,168 @@
+//! Peers that violate the protocol: each is refused, counted, and harms nobody else.
+
+use robeing_proto::message::v1::{CloseCode, Frame, messages_client::MessagesClient};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::fleet::{Agent, Fleet};
+use crate::messaging::{
+    Outcome, Packet,
+    frame::{self, Content, Hello},
+    tests::fixture::{hello, packet},
+};
+
+/// A peer that sends whatever frames a test makes.
+struct Liar {
+    outgoing: mpsc::Sender<Frame>,
+    frames: Streaming<Frame>,
+}
+
+impl Liar {
+    async fn begin(fleet: &Fleet, victim: &Agent, first: Frame) -> Result<Self, Status> {
+        let address = victim.address.to_string();
+        let channel = fleet.transport().connect(&address, std::time::Duration::from_secs(1)).await.expect("a channel");
+        let (outgoing, frames) = mpsc::channel(64);
+        outgoing.send(first).await.unwrap();
+        let frames = MessagesClient::new(channel).exchange(ReceiverStream::new(frames)).await?.into_inner();
+        Ok(Self { outgoing, frames })
+    }
+
+    /// Begins a stream as `liar`, an agent of the fleet.
+    async fn greet(fleet: &Fleet, victim: &Agent) -> Self {
+        let name = victim.messenger.name();
+        let mut liar = Self::begin(fleet, victim, hello("liar", name, 1).to_frame()).await.expect("a stream");
+        let answer = liar.frames.message().await.unwrap().expect("a frame");
+        assert_eq!(Hello::from_frame(answer).unwrap().to, "liar");
+        liar
+    }
+
+    async fn send(&self, packets: Vec<Packet>) {
+        let packets = packets.iter().map(|packet| packet.to_wire(packet.deadline_in_ms)).collect();
+        self.outgoing.send(Frame { packets, ..Frame::default() }).await.unwrap();
+    }
+
+    /// Returns the next outcome.
+    async fn outcome(&mut self) -> Outcome {
+        loop {
+            let frame = self.frames.message().await.unwrap().expect("a frame");
+            let content = Content::from_frame(frame).unwrap();
+            if let Some((_, outcome)) = content.outcomes.into_iter().next() {
+                return outcome;
+            }
+        }
+    }
+
+    /// Waits for the end of the stream; returns the code with which it was closed, if any.
+    async fn end(mut self) -> Option<CloseCode> {
+        loop {
+            match self.frames.message().await {
+                Ok(Some(frame)) if frame.close.is_some() => return frame.close.map(|close| close.code()),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+    }
+}
+
+fn from_liar(seq: u64) -> Packet {
+    Packet { seq, sender: "liar".into(), agent: "victim".into(), ..packet(u128::from(seq)) }
+}
+
+async fn fleet() -> (Fleet, Agent) {
+    let fleet = Fleet::new();
+    let _ = fleet.agent("liar").await;
+    let victim = fleet.agent("victim").await;
+    (fleet, victim)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_claims_another_sender_is_refused_alone() {
+    let (fleet, victim) = fleet().await;
+    let mut liar = Liar::greet(&fleet, &victim).await;
+    liar.send(vec![Packet { sender: "boss".into(), ..from_liar(1) }]).await;
+    let outcome = liar.outcome().await;
+    assert!(matches!(&outcome, Outcome::Refused { reason } if reason.contains("\"boss\"")), "{outcome}");
+    liar.send(vec![Packet { agent: "other".into(), ..from_liar(2) }]).await;
+    assert!(matches!(liar.outcome().await, Outcome::Refused { reason } if reason.contains("is for \"other\"")));
+    liar.send(vec![from_liar(3)]).await;
+    assert!(liar.outcome().await.is_accepted());
+    liar.send(vec![Packet { seq: 4, ..from_liar(3) }]).await;
+    assert!(liar.outcome().await.is_accepted(), "a replayed packet gets its outcome again");
+    assert_eq!(victim.handler.handled().len(), 1);
+    assert_eq!(victim.metrics.rejections("spoofed_sender"), 1);
+    assert_eq!(victim.metrics.rejections("wrong_agent"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_violates_the_protocol_loses_its_stream() {
+    let large = |seq| Packet { payload: vec![0; 1 << 19].into(), kind: "hang".into(), ..from_liar(seq) };
+    let second_hello = hello("liar", "victim", 1).to_frame();
+    let of = |packets: Vec<Packet>| Frame {
+        packets: packets.iter().map(|packet| packet.to_wire(1_000)).collect(),
+        ..Frame::default()
+    };
+    let mut no_id = of(vec![from_liar(1)]);
+    no_id.packets[0].id = Default::default();
+    for frames in [
+        (1..=8).map(|seq| of(vec![large(seq)])).collect(),
+        vec![of(vec![from_liar(2), from_liar(2)])],
+        vec![second_hello],
+        vec![no_id],
+        vec![Frame { packets: vec![large(1).to_wire(1); 5], ..Frame::default() }],
+        vec![Frame { credits: vec![frame::credit(Default::default(), 1)], ..Frame::default() }],
+    ] {
+        let (fleet, victim) = fleet().await;
+        victim.handler.set_open(false);
+        let liar = Liar::greet(&fleet, &victim).await;
+        for frame in frames {
+            let _ = liar.outgoing.send(frame).await;
+        }
+        assert!(matches!(liar.end().await, Some(CloseCode::Violation) | None));
+        assert_eq!(victim.metrics.rejections("violation"), 1);
+        let other = fleet.agent("other").await;
+        assert!(other.send("victim", "test", "").await.is_accepted(), "others are served");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_does_not_begin_with_a_fitting_hello_is_refused() {
+    let mut old = hello("liar", "victim", 1).to_frame();
+    old.hello.as_mut().unwrap().protocol_version = "9.0".into();
+    for (first, code, reason) in [
+        (hello("liar", "someone", 1).to_frame(), Code::FailedPrecondition, "wrong_agent"),
+        (hello("stranger", "victim", 1).to_frame(), Code::PermissionDenied, "unauthenticated"),
+        (old, Code::InvalidArgument, "version"),
+        (Frame::default(), Code::InvalidArgument, "malformed"),
+    ] {
+        let (fleet, victim) = fleet().await;
+        let Err(refused) = Liar::begin(&fleet, &victim, first).await else { panic!("{reason}: it was accepted") };
+        assert_eq!((refused.code(), victim.metrics.rejections(reason)), (code, 1), "{refused}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_never_says_hello_is_dropped() {
+    let (fleet, victim) = fleet().await;
+    let address = victim.address.to_string();
+    let channel = fleet.transport().connect(&address, std::time::Duration::from_secs(1)).await.expect("a channel");
+    let (_open, frames) = mpsc::channel::<Frame>(1);
+    let refused = MessagesClient::new(channel).exchange(ReceiverStream::new(frames)).await.unwrap_err();
+    assert_eq!((refused.code(), victim.metrics.rejections("late_hello")), (Code::DeadlineExceeded, 1), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_streams_of_one_peer_are_one_at_a_time() {
+    let (fleet, victim) = fleet().await;
+    let mut streams = Vec::new();
+    for stream in 1..=100 {
+        let first = Hello { lost: stream - 1, ..hello("liar", "victim", stream) };
+        streams.push(Liar::begin(&fleet, &victim, first.to_frame()).await.expect("a stream"));
+    }
+    let mut last = streams.pop().unwrap();
+    last.frames.message().await.unwrap().expect("Hello");
+    for stream in streams {
+        stream.end().await;
+    }
+    assert_eq!((victim.messenger.links(), victim.metrics.open_streams()), (1, 1));
+}

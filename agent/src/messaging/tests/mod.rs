@@ -1,0 +1,8 @@
+//! Tests of several parts together.
+
+mod broadcasts;
+mod exchange;
+pub(super) mod fixture;
+mod fleet;
+mod liars;
+mod simulation;

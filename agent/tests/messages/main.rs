@@ -1,0 +1,7 @@
+//! Messages between agents over TCP, and what handles them: a command, a server, an attached process, the inbox.
+
+mod command;
+mod fixture;
+mod http;
+mod inbox;
+mod worker;

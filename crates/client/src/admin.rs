@@ -1,0 +1,59 @@
+//! Calls of the Admin service about who may be in the fleet. They are retried like all others: a join token or a
+//! certificate that is made a second time replaces one that never arrived.
+
+use robeing_proto::v1::{
+    BarAgentRequest, BarAgentResponse, CertifyClientRequest, CertifyClientResponse, CreateJoinTokenRequest,
+    CreateJoinTokenResponse, ListAuditRecordsRequest, ListAuditRecordsResponse, ReleaseAgentRequest,
+    ReleaseAgentResponse,
+};
+
+use super::{ClientError, FleetClient};
+
+impl FleetClient {
+    /// Bars an agent from the fleet. An agent that is barred in this way already is no error.
+    pub async fn bar_agent(&self, request: BarAgentRequest) -> Result<BarAgentResponse, ClientError> {
+        self.call_admin(|mut rpc| {
+            let request = request.clone();
+            async move { rpc.bar_agent(request).await }
+        })
+        .await
+    }
+
+    /// Lets an agent enrol again that was barred. The response states whether it was.
+    pub async fn release_agent(&self, request: ReleaseAgentRequest) -> Result<ReleaseAgentResponse, ClientError> {
+        self.call_admin(|mut rpc| {
+            let request = request.clone();
+            async move { rpc.release_agent(request).await }
+        })
+        .await
+    }
+
+    /// Makes a token with which one agent can enrol once.
+    pub async fn create_join_token(
+        &self,
+        request: CreateJoinTokenRequest,
+    ) -> Result<CreateJoinTokenResponse, ClientError> {
+        self.call_admin(|mut rpc| {
+            let request = request.clone();
+            async move { rpc.create_join_token(request).await }
+        })
+        .await
+    }
+
+    /// Certifies the key of a client.
+    pub async fn certify_client(&self, request: CertifyClientRequest) -> Result<CertifyClientResponse, ClientError> {
+        self.call_admin(|mut rpc| {
+            let request = request.clone();
+            async move { rpc.certify_client(request).await }
+        })
+        .await
+    }
+
+    /// Returns one page of the audit log.
+    pub async fn list_audit_records(
+        &self,
+        request: ListAuditRecordsRequest,
+    ) -> Result<ListAuditRecordsResponse, ClientError> {
+        self.call_admin(|mut rpc| async move { rpc.list_audit_records(request).await }).await
+    }
+}

@@ -1,0 +1,27 @@
+//! Guardian policies in CEL on submissions, results and messages, and a watch for agents that behave unlike themselves.
+//!
+//! [`PolicySet::compile`] checks policies once; [`PolicySet::evaluate`] decides about one input. Both are pure, never
+//! panic, and are bounded in time, memory and stack by the [`limits`]. Policies are evaluated before anything is
+//! proposed to the fleet, so that coordinators of different versions can't disagree about the verdict.
+//!
+//! [`Watch`](anomaly::Watch) compares what an agent does with what it did before.
+
+pub mod anomaly;
+mod cel;
+mod error;
+mod input;
+mod json;
+pub mod limits;
+mod redact;
+mod set;
+mod spec;
+mod verdict;
+
+pub use crate::{
+    error::{AmbiguousJson, EvalError, ExpressionError, PolicyError, Problem},
+    input::{Failure, Input, Message, Object, Submission, TaskResult},
+    redact::{REDACTED, redact},
+    set::PolicySet,
+    spec::{Action, Event, FailurePolicy, PolicySpec},
+    verdict::{Decision, Outcome, Redacted, Redaction, Traced, Verdict},
+};

@@ -1,0 +1,55 @@
+//! Queries about durable messages.
+
+use std::{ops::Bound, sync::Arc};
+
+use super::Letter;
+use crate::{Fleet, LetterId, limits::MAX_PAGE};
+
+/// A place in the order in which a receiver gets its letters: the most urgent ones first, then by posting.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LetterCursor {
+    /// How far the priority is below the highest one.
+    pub(crate) rank: u8,
+    /// The letter's number.
+    pub(crate) seq: u64,
+}
+
+/// Number of letters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MailCounts {
+    /// Letters that wait for their receivers.
+    pub waiting: u32,
+    /// Letters whose outcome is still kept.
+    pub settled: u32,
+    /// The bytes that count against [`MAX_MAIL_BYTES`](crate::limits::MAX_MAIL_BYTES).
+    pub bytes: u64,
+}
+
+impl Fleet {
+    /// Returns a letter, or `None` if it never existed or was forgotten. A clone of the `Arc` keeps it as it is now.
+    pub fn letter(&self, id: LetterId) -> Option<&Arc<Letter>> {
+        self.state.mail.letters.get(*self.indexes.mail.ids.get(&id)?)
+    }
+
+    /// Returns at most `limit` (clamped to 1 to [`MAX_PAGE`]) letters that wait for a receiver, in their order, starting
+    /// after the letter with the cursor `after`, which may be settled meanwhile. More urgent letters that were posted
+    /// since are before the cursor; they are reported by [`Effect::Mail`](crate::Effect::Mail).
+    pub fn letters_for(&self, receiver: &str, after: Option<LetterCursor>, limit: usize) -> Vec<&Arc<Letter>> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let waiting = self.indexes.mail.waiting.get(receiver);
+        let cursors = waiting.into_iter().flat_map(|waiting| waiting.range((start, Bound::Unbounded)));
+        let letters = cursors.filter_map(|cursor| self.state.mail.letters.get(cursor.seq));
+        letters.take(limit.clamp(1, MAX_PAGE)).collect()
+    }
+
+    /// Returns how many letters wait for a receiver.
+    pub fn letters_waiting_for(&self, receiver: &str) -> usize {
+        self.indexes.mail.waiting.get(receiver).map_or(0, |waiting| waiting.len())
+    }
+
+    /// Returns the numbers of letters.
+    pub fn mail_counts(&self) -> MailCounts {
+        let (all, waits) = (self.state.mail.letters.len(), self.indexes.mail.waits);
+        MailCounts { waiting: waits as u32, settled: (all - waits) as u32, bytes: self.indexes.mail.bytes }
+    }
+}

@@ -1,0 +1,82 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{Letter, LetterOutcome, LetterState, command::PostLetter};
+use crate::{
+    Fleet, FleetConfig, LetterId, Refusal, Stamp,
+    limits::{MAX_LETTERS, MAX_PRIORITY},
+    numbered::Numbered,
+};
+
+fn post(id: u128) -> PostLetter {
+    PostLetter {
+        id: LetterId(id),
+        sender: "a".to_owned(),
+        receiver: "b".to_owned(),
+        kind: "note".to_owned(),
+        payload: Bytes::from_static(b"hello"),
+        sealed: false,
+        priority: 5,
+        sent: 7,
+        digest: [1; 32],
+        ttl: 1,
+    }
+}
+
+#[test]
+fn so_many_letters_are_kept_with_the_settled_ones_and_one_more_is_refused() {
+    let settled = Arc::new(Letter {
+        seq: 1,
+        id: LetterId(0),
+        sender: "a".to_owned(),
+        receiver: Arc::from("b"),
+        kind: "note".to_owned(),
+        payload: Bytes::new(),
+        sealed: false,
+        priority: 5,
+        sent: 0,
+        digest: [0; 32],
+        posted: Stamp::default(),
+        expires: 0,
+        state: LetterState::Settled { outcome: LetterOutcome::Accepted, at: Stamp::default() },
+    });
+    let kept = |count: usize| -> BTreeMap<u64, Arc<Letter>> {
+        (1..=count as u64).map(|seq| (seq, Arc::clone(&settled))).collect()
+    };
+    // Only their number matters here, so they are not indexed.
+    let mut fleet = Fleet::new(FleetConfig::default());
+    fleet.state.mail.letters = Numbered::of(kept(MAX_LETTERS - 1), MAX_LETTERS as u64);
+    assert_eq!(fleet.refusal_of_letter(&post(1)), None);
+    fleet.state.mail.letters = Numbered::of(kept(MAX_LETTERS), MAX_LETTERS as u64);
+    let refusal = fleet.refusal_of_letter(&post(1));
+    assert!(matches!(refusal, Some(Refusal::Full { limit, .. }) if limit == MAX_LETTERS as u64), "{refusal:?}");
+}
+
+fn content(letter: &PostLetter) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    letter.hash_content(|part| bytes.extend_from_slice(part));
+    bytes
+}
+
+#[test]
+fn other_contents_have_other_digests_and_the_time_of_sending_is_no_content() {
+    let letter = post(1);
+    let same = PostLetter { id: LetterId(2), sent: 8, ttl: 9, digest: [2; 32], ..letter.clone() };
+    assert_eq!(content(&same), content(&letter));
+    let others = [
+        PostLetter { sender: "ab".to_owned(), receiver: "b".to_owned(), ..letter.clone() },
+        // The same texts, divided in another way.
+        PostLetter { sender: "ab".to_owned(), receiver: String::new(), ..letter.clone() },
+        PostLetter { receiver: "c".to_owned(), ..letter.clone() },
+        PostLetter { kind: "memo".to_owned(), ..letter.clone() },
+        PostLetter { payload: Bytes::from_static(b"hell"), ..letter.clone() },
+        PostLetter { sealed: true, ..letter.clone() },
+        PostLetter { priority: MAX_PRIORITY, ..letter.clone() },
+    ];
+    let mut contents: Vec<_> = others.iter().chain([&letter]).map(content).collect();
+    let count = contents.len();
+    contents.sort();
+    contents.dedup();
+    assert_eq!(contents.len(), count);
+}

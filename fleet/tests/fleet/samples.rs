@@ -1,0 +1,188 @@
+//! Commands and replies of every kind, whose bytes are recorded.
+
+use robeing_fleet::{
+    AgentCommand, AgentId, AuditCommand, AuditEntry, AuditOutcome, BarKind, Command, Completion, ControlCommand, Enrol,
+    EnrolmentMode, Failure, FailureKind, FleetConfig, IdentityCommand, IdentityConfig, LetterAnswer, LetterId,
+    LetterOutcome, LossReason, MailCommand, Outcome, PoolCommand, PoolShape, PoolTrust, PostLetter, ProofKind, Refusal,
+    Reply, Role, SessionId, StaleReason, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer,
+};
+
+use crate::fixture::{enrolment, letter, pooled, retry, specialist, success, task, worker};
+
+pub fn trusted() -> IdentityConfig {
+    let issuer =
+        TokenIssuer { issuer: "https://api".to_owned(), audience: "robeing".to_owned(), jwks: "{}".to_owned() };
+    let pool = PoolTrust {
+        pool: "data".to_owned(),
+        role: Role::Specialist,
+        service_accounts: vec!["default/agents".to_owned()],
+        secrets: vec![[1; 32], [2; 32]],
+    };
+    IdentityConfig {
+        bundle: "PEM".to_owned(),
+        enrolment: EnrolmentMode::Open,
+        issuers: vec![issuer],
+        pools: vec![pool],
+    }
+}
+
+pub fn recorded() -> Vec<AuditEntry> {
+    let entry = AuditEntry {
+        actor: "eve".to_owned(),
+        action: "message.send".to_owned(),
+        subject: "bob".to_owned(),
+        outcome: AuditOutcome::Denied,
+        detail: "spoofed".to_owned(),
+    };
+    vec![entry.clone(), AuditEntry { outcome: AuditOutcome::Allowed, ..entry }]
+}
+
+pub fn identity_commands() -> Vec<Command> {
+    let (agent, reason, by) = ("a".to_owned(), "it lied".to_owned(), "carol".to_owned());
+    vec![
+        Command::Identity(IdentityCommand::Configure(trusted())),
+        Command::Identity(IdentityCommand::Enrol(enrolment("a", 1, 2))),
+        Command::Identity(IdentityCommand::Enrol(Enrol {
+            role: Role::Guardian,
+            pool: None,
+            proof: ProofKind::ServiceAccount,
+            single_use: None,
+            names_agent: true,
+            ..enrolment("b", 3, 0)
+        })),
+        Command::Identity(IdentityCommand::Bar { agent: agent.clone(), kind: BarKind::Quarantined, reason, by }),
+        Command::Identity(IdentityCommand::Bar {
+            agent: "b".to_owned(),
+            kind: BarKind::Removed,
+            reason: String::new(),
+            by: String::new(),
+        }),
+        Command::Identity(IdentityCommand::Release { agent, by: "dave".to_owned() }),
+        Command::Audit(AuditCommand::Record(recorded())),
+        Command::Agent(AgentCommand::Lost { agent: AgentId(7), session: SessionId(300), reason: LossReason::Barred }),
+    ]
+}
+
+pub fn mail_commands() -> Vec<Command> {
+    let settle =
+        |id: u128, answer| Command::Mail(MailCommand::Settle { id: LetterId(id), receiver: "b".to_owned(), answer });
+    vec![
+        Command::Mail(MailCommand::Post(letter(1))),
+        Command::Mail(MailCommand::Post(PostLetter { sealed: true, priority: 10, ..letter(u128::MAX) })),
+        settle(1, LetterAnswer::Accepted),
+        settle(u128::MAX, LetterAnswer::Refused { reason: "full".to_owned() }),
+    ]
+}
+
+pub fn commands() -> Vec<Command> {
+    let agent = AgentId(7);
+    let session = SessionId(300);
+    let failure = Failure {
+        kind: FailureKind::Exit,
+        message: "exit code 2".to_owned(),
+        code: Some(2),
+        stderr_tail: "no such file".to_owned(),
+        retryable: true,
+        retry_after_ms: 0,
+    };
+    let complete = |outcome| {
+        Command::Task(TaskCommand::Complete(Completion {
+            agent,
+            session,
+            task: TaskId(0x1234_5678_9abc),
+            attempt: 3,
+            ran_us: 1_500,
+            outcome,
+        }))
+    };
+    vec![
+        Command::Task(TaskCommand::Submit(task(1))),
+        Command::Task(TaskCommand::Submit(SubmitTask {
+            deadline_in: Some(60_000),
+            delay: Some(5),
+            attempt_timeout: Some(1_000),
+            retry: retry(3),
+            required_role: Some(Role::Guardian),
+            required_specialization: Some("parse".to_owned()),
+            idempotency_key: Some("key".to_owned()),
+            result_ttl: Some(0),
+            ..task(u128::MAX)
+        })),
+        Command::Task(TaskCommand::Cancel { task: TaskId(2), reason: "why not".to_owned() }),
+        Command::Agent(AgentCommand::Joined(worker("a"))),
+        Command::Agent(AgentCommand::Joined(pooled("b", Some(3), 1))),
+        Command::Agent(AgentCommand::Joined(specialist("c", "parse"))),
+        Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Replaced }),
+        Command::Agent(AgentCommand::Draining { agent, session }),
+        Command::Agent(AgentCommand::Left { agent, session }),
+        complete(success()),
+        complete(Outcome::Failed(failure)),
+        complete(Outcome::Stopped),
+        complete(Outcome::HandedBack),
+        Command::Control(ControlCommand::Tick),
+        Command::Control(ControlCommand::Configure(FleetConfig::default())),
+        Command::Control(ControlCommand::RaiseVersion(2)),
+        Command::Agent(AgentCommand::Lost { agent, session, reason: LossReason::Failed }),
+        Command::Agent(AgentCommand::Unhealthy { agent, session, reason: "503".to_owned() }),
+        Command::Agent(AgentCommand::Healthy { agent, session, readmit: true }),
+        Command::Pool(PoolCommand::Set(vec![
+            shape(Some(3), 1),
+            PoolShape { name: "mail".to_owned(), ..shape(None, 0) },
+        ])),
+    ]
+    .into_iter()
+    .chain(identity_commands())
+    .chain(mail_commands())
+    .collect()
+}
+
+pub fn shape(replicas: Option<u32>, standby: u32) -> PoolShape {
+    PoolShape { name: "data".to_owned(), replicas, standby }
+}
+
+pub fn replies() -> Vec<Reply> {
+    let task = TaskId(5);
+    vec![
+        Reply::Submitted { task, existing: true },
+        Reply::Cancelled(TaskState::DeadLettered),
+        Reply::Joined { agent: AgentId(1), session: SessionId(2) },
+        Reply::Completed,
+        Reply::Stale(StaleReason::SessionEnded),
+        Reply::Done,
+        Reply::Refused(Refusal::QueueFull { limit: 9 }),
+        Reply::Refused(Refusal::TooManyTasks { limit: 9 }),
+        Reply::Refused(Refusal::StorageFull { limit: 9 }),
+        Reply::Refused(Refusal::InputTooLarge { bytes: 10, limit: 9 }),
+        Reply::Refused(Refusal::Invalid { field: "kind".to_owned(), problem: "empty".to_owned() }),
+        Reply::Refused(Refusal::Conflict { what: "the id".to_owned(), task }),
+        Reply::Refused(Refusal::UnknownTask { task }),
+        Reply::Refused(Refusal::TooManyAgents { limit: 9 }),
+        Reply::Refused(Refusal::StaleSession),
+        Reply::Refused(Refusal::Version { asked: 3, current: 1, known: 2 }),
+        Reply::Refused(Refusal::NotInForce { feature: "mail".to_owned(), since: 3, current: 1 }),
+        Reply::Refused(Refusal::Unreadable { problem: "too new".to_owned() }),
+        Reply::PoolsSet { revision: 300 },
+        Reply::Unreadable { problem: "too new".to_owned() },
+        Reply::Enrolled { epoch: 300 },
+        Reply::Refused(Refusal::ProofSpent { agent: "a".to_owned() }),
+        Reply::Refused(Refusal::ProofExpired { expired: 300 }),
+        Reply::Refused(Refusal::OpenEnrolmentOff),
+        Reply::Refused(Refusal::Barred {
+            agent: "a".to_owned(),
+            kind: BarKind::Quarantined,
+            since: 300,
+            reason: "it lied".to_owned(),
+            by: "carol".to_owned(),
+        }),
+        Reply::Refused(Refusal::NameHeld { agent: "a".to_owned(), since: 300 }),
+        Reply::Refused(Refusal::Full { what: "bars".to_owned(), limit: 9, remedy: "wait".to_owned() }),
+        Reply::Posted { existing: true },
+        Reply::Posted { existing: false },
+        Reply::Settled(LetterOutcome::Accepted),
+        Reply::Settled(LetterOutcome::Refused { reason: "full".to_owned() }),
+        Reply::Settled(LetterOutcome::Expired),
+        Reply::Refused(Refusal::LetterConflict { letter: LetterId(5) }),
+        Reply::Refused(Refusal::UnknownLetter { letter: LetterId(5) }),
+        Reply::Refused(Refusal::OtherReceiver { letter: LetterId(5), by: "c".to_owned() }),
+    ]
+}

@@ -1,0 +1,49 @@
+//! A frame of messages is either read or refused with a sentence. What is read is within the limits, and does no harm to
+//! an inbox and an outbox.
+#![no_main]
+
+use std::sync::Arc;
+
+use prost::Message;
+use robeing_agent::messaging::{
+    Outcome,
+    frame::{Content, Hello, MAX_ITEMS},
+    inbox::{Inbox, MAX_HANDLING},
+    memory::Memory,
+    outbox::Outbox,
+};
+use robeing_proto::message::v1::Frame;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let Ok(frame) = Frame::decode(bytes) else { return };
+    match Hello::from_frame(frame.clone()) {
+        Ok(hello) => assert_eq!(Hello::from_frame(hello.to_frame()), Ok(hello)),
+        Err(refused) => assert!(!refused.to_string().is_empty()),
+    }
+    let content = match Content::from_frame(frame) {
+        Ok(content) => content,
+        Err(refused) => return assert!(!refused.to_string().is_empty()),
+    };
+    assert!(content.packets.len() + content.outcomes.len() + content.credits.len() <= MAX_ITEMS);
+    let peer: Arc<str> = "peer".into();
+    let mut inbox = Inbox::new(Memory::default(), MAX_HANDLING);
+    inbox.connect(&peer);
+    for packet in content.packets.into_iter().flatten() {
+        assert_eq!(packet.validate(), Ok(()));
+        if inbox.receive(0, &peer, packet).is_err() {
+            break;
+        }
+    }
+    while let Some(handed) = inbox.hand_out() {
+        inbox.finish(&handed);
+        inbox.conclude(0, &handed.packet.sender, handed.packet.id, &Outcome::accepted(None));
+    }
+    let mut outbox = Outbox::default();
+    outbox.connected([0; 10]);
+    for (priority, limit) in content.credits {
+        let _ = outbox.credit(priority, limit);
+    }
+    for (id, outcome) in content.outcomes {
+        assert!(!outbox.outcome(id, outcome), "nothing was sent");
+    }
+});
