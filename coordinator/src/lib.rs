@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
-    assembly::{Assembled, assemble},
+    assembly::{Assembled, Local, assemble},
     data_dir::DataError,
     identity::security::{Security, SecurityError},
     leader::transfer::Transfer,
@@ -150,8 +150,8 @@ async fn run_seen(
     let outside = Outside::new(platform, transport);
     // The tasks of this lifetime must end before consensus and the log's writer, which carry out the tasks' writes.
     let lifetime = Lifetime::default();
-    let assembled =
-        assemble(&config, outside, security, &data.identity, address, opened.log, &metrics, &lifetime).await?;
+    let local = Local { identity: &data.identity, address, log: opened.log };
+    let assembled = assemble(&config, outside, security, local, &metrics, &lifetime).await?;
     see(&assembled);
     let raft = assembled.raft.clone();
     let stopped = serve(assembled, bound, &lifetime, shutdown).await;

@@ -103,7 +103,17 @@ pub struct Tested {
     pub watches: Watches,
 }
 
-/// Starts a coordinator with this identity and address, and its tasks, which end with `lifetime`.
+/// What a coordinator found on its machine before it starts.
+pub struct Local<'a> {
+    /// Who it is, by its data directory.
+    pub identity: &'a Identity,
+    /// The address at which others reach it.
+    pub address: String,
+    /// Its log.
+    pub log: Log,
+}
+
+/// Starts a coordinator and its tasks, which end with `lifetime`.
 ///
 /// # Errors
 /// The state can't be read, or consensus can't be started.
@@ -111,12 +121,11 @@ pub async fn assemble(
     config: &CoordinatorConfig,
     outside: Outside,
     security: Option<Security>,
-    identity: &Identity,
-    address: String,
-    log: Log,
+    local: Local<'_>,
     metrics: &Metrics,
     lifetime: &Lifetime,
 ) -> Result<Assembled, CoordinatorError> {
+    let Local { identity, address, log } = local;
     let consensus = Consensus::start(config, &outside, identity.node_id, log, lifetime).await?;
     info!(name = config.name, node_id = format!("{:016x}", identity.node_id), address, "coordinator started");
     let member = Member::new(identity, address, outside.platform.host.pid());

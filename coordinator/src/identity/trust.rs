@@ -146,18 +146,12 @@ mod tests {
         (0..count).map(|_| Authority::create(&realm(), NOW).unwrap()).collect()
     }
 
-    fn trust(
-        certifier: &Arc<Certifier>,
-    ) -> (watch::Sender<Arc<Certifier>>, watch::Sender<Option<[u8; 32]>>, FleetTrust) {
-        let (sender, current) = watch::channel(Arc::clone(certifier));
-        let (join, digest) = watch::channel(None);
-        (sender, join, FleetTrust::new(Authorities::of(current), Enrolment::Proof, digest))
-    }
-
     #[test]
     fn what_is_trusted_is_read_once_for_each_change() {
         let certifier = Arc::new(certifier());
-        let (sender, join, trust) = trust(&certifier);
+        let (sender, current) = watch::channel(Arc::clone(&certifier));
+        let (join, digest) = watch::channel(None);
+        let trust = FleetTrust::new(Authorities::of(current), Enrolment::Proof, digest);
         let first = trust.with(None);
         assert!(Arc::ptr_eq(&first, &trust.clone().with(None)));
         let config = Arc::new(config());
@@ -185,7 +179,7 @@ mod tests {
         assert_eq!(merged_with(&both), [own.clone(), others[0].certificate().clone(), others[1].certificate().clone()]);
         let mine = IdentityConfig { bundle: certifier.bundle.pem().to_owned(), ..config() };
         for same in [&mine, &config(), &IdentityConfig { bundle: "no certificate".into(), ..config() }] {
-            assert_eq!(merged_with(same), [own.clone()]);
+            assert_eq!(merged_with(same), std::slice::from_ref(&own));
         }
     }
 

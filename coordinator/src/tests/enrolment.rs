@@ -95,12 +95,9 @@ async fn a_token_is_for_its_role_pool_name_and_cluster_alone() {
     for wrong in wrong {
         assert_eq!(code(member.enrol(&fleet, leader, wrong.clone()).await), Code::InvalidArgument, "{wrong:?}");
     }
-    assert_eq!(code(member.enrol(&fleet, leader, member_without_proof(&member)).await), Code::Unauthenticated);
+    let without = member.request("w-0", None);
+    assert_eq!(code(member.enrol(&fleet, leader, without).await), Code::Unauthenticated);
     member.enrol(&fleet, leader, request).await.expect("none of these has used it up");
-}
-
-fn member_without_proof(member: &TestMember) -> robeing_proto::internal::v1::EnrolRequest {
-    member.request("w-0", None)
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,7 +106,7 @@ async fn a_barred_agent_is_refused_everything_until_it_is_released() {
     let mut member = enrolled(&fleet, leader, "w-0").await;
     let read = async |member: &TestMember| {
         let request = v1::GetStatusRequest::default();
-        retried(async || member.fleet(&fleet, leader).get_status(request.clone()).await).await
+        retried(async || member.fleet(&fleet, leader).get_status(request).await).await
     };
     assert_eq!(code(read(&member).await), Code::Ok);
     let mut admin = TestMember::certified(&fleet, PeerRole::Client, "root").admin(&fleet, leader);

@@ -22,7 +22,7 @@ fn valid_for(span: Duration) -> Option<prost_types::Duration> {
 
 async fn audited(admin: &TestMember, fleet: &TestFleet, at: usize) -> Vec<(String, String, String)> {
     let request = v1::ListAuditRecordsRequest::default();
-    let records = retried(async || admin.admin(fleet, at).list_audit_records(request.clone()).await).await;
+    let records = retried(async || admin.admin(fleet, at).list_audit_records(request).await).await;
     let records = records.expect("an administrator reads it").into_inner().records;
     records.into_iter().map(|record| (record.actor, record.action, record.subject)).collect()
 }

@@ -130,6 +130,7 @@ impl Connected for Accepted {
         self.info.clone()
     }
 }
+
 impl AsyncRead for Accepted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.connection).poll_read(cx, buf);
