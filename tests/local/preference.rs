@@ -15,7 +15,7 @@ use robeing_client::{FleetClient, Settings, SubmitOptions};
 use robeing_coordinator as coordinator;
 use robeing_platform::{Host, Platform};
 use robeing_proto::v1::{Consistency, FleetStatus, TaskSpec};
-use robeing_settings::{CoordinatorConfig, FleetLimits, Weights};
+use robeing_settings::{AuthorityConfig, CoordinatorConfig, FleetLimits, TlsMode, Weights};
 use robeing_telemetry::Metrics;
 use robeing_tests::{
     ports::Ports,
@@ -62,6 +62,8 @@ fn config(name: &str, data: &Path, members: &[(String, String)]) -> CoordinatorC
         snapshot_after: 10_000,
         expected_agents: None,
         metrics_listen: None,
+        tls: TlsMode::Off,
+        authority: AuthorityConfig::default(),
     }
 }
 

@@ -103,9 +103,9 @@ fn given(files: &ClientFiles) -> Result<Option<ClientIdentity>, CredentialError>
 
 /// Certifies this process with the authority in a directory.
 fn own_identity(dir: &Path) -> Result<ClientIdentity, CredentialError> {
-    let certificate = read(&dir.join("ca.crt"))?;
-    let authority = Authority::from_pem(&certificate, &read(&dir.join("ca.key"))?)?;
-    let trust = read(&dir.join("trust.crt")).unwrap_or_else(|_| certificate.clone());
+    let certificate = read(dir.join("ca.crt"))?;
+    let authority = Authority::from_pem(&certificate, &read(dir.join("ca.key"))?)?;
+    let trust = read(dir.join("trust.crt")).unwrap_or_else(|_| certificate.clone());
     let key = PrivateKey::generate()?;
     let request = SigningRequest::from_der(&key.request()?)?;
     let id = own_id(dir)?;
