@@ -7,9 +7,12 @@ mod classic;
 use std::collections::BTreeMap;
 
 use robeing_crds::{Phase, condition_types as types};
-use robeing_tests::kubernetes::{
-    CLUSTER, Deployed, Forwards, MISSING, Mark, POOL, Running, SECOND, exercises, kill_program_of, later_changes,
-    refused, settled, states, step, under_load,
+use robeing_tests::{
+    kubernetes::{
+        CLUSTER, Deployed, Forwards, MISSING, Mark, POOL, Running, SECOND, exercises, kill_program_of, later_changes,
+        refused, settled, states, step, under_load,
+    },
+    wait::{check, eventually},
 };
 use serde_json::{Value, json};
 
@@ -222,9 +225,13 @@ async fn the_leader_is_killed(deployed: &Deployed) {
     deployed.told(&since, "LeaderChanged", " is the leader in term ").await;
     assert_ne!(now, leader, "a coordinator that has just started leads again");
     deployed.until_settled(5).await;
-    let pod = deployed.pod(&leader).await;
-    let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
-    assert!(!killed || restarts >= Some(1), "it was not the leader's process: {restarts:?}");
+    // The fleet may be complete again before the kubelet has reported the restart.
+    eventually("a restart of the leader's container", async || {
+        let pod = deployed.pod(&leader).await;
+        let restarts = pod["status"]["containerStatuses"][0]["restartCount"].as_u64();
+        check(!killed || restarts >= Some(1), (), format!("it was not the leader's process: {restarts:?}"))
+    })
+    .await;
 }
 
 async fn a_node_is_cut_off(deployed: &Deployed, running: &Running) {
