@@ -171,7 +171,7 @@ fn an_agent_serves_probes_and_ends_in_order_when_asked() {
     };
     assert!(get("/healthz").starts_with("HTTP/1.1 200"));
     assert!(get("/readyz").starts_with("HTTP/1.1 503"), "it has no session");
-    agent.line("no session yet");
+    agent.line("no certificate for this process yet");
     assert!(get("/metrics").contains("robeing_agent_slots 1\n"));
     agent.signal(Signal::SIGTERM);
     assert_eq!(agent.ended().code(), Some(0));
