@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Bar, Enrolment};
+use super::{Bar, BarKind, Enrolment};
 use crate::{
     Feature, Stamp,
     audit::{Check, ensure},
@@ -29,7 +29,8 @@ pub(crate) fn check_identity(state: &State) -> Check {
     }
     let mut barred = BTreeSet::new();
     for bar in identity.bars.iter() {
-        let sound = is_sound_bar(bar, state.now) && barred.insert(&bar.agent) && !enrolled.contains(&bar.agent);
+        let is_forgotten = bar.kind == BarKind::Quarantined || !enrolled.contains(&bar.agent);
+        let sound = is_sound_bar(bar, state.now) && barred.insert(&bar.agent) && is_forgotten;
         ensure(sound, || format!("the bar of {}", bar.agent))?;
     }
     check_absence(state, &barred)?;

@@ -37,7 +37,10 @@ impl Fleet {
         cut(&mut reason, MAX_REASON_BYTES, false);
         cut(&mut by, MAX_ACTOR_BYTES, false);
         self.drop_bar(&agent);
-        self.forget_enrolment(&agent);
+        // A quarantined agent that is released may have no other proof than its key.
+        if kind == BarKind::Removed {
+            self.forget_enrolment(&agent);
+        }
         self.record(&by, action, &agent, AuditOutcome::Done, reason.clone());
         let (name, at) = (Arc::from(agent.as_str()), self.state.now);
         let bar = self.state.identity.bars.add(|number| Bar { number, agent: name, kind, at, reason, by });

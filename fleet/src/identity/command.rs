@@ -27,14 +27,14 @@ pub enum IdentityCommand {
     /// Enrols an agent with a key, after a coordinator has verified its proof.
     #[bilrost(14)]
     Enrol(Enrol),
-    /// Bars an agent from the fleet: its session ends, its tasks are given to others, and its enrolment is forgotten.
+    /// Bars an agent from the fleet: its session ends, and its tasks are given to others.
     /// Nothing changes if the agent is barred in this way already.
     #[bilrost(tag(15), message)]
     Bar {
         /// The agent's name.
         #[bilrost(1)]
         agent: String,
-        /// Why. A removed agent is forgotten, too.
+        /// Why. A removed agent and its enrolment are forgotten, too.
         #[bilrost(2)]
         kind: BarKind,
         /// The reason as text; cut to [`MAX_REASON_BYTES`](crate::limits::MAX_REASON_BYTES).

@@ -25,7 +25,7 @@ impl Enrol {
 
 impl Fleet {
     pub(crate) fn enrol(&mut self, enrol: Enrol, effects: &mut Vec<Effect>) -> Reply {
-        let known = self.enrolment_of(&enrol.agent);
+        let known = self.enrolment_of(&enrol.agent).filter(|_| self.bar_of(&enrol.agent).is_none());
         if let Some(epoch) = known.filter(|known| enrol.is_repeated(known)).map(|known| known.epoch) {
             return Reply::Enrolled { epoch };
         }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[test]
-fn a_barred_agent_loses_its_session_and_its_enrolment_and_others_take_its_tasks() {
+fn a_barred_agent_loses_its_session_and_others_take_its_tasks() {
     let mut trial = Trial::newest();
     trial.enrol(enrolment("a", 1, 1));
     let stay = trial.join(pooled("a", Some(1), 1));
@@ -29,13 +29,18 @@ fn a_barred_agent_loses_its_session_and_its_enrolment_and_others_take_its_tasks(
     assert_eq!(trial.task(id).attempts_used, 2, "as after a loss");
     let failure = trial.task(id).attempts[0].failure.clone().expect("it was lost");
     assert_eq!(failure.message, "agent a was lost: it was barred from the fleet");
-    assert_eq!(trial.fleet.enrolment_of("a"), None);
+    assert!(trial.fleet.enrolment_of("a").is_some(), "its key is all that it may have after a release");
+    assert!(matches!(refused(try_enrol(&mut trial, enrolment("a", 1, 1))), Refusal::Barred { .. }), "also repeated");
     let steps = ["lost (Barred) 0", "redistributed 1 0", "activated b 0", "removed 0"];
     let found = trial.recovery(stay.agent);
     assert!(steps.iter().all(|step| found.contains(&(*step).to_owned())), "{found:?}");
     assert!(matches!(trial.complete(stay, id, 1, success()), Reply::Stale(_)));
     assert_eq!(trial.complete(standby, id, 2, success()), Reply::Completed);
     assert_eq!(trial.state(id), TaskState::Succeeded);
+    trial.release("a");
+    assert_eq!(try_enrol(&mut trial, enrolment("a", 1, 1)), Reply::Enrolled { epoch: 1 }, "with the key from before");
+    trial.bar("a", BarKind::Removed);
+    assert_eq!(trial.fleet.enrolment_of("a"), None, "a removed agent is forgotten");
 }
 
 #[test]

@@ -192,7 +192,9 @@ impl Twin {
                 }
                 self.bars.retain(|bar| bar.0 != *agent);
                 self.bars.push((agent.clone(), *kind, now, reason.clone()));
-                self.enrolled.retain(|(_, enrolled, _)| enrolled.agent != *agent);
+                if *kind == BarKind::Removed {
+                    self.enrolled.retain(|(_, enrolled, _)| enrolled.agent != *agent);
+                }
                 self.told((by, action, agent), AuditOutcome::Done, now);
                 Reply::Done
             }
@@ -209,7 +211,7 @@ impl Twin {
     fn enrol(&mut self, before: &Before, enrol: &Enrol, now: Stamp) -> Reply {
         let known = self.enrolled.iter().find(|(_, known, _)| known.agent == enrol.agent);
         let same = |known: &Enrol| Enrol { names_agent: enrol.names_agent, ..known.clone() } == *enrol;
-        if let Some((epoch, ..)) = known.filter(|(_, known, _)| same(known)) {
+        if let Some((epoch, ..)) = known.filter(|(_, known, _)| same(known) && self.bar_of(&enrol.agent).is_none()) {
             return Reply::Enrolled { epoch: *epoch };
         }
         let agent = enrol.agent.clone();
