@@ -79,8 +79,8 @@ pub enum Effect {
         /// The step.
         step: RecoveryStep,
     },
-    /// Who may be in the fleet changed: the configuration, an enrolment or a bar. Coordinators refresh what they check
-    /// for each call.
+    /// Who may be in the fleet changed: the configuration, an enrolment or a bar. Coordinators look at the state for
+    /// each call, so none of them needs this so far.
     TrustChanged,
     /// A letter was posted for an agent that has a session. An agent that joins gets the letters that wait for it by
     /// [`Fleet::letters_for`](crate::Fleet::letters_for).

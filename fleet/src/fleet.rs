@@ -126,7 +126,8 @@ impl Fleet {
 
     /// Fires what is due by `now` (at most [`MAX_FIRINGS`] timers), then applies `command` and appends the effects. A
     /// fleet time lower than the latest seen is replaced by the latest seen. Any wall time is accepted, because no
-    /// timer depends on it. A refused command itself changes nothing but the audit log.
+    /// timer depends on it. A refused command itself changes nothing but the audit log; one about
+    /// identities also forgets used proofs that have expired, as each does.
     pub fn apply(&mut self, now: Stamp, command: Command, effects: &mut Vec<Effect>) -> Reply {
         let mut progress = self.begin(now, command, usize::MAX, effects);
         loop {

@@ -34,7 +34,7 @@ impl Indexes {
         for letter in state.mail.letters.iter() {
             indexes.enter_letter(letter);
         }
-        // The agents, which follow, show whose agent has a session.
+        // As if no agent had a session; entering the agents corrects that.
         indexes.identity = IdentityIndexes::rebuild(&state.identity);
         for agent in state.agents.known.values() {
             indexes.enter_agent(agent, &state.config.weights);

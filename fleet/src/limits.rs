@@ -82,7 +82,7 @@ pub const ATTEMPT_GRACE_MS: u64 = 5_000;
 pub const MAX_RETRY_AFTER_MS: u64 = 3_600_000;
 /// Hand-backs of one task that are free; further ones count as attempts, so that no task is handed back forever.
 pub const MAX_FREE_HAND_BACKS: u32 = 100;
-/// Longest reason for an agent's being unhealthy, bytes.
+/// Longest reason why an agent is unhealthy or barred, bytes; a longer reason of a bar is cut.
 pub const MAX_REASON_BYTES: usize = 256;
 /// Most recovery steps kept with an agent, newest last.
 pub const MAX_RECOVERY_STEPS: usize = 16;
@@ -120,7 +120,7 @@ pub const MAX_BARS: usize = 10_000;
 pub const MAX_ACTOR_BYTES: usize = 2 * MAX_NAME_BYTES;
 /// Longest detail in the audit log, bytes; longer ones are cut.
 pub const MAX_DETAIL_BYTES: usize = 512;
-/// Most records of the audit log that are kept, newest last.
+/// Most records of the audit log that are kept; beyond it, the oldest are dropped.
 pub const MAX_AUDIT_RECORDS: usize = 10_000;
 /// Most records that one [`crate::AuditCommand::Record`] may add.
 pub const MAX_AUDIT_BATCH: usize = 100;
@@ -154,8 +154,8 @@ pub const MAX_LETTERS: usize = 500_000;
 pub const MAX_MAIL_BYTES: u64 = 64 * 1024 * 1024;
 /// Most bytes of a letter in a snapshot besides what counts against [`MAX_MAIL_BYTES`].
 pub const MAX_LETTER_OVERHEAD: u64 = 1024;
-/// Most bytes of enrolments, bars, used proofs, the audit log and letters in a snapshot. They have fixed limits, so this
-/// is part of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
+/// Most bytes of enrolments, bars, used proofs, the audit log and letters in a snapshot. They have fixed limits, so
+/// this is part of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
 pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
     + MAX_BARS as u64 * MAX_BAR_OVERHEAD

@@ -1,5 +1,5 @@
-//! Entries that get numbers in the order in which they are added, such as enrolments, letters or records of the audit log.
-//! Numbers are never reused, so that a snapshot that is being taken can tell which entries were added after its
+//! Entries that get numbers in the order in which they are added, such as enrolments, letters or records of the audit
+//! log. Numbers are never reused, so that a snapshot that is being taken can tell which entries were added after its
 //! beginning.
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};

@@ -40,7 +40,7 @@ pub enum Reply {
     /// The command was applied and has no result.
     #[bilrost(empty)]
     Done,
-    /// The command was refused and changed nothing but the audit log.
+    /// The command was refused and changed nothing but the audit log; see [`Fleet::apply`](crate::Fleet::apply).
     #[bilrost(6)]
     Refused(Refusal),
     /// The sizes of the pools are set.

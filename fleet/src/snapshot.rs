@@ -2,8 +2,9 @@
 //! the state of that moment is then taken in parts, with commands applied in between.
 //!
 //! Invariants between the beginning and the end of a snapshot:
-//! - Agents, then tasks, then the entries of the other domains are taken in the order of their numbers. All numbers below the next one were taken as they were
-//!   at the beginning; numbers that were assigned after the beginning are never taken.
+//! - Agents, then tasks, then the entries of the other domains are taken in the order of their numbers. All numbers
+//!   below the next one were taken as they were at the beginning; numbers that were assigned after the beginning are
+//!   never taken.
 //! - The old version of an entry that changes or is removed before it was taken is saved, once. So the version that is
 //!   saved under a number, or else the one in the state, is the version from the beginning.
 //!
@@ -63,7 +64,7 @@ impl<K: Ord + Copy, V> Untaken<K, V> {
     }
 
     /// Takes up to `limit` further entries; fewer mean that these are the last.
-    fn take(&mut self, current: &BTreeMap<K, Arc<V>>, limit: usize, after: impl Fn(K) -> K) -> Vec<(K, Arc<V>)> {
+    fn take(&mut self, current: &BTreeMap<K, Arc<V>>, limit: usize, after: impl Fn(K) -> K) -> Vec<Arc<V>> {
         let mut taken = Vec::with_capacity(limit);
         let mut current = current.range(self.next..self.end).peekable();
         while taken.len() < limit {
@@ -79,7 +80,7 @@ impl<K: Ord + Copy, V> Untaken<K, V> {
             };
             let unchanged = current.next_if(|(found, _)| **found == key).map(|(_, value)| Arc::clone(value));
             self.next = after(key);
-            taken.extend(value.or(unchanged).map(|value| (key, value)));
+            taken.extend(value.or(unchanged));
         }
         taken
     }
@@ -91,8 +92,7 @@ impl<V: Entry> Untaken<u64, V> {
     }
 
     fn take_of(&mut self, current: &Numbered<V>, limit: usize) -> Vec<Arc<V>> {
-        let taken = self.take(current.kept(), limit, |number| number + 1);
-        taken.into_iter().map(|(_, entry)| entry).collect()
+        self.take(current.kept(), limit, |number| number + 1)
     }
 }
 
@@ -186,16 +186,10 @@ impl Stage {
 
     /// Takes up to `limit` entries of this stage. Fewer mean that these are the last.
     fn take(self, rest: &mut Rest, state: &State, limit: usize) -> Option<Content> {
-        fn values<K, V>(taken: Vec<(K, V)>) -> Vec<V> {
-            taken.into_iter().map(|(_, value)| value).collect()
-        }
         let State { agents, tasks, identity, audit_log, mail, .. } = state;
         Some(match self {
-            Stage::Agents => {
-                let taken = rest.agents.take(&agents.known, limit, |AgentId(id)| AgentId(id + 1));
-                Content::Agents(values(taken))
-            }
-            Stage::Tasks => Content::Tasks(values(rest.tasks.take(&tasks.kept, limit, |seq| seq + 1))),
+            Stage::Agents => Content::Agents(rest.agents.take(&agents.known, limit, |AgentId(id)| AgentId(id + 1))),
+            Stage::Tasks => Content::Tasks(rest.tasks.take(&tasks.kept, limit, |seq| seq + 1)),
             Stage::Enrolments => Content::Enrolments(rest.enrolments.take_of(&identity.enrolments, limit)),
             Stage::Bars => Content::Bars(rest.bars.take_of(&identity.bars, limit)),
             Stage::Spent => Content::Spent(rest.spent.take_of(&identity.spent, limit)),

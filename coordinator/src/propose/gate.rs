@@ -64,7 +64,8 @@ pub fn take_unreadable(commands: &mut Vec<Bytes>) -> Refused {
     })
 }
 
-/// Removes commands that need a feature that is not in force in this fleet.
+/// Removes commands that need a feature that is not in force in this fleet. Only those are decoded: the version in the
+/// header is the one that a command needs, because each was encoded here or has passed [`take_unreadable`].
 pub fn take_not_in_force<'a, F: std::ops::Deref<Target = Fleet> + 'a>(
     commands: &mut Vec<Bytes>,
     fleet: impl FnOnce() -> F,
@@ -73,9 +74,14 @@ pub fn take_not_in_force<'a, F: std::ops::Deref<Target = Fleet> + 'a>(
         return Refused::default();
     }
     let fleet = fleet();
-    sift(commands, |command| match read(command) {
-        Ok(command) => fleet.check_feature(&command).err(),
-        Err(refusal) => Some(refusal),
+    sift(commands, |command| {
+        if command_version(command) <= fleet.version() {
+            return None;
+        }
+        match read(command) {
+            Ok(command) => fleet.check_feature(&command).err(),
+            Err(refusal) => Some(refusal),
+        }
     })
 }
 

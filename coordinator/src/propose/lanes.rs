@@ -24,7 +24,8 @@ pub enum Lane {
     Fleet,
     /// Completions of attempts, which free slots, and answers to durable messages, which free their room.
     Completions,
-    /// Users' commands: submissions, cancellations and durable messages; and records of the audit log, which nobody waits for.
+    /// Users' commands: submissions, cancellations and durable messages; and records of the audit log: of refused calls,
+    /// and of what an administrator is given.
     Users,
 }
 

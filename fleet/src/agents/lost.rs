@@ -61,7 +61,7 @@ impl Fleet {
         let active = self.active_attempts(id);
         let ended = self.change_agent(id, |agent| {
             let held = std::mem::take(&mut agent.held);
-            // That an agent was barred says nothing about how well it works.
+            // A bar is no evidence of how well the agent works.
             if loss.is_some_and(|reason| reason != LossReason::Barred) {
                 agent.record.note_failure(active);
             }

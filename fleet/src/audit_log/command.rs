@@ -42,7 +42,7 @@ pub struct AuditEntry {
 }
 
 impl AuditEntry {
-    /// Cuts texts that are too long, at the beginning of a character. Coordinators do this before an entry enters the
+    /// Cuts texts that are too long, between two characters. Coordinators do this before an entry enters the
     /// log, so that what is cut is not replicated.
     #[must_use]
     pub fn within_limits(mut self) -> Self {

@@ -31,9 +31,9 @@ impl Fleet {
         self.state.mail.letters.get(*self.indexes.mail.ids.get(&id)?)
     }
 
-    /// Returns at most `limit` (clamped to 1 to [`MAX_PAGE`]) letters that wait for a receiver, in their order, starting
-    /// after the letter with the cursor `after`, which may be settled meanwhile. More urgent letters that were posted
-    /// since are before the cursor; they are reported by [`Effect::Mail`](crate::Effect::Mail).
+    /// Returns at most `limit` (clamped to 1 to [`MAX_PAGE`]) letters that wait for a receiver, in their order,
+    /// starting after the letter with the cursor `after`, which may be settled meanwhile. More urgent letters that were
+    /// posted since are before the cursor; they are reported by [`Effect::Mail`](crate::Effect::Mail).
     pub fn letters_for(&self, receiver: &str, after: Option<LetterCursor>, limit: usize) -> Vec<&Arc<Letter>> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let waiting = self.indexes.mail.waiting.get(receiver);

@@ -1,4 +1,5 @@
-//! The timers in one ordered set. Each timer is derived from a task, an agent or a letter, so none is part of a snapshot.
+//! The timers in one ordered set. Each timer is derived from a task, an agent or a letter, so none is part of a
+//! snapshot.
 
 mod due;
 

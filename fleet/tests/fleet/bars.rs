@@ -24,7 +24,7 @@ fn a_barred_agent_loses_its_session_and_others_take_its_tasks() {
     assert!(trial.effects.contains(&Effect::SessionEnded { agent: stay.agent, session: stay.session }));
     let agent = trial.fleet.agent(stay.agent).expect("it is remembered");
     assert_eq!((agent.state, agent.lost.map(|loss| loss.reason)), (AgentState::Lost, Some(LossReason::Barred)));
-    assert_eq!(agent.record, record, "this says nothing about its work");
+    assert_eq!(agent.record, record, "a bar is no evidence of how it works");
     assert_eq!(trial.holder(id), Some(standby.agent));
     assert_eq!(trial.task(id).attempts_used, 2, "as after a loss");
     let failure = trial.task(id).attempts[0].failure.clone().expect("it was lost");

@@ -150,7 +150,7 @@ fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not
     }
 }
 
-/// Returns the bytes of a state in which every message of this version says that it is of the first one.
+/// Returns the bytes of a state in which every message of this version has the first one in its header.
 fn as_of_the_first_version(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     // In the header; and the head's first field, after the head's key and length.

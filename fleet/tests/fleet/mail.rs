@@ -111,7 +111,7 @@ fn only_its_receiver_settles_a_letter_and_the_first_answer_stays() {
         assert_eq!(trial.effects, []);
         assert_eq!(trial.fleet.encode(), before);
     }
-    assert_eq!(trial.settle(1, "a", LetterAnswer::Accepted), refused(1, "a"), "who is not told the outcome");
+    assert_eq!(trial.settle(1, "a", LetterAnswer::Accepted), refused(1, "a"), "another agent does not get the outcome");
 }
 
 #[test]

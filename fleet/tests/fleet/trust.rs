@@ -82,7 +82,7 @@ pub fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// What a record says: actor, action, subject, outcome, time.
+/// The content of a record: actor, action, subject, outcome, time.
 type Told = (String, String, String, AuditOutcome, Stamp);
 
 /// What the domains should contain.
