@@ -202,4 +202,7 @@ pub enum AmbiguousJson {
     /// A number is out of range; parsers differ in what they make of it.
     #[error("a number is out of range")]
     Number,
+    /// A string is not Unicode; parsers differ in whether they accept it.
+    #[error("a string is not Unicode")]
+    Text,
 }

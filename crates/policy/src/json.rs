@@ -119,10 +119,21 @@ pub(crate) fn read(payload: &[u8]) -> Result<Option<Value>, AmbiguousJson> {
     match (read.and_then(|value| deserializer.end().map(|()| value)), found.problem.get()) {
         (_, Some(problem)) => Err(problem),
         (Ok(value), None) => Ok(Some(value)),
-        // It has no category of its own.
-        (Err(error), None) if error.to_string().starts_with("number out of range") => Err(AmbiguousJson::Number),
-        (Err(_), None) => Ok(None),
+        (Err(error), None) => ambiguity(&error.to_string()).map_or(Ok(None), Err),
     }
+}
+
+/// Messages of `serde_json` about strings that it refuses and many other parsers accept: half of a surrogate pair as an
+/// escape, and bytes that are not UTF-8.
+const NOT_UNICODE: [&str; 3] =
+    ["lone leading surrogate in hex escape", "unexpected end of hex escape", "invalid unicode code point"];
+
+/// Returns why other parsers may accept what `serde_json` refuses. Its errors have no categories for this.
+fn ambiguity(error: &str) -> Option<AmbiguousJson> {
+    if error.starts_with("number out of range") {
+        return Some(AmbiguousJson::Number);
+    }
+    NOT_UNICODE.into_iter().any(|message| error.starts_with(message)).then_some(AmbiguousJson::Text)
 }
 
 #[cfg(test)]
@@ -144,6 +155,10 @@ mod tests {
         assert_eq!(read(br#"{"a": 1, "b": {"c": 1, "\u0063": 2}}"#), Err(AmbiguousJson::DuplicateName));
         assert_eq!(read(b"[1, 1e999]"), Err(AmbiguousJson::Number));
         assert_eq!(read(br#"{"a": 1, "a": 2} and more"#), Err(AmbiguousJson::DuplicateName));
+        for text in [r#"{"a": "\ud800"}"#, r#"["\ud800\n"]"#, r#"["\ud800\u0041"]"#, r#"{"\udc00": 1}"#] {
+            assert_eq!(read(text.as_bytes()), Err(AmbiguousJson::Text), "{text}");
+        }
+        assert_eq!(read(b"{\"a\": \"\xff\"}"), Err(AmbiguousJson::Text));
     }
 
     #[test]

@@ -4,8 +4,8 @@
 const WEIGHT: f64 = 0.05;
 /// Standard deviations above the mean up to which a window is usual.
 const DEVIATIONS: f64 = 6.0;
-/// Multiple of the mean up to which a window is usual: no agent whose windows are within half and one and a half times its
-/// rate is ever beyond it.
+/// Multiple of the mean up to which a window is usual: no agent whose windows are within half and one and a half times
+/// its rate is ever beyond it.
 const TIMES_MEAN: f64 = 4.0;
 /// Multiple of the highest recent window up to which a window is usual, for agents that work in bursts.
 const TIMES_PEAK: f64 = 2.0;
@@ -43,8 +43,8 @@ impl Meter {
         (count as f64 > limit).then(|| count as f64 / limit.max(1.0))
     }
 
-    /// Learns from a number, after some earlier windows. With a floor, a number beyond the limit counts as the limit, so
-    /// that a burst does not make itself usual at once, but what lasts becomes usual.
+    /// Learns from a number, after some earlier windows. With a floor, a number beyond the limit counts as the limit,
+    /// so that a burst does not make itself usual at once, but what lasts becomes usual.
     pub(super) fn learn(&mut self, count: u64, windows: u64, floor: Option<u64>) {
         let count = match floor {
             Some(floor) => (count as f64).min(self.limit(floor)),

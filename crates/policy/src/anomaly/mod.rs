@@ -1,8 +1,8 @@
 //! Watches what each agent does, and compares it with what the same agent did before.
 //!
-//! Signals of an agent are counted in windows of a second. A window in which an agent gave no signal at all is skipped, so
-//! that an agent that was idle may start to work again. All times are passed in, as milliseconds of any monotonic clock;
-//! equal calls give equal anomalies.
+//! Signals of an agent are counted in windows of a second. A window in which an agent gave no signal at all is skipped,
+//! so that an agent that was idle may start to work again. All times are passed in, as milliseconds of any monotonic
+//! clock; equal calls give equal anomalies.
 
 mod meter;
 #[cfg(test)]
@@ -69,7 +69,8 @@ impl Signal {
         }
     }
 
-    /// Returns whether the signal is a sign of an attack or a defect, not of work, so that each of its anomalies is severe.
+    /// Returns whether the signal is a sign of an attack or a defect, not of work, so that each of its anomalies is
+    /// severe.
     pub fn is_suspicious(self) -> bool {
         matches!(self, Self::FailedAuthentication | Self::Disagreement | Self::Overuse)
     }

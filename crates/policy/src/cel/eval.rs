@@ -98,8 +98,8 @@ impl<'a> Evaluation<'a, '_> {
         }
     }
 
-    /// Evaluates `&&` or `||`, whose value is certain if one operand has the `deciding` value, even if the other one has
-    /// none.
+    /// Evaluates `&&` or `||`, whose value is certain if one operand has the `deciding` value, even if the other one
+    /// has none.
     #[inline(never)]
     fn logic(&mut self, both: &'a [Node; 2], deciding: bool) -> Evaluated<'a> {
         let operation = if deciding { "||" } else { "&&" };

@@ -21,9 +21,9 @@ const MAX_TABLE_OVERFLOWS: usize = 2;
 
 /// A compiled pattern.
 ///
-/// Both automata are linear in the text. The fast one computes its states while it reads, in tables that begin empty for
-/// each match, so that the cost of a match depends on nothing but pattern and text; it gives up if the tables overflow.
-/// The slow one may visit all states for each byte.
+/// Both automata are linear in the text. The fast one computes its states while it reads, in tables that begin empty
+/// for each match, so that the cost of a match depends on nothing but pattern and text; it gives up if the tables
+/// overflow. The slow one may visit all states for each byte.
 #[derive(Debug)]
 pub(crate) struct Pattern {
     fast: DFA,
@@ -72,7 +72,7 @@ impl Pattern {
     }
 }
 
-/// Returns the last cause of an error, which says most.
+/// Returns the last cause of an error, which is the most specific.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
