@@ -11,6 +11,7 @@ use robeing_agent::messaging::{
     inbox::{Inbox, MAX_HANDLING},
     memory::Memory,
     outbox::Outbox,
+    packet::LANES,
 };
 use robeing_proto::message::v1::Frame;
 
@@ -39,7 +40,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         inbox.conclude(0, &handed.packet.sender, handed.packet.id, &Outcome::accepted(None));
     }
     let mut outbox = Outbox::default();
-    outbox.connected([0; 10]);
+    outbox.connected([0; LANES]);
     for (priority, limit) in content.credits {
         let _ = outbox.credit(priority, limit);
     }

@@ -109,7 +109,7 @@ impl Enrolment {
                     self.first.store(at, Ordering::Relaxed);
                     return Ok(response);
                 }
-                // A refusal says more than that others are away.
+                // The reason of a refusal is more useful than that others are away.
                 Err(Failed::Away(_)) if matches!(problem, Failed::Refused(_)) => {}
                 Err(failed) => problem = failed,
             }

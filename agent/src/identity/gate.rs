@@ -7,7 +7,7 @@ use robeing_net::{
 };
 use tonic::{Status, async_trait};
 
-/// Methods that anyone may call: their answers tell nothing.
+/// Methods that anyone may call: their answers reveal nothing.
 const FOR_ANYONE: &[&str] =
     &["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch"];
 /// Methods that every member of the fleet may call.

@@ -75,8 +75,7 @@ pub enum SecurityError {
 pub struct Secured {
     /// Makes connections, and accepts them once there is a certificate.
     pub transport: Transport,
-    /// The credentials.
-    pub tls: Option<Tls>,
+    tls: Option<Tls>,
     _keeping: Option<AbortOnDropHandle<()>>,
 }
 

@@ -161,7 +161,7 @@ impl Inbox {
         limits
     }
 
-    /// Sets which run of the peer's process the stream is with. Another run numbers its packets anew.
+    /// Sets which run of the peer's process the stream belongs to. Another run numbers its packets from 1 again.
     pub fn identify(&mut self, peer: &Arc<str>, incarnation: u64) {
         let Some(peer) = self.peers.get_mut(peer) else { return };
         if std::mem::replace(&mut peer.incarnation, incarnation) != incarnation {
@@ -417,7 +417,7 @@ mod tests {
         assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(late));
         inbox.connect(&name("a"));
         inbox.identify(&name("a"), 2);
-        assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued), "another run numbers its packets anew");
+        assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued), "another run begins again at 1");
     }
 
     #[test]

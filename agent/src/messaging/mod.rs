@@ -5,7 +5,7 @@
 //!
 //! 1. **One outcome.** Every send ends in exactly one [`Outcome`], at the latest when its deadline passes. `Accepted`
 //!    and `Refused` mean that the receiver's handler decided so. `NoSuchAgent`, `Away` and `Overloaded` mean that the
-//!    message was not handled. `DeadlinePassed` says whether it may have been.
+//!    message was not handled. `DeadlinePassed` states whether it may have been.
 //! 2. **Handled once.** A message that requires an acknowledgement is sent again after each reconnect until it has an
 //!    outcome. The receiver recognizes its id within a window ([`memory`]), and reports the first outcome again instead
 //!    of handling it a second time. With a data folder the receiver also recognizes it after a restart ([`journal`]):
@@ -25,7 +25,8 @@
 //! 8. **Sealed payloads are the receiver's.** What is sealed is opened by the receiver alone ([`sealing`]); a reply is
 //!    not sealed.
 //! 9. **Pure cores.** [`outbox`], [`inbox`], [`memory`], [`pairing`], [`routing`], [`broadcast`] and [`frame`] perform no
-//!    I/O, read no clock and draw no random numbers. Only [`driver`], [`journal`] and [`handlers`] do.
+//!    I/O, read no clock and draw no random numbers. [`sealing`] draws random numbers and does nothing else of that;
+//!    I/O and clocks are left to [`driver`], [`journal`] and [`handlers`].
 
 pub mod broadcast;
 pub mod driver;

@@ -67,6 +67,11 @@ impl Outcome {
         Self::Away { reason: reason_of(reason) }
     }
 
+    /// Returns that the address stands for no agent, for this reason, cut to [`MAX_REASON`] bytes.
+    pub fn no_such_agent(reason: impl fmt::Display) -> Self {
+        Self::NoSuchAgent { reason: reason_of(reason) }
+    }
+
     /// Returns the overload of this queue.
     pub fn overloaded(reason: impl fmt::Display) -> Self {
         Self::Overloaded { reason: reason_of(reason) }
@@ -121,7 +126,7 @@ impl Outcome {
             Some(Wire::Refused(refused)) => Self::refused(refused.reason),
             Some(Wire::DeadlinePassed(passed)) => Self::DeadlinePassed { maybe_handled: passed.maybe_handled },
             Some(Wire::Overloaded(overloaded)) => Self::overloaded(overloaded.reason),
-            Some(Wire::NoSuchAgent(none)) => Self::NoSuchAgent { reason: reason_of(none.reason) },
+            Some(Wire::NoSuchAgent(none)) => Self::no_such_agent(none.reason),
             Some(Wire::Away(away)) => Self::away(away.reason),
             None => Self::refused("the receiver sent an outcome that this agent does not know; upgrade this agent"),
         };

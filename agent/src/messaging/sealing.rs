@@ -1,10 +1,10 @@
 //! Sealed payloads: what passes a messenger, or waits in the fleet's log, is read by its receiver alone.
 //!
 //! HPKE (RFC 9180) in base mode, with X25519-HKDF-SHA256, HKDF-SHA256 and ChaCha20Poly1305. The implementation, the
-//! crate `hpke`, is unaudited, as its authors say. A sealed payload is the encapsulated key (32 bytes), and the ciphertext
-//! with its tag. The packet's id, sender, receiving agent and type are authenticated with it, so a relay can neither
-//! change them nor pass the payload off as that of another message. Base mode does not prove who sealed it: that the
-//! sender is who it says rests on the streams, and for a relayed message on the messenger.
+//! crate `hpke`, is unaudited, as its authors state. A sealed payload is the encapsulated key (32 bytes), and the
+//! ciphertext with its tag. The packet's id, sender, receiving agent and type are authenticated with it, so a relay can
+//! neither change them nor pass the payload off as that of another message. Base mode does not prove who sealed it: the
+//! name of the sender rests on the streams, and for a relayed message on the messenger.
 //!
 //! A key's id is the first 16 hexadecimal digits of the public key. It only tells the keys of one agent apart, for
 //! example after a rotation; nothing is trusted because of it.

@@ -59,7 +59,7 @@ pub struct GuardTrust {
     pub at: u64,
 }
 
-/// Maximum number of authorities that a guard is told, so that a session fits into one write.
+/// Maximum number of authorities that are passed to a guard. Fewer are if a session would not fit into one write.
 pub const MAX_AUTHORITIES: usize = 3;
 
 /// One record received from the agent.
@@ -86,13 +86,28 @@ pub(super) fn lease_record(millis: u32) -> [u8; 2 * RECORD] {
     record
 }
 
-/// Returns the record of a session, with as many coordinator addresses as fit.
+/// Returns the record of a session, with as many coordinator addresses as fit, but at least one; if that is still too
+/// long, with fewer authorities.
 pub(super) fn session_record(info: &SessionInfo) -> Vec<u8> {
     let mut info = info.clone();
-    while info.encoded_len() + 2 * RECORD > ATOMIC && info.coordinators.pop().is_some() {}
+    while info.encoded_len() + 2 * RECORD > ATOMIC && shorten(&mut info) {}
     let content = info.encode_to_vec();
     let length = u32::try_from(content.len()).unwrap_or(u32::MAX);
     [&STAY.to_le_bytes()[..], &length.to_le_bytes(), &content].concat()
+}
+
+/// Removes the last coordinator, or the oldest authority. Returns false if only one of each is left.
+fn shorten(info: &mut SessionInfo) -> bool {
+    if info.coordinators.len() > 1 {
+        return info.coordinators.pop().is_some();
+    }
+    match &mut info.trust {
+        Some(trust) if trust.authorities.len() > 1 => {
+            trust.authorities.remove(0);
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Decodes records, which may arrive in pieces.
@@ -183,6 +198,17 @@ mod tests {
         };
         assert!(told.coordinators.len() > 10);
         assert_eq!((told.session, told.agent.as_str()), (7, "agent"));
+    }
+
+    #[test]
+    fn large_authorities_leave_room_for_a_coordinator() {
+        let trust = GuardTrust { authorities: (1..=3).map(|n| vec![n; 1_800]).collect(), ..GuardTrust::default() };
+        let bytes = session_record(&SessionInfo { trust: Some(trust), ..info(20) });
+        assert!(bytes.len() <= ATOMIC, "{}", bytes.len());
+        let Some(GuardRecord::Session(read)) = Records::default().take(&bytes).pop() else { panic!("no session") };
+        assert_eq!(read.coordinators.len(), 1);
+        let authorities = read.trust.map(|trust| trust.authorities).unwrap_or_default();
+        assert_eq!(authorities, [vec![2; 1_800], vec![3; 1_800]], "the newest");
     }
 
     #[test]

@@ -42,7 +42,8 @@ impl HealthPath {
         }
     }
 
-    /// Requests it as before the agent joins the fleet; the error says why it did not answer 2xx.
+    /// Checks that it answers 2xx within [`ASK_WITHIN`], before the agent joins the fleet; the error gives the reason
+    /// if it does not.
     pub(super) async fn answers(&self) -> Result<(), String> {
         match self.ask(ASK_WITHIN).await {
             Health::Healthy => Ok(()),

@@ -101,7 +101,7 @@ pub(super) struct Member {
     pub number: u64,
     /// Messages for the process.
     pub outgoing: mpsc::Receiver<ToProcess>,
-    /// Where they come from.
+    /// Passes messages to `outgoing`.
     pub sender: mpsc::Sender<ToProcess>,
     /// Cancelled when the agent has detached the process.
     pub detached: CancellationToken,
@@ -289,7 +289,7 @@ impl Attached {
         }
         let full = matches!(process.outgoing.try_send(stop(key)), Err(mpsc::error::TrySendError::Full(_)));
         if full && let Some(process) = state.processes.remove(&number) {
-            warn!(process = %process.name, "detaching a process that reads no messages: it can't be told to stop");
+            warn!(process = %process.name, "detaching a process that reads no messages: it can't be asked to stop");
             process.detached.cancel();
             self.changed(&state);
         }

@@ -57,7 +57,7 @@ impl WorkerMail {
         Self { readers: Mutex::default(), present: watch::Sender::new(0), post: OnceLock::new() }
     }
 
-    /// Sets what sends the messages of processes. Until then, and if it is set twice the second time, nothing changes.
+    /// Sets what sends the messages of processes; until then they are `AWAY`. A second call changes nothing.
     pub fn set_post(&self, post: Arc<dyn Post>) {
         let _ = self.post.set(post);
     }
@@ -79,9 +79,12 @@ impl WorkerMail {
             let Some((process, outgoing, answer)) = self.assign(&id) else { continue };
             let _held = Held { mail: self, process, id: &id };
             let passed = ToProcess { message: Some(to_process::Message::Incoming(message.clone())) };
-            if outgoing.send(passed).await.is_ok()
-                && let Ok(outcome) = answer.await
-            {
+            if outgoing.send(passed).await.is_err() {
+                // The process reads nothing any more, so it must not be chosen again.
+                self.leave(process);
+                continue;
+            }
+            if let Ok(outcome) = answer.await {
                 return outcome;
             }
             message.resent = true;

@@ -10,7 +10,7 @@ use super::{relay, shared::Shared};
 use crate::messaging::{
     handlers::{Delivery, Handler},
     inbox::{Handed, is_handled},
-    journal::{Journal, MAX_GROUP, Record},
+    journal::{Journal, MAX_GROUP, Record, records_of},
     outcome::{MAX_REPLY, Outcome},
     packet::{Packet, PacketId, RELAY_TYPE},
     routing::Role,
@@ -185,8 +185,9 @@ impl Done {
 
 async fn write(shared: &Shared, journal: &mut Journal, records: &[Record]) -> std::io::Result<()> {
     if journal.needs_memory() {
-        let pieces = journal.pieces(shared.inbox().memory());
-        journal.replace(pieces).await?;
+        // They are encoded without the lock.
+        let remembered = records_of(shared.inbox().memory());
+        journal.replace(&remembered).await?;
     }
     journal.append(records).await
 }

@@ -21,7 +21,7 @@ use crate::messaging::{
     frame::{self, BATCH_OUTCOMES, BATCH_REPLIES, Charge, Content, FrameError, Hello, Malformed},
     inbox::{Inbox, Received, Violation},
     outbox::CreditTaken,
-    outcome::{Outcome, reason_of},
+    outcome::Outcome,
     packet::{LANES, Packet, PacketId, Priority},
     pairing::{Pair, Verdict},
     routing::{Presence, Role},
@@ -224,9 +224,7 @@ impl Task {
         let gone = match &entry {
             Some(entry) if entry.presence != Presence::Away => None,
             Some(_) => Some(Outcome::away(format!("the agent {:?} is not in the fleet now", self.link.peer))),
-            None => Some(Outcome::NoSuchAgent {
-                reason: reason_of(format!("the agent {:?} is no longer in the fleet", self.link.peer)),
-            }),
+            None => Some(Outcome::no_such_agent(format!("the agent {:?} is no longer in the fleet", self.link.peer))),
         };
         if let Some(gone) = gone {
             state.outbox.give_up(&gone);
@@ -448,7 +446,7 @@ impl Task {
             self.shared.metrics.rejected("spoofed_sender");
             warn!(agent = %self.link.peer, sender = %packet.sender, "refused a message that claims to be from another agent");
             return Some(format!(
-                "the message says that it is from {:?}, but the stream is that of {:?}, which is no messenger",
+                "the message claims to be from {:?}, but the stream is that of {:?}, which is no messenger",
                 packet.sender, self.link.peer
             ));
         }

@@ -2,8 +2,8 @@
 //!
 //! Each other agent with which there is something to exchange has a link, whose task owns the stream ([`link`]). A
 //! dispatcher hands what arrives to the handler ([`dispatch`]). All of them share the links, the inbox and who waits for
-//! what ([`shared`]); a lock is held for the time of a look-up, and never two for different purposes but in the order
-//! links, link, or own messages, inbox.
+//! what ([`shared`]). A lock is held for the time of a look-up. Two are held at once only in these orders: links before
+//! link, and own messages before inbox.
 
 mod connect;
 mod dispatch;
@@ -319,7 +319,7 @@ impl Messenger {
 
 fn unresolved(error: Unresolved) -> Outcome {
     match error {
-        Unresolved::NoSuchAgent(reason) => Outcome::NoSuchAgent { reason: super::outcome::reason_of(reason) },
+        Unresolved::NoSuchAgent(reason) => Outcome::no_such_agent(reason),
         Unresolved::Away(_) => Outcome::away(error),
         Unresolved::Several(_) => Outcome::refused(error),
     }

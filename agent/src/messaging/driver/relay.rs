@@ -1,11 +1,11 @@
 //! Broadcasts, and what messengers pass on.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use prost::Message;
 use robeing_proto::message::v1::{Packet as WirePacket, Relay, RelayReport, RelayTarget};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::shared::Shared;
 use crate::messaging::{
@@ -28,6 +28,7 @@ pub(super) fn left(deadline: Instant) -> Option<u64> {
 /// Sends a packet to an agent, and waits for the outcome.
 pub(super) async fn deliver(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Outcome {
     let leaving = || Outcome::away("this agent is shutting down");
+    let within = Duration::from_millis(packet.deadline_in_ms);
     let outcome = match shared.post(to, packet) {
         Ok(outcome) => outcome,
         Err(outcome) => return outcome,
@@ -40,6 +41,8 @@ pub(super) async fn deliver(shared: &Arc<Shared>, to: &Entry, packet: Packet) ->
         outcome = outcome => outcome.unwrap_or_else(|_| leaving()),
         // Nothing is handled any more, so nothing of this agent to itself is either.
         () = shared.stop.cancelled() => Outcome::DeadlinePassed { maybe_handled: true },
+        // It may still wait for its turn, behind messages with later deadlines.
+        () = sleep(within) => Outcome::DeadlinePassed { maybe_handled: true },
     }
 }
 
@@ -96,7 +99,7 @@ async fn send_to(shared: &Arc<Shared>, name: &str, packet: Packet) -> Outcome {
     match shared.directory.snapshot().get(name) {
         Some(entry) if entry.presence != Presence::Away => deliver(shared, entry, packet).await,
         Some(_) => Outcome::away(format!("the agent {name:?} is not in the fleet now")),
-        None => Outcome::NoSuchAgent { reason: format!("the fleet has no agent {name:?}") },
+        None => Outcome::no_such_agent(format!("the fleet has no agent {name:?}")),
     }
 }
 

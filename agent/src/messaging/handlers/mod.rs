@@ -48,7 +48,7 @@ pub enum HandlerError {
 /// A message for a handler.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// The message. `resent` says that an earlier delivery may have had an effect before the agent restarted.
+    /// The message. `resent`: an earlier delivery may have had an effect, for example before the agent restarted.
     pub packet: Packet,
     /// When the sender stops waiting. The handler's future is dropped then.
     pub deadline: Instant,

@@ -77,15 +77,15 @@ impl Post for MessengerPost {
 /// Reads what a process sends.
 fn outgoing(message: SendMessage) -> Result<Outgoing, String> {
     let id = |text: &str| (!text.is_empty()).then(|| text.parse::<PacketId>()).transpose();
-    let told = |error: PacketError| error.to_string();
+    let reason = |error: PacketError| error.to_string();
     let to = message.to.parse().map_err(|error: crate::messaging::routing::AddressError| error.to_string())?;
     let deadline = if message.deadline_in_ms == 0 { DEFAULT_DEADLINE_MS } else { message.deadline_in_ms };
     Ok(Outgoing {
-        id: id(&message.id).map_err(told)?,
-        priority: Priority::new(message.priority).map_err(told)?,
+        id: id(&message.id).map_err(reason)?,
+        priority: Priority::new(message.priority).map_err(reason)?,
         requires_ack: !message.without_ack || message.ask,
         deadline: Duration::from_millis(deadline),
-        reply_to: id(&message.reply_to).map_err(told)?,
+        reply_to: id(&message.reply_to).map_err(reason)?,
         ..Outgoing::new(to, message.r#type, message.payload)
     })
 }

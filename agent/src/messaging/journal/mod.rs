@@ -19,12 +19,12 @@ pub mod format;
 use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use robeing_platform::{AtomicFile, Disk, DiskFile};
+use robeing_platform::{AtomicFile, Disk, DiskFile, compute};
 use tracing::warn;
 
 pub use self::format::Record;
-use self::format::{Content, FILE_HEADER};
-use super::memory::{KEPT_REPLIES, Memory, WINDOW};
+use self::format::{Content, FILE_HEADER, MAX_BODY};
+use super::memory::{KEPT_REPLIES, KEPT_REPLY, Memory, WINDOW};
 
 /// Name of the file in the data folder.
 pub const FILE: &str = "messages.journal";
@@ -34,8 +34,9 @@ pub const REWRITE_AT: u64 = 4 << 20;
 pub const MAX_FILE: u64 = 128 << 20;
 /// Maximum number of records that are written together.
 pub const MAX_GROUP: usize = 1_024;
-/// The size from which a frame of a rewritten file gets no further record, in bytes: 1 MiB.
+/// The size from which a frame gets no further record, in bytes: 1 MiB.
 const PIECE: usize = 1 << 20;
+const _: () = assert!(PIECE + 2 * KEPT_REPLY <= MAX_BODY);
 
 // Everything that is remembered fits a file that is read back.
 const _: () = assert!((WINDOW * 800 + KEPT_REPLIES) as u64 * 2 < MAX_FILE);
@@ -118,18 +119,19 @@ impl Journal {
         self.file.as_ref().is_some_and(|file| file.open.is_none() || file.is_due())
     }
 
-    /// Appends records and syncs them. Returns once they are durable.
+    /// Appends records with one sync. Returns once they are durable.
     ///
     /// # Errors
     /// The disk's error. The records are not durable then; the next append needs the memory, and makes them so.
     pub async fn append(&mut self, records: &[Record]) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         let Some(open) = &file.open else { return Err(io::Error::other("the journal has to be rewritten first")) };
-        let frame = format::frame(self.id, file.next, records);
-        let len = frame.len() as u64;
-        match open.write_at_and_sync(file.end, frame).await {
+        let frames = frames(self.id, file.next, records);
+        let bytes: Vec<u8> = frames.concat();
+        let (end, next) = (file.end + bytes.len() as u64, file.next + frames.len() as u64);
+        match open.write_at_and_sync(file.end, bytes.into()).await {
             Ok(()) => {
-                (file.end, file.next) = (file.end + len, file.next + 1);
+                (file.end, file.next) = (end, next);
                 Ok(())
             }
             Err(error) => {
@@ -145,37 +147,22 @@ impl Journal {
     /// # Errors
     /// The disk's error.
     pub async fn rewrite(&mut self, memory: &Memory) -> io::Result<()> {
-        let pieces = self.pieces(memory);
-        self.replace(pieces).await
+        self.replace(&records_of(memory)).await
     }
 
-    /// Returns the content of a file with what is remembered, in pieces.
-    pub fn pieces(&self, memory: &Memory) -> Vec<Bytes> {
-        let mut pieces = vec![format::header(self.id)];
-        let all: Vec<Record> = memory
-            .handled()
-            .map(|(sender, id, outcome)| Record { sender: Arc::clone(sender), id, outcome: outcome.clone() })
-            .collect();
-        let (mut group, mut bytes) = (Vec::new(), 0);
-        let mut records = all.iter().peekable();
-        while let Some(record) = records.next() {
-            bytes += format::len(record);
-            group.push(record);
-            if bytes >= PIECE || records.peek().is_none() {
-                pieces.push(format::frame(self.id, pieces.len() as u64, group.drain(..)));
-                bytes = 0;
-            }
-        }
-        pieces
-    }
-
-    /// Replaces the file by one of these pieces, which [`Journal::pieces`] has returned.
+    /// Replaces the file by one with these records, all that is remembered ([`records_of`]).
     ///
     /// # Errors
     /// The disk's error.
-    pub async fn replace(&mut self, pieces: Vec<Bytes>) -> io::Result<()> {
+    pub async fn replace(&mut self, records: &[Record]) -> io::Result<()> {
+        let id = self.id;
         let Some(file) = &mut self.file else { return Ok(()) };
         file.open = None;
+        let pieces = compute(|| {
+            let mut pieces = vec![format::header(id)];
+            pieces.extend(frames(id, 1, records));
+            pieces
+        });
         file.whole.replace_pieces(&pieces).await?;
         let open = file.disk.open(file.whole.path(), false).await?;
         file.end = pieces.iter().map(|piece| piece.len() as u64).sum();
@@ -191,6 +178,28 @@ impl Journal {
         (file.end, file.rewritten, file.next) = (content.end as u64, FILE_HEADER as u64, content.next);
         Ok(())
     }
+}
+
+/// Returns all that is remembered, as records, oldest first.
+pub fn records_of(memory: &Memory) -> Vec<Record> {
+    let handled = memory.handled();
+    handled.map(|(sender, id, outcome)| Record { sender: Arc::clone(sender), id, outcome: outcome.clone() }).collect()
+}
+
+/// Returns frames of these records, numbered from `next` on, none of which is too large to be read back.
+fn frames(journal: u64, next: u64, records: &[Record]) -> Vec<Bytes> {
+    let (mut frames, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let mut records = records.iter().peekable();
+    while let Some(record) = records.next() {
+        bytes += format::len(record);
+        group.push(record);
+        if bytes >= PIECE || records.peek().is_none() {
+            let number = next + frames.len() as u64;
+            frames.push(format::frame(journal, number, group.drain(..)));
+            bytes = 0;
+        }
+    }
+    frames
 }
 
 impl File {
@@ -212,7 +221,7 @@ async fn read(disk: &dyn Disk, whole: &AtomicFile) -> io::Result<Option<(Content
     match &read {
         None => warn!(
             file = %whole.path().display(), len,
-            "the journal of messages can't be read and is begun anew: messages may be handled twice"
+            "the journal of messages can't be read and is replaced by an empty one: messages may be handled twice"
         ),
         Some((content, len)) if content.end < *len => warn!(
             file = %whole.path().display(), bytes = len - content.end,
@@ -228,7 +237,7 @@ mod tests {
     use robeing_platform::simulated::SimulatedDisk;
 
     use super::*;
-    use crate::messaging::tests::fixture::record;
+    use crate::messaging::{Outcome, tests::fixture::record};
 
     const DIR: &str = "/data";
 
@@ -333,8 +342,7 @@ mod tests {
     async fn the_file_stays_bounded() {
         let disk = SimulatedDisk::new(1);
         let (mut journal, mut memory) = open(&disk, 7).await;
-        let large =
-            |id| Record { outcome: crate::messaging::Outcome::accepted(Some(vec![0; 60_000].into())), ..record(id) };
+        let large = |id| Record { outcome: Outcome::accepted(Some(vec![0; 60_000].into())), ..record(id) };
         let mut most = 0;
         for id in 0..500 {
             let record = large(id);
@@ -351,6 +359,19 @@ mod tests {
         let limit = 2 * KEPT_REPLIES + (1 << 20);
         assert!(most < limit, "{most} bytes of {limit}");
         assert_eq!(open(&disk, 8).await.1.len(), 500);
+    }
+
+    #[tokio::test]
+    async fn records_that_are_too_large_for_one_frame_are_read_back() {
+        let disk = SimulatedDisk::new(1);
+        let (mut journal, _) = open(&disk, 7).await;
+        let reply = Outcome::accepted(Some(vec![0; KEPT_REPLY].into()));
+        let group: Vec<Record> =
+            (0..=MAX_BODY / KEPT_REPLY).map(|id| Record { outcome: reply.clone(), ..record(id as u128) }).collect();
+        journal.append(&group).await.unwrap();
+        journal.append(&[record(9_999)]).await.unwrap();
+        disk.crash(1);
+        assert_eq!(open(&disk, 8).await.1.len(), group.len() + 1);
     }
 
     #[tokio::test]

@@ -235,7 +235,7 @@ impl Fleet {
         Agent { messenger, handler, metrics, address, stop }
     }
 
-    /// Changes what the directory says about an agent.
+    /// Changes the presence of an agent in the directory.
     pub fn set_presence(&self, name: &str, presence: Presence) {
         let entry = self.directory.snapshot().get(name).cloned().expect("an agent");
         self.directory.put(Entry { presence, ..(*entry).clone() });
