@@ -10,7 +10,8 @@ use crate::{
     rules,
 };
 
-/// How the members of the fleet prove who they are. All connections but those of probes and metrics are mutual TLS 1.3.
+/// How the members of the fleet prove who they are. All connections but those of probes, metrics and attaching
+/// processes are mutual TLS 1.3, unless `transport` is Permissive.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {

@@ -178,8 +178,8 @@ pub(crate) fn pool_name_form() -> Rule {
 
 pub(crate) fn pool_name_reserved() -> Rule {
     rule(
-        "!(self in ['coordinator', 'coordinators', 'user', 'admin'])",
-        "This name belongs to the fleet's own objects; give the pool another.",
+        "!(self in ['coordinator', 'coordinators'])",
+        "This name belongs to the coordinators' own objects; give the pool another.",
     )
 }
 

@@ -118,14 +118,15 @@ pub fn trust(cluster: &str) -> String {
     format!("{cluster}-trust")
 }
 
-/// Returns the name of the ServiceAccount, Role and RoleBinding of people who use the fleet.
+/// Returns the name of the ServiceAccount, Role and RoleBinding of people who use the fleet. Names of clusters and
+/// pools contain no dot, so that no pool of any fleet has an account of this name.
 pub fn user(cluster: &str) -> String {
-    format!("{cluster}-user")
+    format!("{cluster}.user")
 }
 
-/// Returns the name of the ServiceAccount, Role and RoleBinding of people who administer the fleet.
+/// Returns the name of the ServiceAccount, Role and RoleBinding of people who administer the fleet; see [`user`].
 pub fn administrator(cluster: &str) -> String {
-    format!("{cluster}-admin")
+    format!("{cluster}.admin")
 }
 
 /// Returns the name of the Secret with a pool's join secret.

@@ -16,8 +16,8 @@ const CLUSTERS: usize = 200;
 const AT_ONCE: usize = 50;
 /// The number of lease renewals at rest.
 const RENEWALS: usize = 20;
-/// The number of objects of each cluster: 7 for the coordinators, 4 for the identity of the members, 3 for each of the two
-/// accounts for people, and a ServiceAccount and a Deployment for the pool.
+/// The number of objects of each cluster: 7 for the coordinators, 4 for the identity of the members, 3 for each of the
+/// two accounts for people, and a ServiceAccount and a Deployment for the pool.
 const OBJECTS: usize = 19;
 /// The maximum number of requests to create a cluster: one for each object, two that read whether there is an authority
 /// already, and those for its status and events, which may change while the caches catch up.

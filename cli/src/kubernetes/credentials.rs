@@ -1,5 +1,5 @@
 //! The credentials for a fleet on Kubernetes: the authorities that it trusts, from its ConfigMap, and a token of one of
-//! its ServiceAccounts, which the API server makes for whoever may create tokens of that account. The user's own
+//! its ServiceAccounts, which the API server makes for anyone who may create tokens of that account. The user's own
 //! credentials for the API server never reach a coordinator.
 
 use std::{
@@ -10,10 +10,8 @@ use std::{
 
 use robeing_client::{ClientIdentity, CredentialsError, Security};
 use robeing_crds::condition_types;
-use tokio::{
-    task::AbortHandle,
-    time::{Instant, MissedTickBehavior, interval, timeout},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{KubernetesError, access::ApiServer, api::Resource};
 
@@ -43,8 +41,8 @@ impl Access {
     /// Returns the name of the ServiceAccount that the operator makes for this access to a cluster.
     pub fn account(self, cluster: &str) -> String {
         match self {
-            Self::Use => format!("{cluster}-user"),
-            Self::Administer => format!("{cluster}-admin"),
+            Self::Use => format!("{cluster}.user"),
+            Self::Administer => format!("{cluster}.admin"),
         }
     }
 }
@@ -73,20 +71,12 @@ fn is_due(passed: Duration, lifetime: Duration) -> bool {
 /// The credentials for a fleet. They are renewed as long as this exists.
 pub struct Credentials {
     security: Security,
-    renewal: Option<(Arc<Renewal>, AbortHandle)>,
+    renewal: Option<(Arc<Renewal>, AbortOnDropHandle<()>)>,
 }
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials").field("security", &self.security).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Credentials {
-    fn drop(&mut self) {
-        if let Some((_, task)) = &self.renewal {
-            task.abort();
-        }
     }
 }
 
@@ -103,12 +93,12 @@ impl Credentials {
         let Some((identity, age)) = identity(&server, &cluster, &account).await? else {
             return Ok(Self { security: Security::opportunistic().map_err(failed)?, renewal: None });
         };
-        let moves = resource.condition(condition_types::IDENTITY).is_some_and(|told| told.reason == MOVING_TO_TLS);
+        let moves = resource.condition(condition_types::IDENTITY).is_some_and(|found| found.reason == MOVING_TO_TLS);
         let made = if moves { Security::permissive(&identity) } else { Security::with_identity(&identity) };
         let security = made.map_err(failed)?;
         let age = Mutex::new(age);
         let renewal = Arc::new(Renewal { server, cluster, account, security: security.clone(), age });
-        let task = tokio::spawn(Arc::clone(&renewal).keep_fresh()).abort_handle();
+        let task = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&renewal).keep_fresh()));
         Ok(Self { security, renewal: Some((renewal, task)) })
     }
 
@@ -194,7 +184,7 @@ async fn identity(
     let Some(trust) = config.data.remove(TRUST_KEY) else {
         return Err(unusable(server, cluster, format!("it has no key {TRUST_KEY}")));
     };
-    // Before the request: the token is at most as old as this says.
+    // Before the request, so that the token is no older than this.
     let requested = (Instant::now(), SystemTime::now());
     let answer = server.token(account).await?;
     let lifetime = answer.spec.seconds.map_or(TOKEN_LIFETIME, Duration::from_secs);
@@ -235,7 +225,7 @@ mod tests {
 
     #[test]
     fn each_access_has_an_account() {
-        assert_eq!(Access::default().account("f"), "f-user");
-        assert_eq!(Access::Administer.account("f"), "f-admin");
+        assert_eq!(Access::default().account("f"), "f.user");
+        assert_eq!(Access::Administer.account("f"), "f.admin");
     }
 }

@@ -133,7 +133,9 @@ pub enum KubernetesError {
         name: String,
     },
     /// The ConfigMap with the trusted authorities can't be used.
-    #[error("ConfigMap {namespace}/{name} says whom to trust, but can't be used: {problem}; the operator restores it")]
+    #[error(
+        "ConfigMap {namespace}/{name} should contain the trusted authorities, but {problem}; the operator restores it"
+    )]
     BadTrust {
         /// The namespace.
         namespace: String,

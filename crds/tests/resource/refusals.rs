@@ -16,7 +16,7 @@ fn rules_about_names() {
                 letter or digit, because its Services are named after it.";
     let pool_form =
         "The name of a pool must be lower-case letters, digits and '-', and start and end with a letter or digit.";
-    let reserved = "This name belongs to the fleet's own objects; give the pool another.";
+    let reserved = "This name belongs to the coordinators' own objects; give the pool another.";
     let pool_named = |name: &str| manifest(&format!("{{pools: [{{name: {name}, executor: {{echo: {{}}}}}}]}}"));
     assert_refused(&[
         (named("{name: My_Fleet}"), "metadata.name", form),
@@ -34,8 +34,6 @@ fn rules_about_names() {
         (pool_named("data-"), "spec.pools[0].name", pool_form),
         (pool_named("coordinator"), "spec.pools[0].name", reserved),
         (pool_named("coordinators"), "spec.pools[0].name", reserved),
-        (pool_named("user"), "spec.pools[0].name", reserved),
-        (pool_named("admin"), "spec.pools[0].name", reserved),
         (
             pool_named(&"p".repeat(limits::MAX_POOL_NAME as usize + 1)),
             "spec.pools[0].name",

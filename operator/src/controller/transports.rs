@@ -12,7 +12,7 @@ use crate::{
     quorum::{membership::CoordinatorPod, transport},
 };
 
-/// Returns what the template of a workload says about the identity of its processes.
+/// Returns what the template of a workload sets about the identity of its processes.
 pub(crate) fn identity_of(object: &DynamicObject) -> Option<(Transport, Option<Proof>)> {
     let containers = object.data.pointer("/spec/template/spec/containers")?.as_array()?;
     let variables = containers.iter().filter_map(|container| container.get("env")?.as_array()).flatten();
@@ -65,8 +65,8 @@ impl Observation {
         self.deployments().any(|live| matches!(live.identity, Some((_, Some(Proof::Token)))))
     }
 
-    /// Returns whether agents may prove themselves with join secrets: by the template of a pool, or by an older one that
-    /// is being replaced.
+    /// Returns whether agents may prove themselves with join secrets: by the template of a pool, or by an older one
+    /// that is being replaced.
     pub fn has_join_secrets(&self) -> bool {
         let joins = |live: &Live| matches!(live.identity, Some((_, Some(Proof::JoinSecret))));
         self.deployments().any(|live| joins(live) || live.rolls())

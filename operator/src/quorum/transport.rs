@@ -17,7 +17,7 @@ pub enum Transport {
 /// Pods that are created from one template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// What the template says.
+    /// What the template sets.
     pub transport: Transport,
     /// Whether every pod was created from this template and none of an older one is left.
     pub settled: bool,
@@ -37,7 +37,7 @@ pub struct View {
 }
 
 /// Returns how the processes are to connect. `secured` is whether every coordinator was seen to speak TLS: one of an
-/// image of an earlier version does not, whatever its template says.
+/// image of an earlier version does not, whatever its template sets.
 pub fn next(view: &View, secured: bool) -> Transport {
     let pools = || view.pools.iter();
     let Some(coordinators) = view.coordinators else {

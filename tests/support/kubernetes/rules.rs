@@ -101,7 +101,7 @@ fn pools() -> Vec<Refused> {
         with_spec(
             "a reserved name",
             pool(json!({"name": "coordinators"})),
-            "This name belongs to the fleet's own objects",
+            "This name belongs to the coordinators' own objects",
         ),
         with_spec(
             "a specialist of nothing",

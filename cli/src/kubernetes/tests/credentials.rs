@@ -25,7 +25,7 @@ async fn a_coordinator_is_shown_a_token_of_the_accounts_that_is_made_for_it_alon
     let found = fake.find(Some("f")).await.unwrap_or_else(|error| panic!("{error}"));
     found.client.status(Consistency::Local).await.expect("a coordinator answers over TLS");
     assert_eq!(running.stub.shared().authorizations, [Some("Bearer token-1".to_owned())]);
-    assert_eq!(requested(&fake), ["f-user"]);
+    assert_eq!(requested(&fake), ["f.user"]);
     let body = fake.known().token_requests[0].1.clone();
     assert_eq!((&body["apiVersion"], &body["kind"]), (&"authentication.k8s.io/v1".into(), &"TokenRequest".into()));
     assert_eq!(body["spec"], json!({"audiences": ["robeing"], "expirationSeconds": 3600}));
@@ -39,7 +39,7 @@ async fn who_administers_gets_another_account_unless_one_is_named() {
     credentials(&place, Access::Administer, &settings()).await.unwrap_or_else(|error| panic!("{error}"));
     place.service_account = Some("own".into());
     credentials(&place, Access::Administer, &settings()).await.unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(requested(&fake), ["f-admin", "own"]);
+    assert_eq!(requested(&fake), ["f.admin", "own"]);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_coordinator_that_another_authority_certified_gets_no_call() {
 #[tokio::test]
 async fn a_token_that_is_too_old_is_replaced_before_another_connection_is_made() {
     let (fake, running) = with_fleet().await;
-    fake.put(&tokens("f-user"), json!({"spec": {"expirationSeconds": 0}}));
+    fake.put(&tokens("f.user"), json!({"spec": {"expirationSeconds": 0}}));
     let found = fake.find(Some("f")).await.unwrap_or_else(|error| panic!("{error}"));
     // The call that opens the connection may still carry the token from before.
     for _ in 0..2 {
@@ -112,7 +112,7 @@ async fn an_account_or_authorities_that_are_not_there_are_told() {
     for (data, problem) in [(json!({}), "it has no key trust.crt"), (json!({"trust.crt": "x"}), "")] {
         fake.put(TRUST, json!({"data": data}));
         let (sentence, exit) = fake.refused(Some("f")).await;
-        let start = format!("ConfigMap team/f-trust says whom to trust, but can't be used: {problem}");
+        let start = format!("ConfigMap team/f-trust should contain the trusted authorities, but {problem}");
         assert!(sentence.starts_with(&start), "{sentence}");
         assert_eq!(exit, Exit::Unreachable);
     }

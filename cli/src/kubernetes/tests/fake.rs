@@ -287,7 +287,7 @@ pub(super) async fn with_fleet() -> (Fake, stub::Running) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64;
     let authority = Authority::create(&realm, now).expect("an authority");
     fake.put(TRUST, json!({"data": {"trust.crt": authority.certificate_pem()}}));
-    for account in ["f-user", "f-admin"] {
+    for account in ["f.user", "f.admin"] {
         fake.put(&tokens(account), json!({"spec": {"expirationSeconds": 3600}}));
     }
     let acceptor = acceptor(&authority, &realm, now);

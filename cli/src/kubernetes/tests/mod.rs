@@ -123,7 +123,7 @@ async fn a_missing_right_is_named() {
         (CLUSTERS, "get robeingclusters", "view"),
         (PODS, "list pods", "view"),
         (TRUST, "get configmaps", "view"),
-        (&tokens("f-user"), "create serviceaccounts/token for f-user", "edit"),
+        (&tokens("f.user"), "create serviceaccounts/token for f.user", "edit"),
         (&forward, "get and create pods/portforward", "edit"),
     ] {
         fake.refuse(path, 403, "User \"ada\" cannot do that");

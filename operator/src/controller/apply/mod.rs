@@ -13,6 +13,7 @@ use std::{
 
 use error::is;
 pub use error::{Error, is_gone};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions},
@@ -103,16 +104,18 @@ pub fn judge(
     }
 }
 
-/// Returns whether the cluster with this uid controls an object.
-pub fn is_owned(object: &DynamicObject, owner: &str) -> bool {
-    object.owner_references().iter().any(|reference| reference.controller == Some(true) && reference.uid == owner)
+/// Returns whether the cluster with this uid controls the object with this metadata.
+pub fn is_owned(metadata: &ObjectMeta, owner: &str) -> bool {
+    let mut owners = metadata.owner_references.iter().flatten();
+    owners.any(|reference| reference.controller == Some(true) && reference.uid == owner)
 }
 
 /// Returns whether an object with a cluster's labels belongs to that cluster: the cluster controls it, or no one
 /// controls it and the operator has applied it before, which means that its owner was removed manually. `wished` is the
 /// result of [`disks`] for the desired object: a StatefulSet with other disks can't be changed to have these.
 pub fn is_ours(live: &Live, owner: &str, wished: Option<Option<&str>>) -> bool {
-    is_owned(&live.object, owner) || (live.applied && is_uncontrolled(&live.object) && disks(&live.object) == wished)
+    is_owned(&live.object.metadata, owner)
+        || (live.applied && is_uncontrolled(&live.object) && disks(&live.object) == wished)
 }
 
 /// Returns whether an object has no controller.
@@ -299,7 +302,7 @@ impl Target<'_> {
         for orphan in live {
             let (object, name) = (&orphan.object, orphan.object.name_any());
             let stays = wanted.contains(&(&*orphan.kind, name.as_str())) || kept.contains(&name);
-            if stays || object.metadata.deletion_timestamp.is_some() || !is_owned(object, self.owner) {
+            if stays || object.metadata.deletion_timestamp.is_some() || !is_owned(&object.metadata, self.owner) {
                 continue;
             }
             records.remove(&(orphan.kind.to_string(), name.clone()));
@@ -352,7 +355,7 @@ async fn apply_one(
                 let found = api.get_opt(name).await.map_err(|error| Error::of("read", kind, name, error))?;
                 let found = found.map(|found| Live::new(kind, found)).filter(|found| {
                     let is_taken = is_of_one_cluster(&found.object, &wish.object);
-                    !(is_owned(&found.object, owner) || is_taken && is_ours(found, owner, disks(&wish.object)))
+                    !(is_owned(&found.object.metadata, owner) || is_taken && is_ours(found, owner, disks(&wish.object)))
                 });
                 match found {
                     Some(found) if is_leftover(&found.object, &wish.object) => return Ok(true),

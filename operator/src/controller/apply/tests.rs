@@ -222,7 +222,7 @@ async fn an_owner_that_was_taken_away_by_hand_is_put_back() {
             let live = if cached { server.live() } else { vec![] };
             let applied = server.apply(&[desired("x")], &live, &mut records).await;
             assert!(applied.errors.is_empty(), "{applied:?}");
-            assert!(is_owned(&server.live()[0].object, OWNER), "cached: {cached}");
+            assert!(is_owned(&server.live()[0].object.metadata, OWNER), "cached: {cached}");
         }
     }
 }

@@ -29,7 +29,8 @@ pub(super) fn pool_account(fleet: &ValidatedCluster, pool: &FleetPool) -> Servic
     account(fleet, names::pool(&fleet.name, &pool.name))
 }
 
-/// Returns a ServiceAccount whose token is not mounted: the volumes of pods contain the tokens that their processes need.
+/// Returns a ServiceAccount whose token is not mounted: the volumes of pods contain the tokens that their processes
+/// need.
 pub(super) fn account(fleet: &ValidatedCluster, name: String) -> ServiceAccount {
     ServiceAccount {
         metadata: metadata(fleet, name),
@@ -53,14 +54,13 @@ pub(super) fn coordinators_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
 }
 
 /// Agents accept calls only from their coordinators, which probe whether a process is gone, and from the agents of the
-/// same fleet, which send messages. The policy has the names of the ports, since each pool may have its own port numbers, at which something else may listen in the pods of another
-/// pool.
+/// same fleet, which send messages. The policy has the names of the ports, since each pool may have its own port
+/// numbers, at which something else may listen in the pods of another pool.
 pub(super) fn agents_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
     let ports = [names::AGENT_GRPC, names::AGENT_METRICS].map(|name| IntOrString::String(name.into()));
     let from = [Component::Coordinator, Component::Agent]
         .map(|of| NetworkPolicyPeer { pod_selector: Some(component(fleet, of)), ..NetworkPolicyPeer::default() });
-    let from = from.into();
-    policy(fleet, names::agents(&fleet.name), Component::Agent, from, ports)
+    policy(fleet, names::agents(&fleet.name), Component::Agent, from.into(), ports)
 }
 
 fn component(fleet: &ValidatedCluster, component: Component) -> LabelSelector {

@@ -1,5 +1,6 @@
 //! What the members of a fleet need to prove who they are: the files and variables in their pods, the ConfigMap with
-//! the trusted authorities, and the Secrets. Nothing in a pod template changes when an authority or a secret is rotated.
+//! the trusted authorities, and the Secrets. Nothing in a pod template changes when an authority or a secret is
+//! rotated.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +11,12 @@ use k8s_openapi::{
         ObjectFieldSelector, ProjectedVolumeSource, Secret, SecretProjection, SecretVolumeSource,
         ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
     },
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use robeing_crds::{API_VERSION, Enrolment, KIND};
+use robeing_crds::Enrolment;
 use robeing_settings::{TlsMode, settings};
 
-use super::{metadata, pod::env};
+use super::{metadata, owner, pod::env};
 use crate::{
     controller::{
         identity::{
@@ -199,14 +200,7 @@ pub fn secret(cluster: &str, namespace: &str, uid: &str, name: &str, (data, anno
             namespace: Some(namespace.to_owned()),
             labels: Some(names::labels(cluster)),
             annotations: Some(annotations.collect()),
-            owner_references: Some(vec![OwnerReference {
-                api_version: API_VERSION.to_owned(),
-                kind: KIND.to_owned(),
-                name: cluster.to_owned(),
-                uid: uid.to_owned(),
-                controller: Some(true),
-                block_owner_deletion: Some(true),
-            }]),
+            owner_references: Some(vec![owner(cluster, uid)]),
             ..ObjectMeta::default()
         },
         data: Some(data.collect()),

@@ -76,7 +76,7 @@ pub fn build(fleet: &ValidatedCluster, coordinators: u32, member_high_water: u32
     };
     let own = fleet.coordinator_template.service_account_name.as_ref();
     objects.extend(account(own, &access::coordinators_account(fleet))?);
-    // Before the trusted authorities: whoever can read those may expect that the accounts exist.
+    // Before the trusted authorities: a client that can read those expects that the accounts exist.
     objects.extend(rights::of_people(fleet)?);
     if let Some(trust) = identity::trust(fleet) {
         objects.push(desired(&trust)?);
@@ -116,14 +116,19 @@ fn metadata(fleet: &ValidatedCluster, name: String) -> ObjectMeta {
         name: Some(name),
         namespace: Some(fleet.namespace.clone()),
         labels: Some(names::labels(&fleet.name)),
-        owner_references: Some(vec![OwnerReference {
-            api_version: API_VERSION.to_owned(),
-            kind: KIND.to_owned(),
-            name: fleet.name.clone(),
-            uid: fleet.uid.clone(),
-            controller: Some(true),
-            block_owner_deletion: Some(true),
-        }]),
+        owner_references: Some(vec![owner(&fleet.name, &fleet.uid)]),
         ..ObjectMeta::default()
+    }
+}
+
+/// Returns the reference to a cluster with which the garbage collector deletes an object.
+fn owner(cluster: &str, uid: &str) -> OwnerReference {
+    OwnerReference {
+        api_version: API_VERSION.to_owned(),
+        kind: KIND.to_owned(),
+        name: cluster.to_owned(),
+        uid: uid.to_owned(),
+        controller: Some(true),
+        block_owner_deletion: Some(true),
     }
 }

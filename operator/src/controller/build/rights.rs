@@ -1,6 +1,6 @@
-//! Rights in the fleet's namespace: those of the coordinators, which ask the API server what people may do, and those of
-//! the two accounts with whose tokens people use and administer the fleet. No pod runs as one of these two; whoever may
-//! create tokens of one has its rights.
+//! Rights in the fleet's namespace: those of the coordinators, which ask the API server what people may do, and those
+//! of the two accounts with whose tokens people use and administer the fleet. No pod runs as one of these two; anyone
+//! who may create tokens of one has its rights.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use robeing_crds::GROUP;
@@ -14,42 +14,13 @@ use crate::{
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 const AUTHORIZATION_GROUP: &str = "authorization.k8s.io";
 
-/// The rights of whoever uses a fleet: subresources of the cluster, and the verbs on them.
+/// The rights of people who use a fleet: subresources of the cluster, and the verbs on them.
 const USE: [(&[&str], &[&str]); 2] = [
     (&["robeingclusters/tasks"], &["get", "create"]),
     (&["robeingclusters/messages", "robeingclusters/votes"], &["create"]),
 ];
-/// The right that whoever administers a fleet has besides.
+/// The right that people who administer a fleet have besides.
 const ADMINISTER: (&[&str], &[&str]) = (&["robeingclusters/admin"], &["update"]);
-
-/// An account for people, and what it may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Person {
-    /// Uses the fleet.
-    User,
-    /// Uses and administers the fleet.
-    Administrator,
-}
-
-impl Person {
-    const ALL: [Self; 2] = [Self::User, Self::Administrator];
-
-    fn name(self, fleet: &ValidatedCluster) -> String {
-        match self {
-            Self::User => names::user(&fleet.name),
-            Self::Administrator => names::administrator(&fleet.name),
-        }
-    }
-
-    /// Returns whether the account of a pool has this name. Its agents must not get the rights of people, so that the
-    /// fleet has no such account for people then. The schema refuses these names of pools; an earlier one did not.
-    fn is_taken(self, fleet: &ValidatedCluster) -> bool {
-        let name = self.name(fleet);
-        let built = fleet.pools.iter().map(|pool| &pool.name);
-        let refused = fleet.refused.iter().map(|pool| &pool.name);
-        built.chain(refused).any(|pool| names::pool(&fleet.name, pool) == name)
-    }
-}
 
 /// Returns the coordinators' right to ask the API server what people may do in the fleet's namespace.
 pub(super) fn of_coordinators(fleet: &ValidatedCluster) -> Result<[Desired; 2], Error> {
@@ -59,11 +30,10 @@ pub(super) fn of_coordinators(fleet: &ValidatedCluster) -> Result<[Desired; 2], 
 
 /// Returns the accounts for people, each with its rights.
 pub(super) fn of_people(fleet: &ValidatedCluster) -> Result<Vec<Desired>, Error> {
+    let (user, administrator) = (names::user(&fleet.name), names::administrator(&fleet.name));
     let mut objects = Vec::new();
-    for person in Person::ALL.into_iter().filter(|person| !person.is_taken(fleet)) {
-        let name = person.name(fleet);
-        let besides = (person == Person::Administrator).then_some(ADMINISTER);
-        let rules = USE.into_iter().chain(besides).map(|right| PolicyRule {
+    for (name, rights) in [(user, USE.to_vec()), (administrator, [&USE[..], &[ADMINISTER]].concat())] {
+        let rules = rights.into_iter().map(|right| PolicyRule {
             // The coordinators ask about one cluster, by its name.
             resource_names: Some(vec![fleet.name.clone()]),
             ..rule(GROUP, right)

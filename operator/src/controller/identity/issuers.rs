@@ -9,8 +9,8 @@ use tokio::{sync::Mutex, time::Instant};
 
 /// How often the keys are read again at most.
 pub const READ_EVERY: Duration = Duration::from_secs(5 * 60);
-/// After how many failures in a row the API server counts as one that does not show its issuer: fleets must not wait for
-/// it for ever.
+/// After how many failures in a row the API server counts as one that does not show its issuer: fleets must not wait
+/// for it for ever.
 pub const MAX_FAILURES: u32 = 5;
 /// Maximum size of the keys, bytes: that of coordinators.
 pub const MAX_JWKS_BYTES: usize = 64 * 1024;
@@ -33,12 +33,12 @@ impl Issuer {
     }
 }
 
-/// What the API server says about its issuer.
+/// What the API server shows of its issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Discovery {
     /// This is the issuer.
     Known(Issuer),
-    /// It is not said, for this reason.
+    /// It is not shown, for this reason.
     Refused(String),
 }
 
@@ -55,7 +55,7 @@ struct Last {
 }
 
 impl Last {
-    /// Returns what to say after an attempt to read, and remembers it.
+    /// Returns the result of an attempt to read, and remembers it.
     fn after(&mut self, found: kube::Result<Discovery>, now: Instant) -> kube::Result<Discovery> {
         let found = match found {
             Ok(found) => found,
@@ -77,7 +77,7 @@ impl Last {
 }
 
 impl Issuers {
-    /// Returns what the API server says, as of at most [`READ_EVERY`] ago.
+    /// Returns what the API server shows, as of at most [`READ_EVERY`] ago.
     ///
     /// # Errors
     /// If the API server did not respond, or failed.
@@ -106,6 +106,7 @@ async fn discover(client: &Client) -> kube::Result<Discovery> {
             Err(error) => return Err(error),
         }
     }
+    // The loop has read both.
     Ok(parse(&texts[0], &texts[1]).map_or_else(Discovery::Refused, Discovery::Known))
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use robeing_client::{ClientIdentity, CredentialsError, Security};
 use robeing_identity::{
-    Authority, IdentityError, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, SpiffeIdError, digest,
+    Authority, IdentityError, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, SpiffeIdError,
+    certificate_pem, digest,
 };
 use tokio::time::Instant;
 
@@ -17,8 +17,6 @@ use crate::names;
 const SKEW: Duration = Duration::from_secs(150 * 60);
 /// After which time the certificate is renewed: half of what it is valid for, besides the skew.
 const RENEWED_AFTER: Duration = Duration::from_secs(LEAF_LIFETIME.as_secs() / 2);
-/// The number of characters in a line of PEM.
-const PEM_LINE: usize = 64;
 
 /// Why the operator can't connect with TLS.
 #[derive(Debug, thiserror::Error)]
@@ -100,19 +98,6 @@ pub(crate) fn identity(realm: &Realm, state: &AuthorityState, now: u64) -> Resul
         certificate: Some((certificate_pem(&issued.certificate), key.to_pem())),
         token: None,
     })
-}
-
-fn certificate_pem(der: &[u8]) -> String {
-    let body = STANDARD.encode(der);
-    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-    let mut rest = body.as_str();
-    while !rest.is_empty() {
-        let (line, after) = rest.split_at(rest.len().min(PEM_LINE));
-        pem.push_str(line);
-        pem.push('\n');
-        rest = after;
-    }
-    pem + "-----END CERTIFICATE-----\n"
 }
 
 #[cfg(test)]

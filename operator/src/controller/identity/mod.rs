@@ -1,6 +1,7 @@
 //! The identity of a fleet: its certificate authority, the proofs with which agents enrol, and the operator's own
-//! certificate. The decisions are pure, in [`authority`] and [`join`]; this module reads and writes what they are about.
-//! The state is in Secrets, so that it survives the operator, and what is remembered here may be lost at any time.
+//! certificate. The decisions are pure, in [`authority`] and [`join`]; this module reads and writes what they are
+//! about. The state is in Secrets, so that it survives the operator, and what is remembered here may be lost at any
+//! time.
 
 pub mod authority;
 pub mod issuers;
@@ -46,8 +47,7 @@ use crate::{
     quorum::transport,
 };
 
-/// How often Secrets are read again: whoever changes one by hand has no effect before. The operator does not watch
-/// them.
+/// How often Secrets are read again. The operator does not watch them, so a change by hand takes effect only then.
 const READ_EVERY: Duration = Duration::from_secs(10 * 60);
 /// How soon a fleet is reconciled again while its authority is rotated and nothing else happens.
 const ROTATION_POLL: Duration = Duration::from_secs(60);
@@ -99,8 +99,8 @@ impl IdentityCache {
         &self.report
     }
 
-    /// Returns the time until a rotation goes on, or the user's Secret is read again because it is missing or wrong: no
-    /// watch tells of it.
+    /// Returns the time until the next step of a rotation, or until the user's Secret, which is not watched, is read
+    /// again because it is missing or wrong.
     pub(crate) fn due(&self) -> Option<Duration> {
         let waits = self.given.as_ref().is_some_and(|(_, given)| given.is_err());
         self.due.into_iter().chain(waits.then_some(GIVEN_POLL)).min()
@@ -283,12 +283,15 @@ fn unmade(error: IdentityError) -> apply::Error {
     apply::Error::Unmade { what: "the authority of the fleet", source: Box::new(error) }
 }
 
-/// Returns the authorities in the ConfigMap that agents read.
+/// Returns the authorities in the ConfigMap that agents read; none if it does not belong to this cluster, because
+/// anyone who may create ConfigMaps could make themselves trusted by one.
 async fn published(cluster: &RobeingCluster, context: &Context) -> Result<Vec<String>, apply::Error> {
     let name = names::trust(&cluster.name_any());
     let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &cluster.namespace().unwrap_or_default());
     let found = api.get_opt(&name).await.map_err(|error| apply::Error::of("read", "ConfigMap", &name, error))?;
-    let text = found.and_then(|found| found.data?.remove(TRUST_KEY));
+    let uid = cluster.metadata.uid.as_deref().unwrap_or_default();
+    let own = found.filter(|found| apply::is_owned(&found.metadata, uid));
+    let text = own.and_then(|found| found.data?.remove(TRUST_KEY));
     Ok(text.map(|text| authority::certificates(&text)).unwrap_or_default())
 }
 
@@ -308,7 +311,7 @@ async fn store(
     Ok(identity.authority.is_some())
 }
 
-/// Learns the issuer of service-account tokens. Which proof agents have is not decided while nobody knows.
+/// Learns the issuer of service-account tokens. Which proof agents have is not decided before.
 async fn learn_issuer(context: &Context, identity: &mut IdentityCache) -> Result<(), apply::Error> {
     let found = context.issuers.get(&context.client).await;
     match found.map_err(|error| apply::Error::of("read", "issuer", "of service-account tokens", error)) {
@@ -328,10 +331,11 @@ async fn keep_issuer(
     context: &Context,
     cache: &mut ClusterCache,
 ) -> Result<(), apply::Error> {
-    let Some((state, version)) = cache.identity.authority.clone() else { return Ok(()) };
+    let Some((state, version)) = &cache.identity.authority else { return Ok(()) };
     if cache.identity.issuer.is_none() || cache.identity.issuer == state.issuer {
         return Ok(());
     }
+    let (state, version) = (state.clone(), version.clone());
     let state = AuthorityState { issuer: cache.identity.issuer.clone(), ..state };
     let stored = store(secrets(cluster, context), &mut cache.identity, state, version).await;
     refusable(stored, cache).map(drop)
@@ -373,7 +377,6 @@ pub(crate) async fn decide(observation: &Observation, context: &Context, cache: 
         cache.identity.report.problem("JoinSecretUnavailable", format!("{error}."));
     }
     cache.identity.report.proof = proof;
-    cache.identity.report.transport = decided;
     let state = cache.identity.state();
     FleetIdentity { transport: decided, proof, trust: state.map(AuthorityState::bundle).unwrap_or_default() }
 }
@@ -388,7 +391,7 @@ async fn strictly_reachable(observation: &Observation, cache: &ClusterCache) -> 
     all_respond(&addresses, &security).await
 }
 
-/// Tells the coordinators whom to trust, if they have not been told, and takes the next step of a rotation.
+/// Sends the coordinators whom to trust, unless they have it, and takes the next step of a rotation.
 ///
 /// # Errors
 /// If the API server is not reachable.
@@ -398,7 +401,7 @@ pub(crate) async fn advance(
     cache: &mut ClusterCache,
 ) -> Result<(), Error> {
     let Some((state, version)) = cache.identity.authority.clone() else { return Ok(()) };
-    let is_told = tell(observation, &state, context, cache).await;
+    let is_sent = send(observation, &state, context, cache).await;
     let cluster = &observation.cluster;
     let mut is_published = true;
     if state.phase != Phase::Steady {
@@ -412,8 +415,8 @@ pub(crate) async fn advance(
         None => Wanted::Own,
         Some(reference) => Wanted::Given { secret: &reference.secret_name, pair: given.as_ref() },
     };
-    // Without a leader nobody can be told; it matters only if every certificate has expired.
-    let published = is_published && (is_told || observation.fleet.is_err());
+    // Without a leader nothing can be sent; this matters only if every certificate has expired.
+    let published = is_published && (is_sent || observation.fleet.is_err());
     let overlap = context.authority_overlap;
     let view = View { now: wall(), fleet, overlap, asked: asked(cluster), wanted, published };
     let next = match taken(state, &view, cluster) {
@@ -441,12 +444,12 @@ pub(crate) async fn advance(
     Ok(())
 }
 
-/// Returns the state after the next step, and the event that tells of it; `None` if there is nothing to do.
+/// Returns the state after the next step, and the event that reports it; `None` if there is nothing to do.
 fn taken(
     state: AuthorityState,
     view: &View<'_>,
     cluster: &RobeingCluster,
-) -> Result<Option<(AuthorityState, Option<report::Told>)>, apply::Error> {
+) -> Result<Option<(AuthorityState, Option<report::RotationEvent>)>, apply::Error> {
     let source = match view.wanted {
         Wanted::Own => "",
         Wanted::Given { secret, .. } => secret,
@@ -473,8 +476,8 @@ fn fleet_time(status: &v1::FleetStatus) -> Option<u64> {
     u64::try_from(millis).ok().filter(|millis| *millis > 0)
 }
 
-/// Tells the coordinators whom to trust. Returns whether they know.
-async fn tell(observation: &Observation, state: &AuthorityState, context: &Context, cache: &mut ClusterCache) -> bool {
+/// Sends the coordinators whom to trust. Returns whether they have it.
+async fn send(observation: &Observation, state: &AuthorityState, context: &Context, cache: &mut ClusterCache) -> bool {
     let Ok(answer) = &observation.fleet else { return false };
     let joins = cache.identity.joins.iter().map(|(pool, (join, _))| (pool.clone(), join.clone())).collect();
     let request = trust::request(&observation.cluster, state, &joins);

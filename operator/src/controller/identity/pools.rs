@@ -26,16 +26,14 @@ pub(super) async fn keep_secrets(
     let cluster = &observation.cluster;
     let secrets = secrets(cluster, context);
     let identity = &mut cache.identity;
-    let Some((state, version)) = identity.authority.clone() else { return Ok(()) };
+    let Some((mut state, version)) = identity.authority.clone() else { return Ok(()) };
     let is_needed = proof == Proof::JoinSecret || (!state.join_pools.is_empty() && observation.has_join_secrets());
     let pools = cluster.spec.pools.iter().map(|pool| pool.name.clone());
     let wanted: Vec<String> = pools.filter(|_| is_needed).collect();
-    if wanted.iter().any(|pool| !state.join_pools.contains(pool)) {
+    let added: Vec<String> = wanted.iter().filter(|pool| !state.join_pools.contains(pool)).cloned().collect();
+    if !added.is_empty() {
         // It is recorded first, so that a Secret of which nobody knows is never left.
-        let mut state = state.clone();
-        state
-            .join_pools
-            .extend(wanted.iter().filter(|pool| !state.join_pools.contains(pool)).cloned().collect::<Vec<_>>());
+        state.join_pools.extend(added);
         if !store(secrets, identity, state, version).await? {
             return Ok(());
         }
@@ -44,7 +42,6 @@ pub(super) async fn keep_secrets(
             secrets.delete(&names::join(secrets.cluster, gone)).await?;
             identity.joins.remove(gone);
         }
-        let mut state = state.clone();
         state.join_pools.retain(|pool| wanted.contains(pool));
         if !store(secrets, identity, state, version).await? {
             return Ok(());

@@ -1,23 +1,23 @@
-//! What is told of a fleet's identity in its status and events. Pure.
+//! What the status and the events of a fleet report of its identity. Pure.
 
 use robeing_crds::{Enrolment, RobeingCluster, Transport as Wanted};
 
 use super::authority::Phase;
-use crate::controller::validate::{Proof, Transport};
+use crate::controller::validate::Proof;
 
 /// An event of a rotation: its reason and its note.
-pub type Told = (&'static str, &'static str);
+pub type RotationEvent = (&'static str, &'static str);
 
 /// The next authority has been made.
-pub const STARTED: Told = (
+pub const STARTED: RotationEvent = (
     "AuthorityRotationStarted",
     "Another certificate authority is trusted, and will certify the members when all can know that.",
 );
 /// The next authority certifies.
-pub const SWITCHED: Told =
+pub const SWITCHED: RotationEvent =
     ("AuthoritySwitched", "Members are certified by the new authority. The old one is trusted until they all are.");
 /// The old authority is trusted no more.
-pub const FINISHED: Told = ("AuthorityRotationCompleted", "The old certificate authority is trusted no more.");
+pub const FINISHED: RotationEvent = ("AuthorityRotationCompleted", "The old certificate authority is trusted no more.");
 
 /// The warning of open enrolment.
 pub const OPEN_WARNING: &str = "Anyone who can reach a coordinator may join as a worker or specialist, submit tasks and \
@@ -44,16 +44,14 @@ pub struct Report {
     pub no_issuer: Option<String>,
     /// What pods prove themselves with.
     pub proof: Proof,
-    /// How pods connect.
-    pub transport: Transport,
     /// What a fleet that moves to TLS waits for, as a clause of a sentence.
     pub moving: Option<String>,
     /// The phase of the authority; `None` if there is none.
     pub phase: Option<Phase>,
-    /// Why the coordinators were not told whom to trust.
+    /// Why the coordinators did not accept whom to trust.
     pub declined: Option<String>,
     /// The events of this reconciliation.
-    pub events: Vec<Told>,
+    pub events: Vec<RotationEvent>,
 }
 
 /// Maximum number of workloads that a message names.

@@ -47,14 +47,11 @@ impl Secrets<'_> {
     pub(super) async fn get_own(self, name: &str) -> Result<Option<Secret>, Error> {
         let found = self.get(name).await?;
         match found {
-            Some(found) if !self.owns(&found) => Err(Error::Foreign { kind: KIND.into(), name: name.into() }),
+            Some(found) if !apply::is_owned(&found.metadata, self.uid) => {
+                Err(Error::Foreign { kind: KIND.into(), name: name.into() })
+            }
             found => Ok(found),
         }
-    }
-
-    fn owns(self, secret: &Secret) -> bool {
-        let controls = |uid: &str| uid == self.uid;
-        secret.owner_references().iter().any(|owner| owner.controller == Some(true) && controls(&owner.uid))
     }
 
     /// Writes a Secret, over the one of this version, or a new one if there is no version. Returns its new version;

@@ -149,6 +149,12 @@ impl Server {
     }
 }
 
+/// Returns a ConfigMap of the owner with this uid, with trusted authorities.
+fn trust_config(owner: &str, trust: &str) -> Value {
+    let owner = json!({"apiVersion": "v1", "kind": "Any", "name": "fleet", "uid": owner, "controller": true});
+    json!({"metadata": {"name": "fleet-trust", "ownerReferences": [owner]}, "data": {TRUST_KEY: trust}})
+}
+
 fn cluster() -> RobeingCluster {
     parse_manifest(MANIFEST).unwrap_or_else(|error| panic!("{error}"))
 }
@@ -231,13 +237,16 @@ async fn members_of_a_lost_authority_are_trusted_until_they_have_others() {
     let mut operator = Operator::start(&server);
     operator.prepare(&cluster).await;
     let lost = operator.authority().certificate.clone();
-    server.stored().objects.remove(AUTHORITY);
-    server.stored().put(TRUST, json!({"metadata": {"name": "fleet-trust"}, "data": {TRUST_KEY: lost}}));
-    let mut next = Operator::start(&server);
-    let identity = next.decide(&cluster).await;
-    assert_ne!(next.authority().certificate, lost);
-    assert!(identity.trust.contains(&lost) && identity.trust.contains(&next.authority().certificate));
-    assert_eq!(next.cache.identity.state().map(|state| state.phase), Some(Phase::Retiring { since: None }));
+    for (owner, phase) in [("other", Phase::Steady), ("u", Phase::Retiring { since: None })] {
+        server.stored().objects.remove(AUTHORITY);
+        server.stored().put(TRUST, trust_config(owner, &lost));
+        let mut next = Operator::start(&server);
+        let identity = next.decide(&cluster).await;
+        assert_ne!(next.authority().certificate, lost);
+        assert!(identity.trust.contains(&next.authority().certificate));
+        assert_eq!(identity.trust.contains(&lost), owner == "u", "another's ConfigMap must not make anybody trusted");
+        assert_eq!(next.cache.identity.state().map(|state| state.phase), Some(phase));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -428,7 +437,7 @@ async fn round(server: &Server, observation: &Observation) -> Vec<&'static str> 
     let (context, cache) = (&operator.context, &mut operator.cache);
     prepare(&observation.cluster, context, cache, true).await.unwrap_or_else(|error| panic!("{error}"));
     let identity = decide(observation, context, cache).await;
-    server.stored().put(TRUST, json!({"metadata": {"name": "fleet-trust"}, "data": {TRUST_KEY: identity.trust}}));
+    server.stored().put(TRUST, trust_config("u", &identity.trust));
     advance(observation, context, cache).await.unwrap_or_else(|error| panic!("{error}"));
     cache.identity.report().events.iter().map(|(reason, _)| *reason).collect()
 }

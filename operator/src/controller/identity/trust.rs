@@ -1,4 +1,4 @@
-//! What the coordinators are told of whom to trust. Pure.
+//! What the operator sends to the coordinators: whom to trust. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use robeing_proto::v1;
 use super::{authority::AuthorityState, join::JoinState};
 use crate::names;
 
-/// Returns the request that tells the coordinators whom to trust.
+/// Returns the request that contains whom the coordinators are to trust.
 pub fn request(
     cluster: &RobeingCluster,
     state: &AuthorityState,
@@ -52,7 +52,7 @@ fn pool_trust(cluster: &RobeingCluster, pool: &Pool, join: Option<&JoinState>) -
     }
 }
 
-/// What this process has told the coordinators.
+/// What this process has sent to the coordinators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
     digest: [u8; 32],

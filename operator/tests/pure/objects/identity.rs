@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use robeing_operator::controller::validate::{Proof, Transport};
+use robeing_operator::{
+    controller::validate::{Proof, Transport},
+    names,
+};
 use serde_json::json;
 
 use super::*;
@@ -188,7 +191,7 @@ fn people_have_an_account_to_use_the_fleet_and_one_to_administer_it_which_no_pod
         rule(json!(["robeingclusters/messages", "robeingclusters/votes"]), json!(["create"])),
     ];
     let administering = [&using[..], &[rule(json!(["robeingclusters/admin"]), json!(["update"]))]].concat();
-    for (name, rules) in [("full-user", &using[..]), ("full-admin", &administering)] {
+    for (name, rules) in [("full.user", &using[..]), ("full.admin", &administering)] {
         assert_eq!(object(&objects, "Role", name).object.data["rules"], json!(rules), "{name}");
         let binding = &object(&objects, "RoleBinding", name).object.data;
         assert_eq!((&binding["roleRef"]["name"], &binding["subjects"][0]["name"]), (&name.into(), &name.into()));
@@ -204,14 +207,18 @@ fn people_have_an_account_to_use_the_fleet_and_one_to_administer_it_which_no_pod
 
 #[test]
 fn the_agents_of_a_pool_never_get_the_rights_of_people() {
-    // An earlier version of the schema allowed these names of pools.
-    let mut cluster = cluster(FULL);
-    cluster.spec.pools[0].name = "admin".into();
-    let objects = objects(&fleet(&cluster));
-    let named = |name: &str| {
-        let kinds = objects.iter().filter(|desired| desired.name() == name).map(|desired| desired.kind.kind.clone());
-        kinds.collect::<Vec<_>>()
-    };
-    assert_eq!(named("full-admin"), ["ServiceAccount", "Deployment"], "they are the pool's");
-    assert_eq!(named("full-user"), ["ServiceAccount", "Role", "RoleBinding"]);
+    // A fleet named full-b may be in the same namespace.
+    for (pool, people) in [("admin", names::administrator("full")), ("b-user", names::user("full-b"))] {
+        let mut cluster = cluster(FULL);
+        cluster.spec.pools[0].name = pool.into();
+        let objects = objects(&fleet(&cluster));
+        let named = |name: &str| {
+            let named = objects.iter().filter(|desired| desired.name() == name);
+            named.map(|desired| desired.kind.kind.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&format!("full-{pool}")), ["ServiceAccount", "Deployment"], "they are the pool's");
+        assert_ne!(format!("full-{pool}"), people);
+        assert_eq!(named("full.admin"), ["ServiceAccount", "Role", "RoleBinding"]);
+        assert_eq!(named("full.user"), ["ServiceAccount", "Role", "RoleBinding"]);
+    }
 }

@@ -32,8 +32,8 @@ use crate::{
 pub const FLEETS: usize = 1_000;
 /// The default duration of the measurement at rest.
 pub const WINDOW: Duration = Duration::from_secs(60);
-/// The number of objects of each fleet: seven for the coordinators, four for the identity of the members, three for each
-/// of the two accounts for people, and a ServiceAccount and a Deployment for the pool.
+/// The number of objects of each fleet: seven for the coordinators, four for the identity of the members, three for
+/// each of the two accounts for people, and a ServiceAccount and a Deployment for the pool.
 pub const OBJECTS: usize = 19;
 /// The largest number of fleets: each simulated coordinator has an address in a /16.
 pub const MOST_FLEETS: usize = 10_000;

@@ -1,7 +1,7 @@
-//! The life of a fleet's certificate authority: made once, rotated by adding the next one to what members trust, issuing
-//! by it when everybody can have learned that, and dropping the old one when nothing that it issued is valid any more.
-//! Pure: the state is in a Secret, the time is passed in, and keys are made by the caller. So the operator may be away,
-//! restarted or late at any step.
+//! The life of a fleet's certificate authority: made once, rotated by adding the next one to what members trust,
+//! issuing by it when everybody can have learned that, and dropping the old one when nothing that it issued is valid
+//! any more. Pure: the state is in a Secret, the time is passed in, and keys are made by the caller. So the operator
+//! may be away, restarted or late at any step.
 
 mod secret;
 #[cfg(test)]
@@ -142,7 +142,7 @@ pub struct View<'a> {
     pub asked: Option<&'a str>,
     /// Where the authority should come from.
     pub wanted: Wanted<'a>,
-    /// Whether agents can read all trusted authorities in the ConfigMap, and the coordinators have been told of them.
+    /// Whether agents can read all trusted authorities in the ConfigMap, and the coordinators have them.
     pub published: bool,
 }
 
@@ -263,8 +263,8 @@ impl AuthorityState {
         }
     }
 
-    /// Returns the state in which these authorities, which members trust already, are trusted, too. A phase begins anew,
-    /// so that they are dropped only when nothing that they issued is valid any more.
+    /// Returns the state in which these authorities, which members trust already, are trusted, too. The phase starts
+    /// over, so that they are dropped only when nothing that they issued is valid any more.
     #[must_use]
     pub fn trusting(mut self, published: Vec<String>) -> Self {
         let before = self.trust.len();

@@ -6,7 +6,10 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 
 use super::{AuthorityState, Pair, Phase, certificates};
 use crate::{
-    controller::{build::SecretContent, identity::issuers::Issuer},
+    controller::{
+        build::SecretContent,
+        identity::{self, issuers::Issuer},
+    },
     names,
 };
 
@@ -35,7 +38,7 @@ pub enum Found {
     Mended(Box<AuthorityState>),
     /// No authority whose key is known.
     Lost {
-        /// The certificates that it says are trusted.
+        /// The certificates that it lists as trusted.
         trusted: Vec<String>,
         /// The secret with which join tokens are signed, if it is there.
         join_key: Option<String>,
@@ -44,10 +47,7 @@ pub enum Found {
 
 /// Reads the state from a Secret.
 pub fn from_secret(secret: &Secret) -> Found {
-    let text = |key: &str| {
-        let bytes = secret.data.as_ref()?.get(key)?;
-        String::from_utf8(bytes.0.clone()).ok()
-    };
+    let text = |key: &str| identity::text(secret, key);
     let note = |key: &str| secret.metadata.annotations.as_ref()?.get(key).cloned();
     let pair = |certificate: &str, key: &str| Pair::read(&text(certificate)?, &text(key)?).ok();
     let said = text(TRUST_KEY).unwrap_or_default();
