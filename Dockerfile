@@ -31,7 +31,7 @@ LABEL org.opencontainers.image.title="robeing" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"
 COPY --from=build /image/ /
-# A volume that is mounted at one of these takes over whose it is.
+# A volume that is mounted at one of these takes over its owner.
 COPY --from=build --chown=65532:65532 /data/ /var/lib/robeing/
 COPY --from=build --chown=65532:65532 /join/ /var/run/robeing/join/
 USER 65532:65532

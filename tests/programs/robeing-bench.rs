@@ -38,6 +38,9 @@ struct Args {
     /// The agent program; by default the one in the directory of this program
     #[arg(long, value_name = "FILE", env = "ROBEING_AGENT_BIN")]
     agent_bin: Option<PathBuf>,
+    /// Run the fleets without TLS, to see what it costs
+    #[arg(long)]
+    plaintext: bool,
     /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
@@ -96,6 +99,7 @@ async fn measure(args: &Args) -> anyhow::Result<String> {
         },
         data: args.data.clone(),
         agent_bin: args.agent_bin.clone(),
+        plaintext: args.plaintext,
     };
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut tell = |line: String| eprintln!("{line}");

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
+use robeing_identity::is_segment;
 
 use super::{AgentRole, Output};
 
@@ -26,7 +27,7 @@ pub struct ClientFiles {
     #[arg(long, global = true, env = "ROBEING_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
-    /// The directory of the fleet's certificate authority: whoever can read it certifies itself
+    /// The directory of the fleet's certificate authority, with which robeing certifies itself
     #[arg(long, global = true, env = "ROBEING_CA", hide_env_values = true, value_name = "DIR")]
     pub ca: Option<PathBuf>,
 }
@@ -40,7 +41,7 @@ pub struct BarArgs {
     /// The agent's name
     pub agent: String,
 
-    /// The reason, which is kept with the agent's name and in the audit log, and which the agent is told
+    /// The reason, kept with the agent's name and in the audit log, and sent to the agent
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub reason: String,
 
@@ -85,8 +86,8 @@ The token is all that is written to standard output, so that it can be passed on
 
     ROBEING_JOIN_TOKEN=$(robeing token create --name data-7) robeing-agent --role worker --name data-7 ...
 
-Whoever has the token can use it before the agent does: pass it on through an environment variable or a file, and let \
-it expire soon.")]
+Anyone who has the token can use it before the agent does: pass it on through an environment variable or a file, and \
+let it expire soon.")]
 pub struct CreateTokenArgs {
     /// The role that the agent must have; worker if omitted
     #[arg(long, value_enum, ignore_case = true)]
@@ -149,14 +150,13 @@ pub const MAX_CLIENT_NAME: usize = 200;
 
 /// Checks the name of a client.
 fn client_name(text: &str) -> Result<String, String> {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     if text.len() > MAX_CLIENT_NAME {
         return Err(format!("a client's name has at most {MAX_CLIENT_NAME} characters"));
     }
     if text == "trust" {
         return Err("this name is taken: trust.crt has the certificates of the authorities".into());
     }
-    if text.starts_with('.') || text.is_empty() || !text.chars().all(is_allowed) {
+    if text.starts_with('.') || !is_segment(text) {
         return Err("a client's name consists of letters, digits, '-', '.' and '_', and does not begin with '.'".into());
     }
     Ok(text.into())

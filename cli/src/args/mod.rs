@@ -109,7 +109,7 @@ pub struct Connection {
     pub kubeconfig: Option<PathBuf>,
 
     /// The ServiceAccount whose token shows the fleet on Kubernetes who you are; you must have the right to create
-    /// serviceaccounts/token for it. Without it, NAME-user of the RobeingCluster NAME, or NAME-admin for commands that
+    /// serviceaccounts/token for it. Without it, NAME.user of the RobeingCluster NAME, or NAME.admin for commands that
     /// administer the fleet
     #[arg(long, global = true, value_name = "NAME", value_parser = object_name)]
     pub service_account: Option<String>,

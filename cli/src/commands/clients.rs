@@ -9,7 +9,7 @@ use std::{
 
 use jiff::Timestamp;
 use robeing_client::FleetClient;
-use robeing_identity::{Certificate, IdentityError, PrivateKey, TrustBundle};
+use robeing_identity::{Certificate, IdentityError, PrivateKey, TrustBundle, certificate_pem, files::TRUST};
 use robeing_proto::v1::{CertifyClientRequest, CertifyClientResponse};
 
 use super::{connect::client, credentials::CredentialError, duration};
@@ -87,7 +87,7 @@ fn contents(key: &PrivateKey, certified: &CertifyClientResponse) -> Result<Conte
         return Err(IdentityError::KeyMismatch);
     }
     Ok(Contents {
-        certificate: TrustBundle::from_der(&[certified.certificate.to_vec()])?.pem().to_owned(),
+        certificate: certificate_pem(&certified.certificate),
         key: key.to_pem(),
         trust: TrustBundle::from_pem(&certified.trust_bundle)?.pem().to_owned(),
         not_after: stated.not_after,
@@ -100,7 +100,7 @@ impl Files {
             dir: dir.to_owned(),
             certificate: dir.join(format!("{name}.crt")),
             key: dir.join(format!("{name}.key")),
-            trust: dir.join("trust.crt"),
+            trust: dir.join(TRUST),
             force,
         }
     }

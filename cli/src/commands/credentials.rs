@@ -9,7 +9,8 @@ use std::{
 
 use robeing_client::{Address, ClientIdentity, CredentialsError, Security};
 use robeing_identity::{
-    Authority, IdentityError, PeerRole, PrivateKey, Realm, SigningRequest, SpiffeId, SpiffeIdError, TrustBundle,
+    Authority, IdentityError, PeerRole, PrivateKey, Realm, SigningRequest, SpiffeId, SpiffeIdError, certificate_pem,
+    files::{CERTIFICATE, KEY, REALM, TRUST},
 };
 use robeing_settings::{DEFAULT_CLUSTER, DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN, Setting, settings};
 
@@ -21,8 +22,6 @@ use crate::{
 /// How long a certificate that the command line makes for itself is valid.
 const OWN_CERTIFICATE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The file in an authority's directory that names the fleet, as the beginning of its members' SPIFFE ids.
-pub(crate) const REALM_FILE: &str = "realm";
 /// The name of a client that certifies itself.
 const OWN_NAME: &str = "cli";
 
@@ -74,7 +73,7 @@ pub(super) fn security(connection: &Connection, endpoints: &[String]) -> Result<
     if endpoints.iter().filter_map(|endpoint| endpoint.parse::<Address>().ok()).any(|address| address.is_https()) {
         return Err(CredentialError::Missing(
             "an https endpoint must prove who it is: give --trust FILE, the certificates of the authorities to trust, \
-             or --ca DIR (http:// also speaks TLS, to whoever answers)",
+             or --ca DIR (http:// also speaks TLS, to any server that answers)",
         ));
     }
     Ok(Security::opportunistic()?)
@@ -103,27 +102,46 @@ fn given(files: &ClientFiles) -> Result<Option<ClientIdentity>, CredentialError>
 
 /// Certifies this process with the authority in a directory.
 fn own_identity(dir: &Path) -> Result<ClientIdentity, CredentialError> {
-    let certificate = read(dir.join("ca.crt"))?;
-    let authority = Authority::from_pem(&certificate, &read(dir.join("ca.key"))?)?;
-    let trust = read(dir.join("trust.crt")).unwrap_or_else(|_| certificate.clone());
+    let certificate = read(dir.join(CERTIFICATE))?;
+    let authority = Authority::from_pem(&certificate, &read(dir.join(KEY))?)?;
+    let trust = match read(dir.join(TRUST)) {
+        Err(CredentialError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => certificate,
+        trust => trust?,
+    };
+    Ok(certified_by(&authority, &own_id(dir)?, &trust, OWN_CERTIFICATE)?)
+}
+
+/// Makes a key for a client, and certifies it with an authority. `trust` has the authorities that the client trusts, PEM.
+///
+/// # Errors
+/// If the key or the certificate can't be made.
+pub(crate) fn certified_by(
+    authority: &Authority,
+    id: &SpiffeId,
+    trust: &str,
+    lifetime: Duration,
+) -> Result<ClientIdentity, IdentityError> {
     let key = PrivateKey::generate()?;
     let request = SigningRequest::from_der(&key.request()?)?;
-    let id = own_id(dir)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
-    let issued = authority.issue(&request, &id, &[], now, OWN_CERTIFICATE)?;
-    let certificate = TrustBundle::from_der(&[issued.certificate.to_vec()])?.pem().to_owned();
+    let issued = authority.issue(&request, id, &[], now(), lifetime)?;
     Ok(ClientIdentity {
         cluster: id.realm().cluster().to_owned(),
-        trust,
-        certificate: Some((certificate, key.to_pem())),
+        trust: trust.to_owned(),
+        certificate: Some((certificate_pem(&issued.certificate), key.to_pem())),
         token: None,
     })
+}
+
+/// Returns the time, Unix milliseconds.
+pub(crate) fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Returns the id that this process gives itself: in the realm that the authority's directory names, or else in that of
 /// the variables that coordinators read, too.
 fn own_id(dir: &Path) -> Result<SpiffeId, CredentialError> {
-    let file = dir.join(REALM_FILE);
+    let file = dir.join(REALM);
     if !file.exists() {
         let member = realm()?.member(PeerRole::Client, OWN_NAME);
         return Ok(member.map_err(|error| IdentityError::NoIdentity(error.to_string()))?);
@@ -180,7 +198,7 @@ mod tests {
         assert_eq!(certified(&dir).id.to_string(), "spiffe://robeing.local/ns/default/cluster/fleet-7/client/cli");
         assert_eq!(own_identity(&dir).expect("certified").cluster, "fleet-7");
 
-        let file = dir.join(REALM_FILE);
+        let file = dir.join(REALM);
         fs::write(&file, "spiffe://robeing.local/fleet-7").expect("written");
         let error = own_identity(&dir).expect_err("it names no fleet").to_string();
         assert!(error.starts_with(&format!("{} does not name a fleet", file.display())), "{error}");

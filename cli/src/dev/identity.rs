@@ -7,25 +7,21 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use robeing_client::ClientIdentity;
 use robeing_identity::{
-    Authority, IdentityError, JoinClaims, JoinKey, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle,
-    random_bytes,
+    Authority, IdentityError, JoinClaims, JoinKey, PeerRole, Realm,
+    files::{self, CERTIFICATE, JOIN_KEY, KEY, REALM},
 };
 use robeing_settings::{DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN};
 
 use super::DevError;
-use crate::commands::credentials::REALM_FILE;
+use crate::commands::credentials::{certified_by, now};
 
 /// The folder in the data directory.
 const FOLDER: &str = "identity";
-/// The files in it, as coordinators read them.
-const CERTIFICATE: &str = "ca.crt";
-const KEY: &str = "ca.key";
-const JOIN_KEY: &str = "join.key";
 /// How long the authority and the user's certificate are valid: as long as the data directory may be used.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 /// How long an agent has to use its join token: it does so when it starts.
@@ -35,7 +31,6 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct DevIdentity {
     cluster: String,
     realm: Realm,
-    authority: Authority,
     join_key: JoinKey,
     client: ClientIdentity,
 }
@@ -68,13 +63,12 @@ impl DevIdentity {
         let realm = Realm::new(DEFAULT_TRUST_DOMAIN, DEFAULT_NAMESPACE, cluster)
             .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
         make(&dir, &realm).map_err(failed)?;
-        name_realm(&dir, &realm).map_err(failed)?;
         let read = |name: &str| fs::read_to_string(dir.join(name)).map_err(failed);
         let (certificate, key, join_key) = (read(CERTIFICATE)?, read(KEY)?, read(JOIN_KEY)?);
         let authority = Authority::from_pem(&certificate, &key).map_err(invalid)?;
         let client = client(&realm, &authority).map_err(invalid)?;
         let join_key = JoinKey::new(join_key.trim().as_bytes());
-        Ok(Self { cluster: cluster.to_owned(), realm, authority, join_key, client })
+        Ok(Self { cluster: cluster.to_owned(), realm, join_key, client })
     }
 
     /// Returns the credentials of the user.
@@ -91,59 +85,27 @@ impl DevIdentity {
         let expires = now() + TOKEN_LIFETIME.as_millis() as u64;
         Ok(self.join_key.sign(&JoinClaims::new(self.realm.cluster(), role, pool, Some(name), expires)?))
     }
-
-    /// Returns the authority's certificate, PEM.
-    pub fn authority_pem(&self) -> &str {
-        self.authority.certificate_pem()
-    }
-}
-
-fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Certifies the user of this process.
 fn client(realm: &Realm, authority: &Authority) -> Result<ClientIdentity, IdentityError> {
-    let key = PrivateKey::generate()?;
-    let request = SigningRequest::from_der(&key.request()?)?;
     let id = realm.member(PeerRole::Client, "dev").map_err(|error| IdentityError::NoIdentity(error.to_string()))?;
-    let issued = authority.issue(&request, &id, &[], now(), LIFETIME)?;
-    let certificate = TrustBundle::from_der(&[issued.certificate.to_vec()])?.pem().to_owned();
-    Ok(ClientIdentity {
-        cluster: realm.cluster().to_owned(),
-        trust: authority.certificate_pem().to_owned(),
-        certificate: Some((certificate, key.to_pem())),
-        token: None,
-    })
+    certified_by(authority, &id, authority.certificate_pem(), LIFETIME)
 }
 
-/// Makes an authority in a folder, unless there is one. The certificate is written last: without it, a crash left only a
-/// part, and everything is made again.
+/// Makes an authority in a folder, unless there is one, and names the fleet in it, for those who certify themselves with
+/// the authority. The name can differ from that of an earlier run.
 fn make(dir: &Path, realm: &Realm) -> io::Result<()> {
-    if dir.join(CERTIFICATE).exists() {
-        return Ok(());
+    if !dir.join(CERTIFICATE).exists() {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        for (name, content) in files::make(realm, now(), LIFETIME).map_err(io::Error::other)? {
+            write(dir, name, &content)?;
+        }
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let authority = Authority::create_for(realm, now(), LIFETIME).map_err(io::Error::other)?;
-    let secret: [u8; 32] = random_bytes().map_err(io::Error::other)?;
-    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    for (name, content) in
-        [(JOIN_KEY, &secret[..]), (KEY, authority.key_pem()), (CERTIFICATE, authority.certificate_pem())]
-    {
-        write(dir, name, content)?;
-    }
-    Ok(())
-}
-
-/// Writes which fleet it is into the folder, for those who certify themselves with its authority. The name can differ
-/// from that of an earlier run.
-fn name_realm(dir: &Path, realm: &Realm) -> io::Result<()> {
-    let (domain, namespace, cluster) = (realm.trust_domain(), realm.namespace(), realm.cluster());
-    let line = format!("spiffe://{domain}/ns/{namespace}/cluster/{cluster}\n");
-    match fs::read_to_string(dir.join(REALM_FILE)) {
+    let line = files::realm_line(realm);
+    match fs::read_to_string(dir.join(REALM)) {
         Ok(known) if known == line => Ok(()),
-        _ => write(dir, REALM_FILE, &line),
+        _ => write(dir, REALM, &line),
     }
 }
 
@@ -169,7 +131,7 @@ mod tests {
         let data = tempfile::tempdir().expect("a temporary directory");
         let first = DevIdentity::open(data.path(), "one").expect("made");
         let again = DevIdentity::open(data.path(), "one").expect("read");
-        assert_eq!(again.authority_pem(), first.authority_pem());
+        assert_eq!(again.client().trust, first.client().trust);
         Security::with_identity(again.client()).expect("usable");
         let token = first.join_token("specialist", "data", "data-0").expect("signed");
         let claims = again.join_key.verify(&token, "one", now()).expect("right");
@@ -177,13 +139,13 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
         let dir = folder(data.path());
         assert_eq!(mode(&dir), 0o700);
-        assert!([CERTIFICATE, KEY, JOIN_KEY, REALM_FILE].iter().all(|name| mode(&dir.join(name)) == 0o600));
+        assert!([CERTIFICATE, KEY, JOIN_KEY, REALM].iter().all(|name| mode(&dir.join(name)) == 0o600));
     }
 
     #[test]
     fn the_folder_names_the_fleet_also_after_it_was_renamed() {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let named = || fs::read_to_string(folder(data.path()).join(REALM_FILE)).expect("there");
+        let named = || fs::read_to_string(folder(data.path()).join(REALM)).expect("there");
         for name in ["one", "one", "two"] {
             DevIdentity::open(data.path(), name).expect("opened");
             assert_eq!(named(), format!("spiffe://robeing.local/ns/default/cluster/{name}\n"));

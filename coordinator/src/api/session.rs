@@ -105,8 +105,8 @@ impl SessionService {
     /// agent has enrolled for. An agent that takes no tasks is in no pool for that time.
     async fn check_own(&self, caller: &Caller, hello: &internal::Hello) -> Result<(), Status> {
         let Caller::Member(peer) = caller else { return Ok(()) };
-        let role = convert::role_name(convert::agent_role(hello.role())?);
-        if peer.id.name() != hello.name || peer.id.role().as_str() != role {
+        let role = convert::peer_role(convert::agent_role(hello.role())?);
+        if peer.id.name() != hello.name || peer.id.role() != role {
             return Err(Status::permission_denied(format!(
                 "the certificate is of {}/{}, and the session would be of {role}/{}",
                 peer.id.role(),

@@ -2,21 +2,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prost_types::Timestamp;
 use robeing_fleet::{
     AuditCommand, AuditEntry, AuditOutcome, BarKind, Command, EnrolmentMode, IdentityCommand, IdentityConfig,
     PoolTrust, Reply, TokenIssuer,
-    limits::{MAX_NAME_BYTES, MAX_PAGE},
+    limits::{MAX_NAME_BYTES, MAX_PAGE, MAX_REASON_BYTES},
 };
 use robeing_identity::{JoinClaims, PeerRole, Realm, SigningRequest, TrustBundle, jwt::KeySet};
 use robeing_net::{gate::Caller, security::TrustClock};
 use robeing_proto::v1;
+use robeing_settings::Enrolment;
 use tonic::Status;
 
 use crate::{
     api::{convert, errors},
     identity::{
-        enrolment::{check_known, peer_role},
+        enrolment::check_known,
         trust::{FleetTrust, Trusted},
     },
     member::Member,
@@ -24,11 +24,11 @@ use crate::{
     read::StateReader,
 };
 
-/// How long a join token can be used, unless the request says it.
+/// How long a join token can be used, unless the request sets it.
 const TOKEN_VALID: Duration = Duration::from_secs(60 * 60);
 /// The longest time that a join token can be used.
 pub const MAX_TOKEN_VALID: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long a client's certificate is valid, unless the request says it.
+/// How long a client's certificate is valid, unless the request sets it.
 const CLIENT_VALID: Duration = Duration::from_secs(60 * 60);
 /// The shortest and the longest validity of a client's certificate.
 pub const CLIENT_VALID_SPAN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(366 * 24 * 60 * 60));
@@ -68,8 +68,8 @@ impl TrustAdmin {
         Ok((issuing, issuing.trust.with(config)))
     }
 
-    /// Records in the audit log that somebody is given something with which to get into the fleet. Nobody is given it
-    /// before that is recorded.
+    /// Records in the audit log that a caller receives something with which to get into the fleet. The caller receives
+    /// it only after that is recorded.
     async fn record(&self, action: &str, by: &Caller, subject: String, detail: String) -> Result<(), Status> {
         let (actor, outcome) = (by.name(), AuditOutcome::Allowed);
         let entry = AuditEntry { actor, action: action.to_owned(), subject, outcome, detail }.within_limits();
@@ -84,6 +84,14 @@ impl TrustAdmin {
         }
     }
 
+    /// Returns what agents need to enrol by this coordinator's settings.
+    fn configured(&self) -> EnrolmentMode {
+        match self.issuing.as_ref().map(|issuing| issuing.trust.configured()) {
+            Some(Enrolment::Open) => EnrolmentMode::Open,
+            Some(Enrolment::Proof) | None => EnrolmentMode::Proof,
+        }
+    }
+
     /// Sets whom the fleet trusts.
     pub async fn set_trust(&self, request: v1::SetTrustRequest) -> Result<v1::SetTrustResponse, Status> {
         let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
@@ -95,7 +103,8 @@ impl TrustAdmin {
         }
         let enrolment = match request.enrolment() {
             v1::EnrolmentMode::Open => EnrolmentMode::Open,
-            v1::EnrolmentMode::Proof | v1::EnrolmentMode::Unspecified => EnrolmentMode::Proof,
+            v1::EnrolmentMode::Proof => EnrolmentMode::Proof,
+            v1::EnrolmentMode::Unspecified => self.configured(),
         };
         let issuers = request.issuers.into_iter().map(|issuer| TokenIssuer {
             issuer: issuer.issuer,
@@ -122,7 +131,7 @@ impl TrustAdmin {
         let (issuing, trusted) = self.issuing()?;
         let role = match request.role() {
             v1::Role::Unspecified => PeerRole::Worker,
-            role => peer_role(convert::agent_role(role)?),
+            role => convert::peer_role(convert::agent_role(role)?),
         };
         let valid = span("valid_for", request.valid_for, TOKEN_VALID, (Duration::from_secs(1), MAX_TOKEN_VALID))?;
         check_length("pool", &request.pool)?;
@@ -159,8 +168,8 @@ impl TrustAdmin {
         Ok(v1::CertifyClientResponse { certificate: issued.certificate.to_vec().into(), trust_bundle })
     }
 
-    /// Bars an agent. A guardian can quarantine one, but not remove it: that is for people, who give away what agents enrol
-    /// with.
+    /// Bars an agent. A guardian can quarantine one, but not remove it: that is for people, who give away what agents
+    /// enrol with.
     pub async fn bar(&self, request: v1::BarAgentRequest, by: &Caller) -> Result<v1::BarAgentResponse, Status> {
         let kind = match request.kind() {
             v1::BarKind::Removed => BarKind::Removed,
@@ -169,6 +178,9 @@ impl TrustAdmin {
                 return Err(Status::invalid_argument("kind is missing: removed or quarantined"));
             }
         };
+        if request.reason.len() > MAX_REASON_BYTES {
+            return Err(errors::too_long("reason", request.reason.len(), MAX_REASON_BYTES));
+        }
         if kind != BarKind::Quarantined && by.member().is_some_and(|id| id.role().is_agent()) {
             let problem = format!("{} may quarantine an agent, and not remove it; an administrator may", by.name());
             return Err(Status::permission_denied(problem));
@@ -202,7 +214,7 @@ impl TrustAdmin {
         });
         let records = records.iter().map(|record| v1::AuditRecord {
             seq: record.seq,
-            at: Some(happened(record.at.wall)),
+            at: Some(convert::timestamp(record.at.wall)),
             actor: record.actor.clone(),
             action: record.action.clone(),
             subject: record.subject.clone(),
@@ -226,10 +238,6 @@ fn check_length(field: &str, name: &str) -> Result<(), Status> {
         }
         _ => Ok(()),
     }
-}
-
-fn happened(wall: u64) -> Timestamp {
-    convert::timestamp(wall)
 }
 
 fn pool_trust(pool: v1::PoolTrust) -> Result<PoolTrust, Status> {

@@ -1,9 +1,8 @@
-//! Decides about every call to this coordinator, by the certificate or token of whoever makes it.
+//! Decides about every call to this coordinator, by the certificate or token of its caller.
 
 use std::sync::Arc;
 
 use http::HeaderMap;
-use robeing_fleet::BarKind;
 use robeing_identity::{PeerRole, SpiffeId};
 use robeing_net::{
     ConnectInfo,
@@ -15,7 +14,7 @@ use tonic::{Status, async_trait};
 use super::{
     client_rights::{ClientRights, Proven, TokenReviewer},
     kubernetes::User,
-    refusals::{ANONYMOUS, Refusals},
+    refusals::{ANONYMOUS, Refusals, done_to},
     table::{Allowed, allowed},
     trust::{FleetTrust, Trusted},
 };
@@ -28,7 +27,7 @@ pub struct Access {
     pub trust: FleetTrust,
     /// What clients may do.
     pub rights: ClientRights,
-    /// Who tokens are whose keys are not known here.
+    /// Finds out whose the tokens are whose keys are not known here.
     pub reviewer: TokenReviewer,
     /// Whether connections without a certificate are trusted, while a fleet moves to TLS: anyone could connect without
     /// TLS as well, and agents can't enrol before all coordinators can enrol them.
@@ -65,8 +64,7 @@ impl Access {
             return Ok(Caller::Plaintext);
         }
         if let Some(peer) = &connection.identity {
-            let name = format!("{}/{}", peer.id.role(), peer.id.name());
-            return self.decide_member(allowed, peer).await.map_err(|status| (status, name));
+            return self.decide_member(allowed, peer).await.map_err(|status| (status, name_of(&peer.id)));
         }
         if allowed == Allowed::Anyone {
             // Whatever the call brings along, it changes nothing.
@@ -74,12 +72,15 @@ impl Access {
         }
         let anonymous = |status: Status| (status, ANONYMOUS.to_owned());
         if let Some(user) = self.user(headers).await.map_err(anonymous)? {
-            let name = user.name.clone();
-            return self.decide_user(allowed, user).await.map_err(|status| (status, name));
+            let name: Arc<str> = user.name.as_str().into();
+            return match self.decide_user(allowed, user, &name).await {
+                Ok(()) => Ok(Caller::User(name)),
+                Err(status) => Err((status, name.to_string())),
+            };
         }
         match allowed {
             Allowed::With(right, _)
-                if right.is_for_anonymous() && (self.is_open() || self.rights.anonymous_has(right)) =>
+                if right.is_for_anonymous() && (self.trusted().is_open() || self.rights.anonymous_has(right)) =>
             {
                 Ok(Caller::Anonymous)
             }
@@ -106,35 +107,30 @@ impl Access {
         {
             return Ok(Caller::Member(Arc::clone(peer)));
         }
-        Err(denied(&format!("{}/{}", id.role(), id.name()), allowed))
+        Err(denied(&name_of(id), allowed))
     }
 
     fn check_not_barred(&self, id: &SpiffeId) -> Result<(), Status> {
         let bar = self.state.look(|fleet| fleet.bar_of(id.name()).cloned());
         let Some(bar) = bar else { return Ok(()) };
-        let what = match bar.kind {
-            BarKind::Removed => "removed from the fleet",
-            BarKind::Quarantined => "quarantined",
-        };
-        let reason = &bar.reason;
+        let (what, reason) = (done_to(bar.kind), &bar.reason);
         Err(Status::permission_denied(format!(
             "the agent {} was {what} ({reason}); its certificate is refused",
             id.name()
         )))
     }
 
-    async fn decide_user(&self, allowed: Allowed, user: Arc<User>) -> Result<Caller, Status> {
-        let name: Arc<str> = user.name.as_str().into();
+    async fn decide_user(&self, allowed: Allowed, user: Arc<User>, name: &str) -> Result<(), Status> {
         let is_allowed = match allowed {
             Allowed::Anyone => true,
             Allowed::With(right, _) => self.rights.has(&Proven::Token(user), right).await?,
             Allowed::Coordinators | Allowed::Agents => false,
         };
-        if is_allowed { Ok(Caller::User(name)) } else { Err(denied(&name, allowed)) }
+        if is_allowed { Ok(()) } else { Err(denied(name, allowed)) }
     }
 
-    /// Returns the user whose token comes with a call. The token is verified with the keys in the fleet's state, or else
-    /// by the API server, where it can be asked.
+    /// Returns the user whose token comes with a call. The token is verified with the keys in the fleet's state, or
+    /// else by the API server, where it can be asked.
     async fn user(&self, headers: &HeaderMap) -> Result<Option<Arc<User>>, Status> {
         let Some(header) = headers.get("authorization") else { return Ok(None) };
         let token = header.to_str().ok().and_then(|header| header.strip_prefix("Bearer "));
@@ -153,10 +149,11 @@ impl Access {
     fn trusted(&self) -> Arc<Trusted> {
         self.trust.with(self.state.look(|fleet| fleet.identity_config().cloned()))
     }
+}
 
-    fn is_open(&self) -> bool {
-        self.trusted().verifier(self.clock.now()).is_open()
-    }
+/// Returns a member's name, for records and messages.
+fn name_of(id: &SpiffeId) -> String {
+    format!("{}/{}", id.role(), id.name())
 }
 
 fn denied(who: &str, allowed: Allowed) -> Status {

@@ -8,25 +8,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use robeing_identity::{Authority, IdentityError, JoinKey, Realm, TrustBundle, digest, random_bytes};
-use robeing_platform::{AtomicFile, Platform};
+use robeing_identity::{
+    Authority, IdentityError, JoinKey, Realm, TrustBundle, digest,
+    files::{self, CERTIFICATE, JOIN_KEY, KEY, REALM, TRUST},
+};
+use robeing_platform::Platform;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::warnings::Warnings;
+use super::text_file;
+use crate::warnings::{Reason, Warnings};
 
-/// The certificate of the authority that issues, PEM.
-const CERTIFICATE: &str = "ca.crt";
-/// Its private key, PEM.
-const KEY: &str = "ca.key";
-/// The secret with which join tokens are signed.
-const JOIN_KEY: &str = "join.key";
-/// The certificates of all trusted authorities, PEM. Without this file, the one that issues is trusted.
-const TRUST: &str = "trust.crt";
-/// The fleet that an authority of a coordinator's own certifies, one line, as its members' SPIFFE ids begin. Clients that
-/// find the authority's key read it, to certify themselves.
-const REALM: &str = "realm";
 /// The folder of an authority of a coordinator's own, in its data directory.
 const OWN_FOLDER: &str = "authority";
 /// How long an authority of a coordinator's own is valid: nothing replaces it.
@@ -36,7 +28,7 @@ const RELOAD_EVERY: Duration = Duration::from_secs(5);
 /// Maximum size of one file, bytes.
 const MAX_FILE_BYTES: usize = 64 * 1024;
 /// The reason of the warning while the directory can't be used.
-pub const AUTHORITY_UNREADABLE: &str = "AuthorityUnreadable";
+pub const AUTHORITY_UNREADABLE: Reason = "AuthorityUnreadable";
 
 /// Why an authority can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,8 +73,8 @@ pub struct Certifier {
 }
 
 impl Certifier {
-    /// Creates the certifier of these files: an authority, the authorities that are trusted, PEM, and the secret with which
-    /// join tokens are signed.
+    /// Creates the certifier of these files: an authority, the authorities that are trusted, PEM, and the secret with
+    /// which join tokens are signed.
     ///
     /// # Errors
     /// If the trusted authorities can't be read.
@@ -204,58 +196,38 @@ async fn read(platform: &Platform, dir: &Path) -> Result<Certifier, AuthorityErr
 async fn required(platform: &Platform, dir: &Path, name: &str) -> Result<String, AuthorityError> {
     let missing = || AuthorityError::Io {
         dir: dir.to_owned(),
-        source: io::Error::new(io::ErrorKind::NotFound, format!("{name} is missing")),
+        source: io::Error::new(io::ErrorKind::NotFound, format!("{name} is missing or empty")),
     };
-    optional(platform, dir, name).await?.ok_or_else(missing)
+    // Anyone could sign join tokens with an empty key.
+    optional(platform, dir, name).await?.filter(|text| !text.trim().is_empty()).ok_or_else(missing)
 }
 
 async fn optional(platform: &Platform, dir: &Path, name: &str) -> Result<Option<String>, AuthorityError> {
-    let failed = |source| AuthorityError::Io { dir: dir.to_owned(), source };
-    let bytes = match platform.disk.read(&dir.join(name)).await {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    if bytes.len() > MAX_FILE_BYTES {
-        let problem = format!("{name} has {} bytes, the most is {MAX_FILE_BYTES}", bytes.len());
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, problem)));
-    }
-    let text = String::from_utf8(bytes.to_vec());
-    text.map(Some).map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not text"))))
+    let read = text_file::read(&platform.disk, dir, name, MAX_FILE_BYTES).await;
+    read.map_err(|source| AuthorityError::Io { dir: dir.to_owned(), source })
 }
 
-/// Makes an authority in a directory, unless there is one. The certificate is written last: without it, a crash left
-/// only a part, and everything is made again.
+/// Makes an authority in a directory, unless there is one, and names the fleet, whose name may have changed, in it.
 async fn make(platform: &Platform, dir: &Path, realm: &Realm) -> Result<(), AuthorityError> {
-    let line = format!("spiffe://{}/ns/{}/cluster/{}\n", realm.trust_domain(), realm.namespace(), realm.cluster());
-    if optional(platform, dir, CERTIFICATE).await?.is_some() {
-        if optional(platform, dir, REALM).await?.as_ref() != Some(&line) {
-            write(platform, dir, REALM, &line).await?;
-        }
-        return Ok(());
-    }
-    let identity = |source| AuthorityError::Identity { dir: dir.to_owned(), source };
     let failed = |source| AuthorityError::Io { dir: dir.to_owned(), source };
-    platform.disk.create_dir_all(dir).await.map_err(failed)?;
-    let authority = Authority::create_for(realm, platform.clock.unix_millis(), OWN_LIFETIME).map_err(identity)?;
-    let secret: [u8; 32] = random_bytes().map_err(identity)?;
-    let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    for (name, content) in [
-        (REALM, &line[..]),
-        (JOIN_KEY, &secret),
-        (KEY, authority.key_pem()),
-        (CERTIFICATE, authority.certificate_pem()),
-    ] {
-        write(platform, dir, name, content).await?;
+    if optional(platform, dir, CERTIFICATE).await?.is_none() {
+        platform.disk.create_dir_all(dir).await.map_err(failed)?;
+        let made = files::make(realm, platform.clock.unix_millis(), OWN_LIFETIME);
+        for (name, content) in made.map_err(|source| AuthorityError::Identity { dir: dir.to_owned(), source })? {
+            write(platform, dir, name, content).await?;
+        }
+        info!(dir = %dir.display(), "made a certificate authority of this coordinator's own");
     }
-    info!(dir = %dir.display(), "made a certificate authority of this coordinator's own");
+    let line = files::realm_line(realm);
+    if optional(platform, dir, REALM).await?.as_ref() != Some(&line) {
+        write(platform, dir, REALM, line).await?;
+    }
     Ok(())
 }
 
-async fn write(platform: &Platform, dir: &Path, name: &str, content: &str) -> Result<(), AuthorityError> {
-    let failed = |source| AuthorityError::Io { dir: dir.to_owned(), source };
-    let mut file = AtomicFile::open(Arc::clone(&platform.disk), &dir.join(name)).await.map_err(failed)?;
-    file.replace(Bytes::from(content.to_owned())).await.map_err(failed)
+async fn write(platform: &Platform, dir: &Path, name: &str, content: String) -> Result<(), AuthorityError> {
+    let written = text_file::write(&platform.disk, dir, name, content).await;
+    written.map_err(|source| AuthorityError::Io { dir: dir.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -300,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_directory_that_can_not_be_used_is_refused_with_a_sentence() {
         let data = TempDir::new().unwrap();
-        own(data.path()).await;
+        let own = own(data.path()).await;
         let dir = data.path().join(OWN_FOLDER);
         let other = Authority::create(&realm(), 0).unwrap();
         let refused = async || open(&dir).await.err().expect("it is refused").to_string();
@@ -312,6 +284,9 @@ mod tests {
         assert!(refused().await.contains("not the key of the certificate"));
         write(KEY, &"x".repeat(MAX_FILE_BYTES + 1));
         assert!(refused().await.contains("the most is"));
+        write(JOIN_KEY, "\n");
+        write(KEY, own.authority.key_pem());
+        assert!(refused().await.contains("join.key is missing or empty"));
         std::fs::remove_file(dir.join(KEY)).unwrap();
         assert!(refused().await.contains("ca.key is missing"));
     }

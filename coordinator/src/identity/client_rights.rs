@@ -1,4 +1,4 @@
-//! What clients may do: as a file says it, as RBAC of Kubernetes says it, or everything with a certificate.
+//! What clients may do: what a file or RBAC of Kubernetes permits, or everything with a certificate.
 
 use std::sync::Arc;
 
@@ -23,25 +23,15 @@ pub enum Proven {
     Token(Arc<User>),
 }
 
-impl Proven {
-    /// Returns the client's name, for records and messages.
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Certificate(name) => name,
-            Self::Token(user) => &user.name,
-        }
-    }
-}
-
 /// Knows what clients may do.
 #[derive(Clone)]
 pub enum ClientRights {
-    /// With a certificate, everything: only an administrator can give one away. With a token, nothing: nobody has said which
-    /// of an issuer's users are this fleet's clients.
+    /// With a certificate, everything: only an administrator can give one away. With a token, nothing: it is not known
+    /// which of an issuer's users are this fleet's clients.
     CertifiedMayAll,
-    /// What a file says.
+    /// What a file permits.
     File(CurrentRights),
-    /// What RBAC says: of the user of a token, or the user `robeing:NAME` for a certificate.
+    /// What RBAC permits: to the user of a token, or the user `robeing:NAME` for a certificate.
     Kubernetes(Kubernetes),
 }
 
@@ -53,7 +43,14 @@ impl ClientRights {
     pub async fn has(&self, client: &Proven, right: Right) -> Result<bool, Status> {
         match self {
             Self::CertifiedMayAll => Ok(matches!(client, Proven::Certificate(_))),
-            Self::File(rights) => Ok(rights.allow(Client::Named(client.name()), right)),
+            Self::File(rights) => {
+                let client = match client {
+                    Proven::Certificate(name) => Client::Named(name),
+                    // The names in the file are those of certificates; a user may have the same name.
+                    Proven::Token(_) => Client::Token,
+                };
+                Ok(rights.allow(client, right))
+            }
             Self::Kubernetes(kubernetes) => {
                 let user = match client {
                     Proven::Token(user) => Arc::clone(user),
@@ -86,8 +83,7 @@ impl ClientRights {
 pub struct TokenReviewer(pub Option<Kubernetes>);
 
 impl TokenReviewer {
-    /// Returns the user of a token, as the API server says it; `None` if it says that the token is nobody's, or can't be
-    /// asked at all.
+    /// Returns the user of a token; `None` if the API server does not know the token, or can't be asked at all.
     ///
     /// # Errors
     /// If the API server does not answer now. The call may be tried again.

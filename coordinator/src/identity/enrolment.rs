@@ -3,21 +3,21 @@
 
 use std::sync::Arc;
 
-use robeing_fleet::{BarKind, Command, Enrol, IdentityCommand, Reply, Role};
+use robeing_fleet::{Command, Enrol, IdentityCommand, Reply};
 use robeing_identity::{LEAF_LIFETIME, PeerRole, Realm, SigningRequest};
 use robeing_net::{ConnectInfo, security::TrustClock};
 use robeing_proto::internal::v1::{
     self as internal, enrol_request::Proof, enrolment_server::Enrolment as EnrolmentRpc,
 };
 use tokio::sync::Semaphore;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use tracing::{debug, info};
 
 use super::{
     client_rights::TokenReviewer,
     kubernetes::User,
     proofs::{Claim, ProofError, Proved, ServiceAccount},
-    refusals::{ANONYMOUS, Refusals},
+    refusals::{ANONYMOUS, Refusals, done_to},
     trust::{FleetTrust, Trusted},
 };
 use crate::{
@@ -37,7 +37,7 @@ pub struct EnrolmentService {
     pub member: Member,
     pub realm: Realm,
     pub trust: FleetTrust,
-    /// Who service-account tokens are whose keys are not known here.
+    /// Finds out whose the service-account tokens are whose keys are not known here.
     pub reviewer: TokenReviewer,
     pub clock: Arc<TrustClock>,
     pub state: StateReader,
@@ -64,7 +64,7 @@ impl EnrolmentService {
             )));
         }
         let role = convert::agent_role(request.role())?;
-        let peer_role = peer_role(role);
+        let peer_role = convert::peer_role(role);
         let claim = Claim {
             cluster: &request.cluster_id,
             name: &request.name,
@@ -84,8 +84,14 @@ impl EnrolmentService {
         let key = signing.public_digest();
         check_known(&self.clock)?;
         let trusted = self.trust.with(self.state.look(|fleet| fleet.identity_config().cloned()));
-        if !self.is_renewal(claim, key)? {
-            let proved = self.prove(&trusted, claim, request.proof.as_ref()).await?;
+        let is_renewal = self.is_renewal(claim, key);
+        // Why an agent is barred is for those alone who have proved who they are.
+        let proved = match is_renewal {
+            true => None,
+            false => Some(self.prove(&trusted, claim, request.proof.as_ref()).await?),
+        };
+        self.check_not_barred(claim)?;
+        if let Some(proved) = proved {
             self.enrol(claim, key, proved).await?;
             info!(
                 agent = claim.name,
@@ -105,28 +111,30 @@ impl EnrolmentService {
         })
     }
 
-    /// Returns whether the agent is enrolled with this key, in this role.
-    fn is_renewal(&self, claim: Claim<'_>, key: [u8; 32]) -> Result<bool, Status> {
+    /// Returns whether the agent is enrolled with this key, in this role and pool.
+    fn is_renewal(&self, claim: Claim<'_>, key: [u8; 32]) -> bool {
         self.state.look(|fleet| {
-            if let Some(bar) = fleet.bar_of(claim.name) {
-                let kind = match bar.kind {
-                    BarKind::Removed => "removed from the fleet",
-                    BarKind::Quarantined => "quarantined",
-                };
-                return Err(Status::permission_denied(format!(
-                    "the agent {} was {kind} by {} ({}); release it to let it in",
-                    claim.name, bar.by, bar.reason
-                )));
-            }
-            let known = fleet.enrolment_of(claim.name);
-            Ok(known.is_some_and(|known| {
+            fleet.enrolment_of(claim.name).is_some_and(|known| {
                 known.key == key && known.role == claim.role && known.pool.as_deref().unwrap_or_default() == claim.pool
-            }))
+            })
         })
     }
 
-    /// Verifies a proof. A service-account token whose keys are not known here is verified by the API server, where it can
-    /// be asked; then it proves the same.
+    /// Refuses a barred agent. The state machine does so, too, but a refusal here costs no entry of the log.
+    fn check_not_barred(&self, claim: Claim<'_>) -> Result<(), Status> {
+        let bar = self.state.look(|fleet| fleet.bar_of(claim.name).cloned());
+        let Some(bar) = bar else { return Ok(()) };
+        Err(Status::permission_denied(format!(
+            "the agent {} was {} by {} ({}); release it to let it in",
+            claim.name,
+            done_to(bar.kind),
+            bar.by,
+            bar.reason
+        )))
+    }
+
+    /// Verifies a proof. A service-account token whose keys are not known here is verified by the API server, where it
+    /// can be asked; then it proves the same.
     async fn prove(&self, trusted: &Trusted, claim: Claim<'_>, proof: Option<&Proof>) -> Result<Proved, Status> {
         let verifier = trusted.verifier(self.clock.now());
         let verified = match (verifier.verify(claim, proof), proof) {
@@ -163,12 +171,6 @@ impl EnrolmentService {
     }
 }
 
-/// Returns whether a call was not refused because of who made it, but because the fleet can't answer now.
-fn is_passing(code: Code) -> bool {
-    use Code::{DeadlineExceeded, FailedPrecondition, Internal, ResourceExhausted, Unavailable};
-    matches!(code, Unavailable | ResourceExhausted | Internal | DeadlineExceeded | FailedPrecondition)
-}
-
 /// Returns the service account that a user of Kubernetes is.
 fn account(user: &User) -> Result<ServiceAccount, ProofError> {
     let (namespace, name) =
@@ -177,8 +179,8 @@ fn account(user: &User) -> Result<ServiceAccount, ProofError> {
     Ok(ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned(), pod })
 }
 
-/// Refuses to certify while the fleet's time is not known: by this machine's own clock, a certificate could be one that
-/// nobody takes, and an agent would learn a wrong time.
+/// Refuses to certify while the fleet's time is not known: by this machine's own clock, a certificate could have times
+/// at which every member refuses it, and an agent would learn a wrong time.
 ///
 /// # Errors
 /// If it is not known; it will be in a moment.
@@ -186,16 +188,6 @@ pub fn check_known(clock: &TrustClock) -> Result<(), Status> {
     match clock.is_known() {
         true => Ok(()),
         false => Err(Status::unavailable("this coordinator does not know the fleet's time yet; try again")),
-    }
-}
-
-/// Returns the role of an agent in its SPIFFE id.
-pub fn peer_role(role: Role) -> PeerRole {
-    match role {
-        Role::Worker => PeerRole::Worker,
-        Role::Specialist => PeerRole::Specialist,
-        Role::Messenger => PeerRole::Messenger,
-        Role::Guardian => PeerRole::Guardian,
     }
 }
 
@@ -220,9 +212,7 @@ impl EnrolmentRpc for EnrolmentService {
         let answered: Result<internal::EnrolResponse, Status> = answered.await;
         if let Err(status) = &answered {
             debug!(agent = convert::excerpt(&request.name), %status, "an enrolment was refused");
-            if !is_passing(status.code()) {
-                self.refusals.count(METHOD, status.code(), connection.peer, ANONYMOUS);
-            }
+            self.refusals.count(METHOD, status.code(), connection.peer, ANONYMOUS);
         }
         answered.map(Response::new)
     }

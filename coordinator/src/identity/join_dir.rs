@@ -1,5 +1,5 @@
-//! The join directory: where coordinators keep what agents enrol with, for agents that can read it. Several coordinators
-//! may share one. A secret that is removed is made again, and the removed one is not taken any more.
+//! The join directory: where coordinators keep what agents enrol with, for agents that can read it. Several
+//! coordinators may share one. A secret that is removed is made again, and the removed one is not accepted any more.
 
 use std::{
     io,
@@ -8,13 +8,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use robeing_identity::{IdentityError, JoinSecret, TrustBundle};
-use robeing_platform::{AtomicFile, DiskLock, Platform};
+use robeing_platform::{DiskLock, Platform};
 use tokio::sync::watch;
 use tracing::info;
 
-use super::trust::FleetTrust;
+use super::{text_file, trust::FleetTrust};
 use crate::{
     read::StateReader,
     warnings::{Reason, Warnings},
@@ -78,8 +77,8 @@ impl JoinDir {
         Ok((opened, receiver))
     }
 
-    /// Reads the secret again, and writes the trusted authorities, whenever they have changed. Runs until the coordinator
-    /// stops.
+    /// Reads the secret again, and writes the trusted authorities, whenever they have changed. Runs until the
+    /// coordinator stops.
     pub async fn run(self, trust: FleetTrust, state: StateReader, warnings: Arc<Warnings>) {
         loop {
             let trusted = trust.with(state.look(|fleet| fleet.identity_config().cloned()));
@@ -135,23 +134,13 @@ impl JoinDir {
     }
 
     async fn read(&self, name: &str) -> Result<Option<String>, JoinDirError> {
-        let invalid = |problem: String| self.failed(io::Error::new(io::ErrorKind::InvalidData, problem));
-        let bytes = match self.platform.disk.read(&self.dir.join(name)).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.failed(error)),
-        };
-        if bytes.len() > MAX_FILE_BYTES {
-            return Err(invalid(format!("{name} has {} bytes, the most is {MAX_FILE_BYTES}", bytes.len())));
-        }
-        String::from_utf8(bytes.to_vec()).map(Some).map_err(|_| invalid(format!("{name} is not text")))
+        let read = text_file::read(&self.platform.disk, &self.dir, name, MAX_FILE_BYTES).await;
+        read.map_err(|source| self.failed(source))
     }
 
     async fn write(&self, name: &str, content: &str) -> Result<(), JoinDirError> {
-        let path = self.dir.join(name);
-        let file = AtomicFile::open(Arc::clone(&self.platform.disk), &path).await;
-        let mut file = file.map_err(|source| self.failed(source))?;
-        file.replace(Bytes::from(content.to_owned())).await.map_err(|source| self.failed(source))
+        let written = text_file::write(&self.platform.disk, &self.dir, name, content.to_owned()).await;
+        written.map_err(|source| self.failed(source))
     }
 }
 

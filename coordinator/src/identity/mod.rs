@@ -1,6 +1,6 @@
 //! Who is who in the fleet: this coordinator's own certificate ([`own`]), the authority by which coordinators certify
-//! agents and clients ([`authority`]), what is trusted ([`trust`]), how agents enrol ([`enrolment`], [`join_dir`]), and who
-//! may call what ([`access`]).
+//! agents and clients ([`authority`]), what is trusted ([`trust`]), how agents enrol ([`enrolment`], [`join_dir`]), and
+//! who may call what ([`access`]).
 //!
 //! ```text
 //! authority directory ──► authority ─┐
@@ -25,4 +25,5 @@ pub mod rights;
 pub mod rights_file;
 pub mod security;
 pub mod table;
+mod text_file;
 pub mod trust;

@@ -15,7 +15,7 @@ use crate::{clock::FleetClock, identity::trust::FleetTrust, read::StateReader};
 
 /// How often it is checked whether the certificate must be renewed.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// The same while the fleet's time is not known. Until it is, nobody is certified here.
+/// The same while the fleet's time is not known. Until it is, this coordinator certifies no agents or clients.
 const CHECK_AT_FIRST: Duration = Duration::from_millis(50);
 
 /// Why this coordinator can't be certified.

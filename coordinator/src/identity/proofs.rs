@@ -70,7 +70,7 @@ pub enum ProofError {
     /// The token is a person's or another program's.
     #[error("the token is of the user {user:?}; an agent enrols with the token of a service account")]
     NoServiceAccount { user: String },
-    /// The proof is right, but for somebody else.
+    /// The proof is right, but for another agent.
     #[error("the proof is for {what} {proved:?}, not {claimed:?}")]
     Other { what: &'static str, proved: String, claimed: String },
     /// Without a proof, there are no such roles.
@@ -100,7 +100,7 @@ pub struct Verifier<'a> {
     pub config: Option<&'a IdentityConfig>,
     /// The issuers of service-account tokens.
     pub issuers: &'a [TokenIssuer],
-    /// What agents need to enrol, if the fleet's configuration does not say.
+    /// What agents need to enrol, if the fleet has no configuration.
     pub enrolment: Enrolment,
     pub join_key: &'a JoinKey,
     /// The digest of the secret with which agents of any pool and role enrol, if there is one.
@@ -206,7 +206,7 @@ fn same_role(proved: Role, claim: Claim<'_>) -> Result<(), ProofError> {
     if proved == claim.role {
         return Ok(());
     }
-    let proved = crate::api::convert::role_name(proved).to_owned();
+    let proved = crate::api::convert::peer_role(proved).to_string();
     Err(ProofError::Other { what: "the role", proved, claimed: claim.role_name.to_owned() })
 }
 

@@ -1,5 +1,5 @@
-//! Counts refused calls, and records them in the audit log, in batches, so that whoever is refused often can't fill the
-//! log that the coordinators replicate.
+//! Counts refused calls, and records them in the audit log, in batches, so that a caller that is refused often can't
+//! fill the log that the coordinators replicate.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
 };
-use robeing_fleet::{AuditCommand, AuditEntry, AuditOutcome, Command};
+use robeing_fleet::{AuditCommand, AuditEntry, AuditOutcome, BarKind, Command};
 use robeing_platform::sync::{Mutex, PoisonError};
 use robeing_telemetry::Metrics;
 use tonic::Code;
@@ -19,10 +19,11 @@ use crate::propose::Proposer;
 const RECORD_EVERY: Duration = Duration::from_secs(5);
 /// Maximum number of different refusals that are recorded at once; further ones are only counted.
 pub const MAX_RECORDED: usize = 32;
-/// Maximum number of these that are of callers who have not proved who they are. They could come from ever more addresses,
-/// and must not drive the records of others out of the audit log.
+/// Maximum number of these that are of callers who have not proved who they are. They could come from ever more
+/// addresses, and must not drive the records of others out of the audit log.
 pub const MAX_ANONYMOUS_RECORDED: usize = 8;
-/// The name of whoever has not proved who it is. What such a caller claims to be is not recorded: it could be anything.
+/// The name of a caller that has not proved who it is. What such a caller claims to be is not recorded: it could be
+/// anything.
 pub const ANONYMOUS: &str = "anonymous";
 
 /// The labels of the counter.
@@ -56,9 +57,12 @@ impl Refusals {
         Self { counter: metrics.counters("calls_refused", help), pending: Arc::default() }
     }
 
-    /// Counts a refused call of the caller that has proved to be `name`, or of [`ANONYMOUS`]. `method` is one that is
-    /// served, so that the number of labels is bounded.
+    /// Counts a refused call of the caller that has proved to be `name`, or of [`ANONYMOUS`], unless the code states
+    /// that the fleet can't answer now. `method` is one that is served, so that the number of labels is bounded.
     pub fn count(&self, method: &str, code: Code, peer: Option<SocketAddr>, name: &str) {
+        if is_passing(code) {
+            return;
+        }
         let labels = Labels { method: method.to_owned(), code: format!("{code:?}") };
         self.counter.get_or_create(&labels).inc();
         let address = peer.map(|peer| peer.ip().to_canonical().to_string()).unwrap_or_default();
@@ -101,6 +105,20 @@ impl Refusals {
     }
 }
 
+/// Returns whether a call was not refused because of who made it, but because the fleet can't answer now.
+fn is_passing(code: Code) -> bool {
+    use Code::{DeadlineExceeded, FailedPrecondition, Internal, ResourceExhausted, Unavailable};
+    matches!(code, Unavailable | ResourceExhausted | Internal | DeadlineExceeded | FailedPrecondition)
+}
+
+/// Describes what was done to a barred agent, for messages.
+pub fn done_to(kind: BarKind) -> &'static str {
+    match kind {
+        BarKind::Removed => "removed from the fleet",
+        BarKind::Quarantined => "quarantined",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +130,7 @@ mod tests {
         for name in 0..MAX_RECORDED + 5 {
             refusals.count("Submit", Code::PermissionDenied, None, &name.to_string());
             refusals.count("Submit", Code::PermissionDenied, "10.0.0.1:7".parse().ok(), "again");
+            refusals.count("Submit", Code::Unavailable, None, "not because of who it is");
         }
         let pending = refusals.pending.lock().unwrap();
         assert_eq!(pending.len(), MAX_RECORDED);

@@ -14,6 +14,7 @@
 
 use std::{collections::HashMap, fmt};
 
+use robeing_identity::is_segment;
 use serde::Deserialize;
 
 /// Maximum size of a list, bytes.
@@ -150,6 +151,8 @@ pub enum RightsError {
 pub enum Client<'a> {
     /// A client without a certificate.
     Anonymous,
+    /// A client with a token.
+    Token,
     /// The client with a certificate of this name.
     Named(&'a str),
 }
@@ -180,10 +183,9 @@ fn shown(text: &str) -> String {
     text.chars().take(MAX_SHOWN).collect()
 }
 
-/// Returns whether a certificate can have this name: it is a segment of a SPIFFE id.
+/// Returns whether a certificate can have this name.
 fn is_name(name: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.chars().all(is_allowed)
+    name.len() <= MAX_NAME_BYTES && is_segment(name)
 }
 
 impl Entry {
@@ -246,6 +248,7 @@ impl ClientRights {
     pub fn of(&self, client: Client<'_>) -> Rights {
         match client {
             Client::Anonymous => self.anonymous,
+            Client::Token => self.any.and(self.anonymous),
             Client::Named(name) => self.named.get(name).copied().unwrap_or_default().and(self.any).and(self.anonymous),
         }
     }
@@ -288,6 +291,7 @@ mod tests {
             // No names of entries, but of clients.
             (Client::Named("anonymous"), vec![Read, Message]),
             (Client::Named("*"), vec![Read, Message]),
+            (Client::Token, vec![Read, Message]),
             (Client::Anonymous, vec![Read]),
         ] {
             assert_eq!(allowed(&rights, client), expected, "{client:?}");
@@ -330,6 +334,7 @@ mod tests {
             ("clients: [{name: 'a b', rights: []}]", RightsError::Name("a b".into())),
             ("clients: [{name: 'ann@x', rights: []}]", RightsError::Name("ann@x".into())),
             ("clients: [{name: 'é', rights: []}]", RightsError::Name("é".into())),
+            ("clients: [{name: '..', rights: []}]", RightsError::Name("..".into())),
         ] {
             assert_eq!(parse(text), Err(expected), "{text}");
         }

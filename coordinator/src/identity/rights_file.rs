@@ -24,7 +24,7 @@ pub enum RightsFileError {
     #[error("the file with the rights of clients can't be read: {0}")]
     Unreadable(io::Error),
     /// It is wrong.
-    #[error("the file {path} does not say the rights of clients: {error}")]
+    #[error("the file {path} with the rights of clients can't be used: {error}")]
     Wrong {
         /// Its path.
         path: String,
@@ -33,7 +33,7 @@ pub enum RightsFileError {
     },
 }
 
-/// The rights of clients as the file says them now. Cheap to clone; clones see the same changes.
+/// The rights of clients, as they are in the file now. Cheap to clone; clones see the same changes.
 #[derive(Clone, Default)]
 pub struct CurrentRights(Arc<Mutex<Arc<ClientRights>>>);
 
@@ -48,7 +48,7 @@ impl CurrentRights {
         self.get().allow(client, right)
     }
 
-    /// Returns rights that no file says.
+    /// Returns rights that are in no file.
     #[cfg(test)]
     pub fn fixed(rights: ClientRights) -> Self {
         Self(Arc::new(Mutex::new(Arc::new(rights))))
@@ -87,8 +87,8 @@ impl RightsFile {
         self.current.clone()
     }
 
-    /// Reads the file again if it has changed. If it can't be read or is wrong, the rights stay as they were. Returns what
-    /// is wrong with the file, a sentence.
+    /// Reads the file again if it has changed. If it can't be read or is wrong, the rights stay as they were. Returns
+    /// what is wrong with the file, a sentence.
     pub async fn refresh(&mut self) -> Option<String> {
         match self.file.read_if_changed().await {
             Ok(Some(content)) => match ClientRights::parse(&content) {

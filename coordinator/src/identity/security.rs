@@ -6,11 +6,10 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
 };
-use robeing_fleet::EnrolmentMode;
 use robeing_identity::{Realm, SpiffeIdError};
 use robeing_net::security::{Refused, Tls, TlsStats, TrustClock};
 use robeing_platform::Platform;
-use robeing_settings::{CoordinatorConfig, Enrolment, TlsMode};
+use robeing_settings::{CoordinatorConfig, TlsMode};
 use robeing_telemetry::Metrics;
 use tokio::sync::watch;
 
@@ -23,17 +22,21 @@ use super::{
     rights_file::{RightsFile, RightsFileError},
     trust::FleetTrust,
 };
-use crate::{clock::FleetClock, lifetime::Lifetime, read::StateReader, warnings::Warnings};
+use crate::{
+    clock::FleetClock,
+    lifetime::Lifetime,
+    read::StateReader,
+    warnings::{Reason, Warnings},
+};
 
 /// How often metrics and warnings are refreshed.
 const REFRESH: Duration = Duration::from_secs(1);
 /// The reason of the warning while anyone may enrol.
-pub const OPEN_ENROLMENT: &str = "OpenEnrolment";
+pub const OPEN_ENROLMENT: Reason = "OpenEnrolment";
 /// The reason of the warning while connections without TLS are accepted.
-pub const PLAINTEXT_ACCEPTED: &str = "PlaintextAccepted";
-
+pub const PLAINTEXT_ACCEPTED: Reason = "PlaintextAccepted";
 /// The reason of the warning while the authority is about to expire.
-pub const AUTHORITY_EXPIRES: &str = "AuthorityExpires";
+pub const AUTHORITY_EXPIRES: Reason = "AuthorityExpires";
 /// How long before an authority expires there is a warning.
 const EXPIRES_SOON: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often it is checked.
@@ -68,10 +71,8 @@ pub struct Security {
     pub trust: FleetTrust,
     /// What clients may do.
     pub rights: ClientRights,
-    /// Who tokens are whose keys are not known here.
+    /// Finds out whose the tokens are whose keys are not known here.
     pub reviewer: TokenReviewer,
-    /// What agents need to enrol, unless the fleet's configuration says it.
-    enrolment: Enrolment,
     rights_file: Option<RightsFile>,
     join_dir: Option<JoinDir>,
     keeper: AuthorityKeeper,
@@ -101,8 +102,7 @@ impl Security {
             Some(dir) => JoinDir::open(platform, dir).await.map(|(dir, secret)| (Some(dir), secret))?,
             None => (None, watch::channel(None).1),
         };
-        let enrolment = authority.enrolment();
-        let trust = FleetTrust::new(authorities, enrolment, join_secret);
+        let trust = FleetTrust::new(authorities, authority.enrolment(), join_secret);
         let hosts = hosts(&realm, &config.name, address);
         let (own, credentials) =
             OwnCertifier::new(realm.clone(), &config.name, hosts, trust.clone(), Arc::clone(&clock))?;
@@ -120,9 +120,7 @@ impl Security {
             (None, None) => ClientRights::CertifiedMayAll,
         };
         let (name, reviewer) = (config.name.clone(), TokenReviewer(kubernetes));
-        let opened =
-            Self { tls, realm, clock, trust, rights, reviewer, enrolment, rights_file, join_dir, keeper, own, name };
-        Ok(Some(opened))
+        Ok(Some(Self { tls, realm, clock, trust, rights, reviewer, rights_file, join_dir, keeper, own, name }))
     }
 
     /// Starts the tasks that keep the certificate, the authority, metrics and warnings up to date.
@@ -134,17 +132,17 @@ impl Security {
         metrics: &Metrics,
         lifetime: &Lifetime,
     ) {
-        let Self { tls, keeper, own, enrolment, name, rights_file, join_dir, trust, clock: trust_clock, .. } = self;
+        let Self { tls, keeper, own, name, rights_file, join_dir, trust, clock: trust_clock, .. } = self;
         if let Some(file) = rights_file {
             lifetime.spawn(file.follow(Arc::clone(&warnings)));
         }
         if let Some(dir) = join_dir {
             lifetime.spawn(dir.run(trust.clone(), state.clone(), Arc::clone(&warnings)));
         }
-        lifetime.spawn(warn_of_expiry(trust, trust_clock, name.clone(), Arc::clone(&warnings)));
+        lifetime.spawn(warn_of_expiry(trust.clone(), trust_clock, name.clone(), Arc::clone(&warnings)));
         lifetime.spawn(keeper.run(Arc::clone(&warnings)));
         lifetime.spawn(own.run(state.clone(), clock));
-        lifetime.spawn(watch_connections(tls, enrolment, name, state, warnings, metrics.clone()));
+        lifetime.spawn(watch_connections(tls, trust, name, state, warnings, metrics.clone()));
     }
 }
 
@@ -161,7 +159,7 @@ fn hosts(realm: &Realm, name: &str, address: &str) -> Vec<String> {
 /// Warns while the authority that issues is about to expire. Runs until the coordinator stops.
 async fn warn_of_expiry(trust: FleetTrust, clock: Arc<TrustClock>, name: String, warnings: Arc<Warnings>) {
     loop {
-        let left = trust.with(None).certifier.authority.not_after().saturating_sub(clock.now());
+        let left = trust.certifier().authority.not_after().saturating_sub(clock.now());
         let is_due = left < EXPIRES_SOON.as_millis() as u64;
         let message = format!(
             "the certificate authority of coordinator {name} expires within a day, and with it every certificate that it \
@@ -181,7 +179,7 @@ struct Labels {
 /// Refreshes metrics and warnings. Runs until the coordinator stops.
 async fn watch_connections(
     tls: Tls,
-    configured: Enrolment,
+    trust: FleetTrust,
     name: String,
     state: StateReader,
     warnings: Arc<Warnings>,
@@ -199,11 +197,7 @@ async fn watch_connections(
         }
         authenticated.inc_by(stats.authenticated().saturating_sub(authenticated.get()));
         anonymous.inc_by(stats.anonymous().saturating_sub(anonymous.get()));
-        let replicated = state.look(|fleet| fleet.identity_config().map(|config| config.enrolment));
-        let is_open = match replicated {
-            Some(mode) => mode == EnrolmentMode::Open,
-            None => configured == Enrolment::Open,
-        };
+        let is_open = trust.with(state.look(|fleet| fleet.identity_config().cloned())).is_open();
         let open = format!(
             "enrolment at coordinator {name} is open: anyone who reaches it can become a worker or a specialist, and \
              submit and read tasks; give agents a proof and set --enrolment=proof"

@@ -1,5 +1,6 @@
-//! What this coordinator trusts: the authorities and secrets of its files together with the configuration in the fleet's
-//! state. What is read from both, such as the keys of tokens' issuers, is read once for each change, and not for each call.
+//! What this coordinator trusts: the authorities and secrets of its files together with the configuration in the
+//! fleet's state. What is read from both, such as the keys of tokens' issuers, is read once for each change, and not
+//! for each call.
 
 use std::sync::Arc;
 
@@ -52,6 +53,12 @@ impl Trusted {
         same && Arc::ptr_eq(&self.certifier, certifier) && self.join_secret == join
     }
 
+    /// Returns whether anyone may enrol.
+    pub fn is_open(&self) -> bool {
+        // The time does not matter.
+        self.verifier(0).is_open()
+    }
+
     /// Returns what verifies proofs at the time `now`, Unix milliseconds.
     pub fn verifier(&self, now: u64) -> Verifier<'_> {
         Verifier {
@@ -69,7 +76,7 @@ impl Trusted {
 #[derive(Clone)]
 pub struct FleetTrust {
     authorities: Authorities,
-    /// What agents need to enrol, unless the fleet's configuration says it.
+    /// What agents need to enrol, unless the fleet's configuration sets it.
     enrolment: Enrolment,
     join_secret: watch::Receiver<Option<[u8; 32]>>,
     read: Arc<Mutex<Option<Arc<Trusted>>>>,
@@ -81,7 +88,18 @@ impl FleetTrust {
         Self { authorities, enrolment, join_secret, read: Arc::default() }
     }
 
-    /// Returns what is trusted by this configuration, which is the one in the fleet's state.
+    /// Returns what agents need to enrol by the coordinator's settings.
+    pub fn configured(&self) -> Enrolment {
+        self.enrolment
+    }
+
+    /// Returns what certificates are issued with now.
+    pub fn certifier(&self) -> Arc<Certifier> {
+        self.authorities.current()
+    }
+
+    /// Returns what is trusted by this configuration, which is the one in the fleet's state: the result is remembered
+    /// until the next call with another one.
     pub fn with(&self, config: Option<Arc<IdentityConfig>>) -> Arc<Trusted> {
         let (certifier, join) = (self.authorities.current(), *self.join_secret.borrow());
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,12 +110,14 @@ impl FleetTrust {
     }
 }
 
-/// Returns the issuers whose keys can be read; an administrator is told at once of those that can't.
+/// Returns the issuers whose keys can be read. `SetTrust` refuses keys that can't be read, but an earlier version may
+/// have accepted them.
 fn issuers(config: &IdentityConfig) -> Vec<TokenIssuer> {
     let issuer = |issuer: &robeing_fleet::TokenIssuer| match KeySet::from_json(issuer.jwks.as_bytes()) {
         Ok(keys) => Some(TokenIssuer { issuer: issuer.issuer.clone(), audience: issuer.audience.clone(), keys }),
         Err(error) => {
-            warn!(issuer = issuer.issuer, %error, "the keys of an issuer of tokens can't be read; its tokens are refused");
+            let issuer = &issuer.issuer;
+            warn!(issuer, %error, "the keys of an issuer of tokens can't be read; its tokens are refused");
             None
         }
     };

@@ -234,7 +234,7 @@ async fn the_user_of_a_token_does_what_it_has_the_right_to() {
         let access = fixture.access(Enrolment::Proof, rights, false);
         check("a user", &access, (&stranger, &good), expected).await;
     }
-    // Nobody has said that the issuer's users are clients of this fleet.
+    // It is not known that the issuer's users are clients of this fleet.
     let access = Access { rights: ClientRights::CertifiedMayAll, ..access };
     let decided = decide(&access, "/robeing.v1.Admin/SetPools", &stranger, &good).await;
     assert_eq!(decided, Err(Code::PermissionDenied));
@@ -244,10 +244,10 @@ async fn the_user_of_a_token_does_what_it_has_the_right_to() {
     let mut malformed = HeaderMap::new();
     malformed.insert(http::header::AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
     for bad in [bearer(&forged), bearer(&late), bearer("x"), bearer(""), malformed] {
-        // Even where those without a token may read: whoever shows a wrong one is told.
+        // Even where callers without a token may read, one with a wrong token is refused.
         check("a wrong token", &access, (&stranger, &bad), unauthenticated).await;
     }
-    // The certificate says who somebody is, whatever token comes along.
+    // The certificate proves who the caller is, whatever token comes along.
     let worker = connection(Some((PeerRole::Worker, "w-0")));
     let decided = decide(&access, "/robeing.v1.Admin/SetPools", &worker, &good).await;
     assert_eq!(decided, Err(Code::PermissionDenied));

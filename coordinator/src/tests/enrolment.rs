@@ -58,7 +58,7 @@ async fn a_join_token_lets_one_key_in_and_that_again_and_again() {
         fleet.until("the enrolment", has_it).await;
         member.enrol(&fleet, again, request.clone()).await.expect("it is the same key");
     }
-    // Somebody else has seen the token.
+    // Another process has seen the token.
     let mut thief = TestMember::newcomer();
     for name in ["w-0", "w-1"] {
         let stolen = thief.request(name, proof.clone());
@@ -113,12 +113,15 @@ async fn a_barred_agent_is_refused_everything_until_it_is_released() {
     let kind = v1::BarKind::Removed.into();
     admin.bar_agent(v1::BarAgentRequest { agent: "w-0".into(), kind, reason: "stolen".into() }).await.unwrap();
     assert_eq!(code(read(&member).await), Code::PermissionDenied);
+    // Its key is forgotten. Without a proof, it could be anyone, who need not know what it has done.
     let renewal = member.request("w-0", None);
     let refused = member.enrol(&fleet, leader, renewal.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(!refused.message().contains("stolen"), "{}", refused.message());
+    let with_token = member.request("w-0", token(&fleet, leader, "w-0").await);
+    let refused = member.enrol(&fleet, leader, with_token.clone()).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("removed from the fleet by client/root (stolen)"), "{}", refused.message());
-    let with_token = member.request("w-0", token(&fleet, leader, "w-0").await);
-    assert_eq!(code(member.enrol(&fleet, leader, with_token.clone()).await), Code::PermissionDenied);
     assert_eq!(code(member.open(&fleet, leader, hello("w-0")).await), Code::PermissionDenied);
     assert!(admin.release_agent(v1::ReleaseAgentRequest { agent: "w-0".into() }).await.unwrap().into_inner().released);
     assert_eq!(code(member.enrol(&fleet, leader, renewal).await), Code::Unauthenticated, "it is forgotten");
@@ -189,7 +192,7 @@ async fn a_session_is_of_the_agent_that_the_certificate_names_and_of_no_other() 
     let opened = member.open(&fleet, leader, hello("w-0")).await.expect("it is its own");
     assert!(matches!(opened.first, ToAgent::Welcome(_)), "{:?}", opened.first);
 
-    // Whoever has no token of this name can't take it from a live agent.
+    // A process without a token of this name can't take it from a live agent.
     let mut rival = TestMember::newcomer();
     let any = rival.request("w-0", token(&fleet, leader, "").await);
     assert_eq!(code(rival.enrol(&fleet, leader, any).await), Code::AlreadyExists);
@@ -200,7 +203,7 @@ async fn a_session_is_of_the_agent_that_the_certificate_names_and_of_no_other() 
     let refused = member.open(&fleet, leader, hello("w-0")).await.err().expect("it is refused");
     assert_eq!(refused.code(), Code::PermissionDenied);
     assert!(refused.message().contains("another process has enrolled as the agent w-0"), "{}", refused.message());
-    let mut anew = hello("w-0");
-    anew.incarnation = 2;
-    rival.open(&fleet, leader, anew).await.expect("the name is its own");
+    let mut again = hello("w-0");
+    again.incarnation = 2;
+    rival.open(&fleet, leader, again).await.expect("the name is its own");
 }

@@ -69,7 +69,7 @@ impl Security {
     /// # Errors
     /// If the identity can't be used.
     pub fn with_identity(identity: &ClientIdentity) -> Result<Self, CredentialsError> {
-        Ok(Self::of(credentials(identity)?, false, identity.token.as_deref()))
+        Ok(Self::of(credentials(identity)?, false, token(identity)?))
     }
 
     /// Connects as [`Security::with_identity`], but falls back to plaintext where a server speaks no TLS: for the time in
@@ -78,7 +78,7 @@ impl Security {
     /// # Errors
     /// If the identity can't be used.
     pub fn permissive(identity: &ClientIdentity) -> Result<Self, CredentialsError> {
-        Ok(Self::of(credentials(identity)?, true, identity.token.as_deref()))
+        Ok(Self::of(credentials(identity)?, true, token(identity)?))
     }
 
     /// Returns whether both share the same credentials.
@@ -95,15 +95,15 @@ impl Security {
     /// # Errors
     /// If the identity can't be used.
     pub fn replace(&self, identity: &ClientIdentity) -> Result<(), CredentialsError> {
-        let credentials = credentials(identity)?;
+        let (credentials, token) = (credentials(identity)?, token(identity)?);
         if let Some(replace) = &self.replace {
             replace.send_replace(Arc::new(credentials));
         }
-        self.bearer.set(identity.token.as_deref());
+        self.bearer.set(token);
         Ok(())
     }
 
-    fn of(credentials: Credentials, permissive: bool, token: Option<&str>) -> Self {
+    fn of(credentials: Credentials, permissive: bool, token: Option<Token>) -> Self {
         let (sender, receiver) = watch::channel(Arc::new(credentials));
         let bearer = Bearer::default();
         bearer.set(token);
@@ -144,18 +144,26 @@ fn credentials(identity: &ClientIdentity) -> Result<Credentials, CredentialsErro
     Credentials::new(&identity.cluster, Some(bundle), Some((certificate, &key)), &clock)
 }
 
+/// A token, as the header of a call.
+type Token = MetadataValue<tonic::metadata::Ascii>;
+
+/// Returns the token of an identity, if it has one.
+fn token(identity: &ClientIdentity) -> Result<Option<Token>, IdentityError> {
+    let Some(token) = &identity.token else { return Ok(None) };
+    let header = format!("Bearer {}", token.trim()).parse::<Token>();
+    let problem = "it contains line ends or other characters that no header can have".to_owned();
+    let mut header = header.map_err(|_| IdentityError::Unreadable { what: "token", problem })?;
+    header.set_sensitive(true);
+    Ok(Some(header))
+}
+
 /// Adds a client's token to its calls, if it has one.
 #[derive(Clone, Default)]
-pub struct Bearer(Arc<RwLock<Option<MetadataValue<tonic::metadata::Ascii>>>>);
+pub struct Bearer(Arc<RwLock<Option<Token>>>);
 
 impl Bearer {
-    fn set(&self, token: Option<&str>) {
-        let value = token.and_then(|token| {
-            let mut value: MetadataValue<_> = format!("Bearer {}", token.trim()).parse().ok()?;
-            value.set_sensitive(true);
-            Some(value)
-        });
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = value;
+    fn set(&self, token: Option<Token>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 }
 
@@ -165,5 +173,19 @@ impl Interceptor for Bearer {
             request.metadata_mut().insert("authorization", value.clone());
         }
         Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_no_header_can_have_is_refused() {
+        let with = |text: &str| token(&ClientIdentity { token: Some(text.to_owned()), ..ClientIdentity::default() });
+        assert_eq!(with(" a.b.c\n").expect("right"), Some(Token::from_static("Bearer a.b.c")));
+        let error = with("a\nb").expect_err("two lines").to_string();
+        assert!(error.starts_with("the token can't be read: it contains line ends"), "{error}");
+        assert_eq!(token(&ClientIdentity::default()).expect("none"), None);
     }
 }

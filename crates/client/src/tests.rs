@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle};
+use robeing_identity::{
+    Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle, certificate_pem,
+};
 use robeing_net::{
     Transport,
     security::{Credentials, Tls, TrustClock},
@@ -274,7 +276,7 @@ impl Certifying {
     /// Returns the settings of a client with a certificate that was issued some time ago, which trusts `trusted`.
     fn client(&self, ago: Duration, trusted: &Self) -> Settings {
         let (certificate, key) = self.certify(PeerRole::Client, "ada", ago);
-        let certificate = TrustBundle::from_der(&[certificate]).expect("a certificate").pem().to_owned();
+        let certificate = certificate_pem(&certificate);
         let identity = ClientIdentity {
             cluster: "tested".into(),
             trust: trusted.0.certificate_pem().to_owned(),

@@ -19,7 +19,8 @@ use crate::{
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(60 * 60);
 /// How long an authority is valid.
 pub const AUTHORITY_LIFETIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// How much earlier than it was made an authority is valid, because the clock of the machine that makes it may be wrong.
+/// How much earlier than it was made an authority is valid, because the clock of the machine that makes it may be
+/// wrong.
 const AUTHORITY_MARGIN: Duration = Duration::from_secs(24 * 60 * 60);
 /// How much earlier than its issue a certificate is valid, because the clocks of those that verify it differ.
 pub const NOT_BEFORE_MARGIN: Duration = Duration::from_secs(5 * 60);

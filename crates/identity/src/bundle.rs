@@ -1,9 +1,12 @@
 //! The authorities that the members of a fleet trust.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use crate::{IdentityError, certificate::validity_of, digest};
+use crate::{
+    IdentityError,
+    certificate::{certificate_pem, validity_of},
+    digest,
+};
 
 /// Maximum number of authorities in a bundle.
 pub const MAX_AUTHORITIES: usize = 8;
@@ -49,12 +52,7 @@ impl TrustBundle {
     /// # Errors
     /// See [`TrustBundle::from_pem`].
     pub fn from_der(authorities: &[Vec<u8>]) -> Result<Self, IdentityError> {
-        let pem = |der: &Vec<u8>| {
-            let body = STANDARD.encode(der);
-            let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|line| str::from_utf8(line).ok()).collect();
-            format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-        };
-        Self::from_pem(&authorities.iter().map(pem).collect::<String>())
+        Self::from_pem(&authorities.iter().map(|der| certificate_pem(der)).collect::<String>())
     }
 
     /// Returns the certificates of the authorities.

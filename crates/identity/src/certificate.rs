@@ -1,5 +1,6 @@
 //! What a certificate states.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls_pki_types::CertificateDer;
 use x509_parser::{
     extensions::GeneralName,
@@ -19,6 +20,13 @@ pub struct Certificate {
     pub not_after: u64,
     /// The digest of the public key.
     pub key: [u8; 32],
+}
+
+/// Writes a certificate in PEM form.
+pub fn certificate_pem(der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|line| str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 impl Certificate {
@@ -54,7 +62,7 @@ impl Certificate {
     }
 }
 
-/// Returns the digest of a certificate's public key, whoever's it is.
+/// Returns the digest of a certificate's public key. The certificate need not be a member's.
 pub(crate) fn key_of(der: &CertificateDer<'_>) -> Result<[u8; 32], IdentityError> {
     Ok(digest(parse(der)?.public_key().raw))
 }

@@ -54,7 +54,7 @@ impl JoinSecret {
 
     /// Returns whether these bytes are a secret with one of these digests, in constant time for each.
     pub fn is_one_of(bytes: &[u8], digests: &[[u8; 32]]) -> bool {
-        // A key that is drawn for the comparison makes what is compared unpredictable to whoever measures it.
+        // With a random key for each comparison, an attacker who measures its time can't predict what is compared.
         let Ok(blind) = random_bytes::<32>() else { return false };
         let key = hmac::Key::new(hmac::HMAC_SHA256, &blind);
         let given = digest(bytes);

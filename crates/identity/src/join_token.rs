@@ -1,5 +1,5 @@
-//! Join tokens: with one, an agent enrols once. A token is made by whoever has the fleet's join key and verified by the
-//! coordinators, which have it, too, so nothing needs to be stored before a token is used.
+//! Join tokens: with one, an agent enrols once. Tokens are signed with the fleet's join key and verified by the
+//! coordinators, which have that key, so nothing needs to be stored before a token is used.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::hmac;

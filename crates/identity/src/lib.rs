@@ -1,6 +1,6 @@
-//! Who is who in a fleet: the names of its members ([`SpiffeId`]), the [`Authority`] that certifies them, and the proofs
-//! with which an agent enrols: a service-account token of Kubernetes ([`jwt`]), a join token, or the join secret of its
-//! pool.
+//! Who is who in a fleet: the names of its members ([`SpiffeId`]), the [`Authority`] that certifies them, and the
+//! proofs with which an agent enrols: a service-account token of Kubernetes ([`jwt`]), a join token, or the join secret
+//! of its pool.
 //!
 //! This crate opens no file and no connection, and reads no clock: times are passed in, Unix milliseconds. Keys and
 //! random numbers come from the operating system.
@@ -8,6 +8,7 @@
 mod authority;
 mod bundle;
 mod certificate;
+pub mod files;
 mod join_secret;
 mod join_token;
 pub mod jwt;
@@ -16,11 +17,11 @@ mod spiffe;
 
 pub use authority::{AUTHORITY_LIFETIME, Authority, Issued, LEAF_LIFETIME, NOT_BEFORE_MARGIN};
 pub use bundle::{MAX_AUTHORITIES, MAX_BUNDLE_BYTES, TrustBundle};
-pub use certificate::Certificate;
+pub use certificate::{Certificate, certificate_pem};
 pub use join_secret::{JOIN_SECRET_BYTES, JoinSecret};
 pub use join_token::{JoinClaims, JoinKey, JoinTokenError, MAX_JOIN_TOKEN_BYTES};
 pub use key::{PrivateKey, SigningRequest};
-pub use spiffe::{PeerRole, Realm, SpiffeId, SpiffeIdError};
+pub use spiffe::{PeerRole, Realm, SpiffeId, SpiffeIdError, is_segment};
 
 /// Why an identity can't be made or read.
 #[derive(Debug, thiserror::Error)]

@@ -28,7 +28,7 @@ pub enum PeerRole {
     Guardian,
     /// A person or a program that uses the fleet.
     Client,
-    /// The operator on Kubernetes, or `robeing dev`.
+    /// The operator on Kubernetes.
     Operator,
 }
 
@@ -151,11 +151,16 @@ impl Realm {
 
 /// Checks a segment of the path.
 fn segment(what: &'static str, text: &str) -> Result<String, SpiffeIdError> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if text.is_empty() || matches!(text, "." | "..") || !text.bytes().all(allowed) {
+    if !is_segment(text) {
         return Err(SpiffeIdError::Characters { what, text: text.to_owned() });
     }
     Ok(text.to_owned())
+}
+
+/// Returns whether a text can be a segment of a SPIFFE id's path, such as the name of a member.
+pub fn is_segment(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    !text.is_empty() && !matches!(text, "." | "..") && text.bytes().all(allowed)
 }
 
 /// The name of a member of a fleet, unique among all fleets of a trust domain.

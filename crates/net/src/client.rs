@@ -50,8 +50,8 @@ impl KeepAlive {
     }
 }
 
-/// Returns a channel to the coordinator at `host:port`, with TLS if given. It connects on the first call, and reconnects
-/// when the connection is lost. Requires a tokio runtime.
+/// Returns a channel to the coordinator at `host:port`, with TLS if given. It connects on the first call, and
+/// reconnects when the connection is lost. Requires a tokio runtime.
 ///
 /// # Errors
 /// [`BadAddress`] if `address` is not `host:port`.
@@ -62,7 +62,7 @@ pub fn tcp_channel(
     tls: Option<&Tls>,
 ) -> Result<Channel, BadAddress> {
     let endpoint = plain_endpoint(address)?.connect_timeout(connect_timeout);
-    let network = Arc::clone(&Platform::real().network);
+    let network = Platform::real().network;
     let transport = match tls {
         Some(tls) => Transport::secured(network, tls.clone()),
         None => Transport::new(network),

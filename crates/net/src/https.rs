@@ -1,6 +1,6 @@
-//! A client for one HTTPS server that is trusted by its own certificate authority, such as the API server of Kubernetes:
-//! HTTP/1.1 over connections of the platform's network, kept for the next requests. The certificates' times are judged by
-//! the platform's clock.
+//! A client for one HTTPS server that is trusted by its own certificate authority, such as the API server of
+//! Kubernetes: HTTP/1.1 over connections of the platform's network, kept for the next requests. The certificates' times
+//! are judged by the platform's clock.
 
 use std::{
     fmt,
@@ -158,9 +158,9 @@ impl HttpsClient {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a request and returns the response with its body of at most `max_body` bytes, all of it `within` this time.
-    /// The request's URI is a path. If a kept connection turns out to be closed, the request is sent once more over a new
-    /// one: it must be one that may be carried out twice.
+    /// Sends a request and returns the response with its body of at most `max_body` bytes, all of it `within` this
+    /// time. The request's URI is a path. If a kept connection turns out to be closed, the request is sent once more
+    /// over a new one: it must be one that may be carried out twice.
     ///
     /// # Errors
     /// If the server does not answer. Any status is an answer.

@@ -85,7 +85,7 @@ async fn accept(listener: &mut Box<dyn Listener>) -> Connection {
 }
 
 async fn greet(tls: Tls, connection: Connection, limits: PeerLimits, permit: OwnedSemaphorePermit) -> Option<Accepted> {
-    // Its own task, so that handshakes run on all threads, and on when nobody asks for the next connection.
+    // Its own task, so that handshakes run on all threads, and also while the next connection is not asked for.
     let handshake = tokio::spawn(async move { tls.accept(connection, limits).await });
     let greeted = tokio_util::task::AbortOnDropHandle::new(handshake).await.ok()??;
     let peer = greeted.info.peer;

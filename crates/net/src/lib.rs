@@ -1,5 +1,6 @@
-//! The gRPC channels and listeners of every process, and the HTTPS client ([`https`]). They are made here, on the given network, so that their common
-//! settings (deadlines, keep-alive, windows, limits, which connections are accepted) are defined once.
+//! The gRPC channels and listeners of every process, and the HTTPS client ([`https`]). They are made here, on the given
+//! network, so that their common settings (deadlines, keep-alive, windows, limits, which connections are accepted) are
+//! defined once.
 
 pub mod client;
 pub mod earlier;
@@ -122,11 +123,6 @@ impl Transport {
     /// Returns the same network with TLS.
     pub fn with_tls(&self, tls: &Tls) -> Self {
         Self::secured(Arc::clone(&self.network), tls.clone())
-    }
-
-    /// Returns the same network without TLS: for probes and metrics, and for connections within this machine.
-    pub fn plain(&self) -> Self {
-        Self::new(Arc::clone(&self.network))
     }
 
     /// Returns the TLS of this transport, if it has one.

@@ -94,7 +94,7 @@ fn parse_address(text: &str) -> Option<String> {
 pub(super) fn coordinators(value: &Value) -> Result<Vec<String>, ConfigError> {
     let mut addresses = Vec::new();
     for part in value.list() {
-        // Which scheme a URL has makes no difference: whether TLS is spoken, another setting says.
+        // The scheme makes no difference: --tls decides whether TLS is spoken.
         let plain = part.strip_prefix("http://").or_else(|| part.strip_prefix("https://")).unwrap_or(part);
         let plain = plain.trim_end_matches('/');
         let with_port = || format!("{plain}:{DEFAULT_PORT}");

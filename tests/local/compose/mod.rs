@@ -13,7 +13,7 @@ use std::{
 };
 
 use robeing_client::{ClientIdentity, FleetClient, Security, Settings, SubmitEvent, SubmitOptions, new_task_id};
-use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle};
+use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, certificate_pem};
 use robeing_proto::v1::{AgentState, Consistency, GetTaskRequest, Task, TaskSpec, TaskState};
 use robeing_settings::{DEFAULT_DATA, DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN};
 use robeing_tests::{
@@ -117,7 +117,7 @@ fn certified_by(authority: &Path) -> Security {
     let request = SigningRequest::from_der(&key.request().expect("it can be signed")).expect("a request");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis() as u64;
     let issued = issuer.issue(&request, &id, &[], now, LEAF_LIFETIME).expect("a certificate can be made");
-    let certificate = TrustBundle::from_der(&[issued.certificate.to_vec()]).expect("a certificate").pem().to_owned();
+    let certificate = certificate_pem(&issued.certificate);
     let certificate = Some((certificate, key.to_pem()));
     let identity = ClientIdentity { cluster: CLUSTER.into(), trust, certificate, token: None };
     Security::with_identity(&identity).expect("TLS can use it")

@@ -60,6 +60,8 @@ pub struct BenchOptions {
     pub data: PathBuf,
     /// The agent program; by default the one in the directory of this program.
     pub agent_bin: Option<PathBuf>,
+    /// Whether the fleets run without TLS.
+    pub plaintext: bool,
 }
 
 /// Runs the benchmark. `tell` receives a line when each part is done.
@@ -70,8 +72,12 @@ pub async fn run(options: &BenchOptions, tell: &mut dyn FnMut(String)) -> Result
     check(options)?;
     std::fs::create_dir_all(&options.data)
         .with_context(|| format!("can't create the directory {}", options.data.display()))?;
-    let place =
-        Location { agent_bin: options.agent_bin.clone(), parent: Some(options.data.clone()), ..Location::default() };
+    let place = Location {
+        agent_bin: options.agent_bin.clone(),
+        parent: Some(options.data.clone()),
+        plaintext: options.plaintext,
+        ..Location::default()
+    };
     let mut report = Report::of_this_machine(&options.data)?;
     tell(format!("{}, {}", report.machine, report.disk));
     if options.only != Some(Part::Takeover) {

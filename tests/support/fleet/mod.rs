@@ -250,14 +250,6 @@ impl Fleet {
         Some(format!("ROBEING_JOIN_TOKEN={}", identity.join_token(role, pool, name).expect("a token can be made")))
     }
 
-    /// Returns the fleet's identities.
-    ///
-    /// # Panics
-    /// If it runs without TLS.
-    pub fn identity(&self) -> &DevIdentity {
-        self.identity.as_ref().expect("the fleet has TLS")
-    }
-
     /// Returns how clients connect.
     pub fn security(&self) -> Security {
         let with = |identity: &DevIdentity| Security::with_identity(identity.client()).expect("it is right");

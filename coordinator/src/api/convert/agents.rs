@@ -1,6 +1,7 @@
 //! Conversion of agents and their roles.
 
 use robeing_fleet::{Agent, AgentState, Role};
+use robeing_identity::PeerRole;
 use robeing_proto::v1;
 
 use super::{
@@ -23,13 +24,13 @@ pub fn agent_role(role: v1::Role) -> Result<Role, BadField> {
     known_role(role).ok_or_else(|| bad("role", "an agent is a worker, specialist, messenger or guardian"))
 }
 
-/// Returns the name of a role, as settings and SPIFFE ids have it.
-pub fn role_name(role: Role) -> &'static str {
+/// Returns the role of an agent in its SPIFFE id.
+pub fn peer_role(role: Role) -> PeerRole {
     match role {
-        Role::Worker => "worker",
-        Role::Specialist => "specialist",
-        Role::Messenger => "messenger",
-        Role::Guardian => "guardian",
+        Role::Worker => PeerRole::Worker,
+        Role::Specialist => PeerRole::Specialist,
+        Role::Messenger => PeerRole::Messenger,
+        Role::Guardian => PeerRole::Guardian,
     }
 }
 

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 /// For how long an allowed decision is used without asking again.
 pub const ALLOWED_FOR: Duration = Duration::from_secs(30);
-/// For how long a denied decision is used without asking again. It is short: somebody may just have been granted a right.
+/// For how long a denied decision is used without asking again. It is short: the user may just have been granted a
+/// right.
 pub const DENIED_FOR: Duration = Duration::from_secs(5);
 /// For how long a decision is used while the API server can't be asked.
 pub const USED_IN_OUTAGE_FOR: Duration = Duration::from_secs(5 * 60);
@@ -42,8 +43,8 @@ struct Entry<T> {
     number: u64,
 }
 
-/// Decisions, each with when it was made. When there are too many, those that are denied go first, since anybody can have
-/// them made; among them the oldest.
+/// Decisions, each with when it was made. When there are too many, those that are denied go first, since anybody can
+/// have them made; among them the oldest.
 #[derive(Debug)]
 pub struct DecisionCache<T> {
     entries: HashMap<Key, Entry<T>>,

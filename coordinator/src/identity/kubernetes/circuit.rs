@@ -1,5 +1,5 @@
-//! Stops asking a server that does not answer, so that nobody waits for it in vain, and asks again after a while. Pure: the
-//! time is passed in.
+//! Stops asking a server that does not answer, so that no caller waits for it in vain, and asks again after a while.
+//! Pure: the time is passed in.
 
 use std::time::Duration;
 

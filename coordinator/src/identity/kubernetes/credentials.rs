@@ -1,5 +1,5 @@
-//! The token with which the API server is asked, and the certificate authority by which it is known. Both are files that
-//! Kubernetes replaces while this process runs.
+//! The token with which the API server is asked, and the certificate authority by which it is known. Both are files
+//! that Kubernetes replaces while this process runs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ pub(super) struct Access {
 struct Files {
     token: WatchedFile,
     authority: WatchedFile,
-    /// What the files said when they were last usable.
+    /// The content of the files when they were last usable.
     authorization: Option<HeaderValue>,
     client: Option<Arc<HttpsClient>>,
     looked: Option<Instant>,
@@ -102,7 +102,7 @@ impl Credentials {
         }
     }
 
-    /// Returns how to ask after the API server has refused `refused`; `None` if the files still say the same.
+    /// Returns how to ask after the API server has refused `refused`; `None` if the files have not changed.
     pub(super) async fn renewed(&self, refused: &Arc<Access>) -> Option<Arc<Access>> {
         let mut files = self.files.lock().await;
         let access = self.look(&mut files).await.ok()?;

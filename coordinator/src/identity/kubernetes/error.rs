@@ -1,11 +1,11 @@
-//! Why the API server can't be asked, or did not say.
+//! Why the API server can't be asked, or gave no answer.
 
 use std::{path::PathBuf, time::Duration};
 
 use http::StatusCode;
 use robeing_net::https::HttpsError;
 
-/// Why the API server did not say who somebody is, or what somebody may do. No message contains a token.
+/// Why the API server did not tell whose a token is, or what a user may do. No message contains a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KubernetesError {
     /// This process does not run in a pod with a service account.
@@ -64,8 +64,8 @@ pub enum KubernetesError {
 }
 
 impl KubernetesError {
-    /// Returns whether the API server is away or too busy, and not set against the question: what it said last may be used
-    /// meanwhile.
+    /// Returns whether the API server is away or too busy, rather than refusing the question: its last answer may be
+    /// used meanwhile.
     pub fn is_outage(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Failing(_) | Self::Answer { .. } | Self::Overloaded | Self::NoTurn(_) => true,

@@ -1,4 +1,4 @@
-//! Questions that are being asked: whoever asks the same one meanwhile waits for its answer.
+//! Questions that are being asked: a caller with the same question waits for the same answer.
 
 use std::collections::HashMap;
 
@@ -44,7 +44,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         ask: impl FnOnce() -> BoxFuture<'static, T>,
     ) -> Result<Shared<BoxFuture<'static, T>>, TooMany> {
         let mut flights = self.flights();
-        // One that is answered must not be joined: who asks now wants to know how it is now.
+        // One that is answered must not be joined: a new caller needs an answer of now.
         let current = flights.get(&key).and_then(WeakShared::upgrade).filter(|flight| flight.peek().is_none());
         if let Some(flight) = current {
             return Ok(flight);

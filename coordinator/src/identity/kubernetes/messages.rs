@@ -152,7 +152,7 @@ struct AccessStatus {
 
 pub(super) fn read<'a, T: Deserialize<'a>>(about: &'static str, json: &'a [u8]) -> Result<T, KubernetesError> {
     serde_json::from_slice(json).map_err(|error| {
-        // What serde says may quote a value.
+        // The message of serde may quote a value.
         let problem = format!("it is no such answer (line {}, column {})", error.line(), error.column());
         KubernetesError::Answer { about, problem }
     })

@@ -1,5 +1,6 @@
 //! Asks the API server of Kubernetes who a token is (TokenReview) and what its user may do with the fleet
-//! (LocalSubjectAccessReview), as the service account of this process.//!
+//! (LocalSubjectAccessReview), as the service account of this process.
+//!
 //! A decision is remembered for a short time, and used for longer while the API server can't be asked; after that, the
 //! question fails. The questions at one time are bounded, the same question is asked once at a time, and none is asked
 //! while the API server does not answer. No token is logged or shown in an error.
@@ -102,7 +103,7 @@ impl<T: Clone + Send + Sync + 'static> Decisions<T> {
             self.cache().insert(*key, decision.clone(), Instant::now());
         }
         match asked {
-            // A question that is refused says nothing of others.
+            // That one question is refused does not mean that others would be.
             Ok(_) | Err(KubernetesError::Refused { .. }) => {
                 if self.circuit().succeeded() {
                     info!(about = self.about, "the API server of Kubernetes answers again");
@@ -152,7 +153,7 @@ impl Kubernetes {
     /// [`cache::USED_IN_OUTAGE_FOR`] old, and not used after the token has expired.
     ///
     /// # Errors
-    /// If the API server does not say. Then the token must not be taken.
+    /// If the API server gives no answer. Then the token must be refused.
     pub async fn authenticate(&self, token: &str) -> Result<Decision<Arc<User>>, KubernetesError> {
         let token = token.trim();
         if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
@@ -173,7 +174,7 @@ impl Kubernetes {
     /// Asks whether a user has a right with the fleet. The decision is at most [`cache::USED_IN_OUTAGE_FOR`] old.
     ///
     /// # Errors
-    /// If the API server does not say. Then the user must not be let.
+    /// If the API server gives no answer. Then the user must be refused.
     pub async fn authorize(&self, user: &User, right: Right) -> Result<Decision<()>, KubernetesError> {
         if !user.is_bounded() {
             return Ok(messages::too_much_known());
@@ -191,8 +192,8 @@ impl Kubernetes {
 }
 
 impl Inner {
-    /// Asks a question, unless the API server does not answer those of its kind, and notes what comes of it. `read` reads
-    /// the answer.
+    /// Asks a question, unless the API server does not answer those of its kind, and notes what comes of it. `read`
+    /// reads the answer.
     async fn ask<T: Clone + Send + Sync + 'static>(
         &self,
         kind: &Decisions<T>,

@@ -1,4 +1,4 @@
-//! What a service-account token says, and whether it may be believed.
+//! The claims of a service-account token, and whether they may be believed.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
@@ -20,7 +20,7 @@ const MAX_NAME_BYTES: usize = 253;
 /// Maximum length of a pod's uid, bytes. It is a UUID, though no rule says so.
 const MAX_UID_BYTES: usize = 128;
 
-/// What a verified token says.
+/// The claims of a verified token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceAccountClaims {
     /// The issuer.
@@ -164,8 +164,8 @@ fn pod(pod: ObjectReference) -> Result<(String, String), TokenError> {
     Ok((pod.name, uid))
 }
 
-/// Returns when a token expires, Unix milliseconds, as it says itself; `None` if it is no JWT or does not say. Nothing of
-/// the token is verified: only for tokens that others have verified.
+/// Returns when a token expires by its own claim, Unix milliseconds; `None` if it is no JWT or has no such claim.
+/// Nothing of the token is verified: only for tokens that others verify.
 pub fn claimed_expiry(token: &str) -> Option<u64> {
     take_apart(token.trim()).ok()?.claims.exp.map(millis)
 }

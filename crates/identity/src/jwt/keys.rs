@@ -63,7 +63,7 @@ impl Algorithm {
     }
 }
 
-/// What a key set says of a signature, from the worst match to the best.
+/// The result of verifying a signature with a key set, from the worst match to the best.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Match {
     /// It does not have the key.

@@ -31,7 +31,7 @@ const MAX_SHOWN: usize = 128;
 /// An API server whose tokens are taken.
 #[derive(Clone, Debug)]
 pub struct TokenIssuer {
-    /// The issuer, as the tokens' `iss` says it, such as `https://kubernetes.default.svc.cluster.local`.
+    /// The issuer, as in the tokens' `iss`, such as `https://kubernetes.default.svc.cluster.local`.
     pub issuer: String,
     /// The audience that the tokens must be made for.
     pub audience: String,
@@ -58,7 +58,7 @@ pub enum TokenError {
     /// It is signed with an algorithm that is not taken.
     #[error("the token is signed with {algorithm:?}; only RS256 and ES256 are taken")]
     Algorithm {
-        /// The algorithm, as the token says it.
+        /// The algorithm, as the token names it.
         algorithm: String,
     },
     /// Its header has extensions that a verifier must understand.
@@ -67,7 +67,7 @@ pub enum TokenError {
     /// No issuer of this name is known.
     #[error("the token is from the issuer {issuer:?}, whose tokens are not taken here")]
     Issuer {
-        /// The issuer, as the token says it.
+        /// The issuer, as the token names it.
         issuer: String,
     },
     /// The issuer's key set does not have the key.
@@ -76,7 +76,7 @@ pub enum TokenError {
          read them again"
     )]
     UnknownKey {
-        /// The id of the key, as the token says it; empty if it does not.
+        /// The id of the key, as the token names it; empty if it names none.
         key: String,
     },
     /// The key that the token names is made for another algorithm.
@@ -114,11 +114,11 @@ pub enum TokenError {
     /// Its subject is not a service account.
     #[error("the subject of the token, {subject:?}, is not a service account: system:serviceaccount:NAMESPACE:NAME")]
     Subject {
-        /// The subject, as the token says it.
+        /// The subject, as the token names it.
         subject: String,
     },
     /// Its subject and its claims about the service account disagree.
-    #[error("the subject of the token is another service account than its kubernetes.io claim says")]
+    #[error("the subject of the token is another service account than in its kubernetes.io claim")]
     Disagreement,
 }
 
@@ -187,8 +187,8 @@ fn take_apart(token: &str) -> Result<Parts<'_>, TokenError> {
 /// Verifies a service-account token at the time `now_ms`, Unix milliseconds. White space around it is ignored, because
 /// files end with a line break.
 ///
-/// Several issuers may have the same name, since the API servers of most clusters do: the token is valid if it is by one
-/// of them.
+/// Several issuers may have the same name, since the API servers of most clusters do: the token is valid if it is by
+/// one of them.
 ///
 /// # Errors
 /// Why it is refused.

@@ -47,7 +47,7 @@ pub struct Credentials {
     bundle: Option<TrustBundle>,
     own: Option<OwnCertificate>,
     pub(super) client: Arc<ClientConfig>,
-    /// For connections on which this process does not say who it is.
+    /// For connections on which this process does not present its certificate.
     pub(super) nameless: Arc<ClientConfig>,
     /// `None` while this process has no certificate.
     pub(super) server: Option<Arc<ServerConfig>>,
@@ -61,8 +61,8 @@ impl fmt::Debug for Credentials {
 
 impl Credentials {
     /// Creates the credentials of a process of this cluster; a client that knows no name of the cluster gives an empty
-    /// one. Without a `bundle` it trusts whatever server it meets, and no client; that is right only for the first contact
-    /// of open enrolment. Without `own` it can neither serve nor prove who it is.
+    /// one. Without a `bundle` it trusts whatever server it meets, and no client; that is right only for the first
+    /// contact of open enrolment. Without `own` it can neither serve nor prove who it is.
     ///
     /// # Errors
     /// If the certificate names no member, or TLS can't use it with this key.

@@ -46,21 +46,19 @@ impl Tls {
         let refused = |(why, problem): (Refused, String)| {
             self.stats.count_refused(why);
             debug!(?peer, reason = why.as_str(), problem, "a connection was refused");
+            None
         };
-        let counted = match peer.map(|peer| limits.anonymous(peer.ip())) {
-            Some(None) => {
-                return drop_with(refused, (Refused::TooMany, "too many connections without a certificate".into()));
-            }
-            Some(counted) => counted,
-            None => None,
-        };
-        match timeout(HANDSHAKE_TIMEOUT, self.greet(connection, counted, &limits)).await {
+        let counted = peer.map(|peer| limits.anonymous(peer.ip()));
+        if matches!(counted, Some(None)) {
+            return refused((Refused::TooMany, "too many connections without a certificate".into()));
+        }
+        match timeout(HANDSHAKE_TIMEOUT, self.greet(connection, counted.flatten(), &limits)).await {
             Ok(Ok(greeted)) => {
                 self.stats.count_accepted(greeted.identity.is_some());
                 Some(greeted)
             }
-            Ok(Err(problem)) => drop_with(refused, problem),
-            Err(_) => drop_with(refused, (Refused::TooSlow, format!("no handshake within {HANDSHAKE_TIMEOUT:?}"))),
+            Ok(Err(problem)) => refused(problem),
+            Err(_) => refused((Refused::TooSlow, format!("no handshake within {HANDSHAKE_TIMEOUT:?}"))),
         }
     }
 
@@ -102,11 +100,6 @@ impl Tls {
         let identity = identity.map(Arc::new);
         Ok(Greeted { connection: Connection::new(stream, peer), info, identity, encrypted: true, counted })
     }
-}
-
-fn drop_with<T>(refused: impl FnOnce((Refused, String)), problem: (Refused, String)) -> Option<T> {
-    refused(problem);
-    None
 }
 
 /// Returns why a handshake failed.

@@ -11,8 +11,8 @@ use robeing_identity::SpiffeId;
 /// Maximum number of connections without a certificate from one IP address, including those whose handshake is not
 /// finished. For IPv6, all addresses of one network count together; see [`NETWORK_BITS`].
 pub const MAX_ANONYMOUS_PER_ADDRESS: usize = 256;
-/// The number of leading bits of an IPv6 address that count: a single machine has all addresses of such a network to choose
-/// from (RFC 4291, section 2.5.1).
+/// The number of leading bits of an IPv6 address that count: a single machine has all addresses of such a network to
+/// choose from (RFC 4291, section 2.5.1).
 pub const NETWORK_BITS: u32 = 64;
 /// Maximum number of connections of one member.
 pub const MAX_PER_IDENTITY: usize = 64;

@@ -116,7 +116,7 @@ impl Tls {
     /// Performs the client's part of a handshake on a new connection, and checks that the peer is who is expected.
     ///
     /// # Errors
-    /// If the handshake fails, or the peer is somebody else.
+    /// If the handshake fails, or the peer is another one.
     pub(crate) async fn connect(&self, connection: Connection, expected: &Expected) -> io::Result<Connection> {
         let credentials = self.credentials();
         let config = if self.presents { &credentials.client } else { &credentials.nameless };

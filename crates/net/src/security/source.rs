@@ -13,8 +13,8 @@ use super::{Credentials, CredentialsError, TrustClock};
 /// How often it is checked whether the certificate must be renewed. Far shorter than the life of a certificate, since
 /// timers stand still while a machine is suspended.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// By up to how much of its life, in percent, a certificate is renewed before half of it is over. Each process has a time of
-/// its own within this span, so that processes that were started together don't all renew together.
+/// By up to how much of its life, in percent, a certificate is renewed before half of it is over. Each process has a
+/// time of its own within this span, so that processes that were started together don't all renew together.
 const RENEWAL_SPREAD: u64 = 10;
 /// The first and the longest pause after a failure.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -69,7 +69,8 @@ impl IdentityKeeper {
         Ok((Self { cluster: cluster.to_owned(), source, key, clock, sender }, receiver))
     }
 
-    /// Obtains the first certificate, however long it takes, and then renews it whenever about half of its life is over.
+    /// Obtains the first certificate, however long it takes, and then renews it whenever about half of its life is
+    /// over.
     pub async fn run(self) {
         loop {
             self.obtain_some().await;

@@ -1,5 +1,5 @@
 //! Verifies the certificates of peers: that an authority of the fleet has issued them, and that they are valid now.
-//! Whose they are is checked after the handshake, by whoever knows who was expected.
+//! Whose they are is checked after the handshake, by the caller, which knows which peer it expects.
 
 use std::{sync::Arc, time::Duration};
 
@@ -79,20 +79,6 @@ impl PeerVerifier {
             false => now,
         }
     }
-
-    fn verify_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-}
-
-/// TLS 1.2 is never offered, so its signatures never need to be verified.
-fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
-    Err(Error::InvalidCertificate(CertificateError::BadSignature))
 }
 
 impl ServerCertVerifier for PeerVerifier {
@@ -113,7 +99,8 @@ impl ServerCertVerifier for PeerVerifier {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        no_tls12()
+        // TLS 1.2 is never offered, so its signatures never need to be verified.
+        Err(CertificateError::BadSignature.into())
     }
 
     fn verify_tls13_signature(
@@ -122,7 +109,7 @@ impl ServerCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -132,7 +119,7 @@ impl ServerCertVerifier for PeerVerifier {
 
 impl ClientCertVerifier for PeerVerifier {
     fn client_auth_mandatory(&self) -> bool {
-        // Whoever enrols, and whoever comes with a token, has no certificate. Each call decides what that permits.
+        // An agent that enrols has no certificate, nor has a client with a token. Each call decides what that permits.
         false
     }
 
@@ -147,8 +134,7 @@ impl ClientCertVerifier for PeerVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         if self.roots.is_none() {
-            // Trust in whatever is met at the first contact is for servers that this process calls, never for whoever
-            // calls it.
+            // At the first contact, this process trusts any server that it calls, but never a client that calls it.
             return Err(CertificateError::UnknownIssuer.into());
         }
         self.verify(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
@@ -156,11 +142,11 @@ impl ClientCertVerifier for PeerVerifier {
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        no_tls12()
+        ServerCertVerifier::verify_tls12_signature(self, message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -169,10 +155,10 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify_signature(message, certificate, signature)
+        ServerCertVerifier::verify_tls13_signature(self, message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        ServerCertVerifier::supported_verify_schemes(self)
     }
 }

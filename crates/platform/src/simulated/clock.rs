@@ -42,4 +42,8 @@ impl Clock for WrongClock {
         let passed = right.saturating_sub(*fault.since.get_or_insert(right)).cast_signed();
         right.saturating_add_signed(fault.ahead.saturating_add(passed.saturating_mul(fault.drift) / 1_000))
     }
+
+    fn elapsed_millis(&self) -> u64 {
+        self.right.elapsed_millis()
+    }
 }
