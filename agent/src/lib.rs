@@ -6,5 +6,6 @@ pub mod identity;
 pub mod messaging;
 pub mod runtime;
 pub mod session;
+pub mod upstream;
 
 mod listener;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use robeing_fleet::sabotage::{Mistake, planted};
 use robeing_identity::TrustBundle;
 use robeing_net::security::Tls;
@@ -39,6 +40,7 @@ impl Driver {
             held: self.held.refs(),
             answers_health_checks: true,
             guarded: self.deps.executor.is_guarded(),
+            sealing_key: Bytes::new(),
         }
     }
 
