@@ -4,7 +4,7 @@
 //! decides whether a failed attempt is worth another one, and nothing else about retries. When `run` returns or its
 //! future is dropped, the attempt's process group is killed; a server or an attached process is only notified.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -34,7 +34,8 @@ pub use http::{
     CLOSED_WITHIN, CertificatesError, ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS, SECURED_WITHIN,
 };
 pub use start::start;
-pub use worker::{WorkerConfig, WorkerExecutor};
+pub(crate) use start::start_guard;
+pub use worker::{WorkerConfig, WorkerExecutor, WorkerMail};
 
 /// Default of [`Limits::max_output`]: 1 MiB, which is also the maximum size of a task's input.
 pub const DEFAULT_MAX_OUTPUT: usize = 1 << 20;
@@ -68,6 +69,11 @@ pub trait Executor: Send + Sync + 'static {
     /// Whether the executor has a guard.
     fn is_guarded(&self) -> bool {
         false
+    }
+
+    /// Returns the messages between attached processes and other agents, if processes can attach.
+    fn mail(&self) -> Option<Arc<WorkerMail>> {
+        None
     }
 
     /// Whether the guard has revoked the session because the agent was stopped: no attempt of it may start, and the

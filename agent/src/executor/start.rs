@@ -54,7 +54,7 @@ pub async fn start(
 }
 
 /// Starts the process that kills this agent's commands if the agent is killed. An agent without one still works.
-fn start_guard() -> Option<Arc<Guard>> {
+pub(crate) fn start_guard() -> Option<Arc<Guard>> {
     if let Err(error) = reaper::adopt_orphans() {
         warn!(%error, "orphaned processes of commands can't be reaped");
     }

@@ -78,8 +78,9 @@ async fn fleet() -> (WorkerExecutor, Agent, Agent) {
     let executor = WorkerExecutor::listen(config, &transport, &Metrics::default()).await.expect("a free port");
     let known = Arc::new(Known::default());
     let sender = Agent::new(&known, "sender", Arc::new(InboxHandler::default())).await;
-    let receiver = Agent::new(&known, "receiver", Arc::new(WorkerHandler(executor.mail()))).await;
-    executor.mail().set_post(Arc::new(MessengerPost(receiver.messenger.clone())));
+    let receiver =
+        Agent::new(&known, "receiver", Arc::new(WorkerHandler(executor.mail().expect("processes attach")))).await;
+    executor.mail().expect("processes attach").set_post(Arc::new(MessengerPost(receiver.messenger.clone())));
     (executor, sender, receiver)
 }
 

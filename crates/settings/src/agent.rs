@@ -1,6 +1,6 @@
 //! The settings of an agent process.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,12 @@ pub struct AgentConfig {
     pub metrics_listen: Option<String>,
     /// Address that worker processes attach to, with [`ExecutorSpec::Worker`]: `host:port` of the loopback interface.
     pub worker_listen: String,
+    /// What the agent does with the messages that it receives. `None`: with [`ExecutorSpec::Worker`], attached processes
+    /// that handle messages get them; otherwise they go to the built-in inbox.
+    pub messages: Option<MessagesSpec>,
+    /// Directory of the journal by which the agent recognizes messages that it has handled before, also after a
+    /// restart. `None`: the journal is kept in memory.
+    pub data: Option<PathBuf>,
     /// Whether the agent's connections are encrypted.
     pub tls: TlsMode,
     /// How the agent enrols, with TLS.
@@ -74,6 +80,8 @@ impl AgentConfig {
             drain_timeout: DRAIN_TIMEOUT.default,
             metrics_listen: None,
             worker_listen: DEFAULT_WORKER_LISTEN.to_owned(),
+            messages: None,
+            data: None,
             tls: TlsMode::default(),
             enrolment: EnrolmentConfig::default(),
         }
@@ -107,6 +115,41 @@ pub enum ExecutorSpec {
     Worker {},
     /// Return the input as the output.
     Echo {},
+}
+
+/// What an agent does with the messages that it receives, in the form of a manifest's `messages`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum MessagesSpec {
+    /// Keep them until somebody reads them.
+    Inbox {},
+    /// Run a program for each message.
+    Command(CommandSpec),
+    /// Send a request to a server for each message.
+    Http(MessagesHttpSpec),
+    /// Hand messages to processes that attach to the agent and handle messages; needs [`ExecutorSpec::Worker`].
+    Worker {},
+}
+
+/// See [`MessagesSpec::Http`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MessagesHttpSpec {
+    /// The URL to POST the payload to.
+    pub url: String,
+}
+
+impl MessagesSpec {
+    /// Returns it as JSON, in the form that [`MESSAGES`](super::settings::MESSAGES) takes.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self)
+            .unwrap_or_else(|error| unreachable!("it is strings and lists of strings, which have a JSON form: {error}"))
+    }
+
+    /// Returns whether it may contain credentials, in a URL, which only the agent may see.
+    pub fn may_hold_credentials(&self) -> bool {
+        matches!(self, Self::Http(_))
+    }
 }
 
 /// See [`ExecutorSpec::Command`].

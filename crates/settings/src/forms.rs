@@ -2,8 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use serde::de::DeserializeOwned;
+
 use super::{
-    ConfigError, Enrolment, ExecutorSpec, LogFormat, ProcessRole, TlsMode, Weights,
+    ConfigError, Enrolment, ExecutorSpec, LogFormat, MessagesSpec, ProcessRole, TlsMode, Weights,
     definition::{Number, Span},
     settings::{LOAD_TERM, MAX_DURATION, MAX_NAME_BYTES, MAX_SPECIALIZATIONS, PERFORMANCE_TERM, SPECIALIZATION_TERM},
     sources::{Sources, Value},
@@ -208,8 +210,19 @@ pub(super) fn weights(value: &Value) -> Result<Weights, ConfigError> {
 
 /// Parses an executor in the form of a manifest.
 pub(super) fn executor(value: &Value) -> Result<ExecutorSpec, ConfigError> {
+    let form = r#"JSON such as {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://127.0.0.1:9000/"}}, {"worker":{}} or {"echo":{}}"#;
+    one_of(value, form, "executor")
+}
+
+/// Parses what is done with messages, in the form of a manifest.
+pub(super) fn messages(value: &Value) -> Result<MessagesSpec, ConfigError> {
+    let form = r#"JSON such as {"inbox":{}}, {"command":{"argv":["handle"]}}, {"http":{"url":"http://127.0.0.1:9000/"}} or {"worker":{}}"#;
+    one_of(value, form, "handler of messages")
+}
+
+/// Parses a JSON object with exactly one field.
+fn one_of<T: DeserializeOwned>(value: &Value, form: &str, what: &str) -> Result<T, ConfigError> {
     let wrong = |problem: &dyn std::fmt::Display| {
-        let form = r#"JSON such as {"command":{"argv":["wc","-w"]}}, {"http":{"url":"http://127.0.0.1:9000/"}}, {"worker":{}} or {"echo":{}}"#;
         if !value.text.contains("http") {
             return value.wrong(&format!("{form} ({problem})"));
         }
@@ -222,7 +235,7 @@ pub(super) fn executor(value: &Value) -> Result<ExecutorSpec, ConfigError> {
     let parsed: serde_json::Value = serde_json::from_str(&value.text).map_err(|e| wrong(&e))?;
     match parsed.as_object() {
         Some(kinds) if kinds.len() == 1 => {}
-        _ => return Err(wrong(&"exactly one executor is needed")),
+        _ => return Err(wrong(&format!("exactly one {what} is needed"))),
     }
     serde_json::from_value(parsed).map_err(|e| wrong(&e))
 }

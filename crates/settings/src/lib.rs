@@ -156,7 +156,9 @@ pub fn parse_matches(
             sources.refuse(For::Coordinators, role.text.trim())?;
             let executor = sources.get(&settings::EXECUTOR);
             let executor = executor.map_or(Ok(ExecutorSpec::Worker {}), |value| forms::executor(&value))?;
-            Process::Agent(agent(&sources, kind)?, executor)
+            let config = agent(&sources, kind)?;
+            check_messages(&config, &executor)?;
+            Process::Agent(config, executor)
         }
     };
     let log_format = sources.get(&settings::LOG_FORMAT).map(|value| forms::log_format(&value)).transpose()?;
@@ -300,9 +302,24 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
     if let Some(value) = sources.get(&settings::WORKER_LISTEN) {
         config.worker_listen = forms::local_address(&value)?;
     }
+    config.messages = sources.get(&settings::MESSAGES).map(|value| forms::messages(&value)).transpose()?;
+    config.data = sources.path(&settings::DATA);
     config.tls = common.tls;
     config.enrolment = enrolment(sources)?;
     Ok(config)
+}
+
+fn check_messages(config: &AgentConfig, executor: &ExecutorSpec) -> Result<(), ConfigError> {
+    match (&config.messages, executor) {
+        (Some(MessagesSpec::Worker {}), ExecutorSpec::Worker {}) => Ok(()),
+        (Some(MessagesSpec::Worker {}), _) => Err(ConfigError::Wrong(format!(
+            "--{} worker hands messages to attached processes, and processes attach with --{} {{\"worker\":{{}}}} alone: \
+             change one of them",
+            settings::MESSAGES.flag,
+            settings::EXECUTOR.flag
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// The settings common to all processes.

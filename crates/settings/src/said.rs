@@ -85,8 +85,7 @@ fn coordinator(config: &CoordinatorConfig, list: &mut List) {
     list.text(&settings::CLUSTER_ID, &config.cluster_id);
     list.text(&settings::LISTEN, &config.listen);
     list.some(&settings::ADVERTISE, config.advertise.as_deref());
-    let data = config.data.clone().into_os_string();
-    list.0.push(Said { setting: settings::DATA, value: data, variable: settings::DATA.variable(), by_flag: true });
+    list.path(&settings::DATA, Some(&config.data));
     if !config.initial_coordinators.is_empty() {
         let members = config.initial_coordinators.iter().map(|(name, at)| (name.as_str(), at.as_str()));
         list.text(&settings::INITIAL_COORDINATORS, text::members(members));
@@ -149,6 +148,15 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
         list.text(&settings::SPECIALIZATIONS, text::list(&config.specializations));
     }
     list.text(&settings::WORKER_LISTEN, &config.worker_listen);
+    if let Some(messages) = &config.messages {
+        list.0.push(Said {
+            setting: settings::MESSAGES,
+            value: messages.to_json().into(),
+            variable: settings::MESSAGES.variable(),
+            by_flag: !messages.may_hold_credentials(),
+        });
+    }
+    list.path(&settings::DATA, config.data.as_deref());
     list.text(&settings::TLS, config.tls.as_str());
     list.path(&settings::TRUST, config.enrolment.trust.as_deref());
     match &config.enrolment.proof {

@@ -90,11 +90,16 @@ pub const LOG_FORMAT: Setting = Setting::new(
 )
 .unset("text");
 
-/// The data directory of a coordinator.
-pub const DATA: Setting =
-    Setting::new(For::Coordinators, "data", &["ROBEING_DATA"], "DIR", "Directory of the log and snapshots")
-        .unset(DEFAULT_DATA)
-        .path();
+/// The data directory of a coordinator or agent.
+pub const DATA: Setting = Setting::new(
+    For::Both,
+    "data",
+    &["ROBEING_DATA"],
+    "DIR",
+    "Directory of a coordinator's log and snapshots; an agent's journal of messages is in memory unless it is set",
+)
+.unset(DEFAULT_DATA)
+.path();
 
 /// The initial members of the fleet.
 pub const INITIAL_COORDINATORS: Setting = Setting::new(
@@ -342,6 +347,16 @@ pub const EXECUTOR: Setting = Setting::new(
 )
 .unset(r#"{"worker":{}}"#);
 
+/// What an agent does with the messages that it receives; see [`MessagesSpec`](super::MessagesSpec).
+pub const MESSAGES: Setting = Setting::new(
+    For::Agents,
+    "messages",
+    &["ROBEING_MESSAGES"],
+    "JSON",
+    r#"What to do with received messages, as in a manifest: {"inbox":{}}, {"command":{"argv":["handle"]}}, {"http":{"url":"http://..."}} or {"worker":{}}"#,
+)
+.unset("attached processes that handle messages; without any, the inbox");
+
 /// The address that a user's worker processes attach to, `host:port`.
 pub const WORKER_LISTEN: Setting = Setting::new(
     For::Agents,
@@ -418,6 +433,7 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &SPECIALIZATIONS,
     &SLOTS,
     &EXECUTOR,
+    &MESSAGES,
     &WORKER_LISTEN,
     &DRAIN_TIMEOUT,
     &TRUST,

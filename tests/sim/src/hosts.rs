@@ -148,6 +148,8 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
         enrolment: EnrolmentConfig::default(),
         advertises_host_name: false,
         worker_listen: robeing_settings::DEFAULT_WORKER_LISTEN.into(),
+        messages: None,
+        data: None,
         listen: format!("{name}:{PORT}"),
         name,
         cluster_id: "simulated".to_owned(),

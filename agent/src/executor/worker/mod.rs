@@ -89,11 +89,6 @@ impl WorkerExecutor {
         self.local
     }
 
-    /// Returns the messages between the processes and other agents.
-    pub fn mail(&self) -> Arc<WorkerMail> {
-        Arc::clone(&self.mail)
-    }
-
     /// Sends the attempt to the process and waits for the answer.
     async fn converse(&self, begun: &mut Begun, attempt: Attempt) -> Outcome {
         let task = proto::Task {
@@ -181,6 +176,10 @@ impl Executor for WorkerExecutor {
     /// before they start one.
     fn is_member_when_absent(&self) -> bool {
         true
+    }
+
+    fn mail(&self) -> Option<Arc<WorkerMail>> {
+        Some(Arc::clone(&self.mail))
     }
 
     async fn health(&self, within: Duration) -> Health {

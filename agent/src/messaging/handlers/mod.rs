@@ -3,6 +3,7 @@
 pub mod command;
 pub mod http;
 pub mod inbox;
+mod start;
 pub mod worker;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub use self::{
     command::CommandHandler,
     http::HttpHandler,
     inbox::InboxHandler,
+    start::{AttachedOrInbox, Started, start},
     worker::{MessengerPost, WorkerHandler},
 };
 use super::{inbox::MAX_HANDLING, outcome::Outcome, packet::Packet};

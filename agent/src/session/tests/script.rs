@@ -336,6 +336,8 @@ pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
         metrics_listen: None,
         advertises_host_name: false,
         worker_listen: "127.0.0.1:0".into(),
+        messages: None,
+        data: None,
     }
 }
 

@@ -217,6 +217,8 @@ impl Fleet {
             metrics_listen: None,
             advertises_host_name: false,
             worker_listen: robeing_settings::DEFAULT_WORKER_LISTEN.into(),
+            messages: None,
+            data: None,
         };
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
         let script = Arc::new(self.script.clone());

@@ -113,6 +113,17 @@ fn executor() -> impl Strategy<Value = ExecutorSpec> {
     ]
 }
 
+/// What is done with messages, which fits the executor.
+fn messages() -> impl Strategy<Value = Option<MessagesSpec>> {
+    prop_oneof![
+        Just(None),
+        Just(Some(MessagesSpec::Inbox {})),
+        Just(Some(MessagesSpec::Worker {})),
+        prop::collection::vec(odd_text(), 0..5).prop_map(|argv| Some(MessagesSpec::Command(CommandSpec { argv }))),
+        odd_text().prop_map(|url| Some(MessagesSpec::Http(MessagesHttpSpec { url }))),
+    ]
+}
+
 fn role() -> impl Strategy<Value = AgentRole> {
     prop_oneof![
         Just(AgentRole::Worker),
@@ -174,7 +185,9 @@ fn agent_settings() -> impl Strategy<Value = Process> {
         of_span(settings::DRAIN_TIMEOUT),
     );
     let security = (mode(), enrolment());
-    (who, pool, where_it_is, how, executor(), security).prop_map(|(who, pool, where_it_is, how, executor, security)| {
+    let messages = (messages(), prop::option::of(data()));
+    let all = (who, pool, where_it_is, how, executor(), security, messages);
+    all.prop_map(|(who, pool, where_it_is, how, executor, security, messages)| {
         let (name, cluster_id, role, listen, mut coordinators) = who;
         coordinators.push("coordinator:1".into());
         let mut config =
@@ -182,6 +195,10 @@ fn agent_settings() -> impl Strategy<Value = Process> {
         (config.tls, config.enrolment) = (tls(security.0, &config.listen), security.1);
         (config.pool, config.pool_replicas, config.pool_standby) = pool.unwrap_or_default();
         (config.specializations, config.slots, config.drain_timeout) = how;
+        (config.messages, config.data) = messages;
+        if executor != (ExecutorSpec::Worker {}) && config.messages == Some(MessagesSpec::Worker {}) {
+            config.messages = None;
+        }
         if config.specializations.is_empty() && role == AgentRole::Specialist {
             config.role = AgentRole::Worker;
         }

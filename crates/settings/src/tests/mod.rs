@@ -96,10 +96,41 @@ fn the_flags_of_an_agent_are_read() {
         drain_timeout: Duration::from_secs(5),
         metrics_listen: None,
         worker_listen: "127.0.0.1:8081".into(),
+        messages: None,
+        data: None,
         tls: TlsMode::Strict,
         enrolment: EnrolmentConfig::default(),
     };
     assert_eq!(config, expected);
+}
+
+#[test]
+fn what_an_agent_does_with_messages_is_read_and_must_fit_its_executor() {
+    let set = |messages: &str| [format!("--messages={messages}"), "--data=/d".to_owned()];
+    let read = |messages: &str, executor: &str| {
+        let more = set(messages);
+        let executor = format!("--executor={executor}");
+        let more: Vec<&str> = more.iter().map(String::as_str).chain([executor.as_str()]).collect();
+        super::tests::read(&worker(&more), &[]).map(|startup| startup.process).map_err(|error| error.to_string())
+    };
+    let attached = r#"{"worker":{}}"#;
+    for (given, expected) in [
+        (r#"{"inbox":{}}"#, MessagesSpec::Inbox {}),
+        (attached, MessagesSpec::Worker {}),
+        (r#"{"command":{"argv":["a"]}}"#, MessagesSpec::Command(CommandSpec { argv: vec!["a".into()] })),
+        (r#"{"http":{"url":"http://a/"}}"#, MessagesSpec::Http(MessagesHttpSpec { url: "http://a/".into() })),
+    ] {
+        let Process::Agent(config, _) = read(given, attached).expect(given) else { panic!("it is an agent") };
+        assert_eq!((config.messages, config.data), (Some(expected), Some("/d".into())));
+    }
+    for wrong in ["", "inbox", "{}", r#"{"inbox":{},"worker":{}}"#, r#"{"echo":{}}"#] {
+        let error = read(wrong, attached).expect_err(wrong);
+        assert!(error.contains(r#"{"inbox":{}}"#), "{error}");
+    }
+    let error = read(attached, r#"{"echo":{}}"#).expect_err("no process can attach");
+    assert!(error.contains("change one of them"), "{error}");
+    let error = read(r#"{"http":{"address":"http://user:secret@a/"}}"#, attached).expect_err("no url");
+    assert!(!error.contains("secret"), "{error}");
 }
 
 #[test]
@@ -218,8 +249,8 @@ fn contradictions_are_told() {
         "--slots is for agents, but --role is coordinator: remove one of the two"
     );
     assert_eq!(
-        wrong(&worker(&["--data=/d"]), &[]),
-        "--data is for coordinators, but --role is worker: remove one of the two"
+        wrong(&worker(&["--max-tasks=5"]), &[]),
+        "--max-tasks is for coordinators, but --role is worker: remove one of the two"
     );
     assert_eq!(
         wrong(&with(&COORDINATOR, &["--heartbeat-interval=1001ms"]), &[]),
