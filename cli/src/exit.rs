@@ -6,7 +6,7 @@
 pub enum Exit {
     /// The command did everything that was requested.
     Success = 0,
-    /// A task that was waited for did not succeed.
+    /// A task that was waited for did not succeed, or a message was not accepted.
     TaskFailed = 1,
     /// The command line or an input file is invalid.
     Usage = 2,
@@ -49,7 +49,8 @@ impl Exit {
         match self {
             Self::Success => "everything asked for was done",
             Self::TaskFailed => {
-                "a task that was waited for failed, was cancelled or dead-lettered, or its result expired"
+                "a task that was waited for failed, was cancelled or dead-lettered, or its result expired; a message was \
+                 not accepted"
             }
             Self::Usage => "the command line, a manifest or an input file is wrong or can't be read",
             Self::Refused => "the fleet or Kubernetes refused, or an input is over a limit",

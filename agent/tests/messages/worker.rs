@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use robeing_agent::{
+    executor::Executor as _,
     executor::{Limits, WorkerConfig, WorkerExecutor},
     messaging::{
         Outcome,

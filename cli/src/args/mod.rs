@@ -3,6 +3,7 @@
 mod dev;
 mod identity;
 mod line;
+mod messages;
 mod reading;
 
 use std::{path::PathBuf, time::Duration};
@@ -15,6 +16,7 @@ pub use identity::{
     MAX_REASON_BYTES, ReleaseArgs, TokenCommand,
 };
 pub use line::{called_as, grammar, parse};
+pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
 
 use crate::kubernetes::Location;
 
@@ -48,6 +50,16 @@ pub enum Command {
     Agents(AgentsArgs),
     /// Show the status of the fleet: leader, coordinators, pools and tasks
     Status(StatusArgs),
+    /// Send a message to an agent
+    Send(SendArgs),
+    /// Send a message to an agent and print its reply
+    Ask(AskArgs),
+    /// Send a message to all agents, or to a group of them
+    Broadcast(BroadcastArgs),
+    /// Show what became of a message
+    Message(MessageArgs),
+    /// Read the messages in an agent's inbox
+    Inbox(InboxArgs),
     /// Bar an agent from the fleet: its tasks run elsewhere, and what the fleet knows of it is kept for inspection
     Quarantine(BarArgs),
     /// Bar an agent from the fleet and forget it: its tasks run elsewhere

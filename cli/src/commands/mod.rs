@@ -5,6 +5,7 @@ mod bars;
 pub(crate) mod clients;
 mod connect;
 pub(crate) mod credentials;
+mod messages;
 mod submit;
 mod tasks;
 mod tokens;
@@ -58,6 +59,7 @@ fn what_is_left(command: &Command) -> &'static str {
     match command {
         Command::Task(args) if args.watch => "; the task continues",
         Command::Cancel(_) => "; whether anything was cancelled is not known",
+        Command::Send(_) | Command::Ask(_) | Command::Broadcast(_) => "; whether the message was handled is not known",
         Command::Quarantine(_) | Command::Remove(_) => "; whether the agent was barred is not known",
         Command::Release(_) => "; whether the agent was released is not known",
         _ => "",
@@ -81,6 +83,11 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Cancel(args) => tasks::cancel(args, fleet).await,
         Command::Agents(args) => view::agents(args, fleet).await,
         Command::Status(args) => view::status(args, fleet).await,
+        Command::Send(args) => messages::send(args, fleet).await,
+        Command::Ask(args) => messages::ask(args, fleet).await,
+        Command::Broadcast(args) => messages::broadcast(args, fleet).await,
+        Command::Message(args) => messages::show(args, fleet).await,
+        Command::Inbox(args) => messages::inbox(args, fleet).await,
         Command::Quarantine(args) => bars::bar(args, BarKind::Quarantined, fleet).await,
         Command::Remove(args) => bars::bar(args, BarKind::Removed, fleet).await,
         Command::Release(args) => bars::release(args, fleet).await,

@@ -41,6 +41,8 @@ named!(
     CancelResult,
     CreateJoinTokenResponse,
     FleetStatus,
+    InboxMessage,
+    MessageStatus,
     ReleaseAgentResponse,
     SubmitResult,
     Task,

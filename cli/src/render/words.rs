@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use robeing_proto::v1::{AgentState, AttemptState, CoordinatorState, FailureKind, Role, TaskState};
+use robeing_proto::v1::{AgentState, AttemptState, CoordinatorState, FailureKind, MessageCode, Role, TaskState};
 
 /// Maximum number of characters in a preview.
 const PREVIEW: usize = 48;
@@ -28,6 +28,11 @@ pub fn state_word(state: TaskState) -> String {
 pub fn state_in_sentence(state: TaskState) -> String {
     let name = state.as_str_name();
     name.strip_prefix("TASK_STATE_").unwrap_or(name).to_ascii_lowercase().replace('_', "-")
+}
+
+/// Formats what became of a message: `Accepted`, `NoSuchAgent`, …
+pub(super) fn message_word(code: MessageCode) -> String {
+    camel(code.as_str_name(), "MESSAGE_CODE_")
 }
 
 /// Formats a count: `1 agent`, `2 agents`.

@@ -7,6 +7,7 @@ mod admin;
 pub mod coordinators;
 mod distrust;
 mod error;
+mod messages;
 mod security;
 mod submit;
 mod watch;
@@ -24,6 +25,7 @@ use std::{
 pub use address::Address;
 pub use error::{ClientError, io_cause};
 use futures::stream::{FuturesUnordered, StreamExt};
+pub use messages::new_message_id;
 pub use robeing_net::client::{ByteStream, Dialer};
 pub use robeing_net::security::CredentialsError;
 use robeing_net::{
@@ -261,8 +263,18 @@ impl FleetClient {
         F: Fn(usize) -> A,
         A: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call_for(Duration::ZERO, attempt).await
+    }
+
+    /// Makes a call that `attempt` makes at an endpoint, until one answers. An answer may take `extra` longer than
+    /// usual, because the call waits for something.
+    async fn call_for<T, F, A>(&self, extra: Duration, attempt: F) -> Result<T, ClientError>
+    where
+        F: Fn(usize) -> A,
+        A: Future<Output = Result<Response<T>, Status>>,
+    {
         self.contact().await?;
-        let mut tries = Tries::new(self);
+        let mut tries = Tries { extra, ..Tries::new(self) };
         loop {
             let target = self.current();
             let ends = tries.attempt_ends();
@@ -346,22 +358,31 @@ pub(crate) struct Tries {
     /// Number of failures in a row because an endpoint and this client do not trust each other.
     distrusts: usize,
     pause: Duration,
+    /// How much longer than usual an answer may take.
+    extra: Duration,
 }
 
 impl Tries {
     pub(crate) fn new(client: &FleetClient) -> Self {
-        Self { client: client.clone(), began: Instant::now(), failures: 0, distrusts: 0, pause: FIRST_PAUSE }
+        Self {
+            client: client.clone(),
+            began: Instant::now(),
+            failures: 0,
+            distrusts: 0,
+            pause: FIRST_PAUSE,
+            extra: Duration::ZERO,
+        }
     }
 
     fn ends(&self) -> Instant {
-        self.began + self.client.inner.settings.request_timeout
+        self.began + self.client.inner.settings.request_timeout + self.extra
     }
 
     /// Returns the deadline of an attempt that starts now.
     pub(crate) fn attempt_ends(&self) -> Instant {
         match self.client.inner.targets.len() {
             1 => self.ends(),
-            _ => self.ends().min(Instant::now() + ATTEMPT_TIMEOUT),
+            _ => self.ends().min(Instant::now() + ATTEMPT_TIMEOUT + self.extra),
         }
     }
 
