@@ -261,7 +261,7 @@ async fn run_agent(
     runtime::run(config, platform, executor, metrics, shutdown).await.map_err(|error| {
         let code = match error {
             AgentError::Executor(ExecutorError::Listen(_) | ExecutorError::Thread(_)) => FAILED,
-            AgentError::Executor(_) => MISCONFIGURED,
+            AgentError::Executor(_) | AgentError::Handler(_) => MISCONFIGURED,
             _ => FAILED,
         };
         Failure::new(&error, code)

@@ -16,6 +16,13 @@ use crate::{
     executor::{Executor, ExecutorError},
     identity::{Identity, Secured, SecurityError},
     listener,
+    messaging::{
+        self, Directory, KeyError, Messenger,
+        driver::{Certified, MessagingMetrics},
+        handlers::{self, HandlerError, MessengerPost, Started},
+        journal::JournalError,
+        opening_key,
+    },
     session::{self, SessionError},
 };
 
@@ -31,6 +38,15 @@ pub enum AgentError {
     /// The agent can't begin to get a certificate.
     #[error(transparent)]
     Security(#[from] SecurityError),
+    /// What handles messages can't be created or started.
+    #[error(transparent)]
+    Handler(#[from] HandlerError),
+    /// The journal of messages can't be opened.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The key that opens sealed messages can't be kept.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -58,22 +74,46 @@ pub async fn run(
         "starting an agent"
     );
     let executor = executor.await?;
+    let Started { handler, inbox: _inbox } = handlers::start(config.messages.as_ref(), executor.mail())?;
     let secured = Secured::begin(&config, &platform).await?;
     let transport = secured.transport.clone();
-    let listening = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
+    let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
+    let directory: Arc<dyn Directory> = Arc::new(messaging::Nobody);
+    let key = opening_key(config.data.as_deref(), &platform).await?;
+    let messaging_stop = CancellationToken::new();
+    let messenger = Messenger::start(messaging::driver::Deps {
+        name: config.name.as_str().into(),
+        role: messaging::Role::configured(config.role),
+        directory: Arc::clone(&directory),
+        connect: Arc::new(Certified(transport.clone())),
+        platform: platform.clone(),
+        handler,
+        keys: vec![key],
+        data: config.data.clone(),
+        metrics: MessagingMetrics::new(&metrics),
+        stop: messaging_stop.clone(),
+    })
+    .await?;
+    if let Some(mail) = executor.mail() {
+        mail.set_post(Arc::new(MessengerPost(messenger.clone())));
+    }
     let deps = session::Deps {
         metrics: session::SessionMetrics::new(&metrics, config.slots),
         readiness: metrics.readiness().clone(),
-        address: listening.advertised.clone(),
+        address: listener.advertised.clone(),
         config,
         platform,
         transport,
         executor,
     };
+    let (gate, authentication) = secured.gate(directory);
+    let _serving = listener.serve(&messenger, gate, authentication).map_err(AgentError::Listen)?;
     tokio::select! {
         () = secured.ready() => {}
         () = shutdown.cancelled() => return Ok(()),
     }
-    session::run(deps, shutdown).await?;
-    Ok(())
+    let ended = session::run(deps, shutdown).await;
+    messaging_stop.cancel();
+    messenger.stopped().await;
+    Ok(ended?)
 }

@@ -1,5 +1,7 @@
 //! Decides about every call to the agent's own listener.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use robeing_net::{
     ConnectInfo,
@@ -7,20 +9,55 @@ use robeing_net::{
 };
 use tonic::{Status, async_trait};
 
+use crate::messaging::{Directory, Presence};
+
 /// Methods that anyone may call: their answers reveal nothing.
 const FOR_ANYONE: &[&str] =
     &["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch"];
 /// Methods that every member of the fleet may call.
 const FOR_MEMBERS: &[&str] = &["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"];
 
+/// Methods that agents of the fleet may call that are in it now.
+const FOR_AGENTS: &[&str] = &["/robeing.message.v1.Messages/Exchange"];
+
 /// The gate of an agent.
-pub struct AgentGate;
+pub struct AgentGate {
+    /// Knows which agents are in the fleet now. One that was barred is not, whatever its certificate says.
+    pub directory: Arc<dyn Directory>,
+    /// Whether agents without a certificate are admitted: while the fleet moves to TLS.
+    pub permissive: bool,
+}
+
+impl AgentGate {
+    /// Admits an agent that the directory knows.
+    fn admit_agent(&self, connection: &ConnectInfo) -> Result<Caller, Status> {
+        let peer = match &connection.identity {
+            Some(peer) => peer,
+            None if self.permissive && !connection.encrypted => return Ok(Caller::Plaintext),
+            None => return Err(Status::unauthenticated("connect with a certificate of this fleet")),
+        };
+        if !peer.id.role().is_agent() {
+            let status = format!("agents of the fleet call this, and not a {}", peer.id.role());
+            return Err(Status::permission_denied(status));
+        }
+        let snapshot = self.directory.snapshot();
+        match snapshot.get(peer.id.name()) {
+            Some(known) if known.presence != Presence::Away => Ok(Caller::Member(peer.clone())),
+            // It may have joined a moment ago.
+            _ => Err(Status::unavailable(format!(
+                "the agent {:?} is not in the fleet, as far as this one knows",
+                peer.id.name()
+            ))),
+        }
+    }
+}
 
 #[async_trait]
 impl Gate for AgentGate {
     async fn admit(&self, method: &str, connection: &ConnectInfo, _: &HeaderMap) -> Result<Caller, Status> {
         match &connection.identity {
             _ if FOR_ANYONE.contains(&method) => Ok(Caller::Anonymous),
+            _ if FOR_AGENTS.contains(&method) => self.admit_agent(connection),
             Some(peer) if FOR_MEMBERS.contains(&method) => Ok(Caller::Member(peer.clone())),
             None if FOR_MEMBERS.contains(&method) => {
                 Err(Status::unauthenticated("connect with a certificate of this fleet"))
@@ -39,19 +76,60 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::messaging::{Entry, Snapshot, tests::fixture::entry};
+
+    struct Known(Arc<Snapshot>);
+
+    impl Directory for Known {
+        fn snapshot(&self) -> Arc<Snapshot> {
+            Arc::clone(&self.0)
+        }
+    }
+
+    fn gate(permissive: bool) -> AgentGate {
+        let away = Entry { presence: Presence::Away, ..entry("gone", 1.0) };
+        let known = Known(Arc::new([entry("w", 1.0), away].into_iter().collect()));
+        AgentGate { directory: Arc::new(known), permissive }
+    }
+
+    fn member(role: PeerRole, name: &str) -> ConnectInfo {
+        let id = Realm::new("a", "b", "c").unwrap().member(role, name).unwrap();
+        let identity = Some(Arc::new(PeerIdentity { id, key: [0; 32] }));
+        ConnectInfo { identity, encrypted: true, ..ConnectInfo::default() }
+    }
+
+    async fn code(gate: &AgentGate, method: &str, connection: &ConnectInfo) -> Option<Code> {
+        gate.admit(method, connection, &HeaderMap::new()).await.err().map(|status| status.code())
+    }
 
     #[tokio::test]
     async fn what_is_not_listed_is_refused() {
-        let id = Realm::new("a", "b", "c").unwrap().member(PeerRole::Worker, "w").unwrap();
-        let identity = Some(Arc::new(PeerIdentity { id, key: [0; 32] }));
-        let member = ConnectInfo { identity, encrypted: true, ..ConnectInfo::default() };
+        let (gate, worker) = (gate(false), member(PeerRole::Worker, "w"));
         let stranger = ConnectInfo { encrypted: true, ..ConnectInfo::default() };
-        let code = async |method, connection: &ConnectInfo| {
-            AgentGate.admit(method, connection, &HeaderMap::new()).await.err().map(|status| status.code())
-        };
-        assert_eq!(code(FOR_ANYONE[0], &stranger).await, None);
-        assert_eq!(code(FOR_MEMBERS[0], &stranger).await, Some(Code::Unauthenticated));
-        assert_eq!(code(FOR_MEMBERS[0], &member).await, None);
-        assert_eq!(code("/robeing.v1.Fleet/Submit", &member).await, Some(Code::Unimplemented));
+        assert_eq!(code(&gate, FOR_ANYONE[0], &stranger).await, None);
+        assert_eq!(code(&gate, FOR_MEMBERS[0], &stranger).await, Some(Code::Unauthenticated));
+        assert_eq!(code(&gate, FOR_MEMBERS[0], &worker).await, None);
+        assert_eq!(code(&gate, "/robeing.v1.Fleet/Submit", &worker).await, Some(Code::Unimplemented));
+    }
+
+    #[tokio::test]
+    async fn only_agents_that_are_in_the_fleet_exchange_messages() {
+        let (strict, permissive) = (gate(false), gate(true));
+        let stranger = ConnectInfo { encrypted: true, ..ConnectInfo::default() };
+        for (connection, expected) in [
+            (member(PeerRole::Worker, "w"), None),
+            (member(PeerRole::Guardian, "gone"), Some(Code::Unavailable)),
+            (member(PeerRole::Worker, "unknown"), Some(Code::Unavailable)),
+            (member(PeerRole::Client, "w"), Some(Code::PermissionDenied)),
+            (member(PeerRole::Coordinator, "w"), Some(Code::PermissionDenied)),
+            (stranger, Some(Code::Unauthenticated)),
+        ] {
+            for gate in [&strict, &permissive] {
+                assert_eq!(code(gate, FOR_AGENTS[0], &connection).await, expected, "{connection:?}");
+            }
+        }
+        let plaintext = ConnectInfo::default();
+        assert_eq!(code(&strict, FOR_AGENTS[0], &plaintext).await, Some(Code::Unauthenticated));
+        assert_eq!(code(&permissive, FOR_AGENTS[0], &plaintext).await, None);
     }
 }

@@ -8,6 +8,7 @@ use std::{io, path::PathBuf, sync::Arc};
 use robeing_identity::{IdentityError, TrustBundle};
 use robeing_net::{
     Transport,
+    gate::Gate,
     security::{CredentialsError, IdentityKeeper, IdentitySource, Tls, TrustClock},
 };
 use robeing_platform::Platform;
@@ -18,6 +19,7 @@ use tracing::warn;
 
 use self::enrolment::Enrolment;
 pub use self::gate::AgentGate;
+use crate::messaging::{Directory, driver::Authentication};
 
 /// An agent's identity within its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +125,15 @@ impl Secured {
         let tls = Tls::new(credentials, permissive);
         let keeping = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
         Ok(Self { transport: transport.with_tls(&tls), tls: Some(tls), _keeping: Some(keeping) })
+    }
+
+    /// Returns the gate of the agent's listener, and how other agents prove to it who they are. Without TLS there is no
+    /// gate, and they prove nothing.
+    pub fn gate(&self, directory: Arc<dyn Directory>) -> (Option<Arc<dyn Gate>>, Authentication) {
+        let Some(tls) = &self.tls else { return (None, Authentication::Hello) };
+        let permissive = tls.is_permissive();
+        let gate: Arc<dyn Gate> = Arc::new(AgentGate { directory, permissive });
+        (Some(gate), if permissive { Authentication::Hello } else { Authentication::Required })
     }
 
     /// Waits until the agent may open a session: until it has a certificate, or at once if plaintext will do.

@@ -34,6 +34,7 @@ pub mod frame;
 pub mod handlers;
 pub mod inbox;
 pub mod journal;
+mod keys;
 pub mod memory;
 pub mod outbox;
 pub mod outcome;
@@ -43,12 +44,13 @@ pub mod routing;
 pub mod sealing;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::{
     broadcast::BroadcastReport,
     driver::{Messenger, Outgoing},
+    keys::{KeyError, opening_key},
     outcome::Outcome,
     packet::{Packet, PacketId, Priority},
-    routing::{Address, Directory, Entry, Presence, Role, Snapshot},
+    routing::{Address, Directory, Entry, Nobody, Presence, Role, Snapshot},
 };

@@ -8,6 +8,9 @@ use std::{
     sync::Arc,
 };
 
+use robeing_identity::PeerRole;
+use robeing_settings::AgentRole;
+
 use super::packet::{MAX_ADDRESS, MAX_NAME};
 
 /// The role of an agent.
@@ -34,6 +37,27 @@ impl Role {
             Self::Specialist => "specialist",
             Self::Messenger => "messenger",
             Self::Guardian => "guardian",
+        }
+    }
+
+    /// Returns the role in an agent's settings.
+    pub fn configured(role: AgentRole) -> Self {
+        match role {
+            AgentRole::Worker => Self::Worker,
+            AgentRole::Specialist => Self::Specialist,
+            AgentRole::Messenger => Self::Messenger,
+            AgentRole::Guardian => Self::Guardian,
+        }
+    }
+
+    /// Returns the role in a certificate; `None` if it is not that of an agent.
+    pub fn of(role: PeerRole) -> Option<Self> {
+        match role {
+            PeerRole::Worker => Some(Self::Worker),
+            PeerRole::Specialist => Some(Self::Specialist),
+            PeerRole::Messenger => Some(Self::Messenger),
+            PeerRole::Guardian => Some(Self::Guardian),
+            PeerRole::Coordinator | PeerRole::Client | PeerRole::Operator => None,
         }
     }
 
@@ -105,6 +129,15 @@ impl FromIterator<Entry> for Snapshot {
 pub trait Directory: Send + Sync + 'static {
     /// Returns the agents as they are known now.
     fn snapshot(&self) -> Arc<Snapshot>;
+}
+
+/// A directory without agents.
+pub struct Nobody;
+
+impl Directory for Nobody {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::default()
+    }
 }
 
 /// Whom a message is for.

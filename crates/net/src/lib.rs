@@ -148,9 +148,22 @@ impl Transport {
     /// # Errors
     /// [`ConnectError`] if the address is malformed, or if no connection is established `within` this time.
     pub async fn connect(&self, address: &str, within: Duration) -> Result<Channel, ConnectError> {
+        self.connect_to(address, Expected::Coordinator, within).await
+    }
+
+    /// Connects to whom is expected at `host:port` and returns the channel.
+    ///
+    /// # Errors
+    /// [`ConnectError`] if the address is malformed, or if no connection is established `within` this time.
+    pub async fn connect_to(
+        &self,
+        address: &str,
+        expected: Expected,
+        within: Duration,
+    ) -> Result<Channel, ConnectError> {
         let target = target(address)?;
         let endpoint = endpoint(target)?.connect_timeout(within);
-        let connecting = endpoint.connect_with_connector(self.connector(target, Expected::Coordinator));
+        let connecting = endpoint.connect_with_connector(self.connector(target, expected));
         let failed = |reason: String| ConnectError::Failed { address: target.to_owned(), reason };
         match tokio::time::timeout(within, connecting).await {
             Ok(Ok(channel)) => Ok(channel),

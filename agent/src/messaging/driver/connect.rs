@@ -3,11 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use robeing_net::{CONNECT_TIMEOUT, Transport};
+use robeing_net::{CONNECT_TIMEOUT, Transport, gate::Caller, security::Expected};
 use robeing_proto::message::v1::{CloseCode, Frame, messages_client::MessagesClient};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming, transport::Channel};
+use tonic::{Code, Extensions, Status, Streaming, transport::Channel};
 
 use crate::messaging::{
     frame::{FrameError, Hello, MAX_FRAME_BYTES},
@@ -40,14 +40,35 @@ impl Connect for Plaintext {
     }
 }
 
-/// Who is at the other end of a connection, as its certificate proves. The layer that verifies certificates puts it
-/// into the extensions of each request.
+/// Connects to agents that prove by a certificate of the fleet that they are who is meant. Over a transport without TLS
+/// nothing is proven.
+pub struct Certified(pub Transport);
+
+#[async_trait]
+impl Connect for Certified {
+    async fn connect(&self, to: &Entry) -> Result<Channel, String> {
+        let expected = Expected::Agent((*to.name).to_owned());
+        self.0.connect_to(&to.address, expected, CONNECT_TIMEOUT).await.map_err(|error| error.to_string())
+    }
+}
+
+/// Who is at the other end of a connection, as its certificate proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// The agent's name.
     pub name: Arc<str>,
     /// Its role.
     pub role: Role,
+}
+
+impl Peer {
+    /// Returns the agent that the gate of the listener has admitted, from the extensions of a request; `None`: the
+    /// caller is not known to be an agent.
+    pub(super) fn proven(extensions: &Extensions) -> Option<Self> {
+        let Caller::Member(member) = extensions.get::<Caller>()? else { return None };
+        let role = Role::of(member.id.role())?;
+        Some(Self { name: member.id.name().into(), role })
+    }
 }
 
 /// A stream whose Hello has arrived.

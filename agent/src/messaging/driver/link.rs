@@ -267,6 +267,7 @@ impl Task {
                 self.pause();
                 self.shared.inbox().disconnect(&self.link.peer);
                 let mut state = self.link.lock();
+                state.failures = state.failures.saturating_add(1);
                 state.outbox.disconnected(error.to_string());
                 state.incoming = state.incoming.take().or(self.held.take());
             }
@@ -304,6 +305,7 @@ impl Task {
         self.credits.clear();
         self.shared.metrics.streams.inc();
         let mut state = self.link.lock();
+        state.failures = 0;
         state.clear_reports();
         state.outbox.connected(limits);
         drop(state);

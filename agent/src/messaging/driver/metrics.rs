@@ -25,6 +25,7 @@ pub struct MessagingMetrics {
     pub(super) streams: Gauge,
     pub(super) queued_bytes: Gauge,
     pub(super) repeated: Counter,
+    pub(in crate::messaging) detours: Counter,
     pub(super) journal_failures: Counter,
     sent: Family<Ended, Counter>,
     received: Family<Ended, Counter>,
@@ -37,6 +38,10 @@ impl MessagingMetrics {
         Self {
             streams: metrics.gauge("agent_message_streams", "Open streams to other agents"),
             queued_bytes: metrics.gauge("agent_message_queued_bytes", "Bytes of messages that have no outcome yet"),
+            detours: metrics.counter(
+                "agent_message_detours",
+                "Messages that a messenger passed on because their receiver could not be reached",
+            ),
             repeated: metrics.counter("agent_message_repetitions", "Received packets that had arrived before"),
             journal_failures: metrics
                 .counter("agent_message_journal_failures", "Writes to the journal of messages that failed"),

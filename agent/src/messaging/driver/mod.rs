@@ -6,6 +6,7 @@
 //! link, and own messages before inbox.
 
 mod connect;
+mod detour;
 mod dispatch;
 mod link;
 mod metrics;
@@ -23,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::shared::{Parts, Shared};
 pub use self::{
-    connect::{Connect, HELLO_WITHIN, OUTGOING_FRAMES, Peer, Plaintext},
+    connect::{Certified, Connect, HELLO_WITHIN, OUTGOING_FRAMES, Peer, Plaintext},
+    detour::MAX_DETOURS,
     link::{IDLE_AFTER, LINGER},
     metrics::MessagingMetrics,
     service::{Authentication, Service},
@@ -198,7 +200,7 @@ impl Messenger {
     /// dropped, the message is sent nevertheless.
     pub async fn send(&self, message: Outgoing) -> Outcome {
         match self.route(&message) {
-            Ok((entry, packet)) => relay::deliver(&self.shared, &entry, packet).await,
+            Ok((entry, packet)) => detour::deliver_any_way(&self.shared, &entry, packet).await,
             Err(outcome) => outcome,
         }
     }
@@ -255,7 +257,7 @@ impl Messenger {
                 biased;
                 // A reply may overtake the acknowledgement.
                 Ok(packet) = &mut reply => return Ok(packet.payload),
-                outcome = relay::deliver(&self.shared, &entry, packet) => outcome,
+                outcome = detour::deliver_any_way(&self.shared, &entry, packet) => outcome,
             };
             match outcome {
                 Outcome::Accepted { reply: Some(payload), .. } => Ok(payload),

@@ -17,7 +17,7 @@ use crate::messaging::frame::{FrameError, Hello};
 /// How the service knows who has opened a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authentication {
-    /// By [`Peer`] in the extensions of the request. Without one, the stream is refused.
+    /// By its certificate, which the gate of the listener has checked. Without one, the stream is refused.
     Required,
     /// By its own Hello and the directory's role, which proves nothing: for plaintext on loopback, and for tests.
     Hello,
@@ -34,7 +34,7 @@ impl Messages for Service {
     type ExchangeStream = Pin<Box<dyn Frames<Item = Result<Frame, Status>> + Send>>;
 
     async fn exchange(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ExchangeStream>, Status> {
-        let proven = request.extensions().get::<Peer>().cloned();
+        let proven = Peer::proven(request.extensions());
         if proven.is_none() && self.authentication == Authentication::Required {
             return Err(
                 self.reject("unauthenticated", Status::unauthenticated("agents show a certificate to each other"))

@@ -60,6 +60,8 @@ pub(super) struct LinkState {
     pub unsent_bytes: usize,
     /// A stream that the peer has opened.
     pub incoming: Option<Stream>,
+    /// Number of attempts to open a stream that have failed since there was one.
+    pub failures: u32,
     /// The link's task has ended; another link takes its place.
     pub is_over: bool,
 }

@@ -68,6 +68,26 @@ async fn a_messenger_joins_agents_that_can_not_reach_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_to_an_agent_that_can_not_be_reached_takes_the_way_of_a_messenger() {
+    let fleet = Fleet::new();
+    let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
+    a.wall_off(&b, true);
+    let soon = Outgoing { deadline: Duration::from_secs(5), ..outgoing("b", "test", "x") };
+    let lost = a.messenger.send(soon).await;
+    assert!(matches!(lost, Outcome::Away { .. }), "without a messenger: {lost}");
+    let _relay = fleet.messenger("relay").await;
+    assert_eq!(a.send("b", "test", "x").await, Outcome::accepted(Some("x".into())));
+    assert_eq!(a.send("b", "refuse", "x").await, Outcome::refused("not today"));
+    let asked = a.messenger.ask(outgoing("b", "test", "y")).await.expect("a reply");
+    assert_eq!(asked.payload, "y");
+    assert_eq!(a.metrics.detours.get(), 3);
+    // The direct way, once it is open, leads to no second handling.
+    a.wall_off(&b, false);
+    assert!(a.send("b", "test", "last").await.is_accepted());
+    assert_eq!((b.handler.handled().len(), a.metrics.detours.get()), (4, 3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sealed_message_is_read_by_its_receiver_alone() {
     let fleet = Fleet::new();
     let (a, b, _relay) = (fleet.agent("a").await, fleet.agent("b").await, fleet.messenger("relay").await);

@@ -1,7 +1,7 @@
 //! Agents in one process, on an in-memory network whose connections can be cut.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     path::PathBuf,
@@ -55,6 +55,8 @@ impl Known {
 pub struct Cuttable {
     inner: MemoryNetwork,
     cut: Arc<Mutex<CancellationToken>>,
+    /// Addresses that can't be reached from here.
+    walled: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Cuttable {
@@ -70,6 +72,9 @@ impl Cuttable {
 #[async_trait]
 impl Network for Cuttable {
     async fn connect(&self, address: &str) -> io::Result<Connection> {
+        if self.walled.lock().unwrap().contains(address) {
+            return Err(io::ErrorKind::HostUnreachable.into());
+        }
         let mut inner = Network::connect(&self.inner, address).await?;
         let (ours, mut theirs) = tokio::io::duplex(16 << 10);
         let cut = self.cut.lock().unwrap().clone();
@@ -148,12 +153,22 @@ pub struct Agent {
     pub handler: Recording,
     pub metrics: MessagingMetrics,
     pub address: SocketAddr,
+    network: Cuttable,
     stop: CancellationToken,
 }
 
 impl Agent {
     pub async fn send(&self, to: &str, kind: &str, payload: &'static str) -> Outcome {
         self.messenger.send(outgoing(to, kind, payload)).await
+    }
+
+    /// Makes another agent unreachable from this one, or reachable again.
+    pub fn wall_off(&self, other: &Agent, is_walled: bool) {
+        let mut walled = self.network.walled.lock().unwrap();
+        match is_walled {
+            true => walled.insert(other.address.to_string()),
+            false => walled.remove(&other.address.to_string()),
+        };
     }
 
     pub async fn stop(&self) {
@@ -201,7 +216,9 @@ impl Fleet {
 
     /// Starts an agent, at the address of an earlier one if it replaces it.
     pub async fn agent_with(&self, name: &str, role: Role, data: Option<PathBuf>, at: Option<SocketAddr>) -> Agent {
-        let (transport, handler, stop) = (self.transport(), Recording::default(), CancellationToken::new());
+        let network = Cuttable { walled: Arc::default(), ..self.network.clone() };
+        let transport = Transport::new(Arc::new(network.clone()));
+        let (handler, stop) = (Recording::default(), CancellationToken::new());
         let bound = transport.bind(&at.map_or("127.0.0.1:0".into(), |at| at.to_string())).await.expect("an address");
         let address = bound.local_addr().expect("an address");
         let seed = {
@@ -210,7 +227,7 @@ impl Fleet {
             *seed
         };
         let platform = Platform {
-            network: Arc::new(self.network.clone()),
+            network: Arc::new(network.clone()),
             random: Arc::new(SeededRandom::new(seed)),
             disk: Arc::new(self.disk.clone()),
             ..Platform::real()
@@ -232,7 +249,7 @@ impl Fleet {
         let routes = Routes::new(messenger.service(Authentication::Hello));
         tokio::spawn(bound.serve(routes, stop.clone()));
         self.directory.put(Entry { role, address: address.to_string().into(), ..entry(name, 0.5) });
-        Agent { messenger, handler, metrics, address, stop }
+        Agent { messenger, handler, metrics, address, network, stop }
     }
 
     /// Changes the presence of an agent in the directory.

@@ -1,0 +1,90 @@
+//! Sends a message by way of a messenger if its receiver can't be reached.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    pin,
+    time::{Instant, sleep},
+};
+
+use super::{
+    relay::{ask_messenger, deliver, left},
+    shared::Shared,
+};
+use crate::messaging::{
+    broadcast::Target,
+    outcome::Outcome,
+    packet::Packet,
+    routing::{Entry, Role},
+};
+
+/// How often it is looked whether the receiver of a message can be reached.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Number of attempts to open a stream that must have failed in a row before a messenger is asked.
+const FAILURES: u32 = 2;
+/// Maximum number of messengers that are asked, one after another.
+pub const MAX_DETOURS: usize = 3;
+
+/// Sends a packet to an agent, and waits for the outcome. If no stream to the agent can be opened, messengers are asked
+/// to pass the packet on, while the attempts to open one continue. The receiver handles it once, whichever way it comes.
+pub(super) async fn deliver_any_way(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Outcome {
+    let deadline = Instant::now() + Duration::from_millis(packet.deadline_in_ms);
+    // Without an acknowledgement nobody would know whether the direct way was taken.
+    if to.name == shared.me || !packet.requires_ack {
+        return deliver(shared, to, packet).await;
+    }
+    let direct = deliver(shared, to, packet.clone());
+    pin!(direct);
+    tokio::select! {
+        biased;
+        outcome = &mut direct => return outcome,
+        () = unreachable(shared, to) => {}
+    }
+    tokio::select! {
+        biased;
+        outcome = &mut direct => outcome,
+        Some(outcome) = by_messenger(shared, to, &packet, deadline) => outcome,
+        else => Outcome::DeadlinePassed { maybe_handled: true },
+    }
+}
+
+/// Waits until attempts to open a stream to an agent have failed repeatedly.
+async fn unreachable(shared: &Shared, to: &Entry) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        let failures = shared.existing_link(&to.name).map_or(0, |link| link.lock().failures);
+        if failures >= FAILURES {
+            return;
+        }
+    }
+}
+
+/// Asks messengers to pass a packet on. Returns what the receiver decided; waits for ever if none could find out.
+async fn by_messenger(shared: &Arc<Shared>, to: &Entry, packet: &Packet, deadline: Instant) -> Option<Outcome> {
+    let snapshot = shared.directory.snapshot();
+    let messengers = snapshot.active().filter(|entry| entry.role == Role::Messenger);
+    let mut messengers: Vec<_> =
+        messengers.map(|entry| &entry.name).filter(|name| **name != shared.me && **name != to.name).collect();
+    // Not all agents ask the same one first.
+    if !messengers.is_empty() {
+        let first = shared.random.next_u64() as usize % messengers.len();
+        messengers.rotate_left(first);
+    }
+    let targets = [Target { name: Arc::clone(&to.name), id: packet.id }];
+    for messenger in messengers.into_iter().take(MAX_DETOURS) {
+        let Some(left) = left(deadline) else { break };
+        let message = Packet { deadline_in_ms: left, ..packet.clone() };
+        let report = ask_messenger(shared, messenger, &message, &targets).await.unwrap_or_default();
+        let decided = report.into_iter().find(|(id, outcome)| *id == packet.id && is_decided(outcome));
+        if let Some((_, outcome)) = decided {
+            shared.metrics.detours.inc();
+            return Some(outcome);
+        }
+    }
+    std::future::pending().await
+}
+
+/// Returns whether the receiver itself has decided.
+fn is_decided(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused { .. })
+}
