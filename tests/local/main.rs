@@ -18,6 +18,7 @@ mod health;
 mod hostile;
 mod identity;
 mod many_slots;
+mod messages;
 mod observability;
 mod overload;
 mod preference;

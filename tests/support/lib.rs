@@ -3,6 +3,7 @@
 //! agent), Robeing on Kubernetes, the operator against an API server that fails, the demo and the benchmarks. See the
 //! modules.
 
+pub mod attached;
 pub mod bench;
 pub mod demo;
 pub mod documented;
