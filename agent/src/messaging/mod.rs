@@ -29,6 +29,7 @@
 //!    I/O and clocks are left to [`driver`], [`journal`] and [`handlers`].
 
 pub mod broadcast;
+pub mod directory;
 pub mod driver;
 pub mod frame;
 pub mod handlers;
@@ -47,6 +48,7 @@ mod tests;
 
 pub use self::{
     broadcast::BroadcastReport,
+    directory::FleetDirectory,
     driver::{Messenger, Outgoing},
     outcome::Outcome,
     packet::{Packet, PacketId, Priority},

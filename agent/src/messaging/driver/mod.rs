@@ -281,23 +281,30 @@ impl Messenger {
         let deadline = Instant::now() + message.deadline;
         let snapshot = self.shared.directory.snapshot();
         let targets = message.to.resolve_all(&snapshot, &self.shared.me).map_err(unresolved)?;
-        let packet = self.packet(&message, &self.shared.me).map_err(Outcome::refused)?;
+        let packet = self.packet(&message, self.id_of(&message), &self.shared.me).map_err(Outcome::refused)?;
         Ok(relay::broadcast(&self.shared, &packet, targets, deadline).await)
     }
 
     fn route(&self, message: &Outgoing) -> Result<(Arc<Entry>, Packet), Outcome> {
         let snapshot = self.shared.directory.snapshot();
-        let entry = message.to.resolve_one(&snapshot, &self.shared.me).map_err(unresolved)?;
-        let packet = self.packet(message, &entry.name).map_err(Outcome::refused)?;
+        // A message that is sent again with the same id goes to the same agent, which recognizes it, as long as the
+        // directory is the same.
+        let id = self.id_of(message);
+        let entry = message.to.resolve_one(&snapshot, &self.shared.me, id.spread()).map_err(unresolved)?;
+        let packet = self.packet(message, id, &entry.name).map_err(Outcome::refused)?;
         Ok((entry, packet))
     }
 
-    fn packet(&self, message: &Outgoing, agent: &Arc<str>) -> Result<Packet, PacketError> {
+    fn id_of(&self, message: &Outgoing) -> PacketId {
+        message.id.unwrap_or_else(|| relay::new_id(&self.shared))
+    }
+
+    fn packet(&self, message: &Outgoing, id: PacketId, agent: &Arc<str>) -> Result<Packet, PacketError> {
         if message.kind == RELAY_TYPE {
             return Err(PacketError::Reserved);
         }
         let packet = Packet {
-            id: message.id.unwrap_or_else(|| relay::new_id(&self.shared)),
+            id,
             timestamp_ms: self.shared.clock.unix_millis(),
             sender: Arc::clone(&self.shared.me),
             receiver: message.to.to_string().into(),
