@@ -3,6 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
+use tonic_prost_build::manual;
 
 /// The public packages, each with the file for its descriptors. Each is compiled alone, so that private messages can
 /// get into its descriptors only through an import.
@@ -21,7 +22,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let generate = tonic_prost_build::configure().bytes(".").codec_path("crate::codec::BoundedCodec");
     generate.compile_fds(protox::compile(&all, ["."])?)?;
+    encoded_services();
     Ok(())
+}
+
+/// Generates servers of services whose responses are encoded once and sent to many.
+fn encoded_services() {
+    let watch = manual::Method::builder()
+        .name("watch_agents")
+        .route_name("WatchAgents")
+        .input_type("crate::v1::WatchAgentsRequest")
+        .output_type("bytes::Bytes")
+        .codec_path("crate::codec::EncodedCodec")
+        .server_streaming()
+        .build();
+    let directory = manual::Service::builder().name("Directory").package("robeing.v1").method(watch).build();
+    manual::Builder::new().build_client(false).compile(&[directory]);
 }
 
 /// Returns the protos in a folder, sorted by name.

@@ -6,6 +6,7 @@
 
 use std::{io, sync::Arc};
 
+use bytes::Bytes;
 use robeing_platform::Platform;
 use robeing_settings::AgentConfig;
 use robeing_telemetry::Metrics;
@@ -17,13 +18,14 @@ use crate::{
     identity::{Identity, Secured, SecurityError},
     listener,
     messaging::{
-        self, Directory, KeyError, Messenger,
+        self, Directory, FleetDirectory, KeyError, Messenger,
         driver::{Certified, MessagingMetrics},
         handlers::{self, HandlerError, MessengerPost, Started},
         journal::JournalError,
         opening_key,
     },
     session::{self, SessionError},
+    upstream::Upstream,
 };
 
 /// Why an agent ended other than by a clean shutdown.
@@ -78,13 +80,15 @@ pub async fn run(
     let secured = Secured::begin(&config, &platform).await?;
     let transport = secured.transport.clone();
     let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
-    let directory: Arc<dyn Directory> = Arc::new(messaging::Nobody);
+    let upstream = Arc::new(Upstream::new(transport.clone(), config.coordinators.clone(), &*platform.random));
+    let directory = Arc::new(FleetDirectory::default());
     let key = opening_key(config.data.as_deref(), &platform).await?;
+    let sealing_key = Bytes::copy_from_slice(&key.public().to_bytes());
     let messaging_stop = CancellationToken::new();
     let messenger = Messenger::start(messaging::driver::Deps {
         name: config.name.as_str().into(),
         role: messaging::Role::configured(config.role),
-        directory: Arc::clone(&directory),
+        directory: Arc::clone(&directory) as Arc<dyn Directory>,
         connect: Arc::new(Certified(transport.clone())),
         platform: platform.clone(),
         handler,
@@ -105,14 +109,22 @@ pub async fn run(
         platform,
         transport,
         executor,
+        sealing_key,
     };
-    let (gate, authentication) = secured.gate(directory);
+    let (gate, authentication) = secured.gate(Arc::clone(&directory) as Arc<dyn Directory>);
     let _serving = listener.serve(&messenger, gate, authentication).map_err(AgentError::Listen)?;
     tokio::select! {
         () = secured.ready() => {}
         () = shutdown.cancelled() => return Ok(()),
     }
-    let ended = session::run(deps, shutdown).await;
+    let random = Arc::clone(&deps.platform.random);
+    let watching = async { directory.run(upstream, random, messaging_stop.clone()).await };
+    let session = async {
+        let ended = session::run(deps, shutdown).await;
+        messaging_stop.cancel();
+        ended
+    };
+    let (ended, ()) = tokio::join!(session, watching);
     messaging_stop.cancel();
     messenger.stopped().await;
     Ok(ended?)

@@ -19,6 +19,7 @@ pub fn join(name: &str, slots: u32) -> AgentJoin {
         process: None,
         pid: 1,
         version: String::new(),
+        sealing_key: None,
     }
 }
 

@@ -13,6 +13,7 @@ mod apply;
 mod assembly;
 pub mod clock;
 mod data_dir;
+mod directory;
 mod disk_space;
 #[cfg(test)]
 mod fixture;

@@ -22,6 +22,7 @@ fn join(n: u32, slots: u32) -> Command {
         process: None,
         pid: 1,
         version: "1".to_owned(),
+        sealing_key: None,
     }))
 }
 

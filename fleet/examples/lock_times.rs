@@ -102,6 +102,7 @@ fn join(name: String, slots: u32) -> Command {
         process: None,
         pid: 1,
         version: "1".to_owned(),
+        sealing_key: None,
     }))
 }
 

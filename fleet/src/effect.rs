@@ -1,6 +1,8 @@
 //! What the coordinators must do or report after a command. Effects are hints: a new leader, or a watcher that was
 //! disconnected and missed some, finds the same information in the state.
 
+use std::sync::Arc;
+
 use crate::{AgentId, LetterId, RecoveryStep, SessionId, TaskId};
 
 /// Why an attempt must be stopped.
@@ -82,6 +84,12 @@ pub enum Effect {
     /// Who may be in the fleet changed: the configuration, an enrolment or a bar. Coordinators look at the state for
     /// each call, so none of them needs this so far.
     TrustChanged,
+    /// What the directory shows of an agent changed: it joined, got into another state, was lost or forgotten, reports
+    /// something else about itself, has another identity, or its performance changed by a twentieth.
+    DirectoryChanged {
+        /// The agent's name.
+        agent: Arc<str>,
+    },
     /// A letter was posted for an agent that has a session. An agent that joins gets the letters that wait for it by
     /// [`Fleet::letters_for`](crate::Fleet::letters_for).
     Mail {

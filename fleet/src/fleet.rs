@@ -7,7 +7,10 @@ use bilrost::Message;
 
 use crate::{
     Agent, AgentId, Command, ControlCommand, Effect, FleetConfig, PoolCommand, Refusal, Reply, Stamp, Task, TaskState,
-    agents::state::Agents,
+    agents::{
+        directory::{DirectoryChanges, Shown},
+        state::Agents,
+    },
     audit_log::state::AuditLog,
     identity::state::Identity,
     indexes::Indexes,
@@ -94,6 +97,8 @@ pub struct Fleet {
     pub(crate) indexes: Indexes,
     /// The snapshots that are being taken.
     pub(crate) snapshots: Snapshots,
+    /// What the running step has changed in the directory.
+    pub(crate) directory: DirectoryChanges,
 }
 
 impl Fleet {
@@ -121,7 +126,7 @@ impl Fleet {
 
     pub(crate) fn from_state(state: State) -> Fleet {
         let indexes = Indexes::rebuild(&state);
-        Fleet { state, indexes, snapshots: Snapshots::default() }
+        Fleet { state, indexes, snapshots: Snapshots::default(), directory: DirectoryChanges::default() }
     }
 
     /// Fires what is due by `now` (at most [`MAX_FIRINGS`] timers), then applies `command` and appends the effects. A
@@ -168,11 +173,13 @@ impl Fleet {
             }
             let Some(timer) = self.indexes.timers.pop_due(self.state.now.fleet) else { break };
             self.fire(timer, effects);
+            self.report_directory(effects);
             left_to_fire -= 1;
             steps -= 1;
         }
         let mut jobs = Jobs::default();
         let reply = self.run(command, &mut jobs, effects);
+        self.report_directory(effects);
         if jobs.is_empty() {
             return Progress::Done(reply);
         }
@@ -241,10 +248,14 @@ impl Fleet {
         let agent = Arc::make_mut(agent);
         let weights = &self.state.config.weights;
         self.indexes.leave_agent(agent, weights);
+        let before = Shown::of(agent);
         let result = change(agent);
         self.state.revision += 1;
         agent.revision = self.state.revision;
         self.indexes.enter_agent(agent, weights);
+        if before != Shown::of(agent) {
+            self.directory.note(&agent.name);
+        }
         Some(result)
     }
 
@@ -255,10 +266,14 @@ impl Fleet {
         let agent = Arc::make_mut(agent);
         let weights = &self.state.config.weights;
         self.indexes.leave_work(agent, weights);
+        let before = agent.record.twentieths();
         let result = change(agent);
         self.state.revision += 1;
         agent.revision = self.state.revision;
         self.indexes.enter_work(agent, weights);
+        if before != agent.record.twentieths() {
+            self.directory.note(&agent.name);
+        }
         Some(result)
     }
 

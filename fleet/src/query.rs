@@ -4,7 +4,7 @@ use crate::{Fleet, FleetConfig, FleetMillis, Stamp, Totals};
 
 impl Fleet {
     /// Returns the revision, which every change of a task or an agent raises, and so do setting pools, configuring
-    /// identities, and barring or releasing an agent. Equal revisions of one log mean equal tasks and agents.
+    /// identities, barring or releasing an agent, and changing the identity of a known agent. Equal revisions of one log mean equal tasks and agents.
     pub fn revision(&self) -> u64 {
         self.state.revision
     }

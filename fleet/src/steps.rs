@@ -63,6 +63,7 @@ impl Fleet {
         for _ in 0..budget {
             let Some(job) = jobs.0.pop() else { return true };
             self.step(job, jobs, effects);
+            self.report_directory(effects);
         }
         jobs.is_empty()
     }

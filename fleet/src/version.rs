@@ -22,7 +22,7 @@ pub fn known_version() -> u32 {
 pub enum Feature {
     /// Enrolments, bars and the audit log.
     Identity,
-    /// Durable messages.
+    /// Durable messages, and the agents' keys for sealed payloads.
     Mail,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
@@ -78,6 +78,7 @@ impl Command {
         match self {
             Command::Task(command) => command.feature(),
             Command::Agent(AgentCommand::Lost { reason: LossReason::Barred, .. }) => Some(Feature::Identity),
+            Command::Agent(AgentCommand::Joined(join)) if join.sealing_key.is_some() => Some(Feature::Mail),
             Command::Identity(_) | Command::Audit(_) => Some(Feature::Identity),
             Command::Mail(_) => Some(Feature::Mail),
             Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
@@ -145,10 +146,15 @@ impl TaskCommand {
 }
 
 impl Fleet {
+    /// Returns whether a feature is in force.
+    pub fn has(&self, feature: Feature) -> bool {
+        feature.since() <= self.version()
+    }
+
     /// Refuses a command that needs a feature that is not in force.
     pub fn check_feature(&self, command: &Command) -> Result<(), Refusal> {
         match command.feature() {
-            Some(feature) if feature.since() > self.version() => Err(Refusal::NotInForce {
+            Some(feature) if !self.has(feature) => Err(Refusal::NotInForce {
                 feature: feature.name().to_owned(),
                 since: feature.since(),
                 current: self.version(),

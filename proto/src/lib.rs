@@ -11,6 +11,15 @@ pub mod v1 {
     tonic::include_proto!("robeing.v1");
 }
 
+/// Servers of services of `robeing.v1` that send each response to many: they take responses that are encoded already.
+pub mod encoded {
+    /// The service `robeing.v1.Directory`.
+    #[allow(missing_docs)]
+    pub mod directory {
+        tonic::include_proto!("robeing.v1.Directory");
+    }
+}
+
 /// The private protocols between the processes of a fleet: coordinators, agents and guards.
 pub mod internal {
     /// Package `robeing.internal.v1`. Its descriptors are not kept, so that reflection cannot expose it.
@@ -75,7 +84,7 @@ mod tests {
     fn a_client_generated_from_the_public_api_sees_no_raft_no_session_and_no_guards() {
         let (packages, services) = contents(FILE_DESCRIPTOR_SET);
         assert_eq!(packages, names(["google.protobuf", "robeing.v1"]));
-        assert_eq!(services, names(["Admin", "Fleet"]));
+        assert_eq!(services, names(["Admin", "Directory", "Fleet", "Messages"]));
         let text = String::from_utf8_lossy(FILE_DESCRIPTOR_SET);
         for private in ["robeing.internal", "robeing/internal", "AppendRequest", "AgentMessage", "GuardReport"] {
             assert!(!text.contains(private), "{private} is in the public descriptors");

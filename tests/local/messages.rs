@@ -152,7 +152,8 @@ async fn messages_are_handled_once_and_in_order_though_their_receiver_is_killed(
     let mut after = Vec::new();
     let before: BTreeSet<u64> = handled.iter().map(|(number, _)| *number).collect();
     in_time("the rest is handled", async {
-        while before.iter().chain(after.iter().map(|(number, _)| number)).collect::<BTreeSet<_>>().len() < MANY as usize {
+        while before.iter().chain(after.iter().map(|(number, _)| number)).collect::<BTreeSet<_>>().len() < MANY as usize
+        {
             let done = after.len() + 1;
             assert!(!receive(&mut receiver, &mut after, done).await, "the agent is gone again");
         }

@@ -29,6 +29,7 @@
 //!    I/O and clocks are left to [`driver`], [`journal`] and [`handlers`].
 
 pub mod broadcast;
+pub mod directory;
 pub mod driver;
 pub mod frame;
 pub mod handlers;
@@ -48,9 +49,10 @@ pub(crate) mod tests;
 
 pub use self::{
     broadcast::BroadcastReport,
+    directory::FleetDirectory,
     driver::{Messenger, Outgoing},
     keys::{KeyError, opening_key},
     outcome::Outcome,
     packet::{Packet, PacketId, Priority},
-    routing::{Address, Directory, Entry, Nobody, Presence, Role, Snapshot},
+    routing::{Address, Directory, Entry, Presence, Role, Snapshot},
 };

@@ -81,6 +81,11 @@ pub enum PacketError {
 pub struct PacketId(pub u128);
 
 impl PacketId {
+    /// Returns a number by which messages are spread over agents that fit equally well: the same for the same id.
+    pub fn spread(self) -> u64 {
+        (self.0 ^ (self.0 >> 64)) as u64
+    }
+
     /// Returns the id as it is on the wire.
     pub fn to_bytes(self) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_be_bytes())

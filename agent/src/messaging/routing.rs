@@ -2,6 +2,7 @@
 //! fleet's agents.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     fmt,
     str::FromStr,
@@ -10,8 +11,12 @@ use std::{
 
 use robeing_identity::PeerRole;
 use robeing_settings::AgentRole;
+use tokio::sync::watch;
 
-use super::packet::{MAX_ADDRESS, MAX_NAME};
+use super::{
+    packet::{MAX_ADDRESS, MAX_NAME},
+    sealing::SealingKey,
+};
 
 /// The role of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,6 +104,8 @@ pub struct Entry {
     pub score: f64,
     /// Its SPIFFE id; empty: none.
     pub spiffe_id: Arc<str>,
+    /// The key for payloads that only it can read.
+    pub sealing_key: Option<SealingKey>,
 }
 
 /// The agents of the fleet at one time, by name.
@@ -113,8 +120,28 @@ impl Snapshot {
         self.entries.get(name)
     }
 
+    /// Returns the number of agents, also of those that are gone.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns whether there are no agents.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Adds an agent, or replaces what was known of it.
+    pub fn insert(&mut self, entry: Arc<Entry>) {
+        self.entries.insert(Arc::clone(&entry.name), entry);
+    }
+
+    /// Removes the agent of this name, if there is one.
+    pub fn remove(&mut self, name: &str) {
+        self.entries.remove(name);
+    }
+
     /// Returns the active agents, sorted by name.
-    pub fn active(&self) -> impl Iterator<Item = &Arc<Entry>> {
+    pub fn active(&self) -> impl Iterator<Item = &Arc<Entry>> + Clone {
         self.entries.values().filter(|entry| entry.presence == Presence::Active)
     }
 }
@@ -129,14 +156,10 @@ impl FromIterator<Entry> for Snapshot {
 pub trait Directory: Send + Sync + 'static {
     /// Returns the agents as they are known now.
     fn snapshot(&self) -> Arc<Snapshot>;
-}
 
-/// A directory without agents.
-pub struct Nobody;
-
-impl Directory for Nobody {
-    fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::default()
+    /// Watches the number of changes so far. `None`: whoever uses the directory looks at it when it needs it.
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        None
     }
 }
 
@@ -145,11 +168,11 @@ impl Directory for Nobody {
 pub enum Address {
     /// The agent of this name.
     Agent(Arc<str>),
-    /// The best active agent of this role.
+    /// One of the best active agents of this role.
     Role(Role),
-    /// The best active agent of this pool.
+    /// One of the best active agents of this pool.
     Pool(Arc<str>),
-    /// The best active agent with this skill.
+    /// One of the best active agents with this skill.
     Skill(Arc<str>),
     /// All members of this team.
     Team(Arc<str>),
@@ -226,11 +249,12 @@ impl Address {
         matches!(self, Self::Team(_) | Self::Everyone)
     }
 
-    /// Returns the one agent that a message from `sender` goes to.
+    /// Returns the one agent that a message from `sender` goes to. If several fit equally well, `spread` decides, which
+    /// may be any number: messages with different ones are spread evenly.
     ///
     /// # Errors
     /// [`Unresolved`] if there is none, or the address stands for a group.
-    pub fn resolve_one(&self, snapshot: &Snapshot, sender: &str) -> Result<Arc<Entry>, Unresolved> {
+    pub fn resolve_one(&self, snapshot: &Snapshot, sender: &str, spread: u64) -> Result<Arc<Entry>, Unresolved> {
         match self {
             Self::Agent(name) => match snapshot.get(name) {
                 Some(entry) if entry.presence == Presence::Away => Err(Unresolved::Away(Arc::clone(name))),
@@ -244,7 +268,7 @@ impl Address {
             Self::Everyone => Err(Unresolved::Several(self.to_string())),
             Self::Role(_) | Self::Pool(_) | Self::Skill(_) => {
                 let fitting = snapshot.active().filter(|entry| self.fits(entry) && &*entry.name != sender);
-                best(fitting)
+                best(fitting, spread)
                     .cloned()
                     .ok_or_else(|| Unresolved::NoSuchAgent(format!("no other active agent of the fleet fits {self}")))
             }
@@ -258,7 +282,7 @@ impl Address {
     /// [`Unresolved`] if the address names an agent or a team that does not exist.
     pub fn resolve_all(&self, snapshot: &Snapshot, sender: &str) -> Result<Vec<Arc<Entry>>, Unresolved> {
         match self {
-            Self::Agent(_) => Ok(vec![self.resolve_one(snapshot, sender)?]),
+            Self::Agent(_) => Ok(vec![self.resolve_one(snapshot, sender, 0)?]),
             Self::Team(id) => Err(no_team(id)),
             _ => {
                 let fitting = snapshot.active().filter(|entry| self.fits(entry) && &*entry.name != sender);
@@ -283,10 +307,18 @@ fn no_team(id: &str) -> Unresolved {
     Unresolved::NoSuchAgent(format!("the fleet has no team {id:?}"))
 }
 
-/// Returns the agent with the highest score; of several, the first by name. A score that is no number is the lowest.
-fn best<'a>(entries: impl Iterator<Item = &'a Arc<Entry>>) -> Option<&'a Arc<Entry>> {
+/// Returns one of the agents with the highest score, by `spread`. A score that is no number is the lowest.
+fn best<'a>(entries: impl Iterator<Item = &'a Arc<Entry>> + Clone, spread: u64) -> Option<&'a Arc<Entry>> {
     let score = |entry: &Entry| if entry.score.is_nan() { f64::NEG_INFINITY } else { entry.score };
-    entries.reduce(|best, other| if score(other) > score(best) { other } else { best })
+    let (highest, equals) = entries.clone().fold((f64::NEG_INFINITY, 0), |(highest, equals), entry| {
+        match score(entry).total_cmp(&highest) {
+            Ordering::Greater => (score(entry), 1),
+            Ordering::Equal => (highest, equals + 1),
+            Ordering::Less => (highest, equals),
+        }
+    });
+    let chosen = usize::try_from(spread.checked_rem(equals)?).ok()?;
+    entries.filter(|entry| score(entry) == highest).nth(chosen)
 }
 
 #[cfg(test)]
@@ -309,7 +341,7 @@ mod tests {
 
     fn one(address: &str, sender: &str) -> Result<String, Unresolved> {
         let address: Address = address.parse().expect(address);
-        address.resolve_one(&fleet(), sender).map(|entry| (*entry.name).to_owned())
+        address.resolve_one(&fleet(), sender, 0).map(|entry| (*entry.name).to_owned())
     }
 
     #[test]
@@ -331,6 +363,26 @@ mod tests {
         assert!(matches!(one("role:messenger", "m"), Err(Unresolved::NoSuchAgent(_))), "the sender itself");
         assert_eq!(one("gone", "a"), Err(Unresolved::Away("gone".into())));
         assert!(matches!(one("everyone", "a"), Err(Unresolved::Several(_))));
+    }
+
+    #[test]
+    fn messages_are_spread_over_agents_that_fit_equally_well() {
+        let all = Snapshot::from_iter([
+            entry("a", 0.2),
+            entry("b", 0.9),
+            entry("c", 0.9),
+            entry("d", 0.9),
+            entry("e", f64::NAN),
+            entry("f", f64::NAN),
+        ]);
+        let chosen = |sender: &str, snapshot: &Snapshot| -> String {
+            let one = |spread| Address::Role(Role::Worker).resolve_one(snapshot, sender, spread).expect("one fits");
+            [0, 1, 2, 3, u64::MAX].map(|spread| one(spread).name.to_string()).concat()
+        };
+        assert_eq!(chosen("a", &all), "bcdbb");
+        assert_eq!(chosen("c", &all), "bdbdd");
+        let numberless = Snapshot::from_iter([entry("e", f64::NAN), entry("f", f64::NEG_INFINITY)]);
+        assert_eq!(chosen("a", &numberless), "efeff");
     }
 
     #[test]

@@ -33,6 +33,7 @@
 //!    the executor. When the leader counts the agent as unhealthy, all running attempts are stopped before they are
 //!    handed back. An agent whose executor has failed stops everything before it reports the failure, and exits.
 
+mod deps;
 mod drain;
 mod driver;
 mod health;
@@ -48,8 +49,9 @@ pub(crate) mod tests;
 
 use std::{pin::pin, time::Duration};
 
+pub use deps::Deps;
 pub use drain::{DRAINED_WITHIN, HAND_BACK_WITHIN, LEAVE_WITHIN};
-pub use driver::{Deps, END_WITHIN, SEND_AGAIN_AFTER};
+pub use driver::{END_WITHIN, SEND_AGAIN_AFTER};
 pub use health::ANSWER_WITHIN;
 pub use link::{CONNECT_WITHIN, HELLO_WITHIN};
 pub use metrics::SessionMetrics;

@@ -67,6 +67,7 @@ impl Agent {
             presence: Presence::Active,
             score: 0.0,
             spiffe_id: "".into(),
+            sealing_key: None,
         };
         known.0.lock().unwrap().insert(name.into(), entry);
         Self { messenger, _stop: stop.drop_guard() }

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod convert;
+pub mod directory;
 pub mod errors;
 pub mod fleet;
 pub mod guards;

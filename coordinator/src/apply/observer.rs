@@ -14,6 +14,7 @@ use tracing::info;
 
 use crate::{
     apply::result_stream::{Letter, ResultStream},
+    directory::changed::ChangedAgents,
     leader::{recoveries::Recoveries, sessions::SessionTable},
     raft::{Observer, Told},
 };
@@ -31,6 +32,8 @@ pub struct ApplyObserver {
     waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
     /// The sessions that this coordinator serves as leader.
     pub sessions: SessionTable,
+    /// The agents that have changed in the directory.
+    pub directory: ChangedAgents,
     /// Measures how long recoveries take.
     pub recoveries: Recoveries,
     /// Wakes the timers: something may be due earlier than before.
@@ -46,6 +49,7 @@ impl ApplyObserver {
             installs: watch::Sender::new(0),
             waiters: Mutex::default(),
             sessions,
+            directory: ChangedAgents::default(),
             recoveries: Recoveries::default(),
             timers: Notify::new(),
         }
@@ -137,6 +141,7 @@ impl ApplyObserver {
             }
             Effect::StandbyActivated { .. } => info!(agent = name(), "a standby agent was activated"),
             Effect::Recovery { agent: id, step } => self.recoveries.done(id, &name(), &step),
+            Effect::DirectoryChanged { agent } => self.directory.note(agent),
             Effect::TrustChanged | Effect::Mail { .. } | Effect::LetterSettled { .. } => {}
         }
     }
@@ -157,6 +162,7 @@ impl Observer for ApplyObserver {
 
     fn installed(&self, revision: u64) {
         self.installs.send_modify(|installs| *installs += 1);
+        self.directory.note_everything();
         self.revision.send_replace(revision);
         self.timers.notify_one();
     }

@@ -2,12 +2,14 @@
 //! module receives just the handles that it uses.
 
 mod consensus;
+mod directory;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use robeing_net::{gate::gated, limited};
 use robeing_proto::{
     FILE_DESCRIPTOR_SET,
+    encoded::directory::directory_server::DirectoryServer,
     internal::v1::{
         enrolment_server::EnrolmentServer, guards_server::GuardsServer, raft_server::RaftServer,
         session_server::SessionServer,
@@ -25,6 +27,7 @@ use crate::{
     CoordinatorError,
     api::{
         admin::AdminService,
+        directory::DirectoryService,
         fleet::{CallRoom, FleetService},
         guards::GuardReports,
         raft::RaftService,
@@ -101,6 +104,7 @@ pub struct Tested {
     pub change: MembershipChange,
     pub submissions: Submissions,
     pub watches: Watches,
+    pub directory: DirectoryService,
 }
 
 /// What a coordinator found on its machine before it starts.
@@ -138,7 +142,10 @@ pub async fn assemble(
     parts.start_upkeep(config, metrics);
     let contradicted = watch::Sender::new(None);
     let consensus = parts.consensus_server(config, contradicted.clone(), restraint);
-    let routes = parts.routes(consensus, connections, security.as_ref(), metrics).await;
+    let directory = parts.start_directory(security.as_ref());
+    #[cfg(test)]
+    let tested = parts.tested(directory.clone());
+    let routes = parts.routes(consensus, connections, directory, security.as_ref(), metrics).await;
     let routes = match security {
         Some(security) => parts.secure(routes, security, metrics).await,
         None => routes,
@@ -146,7 +153,7 @@ pub async fn assemble(
     Ok(Assembled {
         routes,
         #[cfg(test)]
-        tested: parts.tested(),
+        tested,
         raft: parts.raft,
         transfer: parts.change.transfer,
         contradicted,
@@ -360,10 +367,10 @@ impl Parts {
     }
 
     #[cfg(test)]
-    fn tested(&self) -> Tested {
+    fn tested(&self, directory: DirectoryService) -> Tested {
         let Self { member, members, standing, state, proposer, change, .. } = self.clone();
         let (submissions, watches) = (self.submissions(), self.watches());
-        Tested { member, members, standing, state, proposer, change, submissions, watches }
+        Tested { member, members, standing, state, proposer, change, submissions, watches, directory }
     }
 
     fn fleet_service(&self) -> FleetService {
@@ -452,6 +459,7 @@ impl Parts {
         &self,
         consensus: ConsensusServer,
         connections: LeaderConnections,
+        directory: DirectoryService,
         security: Option<&Security>,
         metrics: &Metrics,
     ) -> Routes {
@@ -461,6 +469,7 @@ impl Parts {
         let mut routes = Routes::builder();
         routes
             .add_service(limited!(FleetServer::new(self.fleet_service())))
+            .add_service(limited!(DirectoryServer::new(directory)))
             .add_service(limited!(SessionServer::new(self.session_service())))
             .add_service(limited!(GuardsServer::new(self.guard_reports())))
             .add_service(limited!(AdminServer::new(self.admin_service(security, metrics))))

@@ -3,6 +3,7 @@
 mod access;
 mod agent;
 mod bootstrap;
+mod directory;
 mod enrolment;
 mod failure_detector;
 mod fleet;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    AgentState, Fleet, TrackRecord,
+    AgentState, Feature, Fleet, TrackRecord,
     audit::{COUNTER_ROOM, Check, ensure},
     fleet::State,
     limits::*,
@@ -56,6 +56,7 @@ fn check_each(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
             ),
             ("recovery", agent.recovery.is_sound(state.now.fleet)),
             ("pool", agent.pool.as_ref().is_none_or(|p| state.agents.pools.contains_key(p))),
+            ("sealing key", agent.sealing_key.is_none() || state.version >= Feature::Mail.since()),
             ("standby", agent.pool.is_some() || agent.state != AgentState::Standby),
         ];
         if let Some((what, _)) = rules.into_iter().find(|(_, holds)| !holds) {

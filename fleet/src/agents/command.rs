@@ -134,6 +134,9 @@ pub struct AgentJoin {
     /// Version of the agent's binary.
     #[bilrost(10)]
     pub version: String,
+    /// Public key for payloads that only the agent can read: X25519. Needs [`Feature::Mail`](crate::Feature::Mail).
+    #[bilrost(tag(11), encoding(plainbytes))]
+    pub sealing_key: Option<[u8; 32]>,
 }
 
 /// How many agents a pool should have. The newest join decides, unless the pool was set by [`PoolCommand::Set`].

@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod command;
+pub(crate) mod directory;
 pub(crate) mod indexes;
 pub(crate) mod lost;
 mod pools;
@@ -153,6 +154,9 @@ pub struct Agent {
     /// The fleet's revision at the agent's last change.
     #[bilrost(20)]
     pub revision: u64,
+    /// Public key for payloads that only the agent can read: X25519. Needs [`Feature::Mail`](crate::Feature::Mail).
+    #[bilrost(tag(21), encoding(plainbytes))]
+    pub sealing_key: Option<[u8; 32]>,
 }
 
 /// The size of a pool.

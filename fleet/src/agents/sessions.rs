@@ -124,6 +124,7 @@ impl Fleet {
             agent.process = join.process;
             agent.pid = join.pid;
             agent.version = join.version;
+            agent.sealing_key = join.sealing_key;
         });
     }
 
@@ -158,6 +159,7 @@ impl Fleet {
             record: self.indexes.agents.newcomer(),
             held: BTreeMap::new(),
             revision: self.next_revision(),
+            sealing_key: None,
         };
         self.indexes.enter_agent(&agent, &self.state.config.weights);
         self.state.agents.known.insert(id, Arc::new(agent));
@@ -255,6 +257,7 @@ impl Fleet {
         self.indexes.leave_agent(&agent, &self.state.config.weights);
         self.drop_empty_pool(agent.pool.as_deref());
         self.next_revision();
+        self.directory.note(&agent.name);
     }
 
     fn forget_longest_lost(&mut self) {

@@ -34,11 +34,13 @@ impl Fleet {
             self.record(&enrol.agent, action::ENROL, &enrol.agent, AuditOutcome::Denied, detail);
             return Reply::Refused(refusal);
         }
+        let role_before = self.enrolment_of(&enrol.agent).map(|known| known.role);
         self.forget_enrolment(&enrol.agent);
         if self.state.identity.enrolments.len() >= MAX_ENROLMENTS
             && let Some(oldest) = self.indexes.identity.absent.first().copied()
         {
-            self.drop_enrolment(oldest);
+            let dropped = self.drop_enrolment(oldest);
+            dropped.iter().for_each(|dropped| self.note_identity(&dropped.agent));
         }
         let at = self.state.now;
         if let Some(proof) = enrol.single_use {
@@ -62,6 +64,9 @@ impl Fleet {
         let detail = format!("role {role:?}, pool {pool}, by {}, epoch {epoch}", proof.name());
         self.record(&agent, action::ENROL, &agent, AuditOutcome::Allowed, detail);
         effects.push(Effect::TrustChanged);
+        if role_before != Some(role) {
+            self.note_identity(&agent);
+        }
         Reply::Enrolled { epoch }
     }
 
@@ -137,9 +142,9 @@ impl Fleet {
         }
     }
 
-    fn drop_enrolment(&mut self, epoch: u64) {
-        if let Some(enrolment) = self.state.identity.enrolments.remove(epoch, &self.snapshots) {
-            self.indexes.identity.drop_enrolment(&enrolment);
-        }
+    fn drop_enrolment(&mut self, epoch: u64) -> Option<Arc<Enrolment>> {
+        let dropped = self.state.identity.enrolments.remove(epoch, &self.snapshots)?;
+        self.indexes.identity.drop_enrolment(&dropped);
+        Some(dropped)
     }
 }

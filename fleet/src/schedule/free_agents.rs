@@ -207,6 +207,7 @@ mod tests {
             process: None,
             pid: 1,
             version: String::new(),
+            sealing_key: None,
         }))
     }
 

@@ -10,7 +10,7 @@ use robeing_fleet::{
 };
 
 use crate::{
-    fixture::{Trial, enrolment, letter, pooled, specialist, success, task, worker},
+    fixture::{Trial, enrolment, letter, pooled, specialist, success, task, with_key, worker},
     samples::{commands, identity_commands, mail_commands, recorded, replies, shape, trusted},
 };
 
@@ -125,6 +125,14 @@ fn the_bytes_of_a_snapshot_with_letters_are_what_they_always_were() {
         trial.apply(command);
     }
     trial.post(letter(2));
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
+}
+
+#[test]
+fn the_bytes_of_a_snapshot_with_a_sealing_key_are_what_they_always_were() {
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(3)));
+    trial.join(with_key("a", 7));
     insta::assert_snapshot!(hex(&stable(&trial.fleet)));
 }
 

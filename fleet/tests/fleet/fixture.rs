@@ -42,11 +42,17 @@ pub fn worker(name: &str) -> AgentJoin {
         process: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 1))),
         pid: 1,
         version: "0.1.0".to_owned(),
+        sealing_key: None,
     }
 }
 
 pub fn specialist(name: &str, skill: &str) -> AgentJoin {
     AgentJoin { role: Role::Specialist, specializations: vec![skill.to_owned()], ..worker(name) }
+}
+
+/// Returns the join of a worker that has a key for sealed payloads.
+pub fn with_key(name: &str, key: u8) -> AgentJoin {
+    AgentJoin { sealing_key: Some([key; 32]), ..worker(name) }
 }
 
 pub fn pooled(name: &str, replicas: Option<u32>, standby: u32) -> AgentJoin {

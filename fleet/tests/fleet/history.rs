@@ -10,7 +10,7 @@ use robeing_fleet::{
 };
 
 use crate::{
-    letters, life,
+    directory, letters, life,
     naive::{self, Wanted},
     ops::{Lie, Op},
     trust,
@@ -43,6 +43,7 @@ pub struct History {
     /// What the other domains should contain.
     trust: trust::Twin,
     letters: letters::Twin,
+    directory: directory::Twin,
 }
 
 impl History {
@@ -62,6 +63,7 @@ impl History {
             recovered: Vec::new(),
             trust: trust::Twin::default(),
             letters: letters::Twin::default(),
+            directory: directory::Twin::default(),
         }
     }
 
@@ -228,6 +230,7 @@ impl History {
         life::check(&self.before, &self.fleet, &command, &reply, &effects);
         self.trust.check(&self.before, &self.fleet, (&command, &reply), &effects);
         self.letters.check(&self.fleet, (&command, &reply), &effects);
+        self.directory.check(&self.fleet, &command, &effects);
         (reply, effects)
     }
 

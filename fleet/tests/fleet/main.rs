@@ -4,6 +4,7 @@ mod attempts;
 mod audit_log;
 mod bars;
 mod codec;
+mod directory;
 mod fixture;
 mod histories;
 mod history;

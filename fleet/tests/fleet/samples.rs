@@ -7,7 +7,7 @@ use robeing_fleet::{
     Reply, Role, SessionId, StaleReason, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer,
 };
 
-use crate::fixture::{enrolment, letter, pooled, retry, specialist, success, task, worker};
+use crate::fixture::{enrolment, letter, pooled, retry, specialist, success, task, with_key, worker};
 
 pub fn trusted() -> IdentityConfig {
     let issuer =
@@ -133,6 +133,7 @@ pub fn commands() -> Vec<Command> {
     .into_iter()
     .chain(identity_commands())
     .chain(mail_commands())
+    .chain([Command::Agent(AgentCommand::Joined(with_key("k", 9)))])
     .collect()
 }
 

@@ -16,6 +16,7 @@ use crate::messaging::{
     outcome::Outcome,
     packet::Packet,
     routing::{Entry, Role},
+    sealing,
 };
 
 /// How often it is looked whether the receiver of a message can be reached.
@@ -71,6 +72,7 @@ async fn by_messenger(shared: &Arc<Shared>, to: &Entry, packet: &Packet, deadlin
         messengers.rotate_left(first);
     }
     let targets = [Target { name: Arc::clone(&to.name), id: packet.id }];
+    let packet = sealed(shared, to, packet)?;
     for messenger in messengers.into_iter().take(MAX_DETOURS) {
         let Some(left) = left(deadline) else { break };
         let message = Packet { deadline_in_ms: left, ..packet.clone() };
@@ -82,6 +84,15 @@ async fn by_messenger(shared: &Arc<Shared>, to: &Entry, packet: &Packet, deadlin
         }
     }
     std::future::pending().await
+}
+
+/// Returns the packet as messengers may see it: sealed for its receiver, if that has a key. `None`: it can't be sealed.
+fn sealed(shared: &Shared, to: &Entry, packet: &Packet) -> Option<Packet> {
+    let mut packet = packet.clone();
+    if let (Some(key), None) = (&to.sealing_key, &packet.key_id) {
+        sealing::seal(&mut packet, key, &*shared.random).ok()?;
+    }
+    Some(packet)
 }
 
 /// Returns whether the receiver itself has decided.

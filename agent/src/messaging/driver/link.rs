@@ -52,6 +52,8 @@ enum End {
     Replaced,
     #[error("nothing was sent for a while")]
     Idle,
+    #[error("the other agent is not in the fleet now")]
+    Gone,
     #[error("this agent is shutting down")]
     Leaving,
 }
@@ -63,7 +65,7 @@ impl End {
             Self::Broken(_) | Self::Closed(..) => None,
             Self::Unreadable(_) | Self::Frame(_) | Self::Violation(_) | Self::Credit(_) => Some(CloseCode::Violation),
             Self::Replaced => Some(CloseCode::Duplicate),
-            Self::Idle => Some(CloseCode::Idle),
+            Self::Idle | Self::Gone => Some(CloseCode::Idle),
             Self::Leaving => Some(CloseCode::Leaving),
         }
     }
@@ -109,6 +111,7 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) {
 impl Task {
     async fn step(&mut self) -> ControlFlow<()> {
         self.take_incoming();
+        self.end_if_gone();
         self.begin_opening();
         let (writes, timer) = self.look();
         if self.is_over() && self.shared.end_link(&self.link) {
@@ -208,6 +211,18 @@ impl Task {
             permit = may_write => Event::MayWrite(permit),
             () = self.link.wake.notified() => Event::Woken,
             () = sleep_until(timer) => Event::Woken,
+        }
+    }
+
+    /// Ends the stream to an agent that the directory takes for gone. One that it does not know yet may have joined a
+    /// moment ago.
+    fn end_if_gone(&mut self) {
+        if self.stream.is_none() {
+            return;
+        }
+        let snapshot = self.shared.directory.snapshot();
+        if snapshot.get(&self.link.peer).is_some_and(|entry| entry.presence == Presence::Away) {
+            self.end(&End::Gone);
         }
     }
 

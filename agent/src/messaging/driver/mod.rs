@@ -19,7 +19,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use robeing_platform::Platform;
 use robeing_proto::message::v1::messages_server::MessagesServer;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::shared::{Parts, Shared};
@@ -168,6 +171,9 @@ impl Messenger {
             shared.tasks.spawn(dispatch::record(Arc::clone(&shared), journal, queue));
             recorder
         });
+        if let Some(changes) = shared.directory.changes() {
+            shared.tasks.spawn(follow(Arc::clone(&shared), changes));
+        }
         shared.tasks.spawn(dispatch::run(Arc::clone(&shared), deps.handler, recorder));
         Ok(Self { shared })
     }
@@ -283,23 +289,30 @@ impl Messenger {
         let deadline = Instant::now() + message.deadline;
         let snapshot = self.shared.directory.snapshot();
         let targets = message.to.resolve_all(&snapshot, &self.shared.me).map_err(unresolved)?;
-        let packet = self.packet(&message, &self.shared.me).map_err(Outcome::refused)?;
+        let packet = self.packet(&message, self.id_of(&message), &self.shared.me).map_err(Outcome::refused)?;
         Ok(relay::broadcast(&self.shared, &packet, targets, deadline).await)
     }
 
     fn route(&self, message: &Outgoing) -> Result<(Arc<Entry>, Packet), Outcome> {
         let snapshot = self.shared.directory.snapshot();
-        let entry = message.to.resolve_one(&snapshot, &self.shared.me).map_err(unresolved)?;
-        let packet = self.packet(message, &entry.name).map_err(Outcome::refused)?;
+        // A message that is sent again with the same id goes to the same agent, which recognizes it, as long as the
+        // directory is the same.
+        let id = self.id_of(message);
+        let entry = message.to.resolve_one(&snapshot, &self.shared.me, id.spread()).map_err(unresolved)?;
+        let packet = self.packet(message, id, &entry.name).map_err(Outcome::refused)?;
         Ok((entry, packet))
     }
 
-    fn packet(&self, message: &Outgoing, agent: &Arc<str>) -> Result<Packet, PacketError> {
+    fn id_of(&self, message: &Outgoing) -> PacketId {
+        message.id.unwrap_or_else(|| relay::new_id(&self.shared))
+    }
+
+    fn packet(&self, message: &Outgoing, id: PacketId, agent: &Arc<str>) -> Result<Packet, PacketError> {
         if message.kind == RELAY_TYPE {
             return Err(PacketError::Reserved);
         }
         let packet = Packet {
-            id: message.id.unwrap_or_else(|| relay::new_id(&self.shared)),
+            id,
             timestamp_ms: self.shared.clock.unix_millis(),
             sender: Arc::clone(&self.shared.me),
             receiver: message.to.to_string().into(),
@@ -316,6 +329,18 @@ impl Messenger {
         };
         packet.validate()?;
         Ok(packet)
+    }
+}
+
+/// Makes the links look at the directory when it has changed, so that the streams of agents that were barred, or are
+/// gone, end.
+async fn follow(shared: Arc<Shared>, mut changes: watch::Receiver<u64>) {
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        shared.wake_links();
     }
 }
 

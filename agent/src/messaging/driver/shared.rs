@@ -216,6 +216,11 @@ impl Shared {
         self.links().get(peer).cloned()
     }
 
+    /// Wakes the tasks of all links.
+    pub fn wake_links(&self) {
+        self.links().values().for_each(|link| link.wake.notify_one());
+    }
+
     /// Returns the number of links.
     pub fn link_count(&self) -> usize {
         self.links().len()

@@ -54,5 +54,6 @@ pub fn entry(name: &str, score: f64) -> Entry {
         presence: Presence::Active,
         score,
         spiffe_id: "".into(),
+        sealing_key: None,
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use robeing_fleet::sabotage::{Mistake, planted};
 use robeing_identity::TrustBundle;
 use robeing_net::security::Tls;
@@ -40,7 +39,7 @@ impl Driver {
             held: self.held.refs(),
             answers_health_checks: true,
             guarded: self.deps.executor.is_guarded(),
-            sealing_key: Bytes::new(),
+            sealing_key: self.deps.sealing_key.clone(),
         }
     }
 

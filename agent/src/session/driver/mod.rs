@@ -8,11 +8,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use robeing_fleet::sabotage::{Mistake, planted};
-use robeing_net::{Transport, incarnation::Secret};
-use robeing_platform::Platform;
+use robeing_net::incarnation::Secret;
 use robeing_proto::internal::v1::{AgentMessage, CoordinatorMessage, completion};
-use robeing_settings::AgentConfig;
-use robeing_telemetry::Readiness;
 use tokio::{
     sync::mpsc::OwnedPermit,
     time::{Instant, Sleep},
@@ -22,17 +19,16 @@ use tonic::Status;
 use tracing::{Instrument, debug_span, error, info, warn};
 
 use super::{
-    SessionError,
+    Deps, SessionError,
     drain::{Drain, Due, LEAVE_WITHIN, Phase},
     health::HealthChecks,
     held::{Held, Key},
     lease::Lease,
     link::{Greeting, Link, LinkError},
-    metrics::SessionMetrics,
     search::Search,
     wire,
 };
-use crate::executor::{Executor, Health, Outcome};
+use crate::executor::{Health, Outcome};
 
 /// The maximum number of ended attempts recorded before other events are handled.
 const DONE_AT_ONCE: usize = 1_024;
@@ -48,34 +44,6 @@ const MAY_HAVE_BEEN_STOPPED: Duration = Duration::from_millis(50);
 const LOOK_FOR: Duration = Duration::from_secs(1);
 /// How far ahead the timer is set when nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
-
-/// The dependencies of a driver.
-#[derive(Clone)]
-pub struct Deps {
-    /// The agent's settings.
-    pub config: AgentConfig,
-    /// Clock, disk, network and randomness.
-    pub platform: Platform,
-    /// Makes the connections to coordinators.
-    pub transport: Transport,
-    /// Runs attempts.
-    pub executor: Arc<dyn Executor>,
-    /// The session's metrics.
-    pub metrics: SessionMetrics,
-    /// Set while the agent accepts work.
-    pub readiness: Readiness,
-    /// The agent's advertised address, host:port.
-    pub address: String,
-}
-
-impl Deps {
-    /// Returns the dependencies of a member that can run no task now: no slots, no pool, not ready.
-    pub fn idle(&self) -> Self {
-        let config =
-            AgentConfig { slots: 0, pool: String::new(), pool_replicas: 0, pool_standby: 0, ..self.config.clone() };
-        Self { config, readiness: Readiness::default(), ..self.clone() }
-    }
-}
 
 /// An ended attempt: its key, its outcome and how long it ran.
 type Done = (Key, Outcome, Duration);

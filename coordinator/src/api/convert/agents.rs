@@ -1,5 +1,6 @@
 //! Conversion of agents and their roles.
 
+use bytes::Bytes;
 use robeing_fleet::{Agent, AgentState, Role};
 use robeing_identity::PeerRole;
 use robeing_proto::v1;
@@ -53,22 +54,40 @@ fn traits(role: Role) -> RoleTraits {
     RoleTraits { responsibilities, capabilities, priority }
 }
 
-/// Converts an agent to its API form.
-pub fn agent(agent: &Agent) -> v1::Agent {
-    let state = match agent.state {
+fn state(state: AgentState) -> v1::AgentState {
+    match state {
         AgentState::Live => v1::AgentState::Live,
         AgentState::Standby => v1::AgentState::Standby,
         AgentState::Draining => v1::AgentState::Draining,
         AgentState::Lost => v1::AgentState::Lost,
         AgentState::Unhealthy => v1::AgentState::Unhealthy,
-    };
+    }
+}
+
+/// Converts what the directory shows of an agent to its API form.
+pub fn directory_entry(agent: &Agent, spiffe_id: String) -> v1::DirectoryEntry {
+    v1::DirectoryEntry {
+        name: agent.name.to_string(),
+        role: role(agent.role).into(),
+        state: state(agent.state).into(),
+        pool: agent.pool.clone().unwrap_or_default(),
+        skills: agent.specializations.iter().map(ToString::to_string).collect(),
+        address: agent.address.clone(),
+        performance: agent.record.twentieths(),
+        spiffe_id,
+        sealing_key: agent.sealing_key.map(|key| Bytes::copy_from_slice(&key)).unwrap_or_default(),
+    }
+}
+
+/// Converts an agent to its API form.
+pub fn agent(agent: &Agent) -> v1::Agent {
     let share = |millionths: u32| f64::from(millionths) / 1e6;
     let RoleTraits { responsibilities, capabilities, priority } = traits(agent.role);
     let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
     v1::Agent {
         name: agent.name.to_string(),
         role: role(agent.role).into(),
-        state: state.into(),
+        state: state(agent.state).into(),
         pool: agent.pool.clone().unwrap_or_default(),
         specializations: agent.specializations.iter().map(ToString::to_string).collect(),
         slots: agent.slots,

@@ -16,7 +16,7 @@ use prost_types::Timestamp;
 use robeing_fleet::{FleetMillis, Stamp, UnixMillis};
 
 pub use self::{
-    agents::{agent, agent_role, peer_role},
+    agents::{agent, agent_role, directory_entry, peer_role},
     answers::{answer_size, bad_field, exhausted, refusal},
     failures::failure_from_wire,
     fields::{BadField, excerpt, filter_name, task_id},

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AgentState, Command, Fleet, Held, PoolShape, Refusal, Reply, SessionId,
+    AgentCommand, AgentId, AgentJoin, AgentState, Command, Feature, Fleet, Held, PoolShape, Refusal, Reply, SessionId,
     sabotage::{Mistake, planted},
 };
 use robeing_net::{ConnectInfo, Transport};
@@ -174,7 +174,10 @@ impl SessionOpener {
         process: Option<SocketAddr>,
         term: u64,
     ) -> Result<OpenSession, JoinFailed> {
-        let (rival, known) = self.state.look(|fleet| (rival(fleet, hello, process), resumable(fleet, hello)));
+        let (rival, known, keys, has_key) = self.state.look(|fleet| {
+            let (rival, known) = (rival(fleet, hello, process), resumable(fleet, hello));
+            (rival, known, fleet.has(Feature::Mail), knows_key(fleet, hello))
+        });
         if let Some(session) = rival {
             return Err(JoinFailed::Refused(Status::already_exists(format!(
                 "another process holds the agent name {:?} (session {}); this one can join once that one has left or counts \
@@ -182,12 +185,14 @@ impl SessionOpener {
                 hello.name, session.0
             ))));
         }
-        if let Some((agent, session, _)) = known.filter(|(.., known)| *known == process) {
+        let is_described = has_key || !keys;
+        if let Some((agent, session, _)) = known.filter(|(.., known)| *known == process && is_described) {
             return Ok(OpenSession { agent, session, resumed: true });
         }
         // A process that moved resumes its session, but the move is written, so that the next leader does not probe the
-        // old location.
-        let join = join(hello, process).map_err(JoinFailed::Refused)?;
+        // old location. So is a key that the fleet could not have when the session began.
+        let mut join = join(hello, process).map_err(JoinFailed::Refused)?;
+        join.sealing_key = join.sealing_key.filter(|_| keys);
         // A join that is out of bounds is refused whatever the state, so it need not go into the log.
         let refused = |refusal: Refusal| JoinFailed::Refused(Status::failed_precondition(refusal.to_string()));
         join.check().map_err(refused)?;
@@ -219,6 +224,25 @@ fn resumable(fleet: &Fleet, hello: &internal::Hello) -> Option<(AgentId, Session
     let agent = fleet.agent_by_name(&hello.name)?;
     let same = agent.incarnation == hello.incarnation && agent.session.0 == hello.session;
     (same && agent.state != AgentState::Lost).then_some((agent.id, agent.session, agent.process))
+}
+
+/// Returns whether the fleet has the sealing key that this Hello reports, or neither has one.
+fn knows_key(fleet: &Fleet, hello: &internal::Hello) -> bool {
+    let known = fleet.agent_by_name(&hello.name).and_then(|agent| agent.sealing_key.as_ref());
+    known.map_or(&[][..], |key| key.as_slice()) == hello.sealing_key
+}
+
+/// Returns the sealing key that this Hello reports, if it reports one.
+fn sealing_key(hello: &internal::Hello) -> Result<Option<[u8; 32]>, Status> {
+    let key = hello.sealing_key.as_ref();
+    match key.len() {
+        0 => Ok(None),
+        length => key.try_into().map(Some).map_err(|_| {
+            Status::invalid_argument(format!(
+                "the sealing key has {length} bytes, and a public key of X25519 has 32; send such a key, or none"
+            ))
+        }),
+    }
 }
 
 /// Returns the occupied slots of an agent, in order; `None` if this session of it is over.
@@ -263,6 +287,7 @@ fn join(hello: &internal::Hello, process: Option<SocketAddr>) -> Result<AgentJoi
         process,
         pid: hello.pid,
         version: hello.version.clone(),
+        sealing_key: sealing_key(hello)?,
     })
 }
 

@@ -1,0 +1,111 @@
+//! The Directory service: who is in the fleet, and where. Coordinators that follow serve it as the leader does.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream::BoxStream};
+use robeing_proto::{encoded::directory::directory_server, v1};
+use tokio::time::timeout;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    apply::observer::ApplyObserver,
+    directory::{Directory, MAX_WATCHERS, Next, Position, Seat},
+    lifetime::Leaving,
+};
+
+/// How long a new watch waits for this coordinator to know its fleet, and to have applied what the watcher has seen at
+/// another one.
+const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// The Directory service. Cheap to clone.
+#[derive(Clone)]
+pub struct DirectoryService {
+    pub directory: Directory,
+    pub observer: Arc<ApplyObserver>,
+    pub leaving: Leaving,
+}
+
+#[tonic::async_trait]
+impl directory_server::Directory for DirectoryService {
+    type WatchAgentsStream = BoxStream<'static, Result<Bytes, Status>>;
+
+    async fn watch_agents(
+        &self,
+        request: Request<v1::WatchAgentsRequest>,
+    ) -> Result<Response<Self::WatchAgentsStream>, Status> {
+        Ok(Response::new(self.watch(request.into_inner().from_revision)?.boxed()))
+    }
+}
+
+impl DirectoryService {
+    /// Streams what has changed after the revision `from`, or everything and then changes; each message is an encoded
+    /// `WatchAgentsResponse`.
+    pub fn watch(&self, from: u64) -> Result<impl Stream<Item = Result<Bytes, Status>> + Send + use<>, Status> {
+        let full = || {
+            Status::resource_exhausted(format!(
+                "this coordinator has {MAX_WATCHERS} watchers of the directory; try another one, or again later"
+            ))
+        };
+        let Seat { mut news, permit } = self.directory.seat().ok_or_else(full)?;
+        let service = self.clone();
+        Ok(async_stream::stream! {
+            let _permit = permit;
+            let leaves = "this coordinator is leaving; resume at another from the last revision";
+            let started = tokio::select! {
+                () = service.leaving.begins() => Err(Status::unavailable(leaves)),
+                started = service.start(from) => started,
+            };
+            let mut position = match started {
+                Ok(position) => position,
+                Err(status) => {
+                    yield Err(status);
+                    return;
+                }
+            };
+            loop {
+                news.mark_unchanged();
+                match service.directory.next(position) {
+                    Next::Message(message, then) => {
+                        yield Ok(message);
+                        position = then;
+                    }
+                    Next::Behind => position = service.directory.everything(),
+                    Next::Nothing => tokio::select! {
+                        () = service.leaving.begins() => {
+                            yield Err(Status::unavailable(leaves));
+                            return;
+                        }
+                        changed = news.changed() => if changed.is_err() { return },
+                    },
+                }
+            }
+        })
+    }
+
+    /// Returns where a watcher begins that knows everything up to the revision `from`.
+    async fn start(&self, from: u64) -> Result<Position, Status> {
+        let mut complete = self.directory.complete();
+        let known = async {
+            loop {
+                complete.mark_unchanged();
+                if let Some(position) = self.directory.start(from) {
+                    return position;
+                }
+                // Tasks raise the revision, too. The keeper finds out that they have changed nothing here.
+                let mut applied = self.observer.revisions();
+                // The sender lives in the observer, which `self` holds, so an error is impossible.
+                let _ = applied.wait_for(|applied| *applied >= from.max(1)).await;
+                self.observer.directory.wake();
+                let _ = complete.changed().await;
+            }
+        };
+        match timeout(START_WITHIN, known).await {
+            Ok(position) => Ok(position),
+            Err(_) if *self.directory.complete().borrow() > 0 => Ok(self.directory.everything()),
+            Err(_) => Err(Status::unavailable(format!(
+                "this coordinator has not learned anything of its fleet for {START_WITHIN:?}; try another one"
+            ))),
+        }
+    }
+}
