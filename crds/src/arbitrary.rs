@@ -111,12 +111,15 @@ fn pool(most_agents: u32) -> impl Strategy<Value = Value> {
         maybe(within(settings::SLOTS.least, limits::MAX_SLOTS)),
     );
     let pods = (container(), template(), maybe(ports()));
-    (role, specializations(), agents, executor(), pods).prop_map(|(role, skills, agents, executor, pods)| {
+    let work = (executor(), maybe(messages()));
+    (role, specializations(), agents, work, pods).prop_map(|(role, skills, agents, (executor, messages), pods)| {
         let (replicas, standby, slots) = agents;
         let (container, template, ports) = pods;
         // Do not waste many cases on combinations that the schema or the operator refuses.
         let role = if role == "Specialist" && skills.is_empty() { "Worker" } else { role };
-        let container = if executor.get("worker").is_some() && container == NOTHING { image() } else { container };
+        let is_worker = executor.get("worker").is_some();
+        let messages = if messages.get("worker").is_some() && !is_worker { json!({"inbox": {}}) } else { messages };
+        let container = if is_worker && container == NOTHING { image() } else { container };
         object([
             ("role", json!(role)),
             ("specializations", json!(skills)),
@@ -124,6 +127,7 @@ fn pool(most_agents: u32) -> impl Strategy<Value = Value> {
             ("standby", standby),
             ("slots", slots),
             ("executor", executor),
+            ("messages", messages),
             ("container", container),
             ("template", template),
             ("agentPorts", ports),
@@ -148,18 +152,28 @@ fn numbered(most: usize) -> impl Strategy<Value = std::collections::BTreeSet<Str
     Just((0..most).map(|index| format!("skill_{index}")).collect())
 }
 
-fn executor() -> impl Strategy<Value = Value> {
-    let argv = (matching("[!-~]{1,12}"), vec(odd_text(), 0..4)).prop_map(|(program, mut words)| {
+fn command() -> impl Strategy<Value = Value> {
+    (matching("[!-~]{1,12}"), vec(odd_text(), 0..4)).prop_map(|(program, mut words)| {
         words.insert(0, program);
         json!({"command": {"argv": words}})
-    });
-    prop_oneof![2 => argv, 2 => http(), 1 => Just(json!({"worker": {}})), 1 => Just(json!({"echo": {}}))]
+    })
+}
+
+fn messages() -> impl Strategy<Value = Value> {
+    let http = url().prop_map(|url| json!({"http": {"url": url}}));
+    prop_oneof![2 => command(), 2 => http, 1 => Just(json!({"worker": {}})), 1 => Just(json!({"inbox": {}}))]
+}
+
+fn executor() -> impl Strategy<Value = Value> {
+    prop_oneof![2 => command(), 2 => http(), 1 => Just(json!({"worker": {}})), 1 => Just(json!({"echo": {}}))]
+}
+
+fn url() -> impl Strategy<Value = String> {
+    let url = (maybe(matching("[a-z$]{1,9}:[a-z$%]{1,9}@")), matching("[a-z]{1,9}"), matching("/[!-\"$-;=?-~]{0,20}"));
+    url.prop_map(|(user, host, path)| format!("http://{}{host}:9000{path}", user.as_str().unwrap_or_default()))
 }
 
 fn http() -> impl Strategy<Value = Value> {
-    let url = (maybe(matching("[a-z$]{1,9}:[a-z$%]{1,9}@")), matching("[a-z]{1,9}"), matching("/[!-\"$-;=?-~]{0,20}"));
-    let url =
-        url.prop_map(|(user, host, path)| format!("http://{}{host}:9000{path}", user.as_str().unwrap_or_default()));
     let value = matching("[ -~äß漢$]{0,20}");
     let from = (maybe(matching("[ -~]{0,10}")), matching("[a-z]{1,9}"), matching("[a-z]{1,9}"));
     let from = from.prop_map(|(prefix, name, key)| {
@@ -174,7 +188,7 @@ fn http() -> impl Strategy<Value = Value> {
         json!(named.collect::<Vec<_>>())
     });
     let path = maybe(matching("/[a-z$]{0,12}"));
-    (url, path, headers)
+    (url(), path, headers)
         .prop_map(|(url, path, headers)| json!({"http": object([("url", json!(url)), ("healthPath", path), ("headers", headers)])}))
 }
 

@@ -16,6 +16,7 @@ mod embedded;
 mod identity;
 pub mod limits;
 mod manifest;
+mod messages;
 mod pool;
 mod recovery;
 mod reference;
@@ -33,6 +34,7 @@ pub use identity::{AuthorityReference, Enrolment, Identity, Transport};
 pub use manifest::{
     Ignored, Location, Manifest, ManifestError, Problem, check_update, find_cluster, parse_manifest, parse_manifests,
 };
+pub use messages::{Messages, MessagesHttp};
 pub use pool::{
     AgentPorts, CommandExecutor, Executor, HeaderSource, HttpExecutor, HttpHeader, PodOverrides, Pool, Role, SecretKey,
 };

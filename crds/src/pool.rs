@@ -22,13 +22,15 @@ use crate::{
         MAX_HEADERS, MAX_OBJECT_NAME, MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOL_STANDBY, MAX_PORT,
         MAX_SLOTS, MAX_SPECIALIZATION_NAME, MAX_SPECIALIZATIONS, MAX_URL,
     },
+    messages::Messages,
     rules,
 };
 
 /// A pool of identical agents, with the same role, specializations and executor.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::specialist_has_skill(), validation = rules::resources_in_one_place())]
+#[x_kube(validation = rules::specialist_has_skill(), validation = rules::resources_in_one_place(),
+    validation = rules::handler_fits_executor())]
 pub struct Pool {
     /// Name of the pool, unique within the cluster. Its Deployment is named after it.
     #[schemars(length(min = 1, max = MAX_POOL_NAME))]
@@ -66,6 +68,12 @@ pub struct Pool {
 
     /// How the agents run a task. Set exactly one of command, http, worker and echo.
     pub executor: Executor,
+
+    /// What the agents do with the messages that they receive. Set exactly one of inbox, command, http and worker. If
+    /// not set, the processes that attach with the worker executor get the messages if they handle any; all other
+    /// messages are kept in the inbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub messages: Option<Messages>,
 
     /// The ports that the agent itself uses in its pod, besides those of your container. Change them if they conflict
     /// with yours.
@@ -234,9 +242,9 @@ struct ExecutorFields {
     echo: Option<NoSettings>,
 }
 
-/// An executor without settings, written as `{}`.
+/// A choice without settings, written as `{}`.
 #[derive(KubeSchema, Serialize)]
-struct NoSettings {}
+pub(crate) struct NoSettings {}
 
 /// Runs a program for each task.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -352,11 +360,7 @@ impl Executor {
 
     fn word_problem(&self) -> Option<(String, String)> {
         match self {
-            Self::Command(command) => {
-                let index = command.argv.iter().position(|word| word.contains('\0'))?;
-                let problem = "This has a NUL character, which no program can be given; remove it.";
-                Some((format!("command.argv[{index}]"), problem.into()))
-            }
+            Self::Command(command) => nul_problem(command),
             Self::Http(http) => match (http.target(), &http.health_path) {
                 (Err(error), _) => Some(("http.url".into(), format!("This URL can't be called: {error}."))),
                 (Ok(target), Some(path)) => {
@@ -391,6 +395,13 @@ impl Executor {
             Self::Echo {} => ExecutorSpec::Echo {},
         }
     }
+}
+
+/// Returns the problem of a command with a NUL character: the field, relative to what has `command`, and a sentence.
+pub(crate) fn nul_problem(command: &CommandExecutor) -> Option<(String, String)> {
+    let index = command.argv.iter().position(|word| word.contains('\0'))?;
+    let problem = "This has a NUL character, which no program can be given; remove it.";
+    Some((format!("command.argv[{index}]"), problem.into()))
 }
 
 impl HttpHeader {

@@ -213,6 +213,21 @@ pub(crate) fn one_executor() -> Rule {
     rule(format!("{count} == 1"), "An executor must set exactly one of command, http, worker and echo.")
 }
 
+pub(crate) fn one_handler() -> Rule {
+    let set = |name: &str| format!("(has(self.{name}) ? 1 : 0)");
+    let count = ["inbox", "command", "http", "worker"].map(set).join(" + ");
+    rule(format!("{count} == 1"), "What is done with messages must set exactly one of inbox, command, http and worker.")
+}
+
+pub(crate) fn handler_fits_executor() -> Rule {
+    rule(
+        "!has(self.messages) || !has(self.messages.worker) || has(self.executor.worker)",
+        "Only with the worker executor can processes attach to the agents and get messages; set executor to worker, or \
+         messages to inbox, command or http.",
+    )
+    .field_path(".messages")
+}
+
 pub(crate) fn argv_names_a_program() -> Rule {
     rule("size(self) == 0 || size(self[0]) > 0", "The first word of argv is the program to run; it must not be empty.")
 }

@@ -69,6 +69,10 @@ pub const TOKEN_AUDIENCE: &str = "robeing";
 pub const DATA_DIRECTORY: &str = robeing_settings::DEFAULT_DATA;
 /// Name of the volume of a coordinator's log, and of its claim template.
 pub const DATA_VOLUME: &str = "data";
+/// Directory of an agent's journal of messages.
+pub const JOURNAL_DIRECTORY: &str = robeing_settings::DEFAULT_DATA;
+/// Name of the volume of an agent's journal of messages; a user's volume is unlikely to have it.
+pub const JOURNAL_VOLUME: &str = "robeing-journal";
 /// The key of the ConfigMap that contains the initial membership.
 pub const INITIAL_COORDINATORS: &str = "initial-coordinators";
 

@@ -1,8 +1,12 @@
 //! Computes the processes of a cluster's fleet, and their command lines. Pure.
 
-use std::{ffi::OsString, fmt, path::Path};
+use std::{
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
 
-use robeing_crds::{Executor, Pool, RobeingClusterSpec, SecretKey};
+use robeing_crds::{Executor, Messages, Pool, RobeingClusterSpec, SecretKey};
 use robeing_settings::{
     AgentConfig, AuthorityConfig, CommandLine, CoordinatorConfig, DEFAULT_WORKER_LISTEN, Enrolment, EnrolmentConfig,
     JoinProof, LogFormat, Process as Settings, ProcessRole, Said, Setting, Startup, TlsMode,
@@ -14,6 +18,9 @@ use super::{DRAIN_TIMEOUT, Secrets, identity};
 /// Settings that a manifest does not contain. They are omitted from command lines, so that the environment can set
 /// them.
 const LEFT_OPEN: [Setting; 4] = [DISCONNECT_GRACE.setting, ELECTION_TIMEOUT, LOG_FORMAT, SNAPSHOT_AFTER.setting];
+
+/// Directory of the agents' own directories. It has a name that no coordinator has.
+const AGENTS: &str = "agents";
 
 /// What kind of process it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,6 +198,11 @@ fn enrolment(tls: TlsMode, data: &Path) -> EnrolmentConfig {
     EnrolmentConfig { trust, proof: JoinProof::None }
 }
 
+/// Returns the directory of an agent's journal of messages, which a process with the same name continues.
+fn agent_folder(data: &Path, name: &str) -> PathBuf {
+    data.join(AGENTS).join(name)
+}
+
 fn agent(pool: &Pool, index: u32, fleet: Members<'_>, attach: Option<&str>) -> Process {
     let Members { name: cluster, coordinators, data, tls } = fleet;
     let name = format!("{}-{index}", pool.name);
@@ -202,6 +214,8 @@ fn agent(pool: &Pool, index: u32, fleet: Members<'_>, attach: Option<&str>) -> P
         slots: pool.slots,
         drain_timeout: DRAIN_TIMEOUT,
         worker_listen: attach.unwrap_or(DEFAULT_WORKER_LISTEN).into(),
+        messages: pool.messages.as_ref().map(Messages::for_agents),
+        data: Some(agent_folder(data, &name)),
         tls,
         enrolment: enrolment(tls, data),
         ..AgentConfig::new(name.clone(), cluster.into(), pool.role.into(), "127.0.0.1:0".into(), coordinators.to_vec())
@@ -287,6 +301,9 @@ spec:
         let [data, ca] = &coordinator.environment[..] else { panic!("two variables: {coordinator:?}") };
         assert_eq!((&*data.name, &*data.value), ("ROBEING_DATA", OsStr::from_bytes(b"/d\xFFta/coordinator-0")));
         assert_eq!((&*ca.name, &*ca.value), ("ROBEING_CA", OsStr::from_bytes(b"/d\xFFta/identity")));
+        let agent = &plan.processes[1];
+        let journal = agent.environment.iter().find(|variable| variable.name == "ROBEING_DATA").expect("it is set");
+        assert_eq!(journal.value, OsStr::from_bytes(b"/d\xFFta/agents/data-0"));
     }
 
     #[test]
@@ -346,6 +363,8 @@ stringData: {token: s3cret}
             slots: pool.slots,
             drain_timeout: DRAIN_TIMEOUT,
             worker_listen: attach.unwrap_or_else(|| DEFAULT_WORKER_LISTEN.into()),
+            messages: pool.messages.as_ref().map(Messages::for_agents),
+            data: Some(data.join("agents").join(&process.name)),
             tls: plan.tls,
             enrolment: enrolment(plan.tls, data),
             ..AgentConfig::new(

@@ -101,6 +101,9 @@ pub const DATA: Setting = Setting::new(
 .unset(DEFAULT_DATA)
 .path();
 
+/// Maximum size of all that an agent writes into its [`DATA`] directory, in bytes: 320 MiB.
+pub const MAX_AGENT_DATA: u64 = 320 << 20;
+
 /// The initial members of the fleet.
 pub const INITIAL_COORDINATORS: Setting = Setting::new(
     For::Coordinators,

@@ -18,7 +18,7 @@ pub use problem::{Location, ManifestError, Problem};
 use serde_json::{Map, Value, json};
 use yaml::Document;
 
-use crate::{API_VERSION, KIND, RobeingCluster, embedded, limits::MAX_PROBLEMS, schema};
+use crate::{API_VERSION, KIND, Messages, RobeingCluster, embedded, limits::MAX_PROBLEMS, schema};
 
 /// The schema that manifests are checked against: the definition's schema plus `apiVersion`, `kind` and the fields of
 /// `metadata`, which the API server knows implicitly.
@@ -131,7 +131,7 @@ fn check_document(document: &Document, report: &mut Report) -> Option<RobeingClu
     }
     match serde_json::from_value(value) {
         Ok(cluster) => {
-            check_executors(&cluster, report);
+            check_pools(&cluster, report);
             Some(cluster)
         }
         Err(error) => {
@@ -141,10 +141,14 @@ fn check_document(document: &Document, report: &mut Report) -> Option<RobeingClu
     }
 }
 
-fn check_executors(cluster: &RobeingCluster, report: &mut Report) {
+/// Reports what agents would refuse but no schema rule can express.
+fn check_pools(cluster: &RobeingCluster, report: &mut Report) {
     for (index, pool) in cluster.spec.pools.iter().enumerate() {
         if let Some((field, sentence)) = pool.executor.problem() {
             report.add(&format!("spec.pools[{index}].executor.{field}"), sentence);
+        }
+        if let Some((field, sentence)) = pool.messages.as_ref().and_then(Messages::problem) {
+            report.add(&format!("spec.pools[{index}].messages.{field}"), sentence);
         }
     }
 }

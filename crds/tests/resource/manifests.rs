@@ -82,8 +82,8 @@ spec:
   coordinators: {replicas: 5, storage: {size: 1.5Gi, storageClassName: fast}, resources: {limits: {cpu: 2}}}
   pools:
   - {name: c, executor: {command: {argv: [/bin/cat]}}, container: {image: x, env: [{name: A, value: b}]}}
-  - {name: h, role: Messenger, executor: {http: {url: "http://127.0.0.1:9000/run"}}, resources: {requests: {memory: 1Gi}}}
-  - {name: w, role: Guardian, executor: {worker: {}}, replicas: 0, slots: 1024}
+  - {name: h, role: Messenger, executor: {http: {url: "http://127.0.0.1:9000/run"}}, messages: {http: {url: "http://127.0.0.1:9000/messages"}}, resources: {requests: {memory: 1Gi}}}
+  - {name: w, role: Guardian, executor: {worker: {}}, messages: {worker: {}}, replicas: 0, slots: 1024}
   - name: e
     role: Specialist
     specializations: [data_processing, nlp-2]

@@ -3,7 +3,7 @@
 //! itself. Pure.
 
 use k8s_openapi::api::core::v1::Container;
-use robeing_crds::{AgentPorts, Executor, Pool};
+use robeing_crds::{AgentPorts, Executor, Messages, Pool};
 use robeing_settings::settings::WORKER_ADDRESS;
 
 use crate::{controller::validate::Work, names};
@@ -18,7 +18,7 @@ pub(crate) fn are_free(pool: &Pool, ports: AgentPorts, work: &Work) -> Result<()
     let taken = |number: u32| what_takes(ports, number, attach);
     let clash = container
         .and_then(|container| of_container(container, &taken))
-        .or_else(|| of_url(&pool.executor, &taken))
+        .or_else(|| of_urls(pool, &taken))
         .or_else(|| of_address(work, ports));
     match clash {
         None => Ok(()),
@@ -63,16 +63,27 @@ fn of_container(container: &Container, taken: &impl Fn(u32) -> Option<&'static s
     None
 }
 
-/// Returns a message if the agent would post tasks to itself.
-fn of_url(executor: &Executor, taken: &impl Fn(u32) -> Option<&'static str>) -> Option<String> {
-    let Executor::Http(http) = executor else { return None };
-    let (host, port) = http.target().ok()?.address();
+/// Returns a message if the agent would post tasks or messages to itself.
+fn of_urls(pool: &Pool, taken: &impl Fn(u32) -> Option<&'static str>) -> Option<String> {
+    let tasks = match &pool.executor {
+        Executor::Http(http) => http.target().ok().map(|target| ("executor.http.url", target.address())),
+        _ => None,
+    };
+    let messages = match &pool.messages {
+        Some(Messages::Http(http)) => http.target().ok().map(|target| ("messages.http.url", target.address())),
+        _ => None,
+    };
+    let mut urls = tasks.into_iter().chain(messages);
+    urls.find_map(|(field, (host, port))| of_url(field, &host, port, taken))
+}
+
+fn of_url(field: &str, host: &str, port: u16, taken: &impl Fn(u32) -> Option<&'static str>) -> Option<String> {
     let address = host.parse::<std::net::IpAddr>();
     let local = host == "localhost" || address.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified());
     let own = taken(u32::from(port)).filter(|_| local)?;
     Some(format!(
-        "executor.http.url names port {port} of its own pod, where the agent itself listens; set {own} to another port, \
-         or have your server listen elsewhere."
+        "{field} names port {port} of its own pod, where the agent itself listens; set {own} to another port, or have your \
+         server listen elsewhere."
     ))
 }
 

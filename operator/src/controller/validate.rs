@@ -9,11 +9,11 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 use robeing_crds::{
-    AgentPorts, Enrolment, Executor, ImagePullPolicy, PodOverrides, Pool, Recovery, RobeingCluster, Role, SecretKey,
-    Storage, Weights,
+    AgentPorts, Enrolment, Executor, ImagePullPolicy, Messages, PodOverrides, Pool, Recovery, RobeingCluster, Role,
+    SecretKey, Storage, Weights,
 };
 use robeing_settings::{
-    ExecutorSpec,
+    ExecutorSpec, MessagesSpec,
     settings::{DRAIN_TIMEOUT, WORKER_ADDRESS},
 };
 
@@ -135,6 +135,8 @@ pub struct FleetPool {
     pub work: Work,
     /// The executor, in the form that agents accept.
     pub executor: ExecutorSpec,
+    /// What its agents do with messages, in the form that agents accept; `None`: what they do by default.
+    pub messages: Option<MessagesSpec>,
     /// The environment variables that the executor reads, and the Secret keys that they contain.
     pub secrets: Vec<(String, SecretKey)>,
     /// The resources of the container that tasks run in.
@@ -260,6 +262,9 @@ fn fleet_pool(pool: &Pool, replicas: Option<u32>, image: &str) -> Result<FleetPo
     if let Some((field, problem)) = pool.executor.problem() {
         return Err(("InvalidPool", format!("Pool {:?} is not built: executor.{field}: {problem}", pool.name)));
     }
+    if let Some((field, problem)) = pool.messages.as_ref().and_then(Messages::problem) {
+        return Err(("InvalidPool", format!("Pool {:?} is not built: messages.{field}: {problem}", pool.name)));
+    }
     let work = work(pool, agent_ports)?;
     let template = pool.template.clone().unwrap_or_default();
     volumes_are_free(pool, &template)?;
@@ -283,6 +288,7 @@ fn fleet_pool(pool: &Pool, replicas: Option<u32>, image: &str) -> Result<FleetPo
         metrics_port: number(agent_ports.metrics),
         work,
         executor: pool.executor.for_agents(),
+        messages: pool.messages.as_ref().map(Messages::for_agents),
         secrets: pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect(),
         resources: pool.resources.clone(),
         template,
@@ -368,7 +374,8 @@ fn worker_address(
 }
 
 fn volumes_are_free(pool: &Pool, template: &PodOverrides) -> Result<(), (&'static str, String)> {
-    match taken_volume(template, &[crate::controller::build::AGENT_VOLUME, names::IDENTITY_VOLUME]) {
+    let own = [crate::controller::build::AGENT_VOLUME, names::IDENTITY_VOLUME, names::JOURNAL_VOLUME];
+    match taken_volume(template, &own) {
         None => Ok(()),
         Some(name) => Err((
             "VolumeNameTaken",
@@ -390,7 +397,7 @@ fn mounts_are_free(pool: &Pool, work: &Work, image: &str) -> Result<(), (&'stati
     let Work::InUserContainer(container) = work else { return Ok(()) };
     let is_taken = |path: &str| match path.trim_end_matches('/') {
         names::AGENT_DIRECTORY => is_copied(container, image),
-        path => path == names::IDENTITY_DIRECTORY,
+        path => [names::IDENTITY_DIRECTORY, names::JOURNAL_DIRECTORY].contains(&path),
     };
     let mut mounts = container.volume_mounts.iter().flatten();
     match mounts.find(|mount| is_taken(&mount.mount_path)) {

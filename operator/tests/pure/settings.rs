@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use proptest::prelude::*;
-use robeing_crds::{Executor, HttpExecutor, Pool, RobeingCluster, arbitrary, limits};
+use robeing_crds::{Executor, HttpExecutor, Messages, Pool, RobeingCluster, arbitrary, limits};
 use robeing_operator::{
     controller::{
         build::{self, Desired},
@@ -158,6 +158,8 @@ fn check_pool(pool: &Pool, built: &Built) {
         slots: pool.slots,
         drain_timeout: drain_timeout(pool),
         metrics_listen: Some(format!("0.0.0.0:{}", ports.metrics)),
+        messages: pool.messages.as_ref().map(Messages::for_agents),
+        data: Some(PathBuf::from(names::JOURNAL_DIRECTORY)),
         enrolment: EnrolmentConfig {
             trust: Some(PathBuf::from(names::IDENTITY_DIRECTORY).join("trust.crt")),
             proof: JoinProof::ServiceAccount(PathBuf::from(names::IDENTITY_DIRECTORY).join("token")),

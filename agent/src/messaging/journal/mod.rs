@@ -20,6 +20,7 @@ use std::{io, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use robeing_platform::{AtomicFile, Disk, DiskFile, compute};
+use robeing_settings::settings::MAX_AGENT_DATA;
 use tracing::warn;
 
 pub use self::format::Record;
@@ -30,16 +31,22 @@ use super::memory::{KEPT_REPLIES, KEPT_REPLY, Memory, WINDOW};
 pub const FILE: &str = "messages.journal";
 /// The file is rewritten when it is larger than this, in bytes, and twice as large as after the last rewriting: 4 MiB.
 pub const REWRITE_AT: u64 = 4 << 20;
-/// A file larger than this was not written by a journal, and is replaced by an empty one: 128 MiB.
-pub const MAX_FILE: u64 = 128 << 20;
+/// A file larger than this was not written by a journal, and is replaced by an empty one: 192 MiB.
+pub const MAX_FILE: u64 = 192 << 20;
 /// Maximum number of records that are written together.
 pub const MAX_GROUP: usize = 1_024;
 /// The size from which a frame gets no further record, in bytes: 1 MiB.
 const PIECE: usize = 1 << 20;
 const _: () = assert!(PIECE + 2 * KEPT_REPLY <= MAX_BODY);
 
-// Everything that is remembered fits a file that is read back.
-const _: () = assert!((WINDOW * 800 + KEPT_REPLIES) as u64 * 2 < MAX_FILE);
+/// The size of all that is remembered, in bytes, and of the records that are written together, each with the longest
+/// name and reason, and frames around them.
+const REMEMBERED: u64 = (WINDOW * 800 + KEPT_REPLIES) as u64;
+const GROUP: u64 = (MAX_GROUP * (KEPT_REPLY + 800)) as u64;
+// A file that is due to be rewritten is read back, also if one more group was written to it.
+const _: () = assert!(2 * REMEMBERED + GROUP < MAX_FILE);
+// The file and the one that replaces it fit the folder.
+const _: () = assert!(MAX_FILE + REMEMBERED < MAX_AGENT_DATA);
 
 /// Why a journal can't be opened.
 #[derive(Debug, thiserror::Error)]

@@ -6,6 +6,7 @@ mod access;
 mod coordinators;
 mod defaults;
 mod identity;
+mod journal;
 mod pod;
 mod pool;
 mod pull;

@@ -20,7 +20,7 @@ use robeing_settings::{
 };
 
 use super::{
-    identity, metadata,
+    identity, journal, metadata,
     pod::{self, AGENT_VOLUME, add_env, env, env_as_is, env_from_secret},
     pull,
 };
@@ -37,13 +37,14 @@ const UNREACHABLE_SECONDS: i64 = 30;
 const BESIDE_MEMORY: u32 = 256;
 const BESIDE_MEMORY_OF_SLOT: u32 = 4;
 /// The environment variables that define an agent of its pool; a template can't change them.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 11] = [
     settings::ROLE.variable(),
     settings::CLUSTER_ID.variable(),
     settings::NAME.variable(),
     settings::POOL.variable(),
     settings::LISTEN.variable(),
     settings::METRICS_LISTEN.variable(),
+    settings::DATA.variable(),
     settings::TLS.variable(),
     settings::TRUST.variable(),
     settings::SERVICE_ACCOUNT_TOKEN.variable(),
@@ -95,6 +96,7 @@ fn template(fleet: &ValidatedCluster, pool: &FleetPool) -> PodTemplateSpec {
         volumes.push(Volume { name: AGENT_VOLUME.into(), empty_dir: Some(empty), ..Volume::default() });
     }
     volumes.extend(identity::agent_volumes(fleet, pool));
+    volumes.extend(journal::volume(fleet));
     let parts = pod::Parts {
         labels: labels(fleet, pool),
         account: validate::service_account(fleet, pool),
@@ -171,6 +173,7 @@ fn agent(fleet: &ValidatedCluster, pool: &FleetPool, ours: bool) -> Container {
         ..Container::default()
     };
     identity::mount_agent(fleet, &mut container);
+    journal::mount(fleet, &mut container);
     pod::observed(&mut container, ports(pool));
     container
 }
@@ -194,6 +197,7 @@ fn entrypoint(fleet: &ValidatedCluster, pool: &FleetPool, given: &Container, own
     container.env = Some(environment(fleet, pool));
     add_env(&mut container, &own, &FIXED);
     identity::mount_agent(fleet, &mut container);
+    journal::mount(fleet, &mut container);
     pod::observed(&mut container, ports(pool));
     container
 }
@@ -271,6 +275,8 @@ fn environment(fleet: &ValidatedCluster, pool: &FleetPool) -> Vec<EnvVar> {
         env(&settings::DRAIN_TIMEOUT, text::seconds(pool.drain_timeout.max(Duration::from_secs(1)))),
         env_as_is(&settings::EXECUTOR, &pool.executor.to_json()),
     ]);
+    environment.extend(pool.messages.as_ref().map(|messages| env_as_is(&settings::MESSAGES, &messages.to_json())));
+    environment.extend(journal::environment(fleet));
     if !pool.specializations.is_empty() {
         environment.push(env(&settings::SPECIALIZATIONS, text::list(&pool.specializations)));
     }

@@ -5,6 +5,7 @@
 //! and document it in the changelog.
 
 mod identity;
+mod messages;
 mod users;
 
 use kube::ResourceExt;

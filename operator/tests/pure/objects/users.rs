@@ -60,6 +60,9 @@ fn a_port_that_both_would_take_is_refused_with_what_to_do() {
     let url = |url: &str| {
         web(|pool| pool.executor = serde_json::from_value(serde_json::json!({"http": {"url": url}})).expect("one"))
     };
+    let messages = |url: &str| {
+        web(|pool| pool.messages = serde_json::from_value(serde_json::json!({"http": {"url": url}})).expect("one"))
+    };
     let attach = |address: &str| {
         let mut cluster = cluster(FULL);
         let moved = cluster.spec.pools.iter_mut().find(|pool| pool.name == "moved").expect("a pool");
@@ -74,6 +77,8 @@ fn a_port_that_both_would_take_is_refused_with_what_to_do() {
         (url("http://127.0.0.1:17080/run"), "web", "set agentPorts.grpc"),
         (url("http://localhost:17090"), "web", "set agentPorts.metrics"),
         (url("http://[::1]:17080/"), "web", "set agentPorts.grpc"),
+        (messages("http://127.0.0.1:17080/messages"), "web", "messages.http.url names port 17080"),
+        (messages("http://localhost:17090"), "web", "set agentPorts.metrics"),
         (attach("127.0.0.1:17080"), "moved", "set agentPorts.grpc"),
     ] {
         let fleet = fleet(&cluster);
@@ -86,7 +91,13 @@ fn a_port_that_both_would_take_is_refused_with_what_to_do() {
     let refused = fleet_of_unfit.refused.iter().find(|refused| refused.name == "web").expect("it is refused");
     assert_eq!(refused.reason, "InvalidPool");
     assert!(refused.message.contains("executor.http.url: This URL can't be called: it has"), "{}", refused.message);
-    for taken in [url("http://example.com:17080/run"), listing(serde_json::json!([{"containerPort": 17081}]))] {
+    let fleet_of_unfit = fleet(&messages("http://a\\b"));
+    let refused = fleet_of_unfit.refused.iter().find(|refused| refused.name == "web").expect("it is refused");
+    assert!(refused.message.contains("messages.http.url: This URL can't be called: it has"), "{}", refused.message);
+    let elsewhere = messages("http://example.com:17080/run");
+    for taken in
+        [url("http://example.com:17080/run"), elsewhere, listing(serde_json::json!([{"containerPort": 17081}]))]
+    {
         assert_eq!(fleet(&taken).refused.len(), 1, "nothing of its own pod is there");
     }
     let mut moved = listing(serde_json::json!([{"containerPort": 17080}]));
@@ -153,7 +164,8 @@ fn what_a_choice_leaves_behind_is_the_operators_own() {
     let env = beside["env"].as_array().expect("an environment");
     assert!(env.iter().any(|variable| variable["valueFrom"]["fieldRef"]["apiVersion"] == "v1"), "{env:?}");
     let volumes = spec["volumes"].as_array().into_iter().flatten();
-    let volumes: Vec<&Value> = volumes.filter(|volume| volume["name"] != "robeing-identity").collect();
+    let own = [&Value::from("robeing-identity"), &Value::from("robeing-journal")];
+    let volumes: Vec<&Value> = volumes.filter(|volume| !own.contains(&&volume["name"])).collect();
     assert_eq!(
         (&volumes[0]["configMap"]["defaultMode"], &volumes[1]["secret"]["defaultMode"]),
         (&420.into(), &420.into())
@@ -290,6 +302,11 @@ fn a_mount_where_the_agents_program_is_put_is_refused() {
         container.volume_mounts.as_mut().expect("mounts")[0].mount_path = path.into();
         refusal(&cluster, "data")
     };
+    for path in ["/var/lib/robeing", "/var/lib/robeing/"] {
+        let refused = ["debian:12", "registry.example/robeing:1.2.3"].map(|image| mounting(path, image));
+        assert!(refused.iter().flatten().all(|(reason, _)| *reason == "MountPathTaken"), "{refused:?}");
+        assert!(refused.iter().all(Option::is_some), "the journal is there in any image: {refused:?}");
+    }
     for path in ["/opt/robeing", "/opt/robeing/"] {
         let (reason, message) = mounting(path, "debian:12").expect("it is refused");
         assert_eq!(reason, "MountPathTaken");
