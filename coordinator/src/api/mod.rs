@@ -5,6 +5,8 @@ pub mod convert;
 pub mod errors;
 pub mod fleet;
 pub mod guards;
+pub mod mailbox;
+pub mod messages;
 pub mod raft;
 pub mod session;
 pub mod submissions;

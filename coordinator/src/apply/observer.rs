@@ -15,6 +15,7 @@ use tracing::info;
 use crate::{
     apply::result_stream::{Letter, ResultStream},
     leader::{recoveries::Recoveries, sessions::SessionTable},
+    mail::{mailboxes::Mailboxes, waiters::LetterWaiters},
     raft::{Observer, Told},
 };
 
@@ -33,6 +34,10 @@ pub struct ApplyObserver {
     pub sessions: SessionTable,
     /// Measures how long recoveries take.
     pub recoveries: Recoveries,
+    /// Those who wait for the outcomes of letters.
+    pub letters: Arc<LetterWaiters>,
+    /// The mailboxes that agents have opened here.
+    pub mailboxes: Mailboxes,
     /// Wakes the timers: something may be due earlier than before.
     pub timers: Notify,
 }
@@ -47,6 +52,8 @@ impl ApplyObserver {
             waiters: Mutex::default(),
             sessions,
             recoveries: Recoveries::default(),
+            letters: Arc::default(),
+            mailboxes: Mailboxes::default(),
             timers: Notify::new(),
         }
     }
@@ -121,7 +128,7 @@ impl ApplyObserver {
         Some(Letter::Finished(task, fleet.now()))
     }
 
-    fn carry_out(&self, Told { effect, task, agent, now }: Told) {
+    fn carry_out(&self, Told { effect, task, agent, letter, now }: Told) {
         let name = || agent.as_ref().map(|agent| agent.name.to_string()).unwrap_or_default();
         match effect {
             Effect::Assign { agent, session, task, attempt } => self.sessions.assign(agent, session, (task, attempt)),
@@ -137,7 +144,15 @@ impl ApplyObserver {
             }
             Effect::StandbyActivated { .. } => info!(agent = name(), "a standby agent was activated"),
             Effect::Recovery { agent: id, step } => self.recoveries.done(id, &name(), &step),
-            Effect::TrustChanged | Effect::Mail { .. } | Effect::LetterSettled { .. } => {}
+            Effect::Barred { agent } => self.mailboxes.wake(&agent),
+            Effect::Mail { receiver, .. } => self.mailboxes.wake(&receiver),
+            Effect::LetterSettled { .. } => {
+                if let Some(letter) = letter {
+                    self.letters.settled(&letter);
+                    self.mailboxes.wake(&letter.receiver);
+                }
+            }
+            Effect::TrustChanged => {}
         }
     }
 }
@@ -157,6 +172,7 @@ impl Observer for ApplyObserver {
 
     fn installed(&self, revision: u64) {
         self.installs.send_modify(|installs| *installs += 1);
+        self.mailboxes.wake_all();
         self.revision.send_replace(revision);
         self.timers.notify_one();
     }

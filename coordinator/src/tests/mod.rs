@@ -6,6 +6,7 @@ mod bootstrap;
 mod enrolment;
 mod failure_detector;
 mod fleet;
+mod mail;
 mod member;
 mod membership_change;
 #[cfg(debug_assertions)]

@@ -3,10 +3,11 @@
 //! Each other agent with which there is something to exchange has a link, whose task owns the stream ([`link`]). A
 //! dispatcher hands what arrives to the handler ([`dispatch`]). All of them share the links, the inbox and who waits for
 //! what ([`shared`]). A lock is held for the time of a look-up. Two are held at once only in these orders: links before
-//! link, and own messages before inbox.
+//! link, own messages before inbox, and letters before inbox.
 
 mod connect;
 mod dispatch;
+mod letters;
 mod link;
 mod metrics;
 mod relay;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::shared::{Parts, Shared};
 pub use self::{
     connect::{Connect, HELLO_WITHIN, OUTGOING_FRAMES, Peer, Plaintext},
+    letters::MAX_LETTERS,
     link::{IDLE_AFTER, LINGER},
     metrics::MessagingMetrics,
     service::{Authentication, Service},
