@@ -18,7 +18,7 @@ use robeing_proto::{
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     api::convert,
@@ -307,5 +307,5 @@ impl Attending {
 /// Returns whether a mailbox ended because the agent has opened another one.
 #[cfg(test)]
 pub fn is_replaced(status: &Status) -> bool {
-    status.code() == Code::Aborted
+    status.code() == tonic::Code::Aborted
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     MailError,
-    address::{Address, Nobody, Resolver},
+    address::{Nobody, Resolver},
     draft::Draft,
     waiters::{MAX_WAITED, Waiting},
 };

@@ -16,7 +16,7 @@ use robeing_proto::{
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, transport::Channel};
 
 use crate::{
     mail::MailError,
@@ -84,12 +84,12 @@ impl TestMailbox {
     pub async fn open(fleet: &TestFleet, at: usize, agent: &str) -> Self {
         let network = HostNetwork::new(fleet.network.clone(), CancellationToken::new());
         let transport = Transport::new(Arc::new(network));
-        Self::open_over(&transport, at, agent).await.expect("it is served")
+        let channel = transport.channel(&address(at)).expect("it is an address");
+        Self::open_over(channel, agent).await.expect("it is served")
     }
 
-    /// Same as [`TestMailbox::open`], over this transport.
-    pub async fn open_over(transport: &Transport, at: usize, agent: &str) -> Result<Self, Status> {
-        let channel = transport.channel(&address(at)).expect("it is an address");
+    /// Same as [`TestMailbox::open`], over this channel.
+    pub async fn open_over(channel: Channel, agent: &str) -> Result<Self, Status> {
         let (sender, messages) = mpsc::channel(8);
         let open = MailboxOpen { cluster_id: CLUSTER.into(), agent: agent.into() };
         let first = FromMailbox { message: Some(FromAgent::Open(open)) };
