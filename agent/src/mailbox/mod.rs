@@ -17,6 +17,8 @@ mod driver;
 pub mod held;
 pub mod port;
 pub mod sending;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     driver::{Deps, run},
