@@ -27,7 +27,9 @@ pub enum NotSent {
     #[error("the coordinators refuse the message: {0}")]
     Refused(String),
     /// No coordinator has confirmed it in time. It may be kept nevertheless; sent again with its id, it is handled once.
-    #[error("no coordinator has confirmed the message {id} within {SEND_WITHIN:?} ({problem}); send it again with its id")]
+    #[error(
+        "no coordinator has confirmed the message {id} within {SEND_WITHIN:?} ({problem}); send it again with its id"
+    )]
     Unconfirmed {
         /// The id of the message.
         id: PacketId,
@@ -123,4 +125,3 @@ fn may_be_repeated(status: &Status) -> bool {
         _ => false,
     }
 }
-

@@ -14,7 +14,8 @@ use robeing_platform::{Platform, simulated::MemoryNetwork};
 use robeing_proto::{
     budget::MAX_UNANSWERED_LETTERS,
     internal::v1::{
-        FromMailbox, InboxQuery, Letter, LetterAnswer, Letters, ToMailbox, from_mailbox::Message as FromAgent,
+        FromMailbox, InboxQuery, Letter, LetterAnswer, Letters, ToMailbox,
+        from_mailbox::Message as FromAgent,
         mailbox_server::{Mailbox, MailboxServer},
         to_mailbox::Message as ToAgent,
     },
@@ -133,7 +134,10 @@ impl Mailbox for Played {
 
 #[tonic::async_trait]
 impl Messages for Played {
-    async fn send_message(&self, request: Request<SendMessageRequest>) -> Result<Response<SendMessageResponse>, Status> {
+    async fn send_message(
+        &self,
+        request: Request<SendMessageRequest>,
+    ) -> Result<Response<SendMessageResponse>, Status> {
         let _ = self.sent.send(request.into_inner());
         let answer = self.answers.lock().unwrap().pop();
         let answer = answer.unwrap_or_else(|| Err(Status::unavailable("nothing is prepared")));

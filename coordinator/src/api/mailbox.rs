@@ -85,10 +85,7 @@ impl internal::mailbox_server::Mailbox for MailboxService {
         Ok(Response::new(ReceiverStream::new(receiver).boxed()))
     }
 
-    async fn read_inbox_here(
-        &self,
-        request: Request<ReadInboxRequest>,
-    ) -> Result<Response<ReadInboxResponse>, Status> {
+    async fn read_inbox_here(&self, request: Request<ReadInboxRequest>) -> Result<Response<ReadInboxResponse>, Status> {
         match self.inboxes.read_here(request.into_inner()).await {
             Ok(page) => Ok(Response::new(page)),
             Err(MailError::NoMailbox(agent)) => {
@@ -102,12 +99,7 @@ impl internal::mailbox_server::Mailbox for MailboxService {
 }
 
 impl MailboxService {
-    async fn serve(
-        self,
-        caller: &Caller,
-        mut inbound: Streaming<FromMailbox>,
-        sender: &Replies,
-    ) -> Result<(), Status> {
+    async fn serve(self, caller: &Caller, mut inbound: Streaming<FromMailbox>, sender: &Replies) -> Result<(), Status> {
         let first = tokio::time::timeout(OPEN_WITHIN, inbound.next()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("the mailbox was not named in time"))?;
         let open = match first.transpose()?.and_then(|first| first.message) {
@@ -116,7 +108,9 @@ impl MailboxService {
         };
         self.check(caller, &open).await?;
         let attended = self.observer.mailboxes.open(&open.agent).ok_or_else(|| {
-            Status::resource_exhausted(format!("{MAX_MAILBOXES} mailboxes are open here, the most; use another coordinator"))
+            Status::resource_exhausted(format!(
+                "{MAX_MAILBOXES} mailboxes are open here, the most; use another coordinator"
+            ))
         })?;
         Attending::new(self, attended).run(inbound, sender).await
     }
@@ -189,7 +183,6 @@ impl Attending {
         self.check_not_barred()?;
         loop {
             tokio::select! {
-                biased;
                 () = mailbox.replaced.cancelled() => {
                     return Err(Status::aborted(format!("the agent {} has opened its mailbox anew", mailbox.agent)));
                 }
@@ -225,7 +218,9 @@ impl Attending {
         let agent = &self.attended.mailbox.agent;
         match self.service.state.look(|fleet| fleet.bar_of(agent).cloned()) {
             None => Ok(()),
-            Some(bar) => Err(Status::permission_denied(format!("the agent {agent} was {}: {}", bar.kind.past(), bar.reason))),
+            Some(bar) => {
+                Err(Status::permission_denied(format!("the agent {agent} was {}: {}", bar.kind.past(), bar.reason)))
+            }
         }
     }
 
@@ -233,7 +228,8 @@ impl Attending {
     fn ask(&mut self, InboxCall { request, answer }: InboxCall) {
         self.asked.retain(|_, waiting| !waiting.is_closed());
         if self.asked.len() >= MAX_INBOX_CALLS {
-            let _ = answer.send(Err(format!("{MAX_INBOX_CALLS} calls read the inbox already, the most; try again later")));
+            let _ =
+                answer.send(Err(format!("{MAX_INBOX_CALLS} calls read the inbox already, the most; try again later")));
             return;
         }
         self.asked_last += 1;
@@ -282,7 +278,8 @@ impl Attending {
         let agent = Arc::clone(&self.attended.mailbox.agent);
         let read: Option<Vec<(LetterId, robeing_fleet::LetterAnswer)>> =
             answers.into_iter().map(convert::settle_answer).collect();
-        let mut answers = read.ok_or_else(|| Status::invalid_argument("an answer names no letter: its id must have 16 bytes"))?;
+        let mut answers =
+            read.ok_or_else(|| Status::invalid_argument("an answer names no letter: its id must have 16 bytes"))?;
         self.service.state.look(|fleet| {
             let waits = |id| fleet.letter(id).is_some_and(|letter| letter.is_waiting() && letter.receiver == agent);
             answers.retain(|(id, _)| waits(*id));

@@ -129,7 +129,11 @@ fn reachable(fleet: &Fleet, name: &str, is_durable: bool) -> Result<(), Nobody> 
         Some(agent) if agent.state == AgentState::Lost && !is_durable => away("is not in the fleet now"),
         Some(_) => Ok(()),
         None if fleet.enrolment_of(name).is_some() || bar.is_some() => {
-            if is_durable { Ok(()) } else { away("is not in the fleet now") }
+            if is_durable {
+                Ok(())
+            } else {
+                away("is not in the fleet now")
+            }
         }
         None => {
             let reason = format!("the fleet has no agent {:?}; `robeing agents` lists those it has", excerpt(name));

@@ -56,7 +56,8 @@ impl Draft {
         fresh: impl FnOnce() -> u128,
         sent: u64,
     ) -> Result<Self, BadField> {
-        let v1::SendMessageRequest { id, to, r#type, payload, priority, deadline, durable, broadcast, key_id } = request;
+        let v1::SendMessageRequest { id, to, r#type, payload, priority, deadline, durable, broadcast, key_id } =
+            request;
         let id = if id.is_empty() { LetterId(fresh()) } else { convert::letter_id(&id)? };
         let address = Address::parse(&to).map_err(|problem| convert::bad("to", problem))?;
         check_text("type", &r#type, MAX_TYPE_BYTES)?;
@@ -67,7 +68,8 @@ impl Draft {
         check_addressing(&address, broadcast, !key_id.is_empty())?;
         let most = if key_id.is_empty() { MAX_PAYLOAD_BYTES } else { MAX_LETTER_BYTES };
         if payload.len() > most {
-            let problem = format!("it has {} bytes, the most is {most}; store it elsewhere and send a reference", payload.len());
+            let problem =
+                format!("it has {} bytes, the most is {most}; store it elsewhere and send a reference", payload.len());
             return Err(convert::bad("payload", problem));
         }
         let priority = match u8::try_from(priority) {
@@ -157,7 +159,10 @@ fn ttl(deadline: Option<WireDuration>, is_durable: bool) -> Result<u64, BadField
         if is_durable { (DEFAULT_DURABLE_MS, MAX_LETTER_TTL_MS) } else { (DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS) };
     let ttl = convert::millis("deadline", deadline)?.unwrap_or(default);
     if !(1..=most).contains(&ttl) {
-        return Err(convert::bad("deadline", format!("it is {ttl} ms, must be 1 to {most} ms; a durable message may have 7 days")));
+        return Err(convert::bad(
+            "deadline",
+            format!("it is {ttl} ms, must be 1 to {most} ms; a durable message may have 7 days"),
+        ));
     }
     Ok(ttl)
 }
@@ -189,7 +194,8 @@ mod tests {
     #[test]
     fn every_field_has_its_limit() {
         let text = |len: usize| "x".repeat(len);
-        let millis = |ms: u64| Some(WireDuration { seconds: (ms / 1000) as i64, nanos: (ms % 1000) as i32 * 1_000_000 });
+        let millis =
+            |ms: u64| Some(WireDuration { seconds: (ms / 1000) as i64, nanos: (ms % 1000) as i32 * 1_000_000 });
         type Change<'a> = &'a dyn Fn(&mut v1::SendMessageRequest);
         let good: [Change<'_>; 7] = [
             &|request| request.r#type = text(MAX_TYPE_BYTES),
@@ -212,7 +218,9 @@ mod tests {
             ("type", &|request| request.r#type = RELAY_TYPE.into()),
             ("type", &|request| request.r#type = "a\nb".into()),
             ("payload", &|request| request.payload = vec![0; MAX_PAYLOAD_BYTES + 1].into()),
-            ("payload", &|request| (request.key_id, request.payload) = ("k".into(), vec![0; MAX_LETTER_BYTES + 1].into())),
+            ("payload", &|request| {
+                (request.key_id, request.payload) = ("k".into(), vec![0; MAX_LETTER_BYTES + 1].into())
+            }),
             ("key_id", &|request| request.key_id = text(MAX_KEY_ID_BYTES + 1)),
             ("key_id", &|request| (request.key_id, request.to) = ("k".into(), "role:worker".into())),
             ("priority", &|request| request.priority = 11),

@@ -70,12 +70,8 @@ impl Mailboxes {
     pub fn open(&self, agent: &str) -> Option<Attended> {
         let agent: Arc<str> = agent.into();
         let (calls, receiver) = mpsc::channel(MAX_INBOX_CALLS);
-        let mailbox = OpenMailbox {
-            agent: Arc::clone(&agent),
-            news: Notify::new(),
-            replaced: CancellationToken::new(),
-            calls,
-        };
+        let mailbox =
+            OpenMailbox { agent: Arc::clone(&agent), news: Notify::new(), replaced: CancellationToken::new(), calls };
         let mailbox = Arc::new(mailbox);
         let mut open = lock(&self.open);
         if open.len() >= MAX_MAILBOXES && !open.contains_key(&agent) {

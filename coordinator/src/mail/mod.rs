@@ -23,9 +23,9 @@ pub mod sending;
 pub mod waiters;
 pub mod window;
 
+use ring::digest::{SHA256, digest};
 use robeing_fleet::{Refusal, limits::MAX_NAME_BYTES};
 use robeing_net::gate::Caller;
-use ring::digest::{SHA256, digest};
 
 use crate::{api::convert::BadField, propose::ProposeError};
 
@@ -54,6 +54,12 @@ pub enum MailError {
     #[error("calls wait here for the outcomes of {most} messages, the most; send again later, or durably")]
     TooManyWaiting {
         /// The limit.
+        most: usize,
+    },
+    /// Too many bytes are being posted here.
+    #[error("messages of {most} bytes are being posted here, the most; send again later, or at another coordinator")]
+    TooMuchAtOnce {
+        /// The limit, bytes.
         most: usize,
     },
     /// No message of this id is known.

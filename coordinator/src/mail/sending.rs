@@ -12,7 +12,10 @@ use robeing_proto::{
     budget::MESSAGE_BUDGET_BYTES,
     v1::{self, MessageCode, MessageStatus},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout_at},
+};
 
 use super::{
     MailError,
@@ -35,10 +38,32 @@ pub const GRACE: Duration = Duration::from_secs(2);
 pub const MAX_WAIT: Duration = Duration::from_secs(600);
 /// Maximum number of letters of a broadcast that are built and proposed at once.
 const MAX_POSTED: usize = 256;
+/// Maximum bytes of messages that are being posted at one coordinator: 64 MiB.
+pub const MAX_POSTING_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes that a letter counts for besides its payload.
 const LETTER_BYTES: usize = 1024;
 /// Maximum number of letters that are read from the state at once.
 const MAX_LOOKED_AT: usize = 1_000;
+
+/// The bytes of messages that are being posted at one coordinator.
+pub struct PostRoom(Semaphore);
+
+impl Default for PostRoom {
+    fn default() -> Self {
+        Self(Semaphore::new(MAX_POSTING_BYTES))
+    }
+}
+
+impl PostRoom {
+    /// Takes room for a message with a payload of this size.
+    ///
+    /// # Errors
+    /// [`MailError::TooMuchAtOnce`] if there is none.
+    fn take(&self, payload: usize) -> Result<SemaphorePermit<'_>, MailError> {
+        let bytes = u32::try_from(payload + LETTER_BYTES).unwrap_or(u32::MAX);
+        self.0.try_acquire_many(bytes).map_err(|_| MailError::TooMuchAtOnce { most: MAX_POSTING_BYTES })
+    }
+}
 
 /// Posts messages. Cheap to clone.
 #[derive(Clone)]
@@ -47,6 +72,8 @@ pub struct Sending {
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
     pub rooms: Arc<Rooms>,
+    /// The room for messages that are being posted.
+    pub room: Arc<PostRoom>,
     /// The source of ids, and of the time of sending.
     pub platform: Platform,
 }
@@ -64,6 +91,7 @@ impl Sending {
         let begun = Instant::now();
         let clock = &self.platform.clock;
         let fresh = || uuid_v7(&**clock, &*self.platform.random);
+        let room = self.room.take(request.payload.len())?;
         let mut draft = Draft::check(request, sender, fresh, clock.unix_millis())?;
         let receivers = match self.receivers(&draft, sender).await? {
             Ok(receivers) => receivers,
@@ -76,6 +104,7 @@ impl Sending {
         let waiting = self.wait_for(ids.iter().copied().collect())?;
         self.post(&draft, &receivers, &mut letters).await?;
         draft.drop_payload();
+        drop(room);
         if draft.is_durable {
             self.note_known(&waiting);
             self.take_outcomes(&waiting, &mut letters, begun).await;
@@ -260,5 +289,20 @@ fn note_refused(letters: &mut Letters, id: LetterId, refusal: Refusal) -> Result
             Ok(())
         }
         _ => Err(MailError::Refused(refusal)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_bytes_are_posted_at_once_and_one_more_message_is_refused() {
+        let room = PostRoom::default();
+        let half = MAX_POSTING_BYTES / 2 - LETTER_BYTES;
+        let taken = (room.take(half).expect("there is room"), room.take(half).expect("there is room"));
+        assert_eq!(room.take(0).map(drop), Err(MailError::TooMuchAtOnce { most: MAX_POSTING_BYTES }));
+        drop(taken.0);
+        assert!(room.take(half).is_ok());
     }
 }

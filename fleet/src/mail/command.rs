@@ -115,7 +115,9 @@ impl LetterAnswer {
     pub fn within_limits(mut self) -> Self {
         match &mut self {
             LetterAnswer::Refused { reason } => cut(reason, MAX_LETTER_REASON_BYTES, false),
-            LetterAnswer::Replied { reply } if reply.len() > MAX_LETTER_REPLY_BYTES => return LetterAnswer::ReplyDropped,
+            LetterAnswer::Replied { reply } if reply.len() > MAX_LETTER_REPLY_BYTES => {
+                return LetterAnswer::ReplyDropped;
+            }
             LetterAnswer::Accepted | LetterAnswer::Replied { .. } | LetterAnswer::ReplyDropped => {}
         }
         self

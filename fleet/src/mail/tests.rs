@@ -64,7 +64,8 @@ fn content(letter: &PostLetter) -> Vec<u8> {
 #[test]
 fn other_contents_have_other_digests_and_neither_the_time_of_sending_nor_the_chosen_receiver_is_content() {
     let letter = post(1);
-    let same = PostLetter { id: LetterId(2), sent: 8, ttl: 9, digest: [2; 32], receiver: "c".to_owned(), ..letter.clone() };
+    let same =
+        PostLetter { id: LetterId(2), sent: 8, ttl: 9, digest: [2; 32], receiver: "c".to_owned(), ..letter.clone() };
     assert_eq!(content(&same), content(&letter));
     let others = [
         PostLetter { sender: "ab".to_owned(), receiver: "b".to_owned(), ..letter.clone() },

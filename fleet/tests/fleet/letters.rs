@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    Command, ControlCommand, Effect, FIRST_VERSION, Feature, Fleet, Letter, LetterAnswer, LetterId,
-    LetterOutcome, LetterState, MailCommand, PostLetter, Refusal, Reply, Stamp,
+    Command, ControlCommand, Effect, FIRST_VERSION, Feature, Fleet, Letter, LetterAnswer, LetterId, LetterOutcome,
+    LetterState, MailCommand, PostLetter, Refusal, Reply, Stamp,
     limits::{LETTER_OUTCOME_TTL_MS, MAX_LETTER_TTL_MS},
 };
 

@@ -320,7 +320,9 @@ fn the_oldest_replies_make_room_for_new_ones_and_take_none_from_letters() {
     let counts = trial.fleet.mail_counts();
     assert_eq!(counts.reply_bytes, MAX_REPLIES_BYTES);
     let dropped = |trial: &Trial| {
-        (1..=small as u128 + 2).filter(|id| outcome(trial, *id) == Some(LetterOutcome::ReplyDropped)).collect::<Vec<_>>()
+        (1..=small as u128 + 2)
+            .filter(|id| outcome(trial, *id) == Some(LetterOutcome::ReplyDropped))
+            .collect::<Vec<_>>()
     };
     assert_eq!(dropped(&trial), [0; 0]);
     settle(&mut trial, small as u128 + 1, 1);

@@ -62,7 +62,9 @@ impl Shared {
         let (outcome, awaited) = oneshot::channel();
         let mut letters = self.letters();
         if !letters.has_room() {
-            return Err(Outcome::overloaded(format!("{MAX_LETTERS} letters wait to be handled here; send more slowly")));
+            return Err(Outcome::overloaded(format!(
+                "{MAX_LETTERS} letters wait to be handled here; send more slowly"
+            )));
         }
         letters.seq += 1;
         (packet.seq, packet.requires_ack) = (letters.seq, true);
@@ -74,7 +76,9 @@ impl Shared {
         inbox.disconnect(&peer);
         drop(inbox);
         match received {
-            Err(_) => return Err(Outcome::overloaded("this agent's handler is behind with the messages of the sender")),
+            Err(_) => {
+                return Err(Outcome::overloaded("this agent's handler is behind with the messages of the sender"));
+            }
             Ok(Received::Repeated(outcome)) => return Err(outcome),
             Ok(Received::Queued | Received::Pending) => letters.waiting.entry(key).or_default().push(outcome),
         }

@@ -62,12 +62,8 @@ async fn a_letter_that_hangs_holds_up_its_senders_and_comes_again_after_the_time
     let fleet = Fleet::new();
     let b = fleet.agent("b").await;
     b.handler.set_open(false);
-    let hangs = |id, sender: &str| Packet {
-        kind: "hang".into(),
-        sender: sender.into(),
-        deadline_in_ms: 1_000,
-        ..letter(id)
-    };
+    let hangs =
+        |id, sender: &str| Packet { kind: "hang".into(), sender: sender.into(), deadline_in_ms: 1_000, ..letter(id) };
     let (first, second, other) = (hangs(1, "client:x"), letter(2), Packet { sender: "client:y".into(), ..letter(3) });
     let begun = tokio::time::Instant::now();
     let (first, (second, after), other) = tokio::join!(

@@ -35,11 +35,7 @@ async fn a_broadcast_tells_what_became_of_it_at_each_agent_and_is_handled_once_i
     };
     let (outcomes, ()) = tokio::join!(send(&fleet, leader, broadcast("everyone", 7)), answer);
     let outcomes = outcomes.expect("it is taken");
-    let expected = [
-        ("a", MessageCode::Accepted),
-        ("b", MessageCode::Accepted),
-        ("c", MessageCode::DeadlinePassed),
-    ];
+    let expected = [("a", MessageCode::Accepted), ("b", MessageCode::Accepted), ("c", MessageCode::DeadlinePassed)];
     assert_eq!(codes(&outcomes), expected.into());
     let again = send(&fleet, followers[0], broadcast("everyone", 7)).await.expect("it is taken");
     assert_eq!(codes(&again), expected.into());

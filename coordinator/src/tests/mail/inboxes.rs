@@ -24,7 +24,8 @@ async fn an_inbox_is_read_at_any_coordinator() {
     fleet.until("all know the agent", known).await;
     let mut mailbox = TestMailbox::open(&fleet, fleet.followers(leader)[0], "b").await;
     for at in fleet.running() {
-        let page = ReadInboxResponse { messages: vec![InboxMessage { id: at.to_string(), ..Default::default() }], left: 2 };
+        let page =
+            ReadInboxResponse { messages: vec![InboxMessage { id: at.to_string(), ..Default::default() }], left: 2 };
         let answer = async {
             let query = mailbox.query().await;
             assert_eq!(query.request.map(|request| request.limit), Some(3));

@@ -33,7 +33,11 @@ async fn a_message_is_sent_at_one_coordinator_and_its_receivers_mailbox_is_at_an
             mailbox.answer(LetterAnswer { id: letter.id, reply, ..LetterAnswer::default() }).await;
         };
         let (outcome, ()) = tokio::join!(send_one(&fleet, at, message("role:worker")), receiver);
-        assert_eq!((code(&outcome), outcome.reply.as_deref()), (MessageCode::Accepted, Some(&b"yes"[..])), "{outcome:?}");
+        assert_eq!(
+            (code(&outcome), outcome.reply.as_deref()),
+            (MessageCode::Accepted, Some(&b"yes"[..])),
+            "{outcome:?}"
+        );
         assert_eq!(outcome.agent, "b");
     }
     let refuse = async {
