@@ -1,8 +1,10 @@
-//! The library of Robeing's agents: the session with the leader, the executors, and messages between agents. The binary
+//! The library of Robeing's agents: the session with the leader, the executors, messages between agents, and the mailbox
+//! at the coordinators. The binary
 //! `robeing-agent` runs these, or a coordinator.
 
 pub mod executor;
 pub mod identity;
+pub mod mailbox;
 pub mod messaging;
 pub mod runtime;
 pub mod session;

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, Command, Completion, Failure, FailureKind, Fleet, FleetConfig, Outcome, Reply,
-    Role, SessionId, Stamp, SubmitTask, TaskCommand, TaskId,
+    AgentCommand, AgentId, AgentJoin, Command, Completion, ControlCommand, Failure, FailureKind, Fleet, FleetConfig,
+    Letter, LetterId, LetterOutcome, LetterState, MailCommand, Outcome, PostLetter, Reply, Role, SessionId, Stamp,
+    SubmitTask, TaskCommand, TaskId, known_version,
 };
 
 /// What a worker of this name reports when it joins.
@@ -64,4 +65,41 @@ pub fn wordy_failure() -> Outcome {
         retryable: false,
         retry_after_ms: 0,
     })
+}
+
+/// A letter from `a` to `b` that waits for a minute.
+pub fn post_letter(id: u128) -> PostLetter {
+    PostLetter {
+        id: LetterId(id),
+        sender: "a".to_owned(),
+        receiver: "b".to_owned(),
+        kind: "note".to_owned(),
+        payload: Bytes::from_static(b"hello"),
+        key_id: String::new(),
+        priority: 5,
+        sent: 7,
+        digest: [1; 32],
+        ttl: 60_000,
+        to: "agent:b".to_owned(),
+    }
+}
+
+/// A fleet with these letters.
+pub fn fleet_with_letters(letters: impl IntoIterator<Item = PostLetter>) -> Fleet {
+    let mut fleet = Fleet::new(FleetConfig::default());
+    let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+    assert_eq!(fleet.apply(Stamp::at(1), raise, &mut Vec::new()), Reply::Done);
+    for letter in letters {
+        let reply = fleet.apply(Stamp::at(1), Command::Mail(MailCommand::Post(letter)), &mut Vec::new());
+        assert_eq!(reply, Reply::Posted { existing: false });
+    }
+    fleet
+}
+
+/// A letter with this outcome, or one that waits.
+pub fn letter(id: u128, outcome: Option<LetterOutcome>) -> Letter {
+    let fleet = fleet_with_letters([post_letter(id)]);
+    let letter = fleet.letter(LetterId(id)).expect("it was posted");
+    let state = outcome.map_or(LetterState::Waiting, |outcome| LetterState::Settled { outcome, at: Stamp::at(1) });
+    Letter { state, ..(**letter).clone() }
 }

@@ -20,6 +20,7 @@ mod fixture;
 mod identity;
 mod leader;
 mod lifetime;
+mod mail;
 mod member;
 mod members;
 mod metrics;

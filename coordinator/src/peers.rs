@@ -42,7 +42,8 @@ impl Peers {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn channel(&self, address: &str) -> Option<Channel> {
+    /// Returns the connection to the coordinator at an address; `None` if it is no address.
+    pub fn channel(&self, address: &str) -> Option<Channel> {
         let mut kept = self.kept();
         if let Some(channel) = kept.channels.get(address) {
             return Some(channel.clone());

@@ -90,13 +90,16 @@ pub enum Effect {
         /// The agent's name.
         agent: Arc<str>,
     },
-    /// A letter was posted for an agent that has a session. An agent that joins gets the letters that wait for it by
-    /// [`Fleet::letters_for`](crate::Fleet::letters_for).
+    /// An agent was barred: it was removed or quarantined.
+    Barred {
+        /// The agent's name.
+        agent: Arc<str>,
+    },
+    /// A letter was posted. A coordinator at which its receiver has opened its mailbox sends it there; a mailbox that is
+    /// opened later gets the letters that wait by [`Fleet::letters_for`](crate::Fleet::letters_for).
     Mail {
-        /// The agent that gets the letter.
-        agent: AgentId,
-        /// The agent's session.
-        session: SessionId,
+        /// The name of the agent that gets the letter.
+        receiver: Arc<str>,
         /// The letter.
         id: LetterId,
     },

@@ -134,10 +134,20 @@ pub const MAX_BAR_OVERHEAD: u64 = 2 * 1024;
 pub const MAX_SPENT_PROOF_OVERHEAD: u64 = 64;
 /// Most bytes of a record of the audit log in a snapshot.
 pub const MAX_AUDIT_RECORD_OVERHEAD: u64 = 2 * 1024;
-/// Largest payload of a letter, bytes: 256 KiB.
-pub const MAX_LETTER_BYTES: usize = 256 * 1024;
+/// Largest payload of a letter, bytes: 1 MiB, and room for what sealing it adds.
+pub const MAX_LETTER_BYTES: usize = (1024 + 64) * 1024;
 /// Longest sender of a letter, bytes.
 pub const MAX_SENDER_BYTES: usize = 512;
+/// Longest address of a letter as its sender wrote it, bytes: a kind, a colon and a name.
+pub const MAX_LETTER_ADDRESS_BYTES: usize = MAX_NAME_BYTES + 16;
+/// Longest id of the key that a letter's payload is sealed for, bytes.
+pub const MAX_KEY_ID_BYTES: usize = 64;
+/// Largest reply to a letter, bytes: 1 MiB. A larger one is dropped.
+pub const MAX_LETTER_REPLY_BYTES: usize = 1024 * 1024;
+/// Least number of bytes that a kept reply counts for, so that a large reply makes few small ones drop: 16 KiB.
+pub const LEAST_REPLY_BYTES: usize = 16 * 1024;
+/// Most bytes of kept replies: 32 MiB. Beyond it the oldest are dropped; their letters stay accepted.
+pub const MAX_REPLIES_BYTES: u64 = 32 * 1024 * 1024;
 /// Longest reason why a letter is refused, bytes; a longer one is cut.
 pub const MAX_LETTER_REASON_BYTES: usize = 512;
 /// Longest time that a letter may wait, ms of fleet time: 7 days.
@@ -150,7 +160,7 @@ pub const MAX_WAITING_FOR_ONE: usize = 10_000;
 pub const MAX_WAITING_LETTERS: usize = 100_000;
 /// Most letters, including the settled ones whose outcome is kept.
 pub const MAX_LETTERS: usize = 500_000;
-/// Most bytes of payloads, senders, receivers and types of letters: 64 MiB. Settled letters have no payload.
+/// Most bytes of payloads, senders, addresses, receivers, types and key ids of letters: 64 MiB. Settled letters have no payload.
 pub const MAX_MAIL_BYTES: u64 = 64 * 1024 * 1024;
 /// Most bytes of a letter in a snapshot besides what counts against [`MAX_MAIL_BYTES`].
 pub const MAX_LETTER_OVERHEAD: u64 = 1024;
@@ -162,4 +172,5 @@ pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_SPENT_PROOFS as u64 * MAX_SPENT_PROOF_OVERHEAD
     + MAX_AUDIT_RECORDS as u64 * MAX_AUDIT_RECORD_OVERHEAD
     + MAX_MAIL_BYTES
+    + MAX_REPLIES_BYTES
     + MAX_LETTERS as u64 * MAX_LETTER_OVERHEAD;

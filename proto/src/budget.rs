@@ -10,6 +10,15 @@ pub const MESSAGE_BUDGET_BYTES: usize = 1024 * 1024;
 /// its attempts.
 pub const MAX_ITEM_BYTES: usize = 4 * 1024 * 1024;
 
+/// Maximum number of letters that are sent to the mailbox of an agent and not settled yet.
+pub const MAX_UNANSWERED_LETTERS: usize = 64;
+/// Of [`MAX_UNANSWERED_LETTERS`], and of their bytes, one in this many is kept free for letters of a priority above the
+/// default.
+pub const URGENT_LETTERS_SHARE: usize = 4;
+/// Maximum size of the letters that are sent to the mailbox of an agent and not settled yet, in bytes. A single larger
+/// one is sent alone.
+pub const MAX_UNANSWERED_LETTER_BYTES: usize = 4 * 1024 * 1024;
+
 const _: () = assert!(
     MESSAGE_BUDGET_BYTES + MAX_ITEM_BYTES < MAX_MESSAGE_BYTES / 2,
     "a message filled to its budget, or with one item of the largest size, is far below the transport's limit"

@@ -6,7 +6,7 @@ use robeing_fleet::{Refusal, Reply};
 use robeing_proto::v1;
 use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::{api::convert::BadField, leader::membership_change::ChangeError, propose::ProposeError};
+use crate::{api::convert::BadField, leader::membership_change::ChangeError, mail::MailError, propose::ProposeError};
 
 /// The metadata key that marks the response of a coordinator that does not lead.
 const NOT_LEADER: &str = "robeing-not-leader";
@@ -101,6 +101,25 @@ impl From<ProposeError> for Status {
                 Self::unavailable(message)
             }
             ProposeError::TooLarge { .. } | ProposeError::Busy => Self::resource_exhausted(message),
+        }
+    }
+}
+
+impl From<MailError> for Status {
+    fn from(error: MailError) -> Self {
+        let message = error.to_string();
+        match error {
+            MailError::BadField(error) => error.into(),
+            MailError::Refused(refusal) => refused(&refusal),
+            MailError::Propose(error) => error.into(),
+            MailError::NotReadable(_) | MailError::NoMailbox(_) => Self::unavailable(message),
+            MailError::TooManyTargets { .. } => Self::invalid_argument(message),
+            MailError::TooManyWaiting { .. } | MailError::TooMuchAtOnce { .. } | MailError::InboxBusy { .. } => {
+                Self::resource_exhausted(message)
+            }
+            MailError::UnknownMessage { .. } | MailError::UnknownAgent(_) => Self::not_found(message),
+            MailError::InboxRefused { .. } => Self::failed_precondition(message),
+            MailError::InboxLate(_) => Self::deadline_exceeded(message),
         }
     }
 }

@@ -6,6 +6,8 @@ pub mod directory;
 pub mod errors;
 pub mod fleet;
 pub mod guards;
+pub mod mailbox;
+pub mod messages;
 pub mod raft;
 pub mod session;
 pub mod submissions;

@@ -29,6 +29,7 @@ use crate::{
     },
     apply::observer::ApplyObserver,
     clock::FleetClock,
+    identity::enrolled,
     leader::{
         health::SessionHealth,
         role::{RaftRole, until, until_not_leading},
@@ -114,20 +115,7 @@ impl SessionService {
                 convert::excerpt(&hello.name)
             )));
         }
-        let enrolled = || self.state.look(|fleet| fleet.enrolment_of(&hello.name).cloned());
-        let mut enrolment = enrolled();
-        if enrolment.as_ref().is_some_and(|enrolment| enrolment.key != peer.key) {
-            // The agent may have enrolled with this key a moment ago, which may not be applied here yet.
-            self.state.ready_to_read(0).await?;
-            enrolment = enrolled();
-        }
-        let Some(enrolment) = enrolment else { return Ok(()) };
-        if enrolment.key != peer.key {
-            return Err(Status::permission_denied(format!(
-                "another process has enrolled as the agent {} since this one did; a name belongs to one process at a time",
-                hello.name
-            )));
-        }
+        let Some(enrolment) = enrolled::check(&self.state, peer).await? else { return Ok(()) };
         let pool = enrolment.pool.as_deref().unwrap_or_default();
         if !hello.pool.is_empty() && hello.pool != pool {
             return Err(Status::permission_denied(format!(

@@ -16,6 +16,7 @@ use crate::{
     apply::result_stream::{Letter, ResultStream},
     directory::changed::ChangedAgents,
     leader::{recoveries::Recoveries, sessions::SessionTable},
+    mail::{mailboxes::Mailboxes, waiters::LetterWaiters},
     raft::{Observer, Told},
 };
 
@@ -36,6 +37,10 @@ pub struct ApplyObserver {
     pub directory: ChangedAgents,
     /// Measures how long recoveries take.
     pub recoveries: Recoveries,
+    /// Those who wait for the outcomes of letters.
+    pub letters: Arc<LetterWaiters>,
+    /// The mailboxes that agents have opened here.
+    pub mailboxes: Mailboxes,
     /// Wakes the timers: something may be due earlier than before.
     pub timers: Notify,
 }
@@ -51,6 +56,8 @@ impl ApplyObserver {
             sessions,
             directory: ChangedAgents::default(),
             recoveries: Recoveries::default(),
+            letters: Arc::default(),
+            mailboxes: Mailboxes::default(),
             timers: Notify::new(),
         }
     }
@@ -125,7 +132,7 @@ impl ApplyObserver {
         Some(Letter::Finished(task, fleet.now()))
     }
 
-    fn carry_out(&self, Told { effect, task, agent, now }: Told) {
+    fn carry_out(&self, Told { effect, task, agent, letter, now }: Told) {
         let name = || agent.as_ref().map(|agent| agent.name.to_string()).unwrap_or_default();
         match effect {
             Effect::Assign { agent, session, task, attempt } => self.sessions.assign(agent, session, (task, attempt)),
@@ -142,7 +149,15 @@ impl ApplyObserver {
             Effect::StandbyActivated { .. } => info!(agent = name(), "a standby agent was activated"),
             Effect::Recovery { agent: id, step } => self.recoveries.done(id, &name(), &step),
             Effect::DirectoryChanged { agent } => self.directory.note(agent),
-            Effect::TrustChanged | Effect::Mail { .. } | Effect::LetterSettled { .. } => {}
+            Effect::Barred { agent } => self.mailboxes.wake(&agent),
+            Effect::Mail { receiver, .. } => self.mailboxes.wake(&receiver),
+            Effect::LetterSettled { .. } => {
+                if let Some(letter) = letter {
+                    self.letters.settled(&letter);
+                    self.mailboxes.wake(&letter.receiver);
+                }
+            }
+            Effect::TrustChanged => {}
         }
     }
 }
@@ -163,6 +178,7 @@ impl Observer for ApplyObserver {
     fn installed(&self, revision: u64) {
         self.installs.send_modify(|installs| *installs += 1);
         self.directory.note_everything();
+        self.mailboxes.wake_all();
         self.revision.send_replace(revision);
         self.timers.notify_one();
     }

@@ -3,6 +3,7 @@
 
 mod consensus;
 mod directory;
+mod mail;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,10 +12,10 @@ use robeing_proto::{
     FILE_DESCRIPTOR_SET,
     encoded::directory::directory_server::DirectoryServer,
     internal::v1::{
-        enrolment_server::EnrolmentServer, guards_server::GuardsServer, raft_server::RaftServer,
-        session_server::SessionServer,
+        enrolment_server::EnrolmentServer, guards_server::GuardsServer, mailbox_server::MailboxServer,
+        raft_server::RaftServer, session_server::SessionServer,
     },
-    v1::{admin_server::AdminServer, fleet_server::FleetServer},
+    v1::{admin_server::AdminServer, fleet_server::FleetServer, messages_server::MessagesServer},
 };
 use robeing_settings::CoordinatorConfig;
 use robeing_telemetry::Metrics;
@@ -105,6 +106,7 @@ pub struct Tested {
     pub submissions: Submissions,
     pub watches: Watches,
     pub directory: DirectoryService,
+    pub messages: crate::api::messages::MessagesService,
 }
 
 /// What a coordinator found on its machine before it starts.
@@ -369,8 +371,8 @@ impl Parts {
     #[cfg(test)]
     fn tested(&self, directory: DirectoryService) -> Tested {
         let Self { member, members, standing, state, proposer, change, .. } = self.clone();
-        let (submissions, watches) = (self.submissions(), self.watches());
-        Tested { member, members, standing, state, proposer, change, submissions, watches, directory }
+        let (submissions, watches, messages) = (self.submissions(), self.watches(), self.messages_service());
+        Tested { member, members, standing, state, proposer, change, submissions, watches, directory, messages }
     }
 
     fn fleet_service(&self) -> FleetService {
@@ -472,6 +474,8 @@ impl Parts {
             .add_service(limited!(DirectoryServer::new(directory)))
             .add_service(limited!(SessionServer::new(self.session_service())))
             .add_service(limited!(GuardsServer::new(self.guard_reports())))
+            .add_service(limited!(MessagesServer::new(self.messages_service())))
+            .add_service(limited!(MailboxServer::new(self.mailbox_service())))
             .add_service(limited!(AdminServer::new(self.admin_service(security, metrics))))
             .add_service(limited!(RaftServer::new(self.raft_service(consensus, connections))))
             .add_service(health_service);

@@ -12,7 +12,7 @@ use openraft::{
     vote::RaftLeaderId,
 };
 use robeing_fleet::{
-    Agent, Command, ControlCommand, Effect, Fleet, Progress, Reply, Stamp, Task, Unfinished, decode_command,
+    Agent, Command, ControlCommand, Effect, Fleet, Letter, Progress, Reply, Stamp, Task, Unfinished, decode_command,
     known_version,
     sabotage::{Mistake, planted},
 };
@@ -48,6 +48,8 @@ pub struct Told {
     pub task: Option<Arc<Task>>,
     /// The agent of an effect on an agent's session, as it was right after the effect.
     pub agent: Option<Arc<Agent>>,
+    /// The letter of [`Effect::LetterSettled`], as it was right after the effect.
+    pub letter: Option<Arc<Letter>>,
     /// The time of the effect.
     pub now: Stamp,
 }
@@ -66,10 +68,16 @@ impl Told {
             | Effect::SessionEnded { .. }
             | Effect::TrustChanged
             | Effect::DirectoryChanged { .. }
+            | Effect::Barred { .. }
             | Effect::Mail { .. }
             | Effect::LetterSettled { .. } => (None, None),
         };
-        Self { effect: effect.clone(), task: task.cloned(), agent: agent.cloned(), now: fleet.now() }
+        let letter = match effect {
+            Effect::LetterSettled { id } => fleet.letter(*id),
+            _ => None,
+        };
+        let (task, agent, letter) = (task.cloned(), agent.cloned(), letter.cloned());
+        Self { effect: effect.clone(), task, agent, letter, now: fleet.now() }
     }
 }
 

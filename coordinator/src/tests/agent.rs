@@ -36,9 +36,14 @@ pub struct TestAgent {
 impl TestAgent {
     /// Opens a session with the coordinator `leader`, which leads.
     pub async fn join(fleet: &TestFleet, leader: usize, name: &'static str) -> Self {
-        let network = HostNetwork::new(fleet.network.clone(), CancellationToken::new()).at([10, 0, 2, 1]);
-        let (transport, own) = (Transport::new(Arc::new(network)), "10.0.2.1:7000");
-        let mut listener = transport.bind(own).await.expect("its address is free").into_listener();
+        Self::join_from(fleet, leader, name, 1).await
+    }
+
+    /// Same as [`TestAgent::join`], from the machine with this number.
+    pub async fn join_from(fleet: &TestFleet, leader: usize, name: &'static str, machine: u8) -> Self {
+        let network = HostNetwork::new(fleet.network.clone(), CancellationToken::new()).at([10, 0, 2, machine]);
+        let (transport, own) = (Transport::new(Arc::new(network)), format!("10.0.2.{machine}:7000"));
+        let mut listener = transport.bind(&own).await.expect("its address is free").into_listener();
         let listening = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
         let channel = transport.channel(&address(leader)).expect("it is an address");
         let (sender, messages) = mpsc::channel(1);
@@ -48,7 +53,7 @@ impl TestAgent {
             incarnation: 1,
             role: v1::Role::Worker.into(),
             slots: 1,
-            address: own.into(),
+            address: own,
             ..internal::Hello::default()
         };
         sender.send(message(FromAgent::Hello(hello))).await.expect("there is room");

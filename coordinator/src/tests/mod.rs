@@ -7,6 +7,7 @@ mod directory;
 mod enrolment;
 mod failure_detector;
 mod fleet;
+mod mail;
 mod member;
 mod membership_change;
 #[cfg(debug_assertions)]

@@ -42,7 +42,8 @@ impl Fleet {
             self.forget_enrolment(&agent);
         }
         self.record(&by, action, &agent, AuditOutcome::Done, reason.clone());
-        let (name, at) = (Arc::from(agent.as_str()), self.state.now);
+        let (name, at): (Arc<str>, _) = (agent.as_str().into(), self.state.now);
+        effects.push(Effect::Barred { agent: Arc::clone(&name) });
         let bar = self.state.identity.bars.add(|number| Bar { number, agent: name, kind, at, reason, by });
         self.indexes.identity.add_bar(bar);
         self.next_revision();

@@ -31,7 +31,9 @@ pub(crate) fn check_mail(state: &State) -> Check {
     let most = waiting.values().copied().max().unwrap_or(0);
     ensure(most <= MAX_WAITING_FOR_ONE, || format!("{most} letters wait for one receiver"))?;
     let bytes: u64 = mail.letters.iter().map(|letter| letter.stored_bytes()).sum();
-    ensure(bytes <= MAX_MAIL_BYTES, || format!("{bytes} bytes of letters"))
+    ensure(bytes <= MAX_MAIL_BYTES, || format!("{bytes} bytes of letters"))?;
+    let replies: u64 = mail.letters.iter().filter_map(|letter| Some(letter.kept_reply()?.0)).sum();
+    ensure(replies <= MAX_REPLIES_BYTES, || format!("{replies} bytes of replies to letters"))
 }
 
 fn is_sound(letter: &Letter, now: u64) -> bool {
@@ -40,13 +42,22 @@ fn is_sound(letter: &Letter, now: u64) -> bool {
         LetterState::Settled { outcome, at } => {
             let reason = match outcome {
                 LetterOutcome::Refused { reason } => reason.len(),
-                LetterOutcome::Accepted | LetterOutcome::Expired => 0,
+                _ => 0,
             };
-            letter.payload.is_empty() && at.fleet <= now && reason <= MAX_LETTER_REASON_BYTES
+            let reply = match outcome {
+                LetterOutcome::Replied { reply } => reply.len(),
+                _ => 0,
+            };
+            letter.payload.is_empty()
+                && at.fleet <= now
+                && reason <= MAX_LETTER_REASON_BYTES
+                && reply <= MAX_LETTER_REPLY_BYTES
         }
     };
     state
         && (1..=MAX_SENDER_BYTES).contains(&letter.sender.len())
+        && (1..=MAX_LETTER_ADDRESS_BYTES).contains(&letter.to.len())
+        && letter.key_id.len() <= MAX_KEY_ID_BYTES
         && check_name("receiver", &letter.receiver).is_ok()
         && check_name("kind", &letter.kind).is_ok()
         && (1..=MAX_PRIORITY).contains(&letter.priority)

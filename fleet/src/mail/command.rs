@@ -7,11 +7,12 @@ use bytes::Bytes;
 
 use super::{Letter, LetterOutcome, LetterState};
 use crate::{
-    AgentState, Effect, Fleet, LetterId, Refusal, Reply, UnixMillis,
+    Effect, Fleet, LetterId, Refusal, Reply, UnixMillis,
     config::{check_length, check_name, invalid},
     limits::{
-        MAX_LETTER_BYTES, MAX_LETTER_REASON_BYTES, MAX_LETTER_TTL_MS, MAX_LETTERS, MAX_MAIL_BYTES, MAX_PRIORITY,
-        MAX_SENDER_BYTES, MAX_WAITING_FOR_ONE, MAX_WAITING_LETTERS,
+        MAX_KEY_ID_BYTES, MAX_LETTER_ADDRESS_BYTES, MAX_LETTER_BYTES, MAX_LETTER_REASON_BYTES, MAX_LETTER_REPLY_BYTES,
+        MAX_LETTER_TTL_MS, MAX_LETTERS, MAX_MAIL_BYTES, MAX_PRIORITY, MAX_REPLIES_BYTES, MAX_SENDER_BYTES,
+        MAX_WAITING_FOR_ONE, MAX_WAITING_LETTERS,
     },
     tasks::attempts::cut,
 };
@@ -58,9 +59,10 @@ pub struct PostLetter {
     /// The content; at most [`MAX_LETTER_BYTES`].
     #[bilrost(5)]
     pub payload: Bytes,
-    /// Only the receiver can read the payload.
+    /// The id of the receiver's key that the payload is sealed for; empty if it is not sealed. At most
+    /// [`MAX_KEY_ID_BYTES`].
     #[bilrost(6)]
-    pub sealed: bool,
+    pub key_id: String,
     /// The priority, 1 (last) to 10 (first).
     #[bilrost(tag(7), encoding(varint))]
     pub priority: u8,
@@ -75,13 +77,16 @@ pub struct PostLetter {
     /// How long the letter waits before it expires, ms of fleet time; 1 to [`MAX_LETTER_TTL_MS`].
     #[bilrost(10)]
     pub ttl: u64,
+    /// The address as the sender wrote it, which stood for the receiver; at most [`MAX_LETTER_ADDRESS_BYTES`].
+    #[bilrost(11)]
+    pub to: String,
 }
 
 /// The answer of a letter's receiver.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof, Message)]
 #[bilrost(distinguished)]
 pub enum LetterAnswer {
-    /// The receiver accepts the letter.
+    /// The receiver accepts the letter, without a reply.
     #[bilrost(empty)]
     Accepted,
     /// The receiver refuses the letter.
@@ -91,15 +96,29 @@ pub enum LetterAnswer {
         #[bilrost(1)]
         reason: String,
     },
+    /// The receiver accepts the letter and replies.
+    #[bilrost(tag(2), message)]
+    Replied {
+        /// The reply; dropped if it is larger than [`MAX_LETTER_REPLY_BYTES`].
+        #[bilrost(1)]
+        reply: Bytes,
+    },
+    /// The receiver accepts the letter, and does not have its reply any more, or the reply is too large.
+    #[bilrost(tag(3), message)]
+    ReplyDropped,
 }
 
 impl LetterAnswer {
-    /// Cuts a reason that is too long. Coordinators do this before an answer enters the log, so that what is cut is not
-    /// replicated.
+    /// Cuts a reason that is too long, and drops a reply that is too large. Coordinators do this before an answer enters
+    /// the log, so that what is cut is not replicated.
     #[must_use]
     pub fn within_limits(mut self) -> Self {
-        if let LetterAnswer::Refused { reason } = &mut self {
-            cut(reason, MAX_LETTER_REASON_BYTES, false);
+        match &mut self {
+            LetterAnswer::Refused { reason } => cut(reason, MAX_LETTER_REASON_BYTES, false),
+            LetterAnswer::Replied { reply } if reply.len() > MAX_LETTER_REPLY_BYTES => {
+                return LetterAnswer::ReplyDropped;
+            }
+            LetterAnswer::Accepted | LetterAnswer::Replied { .. } | LetterAnswer::ReplyDropped => {}
         }
         self
     }
@@ -112,6 +131,11 @@ impl PostLetter {
             return Err(invalid("sender", "must not be empty"));
         }
         check_length("sender", &self.sender, MAX_SENDER_BYTES)?;
+        if self.to.is_empty() {
+            return Err(invalid("to", "must not be empty"));
+        }
+        check_length("to", &self.to, MAX_LETTER_ADDRESS_BYTES)?;
+        check_length("key_id", &self.key_id, MAX_KEY_ID_BYTES)?;
         check_name("receiver", &self.receiver)?;
         check_name("kind", &self.kind)?;
         if self.payload.len() > MAX_LETTER_BYTES {
@@ -131,18 +155,21 @@ impl PostLetter {
         Ok(())
     }
 
-    /// Passes to `update` what makes two letters the same: sender, receiver, type, sealing, priority and payload, so
-    /// that no two different contents pass the same bytes. When the letter was sent and how long it waits don't count.
+    /// Passes to `update` what makes two letters the same: sender, address, type, key, priority and payload, so that no
+    /// two different contents pass the same bytes. When the letter was sent, how long it waits and which agent its
+    /// address stood for don't count: a letter that is sent again stays with the receiver of the first time.
     pub fn hash_content(&self, mut update: impl FnMut(&[u8])) {
-        for part in [self.sender.as_bytes(), self.receiver.as_bytes(), self.kind.as_bytes(), &self.payload] {
+        let texts = [&self.sender, &self.to, &self.kind, &self.key_id].map(String::as_bytes);
+        for part in texts.into_iter().chain([&*self.payload]) {
             update(&(part.len() as u64).to_le_bytes());
             update(part);
         }
-        update(&[u8::from(self.sealed), self.priority]);
+        update(&[self.priority]);
     }
 
     fn stored_bytes(&self) -> u64 {
-        (self.payload.len() + self.sender.len() + self.receiver.len() + self.kind.len()) as u64
+        let texts = self.sender.len() + self.to.len() + self.receiver.len() + self.kind.len() + self.key_id.len();
+        (self.payload.len() + texts) as u64
     }
 }
 
@@ -175,25 +202,26 @@ impl Fleet {
             return Reply::Refused(refusal);
         }
         let now = self.state.now;
-        let PostLetter { id, sender, receiver, kind, payload, sealed, priority, sent, digest, ttl } = letter;
+        let PostLetter { id, sender, receiver, kind, payload, key_id, priority, sent, digest, ttl, to } = letter;
+        let receiver: Arc<str> = receiver.into();
         let posted = self.state.mail.letters.add(|seq| Letter {
             seq,
             id,
             sender,
-            receiver: Arc::from(receiver.as_str()),
+            receiver: Arc::clone(&receiver),
             kind,
             payload,
-            sealed,
+            key_id,
             priority,
             sent,
             digest,
             posted: now,
             expires: now.fleet.saturating_add(ttl),
+            to,
             state: LetterState::Waiting,
         });
         self.indexes.enter_letter(posted);
-        let live = self.agent_by_name(&receiver).filter(|agent| agent.state != AgentState::Lost);
-        effects.extend(live.map(|agent| Effect::Mail { agent: agent.id, session: agent.session, id }));
+        effects.push(Effect::Mail { receiver, id });
         Reply::Posted { existing: false }
     }
 
@@ -238,12 +266,34 @@ impl Fleet {
         if let Some(outcome) = letter.outcome() {
             return Reply::Settled(outcome.clone());
         }
+        let seq = letter.seq;
         let outcome = match answer.within_limits() {
             LetterAnswer::Accepted => LetterOutcome::Accepted,
             LetterAnswer::Refused { reason } => LetterOutcome::Refused { reason },
+            LetterAnswer::Replied { reply } => LetterOutcome::Replied { reply },
+            LetterAnswer::ReplyDropped => LetterOutcome::ReplyDropped,
         };
-        self.settle_as(letter.seq, outcome.clone(), effects);
+        self.make_room_for_reply(&outcome);
+        self.settle_as(seq, outcome.clone(), effects);
         Reply::Settled(outcome)
+    }
+
+    /// Drops the oldest replies, as many as it takes to keep this one too. Each counts for at least
+    /// [`LEAST_REPLY_BYTES`](crate::limits::LEAST_REPLY_BYTES), so these are few.
+    fn make_room_for_reply(&mut self, outcome: &LetterOutcome) {
+        let Some(charge) = outcome.reply_charge() else { return };
+        while self.indexes.mail.reply_bytes + charge > MAX_REPLIES_BYTES
+            && let Some((_, seq)) = self.indexes.mail.replies.first().copied()
+        {
+            let indexes = &mut self.indexes;
+            self.state.mail.letters.change(seq, &self.snapshots, |letter| {
+                indexes.leave_letter(letter);
+                if let LetterState::Settled { outcome, .. } = &mut letter.state {
+                    *outcome = LetterOutcome::ReplyDropped;
+                }
+                indexes.enter_letter(letter);
+            });
+        }
     }
 
     /// Settles a letter that waits.

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::{
     FleetMillis, LetterCursor, LetterId, Stamp, UnixMillis,
-    limits::{LETTER_OUTCOME_TTL_MS, MAX_PRIORITY},
+    limits::{LEAST_REPLY_BYTES, LETTER_OUTCOME_TTL_MS, MAX_PRIORITY},
     numbered::Entry,
     snapshot::{Rest, Untaken},
 };
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Debug, Oneof, Message)]
 #[bilrost(distinguished)]
 pub enum LetterOutcome {
-    /// Its receiver accepted it.
+    /// Its receiver accepted it, without a reply.
     #[bilrost(empty)]
     Accepted,
     /// Its receiver refused it.
@@ -39,6 +39,27 @@ pub enum LetterOutcome {
     /// Its receiver did not settle it in time.
     #[bilrost(tag(2), message)]
     Expired,
+    /// Its receiver accepted it and replied.
+    #[bilrost(tag(3), message)]
+    Replied {
+        /// The reply; at most [`MAX_LETTER_REPLY_BYTES`](crate::limits::MAX_LETTER_REPLY_BYTES).
+        #[bilrost(1)]
+        reply: Bytes,
+    },
+    /// Its receiver accepted it and replied, but the reply is not kept: it was too large, or newer ones took its room.
+    #[bilrost(tag(4), message)]
+    ReplyDropped,
+}
+
+impl LetterOutcome {
+    /// Returns the bytes that a kept reply counts for against
+    /// [`MAX_REPLIES_BYTES`](crate::limits::MAX_REPLIES_BYTES); `None` if there is none.
+    pub(crate) fn reply_charge(&self) -> Option<u64> {
+        match self {
+            Self::Replied { reply } => Some(reply.len().max(LEAST_REPLY_BYTES) as u64),
+            Self::Accepted | Self::Refused { .. } | Self::Expired | Self::ReplyDropped => None,
+        }
+    }
 }
 
 /// The state of a letter.
@@ -49,7 +70,7 @@ pub enum LetterState {
     #[bilrost(empty)]
     Waiting,
     /// Final: the outcome is known.
-    #[bilrost(tag(13), message)]
+    #[bilrost(tag(14), message)]
     Settled {
         /// What became of the letter.
         #[bilrost(1)]
@@ -82,9 +103,9 @@ pub struct Letter {
     /// The content; empty once the letter is settled.
     #[bilrost(6)]
     pub payload: Bytes,
-    /// Only the receiver can read the payload.
+    /// The id of the receiver's key that the payload is sealed for; empty if it is not sealed.
     #[bilrost(7)]
-    pub sealed: bool,
+    pub key_id: String,
     /// The priority, 1 (last) to 10 (first).
     #[bilrost(tag(8), encoding(varint))]
     pub priority: u8,
@@ -100,8 +121,11 @@ pub struct Letter {
     /// When the letter expires, if it still waits.
     #[bilrost(12)]
     pub expires: FleetMillis,
+    /// The address as the sender wrote it, which stood for the receiver.
+    #[bilrost(13)]
+    pub to: String,
     /// Whether the letter waits, or what became of it.
-    #[bilrost(oneof(13))]
+    #[bilrost(oneof(14))]
     pub state: LetterState,
 }
 
@@ -126,7 +150,17 @@ impl Letter {
 
     /// Returns the bytes that count against [`MAX_MAIL_BYTES`](crate::limits::MAX_MAIL_BYTES).
     pub(crate) fn stored_bytes(&self) -> u64 {
-        (self.payload.len() + self.sender.len() + self.receiver.len() + self.kind.len()) as u64
+        let texts = self.sender.len() + self.to.len() + self.receiver.len() + self.kind.len() + self.key_id.len();
+        (self.payload.len() + texts) as u64
+    }
+
+    /// Returns the bytes that the letter's reply counts for, and its place among the letters with kept replies, oldest
+    /// first; `None` if no reply is kept.
+    pub(crate) fn kept_reply(&self) -> Option<(u64, (FleetMillis, u64))> {
+        match &self.state {
+            LetterState::Waiting => None,
+            LetterState::Settled { outcome, at } => Some((outcome.reply_charge()?, (at.fleet, self.seq))),
+        }
     }
 
     /// Returns when the letter expires, or is forgotten if it is settled.

@@ -23,6 +23,8 @@ pub struct MailCounts {
     pub settled: u32,
     /// The bytes that count against [`MAX_MAIL_BYTES`](crate::limits::MAX_MAIL_BYTES).
     pub bytes: u64,
+    /// The bytes that count against [`MAX_REPLIES_BYTES`](crate::limits::MAX_REPLIES_BYTES).
+    pub reply_bytes: u64,
 }
 
 impl Fleet {
@@ -50,6 +52,7 @@ impl Fleet {
     /// Returns the numbers of letters.
     pub fn mail_counts(&self) -> MailCounts {
         let (all, waits) = (self.state.mail.letters.len(), self.indexes.mail.waits);
-        MailCounts { waiting: waits as u32, settled: (all - waits) as u32, bytes: self.indexes.mail.bytes }
+        let (bytes, reply_bytes) = (self.indexes.mail.bytes, self.indexes.mail.reply_bytes);
+        MailCounts { waiting: waits as u32, settled: (all - waits) as u32, bytes, reply_bytes }
     }
 }

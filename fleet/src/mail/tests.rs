@@ -16,11 +16,12 @@ fn post(id: u128) -> PostLetter {
         receiver: "b".to_owned(),
         kind: "note".to_owned(),
         payload: Bytes::from_static(b"hello"),
-        sealed: false,
+        key_id: String::new(),
         priority: 5,
         sent: 7,
         digest: [1; 32],
         ttl: 1,
+        to: "agent:b".to_owned(),
     }
 }
 
@@ -33,12 +34,13 @@ fn so_many_letters_are_kept_with_the_settled_ones_and_one_more_is_refused() {
         receiver: Arc::from("b"),
         kind: "note".to_owned(),
         payload: Bytes::new(),
-        sealed: false,
+        key_id: String::new(),
         priority: 5,
         sent: 0,
         digest: [0; 32],
         posted: Stamp::default(),
         expires: 0,
+        to: "agent:b".to_owned(),
         state: LetterState::Settled { outcome: LetterOutcome::Accepted, at: Stamp::default() },
     });
     let kept = |count: usize| -> BTreeMap<u64, Arc<Letter>> {
@@ -60,18 +62,19 @@ fn content(letter: &PostLetter) -> Vec<u8> {
 }
 
 #[test]
-fn other_contents_have_other_digests_and_the_time_of_sending_is_no_content() {
+fn other_contents_have_other_digests_and_neither_the_time_of_sending_nor_the_chosen_receiver_is_content() {
     let letter = post(1);
-    let same = PostLetter { id: LetterId(2), sent: 8, ttl: 9, digest: [2; 32], ..letter.clone() };
+    let same =
+        PostLetter { id: LetterId(2), sent: 8, ttl: 9, digest: [2; 32], receiver: "c".to_owned(), ..letter.clone() };
     assert_eq!(content(&same), content(&letter));
     let others = [
         PostLetter { sender: "ab".to_owned(), receiver: "b".to_owned(), ..letter.clone() },
         // The same texts, divided in another way.
-        PostLetter { sender: "ab".to_owned(), receiver: String::new(), ..letter.clone() },
-        PostLetter { receiver: "c".to_owned(), ..letter.clone() },
+        PostLetter { sender: "aagent".to_owned(), to: ":b".to_owned(), ..letter.clone() },
+        PostLetter { to: "agent:c".to_owned(), ..letter.clone() },
         PostLetter { kind: "memo".to_owned(), ..letter.clone() },
         PostLetter { payload: Bytes::from_static(b"hell"), ..letter.clone() },
-        PostLetter { sealed: true, ..letter.clone() },
+        PostLetter { key_id: "k".to_owned(), ..letter.clone() },
         PostLetter { priority: MAX_PRIORITY, ..letter.clone() },
     ];
     let mut contents: Vec<_> = others.iter().chain([&letter]).map(content).collect();

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, BarKind, CodecError, Command, ControlCommand, FIRST_VERSION, Fleet,
@@ -66,6 +67,8 @@ fn newest() -> Trial {
     }
     trial.settle(1, "b", LetterAnswer::Accepted);
     trial.settle(2, "b", LetterAnswer::Refused { reason: "full".to_owned() });
+    trial.post(letter(4));
+    trial.settle(4, "b", LetterAnswer::Replied { reply: Bytes::from_static(b"yes") });
     trial
 }
 

@@ -80,11 +80,12 @@ pub fn letter(id: u128) -> PostLetter {
         receiver: "b".to_owned(),
         kind: "note".to_owned(),
         payload: Bytes::from_static(b"hello"),
-        sealed: false,
+        key_id: String::new(),
         priority: 5,
         sent: 7,
         digest: [1; 32],
         ttl: 60_000,
+        to: "role:worker".to_owned(),
     }
 }
 

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentState, Command, ControlCommand, Effect, FIRST_VERSION, Feature, Fleet, Letter, LetterAnswer, LetterId,
-    LetterOutcome, LetterState, MailCommand, PostLetter, Refusal, Reply, Stamp,
+    Command, ControlCommand, Effect, FIRST_VERSION, Feature, Fleet, Letter, LetterAnswer, LetterId, LetterOutcome,
+    LetterState, MailCommand, PostLetter, Refusal, Reply, Stamp,
     limits::{LETTER_OUTCOME_TTL_MS, MAX_LETTER_TTL_MS},
 };
 
@@ -22,11 +22,12 @@ prop_compose! {
             receiver: name_of(receiver),
             kind: "note".to_owned(),
             payload: Bytes::from(vec![content; usize::from(content)]),
-            sealed,
+            key_id: if sealed { "k".to_owned() } else { String::new() },
             priority,
             sent: 3,
             digest: [content; 32],
             ttl,
+            to: "pool:data".to_owned(),
         }
     }
 }
@@ -36,6 +37,8 @@ pub fn command() -> impl Strategy<Value = Command> {
     let answer = prop_oneof![
         3 => Just(LetterAnswer::Accepted),
         1 => Just(LetterAnswer::Refused { reason: "no".to_owned() }),
+        1 => (0..100usize).prop_map(|bytes| LetterAnswer::Replied { reply: Bytes::from(vec![7; bytes]) }),
+        1 => Just(LetterAnswer::ReplyDropped),
     ];
     let settle = (0..12u128, 0..9u8, answer).prop_map(|(id, receiver, answer)| {
         let (id, receiver) = (LetterId(id), name_of(receiver));
@@ -92,12 +95,9 @@ impl Twin {
         let told: Vec<LetterId> = effects.iter().filter_map(settled_of).collect();
         assert_eq!(told.len(), settled.len());
         assert!(settled.iter().all(|id| told.contains(id)), "{told:?} instead of {settled:?}");
-        let live = delivered.and_then(|letter| {
-            let agent = fleet.agent_by_name(&letter.receiver).filter(|agent| agent.state != AgentState::Lost)?;
-            Some(Effect::Mail { agent: agent.id, session: agent.session, id: letter.id })
-        });
+        let sent = delivered.map(|letter| Effect::Mail { receiver: letter.receiver.as_str().into(), id: letter.id });
         let told: Vec<&Effect> = effects.iter().filter(|effect| matches!(effect, Effect::Mail { .. })).collect();
-        assert_eq!(told, live.iter().collect::<Vec<_>>());
+        assert_eq!(told, sent.iter().collect::<Vec<_>>());
         self.compare(fleet);
     }
 
@@ -140,6 +140,8 @@ impl Twin {
         let outcome = match answer {
             LetterAnswer::Accepted => LetterOutcome::Accepted,
             LetterAnswer::Refused { reason } => LetterOutcome::Refused { reason: reason.clone() },
+            LetterAnswer::Replied { reply } => LetterOutcome::Replied { reply: reply.clone() },
+            LetterAnswer::ReplyDropped => LetterOutcome::ReplyDropped,
         };
         Reply::Settled(known.settled.get_or_insert((outcome, now)).0.clone())
     }
@@ -150,6 +152,7 @@ impl Twin {
             let found = fleet.letter(known.letter.id).expect("it is kept");
             compare_one(known, found);
             bytes += found.payload.len() + found.sender.len() + found.receiver.len() + found.kind.len();
+            bytes += found.to.len() + found.key_id.len();
         }
         let waiting = self.letters.iter().filter(|known| known.settled.is_none());
         let counts = fleet.mail_counts();
@@ -196,12 +199,13 @@ fn compare_one(known: &Known, found: &Letter) {
         receiver: letter.receiver.as_str().into(),
         kind: letter.kind.clone(),
         payload,
-        sealed: letter.sealed,
+        key_id: letter.key_id.clone(),
         priority: letter.priority,
         sent: letter.sent,
         digest: letter.digest,
         posted: *posted,
         expires: posted.fleet + letter.ttl,
+        to: letter.to.clone(),
         state,
     };
     assert_eq!(*found, expected);

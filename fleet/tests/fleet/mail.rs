@@ -35,10 +35,10 @@ fn a_letter_waits_for_a_receiver_that_is_not_there_and_is_settled_by_it() {
     let mut trial = Trial::newest();
     let revision = trial.fleet.revision();
     assert_eq!(trial.post(letter(1)), NEW);
-    assert_eq!(trial.effects, [], "nobody gets it yet");
+    assert_eq!(trial.effects, [Effect::Mail { receiver: "b".into(), id: LetterId(1) }]);
     let posted = trial.stamp();
     trial.after(10);
-    let stay = trial.join(worker("b"));
+    trial.join(worker("b"));
     let letters = trial.fleet.letters_for("b", None, 10);
     assert_eq!(letters.len(), 1);
     assert_eq!((&letters[0].payload[..], letters[0].posted, letters[0].is_waiting()), (&b"hello"[..], posted, true));
@@ -47,12 +47,6 @@ fn a_letter_waits_for_a_receiver_that_is_not_there_and_is_settled_by_it() {
     assert_eq!(waiting(&trial, "b"), [0; 0]);
     let settled = trial.fleet.letter(LetterId(1)).expect("its sender may ask");
     assert_eq!((settled.outcome(), settled.payload.len()), (Some(&LetterOutcome::Accepted), 0));
-    assert_eq!(trial.post(letter(2)), NEW);
-    let sent = Effect::Mail { agent: stay.agent, session: stay.session, id: LetterId(2) };
-    assert_eq!(trial.effects, [sent]);
-    trial.lose(stay);
-    trial.post(letter(3));
-    assert_eq!(trial.effects, []);
     let agents = trial.fleet.changed_agents_since(revision).count();
     assert_eq!(agents, 1, "letters are no change of an agent");
 }
@@ -156,9 +150,12 @@ fn the_letters_of_a_removed_agent_expire_like_others() {
 #[test]
 fn letters_are_held_to_their_limits() {
     type Change = fn(&mut PostLetter, usize);
-    let cases: [(&str, Change, usize, usize); 11] = [
+    let cases: [(&str, Change, usize, usize); 14] = [
         ("sender", |l, n| l.sender = text(n), MAX_SENDER_BYTES, MAX_SENDER_BYTES + 1),
         ("sender", |l, n| l.sender = text(n), 1, 0),
+        ("to", |l, n| l.to = text(n), MAX_LETTER_ADDRESS_BYTES, MAX_LETTER_ADDRESS_BYTES + 1),
+        ("to", |l, n| l.to = text(n), 1, 0),
+        ("key_id", |l, n| l.key_id = text(n), MAX_KEY_ID_BYTES, MAX_KEY_ID_BYTES + 1),
         ("receiver", |l, n| l.receiver = text(n), MAX_NAME_BYTES, MAX_NAME_BYTES + 1),
         ("receiver", |l, n| l.receiver = text(n), 1, 0),
         ("kind", |l, n| l.kind = text(n), MAX_NAME_BYTES, MAX_NAME_BYTES + 1),
@@ -234,7 +231,7 @@ fn so_many_letters_wait_for_one_receiver_and_so_many_for_all_and_one_more_is_ref
 #[test]
 fn so_many_bytes_are_stored_and_a_letter_that_would_exceed_them_is_refused() {
     let mut trial = Trial::newest();
-    let texts = "a".len() + "b".len() + "note".len();
+    let texts = "a".len() + "b".len() + "note".len() + "role:worker".len();
     let of = |id: u128, bytes: usize| PostLetter { payload: Bytes::from(vec![0; bytes]), ..letter(id) };
     let count = MAX_MAIL_BYTES as usize / (MAX_LETTER_BYTES + texts);
     post_many(&mut trial, 0..count, |n| of(n as u128 + 1, MAX_LETTER_BYTES));
@@ -259,7 +256,8 @@ fn the_largest_letter_fits_what_a_snapshot_may_take() {
         receiver: text(MAX_NAME_BYTES),
         kind: text(MAX_NAME_BYTES),
         payload: Bytes::from(vec![0; MAX_LETTER_BYTES]),
-        sealed: true,
+        key_id: text(MAX_KEY_ID_BYTES),
+        to: text(MAX_LETTER_ADDRESS_BYTES),
         sent: u64::MAX,
         ttl: MAX_LETTER_TTL_MS,
         ..letter(u128::MAX)
@@ -284,4 +282,54 @@ fn letters_and_outcomes_are_in_snapshots() {
     assert_eq!(all(&restored), all(&trial.fleet));
     assert_eq!(restored.letters_for("b", None, 10), trial.fleet.letters_for("b", None, 10));
     assert_eq!((restored.next_due(), restored.mail_counts()), (trial.fleet.next_due(), trial.fleet.mail_counts()));
+}
+
+#[test]
+fn a_reply_is_kept_with_the_outcome_and_one_that_is_too_large_is_dropped() {
+    let mut trial = Trial::newest();
+    let replied = |bytes| LetterAnswer::Replied { reply: Bytes::from(vec![7; bytes]) };
+    for (id, bytes) in [(1, 0), (2, MAX_LETTER_REPLY_BYTES)] {
+        trial.post(letter(id));
+        let kept = LetterOutcome::Replied { reply: Bytes::from(vec![7; bytes]) };
+        assert_eq!(trial.settle(id, "b", replied(bytes)), Reply::Settled(kept.clone()));
+        assert_eq!(trial.settle(id, "b", LetterAnswer::Accepted), Reply::Settled(kept), "the first answer stays");
+    }
+    let counted = LEAST_REPLY_BYTES + MAX_LETTER_REPLY_BYTES;
+    assert_eq!(trial.fleet.mail_counts().reply_bytes, counted as u64);
+    trial.post(letter(3));
+    let too_large = replied(MAX_LETTER_REPLY_BYTES + 1);
+    assert_eq!(trial.settle(3, "b", too_large), Reply::Settled(LetterOutcome::ReplyDropped));
+    trial.after(LETTER_OUTCOME_TTL_MS);
+    assert_eq!(trial.fleet.mail_counts(), Default::default(), "nothing of them is kept");
+}
+
+#[test]
+fn the_oldest_replies_make_room_for_new_ones_and_take_none_from_letters() {
+    let mut trial = Trial::newest();
+    let small = MAX_REPLIES_BYTES as usize / LEAST_REPLY_BYTES;
+    let answer = |bytes: usize| LetterAnswer::Replied { reply: Bytes::from(vec![7; bytes]) };
+    let settle = |trial: &mut Trial, id: u128, bytes: usize| {
+        let settle = MailCommand::Settle { id: LetterId(id), receiver: "b".to_owned(), answer: answer(bytes) };
+        let reply = trial.fleet.apply(trial.stamp(), Command::Mail(settle), &mut Vec::new());
+        assert!(matches!(reply, Reply::Settled(LetterOutcome::Replied { .. })), "{id}: {reply:?}");
+    };
+    post_many(&mut trial, 0..small + 2, |n| letter(n as u128 + 1));
+    for id in 1..=small as u128 {
+        settle(&mut trial, id, 1);
+    }
+    let counts = trial.fleet.mail_counts();
+    assert_eq!(counts.reply_bytes, MAX_REPLIES_BYTES);
+    let dropped = |trial: &Trial| {
+        (1..=small as u128 + 2)
+            .filter(|id| outcome(trial, *id) == Some(LetterOutcome::ReplyDropped))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(dropped(&trial), [0; 0]);
+    settle(&mut trial, small as u128 + 1, 1);
+    assert_eq!(dropped(&trial), [1]);
+    settle(&mut trial, small as u128 + 2, MAX_LETTER_REPLY_BYTES);
+    let oldest: Vec<u128> = (1..=1 + (MAX_LETTER_REPLY_BYTES / LEAST_REPLY_BYTES) as u128).collect();
+    assert_eq!(dropped(&trial), oldest);
+    assert_eq!(trial.fleet.mail_counts().reply_bytes, MAX_REPLIES_BYTES);
+    assert_eq!(trial.fleet.audit(), Ok(()));
 }

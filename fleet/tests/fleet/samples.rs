@@ -1,5 +1,6 @@
 //! Commands and replies of every kind, whose bytes are recorded.
 
+use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AuditCommand, AuditEntry, AuditOutcome, BarKind, Command, Completion, ControlCommand, Enrol,
     EnrolmentMode, Failure, FailureKind, FleetConfig, IdentityCommand, IdentityConfig, LetterAnswer, LetterId,
@@ -68,9 +69,11 @@ pub fn mail_commands() -> Vec<Command> {
         |id: u128, answer| Command::Mail(MailCommand::Settle { id: LetterId(id), receiver: "b".to_owned(), answer });
     vec![
         Command::Mail(MailCommand::Post(letter(1))),
-        Command::Mail(MailCommand::Post(PostLetter { sealed: true, priority: 10, ..letter(u128::MAX) })),
+        Command::Mail(MailCommand::Post(PostLetter { key_id: "k".to_owned(), priority: 10, ..letter(u128::MAX) })),
         settle(1, LetterAnswer::Accepted),
         settle(u128::MAX, LetterAnswer::Refused { reason: "full".to_owned() }),
+        settle(3, LetterAnswer::Replied { reply: Bytes::from_static(b"yes") }),
+        settle(4, LetterAnswer::ReplyDropped),
     ]
 }
 
@@ -182,6 +185,8 @@ pub fn replies() -> Vec<Reply> {
         Reply::Settled(LetterOutcome::Accepted),
         Reply::Settled(LetterOutcome::Refused { reason: "full".to_owned() }),
         Reply::Settled(LetterOutcome::Expired),
+        Reply::Settled(LetterOutcome::Replied { reply: Bytes::from_static(b"yes") }),
+        Reply::Settled(LetterOutcome::ReplyDropped),
         Reply::Refused(Refusal::LetterConflict { letter: LetterId(5) }),
         Reply::Refused(Refusal::UnknownLetter { letter: LetterId(5) }),
         Reply::Refused(Refusal::OtherReceiver { letter: LetterId(5), by: "c".to_owned() }),

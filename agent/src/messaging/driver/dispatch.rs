@@ -6,7 +6,7 @@ use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::timeout_at};
 use tracing::{error, info, warn};
 
-use super::{relay, shared::Shared};
+use super::{letters::is_letters, relay, shared::Shared};
 use crate::messaging::{
     handlers::{Delivery, Handler},
     inbox::{Handed, is_handled},
@@ -88,6 +88,11 @@ async fn handle(shared: Arc<Shared>, handler: Arc<dyn Handler>, handed: Handed) 
         Outcome::DeadlinePassed { maybe_handled: false }
     } else {
         deliver(&shared, &*handler, &handed).await
+    };
+    // The time for one delivery of a letter is limited, but the letter waits for longer, and is delivered again.
+    let outcome = match outcome {
+        Outcome::DeadlinePassed { .. } if is_letters(&handed.peer) => Outcome::DeadlinePassed { maybe_handled: false },
+        outcome => outcome,
     };
     (handed, outcome)
 }

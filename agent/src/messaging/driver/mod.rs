@@ -3,11 +3,12 @@
 //! Each other agent with which there is something to exchange has a link, whose task owns the stream ([`link`]). A
 //! dispatcher hands what arrives to the handler ([`dispatch`]). All of them share the links, the inbox and who waits for
 //! what ([`shared`]). A lock is held for the time of a look-up. Two are held at once only in these orders: links before
-//! link, and own messages before inbox.
+//! link, own messages before inbox, and letters before inbox.
 
 mod connect;
 mod detour;
 mod dispatch;
+mod letters;
 mod link;
 mod metrics;
 mod relay;
@@ -29,6 +30,7 @@ use self::shared::{Parts, Shared};
 pub use self::{
     connect::{Certified, Connect, HELLO_WITHIN, OUTGOING_FRAMES, Peer, Plaintext},
     detour::MAX_DETOURS,
+    letters::MAX_LETTERS,
     link::{IDLE_AFTER, LINGER},
     metrics::MessagingMetrics,
     service::{Authentication, Service},

@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     connect::{Connect, Stream},
+    letters::{Letters, is_letters},
     link,
     metrics::MessagingMetrics,
 };
@@ -131,6 +132,7 @@ pub(super) struct Shared {
     outgoing: AtomicU64,
     /// Who waits for messages of this agent to itself, and the number of the latest one.
     own: Mutex<(u64, HashMap<PacketId, oneshot::Sender<Outcome>>)>,
+    letters: Mutex<Letters>,
 }
 
 /// The parts that [`Shared`] is made of.
@@ -174,6 +176,7 @@ impl Shared {
             asks: Mutex::default(),
             outgoing: AtomicU64::new(0),
             own: Mutex::default(),
+            letters: Mutex::default(),
         }
     }
 
@@ -189,6 +192,10 @@ impl Shared {
 
     pub fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn letters(&self) -> MutexGuard<'_, Letters> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn links(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Link>>> {
@@ -337,6 +344,10 @@ impl Shared {
                     let _ = waiting.send(outcome);
                 }
             }
+            return;
+        }
+        if is_letters(peer) {
+            self.letters().report(peer, outcomes);
             return;
         }
         // Without a link the peer has no stream, and asks again over the next one.

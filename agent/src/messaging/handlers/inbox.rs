@@ -69,6 +69,44 @@ impl InboxHandler {
         taken
     }
 
+    /// Returns the oldest messages, at most `limit` and of at most `bytes` in all, but at least one if there is any, and the
+    /// number of messages that are left. Waits until `deadline` for the first one. Leaves them in if `peek` is set.
+    pub async fn page(&self, limit: usize, bytes: u64, peek: bool, deadline: Instant) -> (Vec<Packet>, usize) {
+        let mut changes = self.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let (page, left) = self.read(limit.max(1), bytes, peek);
+            // The sender of changes lives as long as this inbox.
+            if !page.is_empty() || timeout_at(deadline, changes.changed()).await.is_err() {
+                return (page, left);
+            }
+        }
+    }
+
+    fn read(&self, limit: usize, bytes: u64, peek: bool) -> (Vec<Packet>, usize) {
+        let mut kept = self.lock();
+        let (mut count, mut taken) = (0, 0);
+        while count < limit
+            && let Some(next) = kept.messages.get(count)
+            && (count == 0 || taken + next.cost() <= bytes)
+        {
+            taken += next.cost();
+            count += 1;
+        }
+        if peek {
+            let page = kept.messages.iter().take(count).cloned().collect();
+            return (page, kept.messages.len());
+        }
+        let page: Vec<Packet> = kept.messages.drain(..count).collect();
+        kept.bytes -= taken;
+        let left = kept.messages.len();
+        drop(kept);
+        if !page.is_empty() {
+            self.changed();
+        }
+        (page, left)
+    }
+
     /// Returns the number of messages.
     pub fn len(&self) -> usize {
         self.lock().messages.len()

@@ -4,5 +4,6 @@ mod broadcasts;
 mod exchange;
 pub(crate) mod fixture;
 mod fleet;
+mod letters;
 mod liars;
 mod simulation;

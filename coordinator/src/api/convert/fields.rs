@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{TaskId, limits::MAX_NAME_BYTES};
+use robeing_fleet::{LetterId, TaskId, limits::MAX_NAME_BYTES};
 
 /// An invalid field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,7 +13,8 @@ pub struct BadField {
     problem: String,
 }
 
-pub(super) fn bad(field: &'static str, problem: impl ToString) -> BadField {
+/// Returns the error for a field.
+pub fn bad(field: &'static str, problem: impl ToString) -> BadField {
     BadField { field, problem: problem.to_string() }
 }
 
@@ -32,6 +33,21 @@ pub fn task_id(text: &str) -> Result<TaskId, BadField> {
     Ok(TaskId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
+/// Parses the id of a message.
+pub fn letter_id(text: &str) -> Result<LetterId, BadField> {
+    let not_one = |_| bad("id", format!("{:?} is not the id of a message; it is a UUID", excerpt(text)));
+    Ok(LetterId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+}
+
+/// Checks the name of an agent.
+pub fn agent_name(name: &str) -> Result<(), BadField> {
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
+        let problem = format!("{:?} is not the name of an agent, of 1 to {MAX_NAME_BYTES} bytes", excerpt(name));
+        return Err(bad("agent", problem));
+    }
+    Ok(())
+}
+
 /// Returns a name to filter by, or `None` if it is empty; an error if it is too long.
 pub fn filter_name(field: &'static str, name: String) -> Result<Option<String>, BadField> {
     if name.len() > MAX_NAME_BYTES {
@@ -40,7 +56,8 @@ pub fn filter_name(field: &'static str, name: String) -> Result<Option<String>, 
     Ok(some(name))
 }
 
-pub(super) fn millis(field: &'static str, duration: Option<WireDuration>) -> Result<Option<u64>, BadField> {
+/// Returns a duration in milliseconds, if there is one.
+pub fn millis(field: &'static str, duration: Option<WireDuration>) -> Result<Option<u64>, BadField> {
     let Some(duration) = duration else { return Ok(None) };
     let duration = std::time::Duration::try_from(duration).map_err(|_| bad(field, "it must not be negative"))?;
     let millis = u64::try_from(duration.as_millis()).map_err(|_| bad(field, "it is too long"))?;

@@ -7,6 +7,7 @@ mod agents;
 mod answers;
 mod failures;
 mod fields;
+mod messages;
 mod recoveries;
 mod status;
 mod submissions;
@@ -19,7 +20,8 @@ pub use self::{
     agents::{agent, agent_role, directory_entry, peer_role},
     answers::{answer_size, bad_field, exhausted, refusal},
     failures::failure_from_wire,
-    fields::{BadField, excerpt, filter_name, task_id},
+    fields::{BadField, agent_name, bad, excerpt, filter_name, letter_id, millis, task_id},
+    messages::{letter as letter_message, letter_status, settle_answer, unsettled},
     recoveries::recovery_step,
     status::{Figures, status},
     submissions::submission,

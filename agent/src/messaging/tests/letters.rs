@@ -1,0 +1,123 @@
+//! Messages that come through the coordinators, at a real messenger.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use robeing_platform::OsRandom;
+use tokio::time::timeout;
+
+use super::{
+    fixture::packet,
+    fleet::{Fleet, WITHIN, keys, outgoing},
+};
+use crate::messaging::{
+    Outcome, Outgoing, Packet, PacketId, Role,
+    packet::{MAX_PAYLOAD, RELAY_TYPE},
+    sealing,
+};
+
+fn letter(id: u128) -> Packet {
+    Packet { sender: "client:x".into(), ..packet(id) }
+}
+
+fn hello() -> Outcome {
+    Outcome::accepted(Some(Bytes::from_static(b"hello")))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_is_handled_once_whichever_way_it_comes_and_its_first_outcome_is_repeated() {
+    let fleet = Fleet::new();
+    let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
+    assert_eq!(b.messenger.deliver_letter(letter(1)).await, hello());
+    assert_eq!(b.messenger.deliver_letter(letter(1)).await, hello());
+    let sent = Outgoing { id: Some(PacketId(2)), ..outgoing("b", "test", "hello") };
+    assert_eq!(a.messenger.send(sent.clone()).await, hello());
+    assert_eq!(b.messenger.deliver_letter(packet(2)).await, hello(), "it came over a stream before");
+    assert_eq!(b.messenger.deliver_letter(packet(3)).await, hello());
+    assert_eq!(a.messenger.send(Outgoing { id: Some(PacketId(3)), ..sent }).await, hello());
+    let handled: Vec<u128> = b.handler.handled().iter().map(|packet| packet.id.0).collect();
+    assert_eq!(handled, [1, 2, 3]);
+    let refused = b.messenger.deliver_letter(Packet { kind: "refuse".into(), ..letter(4) }).await;
+    assert_eq!(refused, Outcome::refused("not today"));
+    for bad in [Packet { kind: RELAY_TYPE.into(), ..letter(5) }, Packet { sender: "a\0".into(), ..letter(5) }] {
+        assert!(matches!(b.messenger.deliver_letter(bad).await, Outcome::Refused { .. }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_agent_with_a_data_folder_recognizes_a_letter() {
+    let fleet = Fleet::new();
+    let data = Some(PathBuf::from("/data"));
+    let b = fleet.agent_with("b", Role::Messenger, data.clone(), None).await;
+    assert_eq!(b.messenger.deliver_letter(letter(1)).await, hello());
+    b.stop().await;
+    assert!(matches!(b.messenger.deliver_letter(letter(2)).await, Outcome::Away { .. }), "it is shutting down");
+    let again = fleet.agent_with("b", Role::Messenger, data, Some(b.address)).await;
+    assert_eq!(again.messenger.deliver_letter(letter(1)).await, hello());
+    assert_eq!(again.handler.handled(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_hangs_holds_up_its_senders_and_comes_again_after_the_time_of_one_delivery() {
+    let fleet = Fleet::new();
+    let b = fleet.agent("b").await;
+    b.handler.set_open(false);
+    let hangs =
+        |id, sender: &str| Packet { kind: "hang".into(), sender: sender.into(), deadline_in_ms: 1_000, ..letter(id) };
+    let (first, second, other) = (hangs(1, "client:x"), letter(2), Packet { sender: "client:y".into(), ..letter(3) });
+    let begun = tokio::time::Instant::now();
+    let (first, (second, after), other) = tokio::join!(
+        b.messenger.deliver_letter(first),
+        async { (b.messenger.deliver_letter(second).await, begun.elapsed()) },
+        timeout(Duration::from_millis(500), b.messenger.deliver_letter(other)),
+    );
+    assert_eq!(first, Outcome::DeadlinePassed { maybe_handled: false });
+    assert_eq!((second, after >= Duration::from_secs(1)), (hello(), true), "it is after the first one");
+    assert_eq!(other, Ok(hello()), "it waits for no other sender's");
+    b.handler.set_open(true);
+    let again = Packet { resent: true, ..hangs(1, "client:x") };
+    assert_eq!(b.messenger.deliver_letter(again).await, hello());
+    let handled: Vec<(u128, bool)> = b.handler.handled().iter().map(|packet| (packet.id.0, packet.resent)).collect();
+    assert_eq!(handled, [(3, false), (2, false), (1, true)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_what_may_wait_a_letter_is_not_taken_and_later_it_is() {
+    let fleet = Fleet::new();
+    let b = Arc::new(fleet.agent("b").await);
+    b.handler.set_open(false);
+    let large = |id| Packet { kind: "hang".into(), payload: vec![0; MAX_PAYLOAD].into(), ..letter(id) };
+    let deliver = |id: u128| {
+        let (b, letter) = (Arc::clone(&b), large(id));
+        tokio::spawn(async move { b.messenger.deliver_letter(letter).await })
+    };
+    let (first, second) = (deliver(1), deliver(2));
+    let both = async {
+        while b.messenger.deliver_letter(large(3)).await != overloaded() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(WITHIN, both).await.expect("two wait");
+    b.handler.set_open(true);
+    for task in [first, second] {
+        assert!(task.await.expect("it ends").is_accepted());
+    }
+    assert!(b.messenger.deliver_letter(large(3)).await.is_accepted());
+}
+
+fn overloaded() -> Outcome {
+    Outcome::overloaded("this agent's handler is behind with the messages of the sender")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_letter_is_opened_and_one_for_another_key_is_refused() {
+    let fleet = Fleet::new();
+    let b = fleet.agent("b").await;
+    let mut sealed = letter(1);
+    sealing::seal(&mut sealed, keys("b")[0].public(), &OsRandom).expect("it is sealed");
+    assert_eq!(b.messenger.deliver_letter(sealed).await, hello());
+    assert_eq!(b.handler.handled()[0].payload, packet(1).payload);
+    let mut other = letter(2);
+    sealing::seal(&mut other, keys("c")[0].public(), &OsRandom).expect("it is sealed");
+    assert!(matches!(b.messenger.deliver_letter(other).await, Outcome::Refused { .. }));
+}

@@ -1,0 +1,31 @@
+//! The services for messages.
+
+use std::sync::Arc;
+
+use super::Parts;
+use crate::{
+    api::{mailbox::MailboxService, messages::MessagesService},
+    lifetime::Leaving,
+    mail::{inboxes::Inboxes, sending::Sending},
+};
+
+impl Parts {
+    fn inboxes(&self) -> Inboxes {
+        let Self { member, members, state, observer, outside, .. } = self.clone();
+        Inboxes { member, members, state, observer, peers: Arc::clone(&outside.peers) }
+    }
+
+    /// Returns the Messages service.
+    pub(super) fn messages_service(&self) -> MessagesService {
+        let Self { state, proposer, observer, rooms, outside, .. } = self.clone();
+        let sending = Sending { state, proposer, observer, rooms, room: Arc::default(), platform: outside.platform };
+        MessagesService { sending, inboxes: self.inboxes() }
+    }
+
+    /// Returns the Mailbox service.
+    pub(super) fn mailbox_service(&self) -> MailboxService {
+        let Self { member, members, state, proposer, observer, clock, lifetime, .. } = self.clone();
+        let leaving = Leaving::new(&lifetime, members);
+        MailboxService { member, state, proposer, observer, clock, inboxes: self.inboxes(), leaving, lifetime }
+    }
+}

@@ -1,0 +1,251 @@
+//! A message as a caller has sent it, checked.
+
+use bytes::Bytes;
+use prost_types::Duration as WireDuration;
+use ring::digest::{Context, SHA256};
+use robeing_fleet::{
+    LetterId, PostLetter,
+    limits::{DEFAULT_PRIORITY, MAX_KEY_ID_BYTES, MAX_LETTER_BYTES, MAX_LETTER_TTL_MS, MAX_PRIORITY},
+};
+use robeing_platform::compute;
+use robeing_proto::v1;
+
+use super::address::Address;
+use crate::api::convert::{self, BadField};
+
+/// Largest payload that is not sealed, bytes: 1 MiB.
+pub const MAX_PAYLOAD_BYTES: usize = 1024 * 1024;
+/// Longest type of a message, bytes.
+pub const MAX_TYPE_BYTES: usize = 128;
+/// Longest deadline of a message that is not durable, ms: ten minutes.
+pub const MAX_DEADLINE_MS: u64 = 600_000;
+/// Deadline of a message without one that is not durable, ms.
+pub const DEFAULT_DEADLINE_MS: u64 = 30_000;
+/// Deadline of a durable message without one, ms: a day.
+pub const DEFAULT_DURABLE_MS: u64 = 24 * 3600 * 1000;
+/// The type of what messengers pass on, which nobody else may send.
+const RELAY_TYPE: &str = "robeing.relay.v1";
+/// Separates the ids of a broadcast's messages from other uses of the digest.
+const BROADCAST: &[u8] = b"robeing broadcast\0";
+
+/// A message as a caller has sent it.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Its id.
+    pub id: LetterId,
+    /// Whom it is for.
+    pub to: Address,
+    /// How long it waits, ms.
+    pub ttl: u64,
+    /// Whether it waits for a receiver that is away.
+    pub is_durable: bool,
+    /// Whether it goes to all agents that the address stands for.
+    pub is_broadcast: bool,
+    /// The letter, but for its receiver.
+    letter: PostLetter,
+}
+
+impl Draft {
+    /// Checks a message. `fresh` draws an id, and `sent` is the time, Unix milliseconds.
+    ///
+    /// # Errors
+    /// The first invalid field.
+    pub fn check(
+        request: v1::SendMessageRequest,
+        sender: &str,
+        fresh: impl FnOnce() -> u128,
+        sent: u64,
+    ) -> Result<Self, BadField> {
+        let v1::SendMessageRequest { id, to, r#type, payload, priority, deadline, durable, broadcast, key_id } =
+            request;
+        let id = if id.is_empty() { LetterId(fresh()) } else { convert::letter_id(&id)? };
+        let address = Address::parse(&to).map_err(|problem| convert::bad("to", problem))?;
+        check_text("type", &r#type, MAX_TYPE_BYTES)?;
+        if r#type.is_empty() || r#type == RELAY_TYPE {
+            return Err(convert::bad("type", format!("{:?} is reserved; give another", r#type)));
+        }
+        check_text("key_id", &key_id, MAX_KEY_ID_BYTES)?;
+        check_addressing(&address, broadcast, !key_id.is_empty())?;
+        let most = if key_id.is_empty() { MAX_PAYLOAD_BYTES } else { MAX_LETTER_BYTES };
+        if payload.len() > most {
+            let problem =
+                format!("it has {} bytes, the most is {most}; store it elsewhere and send a reference", payload.len());
+            return Err(convert::bad("payload", problem));
+        }
+        let priority = match u8::try_from(priority) {
+            Ok(0) => DEFAULT_PRIORITY,
+            Ok(priority) if priority <= MAX_PRIORITY => priority,
+            _ => return Err(convert::bad("priority", format!("it is {priority}, must be 1 to {MAX_PRIORITY}"))),
+        };
+        let ttl = ttl(deadline, durable)?;
+        let mut letter = PostLetter {
+            id,
+            sender: sender.to_owned(),
+            receiver: String::new(),
+            kind: r#type,
+            payload,
+            key_id,
+            priority,
+            sent,
+            digest: [0; 32],
+            ttl,
+            to,
+        };
+        letter.digest = digest(&letter);
+        Ok(Self { id, to: address, ttl, is_durable: durable, is_broadcast: broadcast, letter })
+    }
+
+    /// Returns the letter to an agent.
+    pub fn letter_to(&self, receiver: &str) -> PostLetter {
+        PostLetter { id: self.id_to(receiver), receiver: receiver.to_owned(), ..self.letter.clone() }
+    }
+
+    /// Returns the id of the letter to an agent. In a broadcast it is derived from the message's id and the agent's name, so
+    /// that one that is sent again is handled once by each.
+    pub fn id_to(&self, receiver: &str) -> LetterId {
+        if !self.is_broadcast {
+            return self.id;
+        }
+        let mut context = Context::new(&SHA256);
+        context.update(BROADCAST);
+        context.update(&self.id.0.to_be_bytes());
+        context.update(receiver.as_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&context.finish().as_ref()[..16]);
+        LetterId(uuid::Builder::from_custom_bytes(bytes).into_uuid().as_u128())
+    }
+
+    /// Returns the size of each letter, bytes.
+    pub fn letter_bytes(&self) -> usize {
+        self.letter.payload.len()
+    }
+
+    /// Drops the payload, once it has been posted.
+    pub fn drop_payload(&mut self) {
+        self.letter.payload = Bytes::new();
+    }
+}
+
+fn digest(letter: &PostLetter) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    compute(|| letter.hash_content(|part| context.update(part)));
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    bytes
+}
+
+fn check_text(field: &'static str, text: &str, most: usize) -> Result<(), BadField> {
+    if text.len() > most {
+        return Err(convert::bad(field, format!("it has {} bytes, the most is {most}", text.len())));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(convert::bad(field, "it has a control character; remove it"));
+    }
+    Ok(())
+}
+
+fn check_addressing(address: &Address, is_broadcast: bool, is_sealed: bool) -> Result<(), BadField> {
+    if address.is_group() && !is_broadcast {
+        return Err(convert::bad("to", "it stands for several agents; set `broadcast`"));
+    }
+    if is_sealed && (is_broadcast || !matches!(address, Address::Agent(_))) {
+        return Err(convert::bad("key_id", "a sealed message is for one agent; address it by its name"));
+    }
+    Ok(())
+}
+
+fn ttl(deadline: Option<WireDuration>, is_durable: bool) -> Result<u64, BadField> {
+    let (default, most) =
+        if is_durable { (DEFAULT_DURABLE_MS, MAX_LETTER_TTL_MS) } else { (DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS) };
+    let ttl = convert::millis("deadline", deadline)?.unwrap_or(default);
+    if !(1..=most).contains(&ttl) {
+        return Err(convert::bad(
+            "deadline",
+            format!("it is {ttl} ms, must be 1 to {most} ms; a durable message may have 7 days"),
+        ));
+    }
+    Ok(ttl)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> v1::SendMessageRequest {
+        v1::SendMessageRequest { to: "b".into(), r#type: "note".into(), ..v1::SendMessageRequest::default() }
+    }
+
+    fn check(change: impl FnOnce(&mut v1::SendMessageRequest)) -> Result<Draft, String> {
+        let mut request = request();
+        change(&mut request);
+        Draft::check(request, "client:x", || 9, 3).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_left_out_has_defaults() {
+        let draft = check(|_| {}).expect("a message");
+        assert_eq!((draft.id, draft.ttl), (LetterId(9), DEFAULT_DEADLINE_MS));
+        let letter = draft.letter_to("b");
+        assert_eq!((letter.priority, letter.sent, letter.check()), (DEFAULT_PRIORITY, 3, Ok(())));
+        let durable = check(|request| request.durable = true).expect("a message");
+        assert_eq!(durable.ttl, DEFAULT_DURABLE_MS);
+    }
+
+    #[test]
+    fn every_field_has_its_limit() {
+        let text = |len: usize| "x".repeat(len);
+        let millis =
+            |ms: u64| Some(WireDuration { seconds: (ms / 1000) as i64, nanos: (ms % 1000) as i32 * 1_000_000 });
+        type Change<'a> = &'a dyn Fn(&mut v1::SendMessageRequest);
+        let good: [Change<'_>; 7] = [
+            &|request| request.r#type = text(MAX_TYPE_BYTES),
+            &|request| request.payload = vec![0; MAX_PAYLOAD_BYTES].into(),
+            &|request| (request.key_id, request.payload) = (text(MAX_KEY_ID_BYTES), vec![0; MAX_LETTER_BYTES].into()),
+            &|request| request.priority = 10,
+            &|request| request.deadline = millis(MAX_DEADLINE_MS),
+            &|request| (request.deadline, request.durable) = (millis(MAX_LETTER_TTL_MS), true),
+            &|request| (request.to, request.broadcast) = ("everyone".into(), true),
+        ];
+        for (n, change) in good.into_iter().enumerate() {
+            assert!(check(change).is_ok(), "{n}: {:?}", check(change));
+        }
+        let bad: [(&str, Change<'_>); 14] = [
+            ("id", &|request| request.id = "seven".into()),
+            ("to", &|request| request.to = String::new()),
+            ("to", &|request| request.to = "everyone".into()),
+            ("type", &|request| request.r#type = String::new()),
+            ("type", &|request| request.r#type = text(MAX_TYPE_BYTES + 1)),
+            ("type", &|request| request.r#type = RELAY_TYPE.into()),
+            ("type", &|request| request.r#type = "a\nb".into()),
+            ("payload", &|request| request.payload = vec![0; MAX_PAYLOAD_BYTES + 1].into()),
+            ("payload", &|request| {
+                (request.key_id, request.payload) = ("k".into(), vec![0; MAX_LETTER_BYTES + 1].into())
+            }),
+            ("key_id", &|request| request.key_id = text(MAX_KEY_ID_BYTES + 1)),
+            ("key_id", &|request| (request.key_id, request.to) = ("k".into(), "role:worker".into())),
+            ("priority", &|request| request.priority = 11),
+            ("deadline", &|request| request.deadline = millis(0)),
+            ("deadline", &|request| request.deadline = millis(MAX_DEADLINE_MS + 1)),
+        ];
+        for (field, change) in bad {
+            let problem = check(change).expect_err(field);
+            assert!(problem.starts_with(field), "{field}: {problem}");
+        }
+    }
+
+    #[test]
+    fn the_messages_of_a_broadcast_have_ids_of_their_own_which_are_the_same_each_time() {
+        let broadcast = |id: u128| {
+            check(|request| {
+                (request.to, request.broadcast) = ("role:worker".into(), true);
+                request.id = LetterId(id).to_string();
+            })
+            .expect("a message")
+        };
+        let (first, other) = (broadcast(1), broadcast(2));
+        assert_eq!(first.id_to("a"), broadcast(1).id_to("a"));
+        let ids = [first.id, first.id_to("a"), first.id_to("b"), other.id_to("a")];
+        assert!((1..ids.len()).all(|n| !ids[..n].contains(&ids[n])), "{ids:?}");
+        assert_eq!(first.letter_to("a").digest, first.letter_to("b").digest);
+    }
+}

@@ -1,0 +1,7 @@
+//! Messages through the coordinators.
+
+mod broadcasts;
+mod inboxes;
+mod letters;
+mod mailbox;
+mod security;
