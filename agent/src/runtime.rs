@@ -17,6 +17,7 @@ use crate::{
     executor::{Executor, ExecutorError},
     identity::{Identity, Secured, SecurityError},
     listener,
+    mailbox::{self, DurableSender, MessengerPort},
     messaging::{
         self, Directory, FleetDirectory, KeyError, Messenger,
         driver::{Certified, MessagingMetrics},
@@ -76,7 +77,8 @@ pub async fn run(
         "starting an agent"
     );
     let executor = executor.await?;
-    let Started { handler, inbox: _inbox } = handlers::start(config.messages.as_ref(), executor.mail())?;
+    let Started { handler, inbox } = handlers::start(config.messages.as_ref(), executor.mail())?;
+    let inbox = inbox.ok_or(handler.name());
     let secured = Secured::begin(&config, &platform).await?;
     let transport = secured.transport.clone();
     let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
@@ -99,8 +101,17 @@ pub async fn run(
     })
     .await?;
     if let Some(mail) = executor.mail() {
-        mail.set_post(Arc::new(MessengerPost(messenger.clone())));
+        let durable = DurableSender::new(Arc::clone(&upstream), platform.clone());
+        mail.set_post(Arc::new(MessengerPost { messenger: messenger.clone(), durable }));
     }
+    let mailbox = mailbox::Deps {
+        cluster_id: config.cluster_id.clone(),
+        name: config.name.as_str().into(),
+        upstream: Arc::clone(&upstream),
+        port: Arc::new(MessengerPort::new(messenger.clone(), inbox)),
+        random: Arc::clone(&platform.random),
+        stop: messaging_stop.clone(),
+    };
     let deps = session::Deps {
         metrics: session::SessionMetrics::new(&metrics, config.slots),
         readiness: metrics.readiness().clone(),
@@ -124,7 +135,7 @@ pub async fn run(
         messaging_stop.cancel();
         ended
     };
-    let (ended, ()) = tokio::join!(session, watching);
+    let (ended, (), ()) = tokio::join!(session, watching, mailbox::run(mailbox));
     messaging_stop.cancel();
     messenger.stopped().await;
     Ok(ended?)

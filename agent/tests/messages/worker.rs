@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use robeing_agent::{
-    executor::Executor as _,
-    executor::{Limits, WorkerConfig, WorkerExecutor},
+    executor::{Executor as _, Limits, WorkerConfig, WorkerExecutor},
+    mailbox::DurableSender,
     messaging::{
-        Outcome,
+        Messenger, Outcome,
         handlers::{InboxHandler, MessengerPost, WorkerHandler},
     },
+    upstream::Upstream,
 };
 use robeing_net::Transport;
-use robeing_platform::TcpNetwork;
+use robeing_platform::{Platform, TcpNetwork};
 use robeing_proto::worker::v1::{
     FromProcess, Hello, Message, MessageAccepted, MessageOutcome, MessageRefused, SendCode, SendMessage, SendOutcome,
     ToProcess, from_process, message_outcome, to_process, worker_client::WorkerClient,
@@ -72,6 +73,14 @@ impl Process {
     }
 }
 
+/// Returns what sends the messages of processes. It knows no coordinator.
+fn post(messenger: Messenger) -> MessengerPost {
+    let platform = Platform::real();
+    let transport = Transport::new(Arc::clone(&platform.network));
+    let upstream = Arc::new(Upstream::new(transport, Vec::new(), &*platform.random));
+    MessengerPost { messenger, durable: DurableSender::new(upstream, platform) }
+}
+
 async fn fleet() -> (WorkerExecutor, Agent, Agent) {
     let transport = Transport::new(Arc::new(TcpNetwork));
     let config =
@@ -81,7 +90,7 @@ async fn fleet() -> (WorkerExecutor, Agent, Agent) {
     let sender = Agent::new(&known, "sender", Arc::new(InboxHandler::default())).await;
     let receiver =
         Agent::new(&known, "receiver", Arc::new(WorkerHandler(executor.mail().expect("processes attach")))).await;
-    executor.mail().expect("processes attach").set_post(Arc::new(MessengerPost(receiver.messenger.clone())));
+    executor.mail().expect("processes attach").set_post(Arc::new(post(receiver.messenger.clone())));
     (executor, sender, receiver)
 }
 

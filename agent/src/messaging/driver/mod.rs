@@ -230,6 +230,32 @@ impl Messenger {
         })
     }
 
+    /// Returns the message sealed for the one agent that its address stands for, if there is one that has a key;
+    /// otherwise as it is.
+    #[must_use]
+    pub fn seal_if_known(&self, message: Outgoing) -> Outgoing {
+        let snapshot = self.shared.directory.snapshot();
+        let entry = match &message.to {
+            // Also one that is away.
+            Address::Agent(name) => snapshot.get(name).cloned(),
+            to => to.resolve_one(&snapshot, &self.shared.me, self.id_of(&message).spread()).ok(),
+        };
+        let Some(entry) = entry.filter(|_| message.key_id.is_none()) else { return message };
+        let Some(key) = &entry.sealing_key else { return message };
+        let id = self.id_of(&message);
+        let Ok(mut packet) = self.packet(&message, id, &entry.name) else { return message };
+        if sealing::seal(&mut packet, key, &*self.shared.random).is_err() {
+            return message;
+        }
+        Outgoing {
+            id: Some(packet.id),
+            to: Address::Agent(Arc::clone(&entry.name)),
+            payload: packet.payload,
+            key_id: Some(key.id()),
+            ..message
+        }
+    }
+
     /// Sends a message to one agent by way of a messenger, for agents that can't reach each other.
     pub async fn send_via(&self, messenger: &str, message: Outgoing) -> Outcome {
         let (entry, packet) = match self.route(&message) {

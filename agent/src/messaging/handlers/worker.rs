@@ -3,12 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use robeing_proto::worker::v1::{Message, SendCode, SendMessage, SendOutcome, message_outcome};
+use robeing_proto::{
+    v1::{MessageCode, MessageStatus},
+    worker::v1::{Message, SendCode, SendMessage, SendOutcome, message_outcome},
+};
 use tokio::time::Instant;
 
 use super::{Delivery, Handler, HandlerOutcome};
 use crate::{
     executor::worker::{Post, WorkerMail},
+    mailbox::sending::{DurableSender, NotSent},
     messaging::{
         Messenger, Outcome, Outgoing, PacketId, Priority,
         driver::NoReply,
@@ -50,21 +54,72 @@ impl Handler for WorkerHandler {
     }
 }
 
+/// How long a durable message is kept, unless its sender says otherwise.
+const KEPT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Sends the messages of attached processes.
-pub struct MessengerPost(pub Messenger);
+pub struct MessengerPost {
+    /// Sends messages to other agents directly.
+    pub messenger: Messenger,
+    /// Sends durable ones to the coordinators.
+    pub durable: DurableSender,
+}
+
+impl MessengerPost {
+    /// Sends a durable message, sealed if its receiver is known and has a key.
+    async fn send_durable(&self, message: SendMessage) -> SendOutcome {
+        let seq = message.seq;
+        let refused = |reason: String| answer(seq, &Outcome::refused(reason));
+        if message.ask || message.without_ack || !message.reply_to.is_empty() {
+            return refused("a durable message can't be sent with ask, without_ack or reply_to".to_owned());
+        }
+        let ttl = match message.deadline_in_ms {
+            0 => KEPT_FOR,
+            millis => Duration::from_millis(millis),
+        };
+        let outgoing = match outgoing(SendMessage { deadline_in_ms: 0, ..message }) {
+            Ok(outgoing) => self.messenger.seal_if_known(outgoing),
+            Err(reason) => return refused(reason),
+        };
+        match self.durable.send_durable(outgoing, ttl).await {
+            Ok(status) => kept(seq, status),
+            Err(error @ NotSent::Refused(_)) => refused(error.to_string()),
+            Err(error @ NotSent::Unconfirmed { .. }) => {
+                SendOutcome { seq, code: SendCode::Away.into(), reason: error.to_string(), reply: None }
+            }
+        }
+    }
+}
+
+/// Converts what became of a durable message.
+fn kept(seq: u64, status: MessageStatus) -> SendOutcome {
+    let code = match status.code() {
+        MessageCode::Accepted => SendCode::Accepted,
+        MessageCode::Kept => SendCode::Kept,
+        MessageCode::Refused | MessageCode::Unspecified => SendCode::Refused,
+        MessageCode::NoSuchAgent => SendCode::NoSuchAgent,
+        MessageCode::Away => SendCode::Away,
+        MessageCode::DeadlinePassed => SendCode::DeadlinePassed,
+        MessageCode::Overloaded => SendCode::Overloaded,
+    };
+    SendOutcome { seq, code: code.into(), reason: status.reason, reply: status.reply }
+}
 
 #[async_trait]
 impl Post for MessengerPost {
     async fn send(&self, message: SendMessage) -> SendOutcome {
+        if message.durable {
+            return self.send_durable(message).await;
+        }
         let (seq, is_ask) = (message.seq, message.ask);
         let outgoing = match outgoing(message) {
             Ok(outgoing) => outgoing,
             Err(reason) => return answer(seq, &Outcome::refused(reason)),
         };
         if !is_ask {
-            return answer(seq, &self.0.send(outgoing).await);
+            return answer(seq, &self.messenger.send(outgoing).await);
         }
-        match self.0.ask(outgoing).await {
+        match self.messenger.ask(outgoing).await {
             Ok(reply) => answer(seq, &Outcome::accepted(Some(reply.payload))),
             Err(NoReply::NotAccepted(outcome)) => answer(seq, &outcome),
             Err(error) => {
