@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::{
-    directory::{MAX_WATCHERS, fixture::Watcher},
+    directory::{MAX_WATCHERS, Position, fixture::Watcher},
     fixture::join,
     tests::{
         agent::TestAgent,
@@ -158,16 +158,20 @@ async fn a_coordinator_that_got_a_snapshot_tells_its_watchers_what_has_changed()
     caught_up(&fleet, follower, leader).await;
     let mut watched = Watched::start(&fleet, follower, Watcher::default());
     watched.until_known(&fleet, leader).await;
+    joined(&fleet, leader, "x", "10.0.0.1:1").await;
+    watched.until_known(&fleet, leader).await;
+    let (seen, directory) = (watched.watcher.revision, fleet.tested(follower).directory);
+    assert!(matches!(directory.directory.start(seen), Some(Position::Log(_))));
     // It gets the effects of nothing that follows, as if a snapshot were installed.
     propose(&fleet, leader, lost).await;
     joined(&fleet, leader, "b", "10.0.0.1:1").await;
     caught_up(&fleet, follower, leader).await;
-    let directory = fleet.tested(follower).directory;
     directory.observer.directory.take();
     directory.observer.directory.note_everything();
     assert_eq!(watched.until_known(&fleet, leader).await, 0, "the watch goes on");
-    let before = Watched::start(&fleet, follower, Watcher { revision: 1, ..Watcher::default() });
-    let mut before = before;
+    let is_new = |_: &TestFleet| matches!(directory.directory.start(seen), Some(Position::Full { .. }));
+    fleet.until("a look at everything", is_new).await;
+    let mut before = Watched::start(&fleet, follower, Watcher { revision: seen, ..Watcher::default() });
     assert_eq!(before.until_known(&fleet, leader).await, 1, "what happened before the snapshot is not known");
     // A coordinator with an empty disk catches up, with or without a snapshot.
     fleet.take_away(follower);

@@ -222,10 +222,12 @@ fn messages<'a>(reset: bool, fields: impl Iterator<Item = (u32, &'a [u8])>, revi
     }
     for (number, field) in fields {
         let length = field.len() as u64;
-        let fits = budget.take(key_len(number) + encoded_len_varint(length) + field.len());
-        if !fits || count == MAX_IN_MESSAGE {
+        let size = key_len(number) + encoded_len_varint(length) + field.len();
+        if !budget.take(size) || count == MAX_IN_MESSAGE {
             done.push(message.split().freeze());
             (budget, count) = (MessageBudget::default(), 0);
+            // The first field always fits.
+            let _ = budget.take(size);
         }
         encode_key(number, WireType::LengthDelimited, &mut message);
         encode_varint(length, &mut message);
