@@ -30,6 +30,31 @@ pub struct Sources {
     pub snapshots: Arc<SnapshotStats>,
 }
 
+/// The metrics of messages through the coordinators.
+struct MailGauges {
+    waiting: Gauge,
+    bytes: Gauge,
+    mailboxes: Gauge,
+}
+
+impl MailGauges {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            waiting: metrics
+                .gauge("letters_waiting", "Messages through the coordinators that wait for their receivers"),
+            bytes: metrics.gauge("letter_bytes", "Bytes of messages through the coordinators and of their replies"),
+            mailboxes: metrics.gauge("mailboxes_open", "Mailboxes that agents have open at this coordinator"),
+        }
+    }
+
+    fn refresh(&self, state: &StateReader, observer: &ApplyObserver) {
+        let counts = state.look(|fleet| fleet.mail_counts());
+        self.waiting.set(counts.waiting.into());
+        self.bytes.set((counts.bytes + counts.reply_bytes) as i64);
+        self.mailboxes.set(observer.mailboxes.len() as i64);
+    }
+}
+
 /// Keeps the metrics up to date until the coordinator stops.
 pub async fn run(sources: Sources, metrics: Metrics) {
     let Sources { standing, members, state, observer, log, rooms, snapshots } = sources;
@@ -56,7 +81,9 @@ pub async fn run(sources: Sources, metrics: Metrics) {
     let needed = gauge("disk_needed_bytes", "Bytes that must be free there to finish what was accepted");
     let short = gauge("disk_short", "1 while fewer bytes are free than needed");
     let skipped = gauge("snapshots_skipped", "Snapshots skipped for lack of room since the start");
+    let mail = MailGauges::new(&metrics);
     loop {
+        mail.refresh(&state, &observer);
         let (counts, totals, agents, held) =
             state.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
         leading.set(i64::from(standing.term().is_some()));

@@ -1,6 +1,6 @@
 //! The letters that an agent has received from the coordinators, and its answers to them. Pure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use robeing_proto::{
     budget::{MAX_UNANSWERED_LETTER_BYTES, MAX_UNANSWERED_LETTERS, MessageBudget},
@@ -14,6 +14,10 @@ use crate::messaging::PacketId;
 pub const MAX_HELD: usize = 4 * MAX_UNANSWERED_LETTERS;
 /// Maximum size of the letters that are held, in bytes.
 pub const MAX_HELD_BYTES: usize = 4 * MAX_UNANSWERED_LETTER_BYTES;
+/// Maximum number of answers that are not written yet. A coordinator that takes none gets no further letters.
+pub const MAX_ANSWERS: usize = 2 * MAX_HELD;
+/// Maximum size of the answers that are not written yet, in bytes: 16 MiB. Replies beyond it are dropped.
+pub const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// Bytes that an answer counts for besides its texts.
 const ANSWER_BYTES: usize = 64;
 
@@ -22,9 +26,9 @@ const ANSWER_BYTES: usize = 64;
 pub enum Taken {
     /// It is new: it has to be delivered.
     New,
-    /// It is held already.
+    /// It is held already, or its answer is not written yet.
     Known,
-    /// The coordinator has sent more than it may.
+    /// The coordinator has sent more than it may, or takes no answers.
     TooMany,
 }
 
@@ -35,16 +39,18 @@ pub struct Held {
     letters: HashMap<PacketId, usize>,
     bytes: usize,
     answers: VecDeque<(PacketId, LetterAnswer)>,
+    answered: HashSet<PacketId>,
+    answer_bytes: usize,
 }
 
 impl Held {
     /// Takes a letter of this size, in bytes.
     pub fn take(&mut self, id: PacketId, size: usize) -> Taken {
-        if self.letters.contains_key(&id) {
+        if self.letters.contains_key(&id) || self.answered.contains(&id) {
             return Taken::Known;
         }
         let fits = self.letters.is_empty() || self.bytes + size <= MAX_HELD_BYTES;
-        if self.letters.len() >= MAX_HELD || !fits {
+        if self.letters.len() >= MAX_HELD || self.answered.len() >= MAX_ANSWERS || !fits {
             return Taken::TooMany;
         }
         self.letters.insert(id, size);
@@ -52,8 +58,14 @@ impl Held {
         Taken::New
     }
 
-    /// Adds the answer to a letter, which is held until it is written.
-    pub fn answer(&mut self, id: PacketId, answer: LetterAnswer) {
+    /// Adds the answer to a letter, which is kept until it is written.
+    pub fn answer(&mut self, id: PacketId, mut answer: LetterAnswer) {
+        self.drop(id);
+        if self.answer_bytes + size(&answer) > MAX_ANSWER_BYTES && answer.reply.take().is_some() {
+            answer.reply_dropped = true;
+        }
+        self.answer_bytes += size(&answer);
+        self.answered.insert(id);
         self.answers.push_back((id, answer));
     }
 
@@ -67,7 +79,7 @@ impl Held {
         !self.answers.is_empty()
     }
 
-    /// Takes the answers of the next message, as many as fit. Their letters are not held any more.
+    /// Takes the answers of the next message, as many as fit. Their letters may come again.
     pub fn next_answers(&mut self) -> Vec<LetterAnswer> {
         let (mut next, mut budget) = (Vec::new(), MessageBudget::default());
         while let Some((id, answer)) = self.answers.pop_front() {
@@ -75,7 +87,8 @@ impl Held {
                 self.answers.push_front((id, answer));
                 break;
             }
-            self.drop(id);
+            self.answered.remove(&id);
+            self.answer_bytes -= size(&answer);
             next.push(answer);
         }
         next
@@ -86,12 +99,12 @@ impl Held {
         self.letters.len() <= MAX_UNANSWERED_LETTERS && self.bytes <= MAX_UNANSWERED_LETTER_BYTES.max(self.largest())
     }
 
-    /// Returns the number of letters that are held.
+    /// Returns the number of letters that are not answered.
     pub fn len(&self) -> usize {
         self.letters.len()
     }
 
-    /// Returns whether no letter is held.
+    /// Returns whether all letters are answered.
     pub fn is_empty(&self) -> bool {
         self.letters.is_empty()
     }
@@ -122,8 +135,8 @@ mod tests {
         let mut held = Held::default();
         assert_eq!([held.take(PacketId(1), 9), held.take(PacketId(1), 9)], [Taken::New, Taken::Known]);
         held.answer(PacketId(1), answer(1));
-        assert_eq!((held.take(PacketId(1), 9), held.has_answers()), (Taken::Known, true));
-        assert_eq!((held.next_answers().len(), held.is_empty(), held.has_answers()), (1, true, false));
+        assert_eq!((held.take(PacketId(1), 9), held.has_answers(), held.is_empty()), (Taken::Known, true, true));
+        assert_eq!((held.next_answers().len(), held.has_answers(), held.answer_bytes), (1, false, 0));
         assert_eq!(held.take(PacketId(1), 9), Taken::New, "it may come again");
         held.drop(PacketId(1));
         held.drop(PacketId(1));
@@ -147,6 +160,24 @@ mod tests {
         assert!(held.may_open());
         assert_eq!(held.take(PacketId(2), 1), Taken::New);
         assert!(!held.may_open());
+    }
+
+    #[test]
+    fn so_many_answers_are_kept_and_of_so_many_bytes() {
+        let mut held = Held::default();
+        let largest = MAX_ANSWER_BYTES - ANSWER_BYTES;
+        for (id, reply) in [(1, largest), (2, 1)] {
+            held.answer(PacketId(id), answer(reply));
+        }
+        let kept: Vec<LetterAnswer> = [held.next_answers(), held.next_answers()].concat();
+        let replies: Vec<Option<usize>> = kept.iter().map(|of| of.reply.as_ref().map(|reply| reply.len())).collect();
+        assert_eq!((replies, kept[1].reply_dropped), (vec![Some(largest), None], true));
+        for id in 0..MAX_ANSWERS as u128 {
+            assert_eq!(held.take(PacketId(id), 1), Taken::New);
+            held.answer(PacketId(id), answer(0));
+        }
+        assert!(held.may_open(), "answers wait for a stream");
+        assert_eq!(held.take(PacketId(u128::MAX), 1), Taken::TooMany);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! 2. **Handled once.** A letter that is held is not delivered again when it arrives again. After that the messenger
 //!    recognizes its id ([`memory`](crate::messaging::memory)), and its first outcome is reported again.
 //! 3. **Bounded.** The stream carries so many letters without answer at once. It is opened only while no more are held,
-//!    and closed if the coordinator sends more than [`MAX_HELD`](held::MAX_HELD).
+//!    and closed if the coordinator sends more than [`MAX_HELD`](held::MAX_HELD), or takes no answers.
 //! 4. **An answer survives the stream.** It is kept until it is written to a stream, also to another coordinator.
 
 mod driver;

@@ -90,6 +90,11 @@ impl Mailboxes {
         lock(&self.open).get(agent).cloned()
     }
 
+    /// Returns the number of mailboxes that are open here.
+    pub fn len(&self) -> usize {
+        lock(&self.open).len()
+    }
+
     /// Wakes the task that serves the mailbox of an agent, if it is open here.
     pub fn wake(&self, agent: &str) {
         if let Some(mailbox) = lock(&self.open).get(agent) {

@@ -178,7 +178,8 @@ mod tests {
         assert_eq!((told(&one), told(&two)), (None, None));
         drop(two);
         drop(one);
-        assert_eq!((waiters.waited().count, waiters.waited().by_letter.len()), (0, 0));
+        let waited = waiters.waited();
+        assert_eq!((waited.count, waited.by_letter.len()), (0, 0));
     }
 
     #[test]
