@@ -14,7 +14,7 @@ use tracing::info;
 
 use crate::{
     apply::result_stream::{Letter, ResultStream},
-    leader::{recoveries::Recoveries, sessions::SessionTable},
+    leader::{recoveries::Recoveries, sessions::SessionTable, shortages::Shortages},
     raft::{Observer, Told},
 };
 
@@ -33,6 +33,8 @@ pub struct ApplyObserver {
     pub sessions: SessionTable,
     /// Measures how long recoveries take.
     pub recoveries: Recoveries,
+    /// Records what is refused in a shortage.
+    pub shortages: Shortages,
     /// Wakes the timers: something may be due earlier than before.
     pub timers: Notify,
 }
@@ -47,6 +49,7 @@ impl ApplyObserver {
             waiters: Mutex::default(),
             sessions,
             recoveries: Recoveries::default(),
+            shortages: Shortages::default(),
             timers: Notify::new(),
         }
     }

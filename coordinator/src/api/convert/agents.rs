@@ -1,6 +1,6 @@
 //! Conversion of agents and their roles.
 
-use robeing_fleet::{Agent, AgentState, Role};
+use robeing_fleet::{Agent, AgentState, Role, RoleTraits};
 use robeing_identity::PeerRole;
 use robeing_proto::v1;
 
@@ -34,25 +34,6 @@ pub fn peer_role(role: Role) -> PeerRole {
     }
 }
 
-struct RoleTraits {
-    responsibilities: &'static [&'static str],
-    capabilities: &'static [&'static str],
-    priority: u32,
-}
-
-/// Returns what a role is for, what it can do, and its priority (1 is served first).
-fn traits(role: Role) -> RoleTraits {
-    let (responsibilities, capabilities, priority): (&[_], &[_], _) = match role {
-        Role::Specialist => {
-            (&["domain_expertise", "deep_analysis"], &["specialized_processing", "expert_knowledge"], 2)
-        }
-        Role::Guardian => (&["security", "monitoring", "validation"], &["threat_detection", "access_control"], 2),
-        Role::Worker => (&["task_execution", "data_processing"], &["parallel_processing", "batch_operations"], 3),
-        Role::Messenger => (&["communication", "data_transfer"], &["protocol_handling", "format_conversion"], 4),
-    };
-    RoleTraits { responsibilities, capabilities, priority }
-}
-
 /// Converts an agent to its API form.
 pub fn agent(agent: &Agent) -> v1::Agent {
     let state = match agent.state {
@@ -63,7 +44,7 @@ pub fn agent(agent: &Agent) -> v1::Agent {
         AgentState::Unhealthy => v1::AgentState::Unhealthy,
     };
     let share = |millionths: u32| f64::from(millionths) / 1e6;
-    let RoleTraits { responsibilities, capabilities, priority } = traits(agent.role);
+    let RoleTraits { responsibilities, capabilities, priority } = agent.role.traits();
     let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
     v1::Agent {
         name: agent.name.to_string(),
