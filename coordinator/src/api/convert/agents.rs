@@ -79,7 +79,27 @@ pub fn agent(agent: &Agent) -> v1::Agent {
 
 #[cfg(test)]
 mod tests {
+    use robeing_fleet::COORDINATOR_TRAITS;
+
     use super::*;
+
+    #[test]
+    fn the_docs_say_what_each_role_is_for_and_the_order_is_the_same_for_connections() {
+        let path = format!("{}/../docs/roles.md", env!("CARGO_MANIFEST_DIR"));
+        let docs = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let agents = Role::ALL.map(|role| (peer_role(role), role.traits()));
+        for (role, traits) in agents.into_iter().chain([(PeerRole::Coordinator, COORDINATOR_TRAITS)]) {
+            let RoleTraits { responsibilities, capabilities, priority } = traits;
+            let list = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+            let (name, duties, skills) = (role.as_str(), list(responsibilities), list(capabilities));
+            let row = format!("| {name} | {duties} | {skills} | {priority} |");
+            assert!(docs.contains(&row), "docs/roles.md should have this row:\n{row}");
+            for word in responsibilities.iter().chain(capabilities) {
+                assert!(docs.contains(&format!("\n| `{word}` | ")), "docs/roles.md should say what does {word}");
+            }
+            assert_eq!(role.priority(), priority, "{name}");
+        }
+    }
 
     #[test]
     fn every_role_of_an_agent_comes_back_as_it_was_and_no_other_is_one() {
