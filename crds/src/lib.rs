@@ -20,6 +20,7 @@ mod messages;
 mod pool;
 mod recovery;
 mod reference;
+mod role;
 mod rules;
 mod scheduling;
 mod schema;
@@ -36,10 +37,11 @@ pub use manifest::{
 };
 pub use messages::{Messages, MessagesHttp};
 pub use pool::{
-    AgentPorts, CommandExecutor, Executor, HeaderSource, HttpExecutor, HttpHeader, PodOverrides, Pool, Role, SecretKey,
+    AgentPorts, CommandExecutor, Executor, HeaderSource, HttpExecutor, HttpHeader, PodOverrides, Pool, SecretKey,
 };
 pub use recovery::Recovery;
 pub use reference::reference;
+pub use role::Role;
 pub use scheduling::{Scheduling, Weights};
 pub use schema::{crd, crd_yaml};
 pub use spec::{ImagePullPolicy, RobeingCluster, RobeingClusterSpec};

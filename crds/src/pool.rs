@@ -7,10 +7,7 @@ use k8s_openapi::api::core::v1::{
     TopologySpreadConstraint, Volume,
 };
 use kube::KubeSchema;
-use robeing_settings::{
-    AgentRole, CommandSpec, ExecutorSpec, HeaderSource as EnvironmentSource, HeaderSpec, HttpSpec, ProcessRole,
-    settings,
-};
+use robeing_settings::{CommandSpec, ExecutorSpec, HeaderSource as EnvironmentSource, HeaderSpec, HttpSpec, settings};
 use robeing_target::{Target, TargetError};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -23,6 +20,7 @@ use crate::{
         MAX_SLOTS, MAX_SPECIALIZATION_NAME, MAX_SPECIALIZATIONS, MAX_URL,
     },
     messages::Messages,
+    role::Role,
     rules,
 };
 
@@ -39,7 +37,11 @@ pub struct Pool {
 
     /// Role of the agents: Worker, Specialist, Messenger or Guardian. Workers take any task. Specialists take the tasks
     /// of their specializations first, then any other. Messengers and Guardians take only tasks that require their
-    /// role, or whose kind is one of their specializations.
+    /// role, or whose kind is one of their specializations. Each role has responsibilities, capabilities and a priority
+    /// in a shortage, of which 1 is the highest. Worker: task_execution, data_processing; parallel_processing,
+    /// batch_operations; priority 3. Specialist: domain_expertise, deep_analysis; specialized_processing,
+    /// expert_knowledge; priority 2. Messenger: communication, data_transfer; protocol_handling, format_conversion;
+    /// priority 4. Guardian: security, monitoring, validation; threat_detection, access_control; priority 2.
     #[serde(default)]
     pub role: Role,
 
@@ -152,40 +154,6 @@ fn default_metrics_port() -> u32 {
 
 fn default_attach_port() -> u32 {
     17_081
-}
-
-/// The role of a pool's agents.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[schemars(inline)]
-pub enum Role {
-    /// Takes any task that requires no other role.
-    #[default]
-    Worker,
-    /// Takes tasks whose kind is one of its specializations first, then other tasks.
-    Specialist,
-    /// Meant for relaying and translating messages. Takes only tasks that require this role, or whose kind is one of
-    /// its specializations.
-    Messenger,
-    /// Meant for validation and anomaly detection. Takes only tasks that require this role, or whose kind is one of its
-    /// specializations.
-    Guardian,
-}
-
-impl From<Role> for AgentRole {
-    fn from(role: Role) -> Self {
-        match role {
-            Role::Worker => Self::Worker,
-            Role::Specialist => Self::Specialist,
-            Role::Messenger => Self::Messenger,
-            Role::Guardian => Self::Guardian,
-        }
-    }
-}
-
-impl From<Role> for ProcessRole {
-    fn from(role: Role) -> Self {
-        Self::Agent(role.into())
-    }
 }
 
 /// How an agent runs a task.

@@ -35,6 +35,7 @@ pub use agents::{
     command::{AgentCommand, AgentJoin, LossReason, PoolCommand, PoolShape, Role},
     query::AgentCounts,
     recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep},
+    role::{COORDINATOR_TRAITS, Places, RoleTraits},
 };
 pub use audit_log::{
     AuditOutcome, AuditRecord,

@@ -31,6 +31,9 @@ pub const MAX_TIMED_KINDS: usize = 256;
 pub const MAX_PAGE: usize = 1_000;
 /// Default of `FleetConfig::max_queued`.
 pub const DEFAULT_MAX_QUEUED: u32 = 100_000;
+/// One place in this many of the queue is kept from each priority of roles for the priorities above it; see
+/// [`Places`](crate::Places).
+pub const QUEUE_PLACES_PER_KEPT: u32 = 100;
 /// Default of `FleetConfig::max_tasks`.
 pub const DEFAULT_MAX_TASKS: u32 = 1_000_000;
 /// Default of `FleetConfig::max_bytes`: 1 GiB.

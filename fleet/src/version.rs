@@ -24,6 +24,8 @@ pub enum Feature {
     Identity,
     /// Durable messages, and the agents' keys for sealed payloads.
     Mail,
+    /// The last places of the queue are kept for tasks of roles of higher priority.
+    RolePriority,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -34,6 +36,7 @@ impl Feature {
     pub const ALL: &[Feature] = &[
         Feature::Identity,
         Feature::Mail,
+        Feature::RolePriority,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -42,7 +45,7 @@ impl Feature {
     pub fn since(self) -> u32 {
         match self {
             Feature::Identity => 2,
-            Feature::Mail => 3,
+            Feature::Mail | Feature::RolePriority => 3,
             #[cfg(feature = "trial")]
             Feature::Trial => 4,
         }
@@ -53,6 +56,7 @@ impl Feature {
         match self {
             Feature::Identity => "identity",
             Feature::Mail => "mail",
+            Feature::RolePriority => "role priority",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -65,7 +69,7 @@ impl Feature {
 
     fn is_known(self) -> bool {
         match self {
-            Feature::Identity | Feature::Mail => true,
+            Feature::Identity | Feature::Mail | Feature::RolePriority => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }

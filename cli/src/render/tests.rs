@@ -207,6 +207,22 @@ fn large_numbers_are_strings_and_text_is_beside_bytes() {
 }
 
 #[test]
+fn what_the_role_of_an_agent_is_for_is_printed() {
+    let agent = Agent {
+        responsibilities: vec!["domain_expertise".into(), "deep_analysis".into()],
+        capabilities: vec!["specialized_processing".into()],
+        role_priority: 2,
+        ..agent("a", AgentState::Live)
+    };
+    let form = serde_json::to_value(Document::of(&agent).expect("it has a form")).expect("plain");
+    assert_eq!(form["responsibilities"], serde_json::json!(["domain_expertise", "deep_analysis"]));
+    assert_eq!(form["capabilities"], serde_json::json!(["specialized_processing"]));
+    assert_eq!((&form["rolePriority"], &form["role"]), (&2.into(), &"ROLE_SPECIALIST".into()));
+    let yaml = serde_yaml::to_string(&Document::of(&agent).expect("it has a form")).expect("plain");
+    assert!(yaml.contains("responsibilities:\n- domain_expertise\n- deep_analysis\n"), "{yaml}");
+}
+
+#[test]
 fn every_message_that_is_printed_has_a_form() {
     use robeing_proto::v1::{CancelResult, SubmitResult};
     Document::of(&SubmitResult::default()).expect("a form");

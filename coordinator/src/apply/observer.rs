@@ -15,7 +15,7 @@ use tracing::info;
 use crate::{
     apply::result_stream::{Letter, ResultStream},
     directory::changed::ChangedAgents,
-    leader::{recoveries::Recoveries, sessions::SessionTable},
+    leader::{recoveries::Recoveries, sessions::SessionTable, shortages::Shortages},
     mail::{mailboxes::Mailboxes, waiters::LetterWaiters},
     raft::{Observer, Told},
 };
@@ -41,6 +41,8 @@ pub struct ApplyObserver {
     pub letters: Arc<LetterWaiters>,
     /// The mailboxes that agents have opened here.
     pub mailboxes: Mailboxes,
+    /// Records what is refused in a shortage.
+    pub shortages: Shortages,
     /// Wakes the timers: something may be due earlier than before.
     pub timers: Notify,
 }
@@ -58,6 +60,7 @@ impl ApplyObserver {
             recoveries: Recoveries::default(),
             letters: Arc::default(),
             mailboxes: Mailboxes::default(),
+            shortages: Shortages::default(),
             timers: Notify::new(),
         }
     }

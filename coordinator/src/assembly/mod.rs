@@ -19,7 +19,7 @@ use robeing_proto::{
 };
 use robeing_settings::CoordinatorConfig;
 use robeing_telemetry::Metrics;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tracing::{info, warn};
 
@@ -44,8 +44,9 @@ use crate::{
     fleet_config,
     identity::{
         access::Access,
-        enrolment::{EnrolmentService, MAX_ENROLLING},
+        enrolment::EnrolmentService,
         refusals::Refusals,
+        room::{ENROLLING, Room},
         security::Security,
     },
     leader::{
@@ -274,6 +275,8 @@ impl Parts {
         lifetime.spawn(self.stall_watch().run());
         lifetime.spawn(self.failure_detector().run());
         self.observer.recoveries.register(metrics);
+        self.observer.shortages.register(metrics);
+        lifetime.spawn(self.observer.shortages.clone().run(self.proposer.clone()));
         lifetime.spawn(recoveries::run(self.standing.clone(), Arc::clone(&self.observer)));
         lifetime.spawn(self.score_keeper().run());
         lifetime.spawn(self.version_raiser().run());
@@ -425,7 +428,7 @@ impl Parts {
 
     /// Puts the services behind the gate, adds the one for enrolment, and starts what keeps certificates up to date.
     async fn secure(&self, routes: Routes, security: Security, metrics: &Metrics) -> Routes {
-        let Self { member, state, proposer, clock, warnings, lifetime, .. } = self.clone();
+        let Self { member, state, proposer, observer, clock, warnings, lifetime, .. } = self.clone();
         let refusals = Refusals::new(metrics);
         lifetime.spawn(refusals.clone().run(proposer.clone()));
         let enrolment = EnrolmentService {
@@ -437,7 +440,8 @@ impl Parts {
             state: state.clone(),
             proposer,
             refusals: refusals.clone(),
-            room: Semaphore::new(MAX_ENROLLING),
+            room: Room::new(ENROLLING),
+            shortages: observer.shortages.clone(),
         };
         let access = Access {
             state: state.clone(),

@@ -9,7 +9,6 @@ use robeing_net::{ConnectInfo, security::TrustClock};
 use robeing_proto::internal::v1::{
     self as internal, enrol_request::Proof, enrolment_server::Enrolment as EnrolmentRpc,
 };
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 use tracing::{debug, info};
 
@@ -18,10 +17,12 @@ use super::{
     kubernetes::User,
     proofs::{Claim, ProofError, Proved, ServiceAccount},
     refusals::{ANONYMOUS, Refusals, done_to},
+    room::Room,
     trust::{FleetTrust, Trusted},
 };
 use crate::{
     api::{convert, errors},
+    leader::shortages::{Scarce, Shortages},
     member::Member,
     propose::Proposer,
     read::StateReader,
@@ -29,8 +30,6 @@ use crate::{
 
 /// The method, as refusals are counted.
 const METHOD: &str = "robeing.internal.v1.Enrolment/Enrol";
-/// Maximum number of enrolments in progress at one coordinator; further ones are refused, and agents retry.
-pub const MAX_ENROLLING: usize = 256;
 
 /// The Enrolment service.
 pub struct EnrolmentService {
@@ -43,7 +42,8 @@ pub struct EnrolmentService {
     pub state: StateReader,
     pub proposer: Proposer,
     pub refusals: Refusals,
-    pub room: Semaphore,
+    pub room: Room,
+    pub shortages: Shortages,
 }
 
 /// What an agent claims, with its key.
@@ -204,8 +204,13 @@ impl EnrolmentRpc for EnrolmentService {
                 // A proof must not be sent over it, and the certificate would prove nothing.
                 return Err(Status::failed_precondition("enrol over TLS: this connection is not encrypted"));
             }
-            let _room = self.room.try_acquire().map_err(|_| {
-                Status::resource_exhausted(format!("{MAX_ENROLLING} agents enrol here at once; try again"))
+            let role = convert::agent_role(request.role())?;
+            let _place = self.room.take(role).ok_or_else(|| {
+                self.shortages.count(Scarce::Enrolments, role);
+                Status::resource_exhausted(format!(
+                    "there is no room here for another enrolment with the role {}; try again",
+                    convert::peer_role(role).as_str()
+                ))
             })?;
             self.enrol_agent(&request).await
         };

@@ -24,6 +24,7 @@ pub mod proofs;
 pub mod refusals;
 pub mod rights;
 pub mod rights_file;
+pub mod room;
 pub mod security;
 pub mod table;
 mod text_file;

@@ -12,6 +12,7 @@ pub mod recoveries;
 pub mod role;
 pub mod score;
 pub mod sessions;
+pub mod shortages;
 pub mod stalls;
 pub mod standing;
 pub mod transfer;

@@ -2,13 +2,12 @@
 
 use std::{path::Path, sync::Arc};
 
-use robeing_fleet::{Command, IdentityCommand, IdentityConfig, PoolTrust, Reply, Role, known_version};
+use robeing_fleet::{Command, IdentityCommand, IdentityConfig, Places, PoolTrust, Reply, Role, known_version};
 use robeing_net::{ConnectInfo, security::TrustClock};
 use robeing_platform::{AtomicFile, Disk, Platform, simulated::SimulatedDisk};
 use robeing_proto::internal::v1::{EnrolRequest, enrol_request::Proof, enrolment_server::Enrolment as EnrolmentRpc};
 use robeing_settings::Enrolment;
 use robeing_telemetry::Metrics;
-use tokio::sync::Semaphore;
 use tonic::{Code, Request};
 
 use crate::{
@@ -21,7 +20,9 @@ use crate::{
             tests::api_server::{ApiServer, Mood},
         },
         refusals::Refusals,
+        room::Room,
     },
+    leader::shortages::Shortages,
     tests::{fleet::TestFleet, member::TestMember},
 };
 
@@ -74,7 +75,8 @@ impl Fixture {
             state: tested.state,
             proposer: tested.proposer,
             refusals: Refusals::new(&Metrics::default()),
-            room: Semaphore::new(1),
+            room: Room::new(Places { most: 1, kept: 0 }),
+            shortages: Shortages::default(),
         }
     }
 
@@ -156,7 +158,7 @@ async fn nobody_enrols_without_encryption_beyond_the_limit_or_before_the_time_is
     let service = fixture.service(TokenReviewer(Some(fixture.kubernetes.clone())));
     let request = TestMember::newcomer().request("w-0", Some(Proof::ServiceAccountToken("good-x".into())));
     assert_eq!(answer(&service, request.clone(), false).await, Code::FailedPrecondition);
-    let held = service.room.acquire().await.unwrap();
+    let held = service.room.take(Role::Guardian).expect("the only place");
     assert_eq!(answer(&service, request.clone(), true).await, Code::ResourceExhausted);
     drop(held);
     assert_eq!(answer(&service, request.clone(), true).await, Code::PermissionDenied);

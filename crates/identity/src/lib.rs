@@ -21,7 +21,7 @@ pub use certificate::{Certificate, certificate_pem};
 pub use join_secret::{JOIN_SECRET_BYTES, JoinSecret};
 pub use join_token::{JoinClaims, JoinKey, JoinTokenError, MAX_JOIN_TOKEN_BYTES};
 pub use key::{PrivateKey, SigningRequest};
-pub use spiffe::{PeerRole, Realm, SpiffeId, SpiffeIdError, is_segment};
+pub use spiffe::{LOWEST_PRIORITY, PeerRole, Realm, SpiffeId, SpiffeIdError, is_segment};
 
 /// Why an identity can't be made or read.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,9 @@ const MAX_BYTES: usize = 2_048;
 /// Maximum length of a trust domain, bytes (section 2.3).
 const MAX_TRUST_DOMAIN_BYTES: usize = 255;
 
+/// The lowest priority in a shortage.
+pub const LOWEST_PRIORITY: u32 = 5;
+
 /// What a member of a fleet is, as the segment before its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PeerRole {
@@ -43,6 +46,17 @@ impl PeerRole {
         Self::Client,
         Self::Operator,
     ];
+
+    /// Returns the priority in a shortage; 1 is served first. Clients come after all members.
+    pub fn priority(self) -> u32 {
+        match self {
+            Self::Coordinator | Self::Operator => 1,
+            Self::Specialist | Self::Guardian => 2,
+            Self::Worker => 3,
+            Self::Messenger => 4,
+            Self::Client => LOWEST_PRIORITY,
+        }
+    }
 
     /// Returns the role as it is written in a SPIFFE id.
     pub fn as_str(self) -> &'static str {

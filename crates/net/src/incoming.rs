@@ -20,7 +20,7 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::debug;
 
-use crate::security::{Counted, PeerIdentity, PeerLimits, Tls};
+use crate::security::{Counted, Open, PeerIdentity, PeerLimits, Tls};
 
 /// How long a new connection may wait for its first byte.
 pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -97,6 +97,7 @@ async fn greet(tls: Tls, connection: Connection, limits: PeerLimits, permit: Own
         silent_until: Some(Box::pin(tokio::time::sleep(FIRST_BYTE_TIMEOUT))),
         _permit: permit,
         _counted: greeted.counted,
+        _open: Some(greeted.open),
     })
 }
 
@@ -108,6 +109,7 @@ pub(crate) struct Accepted {
     silent_until: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
     _counted: Option<Counted>,
+    _open: Option<Open>,
 }
 
 impl Accepted {
@@ -119,6 +121,7 @@ impl Accepted {
             silent_until: Some(Box::pin(tokio::time::sleep(FIRST_BYTE_TIMEOUT))),
             _permit: permit,
             _counted: None,
+            _open: None,
         }
     }
 }

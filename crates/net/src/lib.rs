@@ -36,8 +36,9 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Flow-control window of one stream, in bytes; a connection's window is four times as large.
 pub const STREAM_WINDOW: u32 = 2 * 1024 * 1024;
-/// Maximum number of open connections per listener; further ones wait to be accepted.
-pub const MAX_CONNECTIONS: usize = 20_000;
+/// Maximum number of open connections per listener, with those whose handshake is not finished; further ones wait to be
+/// accepted. Members of lower priority can have fewer; see [`security::open_connections`].
+pub const MAX_CONNECTIONS: usize = 24_000;
 /// Maximum number of concurrent calls per connection.
 pub const MAX_STREAMS_PER_CONNECTION: u32 = 1_024;
 /// Maximum size of the headers of one call, in bytes.

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use robeing_fleet::{Role, RoleTraits};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -101,6 +102,22 @@ pub enum AgentRole {
     /// Meant for validation and anomaly detection. Takes only tasks that require this role, or whose kind is one of its
     /// specializations.
     Guardian,
+}
+
+impl AgentRole {
+    /// All roles.
+    pub const ALL: [Self; 4] = [Self::Worker, Self::Specialist, Self::Messenger, Self::Guardian];
+
+    /// Returns what the role is for, what it can do, and its priority.
+    pub const fn traits(self) -> RoleTraits {
+        let role = match self {
+            Self::Worker => Role::Worker,
+            Self::Specialist => Role::Specialist,
+            Self::Messenger => Role::Messenger,
+            Self::Guardian => Role::Guardian,
+        };
+        role.traits()
+    }
 }
 
 /// How an agent runs a task, in the form of a manifest's `executor`.

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use kube::core::cel::{compile_schema, estimate_rule_cost};
 use robeing_crds::{API_VERSION, GROUP, KIND, RobeingCluster, VERSION, crd, crd_yaml, reference};
+use robeing_settings::AgentRole;
 use serde_json::Value;
 
 fn schema() -> Value {
@@ -30,6 +31,20 @@ fn the_files_are_up_to_date() {
     for (file, text) in [("robeingclusters.yaml", crd_yaml()), ("../docs/reference.md", reference())] {
         let found = fs::read_to_string(folder.join(file)).unwrap_or_default();
         assert!(found == text, "{file} is stale; run `make crds` and commit it");
+    }
+}
+
+#[test]
+fn the_description_of_roles_says_what_each_is_for() {
+    let schema = schema();
+    let description =
+        &schema["properties"]["spec"]["properties"]["pools"]["items"]["properties"]["role"]["description"];
+    let description = description.as_str().expect("a description");
+    for role in AgentRole::ALL {
+        let traits = role.traits();
+        let [duties, skills] = [traits.responsibilities, traits.capabilities].map(|words| words.join(", "));
+        let sentence = format!("{role:?}: {duties}; {skills}; priority {}.", traits.priority);
+        assert!(description.contains(&sentence), "{sentence}");
     }
 }
 

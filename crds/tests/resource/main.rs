@@ -4,6 +4,7 @@ mod definition;
 mod hostile;
 mod kubectl;
 mod manifests;
+mod messages;
 mod refusal;
 mod refusals;
 mod status;

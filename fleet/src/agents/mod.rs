@@ -8,6 +8,7 @@ pub(crate) mod lost;
 mod pools;
 pub(crate) mod query;
 pub(crate) mod recovery;
+pub(crate) mod role;
 pub(crate) mod sessions;
 pub(crate) mod state;
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::{
-    Effect, Fleet, Refusal, Reply, SubmitTask, Task, TaskId, TaskState,
+    Effect, Feature, Fleet, Places, Refusal, Reply, Role, SubmitTask, Task, TaskId, TaskState,
     config::{check_duration, check_length, check_name, invalid},
-    limits::{DEFAULT_PRIORITY, MAX_INPUT_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PRIORITY},
+    limits::{DEFAULT_PRIORITY, MAX_INPUT_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PRIORITY, QUEUE_PLACES_PER_KEPT},
 };
 
 impl SubmitTask {
@@ -73,7 +73,7 @@ impl Fleet {
         if let Err(refusal) = submission.check() {
             return Some(refusal);
         }
-        let refusal = self.check_room(submission.input.len() as u64).err()?;
+        let refusal = self.check_room(submission).err()?;
         self.submitted_before(submission).is_none().then_some(refusal)
     }
 
@@ -84,7 +84,7 @@ impl Fleet {
         if let Some(reply) = self.submitted_before(&submission) {
             return reply;
         }
-        if let Err(refusal) = self.check_room(submission.input.len() as u64) {
+        if let Err(refusal) = self.check_room(&submission) {
             return Reply::Refused(refusal);
         }
         self.state.totals.submitted = self.state.totals.submitted.saturating_add(1);
@@ -123,11 +123,21 @@ impl Fleet {
         Some(Reply::Refused(Refusal::Conflict { what: what.to_owned(), task: task.id }))
     }
 
-    fn check_room(&self, input: u64) -> Result<(), Refusal> {
+    /// Returns how many unfinished tasks there may be before one that requires this role is refused. A task that
+    /// requires none counts as one for workers.
+    pub fn queue_places(&self, required: Option<Role>) -> u32 {
+        let most = self.state.config.max_queued;
+        let kept = if self.version() >= Feature::RolePriority.since() { most / QUEUE_PLACES_PER_KEPT } else { 0 };
+        Places { most, kept }.of(required.unwrap_or(Role::Worker))
+    }
+
+    fn check_room(&self, submission: &SubmitTask) -> Result<(), Refusal> {
         let config = &self.state.config;
+        let input = submission.input.len() as u64;
         let count = |state: TaskState| self.indexes.tasks.counts[state as usize];
-        if count(TaskState::Queued) + count(TaskState::Assigned) >= config.max_queued {
-            return Err(Refusal::QueueFull { limit: config.max_queued });
+        let limit = self.queue_places(submission.required_role);
+        if count(TaskState::Queued) + count(TaskState::Assigned) >= limit {
+            return Err(Refusal::QueueFull { limit });
         }
         if self.state.tasks.kept.len() >= config.max_tasks as usize {
             return Err(Refusal::TooManyTasks { limit: config.max_tasks });

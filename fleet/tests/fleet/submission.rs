@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentJoin, Command, FleetConfig, Refusal, Reply, SubmitTask, TaskCommand, TaskId, TaskState,
+    AgentCommand, AgentJoin, Command, ControlCommand, Feature, FleetConfig, Refusal, Reply, Role, SubmitTask,
+    TaskCommand, TaskId, TaskState,
 };
 
 use crate::fixture::{Trial, success, task, worker};
@@ -78,6 +79,39 @@ fn a_full_queue_refuses_and_takes_again_when_a_task_has_finished() {
     assert_eq!(refusal(&mut trial, task(3)), Refusal::QueueFull { limit: 2 });
     trial.cancel(second);
     trial.submit(task(3));
+}
+
+#[test]
+fn the_last_places_of_the_queue_are_for_tasks_of_roles_of_higher_priority() {
+    let config = FleetConfig { max_queued: 200, ..FleetConfig::default() };
+    let requiring = |n: u128, role| SubmitTask { required_role: role, ..task(n) };
+    let mut before = Trial::with(config.clone());
+    before.apply(Command::Control(ControlCommand::RaiseVersion(Feature::RolePriority.since() - 1)));
+    for n in 1..=200 {
+        before.submit(requiring(n, Some(Role::Messenger)));
+    }
+    assert_eq!(refusal(&mut before, requiring(201, Some(Role::Guardian))), Refusal::QueueFull { limit: 200 });
+
+    let mut trial = Trial::with(config);
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(Feature::RolePriority.since())));
+    let mut n = 0;
+    for (role, places) in [
+        (Some(Role::Messenger), 196),
+        (None, 198),
+        (Some(Role::Worker), 198),
+        (Some(Role::Specialist), 200),
+        (Some(Role::Guardian), 200),
+    ] {
+        assert_eq!(trial.fleet.queue_places(role), places);
+        while n < u128::from(places) {
+            n += 1;
+            trial.submit(requiring(n, role));
+        }
+        assert_eq!(refusal(&mut trial, requiring(n + 1, role)), Refusal::QueueFull { limit: places }, "{role:?}");
+    }
+    trial.cancel(TaskId(1));
+    assert_eq!(refusal(&mut trial, requiring(n + 1, None)), Refusal::QueueFull { limit: 198 });
+    trial.submit(requiring(n + 1, Some(Role::Guardian)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Conversion of agents and their roles.
 
 use bytes::Bytes;
-use robeing_fleet::{Agent, AgentState, Role};
+use robeing_fleet::{Agent, AgentState, Role, RoleTraits};
 use robeing_identity::PeerRole;
 use robeing_proto::v1;
 
@@ -35,25 +35,6 @@ pub fn peer_role(role: Role) -> PeerRole {
     }
 }
 
-struct RoleTraits {
-    responsibilities: &'static [&'static str],
-    capabilities: &'static [&'static str],
-    priority: u32,
-}
-
-/// Returns what a role is for, what it can do, and its priority (1 is served first).
-fn traits(role: Role) -> RoleTraits {
-    let (responsibilities, capabilities, priority): (&[_], &[_], _) = match role {
-        Role::Specialist => {
-            (&["domain_expertise", "deep_analysis"], &["specialized_processing", "expert_knowledge"], 2)
-        }
-        Role::Guardian => (&["security", "monitoring", "validation"], &["threat_detection", "access_control"], 2),
-        Role::Worker => (&["task_execution", "data_processing"], &["parallel_processing", "batch_operations"], 3),
-        Role::Messenger => (&["communication", "data_transfer"], &["protocol_handling", "format_conversion"], 4),
-    };
-    RoleTraits { responsibilities, capabilities, priority }
-}
-
 fn state(state: AgentState) -> v1::AgentState {
     match state {
         AgentState::Live => v1::AgentState::Live,
@@ -82,7 +63,7 @@ pub fn directory_entry(agent: &Agent, spiffe_id: String) -> v1::DirectoryEntry {
 /// Converts an agent to its API form.
 pub fn agent(agent: &Agent) -> v1::Agent {
     let share = |millionths: u32| f64::from(millionths) / 1e6;
-    let RoleTraits { responsibilities, capabilities, priority } = traits(agent.role);
+    let RoleTraits { responsibilities, capabilities, priority } = agent.role.traits();
     let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
     v1::Agent {
         name: agent.name.to_string(),
@@ -117,7 +98,27 @@ pub fn agent(agent: &Agent) -> v1::Agent {
 
 #[cfg(test)]
 mod tests {
+    use robeing_fleet::COORDINATOR_TRAITS;
+
     use super::*;
+
+    #[test]
+    fn the_docs_say_what_each_role_is_for_and_the_order_is_the_same_for_connections() {
+        let path = format!("{}/../docs/roles.md", env!("CARGO_MANIFEST_DIR"));
+        let docs = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let agents = Role::ALL.map(|role| (peer_role(role), role.traits()));
+        for (role, traits) in agents.into_iter().chain([(PeerRole::Coordinator, COORDINATOR_TRAITS)]) {
+            let RoleTraits { responsibilities, capabilities, priority } = traits;
+            let list = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
+            let (name, duties, skills) = (role.as_str(), list(responsibilities), list(capabilities));
+            let row = format!("| {name} | {duties} | {skills} | {priority} |");
+            assert!(docs.contains(&row), "docs/roles.md should have this row:\n{row}");
+            for word in responsibilities.iter().chain(capabilities) {
+                assert!(docs.contains(&format!("\n| `{word}` | ")), "docs/roles.md should say what does {word}");
+            }
+            assert_eq!(role.priority(), priority, "{name}");
+        }
+    }
 
     #[test]
     fn every_role_of_an_agent_comes_back_as_it_was_and_no_other_is_one() {

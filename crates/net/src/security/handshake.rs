@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
 use tracing::debug;
 
-use super::{Counted, PeerIdentity, PeerLimits, Refused, Tls, identity_of};
+use super::{Counted, Open, PeerIdentity, PeerLimits, Refused, Tls, identity_of};
 
 /// How long a handshake may take, from the moment the connection is accepted.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +37,8 @@ pub(crate) struct Greeted {
     pub encrypted: bool,
     /// Counts the connection for its peer.
     pub counted: Option<Counted>,
+    /// Counts the connection among all of the listener.
+    pub open: Open,
 }
 
 impl Tls {
@@ -77,8 +79,9 @@ impl Tls {
                 return Err((Refused::Plaintext, "it does not speak TLS".into()));
             }
             let peer = info.peer;
+            let open = open(limits, None)?;
             let connection = Connection::new(connection, peer);
-            return Ok(Greeted { connection, info, identity: None, encrypted: false, counted: None });
+            return Ok(Greeted { connection, info, identity: None, encrypted: false, counted: None, open });
         }
         let credentials = self.credentials();
         let config =
@@ -96,10 +99,17 @@ impl Tls {
             },
             None => counted,
         };
+        let open = open(limits, identity.as_ref())?;
         let peer = info.peer;
         let identity = identity.map(Arc::new);
-        Ok(Greeted { connection: Connection::new(stream, peer), info, identity, encrypted: true, counted })
+        Ok(Greeted { connection: Connection::new(stream, peer), info, identity, encrypted: true, counted, open })
     }
+}
+
+fn open(limits: &PeerLimits, peer: Option<&PeerIdentity>) -> Result<Open, (Refused, String)> {
+    let who = || peer.map_or("a peer without a certificate".to_owned(), |peer| peer.id.to_string());
+    let refused = || (Refused::NoRoom, format!("the remaining connections are not for {}", who()));
+    limits.open(peer.map(|peer| peer.id.role())).ok_or_else(refused)
 }
 
 /// Returns why a handshake failed.

@@ -19,6 +19,8 @@ pub enum Refused {
     TooSlow,
     /// There are too many connections of this peer.
     TooMany,
+    /// The remaining connections are kept for roles of higher priority.
+    NoRoom,
     /// This process has no certificate yet.
     NotReady,
     /// Any other failure of the handshake.
@@ -27,7 +29,7 @@ pub enum Refused {
 
 impl Refused {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Plaintext,
         Self::UnknownAuthority,
         Self::Expired,
@@ -35,6 +37,7 @@ impl Refused {
         Self::OtherFleet,
         Self::TooSlow,
         Self::TooMany,
+        Self::NoRoom,
         Self::NotReady,
         Self::Malformed,
     ];
@@ -49,6 +52,7 @@ impl Refused {
             Self::OtherFleet => "other_fleet",
             Self::TooSlow => "too_slow",
             Self::TooMany => "too_many",
+            Self::NoRoom => "no_room",
             Self::NotReady => "not_ready",
             Self::Malformed => "malformed",
         }

@@ -4,7 +4,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AgentState, Command, Feature, Fleet, Held, PoolShape, Refusal, Reply, SessionId,
+    AgentCommand, AgentId, AgentJoin, AgentState, Command, Feature, Fleet, Held, PoolShape, Refusal, Reply, Role,
+    SessionId,
     sabotage::{Mistake, planted},
 };
 use robeing_net::{ConnectInfo, Transport};
@@ -22,6 +23,7 @@ use crate::{
     leader::{
         evidence::Origin,
         sessions::{AttemptKey, Connection, SessionConnection, reconcile},
+        shortages::{SESSIONS, Scarce},
         standing::Standing,
     },
     members::Members,
@@ -174,9 +176,9 @@ impl SessionOpener {
         process: Option<SocketAddr>,
         term: u64,
     ) -> Result<OpenSession, JoinFailed> {
-        let (rival, known, keys, has_key) = self.state.look(|fleet| {
-            let (rival, known) = (rival(fleet, hello, process), resumable(fleet, hello));
-            (rival, known, fleet.has(Feature::Mail), knows_key(fleet, hello))
+        let (rival, known, open, keys, has_key) = self.state.look(|fleet| {
+            let (rival, known, open) = (rival(fleet, hello, process), resumable(fleet, hello), others(fleet, hello));
+            (rival, known, open, fleet.has(Feature::Mail), knows_key(fleet, hello))
         });
         if let Some(session) = rival {
             return Err(JoinFailed::Refused(Status::already_exists(format!(
@@ -196,6 +198,10 @@ impl SessionOpener {
         // A join that is out of bounds is refused whatever the state, so it need not go into the log.
         let refused = |refusal: Refusal| JoinFailed::Refused(Status::failed_precondition(refusal.to_string()));
         join.check().map_err(refused)?;
+        if let Some(open) = open.filter(|open| *open >= SESSIONS.of(join.role)) {
+            self.observer.shortages.count(Scarce::Sessions, join.role);
+            return Err(JoinFailed::Refused(no_place(open, join.role)));
+        }
         match self.proposer.propose_in(term, Command::Agent(AgentCommand::Joined(join))).await? {
             Reply::Joined { agent, session } => {
                 Ok(OpenSession { agent, session, resumed: known.is_some_and(|(_, known, _)| known == session) })
@@ -217,6 +223,22 @@ impl SessionOpener {
             waited_seq,
         })
     }
+}
+
+/// Returns how many agents have a session, if the sender of this Hello would be one more.
+fn others(fleet: &Fleet, hello: &internal::Hello) -> Option<u32> {
+    let is_one = fleet.agent_by_name(&hello.name).is_some_and(|agent| agent.state != AgentState::Lost);
+    let counts = fleet.agent_counts();
+    (!is_one).then_some(counts.live + counts.standby + counts.draining + counts.unhealthy)
+}
+
+fn no_place(open: u32, role: Role) -> Status {
+    Status::resource_exhausted(format!(
+        "{open} agents have sessions, and the remaining {} are kept for roles of higher priority than {}; stop agents that \
+         are not needed",
+        SESSIONS.most.saturating_sub(open),
+        convert::peer_role(role).as_str()
+    ))
 }
 
 /// Returns the session that the sender of this Hello may resume, and where its process was last located.

@@ -89,6 +89,25 @@ fn another_process_of_the_same_name_waits_until_the_first_is_gone() {
     assert!(rival(&fleet, &hello(3), None).is_some());
 }
 
+#[test]
+fn the_last_sessions_are_for_roles_of_higher_priority_and_no_session_is_counted_twice() {
+    let mut fleet = Fleet::new(FleetConfig::default());
+    assert_eq!(others(&fleet, &hello(1)), Some(0));
+    let joined = Command::Agent(AgentCommand::Joined(join(&hello(1), at(1, 1)).unwrap()));
+    let Reply::Joined { agent, session } = fleet.apply(Stamp::at(1), joined, &mut Vec::new()) else { panic!("joined") };
+    assert_eq!(others(&fleet, &hello(2)), None, "another process takes the place of the first");
+    let another = internal::Hello { name: "b".into(), ..hello(1) };
+    assert_eq!(others(&fleet, &another), Some(1));
+    let lost = AgentCommand::Lost { agent, session, reason: LossReason::Silent };
+    fleet.apply(Stamp::at(2), Command::Agent(lost), &mut Vec::new());
+    assert_eq!((others(&fleet, &another), others(&fleet, &hello(2))), (Some(0), Some(0)));
+
+    let last = Role::ALL.map(|role| SESSIONS.of(role));
+    assert_eq!(last, [20_000, 20_000, 19_900, 19_800]);
+    let text = no_place(19_900, Role::Worker).to_string();
+    assert!(text.contains("the remaining 100 are kept for roles of higher priority than worker"), "{text}");
+}
+
 const TIMING: SessionTiming = SessionTiming {
     heartbeat_interval: Duration::from_millis(500),
     timeout: Duration::from_secs(2),
