@@ -82,6 +82,8 @@ pub enum Effect {
     /// Who may be in the fleet changed: the configuration, an enrolment or a bar. Coordinators look at the state for
     /// each call, so none of them needs this so far.
     TrustChanged,
+    /// The policies changed.
+    PoliciesChanged,
     /// A letter was posted for an agent that has a session. An agent that joins gets the letters that wait for it by
     /// [`Fleet::letters_for`](crate::Fleet::letters_for).
     Mail {

@@ -6,7 +6,9 @@
 //! Once a feature is in force, commands may use it and the state may contain what it adds. Until then a command that
 //! needs it is refused, so every program that knows the version in force can read what any other program writes.
 
-use crate::{AgentCommand, Command, Fleet, LossReason, Refusal, Reply, TaskCommand};
+use crate::{
+    AgentCommand, Command, Completion, Failure, FailureKind, Fleet, LossReason, Outcome, Refusal, Reply, TaskCommand,
+};
 
 /// The version of a new fleet.
 pub const FIRST_VERSION: u32 = 1;
@@ -24,6 +26,8 @@ pub enum Feature {
     Identity,
     /// Durable messages.
     Mail,
+    /// Guardian policies, and failures by them.
+    Policies,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -34,6 +38,7 @@ impl Feature {
     pub const ALL: &[Feature] = &[
         Feature::Identity,
         Feature::Mail,
+        Feature::Policies,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -42,7 +47,7 @@ impl Feature {
     pub fn since(self) -> u32 {
         match self {
             Feature::Identity => 2,
-            Feature::Mail => 3,
+            Feature::Mail | Feature::Policies => 3,
             #[cfg(feature = "trial")]
             Feature::Trial => 4,
         }
@@ -53,6 +58,7 @@ impl Feature {
         match self {
             Feature::Identity => "identity",
             Feature::Mail => "mail",
+            Feature::Policies => "policies",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -65,7 +71,7 @@ impl Feature {
 
     fn is_known(self) -> bool {
         match self {
-            Feature::Identity | Feature::Mail => true,
+            Feature::Identity | Feature::Mail | Feature::Policies => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -80,6 +86,7 @@ impl Command {
             Command::Agent(AgentCommand::Lost { reason: LossReason::Barred, .. }) => Some(Feature::Identity),
             Command::Identity(_) | Command::Audit(_) => Some(Feature::Identity),
             Command::Mail(_) => Some(Feature::Mail),
+            Command::Policy(_) => Some(Feature::Policies),
             Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
         }
     }
@@ -91,6 +98,7 @@ impl Reply {
         match self {
             Reply::Enrolled { .. } => Some(Feature::Identity),
             Reply::Posted { .. } | Reply::Settled(_) => Some(Feature::Mail),
+            Reply::PoliciesSet { .. } => Some(Feature::Policies),
             Reply::Refused(refusal) => refusal.feature(),
             Reply::Submitted { .. }
             | Reply::Cancelled(_)
@@ -139,6 +147,10 @@ impl TaskCommand {
         match self {
             #[cfg(feature = "trial")]
             TaskCommand::Submit(task) if task.trial => Some(Feature::Trial),
+            TaskCommand::Complete(Completion {
+                outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
+                ..
+            }) => Some(Feature::Policies),
             TaskCommand::Submit(_) | TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,
         }
     }

@@ -65,6 +65,7 @@ impl Told {
             | Effect::Stop { .. }
             | Effect::SessionEnded { .. }
             | Effect::TrustChanged
+            | Effect::PoliciesChanged
             | Effect::Mail { .. }
             | Effect::LetterSettled { .. } => (None, None),
         };

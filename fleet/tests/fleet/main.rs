@@ -14,6 +14,7 @@ mod limits;
 mod mail;
 mod naive;
 mod ops;
+mod policies;
 mod pools;
 mod queries;
 mod recovery;

@@ -19,6 +19,7 @@ same_variants! {
         Http,
         Unreachable,
         Reported,
+        Denied,
         AgentLost,
         Deadline,
         Internal,
