@@ -15,6 +15,7 @@ use tracing::info;
 use crate::{
     apply::result_stream::{Letter, ResultStream},
     leader::{recoveries::Recoveries, sessions::SessionTable},
+    policies::PolicyNews,
     raft::{Observer, Told},
 };
 
@@ -33,6 +34,8 @@ pub struct ApplyObserver {
     pub sessions: SessionTable,
     /// Measures how long recoveries take.
     pub recoveries: Recoveries,
+    /// Whether there are policies, and when they may have changed.
+    pub policies: PolicyNews,
     /// Wakes the timers: something may be due earlier than before.
     pub timers: Notify,
 }
@@ -47,6 +50,7 @@ impl ApplyObserver {
             waiters: Mutex::default(),
             sessions,
             recoveries: Recoveries::default(),
+            policies: PolicyNews::default(),
             timers: Notify::new(),
         }
     }
@@ -137,6 +141,7 @@ impl ApplyObserver {
             }
             Effect::StandbyActivated { .. } => info!(agent = name(), "a standby agent was activated"),
             Effect::Recovery { agent: id, step } => self.recoveries.done(id, &name(), &step),
+            Effect::PoliciesChanged => self.policies.changed(),
             Effect::TrustChanged | Effect::Mail { .. } | Effect::LetterSettled { .. } => {}
         }
     }
@@ -157,6 +162,7 @@ impl Observer for ApplyObserver {
 
     fn installed(&self, revision: u64) {
         self.installs.send_modify(|installs| *installs += 1);
+        self.policies.changed();
         self.revision.send_replace(revision);
         self.timers.notify_one();
     }

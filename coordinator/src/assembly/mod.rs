@@ -64,6 +64,7 @@ use crate::{
     members::Members,
     metrics,
     outside::Outside,
+    policies::{CallerRights, Policies},
     propose::Proposer,
     raft::{ConsensusServer, RaftHandle, Restraint, SnapshotStats, log::Log},
     read::StateReader,
@@ -101,6 +102,7 @@ pub struct Tested {
     pub change: MembershipChange,
     pub submissions: Submissions,
     pub watches: Watches,
+    pub policies: Policies,
 }
 
 /// What a coordinator found on its machine before it starts.
@@ -129,7 +131,8 @@ pub async fn assemble(
     let consensus = Consensus::start(config, &outside, identity.node_id, log, lifetime).await?;
     info!(name = config.name, node_id = format!("{:016x}", identity.node_id), address, "coordinator started");
     let member = Member::new(identity, address, outside.platform.host.pid());
-    let parts = Parts::new(consensus, member, outside, lifetime.clone());
+    let rights = CallerRights(security.as_ref().map(|security| (security.rights.clone(), security.trust.clone())));
+    let parts = Parts::new(consensus, member, outside, lifetime.clone(), rights, metrics);
     let restraint =
         Restraint::new(&parts.raft, election_timing(config), lifetime.tasks().clone(), lifetime.stop().clone());
     let connections = LeaderConnections::default();
@@ -172,17 +175,26 @@ struct Parts {
     scores: Arc<Scores>,
     warnings: Arc<Warnings>,
     rooms: Arc<Rooms>,
+    policies: Policies,
     outside: Outside,
     lifetime: Lifetime,
 }
 
 impl Parts {
-    fn new(consensus: Consensus, member: Member, outside: Outside, lifetime: Lifetime) -> Self {
+    fn new(
+        consensus: Consensus,
+        member: Member,
+        outside: Outside,
+        lifetime: Lifetime,
+        rights: CallerRights,
+        metrics: &Metrics,
+    ) -> Self {
         let Consensus { raft, log, fleet, observer, role, proposer, clock, snapshots } = consensus;
         let standing = Standing::new(member.id(), raft.clone(), role, observer.sessions.timing.lease_margin());
         let members = Members::new(raft.clone());
         let peers = Arc::clone(&outside.peers);
         let state = StateReader::new(fleet, Arc::clone(&observer), standing.clone(), peers);
+        let policies = Policies::new(state.clone(), Arc::clone(&observer), rights, metrics);
         let (scores, warnings, rooms): (Arc<Scores>, Arc<Warnings>, Arc<Rooms>) = Default::default();
         let descriptions = Descriptions {
             member: member.clone(),
@@ -230,6 +242,7 @@ impl Parts {
             scores,
             warnings,
             rooms,
+            policies,
             outside,
             lifetime,
         }
@@ -295,6 +308,7 @@ impl Parts {
             after_entries: config.snapshot_after,
         };
         lifetime.spawn(keeper.run());
+        lifetime.spawn(self.policies.clone().run(proposer.clone()));
         lifetime.spawn(upkeep::configuration(standing.clone(), state.clone(), proposer, fleet_config(config)));
         let sources = metrics::Sources { standing, members, state, observer, log, rooms, snapshots };
         lifetime.spawn(metrics::run(sources, metrics.clone()));
@@ -349,9 +363,9 @@ impl Parts {
     }
 
     fn submissions(&self) -> Submissions {
-        let Self { members, state, proposer, observer, rooms, outside, lifetime, .. } = self.clone();
+        let Self { members, state, proposer, observer, rooms, policies, outside, lifetime, .. } = self.clone();
         let leaving = Leaving::new(&lifetime, members);
-        Submissions { state, proposer, observer, rooms, platform: outside.platform, leaving, lifetime }
+        Submissions { state, proposer, observer, rooms, policies, platform: outside.platform, leaving, lifetime }
     }
 
     fn watches(&self) -> Watches {
@@ -361,9 +375,9 @@ impl Parts {
 
     #[cfg(test)]
     fn tested(&self) -> Tested {
-        let Self { member, members, standing, state, proposer, change, .. } = self.clone();
+        let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
         let (submissions, watches) = (self.submissions(), self.watches());
-        Tested { member, members, standing, state, proposer, change, submissions, watches }
+        Tested { member, members, standing, state, proposer, change, submissions, watches, policies }
     }
 
     fn fleet_service(&self) -> FleetService {
@@ -386,7 +400,8 @@ impl Parts {
     }
 
     fn session_service(&self) -> SessionService {
-        let Self { member, members, standing, state, proposer, observer, clock, outside, lifetime, .. } = self.clone();
+        let Self { member, members, standing, state, proposer, observer, clock, policies, outside, lifetime, .. } =
+            self.clone();
         let opener = SessionOpener {
             members: members.clone(),
             standing: standing.clone(),
@@ -395,7 +410,7 @@ impl Parts {
             observer: Arc::clone(&observer),
             transport: outside.transport,
         };
-        SessionService { member, members, standing, state, proposer, observer, clock, opener, lifetime }
+        SessionService { member, members, standing, state, proposer, observer, clock, opener, policies, lifetime }
     }
 
     fn guard_reports(&self) -> GuardReports {

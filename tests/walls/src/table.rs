@@ -13,17 +13,6 @@ pub struct Crate {
     pub why: &'static str,
 }
 
-/// The shared crates for processes of a fleet.
-const PLUMBING: &[&str] = &[
-    "robeing-fleet",
-    "robeing-identity",
-    "robeing-net",
-    "robeing-platform",
-    "robeing-proto",
-    "robeing-settings",
-    "robeing-telemetry",
-];
-
 /// Every crate that is shipped.
 pub const CRATES: &[Crate] = &[
     Crate { name: "robeing-proto", folder: "proto", uses: &[], why: "the protocols depend on no implementation" },
@@ -80,7 +69,16 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-coordinator",
         folder: "coordinator",
-        uses: PLUMBING,
+        uses: &[
+            "robeing-fleet",
+            "robeing-identity",
+            "robeing-net",
+            "robeing-platform",
+            "robeing-policy",
+            "robeing-proto",
+            "robeing-settings",
+            "robeing-telemetry",
+        ],
         why: "coordinators and agents communicate only over the network",
     },
     Crate {
@@ -92,6 +90,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-identity",
             "robeing-net",
             "robeing-platform",
+            "robeing-policy",
             "robeing-proto",
             "robeing-settings",
             "robeing-target",

@@ -18,7 +18,7 @@ use robeing_fleet::{FleetMillis, Stamp, UnixMillis};
 pub use self::{
     agents::{agent, agent_role, peer_role},
     answers::{answer_size, bad_field, exhausted, refusal},
-    failures::failure_from_wire,
+    failures::{failure_from_wire, failure_kind_name},
     fields::{BadField, excerpt, filter_name, task_id},
     recoveries::recovery_step,
     status::{Figures, status},
