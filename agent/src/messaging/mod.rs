@@ -39,6 +39,7 @@ pub mod outbox;
 pub mod outcome;
 pub mod packet;
 pub mod pairing;
+pub mod policy;
 pub mod routing;
 pub mod sealing;
 
@@ -50,5 +51,6 @@ pub use self::{
     driver::{Messenger, Outgoing},
     outcome::Outcome,
     packet::{Packet, PacketId, Priority},
+    policy::{MessagePolicy, NoPolicies, PolicyHolder},
     routing::{Address, Directory, Entry, Presence, Role, Snapshot},
 };

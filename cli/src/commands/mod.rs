@@ -5,6 +5,7 @@ mod bars;
 pub(crate) mod clients;
 mod connect;
 pub(crate) mod credentials;
+pub(crate) mod policies;
 mod submit;
 mod tasks;
 mod tokens;
@@ -19,7 +20,7 @@ use clap_complete::generate;
 use robeing_proto::v1::{BarKind, Role};
 
 use crate::{
-    args::{AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, TokenCommand, grammar},
+    args::{AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PolicyCommand, TokenCommand, grammar},
     dev,
     error::CliError,
     exit::Exit,
@@ -59,6 +60,7 @@ fn what_is_left(command: &Command) -> &'static str {
         Command::Task(args) if args.watch => "; the task continues",
         Command::Cancel(_) => "; whether anything was cancelled is not known",
         Command::Quarantine(_) | Command::Remove(_) => "; whether the agent was barred is not known",
+        Command::Policies(PolicyCommand::Set(_)) => "; whether the policies were set is not known",
         Command::Release(_) => "; whether the agent was released is not known",
         _ => "",
     }
@@ -86,6 +88,9 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Release(args) => bars::release(args, fleet).await,
         Command::Token(TokenCommand::Create(args)) => tokens::create(args, fleet).await,
         Command::Client(ClientCommand::Create(args)) => clients::create(args, fleet).await,
+        Command::Policies(PolicyCommand::Set(args)) => policies::set(args, fleet).await,
+        Command::Policies(PolicyCommand::Show(args)) => policies::show(args, fleet).await,
+        Command::Policies(PolicyCommand::Check(args)) => policies::check(&args),
         Command::Audit(args) => audit::list(args, fleet).await,
         Command::Crd(args) => crd(&args),
         Command::Completions(args) => {

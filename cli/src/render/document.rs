@@ -42,6 +42,7 @@ named!(
     CreateJoinTokenResponse,
     FleetStatus,
     ReleaseAgentResponse,
+    SetPoliciesResponse,
     SubmitResult,
     Task,
 );

@@ -75,9 +75,9 @@ impl Fleet {
             self.record(&by, action::SET_POLICIES, SUBJECT, AuditOutcome::Failed, detail);
             return Reply::Refused(refusal);
         }
-        let known = self.state.policies.as_ref();
-        if let Some(known) = known.filter(|known| known.policies == policies) {
-            return Reply::PoliciesSet { revision: known.revision };
+        let known = self.state.policies.as_deref();
+        if known.map_or(&[][..], |known| &known.policies) == policies {
+            return Reply::PoliciesSet { revision: known.map_or(0, |known| known.revision) };
         }
         let names: Vec<&str> = policies.iter().map(|policy| policy.name.as_str()).collect();
         let detail = match names.as_slice() {

@@ -187,7 +187,7 @@ fn a_state_with_what_its_version_does_not_have_is_refused() {
     let problem = "letters before their version".to_owned();
     assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
     let mut trial = Trial::newest();
-    trial.set_policies(Vec::new());
+    trial.set_policies(vec![policy("a")]);
     let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
     // Setting them is recorded, and the audit log is checked first.
     let problem = "an audit log before its version".to_owned();

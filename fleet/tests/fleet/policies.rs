@@ -18,7 +18,8 @@ fn of_bytes(n: usize, bytes: usize) -> StoredPolicy {
 #[test]
 fn policies_are_set_and_setting_them_again_changes_nothing() {
     let mut trial = Trial::newest();
-    assert_eq!(trial.fleet.policies(), None);
+    assert_eq!(trial.set_policies(Vec::new()), Reply::PoliciesSet { revision: 0 });
+    assert_eq!((trial.fleet.policies(), trial.effects.len()), (None, 0));
     let before = trial.fleet.revision();
     let Reply::PoliciesSet { revision } = trial.set_policies(vec![policy("a"), policy("b")]) else {
         panic!("they are not set");

@@ -171,9 +171,9 @@ impl Twin {
             assert_eq!(*reply, Reply::Refused(refusal));
             return;
         }
-        let revision = fleet.policies().expect("they are set").revision;
+        let revision = fleet.policies().map_or(0, |list| list.revision);
         assert_eq!(*reply, Reply::PoliciesSet { revision });
-        if self.policies.as_deref() != Some(policies) {
+        if self.policies.as_deref().unwrap_or_default() != policies {
             assert_eq!(revision, fleet.revision());
             self.told(subject, AuditOutcome::Done, fleet.now());
             self.policies = Some(policies.to_vec());

@@ -19,7 +19,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-crds",
         folder: "crds",
-        uses: &["robeing-settings", "robeing-target"],
+        uses: &["robeing-policy", "robeing-settings", "robeing-target"],
         why: "the schema takes the bounds of settings, and a manifest is read without a fleet",
     },
     Crate { name: "robeing-fleet", folder: "fleet", uses: &[], why: "the state machine is pure" },
@@ -101,7 +101,14 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing",
         folder: "cli",
-        uses: &["robeing-client", "robeing-crds", "robeing-identity", "robeing-proto", "robeing-settings"],
+        uses: &[
+            "robeing-client",
+            "robeing-crds",
+            "robeing-identity",
+            "robeing-policy",
+            "robeing-proto",
+            "robeing-settings",
+        ],
         why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },
     Crate {
@@ -111,6 +118,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-client",
             "robeing-crds",
             "robeing-identity",
+            "robeing-policy",
             "robeing-proto",
             "robeing-settings",
             "robeing-telemetry",
