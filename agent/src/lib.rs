@@ -4,6 +4,7 @@
 pub mod executor;
 pub mod identity;
 pub mod messaging;
+pub mod roles;
 pub mod runtime;
 pub mod session;
 pub mod upstream;
