@@ -12,7 +12,7 @@ use robeing_net::gate::Caller;
 use robeing_platform::{Platform, uuid_v7};
 use robeing_proto::{
     budget::{MessageBudget, in_messages},
-    v1::{self, streamed_answer::Answer},
+    v1,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -23,8 +23,8 @@ use tonic::{Status, Streaming};
 
 use crate::{
     api::{
-        convert::{self, Parts},
-        errors,
+        answers::{Outcome, answer, result},
+        convert, errors,
     },
     apply::{
         observer::ApplyObserver,
@@ -48,25 +48,6 @@ const SEND_BUFFER: usize = 1;
 pub const MAX_PROPOSED_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes that a task counts for besides its input.
 const TASK_BYTES: usize = 256;
-
-/// A reply, or why the task was not accepted.
-type Outcome = Result<Reply, v1::Refusal>;
-
-/// Returns the answer to a submission, and the task's id if it was accepted.
-fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitResult) {
-    match outcome {
-        Ok(Reply::Submitted { task, existing }) => {
-            (Some(task), v1::SubmitResult { task_id: task.to_string(), existing, refusal: None })
-        }
-        Ok(Reply::Refused(refusal)) => (None, refused(asked, convert::refusal(&refusal))),
-        Err(refusal) => (None, refused(asked, refusal)),
-        Ok(other) => (None, refused(asked, errors::unexpected(&other))),
-    }
-}
-
-fn refused(asked: TaskId, refusal: v1::Refusal) -> v1::SubmitResult {
-    v1::SubmitResult { task_id: asked.to_string(), existing: false, refusal: Some(refusal) }
-}
 
 /// Accepts tasks. Cheap to clone.
 #[derive(Clone)]
@@ -236,18 +217,6 @@ impl Submissions {
 
 fn missing() -> Status {
     Status::internal("a reply is missing")
-}
-
-/// The parts of a finished task that are sent.
-const FINISHED: Parts = Parts { input: false, output: true, attempts: true };
-
-/// Converts an answer to its API form.
-fn answer(letter: &Letter) -> Answer {
-    match letter {
-        Letter::Submitted(result) => Answer::Submitted((**result).clone()),
-        Letter::Finished(task, now) => Answer::Finished(convert::task(task, FINISHED, *now)),
-        Letter::Ended(id) | Letter::Expired(id) => Answer::Expired(id.to_string()),
-    }
 }
 
 /// One task of a group that is being proposed.

@@ -3,7 +3,7 @@
 
 mod consensus;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use robeing_net::{gate::gated, limited};
 use robeing_proto::{
@@ -71,9 +71,6 @@ use crate::{
     upkeep::{self, SnapshotKeeper},
     warnings::Warnings,
 };
-
-/// Pause before recording that the log has begun is retried.
-const NOTE_RETRY: Duration = Duration::from_secs(5);
 
 /// A running coordinator that does not serve yet: what is needed to serve and to stop.
 pub struct Assembled {
@@ -260,7 +257,7 @@ impl Parts {
         self.lifetime.spawn(bootstrap.notice_removal());
         if !self.member.identity.log_begun {
             let (observer, identity) = (Arc::clone(&self.observer), Arc::clone(&self.member.identity));
-            self.lifetime.spawn(note_log_begun(observer, identity, self.outside.clone(), config.data.clone()));
+            self.lifetime.spawn(upkeep::note_log_begun(observer, identity, self.outside.clone(), config.data.clone()));
         }
     }
 
@@ -488,19 +485,5 @@ impl Parts {
             Err(error) => warn!(%error, "gRPC reflection is not available"),
         }
         routes.routes()
-    }
-}
-
-/// Records in the data directory that the log has begun, once an entry after the first one, which has index 0, is
-/// applied and therefore durable.
-async fn note_log_begun(observer: Arc<ApplyObserver>, identity: Arc<Identity>, outside: Outside, dir: PathBuf) {
-    let mut applied = observer.applied_indexes();
-    if applied.wait_for(|applied| *applied > 1).await.is_err() {
-        return;
-    }
-    // The disk may be full for a while. Until the record is written, a lost log would look like one that never existed.
-    while let Err(error) = identity.note_log_begun(&outside.platform, &dir).await {
-        warn!(%error, "could not record that the log has begun; retrying");
-        tokio::time::sleep(NOTE_RETRY).await;
     }
 }

@@ -225,7 +225,8 @@ mod tests {
     #[test]
     fn refused_calls_of_a_certificate_count_and_what_others_claim_does_not() {
         let (mut feed, now, _) = warm();
-        let refused = |actor| record(1, [actor, "call", "robeing.v1.Admin/SetTrust", "denied", "PermissionDenied, 9 times"]);
+        let refused =
+            |actor| record(1, [actor, "call", "robeing.v1.Admin/SetTrust", "denied", "PermissionDenied, 9 times"]);
         feed.record(&refused("anonymous (10.0.0.1)"), false, now);
         feed.record(&refused("client/a (10.0.0.1)"), false, now);
         feed.record(&refused("worker/b (10.0.0.1)"), true, now);
@@ -270,8 +271,7 @@ mod tests {
         assert_eq!(feed.may_quarantine(&agents, "a-0", "g"), Ok(()));
         let few = [agent("a", 0, 0), agent("b", 0, 0)];
         assert_eq!(Feed::default().may_quarantine(&few, "a", "g"), Ok(()), "one in any case");
-        let none: Vec<v1::Agent> =
-            few.into_iter().map(|agent| v1::Agent { pool: String::new(), ..agent }).collect();
+        let none: Vec<v1::Agent> = few.into_iter().map(|agent| v1::Agent { pool: String::new(), ..agent }).collect();
         assert_eq!(Feed::default().may_quarantine(&none, "a", "g"), Ok(()));
         assert_eq!(Feed::default().may_quarantine(&none[..1], "a", "g"), Err(Spared::LastOfPool));
     }

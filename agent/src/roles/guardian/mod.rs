@@ -146,13 +146,7 @@ impl Guardian {
     }
 
     /// Quarantines the accused, as many as may be. Those for whom the coordinators do not answer stay accused.
-    async fn quarantine(
-        &self,
-        feed: &mut Feed,
-        agents: &[v1::Agent],
-        accused: &mut Vec<Anomaly>,
-        channel: &Channel,
-    ) {
+    async fn quarantine(&self, feed: &mut Feed, agents: &[v1::Agent], accused: &mut Vec<Anomaly>, channel: &Channel) {
         let mut left = Vec::new();
         for anomaly in accused.drain(..) {
             let agent = anomaly.agent.clone();
@@ -249,7 +243,8 @@ mod tests {
 
     #[test]
     fn the_longest_reason_is_within_its_limit() {
-        let longest = Anomaly { observed: 1e15, expected: 1e15, what: Signal::FailedAuthentication, ..anomaly("a".into()) };
+        let longest =
+            Anomaly { observed: 1e15, expected: 1e15, what: Signal::FailedAuthentication, ..anomaly("a".into()) };
         assert!(reason(&longest).len() < MAX_REASON_BYTES, "{}", reason(&longest));
     }
 
