@@ -230,7 +230,7 @@ fn policies() -> impl Strategy<Value = Value> {
     let fails = maybe(prop::sample::select(vec!["Open", "Closed"]));
     let policy = (rule, action, on, fails).prop_map(|(rule, action, on, fails)| {
         let (rule, action, on) = (json!(rule), json!(action), json!(on));
-        object([("rule", rule), ("action", action), ("on", on), ("failurePolicy", fails)])
+        object([("rule", rule), ("action", action), ("events", on), ("failurePolicy", fails)])
     });
     vec(policy, 0..3).prop_map(|mut policies| {
         for (n, policy) in policies.iter_mut().enumerate() {

@@ -158,9 +158,9 @@ mod tests {
         v1::Policies { revision, policies: policies.iter().map(|policy| (*policy).to_owned()).collect() }
     }
 
-    const QUIET: &str = r#"{"name": "quiet", "on": ["Message"], "rule": "object.senderRole != 'guardian'",
+    const QUIET: &str = r#"{"name": "quiet", "events": ["Message"], "rule": "object.senderRole != 'guardian'",
         "action": "deny", "message": "not now"}"#;
-    const HIDE: &str = r#"{"name": "hide", "on": ["Message"], "rule": "json.token != ''", "match": "json != null",
+    const HIDE: &str = r#"{"name": "hide", "events": ["Message"], "rule": "json.token != ''", "match": "json != null",
         "action": "redact", "fields": ["/token"]}"#;
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
     fn senders_are_known_by_their_roles_and_clients_by_their_names() {
         let holder = PolicyHolder::new(&Metrics::default());
         let of = |user: &str| {
-            format!(r#"{{"name": "p", "on": ["Message"], "rule": "request.user == '{user}'", "action": "deny"}}"#)
+            format!(r#"{{"name": "p", "events": ["Message"], "rule": "request.user == '{user}'", "action": "deny"}}"#)
         };
         holder.update(&set(1, &[&of("worker/a")]));
         assert!(matches!(holder.check(&packet(1), "worker"), Verdict::Refused(_)));

@@ -11,9 +11,9 @@ use robeing_telemetry::Metrics;
 
 use crate::fixture::{Agent, Known, accepted};
 
-const NO_ORDERS: &str = r#"{"name": "no-orders", "on": ["Message"], "match": "request.user == 'worker/sender'",
+const NO_ORDERS: &str = r#"{"name": "no-orders", "events": ["Message"], "match": "request.user == 'worker/sender'",
     "rule": "object.type == 'order'", "action": "deny", "message": "ask somebody else"}"#;
-const NO_TOKENS: &str = r#"{"name": "no-tokens", "on": ["Message"], "match": "type(json) == map",
+const NO_TOKENS: &str = r#"{"name": "no-tokens", "events": ["Message"], "match": "type(json) == map",
     "rule": "has(json.token)", "action": "redact", "fields": ["/token"]}"#;
 
 #[tokio::test]

@@ -51,7 +51,9 @@ pub enum PolicyFileError {
         error: Box<ManifestError>,
     },
     /// The file has another form.
-    #[error("{file} is no list of policies: {problem}; write `policies: [{{name: …, on: […], rule: …, action: …}}]`")]
+    #[error(
+        "{file} is no list of policies: {problem}; write `policies: [{{name: …, events: […], rule: …, action: …}}]`"
+    )]
     Form {
         /// The file.
         file: String,
@@ -167,7 +169,7 @@ pub(super) fn check(args: &PolicyFileArgs) -> Result<Exit, CliError> {
 mod tests {
     use super::*;
 
-    const LIST: &str = "policies:\n- name: a\n  on: [Submission]\n  rule: object.kind == 'x'\n  action: deny\n";
+    const LIST: &str = "policies:\n- name: a\n  events: [Submission]\n  rule: object.kind == 'x'\n  action: deny\n";
 
     #[test]
     fn a_list_and_a_manifest_have_policies() {

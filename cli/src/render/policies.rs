@@ -11,7 +11,7 @@ pub fn policy_table(policies: &[Value]) -> String {
     }
     let text = |policy: &Value, field: &str| policy[field].as_str().unwrap_or_default().to_owned();
     let row = |policy: &Value| {
-        let on = policy["on"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let on = policy["events"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let on = on.collect::<Vec<_>>().join(",");
         [text(policy, "name"), on, text(policy, "action"), text(policy, "failurePolicy"), text(policy, "rule")]
     };

@@ -10,7 +10,7 @@ use super::{asker::user, compiled::stored};
 use crate::identity::fixture::realm;
 
 fn policy(name: &str, more: &str) -> String {
-    format!(r#"{{"name": "{name}", "on": ["Submission"], {more}}}"#)
+    format!(r#"{{"name": "{name}", "events": ["Submission"], {more}}}"#)
 }
 
 #[test]
@@ -19,7 +19,7 @@ fn policies_are_stored_in_one_form_however_they_are_written() {
     let short = policy("a", r#""action": "deny", "rule": "true""#);
     let both = [text, short].map(|text| stored(&[text]).unwrap());
     assert_eq!(both[0], both[1]);
-    let json = r#"{"name":"a","on":["Submission"],"rule":"true","action":"deny","failurePolicy":"Closed"}"#;
+    let json = r#"{"name":"a","events":["Submission"],"rule":"true","action":"deny","failurePolicy":"Closed"}"#;
     assert_eq!(both[0], [StoredPolicy { name: "a".to_owned(), json: json.to_owned() }]);
 }
 

@@ -23,11 +23,11 @@ use crate::{
     },
 };
 
-const NO_DEPLOYS: &str = r#"{"name": "no-deploys", "on": ["Submission"], "rule": "object.kind == 'deploy'",
+const NO_DEPLOYS: &str = r#"{"name": "no-deploys", "events": ["Submission"], "rule": "object.kind == 'deploy'",
     "action": "deny", "message": "deploy elsewhere"}"#;
-const NO_TOKENS: &str = r#"{"name": "no-tokens", "on": ["Submission", "Result", "Message"], "match": "type(json) == map",
+const NO_TOKENS: &str = r#"{"name": "no-tokens", "events": ["Submission", "Result", "Message"], "match": "type(json) == map",
     "rule": "has(json.token)", "action": "redact", "fields": ["/token"]}"#;
-const NO_SECRETS: &str = r#"{"name": "no-secrets", "on": ["Result", "Message"], "rule": "text.contains('secret')",
+const NO_SECRETS: &str = r#"{"name": "no-secrets", "events": ["Result", "Message"], "rule": "text.contains('secret')",
     "action": "deny"}"#;
 
 /// A fleet without TLS in which policies can be set.
@@ -122,11 +122,11 @@ async fn many_tasks_of_one_call_are_decided_one_by_one() {
 #[tokio::test(start_paused = true)]
 async fn an_approval_that_nobody_can_give_is_a_refusal_and_failures_are_closed_or_open() {
     let (fleet, leader) = fleet().await;
-    let approve = r#"{"name": "large", "on": ["Submission"], "rule": "size > 3", "action": "requireApproval",
+    let approve = r#"{"name": "large", "events": ["Submission"], "rule": "size > 3", "action": "requireApproval",
         "message": "it is large"}"#;
-    let closed = r#"{"name": "closed", "on": ["Submission"], "match": "object.kind == 'closed'", "rule": "json.x > 1",
+    let closed = r#"{"name": "closed", "events": ["Submission"], "match": "object.kind == 'closed'", "rule": "json.x > 1",
         "action": "deny"}"#;
-    let open = r#"{"name": "open", "on": ["Submission"], "match": "object.kind == 'open'", "rule": "json.x > 1",
+    let open = r#"{"name": "open", "events": ["Submission"], "match": "object.kind == 'open'", "rule": "json.x > 1",
         "action": "deny", "failurePolicy": "Open"}"#;
     set(&fleet, leader, &[approve, closed, open]).await;
     assert_eq!(
@@ -172,7 +172,7 @@ async fn a_result_is_denied_or_redacted_before_it_gets_into_the_log() {
 #[tokio::test(start_paused = true)]
 async fn the_output_of_a_result_is_redacted_and_a_failure_can_become_final() {
     let (fleet, leader) = fleet().await;
-    let no_retries = r#"{"name": "no-retries", "on": ["Result"], "rule":
+    let no_retries = r#"{"name": "no-retries", "events": ["Result"], "rule":
         "!object.succeeded && object.failure.kind == 'exit' && object.agent == 'w-0' && object.role == 'worker' && \
         request.user == 'worker/w-0' && object.attempt == 1", "action": "deny", "message": "once is enough"}"#;
     set(&fleet, leader, &[NO_TOKENS, &no_retries.replace("\\\n", "")]).await;
@@ -208,7 +208,7 @@ async fn a_message_is_checked_for_its_sender_and_agents_get_the_policies_on_mess
     assert_eq!(*book.current(), v1::Policies::default());
     changes.mark_unchanged();
     let guardians =
-        r#"{"name": "guardians", "on": ["Message"], "rule": "request.user == 'guardian/g'", "action": "allow"}"#;
+        r#"{"name": "guardians", "events": ["Message"], "rule": "request.user == 'guardian/g'", "action": "allow"}"#;
     set(&fleet, leader, &[guardians, NO_DEPLOYS, NO_SECRETS]).await;
     assert!(changes.has_changed().expect("the coordinator runs"));
     let told = book.current();
@@ -248,7 +248,7 @@ async fn who_may_set_policies_sets_them_and_expressions_know_who_submits() {
         let request = v1::SetPoliciesRequest { policies: vec![policy.to_owned()] };
         retried(async || member.admin(&fleet, at).set_policies(request.clone()).await).await
     };
-    let not_bob = r#"{"name": "not-bob", "on": ["Submission"], "rule":
+    let not_bob = r#"{"name": "not-bob", "events": ["Submission"], "rule":
         "request.user == 'bob' || !('submit' in request.rights)", "action": "deny"}"#;
     for role in [PeerRole::Worker, PeerRole::Guardian, PeerRole::Messenger] {
         assert_eq!(code(set(role, "x", not_bob).await), Code::PermissionDenied, "{role}");

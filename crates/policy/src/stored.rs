@@ -192,7 +192,7 @@ mod tests {
     use crate::input::{Object, Submission};
 
     fn policy(name: &str, more: &str) -> String {
-        format!(r#"{{"name": "{name}", "on": ["Submission"], {more}}}"#)
+        format!(r#"{{"name": "{name}", "events": ["Submission"], {more}}}"#)
     }
 
     fn read(policies: &[String]) -> StoredPolicies {

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     fn policy(name: &str, rule: &str) -> PolicySpec {
-        let json = format!(r#"{{"name": "{name}", "on": ["Submission"], "rule": {rule:?}, "action": "deny"}}"#);
+        let json = format!(r#"{{"name": "{name}", "events": ["Submission"], "rule": {rule:?}, "action": "deny"}}"#);
         PolicySpec::from_json(&json).expect("a policy")
     }
 
@@ -66,7 +66,7 @@ mod tests {
     fn policies_that_compile_are_sent_as_canonical_json() {
         assert_eq!(request(&[]), Ok(Vec::new()));
         let sent = request(&[policy("a", "true")]).expect("it is right");
-        let json = r#"{"name":"a","on":["Submission"],"rule":"true","action":"deny","failurePolicy":"Closed"}"#;
+        let json = r#"{"name":"a","events":["Submission"],"rule":"true","action":"deny","failurePolicy":"Closed"}"#;
         assert_eq!(sent, [json]);
     }
 
