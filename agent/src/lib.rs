@@ -6,6 +6,7 @@ pub mod executor;
 pub mod identity;
 pub mod mailbox;
 pub mod messaging;
+pub mod roles;
 pub mod runtime;
 pub mod session;
 pub mod upstream;

@@ -19,7 +19,7 @@ use crate::{
     listener,
     mailbox::{self, DurableSender, MessengerPort},
     messaging::{
-        self, Directory, FleetDirectory, KeyError, Messenger,
+        self, Directory, FleetDirectory, KeyError, Messenger, PolicyHolder,
         driver::{Certified, MessagingMetrics},
         handlers::{self, HandlerError, MessengerPost, Started},
         journal::JournalError,
@@ -83,7 +83,8 @@ pub async fn run(
     let transport = secured.transport.clone();
     let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
     let upstream = Arc::new(Upstream::new(transport.clone(), config.coordinators.clone(), &*platform.random));
-    let directory = Arc::new(FleetDirectory::default());
+    let policies = Arc::new(PolicyHolder::new(&metrics));
+    let directory = Arc::new(FleetDirectory::with_policies(Arc::clone(&policies)));
     let key = opening_key(config.data.as_deref(), &platform).await?;
     let sealing_key = Bytes::copy_from_slice(&key.public().to_bytes());
     let messaging_stop = CancellationToken::new();
@@ -94,6 +95,7 @@ pub async fn run(
         connect: Arc::new(Certified(transport.clone())),
         platform: platform.clone(),
         handler,
+        policy: policies,
         keys: vec![key],
         data: config.data.clone(),
         metrics: MessagingMetrics::new(&metrics),

@@ -6,7 +6,7 @@ use robeing_client::ClientError;
 use tonic::Code;
 
 use crate::{
-    commands::{clients::ClientFileError, credentials::CredentialError},
+    commands::{clients::ClientFileError, credentials::CredentialError, policies::PolicyFileError},
     dev::DevError,
     exit::Exit,
     inputs::InputError,
@@ -33,6 +33,9 @@ pub enum CliError {
     /// The files of a client can't be written.
     #[error(transparent)]
     ClientFiles(#[from] ClientFileError),
+    /// The policies of a file can't be used.
+    #[error(transparent)]
+    Policies(#[from] PolicyFileError),
     /// The inputs of the tasks are invalid.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -161,10 +164,11 @@ impl CliError {
             Self::Dev(
                 DevError::Read { .. }
                 | DevError::Manifest { .. }
+                | DevError::Policies(_)
                 | DevError::Name { .. }
                 | DevError::NoSuchPorts { .. },
             ) => Exit::Usage,
-            Self::ClientFiles(ClientFileError::Exists { .. }) => Exit::Usage,
+            Self::ClientFiles(ClientFileError::Exists { .. }) | Self::Policies(_) => Exit::Usage,
             Self::Credentials(_) | Self::Input(_) | Self::Usage(_) | Self::SeveralDevFleets { .. } => Exit::Usage,
             Self::NotFound(_) | Self::NoDevFleet { .. } => Exit::NotFound,
             Self::WaitTimedOut { .. } => Exit::TimedOut,

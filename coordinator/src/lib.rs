@@ -26,6 +26,7 @@ mod members;
 mod metrics;
 mod outside;
 mod peers;
+mod policies;
 mod propose;
 pub mod raft;
 mod read;

@@ -2,6 +2,7 @@
 //! and aligns the fleet's configuration with its own.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -13,11 +14,13 @@ use tracing::{info, warn};
 use crate::{
     apply::observer::ApplyObserver,
     clock::{FleetClock, SLEW_PART},
+    data_dir::Identity,
     disk_space::{self, Rooms},
     leader::{
         role::{until_leading, until_not_leading},
         standing::Standing,
     },
+    outside::Outside,
     propose::Proposer,
     raft::{
         RaftHandle, SnapshotStats,
@@ -44,6 +47,23 @@ const TICK_PART: u64 = 32;
 const TICK_SHORTEST: Duration = Duration::from_secs(1);
 /// Longest time without a tick while something is pending.
 const TICK_LONGEST: Duration = Duration::from_secs(10);
+
+/// Pause before recording that the log has begun is retried.
+const NOTE_RETRY: Duration = Duration::from_secs(5);
+
+/// Records in the data directory that the log has begun, once an entry after the first one, which has index 0, is
+/// applied and therefore durable.
+pub async fn note_log_begun(observer: Arc<ApplyObserver>, identity: Arc<Identity>, outside: Outside, dir: PathBuf) {
+    let mut applied = observer.applied_indexes();
+    if applied.wait_for(|applied| *applied > 1).await.is_err() {
+        return;
+    }
+    // The disk may be full for a while. Until the record is written, a lost log would look like one that never existed.
+    while let Err(error) = identity.note_log_begun(&outside.platform, &dir).await {
+        warn!(%error, "could not record that the log has begun; retrying");
+        tokio::time::sleep(NOTE_RETRY).await;
+    }
+}
 
 /// Returns how long to wait before checking again whether a tick is due; zero if one is. `due` is when the next timer
 /// is due, `stamped` the newest time in the log, and `now` the fleet's clock.

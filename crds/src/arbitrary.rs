@@ -32,8 +32,9 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
         let room = (limits::MAX_CLUSTER_AND_POOL_NAME - name.len() as u32).min(limits::MAX_POOL_NAME);
         let pools = vec(pool(most_agents), 0..4);
         let pool_names = proptest::collection::btree_set(names("[a-z0-9]", room), 4);
-        let parts = (names("[a-z]", 63), pools, pool_names, coordinators(), recovery(), weights(), identity());
-        parts.prop_map(move |(namespace, mut pools, names, coordinators, recovery, weights, identity)| {
+        let parts =
+            (names("[a-z]", 63), pools, pool_names, coordinators(), recovery(), weights(), (identity(), policies()));
+        parts.prop_map(move |(namespace, mut pools, names, coordinators, recovery, weights, (identity, policies))| {
             for (pool, name) in pools.iter_mut().zip(names) {
                 pool["name"] = json!(name);
             }
@@ -44,6 +45,7 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
                 "recovery": recovery,
                 "scheduling": {"weights": weights},
                 "identity": identity,
+                "policies": policies,
             });
             json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}).to_string()
         })
@@ -232,6 +234,24 @@ fn ports() -> impl Strategy<Value = Value> {
 fn coordinators() -> impl Strategy<Value = Value> {
     let replicas = maybe(prop::sample::select(vec![1_u32, 3, 5, 7]));
     (replicas, template()).prop_map(|(replicas, template)| object([("replicas", replicas), ("template", template)]))
+}
+
+/// A few policies, some with an expression that is no CEL, which the schema accepts.
+fn policies() -> impl Strategy<Value = Value> {
+    let rule = prop::sample::select(vec!["true", "object.priority > 3", "json == null", "no ("]);
+    let action = prop::sample::select(vec!["deny", "redact", "requireApproval", "allow"]);
+    let on = subsequence(vec!["Submission", "Result", "Message"], 1..=3);
+    let fails = maybe(prop::sample::select(vec!["Open", "Closed"]));
+    let policy = (rule, action, on, fails).prop_map(|(rule, action, on, fails)| {
+        let (rule, action, on) = (json!(rule), json!(action), json!(on));
+        object([("rule", rule), ("action", action), ("events", on), ("failurePolicy", fails)])
+    });
+    vec(policy, 0..3).prop_map(|mut policies| {
+        for (n, policy) in policies.iter_mut().enumerate() {
+            policy["name"] = json!(format!("policy-{n}"));
+        }
+        json!(policies)
+    })
 }
 
 fn identity() -> impl Strategy<Value = Value> {

@@ -22,6 +22,8 @@ pub const MAX_CLUSTER_AND_POOL_NAME: u32 = 45;
 pub const MAX_COORDINATORS: u32 = 7;
 /// Maximum number of pools in a cluster.
 pub const MAX_POOLS: u32 = 64;
+/// Maximum number of policies in a cluster.
+pub const MAX_POLICIES: u32 = robeing_policy::limits::MAX_POLICIES as u32;
 /// Maximum number of specializations of one pool.
 pub const MAX_SPECIALIZATIONS: u32 = settings::MAX_SPECIALIZATIONS as u32;
 /// Maximum length of a specialization, in characters of one byte each.

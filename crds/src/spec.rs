@@ -2,12 +2,13 @@
 
 use k8s_openapi::api::core::v1::LocalObjectReference;
 use kube::{CustomResource, KubeSchema};
+use robeing_policy::PolicySpec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Consensus, Coordinators, Identity, Pool, Recovery, RobeingClusterStatus, Scheduling, embedded,
-    limits::{MAX_IMAGE, MAX_POD_LIST, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOLS},
+    limits::{MAX_IMAGE, MAX_POD_LIST, MAX_POLICIES, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOLS},
     rules,
 };
 
@@ -108,6 +109,13 @@ pub struct RobeingClusterSpec {
     /// How the members of the fleet prove who they are, and whether their connections are encrypted.
     #[serde(default)]
     pub identity: Identity,
+
+    /// Policies on submissions, results and messages, evaluated in this order. Their names are unique. If one of them is
+    /// wrong, none of them is set, and a condition of the cluster tells what is wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_POLICIES))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub policies: Vec<PolicySpec>,
 
     /// Stop assigning tasks and scale the pools to zero. The coordinators keep running and keep their state.
     #[serde(default)]

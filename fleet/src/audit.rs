@@ -11,6 +11,7 @@ use crate::{
     indexes::Indexes,
     limits::*,
     mail::audit::check_mail,
+    policies::audit::check_policies,
     schedule::audit::check_work_conserving,
     tasks::audit::check_tasks,
     version::{FIRST_VERSION, known_version},
@@ -53,7 +54,8 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_slots(state)?;
     check_identity(state)?;
     check_audit_log(state)?;
-    check_mail(state)
+    check_mail(state)?;
+    check_policies(state)
 }
 
 /// Checks that each agent's count of displaced tasks is right, and that the redistribution of an agent's tasks is

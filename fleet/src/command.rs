@@ -2,7 +2,9 @@
 
 use bilrost::Oneof;
 
-use crate::{AgentCommand, AuditCommand, FleetConfig, IdentityCommand, MailCommand, PoolCommand, TaskCommand};
+use crate::{
+    AgentCommand, AuditCommand, FleetConfig, IdentityCommand, MailCommand, PolicyCommand, PoolCommand, TaskCommand,
+};
 
 /// One command of the batch in a log entry.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +23,8 @@ pub enum Command {
     Audit(AuditCommand),
     /// A command for a durable message.
     Mail(MailCommand),
+    /// A command for the policies.
+    Policy(PolicyCommand),
 }
 
 /// A command for the fleet itself. All domains share one range of field numbers; see `codec`.

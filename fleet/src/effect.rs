@@ -95,6 +95,8 @@ pub enum Effect {
         /// The agent's name.
         agent: Arc<str>,
     },
+    /// The policies changed.
+    PoliciesChanged,
     /// A letter was posted. A coordinator at which its receiver has opened its mailbox sends it there; a mailbox that is
     /// opened later gets the letters that wait by [`Fleet::letters_for`](crate::Fleet::letters_for).
     Mail {

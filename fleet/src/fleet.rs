@@ -16,6 +16,7 @@ use crate::{
     indexes::Indexes,
     limits::{MAX_FIRINGS, MAX_TIME_MS},
     mail::state::Mail,
+    policies::Policies,
     schedule::speed::KindTimes,
     snapshot::Snapshots,
     steps::Jobs,
@@ -66,6 +67,7 @@ pub(crate) struct State {
     pub identity: Identity,
     pub audit_log: AuditLog,
     pub mail: Mail,
+    pub policies: Policies,
 }
 
 /// How far a command has been applied.
@@ -120,6 +122,7 @@ impl Fleet {
             identity: Identity::default(),
             audit_log: AuditLog::default(),
             mail: Mail::default(),
+            policies: Policies::default(),
         };
         Fleet::from_state(state)
     }
@@ -211,6 +214,7 @@ impl Fleet {
             Command::Identity(command) => self.run_identity(command, jobs, effects),
             Command::Audit(command) => self.run_audit(command),
             Command::Mail(command) => self.run_mail(command, effects),
+            Command::Policy(command) => self.run_policies(command, effects),
         }
     }
 

@@ -1,5 +1,5 @@
 //! The replicated state machine of a fleet: agents, tasks and their scheduling, who may be in the fleet, the audit log,
-//! and durable messages.
+//! policies, and durable messages.
 //!
 //! The crate is pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random numbers and
 //! never iterates in an unspecified order, so the same log gives the same state on every coordinator, byte for byte.
@@ -20,6 +20,7 @@ mod indexes;
 pub mod limits;
 mod mail;
 mod numbered;
+mod policies;
 mod query;
 mod reply;
 pub mod sabotage;
@@ -56,6 +57,7 @@ pub use mail::{
     command::{LetterAnswer, MailCommand, PostLetter},
     query::{LetterCursor, MailCounts},
 };
+pub use policies::{PolicyList, StoredPolicy, command::PolicyCommand};
 pub use reply::{Refusal, Reply, StaleReason};
 pub use schedule::score::ScoreTerms;
 pub use snapshot::{Part, Snapshot};

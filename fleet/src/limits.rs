@@ -167,7 +167,15 @@ pub const MAX_LETTERS: usize = 500_000;
 pub const MAX_MAIL_BYTES: u64 = 64 * 1024 * 1024;
 /// Most bytes of a letter in a snapshot besides what counts against [`MAX_MAIL_BYTES`].
 pub const MAX_LETTER_OVERHEAD: u64 = 1024;
-/// Most bytes of enrolments, bars, used proofs, the audit log and letters in a snapshot. They have fixed limits, so
+/// Most policies.
+pub const MAX_POLICIES: usize = 64;
+/// Longest policy as JSON, bytes: 64 KiB.
+pub const MAX_POLICY_BYTES: usize = 64 * 1024;
+/// Most bytes of all policies as JSON, with their names: 512 KiB.
+pub const MAX_POLICIES_BYTES: usize = 512 * 1024;
+/// Most bytes of a policy in a snapshot besides what counts against [`MAX_POLICIES_BYTES`].
+pub const MAX_POLICY_OVERHEAD: u64 = 64;
+/// Most bytes of enrolments, bars, used proofs, the audit log, letters and policies in a snapshot. They have fixed limits, so
 /// this is part of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
 pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
@@ -176,4 +184,6 @@ pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_AUDIT_RECORDS as u64 * MAX_AUDIT_RECORD_OVERHEAD
     + MAX_MAIL_BYTES
     + MAX_REPLIES_BYTES
-    + MAX_LETTERS as u64 * MAX_LETTER_OVERHEAD;
+    + MAX_LETTERS as u64 * MAX_LETTER_OVERHEAD
+    + MAX_POLICIES_BYTES as u64
+    + MAX_POLICIES as u64 * MAX_POLICY_OVERHEAD;

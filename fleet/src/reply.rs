@@ -67,6 +67,13 @@ pub enum Reply {
     /// The letter's outcome now: the given one, or the one with which it had been settled already.
     #[bilrost(10)]
     Settled(LetterOutcome),
+    /// The policies are set.
+    #[bilrost(tag(24), message)]
+    PoliciesSet {
+        /// The fleet's revision when they last changed.
+        #[bilrost(1)]
+        revision: u64,
+    },
     /// The command was applied, but the coordinator that proposed it can't decode the reply. The state machine never
     /// returns this.
     #[bilrost(tag(20), message)]

@@ -6,7 +6,9 @@
 //! Once a feature is in force, commands may use it and the state may contain what it adds. Until then a command that
 //! needs it is refused, so every program that knows the version in force can read what any other program writes.
 
-use crate::{AgentCommand, Command, Fleet, LossReason, Refusal, Reply, TaskCommand};
+use crate::{
+    AgentCommand, Command, Completion, Failure, FailureKind, Fleet, LossReason, Outcome, Refusal, Reply, TaskCommand,
+};
 
 /// The version of a new fleet.
 pub const FIRST_VERSION: u32 = 1;
@@ -26,6 +28,8 @@ pub enum Feature {
     Mail,
     /// The last places of the queue are kept for tasks of roles of higher priority.
     RolePriority,
+    /// Guardian policies, and failures by them.
+    Policies,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -37,6 +41,7 @@ impl Feature {
         Feature::Identity,
         Feature::Mail,
         Feature::RolePriority,
+        Feature::Policies,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -45,7 +50,7 @@ impl Feature {
     pub fn since(self) -> u32 {
         match self {
             Feature::Identity => 2,
-            Feature::Mail | Feature::RolePriority => 3,
+            Feature::Mail | Feature::RolePriority | Feature::Policies => 3,
             #[cfg(feature = "trial")]
             Feature::Trial => 4,
         }
@@ -57,6 +62,7 @@ impl Feature {
             Feature::Identity => "identity",
             Feature::Mail => "mail",
             Feature::RolePriority => "role priority",
+            Feature::Policies => "policies",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -69,7 +75,7 @@ impl Feature {
 
     fn is_known(self) -> bool {
         match self {
-            Feature::Identity | Feature::Mail | Feature::RolePriority => true,
+            Feature::Identity | Feature::Mail | Feature::RolePriority | Feature::Policies => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -85,6 +91,7 @@ impl Command {
             Command::Agent(AgentCommand::Joined(join)) if join.sealing_key.is_some() => Some(Feature::Mail),
             Command::Identity(_) | Command::Audit(_) => Some(Feature::Identity),
             Command::Mail(_) => Some(Feature::Mail),
+            Command::Policy(_) => Some(Feature::Policies),
             Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
         }
     }
@@ -96,6 +103,7 @@ impl Reply {
         match self {
             Reply::Enrolled { .. } => Some(Feature::Identity),
             Reply::Posted { .. } | Reply::Settled(_) => Some(Feature::Mail),
+            Reply::PoliciesSet { .. } => Some(Feature::Policies),
             Reply::Refused(refusal) => refusal.feature(),
             Reply::Submitted { .. }
             | Reply::Cancelled(_)
@@ -144,6 +152,10 @@ impl TaskCommand {
         match self {
             #[cfg(feature = "trial")]
             TaskCommand::Submit(task) if task.trial => Some(Feature::Trial),
+            TaskCommand::Complete(Completion {
+                outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
+                ..
+            }) => Some(Feature::Policies),
             TaskCommand::Submit(_) | TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,
         }
     }

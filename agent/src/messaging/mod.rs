@@ -41,6 +41,7 @@ pub mod outbox;
 pub mod outcome;
 pub mod packet;
 pub mod pairing;
+pub mod policy;
 pub mod routing;
 pub mod sealing;
 
@@ -54,5 +55,6 @@ pub use self::{
     keys::{KeyError, opening_key},
     outcome::Outcome,
     packet::{Packet, PacketId, Priority},
+    policy::{MessagePolicy, NoPolicies, PolicyHolder},
     routing::{Address, Directory, Entry, Presence, Role, Snapshot},
 };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use robeing_agent::messaging::{
-    Address, Directory, Entry, Messenger, Outcome, Outgoing, Presence, Role, Snapshot,
+    Address, Directory, Entry, MessagePolicy, Messenger, NoPolicies, Outcome, Outgoing, Presence, Role, Snapshot,
     driver::{Authentication, Deps, MessagingMetrics, Plaintext},
     handlers::{Handler, InboxHandler},
 };
@@ -39,6 +39,16 @@ pub struct Agent {
 impl Agent {
     /// Starts an agent with this handler.
     pub async fn new(known: &Arc<Known>, name: &str, handler: Arc<dyn Handler>) -> Self {
+        Self::with_policy(known, name, handler, Arc::new(NoPolicies)).await
+    }
+
+    /// Starts an agent with this handler and these policies.
+    pub async fn with_policy(
+        known: &Arc<Known>,
+        name: &str,
+        handler: Arc<dyn Handler>,
+        policy: Arc<dyn MessagePolicy>,
+    ) -> Self {
         let platform = Platform::real();
         let transport = Transport::new(Arc::clone(&platform.network));
         let bound = transport.bind("127.0.0.1:0").await.expect("a free port");
@@ -51,6 +61,7 @@ impl Agent {
             connect: Arc::new(Plaintext(transport)),
             platform,
             handler,
+            policy,
             keys: Vec::new(),
             data: None,
             metrics: MessagingMetrics::new(&Metrics::default()),

@@ -162,6 +162,48 @@ fn client_name(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
+/// The subcommands of `policies`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Replace the policies of the fleet by those of a file
+    Set(SetPoliciesArgs),
+    /// Show the policies of the fleet
+    Show(ShowPoliciesArgs),
+    /// Check the policies of a file without a fleet
+    Check(PolicyFileArgs),
+}
+
+/// Arguments of `policies set`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+The policies replace those that the fleet has, from then on; an empty list removes them all. On Kubernetes, the operator \
+sets the policies of the RobeingCluster: change spec.policies there.")]
+pub struct SetPoliciesArgs {
+    /// A YAML file with a list `policies`, or the manifest of a RobeingCluster; - for standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Arguments of `policies show`.
+#[derive(Args, Debug)]
+pub struct ShowPoliciesArgs {
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Arguments of `policies check`.
+#[derive(Args, Debug)]
+pub struct PolicyFileArgs {
+    /// A YAML file with a list `policies`, or the manifest of a RobeingCluster; - for standard input
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
 /// Arguments of `audit`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\

@@ -13,7 +13,7 @@ use clap_complete::Shell;
 pub use dev::DevArgs;
 pub use identity::{
     AuditArgs, BarArgs, ClientCommand, ClientFiles, CreateClientArgs, CreateTokenArgs, MAX_CLIENT_NAME,
-    MAX_REASON_BYTES, ReleaseArgs, TokenCommand,
+    MAX_REASON_BYTES, PolicyCommand, PolicyFileArgs, ReleaseArgs, SetPoliciesArgs, ShowPoliciesArgs, TokenCommand,
 };
 pub use line::{called_as, grammar, parse};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
@@ -72,6 +72,9 @@ pub enum Command {
     /// Certify people and programs that use the fleet
     #[command(subcommand, disable_help_subcommand = true)]
     Client(ClientCommand),
+    /// Set, show or check the policies on submissions, results and messages
+    #[command(subcommand, disable_help_subcommand = true)]
+    Policies(PolicyCommand),
     /// List what was done in the fleet and by whom, and what was refused
     Audit(AuditArgs),
     /// Print the CustomResourceDefinition of RobeingCluster, for kubectl apply -f -

@@ -6,6 +6,7 @@ pub(crate) mod clients;
 mod connect;
 pub(crate) mod credentials;
 mod messages;
+pub(crate) mod policies;
 mod submit;
 mod tasks;
 mod tokens;
@@ -20,7 +21,7 @@ use clap_complete::generate;
 use robeing_proto::v1::{BarKind, Role};
 
 use crate::{
-    args::{AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, TokenCommand, grammar},
+    args::{AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PolicyCommand, TokenCommand, grammar},
     dev,
     error::CliError,
     exit::Exit,
@@ -61,6 +62,7 @@ fn what_is_left(command: &Command) -> &'static str {
         Command::Cancel(_) => "; whether anything was cancelled is not known",
         Command::Send(_) | Command::Ask(_) | Command::Broadcast(_) => "; whether the message was handled is not known",
         Command::Quarantine(_) | Command::Remove(_) => "; whether the agent was barred is not known",
+        Command::Policies(PolicyCommand::Set(_)) => "; whether the policies were set is not known",
         Command::Release(_) => "; whether the agent was released is not known",
         _ => "",
     }
@@ -93,6 +95,9 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Release(args) => bars::release(args, fleet).await,
         Command::Token(TokenCommand::Create(args)) => tokens::create(args, fleet).await,
         Command::Client(ClientCommand::Create(args)) => clients::create(args, fleet).await,
+        Command::Policies(PolicyCommand::Set(args)) => policies::set(args, fleet).await,
+        Command::Policies(PolicyCommand::Show(args)) => policies::show(args, fleet).await,
+        Command::Policies(PolicyCommand::Check(args)) => policies::check(&args),
         Command::Audit(args) => audit::list(args, fleet).await,
         Command::Crd(args) => crd(&args),
         Command::Completions(args) => {

@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf};
 
+use robeing_client::CredentialsError;
 use robeing_crds::ManifestError;
+
+use crate::commands::policies::PolicyFileError;
 
 /// Why a fleet of local processes could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,12 @@ pub enum DevError {
         /// What is wrong with it.
         error: Box<ManifestError>,
     },
+    /// The policies of the manifest are wrong.
+    #[error("the policies of the manifest can't be used:\n{0}")]
+    Policies(PolicyFileError),
+    /// The certificates of the fleet's authority can't be used.
+    #[error(transparent)]
+    Credentials(CredentialsError),
     /// The name is not valid for a fleet.
     #[error(
         "{name:?} can't be the name of a fleet: it must be 1 to 63 lower-case letters, digits and dashes, without a \

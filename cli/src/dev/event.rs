@@ -40,6 +40,16 @@ pub enum DevEvent {
         /// The pause before the retry.
         restart_in: Duration,
     },
+    /// The fleet has the policies of the manifest.
+    PoliciesSet {
+        /// How many there are.
+        count: usize,
+    },
+    /// The fleet does not take the policies of the manifest.
+    PoliciesRefused {
+        /// Why.
+        problem: String,
+    },
     /// The process ended because the fleet stops.
     Stopped {
         /// The coordinator or agent.
@@ -69,6 +79,9 @@ impl fmt::Display for DevEvent {
             Self::NotStarted { name, problem, restart_in } => {
                 write!(f, "failed  {name} can't be started: {problem}; retrying in {}", short_duration(*restart_in))
             }
+            Self::PoliciesSet { count: 1 } => write!(f, "policy  1 is in force"),
+            Self::PoliciesSet { count } => write!(f, "policy  {count} are in force"),
+            Self::PoliciesRefused { problem } => write!(f, "failed  the policies are not in force: {problem}"),
             Self::Stopped { name } => write!(f, "stopped {name}"),
         }
     }

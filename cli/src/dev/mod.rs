@@ -12,6 +12,7 @@ mod identity;
 mod logs;
 mod manifest;
 pub mod plan;
+mod policies;
 mod ports;
 pub mod registry;
 mod runnable;
@@ -31,6 +32,7 @@ pub use error::DevError;
 pub use event::DevEvent;
 pub use identity::DevIdentity;
 use plan::{Plan, ProcessKind, attachable_agents};
+use policies::PolicySetter;
 use registry::Registration;
 use robeing_client::{CredentialsError, Security};
 use robeing_crds::RobeingCluster;
@@ -90,6 +92,7 @@ pub struct DevFleet {
     // The order of the fields is the drop order: agents before coordinators, and the directory last.
     agents: Vec<Supervisor>,
     coordinators: Vec<Supervisor>,
+    policies: Option<PolicySetter>,
     events: broadcast::Sender<DevEvent>,
     registration: Result<Registration, String>,
     identity: Option<Arc<DevIdentity>>,
@@ -109,6 +112,7 @@ impl DevFleet {
     ) -> Result<(Self, broadcast::Receiver<DevEvent>), DevError> {
         let name = options.name.clone().or_else(|| cluster.metadata.name.clone()).unwrap_or_default();
         check_name(&name)?;
+        let policies = crate::commands::policies::request(&cluster.spec.policies).map_err(DevError::Policies)?;
         let spec = cluster.spec.with_sizes();
         let count = spec.coordinators.replicas as usize;
         let program = find_agent_binary(options.agent_bin.as_deref())?;
@@ -143,7 +147,10 @@ impl DevFleet {
                 ProcessKind::Agent { .. } => agents.push(supervisor),
             }
         }
-        Ok((Self { plan, agents, coordinators, events, registration, identity, data }, receiver))
+        let mut fleet = Self { plan, agents, coordinators, policies: None, events, registration, identity, data };
+        let security = fleet.security().map_err(DevError::Credentials)?;
+        fleet.policies = Some(PolicySetter::start(fleet.endpoints(), security, policies, fleet.events.clone()));
+        Ok((fleet, receiver))
     }
 
     /// Returns the processes that the fleet consists of.
@@ -199,6 +206,7 @@ impl DevFleet {
     /// Stops all processes: the agents, then the coordinators, each group with SIGTERM, and with SIGKILL after
     /// [`STOP_GRACE`]. To kill them sooner, drop this future and call [`DevFleet::kill`].
     pub async fn stop(&mut self) {
+        self.policies = None;
         for group in [&mut self.agents, &mut self.coordinators] {
             for supervisor in group.iter() {
                 supervisor.stop();

@@ -44,6 +44,7 @@ named!(
     InboxMessage,
     MessageStatus,
     ReleaseAgentResponse,
+    SetPoliciesResponse,
     SubmitResult,
     Task,
 );

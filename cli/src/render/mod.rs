@@ -4,6 +4,7 @@
 mod audit;
 mod document;
 mod message;
+mod policies;
 mod status;
 mod table;
 mod task;
@@ -14,6 +15,7 @@ use std::io::{self, Write};
 pub use audit::{audit_line, audit_table};
 pub use document::{Document, Named, documents, write_document, write_line};
 pub use message::{inbox_line, inbox_table, outcome_text, outcomes_table};
+pub use policies::policy_table;
 pub use status::{agent_text, agents_table, live_view, resource_text, status_text};
 pub use table::table;
 pub use task::{change_line, results_table, task_text, tasks_table};

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use robeing_fleet::{Command, PoolCommand, PoolShape, Reply, limits::MAX_NAME_BYTES};
+use robeing_fleet::{Command, PolicyCommand, PoolCommand, PoolShape, Reply, StoredPolicy, limits::MAX_NAME_BYTES};
 use robeing_net::{Transport, gate::Caller, limited};
 use robeing_proto::v1::{self, admin_client::AdminClient};
 use robeing_telemetry::Metrics;
@@ -19,6 +19,7 @@ use crate::{
         role::RaftRole,
         standing::Standing,
     },
+    policies,
     propose::{ProposeError, Proposer},
     raft::Peer,
 };
@@ -265,6 +266,27 @@ impl v1::admin_server::Admin for AdminService {
         check_name("agent", &request.get_ref().agent)?;
         let by = Caller::of(request.extensions());
         self.trust.release(request.into_inner().agent, &by).await.map(Response::new)
+    }
+
+    async fn set_policies(
+        &self,
+        request: Request<v1::SetPoliciesRequest>,
+    ) -> Result<Response<v1::SetPoliciesResponse>, Status> {
+        let by = Caller::of(request.extensions()).name();
+        let texts = request.into_inner().policies;
+        let policies = policies::stored(&texts).map_err(Status::invalid_argument)?;
+        StoredPolicy::check_all(&policies).map_err(|refusal| errors::refused(&refusal))?;
+        match self.proposer.propose_one(Command::Policy(PolicyCommand::Set { policies, by })).await? {
+            Reply::PoliciesSet { revision } => Ok(Response::new(v1::SetPoliciesResponse { revision })),
+            Reply::Refused(refusal) => Err(errors::refused(&refusal)),
+            other => Err(Status::internal(format!("unexpected reply {other:?}"))),
+        }
+    }
+
+    async fn get_policies(&self, _request: Request<v1::GetPoliciesRequest>) -> Result<Response<v1::Policies>, Status> {
+        self.trust.state.ready_to_read(0).await?;
+        let list = self.trust.state.look(|fleet| fleet.policies().cloned());
+        Ok(Response::new(policies::all(list.as_deref())))
     }
 
     async fn list_audit_records(

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
+use prost::Message;
 use robeing_proto::{encoded::directory::directory_server, v1};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
@@ -12,6 +13,7 @@ use crate::{
     apply::observer::ApplyObserver,
     directory::{Directory, MAX_WATCHERS, Next, Position, Seat},
     lifetime::Leaving,
+    policies::PolicyBook,
 };
 
 /// How long a new watch waits for this coordinator to know its fleet, and to have applied what the watcher has seen at
@@ -23,6 +25,8 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 pub struct DirectoryService {
     pub directory: Directory,
     pub observer: Arc<ApplyObserver>,
+    /// The policies that agents evaluate.
+    pub policies: PolicyBook,
     pub leaving: Leaving,
 }
 
@@ -36,6 +40,11 @@ impl directory_server::Directory for DirectoryService {
     ) -> Result<Response<Self::WatchAgentsStream>, Status> {
         Ok(Response::new(self.watch(request.into_inner().from_revision)?.boxed()))
     }
+}
+
+/// Encodes a message with the policies alone.
+fn of_policies(policies: &v1::Policies) -> Bytes {
+    v1::WatchAgentsResponse { policies: Some(policies.clone()), ..Default::default() }.encode_to_vec().into()
 }
 
 impl DirectoryService {
@@ -63,7 +72,18 @@ impl DirectoryService {
                     return;
                 }
             };
+            let mut changes = service.policies.changes();
+            changes.mark_changed();
+            let mut told = None;
             loop {
+                // Looked up only when they have changed: there may be many watchers.
+                if changes.has_changed().unwrap_or_default() {
+                    changes.mark_unchanged();
+                    let policies = service.policies.current();
+                    if told.replace(policies.revision) != Some(policies.revision) {
+                        yield Ok(of_policies(&policies));
+                    }
+                }
                 news.mark_unchanged();
                 match service.directory.next(position) {
                     Next::Message(message, then) => {
@@ -77,6 +97,10 @@ impl DirectoryService {
                             return;
                         }
                         changed = news.changed() => if changed.is_err() { return },
+                        changed = changes.changed() => match changed {
+                            Ok(()) => changes.mark_changed(),
+                            Err(_) => return,
+                        },
                     },
                 }
             }

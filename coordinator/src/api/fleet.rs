@@ -9,6 +9,7 @@ use robeing_fleet::{
     Agent, AgentState, Command, Fleet, Reply, Stamp, Task, TaskCommand, TaskFilter, TaskId, Waiting,
     limits::{MAX_PAGE, MAX_SCANNED},
 };
+use robeing_net::gate::Caller;
 use robeing_proto::{budget::MessageBudget, v1};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
@@ -233,6 +234,7 @@ impl v1::fleet_server::Fleet for FleetService {
     type WatchStatusStream = BoxStream<'static, Result<v1::WatchStatusResponse, Status>>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
+        let by = Caller::of(request.extensions());
         let request = request.into_inner();
         let bytes = u32::try_from(request.encoded_len()).unwrap_or(u32::MAX);
         let tasks = request.tasks;
@@ -240,7 +242,7 @@ impl v1::fleet_server::Fleet for FleetService {
             return Err(errors::too_many("tasks", tasks.len(), MAX_ITEMS));
         }
         let _room = self.room.0.try_acquire_many(bytes).map_err(|_| errors::too_much_at_once(MAX_CALLED_BYTES))?;
-        let results = self.submissions.submit(tasks).await?;
+        let results = self.submissions.submit(tasks, &by).await?;
         Ok(Response::new(v1::SubmitResponse { results }))
     }
 
@@ -248,7 +250,8 @@ impl v1::fleet_server::Fleet for FleetService {
         &self,
         request: Request<Streaming<v1::SubmitStreamRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
-        Ok(Response::new(self.submissions.stream(request.into_inner()).boxed()))
+        let by = Caller::of(request.extensions());
+        Ok(Response::new(self.submissions.stream(request.into_inner(), by).boxed()))
     }
 
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::Task>, Status> {

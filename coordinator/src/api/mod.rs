@@ -1,6 +1,7 @@
 //! The gRPC services, and the conversion of the state to API messages.
 
 pub mod admin;
+pub mod answers;
 pub mod convert;
 pub mod directory;
 pub mod errors;

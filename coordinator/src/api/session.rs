@@ -43,6 +43,7 @@ use crate::{
     lifetime::Lifetime,
     member::Member,
     members::Members,
+    policies::Policies,
     propose::{self, Lane, Proposer, Sender},
     read::StateReader,
 };
@@ -65,6 +66,8 @@ pub struct SessionService {
     pub observer: Arc<ApplyObserver>,
     pub clock: FleetClock,
     pub opener: SessionOpener,
+    /// What decides about results before they are proposed.
+    pub policies: Policies,
     pub lifetime: Lifetime,
 }
 
@@ -312,15 +315,15 @@ impl Session {
     }
 
     fn complete(&mut self, completions: Vec<internal::Completion>) {
-        let mut commands: Vec<Bytes> = Vec::with_capacity(completions.len());
+        let mut results: Vec<Completion> = Vec::with_capacity(completions.len());
         let mut about = Vec::with_capacity(completions.len());
         let mut refused = Vec::new();
         for completion in completions {
             // An invalid id is repeated only as far as needed to recognize it.
             let key = (convert::excerpt(&completion.task_id).to_owned(), completion.attempt);
             match self.completion(completion) {
-                Ok(command) => {
-                    commands.push(propose::encoded(&Command::Task(TaskCommand::Complete(command))));
+                Ok(result) => {
+                    results.push(result);
                     about.push(key);
                 }
                 Err(reason) => refused.push(ack(key, Err(reason))),
@@ -329,8 +332,14 @@ impl Session {
         if !refused.is_empty() {
             self.link.put(|outbox| outbox.acks.extend(refused));
         }
-        let (proposer, sender) = (self.service.proposer.clone(), self.sender);
+        let (proposer, sender, agent) = (self.service.proposer.clone(), self.sender, self.agent);
+        let policies = self.service.policies.concern_results().then(|| self.service.policies.clone());
         self.completing.push(Box::pin(async move {
+            if let Some(policies) = policies {
+                policies.check_results(agent, &mut results).await;
+            }
+            let encoded = |result| propose::encoded(&Command::Task(TaskCommand::Complete(result)));
+            let commands: Vec<Bytes> = results.into_iter().map(encoded).collect();
             let replies = proposer.propose_encoded(Lane::Completions, sender, commands).await.ok()?;
             Some(about.into_iter().zip(replies).map(|(key, reply)| ack(key, verdict(&reply))).collect())
         }));

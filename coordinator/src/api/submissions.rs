@@ -8,10 +8,11 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, Role, SubmitTask, TaskCommand, TaskId};
+use robeing_net::gate::Caller;
 use robeing_platform::{Platform, uuid_v7};
 use robeing_proto::{
     budget::{MessageBudget, in_messages},
-    v1::{self, streamed_answer::Answer},
+    v1,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -22,8 +23,8 @@ use tonic::{Status, Streaming};
 
 use crate::{
     api::{
-        convert::{self, Parts},
-        errors,
+        answers::{Outcome, answer, result},
+        convert, errors,
     },
     apply::{
         observer::ApplyObserver,
@@ -32,6 +33,7 @@ use crate::{
     disk_space::Rooms,
     leader::shortages::Scarce,
     lifetime::{Leaving, Lifetime},
+    policies::Policies,
     propose::{self, Lane, ProposeError, Proposer, Sender},
     read::StateReader,
 };
@@ -48,25 +50,6 @@ pub const MAX_PROPOSED_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes that a task counts for besides its input.
 const TASK_BYTES: usize = 256;
 
-/// A reply, or why the task was not accepted.
-type Outcome = Result<Reply, v1::Refusal>;
-
-/// Returns the answer to a submission, and the task's id if it was accepted.
-fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitResult) {
-    match outcome {
-        Ok(Reply::Submitted { task, existing }) => {
-            (Some(task), v1::SubmitResult { task_id: task.to_string(), existing, refusal: None })
-        }
-        Ok(Reply::Refused(refusal)) => (None, refused(asked, convert::refusal(&refusal))),
-        Err(refusal) => (None, refused(asked, refusal)),
-        Ok(other) => (None, refused(asked, errors::unexpected(&other))),
-    }
-}
-
-fn refused(asked: TaskId, refusal: v1::Refusal) -> v1::SubmitResult {
-    v1::SubmitResult { task_id: asked.to_string(), existing: false, refusal: Some(refusal) }
-}
-
 /// Accepts tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Submissions {
@@ -74,6 +57,8 @@ pub struct Submissions {
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
     pub rooms: Arc<Rooms>,
+    /// What decides about submissions before they are proposed.
+    pub policies: Policies,
     /// The source of task ids.
     pub platform: Platform,
     pub leaving: Leaving,
@@ -125,12 +110,26 @@ impl Submissions {
         look()
     }
 
-    /// Proposes submissions and returns their outcomes, in order.
-    async fn propose(&self, sender: Sender, submissions: Vec<SubmitTask>) -> Result<Vec<Outcome>, ProposeError> {
-        let mut refused = self.without_room(&submissions).await;
-        for (n, _) in refused.iter().filter(|(_, refusal)| matches!(refusal, Refusal::QueueFull { .. })) {
-            let role = submissions[*n].required_role.unwrap_or(Role::Worker);
-            self.observer.shortages.count(Scarce::Queue, role);
+    /// Proposes the submissions of a caller that policies allow, and returns the outcomes of all, in order.
+    async fn propose(
+        &self,
+        sender: Sender,
+        by: &Caller,
+        mut submissions: Vec<SubmitTask>,
+    ) -> Result<Vec<Outcome>, ProposeError> {
+        let mut refused: BTreeMap<usize, Outcome> = self
+            .policies
+            .check_submissions(&mut submissions, by)
+            .await
+            .into_iter()
+            .map(|(n, no)| (n, Err(no)))
+            .collect();
+        for (n, refusal) in self.without_room(&submissions).await {
+            if matches!(refusal, Refusal::QueueFull { .. }) {
+                let role = submissions[n].required_role.unwrap_or(Role::Worker);
+                self.observer.shortages.count(Scarce::Queue, role);
+            }
+            refused.entry(n).or_insert(Ok(Reply::Refused(refusal)));
         }
         let count = submissions.len();
         // Encoded once, and not kept twice while they wait.
@@ -158,12 +157,12 @@ impl Submissions {
             return Ok(outcomes);
         }
         let mut outcomes = outcomes.into_iter();
-        let outcome = |n| refused.remove(&n).map(|refusal| Ok(Reply::Refused(refusal))).or_else(|| outcomes.next());
+        let outcome = |n| refused.remove(&n).or_else(|| outcomes.next());
         Ok((0..count).filter_map(outcome).collect())
     }
 
-    /// Submits tasks and returns an answer for each, in order.
-    pub async fn submit(&self, tasks: Vec<v1::TaskSpec>) -> Result<Vec<v1::SubmitResult>, Status> {
+    /// Submits tasks of a caller, and returns an answer for each, in order.
+    pub async fn submit(&self, tasks: Vec<v1::TaskSpec>, by: &Caller) -> Result<Vec<v1::SubmitResult>, Status> {
         let default_retry = self.state.look(|fleet| fleet.config().retry);
         let mut submissions = Vec::with_capacity(tasks.len());
         let mut answers: Vec<Result<TaskId, v1::SubmitResult>> = Vec::with_capacity(tasks.len());
@@ -174,17 +173,18 @@ impl Submissions {
                 id
             }));
         }
-        let mut outcomes = self.propose(self.proposer.sender(), submissions).await?.into_iter();
+        let mut outcomes = self.propose(self.proposer.sender(), by, submissions).await?.into_iter();
         let answer = |prepared: Result<TaskId, v1::SubmitResult>| {
             prepared.map_or_else(Ok, |id| Ok(result(id, outcomes.next().ok_or_else(missing)?).1))
         };
         answers.into_iter().map(answer).collect()
     }
 
-    /// Serves a stream of submissions. The task that serves it ends with the stream, or with the coordinator.
+    /// Serves a stream of a caller's submissions. The task that serves it ends with the stream, or with the coordinator.
     pub fn stream(
         &self,
         inbound: Streaming<v1::SubmitStreamRequest>,
+        by: Caller,
     ) -> impl Stream<Item = Result<v1::SubmitStreamResponse, Status>> + use<> {
         let (sender, receiver) = mpsc::channel(SEND_BUFFER);
         let submissions = self.clone();
@@ -192,6 +192,7 @@ impl Submissions {
             let leaving = submissions.leaving.clone();
             let mut serving = Serving {
                 sender: submissions.proposer.sender(),
+                by: Arc::new(by),
                 installs: submissions.observer.installs(),
                 submissions,
                 mailbox: Arc::new(ResultStream::default()),
@@ -223,18 +224,6 @@ fn missing() -> Status {
     Status::internal("a reply is missing")
 }
 
-/// The parts of a finished task that are sent.
-const FINISHED: Parts = Parts { input: false, output: true, attempts: true };
-
-/// Converts an answer to its API form.
-fn answer(letter: &Letter) -> Answer {
-    match letter {
-        Letter::Submitted(result) => Answer::Submitted((**result).clone()),
-        Letter::Finished(task, now) => Answer::Finished(convert::task(task, FINISHED, *now)),
-        Letter::Ended(id) | Letter::Expired(id) => Answer::Expired(id.to_string()),
-    }
-}
-
 /// One task of a group that is being proposed.
 struct Asked {
     tag: u64,
@@ -263,6 +252,8 @@ struct Serving {
     submissions: Submissions,
     /// The sender under which its tasks are proposed.
     sender: Sender,
+    /// Who submits them.
+    by: Arc<Caller>,
     mailbox: Arc<ResultStream>,
     /// Tasks whose results are pending, by tag.
     waiting: BTreeMap<u64, Waiting>,
@@ -439,9 +430,9 @@ impl Serving {
         let bytes = submissions.iter().map(|submission| submission.input.len() + TASK_BYTES).sum();
         self.proposed += asked.len();
         self.proposed_bytes += bytes;
-        let (own, sender) = (self.submissions.clone(), self.sender);
+        let (own, sender, by) = (self.submissions.clone(), self.sender, Arc::clone(&self.by));
         self.proposing.push(Box::pin(async move {
-            let outcomes = own.propose(sender, submissions).await;
+            let outcomes = own.propose(sender, &by, submissions).await;
             Proposed { asked, bytes, outcomes }
         }));
         Ok(())

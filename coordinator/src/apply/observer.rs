@@ -17,6 +17,7 @@ use crate::{
     directory::changed::ChangedAgents,
     leader::{recoveries::Recoveries, sessions::SessionTable, shortages::Shortages},
     mail::{mailboxes::Mailboxes, waiters::LetterWaiters},
+    policies::PolicyNews,
     raft::{Observer, Told},
 };
 
@@ -43,6 +44,8 @@ pub struct ApplyObserver {
     pub mailboxes: Mailboxes,
     /// Records what is refused in a shortage.
     pub shortages: Shortages,
+    /// Whether there are policies, and when they may have changed.
+    pub policies: PolicyNews,
     /// Wakes the timers: something may be due earlier than before.
     pub timers: Notify,
 }
@@ -61,6 +64,7 @@ impl ApplyObserver {
             letters: Arc::default(),
             mailboxes: Mailboxes::default(),
             shortages: Shortages::default(),
+            policies: PolicyNews::default(),
             timers: Notify::new(),
         }
     }
@@ -160,6 +164,7 @@ impl ApplyObserver {
                     self.mailboxes.wake(&letter.receiver);
                 }
             }
+            Effect::PoliciesChanged => self.policies.changed(),
             Effect::TrustChanged => {}
         }
     }
@@ -182,6 +187,7 @@ impl Observer for ApplyObserver {
         self.installs.send_modify(|installs| *installs += 1);
         self.directory.note_everything();
         self.mailboxes.wake_all();
+        self.policies.changed();
         self.revision.send_replace(revision);
         self.timers.notify_one();
     }

@@ -5,7 +5,7 @@ mod consensus;
 mod directory;
 mod mail;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use robeing_net::{gate::gated, limited};
 use robeing_proto::{
@@ -69,15 +69,13 @@ use crate::{
     members::Members,
     metrics,
     outside::Outside,
+    policies::{CallerRights, Policies},
     propose::Proposer,
     raft::{ConsensusServer, RaftHandle, Restraint, SnapshotStats, log::Log},
     read::StateReader,
     upkeep::{self, SnapshotKeeper},
     warnings::Warnings,
 };
-
-/// Pause before recording that the log has begun is retried.
-const NOTE_RETRY: Duration = Duration::from_secs(5);
 
 /// A running coordinator that does not serve yet: what is needed to serve and to stop.
 pub struct Assembled {
@@ -108,6 +106,7 @@ pub struct Tested {
     pub watches: Watches,
     pub directory: DirectoryService,
     pub messages: crate::api::messages::MessagesService,
+    pub policies: Policies,
 }
 
 /// What a coordinator found on its machine before it starts.
@@ -136,7 +135,8 @@ pub async fn assemble(
     let consensus = Consensus::start(config, &outside, identity.node_id, log, lifetime).await?;
     info!(name = config.name, node_id = format!("{:016x}", identity.node_id), address, "coordinator started");
     let member = Member::new(identity, address, outside.platform.host.pid());
-    let parts = Parts::new(consensus, member, outside, lifetime.clone());
+    let rights = CallerRights(security.as_ref().map(|security| (security.rights.clone(), security.trust.clone())));
+    let parts = Parts::new(consensus, member, outside, lifetime.clone(), rights, metrics);
     let restraint =
         Restraint::new(&parts.raft, election_timing(config), lifetime.tasks().clone(), lifetime.stop().clone());
     let connections = LeaderConnections::default();
@@ -182,17 +182,26 @@ struct Parts {
     scores: Arc<Scores>,
     warnings: Arc<Warnings>,
     rooms: Arc<Rooms>,
+    policies: Policies,
     outside: Outside,
     lifetime: Lifetime,
 }
 
 impl Parts {
-    fn new(consensus: Consensus, member: Member, outside: Outside, lifetime: Lifetime) -> Self {
+    fn new(
+        consensus: Consensus,
+        member: Member,
+        outside: Outside,
+        lifetime: Lifetime,
+        rights: CallerRights,
+        metrics: &Metrics,
+    ) -> Self {
         let Consensus { raft, log, fleet, observer, role, proposer, clock, snapshots } = consensus;
         let standing = Standing::new(member.id(), raft.clone(), role, observer.sessions.timing.lease_margin());
         let members = Members::new(raft.clone());
         let peers = Arc::clone(&outside.peers);
         let state = StateReader::new(fleet, Arc::clone(&observer), standing.clone(), peers);
+        let policies = Policies::new(state.clone(), Arc::clone(&observer), rights, metrics);
         let (scores, warnings, rooms): (Arc<Scores>, Arc<Warnings>, Arc<Rooms>) = Default::default();
         let descriptions = Descriptions {
             member: member.clone(),
@@ -240,6 +249,7 @@ impl Parts {
             scores,
             warnings,
             rooms,
+            policies,
             outside,
             lifetime,
         }
@@ -257,7 +267,7 @@ impl Parts {
         self.lifetime.spawn(bootstrap.notice_removal());
         if !self.member.identity.log_begun {
             let (observer, identity) = (Arc::clone(&self.observer), Arc::clone(&self.member.identity));
-            self.lifetime.spawn(note_log_begun(observer, identity, self.outside.clone(), config.data.clone()));
+            self.lifetime.spawn(upkeep::note_log_begun(observer, identity, self.outside.clone(), config.data.clone()));
         }
     }
 
@@ -307,6 +317,7 @@ impl Parts {
             after_entries: config.snapshot_after,
         };
         lifetime.spawn(keeper.run());
+        lifetime.spawn(self.policies.clone().run(proposer.clone()));
         lifetime.spawn(upkeep::configuration(standing.clone(), state.clone(), proposer, fleet_config(config)));
         let sources = metrics::Sources { standing, members, state, observer, log, rooms, snapshots };
         lifetime.spawn(metrics::run(sources, metrics.clone()));
@@ -361,9 +372,9 @@ impl Parts {
     }
 
     fn submissions(&self) -> Submissions {
-        let Self { members, state, proposer, observer, rooms, outside, lifetime, .. } = self.clone();
+        let Self { members, state, proposer, observer, rooms, policies, outside, lifetime, .. } = self.clone();
         let leaving = Leaving::new(&lifetime, members);
-        Submissions { state, proposer, observer, rooms, platform: outside.platform, leaving, lifetime }
+        Submissions { state, proposer, observer, rooms, policies, platform: outside.platform, leaving, lifetime }
     }
 
     fn watches(&self) -> Watches {
@@ -373,9 +384,21 @@ impl Parts {
 
     #[cfg(test)]
     fn tested(&self, directory: DirectoryService) -> Tested {
-        let Self { member, members, standing, state, proposer, change, .. } = self.clone();
+        let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
         let (submissions, watches, messages) = (self.submissions(), self.watches(), self.messages_service());
-        Tested { member, members, standing, state, proposer, change, submissions, watches, directory, messages }
+        Tested {
+            member,
+            members,
+            standing,
+            state,
+            proposer,
+            change,
+            submissions,
+            watches,
+            directory,
+            messages,
+            policies,
+        }
     }
 
     fn fleet_service(&self) -> FleetService {
@@ -398,7 +421,8 @@ impl Parts {
     }
 
     fn session_service(&self) -> SessionService {
-        let Self { member, members, standing, state, proposer, observer, clock, outside, lifetime, .. } = self.clone();
+        let Self { member, members, standing, state, proposer, observer, clock, policies, outside, lifetime, .. } =
+            self.clone();
         let opener = SessionOpener {
             members: members.clone(),
             standing: standing.clone(),
@@ -407,7 +431,7 @@ impl Parts {
             observer: Arc::clone(&observer),
             transport: outside.transport,
         };
-        SessionService { member, members, standing, state, proposer, observer, clock, opener, lifetime }
+        SessionService { member, members, standing, state, proposer, observer, clock, opener, policies, lifetime }
     }
 
     fn guard_reports(&self) -> GuardReports {
@@ -490,19 +514,5 @@ impl Parts {
             Err(error) => warn!(%error, "gRPC reflection is not available"),
         }
         routes.routes()
-    }
-}
-
-/// Records in the data directory that the log has begun, once an entry after the first one, which has index 0, is
-/// applied and therefore durable.
-async fn note_log_begun(observer: Arc<ApplyObserver>, identity: Arc<Identity>, outside: Outside, dir: PathBuf) {
-    let mut applied = observer.applied_indexes();
-    if applied.wait_for(|applied| *applied > 1).await.is_err() {
-        return;
-    }
-    // The disk may be full for a while. Until the record is written, a lost log would look like one that never existed.
-    while let Err(error) = identity.note_log_begun(&outside.platform, &dir).await {
-        warn!(%error, "could not record that the log has begun; retrying");
-        tokio::time::sleep(NOTE_RETRY).await;
     }
 }

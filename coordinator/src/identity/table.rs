@@ -37,6 +37,8 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/robeing.v1.Admin/RemoveCoordinator", Allowed::With(Right::Admin, &[])),
     ("/robeing.v1.Admin/TransferLeadership", Allowed::With(Right::Admin, &[])),
     ("/robeing.v1.Admin/SetTrust", Allowed::With(Right::Admin, &[])),
+    ("/robeing.v1.Admin/SetPolicies", Allowed::With(Right::Admin, &[])),
+    ("/robeing.v1.Admin/GetPolicies", Allowed::With(Right::Admin, WARDENS)),
     ("/robeing.v1.Admin/CreateJoinToken", Allowed::With(Right::Admin, &[])),
     ("/robeing.v1.Admin/CertifyClient", Allowed::With(Right::Admin, &[])),
     ("/robeing.v1.Admin/BarAgent", Allowed::With(Right::Admin, WARDENS)),

@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use robeing_fleet::{
-    AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, MailCommand, PoolCommand, TaskCommand,
+    AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand, PoolCommand,
+    TaskCommand,
 };
 use robeing_proto::internal::v1 as internal;
 
@@ -51,6 +52,7 @@ impl Lane {
             | Command::Control(ControlCommand::Configure(_))
             | Command::Control(ControlCommand::RaiseVersion(_))
             | Command::Pool(PoolCommand::Set(_))
+            | Command::Policy(PolicyCommand::Set { .. })
             | Command::Identity(IdentityCommand::Configure(_))
             | Command::Identity(IdentityCommand::Enrol(_))
             | Command::Identity(IdentityCommand::Bar { .. })

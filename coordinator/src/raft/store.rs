@@ -69,6 +69,7 @@ impl Told {
             | Effect::TrustChanged
             | Effect::DirectoryChanged { .. }
             | Effect::Barred { .. }
+            | Effect::PoliciesChanged
             | Effect::Mail { .. }
             | Effect::LetterSettled { .. } => (None, None),
         };

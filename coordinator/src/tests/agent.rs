@@ -7,7 +7,7 @@ use robeing_net::{Transport, limited};
 use robeing_platform::simulated::HostNetwork;
 use robeing_proto::{
     internal::v1::{
-        self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent,
+        self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as FromAgent, completion::Outcome,
         coordinator_message::Message as ToAgent, session_client::SessionClient,
     },
     v1,
@@ -25,6 +25,14 @@ fn message(message: FromAgent) -> AgentMessage {
     AgentMessage { message: Some(message) }
 }
 
+/// Returns how an attempt ends; `None` if it does not.
+pub type Work = fn(&internal::Assignment) -> Option<Outcome>;
+
+fn completion(assignment: &internal::Assignment, work: Work) -> Option<internal::Completion> {
+    let (task_id, attempt) = (assignment.task_id.clone(), assignment.attempt);
+    Some(internal::Completion { task_id, attempt, ran_us: 1, outcome: Some(work(assignment)?) })
+}
+
 /// An agent with a session.
 pub struct TestAgent {
     name: &'static str,
@@ -34,13 +42,22 @@ pub struct TestAgent {
 }
 
 impl TestAgent {
-    /// Opens a session with the coordinator `leader`, which leads.
+    /// Opens a session with the coordinator `leader`, which leads. The agent ends no attempt.
     pub async fn join(fleet: &TestFleet, leader: usize, name: &'static str) -> Self {
-        Self::join_from(fleet, leader, name, 1).await
+        Self::start(fleet, leader, name, 1, |_| None).await
     }
 
     /// Same as [`TestAgent::join`], from the machine with this number.
     pub async fn join_from(fleet: &TestFleet, leader: usize, name: &'static str, machine: u8) -> Self {
+        Self::start(fleet, leader, name, machine, |_| None).await
+    }
+
+    /// Same as [`TestAgent::join`]. `work` returns how each attempt ends.
+    pub async fn join_to_work(fleet: &TestFleet, leader: usize, name: &'static str, work: Work) -> Self {
+        Self::start(fleet, leader, name, 1, work).await
+    }
+
+    async fn start(fleet: &TestFleet, leader: usize, name: &'static str, machine: u8, work: Work) -> Self {
         let network = HostNetwork::new(fleet.network.clone(), CancellationToken::new()).at([10, 0, 2, machine]);
         let (transport, own) = (Transport::new(Arc::new(network)), format!("10.0.2.{machine}:7000"));
         let mut listener = transport.bind(&own).await.expect("its address is free").into_listener();
@@ -61,7 +78,7 @@ impl TestAgent {
         let mut told = opened.expect("the leader accepts agents").into_inner();
         while !matches!(next(&mut told).await, Some(ToAgent::Welcome(_))) {}
         let silent = CancellationToken::new();
-        let session = tokio::spawn(beat(sender, told, silent.clone()));
+        let session = tokio::spawn(beat(sender, told, silent.clone(), work));
         let (session, listening) = (AbortOnDropHandle::new(session), AbortOnDropHandle::new(listening));
         Self { name, silent, session, listening }
     }
@@ -92,7 +109,12 @@ async fn next(told: &mut Streaming<CoordinatorMessage>) -> Option<ToAgent> {
     told.message().await.expect("the session continues").expect("the session continues").message
 }
 
-async fn beat(sender: mpsc::Sender<AgentMessage>, mut told: Streaming<CoordinatorMessage>, silent: CancellationToken) {
+async fn beat(
+    sender: mpsc::Sender<AgentMessage>,
+    mut told: Streaming<CoordinatorMessage>,
+    silent: CancellationToken,
+    work: Work,
+) {
     let (mut beats, mut seq) = (interval(HEARTBEAT), 0);
     loop {
         tokio::select! {
@@ -103,7 +125,17 @@ async fn beat(sender: mpsc::Sender<AgentMessage>, mut told: Streaming<Coordinato
                     return;
                 }
             }
-            said = told.message() => if !matches!(said, Ok(Some(_))) { return },
+            said = told.message() => match said {
+                Ok(Some(CoordinatorMessage { message: Some(ToAgent::Assignments(told)) })) => {
+                    let completions = told.assignments.iter().filter_map(|assignment| completion(assignment, work));
+                    let completions = internal::Completions { completions: completions.collect() };
+                    if sender.send(message(FromAgent::Completions(completions))).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return,
+            },
         }
     }
 }

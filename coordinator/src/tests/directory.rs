@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, pin::Pin, time::Duration};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use robeing_fleet::{AgentCommand, AgentJoin, Command, LossReason, Reply};
-use robeing_net::{Transport, limited};
+use robeing_net::{Transport, gate::Caller, limited};
 use robeing_platform::simulated::HostNetwork;
 use robeing_proto::v1::{self, WatchAgentsRequest, directory_client::DirectoryClient};
 use tokio::time::timeout;
@@ -125,7 +125,7 @@ async fn a_watch_is_resumed_at_another_coordinator_without_starting_over() {
     watched.until_known(&fleet, leader).await;
     let watcher = watched.end();
     propose(&fleet, leader, lost).await;
-    fleet.tested(leader).submissions.submit(vec![task(1)]).await.expect("somebody leads");
+    fleet.tested(leader).submissions.submit(vec![task(1)], &Caller::Plaintext).await.expect("somebody leads");
     caught_up(&fleet, followers[0], leader).await;
     caught_up(&fleet, followers[1], leader).await;
     fleet.take_away(leader);

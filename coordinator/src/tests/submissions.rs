@@ -1,6 +1,7 @@
 //! Submission of tasks.
 
 use robeing_fleet::{Command, ControlCommand, TaskId};
+use robeing_net::gate::Caller;
 use robeing_proto::v1::{SubmitResult, TaskSpec};
 
 use crate::{
@@ -9,7 +10,8 @@ use crate::{
 };
 
 async fn submit(fleet: &TestFleet, at: usize, spec: TaskSpec) -> SubmitResult {
-    let mut results = fleet.tested(at).submissions.submit(vec![spec]).await.expect("somebody leads");
+    let mut results =
+        fleet.tested(at).submissions.submit(vec![spec], &Caller::Plaintext).await.expect("somebody leads");
     assert_eq!(results.len(), 1);
     results.remove(0)
 }
@@ -64,7 +66,12 @@ async fn a_task_with_a_bad_field_is_refused_and_those_beside_it_are_taken() {
     let fleet = TestFleet::start();
     let leader = fleet.led().await;
     let bad = TaskSpec { kind: "x".repeat(10_000), ..task(2) };
-    let results = fleet.tested(leader).submissions.submit(vec![task(1), bad, task(3)]).await.expect("it leads");
+    let results = fleet
+        .tested(leader)
+        .submissions
+        .submit(vec![task(1), bad, task(3)], &Caller::Plaintext)
+        .await
+        .expect("it leads");
     let refused: Vec<bool> = results.iter().map(|result| result.refusal.is_some()).collect();
     assert_eq!(refused, [false, true, false]);
     assert_eq!(queued(&fleet, leader), 2);

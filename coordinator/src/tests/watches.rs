@@ -4,6 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt};
 use robeing_fleet::{Command, TaskCommand, TaskId};
+use robeing_net::gate::Caller;
 use robeing_proto::v1::{TaskState, WatchTasksRequest, WatchTasksResponse};
 use tokio::time::timeout;
 use tonic::Status;
@@ -36,7 +37,8 @@ async fn until(changes: &mut Changes, revision: u64) -> Vec<(String, TaskState, 
 
 async fn submit(fleet: &TestFleet, at: usize, ids: impl IntoIterator<Item = u128>) {
     for id in ids {
-        let results = fleet.tested(at).submissions.submit(vec![task(id)]).await.expect("somebody leads");
+        let results =
+            fleet.tested(at).submissions.submit(vec![task(id)], &Caller::Plaintext).await.expect("somebody leads");
         assert_eq!(results[0].refusal, None);
     }
 }

@@ -1,10 +1,10 @@
-//! Calls of the Admin service about who may be in the fleet. They are retried like all others: a join token or a
+//! Calls of the Admin service about who may be in the fleet, and its policies. They are retried like all others: a join token or a
 //! certificate that is made a second time replaces one that never arrived.
 
 use robeing_proto::v1::{
     BarAgentRequest, BarAgentResponse, CertifyClientRequest, CertifyClientResponse, CreateJoinTokenRequest,
-    CreateJoinTokenResponse, ListAuditRecordsRequest, ListAuditRecordsResponse, ReleaseAgentRequest,
-    ReleaseAgentResponse,
+    CreateJoinTokenResponse, GetPoliciesRequest, ListAuditRecordsRequest, ListAuditRecordsResponse, Policies,
+    ReleaseAgentRequest, ReleaseAgentResponse, SetPoliciesRequest, SetPoliciesResponse,
 };
 
 use super::{ClientError, FleetClient};
@@ -47,6 +47,20 @@ impl FleetClient {
             async move { rpc.certify_client(request).await }
         })
         .await
+    }
+
+    /// Sets the policies of the fleet, in place of those that it has.
+    pub async fn set_policies(&self, request: SetPoliciesRequest) -> Result<SetPoliciesResponse, ClientError> {
+        self.call_admin(|mut rpc| {
+            let request = request.clone();
+            async move { rpc.set_policies(request).await }
+        })
+        .await
+    }
+
+    /// Returns the policies of the fleet.
+    pub async fn get_policies(&self) -> Result<Policies, ClientError> {
+        self.call_admin(|mut rpc| async move { rpc.get_policies(GetPoliciesRequest {}).await }).await
     }
 
     /// Returns one page of the audit log.

@@ -128,6 +128,15 @@ impl CoordinatorClient {
         answer.map(drop).map_err(|status| refused("SetTrust", address, &status))
     }
 
+    /// Sets the policies of the fleet. A coordinator of a version without policies refuses this with
+    /// [`Code::Unimplemented`], and a fleet whose coordinators are not all of a version with policies with
+    /// [`Code::FailedPrecondition`].
+    pub async fn set_policies(&self, address: &str, security: &Security, policies: Vec<String>) -> Result<(), Error> {
+        let request = within(COMMAND_DEADLINE, v1::SetPoliciesRequest { policies });
+        let answer = AdminClient::new(self.channel(address, security)?).set_policies(request).await;
+        answer.map(drop).map_err(|status| refused("SetPolicies", address, &status))
+    }
+
     /// Gives a coordinator a vote, by adding it to the members.
     pub async fn add(&self, address: &str, security: &Security, name: String, of: String) -> Result<(), Error> {
         let request = within(MEMBERSHIP_DEADLINE, v1::AddCoordinatorRequest { name, address: of });

@@ -267,6 +267,17 @@ impl Admin for Stub {
         unserved()
     }
 
+    async fn set_policies(
+        &self,
+        _: Request<v1::SetPoliciesRequest>,
+    ) -> Result<Response<v1::SetPoliciesResponse>, Status> {
+        unserved()
+    }
+
+    async fn get_policies(&self, _: Request<v1::GetPoliciesRequest>) -> Result<Response<v1::Policies>, Status> {
+        unserved()
+    }
+
     async fn create_join_token(
         &self,
         _: Request<v1::CreateJoinTokenRequest>,

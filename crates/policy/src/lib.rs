@@ -13,15 +13,19 @@ mod input;
 mod json;
 pub mod limits;
 mod redact;
+mod rights;
 mod set;
 mod spec;
+mod stored;
 mod verdict;
 
 pub use crate::{
     error::{AmbiguousJson, EvalError, ExpressionError, PolicyError, Problem},
     input::{Failure, Input, Message, Object, Submission, TaskResult},
     redact::{REDACTED, redact},
+    rights::rights_of_role,
     set::PolicySet,
     spec::{Action, Event, FailurePolicy, PolicySpec},
+    stored::{Checked, Deed, PolicyRefusal, StoredPolicies},
     verdict::{Decision, Outcome, Redacted, Redaction, Traced, Verdict},
 };

@@ -213,7 +213,7 @@ fn check_fields(spec: &PolicySpec, errors: &mut Vec<PolicyError>) {
         refuse("name", Problem::Name);
     }
     if spec.on.is_empty() {
-        refuse("on", Problem::NoEvent);
+        refuse("events", Problem::NoEvent);
     }
     if let Some(message) = &spec.message
         && message.len() > MAX_MESSAGE_BYTES

@@ -67,6 +67,8 @@ pub struct PolicySpec {
     pub name: String,
     /// What the policy is evaluated on. At least one.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = Event::ALL.len())))]
+    // A key `on` would be the boolean `true` for parsers of YAML 1.1, such as that of kubectl.
+    #[serde(rename = "events")]
     pub on: Vec<Event>,
     /// CEL expression; the policy applies where it is true. Default: everywhere.
     #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
@@ -103,7 +105,7 @@ mod tests {
         let schema = serde_json::to_value(schemars::schema_for!(PolicySpec)).unwrap();
         let properties = &schema["properties"];
         assert_eq!(properties["name"]["maxLength"], MAX_NAME_BYTES);
-        assert_eq!(properties["on"]["minItems"], 1);
+        assert_eq!(properties["events"]["minItems"], 1);
         for expression in ["match", "rule", "messageExpression"] {
             assert_eq!(properties[expression]["maxLength"], MAX_EXPRESSION_BYTES, "{expression}");
         }

@@ -21,6 +21,7 @@ pub(crate) mod action {
     pub(crate) const REMOVE: &str = "agent.remove";
     pub(crate) const QUARANTINE: &str = "agent.quarantine";
     pub(crate) const RELEASE: &str = "agent.release";
+    pub(crate) const SET_POLICIES: &str = "policies.set";
 }
 
 /// What became of an action.

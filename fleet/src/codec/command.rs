@@ -11,7 +11,8 @@ use bilrost::{
 };
 
 use crate::{
-    AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, MailCommand, PoolCommand, TaskCommand,
+    AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand, PoolCommand,
+    TaskCommand,
 };
 
 /// Appends a command's message.
@@ -25,6 +26,7 @@ pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
         Command::Identity(command) => command.oneof_encode(out, &mut tags),
         Command::Audit(command) => command.oneof_encode(out, &mut tags),
         Command::Mail(command) => command.oneof_encode(out, &mut tags),
+        Command::Policy(command) => command.oneof_encode(out, &mut tags),
     }
 }
 
@@ -72,6 +74,10 @@ fn read_field(number: u32, wire_type: WireType, message: &mut &[u8]) -> Result<C
         let read = MailCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
         return read.map(|(command, _)| Command::Mail(command));
     }
+    if PolicyCommand::FIELD_TAGS.contains(&number) {
+        let read = PolicyCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Policy(command));
+    }
     if ControlCommand::FIELD_TAGS.contains(&number) {
         let mut command = ControlCommand::Tick;
         let read = ControlCommand::oneof_decode_field_distinguished(&mut command, number, wire_type, message, context);
@@ -94,11 +100,12 @@ mod tests {
             IdentityCommand::FIELD_TAGS,
             AuditCommand::FIELD_TAGS,
             MailCommand::FIELD_TAGS,
+            PolicyCommand::FIELD_TAGS,
         ]
         .concat();
         numbers.sort_unstable();
         let before = numbers.len();
         numbers.dedup();
-        assert_eq!((numbers.len(), before), (19, 19), "{numbers:?}");
+        assert_eq!((numbers.len(), before), (20, 20), "{numbers:?}");
     }
 }

@@ -10,8 +10,8 @@ use bilrost::{
 
 use super::{CodecError, Kind, begin, decode};
 use crate::{
-    Agent, AuditRecord, Bar, Enrolment, FleetConfig, FleetRecoveryStep, IdentityConfig, Letter, Stamp, Task,
-    UnixMillis,
+    Agent, AuditRecord, Bar, Enrolment, FleetConfig, FleetRecoveryStep, IdentityConfig, Letter, PolicyList, Stamp,
+    Task, UnixMillis,
     agents::{
         recovery::RecoveryLog,
         state::{Agents, Pool},
@@ -21,6 +21,7 @@ use crate::{
     identity::{SpentProof, state::Identity},
     mail::state::Mail,
     numbered::{Entry, Numbered},
+    policies::Policies,
     schedule::speed::KindTimes,
     tasks::state::Tasks,
 };
@@ -31,6 +32,7 @@ const AGENT: u32 = 2;
 const TASK: u32 = 3;
 const RECOVERY: u32 = 4;
 const IDENTITY: u32 = 5;
+const POLICIES: u32 = 11;
 
 /// The whole state as a message, for decoding.
 #[derive(PartialEq, Eq, Message)]
@@ -56,6 +58,8 @@ struct Whole {
     records: Vec<AuditRecord>,
     #[bilrost(10)]
     letters: Vec<Letter>,
+    #[bilrost(11)]
+    policies: Option<PolicyList>,
 }
 
 /// Everything that occurs once in the state.
@@ -96,6 +100,9 @@ struct Head {
     records: NumberedHead,
     #[bilrost(16)]
     letters: NumberedHead,
+    /// There are policies, or there were.
+    #[bilrost(17)]
+    has_policies: bool,
 }
 
 /// What the head contains about identities.
@@ -144,7 +151,8 @@ impl NumberedHead {
 impl Head {
     fn of(state: &State) -> Self {
         // Without `..`, so that new fields of the state must be added here.
-        let State { version, config, now, revision, totals, tasks, agents, kinds, identity, audit_log, mail } = state;
+        let State { version, config, now, revision, totals, tasks, agents, kinds, identity, audit_log, mail, policies } =
+            state;
         let Tasks { kept, next_seq } = tasks;
         let Identity { config: trusted, enrolments, bars, spent, forgotten_until } = identity;
         let AuditLog { records } = audit_log;
@@ -173,16 +181,19 @@ impl Head {
             },
             records: NumberedHead::of(records),
             letters: NumberedHead::of(letters),
+            has_policies: policies.is_some(),
         }
     }
 }
 
 /// Writes a state: the head, then agents and tasks in the order of their numbers, then the recovery steps and the
-/// configuration of identities, then the entries of the other domains in the order of their fields and numbers.
+/// configuration of identities, then the entries of the other domains in the order of their fields and numbers, and the
+/// policies at the end.
 #[derive(Debug)]
 pub(crate) struct StateWriter {
     recoveries: RecoveryLog,
     identity: Option<Arc<IdentityConfig>>,
+    policies: Policies,
     /// The number of the previous field.
     last: u32,
     out: Vec<u8>,
@@ -196,8 +207,8 @@ impl StateWriter {
     pub(crate) fn begin(state: &State, mut out: Vec<u8>) -> Self {
         begin(Kind::State, state.version, &mut out);
         let recoveries = state.agents.recoveries.clone();
-        let identity = state.identity.config.clone();
-        let mut writer = Self { recoveries, identity, last: 0, out, field: Vec::new() };
+        let (identity, policies) = (state.identity.config.clone(), state.policies.clone());
+        let mut writer = Self { recoveries, identity, policies, last: 0, out, field: Vec::new() };
         writer.field(HEAD, &Head::of(state));
         writer
     }
@@ -239,6 +250,9 @@ impl StateWriter {
     /// Returns the bytes.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.write_kept();
+        if let Some(policies) = self.policies.take() {
+            self.field(POLICIES, policies.as_ref());
+        }
         self.out
     }
 }
@@ -271,13 +285,17 @@ fn by_number<K: Ord, V>(
 /// Reads a state. Doesn't check that a fleet can have this state.
 pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
     let whole = decode(Kind::State, bytes, |whole: &Whole| whole.head.version)?;
-    let Whole { head, agents, tasks, recoveries, identity, enrolments, bars, spent, records, letters } = whole;
+    let Whole { head, agents, tasks, recoveries, identity, enrolments, bars, spent, records, letters, policies } =
+        whole;
     let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);
     if found != [head.agents, head.tasks, head.recoveries] {
         return Err(CodecError::Inconsistent("agents, tasks or recoveries are missing".to_owned()));
     }
     if head.identity.is_configured != identity.is_some() {
         return Err(CodecError::Inconsistent("the configuration of identities is missing".to_owned()));
+    }
+    if head.has_policies != policies.is_some() {
+        return Err(CodecError::Inconsistent("the policies are missing".to_owned()));
     }
     Ok(State {
         version: head.version,
@@ -303,5 +321,6 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
         },
         audit_log: AuditLog { records: head.records.with(records)? },
         mail: Mail { letters: head.letters.with(letters)? },
+        policies: policies.map(Arc::new),
     })
 }

@@ -163,6 +163,8 @@ pub enum FailureKind {
     Internal = 9,
     /// Reported by the attached process that ran the task for the agent.
     Reported = 10,
+    /// A policy of the fleet denied the result. Needs [`Feature::Policies`](crate::Feature::Policies).
+    Denied = 11,
 }
 
 /// Why an attempt, or a task, failed.

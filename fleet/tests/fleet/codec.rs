@@ -12,7 +12,7 @@ use robeing_fleet::{
 
 use crate::{
     fixture::{Trial, enrolment, letter, pooled, specialist, success, task, with_key, worker},
-    samples::{commands, identity_commands, mail_commands, recorded, replies, shape, trusted},
+    samples::{commands, identity_commands, mail_commands, policy, policy_commands, recorded, replies, shape, trusted},
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -69,6 +69,7 @@ fn newest() -> Trial {
     trial.settle(2, "b", LetterAnswer::Refused { reason: "full".to_owned() });
     trial.post(letter(4));
     trial.settle(4, "b", LetterAnswer::Replied { reply: Bytes::from_static(b"yes") });
+    trial.set_policies(vec![policy("a"), policy("b")]);
     trial
 }
 
@@ -140,12 +141,20 @@ fn the_bytes_of_a_snapshot_with_a_sealing_key_are_what_they_always_were() {
 }
 
 #[test]
+fn the_bytes_of_a_snapshot_with_policies_are_what_they_always_were() {
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(3)));
+    trial.set_policies(vec![policy("a"), policy("b")]);
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
+}
+
+#[test]
 fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not() {
     for command in commands() {
         let wanted = command.feature().map_or(FIRST_VERSION, |feature| feature.since());
         assert_eq!(command_version(&encoded(&command)), wanted, "{command:?}");
     }
-    for (version, commands) in [(2, identity_commands()), (3, mail_commands())] {
+    for (version, commands) in [(2, identity_commands()), (3, mail_commands()), (3, policy_commands())] {
         let mut trial = Trial::new();
         trial.apply(Command::Control(ControlCommand::RaiseVersion(version - 1)));
         for command in commands {
@@ -187,6 +196,12 @@ fn a_state_with_what_its_version_does_not_have_is_refused() {
     trial.post(letter(1));
     let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
     let problem = "letters before their version".to_owned();
+    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    let mut trial = Trial::newest();
+    trial.set_policies(vec![policy("a")]);
+    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
+    // Setting them is recorded, and the audit log is checked first.
+    let problem = "an audit log before its version".to_owned();
     assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
 }
 

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BarKind, Command, Completion, ControlCommand, Effect,
     Enrol, Failure, FailureKind, Fleet, FleetConfig, IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand,
-    Outcome, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId,
-    SingleUse, Stamp, SubmitTask, Task, TaskCommand, TaskId, TaskState, known_version,
+    Outcome, PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role,
+    SessionId, SingleUse, Stamp, StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, known_version,
 };
 
 pub struct Trial {
@@ -185,6 +185,10 @@ impl Trial {
 
     pub fn record(&mut self, entries: Vec<AuditEntry>) -> Reply {
         self.apply(Command::Audit(AuditCommand::Record(entries)))
+    }
+
+    pub fn set_policies(&mut self, policies: Vec<StoredPolicy>) -> Reply {
+        self.apply(Command::Policy(PolicyCommand::Set { policies, by: "carol".to_owned() }))
     }
 
     pub fn post(&mut self, letter: PostLetter) -> Reply {

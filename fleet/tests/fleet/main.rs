@@ -15,6 +15,7 @@ mod limits;
 mod mail;
 mod naive;
 mod ops;
+mod policies;
 mod pools;
 mod queries;
 mod recovery;

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AuditCommand, AuditEntry, AuditOutcome, BarKind, Command, Completion, ControlCommand, Enrol,
     EnrolmentMode, Failure, FailureKind, FleetConfig, IdentityCommand, IdentityConfig, LetterAnswer, LetterId,
-    LetterOutcome, LossReason, MailCommand, Outcome, PoolCommand, PoolShape, PoolTrust, PostLetter, ProofKind, Refusal,
-    Reply, Role, SessionId, StaleReason, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer,
+    LetterOutcome, LossReason, MailCommand, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter,
+    ProofKind, Refusal, Reply, Role, SessionId, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState,
+    TokenIssuer,
 };
 
 use crate::fixture::{enrolment, letter, pooled, retry, specialist, success, task, with_key, worker};
@@ -77,6 +78,34 @@ pub fn mail_commands() -> Vec<Command> {
     ]
 }
 
+pub fn policy(name: &str) -> StoredPolicy {
+    StoredPolicy { name: name.to_owned(), json: format!(r#"{{"name":"{name}"}}"#) }
+}
+
+pub fn policy_commands() -> Vec<Command> {
+    let set = |policies| Command::Policy(PolicyCommand::Set { policies, by: "carol".to_owned() });
+    let denied = Failure {
+        kind: FailureKind::Denied,
+        message: "a policy".to_owned(),
+        code: None,
+        stderr_tail: String::new(),
+        retryable: false,
+        retry_after_ms: 0,
+    };
+    vec![
+        set(vec![policy("a"), policy("b")]),
+        set(Vec::new()),
+        Command::Task(TaskCommand::Complete(Completion {
+            agent: AgentId(7),
+            session: SessionId(300),
+            task: TaskId(5),
+            attempt: 1,
+            ran_us: 10,
+            outcome: Outcome::Failed(denied),
+        })),
+    ]
+}
+
 pub fn commands() -> Vec<Command> {
     let agent = AgentId(7);
     let session = SessionId(300);
@@ -137,6 +166,7 @@ pub fn commands() -> Vec<Command> {
     .chain(identity_commands())
     .chain(mail_commands())
     .chain([Command::Agent(AgentCommand::Joined(with_key("k", 9)))])
+    .chain(policy_commands())
     .collect()
 }
 
@@ -190,5 +220,6 @@ pub fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::LetterConflict { letter: LetterId(5) }),
         Reply::Refused(Refusal::UnknownLetter { letter: LetterId(5) }),
         Reply::Refused(Refusal::OtherReceiver { letter: LetterId(5), by: "c".to_owned() }),
+        Reply::PoliciesSet { revision: 300 },
     ]
 }

@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentCommand, AgentState, AuditCommand, AuditEntry, AuditOutcome, BarKind, Command, ControlCommand, Effect, Enrol,
-    EnrolmentMode, FIRST_VERSION, Feature, Fleet, IdentityCommand, IdentityConfig, PoolTrust, ProofKind, Refusal,
-    Reply, SingleUse, Stamp,
+    EnrolmentMode, FIRST_VERSION, Feature, Fleet, IdentityCommand, IdentityConfig, PolicyCommand, PoolTrust, ProofKind,
+    Refusal, Reply, SingleUse, Stamp, StoredPolicy,
     limits::{MAX_PAGE, MAX_PROOFS_FORGOTTEN, SPENT_PROOF_GRACE_MS},
 };
 
@@ -63,6 +63,15 @@ fn entries() -> impl Strategy<Value = Vec<AuditEntry>> {
 }
 
 /// Commands of the domains that have a twin.
+/// Sometimes two have the same name, and are refused.
+fn policies() -> impl Strategy<Value = PolicyCommand> {
+    let names = prop::collection::vec(prop::sample::select(vec!["p", "q", "r"]), 0..3);
+    names.prop_map(|names| {
+        let policies = names.into_iter().map(|name| StoredPolicy { name: name.to_owned(), json: "{}".to_owned() });
+        PolicyCommand::Set { policies: policies.collect(), by: "carol".to_owned() }
+    })
+}
+
 pub fn command() -> impl Strategy<Value = Command> {
     let by = || prop::sample::select(vec!["carol".to_owned(), "dave".to_owned()]);
     let bar = (0..10u8, any::<bool>(), by()).prop_map(|(agent, removed, by)| IdentityCommand::Bar {
@@ -78,6 +87,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         2 => bar.prop_map(Command::Identity),
         4 => release.prop_map(Command::Identity),
         1 => trusted().prop_map(|config| Command::Identity(IdentityCommand::Configure(config))),
+        1 => policies().prop_map(Command::Policy),
         1 => entries().prop_map(|entries| Command::Audit(AuditCommand::Record(entries))),
     ]
 }
@@ -95,6 +105,7 @@ pub struct Twin {
     bars: Vec<(String, BarKind, Stamp, String)>,
     records: Vec<Told>,
     epoch: u64,
+    policies: Option<Vec<StoredPolicy>>,
 }
 
 impl Default for Twin {
@@ -108,6 +119,7 @@ impl Default for Twin {
             bars: Vec::new(),
             records: Vec::new(),
             epoch: 0,
+            policies: None,
         }
     }
 }
@@ -137,6 +149,10 @@ impl Twin {
                 assert_eq!(*reply, expected, "{command:?}");
                 changes = known != (self.enrolled.len(), self.epoch, self.bars.clone(), self.config.clone());
             }
+            Command::Policy(_) if self.version < Feature::Policies.since() => {
+                assert!(matches!(reply, Reply::Refused(Refusal::NotInForce { .. })), "{reply:?}");
+            }
+            Command::Policy(PolicyCommand::Set { policies, by }) => self.set_policies(policies, by, reply, fleet),
             Command::Audit(AuditCommand::Record(entries)) => {
                 for AuditEntry { actor, action, subject, outcome, .. } in entries.clone() {
                     self.records.push((actor, action, subject, outcome, now));
@@ -146,6 +162,22 @@ impl Twin {
         }
         assert_eq!(changed, usize::from(changes), "{command:?}");
         self.compare(fleet);
+    }
+
+    fn set_policies(&mut self, policies: &[StoredPolicy], by: &str, reply: &Reply, fleet: &Fleet) {
+        let subject = (by, "policies.set", "policies");
+        if let Err(refusal) = StoredPolicy::check_all(policies) {
+            self.told(subject, AuditOutcome::Failed, fleet.now());
+            assert_eq!(*reply, Reply::Refused(refusal));
+            return;
+        }
+        let revision = fleet.policies().map_or(0, |list| list.revision);
+        assert_eq!(*reply, Reply::PoliciesSet { revision });
+        if self.policies.as_deref().unwrap_or_default() != policies {
+            assert_eq!(revision, fleet.revision());
+            self.told(subject, AuditOutcome::Done, fleet.now());
+            self.policies = Some(policies.to_vec());
+        }
     }
 
     fn bar_of(&self, agent: &str) -> Option<&(String, BarKind, Stamp, String)> {
@@ -246,6 +278,7 @@ impl Twin {
     }
 
     fn compare(&self, fleet: &Fleet) {
+        assert_eq!(fleet.policies().map(|list| &list.policies), self.policies.as_ref());
         assert_eq!(fleet.identity_config().map(AsRef::as_ref), self.config.as_ref());
         assert_eq!(fleet.spent_proofs(), self.spent.len());
         let known = fleet.enrolments_after(0).zip(&self.enrolled);

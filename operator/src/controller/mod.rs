@@ -7,6 +7,7 @@ pub(crate) mod execute;
 pub mod health;
 pub mod identity;
 pub mod observe;
+pub mod policies;
 pub(crate) mod ports;
 pub(crate) mod quantity;
 pub mod release_replicas;
@@ -34,7 +35,7 @@ use tokio::time::Instant;
 
 use self::{
     execute::{grow_disks, next_rollout_step, plan, rollout_step, scale_step, set_deletion_costs, size_pools},
-    identity::{IdentityCache, issuers::Issuers},
+    identity::{IdentityCache, issuers::Issuers, trust::Sent},
     observe::Observation,
     report::Outcome,
     requeue::Outlook,
@@ -100,6 +101,8 @@ pub(crate) struct ClusterCache {
     pub(crate) patched: Option<(RobeingClusterStatus, Instant)>,
     /// The pool sizes that were sent to the coordinators last.
     pub(crate) pools: Option<Vec<v1::PoolSize>>,
+    /// The policies that were sent to the coordinators last.
+    pub(crate) policies: Option<Sent>,
     /// The uid of the coordinator pod that was deleted last, while the watch cache still contains it.
     pub(crate) evicting: Option<String>,
     /// Since when coordinator pods have been missing.
@@ -245,6 +248,7 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clu
             declined: vec![],
             unapplied: false,
             uncreated: None,
+            policies: None,
             identity: cache.identity.report().clone(),
         },
     };
@@ -344,6 +348,7 @@ async fn act(
     if let Err(error) = size_pools(observation, &fleet, context, cache).await {
         declined.push(error.to_string());
     }
+    let policies = policies::set(observation, context, cache).await;
     let mut errors = set_deletion_costs(observation, &fleet, context, cache).await?;
     let target = apply::Target { client: &context.client, namespace: &fleet.namespace, owner: &fleet.uid };
     let mut stay: HashSet<String> = fleet.refused.iter().map(|pool| names::pool(&fleet.name, &pool.name)).collect();
@@ -392,6 +397,7 @@ async fn act(
         declined,
         unapplied,
         uncreated,
+        policies,
         identity,
     })
 }

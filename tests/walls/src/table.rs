@@ -13,24 +13,13 @@ pub struct Crate {
     pub why: &'static str,
 }
 
-/// The shared crates for processes of a fleet.
-const PLUMBING: &[&str] = &[
-    "robeing-fleet",
-    "robeing-identity",
-    "robeing-net",
-    "robeing-platform",
-    "robeing-proto",
-    "robeing-settings",
-    "robeing-telemetry",
-];
-
 /// Every crate that is shipped.
 pub const CRATES: &[Crate] = &[
     Crate { name: "robeing-proto", folder: "proto", uses: &[], why: "the protocols depend on no implementation" },
     Crate {
         name: "robeing-crds",
         folder: "crds",
-        uses: &["robeing-settings", "robeing-target"],
+        uses: &["robeing-policy", "robeing-settings", "robeing-target"],
         why: "the schema takes the bounds of settings, and a manifest is read without a fleet",
     },
     Crate { name: "robeing-fleet", folder: "fleet", uses: &[], why: "the state machine is pure" },
@@ -80,7 +69,16 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-coordinator",
         folder: "coordinator",
-        uses: PLUMBING,
+        uses: &[
+            "robeing-fleet",
+            "robeing-identity",
+            "robeing-net",
+            "robeing-platform",
+            "robeing-policy",
+            "robeing-proto",
+            "robeing-settings",
+            "robeing-telemetry",
+        ],
         why: "coordinators and agents communicate only over the network",
     },
     Crate {
@@ -92,6 +90,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-identity",
             "robeing-net",
             "robeing-platform",
+            "robeing-policy",
             "robeing-proto",
             "robeing-settings",
             "robeing-target",
@@ -102,7 +101,14 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing",
         folder: "cli",
-        uses: &["robeing-client", "robeing-crds", "robeing-identity", "robeing-proto", "robeing-settings"],
+        uses: &[
+            "robeing-client",
+            "robeing-crds",
+            "robeing-identity",
+            "robeing-policy",
+            "robeing-proto",
+            "robeing-settings",
+        ],
         why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },
     Crate {
@@ -112,6 +118,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-client",
             "robeing-crds",
             "robeing-identity",
+            "robeing-policy",
             "robeing-proto",
             "robeing-settings",
             "robeing-telemetry",

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::{
     packet::{MAX_ADDRESS, MAX_NAME},
+    policy::PolicyHolder,
     routing::{Directory, Entry, Presence, Role, Snapshot},
     sealing::SealingKey,
 };
@@ -50,6 +51,8 @@ pub struct FleetDirectory {
     current: Mutex<Arc<Snapshot>>,
     /// Number of published changes; until the first one, nothing is known.
     changes: watch::Sender<u64>,
+    /// Takes the policies on messages, which come on the same way.
+    policies: Option<Arc<PolicyHolder>>,
 }
 
 /// Why a watch ended.
@@ -149,7 +152,7 @@ fn entry(wire: v1::DirectoryEntry) -> Option<Entry> {
 
 impl Default for FleetDirectory {
     fn default() -> Self {
-        Self { current: Mutex::default(), changes: watch::Sender::new(0) }
+        Self { current: Mutex::default(), changes: watch::Sender::new(0), policies: None }
     }
 }
 
@@ -164,6 +167,11 @@ impl Directory for FleetDirectory {
 }
 
 impl FleetDirectory {
+    /// Creates a directory that passes on the policies on messages.
+    pub fn with_policies(policies: Arc<PolicyHolder>) -> Self {
+        Self { policies: Some(policies), ..Self::default() }
+    }
+
     /// Waits until the fleet's agents were known once. Cancellation-safe.
     pub async fn known(&self) {
         // `self` owns the sender, so an error is impossible.
@@ -226,6 +234,9 @@ impl FleetDirectory {
                 false => stream.message().await,
             };
             let Some(message) = message? else { return Ok(()) };
+            if let (Some(holder), Some(policies)) = (&self.policies, &message.policies) {
+                holder.update(policies);
+            }
             if let Some(changes) = received.take(message)? {
                 self.publish(changes)?;
             }

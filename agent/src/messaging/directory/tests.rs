@@ -28,7 +28,13 @@ fn wire(name: &str, performance: u32) -> v1::DirectoryEntry {
 
 fn message(reset: bool, agents: &[&str], gone: &[&str], revision: u64) -> v1::WatchAgentsResponse {
     let agents = agents.iter().map(|name| wire(name, 10)).collect();
-    v1::WatchAgentsResponse { reset, agents, gone: gone.iter().map(ToString::to_string).collect(), revision }
+    v1::WatchAgentsResponse {
+        reset,
+        agents,
+        gone: gone.iter().map(ToString::to_string).collect(),
+        revision,
+        policies: None,
+    }
 }
 
 fn names(directory: &FleetDirectory) -> Vec<String> {

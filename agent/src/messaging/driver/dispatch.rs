@@ -13,6 +13,7 @@ use crate::messaging::{
     journal::{Journal, MAX_GROUP, Record, records_of},
     outcome::{MAX_REPLY, Outcome},
     packet::{Packet, PacketId, RELAY_TYPE},
+    policy::Verdict,
     routing::Role,
     sealing,
 };
@@ -110,6 +111,10 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
         Ok(packet) => packet,
         Err(refused) => return refused,
     };
+    let packet = match allowed(shared, packet) {
+        Ok(packet) => packet,
+        Err(refused) => return refused,
+    };
     let Some(packet) = shared.take_reply(packet) else { return Outcome::accepted(None) };
     match timeout_at(deadline, handler.deliver(Delivery { packet, deadline })).await {
         Ok(outcome) => limited(outcome.into()),
@@ -125,6 +130,24 @@ fn opened(shared: &Shared, mut packet: Packet) -> Result<Packet, Outcome> {
     let key = shared.keys.iter().find(|key| key.public().id() == id).ok_or_else(unknown)?;
     sealing::open(&mut packet, key).map_err(Outcome::refused)?;
     Ok(packet)
+}
+
+/// Applies the fleet's policies. The sender's role is the one that the directory knows.
+fn allowed(shared: &Shared, packet: Packet) -> Result<Packet, Outcome> {
+    let snapshot = shared.directory.snapshot();
+    let role = snapshot.get(&packet.sender).map_or("", |entry| entry.role.name());
+    match shared.policy.check(&packet, role) {
+        Verdict::Allowed => Ok(packet),
+        Verdict::Redacted(payload) => Ok(Packet { payload, ..packet }),
+        Verdict::Refused(reason) => {
+            shared.metrics.rejected("policy");
+            Err(Outcome::refused(reason))
+        }
+        Verdict::NotKnown => {
+            let me = &shared.me;
+            Err(Outcome::overloaded(format!("{me:?} does not know the fleet's policies yet; send the message again")))
+        }
+    }
 }
 
 /// Drops a reply that is too large to be sent.

@@ -61,7 +61,7 @@ impl MessagingMetrics {
     }
 
     /// Counts a rejection: `spoofed_sender`, `malformed`, `violation`, `wrong_agent`, `unauthenticated`, `version`,
-    /// `overloaded`, `late_hello`, `not_a_messenger`.
+    /// `overloaded`, `late_hello`, `not_a_messenger`, `policy`.
     pub(super) fn rejected(&self, reason: &'static str) {
         self.rejected.get_or_create(&Rejected { reason }).inc();
     }

@@ -45,6 +45,7 @@ use super::{
     memory::Memory,
     outcome::Outcome,
     packet::{DEFAULT_DEADLINE_MS, Packet, PacketError, PacketId, Priority, RELAY_TYPE},
+    policy::MessagePolicy,
     routing::{Address, Directory, Entry, Role, Unresolved},
     sealing::{self, OpeningKey, SealingKey},
 };
@@ -63,6 +64,8 @@ pub struct Deps {
     pub platform: Platform,
     /// Handles messages.
     pub handler: Arc<dyn Handler>,
+    /// Decides about what arrives before it is handled.
+    pub policy: Arc<dyn MessagePolicy>,
     /// Open sealed payloads before they are handled. Without any, the handler gets them as they are.
     pub keys: Vec<OpeningKey>,
     /// The agent's data folder, for what it must remember across restarts. `None`: in memory.
@@ -165,6 +168,7 @@ impl Messenger {
             metrics: deps.metrics,
             stop: deps.stop,
             started,
+            policy: deps.policy,
             keys: deps.keys,
             inbox: Inbox::new(memory, deps.handler.at_once()),
         }));

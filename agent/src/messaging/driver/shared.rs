@@ -30,6 +30,7 @@ use crate::messaging::{
     outbox::{NotTaken, Outbox},
     outcome::Outcome,
     packet::{Packet, PacketId},
+    policy::MessagePolicy,
     routing::{Directory, Entry, Role},
     sealing::OpeningKey,
 };
@@ -125,6 +126,7 @@ pub(super) struct Shared {
     /// Wakes the dispatcher.
     pub work: Notify,
     pub started: Instant,
+    pub policy: Arc<dyn MessagePolicy>,
     pub keys: Vec<OpeningKey>,
     links: Mutex<HashMap<Arc<str>, Arc<Link>>>,
     inbox: Mutex<Inbox>,
@@ -147,14 +149,15 @@ pub(super) struct Parts {
     pub metrics: MessagingMetrics,
     pub stop: CancellationToken,
     pub started: Instant,
+    pub policy: Arc<dyn MessagePolicy>,
     pub keys: Vec<OpeningKey>,
     pub inbox: Inbox,
 }
 
 impl Shared {
     pub fn new(parts: Parts) -> Self {
-        let Parts { me, role, journal, directory, connect, clock, random, metrics, stop, started, keys, mut inbox } =
-            parts;
+        let Parts { me, role, journal, directory, connect, clock, random, .. } = parts;
+        let Parts { metrics, stop, started, policy, keys, mut inbox, .. } = parts;
         inbox.connect(&me);
         Self {
             incarnation: random.next_u64(),
@@ -168,6 +171,7 @@ impl Shared {
             metrics,
             stop,
             started,
+            policy,
             keys,
             tasks: TaskTracker::new(),
             work: Notify::new(),

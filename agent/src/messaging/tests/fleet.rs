@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::messaging::{
-    Address, Directory, Entry, Messenger, Outcome, Outgoing, Packet, Presence, Role, Snapshot,
+    Address, Directory, Entry, Messenger, NoPolicies, Outcome, Outgoing, Packet, Presence, Role, Snapshot,
     driver::{Authentication, Deps, MessagingMetrics, Plaintext},
     handlers::{Delivery, Handler, HandlerOutcome},
     sealing::OpeningKey,
@@ -240,6 +240,7 @@ impl Fleet {
             connect: Arc::new(Plaintext(transport)),
             platform,
             handler: Arc::new(handler.clone()),
+            policy: Arc::new(NoPolicies),
             keys: keys(name),
             data,
             metrics: metrics.clone(),

@@ -19,15 +19,23 @@ same_variants! {
         Http,
         Unreachable,
         Reported,
+        Denied,
         AgentLost,
         Deadline,
         Internal,
     }
 }
 
-/// Converts a failure from an agent's report.
+/// Returns the name of a kind of failure, as policies see it: `exit`, `timed_out`, …
+pub fn failure_kind_name(kind: robeing_fleet::FailureKind) -> String {
+    let name = failure_kind(kind).as_str_name();
+    name.trim_start_matches("FAILURE_KIND_").to_ascii_lowercase()
+}
+
+/// Converts a failure from an agent's report. No agent reports that a policy denied a result.
 pub fn failure_from_wire(failure: v1::Failure) -> Failure {
     let kind = v1::FailureKind::try_from(failure.kind).ok().and_then(known_failure_kind);
+    let kind = kind.filter(|kind| *kind != robeing_fleet::FailureKind::Denied);
     Failure {
         kind: kind.unwrap_or(robeing_fleet::FailureKind::Internal),
         message: failure.message,
@@ -59,17 +67,24 @@ mod tests {
     #[test]
     fn every_kind_of_failure_of_the_api_comes_back_as_it_was() {
         let kinds = (0..).map_while(|kind| v1::FailureKind::try_from(kind).ok());
-        for kind in kinds.filter(|kind| *kind != v1::FailureKind::Unspecified) {
+        let reported = |kind: &v1::FailureKind| !matches!(kind, v1::FailureKind::Unspecified | v1::FailureKind::Denied);
+        for kind in kinds.filter(reported) {
             let told = v1::Failure { kind: kind.into(), message: "m".into(), code: Some(3), ..Default::default() };
             assert_eq!(failure(&failure_from_wire(told.clone())), told);
         }
     }
 
     #[test]
-    fn a_kind_that_is_not_known_is_an_internal_failure() {
-        for kind in [v1::FailureKind::Unspecified.into(), i32::MAX, -1] {
+    fn a_kind_that_is_not_known_or_no_agents_is_an_internal_failure() {
+        for kind in [v1::FailureKind::Unspecified.into(), v1::FailureKind::Denied.into(), i32::MAX, -1] {
             let heard = failure_from_wire(v1::Failure { kind, ..Default::default() });
             assert_eq!(heard.kind, FailureKind::Internal, "{kind}");
         }
+    }
+
+    #[test]
+    fn kinds_have_names_for_policies() {
+        assert_eq!(failure_kind_name(FailureKind::Exit), "exit");
+        assert_eq!(failure_kind_name(FailureKind::OutputTooLarge), "output_too_large");
     }
 }

@@ -19,7 +19,7 @@ use robeing_fleet::{FleetMillis, Stamp, UnixMillis};
 pub use self::{
     agents::{agent, agent_role, directory_entry, peer_role},
     answers::{answer_size, bad_field, exhausted, refusal},
-    failures::failure_from_wire,
+    failures::{failure_from_wire, failure_kind_name},
     fields::{BadField, agent_name, bad, excerpt, filter_name, letter_id, millis, task_id},
     messages::{letter as letter_message, letter_status, settle_answer, unsettled},
     recoveries::recovery_step,

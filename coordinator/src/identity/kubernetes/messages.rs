@@ -66,6 +66,16 @@ impl User {
         }
     }
 
+    /// Returns the user of this name, of whom nothing else is known than the groups that every user has, and those that
+    /// every service account has.
+    pub fn named(name: &str) -> Self {
+        let mut groups = vec!["system:authenticated".to_owned()];
+        if let Some((namespace, _)) = name.strip_prefix(SERVICE_ACCOUNT).and_then(|name| name.split_once(':')) {
+            groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]);
+        }
+        Self { name: name.to_owned(), groups, ..Self::default() }
+    }
+
     /// Returns the namespace and the name of the service account that the user is; `None` if it is another user.
     pub fn as_service_account(&self) -> Option<(&str, &str)> {
         self.name.strip_prefix(SERVICE_ACCOUNT)?.split_once(':')

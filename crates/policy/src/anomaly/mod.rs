@@ -33,6 +33,9 @@ pub enum Signal {
     Message,
     /// It submits a task.
     Submission,
+    /// An attempt ends on it. That is its work: no number of them is an anomaly, but it shows that the agent is active,
+    /// so that its other signals can be compared with what is usual.
+    Work,
     /// An attempt fails on it.
     Failure,
     /// A certificate, token or signature of it is refused.
@@ -45,14 +48,22 @@ pub enum Signal {
 
 impl Signal {
     /// All signals.
-    pub const ALL: [Self; 6] =
-        [Self::Message, Self::Submission, Self::Failure, Self::FailedAuthentication, Self::Disagreement, Self::Overuse];
+    pub const ALL: [Self; 7] = [
+        Self::Message,
+        Self::Submission,
+        Self::Work,
+        Self::Failure,
+        Self::FailedAuthentication,
+        Self::Disagreement,
+        Self::Overuse,
+    ];
 
     /// Returns the name, as in events.
     pub fn name(self) -> &'static str {
         match self {
             Self::Message => "messages",
             Self::Submission => "submissions",
+            Self::Work => "attempts",
             Self::Failure => "failures",
             Self::FailedAuthentication => "failed authentications",
             Self::Disagreement => "disagreements",
@@ -63,6 +74,7 @@ impl Signal {
     /// Returns the number in a window below which nothing is an anomaly.
     pub fn floor(self) -> u64 {
         match self {
+            Self::Work => u64::MAX,
             Self::Message | Self::Submission => 20,
             Self::Failure | Self::Overuse => 10,
             Self::FailedAuthentication | Self::Disagreement => 5,
@@ -150,6 +162,11 @@ impl Watch {
 
     /// Counts a signal of an agent.
     pub fn observe(&mut self, agent: &str, signal: Signal, now_ms: u64) {
+        self.observe_many(agent, signal, 1, now_ms);
+    }
+
+    /// Counts a signal of an agent that it has given several times.
+    pub fn observe_many(&mut self, agent: &str, signal: Signal, times: u64, now_ms: u64) {
         if agent.len() > MAX_AGENT_NAME_BYTES {
             return;
         }
@@ -168,7 +185,7 @@ impl Watch {
                 known.window = window;
             }
             let count = &mut known.counts[signal.index()];
-            *count = count.saturating_add(1);
+            *count = count.saturating_add(times);
         }
     }
 

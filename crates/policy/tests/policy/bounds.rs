@@ -76,7 +76,7 @@ fn every_field_with_an_error_is_named() {
     spec.fields = vec!["/a".to_owned()];
     let found = problems(&[policy("good", "true", Action::Deny), spec]);
     let fields: BTreeSet<_> = found.iter().map(|(_, field, _)| *field).collect();
-    assert_eq!(fields, BTreeSet::from(["name", "on", "message", "fields", "match", "rule", "messageExpression"]));
+    assert_eq!(fields, BTreeSet::from(["name", "events", "message", "fields", "match", "rule", "messageExpression"]));
     assert!(found.iter().all(|(policy, ..)| policy == "Bad"));
 }
 
@@ -138,17 +138,17 @@ fn compiled_policies_can_be_shared_by_threads() {
 fn unknown_fields_and_values_of_the_resource_are_refused() {
     let parse = |text: &str| serde_json::from_str::<PolicySpec>(text);
     let spec =
-        parse(r#"{"name": "p", "on": ["Result"], "match": "true", "rule": "false", "action": "requireApproval"}"#);
+        parse(r#"{"name": "p", "events": ["Result"], "match": "true", "rule": "false", "action": "requireApproval"}"#);
     let spec = spec.unwrap();
     assert_eq!((spec.condition.as_deref(), spec.failure_policy), (Some("true"), FailurePolicy::Closed));
     let again: PolicySpec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
     assert_eq!(again, spec);
     for broken in [
-        r#"{"name": "p", "on": ["Result"], "rule": "true", "action": "deny", "matches": "true"}"#,
-        r#"{"name": "p", "on": ["result"], "rule": "true", "action": "deny"}"#,
-        r#"{"name": "p", "on": ["Result"], "rule": "true", "action": "Deny"}"#,
-        r#"{"name": "p", "on": ["Result"], "rule": "true", "action": "deny", "failurePolicy": "open"}"#,
-        r#"{"name": "p", "on": ["Result"], "action": "deny"}"#,
+        r#"{"name": "p", "events": ["Result"], "rule": "true", "action": "deny", "matches": "true"}"#,
+        r#"{"name": "p", "events": ["result"], "rule": "true", "action": "deny"}"#,
+        r#"{"name": "p", "events": ["Result"], "rule": "true", "action": "Deny"}"#,
+        r#"{"name": "p", "events": ["Result"], "rule": "true", "action": "deny", "failurePolicy": "open"}"#,
+        r#"{"name": "p", "events": ["Result"], "action": "deny"}"#,
     ] {
         assert!(parse(broken).is_err(), "{broken}");
     }

@@ -1,6 +1,9 @@
 //! What the operator sends to the coordinators: whom to trust. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use robeing_crds::{Enrolment, Pool, RobeingCluster, Role};
 use robeing_identity::digest;
@@ -62,12 +65,12 @@ pub struct Sent {
 
 impl Sent {
     /// Remembers that a request was accepted by a fleet with these voters.
-    pub fn new(request: &v1::SetTrustRequest, status: &v1::FleetStatus) -> Self {
+    pub fn new(request: &impl fmt::Debug, status: &v1::FleetStatus) -> Self {
         Self { digest: digest_of(request), voters: voters(status) }
     }
 
     /// Returns whether the coordinators know this already.
-    pub fn covers(&self, request: &v1::SetTrustRequest, status: &v1::FleetStatus) -> bool {
+    pub fn covers(&self, request: &impl fmt::Debug, status: &v1::FleetStatus) -> bool {
         let now = voters(status);
         self.digest == digest_of(request) && (self.voters.is_empty() || !self.voters.is_disjoint(&now))
     }
@@ -77,7 +80,7 @@ fn voters(status: &v1::FleetStatus) -> BTreeSet<String> {
     status.coordinators.iter().filter(|one| one.voter).map(|one| one.node_id.clone()).collect()
 }
 
-fn digest_of(request: &v1::SetTrustRequest) -> [u8; 32] {
+fn digest_of(request: &impl fmt::Debug) -> [u8; 32] {
     digest(format!("{request:?}").as_bytes())
 }
 

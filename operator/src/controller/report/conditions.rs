@@ -151,6 +151,7 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
     let refused = outcome.fleet.iter().flat_map(|fleet| &fleet.refused);
     wrong.extend(refused.map(|pool| said("True", pool.reason, pool.message.clone())));
     wrong.extend(outcome.identity.problems.iter().map(|found| said("True", found.reason, found.message.clone())));
+    wrong.extend(outcome.policies.iter().map(|why| said("True", "PoliciesNotInForce", why.clone())));
     wrong.extend(outcome.refused.iter().map(|why| said("True", "ApplyFailed", format!("{why}."))));
     wrong.extend(outcome.uncreated.map(|made| uncreated(observation, made)));
     if let Rollout::Paused { reason, message } = &outcome.rollout {

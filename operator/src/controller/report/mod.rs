@@ -45,6 +45,8 @@ pub struct Outcome {
     pub unapplied: bool,
     /// The existing and the desired number of coordinator pods, if pods have been missing for long.
     pub uncreated: Option<(u32, u32)>,
+    /// Why the policies of the spec are not in force, as sentences.
+    pub policies: Option<String>,
     /// What was found of the fleet's identity.
     pub identity: Report,
 }

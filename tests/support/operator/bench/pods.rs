@@ -291,6 +291,17 @@ impl v1::admin_server::Admin for Coordinator {
         Ok(Response::new(v1::SetTrustResponse::default()))
     }
 
+    async fn set_policies(
+        &self,
+        _: Request<v1::SetPoliciesRequest>,
+    ) -> Result<Response<v1::SetPoliciesResponse>, Status> {
+        not_here()
+    }
+
+    async fn get_policies(&self, _: Request<v1::GetPoliciesRequest>) -> Result<Response<v1::Policies>, Status> {
+        not_here()
+    }
+
     async fn create_join_token(
         &self,
         _: Request<v1::CreateJoinTokenRequest>,

@@ -143,6 +143,7 @@ fn scene() -> Scene {
             declined: vec![],
             unapplied: false,
             uncreated: None,
+            policies: None,
             identity: Report::default(),
         },
     }

@@ -1,0 +1,278 @@
+//! Turns what coordinators know of agents into signals, and decides who is quarantined. Pure: times are passed in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use robeing_policy::{
+    anomaly::{Anomaly, Signal, WINDOW_MS, Watch},
+    limits::MAX_WATCHED_AGENTS,
+};
+use robeing_proto::v1;
+
+/// One of so many live agents may be in quarantine by guardians; one in any case.
+pub const ONE_OF: usize = 10;
+/// Maximum number of windows over which what happened between two looks is spread.
+const MAX_WINDOWS: u64 = 60;
+/// The roles of agents, as in the names of actors.
+const ROLES: [&str; 4] = ["worker", "specialist", "messenger", "guardian"];
+
+/// Why an agent is not quarantined although it behaves unlike itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Spared {
+    /// It is not in the fleet.
+    #[error("it is not live")]
+    NotLive,
+    /// It is this guardian.
+    #[error("it is this guardian itself")]
+    Own,
+    /// Enough agents are in quarantine.
+    #[error("{0} agents are in quarantine by guardians, which is as many as may be at a time; release some")]
+    Enough(usize),
+    /// It is the last live agent of its pool.
+    #[error("it is the last live agent of its pool")]
+    LastOfPool,
+}
+
+/// What is known of the agents of a fleet.
+#[derive(Debug, Default)]
+pub struct Feed {
+    watch: Watch,
+    /// Attempts that succeeded and failed, by agent.
+    counts: BTreeMap<String, (u64, u64)>,
+    /// When the agents were looked at last.
+    looked_ms: Option<u64>,
+    /// Agents that guardians have quarantined.
+    quarantined: BTreeSet<String>,
+    /// The number of the last audit record.
+    after: u64,
+}
+
+impl Feed {
+    /// Returns the number of the last audit record that was taken in.
+    pub fn after(&self) -> u64 {
+        self.after
+    }
+
+    /// Takes in all agents of the fleet. What they did since the last look is spread over the time since then.
+    pub fn agents(&mut self, agents: &[v1::Agent], now_ms: u64) {
+        let since = self.looked_ms.replace(now_ms);
+        let mut counts = BTreeMap::new();
+        for agent in agents.iter().take(MAX_WATCHED_AGENTS) {
+            let now = (agent.succeeded, agent.failed);
+            if let (Some(since), Some(before)) = (since, self.counts.get(&agent.name)) {
+                let failed = now.1.saturating_sub(before.1);
+                let ended = now.0.saturating_sub(before.0).saturating_add(failed);
+                self.spread(&agent.name, Signal::Work, ended, (since, now_ms));
+                self.spread(&agent.name, Signal::Failure, failed, (since, now_ms));
+            }
+            counts.insert(agent.name.clone(), now);
+        }
+        for gone in self.counts.keys().filter(|name| !counts.contains_key(*name)) {
+            self.watch.forget(gone);
+        }
+        self.counts = counts;
+    }
+
+    /// Counts a signal in each window of a time span, evenly.
+    fn spread(&mut self, agent: &str, signal: Signal, times: u64, (since, now): (u64, u64)) {
+        let windows = (now.saturating_sub(since) / WINDOW_MS).clamp(1, MAX_WINDOWS);
+        let first = now.saturating_sub((windows - 1) * WINDOW_MS);
+        for window in 0..windows {
+            let share = times / windows + u64::from(window < times % windows);
+            if share > 0 {
+                self.watch.observe_many(agent, signal, share, first + window * WINDOW_MS);
+            }
+        }
+    }
+
+    /// Takes in a record of the audit log. What happened before this guardian began tells who is in quarantine, and is
+    /// no signal.
+    pub fn record(&mut self, record: &v1::AuditRecord, is_past: bool, now_ms: u64) {
+        self.after = self.after.max(record.seq);
+        match (&*record.action, &*record.outcome) {
+            ("agent.quarantine", "done") if record.actor.starts_with("guardian/") => {
+                self.quarantined.insert(record.subject.clone());
+            }
+            ("agent.release" | "agent.remove", "done") => {
+                self.quarantined.remove(&record.subject);
+                self.watch.release(&record.subject);
+            }
+            ("call", "denied") => self.signal(record, Signal::FailedAuthentication, is_past, now_ms),
+            ("policy.denied" | "policy.failed_closed", _) if record.detail.starts_with("on Result") => {
+                self.signal(record, Signal::Disagreement, is_past, now_ms);
+            }
+            ("policy.denied" | "policy.failed_closed", _) => self.signal(record, Signal::Overuse, is_past, now_ms),
+            _ => {}
+        }
+    }
+
+    fn signal(&mut self, record: &v1::AuditRecord, signal: Signal, is_past: bool, now_ms: u64) {
+        if let Some(agent) = agent_of(&record.actor).filter(|_| !is_past) {
+            self.watch.observe_many(agent, signal, times(&record.detail), now_ms);
+        }
+    }
+
+    /// Returns the anomalies since the last call, the most severe first.
+    pub fn tick(&mut self, now_ms: u64) -> Vec<Anomaly> {
+        self.watch.tick(now_ms)
+    }
+
+    /// Returns whether an agent may be quarantined now by the guardian `own`.
+    ///
+    /// # Errors
+    /// [`Spared`] if it may not.
+    pub fn may_quarantine(&self, agents: &[v1::Agent], agent: &str, own: &str) -> Result<(), Spared> {
+        if agent == own {
+            return Err(Spared::Own);
+        }
+        let is_live = |agent: &&v1::Agent| agent.state() == v1::AgentState::Live;
+        let live: Vec<&v1::Agent> = agents.iter().filter(is_live).collect();
+        let accused = live.iter().find(|other| other.name == agent).ok_or(Spared::NotLive)?;
+        let most = (live.len() / ONE_OF).max(1);
+        if self.quarantined.len() >= most {
+            return Err(Spared::Enough(self.quarantined.len()));
+        }
+        let mates = live.iter().filter(|other| other.pool == accused.pool && other.name != agent);
+        // Agents without a pool stand in for each other if they have the same role.
+        match mates.filter(|other| !accused.pool.is_empty() || other.role == accused.role).count() {
+            0 => Err(Spared::LastOfPool),
+            _ => Ok(()),
+        }
+    }
+
+    /// Notes that this guardian has quarantined an agent, before a record tells so.
+    pub fn note_quarantined(&mut self, agent: &str) {
+        self.quarantined.insert(agent.to_owned());
+    }
+
+    /// Judges an agent anew that was spared.
+    pub fn spare(&mut self, agent: &str) {
+        self.watch.release(agent);
+    }
+}
+
+/// Returns the reason for a quarantine, with the figures.
+pub fn reason(anomaly: &Anomaly) -> String {
+    format!(
+        "{} of {:.1} per second, and usually {:.1}: severe anomalies in several seconds within a minute",
+        anomaly.what.name(),
+        anomaly.observed,
+        anomaly.expected
+    )
+}
+
+/// Returns the name of the agent that has proved to be an actor.
+fn agent_of(actor: &str) -> Option<&str> {
+    let (role, name) = actor.split_once('/')?;
+    ROLES.contains(&role).then(|| name.split(' ').next().unwrap_or(name))
+}
+
+/// Returns how often something occurred, as a record tells it: `…, 7 times …`.
+fn times(detail: &str) -> u64 {
+    let told = detail.split(" times").next().filter(|told| told.len() < detail.len());
+    told.and_then(|told| told.rsplit(' ').next()?.parse().ok()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_policy::anomaly::{QUARANTINE_AFTER, Response, WARM_UP_WINDOWS};
+
+    use super::*;
+
+    fn agent(name: &str, succeeded: u64, failed: u64) -> v1::Agent {
+        let state = v1::AgentState::Live.into();
+        v1::Agent { name: name.into(), pool: "data".into(), state, succeeded, failed, ..v1::Agent::default() }
+    }
+
+    fn record(seq: u64, [actor, action, subject, outcome, detail]: [&str; 5]) -> v1::AuditRecord {
+        let [actor, action, subject, outcome, detail] = [actor, action, subject, outcome, detail].map(str::to_owned);
+        v1::AuditRecord { seq, actor, action, subject, outcome, detail, at: None }
+    }
+
+    /// A feed of two agents that have worked for long enough to be judged, and the time.
+    fn warm() -> (Feed, u64, u64) {
+        let (mut feed, mut now, mut done) = (Feed::default(), 0, 0);
+        for _ in 0..=WARM_UP_WINDOWS + 1 {
+            feed.agents(&[agent("a", done, 0), agent("b", done, 0)], now);
+            assert_eq!(feed.tick(now), []);
+            (now, done) = (now + WINDOW_MS, done + 10);
+        }
+        (feed, now, done)
+    }
+
+    #[test]
+    fn an_agent_that_begins_to_fail_is_to_be_quarantined_and_one_that_works_more_is_not() {
+        let (mut feed, mut now, mut done) = warm();
+        let mut found = Vec::new();
+        for n in 1..=u64::from(QUARANTINE_AFTER) + 1 {
+            feed.agents(&[agent("a", done, 50 * n), agent("b", done * 1_000, 0)], now);
+            found.extend(feed.tick(now));
+            (now, done) = (now + WINDOW_MS, done + 10);
+        }
+        let worst = found.iter().find(|anomaly| anomaly.response == Response::Quarantine).expect("it is severe");
+        assert_eq!((&*worst.agent, worst.what), ("a", Signal::Failure));
+        assert!(found.iter().all(|anomaly| anomaly.agent == "a"), "{found:?}");
+        assert!(reason(worst).starts_with("failures of 50.0 per second, and usually "), "{}", reason(worst));
+    }
+
+    #[test]
+    fn what_happened_in_a_long_pause_is_no_burst() {
+        let (mut feed, now, done) = warm();
+        let later = now + 30 * WINDOW_MS;
+        feed.agents(&[agent("a", done, 90), agent("b", done, 0)], later);
+        assert_eq!(feed.tick(later + WINDOW_MS), [], "three failures a second");
+    }
+
+    #[test]
+    fn refused_calls_of_a_certificate_count_and_what_others_claim_does_not() {
+        let (mut feed, now, _) = warm();
+        let refused =
+            |actor| record(1, [actor, "call", "robeing.v1.Admin/SetTrust", "denied", "PermissionDenied, 9 times"]);
+        feed.record(&refused("anonymous (10.0.0.1)"), false, now);
+        feed.record(&refused("client/a (10.0.0.1)"), false, now);
+        feed.record(&refused("worker/b (10.0.0.1)"), true, now);
+        feed.record(&record(2, ["a", "agent.enrol", "a", "denied", "x, 50 times"]), false, now);
+        assert_eq!(feed.tick(now + WINDOW_MS), []);
+        feed.record(&refused("worker/a (10.0.0.1)"), false, now + WINDOW_MS);
+        let found = feed.tick(now + 2 * WINDOW_MS);
+        assert_eq!(found.len(), 1);
+        assert_eq!((&*found[0].agent, found[0].what, found[0].observed), ("a", Signal::FailedAuthentication, 9.0));
+        assert_eq!(feed.after(), 2);
+    }
+
+    #[test]
+    fn records_tell_how_often_something_occurred() {
+        for (detail, expected) in [
+            ("PermissionDenied", 1),
+            ("PermissionDenied, 12 times", 12),
+            ("on Result, 7 times: why 3 times", 7),
+            ("on Result, once: at times", 1),
+            ("", 1),
+        ] {
+            assert_eq!(times(detail), expected, "{detail}");
+        }
+    }
+
+    #[test]
+    fn so_many_agents_are_quarantined_at_a_time_and_never_the_last_of_a_pool() {
+        let mut feed = Feed::default();
+        let mut agents: Vec<v1::Agent> = (0..2 * ONE_OF).map(|n| agent(&format!("a-{n}"), 0, 0)).collect();
+        agents.push(v1::Agent { pool: "single".into(), ..agent("s", 0, 0) });
+        assert_eq!(feed.may_quarantine(&agents, "a-0", "g"), Ok(()));
+        assert_eq!(feed.may_quarantine(&agents, "a-0", "a-0"), Err(Spared::Own));
+        assert_eq!(feed.may_quarantine(&agents, "s", "g"), Err(Spared::LastOfPool));
+        assert_eq!(feed.may_quarantine(&agents, "unknown", "g"), Err(Spared::NotLive));
+        let bar = |name: &str, by: &str| record(1, [by, "agent.quarantine", name, "done", "why"]);
+        feed.record(&bar("x", "client/ann"), true, 0);
+        feed.record(&bar("a-1", "guardian/g"), true, 0);
+        assert_eq!(feed.may_quarantine(&agents, "a-0", "g"), Ok(()), "people may quarantine more");
+        feed.record(&bar("a-2", "guardian/h"), false, 0);
+        assert_eq!(feed.may_quarantine(&agents, "a-0", "g"), Err(Spared::Enough(2)));
+        feed.record(&record(3, ["client/ann", "agent.release", "a-1", "done", ""]), false, 0);
+        assert_eq!(feed.may_quarantine(&agents, "a-0", "g"), Ok(()));
+        let few = [agent("a", 0, 0), agent("b", 0, 0)];
+        assert_eq!(Feed::default().may_quarantine(&few, "a", "g"), Ok(()), "one in any case");
+        let none: Vec<v1::Agent> = few.into_iter().map(|agent| v1::Agent { pool: String::new(), ..agent }).collect();
+        assert_eq!(Feed::default().may_quarantine(&none, "a", "g"), Ok(()));
+        assert_eq!(Feed::default().may_quarantine(&none[..1], "a", "g"), Err(Spared::LastOfPool));
+    }
+}

@@ -1,0 +1,257 @@
+//! What guardians do: they watch for agents that behave unlike themselves, report them, and quarantine those that do so
+//! severely and repeatedly.
+
+pub mod feed;
+
+use std::{str::FromStr, time::Duration};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
+use robeing_net::limited;
+use robeing_policy::anomaly::{Anomaly, Response, Severity};
+use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
+use robeing_telemetry::Metrics;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, transport::Channel};
+use tracing::{debug, info, warn};
+
+use self::feed::{Feed, reason};
+use crate::upstream::SharedUpstream;
+
+/// How often the coordinators are asked, in fleets of up to [`AGENTS_A_LOOK`] agents.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Number of agents for each of which many more [`LOOK_EVERY`] is longer.
+const AGENTS_A_LOOK: usize = 1_000;
+/// How long a look may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of pages of a look, of agents and of audit records each.
+const MAX_PAGES: usize = 1_000;
+/// Number of audit records of a page, the most.
+const PAGE: u32 = 1_000;
+/// Maximum length of the reason of a quarantine, in bytes.
+const MAX_REASON_BYTES: usize = 256;
+/// Maximum number of agents that wait to be quarantined because the coordinators do not answer.
+pub const MAX_ACCUSED: usize = 64;
+
+/// What a guardian does about an agent that behaves severely and repeatedly unlike itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnAnomaly {
+    /// It reports the agent.
+    Report,
+    /// It reports the agent, and quarantines it.
+    #[default]
+    Quarantine,
+}
+
+impl FromStr for OnAnomaly {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "report" => Ok(Self::Report),
+            "quarantine" => Ok(Self::Quarantine),
+            other => Err(format!("{other:?} is neither report nor quarantine")),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Labels {
+    signal: &'static str,
+    severity: &'static str,
+}
+
+/// The metrics of a guardian.
+#[derive(Clone)]
+pub struct GuardianMetrics {
+    anomalies: Family<Labels, Counter>,
+    quarantines: Counter,
+    spared: Counter,
+}
+
+impl GuardianMetrics {
+    /// Registers the metrics.
+    pub fn new(metrics: &Metrics) -> Self {
+        let anomalies = "Seconds in which an agent behaved unlike itself, by signal and severity";
+        Self {
+            anomalies: metrics.counters("agent_guardian_anomalies", anomalies),
+            quarantines: metrics.counter("agent_guardian_quarantines", "Agents that this guardian has quarantined"),
+            spared: metrics.counter("agent_guardian_spared", "Agents that were not quarantined because of a limit"),
+        }
+    }
+}
+
+/// A guardian.
+pub struct Guardian {
+    /// Its name.
+    pub name: String,
+    /// The coordinators that it asks.
+    pub upstream: SharedUpstream,
+    /// What it does about anomalies.
+    pub on_anomaly: OnAnomaly,
+    /// Its metrics.
+    pub metrics: GuardianMetrics,
+    /// Ends it.
+    pub stop: CancellationToken,
+}
+
+impl Guardian {
+    /// Watches the agents of the fleet until it is stopped. Only a look that fails is repeated: nothing is lost, because
+    /// the coordinators count.
+    pub async fn run(self) {
+        let (mut feed, mut accused, started) = (Feed::default(), Vec::new(), Instant::now());
+        let (mut is_first, mut pause) = (true, LOOK_EVERY);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+            let Some((choice, channel)) = self.upstream.channel() else { continue };
+            let look = timeout(LOOK_TIMEOUT, look(channel.clone(), feed.after()));
+            let (agents, records) = match look.await.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))) {
+                Ok(seen) => seen,
+                Err(status) => {
+                    debug!(%status, "a guardian could not look at the fleet");
+                    self.upstream.failed(choice);
+                    continue;
+                }
+            };
+            let now = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            pause = LOOK_EVERY * u32::try_from(1 + agents.len() / AGENTS_A_LOOK).unwrap_or(u32::MAX);
+            records.iter().for_each(|record| feed.record(record, is_first, now));
+            feed.agents(&agents, now);
+            is_first = false;
+            for anomaly in feed.tick(now) {
+                self.report(&anomaly);
+                if anomaly.response == Response::Quarantine && self.on_anomaly == OnAnomaly::Quarantine {
+                    accuse(&mut accused, anomaly);
+                }
+            }
+            self.quarantine(&mut feed, &agents, &mut accused, &channel).await;
+        }
+    }
+
+    fn report(&self, anomaly: &Anomaly) {
+        let Anomaly { agent, what, observed, expected, severity, .. } = anomaly;
+        let signal = what.name();
+        let severity = match severity {
+            Severity::Unusual => "unusual",
+            Severity::Severe => "severe",
+        };
+        self.metrics.anomalies.get_or_create(&Labels { signal, severity }).inc();
+        warn!(agent, signal, observed, expected, severity, "an agent behaves unlike itself");
+    }
+
+    /// Quarantines the accused, as many as may be. Those for whom the coordinators do not answer stay accused.
+    async fn quarantine(&self, feed: &mut Feed, agents: &[v1::Agent], accused: &mut Vec<Anomaly>, channel: &Channel) {
+        let mut left = Vec::new();
+        for anomaly in accused.drain(..) {
+            let agent = anomaly.agent.clone();
+            if let Err(spared) = feed.may_quarantine(agents, &agent, &self.name) {
+                warn!(agent, %spared, "an agent that behaves severely unlike itself is not quarantined");
+                self.metrics.spared.inc();
+                feed.spare(&agent);
+                continue;
+            }
+            let mut reason = reason(&anomaly);
+            reason.truncate(MAX_REASON_BYTES);
+            let kind = v1::BarKind::Quarantined.into();
+            let request = v1::BarAgentRequest { agent: agent.clone(), kind, reason: reason.clone() };
+            let mut admin = limited!(AdminClient::new(channel.clone()));
+            match timeout(LOOK_TIMEOUT, admin.bar_agent(request)).await {
+                Ok(Ok(_)) => {
+                    info!(agent, reason, "quarantined an agent");
+                    self.metrics.quarantines.inc();
+                    feed.note_quarantined(&agent);
+                }
+                Ok(Err(status)) => {
+                    warn!(agent, %status, "an agent could not be quarantined; trying again");
+                    left.push(anomaly);
+                }
+                Err(_) => left.push(anomaly),
+            }
+        }
+        *accused = left;
+    }
+}
+
+/// Adds an agent to those that are to be quarantined, if there is room.
+fn accuse(accused: &mut Vec<Anomaly>, anomaly: Anomaly) {
+    let is_known = accused.iter().any(|known| known.agent == anomaly.agent);
+    if !is_known && accused.len() < MAX_ACCUSED {
+        accused.push(anomaly);
+    }
+}
+
+/// Returns all agents of the fleet, and the audit records after the given one.
+async fn look(channel: Channel, after: u64) -> Result<(Vec<v1::Agent>, Vec<v1::AuditRecord>), Status> {
+    let (mut fleet, mut admin) = (limited!(FleetClient::new(channel.clone())), limited!(AdminClient::new(channel)));
+    let (mut agents, mut token) = (Vec::new(), String::new());
+    for _ in 0..MAX_PAGES {
+        let consistency = v1::Consistency::Local.into();
+        let request = v1::ListAgentsRequest { consistency, page_token: token, ..v1::ListAgentsRequest::default() };
+        let page = fleet.list_agents(request).await?.into_inner();
+        agents.extend(page.agents);
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    let (mut records, mut after_seq): (Vec<v1::AuditRecord>, u64) = (Vec::new(), after);
+    for _ in 0..MAX_PAGES {
+        let request = v1::ListAuditRecordsRequest { after_seq, page_size: PAGE };
+        let page = admin.list_audit_records(request).await?.into_inner().records;
+        let is_last = page.len() < PAGE as usize;
+        after_seq = page.last().map_or(after_seq, |last| last.seq);
+        records.extend(page);
+        if is_last {
+            break;
+        }
+    }
+    Ok((agents, records))
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_policy::anomaly::Signal;
+
+    use super::*;
+
+    fn anomaly(agent: String) -> Anomaly {
+        Anomaly {
+            agent,
+            what: Signal::Failure,
+            observed: 50.0,
+            expected: 0.1,
+            severity: Severity::Severe,
+            response: Response::Quarantine,
+        }
+    }
+
+    #[test]
+    fn so_many_agents_wait_to_be_quarantined_each_once() {
+        let mut accused = Vec::new();
+        for n in 0..MAX_ACCUSED + 5 {
+            accuse(&mut accused, anomaly(format!("a-{n}")));
+            accuse(&mut accused, anomaly("a-0".to_owned()));
+        }
+        assert_eq!(accused.len(), MAX_ACCUSED);
+    }
+
+    #[test]
+    fn the_longest_reason_is_within_its_limit() {
+        let longest =
+            Anomaly { observed: 1e15, expected: 1e15, what: Signal::FailedAuthentication, ..anomaly("a".into()) };
+        assert!(reason(&longest).len() < MAX_REASON_BYTES, "{}", reason(&longest));
+    }
+
+    #[test]
+    fn what_to_do_is_set_by_a_word() {
+        assert_eq!("report".parse(), Ok(OnAnomaly::Report));
+        assert_eq!("quarantine".parse(), Ok(OnAnomaly::default()));
+        assert!("Quarantine".parse::<OnAnomaly>().is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! What agents do besides running tasks, by their roles.
+
+pub mod guardian;

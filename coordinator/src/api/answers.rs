@@ -1,0 +1,43 @@
+//! The answers to submissions.
+
+use robeing_fleet::{Reply, TaskId};
+use robeing_proto::v1::{self, streamed_answer::Answer};
+
+use crate::{
+    api::{
+        convert::{self, Parts},
+        errors,
+    },
+    apply::result_stream::Letter,
+};
+
+/// A reply, or why the task was not accepted.
+pub type Outcome = Result<Reply, v1::Refusal>;
+
+/// Returns the answer to a submission, and the task's id if it was accepted.
+pub fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitResult) {
+    match outcome {
+        Ok(Reply::Submitted { task, existing }) => {
+            (Some(task), v1::SubmitResult { task_id: task.to_string(), existing, refusal: None })
+        }
+        Ok(Reply::Refused(refusal)) => (None, refused(asked, convert::refusal(&refusal))),
+        Err(refusal) => (None, refused(asked, refusal)),
+        Ok(other) => (None, refused(asked, errors::unexpected(&other))),
+    }
+}
+
+fn refused(asked: TaskId, refusal: v1::Refusal) -> v1::SubmitResult {
+    v1::SubmitResult { task_id: asked.to_string(), existing: false, refusal: Some(refusal) }
+}
+
+/// The parts of a finished task that are sent.
+const FINISHED: Parts = Parts { input: false, output: true, attempts: true };
+
+/// Converts an answer to its API form.
+pub fn answer(letter: &Letter) -> Answer {
+    match letter {
+        Letter::Submitted(result) => Answer::Submitted((**result).clone()),
+        Letter::Finished(task, now) => Answer::Finished(convert::task(task, FINISHED, *now)),
+        Letter::Ended(id) | Letter::Expired(id) => Answer::Expired(id.to_string()),
+    }
+}

@@ -1,0 +1,171 @@
+//! What policies decide about: submissions, results and letters.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use robeing_fleet::{Agent, AgentId, Completion, Failure, FailureKind, Outcome, Refusal, Role, SubmitTask, Task};
+use robeing_net::gate::Caller;
+use robeing_policy::{Checked, Event, Input, Message, Object, PolicyRefusal, Submission, TaskResult, rights_of_role};
+use robeing_proto::v1;
+
+use super::{
+    Policies,
+    asker::{Asker, member},
+    compiled::Compiled,
+};
+use crate::api::convert;
+
+/// Maximum number of inputs that are evaluated in one turn.
+const MAX_IN_TURN: usize = 32;
+
+/// Returns a refusal as the API reports it.
+pub fn api_refusal(refused: &PolicyRefusal) -> v1::Refusal {
+    let code = if refused.needs_approval { "FAILED_PRECONDITION" } else { "PERMISSION_DENIED" };
+    v1::Refusal { code: code.to_owned(), message: refused.message.clone() }
+}
+
+fn denied(refused: PolicyRefusal) -> Failure {
+    Failure {
+        kind: FailureKind::Denied,
+        message: refused.message,
+        code: None,
+        stderr_tail: String::new(),
+        retryable: false,
+        retry_after_ms: 0,
+    }
+}
+
+impl Policies {
+    /// Decides about submissions of one caller, and redacts their inputs. Returns the refusals by the indexes of the
+    /// submissions.
+    pub async fn check_submissions(&self, submissions: &mut [SubmitTask], by: &Caller) -> BTreeMap<usize, v1::Refusal> {
+        let Some(compiled) = self.active(Event::Submission) else { return BTreeMap::new() };
+        let asker = match self.asker(by, &compiled).await {
+            Ok(asker) => asker,
+            Err(status) => {
+                let message = format!("policies need the rights of the submitter: {}", status.message());
+                let refusal = v1::Refusal { code: "UNAVAILABLE".to_owned(), message };
+                return (0..submissions.len()).map(|n| (n, refusal.clone())).collect();
+            }
+        };
+        let mut refused = BTreeMap::new();
+        for (n, group) in submissions.chunks_mut(MAX_IN_TURN).enumerate() {
+            let check = || group.iter_mut().map(|task| self.check_submission(&compiled, &asker, task)).collect();
+            let verdicts: Vec<Option<v1::Refusal>> = self.in_turn(Event::Submission, check).await;
+            let numbers = n * MAX_IN_TURN..;
+            refused.extend(numbers.zip(verdicts).filter_map(|(n, refusal)| Some((n, refusal?))));
+        }
+        refused
+    }
+
+    fn check_submission(&self, compiled: &Compiled, asker: &Asker, task: &mut SubmitTask) -> Option<v1::Refusal> {
+        let id = task.id.to_string();
+        let object = Object::Submission(Submission {
+            task_id: &id,
+            submitter: &task.submitter,
+            kind: &task.kind,
+            specialization: task.required_specialization.as_deref().unwrap_or_default(),
+            priority: u32::from(task.priority),
+            labels: &[],
+            input: &task.input,
+        });
+        match self.check(compiled, asker, object, &task.input) {
+            Checked::Allowed => None,
+            Checked::Redacted(input) => {
+                task.input = input;
+                task.check().err().map(|refusal: Refusal| convert::refusal(&refusal))
+            }
+            // A task that was accepted before is the same task, and what is allowed now does not matter for it.
+            Checked::Refused(_) if self.0.state.look(|fleet| fleet.knows(task)) => None,
+            Checked::Refused(refused) => Some(api_refusal(&refused)),
+        }
+    }
+
+    /// Returns whether results may have to be checked.
+    pub fn concern_results(&self) -> bool {
+        self.0.observer.policies.concerns(Event::Result)
+    }
+
+    /// Decides about the results that an agent reports, and redacts their outputs. A result that is refused becomes a
+    /// final failure. Only a leader may call it, because it knows all tasks.
+    pub async fn check_results(&self, agent: AgentId, completions: &mut [Completion]) {
+        let Some(compiled) = self.active(Event::Result) else { return };
+        let Some(agent) = self.0.state.look(|fleet| fleet.agent(agent).cloned()) else { return };
+        let asker = Asker::agent(role_name(&agent), &agent.name);
+        for group in completions.chunks_mut(MAX_IN_TURN) {
+            let tasks: Vec<Option<Arc<Task>>> =
+                self.0.state.look(|fleet| group.iter().map(|ended| fleet.task(ended.task).cloned()).collect());
+            let check = || {
+                for (ended, task) in group.iter_mut().zip(&tasks) {
+                    // What is not known is stale.
+                    if let Some(task) = task {
+                        self.check_result(&compiled, &asker, (&agent, task), ended);
+                    }
+                }
+            };
+            self.in_turn(Event::Result, check).await;
+        }
+    }
+
+    fn check_result(&self, compiled: &Compiled, asker: &Asker, (agent, task): (&Agent, &Task), ended: &mut Completion) {
+        let (failure, output) = match &ended.outcome {
+            Outcome::Succeeded(output) => (None, output.clone()),
+            Outcome::Failed(failure) => (Some(failure), Bytes::new()),
+            Outcome::Stopped | Outcome::HandedBack => return,
+        };
+        let kind = failure.map(|failure| convert::failure_kind_name(failure.kind));
+        let failure = failure.zip(kind.as_deref());
+        let id = task.id.to_string();
+        let object = Object::Result(TaskResult {
+            task_id: &id,
+            kind: &task.kind,
+            agent: &agent.name,
+            role: role_name(agent),
+            pool: agent.pool.as_deref().unwrap_or_default(),
+            attempt: u64::from(ended.attempt),
+            failure: failure.map(|(failure, kind)| robeing_policy::Failure { kind, message: &failure.message }),
+            output: &output,
+        });
+        let outcome = match (self.check(compiled, asker, object, &output), &ended.outcome) {
+            (Checked::Refused(refused), _) => Outcome::Failed(denied(refused)).within_limits(),
+            (Checked::Redacted(output), Outcome::Succeeded(_)) => Outcome::Succeeded(output).within_limits(),
+            // A failure has no output.
+            (Checked::Allowed | Checked::Redacted(_), _) => return,
+        };
+        ended.outcome = outcome;
+    }
+
+    /// Decides about a message that goes through the coordinators. A sealed payload can't be read here: don't call this
+    /// for one, its receiver decides about it. Redaction changes the payload, so it comes before the letter's digest.
+    /// `request.rights` are those of the sender's role, as the receivers of messages see them.
+    #[cfg_attr(not(test), allow(dead_code, reason = "letters are checked by it"))]
+    pub async fn check_message(&self, message: Message<'_>, payload: &Bytes) -> Checked {
+        let Some(compiled) = self.active(Event::Message) else { return Checked::Allowed };
+        let asker = Asker {
+            user: match message.sender_role {
+                "" | "client" => message.sender.to_owned(),
+                role => member(role, message.sender),
+            },
+            rights: rights_of_role(message.sender_role).to_vec(),
+        };
+        let object = Object::Message(Message { payload, ..message });
+        self.in_turn(Event::Message, || self.check(&compiled, &asker, object, payload)).await
+    }
+
+    fn check(&self, compiled: &Compiled, asker: &Asker, object: Object<'_>, payload: &Bytes) -> Checked {
+        let input = Input { user: &asker.user, rights: &asker.rights, object };
+        let (checked, deeds) = compiled.policies.check(&input, payload);
+        self.0.deeds.count(&asker.user, input.event(), deeds);
+        checked
+    }
+}
+
+/// Returns the name of an agent's role, as in certificates and expressions.
+fn role_name(agent: &Agent) -> &'static str {
+    match agent.role {
+        Role::Worker => "worker",
+        Role::Specialist => "specialist",
+        Role::Messenger => "messenger",
+        Role::Guardian => "guardian",
+    }
+}

@@ -1,0 +1,293 @@
+//! Policies at work: set at one coordinator, evaluated at each before anything is proposed.
+
+use std::time::Duration;
+
+use robeing_fleet::{FailureKind, TaskId, TaskState, known_version};
+use robeing_identity::PeerRole;
+use robeing_net::gate::Caller;
+use robeing_policy::{Checked, Event, Message};
+use robeing_proto::{
+    internal::v1::completion::Outcome,
+    v1::{self, TaskSpec},
+};
+use robeing_settings::Enrolment;
+use tonic::Code;
+
+use crate::{
+    api::convert::task_id,
+    policies::stored,
+    tests::{
+        agent::TestAgent,
+        fleet::{TestFleet, task},
+        member::{TestMember, code, retried},
+    },
+};
+
+const NO_DEPLOYS: &str = r#"{"name": "no-deploys", "events": ["Submission"], "rule": "object.kind == 'deploy'",
+    "action": "deny", "message": "deploy elsewhere"}"#;
+const NO_TOKENS: &str = r#"{"name": "no-tokens", "events": ["Submission", "Result", "Message"], "match": "type(json) == map",
+    "rule": "has(json.token)", "action": "redact", "fields": ["/token"]}"#;
+const NO_SECRETS: &str = r#"{"name": "no-secrets", "events": ["Result", "Message"], "rule": "text.contains('secret')",
+    "action": "deny"}"#;
+
+/// A fleet without TLS in which policies can be set.
+async fn fleet() -> (TestFleet, usize) {
+    let fleet = TestFleet::start();
+    let leader = fleet.led().await;
+    in_force(&fleet, leader).await;
+    (fleet, leader)
+}
+
+async fn in_force(fleet: &TestFleet, leader: usize) {
+    let in_force = |fleet: &TestFleet| fleet.tested(leader).state.look(|state| state.version()) == known_version();
+    fleet.until("policies in force", in_force).await;
+}
+
+/// Sets policies at a coordinator, and waits until all have them.
+async fn set(fleet: &TestFleet, at: usize, policies: &[&str]) {
+    let texts: Vec<String> = policies.iter().map(|policy| (*policy).to_owned()).collect();
+    let policies = stored(&texts).expect("they are right");
+    let command = robeing_fleet::PolicyCommand::Set { policies: policies.clone(), by: "ann".to_owned() };
+    let reply = fleet.tested(at).proposer.propose_one(robeing_fleet::Command::Policy(command)).await;
+    assert!(matches!(reply, Ok(robeing_fleet::Reply::PoliciesSet { .. })), "{reply:?}");
+    let has = |fleet: &TestFleet, n: usize| {
+        fleet.tested(n).state.look(|fleet| fleet.policies().is_some_and(|list| list.policies == policies))
+    };
+    fleet.until("the policies at all", |fleet| fleet.running().into_iter().all(|n| has(fleet, n))).await;
+}
+
+async fn submit(fleet: &TestFleet, at: usize, spec: TaskSpec) -> Result<TaskId, v1::Refusal> {
+    let results = fleet.tested(at).submissions.submit(vec![spec], &Caller::Plaintext).await.expect("somebody leads");
+    match results.into_iter().next().expect("one result") {
+        v1::SubmitResult { refusal: Some(refusal), .. } => Err(refusal),
+        accepted => Ok(task_id(&accepted.task_id).expect("an id")),
+    }
+}
+
+fn of(id: u128, kind: &str, input: &'static str) -> TaskSpec {
+    TaskSpec { kind: kind.into(), input: input.into(), ..task(id) }
+}
+
+fn refused(code: &str, message: &str) -> Result<TaskId, v1::Refusal> {
+    Err(v1::Refusal { code: code.to_owned(), message: message.to_owned() })
+}
+
+fn input(fleet: &TestFleet, at: usize, id: u128) -> bytes::Bytes {
+    fleet.tested(at).state.look(|fleet| fleet.task(TaskId(id)).expect("it is kept").input.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_submission_is_denied_redacted_or_taken_at_any_coordinator_and_the_log_has_the_outcome_alone() {
+    let (fleet, leader) = fleet().await;
+    let follower = fleet.followers(leader)[0];
+    set(&fleet, follower, &[NO_DEPLOYS, NO_TOKENS]).await;
+    for (at, id) in [(leader, 10), (follower, 20)] {
+        let denied = refused("PERMISSION_DENIED", "policy no-deploys denies this: deploy elsewhere");
+        assert_eq!(submit(&fleet, at, of(id, "deploy", "x")).await, denied);
+        assert_eq!(fleet.tested(at).state.look(|fleet| fleet.task(TaskId(id)).is_some()), false);
+        let taken = submit(&fleet, at, of(id + 1, "report", r#"{"token": "t", "n": 1.0}"#)).await;
+        assert_eq!(taken, Ok(TaskId(id + 1)));
+        fleet
+            .until("the task at all", |fleet| {
+                let has = |n| fleet.tested(n).state.look(|fleet| fleet.task(TaskId(id + 1)).is_some());
+                fleet.running().into_iter().all(has)
+            })
+            .await;
+        for n in fleet.running() {
+            assert_eq!(input(&fleet, n, id + 1), r#"{"token": "[redacted]", "n": 1.0}"#);
+        }
+        // Another submission of the same is the same task.
+        assert_eq!(submit(&fleet, at, of(id + 1, "report", r#"{"token": "t", "n": 1.0}"#)).await, Ok(TaskId(id + 1)));
+    }
+    set(&fleet, leader, &[]).await;
+    assert_eq!(submit(&fleet, leader, of(30, "deploy", "x")).await, Ok(TaskId(30)));
+    set(&fleet, leader, &[NO_DEPLOYS]).await;
+    assert_eq!(submit(&fleet, follower, of(30, "deploy", "x")).await, Ok(TaskId(30)), "it was accepted before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_tasks_of_one_call_are_decided_one_by_one() {
+    let (fleet, leader) = fleet().await;
+    set(&fleet, leader, &[NO_DEPLOYS]).await;
+    let kind = |id: u128| if id % 3 == 0 { "deploy" } else { "report" };
+    let specs = (0..200).map(|id| of(id, kind(id), "x")).collect();
+    let results = fleet.tested(leader).submissions.submit(specs, &Caller::Plaintext).await.expect("it leads");
+    for (id, result) in (0..).zip(&results) {
+        assert_eq!(result.task_id, TaskId(id).to_string());
+        assert_eq!(result.refusal.is_some(), id % 3 == 0, "{result:?}");
+    }
+    assert_eq!(results.len(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_that_nobody_can_give_is_a_refusal_and_failures_are_closed_or_open() {
+    let (fleet, leader) = fleet().await;
+    let approve = r#"{"name": "large", "events": ["Submission"], "rule": "size > 3", "action": "requireApproval",
+        "message": "it is large"}"#;
+    let closed = r#"{"name": "closed", "events": ["Submission"], "match": "object.kind == 'closed'", "rule": "json.x > 1",
+        "action": "deny"}"#;
+    let open = r#"{"name": "open", "events": ["Submission"], "match": "object.kind == 'open'", "rule": "json.x > 1",
+        "action": "deny", "failurePolicy": "Open"}"#;
+    set(&fleet, leader, &[approve, closed, open]).await;
+    assert_eq!(
+        submit(&fleet, leader, of(1, "any", "long")).await,
+        refused(
+            "FAILED_PRECONDITION",
+            "policy large requires an approval, and this fleet has no votes yet: it is large"
+        )
+    );
+    assert_eq!(
+        submit(&fleet, leader, of(2, "closed", "{}")).await,
+        refused(
+            "PERMISSION_DENIED",
+            "policy closed can't be evaluated (rule: there is no field \"x\"; test for it with has()), and fails closed"
+        )
+    );
+    assert_eq!(submit(&fleet, leader, of(3, "open", "{}")).await, Ok(TaskId(3)));
+}
+
+fn ends(fleet: &TestFleet, at: usize, id: u128) -> bool {
+    fleet.tested(at).state.look(|fleet| fleet.task(TaskId(id)).is_some_and(|task| task.state.is_final()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_is_denied_or_redacted_before_it_gets_into_the_log() {
+    let (fleet, leader) = fleet().await;
+    set(&fleet, leader, &[NO_SECRETS, NO_TOKENS]).await;
+    let _agent =
+        TestAgent::join_to_work(&fleet, leader, "w-0", |given| Some(Outcome::Output(given.input.clone()))).await;
+    for (id, input) in [(1, "the secret"), (2, "the rest")] {
+        submit(&fleet, leader, of(id, "echo", input)).await.expect("it is accepted");
+        fleet.until("the end of the task", |fleet| ends(fleet, leader, id)).await;
+    }
+    let result = |id| fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(id)).expect("it is kept").clone());
+    let denied = result(1);
+    let failure = denied.failure.as_ref().expect("it failed");
+    assert_eq!((denied.state, failure.kind, denied.attempts.len()), (TaskState::Failed, FailureKind::Denied, 1));
+    assert_eq!(failure.message, "policy no-secrets refuses what fulfils its rule: text.contains('secret')");
+    assert_eq!(denied.output, None);
+    assert_eq!(result(2).output.as_deref(), Some(&b"the rest"[..]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_output_of_a_result_is_redacted_and_a_failure_can_become_final() {
+    let (fleet, leader) = fleet().await;
+    let no_retries = r#"{"name": "no-retries", "events": ["Result"], "rule":
+        "!object.succeeded && object.failure.kind == 'exit' && object.agent == 'w-0' && object.role == 'worker' && \
+        request.user == 'worker/w-0' && object.attempt == 1", "action": "deny", "message": "once is enough"}"#;
+    set(&fleet, leader, &[NO_TOKENS, &no_retries.replace("\\\n", "")]).await;
+    let _agent = TestAgent::join_to_work(&fleet, leader, "w-0", |given| {
+        Some(match &given.kind[..] {
+            "token" => Outcome::Output(r#"{"token": 7}"#.into()),
+            _ => Outcome::Failure(v1::Failure {
+                kind: v1::FailureKind::Exit.into(),
+                retryable: true,
+                ..v1::Failure::default()
+            }),
+        })
+    })
+    .await;
+    for (id, kind) in [(1, "token"), (2, "fail")] {
+        submit(&fleet, leader, of(id, kind, "x")).await.expect("it is accepted");
+        fleet.until("the end of the task", |fleet| ends(fleet, leader, id)).await;
+    }
+    let result = |id| fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(id)).expect("it is kept").clone());
+    assert_eq!(result(1).output.as_deref(), Some(&br#"{"token": "[redacted]"}"#[..]));
+    let failure = result(2).failure.clone().expect("it failed");
+    assert_eq!(
+        (failure.kind, &*failure.message),
+        (FailureKind::Denied, "policy no-retries denies this: once is enough")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_checked_for_its_sender_and_agents_get_the_policies_on_messages() {
+    let (fleet, leader) = fleet().await;
+    let policies = fleet.tested(leader).policies;
+    let (book, mut changes) = (policies.book().clone(), policies.book().changes());
+    assert_eq!(*book.current(), v1::Policies::default());
+    changes.mark_unchanged();
+    let guardians =
+        r#"{"name": "guardians", "events": ["Message"], "rule": "request.user == 'guardian/g'", "action": "allow"}"#;
+    set(&fleet, leader, &[guardians, NO_DEPLOYS, NO_SECRETS]).await;
+    assert!(changes.has_changed().expect("the coordinator runs"));
+    let told = book.current();
+    assert_eq!((told.policies.len(), told.revision > 0), (2, true), "not the one on submissions");
+    let check = async |sender_role, sender, payload: &'static str| {
+        let message = Message { sender_role, sender, priority: 5, message_type: "t", ..Message::default() };
+        policies.check_message(message, &payload.into()).await
+    };
+    assert!(matches!(check("worker", "g", "a secret").await, Checked::Refused(_)));
+    assert!(matches!(check("client", "g", "a secret").await, Checked::Refused(_)));
+    assert_eq!(check("guardian", "g", "a secret").await, Checked::Allowed);
+    assert_eq!(check("worker", "w-0", "nothing").await, Checked::Allowed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_policies_on_an_event_nothing_is_evaluated() {
+    let (fleet, leader) = fleet().await;
+    let news = |event| fleet.tested(leader).policies.concerns(event);
+    submit(&fleet, leader, of(1, "deploy", "x")).await.expect("it is accepted");
+    assert!(!Event::ALL.into_iter().any(news), "the first submission has looked");
+    set(&fleet, leader, &[NO_DEPLOYS]).await;
+    submit(&fleet, leader, of(2, "deploy", "x")).await.expect_err("it is denied");
+    assert_eq!(Event::ALL.map(news), [true, false, false]);
+    set(&fleet, leader, &[]).await;
+    submit(&fleet, leader, of(3, "deploy", "x")).await.expect("it is accepted");
+    assert!(!Event::ALL.into_iter().any(news));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_may_set_policies_sets_them_and_expressions_know_who_submits() {
+    let fleet = TestFleet::start_secured(Enrolment::Proof);
+    let leader = fleet.led().await;
+    in_force(&fleet, leader).await;
+    let at = fleet.followers(leader)[0];
+    let set = async |role, name: &str, policy: &str| {
+        let member = TestMember::certified(&fleet, role, name);
+        let request = v1::SetPoliciesRequest { policies: vec![policy.to_owned()] };
+        retried(async || member.admin(&fleet, at).set_policies(request.clone()).await).await
+    };
+    let not_bob = r#"{"name": "not-bob", "events": ["Submission"], "rule":
+        "request.user == 'bob' || !('submit' in request.rights)", "action": "deny"}"#;
+    for role in [PeerRole::Worker, PeerRole::Guardian, PeerRole::Messenger] {
+        assert_eq!(code(set(role, "x", not_bob).await), Code::PermissionDenied, "{role}");
+    }
+    let wrong = set(PeerRole::Client, "root", &not_bob.replace("bob'", "bob")).await.expect_err("it is no CEL");
+    assert_eq!(wrong.code(), Code::InvalidArgument);
+    assert!(wrong.message().starts_with("policy \"not-bob\", rule: "), "{wrong}");
+    let revision = set(PeerRole::Client, "root", not_bob).await.expect("it is right").into_inner().revision;
+    let get = async |role| {
+        let member = TestMember::certified(&fleet, role, "y");
+        let get = async || member.admin(&fleet, at).get_policies(v1::GetPoliciesRequest {}).await;
+        retried(get).await.map(tonic::Response::into_inner)
+    };
+    let known = get(PeerRole::Guardian).await.expect("guardians may see them");
+    assert_eq!((known.revision, known.policies.len()), (revision, 1));
+    assert_eq!(get(PeerRole::Worker).await.map_err(|status| status.code()), Err(Code::PermissionDenied));
+    for (role, name, is_denied) in
+        [(PeerRole::Client, "bob", true), (PeerRole::Client, "ann", false), (PeerRole::Messenger, "bob", false)]
+    {
+        let member = TestMember::certified(&fleet, role, name);
+        let request = v1::SubmitRequest { tasks: vec![TaskSpec { id: String::new(), ..task(1) }] };
+        let submit = async || member.fleet(&fleet, at).submit(request.clone()).await;
+        let result = retried(submit).await.expect("it may submit").into_inner().results.remove(0);
+        assert_eq!(result.refusal.is_some(), is_denied, "{role}/{name}: {result:?}");
+    }
+    let root = TestMember::certified(&fleet, PeerRole::Client, "root");
+    let mut waited = Duration::ZERO;
+    loop {
+        let list = async || root.admin(&fleet, at).list_audit_records(v1::ListAuditRecordsRequest::default()).await;
+        let records = retried(list).await.expect("she may read them").into_inner().records;
+        let has = |actor: &str, action: &str, subject: &str| {
+            records.iter().any(|told| (&*told.actor, &*told.action, &*told.subject) == (actor, action, subject))
+        };
+        assert!(has("client/root", "policies.set", "policies"), "{records:?}");
+        if has("bob", "policy.denied", "not-bob") {
+            break;
+        }
+        assert!(waited < Duration::from_secs(60), "{records:?}");
+        waited += Duration::from_secs(1);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
