@@ -1,9 +1,10 @@
-//! The library of Robeing's agents: the session with the leader, the executors, and messages between agents. The binary
-//! `robeing-agent` runs these, or a coordinator.
+//! The library of Robeing's agents: the session with the leader, the executors, messages between agents, and what agents
+//! of certain roles do besides. The binary `robeing-agent` runs these, or a coordinator.
 
 pub mod executor;
 pub mod identity;
 pub mod messaging;
+pub mod roles;
 pub mod runtime;
 pub mod session;
 pub mod upstream;

@@ -34,6 +34,7 @@ pub use http::{
     CLOSED_WITHIN, CertificatesError, ERROR_BODY_WITHIN, HttpConfig, HttpExecutor, MAX_HEADERS, SECURED_WITHIN,
 };
 pub use start::start;
+pub(crate) use text::rfc3339;
 pub use worker::{WorkerConfig, WorkerExecutor};
 
 /// Default of [`Limits::max_output`]: 1 MiB, which is also the maximum size of a task's input.

@@ -1,6 +1,6 @@
 //! The settings of an agent process.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,12 @@ pub struct AgentConfig {
     pub metrics_listen: Option<String>,
     /// Address that worker processes attach to, with [`ExecutorSpec::Worker`]: `host:port` of the loopback interface.
     pub worker_listen: String,
+    /// Directory of what the agent remembers across restarts.
+    pub data: Option<PathBuf>,
+    /// Address of a messenger's gateway for HTTP clients, `host:port`; port 0 picks a free port.
+    pub gateway_listen: Option<String>,
+    /// File with the webhooks that a messenger calls.
+    pub webhooks: Option<PathBuf>,
     /// Whether the agent's connections are encrypted.
     pub tls: TlsMode,
     /// How the agent enrols, with TLS.
@@ -74,6 +80,9 @@ impl AgentConfig {
             drain_timeout: DRAIN_TIMEOUT.default,
             metrics_listen: None,
             worker_listen: DEFAULT_WORKER_LISTEN.to_owned(),
+            data: None,
+            gateway_listen: None,
+            webhooks: None,
             tls: TlsMode::default(),
             enrolment: EnrolmentConfig::default(),
         }

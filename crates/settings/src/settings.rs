@@ -10,7 +10,7 @@ pub use super::security::{
     CA, ENROLMENT, JOIN, JOIN_SECRET, JOIN_TOKEN, NAMESPACE, RIGHTS, SERVICE_ACCOUNT_TOKEN, TLS, TRUST, TRUST_DOMAIN,
 };
 use super::{
-    DEFAULT_CLUSTER, DEFAULT_DATA, DEFAULT_WORKER_LISTEN, MIN_INTERVAL,
+    DEFAULT_CLUSTER, DEFAULT_WORKER_LISTEN, MIN_INTERVAL,
     definition::{Defined, For, Number, Setting, Span, Term},
 };
 
@@ -90,11 +90,16 @@ pub const LOG_FORMAT: Setting = Setting::new(
 )
 .unset("text");
 
-/// The data directory of a coordinator.
-pub const DATA: Setting =
-    Setting::new(For::Coordinators, "data", &["ROBEING_DATA"], "DIR", "Directory of the log and snapshots")
-        .unset(DEFAULT_DATA)
-        .path();
+/// The data directory of a process: a coordinator's log, or what an agent remembers across restarts.
+pub const DATA: Setting = Setting::new(
+    For::Both,
+    "data",
+    &["ROBEING_DATA"],
+    "DIR",
+    "Directory of a coordinator's log and snapshots, or of what an agent remembers across restarts",
+)
+.unset("/var/lib/robeing for a coordinator, none for an agent")
+.path();
 
 /// The initial members of the fleet.
 pub const INITIAL_COORDINATORS: Setting = Setting::new(
@@ -352,6 +357,27 @@ pub const WORKER_LISTEN: Setting = Setting::new(
 )
 .unset(DEFAULT_WORKER_LISTEN);
 
+/// The address of a messenger's gateway, `host:port`.
+pub const GATEWAY_LISTEN: Setting = Setting::new(
+    For::Agents,
+    "gateway-listen",
+    &["ROBEING_GATEWAY_LISTEN"],
+    "HOST:PORT",
+    "Address at which a messenger serves its gateway for HTTP clients; port 0 picks a free port",
+)
+.unset("not served");
+
+/// The file with the webhooks that messengers call.
+pub const WEBHOOKS: Setting = Setting::new(
+    For::Agents,
+    "webhooks",
+    &["ROBEING_WEBHOOKS"],
+    "FILE",
+    "List of webhooks, JSON, that messengers call when tasks end",
+)
+.unset("none")
+.path();
+
 /// How long running tasks may continue after an agent is asked to stop.
 pub const DRAIN_TIMEOUT: Span = Span {
     setting: Setting::new(
@@ -419,6 +445,8 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &SLOTS,
     &EXECUTOR,
     &WORKER_LISTEN,
+    &GATEWAY_LISTEN,
+    &WEBHOOKS,
     &DRAIN_TIMEOUT,
     &TRUST,
     &JOIN_TOKEN,

@@ -1,0 +1,3 @@
+//! What agents of certain roles do besides tasks.
+
+pub mod messenger;
