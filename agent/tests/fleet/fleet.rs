@@ -175,6 +175,9 @@ impl TestFleet {
             metrics_listen: None,
             advertises_host_name: false,
             worker_listen: "127.0.0.1:0".into(),
+            data: None,
+            gateway_listen: None,
+            webhooks: None,
         };
         let platform = self.platform(SimulatedDisk::new(0), CancellationToken::new());
         let agent = tokio::spawn(async move {

@@ -202,6 +202,9 @@ fn agent(pool: &Pool, index: u32, fleet: Members<'_>, attach: Option<&str>) -> P
         slots: pool.slots,
         drain_timeout: DRAIN_TIMEOUT,
         worker_listen: attach.unwrap_or(DEFAULT_WORKER_LISTEN).into(),
+        data: None,
+        gateway_listen: None,
+        webhooks: None,
         tls,
         enrolment: enrolment(tls, data),
         ..AgentConfig::new(name.clone(), cluster.into(), pool.role.into(), "127.0.0.1:0".into(), coordinators.to_vec())
@@ -346,6 +349,9 @@ stringData: {token: s3cret}
             slots: pool.slots,
             drain_timeout: DRAIN_TIMEOUT,
             worker_listen: attach.unwrap_or_else(|| DEFAULT_WORKER_LISTEN.into()),
+            data: None,
+            gateway_listen: None,
+            webhooks: None,
             tls: plan.tls,
             enrolment: enrolment(plan.tls, data),
             ..AgentConfig::new(

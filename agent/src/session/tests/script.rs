@@ -336,6 +336,9 @@ pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
         metrics_listen: None,
         advertises_host_name: false,
         worker_listen: "127.0.0.1:0".into(),
+        data: None,
+        gateway_listen: None,
+        webhooks: None,
     }
 }
 

@@ -217,6 +217,9 @@ impl Fleet {
             metrics_listen: None,
             advertises_host_name: false,
             worker_listen: robeing_settings::DEFAULT_WORKER_LISTEN.into(),
+            data: None,
+            gateway_listen: None,
+            webhooks: None,
         };
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
         let script = Arc::new(self.script.clone());

@@ -96,6 +96,9 @@ fn the_flags_of_an_agent_are_read() {
         drain_timeout: Duration::from_secs(5),
         metrics_listen: None,
         worker_listen: "127.0.0.1:8081".into(),
+        data: None,
+        gateway_listen: None,
+        webhooks: None,
         tls: TlsMode::Strict,
         enrolment: EnrolmentConfig::default(),
     };

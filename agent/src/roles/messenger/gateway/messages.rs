@@ -29,16 +29,18 @@ impl Server {
         caller: &Caller,
         mut message: SendMessageRequest,
         wanted: Media,
-        permit: Permit,
+        mut permit: Permit,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         if message.id.is_empty() {
             message.id = self.coordinators.new_id();
         }
         let wait = wait_of(&message);
         let (is_broadcast, id) = (message.broadcast, message.id.clone());
+        // The message stays in memory while it is waited for.
+        let room = permit.body.take();
         let waiting = self.waits(permit)?;
         let sent = self.until_stopped(self.coordinators.send(caller, message, wait)).await;
-        drop(waiting);
+        drop((waiting, room));
         let answer = sent.unwrap_or_else(|| Err(stopping(&id)))?;
         if is_broadcast {
             return wanted.response(StatusCode::OK, &OutcomesView::from(&answer.outcomes[..]), &answer);

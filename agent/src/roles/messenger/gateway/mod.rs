@@ -17,8 +17,9 @@
 
 mod caller;
 mod cbor;
-mod coordinators;
-mod forms;
+pub(super) mod cloudevents;
+pub(super) mod coordinators;
+pub(super) mod forms;
 mod media;
 mod messages;
 mod metrics;
@@ -27,7 +28,7 @@ mod problem;
 mod requests;
 mod server;
 mod tasks;
-mod views;
+pub(super) mod views;
 
 #[cfg(test)]
 mod tests;

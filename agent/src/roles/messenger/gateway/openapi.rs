@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     MAX_BODY, MAX_WAIT,
+    cloudevents::{EVENT, EVENTS},
     forms::ROLES,
     media::Media,
     messages::MESSAGES,
@@ -80,7 +81,9 @@ fn paths() -> Value {
         MESSAGES: {"post": {
             "operationId": "sendMessage",
             "summary": "Sends a message to an agent, and returns what became of it.",
-            "parameters": [key()],
+            "parameters": [key(), {
+                "name": "to", "in": "query", "description": "For whom a CloudEvent is.", "schema": {"type": "string"},
+            }],
             "requestBody": body(&["NewMessage"], "SendMessageRequest"),
             "responses": responses([
                 ("200", "It is accepted; with broadcast, what became of it at each agent.", &["Outcomes"][..]),
@@ -146,8 +149,16 @@ fn body(schemas: &[&str], message: &str) -> Value {
     json!({
         "required": true,
         "description": format!("At most {MAX_BODY} bytes. As protobuf: robeing.v1.{message}."),
-        "content": content(schemas),
+        "content": with_events(content(schemas)),
     })
+}
+
+/// Adds the media types of events. In binary mode, an event is a body of any type with the headers `ce-…`.
+fn with_events(mut content: Map<String, Value>) -> Map<String, Value> {
+    let event = json!({"type": "object", "required": ["specversion", "id", "source", "type"]});
+    content.insert(EVENT.to_owned(), json!({"schema": event}));
+    content.insert(EVENTS.to_owned(), json!({"schema": {"type": "array", "maxItems": MAX_TASKS, "items": event}}));
+    content
 }
 
 fn responses<const N: usize>(good: [(&str, &str, &[&str]); N]) -> Value {

@@ -93,13 +93,9 @@ impl Problem {
     }
 
     /// Returns its status.
+    #[cfg(test)]
     pub fn status(&self) -> StatusCode {
         self.status
-    }
-
-    /// Returns the code and the sentence, for the result of one task of several.
-    pub fn refusal(&self) -> v1::Refusal {
-        v1::Refusal { code: self.code.clone(), message: self.detail.clone() }
     }
 
     /// Returns the response.

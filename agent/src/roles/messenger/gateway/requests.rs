@@ -11,6 +11,7 @@ use uuid::{Builder, Uuid};
 
 use super::{
     cbor,
+    cloudevents::Mode,
     forms::{self, MessageForm, TaskForm, TasksForm},
     media::Media,
     problem::Problem,
@@ -39,7 +40,10 @@ pub struct Tasks {
 /// # Errors
 /// 415 if it is not.
 pub fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
-    Media::of_body(headers).map(drop)
+    match Mode::of(headers)? {
+        Some(_) => Ok(()),
+        None => Media::of_body(headers).map(drop),
+    }
 }
 
 /// Returns the tasks that a request asks to submit.
@@ -47,6 +51,10 @@ pub fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
 /// # Errors
 /// What is wrong with the request as a whole.
 pub fn tasks(headers: &HeaderMap, body: Bytes) -> Result<Tasks, Problem> {
+    if let Some(mode) = Mode::of(headers)? {
+        let tasks: Vec<_> = mode.read(headers, body)?.into_iter().map(|event| Ok(event.task())).collect();
+        return Ok(Tasks { tasks, is_batch: mode == Mode::Batch, media: Media::Json });
+    }
     let media = Media::of_body(headers)?;
     let mut tasks = match media {
         Media::Json => tasks_of_json(&body)?,
@@ -65,11 +73,25 @@ pub fn tasks(headers: &HeaderMap, body: Bytes) -> Result<Tasks, Problem> {
     Ok(tasks)
 }
 
-/// Returns the message that a request asks to send, and the form of the request.
+/// Returns the message that a request asks to send, and the form of the request. `to`: the receiver, for events, which
+/// name none.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn message(headers: &HeaderMap, body: Bytes) -> Result<(SendMessageRequest, Media), Problem> {
+pub fn message(headers: &HeaderMap, to: Option<&str>, body: Bytes) -> Result<(SendMessageRequest, Media), Problem> {
+    if let Some(mode) = Mode::of(headers)? {
+        let Some(to) = to else {
+            return Err(Problem::malformed("say for whom the event is: /v1/messages?to=ADDRESS"));
+        };
+        let mut events = mode.read(headers, body)?;
+        return match events.pop() {
+            Some(event) if events.is_empty() => Ok((event.message(to.to_owned()), Media::Json)),
+            _ => Err(Problem::malformed("a message is one event; send each of a list by itself")),
+        };
+    }
+    if to.is_some() {
+        return Err(Problem::malformed("the parameter to is for CloudEvents; write \"to\" into the body"));
+    }
     let media = Media::of_body(headers)?;
     let form = |json: &[u8]| forms::parse::<MessageForm<'_>>(json)?.request();
     let mut message = match media {
@@ -223,7 +245,7 @@ mod tests {
     #[test]
     fn a_message_with_a_key_has_the_id_that_the_key_stands_for() {
         let of = |json: &str, key| {
-            message(&headers("application/json", Some(key)), Bytes::copy_from_slice(json.as_bytes()))
+            message(&headers("application/json", Some(key)), None, Bytes::copy_from_slice(json.as_bytes()))
                 .map(|(message, _)| message.id)
         };
         let uuid = "0198c1a2-0000-7000-8000-000000000001";

@@ -65,7 +65,8 @@ impl Default for Limits {
 #[derive(Default)]
 pub struct Permit {
     _request: Option<OwnedSemaphorePermit>,
-    _body: Option<OwnedSemaphorePermit>,
+    /// The room for its body.
+    pub(super) body: Option<OwnedSemaphorePermit>,
 }
 
 /// Answers the requests of a gateway.
@@ -204,19 +205,19 @@ impl Server {
         }
         let caller = Caller::of(connection, headers, self.has_tls)?;
         let query = Query::parse(parts.uri.query())?;
-        let mut permit = Permit { _request: Some(self.begins()?), _body: None };
+        let mut permit = Permit { _request: Some(self.begins()?), body: None };
         match route {
             Route::Tasks => {
                 let (body, room) = self.body(headers, body).await?;
-                permit._body = Some(room);
+                permit.body = Some(room);
                 let tasks = requests::tasks(headers, body)?;
                 let wanted = Media::wanted(headers, tasks.media)?;
                 self.submit(&caller, tasks, wanted, query.wait, permit).await
             }
             Route::Messages => {
                 let (body, room) = self.body(headers, body).await?;
-                permit._body = Some(room);
-                let (message, media) = requests::message(headers, body)?;
+                permit.body = Some(room);
+                let (message, media) = requests::message(headers, query.to.as_deref(), body)?;
                 let wanted = Media::wanted(headers, media)?;
                 self.send(&caller, message, wanted, permit).await
             }
@@ -304,6 +305,8 @@ pub struct Query {
     pub wait: Option<Duration>,
     /// Why a task is cancelled.
     pub reason: String,
+    /// For whom a CloudEvent is.
+    pub to: Option<String>,
 }
 
 impl Query {
@@ -325,13 +328,14 @@ impl Query {
                     }
                     parsed.wait = Some(wait);
                 }
+                "to" => parsed.to = Some(value),
                 "reason" if value.len() <= MAX_REASON => parsed.reason = value,
                 "reason" => {
                     return Err(Problem::malformed(format!("\"reason\" has at most {MAX_REASON} bytes")));
                 }
                 _ => {
                     let name: String = name.chars().take(64).collect();
-                    return Err(Problem::malformed(format!("there is no parameter {name:?}; there are wait and reason")));
+                    return Err(Problem::malformed(format!("there is no parameter {name:?}; there are wait, reason and to")));
                 }
             }
         }

@@ -1,1 +1,5 @@
-
+mod api;
+mod client;
+mod limits;
+mod security;
+mod stub;
