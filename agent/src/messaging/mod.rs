@@ -43,7 +43,7 @@ pub mod routing;
 pub mod sealing;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::{
     broadcast::BroadcastReport,

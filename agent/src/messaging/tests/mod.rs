@@ -2,7 +2,7 @@
 
 mod broadcasts;
 mod exchange;
-pub(super) mod fixture;
+pub(crate) mod fixture;
 mod fleet;
 mod liars;
 mod simulation;

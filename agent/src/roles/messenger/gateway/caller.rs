@@ -94,9 +94,8 @@ mod tests {
 
     fn connection(member: Option<PeerRole>) -> ConnectInfo {
         let realm = Realm::new("a", "b", "c").expect("a realm");
-        let identity = member.map(|role| {
-            Arc::new(PeerIdentity { id: realm.member(role, "ann").expect("a name"), key: [0; 32] })
-        });
+        let identity =
+            member.map(|role| Arc::new(PeerIdentity { id: realm.member(role, "ann").expect("a name"), key: [0; 32] }));
         ConnectInfo { identity, encrypted: true, ..ConnectInfo::default() }
     }
 

@@ -325,7 +325,19 @@ mod tests {
                 Err(_) => assert_eq!("refused", expected, "{cbor}"),
             }
         }
-        for wrong in ["f97c00", "f97e00", "f0", "a10102", "ff", "", "0000", "61ff", "5b7fffffffffffffff", "9b7fffffffffffffff00", "82"] {
+        for wrong in [
+            "f97c00",
+            "f97e00",
+            "f0",
+            "a10102",
+            "ff",
+            "",
+            "0000",
+            "61ff",
+            "5b7fffffffffffffff",
+            "9b7fffffffffffffff00",
+            "82",
+        ] {
             assert!(json(wrong).is_err(), "{wrong}");
         }
     }

@@ -97,7 +97,8 @@ fn binary(headers: &HeaderMap, data: Bytes) -> Result<Event, String> {
         decoded.map(|decoded| decoded.into_owned()).map_err(|_| format!("the header {name} is not UTF-8"))
     };
     let version = attribute("ce-specversion")?;
-    Event { id: attribute("ce-id")?, source: attribute("ce-source")?, kind: attribute("ce-type")?, data }.checked(&version)
+    Event { id: attribute("ce-id")?, source: attribute("ce-source")?, kind: attribute("ce-type")?, data }
+        .checked(&version)
 }
 
 fn structured(json: &[u8]) -> Result<Event, String> {
@@ -135,7 +136,10 @@ fn is_json(datacontenttype: Option<&str>) -> bool {
 impl Event {
     fn checked(self, version: &str) -> Result<Self, String> {
         if version != VERSION {
-            return Err(format!("its specversion is {:?}; {VERSION} is known", version.chars().take(16).collect::<String>()));
+            return Err(format!(
+                "its specversion is {:?}; {VERSION} is known",
+                version.chars().take(16).collect::<String>()
+            ));
         }
         for (name, value) in [("id", &self.id), ("source", &self.source), ("type", &self.kind)] {
             if !(1..=MAX_ATTRIBUTE).contains(&value.len()) {
@@ -187,7 +191,12 @@ mod tests {
     }
 
     fn event(data: &str) -> Event {
-        Event { id: "1".into(), source: "/shop".into(), kind: "order".into(), data: Bytes::copy_from_slice(data.as_bytes()) }
+        Event {
+            id: "1".into(),
+            source: "/shop".into(),
+            kind: "order".into(),
+            data: Bytes::copy_from_slice(data.as_bytes()),
+        }
     }
 
     const BINARY: [(&str, &str); 5] = [
@@ -202,7 +211,8 @@ mod tests {
     fn an_event_is_the_same_in_every_mode() {
         assert_eq!(read(&BINARY, r#"{"a": 1}"#), Ok(vec![event(r#"{"a": 1}"#)]));
         let structured = |fields: &str| {
-            let json = format!(r#"{{"specversion":"1.0","id":"1","source":"/shop","type":"order","time":"x"{fields}}}"#);
+            let json =
+                format!(r#"{{"specversion":"1.0","id":"1","source":"/shop","type":"order","time":"x"{fields}}}"#);
             (read(&[("content-type", "application/cloudevents+json; charset=utf-8")], &json), json)
         };
         for (fields, data) in [

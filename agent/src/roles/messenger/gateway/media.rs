@@ -104,7 +104,11 @@ impl Media {
         message: &impl Message,
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let failed = |problem: String| {
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", format!("no answer could be written: {problem}"))
+            Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "INTERNAL",
+                format!("no answer could be written: {problem}"),
+            )
         };
         let json = || serde_json::to_vec(form).map_err(|error| failed(error.to_string()));
         let body = match self {
@@ -186,7 +190,11 @@ mod tests {
             ("text/html", None),
         ] {
             let wanted = Media::wanted(&headers(ACCEPT, accept), Media::Cbor);
-            assert_eq!(wanted.map_err(|problem| problem.status()), expected.ok_or(StatusCode::NOT_ACCEPTABLE), "{accept}");
+            assert_eq!(
+                wanted.map_err(|problem| problem.status()),
+                expected.ok_or(StatusCode::NOT_ACCEPTABLE),
+                "{accept}"
+            );
         }
         assert_eq!(Media::wanted(&HeaderMap::new(), Media::Json), Ok(Media::Json));
     }

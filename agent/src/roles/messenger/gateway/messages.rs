@@ -45,7 +45,8 @@ impl Server {
         if is_broadcast {
             return wanted.response(StatusCode::OK, &OutcomesView::from(&answer.outcomes[..]), &answer);
         }
-        let status = answer.outcomes.first().map_or(StatusCode::INTERNAL_SERVER_ERROR, |outcome| http_of(outcome.code()));
+        let status =
+            answer.outcomes.first().map_or(StatusCode::INTERNAL_SERVER_ERROR, |outcome| http_of(outcome.code()));
         if status.is_success() {
             return wanted.response(status, &OutcomesView::from(&answer.outcomes[..]), &answer);
         }

@@ -31,7 +31,7 @@ mod tasks;
 pub(super) mod views;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

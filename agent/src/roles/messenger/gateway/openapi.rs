@@ -445,7 +445,8 @@ mod tests {
     fn its_schemas_have_the_fields_of_the_requests() {
         // A form names its fields when it meets one that it does not have.
         let listed = |error: String| -> BTreeSet<String> {
-            let list = error.split("expected one of ").nth(1).expect("a list").split(" at line").next().unwrap_or_default();
+            let list =
+                error.split("expected one of ").nth(1).expect("a list").split(" at line").next().unwrap_or_default();
             list.split(", ").map(|name| name.trim_matches('`').to_owned()).collect()
         };
         let error = forms::parse::<TaskForm<'_>>(b"{\"?\":1}").expect_err("there is no such field");

@@ -18,16 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::async_trait;
 
 use super::{
-    BODY_WITHIN, MAX_BODIES, MAX_BODY, MAX_REQUESTS, MAX_WAIT, MAX_WAITS,
-    caller::Caller,
-    coordinators::Coordinators,
-    forms,
-    media::Media,
-    messages::MESSAGES,
-    metrics::GatewayMetrics,
-    openapi,
-    problem::Problem,
-    requests,
+    BODY_WITHIN, MAX_BODIES, MAX_BODY, MAX_REQUESTS, MAX_WAIT, MAX_WAITS, caller::Caller, coordinators::Coordinators,
+    forms, media::Media, messages::MESSAGES, metrics::GatewayMetrics, openapi, problem::Problem, requests,
     tasks::TASKS,
 };
 
@@ -174,7 +166,11 @@ impl Server {
         let route = Route::of(parts.uri.path());
         let answered = match route {
             Some(route) => self.routed(route, &parts, body, connection).await,
-            None => Err(Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is nothing at this path; see /v1/openapi.json")),
+            None => Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                "NOT_FOUND",
+                "there is nothing at this path; see /v1/openapi.json",
+            )),
         };
         let mut response = answered.unwrap_or_else(Problem::response);
         self.metrics.answered(route.map_or("other", Route::pattern), response.status().as_u16());
@@ -335,7 +331,9 @@ impl Query {
                 }
                 _ => {
                     let name: String = name.chars().take(64).collect();
-                    return Err(Problem::malformed(format!("there is no parameter {name:?}; there are wait, reason and to")));
+                    return Err(Problem::malformed(format!(
+                        "there is no parameter {name:?}; there are wait, reason and to"
+                    )));
                 }
             }
         }
@@ -358,7 +356,8 @@ mod tests {
         let id = "x".repeat(MAX_ID);
         assert_eq!(Route::of(&format!("/v1/tasks/{id}")), Some(Route::Task(&id)));
         assert_eq!(Route::of("/v1/messages/a-1"), Some(Route::Message("a-1")));
-        for path in ["/", "", "/v1/tasks/", "/v1/tasks/a/b", "/v1/tasks/..", "/v1/taskss", "/v1/tasks/%61", "/healthz/"] {
+        for path in ["/", "", "/v1/tasks/", "/v1/tasks/a/b", "/v1/tasks/..", "/v1/taskss", "/v1/tasks/%61", "/healthz/"]
+        {
             assert_eq!(Route::of(path), None, "{path}");
         }
         assert_eq!(Route::of(&format!("/v1/tasks/{id}x")), None);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::LOCATION};
 use http_body_util::Full;
-use robeing_proto::v1::{self, SubmitResult, SubmitResponse};
+use robeing_proto::v1::{self, SubmitResponse, SubmitResult};
 
 use super::{
     caller::Caller,
@@ -32,7 +32,9 @@ impl Server {
     ) -> Result<Response<Full<Bytes>>, Problem> {
         let is_batch = tasks.is_batch;
         if is_batch && wait.is_some() {
-            return Err(Problem::malformed("only for a single task can be waited; get the tasks of a list by their ids"));
+            return Err(Problem::malformed(
+                "only for a single task can be waited; get the tasks of a list by their ids",
+            ));
         }
         let results = self.submitted(caller, tasks).await?;
         if is_batch {

@@ -42,7 +42,9 @@ pub const STATES: [(&str, TaskState); 4] = [
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It is no such JSON.
-    #[error("{0}; it must be a list of {{\"name\", \"url\", \"secret\": {{\"file\"}} or {{\"env\"}}, \"kinds\", \"states\"}}")]
+    #[error(
+        "{0}; it must be a list of {{\"name\", \"url\", \"secret\": {{\"file\"}} or {{\"env\"}}, \"kinds\", \"states\"}}"
+    )]
     Malformed(String),
     /// There are too many.
     #[error("there are {0}, {MAX_WEBHOOKS} at most")]
@@ -127,7 +129,8 @@ pub async fn parse(
     env: &(dyn Fn(&str) -> Option<String> + Send + Sync),
     disk: &Arc<dyn Disk>,
 ) -> Result<Vec<Webhook>, ConfigError> {
-    let entries: Vec<Entry> = serde_json::from_slice(text).map_err(|error| ConfigError::Malformed(error.to_string()))?;
+    let entries: Vec<Entry> =
+        serde_json::from_slice(text).map_err(|error| ConfigError::Malformed(error.to_string()))?;
     if entries.len() > MAX_WEBHOOKS {
         return Err(ConfigError::TooMany(entries.len()));
     }
@@ -165,7 +168,9 @@ fn webhook(entry: Entry, key: hmac::Key) -> Result<Webhook, ConfigError> {
     let state = |name: &String| {
         let known = STATES.into_iter().find(|(known, _)| known == name);
         let names = || STATES.map(|(name, _)| name).join(", ");
-        known.map(|(_, state)| state).ok_or_else(|| filter(format!("there is no state {name:?}; there are {}", names())))
+        known
+            .map(|(_, state)| state)
+            .ok_or_else(|| filter(format!("there is no state {name:?}; there are {}", names())))
     };
     let states = match states.is_empty() {
         true => STATES.map(|(_, state)| state).to_vec(),

@@ -111,6 +111,9 @@ impl Follower {
             self.place.revision = client.get_status(request).await?.into_inner().revision;
             self.keep().await;
         }
+        if self.reached.is_empty() {
+            self.reached.push_back((Instant::now(), self.place.revision));
+        }
         self.resume(&mut client).await?;
         let from = match self.reached.front() {
             Some((_, oldest)) if self.review.is_some() => *oldest,
@@ -129,7 +132,11 @@ impl Follower {
         self.take_from(watch, pause).await
     }
 
-    async fn take_from(&mut self, mut watch: Streaming<WatchTasksResponse>, pause: &mut Duration) -> Result<(), Status> {
+    async fn take_from(
+        &mut self,
+        mut watch: Streaming<WatchTasksResponse>,
+        pause: &mut Duration,
+    ) -> Result<(), Status> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -189,7 +196,8 @@ impl Follower {
         if seen.revision > self.place.revision {
             self.place.revision = seen.revision;
             let now = Instant::now();
-            while self.reached.front().is_some_and(|(at, _)| now.duration_since(*at) > HANDOVER) {
+            // One that is older is kept, since the revision was the same since then.
+            while self.reached.get(1).is_some_and(|(at, _)| now.duration_since(*at) > HANDOVER) {
                 self.reached.pop_front();
             }
             if self.reached.back().is_none_or(|(at, _)| now.duration_since(*at) >= TICK) {
@@ -203,8 +211,7 @@ impl Follower {
         let fits = has_ended(task.state())
             && webhook.states.contains(&task.state())
             && (webhook.kinds.is_empty() || webhook.kinds.contains(&task.kind));
-        let is_reviewed =
-            |review: &Review| task.revision <= review.until && review.former.is_for(name, &task.id);
+        let is_reviewed = |review: &Review| task.revision <= review.until && review.former.is_for(name, &task.id);
         fits && self.share.is_for(name, &task.id) && !self.review.as_ref().is_some_and(is_reviewed)
     }
 

@@ -155,7 +155,7 @@ impl Webhooks {
         let wrong = |source| WebhooksError::Config { file: file.clone(), source };
         let webhooks = config::parse(&text, &*deps.env, &deps.platform.disk).await.map_err(wrong)?;
         info!(webhooks = webhooks.len(), "webhooks are called when tasks end");
-        let (deps, metrics) = (Arc::new(deps), WebhookMetrics::new(&deps.metrics));
+        let (metrics, deps) = (WebhookMetrics::new(&deps.metrics), Arc::new(deps));
         let mut following = Vec::with_capacity(webhooks.len());
         for webhook in webhooks {
             let follower = Follower::open(webhook, Arc::clone(&deps), metrics.clone()).await?;

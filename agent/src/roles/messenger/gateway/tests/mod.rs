@@ -1,5 +1,5 @@
 mod api;
-mod client;
+pub mod client;
 mod limits;
 mod security;
-mod stub;
+pub mod stub;

@@ -118,7 +118,10 @@ async fn a_token_is_passed_on_over_a_connection_without_the_messengers_certifica
     assert_eq!(fleet.last(), Call { method: "Submit", authorization, on_behalf_of: None, peer: None });
     // Nothing of it is left for the next caller.
     let answer = fleet.submit(None, None).await;
-    assert_eq!((answer.status, answer.header("www-authenticate")), (StatusCode::UNAUTHORIZED, "Bearer realm=\"robeing\""));
+    assert_eq!(
+        (answer.status, answer.header("www-authenticate")),
+        (StatusCode::UNAUTHORIZED, "Bearer realm=\"robeing\"")
+    );
     assert_eq!(fleet.last(), Call { method: "Submit", authorization: None, on_behalf_of: None, peer: None });
 }
 

@@ -86,10 +86,18 @@ impl Stub {
 
     /// Lets every task that there is succeed with its own input.
     pub fn finish(&self) {
-        for task in lock(&self.tasks).values_mut() {
+        let revision = *self.changes.borrow() + 1;
+        for task in lock(&self.tasks).values_mut().filter(|task| !has_ended(task.state())) {
             (task.output, task.state) = (task.input.clone(), TaskState::Succeeded.into());
+            (task.revision, task.finished_at) = (revision, Some(std::time::SystemTime::now().into()));
         }
-        self.changes.send_modify(|changes| *changes += 1);
+        self.changes.send_modify(|changes| *changes = revision);
+    }
+
+    /// Lets a new task of this id and kind succeed.
+    pub fn succeed(&self, id: &str, kind: &str) {
+        self.submitted(v1::TaskSpec { id: id.into(), kind: kind.into(), ..v1::TaskSpec::default() });
+        self.finish();
     }
 
     fn submitted(&self, spec: v1::TaskSpec) -> SubmitResult {
@@ -165,13 +173,18 @@ impl Fleet for Service {
         request: Request<v1::WatchTasksRequest>,
     ) -> Result<Response<Self::WatchTasksStream>, Status> {
         self.0.seen("WatchTasks", &request)?;
-        let (stub, ids) = (Arc::clone(&self.0), request.into_inner().ids);
+        let (stub, request) = (Arc::clone(&self.0), request.into_inner());
+        let (ids, mut from) = (request.ids, request.from_revision);
         let mut changes = stub.changes.subscribe();
         Ok(Response::new(Box::pin(async_stream::stream! {
             loop {
-                let tasks: Vec<Task> = stub.tasks().into_iter().filter(|task| ids.contains(&task.id)).collect();
-                let have_ended = tasks.iter().all(|task| has_ended(task.state()));
-                yield Ok(v1::WatchTasksResponse { tasks, revision: 1, gone_ids: Vec::new() });
+                let revision = *changes.borrow_and_update();
+                let mut tasks = stub.tasks();
+                let gone_ids = ids.iter().filter(|id| tasks.iter().all(|task| task.id != **id)).cloned().collect();
+                tasks.retain(|task| ids.contains(&task.id) || ids.is_empty() && task.revision > from);
+                let have_ended = !ids.is_empty() && tasks.iter().all(|task| has_ended(task.state()));
+                from = revision;
+                yield Ok(v1::WatchTasksResponse { tasks, revision, gone_ids });
                 if have_ended || changes.changed().await.is_err() {
                     return;
                 }
@@ -194,8 +207,10 @@ impl Fleet for Service {
         unserved()
     }
 
-    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
-        unserved()
+    async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
+        self.0.seen("GetStatus", &request)?;
+        let revision = *self.0.changes.borrow();
+        Ok(Response::new(v1::FleetStatus { revision, ..v1::FleetStatus::default() }))
     }
 
     async fn watch_status(
@@ -243,10 +258,7 @@ impl Messages for Service {
         Ok(Response::new(MessageStatus { id, code: MessageCode::Kept.into(), ..MessageStatus::default() }))
     }
 
-    async fn read_inbox(
-        &self,
-        _: Request<v1::ReadInboxRequest>,
-    ) -> Result<Response<v1::ReadInboxResponse>, Status> {
+    async fn read_inbox(&self, _: Request<v1::ReadInboxRequest>) -> Result<Response<v1::ReadInboxResponse>, Status> {
         unserved()
     }
 }
