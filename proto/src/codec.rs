@@ -90,10 +90,19 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
 /// # Errors
 /// What is wrong with it, as a sentence.
 pub fn decode<M: Message + Default + 'static>(message: Bytes) -> Result<M, String> {
-    if parts(&message, is_envelope::<M>()) > MAX_PARTS {
-        return Err(format!("a message of more than {MAX_PARTS} parts; split it"));
-    }
+    check_parts(&message)?;
     M::decode(message).map_err(|error| error.to_string())
+}
+
+/// Checks that an encoded message of the public API has at most [`MAX_PARTS`] parts.
+///
+/// # Errors
+/// A sentence, if it has more.
+pub fn check_parts(message: &[u8]) -> Result<(), String> {
+    match parts(message, false) > MAX_PARTS {
+        true => Err(format!("a message of more than {MAX_PARTS} parts; split it")),
+        false => Ok(()),
+    }
 }
 
 /// Returns whether this message type only wraps other messages, whose parts are counted too.

@@ -16,15 +16,15 @@
 //!    status that says so.
 
 mod caller;
-mod cbor;
-pub(super) mod cloudevents;
+pub mod cbor;
+pub mod cloudevents;
 pub(super) mod coordinators;
 pub(super) mod forms;
 mod media;
 mod messages;
 mod metrics;
 mod openapi;
-mod problem;
+pub mod problem;
 mod requests;
 mod server;
 mod tasks;

@@ -49,6 +49,16 @@ fn build() -> Value {
 }
 
 fn paths() -> Value {
+    merged([task_paths(), message_paths(), own_paths()])
+}
+
+/// Returns the members of all these objects.
+fn merged<const N: usize>(parts: [Value; N]) -> Value {
+    let objects = parts.into_iter().filter_map(|part| if let Value::Object(part) = part { Some(part) } else { None });
+    Value::Object(objects.flatten().collect())
+}
+
+fn task_paths() -> Value {
     json!({
         TASKS: {"post": {
             "operationId": "submitTasks",
@@ -78,6 +88,11 @@ fn paths() -> Value {
                 "responses": responses([("200", "The state of the task.", &["Cancelled"][..])]),
             },
         },
+    })
+}
+
+fn message_paths() -> Value {
+    json!({
         MESSAGES: {"post": {
             "operationId": "sendMessage",
             "summary": "Sends a message to an agent, and returns what became of it.",
@@ -99,6 +114,11 @@ fn paths() -> Value {
                 "responses": responses([("200", "What became of it.", &["MessageStatus"][..])]),
             },
         },
+    })
+}
+
+fn own_paths() -> Value {
+    json!({
         OPENAPI: {"get": {
             "operationId": "getDocument", "summary": "Returns this document.", "security": [{}],
             "responses": {"200": {"description": "This document.", "content": {"application/json": {}}}},
@@ -197,13 +217,7 @@ fn priority() -> Value {
 }
 
 fn schemas() -> Value {
-    let mut all = Map::new();
-    for part in [task_schemas(), task_schema(), message_schemas()] {
-        if let Value::Object(part) = part {
-            all.extend(part);
-        }
-    }
-    Value::Object(all)
+    merged([task_schemas(), task_schema(), message_schemas()])
 }
 
 fn task_schemas() -> Value {
