@@ -139,3 +139,97 @@ async fn idle(counted: &mut watch::Receiver<usize>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use robeing_platform::{Network, simulated::MemoryNetwork};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        time::Instant,
+    };
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+    use crate::Transport;
+
+    const ADDRESS: &str = "10.0.0.1:80";
+    /// Time for what takes none here.
+    const MARGIN: Duration = Duration::from_secs(1);
+
+    /// Answers at once, or never.
+    struct Echo;
+
+    #[async_trait]
+    impl WebService for Echo {
+        async fn respond(&self, request: Request<Incoming>, _: ConnectInfo) -> Response<Full<Bytes>> {
+            if request.uri().path() == "/never" {
+                std::future::pending::<()>().await;
+            }
+            Response::new(Full::new(Bytes::from_static(b"answered")))
+        }
+    }
+
+    struct Served {
+        network: MemoryNetwork,
+        stop: CancellationToken,
+        serving: AbortOnDropHandle<()>,
+    }
+
+    impl Served {
+        async fn start() -> Self {
+            let network = MemoryNetwork::default();
+            let bound = Transport::new(Arc::new(network.clone())).bind(ADDRESS).await.unwrap();
+            let stop = CancellationToken::new();
+            let serving = tokio::spawn(bound.serve_web(Arc::new(Echo), stop.clone()));
+            Self { network, stop, serving: AbortOnDropHandle::new(serving) }
+        }
+
+        /// Sends these bytes, and returns what comes until the connection ends, and how long that took.
+        async fn exchange(&self, bytes: &[u8]) -> (String, Duration) {
+            let began = Instant::now();
+            let mut connection = self.network.connect(ADDRESS).await.unwrap();
+            connection.write_all(bytes).await.unwrap();
+            let mut answer = Vec::new();
+            // A connection that is cut has an end, too.
+            let _ = connection.read_to_end(&mut answer).await;
+            (String::from_utf8_lossy(&answer).into_owned(), began.elapsed())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_headers_slowly_or_nothing_loses_its_connection() {
+        let served = Served::start().await;
+        for bytes in
+            [&b"G"[..], b"GET / HTTP/1.1\r\nhost: ", b"PRI * HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+        {
+            let (_, took) = served.exchange(bytes).await;
+            assert!(took <= WEB_IDLE + SHUTDOWN_GRACE + MARGIN, "{bytes:?}: {took:?}");
+        }
+        let (_, took) = served.exchange(b"GET / HTTP/1.1\r\nhost: ").await;
+        assert!(took <= HEADERS_WITHIN + MARGIN, "{took:?}");
+        let (_, took) = served.exchange(b"").await;
+        assert!(took <= incoming::FIRST_BYTE_TIMEOUT + MARGIN, "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_kept_for_a_while_after_a_request_and_as_long_as_one_takes() {
+        let served = Served::start().await;
+        let (answer, took) = served.exchange(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("answered"), "{answer}");
+        assert!((HEADERS_WITHIN..=WEB_IDLE + SHUTDOWN_GRACE + MARGIN).contains(&took), "{took:?}");
+        let unanswered = served.exchange(b"GET /never HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert!(timeout(10 * WEB_IDLE, unanswered).await.is_err(), "the request is in progress");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_progress_ends_soon_after_the_listener_is_stopped() {
+        let served = Served::start().await;
+        let mut connection = served.network.connect(ADDRESS).await.unwrap();
+        connection.write_all(b"GET /never HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        tokio::time::sleep(MARGIN).await;
+        let began = Instant::now();
+        served.stop.cancel();
+        served.serving.await.unwrap();
+        assert!(began.elapsed() <= 2 * SHUTDOWN_GRACE, "{:?}", began.elapsed());
+    }
+}
