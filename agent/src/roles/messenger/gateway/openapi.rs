@@ -362,6 +362,7 @@ fn message_schemas() -> Value {
                 "status": json!({"type": "integer"}),
                 "detail": text("A sentence: what went wrong, and what to do."),
                 "code": text("Name of a gRPC code, or of what is wrong with the request."),
+                "id": text("Id of the task that is accepted, but can't be waited for."),
                 "outcomes": json!({"type": "array", "items": any_of(&["MessageStatus"]),
                     "description": "What became of a message that was not accepted."}),
             },

@@ -48,10 +48,12 @@ impl Server {
         }
         let id = result.task_id.clone();
         if let Some(wait) = wait {
-            let waiting = self.waits(permit)?;
+            // The task is accepted, also if it can't be waited for.
+            let with_id = |problem: Problem| problem.with("id", id.as_str().into());
+            let waiting = self.waits(permit).map_err(with_id)?;
             let ended = self.until_stopped(self.coordinators.ended(caller, &id, wait)).await;
             drop(waiting);
-            if let Some(Some(task)) = ended.transpose()? {
+            if let Some(Some(task)) = ended.transpose().map_err(|status| with_id(status.into()))? {
                 return wanted.response(StatusCode::OK, &TaskView::from(&task), &task);
             }
         }

@@ -80,6 +80,7 @@ async fn so_many_requests_are_in_progress_and_so_many_wait() {
     assert_eq!(send(at, post("/v1/tasks", r#"{"kind":"k"}"#)).await.status, StatusCode::ACCEPTED);
     let second = send(at, post("/v1/tasks?wait=60s", r#"{"kind":"k"}"#)).await;
     assert_eq!(second.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(second.json()["id"].is_string(), "its id is told");
     assert_eq!(stub.tasks().len(), 3, "it was submitted all the same");
     stub.finish();
     assert_eq!(waiting.await.expect("it ends").status, StatusCode::OK);
