@@ -21,6 +21,8 @@ pub const LABEL_COMPONENT: &str = "app.kubernetes.io/component";
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The label with a pool's name.
 pub const LABEL_POOL: &str = "robeing.io/pool";
+/// The label of the pods that serve a gateway.
+pub const LABEL_GATEWAY: &str = "robeing.io/gateway";
 /// On the StatefulSet: the ordinal below which disks belong to coordinators that were members.
 pub const ANNOTATION_JOINED: &str = "robeing.io/joined-coordinators";
 /// On the StatefulSet of a cluster whose spec names no image: the image that it was created with, which it keeps.
@@ -52,6 +54,10 @@ pub const METRICS_PORT: i32 = 9090;
 pub const AGENT_GRPC: &str = "robeing-grpc";
 /// Name of an agent's port for metrics and probes in its pod.
 pub const AGENT_METRICS: &str = "robeing-metrics";
+/// The port at which messengers serve their gateway for HTTP clients.
+pub const GATEWAY_PORT: i32 = 8082;
+/// Name of a messenger's port for its gateway in its pod.
+pub const AGENT_GATEWAY: &str = "robeing-gateway";
 /// The agent's program in the Robeing image.
 pub const AGENT_PROGRAM: &str = "/robeing-agent";
 /// Directory of the agent's program in a container that does not use the Robeing image. In the Robeing image,
@@ -104,6 +110,12 @@ pub fn coordinators(cluster: &str) -> String {
 /// Returns the name of a pool's Deployment and ServiceAccount.
 pub fn pool(cluster: &str, pool: &str) -> String {
     format!("{cluster}-{pool}")
+}
+
+/// Returns the name of the Service of the messengers' gateways. It can't conflict with a pool's name, since pools have no
+/// Service.
+pub fn gateway(cluster: &str) -> String {
+    format!("{cluster}-gateway")
 }
 
 /// Returns the name of the agents' NetworkPolicy. It can't conflict with a pool's name, since pools have no

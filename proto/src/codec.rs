@@ -132,6 +132,26 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     }
 }
 
+/// Decodes a message that came by other ways than gRPC, by the same rules.
+///
+/// # Errors
+/// What is wrong with it, as a sentence.
+pub fn decode<M: Message + Default + 'static>(message: Bytes) -> Result<M, String> {
+    check_parts(&message)?;
+    M::decode(message).map_err(|error| error.to_string())
+}
+
+/// Checks that an encoded message of the public API has at most [`MAX_PARTS`] parts.
+///
+/// # Errors
+/// A sentence, if it has more.
+pub fn check_parts(message: &[u8]) -> Result<(), String> {
+    match parts(message, false) > MAX_PARTS {
+        true => Err(format!("a message of more than {MAX_PARTS} parts; split it")),
+        false => Ok(()),
+    }
+}
+
 /// Returns whether this message type only wraps other messages, whose parts are counted too.
 fn is_envelope<U: 'static>() -> bool {
     [TypeId::of::<internal::AgentMessage>(), TypeId::of::<internal::CoordinatorMessage>()].contains(&TypeId::of::<U>())
@@ -181,6 +201,14 @@ mod tests {
         let spec =
             v1::TaskSpec { kind: "kind".into(), input: vec![7; 100_000].into(), priority: 3, ..Default::default() };
         assert_eq!(parts(&spec.encode_to_vec(), false), 3, "what is in a part does not count");
+    }
+
+    #[test]
+    fn a_message_that_came_another_way_has_the_same_limit() {
+        let decoded = |tasks| decode::<v1::SubmitRequest>(submission(tasks).into()).map(|request| request.tasks.len());
+        assert_eq!(decoded(MAX_PARTS), Ok(MAX_PARTS));
+        assert!(decoded(MAX_PARTS + 1).is_err());
+        assert!(decode::<v1::SubmitRequest>(Bytes::from_static(&[0xff])).is_err());
     }
 
     #[test]

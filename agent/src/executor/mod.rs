@@ -35,6 +35,7 @@ pub use http::{
 };
 pub use start::start;
 pub(crate) use start::start_guard;
+pub(crate) use text::rfc3339;
 pub use worker::{WorkerConfig, WorkerExecutor, WorkerMail};
 
 /// Default of [`Limits::max_output`]: 1 MiB, which is also the maximum size of a task's input.

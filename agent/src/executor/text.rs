@@ -10,7 +10,7 @@ use super::{Failure, FailureKind};
 const LATEST_RFC3339_MS: u64 = 253_402_300_799_999;
 
 /// Formats a deadline as RFC 3339 in UTC with milliseconds, capped at the latest time the format can represent.
-pub(super) fn rfc3339(unix_ms: u64) -> String {
+pub(crate) fn rfc3339(unix_ms: u64) -> String {
     let since_epoch = Duration::from_millis(unix_ms.min(LATEST_RFC3339_MS));
     humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()
 }

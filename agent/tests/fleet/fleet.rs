@@ -177,6 +177,8 @@ impl TestFleet {
             worker_listen: "127.0.0.1:0".into(),
             messages: None,
             data: None,
+            gateway_listen: None,
+            webhooks: None,
         };
         let platform = self.platform(SimulatedDisk::new(0), CancellationToken::new());
         let agent = tokio::spawn(async move {

@@ -216,6 +216,8 @@ fn agent(pool: &Pool, index: u32, fleet: Members<'_>, attach: Option<&str>) -> P
         worker_listen: attach.unwrap_or(DEFAULT_WORKER_LISTEN).into(),
         messages: pool.messages.as_ref().map(Messages::for_agents),
         data: Some(agent_folder(data, &name)),
+        gateway_listen: None,
+        webhooks: None,
         tls,
         enrolment: enrolment(tls, data),
         ..AgentConfig::new(name.clone(), cluster.into(), pool.role.into(), "127.0.0.1:0".into(), coordinators.to_vec())
@@ -365,6 +367,8 @@ stringData: {token: s3cret}
             worker_listen: attach.unwrap_or_else(|| DEFAULT_WORKER_LISTEN.into()),
             messages: pool.messages.as_ref().map(Messages::for_agents),
             data: Some(data.join("agents").join(&process.name)),
+            gateway_listen: None,
+            webhooks: None,
             tls: plan.tls,
             enrolment: enrolment(plan.tls, data),
             ..AgentConfig::new(

@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, header::GetAll};
 use robeing_identity::{PeerRole, SpiffeId};
 use robeing_net::{
     ConnectInfo,
-    gate::{Caller, Gate},
+    gate::{Caller, Gate, ON_BEHALF_OF},
     security::{PeerIdentity, TrustClock},
 };
 use tonic::{Status, async_trait};
+use tracing::debug;
 
 use super::{
     client_rights::{ClientRights, Proven, TokenReviewer},
     kubernetes::User,
     refusals::{ANONYMOUS, Refusals, done_to},
+    rights::MAX_NAME_BYTES,
     table::{Allowed, allowed},
     trust::{FleetTrust, Trusted},
 };
@@ -63,12 +65,20 @@ impl Access {
         if self.trusts_plaintext && connection.identity.is_none() {
             return Ok(Caller::Plaintext);
         }
+        let behalf = headers.get_all(ON_BEHALF_OF);
         if let Some(peer) = &connection.identity {
-            return self.decide_member(allowed, peer).await.map_err(|status| (status, name_of(&peer.id)));
+            let decided = match behalf.iter().next() {
+                None => self.decide_member(allowed, peer).await,
+                Some(_) => self.decide_on_behalf(allowed, peer, behalf).await,
+            };
+            return decided.map_err(|status| (status, name_of(&peer.id)));
         }
         if allowed == Allowed::Anyone {
             // Whatever the call brings along, it changes nothing.
             return Ok(Caller::Anonymous);
+        }
+        if behalf.iter().next().is_some() {
+            return Err((only_messengers(ANONYMOUS), ANONYMOUS.to_owned()));
         }
         let anonymous = |status: Status| (status, ANONYMOUS.to_owned());
         if let Some(user) = self.user(headers).await.map_err(anonymous)? {
@@ -108,6 +118,42 @@ impl Access {
             return Ok(Caller::Member(Arc::clone(peer)));
         }
         Err(denied(&name_of(id), allowed))
+    }
+
+    /// Decides about a call that a member makes on behalf of a client, whose certificate it has seen: only the client's
+    /// rights count, and of these only the ones that a gateway needs.
+    async fn decide_on_behalf(
+        &self,
+        allowed: Allowed,
+        peer: &Arc<PeerIdentity>,
+        named: GetAll<'_, HeaderValue>,
+    ) -> Result<Caller, Status> {
+        let id = &peer.id;
+        if id.role() != PeerRole::Messenger {
+            return Err(only_messengers(&name_of(id)));
+        }
+        self.check_not_barred(id)?;
+        let mut names = named.iter();
+        let (name, is_one) = (names.next().and_then(|name| name.to_str().ok()), names.next().is_none());
+        let client = name.filter(|name| is_one && name.len() <= MAX_NAME_BYTES);
+        let client = client.and_then(|name| id.realm().member(PeerRole::Client, name).ok());
+        let Some(client) = client else {
+            return Err(Status::invalid_argument(format!(
+                "the header {ON_BEHALF_OF} must be the name of one client: up to {MAX_NAME_BYTES} letters, digits, '-', \
+                 '.' and '_'"
+            )));
+        };
+        let has_right = match allowed {
+            Allowed::With(right, _) if right.is_for_gateways() => {
+                self.rights.has(&Proven::Certificate(client.name().to_owned()), right).await?
+            }
+            Allowed::With(..) | Allowed::Anyone | Allowed::Coordinators | Allowed::Agents => false,
+        };
+        if !has_right {
+            return Err(denied(&format!("{} through {}", name_of(&client), name_of(id)), allowed));
+        }
+        debug!(client = client.name(), messenger = id.name(), "a call on behalf of a client");
+        Ok(Caller::Member(Arc::new(PeerIdentity { id: client, key: peer.key })))
     }
 
     fn check_not_barred(&self, id: &SpiffeId) -> Result<(), Status> {
@@ -154,6 +200,10 @@ impl Access {
 /// Returns a member's name, for records and messages.
 fn name_of(id: &SpiffeId) -> String {
     format!("{}/{}", id.role(), id.name())
+}
+
+fn only_messengers(who: &str) -> Status {
+    Status::permission_denied(format!("{who} may not call on behalf of others; messengers may"))
 }
 
 fn denied(who: &str, allowed: Allowed) -> Status {

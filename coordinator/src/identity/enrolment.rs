@@ -1,7 +1,7 @@
 //! The Enrolment service: certifies agents' keys. Any coordinator serves it. A first enrolment is decided upon in the
 //! log, so that a proof counts once; a renewal is not, since the key is the one that was enrolled.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use robeing_fleet::{Command, Enrol, IdentityCommand, Reply};
 use robeing_identity::{LEAF_LIFETIME, PeerRole, Realm, SigningRequest};
@@ -77,7 +77,11 @@ impl EnrolmentService {
         Ok(Asked { claim, role: peer_role, request: signing })
     }
 
-    async fn enrol_agent(&self, request: &internal::EnrolRequest) -> Result<internal::EnrolResponse, Status> {
+    async fn enrol_agent(
+        &self,
+        request: &internal::EnrolRequest,
+        peer: Option<IpAddr>,
+    ) -> Result<internal::EnrolResponse, Status> {
         let Asked { claim, role, request: signing } = self.asked(request)?;
         let invalid = |error: robeing_identity::SpiffeIdError| Status::invalid_argument(error.to_string());
         let id = self.realm.member(role, claim.name).map_err(invalid)?;
@@ -102,7 +106,8 @@ impl EnrolmentService {
             );
         }
         let now = self.clock.now();
-        let issued = trusted.certifier.authority.issue(&signing, &id, &[], now, LEAF_LIFETIME);
+        let hosts = if role == PeerRole::Messenger { gateway_hosts(&self.realm, peer) } else { Vec::new() };
+        let issued = trusted.certifier.authority.issue(&signing, &id, &hosts, now, LEAF_LIFETIME);
         let issued = issued.map_err(|error| Status::internal(error.to_string()))?;
         Ok(internal::EnrolResponse {
             certificate: issued.certificate.to_vec().into(),
@@ -171,6 +176,17 @@ impl EnrolmentService {
     }
 }
 
+/// Returns the names and addresses at which clients of a messenger's gateway reach it, which look at nothing else in its
+/// certificate: the Service of all gateways, its own machine, and the address that it has connected from. What it says of
+/// itself is not among them, so that it can't get a certificate for the name of somebody else.
+fn gateway_hosts(realm: &Realm, peer: Option<IpAddr>) -> Vec<String> {
+    let (gateway, namespace) = (format!("{}-gateway", realm.cluster()), realm.namespace());
+    let mut hosts = vec![format!("{gateway}.{namespace}"), format!("{gateway}.{namespace}.svc"), gateway];
+    hosts.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+    hosts.extend(peer.map(|peer| peer.to_string()));
+    hosts
+}
+
 /// Returns the service account that a user of Kubernetes is.
 fn account(user: &User) -> Result<ServiceAccount, ProofError> {
     let (namespace, name) =
@@ -212,7 +228,7 @@ impl EnrolmentRpc for EnrolmentService {
                     convert::peer_role(role).as_str()
                 ))
             })?;
-            self.enrol_agent(&request).await
+            self.enrol_agent(&request, connection.peer.map(|peer| peer.ip().to_canonical())).await
         };
         let answered: Result<internal::EnrolResponse, Status> = answered.await;
         if let Err(status) = &answered {

@@ -19,12 +19,12 @@ pub enum Allowed {
 
 /// All methods that coordinators serve.
 pub const TABLE: &[(&str, Allowed)] = &[
-    ("/robeing.v1.Fleet/Submit", Allowed::With(Right::Submit, SUBMITTERS)),
-    ("/robeing.v1.Fleet/SubmitStream", Allowed::With(Right::Submit, SUBMITTERS)),
-    ("/robeing.v1.Fleet/CancelTasks", Allowed::With(Right::Submit, SUBMITTERS)),
+    ("/robeing.v1.Fleet/Submit", Allowed::With(Right::Submit, &[])),
+    ("/robeing.v1.Fleet/SubmitStream", Allowed::With(Right::Submit, &[])),
+    ("/robeing.v1.Fleet/CancelTasks", Allowed::With(Right::Submit, &[])),
     ("/robeing.v1.Fleet/GetTask", Allowed::With(Right::Read, READERS)),
     ("/robeing.v1.Fleet/ListTasks", Allowed::With(Right::Read, READERS)),
-    ("/robeing.v1.Fleet/WatchTasks", Allowed::With(Right::Read, READERS)),
+    ("/robeing.v1.Fleet/WatchTasks", Allowed::With(Right::Read, WATCHERS)),
     ("/robeing.v1.Fleet/ListAgents", Allowed::With(Right::Read, AGENTS)),
     ("/robeing.v1.Fleet/GetStatus", Allowed::With(Right::Read, AGENTS)),
     ("/robeing.v1.Fleet/WatchStatus", Allowed::With(Right::Read, AGENTS)),
@@ -65,10 +65,11 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Allowed::With(Right::Read, AGENTS)),
 ];
 
-/// Agents that hand in tasks for others: messengers, as gateways.
-const SUBMITTERS: &[PeerRole] = &[PeerRole::Messenger];
-/// Agents that read tasks and results: messengers, for others, and guardians, which watch over them.
-const READERS: &[PeerRole] = &[PeerRole::Messenger, PeerRole::Guardian];
+/// Agents that read tasks: guardians, which watch over them.
+const READERS: &[PeerRole] = &[PeerRole::Guardian];
+/// Agents that follow tasks: guardians, and messengers, which report what has finished to webhooks. For the clients of
+/// its gateway, a messenger calls with their rights, and needs none.
+const WATCHERS: &[PeerRole] = &[PeerRole::Messenger, PeerRole::Guardian];
 /// Agents that can quarantine others.
 const WARDENS: &[PeerRole] = &[PeerRole::Guardian];
 /// All agents.

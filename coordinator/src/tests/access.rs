@@ -7,7 +7,7 @@ use robeing_fleet::{BarKind, Command, EnrolmentMode, IdentityCommand, IdentityCo
 use robeing_identity::PeerRole;
 use robeing_net::{
     ConnectInfo,
-    gate::{Caller, Gate},
+    gate::{Caller, Gate, ON_BEHALF_OF},
     security::{PeerIdentity, TrustClock},
 };
 use robeing_settings::Enrolment;
@@ -21,7 +21,7 @@ use crate::{
         client_rights::{ClientRights, TokenReviewer},
         fixture::{Hands, NOW, Signer, certifier, config, realm, trust},
         refusals::Refusals,
-        rights::{ClientRights as Rights, Right},
+        rights::{ClientRights as Rights, MAX_NAME_BYTES, Right},
         rights_file::CurrentRights,
         table::{Allowed, TABLE},
     },
@@ -261,4 +261,55 @@ async fn while_a_fleet_moves_to_tls_whoever_has_no_certificate_is_trusted() {
     for connection in [&plain, &connection(None)] {
         check("plaintext", &access, (connection, &HeaderMap::new()), |_| Ok("plaintext")).await;
     }
+}
+
+fn on_behalf_of(names: &[&str]) -> HeaderMap {
+    names.iter().map(|name| (ON_BEHALF_OF.parse().expect("a name"), name.parse().expect("a value"))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_messenger_does_for_a_client_what_that_client_has_the_right_to_and_nothing_else() {
+    let fixture = Fixture::new().await;
+    let access = fixture.access(Enrolment::Open, RIGHTS, false);
+    let messenger = connection(Some((PeerRole::Messenger, "m-0")));
+    for (name, has_rights) in [("ann", true), ("bob", false), ("carol", false)] {
+        let headers = on_behalf_of(&[name]);
+        for (method, allowed) in TABLE {
+            let expected = match allowed {
+                // Neither what messengers may do themselves, nor administration.
+                Allowed::With(Right::Submit | Right::Read | Right::Message, _) if has_rights => Ok(()),
+                _ => Err(Code::PermissionDenied),
+            };
+            let decided = access.admit(method, &messenger, &headers).await;
+            if let Ok(caller) = &decided {
+                assert_eq!(caller.name(), format!("client/{name}"));
+            }
+            assert_eq!(decided.map(drop).map_err(|status| status.code()), expected, "{name} calls {method}");
+        }
+    }
+    let long = "x".repeat(MAX_NAME_BYTES);
+    assert_eq!(decide_for(&access, &[&long], &messenger).await, Err(Code::PermissionDenied), "it is a name");
+    for bad in [&[""][..], &["a/b"], &["ann", "bob"], &[&format!("{long}x")]] {
+        assert_eq!(decide_for(&access, bad, &messenger).await, Err(Code::InvalidArgument), "{bad:?}");
+    }
+}
+
+async fn decide_for(access: &Access, names: &[&str], connection: &ConnectInfo) -> Result<(), Code> {
+    let decided = access.admit("/robeing.v1.Fleet/Submit", connection, &on_behalf_of(names)).await;
+    decided.map(drop).map_err(|status| status.code())
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_but_messengers_calls_on_behalf_of_others() {
+    let fixture = Fixture::new().await;
+    let access = fixture.access(Enrolment::Open, RIGHTS, false);
+    let members = PeerRole::ALL.into_iter().filter(|role| *role != PeerRole::Messenger);
+    for connection in members.map(|role| connection(Some((role, "x")))).chain([connection(None)]) {
+        assert_eq!(decide_for(&access, &["ann"], &connection).await, Err(Code::PermissionDenied), "{connection:?}");
+    }
+    let (agent, by) = ("m-0".to_owned(), "test".to_owned());
+    let bar = IdentityCommand::Bar { agent, kind: BarKind::Quarantined, reason: "odd".into(), by };
+    fixture.propose(bar).await;
+    let barred = connection(Some((PeerRole::Messenger, "m-0")));
+    assert_eq!(decide_for(&access, &["ann"], &barred).await, Err(Code::PermissionDenied));
 }

@@ -14,6 +14,10 @@ use tower::{Layer, Service};
 
 use crate::{ConnectInfo, security::PeerIdentity};
 
+/// The header with which a messenger states that it calls on behalf of a client: the name in the certificate with which
+/// the client has connected to the messenger. Coordinators accept it from messengers alone.
+pub const ON_BEHALF_OF: &str = "robeing-on-behalf-of";
+
 /// Who made a call that was admitted. Services find it in the extensions of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {

@@ -42,9 +42,13 @@ pub struct ConnectInfo {
     pub encrypted: bool,
 }
 
-/// Turns a listener into the stream of connections that tonic expects.
-pub(crate) fn accepted(listener: Box<dyn Listener>, tls: Option<Tls>) -> impl Stream<Item = io::Result<Accepted>> {
-    let room = Arc::new(Semaphore::new(super::MAX_CONNECTIONS));
+/// Turns a listener into the stream of connections that tonic expects, of which at most `connections` are open at once.
+pub(crate) fn accepted(
+    listener: Box<dyn Listener>,
+    tls: Option<Tls>,
+    connections: usize,
+) -> impl Stream<Item = io::Result<Accepted>> {
+    let room = Arc::new(Semaphore::new(connections));
     let (limits, handshakes) = (PeerLimits::default(), FuturesUnordered::new());
     futures::stream::unfold((listener, room, tls, limits, handshakes), |mut state| async move {
         loop {

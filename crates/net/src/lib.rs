@@ -9,6 +9,7 @@ pub mod https;
 pub mod incarnation;
 mod incoming;
 pub mod security;
+pub mod web;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -275,7 +276,10 @@ impl Bound {
             .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
             .http2_max_header_list_size(MAX_HEADER_BYTES)
             .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming::accepted(self.listener, self.tls), stop.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(
+                incoming::accepted(self.listener, self.tls, MAX_CONNECTIONS),
+                stop.clone().cancelled_owned(),
+            );
         let overdue = async {
             stop.cancelled().await;
             tokio::time::sleep(SHUTDOWN_GRACE).await;

@@ -53,9 +53,13 @@ pub struct AgentConfig {
     /// What the agent does with the messages that it receives. `None`: with [`ExecutorSpec::Worker`], attached processes
     /// that handle messages get them; otherwise they go to the built-in inbox.
     pub messages: Option<MessagesSpec>,
-    /// Directory of the journal by which the agent recognizes messages that it has handled before, also after a
-    /// restart. `None`: the journal is kept in memory.
+    /// Directory of what the agent remembers across restarts, such as the messages that it has handled. `None`: it
+    /// remembers them in memory.
     pub data: Option<PathBuf>,
+    /// Address of a messenger's gateway for HTTP clients, `host:port`; port 0 picks a free port.
+    pub gateway_listen: Option<String>,
+    /// File with the webhooks that a messenger calls.
+    pub webhooks: Option<PathBuf>,
     /// Whether the agent's connections are encrypted.
     pub tls: TlsMode,
     /// How the agent enrols, with TLS.
@@ -83,6 +87,8 @@ impl AgentConfig {
             worker_listen: DEFAULT_WORKER_LISTEN.to_owned(),
             messages: None,
             data: None,
+            gateway_listen: None,
+            webhooks: None,
             tls: TlsMode::default(),
             enrolment: EnrolmentConfig::default(),
         }

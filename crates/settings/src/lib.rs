@@ -305,6 +305,7 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
     config.messages = sources.get(&settings::MESSAGES).map(|value| forms::messages(&value)).transpose()?;
     config.data = sources.path(&settings::DATA);
     config.tls = common.tls;
+    gateway(sources, &mut config)?;
     config.enrolment = enrolment(sources)?;
     Ok(config)
 }
@@ -317,6 +318,32 @@ fn check_messages(config: &AgentConfig, executor: &ExecutorSpec) -> Result<(), C
              change one of them",
             settings::MESSAGES.flag,
             settings::EXECUTOR.flag
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the settings of a messenger's gateway. Other agents have none; they may share their environment with one.
+fn gateway(sources: &Sources<'_>, config: &mut AgentConfig) -> Result<(), ConfigError> {
+    if config.role != AgentRole::Messenger {
+        let mut given = [&settings::GATEWAY_LISTEN, &settings::WEBHOOKS].into_iter();
+        return match given.find(|setting| sources.is_flag(setting)) {
+            None => Ok(()),
+            Some(setting) => Err(ConfigError::Wrong(format!(
+                "--{} is for messengers, but --role is another one: remove it, or make the agent a messenger",
+                setting.flag
+            ))),
+        };
+    }
+    let listen = sources.get(&settings::GATEWAY_LISTEN).filter(|value| !value.text.trim().is_empty());
+    config.gateway_listen = listen.map(|value| forms::address(&value)).transpose()?;
+    config.webhooks = sources.path(&settings::WEBHOOKS);
+    match &config.gateway_listen {
+        Some(listen) if config.tls == TlsMode::Off && local_port(listen).is_none() => Err(ConfigError::Wrong(format!(
+            "without TLS, anyone who reaches {listen} could use the fleet: give --{} a loopback address, such as \
+             127.0.0.1:8082, or leave --{} at strict",
+            settings::GATEWAY_LISTEN.flag,
+            settings::TLS.flag
         ))),
         _ => Ok(()),
     }

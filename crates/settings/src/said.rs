@@ -157,6 +157,8 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
         });
     }
     list.path(&settings::DATA, config.data.as_deref());
+    list.some(&settings::GATEWAY_LISTEN, config.gateway_listen.as_deref());
+    list.path(&settings::WEBHOOKS, config.webhooks.as_deref());
     list.text(&settings::TLS, config.tls.as_str());
     list.path(&settings::TRUST, config.enrolment.trust.as_deref());
     match &config.enrolment.proof {

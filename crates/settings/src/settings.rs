@@ -96,7 +96,8 @@ pub const DATA: Setting = Setting::new(
     "data",
     &["ROBEING_DATA"],
     "DIR",
-    "Directory of a coordinator's log and snapshots; an agent's journal of messages is in memory unless it is set",
+    "Directory of a coordinator's log and snapshots; what an agent remembers of messages and webhooks is in memory unless \
+     it is set",
 )
 .unset(DEFAULT_DATA)
 .path();
@@ -370,6 +371,27 @@ pub const WORKER_LISTEN: Setting = Setting::new(
 )
 .unset(DEFAULT_WORKER_LISTEN);
 
+/// The address of a messenger's gateway, `host:port`.
+pub const GATEWAY_LISTEN: Setting = Setting::new(
+    For::Agents,
+    "gateway-listen",
+    &["ROBEING_GATEWAY_LISTEN"],
+    "HOST:PORT",
+    "Address at which a messenger serves its gateway for HTTP clients; port 0 picks a free port",
+)
+.unset("not served");
+
+/// The file with the webhooks that messengers call.
+pub const WEBHOOKS: Setting = Setting::new(
+    For::Agents,
+    "webhooks",
+    &["ROBEING_WEBHOOKS"],
+    "FILE",
+    "List of webhooks, JSON, that messengers call when tasks end",
+)
+.unset("none")
+.path();
+
 /// How long running tasks may continue after an agent is asked to stop.
 pub const DRAIN_TIMEOUT: Span = Span {
     setting: Setting::new(
@@ -438,6 +460,8 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &EXECUTOR,
     &MESSAGES,
     &WORKER_LISTEN,
+    &GATEWAY_LISTEN,
+    &WEBHOOKS,
     &DRAIN_TIMEOUT,
     &TRUST,
     &JOIN_TOKEN,

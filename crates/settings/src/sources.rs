@@ -53,6 +53,11 @@ impl<'a> Sources<'a> {
         self.matches.get_flag(EXIT_WITH_PARENT)
     }
 
+    /// Returns whether a setting is given by its flag.
+    pub fn is_flag(&self, setting: &Setting) -> bool {
+        self.matches.contains_id(setting.flag)
+    }
+
     /// Returns a setting that is a path, if given. Any bytes are a valid path.
     pub fn path(&self, setting: &Setting) -> Option<PathBuf> {
         let given = self.matches.get_one::<OsString>(setting.flag).cloned();

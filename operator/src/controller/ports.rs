@@ -3,7 +3,7 @@
 //! itself. Pure.
 
 use k8s_openapi::api::core::v1::Container;
-use robeing_crds::{AgentPorts, Executor, Messages, Pool};
+use robeing_crds::{AgentPorts, Executor, Messages, Pool, Role};
 use robeing_settings::settings::WORKER_ADDRESS;
 
 use crate::{controller::validate::Work, names};
@@ -15,9 +15,12 @@ pub(crate) fn are_free(pool: &Pool, ports: AgentPorts, work: &Work) -> Result<()
         Work::InUserContainer(container) | Work::BesideAgent { container, .. } => Some(container.as_ref()),
     };
     let attach = attaches_at(work).and_then(of_local_address).map(u32::from);
+    let has_gateway = pool.role == Role::Messenger;
     let taken = |number: u32| what_takes(ports, number, attach);
-    let clash = container
-        .and_then(|container| of_container(container, &taken))
+    let clash = has_gateway
+        .then(|| of_gateway(container, &taken))
+        .flatten()
+        .or_else(|| container.and_then(|container| of_container(container, &taken)))
         .or_else(|| of_urls(pool, &taken))
         .or_else(|| of_address(work, ports));
     match clash {
@@ -32,6 +35,26 @@ fn what_takes(ports: AgentPorts, number: u32, attach: Option<u32>) -> Option<&'s
     let name = if attach == Some(ports.attach) { "agentPorts.attach" } else { WORKER_ADDRESS };
     let own = [("agentPorts.grpc", Some(ports.grpc)), ("agentPorts.metrics", Some(ports.metrics)), (name, attach)];
     own.into_iter().find(|(_, port)| *port == Some(number)).map(|(name, _)| name)
+}
+
+/// Returns a message if something else of a messenger's pod has the port of its gateway.
+fn of_gateway(container: Option<&Container>, taken: &impl Fn(u32) -> Option<&'static str>) -> Option<String> {
+    let port = names::GATEWAY_PORT;
+    if let Some(own) = u32::try_from(port).ok().and_then(taken) {
+        return Some(format!("{own} is {port}, where messengers serve their gateway; set it to another port."));
+    }
+    let mut ports = container.into_iter().flat_map(|container| container.ports.iter().flatten());
+    let tcp = |protocol: Option<&str>| protocol.is_none_or(|protocol| protocol == "TCP");
+    let clash = ports.any(|of| {
+        of.name.as_deref() == Some(names::AGENT_GATEWAY) || of.container_port == port && tcp(of.protocol.as_deref())
+    });
+    clash.then(|| {
+        format!(
+            "its container lists port {port}, or a port named {:?}, where messengers serve their gateway; have your \
+             server listen elsewhere.",
+            names::AGENT_GATEWAY
+        )
+    })
 }
 
 /// Returns the address at which worker processes attach to the agent.

@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use proptest::prelude::*;
-use robeing_crds::{Executor, HttpExecutor, Messages, Pool, RobeingCluster, arbitrary, limits};
+use robeing_crds::{Executor, HttpExecutor, Messages, Pool, RobeingCluster, Role, arbitrary, limits};
 use robeing_operator::{
     controller::{
         build::{self, Desired},
@@ -168,6 +168,9 @@ fn check_pool(pool: &Pool, built: &Built) {
     };
     if matches!(pool.executor, Executor::Worker {}) {
         expected.worker_listen = format!("127.0.0.1:{}", ports.attach);
+    }
+    if pool.role == Role::Messenger {
+        expected.gateway_listen = Some(format!("0.0.0.0:{}", names::GATEWAY_PORT));
     }
     assert_eq!(config, expected);
     assert_eq!(environment[settings::EXECUTOR.variable()], executor_of_running_pods(&pool.executor));

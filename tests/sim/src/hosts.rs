@@ -150,6 +150,8 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
         worker_listen: robeing_settings::DEFAULT_WORKER_LISTEN.into(),
         messages: None,
         data: None,
+        gateway_listen: None,
+        webhooks: None,
         listen: format!("{name}:{PORT}"),
         name,
         cluster_id: "simulated".to_owned(),

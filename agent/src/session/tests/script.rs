@@ -338,6 +338,8 @@ pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
         worker_listen: "127.0.0.1:0".into(),
         messages: None,
         data: None,
+        gateway_listen: None,
+        webhooks: None,
     }
 }
 

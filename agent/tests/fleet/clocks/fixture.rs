@@ -219,6 +219,8 @@ impl Fleet {
             worker_listen: robeing_settings::DEFAULT_WORKER_LISTEN.into(),
             messages: None,
             data: None,
+            gateway_listen: None,
+            webhooks: None,
         };
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
         let script = Arc::new(self.script.clone());

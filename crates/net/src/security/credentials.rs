@@ -18,6 +18,8 @@ use super::{clock::TrustClock, verifier::PeerVerifier};
 const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13];
 /// What is spoken over TLS: HTTP/2, as gRPC needs it.
 const ALPN: &[u8] = b"h2";
+/// What is spoken with clients that may know nothing of gRPC, besides HTTP/2.
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// Why credentials can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,8 @@ pub struct Credentials {
     pub(super) nameless: Arc<ClientConfig>,
     /// `None` while this process has no certificate.
     pub(super) server: Option<Arc<ServerConfig>>,
+    /// For listeners that speak HTTP/1.1 as well; `None` while this process has no certificate.
+    pub(super) web: Option<Arc<ServerConfig>>,
 }
 
 impl fmt::Debug for Credentials {
@@ -80,6 +84,10 @@ impl Credentials {
             None => Arc::clone(&nameless),
         };
         let server = own.as_ref().map(|own| server_config(&verifier, &provider, clock, own)).transpose()?;
+        let web = server.clone().map(|mut config| {
+            config.alpn_protocols.push(ALPN_HTTP1.to_vec());
+            Arc::new(config)
+        });
         let own = own.map(|(certificate, _)| {
             let stated = Certificate::from_der(&certificate)?;
             Ok::<_, CredentialsError>(OwnCertificate { certificate, stated })
@@ -92,6 +100,7 @@ impl Credentials {
             client,
             nameless,
             server: server.map(Arc::new),
+            web,
         })
     }
 

@@ -84,8 +84,8 @@ impl Tls {
             return Ok(Greeted { connection, info, identity: None, encrypted: false, counted: None, open });
         }
         let credentials = self.credentials();
-        let config =
-            credentials.server.clone().ok_or((Refused::NotReady, "this process has no certificate yet".into()))?;
+        let config = if self.web { &credentials.web } else { &credentials.server };
+        let config = config.clone().ok_or((Refused::NotReady, "this process has no certificate yet".into()))?;
         let stream = TlsAcceptor::from(config).accept(connection).await.map_err(failed)?;
         let other = |problem| (Refused::OtherFleet, problem);
         let identity = identity_of(stream.get_ref().1.peer_certificates()).map_err(other)?;

@@ -72,6 +72,8 @@ pub struct Tls {
     permissive: bool,
     /// Whether connections that this process opens present its certificate.
     presents: bool,
+    /// Whether HTTP/1.1 is spoken with clients, too.
+    web: bool,
     stats: Arc<TlsStats>,
 }
 
@@ -79,7 +81,7 @@ impl Tls {
     /// Creates the TLS of a process with these credentials, now and whenever they are replaced. If it is `permissive`,
     /// peers without TLS are accepted and called as well: for the time in which a fleet moves to TLS.
     pub fn new(credentials: watch::Receiver<Arc<Credentials>>, permissive: bool) -> Self {
-        Self { credentials, permissive, presents: true, stats: Arc::default() }
+        Self { credentials, permissive, presents: true, web: false, stats: Arc::default() }
     }
 
     /// Returns the same TLS for connections on which this process does not present its certificate: to obtain one, also
@@ -87,6 +89,12 @@ impl Tls {
     #[must_use]
     pub fn nameless(&self) -> Self {
         Self { presents: false, ..self.clone() }
+    }
+
+    /// Returns the same TLS for a listener of clients that speak HTTP/1.1 or HTTP/2, and not gRPC alone.
+    #[must_use]
+    pub(crate) fn for_web(&self) -> Self {
+        Self { web: true, ..self.clone() }
     }
 
     /// Returns the credentials as they are now.

@@ -185,17 +185,22 @@ fn agent_settings() -> impl Strategy<Value = Process> {
         of_span(settings::DRAIN_TIMEOUT),
     );
     let security = (mode(), enrolment());
-    let messages = (messages(), prop::option::of(data()));
-    let all = (who, pool, where_it_is, how, executor(), security, messages);
-    all.prop_map(|(who, pool, where_it_is, how, executor, security, messages)| {
+    let files = (prop::option::of(data()), prop::option::of(local_address()), prop::option::of(data()));
+    let rest = (security, files, messages());
+    (who, pool, where_it_is, how, executor(), rest).prop_map(|(who, pool, where_it_is, how, executor, rest)| {
+        let (security, files, messages) = rest;
         let (name, cluster_id, role, listen, mut coordinators) = who;
         coordinators.push("coordinator:1".into());
         let mut config =
             AgentConfig::new(name, cluster_id, role, listen, coordinators.split_off(coordinators.len() / 2));
         (config.tls, config.enrolment) = (tls(security.0, &config.listen), security.1);
+        config.data = files.0;
+        if role == AgentRole::Messenger {
+            (config.gateway_listen, config.webhooks) = (files.1, files.2);
+        }
         (config.pool, config.pool_replicas, config.pool_standby) = pool.unwrap_or_default();
         (config.specializations, config.slots, config.drain_timeout) = how;
-        (config.messages, config.data) = messages;
+        config.messages = messages;
         if executor != (ExecutorSpec::Worker {}) && config.messages == Some(MessagesSpec::Worker {}) {
             config.messages = None;
         }
@@ -338,7 +343,6 @@ fn the_defaults_that_help_shows_are_those_that_are_taken() {
     };
     let said = [
         settings::CLUSTER_ID,
-        settings::DATA,
         settings::ELECTION_TIMEOUT,
         settings::WEIGHTS,
         settings::TLS,

@@ -98,6 +98,8 @@ fn the_flags_of_an_agent_are_read() {
         worker_listen: "127.0.0.1:8081".into(),
         messages: None,
         data: None,
+        gateway_listen: None,
+        webhooks: None,
         tls: TlsMode::Strict,
         enrolment: EnrolmentConfig::default(),
     };
@@ -461,4 +463,32 @@ fn several_coordinators_share_one_authority() {
     assert_eq!(open.authority.enrolment(), Enrolment::Open);
     let refused = wrong(&with(&COORDINATOR, &["--trust-domain=A"]), &[]);
     assert!(refused.contains("without capital letters"), "{refused}");
+}
+
+#[test]
+fn only_messengers_have_a_gateway_and_without_tls_only_on_this_machine() {
+    let read = |arguments: &[&str]| {
+        let who = ["robeing-agent", "--name=a", "--advertise=a:1"];
+        let arguments = who.iter().chain(arguments).map(OsString::from);
+        parse(arguments, &|name| (name == "ROBEING_WEBHOOKS").then(|| "/hooks".into()))
+    };
+    let agent = |arguments: &[&str]| match read(arguments).expect("it is right").process {
+        Process::Agent(config, _) => (config.gateway_listen, config.webhooks.is_some()),
+        Process::Coordinator(_) => panic!("it is an agent"),
+    };
+    assert_eq!(agent(&["--role=messenger"]), (None, true));
+    let everywhere = "--gateway-listen=0.0.0.0:8082";
+    assert_eq!(agent(&["--role=messenger", everywhere]), (Some("0.0.0.0:8082".into()), true));
+    assert_eq!(agent(&["--role=worker"]), (None, false), "the environment is shared");
+    let off = ["--role=messenger", "--tls=off", "--listen=127.0.0.1:1"];
+    assert_eq!(agent(&[&off[..], &["--gateway-listen=127.0.0.1:0"]].concat()).0.as_deref(), Some("127.0.0.1:0"));
+    for (wrong, words) in [
+        (vec!["--role=worker", everywhere], "--gateway-listen is for messengers"),
+        (vec!["--role=guardian", "--webhooks=f"], "--webhooks is for messengers"),
+        ([&off[..], &[everywhere]].concat(), "without TLS"),
+        (vec!["--role=messenger", "--gateway-listen=8082"], "give host:port"),
+    ] {
+        let error = read(&wrong).expect_err("it is wrong").to_string();
+        assert!(error.contains(words), "{error}");
+    }
 }

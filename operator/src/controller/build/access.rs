@@ -12,7 +12,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
-use super::metadata;
+use super::{metadata, pool};
 use crate::{
     controller::validate::{FleetPool, ValidatedCluster},
     names::{self, Component, LABEL_COMPONENT, LABEL_INSTANCE, LABEL_NAME},
@@ -54,13 +54,21 @@ pub(super) fn coordinators_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
 }
 
 /// Agents accept calls only from their coordinators, which probe whether a process is gone, and from the agents of the
-/// same fleet, which send messages. The policy has the names of the ports, since each pool may have its own port
+/// same fleet, which send messages. The gateways of messengers accept clients from the cluster's namespace; for others,
+/// such as an ingress controller, the user adds a policy. The policy has the names of the ports, since each pool may have its own port
 /// numbers, at which something else may listen in the pods of another pool.
 pub(super) fn agents_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
     let ports = [names::AGENT_GRPC, names::AGENT_METRICS].map(|name| IntOrString::String(name.into()));
     let from = [Component::Coordinator, Component::Agent]
         .map(|of| NetworkPolicyPeer { pod_selector: Some(component(fleet, of)), ..NetworkPolicyPeer::default() });
-    policy(fleet, names::agents(&fleet.name), Component::Agent, from.into(), ports)
+    let mut policy = policy(fleet, names::agents(&fleet.name), Component::Agent, from.into(), ports);
+    if fleet.pools.iter().any(|of| pool::has_gateway(fleet, of)) {
+        let namespace = NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..Default::default() };
+        let port = IntOrString::String(names::AGENT_GATEWAY.into());
+        let rules = policy.spec.get_or_insert_default().ingress.get_or_insert_default();
+        rules.push(rule(port, Some(vec![namespace])));
+    }
+    policy
 }
 
 fn component(fleet: &ValidatedCluster, component: Component) -> LabelSelector {
@@ -76,10 +84,6 @@ fn policy(
     from: Vec<NetworkPolicyPeer>,
     [grpc, metrics]: [IntOrString; 2],
 ) -> NetworkPolicy {
-    let rule = |port: IntOrString, from: Option<Vec<NetworkPolicyPeer>>| NetworkPolicyIngressRule {
-        from,
-        ports: Some(vec![NetworkPolicyPort { port: Some(port), protocol: Some("TCP".into()), end_port: None }]),
-    };
     NetworkPolicy {
         metadata: metadata(fleet, name),
         spec: Some(NetworkPolicySpec {
@@ -89,5 +93,12 @@ fn policy(
             ingress: Some(vec![rule(grpc, Some(from)), rule(metrics, None)]),
             egress: None,
         }),
+    }
+}
+
+fn rule(port: IntOrString, from: Option<Vec<NetworkPolicyPeer>>) -> NetworkPolicyIngressRule {
+    NetworkPolicyIngressRule {
+        from,
+        ports: Some(vec![NetworkPolicyPort { port: Some(port), protocol: Some("TCP".into()), end_port: None }]),
     }
 }

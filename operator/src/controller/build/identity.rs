@@ -66,6 +66,11 @@ pub(super) fn coordinator_environment(fleet: &ValidatedCluster) -> Vec<EnvVar> {
     environment
 }
 
+/// Returns whether agents have TLS.
+pub(super) fn agents_have_tls(fleet: &ValidatedCluster) -> bool {
+    mode(fleet.identity.transport).is_some()
+}
+
 /// Returns the variables of an agent.
 pub(super) fn agent_environment(fleet: &ValidatedCluster) -> Vec<EnvVar> {
     let Some(mode) = mode(fleet.identity.transport) else { return Vec::new() };

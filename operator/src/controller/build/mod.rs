@@ -91,6 +91,9 @@ pub fn build(fleet: &ValidatedCluster, coordinators: u32, member_high_water: u32
         desired(&access::agents_policy(fleet))?,
         desired(&coordinators::stateful_set(fleet, coordinators, member_high_water))?,
     ]);
+    if let Some(gateway) = services::gateway(fleet) {
+        objects.push(desired(&gateway)?);
+    }
     if let Some(budget) = coordinators::disruption_budget(fleet) {
         objects.push(desired(&budget)?);
     }

@@ -13,7 +13,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
-use robeing_crds::PodOverrides;
+use robeing_crds::{PodOverrides, Role};
 use robeing_settings::{
     settings::{self, WORKER_ADDRESS},
     text,
@@ -37,7 +37,7 @@ const UNREACHABLE_SECONDS: i64 = 30;
 const BESIDE_MEMORY: u32 = 256;
 const BESIDE_MEMORY_OF_SLOT: u32 = 4;
 /// The environment variables that define an agent of its pool; a template can't change them.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 12] = [
     settings::ROLE.variable(),
     settings::CLUSTER_ID.variable(),
     settings::NAME.variable(),
@@ -45,6 +45,7 @@ const FIXED: [&str; 11] = [
     settings::LISTEN.variable(),
     settings::METRICS_LISTEN.variable(),
     settings::DATA.variable(),
+    settings::GATEWAY_LISTEN.variable(),
     settings::TLS.variable(),
     settings::TRUST.variable(),
     settings::SERVICE_ACCOUNT_TOKEN.variable(),
@@ -97,8 +98,12 @@ fn template(fleet: &ValidatedCluster, pool: &FleetPool) -> PodTemplateSpec {
     }
     volumes.extend(identity::agent_volumes(fleet, pool));
     volumes.extend(journal::volume(fleet));
+    let mut labels = labels(fleet, pool);
+    if has_gateway(fleet, pool) {
+        labels.insert(names::LABEL_GATEWAY.to_owned(), "true".to_owned());
+    }
     let parts = pod::Parts {
-        labels: labels(fleet, pool),
+        labels,
         account: validate::service_account(fleet, pool),
         init_containers,
         containers,
@@ -120,6 +125,24 @@ fn needs_ports_of_node(template: &PodTemplateSpec) -> bool {
 
 fn ports(pool: &FleetPool) -> pod::Ports {
     pod::Ports { grpc: (names::AGENT_GRPC, pool.grpc_port), metrics: (names::AGENT_METRICS, pool.metrics_port) }
+}
+
+/// Returns whether the agents of a pool serve a gateway: messengers do, unless the fleet has no TLS.
+pub(super) fn has_gateway(fleet: &ValidatedCluster, pool: &FleetPool) -> bool {
+    pool.role == Role::Messenger && identity::agents_have_tls(fleet)
+}
+
+/// Adds the ports and probes of an agent to its container.
+fn observed(fleet: &ValidatedCluster, pool: &FleetPool, container: &mut Container) {
+    pod::observed(container, ports(pool));
+    if has_gateway(fleet, pool) {
+        container.ports.get_or_insert_default().push(ContainerPort {
+            name: Some(names::AGENT_GATEWAY.into()),
+            container_port: names::GATEWAY_PORT,
+            protocol: Some("TCP".into()),
+            ..ContainerPort::default()
+        });
+    }
 }
 
 fn mounts_the_agent(container: &Container) -> bool {
@@ -174,7 +197,7 @@ fn agent(fleet: &ValidatedCluster, pool: &FleetPool, ours: bool) -> Container {
     };
     identity::mount_agent(fleet, &mut container);
     journal::mount(fleet, &mut container);
-    pod::observed(&mut container, ports(pool));
+    observed(fleet, pool, &mut container);
     container
 }
 
@@ -198,7 +221,7 @@ fn entrypoint(fleet: &ValidatedCluster, pool: &FleetPool, given: &Container, own
     add_env(&mut container, &own, &FIXED);
     identity::mount_agent(fleet, &mut container);
     journal::mount(fleet, &mut container);
-    pod::observed(&mut container, ports(pool));
+    observed(fleet, pool, &mut container);
     container
 }
 
@@ -277,6 +300,9 @@ fn environment(fleet: &ValidatedCluster, pool: &FleetPool) -> Vec<EnvVar> {
     ]);
     environment.extend(pool.messages.as_ref().map(|messages| env_as_is(&settings::MESSAGES, &messages.to_json())));
     environment.extend(journal::environment(fleet));
+    if has_gateway(fleet, pool) {
+        environment.push(env(&settings::GATEWAY_LISTEN, format!("0.0.0.0:{}", names::GATEWAY_PORT)));
+    }
     if !pool.specializations.is_empty() {
         environment.push(env(&settings::SPECIALIZATIONS, text::list(&pool.specializations)));
     }

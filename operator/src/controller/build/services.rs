@@ -1,4 +1,4 @@
-//! The Services of the coordinators, and the ConfigMap with their initial membership.
+//! The Services of the coordinators and of the messengers' gateways, and the ConfigMap with their initial membership.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{coordinators, metadata};
+use super::{coordinators, metadata, pool};
 use crate::{
     controller::validate::ValidatedCluster,
     names::{self, Component, GRPC_PORT, METRICS_PORT},
@@ -28,6 +28,30 @@ pub(super) fn headless(fleet: &ValidatedCluster) -> Service {
 /// Returns the Service that users and agents connect to: any ready coordinator.
 pub(super) fn client(fleet: &ValidatedCluster) -> Service {
     service(fleet, fleet.name.clone())
+}
+
+/// Returns the Service that HTTP clients connect to: the gateway of any ready messenger. `None` if no pool serves one.
+pub(super) fn gateway(fleet: &ValidatedCluster) -> Option<Service> {
+    fleet.pools.iter().find(|pool| pool::has_gateway(fleet, pool))?;
+    let mut metadata = metadata(fleet, names::gateway(&fleet.name));
+    metadata.labels = Some(names::component_labels(&fleet.name, Component::Agent, None));
+    let port = ServicePort {
+        name: Some("gateway".into()),
+        port: names::GATEWAY_PORT,
+        protocol: Some("TCP".into()),
+        target_port: Some(IntOrString::String(names::AGENT_GATEWAY.into())),
+        app_protocol: Some("https".into()),
+        ..ServicePort::default()
+    };
+    let mut selector = names::selector(&fleet.name, Component::Agent, None);
+    selector.insert(names::LABEL_GATEWAY.to_owned(), "true".to_owned());
+    let spec = ServiceSpec {
+        type_: Some("ClusterIP".into()),
+        selector: Some(selector),
+        ports: Some(vec![port]),
+        ..ServiceSpec::default()
+    };
+    Some(Service { metadata, spec: Some(spec), status: None })
 }
 
 fn service(fleet: &ValidatedCluster, name: String) -> Service {

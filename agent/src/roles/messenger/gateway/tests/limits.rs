@@ -1,0 +1,103 @@
+//! The gateway at its limits.
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::StatusCode;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use super::{
+    super::{MAX_BODY, server::Limits},
+    client::{PATIENCE, get, post, send},
+    stub::{Plain, Stub},
+};
+
+/// A JSON task of exactly this many bytes.
+fn of_size(bytes: usize) -> String {
+    let empty = r#"{"kind":"k","input":""}"#;
+    empty.replace(r#""""#, &format!(r#""{}""#, "x".repeat(bytes - empty.len())))
+}
+
+/// Sends bytes as they are, and returns what comes until the connection is closed.
+async fn raw(at: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(at).await.expect("it listens");
+    stream.write_all(bytes).await.expect("it reads");
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("in time").expect("it answers");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_body_is_as_large_as_the_limit() {
+    let fleet = Plain::start().await;
+    let at = fleet.gateway.local_addr();
+    assert_eq!(send(at, post("/v1/tasks", &of_size(MAX_BODY))).await.status, StatusCode::ACCEPTED);
+    let head = "POST /v1/tasks HTTP/1.1\r\nhost: g\r\nconnection: close\r\ncontent-type: application/json\r\n";
+    let stated = raw(at, format!("{head}content-length: {}\r\n\r\n", MAX_BODY + 1).as_bytes()).await;
+    assert!(stated.starts_with("HTTP/1.1 413"), "{stated}");
+    let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{}", MAX_BODY + 1, of_size(MAX_BODY + 1));
+    let chunked = raw(at, chunked.as_bytes()).await;
+    assert!(chunked.starts_with("HTTP/1.1 413"), "{chunked}");
+    assert_eq!(fleet.coordinator.stub.tasks().len(), 1);
+}
+
+#[tokio::test]
+async fn a_body_must_come_in_time_and_there_is_room_for_so_many() {
+    let limits = Limits { bodies: 2 * 1_024, body_within: Duration::from_millis(300), ..Limits::default() };
+    let fleet = Plain::with(Stub::default(), limits).await;
+    let at = fleet.gateway.local_addr();
+    assert_eq!(send(at, post("/v1/tasks", &of_size(2_048))).await.status, StatusCode::ACCEPTED);
+    let busy = send(at, post("/v1/tasks", &of_size(2_049))).await;
+    assert_eq!((busy.status, busy.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "1"));
+    let slow = "POST /v1/tasks HTTP/1.1\r\nhost: g\r\nconnection: close\r\ncontent-type: application/json\r\n\
+                content-length: 100\r\n\r\n{";
+    let slow = raw(at, slow.as_bytes()).await;
+    assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
+}
+
+#[tokio::test]
+async fn so_many_requests_are_in_progress_and_so_many_wait() {
+    let limits = Limits { requests: 0, ..Limits::default() };
+    let full = Plain::with(Stub::default(), limits).await;
+    let busy = send(full.gateway.local_addr(), get("/v1/tasks/a")).await;
+    assert_eq!((busy.status, busy.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "1"));
+    assert_eq!(send(full.gateway.local_addr(), get("/healthz")).await.status, StatusCode::OK);
+    // One request waits, and takes no room of those that are in progress.
+    let limits = Limits { requests: 1, waits: 1, ..Limits::default() };
+    let fleet = Plain::with(Stub::default(), limits).await;
+    let at = fleet.gateway.local_addr();
+    let waiting = tokio::spawn(send(at, post("/v1/tasks?wait=60s", r#"{"kind":"k"}"#)));
+    let stub = &fleet.coordinator.stub;
+    let watched = async {
+        while !stub.calls().iter().any(|call| call.method == "WatchTasks") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, watched).await.expect("it is watched");
+    assert_eq!(send(at, post("/v1/tasks", r#"{"kind":"k"}"#)).await.status, StatusCode::ACCEPTED);
+    let second = send(at, post("/v1/tasks?wait=60s", r#"{"kind":"k"}"#)).await;
+    assert_eq!(second.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(second.json()["id"].is_string(), "its id is told");
+    assert_eq!(stub.tasks().len(), 3, "it was submitted all the same");
+    stub.finish();
+    assert_eq!(waiting.await.expect("it ends").status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_request_has_so_many_headers_and_no_more() {
+    use robeing_net::web::MAX_WEB_HEADERS;
+
+    let fleet = Plain::start().await;
+    let at = fleet.gateway.local_addr();
+    let headers = |count: usize| {
+        let more: String = (0..count).map(|number| format!("x-{number}: y\r\n")).collect();
+        format!("GET /healthz HTTP/1.1\r\nhost: g\r\nconnection: close\r\n{more}\r\n")
+    };
+    let fits = raw(at, headers(MAX_WEB_HEADERS - 2).as_bytes()).await;
+    assert!(fits.starts_with("HTTP/1.1 200"), "{fits}");
+    let refused = raw(at, headers(MAX_WEB_HEADERS - 1).as_bytes()).await;
+    assert!(refused.starts_with("HTTP/1.1 431"), "{refused}");
+}

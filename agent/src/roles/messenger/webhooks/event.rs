@@ -1,0 +1,89 @@
+//! The event of a task that has ended, and its signature.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use ring::hmac;
+use robeing_proto::v1::Task;
+use serde_json::json;
+
+use crate::{
+    executor::rfc3339,
+    roles::messenger::gateway::views::{TaskView, state_name},
+};
+
+/// The prefix of the type of events.
+const TYPE: &str = "io.robeing.task";
+
+/// An event that is to be delivered.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The id of the task, and of the event.
+    pub id: String,
+    /// When the task ended, Unix milliseconds.
+    pub ended_at: u64,
+    /// The CloudEvent, JSON.
+    pub body: Bytes,
+}
+
+impl Event {
+    /// Returns the event of a task that has ended in this cluster.
+    pub fn of(task: &Task, cluster: &str) -> Self {
+        let millis = |time: prost_types::Timestamp| {
+            let seconds = u64::try_from(time.seconds).unwrap_or_default();
+            seconds.saturating_mul(1_000).saturating_add(u64::try_from(time.nanos).unwrap_or_default() / 1_000_000)
+        };
+        let ended_at = task.finished_at.map_or(0, millis);
+        let body = json!({
+            "specversion": "1.0",
+            "id": task.id,
+            "source": format!("/robeing/{cluster}"),
+            "type": format!("{TYPE}.{}", state_name(task.state())),
+            "subject": task.id,
+            "time": rfc3339(ended_at),
+            "datacontenttype": "application/json",
+            "data": TaskView::from(task),
+        });
+        Self { id: task.id.clone(), ended_at, body: body.to_string().into() }
+    }
+
+    /// Returns the signature of the event as it is sent at this time, Unix seconds: what the header `webhook-signature`
+    /// has.
+    pub fn signature(&self, key: &hmac::Key, at: u64) -> String {
+        let mut context = hmac::Context::with_key(key);
+        context.update(format!("{}.{at}.", self.id).as_bytes());
+        context.update(&self.body);
+        format!("v1,{}", BASE64_STANDARD.encode(context.sign()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_proto::v1::TaskState;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_signature_is_that_of_the_standards_example() {
+        // From the libraries of Standard Webhooks.
+        let secret = BASE64_STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").expect("base64");
+        let event = Event {
+            id: "msg_p5jXN8AQM9LWM0D4loKWxJek".into(),
+            ended_at: 0,
+            body: Bytes::from_static(br#"{"test": 2432232314}"#),
+        };
+        let signature = event.signature(&hmac::Key::new(hmac::HMAC_SHA256, &secret), 1_614_265_330);
+        assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn an_event_has_the_id_of_its_task_and_the_task() {
+        let finished_at = Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 });
+        let task = Task { id: "t".into(), state: TaskState::Failed.into(), finished_at, ..Task::default() };
+        let event = Event::of(&task, "one");
+        let body: Value = serde_json::from_slice(&event.body).expect("it is JSON");
+        assert_eq!((&event.id[..], event.ended_at), ("t", 1_800_000_000_000));
+        assert_eq!((&body["id"], &body["type"]), (&json!("t"), &json!("io.robeing.task.failed")));
+        assert_eq!((&body["source"], &body["data"]["state"]), (&json!("/robeing/one"), &json!("failed")));
+    }
+}
