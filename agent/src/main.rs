@@ -21,6 +21,7 @@ use install::InstallError;
 use mimalloc::MiMalloc;
 use robeing_agent::{
     executor::{self, ExecutorError, guard, reaper},
+    roles::RoleError,
     runtime::{self, AgentError},
 };
 use robeing_coordinator as coordinator;
@@ -261,7 +262,9 @@ async fn run_agent(
     runtime::run(config, platform, executor, metrics, shutdown).await.map_err(|error| {
         let code = match error {
             AgentError::Executor(ExecutorError::Listen(_) | ExecutorError::Thread(_)) => FAILED,
-            AgentError::Executor(_) | AgentError::Handler(_) => MISCONFIGURED,
+            AgentError::Executor(_) | AgentError::Handler(_) | AgentError::Role(RoleError::Webhooks(_)) => {
+                MISCONFIGURED
+            }
             _ => FAILED,
         };
         Failure::new(&error, code)

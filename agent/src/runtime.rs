@@ -1,13 +1,13 @@
-//! Assembles an agent in dependency order: its identity, its executor, its listener and its session. Planned components
-//! (messages, role duties, decisions) will be created between listener and session, because the listener serves them
-//! and they must end after the session has drained.
+//! Assembles an agent in dependency order: its identity, its executor, its listener, its messages, the duties of its
+//! role, and its session. Messages and duties end after the session has drained.
 //!
 //! This module reads neither settings nor the environment, so the simulator runs the shipped code.
 
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
-use robeing_platform::Platform;
+use robeing_net::Transport;
+use robeing_platform::{Platform, Random};
 use robeing_settings::AgentConfig;
 use robeing_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -25,8 +25,9 @@ use crate::{
         journal::JournalError,
         opening_key,
     },
+    roles::{self, Duties, RoleError},
     session::{self, SessionError},
-    upstream::Upstream,
+    upstream::{SharedUpstream, Upstream},
 };
 
 /// Why an agent ended other than by a clean shutdown.
@@ -50,6 +51,9 @@ pub enum AgentError {
     /// The key that opens sealed messages can't be kept.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The duties of the agent's role can't be done.
+    #[error(transparent)]
+    Role(#[from] RoleError),
     /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -77,68 +81,110 @@ pub async fn run(
         "starting an agent"
     );
     let executor = executor.await?;
-    let Started { handler, inbox } = handlers::start(config.messages.as_ref(), executor.mail())?;
-    let inbox = inbox.ok_or(handler.name());
     let secured = Secured::begin(&config, &platform).await?;
     let transport = secured.transport.clone();
     let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
     let upstream = Arc::new(Upstream::new(transport.clone(), config.coordinators.clone(), &*platform.random));
-    let policies = Arc::new(PolicyHolder::new(&metrics));
-    let directory = Arc::new(FleetDirectory::with_policies(Arc::clone(&policies)));
-    let key = opening_key(config.data.as_deref(), &platform).await?;
-    let sealing_key = Bytes::copy_from_slice(&key.public().to_bytes());
-    let messaging_stop = CancellationToken::new();
-    let messenger = Messenger::start(messaging::driver::Deps {
-        name: config.name.as_str().into(),
-        role: messaging::Role::configured(config.role),
-        directory: Arc::clone(&directory) as Arc<dyn Directory>,
-        connect: Arc::new(Certified(transport.clone())),
-        platform: platform.clone(),
-        handler,
-        policy: policies,
-        keys: vec![key],
-        data: config.data.clone(),
-        metrics: MessagingMetrics::new(&metrics),
-        stop: messaging_stop.clone(),
-    })
-    .await?;
-    if let Some(mail) = executor.mail() {
-        let durable = DurableSender::new(Arc::clone(&upstream), platform.clone());
-        mail.set_post(Arc::new(MessengerPost { messenger: messenger.clone(), durable }));
-    }
-    let mailbox = mailbox::Deps {
-        cluster_id: config.cluster_id.clone(),
-        name: config.name.as_str().into(),
-        upstream: Arc::clone(&upstream),
-        port: Arc::new(MessengerPort::new(messenger.clone(), inbox)),
-        random: Arc::clone(&platform.random),
-        stop: messaging_stop.clone(),
+    let messages = Messages::start(&config, &platform, &transport, &*executor, &upstream, &metrics).await?;
+    let directory = Arc::clone(&messages.directory) as Arc<dyn Directory>;
+    let (gate, authentication) = secured.gate(Arc::clone(&directory));
+    let address = listener.advertised.clone();
+    let _serving = listener.serve(&messages.messenger, gate, authentication).map_err(AgentError::Listen)?;
+    let duties = roles::Deps {
+        config: &config,
+        platform: &platform,
+        transport: &transport,
+        upstream: &upstream,
+        directory,
+        metrics: &metrics,
     };
+    let duties = Duties::start(duties).await?;
     let deps = session::Deps {
         metrics: session::SessionMetrics::new(&metrics, config.slots),
         readiness: metrics.readiness().clone(),
-        address: listener.advertised.clone(),
+        sealing_key: messages.sealing_key.clone(),
+        address,
         config,
         platform,
         transport,
         executor,
-        sealing_key,
     };
-    let (gate, authentication) = secured.gate(Arc::clone(&directory) as Arc<dyn Directory>);
-    let _serving = listener.serve(&messenger, gate, authentication).map_err(AgentError::Listen)?;
     tokio::select! {
         () = secured.ready() => {}
         () = shutdown.cancelled() => return Ok(()),
     }
-    let random = Arc::clone(&deps.platform.random);
-    let watching = async { directory.run(upstream, random, messaging_stop.clone()).await };
+    let stop = messages.stop.clone();
     let session = async {
-        let ended = session::run(deps, shutdown).await;
-        messaging_stop.cancel();
-        ended
+        // Messages are exchanged until the session has drained.
+        let _ended = stop.drop_guard();
+        session::run(deps, shutdown).await
     };
-    let (ended, (), ()) = tokio::join!(session, watching, mailbox::run(mailbox));
-    messaging_stop.cancel();
-    messenger.stopped().await;
+    let (ended, ()) = tokio::join!(session, messages.run());
+    duties.stop().await;
     Ok(ended?)
+}
+
+/// What an agent needs to exchange messages.
+struct Messages {
+    messenger: Messenger,
+    directory: Arc<FleetDirectory>,
+    upstream: SharedUpstream,
+    random: Arc<dyn Random>,
+    mailbox: mailbox::Deps,
+    sealing_key: Bytes,
+    stop: CancellationToken,
+}
+
+impl Messages {
+    async fn start(
+        config: &AgentConfig,
+        platform: &Platform,
+        transport: &Transport,
+        executor: &dyn Executor,
+        upstream: &SharedUpstream,
+        metrics: &Metrics,
+    ) -> Result<Self, AgentError> {
+        let Started { handler, inbox } = handlers::start(config.messages.as_ref(), executor.mail())?;
+        let inbox = inbox.ok_or(handler.name());
+        let policies = Arc::new(PolicyHolder::new(metrics));
+        let directory = Arc::new(FleetDirectory::with_policies(Arc::clone(&policies)));
+        let key = opening_key(config.data.as_deref(), platform).await?;
+        let sealing_key = Bytes::copy_from_slice(&key.public().to_bytes());
+        let (name, stop): (Arc<str>, _) = (config.name.as_str().into(), CancellationToken::new());
+        let messenger = Messenger::start(messaging::driver::Deps {
+            name: Arc::clone(&name),
+            role: messaging::Role::configured(config.role),
+            directory: Arc::clone(&directory) as Arc<dyn Directory>,
+            connect: Arc::new(Certified(transport.clone())),
+            platform: platform.clone(),
+            handler: roles::handler(config.role, handler),
+            policy: policies,
+            keys: vec![key],
+            data: config.data.clone(),
+            metrics: MessagingMetrics::new(metrics),
+            stop: stop.clone(),
+        })
+        .await?;
+        if let Some(mail) = executor.mail() {
+            let durable = DurableSender::new(Arc::clone(upstream), platform.clone());
+            mail.set_post(Arc::new(MessengerPost { messenger: messenger.clone(), durable }));
+        }
+        let mailbox = mailbox::Deps {
+            cluster_id: config.cluster_id.clone(),
+            name,
+            upstream: Arc::clone(upstream),
+            port: Arc::new(MessengerPort::new(messenger.clone(), inbox)),
+            random: Arc::clone(&platform.random),
+            stop: stop.clone(),
+        };
+        let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
+        Ok(Self { messenger, directory, upstream, random, mailbox, sealing_key, stop })
+    }
+
+    /// Follows the directory and attends the mailbox until `stop` is cancelled and all messages have ended.
+    async fn run(self) {
+        let Self { messenger, directory, upstream, random, mailbox, stop, .. } = self;
+        tokio::join!(directory.run(upstream, random, stop), mailbox::run(mailbox));
+        messenger.stopped().await;
+    }
 }

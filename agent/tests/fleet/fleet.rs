@@ -15,7 +15,8 @@ use robeing_platform::{
 };
 use robeing_proto::v1::{self, fleet_client::FleetClient};
 use robeing_settings::{
-    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, TlsMode, Weights,
+    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly, TlsMode,
+    Weights,
 };
 use robeing_telemetry::Metrics;
 use tokio::{task::JoinHandle, time::Instant};
@@ -179,6 +180,7 @@ impl TestFleet {
             data: None,
             gateway_listen: None,
             webhooks: None,
+            on_anomaly: OnAnomaly::default(),
         };
         let platform = self.platform(SimulatedDisk::new(0), CancellationToken::new());
         let agent = tokio::spawn(async move {

@@ -60,6 +60,8 @@ pub struct AgentConfig {
     pub gateway_listen: Option<String>,
     /// File with the webhooks that a messenger calls.
     pub webhooks: Option<PathBuf>,
+    /// What a guardian does about an agent that behaves severely and repeatedly unlike itself.
+    pub on_anomaly: OnAnomaly,
     /// Whether the agent's connections are encrypted.
     pub tls: TlsMode,
     /// How the agent enrols, with TLS.
@@ -89,6 +91,7 @@ impl AgentConfig {
             data: None,
             gateway_listen: None,
             webhooks: None,
+            on_anomaly: OnAnomaly::default(),
             tls: TlsMode::default(),
             enrolment: EnrolmentConfig::default(),
         }
@@ -123,6 +126,29 @@ impl AgentRole {
             Self::Guardian => Role::Guardian,
         };
         role.traits()
+    }
+}
+
+/// What a guardian does about an agent that behaves severely and repeatedly unlike itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnAnomaly {
+    /// It reports the agent.
+    Report,
+    /// It reports the agent, and quarantines it.
+    #[default]
+    Quarantine,
+}
+
+impl OnAnomaly {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Report, Self::Quarantine];
+
+    /// Returns it as written in a setting.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Quarantine => "quarantine",
+        }
     }
 }
 

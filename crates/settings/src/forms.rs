@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use serde::de::DeserializeOwned;
 
 use super::{
-    ConfigError, Enrolment, ExecutorSpec, LogFormat, MessagesSpec, ProcessRole, TlsMode, Weights,
+    ConfigError, Enrolment, ExecutorSpec, LogFormat, MessagesSpec, OnAnomaly, ProcessRole, TlsMode, Weights,
     definition::{Number, Span},
     settings::{LOAD_TERM, MAX_DURATION, MAX_NAME_BYTES, MAX_SPECIALIZATIONS, PERFORMANCE_TERM, SPECIALIZATION_TERM},
     sources::{Sources, Value},
@@ -28,6 +28,12 @@ pub(super) fn log_format(value: &Value) -> Result<LogFormat, ConfigError> {
     let text = value.text.trim();
     let format = LogFormat::ALL.into_iter().find(|format| text.eq_ignore_ascii_case(format.as_str()));
     format.ok_or_else(|| value.wrong("text or json"))
+}
+
+pub(super) fn on_anomaly(value: &Value) -> Result<OnAnomaly, ConfigError> {
+    let text = value.text.trim();
+    let action = OnAnomaly::ALL.into_iter().find(|action| text.eq_ignore_ascii_case(action.as_str()));
+    action.ok_or_else(|| value.wrong("report or quarantine"))
 }
 
 pub(super) fn tls(value: &Value) -> Result<TlsMode, ConfigError> {

@@ -303,6 +303,9 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
         config.worker_listen = forms::local_address(&value)?;
     }
     config.messages = sources.get(&settings::MESSAGES).map(|value| forms::messages(&value)).transpose()?;
+    if let Some(value) = sources.get(&settings::ON_ANOMALY).filter(|value| !value.text.trim().is_empty()) {
+        config.on_anomaly = forms::on_anomaly(&value)?;
+    }
     config.data = sources.path(&settings::DATA);
     config.tls = common.tls;
     gateway(sources, &mut config)?;

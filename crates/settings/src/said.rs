@@ -156,6 +156,7 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
             by_flag: !messages.may_hold_credentials(),
         });
     }
+    list.text(&settings::ON_ANOMALY, config.on_anomaly.as_str());
     list.path(&settings::DATA, config.data.as_deref());
     list.some(&settings::GATEWAY_LISTEN, config.gateway_listen.as_deref());
     list.path(&settings::WEBHOOKS, config.webhooks.as_deref());

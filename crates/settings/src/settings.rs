@@ -361,6 +361,16 @@ pub const MESSAGES: Setting = Setting::new(
 )
 .unset("attached processes that handle messages; without any, the inbox");
 
+/// What a guardian does about anomalies; see [`OnAnomaly`](super::OnAnomaly).
+pub const ON_ANOMALY: Setting = Setting::new(
+    For::Agents,
+    "on-anomaly",
+    &["ROBEING_ON_ANOMALY"],
+    "ACTION",
+    "What a guardian does about an agent that behaves severely and repeatedly unlike itself: report or quarantine it",
+)
+.unset("quarantine");
+
 /// The address that a user's worker processes attach to, `host:port`.
 pub const WORKER_LISTEN: Setting = Setting::new(
     For::Agents,
@@ -459,6 +469,7 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &SLOTS,
     &EXECUTOR,
     &MESSAGES,
+    &ON_ANOMALY,
     &WORKER_LISTEN,
     &GATEWAY_LISTEN,
     &WEBHOOKS,

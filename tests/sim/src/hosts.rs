@@ -16,7 +16,8 @@ use robeing_platform::{
     simulated::{SeededRandom, SimulatedDisk},
 };
 use robeing_settings::{
-    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, TlsMode, Weights,
+    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly, TlsMode,
+    Weights,
 };
 use robeing_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
@@ -152,6 +153,7 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
         data: None,
         gateway_listen: None,
         webhooks: None,
+        on_anomaly: OnAnomaly::default(),
         listen: format!("{name}:{PORT}"),
         name,
         cluster_id: "simulated".to_owned(),

@@ -3,7 +3,7 @@
 
 pub mod feed;
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -12,6 +12,7 @@ use prometheus_client::{
 use robeing_net::limited;
 use robeing_policy::anomaly::{Anomaly, Response, Severity};
 use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
+use robeing_settings::OnAnomaly;
 use robeing_telemetry::Metrics;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -35,28 +36,6 @@ const PAGE: u32 = 1_000;
 const MAX_REASON_BYTES: usize = 256;
 /// Maximum number of agents that wait to be quarantined because the coordinators do not answer.
 pub const MAX_ACCUSED: usize = 64;
-
-/// What a guardian does about an agent that behaves severely and repeatedly unlike itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnAnomaly {
-    /// It reports the agent.
-    Report,
-    /// It reports the agent, and quarantines it.
-    #[default]
-    Quarantine,
-}
-
-impl FromStr for OnAnomaly {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "report" => Ok(Self::Report),
-            "quarantine" => Ok(Self::Quarantine),
-            other => Err(format!("{other:?} is neither report nor quarantine")),
-        }
-    }
-}
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Labels {
@@ -248,10 +227,4 @@ mod tests {
         assert!(reason(&longest).len() < MAX_REASON_BYTES, "{}", reason(&longest));
     }
 
-    #[test]
-    fn what_to_do_is_set_by_a_word() {
-        assert_eq!("report".parse(), Ok(OnAnomaly::Report));
-        assert_eq!("quarantine".parse(), Ok(OnAnomaly::default()));
-        assert!("Quarantine".parse::<OnAnomaly>().is_err());
-    }
 }

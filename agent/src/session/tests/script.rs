@@ -12,7 +12,7 @@ use robeing_proto::internal::v1::{
     self as internal, AgentMessage, CoordinatorMessage, Hello, agent_message::Message as FromAgent,
     coordinator_message::Message as FromCoordinator, session_server,
 };
-use robeing_settings::{AgentConfig, AgentRole, EnrolmentConfig, TlsMode};
+use robeing_settings::{AgentConfig, AgentRole, EnrolmentConfig, OnAnomaly, TlsMode};
 use robeing_telemetry::Metrics;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -340,6 +340,7 @@ pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
         data: None,
         gateway_listen: None,
         webhooks: None,
+        on_anomaly: OnAnomaly::default(),
     }
 }
 

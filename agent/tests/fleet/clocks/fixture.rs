@@ -20,7 +20,8 @@ use robeing_net::Transport;
 use robeing_platform::{Clock, Connection, Listener, Network, Platform, TcpNetwork, simulated::WrongClock, uuid_v7};
 use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
 use robeing_settings::{
-    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, TlsMode, Weights,
+    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly, TlsMode,
+    Weights,
 };
 use robeing_telemetry::Metrics;
 use tempfile::TempDir;
@@ -221,6 +222,7 @@ impl Fleet {
             data: None,
             gateway_listen: None,
             webhooks: None,
+            on_anomaly: OnAnomaly::default(),
         };
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
         let script = Arc::new(self.script.clone());

@@ -100,6 +100,7 @@ fn the_flags_of_an_agent_are_read() {
         data: None,
         gateway_listen: None,
         webhooks: None,
+        on_anomaly: OnAnomaly::default(),
         tls: TlsMode::Strict,
         enrolment: EnrolmentConfig::default(),
     };
