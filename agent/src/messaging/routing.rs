@@ -116,7 +116,7 @@ impl Snapshot {
     }
 
     /// Returns the active agents, sorted by name.
-    pub fn active(&self) -> impl Iterator<Item = &Arc<Entry>> {
+    pub fn active(&self) -> impl Iterator<Item = &Arc<Entry>> + Clone {
         self.entries.values().filter(|entry| entry.presence == Presence::Active)
     }
 }
