@@ -218,4 +218,24 @@ mod tests {
         let (read, _) = tokio::join!(inbox.wait(1, soon), inbox.deliver(delivery(packet(1))));
         assert_eq!((read, Instant::now() < soon), (vec![packet(1)], true));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_has_so_many_messages_and_bytes_and_at_least_one() {
+        let inbox = InboxHandler::default();
+        for id in 1..=4 {
+            inbox.deliver(delivery(packet(id))).await;
+        }
+        let (now, cost) = (Instant::now(), packet(1).cost());
+        let ids = |(page, left): (Vec<Packet>, usize)| (page.iter().map(|of| of.id.0).collect::<Vec<_>>(), left);
+        assert_eq!(ids(inbox.page(9, 2 * cost, true, now).await), (vec![1, 2], 4), "they are left in");
+        assert_eq!(ids(inbox.page(9, 2 * cost, false, now).await), (vec![1, 2], 2));
+        assert_eq!(ids(inbox.page(9, 2 * cost - 1, false, now).await), (vec![3], 1));
+        assert_eq!(ids(inbox.page(1, 0, false, now).await), (vec![4], 0), "one that is larger comes alone");
+        let soon = now + Duration::from_secs(5);
+        assert_eq!(ids(inbox.page(9, cost, false, soon).await), (vec![], 0));
+        assert!(Instant::now() >= soon);
+        let later = Instant::now() + Duration::from_secs(5);
+        let (page, _) = tokio::join!(inbox.page(9, cost, false, later), inbox.deliver(delivery(packet(5))));
+        assert_eq!((ids(page), inbox.lock().bytes), ((vec![5], 0), 0));
+    }
 }

@@ -1,8 +1,9 @@
 //! Messages that come through the coordinators, at a real messenger.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
+use futures::FutureExt;
 use robeing_platform::OsRandom;
 use tokio::time::timeout;
 
@@ -84,25 +85,25 @@ async fn a_letter_that_hangs_holds_up_its_senders_and_comes_again_after_the_time
 #[tokio::test(start_paused = true)]
 async fn beyond_what_may_wait_a_letter_is_not_taken_and_later_it_is() {
     let fleet = Fleet::new();
-    let b = Arc::new(fleet.agent("b").await);
+    let b = fleet.agent("b").await;
     b.handler.set_open(false);
     let large = |id| Packet { kind: "hang".into(), payload: vec![0; MAX_PAYLOAD].into(), ..letter(id) };
-    let deliver = |id: u128| {
-        let (b, letter) = (Arc::clone(&b), large(id));
-        tokio::spawn(async move { b.messenger.deliver_letter(letter).await })
-    };
-    let (first, second) = (deliver(1), deliver(2));
-    let both = async {
-        while b.messenger.deliver_letter(large(3)).await != overloaded() {
+    let mut first = Box::pin(b.messenger.deliver_letter(large(1)));
+    assert!(futures::poll!(first.as_mut()).is_pending());
+    let second = async {
+        // There is room for it once the first one is being handled. Then it waits, also without anyone who waits for it.
+        while let Some(outcome) = b.messenger.deliver_letter(large(2)).now_or_never() {
+            assert_eq!(outcome, overloaded());
             tokio::task::yield_now().await;
         }
     };
-    timeout(WITHIN, both).await.expect("two wait");
+    timeout(WITHIN, second).await.expect("it is taken");
+    assert_eq!(b.messenger.deliver_letter(large(3)).now_or_never(), Some(overloaded()));
     b.handler.set_open(true);
-    for task in [first, second] {
-        assert!(task.await.expect("it ends").is_accepted());
-    }
+    assert!(first.await.is_accepted());
+    assert!(b.messenger.deliver_letter(large(2)).await.is_accepted());
     assert!(b.messenger.deliver_letter(large(3)).await.is_accepted());
+    assert_eq!(b.handler.handled().len(), 3);
 }
 
 fn overloaded() -> Outcome {
