@@ -226,5 +226,4 @@ mod tests {
             Anomaly { observed: 1e15, expected: 1e15, what: Signal::FailedAuthentication, ..anomaly("a".into()) };
         assert!(reason(&longest).len() < MAX_REASON_BYTES, "{}", reason(&longest));
     }
-
 }
