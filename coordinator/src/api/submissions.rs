@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, Role, SubmitTask, TaskCommand, TaskId};
+use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, SubmitTask, TaskCommand, TaskId};
 use robeing_platform::{Platform, uuid_v7};
 use robeing_proto::{
     budget::{MessageBudget, in_messages},
@@ -30,7 +30,6 @@ use crate::{
         result_stream::{Letter, ResultStream},
     },
     disk_space::Rooms,
-    leader::shortages::Scarce,
     lifetime::{Leaving, Lifetime},
     propose::{self, Lane, ProposeError, Proposer, Sender},
     read::StateReader,
@@ -127,11 +126,7 @@ impl Submissions {
 
     /// Proposes submissions and returns their outcomes, in order.
     async fn propose(&self, sender: Sender, submissions: Vec<SubmitTask>) -> Result<Vec<Outcome>, ProposeError> {
-        let mut refused = self.without_room(&submissions).await;
-        for (n, _) in refused.iter().filter(|(_, refusal)| matches!(refusal, Refusal::QueueFull { .. })) {
-            let role = submissions[*n].required_role.unwrap_or(Role::Worker);
-            self.observer.shortages.count(Scarce::Queue, role);
-        }
+        let mut refused = self.observer.shortages.counted(&submissions, self.without_room(&submissions).await);
         let count = submissions.len();
         // Encoded once, and not kept twice while they wait.
         let commands: Vec<Bytes> = submissions
