@@ -124,8 +124,8 @@ impl Submissions {
             .map(|(n, no)| (n, Err(no)))
             .collect();
         let without_room = self.without_room(&submissions).await;
-        for (n, reply) in self.observer.shortages.counted(&submissions, without_room) {
-            refused.entry(n).or_insert(Ok(reply));
+        for (n, refusal) in self.observer.shortages.counted(&submissions, without_room) {
+            refused.entry(n).or_insert(Ok(Reply::Refused(refusal)));
         }
         let count = submissions.len();
         // Encoded once, and not kept twice while they wait.
