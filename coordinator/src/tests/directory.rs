@@ -230,6 +230,8 @@ async fn the_service_sends_what_a_generated_client_reads() {
     let mut client = limited!(DirectoryClient::new(channel));
     let mut stream =
         client.watch_agents(WatchAgentsRequest { from_revision: 0 }).await.expect("it serves").into_inner();
+    let policies = stream.message().await.expect("it continues").expect("it continues");
+    assert_eq!(policies.policies, Some(v1::Policies::default()), "there are none");
     let first = stream.message().await.expect("it continues").expect("it continues");
     assert!(first.reset && first.revision > 0);
     assert_eq!(first.agents.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>(), ["a"]);

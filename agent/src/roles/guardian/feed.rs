@@ -61,8 +61,7 @@ impl Feed {
             if let (Some(since), Some(before)) = (since, self.counts.get(&agent.name)) {
                 let failed = now.1.saturating_sub(before.1);
                 let ended = now.0.saturating_sub(before.0).saturating_add(failed);
-                self.spread(&agent.name, Signal::Work, ended, (since, now_ms));
-                self.spread(&agent.name, Signal::Failure, failed, (since, now_ms));
+                self.spread(&agent.name, [(Signal::Work, ended), (Signal::Failure, failed)], (since, now_ms));
             }
             counts.insert(agent.name.clone(), now);
         }
@@ -72,14 +71,17 @@ impl Feed {
         self.counts = counts;
     }
 
-    /// Counts a signal in each window of a time span, evenly.
-    fn spread(&mut self, agent: &str, signal: Signal, times: u64, (since, now): (u64, u64)) {
+    /// Counts signals in each window of a time span, evenly, window by window: the watch takes nothing of a window that is
+    /// over.
+    fn spread(&mut self, agent: &str, signals: [(Signal, u64); 2], (since, now): (u64, u64)) {
         let windows = (now.saturating_sub(since) / WINDOW_MS).clamp(1, MAX_WINDOWS);
         let first = now.saturating_sub((windows - 1) * WINDOW_MS);
         for window in 0..windows {
-            let share = times / windows + u64::from(window < times % windows);
-            if share > 0 {
-                self.watch.observe_many(agent, signal, share, first + window * WINDOW_MS);
+            for (signal, times) in signals {
+                let share = times / windows + u64::from(window < times % windows);
+                if share > 0 {
+                    self.watch.observe_many(agent, signal, share, first + window * WINDOW_MS);
+                }
             }
         }
     }
