@@ -51,6 +51,11 @@ impl DurableSender {
         Self { upstream, platform }
     }
 
+    /// Returns whether a message arrives under this agent's name, which a sealed one is for.
+    pub fn keeps_name(&self) -> bool {
+        self.upstream.proves_name()
+    }
+
     /// Sends a durable message, which waits for its receiver for at most `ttl`. Returns once a majority of the
     /// coordinators has it, or what has become of it if it was sent before. The message's own deadline,
     /// `requires_ack` and `reply_to` do not count.
