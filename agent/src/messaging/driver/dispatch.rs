@@ -109,6 +109,8 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
     }
     let packet = match opened(shared, handed.packet.clone()) {
         Ok(packet) => packet,
+        // Who sealed it for a way through a messenger knew an earlier key. The same message may come directly, unsealed.
+        Err(Outcome::Refused { reason }) if came_by_messenger(handed) => return Outcome::away(reason),
         Err(refused) => return refused,
     };
     let packet = match allowed(shared, packet) {
@@ -120,6 +122,10 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
         Ok(outcome) => limited(outcome.into()),
         Err(_) => Outcome::DeadlinePassed { maybe_handled: true },
     }
+}
+
+fn came_by_messenger(handed: &Handed) -> bool {
+    handed.peer != handed.packet.sender && !is_letters(&handed.peer)
 }
 
 /// Opens a sealed payload. An agent without keys leaves that to its handler.
@@ -180,7 +186,8 @@ fn conclude(shared: &Shared, done: Vec<Done>) {
 pub(super) async fn record(shared: Arc<Shared>, mut journal: Journal, mut queue: mpsc::Receiver<Vec<Done>>) {
     let mut is_failing = false;
     while let Some(mut group) = queue.recv().await {
-        while group.len() < MAX_GROUP
+        // Each may bring as many as are concluded together.
+        while group.len() + TOGETHER <= MAX_GROUP
             && let Ok(more) = queue.try_recv()
         {
             group.extend(more);

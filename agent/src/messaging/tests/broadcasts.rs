@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fleet::{Agent, Fleet, keys, outgoing};
-use crate::messaging::{Outcome, Outgoing, Presence, broadcast::DIRECT_FANOUT};
+use crate::messaging::{Directory, Entry, Outcome, Outgoing, Presence, broadcast::DIRECT_FANOUT};
 
 async fn workers(fleet: &Fleet, count: usize) -> Vec<Agent> {
     let mut workers = Vec::new();
@@ -96,6 +96,24 @@ async fn a_message_that_a_messenger_has_passed_on_is_not_reported_as_unhandled()
     b.handler.set_open(false);
     let soon = Outgoing { deadline: Duration::from_secs(5), ..outgoing("b", "hang", "x") };
     assert_eq!(a.messenger.send(soon).await, Outcome::DeadlinePassed { maybe_handled: true });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_sealed_for_an_earlier_key_is_taken_on_the_direct_way() {
+    let fleet = Fleet::new();
+    let (a, b, _relay) = (fleet.agent("a").await, fleet.agent("b").await, fleet.messenger("relay").await);
+    let known = fleet.directory.snapshot().get("b").cloned().expect("an agent");
+    fleet.directory.put(Entry { sealing_key: Some(keys("earlier")[0].public().clone()), ..(*known).clone() });
+    a.wall_off(&b, true);
+    let sent = a.send("b", "test", "x");
+    let opens = async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        a.wall_off(&b, false);
+    };
+    let (sent, ()) = tokio::join!(sent, opens);
+    assert_eq!(sent, Outcome::accepted(Some("x".into())));
+    let handled = b.handler.handled();
+    assert_eq!((handled.len(), &*handled[0].payload, handled[0].resent), (1, &b"x"[..], true));
 }
 
 #[tokio::test(start_paused = true)]
