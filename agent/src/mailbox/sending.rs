@@ -97,10 +97,17 @@ impl DurableSender {
         };
         let until = Instant::now() + SEND_WITHIN;
         let mut problem = "no coordinator has a usable address".to_owned();
+        // Whether a coordinator may have it nevertheless, so that no later refusal for lack of room is the last word.
+        let mut may_be_kept = false;
         while Instant::now() < until {
             match self.try_one(&request, until).await {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(status) if may_be_repeated(&status) => problem = status.message().to_owned(),
+                Err(status) if may_be_repeated(&status) => {
+                    (problem, may_be_kept) = (status.message().to_owned(), true);
+                }
+                Err(status) if may_be_kept && status.code() == Code::ResourceExhausted => {
+                    problem = status.message().to_owned();
+                }
                 Err(status) => return Err(NotSent::Refused(status.message().to_owned())),
             }
             sleep_until((Instant::now() + jittered(&*self.platform.random, PAUSE)).min(until)).await;
