@@ -376,7 +376,7 @@ async fn a_durable_message_is_sent_until_a_coordinator_has_confirmed_it() {
     let full = || Err(Status::resource_exhausted("full"));
     prepare(vec![Ok(kept.clone()), full(), Err(Status::unavailable("no answer"))]);
     let sent = stage.durable.send_durable(message(), Duration::from_secs(1)).await;
-    assert_eq!(sent, Ok(kept.clone()), "the first coordinator may have kept it");
+    assert_eq!(sent, Ok(kept), "the first coordinator may have kept it");
     prepare(vec![full()]);
     let refused = stage.durable.send_durable(message(), Duration::from_secs(1)).await;
     assert_eq!(refused, Err(NotSent::Refused("full".to_owned())));
