@@ -86,6 +86,8 @@ pub async fn run(
     let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
     let upstream = Arc::new(Upstream::new(transport.clone(), config.coordinators.clone(), &*platform.random));
     let messages = Messages::start(&config, &platform, &transport, &*executor, &upstream, &metrics).await?;
+    // However this ends, no task of the messenger outlives it.
+    let _ends = messages.stop.clone().drop_guard();
     let directory = Arc::clone(&messages.directory) as Arc<dyn Directory>;
     let (gate, authentication) = secured.gate(Arc::clone(&directory));
     let address = listener.advertised.clone();
@@ -111,7 +113,12 @@ pub async fn run(
     };
     tokio::select! {
         () = secured.ready() => {}
-        () = shutdown.cancelled() => return Ok(()),
+        () = shutdown.cancelled() => {
+            messages.stop.cancel();
+            messages.messenger.stopped().await;
+            duties.stop().await;
+            return Ok(());
+        }
     }
     let stop = messages.stop.clone();
     let session = async {

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     apply::observer::ApplyObserver,
     directory::{Directory, MAX_WATCHERS, Next, Position, Seat},
+    leader::standing::Standing,
     lifetime::Leaving,
     policies::PolicyBook,
 };
@@ -27,6 +28,7 @@ pub struct DirectoryService {
     pub observer: Arc<ApplyObserver>,
     /// The policies that agents evaluate.
     pub policies: PolicyBook,
+    pub standing: Standing,
     pub leaving: Leaving,
 }
 
@@ -94,6 +96,12 @@ impl DirectoryService {
                     Next::Nothing => tokio::select! {
                         () = service.leaving.begins() => {
                             yield Err(Status::unavailable(leaves));
+                            return;
+                        }
+                        // Nothing changes here meanwhile, so this waits from one change to the next.
+                        () = service.standing.until_stale() => {
+                            let stale = "this coordinator has no contact to the others; resume at another";
+                            yield Err(Status::unavailable(stale));
                             return;
                         }
                         changed = news.changed() => if changed.is_err() { return },

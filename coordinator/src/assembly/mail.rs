@@ -25,8 +25,9 @@ impl Parts {
 
     /// Returns the Mailbox service.
     pub(super) fn mailbox_service(&self) -> MailboxService {
-        let Self { member, members, state, proposer, observer, clock, lifetime, .. } = self.clone();
+        let Self { member, members, standing, state, proposer, observer, clock, lifetime, .. } = self.clone();
         let leaving = Leaving::new(&lifetime, members);
-        MailboxService { member, state, proposer, observer, clock, inboxes: self.inboxes(), leaving, lifetime }
+        let inboxes = self.inboxes();
+        MailboxService { member, standing, state, proposer, observer, clock, inboxes, leaving, lifetime }
     }
 }

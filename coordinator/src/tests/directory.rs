@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use crate::{
     directory::{MAX_WATCHERS, Position, fixture::Watcher},
     fixture::join,
+    leader::standing::STALE_AFTER,
     tests::{
         agent::TestAgent,
         fleet::{TestFleet, address, task},
@@ -193,6 +194,33 @@ async fn a_slow_watcher_holds_up_nobody_and_catches_up() {
         quick.until_known(&fleet, leader).await;
     }
     slow.until_known(&fleet, leader).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_at_a_coordinator_that_is_cut_off_and_goes_on_otherwise() {
+    let mut fleet = TestFleet::start();
+    let leader = fleet.led().await;
+    let follower = fleet.followers(leader)[0];
+    let mut watched = Watched::start(&fleet, follower, Watcher::default());
+    let goes_on = async { while let Some(Ok(_)) = watched.stream.next().await {} };
+    assert!(timeout(3 * STALE_AFTER, goes_on).await.is_err(), "the coordinator is in touch");
+    for other in fleet.running() {
+        if other != follower {
+            fleet.take_away(other);
+        }
+    }
+    let ended = async {
+        loop {
+            if let Err(status) = watched.stream.next().await.expect("it says why it ends") {
+                return status;
+            }
+        }
+    };
+    let status = timeout(PATIENCE, ended).await.expect("it ends");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    // Another coordinator may know no more, so this one serves a watch for a while.
+    let mut again = Watched::start(&fleet, follower, Watcher::default());
+    again.next().await;
 }
 
 #[tokio::test(start_paused = true)]
