@@ -10,7 +10,7 @@ use robeing_proto::v1;
 
 use super::{
     Policies,
-    asker::{Asker, member},
+    asker::{Asker, client, member},
     compiled::Compiled,
 };
 use crate::api::convert;
@@ -138,12 +138,13 @@ impl Policies {
     /// Decides about a message that goes through the coordinators. A sealed payload can't be read here: don't call this
     /// for one, its receiver decides about it. Redaction changes the payload, so it comes before the letter's digest.
     /// `request.rights` are those of the sender's role, as the receivers of messages see them.
-    #[cfg_attr(not(test), allow(dead_code, reason = "letters are checked by it"))]
     pub async fn check_message(&self, message: Message<'_>, payload: &Bytes) -> Checked {
         let Some(compiled) = self.active(Event::Message) else { return Checked::Allowed };
         let asker = Asker {
             user: match message.sender_role {
-                "" | "client" => message.sender.to_owned(),
+                "client" => client(message.sender),
+                // Its role is not known, but it is no client, and must not be taken for one.
+                "" => member("agent", message.sender),
                 role => member(role, message.sender),
             },
             rights: rights_of_role(message.sender_role).to_vec(),

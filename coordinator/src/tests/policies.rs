@@ -224,6 +224,46 @@ async fn a_message_is_checked_for_its_sender_and_agents_get_the_policies_on_mess
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_goes_through_a_coordinator_is_denied_or_redacted_before_it_gets_into_the_log() {
+    let (fleet, leader) = fleet().await;
+    let no_ada = r#"{"name": "no-ada", "events": ["Message"], "rule": "request.user == 'ada' && object.type == 'x'",
+        "action": "deny"}"#;
+    set(&fleet, leader, &[NO_SECRETS, NO_TOKENS, no_ada]).await;
+    let _agent = TestAgent::join_to_work(&fleet, leader, "w-0", |_| None).await;
+    let sending = fleet.tested(leader).messages.sending;
+    let letter = |id: u128| fleet.tested(leader).state.look(|fleet| fleet.letter(robeing_fleet::LetterId(id)).cloned());
+    let send = async |id: u128, sender: &str, kind: &str, payload: &'static str, key_id: &str| {
+        let request = v1::SendMessageRequest {
+            id: robeing_fleet::LetterId(id).to_string(),
+            to: "w-0".into(),
+            r#type: kind.into(),
+            payload: payload.into(),
+            durable: true,
+            key_id: key_id.into(),
+            ..v1::SendMessageRequest::default()
+        };
+        sending.send(sender, request).await.expect("it is decided").remove(0)
+    };
+    let refused = send(1, "client:ann", "t", "a secret", "").await;
+    assert_eq!(refused.code(), v1::MessageCode::Refused);
+    assert!(refused.reason.contains("no-secrets") && letter(1).is_none(), "{refused:?}");
+    let kept = send(2, "client:ann", "t", r#"{"token": 7}"#, "").await;
+    assert_eq!(kept.code(), v1::MessageCode::Kept, "{kept:?}");
+    assert_eq!(letter(2).expect("it is kept").payload, r#"{"token": "[redacted]"}"#);
+    assert_eq!(send(2, "client:ann", "t", r#"{"token": 7}"#, "").await.code(), v1::MessageCode::Kept, "the same one");
+    assert_eq!(send(3, "client:ann", "t", "a sealed secret", "k").await.code(), v1::MessageCode::Kept);
+    // An agent that is named like a client is not taken for it.
+    assert_eq!(send(4, "ada", "x", "hello", "").await.code(), v1::MessageCode::Kept);
+    assert_eq!(send(5, "client:ada", "x", "hello", "").await.code(), v1::MessageCode::Refused);
+    // What was accepted before is the same message, whatever is allowed now.
+    let sent = send(6, "client:ann", "t", "hello", "").await;
+    assert_eq!(sent.code(), v1::MessageCode::Kept);
+    set(&fleet, leader, &[&NO_SECRETS.replace("secret", "hello")]).await;
+    assert_eq!(send(6, "client:ann", "t", "hello", "").await.code(), v1::MessageCode::Kept);
+    assert_eq!(send(7, "client:ann", "t", "hello", "").await.code(), v1::MessageCode::Refused);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_policies_on_an_event_nothing_is_evaluated() {
     let (fleet, leader) = fleet().await;
     let news = |event| fleet.tested(leader).policies.concerns(event);
