@@ -169,9 +169,7 @@ impl Sending {
             }
             // A message that was accepted before is the same message, and what is allowed now does not matter for it.
             Checked::Refused(_) if self.is_known(draft.id, sender) => None,
-            Checked::Refused(refused) => {
-                Some(convert::unsettled(draft.id, "", MessageCode::Refused, refused.message))
-            }
+            Checked::Refused(refused) => Some(convert::unsettled(draft.id, "", MessageCode::Refused, refused.message)),
         }
     }
 

@@ -102,7 +102,8 @@ impl Gateway {
         let bound = transport.bind(&listen).await.map_err(GatewayError::Listen)?;
         let local = bound.local_addr().map_err(GatewayError::Listen)?;
         let tls = transport.tls();
-        let nameless = tls.map_or_else(|| transport.clone(), |tls| transport.with_tls(&tls.nameless()));
+        // It carries tokens, so it has TLS also while the fleet moves to it.
+        let nameless = tls.map_or_else(|| transport.clone(), |tls| transport.with_tls(&tls.nameless().strict()));
         let nameless = Arc::new(Upstream::new(nameless, coordinators, &*platform.random));
         let stop = CancellationToken::new();
         let server = Server::new(
