@@ -24,7 +24,9 @@ use std::{
 pub use clock::TrustClock;
 pub use credentials::{Credentials, CredentialsError, OwnCertificate};
 pub(crate) use limits::{Counted, Open, PeerLimits};
-pub use limits::{KEPT_CONNECTIONS, MAX_ANONYMOUS_PER_ADDRESS, MAX_PER_IDENTITY, NETWORK_BITS, open_connections};
+pub use limits::{
+    KEPT_CONNECTIONS, MAX_ANONYMOUS_PER_ADDRESS, MAX_PER_IDENTITY, NETWORK_BITS, network_of, open_connections,
+};
 use robeing_identity::{Certificate, PeerRole, SpiffeId};
 use robeing_platform::Connection;
 use rustls::pki_types::{CertificateDer, ServerName};

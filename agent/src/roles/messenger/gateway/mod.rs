@@ -27,6 +27,7 @@ mod openapi;
 pub mod problem;
 mod requests;
 mod server;
+mod shares;
 mod tasks;
 pub(super) mod views;
 
