@@ -117,13 +117,7 @@ impl Submissions {
         by: &Caller,
         mut submissions: Vec<SubmitTask>,
     ) -> Result<Vec<Outcome>, ProposeError> {
-        let mut refused: BTreeMap<usize, Outcome> = self
-            .policies
-            .check_submissions(&mut submissions, by)
-            .await
-            .into_iter()
-            .map(|(n, no)| (n, Err(no)))
-            .collect();
+        let mut refused: BTreeMap<usize, Outcome> = self.policies.check_submissions(&mut submissions, by).await;
         for (n, refusal) in self.without_room(&submissions).await {
             if matches!(refusal, Refusal::QueueFull { .. }) {
                 let role = submissions[n].required_role.unwrap_or(Role::Worker);

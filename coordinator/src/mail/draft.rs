@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost_types::Duration as WireDuration;
 use ring::digest::{Context, SHA256};
 use robeing_fleet::{
-    LetterId, PostLetter,
+    Letter, LetterId, PostLetter,
     limits::{DEFAULT_PRIORITY, MAX_KEY_ID_BYTES, MAX_LETTER_BYTES, MAX_LETTER_TTL_MS, MAX_PRIORITY},
 };
 use robeing_platform::compute;
@@ -113,6 +113,11 @@ impl Draft {
             priority: u32::from(*priority),
             payload,
         }
+    }
+
+    /// Returns whether a letter is this message, which was sent before.
+    pub fn is_same_as(&self, letter: &Letter) -> bool {
+        self.letter.digest == letter.digest
     }
 
     /// Replaces the payload by a redacted one. What is sent again counts as the same message if it is redacted alike.

@@ -167,14 +167,21 @@ impl Sending {
                 draft.redact(payload);
                 None
             }
-            // A message that was accepted before is the same message, and what is allowed now does not matter for it.
-            Checked::Refused(_) if self.is_known(draft.id, sender) => None,
-            Checked::Refused(refused) => Some(convert::unsettled(draft.id, "", MessageCode::Refused, refused.message)),
+            // A message that was accepted before is the same message, and what is allowed now does not matter for it. It is
+            // answered here: by the time it were posted, it could be forgotten, and be a new one that nobody allowed.
+            Checked::Refused(refused) => {
+                let refused = || convert::unsettled(draft.id, "", MessageCode::Refused, refused.message);
+                Some(self.known(draft).unwrap_or_else(refused))
+            }
         }
     }
 
-    fn is_known(&self, id: LetterId, sender: &str) -> bool {
-        self.state.look(|fleet| fleet.letter(id).is_some_and(|letter| letter.sender == *sender))
+    /// Returns what became of the same message that was sent before.
+    fn known(&self, draft: &Draft) -> Option<MessageStatus> {
+        self.state.look(|fleet| {
+            let letter = fleet.letter(draft.id).filter(|letter| draft.is_same_as(letter))?;
+            Some(convert::letter_status(letter.id, &letter.receiver, letter.outcome()))
+        })
     }
 
     async fn catch_up(&self) -> Result<(), MailError> {

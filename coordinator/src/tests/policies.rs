@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use robeing_fleet::{FailureKind, TaskId, TaskState, known_version};
+use robeing_fleet::{FailureKind, Refusal, Reply, TaskId, TaskState, known_version};
 use robeing_identity::PeerRole;
 use robeing_net::gate::Caller;
 use robeing_policy::{Checked, Event, Message};
@@ -14,7 +14,7 @@ use robeing_settings::Enrolment;
 use tonic::Code;
 
 use crate::{
-    api::convert::task_id,
+    api::convert::{submission, task_id},
     policies::stored,
     tests::{
         agent::TestAgent,
@@ -103,6 +103,15 @@ async fn a_submission_is_denied_redacted_or_taken_at_any_coordinator_and_the_log
     assert_eq!(submit(&fleet, leader, of(30, "deploy", "x")).await, Ok(TaskId(30)));
     set(&fleet, leader, &[NO_DEPLOYS]).await;
     assert_eq!(submit(&fleet, follower, of(30, "deploy", "x")).await, Ok(TaskId(30)), "it was accepted before");
+    // It is not proposed: if it expired meanwhile, it would be a new task.
+    let submission = |input| {
+        let retry = fleet.tested(leader).state.look(|fleet| fleet.config().retry);
+        submission(of(30, "deploy", input), retry, || 0).expect("it is right")
+    };
+    let mut again = vec![submission("x"), submission("y")];
+    let answered = fleet.tested(leader).policies.check_submissions(&mut again, &Caller::Plaintext).await;
+    assert_eq!(answered[&0], Ok(Reply::Submitted { task: TaskId(30), existing: true }));
+    assert!(matches!(answered[&1], Ok(Reply::Refused(Refusal::Conflict { .. }))), "{:?}", answered[&1]);
 }
 
 #[tokio::test(start_paused = true)]
