@@ -18,8 +18,8 @@ impl Parts {
     /// Returns the Messages service.
     pub(super) fn messages_service(&self) -> MessagesService {
         let Self { state, proposer, observer, rooms, policies, outside, .. } = self.clone();
-        let sending =
-            Sending { state, proposer, observer, rooms, policies, room: Arc::default(), platform: outside.platform };
+        let (room, platform) = (Arc::default(), outside.platform);
+        let sending = Sending { state, proposer, observer, rooms, policies, room, platform };
         MessagesService { sending, inboxes: self.inboxes() }
     }
 

@@ -49,6 +49,7 @@ use crate::{
     identity::{
         access::Access,
         enrolment::EnrolmentService,
+        pace::Pace,
         refusals::Refusals,
         room::{ENROLLING, Room},
         security::Security,
@@ -433,6 +434,7 @@ impl Parts {
             proposer,
             refusals: refusals.clone(),
             room: Room::new(ENROLLING),
+            pace: Pace::default(),
             shortages: observer.shortages.clone(),
         };
         let access = Access {

@@ -79,6 +79,13 @@ impl Refusals {
         }
     }
 
+    /// Takes the actors of the refusals that are to be recorded.
+    #[cfg(test)]
+    pub fn actors(&self) -> Vec<String> {
+        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        pending.into_iter().map(|refused| refused.actor).collect()
+    }
+
     /// Records refusals in the audit log. Runs until the coordinator stops.
     pub async fn run(self, proposer: Proposer) {
         loop {

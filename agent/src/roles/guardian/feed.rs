@@ -168,10 +168,11 @@ fn agent_of(actor: &str) -> Option<&str> {
     ROLES.contains(&role).then(|| name.split(' ').next().unwrap_or(name))
 }
 
-/// Returns how often something occurred, as a record tells it: `…, 7 times …`.
+/// Returns how often something occurred, as a record tells it: `…, 7 times` or `…, 7 times: …`. What comes after the colon
+/// is the text of a policy or of the payload, which may have numbers of its own.
 fn times(detail: &str) -> u64 {
-    let told = detail.split(" times").next().filter(|told| told.len() < detail.len());
-    told.and_then(|told| told.rsplit(' ').next()?.parse().ok()).unwrap_or(1)
+    let told = detail.split(':').next().and_then(|told| told.strip_suffix(" times"));
+    told.and_then(|told| told.rsplit(", ").next()?.parse().ok()).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -231,6 +232,8 @@ mod tests {
             |actor| record(1, [actor, "call", "robeing.v1.Admin/SetTrust", "denied", "PermissionDenied, 9 times"]);
         feed.record(&refused("anonymous (10.0.0.1)"), false, now);
         feed.record(&refused("client/a (10.0.0.1)"), false, now);
+        feed.record(&refused("client/x through worker/a (10.0.0.1)"), false, now);
+        feed.record(&refused("client/worker/a (10.0.0.1)"), false, now);
         feed.record(&refused("worker/b (10.0.0.1)"), true, now);
         feed.record(&record(2, ["a", "agent.enrol", "a", "denied", "x, 50 times"]), false, now);
         assert_eq!(feed.tick(now + WINDOW_MS), []);
@@ -248,6 +251,8 @@ mod tests {
             ("PermissionDenied, 12 times", 12),
             ("on Result, 7 times: why 3 times", 7),
             ("on Result, once: at times", 1),
+            ("on Result, once: it may run 30 times a day", 1),
+            ("on Message, 2 times: x, 900 times", 2),
             ("", 1),
         ] {
             assert_eq!(times(detail), expected, "{detail}");
