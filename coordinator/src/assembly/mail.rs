@@ -17,8 +17,9 @@ impl Parts {
 
     /// Returns the Messages service.
     pub(super) fn messages_service(&self) -> MessagesService {
-        let Self { state, proposer, observer, rooms, outside, .. } = self.clone();
-        let sending = Sending { state, proposer, observer, rooms, room: Arc::default(), platform: outside.platform };
+        let Self { state, proposer, observer, rooms, policies, outside, .. } = self.clone();
+        let sending =
+            Sending { state, proposer, observer, rooms, policies, room: Arc::default(), platform: outside.platform };
         MessagesService { sending, inboxes: self.inboxes() }
     }
 

@@ -4,6 +4,8 @@
 mod consensus;
 mod directory;
 mod mail;
+#[cfg(test)]
+mod tested;
 
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ use tonic::service::Routes;
 use tracing::{info, warn};
 
 use self::consensus::{Consensus, election_timing};
+#[cfg(test)]
+pub use self::tested::Tested;
 use crate::{
     CoordinatorError,
     api::{
@@ -90,23 +94,6 @@ pub struct Assembled {
     /// The handles that unit tests use.
     #[cfg(test)]
     pub tested: Tested,
-}
-
-/// The handles of a coordinator that unit tests use.
-#[cfg(test)]
-#[derive(Clone)]
-pub struct Tested {
-    pub member: Member,
-    pub members: Members,
-    pub standing: Standing,
-    pub state: StateReader,
-    pub proposer: Proposer,
-    pub change: MembershipChange,
-    pub submissions: Submissions,
-    pub watches: Watches,
-    pub directory: DirectoryService,
-    pub messages: crate::api::messages::MessagesService,
-    pub policies: Policies,
 }
 
 /// What a coordinator found on its machine before it starts.
@@ -380,25 +367,6 @@ impl Parts {
     fn watches(&self) -> Watches {
         let Self { members, standing, state, observer, lifetime, .. } = self.clone();
         Watches { state, observer, standing, leaving: Leaving::new(&lifetime, members) }
-    }
-
-    #[cfg(test)]
-    fn tested(&self, directory: DirectoryService) -> Tested {
-        let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
-        let (submissions, watches, messages) = (self.submissions(), self.watches(), self.messages_service());
-        Tested {
-            member,
-            members,
-            standing,
-            state,
-            proposer,
-            change,
-            submissions,
-            watches,
-            directory,
-            messages,
-            policies,
-        }
     }
 
     fn fleet_service(&self) -> FleetService {

@@ -8,6 +8,7 @@ use std::{
 
 use robeing_fleet::{Command, Fleet, Letter, LetterId, LetterOutcome, MailCommand, PostLetter, Refusal, Reply};
 use robeing_platform::{Platform, uuid_v7};
+use robeing_policy::Checked;
 use robeing_proto::{
     budget::MESSAGE_BUDGET_BYTES,
     v1::{self, MessageCode, MessageStatus},
@@ -20,13 +21,14 @@ use tokio::{
 use super::{
     MailError,
     address::{Nobody, Resolver},
-    draft::Draft,
+    draft::{CLIENT_PREFIX, Draft},
     waiters::{MAX_WAITED, Waiting},
 };
 use crate::{
     api::convert,
     apply::observer::ApplyObserver,
     disk_space::Rooms,
+    policies::Policies,
     propose::{self, Lane, Proposer},
     read::StateReader,
 };
@@ -40,6 +42,8 @@ pub const MAX_WAIT: Duration = Duration::from_secs(600);
 const MAX_POSTED: usize = 256;
 /// Maximum bytes of messages that are being posted at one coordinator: 64 MiB.
 pub const MAX_POSTING_BYTES: usize = 64 * 1024 * 1024;
+/// The role of senders that are no agents, as policies see it.
+const CLIENT: &str = "client";
 /// Bytes that a letter counts for besides its payload.
 const LETTER_BYTES: usize = 1024;
 /// Maximum number of letters that are read from the state at once.
@@ -72,6 +76,8 @@ pub struct Sending {
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
     pub rooms: Arc<Rooms>,
+    /// Decides about messages that can be read here.
+    pub policies: Policies,
     /// The room for messages that are being posted.
     pub room: Arc<PostRoom>,
     /// The source of ids, and of the time of sending.
@@ -93,6 +99,9 @@ impl Sending {
         let fresh = || uuid_v7(&**clock, &*self.platform.random);
         let room = self.room.take(request.payload.len())?;
         let mut draft = Draft::check(request, sender, fresh, clock.unix_millis())?;
+        if let Some(refused) = self.check_policies(&mut draft, sender).await? {
+            return Ok(vec![refused]);
+        }
         let receivers = match self.receivers(&draft, sender).await? {
             Ok(receivers) => receivers,
             Err(Nobody { code, agent, reason }) => return Ok(vec![convert::unsettled(draft.id, &agent, code, reason)]),
@@ -124,6 +133,26 @@ impl Sending {
         };
         let status = |id: LetterId| letters.remove(&id).map(|(to, status)| status.unwrap_or_else(|| late(id, &to)));
         Ok(ids.into_iter().filter_map(status).collect())
+    }
+
+    /// Applies the policies on messages. Returns what became of the message, if one refuses it.
+    async fn check_policies(&self, draft: &mut Draft, sender: &str) -> Result<Option<MessageStatus>, MailError> {
+        let Some(payload) = draft.readable().filter(|_| self.policies.concerns_messages()).cloned() else {
+            return Ok(None);
+        };
+        let of_agent = |fleet: &Fleet| fleet.agent_by_name(sender).map(|agent| convert::peer_role(agent.role).as_str());
+        let role = match sender.starts_with(CLIENT_PREFIX) {
+            true => CLIENT,
+            false => self.state.look(of_agent).unwrap_or_default(),
+        };
+        let id = draft.id.to_string();
+        match self.policies.check_message(draft.message(&id, role), &payload).await {
+            Checked::Allowed => Ok(None),
+            Checked::Redacted(payload) => Ok(draft.redact(payload).map(|()| None)?),
+            Checked::Refused(refused) => {
+                Ok(Some(convert::unsettled(draft.id, "", MessageCode::Refused, refused.message)))
+            }
+        }
     }
 
     /// Returns what became of a message of this sender, after waiting for it for at most `wait`.

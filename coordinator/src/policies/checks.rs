@@ -135,10 +135,14 @@ impl Policies {
         ended.outcome = outcome;
     }
 
+    /// Returns whether there are policies on messages.
+    pub fn concerns_messages(&self) -> bool {
+        self.active(Event::Message).is_some()
+    }
+
     /// Decides about a message that goes through the coordinators. A sealed payload can't be read here: don't call this
     /// for one, its receiver decides about it. Redaction changes the payload, so it comes before the letter's digest.
     /// `request.rights` are those of the sender's role, as the receivers of messages see them.
-    #[cfg_attr(not(test), allow(dead_code, reason = "letters are checked by it"))]
     pub async fn check_message(&self, message: Message<'_>, payload: &Bytes) -> Checked {
         let Some(compiled) = self.active(Event::Message) else { return Checked::Allowed };
         let asker = Asker {

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http::StatusCode;
+use robeing_net::web::MAX_WEB_HEADERS;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -88,8 +89,6 @@ async fn so_many_requests_are_in_progress_and_so_many_wait() {
 
 #[tokio::test]
 async fn a_request_has_so_many_headers_and_no_more() {
-    use robeing_net::web::MAX_WEB_HEADERS;
-
     let fleet = Plain::start().await;
     let at = fleet.gateway.local_addr();
     let headers = |count: usize| {

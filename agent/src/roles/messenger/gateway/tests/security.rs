@@ -8,7 +8,7 @@ use robeing_net::{
     Transport,
     security::{Credentials, Tls, TrustClock},
 };
-use robeing_platform::{Platform, SystemClock};
+use robeing_platform::{Clock, Platform, SystemClock};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -36,7 +36,6 @@ fn realm() -> Realm {
 }
 
 fn now() -> u64 {
-    use robeing_platform::Clock;
     SystemClock.unix_millis()
 }
 
