@@ -8,9 +8,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
 };
 use robeing_fleet::{AuditCommand, AuditEntry, AuditOutcome, BarKind, Command};
+use robeing_net::gate::Caller;
 use robeing_platform::sync::{Mutex, PoisonError};
 use robeing_telemetry::Metrics;
-use tonic::Code;
+use tonic::{Code, Status};
 use tracing::debug;
 
 use crate::propose::Proposer;
@@ -47,6 +48,7 @@ struct Pending {
 #[derive(Clone)]
 pub struct Refusals {
     counter: Family<Labels, Counter>,
+    failed: Family<Labels, Counter>,
     pending: Arc<Mutex<Vec<Pending>>>,
 }
 
@@ -54,7 +56,9 @@ impl Refusals {
     /// Creates the counter.
     pub fn new(metrics: &Metrics) -> Self {
         let help = "Calls that were refused because of who made them, by method and gRPC code";
-        Self { counter: metrics.counters("calls_refused", help), pending: Arc::default() }
+        let counter = metrics.counters("calls_refused", help);
+        let help = "Calls that were admitted and answered with an error at once, by method and gRPC code";
+        Self { counter, failed: metrics.counters("calls_failed", help), pending: Arc::default() }
     }
 
     /// Counts a refused call of the caller that has proved to be `name`, or of [`ANONYMOUS`], unless the code states
@@ -77,6 +81,20 @@ impl Refusals {
             None if room => pending.push(Pending { actor, method: method.to_owned(), code, times: 1, is_anonymous }),
             None => {}
         }
+    }
+
+    /// Counts a call that its service has refused because it is in the name of another than `caller`; a status that says
+    /// something else is not counted.
+    pub fn count_denied(&self, method: &str, status: &Status, peer: Option<SocketAddr>, caller: &Caller) {
+        if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) {
+            self.count(method, status.code(), peer, &caller.name());
+        }
+    }
+
+    /// Counts a call that was admitted and answered with an error at once, whoever made it: also one whose message is too
+    /// large or can't be read.
+    pub fn count_failed(&self, method: &str, code: Code) {
+        self.failed.get_or_create(&Labels { method: method.to_owned(), code: format!("{code:?}") }).inc();
     }
 
     /// Records refusals in the audit log. Runs until the coordinator stops.
@@ -139,6 +157,20 @@ mod tests {
         drop(pending);
         let text = metrics.encode();
         assert!(text.contains(r#"robeing_calls_refused_total{method="Submit",code="PermissionDenied"} 74"#), "{text}");
+    }
+
+    #[test]
+    fn calls_in_the_name_of_another_count_and_other_failures_do_not() {
+        let metrics = Metrics::default();
+        let refusals = Refusals::new(&metrics);
+        for status in [Status::permission_denied("x"), Status::invalid_argument("x"), Status::deadline_exceeded("x")] {
+            refusals.count_denied("Open", &status, None, &Caller::Anonymous);
+        }
+        refusals.count_failed("Submit", Code::OutOfRange);
+        let text = metrics.encode();
+        assert!(text.contains(r#"robeing_calls_refused_total{method="Open",code="PermissionDenied"} 1"#), "{text}");
+        assert!(!text.contains("InvalidArgument"), "{text}");
+        assert!(text.contains(r#"robeing_calls_failed_total{method="Submit",code="OutOfRange"} 1"#), "{text}");
     }
 
     #[test]

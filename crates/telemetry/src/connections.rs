@@ -26,7 +26,8 @@ impl ConnectionMetrics {
     /// Registers the counters, all zero.
     pub fn new(metrics: &Metrics) -> Self {
         Self {
-            refused: metrics.counters("connections_refused", "Connections that were refused before any call, by reason"),
+            refused: metrics
+                .counters("connections_refused", "Connections that were refused before any call, by reason"),
             authenticated: metrics.counter("connections_authenticated", "Connections accepted with a certificate"),
             anonymous: metrics.counter("connections_anonymous", "Connections accepted without a certificate"),
         }
