@@ -82,7 +82,7 @@ impl internal::mailbox_server::Mailbox for MailboxService {
                 served = service.serve(&caller, inbound, &sender) => served,
             };
             if let Err(status) = ended {
-                refusals.count_denied(METHOD, &status, peer, &caller);
+                refusals.count_ended(METHOD, &status, peer, &caller);
                 // No one receives the status if the agent left first, or does not read.
                 let _ = sender.try_send(Err(status));
             }

@@ -91,7 +91,7 @@ impl internal::session_server::Session for SessionService {
                 () = stop.cancelled() => {}
                 served = service.serve(connection, caller.clone(), inbound, &sender) => {
                     if let Err(status) = served {
-                        refusals.count_denied(METHOD, &status, peer, &caller);
+                        refusals.count_ended(METHOD, &status, peer, &caller);
                         // No one receives the status if the agent left first.
                         let _ = sender.send(Err(status)).await;
                     }

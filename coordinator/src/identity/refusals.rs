@@ -57,7 +57,7 @@ impl Refusals {
     pub fn new(metrics: &Metrics) -> Self {
         let help = "Calls that were refused because of who made them, by method and gRPC code";
         let counter = metrics.counters("calls_refused", help);
-        let help = "Calls that were admitted and answered with an error at once, by method and gRPC code";
+        let help = "Calls that were admitted and failed before their first answer, by method and gRPC code";
         Self { counter, failed: metrics.counters("calls_failed", help), pending: Arc::default() }
     }
 
@@ -83,15 +83,16 @@ impl Refusals {
         }
     }
 
-    /// Counts a call that its service has refused because it is in the name of another than `caller`; a status that says
-    /// something else is not counted.
-    pub fn count_denied(&self, method: &str, status: &Status, peer: Option<SocketAddr>, caller: &Caller) {
-        if matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) {
-            self.count(method, status.code(), peer, &caller.name());
+    /// Counts a stream that was admitted, and that its service has ended with this status: it is in the name of another
+    /// than `caller`, or fails for any other reason.
+    pub fn count_ended(&self, method: &str, status: &Status, peer: Option<SocketAddr>, caller: &Caller) {
+        match status.code() {
+            code @ (Code::PermissionDenied | Code::Unauthenticated) => self.count(method, code, peer, &caller.name()),
+            code => self.count_failed(method, code),
         }
     }
 
-    /// Counts a call that was admitted and answered with an error at once, whoever made it: also one whose message is too
+    /// Counts a call that was admitted and failed before its first answer, whoever made it: also one whose message is too
     /// large or can't be read.
     pub fn count_failed(&self, method: &str, code: Code) {
         self.failed.get_or_create(&Labels { method: method.to_owned(), code: format!("{code:?}") }).inc();
@@ -160,16 +161,16 @@ mod tests {
     }
 
     #[test]
-    fn calls_in_the_name_of_another_count_and_other_failures_do_not() {
+    fn calls_in_the_name_of_another_and_other_failures_are_counted_apart() {
         let metrics = Metrics::default();
         let refusals = Refusals::new(&metrics);
         for status in [Status::permission_denied("x"), Status::invalid_argument("x"), Status::deadline_exceeded("x")] {
-            refusals.count_denied("Open", &status, None, &Caller::Anonymous);
+            refusals.count_ended("Open", &status, None, &Caller::Anonymous);
         }
         refusals.count_failed("Submit", Code::OutOfRange);
         let text = metrics.encode();
         assert!(text.contains(r#"robeing_calls_refused_total{method="Open",code="PermissionDenied"} 1"#), "{text}");
-        assert!(!text.contains("InvalidArgument"), "{text}");
+        assert!(text.contains(r#"robeing_calls_failed_total{method="Open",code="InvalidArgument"} 1"#), "{text}");
         assert!(text.contains(r#"robeing_calls_failed_total{method="Submit",code="OutOfRange"} 1"#), "{text}");
     }
 
