@@ -65,6 +65,12 @@ impl Scene {
         }
     }
 
+    /// Returns the same fleet after its agent has restarted, which has another address since.
+    async fn refreshed(self) -> Self {
+        let agent = self.fleet.agent_such(VICTIM, "the agent elsewhere", |agent| agent.address != self.agent).await;
+        Self { agent: agent.address, ..self }
+    }
+
     /// Begins to look at a counter of the first coordinator.
     async fn at_coordinator(&self, name: &str) -> Counter {
         Counter::of(&self.fleet.metrics_address("coordinator-0"), name).await
