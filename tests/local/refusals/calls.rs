@@ -116,7 +116,8 @@ async fn the_task_of_another_agent_can_not_be_completed() {
 
 /// Opens a session as `identity`, which must be refused.
 async fn refused_session(scene: &Scene, identity: &Stolen, hello: Hello) {
-    let counter = scene.at_coordinator(&refused_calls("robeing.internal.v1.Session/Open", Code::PermissionDenied)).await;
+    let counter =
+        scene.at_coordinator(&refused_calls("robeing.internal.v1.Session/Open", Code::PermissionDenied)).await;
     let refused = HandAgent::open_over(identity.channel(&scene.coordinator), hello.clone()).await;
     let refused = refused.err().unwrap_or_else(|| panic!("a session was opened: {hello:?}"));
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");

@@ -160,7 +160,8 @@ async fn set_secrets(scene: &Scene, data: &[&JoinSecret], web: &JoinSecret) {
         ..SetTrustRequest::default()
     };
     let channel = scene.thief.certified(PeerRole::Operator, "operator").channel(&scene.coordinator);
-    eventually("the secrets are set", async || AdminClient::new(channel.clone()).set_trust(request.clone()).await).await;
+    eventually("the secrets are set", async || AdminClient::new(channel.clone()).set_trust(request.clone()).await)
+        .await;
 }
 
 #[tokio::test]

@@ -40,8 +40,10 @@ impl Liar {
 
     /// Waits until the victim, which has restarted, knows the liar again.
     pub async fn again(self, scene: &Scene) -> Self {
-        eventually("the victim knows the liar", async || LiarStream::open(self.channel(scene), hello(1)).await.map(drop))
-            .await;
+        eventually("the victim knows the liar", async || {
+            LiarStream::open(self.channel(scene), hello(1)).await.map(drop)
+        })
+        .await;
         self
     }
 

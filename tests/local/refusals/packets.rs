@@ -111,7 +111,6 @@ async fn a_packet_that_is_replayed_is_handled_once_also_after_a_restart() {
     scene.fleet.kill(VICTIM);
     scene.fleet.start_one(VICTIM);
     let attached = Attached::to(&scene.fleet.attach_address(VICTIM)).await;
-    scene.fleet.ready().await;
     scene = scene.refreshed().await;
     let (handler, liar) = (Handler::start(attached), liar.again(&scene).await);
     let counter = scene.at_agent(repeated).await;
