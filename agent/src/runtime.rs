@@ -81,7 +81,7 @@ pub async fn run(
         "starting an agent"
     );
     let executor = executor.await?;
-    let secured = Secured::begin(&config, &platform).await?;
+    let secured = Secured::begin(&config, &platform, &metrics).await?;
     let transport = secured.transport.clone();
     let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
     let upstream = Arc::new(Upstream::new(transport.clone(), config.coordinators.clone(), &*platform.random));

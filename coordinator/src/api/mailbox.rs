@@ -8,7 +8,7 @@ use futures::{
     stream::{BoxStream, FuturesUnordered},
 };
 use robeing_fleet::{Command, LetterId, MailCommand, Stamp};
-use robeing_net::gate::Caller;
+use robeing_net::{ConnectInfo, gate::Caller};
 use robeing_proto::{
     internal::v1::{
         self as internal, FromMailbox, InboxPage, InboxQuery, LetterAnswer, Letters, ToMailbox,
@@ -24,7 +24,7 @@ use crate::{
     api::convert,
     apply::observer::ApplyObserver,
     clock::FleetClock,
-    identity::enrolled,
+    identity::{enrolled, refusals::Refusals},
     leader::standing::Standing,
     lifetime::{Leaving, Lifetime},
     mail::{
@@ -38,6 +38,8 @@ use crate::{
     read::StateReader,
 };
 
+/// The method, as refusals are counted.
+const METHOD: &str = "robeing.internal.v1.Mailbox/Attend";
 /// Messages in flight to one agent.
 const SEND_BUFFER: usize = 2;
 /// How long a new stream has to send its first message.
@@ -58,6 +60,7 @@ pub struct MailboxService {
     pub clock: FleetClock,
     pub inboxes: Inboxes,
     pub leaving: Leaving,
+    pub refusals: Refusals,
     pub lifetime: Lifetime,
 }
 
@@ -71,9 +74,11 @@ impl internal::mailbox_server::Mailbox for MailboxService {
         let (sender, receiver) = mpsc::channel(SEND_BUFFER);
         let service = self.clone();
         let caller = Caller::of(request.extensions());
+        let peer = request.extensions().get::<ConnectInfo>().and_then(|connection| connection.peer);
         let inbound = request.into_inner();
         self.lifetime.tasks().spawn(async move {
-            let (leaving, standing) = (service.leaving.clone(), service.standing.clone());
+            let (leaving, standing, refusals) =
+                (service.leaving.clone(), service.standing.clone(), service.refusals.clone());
             let ended = tokio::select! {
                 () = leaving.begins() => Err(Status::unavailable("this coordinator is leaving; use another")),
                 () = standing.until_stale() => {
@@ -83,6 +88,7 @@ impl internal::mailbox_server::Mailbox for MailboxService {
                 served = service.serve(&caller, inbound, &sender) => served,
             };
             if let Err(status) = ended {
+                refusals.count_ended(METHOD, &status, peer, &caller);
                 // No one receives the status if the agent left first, or does not read.
                 let _ = sender.try_send(Err(status));
             }

@@ -171,6 +171,7 @@ struct Parts {
     warnings: Arc<Warnings>,
     rooms: Arc<Rooms>,
     policies: Policies,
+    refusals: Refusals,
     outside: Outside,
     lifetime: Lifetime,
 }
@@ -238,6 +239,7 @@ impl Parts {
             warnings,
             rooms,
             policies,
+            refusals: Refusals::new(metrics),
             outside,
             lifetime,
         }
@@ -400,7 +402,20 @@ impl Parts {
             observer: Arc::clone(&observer),
             transport: outside.transport,
         };
-        SessionService { member, members, standing, state, proposer, observer, clock, opener, policies, lifetime }
+        let refusals = self.refusals.clone();
+        SessionService {
+            member,
+            members,
+            standing,
+            state,
+            proposer,
+            observer,
+            clock,
+            opener,
+            policies,
+            refusals,
+            lifetime,
+        }
     }
 
     fn guard_reports(&self) -> GuardReports {
@@ -421,8 +436,7 @@ impl Parts {
 
     /// Puts the services behind the gate, adds the one for enrolment, and starts what keeps certificates up to date.
     async fn secure(&self, routes: Routes, security: Security, metrics: &Metrics) -> Routes {
-        let Self { member, state, proposer, observer, clock, warnings, lifetime, .. } = self.clone();
-        let refusals = Refusals::new(metrics);
+        let Self { member, state, proposer, observer, clock, warnings, refusals, lifetime, .. } = self.clone();
         lifetime.spawn(refusals.clone().run(proposer.clone()));
         let enrolment = EnrolmentService {
             member,

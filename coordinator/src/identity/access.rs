@@ -9,7 +9,7 @@ use robeing_net::{
     gate::{Caller, Gate, ON_BEHALF_OF},
     security::{PeerIdentity, TrustClock},
 };
-use tonic::{Status, async_trait};
+use tonic::{Code, Status, async_trait};
 use tracing::debug;
 
 use super::{
@@ -47,6 +47,10 @@ impl Gate for Access {
             self.refusals.count(counted, status.code(), connection.peer, name);
         }
         admitted.map_err(|(status, _)| status)
+    }
+
+    fn failed(&self, method: &str, code: Code) {
+        self.refusals.count_failed(method.trim_start_matches('/'), code);
     }
 }
 

@@ -12,11 +12,11 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
 };
-use tonic::{Code, Status};
+use tonic::Status;
 use tracing::{debug, info, warn};
 
 use super::{
-    connect::{OpenError, Stream, open},
+    connect::{OpenError, Stream, is_unreadable, open},
     shared::{Link, LinkState, Shared, reply_len},
 };
 use crate::messaging::{
@@ -380,10 +380,8 @@ impl Task {
                 Err(end) => end,
             },
             Ok(None) => End::Broken("the other side ended it".to_owned()),
-            Err(status) => match status.code() {
-                Code::OutOfRange | Code::InvalidArgument => End::Unreadable(status.message().to_owned()),
-                _ => End::Broken(status.message().to_owned()),
-            },
+            Err(status) if is_unreadable(&status) => End::Unreadable(status.message().to_owned()),
+            Err(status) => End::Broken(status.message().to_owned()),
         };
         self.end(&end);
     }
