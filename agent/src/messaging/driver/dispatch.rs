@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::yield_now,
     time::timeout_at,
 };
 use tracing::{error, info, warn};
@@ -70,35 +71,65 @@ pub(super) fn queue() -> (Recorder, mpsc::Receiver<Group>) {
     (Recorder { groups, room: Arc::new(Semaphore::new(QUEUED_REPLIES)) }, queue)
 }
 
+/// A packet, and what became of it.
+type Ended = (Handed, Outcome);
+
 /// Hands packets to the handler until the agent stops. Outcomes go to `recorder`; without one, none is recorded.
 pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder: Option<Recorder>) {
     let mut handling = FuturesUnordered::new();
-    loop {
-        {
-            let mut inbox = shared.inbox();
-            while let Some(handed) = inbox.hand_out() {
-                handling.push(handle(Arc::clone(&shared), Arc::clone(&handler), handed));
+    let mut first = None;
+    while !shared.stop.is_cancelled() {
+        let start = |handed| handle(Arc::clone(&shared), Arc::clone(&handler), handed);
+        let ended = end_together(&shared, first.take(), &mut handling, start);
+        if ended.is_empty() {
+            tokio::select! {
+                () = shared.stop.cancelled() => return,
+                Some(ended) = handling.next() => first = Some(ended),
+                () = shared.work.notified() => {}
             }
+            continue;
         }
-        let ended = tokio::select! {
-            () = shared.stop.cancelled() => return,
-            Some(ended) = handling.next() => ended,
-            () = shared.work.notified() => continue,
-        };
-        let mut all = vec![ended];
-        while all.len() < TOGETHER
-            && let Some(Some(ended)) = handling.next().now_or_never()
-        {
-            all.push(ended);
-        }
-        {
-            let mut inbox = shared.inbox();
-            all.iter().for_each(|(handed, _)| inbox.finish(handed));
-        }
-        let done: Vec<Done> = all.into_iter().map(|(handed, outcome)| concluded(&shared, handed, outcome)).collect();
+        let is_full = ended.len() >= TOGETHER;
+        let done = ended.into_iter().map(|(handed, outcome)| concluded(&shared, handed, outcome)).collect();
         match &recorder {
             None => conclude(&shared, done),
             Some(recorder) => recorder.record(done).await,
+        }
+        if is_full {
+            // A handler that never waits must not keep the streams from being read and written.
+            yield_now().await;
+        }
+    }
+}
+
+/// Hands out packets for as long as others end at once, so that a lane, whose packets are handled one after another, is
+/// concluded as a whole. Returns what has ended, `first` among it, at most [`TOGETHER`].
+fn end_together<F: Future<Output = Ended>>(
+    shared: &Shared,
+    first: Option<Ended>,
+    handling: &mut FuturesUnordered<F>,
+    start: impl Fn(Handed) -> F,
+) -> Vec<Ended> {
+    let mut ended: Vec<Ended> = first.into_iter().collect();
+    let mut finished = 0;
+    loop {
+        {
+            let mut inbox = shared.inbox();
+            ended[finished..].iter().for_each(|(handed, _)| inbox.finish(handed));
+            finished = ended.len();
+            while finished < TOGETHER
+                && let Some(handed) = inbox.hand_out()
+            {
+                handling.push(start(handed));
+            }
+        }
+        while ended.len() < TOGETHER
+            && let Some(Some(one)) = handling.next().now_or_never()
+        {
+            ended.push(one);
+        }
+        if ended.len() == finished {
+            return ended;
         }
     }
 }
