@@ -10,7 +10,7 @@ use robeing_net::Transport;
 use robeing_platform::{Platform, Random};
 use robeing_settings::AgentConfig;
 use robeing_telemetry::Metrics;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::info;
 
 use crate::{
@@ -86,8 +86,6 @@ pub async fn run(
     let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
     let upstream = Arc::new(Upstream::new(transport.clone(), config.coordinators.clone(), &*platform.random));
     let messages = Messages::start(&config, &platform, &transport, &*executor, &upstream, &metrics).await?;
-    // However this ends, no task of the messenger outlives it.
-    let _ends = messages.stop.clone().drop_guard();
     let directory = Arc::clone(&messages.directory) as Arc<dyn Directory>;
     let (gate, authentication) = secured.gate(Arc::clone(&directory));
     let address = listener.advertised.clone();
@@ -113,12 +111,7 @@ pub async fn run(
     };
     tokio::select! {
         () = secured.ready() => {}
-        () = shutdown.cancelled() => {
-            messages.stop.cancel();
-            messages.messenger.stopped().await;
-            duties.stop().await;
-            return Ok(());
-        }
+        () = shutdown.cancelled() => return Ok(stop_early(&messages, duties).await),
     }
     let stop = messages.stop.clone();
     let session = async {
@@ -131,6 +124,13 @@ pub async fn run(
     Ok(ended?)
 }
 
+/// Ends what an agent does that has not opened a session.
+async fn stop_early(messages: &Messages, duties: Duties) {
+    messages.stop.cancel();
+    messages.messenger.stopped().await;
+    duties.stop().await;
+}
+
 /// What an agent needs to exchange messages.
 struct Messages {
     messenger: Messenger,
@@ -140,6 +140,8 @@ struct Messages {
     mailbox: mailbox::Deps,
     sealing_key: Bytes,
     stop: CancellationToken,
+    /// However the agent ends, no task of the messenger outlives it.
+    _ends: DropGuard,
 }
 
 impl Messages {
@@ -185,7 +187,8 @@ impl Messages {
             stop: stop.clone(),
         };
         let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
-        Ok(Self { messenger, directory, upstream, random, mailbox, sealing_key, stop })
+        let _ends = stop.clone().drop_guard();
+        Ok(Self { messenger, directory, upstream, random, mailbox, sealing_key, stop, _ends })
     }
 
     /// Follows the directory and attends the mailbox until `stop` is cancelled and all messages have ended.
