@@ -234,9 +234,9 @@ async fn the_user_of_a_token_does_what_it_has_the_right_to() {
         let access = fixture.access(Enrolment::Proof, rights, false);
         check("a user", &access, (&stranger, &good), expected).await;
     }
-    let access = fixture.access(Enrolment::Proof, RIGHTS, false);
-    access.admit("/robeing.v1.Fleet/Submit", &stranger, &good).await.expect_err("it has no rights");
-    assert_eq!(access.refusals.actors(), ["client/system:serviceaccount:default:s ()"], "it is no agent's name");
+    let other = fixture.access(Enrolment::Proof, RIGHTS, false);
+    other.admit("/robeing.v1.Fleet/Submit", &stranger, &good).await.expect_err("it has no rights");
+    assert_eq!(other.refusals.actors(), ["client/system:serviceaccount:default:s ()"], "it is no agent's name");
     // It is not known that the issuer's users are clients of this fleet.
     let access = Access { rights: ClientRights::CertifiedMayAll, ..access };
     let decided = decide(&access, "/robeing.v1.Admin/SetPools", &stranger, &good).await;
