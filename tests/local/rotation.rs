@@ -247,7 +247,8 @@ async fn tasks(connect: impl Fn() -> FleetClient, history: Arc<History>, ended: 
     while submitted < least || !*ended.borrow() {
         pace.tick().await;
         let group = (0..TASKS_AT_ONCE).map(|at| recorded(&history, "", &format!("number {}", submitted + at)));
-        let group = submit_recorded(&connect(), &history, group.collect(), TASKS_AT_ONCE as usize);
+        let client = connect();
+        let group = submit_recorded(&client, &history, group.collect(), TASKS_AT_ONCE as usize);
         in_time("a group of tasks", group).await;
         submitted += TASKS_AT_ONCE;
     }
