@@ -187,8 +187,16 @@ impl Messages {
             stop: stop.clone(),
         };
         let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
-        let _ends = stop.clone().drop_guard();
-        Ok(Self { messenger, directory, upstream, random, mailbox, sealing_key, stop, _ends })
+        Ok(Self {
+            messenger,
+            directory,
+            upstream,
+            random,
+            mailbox,
+            sealing_key,
+            _ends: stop.clone().drop_guard(),
+            stop,
+        })
     }
 
     /// Follows the directory and attends the mailbox until `stop` is cancelled and all messages have ended.
