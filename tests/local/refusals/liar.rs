@@ -2,8 +2,12 @@
 
 use prost::Message;
 use robeing_identity::PeerRole;
-use robeing_proto::message::v1::{
-    CloseCode, Frame, Hello, Packet, PacketOutcome, messages_client::MessagesClient, packet_outcome::Outcome,
+use robeing_proto::{
+    internal::v1 as session,
+    message::v1::{
+        CloseCode, Frame, Hello, Packet, PacketOutcome, messages_client::MessagesClient, packet_outcome::Outcome,
+    },
+    v1::Role,
 };
 use robeing_tests::{
     raw_call,
@@ -33,8 +37,10 @@ pub struct Liar {
 impl Liar {
     /// Joins the fleet, and waits until the victim knows it.
     pub async fn join(scene: &Scene) -> Self {
-        let identity = scene.thief.certified(PeerRole::Worker, LIAR);
-        let session = HandAgent::open_over(identity.channel(&scene.coordinator), session_hello(LIAR)).await;
+        let identity = scene.thief.certified(PeerRole::Guardian, LIAR);
+        // A guardian, which gets no tasks.
+        let said = session::Hello { role: Role::Guardian.into(), ..session_hello(LIAR) };
+        let session = HandAgent::open_over(identity.channel(&scene.coordinator), said).await;
         Self { identity, _session: session.expect("a valid Hello") }.again(scene).await
     }
 
