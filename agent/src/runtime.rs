@@ -10,7 +10,7 @@ use robeing_net::Transport;
 use robeing_platform::{Platform, Random};
 use robeing_settings::AgentConfig;
 use robeing_telemetry::Metrics;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::info;
 
 use crate::{
@@ -111,7 +111,7 @@ pub async fn run(
     };
     tokio::select! {
         () = secured.ready() => {}
-        () = shutdown.cancelled() => return Ok(()),
+        () = shutdown.cancelled() => return Ok(stop_early(&messages, duties).await),
     }
     let stop = messages.stop.clone();
     let session = async {
@@ -124,6 +124,13 @@ pub async fn run(
     Ok(ended?)
 }
 
+/// Ends what an agent does that has not opened a session.
+async fn stop_early(messages: &Messages, duties: Duties) {
+    messages.stop.cancel();
+    messages.messenger.stopped().await;
+    duties.stop().await;
+}
+
 /// What an agent needs to exchange messages.
 struct Messages {
     messenger: Messenger,
@@ -133,6 +140,8 @@ struct Messages {
     mailbox: mailbox::Deps,
     sealing_key: Bytes,
     stop: CancellationToken,
+    /// However the agent ends, no task of the messenger outlives it.
+    _ends: DropGuard,
 }
 
 impl Messages {
@@ -178,7 +187,16 @@ impl Messages {
             stop: stop.clone(),
         };
         let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
-        Ok(Self { messenger, directory, upstream, random, mailbox, sealing_key, stop })
+        Ok(Self {
+            messenger,
+            directory,
+            upstream,
+            random,
+            mailbox,
+            sealing_key,
+            _ends: stop.clone().drop_guard(),
+            stop,
+        })
     }
 
     /// Follows the directory and attends the mailbox until `stop` is cancelled and all messages have ended.

@@ -173,7 +173,7 @@ impl Outbox {
                 let Some((seq, _)) = lane.next() else { break };
                 lane.written = seq;
                 let Some(entry) = lane.entries.get_mut(&seq) else { break };
-                entry.packet.resent = std::mem::replace(&mut entry.was_sent, true);
+                entry.packet.resent |= std::mem::replace(&mut entry.was_sent, true);
                 let (packet, left) = (entry.packet.clone(), entry.deadline.saturating_sub(now));
                 lane.spent += packet.cost();
                 bytes += packet.cost();
@@ -195,6 +195,15 @@ impl Outbox {
             self.settle(index, seq, outcome);
         }
         was_sent
+    }
+
+    /// Notes that a message may arrive by another way first, so that it is marked as resent from now on.
+    pub fn goes_another_way(&mut self, id: PacketId) {
+        if let Some(&(index, seq)) = self.by_id.get(&id)
+            && let Some(entry) = self.lanes[index].entries.get_mut(&seq)
+        {
+            entry.packet.resent = true;
+        }
     }
 
     /// Settles the messages whose deadline has passed.
@@ -300,6 +309,19 @@ mod tests {
         assert_eq!(marks, [(2, true), (3, true), (4, true), (5, false)]);
         assert!(!outbox.outcome(PacketId(1), Outcome::Sent), "it has its outcome");
         assert_eq!(outbox.take_settled(), [(PacketId(1), Outcome::accepted(None))]);
+    }
+
+    #[test]
+    fn a_message_that_may_have_arrived_another_way_is_marked_from_the_first_time_on() {
+        let mut outbox = Outbox::default();
+        outbox.offer(0, packet(1)).unwrap();
+        outbox.offer(0, Packet { resent: true, ..packet(2) }).unwrap();
+        outbox.offer(0, packet(3)).unwrap();
+        outbox.goes_another_way(PacketId(1));
+        outbox.goes_another_way(PacketId(9));
+        outbox.connected(PLENTY);
+        let marks: Vec<_> = outbox.next_batch(0).iter().map(|(packet, _)| packet.resent).collect();
+        assert_eq!(marks, [true, true, false]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use robeing_proto::{
         self as internal, FromMailbox, InboxPage, InboxQuery, LetterAnswer, Letters, ToMailbox,
         from_mailbox::Message as FromAgent, to_mailbox::Message as ToAgent,
     },
-    v1::{ReadInboxRequest, ReadInboxResponse},
+    v1::{self, ReadInboxRequest, ReadInboxResponse},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -25,6 +25,7 @@ use crate::{
     apply::observer::ApplyObserver,
     clock::FleetClock,
     identity::{enrolled, refusals::Refusals},
+    leader::standing::Standing,
     lifetime::{Leaving, Lifetime},
     mail::{
         MailError,
@@ -52,6 +53,7 @@ const MAX_SETTLING_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub struct MailboxService {
     pub member: Member,
+    pub standing: Standing,
     pub state: StateReader,
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
@@ -75,9 +77,13 @@ impl internal::mailbox_server::Mailbox for MailboxService {
         let peer = request.extensions().get::<ConnectInfo>().and_then(|connection| connection.peer);
         let inbound = request.into_inner();
         self.lifetime.tasks().spawn(async move {
-            let (leaving, refusals) = (service.leaving.clone(), service.refusals.clone());
+            let (leaving, standing, refusals) =
+                (service.leaving.clone(), service.standing.clone(), service.refusals.clone());
             let ended = tokio::select! {
                 () = leaving.begins() => Err(Status::unavailable("this coordinator is leaving; use another")),
+                () = standing.until_stale() => {
+                    Err(Status::unavailable("this coordinator has no contact to the others; use another"))
+                }
                 () = sender.closed() => return,
                 served = service.serve(&caller, inbound, &sender) => served,
             };
@@ -145,13 +151,17 @@ impl MailboxService {
 }
 
 type Settling = BoxFuture<'static, (usize, Result<(), ProposeError>)>;
+type CatchingUp = BoxFuture<'static, Result<(), Status>>;
 
 /// A mailbox that is being served.
 struct Attending {
     service: MailboxService,
     attended: Attended,
-    /// The fleet's time when the mailbox was opened. Letters that were posted earlier may have been sent before.
-    opened: Stamp,
+    /// The fleet's time when the mailbox was opened, or a little later. Letters that were posted earlier may have been
+    /// sent before. `None`: it is not known here yet, because this coordinator may be behind; so may any letter.
+    opened: Option<Stamp>,
+    /// Waits until everything that was accepted before the mailbox was opened is applied here.
+    catching_up: CatchingUp,
     window: Window,
     /// The state may have letters to be sent.
     has_letters: bool,
@@ -169,7 +179,8 @@ struct Attending {
 impl Attending {
     fn new(service: MailboxService, attended: Attended) -> Self {
         Self {
-            opened: service.state.look(|fleet| fleet.now()),
+            opened: None,
+            catching_up: catch_up(&service.state),
             sender: service.proposer.sender(),
             service,
             attended,
@@ -195,6 +206,11 @@ impl Attending {
                     self.check_not_barred()?;
                     self.has_letters = true;
                 }
+                caught_up = &mut self.catching_up, if self.opened.is_none() => match caught_up {
+                    Ok(()) => self.opened = Some(self.service.state.look(|fleet| fleet.now())),
+                    // Nobody leads now.
+                    Err(_) => self.catching_up = catch_up(&self.service.state),
+                },
                 Some((bytes, settled)) = self.settling.next() => {
                     self.settling_bytes -= bytes;
                     // The agent opens its mailbox again, and gets the letters again.
@@ -255,8 +271,8 @@ impl Attending {
         }
         let now = self.service.clock.estimate().fleet;
         let wire = |letter: &Arc<robeing_fleet::Letter>| {
-            let may_be_known = letter.posted.fleet <= self.opened.fleet;
-            convert::letter_message(letter, letter.expires.saturating_sub(now).max(1), may_be_known)
+            let resent = may_be_known(letter.posted, self.opened);
+            convert::letter_message(letter, letter.expires.saturating_sub(now).max(1), resent)
         };
         Some(ToAgent::Letters(Letters { letters: letters.iter().map(wire).collect() }))
     }
@@ -306,8 +322,30 @@ impl Attending {
     }
 }
 
+/// Returns whether a letter may have been sent to the agent before its mailbox was opened.
+fn may_be_known(posted: Stamp, opened: Option<Stamp>) -> bool {
+    opened.is_none_or(|opened| posted.fleet <= opened.fleet)
+}
+
+fn catch_up(state: &StateReader) -> CatchingUp {
+    let state = state.clone();
+    Box::pin(async move { state.ready_to_read(v1::Consistency::Linearizable.into()).await })
+}
+
 /// Returns whether a mailbox ended because the agent has opened another one.
 #[cfg(test)]
 pub fn is_replaced(status: &Status) -> bool {
     status.code() == tonic::Code::Aborted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_letter_may_be_known_until_the_time_of_opening_is() {
+        assert!(may_be_known(Stamp::at(5), None), "another coordinator may have sent it");
+        assert!(may_be_known(Stamp::at(5), Some(Stamp::at(5))));
+        assert!(!may_be_known(Stamp::at(6), Some(Stamp::at(5))));
+    }
 }

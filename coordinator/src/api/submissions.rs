@@ -116,13 +116,7 @@ impl Submissions {
         by: &Caller,
         mut submissions: Vec<SubmitTask>,
     ) -> Result<Vec<Outcome>, ProposeError> {
-        let mut refused: BTreeMap<usize, Outcome> = self
-            .policies
-            .check_submissions(&mut submissions, by)
-            .await
-            .into_iter()
-            .map(|(n, no)| (n, Err(no)))
-            .collect();
+        let mut refused: BTreeMap<usize, Outcome> = self.policies.check_submissions(&mut submissions, by).await;
         let without_room = self.without_room(&submissions).await;
         for (n, refusal) in self.observer.shortages.counted(&submissions, without_room) {
             refused.entry(n).or_insert(Ok(Reply::Refused(refusal)));

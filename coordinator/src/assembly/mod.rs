@@ -3,6 +3,7 @@
 
 mod consensus;
 mod directory;
+mod leading;
 mod mail;
 #[cfg(test)]
 mod tested;
@@ -49,6 +50,7 @@ use crate::{
     identity::{
         access::Access,
         enrolment::EnrolmentService,
+        pace::Pace,
         refusals::Refusals,
         room::{ENROLLING, Room},
         security::Security,
@@ -56,17 +58,13 @@ use crate::{
     leader::{
         bootstrap::Bootstrap,
         describe::Descriptions,
-        failure_detector::FailureDetector,
         leader_watch::{LeaderConnections, LeaderLoss},
         membership_change::MembershipChange,
-        quorum_contact::ContactKeeper,
         recoveries,
-        score::{ScoreKeeper, Scores},
+        score::Scores,
         sessions::opening::SessionOpener,
-        stalls::StallWatch,
         standing::Standing,
         transfer::Transfer,
-        version::VersionRaiser,
     },
     lifetime::{Leaving, Lifetime},
     member::Member,
@@ -323,31 +321,6 @@ impl Parts {
         LeaderLoss { own: member.id(), connections, standing, members, outside, raft, timing, restraint }
     }
 
-    fn contact_keeper(&self) -> ContactKeeper {
-        let Self { member, raft, standing, members, outside, .. } = self.clone();
-        ContactKeeper { own: member.id(), raft, standing, members, peers: outside.peers }
-    }
-
-    fn stall_watch(&self) -> StallWatch {
-        let Self { member, members, standing, descriptions, raft, log, warnings, .. } = self.clone();
-        StallWatch { member, members, standing, descriptions, raft, log, warnings }
-    }
-
-    fn failure_detector(&self) -> FailureDetector {
-        let Self { standing, state, proposer, observer, clock, outside, .. } = self.clone();
-        FailureDetector { standing, state, proposer, observer, transport: outside.transport, clock }
-    }
-
-    fn score_keeper(&self) -> ScoreKeeper {
-        let Self { member, members, standing, descriptions, raft, scores, rooms, .. } = self.clone();
-        ScoreKeeper { own: member.id(), members, standing, descriptions, raft, scores, rooms }
-    }
-
-    fn version_raiser(&self) -> VersionRaiser {
-        let Self { standing, members, descriptions, state, proposer, .. } = self.clone();
-        VersionRaiser { standing, members, descriptions, state, proposer }
-    }
-
     fn consensus_server(
         &self,
         config: &CoordinatorConfig,
@@ -447,6 +420,7 @@ impl Parts {
             proposer,
             refusals: refusals.clone(),
             room: Room::new(ENROLLING),
+            pace: Pace::default(),
             shortages: observer.shortages.clone(),
         };
         let access = Access {

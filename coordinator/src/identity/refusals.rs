@@ -83,6 +83,13 @@ impl Refusals {
         }
     }
 
+    /// Takes the actors of the refusals that are to be recorded.
+    #[cfg(test)]
+    pub fn actors(&self) -> Vec<String> {
+        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        pending.into_iter().map(|refused| refused.actor).collect()
+    }
+
     /// Counts a stream that was admitted, and that its service has ended with this status: it is in the name of another
     /// than `caller`, or fails for any other reason.
     pub fn count_ended(&self, method: &str, status: &Status, peer: Option<SocketAddr>, caller: &Caller) {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost_types::Duration as WireDuration;
 use ring::digest::{Context, SHA256};
 use robeing_fleet::{
-    LetterId, PostLetter,
+    Letter, LetterId, PostLetter,
     limits::{DEFAULT_PRIORITY, MAX_KEY_ID_BYTES, MAX_LETTER_BYTES, MAX_LETTER_TTL_MS, MAX_PRIORITY},
 };
 use robeing_platform::compute;
@@ -26,8 +26,6 @@ pub const DEFAULT_DEADLINE_MS: u64 = 30_000;
 pub const DEFAULT_DURABLE_MS: u64 = 24 * 3600 * 1000;
 /// The type of what messengers pass on, which nobody else may send.
 const RELAY_TYPE: &str = "robeing.relay.v1";
-/// The prefix of senders that are clients.
-pub const CLIENT_PREFIX: &str = "client:";
 /// Separates the ids of a broadcast's messages from other uses of the digest.
 const BROADCAST: &[u8] = b"robeing broadcast\0";
 
@@ -98,31 +96,34 @@ impl Draft {
         Ok(Self { id, to: address, ttl, is_durable: durable, is_broadcast: broadcast, letter })
     }
 
-    /// Returns the payload, if it can be read here.
+    /// Returns the payload, unless it is sealed for its receiver.
     pub fn readable(&self) -> Option<&Bytes> {
         self.letter.key_id.is_empty().then_some(&self.letter.payload)
     }
 
-    /// Returns the message as policies see it. `role` is that of its sender.
-    pub fn message<'a>(&'a self, id: &'a str, role: &'a str) -> Message<'a> {
-        let PostLetter { sender, to, kind, priority, payload, .. } = &self.letter;
-        let sender = sender.strip_prefix(CLIENT_PREFIX).unwrap_or(sender);
-        let (receiver, message_type, priority) = (to, kind, u32::from(*priority));
-        Message { message_id: id, sender, sender_role: role, receiver, message_type, priority, payload }
+    /// Returns the message as policies see it.
+    pub fn seen<'a>(&'a self, id: &'a str, (sender, sender_role): (&'a str, &'a str)) -> Message<'a> {
+        let PostLetter { to, kind, payload, priority, .. } = &self.letter;
+        Message {
+            message_id: id,
+            sender,
+            sender_role,
+            receiver: to,
+            message_type: kind,
+            priority: u32::from(*priority),
+            payload,
+        }
     }
 
-    /// Replaces the payload, as a policy says.
-    ///
-    /// # Errors
-    /// If the new payload is too large.
-    pub fn redact(&mut self, payload: Bytes) -> Result<(), BadField> {
-        if payload.len() > MAX_PAYLOAD_BYTES {
-            let problem = format!("a policy makes it {} bytes, the most is {MAX_PAYLOAD_BYTES}", payload.len());
-            return Err(convert::bad("payload", problem));
-        }
+    /// Returns whether a letter is this message, which was sent before.
+    pub fn is_same_as(&self, letter: &Letter) -> bool {
+        self.letter.digest == letter.digest
+    }
+
+    /// Replaces the payload by a redacted one. What is sent again counts as the same message if it is redacted alike.
+    pub fn redact(&mut self, payload: Bytes) {
         self.letter.payload = payload;
         self.letter.digest = digest(&self.letter);
-        Ok(())
     }
 
     /// Returns the letter to an agent.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use robeing_fleet::{Command, Fleet, Letter, LetterId, LetterOutcome, MailCommand, PostLetter, Refusal, Reply};
+use robeing_fleet::{Command, Fleet, Letter, LetterId, LetterOutcome, MailCommand, PostLetter, Refusal, Reply, Role};
 use robeing_platform::{Platform, uuid_v7};
 use robeing_policy::Checked;
 use robeing_proto::{
@@ -21,7 +21,8 @@ use tokio::{
 use super::{
     MailError,
     address::{Nobody, Resolver},
-    draft::{CLIENT_PREFIX, Draft},
+    draft::Draft,
+    sender_and_role,
     waiters::{MAX_WAITED, Waiting},
 };
 use crate::{
@@ -42,8 +43,6 @@ pub const MAX_WAIT: Duration = Duration::from_secs(600);
 const MAX_POSTED: usize = 256;
 /// Maximum bytes of messages that are being posted at one coordinator: 64 MiB.
 pub const MAX_POSTING_BYTES: usize = 64 * 1024 * 1024;
-/// The role of senders that are no agents, as policies see it.
-const CLIENT: &str = "client";
 /// Bytes that a letter counts for besides its payload.
 const LETTER_BYTES: usize = 1024;
 /// Maximum number of letters that are read from the state at once.
@@ -76,7 +75,7 @@ pub struct Sending {
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
     pub rooms: Arc<Rooms>,
-    /// Decides about messages that can be read here.
+    /// What decides about messages before they are proposed.
     pub policies: Policies,
     /// The room for messages that are being posted.
     pub room: Arc<PostRoom>,
@@ -99,7 +98,7 @@ impl Sending {
         let fresh = || uuid_v7(&**clock, &*self.platform.random);
         let room = self.room.take(request.payload.len())?;
         let mut draft = Draft::check(request, sender, fresh, clock.unix_millis())?;
-        if let Some(refused) = self.check_policies(&mut draft, sender).await? {
+        if let Some(refused) = self.checked(&mut draft, sender).await {
             return Ok(vec![refused]);
         }
         let receivers = match self.receivers(&draft, sender).await? {
@@ -135,26 +134,6 @@ impl Sending {
         Ok(ids.into_iter().filter_map(status).collect())
     }
 
-    /// Applies the policies on messages. Returns what became of the message, if one refuses it.
-    async fn check_policies(&self, draft: &mut Draft, sender: &str) -> Result<Option<MessageStatus>, MailError> {
-        let Some(payload) = draft.readable().filter(|_| self.policies.concerns_messages()).cloned() else {
-            return Ok(None);
-        };
-        let of_agent = |fleet: &Fleet| fleet.agent_by_name(sender).map(|agent| convert::peer_role(agent.role).as_str());
-        let role = match sender.starts_with(CLIENT_PREFIX) {
-            true => CLIENT,
-            false => self.state.look(of_agent).unwrap_or_default(),
-        };
-        let id = draft.id.to_string();
-        match self.policies.check_message(draft.message(&id, role), &payload).await {
-            Checked::Allowed => Ok(None),
-            Checked::Redacted(payload) => Ok(draft.redact(payload).map(|()| None)?),
-            Checked::Refused(refused) => {
-                Ok(Some(convert::unsettled(draft.id, "", MessageCode::Refused, refused.message)))
-            }
-        }
-    }
-
     /// Returns what became of a message of this sender, after waiting for it for at most `wait`.
     ///
     /// # Errors
@@ -173,6 +152,36 @@ impl Sending {
         self.take_outcomes(&waiting, &mut letters, until).await;
         let status = letters.remove(&id).and_then(|(_, status)| status);
         Ok(status.unwrap_or_else(|| convert::letter_status(id, &letter.receiver, None)))
+    }
+
+    /// Lets the policies decide about a message that can be read here, and redacts it. Returns what became of it if it is
+    /// refused.
+    async fn checked(&self, draft: &mut Draft, sender: &str) -> Option<MessageStatus> {
+        let payload = draft.readable()?.clone();
+        let role_of = |name: &str| self.state.look(|fleet| role_of(fleet, name));
+        let (id, from) = (draft.id.to_string(), sender_and_role(sender, role_of));
+        let checked = self.policies.check_message(draft.seen(&id, from), &payload).await;
+        match checked {
+            Checked::Allowed => None,
+            Checked::Redacted(payload) => {
+                draft.redact(payload);
+                None
+            }
+            // A message that was accepted before is the same message, and what is allowed now does not matter for it. It is
+            // answered here: by the time it were posted, it could be forgotten, and be a new one that nobody allowed.
+            Checked::Refused(refused) => {
+                let refused = || convert::unsettled(draft.id, "", MessageCode::Refused, refused.message);
+                Some(self.known(draft).unwrap_or_else(refused))
+            }
+        }
+    }
+
+    /// Returns what became of the same message that was sent before.
+    fn known(&self, draft: &Draft) -> Option<MessageStatus> {
+        self.state.look(|fleet| {
+            let letter = fleet.letter(draft.id).filter(|letter| draft.is_same_as(letter))?;
+            Some(convert::letter_status(letter.id, &letter.receiver, letter.outcome()))
+        })
     }
 
     async fn catch_up(&self) -> Result<(), MailError> {
@@ -301,6 +310,12 @@ impl Sending {
             left -= outcomes.into_iter().filter(|(id, outcome)| note_outcome(letters, *id, outcome)).count();
         }
     }
+}
+
+/// Returns the role of an agent that is or was in the fleet.
+fn role_of(fleet: &Fleet, name: &str) -> Option<Role> {
+    let agent = fleet.agent_by_name(name).map(|agent| agent.role);
+    agent.or_else(|| fleet.enrolment_of(name).map(|known| known.role))
 }
 
 /// Notes an outcome. Returns whether it is new.

@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use crate::{
     directory::{MAX_WATCHERS, Position, fixture::Watcher},
     fixture::join,
+    leader::standing::STALE_AFTER,
     tests::{
         agent::TestAgent,
         fleet::{TestFleet, address, task},
@@ -196,6 +197,33 @@ async fn a_slow_watcher_holds_up_nobody_and_catches_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_ends_at_a_coordinator_that_is_cut_off_and_goes_on_otherwise() {
+    let mut fleet = TestFleet::start();
+    let leader = fleet.led().await;
+    let follower = fleet.followers(leader)[0];
+    let mut watched = Watched::start(&fleet, follower, Watcher::default());
+    let goes_on = async { while let Some(Ok(_)) = watched.stream.next().await {} };
+    assert!(timeout(3 * STALE_AFTER, goes_on).await.is_err(), "the coordinator is in touch");
+    for other in fleet.running() {
+        if other != follower {
+            fleet.take_away(other);
+        }
+    }
+    let ended = async {
+        loop {
+            if let Err(status) = watched.stream.next().await.expect("it says why it ends") {
+                return status;
+            }
+        }
+    };
+    let status = timeout(PATIENCE, ended).await.expect("it ends");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    // Another coordinator may know no more, so this one serves a watch for a while.
+    let mut again = Watched::start(&fleet, follower, Watcher::default());
+    again.next().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn watches_end_when_their_coordinator_leaves_and_are_limited() {
     let fleet = TestFleet::start();
     let leader = fleet.led().await;
@@ -230,6 +258,8 @@ async fn the_service_sends_what_a_generated_client_reads() {
     let mut client = limited!(DirectoryClient::new(channel));
     let mut stream =
         client.watch_agents(WatchAgentsRequest { from_revision: 0 }).await.expect("it serves").into_inner();
+    let policies = stream.message().await.expect("it continues").expect("it continues");
+    assert_eq!(policies.policies, Some(v1::Policies::default()), "there are none");
     let first = stream.message().await.expect("it continues").expect("it continues");
     assert!(first.reset && first.revision > 0);
     assert_eq!(first.agents.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>(), ["a"]);

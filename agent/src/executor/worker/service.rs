@@ -1,7 +1,13 @@
 //! The gRPC service that processes attach to. Each stream is one process, attached from its first message until the
 //! stream ends.
 
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use futures::Stream;
 use robeing_net::described_routes;
@@ -112,12 +118,16 @@ impl Letters {
             // The process does not even read the refusals.
             return;
         }
-        self.sending.spawn(async move {
+        let mut sending = Box::pin(async move {
             let outcome = mail.send(message, under_way).await;
             let message = ToProcess { message: Some(to_process::Message::SendOutcome(outcome)) };
             // The process may be gone.
             let _ = outgoing.send(message).await;
         });
+        // Begun here, because tasks begin in no certain order, and messages are sent in that of the process.
+        if sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.sending.spawn(sending);
+        }
     }
 }
 

@@ -363,19 +363,23 @@ impl Shared {
         }
     }
 
-    /// Registers an ask of `peer`, whose reply may arrive as a packet. `None`: too many wait.
-    pub fn expect_reply(&self, id: PacketId, peer: Arc<str>) -> Option<oneshot::Receiver<Packet>> {
+    /// Registers an ask of `peer`, whose reply may arrive as a packet. Returns the outcome of the ask if too many wait, or
+    /// one with the same id does.
+    pub fn expect_reply(&self, id: PacketId, peer: Arc<str>) -> Result<oneshot::Receiver<Packet>, Outcome> {
         let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        if asks.get(&id).is_some_and(|(_, reply)| !reply.is_closed()) {
+            return Err(Outcome::refused(NotTaken::SameId(id)));
+        }
         // An ask whose caller is gone makes room.
         if asks.len() >= MAX_ASKS {
             asks.retain(|_, (_, reply)| !reply.is_closed());
         }
         if asks.len() >= MAX_ASKS {
-            return None;
+            return Err(Outcome::overloaded(format!("{MAX_ASKS} asks wait for their replies; ask more slowly")));
         }
         let (reply, awaited) = oneshot::channel();
         asks.insert(id, (peer, reply));
-        Some(awaited)
+        Ok(awaited)
     }
 
     /// Ends an ask.

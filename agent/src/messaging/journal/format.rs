@@ -1,6 +1,7 @@
 //! The file of a journal: a header, and frames of records. Pure.
 //!
 //! ```text
+//! file:   header | frame … | zero …
 //! header: magic u64 | journal id u64 | crc32c of both u32 | zero u32
 //! frame:  magic u32 | body length u32 | number u64 | crc32c u32 | zero u32 | body …
 //! record: sender length u16 | sender | packet id u128 | outcome u8 | text length u32 | text or reply …
@@ -48,8 +49,11 @@ pub struct Content {
     pub records: Vec<Record>,
     /// The number of the next frame.
     pub next: u64,
-    /// Where the whole frames end. What follows was torn by a crash, or is damaged.
+    /// Where the whole frames end.
     pub end: usize,
+    /// Whether only zeros follow, with which a file is extended before more is written. Anything else was torn by a
+    /// crash, or is damaged.
+    pub is_whole: bool,
 }
 
 /// Returns the header of the file of a journal with this id.
@@ -90,13 +94,15 @@ pub fn read(file: &Bytes) -> Option<Content> {
     if fields.get_u64_le() != FILE_MAGIC || sum[..4] != crc32c::crc32c(&head[..16]).to_le_bytes() {
         return None;
     }
-    let mut content = Content { journal: fields.get_u64_le(), records: Vec::new(), next: 1, end: FILE_HEADER };
+    let mut content =
+        Content { journal: fields.get_u64_le(), records: Vec::new(), next: 1, end: FILE_HEADER, is_whole: false };
     while let Some(body) = body_at(content.journal, content.next, file, content.end) {
         let end = content.end + FRAME_HEADER + body.len();
         let Some(records) = read_records(body) else { break };
         content.records.extend(records);
         (content.next, content.end) = (content.next + 1, end);
     }
+    content.is_whole = file[content.end..].iter().all(|byte| *byte == 0);
     Some(content)
 }
 

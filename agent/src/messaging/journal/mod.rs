@@ -8,7 +8,8 @@
 //!
 //! Records that arrive while a write is under way are written together by the next one ([`Journal::append`] takes them
 //! all), with one sync. The file is rewritten with what is still remembered when it is larger than [`REWRITE_AT`] and
-//! twice its size after the last rewriting. A crash may tear the last frame, which was never reported; it is cut off
+//! twice its size after the last rewriting. It is extended by [`FILL`] zeros at a time, so that most writes change no
+//! metadata: such a sync does not wait for what other programs do on the same disk. A crash may tear the last frame, which was never reported; it is cut off
 //! when the file is read. Should the disk fail, outcomes are reported nevertheless, and remembered in memory alone: the
 //! next append rewrites the file.
 //!
@@ -33,6 +34,8 @@ pub const FILE: &str = "messages.journal";
 pub const REWRITE_AT: u64 = 4 << 20;
 /// A file larger than this was not written by a journal, and is replaced by an empty one: 192 MiB.
 pub const MAX_FILE: u64 = 192 << 20;
+/// The file is extended by zeros up to a multiple of this length, in bytes, before frames are written there: 1 MiB.
+pub const FILL: u64 = 1 << 20;
 /// Maximum number of records that are written together.
 pub const MAX_GROUP: usize = 1_024;
 /// The size from which a frame gets no further record, in bytes: 1 MiB.
@@ -44,7 +47,7 @@ const _: () = assert!(PIECE + 2 * KEPT_REPLY <= MAX_BODY);
 const REMEMBERED: u64 = (WINDOW * 800 + KEPT_REPLIES) as u64;
 const GROUP: u64 = (MAX_GROUP * (KEPT_REPLY + 800)) as u64;
 // A file that is due to be rewritten is read back, also if one more group was written to it.
-const _: () = assert!(2 * REMEMBERED + GROUP < MAX_FILE);
+const _: () = assert!(2 * REMEMBERED + GROUP + FILL < MAX_FILE);
 // The file and the one that replaces it fit the folder.
 const _: () = assert!(MAX_FILE + REMEMBERED < MAX_AGENT_DATA);
 
@@ -65,10 +68,12 @@ struct File {
     whole: AtomicFile,
     /// `None` after a failure: the file must be rewritten before anything is appended.
     open: Option<Arc<dyn DiskFile>>,
-    /// Length, length after the last rewriting, and number of the next frame.
+    /// Where the frames end, where they ended after the last rewriting, and number of the next frame.
     end: u64,
     rewritten: u64,
     next: u64,
+    /// Up to here the file is extended. What follows the frames is zero.
+    filled: u64,
 }
 
 /// What a receiver remembers across restarts.
@@ -101,10 +106,10 @@ impl Journal {
         for Record { sender, id, outcome } in content.iter().flat_map(|(content, _)| &content.records) {
             memory.done(now, sender, *id, outcome);
         }
-        let file = File { disk, whole, open: None, end: 0, rewritten: 0, next: 1 };
+        let file = File { disk, whole, open: None, end: 0, rewritten: 0, next: 1, filled: 0 };
         let mut journal = Self { id: content.as_ref().map_or(id, |(content, _)| content.journal), file: Some(file) };
         match content {
-            Some((content, len)) if content.end == len => journal.resume(&content).await?,
+            Some((content, len)) if content.is_whole => journal.resume(&content, len as u64).await?,
             // A torn frame is removed, so that nothing of it can be mistaken for one later.
             _ => journal.rewrite(&memory).await?,
         }
@@ -136,6 +141,11 @@ impl Journal {
         let frames = frames(self.id, file.next, records);
         let bytes: Vec<u8> = frames.concat();
         let (end, next) = (file.end + bytes.len() as u64, file.next + frames.len() as u64);
+        if end > file.filled {
+            file.filled = end.next_multiple_of(FILL);
+            // If it fails, writing takes longer, and nothing else: zeros need not be durable.
+            let _ = open.fill_to(file.filled).await;
+        }
         match open.write_at_and_sync(file.end, bytes.into()).await {
             Ok(()) => {
                 (file.end, file.next) = (end, next);
@@ -173,16 +183,17 @@ impl Journal {
         file.whole.replace_pieces(&pieces).await?;
         let open = file.disk.open(file.whole.path(), false).await?;
         file.end = pieces.iter().map(|piece| piece.len() as u64).sum();
-        (file.rewritten, file.next) = (file.end, pieces.len() as u64);
+        (file.rewritten, file.filled, file.next) = (file.end, file.end, pieces.len() as u64);
         file.open = Some(open);
         Ok(())
     }
 
     /// Continues a file that was read as a whole.
-    async fn resume(&mut self, content: &Content) -> io::Result<()> {
+    async fn resume(&mut self, content: &Content, len: u64) -> io::Result<()> {
         let Some(file) = &mut self.file else { return Ok(()) };
         file.open = Some(file.disk.open(file.whole.path(), false).await?);
         (file.end, file.rewritten, file.next) = (content.end as u64, FILE_HEADER as u64, content.next);
+        file.filled = len;
         Ok(())
     }
 }
@@ -230,7 +241,7 @@ async fn read(disk: &dyn Disk, whole: &AtomicFile) -> io::Result<Option<(Content
             file = %whole.path().display(), len,
             "the journal of messages can't be read and is replaced by an empty one: messages may be handled twice"
         ),
-        Some((content, len)) if content.end < *len => warn!(
+        Some((content, len)) if !content.is_whole => warn!(
             file = %whole.path().display(), bytes = len - content.end,
             "the end of the journal of messages was torn by a crash, or is damaged, and is cut off"
         ),
@@ -321,8 +332,10 @@ mod tests {
         journal.append(&[record(1)]).await.unwrap();
         journal.append(&[record(2)]).await.unwrap();
         let path = Path::new(DIR).join(FILE);
-        let len = disk.content(&path).unwrap().len() as u64;
-        disk.flip(&path, len - 1, 3).unwrap();
+        let file = disk.content(&path).unwrap();
+        let (len, end) = (file.len() as u64, format::read(&file).unwrap().end as u64);
+        assert!(end < len, "zeros follow");
+        disk.flip(&path, end - 1, 3).unwrap();
         let (_, memory) = open(&disk, 8).await;
         assert_eq!(remembered(&memory), [1]);
         assert!((disk.content(&path).unwrap().len() as u64) < len, "the rest is gone");
@@ -363,9 +376,43 @@ mod tests {
                 most = most.max(disk.content(&Path::new(DIR).join(FILE)).unwrap().len());
             }
         }
-        let limit = 2 * KEPT_REPLIES + (1 << 20);
+        let limit = 2 * KEPT_REPLIES + (1 << 20) + FILL as usize;
         assert!(most < limit, "{most} bytes of {limit}");
         assert_eq!(open(&disk, 8).await.1.len(), 500);
+    }
+
+    #[tokio::test]
+    async fn the_file_is_extended_once_for_many_records_and_read_back_with_what_is_left() {
+        let disk = SimulatedDisk::new(1);
+        let path = Path::new(DIR).join(FILE);
+        let size = || disk.content(&path).unwrap().len() as u64;
+        let (mut journal, _) = open(&disk, 7).await;
+        for id in 1..=3 {
+            journal.append(&[record(id)]).await.unwrap();
+            assert_eq!(size(), FILL);
+        }
+        let (mut journal, memory) = open(&disk, 8).await;
+        assert_eq!((journal.id(), remembered(&memory), size()), (7, vec![1, 2, 3], FILL), "zeros are no damage");
+        let large = Outcome::accepted(Some(vec![0; KEPT_REPLY].into()));
+        let filling = FILL as usize / KEPT_REPLY;
+        let group: Vec<Record> =
+            (0..filling).map(|id| Record { outcome: large.clone(), ..record(10 + id as u128) }).collect();
+        journal.append(&group).await.unwrap();
+        assert_eq!(size(), 2 * FILL, "what does not fit any more extends it again");
+        disk.crash(1);
+        assert_eq!(open(&disk, 8).await.1.len(), 3 + filling);
+    }
+
+    #[tokio::test]
+    async fn what_is_torn_after_zeros_is_cut_off() {
+        let disk = SimulatedDisk::new(1);
+        let (mut journal, _) = open(&disk, 7).await;
+        journal.append(&[record(1)]).await.unwrap();
+        let path = Path::new(DIR).join(FILE);
+        disk.overwrite(&path, FILL - 4, b"torn").unwrap();
+        let (journal, memory) = open(&disk, 8).await;
+        assert_eq!((journal.id(), remembered(&memory)), (7, vec![1]));
+        assert!((disk.content(&path).unwrap().len() as u64) < FILL);
     }
 
     #[tokio::test]

@@ -182,6 +182,26 @@ async fn an_ask_gets_the_reply_of_the_handler_or_of_a_later_message() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_asks_at_once_with_one_id_are_one_ask_and_a_refusal() {
+    let fleet = Fleet::new();
+    let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
+    let question = Outgoing { id: Some(PacketId(7)), ..outgoing("b", "silent", "?") };
+    let first = a.messenger.ask(question.clone());
+    let rest = async {
+        b.handler.wait_for(1).await;
+        let second = a.messenger.ask(question.clone()).await;
+        assert!(
+            matches!(&second, Err(NoReply::NotAccepted(Outcome::Refused { reason })) if reason.contains("its own id")),
+            "{second:?}"
+        );
+        let reply = Outgoing { reply_to: Some(PacketId(7)), ..outgoing("a", "answer", "!") };
+        assert_eq!(b.messenger.send(reply).await, Outcome::accepted(None));
+    };
+    let (reply, ()) = tokio::join!(first, rest);
+    assert_eq!(reply.map(|reply| reply.payload), Ok(Bytes::from_static(b"!")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_agent_that_stops_leaves_no_send_without_an_outcome() {
     let fleet = Fleet::new();
     let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);

@@ -35,6 +35,9 @@ pub const IDLE_AFTER: Duration = Duration::from_secs(60);
 /// How long a link without a stream remains, with its pause before the next attempt to open one.
 pub const LINGER: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether an agent to which messages wait is back in the fleet. The directory tells so, too.
+const AWAY_PAUSE: Duration = Duration::from_millis(250);
+
 /// Why a stream has ended.
 #[derive(Debug, thiserror::Error)]
 enum End {
@@ -237,19 +240,19 @@ impl Task {
         if state.outbox.is_empty() {
             return;
         }
-        let entry = self.shared.directory.snapshot().get(&self.link.peer).cloned();
-        let gone = match &entry {
-            Some(entry) if entry.presence != Presence::Away => None,
-            Some(_) => Some(Outcome::away(format!("the agent {:?} is not in the fleet now", self.link.peer))),
-            None => Some(Outcome::no_such_agent(format!("the agent {:?} is no longer in the fleet", self.link.peer))),
-        };
-        if let Some(gone) = gone {
-            state.outbox.give_up(&gone);
+        let Some(entry) = self.shared.directory.snapshot().get(&self.link.peer).cloned() else {
+            let gone = format!("the agent {:?} is no longer in the fleet", self.link.peer);
+            state.outbox.give_up(&Outcome::no_such_agent(gone));
             self.shared.settle(&mut state);
+            return;
+        };
+        if entry.presence == Presence::Away {
+            // It may come back before the deadlines of the messages.
+            self.not_before = Instant::now() + AWAY_PAUSE;
+            state.outbox.disconnected(format!("the agent {:?} is not in the fleet now", self.link.peer));
             return;
         }
         drop(state);
-        let Some(entry) = entry else { return };
         let stream = self.shared.random.next_u64().max(1);
         let hello = self.hello(stream);
         self.pair.opening();

@@ -11,6 +11,9 @@ use crate::messaging::{
     routing::Role,
 };
 
+/// Is in the names of senders that are no agents (`client:ann`), and in no agent's name.
+const NO_AGENT: char = ':';
+
 impl Task {
     /// Passes packets to the inbox. What is refused or known already gets its outcome at once.
     pub(super) fn receive(&mut self, packets: Vec<Result<Packet, Malformed>>) -> Result<(), Violation> {
@@ -63,7 +66,8 @@ impl Task {
         Ok(charge.requires_ack.then_some((charge.id, refused)))
     }
 
-    /// Returns why a packet of the peer is refused, if it is.
+    /// Returns why a packet of the peer is refused, if it is. A messenger passes on what other agents have sent, and is
+    /// believed who that is; but clients and other members send through the coordinators alone.
     fn objection(&self, packet: &Packet) -> Option<String> {
         let is_messenger = self.stream.as_ref().is_some_and(|stream| stream.peer.role == Role::Messenger);
         if packet.sender != self.link.peer && !is_messenger {
@@ -72,6 +76,14 @@ impl Task {
             return Some(format!(
                 "the message claims to be from {:?}, but the stream is that of {:?}, which is no messenger",
                 packet.sender, self.link.peer
+            ));
+        }
+        if packet.sender.contains(NO_AGENT) {
+            self.shared.metrics.rejected("spoofed_sender");
+            warn!(agent = %self.link.peer, sender = %packet.sender, "refused a message that claims to be from no agent");
+            return Some(format!(
+                "the message claims to be from {:?}, which is no agent; what others send comes from the coordinators",
+                packet.sender
             ));
         }
         if packet.agent != self.shared.me {

@@ -1,0 +1,120 @@
+//! A number of messages in flight, for some time.
+
+use std::{
+    fs,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, try_join_all};
+
+use crate::{Failure, raw::RawStream};
+
+/// The payload of every message: 1 KiB.
+pub const PAYLOAD: Bytes = Bytes::from_static(&[b'x'; 1_024]);
+/// Clock ticks per second in `/proc`.
+const TICKS: u32 = 100;
+
+/// What was measured in one round.
+pub struct Sample {
+    /// The way that was measured.
+    pub name: &'static str,
+    /// How long it took.
+    pub took: Duration,
+    /// The time that each message took until it was acknowledged, in ascending order.
+    pub latencies: Vec<Duration>,
+    /// CPU time of all processes.
+    pub cpu: Duration,
+}
+
+impl Sample {
+    /// Creates the sample of a load that began at `start`.
+    pub fn new(name: &'static str, start: Instant, mut latencies: Vec<Duration>) -> Self {
+        latencies.sort_unstable();
+        Self { name, took: start.elapsed(), latencies, cpu: Duration::ZERO }
+    }
+
+    /// Returns the acknowledged messages per second.
+    pub fn rate(&self) -> f64 {
+        self.latencies.len() as f64 / self.took.as_secs_f64()
+    }
+
+    /// Returns the latency of this percentile, in microseconds.
+    pub fn percentile(&self, percent: usize) -> f64 {
+        let index = (self.latencies.len() * percent / 100).min(self.latencies.len().saturating_sub(1));
+        self.latencies.get(index).map_or(0.0, |latency| latency.as_secs_f64() * 1e6)
+    }
+
+    /// Returns the CPU time of all processes for one message, in microseconds.
+    pub fn cpu_per_message(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / self.latencies.len().max(1) as f64
+    }
+}
+
+type Call = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>;
+
+/// A way to send messages.
+pub enum Load {
+    /// Each message in flight is a task that waits for its own acknowledgement.
+    Calls(&'static str, Call),
+    /// One task writes and reads a stream.
+    Raw(RawStream),
+}
+
+impl Load {
+    /// Creates a way whose messages are calls of this function.
+    pub fn calls<F: Future<Output = Result<(), Failure>> + Send + 'static>(
+        name: &'static str,
+        call: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self {
+        Self::Calls(name, Arc::new(move || Box::pin(call())))
+    }
+
+    /// Returns the name of the way.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Calls(name, _) => name,
+            Self::Raw(_) => "raw",
+        }
+    }
+
+    /// Keeps this number of messages in flight for some time.
+    pub async fn run(&mut self, in_flight: usize, time: Duration) -> Result<Sample, Failure> {
+        let (name, start) = (self.name(), Instant::now());
+        let latencies = match self {
+            Self::Raw(stream) => stream.run(in_flight, start + time).await?,
+            Self::Calls(_, call) => {
+                let callers = (0..in_flight).map(|_| tokio::spawn(caller(Arc::clone(call), start + time)));
+                let latencies = try_join_all(callers).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+                latencies.concat()
+            }
+        };
+        Ok(Sample::new(name, start, latencies))
+    }
+}
+
+async fn caller(call: Call, end: Instant) -> Result<Vec<Duration>, Failure> {
+    let mut latencies = Vec::new();
+    let mut begin = Instant::now();
+    while begin < end {
+        call().await?;
+        let now = Instant::now();
+        latencies.push(now - begin);
+        begin = now;
+    }
+    Ok(latencies)
+}
+
+/// Returns the CPU time of this process and these others.
+pub fn cpu_of(others: &[u32]) -> Duration {
+    others.iter().copied().chain([std::process::id()]).filter_map(cpu).sum()
+}
+
+fn cpu(process: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<u32>().ok();
+    Some(Duration::from_secs(1) * (next()? + next()?) / TICKS)
+}
