@@ -3,6 +3,8 @@
 //!
 //! Certificates last no longer than their authority, and one that is due is renewed every five seconds. So with an
 //! authority that lasts for five minutes, every agent renews its certificate all the time.
+//!
+//! `ROBEING_TEST_ROTATION_MESSAGES=100000 ROBEING_TEST_ROTATION_TASKS=10000` runs it for minutes, with several rotations.
 
 use std::{
     collections::BTreeMap,

@@ -35,11 +35,19 @@ pub struct Liar {
 }
 
 impl Liar {
-    /// Joins the fleet, and waits until the victim knows it.
+    /// Joins the fleet as a guardian, which gets no tasks, and waits until the victim knows it.
     pub async fn join(scene: &Scene) -> Self {
-        let identity = scene.thief.certified(PeerRole::Guardian, LIAR);
-        // A guardian, which gets no tasks.
-        let said = session::Hello { role: Role::Guardian.into(), ..session_hello(LIAR) };
+        Self::join_as(scene, PeerRole::Guardian, Role::Guardian).await
+    }
+
+    /// Joins the fleet as a messenger, which may pass on what other agents have sent.
+    pub async fn join_as_messenger(scene: &Scene) -> Self {
+        Self::join_as(scene, PeerRole::Messenger, Role::Messenger).await
+    }
+
+    async fn join_as(scene: &Scene, certified: PeerRole, role: Role) -> Self {
+        let identity = scene.thief.certified(certified, LIAR);
+        let said = session::Hello { role: role.into(), ..session_hello(LIAR) };
         let session = HandAgent::open_over(identity.channel(&scene.coordinator), said).await;
         Self { identity, _session: session.expect("a valid Hello") }.again(scene).await
     }
