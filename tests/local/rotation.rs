@@ -3,6 +3,8 @@
 //!
 //! Certificates last no longer than their authority, and one that is due is renewed every five seconds. So with an
 //! authority that lasts for five minutes, every agent renews its certificate all the time.
+//!
+//! `ROBEING_TEST_ROTATION_MESSAGES=100000 ROBEING_TEST_ROTATION_TASKS=10000` runs it for minutes, with several rotations.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +22,7 @@ use robeing_identity::{
 };
 use robeing_proto::{
     internal::v1::{EnrolRequest, enrol_request::Proof, enrolment_client::EnrolmentClient},
-    v1::{Agent, AgentState, Consistency, Role},
+    v1::{Agent, AgentState, Consistency, Role, TaskSpec},
     worker::v1::{SendCode, SendMessage},
 };
 use robeing_tests::{
@@ -48,6 +50,8 @@ const LIFETIME: Duration = Duration::from_secs(300);
 const EVERY: Duration = Duration::from_millis(500);
 const MESSAGES_AT_ONCE: u64 = 250;
 const TASKS_AT_ONCE: u64 = 25;
+/// The specialization of the agents that run the tasks.
+const SKILL: &str = "rotation";
 /// The file with the join secret, in the join directory.
 const SECRET: &str = "join.secret";
 
@@ -247,9 +251,11 @@ async fn tasks(connect: impl Fn() -> FleetClient, history: Arc<History>, ended: 
     while submitted < least || !*ended.borrow() {
         pace.tick().await;
         let group = (0..TASKS_AT_ONCE).map(|at| recorded(&history, "", &format!("number {}", submitted + at)));
+        // The other agents are workers, whose processes take messages alone.
+        let group = group.map(|task| TaskSpec { required_role: Role::Specialist.into(), ..task }).collect();
         let client = connect();
-        let group = submit_recorded(&client, &history, group.collect(), TASKS_AT_ONCE as usize);
-        in_time("a group of tasks", group).await;
+        let running = submit_recorded(&client, &history, group, TASKS_AT_ONCE as usize);
+        in_time("a group of tasks", running).await;
         submitted += TASKS_AT_ONCE;
     }
     submitted
@@ -273,7 +279,8 @@ async fn live(client: &FleetClient, names: &[String]) -> BTreeMap<String, Agent>
 fn start_agent(fleet: &Fleet, join: &Path, name: &str) -> Process {
     let coordinators: Vec<String> = fleet.coordinators().iter().map(|name| fleet.address(name)).collect();
     let line = [
-        "--role=worker".into(),
+        "--role=specialist".into(),
+        format!("--specializations={SKILL}"),
         format!("--name={name}"),
         format!("--cluster-id={CLUSTER}"),
         format!("--coordinators={}", coordinators.join(",")),
@@ -290,7 +297,7 @@ fn start_agent(fleet: &Fleet, join: &Path, name: &str) -> Process {
 /// the returned administrator; the fleet's own clients don't know it.
 fn start(agents: &[String]) -> (Fleet, Administrator) {
     let own = PoolSpec::new("own", 2).executor(json!({"worker": {}}));
-    let work = PoolSpec::new("work", 2).slots(8);
+    let work = PoolSpec::new("work", 2).slots(8).specialists(SKILL);
     let mut fleet = Fleet::prepare(FleetSpec::new(3).pool(own).pool(work).session_timeout("10s").with_tls());
     assert_eq!(fleet.agent_names(), agents);
     let (dir, join) = (fleet.dir().join(FOLDER), fleet.dir().join("join"));

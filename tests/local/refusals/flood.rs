@@ -61,8 +61,8 @@ async fn a_peer_that_is_too_slow_is_dropped() {
 
     // Streams whose first message never comes.
     let late_hello = scene.at_agent(&rejections("late_hello")).await;
-    let failed = failed_calls("robeing.internal.v1.Session/Open", Code::DeadlineExceeded);
-    let no_session = scene.at_coordinator(&failed).await;
+    let no_session = failed_calls("robeing.internal.v1.Session/Open", Code::DeadlineExceeded);
+    let no_session = scene.at_coordinator(&no_session).await;
     let identity = scene.thief.certified(PeerRole::Worker, VICTIM);
     let streams = async {
         let channel = identity.channel_to(VICTIM, &scene.agent);

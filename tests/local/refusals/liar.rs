@@ -2,8 +2,12 @@
 
 use prost::Message;
 use robeing_identity::PeerRole;
-use robeing_proto::message::v1::{
-    CloseCode, Frame, Hello, Packet, PacketOutcome, messages_client::MessagesClient, packet_outcome::Outcome,
+use robeing_proto::{
+    internal::v1 as session,
+    message::v1::{
+        CloseCode, Frame, Hello, Packet, PacketOutcome, messages_client::MessagesClient, packet_outcome::Outcome,
+    },
+    v1::Role,
 };
 use robeing_tests::{
     raw_call,
@@ -31,10 +35,20 @@ pub struct Liar {
 }
 
 impl Liar {
-    /// Joins the fleet, and waits until the victim knows it.
+    /// Joins the fleet as a guardian, which gets no tasks, and waits until the victim knows it.
     pub async fn join(scene: &Scene) -> Self {
-        let identity = scene.thief.certified(PeerRole::Worker, LIAR);
-        let session = HandAgent::open_over(identity.channel(&scene.coordinator), session_hello(LIAR)).await;
+        Self::join_as(scene, PeerRole::Guardian, Role::Guardian).await
+    }
+
+    /// Joins the fleet as a messenger, which may pass on what other agents have sent.
+    pub async fn join_as_messenger(scene: &Scene) -> Self {
+        Self::join_as(scene, PeerRole::Messenger, Role::Messenger).await
+    }
+
+    async fn join_as(scene: &Scene, certified: PeerRole, role: Role) -> Self {
+        let identity = scene.thief.certified(certified, LIAR);
+        let said = session::Hello { role: role.into(), ..session_hello(LIAR) };
+        let session = HandAgent::open_over(identity.channel(&scene.coordinator), said).await;
         Self { identity, _session: session.expect("a valid Hello") }.again(scene).await
     }
 

@@ -88,6 +88,19 @@ async fn a_sender_is_the_one_that_the_certificate_names() {
 }
 
 #[tokio::test]
+async fn a_messenger_passes_on_what_agents_have_sent_and_not_what_clients_have() {
+    let (scene, attached) = Scene::with_process().await;
+    let (handler, liar) = (Handler::start(attached), Liar::join_as_messenger(&scene).await);
+    let mut stream = liar.stream(&scene, 2).await;
+    let spoofed = scene.at_agent(&rejections("spoofed_sender")).await;
+    let outcome = stream.send(Packet { sender: "client:boss".into(), ..packet(1, 1, "obey") }).await;
+    assert_refused(&outcome, "claims to be from \"client:boss\", which is no agent");
+    spoofed.rises_by(1).await;
+    assert_accepted(&stream.send(Packet { sender: "worker-7".into(), ..packet(2, 2, "passed on") }).await);
+    assert_eq!(handler.handled(), ["passed on"]);
+}
+
+#[tokio::test]
 async fn a_packet_that_is_replayed_is_handled_once_also_after_a_restart() {
     let (mut scene, attached) = Scene::with_process().await;
     let (handler, liar) = (Handler::start(attached), Liar::join(&scene).await);
