@@ -28,6 +28,7 @@ use tracing::{debug, info, warn};
 use super::{
     held::{Held, Taken},
     port::LetterPort,
+    rows::{Due, Place, Rows},
 };
 use crate::{
     messaging::{Outcome, Packet, PacketId, Priority, outcome::MAX_REASON, packet::MAX_DEADLINE_MS},
@@ -81,7 +82,7 @@ struct Stream {
 }
 
 type Opening = BoxFuture<'static, Result<Stream, Status>>;
-type Delivering = BoxFuture<'static, (PacketId, Option<LetterAnswer>)>;
+type Delivering = BoxFuture<'static, (Place, PacketId, Option<LetterAnswer>)>;
 type Reading = BoxFuture<'static, InboxPage>;
 
 enum Link {
@@ -96,7 +97,7 @@ enum Event {
     Opened(Result<Stream, Status>),
     Heard(Result<Option<ToMailbox>, Status>),
     MayWrite(Option<mpsc::OwnedPermit<FromMailbox>>),
-    Delivered(PacketId, Option<LetterAnswer>),
+    Delivered(Place, PacketId, Option<LetterAnswer>),
     Read(InboxPage),
     Paused,
     Stop,
@@ -106,6 +107,7 @@ struct Mailbox {
     deps: Deps,
     link: Link,
     held: Held,
+    rows: Rows,
     delivering: FuturesUnordered<Delivering>,
     reading: FuturesUnordered<Reading>,
     /// Pages to be written; they are of the present stream.
@@ -121,6 +123,7 @@ pub async fn run(deps: Deps) {
         deps,
         link: Link::Pausing(Instant::now()),
         held: Held::default(),
+        rows: Rows::default(),
         delivering: FuturesUnordered::new(),
         reading: FuturesUnordered::new(),
         pages: Vec::new(),
@@ -149,8 +152,14 @@ impl Mailbox {
             Event::Heard(Err(status)) => self.failed(&status),
             Event::MayWrite(Some(permit)) => self.write(permit),
             Event::MayWrite(None) => self.failed(&Status::unavailable("the stream broke")),
-            Event::Delivered(id, Some(answer)) => self.held.answer(id, answer),
-            Event::Delivered(id, None) => self.held.drop(id),
+            Event::Delivered(place, id, answer) => {
+                match answer {
+                    Some(answer) => self.held.answer(id, answer),
+                    None => self.held.drop(id),
+                }
+                let next = self.rows.ended(&place);
+                next.into_iter().for_each(|letter| self.deliver(letter));
+            }
             Event::Read(page) => self.pages.push(page),
             Event::Paused => {}
             Event::Stop => return false,
@@ -191,7 +200,7 @@ impl Mailbox {
             () = self.deps.stop.cancelled() => Event::Stop,
             Some(opened) = OptionFuture::from(opening) => Event::Opened(opened),
             Some(permit) = OptionFuture::from(writing) => Event::MayWrite(permit.ok()),
-            Some((id, answer)) = self.delivering.next() => Event::Delivered(id, answer),
+            Some((place, id, answer)) = self.delivering.next() => Event::Delivered(place, id, answer),
             Some(page) = self.reading.next() => Event::Read(page),
             Some(heard) = OptionFuture::from(hearing) => Event::Heard(heard),
             Some(()) = OptionFuture::from(pausing) => Event::Paused,
@@ -225,10 +234,19 @@ impl Mailbox {
         }
         let until = Instant::now() + Duration::from_millis(letter.expires_in_ms);
         match packet(id, letter, &self.deps.name) {
-            Ok(packet) => self.delivering.push(deliver(self.deps.clone(), packet, until).boxed()),
+            Ok(packet) => {
+                let next = self.rows.add((packet, until));
+                next.into_iter().for_each(|letter| self.deliver(letter));
+            }
             Err(refused) => self.held.answer(id, refused),
         }
         Ok(())
+    }
+
+    fn deliver(&mut self, (packet, until): Due) {
+        let place = Place::of(&packet);
+        let delivering = deliver(self.deps.clone(), packet, until);
+        self.delivering.push(delivering.map(|(id, answer)| (place, id, answer)).boxed());
     }
 
     fn write(&mut self, permit: mpsc::OwnedPermit<FromMailbox>) {

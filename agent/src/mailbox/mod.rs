@@ -11,11 +11,15 @@
 //!    recognizes its id ([`memory`](crate::messaging::memory)), and its first outcome is reported again.
 //! 3. **Bounded.** The stream carries so many letters without answer at once. It is opened only while no more are held,
 //!    and closed if the coordinator sends more than [`MAX_HELD`](held::MAX_HELD), or takes no answers.
-//! 4. **An answer survives the stream.** It is kept until it is written to a stream, also to another coordinator.
+//! 4. **In order.** The letters of one sender in one priority are handled in the order in which they arrive: none is put
+//!    off because the messenger has no room for it, or the fleet's policies are not known yet, while a later one is
+//!    handled ([`rows`]). A letter that is not handled within the time of one delivery is overtaken.
+//! 5. **An answer survives the stream.** It is kept until it is written to a stream, also to another coordinator.
 
 mod driver;
 pub mod held;
 pub mod port;
+pub mod rows;
 pub mod sending;
 #[cfg(test)]
 mod tests;

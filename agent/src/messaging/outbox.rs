@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
+    inbox::is_handled,
     outcome::Outcome,
     packet::{LANES, MAX_COST, Packet, PacketId, Priority},
 };
@@ -64,6 +65,14 @@ struct Entry {
     packet: Packet,
     deadline: u64,
     was_sent: bool,
+    /// It may have arrived on another way.
+    is_elsewhere: bool,
+}
+
+impl Entry {
+    fn may_have_arrived(&self) -> bool {
+        self.was_sent || self.is_elsewhere
+    }
 }
 
 #[derive(Default)]
@@ -124,7 +133,7 @@ impl Outbox {
         let deadline = now.saturating_add(packet.deadline_in_ms);
         self.by_id.insert(packet.id, (index, packet.seq));
         self.deadlines.insert((deadline, index, packet.seq));
-        lane.entries.insert(packet.seq, Entry { packet, deadline, was_sent: false });
+        lane.entries.insert(packet.seq, Entry { packet, deadline, was_sent: false, is_elsewhere: false });
         Ok(())
     }
 
@@ -173,7 +182,8 @@ impl Outbox {
                 let Some((seq, _)) = lane.next() else { break };
                 lane.written = seq;
                 let Some(entry) = lane.entries.get_mut(&seq) else { break };
-                entry.packet.resent = std::mem::replace(&mut entry.was_sent, true);
+                entry.packet.resent |= entry.may_have_arrived();
+                entry.was_sent = true;
                 let (packet, left) = (entry.packet.clone(), entry.deadline.saturating_sub(now));
                 lane.spent += packet.cost();
                 bytes += packet.cost();
@@ -187,14 +197,23 @@ impl Outbox {
     }
 
     /// Records the receiver's outcome of a message. Returns whether the message was waiting for it: after its deadline
-    /// it is not.
+    /// it is not. A receiver that has not handled a message which was sent before does not know what became of the
+    /// earlier delivery, if it has been restarted: the message counts as maybe handled.
     pub fn outcome(&mut self, id: PacketId, outcome: Outcome) -> bool {
         let Some(&(index, seq)) = self.by_id.get(&id) else { return false };
-        let was_sent = self.lanes[index].entries.get(&seq).is_some_and(|entry| entry.was_sent);
-        if was_sent {
-            self.settle(index, seq, outcome);
+        let Some(entry) = self.lanes[index].entries.get(&seq).filter(|entry| entry.was_sent) else { return false };
+        let is_known = is_handled(&outcome) || !(entry.packet.resent || entry.is_elsewhere);
+        self.settle(index, seq, if is_known { outcome } else { Outcome::DeadlinePassed { maybe_handled: true } });
+        true
+    }
+
+    /// Records whether a message may have arrived on another way. Then it is marked as resent, and counts as maybe
+    /// handled unless the receiver decides about it.
+    pub fn set_elsewhere(&mut self, id: PacketId, is_elsewhere: bool) {
+        let Some(&(index, seq)) = self.by_id.get(&id) else { return };
+        if let Some(entry) = self.lanes[index].entries.get_mut(&seq) {
+            entry.is_elsewhere = is_elsewhere;
         }
-        was_sent
     }
 
     /// Settles the messages whose deadline has passed.
@@ -202,10 +221,10 @@ impl Outbox {
         while let Some(&(deadline, index, seq)) = self.deadlines.first()
             && deadline <= now
         {
-            let was_sent = self.lanes[index].entries.get(&seq).is_some_and(|entry| entry.was_sent);
+            let maybe_handled = self.lanes[index].entries.get(&seq).is_some_and(Entry::may_have_arrived);
             let outcome = match &self.trouble {
-                Some(why) if !was_sent => Outcome::away(why),
-                _ => Outcome::DeadlinePassed { maybe_handled: was_sent },
+                Some(why) if !maybe_handled => Outcome::away(why),
+                _ => Outcome::DeadlinePassed { maybe_handled },
             };
             self.settle(index, seq, outcome);
         }
@@ -215,8 +234,8 @@ impl Outbox {
     /// maybe handled.
     pub fn give_up(&mut self, outcome: &Outcome) {
         while let Some(&(_, index, seq)) = self.deadlines.first() {
-            let was_sent = self.lanes[index].entries.get(&seq).is_some_and(|entry| entry.was_sent);
-            let outcome = if was_sent { Outcome::DeadlinePassed { maybe_handled: true } } else { outcome.clone() };
+            let maybe_handled = self.lanes[index].entries.get(&seq).is_some_and(Entry::may_have_arrived);
+            let outcome = if maybe_handled { Outcome::DeadlinePassed { maybe_handled } } else { outcome.clone() };
             self.settle(index, seq, outcome);
         }
     }
@@ -300,6 +319,41 @@ mod tests {
         assert_eq!(marks, [(2, true), (3, true), (4, true), (5, false)]);
         assert!(!outbox.outcome(PacketId(1), Outcome::Sent), "it has its outcome");
         assert_eq!(outbox.take_settled(), [(PacketId(1), Outcome::accepted(None))]);
+    }
+
+    #[test]
+    fn a_receiver_that_was_restarted_does_not_know_whether_a_message_was_handled() {
+        let mut outbox = Outbox::default();
+        outbox.offer(0, packet(1)).unwrap();
+        outbox.connected(PLENTY);
+        outbox.next_batch(0);
+        outbox.disconnected("it has died");
+        outbox.connected(PLENTY);
+        outbox.offer(0, packet(2)).unwrap();
+        assert_eq!(ids(&outbox.next_batch(0)), [1, 2]);
+        [1, 2].map(|id| outbox.outcome(PacketId(id), Outcome::overloaded("it has just started")));
+        let maybe = Outcome::DeadlinePassed { maybe_handled: true };
+        let settled = [(PacketId(1), maybe), (PacketId(2), Outcome::overloaded("it has just started"))];
+        assert_eq!(outbox.take_settled(), settled);
+    }
+
+    #[test]
+    fn a_message_that_may_have_arrived_on_another_way_may_have_been_handled() {
+        for is_elsewhere in [true, false] {
+            let mut outbox = Outbox::default();
+            [1, 2].map(|id| outbox.offer(0, packet(id)).unwrap());
+            outbox.set_elsewhere(PacketId(1), true);
+            outbox.set_elsewhere(PacketId(1), is_elsewhere);
+            outbox.give_up(&Outcome::away("gone"));
+            let given_up: Vec<bool> =
+                outbox.take_settled().iter().map(|(_, outcome)| *outcome == Outcome::away("gone")).collect();
+            assert_eq!(given_up, [!is_elsewhere, true]);
+        }
+        let mut outbox = Outbox::default();
+        outbox.offer(0, packet(1)).unwrap();
+        outbox.set_elsewhere(PacketId(1), true);
+        outbox.connected(PLENTY);
+        assert!(outbox.next_batch(0)[0].0.resent);
     }
 
     #[test]

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::messaging::{
     broadcast::Target,
+    inbox::is_handled,
     outcome::Outcome,
-    packet::Packet,
+    packet::{Packet, PacketId},
     routing::{Entry, Role},
     sealing,
 };
@@ -72,18 +73,35 @@ async fn by_messenger(shared: &Arc<Shared>, to: &Entry, packet: &Packet, deadlin
         messengers.rotate_left(first);
     }
     let targets = [Target { name: Arc::clone(&to.name), id: packet.id }];
-    let packet = sealed(shared, to, packet)?;
+    // It may have arrived directly, or by way of another messenger.
+    let packet = Packet { resent: true, ..sealed(shared, to, packet)? };
+    let mut in_doubt = false;
     for messenger in messengers.into_iter().take(MAX_DETOURS) {
         let Some(left) = left(deadline) else { break };
         let message = Packet { deadline_in_ms: left, ..packet.clone() };
-        let report = ask_messenger(shared, messenger, &message, &targets).await.unwrap_or_default();
-        let decided = report.into_iter().find(|(id, outcome)| *id == packet.id && is_decided(outcome));
-        if let Some((_, outcome)) = decided {
-            shared.metrics.detours.inc();
-            return Some(outcome);
-        }
+        set_elsewhere(shared, to, packet.id, true);
+        in_doubt |= match ask_messenger(shared, messenger, &message, &targets).await {
+            Ok(report) => match report.into_iter().find(|(id, _)| *id == packet.id) {
+                Some((_, outcome)) if is_decided(&outcome) => {
+                    shared.metrics.detours.inc();
+                    return Some(outcome);
+                }
+                Some((_, outcome)) => is_handled(&outcome),
+                None => true,
+            },
+            Err(Outcome::Refused { .. }) => false,
+            Err(outcome) => is_handled(&outcome),
+        };
+        set_elsewhere(shared, to, packet.id, in_doubt);
     }
     std::future::pending().await
+}
+
+/// Records whether a packet may have reached its receiver by way of a messenger.
+fn set_elsewhere(shared: &Shared, to: &Entry, id: PacketId, is_elsewhere: bool) {
+    if let Some(link) = shared.existing_link(&to.name) {
+        link.lock().outbox.set_elsewhere(id, is_elsewhere);
+    }
 }
 
 /// Returns the packet as messengers may see it: sealed for its receiver, if that has a key. `None`: it can't be sealed.
