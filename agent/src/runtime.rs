@@ -10,6 +10,7 @@ use robeing_net::Transport;
 use robeing_platform::{Platform, Random};
 use robeing_settings::AgentConfig;
 use robeing_telemetry::Metrics;
+use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::info;
 
@@ -21,7 +22,7 @@ use crate::{
     messaging::{
         self, Directory, FleetDirectory, KeyError, Messenger, PolicyHolder,
         driver::{Certified, MessagingMetrics},
-        handlers::{self, HandlerError, MessengerPost, Started},
+        handlers::{self, Handler, HandlerError, MessengerPost, Started},
         journal::JournalError,
         opening_key,
     },
@@ -59,6 +60,15 @@ pub enum AgentError {
     Session(#[from] SessionError),
 }
 
+/// What a program adds to an agent that it runs in its own process.
+#[derive(Default)]
+pub struct Extras {
+    /// Handles the agent's messages, instead of what the settings specify.
+    pub handler: Option<Arc<dyn Handler>>,
+    /// Gets what sends messages, once there is something.
+    pub post: Option<oneshot::Sender<MessengerPost>>,
+}
+
 /// Runs an agent until `shutdown` is cancelled and it has drained. `executor` creates the executor.
 ///
 /// # Errors
@@ -70,6 +80,21 @@ pub async fn run(
     executor: impl Future<Output = Result<Arc<dyn Executor>, ExecutorError>>,
     metrics: Metrics,
     shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    run_with(config, platform, executor, metrics, shutdown, Extras::default()).await
+}
+
+/// Runs an agent, as [`run`] does, with what the program adds to it.
+///
+/// # Errors
+/// See [`run`].
+pub async fn run_with(
+    config: AgentConfig,
+    platform: Platform,
+    executor: impl Future<Output = Result<Arc<dyn Executor>, ExecutorError>>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+    extras: Extras,
 ) -> Result<(), AgentError> {
     let identity = Identity::claimed(&config);
     info!(
@@ -85,7 +110,7 @@ pub async fn run(
     let transport = secured.transport.clone();
     let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
     let upstream = Arc::new(Upstream::new(transport.clone(), config.coordinators.clone(), &*platform.random));
-    let messages = Messages::start(&config, &platform, &transport, &*executor, &upstream, &metrics).await?;
+    let messages = Messages::start(&config, &platform, &transport, &*executor, &upstream, &metrics, extras).await?;
     let directory = Arc::clone(&messages.directory) as Arc<dyn Directory>;
     let (gate, authentication) = secured.gate(Arc::clone(&directory));
     let address = listener.advertised.clone();
@@ -152,8 +177,12 @@ impl Messages {
         executor: &dyn Executor,
         upstream: &SharedUpstream,
         metrics: &Metrics,
+        extras: Extras,
     ) -> Result<Self, AgentError> {
-        let Started { handler, inbox } = handlers::start(config.messages.as_ref(), executor.mail())?;
+        let Started { handler, inbox } = match extras.handler {
+            Some(handler) => Started { handler, inbox: None },
+            None => handlers::start(config.messages.as_ref(), executor.mail())?,
+        };
         let inbox = inbox.ok_or(handler.name());
         let policies = Arc::new(PolicyHolder::new(metrics));
         let directory = Arc::new(FleetDirectory::with_policies(Arc::clone(&policies)));
@@ -174,9 +203,14 @@ impl Messages {
             stop: stop.clone(),
         })
         .await?;
+        let durable = DurableSender::new(Arc::clone(upstream), platform.clone());
+        let post = || MessengerPost { messenger: messenger.clone(), durable: durable.clone() };
         if let Some(mail) = executor.mail() {
-            let durable = DurableSender::new(Arc::clone(upstream), platform.clone());
-            mail.set_post(Arc::new(MessengerPost { messenger: messenger.clone(), durable }));
+            mail.set_post(Arc::new(post()));
+        }
+        if let Some(wanted) = extras.post {
+            // The program may have stopped waiting for it.
+            let _ = wanted.send(post());
         }
         let mailbox = mailbox::Deps {
             cluster_id: config.cluster_id.clone(),
@@ -202,7 +236,14 @@ impl Messages {
     /// Follows the directory and attends the mailbox until `stop` is cancelled and all messages have ended.
     async fn run(self) {
         let Self { messenger, directory, upstream, random, mailbox, stop, .. } = self;
-        tokio::join!(directory.run(upstream, random, stop), mailbox::run(mailbox));
+        // The policies come with the directory. A letter that came before them would be put off, behind those after it.
+        let attending = async {
+            tokio::select! {
+                () = directory.known() => mailbox::run(mailbox).await,
+                () = stop.cancelled() => {}
+            }
+        };
+        tokio::join!(directory.run(upstream, random, stop.clone()), attending);
         messenger.stopped().await;
     }
 }

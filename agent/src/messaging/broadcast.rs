@@ -6,7 +6,7 @@
 //! takes, so the receiver handles it once.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
@@ -68,7 +68,7 @@ pub struct Broadcast {
     slices: VecDeque<(Vec<Target>, u32)>,
     /// Messengers that have not failed, the one whose turn it is first.
     messengers: VecDeque<Arc<str>>,
-    pending: HashMap<PacketId, Arc<str>>,
+    pending: BTreeMap<PacketId, Arc<str>>,
     /// Of these packets, those that a messenger may have passed on without a report.
     unclear: HashSet<PacketId>,
     report: BroadcastReport,

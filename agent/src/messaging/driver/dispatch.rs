@@ -1,6 +1,6 @@
 //! Hands packets to the handler, records what becomes of them, and reports it to their senders.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
@@ -234,7 +234,7 @@ fn limited(outcome: Outcome) -> Outcome {
 /// Remembers outcomes, and reports them to those who wait for them.
 fn conclude(shared: &Shared, done: Vec<Done>) {
     let now = shared.now();
-    let mut reports: HashMap<Arc<str>, Vec<(PacketId, Outcome)>> = HashMap::new();
+    let mut reports: BTreeMap<Arc<str>, Vec<(PacketId, Outcome)>> = BTreeMap::new();
     {
         let mut inbox = shared.inbox();
         for Done { sender, id, outcome, .. } in done {
