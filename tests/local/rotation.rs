@@ -203,20 +203,26 @@ async fn is_healthy(identity: &Stolen, agent: Option<&str>, address: &str) -> Re
 
 /// Sends this many messages, which are numbered from `first`, and waits until all are accepted.
 async fn send(sender: &mut Attached, first: u64, count: u64) {
+    let message = |seq: u64| SendMessage {
+        seq,
+        to: "own-1".into(),
+        r#type: "test".into(),
+        payload: Bytes::from(seq.to_string()),
+        deadline_in_ms: 60_000,
+        ..SendMessage::default()
+    };
     for seq in first..first + count {
-        let message = SendMessage {
-            seq,
-            to: "own-1".into(),
-            r#type: "test".into(),
-            payload: Bytes::from(seq.to_string()),
-            deadline_in_ms: 60_000,
-            ..SendMessage::default()
-        };
-        sender.post(message).await;
+        sender.post(message(seq)).await;
     }
-    for _ in 0..count {
+    let mut waiting = count;
+    while waiting > 0 {
         let outcome = sender.outcome().await.expect("the sender's agent lives");
-        assert_eq!(outcome.code(), SendCode::Accepted, "{outcome:?}");
+        match outcome.code() {
+            SendCode::Accepted => waiting -= 1,
+            // At first, the sender's agent does not know the others yet.
+            SendCode::NoSuchAgent => sender.post(message(outcome.seq)).await,
+            _ => panic!("{outcome:?}"),
+        }
     }
 }
 
