@@ -150,16 +150,26 @@ async fn a_deadline_says_whether_the_message_may_have_been_handled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_leaves_the_fleet_meanwhile_is_away_at_once() {
+async fn a_message_waits_until_its_deadline_for_an_agent_that_leaves_the_fleet_and_comes_back() {
     let fleet = Fleet::new();
     let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
-    fleet.network.black_hole(b.address);
-    let started = tokio::time::Instant::now();
-    let send = a.send("b", "test", "");
+    a.wall_off(&b, true);
+    let message = || Outgoing { deadline: Duration::from_secs(5), ..outgoing("b", "test", "x") };
     let leave = async { fleet.set_presence("b", Presence::Away) };
-    let (outcome, ()) = tokio::join!(send, leave);
-    assert!(matches!(outcome, Outcome::Away { .. }), "{outcome}");
-    assert!(started.elapsed() < Duration::from_secs(10), "before its deadline");
+    let started = tokio::time::Instant::now();
+    let (outcome, ()) = tokio::join!(a.messenger.send(message()), leave);
+    assert!(matches!(&outcome, Outcome::Away { reason } if reason.contains("not in the fleet now")), "{outcome}");
+    assert_eq!(started.elapsed().as_secs(), 5, "its deadline");
+
+    fleet.set_presence("b", Presence::Active);
+    let come_back = async {
+        fleet.set_presence("b", Presence::Away);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        a.wall_off(&b, false);
+        fleet.set_presence("b", Presence::Active);
+    };
+    let (outcome, ()) = tokio::join!(a.messenger.send(message()), come_back);
+    assert_eq!(outcome, Outcome::accepted(Some("x".into())));
 }
 
 #[tokio::test(start_paused = true)]
