@@ -12,9 +12,9 @@ use tonic::{Request, Response, Status};
 use crate::{
     apply::observer::ApplyObserver,
     directory::{Directory, MAX_WATCHERS, Next, Position, Seat},
-    leader::standing::Standing,
     lifetime::Leaving,
     policies::PolicyBook,
+    read::StateReader,
 };
 
 /// How long a new watch waits for this coordinator to know its fleet, and to have applied what the watcher has seen at
@@ -31,7 +31,7 @@ pub struct DirectoryService {
     pub observer: Arc<ApplyObserver>,
     /// The policies that agents evaluate.
     pub policies: PolicyBook,
-    pub standing: Standing,
+    pub state: StateReader,
     pub leaving: Leaving,
 }
 
@@ -116,7 +116,7 @@ impl DirectoryService {
         tokio::select! {
             () = self.leaving.begins() => Status::unavailable(LEAVES),
             // One that is out of touch has no news, so this waits from the last of them on.
-            () = self.standing.until_stale() => {
+            () = self.state.until_out_of_touch() => {
                 Status::unavailable("this coordinator has no contact to the others; resume at another")
             }
         }

@@ -25,7 +25,6 @@ use crate::{
     apply::observer::ApplyObserver,
     clock::FleetClock,
     identity::{enrolled, refusals::Refusals},
-    leader::standing::Standing,
     lifetime::{Leaving, Lifetime},
     mail::{
         MailError,
@@ -53,7 +52,6 @@ const MAX_SETTLING_BYTES: usize = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub struct MailboxService {
     pub member: Member,
-    pub standing: Standing,
     pub state: StateReader,
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
@@ -77,11 +75,10 @@ impl internal::mailbox_server::Mailbox for MailboxService {
         let peer = request.extensions().get::<ConnectInfo>().and_then(|connection| connection.peer);
         let inbound = request.into_inner();
         self.lifetime.tasks().spawn(async move {
-            let (leaving, standing, refusals) =
-                (service.leaving.clone(), service.standing.clone(), service.refusals.clone());
+            let (leaving, state, refusals) = (service.leaving.clone(), service.state.clone(), service.refusals.clone());
             let ended = tokio::select! {
                 () = leaving.begins() => Err(Status::unavailable("this coordinator is leaving; use another")),
-                () = standing.until_stale() => {
+                () = state.until_out_of_touch() => {
                     Err(Status::unavailable("this coordinator has no contact to the others; use another"))
                 }
                 () = sender.closed() => return,

@@ -11,7 +11,7 @@ use crate::{
 impl Parts {
     /// Starts what keeps the directory up to date, and returns the service.
     pub(super) fn start_directory(&self, security: Option<&Security>) -> DirectoryService {
-        let Self { members, standing, state, observer, policies, lifetime, .. } = self.clone();
+        let Self { members, state, observer, policies, lifetime, .. } = self.clone();
         let (directory, realm) = (Directory::default(), security.map(|security| security.realm.clone()));
         let keeper = DirectoryKeeper { state, observer: observer.clone(), directory: directory.clone(), realm };
         lifetime.spawn(keeper.run());
@@ -19,7 +19,7 @@ impl Parts {
             directory,
             observer,
             policies: policies.book().clone(),
-            standing,
+            state: self.state.clone(),
             leaving: Leaving::new(&lifetime, members),
         }
     }

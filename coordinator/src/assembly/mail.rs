@@ -25,8 +25,8 @@ impl Parts {
 
     /// Returns the Mailbox service.
     pub(super) fn mailbox_service(&self) -> MailboxService {
-        let Self { member, members, standing, state, proposer, observer, clock, refusals, lifetime, .. } = self.clone();
+        let Self { member, members, state, proposer, observer, clock, refusals, lifetime, .. } = self.clone();
         let (inboxes, leaving) = (self.inboxes(), Leaving::new(&lifetime, members));
-        MailboxService { member, standing, state, proposer, observer, clock, inboxes, leaving, refusals, lifetime }
+        MailboxService { member, state, proposer, observer, clock, inboxes, leaving, refusals, lifetime }
     }
 }
