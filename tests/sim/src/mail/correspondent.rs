@@ -140,7 +140,9 @@ impl Correspondent {
             is_first = false;
             self.pause(PAUSE).await;
         }
-        if self.below(AGAIN_ONE_OF) == 0 {
+        // One that was not posted may well be posted this time.
+        let is_posted = self.record.notes().ledger.fate(&id) != Some(Fate::NotHandled);
+        if is_posted && self.below(AGAIN_ONE_OF) == 0 {
             self.pause(PAUSE).await;
             self.try_to_send(&request, within, false).await;
         }

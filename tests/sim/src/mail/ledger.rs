@@ -135,6 +135,7 @@ impl Ledger {
         if known.posted.to != agent || (known.posted.writer.as_str(), known.posted.number) != names {
             return wrong(Check::Arrived, &format!("{:?} is handled as {names:?}", known.posted));
         }
+        let wrong = |check, what: &str| wrong(check, &format!("({:?}) {what}", known.posted));
         match known.fate {
             Some(Fate::NotHandled) => return wrong(Check::Outcome, "counts as not handled, but is handled"),
             Some(Fate::Refused) if !known.posted.is_bad => {
