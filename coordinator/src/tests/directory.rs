@@ -202,8 +202,16 @@ async fn a_watch_ends_at_a_coordinator_that_is_cut_off_and_goes_on_otherwise() {
     let leader = fleet.led().await;
     let follower = fleet.followers(leader)[0];
     let mut watched = Watched::start(&fleet, follower, Watcher::default());
-    let goes_on = async { while let Some(Ok(_)) = watched.stream.next().await {} };
-    assert!(timeout(3 * STALE_AFTER, goes_on).await.is_err(), "the coordinator is in touch");
+    let goes_on = async {
+        loop {
+            match watched.stream.next().await {
+                Some(Ok(_)) => {}
+                ended => return ended,
+            }
+        }
+    };
+    let ended = timeout(3 * STALE_AFTER, goes_on).await;
+    assert!(ended.is_err(), "the coordinator is in touch: {ended:?}");
     for other in fleet.running() {
         if other != follower {
             fleet.take_away(other);

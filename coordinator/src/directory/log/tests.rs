@@ -15,7 +15,7 @@ fn looked(at: u64) -> Look {
 /// A log that knows these agents since revision 1.
 fn log(names: &[&str]) -> DirectoryLog {
     let mut log = DirectoryLog::default();
-    assert!(log.replace(names.iter().map(|name| (Arc::from(*name), entry(name, 0))).collect(), looked(1)));
+    log.replace(names.iter().map(|name| (Arc::from(*name), entry(name, 0))).collect(), looked(1));
     log
 }
 
@@ -56,7 +56,8 @@ fn a_watch_is_resumed_by_what_was_seen_elsewhere() {
     assert_eq!(log.start(10), None, "more is known elsewhere");
     assert!(!log.change(Vec::new(), looked(12)), "nothing for watchers");
     assert_eq!(log.start(10), Some(Position::Log(8)));
-    assert!(log.replace(BTreeMap::new(), looked(20)));
+    log.replace(BTreeMap::new(), looked(20));
+    assert_eq!(log.next(Position::Log(8)), Next::Behind, "nor is what its watchers know from others");
     assert!(matches!(log.start(12), Some(Position::Full { .. })), "what happened in between is not known");
     assert_eq!(log.start(20), Some(Position::Log(9)));
     assert_eq!(DirectoryLog::default().start(0), None, "nothing is known yet");
