@@ -148,11 +148,11 @@ impl WorkerMail {
         }
     }
 
-    /// Sends a process's message. `under_way`: the number of its messages that are not answered.
-    pub(super) async fn send(&self, message: SendMessage, under_way: usize) -> SendOutcome {
+    /// Sends a process's message, unless [`MAX_SENDING`] of its messages are not answered (`is_full`).
+    pub(super) async fn send(&self, message: SendMessage, is_full: bool) -> SendOutcome {
         let refused =
             |code: SendCode, reason: String| SendOutcome { seq: message.seq, code: code.into(), reason, reply: None };
-        if under_way >= MAX_SENDING {
+        if is_full {
             let reason = format!("{MAX_SENDING} messages of this process are being sent; wait for their outcomes");
             return refused(SendCode::Overloaded, reason);
         }
@@ -246,9 +246,9 @@ mod tests {
     #[tokio::test]
     async fn a_process_sends_only_so_many_messages_at_once() {
         let mail = WorkerMail::new();
-        let send = |under_way| mail.send(SendMessage { seq: 3, ..SendMessage::default() }, under_way);
-        assert_eq!(send(MAX_SENDING - 1).await.code(), SendCode::Away, "nothing sends messages yet");
-        let refused = send(MAX_SENDING).await;
+        let send = |is_full| mail.send(SendMessage { seq: 3, ..SendMessage::default() }, is_full);
+        assert_eq!(send(false).await.code(), SendCode::Away, "nothing sends messages yet");
+        let refused = send(true).await;
         assert_eq!((refused.seq, refused.code()), (3, SendCode::Overloaded));
     }
 }
