@@ -136,7 +136,10 @@ pub async fn run_with(
     };
     tokio::select! {
         () = secured.ready() => {}
-        () = shutdown.cancelled() => return Ok(stop_early(&messages, duties).await),
+        () = shutdown.cancelled() => {
+            stop_early(&messages, duties).await;
+            return Ok(());
+        }
     }
     let stop = messages.stop.clone();
     let session = async {

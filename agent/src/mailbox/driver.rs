@@ -90,7 +90,7 @@ enum Link {
     /// No stream is opened before this time.
     Pausing(Instant),
     Opening(u64, Opening),
-    Open(Stream),
+    Open(Box<Stream>),
 }
 
 /// What the task waits for.
@@ -142,7 +142,7 @@ impl Mailbox {
         match self.event().await {
             Event::Opened(Ok(stream)) => {
                 debug!("the mailbox is open");
-                self.link = Link::Open(stream);
+                self.link = Link::Open(Box::new(stream));
             }
             Event::Opened(Err(status)) => self.failed(&status),
             Event::Heard(Ok(Some(message))) => {

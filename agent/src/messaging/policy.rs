@@ -138,7 +138,7 @@ impl MessagePolicy for PolicyHolder {
             sender_role: role,
             receiver: &packet.receiver,
             message_type: &packet.kind,
-            priority: u32::from(packet.priority.get()),
+            priority: packet.priority.get(),
             payload: &packet.payload,
         });
         let input = Input { user: &user, rights: rights_of_role(role), object };

@@ -84,7 +84,7 @@ async fn a_submission_is_denied_redacted_or_taken_at_any_coordinator_and_the_log
     for (at, id) in [(leader, 10), (follower, 20)] {
         let denied = refused("PERMISSION_DENIED", "policy no-deploys denies this: deploy elsewhere");
         assert_eq!(submit(&fleet, at, of(id, "deploy", "x")).await, denied);
-        assert_eq!(fleet.tested(at).state.look(|fleet| fleet.task(TaskId(id)).is_some()), false);
+        assert!(fleet.tested(at).state.look(|fleet| fleet.task(TaskId(id)).is_none()));
         let taken = submit(&fleet, at, of(id + 1, "report", r#"{"token": "t", "n": 1.0}"#)).await;
         assert_eq!(taken, Ok(TaskId(id + 1)));
         fleet
@@ -118,7 +118,7 @@ async fn a_submission_is_denied_redacted_or_taken_at_any_coordinator_and_the_log
 async fn many_tasks_of_one_call_are_decided_one_by_one() {
     let (fleet, leader) = fleet().await;
     set(&fleet, leader, &[NO_DEPLOYS]).await;
-    let kind = |id: u128| if id % 3 == 0 { "deploy" } else { "report" };
+    let kind = |id: u128| if id.is_multiple_of(3) { "deploy" } else { "report" };
     let specs = (0..200).map(|id| of(id, kind(id), "x")).collect();
     let results = fleet.tested(leader).submissions.submit(specs, &Caller::Plaintext).await.expect("it leads");
     for (id, result) in (0..).zip(&results) {

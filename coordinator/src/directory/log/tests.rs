@@ -102,7 +102,7 @@ fn the_log_is_bounded_in_bytes() {
     }
     assert!(log.bytes > MAX_LOG_BYTES - 200_000, "it is used");
     // A single look may find more than fits.
-    log.change((0..100).map(|n| large(n)).collect(), looked(300));
+    log.change((0..100).map(large).collect(), looked(300));
     assert!(log.bytes <= MAX_LOG_BYTES);
     assert!(matches!(log.start(299), Some(Position::Full { .. })));
     assert_eq!(log.start(300), Some(Position::Log(log.end())));
