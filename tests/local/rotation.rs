@@ -49,6 +49,8 @@ const LIFETIME: Duration = Duration::from_secs(300);
 /// How often messages and tasks are sent, and how many of them: a steady load, of which some is always under way.
 const EVERY: Duration = Duration::from_millis(500);
 const MESSAGES_AT_ONCE: u64 = 250;
+/// Number of messages that may wait for their outcomes: as many as a process may have.
+const MESSAGES_UNDER_WAY: u64 = 64;
 const TASKS_AT_ONCE: u64 = 25;
 /// The specialization of the agents that run the tasks.
 const SKILL: &str = "rotation";
@@ -211,11 +213,12 @@ async fn send(sender: &mut Attached, first: u64, count: u64) {
         deadline_in_ms: 60_000,
         ..SendMessage::default()
     };
-    for seq in first..first + count {
-        sender.post(message(seq)).await;
-    }
-    let mut waiting = count;
-    while waiting > 0 {
+    let (mut next, end, mut waiting) = (first, first + count, 0);
+    while next < end || waiting > 0 {
+        while next < end && waiting < MESSAGES_UNDER_WAY {
+            sender.post(message(next)).await;
+            (next, waiting) = (next + 1, waiting + 1);
+        }
         let outcome = sender.outcome().await.expect("the sender's agent lives");
         match outcome.code() {
             SendCode::Accepted => waiting -= 1,

@@ -125,7 +125,7 @@ async fn measure(args: Args) -> Result<(), Failure> {
     let mut loads = vec![
         Load::calls("durable", send(&messenger, fleet::DURABLE)),
         Load::calls("memory", send(&messenger, fleet::MEMORY)),
-        Load::Raw(RawStream::connect(&member.transport, &receivers.addresses[2]).await?),
+        Load::Raw(Box::new(RawStream::connect(&member.transport, &receivers.addresses[2]).await?)),
     ];
     if server.is_some() {
         let nats = Arc::new(Nats::connect(folder.path(), SENDER).await?);
