@@ -279,7 +279,9 @@ async fn live(client: &FleetClient, names: &[String]) -> BTreeMap<String, Agent>
     eventually(&format!("{names:?} are live"), async || {
         let live = agents(client).await?.into_iter().filter(|agent| agent.state() == AgentState::Live);
         let live: BTreeMap<String, Agent> = live.map(|agent| (agent.name.clone(), agent)).collect();
-        check(names.iter().all(|name| live.contains_key(name)), live, "others".to_owned())
+        // Until a process is attached, an agent has a session without slots, which ends then.
+        let works = |name| live.get(name).is_some_and(|agent| agent.slots > 0);
+        check(names.iter().all(works), live, "others".to_owned())
     })
     .await
 }
