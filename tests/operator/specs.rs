@@ -80,7 +80,8 @@ async fn sources_change(client: &Client) {
     let of = |probe: Value, source: Value, from: Value| {
         web(&json!({"readinessProbe": probe, "env": env(source)}), &volume(from))
     };
-    let volumes = |path: &str| format!("/spec/template/spec/volumes/1/{path}");
+    // Beside those of the identity and the journal.
+    let volumes = |path: &str| format!("/spec/template/spec/volumes/2/{path}");
     let beside = |path: &str| format!("/spec/template/spec/initContainers/0/{path}");
     let probe = |kind: &str| beside(&format!("readinessProbe/{kind}"));
     let exec = json!({"exec": {"command": ["/true"]}});
