@@ -18,7 +18,7 @@ const NAMESPACE: &str = "drift";
 /// The number of lease renewals without other writes after which an operator counts as at rest.
 const RENEWALS: usize = 6;
 /// The time within which a change is reverted, even on a machine that is busy with other tests.
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(60);
 /// The minimum number of changes that the API server accepts: fewer would mean that nothing was tested.
 const LEAST_TAKEN: usize = 60;
 const OBJECTS: [(&str, &str); 9] = [
