@@ -37,7 +37,7 @@ pub use self::{
     shared::{MAX_ASKS, MAX_LINKS, MAX_OUTGOING, MAX_UNSENT, MAX_UNSENT_BYTES},
 };
 use super::{
-    broadcast::{BroadcastReport, Target},
+    broadcast::BroadcastReport,
     frame::MAX_FRAME_BYTES,
     handlers::Handler,
     inbox::Inbox,
@@ -235,9 +235,9 @@ impl Messenger {
     }
 
     /// Returns the message sealed for the one agent that its address stands for, if there is one that has a key;
-    /// otherwise as it is.
+    /// otherwise as it is. It is to be sent as a letter: nobody will be able to read the receiver's reply.
     #[must_use]
-    pub fn seal_if_known(&self, message: Outgoing) -> Outgoing {
+    pub fn seal_letter_if_known(&self, message: Outgoing) -> Outgoing {
         let snapshot = self.shared.directory.snapshot();
         let entry = match &message.to {
             // Also one that is away.
@@ -248,14 +248,14 @@ impl Messenger {
         let Some(key) = &entry.sealing_key else { return message };
         let id = self.id_of(&message);
         let Ok(mut packet) = self.packet(&message, id, &entry.name) else { return message };
-        if sealing::seal(&mut packet, key, &*self.shared.random).is_err() {
+        if sealing::seal_letter(&mut packet, key, &*self.shared.random).is_err() {
             return message;
         }
         Outgoing {
             id: Some(packet.id),
             to: Address::Agent(Arc::clone(&entry.name)),
             payload: packet.payload,
-            key_id: Some(key.id()),
+            key_id: packet.key_id.as_deref().map(str::to_owned),
             ..message
         }
     }
@@ -266,8 +266,11 @@ impl Messenger {
             Ok(routed) => routed,
             Err(outcome) => return outcome,
         };
-        let targets = [Target { name: Arc::clone(&entry.name), id: packet.id }];
-        let report = match relay::ask_messenger(&self.shared, messenger, &packet, &targets).await {
+        let Some(packet) = detour::sealed(&self.shared, &entry, &packet) else {
+            return Outcome::away(format!("{:?} has no key for sealed messages, so none can go by a messenger", entry.name));
+        };
+        let targets = vec![relay::target(&entry.name, packet.id)];
+        let report = match relay::ask_messenger(&self.shared, messenger, &packet, targets).await {
             Ok(report) => report,
             Err(Outcome::Accepted { .. }) => Vec::new(),
             Err(outcome) => return outcome,

@@ -79,11 +79,14 @@ impl MessengerPost {
             millis => Duration::from_millis(millis),
         };
         let outgoing = match outgoing(SendMessage { deadline_in_ms: 0, ..message }) {
-            Ok(outgoing) if self.durable.keeps_name() => self.messenger.seal_if_known(outgoing),
+            Ok(outgoing) if self.durable.keeps_name() => self.messenger.seal_letter_if_known(outgoing),
             Ok(outgoing) => outgoing,
             Err(reason) => return refused(reason),
         };
+        let is_sealed = outgoing.key_id.is_some();
         match self.durable.send_durable(outgoing, ttl).await {
+            // It is the reply to an earlier sending of the message, sealed for that alone.
+            Ok(status) if is_sealed => kept(seq, MessageStatus { reply: None, ..status }),
             Ok(status) => kept(seq, status),
             Err(error @ NotSent::Refused(_)) => refused(error.to_string()),
             Err(error @ NotSent::Unconfirmed { .. }) => {
@@ -98,7 +101,7 @@ fn kept(seq: u64, status: MessageStatus) -> SendOutcome {
     let code = match status.code() {
         MessageCode::Accepted => SendCode::Accepted,
         MessageCode::Kept => SendCode::Kept,
-        MessageCode::Refused | MessageCode::Unspecified => SendCode::Refused,
+        MessageCode::Refused | MessageCode::Unsealable | MessageCode::Unspecified => SendCode::Refused,
         MessageCode::NoSuchAgent => SendCode::NoSuchAgent,
         MessageCode::Away => SendCode::Away,
         MessageCode::DeadlinePassed => SendCode::DeadlinePassed,

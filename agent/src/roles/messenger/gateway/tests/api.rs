@@ -6,7 +6,9 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use prost::Message;
+use robeing_platform::OsRandom;
 use robeing_proto::v1::{self, TaskState};
+use robeing_sealing::OpeningKey;
 use serde_json::{Value, json};
 
 use super::{
@@ -96,6 +98,18 @@ async fn tasks_are_read_and_cancelled() {
     assert_eq!((unknown.status, unknown.header("content-type")), (StatusCode::NOT_FOUND, "application/problem+json"));
     assert_eq!(unknown.json()["code"], "NOT_FOUND");
     assert_eq!(send(at, delete("none")).await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_message_is_sealed_for_its_receiver_and_the_reply_is_opened() {
+    let key = Some(OpeningKey::generate(&OsRandom));
+    let fleet = Plain::with(Stub { key, ..Stub::default() }, Limits::default()).await;
+    let at = fleet.gateway.local_addr();
+    let answer = send(at, post("/v1/messages", r#"{"type":"t","to":"role:worker","payload":"a secret"}"#)).await;
+    assert_eq!((answer.status, &answer.json()["outcomes"][0]["reply"]), (StatusCode::OK, &json!("a secret")));
+    let sent = &fleet.coordinator.stub.messages()[0];
+    assert_eq!((&*sent.to, &*sent.sealed_for[0].agent), ("role:worker", "w-0"));
+    assert!(!sent.payload.windows(6).any(|window| window == b"secret"), "{sent:?}");
 }
 
 #[tokio::test]
