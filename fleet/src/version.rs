@@ -79,11 +79,7 @@ impl Feature {
 
     fn is_known(self) -> bool {
         match self {
-            Feature::Identity
-            | Feature::Mail
-            | Feature::RolePriority
-            | Feature::Policies
-            | Feature::Describe => true,
+            Feature::Identity | Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }

@@ -107,12 +107,14 @@ impl Broadcast {
     pub fn new(targets: Vec<Target>, messengers: Vec<Arc<str>>) -> Self {
         let pending = targets.iter().map(|target| (target.id, Arc::clone(&target.name))).collect();
         let is_direct = targets.len() <= DIRECT_FANOUT || messengers.is_empty();
-        let (direct, relayed): (Vec<_>, Vec<_>) =
-            targets.into_iter().partition(|target| is_direct || target.way == Way::Direct || messengers.contains(&target.name));
+        let (direct, relayed): (Vec<_>, Vec<_>) = targets
+            .into_iter()
+            .partition(|target| is_direct || target.way == Way::Direct || messengers.contains(&target.name));
         // All messengers get about as much to do.
         let size = relayed.len().div_ceil(messengers.len().max(1)).clamp(1, SLICE);
         let (sealed, plain): (Vec<_>, Vec<_>) = relayed.into_iter().partition(|target| target.way == Way::Sealed);
-        let slices = [sealed, plain].iter().flat_map(|group| group.chunks(size)).map(|slice| (slice.to_vec(), 0)).collect();
+        let slices =
+            [sealed, plain].iter().flat_map(|group| group.chunks(size)).map(|slice| (slice.to_vec(), 0)).collect();
         let (direct, messengers) = (direct.into(), messengers.into());
         Self { direct, slices, messengers, pending, unclear: HashSet::new(), report: BroadcastReport::default() }
     }

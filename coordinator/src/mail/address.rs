@@ -194,10 +194,12 @@ impl Resolver<'_> {
             return self.state.look(|fleet| reachable(fleet, name, self.is_durable)).map(|()| name.into());
         }
         let known = self.state.look(|fleet| fleet.agent_by_name(name).cloned());
-        known.filter(|agent| self.is_target(address, agent)).map(|agent| Arc::clone(&agent.name)).ok_or_else(|| Nobody {
-            code: MessageCode::Away,
-            agent: name.to_owned(),
-            reason: format!("the address does not stand for the agent {name} now; send the message again"),
+        known.filter(|agent| self.is_target(address, agent)).map(|agent| Arc::clone(&agent.name)).ok_or_else(|| {
+            Nobody {
+                code: MessageCode::Away,
+                agent: name.to_owned(),
+                reason: format!("the address does not stand for the agent {name} now; send the message again"),
+            }
         })
     }
 

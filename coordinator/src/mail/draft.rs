@@ -63,8 +63,18 @@ impl Draft {
         fresh: impl FnOnce() -> u128,
         sent: u64,
     ) -> Result<Self, BadField> {
-        let v1::SendMessageRequest { id, to, r#type, payload, priority, deadline, durable, broadcast, key_id, sealed_for } =
-            request;
+        let v1::SendMessageRequest {
+            id,
+            to,
+            r#type,
+            payload,
+            priority,
+            deadline,
+            durable,
+            broadcast,
+            key_id,
+            sealed_for,
+        } = request;
         let id = if id.is_empty() { LetterId(fresh()) } else { convert::letter_id(&id)? };
         let address = Address::parse(&to).map_err(|problem| convert::bad("to", problem))?;
         check_text("type", &r#type, MAX_TYPE_BYTES)?;
@@ -195,7 +205,10 @@ fn receivers_of(
 ) -> Result<BTreeMap<String, (String, Bytes)>, BadField> {
     let bad = |problem: String| Err(convert::bad("sealed_for", problem));
     if sealed_for.is_empty() != (key_id != CARRIER) {
-        return bad(format!("it has {} entries, and key_id is {key_id:?}; set both, with the key_id {CARRIER:?}", sealed_for.len()));
+        return bad(format!(
+            "it has {} entries, and key_id is {key_id:?}; set both, with the key_id {CARRIER:?}",
+            sealed_for.len()
+        ));
     }
     let most = if is_broadcast { MAX_TARGETS } else { 1 };
     if sealed_for.len() > most {

@@ -108,7 +108,7 @@ impl Sending {
             Ok(receivers) => receivers,
             Err(nobody) => return Ok(vec![unsent(draft.id, nobody)]),
         };
-        let (receivers, mut outcomes) = self.still_there(&draft, sender, receivers);
+        let (receivers, mut outcomes) = self.still_there(&draft, sender, receivers).await?;
         let ids: Vec<LetterId> = receivers.iter().map(|receiver| draft.id_to(receiver)).collect();
         let mut letters: Letters =
             ids.iter().copied().zip(receivers.iter().map(|receiver| (Arc::clone(receiver), None))).collect();
@@ -141,26 +141,31 @@ impl Sending {
 
     /// Drops the receivers of a sealed broadcast that its address does not stand for any more, and returns what becomes
     /// of the message to them.
-    fn still_there(
+    async fn still_there(
         &self,
         draft: &Draft,
         sender: &str,
         receivers: Vec<Arc<str>>,
-    ) -> (Vec<Arc<str>>, Vec<MessageStatus>) {
+    ) -> Result<(Vec<Arc<str>>, Vec<MessageStatus>), MailError> {
         if !draft.is_broadcast || draft.sealed_for().len() == 0 {
-            return (receivers, Vec::new());
+            return Ok((receivers, Vec::new()));
         }
         let resolver = Resolver { state: &self.state, sender, is_durable: draft.is_durable };
+        // One that got the message before is asked about, whatever it is now.
+        let is_known = |receiver: &str| self.state.look(|fleet| fleet.letter(draft.id_to(receiver)).is_some());
+        let nobody = |receiver: &Arc<str>| resolver.named(&draft.to, receiver).err().filter(|_| !is_known(receiver));
+        if receivers.iter().any(|receiver| nobody(receiver).is_some()) {
+            // It may have joined a moment ago, which may not be applied here yet.
+            self.catch_up().await?;
+        }
         let (mut there, mut outcomes) = (Vec::with_capacity(receivers.len()), Vec::new());
         for receiver in receivers {
-            // One that got the message before is asked about, whatever it is now.
-            let is_known = || self.state.look(|fleet| fleet.letter(draft.id_to(&receiver)).is_some());
-            match resolver.named(&draft.to, &receiver) {
-                Err(nobody) if !is_known() => outcomes.push(unsent(draft.id_to(&receiver), nobody)),
-                _ => there.push(receiver),
+            match nobody(&receiver) {
+                Some(nobody) => outcomes.push(unsent(draft.id_to(&receiver), nobody)),
+                None => there.push(receiver),
             }
         }
-        (there, outcomes)
+        Ok((there, outcomes))
     }
 
     /// Returns what became of a message of this sender, after waiting for it for at most `wait`.
@@ -224,7 +229,11 @@ impl Sending {
     }
 
     /// Returns the agents that a message goes to. One that was sent before goes to the same agent.
-    pub(super) async fn receivers(&self, draft: &Draft, sender: &str) -> Result<Result<Vec<Arc<str>>, Nobody>, MailError> {
+    pub(super) async fn receivers(
+        &self,
+        draft: &Draft,
+        sender: &str,
+    ) -> Result<Result<Vec<Arc<str>>, Nobody>, MailError> {
         let resolve = async || {
             let resolver = Resolver { state: &self.state, sender, is_durable: draft.is_durable };
             if draft.is_broadcast && draft.sealed_for().len() > 0 {

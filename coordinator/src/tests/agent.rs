@@ -86,7 +86,8 @@ impl TestAgent {
     /// Comes back over a new connection, in the same session, and says its key, which it did not say before.
     pub async fn resume_with_key(&mut self, fleet: &TestFleet, leader: usize, key: [u8; 32]) {
         self.session.abort();
-        let session = fleet.tested(leader).state.look(|fleet| fleet.agent_by_name(self.name).map(|agent| agent.session.0));
+        let session =
+            fleet.tested(leader).state.look(|fleet| fleet.agent_by_name(self.name).map(|agent| agent.session.0));
         let hello = internal::Hello {
             session: session.expect("it has a session"),
             sealing_key: key.to_vec().into(),

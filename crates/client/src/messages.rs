@@ -65,9 +65,8 @@ impl FleetClient {
         let Some(resolving) = letters::resolving(&request) else { return Ok(Prepared::Plain(request)) };
         match self.resolve_message(resolving).await {
             // It takes some milliseconds if there are many receivers.
-            Ok(resolved) => compute(|| letters::seal(request, resolved, &OsRandom)).map_err(|error| {
-                ClientError::Refused { code: Code::InvalidArgument, message: error.to_string() }
-            }),
+            Ok(resolved) => compute(|| letters::seal(request, resolved, &OsRandom))
+                .map_err(|error| ClientError::Refused { code: Code::InvalidArgument, message: error.to_string() }),
             Err(ClientError::Refused { message, .. }) if message == TOO_OLD && !self.is_strict() => {
                 Ok(Prepared::Plain(request))
             }

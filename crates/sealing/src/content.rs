@@ -12,8 +12,8 @@ use ring::{
 use robeing_platform::Random;
 
 use super::{
-    About, Aead, KEY_BYTES, Kdf, MAX_PAYLOAD, OVERHEAD, OpeningKey, SealingError, SealingKey, Source, TAG_BYTES, X25519,
-    encapsulated_key, source::random_bytes,
+    About, Aead, KEY_BYTES, Kdf, MAX_PAYLOAD, OVERHEAD, OpeningKey, SealingError, SealingKey, Source, TAG_BYTES,
+    X25519, encapsulated_key, source::random_bytes,
 };
 
 /// The length of a wrapped key: the encapsulated key, and the ciphertext of the key with its tag.

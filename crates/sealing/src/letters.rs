@@ -40,8 +40,7 @@ pub struct SealedMessage {
 /// Returns the request by which a client learns for whom to seal a message; `None`: it is sealed already.
 pub fn resolving(message: &SendMessageRequest) -> Option<ResolveMessageRequest> {
     let SendMessageRequest { id, to, durable, broadcast, key_id, .. } = message;
-    let request =
-        ResolveMessageRequest { id: id.clone(), to: to.clone(), durable: *durable, broadcast: *broadcast };
+    let request = ResolveMessageRequest { id: id.clone(), to: to.clone(), durable: *durable, broadcast: *broadcast };
     key_id.is_empty().then_some(request)
 }
 
@@ -176,7 +175,10 @@ mod tests {
         let second = sealed(message(false), resolved(true, vec![receiver("b", Some(&key))]));
         let request = first.request.clone().expect("it has a receiver");
         let of = &request.sealed_for[0];
-        assert_eq!((&*request.key_id, &*request.to, &*of.agent, of.wrap.len()), (CARRIER, "role:worker", "b", WRAP_BYTES));
+        assert_eq!(
+            (&*request.key_id, &*request.to, &*of.agent, of.wrap.len()),
+            (CARRIER, "role:worker", "b", WRAP_BYTES)
+        );
         let payload = Content::payload(&of.wrap, &request.payload);
         let about = About { id: number(ID), sender: "client:ann", agent: "b", kind: "t" };
         assert_eq!(key.open(&of.key_id, &about, &payload).as_deref(), Ok(&b"a secret"[..]));

@@ -73,7 +73,8 @@ fn a_receiver_can_not_use_the_wrap_of_another_one_or_of_another_content() {
         keys[agent].open(&Content::key_id(keys[agent].public()), &of(about), &payload)
     };
     assert_eq!(open(1, 1, &wrap(0, 1), 0).as_deref(), Ok(&b"first"[..]));
-    for (agent, about, wrap, content) in [(1, 1, wrap(0, 0), 0), (1, 0, wrap(0, 0), 0), (1, 0, wrap(0, 1), 0), (1, 1, wrap(0, 1), 1)]
+    for (agent, about, wrap, content) in
+        [(1, 1, wrap(0, 0), 0), (1, 0, wrap(0, 0), 0), (1, 0, wrap(0, 1), 0), (1, 1, wrap(0, 1), 1)]
     {
         assert_eq!(open(agent, about, &wrap, content), Err(SealingError::NotOpened), "{agent} {about} {content}");
     }

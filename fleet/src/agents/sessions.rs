@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    Agent, AgentId, AgentJoin, AgentState, Effect, Feature, Fleet, LossReason, PoolShape, Recovery, RecoveryEvent, Refusal,
-    Reply, SessionId,
+    Agent, AgentId, AgentJoin, AgentState, Effect, Feature, Fleet, LossReason, PoolShape, Recovery, RecoveryEvent,
+    Refusal, Reply, SessionId,
     config::{check_length, check_name, invalid},
     limits::{MAX_AGENTS, MAX_KEPT_POOLS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS},
     steps::{Job, Jobs},

@@ -63,7 +63,8 @@ pub(super) async fn broadcast(
 ) -> BroadcastReport {
     let snapshot = shared.directory.snapshot();
     let messengers = snapshot.active().filter(|entry| entry.role == crate::messaging::Role::Messenger);
-    let messengers: Vec<_> = messengers.map(|entry| Arc::clone(&entry.name)).filter(|name| *name != shared.me).collect();
+    let messengers: Vec<_> =
+        messengers.map(|entry| Arc::clone(&entry.name)).filter(|name| *name != shared.me).collect();
     let is_relayed = targets.len() > DIRECT_FANOUT && !messengers.is_empty() && message.key_id.is_none();
     let content = match is_relayed.then(|| compute(|| Content::new(&message.payload, &*shared.random))) {
         None => None,
@@ -75,7 +76,8 @@ pub(super) async fn broadcast(
         (Some(_), _) if shared.connect.must_seal() => Way::Direct,
         _ => Way::Plain,
     };
-    let planned = targets.iter().map(|entry| Target { name: Arc::clone(&entry.name), id: new_id(shared), way: way(entry) });
+    let planned =
+        targets.iter().map(|entry| Target { name: Arc::clone(&entry.name), id: new_id(shared), way: way(entry) });
     let mut plan = Broadcast::new(planned.collect(), messengers);
     let content = content.flatten();
     let keys = targets.iter().filter_map(|entry| Some((&*entry.name, entry.sealing_key.as_ref()?))).collect();

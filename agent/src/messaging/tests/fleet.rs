@@ -112,7 +112,10 @@ impl Network for Cuttable {
         tokio::spawn(async move {
             let [one, other] = tapes;
             let both = async {
-                tokio::join!(taped(their_end, said, one, address.clone()), taped(heard, our_end, other, address.clone()))
+                tokio::join!(
+                    taped(their_end, said, one, address.clone()),
+                    taped(heard, our_end, other, address.clone())
+                )
             };
             tokio::select! {
                 _ = both => {}
@@ -314,7 +317,11 @@ impl Fleet {
             name: name.into(),
             role,
             directory: Arc::clone(&self.directory) as Arc<dyn Directory>,
-            connect: if self.is_strict { Arc::new(Strict(Plaintext(transport))) } else { Arc::new(Plaintext(transport)) },
+            connect: if self.is_strict {
+                Arc::new(Strict(Plaintext(transport)))
+            } else {
+                Arc::new(Plaintext(transport))
+            },
             platform,
             handler: Arc::new(handler.clone()),
             policy: Arc::new(NoPolicies),

@@ -170,7 +170,10 @@ async fn a_letter_whose_content_or_wrap_is_not_its_own_is_refused() {
     let tampers: [(&str, Tamper); 7] = [
         ("another id", |letter, id| Packet { id: PacketId(id + 100), ..letter }),
         ("another sender", |letter, _| Packet { sender: "client:y".into(), ..letter }),
-        ("a truncated content", |letter, _| Packet { payload: letter.payload.slice(..letter.payload.len() - 1), ..letter }),
+        ("a truncated content", |letter, _| Packet {
+            payload: letter.payload.slice(..letter.payload.len() - 1),
+            ..letter
+        }),
         ("a truncated wrap", |letter, _| Packet { payload: letter.payload.slice(..WRAP_BYTES - 1), ..letter }),
         ("nothing", |letter, _| Packet { payload: Bytes::new(), ..letter }),
         ("no wrap", |letter, _| Packet {

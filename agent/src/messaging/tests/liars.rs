@@ -3,9 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 use robeing_platform::OsRandom;
-use robeing_proto::message::v1::{
-    CloseCode, Frame, Relay, RelayReport, RelayTarget, messages_client::MessagesClient,
-};
+use robeing_proto::message::v1::{CloseCode, Frame, Relay, RelayReport, RelayTarget, messages_client::MessagesClient};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -212,7 +210,8 @@ async fn a_messenger_passes_on_a_content_with_the_wrap_of_each_target_and_nothin
     let mut seq = 0;
     let mut relayed = async |key_id: Option<&str>, target: RelayTarget| {
         seq += 1;
-        let message = Packet { key_id: key_id.map(Into::into), payload: content.ciphertext().clone(), ..message.clone() };
+        let message =
+            Packet { key_id: key_id.map(Into::into), payload: content.ciphertext().clone(), ..message.clone() };
         let relay = Relay { message: Some(message.to_wire(60_000)), targets: vec![target] };
         let (agent, kind) = ("relay".into(), RELAY_TYPE.into());
         let payload = relay.encode_to_vec().into();

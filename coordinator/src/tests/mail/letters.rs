@@ -8,7 +8,7 @@ use robeing_platform::OsRandom;
 use robeing_proto::{
     budget::{MAX_UNANSWERED_LETTERS, URGENT_LETTERS_SHARE},
     internal::v1::LetterAnswer,
-    v1::{MessageCode, ResolveMessageRequest, SendMessageRequest},
+    v1::{MessageCode, ResolveMessageRequest, SealedFor, SendMessageRequest},
 };
 use robeing_sealing::{
     About, Content, OpeningKey,
@@ -200,7 +200,8 @@ async fn a_sender_is_told_the_receiver_with_its_key_and_sends_what_is_sealed_for
     let sending = fleet.tested(fleet.followers(leader)[0]).messages.sending;
     let id_of = |id: u128| LetterId(id).to_string();
     let resolve = async |to: &str, broadcast: bool| {
-        let request = ResolveMessageRequest { id: id_of(7), to: to.into(), broadcast, ..ResolveMessageRequest::default() };
+        let request =
+            ResolveMessageRequest { id: id_of(7), to: to.into(), broadcast, ..ResolveMessageRequest::default() };
         sending.resolve(SENDER, request).await.expect("it is resolved")
     };
     assert_eq!(resolve("role:worker", false).await.receivers[0].sealing_key, Bytes::new(), "it has said none");
@@ -208,7 +209,8 @@ async fn a_sender_is_told_the_receiver_with_its_key_and_sends_what_is_sealed_for
     b.resume_with_key(&fleet, leader, key.public().to_bytes()).await;
     let is_known = |fleet: &TestFleet| {
         fleet.running().into_iter().all(|n| {
-            let known = fleet.tested(n).state.look(|fleet| fleet.agent_by_name("b").and_then(|agent| agent.sealing_key));
+            let known =
+                fleet.tested(n).state.look(|fleet| fleet.agent_by_name("b").and_then(|agent| agent.sealing_key));
             known == Some(key.public().to_bytes())
         })
     };
@@ -236,8 +238,16 @@ async fn a_sender_is_told_the_receiver_with_its_key_and_sends_what_is_sealed_for
     assert_eq!((&*outcomes[0].agent, outcomes[0].reply.as_deref()), ("b", Some(&b"yes"[..])));
     let told = sending.status(SENDER, LetterId(7), Duration::ZERO).await.expect("it is known");
     assert!(told.sealed_reply && told.reply.as_deref() != Some(&b"yes"[..]), "{told:?}");
+    // Of a broadcast, one that the address does not stand for is left out.
+    let ghost = SealedFor { agent: "ghost".to_owned(), ..request.sealed_for[0].clone() };
+    let sealed_for = vec![ghost, request.sealed_for[0].clone()];
+    let all = SendMessageRequest { broadcast: true, durable: true, sealed_for, ..request.clone() };
+    let outcomes = sending.send(SENDER, all).await.expect("it is decided");
+    let codes: Vec<_> = outcomes.iter().map(|outcome| (&*outcome.agent, code(outcome))).collect();
+    assert_eq!(codes, [("ghost", MessageCode::Away), ("b", MessageCode::Kept)]);
     // One for an agent that the address never stood for is not posted.
     let to = "skill:ocr".to_owned();
-    let refused = sending.send(SENDER, SendMessageRequest { id: id_of(8), to, ..request }).await.expect("it is decided");
+    let refused =
+        sending.send(SENDER, SendMessageRequest { id: id_of(8), to, ..request }).await.expect("it is decided");
     assert_eq!((code(&refused[0]), waits(&fleet, leader, 8)), (MessageCode::Away, None));
 }
