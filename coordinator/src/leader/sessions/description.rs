@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_key_is_recorded_once_it_can_be_and_in_its_session_alone() {
         let mut fleet = Fleet::new(FleetConfig::default());
-        let mut apply = |fleet: &mut Fleet, command| fleet.apply(Stamp::at(1), command, &mut Vec::new());
+        let apply = |fleet: &mut Fleet, command| fleet.apply(Stamp::at(1), command, &mut Vec::new());
         let join = Command::Agent(AgentCommand::Joined(fixture::join("a", 1)));
         let Reply::Joined { agent, session } = apply(&mut fleet, join) else { panic!("it joins") };
         let now = |fleet: &Fleet| known(fleet, agent, session, [7; 32]);
