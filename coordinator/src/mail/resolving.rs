@@ -1,11 +1,12 @@
 //! Tells a client to whom a message would go, and for which keys to seal it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use robeing_fleet::{Feature, Fleet, LetterId, Refusal};
 use robeing_platform::uuid_v7;
 use robeing_proto::v1::{self, MessageReceiver};
+use tokio::time::{Instant, sleep};
 
 use super::{
     MailError,
@@ -13,6 +14,11 @@ use super::{
     sending::{MAX_LOOKED_AT, Sending, unsent},
 };
 
+/// How long the keys of receivers are waited for, without which a message is not sent: the leader records them at the
+/// agents' next heartbeats, once the fleet can keep them.
+const KEYS_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is looked whether they are known.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The type of the message that is checked in place of the one that is to be sent.
 const STAND_IN: &str = "resolve";
 
@@ -45,19 +51,31 @@ impl Sending {
             Ok(receivers) => receivers,
             Err(nobody) => return Ok(v1::ResolveMessageResponse { nobody: vec![unsent(draft.id, nobody)], ..answer }),
         };
-        let described = |agents: &[Arc<str>]| -> Vec<MessageReceiver> {
-            self.state.look(|fleet| agents.iter().map(|agent| receiver(fleet, draft.id_to(agent), agent)).collect())
+        let receivers = self.with_keys(&draft, &receivers).await?;
+        Ok(v1::ResolveMessageResponse { receivers, ..answer })
+    }
+
+    /// Returns the receivers of a message with their keys, once these are known, as far as they get known soon.
+    async fn with_keys(&self, draft: &Draft, agents: &[Arc<str>]) -> Result<Vec<MessageReceiver>, MailError> {
+        let look = || -> Vec<MessageReceiver> {
+            let group = |agents: &[Arc<str>]| -> Vec<MessageReceiver> {
+                self.state.look(|fleet| agents.iter().map(|agent| receiver(fleet, draft.id_to(agent), agent)).collect())
+            };
+            agents.chunks(MAX_LOOKED_AT).flat_map(group).collect()
         };
-        let mut named = Vec::with_capacity(receivers.len());
-        for group in receivers.chunks(MAX_LOOKED_AT) {
-            named.extend(described(group));
-        }
-        if named.iter().any(|receiver| receiver.sealing_key.is_empty()) {
-            // Its key may have become known a moment ago, which may not be applied here yet.
+        let lacks_some = |known: &[MessageReceiver]| known.iter().any(|receiver| receiver.sealing_key.is_empty());
+        let mut known = look();
+        if lacks_some(&known) {
+            // A key may have become known a moment ago, which may not be applied here yet.
             self.catch_up().await?;
-            named = receivers.chunks(MAX_LOOKED_AT).flat_map(described).collect();
+            known = look();
         }
-        Ok(v1::ResolveMessageResponse { receivers: named, ..answer })
+        let until = Instant::now() + KEYS_WITHIN;
+        while self.must_seal && lacks_some(&known) && Instant::now() < until {
+            sleep(LOOK_EVERY).await;
+            known = look();
+        }
+        Ok(known)
     }
 
     /// Refuses what the fleet can't do yet, with the sentence that the message would be refused with.

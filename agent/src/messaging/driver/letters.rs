@@ -109,7 +109,8 @@ impl Shared {
 impl Messenger {
     /// Hands a message to the handler that has come through the coordinators, and waits for what becomes of it.
     /// `Accepted` and `Refused` are the handler's decision, also of an earlier delivery of the same message. After any
-    /// other outcome the message may be delivered again. A reply to a sealed message is sealed for its sender. If the future is dropped, the message is handled nevertheless.
+    /// other outcome the message may be delivered again. A reply to a sealed message is sealed for its sender. If the
+    /// future is dropped, the message is handled nevertheless.
     pub async fn deliver_letter(&self, packet: Packet) -> Outcome {
         let packet = Packet { agent: Arc::clone(&self.shared.me), ..packet };
         if let Err(error) = packet.validate() {

@@ -102,8 +102,9 @@ async fn tasks_are_read_and_cancelled() {
 
 #[tokio::test]
 async fn a_message_is_sealed_for_its_receiver_and_the_reply_is_opened() {
-    let key = Some(OpeningKey::generate(&OsRandom));
-    let fleet = Plain::with(Stub { key, ..Stub::default() }, Limits::default()).await;
+    let mut stub = Stub::default();
+    stub.key = Some(OpeningKey::generate(&OsRandom));
+    let fleet = Plain::with(stub, Limits::default()).await;
     let at = fleet.gateway.local_addr();
     let answer = send(at, post("/v1/messages", r#"{"type":"t","to":"role:worker","payload":"a secret"}"#)).await;
     assert_eq!((answer.status, &answer.json()["outcomes"][0]["reply"]), (StatusCode::OK, &json!("a secret")));
