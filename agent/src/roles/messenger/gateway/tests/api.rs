@@ -12,7 +12,7 @@ use robeing_sealing::OpeningKey;
 use serde_json::{Value, json};
 
 use super::{
-    super::cbor,
+    super::{cbor, server::Limits},
     client::{PATIENCE, get, post, send},
     stub::{Plain, Stub},
 };
@@ -190,7 +190,7 @@ async fn other_paths_and_methods_are_refused() {
 
 #[tokio::test]
 async fn requests_that_wait_are_answered_when_the_gateway_stops() {
-    let fleet = Plain::with(Stub::default(), super::super::server::Limits::default()).await;
+    let fleet = Plain::with(Stub::default(), Limits::default()).await;
     let at = fleet.gateway.local_addr();
     let waiting = tokio::spawn(send(at, post("/v1/tasks?wait=600s", r#"{"kind":"k"}"#)));
     let watched = async {
