@@ -30,6 +30,8 @@ pub enum Feature {
     RolePriority,
     /// Guardian policies, and failures by them.
     Policies,
+    /// The keys of agents whose sessions began before the fleet could keep them.
+    Describe,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -42,6 +44,7 @@ impl Feature {
         Feature::Mail,
         Feature::RolePriority,
         Feature::Policies,
+        Feature::Describe,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -50,7 +53,7 @@ impl Feature {
     pub fn since(self) -> u32 {
         match self {
             Feature::Identity => 2,
-            Feature::Mail | Feature::RolePriority | Feature::Policies => 3,
+            Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => 3,
             #[cfg(feature = "trial")]
             Feature::Trial => 4,
         }
@@ -63,6 +66,7 @@ impl Feature {
             Feature::Mail => "mail",
             Feature::RolePriority => "role priority",
             Feature::Policies => "policies",
+            Feature::Describe => "describe",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -75,7 +79,7 @@ impl Feature {
 
     fn is_known(self) -> bool {
         match self {
-            Feature::Identity | Feature::Mail | Feature::RolePriority | Feature::Policies => true,
+            Feature::Identity | Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -89,6 +93,7 @@ impl Command {
             Command::Task(command) => command.feature(),
             Command::Agent(AgentCommand::Lost { reason: LossReason::Barred, .. }) => Some(Feature::Identity),
             Command::Agent(AgentCommand::Joined(join)) if join.sealing_key.is_some() => Some(Feature::Mail),
+            Command::Agent(AgentCommand::Describe { .. }) => Some(Feature::Describe),
             Command::Identity(_) | Command::Audit(_) => Some(Feature::Identity),
             Command::Mail(_) => Some(Feature::Mail),
             Command::Policy(_) => Some(Feature::Policies),

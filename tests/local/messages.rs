@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -207,6 +209,67 @@ async fn a_durable_message_waits_for_its_receiver_and_survives_the_leader() {
     let again = ["send", "work-1", "for later", "--durable", "--id", &id];
     user.succeeds(&again).await;
     assert_eq!(user.succeeds(&["inbox", "work-1"]).await, "no messages\n");
+}
+
+/// Returns the files in a folder that contain these bytes.
+fn files_with(folder: &Path, bytes: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("the folder can be listed") {
+        let path = entry.expect("the folder can be listed").path();
+        if path.is_dir() {
+            found.extend(files_with(&path, bytes));
+        } else if fs::read(&path).is_ok_and(|read| read.windows(bytes.len()).any(|window| window == bytes)) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn messages_of_people_and_their_replies_are_not_in_the_coordinators_data() {
+    let secret = |n: u32| format!("nobody-else-reads-this-{n}");
+    let spec = FleetSpec::new(3)
+        .pool(PoolSpec::new("work", 2))
+        .pool(PoolSpec::new("echo", 1).flag("messages", r#"{"command":{"argv":["/usr/bin/tr","a-z","A-Z"]}}"#))
+        .session_timeout("1s")
+        .with_tls();
+    let mut fleet = Fleet::start(spec).await;
+    let user = User::of(&fleet);
+    user.succeeds(&["send", "work-0", &secret(1)]).await;
+    assert_eq!(user.succeeds(&["ask", "pool:echo", &secret(2)]).await, secret(2).to_uppercase());
+    let id = "00000000-0000-4000-8000-000000000077";
+    user.succeeds(&["send", "echo-0", &secret(3), "--id", id]).await;
+    let told = user.succeeds(&["message", id]).await;
+    assert_eq!(told, "accepted by echo-0, whose reply is sealed for whoever sent the message\n");
+    user.succeeds(&["broadcast", &secret(4), "--to", "pool:work"]).await;
+    fleet.kill("work-1");
+    fleet.agent_is("work-1", AgentState::Lost).await;
+    let kept = user.run(&["send", "work-1", &secret(5), "--durable", "-o", "json"]).await.json();
+    assert_eq!(kept["code"], json!(MessageCode::Kept.as_str_name()), "{kept}");
+    // They have the letters: the name of one's type is there, and it is not sealed.
+    user.succeeds(&["send", "work-0", "x", "--type", "a-type-that-is-seen"]).await;
+    for coordinator in fleet.coordinators() {
+        let data = fleet.data(&coordinator);
+        eventually("the letters are on the disk", async || {
+            let found = files_with(&data, b"a-type-that-is-seen");
+            check(!found.is_empty(), (), "no file has the type")
+        })
+        .await;
+        for n in 1..=5 {
+            for text in [secret(n), secret(n).to_uppercase()] {
+                assert_eq!(files_with(&data, text.as_bytes()), [PathBuf::new(); 0], "{text}");
+            }
+        }
+    }
+    let read: Value = serde_json::from_str(&user.succeeds(&["inbox", "work-0", "-o", "json"]).await).expect("JSON");
+    let texts: Vec<_> = read.as_array().expect("a list").iter().map(|message| message["payloadText"].clone()).collect();
+    assert_eq!(texts, [json!(secret(1)), json!(secret(4)), json!("x")]);
+    fleet.start_one("work-1");
+    let read = eventually("the message that was kept is read", async || {
+        let read = user.run(&["inbox", "work-1"]).await;
+        check(read.stdout.contains(&secret(5)), (), read)
+    });
+    read.await;
 }
 
 #[tokio::test]

@@ -94,6 +94,7 @@ impl DurableSender {
             durable: true,
             broadcast,
             key_id: message.key_id.unwrap_or_default(),
+            ..SendMessageRequest::default()
         };
         let until = Instant::now() + SEND_WITHIN;
         let mut problem = "no coordinator has a usable address".to_owned();

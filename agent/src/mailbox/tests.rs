@@ -134,6 +134,13 @@ impl Mailbox for Played {
 
 #[tonic::async_trait]
 impl Messages for Played {
+    async fn resolve_message(
+        &self,
+        _: Request<v1::ResolveMessageRequest>,
+    ) -> Result<Response<v1::ResolveMessageResponse>, Status> {
+        Err(Status::unimplemented("agents don't call it"))
+    }
+
     async fn send_message(
         &self,
         request: Request<SendMessageRequest>,

@@ -3,14 +3,20 @@
 //! Up to [`DIRECT_FANOUT`] receivers get the message directly. Beyond that, messengers pass it on, a slice each, so that
 //! a sender does not need a stream to each of a thousand agents. A slice whose messenger fails goes to another one, and
 //! after [`RELAY_TRIES`] messengers to the receivers directly. Each receiver's packet has one id, whichever way it
-//! takes, so the receiver handles it once.
+//! takes, so the receiver handles it once. A slice has receivers for which the message is sealed, or others; a receiver
+//! for which it is to be sealed and can't be gets it directly.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
-use super::{inbox::is_handled, outcome::Outcome, packet::PacketId};
+use super::{
+    inbox::is_handled,
+    outcome::Outcome,
+    packet::{MAX_ADDRESS, MAX_ENVELOPE, MAX_KEY_ID, MAX_NAME, MAX_TYPE, PacketId},
+    sealing::{KEY_ID_DIGITS, WRAP_BYTES},
+};
 
 /// Maximum number of receivers that get a broadcast directly although there are messengers.
 pub const DIRECT_FANOUT: usize = 64;
@@ -21,8 +27,27 @@ pub const SLICE: usize = 128;
 /// Maximum number of targets of a relay that a messenger accepts.
 pub const MAX_TARGETS: usize = 256;
 const _: () = assert!(SLICE <= MAX_TARGETS);
+/// The most that the numbers and lengths of the fields of a target take on the wire, in bytes.
+const TARGET_FIELDS: usize = 16;
+/// The most that a target of a relay takes on the wire, in bytes: name, id, wrapped key, and the id of the key.
+const TARGET_BYTES: usize = MAX_NAME + 16 + WRAP_BYTES + KEY_ID_DIGITS + 2 + TARGET_FIELDS;
+/// The most that the message of a relay takes on the wire besides its payload, in bytes.
+const MESSAGE_BYTES: usize = MAX_NAME + MAX_ADDRESS + MAX_TYPE + MAX_KEY_ID + 256;
+// A messenger takes a slice as one packet.
+const _: () = assert!(SLICE * TARGET_BYTES + MESSAGE_BYTES <= MAX_ENVELOPE);
 /// Number of messengers that a slice is given to, one after another.
 pub const RELAY_TRIES: u32 = 2;
+
+/// How a receiver of a broadcast may get it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Directly alone: the message can't be sealed for it.
+    Direct,
+    /// Also by way of a messenger, which can read it.
+    Plain,
+    /// Also by way of a messenger, sealed.
+    Sealed,
+}
 
 /// A receiver of a broadcast.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +56,8 @@ pub struct Target {
     pub name: Arc<str>,
     /// The id of its packet.
     pub id: PacketId,
+    /// How it may get the packet.
+    pub way: Way,
 }
 
 /// What to do next.
@@ -42,7 +69,7 @@ pub enum Work {
     Relay(Slice),
 }
 
-/// The receivers that a messenger passes the message on to.
+/// The receivers that a messenger passes the message on to, all in the same way.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Slice {
     /// The messenger.
@@ -80,11 +107,14 @@ impl Broadcast {
     pub fn new(targets: Vec<Target>, messengers: Vec<Arc<str>>) -> Self {
         let pending = targets.iter().map(|target| (target.id, Arc::clone(&target.name))).collect();
         let is_direct = targets.len() <= DIRECT_FANOUT || messengers.is_empty();
-        let (direct, relayed): (Vec<_>, Vec<_>) =
-            targets.into_iter().partition(|target| is_direct || messengers.contains(&target.name));
+        let (direct, relayed): (Vec<_>, Vec<_>) = targets
+            .into_iter()
+            .partition(|target| is_direct || target.way == Way::Direct || messengers.contains(&target.name));
         // All messengers get about as much to do.
         let size = relayed.len().div_ceil(messengers.len().max(1)).clamp(1, SLICE);
-        let slices = relayed.chunks(size).map(|slice| (slice.to_vec(), 0)).collect();
+        let (sealed, plain): (Vec<_>, Vec<_>) = relayed.into_iter().partition(|target| target.way == Way::Sealed);
+        let slices =
+            [sealed, plain].iter().flat_map(|group| group.chunks(size)).map(|slice| (slice.to_vec(), 0)).collect();
         let (direct, messengers) = (direct.into(), messengers.into());
         Self { direct, slices, messengers, pending, unclear: HashSet::new(), report: BroadcastReport::default() }
     }
@@ -179,7 +209,8 @@ mod tests {
     use super::*;
 
     fn targets(count: usize) -> Vec<Target> {
-        let target = |n: usize| Target { name: format!("agent-{n:04}").into(), id: PacketId(n as u128) };
+        let target =
+            |n: usize| Target { name: format!("agent-{n:04}").into(), id: PacketId(n as u128), way: Way::Plain };
         (0..count).map(target).collect()
     }
 
@@ -207,6 +238,34 @@ mod tests {
         assert_eq!((direct, sizes), (0, vec![22, 22, 21]));
         let (_, slices) = all(&mut Broadcast::new(targets(1_000), messengers(2)));
         assert_eq!(slices.iter().map(|slice| slice.targets.len()).max(), Some(SLICE));
+    }
+
+    #[test]
+    fn each_slice_has_receivers_of_one_way_and_one_for_which_nothing_can_be_sealed_gets_it_directly() {
+        let mut mixed = targets(DIRECT_FANOUT + 6);
+        for (n, target) in mixed.iter_mut().enumerate() {
+            target.way = [Way::Sealed, Way::Direct, Way::Plain][n % 3];
+        }
+        let (direct, slices) = all(&mut Broadcast::new(mixed.clone(), messengers(2)));
+        let ways: Vec<_> = slices.iter().map(|slice| (slice.targets[0].way, slice.targets.len())).collect();
+        assert!(slices.iter().all(|slice| slice.targets.iter().all(|target| target.way == slice.targets[0].way)));
+        assert_eq!((direct, ways), (23, vec![(Way::Sealed, 24), (Way::Plain, 23)]));
+        let mut broadcast = Broadcast::new(mixed, messengers(2));
+        let mut relayed = Vec::new();
+        while let Some(work) = broadcast.next_work() {
+            match work {
+                Work::Relay(slice) if slice.tries == 0 => {
+                    relayed.push(slice.targets[0].way);
+                    broadcast.relayed(slice, Ok(Vec::new()));
+                }
+                Work::Relay(slice) => {
+                    assert!(slice.targets.iter().all(|target| target.way == slice.targets[0].way), "also again");
+                    broadcast.relayed(slice, Err(Outcome::away("gone")));
+                }
+                Work::Direct(target) => broadcast.sent(&target, Outcome::accepted(None)),
+            }
+        }
+        assert!(broadcast.is_done() && !relayed.contains(&Way::Direct), "{relayed:?}");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) async fn send(args: SendArgs, fleet: &Connection) -> Result<Exit, Cli
     request.durable = args.durable;
     request.id = args.id.unwrap_or(request.id);
     let client = client(fleet, None, Access::Use).await?;
-    let outcome = only(client.send_message(request).await?.outcomes)?;
+    let outcome = only(client.send_sealed(request).await?)?;
     print_one(&mut io::stdout().lock(), args.output.output, &outcome, outcome_text)?;
     Ok(exit_of(outcome.code()))
 }
@@ -45,11 +45,15 @@ pub(super) async fn send(args: SendArgs, fleet: &Connection) -> Result<Exit, Cli
 pub(super) async fn ask(args: AskArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let request = request(args.to, args.content, args.deadline)?;
     let client = client(fleet, None, Access::Use).await?;
-    let outcome = only(client.send_message(request).await?.outcomes)?;
+    let outcome = only(client.send_sealed(request).await?)?;
     match (&outcome.reply, outcome.code()) {
         (Some(reply), MessageCode::Accepted) => {
             io::stdout().lock().write_all(reply)?;
             Ok(Exit::Success)
+        }
+        (None, MessageCode::Accepted) if outcome.sealed_reply => {
+            note(&format!("{} has accepted the message: {}", outcome.agent, outcome.reason));
+            Ok(Exit::TaskFailed)
         }
         (None, MessageCode::Accepted) => {
             note(&format!("{} has accepted the message and did not reply", outcome.agent));
@@ -66,7 +70,7 @@ pub(super) async fn broadcast(args: BroadcastArgs, fleet: &Connection) -> Result
     let mut request = request(args.to, args.content, args.deadline)?;
     request.broadcast = true;
     let client = client(fleet, None, Access::Use).await?;
-    let outcomes = client.send_message(request).await?.outcomes;
+    let outcomes = client.send_sealed(request).await?;
     print_list(&mut io::stdout().lock(), args.output.output, &outcomes, outcomes_table)?;
     let missed = outcomes.iter().filter(|outcome| outcome.code() != MessageCode::Accepted).count();
     if missed == 0 {
@@ -151,6 +155,7 @@ fn exit_of(code: MessageCode) -> Exit {
         MessageCode::Accepted | MessageCode::Kept => Exit::Success,
         MessageCode::NoSuchAgent => Exit::NotFound,
         MessageCode::DeadlinePassed => Exit::TimedOut,
+        MessageCode::Unsealable => Exit::Refused,
         MessageCode::Refused | MessageCode::Away | MessageCode::Overloaded | MessageCode::Unspecified => {
             Exit::TaskFailed
         }
@@ -171,6 +176,7 @@ mod tests {
             (MessageCode::Overloaded, Exit::TaskFailed),
             (MessageCode::NoSuchAgent, Exit::NotFound),
             (MessageCode::DeadlinePassed, Exit::TimedOut),
+            (MessageCode::Unsealable, Exit::Refused),
         ] {
             assert_eq!(exit_of(code), exit, "{code:?}");
         }

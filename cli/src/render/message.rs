@@ -26,6 +26,9 @@ pub fn outcomes_table(outcomes: &[MessageStatus]) -> String {
 pub fn outcome_text(status: &MessageStatus) -> String {
     let (agent, reason, id) = (printable(&status.agent), printable(&status.reason), printable(&status.id));
     let text = match status.code() {
+        MessageCode::Accepted if status.sealed_reply => {
+            format!("accepted by {agent}, whose reply is sealed for whoever sent the message")
+        }
         MessageCode::Accepted => match &status.reply {
             Some(reply) => format!("accepted by {agent}, which replied: {}", preview(reply)),
             None => format!("accepted by {agent}"),
@@ -64,14 +67,22 @@ mod tests {
     use super::*;
 
     fn status(code: MessageCode, agent: &str, reason: &str) -> MessageStatus {
-        MessageStatus { id: "m-1".into(), agent: agent.into(), code: code.into(), reason: reason.into(), reply: None }
+        MessageStatus {
+            id: "m-1".into(),
+            agent: agent.into(),
+            code: code.into(),
+            reason: reason.into(),
+            ..MessageStatus::default()
+        }
     }
 
     #[test]
     fn what_became_of_a_message_is_one_sentence() {
         let replied = MessageStatus { reply: Some("42\n".into()), ..status(MessageCode::Accepted, "a", "") };
+        let sealed = MessageStatus { sealed_reply: true, ..replied.clone() };
         for (status, text) in [
             (status(MessageCode::Accepted, "a", ""), "accepted by a\n"),
+            (sealed, "accepted by a, whose reply is sealed for whoever sent the message\n"),
             (replied, "accepted by a, which replied: 42\n"),
             (status(MessageCode::Kept, "a", "away"), "kept for a; `robeing message m-1` shows what becomes of it\n"),
             (status(MessageCode::Refused, "a", "too\x1b[1mbad"), "refused by a: too [1mbad\n"),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use robeing_net::gate::Caller;
 use robeing_proto::v1::{
-    self, GetMessageRequest, MessageStatus, ReadInboxRequest, ReadInboxResponse, SendMessageRequest,
-    SendMessageResponse,
+    self, GetMessageRequest, MessageStatus, ReadInboxRequest, ReadInboxResponse, ResolveMessageRequest,
+    ResolveMessageResponse, SendMessageRequest, SendMessageResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -23,6 +23,14 @@ pub struct MessagesService {
 
 #[tonic::async_trait]
 impl v1::messages_server::Messages for MessagesService {
+    async fn resolve_message(
+        &self,
+        request: Request<ResolveMessageRequest>,
+    ) -> Result<Response<ResolveMessageResponse>, Status> {
+        let sender = sender_name(&Caller::of(request.extensions()));
+        Ok(Response::new(self.sending.resolve(&sender, request.into_inner()).await?))
+    }
+
     async fn send_message(
         &self,
         request: Request<SendMessageRequest>,

@@ -35,6 +35,7 @@ use crate::{
         role::{RaftRole, until, until_not_leading},
         sessions::{
             SessionConnection,
+            description::Description,
             opening::{JoinFailed, Opened, SessionOpener},
             outgoing::Outgoing,
         },
@@ -206,6 +207,7 @@ struct Session {
     /// instant at or after which it needs contact.
     unanswered: Option<(u64, Instant)>,
     health: SessionHealth,
+    description: Description,
 }
 
 /// Acknowledgements of completions; `None` if their outcome is unknown (the agent sends them again then).
@@ -214,6 +216,7 @@ type Completed = Option<Vec<internal::CompletionAck>>;
 impl Session {
     fn new(service: SessionService, opened: Opened, term: u64) -> Self {
         let SessionService { state, observer, proposer, .. } = service.clone();
+        let description = Description::new(state.clone(), proposer.clone(), &opened, term);
         let health = SessionHealth::new(state, observer, proposer, &opened, term);
         let Opened { agent, session, link, .. } = opened;
         Self {
@@ -227,6 +230,7 @@ impl Session {
             completing: FuturesUnordered::new(),
             unanswered: None,
             health,
+            description,
         }
     }
 
@@ -258,6 +262,7 @@ impl Session {
                     self.unanswered.take().into_iter().for_each(|(seq, _)| self.answer_heartbeat(seq));
                 }
                 () = self.health.act() => {}
+                () = self.description.act() => {}
                 Some(completed) = self.completing.next() => match completed {
                     Some(acks) => self.link.put(|outbox| outbox.acks.extend(acks)),
                     // The agent reconnects and sends them again.
@@ -290,7 +295,10 @@ impl Session {
             FromAgent::Hello(_) => return false,
             // The answer to an Opening that crossed with Welcome.
             FromAgent::Waiting(_) => {}
-            FromAgent::Heartbeat(heartbeat) => self.answer_heartbeat(heartbeat.seq),
+            FromAgent::Heartbeat(heartbeat) => {
+                self.answer_heartbeat(heartbeat.seq);
+                self.description.look();
+            }
             FromAgent::Completions(completions) => self.complete(completions.completions),
             FromAgent::HealthReport(report) => self.health.answered(report),
             FromAgent::Drain(_) => {

@@ -19,7 +19,8 @@ impl Parts {
     pub(super) fn messages_service(&self) -> MessagesService {
         let Self { state, proposer, observer, rooms, policies, outside, .. } = self.clone();
         let (room, platform) = (Arc::default(), outside.platform);
-        let sending = Sending { state, proposer, observer, rooms, policies, room, platform };
+        let must_seal = outside.transport.tls().is_some_and(|tls| !tls.is_permissive());
+        let sending = Sending { state, proposer, observer, rooms, policies, room, platform, must_seal };
         MessagesService { sending, inboxes: self.inboxes() }
     }
 

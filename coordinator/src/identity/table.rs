@@ -29,6 +29,7 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/robeing.v1.Fleet/GetStatus", Allowed::With(Right::Read, AGENTS)),
     ("/robeing.v1.Fleet/WatchStatus", Allowed::With(Right::Read, AGENTS)),
     ("/robeing.v1.Directory/WatchAgents", Allowed::With(Right::Read, AGENTS)),
+    ("/robeing.v1.Messages/ResolveMessage", Allowed::With(Right::Message, AGENTS)),
     ("/robeing.v1.Messages/SendMessage", Allowed::With(Right::Message, AGENTS)),
     ("/robeing.v1.Messages/GetMessage", Allowed::With(Right::Message, AGENTS)),
     ("/robeing.v1.Messages/ReadInbox", Allowed::With(Right::Message, &[])),
@@ -72,6 +73,7 @@ const GATEWAYS: &[&str] = &[
     "/robeing.v1.Fleet/CancelTasks",
     "/robeing.v1.Fleet/GetTask",
     "/robeing.v1.Fleet/WatchTasks",
+    "/robeing.v1.Messages/ResolveMessage",
     "/robeing.v1.Messages/SendMessage",
     "/robeing.v1.Messages/GetMessage",
 ];

@@ -193,7 +193,7 @@ impl SessionHealth {
         opened: &Opened,
         term: u64,
     ) -> Self {
-        let Opened { agent, session, ref link, answers_health_checks } = *opened;
+        let Opened { agent, session, ref link, answers_health_checks, .. } = *opened;
         let (timing, now) = (observer.sessions.timing, Instant::now());
         let checks =
             answers_health_checks.then(|| Checks::new(timing.health_check_interval, timing.timeout, agent, now));

@@ -183,6 +183,26 @@ impl Resolver<'_> {
         best.map(|(_, name)| name).ok_or_else(|| none(address))
     }
 
+    /// Returns the agent of this name, which the address stood for a moment ago.
+    ///
+    /// # Errors
+    /// [`Nobody`] if it can't get the message any more, or the address never stood for it.
+    pub fn named(&self, address: &Address, name: &str) -> Result<Arc<str>, Nobody> {
+        if let Address::Agent(known) = address
+            && known == name
+        {
+            return self.state.look(|fleet| reachable(fleet, name, self.is_durable)).map(|()| name.into());
+        }
+        let known = self.state.look(|fleet| fleet.agent_by_name(name).cloned());
+        known.filter(|agent| self.is_target(address, agent)).map(|agent| Arc::clone(&agent.name)).ok_or_else(|| {
+            Nobody {
+                code: MessageCode::Away,
+                agent: name.to_owned(),
+                reason: format!("the address does not stand for the agent {name} now; send the message again"),
+            }
+        })
+    }
+
     /// Returns all agents that a broadcast goes to, by the order in which they joined first.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! A message as a caller has sent it, checked.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use prost_types::Duration as WireDuration;
 use ring::digest::{Context, SHA256};
@@ -10,8 +12,9 @@ use robeing_fleet::{
 use robeing_platform::compute;
 use robeing_policy::Message;
 use robeing_proto::v1;
+use robeing_sealing::{CARRIER, CONTENT_OVERHEAD, Content, WRAP_BYTES, is_content};
 
-use super::address::Address;
+use super::address::{Address, MAX_TARGETS};
 use crate::api::convert::{self, BadField};
 
 /// Largest payload that is not sealed, bytes: 1 MiB.
@@ -28,6 +31,7 @@ pub const DEFAULT_DURABLE_MS: u64 = 24 * 3600 * 1000;
 const RELAY_TYPE: &str = "robeing.relay.v1";
 /// Separates the ids of a broadcast's messages from other uses of the digest.
 const BROADCAST: &[u8] = b"robeing broadcast\0";
+const _: () = assert!(MAX_PAYLOAD_BYTES + CONTENT_OVERHEAD <= MAX_LETTER_BYTES);
 
 /// A message as a caller has sent it.
 #[derive(Clone, Debug)]
@@ -44,6 +48,8 @@ pub struct Draft {
     pub is_broadcast: bool,
     /// The letter, but for its receiver.
     letter: PostLetter,
+    /// Of a content that is encrypted for its receivers: the key id and the wrap of each.
+    sealed_for: BTreeMap<String, (String, Bytes)>,
 }
 
 impl Draft {
@@ -57,8 +63,18 @@ impl Draft {
         fresh: impl FnOnce() -> u128,
         sent: u64,
     ) -> Result<Self, BadField> {
-        let v1::SendMessageRequest { id, to, r#type, payload, priority, deadline, durable, broadcast, key_id } =
-            request;
+        let v1::SendMessageRequest {
+            id,
+            to,
+            r#type,
+            payload,
+            priority,
+            deadline,
+            durable,
+            broadcast,
+            key_id,
+            sealed_for,
+        } = request;
         let id = if id.is_empty() { LetterId(fresh()) } else { convert::letter_id(&id)? };
         let address = Address::parse(&to).map_err(|problem| convert::bad("to", problem))?;
         check_text("type", &r#type, MAX_TYPE_BYTES)?;
@@ -66,8 +82,13 @@ impl Draft {
             return Err(convert::bad("type", format!("{:?} is reserved; give another", r#type)));
         }
         check_text("key_id", &key_id, MAX_KEY_ID_BYTES)?;
-        check_addressing(&address, broadcast, !key_id.is_empty())?;
-        let most = if key_id.is_empty() { MAX_PAYLOAD_BYTES } else { MAX_LETTER_BYTES };
+        let sealed_for = receivers_of(sealed_for, &key_id, broadcast)?;
+        check_addressing(&address, broadcast, !key_id.is_empty() && sealed_for.is_empty())?;
+        let most = match (key_id.is_empty(), sealed_for.is_empty()) {
+            (true, _) => MAX_PAYLOAD_BYTES,
+            (false, true) => MAX_LETTER_BYTES,
+            (false, false) => MAX_PAYLOAD_BYTES + CONTENT_OVERHEAD - WRAP_BYTES,
+        };
         if payload.len() > most {
             let problem =
                 format!("it has {} bytes, the most is {most}; store it elsewhere and send a reference", payload.len());
@@ -93,7 +114,12 @@ impl Draft {
             to,
         };
         letter.digest = digest(&letter);
-        Ok(Self { id, to: address, ttl, is_durable: durable, is_broadcast: broadcast, letter })
+        Ok(Self { id, to: address, ttl, is_durable: durable, is_broadcast: broadcast, letter, sealed_for })
+    }
+
+    /// Returns the agents that the message is sealed for; empty if it is not sealed, or as a whole for one agent.
+    pub fn sealed_for(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.sealed_for.keys().map(String::as_str)
     }
 
     /// Returns the payload, unless it is sealed for its receiver.
@@ -128,7 +154,13 @@ impl Draft {
 
     /// Returns the letter to an agent.
     pub fn letter_to(&self, receiver: &str) -> PostLetter {
-        PostLetter { id: self.id_to(receiver), receiver: receiver.to_owned(), ..self.letter.clone() }
+        let letter = PostLetter { id: self.id_to(receiver), receiver: receiver.to_owned(), ..self.letter.clone() };
+        match self.sealed_for.get(receiver) {
+            Some((key_id, wrap)) => {
+                PostLetter { key_id: key_id.clone(), payload: Content::payload(wrap, &letter.payload), ..letter }
+            }
+            None => letter,
+        }
     }
 
     /// Returns the id of the letter to an agent. In a broadcast it is derived from the message's id and the agent's name, so
@@ -148,7 +180,7 @@ impl Draft {
 
     /// Returns the size of each letter, bytes.
     pub fn letter_bytes(&self) -> usize {
-        self.letter.payload.len()
+        self.letter.payload.len() + if self.sealed_for.is_empty() { 0 } else { WRAP_BYTES }
     }
 
     /// Drops the payload, once it has been posted.
@@ -163,6 +195,36 @@ fn digest(letter: &PostLetter) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(context.finish().as_ref());
     bytes
+}
+
+/// Checks for whom a content is encrypted, and returns the key id and the wrap of each.
+fn receivers_of(
+    sealed_for: Vec<v1::SealedFor>,
+    key_id: &str,
+    is_broadcast: bool,
+) -> Result<BTreeMap<String, (String, Bytes)>, BadField> {
+    let bad = |problem: String| Err(convert::bad("sealed_for", problem));
+    if sealed_for.is_empty() != (key_id != CARRIER) {
+        return bad(format!(
+            "it has {} entries, and key_id is {key_id:?}; set both, with the key_id {CARRIER:?}",
+            sealed_for.len()
+        ));
+    }
+    let most = if is_broadcast { MAX_TARGETS } else { 1 };
+    if sealed_for.len() > most {
+        return bad(format!("it has {} entries, the most is {most}", sealed_for.len()));
+    }
+    let mut receivers = BTreeMap::new();
+    for v1::SealedFor { agent, key_id, wrap } in sealed_for {
+        if !is_content(&key_id) || key_id.len() > MAX_KEY_ID_BYTES || wrap.len() != WRAP_BYTES {
+            return bad(format!("the key for {:?} is malformed; seal the message again", convert::excerpt(&agent)));
+        }
+        check_text("sealed_for", &key_id, MAX_KEY_ID_BYTES)?;
+        if let Some(_twice) = receivers.insert(agent.clone(), (key_id, wrap)) {
+            return bad(format!("it names {:?} twice", convert::excerpt(&agent)));
+        }
+    }
+    Ok(receivers)
 }
 
 fn check_text(field: &'static str, text: &str, most: usize) -> Result<(), BadField> {
@@ -261,6 +323,50 @@ mod tests {
         for (field, change) in bad {
             let problem = check(change).expect_err(field);
             assert!(problem.starts_with(field), "{field}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_content_is_for_the_receivers_that_it_is_sealed_for_and_each_gets_its_own_wrap() {
+        let of = |agent: &str, wrap: usize| v1::SealedFor {
+            agent: agent.into(),
+            key_id: format!("w.{agent}"),
+            wrap: vec![agent.len() as u8; wrap].into(),
+        };
+        let sealed = |broadcast: bool, key_id: &str, sealed_for: Vec<v1::SealedFor>| {
+            check(|request| {
+                (request.to, request.broadcast, request.key_id) = ("role:worker".into(), broadcast, key_id.into());
+                (request.sealed_for, request.payload) = (sealed_for, Bytes::from_static(b"content"));
+            })
+        };
+        let both = sealed(true, CARRIER, vec![of("aa", WRAP_BYTES), of("b", WRAP_BYTES)]).expect("a message");
+        assert_eq!(both.sealed_for().collect::<Vec<_>>(), ["aa", "b"]);
+        assert_eq!(both.readable(), None);
+        let letter = both.letter_to("aa");
+        assert_eq!((&*letter.key_id, letter.payload.len(), letter.check()), ("w.aa", both.letter_bytes(), Ok(())));
+        assert_eq!(letter.payload, [&[2; WRAP_BYTES][..], b"content"].concat());
+        assert_eq!(letter.digest, both.letter_to("b").digest, "sealed anew, it is the same message");
+        assert!(sealed(false, CARRIER, vec![of("aa", WRAP_BYTES)]).is_ok());
+        for (broadcast, key_id, sealed_for) in [
+            (false, CARRIER, vec![of("aa", WRAP_BYTES), of("b", WRAP_BYTES)]),
+            (true, CARRIER, vec![of("b", WRAP_BYTES), of("b", WRAP_BYTES)]),
+            (true, CARRIER, Vec::new()),
+            (true, "", vec![of("b", WRAP_BYTES)]),
+            (true, CARRIER, vec![of("b", WRAP_BYTES - 1)]),
+            (true, CARRIER, vec![of("b", WRAP_BYTES + 1)]),
+            (true, CARRIER, vec![v1::SealedFor { key_id: "k".into(), ..of("b", WRAP_BYTES) }]),
+            (true, CARRIER, (0..=MAX_TARGETS).map(|n| of(&format!("a-{n}"), WRAP_BYTES)).collect()),
+        ] {
+            let problem = sealed(broadcast, key_id, sealed_for).expect_err("malformed");
+            assert!(problem.starts_with("sealed_for"), "{problem}");
+        }
+        let most = MAX_PAYLOAD_BYTES + CONTENT_OVERHEAD - WRAP_BYTES;
+        for (bytes, is_ok) in [(most, true), (most + 1, false)] {
+            let large = check(|request| {
+                (request.key_id, request.sealed_for) = (CARRIER.into(), vec![of("b", WRAP_BYTES)]);
+                request.payload = vec![0; bytes].into();
+            });
+            assert_eq!(large.is_ok(), is_ok, "{bytes}");
         }
     }
 

@@ -11,6 +11,7 @@
 //!
 //! - [`draft`] checks a message as a caller has sent it, [`address`] finds the agents that its address stands for, and
 //!   [`sending`] posts it and waits for what becomes of it.
+//! - `resolving` tells callers to whom a message would go, and the keys to seal it for them, before they send it.
 //! - [`waiters`] are told of settled letters, and [`mailboxes`] of posted and settled ones. The effects of applied
 //!   commands only wake a mailbox: which letters are sent next is read from the state, by [`window`].
 //! - [`inboxes`] reads the inbox of an agent through its mailbox, wherever that is open.
@@ -19,6 +20,7 @@ pub mod address;
 pub mod draft;
 pub mod inboxes;
 pub mod mailboxes;
+mod resolving;
 pub mod sending;
 pub mod waiters;
 pub mod window;

@@ -13,6 +13,7 @@ use robeing_proto::{
     budget::MESSAGE_BUDGET_BYTES,
     v1::{self, MessageCode, MessageStatus},
 };
+use robeing_sealing::seals_replies;
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
     time::{Instant, timeout_at},
@@ -46,7 +47,7 @@ pub const MAX_POSTING_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes that a letter counts for besides its payload.
 const LETTER_BYTES: usize = 1024;
 /// Maximum number of letters that are read from the state at once.
-const MAX_LOOKED_AT: usize = 1_000;
+pub(super) const MAX_LOOKED_AT: usize = 1_000;
 
 /// The bytes of messages that are being posted at one coordinator.
 pub struct PostRoom(Semaphore);
@@ -81,6 +82,8 @@ pub struct Sending {
     pub room: Arc<PostRoom>,
     /// The source of ids, and of the time of sending.
     pub platform: Platform,
+    /// Whether callers are to seal their messages, because nothing but TLS is accepted here.
+    pub must_seal: bool,
 }
 
 /// The letters of a call, by id: the receiver of each, and what became of it as far as it is known.
@@ -103,8 +106,9 @@ impl Sending {
         }
         let receivers = match self.receivers(&draft, sender).await? {
             Ok(receivers) => receivers,
-            Err(Nobody { code, agent, reason }) => return Ok(vec![convert::unsettled(draft.id, &agent, code, reason)]),
+            Err(nobody) => return Ok(vec![unsent(draft.id, nobody)]),
         };
+        let (receivers, mut outcomes) = self.still_there(&draft, sender, receivers).await?;
         let ids: Vec<LetterId> = receivers.iter().map(|receiver| draft.id_to(receiver)).collect();
         let mut letters: Letters =
             ids.iter().copied().zip(receivers.iter().map(|receiver| (Arc::clone(receiver), None))).collect();
@@ -131,7 +135,37 @@ impl Sending {
             ),
         };
         let status = |id: LetterId| letters.remove(&id).map(|(to, status)| status.unwrap_or_else(|| late(id, &to)));
-        Ok(ids.into_iter().filter_map(status).collect())
+        outcomes.extend(ids.into_iter().filter_map(status));
+        Ok(outcomes)
+    }
+
+    /// Drops the receivers of a sealed broadcast that its address does not stand for any more, and returns what becomes
+    /// of the message to them.
+    async fn still_there(
+        &self,
+        draft: &Draft,
+        sender: &str,
+        receivers: Vec<Arc<str>>,
+    ) -> Result<(Vec<Arc<str>>, Vec<MessageStatus>), MailError> {
+        if !draft.is_broadcast || draft.sealed_for().len() == 0 {
+            return Ok((receivers, Vec::new()));
+        }
+        let resolver = Resolver { state: &self.state, sender, is_durable: draft.is_durable };
+        // One that got the message before is asked about, whatever it is now.
+        let is_known = |receiver: &str| self.state.look(|fleet| fleet.letter(draft.id_to(receiver)).is_some());
+        let nobody = |receiver: &Arc<str>| resolver.named(&draft.to, receiver).err().filter(|_| !is_known(receiver));
+        if receivers.iter().any(|receiver| nobody(receiver).is_some()) {
+            // It may have joined a moment ago, which may not be applied here yet.
+            self.catch_up().await?;
+        }
+        let (mut there, mut outcomes) = (Vec::with_capacity(receivers.len()), Vec::new());
+        for receiver in receivers {
+            match nobody(&receiver) {
+                Some(nobody) => outcomes.push(unsent(draft.id_to(&receiver), nobody)),
+                None => there.push(receiver),
+            }
+        }
+        Ok((there, outcomes))
     }
 
     /// Returns what became of a message of this sender, after waiting for it for at most `wait`.
@@ -151,7 +185,8 @@ impl Sending {
         self.note_known(&waiting);
         self.take_outcomes(&waiting, &mut letters, until).await;
         let status = letters.remove(&id).and_then(|(_, status)| status);
-        Ok(status.unwrap_or_else(|| convert::letter_status(id, &letter.receiver, None)))
+        let status = status.unwrap_or_else(|| convert::letter_status(id, &letter.receiver, None));
+        Ok(MessageStatus { sealed_reply: status.reply.is_some() && seals_replies(&letter.key_id), ..status })
     }
 
     /// Lets the policies decide about a message that can be read here, and redacts it. Returns what became of it if it is
@@ -184,7 +219,7 @@ impl Sending {
         })
     }
 
-    async fn catch_up(&self) -> Result<(), MailError> {
+    pub(super) async fn catch_up(&self) -> Result<(), MailError> {
         let ready = self.state.ready_to_read(v1::Consistency::Linearizable.into()).await;
         ready.map_err(|status| MailError::NotReadable(status.message().to_owned()))
     }
@@ -194,15 +229,25 @@ impl Sending {
     }
 
     /// Returns the agents that a message goes to. One that was sent before goes to the same agent.
-    async fn receivers(&self, draft: &Draft, sender: &str) -> Result<Result<Vec<Arc<str>>, Nobody>, MailError> {
+    pub(super) async fn receivers(
+        &self,
+        draft: &Draft,
+        sender: &str,
+    ) -> Result<Result<Vec<Arc<str>>, Nobody>, MailError> {
         let resolve = async || {
             let resolver = Resolver { state: &self.state, sender, is_durable: draft.is_durable };
+            if draft.is_broadcast && draft.sealed_for().len() > 0 {
+                return Ok(Ok(draft.sealed_for().map(Arc::from).collect()));
+            }
             if draft.is_broadcast {
                 return resolver.all(&draft.to, draft.id).await;
             }
             let known = |fleet: &Fleet| fleet.letter(draft.id).map(|letter| Arc::clone(&letter.receiver));
             if let Some(receiver) = self.state.look(known) {
                 return Ok(Ok(vec![receiver]));
+            }
+            if let Some(agent) = draft.sealed_for().next() {
+                return Ok(resolver.named(&draft.to, agent).map(|receiver| vec![receiver]));
             }
             Ok(resolver.one(&draft.to, draft.id).await.map(|receiver| vec![receiver]))
         };
@@ -310,6 +355,11 @@ impl Sending {
             left -= outcomes.into_iter().filter(|(id, outcome)| note_outcome(letters, *id, outcome)).count();
         }
     }
+}
+
+/// Returns what becomes of a message for which there is no receiver.
+pub(super) fn unsent(id: LetterId, Nobody { code, agent, reason }: Nobody) -> MessageStatus {
+    convert::unsettled(id, &agent, code, reason)
 }
 
 /// Returns the role of an agent that is or was in the fleet.

@@ -48,6 +48,7 @@ impl Lane {
             | Command::Agent(AgentCommand::Left { .. })
             | Command::Agent(AgentCommand::Unhealthy { .. })
             | Command::Agent(AgentCommand::Healthy { .. })
+            | Command::Agent(AgentCommand::Describe { .. })
             | Command::Control(ControlCommand::Tick)
             | Command::Control(ControlCommand::Configure(_))
             | Command::Control(ControlCommand::RaiseVersion(_))

@@ -39,6 +39,37 @@ pub struct TestAgent {
     silent: CancellationToken,
     session: AbortOnDropHandle<()>,
     listening: AbortOnDropHandle<()>,
+    transport: Transport,
+    own: String,
+}
+
+fn hello(name: &str, own: &str) -> internal::Hello {
+    internal::Hello {
+        cluster_id: CLUSTER.into(),
+        name: name.into(),
+        incarnation: 1,
+        role: v1::Role::Worker.into(),
+        slots: 1,
+        address: own.into(),
+        ..internal::Hello::default()
+    }
+}
+
+/// Opens a session, and keeps it.
+async fn connect(
+    transport: &Transport,
+    leader: usize,
+    hello: internal::Hello,
+    silent: CancellationToken,
+    work: Work,
+) -> AbortOnDropHandle<()> {
+    let channel = transport.channel(&address(leader)).expect("it is an address");
+    let (sender, messages) = mpsc::channel(1);
+    sender.send(message(FromAgent::Hello(hello))).await.expect("there is room");
+    let opened = limited!(SessionClient::new(channel)).open(ReceiverStream::new(messages)).await;
+    let mut told = opened.expect("the leader accepts agents").into_inner();
+    while !matches!(next(&mut told).await, Some(ToAgent::Welcome(_))) {}
+    AbortOnDropHandle::new(tokio::spawn(beat(sender, told, silent, work)))
 }
 
 impl TestAgent {
@@ -52,6 +83,19 @@ impl TestAgent {
         Self::start(fleet, leader, name, machine, |_| None).await
     }
 
+    /// Comes back over a new connection, in the same session, and says its key, which it did not say before.
+    pub async fn resume_with_key(&mut self, fleet: &TestFleet, leader: usize, key: [u8; 32]) {
+        self.session.abort();
+        let session =
+            fleet.tested(leader).state.look(|fleet| fleet.agent_by_name(self.name).map(|agent| agent.session.0));
+        let hello = internal::Hello {
+            session: session.expect("it has a session"),
+            sealing_key: key.to_vec().into(),
+            ..hello(self.name, &self.own)
+        };
+        self.session = connect(&self.transport, leader, hello, self.silent.clone(), |_| None).await;
+    }
+
     /// Same as [`TestAgent::join`]. `work` returns how each attempt ends.
     pub async fn join_to_work(fleet: &TestFleet, leader: usize, name: &'static str, work: Work) -> Self {
         Self::start(fleet, leader, name, 1, work).await
@@ -62,25 +106,10 @@ impl TestAgent {
         let (transport, own) = (Transport::new(Arc::new(network)), format!("10.0.2.{machine}:7000"));
         let mut listener = transport.bind(&own).await.expect("its address is free").into_listener();
         let listening = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-        let channel = transport.channel(&address(leader)).expect("it is an address");
-        let (sender, messages) = mpsc::channel(1);
-        let hello = internal::Hello {
-            cluster_id: CLUSTER.into(),
-            name: name.into(),
-            incarnation: 1,
-            role: v1::Role::Worker.into(),
-            slots: 1,
-            address: own,
-            ..internal::Hello::default()
-        };
-        sender.send(message(FromAgent::Hello(hello))).await.expect("there is room");
-        let opened = limited!(SessionClient::new(channel)).open(ReceiverStream::new(messages)).await;
-        let mut told = opened.expect("the leader accepts agents").into_inner();
-        while !matches!(next(&mut told).await, Some(ToAgent::Welcome(_))) {}
         let silent = CancellationToken::new();
-        let session = tokio::spawn(beat(sender, told, silent.clone(), work));
-        let (session, listening) = (AbortOnDropHandle::new(session), AbortOnDropHandle::new(listening));
-        Self { name, silent, session, listening }
+        let session = connect(&transport, leader, hello(name, &own), silent.clone(), work).await;
+        let listening = AbortOnDropHandle::new(listening);
+        Self { name, silent, session, listening, transport, own }
     }
 
     /// Stops sending heartbeats, over a connection that stays open.

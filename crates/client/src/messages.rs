@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use robeing_platform::{OsRandom, compute};
 use robeing_proto::v1::{
-    GetMessageRequest, MessageStatus, ReadInboxRequest, ReadInboxResponse, SendMessageRequest, SendMessageResponse,
-    messages_client::MessagesClient,
+    GetMessageRequest, MessageStatus, ReadInboxRequest, ReadInboxResponse, ResolveMessageRequest,
+    ResolveMessageResponse, SendMessageRequest, SendMessageResponse, messages_client::MessagesClient,
 };
+use robeing_sealing::letters::{self, Prepared};
 use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
@@ -14,6 +16,10 @@ use super::{ClientError, FleetClient, Wire, limited};
 
 /// Maximum time that a coordinator may take to answer after the wait that a call asks for.
 const AFTER_WAIT: Duration = Duration::from_secs(3);
+
+/// What a coordinator is said to be that does not know for whom to seal a message.
+const TOO_OLD: &str = "this fleet's coordinators do not say for which keys to seal messages, and no message is sent \
+                       unsealed to a fleet with TLS: upgrade them to this version";
 
 /// Generates an id for a message.
 pub fn new_message_id() -> String {
@@ -34,6 +40,56 @@ impl FleetClient {
         self.call_messages(extra, |mut rpc| {
             let request = request.clone();
             async move { rpc.send_message(request).await }
+        })
+        .await
+    }
+
+    /// Seals a message for its receivers, sends it, and returns what became of it, with the replies opened. Takes what
+    /// [`FleetClient::send_message`] takes. It is sent as it is if it is sealed already, and to a fleet that accepts
+    /// plaintext also if a receiver has no key, or the coordinators do not tell the keys. Otherwise it is not sent to
+    /// receivers without a key.
+    pub async fn send_sealed(&self, request: SendMessageRequest) -> Result<Vec<MessageStatus>, ClientError> {
+        match self.prepared(request).await? {
+            Prepared::Plain(request) => Ok(self.send_message(request).await?.outcomes),
+            Prepared::Sealed(mut sealed) => {
+                let outcomes = match sealed.request.take() {
+                    Some(request) => self.send_message(request).await?.outcomes,
+                    None => Vec::new(),
+                };
+                Ok(sealed.finish(outcomes))
+            }
+        }
+    }
+
+    async fn prepared(&self, request: SendMessageRequest) -> Result<Prepared, ClientError> {
+        let Some(resolving) = letters::resolving(&request) else { return Ok(Prepared::Plain(request)) };
+        match self.resolve_message(resolving).await {
+            // It takes some milliseconds if there are many receivers.
+            Ok(resolved) => compute(|| letters::seal(request, resolved, &OsRandom))
+                .map_err(|error| ClientError::Refused { code: Code::InvalidArgument, message: error.to_string() }),
+            Err(ClientError::Refused { message, .. }) if message == TOO_OLD && !self.is_strict() => {
+                Ok(Prepared::Plain(request))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_strict(&self) -> bool {
+        self.inner.settings.security.is_strict()
+    }
+
+    /// Returns to whom a message would go, and their keys.
+    async fn resolve_message(&self, request: ResolveMessageRequest) -> Result<ResolveMessageResponse, ClientError> {
+        self.call_for(Duration::ZERO, |target| {
+            let mut rpc = limited!(MessagesClient::new(self.wire(target)));
+            let request = request.clone();
+            async move {
+                // A fleet of the version before is one, though it has no such method.
+                rpc.resolve_message(request).await.map_err(|status| match status.code() {
+                    Code::Unimplemented => Status::failed_precondition(TOO_OLD),
+                    _ => status,
+                })
+            }
         })
         .await
     }

@@ -88,6 +88,11 @@ impl Security {
         Ok(Self::of(credentials(identity)?, true, token(identity)?))
     }
 
+    /// Returns whether nothing but TLS is spoken.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| !tls.is_permissive())
+    }
+
     /// Returns whether both share the same credentials.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (&self.replace, &other.replace) {

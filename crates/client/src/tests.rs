@@ -11,8 +11,8 @@ use robeing_net::{
 };
 use robeing_platform::Platform;
 use robeing_proto::v1::{
-    BarAgentRequest, CreateJoinTokenRequest, ReleaseAgentRequest, SubmitRequest, TaskSpec, WatchTasksRequest,
-    fleet_server::FleetServer,
+    BarAgentRequest, CreateJoinTokenRequest, ReleaseAgentRequest, SendMessageRequest, SubmitRequest, TaskSpec,
+    WatchTasksRequest, fleet_server::FleetServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -332,6 +332,26 @@ async fn a_server_without_tls_cannot_prove_who_it_is() {
     let running = stub(&[Manners::default()]).await;
     let error = status_at(&[&running.endpoints[0]], ours.client(Duration::ZERO, &ours)).await.expect_err("no TLS");
     assert!(matches!(&error, ClientError::NoTls { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn to_coordinators_that_tell_no_keys_a_message_is_sent_only_where_plaintext_is_accepted() {
+    let message = || SendMessageRequest {
+        id: new_message_id(),
+        deadline: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        ..SendMessageRequest::default()
+    };
+    let send = async |endpoint: &String, settings| {
+        let client = FleetClient::new(&[endpoint], settings).expect("the endpoint is good");
+        client.send_sealed(message()).await.expect_err("the stub has no messages").to_string()
+    };
+    let running = stub(&[Manners::default()]).await;
+    let plain = send(&running.endpoints[0], Settings::default()).await;
+    assert!(plain.contains("no messages yet"), "it is sent: {plain}");
+    let ours = Certifying::new();
+    let (address, _serving) = ours.serve(PeerRole::Coordinator).await;
+    let strict = send(&address, ours.client(Duration::ZERO, &ours)).await;
+    assert!(strict.contains("which keys to seal") && strict.contains("upgrade them"), "{strict}");
 }
 
 #[test]

@@ -73,6 +73,20 @@ pub enum AgentCommand {
         #[bilrost(3)]
         readmit: bool,
     },
+    /// The leader has learned the key of an agent whose session began when the fleet could not keep it yet. Changes
+    /// nothing but the key. Needs [`Feature::Describe`](crate::Feature::Describe).
+    #[bilrost(tag(25), message)]
+    Describe {
+        /// The agent.
+        #[bilrost(1)]
+        agent: AgentId,
+        /// Its session.
+        #[bilrost(2)]
+        session: SessionId,
+        /// Public key for payloads that only the agent can read: X25519.
+        #[bilrost(tag(3), encoding(plainbytes))]
+        sealing_key: [u8; 32],
+    },
 }
 
 /// A command for pools.
@@ -179,6 +193,7 @@ impl Fleet {
             AgentCommand::Left { agent, session } => self.leave(agent, session, jobs, effects),
             AgentCommand::Unhealthy { agent, session, reason } => self.unhealthy(agent, session, reason, jobs, effects),
             AgentCommand::Healthy { agent, session, readmit } => self.healthy(agent, session, readmit, jobs, effects),
+            AgentCommand::Describe { agent, session, sealing_key } => self.keep_key(agent, session, sealing_key),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    Agent, AgentId, AgentJoin, AgentState, Effect, Fleet, LossReason, PoolShape, Recovery, RecoveryEvent, Refusal,
-    Reply, SessionId,
+    Agent, AgentId, AgentJoin, AgentState, Effect, Feature, Fleet, LossReason, PoolShape, Recovery, RecoveryEvent,
+    Refusal, Reply, SessionId,
     config::{check_length, check_name, invalid},
     limits::{MAX_AGENTS, MAX_KEPT_POOLS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPECIALIZATIONS},
     steps::{Job, Jobs},
@@ -126,6 +126,23 @@ impl Fleet {
             agent.version = join.version;
             agent.sealing_key = join.sealing_key;
         });
+    }
+
+    /// Returns whether the key of an agent in this session is not the one that the fleet has, and can be recorded.
+    pub fn lacks_key(&self, id: AgentId, session: SessionId, key: [u8; 32]) -> bool {
+        let has_it = || self.agent(id).is_some_and(|agent| agent.sealing_key == Some(key));
+        self.has(Feature::Describe) && self.in_session(id, session) && !has_it()
+    }
+
+    /// Records the key of an agent.
+    pub(crate) fn keep_key(&mut self, id: AgentId, session: SessionId, key: [u8; 32]) -> Reply {
+        if !self.in_session(id, session) {
+            return Reply::Refused(Refusal::StaleSession);
+        }
+        if self.lacks_key(id, session, key) {
+            self.change_agent(id, |agent| agent.sealing_key = Some(key));
+        }
+        Reply::Done
     }
 
     fn join_new(&mut self, join: AgentJoin, jobs: &mut Jobs) -> Reply {

@@ -6,17 +6,17 @@ use std::{
 };
 
 use robeing_fleet::{
-    AgentJoin, AgentState, BarKind, Command, ControlCommand, Effect, Feature, Fleet, Refusal, Reply, Role, TaskCommand,
-    TaskId, decode_command, encode_command, known_version,
+    Agent, AgentCommand, AgentId, AgentJoin, AgentState, BarKind, Command, ControlCommand, Effect, Feature, Fleet,
+    Refusal, Reply, Role, SessionId, TaskCommand, TaskId, decode_command, encode_command, known_version,
 };
 
-use crate::fixture::{Trial, enrolment, failure, pooled, success, task, worker};
+use crate::fixture::{OpenSession, Trial, enrolment, failure, pooled, success, task, worker};
 
 /// What the directory shows of an agent.
 type Shown = (Role, AgentState, Option<String>, Vec<Arc<str>>, String, u32, Option<[u8; 32]>, Option<Role>);
 
 fn shown(fleet: &Fleet) -> BTreeMap<Arc<str>, Shown> {
-    let of = |agent: &Arc<robeing_fleet::Agent>| {
+    let of = |agent: &Arc<Agent>| {
         let enrolled = fleet.enrolment_of(&agent.name).map(|enrolment| enrolment.role);
         let (pool, skills) = (agent.pool.clone(), agent.specializations.clone());
         let twentieths = agent.record.twentieths();
@@ -122,7 +122,7 @@ fn a_first_enrolment_changes_the_directory_and_its_renewal_does_not() {
 #[test]
 fn a_sealing_key_is_kept_once_its_version_is_in_force() {
     let mut trial = Trial::new();
-    let joined = |key| robeing_fleet::AgentCommand::Joined(AgentJoin { sealing_key: key, ..worker("a") });
+    let joined = |key| AgentCommand::Joined(AgentJoin { sealing_key: key, ..worker("a") });
     let refused = trial.apply(Command::Agent(joined(Some([7; 32]))));
     assert!(matches!(refused, Reply::Refused(Refusal::NotInForce { .. })), "{refused:?}");
     assert!(!trial.fleet.has(Feature::Mail));
@@ -141,4 +141,36 @@ fn a_sealing_key_is_kept_once_its_version_is_in_force() {
     let submit = Command::Task(TaskCommand::Cancel { task: TaskId(1), reason: String::new() });
     trial.apply(submit);
     assert!(trial.effects.is_empty());
+}
+
+#[test]
+fn the_key_of_a_session_that_began_before_its_version_is_recorded_once() {
+    let mut trial = Trial::new();
+    let OpenSession { agent, session } = trial.join(worker("a"));
+    let describe =
+        |agent, session, key| Command::Agent(AgentCommand::Describe { agent, session, sealing_key: [key; 32] });
+    let key_of = |trial: &Trial| trial.fleet.agent_by_name("a").expect("it is known").sealing_key;
+    assert!(!trial.fleet.lacks_key(agent, session, [7; 32]), "no key can be kept yet");
+    let refused = trial.apply(describe(agent, session, 7));
+    assert!(matches!(refused, Reply::Refused(Refusal::NotInForce { since: 3, .. })), "{refused:?}");
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(Feature::Describe.since())));
+    assert!(trial.fleet.lacks_key(agent, session, [7; 32]));
+    let before = trial.fleet.agent_by_name("a").expect("it is known").as_ref().clone();
+    assert_eq!(trial.apply(describe(agent, session, 7)), Reply::Done);
+    assert!(is_reported(&trial, "a") && !trial.fleet.lacks_key(agent, session, [7; 32]));
+    let after = trial.fleet.agent_by_name("a").expect("it is known").as_ref().clone();
+    assert_eq!((after.sealing_key, after.revision > before.revision), (Some([7; 32]), true));
+    let (revision, sealing_key) = (before.revision, before.sealing_key);
+    assert_eq!(Agent { revision, sealing_key, ..after }, before, "nothing else has changed");
+    let restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+    assert_eq!(restored.agent_by_name("a").expect("it is known").sealing_key, Some([7; 32]));
+    // The same again changes nothing, and neither does one of a session that is over or of another agent.
+    let revision = trial.fleet.revision();
+    assert_eq!(trial.apply(describe(agent, session, 7)), Reply::Done);
+    assert!(!is_reported(&trial, "a") && trial.fleet.revision() == revision);
+    for (agent, session) in [(agent, SessionId(session.0 + 1)), (AgentId(agent.0 + 1), session)] {
+        assert_eq!(trial.apply(describe(agent, session, 8)), Reply::Refused(Refusal::StaleSession));
+        assert!(!trial.fleet.lacks_key(agent, session, [8; 32]));
+    }
+    assert_eq!(key_of(&trial), Some([7; 32]));
 }

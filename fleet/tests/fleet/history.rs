@@ -177,6 +177,11 @@ impl History {
                 let session = SessionId(session.0 - u64::from(!*right && session.0 > 0));
                 Command::Agent(AgentCommand::Unhealthy { agent, session, reason: format!("because of {n}") })
             }
+            Op::Describe(n, right) => {
+                let (agent, session) = pick(*n);
+                let session = SessionId(session.0 - u64::from(!*right && session.0 > 0));
+                Command::Agent(AgentCommand::Describe { agent, session, sealing_key: [*n as u8; 32] })
+            }
             Op::Healthy(n, readmit) => {
                 let (agent, session) = pick(*n);
                 Command::Agent(AgentCommand::Healthy { agent, session, readmit: *readmit })

@@ -34,6 +34,8 @@ pub enum Op {
     Leave(u16),
     Unhealthy(u16, bool),
     Healthy(u16, bool),
+    /// The key of an agent, of its session or an earlier one.
+    Describe(u16, bool),
     Complete(u16, Outcome, Lie),
     Tick,
     Configure(FleetConfig),
@@ -168,6 +170,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<u16>().prop_map(Op::Leave),
         4 => (any::<u16>(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Op::Unhealthy(n, right)),
         4 => (any::<u16>(), any::<bool>()).prop_map(|(n, readmit)| Op::Healthy(n, readmit)),
+        2 => (any::<u16>(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Op::Describe(n, right)),
         30 => (any::<u16>(), outcome(), lie).prop_map(|(n, o, l)| Op::Complete(n, o, l)),
         8 => Just(Op::Tick),
         1 => configuration().prop_map(Op::Configure),

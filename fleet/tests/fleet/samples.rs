@@ -170,6 +170,7 @@ pub fn commands() -> Vec<Command> {
     .chain(mail_commands())
     .chain([Command::Agent(AgentCommand::Joined(with_key("k", 9)))])
     .chain(policy_commands())
+    .chain([Command::Agent(AgentCommand::Describe { agent, session, sealing_key: [9; 32] })])
     .collect()
 }
 

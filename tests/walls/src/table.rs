@@ -35,6 +35,12 @@ pub const CRATES: &[Crate] = &[
         uses: &[],
         why: "policies are decided from their input alone",
     },
+    Crate {
+        name: "robeing-sealing",
+        folder: "crates/sealing",
+        uses: &["robeing-platform", "robeing-proto"],
+        why: "payloads are sealed and opened without network and clock",
+    },
     Crate { name: "robeing-target", folder: "crates/target", uses: &[], why: "a URL is parsed without calling it" },
     Crate {
         name: "robeing-net",
@@ -63,7 +69,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-client",
         folder: "crates/client",
-        uses: &["robeing-identity", "robeing-net", "robeing-platform", "robeing-proto"],
+        uses: &["robeing-identity", "robeing-net", "robeing-platform", "robeing-proto", "robeing-sealing"],
         why: "clients use only the public API",
     },
     Crate {
@@ -76,6 +82,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-platform",
             "robeing-policy",
             "robeing-proto",
+            "robeing-sealing",
             "robeing-settings",
             "robeing-telemetry",
         ],
@@ -92,6 +99,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-platform",
             "robeing-policy",
             "robeing-proto",
+            "robeing-sealing",
             "robeing-settings",
             "robeing-target",
             "robeing-telemetry",

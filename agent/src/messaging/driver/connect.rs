@@ -28,6 +28,11 @@ pub trait Connect: Send + Sync + 'static {
     /// # Errors
     /// Why there is no connection, as a human-readable sentence.
     async fn connect(&self, to: &Entry) -> Result<Channel, String>;
+
+    /// Returns whether nothing but TLS is spoken. Then no payload goes unsealed by way of a messenger.
+    fn must_seal(&self) -> bool {
+        false
+    }
 }
 
 /// Connects over plaintext. Nothing proves who is at the other end: for loopback and tests alone.
@@ -49,6 +54,10 @@ impl Connect for Certified {
     async fn connect(&self, to: &Entry) -> Result<Channel, String> {
         let expected = Expected::Agent((*to.name).to_owned());
         self.0.connect_to(&to.address, expected, CONNECT_TIMEOUT).await.map_err(|error| error.to_string())
+    }
+
+    fn must_seal(&self) -> bool {
+        self.0.tls().is_some_and(|tls| !tls.is_permissive())
     }
 }
 

@@ -14,11 +14,10 @@ use tokio::{
 };
 
 use super::{
-    relay::{ask_messenger, deliver, left},
+    relay::{ask_messenger, deliver, left, target},
     shared::Shared,
 };
 use crate::messaging::{
-    broadcast::Target,
     inbox::is_handled,
     outcome::Outcome,
     packet::Packet,
@@ -94,13 +93,12 @@ async fn by_messenger(
         let first = shared.random.next_u64() as usize % messengers.len();
         messengers.rotate_left(first);
     }
-    let targets = [Target { name: Arc::clone(&to.name), id: packet.id }];
     let packet = sealed(shared, to, packet)?;
     for messenger in messengers.into_iter().take(MAX_DETOURS) {
         let Some(left) = left(deadline) else { break };
         let message = Packet { deadline_in_ms: left, ..packet.clone() };
         let before = may_have_arrived.swap(true, Ordering::Relaxed);
-        let report = ask_messenger(shared, messenger, &message, &targets).await;
+        let report = ask_messenger(shared, messenger, &message, vec![target(&to.name, packet.id)]).await;
         let outcome = match report {
             Ok(report) => report.into_iter().find(|(id, _)| *id == packet.id).map(|(_, outcome)| outcome),
             // Then the messenger has passed nothing on.
@@ -118,13 +116,18 @@ async fn by_messenger(
     std::future::pending().await
 }
 
-/// Returns the packet as messengers may see it: sealed for its receiver, if that has a key. `None`: it can't be sealed.
-fn sealed(shared: &Shared, to: &Entry, packet: &Packet) -> Option<Packet> {
+/// Returns the packet as messengers may see it: sealed for its receiver, if that has a key; as it is if plaintext is
+/// spoken in the fleet. `None`: no messenger may see it.
+pub(super) fn sealed(shared: &Shared, to: &Entry, packet: &Packet) -> Option<Packet> {
     let mut packet = packet.clone();
-    if let (Some(key), None) = (&to.sealing_key, &packet.key_id) {
-        sealing::seal(&mut packet, key, &*shared.random).ok()?;
+    match (&to.sealing_key, &packet.key_id) {
+        (_, Some(_)) => Some(packet),
+        (Some(key), None) => {
+            sealing::seal(&mut packet, key, &*shared.random).ok()?;
+            Some(packet)
+        }
+        (None, None) => (!shared.connect.must_seal()).then_some(packet),
     }
-    Some(packet)
 }
 
 /// Returns whether the receiver itself has decided.

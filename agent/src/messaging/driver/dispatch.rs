@@ -197,7 +197,7 @@ fn opened(shared: &Shared, mut packet: Packet) -> Result<Packet, Outcome> {
     let Some(id) = packet.key_id.as_deref().filter(|_| !shared.keys.is_empty()) else { return Ok(packet) };
     let unknown =
         || Outcome::refused(format!("{:?} has no key {id:?}; seal the message for its present key", shared.me));
-    let key = shared.keys.iter().find(|key| key.public().id() == id).ok_or_else(unknown)?;
+    let key = shared.keys.iter().find(|key| key.is_of(id)).ok_or_else(unknown)?;
     sealing::open(&mut packet, key).map_err(Outcome::refused)?;
     Ok(packet)
 }

@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use super::{Messenger, shared::Shared};
 use crate::messaging::{
     inbox::Received,
-    outcome::Outcome,
+    outcome::{MAX_REPLY, Outcome},
     packet::{Packet, PacketError, PacketId, RELAY_TYPE},
+    sealing::{self, OVERHEAD},
 };
 
 /// Begins the name of the peer that stands for the letters of a sender. No name of an agent has this character.
@@ -88,10 +89,28 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Seals the reply to a letter whose sender expects that. What is remembered of it here is not sealed, so that each
+    /// delivery of the letter is answered for its own sealing. A reply that is too large once it is sealed is dropped.
+    fn with_sealed_reply(&self, letter: &Packet, outcome: Outcome) -> Outcome {
+        let Outcome::Accepted { reply: Some(reply), .. } = &outcome else { return outcome };
+        let Some(id) = letter.key_id.as_deref().filter(|id| sealing::seals_replies(id)) else { return outcome };
+        // Without the key the handler has opened the message, and seals what it replies.
+        let Some(key) = self.keys.iter().find(|key| key.is_of(id)) else { return outcome };
+        if reply.len() + OVERHEAD > MAX_REPLY {
+            return Outcome::Accepted { reply: None, reply_forgotten: true };
+        }
+        let sealed = key.reply_key(&letter.payload);
+        let sealed = sealed.and_then(|secret| secret.seal(&sealing::about(letter), reply, &*self.random));
+        Outcome::Accepted { reply_forgotten: sealed.is_err(), reply: sealed.ok() }
+    }
+}
+
 impl Messenger {
     /// Hands a message to the handler that has come through the coordinators, and waits for what becomes of it.
     /// `Accepted` and `Refused` are the handler's decision, also of an earlier delivery of the same message. After any
-    /// other outcome the message may be delivered again. If the future is dropped, the message is handled nevertheless.
+    /// other outcome the message may be delivered again. A reply to a sealed message is sealed for its sender. If the
+    /// future is dropped, the message is handled nevertheless.
     pub async fn deliver_letter(&self, packet: Packet) -> Outcome {
         let packet = Packet { agent: Arc::clone(&self.shared.me), ..packet };
         if let Err(error) = packet.validate() {
@@ -101,12 +120,15 @@ impl Messenger {
             return Outcome::refused(PacketError::Reserved);
         }
         let away = || Outcome::away("this agent is shutting down");
-        match self.shared.post_letter(packet) {
+        // Cheap: the payload is shared.
+        let letter = packet.clone();
+        let outcome = match self.shared.post_letter(packet) {
             Err(outcome) => outcome,
             Ok(awaited) => tokio::select! {
                 outcome = awaited => outcome.unwrap_or_else(|_| away()),
                 () = self.shared.stop.cancelled() => away(),
             },
-        }
+        };
+        self.shared.with_sealed_reply(&letter, outcome)
     }
 }

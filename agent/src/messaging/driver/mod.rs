@@ -37,7 +37,7 @@ pub use self::{
     shared::{MAX_ASKS, MAX_LINKS, MAX_OUTGOING, MAX_UNSENT, MAX_UNSENT_BYTES},
 };
 use super::{
-    broadcast::{BroadcastReport, Target},
+    broadcast::BroadcastReport,
     frame::MAX_FRAME_BYTES,
     handlers::Handler,
     inbox::Inbox,
@@ -234,30 +234,36 @@ impl Messenger {
         })
     }
 
-    /// Returns the message sealed for the one agent that its address stands for, if there is one that has a key;
-    /// otherwise as it is.
-    #[must_use]
-    pub fn seal_if_known(&self, message: Outgoing) -> Outgoing {
-        let snapshot = self.shared.directory.snapshot();
-        let entry = match &message.to {
-            // Also one that is away.
-            Address::Agent(name) => snapshot.get(name).cloned(),
-            to => to.resolve_one(&snapshot, &self.shared.me, self.id_of(&message).spread()).ok(),
-        };
-        let Some(entry) = entry.filter(|_| message.key_id.is_none()) else { return message };
-        let Some(key) = &entry.sealing_key else { return message };
-        let id = self.id_of(&message);
-        let Ok(mut packet) = self.packet(&message, id, &entry.name) else { return message };
-        if sealing::seal(&mut packet, key, &*self.shared.random).is_err() {
-            return message;
+    /// Seals a message for the one agent that its address stands for, also if that is away, so that it can wait in the
+    /// fleet's log: nobody will be able to read the receiver's reply. One that is sealed already is left as it is.
+    ///
+    /// # Errors
+    /// The outcome, if the address stands for no agent, or for one without a key, or the message is malformed.
+    pub fn seal_letter(&self, message: Outgoing) -> Result<Outgoing, Outcome> {
+        if message.key_id.is_some() {
+            return Ok(message);
         }
-        Outgoing {
-            id: Some(packet.id),
+        let (snapshot, id) = (self.shared.directory.snapshot(), self.id_of(&message));
+        let entry = match &message.to {
+            Address::Agent(name) => snapshot.get(name).cloned().ok_or_else(|| {
+                Outcome::no_such_agent(format!(
+                    "the directory has no agent {name:?}, for which a message could be sealed"
+                ))
+            }),
+            to => to.resolve_one(&snapshot, &self.shared.me, id.spread()).map_err(unresolved),
+        }?;
+        let mut packet = self.packet(&message, id, &entry.name).map_err(Outcome::refused)?;
+        let key = entry.sealing_key.as_ref().ok_or_else(|| {
+            Outcome::refused(format!("{:?} has no key for sealed messages, so none is kept for it", entry.name))
+        })?;
+        sealing::seal_letter(&mut packet, key, &*self.shared.random).map_err(Outcome::refused)?;
+        Ok(Outgoing {
+            id: Some(id),
             to: Address::Agent(Arc::clone(&entry.name)),
             payload: packet.payload,
-            key_id: Some(key.id()),
+            key_id: packet.key_id.as_deref().map(str::to_owned),
             ..message
-        }
+        })
     }
 
     /// Sends a message to one agent by way of a messenger, for agents that can't reach each other.
@@ -266,8 +272,14 @@ impl Messenger {
             Ok(routed) => routed,
             Err(outcome) => return outcome,
         };
-        let targets = [Target { name: Arc::clone(&entry.name), id: packet.id }];
-        let report = match relay::ask_messenger(&self.shared, messenger, &packet, &targets).await {
+        let Some(packet) = detour::sealed(&self.shared, &entry, &packet) else {
+            return Outcome::away(format!(
+                "{:?} has no key for sealed messages, so none can go by a messenger",
+                entry.name
+            ));
+        };
+        let targets = vec![relay::target(&entry.name, packet.id)];
+        let report = match relay::ask_messenger(&self.shared, messenger, &packet, targets).await {
             Ok(report) => report,
             Err(Outcome::Accepted { .. }) => Vec::new(),
             Err(outcome) => return outcome,

@@ -1,23 +1,31 @@
 //! Broadcasts, and what messengers pass on.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use prost::Message;
+use robeing_platform::compute;
 use robeing_proto::message::v1::{Packet as WirePacket, Relay, RelayReport, RelayTarget};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep, timeout_at},
+};
 
 use super::shared::Shared;
 use crate::messaging::{
-    broadcast::{Broadcast, BroadcastReport, DIRECT_AT_ONCE, MAX_TARGETS, Slice, Target, Work},
+    broadcast::{Broadcast, BroadcastReport, DIRECT_AT_ONCE, DIRECT_FANOUT, MAX_TARGETS, Slice, Target, Way, Work},
     outcome::Outcome,
     packet::{MAX_DEADLINE_MS, MAX_PAYLOAD, Packet, PacketId, RELAY_TYPE},
     routing::{Entry, Presence},
+    sealing::{self, CARRIER, Content, SealingKey, WRAP_BYTES},
 };
 
 /// The part of a deadline that a messenger has for passing a message on, in percent, so that its report is in time for
 /// another way.
 const RELAY_SHARE: u64 = 60;
+/// Number of keys that are wrapped in a row, before other tasks of the thread have their turn: about 3 ms.
+const WRAPS_IN_A_ROW: usize = 32;
 
 /// Returns the milliseconds until a deadline; `None` if it has passed.
 pub(super) fn left(deadline: Instant) -> Option<u64> {
@@ -53,11 +61,27 @@ pub(super) async fn broadcast(
     targets: Vec<Arc<Entry>>,
     deadline: Instant,
 ) -> BroadcastReport {
-    let ids = |entry: &Arc<Entry>| Target { name: Arc::clone(&entry.name), id: new_id(shared) };
     let snapshot = shared.directory.snapshot();
     let messengers = snapshot.active().filter(|entry| entry.role == crate::messaging::Role::Messenger);
-    let messengers = messengers.map(|entry| Arc::clone(&entry.name)).filter(|name| *name != shared.me).collect();
-    let mut plan = Broadcast::new(targets.iter().map(ids).collect(), messengers);
+    let messengers: Vec<_> =
+        messengers.map(|entry| Arc::clone(&entry.name)).filter(|name| *name != shared.me).collect();
+    let is_relayed = targets.len() > DIRECT_FANOUT && !messengers.is_empty() && message.key_id.is_none();
+    let content = match is_relayed.then(|| compute(|| Content::new(&message.payload, &*shared.random))) {
+        None => None,
+        // It has the limits of a payload, so it can be encrypted; otherwise it takes no other than the direct way.
+        Some(content) => Some(content.ok()),
+    };
+    let way = |entry: &Entry| match (&content, &entry.sealing_key) {
+        (Some(Some(_)), Some(_)) => Way::Sealed,
+        (Some(_), _) if shared.connect.must_seal() => Way::Direct,
+        _ => Way::Plain,
+    };
+    let planned =
+        targets.iter().map(|entry| Target { name: Arc::clone(&entry.name), id: new_id(shared), way: way(entry) });
+    let mut plan = Broadcast::new(planned.collect(), messengers);
+    let content = content.flatten();
+    let keys = targets.iter().filter_map(|entry| Some((&*entry.name, entry.sealing_key.as_ref()?))).collect();
+    let sealed = content.as_ref().map(|content| Sealed { content, keys });
     let mut under_way: FuturesUnordered<BoxFuture<'_, Ended>> = FuturesUnordered::new();
     loop {
         while under_way.len() < DIRECT_AT_ONCE
@@ -65,7 +89,7 @@ pub(super) async fn broadcast(
             && let Some(work) = plan.next_work()
         {
             let resent = plan.may_have_arrived(&work);
-            under_way.push(Box::pin(perform(shared, message, work, left, resent)));
+            under_way.push(Box::pin(perform(shared, message, sealed.as_ref(), work, left, resent)));
         }
         match under_way.next().await {
             Some(Ended::Sent(target, outcome)) => plan.sent(&target, outcome),
@@ -75,12 +99,47 @@ pub(super) async fn broadcast(
     }
 }
 
+/// A broadcast as messengers see it.
+struct Sealed<'a> {
+    content: &'a Content,
+    /// The keys of the receivers that have one.
+    keys: HashMap<&'a str, &'a SealingKey>,
+}
+
+impl Sealed<'_> {
+    /// Returns the targets of a slice with the wraps for them, and the message as the messenger gets it. A target for
+    /// which nothing can be sealed is left out, so that it gets no outcome there. Other tasks go on meanwhile.
+    async fn relay(&self, shared: &Shared, message: &Packet, targets: &[Target]) -> (Packet, Vec<RelayTarget>) {
+        let mut relayed = Vec::with_capacity(targets.len());
+        for group in targets.chunks(WRAPS_IN_A_ROW) {
+            compute(|| relayed.extend(group.iter().filter_map(|target| self.wrap(shared, message, target))));
+            yield_now().await;
+        }
+        let payload = self.content.ciphertext().clone();
+        (Packet { payload, key_id: Some(CARRIER.into()), ..message.clone() }, relayed)
+    }
+
+    fn wrap(&self, shared: &Shared, message: &Packet, to: &Target) -> Option<RelayTarget> {
+        let key = self.keys.get(&*to.name)?;
+        let about = sealing::About { id: to.id.0, agent: &to.name, ..sealing::about(message) };
+        let (wrap, _unused) = self.content.wrap(&about, key, &*shared.random).ok()?;
+        Some(RelayTarget { wrap, key_id: Content::key_id(key), ..target(&to.name, to.id) })
+    }
+}
+
 enum Ended {
     Sent(Target, Outcome),
     Relayed(Slice, Result<Vec<(PacketId, Outcome)>, Outcome>),
 }
 
-async fn perform(shared: &Arc<Shared>, message: &Packet, work: Work, left: u64, resent: bool) -> Ended {
+async fn perform(
+    shared: &Arc<Shared>,
+    message: &Packet,
+    sealed: Option<&Sealed<'_>>,
+    work: Work,
+    left: u64,
+    resent: bool,
+) -> Ended {
     match work {
         Work::Direct(target) => {
             let packet = Packet { id: target.id, deadline_in_ms: left, resent, ..message.clone() };
@@ -90,7 +149,12 @@ async fn perform(shared: &Arc<Shared>, message: &Packet, work: Work, left: u64, 
         Work::Relay(slice) => {
             let share = (left * RELAY_SHARE / 100).max(1);
             let message = Packet { deadline_in_ms: share, resent, ..message.clone() };
-            let report = ask_messenger(shared, &slice.messenger, &message, &slice.targets).await;
+            let is_sealed = slice.targets.first().is_some_and(|target| target.way == Way::Sealed);
+            let (message, targets) = match sealed.filter(|_| is_sealed) {
+                Some(sealed) => sealed.relay(shared, &message, &slice.targets).await,
+                None => (message, slice.targets.iter().map(|to| target(&to.name, to.id)).collect()),
+            };
+            let report = ask_messenger(shared, &slice.messenger, &message, targets).await;
             Ended::Relayed(slice, report)
         }
     }
@@ -104,6 +168,11 @@ async fn send_to(shared: &Arc<Shared>, name: &str, packet: Packet) -> Outcome {
     }
 }
 
+/// Returns a target of a relay that gets the message as it is.
+pub(super) fn target(agent: &str, id: PacketId) -> RelayTarget {
+    RelayTarget { agent: agent.to_owned(), id: id.to_bytes(), ..RelayTarget::default() }
+}
+
 /// Asks a messenger to pass a message on to these targets. Returns its report.
 ///
 /// # Errors
@@ -112,12 +181,11 @@ pub(super) async fn ask_messenger(
     shared: &Arc<Shared>,
     messenger: &str,
     message: &Packet,
-    targets: &[Target],
+    targets: Vec<RelayTarget>,
 ) -> Result<Vec<(PacketId, Outcome)>, Outcome> {
-    let target = |target: &Target| RelayTarget { agent: (*target.name).into(), id: target.id.to_bytes() };
     let wire =
         WirePacket { id: Default::default(), agent: String::new(), seq: 0, ..message.to_wire(message.deadline_in_ms) };
-    let relay = Relay { message: Some(wire), targets: targets.iter().map(target).collect() };
+    let relay = Relay { message: Some(wire), targets };
     let packet = Packet {
         id: new_id(shared),
         kind: RELAY_TYPE.into(),
@@ -152,9 +220,10 @@ pub(super) async fn pass_on(shared: &Arc<Shared>, packet: &Packet, deadline: Ins
     loop {
         while under_way.len() < DIRECT_AT_ONCE
             && let Some(left) = left(deadline)
-            && let Some((agent, id)) = waiting.next()
+            && let Some(target) = waiting.next()
         {
-            let message = Packet { id, deadline_in_ms: left, ..message.clone() };
+            let PassedTo { agent, id, .. } = target.clone();
+            let message = Packet { deadline_in_ms: left, ..target.packet(&message) };
             under_way.push(async move { (id, send_to(shared, &agent, message).await) });
         }
         match timeout_at(deadline, under_way.next()).await {
@@ -182,7 +251,42 @@ fn within(replies: &mut usize, outcome: Outcome) -> Outcome {
     outcome
 }
 
-type Targets = Vec<(Arc<str>, PacketId)>;
+/// An agent to which a messenger passes a message on.
+#[derive(Clone)]
+struct PassedTo {
+    agent: Arc<str>,
+    id: PacketId,
+    /// Of a content: the id of the agent's key, and the content's key, wrapped for it.
+    wrapped: Option<(Arc<str>, Bytes)>,
+}
+
+impl PassedTo {
+    /// Returns the agent's packet. It has its own wrap, and no other's.
+    fn packet(&self, message: &Packet) -> Packet {
+        let packet = Packet { id: self.id, ..message.clone() };
+        match &self.wrapped {
+            Some((key_id, wrap)) => {
+                let payload = Content::payload(wrap, &message.payload);
+                Packet { payload, key_id: Some(Arc::clone(key_id)), ..packet }
+            }
+            None => packet,
+        }
+    }
+
+    fn read(target: RelayTarget, is_content: bool) -> Result<Self, Outcome> {
+        let id = PacketId::from_bytes(&target.id).map_err(Outcome::refused)?;
+        let RelayTarget { agent, wrap, key_id, .. } = target;
+        if wrap.len() != if is_content { WRAP_BYTES } else { 0 } {
+            return Err(Outcome::refused(format!(
+                "a messenger passes on an encrypted content with a key of {WRAP_BYTES} bytes for each agent, and anything \
+                 else without"
+            )));
+        }
+        Ok(Self { agent: agent.into(), id, wrapped: is_content.then(|| (key_id.into(), wrap)) })
+    }
+}
+
+type Targets = Vec<PassedTo>;
 
 /// Reads what a messenger is asked to pass on. Only the sender's own messages are.
 fn read(packet: &Packet) -> Result<(Packet, Targets), Outcome> {
@@ -199,9 +303,9 @@ fn read(packet: &Packet) -> Result<(Packet, Targets), Outcome> {
     if message.sender != packet.sender || &*message.kind == RELAY_TYPE {
         return Err(Outcome::refused("a messenger passes on the sender's own messages alone"));
     }
-    let targets = relay.targets.into_iter().map(|target| Ok((target.agent.into(), PacketId::from_bytes(&target.id)?)));
-    let targets = targets.collect::<Result<Targets, _>>();
-    Ok((message, targets.map_err(|error: crate::messaging::packet::PacketError| Outcome::refused(error))?))
+    let is_content = message.key_id.as_deref() == Some(CARRIER);
+    let targets = relay.targets.into_iter().map(|target| PassedTo::read(target, is_content));
+    Ok((message, targets.collect::<Result<Targets, _>>()?))
 }
 
 /// Returns a new id for a packet.

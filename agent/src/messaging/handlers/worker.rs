@@ -66,8 +66,8 @@ pub struct MessengerPost {
 }
 
 impl MessengerPost {
-    /// Sends a durable message, sealed if its receiver is known and has a key. Without TLS it is not sealed: it arrives
-    /// under another name, and its receiver could not open it.
+    /// Sends a durable message, sealed. Where plaintext is accepted it is not sealed: it may arrive under another name, and
+    /// its receiver could not open it.
     async fn send_durable(&self, message: SendMessage) -> SendOutcome {
         let seq = message.seq;
         let refused = |reason: String| answer(seq, &Outcome::refused(reason));
@@ -79,11 +79,17 @@ impl MessengerPost {
             millis => Duration::from_millis(millis),
         };
         let outgoing = match outgoing(SendMessage { deadline_in_ms: 0, ..message }) {
-            Ok(outgoing) if self.durable.keeps_name() => self.messenger.seal_if_known(outgoing),
+            Ok(outgoing) if self.durable.keeps_name() => match self.messenger.seal_letter(outgoing) {
+                Ok(sealed) => sealed,
+                Err(outcome) => return answer(seq, &outcome),
+            },
             Ok(outgoing) => outgoing,
             Err(reason) => return refused(reason),
         };
+        let is_sealed = outgoing.key_id.is_some();
         match self.durable.send_durable(outgoing, ttl).await {
+            // It is the reply to an earlier sending of the message, sealed for that alone.
+            Ok(status) if is_sealed => kept(seq, MessageStatus { reply: None, ..status }),
             Ok(status) => kept(seq, status),
             Err(error @ NotSent::Refused(_)) => refused(error.to_string()),
             Err(error @ NotSent::Unconfirmed { .. }) => {
@@ -98,7 +104,7 @@ fn kept(seq: u64, status: MessageStatus) -> SendOutcome {
     let code = match status.code() {
         MessageCode::Accepted => SendCode::Accepted,
         MessageCode::Kept => SendCode::Kept,
-        MessageCode::Refused | MessageCode::Unspecified => SendCode::Refused,
+        MessageCode::Refused | MessageCode::Unsealable | MessageCode::Unspecified => SendCode::Refused,
         MessageCode::NoSuchAgent => SendCode::NoSuchAgent,
         MessageCode::Away => SendCode::Away,
         MessageCode::DeadlinePassed => SendCode::DeadlinePassed,

@@ -44,6 +44,69 @@ async fn a_broadcast_to_many_goes_through_messengers_and_each_receiver_handles_i
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_messengers_pass_on_of_a_broadcast_is_read_by_its_receivers_alone() {
+    const SECRET: &str = "nobody else is to read this";
+    let fleet = Fleet::strict();
+    let sender = fleet.agent("sender").await;
+    let _messengers = [fleet.messenger("relay-1").await, fleet.messenger("relay-2").await];
+    let workers = workers(&fleet, DIRECT_FANOUT + 6).await;
+    fleet.publish_keys();
+    let report = sender.messenger.broadcast(outgoing("role:worker", "silent", SECRET)).await.unwrap();
+    assert_eq!((report.acknowledged.len(), report.missed), (workers.len(), vec![]));
+    assert_eq!(sender.messenger.links(), 2, "it needs streams to the messengers alone");
+    for worker in &workers {
+        let handled = worker.handler.handled();
+        assert_eq!((handled.len(), &*handled[0].payload, &handled[0].key_id), (1, SECRET.as_bytes(), &None));
+    }
+    assert_eq!(fleet.network.heard(SECRET.as_bytes()), [String::new(); 0], "not on any connection");
+    assert!(!fleet.network.heard(b"robeing.relay.v1").is_empty(), "it was listened to");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receiver_without_a_key_gets_a_broadcast_directly_and_so_does_one_whose_key_is_outdated() {
+    const SECRET: &str = "nobody else is to read this";
+    let fleet = Fleet::strict();
+    let sender = fleet.agent("sender").await;
+    let relay = fleet.messenger("relay").await;
+    let (_workers, keyless) = (workers(&fleet, DIRECT_FANOUT + 1).await, fleet.agent("keyless").await);
+    let outdated = fleet.agent("outdated").await;
+    fleet.publish_keys();
+    let known = fleet.directory.snapshot().get("outdated").cloned().expect("an agent");
+    fleet.directory.put(Entry { sealing_key: Some(keys("earlier")[0].public().clone()), ..(*known).clone() });
+    let report = sender.messenger.broadcast(outgoing("role:worker", "silent", SECRET)).await.unwrap();
+    assert_eq!((report.acknowledged.len(), report.missed), (DIRECT_FANOUT + 3, vec![]));
+    assert_eq!(sender.messenger.links(), 3);
+    for agent in [&keyless, &outdated] {
+        assert_eq!(agent.handler.handled().iter().map(|packet| &*packet.payload).collect::<Vec<_>>(), [SECRET]);
+    }
+    let mut heard = fleet.network.heard(SECRET.as_bytes());
+    heard.sort();
+    let mut direct = [keyless.address.to_string(), outdated.address.to_string()];
+    direct.sort();
+    assert_eq!(heard, direct, "the messenger at {} has not", relay.address);
+    // One that can't be reached directly is reported so.
+    sender.wall_off(&keyless, true);
+    fleet.network.cut_all();
+    let report = sender.messenger.broadcast(outgoing("role:worker", "silent", "again")).await.unwrap();
+    let missed: Vec<_> = report.missed.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(missed, ["keyless"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_can_not_be_sealed_does_not_go_by_a_messenger() {
+    let fleet = Fleet::strict();
+    let (a, b, _relay) = (fleet.agent("a").await, fleet.agent("b").await, fleet.messenger("relay").await);
+    a.wall_off(&b, true);
+    let soon = || Outgoing { deadline: Duration::from_secs(5), ..outgoing("b", "silent", "x") };
+    assert!(matches!(a.messenger.send(soon()).await, Outcome::Away { .. }));
+    assert!(matches!(a.messenger.send_via("relay", soon()).await, Outcome::Away { .. }));
+    fleet.publish_keys();
+    assert!(a.messenger.send(soon()).await.is_accepted());
+    assert!(a.messenger.send_via("relay", soon()).await.is_accepted());
+    assert_eq!(b.handler.handled().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_messenger_that_is_gone_is_replaced() {
     let fleet = Fleet::new();
     let sender = fleet.agent("sender").await;

@@ -5,7 +5,10 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, RwLock},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,13 +20,16 @@ use robeing_platform::{
     simulated::{MemoryNetwork, SeededRandom, SimulatedDisk},
 };
 use robeing_telemetry::Metrics;
-use tokio::sync::watch;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::{service::Routes, transport::Channel};
 
 use crate::messaging::{
     Address, Directory, Entry, Messenger, NoPolicies, Outcome, Outgoing, Packet, Presence, Role, Snapshot,
-    driver::{Authentication, Deps, MessagingMetrics, Plaintext},
+    driver::{Authentication, Connect, Deps, MessagingMetrics, Plaintext},
     handlers::{Delivery, Handler, HandlerOutcome},
     sealing::OpeningKey,
     tests::fixture::entry,
@@ -57,11 +63,34 @@ pub struct Cuttable {
     cut: Arc<Mutex<CancellationToken>>,
     /// Addresses that can't be reached from here.
     walled: Arc<Mutex<BTreeSet<String>>>,
+    /// What was said on connections to each address, by both sides.
+    tape: Tape,
+}
+
+type Tape = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
+
+/// Copies bytes and what is said to the tape.
+async fn taped(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin, tape: Tape, address: String) {
+    let mut bytes = vec![0; 16 << 10];
+    while let Ok(len @ 1..) = from.read(&mut bytes).await {
+        tape.lock().unwrap().entry(address.clone()).or_default().extend_from_slice(&bytes[..len]);
+        if to.write_all(&bytes[..len]).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
 }
 
 impl Cuttable {
     pub fn cut_all(&self) {
         std::mem::take(&mut *self.cut.lock().unwrap()).cancel();
+    }
+
+    /// Returns the addresses on whose connections these bytes were said, by either side.
+    pub fn heard(&self, bytes: &[u8]) -> Vec<String> {
+        let tape = self.tape.lock().unwrap();
+        let has = |said: &[u8]| said.windows(bytes.len()).any(|window| window == bytes);
+        tape.iter().filter(|(_, said)| has(said)).map(|(address, _)| address.clone()).collect()
     }
 
     pub fn black_hole(&self, address: SocketAddr) {
@@ -75,12 +104,21 @@ impl Network for Cuttable {
         if self.walled.lock().unwrap().contains(address) {
             return Err(io::ErrorKind::HostUnreachable.into());
         }
-        let mut inner = Network::connect(&self.inner, address).await?;
-        let (ours, mut theirs) = tokio::io::duplex(16 << 10);
+        let (their_end, our_end) = tokio::io::split(Network::connect(&self.inner, address).await?);
+        let (ours, theirs) = tokio::io::duplex(16 << 10);
+        let (heard, said) = tokio::io::split(theirs);
         let cut = self.cut.lock().unwrap().clone();
+        let (tapes, address) = ([Arc::clone(&self.tape), Arc::clone(&self.tape)], address.to_owned());
         tokio::spawn(async move {
+            let [one, other] = tapes;
+            let both = async {
+                tokio::join!(
+                    taped(their_end, said, one, address.clone()),
+                    taped(heard, our_end, other, address.clone())
+                )
+            };
             tokio::select! {
-                _ = tokio::io::copy_bidirectional(&mut inner, &mut theirs) => {}
+                _ = both => {}
                 () = cut.cancelled() => {}
             }
         });
@@ -100,11 +138,14 @@ impl Network for Cuttable {
 pub struct Recording {
     handled: Arc<watch::Sender<Vec<Packet>>>,
     open: Arc<watch::Sender<bool>>,
+    /// The size of replies, in bytes; 0: they are what was sent.
+    reply: Arc<AtomicUsize>,
 }
 
 impl Default for Recording {
     fn default() -> Self {
-        Self { handled: Arc::new(watch::Sender::new(Vec::new())), open: Arc::new(watch::Sender::new(true)) }
+        let (handled, open) = (Arc::new(watch::Sender::new(Vec::new())), Arc::new(watch::Sender::new(true)));
+        Self { handled, open, reply: Arc::default() }
     }
 }
 
@@ -120,6 +161,11 @@ impl Recording {
         waited.expect("the messages are handled in time").expect("the handler lives").clone()
     }
 
+    /// Makes the handler reply with so many bytes, 1 or more.
+    pub fn reply_with(&self, bytes: usize) {
+        self.reply.store(bytes, Ordering::Relaxed);
+    }
+
     /// Makes the handler take messages of the type `hang`, or take none.
     pub fn set_open(&self, open: bool) {
         self.open.send_replace(open);
@@ -133,7 +179,11 @@ impl Handler for Recording {
             let mut open = self.open.subscribe();
             let _ = open.wait_for(|open| *open).await;
         }
-        let (kind, reply) = (Arc::clone(&delivery.packet.kind), delivery.packet.payload.clone());
+        let kind = Arc::clone(&delivery.packet.kind);
+        let reply = match self.reply.load(Ordering::Relaxed) {
+            0 => delivery.packet.payload.clone(),
+            bytes => vec![0; bytes].into(),
+        };
         self.handled.send_modify(|handled| handled.push(delivery.packet));
         match &*kind {
             "refuse" => HandlerOutcome::Refused { reason: "not today".into() },
@@ -188,18 +238,48 @@ pub fn keys(name: &str) -> Vec<OpeningKey> {
     if name == "keyless" { Vec::new() } else { vec![OpeningKey::generate(&SeededRandom::new(seed))] }
 }
 
+/// Connects as where nothing but TLS is spoken, as far as sealing is concerned.
+struct Strict(Plaintext);
+
+#[async_trait]
+impl Connect for Strict {
+    async fn connect(&self, to: &Entry) -> Result<Channel, String> {
+        self.0.connect(to).await
+    }
+
+    fn must_seal(&self) -> bool {
+        true
+    }
+}
+
 /// Agents that know each other.
 pub struct Fleet {
     pub network: Cuttable,
     pub directory: Arc<Known>,
     pub disk: SimulatedDisk,
+    /// Whether payloads pass messengers sealed or not at all.
+    pub is_strict: bool,
     seed: Mutex<u64>,
 }
 
 impl Fleet {
     pub fn new() -> Self {
         let (network, directory, disk) = (Cuttable::default(), Arc::default(), SimulatedDisk::new(1));
-        Self { network, directory, disk, seed: Mutex::new(1) }
+        Self { network, directory, disk, is_strict: false, seed: Mutex::new(1) }
+    }
+
+    /// Agents whose payloads pass messengers sealed or not at all.
+    pub fn strict() -> Self {
+        Self { is_strict: true, ..Self::new() }
+    }
+
+    /// Puts the keys of all agents into the directory.
+    pub fn publish_keys(&self) {
+        let entries = self.directory.1.lock().unwrap().clone();
+        for (name, entry) in entries {
+            let sealing_key = keys(&name).first().map(|key| key.public().clone());
+            self.directory.put(Entry { sealing_key, ..entry });
+        }
     }
 
     pub fn transport(&self) -> Transport {
@@ -237,7 +317,11 @@ impl Fleet {
             name: name.into(),
             role,
             directory: Arc::clone(&self.directory) as Arc<dyn Directory>,
-            connect: Arc::new(Plaintext(transport)),
+            connect: if self.is_strict {
+                Arc::new(Strict(Plaintext(transport)))
+            } else {
+                Arc::new(Plaintext(transport))
+            },
             platform,
             handler: Arc::new(handler.clone()),
             policy: Arc::new(NoPolicies),

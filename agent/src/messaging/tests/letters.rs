@@ -14,7 +14,7 @@ use super::{
 use crate::messaging::{
     Outcome, Outgoing, Packet, PacketId, Role,
     packet::{MAX_PAYLOAD, RELAY_TYPE},
-    sealing,
+    sealing::{self, CARRIER, Content, OVERHEAD, WRAP_BYTES},
 };
 
 fn letter(id: u128) -> Packet {
@@ -121,4 +121,78 @@ async fn a_sealed_letter_is_opened_and_one_for_another_key_is_refused() {
     let mut other = letter(2);
     sealing::seal(&mut other, keys("c")[0].public(), &OsRandom).expect("it is sealed");
     assert!(matches!(b.messenger.deliver_letter(other).await, Outcome::Refused { .. }));
+}
+
+/// A letter as a client sends it, and what opens the reply.
+fn content(id: u128, agent: &str) -> (Packet, sealing::ReplyKey) {
+    let content = Content::new(b"hello", &OsRandom).expect("it is encrypted");
+    let letter = Packet { agent: agent.into(), ..letter(id) };
+    let key = keys(agent)[0].public().clone();
+    let (wrap, reply) = content.wrap(&sealing::about(&letter), &key, &OsRandom).expect("it is wrapped");
+    let payload = Content::payload(&wrap, content.ciphertext());
+    (Packet { payload, key_id: Some(Content::key_id(&key).into()), ..letter }, reply)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reply_to_a_sealed_letter_is_sealed_for_its_sender_also_when_it_comes_again() {
+    let fleet = Fleet::new();
+    let b = fleet.agent("b").await;
+    let (sealed, secret) = content(1, "b");
+    let mut replies = Vec::new();
+    for _ in 0..2 {
+        let Outcome::Accepted { reply: Some(reply), .. } = b.messenger.deliver_letter(sealed.clone()).await else {
+            panic!("it replies");
+        };
+        assert_eq!(secret.open(&sealing::about(&sealed), &reply).as_deref(), Ok(&b"hello"[..]));
+        replies.push(reply);
+    }
+    assert_ne!(replies[0], replies[1]);
+    let handled = b.handler.handled();
+    assert_eq!((handled.len(), &*handled[0].payload, &handled[0].key_id), (1, &b"hello"[..], &None));
+    let (large, _) = content(2, "b");
+    b.handler.reply_with(MAX_PAYLOAD - OVERHEAD);
+    assert!(matches!(b.messenger.deliver_letter(large).await, Outcome::Accepted { reply: Some(_), .. }));
+    b.handler.reply_with(MAX_PAYLOAD - OVERHEAD + 1);
+    let (larger, _) = content(3, "b");
+    let dropped = Outcome::Accepted { reply: None, reply_forgotten: true };
+    assert_eq!(b.messenger.deliver_letter(larger).await, dropped, "sealed, it is too large");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_whose_content_or_wrap_is_not_its_own_is_refused() {
+    let fleet = Fleet::new();
+    let b = fleet.agent("b").await;
+    type Tamper = fn(Packet, u128) -> Packet;
+    let with_wrap_of = |wrap: Packet, letter: Packet| {
+        let payload = [&wrap.payload[..WRAP_BYTES], &letter.payload[WRAP_BYTES..]].concat().into();
+        Packet { payload, ..letter }
+    };
+    let tampers: [(&str, Tamper); 7] = [
+        ("another id", |letter, id| Packet { id: PacketId(id + 100), ..letter }),
+        ("another sender", |letter, _| Packet { sender: "client:y".into(), ..letter }),
+        ("a truncated content", |letter, _| Packet {
+            payload: letter.payload.slice(..letter.payload.len() - 1),
+            ..letter
+        }),
+        ("a truncated wrap", |letter, _| Packet { payload: letter.payload.slice(..WRAP_BYTES - 1), ..letter }),
+        ("nothing", |letter, _| Packet { payload: Bytes::new(), ..letter }),
+        ("no wrap", |letter, _| Packet {
+            payload: letter.payload.slice(WRAP_BYTES..),
+            key_id: Some(CARRIER.into()),
+            ..letter
+        }),
+        ("the other form", |letter, _| Packet { key_id: Some(keys("b")[0].public().id().into()), ..letter }),
+    ];
+    // Each is a message of its own, or it would be refused as what it repeats.
+    let mut refused = async |what: &str, bad: Packet| {
+        let refused = b.messenger.deliver_letter(bad).await;
+        assert!(matches!(refused, Outcome::Refused { .. }), "{what}: {refused}");
+    };
+    for (id, (what, tamper)) in (1..).zip(tampers) {
+        refused(what, tamper(content(id, "b").0, id)).await;
+    }
+    refused("the wrap of another target", with_wrap_of(content(21, "c").0, content(21, "b").0)).await;
+    refused("the content of another message", with_wrap_of(content(22, "b").0, content(23, "b").0)).await;
+    refused("the wrap of another sending", with_wrap_of(content(24, "b").0, content(24, "b").0)).await;
+    assert_eq!(b.handler.handled(), []);
 }

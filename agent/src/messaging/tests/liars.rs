@@ -1,15 +1,20 @@
 //! Peers that violate the protocol: each is refused, counted, and harms nobody else.
 
-use robeing_proto::message::v1::{CloseCode, Frame, messages_client::MessagesClient};
+use bytes::Bytes;
+use prost::Message;
+use robeing_platform::OsRandom;
+use robeing_proto::message::v1::{CloseCode, Frame, Relay, RelayReport, RelayTarget, messages_client::MessagesClient};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::fleet::{Agent, Fleet};
+use super::fleet::{Agent, Fleet, keys};
 use crate::messaging::{
-    Outcome, Packet,
+    Outcome, Packet, PacketId,
     frame::{self, Content, Hello},
-    tests::fixture::{hello, packet},
+    packet::{MAX_KEY_ID, RELAY_TYPE},
+    sealing,
+    tests::fixture::{entry, hello, packet},
 };
 
 /// A peer that sends whatever frames a test makes.
@@ -182,4 +187,68 @@ async fn many_streams_of_one_peer_are_one_at_a_time() {
         stream.end().await;
     }
     assert_eq!((victim.messenger.links(), victim.metrics.open_streams()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_messenger_passes_on_a_content_with_the_wrap_of_each_target_and_nothing_else() {
+    let fleet = Fleet::new();
+    let (relay, b) = (fleet.messenger("relay").await, fleet.agent("b").await);
+    fleet.directory.put(entry("liar", 0.5));
+    let mut liar = Liar::greet(&fleet, &relay).await;
+    let key = keys("b")[0].public().clone();
+    let content = sealing::Content::new(b"hello", &OsRandom).unwrap();
+    let message = Packet { sender: "liar".into(), kind: "silent".into(), ..packet(0) };
+    let wrap = |id: u128| {
+        let about = sealing::About { id, ..sealing::about(&message) };
+        content.wrap(&about, &key, &OsRandom).unwrap().0
+    };
+    let target = |id: u128, wrap: Bytes| RelayTarget {
+        wrap,
+        key_id: sealing::Content::key_id(&key),
+        ..RelayTarget { agent: "b".into(), id: PacketId(id).to_bytes(), ..RelayTarget::default() }
+    };
+    let mut seq = 0;
+    let mut relayed = async |key_id: Option<&str>, target: RelayTarget| {
+        seq += 1;
+        let message =
+            Packet { key_id: key_id.map(Into::into), payload: content.ciphertext().clone(), ..message.clone() };
+        let relay = Relay { message: Some(message.to_wire(60_000)), targets: vec![target] };
+        let (agent, kind) = ("relay".into(), RELAY_TYPE.into());
+        let payload = relay.encode_to_vec().into();
+        let id = PacketId(1_000 + u128::from(seq));
+        liar.send(vec![Packet { id, sender: "liar".into(), agent, kind, payload, seq, ..packet(0) }]).await;
+        match liar.outcome().await {
+            Outcome::Accepted { reply: Some(report), .. } => {
+                let report = RelayReport::decode(report).unwrap();
+                Outcome::from_wire(report.outcomes.into_iter().next().unwrap()).unwrap().1
+            }
+            other => other,
+        }
+    };
+    let carrier = Some(sealing::CARRIER);
+    assert!(relayed(carrier, target(1, wrap(1))).await.is_accepted());
+    for (key_id, bad) in [
+        (carrier, target(2, Bytes::new())),
+        (carrier, target(2, wrap(2).slice(1..))),
+        (None, target(2, wrap(2))),
+        (Some("k"), target(2, wrap(2))),
+    ] {
+        let refused = relayed(key_id, bad).await;
+        assert!(matches!(&refused, Outcome::Refused { reason } if reason.contains("80 bytes")), "{refused}");
+    }
+    // The receiver opens none of these, so they may be tried on another way.
+    let swapped = target(3, wrap(4));
+    let foreign = RelayTarget { key_id: "w.0000000000000000".into(), ..target(5, wrap(5)) };
+    for bad in [swapped, foreign] {
+        let away = relayed(carrier, bad).await;
+        assert!(matches!(&away, Outcome::Away { .. }), "{away}");
+    }
+    let too_long = RelayTarget { key_id: "w".repeat(MAX_KEY_ID + 1), ..target(6, wrap(6)) };
+    assert!(matches!(relayed(carrier, too_long).await, Outcome::Refused { .. }));
+    // As an earlier messenger passes it on, which does not know of wraps.
+    let unwrapped = target(7, Bytes::new());
+    let plain = RelayTarget { key_id: String::new(), ..unwrapped };
+    assert!(matches!(relayed(Some("0123456789abcdef"), plain).await, Outcome::Away { .. }));
+    let handled = b.handler.handled();
+    assert_eq!(handled.iter().map(|packet| (packet.id.0, &*packet.payload)).collect::<Vec<_>>(), [(1, &b"hello"[..])]);
 }

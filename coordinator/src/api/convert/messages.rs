@@ -21,12 +21,14 @@ pub fn letter_status(id: LetterId, agent: &str, outcome: Option<&LetterOutcome>)
             (MessageCode::DeadlinePassed, format!("{agent} has not decided in time, or was not there"), None)
         }
     };
-    MessageStatus { id: id.to_string(), agent: agent.to_owned(), code: code.into(), reason, reply }
+    let (id, agent) = (id.to_string(), agent.to_owned());
+    MessageStatus { id, agent, code: code.into(), reason, reply, ..MessageStatus::default() }
 }
 
 /// Returns that a message has this code for this reason.
 pub fn unsettled(id: LetterId, agent: &str, code: MessageCode, reason: String) -> MessageStatus {
-    MessageStatus { id: id.to_string(), agent: agent.to_owned(), code: code.into(), reason, reply: None }
+    let (id, agent) = (id.to_string(), agent.to_owned());
+    MessageStatus { id, agent, code: code.into(), reason, ..MessageStatus::default() }
 }
 
 /// Converts a letter to the form in which its receiver gets it. It expires in so many milliseconds.

@@ -19,6 +19,7 @@
 //! sessions of another term are dropped as a whole.
 
 mod connection;
+pub mod description;
 mod entries;
 pub mod opening;
 pub mod outgoing;

@@ -4,10 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use robeing_fleet::{AgentState, LetterId};
+use robeing_platform::OsRandom;
 use robeing_proto::{
     budget::{MAX_UNANSWERED_LETTERS, URGENT_LETTERS_SHARE},
     internal::v1::LetterAnswer,
-    v1::{MessageCode, SendMessageRequest},
+    v1::{MessageCode, ResolveMessageRequest, SealedFor, SendMessageRequest},
+};
+use robeing_sealing::{
+    About, Content, OpeningKey,
+    letters::{self, Prepared},
 };
 use tonic::{Code, Status};
 
@@ -186,4 +191,63 @@ async fn so_many_letters_are_under_way_and_urgent_ones_overtake() {
         mailbox.accept(letter).await;
     }
     assert_eq!(mailbox.ids(1).await, [SHARED as u128 + 1], "urgent ones count, too");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_is_told_the_receiver_with_its_key_and_sends_what_is_sealed_for_it() {
+    let (fleet, leader) = start().await;
+    let mut b = TestAgent::join(&fleet, leader, "b").await;
+    let sending = fleet.tested(fleet.followers(leader)[0]).messages.sending;
+    let id_of = |id: u128| LetterId(id).to_string();
+    let resolve = async |to: &str, broadcast: bool| {
+        let request =
+            ResolveMessageRequest { id: id_of(7), to: to.into(), broadcast, ..ResolveMessageRequest::default() };
+        sending.resolve(SENDER, request).await.expect("it is resolved")
+    };
+    assert_eq!(resolve("role:worker", false).await.receivers[0].sealing_key, Bytes::new(), "it has said none");
+    let key = OpeningKey::generate(&OsRandom);
+    b.resume_with_key(&fleet, leader, key.public().to_bytes()).await;
+    let is_known = |fleet: &TestFleet| {
+        fleet.running().into_iter().all(|n| {
+            let known =
+                fleet.tested(n).state.look(|fleet| fleet.agent_by_name("b").and_then(|agent| agent.sealing_key));
+            known == Some(key.public().to_bytes())
+        })
+    };
+    fleet.until("the key of the session that was resumed is recorded", is_known).await;
+    let resolved = resolve("role:worker", false).await;
+    assert_eq!((&*resolved.sender, resolved.must_seal, &*resolved.receivers[0].id), (SENDER, false, &*id_of(7)));
+    assert_ne!(resolve("role:worker", true).await.receivers[0].id, id_of(7), "each of a broadcast has its own");
+    let nobody = resolve("nobody", false).await;
+    assert_eq!((nobody.receivers.len(), code(&nobody.nobody[0])), (0, MessageCode::NoSuchAgent));
+    let request = SendMessageRequest { id: id_of(7), ..message("role:worker") };
+    let Ok(Prepared::Sealed(mut sealed)) = letters::seal(request, resolved, &OsRandom) else { panic!("it is sealed") };
+    let request = sealed.request.take().expect("it has a receiver");
+    let mut mailbox = TestMailbox::open(&fleet, leader, "b").await;
+    let receiver = async {
+        let letter = mailbox.letter().await;
+        assert_eq!((&*letter.receiver, &*letter.key_id), ("role:worker", &*Content::key_id(key.public())));
+        let about = About { id: 7, sender: SENDER, agent: "b", kind: "note" };
+        assert_eq!(key.open(&letter.key_id, &about, &letter.payload).as_deref(), Ok(&b"hello"[..]));
+        let secret = key.reply_key(&letter.payload).expect("it is one");
+        let reply = Some(secret.seal(&about, b"yes", &OsRandom).expect("it is sealed"));
+        mailbox.answer(LetterAnswer { id: letter.id, reply, ..LetterAnswer::default() }).await;
+    };
+    let (outcomes, ()) = tokio::join!(sending.send(SENDER, request.clone()), receiver);
+    let outcomes = sealed.finish(outcomes.expect("it is taken"));
+    assert_eq!((&*outcomes[0].agent, outcomes[0].reply.as_deref()), ("b", Some(&b"yes"[..])));
+    let told = sending.status(SENDER, LetterId(7), Duration::ZERO).await.expect("it is known");
+    assert!(told.sealed_reply && told.reply.as_deref() != Some(&b"yes"[..]), "{told:?}");
+    // Of a broadcast, one that the address does not stand for is left out.
+    let ghost = SealedFor { agent: "ghost".to_owned(), ..request.sealed_for[0].clone() };
+    let sealed_for = vec![ghost, request.sealed_for[0].clone()];
+    let all = SendMessageRequest { broadcast: true, durable: true, sealed_for, ..request.clone() };
+    let outcomes = sending.send(SENDER, all).await.expect("it is decided");
+    let codes: Vec<_> = outcomes.iter().map(|outcome| (&*outcome.agent, code(outcome))).collect();
+    assert_eq!(codes, [("ghost", MessageCode::Away), ("b", MessageCode::Kept)]);
+    // One for an agent that the address never stood for is not posted.
+    let to = "skill:ocr".to_owned();
+    let refused =
+        sending.send(SENDER, SendMessageRequest { id: id_of(8), to, ..request }).await.expect("it is decided");
+    assert_eq!((code(&refused[0]), waits(&fleet, leader, 8)), (MessageCode::Away, None));
 }

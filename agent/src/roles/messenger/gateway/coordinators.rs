@@ -1,12 +1,13 @@
 //! Calls to the coordinators for clients.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use robeing_net::limited;
 use robeing_platform::{Platform, jittered, uuid_v7};
 use robeing_proto::v1::{
     self, Task, TaskState, WatchTasksRequest, fleet_client::FleetClient, messages_client::MessagesClient,
 };
+use robeing_sealing::letters::{self, Prepared};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Request, Response, Status, transport::Channel};
 use uuid::Uuid;
@@ -20,6 +21,10 @@ pub const CALL_WITHIN: Duration = Duration::from_secs(15);
 pub const TRY_WITHIN: Duration = Duration::from_secs(5);
 /// The first and the longest pause before another coordinator is asked.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// Why a message is not sent to coordinators that don't tell the keys of its receivers.
+const TOO_OLD: &str = "the coordinators do not say for which keys to seal messages, and this gateway sends none unsealed \
+                       to a fleet with TLS: upgrade them to the gateway's version";
 
 /// The ways to the coordinators.
 pub struct Coordinators {
@@ -110,8 +115,46 @@ impl Coordinators {
         result.ok_or_else(|| Status::internal("the coordinator did not say what became of the task"))
     }
 
+    /// Seals a message that has an id for its receivers, sends it, and waits for what becomes of it. To a fleet that
+    /// accepts plaintext it is sent as it is if a receiver has no key, or the coordinators do not tell the keys.
+    pub async fn send_sealed(
+        &self,
+        caller: &Caller,
+        message: v1::SendMessageRequest,
+        wait: Duration,
+    ) -> Result<v1::SendMessageResponse, Status> {
+        let Some(resolving) = letters::resolving(&message) else { return self.send(caller, message, wait).await };
+        let resolved = self.call(caller, resolving, Duration::ZERO, async |channel, request| {
+            limited!(MessagesClient::new(channel)).resolve_message(request).await
+        });
+        let resolved = match resolved.await {
+            Ok(resolved) => resolved,
+            Err(status) if status.code() == Code::Unimplemented => {
+                if self.named.proves_name() {
+                    return Err(Status::failed_precondition(TOO_OLD));
+                }
+                return self.send(caller, message, wait).await;
+            }
+            Err(status) => return Err(status),
+        };
+        let random = Arc::clone(&self.platform.random);
+        // A broadcast may have 10,000 receivers.
+        let sealing = tokio::task::spawn_blocking(move || letters::seal(message, resolved, &*random)).await;
+        let sealing = sealing.map_err(|error| Status::internal(format!("the message was not sealed: {error}")))?;
+        match sealing.map_err(|error| Status::invalid_argument(error.to_string()))? {
+            Prepared::Plain(message) => self.send(caller, message, wait).await,
+            Prepared::Sealed(mut sealed) => {
+                let outcomes = match sealed.request.take() {
+                    Some(request) => self.send(caller, request, wait).await?.outcomes,
+                    None => Vec::new(),
+                };
+                Ok(v1::SendMessageResponse { outcomes: sealed.finish(outcomes) })
+            }
+        }
+    }
+
     /// Sends a message that has an id, and waits for what becomes of it.
-    pub async fn send(
+    async fn send(
         &self,
         caller: &Caller,
         message: v1::SendMessageRequest,

@@ -124,7 +124,7 @@ impl MessageForm<'_> {
             deadline: duration("deadline", self.deadline.as_deref())?,
             durable: self.durable,
             broadcast: self.broadcast,
-            key_id: String::new(),
+            ..SendMessageRequest::default()
         })
     }
 }

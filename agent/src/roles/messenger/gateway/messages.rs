@@ -39,7 +39,7 @@ impl Server {
         // The message stays in memory while it is waited for.
         let room = permit.body.take();
         let waiting = self.waits(permit)?;
-        let sent = self.until_stopped(self.coordinators.send(caller, message, wait)).await;
+        let sent = self.until_stopped(self.coordinators.send_sealed(caller, message, wait)).await;
         drop((waiting, room));
         let answer = sent.unwrap_or_else(|| Err(stopping(&id)))?;
         if is_broadcast {
@@ -94,7 +94,7 @@ fn http_of(code: MessageCode) -> StatusCode {
         MessageCode::Kept => StatusCode::ACCEPTED,
         MessageCode::Refused => StatusCode::UNPROCESSABLE_ENTITY,
         MessageCode::NoSuchAgent => StatusCode::NOT_FOUND,
-        MessageCode::Away | MessageCode::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        MessageCode::Away | MessageCode::Overloaded | MessageCode::Unsealable => StatusCode::SERVICE_UNAVAILABLE,
         MessageCode::DeadlinePassed => StatusCode::GATEWAY_TIMEOUT,
         MessageCode::Unspecified => StatusCode::INTERNAL_SERVER_ERROR,
     }

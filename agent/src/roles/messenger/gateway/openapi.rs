@@ -343,10 +343,11 @@ fn message_schemas() -> Value {
                 "id": text("Id of the message to this agent."),
                 "agent": text("Name of the agent."),
                 "outcome": json!({"type": "string", "enum": ["accepted", "refused", "no_such_agent", "away",
-                    "deadline_passed", "overloaded", "kept", "unknown"]}),
+                    "deadline_passed", "overloaded", "kept", "unsealable", "unknown"]}),
                 "reason": text("A sentence, unless it was accepted."),
                 "reply": text("The receiver's reply, if it is UTF-8."),
                 "replyBase64": base64("The receiver's reply, if it is not UTF-8."),
+                "sealedReply": json!({"type": "boolean", "description": "The receiver replied, and only who sent the message first can read it."}),
             },
         },
         "Outcomes": {

@@ -176,6 +176,9 @@ pub struct MessageView<'a> {
     reply: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reply_base64: Option<String>,
+    /// The reply can be read by whoever sent the message, alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    sealed_reply: bool,
 }
 
 impl<'a> From<&'a v1::MessageStatus> for MessageView<'a> {
@@ -188,6 +191,7 @@ impl<'a> From<&'a v1::MessageStatus> for MessageView<'a> {
             reason: &status.reason,
             reply,
             reply_base64,
+            sealed_reply: status.sealed_reply,
         }
     }
 }
@@ -242,6 +246,7 @@ pub fn outcome_name(code: MessageCode) -> &'static str {
         MessageCode::DeadlinePassed => "deadline_passed",
         MessageCode::Overloaded => "overloaded",
         MessageCode::Kept => "kept",
+        MessageCode::Unsealable => "unsealable",
     }
 }
 
@@ -295,6 +300,7 @@ pub mod samples {
             id: "i".into(),
             agent: "a".into(),
             code: MessageCode::Refused.into(),
+            sealed_reply: true,
             reason: "r".into(),
             reply: Some(vec![0xff].into()),
         }

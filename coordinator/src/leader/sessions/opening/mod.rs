@@ -67,6 +67,8 @@ pub struct Opened {
     pub link: Arc<SessionConnection>,
     /// Whether the agent answers health checks.
     pub answers_health_checks: bool,
+    /// The key that the agent reports, if it reports one.
+    pub sealing_key: Option<[u8; 32]>,
 }
 
 /// An agent's session, as read from the state.
@@ -146,7 +148,8 @@ impl SessionOpener {
             info!(agent = hello.name, session = session.0, resumed, "agent connected");
             let welcome = self.welcome(term, session, resumed, waited_seq);
             let answers_health_checks = hello.answers_health_checks;
-            return Ok((Opened { agent, session, link, answers_health_checks }, welcome));
+            let sealing_key = sealing_key(&hello).ok().flatten();
+            return Ok((Opened { agent, session, link, answers_health_checks, sealing_key }, welcome));
         }
         Err(JoinFailed::NotLeading)
     }
@@ -187,8 +190,8 @@ impl SessionOpener {
                 hello.name, session.0
             ))));
         }
-        // Not even a key that the fleet could not have when the session began is worth a write: on a slow disk, the agent
-        // would count as lost meanwhile. The key gets known with the agent's next session.
+        // Not even a key that the fleet could not have when the session began is worth a write here: on a slow disk, the
+        // agent would count as lost meanwhile. The key is recorded once the session is open.
         if let Some((agent, session, _)) = known.filter(|(.., known)| *known == process) {
             return Ok(OpenSession { agent, session, resumed: true });
         }

@@ -6,11 +6,13 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use prost::Message;
+use robeing_platform::OsRandom;
 use robeing_proto::v1::{self, TaskState};
+use robeing_sealing::OpeningKey;
 use serde_json::{Value, json};
 
 use super::{
-    super::cbor,
+    super::{cbor, server::Limits},
     client::{PATIENCE, get, post, send},
     stub::{Plain, Stub},
 };
@@ -99,6 +101,19 @@ async fn tasks_are_read_and_cancelled() {
 }
 
 #[tokio::test]
+async fn a_message_is_sealed_for_its_receiver_and_the_reply_is_opened() {
+    let mut stub = Stub::default();
+    stub.key = Some(OpeningKey::generate(&OsRandom));
+    let fleet = Plain::with(stub, Limits::default()).await;
+    let at = fleet.gateway.local_addr();
+    let answer = send(at, post("/v1/messages", r#"{"type":"t","to":"role:worker","payload":"a secret"}"#)).await;
+    assert_eq!((answer.status, &answer.json()["outcomes"][0]["reply"]), (StatusCode::OK, &json!("a secret")));
+    let sent = &fleet.coordinator.stub.messages()[0];
+    assert_eq!((&*sent.to, &*sent.sealed_for[0].agent), ("role:worker", "w-0"));
+    assert!(!sent.payload.windows(6).any(|window| window == b"secret"), "{sent:?}");
+}
+
+#[tokio::test]
 async fn what_became_of_a_message_is_the_status_of_its_request() {
     let fleet = Plain::start().await;
     let at = fleet.gateway.local_addr();
@@ -175,7 +190,7 @@ async fn other_paths_and_methods_are_refused() {
 
 #[tokio::test]
 async fn requests_that_wait_are_answered_when_the_gateway_stops() {
-    let fleet = Plain::with(Stub::default(), super::super::server::Limits::default()).await;
+    let fleet = Plain::with(Stub::default(), Limits::default()).await;
     let at = fleet.gateway.local_addr();
     let waiting = tokio::spawn(send(at, post("/v1/tasks?wait=600s", r#"{"kind":"k"}"#)));
     let watched = async {

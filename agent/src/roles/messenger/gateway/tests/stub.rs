@@ -9,21 +9,29 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use futures::Stream;
 use robeing_net::{ConnectInfo, Transport, gate::ON_BEHALF_OF, limited};
-use robeing_platform::Platform;
+use robeing_platform::{OsRandom, Platform};
 use robeing_proto::v1::{
     self, MessageCode, MessageStatus, SubmitResult, Task, TaskState,
     fleet_server::{Fleet, FleetServer},
     messages_server::{Messages, MessagesServer},
 };
+use robeing_sealing::{About, Content, OpeningKey};
 use robeing_telemetry::Metrics;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Request, Response, Status, Streaming, async_trait, service::Routes};
+use uuid::Uuid;
 
 use super::super::{Gateway, GatewayDeps, coordinators::has_ended, server::Limits};
 use crate::upstream::Upstream;
+
+/// The name of its agent.
+const AGENT: &str = "w-0";
+/// The name of whoever sends a message.
+const SENDER: &str = "client:test";
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -48,6 +56,8 @@ pub struct Stub {
     pub failing: AtomicUsize,
     /// Whether callers must say who they are.
     pub is_closed: bool,
+    /// The key of its agents. With one, messages must be sealed, and replies are.
+    pub key: Option<OpeningKey>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -98,6 +108,18 @@ impl Stub {
     pub fn succeed(&self, id: &str, kind: &str) {
         self.submitted(v1::TaskSpec { id: id.into(), kind: kind.into(), ..v1::TaskSpec::default() });
         self.finish();
+    }
+
+    /// Returns the reply to a message: its payload.
+    fn reply(&self, message: &v1::SendMessageRequest) -> Bytes {
+        let Some(key) = &self.key else { return message.payload.clone() };
+        let [of] = &message.sealed_for[..] else { panic!("it is not sealed: {message:?}") };
+        let id = Uuid::parse_str(&message.id).expect("an id").as_u128();
+        let about = About { id, sender: SENDER, agent: AGENT, kind: &message.r#type };
+        let payload = Content::payload(&of.wrap, &message.payload);
+        let opened = key.open(&of.key_id, &about, &payload).expect("it is for this agent");
+        let secret = key.reply_key(&payload).expect("it is one");
+        secret.seal(&about, &opened, &OsRandom).expect("it is sealed")
     }
 
     fn submitted(&self, spec: v1::TaskSpec) -> SubmitResult {
@@ -223,6 +245,19 @@ impl Fleet for Service {
 
 #[async_trait]
 impl Messages for Service {
+    async fn resolve_message(
+        &self,
+        request: Request<v1::ResolveMessageRequest>,
+    ) -> Result<Response<v1::ResolveMessageResponse>, Status> {
+        self.0.seen("ResolveMessage", &request)?;
+        let v1::ResolveMessageRequest { id, .. } = request.into_inner();
+        let key = self.0.key.as_ref().map(|key| key.public().to_bytes().to_vec());
+        let sealing_key = key.unwrap_or_default().into();
+        let receivers = vec![v1::MessageReceiver { id, agent: AGENT.into(), sealing_key }];
+        let (sender, must_seal) = (SENDER.to_owned(), self.0.key.is_some());
+        Ok(Response::new(v1::ResolveMessageResponse { sender, must_seal, receivers, nobody: Vec::new() }))
+    }
+
     async fn send_message(
         &self,
         request: Request<v1::SendMessageRequest>,
@@ -231,10 +266,11 @@ impl Messages for Service {
         let message = request.into_inner();
         let outcome = |code: MessageCode, reason: &str| MessageStatus {
             id: message.id.clone(),
-            agent: "w-0".into(),
+            agent: AGENT.into(),
             code: code.into(),
             reason: reason.into(),
-            reply: (code == MessageCode::Accepted).then(|| message.payload.clone()),
+            reply: (code == MessageCode::Accepted).then(|| self.0.reply(&message)),
+            ..MessageStatus::default()
         };
         let code = match &*message.to {
             "gone" => MessageCode::NoSuchAgent,
