@@ -1,7 +1,6 @@
 //! A number of messages in flight, for some time.
 
 use std::{
-    fs,
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
@@ -9,13 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, try_join_all};
+use nix::{time::clock_getcpuclockid, unistd::Pid};
 
 use crate::{Failure, raw::RawStream};
 
 /// The payload of every message: 1 KiB.
 pub const PAYLOAD: Bytes = Bytes::from_static(&[b'x'; 1_024]);
-/// Clock ticks per second in `/proc`.
-const TICKS: u32 = 100;
 
 /// What was measured in one round.
 pub struct Sample {
@@ -113,8 +111,6 @@ pub fn cpu_of(others: &[u32]) -> Duration {
 }
 
 fn cpu(process: u32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut next = || fields.next()?.parse::<u32>().ok();
-    Some(Duration::from_secs(1) * (next()? + next()?) / TICKS)
+    let clock = clock_getcpuclockid(Pid::from_raw(process.try_into().ok()?)).ok()?;
+    Some(clock.now().ok()?.into())
 }

@@ -5,10 +5,9 @@
 //! than [`WINDOW`]. A sender has fewer messages without outcome than [`WINDOW_PER_SENDER`], so its own traffic never
 //! pushes out an id that it may still repeat. An id that is not handled yet is always recognized.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
+
+use ahash::HashMap;
 
 use super::{
     outcome::Outcome,
@@ -28,7 +27,8 @@ pub const KEPT_REPLIES: usize = 8 << 20;
 /// Maximum number of peers that wait for the outcome of one packet: its sender, and messengers that pass it on.
 pub const MAX_WAITING: usize = 8;
 
-type Key = (Arc<str>, PacketId);
+/// The id comes first, because it is the part that differs.
+type Key = (PacketId, Arc<str>);
 
 /// What is known of a packet.
 enum Seen {
@@ -68,7 +68,7 @@ impl Memory {
     /// the outcome.
     pub fn recognize(&mut self, now: u64, sender: &Arc<str>, id: PacketId, peer: &Arc<str>, waits: bool) -> Recognized {
         self.forget(now);
-        match self.seen.get_mut(&(Arc::clone(sender), id)) {
+        match self.seen.get_mut(&(id, Arc::clone(sender))) {
             Some(Seen::Done(outcome)) => Recognized::Done(outcome.clone()),
             Some(Seen::Pending { waiting }) => {
                 if waits && !waiting.contains(peer) && waiting.len() < MAX_WAITING {
@@ -78,7 +78,7 @@ impl Memory {
             }
             None => {
                 let waiting = if waits { vec![Arc::clone(peer)] } else { Vec::new() };
-                self.seen.insert((Arc::clone(sender), id), Seen::Pending { waiting });
+                self.seen.insert((id, Arc::clone(sender)), Seen::Pending { waiting });
                 Recognized::New
             }
         }
@@ -87,7 +87,7 @@ impl Memory {
     /// Records the outcome of a packet. Returns the peers that wait for it. A reply of more than [`KEPT_REPLY`] bytes
     /// is not kept.
     pub fn done(&mut self, now: u64, sender: &Arc<str>, id: PacketId, outcome: &Outcome) -> Vec<Arc<str>> {
-        let key = (Arc::clone(sender), id);
+        let key = (id, Arc::clone(sender));
         if let Some(Seen::Done(_)) = self.seen.get(&key) {
             return Vec::new();
         }
@@ -105,7 +105,7 @@ impl Memory {
 
     /// Forgets a pending packet, which was not handled and may be handled later. Returns the peers that wait for it.
     pub fn release(&mut self, sender: &Arc<str>, id: PacketId) -> Vec<Arc<str>> {
-        let key = (Arc::clone(sender), id);
+        let key = (id, Arc::clone(sender));
         match self.seen.remove(&key) {
             Some(Seen::Pending { waiting }) => waiting,
             Some(done @ Seen::Done(_)) => {
@@ -119,7 +119,7 @@ impl Memory {
     /// Returns the handled packets, oldest first, as sender, id and outcome.
     pub fn handled(&self) -> impl Iterator<Item = (&Arc<str>, PacketId, &Outcome)> {
         self.order.iter().filter_map(|(_, key)| match self.seen.get(key) {
-            Some(Seen::Done(outcome)) => Some((&key.0, key.1, outcome)),
+            Some(Seen::Done(outcome)) => Some((&key.1, key.0, outcome)),
             _ => None,
         })
     }
@@ -165,7 +165,7 @@ impl Memory {
         if let Some(ids) = self.senders.get_mut(sender).filter(|ids| ids.len() > WINDOW_PER_SENDER)
             && let Some(id) = ids.pop_front()
         {
-            self.seen.remove(&(Arc::clone(sender), id));
+            self.seen.remove(&(id, Arc::clone(sender)));
             self.done -= 1;
         }
         while self.done > WINDOW && !self.order.is_empty() {
@@ -184,12 +184,12 @@ impl Memory {
 
     fn forget_oldest(&mut self) {
         let Some((_, key)) = self.order.pop_front() else { return };
-        let Some(ids) = self.senders.get_mut(&key.0) else { return };
+        let Some(ids) = self.senders.get_mut(&key.1) else { return };
         // If it is not its sender's oldest, it was forgotten before.
-        if ids.front() == Some(&key.1) {
+        if ids.front() == Some(&key.0) {
             ids.pop_front();
             if ids.is_empty() {
-                self.senders.remove(&key.0);
+                self.senders.remove(&key.1);
             }
             self.seen.remove(&key);
             self.done -= 1;

@@ -7,7 +7,9 @@
 //! because a stream loses nothing before it ends: after a reconnect, sending resumes at the oldest message of each lane
 //! that has no outcome.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use ahash::HashMap;
 
 use super::{
     outcome::Outcome,

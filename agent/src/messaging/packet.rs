@@ -245,6 +245,14 @@ impl Packet {
     /// # Errors
     /// [`PacketError`] if its version is not supported, or a field violates a limit.
     pub fn from_wire(wire: proto::Packet) -> Result<Self, PacketError> {
+        Self::from_wire_after(wire, &mut Texts::default())
+    }
+
+    /// Reads a packet from the wire that arrived after others, and shares their texts.
+    ///
+    /// # Errors
+    /// [`PacketError`] if its version is not supported, or a field violates a limit.
+    pub fn from_wire_after(wire: proto::Packet, texts: &mut Texts) -> Result<Self, PacketError> {
         check_version(&wire.protocol_version)?;
         let reply_to = match &*wire.reply_to {
             [] => None,
@@ -253,10 +261,10 @@ impl Packet {
         let packet = Self {
             id: PacketId::from_bytes(&wire.id)?,
             timestamp_ms: wire.timestamp_ms,
-            sender: wire.sender.into(),
-            receiver: wire.receiver.into(),
-            agent: wire.agent.into(),
-            kind: wire.r#type.into(),
+            sender: shared(&mut texts.sender, wire.sender),
+            receiver: shared(&mut texts.receiver, wire.receiver),
+            agent: shared(&mut texts.agent, wire.agent),
+            kind: shared(&mut texts.kind, wire.r#type),
             payload: wire.payload,
             priority: Priority::new(wire.priority)?,
             requires_ack: wire.requires_ack,
@@ -269,6 +277,23 @@ impl Packet {
         packet.validate()?;
         Ok(packet)
     }
+}
+
+/// The texts of the packet before, which the packets of a stream mostly have in common.
+#[derive(Debug, Default)]
+pub struct Texts {
+    sender: Arc<str>,
+    receiver: Arc<str>,
+    agent: Arc<str>,
+    kind: Arc<str>,
+}
+
+/// Returns a text, without a copy of its own if it is the same as before.
+fn shared(before: &mut Arc<str>, text: String) -> Arc<str> {
+    if **before != *text {
+        *before = text.into();
+    }
+    Arc::clone(before)
 }
 
 /// Checks that a protocol version is one that this build speaks.

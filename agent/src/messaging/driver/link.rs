@@ -431,8 +431,12 @@ impl Task {
         packet: Result<Packet, Malformed>,
     ) -> Result<Option<(PacketId, Outcome)>, Violation> {
         let (charge, refused) = match packet {
-            Ok(packet) => {
+            Ok(mut packet) => {
                 let charge = Charge::of(&packet);
+                if packet.sender == self.link.peer {
+                    // What is remembered for long shares one name.
+                    packet.sender = Arc::clone(&self.link.peer);
+                }
                 match self.objection(&packet) {
                     Some(reason) => (charge, Outcome::refused(reason)),
                     None => {

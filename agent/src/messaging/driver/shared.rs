@@ -56,7 +56,7 @@ pub(super) struct Link {
 #[derive(Default)]
 pub(super) struct LinkState {
     pub outbox: Outbox,
-    waiting: HashMap<PacketId, (u64, oneshot::Sender<Outcome>)>,
+    waiting: ahash::HashMap<PacketId, (u64, oneshot::Sender<Outcome>)>,
     /// Outcomes of the peer's packets, to be sent.
     pub unsent: VecDeque<(PacketId, Outcome)>,
     pub unsent_bytes: usize,
