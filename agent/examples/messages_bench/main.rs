@@ -1,6 +1,9 @@
 //! Measures acknowledged messages of 1 KiB from one agent to another: by the messengers of two agents, with a journal
 //! on disk and without, beside a raw gRPC stream and request-reply of a NATS server, all with mutual TLS on loopback.
 //!
+//! The raw stream is measured twice: written and read by one task, which is as fast as it can be, and shared by tasks of
+//! which each waits for its own message, as those that use a messenger do.
+//!
 //! The receivers are in a process of their own. Both processes have a runtime of one worker and the allocator of an
 //! agent. The ways are measured in turn, several rounds in one run; the medians of the rounds are reported, and the
 //! medians of the ratios within the rounds.
@@ -35,7 +38,7 @@ use self::{
     fleet::{Member, SENDER, entry},
     load::{Load, PAYLOAD, Sample, cpu_of},
     nats::{Nats, NatsServer},
-    raw::RawStream,
+    raw::{RawStream, SharedStream},
     report::report,
 };
 
@@ -62,7 +65,7 @@ struct Args {
     /// The nats-server program; without it NATS is left out
     #[arg(long, value_name = "FILE")]
     nats_server: Option<PathBuf>,
-    /// Measure these ways alone: durable, memory, raw, nats
+    /// Measure these ways alone: durable, memory, raw, raw-calls, nats
     #[arg(long, value_name = "WAY", value_delimiter = ',')]
     only: Vec<String>,
     /// The folder of the sender, which makes this process the receiver
@@ -122,10 +125,16 @@ async fn measure(args: Args) -> Result<(), Failure> {
     let entries = known.into_iter().map(|(name, address)| entry(name, address)).chain([entry(SENDER, "127.0.0.1:1")]);
     let stop = CancellationToken::new();
     let messenger = member.messenger(entries, None, stop.clone()).await?;
+    let raw = &receivers.addresses[2];
+    let shared = Arc::new(SharedStream::new(RawStream::connect(&member.transport, raw).await?));
     let mut loads = vec![
         Load::calls("durable", send(&messenger, fleet::DURABLE)),
         Load::calls("memory", send(&messenger, fleet::MEMORY)),
-        Load::Raw(RawStream::connect(&member.transport, &receivers.addresses[2]).await?),
+        Load::Raw(RawStream::connect(&member.transport, raw).await?),
+        Load::calls("raw-calls", move || {
+            let shared = Arc::clone(&shared);
+            async move { shared.send().await }
+        }),
     ];
     if server.is_some() {
         let nats = Arc::new(Nats::connect(folder.path(), SENDER).await?);
