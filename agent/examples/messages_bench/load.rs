@@ -2,13 +2,13 @@
 
 use std::{
     future::Future,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::try_join_all;
 use nix::{time::clock_getcpuclockid, unistd::Pid};
+use tokio::task::JoinHandle;
 
 use crate::{Failure, raw::RawStream};
 
@@ -51,12 +51,14 @@ impl Sample {
     }
 }
 
-type Call = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>;
+type Latencies = Result<Vec<Duration>, Failure>;
+/// Starts a task that sends one message after another until some time.
+type StartCaller = Box<dyn Fn(Instant) -> JoinHandle<Latencies> + Send + Sync>;
 
 /// A way to send messages.
 pub enum Load {
     /// Each message in flight is a task that waits for its own acknowledgement.
-    Calls(&'static str, Call),
+    Calls(&'static str, StartCaller),
     /// One task writes and reads a stream.
     Raw(RawStream),
 }
@@ -65,9 +67,9 @@ impl Load {
     /// Creates a way whose messages are calls of this function.
     pub fn calls<F: Future<Output = Result<(), Failure>> + Send + 'static>(
         name: &'static str,
-        call: impl Fn() -> F + Send + Sync + 'static,
+        call: impl Fn() -> F + Clone + Send + Sync + 'static,
     ) -> Self {
-        Self::Calls(name, Arc::new(move || Box::pin(call())))
+        Self::Calls(name, Box::new(move |end| tokio::spawn(caller(call.clone(), end))))
     }
 
     /// Returns the name of the way.
@@ -83,8 +85,8 @@ impl Load {
         let (name, start) = (self.name(), Instant::now());
         let latencies = match self {
             Self::Raw(stream) => stream.run(in_flight, start + time).await?,
-            Self::Calls(_, call) => {
-                let callers = (0..in_flight).map(|_| tokio::spawn(caller(Arc::clone(call), start + time)));
+            Self::Calls(_, start_caller) => {
+                let callers = (0..in_flight).map(|_| start_caller(start + time));
                 let latencies = try_join_all(callers).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
                 latencies.concat()
             }
@@ -93,7 +95,7 @@ impl Load {
     }
 }
 
-async fn caller(call: Call, end: Instant) -> Result<Vec<Duration>, Failure> {
+async fn caller<F: Future<Output = Result<(), Failure>>>(call: impl Fn() -> F, end: Instant) -> Latencies {
     let mut latencies = Vec::new();
     let mut begin = Instant::now();
     while begin < end {

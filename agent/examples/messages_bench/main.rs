@@ -128,8 +128,8 @@ async fn measure(args: Args) -> Result<(), Failure> {
     let raw = &receivers.addresses[2];
     let shared = Arc::new(SharedStream::new(RawStream::connect(&member.transport, raw).await?));
     let mut loads = vec![
-        Load::calls("durable", send(&messenger, fleet::DURABLE)),
-        Load::calls("memory", send(&messenger, fleet::MEMORY)),
+        messages("durable", &messenger, fleet::DURABLE),
+        messages("memory", &messenger, fleet::MEMORY),
         Load::Raw(RawStream::connect(&member.transport, raw).await?),
         Load::calls("raw-calls", move || {
             let shared = Arc::clone(&shared);
@@ -166,17 +166,14 @@ async fn measure(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns what sends one message to an agent and waits until it is accepted.
-fn send(
-    messenger: &Messenger,
-    to: &'static str,
-) -> impl Fn() -> futures::future::BoxFuture<'static, Result<(), Failure>> + Send + Sync + 'static {
-    let messenger = messenger.clone();
-    move || {
-        let messenger = messenger.clone();
-        Box::pin(async move {
-            let outcome = messenger.send(Outgoing::new(Address::Agent(to.into()), "bench", PAYLOAD)).await;
-            if outcome.is_accepted() { Ok(()) } else { Err(outcome.to_string().into()) }
-        })
-    }
+/// Returns the way of messages to an agent.
+fn messages(name: &'static str, messenger: &Messenger, to: &str) -> Load {
+    let (messenger, to): (_, Arc<str>) = (messenger.clone(), to.into());
+    Load::calls(name, move || send(messenger.clone(), Arc::clone(&to)))
+}
+
+/// Sends one message to an agent, and waits until it is accepted.
+async fn send(messenger: Messenger, to: Arc<str>) -> Result<(), Failure> {
+    let outcome = messenger.send(Outgoing::new(Address::Agent(to), "bench", PAYLOAD)).await;
+    if outcome.is_accepted() { Ok(()) } else { Err(outcome.to_string().into()) }
 }

@@ -44,7 +44,8 @@ pub(super) async fn deliver_any_way(shared: &Arc<Shared>, to: &Entry, packet: Pa
     tokio::select! {
         biased;
         outcome = &mut direct => outcome,
-        Some(outcome) = by_messenger(shared, to, &packet, deadline) => outcome,
+        // Boxed, so that a send that needs no messenger is small.
+        Some(outcome) = Box::pin(by_messenger(shared, to, &packet, deadline)) => outcome,
         else => Outcome::DeadlinePassed { maybe_handled: true },
     }
 }
