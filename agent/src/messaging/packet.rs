@@ -233,7 +233,7 @@ impl Packet {
             requires_ack: self.requires_ack,
             protocol_version: PROTOCOL_VERSION.into(),
             deadline_in_ms: left_ms.clamp(1, MAX_DEADLINE_MS),
-            reply_to: self.reply_to.map(PacketId::to_bytes).unwrap_or_default(),
+            reply_to: self.reply_to.map(PacketId::to_bytes),
             sealed: self.key_id.as_ref().map(|id| proto::Sealed { key_id: (**id).into() }),
             seq: self.seq,
             resent: self.resent,
@@ -254,9 +254,9 @@ impl Packet {
     /// [`PacketError`] if its version is not supported, or a field violates a limit.
     pub fn from_wire_after(wire: proto::Packet, texts: &mut Texts) -> Result<Self, PacketError> {
         check_version(&wire.protocol_version)?;
-        let reply_to = match &*wire.reply_to {
-            [] => None,
-            id => Some(PacketId::from_bytes(id).map_err(|_| PacketError::Id("reply_to"))?),
+        let reply_to = match wire.reply_to.as_deref() {
+            None | Some([]) => None,
+            Some(id) => Some(PacketId::from_bytes(id).map_err(|_| PacketError::Id("reply_to"))?),
         };
         let packet = Self {
             id: PacketId::from_bytes(&wire.id)?,

@@ -1,14 +1,14 @@
 //! The task of a link: it opens a stream to the other agent when there is something to send, moves frames, and ends
 //! when nothing was sent for a while.
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use robeing_platform::jittered;
 use robeing_proto::message::v1::{CloseCode, Frame};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, Sleep, sleep_until},
 };
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
@@ -97,6 +97,8 @@ struct Task {
     not_before: Instant,
     /// When something was last sent or received.
     active: Instant,
+    /// Ends at the latest when it has to be looked again, and is set anew only then or for an earlier time.
+    timer: Pin<Box<Sleep>>,
 }
 
 /// Runs a link until nothing is left of it.
@@ -104,7 +106,8 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) {
     let now = Instant::now();
     let pair = Pair::new(&shared.me, &link.peer);
     let (stream, opening, held, credits) = (None, None, None, Vec::new());
-    let mut task = Task { shared, link, pair, stream, opening, held, credits, not_before: now, active: now };
+    let timer = Box::pin(sleep_until(now));
+    let mut task = Task { shared, link, pair, stream, opening, held, credits, not_before: now, active: now, timer };
     while task.step().await.is_continue() {}
 }
 
@@ -182,6 +185,9 @@ impl Task {
     }
 
     async fn event(&mut self, writes: bool, timer: Instant) -> Event {
+        if timer < self.timer.deadline() || self.timer.is_elapsed() {
+            self.timer.as_mut().reset(timer);
+        }
         let opening = async {
             match &mut self.opening {
                 Some(opening) => opening.await,
@@ -210,7 +216,7 @@ impl Task {
             heard = heard => Event::Heard(heard),
             permit = may_write => Event::MayWrite(permit),
             () = self.link.wake.notified() => Event::Woken,
-            () = sleep_until(timer) => Event::Woken,
+            () = self.timer.as_mut() => Event::Woken,
         }
     }
 
