@@ -10,7 +10,8 @@ use robeing_net::Transport;
 use robeing_platform::{Platform, Random};
 use robeing_settings::AgentConfig;
 use robeing_telemetry::Metrics;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::info;
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
     messaging::{
         self, Directory, FleetDirectory, KeyError, Messenger, PolicyHolder,
         driver::{Certified, MessagingMetrics},
-        handlers::{self, HandlerError, MessengerPost, Started},
+        handlers::{self, Handler, HandlerError, MessengerPost, Started},
         journal::JournalError,
         opening_key,
     },
@@ -59,6 +60,15 @@ pub enum AgentError {
     Session(#[from] SessionError),
 }
 
+/// What a program adds to an agent that it runs in its own process.
+#[derive(Default)]
+pub struct Extras {
+    /// Handles the agent's messages, instead of what the settings specify.
+    pub handler: Option<Arc<dyn Handler>>,
+    /// Gets what sends messages, once there is something.
+    pub post: Option<oneshot::Sender<MessengerPost>>,
+}
+
 /// Runs an agent until `shutdown` is cancelled and it has drained. `executor` creates the executor.
 ///
 /// # Errors
@@ -71,6 +81,21 @@ pub async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
+    run_with(config, platform, executor, metrics, shutdown, Extras::default()).await
+}
+
+/// Runs an agent, as [`run`] does, with what the program adds to it.
+///
+/// # Errors
+/// See [`run`].
+pub async fn run_with(
+    config: AgentConfig,
+    platform: Platform,
+    executor: impl Future<Output = Result<Arc<dyn Executor>, ExecutorError>>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+    extras: Extras,
+) -> Result<(), AgentError> {
     let identity = Identity::claimed(&config);
     info!(
         name = identity.name,
@@ -81,11 +106,11 @@ pub async fn run(
         "starting an agent"
     );
     let executor = executor.await?;
-    let secured = Secured::begin(&config, &platform).await?;
+    let secured = Secured::begin(&config, &platform, &metrics).await?;
     let transport = secured.transport.clone();
     let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
     let upstream = Arc::new(Upstream::new(transport.clone(), config.coordinators.clone(), &*platform.random));
-    let messages = Messages::start(&config, &platform, &transport, &*executor, &upstream, &metrics).await?;
+    let messages = Messages::start(&config, &platform, &transport, &*executor, &upstream, &metrics, extras).await?;
     let directory = Arc::clone(&messages.directory) as Arc<dyn Directory>;
     let (gate, authentication) = secured.gate(Arc::clone(&directory));
     let address = listener.advertised.clone();
@@ -111,7 +136,10 @@ pub async fn run(
     };
     tokio::select! {
         () = secured.ready() => {}
-        () = shutdown.cancelled() => return Ok(()),
+        () = shutdown.cancelled() => {
+            stop_early(&messages, duties).await;
+            return Ok(());
+        }
     }
     let stop = messages.stop.clone();
     let session = async {
@@ -124,6 +152,13 @@ pub async fn run(
     Ok(ended?)
 }
 
+/// Ends what an agent does that has not opened a session.
+async fn stop_early(messages: &Messages, duties: Duties) {
+    messages.stop.cancel();
+    messages.messenger.stopped().await;
+    duties.stop().await;
+}
+
 /// What an agent needs to exchange messages.
 struct Messages {
     messenger: Messenger,
@@ -133,6 +168,8 @@ struct Messages {
     mailbox: mailbox::Deps,
     sealing_key: Bytes,
     stop: CancellationToken,
+    /// However the agent ends, no task of the messenger outlives it.
+    _ends: DropGuard,
 }
 
 impl Messages {
@@ -143,8 +180,12 @@ impl Messages {
         executor: &dyn Executor,
         upstream: &SharedUpstream,
         metrics: &Metrics,
+        extras: Extras,
     ) -> Result<Self, AgentError> {
-        let Started { handler, inbox } = handlers::start(config.messages.as_ref(), executor.mail())?;
+        let Started { handler, inbox } = match extras.handler {
+            Some(handler) => Started { handler, inbox: None },
+            None => handlers::start(config.messages.as_ref(), executor.mail())?,
+        };
         let inbox = inbox.ok_or(handler.name());
         let policies = Arc::new(PolicyHolder::new(metrics));
         let directory = Arc::new(FleetDirectory::with_policies(Arc::clone(&policies)));
@@ -165,9 +206,14 @@ impl Messages {
             stop: stop.clone(),
         })
         .await?;
+        let durable = DurableSender::new(Arc::clone(upstream), platform.clone());
+        let post = || MessengerPost { messenger: messenger.clone(), durable: durable.clone() };
         if let Some(mail) = executor.mail() {
-            let durable = DurableSender::new(Arc::clone(upstream), platform.clone());
-            mail.set_post(Arc::new(MessengerPost { messenger: messenger.clone(), durable }));
+            mail.set_post(Arc::new(post()));
+        }
+        if let Some(wanted) = extras.post {
+            // The program may have stopped waiting for it.
+            let _ = wanted.send(post());
         }
         let mailbox = mailbox::Deps {
             cluster_id: config.cluster_id.clone(),
@@ -178,13 +224,29 @@ impl Messages {
             stop: stop.clone(),
         };
         let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
-        Ok(Self { messenger, directory, upstream, random, mailbox, sealing_key, stop })
+        Ok(Self {
+            messenger,
+            directory,
+            upstream,
+            random,
+            mailbox,
+            sealing_key,
+            _ends: stop.clone().drop_guard(),
+            stop,
+        })
     }
 
     /// Follows the directory and attends the mailbox until `stop` is cancelled and all messages have ended.
     async fn run(self) {
         let Self { messenger, directory, upstream, random, mailbox, stop, .. } = self;
-        tokio::join!(directory.run(upstream, random, stop), mailbox::run(mailbox));
+        // The policies come with the directory. A letter that came before them would be put off, behind those after it.
+        let attending = async {
+            tokio::select! {
+                () = directory.known() => mailbox::run(mailbox).await,
+                () = stop.cancelled() => {}
+            }
+        };
+        tokio::join!(directory.run(upstream, random, stop.clone()), attending);
         messenger.stopped().await;
     }
 }

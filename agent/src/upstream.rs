@@ -49,6 +49,12 @@ impl Upstream {
         chosen.channel.clone().map(|channel| (chosen.generation, channel))
     }
 
+    /// Returns whether the coordinators always know who this agent is: over plaintext they don't, also while a fleet moves
+    /// to TLS.
+    pub fn proves_name(&self) -> bool {
+        self.transport.tls().is_some_and(|tls| !tls.is_permissive())
+    }
+
     /// Moves on to the next coordinator, unless that has happened since `generation` was chosen.
     pub fn failed(&self, generation: u64) {
         let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -75,7 +81,9 @@ pub type SharedUpstream = Arc<Upstream>;
 
 #[cfg(test)]
 mod tests {
+    use robeing_net::security::{Credentials, Tls, TrustClock};
     use robeing_platform::Platform;
+    use tokio::sync::watch;
 
     use super::*;
 
@@ -83,6 +91,19 @@ mod tests {
         let platform = Platform::real();
         let addresses = addresses.iter().map(|address| (*address).to_owned()).collect();
         Upstream::new(Transport::new(platform.network), addresses, &*platform.random)
+    }
+
+    #[test]
+    fn coordinators_know_an_agent_by_its_certificate_alone() {
+        let network = Platform::real().network;
+        let certified = |permissive| {
+            let clock = Arc::new(TrustClock::new(Platform::real().clock));
+            let credentials = Credentials::new("one", None, None, &clock).expect("they are right");
+            let (_, credentials) = watch::channel(Arc::new(credentials));
+            let transport = Transport::secured(Arc::clone(&network), Tls::new(credentials, permissive));
+            Upstream::new(transport, Vec::new(), &*Platform::real().random).proves_name()
+        };
+        assert_eq!([upstream(&[]).proves_name(), certified(true), certified(false)], [false, false, true]);
     }
 
     #[tokio::test]

@@ -96,7 +96,7 @@ async fn main() -> Result<(), Failed> {
     println!("commands applied, medians: {quiet:.0}/s without, {watched:.0}/s with; ratio {:.3}", watched / quiet);
     drop(work);
     stop.cancel();
-    Ok(coordinator.await??)
+    coordinator.await?
 }
 
 fn median(mut rates: Vec<f64>) -> f64 {

@@ -76,6 +76,17 @@ impl StateReader {
         })
     }
 
+    /// Waits until this coordinator has been out of touch with the others for a while, so that what it tells may be out
+    /// of date. An idle fleet is no reason: before it gives up, it asks the leader. Cancellation-safe.
+    pub async fn until_out_of_touch(&self) {
+        loop {
+            self.standing.until_stale().await;
+            if self.ready_to_read(v1::Consistency::Linearizable.into()).await.is_err() {
+                return;
+            }
+        }
+    }
+
     async fn barrier(&self) {
         let index = loop {
             if let Some(index) = self.leaders_read_index().await {

@@ -75,6 +75,8 @@ mistakes! {
     CancelHitsNext = "cancel-hits-next",
     /// A watch omits some changes.
     WatchSkips = "watch-skips",
+    /// An agent handles a message again whose outcome it remembers.
+    DedupForgets = "dedup-forgets",
     /// Some successes of agents are not counted, different ones on each coordinator.
     ApplyByChance = "apply-by-chance",
 }

@@ -22,6 +22,8 @@ mod messages;
 mod observability;
 mod overload;
 mod preference;
+mod refusals;
+mod rotation;
 mod takeover;
 mod tasks;
 mod traces;

@@ -105,7 +105,7 @@ async fn reflection_tells_what_anybody_may_call_and_nothing_of_what_is_private()
     fleet.start_all();
     fleet.leader().await;
     let coordinator = connect(&fleet.address("coordinator-0")).await;
-    let public = ["robeing.v1.Admin", "robeing.v1.Fleet"];
+    let public = ["robeing.v1.Admin", "robeing.v1.Directory", "robeing.v1.Fleet", "robeing.v1.Messages"];
     assert_eq!(services(coordinator.clone()).await, [&ALWAYS[..], &public].concat());
     for service in public {
         let files = described(&coordinator, MessageRequest::FileContainingSymbol(service.into())).await;
@@ -117,7 +117,7 @@ async fn reflection_tells_what_anybody_may_call_and_nothing_of_what_is_private()
 
     let name = fleet.agent_names().remove(0);
     let agent = connect(&fleet.agent_such(&name, "is a member", |_| true).await.address).await;
-    assert_eq!(services(agent.clone()).await, ALWAYS);
+    assert_eq!(services(agent.clone()).await, [&ALWAYS[..], &["robeing.message.v1.Messages"]].concat());
     assert_tells_nothing_private(&agent).await;
     let attach = connect(&fleet.attach_address(&name)).await;
     assert_eq!(services(attach.clone()).await, [&ALWAYS[..], &["robeing.worker.v1.Worker"]].concat());

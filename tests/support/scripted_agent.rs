@@ -10,7 +10,7 @@ use robeing_proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, transport::Channel};
 
 use crate::wait::in_time;
 
@@ -57,7 +57,19 @@ impl HandAgent {
     /// # Panics
     /// If the coordinator sends nothing, or something else.
     pub async fn open(address: &str, hello: Hello) -> Result<Self, Status> {
-        let mut client = SessionClient::connect(format!("http://{address}")).await.expect("a coordinator listens");
+        let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
+        Self::open_over(endpoint.connect().await.expect("a coordinator listens"), hello).await
+    }
+
+    /// Opens a session over a channel to a coordinator.
+    ///
+    /// # Errors
+    /// The status that the coordinator sends instead of a welcome.
+    ///
+    /// # Panics
+    /// If the coordinator sends nothing, or something else.
+    pub async fn open_over(channel: Channel, hello: Hello) -> Result<Self, Status> {
+        let mut client = SessionClient::new(channel);
         let (say, said) = mpsc::channel(16);
         say.send(AgentMessage { message: Some(Said::Hello(hello)) }).await.expect("the receiver exists");
         let mut told = in_time("an answer to Hello", client.open(ReceiverStream::new(said))).await?.into_inner();

@@ -60,7 +60,7 @@ pub enum Load {
     /// Each message in flight is a task that waits for its own acknowledgement.
     Calls(&'static str, StartCaller),
     /// One task writes and reads a stream.
-    Raw(RawStream),
+    Raw(Box<RawStream>),
 }
 
 impl Load {

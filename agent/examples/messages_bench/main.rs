@@ -130,7 +130,7 @@ async fn measure(args: Args) -> Result<(), Failure> {
     let mut loads = vec![
         messages("durable", &messenger, fleet::DURABLE),
         messages("memory", &messenger, fleet::MEMORY),
-        Load::Raw(RawStream::connect(&member.transport, raw).await?),
+        Load::Raw(Box::new(RawStream::connect(&member.transport, raw).await?)),
         Load::calls("raw-calls", move || {
             let shared = Arc::clone(&shared);
             async move { shared.send().await }

@@ -3,10 +3,11 @@
 use std::{path::PathBuf, sync::Arc};
 
 use robeing_agent::{
-    identity::AgentGate,
+    identity::{AgentGate, RefusedCalls},
     messaging::{Messenger, driver::Authentication},
 };
 use robeing_net::gate::gated;
+use robeing_telemetry::Metrics;
 use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -55,7 +56,7 @@ fn messages(messenger: &Messenger) -> Routes {
     let directory = Arc::new(Fixed(Arc::new([entry(SENDER, "127.0.0.1:1")].into_iter().collect())));
     gated(
         Routes::new(messenger.service(Authentication::Required)),
-        Arc::new(AgentGate { directory, permissive: false }),
+        Arc::new(AgentGate { directory, permissive: false, refused: RefusedCalls::new(&Metrics::default()) }),
     )
 }
 

@@ -3,7 +3,7 @@
 mod enrolment;
 mod gate;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use robeing_identity::{IdentityError, TrustBundle};
 use robeing_net::{
@@ -14,12 +14,16 @@ use robeing_net::{
 use robeing_platform::Platform;
 use robeing_proto::v1;
 use robeing_settings::{AgentConfig, AgentRole, JoinProof, TlsMode};
+use robeing_telemetry::{ConnectionMetrics, Metrics};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use self::enrolment::Enrolment;
-pub use self::gate::AgentGate;
+pub use self::gate::{AgentGate, RefusedCalls};
 use crate::messaging::{Directory, driver::Authentication};
+
+/// How often the counters of connections are refreshed.
+const REFRESH: Duration = Duration::from_secs(1);
 
 /// An agent's identity within its cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +82,8 @@ pub struct Secured {
     /// Makes connections, and accepts them once there is a certificate.
     pub transport: Transport,
     tls: Option<Tls>,
-    _keeping: Option<AbortOnDropHandle<()>>,
+    refused: RefusedCalls,
+    _keeping: Option<[AbortOnDropHandle<()>; 2]>,
 }
 
 impl Secured {
@@ -86,11 +91,12 @@ impl Secured {
     ///
     /// # Errors
     /// If the file of trusted authorities can't be used.
-    pub async fn begin(config: &AgentConfig, platform: &Platform) -> Result<Self, SecurityError> {
+    pub async fn begin(config: &AgentConfig, platform: &Platform, metrics: &Metrics) -> Result<Self, SecurityError> {
+        let refused = RefusedCalls::new(metrics);
         let transport = Transport::new(Arc::clone(&platform.network));
         if config.tls == TlsMode::Off {
             warn!("this agent runs without TLS and trusts everyone who can connect to it");
-            return Ok(Self { transport, tls: None, _keeping: None });
+            return Ok(Self { transport, tls: None, refused, _keeping: None });
         }
         let bundle = match &config.enrolment.trust {
             None => {
@@ -123,8 +129,9 @@ impl Secured {
         };
         let (keeper, credentials) = IdentityKeeper::new(&config.cluster_id, bundle, source, clock)?;
         let tls = Tls::new(credentials, permissive);
-        let keeping = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
-        Ok(Self { transport: transport.with_tls(&tls), tls: Some(tls), _keeping: Some(keeping) })
+        let counting = count(tls.clone(), ConnectionMetrics::new(metrics));
+        let keeping = [tokio::spawn(keeper.run()), tokio::spawn(counting)].map(AbortOnDropHandle::new);
+        Ok(Self { transport: transport.with_tls(&tls), tls: Some(tls), refused, _keeping: Some(keeping) })
     }
 
     /// Returns the gate of the agent's listener, and how other agents prove to it who they are. Without TLS there is no
@@ -132,7 +139,8 @@ impl Secured {
     pub fn gate(&self, directory: Arc<dyn Directory>) -> (Option<Arc<dyn Gate>>, Authentication) {
         let Some(tls) = &self.tls else { return (None, Authentication::Hello) };
         let permissive = tls.is_permissive();
-        let gate: Arc<dyn Gate> = Arc::new(AgentGate { directory, permissive });
+        let refused = self.refused.clone();
+        let gate: Arc<dyn Gate> = Arc::new(AgentGate { directory, permissive, refused });
         (Some(gate), if permissive { Authentication::Hello } else { Authentication::Required })
     }
 
@@ -141,5 +149,13 @@ impl Secured {
         if let Some(tls) = self.tls.as_ref().filter(|tls| !tls.is_permissive()) {
             tls.certified().await;
         }
+    }
+}
+
+/// Refreshes the counters of connections for as long as it runs.
+async fn count(tls: Tls, connections: ConnectionMetrics) {
+    loop {
+        connections.refresh(tls.stats());
+        tokio::time::sleep(REFRESH).await;
     }
 }

@@ -1,6 +1,6 @@
 //! Keeps the stream of the mailbox open, hands letters to the port, and writes the answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt, StreamExt,
@@ -17,8 +17,8 @@ use robeing_proto::{
     v1::ReadInboxResponse,
 };
 use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    sync::{Mutex, mpsc},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +26,7 @@ use tonic::{Status, Streaming, transport::Channel};
 use tracing::{debug, info, warn};
 
 use super::{
-    held::{Held, Taken},
+    held::{Held, MAX_HELD, Taken},
     port::LetterPort,
 };
 use crate::{
@@ -83,12 +83,14 @@ struct Stream {
 type Opening = BoxFuture<'static, Result<Stream, Status>>;
 type Delivering = BoxFuture<'static, (PacketId, Option<LetterAnswer>)>;
 type Reading = BoxFuture<'static, InboxPage>;
+/// The turn of the letters of one sender and priority, which wait for it in their order.
+type Turn = Arc<Mutex<()>>;
 
 enum Link {
     /// No stream is opened before this time.
     Pausing(Instant),
     Opening(u64, Opening),
-    Open(Stream),
+    Open(Box<Stream>),
 }
 
 /// What the task waits for.
@@ -107,6 +109,8 @@ struct Mailbox {
     link: Link,
     held: Held,
     delivering: FuturesUnordered<Delivering>,
+    /// The turns of those who have letters here, and of some who had.
+    turns: HashMap<(Arc<str>, Priority), Turn>,
     reading: FuturesUnordered<Reading>,
     /// Pages to be written; they are of the present stream.
     pages: Vec<InboxPage>,
@@ -122,6 +126,7 @@ pub async fn run(deps: Deps) {
         link: Link::Pausing(Instant::now()),
         held: Held::default(),
         delivering: FuturesUnordered::new(),
+        turns: HashMap::new(),
         reading: FuturesUnordered::new(),
         pages: Vec::new(),
         pause: MIN_PAUSE,
@@ -137,7 +142,7 @@ impl Mailbox {
         match self.event().await {
             Event::Opened(Ok(stream)) => {
                 debug!("the mailbox is open");
-                self.link = Link::Open(stream);
+                self.link = Link::Open(Box::new(stream));
             }
             Event::Opened(Err(status)) => self.failed(&status),
             Event::Heard(Ok(Some(message))) => {
@@ -225,10 +230,22 @@ impl Mailbox {
         }
         let until = Instant::now() + Duration::from_millis(letter.expires_in_ms);
         match packet(id, letter, &self.deps.name) {
-            Ok(packet) => self.delivering.push(deliver(self.deps.clone(), packet, until).boxed()),
+            Ok(packet) => {
+                let turn = self.turn(&packet);
+                self.delivering.push(deliver(self.deps.clone(), packet, until, turn).boxed());
+            }
             Err(refused) => self.held.answer(id, refused),
         }
         Ok(())
+    }
+
+    /// Returns the turn of a letter's sender and priority.
+    fn turn(&mut self, packet: &Packet) -> Turn {
+        if self.turns.len() >= MAX_HELD {
+            // Each letter that is held has its turn, so few are left.
+            self.turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        }
+        Arc::clone(self.turns.entry((Arc::clone(&packet.sender), packet.priority)).or_default())
     }
 
     fn write(&mut self, permit: mpsc::OwnedPermit<FromMailbox>) {
@@ -307,17 +324,30 @@ fn packet(id: PacketId, letter: Letter, me: &Arc<str>) -> Result<Packet, LetterA
     Ok(packet)
 }
 
-/// Delivers a letter until the handler has decided. Returns `None` if it has expired.
-async fn deliver(deps: Deps, mut packet: Packet, until: Instant) -> (PacketId, Option<LetterAnswer>) {
+/// Delivers a letter until the handler has decided. Returns `None` if it has expired. The letters after it in its turn
+/// wait, also while it can't be taken. Once the time of one delivery has passed it lets them go first, so that a letter
+/// that is never decided does not keep them for days.
+async fn deliver(deps: Deps, mut packet: Packet, until: Instant, turn: Turn) -> (PacketId, Option<LetterAnswer>) {
     let id = packet.id;
     let mut pause = MIN_AGAIN;
+    let mut has_turn = None;
     loop {
+        // Those who wait get it in their order.
+        if has_turn.is_none() {
+            match timeout_at(until, turn.lock()).await {
+                Ok(turn) => has_turn = Some(turn),
+                Err(_) => return (id, None),
+            }
+        }
         let left = until.saturating_duration_since(Instant::now()).as_millis();
         if left == 0 {
             return (id, None);
         }
         packet.deadline_in_ms = u64::try_from(left).unwrap_or(u64::MAX).min(MAX_DEADLINE_MS);
         let outcome = deps.port.deliver(packet.clone()).await;
+        if matches!(outcome, Outcome::DeadlinePassed { .. }) {
+            has_turn = None;
+        }
         if let Some(answer) = answer(id, outcome) {
             return (id, Some(answer));
         }

@@ -9,9 +9,12 @@
 //!    not be handled now, or not in the time of one delivery, is delivered again, until it expires.
 //! 2. **Handled once.** A letter that is held is not delivered again when it arrives again. After that the messenger
 //!    recognizes its id ([`memory`](crate::messaging::memory)), and its first outcome is reported again.
-//! 3. **Bounded.** The stream carries so many letters without answer at once. It is opened only while no more are held,
+//! 3. **In order.** The letters of one sender in one priority are handed on one after another, in the order in which they
+//!    were posted. One that can't be taken now holds up those after it; one whose time for a delivery has passed does
+//!    not, and comes again after them.
+//! 4. **Bounded.** The stream carries so many letters without answer at once. It is opened only while no more are held,
 //!    and closed if the coordinator sends more than [`MAX_HELD`](held::MAX_HELD), or takes no answers.
-//! 4. **An answer survives the stream.** It is kept until it is written to a stream, also to another coordinator.
+//! 5. **An answer survives the stream.** It is kept until it is written to a stream, also to another coordinator.
 
 mod driver;
 pub mod held;

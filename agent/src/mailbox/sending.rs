@@ -51,6 +51,11 @@ impl DurableSender {
         Self { upstream, platform }
     }
 
+    /// Returns whether a message arrives under this agent's name, which a sealed one is for.
+    pub fn keeps_name(&self) -> bool {
+        self.upstream.proves_name()
+    }
+
     /// Sends a durable message, which waits for its receiver for at most `ttl`. Returns once a majority of the
     /// coordinators has it, or what has become of it if it was sent before. The message's own deadline,
     /// `requires_ack` and `reply_to` do not count.
@@ -92,10 +97,17 @@ impl DurableSender {
         };
         let until = Instant::now() + SEND_WITHIN;
         let mut problem = "no coordinator has a usable address".to_owned();
+        // Whether a coordinator may have it nevertheless, so that no later refusal for lack of room is the last word.
+        let mut may_be_kept = false;
         while Instant::now() < until {
             match self.try_one(&request, until).await {
                 Ok(outcomes) => return Ok(outcomes),
-                Err(status) if may_be_repeated(&status) => problem = status.message().to_owned(),
+                Err(status) if may_be_repeated(&status) => {
+                    (problem, may_be_kept) = (status.message().to_owned(), true);
+                }
+                Err(status) if may_be_kept && status.code() == Code::ResourceExhausted => {
+                    problem = status.message().to_owned();
+                }
                 Err(status) => return Err(NotSent::Refused(status.message().to_owned())),
             }
             sleep_until((Instant::now() + jittered(&*self.platform.random, PAUSE)).min(until)).await;

@@ -90,7 +90,7 @@ fn id(bytes: &[u8]) -> u128 {
 fn letter(id: u128) -> Letter {
     Letter {
         id: PacketId(id).to_bytes(),
-        sender: "client:x".into(),
+        sender: format!("client:{id}"),
         receiver: "b".into(),
         r#type: "note".into(),
         payload: Bytes::from_static(b"hello"),
@@ -254,7 +254,7 @@ async fn letters_are_handed_on_and_decisions_are_answers() {
     assert_eq!([of(1), of(2), of(3)], [(None, Some(&b"yes"[..])), (Some("no"), None), (None, None)]);
     let delivered = stage.delivered(3).await;
     let first = delivered.iter().find(|packet| packet.id == PacketId(1)).expect("it was delivered");
-    assert_eq!((&*first.sender, &*first.receiver, &*first.agent, first.resent), ("client:x", "b", "b", false));
+    assert_eq!((&*first.sender, &*first.receiver, &*first.agent, first.resent), ("client:1", "b", "b", false));
 }
 
 #[tokio::test(start_paused = true)]
@@ -280,6 +280,34 @@ async fn a_letter_that_is_not_decided_is_delivered_again_until_it_expires() {
     stage.port.outcomes.lock().unwrap().clear();
     stream.letters([2]).await;
     assert_eq!(stream.answers(1).await.into_keys().collect::<Vec<_>>(), [2], "it was dropped when it had expired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_can_not_be_taken_now_holds_up_those_after_it_of_its_sender_and_priority() {
+    let mut stage = Stage::with(1).await;
+    let mut stream = stage.opened().await;
+    stage.port.outcomes.lock().unwrap().insert(1, vec![Outcome::overloaded("full"); 3]);
+    let of = |id, sender: &str, priority| Letter { sender: sender.into(), priority, ..letter(id) };
+    let letters = vec![of(1, "a", 5), of(2, "a", 5), of(3, "b", 5), of(4, "a", 6), of(5, "a", 5)];
+    stream.say(ToAgent::Letters(Letters { letters })).await;
+    assert_eq!(stream.answers(5).await.len(), 5);
+    let delivered: Vec<u128> = stage.delivered(8).await.iter().map(|packet| packet.id.0).collect();
+    let lane: Vec<u128> = delivered.iter().copied().filter(|id| ![3, 4].contains(id)).collect();
+    assert_eq!(lane, [1, 1, 1, 1, 2, 5], "{delivered:?}");
+    let last = delivered.iter().rposition(|id| [3, 4].contains(id)).expect("they are delivered");
+    assert!(last < 4, "the others wait for nothing: {delivered:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_whose_time_has_passed_lets_those_after_it_go_first() {
+    let mut stage = Stage::with(1).await;
+    let mut stream = stage.opened().await;
+    stage.port.outcomes.lock().unwrap().insert(1, vec![Outcome::DeadlinePassed { maybe_handled: false }]);
+    let letters = (1..=3).map(|id| Letter { sender: "a".into(), ..letter(id) }).collect();
+    stream.say(ToAgent::Letters(Letters { letters })).await;
+    assert_eq!(stream.answers(3).await.len(), 3);
+    let delivered: Vec<u128> = stage.delivered(4).await.iter().map(|packet| packet.id.0).collect();
+    assert_eq!(delivered, [1, 2, 3, 1]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -341,11 +369,15 @@ async fn a_durable_message_is_sent_until_a_coordinator_has_confirmed_it() {
     let prepare = |answers: Vec<Result<MessageStatus, Status>>| *stage.answers.lock().unwrap() = answers;
     prepare(vec![Ok(kept.clone()), Err(Status::unavailable("no leader"))]);
     let sent = stage.durable.send_durable(message(), Duration::from_millis(90_500)).await;
-    assert_eq!(sent, Ok(kept));
+    assert_eq!(sent, Ok(kept.clone()));
     let (first, second) = (stage.sent.recv().await.expect("a try"), stage.sent.recv().await.expect("another"));
     assert_eq!((&first, first.durable), (&second, true), "the same message");
     assert_eq!(first.deadline, Some(prost_types::Duration { seconds: 90, nanos: 500_000_000 }));
-    prepare(vec![Err(Status::resource_exhausted("full"))]);
+    let full = || Err(Status::resource_exhausted("full"));
+    prepare(vec![Ok(kept.clone()), full(), Err(Status::unavailable("no answer"))]);
+    let sent = stage.durable.send_durable(message(), Duration::from_secs(1)).await;
+    assert_eq!(sent, Ok(kept), "the first coordinator may have kept it");
+    prepare(vec![full()]);
     let refused = stage.durable.send_durable(message(), Duration::from_secs(1)).await;
     assert_eq!(refused, Err(NotSent::Refused("full".to_owned())));
     prepare(Vec::new());

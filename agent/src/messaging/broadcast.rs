@@ -6,11 +6,11 @@
 //! takes, so the receiver handles it once.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
-use super::{outcome::Outcome, packet::PacketId};
+use super::{inbox::is_handled, outcome::Outcome, packet::PacketId};
 
 /// Maximum number of receivers that get a broadcast directly although there are messengers.
 pub const DIRECT_FANOUT: usize = 64;
@@ -68,7 +68,9 @@ pub struct Broadcast {
     slices: VecDeque<(Vec<Target>, u32)>,
     /// Messengers that have not failed, the one whose turn it is first.
     messengers: VecDeque<Arc<str>>,
-    pending: HashMap<PacketId, Arc<str>>,
+    pending: BTreeMap<PacketId, Arc<str>>,
+    /// Of these packets, those that a messenger may have passed on without a report.
+    unclear: HashSet<PacketId>,
     report: BroadcastReport,
 }
 
@@ -84,7 +86,7 @@ impl Broadcast {
         let size = relayed.len().div_ceil(messengers.len().max(1)).clamp(1, SLICE);
         let slices = relayed.chunks(size).map(|slice| (slice.to_vec(), 0)).collect();
         let (direct, messengers) = (direct.into(), messengers.into());
-        Self { direct, slices, messengers, pending, report: BroadcastReport::default() }
+        Self { direct, slices, messengers, pending, unclear: HashSet::new(), report: BroadcastReport::default() }
     }
 
     /// Returns what to do next. `None`: nothing, until more outcomes are known.
@@ -105,10 +107,22 @@ impl Broadcast {
         }
     }
 
+    /// Returns whether the message may have arrived before at a receiver that this is to be done for.
+    pub fn may_have_arrived(&self, work: &Work) -> bool {
+        let targets = match work {
+            Work::Direct(target) => std::slice::from_ref(target),
+            Work::Relay(slice) => &slice.targets,
+        };
+        targets.iter().any(|target| self.unclear.contains(&target.id))
+    }
+
     /// Records the outcome of a message that was sent directly.
     pub fn sent(&mut self, target: &Target, outcome: Outcome) {
         let Some(name) = self.pending.remove(&target.id) else { return };
         match outcome {
+            outcome if !is_handled(&outcome) && self.unclear.contains(&target.id) => {
+                self.report.missed.push((name, Outcome::DeadlinePassed { maybe_handled: true }));
+            }
             Outcome::Accepted { .. } | Outcome::Sent => self.report.acknowledged.push(name),
             outcome => self.report.missed.push((name, outcome)),
         }
@@ -117,6 +131,7 @@ impl Broadcast {
     /// Records a messenger's report; the error of one that has failed. What it could not deliver is sent directly, and
     /// what it did not report goes to another messenger.
     pub fn relayed(&mut self, slice: Slice, report: Result<Vec<(PacketId, Outcome)>, Outcome>) {
+        let was_not_passed_on = report.as_ref().is_err_and(|outcome| !is_handled(outcome));
         let reported: HashMap<_, _> = match report {
             Ok(outcomes) => outcomes.into_iter().collect(),
             Err(_) => {
@@ -133,6 +148,9 @@ impl Broadcast {
                 Some(outcome) => self.sent(&target, outcome.clone()),
                 None => left.push(target),
             }
+        }
+        if !was_not_passed_on {
+            self.unclear.extend(left.iter().map(|target| target.id));
         }
         if !left.is_empty() {
             self.slices.push_back((left, slice.tries + 1));
@@ -156,8 +174,6 @@ impl Broadcast {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -212,6 +228,26 @@ mod tests {
         assert_eq!(slices.iter().map(|slice| slice.targets.len()).collect::<Vec<_>>(), [DIRECT_FANOUT + 1 - count, 1]);
         assert_eq!(slices[1].messenger, first, "the other one has its turn before");
         assert_eq!(broadcast.report.acknowledged.len(), count - 2);
+    }
+
+    #[test]
+    fn what_a_messenger_may_have_passed_on_is_marked_and_reported_as_maybe_handled() {
+        for (report, is_unclear) in [
+            (Err(Outcome::away("gone")), false),
+            (Err(Outcome::DeadlinePassed { maybe_handled: true }), true),
+            (Ok(Vec::new()), true),
+        ] {
+            let mut broadcast = Broadcast::new(targets(DIRECT_FANOUT + 1), messengers(1));
+            let work = broadcast.next_work().expect("a relay");
+            assert!(!broadcast.may_have_arrived(&work));
+            let Work::Relay(slice) = work else { panic!("a relay") };
+            let first = slice.targets[0].clone();
+            broadcast.relayed(slice, report);
+            assert_eq!(broadcast.may_have_arrived(&Work::Direct(first.clone())), is_unclear);
+            broadcast.sent(&first, Outcome::away("cut off"));
+            let (_, outcome) = &broadcast.report.missed[0];
+            assert_eq!(*outcome == Outcome::DeadlinePassed { maybe_handled: true }, is_unclear, "{outcome}");
+        }
     }
 
     #[test]

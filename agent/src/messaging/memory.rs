@@ -9,6 +9,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use ahash::HashMap;
 
+use robeing_fleet::sabotage::{Mistake, planted};
+
 use super::{
     outcome::Outcome,
     packet::{MAX_DEADLINE_MS, PacketId},
@@ -68,7 +70,8 @@ impl Memory {
     /// the outcome.
     pub fn recognize(&mut self, now: u64, sender: &Arc<str>, id: PacketId, peer: &Arc<str>, waits: bool) -> Recognized {
         self.forget(now);
-        match self.seen.get_mut(&(id, Arc::clone(sender))) {
+        let seen = self.seen.get_mut(&(id, Arc::clone(sender)));
+        match seen.filter(|seen| matches!(seen, Seen::Pending { .. }) || !planted(Mistake::DedupForgets)) {
             Some(Seen::Done(outcome)) => Recognized::Done(outcome.clone()),
             Some(Seen::Pending { waiting }) => {
                 if waits && !waiting.contains(peer) && waiting.len() < MAX_WAITING {

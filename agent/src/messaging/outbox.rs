@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ahash::HashMap;
 
 use super::{
+    inbox::is_handled,
     outcome::Outcome,
     packet::{LANES, MAX_COST, Packet, PacketId, Priority},
 };
@@ -175,7 +176,7 @@ impl Outbox {
                 let Some((seq, _)) = lane.next() else { break };
                 lane.written = seq;
                 let Some(entry) = lane.entries.get_mut(&seq) else { break };
-                entry.packet.resent = std::mem::replace(&mut entry.was_sent, true);
+                entry.packet.resent |= std::mem::replace(&mut entry.was_sent, true);
                 let (packet, left) = (entry.packet.clone(), entry.deadline.saturating_sub(now));
                 lane.spent += packet.cost();
                 bytes += packet.cost();
@@ -189,14 +190,23 @@ impl Outbox {
     }
 
     /// Records the receiver's outcome of a message. Returns whether the message was waiting for it: after its deadline
-    /// it is not.
+    /// it is not. A receiver that has not handled a message which was sent before does not know what became of the
+    /// earlier delivery, if it has been restarted: the message counts as maybe handled.
     pub fn outcome(&mut self, id: PacketId, outcome: Outcome) -> bool {
         let Some(&(index, seq)) = self.by_id.get(&id) else { return false };
-        let was_sent = self.lanes[index].entries.get(&seq).is_some_and(|entry| entry.was_sent);
-        if was_sent {
-            self.settle(index, seq, outcome);
+        let Some(entry) = self.lanes[index].entries.get(&seq).filter(|entry| entry.was_sent) else { return false };
+        let is_known = is_handled(&outcome) || !entry.packet.resent;
+        self.settle(index, seq, if is_known { outcome } else { Outcome::DeadlinePassed { maybe_handled: true } });
+        true
+    }
+
+    /// Notes that a message may arrive by another way first, so that it is marked as resent from now on.
+    pub fn goes_another_way(&mut self, id: PacketId) {
+        if let Some(&(index, seq)) = self.by_id.get(&id)
+            && let Some(entry) = self.lanes[index].entries.get_mut(&seq)
+        {
+            entry.packet.resent = true;
         }
-        was_sent
     }
 
     /// Settles the messages whose deadline has passed.
@@ -302,6 +312,36 @@ mod tests {
         assert_eq!(marks, [(2, true), (3, true), (4, true), (5, false)]);
         assert!(!outbox.outcome(PacketId(1), Outcome::Sent), "it has its outcome");
         assert_eq!(outbox.take_settled(), [(PacketId(1), Outcome::accepted(None))]);
+    }
+
+    #[test]
+    fn a_message_that_may_have_arrived_another_way_is_marked_from_the_first_time_on() {
+        let mut outbox = Outbox::default();
+        outbox.offer(0, packet(1)).unwrap();
+        outbox.offer(0, Packet { resent: true, ..packet(2) }).unwrap();
+        outbox.offer(0, packet(3)).unwrap();
+        outbox.goes_another_way(PacketId(1));
+        outbox.goes_another_way(PacketId(9));
+        outbox.connected(PLENTY);
+        let marks: Vec<_> = outbox.next_batch(0).iter().map(|(packet, _)| packet.resent).collect();
+        assert_eq!(marks, [true, true, false]);
+    }
+
+    #[test]
+    fn a_receiver_that_was_restarted_does_not_know_whether_a_message_was_handled() {
+        let mut outbox = Outbox::default();
+        outbox.offer(0, packet(1)).unwrap();
+        outbox.connected(PLENTY);
+        outbox.next_batch(0);
+        outbox.disconnected("it has died");
+        outbox.connected(PLENTY);
+        outbox.offer(0, packet(2)).unwrap();
+        assert_eq!(ids(&outbox.next_batch(0)), [1, 2]);
+        let waiting = [1, 2].map(|id| outbox.outcome(PacketId(id), Outcome::overloaded("it has just started")));
+        assert_eq!(waiting, [true, true]);
+        let maybe = Outcome::DeadlinePassed { maybe_handled: true };
+        let settled = [(PacketId(1), maybe), (PacketId(2), Outcome::overloaded("it has just started"))];
+        assert_eq!(outbox.take_settled(), settled);
     }
 
     #[test]

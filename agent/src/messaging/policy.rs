@@ -20,6 +20,8 @@ use super::packet::Packet;
 pub const CLIENT_PREFIX: &str = "client:";
 /// The role of such a sender.
 const CLIENT: &str = "client";
+/// What stands for the role of an agent that the directory does not know, in its name.
+const UNKNOWN: &str = "agent";
 
 /// What policies decide about a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +125,10 @@ impl MessagePolicy for PolicyHolder {
             None => (&*packet.sender, role),
         };
         let user = match role {
-            "" | CLIENT => sender.to_owned(),
+            // A certificate's name has no slash, but the user of a token may: it must not be taken for another member.
+            CLIENT if !sender.contains('/') => sender.to_owned(),
+            // Its role is not known, but it is no client, and must not be taken for one.
+            "" => format!("{UNKNOWN}/{sender}"),
             role => format!("{role}/{sender}"),
         };
         let id = packet.id.to_string();
@@ -133,7 +138,7 @@ impl MessagePolicy for PolicyHolder {
             sender_role: role,
             receiver: &packet.receiver,
             message_type: &packet.kind,
-            priority: u32::from(packet.priority.get()),
+            priority: packet.priority.get(),
             payload: &packet.payload,
         });
         let input = Input { user: &user, rights: rights_of_role(role), object };
@@ -208,7 +213,12 @@ mod tests {
         let client = Packet { sender: "client:ann".into(), ..packet(1) };
         holder.update(&set(2, &[&of("ann")]));
         assert!(matches!(holder.check(&client, ""), Verdict::Refused(_)));
-        assert_eq!(holder.check(&Packet { sender: "ann".into(), ..packet(1) }, "worker"), Verdict::Allowed);
+        let ann = Packet { sender: "ann".into(), ..packet(1) };
+        assert_eq!(holder.check(&ann, "worker"), Verdict::Allowed);
+        assert_eq!(holder.check(&ann, ""), Verdict::Allowed, "an agent that is gone is not taken for the client");
+        holder.update(&set(3, &[&of("worker/a")]));
+        let user = Packet { sender: "client:worker/a".into(), ..packet(1) };
+        assert_eq!(holder.check(&user, ""), Verdict::Allowed, "the user of a token is not taken for an agent");
     }
 
     #[test]

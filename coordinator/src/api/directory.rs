@@ -14,11 +14,15 @@ use crate::{
     directory::{Directory, MAX_WATCHERS, Next, Position, Seat},
     lifetime::Leaving,
     policies::PolicyBook,
+    read::StateReader,
 };
 
 /// How long a new watch waits for this coordinator to know its fleet, and to have applied what the watcher has seen at
 /// another one.
 const START_WITHIN: Duration = Duration::from_secs(10);
+
+/// What watchers are told when the coordinator leaves.
+const LEAVES: &str = "this coordinator is leaving; resume at another from the last revision";
 
 /// The Directory service. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +31,7 @@ pub struct DirectoryService {
     pub observer: Arc<ApplyObserver>,
     /// The policies that agents evaluate.
     pub policies: PolicyBook,
+    pub state: StateReader,
     pub leaving: Leaving,
 }
 
@@ -60,9 +65,8 @@ impl DirectoryService {
         let service = self.clone();
         Ok(async_stream::stream! {
             let _permit = permit;
-            let leaves = "this coordinator is leaving; resume at another from the last revision";
             let started = tokio::select! {
-                () = service.leaving.begins() => Err(Status::unavailable(leaves)),
+                () = service.leaving.begins() => Err(Status::unavailable(LEAVES)),
                 started = service.start(from) => started,
             };
             let mut position = match started {
@@ -92,8 +96,8 @@ impl DirectoryService {
                     }
                     Next::Behind => position = service.directory.everything(),
                     Next::Nothing => tokio::select! {
-                        () = service.leaving.begins() => {
-                            yield Err(Status::unavailable(leaves));
+                        status = service.ends() => {
+                            yield Err(status);
                             return;
                         }
                         changed = news.changed() => if changed.is_err() { return },
@@ -105,6 +109,17 @@ impl DirectoryService {
                 }
             }
         })
+    }
+
+    /// Waits until this coordinator no longer serves watches that wait for news, and returns why.
+    async fn ends(&self) -> Status {
+        tokio::select! {
+            () = self.leaving.begins() => Status::unavailable(LEAVES),
+            // One that is out of touch has no news, so this waits from the last of them on.
+            () = self.state.until_out_of_touch() => {
+                Status::unavailable("this coordinator has no contact to the others; resume at another")
+            }
+        }
     }
 
     /// Returns where a watcher begins that knows everything up to the revision `from`.

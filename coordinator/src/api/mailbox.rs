@@ -8,13 +8,13 @@ use futures::{
     stream::{BoxStream, FuturesUnordered},
 };
 use robeing_fleet::{Command, LetterId, MailCommand, Stamp};
-use robeing_net::gate::Caller;
+use robeing_net::{ConnectInfo, gate::Caller};
 use robeing_proto::{
     internal::v1::{
         self as internal, FromMailbox, InboxPage, InboxQuery, LetterAnswer, Letters, ToMailbox,
         from_mailbox::Message as FromAgent, to_mailbox::Message as ToAgent,
     },
-    v1::{ReadInboxRequest, ReadInboxResponse},
+    v1::{self, ReadInboxRequest, ReadInboxResponse},
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,7 +24,7 @@ use crate::{
     api::convert,
     apply::observer::ApplyObserver,
     clock::FleetClock,
-    identity::enrolled,
+    identity::{enrolled, refusals::Refusals},
     lifetime::{Leaving, Lifetime},
     mail::{
         MailError,
@@ -37,6 +37,8 @@ use crate::{
     read::StateReader,
 };
 
+/// The method, as refusals are counted.
+const METHOD: &str = "robeing.internal.v1.Mailbox/Attend";
 /// Messages in flight to one agent.
 const SEND_BUFFER: usize = 2;
 /// How long a new stream has to send its first message.
@@ -56,6 +58,7 @@ pub struct MailboxService {
     pub clock: FleetClock,
     pub inboxes: Inboxes,
     pub leaving: Leaving,
+    pub refusals: Refusals,
     pub lifetime: Lifetime,
 }
 
@@ -69,15 +72,20 @@ impl internal::mailbox_server::Mailbox for MailboxService {
         let (sender, receiver) = mpsc::channel(SEND_BUFFER);
         let service = self.clone();
         let caller = Caller::of(request.extensions());
+        let peer = request.extensions().get::<ConnectInfo>().and_then(|connection| connection.peer);
         let inbound = request.into_inner();
         self.lifetime.tasks().spawn(async move {
-            let leaving = service.leaving.clone();
+            let (leaving, state, refusals) = (service.leaving.clone(), service.state.clone(), service.refusals.clone());
             let ended = tokio::select! {
                 () = leaving.begins() => Err(Status::unavailable("this coordinator is leaving; use another")),
+                () = state.until_out_of_touch() => {
+                    Err(Status::unavailable("this coordinator has no contact to the others; use another"))
+                }
                 () = sender.closed() => return,
                 served = service.serve(&caller, inbound, &sender) => served,
             };
             if let Err(status) = ended {
+                refusals.count_ended(METHOD, &status, peer, &caller);
                 // No one receives the status if the agent left first, or does not read.
                 let _ = sender.try_send(Err(status));
             }
@@ -140,13 +148,17 @@ impl MailboxService {
 }
 
 type Settling = BoxFuture<'static, (usize, Result<(), ProposeError>)>;
+type CatchingUp = BoxFuture<'static, Result<(), Status>>;
 
 /// A mailbox that is being served.
 struct Attending {
     service: MailboxService,
     attended: Attended,
-    /// The fleet's time when the mailbox was opened. Letters that were posted earlier may have been sent before.
-    opened: Stamp,
+    /// The fleet's time when the mailbox was opened, or a little later. Letters that were posted earlier may have been
+    /// sent before. `None`: it is not known here yet, because this coordinator may be behind; so may any letter.
+    opened: Option<Stamp>,
+    /// Waits until everything that was accepted before the mailbox was opened is applied here.
+    catching_up: CatchingUp,
     window: Window,
     /// The state may have letters to be sent.
     has_letters: bool,
@@ -164,7 +176,8 @@ struct Attending {
 impl Attending {
     fn new(service: MailboxService, attended: Attended) -> Self {
         Self {
-            opened: service.state.look(|fleet| fleet.now()),
+            opened: None,
+            catching_up: catch_up(&service.state),
             sender: service.proposer.sender(),
             service,
             attended,
@@ -190,6 +203,11 @@ impl Attending {
                     self.check_not_barred()?;
                     self.has_letters = true;
                 }
+                caught_up = &mut self.catching_up, if self.opened.is_none() => match caught_up {
+                    Ok(()) => self.opened = Some(self.service.state.look(|fleet| fleet.now())),
+                    // Nobody leads now.
+                    Err(_) => self.catching_up = catch_up(&self.service.state),
+                },
                 Some((bytes, settled)) = self.settling.next() => {
                     self.settling_bytes -= bytes;
                     // The agent opens its mailbox again, and gets the letters again.
@@ -250,8 +268,8 @@ impl Attending {
         }
         let now = self.service.clock.estimate().fleet;
         let wire = |letter: &Arc<robeing_fleet::Letter>| {
-            let may_be_known = letter.posted.fleet <= self.opened.fleet;
-            convert::letter_message(letter, letter.expires.saturating_sub(now).max(1), may_be_known)
+            let resent = may_be_known(letter.posted, self.opened);
+            convert::letter_message(letter, letter.expires.saturating_sub(now).max(1), resent)
         };
         Some(ToAgent::Letters(Letters { letters: letters.iter().map(wire).collect() }))
     }
@@ -301,8 +319,30 @@ impl Attending {
     }
 }
 
+/// Returns whether a letter may have been sent to the agent before its mailbox was opened.
+fn may_be_known(posted: Stamp, opened: Option<Stamp>) -> bool {
+    opened.is_none_or(|opened| posted.fleet <= opened.fleet)
+}
+
+fn catch_up(state: &StateReader) -> CatchingUp {
+    let state = state.clone();
+    Box::pin(async move { state.ready_to_read(v1::Consistency::Linearizable.into()).await })
+}
+
 /// Returns whether a mailbox ended because the agent has opened another one.
 #[cfg(test)]
 pub fn is_replaced(status: &Status) -> bool {
     status.code() == tonic::Code::Aborted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_letter_may_be_known_until_the_time_of_opening_is() {
+        assert!(may_be_known(Stamp::at(5), None), "another coordinator may have sent it");
+        assert!(may_be_known(Stamp::at(5), Some(Stamp::at(5))));
+        assert!(!may_be_known(Stamp::at(6), Some(Stamp::at(5))));
+    }
 }

@@ -29,7 +29,7 @@ use crate::{
     },
     apply::observer::ApplyObserver,
     clock::FleetClock,
-    identity::enrolled,
+    identity::{enrolled, refusals::Refusals},
     leader::{
         health::SessionHealth,
         role::{RaftRole, until, until_not_leading},
@@ -48,6 +48,8 @@ use crate::{
     read::StateReader,
 };
 
+/// The method, as refusals are counted.
+const METHOD: &str = "robeing.internal.v1.Session/Open";
 /// Messages in flight to one agent; what exceeds this waits in its outbox.
 const SEND_BUFFER: usize = 4;
 /// How long a new connection has to send its Hello.
@@ -68,6 +70,7 @@ pub struct SessionService {
     pub opener: SessionOpener,
     /// What decides about results before they are proposed.
     pub policies: Policies,
+    pub refusals: Refusals,
     pub lifetime: Lifetime,
 }
 
@@ -83,10 +86,12 @@ impl internal::session_server::Session for SessionService {
         let inbound = request.into_inner();
         self.lifetime.tasks().spawn(async move {
             let stop = service.lifetime.stop().clone();
+            let (refusals, peer) = (service.refusals.clone(), connection.as_ref().and_then(|from| from.peer));
             tokio::select! {
                 () = stop.cancelled() => {}
-                served = service.serve(connection, caller, inbound, &sender) => {
+                served = service.serve(connection, caller.clone(), inbound, &sender) => {
                     if let Err(status) = served {
+                        refusals.count_ended(METHOD, &status, peer, &caller);
                         // No one receives the status if the agent left first.
                         let _ = sender.send(Err(status)).await;
                     }

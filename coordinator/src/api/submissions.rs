@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, Role, SubmitTask, TaskCommand, TaskId};
+use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, SubmitTask, TaskCommand, TaskId};
 use robeing_net::gate::Caller;
 use robeing_platform::{Platform, uuid_v7};
 use robeing_proto::{
@@ -31,7 +31,6 @@ use crate::{
         result_stream::{Letter, ResultStream},
     },
     disk_space::Rooms,
-    leader::shortages::Scarce,
     lifetime::{Leaving, Lifetime},
     policies::Policies,
     propose::{self, Lane, ProposeError, Proposer, Sender},
@@ -117,18 +116,9 @@ impl Submissions {
         by: &Caller,
         mut submissions: Vec<SubmitTask>,
     ) -> Result<Vec<Outcome>, ProposeError> {
-        let mut refused: BTreeMap<usize, Outcome> = self
-            .policies
-            .check_submissions(&mut submissions, by)
-            .await
-            .into_iter()
-            .map(|(n, no)| (n, Err(no)))
-            .collect();
-        for (n, refusal) in self.without_room(&submissions).await {
-            if matches!(refusal, Refusal::QueueFull { .. }) {
-                let role = submissions[n].required_role.unwrap_or(Role::Worker);
-                self.observer.shortages.count(Scarce::Queue, role);
-            }
+        let mut refused: BTreeMap<usize, Outcome> = self.policies.check_submissions(&mut submissions, by).await;
+        let without_room = self.without_room(&submissions).await;
+        for (n, refusal) in self.observer.shortages.counted(&submissions, without_room) {
             refused.entry(n).or_insert(Ok(Reply::Refused(refusal)));
         }
         let count = submissions.len();

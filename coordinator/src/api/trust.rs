@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use robeing_fleet::{
-    AuditCommand, AuditEntry, AuditOutcome, BarKind, Command, EnrolmentMode, IdentityCommand, IdentityConfig,
-    PoolTrust, Reply, TokenIssuer,
+    AgentState, AuditCommand, AuditEntry, AuditOutcome, Bar, BarKind, Command, EnrolmentMode, Fleet, IdentityCommand,
+    IdentityConfig, PoolTrust, Reply, TokenIssuer,
     limits::{MAX_NAME_BYTES, MAX_PAGE, MAX_REASON_BYTES},
 };
 use robeing_identity::{JoinClaims, PeerRole, Realm, SigningRequest, TrustBundle, jwt::KeySet};
@@ -35,6 +35,10 @@ pub const CLIENT_VALID_SPAN: (Duration, Duration) = (Duration::from_secs(60), Du
 /// The actions of audit records.
 const CREATE_JOIN_TOKEN: &str = "create_join_token";
 const CERTIFY_CLIENT: &str = "certify_client";
+/// Guardians together may keep one of so many live agents in quarantine; one in any case.
+pub const QUARANTINED_ONE_OF: usize = 10;
+/// Begins the names of guardians, as records and bars have them.
+const GUARDIANS: &str = "guardian/";
 /// Default number of audit records on a page.
 const DEFAULT_PAGE: usize = 100;
 
@@ -185,6 +189,12 @@ impl TrustAdmin {
             let problem = format!("{} may quarantine an agent, and not remove it; an administrator may", by.name());
             return Err(Status::permission_denied(problem));
         }
+        let is_guardian = by.member().is_some_and(|id| id.role() == PeerRole::Guardian);
+        if is_guardian && !self.state.look(|fleet| may_quarantine(fleet, &request.agent)) {
+            let problem = "guardians keep as many agents in quarantine as they may at a time; an administrator may \
+                           quarantine more, or release some";
+            return Err(Status::resource_exhausted(problem));
+        }
         let bar = IdentityCommand::Bar { agent: request.agent, kind, reason: request.reason, by: by.name() };
         self.propose(Command::Identity(bar)).await?;
         Ok(v1::BarAgentResponse { revision: self.state.look(|fleet| fleet.revision()) })
@@ -231,6 +241,15 @@ impl TrustAdmin {
     }
 }
 
+/// Returns whether guardians may quarantine one more agent, or one that they have quarantined already. A guardian that is
+/// not what it should be must not be able to take down the fleet.
+fn may_quarantine(fleet: &Fleet, agent: &str) -> bool {
+    let is_guardians = |bar: &Bar| bar.kind == BarKind::Quarantined && bar.by.starts_with(GUARDIANS);
+    let others = fleet.bars().filter(|bar| is_guardians(bar) && *bar.agent != *agent).count();
+    let live = fleet.agents().filter(|agent| agent.state == AgentState::Live).count();
+    others < (live / QUARANTINED_ONE_OF).max(1)
+}
+
 fn check_length(field: &str, name: &str) -> Result<(), Status> {
     match name.len() {
         bytes if bytes > MAX_NAME_BYTES => {
@@ -260,5 +279,38 @@ fn span(
     match Duration::try_from(given) {
         Ok(span) if (least..=most).contains(&span) => Ok(span),
         _ => Err(Status::invalid_argument(format!("{field} must be from {least:?} to {most:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_fleet::{AgentCommand, ControlCommand, FleetConfig, Stamp, known_version};
+
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn guardians_keep_one_of_so_many_agents_in_quarantine_and_administrators_as_many_as_they_want() {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+        fleet.apply(Stamp::at(1), raise, &mut Vec::new());
+        let apply = |fleet: &mut Fleet, command| drop(fleet.apply(Stamp::at(1), command, &mut Vec::new()));
+        let bar = |fleet: &mut Fleet, agent: &str, by: &str| {
+            let (agent, reason, by) = (agent.to_owned(), "odd".to_owned(), by.to_owned());
+            let bar = IdentityCommand::Bar { agent, kind: BarKind::Quarantined, reason, by };
+            fleet.apply(Stamp::at(1), Command::Identity(bar), &mut Vec::new());
+        };
+        bar(&mut fleet, "a", "client/ann");
+        assert!(may_quarantine(&fleet, "b"), "people may quarantine more");
+        bar(&mut fleet, "b", "guardian/g");
+        assert!(may_quarantine(&fleet, "b"), "that changes nothing");
+        assert!(!may_quarantine(&fleet, "c"));
+        for n in 0..2 * QUARANTINED_ONE_OF {
+            let join = fixture::join(&format!("live-{n}"), 1);
+            apply(&mut fleet, Command::Agent(AgentCommand::Joined(join)));
+        }
+        assert!(may_quarantine(&fleet, "c"));
+        bar(&mut fleet, "c", "guardian/h");
+        assert!(!may_quarantine(&fleet, "d"), "all guardians together");
     }
 }

@@ -19,6 +19,7 @@ impl Parts {
             directory,
             observer,
             policies: policies.book().clone(),
+            state: self.state.clone(),
             leaving: Leaving::new(&lifetime, members),
         }
     }

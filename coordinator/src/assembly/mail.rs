@@ -17,15 +17,16 @@ impl Parts {
 
     /// Returns the Messages service.
     pub(super) fn messages_service(&self) -> MessagesService {
-        let Self { state, proposer, observer, rooms, outside, .. } = self.clone();
-        let sending = Sending { state, proposer, observer, rooms, room: Arc::default(), platform: outside.platform };
+        let Self { state, proposer, observer, rooms, policies, outside, .. } = self.clone();
+        let (room, platform) = (Arc::default(), outside.platform);
+        let sending = Sending { state, proposer, observer, rooms, policies, room, platform };
         MessagesService { sending, inboxes: self.inboxes() }
     }
 
     /// Returns the Mailbox service.
     pub(super) fn mailbox_service(&self) -> MailboxService {
-        let Self { member, members, state, proposer, observer, clock, lifetime, .. } = self.clone();
-        let leaving = Leaving::new(&lifetime, members);
-        MailboxService { member, state, proposer, observer, clock, inboxes: self.inboxes(), leaving, lifetime }
+        let Self { member, members, state, proposer, observer, clock, refusals, lifetime, .. } = self.clone();
+        let (inboxes, leaving) = (self.inboxes(), Leaving::new(&lifetime, members));
+        MailboxService { member, state, proposer, observer, clock, inboxes, leaving, refusals, lifetime }
     }
 }

@@ -3,7 +3,10 @@
 
 mod consensus;
 mod directory;
+mod leading;
 mod mail;
+#[cfg(test)]
+mod tested;
 
 use std::sync::Arc;
 
@@ -24,6 +27,8 @@ use tonic::service::Routes;
 use tracing::{info, warn};
 
 use self::consensus::{Consensus, election_timing};
+#[cfg(test)]
+pub use self::tested::Tested;
 use crate::{
     CoordinatorError,
     api::{
@@ -45,6 +50,7 @@ use crate::{
     identity::{
         access::Access,
         enrolment::EnrolmentService,
+        pace::Pace,
         refusals::Refusals,
         room::{ENROLLING, Room},
         security::Security,
@@ -52,17 +58,13 @@ use crate::{
     leader::{
         bootstrap::Bootstrap,
         describe::Descriptions,
-        failure_detector::FailureDetector,
         leader_watch::{LeaderConnections, LeaderLoss},
         membership_change::MembershipChange,
-        quorum_contact::ContactKeeper,
         recoveries,
-        score::{ScoreKeeper, Scores},
+        score::Scores,
         sessions::opening::SessionOpener,
-        stalls::StallWatch,
         standing::Standing,
         transfer::Transfer,
-        version::VersionRaiser,
     },
     lifetime::{Leaving, Lifetime},
     member::Member,
@@ -90,23 +92,6 @@ pub struct Assembled {
     /// The handles that unit tests use.
     #[cfg(test)]
     pub tested: Tested,
-}
-
-/// The handles of a coordinator that unit tests use.
-#[cfg(test)]
-#[derive(Clone)]
-pub struct Tested {
-    pub member: Member,
-    pub members: Members,
-    pub standing: Standing,
-    pub state: StateReader,
-    pub proposer: Proposer,
-    pub change: MembershipChange,
-    pub submissions: Submissions,
-    pub watches: Watches,
-    pub directory: DirectoryService,
-    pub messages: crate::api::messages::MessagesService,
-    pub policies: Policies,
 }
 
 /// What a coordinator found on its machine before it starts.
@@ -183,6 +168,7 @@ struct Parts {
     warnings: Arc<Warnings>,
     rooms: Arc<Rooms>,
     policies: Policies,
+    refusals: Refusals,
     outside: Outside,
     lifetime: Lifetime,
 }
@@ -250,6 +236,7 @@ impl Parts {
             warnings,
             rooms,
             policies,
+            refusals: Refusals::new(metrics),
             outside,
             lifetime,
         }
@@ -334,31 +321,6 @@ impl Parts {
         LeaderLoss { own: member.id(), connections, standing, members, outside, raft, timing, restraint }
     }
 
-    fn contact_keeper(&self) -> ContactKeeper {
-        let Self { member, raft, standing, members, outside, .. } = self.clone();
-        ContactKeeper { own: member.id(), raft, standing, members, peers: outside.peers }
-    }
-
-    fn stall_watch(&self) -> StallWatch {
-        let Self { member, members, standing, descriptions, raft, log, warnings, .. } = self.clone();
-        StallWatch { member, members, standing, descriptions, raft, log, warnings }
-    }
-
-    fn failure_detector(&self) -> FailureDetector {
-        let Self { standing, state, proposer, observer, clock, outside, .. } = self.clone();
-        FailureDetector { standing, state, proposer, observer, transport: outside.transport, clock }
-    }
-
-    fn score_keeper(&self) -> ScoreKeeper {
-        let Self { member, members, standing, descriptions, raft, scores, rooms, .. } = self.clone();
-        ScoreKeeper { own: member.id(), members, standing, descriptions, raft, scores, rooms }
-    }
-
-    fn version_raiser(&self) -> VersionRaiser {
-        let Self { standing, members, descriptions, state, proposer, .. } = self.clone();
-        VersionRaiser { standing, members, descriptions, state, proposer }
-    }
-
     fn consensus_server(
         &self,
         config: &CoordinatorConfig,
@@ -380,25 +342,6 @@ impl Parts {
     fn watches(&self) -> Watches {
         let Self { members, standing, state, observer, lifetime, .. } = self.clone();
         Watches { state, observer, standing, leaving: Leaving::new(&lifetime, members) }
-    }
-
-    #[cfg(test)]
-    fn tested(&self, directory: DirectoryService) -> Tested {
-        let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
-        let (submissions, watches, messages) = (self.submissions(), self.watches(), self.messages_service());
-        Tested {
-            member,
-            members,
-            standing,
-            state,
-            proposer,
-            change,
-            submissions,
-            watches,
-            directory,
-            messages,
-            policies,
-        }
     }
 
     fn fleet_service(&self) -> FleetService {
@@ -431,7 +374,20 @@ impl Parts {
             observer: Arc::clone(&observer),
             transport: outside.transport,
         };
-        SessionService { member, members, standing, state, proposer, observer, clock, opener, policies, lifetime }
+        let refusals = self.refusals.clone();
+        SessionService {
+            member,
+            members,
+            standing,
+            state,
+            proposer,
+            observer,
+            clock,
+            opener,
+            policies,
+            refusals,
+            lifetime,
+        }
     }
 
     fn guard_reports(&self) -> GuardReports {
@@ -452,8 +408,7 @@ impl Parts {
 
     /// Puts the services behind the gate, adds the one for enrolment, and starts what keeps certificates up to date.
     async fn secure(&self, routes: Routes, security: Security, metrics: &Metrics) -> Routes {
-        let Self { member, state, proposer, observer, clock, warnings, lifetime, .. } = self.clone();
-        let refusals = Refusals::new(metrics);
+        let Self { member, state, proposer, observer, clock, warnings, refusals, lifetime, .. } = self.clone();
         lifetime.spawn(refusals.clone().run(proposer.clone()));
         let enrolment = EnrolmentService {
             member,
@@ -465,6 +420,7 @@ impl Parts {
             proposer,
             refusals: refusals.clone(),
             room: Room::new(ENROLLING),
+            pace: Pace::default(),
             shortages: observer.shortages.clone(),
         };
         let access = Access {

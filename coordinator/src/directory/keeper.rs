@@ -63,7 +63,10 @@ impl DirectoryKeeper {
             }
             Noted::Everything => {
                 let (present, up_to) = self.everything().await;
-                self.record(|log| log.replace(present, Look { complete, up_to }))
+                self.record(|log| {
+                    log.replace(present, Look { complete, up_to });
+                    true
+                })
             }
         }
     }

@@ -9,7 +9,7 @@ use robeing_net::{
     gate::{Caller, Gate, ON_BEHALF_OF},
     security::{PeerIdentity, TrustClock},
 };
-use tonic::{Status, async_trait};
+use tonic::{Code, Status, async_trait};
 use tracing::debug;
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     kubernetes::User,
     refusals::{ANONYMOUS, Refusals, done_to},
     rights::MAX_NAME_BYTES,
-    table::{Allowed, allowed},
+    table::{Allowed, allowed, is_for_gateways},
     trust::{FleetTrust, Trusted},
 };
 use crate::{api::convert::excerpt, read::StateReader};
@@ -48,6 +48,10 @@ impl Gate for Access {
         }
         admitted.map_err(|(status, _)| status)
     }
+
+    fn failed(&self, method: &str, code: Code) {
+        self.refusals.count_failed(method.trim_start_matches('/'), code);
+    }
 }
 
 impl Access {
@@ -67,11 +71,10 @@ impl Access {
         }
         let behalf = headers.get_all(ON_BEHALF_OF);
         if let Some(peer) = &connection.identity {
-            let decided = match behalf.iter().next() {
-                None => self.decide_member(allowed, peer).await,
-                Some(_) => self.decide_on_behalf(allowed, peer, behalf).await,
+            return match behalf.iter().next() {
+                None => self.decide_member(allowed, peer).await.map_err(|status| (status, name_of(&peer.id))),
+                Some(_) => self.decide_on_behalf(method, allowed, peer, behalf).await,
             };
-            return decided.map_err(|status| (status, name_of(&peer.id)));
         }
         if allowed == Allowed::Anyone {
             // Whatever the call brings along, it changes nothing.
@@ -85,7 +88,8 @@ impl Access {
             let name: Arc<str> = user.name.as_str().into();
             return match self.decide_user(allowed, user, &name).await {
                 Ok(()) => Ok(Caller::User(name)),
-                Err(status) => Err((status, name.to_string())),
+                // With its role, since a user's name could be that of an agent.
+                Err(status) => Err((status, Caller::User(name).name())),
             };
         }
         match allowed {
@@ -121,14 +125,35 @@ impl Access {
     }
 
     /// Decides about a call that a member makes on behalf of a client, whose certificate it has seen: only the client's
-    /// rights count, and of these only the ones that a gateway needs.
+    /// rights count, and only for the calls that a gateway makes. What the client may not do is refused to the client: it
+    /// says nothing about the messenger, which would be quarantined for what its clients try.
     async fn decide_on_behalf(
         &self,
+        method: &str,
         allowed: Allowed,
         peer: &Arc<PeerIdentity>,
         named: GetAll<'_, HeaderValue>,
-    ) -> Result<Caller, Status> {
+    ) -> Result<Caller, (Status, String)> {
         let id = &peer.id;
+        let client = self.client_of(id, named).map_err(|status| (status, name_of(id)))?;
+        let through = format!("{} through {}", name_of(&client), name_of(id));
+        let has_right = match allowed {
+            Allowed::With(right, _) if is_for_gateways(method) => {
+                let has = self.rights.has(&Proven::Certificate(client.name().to_owned()), right).await;
+                has.map_err(|status| (status, through.clone()))?
+            }
+            // No gateway makes such a call.
+            _ => return Err((denied(&through, allowed), name_of(id))),
+        };
+        if !has_right {
+            return Err((denied(&through, allowed), through));
+        }
+        debug!(client = client.name(), messenger = id.name(), "a call on behalf of a client");
+        Ok(Caller::Member(Arc::new(PeerIdentity { id: client, key: peer.key })))
+    }
+
+    /// Returns the client that a messenger names.
+    fn client_of(&self, id: &SpiffeId, named: GetAll<'_, HeaderValue>) -> Result<SpiffeId, Status> {
         if id.role() != PeerRole::Messenger {
             return Err(only_messengers(&name_of(id)));
         }
@@ -137,23 +162,12 @@ impl Access {
         let (name, is_one) = (names.next().and_then(|name| name.to_str().ok()), names.next().is_none());
         let client = name.filter(|name| is_one && name.len() <= MAX_NAME_BYTES);
         let client = client.and_then(|name| id.realm().member(PeerRole::Client, name).ok());
-        let Some(client) = client else {
-            return Err(Status::invalid_argument(format!(
+        client.ok_or_else(|| {
+            Status::invalid_argument(format!(
                 "the header {ON_BEHALF_OF} must be the name of one client: up to {MAX_NAME_BYTES} letters, digits, '-', \
                  '.' and '_'"
-            )));
-        };
-        let has_right = match allowed {
-            Allowed::With(right, _) if right.is_for_gateways() => {
-                self.rights.has(&Proven::Certificate(client.name().to_owned()), right).await?
-            }
-            Allowed::With(..) | Allowed::Anyone | Allowed::Coordinators | Allowed::Agents => false,
-        };
-        if !has_right {
-            return Err(denied(&format!("{} through {}", name_of(&client), name_of(id)), allowed));
-        }
-        debug!(client = client.name(), messenger = id.name(), "a call on behalf of a client");
-        Ok(Caller::Member(Arc::new(PeerIdentity { id: client, key: peer.key })))
+            ))
+        })
     }
 
     fn check_not_barred(&self, id: &SpiffeId) -> Result<(), Status> {

@@ -9,12 +9,14 @@ use robeing_net::{ConnectInfo, security::TrustClock};
 use robeing_proto::internal::v1::{
     self as internal, enrol_request::Proof, enrolment_server::Enrolment as EnrolmentRpc,
 };
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use tracing::{debug, info};
 
 use super::{
     client_rights::TokenReviewer,
     kubernetes::User,
+    pace::{PER_SECOND, Pace},
     proofs::{Claim, ProofError, Proved, ServiceAccount},
     refusals::{ANONYMOUS, Refusals, done_to},
     room::Room,
@@ -43,6 +45,7 @@ pub struct EnrolmentService {
     pub proposer: Proposer,
     pub refusals: Refusals,
     pub room: Room,
+    pub pace: Pace,
     pub shortages: Shortages,
 }
 
@@ -96,6 +99,11 @@ impl EnrolmentService {
         };
         self.check_not_barred(claim)?;
         if let Some(proved) = proved {
+            if !self.pace.take(peer, Instant::now()) {
+                return Err(Status::resource_exhausted(format!(
+                    "too many agents have enrolled from this address; {PER_SECOND} may do so in each second: try again"
+                )));
+            }
             self.enrol(claim, key, proved).await?;
             info!(
                 agent = claim.name,

@@ -20,6 +20,7 @@ pub mod fixture;
 pub mod join_dir;
 pub mod kubernetes;
 pub mod own;
+pub mod pace;
 pub mod proofs;
 pub mod refusals;
 pub mod rights;

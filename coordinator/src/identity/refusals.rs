@@ -8,9 +8,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
 };
 use robeing_fleet::{AuditCommand, AuditEntry, AuditOutcome, BarKind, Command};
+use robeing_net::gate::Caller;
 use robeing_platform::sync::{Mutex, PoisonError};
 use robeing_telemetry::Metrics;
-use tonic::Code;
+use tonic::{Code, Status};
 use tracing::debug;
 
 use crate::propose::Proposer;
@@ -47,6 +48,7 @@ struct Pending {
 #[derive(Clone)]
 pub struct Refusals {
     counter: Family<Labels, Counter>,
+    failed: Family<Labels, Counter>,
     pending: Arc<Mutex<Vec<Pending>>>,
 }
 
@@ -54,7 +56,9 @@ impl Refusals {
     /// Creates the counter.
     pub fn new(metrics: &Metrics) -> Self {
         let help = "Calls that were refused because of who made them, by method and gRPC code";
-        Self { counter: metrics.counters("calls_refused", help), pending: Arc::default() }
+        let counter = metrics.counters("calls_refused", help);
+        let help = "Calls that were admitted and failed before their first answer, by method and gRPC code";
+        Self { counter, failed: metrics.counters("calls_failed", help), pending: Arc::default() }
     }
 
     /// Counts a refused call of the caller that has proved to be `name`, or of [`ANONYMOUS`], unless the code states
@@ -77,6 +81,28 @@ impl Refusals {
             None if room => pending.push(Pending { actor, method: method.to_owned(), code, times: 1, is_anonymous }),
             None => {}
         }
+    }
+
+    /// Takes the actors of the refusals that are to be recorded.
+    #[cfg(test)]
+    pub fn actors(&self) -> Vec<String> {
+        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        pending.into_iter().map(|refused| refused.actor).collect()
+    }
+
+    /// Counts a stream that was admitted, and that its service has ended with this status: it is in the name of another
+    /// than `caller`, or fails for any other reason.
+    pub fn count_ended(&self, method: &str, status: &Status, peer: Option<SocketAddr>, caller: &Caller) {
+        match status.code() {
+            code @ (Code::PermissionDenied | Code::Unauthenticated) => self.count(method, code, peer, &caller.name()),
+            code => self.count_failed(method, code),
+        }
+    }
+
+    /// Counts a call that was admitted and failed before its first answer, whoever made it: also one whose message is too
+    /// large or can't be read.
+    pub fn count_failed(&self, method: &str, code: Code) {
+        self.failed.get_or_create(&Labels { method: method.to_owned(), code: format!("{code:?}") }).inc();
     }
 
     /// Records refusals in the audit log. Runs until the coordinator stops.
@@ -139,6 +165,20 @@ mod tests {
         drop(pending);
         let text = metrics.encode();
         assert!(text.contains(r#"robeing_calls_refused_total{method="Submit",code="PermissionDenied"} 74"#), "{text}");
+    }
+
+    #[test]
+    fn calls_in_the_name_of_another_and_other_failures_are_counted_apart() {
+        let metrics = Metrics::default();
+        let refusals = Refusals::new(&metrics);
+        for status in [Status::permission_denied("x"), Status::invalid_argument("x"), Status::deadline_exceeded("x")] {
+            refusals.count_ended("Open", &status, None, &Caller::Anonymous);
+        }
+        refusals.count_failed("Submit", Code::OutOfRange);
+        let text = metrics.encode();
+        assert!(text.contains(r#"robeing_calls_refused_total{method="Open",code="PermissionDenied"} 1"#), "{text}");
+        assert!(text.contains(r#"robeing_calls_failed_total{method="Open",code="InvalidArgument"} 1"#), "{text}");
+        assert!(text.contains(r#"robeing_calls_failed_total{method="Submit",code="OutOfRange"} 1"#), "{text}");
     }
 
     #[test]

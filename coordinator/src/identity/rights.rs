@@ -67,12 +67,6 @@ impl Right {
         Self::ALL.into_iter().find(|right| right.as_str() == text)
     }
 
-    /// Returns whether a messenger may use it on behalf of a client: what its gateway serves, and nothing that would give
-    /// a messenger that is not what it should be the fleet itself.
-    pub fn is_for_gateways(self) -> bool {
-        matches!(self, Self::Submit | Self::Read | Self::Message)
-    }
-
     /// Returns whether clients without a certificate may have it.
     pub fn is_for_anonymous(self) -> bool {
         matches!(self, Self::Submit | Self::Read)

@@ -2,15 +2,11 @@
 
 use std::{env, path::Path, sync::Arc, time::Duration};
 
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
-};
 use robeing_identity::{Realm, SpiffeIdError};
-use robeing_net::security::{Refused, Tls, TlsStats, TrustClock};
+use robeing_net::security::{Tls, TrustClock};
 use robeing_platform::Platform;
 use robeing_settings::{CoordinatorConfig, TlsMode};
-use robeing_telemetry::Metrics;
+use robeing_telemetry::{ConnectionMetrics, Metrics};
 use tokio::sync::watch;
 
 use super::{
@@ -170,12 +166,6 @@ async fn warn_of_expiry(trust: FleetTrust, clock: Arc<TrustClock>, name: String,
     }
 }
 
-/// The labels of the counter of refused connections.
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Labels {
-    reason: String,
-}
-
 /// Refreshes metrics and warnings. Runs until the coordinator stops.
 async fn watch_connections(
     tls: Tls,
@@ -185,18 +175,9 @@ async fn watch_connections(
     warnings: Arc<Warnings>,
     metrics: Metrics,
 ) {
-    let help = "Connections that were refused before any call, by reason";
-    let refused: Family<Labels, Counter> = metrics.counters("connections_refused", help);
-    let authenticated = metrics.counter("connections_authenticated", "Connections accepted with a certificate");
-    let anonymous = metrics.counter("connections_anonymous", "Connections accepted without a certificate");
+    let connections = ConnectionMetrics::new(&metrics);
     loop {
-        let stats: &TlsStats = tls.stats();
-        for why in Refused::ALL {
-            let counter = refused.get_or_create_owned(&Labels { reason: why.as_str().to_owned() });
-            counter.inc_by(stats.refused(why).saturating_sub(counter.get()));
-        }
-        authenticated.inc_by(stats.authenticated().saturating_sub(authenticated.get()));
-        anonymous.inc_by(stats.anonymous().saturating_sub(anonymous.get()));
+        connections.refresh(tls.stats());
         let is_open = trust.with(state.look(|fleet| fleet.identity_config().cloned())).is_open();
         let open = format!(
             "enrolment at coordinator {name} is open: anyone who reaches it can become a worker or a specialist, and \

@@ -65,6 +65,22 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Allowed::With(Right::Read, AGENTS)),
 ];
 
+/// What the gateway of a messenger calls on behalf of clients. A messenger that is not what it should be can name any
+/// client, so it may do nothing else with the rights of one.
+const GATEWAYS: &[&str] = &[
+    "/robeing.v1.Fleet/Submit",
+    "/robeing.v1.Fleet/CancelTasks",
+    "/robeing.v1.Fleet/GetTask",
+    "/robeing.v1.Fleet/WatchTasks",
+    "/robeing.v1.Messages/SendMessage",
+    "/robeing.v1.Messages/GetMessage",
+];
+
+/// Returns whether messengers may call a method on behalf of clients.
+pub fn is_for_gateways(method: &str) -> bool {
+    GATEWAYS.contains(&method)
+}
+
 /// Agents that read tasks: guardians, which watch over them.
 const READERS: &[PeerRole] = &[PeerRole::Guardian];
 /// Agents that follow tasks: guardians, and messengers, which report what has finished to webhooks. For the clients of
@@ -170,6 +186,15 @@ mod tests {
         let path = format!("{}/../docs/security.md", env!("CARGO_MANIFEST_DIR"));
         let docs = std::fs::read_to_string(path).expect("the page");
         assert!(docs.contains(&markdown()), "docs/security.md should have this table:\n\n{}", markdown());
+    }
+
+    #[test]
+    fn gateways_call_nothing_that_only_members_or_administrators_may() {
+        for method in GATEWAYS {
+            let Some(Allowed::With(right, _)) = allowed(method) else { panic!("{method} is for no client") };
+            assert!(matches!(right, Right::Submit | Right::Read | Right::Message), "{method}");
+        }
+        assert!(!is_for_gateways("/robeing.v1.Messages/ReadInbox"));
     }
 
     #[test]

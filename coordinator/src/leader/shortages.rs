@@ -7,7 +7,9 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
 };
-use robeing_fleet::{AuditCommand, AuditEntry, AuditOutcome, Command, Places, Role, limits::MAX_AGENTS};
+use robeing_fleet::{
+    AuditCommand, AuditEntry, AuditOutcome, Command, Places, Refusal, Role, SubmitTask, limits::MAX_AGENTS,
+};
 use robeing_platform::sync::{Mutex, PoisonError};
 use robeing_telemetry::Metrics;
 use tracing::{debug, warn};
@@ -72,6 +74,16 @@ impl Shortages {
         *self.pending.lock().unwrap_or_else(PoisonError::into_inner).entry((scarce, role)).or_default() += 1;
     }
 
+    /// Records which submissions were refused because the queue is full for their role, and returns `refused`, whose keys
+    /// are indexes into `submissions`.
+    pub fn counted(&self, submissions: &[SubmitTask], refused: BTreeMap<usize, Refusal>) -> BTreeMap<usize, Refusal> {
+        let full = refused.iter().filter(|(_, refusal)| matches!(refusal, Refusal::QueueFull { .. }));
+        for submission in full.filter_map(|(n, _)| submissions.get(*n)) {
+            self.count(Scarce::Queue, submission.required_role.unwrap_or(Role::Worker));
+        }
+        refused
+    }
+
     /// Returns what was refused since the last call, as records.
     fn take(&self) -> Vec<AuditEntry> {
         let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
@@ -110,9 +122,25 @@ impl Shortages {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::limits::MAX_AUDIT_BATCH;
+    use bytes::Bytes;
+    use robeing_fleet::{TaskId, limits::MAX_AUDIT_BATCH};
 
     use super::*;
+
+    #[test]
+    fn only_submissions_for_which_the_queue_is_full_are_counted() {
+        let shortages = Shortages::default();
+        let task = |n: u128| SubmitTask::new(TaskId(n), "a", Bytes::new());
+        let guarding = SubmitTask { required_role: Some(Role::Guardian), ..task(2) };
+        let full = || Refusal::QueueFull { limit: 1 };
+        let refused = BTreeMap::from([(0, Refusal::TooManyTasks { limit: 1 }), (1, full()), (2, full()), (9, full())]);
+        assert_eq!(shortages.counted(&[task(1), guarding, task(3)], refused.clone()), refused);
+        let found: Vec<_> = shortages.take().into_iter().map(|entry| entry.detail).collect();
+        assert_eq!(
+            found,
+            ["refused 1 for the role worker, of priority 3", "refused 1 for the role guardian, of priority 2"]
+        );
+    }
 
     #[test]
     fn refusals_are_counted_by_role_and_recorded_together() {

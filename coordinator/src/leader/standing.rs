@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     sync::watch,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -21,6 +21,9 @@ use crate::{
 /// How long a coordinator may be without contact to a leader, or as leader to a majority, before it counts as out of
 /// touch.
 pub const SILENCE: Duration = Duration::from_secs(3);
+/// How long a coordinator may be out of touch before the streams end that tell agents the fleet's state, so that the
+/// agents look for another coordinator.
+pub const STALE_AFTER: Duration = Duration::from_secs(30);
 /// How long a leader waits for a majority's confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -102,6 +105,20 @@ impl Standing {
         let replicated = self.raft.majority_heard_ago();
         let confirmed = self.contact.at(term).map(|at| at.elapsed());
         replicated.into_iter().chain(confirmed).min()
+    }
+
+    /// Waits until this coordinator has had no contact to a leader, or as leader to a majority, for [`STALE_AFTER`] since
+    /// the call: what it tells may be out of date. Even then a new stream is served for as long, because another
+    /// coordinator may know no more. Cancellation-safe.
+    pub async fn until_stale(&self) {
+        let begun = Instant::now();
+        loop {
+            let silent = self.quorum_age().unwrap_or_else(|| self.heard_ago()).min(begun.elapsed());
+            match STALE_AFTER.checked_sub(silent) {
+                None | Some(Duration::ZERO) => return,
+                Some(left) => sleep(left).await,
+            }
+        }
     }
 
     /// Returns whether a majority is known to have followed this leader recently enough to answer heartbeats.

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use prost_types::Duration as WireDuration;
 use ring::digest::{Context, SHA256};
 use robeing_fleet::{
-    LetterId, PostLetter,
+    Letter, LetterId, PostLetter,
     limits::{DEFAULT_PRIORITY, MAX_KEY_ID_BYTES, MAX_LETTER_BYTES, MAX_LETTER_TTL_MS, MAX_PRIORITY},
 };
 use robeing_platform::compute;
+use robeing_policy::Message;
 use robeing_proto::v1;
 
 use super::address::Address;
@@ -93,6 +94,36 @@ impl Draft {
         };
         letter.digest = digest(&letter);
         Ok(Self { id, to: address, ttl, is_durable: durable, is_broadcast: broadcast, letter })
+    }
+
+    /// Returns the payload, unless it is sealed for its receiver.
+    pub fn readable(&self) -> Option<&Bytes> {
+        self.letter.key_id.is_empty().then_some(&self.letter.payload)
+    }
+
+    /// Returns the message as policies see it.
+    pub fn seen<'a>(&'a self, id: &'a str, (sender, sender_role): (&'a str, &'a str)) -> Message<'a> {
+        let PostLetter { to, kind, payload, priority, .. } = &self.letter;
+        Message {
+            message_id: id,
+            sender,
+            sender_role,
+            receiver: to,
+            message_type: kind,
+            priority: u32::from(*priority),
+            payload,
+        }
+    }
+
+    /// Returns whether a letter is this message, which was sent before.
+    pub fn is_same_as(&self, letter: &Letter) -> bool {
+        self.letter.digest == letter.digest
+    }
+
+    /// Replaces the payload by a redacted one. What is sent again counts as the same message if it is redacted alike.
+    pub fn redact(&mut self, payload: Bytes) {
+        self.letter.payload = payload;
+        self.letter.digest = digest(&self.letter);
     }
 
     /// Returns the letter to an agent.

@@ -24,10 +24,14 @@ pub mod waiters;
 pub mod window;
 
 use ring::digest::{SHA256, digest};
-use robeing_fleet::{Refusal, limits::MAX_NAME_BYTES};
+use robeing_fleet::{Refusal, Role, limits::MAX_NAME_BYTES};
+use robeing_identity::PeerRole;
 use robeing_net::gate::Caller;
 
-use crate::{api::convert::BadField, propose::ProposeError};
+use crate::{
+    api::convert::{BadField, peer_role},
+    propose::ProposeError,
+};
 
 /// Why a message was not accepted, or a call about messages has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,11 +124,24 @@ pub fn sender_name(caller: &Caller) -> String {
     format!("{kept}~{}", &digits[..CUT_DIGITS])
 }
 
+/// Returns the name of a sender without what its role puts before it, and the role as policies see it: of clients, and of
+/// members that are no agents, the role is in the sender's name. `role_of` knows the roles of agents; the role of one that
+/// it does not know is empty.
+pub fn sender_and_role(sender: &str, role_of: impl FnOnce(&str) -> Option<Role>) -> (&str, &'static str) {
+    let others = [PeerRole::Client, PeerRole::Operator, PeerRole::Coordinator];
+    match sender.split_once(':') {
+        Some((role, name)) => match others.into_iter().find(|other| other.as_str() == role) {
+            Some(role) => (name, role.as_str()),
+            None => (sender, ""),
+        },
+        None => (sender, role_of(sender).map_or("", |role| peer_role(role).as_str())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use robeing_identity::PeerRole;
     use robeing_net::security::PeerIdentity;
 
     use super::*;
@@ -141,6 +158,17 @@ mod tests {
         assert_eq!(sender_name(&member(PeerRole::Client)), "client:x");
         assert_eq!(sender_name(&Caller::User("ann".into())), "client:ann");
         assert_eq!(sender_name(&Caller::Plaintext), "client:anonymous");
+    }
+
+    #[test]
+    fn a_senders_role_is_in_its_name_or_known_to_the_fleet() {
+        let of = |sender| sender_and_role(sender, |name| (name == "g").then_some(Role::Guardian));
+        assert_eq!(of("client:ada"), ("ada", "client"));
+        assert_eq!(of("client:system:serviceaccount:a:b"), ("system:serviceaccount:a:b", "client"));
+        assert_eq!(of("operator:o"), ("o", "operator"));
+        assert_eq!(of("g"), ("g", "guardian"));
+        assert_eq!(of("ada"), ("ada", ""), "an agent of an unknown role is no client");
+        assert_eq!(of("worker:ada"), ("worker:ada", ""));
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
-use robeing_fleet::{Command, Fleet, Letter, LetterId, LetterOutcome, MailCommand, PostLetter, Refusal, Reply};
+use robeing_fleet::{Command, Fleet, Letter, LetterId, LetterOutcome, MailCommand, PostLetter, Refusal, Reply, Role};
 use robeing_platform::{Platform, uuid_v7};
+use robeing_policy::Checked;
 use robeing_proto::{
     budget::MESSAGE_BUDGET_BYTES,
     v1::{self, MessageCode, MessageStatus},
@@ -21,12 +22,14 @@ use super::{
     MailError,
     address::{Nobody, Resolver},
     draft::Draft,
+    sender_and_role,
     waiters::{MAX_WAITED, Waiting},
 };
 use crate::{
     api::convert,
     apply::observer::ApplyObserver,
     disk_space::Rooms,
+    policies::Policies,
     propose::{self, Lane, Proposer},
     read::StateReader,
 };
@@ -72,6 +75,8 @@ pub struct Sending {
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
     pub rooms: Arc<Rooms>,
+    /// What decides about messages before they are proposed.
+    pub policies: Policies,
     /// The room for messages that are being posted.
     pub room: Arc<PostRoom>,
     /// The source of ids, and of the time of sending.
@@ -93,6 +98,9 @@ impl Sending {
         let fresh = || uuid_v7(&**clock, &*self.platform.random);
         let room = self.room.take(request.payload.len())?;
         let mut draft = Draft::check(request, sender, fresh, clock.unix_millis())?;
+        if let Some(refused) = self.checked(&mut draft, sender).await {
+            return Ok(vec![refused]);
+        }
         let receivers = match self.receivers(&draft, sender).await? {
             Ok(receivers) => receivers,
             Err(Nobody { code, agent, reason }) => return Ok(vec![convert::unsettled(draft.id, &agent, code, reason)]),
@@ -144,6 +152,36 @@ impl Sending {
         self.take_outcomes(&waiting, &mut letters, until).await;
         let status = letters.remove(&id).and_then(|(_, status)| status);
         Ok(status.unwrap_or_else(|| convert::letter_status(id, &letter.receiver, None)))
+    }
+
+    /// Lets the policies decide about a message that can be read here, and redacts it. Returns what became of it if it is
+    /// refused.
+    async fn checked(&self, draft: &mut Draft, sender: &str) -> Option<MessageStatus> {
+        let payload = draft.readable()?.clone();
+        let role_of = |name: &str| self.state.look(|fleet| role_of(fleet, name));
+        let (id, from) = (draft.id.to_string(), sender_and_role(sender, role_of));
+        let checked = self.policies.check_message(draft.seen(&id, from), &payload).await;
+        match checked {
+            Checked::Allowed => None,
+            Checked::Redacted(payload) => {
+                draft.redact(payload);
+                None
+            }
+            // A message that was accepted before is the same message, and what is allowed now does not matter for it. It is
+            // answered here: by the time it were posted, it could be forgotten, and be a new one that nobody allowed.
+            Checked::Refused(refused) => {
+                let refused = || convert::unsettled(draft.id, "", MessageCode::Refused, refused.message);
+                Some(self.known(draft).unwrap_or_else(refused))
+            }
+        }
+    }
+
+    /// Returns what became of the same message that was sent before.
+    fn known(&self, draft: &Draft) -> Option<MessageStatus> {
+        self.state.look(|fleet| {
+            let letter = fleet.letter(draft.id).filter(|letter| draft.is_same_as(letter))?;
+            Some(convert::letter_status(letter.id, &letter.receiver, letter.outcome()))
+        })
     }
 
     async fn catch_up(&self) -> Result<(), MailError> {
@@ -272,6 +310,12 @@ impl Sending {
             left -= outcomes.into_iter().filter(|(id, outcome)| note_outcome(letters, *id, outcome)).count();
         }
     }
+}
+
+/// Returns the role of an agent that is or was in the fleet.
+fn role_of(fleet: &Fleet, name: &str) -> Option<Role> {
+    let agent = fleet.agent_by_name(name).map(|agent| agent.role);
+    agent.or_else(|| fleet.enrolment_of(name).map(|known| known.role))
 }
 
 /// Notes an outcome. Returns whether it is new.

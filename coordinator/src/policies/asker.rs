@@ -37,10 +37,14 @@ pub fn user(caller: &Caller) -> String {
         Caller::Plaintext | Caller::Anonymous => String::new(),
         Caller::Member(peer) if peer.id.role() == PeerRole::Client => peer.id.name().to_owned(),
         Caller::Member(peer) => member(&peer.id.role().to_string(), peer.id.name()),
-        // A certificate's name has no slash, but an issuer's user may.
-        Caller::User(name) if name.contains('/') => member(&PeerRole::Client.to_string(), name),
-        Caller::User(name) => name.to_string(),
+        Caller::User(name) => client(name),
     }
+}
+
+/// Returns the name of a client that may be the user of a token. A certificate's name has no slash, but an issuer's user
+/// may: it must not be taken for another member.
+pub fn client(name: &str) -> String {
+    if name.contains('/') { member(PeerRole::Client.as_str(), name) } else { name.to_owned() }
 }
 
 /// Returns the name of a member that is no client.

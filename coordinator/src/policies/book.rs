@@ -10,12 +10,15 @@ use tokio::sync::watch;
 
 use crate::{apply::observer::ApplyObserver, read::StateReader};
 
+/// The policies of the state, and what agents get of them.
+type Known = (Arc<PolicyList>, Arc<v1::Policies>);
+
 /// Knows the policies on messages. Cheap to clone.
 #[derive(Clone)]
 pub struct PolicyBook {
     state: StateReader,
     observer: Arc<ApplyObserver>,
-    known: Arc<Mutex<Option<(Arc<PolicyList>, Arc<v1::Policies>)>>>,
+    known: Arc<Mutex<Option<Known>>>,
 }
 
 impl PolicyBook {

@@ -10,10 +10,10 @@ use robeing_proto::v1;
 
 use super::{
     Policies,
-    asker::{Asker, member},
+    asker::{Asker, client, member},
     compiled::Compiled,
 };
-use crate::api::convert;
+use crate::api::{answers::Outcome as Answer, convert};
 
 /// Maximum number of inputs that are evaluated in one turn.
 const MAX_IN_TURN: usize = 32;
@@ -36,29 +36,29 @@ fn denied(refused: PolicyRefusal) -> Failure {
 }
 
 impl Policies {
-    /// Decides about submissions of one caller, and redacts their inputs. Returns the refusals by the indexes of the
-    /// submissions.
-    pub async fn check_submissions(&self, submissions: &mut [SubmitTask], by: &Caller) -> BTreeMap<usize, v1::Refusal> {
+    /// Decides about submissions of one caller, and redacts their inputs. Returns the answers to those that are not to be
+    /// proposed, by the indexes of the submissions.
+    pub async fn check_submissions(&self, submissions: &mut [SubmitTask], by: &Caller) -> BTreeMap<usize, Answer> {
         let Some(compiled) = self.active(Event::Submission) else { return BTreeMap::new() };
         let asker = match self.asker(by, &compiled).await {
             Ok(asker) => asker,
             Err(status) => {
                 let message = format!("policies need the rights of the submitter: {}", status.message());
                 let refusal = v1::Refusal { code: "UNAVAILABLE".to_owned(), message };
-                return (0..submissions.len()).map(|n| (n, refusal.clone())).collect();
+                return (0..submissions.len()).map(|n| (n, Err(refusal.clone()))).collect();
             }
         };
-        let mut refused = BTreeMap::new();
+        let mut answered = BTreeMap::new();
         for (n, group) in submissions.chunks_mut(MAX_IN_TURN).enumerate() {
             let check = || group.iter_mut().map(|task| self.check_submission(&compiled, &asker, task)).collect();
-            let verdicts: Vec<Option<v1::Refusal>> = self.in_turn(Event::Submission, check).await;
+            let answers: Vec<Option<Answer>> = self.in_turn(Event::Submission, check).await;
             let numbers = n * MAX_IN_TURN..;
-            refused.extend(numbers.zip(verdicts).filter_map(|(n, refusal)| Some((n, refusal?))));
+            answered.extend(numbers.zip(answers).filter_map(|(n, answer)| Some((n, answer?))));
         }
-        refused
+        answered
     }
 
-    fn check_submission(&self, compiled: &Compiled, asker: &Asker, task: &mut SubmitTask) -> Option<v1::Refusal> {
+    fn check_submission(&self, compiled: &Compiled, asker: &Asker, task: &mut SubmitTask) -> Option<Answer> {
         let id = task.id.to_string();
         let object = Object::Submission(Submission {
             task_id: &id,
@@ -73,11 +73,14 @@ impl Policies {
             Checked::Allowed => None,
             Checked::Redacted(input) => {
                 task.input = input;
-                task.check().err().map(|refusal: Refusal| convert::refusal(&refusal))
+                task.check().err().map(|refusal: Refusal| Err(convert::refusal(&refusal)))
             }
-            // A task that was accepted before is the same task, and what is allowed now does not matter for it.
-            Checked::Refused(_) if self.0.state.look(|fleet| fleet.knows(task)) => None,
-            Checked::Refused(refused) => Some(api_refusal(&refused)),
+            // A task that was accepted before is the same task, and what is allowed now does not matter for it. It is
+            // answered here: by the time it were proposed, it could have expired, and be a new task that nobody allowed.
+            Checked::Refused(refused) => {
+                let known = self.0.state.look(|fleet| fleet.submitted_before(task));
+                Some(known.ok_or_else(|| api_refusal(&refused)))
+            }
         }
     }
 
@@ -138,12 +141,13 @@ impl Policies {
     /// Decides about a message that goes through the coordinators. A sealed payload can't be read here: don't call this
     /// for one, its receiver decides about it. Redaction changes the payload, so it comes before the letter's digest.
     /// `request.rights` are those of the sender's role, as the receivers of messages see them.
-    #[cfg_attr(not(test), allow(dead_code, reason = "letters are checked by it"))]
     pub async fn check_message(&self, message: Message<'_>, payload: &Bytes) -> Checked {
         let Some(compiled) = self.active(Event::Message) else { return Checked::Allowed };
         let asker = Asker {
             user: match message.sender_role {
-                "" | "client" => message.sender.to_owned(),
+                "client" => client(message.sender),
+                // Its role is not known, but it is no client, and must not be taken for one.
+                "" => member("agent", message.sender),
                 role => member(role, message.sender),
             },
             rights: rights_of_role(message.sender_role).to_vec(),

@@ -10,7 +10,6 @@
 //! 4. A policy that can't be used fails closed, unless it says otherwise.
 
 mod asker;
-#[cfg_attr(not(test), allow(dead_code, reason = "the directory's stream sends it to agents"))]
 mod book;
 mod checks;
 mod compiled;
@@ -79,7 +78,6 @@ impl Policies {
     }
 
     /// Returns the policies that agents need.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the directory's stream sends it to agents"))]
     pub fn book(&self) -> &PolicyBook {
         &self.0.book
     }

@@ -44,7 +44,6 @@ impl PolicyNews {
     }
 
     /// Returns a watch of the changes.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the directory's stream follows it"))]
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

@@ -23,7 +23,7 @@ use crate::{
         refusals::Refusals,
         rights::{ClientRights as Rights, MAX_NAME_BYTES, Right},
         rights_file::CurrentRights,
-        table::{Allowed, TABLE},
+        table::{Allowed, TABLE, is_for_gateways},
     },
     tests::fleet::TestFleet,
 };
@@ -234,6 +234,9 @@ async fn the_user_of_a_token_does_what_it_has_the_right_to() {
         let access = fixture.access(Enrolment::Proof, rights, false);
         check("a user", &access, (&stranger, &good), expected).await;
     }
+    let other = fixture.access(Enrolment::Proof, RIGHTS, false);
+    other.admit("/robeing.v1.Fleet/Submit", &stranger, &good).await.expect_err("it has no rights");
+    assert_eq!(other.refusals.actors(), ["client/system:serviceaccount:default:s ()"], "it is no agent's name");
     // It is not known that the issuer's users are clients of this fleet.
     let access = Access { rights: ClientRights::CertifiedMayAll, ..access };
     let decided = decide(&access, "/robeing.v1.Admin/SetPools", &stranger, &good).await;
@@ -276,8 +279,8 @@ async fn a_messenger_does_for_a_client_what_that_client_has_the_right_to_and_not
         let headers = on_behalf_of(&[name]);
         for (method, allowed) in TABLE {
             let expected = match allowed {
-                // Neither what messengers may do themselves, nor administration.
-                Allowed::With(Right::Submit | Right::Read | Right::Message, _) if has_rights => Ok(()),
+                // Neither what messengers may do themselves, nor administration, nor what no gateway needs.
+                Allowed::With(..) if has_rights && is_for_gateways(method) => Ok(()),
                 _ => Err(Code::PermissionDenied),
             };
             let decided = access.admit(method, &messenger, &headers).await;
@@ -291,6 +294,22 @@ async fn a_messenger_does_for_a_client_what_that_client_has_the_right_to_and_not
     assert_eq!(decide_for(&access, &[&long], &messenger).await, Err(Code::PermissionDenied), "it is a name");
     for bad in [&[""][..], &["a/b"], &["ann", "bob"], &[&format!("{long}x")]] {
         assert_eq!(decide_for(&access, bad, &messenger).await, Err(Code::InvalidArgument), "{bad:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_may_not_do_is_held_against_the_client_and_not_against_the_messenger() {
+    let fixture = Fixture::new().await;
+    let access = fixture.access(Enrolment::Open, RIGHTS, false);
+    let messenger = connection(Some((PeerRole::Messenger, "m-0")));
+    let headers = on_behalf_of(&["bob"]);
+    for (method, actor) in [
+        ("/robeing.v1.Fleet/Submit", "client/bob through messenger/m-0 ()"),
+        // This the messenger should not have asked for.
+        ("/robeing.v1.Admin/SetPools", "messenger/m-0 ()"),
+    ] {
+        access.admit(method, &messenger, &headers).await.expect_err("bob has no rights");
+        assert_eq!(access.refusals.actors(), [actor], "{method}");
     }
 }
 

@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use crate::{
     directory::{MAX_WATCHERS, Position, fixture::Watcher},
     fixture::join,
+    leader::standing::STALE_AFTER,
     tests::{
         agent::TestAgent,
         fleet::{TestFleet, address, task},
@@ -168,7 +169,11 @@ async fn a_coordinator_that_got_a_snapshot_tells_its_watchers_what_has_changed()
     caught_up(&fleet, follower, leader).await;
     directory.observer.directory.take();
     directory.observer.directory.note_everything();
-    assert_eq!(watched.until_known(&fleet, leader).await, 0, "the watch goes on");
+    assert_eq!(
+        watched.until_known(&fleet, leader).await,
+        1,
+        "the watch starts over: it may know agents that this coordinator never saw"
+    );
     let is_new = |_: &TestFleet| matches!(directory.directory.start(seen), Some(Position::Full { .. }));
     fleet.until("a look at everything", is_new).await;
     let mut before = Watched::start(&fleet, follower, Watcher { revision: seen, ..Watcher::default() });
@@ -193,6 +198,42 @@ async fn a_slow_watcher_holds_up_nobody_and_catches_up() {
         quick.until_known(&fleet, leader).await;
     }
     slow.until_known(&fleet, leader).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_at_a_coordinator_that_is_cut_off_and_goes_on_otherwise() {
+    let mut fleet = TestFleet::start();
+    let leader = fleet.led().await;
+    let _agent = joined(&fleet, leader, "a", "10.0.0.1:1").await;
+    let follower = fleet.followers(leader)[0];
+    let mut watched = Watched::start(&fleet, follower, Watcher::default());
+    let goes_on = async {
+        loop {
+            match watched.stream.next().await {
+                Some(Ok(_)) => {}
+                ended => return ended,
+            }
+        }
+    };
+    let ended = timeout(3 * STALE_AFTER, goes_on).await;
+    assert!(ended.is_err(), "the coordinator is in touch: {ended:?}");
+    for other in fleet.running() {
+        if other != follower {
+            fleet.take_away(other);
+        }
+    }
+    let ended = async {
+        loop {
+            if let Err(status) = watched.stream.next().await.expect("it says why it ends") {
+                return status;
+            }
+        }
+    };
+    let status = timeout(PATIENCE, ended).await.expect("it ends");
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    // Another coordinator may know no more, so this one serves a watch for a while.
+    let mut again = Watched::start(&fleet, follower, Watcher::default());
+    again.next().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -230,6 +271,8 @@ async fn the_service_sends_what_a_generated_client_reads() {
     let mut client = limited!(DirectoryClient::new(channel));
     let mut stream =
         client.watch_agents(WatchAgentsRequest { from_revision: 0 }).await.expect("it serves").into_inner();
+    let policies = stream.message().await.expect("it continues").expect("it continues");
+    assert_eq!(policies.policies, Some(v1::Policies::default()), "there are none");
     let first = stream.message().await.expect("it continues").expect("it continues");
     assert!(first.reset && first.revision > 0);
     assert_eq!(first.agents.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>(), ["a"]);

@@ -19,6 +19,7 @@ use crate::{
             Kubernetes, KubernetesConfig,
             tests::api_server::{ApiServer, Mood},
         },
+        pace::Pace,
         refusals::Refusals,
         room::Room,
     },
@@ -76,6 +77,7 @@ impl Fixture {
             proposer: tested.proposer,
             refusals: Refusals::new(&Metrics::default()),
             room: Room::new(Places { most: 1, kept: 0 }),
+            pace: Pace::default(),
             shortages: Shortages::default(),
         }
     }

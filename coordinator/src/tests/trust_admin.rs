@@ -84,13 +84,17 @@ async fn what_lets_somebody_in_is_bounded_in_time_and_recorded() {
 async fn a_guardian_quarantines_agents_and_removes_none() {
     let fleet = TestFleet::start_secured(Enrolment::Proof);
     let leader = fleet.led().await;
-    let bar = async |role, kind: v1::BarKind| {
+    let bar_of = async |agent: &str, role, kind: v1::BarKind| {
         let member = TestMember::certified(&fleet, role, "x");
-        let request = v1::BarAgentRequest { agent: "w-0".into(), kind: kind.into(), reason: "odd".into() };
+        let request = v1::BarAgentRequest { agent: agent.into(), kind: kind.into(), reason: "odd".into() };
         code(retried(async || member.admin(&fleet, leader).bar_agent(request.clone()).await).await)
     };
+    let bar = async |role, kind| bar_of("w-0", role, kind).await;
     assert_eq!(bar(PeerRole::Guardian, v1::BarKind::Removed).await, Code::PermissionDenied);
     assert_eq!(bar(PeerRole::Guardian, v1::BarKind::Quarantined).await, Code::Ok);
+    let another = bar_of("w-1", PeerRole::Guardian, v1::BarKind::Quarantined).await;
+    assert_eq!(another, Code::ResourceExhausted, "that would be more than a guardian may");
+    assert_eq!(bar_of("w-1", PeerRole::Client, v1::BarKind::Quarantined).await, Code::Ok);
     assert_eq!(bar(PeerRole::Worker, v1::BarKind::Quarantined).await, Code::PermissionDenied);
     assert_eq!(bar(PeerRole::Client, v1::BarKind::Unspecified).await, Code::InvalidArgument);
     assert_eq!(bar(PeerRole::Client, v1::BarKind::Removed).await, Code::Ok);

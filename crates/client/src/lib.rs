@@ -14,6 +14,7 @@ mod watch;
 mod watch_pool;
 
 use std::{
+    convert::Infallible,
     fmt,
     sync::{
         Arc,
@@ -31,12 +32,14 @@ pub use robeing_net::security::CredentialsError;
 use robeing_net::{
     client::{KeepAlive, dialed_channel, takes_connections, tcp_channel},
     limited,
+    security::Tls,
 };
 use robeing_proto::v1::{
     Agent, CancelTasksRequest, CancelTasksResponse, Consistency, FleetStatus, GetStatusRequest, GetTaskRequest,
     ListAgentsRequest, ListTasksRequest, ListTasksResponse, Task, TaskState, admin_client::AdminClient,
     fleet_client::FleetClient as Rpc,
 };
+use security::Channels;
 pub use security::{Bearer, ClientIdentity, Security};
 pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -100,7 +103,7 @@ struct Target {
     name: String,
     /// The address to connect to; `None` if a dialer opens the connections.
     address: Option<Address>,
-    channel: Channel,
+    channels: Channels,
 }
 
 impl fmt::Debug for FleetClient {
@@ -131,11 +134,12 @@ impl FleetClient {
         let mut targets = Vec::new();
         for given in endpoints {
             let address: Address = given.as_ref().parse()?;
-            let tls = settings.security.tls();
-            let channel = tcp_channel(&address.dial(), settings.connect_timeout, KEEP_ALIVE, tls).map_err(|error| {
-                ClientError::BadEndpoint { given: given.as_ref().into(), problem: error.to_string() }
+            let connect = |tls: Option<&Tls>| tcp_channel(&address.dial(), settings.connect_timeout, KEEP_ALIVE, tls);
+            let channels = Channels::open(&settings.security, connect).map_err(|error| ClientError::BadEndpoint {
+                given: given.as_ref().into(),
+                problem: error.to_string(),
             })?;
-            targets.push(Target { name: address.to_string(), address: Some(address), channel });
+            targets.push(Target { name: address.to_string(), address: Some(address), channels });
         }
         if targets.is_empty() {
             return Err(ClientError::BadEndpoint { given: String::new(), problem: "none was given".into() });
@@ -148,10 +152,10 @@ impl FleetClient {
     /// there are `slots` slots (one per coordinator, at least 1), and slot `first` is tried first. Users know the fleet
     /// by `name`. Needs a tokio runtime.
     pub fn over(name: &str, dialer: Arc<dyn Dialer>, slots: usize, first: usize, settings: Settings) -> Self {
-        let targets = (0..slots.max(1)).map(|slot| Target {
-            name: name.into(),
-            address: None,
-            channel: dialed_channel(Arc::clone(&dialer), slot, KEEP_ALIVE, settings.security.tls()),
+        let targets = (0..slots.max(1)).map(|slot| {
+            let connect = |tls: Option<&Tls>| Ok(dialed_channel(Arc::clone(&dialer), slot, KEEP_ALIVE, tls));
+            let Ok(channels) = Channels::open::<Infallible>(&settings.security, connect);
+            Target { name: name.into(), address: None, channels }
         });
         let inner = Inner {
             targets: targets.collect(),
@@ -339,8 +343,7 @@ impl FleetClient {
     }
 
     fn wire(&self, target: usize) -> Wire {
-        let channel = self.inner.targets[target].channel.clone();
-        InterceptedService::new(channel, self.inner.settings.security.bearer())
+        self.inner.targets[target].channels.wire()
     }
 
     /// Moves from `target` to the next endpoint, unless another call already has.

@@ -6,11 +6,18 @@ use std::{
 };
 
 use robeing_identity::{IdentityError, PrivateKey, TrustBundle};
-use robeing_net::security::{Credentials, CredentialsError, Tls, TrustClock};
+use robeing_net::security::{Credentials, CredentialsError, NoTls, Tls, TrustClock};
 use robeing_platform::Platform;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::sync::watch;
-use tonic::{Request, Status, metadata::MetadataValue, service::Interceptor};
+use tonic::{
+    Request, Status,
+    metadata::MetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
+
+use crate::Wire;
 
 /// The credentials of a client, as it keeps them.
 #[derive(Clone, Default)]
@@ -73,7 +80,7 @@ impl Security {
     }
 
     /// Connects as [`Security::with_identity`], but falls back to plaintext where a server speaks no TLS: for the time in
-    /// which a fleet moves to TLS.
+    /// which a fleet moves to TLS. Without TLS, calls have no token.
     ///
     /// # Errors
     /// If the identity can't be used.
@@ -125,10 +132,42 @@ impl Security {
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
+}
 
-    /// Returns what adds the token to calls.
-    pub(crate) fn bearer(&self) -> Bearer {
-        self.bearer.clone()
+/// The connections to one coordinator. A token is sent over TLS alone.
+pub(crate) struct Channels {
+    channel: Channel,
+    bearer: Bearer,
+    /// Where a server may speak no TLS yet: whether it does, and the connection for calls without the token.
+    without_token: Option<(NoTls, Channel)>,
+}
+
+impl Channels {
+    /// Creates channels with this security, by `connect`. None of them connects before its first call.
+    ///
+    /// # Errors
+    /// If `connect` returns one.
+    pub fn open<E>(security: &Security, connect: impl Fn(Option<&Tls>) -> Result<Channel, E>) -> Result<Self, E> {
+        let bearer = security.bearer.clone();
+        match security.tls() {
+            Some(tls) if !tls.is_permissive() => Ok(Self { channel: connect(Some(tls))?, bearer, without_token: None }),
+            Some(tls) if bearer.is_set() => {
+                let server = NoTls::default();
+                let channel = connect(Some(&tls.strict().noting(&server)))?;
+                let open = connect(Some(&tls.noting(&server)))?;
+                Ok(Self { channel, bearer, without_token: Some((server, open)) })
+            }
+            tls => Ok(Self { channel: connect(tls)?, bearer: Bearer::default(), without_token: None }),
+        }
+    }
+
+    /// Returns the connection for the next call. The first call to a server without TLS fails, as one to a server that is
+    /// away, and is to be tried again.
+    pub fn wire(&self) -> Wire {
+        match &self.without_token {
+            Some((server, open)) if server.is_found() => InterceptedService::new(open.clone(), Bearer::default()),
+            _ => InterceptedService::new(self.channel.clone(), self.bearer.clone()),
+        }
     }
 }
 
@@ -162,6 +201,10 @@ fn token(identity: &ClientIdentity) -> Result<Option<Token>, IdentityError> {
 pub struct Bearer(Arc<RwLock<Option<Token>>>);
 
 impl Bearer {
+    fn is_set(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     fn set(&self, token: Option<Token>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = token;
     }

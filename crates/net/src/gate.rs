@@ -9,7 +9,7 @@ use std::{
 use futures::future::BoxFuture;
 use http::{Extensions, HeaderMap, Request, Response};
 use robeing_identity::{PeerRole, SpiffeId};
-use tonic::{Status, async_trait, service::Routes};
+use tonic::{Code, Status, async_trait, service::Routes};
 use tower::{Layer, Service};
 
 use crate::{ConnectInfo, security::PeerIdentity};
@@ -17,6 +17,9 @@ use crate::{ConnectInfo, security::PeerIdentity};
 /// The header with which a messenger states that it calls on behalf of a client: the name in the certificate with which
 /// the client has connected to the messenger. Coordinators accept it from messengers alone.
 pub const ON_BEHALF_OF: &str = "robeing-on-behalf-of";
+
+/// The header of an answer with the code of its status.
+const STATUS: &str = "grpc-status";
 
 /// Who made a call that was admitted. Services find it in the extensions of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +67,9 @@ pub trait Gate: Send + Sync + 'static {
     /// # Errors
     /// The status with which the call is refused.
     async fn admit(&self, method: &str, connection: &ConnectInfo, headers: &HeaderMap) -> Result<Caller, Status>;
+
+    /// Notes that the service of an admitted call has answered with an error at once, and not in a stream.
+    fn failed(&self, _method: &str, _code: Code) {}
 }
 
 /// Returns these services behind a gate.
@@ -82,6 +88,12 @@ impl<S> Layer<S> for GateLayer {
     fn layer(&self, inner: S) -> Gated<S> {
         Gated { gate: Arc::clone(&self.gate), inner }
     }
+}
+
+/// Returns the code of an answer that is an error and nothing else: its status is in its headers.
+fn failure(headers: &HeaderMap) -> Option<Code> {
+    let code = Code::from_bytes(headers.get(STATUS)?.as_bytes());
+    (code != Code::Ok).then_some(code)
 }
 
 /// A service behind a gate.
@@ -116,7 +128,12 @@ where
             match gate.admit(request.uri().path(), &connection, request.headers()).await {
                 Ok(caller) => {
                     request.extensions_mut().insert(caller);
-                    inner.call(request).await
+                    let method = request.uri().path().to_owned();
+                    let answered = inner.call(request).await?;
+                    if let Some(code) = failure(answered.headers()) {
+                        gate.failed(&method, code);
+                    }
+                    Ok(answered)
                 }
                 Err(status) => Ok(status.into_http()),
             }

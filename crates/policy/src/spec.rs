@@ -63,7 +63,7 @@ pub enum FailurePolicy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PolicySpec {
     /// Name of the policy, unique in the list: a DNS label.
-    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_NAME_BYTES), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")))]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_NAME_BYTES)))]
     pub name: String,
     /// What the policy is evaluated on. At least one.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = Event::ALL.len())))]

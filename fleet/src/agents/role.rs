@@ -85,6 +85,6 @@ mod tests {
         assert_eq!(Places { most: u32::MAX, kept: u32::MAX }.of(Role::Messenger), 0);
         let highest = Role::ALL.map(|role| role.traits().priority).into_iter().min();
         assert_eq!(highest, Some(Role::HIGHEST_PRIORITY));
-        assert!(COORDINATOR_TRAITS.priority < Role::HIGHEST_PRIORITY);
+        const { assert!(COORDINATOR_TRAITS.priority < Role::HIGHEST_PRIORITY) };
     }
 }

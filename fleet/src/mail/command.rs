@@ -157,10 +157,13 @@ impl PostLetter {
 
     /// Passes to `update` what makes two letters the same: sender, address, type, key, priority and payload, so that no
     /// two different contents pass the same bytes. When the letter was sent, how long it waits and which agent its
-    /// address stood for don't count: a letter that is sent again stays with the receiver of the first time.
+    /// address stood for don't count: a letter that is sent again stays with the receiver of the first time. Of a sealed
+    /// letter address, key and payload don't count either: its sender seals it anew when it sends it again, so that the
+    /// same content has other bytes, and is for one agent of those that the address stood for.
     pub fn hash_content(&self, mut update: impl FnMut(&[u8])) {
-        let texts = [&self.sender, &self.to, &self.kind, &self.key_id].map(String::as_bytes);
-        for part in texts.into_iter().chain([&*self.payload]) {
+        // No letter has an empty address, so none that is not sealed passes the same bytes as a sealed one.
+        let (to, payload) = if self.key_id.is_empty() { (&*self.to, &*self.payload) } else { ("", &b""[..]) };
+        for part in [self.sender.as_bytes(), to.as_bytes(), self.kind.as_bytes(), payload] {
             update(&(part.len() as u64).to_le_bytes());
             update(part);
         }

@@ -83,3 +83,24 @@ fn other_contents_have_other_digests_and_neither_the_time_of_sending_nor_the_cho
     contents.dedup();
     assert_eq!(contents.len(), count);
 }
+
+#[test]
+fn a_letter_that_is_sealed_anew_when_it_is_sent_again_is_the_same_letter() {
+    let sealed = PostLetter { key_id: "k".to_owned(), ..post(1) };
+    let again = PostLetter {
+        key_id: "new".to_owned(),
+        payload: Bytes::from_static(b"other bytes"),
+        receiver: "c".to_owned(),
+        to: "agent:c".to_owned(),
+        ..sealed.clone()
+    };
+    assert_eq!(content(&again), content(&sealed));
+    for other in [
+        PostLetter { sender: "c".to_owned(), ..sealed.clone() },
+        PostLetter { kind: "memo".to_owned(), ..sealed.clone() },
+        PostLetter { priority: MAX_PRIORITY, ..sealed.clone() },
+        post(1),
+    ] {
+        assert_ne!(content(&other), content(&sealed));
+    }
+}

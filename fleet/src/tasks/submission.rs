@@ -109,7 +109,7 @@ impl Fleet {
     }
 
     /// Returns the reply to a submission whose id or idempotency key is known; `None` if it is new.
-    fn submitted_before(&self, submission: &SubmitTask) -> Option<Reply> {
+    pub fn submitted_before(&self, submission: &SubmitTask) -> Option<Reply> {
         let by_id = self.indexes.tasks.ids.get(&submission.id);
         let by_key = || self.indexes.tasks.keys.get(submission.idempotency_key.as_ref()?);
         let (seq, what) = match by_id {

@@ -106,17 +106,20 @@ pub fn policy_commands() -> Vec<Command> {
     ]
 }
 
-pub fn commands() -> Vec<Command> {
-    let agent = AgentId(7);
-    let session = SessionId(300);
-    let failure = Failure {
+fn failure() -> Failure {
+    Failure {
         kind: FailureKind::Exit,
         message: "exit code 2".to_owned(),
         code: Some(2),
         stderr_tail: "no such file".to_owned(),
         retryable: true,
         retry_after_ms: 0,
-    };
+    }
+}
+
+pub fn commands() -> Vec<Command> {
+    let agent = AgentId(7);
+    let session = SessionId(300);
     let complete = |outcome| {
         Command::Task(TaskCommand::Complete(Completion {
             agent,
@@ -148,7 +151,7 @@ pub fn commands() -> Vec<Command> {
         Command::Agent(AgentCommand::Draining { agent, session }),
         Command::Agent(AgentCommand::Left { agent, session }),
         complete(success()),
-        complete(Outcome::Failed(failure)),
+        complete(Outcome::Failed(failure())),
         complete(Outcome::Stopped),
         complete(Outcome::HandedBack),
         Command::Control(ControlCommand::Tick),

@@ -136,6 +136,11 @@ impl Twin {
         let mut changes = false;
         match command {
             Command::Control(ControlCommand::RaiseVersion(version)) if *reply == Reply::Done => self.version = *version,
+            Command::Agent(AgentCommand::Joined(join))
+                if join.sealing_key.is_some() && self.version < Feature::Mail.since() =>
+            {
+                assert!(matches!(reply, Reply::Refused(_)), "{reply:?}");
+            }
             Command::Agent(AgentCommand::Joined(join)) if join.check().is_ok() => {
                 let barred = self.bar_of(&join.name);
                 assert_eq!(matches!(reply, Reply::Refused(Refusal::Barred { .. })), barred.is_some(), "{reply:?}");

@@ -3,6 +3,7 @@
 //! deletes the fleet. Each step checks what `kubectl` then reports. `make e2e E2E=life` runs it.
 
 mod classic;
+mod messages;
 
 use std::collections::BTreeMap;
 
@@ -156,6 +157,8 @@ async fn requests_beside_the_lease(deployed: &Deployed) -> Vec<String> {
 
 async fn tasks_survive_faults(deployed: &Deployed, forwards: &Forwards) {
     let client = forwards.client().await;
+    messages::all_accept(&client, 5).await;
+    let messages = messages::Sent::start(&client);
     let running = Running::start(&client, exercises(TASKS, SECONDS));
     let ended = async |wanted: usize| {
         deployed
@@ -172,7 +175,9 @@ async fn tasks_survive_faults(deployed: &Deployed, forwards: &Forwards) {
     let so_far = ended(so_far + BETWEEN_FAULTS).await;
     step("the leader's process is killed", the_leader_is_killed(deployed)).await;
     ended(so_far + BETWEEN_FAULTS).await;
+    messages.go_on().await;
     step("a node is partitioned", a_node_is_cut_off(deployed, &running)).await;
+    messages.go_on().await;
 
     let since = deployed.mark().await;
     running.soundly().await;
@@ -186,6 +191,8 @@ async fn tasks_survive_faults(deployed: &Deployed, forwards: &Forwards) {
     assert_eq!(status.tasks.succeeded, TASKS as u64, "{:?}", status.tasks);
     let leader = status.leader.expect("a settled fleet has a leader");
     assert_columns(deployed, &leader, 5).await;
+    messages::all_accept(&client, 5).await;
+    drop(messages);
     let lost = deployed.notes(&since, "QuorumLost").await.expect("events");
     assert!(lost.is_empty(), "{lost:?}");
 }

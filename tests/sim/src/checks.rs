@@ -58,6 +58,12 @@ checks! {
     Damage = "damage": "a coordinator refuses damaged data",
     Time = "time": "while there is a leader, a duration d ends after 0.95 d to 1.1 d + 1 s, whatever wall clocks show",
     Admin = "admin": "a change of members, leader or pools succeeds, or is refused with a reason",
+    Arrived = "arrived": "a message that is accepted was handled, as it was sent",
+    Twice = "twice": "a message is handled again only after a restart, marked as resent, and never once its outcome is on disk",
+    Order = "order": "messages of one sender to one agent in one priority are handled in the order in which they were sent",
+    Letters = "letters": "a message that the coordinators keep is handled, or expires at its time; none is lost",
+    Outcome = "outcome": "a message has one outcome, and is handled only if that says so",
+    Reach = "reach": "messages reach every agent once nothing but clocks is wrong",
     Busy = "busy": "something happens in every run",
 }
 
@@ -79,7 +85,7 @@ pub fn violations(notes: &mut Notes) -> Vec<String> {
     check_begins(notes);
     check_history(notes);
     check_prompt(notes);
-    if notes.accepted.is_empty() || notes.begun.is_empty() || notes.applied.is_empty() {
+    if [notes.accepted.len(), notes.begun.len(), notes.applied.len(), notes.ledger.counts()[1]].contains(&0) {
         notes.violation(Check::Busy, "nothing happened in this run".to_owned());
     }
     std::mem::take(&mut notes.violations)
@@ -192,8 +198,9 @@ pub fn summary(notes: &Notes) -> String {
         let counts: Vec<String> = counts.into_iter().map(|(what, n)| format!("{n} {what}")).collect();
         counts.join(", ")
     };
+    let [messages, handled, again] = notes.ledger.counts();
     format!(
-        "{} tasks ({}), {} attempts, {} log entries, {} snapshots, {} of them sent, {} calls, {} groups of them undecided, \
+        "{} tasks ({}), {} attempts, {messages} messages, {handled} handled, {again} of them again, {} log entries, {} snapshots, {} of them sent, {} calls, {} groups of them undecided, \
          faults: {}; {} events",
         notes.accepted.len(),
         list(ends.into_iter().collect()).to_lowercase(),

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use robeing_agent::runtime;
+use robeing_agent::runtime::{self, Extras};
 use robeing_coordinator as coordinator;
 use robeing_platform::{
     Platform,
@@ -20,6 +20,7 @@ use robeing_settings::{
     Weights,
 };
 use robeing_telemetry::Metrics;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     clocks::{Times, WallClocks},
     executor::SimulatedExecutor,
     faults::{Host, Size},
+    mail::{Chatter, SimulatedHandler, keeps},
     network::{SimulatedClock, SimulatedHost, SimulatedNetwork},
     profile::Profile,
     record::Record,
@@ -46,7 +48,7 @@ pub const WORKERS: usize = 3;
 pub const POOL: &str = "work";
 /// The number of active workers; the others are standbys.
 pub const POOL_REPLICAS: u32 = WORKERS as u32 - 1;
-/// The data directory of a coordinator.
+/// The data directory of a coordinator, or of an agent that has one.
 pub const DATA: &str = "/data";
 const PORT: u16 = 7000;
 /// The session timeout.
@@ -150,7 +152,7 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
         advertises_host_name: false,
         worker_listen: robeing_settings::DEFAULT_WORKER_LISTEN.into(),
         messages: None,
-        data: None,
+        data: keeps(number).then(|| PathBuf::from(DATA)),
         gateway_listen: None,
         webhooks: None,
         on_anomaly: OnAnomaly::default(),
@@ -194,10 +196,11 @@ pub async fn run_coordinator(shared: Shared, host: Host, disk: SimulatedDisk) {
     }
 }
 
-/// Runs an agent's process.
-pub async fn run_agent(shared: Shared, number: usize) {
+/// Runs an agent's process, which sends messages until `letters_until`, and some later on.
+pub async fn run_agent(shared: Shared, number: usize, disk: SimulatedDisk, letters_until: Duration) {
     let name = Host::Agent(number).name();
-    let platform = shared.platform(&name, SimulatedDisk::new(0));
+    let platform = shared.platform(&name, disk);
+    let run = shared.starts.borrow().get(&name).copied().unwrap_or_default();
     let stop = shared.started(&name);
     let lies = shared.sabotage == Some(Sabotage::WrongOutput);
     let config = agent_config(number, name.clone(), &shared.profile);
@@ -208,10 +211,26 @@ pub async fn run_agent(shared: Shared, number: usize) {
         role: config.role,
         record: shared.record.clone(),
     };
+    let handler = SimulatedHandler { agent: name.clone(), run, keeps: keeps(number), record: shared.record.clone() };
+    let (post, posted) = oneshot::channel();
+    let chatter = Chatter {
+        agent: name.clone(),
+        writer: format!("{name}#{run}"),
+        platform: platform.clone(),
+        post: posted,
+        traffic: shared.profile.traffic,
+        is_direct: shared.profile.odd_role != AgentRole::Messenger,
+        letters_until,
+        record: shared.record.clone(),
+    };
+    let extras = Extras { handler: Some(Arc::new(handler)), post: Some(post) };
+    let executor = async { Ok(Arc::new(executor) as _) };
+    let ended = tokio::select! {
+        ended = runtime::run_with(config, platform, executor, Metrics::default(), stop, extras) => ended,
+        never = chatter.run() => match never {},
+    };
     // An agent that can't hand back its attempts ends with an error; the coordinators detect its loss on their own.
-    if let Err(error) =
-        runtime::run(config, platform, async { Ok(Arc::new(executor) as _) }, Metrics::default(), stop).await
-    {
+    if let Err(error) = ended {
         tracing::warn!(target: "robeing_sim", name, %error, "agent ended");
     }
 }

@@ -12,6 +12,7 @@ mod history;
 mod hosts;
 mod listener;
 mod lives;
+mod mail;
 mod network;
 mod operator;
 mod plan;

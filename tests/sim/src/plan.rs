@@ -20,6 +20,11 @@ const URGENT: (u64, u64) = (3_500, 6_500);
 /// How long before a hard combination long tasks are submitted.
 const PULSE_BEFORE: Duration = Duration::from_millis(300);
 
+/// Distinguishes the seed of faults between agents.
+const BETWEEN_AGENTS: u64 = 0x6265_7477_6565_6e00;
+/// The largest number of faults of links between agents.
+const MOST_BETWEEN_AGENTS: u64 = 12;
+
 struct Plan<'a> {
     random: SeededRandom,
     size: Size,
@@ -48,7 +53,30 @@ pub fn plan(seed: u64, size: Size, swarm: &Swarm, from: Duration, to: Duration) 
         plan.actions.push((at, Action::Hard(hard)));
     }
     let mut actions = plan.actions;
+    if !swarm.weights.is_empty() {
+        actions.extend(between_agents(&SeededRandom::new(seed ^ BETWEEN_AGENTS), size, from, to));
+    }
     actions.sort_by_key(|(at, _)| *at);
+    actions
+}
+
+/// Returns the faults of links between agents, over which only messages go.
+fn between_agents(random: &dyn Random, size: Size, from: Duration, to: Duration) -> Vec<(Duration, Action)> {
+    let mut actions = Vec::new();
+    for _ in 0..below(random, MOST_BETWEEN_AGENTS + 1) {
+        let one = below(random, size.agents as u64) as usize;
+        let other = (one + 1 + below(random, size.agents as u64 - 1) as usize) % size.agents;
+        let (a, b) = (Host::Agent(one), Host::Agent(other));
+        let at = from + millis(below(random, (to - from).as_millis() as u64));
+        let fault = match below(random, 5) {
+            0 => Action::CutOneWay(a, b),
+            1 => Action::Break(a, b),
+            2 => Action::SlowLink(a, b, 20 + below(random, 600)),
+            _ => Action::Cut(a, b),
+        };
+        actions.push((at, fault));
+        actions.push((at + millis(50 + below(random, 5_000)), Action::Mend(a, b)));
+    }
     actions
 }
 
@@ -362,6 +390,16 @@ mod tests {
                 let retired = actions.iter().filter(|(_, action)| matches!(action, Action::Retire(_))).count();
                 assert_eq!(retired, ends(&Action::Retire(Host::Agent(SCENE.replaceable))), "{hard:?}");
             }
+        }
+    }
+
+    #[test]
+    fn links_between_agents_are_mended() {
+        let random = SeededRandom::new(3);
+        for _ in 0..20 {
+            let actions = between_agents(&random, SIZE, Duration::ZERO, HARD_UNTIL);
+            let mended = actions.iter().filter(|(_, action)| matches!(action, Action::Mend(a, b) if a != b)).count();
+            assert_eq!(2 * mended, actions.len(), "{actions:?}");
         }
     }
 

@@ -7,10 +7,12 @@ use std::{collections::BTreeMap, time::Duration};
 use robeing_platform::{Random, simulated::SeededRandom};
 use robeing_settings::AgentRole;
 
-use crate::{clients::below, faults::Kind, operator::Changes, tasks::Mix};
+use crate::{clients::below, faults::Kind, mail::Traffic, operator::Changes, tasks::Mix};
 
 /// The number of submitters.
 pub const SUBMITTERS: usize = 3;
+/// The number of correspondents.
+pub const CORRESPONDENTS: usize = 2;
 /// The minimum and maximum number of tasks of one submitter.
 const TASKS: (u64, u64) = (14, 36);
 /// The number of tasks of one submitter if agents have hundreds of slots and all are to be used.
@@ -42,6 +44,8 @@ pub struct Profile {
     pub health_checks: Duration,
     /// The faults.
     pub swarm: Swarm,
+    /// The messages.
+    pub traffic: Traffic,
 }
 
 /// Which faults happen, and how often.
@@ -92,6 +96,7 @@ impl Profile {
             disk: Duration::from_millis(below(&random, 6)),
             health_checks: if one_of(4) { Duration::from_secs(10) } else { Duration::from_millis(1_000) },
             swarm: Swarm::draw(&random),
+            traffic: Traffic::draw(&random),
         }
     }
 

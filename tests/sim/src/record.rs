@@ -17,6 +17,7 @@ use crate::{
     history::{Answer, Call, Op},
     hosts::SESSION_TIMEOUT,
     lives::{Asked, Seen},
+    mail::Ledger,
 };
 
 /// The tolerance of the bounds of durations for rounding.
@@ -163,6 +164,8 @@ pub struct Notes {
     pub undecided: u32,
     /// The number of starts and ends of calls so far.
     moments: u64,
+    /// All messages.
+    pub ledger: Ledger,
     /// The number of injected faults, by kind.
     pub faults: BTreeMap<&'static str, u32>,
     /// The number of snapshots that coordinators wrote.

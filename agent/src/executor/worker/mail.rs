@@ -8,7 +8,8 @@ use std::{
 
 use async_trait::async_trait;
 use robeing_proto::worker::v1::{
-    Message, MessageOutcome, SendCode, SendMessage, SendOutcome, ToProcess, message_outcome::Outcome, to_process,
+    Message, MessageOutcome, MessageRefused, SendCode, SendMessage, SendOutcome, ToProcess, message_outcome::Outcome,
+    to_process,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -35,6 +36,16 @@ struct Reader {
     outgoing: mpsc::Sender<ToProcess>,
     /// Messages that it has not answered.
     waiting: BTreeMap<String, oneshot::Sender<Option<Outcome>>>,
+}
+
+/// Who gets a message.
+enum Assigned {
+    /// This process, which answers here.
+    To(u64, mpsc::Sender<ToProcess>, oneshot::Receiver<Option<Outcome>>),
+    /// There is no process.
+    Nobody,
+    /// Each process has a message of another sender with the same id, by which alone it would answer.
+    SameId,
 }
 
 /// A message that a process has, until dropped.
@@ -69,14 +80,22 @@ impl WorkerMail {
 
     /// Passes a message to the process that has the fewest, and waits for its answer; `None`: it answered without an
     /// outcome. Waits while there is no process; if one is gone before it answers, another gets the message, as
-    /// `resent`. If the future is dropped, a later answer is ignored.
+    /// `resent`. If the future is dropped, a later answer is ignored. Refuses a message with an id that each process has
+    /// from another sender already.
     pub async fn deliver(&self, mut message: Message) -> Option<Outcome> {
         let mut present = self.readers();
         let id = message.id.clone();
         loop {
             // The sender lives as long as this value.
             let _ = present.wait_for(|readers| *readers > 0).await;
-            let Some((process, outgoing, answer)) = self.assign(&id) else { continue };
+            let (process, outgoing, answer) = match self.assign(&id) {
+                Assigned::To(process, outgoing, answer) => (process, outgoing, answer),
+                Assigned::Nobody => continue,
+                Assigned::SameId => {
+                    let reason = format!("a message with the id {id} is being handled; give each message its own id");
+                    return Some(Outcome::Refused(MessageRefused { reason }));
+                }
+            };
             let _held = Held { mail: self, process, id: &id };
             let passed = ToProcess { message: Some(to_process::Message::Incoming(message.clone())) };
             if outgoing.send(passed).await.is_err() {
@@ -92,12 +111,18 @@ impl WorkerMail {
     }
 
     /// Chooses a process for a message.
-    fn assign(&self, id: &str) -> Option<(u64, mpsc::Sender<ToProcess>, oneshot::Receiver<Option<Outcome>>)> {
+    fn assign(&self, id: &str) -> Assigned {
         let mut readers = self.lock();
-        let (process, reader) = readers.iter_mut().min_by_key(|(_, reader)| reader.waiting.len())?;
+        if readers.is_empty() {
+            return Assigned::Nobody;
+        }
+        let without = readers.iter_mut().filter(|(_, reader)| !reader.waiting.contains_key(id));
+        let Some((process, reader)) = without.min_by_key(|(_, reader)| reader.waiting.len()) else {
+            return Assigned::SameId;
+        };
         let (answered, answer) = oneshot::channel();
         reader.waiting.insert(id.to_owned(), answered);
-        Some((*process, reader.outgoing.clone(), answer))
+        Assigned::To(*process, reader.outgoing.clone(), answer)
     }
 
     /// Adds a process that handles messages.
@@ -123,11 +148,11 @@ impl WorkerMail {
         }
     }
 
-    /// Sends a process's message. `under_way`: the number of its messages that are not answered.
-    pub(super) async fn send(&self, message: SendMessage, under_way: usize) -> SendOutcome {
+    /// Sends a process's message, unless [`MAX_SENDING`] of its messages are not answered (`is_full`).
+    pub(super) async fn send(&self, message: SendMessage, is_full: bool) -> SendOutcome {
         let refused =
             |code: SendCode, reason: String| SendOutcome { seq: message.seq, code: code.into(), reason, reply: None };
-        if under_way >= MAX_SENDING {
+        if is_full {
             let reason = format!("{MAX_SENDING} messages of this process are being sent; wait for their outcomes");
             return refused(SendCode::Overloaded, reason);
         }
@@ -145,7 +170,7 @@ impl WorkerMail {
 
 #[cfg(test)]
 mod tests {
-    use robeing_proto::worker::v1::{MessageAccepted, MessageRefused};
+    use robeing_proto::worker::v1::MessageAccepted;
 
     use super::*;
 
@@ -202,12 +227,28 @@ mod tests {
         mail.answered(1, MessageOutcome { id: "a".into(), outcome: Some(accepted()) });
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_message_takes_no_answer_of_another_with_the_same_id() {
+        let mail = WorkerMail::new();
+        let ((first, mut one), (second, _two)) = (mpsc::channel(8), mpsc::channel(8));
+        mail.join(1, first);
+        let mut deliver = Box::pin(mail.deliver(message("a")));
+        assert!(futures::poll!(deliver.as_mut()).is_pending());
+        assert!(matches!(mail.deliver(message("a")).await, Some(Outcome::Refused(_))));
+        mail.join(2, second);
+        let mut other = Box::pin(mail.deliver(message("a")));
+        assert!(futures::poll!(other.as_mut()).is_pending(), "another process has none with this id");
+        assert!(!next(&mut one).await.resent && one.try_recv().is_err(), "the first one is sent once");
+        mail.answered(1, MessageOutcome { id: "a".into(), outcome: Some(accepted()) });
+        assert!(matches!(deliver.await, Some(Outcome::Accepted(_))));
+    }
+
     #[tokio::test]
     async fn a_process_sends_only_so_many_messages_at_once() {
         let mail = WorkerMail::new();
-        let send = |under_way| mail.send(SendMessage { seq: 3, ..SendMessage::default() }, under_way);
-        assert_eq!(send(MAX_SENDING - 1).await.code(), SendCode::Away, "nothing sends messages yet");
-        let refused = send(MAX_SENDING).await;
+        let send = |is_full| mail.send(SendMessage { seq: 3, ..SendMessage::default() }, is_full);
+        assert_eq!(send(false).await.code(), SendCode::Away, "nothing sends messages yet");
+        let refused = send(true).await;
         assert_eq!((refused.seq, refused.code()), (3, SendCode::Overloaded));
     }
 }

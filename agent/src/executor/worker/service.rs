@@ -1,7 +1,13 @@
 //! The gRPC service that processes attach to. Each stream is one process, attached from its first message until the
 //! stream ends.
 
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use futures::Stream;
 use robeing_net::described_routes;
@@ -12,7 +18,11 @@ use robeing_proto::worker::{
         worker_server::{Worker, WorkerServer},
     },
 };
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Request, Response, Status, Streaming, service::Routes};
 
@@ -94,6 +104,8 @@ struct Letters {
     outgoing: mpsc::Sender<ToProcess>,
     /// Messages that are being sent, and those that are refused because there are too many.
     sending: JoinSet<()>,
+    /// The room for messages that are not answered.
+    room: Arc<Semaphore>,
 }
 
 impl Letters {
@@ -101,23 +113,36 @@ impl Letters {
         if handles_messages {
             mail.join(member.number, member.sender.clone());
         }
-        Self { mail, number: member.number, outgoing: member.sender.clone(), sending: JoinSet::new() }
+        Self {
+            mail,
+            number: member.number,
+            outgoing: member.sender.clone(),
+            sending: JoinSet::new(),
+            room: Arc::new(Semaphore::new(MAX_SENDING)),
+        }
     }
 
     /// Sends a message of the process, and then its outcome to the process.
     fn send(&mut self, message: SendMessage) {
         while self.sending.try_join_next().is_some() {}
-        let (mail, outgoing, under_way) = (Arc::clone(&self.mail), self.outgoing.clone(), self.sending.len());
-        if under_way >= 2 * MAX_SENDING {
+        if self.sending.len() >= 2 * MAX_SENDING {
             // The process does not even read the refusals.
             return;
         }
-        self.sending.spawn(async move {
-            let outcome = mail.send(message, under_way).await;
+        let (mail, outgoing) = (Arc::clone(&self.mail), self.outgoing.clone());
+        let place = Arc::clone(&self.room).try_acquire_owned().ok();
+        let mut sending = Box::pin(async move {
+            let outcome = mail.send(message, place.is_none()).await;
             let message = ToProcess { message: Some(to_process::Message::SendOutcome(outcome)) };
+            // Once the process has the outcome, it may send the next message.
+            drop(place);
             // The process may be gone.
             let _ = outgoing.send(message).await;
         });
+        // Begun here, because tasks begin in no certain order, and messages are sent in that of the process.
+        if sending.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.sending.spawn(sending);
+        }
     }
 }
 

@@ -109,7 +109,11 @@ impl Received {
             return Err(WatchError::TooMuch);
         }
         self.pending.extend(message.gone.into_iter().map(Change::Gone));
-        self.pending.extend(message.agents.into_iter().filter_map(entry).map(|entry| Change::Is(Arc::new(entry))));
+        self.pending.extend(message.agents.into_iter().map(|wire| {
+            let name = wire.name.clone();
+            // What was known of it before does not hold any more.
+            entry(wire).map_or(Change::Gone(name), |entry| Change::Is(Arc::new(entry)))
+        }));
         if message.revision == 0 {
             return Ok(None);
         }

@@ -91,6 +91,15 @@ fn entries_are_taken_as_they_are_and_those_that_can_not_be_reached_are_not() {
 }
 
 #[test]
+fn an_agent_that_is_no_longer_one_to_reach_is_gone() {
+    let (directory, mut received) = (FleetDirectory::default(), Received::default());
+    take(&directory, &mut received, message(true, &["a", "b"], &[], 1));
+    let unknown = v1::DirectoryEntry { role: 77, ..wire("a", 10) };
+    take(&directory, &mut received, v1::WatchAgentsResponse { agents: vec![unknown], ..message(false, &[], &[], 2) });
+    assert_eq!(names(&directory), ["b"]);
+}
+
+#[test]
 fn changes_are_visible_once_they_are_complete() {
     let (directory, mut received) = (FleetDirectory::default(), Received::default());
     take(&directory, &mut received, message(true, &["a", "b"], &[], 0));

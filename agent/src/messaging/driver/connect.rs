@@ -1,6 +1,6 @@
 //! How a stream to another agent is opened, and who is at its other end.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use robeing_net::{CONNECT_TIMEOUT, Transport, gate::Caller, security::Expected};
@@ -77,6 +77,16 @@ pub(super) struct Stream {
     pub peer: Peer,
     pub frames: Streaming<Frame>,
     pub outgoing: mpsc::Sender<Frame>,
+}
+
+/// Returns whether a stream has failed because the peer sent what is no frame: too large, malformed or cut off. A status
+/// that was made from an error of the connection has a source.
+pub(super) fn is_unreadable(status: &Status) -> bool {
+    match status.code() {
+        Code::OutOfRange | Code::InvalidArgument => true,
+        Code::Internal => status.source().is_none(),
+        _ => false,
+    }
 }
 
 /// Why a stream could not be opened.

@@ -1,6 +1,12 @@
 //! Sends a message by way of a messenger if its receiver can't be reached.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     pin,
@@ -13,6 +19,7 @@ use super::{
 };
 use crate::messaging::{
     broadcast::Target,
+    inbox::is_handled,
     outcome::Outcome,
     packet::Packet,
     routing::{Entry, Role},
@@ -41,11 +48,20 @@ pub(super) async fn deliver_any_way(shared: &Arc<Shared>, to: &Entry, packet: Pa
         outcome = &mut direct => return outcome,
         () = unreachable(shared, to) => {}
     }
+    // From now on each copy may be a second one.
+    if let Some(link) = shared.existing_link(&to.name) {
+        link.lock().outbox.goes_another_way(packet.id);
+    }
+    let packet = Packet { resent: true, ..packet };
+    let may_have_arrived = AtomicBool::new(false);
     tokio::select! {
         biased;
-        outcome = &mut direct => outcome,
+        outcome = &mut direct => match !is_handled(&outcome) && may_have_arrived.load(Ordering::Relaxed) {
+            true => Outcome::DeadlinePassed { maybe_handled: true },
+            false => outcome,
+        },
         // Boxed, so that a send that needs no messenger is small.
-        Some(outcome) = Box::pin(by_messenger(shared, to, &packet, deadline)) => outcome,
+        Some(outcome) = Box::pin(by_messenger(shared, to, &packet, deadline, &may_have_arrived)) => outcome,
         else => Outcome::DeadlinePassed { maybe_handled: true },
     }
 }
@@ -62,7 +78,14 @@ async fn unreachable(shared: &Shared, to: &Entry) {
 }
 
 /// Asks messengers to pass a packet on. Returns what the receiver decided; waits for ever if none could find out.
-async fn by_messenger(shared: &Arc<Shared>, to: &Entry, packet: &Packet, deadline: Instant) -> Option<Outcome> {
+/// `may_have_arrived` is set while, and once, a messenger may have passed it on.
+async fn by_messenger(
+    shared: &Arc<Shared>,
+    to: &Entry,
+    packet: &Packet,
+    deadline: Instant,
+    may_have_arrived: &AtomicBool,
+) -> Option<Outcome> {
     let snapshot = shared.directory.snapshot();
     let messengers = snapshot.active().filter(|entry| entry.role == Role::Messenger);
     let mut messengers: Vec<_> =
@@ -77,11 +100,20 @@ async fn by_messenger(shared: &Arc<Shared>, to: &Entry, packet: &Packet, deadlin
     for messenger in messengers.into_iter().take(MAX_DETOURS) {
         let Some(left) = left(deadline) else { break };
         let message = Packet { deadline_in_ms: left, ..packet.clone() };
-        let report = ask_messenger(shared, messenger, &message, &targets).await.unwrap_or_default();
-        let decided = report.into_iter().find(|(id, outcome)| *id == packet.id && is_decided(outcome));
-        if let Some((_, outcome)) = decided {
-            shared.metrics.detours.inc();
-            return Some(outcome);
+        let before = may_have_arrived.swap(true, Ordering::Relaxed);
+        let report = ask_messenger(shared, messenger, &message, &targets).await;
+        let outcome = match report {
+            Ok(report) => report.into_iter().find(|(id, _)| *id == packet.id).map(|(_, outcome)| outcome),
+            // Then the messenger has passed nothing on.
+            Err(outcome) => Some(outcome).filter(|outcome| !is_handled(outcome)),
+        };
+        match outcome {
+            Some(outcome) if is_decided(&outcome) => {
+                shared.metrics.detours.inc();
+                return Some(outcome);
+            }
+            Some(outcome) if !is_handled(&outcome) => may_have_arrived.store(before, Ordering::Relaxed),
+            _ => {}
         }
     }
     std::future::pending().await

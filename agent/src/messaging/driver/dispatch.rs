@@ -1,12 +1,20 @@
 //! Hands packets to the handler, records what becomes of them, and reports it to their senders.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
-use tokio::{sync::mpsc, task::yield_now, time::timeout_at};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::yield_now,
+    time::timeout_at,
+};
 use tracing::{error, info, warn};
 
-use super::{letters::is_letters, relay, shared::Shared};
+use super::{
+    letters::is_letters,
+    relay,
+    shared::{Shared, reply_len},
+};
 use crate::messaging::{
     handlers::{Delivery, Handler},
     inbox::{Handed, is_handled},
@@ -20,6 +28,9 @@ use crate::messaging::{
 
 /// Maximum number of groups of outcomes that wait to be recorded; then nothing is handed out until one is.
 const QUEUE: usize = 64;
+/// Maximum size of the replies in them, in bytes: 16 MiB. A disk that hangs must not fill the memory with them.
+const QUEUED_REPLIES: usize = 16 << 20;
+const _: () = assert!(MAX_REPLY <= QUEUED_REPLIES);
 /// Maximum number of ended deliveries that are concluded together.
 const TOGETHER: usize = 256;
 
@@ -31,16 +42,40 @@ pub(super) struct Done {
     outcome: Outcome,
 }
 
+/// Outcomes that wait to be recorded.
+pub(super) struct Group {
+    done: Vec<Done>,
+    /// The room that their replies take in the queue.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// Passes outcomes to the task that records them.
+pub(super) struct Recorder {
+    groups: mpsc::Sender<Group>,
+    room: Arc<Semaphore>,
+}
+
+impl Recorder {
+    /// Adds outcomes to the queue, once there is room. The task that records them ends only after the caller.
+    async fn record(&self, done: Vec<Done>) {
+        let bytes: usize = done.iter().map(|done| reply_len(&done.outcome)).sum();
+        let bytes = u32::try_from(bytes.min(QUEUED_REPLIES)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.ok();
+        drop(self.groups.send(Group { done, room }).await);
+    }
+}
+
 /// Creates the queue of the task that records outcomes.
-pub(super) fn queue() -> (mpsc::Sender<Vec<Done>>, mpsc::Receiver<Vec<Done>>) {
-    mpsc::channel(QUEUE)
+pub(super) fn queue() -> (Recorder, mpsc::Receiver<Group>) {
+    let (groups, queue) = mpsc::channel(QUEUE);
+    (Recorder { groups, room: Arc::new(Semaphore::new(QUEUED_REPLIES)) }, queue)
 }
 
 /// A packet, and what became of it.
 type Ended = (Handed, Outcome);
 
 /// Hands packets to the handler until the agent stops. Outcomes go to `recorder`; without one, none is recorded.
-pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder: Option<mpsc::Sender<Vec<Done>>>) {
+pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder: Option<Recorder>) {
     let mut handling = FuturesUnordered::new();
     let mut first = None;
     while !shared.stop.is_cancelled() {
@@ -58,8 +93,7 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
         let done = ended.into_iter().map(|(handed, outcome)| concluded(&shared, handed, outcome)).collect();
         match &recorder {
             None => conclude(&shared, done),
-            // It ends only after this task.
-            Some(recorder) => drop(recorder.send(done).await),
+            Some(recorder) => recorder.record(done).await,
         }
         if is_full {
             // A handler that never waits must not keep the streams from being read and written.
@@ -139,6 +173,8 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
     }
     let packet = match opened(shared, handed.packet.clone()) {
         Ok(packet) => packet,
+        // Its sender sealed it for an earlier key, for the way of a messenger. It may come directly, unsealed.
+        Err(Outcome::Refused { reason }) if came_by_messenger(handed) => return Outcome::away(reason),
         Err(refused) => return refused,
     };
     let packet = match allowed(shared, packet) {
@@ -150,6 +186,10 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
         Ok(outcome) => limited(outcome.into()),
         Err(_) => Outcome::DeadlinePassed { maybe_handled: true },
     }
+}
+
+fn came_by_messenger(handed: &Handed) -> bool {
+    handed.peer != handed.packet.sender && !is_letters(&handed.peer)
 }
 
 /// Opens a sealed payload. An agent without keys leaves that to its handler.
@@ -194,7 +234,7 @@ fn limited(outcome: Outcome) -> Outcome {
 /// Remembers outcomes, and reports them to those who wait for them.
 fn conclude(shared: &Shared, done: Vec<Done>) {
     let now = shared.now();
-    let mut reports: HashMap<Arc<str>, Vec<(PacketId, Outcome)>> = HashMap::new();
+    let mut reports: BTreeMap<Arc<str>, Vec<(PacketId, Outcome)>> = BTreeMap::new();
     {
         let mut inbox = shared.inbox();
         for Done { sender, id, outcome, .. } in done {
@@ -207,13 +247,16 @@ fn conclude(shared: &Shared, done: Vec<Done>) {
 }
 
 /// Records outcomes before they are reported, as many as have come up together, until the dispatcher has ended.
-pub(super) async fn record(shared: Arc<Shared>, mut journal: Journal, mut queue: mpsc::Receiver<Vec<Done>>) {
+pub(super) async fn record(shared: Arc<Shared>, mut journal: Journal, mut queue: mpsc::Receiver<Group>) {
     let mut is_failing = false;
-    while let Some(mut group) = queue.recv().await {
-        while group.len() < MAX_GROUP
+    while let Some(Group { done: mut group, room }) = queue.recv().await {
+        let mut rooms = vec![room];
+        // Each may bring as many as are concluded together.
+        while group.len() + TOGETHER <= MAX_GROUP
             && let Ok(more) = queue.try_recv()
         {
-            group.extend(more);
+            group.extend(more.done);
+            rooms.push(more.room);
         }
         let records: Vec<Record> =
             group.iter().filter(|done| done.requires_ack && is_handled(&done.outcome)).map(Done::record).collect();
@@ -232,6 +275,7 @@ pub(super) async fn record(shared: Arc<Shared>, mut journal: Journal, mut queue:
             }
         }
         conclude(&shared, group);
+        drop(rooms);
     }
 }
 
@@ -248,4 +292,27 @@ async fn write(shared: &Shared, journal: &mut Journal, records: &[Record]) -> st
         journal.replace(&remembered).await?;
     }
     journal.append(records).await
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn outcomes_with_so_many_bytes_of_replies_wait_to_be_recorded_and_further_ones_later() {
+        let (recorder, mut queue) = queue();
+        let done = |len: usize| {
+            let outcome = Outcome::accepted(Some(Bytes::from(vec![0; len])));
+            vec![Done { sender: "a".into(), id: PacketId(1), requires_ack: true, outcome }]
+        };
+        recorder.record(done(QUEUED_REPLIES)).await;
+        recorder.record(done(0)).await;
+        let mut further = Box::pin(recorder.record(done(1)));
+        assert!(futures::poll!(further.as_mut()).is_pending());
+        drop(queue.recv().await.expect("the first one"));
+        further.await;
+        assert_eq!(queue.recv().await.map(|group| reply_len(&group.done[0].outcome)), Some(0));
+    }
 }

@@ -286,10 +286,7 @@ impl Messenger {
         let (entry, packet) = self.route(&message).map_err(NoReply::NotAccepted)?;
         let (id, from) = (packet.id, Arc::clone(&entry.name));
         let packet = Packet { requires_ack: true, ..packet };
-        let Some(mut reply) = self.shared.expect_reply(id, Arc::clone(&from)) else {
-            let outcome = Outcome::overloaded(format!("{MAX_ASKS} asks wait for their replies; ask more slowly"));
-            return Err(NoReply::NotAccepted(outcome));
-        };
+        let mut reply = self.shared.expect_reply(id, Arc::clone(&from)).map_err(NoReply::NotAccepted)?;
         let answer = async {
             let outcome = tokio::select! {
                 biased;

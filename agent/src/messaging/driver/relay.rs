@@ -64,7 +64,8 @@ pub(super) async fn broadcast(
             && let Some(left) = left(deadline)
             && let Some(work) = plan.next_work()
         {
-            under_way.push(Box::pin(perform(shared, message, work, left)));
+            let resent = plan.may_have_arrived(&work);
+            under_way.push(Box::pin(perform(shared, message, work, left, resent)));
         }
         match under_way.next().await {
             Some(Ended::Sent(target, outcome)) => plan.sent(&target, outcome),
@@ -79,16 +80,16 @@ enum Ended {
     Relayed(Slice, Result<Vec<(PacketId, Outcome)>, Outcome>),
 }
 
-async fn perform(shared: &Arc<Shared>, message: &Packet, work: Work, left: u64) -> Ended {
+async fn perform(shared: &Arc<Shared>, message: &Packet, work: Work, left: u64, resent: bool) -> Ended {
     match work {
         Work::Direct(target) => {
-            let packet = Packet { id: target.id, deadline_in_ms: left, ..message.clone() };
+            let packet = Packet { id: target.id, deadline_in_ms: left, resent, ..message.clone() };
             let outcome = send_to(shared, &target.name, packet).await;
             Ended::Sent(target, outcome)
         }
         Work::Relay(slice) => {
             let share = (left * RELAY_SHARE / 100).max(1);
-            let message = Packet { deadline_in_ms: share, ..message.clone() };
+            let message = Packet { deadline_in_ms: share, resent, ..message.clone() };
             let report = ask_messenger(shared, &slice.messenger, &message, &slice.targets).await;
             Ended::Relayed(slice, report)
         }
@@ -126,13 +127,15 @@ pub(super) async fn ask_messenger(
         requires_ack: true,
         reply_to: None,
         key_id: None,
+        resent: false,
         ..message.clone()
     };
     let report = match send_to(shared, messenger, packet).await {
         Outcome::Accepted { reply: Some(reply), .. } => RelayReport::decode(reply).ok(),
         other => return Err(other),
     };
-    let report = report.ok_or_else(|| Outcome::refused("the messenger's report can't be read"))?;
+    // It has passed the message on, to whom is not known.
+    let report = report.ok_or(Outcome::DeadlinePassed { maybe_handled: true })?;
     Ok(report.outcomes.into_iter().filter_map(|outcome| Outcome::from_wire(outcome).ok()).collect())
 }
 

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    connect::{HELLO_WITHIN, OUTGOING_FRAMES, Peer, Stream},
+    connect::{HELLO_WITHIN, OUTGOING_FRAMES, Peer, Stream, is_unreadable},
     shared::{MAX_LINKS, Shared},
 };
 use crate::messaging::frame::{FrameError, Hello};
@@ -44,8 +44,13 @@ impl Messages for Service {
         let first = timeout(HELLO_WITHIN, frames.message()).await.map_err(|_| {
             let seconds = HELLO_WITHIN.as_secs();
             self.reject("late_hello", Status::deadline_exceeded(format!("no Hello within {seconds} s")))
-        })??;
-        let first = first.ok_or_else(|| Status::invalid_argument(FrameError::Hello.to_string()))?;
+        })?;
+        let first = first.map_err(|status| match is_unreadable(&status) {
+            true => self.reject("malformed", status),
+            false => status,
+        })?;
+        let first =
+            first.ok_or_else(|| self.reject("malformed", Status::invalid_argument(FrameError::Hello.to_string())))?;
         let hello = Hello::from_frame(first).map_err(|error| {
             let reason = if matches!(error, FrameError::Version(_)) { "version" } else { "malformed" };
             self.reject(reason, Status::invalid_argument(error.to_string()))

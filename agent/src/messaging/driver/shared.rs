@@ -1,7 +1,7 @@
 //! What the parts of the driver share: the links to other agents, what has arrived, and who waits for what.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map},
+    collections::{BTreeMap, HashMap, VecDeque, btree_map},
     sync::{
         Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -128,7 +128,8 @@ pub(super) struct Shared {
     pub started: Instant,
     pub policy: Arc<dyn MessagePolicy>,
     pub keys: Vec<OpeningKey>,
-    links: Mutex<HashMap<Arc<str>, Arc<Link>>>,
+    /// Ordered, so that they are always woken in the same order: a seed of the simulator does the same again.
+    links: Mutex<BTreeMap<Arc<str>, Arc<Link>>>,
     inbox: Mutex<Inbox>,
     asks: Mutex<HashMap<PacketId, (Arc<str>, ReplyPacket)>>,
     outgoing: AtomicU64,
@@ -202,7 +203,7 @@ impl Shared {
         self.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn links(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Link>>> {
+    fn links(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -211,9 +212,9 @@ impl Shared {
         let mut links = self.links();
         let count = links.len();
         match links.entry(Arc::clone(peer)) {
-            hash_map::Entry::Occupied(known) => Some(Arc::clone(known.get())),
-            hash_map::Entry::Vacant(_) if count >= MAX_LINKS || self.stop.is_cancelled() => None,
-            hash_map::Entry::Vacant(free) => {
+            btree_map::Entry::Occupied(known) => Some(Arc::clone(known.get())),
+            btree_map::Entry::Vacant(_) if count >= MAX_LINKS || self.stop.is_cancelled() => None,
+            btree_map::Entry::Vacant(free) => {
                 let link = Arc::new(Link { peer: Arc::clone(peer), state: Mutex::default(), wake: Notify::new() });
                 free.insert(Arc::clone(&link));
                 self.tasks.spawn(link::run(Arc::clone(self), Arc::clone(&link)));
@@ -363,19 +364,23 @@ impl Shared {
         }
     }
 
-    /// Registers an ask of `peer`, whose reply may arrive as a packet. `None`: too many wait.
-    pub fn expect_reply(&self, id: PacketId, peer: Arc<str>) -> Option<oneshot::Receiver<Packet>> {
+    /// Registers an ask of `peer`, whose reply may arrive as a packet. Returns the outcome of the ask if too many wait, or
+    /// one with the same id does.
+    pub fn expect_reply(&self, id: PacketId, peer: Arc<str>) -> Result<oneshot::Receiver<Packet>, Outcome> {
         let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        if asks.get(&id).is_some_and(|(_, reply)| !reply.is_closed()) {
+            return Err(Outcome::refused(NotTaken::SameId(id)));
+        }
         // An ask whose caller is gone makes room.
         if asks.len() >= MAX_ASKS {
             asks.retain(|_, (_, reply)| !reply.is_closed());
         }
         if asks.len() >= MAX_ASKS {
-            return None;
+            return Err(Outcome::overloaded(format!("{MAX_ASKS} asks wait for their replies; ask more slowly")));
         }
         let (reply, awaited) = oneshot::channel();
         asks.insert(id, (peer, reply));
-        Some(awaited)
+        Ok(awaited)
     }
 
     /// Ends an ask.

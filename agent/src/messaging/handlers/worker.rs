@@ -66,7 +66,8 @@ pub struct MessengerPost {
 }
 
 impl MessengerPost {
-    /// Sends a durable message, sealed if its receiver is known and has a key.
+    /// Sends a durable message, sealed if its receiver is known and has a key. Without TLS it is not sealed: it arrives
+    /// under another name, and its receiver could not open it.
     async fn send_durable(&self, message: SendMessage) -> SendOutcome {
         let seq = message.seq;
         let refused = |reason: String| answer(seq, &Outcome::refused(reason));
@@ -78,7 +79,8 @@ impl MessengerPost {
             millis => Duration::from_millis(millis),
         };
         let outgoing = match outgoing(SendMessage { deadline_in_ms: 0, ..message }) {
-            Ok(outgoing) => self.messenger.seal_if_known(outgoing),
+            Ok(outgoing) if self.durable.keeps_name() => self.messenger.seal_if_known(outgoing),
+            Ok(outgoing) => outgoing,
             Err(reason) => return refused(reason),
         };
         match self.durable.send_durable(outgoing, ttl).await {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fleet::{Agent, Fleet, keys, outgoing};
-use crate::messaging::{Outcome, Outgoing, Presence, broadcast::DIRECT_FANOUT};
+use crate::messaging::{Directory, Entry, Outcome, Outgoing, Presence, broadcast::DIRECT_FANOUT};
 
 async fn workers(fleet: &Fleet, count: usize) -> Vec<Agent> {
     let mut workers = Vec::new();
@@ -81,10 +81,39 @@ async fn a_message_to_an_agent_that_can_not_be_reached_takes_the_way_of_a_messen
     let asked = a.messenger.ask(outgoing("b", "test", "y")).await.expect("a reply");
     assert_eq!(asked.payload, "y");
     assert_eq!(a.metrics.detours.get(), 3);
+    assert!(b.handler.handled().iter().all(|packet| packet.resent), "an earlier stream may have carried them");
     // The direct way, once it is open, leads to no second handling.
     a.wall_off(&b, false);
     assert!(a.send("b", "test", "last").await.is_accepted());
     assert_eq!((b.handler.handled().len(), a.metrics.detours.get()), (4, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_a_messenger_has_passed_on_is_not_reported_as_unhandled() {
+    let fleet = Fleet::new();
+    let (a, b, _relay) = (fleet.agent("a").await, fleet.agent("b").await, fleet.messenger("relay").await);
+    a.wall_off(&b, true);
+    b.handler.set_open(false);
+    let soon = Outgoing { deadline: Duration::from_secs(5), ..outgoing("b", "hang", "x") };
+    assert_eq!(a.messenger.send(soon).await, Outcome::DeadlinePassed { maybe_handled: true });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_sealed_for_an_earlier_key_is_taken_on_the_direct_way() {
+    let fleet = Fleet::new();
+    let (a, b, _relay) = (fleet.agent("a").await, fleet.agent("b").await, fleet.messenger("relay").await);
+    let known = fleet.directory.snapshot().get("b").cloned().expect("an agent");
+    fleet.directory.put(Entry { sealing_key: Some(keys("earlier")[0].public().clone()), ..(*known).clone() });
+    a.wall_off(&b, true);
+    let sent = a.send("b", "test", "x");
+    let opens = async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        a.wall_off(&b, false);
+    };
+    let (sent, ()) = tokio::join!(sent, opens);
+    assert_eq!(sent, Outcome::accepted(Some("x".into())));
+    let handled = b.handler.handled();
+    assert_eq!((handled.len(), &*handled[0].payload, handled[0].resent), (1, &b"x"[..], true));
 }
 
 #[tokio::test(start_paused = true)]

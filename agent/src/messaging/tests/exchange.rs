@@ -150,16 +150,26 @@ async fn a_deadline_says_whether_the_message_may_have_been_handled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_leaves_the_fleet_meanwhile_is_away_at_once() {
+async fn a_message_waits_until_its_deadline_for_an_agent_that_leaves_the_fleet_and_comes_back() {
     let fleet = Fleet::new();
     let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
-    fleet.network.black_hole(b.address);
-    let started = tokio::time::Instant::now();
-    let send = a.send("b", "test", "");
+    a.wall_off(&b, true);
+    let message = || Outgoing { deadline: Duration::from_secs(5), ..outgoing("b", "test", "x") };
     let leave = async { fleet.set_presence("b", Presence::Away) };
-    let (outcome, ()) = tokio::join!(send, leave);
-    assert!(matches!(outcome, Outcome::Away { .. }), "{outcome}");
-    assert!(started.elapsed() < Duration::from_secs(10), "before its deadline");
+    let started = tokio::time::Instant::now();
+    let (outcome, ()) = tokio::join!(a.messenger.send(message()), leave);
+    assert!(matches!(&outcome, Outcome::Away { reason } if reason.contains("not in the fleet now")), "{outcome}");
+    assert_eq!(started.elapsed().as_secs(), 5, "its deadline");
+
+    fleet.set_presence("b", Presence::Active);
+    let come_back = async {
+        fleet.set_presence("b", Presence::Away);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        a.wall_off(&b, false);
+        fleet.set_presence("b", Presence::Active);
+    };
+    let (outcome, ()) = tokio::join!(a.messenger.send(message()), come_back);
+    assert_eq!(outcome, Outcome::accepted(Some("x".into())));
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,6 +189,26 @@ async fn an_ask_gets_the_reply_of_the_handler_or_of_a_later_message() {
     assert_eq!(a.messenger.ask(question).await, Err(NoReply::Late("b".into())));
     let refused = a.messenger.ask(outgoing("b", "refuse", "")).await;
     assert_eq!(refused, Err(NoReply::NotAccepted(Outcome::refused("not today"))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_asks_at_once_with_one_id_are_one_ask_and_a_refusal() {
+    let fleet = Fleet::new();
+    let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
+    let question = Outgoing { id: Some(PacketId(7)), ..outgoing("b", "silent", "?") };
+    let first = a.messenger.ask(question.clone());
+    let rest = async {
+        b.handler.wait_for(1).await;
+        let second = a.messenger.ask(question.clone()).await;
+        assert!(
+            matches!(&second, Err(NoReply::NotAccepted(Outcome::Refused { reason })) if reason.contains("its own id")),
+            "{second:?}"
+        );
+        let reply = Outgoing { reply_to: Some(PacketId(7)), ..outgoing("a", "answer", "!") };
+        assert_eq!(b.messenger.send(reply).await, Outcome::accepted(None));
+    };
+    let (reply, ()) = tokio::join!(first, rest);
+    assert_eq!(reply.map(|reply| reply.payload), Ok(Bytes::from_static(b"!")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -95,6 +95,23 @@ async fn a_message_that_claims_another_sender_is_refused_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_messenger_passes_on_what_agents_send_and_nothing_in_the_name_of_clients() {
+    let fleet = Fleet::new();
+    let _ = fleet.messenger("liar").await;
+    let victim = fleet.agent("victim").await;
+    let mut liar = Liar::greet(&fleet, &victim).await;
+    for (seq, sender) in (1..).zip(["client:ann", "operator:o"]) {
+        liar.send(vec![Packet { sender: sender.into(), ..from_liar(seq) }]).await;
+        let outcome = liar.outcome().await;
+        assert!(matches!(&outcome, Outcome::Refused { reason } if reason.contains("is no agent")), "{outcome}");
+    }
+    liar.send(vec![Packet { sender: "boss".into(), ..from_liar(3) }]).await;
+    assert!(liar.outcome().await.is_accepted());
+    assert_eq!(victim.handler.handled().len(), 1);
+    assert_eq!(victim.metrics.rejections("spoofed_sender"), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_violates_the_protocol_loses_its_stream() {
     let large = |seq| Packet { payload: vec![0; 1 << 19].into(), kind: "hang".into(), ..from_liar(seq) };
     let second_hello = hello("liar", "victim", 1).to_frame();

@@ -61,8 +61,7 @@ impl Feed {
             if let (Some(since), Some(before)) = (since, self.counts.get(&agent.name)) {
                 let failed = now.1.saturating_sub(before.1);
                 let ended = now.0.saturating_sub(before.0).saturating_add(failed);
-                self.spread(&agent.name, Signal::Work, ended, (since, now_ms));
-                self.spread(&agent.name, Signal::Failure, failed, (since, now_ms));
+                self.spread(&agent.name, [(Signal::Work, ended), (Signal::Failure, failed)], (since, now_ms));
             }
             counts.insert(agent.name.clone(), now);
         }
@@ -72,14 +71,17 @@ impl Feed {
         self.counts = counts;
     }
 
-    /// Counts a signal in each window of a time span, evenly.
-    fn spread(&mut self, agent: &str, signal: Signal, times: u64, (since, now): (u64, u64)) {
+    /// Counts signals in each window of a time span, evenly, window by window: the watch takes nothing of a window that is
+    /// over.
+    fn spread(&mut self, agent: &str, signals: [(Signal, u64); 2], (since, now): (u64, u64)) {
         let windows = (now.saturating_sub(since) / WINDOW_MS).clamp(1, MAX_WINDOWS);
         let first = now.saturating_sub((windows - 1) * WINDOW_MS);
         for window in 0..windows {
-            let share = times / windows + u64::from(window < times % windows);
-            if share > 0 {
-                self.watch.observe_many(agent, signal, share, first + window * WINDOW_MS);
+            for (signal, times) in signals {
+                let share = times / windows + u64::from(window < times % windows);
+                if share > 0 {
+                    self.watch.observe_many(agent, signal, share, first + window * WINDOW_MS);
+                }
             }
         }
     }
@@ -166,10 +168,11 @@ fn agent_of(actor: &str) -> Option<&str> {
     ROLES.contains(&role).then(|| name.split(' ').next().unwrap_or(name))
 }
 
-/// Returns how often something occurred, as a record tells it: `…, 7 times …`.
+/// Returns how often something occurred, as a record tells it: `…, 7 times` or `…, 7 times: …`. What comes after the colon
+/// is the text of a policy or of the payload, which may have numbers of its own.
 fn times(detail: &str) -> u64 {
-    let told = detail.split(" times").next().filter(|told| told.len() < detail.len());
-    told.and_then(|told| told.rsplit(' ').next()?.parse().ok()).unwrap_or(1)
+    let told = detail.split(':').next().and_then(|told| told.strip_suffix(" times"));
+    told.and_then(|told| told.rsplit(", ").next()?.parse().ok()).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -229,6 +232,8 @@ mod tests {
             |actor| record(1, [actor, "call", "robeing.v1.Admin/SetTrust", "denied", "PermissionDenied, 9 times"]);
         feed.record(&refused("anonymous (10.0.0.1)"), false, now);
         feed.record(&refused("client/a (10.0.0.1)"), false, now);
+        feed.record(&refused("client/x through worker/a (10.0.0.1)"), false, now);
+        feed.record(&refused("client/worker/a (10.0.0.1)"), false, now);
         feed.record(&refused("worker/b (10.0.0.1)"), true, now);
         feed.record(&record(2, ["a", "agent.enrol", "a", "denied", "x, 50 times"]), false, now);
         assert_eq!(feed.tick(now + WINDOW_MS), []);
@@ -246,6 +251,8 @@ mod tests {
             ("PermissionDenied, 12 times", 12),
             ("on Result, 7 times: why 3 times", 7),
             ("on Result, once: at times", 1),
+            ("on Result, once: it may run 30 times a day", 1),
+            ("on Message, 2 times: x, 900 times", 2),
             ("", 1),
         ] {
             assert_eq!(times(detail), expected, "{detail}");

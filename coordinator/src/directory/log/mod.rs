@@ -120,21 +120,17 @@ impl DirectoryLog {
         is_new
     }
 
-    /// Replaces everything by what a look at all agents has found. What agents were in between is not known, so a watch
-    /// from before can't be resumed. Returns whether there is anything new for watchers.
-    pub fn replace(&mut self, present: BTreeMap<Arc<str>, Bytes>, look: Look) -> bool {
-        let is_first = self.complete == 0;
-        let gone = self.present.keys().filter(|name| !present.contains_key(*name)).map(|name| (Arc::clone(name), None));
-        let changed = present.iter().filter(|(name, entry)| self.present.get(*name) != Some(entry));
-        let changed = changed.map(|(name, entry)| (Arc::clone(name), Some(entry.clone())));
-        let changes: Vec<_> = if is_first { Vec::new() } else { gone.chain(changed).collect() };
-        if !changes.is_empty() {
-            self.push(&changes, look);
+    /// Replaces everything by what a look at all agents has found. What agents were in between is not known, and a watcher
+    /// may know an agent from another coordinator that this one never saw, so all watchers start over.
+    pub fn replace(&mut self, present: BTreeMap<Arc<str>, Bytes>, look: Look) {
+        if self.complete > 0 {
+            self.first = self.end() + 1;
         }
+        self.messages.clear();
+        self.bytes = 0;
         self.present = present;
         self.complete = self.complete.max(look.complete);
         self.floor = self.floor.max(look.up_to);
-        is_first || !changes.is_empty()
     }
 
     fn push(&mut self, changes: &[(Arc<str>, Option<Bytes>)], look: Look) {

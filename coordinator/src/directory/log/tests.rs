@@ -15,7 +15,7 @@ fn looked(at: u64) -> Look {
 /// A log that knows these agents since revision 1.
 fn log(names: &[&str]) -> DirectoryLog {
     let mut log = DirectoryLog::default();
-    assert!(log.replace(names.iter().map(|name| (Arc::from(*name), entry(name, 0))).collect(), looked(1)));
+    log.replace(names.iter().map(|name| (Arc::from(*name), entry(name, 0))).collect(), looked(1));
     log
 }
 
@@ -56,7 +56,8 @@ fn a_watch_is_resumed_by_what_was_seen_elsewhere() {
     assert_eq!(log.start(10), None, "more is known elsewhere");
     assert!(!log.change(Vec::new(), looked(12)), "nothing for watchers");
     assert_eq!(log.start(10), Some(Position::Log(8)));
-    assert!(log.replace(BTreeMap::new(), looked(20)));
+    log.replace(BTreeMap::new(), looked(20));
+    assert_eq!(log.next(Position::Log(8)), Next::Behind, "nor is what its watchers know from others");
     assert!(matches!(log.start(12), Some(Position::Full { .. })), "what happened in between is not known");
     assert_eq!(log.start(20), Some(Position::Log(9)));
     assert_eq!(DirectoryLog::default().start(0), None, "nothing is known yet");
@@ -101,7 +102,7 @@ fn the_log_is_bounded_in_bytes() {
     }
     assert!(log.bytes > MAX_LOG_BYTES - 200_000, "it is used");
     // A single look may find more than fits.
-    log.change((0..100).map(|n| large(n)).collect(), looked(300));
+    log.change((0..100).map(large).collect(), looked(300));
     assert!(log.bytes <= MAX_LOG_BYTES);
     assert!(matches!(log.start(299), Some(Position::Full { .. })));
     assert_eq!(log.start(300), Some(Position::Log(log.end())));

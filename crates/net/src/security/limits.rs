@@ -29,6 +29,14 @@ pub fn open_connections(role: Option<PeerRole>) -> usize {
 }
 const _: () = assert!(MAX_CONNECTIONS > LOWEST_PRIORITY as usize * KEPT_CONNECTIONS);
 
+/// Returns the address for which a peer without a certificate counts: for IPv6, that of its network.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - NETWORK_BITS))).into(),
+        address => address,
+    }
+}
+
 /// Whom a connection counts for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Peer {
@@ -86,11 +94,7 @@ impl PeerLimits {
 
     /// Counts a connection without a certificate, unless there are too many.
     pub(crate) fn anonymous(&self, address: IpAddr) -> Option<Counted> {
-        let address = match address.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << (128 - NETWORK_BITS))).into(),
-            address => address,
-        };
-        self.count(Peer::Address(address), MAX_ANONYMOUS_PER_ADDRESS)
+        self.count(Peer::Address(network_of(address)), MAX_ANONYMOUS_PER_ADDRESS)
     }
 
     /// Counts a connection of a member, unless there are too many.

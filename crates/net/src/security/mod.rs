@@ -13,12 +13,20 @@ mod source;
 mod stats;
 mod verifier;
 
-use std::{fmt, io, sync::Arc};
+use std::{
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 pub use clock::TrustClock;
 pub use credentials::{Credentials, CredentialsError, OwnCertificate};
 pub(crate) use limits::{Counted, Open, PeerLimits};
-pub use limits::{KEPT_CONNECTIONS, MAX_ANONYMOUS_PER_ADDRESS, MAX_PER_IDENTITY, NETWORK_BITS, open_connections};
+pub use limits::{
+    KEPT_CONNECTIONS, MAX_ANONYMOUS_PER_ADDRESS, MAX_PER_IDENTITY, NETWORK_BITS, network_of, open_connections,
+};
 use robeing_identity::{Certificate, PeerRole, SpiffeId};
 use robeing_platform::Connection;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -64,6 +72,17 @@ impl fmt::Display for Expected {
     }
 }
 
+/// Whether a server was found to speak no TLS when it was connected to last. Clones are of the same server.
+#[derive(Clone, Debug, Default)]
+pub struct NoTls(Arc<AtomicBool>);
+
+impl NoTls {
+    /// Returns whether the server speaks no TLS, as far as is known.
+    pub fn is_found(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The TLS of one process. Cheap to clone.
 #[derive(Clone)]
 pub struct Tls {
@@ -74,6 +93,8 @@ pub struct Tls {
     presents: bool,
     /// Whether HTTP/1.1 is spoken with clients, too.
     web: bool,
+    /// Where it is noted whether the server speaks TLS.
+    noted: Option<NoTls>,
     stats: Arc<TlsStats>,
 }
 
@@ -81,7 +102,7 @@ impl Tls {
     /// Creates the TLS of a process with these credentials, now and whenever they are replaced. If it is `permissive`,
     /// peers without TLS are accepted and called as well: for the time in which a fleet moves to TLS.
     pub fn new(credentials: watch::Receiver<Arc<Credentials>>, permissive: bool) -> Self {
-        Self { credentials, permissive, presents: true, web: false, stats: Arc::default() }
+        Self { credentials, permissive, presents: true, web: false, noted: None, stats: Arc::default() }
     }
 
     /// Returns the same TLS for connections on which this process does not present its certificate: to obtain one, also
@@ -89,6 +110,19 @@ impl Tls {
     #[must_use]
     pub fn nameless(&self) -> Self {
         Self { presents: false, ..self.clone() }
+    }
+
+    /// Returns the same TLS for connections that are never without it: secrets such as tokens are sent over no others, also
+    /// while a fleet moves to TLS.
+    #[must_use]
+    pub fn strict(&self) -> Self {
+        Self { permissive: false, ..self.clone() }
+    }
+
+    /// Returns the same TLS for connections to one server, of which it is noted whether it speaks TLS.
+    #[must_use]
+    pub fn noting(&self, server: &NoTls) -> Self {
+        Self { noted: Some(server.clone()), ..self.clone() }
     }
 
     /// Returns the same TLS for a listener of clients that speak HTTP/1.1 or HTTP/2, and not gRPC alone.
@@ -132,7 +166,18 @@ impl Tls {
         let peer = connection.peer;
         // Not sent; the peer is known by its SPIFFE id.
         let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
-        let stream = connector.connect(name, connection).await?;
+        let connected = connector.connect(name, connection).await;
+        if let Some(NoTls(noted)) = &self.noted {
+            let is_missing = connected.as_ref().is_err_and(speaks_no_tls);
+            if is_missing || connected.is_ok() {
+                noted.store(is_missing, Ordering::Relaxed);
+            }
+            if is_missing && !self.permissive {
+                // No matter of trust: whoever notes it goes on without what needs TLS.
+                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server speaks no TLS"));
+            }
+        }
+        let stream = connected?;
         let other = |problem: String| io::Error::new(io::ErrorKind::PermissionDenied, problem);
         let found = identity_of(stream.get_ref().1.peer_certificates()).map_err(other)?;
         let id = found.map(|peer| peer.id).ok_or_else(|| other("the server has no certificate".into()))?;

@@ -74,6 +74,8 @@ impl IdentityKeeper {
     pub async fn run(self) {
         loop {
             self.obtain_some().await;
+            // Of an authority that expires soon, even a new certificate is due at once; it is asked for again only later.
+            tokio::time::sleep(CHECK_EVERY).await;
             while self.is_fresh() {
                 tokio::time::sleep(CHECK_EVERY).await;
             }
@@ -140,7 +142,7 @@ fn renew_at(from: u64, to: u64, key: [u8; 32]) -> u64 {
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, Realm, SigningRequest};
+    use robeing_identity::{AUTHORITY_LIFETIME, Authority, LEAF_LIFETIME, PeerRole, Realm, SigningRequest};
     use robeing_platform::Clock;
     use tokio::time::{Instant, sleep, timeout};
     use tokio_util::task::AbortOnDropHandle;
@@ -205,9 +207,13 @@ mod tests {
 
     impl Kept {
         fn start() -> Self {
+            Self::with(AUTHORITY_LIFETIME)
+        }
+
+        fn with(lifetime: Duration) -> Self {
             let begun = Instant::now();
             let fleet = Arc::new(Fleet {
-                authority: Authority::create(&realm(), NOW + AHEAD).unwrap(),
+                authority: Authority::create_for(&realm(), NOW + AHEAD, lifetime).unwrap(),
                 clock: Paused(begun),
                 asked: AtomicUsize::new(0),
                 is_away: AtomicBool::new(false),
@@ -247,6 +253,14 @@ mod tests {
             assert_eq!(kept.asked(), renewals);
             last = next;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_its_authority_is_about_to_expire_a_certificate_is_renewed_often_but_not_without_a_pause() {
+        let mut kept = Kept::with(Duration::from_secs(60));
+        kept.changed().await.own().expect("it is certified");
+        sleep(Duration::from_secs(60)).await;
+        assert!((11..=13).contains(&kept.asked()), "{}", kept.asked());
     }
 
     #[tokio::test(start_paused = true)]

@@ -283,6 +283,18 @@ async fn plaintext_is_refused_unless_the_fleet_is_moving_to_tls() {
     }));
     call(&permissive, &address).await.unwrap();
     assert!(call(&strict, &address).await.is_err(), "a strict one does not");
+
+    // What may only be sent over TLS is not, and it is noted which servers speak it.
+    let (tls, server) = (permissive.transport.tls().unwrap().clone(), NoTls::default());
+    let over = |tls: &Tls, address: &str| check(plain.with_tls(tls).channel(address).unwrap());
+    assert!(over(&tls.strict(), &address).await.is_err());
+    assert!(over(&tls.strict().noting(&server), &address).await.is_err());
+    assert!(server.is_found());
+    over(&tls.noting(&server), &address).await.unwrap();
+    assert!(server.is_found());
+    let (address, _strict) = strict.serve().await;
+    over(&tls.noting(&server), &address).await.unwrap();
+    assert!(!server.is_found(), "it speaks TLS by now");
 }
 
 #[tokio::test]

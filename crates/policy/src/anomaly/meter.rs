@@ -11,6 +11,8 @@ const TIMES_MEAN: f64 = 4.0;
 const TIMES_PEAK: f64 = 2.0;
 /// What is left of the highest recent window after another one: half after 693.
 const PEAK_DECAY: f64 = 0.999;
+/// How many times higher the highest recent window becomes at most by one that is beyond the limit.
+const PEAK_GROWTH: f64 = 1.5;
 /// Multiple of the limit from which an anomaly is severe.
 pub(super) const SEVERE_TIMES: f64 = 2.0;
 
@@ -46,15 +48,16 @@ impl Meter {
     /// Learns from a number, after some earlier windows. With a floor, a number beyond the limit counts as the limit,
     /// so that a burst does not make itself usual at once, but what lasts becomes usual.
     pub(super) fn learn(&mut self, count: u64, windows: u64, floor: Option<u64>) {
-        let count = match floor {
-            Some(floor) => (count as f64).min(self.limit(floor)),
-            None => count as f64,
-        };
+        let limit = floor.map_or(f64::INFINITY, |floor| self.limit(floor));
+        let is_beyond = count as f64 > limit;
+        let count = (count as f64).min(limit);
         let weight = WEIGHT.max(1.0 / (windows as f64 + 1.0));
         let difference = count - self.mean;
         self.mean += weight * difference;
         self.variance = (1.0 - weight) * (self.variance + weight * difference * difference);
-        self.peak = count.max(self.peak * PEAK_DECAY);
+        // If anomalies raised the peak at once, the third one of a row would hardly be severe any more.
+        let peak = if is_beyond { (self.peak * PEAK_GROWTH).max(count / TIMES_PEAK).min(count) } else { count };
+        self.peak = peak.max(self.peak * PEAK_DECAY);
     }
 }
 

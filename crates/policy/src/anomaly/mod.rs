@@ -33,9 +33,6 @@ pub enum Signal {
     Message,
     /// It submits a task.
     Submission,
-    /// An attempt ends on it. That is its work: no number of them is an anomaly, but it shows that the agent is active,
-    /// so that its other signals can be compared with what is usual.
-    Work,
     /// An attempt fails on it.
     Failure,
     /// A certificate, token or signature of it is refused.
@@ -44,6 +41,9 @@ pub enum Signal {
     Disagreement,
     /// It uses more than it was given: slots, resources, or a rate limit.
     Overuse,
+    /// An attempt ends on it. That is its work: no number of them is an anomaly, but it shows that the agent is active,
+    /// so that its other signals can be compared with what is usual.
+    Work,
 }
 
 impl Signal {
@@ -51,11 +51,11 @@ impl Signal {
     pub const ALL: [Self; 7] = [
         Self::Message,
         Self::Submission,
-        Self::Work,
         Self::Failure,
         Self::FailedAuthentication,
         Self::Disagreement,
         Self::Overuse,
+        Self::Work,
     ];
 
     /// Returns the name, as in events.

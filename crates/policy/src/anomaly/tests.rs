@@ -23,6 +23,16 @@ fn warmed_up(signal: Signal, rate: u64) -> Watch {
     watch
 }
 
+/// All signals but the one of work.
+const JUDGED: [Signal; 6] = [
+    Signal::Message,
+    Signal::Submission,
+    Signal::Failure,
+    Signal::FailedAuthentication,
+    Signal::Disagreement,
+    Signal::Overuse,
+];
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -38,7 +48,7 @@ proptest! {
 
     #[test]
     fn a_sudden_tenfold_burst_is_found(
-        rate in 3_u64..200, signal in prop::sample::select(&Signal::ALL[..]), jitter in prop::collection::vec(80_u64..=120, 60..120)
+        rate in 3_u64..200, signal in prop::sample::select(&JUDGED[..]), jitter in prop::collection::vec(80_u64..=120, 60..120)
     ) {
         let mut watch = Watch::new();
         let mut number = 0;

@@ -39,6 +39,9 @@ pub(super) fn account(fleet: &ValidatedCluster, name: String) -> ServiceAccount 
     }
 }
 
+/// The labels of the operator's pods, as the chart sets them, whatever the name of its release.
+const OPERATOR: [(&str, &str); 2] = [(LABEL_NAME, "robeing-operator"), (LABEL_COMPONENT, "operator")];
+
 /// Coordinators accept calls from the cluster's namespace, which contains agents and users, and from the operator.
 pub(super) fn coordinators_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
     let operator = LabelSelector {
@@ -48,7 +51,11 @@ pub(super) fn coordinators_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
     let ports = [names::GRPC_PORT, names::METRICS_PORT].map(IntOrString::Int);
     let from = vec![
         NetworkPolicyPeer { pod_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() },
-        NetworkPolicyPeer { namespace_selector: Some(operator), ..NetworkPolicyPeer::default() },
+        NetworkPolicyPeer {
+            namespace_selector: Some(operator),
+            pod_selector: Some(labelled(OPERATOR)),
+            ..NetworkPolicyPeer::default()
+        },
     ];
     policy(fleet, names::coordinators(&fleet.name), Component::Coordinator, from, ports)
 }
@@ -72,7 +79,10 @@ pub(super) fn agents_policy(fleet: &ValidatedCluster) -> NetworkPolicy {
 }
 
 fn component(fleet: &ValidatedCluster, component: Component) -> LabelSelector {
-    let pairs = [(LABEL_NAME, names::APP), (LABEL_INSTANCE, &fleet.name), (LABEL_COMPONENT, component.label())];
+    labelled([(LABEL_NAME, names::APP), (LABEL_INSTANCE, &fleet.name), (LABEL_COMPONENT, component.label())])
+}
+
+fn labelled<const N: usize>(pairs: [(&str, &str); N]) -> LabelSelector {
     let labels = pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
 }

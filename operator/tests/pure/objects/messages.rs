@@ -96,8 +96,12 @@ fn agents_are_reached_by_their_own_fleet_alone() {
     let policies: Vec<_> = objects.iter().filter(|desired| desired.kind.kind == "NetworkPolicy").collect();
     assert_eq!(policies.iter().map(|policy| policy.name()).collect::<Vec<_>>(), ["full-coordinators", "full-agents"]);
     let policy = &object(&objects, "NetworkPolicy", "full-agents").object.data;
-    let [(grpc, from), (metrics, everyone)] = &reached_by(policy)[..] else { panic!("two ports: {policy}") };
+    let [(grpc, from), (metrics, everyone), (gateway, near)] = &reached_by(policy)[..] else {
+        panic!("three ports: {policy}")
+    };
     assert_eq!((grpc.as_str(), metrics.as_str(), everyone.len()), ("robeing-grpc", "robeing-metrics", 0));
+    // Clients of the gateway are pods of the fleet's namespace.
+    assert_eq!((gateway.as_str(), &near[..]), ("robeing-gateway", &[serde_json::json!({"podSelector": {}})][..]));
     let fleet_of = |peer: &Value| {
         assert!(peer["namespaceSelector"].is_null() && peer["ipBlock"].is_null(), "of its own namespace: {peer}");
         let labels = &peer["podSelector"]["matchLabels"];

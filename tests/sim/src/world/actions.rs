@@ -30,7 +30,7 @@ impl World {
     pub(super) fn disk(&self, host: Host) -> Option<&SimulatedDisk> {
         match host {
             Host::Coordinator(n) => self.disks.get(n),
-            Host::Agent(_) => None,
+            Host::Agent(n) => self.agent_disks.get(n),
         }
     }
 

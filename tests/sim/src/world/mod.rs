@@ -22,10 +22,11 @@ use crate::{
         POOL, POOL_REPLICAS, SIZE, SPARE, Shared, address, addresses, coordinators, hosts, run_agent, run_coordinator,
     },
     listener,
+    mail::Correspondent,
     operator::Operator,
     plan::{self, Pulse},
     process::{Process, Program},
-    profile::{Profile, SUBMITTERS},
+    profile::{CORRESPONDENTS, Profile, SUBMITTERS},
     record::Record,
     sabotage::Sabotage,
     time,
@@ -55,6 +56,8 @@ const NOTICED_WITHIN: Duration = Duration::from_secs(6);
 const MISSED_WITHIN: Duration = Duration::from_secs(8);
 /// The time for which a process that ended on its own stays down.
 const RESTART_AFTER: Duration = Duration::from_millis(500);
+/// Distinguishes the seeds of the agents' disks.
+const AGENT_DISKS: u64 = 0x6167_656e_7400;
 /// The start of simulated time; any fixed moment would do.
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
@@ -65,6 +68,7 @@ struct World {
     /// Processes to which faults do not happen; the run is over when all have ended.
     clients: BTreeMap<String, Process>,
     disks: Vec<SimulatedDisk>,
+    agent_disks: Vec<SimulatedDisk>,
     /// The latency of syncs while nothing is wrong.
     latency: Latency,
     random: SeededRandom,
@@ -88,9 +92,14 @@ fn submitter(n: usize) -> String {
     format!("submitter-{n}")
 }
 
+fn correspondent(n: usize) -> String {
+    format!("correspondent-{n}")
+}
+
 /// Returns the names of all hosts and clients on the network.
 fn everybody() -> Vec<String> {
     let clients = (0..SUBMITTERS).map(submitter).chain([WATCHER.to_owned(), OPERATOR.to_owned()]);
+    let clients = clients.chain((0..CORRESPONDENTS).map(correspondent));
     hosts().into_iter().map(Host::name).chain(clients).collect()
 }
 
@@ -109,12 +118,15 @@ impl World {
         let latency = Latency { min: Duration::ZERO, max: shared.profile.disk };
         let disks: Vec<_> =
             (0..=SIZE.coordinators as u64).map(|n| SimulatedDisk::with_latency(seed ^ n, latency)).collect();
+        let of_agent = |n| SimulatedDisk::with_latency(seed ^ AGENT_DISKS ^ n, latency);
+        let agent_disks = (0..SIZE.agents as u64).map(of_agent).collect();
         let mut world = Self {
             wire: shared.wire.clone(),
             shared,
             processes: BTreeMap::new(),
             clients: BTreeMap::new(),
             disks,
+            agent_disks,
             latency,
             random,
             now: Duration::ZERO,
@@ -145,7 +157,10 @@ impl World {
                     let disk = self.disks[n].clone();
                     program(async move || run_coordinator(shared.clone(), host, disk.clone()).await)
                 }
-                Host::Agent(n) => program(async move || run_agent(shared.clone(), n).await),
+                Host::Agent(n) => {
+                    let disk = self.agent_disks[n].clone();
+                    program(async move || run_agent(shared.clone(), n, disk.clone(), FAULTS_TO).await)
+                }
             };
             self.processes.insert(host, Process::new(self.random.next_u64(), program));
         }
@@ -199,6 +214,25 @@ impl World {
             operator.run().await;
         };
         self.clients.insert(OPERATOR.to_owned(), Process::new(self.random.next_u64(), program(run)));
+        self.add_correspondents();
+    }
+
+    fn add_correspondents(&mut self) {
+        for n in 0..CORRESPONDENTS {
+            let shared = self.shared.clone();
+            let run = async move || {
+                let correspondent = Correspondent {
+                    platform: shared.platform(&correspondent(n), SimulatedDisk::new(0)),
+                    coordinators: addresses(),
+                    traffic: shared.profile.traffic,
+                    during: FAULTS_TO,
+                    record: shared.record.clone(),
+                    name: correspondent(n),
+                };
+                correspondent.run().await;
+            };
+            self.clients.insert(correspondent(n), Process::new(self.random.next_u64(), program(run)));
+        }
     }
 
     fn process(&mut self, host: Host) -> &mut Process {
@@ -387,7 +421,11 @@ pub fn run(seed: u64, verbose: bool, sabotage: Option<Sabotage>, only: Option<Ha
         (0..SIZE.coordinators).for_each(|n| world.add_action(FAULTS_FROM, Action::Start(Host::Coordinator(n))));
     }
     let ended = world.run();
-    let disks = world.disks.iter().fold(0, |trace, disk| crc32c::crc32c_append(trace, &disk.trace().to_le_bytes()));
+    let disks = world
+        .disks
+        .iter()
+        .chain(&world.agent_disks)
+        .fold(0, |trace, disk| crc32c::crc32c_append(trace, &disk.trace().to_le_bytes()));
     let (wire, simulated) = (world.wire.trace(), world.now);
     // Processes record their ends when they are dropped.
     drop(world);

@@ -234,10 +234,10 @@ mod tests {
 
     #[test]
     fn what_is_no_event_is_refused() {
-        for missing in 1..4 {
+        for (missing, pair) in BINARY.iter().enumerate().take(4).skip(1) {
             let mut pairs = BINARY.to_vec();
             pairs.remove(missing);
-            assert!(read(&pairs, "").is_err(), "{:?}", BINARY[missing]);
+            assert!(read(&pairs, "").is_err(), "{pair:?}");
         }
         let mut later = BINARY;
         later[0].1 = "2.0";

@@ -27,6 +27,7 @@ mod openapi;
 pub mod problem;
 mod requests;
 mod server;
+mod shares;
 mod tasks;
 pub(super) mod views;
 
@@ -35,7 +36,7 @@ pub(super) mod tests;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use robeing_net::Transport;
+use robeing_net::{MAX_STREAMS_PER_CONNECTION, Transport};
 use robeing_platform::Platform;
 use robeing_telemetry::Metrics;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -53,7 +54,10 @@ pub const BODY_WITHIN: Duration = Duration::from_secs(30);
 /// Maximum number of requests in progress, besides those that only wait.
 pub const MAX_REQUESTS: usize = 512;
 /// Maximum number of requests that wait for a task to end, or for a receiver to decide.
-pub const MAX_WAITS: usize = 2_048;
+pub const MAX_WAITS: usize = 512;
+// Each may be a call of its own over the same connection to a coordinator. Beyond its calls, those that don't wait would
+// wait for those that do.
+const _: () = assert!(MAX_REQUESTS + MAX_WAITS <= MAX_STREAMS_PER_CONNECTION as usize);
 /// The longest time for which a request may wait.
 pub const MAX_WAIT: Duration = Duration::from_secs(600);
 
@@ -102,7 +106,8 @@ impl Gateway {
         let bound = transport.bind(&listen).await.map_err(GatewayError::Listen)?;
         let local = bound.local_addr().map_err(GatewayError::Listen)?;
         let tls = transport.tls();
-        let nameless = tls.map_or_else(|| transport.clone(), |tls| transport.with_tls(&tls.nameless()));
+        // It carries tokens, so it has TLS also while the fleet moves to it.
+        let nameless = tls.map_or_else(|| transport.clone(), |tls| transport.with_tls(&tls.nameless().strict()));
         let nameless = Arc::new(Upstream::new(nameless, coordinators, &*platform.random));
         let stop = CancellationToken::new();
         let server = Server::new(

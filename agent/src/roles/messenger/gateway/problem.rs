@@ -72,6 +72,11 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", detail).again()
     }
 
+    /// Creates the problem of a request for which its client has taken too much already.
+    pub fn greedy(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED", detail).again()
+    }
+
     /// Creates the problem of a method that a path does not have, with those that it has.
     pub fn method(method: &http::Method, allow: &'static str) -> Self {
         let detail = format!("{method} is not for this path; {allow} is");

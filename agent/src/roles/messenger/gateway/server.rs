@@ -18,8 +18,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::async_trait;
 
 use super::{
-    BODY_WITHIN, MAX_BODIES, MAX_BODY, MAX_REQUESTS, MAX_WAIT, MAX_WAITS, caller::Caller, coordinators::Coordinators,
-    forms, media::Media, messages::MESSAGES, metrics::GatewayMetrics, openapi, problem::Problem, requests,
+    BODY_WITHIN, MAX_BODIES, MAX_BODY, MAX_REQUESTS, MAX_WAIT, MAX_WAITS,
+    caller::Caller,
+    coordinators::Coordinators,
+    forms,
+    media::Media,
+    messages::MESSAGES,
+    metrics::GatewayMetrics,
+    openapi,
+    problem::Problem,
+    requests,
+    shares::{PARTS, Share, Shares},
     tasks::TASKS,
 };
 
@@ -45,21 +54,33 @@ pub struct Limits {
     pub bodies: usize,
     /// Time for a body.
     pub body_within: Duration,
+    /// One client may take one of so many parts of the requests and the bodies.
+    pub parts: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { requests: MAX_REQUESTS, waits: MAX_WAITS, bodies: MAX_BODIES, body_within: BODY_WITHIN }
+        let (requests, waits, bodies) = (MAX_REQUESTS, MAX_WAITS, MAX_BODIES);
+        Self { requests, waits, bodies, body_within: BODY_WITHIN, parts: PARTS }
     }
 }
 
 /// The room that a request takes, until it is dropped.
 #[derive(Default)]
 pub struct Permit {
-    _request: Option<OwnedSemaphorePermit>,
+    _request: Option<Room>,
     /// The room for its body.
-    pub(super) body: Option<OwnedSemaphorePermit>,
+    pub(super) body: Option<Room>,
 }
+
+/// Room of the gateway, which is in the share of one client, until this is dropped.
+pub struct Room {
+    _room: OwnedSemaphorePermit,
+    _share: Share,
+}
+
+// The largest body is in the share of a client.
+const _: () = assert!(MAX_BODY <= MAX_BODIES / PARTS);
 
 /// Answers the requests of a gateway.
 pub struct Server {
@@ -70,6 +91,8 @@ pub struct Server {
     requests: Arc<Semaphore>,
     waits: Arc<Semaphore>,
     bodies: Arc<Semaphore>,
+    /// What clients have taken of the requests and the bodies.
+    shares: (Shares, Shares),
     stop: CancellationToken,
 }
 
@@ -146,14 +169,16 @@ impl Server {
         stop: CancellationToken,
     ) -> Self {
         let room = |count: usize| Arc::new(Semaphore::new(count));
+        let units = limits.bodies.div_ceil(UNIT);
         Self {
+            shares: (Shares::new(limits.requests, limits.parts), Shares::new(units, limits.parts)),
             coordinators,
             metrics,
             has_tls,
             body_within: limits.body_within,
             requests: room(limits.requests),
             waits: room(limits.waits),
-            bodies: room(limits.bodies.div_ceil(UNIT)),
+            bodies: room(units),
             stop,
         }
     }
@@ -201,17 +226,17 @@ impl Server {
         }
         let caller = Caller::of(connection, headers, self.has_tls)?;
         let query = Query::parse(parts.uri.query())?;
-        let mut permit = Permit { _request: Some(self.begins()?), body: None };
+        let mut permit = Permit { _request: Some(self.begins(connection)?), body: None };
         match route {
             Route::Tasks => {
-                let (body, room) = self.body(headers, body).await?;
+                let (body, room) = self.body(headers, body, connection).await?;
                 permit.body = Some(room);
                 let tasks = requests::tasks(headers, body)?;
                 let wanted = Media::wanted(headers, tasks.media)?;
                 self.submit(&caller, tasks, wanted, query.wait, permit).await
             }
             Route::Messages => {
-                let (body, room) = self.body(headers, body).await?;
+                let (body, room) = self.body(headers, body, connection).await?;
                 permit.body = Some(room);
                 let (message, media) = requests::message(headers, query.to.as_deref(), body)?;
                 let wanted = Media::wanted(headers, media)?;
@@ -233,9 +258,13 @@ impl Server {
         }
     }
 
-    fn begins(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let permit = Arc::clone(&self.requests).try_acquire_owned();
-        permit.map_err(|_| Problem::busy("this gateway has too many requests in progress; send it again later"))
+    fn begins(&self, connection: &ConnectInfo) -> Result<Room, Problem> {
+        let room = Arc::clone(&self.requests).try_acquire_owned();
+        let room =
+            room.map_err(|_| Problem::busy("this gateway has too many requests in progress; send it again later"));
+        let (_room, share) = (room?, self.shares.0.take(connection, 1));
+        let too_many = || Problem::greedy("you have too many requests in progress; send it again when some have ended");
+        Ok(Room { _room, _share: share.ok_or_else(too_many)? })
     }
 
     /// Gives back the room of a request that only waits from now on, and takes that of one that waits.
@@ -255,8 +284,18 @@ impl Server {
         }
     }
 
+    /// Takes the room for a body.
+    fn room_for(&self, bytes: usize, connection: &ConnectInfo) -> Result<Room, Problem> {
+        let units = bytes.div_ceil(UNIT);
+        let room = Arc::clone(&self.bodies).try_acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX));
+        let room = room.map_err(|_| Problem::busy("this gateway has no room for the body now; send it again later"));
+        let (_room, share) = (room?, self.shares.1.take(connection, units));
+        let too_many = || Problem::greedy("the bodies of your requests are too large together; send it again later");
+        Ok(Room { _room, _share: share.ok_or_else(too_many)? })
+    }
+
     /// Reads the body of a request. The room for it is taken before.
-    async fn body<B>(&self, headers: &HeaderMap, body: B) -> Result<(Bytes, OwnedSemaphorePermit), Problem>
+    async fn body<B>(&self, headers: &HeaderMap, body: B, connection: &ConnectInfo) -> Result<(Bytes, Room), Problem>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>> + Display> + Send,
     {
@@ -270,10 +309,8 @@ impl Server {
         }
         // The media type is judged before the body is read.
         requests::check_media(headers)?;
-        let bytes = stated.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(MAX_BODY);
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.bodies).try_acquire_many_owned(units);
-        let room = room.map_err(|_| Problem::busy("this gateway has no room for the body now; send it again later"))?;
+        let room =
+            self.room_for(stated.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(MAX_BODY), connection)?;
         let body = Box::pin(Limited::new(body, MAX_BODY));
         match timeout(self.body_within, body.collect()).await {
             Ok(Ok(body)) => Ok((body.to_bytes(), room)),

@@ -1,7 +1,7 @@
 //! Follows the fleet's tasks for one webhook.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -245,7 +245,7 @@ impl Follower {
         if left.is_empty() {
             return Ok(());
         }
-        let mut open: std::collections::BTreeSet<String> = left.iter().cloned().collect();
+        let mut open: BTreeSet<String> = left.iter().cloned().collect();
         let request = WatchTasksRequest { ids: left, include_output: true, ..WatchTasksRequest::default() };
         let mut watch = client.watch_tasks(request).await?.into_inner();
         while !open.is_empty() {

@@ -91,12 +91,15 @@ pub enum WebhooksError {
     },
 }
 
+/// Looks up environment variables.
+pub type Environment = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// What webhooks need.
 pub struct WebhooksDeps {
     /// The file with the list of webhooks.
     pub file: PathBuf,
     /// The environment, for secrets.
-    pub env: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub env: Arc<Environment>,
     /// The agent's data folder, if it has one.
     pub data: Option<PathBuf>,
     /// The cluster's id.

@@ -176,9 +176,9 @@ impl SessionOpener {
         process: Option<SocketAddr>,
         term: u64,
     ) -> Result<OpenSession, JoinFailed> {
-        let (rival, known, open, keys, has_key) = self.state.look(|fleet| {
+        let (rival, known, open, keys) = self.state.look(|fleet| {
             let (rival, known, open) = (rival(fleet, hello, process), resumable(fleet, hello), others(fleet, hello));
-            (rival, known, open, fleet.has(Feature::Mail), knows_key(fleet, hello))
+            (rival, known, open, fleet.has(Feature::Mail))
         });
         if let Some(session) = rival {
             return Err(JoinFailed::Refused(Status::already_exists(format!(
@@ -187,12 +187,13 @@ impl SessionOpener {
                 hello.name, session.0
             ))));
         }
-        let is_described = has_key || !keys;
-        if let Some((agent, session, _)) = known.filter(|(.., known)| *known == process && is_described) {
+        // Not even a key that the fleet could not have when the session began is worth a write: on a slow disk, the agent
+        // would count as lost meanwhile. The key gets known with the agent's next session.
+        if let Some((agent, session, _)) = known.filter(|(.., known)| *known == process) {
             return Ok(OpenSession { agent, session, resumed: true });
         }
         // A process that moved resumes its session, but the move is written, so that the next leader does not probe the
-        // old location. So is a key that the fleet could not have when the session began.
+        // old location.
         let mut join = join(hello, process).map_err(JoinFailed::Refused)?;
         join.sealing_key = join.sealing_key.filter(|_| keys);
         // A join that is out of bounds is refused whatever the state, so it need not go into the log.
@@ -246,12 +247,6 @@ fn resumable(fleet: &Fleet, hello: &internal::Hello) -> Option<(AgentId, Session
     let agent = fleet.agent_by_name(&hello.name)?;
     let same = agent.incarnation == hello.incarnation && agent.session.0 == hello.session;
     (same && agent.state != AgentState::Lost).then_some((agent.id, agent.session, agent.process))
-}
-
-/// Returns whether the fleet has the sealing key that this Hello reports, or neither has one.
-fn knows_key(fleet: &Fleet, hello: &internal::Hello) -> bool {
-    let known = fleet.agent_by_name(&hello.name).and_then(|agent| agent.sealing_key.as_ref());
-    known.map_or(&[][..], |key| key.as_slice()) == hello.sealing_key
 }
 
 /// Returns the sealing key that this Hello reports, if it reports one.

@@ -47,20 +47,6 @@ fn a_sealing_key_has_the_length_of_one_or_none() {
 }
 
 #[test]
-fn a_key_that_the_fleet_lacks_is_noticed() {
-    let mut fleet = Fleet::new(FleetConfig::default());
-    let with_key = internal::Hello { sealing_key: vec![7; 32].into(), ..hello(1) };
-    assert!(knows_key(&fleet, &hello(1)) && !knows_key(&fleet, &with_key));
-    let raise = Command::Control(robeing_fleet::ControlCommand::RaiseVersion(Feature::Mail.since()));
-    for command in [raise, Command::Agent(AgentCommand::Joined(join(&with_key, None).unwrap()))] {
-        fleet.apply(Stamp::at(1), command, &mut Vec::new());
-    }
-    assert!(knows_key(&fleet, &with_key) && !knows_key(&fleet, &hello(1)));
-    let other = internal::Hello { sealing_key: vec![8; 32].into(), ..hello(1) };
-    assert!(!knows_key(&fleet, &other));
-}
-
-#[test]
 fn another_process_of_the_same_name_waits_until_the_first_is_gone() {
     let mut fleet = Fleet::new(FleetConfig::default());
     let (first, second) = (hello(1), hello(2));

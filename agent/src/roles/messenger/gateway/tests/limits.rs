@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http::StatusCode;
+use robeing_net::web::MAX_WEB_HEADERS;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -46,7 +47,7 @@ async fn a_body_is_as_large_as_the_limit() {
 
 #[tokio::test]
 async fn a_body_must_come_in_time_and_there_is_room_for_so_many() {
-    let limits = Limits { bodies: 2 * 1_024, body_within: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { bodies: 2 * 1_024, body_within: Duration::from_millis(300), parts: 1, ..Limits::default() };
     let fleet = Plain::with(Stub::default(), limits).await;
     let at = fleet.gateway.local_addr();
     assert_eq!(send(at, post("/v1/tasks", &of_size(2_048))).await.status, StatusCode::ACCEPTED);
@@ -56,6 +57,33 @@ async fn a_body_must_come_in_time_and_there_is_room_for_so_many() {
                 content-length: 100\r\n\r\n{";
     let slow = raw(at, slow.as_bytes()).await;
     assert!(slow.starts_with("HTTP/1.1 408"), "{slow}");
+}
+
+#[tokio::test]
+async fn one_client_that_sends_slowly_leaves_room_for_others() {
+    let fleet = Plain::with(Stub::default(), Limits { requests: 4, ..Limits::default() }).await;
+    let at = fleet.gateway.local_addr();
+    let slow = "POST /v1/tasks HTTP/1.1\r\nhost: g\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(at).await.expect("it listens");
+        stream.write_all(slow.as_bytes()).await.expect("it reads");
+        held.push(stream);
+    }
+    let refused = async {
+        while send(at, get("/v1/tasks/a")).await.status != StatusCode::TOO_MANY_REQUESTS {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("two are its share");
+    assert_eq!(send(at, get("/healthz")).await.status, StatusCode::OK);
+    drop(held);
+    let again = async {
+        while send(at, get("/v1/tasks/a")).await.status == StatusCode::TOO_MANY_REQUESTS {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, again).await.expect("its share is free again");
 }
 
 #[tokio::test]
@@ -88,8 +116,6 @@ async fn so_many_requests_are_in_progress_and_so_many_wait() {
 
 #[tokio::test]
 async fn a_request_has_so_many_headers_and_no_more() {
-    use robeing_net::web::MAX_WEB_HEADERS;
-
     let fleet = Plain::start().await;
     let at = fleet.gateway.local_addr();
     let headers = |count: usize| {

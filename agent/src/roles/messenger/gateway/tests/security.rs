@@ -8,7 +8,7 @@ use robeing_net::{
     Transport,
     security::{Credentials, Tls, TrustClock},
 };
-use robeing_platform::{Platform, SystemClock};
+use robeing_platform::{Clock, Platform, SystemClock};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -36,7 +36,6 @@ fn realm() -> Realm {
 }
 
 fn now() -> u64 {
-    use robeing_platform::Clock;
     SystemClock.unix_millis()
 }
 
@@ -51,6 +50,11 @@ fn certified(authority: &Authority, role: PeerRole, name: &str) -> (CertificateD
 
 impl Secure {
     async fn start() -> Self {
+        Self::with(false).await
+    }
+
+    /// Begins a fleet. If it is permissive, it moves to TLS, and its coordinator does not speak it yet.
+    async fn with(permissive: bool) -> Self {
         let authority = Authority::create(&realm(), now()).expect("an authority");
         let mut senders = Vec::new();
         let mut transport = |role, name| {
@@ -60,11 +64,13 @@ impl Secure {
             let credentials = Credentials::new("one", Some(bundle), Some((certificate, &key)), &clock);
             let (sender, receiver) = watch::channel(Arc::new(credentials.expect("they fit")));
             senders.push(sender);
-            Transport::secured(Platform::real().network, Tls::new(receiver, false))
+            Transport::secured(Platform::real().network, Tls::new(receiver, permissive))
         };
         let mut stub = Stub::default();
         stub.is_closed = true;
-        let coordinator = Serving::start(stub, &transport(PeerRole::Coordinator, "c-0")).await;
+        let coordinator = transport(PeerRole::Coordinator, "c-0");
+        let plain = Transport::new(Platform::real().network);
+        let coordinator = Serving::start(stub, if permissive { &plain } else { &coordinator }).await;
         let messenger = transport(PeerRole::Messenger, "m-0");
         let gateway = gateway(&messenger, vec![coordinator.address.clone()], Limits::default()).await;
         Self { authority, coordinator, gateway, _senders: senders }
@@ -123,6 +129,17 @@ async fn a_token_is_passed_on_over_a_connection_without_the_messengers_certifica
         (StatusCode::UNAUTHORIZED, "Bearer realm=\"robeing\"")
     );
     assert_eq!(fleet.last(), Call { method: "Submit", authorization: None, on_behalf_of: None, peer: None });
+}
+
+#[tokio::test]
+async fn a_token_is_not_passed_on_to_a_coordinator_without_tls_also_while_the_fleet_moves_to_it() {
+    let fleet = Secure::with(true).await;
+    let client = fleet.submit(Some((PeerRole::Client, "ann")), None).await;
+    assert_eq!(client.status, StatusCode::ACCEPTED, "no secret is sent");
+    let calls = fleet.coordinator.stub.calls().len();
+    let answer = fleet.submit(None, Some("Bearer a.b.c")).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(fleet.coordinator.stub.calls().len(), calls);
 }
 
 #[tokio::test]

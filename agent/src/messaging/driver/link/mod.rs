@@ -1,6 +1,8 @@
 //! The task of a link: it opens a stream to the other agent when there is something to send, moves frames, and ends
 //! when nothing was sent for a while.
 
+mod receive;
+
 use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
@@ -10,21 +12,21 @@ use tokio::{
     sync::mpsc,
     time::{Instant, Sleep, sleep_until},
 };
-use tonic::{Code, Status};
+use tonic::Status;
 use tracing::{debug, info, warn};
 
 use super::{
-    connect::{OpenError, Stream, open},
+    connect::{OpenError, Stream, is_unreadable, open},
     shared::{Link, LinkState, Shared, reply_len},
 };
 use crate::messaging::{
-    frame::{self, BATCH_OUTCOMES, BATCH_REPLIES, Charge, Content, FrameError, Hello, Malformed},
-    inbox::{Inbox, Received, Violation},
+    frame::{self, BATCH_OUTCOMES, BATCH_REPLIES, Content, FrameError, Hello},
+    inbox::Violation,
     outbox::CreditTaken,
     outcome::Outcome,
-    packet::{LANES, Packet, PacketId, Priority},
+    packet::{LANES, PacketId, Priority},
     pairing::{Pair, Verdict},
-    routing::{Presence, Role},
+    routing::Presence,
 };
 
 /// A stream on which nothing was sent for this long is closed by the side that opened it; by the other one after twice
@@ -32,6 +34,9 @@ use crate::messaging::{
 pub const IDLE_AFTER: Duration = Duration::from_secs(60);
 /// How long a link without a stream remains, with its pause before the next attempt to open one.
 pub const LINGER: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether an agent to which messages wait is back in the fleet. The directory tells so, too.
+const AWAY_PAUSE: Duration = Duration::from_millis(250);
 
 /// Why a stream has ended.
 #[derive(Debug, thiserror::Error)]
@@ -241,19 +246,19 @@ impl Task {
         if state.outbox.is_empty() {
             return;
         }
-        let entry = self.shared.directory.snapshot().get(&self.link.peer).cloned();
-        let gone = match &entry {
-            Some(entry) if entry.presence != Presence::Away => None,
-            Some(_) => Some(Outcome::away(format!("the agent {:?} is not in the fleet now", self.link.peer))),
-            None => Some(Outcome::no_such_agent(format!("the agent {:?} is no longer in the fleet", self.link.peer))),
-        };
-        if let Some(gone) = gone {
-            state.outbox.give_up(&gone);
+        let Some(entry) = self.shared.directory.snapshot().get(&self.link.peer).cloned() else {
+            let gone = format!("the agent {:?} is no longer in the fleet", self.link.peer);
+            state.outbox.give_up(&Outcome::no_such_agent(gone));
             self.shared.settle(&mut state);
+            return;
+        };
+        if entry.presence == Presence::Away {
+            // It may come back before the deadlines of the messages.
+            self.not_before = Instant::now() + AWAY_PAUSE;
+            state.outbox.disconnected(format!("the agent {:?} is not in the fleet now", self.link.peer));
             return;
         }
         drop(state);
-        let Some(entry) = entry else { return };
         let stream = self.shared.random.next_u64().max(1);
         let hello = self.hello(stream);
         self.pair.opening();
@@ -381,10 +386,8 @@ impl Task {
                 Err(end) => end,
             },
             Ok(None) => End::Broken("the other side ended it".to_owned()),
-            Err(status) => match status.code() {
-                Code::OutOfRange | Code::InvalidArgument => End::Unreadable(status.message().to_owned()),
-                _ => End::Broken(status.message().to_owned()),
-            },
+            Err(status) if is_unreadable(&status) => End::Unreadable(status.message().to_owned()),
+            Err(status) => End::Broken(status.message().to_owned()),
         };
         self.end(&end);
     }
@@ -409,79 +412,6 @@ impl Task {
         let credited = content.credits.iter().try_for_each(|(lane, limit)| state.outbox.credit(*lane, *limit));
         self.shared.settle(&mut state);
         Ok(credited?)
-    }
-
-    /// Passes packets to the inbox. What is refused or known already gets its outcome at once.
-    fn receive(&mut self, packets: Vec<Result<Packet, Malformed>>) -> Result<(), Violation> {
-        let now = self.shared.now();
-        let mut reports = Vec::new();
-        let mut inbox = self.shared.inbox();
-        let received = packets.into_iter().try_for_each(|packet| {
-            let report = self.receive_one(&mut inbox, now, packet)?;
-            reports.extend(report);
-            Ok(())
-        });
-        drop(inbox);
-        let mut state = self.link.lock();
-        reports.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
-        drop(state);
-        self.shared.work.notify_one();
-        received
-    }
-
-    /// Passes a packet to the inbox. Returns what to report at once.
-    fn receive_one(
-        &self,
-        inbox: &mut Inbox,
-        now: u64,
-        packet: Result<Packet, Malformed>,
-    ) -> Result<Option<(PacketId, Outcome)>, Violation> {
-        let (charge, refused) = match packet {
-            Ok(mut packet) => {
-                let charge = Charge::of(&packet);
-                if packet.sender == self.link.peer {
-                    // What is remembered for long shares one name.
-                    packet.sender = Arc::clone(&self.link.peer);
-                }
-                match self.objection(&packet) {
-                    Some(reason) => (charge, Outcome::refused(reason)),
-                    None => {
-                        let received = inbox.receive(now, &self.link.peer, packet)?;
-                        if received != Received::Queued {
-                            self.shared.metrics.repeated.inc();
-                        }
-                        return Ok(match received {
-                            Received::Repeated(outcome) if charge.requires_ack => Some((charge.id, outcome)),
-                            _ => None,
-                        });
-                    }
-                }
-            }
-            Err(Malformed { charge, error }) => {
-                self.shared.metrics.rejected("malformed");
-                (charge, Outcome::refused(error))
-            }
-        };
-        inbox.charge(&self.link.peer, charge.priority, charge.seq, charge.cost)?;
-        Ok(charge.requires_ack.then_some((charge.id, refused)))
-    }
-
-    /// Returns why a packet of the peer is refused, if it is.
-    fn objection(&self, packet: &Packet) -> Option<String> {
-        let is_messenger = self.stream.as_ref().is_some_and(|stream| stream.peer.role == Role::Messenger);
-        if packet.sender != self.link.peer && !is_messenger {
-            self.shared.metrics.rejected("spoofed_sender");
-            warn!(agent = %self.link.peer, sender = %packet.sender, "refused a message that claims to be from another agent");
-            return Some(format!(
-                "the message claims to be from {:?}, but the stream is that of {:?}, which is no messenger",
-                packet.sender, self.link.peer
-            ));
-        }
-        if packet.agent != self.shared.me {
-            self.shared.metrics.rejected("wrong_agent");
-            return Some(format!("the message is for {:?}, but this is {:?}", packet.agent, self.shared.me));
-        }
-        None
     }
 
     fn write(&mut self, permit: Option<mpsc::OwnedPermit<Frame>>) {

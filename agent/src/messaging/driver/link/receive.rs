@@ -1,0 +1,101 @@
+//! What becomes of the packets that arrive over a stream.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use super::Task;
+use crate::messaging::{
+    frame::{Charge, Malformed},
+    inbox::{Inbox, Received, Violation},
+    outcome::Outcome,
+    packet::{Packet, PacketId},
+    routing::Role,
+};
+
+/// Is in the names of senders that are no agents (`client:ann`), and in no agent's name.
+const NO_AGENT: char = ':';
+
+impl Task {
+    /// Passes packets to the inbox. What is refused or known already gets its outcome at once.
+    pub(super) fn receive(&mut self, packets: Vec<Result<Packet, Malformed>>) -> Result<(), Violation> {
+        let now = self.shared.now();
+        let mut reports = Vec::new();
+        let mut inbox = self.shared.inbox();
+        let received = packets.into_iter().try_for_each(|packet| {
+            let report = self.receive_one(&mut inbox, now, packet)?;
+            reports.extend(report);
+            Ok(())
+        });
+        drop(inbox);
+        let mut state = self.link.lock();
+        reports.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
+        drop(state);
+        self.shared.work.notify_one();
+        received
+    }
+
+    /// Passes a packet to the inbox. Returns what to report at once.
+    fn receive_one(
+        &self,
+        inbox: &mut Inbox,
+        now: u64,
+        packet: Result<Packet, Malformed>,
+    ) -> Result<Option<(PacketId, Outcome)>, Violation> {
+        let (charge, refused) = match packet {
+            Ok(mut packet) => {
+                let charge = Charge::of(&packet);
+                if packet.sender == self.link.peer {
+                    // What is remembered for long shares one name.
+                    packet.sender = Arc::clone(&self.link.peer);
+                }
+                match self.objection(&packet) {
+                    Some(reason) => (charge, Outcome::refused(reason)),
+                    None => {
+                        let received = inbox.receive(now, &self.link.peer, packet)?;
+                        if received != Received::Queued {
+                            self.shared.metrics.repeated.inc();
+                        }
+                        return Ok(match received {
+                            Received::Repeated(outcome) if charge.requires_ack => Some((charge.id, outcome)),
+                            _ => None,
+                        });
+                    }
+                }
+            }
+            Err(Malformed { charge, error }) => {
+                self.shared.metrics.rejected("malformed");
+                (charge, Outcome::refused(error))
+            }
+        };
+        inbox.charge(&self.link.peer, charge.priority, charge.seq, charge.cost)?;
+        Ok(charge.requires_ack.then_some((charge.id, refused)))
+    }
+
+    /// Returns why a packet of the peer is refused, if it is. A messenger passes on what other agents have sent, and is
+    /// believed who that is; but clients and other members send through the coordinators alone.
+    fn objection(&self, packet: &Packet) -> Option<String> {
+        let is_messenger = self.stream.as_ref().is_some_and(|stream| stream.peer.role == Role::Messenger);
+        if packet.sender != self.link.peer && !is_messenger {
+            self.shared.metrics.rejected("spoofed_sender");
+            warn!(agent = %self.link.peer, sender = %packet.sender, "refused a message that claims to be from another agent");
+            return Some(format!(
+                "the message claims to be from {:?}, but the stream is that of {:?}, which is no messenger",
+                packet.sender, self.link.peer
+            ));
+        }
+        if packet.sender.contains(NO_AGENT) {
+            self.shared.metrics.rejected("spoofed_sender");
+            warn!(agent = %self.link.peer, sender = %packet.sender, "refused a message that claims to be from no agent");
+            return Some(format!(
+                "the message claims to be from {:?}, which is no agent; what others send comes from the coordinators",
+                packet.sender
+            ));
+        }
+        if packet.agent != self.shared.me {
+            self.shared.metrics.rejected("wrong_agent");
+            return Some(format!("the message is for {:?}, but this is {:?}", packet.agent, self.shared.me));
+        }
+        None
+    }
+}

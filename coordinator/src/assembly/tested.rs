@@ -1,0 +1,48 @@
+//! The handles of a coordinator that unit tests use.
+
+use super::Parts;
+use crate::{
+    api::{directory::DirectoryService, messages::MessagesService, submissions::Submissions, watches::Watches},
+    leader::{membership_change::MembershipChange, standing::Standing},
+    member::Member,
+    members::Members,
+    policies::Policies,
+    propose::Proposer,
+    read::StateReader,
+};
+
+/// The handles of a coordinator that unit tests use.
+#[derive(Clone)]
+pub struct Tested {
+    pub member: Member,
+    pub members: Members,
+    pub standing: Standing,
+    pub state: StateReader,
+    pub proposer: Proposer,
+    pub change: MembershipChange,
+    pub submissions: Submissions,
+    pub watches: Watches,
+    pub directory: DirectoryService,
+    pub messages: MessagesService,
+    pub policies: Policies,
+}
+
+impl Parts {
+    pub(super) fn tested(&self, directory: DirectoryService) -> Tested {
+        let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
+        let (submissions, watches, messages) = (self.submissions(), self.watches(), self.messages_service());
+        Tested {
+            member,
+            members,
+            standing,
+            state,
+            proposer,
+            change,
+            submissions,
+            watches,
+            directory,
+            messages,
+            policies,
+        }
+    }
+}
