@@ -13,7 +13,12 @@ use tokio::task::JoinHandle;
 use crate::{Failure, raw::RawStream};
 
 /// The payload of every message: 1 KiB.
-pub const PAYLOAD: Bytes = Bytes::from_static(&[b'x'; 1_024]);
+pub const PAYLOAD: [u8; 1_024] = [b'x'; 1_024];
+
+/// Returns the payload of one message.
+pub fn payload() -> Bytes {
+    Bytes::copy_from_slice(&PAYLOAD)
+}
 
 /// What was measured in one round.
 pub struct Sample {
@@ -60,7 +65,7 @@ pub enum Load {
     /// Each message in flight is a task that waits for its own acknowledgement.
     Calls(&'static str, StartCaller),
     /// One task writes and reads a stream.
-    Raw(Box<RawStream>),
+    Loop(Box<RawStream>),
 }
 
 impl Load {
@@ -76,7 +81,7 @@ impl Load {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Calls(name, _) => name,
-            Self::Raw(_) => "raw",
+            Self::Loop(_) => "raw-loop",
         }
     }
 
@@ -84,7 +89,7 @@ impl Load {
     pub async fn run(&mut self, in_flight: usize, time: Duration) -> Result<Sample, Failure> {
         let (name, start) = (self.name(), Instant::now());
         let latencies = match self {
-            Self::Raw(stream) => stream.run(in_flight, start + time).await?,
+            Self::Loop(stream) => stream.run(in_flight, start + time).await?,
             Self::Calls(_, start_caller) => {
                 let callers = (0..in_flight).map(|_| start_caller(start + time));
                 let latencies = try_join_all(callers).await?.into_iter().collect::<Result<Vec<_>, _>>()?;

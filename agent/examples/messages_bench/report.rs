@@ -7,7 +7,7 @@ pub fn report(in_flight: usize, rounds: &[Vec<Sample>]) {
     println!("{in_flight} in flight");
     println!(
         "  {:<9} {:>10} {:>10} {:>10} {:>9} {:>10} {:>10} {:>10} {:>10}",
-        "way", "msgs/s", "p50 us", "p99 us", "cpu us", "x raw", "x calls", "x nats", "p50 x raw"
+        "way", "msgs/s", "p50 us", "p99 us", "cpu us", "x raw", "x loop", "x nats", "p50 x raw"
     );
     let ways = rounds.first().map_or(0, Vec::len);
     for way in 0..ways {
@@ -27,7 +27,7 @@ pub fn report(in_flight: usize, rounds: &[Vec<Sample>]) {
             of(&|sample| sample.percentile(99)),
             of(&Sample::cpu_per_message),
             beside("raw", &Sample::rate),
-            beside("raw-calls", &Sample::rate),
+            beside("raw-loop", &Sample::rate),
             beside("nats", &Sample::rate),
             beside("raw", &|sample| sample.percentile(50)),
         );

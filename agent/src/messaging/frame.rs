@@ -42,6 +42,9 @@ pub enum FrameError {
     /// The version is not supported.
     #[error(transparent)]
     Version(PacketError),
+    /// It is no frame.
+    #[error("it sent a frame that can't be read: {0}")]
+    Unreadable(String),
     /// An item can't be read.
     #[error("a frame is malformed: {0}")]
     Malformed(#[from] PacketError),
@@ -214,7 +217,7 @@ fn read_packet(wire: proto::Packet, texts: &mut Texts) -> Result<Result<Packet, 
     Ok(Packet::from_wire_after(wire, texts).map_err(|error| Malformed { charge, error }))
 }
 
-fn read_credit(credit: &proto::Credit) -> Result<(Priority, u64), FrameError> {
+pub(super) fn read_credit(credit: &proto::Credit) -> Result<(Priority, u64), FrameError> {
     match credit.priority {
         0 => Err(PacketError::Priority(0).into()),
         priority => Ok((Priority::new(priority)?, credit.limit)),

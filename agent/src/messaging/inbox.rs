@@ -6,13 +6,12 @@
 //! that wait have a limited cost: the peer is granted no more than that, and one that sends more violates the protocol.
 //! So a slow handler slows down those who send to it, each by itself, and nothing else that they send.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
+
+use ahash::HashMap;
 
 use super::{
-    memory::{Memory, Recognized},
+    memory::{Memory, Recognized, Waiting},
     outcome::Outcome,
     packet::{LANES, MAX_COST, Packet, PacketId, Priority},
 };
@@ -144,7 +143,7 @@ impl Inbox {
     /// Creates the inbox of a handler that handles at most `max_handling` packets at once, at least 1.
     pub fn new(memory: Memory, max_handling: usize) -> Self {
         let max_handling = max_handling.max(1);
-        Self { peers: HashMap::new(), ready: Default::default(), handling: 0, max_handling, memory }
+        Self { peers: HashMap::default(), ready: Default::default(), handling: 0, max_handling, memory }
     }
 
     /// Begins a stream with a peer, which replaces an earlier one. Returns the limit to grant to each lane; packets
@@ -267,7 +266,7 @@ impl Inbox {
 
     /// Concludes a packet that the handler is done with, once its outcome is on record. Returns the peers that wait for
     /// the outcome. A packet that was not handled may come again.
-    pub fn conclude(&mut self, now: u64, sender: &Arc<str>, id: PacketId, outcome: &Outcome) -> Vec<Arc<str>> {
+    pub fn conclude(&mut self, now: u64, sender: &Arc<str>, id: PacketId, outcome: &Outcome) -> Waiting {
         if is_handled(outcome) { self.memory.done(now, sender, id, outcome) } else { self.memory.release(sender, id) }
     }
 
@@ -342,7 +341,7 @@ mod tests {
 
     fn finish(inbox: &mut Inbox, handed: &Handed, outcome: &Outcome) -> Vec<Arc<str>> {
         inbox.finish(handed);
-        inbox.conclude(0, &handed.packet.sender, handed.packet.id, outcome)
+        inbox.conclude(0, &handed.packet.sender, handed.packet.id, outcome).peers().collect()
     }
 
     #[test]
@@ -387,7 +386,7 @@ mod tests {
         inbox.connect(&name("a"));
         assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Pending));
         let id = handed.packet.id;
-        assert_eq!(inbox.conclude(0, &name("a"), id, &Outcome::accepted(None)), [name("a")]);
+        assert!(inbox.conclude(0, &name("a"), id, &Outcome::accepted(None)).peers().eq([name("a")]));
     }
 
     #[test]

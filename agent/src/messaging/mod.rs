@@ -44,6 +44,7 @@ pub mod pairing;
 pub mod policy;
 pub mod routing;
 pub mod sealing;
+pub mod wire;
 
 #[cfg(test)]
 pub(crate) mod tests;

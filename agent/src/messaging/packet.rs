@@ -211,6 +211,11 @@ impl Packet {
         if let Some(id) = &self.key_id {
             text("key id", id, 1, MAX_KEY_ID)?;
         }
+        self.validate_numbers()
+    }
+
+    /// Checks the limits of all fields but texts.
+    fn validate_numbers(&self) -> Result<(), PacketError> {
         let is_envelope = self.key_id.is_some() || &*self.kind == RELAY_TYPE;
         length("payload", self.payload.len(), 0, MAX_PAYLOAD + if is_envelope { MAX_ENVELOPE } else { 0 })?;
         if !(1..=MAX_DEADLINE_MS).contains(&self.deadline_in_ms) {
@@ -254,6 +259,7 @@ impl Packet {
     /// [`PacketError`] if its version is not supported, or a field violates a limit.
     pub fn from_wire_after(wire: proto::Packet, texts: &mut Texts) -> Result<Self, PacketError> {
         check_version(&wire.protocol_version)?;
+        texts.are_valid = false;
         let reply_to = match wire.reply_to.as_deref() {
             None | Some([]) => None,
             Some(id) => Some(PacketId::from_bytes(id).map_err(|_| PacketError::Id("reply_to"))?),
@@ -282,10 +288,53 @@ impl Packet {
 /// The texts of the packet before, which the packets of a stream mostly have in common.
 #[derive(Debug, Default)]
 pub struct Texts {
+    /// Whether they are known to be within the limits.
+    are_valid: bool,
     sender: Arc<str>,
     receiver: Arc<str>,
     agent: Arc<str>,
     kind: Arc<str>,
+}
+
+impl Texts {
+    /// Reads the text of a field: it is that of the packet before, or replaces it. `None`: it is no text.
+    pub(super) fn read(&mut self, field: TextField, text: &[u8]) -> Option<()> {
+        let before = match field {
+            TextField::Sender => &mut self.sender,
+            TextField::Receiver => &mut self.receiver,
+            TextField::Agent => &mut self.agent,
+            TextField::Kind => &mut self.kind,
+        };
+        if before.as_bytes() != text {
+            *before = std::str::from_utf8(text).ok()?.into();
+            self.are_valid = false;
+        }
+        Some(())
+    }
+
+    /// Returns the texts: sender, receiver, agent and kind.
+    pub(super) fn get(&self) -> [Arc<str>; 4] {
+        [&self.sender, &self.receiver, &self.agent, &self.kind].map(Arc::clone)
+    }
+
+    /// Validates a packet that has these texts. If they were valid before, they are not checked again.
+    pub(super) fn validate(&mut self, packet: &Packet) -> Result<(), PacketError> {
+        if self.are_valid && packet.key_id.is_none() {
+            return packet.validate_numbers();
+        }
+        packet.validate()?;
+        self.are_valid = true;
+        Ok(())
+    }
+}
+
+/// A text that most packets of a stream have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TextField {
+    Sender,
+    Receiver,
+    Agent,
+    Kind,
 }
 
 /// Returns a text, without a copy of its own if it is the same as before.
@@ -312,7 +361,9 @@ fn length(field: &'static str, len: usize, least: usize, most: usize) -> Result<
 
 fn text(field: &'static str, text: &str, least: usize, most: usize) -> Result<(), PacketError> {
     length(field, text.len(), least, most)?;
-    if text.chars().any(char::is_control) { Err(PacketError::Control(field)) } else { Ok(()) }
+    // Most texts are printable ASCII, which is seen without decoding them.
+    let is_plain = text.bytes().all(|byte| (b' '..0x7f).contains(&byte));
+    if !is_plain && text.chars().any(char::is_control) { Err(PacketError::Control(field)) } else { Ok(()) }
 }
 
 #[cfg(test)]

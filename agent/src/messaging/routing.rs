@@ -244,6 +244,15 @@ pub enum Unresolved {
 }
 
 impl Address {
+    /// Returns the address as it is written.
+    pub fn text(&self) -> Arc<str> {
+        match self {
+            // Most messages have such an address.
+            Self::Agent(name) => ["agent:", name].concat().into(),
+            other => other.to_string().into(),
+        }
+    }
+
     /// Returns whether the address stands for any number of agents, so that only broadcasts go to it.
     pub fn is_group(&self) -> bool {
         matches!(self, Self::Team(_) | Self::Everyone)

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     relay::{ask_messenger, deliver, left},
-    shared::Shared,
+    shared::{FAILURES, Settled, Shared, Unreachable},
 };
 use crate::messaging::{
     broadcast::Target,
@@ -28,25 +28,48 @@ use crate::messaging::{
 
 /// How often it is looked whether the receiver of a message can be reached.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Number of attempts to open a stream that must have failed in a row before a messenger is asked.
-const FAILURES: u32 = 2;
 /// Maximum number of messengers that are asked, one after another.
 pub const MAX_DETOURS: usize = 3;
 
 /// Sends a packet to an agent, and waits for the outcome. If no stream to the agent can be opened, messengers are asked
 /// to pass the packet on, while the attempts to open one continue. The receiver handles it once, whichever way it comes.
 pub(super) async fn deliver_any_way(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Outcome {
-    let deadline = Instant::now() + Duration::from_millis(packet.deadline_in_ms);
     // Without an acknowledgement nobody would know whether the direct way was taken.
     if to.name == shared.me || !packet.requires_ack {
         return deliver(shared, to, packet).await;
     }
-    let direct = deliver(shared, to, packet.clone());
+    let settled = match shared.post(to, packet, true) {
+        Ok(settled) => settled.await,
+        Err(outcome) => return outcome,
+    };
+    match settled {
+        Ok(Settled::Outcome(outcome)) => outcome,
+        // Boxed, so that a send that needs no messenger is small.
+        Ok(Settled::Unreachable(unreachable)) => Box::pin(deliver_both_ways(shared, to, *unreachable)).await,
+        Err(_) => leaving(),
+    }
+}
+
+fn leaving() -> Outcome {
+    Outcome::away("this agent is shutting down")
+}
+
+/// Asks messengers to pass a packet on for as long as its receiver can't be reached.
+async fn deliver_both_ways(shared: &Arc<Shared>, to: &Entry, unreachable: Unreachable) -> Outcome {
+    let Unreachable { packet, deadline, outcome } = unreachable;
+    let deadline = shared.instant(deadline);
+    let direct = async {
+        match outcome.await {
+            Ok(Settled::Outcome(outcome)) => outcome,
+            // It is told once.
+            Ok(Settled::Unreachable(_)) | Err(_) => leaving(),
+        }
+    };
     pin!(direct);
     tokio::select! {
         biased;
         outcome = &mut direct => return outcome,
-        () = unreachable(shared, to) => {}
+        () = remains_unreachable(shared, to) => {}
     }
     // From now on each copy may be a second one.
     if let Some(link) = shared.existing_link(&to.name) {
@@ -60,14 +83,13 @@ pub(super) async fn deliver_any_way(shared: &Arc<Shared>, to: &Entry, packet: Pa
             true => Outcome::DeadlinePassed { maybe_handled: true },
             false => outcome,
         },
-        // Boxed, so that a send that needs no messenger is small.
-        Some(outcome) = Box::pin(by_messenger(shared, to, &packet, deadline, &may_have_arrived)) => outcome,
+        Some(outcome) = by_messenger(shared, to, &packet, deadline, &may_have_arrived) => outcome,
         else => Outcome::DeadlinePassed { maybe_handled: true },
     }
 }
 
-/// Waits until attempts to open a stream to an agent have failed repeatedly.
-async fn unreachable(shared: &Shared, to: &Entry) {
+/// Waits until an agent to which no stream could be opened still can't be reached a moment later.
+async fn remains_unreachable(shared: &Shared, to: &Entry) {
     loop {
         sleep(LOOK_EVERY).await;
         let failures = shared.existing_link(&to.name).map_or(0, |link| link.lock().failures);

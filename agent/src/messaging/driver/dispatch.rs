@@ -1,8 +1,8 @@
 //! Hands packets to the handler, records what becomes of them, and reports it to their senders.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, task::Poll};
 
-use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, poll, stream::FuturesUnordered};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::yield_now,
@@ -79,7 +79,7 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
     let mut handling = FuturesUnordered::new();
     let mut first = None;
     while !shared.stop.is_cancelled() {
-        let start = |handed| handle(Arc::clone(&shared), Arc::clone(&handler), handed);
+        let start = |handed| Box::pin(handle(&shared, &*handler, handed));
         let ended = end_together(&shared, first.take(), &mut handling, start);
         if ended.is_empty() {
             tokio::select! {
@@ -104,7 +104,7 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
 
 /// Hands out packets for as long as others end at once, so that a lane, whose packets are handled one after another, is
 /// concluded as a whole. Returns what has ended, `first` among it, at most [`TOGETHER`].
-fn end_together<F: Future<Output = Ended>>(
+fn end_together<F: Future<Output = Ended> + Unpin>(
     shared: &Shared,
     first: Option<Ended>,
     handling: &mut FuturesUnordered<F>,
@@ -112,15 +112,24 @@ fn end_together<F: Future<Output = Ended>>(
 ) -> Vec<Ended> {
     let mut ended: Vec<Ended> = first.into_iter().collect();
     let mut finished = 0;
+    let mut begun = Vec::new();
     loop {
         {
             let mut inbox = shared.inbox();
             ended[finished..].iter().for_each(|(handed, _)| inbox.finish(handed));
             finished = ended.len();
-            while finished < TOGETHER
+            while finished + begun.len() < TOGETHER
                 && let Some(handed) = inbox.hand_out()
             {
-                handling.push(start(handed));
+                begun.push(handed);
+            }
+        }
+        for handed in begun.drain(..) {
+            let mut delivery = start(handed);
+            // Most end at once; only the others are worth a place among those that are waited for.
+            match (&mut delivery).now_or_never() {
+                Some(one) => ended.push(one),
+                None => handling.push(delivery),
             }
         }
         while ended.len() < TOGETHER
@@ -141,18 +150,18 @@ fn concluded(shared: &Shared, handed: Handed, outcome: Outcome) -> Done {
         && let Some(link) = shared.existing_link(&handed.peer)
     {
         // No outcome goes to the peer, but it may be granted more.
-        link.wake.notify_one();
+        link.rouse(link.lock());
     }
     let Packet { sender, id, requires_ack, .. } = handed.packet;
     Done { sender, id, requires_ack, outcome }
 }
 
 /// Handles one packet.
-async fn handle(shared: Arc<Shared>, handler: Arc<dyn Handler>, handed: Handed) -> (Handed, Outcome) {
+async fn handle(shared: &Arc<Shared>, handler: &dyn Handler, handed: Handed) -> Ended {
     let outcome = if handed.deadline <= shared.now() {
         Outcome::DeadlinePassed { maybe_handled: false }
     } else {
-        deliver(&shared, &*handler, &handed).await
+        deliver(shared, handler, &handed).await
     };
     // The time for one delivery of a letter is limited, but the letter waits for longer, and is delivered again.
     let outcome = match outcome {
@@ -169,7 +178,8 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
             shared.metrics.rejected("not_a_messenger");
             return Outcome::refused(format!("{:?} is no messenger and passes on no messages", shared.me));
         }
-        return relay::pass_on(shared, &handed.packet, deadline).await;
+        // Boxed, so that other deliveries are small.
+        return Box::pin(relay::pass_on(shared, &handed.packet, deadline)).await;
     }
     let packet = match opened(shared, handed.packet.clone()) {
         Ok(packet) => packet,
@@ -182,7 +192,12 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
         Err(refused) => return refused,
     };
     let Some(packet) = shared.take_reply(packet) else { return Outcome::accepted(None) };
-    match timeout_at(deadline, handler.deliver(Delivery { packet, deadline })).await {
+    let mut delivery = handler.deliver(Delivery { packet, deadline });
+    // Most handlers decide at once, and need no timer.
+    if let Poll::Ready(outcome) = poll!(&mut delivery) {
+        return limited(outcome.into());
+    }
+    match timeout_at(deadline, delivery).await {
         Ok(outcome) => limited(outcome.into()),
         Err(_) => Outcome::DeadlinePassed { maybe_handled: true },
     }
@@ -238,7 +253,7 @@ fn conclude(shared: &Shared, done: Vec<Done>) {
     {
         let mut inbox = shared.inbox();
         for Done { sender, id, outcome, .. } in done {
-            for peer in inbox.conclude(now, &sender, id, &outcome) {
+            for peer in inbox.conclude(now, &sender, id, &outcome).peers() {
                 reports.entry(peer).or_default().push((id, outcome.clone()));
             }
         }

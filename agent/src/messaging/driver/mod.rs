@@ -1,9 +1,10 @@
 //! Sends and receives messages: the tasks around the pure parts.
 //!
-//! Each other agent with which there is something to exchange has a link, whose task owns the stream ([`link`]). A
-//! dispatcher hands what arrives to the handler ([`dispatch`]). All of them share the links, the inbox and who waits for
-//! what ([`shared`]). A lock is held for the time of a look-up. Two are held at once only in these orders: links before
-//! link, own messages before inbox, and letters before inbox.
+//! Each other agent with which there is something to exchange has a link, whose task opens the stream and reads it
+//! ([`link`]). What is written is taken from the link by gRPC itself ([`written`]). A dispatcher hands what arrives to the
+//! handler ([`dispatch`]). All of them share the links, the inbox and who waits for what ([`shared`]). A lock is held for
+//! the time of a look-up. Two are held at once only in these orders: links before link, link before inbox, own messages
+//! before inbox, and letters before inbox.
 
 mod connect;
 mod detour;
@@ -14,12 +15,13 @@ mod metrics;
 mod relay;
 mod service;
 mod shared;
+mod written;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use robeing_platform::Platform;
-use robeing_proto::message::v1::messages_server::MessagesServer;
+use robeing_proto::message::raw::messages_server::MessagesServer;
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
@@ -28,13 +30,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::shared::{Parts, Shared};
 pub use self::{
-    connect::{Certified, Connect, HELLO_WITHIN, OUTGOING_FRAMES, Peer, Plaintext},
+    connect::{Certified, Connect, HELLO_WITHIN, Peer, Plaintext},
     detour::MAX_DETOURS,
     letters::MAX_LETTERS,
     link::{IDLE_AFTER, LINGER},
     metrics::MessagingMetrics,
     service::{Authentication, Service},
     shared::{MAX_ASKS, MAX_LINKS, MAX_OUTGOING, MAX_UNSENT, MAX_UNSENT_BYTES},
+    written::OUTGOING_FRAMES,
 };
 use super::{
     broadcast::{BroadcastReport, Target},
@@ -344,7 +347,7 @@ impl Messenger {
             id,
             timestamp_ms: self.shared.clock.unix_millis(),
             sender: Arc::clone(&self.shared.me),
-            receiver: message.to.to_string().into(),
+            receiver: message.to.text(),
             agent: Arc::clone(agent),
             kind: message.kind.as_str().into(),
             payload: message.payload.clone(),

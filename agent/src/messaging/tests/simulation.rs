@@ -228,7 +228,7 @@ impl World {
             self.journal.push((id, outcome.clone()));
         }
         let waiting = self.inbox.conclude(self.now, &self.sender, id, &outcome);
-        let outcomes = if waiting.is_empty() { Vec::new() } else { vec![(id, outcome)] };
+        let outcomes = if waiting.peers().next().is_none() { Vec::new() } else { vec![(id, outcome)] };
         let credits = self.inbox.credits(&self.sender);
         if self.is_connected {
             self.back.push_back(Back { outcomes, credits });
