@@ -39,7 +39,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         }
     }
     while let Some(handed) = inbox.hand_out() {
-        inbox.finish(&handed);
+        inbox.finish(&handed.peer, handed.packet.priority);
         inbox.conclude(0, &handed.packet.sender, handed.packet.id, &Outcome::accepted(None));
     }
     let mut outbox = Outbox::default();

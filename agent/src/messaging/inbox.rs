@@ -74,7 +74,7 @@ pub enum Received {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Handed {
     /// The packet.
-    pub packet: Packet,
+    pub packet: Box<Packet>,
     /// The peer whose stream it arrived on.
     pub peer: Arc<str>,
     /// When it must not be handled any more.
@@ -91,7 +91,8 @@ pub fn is_handled(outcome: &Outcome) -> bool {
 }
 
 struct Queued {
-    packet: Packet,
+    /// Boxed, because it is moved several times until it is handled.
+    packet: Box<Packet>,
     deadline: u64,
     /// The run of the peer that sent it.
     incarnation: u64,
@@ -199,7 +200,7 @@ impl Inbox {
         let was_ready = lane.is_ready();
         lane.bytes += cost;
         let (deadline, incarnation) = (now.saturating_add(packet.deadline_in_ms), known.incarnation);
-        lane.queue.push_back(Queued { packet, deadline, incarnation });
+        lane.queue.push_back(Queued { packet: Box::new(packet), deadline, incarnation });
         if !was_ready && lane.is_ready() {
             self.ready[priority.lane()].push_back(Arc::clone(peer));
         }
@@ -250,18 +251,20 @@ impl Inbox {
         None
     }
 
-    /// Records that the handler is done with a packet that [`Inbox::hand_out`] returned, which makes its lane ready for the
-    /// next one. A repetition still waits until [`Inbox::conclude`].
-    pub fn finish(&mut self, handed: &Handed) {
+    /// Records that the handler is done with a packet that [`Inbox::hand_out`] returned, of this peer and priority, which
+    /// makes its lane ready for the next one. A repetition still waits until [`Inbox::conclude`].
+    pub fn finish(&mut self, peer: &Arc<str>, priority: Priority) {
         self.handling = self.handling.saturating_sub(1);
-        let index = handed.packet.priority.lane();
-        if let Some(lane) = self.peers.get_mut(&handed.peer).map(|peer| &mut peer.lanes[index]) {
-            lane.is_busy = false;
-            if lane.is_ready() {
-                self.ready[index].push_back(Arc::clone(&handed.peer));
-            }
+        let index = priority.lane();
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        let lane = &mut known.lanes[index];
+        lane.is_busy = false;
+        if lane.is_ready() {
+            self.ready[index].push_back(Arc::clone(peer));
         }
-        self.tidy(&handed.peer);
+        if !known.is_connected {
+            self.tidy(peer);
+        }
     }
 
     /// Concludes a packet that the handler is done with, once its outcome is on record. Returns the peers that wait for
@@ -340,7 +343,7 @@ mod tests {
     }
 
     fn finish(inbox: &mut Inbox, handed: &Handed, outcome: &Outcome) -> Vec<Arc<str>> {
-        inbox.finish(handed);
+        inbox.finish(&handed.peer, handed.packet.priority);
         inbox.conclude(0, &handed.packet.sender, handed.packet.id, outcome).peers().collect()
     }
 
@@ -382,7 +385,7 @@ mod tests {
         let mut inbox = inbox(&["a"]);
         receive(&mut inbox, &from("a", 1, 5)).unwrap();
         let handed = inbox.hand_out().unwrap();
-        inbox.finish(&handed);
+        inbox.finish(&handed.peer, handed.packet.priority);
         inbox.connect(&name("a"));
         assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Pending));
         let id = handed.packet.id;

@@ -86,6 +86,11 @@ impl PacketId {
         (self.0 ^ (self.0 >> 64)) as u64
     }
 
+    /// Returns when an id was created, in Unix milliseconds, if it is a version-7 UUID.
+    pub(super) fn created_ms(self) -> u64 {
+        (self.0 >> 80) as u64
+    }
+
     /// Returns the id as it is on the wire.
     pub fn to_bytes(self) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_be_bytes())

@@ -14,9 +14,7 @@ use robeing_proto::{codec, message::v1 as proto};
 use super::{
     frame::{Content, FrameError, MAX_FRAME_COST, MAX_ITEMS, credit, read_credit},
     outcome::Outcome,
-    packet::{
-        MAX_DEADLINE_MS, PROTOCOL_VERSION, Packet, PacketId, Priority, TextField, Texts, check_version,
-    },
+    packet::{MAX_DEADLINE_MS, PROTOCOL_VERSION, Packet, PacketId, Priority, TextField, Texts, check_version},
 };
 
 /// The numbers of the fields of a frame.

@@ -10,6 +10,7 @@ use std::{
 
 use tokio::{
     pin,
+    sync::oneshot,
     time::{Instant, sleep},
 };
 
@@ -34,19 +35,44 @@ pub const MAX_DETOURS: usize = 3;
 /// Sends a packet to an agent, and waits for the outcome. If no stream to the agent can be opened, messengers are asked
 /// to pass the packet on, while the attempts to open one continue. The receiver handles it once, whichever way it comes.
 pub(super) async fn deliver_any_way(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Outcome {
-    // Without an acknowledgement nobody would know whether the direct way was taken.
-    if to.name == shared.me || !packet.requires_ack {
-        return deliver(shared, to, packet).await;
+    Begun::begin(shared, to, packet).outcome(shared, to).await
+}
+
+/// A packet that is being sent. It is small, because many wait at once.
+pub(super) enum Begun {
+    /// It is given to the link to its receiver.
+    Posted(oneshot::Receiver<Settled>),
+    /// It takes the direct way, and no other.
+    Direct(Box<Packet>),
+    /// It can't be sent.
+    Ended(Outcome),
+}
+
+impl Begun {
+    /// Begins to send a packet to an agent.
+    pub fn begin(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Self {
+        // Without an acknowledgement nobody would know whether the direct way was taken.
+        if to.name == shared.me || !packet.requires_ack {
+            return Self::Direct(Box::new(packet));
+        }
+        match shared.post(to, packet, true) {
+            Ok(settled) => Self::Posted(settled),
+            Err(outcome) => Self::Ended(outcome),
+        }
     }
-    let settled = match shared.post(to, packet, true) {
-        Ok(settled) => settled.await,
-        Err(outcome) => return outcome,
-    };
-    match settled {
-        Ok(Settled::Outcome(outcome)) => outcome,
-        // Boxed, so that a send that needs no messenger is small.
-        Ok(Settled::Unreachable(unreachable)) => Box::pin(deliver_both_ways(shared, to, *unreachable)).await,
-        Err(_) => leaving(),
+
+    /// Waits for the outcome.
+    pub async fn outcome(self, shared: &Arc<Shared>, to: &Entry) -> Outcome {
+        let settled = match self {
+            Self::Posted(settled) => settled.await,
+            Self::Direct(packet) => return Box::pin(deliver(shared, to, *packet)).await,
+            Self::Ended(outcome) => return outcome,
+        };
+        match settled {
+            Ok(Settled::Outcome(outcome)) => outcome,
+            Ok(Settled::Unreachable(unreachable)) => Box::pin(deliver_both_ways(shared, to, *unreachable)).await,
+            Err(_) => leaving(),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::messaging::{
     inbox::{Handed, is_handled},
     journal::{Journal, MAX_GROUP, Record, records_of},
     outcome::{MAX_REPLY, Outcome},
-    packet::{Packet, PacketId, RELAY_TYPE},
+    packet::{Packet, PacketId, Priority, RELAY_TYPE},
     policy::Verdict,
     routing::Role,
     sealing,
@@ -71,8 +71,25 @@ pub(super) fn queue() -> (Recorder, mpsc::Receiver<Group>) {
     (Recorder { groups, room: Arc::new(Semaphore::new(QUEUED_REPLIES)) }, queue)
 }
 
+/// A packet that is with the handler: what is needed when it ends.
+struct Ticket {
+    peer: Arc<str>,
+    priority: Priority,
+    sender: Arc<str>,
+    id: PacketId,
+    requires_ack: bool,
+}
+
+impl Ticket {
+    fn of(handed: &Handed) -> Self {
+        let Packet { priority, id, requires_ack, .. } = *handed.packet;
+        let (peer, sender) = (Arc::clone(&handed.peer), Arc::clone(&handed.packet.sender));
+        Self { peer, priority, sender, id, requires_ack }
+    }
+}
+
 /// A packet, and what became of it.
-type Ended = (Handed, Outcome);
+type Ended = (Ticket, Outcome);
 
 /// Hands packets to the handler until the agent stops. Outcomes go to `recorder`; without one, none is recorded.
 pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder: Option<Recorder>) {
@@ -90,7 +107,7 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
             continue;
         }
         let is_full = ended.len() >= TOGETHER;
-        let done = ended.into_iter().map(|(handed, outcome)| concluded(&shared, handed, outcome)).collect();
+        let done = ended.into_iter().map(|(ticket, outcome)| concluded(&shared, ticket, outcome)).collect();
         match &recorder {
             None => conclude(&shared, done),
             Some(recorder) => recorder.record(done).await,
@@ -116,7 +133,7 @@ fn end_together<F: Future<Output = Ended> + Unpin>(
     loop {
         {
             let mut inbox = shared.inbox();
-            ended[finished..].iter().for_each(|(handed, _)| inbox.finish(handed));
+            ended[finished..].iter().for_each(|(ticket, _)| inbox.finish(&ticket.peer, ticket.priority));
             finished = ended.len();
             while finished + begun.len() < TOGETHER
                 && let Some(handed) = inbox.hand_out()
@@ -143,35 +160,36 @@ fn end_together<F: Future<Output = Ended> + Unpin>(
     }
 }
 
-fn concluded(shared: &Shared, handed: Handed, outcome: Outcome) -> Done {
+fn concluded(shared: &Shared, ticket: Ticket, outcome: Outcome) -> Done {
     shared.metrics.received(&outcome);
-    if !handed.packet.requires_ack
-        && handed.peer != shared.me
-        && let Some(link) = shared.existing_link(&handed.peer)
+    let Ticket { peer, sender, id, requires_ack, .. } = ticket;
+    if !requires_ack
+        && peer != shared.me
+        && let Some(link) = shared.existing_link(&peer)
     {
         // No outcome goes to the peer, but it may be granted more.
         link.rouse(link.lock());
     }
-    let Packet { sender, id, requires_ack, .. } = handed.packet;
     Done { sender, id, requires_ack, outcome }
 }
 
 /// Handles one packet.
 async fn handle(shared: &Arc<Shared>, handler: &dyn Handler, handed: Handed) -> Ended {
+    let ticket = Ticket::of(&handed);
     let outcome = if handed.deadline <= shared.now() {
         Outcome::DeadlinePassed { maybe_handled: false }
     } else {
-        deliver(shared, handler, &handed).await
+        deliver(shared, handler, handed).await
     };
     // The time for one delivery of a letter is limited, but the letter waits for longer, and is delivered again.
     let outcome = match outcome {
-        Outcome::DeadlinePassed { .. } if is_letters(&handed.peer) => Outcome::DeadlinePassed { maybe_handled: false },
+        Outcome::DeadlinePassed { .. } if is_letters(&ticket.peer) => Outcome::DeadlinePassed { maybe_handled: false },
         outcome => outcome,
     };
-    (handed, outcome)
+    (ticket, outcome)
 }
 
-async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -> Outcome {
+async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: Handed) -> Outcome {
     let deadline = shared.instant(handed.deadline);
     if &*handed.packet.kind == RELAY_TYPE {
         if shared.role != Role::Messenger {
@@ -181,10 +199,11 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
         // Boxed, so that other deliveries are small.
         return Box::pin(relay::pass_on(shared, &handed.packet, deadline)).await;
     }
-    let packet = match opened(shared, handed.packet.clone()) {
+    let came_by_messenger = came_by_messenger(&handed);
+    let packet = match opened(shared, *handed.packet) {
         Ok(packet) => packet,
         // Its sender sealed it for an earlier key, for the way of a messenger. It may come directly, unsealed.
-        Err(Outcome::Refused { reason }) if came_by_messenger(handed) => return Outcome::away(reason),
+        Err(Outcome::Refused { reason }) if came_by_messenger => return Outcome::away(reason),
         Err(refused) => return refused,
     };
     let packet = match allowed(shared, packet) {

@@ -28,7 +28,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::shared::{Parts, Shared};
 pub use self::{
     connect::{Certified, Connect, HELLO_WITHIN, Peer, Plaintext},
     detour::MAX_DETOURS,
@@ -38,6 +37,10 @@ pub use self::{
     service::{Authentication, Service},
     shared::{MAX_ASKS, MAX_LINKS, MAX_OUTGOING, MAX_UNSENT, MAX_UNSENT_BYTES},
     written::OUTGOING_FRAMES,
+};
+use self::{
+    detour::Begun,
+    shared::{Parts, Shared},
 };
 use super::{
     broadcast::{BroadcastReport, Target},
@@ -214,10 +217,16 @@ impl Messenger {
     /// Sends a message to the one agent that its address stands for, and waits for what becomes of it. If the future is
     /// dropped, the message is sent nevertheless.
     pub async fn send(&self, message: Outgoing) -> Outcome {
-        match self.route(&message) {
-            Ok((entry, packet)) => detour::deliver_any_way(&self.shared, &entry, packet).await,
+        match self.begin(message) {
+            Ok((to, begun)) => begun.outcome(&self.shared, &to).await,
             Err(outcome) => outcome,
         }
+    }
+
+    fn begin(&self, message: Outgoing) -> Result<(Arc<Entry>, Begun), Outcome> {
+        let (entry, packet) = self.route(&message)?;
+        let begun = Begun::begin(&self.shared, &entry, packet);
+        Ok((entry, begun))
     }
 
     /// Seals a message for the one agent that its address stands for, whose key this is, so that no messenger can read
@@ -345,7 +354,8 @@ impl Messenger {
         }
         let packet = Packet {
             id,
-            timestamp_ms: self.shared.clock.unix_millis(),
+            // A new id begins with the time.
+            timestamp_ms: message.id.map_or_else(|| id.created_ms(), |_| self.shared.clock.unix_millis()),
             sender: Arc::clone(&self.shared.me),
             receiver: message.to.text(),
             agent: Arc::clone(agent),

@@ -220,7 +220,7 @@ impl World {
             self.handle(&handed.packet);
             if accepts { Outcome::accepted(None) } else { Outcome::refused("no") }
         };
-        self.inbox.finish(&handed);
+        self.inbox.finish(&handed.peer, handed.packet.priority);
         if !records {
             return;
         }
