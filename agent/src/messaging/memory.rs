@@ -10,7 +10,8 @@ use std::{
     sync::Arc,
 };
 
-use ahash::HashMap;
+use ahash::{HashMap, RandomState};
+use hashbrown::HashTable;
 use robeing_fleet::sabotage::{Mistake, planted};
 
 use super::{
@@ -72,23 +73,45 @@ pub enum Recognized {
 struct Sender {
     /// Packets that wait or are being handled, with the peers that have sent them and wait for their outcome.
     pending: HashMap<PacketId, Waiting>,
-    /// Packets that were handled. `None`: accepted without a reply, as most are.
-    done: HashMap<PacketId, Option<Box<Outcome>>>,
-    /// Their ids, oldest first, and the number of the oldest. Numbers increase, also beyond the life of this value.
-    order: VecDeque<PacketId>,
+    /// Packets that were handled, oldest first. `None`: accepted without a reply, as most are.
+    order: VecDeque<(PacketId, Option<Box<Outcome>>)>,
+    /// The number of the oldest. Numbers increase, also beyond the life of this value.
     first: u64,
+    /// The lowest 32 bits of their numbers, by the hashes of their ids. It is small, so that it stays in the cache.
+    numbers: HashTable<u32>,
 }
 
 impl Sender {
-    fn forget_oldest(&mut self) {
-        if let Some(id) = self.order.pop_front() {
-            self.done.remove(&id);
+    /// Returns the place of a packet in the order.
+    fn place(&self, hash: u64, id: PacketId) -> Option<usize> {
+        let place = |number: &u32| number.wrapping_sub(self.first as u32) as usize;
+        let is_it = |number: &u32| self.order.get(place(number)).is_some_and(|(known, _)| *known == id);
+        self.numbers.find(hash, is_it).map(place)
+    }
+
+    /// Adds a packet that was handled. Returns its number.
+    fn add(&mut self, hashing: &RandomState, hash: u64, id: PacketId, outcome: Option<Box<Outcome>>) -> u64 {
+        let number = self.first + self.order.len() as u64;
+        self.order.push_back((id, outcome));
+        let (order, first) = (&self.order, self.first as u32);
+        self.numbers.insert_unique(hash, number as u32, |number| {
+            order.get(number.wrapping_sub(first) as usize).map_or(0, |(id, _)| hashing.hash_one(id))
+        });
+        number
+    }
+
+    fn forget_oldest(&mut self, hashing: &RandomState) {
+        if let Some((id, _)) = self.order.pop_front() {
+            let number = self.first as u32;
+            if let Ok(found) = self.numbers.find_entry(hashing.hash_one(id), |known| *known == number) {
+                found.remove();
+            }
             self.first += 1;
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.done.is_empty()
+        self.pending.is_empty() && self.order.is_empty()
     }
 }
 
@@ -107,6 +130,7 @@ const REPLY_FORGOTTEN: Outcome = Outcome::Accepted { reply: None, reply_forgotte
 /// What a receiver remembers of packets.
 #[derive(Default)]
 pub struct Memory {
+    hashing: RandomState,
     senders: HashMap<Arc<str>, Sender>,
     /// Handled packets, oldest first; some may be forgotten already.
     runs: VecDeque<Run>,
@@ -123,9 +147,11 @@ impl Memory {
     /// the outcome.
     pub fn recognize(&mut self, now: u64, sender: &Arc<str>, id: PacketId, peer: &Arc<str>, waits: bool) -> Recognized {
         self.forget(now);
+        let hash = self.hashing.hash_one(id);
         let known = self.sender(sender);
-        if let Some(outcome) = known.done.get(&id).filter(|_| !planted(Mistake::DedupForgets)) {
-            return Recognized::Done(outcome.as_deref().cloned().unwrap_or(ACCEPTED));
+        if let Some(place) = known.place(hash, id).filter(|_| !planted(Mistake::DedupForgets)) {
+            let outcome = known.order.get(place).and_then(|(_, outcome)| outcome.as_deref());
+            return Recognized::Done(outcome.cloned().unwrap_or(ACCEPTED));
         }
         match known.pending.entry(id) {
             Entry::Occupied(mut pending) => {
@@ -150,12 +176,13 @@ impl Memory {
             Outcome::Accepted { reply: None, reply_forgotten: false } => (None, 0),
             outcome => (Some(outcome.clone()), 0),
         };
+        let (hashing, hash) = (self.hashing.clone(), self.hashing.hash_one(id));
         let known = self.sender(sender);
         let waiting = known.pending.remove(&id).unwrap_or_default();
-        let Entry::Vacant(new) = known.done.entry(id) else { return waiting };
-        new.insert(kept.map(Box::new));
-        let number = known.first + known.order.len() as u64;
-        known.order.push_back(id);
+        if known.place(hash, id).is_some() {
+            return waiting;
+        }
+        let number = known.add(&hashing, hash, id, kept.map(Box::new));
         self.len += 1;
         self.total += 1;
         match self.runs.back_mut() {
@@ -186,8 +213,8 @@ impl Memory {
             known.into_iter().flat_map(move |known| {
                 let remembered = run.from.max(known.first)..run.until;
                 remembered.filter_map(move |number| {
-                    let id = known.order.get(usize::try_from(number - known.first).ok()?)?;
-                    Some((&run.sender, *id, known.done.get(id)?.as_deref().unwrap_or(&ACCEPTED)))
+                    let (id, outcome) = known.order.get(usize::try_from(number - known.first).ok()?)?;
+                    Some((&run.sender, *id, outcome.as_deref().unwrap_or(&ACCEPTED)))
                 })
             })
         })
@@ -219,15 +246,19 @@ impl Memory {
             && let Some((sender, oldest, len)) = self.replies.pop_front()
         {
             self.reply_bytes -= len;
-            if let Some(outcome) = self.senders.get_mut(&*sender).and_then(|known| known.done.get_mut(&oldest)) {
+            let hash = self.hashing.hash_one(oldest);
+            if let Some(known) = self.senders.get_mut(&*sender)
+                && let Some(place) = known.place(hash, oldest)
+                && let Some((_, outcome)) = known.order.get_mut(place)
+            {
                 *outcome = Some(Box::new(REPLY_FORGOTTEN));
             }
         }
         if self.replies.len() > 2 * WINDOW {
-            let senders = &self.senders;
-            let is_known =
-                |sender: &str, id: &PacketId| senders.get(sender).is_some_and(|known| known.done.contains_key(id));
-            self.replies.retain(|(sender, id, _)| is_known(sender, id));
+            let (senders, hashing) = (&self.senders, &self.hashing);
+            self.replies.retain(|(sender, id, _)| {
+                senders.get(&**sender).is_some_and(|known| known.place(hashing.hash_one(id), *id).is_some())
+            });
             self.reply_bytes = self.replies.iter().map(|(_, _, len)| len).sum();
         }
     }
@@ -242,7 +273,7 @@ impl Memory {
     /// Enforces the limits after an id of this sender was added.
     fn shrink(&mut self, sender: &Arc<str>) {
         if let Some(known) = self.senders.get_mut(&**sender).filter(|known| known.order.len() > WINDOW_PER_SENDER) {
-            known.forget_oldest();
+            known.forget_oldest(&self.hashing);
             self.len -= 1;
             while self.runs.front().is_some_and(|run| run.until <= known.first && run.sender == *sender) {
                 self.runs.pop_front();
@@ -265,7 +296,7 @@ impl Memory {
             self.runs.pop_front();
             return;
         };
-        known.forget_oldest();
+        known.forget_oldest(&self.hashing);
         self.len -= 1;
         if known.is_empty() {
             self.senders.remove(&*run.sender);
@@ -302,7 +333,8 @@ mod tests {
         assert_eq!(look(&mut memory, 5 + WINDOW_MS, "a", 1), Recognized::New);
         assert_eq!(look(&mut memory, u64::MAX, "a", 1), Recognized::Pending, "until it is handled");
         assert!(
-            memory.is_empty() && memory.senders.values().all(|known| known.done.is_empty() && known.order.is_empty())
+            memory.is_empty()
+                && memory.senders.values().all(|known| known.order.is_empty() && known.numbers.is_empty())
         );
     }
 

@@ -244,12 +244,12 @@ pub enum Unresolved {
 }
 
 impl Address {
-    /// Returns the address as it is written.
-    pub fn text(&self) -> Arc<str> {
+    /// Returns whether this text is how the address is written.
+    pub fn is_written(&self, text: &str) -> bool {
         match self {
             // Most messages have such an address.
-            Self::Agent(name) => ["agent:", name].concat().into(),
-            other => other.to_string().into(),
+            Self::Agent(name) => text.strip_prefix("agent:") == Some(name),
+            other => other.to_string() == text,
         }
     }
 

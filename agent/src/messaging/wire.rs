@@ -1,6 +1,8 @@
 //! Frames as bytes. What agents mostly send to each other is written and read here without a copy of each text and id;
 //! everything else is left to the generated code, which decides what a frame means.
 
+use std::borrow::Borrow;
+
 use bytes::{BufMut, Bytes};
 use prost::{
     Message,
@@ -33,10 +35,15 @@ const ITEM_BYTES: usize = 64;
 
 /// Returns the frame with these packets, each with the time left until its deadline, in milliseconds, and with these
 /// outcomes and credits.
-pub fn encode(packets: &[(Packet, u64)], outcomes: &[(PacketId, Outcome)], credits: &[(Priority, u64)]) -> Bytes {
-    let cost: u64 = packets.iter().map(|(packet, _)| packet.cost()).sum();
+pub fn encode<P: Borrow<Packet>>(
+    packets: &[(P, u64)],
+    outcomes: &[(PacketId, Outcome)],
+    credits: &[(Priority, u64)],
+) -> Bytes {
+    let cost: u64 = packets.iter().map(|(packet, _)| packet.borrow().cost()).sum();
     let mut buffer = Vec::with_capacity(cost as usize + (outcomes.len() + credits.len()) * ITEM_BYTES);
     for (packet, left) in packets {
+        let packet = packet.borrow();
         let mut len = Length(0);
         put_packet(&mut len, packet, *left);
         encode_key(field::PACKETS, WireType::LengthDelimited, &mut buffer);
@@ -377,7 +384,8 @@ mod tests {
 
     #[test]
     fn a_frame_at_the_limits_is_read_and_one_beyond_is_refused() {
-        let frame = |outcomes: usize| encode(&[], &vec![(PacketId(1), Outcome::accepted(None)); outcomes], &[]);
+        let frame =
+            |outcomes: usize| encode::<Packet>(&[], &vec![(PacketId(1), Outcome::accepted(None)); outcomes], &[]);
         let read = |frame: &Bytes| read(frame, &mut Texts::default());
         assert_eq!(read(&frame(MAX_ITEMS)).map(|content| content.outcomes.len()), Ok(MAX_ITEMS));
         assert_eq!(read(&frame(MAX_ITEMS + 1)), Err(FrameError::TooMany(MAX_ITEMS + 1)));

@@ -49,7 +49,7 @@ pub(super) enum Begun {
 }
 
 impl Begun {
-    /// Begins to send a packet to an agent.
+    /// Begins to send a packet, which is within the limits, to an agent.
     pub fn begin(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Self {
         // Without an acknowledgement nobody would know whether the direct way was taken.
         if to.name == shared.me || !packet.requires_ack {

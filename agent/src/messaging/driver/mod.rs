@@ -352,14 +352,15 @@ impl Messenger {
         if message.kind == RELAY_TYPE {
             return Err(PacketError::Reserved);
         }
+        let (receiver, kind) = self.shared.texts(&message.to, &message.kind);
         let packet = Packet {
             id,
             // A new id begins with the time.
             timestamp_ms: message.id.map_or_else(|| id.created_ms(), |_| self.shared.clock.unix_millis()),
             sender: Arc::clone(&self.shared.me),
-            receiver: message.to.text(),
+            receiver,
             agent: Arc::clone(agent),
-            kind: message.kind.as_str().into(),
+            kind,
             payload: message.payload.clone(),
             priority: message.priority,
             requires_ack: message.requires_ack,

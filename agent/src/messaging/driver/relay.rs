@@ -29,6 +29,10 @@ pub(super) fn left(deadline: Instant) -> Option<u64> {
 pub(super) async fn deliver(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Outcome {
     let leaving = || Outcome::away("this agent is shutting down");
     let within = Duration::from_millis(packet.deadline_in_ms);
+    let packet = Packet { agent: Arc::clone(&to.name), ..packet };
+    if let Err(error) = packet.validate() {
+        return Outcome::refused(error);
+    }
     let settled = match shared.post(to, packet, false) {
         Ok(settled) => settled,
         Err(outcome) => return outcome,

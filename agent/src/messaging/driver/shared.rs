@@ -32,7 +32,7 @@ use crate::messaging::{
     outcome::Outcome,
     packet::{Packet, PacketId},
     policy::MessagePolicy,
-    routing::{Directory, Entry, Role},
+    routing::{Address, Directory, Entry, Role},
     sealing::OpeningKey,
 };
 
@@ -94,8 +94,12 @@ impl Waiting {
 #[derive(Default)]
 pub(super) struct LinkState {
     pub outbox: Outbox<Waiting>,
+    /// Several messages had their outcome at once, so that several more may be sent at once.
+    pub has_several: bool,
     /// Wakes what writes the stream; `None`: there is none.
     pub writer: Option<Arc<AtomicWaker>>,
+    /// It was woken, and has not looked since.
+    pub is_roused: bool,
     /// When packets were last written, and until when the task of the link sleeps, as times of the pure parts.
     pub written: u64,
     pub sleeps_until: u64,
@@ -158,10 +162,13 @@ impl Link {
     }
 
     /// Wakes what writes the stream, because there is something to write; without a stream, the task of the link.
-    pub fn rouse(&self, state: MutexGuard<'_, LinkState>) {
+    pub fn rouse(&self, mut state: MutexGuard<'_, LinkState>) {
         let is_early = state.outbox.next_deadline().is_some_and(|deadline| deadline < state.sleeps_until);
-        if let Some(writer) = &state.writer {
+        if let Some(writer) = &state.writer
+            && !state.is_roused
+        {
             writer.wake();
+            state.is_roused = true;
         }
         if state.writer.is_none() || is_early {
             self.wake.notify_one();
@@ -198,6 +205,8 @@ pub(super) struct Shared {
     /// Who waits for messages of this agent to itself, and the number of the latest one.
     own: Mutex<(u64, HashMap<PacketId, oneshot::Sender<Settled>>)>,
     letters: Mutex<Letters>,
+    /// The texts of the message that was sent before, which the next one mostly has, too.
+    texts: Mutex<(Arc<str>, Arc<str>)>,
 }
 
 /// The parts that [`Shared`] is made of.
@@ -244,6 +253,7 @@ impl Shared {
             outgoing: AtomicU64::new(0),
             own: Mutex::default(),
             letters: Mutex::default(),
+            texts: Mutex::default(),
         }
     }
 
@@ -267,6 +277,18 @@ impl Shared {
 
     fn links(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the texts of a message to be sent: its address and kind.
+    pub fn texts(&self, to: &Address, kind: &str) -> (Arc<str>, Arc<str>) {
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !to.is_written(&texts.0) {
+            texts.0 = to.to_string().into();
+        }
+        if *texts.1 != *kind {
+            texts.1 = kind.into();
+        }
+        (Arc::clone(&texts.0), Arc::clone(&texts.1))
     }
 
     /// Returns the link to an agent, and starts it if there is none. `None`: there are [`MAX_LINKS`].
@@ -314,7 +336,7 @@ impl Shared {
         false
     }
 
-    /// Gives a packet to the link to its agent. Returns what will receive its outcome, or the outcome at once.
+    /// Gives a packet, which is within the limits, to the link to its agent. Returns what will receive its outcome, or the outcome at once.
     /// `has_detour`: it also receives once that the agent can't be reached.
     pub fn post(
         self: &Arc<Self>,
@@ -323,7 +345,6 @@ impl Shared {
         has_detour: bool,
     ) -> Result<oneshot::Receiver<Settled>, Outcome> {
         packet.agent = Arc::clone(&to.name);
-        packet.validate().map_err(Outcome::refused)?;
         if packet.agent == self.me {
             return self.post_to_self(packet);
         }
@@ -378,6 +399,7 @@ impl Shared {
         if settled.is_empty() {
             return;
         }
+        state.has_several = settled.len() > 1;
         self.release(settled.iter().map(|(_, _, waiting)| waiting.cost).sum());
         for (_, outcome, waiting) in settled {
             self.metrics.sent(&outcome);

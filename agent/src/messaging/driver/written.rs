@@ -40,6 +40,7 @@ impl Outlet {
     pub fn establish(&self, state: &mut LinkState) {
         // One that has ended already would never be woken.
         state.writer = (!self.is_closed()).then(|| Arc::clone(&self.waker));
+        state.is_roused = false;
         self.waker.wake();
     }
 
@@ -81,8 +82,9 @@ impl Stream for Written {
         if !is_writer(&state, &this.waker) {
             return Poll::Pending;
         }
-        if !this.has_yielded && state.outbox.can_send() {
-            // Other tasks may be about to send, too.
+        state.is_roused = false;
+        if !this.has_yielded && state.has_several && state.outbox.can_send() {
+            // Other tasks may be about to send, too, and their messages share a frame.
             this.has_yielded = true;
             drop(state);
             context.waker().wake_by_ref();

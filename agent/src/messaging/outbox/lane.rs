@@ -1,6 +1,6 @@
 //! The messages of one lane, in the order of their numbers.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::messaging::packet::Packet;
 
@@ -9,7 +9,9 @@ pub const SPARE: usize = 64;
 
 /// A message without outcome.
 pub struct Entry<T> {
-    pub packet: Packet,
+    /// Shared with the frame that it is written to.
+    pub packet: Arc<Packet>,
+    pub cost: u64,
     pub deadline: u64,
     pub was_sent: bool,
     /// What the caller keeps with the message.
@@ -64,7 +66,7 @@ impl<T> Lane<T> {
         let index = self.index(seq);
         let entry = self.places.get_mut(index).filter(|(found, _)| *found == seq)?.1.take()?;
         self.len -= 1;
-        self.bytes -= entry.packet.cost();
+        self.bytes -= entry.cost;
         while self.places.front().is_some_and(|(_, entry)| entry.is_none()) {
             self.places.pop_front();
         }
@@ -81,6 +83,6 @@ impl<T> Lane<T> {
         }
         let mut places = self.places.range(self.index(self.written + 1)..);
         let (seq, entry) = places.find_map(|(seq, entry)| Some((*seq, entry.as_ref()?)))?;
-        (self.spent + entry.packet.cost() <= self.limit).then_some(seq)
+        (self.spent + entry.cost <= self.limit).then_some(seq)
     }
 }

@@ -9,7 +9,7 @@
 
 mod lane;
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use ahash::HashMap;
 
@@ -133,7 +133,8 @@ impl<T> Outbox<T> {
         self.by_id.insert(packet.id, (index, packet.seq));
         self.deadlines.push(Reverse((deadline, index, packet.seq)));
         lane.len += 1;
-        lane.places.push_back((packet.seq, Some(Entry { packet, deadline, was_sent: false, kept })));
+        let entry = Entry { packet: Arc::new(packet), cost, deadline, was_sent: false, kept };
+        lane.places.push_back((entry.packet.seq, Some(entry)));
         Ok(())
     }
 
@@ -170,7 +171,7 @@ impl<T> Outbox<T> {
 
     /// Returns the next messages to write to the stream, each with the time left until its deadline, in milliseconds.
     /// At most [`BATCH_PACKETS`], of [`BATCH_BYTES`] and one message more. Those without acknowledgement are `Sent`.
-    pub fn next_batch(&mut self, now: u64) -> Vec<(Packet, u64)> {
+    pub fn next_batch(&mut self, now: u64) -> Vec<(Arc<Packet>, u64)> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         if !self.connected {
             return batch;
@@ -182,10 +183,12 @@ impl<T> Outbox<T> {
                 let Some(seq) = lane.next() else { break };
                 lane.written = seq;
                 let Some(entry) = lane.get_mut(seq) else { break };
-                entry.packet.resent |= std::mem::replace(&mut entry.was_sent, true);
-                let (packet, left) = (entry.packet.clone(), entry.deadline.saturating_sub(now));
-                lane.spent += packet.cost();
-                bytes += packet.cost();
+                if std::mem::replace(&mut entry.was_sent, true) {
+                    Arc::make_mut(&mut entry.packet).resent = true;
+                }
+                let (packet, left) = (Arc::clone(&entry.packet), entry.deadline.saturating_sub(now));
+                lane.spent += entry.cost;
+                bytes += entry.cost;
                 if !packet.requires_ack {
                     self.settle(index, seq, Outcome::Sent);
                 }
@@ -211,7 +214,7 @@ impl<T> Outbox<T> {
         if let Some(&(index, seq)) = self.by_id.get(&id)
             && let Some(entry) = self.lanes[index].get_mut(seq)
         {
-            entry.packet.resent = true;
+            Arc::make_mut(&mut entry.packet).resent = true;
         }
     }
 
@@ -248,7 +251,7 @@ impl<T> Outbox<T> {
     /// Returns the messages without outcome, each with when its deadline passes and with what is kept with it.
     pub fn waiting_mut(&mut self) -> impl Iterator<Item = (&Packet, u64, &mut T)> {
         let entries = self.lanes.iter_mut().flat_map(|lane| &mut lane.places).filter_map(|(_, entry)| entry.as_mut());
-        entries.map(|entry| (&entry.packet, entry.deadline, &mut entry.kept))
+        entries.map(|entry| (&*entry.packet, entry.deadline, &mut entry.kept))
     }
 
     /// Returns when [`Outbox::expire`] has to be called next, at the latest. `None`: every message has its outcome.
@@ -294,7 +297,7 @@ mod tests {
         Packet { priority: Priority::new(priority).unwrap(), ..packet(id) }
     }
 
-    fn ids(batch: &[(Packet, u64)]) -> Vec<u128> {
+    fn ids(batch: &[(Arc<Packet>, u64)]) -> Vec<u128> {
         batch.iter().map(|(packet, _)| packet.id.0).collect()
     }
 
@@ -396,7 +399,7 @@ mod tests {
         let soon = |id| Packet { deadline_in_ms: 10, ..packet(id) };
         outbox.connected([soon(1).cost(); LANES]);
         (1..=2).for_each(|id| outbox.offer(0, soon(id)).unwrap());
-        assert_eq!(outbox.next_batch(3), [(Packet { seq: 1, ..soon(1) }, 7)]);
+        assert_eq!(outbox.next_batch(3), [(Arc::new(Packet { seq: 1, ..soon(1) }), 7)]);
         assert_eq!(outbox.next_deadline(), Some(10));
         outbox.expire(9);
         assert_eq!(outbox.len(), 2);
