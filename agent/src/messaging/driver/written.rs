@@ -86,6 +86,7 @@ impl Stream for Written {
         if !this.has_yielded && state.has_several && state.outbox.can_send() {
             // Other tasks may be about to send, too, and their messages share a frame.
             this.has_yielded = true;
+            state.is_roused = true;
             drop(state);
             context.waker().wake_by_ref();
             return Poll::Pending;

@@ -187,8 +187,9 @@ impl<T> Outbox<T> {
                     Arc::make_mut(&mut entry.packet).resent = true;
                 }
                 let (packet, left) = (Arc::clone(&entry.packet), entry.deadline.saturating_sub(now));
-                lane.spent += entry.cost;
-                bytes += entry.cost;
+                let cost = entry.cost;
+                lane.spent += cost;
+                bytes += cost;
                 if !packet.requires_ack {
                     self.settle(index, seq, Outcome::Sent);
                 }
