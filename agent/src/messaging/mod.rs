@@ -24,9 +24,9 @@
 //!    exceeds what it was granted, or sends a malformed frame, loses its stream.
 //! 8. **Sealed payloads are the receiver's.** What is sealed is opened by the receiver alone ([`sealing`]); a reply is
 //!    not sealed.
-//! 9. **Pure cores.** [`outbox`], [`inbox`], [`memory`], [`pairing`], [`routing`], [`broadcast`] and [`frame`] perform no
-//!    I/O, read no clock and draw no random numbers. [`sealing`] draws random numbers and does nothing else of that;
-//!    I/O and clocks are left to [`driver`], [`journal`] and [`handlers`].
+//! 9. **Pure cores.** [`outbox`], [`inbox`], [`memory`], [`pairing`], [`routing`], [`broadcast`], [`frame`] and [`wire`]
+//!    perform no I/O, read no clock and draw no random numbers. [`sealing`] draws random numbers and does nothing else of
+//!    that; I/O and clocks are left to [`driver`], [`journal`] and [`handlers`].
 
 pub mod broadcast;
 pub mod directory;

@@ -28,7 +28,7 @@ const _: () = assert!(MAX_COST < LANE_BYTES);
 /// Maximum number of packets in a frame.
 pub const BATCH_PACKETS: usize = 256;
 /// A frame gets no further packet once its packets have this cost, in bytes.
-pub const BATCH_BYTES: u64 = 64 << 10;
+pub const BATCH_BYTES: u64 = 96 << 10;
 
 /// Why a message is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
