@@ -3,7 +3,7 @@
 
 use std::borrow::Borrow;
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use prost::{
     Message,
     encoding::{
@@ -34,38 +34,39 @@ const ACCEPTED_LEN: usize = BEFORE_ID.len() + 16 + ACCEPTED.len();
 const ITEM_BYTES: usize = 64;
 
 /// Returns the frame with these packets, each with the time left until its deadline, in milliseconds, and with these
-/// outcomes and credits.
+/// outcomes and credits. It is written to a buffer, whose memory is used again once the frame is gone.
 pub fn encode<P: Borrow<Packet>>(
+    buffer: &mut BytesMut,
     packets: &[(P, u64)],
     outcomes: &[(PacketId, Outcome)],
     credits: &[(Priority, u64)],
 ) -> Bytes {
     let cost: u64 = packets.iter().map(|(packet, _)| packet.borrow().cost()).sum();
-    let mut buffer = Vec::with_capacity(cost as usize + (outcomes.len() + credits.len()) * ITEM_BYTES);
+    buffer.reserve(cost as usize + (outcomes.len() + credits.len()) * ITEM_BYTES);
     for (packet, left) in packets {
         let packet = packet.borrow();
         let mut len = Length(0);
         put_packet(&mut len, packet, *left);
-        encode_key(field::PACKETS, WireType::LengthDelimited, &mut buffer);
-        encode_varint(len.0 as u64, &mut buffer);
-        put_packet(&mut buffer, packet, *left);
+        encode_key(field::PACKETS, WireType::LengthDelimited, buffer);
+        encode_varint(len.0 as u64, buffer);
+        put_packet(buffer, packet, *left);
     }
     for (id, outcome) in outcomes {
         match outcome {
             Outcome::Accepted { reply: None, reply_forgotten: false } => {
-                encode_key(field::OUTCOMES, WireType::LengthDelimited, &mut buffer);
-                encode_varint(ACCEPTED_LEN as u64, &mut buffer);
+                encode_key(field::OUTCOMES, WireType::LengthDelimited, buffer);
+                encode_varint(ACCEPTED_LEN as u64, buffer);
                 buffer.put_slice(&BEFORE_ID);
                 buffer.put_u128(id.0);
                 buffer.put_slice(&ACCEPTED);
             }
-            outcome => prost::encoding::message::encode(field::OUTCOMES, &outcome.to_wire(*id), &mut buffer),
+            outcome => prost::encoding::message::encode(field::OUTCOMES, &outcome.to_wire(*id), buffer),
         }
     }
     for (lane, limit) in credits {
-        prost::encoding::message::encode(field::CREDITS, &credit(*lane, *limit), &mut buffer);
+        prost::encoding::message::encode(field::CREDITS, &credit(*lane, *limit), buffer);
     }
-    buffer.into()
+    buffer.split().freeze()
 }
 
 /// Takes the fields of a message in their order.
@@ -81,7 +82,7 @@ trait Fields {
     }
 }
 
-impl Fields for Vec<u8> {
+impl Fields for BytesMut {
     fn bytes(&mut self, tag: u32, bytes: &[u8]) {
         encode_key(tag, WireType::LengthDelimited, self);
         encode_varint(bytes.len() as u64, self);
@@ -333,6 +334,14 @@ mod tests {
         (1_u32..=10, any::<u64>()).prop_map(|(lane, limit)| (Priority::new(lane).unwrap(), limit))
     }
 
+    fn encoded<P: Borrow<Packet>>(
+        packets: &[(P, u64)],
+        outcomes: &[(PacketId, Outcome)],
+        credits: &[(Priority, u64)],
+    ) -> Bytes {
+        encode(&mut BytesMut::new(), packets, outcomes, credits)
+    }
+
     /// Returns what the generated code reads in a frame.
     fn generated(frame: &Bytes) -> Result<Content, FrameError> {
         Content::from_frame(decode(frame)?)
@@ -347,7 +356,7 @@ mod tests {
             changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..4),
         ) {
             let sent: Vec<_> = packets.iter().map(|packet| (packet.clone(), packet.deadline_in_ms)).collect();
-            let frame = encode(&sent, &outcomes, &credits);
+            let frame = encoded(&sent, &outcomes, &credits);
             let wire = proto::Frame {
                 packets: packets.iter().map(|packet| packet.to_wire(packet.deadline_in_ms)).collect(),
                 outcomes: outcomes.iter().map(|(id, outcome)| outcome.to_wire(*id)).collect(),
@@ -376,7 +385,7 @@ mod tests {
     fn what_is_usual_is_read_without_the_generated_code() {
         let packets: Vec<_> = (1..=3).map(|id| (packet(id), DEFAULT_DEADLINE_MS)).collect();
         let outcomes = [(PacketId(7), Outcome::accepted(None)), (PacketId(8), Outcome::refused("no"))];
-        let frame = encode(&packets, &outcomes, &[(Priority::default(), 9)]);
+        let frame = encoded(&packets, &outcomes, &[(Priority::default(), 9)]);
         let content = read_usual(&frame, &mut Texts::default()).unwrap();
         assert_eq!((content.packets.len(), content.outcomes.len(), content.credits.len()), (3, 2, 1));
         assert_eq!(content.packets[2], Ok(packet(3)));
@@ -385,12 +394,12 @@ mod tests {
     #[test]
     fn a_frame_at_the_limits_is_read_and_one_beyond_is_refused() {
         let frame =
-            |outcomes: usize| encode::<Packet>(&[], &vec![(PacketId(1), Outcome::accepted(None)); outcomes], &[]);
+            |outcomes: usize| encoded::<Packet>(&[], &vec![(PacketId(1), Outcome::accepted(None)); outcomes], &[]);
         let read = |frame: &Bytes| read(frame, &mut Texts::default());
         assert_eq!(read(&frame(MAX_ITEMS)).map(|content| content.outcomes.len()), Ok(MAX_ITEMS));
         assert_eq!(read(&frame(MAX_ITEMS + 1)), Err(FrameError::TooMany(MAX_ITEMS + 1)));
         let large = Packet { payload: vec![0; MAX_PAYLOAD].into(), ..packet(1) };
-        let frame = |packets: usize| encode(&vec![(large.clone(), 1); packets], &[], &[]);
+        let frame = |packets: usize| encoded(&vec![(large.clone(), 1); packets], &[], &[]);
         assert!(read(&frame(1)).is_ok());
         assert!(matches!(read(&frame(2)), Err(FrameError::TooLarge(_))));
         let mut noise = frame(1).to_vec();
@@ -404,11 +413,11 @@ mod tests {
         let wrong = Packet { kind: "line\nbreak".into(), ..packet(1) };
         let without = Packet { sender: "".into(), ..packet(1) };
         for malformed in [wrong, without] {
-            let frame = encode(&[(malformed, 5)], &[], &[]);
+            let frame = encoded(&[(malformed, 5)], &[], &[]);
             for _ in 0..2 {
                 assert!(read(&frame, &mut texts).unwrap().packets[0].is_err());
             }
-            assert_eq!(read(&encode(&[(packet(1), 5)], &[], &[]), &mut texts).unwrap().packets.len(), 1);
+            assert_eq!(read(&encoded(&[(packet(1), 5)], &[], &[]), &mut texts).unwrap().packets.len(), 1);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, task::AtomicWaker};
 use prost::Message;
 use robeing_proto::message::v1::Frame;
@@ -17,7 +17,7 @@ use super::shared::{Link, LinkState, Shared, reply_len};
 use crate::messaging::{
     frame::{BATCH_OUTCOMES, BATCH_REPLIES},
     outcome::Outcome,
-    packet::PacketId,
+    packet::{Packet, PacketId, Priority},
     wire,
 };
 
@@ -58,6 +58,8 @@ pub struct Written {
     waker: Arc<AtomicWaker>,
     /// It has let other tasks run since there was nothing to write.
     has_yielded: bool,
+    /// The memory of frames that follow one another.
+    buffer: BytesMut,
 }
 
 /// Creates both sides of what is written to a stream of a link.
@@ -66,7 +68,7 @@ pub(super) fn written(shared: &Arc<Shared>, link: &Arc<Link>) -> (Outlet, Writte
     let waker = Arc::new(AtomicWaker::new());
     let outlet = Outlet { frames: sender, waker: Arc::clone(&waker) };
     let (shared, link) = (Arc::clone(shared), Arc::clone(link));
-    (outlet, Written { shared, link, frames, waker, has_yielded: false })
+    (outlet, Written { shared, link, frames, waker, has_yielded: false, buffer: BytesMut::new() })
 }
 
 impl Stream for Written {
@@ -91,12 +93,14 @@ impl Stream for Written {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let frame = next_frame(&this.shared, &this.link, &mut state);
-        this.has_yielded &= frame.is_some();
-        match frame {
-            Some(frame) => Poll::Ready(Some(frame)),
-            None => Poll::Pending,
+        let next = Next::take(&this.shared, &this.link, &mut state);
+        drop(state);
+        if next.is_empty() {
+            (this.has_yielded, this.buffer) = (false, BytesMut::new());
+            return Poll::Pending;
         }
+        let frame = wire::encode(&mut this.buffer, &next.packets, &next.outcomes, &next.credits);
+        Poll::Ready(Some(frame))
     }
 }
 
@@ -116,21 +120,32 @@ fn is_writer(state: &LinkState, waker: &Arc<AtomicWaker>) -> bool {
     state.writer.as_ref().is_some_and(|writer| Arc::ptr_eq(writer, waker))
 }
 
-/// Returns the next frame with what there is to write.
-fn next_frame(shared: &Shared, link: &Link, state: &mut LinkState) -> Option<Bytes> {
-    let credits = if state.has_room() { shared.inbox().credits(&link.peer) } else { Vec::new() };
-    let outcomes = next_outcomes(state);
-    let mut packets = Vec::new();
-    if state.outbox.can_send() {
-        let now = shared.now();
-        packets = state.outbox.next_batch(now);
-        if !packets.is_empty() {
-            state.written = now;
+/// What the next frame has.
+struct Next {
+    packets: Vec<(Arc<Packet>, u64)>,
+    outcomes: Vec<(PacketId, Outcome)>,
+    credits: Vec<(Priority, u64)>,
+}
+
+impl Next {
+    fn take(shared: &Shared, link: &Link, state: &mut LinkState) -> Self {
+        let credits = if state.has_room() { shared.inbox().credits(&link.peer) } else { Vec::new() };
+        let outcomes = next_outcomes(state);
+        let mut packets = Vec::new();
+        if state.outbox.can_send() {
+            let now = shared.now();
+            packets = state.outbox.next_batch(now);
+            if !packets.is_empty() {
+                state.written = now;
+            }
+            shared.settle(state);
         }
-        shared.settle(state);
+        Self { packets, outcomes, credits }
     }
-    let is_empty = packets.is_empty() && outcomes.is_empty() && credits.is_empty();
-    (!is_empty).then(|| wire::encode(&packets, &outcomes, &credits))
+
+    fn is_empty(&self) -> bool {
+        self.packets.is_empty() && self.outcomes.is_empty() && self.credits.is_empty()
+    }
 }
 
 /// Takes the outcomes of the next frame.
