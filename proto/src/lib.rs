@@ -50,7 +50,7 @@ pub mod message {
     }
 
     /// The service `robeing.message.v1.Messages` with frames that are encoded, and read, by who uses it.
-    #[allow(missing_docs)]
+    #[allow(missing_docs, clippy::default_constructed_unit_structs)]
     pub mod raw {
         tonic::include_proto!("robeing.message.v1.Messages");
     }

@@ -26,9 +26,9 @@ pub const LANE_PACKETS: usize = 1_536;
 pub const LANE_BYTES: u64 = 8 << 20;
 const _: () = assert!(MAX_COST < LANE_BYTES);
 /// Maximum number of packets in a frame.
-pub const BATCH_PACKETS: usize = 128;
+pub const BATCH_PACKETS: usize = 512;
 /// A frame gets no further packet once its packets have this cost, in bytes.
-pub const BATCH_BYTES: u64 = 64 << 10;
+pub const BATCH_BYTES: u64 = 256 << 10;
 
 /// Why a message is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! Peers that violate the protocol: each is refused, counted, and harms nobody else.
 
+use futures::future::join_all;
 use robeing_proto::message::v1::{CloseCode, Frame, messages_client::MessagesClient};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -182,4 +183,23 @@ async fn many_streams_of_one_peer_are_one_at_a_time() {
         stream.end().await;
     }
     assert_eq!((victim.messenger.links(), victim.metrics.open_streams()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_at_once_shares_a_frame() {
+    let (fleet, victim) = fleet().await;
+    let mut liar = Liar::greet(&fleet, &victim).await;
+    let sends = join_all((0..10).map(|_| victim.send("liar", "test", "x")));
+    let packets = async {
+        loop {
+            let packets = liar.frames.message().await.unwrap().expect("a frame").packets;
+            if !packets.is_empty() {
+                return packets.len();
+            }
+        }
+    };
+    tokio::select! {
+        outcomes = sends => panic!("nobody has handled them: {outcomes:?}"),
+        packets = packets => assert_eq!(packets, 10),
+    }
 }
