@@ -80,7 +80,7 @@ type Opening = BoxFuture<'static, Result<Stream, OpenError>>;
 
 /// What the task waits for.
 enum Event {
-    Opened(Result<Stream, OpenError>),
+    Opened(Box<Result<Stream, OpenError>>),
     Heard(Result<Option<Bytes>, Status>),
     /// A sender, the dispatcher or the timer: what is due is looked up anyway.
     Woken,
@@ -125,7 +125,7 @@ impl Task {
             return ControlFlow::Break(());
         }
         match self.event(timer).await {
-            Event::Opened(opened) => self.opened(opened),
+            Event::Opened(opened) => self.opened(*opened),
             Event::Heard(heard) => self.heard(heard),
             Event::Woken => {}
             Event::Stop => {
@@ -210,7 +210,7 @@ impl Task {
         };
         tokio::select! {
             () = self.shared.stop.cancelled() => Event::Stop,
-            opened = opening => Event::Opened(opened),
+            opened = opening => Event::Opened(Box::new(opened)),
             heard = heard => Event::Heard(heard),
             () = self.link.wake.notified() => Event::Woken,
             () = self.timer.as_mut() => Event::Woken,
