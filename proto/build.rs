@@ -23,6 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let generate = tonic_prost_build::configure().bytes(".").codec_path("crate::codec::BoundedCodec");
     generate.compile_fds(protox::compile(&all, ["."])?)?;
     encoded_services();
+    raw_services();
     Ok(())
 }
 
@@ -38,6 +39,21 @@ fn encoded_services() {
         .build();
     let directory = manual::Service::builder().name("Directory").package("robeing.v1").method(watch).build();
     manual::Builder::new().build_client(false).compile(&[directory]);
+}
+
+/// Generates client and server of messages between agents, which read and write the frames themselves.
+fn raw_services() {
+    let exchange = manual::Method::builder()
+        .name("exchange")
+        .route_name("Exchange")
+        .input_type("bytes::Bytes")
+        .output_type("bytes::Bytes")
+        .codec_path("crate::codec::RawCodec")
+        .client_streaming()
+        .server_streaming()
+        .build();
+    let messages = manual::Service::builder().name("Messages").package("robeing.message.v1").method(exchange).build();
+    manual::Builder::new().compile(&[messages]);
 }
 
 /// Returns the protos in a folder, sorted by name.

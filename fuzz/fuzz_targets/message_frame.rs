@@ -4,24 +4,27 @@
 
 use std::sync::Arc;
 
-use prost::Message;
+use bytes::Bytes;
 use robeing_agent::messaging::{
     Outcome,
     frame::{Content, Hello, MAX_ITEMS},
     inbox::{Inbox, MAX_HANDLING},
     memory::Memory,
     outbox::Outbox,
-    packet::LANES,
+    packet::{LANES, Texts},
+    wire,
 };
-use robeing_proto::message::v1::Frame;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let Ok(frame) = Frame::decode(bytes) else { return };
+    let bytes = Bytes::copy_from_slice(bytes);
+    let read = wire::read(&bytes, &mut Texts::default());
+    let Ok(frame) = wire::decode(&bytes) else { return assert!(read.is_err()) };
     match Hello::from_frame(frame.clone()) {
         Ok(hello) => assert_eq!(Hello::from_frame(hello.to_frame()), Ok(hello)),
         Err(refused) => assert!(!refused.to_string().is_empty()),
     }
-    let content = match Content::from_frame(frame) {
+    assert_eq!(read, Content::from_frame(frame), "the generated code reads it otherwise");
+    let content = match read {
         Ok(content) => content,
         Err(refused) => return assert!(!refused.to_string().is_empty()),
     };
@@ -36,7 +39,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         }
     }
     while let Some(handed) = inbox.hand_out() {
-        inbox.finish(&handed);
+        inbox.finish(&handed.peer, handed.packet.priority);
         inbox.conclude(0, &handed.packet.sender, handed.packet.id, &Outcome::accepted(None));
     }
     let mut outbox = Outbox::default();

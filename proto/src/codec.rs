@@ -77,7 +77,7 @@ where
     }
 }
 
-/// The encoder of [`EncodedCodec`].
+/// The encoder of [`EncodedCodec`] and [`RawCodec`].
 #[derive(Debug, Clone)]
 pub struct EncodedEncoder;
 
@@ -88,6 +88,42 @@ impl Encoder for EncodedEncoder {
     fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         buffer.put(item);
         Ok(())
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
+    }
+}
+
+/// A codec for messages that both sides encode and read themselves.
+#[derive(Debug, Clone, Default)]
+pub struct RawCodec;
+
+impl Codec for RawCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = EncodedEncoder;
+    type Decoder = RawDecoder;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        EncodedEncoder
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        RawDecoder
+    }
+}
+
+/// The decoder of [`RawCodec`], which returns messages as they arrive, without a copy.
+#[derive(Debug, Clone)]
+pub struct RawDecoder;
+
+impl Decoder for RawDecoder {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 
     fn buffer_settings(&self) -> BufferSettings {

@@ -49,6 +49,12 @@ pub mod message {
         tonic::include_proto!("robeing.message.v1");
     }
 
+    /// The service `robeing.message.v1.Messages` with frames that are encoded, and read, by who uses it.
+    #[allow(missing_docs, clippy::default_constructed_unit_structs)]
+    pub mod raw {
+        tonic::include_proto!("robeing.message.v1.Messages");
+    }
+
     /// The encoded `FileDescriptorSet` of `robeing.message.v1`, for gRPC reflection.
     pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/message.bin"));
 }

@@ -1,21 +1,24 @@
 //! A number of messages in flight, for some time.
 
 use std::{
-    fs,
     future::Future,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::try_join_all;
+use nix::{time::clock_getcpuclockid, unistd::Pid};
+use tokio::task::JoinHandle;
 
 use crate::{Failure, raw::RawStream};
 
 /// The payload of every message: 1 KiB.
-pub const PAYLOAD: Bytes = Bytes::from_static(&[b'x'; 1_024]);
-/// Clock ticks per second in `/proc`.
-const TICKS: u32 = 100;
+pub const PAYLOAD: [u8; 1_024] = [b'x'; 1_024];
+
+/// Returns the payload of one message.
+pub fn payload() -> Bytes {
+    Bytes::copy_from_slice(&PAYLOAD)
+}
 
 /// What was measured in one round.
 pub struct Sample {
@@ -53,30 +56,32 @@ impl Sample {
     }
 }
 
-type Call = Arc<dyn Fn() -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>;
+type Latencies = Result<Vec<Duration>, Failure>;
+/// Starts a task that sends one message after another until some time.
+type StartCaller = Box<dyn Fn(Instant) -> JoinHandle<Latencies> + Send + Sync>;
 
 /// A way to send messages.
 pub enum Load {
     /// Each message in flight is a task that waits for its own acknowledgement.
-    Calls(&'static str, Call),
+    Calls(&'static str, StartCaller),
     /// One task writes and reads a stream.
-    Raw(Box<RawStream>),
+    Loop(Box<RawStream>),
 }
 
 impl Load {
     /// Creates a way whose messages are calls of this function.
     pub fn calls<F: Future<Output = Result<(), Failure>> + Send + 'static>(
         name: &'static str,
-        call: impl Fn() -> F + Send + Sync + 'static,
+        call: impl Fn() -> F + Clone + Send + Sync + 'static,
     ) -> Self {
-        Self::Calls(name, Arc::new(move || Box::pin(call())))
+        Self::Calls(name, Box::new(move |end| tokio::spawn(caller(call.clone(), end))))
     }
 
     /// Returns the name of the way.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Calls(name, _) => name,
-            Self::Raw(_) => "raw",
+            Self::Loop(_) => "raw-loop",
         }
     }
 
@@ -84,9 +89,9 @@ impl Load {
     pub async fn run(&mut self, in_flight: usize, time: Duration) -> Result<Sample, Failure> {
         let (name, start) = (self.name(), Instant::now());
         let latencies = match self {
-            Self::Raw(stream) => stream.run(in_flight, start + time).await?,
-            Self::Calls(_, call) => {
-                let callers = (0..in_flight).map(|_| tokio::spawn(caller(Arc::clone(call), start + time)));
+            Self::Loop(stream) => stream.run(in_flight, start + time).await?,
+            Self::Calls(_, start_caller) => {
+                let callers = (0..in_flight).map(|_| start_caller(start + time));
                 let latencies = try_join_all(callers).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
                 latencies.concat()
             }
@@ -95,7 +100,7 @@ impl Load {
     }
 }
 
-async fn caller(call: Call, end: Instant) -> Result<Vec<Duration>, Failure> {
+async fn caller<F: Future<Output = Result<(), Failure>>>(call: impl Fn() -> F, end: Instant) -> Latencies {
     let mut latencies = Vec::new();
     let mut begin = Instant::now();
     while begin < end {
@@ -113,8 +118,6 @@ pub fn cpu_of(others: &[u32]) -> Duration {
 }
 
 fn cpu(process: u32) -> Option<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let mut next = || fields.next()?.parse::<u32>().ok();
-    Some(Duration::from_secs(1) * (next()? + next()?) / TICKS)
+    let clock = clock_getcpuclockid(Pid::from_raw(process.try_into().ok()?)).ok()?;
+    Some(clock.now().ok()?.into())
 }

@@ -1,6 +1,13 @@
 //! Measures acknowledged messages of 1 KiB from one agent to another: by the messengers of two agents, with a journal
 //! on disk and without, beside a raw gRPC stream and request-reply of a NATS server, all with mutual TLS on loopback.
 //!
+//! The raw stream (`raw`) does what whoever sends messages over a stream of their own has to do at least: tasks share the
+//! stream, each message has an id and a payload of its own, the receiver acknowledges each id, and each task waits for the
+//! acknowledgement of its own message, which is found by its id among those that wait. It checks nothing, limits nothing,
+//! and sends nothing again. `raw-loop` is the same stream without tasks that wait: one task writes and reads it, and knows
+//! by the index in the acknowledgement what to send next. Nothing that others call can be as fast; it shows what TLS and
+//! gRPC alone take.
+//!
 //! The receivers are in a process of their own. Both processes have a runtime of one worker and the allocator of an
 //! agent. The ways are measured in turn, several rounds in one run; the medians of the rounds are reported, and the
 //! medians of the ratios within the rounds.
@@ -33,9 +40,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     fleet::{Member, SENDER, entry},
-    load::{Load, PAYLOAD, Sample, cpu_of},
+    load::{Load, Sample, cpu_of, payload},
     nats::{Nats, NatsServer},
-    raw::RawStream,
+    raw::{RawStream, SharedStream},
     report::report,
 };
 
@@ -62,7 +69,7 @@ struct Args {
     /// The nats-server program; without it NATS is left out
     #[arg(long, value_name = "FILE")]
     nats_server: Option<PathBuf>,
-    /// Measure these ways alone: durable, memory, raw, nats
+    /// Measure these ways alone: durable, memory, raw, raw-loop, nats
     #[arg(long, value_name = "WAY", value_delimiter = ',')]
     only: Vec<String>,
     /// The folder of the sender, which makes this process the receiver
@@ -122,16 +129,22 @@ async fn measure(args: Args) -> Result<(), Failure> {
     let entries = known.into_iter().map(|(name, address)| entry(name, address)).chain([entry(SENDER, "127.0.0.1:1")]);
     let stop = CancellationToken::new();
     let messenger = member.messenger(entries, None, stop.clone()).await?;
+    let raw = &receivers.addresses[2];
+    let shared = Arc::new(SharedStream::new(RawStream::connect(&member.transport, raw).await?));
     let mut loads = vec![
-        Load::calls("durable", send(&messenger, fleet::DURABLE)),
-        Load::calls("memory", send(&messenger, fleet::MEMORY)),
-        Load::Raw(Box::new(RawStream::connect(&member.transport, &receivers.addresses[2]).await?)),
+        messages("durable", &messenger, fleet::DURABLE),
+        messages("memory", &messenger, fleet::MEMORY),
+        Load::calls("raw", move || {
+            let shared = Arc::clone(&shared);
+            async move { shared.send().await }
+        }),
+        Load::Loop(Box::new(RawStream::connect(&member.transport, raw).await?)),
     ];
     if server.is_some() {
         let nats = Arc::new(Nats::connect(folder.path(), SENDER).await?);
         loads.push(Load::calls("nats", move || {
             let nats = Arc::clone(&nats);
-            async move { nats.request(PAYLOAD).await }
+            async move { nats.request(payload()).await }
         }));
     }
     loads.retain(|load| args.only.is_empty() || args.only.iter().any(|only| only == load.name()));
@@ -157,17 +170,14 @@ async fn measure(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns what sends one message to an agent and waits until it is accepted.
-fn send(
-    messenger: &Messenger,
-    to: &'static str,
-) -> impl Fn() -> futures::future::BoxFuture<'static, Result<(), Failure>> + Send + Sync + 'static {
-    let messenger = messenger.clone();
-    move || {
-        let messenger = messenger.clone();
-        Box::pin(async move {
-            let outcome = messenger.send(Outgoing::new(Address::Agent(to.into()), "bench", PAYLOAD)).await;
-            if outcome.is_accepted() { Ok(()) } else { Err(outcome.to_string().into()) }
-        })
-    }
+/// Returns the way of messages to an agent.
+fn messages(name: &'static str, messenger: &Messenger, to: &str) -> Load {
+    let (messenger, to): (_, Arc<str>) = (messenger.clone(), to.into());
+    Load::calls(name, move || send(messenger.clone(), Arc::clone(&to)))
+}
+
+/// Sends one message to an agent, and waits until it is accepted.
+async fn send(messenger: Messenger, to: Arc<str>) -> Result<(), Failure> {
+    let outcome = messenger.send(Outgoing::new(Address::Agent(to), "bench", payload())).await;
+    if outcome.is_accepted() { Ok(()) } else { Err(outcome.to_string().into()) }
 }

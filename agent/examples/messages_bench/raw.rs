@@ -1,9 +1,14 @@
 //! A raw gRPC stream that acknowledges each message with the first 16 bytes of it.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     future::{Ready, ready},
     pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -12,7 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, StreamExt, future::BoxFuture};
 use http::uri::PathAndQuery;
 use robeing_net::{CONNECT_TIMEOUT, Transport, security::Expected};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
@@ -63,7 +68,20 @@ impl StreamingService<Bytes> for Acknowledging {
     }
 }
 
-/// The client's side of a stream.
+/// Returns a message with this id.
+fn message(id: u128) -> Bytes {
+    let mut message = BytesMut::with_capacity(PAYLOAD.len());
+    message.put_u128(id);
+    message.put_slice(&PAYLOAD[ID..]);
+    message.freeze()
+}
+
+/// Reads an id.
+fn id(bytes: &[u8]) -> Result<u128, Failure> {
+    Ok(u128::from_be_bytes(bytes.try_into()?))
+}
+
+/// The client's side of a stream, which one task writes and reads.
 pub struct RawStream {
     outgoing: mpsc::Sender<Bytes>,
     acknowledged: Streaming<Bytes>,
@@ -92,8 +110,7 @@ impl RawStream {
         }
         let mut waiting = in_flight;
         while waiting > 0 {
-            let id = self.acknowledged.message().await?.ok_or("the raw stream ended")?;
-            let index = u128::from_be_bytes(id.as_ref().try_into()?) as usize;
+            let index = id(&self.acknowledged.message().await?.ok_or("the raw stream ended")?)? as usize;
             let now = Instant::now();
             latencies.push(now - sent[index]);
             if now < end {
@@ -107,9 +124,39 @@ impl RawStream {
     }
 
     fn send(&self, index: usize) -> Result<(), Failure> {
-        let mut message = BytesMut::with_capacity(PAYLOAD.len());
-        message.put_u128(index as u128);
-        message.put_slice(&PAYLOAD[ID..]);
-        Ok(self.outgoing.try_send(message.freeze())?)
+        Ok(self.outgoing.try_send(message(index as u128))?)
+    }
+}
+
+/// The client's side of a stream, which many tasks share. Each waits for the acknowledgement of its own message.
+pub struct SharedStream {
+    outgoing: mpsc::Sender<Bytes>,
+    waiting: Arc<Mutex<HashMap<u128, oneshot::Sender<()>>>>,
+    next: AtomicU64,
+}
+
+impl SharedStream {
+    /// Shares a stream.
+    pub fn new(stream: RawStream) -> Self {
+        let RawStream { outgoing, mut acknowledged } = stream;
+        let waiting: Arc<Mutex<HashMap<u128, oneshot::Sender<()>>>> = Arc::default();
+        let known = Arc::clone(&waiting);
+        tokio::spawn(async move {
+            while let Some(bytes) = acknowledged.message().await? {
+                let waiting = known.lock().unwrap_or_else(PoisonError::into_inner).remove(&id(&bytes)?);
+                waiting.map(|waiting| waiting.send(()));
+            }
+            Ok::<_, Failure>(())
+        });
+        Self { outgoing, waiting, next: AtomicU64::new(0) }
+    }
+
+    /// Sends a message, and waits until it is acknowledged.
+    pub async fn send(&self) -> Result<(), Failure> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed).into();
+        let (acknowledge, acknowledged) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, acknowledge);
+        self.outgoing.send(message(id)).await?;
+        Ok(acknowledged.await?)
     }
 }

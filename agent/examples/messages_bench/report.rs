@@ -6,8 +6,8 @@ use crate::load::Sample;
 pub fn report(in_flight: usize, rounds: &[Vec<Sample>]) {
     println!("{in_flight} in flight");
     println!(
-        "  {:<8} {:>10} {:>10} {:>10} {:>9} {:>10} {:>10} {:>10}",
-        "way", "msgs/s", "p50 us", "p99 us", "cpu us", "x raw", "x nats", "p50 x raw"
+        "  {:<9} {:>10} {:>10} {:>10} {:>9} {:>10} {:>10} {:>10} {:>10}",
+        "way", "msgs/s", "p50 us", "p99 us", "cpu us", "x raw", "x loop", "x nats", "p50 x raw"
     );
     let ways = rounds.first().map_or(0, Vec::len);
     for way in 0..ways {
@@ -20,13 +20,14 @@ pub fn report(in_flight: usize, rounds: &[Vec<Sample>]) {
             median(ratios.collect())
         };
         println!(
-            "  {:<8} {:>10.0} {:>10.0} {:>10.0} {:>9.1} {:>10.2} {:>10.2} {:>10.2}",
+            "  {:<9} {:>10.0} {:>10.0} {:>10.0} {:>9.1} {:>10.2} {:>10.2} {:>10.2} {:>10.2}",
             rounds[0][way].name,
             of(&Sample::rate),
             of(&|sample| sample.percentile(50)),
             of(&|sample| sample.percentile(99)),
             of(&Sample::cpu_per_message),
             beside("raw", &Sample::rate),
+            beside("raw-loop", &Sample::rate),
             beside("nats", &Sample::rate),
             beside("raw", &|sample| sample.percentile(50)),
         );

@@ -8,7 +8,7 @@ use super::{
     outbox::{BATCH_BYTES, BATCH_PACKETS},
     outcome::{Outcome, reason_of},
     packet::{
-        LANES, MAX_COST, MAX_NAME, PACKET_COST, PROTOCOL_VERSION, Packet, PacketError, PacketId, Priority,
+        LANES, MAX_COST, MAX_NAME, PACKET_COST, PROTOCOL_VERSION, Packet, PacketError, PacketId, Priority, Texts,
         check_version,
     },
 };
@@ -42,6 +42,9 @@ pub enum FrameError {
     /// The version is not supported.
     #[error(transparent)]
     Version(PacketError),
+    /// It is no frame.
+    #[error("it sent a frame that can't be read: {0}")]
+    Unreadable(String),
     /// An item can't be read.
     #[error("a frame is malformed: {0}")]
     Malformed(#[from] PacketError),
@@ -175,9 +178,10 @@ impl Content {
         if cost > MAX_FRAME_COST {
             return Err(FrameError::TooLarge(cost));
         }
+        let mut texts = Texts::default();
         let close = frame.close.map(|close| (close.code(), reason_of(close.reason)));
         Ok(Self {
-            packets: frame.packets.into_iter().map(read_packet).collect::<Result<_, _>>()?,
+            packets: frame.packets.into_iter().map(|wire| read_packet(wire, &mut texts)).collect::<Result<_, _>>()?,
             outcomes: frame.outcomes.into_iter().map(Outcome::from_wire).collect::<Result<_, _>>()?,
             credits: frame.credits.iter().map(read_credit).collect::<Result<_, _>>()?,
             close,
@@ -207,13 +211,13 @@ fn wire_cost(packet: &proto::Packet) -> u64 {
     PACKET_COST + (packet.payload.len() + texts + key) as u64
 }
 
-fn read_packet(wire: proto::Packet) -> Result<Result<Packet, Malformed>, FrameError> {
+fn read_packet(wire: proto::Packet, texts: &mut Texts) -> Result<Result<Packet, Malformed>, FrameError> {
     let (id, priority) = (PacketId::from_bytes(&wire.id)?, Priority::new(wire.priority)?);
     let charge = Charge { id, priority, seq: wire.seq, cost: wire_cost(&wire), requires_ack: wire.requires_ack };
-    Ok(Packet::from_wire(wire).map_err(|error| Malformed { charge, error }))
+    Ok(Packet::from_wire_after(wire, texts).map_err(|error| Malformed { charge, error }))
 }
 
-fn read_credit(credit: &proto::Credit) -> Result<(Priority, u64), FrameError> {
+pub(super) fn read_credit(credit: &proto::Credit) -> Result<(Priority, u64), FrameError> {
     match credit.priority {
         0 => Err(PacketError::Priority(0).into()),
         priority => Ok((Priority::new(priority)?, credit.limit)),

@@ -6,13 +6,12 @@
 //! that wait have a limited cost: the peer is granted no more than that, and one that sends more violates the protocol.
 //! So a slow handler slows down those who send to it, each by itself, and nothing else that they send.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
+
+use ahash::HashMap;
 
 use super::{
-    memory::{Memory, Recognized},
+    memory::{Memory, Recognized, Waiting},
     outcome::Outcome,
     packet::{LANES, MAX_COST, Packet, PacketId, Priority},
 };
@@ -75,7 +74,7 @@ pub enum Received {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Handed {
     /// The packet.
-    pub packet: Packet,
+    pub packet: Box<Packet>,
     /// The peer whose stream it arrived on.
     pub peer: Arc<str>,
     /// When it must not be handled any more.
@@ -92,7 +91,8 @@ pub fn is_handled(outcome: &Outcome) -> bool {
 }
 
 struct Queued {
-    packet: Packet,
+    /// Boxed, because it is moved several times until it is handled.
+    packet: Box<Packet>,
     deadline: u64,
     /// The run of the peer that sent it.
     incarnation: u64,
@@ -144,7 +144,7 @@ impl Inbox {
     /// Creates the inbox of a handler that handles at most `max_handling` packets at once, at least 1.
     pub fn new(memory: Memory, max_handling: usize) -> Self {
         let max_handling = max_handling.max(1);
-        Self { peers: HashMap::new(), ready: Default::default(), handling: 0, max_handling, memory }
+        Self { peers: HashMap::default(), ready: Default::default(), handling: 0, max_handling, memory }
     }
 
     /// Begins a stream with a peer, which replaces an earlier one. Returns the limit to grant to each lane; packets
@@ -200,7 +200,7 @@ impl Inbox {
         let was_ready = lane.is_ready();
         lane.bytes += cost;
         let (deadline, incarnation) = (now.saturating_add(packet.deadline_in_ms), known.incarnation);
-        lane.queue.push_back(Queued { packet, deadline, incarnation });
+        lane.queue.push_back(Queued { packet: Box::new(packet), deadline, incarnation });
         if !was_ready && lane.is_ready() {
             self.ready[priority.lane()].push_back(Arc::clone(peer));
         }
@@ -251,23 +251,25 @@ impl Inbox {
         None
     }
 
-    /// Records that the handler is done with a packet that [`Inbox::hand_out`] returned, which makes its lane ready for the
-    /// next one. A repetition still waits until [`Inbox::conclude`].
-    pub fn finish(&mut self, handed: &Handed) {
+    /// Records that the handler is done with a packet that [`Inbox::hand_out`] returned, of this peer and priority, which
+    /// makes its lane ready for the next one. A repetition still waits until [`Inbox::conclude`].
+    pub fn finish(&mut self, peer: &Arc<str>, priority: Priority) {
         self.handling = self.handling.saturating_sub(1);
-        let index = handed.packet.priority.lane();
-        if let Some(lane) = self.peers.get_mut(&handed.peer).map(|peer| &mut peer.lanes[index]) {
-            lane.is_busy = false;
-            if lane.is_ready() {
-                self.ready[index].push_back(Arc::clone(&handed.peer));
-            }
+        let index = priority.lane();
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        let lane = &mut known.lanes[index];
+        lane.is_busy = false;
+        if lane.is_ready() {
+            self.ready[index].push_back(Arc::clone(peer));
         }
-        self.tidy(&handed.peer);
+        if !known.is_connected {
+            self.tidy(peer);
+        }
     }
 
     /// Concludes a packet that the handler is done with, once its outcome is on record. Returns the peers that wait for
     /// the outcome. A packet that was not handled may come again.
-    pub fn conclude(&mut self, now: u64, sender: &Arc<str>, id: PacketId, outcome: &Outcome) -> Vec<Arc<str>> {
+    pub fn conclude(&mut self, now: u64, sender: &Arc<str>, id: PacketId, outcome: &Outcome) -> Waiting {
         if is_handled(outcome) { self.memory.done(now, sender, id, outcome) } else { self.memory.release(sender, id) }
     }
 
@@ -341,8 +343,8 @@ mod tests {
     }
 
     fn finish(inbox: &mut Inbox, handed: &Handed, outcome: &Outcome) -> Vec<Arc<str>> {
-        inbox.finish(handed);
-        inbox.conclude(0, &handed.packet.sender, handed.packet.id, outcome)
+        inbox.finish(&handed.peer, handed.packet.priority);
+        inbox.conclude(0, &handed.packet.sender, handed.packet.id, outcome).peers().collect()
     }
 
     #[test]
@@ -383,11 +385,11 @@ mod tests {
         let mut inbox = inbox(&["a"]);
         receive(&mut inbox, &from("a", 1, 5)).unwrap();
         let handed = inbox.hand_out().unwrap();
-        inbox.finish(&handed);
+        inbox.finish(&handed.peer, handed.packet.priority);
         inbox.connect(&name("a"));
         assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Pending));
         let id = handed.packet.id;
-        assert_eq!(inbox.conclude(0, &name("a"), id, &Outcome::accepted(None)), [name("a")]);
+        assert!(inbox.conclude(0, &name("a"), id, &Outcome::accepted(None)).peers().eq([name("a")]));
     }
 
     #[test]

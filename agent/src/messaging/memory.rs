@@ -6,10 +6,12 @@
 //! pushes out an id that it may still repeat. An id that is not handled yet is always recognized.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{VecDeque, hash_map::Entry},
     sync::Arc,
 };
 
+use ahash::{HashMap, RandomState};
+use hashbrown::HashTable;
 use robeing_fleet::sabotage::{Mistake, planted};
 
 use super::{
@@ -30,14 +32,29 @@ pub const KEPT_REPLIES: usize = 8 << 20;
 /// Maximum number of peers that wait for the outcome of one packet: its sender, and messengers that pass it on.
 pub const MAX_WAITING: usize = 8;
 
-type Key = (Arc<str>, PacketId);
+/// The peers that wait for an outcome: mostly the sender alone, for which nothing is allocated.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    first: Option<Arc<str>>,
+    others: Vec<Arc<str>>,
+}
 
-/// What is known of a packet.
-enum Seen {
-    /// It waits or is being handled. These peers have sent it and wait for its outcome.
-    Pending { waiting: Vec<Arc<str>> },
-    /// It was handled.
-    Done(Outcome),
+impl Waiting {
+    /// Adds a peer, if it does not wait yet and fewer than [`MAX_WAITING`] do.
+    fn add(&mut self, peer: &Arc<str>) {
+        let Some(first) = &self.first else {
+            self.first = Some(Arc::clone(peer));
+            return;
+        };
+        if first != peer && !self.others.contains(peer) && self.others.len() + 1 < MAX_WAITING {
+            self.others.push(Arc::clone(peer));
+        }
+    }
+
+    /// Returns the peers, in the order in which they have sent the packet.
+    pub fn peers(self) -> impl Iterator<Item = Arc<str>> {
+        self.first.into_iter().chain(self.others)
+    }
 }
 
 /// What a packet is to the receiver.
@@ -51,17 +68,77 @@ pub enum Recognized {
     Done(Outcome),
 }
 
+/// What is remembered of the packets of one sender.
+#[derive(Default)]
+struct Sender {
+    /// Packets that wait or are being handled, with the peers that have sent them and wait for their outcome.
+    pending: HashMap<PacketId, Waiting>,
+    /// Packets that were handled, oldest first. `None`: accepted without a reply, as most are.
+    order: VecDeque<(PacketId, Option<Box<Outcome>>)>,
+    /// The number of the oldest. Numbers increase, also beyond the life of this value.
+    first: u64,
+    /// The lowest 32 bits of their numbers, by the hashes of their ids. It is small, so that it stays in the cache.
+    numbers: HashTable<u32>,
+}
+
+impl Sender {
+    /// Returns the place of a packet in the order.
+    fn place(&self, hash: u64, id: PacketId) -> Option<usize> {
+        let place = |number: &u32| number.wrapping_sub(self.first as u32) as usize;
+        let is_it = |number: &u32| self.order.get(place(number)).is_some_and(|(known, _)| *known == id);
+        self.numbers.find(hash, is_it).map(place)
+    }
+
+    /// Adds a packet that was handled. Returns its number.
+    fn add(&mut self, hashing: &RandomState, hash: u64, id: PacketId, outcome: Option<Box<Outcome>>) -> u64 {
+        let number = self.first + self.order.len() as u64;
+        self.order.push_back((id, outcome));
+        let (order, first) = (&self.order, self.first as u32);
+        self.numbers.insert_unique(hash, number as u32, |number| {
+            order.get(number.wrapping_sub(first) as usize).map_or(0, |(id, _)| hashing.hash_one(id))
+        });
+        number
+    }
+
+    fn forget_oldest(&mut self, hashing: &RandomState) {
+        if let Some((id, _)) = self.order.pop_front() {
+            let number = self.first as u32;
+            if let Ok(found) = self.numbers.find_entry(hashing.hash_one(id), |known| *known == number) {
+                found.remove();
+            }
+            self.first += 1;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.order.is_empty()
+    }
+}
+
+/// Packets of one sender that were handled one after another, at the same time.
+struct Run {
+    at: u64,
+    sender: Arc<str>,
+    /// Their numbers are from this one up to, and without, the other.
+    from: u64,
+    until: u64,
+}
+
+const ACCEPTED: Outcome = Outcome::Accepted { reply: None, reply_forgotten: false };
+const REPLY_FORGOTTEN: Outcome = Outcome::Accepted { reply: None, reply_forgotten: true };
+
 /// What a receiver remembers of packets.
 #[derive(Default)]
 pub struct Memory {
-    seen: HashMap<Key, Seen>,
-    /// Handled ids, oldest first; some may be forgotten already.
-    order: VecDeque<(u64, Key)>,
-    /// The same for each sender, without forgotten ones.
-    senders: HashMap<Arc<str>, VecDeque<PacketId>>,
-    done: usize,
+    hashing: RandomState,
+    senders: HashMap<Arc<str>, Sender>,
+    /// Handled packets, oldest first; some may be forgotten already.
+    runs: VecDeque<Run>,
+    /// Number of handled packets that are recognized, and of all that ever were.
+    len: usize,
+    total: u64,
     /// Kept replies, oldest first, with their sizes.
-    replies: VecDeque<(Key, usize)>,
+    replies: VecDeque<(Arc<str>, PacketId, usize)>,
     reply_bytes: usize,
 }
 
@@ -70,18 +147,21 @@ impl Memory {
     /// the outcome.
     pub fn recognize(&mut self, now: u64, sender: &Arc<str>, id: PacketId, peer: &Arc<str>, waits: bool) -> Recognized {
         self.forget(now);
-        let seen = self.seen.get_mut(&(Arc::clone(sender), id));
-        match seen.filter(|seen| matches!(seen, Seen::Pending { .. }) || !planted(Mistake::DedupForgets)) {
-            Some(Seen::Done(outcome)) => Recognized::Done(outcome.clone()),
-            Some(Seen::Pending { waiting }) => {
-                if waits && !waiting.contains(peer) && waiting.len() < MAX_WAITING {
-                    waiting.push(Arc::clone(peer));
+        let hash = self.hashing.hash_one(id);
+        let known = self.sender(sender);
+        if let Some(place) = known.place(hash, id).filter(|_| !planted(Mistake::DedupForgets)) {
+            let outcome = known.order.get(place).and_then(|(_, outcome)| outcome.as_deref());
+            return Recognized::Done(outcome.cloned().unwrap_or(ACCEPTED));
+        }
+        match known.pending.entry(id) {
+            Entry::Occupied(mut pending) => {
+                if waits {
+                    pending.get_mut().add(peer);
                 }
                 Recognized::Pending
             }
-            None => {
-                let waiting = if waits { vec![Arc::clone(peer)] } else { Vec::new() };
-                self.seen.insert((Arc::clone(sender), id), Seen::Pending { waiting });
+            Entry::Vacant(new) => {
+                new.insert(Waiting { first: waits.then(|| Arc::clone(peer)), others: Vec::new() });
                 Recognized::New
             }
         }
@@ -89,113 +169,137 @@ impl Memory {
 
     /// Records the outcome of a packet. Returns the peers that wait for it. A reply of more than [`KEPT_REPLY`] bytes
     /// is not kept.
-    pub fn done(&mut self, now: u64, sender: &Arc<str>, id: PacketId, outcome: &Outcome) -> Vec<Arc<str>> {
-        let key = (Arc::clone(sender), id);
-        if let Some(Seen::Done(_)) = self.seen.get(&key) {
-            return Vec::new();
-        }
-        let kept = self.kept(&key, outcome);
-        let waiting = match self.seen.insert(key.clone(), Seen::Done(kept)) {
-            Some(Seen::Pending { waiting }) => waiting,
-            _ => Vec::new(),
+    pub fn done(&mut self, now: u64, sender: &Arc<str>, id: PacketId, outcome: &Outcome) -> Waiting {
+        let (kept, reply) = match outcome {
+            Outcome::Accepted { reply: Some(reply), .. } if reply.len() > KEPT_REPLY => (Some(REPLY_FORGOTTEN), 0),
+            Outcome::Accepted { reply: Some(reply), .. } => (Some(outcome.clone()), reply.len()),
+            Outcome::Accepted { reply: None, reply_forgotten: false } => (None, 0),
+            outcome => (Some(outcome.clone()), 0),
         };
-        self.done += 1;
-        self.order.push_back((now, key));
-        self.senders.entry(Arc::clone(sender)).or_default().push_back(id);
+        let (hashing, hash) = (self.hashing.clone(), self.hashing.hash_one(id));
+        let known = self.sender(sender);
+        let waiting = known.pending.remove(&id).unwrap_or_default();
+        if known.place(hash, id).is_some() {
+            return waiting;
+        }
+        let number = known.add(&hashing, hash, id, kept.map(Box::new));
+        self.len += 1;
+        self.total += 1;
+        match self.runs.back_mut() {
+            Some(run) if run.at == now && run.sender == *sender => run.until = number + 1,
+            _ => self.runs.push_back(Run { at: now, sender: Arc::clone(sender), from: number, until: number + 1 }),
+        }
+        if reply > 0 {
+            self.keep_reply(sender, id, reply);
+        }
         self.shrink(sender);
         waiting
     }
 
     /// Forgets a pending packet, which was not handled and may be handled later. Returns the peers that wait for it.
-    pub fn release(&mut self, sender: &Arc<str>, id: PacketId) -> Vec<Arc<str>> {
-        let key = (Arc::clone(sender), id);
-        match self.seen.remove(&key) {
-            Some(Seen::Pending { waiting }) => waiting,
-            Some(done @ Seen::Done(_)) => {
-                self.seen.insert(key, done);
-                Vec::new()
-            }
-            None => Vec::new(),
+    pub fn release(&mut self, sender: &Arc<str>, id: PacketId) -> Waiting {
+        let Some(known) = self.senders.get_mut(&**sender) else { return Waiting::default() };
+        let waiting = known.pending.remove(&id).unwrap_or_default();
+        if known.is_empty() {
+            self.senders.remove(&**sender);
         }
+        waiting
     }
 
     /// Returns the handled packets, oldest first, as sender, id and outcome.
     pub fn handled(&self) -> impl Iterator<Item = (&Arc<str>, PacketId, &Outcome)> {
-        self.order.iter().filter_map(|(_, key)| match self.seen.get(key) {
-            Some(Seen::Done(outcome)) => Some((&key.0, key.1, outcome)),
-            _ => None,
+        self.runs.iter().flat_map(|run| {
+            let known = self.senders.get(&*run.sender);
+            known.into_iter().flat_map(move |known| {
+                let remembered = run.from.max(known.first)..run.until;
+                remembered.filter_map(move |number| {
+                    let (id, outcome) = known.order.get(usize::try_from(number - known.first).ok()?)?;
+                    Some((&run.sender, *id, outcome.as_deref().unwrap_or(&ACCEPTED)))
+                })
+            })
         })
     }
 
     /// Returns the number of handled packets that are recognized.
     pub fn len(&self) -> usize {
-        self.done
+        self.len
     }
 
     /// Returns whether no handled packet is recognized.
     pub fn is_empty(&self) -> bool {
-        self.done == 0
+        self.len == 0
     }
 
-    /// Returns the outcome to keep, and makes room for its reply.
-    fn kept(&mut self, key: &Key, outcome: &Outcome) -> Outcome {
-        let Outcome::Accepted { reply: Some(reply), .. } = outcome else { return outcome.clone() };
-        if reply.len() > KEPT_REPLY {
-            return Outcome::Accepted { reply: None, reply_forgotten: true };
+    fn sender(&mut self, name: &Arc<str>) -> &mut Sender {
+        let first = self.total;
+        if !self.senders.contains_key(&**name) {
+            self.senders.insert(Arc::clone(name), Sender { first, ..Sender::default() });
         }
-        self.replies.push_back((key.clone(), reply.len()));
-        self.reply_bytes += reply.len();
+        self.senders.entry(Arc::clone(name)).or_default()
+    }
+
+    /// Counts a reply, and makes room for it.
+    fn keep_reply(&mut self, sender: &Arc<str>, id: PacketId, len: usize) {
+        self.replies.push_back((Arc::clone(sender), id, len));
+        self.reply_bytes += len;
         while self.reply_bytes > KEPT_REPLIES
-            && let Some((oldest, len)) = self.replies.pop_front()
+            && let Some((sender, oldest, len)) = self.replies.pop_front()
         {
             self.reply_bytes -= len;
-            if let Some(Seen::Done(outcome)) = self.seen.get_mut(&oldest) {
-                *outcome = Outcome::Accepted { reply: None, reply_forgotten: true };
+            let hash = self.hashing.hash_one(oldest);
+            if let Some(known) = self.senders.get_mut(&*sender)
+                && let Some(place) = known.place(hash, oldest)
+                && let Some((_, outcome)) = known.order.get_mut(place)
+            {
+                *outcome = Some(Box::new(REPLY_FORGOTTEN));
             }
         }
-        outcome.clone()
+        if self.replies.len() > 2 * WINDOW {
+            let (senders, hashing) = (&self.senders, &self.hashing);
+            self.replies.retain(|(sender, id, _)| {
+                senders.get(&**sender).is_some_and(|known| known.place(hashing.hash_one(id), *id).is_some())
+            });
+            self.reply_bytes = self.replies.iter().map(|(_, _, len)| len).sum();
+        }
     }
 
     /// Forgets what is older than the window.
     fn forget(&mut self, now: u64) {
-        while self.order.front().is_some_and(|(at, _)| at.saturating_add(WINDOW_MS) <= now) {
+        while self.runs.front().is_some_and(|run| run.at.saturating_add(WINDOW_MS) <= now) {
             self.forget_oldest();
         }
     }
 
     /// Enforces the limits after an id of this sender was added.
     fn shrink(&mut self, sender: &Arc<str>) {
-        if let Some(ids) = self.senders.get_mut(sender).filter(|ids| ids.len() > WINDOW_PER_SENDER)
-            && let Some(id) = ids.pop_front()
-        {
-            self.seen.remove(&(Arc::clone(sender), id));
-            self.done -= 1;
+        if let Some(known) = self.senders.get_mut(&**sender).filter(|known| known.order.len() > WINDOW_PER_SENDER) {
+            known.forget_oldest(&self.hashing);
+            self.len -= 1;
+            while self.runs.front().is_some_and(|run| run.until <= known.first && run.sender == *sender) {
+                self.runs.pop_front();
+            }
         }
-        while self.done > WINDOW && !self.order.is_empty() {
+        while self.len > WINDOW && !self.runs.is_empty() {
             self.forget_oldest();
         }
-        if self.order.len() > 2 * WINDOW {
-            let seen = &self.seen;
-            self.order.retain(|(_, key)| matches!(seen.get(key), Some(Seen::Done(_))));
-        }
-        if self.replies.len() > 2 * WINDOW {
-            let seen = &self.seen;
-            self.replies.retain(|(key, _)| seen.contains_key(key));
-            self.reply_bytes = self.replies.iter().map(|(_, len)| len).sum();
+        if self.runs.len() > 2 * WINDOW {
+            let senders = &self.senders;
+            self.runs.retain(|run| senders.get(&*run.sender).is_some_and(|known| known.first < run.until));
         }
     }
 
     fn forget_oldest(&mut self) {
-        let Some((_, key)) = self.order.pop_front() else { return };
-        let Some(ids) = self.senders.get_mut(&key.0) else { return };
-        // If it is not its sender's oldest, it was forgotten before.
-        if ids.front() == Some(&key.1) {
-            ids.pop_front();
-            if ids.is_empty() {
-                self.senders.remove(&key.0);
-            }
-            self.seen.remove(&key);
-            self.done -= 1;
+        let Some(run) = self.runs.front() else { return };
+        let known = self.senders.get_mut(&*run.sender);
+        let Some(known) = known.filter(|known| known.first < run.until && !known.order.is_empty()) else {
+            // All of it was forgotten before.
+            self.runs.pop_front();
+            return;
+        };
+        known.forget_oldest(&self.hashing);
+        self.len -= 1;
+        if known.is_empty() {
+            self.senders.remove(&*run.sender);
         }
     }
 }
@@ -213,7 +317,7 @@ mod tests {
     fn handle(memory: &mut Memory, now: u64, sender: &str, id: u128, outcome: &Outcome) {
         let (sender, id) = (name(sender), PacketId(id));
         assert_eq!(memory.recognize(now, &sender, id, &sender, true), Recognized::New, "{id}");
-        assert_eq!(memory.done(now, &sender, id, outcome), [sender]);
+        assert!(memory.done(now, &sender, id, outcome).peers().eq([sender]));
     }
 
     fn look(memory: &mut Memory, now: u64, sender: &str, id: u128) -> Recognized {
@@ -228,7 +332,10 @@ mod tests {
         assert_eq!(look(&mut memory, 5 + WINDOW_MS - 1, "b", 1), Recognized::New, "another sender's id is another");
         assert_eq!(look(&mut memory, 5 + WINDOW_MS, "a", 1), Recognized::New);
         assert_eq!(look(&mut memory, u64::MAX, "a", 1), Recognized::Pending, "until it is handled");
-        assert!(memory.is_empty() && memory.senders.is_empty());
+        assert!(
+            memory.is_empty()
+                && memory.senders.values().all(|known| known.order.is_empty() && known.numbers.is_empty())
+        );
     }
 
     #[test]
@@ -281,8 +388,29 @@ mod tests {
                 assert_eq!(memory.recognize(0, &sender, id, &messenger, true), Recognized::Pending);
             }
         }
-        let waiting = memory.done(0, &sender, id, &Outcome::accepted(None));
+        let waiting: Vec<_> = memory.done(0, &sender, id, &Outcome::accepted(None)).peers().collect();
         assert_eq!((waiting.len(), &*waiting[0]), (MAX_WAITING, "messenger-0"));
-        assert_eq!(memory.done(0, &sender, id, &Outcome::Sent), Vec::<Arc<str>>::new(), "it has its outcome");
+        assert_eq!(memory.done(0, &sender, id, &Outcome::Sent), Waiting::default(), "it has its outcome");
+    }
+
+    #[test]
+    fn what_was_forgotten_takes_up_no_room_and_is_not_confused_with_what_came_later() {
+        let mut memory = Memory::default();
+        handle(&mut memory, 0, "quiet", 0, &Outcome::Sent);
+        // Each at a time of its own, so that no run is shared.
+        let times = 2 * WINDOW as u64 + 2 * WINDOW_PER_SENDER as u64;
+        for time in 1..=times {
+            handle(&mut memory, time, "loud", time.into(), &Outcome::refused("no"));
+        }
+        assert!(memory.runs.len() <= 2 * WINDOW && memory.len() == WINDOW_PER_SENDER + 1, "{}", memory.runs.len());
+        let ids: Vec<_> = memory.handled().map(|(_, id, _)| id.0).collect();
+        let first = u128::from(times) - WINDOW_PER_SENDER as u128 + 1;
+        assert!(ids.iter().copied().eq(std::iter::once(0).chain(first..=times.into())));
+        // A sender that was forgotten begins anew behind its earlier runs.
+        assert_eq!(look(&mut memory, u64::MAX, "loud", 7), Recognized::New);
+        assert_eq!(memory.release(&name("loud"), PacketId(7)).peers().count(), 1);
+        assert!(memory.senders.is_empty() && memory.runs.is_empty());
+        handle(&mut memory, u64::MAX, "loud", 8, &Outcome::Sent);
+        assert_eq!(memory.handled().map(|(_, id, _)| id.0).collect::<Vec<_>>(), [8]);
     }
 }

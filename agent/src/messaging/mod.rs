@@ -25,9 +25,9 @@
 //! 8. **Sealed payloads are the receiver's.** What is sealed is opened by the receiver alone ([`sealing`]). In a fleet
 //!    that speaks nothing but TLS, no payload passes a messenger unsealed. A reply to a sealed letter is sealed for its
 //!    sender; a reply that passes a messenger is not.
-//! 9. **Pure cores.** [`outbox`], [`inbox`], [`memory`], [`pairing`], [`routing`], [`broadcast`] and [`frame`] perform no
-//!    I/O, read no clock and draw no random numbers. [`sealing`] draws random numbers and does nothing else of that;
-//!    I/O and clocks are left to [`driver`], [`journal`] and [`handlers`].
+//! 9. **Pure cores.** [`outbox`], [`inbox`], [`memory`], [`pairing`], [`routing`], [`broadcast`], [`frame`] and [`wire`]
+//!    perform no I/O, read no clock and draw no random numbers. [`sealing`] draws random numbers and does nothing else of
+//!    that; I/O and clocks are left to [`driver`], [`journal`] and [`handlers`].
 
 pub mod broadcast;
 pub mod directory;
@@ -45,6 +45,7 @@ pub mod pairing;
 pub mod policy;
 pub mod routing;
 pub mod sealing;
+pub mod wire;
 
 #[cfg(test)]
 pub(crate) mod tests;

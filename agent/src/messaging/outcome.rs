@@ -12,6 +12,9 @@ pub const MAX_REASON: usize = 512;
 /// Maximum size of a handler's reply, in bytes: that of a payload, with room for a report of a messenger.
 pub const MAX_REPLY: usize = MAX_PAYLOAD + MAX_ENVELOPE;
 
+/// Number of names of outcomes.
+pub(super) const OUTCOMES: usize = 7;
+
 /// What became of a message. Every send ends in exactly one outcome. Reasons are human-readable sentences.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -92,6 +95,19 @@ impl Outcome {
             Self::Away { .. } => "away",
             Self::DeadlinePassed { .. } => "deadline_passed",
             Self::Overloaded { .. } => "overloaded",
+        }
+    }
+
+    /// Returns the number of the outcome's name, 0 to 6.
+    pub(super) fn index(&self) -> usize {
+        match self {
+            Self::Accepted { .. } => 0,
+            Self::Sent => 1,
+            Self::Refused { .. } => 2,
+            Self::NoSuchAgent { .. } => 3,
+            Self::Away { .. } => 4,
+            Self::DeadlinePassed { .. } => 5,
+            Self::Overloaded { .. } => 6,
         }
     }
 

@@ -86,6 +86,11 @@ impl PacketId {
         (self.0 ^ (self.0 >> 64)) as u64
     }
 
+    /// Returns when an id was created, in Unix milliseconds, if it is a version-7 UUID.
+    pub(super) fn created_ms(self) -> u64 {
+        (self.0 >> 80) as u64
+    }
+
     /// Returns the id as it is on the wire.
     pub fn to_bytes(self) -> Bytes {
         Bytes::copy_from_slice(&self.0.to_be_bytes())
@@ -211,6 +216,11 @@ impl Packet {
         if let Some(id) = &self.key_id {
             text("key id", id, 1, MAX_KEY_ID)?;
         }
+        self.validate_numbers()
+    }
+
+    /// Checks the limits of all fields but texts.
+    fn validate_numbers(&self) -> Result<(), PacketError> {
         let is_envelope = self.key_id.is_some() || &*self.kind == RELAY_TYPE;
         length("payload", self.payload.len(), 0, MAX_PAYLOAD + if is_envelope { MAX_ENVELOPE } else { 0 })?;
         if !(1..=MAX_DEADLINE_MS).contains(&self.deadline_in_ms) {
@@ -233,7 +243,7 @@ impl Packet {
             requires_ack: self.requires_ack,
             protocol_version: PROTOCOL_VERSION.into(),
             deadline_in_ms: left_ms.clamp(1, MAX_DEADLINE_MS),
-            reply_to: self.reply_to.map(PacketId::to_bytes).unwrap_or_default(),
+            reply_to: self.reply_to.map(PacketId::to_bytes),
             sealed: self.key_id.as_ref().map(|id| proto::Sealed { key_id: (**id).into() }),
             seq: self.seq,
             resent: self.resent,
@@ -245,18 +255,27 @@ impl Packet {
     /// # Errors
     /// [`PacketError`] if its version is not supported, or a field violates a limit.
     pub fn from_wire(wire: proto::Packet) -> Result<Self, PacketError> {
+        Self::from_wire_after(wire, &mut Texts::default())
+    }
+
+    /// Reads a packet from the wire that arrived after others, and shares their texts.
+    ///
+    /// # Errors
+    /// [`PacketError`] if its version is not supported, or a field violates a limit.
+    pub fn from_wire_after(wire: proto::Packet, texts: &mut Texts) -> Result<Self, PacketError> {
         check_version(&wire.protocol_version)?;
-        let reply_to = match &*wire.reply_to {
-            [] => None,
-            id => Some(PacketId::from_bytes(id).map_err(|_| PacketError::Id("reply_to"))?),
+        texts.are_valid = false;
+        let reply_to = match wire.reply_to.as_deref() {
+            None | Some([]) => None,
+            Some(id) => Some(PacketId::from_bytes(id).map_err(|_| PacketError::Id("reply_to"))?),
         };
         let packet = Self {
             id: PacketId::from_bytes(&wire.id)?,
             timestamp_ms: wire.timestamp_ms,
-            sender: wire.sender.into(),
-            receiver: wire.receiver.into(),
-            agent: wire.agent.into(),
-            kind: wire.r#type.into(),
+            sender: shared(&mut texts.sender, wire.sender),
+            receiver: shared(&mut texts.receiver, wire.receiver),
+            agent: shared(&mut texts.agent, wire.agent),
+            kind: shared(&mut texts.kind, wire.r#type),
             payload: wire.payload,
             priority: Priority::new(wire.priority)?,
             requires_ack: wire.requires_ack,
@@ -269,6 +288,66 @@ impl Packet {
         packet.validate()?;
         Ok(packet)
     }
+}
+
+/// The texts of the packet before, which the packets of a stream mostly have in common.
+#[derive(Debug, Default)]
+pub struct Texts {
+    /// Whether they are known to be within the limits.
+    are_valid: bool,
+    sender: Arc<str>,
+    receiver: Arc<str>,
+    agent: Arc<str>,
+    kind: Arc<str>,
+}
+
+impl Texts {
+    /// Reads the text of a field: it is that of the packet before, or replaces it. `None`: it is no text.
+    pub(super) fn read(&mut self, field: TextField, text: &[u8]) -> Option<()> {
+        let before = match field {
+            TextField::Sender => &mut self.sender,
+            TextField::Receiver => &mut self.receiver,
+            TextField::Agent => &mut self.agent,
+            TextField::Kind => &mut self.kind,
+        };
+        if before.as_bytes() != text {
+            *before = std::str::from_utf8(text).ok()?.into();
+            self.are_valid = false;
+        }
+        Some(())
+    }
+
+    /// Returns the texts: sender, receiver, agent and kind.
+    pub(super) fn get(&self) -> [Arc<str>; 4] {
+        [&self.sender, &self.receiver, &self.agent, &self.kind].map(Arc::clone)
+    }
+
+    /// Validates a packet that has these texts. If they were valid before, they are not checked again.
+    pub(super) fn validate(&mut self, packet: &Packet) -> Result<(), PacketError> {
+        if self.are_valid && packet.key_id.is_none() {
+            return packet.validate_numbers();
+        }
+        packet.validate()?;
+        self.are_valid = true;
+        Ok(())
+    }
+}
+
+/// A text that most packets of a stream have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TextField {
+    Sender,
+    Receiver,
+    Agent,
+    Kind,
+}
+
+/// Returns a text, without a copy of its own if it is the same as before.
+fn shared(before: &mut Arc<str>, text: String) -> Arc<str> {
+    if **before != *text {
+        *before = text.into();
+    }
+    Arc::clone(before)
 }
 
 /// Checks that a protocol version is one that this build speaks.
@@ -287,7 +366,9 @@ fn length(field: &'static str, len: usize, least: usize, most: usize) -> Result<
 
 fn text(field: &'static str, text: &str, least: usize, most: usize) -> Result<(), PacketError> {
     length(field, text.len(), least, most)?;
-    if text.chars().any(char::is_control) { Err(PacketError::Control(field)) } else { Ok(()) }
+    // Most texts are printable ASCII, which is seen without decoding them.
+    let is_plain = text.bytes().all(|byte| (b' '..0x7f).contains(&byte));
+    if !is_plain && text.chars().any(char::is_control) { Err(PacketError::Control(field)) } else { Ok(()) }
 }
 
 #[cfg(test)]

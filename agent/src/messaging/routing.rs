@@ -244,6 +244,15 @@ pub enum Unresolved {
 }
 
 impl Address {
+    /// Returns whether this text is how the address is written.
+    pub fn is_written(&self, text: &str) -> bool {
+        match self {
+            // Most messages have such an address.
+            Self::Agent(name) => text.strip_prefix("agent:") == Some(name),
+            other => other.to_string() == text,
+        }
+    }
+
     /// Returns whether the address stands for any number of agents, so that only broadcasts go to it.
     pub fn is_group(&self) -> bool {
         matches!(self, Self::Team(_) | Self::Everyone)

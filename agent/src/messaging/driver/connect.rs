@@ -3,21 +3,21 @@
 use std::{error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use robeing_net::{CONNECT_TIMEOUT, Transport, gate::Caller, security::Expected};
-use robeing_proto::message::v1::{CloseCode, Frame, messages_client::MessagesClient};
-use tokio::{sync::mpsc, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use robeing_proto::message::{raw::messages_client::MessagesClient, v1::CloseCode};
+use tokio::time::timeout;
 use tonic::{Code, Extensions, Status, Streaming, transport::Channel};
 
+use super::written::{Outlet, Written};
 use crate::messaging::{
     frame::{FrameError, Hello, MAX_FRAME_BYTES},
     routing::{Entry, Role},
+    wire,
 };
 
 /// How long the other side may take to send Hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// Number of frames that wait for the stream to take them.
-pub const OUTGOING_FRAMES: usize = 2;
 
 /// Opens connections to agents.
 #[async_trait]
@@ -84,8 +84,8 @@ impl Peer {
 pub(super) struct Stream {
     pub hello: Hello,
     pub peer: Peer,
-    pub frames: Streaming<Frame>,
-    pub outgoing: mpsc::Sender<Frame>,
+    pub frames: Streaming<Bytes>,
+    pub outlet: Outlet,
 }
 
 /// Returns whether a stream has failed because the peer sent what is no frame: too large, malformed or cut off. A status
@@ -114,19 +114,23 @@ pub(super) enum OpenError {
 }
 
 /// Opens a stream to an agent and exchanges Hello.
-pub(super) async fn open(connect: Arc<dyn Connect>, to: Arc<Entry>, hello: Hello) -> Result<Stream, OpenError> {
+pub(super) async fn open(
+    connect: Arc<dyn Connect>,
+    to: Arc<Entry>,
+    hello: Hello,
+    (outlet, written): (Outlet, Written),
+) -> Result<Stream, OpenError> {
     let agent = || Arc::clone(&to.name);
     let unreachable = |reason: String| OpenError::Unreachable { agent: agent(), reason };
     let late = |what: &str| unreachable(format!("{what} took more than {} s", HELLO_WITHIN.as_secs()));
     let connected = timeout(HELLO_WITHIN, connect.connect(&to)).await;
     let channel = connected.map_err(|_| late("connecting"))?.map_err(&unreachable)?;
-    let (outgoing, written) = mpsc::channel(OUTGOING_FRAMES);
-    // The channel is new, so there is room.
-    let _ = outgoing.try_send(hello.to_frame());
+    // Nothing else was said, so there is room.
+    outlet.say(&hello.to_frame());
     let greeting = async {
         let client = MessagesClient::new(channel).max_decoding_message_size(MAX_FRAME_BYTES);
         let mut client = client.max_encoding_message_size(MAX_FRAME_BYTES);
-        let mut frames = client.exchange(ReceiverStream::new(written)).await?.into_inner();
+        let mut frames = client.exchange(written).await?.into_inner();
         let first = frames.message().await?;
         Ok::<_, Status>((frames, first))
     };
@@ -136,13 +140,15 @@ pub(super) async fn open(connect: Arc<dyn Connect>, to: Arc<Entry>, hello: Hello
         _ => unreachable(status.message().to_owned()),
     })?;
     let first = first.ok_or_else(|| unreachable("it ended the stream".to_owned()))?;
+    let malformed = |source| OpenError::Frame { agent: agent(), source };
+    let first = wire::decode(&first).map_err(malformed)?;
     if let Some(close) = &first.close {
         return Err(OpenError::Closed { agent: agent(), code: close.code(), reason: close.reason.clone() });
     }
-    let answer = Hello::from_frame(first).map_err(|source| OpenError::Frame { agent: agent(), source })?;
+    let answer = Hello::from_frame(first).map_err(malformed)?;
     if *answer.agent != *to.name || answer.to != hello.agent || answer.stream != hello.stream {
         return Err(OpenError::WrongAgent { agent: agent(), found: answer.agent });
     }
     let peer = Peer { name: agent(), role: to.role };
-    Ok(Stream { hello: answer, peer, frames, outgoing })
+    Ok(Stream { hello: answer, peer, frames, outlet })
 }

@@ -10,12 +10,13 @@ use std::{
 
 use tokio::{
     pin,
+    sync::oneshot,
     time::{Instant, sleep},
 };
 
 use super::{
     relay::{ask_messenger, deliver, left, target},
-    shared::Shared,
+    shared::{FAILURES, Settled, Shared, Unreachable},
 };
 use crate::messaging::{
     inbox::is_handled,
@@ -27,25 +28,73 @@ use crate::messaging::{
 
 /// How often it is looked whether the receiver of a message can be reached.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Number of attempts to open a stream that must have failed in a row before a messenger is asked.
-const FAILURES: u32 = 2;
 /// Maximum number of messengers that are asked, one after another.
 pub const MAX_DETOURS: usize = 3;
 
 /// Sends a packet to an agent, and waits for the outcome. If no stream to the agent can be opened, messengers are asked
 /// to pass the packet on, while the attempts to open one continue. The receiver handles it once, whichever way it comes.
 pub(super) async fn deliver_any_way(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Outcome {
-    let deadline = Instant::now() + Duration::from_millis(packet.deadline_in_ms);
-    // Without an acknowledgement nobody would know whether the direct way was taken.
-    if to.name == shared.me || !packet.requires_ack {
-        return deliver(shared, to, packet).await;
+    Begun::begin(shared, to, packet).outcome(shared, to).await
+}
+
+/// A packet that is being sent. It is small, because many wait at once.
+pub(super) enum Begun {
+    /// It is given to the link to its receiver.
+    Posted(oneshot::Receiver<Settled>),
+    /// It takes the direct way, and no other.
+    Direct(Box<Packet>),
+    /// It can't be sent.
+    Ended(Outcome),
+}
+
+impl Begun {
+    /// Begins to send a packet, which is within the limits, to an agent.
+    pub fn begin(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Self {
+        // Without an acknowledgement nobody would know whether the direct way was taken.
+        if to.name == shared.me || !packet.requires_ack {
+            return Self::Direct(Box::new(packet));
+        }
+        match shared.post(to, packet, true) {
+            Ok(settled) => Self::Posted(settled),
+            Err(outcome) => Self::Ended(outcome),
+        }
     }
-    let direct = deliver(shared, to, packet.clone());
+
+    /// Waits for the outcome.
+    pub async fn outcome(self, shared: &Arc<Shared>, to: &Entry) -> Outcome {
+        let settled = match self {
+            Self::Posted(settled) => settled.await,
+            Self::Direct(packet) => return Box::pin(deliver(shared, to, *packet)).await,
+            Self::Ended(outcome) => return outcome,
+        };
+        match settled {
+            Ok(Settled::Outcome(outcome)) => outcome,
+            Ok(Settled::Unreachable(unreachable)) => Box::pin(deliver_both_ways(shared, to, *unreachable)).await,
+            Err(_) => leaving(),
+        }
+    }
+}
+
+fn leaving() -> Outcome {
+    Outcome::away("this agent is shutting down")
+}
+
+/// Asks messengers to pass a packet on for as long as its receiver can't be reached.
+async fn deliver_both_ways(shared: &Arc<Shared>, to: &Entry, unreachable: Unreachable) -> Outcome {
+    let Unreachable { packet, deadline, outcome } = unreachable;
+    let deadline = shared.instant(deadline);
+    let direct = async {
+        match outcome.await {
+            Ok(Settled::Outcome(outcome)) => outcome,
+            // It is told once.
+            Ok(Settled::Unreachable(_)) | Err(_) => leaving(),
+        }
+    };
     pin!(direct);
     tokio::select! {
         biased;
         outcome = &mut direct => return outcome,
-        () = unreachable(shared, to) => {}
+        () = remains_unreachable(shared, to) => {}
     }
     // From now on each copy may be a second one.
     if let Some(link) = shared.existing_link(&to.name) {
@@ -64,8 +113,8 @@ pub(super) async fn deliver_any_way(shared: &Arc<Shared>, to: &Entry, packet: Pa
     }
 }
 
-/// Waits until attempts to open a stream to an agent have failed repeatedly.
-async fn unreachable(shared: &Shared, to: &Entry) {
+/// Waits until an agent to which no stream could be opened still can't be reached a moment later.
+async fn remains_unreachable(shared: &Shared, to: &Entry) {
     loop {
         sleep(LOOK_EVERY).await;
         let failures = shared.existing_link(&to.name).map_or(0, |link| link.lock().failures);

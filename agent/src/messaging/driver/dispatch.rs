@@ -1,8 +1,8 @@
 //! Hands packets to the handler, records what becomes of them, and reports it to their senders.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, task::Poll};
 
-use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures::{FutureExt, StreamExt, poll, stream::FuturesUnordered};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::yield_now,
@@ -20,7 +20,7 @@ use crate::messaging::{
     inbox::{Handed, is_handled},
     journal::{Journal, MAX_GROUP, Record, records_of},
     outcome::{MAX_REPLY, Outcome},
-    packet::{Packet, PacketId, RELAY_TYPE},
+    packet::{Packet, PacketId, Priority, RELAY_TYPE},
     policy::Verdict,
     routing::Role,
     sealing,
@@ -71,15 +71,32 @@ pub(super) fn queue() -> (Recorder, mpsc::Receiver<Group>) {
     (Recorder { groups, room: Arc::new(Semaphore::new(QUEUED_REPLIES)) }, queue)
 }
 
+/// A packet that is with the handler: what is needed when it ends.
+struct Ticket {
+    peer: Arc<str>,
+    priority: Priority,
+    sender: Arc<str>,
+    id: PacketId,
+    requires_ack: bool,
+}
+
+impl Ticket {
+    fn of(handed: &Handed) -> Self {
+        let Packet { priority, id, requires_ack, .. } = *handed.packet;
+        let (peer, sender) = (Arc::clone(&handed.peer), Arc::clone(&handed.packet.sender));
+        Self { peer, priority, sender, id, requires_ack }
+    }
+}
+
 /// A packet, and what became of it.
-type Ended = (Handed, Outcome);
+type Ended = (Ticket, Outcome);
 
 /// Hands packets to the handler until the agent stops. Outcomes go to `recorder`; without one, none is recorded.
 pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder: Option<Recorder>) {
     let mut handling = FuturesUnordered::new();
     let mut first = None;
     while !shared.stop.is_cancelled() {
-        let start = |handed| handle(Arc::clone(&shared), Arc::clone(&handler), handed);
+        let start = |handed| Box::pin(handle(&shared, &*handler, handed));
         let ended = end_together(&shared, first.take(), &mut handling, start);
         if ended.is_empty() {
             tokio::select! {
@@ -90,7 +107,7 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
             continue;
         }
         let is_full = ended.len() >= TOGETHER;
-        let done = ended.into_iter().map(|(handed, outcome)| concluded(&shared, handed, outcome)).collect();
+        let done = ended.into_iter().map(|(ticket, outcome)| concluded(&shared, ticket, outcome)).collect();
         match &recorder {
             None => conclude(&shared, done),
             Some(recorder) => recorder.record(done).await,
@@ -104,7 +121,7 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
 
 /// Hands out packets for as long as others end at once, so that a lane, whose packets are handled one after another, is
 /// concluded as a whole. Returns what has ended, `first` among it, at most [`TOGETHER`].
-fn end_together<F: Future<Output = Ended>>(
+fn end_together<F: Future<Output = Ended> + Unpin>(
     shared: &Shared,
     first: Option<Ended>,
     handling: &mut FuturesUnordered<F>,
@@ -112,15 +129,24 @@ fn end_together<F: Future<Output = Ended>>(
 ) -> Vec<Ended> {
     let mut ended: Vec<Ended> = first.into_iter().collect();
     let mut finished = 0;
+    let mut begun = Vec::new();
     loop {
         {
             let mut inbox = shared.inbox();
-            ended[finished..].iter().for_each(|(handed, _)| inbox.finish(handed));
+            ended[finished..].iter().for_each(|(ticket, _)| inbox.finish(&ticket.peer, ticket.priority));
             finished = ended.len();
-            while finished < TOGETHER
+            while finished + begun.len() < TOGETHER
                 && let Some(handed) = inbox.hand_out()
             {
-                handling.push(start(handed));
+                begun.push(handed);
+            }
+        }
+        for handed in begun.drain(..) {
+            let mut delivery = start(handed);
+            // Most end at once; only the others are worth a place among those that are waited for.
+            match (&mut delivery).now_or_never() {
+                Some(one) => ended.push(one),
+                None => handling.push(delivery),
             }
         }
         while ended.len() < TOGETHER
@@ -134,47 +160,50 @@ fn end_together<F: Future<Output = Ended>>(
     }
 }
 
-fn concluded(shared: &Shared, handed: Handed, outcome: Outcome) -> Done {
+fn concluded(shared: &Shared, ticket: Ticket, outcome: Outcome) -> Done {
     shared.metrics.received(&outcome);
-    if !handed.packet.requires_ack
-        && handed.peer != shared.me
-        && let Some(link) = shared.existing_link(&handed.peer)
+    let Ticket { peer, sender, id, requires_ack, .. } = ticket;
+    if !requires_ack
+        && peer != shared.me
+        && let Some(link) = shared.existing_link(&peer)
     {
         // No outcome goes to the peer, but it may be granted more.
-        link.wake.notify_one();
+        link.rouse(link.lock());
     }
-    let Packet { sender, id, requires_ack, .. } = handed.packet;
     Done { sender, id, requires_ack, outcome }
 }
 
 /// Handles one packet.
-async fn handle(shared: Arc<Shared>, handler: Arc<dyn Handler>, handed: Handed) -> (Handed, Outcome) {
+async fn handle(shared: &Arc<Shared>, handler: &dyn Handler, handed: Handed) -> Ended {
+    let ticket = Ticket::of(&handed);
     let outcome = if handed.deadline <= shared.now() {
         Outcome::DeadlinePassed { maybe_handled: false }
     } else {
-        deliver(&shared, &*handler, &handed).await
+        deliver(shared, handler, handed).await
     };
     // The time for one delivery of a letter is limited, but the letter waits for longer, and is delivered again.
     let outcome = match outcome {
-        Outcome::DeadlinePassed { .. } if is_letters(&handed.peer) => Outcome::DeadlinePassed { maybe_handled: false },
+        Outcome::DeadlinePassed { .. } if is_letters(&ticket.peer) => Outcome::DeadlinePassed { maybe_handled: false },
         outcome => outcome,
     };
-    (handed, outcome)
+    (ticket, outcome)
 }
 
-async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -> Outcome {
+async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: Handed) -> Outcome {
     let deadline = shared.instant(handed.deadline);
     if &*handed.packet.kind == RELAY_TYPE {
         if shared.role != Role::Messenger {
             shared.metrics.rejected("not_a_messenger");
             return Outcome::refused(format!("{:?} is no messenger and passes on no messages", shared.me));
         }
-        return relay::pass_on(shared, &handed.packet, deadline).await;
+        // Boxed, so that other deliveries are small.
+        return Box::pin(relay::pass_on(shared, &handed.packet, deadline)).await;
     }
-    let packet = match opened(shared, handed.packet.clone()) {
+    let came_by_messenger = came_by_messenger(&handed);
+    let packet = match opened(shared, *handed.packet) {
         Ok(packet) => packet,
         // Its sender sealed it for an earlier key, for the way of a messenger. It may come directly, unsealed.
-        Err(Outcome::Refused { reason }) if came_by_messenger(handed) => return Outcome::away(reason),
+        Err(Outcome::Refused { reason }) if came_by_messenger => return Outcome::away(reason),
         Err(refused) => return refused,
     };
     let packet = match allowed(shared, packet) {
@@ -182,7 +211,12 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: &Handed) -
         Err(refused) => return refused,
     };
     let Some(packet) = shared.take_reply(packet) else { return Outcome::accepted(None) };
-    match timeout_at(deadline, handler.deliver(Delivery { packet, deadline })).await {
+    let mut delivery = handler.deliver(Delivery { packet, deadline });
+    // Most handlers decide at once, and need no timer.
+    if let Poll::Ready(outcome) = poll!(&mut delivery) {
+        return limited(outcome.into());
+    }
+    match timeout_at(deadline, delivery).await {
         Ok(outcome) => limited(outcome.into()),
         Err(_) => Outcome::DeadlinePassed { maybe_handled: true },
     }
@@ -238,7 +272,7 @@ fn conclude(shared: &Shared, done: Vec<Done>) {
     {
         let mut inbox = shared.inbox();
         for Done { sender, id, outcome, .. } in done {
-            for peer in inbox.conclude(now, &sender, id, &outcome) {
+            for peer in inbox.conclude(now, &sender, id, &outcome).peers() {
                 reports.entry(peer).or_default().push((id, outcome.clone()));
             }
         }

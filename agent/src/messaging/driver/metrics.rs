@@ -1,12 +1,14 @@
 //! The metrics of messages.
 
+use std::sync::{Arc, OnceLock};
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 use robeing_telemetry::Metrics;
 
-use crate::messaging::outcome::Outcome;
+use crate::messaging::outcome::{OUTCOMES, Outcome};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Ended {
@@ -19,6 +21,24 @@ struct Rejected {
     reason: &'static str,
 }
 
+/// Counters by outcome, each of which is looked up once.
+#[derive(Clone)]
+struct ByOutcome {
+    family: Family<Ended, Counter>,
+    known: Arc<[OnceLock<Counter>; OUTCOMES]>,
+}
+
+impl ByOutcome {
+    fn new(family: Family<Ended, Counter>) -> Self {
+        Self { family, known: Arc::default() }
+    }
+
+    fn inc(&self, outcome: &Outcome) {
+        let label = Ended { outcome: outcome.name() };
+        self.known[outcome.index()].get_or_init(|| self.family.get_or_create(&label).clone()).inc();
+    }
+}
+
 /// The metrics of an agent's messages.
 #[derive(Clone)]
 pub struct MessagingMetrics {
@@ -27,8 +47,8 @@ pub struct MessagingMetrics {
     pub(super) repeated: Counter,
     pub(in crate::messaging) detours: Counter,
     pub(super) journal_failures: Counter,
-    sent: Family<Ended, Counter>,
-    received: Family<Ended, Counter>,
+    sent: ByOutcome,
+    received: ByOutcome,
     rejected: Family<Rejected, Counter>,
 }
 
@@ -45,19 +65,21 @@ impl MessagingMetrics {
             repeated: metrics.counter("agent_message_repetitions", "Received packets that had arrived before"),
             journal_failures: metrics
                 .counter("agent_message_journal_failures", "Writes to the journal of messages that failed"),
-            sent: metrics.counters("agent_messages_sent", "Messages that were sent, by outcome"),
-            received: metrics.counters("agent_messages_received", "Messages that were received, by outcome"),
+            sent: ByOutcome::new(metrics.counters("agent_messages_sent", "Messages that were sent, by outcome")),
+            received: ByOutcome::new(
+                metrics.counters("agent_messages_received", "Messages that were received, by outcome"),
+            ),
             rejected: metrics
                 .counters("agent_message_rejections", "Packets and streams of peers that were rejected, by reason"),
         }
     }
 
     pub(super) fn sent(&self, outcome: &Outcome) {
-        self.sent.get_or_create(&Ended { outcome: outcome.name() }).inc();
+        self.sent.inc(outcome);
     }
 
     pub(super) fn received(&self, outcome: &Outcome) {
-        self.received.get_or_create(&Ended { outcome: outcome.name() }).inc();
+        self.received.inc(outcome);
     }
 
     /// Counts a rejection: `spoofed_sender`, `malformed`, `violation`, `wrong_agent`, `unauthenticated`, `version`,

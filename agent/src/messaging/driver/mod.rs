@@ -1,9 +1,10 @@
 //! Sends and receives messages: the tasks around the pure parts.
 //!
-//! Each other agent with which there is something to exchange has a link, whose task owns the stream ([`link`]). A
-//! dispatcher hands what arrives to the handler ([`dispatch`]). All of them share the links, the inbox and who waits for
-//! what ([`shared`]). A lock is held for the time of a look-up. Two are held at once only in these orders: links before
-//! link, own messages before inbox, and letters before inbox.
+//! Each other agent with which there is something to exchange has a link, whose task opens the stream and reads it
+//! ([`link`]). What is written is taken from the link by gRPC itself ([`written`]). A dispatcher hands what arrives to the
+//! handler ([`dispatch`]). All of them share the links, the inbox and who waits for what ([`shared`]). A lock is held for
+//! the time of a look-up. Two are held at once only in these orders: links before link, link before inbox, own messages
+//! before inbox, and letters before inbox.
 
 mod connect;
 mod detour;
@@ -14,27 +15,32 @@ mod metrics;
 mod relay;
 mod service;
 mod shared;
+mod written;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use robeing_platform::Platform;
-use robeing_proto::message::v1::messages_server::MessagesServer;
+use robeing_proto::message::raw::messages_server::MessagesServer;
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-use self::shared::{Parts, Shared};
 pub use self::{
-    connect::{Certified, Connect, HELLO_WITHIN, OUTGOING_FRAMES, Peer, Plaintext},
+    connect::{Certified, Connect, HELLO_WITHIN, Peer, Plaintext},
     detour::MAX_DETOURS,
     letters::MAX_LETTERS,
     link::{IDLE_AFTER, LINGER},
     metrics::MessagingMetrics,
     service::{Authentication, Service},
     shared::{MAX_ASKS, MAX_LINKS, MAX_OUTGOING, MAX_UNSENT, MAX_UNSENT_BYTES},
+    written::OUTGOING_FRAMES,
+};
+use self::{
+    detour::Begun,
+    shared::{Parts, Shared},
 };
 use super::{
     broadcast::BroadcastReport,
@@ -211,10 +217,16 @@ impl Messenger {
     /// Sends a message to the one agent that its address stands for, and waits for what becomes of it. If the future is
     /// dropped, the message is sent nevertheless.
     pub async fn send(&self, message: Outgoing) -> Outcome {
-        match self.route(&message) {
-            Ok((entry, packet)) => detour::deliver_any_way(&self.shared, &entry, packet).await,
+        match self.begin(message) {
+            Ok((to, begun)) => begun.outcome(&self.shared, &to).await,
             Err(outcome) => outcome,
         }
+    }
+
+    fn begin(&self, message: Outgoing) -> Result<(Arc<Entry>, Begun), Outcome> {
+        let (entry, packet) = self.route(&message)?;
+        let begun = Begun::begin(&self.shared, &entry, packet);
+        Ok((entry, begun))
     }
 
     /// Seals a message for the one agent that its address stands for, whose key this is, so that no messenger can read
@@ -352,13 +364,15 @@ impl Messenger {
         if message.kind == RELAY_TYPE {
             return Err(PacketError::Reserved);
         }
+        let (receiver, kind) = self.shared.texts(&message.to, &message.kind);
         let packet = Packet {
             id,
-            timestamp_ms: self.shared.clock.unix_millis(),
+            // A new id begins with the time.
+            timestamp_ms: message.id.map_or_else(|| id.created_ms(), |_| self.shared.clock.unix_millis()),
             sender: Arc::clone(&self.shared.me),
-            receiver: message.to.to_string().into(),
+            receiver,
             agent: Arc::clone(agent),
-            kind: message.kind.as_str().into(),
+            kind,
             payload: message.payload.clone(),
             priority: message.priority,
             requires_ack: message.requires_ack,

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::shared::Shared;
+use super::shared::{Settled, Shared};
 use crate::messaging::{
     broadcast::{Broadcast, BroadcastReport, DIRECT_AT_ONCE, DIRECT_FANOUT, MAX_TARGETS, Slice, Target, Way, Work},
     outcome::Outcome,
@@ -37,16 +37,27 @@ pub(super) fn left(deadline: Instant) -> Option<u64> {
 pub(super) async fn deliver(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Outcome {
     let leaving = || Outcome::away("this agent is shutting down");
     let within = Duration::from_millis(packet.deadline_in_ms);
-    let outcome = match shared.post(to, packet) {
-        Ok(outcome) => outcome,
+    let packet = Packet { agent: Arc::clone(&to.name), ..packet };
+    if let Err(error) = packet.validate() {
+        return Outcome::refused(error);
+    }
+    let settled = match shared.post(to, packet, false) {
+        Ok(settled) => settled,
         Err(outcome) => return outcome,
     };
+    let outcome = async {
+        match settled.await {
+            Ok(Settled::Outcome(outcome)) => outcome,
+            // Nobody is told that an agent can't be reached who has not asked for it.
+            Ok(Settled::Unreachable(_)) | Err(_) => leaving(),
+        }
+    };
     if to.name != shared.me {
-        return outcome.await.unwrap_or_else(|_| leaving());
+        return outcome.await;
     }
     tokio::select! {
         biased;
-        outcome = outcome => outcome.unwrap_or_else(|_| leaving()),
+        outcome = outcome => outcome,
         // Nothing is handled any more, so nothing of this agent to itself is either.
         () = shared.stop.cancelled() => Outcome::DeadlinePassed { maybe_handled: true },
         // It may still wait for its turn, behind messages with later deadlines.

@@ -2,17 +2,21 @@
 
 use std::{pin::Pin, sync::Arc};
 
+use bytes::Bytes;
 use futures::{Stream as Frames, StreamExt};
-use robeing_proto::message::v1::{Frame, messages_server::Messages};
-use tokio::{sync::mpsc, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use robeing_proto::message::raw::messages_server::Messages;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    connect::{HELLO_WITHIN, OUTGOING_FRAMES, Peer, Stream, is_unreadable},
+    connect::{HELLO_WITHIN, Peer, Stream, is_unreadable},
     shared::{MAX_LINKS, Shared},
+    written::{Written, written},
 };
-use crate::messaging::frame::{FrameError, Hello};
+use crate::messaging::{
+    frame::{FrameError, Hello},
+    wire,
+};
 
 /// How the service knows who has opened a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,9 +35,9 @@ pub struct Service {
 
 #[tonic::async_trait]
 impl Messages for Service {
-    type ExchangeStream = Pin<Box<dyn Frames<Item = Result<Frame, Status>> + Send>>;
+    type ExchangeStream = Pin<Box<dyn Frames<Item = Result<Bytes, Status>> + Send>>;
 
-    async fn exchange(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ExchangeStream>, Status> {
+    async fn exchange(&self, request: Request<Streaming<Bytes>>) -> Result<Response<Self::ExchangeStream>, Status> {
         let proven = Peer::proven(request.extensions());
         if proven.is_none() && self.authentication == Authentication::Required {
             return Err(
@@ -51,14 +55,13 @@ impl Messages for Service {
         })?;
         let first =
             first.ok_or_else(|| self.reject("malformed", Status::invalid_argument(FrameError::Hello.to_string())))?;
-        let hello = Hello::from_frame(first).map_err(|error| {
+        let hello = wire::decode(&first).and_then(Hello::from_frame).map_err(|error| {
             let reason = if matches!(error, FrameError::Version(_)) { "version" } else { "malformed" };
             self.reject(reason, Status::invalid_argument(error.to_string()))
         })?;
         let peer = self.identify(proven, &hello)?;
-        let (outgoing, written) = mpsc::channel(OUTGOING_FRAMES);
-        self.pass(Stream { hello, peer, frames, outgoing })?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(written).map(Ok))))
+        let written = self.pass(hello, peer, frames)?;
+        Ok(Response::new(Box::pin(written.map(Ok))))
     }
 }
 
@@ -91,23 +94,24 @@ impl Service {
         Ok(peer)
     }
 
-    /// Passes a stream to the link, which decides whether to use it. An earlier one that waits there is dropped.
-    fn pass(&self, stream: Stream) -> Result<(), Status> {
-        let mut stream = Some(stream);
-        while let Some(passed) = stream.take() {
-            let link = self.shared.link(&passed.peer.name).ok_or_else(|| {
+    /// Passes a stream to the link, which decides whether to use it. An earlier one that waits there is dropped. Returns
+    /// what is written to it.
+    fn pass(&self, hello: Hello, peer: Peer, frames: Streaming<Bytes>) -> Result<Written, Status> {
+        loop {
+            let link = self.shared.link(&peer.name).ok_or_else(|| {
                 let status = format!("this agent has streams to {MAX_LINKS} others, the most, or is shutting down");
                 self.reject("overloaded", Status::resource_exhausted(status))
             })?;
             let mut state = link.lock();
             if state.is_over {
-                stream = Some(passed);
                 continue;
             }
-            state.incoming = Some(passed);
+            let (outlet, written) = written(&self.shared, &link);
+            let replaced = state.incoming.replace(Stream { hello, peer, frames, outlet });
             drop(state);
+            drop(replaced);
             link.wake.notify_one();
+            return Ok(written);
         }
-        Ok(())
     }
 }

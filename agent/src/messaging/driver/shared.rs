@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures::task::AtomicWaker;
 use robeing_platform::{
     Clock, Random,
     sync::{Mutex, MutexGuard},
@@ -31,7 +32,7 @@ use crate::messaging::{
     outcome::Outcome,
     packet::{Packet, PacketId},
     policy::MessagePolicy,
-    routing::{Directory, Entry, Role},
+    routing::{Address, Directory, Entry, Role},
     sealing::OpeningKey,
 };
 
@@ -41,6 +42,8 @@ pub const MAX_LINKS: usize = 1_024;
 pub const MAX_OUTGOING: u64 = 128 << 20;
 /// Maximum number of asks that wait for their reply.
 pub const MAX_ASKS: usize = 4_096;
+/// Number of attempts to open a stream that must have failed in a row before a messenger is asked.
+pub(super) const FAILURES: u32 = 2;
 /// A peer is granted nothing while this many outcomes wait to be sent to it, or replies of [`MAX_UNSENT_BYTES`].
 pub const MAX_UNSENT: usize = 8_192;
 /// See [`MAX_UNSENT`], in bytes: 4 MiB.
@@ -53,10 +56,53 @@ pub(super) struct Link {
     pub wake: Notify,
 }
 
+/// What a sender gets that waits for the outcome of a packet.
+pub(super) enum Settled {
+    Outcome(Outcome),
+    /// No stream to the receiver can be opened. The packet waits nevertheless.
+    Unreachable(Box<Unreachable>),
+}
+
+/// A packet whose receiver can't be reached.
+pub(super) struct Unreachable {
+    pub packet: Packet,
+    /// When its deadline passes, as a time of the pure parts.
+    pub deadline: u64,
+    /// Receives its outcome.
+    pub outcome: oneshot::Receiver<Settled>,
+}
+
+/// Who waits for a packet.
+pub(super) struct Waiting {
+    cost: u64,
+    settled: oneshot::Sender<Settled>,
+    /// It wants to know, once, that the receiver can't be reached.
+    has_detour: bool,
+}
+
+impl Waiting {
+    fn is_unreachable(&mut self, packet: &Packet, deadline: u64) {
+        if std::mem::take(&mut self.has_detour) {
+            let (settled, outcome) = oneshot::channel();
+            let unreachable = Box::new(Unreachable { packet: packet.clone(), deadline, outcome });
+            // The sender may have stopped waiting.
+            let _ = std::mem::replace(&mut self.settled, settled).send(Settled::Unreachable(unreachable));
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct LinkState {
-    pub outbox: Outbox,
-    waiting: HashMap<PacketId, (u64, oneshot::Sender<Outcome>)>,
+    pub outbox: Outbox<Waiting>,
+    /// Several messages had their outcome at once, so that several more may be sent at once.
+    pub has_several: bool,
+    /// Wakes what writes the stream; `None`: there is none.
+    pub writer: Option<Arc<AtomicWaker>>,
+    /// It was woken, and has not looked since.
+    pub is_roused: bool,
+    /// When packets were last written, and until when the task of the link sleeps, as times of the pure parts.
+    pub written: u64,
+    pub sleeps_until: u64,
     /// Outcomes of the peer's packets, to be sent.
     pub unsent: VecDeque<(PacketId, Outcome)>,
     pub unsent_bytes: usize,
@@ -69,6 +115,15 @@ pub(super) struct LinkState {
 }
 
 impl LinkState {
+    /// Records that an attempt to open a stream has failed.
+    pub fn failed(&mut self, why: String) {
+        self.failures = self.failures.saturating_add(1);
+        self.outbox.disconnected(why);
+        if self.failures >= FAILURES {
+            self.outbox.waiting_mut().for_each(|(packet, deadline, waiting)| waiting.is_unreachable(packet, deadline));
+        }
+    }
+
     /// Adds an outcome to be sent to the peer.
     pub fn report(&mut self, id: PacketId, outcome: Outcome) {
         self.unsent_bytes += reply_len(&outcome);
@@ -105,6 +160,20 @@ impl Link {
     pub fn lock(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Wakes what writes the stream, because there is something to write; without a stream, the task of the link.
+    pub fn rouse(&self, mut state: MutexGuard<'_, LinkState>) {
+        let is_early = state.outbox.next_deadline().is_some_and(|deadline| deadline < state.sleeps_until);
+        if let Some(writer) = &state.writer
+            && !state.is_roused
+        {
+            writer.wake();
+            state.is_roused = true;
+        }
+        if state.writer.is_none() || is_early {
+            self.wake.notify_one();
+        }
+    }
 }
 
 /// A reply to an ask, which arrives as a packet of its own.
@@ -134,8 +203,10 @@ pub(super) struct Shared {
     asks: Mutex<HashMap<PacketId, (Arc<str>, ReplyPacket)>>,
     outgoing: AtomicU64,
     /// Who waits for messages of this agent to itself, and the number of the latest one.
-    own: Mutex<(u64, HashMap<PacketId, oneshot::Sender<Outcome>>)>,
+    own: Mutex<(u64, HashMap<PacketId, oneshot::Sender<Settled>>)>,
     letters: Mutex<Letters>,
+    /// The texts of the message that was sent before, which the next one mostly has, too.
+    texts: Mutex<(Arc<str>, Arc<str>)>,
 }
 
 /// The parts that [`Shared`] is made of.
@@ -182,6 +253,7 @@ impl Shared {
             outgoing: AtomicU64::new(0),
             own: Mutex::default(),
             letters: Mutex::default(),
+            texts: Mutex::default(),
         }
     }
 
@@ -205,6 +277,18 @@ impl Shared {
 
     fn links(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the texts of a message to be sent: its address and kind.
+    pub fn texts(&self, to: &Address, kind: &str) -> (Arc<str>, Arc<str>) {
+        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !to.is_written(&texts.0) {
+            texts.0 = to.to_string().into();
+        }
+        if *texts.1 != *kind {
+            texts.1 = kind.into();
+        }
+        (Arc::clone(&texts.0), Arc::clone(&texts.1))
     }
 
     /// Returns the link to an agent, and starts it if there is none. `None`: there are [`MAX_LINKS`].
@@ -252,10 +336,15 @@ impl Shared {
         false
     }
 
-    /// Gives a packet to the link to its agent. Returns what will receive its outcome, or the outcome at once.
-    pub fn post(self: &Arc<Self>, to: &Entry, mut packet: Packet) -> Result<oneshot::Receiver<Outcome>, Outcome> {
+    /// Gives a packet, which is within the limits, to the link to its agent. Returns what will receive its outcome, or the outcome at once.
+    /// `has_detour`: it also receives once that the agent can't be reached.
+    pub fn post(
+        self: &Arc<Self>,
+        to: &Entry,
+        mut packet: Packet,
+        has_detour: bool,
+    ) -> Result<oneshot::Receiver<Settled>, Outcome> {
         packet.agent = Arc::clone(&to.name);
-        packet.validate().map_err(Outcome::refused)?;
         if packet.agent == self.me {
             return self.post_to_self(packet);
         }
@@ -266,14 +355,19 @@ impl Shared {
                 "messages of {MAX_OUTGOING} bytes wait for their outcome here; send more slowly"
             )));
         }
-        let posted = self.post_to_link(packet, cost);
+        let posted = self.post_to_link(packet, cost, has_detour);
         if posted.is_err() {
             self.release(cost);
         }
         posted
     }
 
-    fn post_to_link(self: &Arc<Self>, packet: Packet, cost: u64) -> Result<oneshot::Receiver<Outcome>, Outcome> {
+    fn post_to_link(
+        self: &Arc<Self>,
+        packet: Packet,
+        cost: u64,
+        has_detour: bool,
+    ) -> Result<oneshot::Receiver<Settled>, Outcome> {
         loop {
             let link = self.link(&packet.agent).ok_or_else(|| match self.stop.is_cancelled() {
                 true => Outcome::away("this agent is shutting down"),
@@ -285,28 +379,32 @@ impl Shared {
             if state.is_over {
                 continue;
             }
-            let (outcome, awaited) = oneshot::channel();
-            let id = packet.id;
-            state.outbox.offer(self.now(), packet).map_err(|not_taken| match not_taken {
+            let (settled, awaited) = oneshot::channel();
+            let (now, mut waiting) = (self.now(), Waiting { cost, settled, has_detour });
+            if state.failures >= FAILURES {
+                waiting.is_unreachable(&packet, now.saturating_add(packet.deadline_in_ms));
+            }
+            state.outbox.offer_with(now, packet, waiting).map_err(|not_taken| match not_taken {
                 NotTaken::Full { .. } => Outcome::overloaded(not_taken),
                 NotTaken::SameId(_) => Outcome::refused(not_taken),
             })?;
-            state.waiting.insert(id, (cost, outcome));
-            drop(state);
-            link.wake.notify_one();
+            link.rouse(state);
             return Ok(awaited);
         }
     }
 
     /// Passes the outcomes that the outbox of a link has, to those who wait for them.
     pub fn settle(&self, state: &mut LinkState) {
-        for (id, outcome) in state.outbox.take_settled() {
+        let settled = state.outbox.take_settled_with();
+        if settled.is_empty() {
+            return;
+        }
+        state.has_several = settled.len() > 1;
+        self.release(settled.iter().map(|(_, _, waiting)| waiting.cost).sum());
+        for (_, outcome, waiting) in settled {
             self.metrics.sent(&outcome);
-            if let Some((cost, waiting)) = state.waiting.remove(&id) {
-                self.release(cost);
-                // The sender may have stopped waiting.
-                let _ = waiting.send(outcome);
-            }
+            // The sender may have stopped waiting.
+            let _ = waiting.settled.send(Settled::Outcome(outcome));
         }
     }
 
@@ -315,7 +413,7 @@ impl Shared {
         self.metrics.queued_bytes.set(i64::try_from(before - cost).unwrap_or(i64::MAX));
     }
 
-    fn post_to_self(&self, mut packet: Packet) -> Result<oneshot::Receiver<Outcome>, Outcome> {
+    fn post_to_self(&self, mut packet: Packet) -> Result<oneshot::Receiver<Settled>, Outcome> {
         let (outcome, awaited) = oneshot::channel();
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let (id, requires_ack) = (packet.id, packet.requires_ack);
@@ -333,7 +431,7 @@ impl Shared {
             Err(_) => return Err(Outcome::overloaded("this agent's handler is behind with its own messages")),
             Ok(Received::Repeated(outcome)) => return Err(outcome),
             Ok(_) if requires_ack => drop(own.1.insert(id, outcome)),
-            Ok(_) => drop(outcome.send(Outcome::Sent)),
+            Ok(_) => drop(outcome.send(Settled::Outcome(Outcome::Sent))),
         }
         drop(own);
         self.work.notify_one();
@@ -346,7 +444,7 @@ impl Shared {
             let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
             for (id, outcome) in outcomes {
                 if let Some(waiting) = own.1.remove(&id) {
-                    let _ = waiting.send(outcome);
+                    let _ = waiting.send(Settled::Outcome(outcome));
                 }
             }
             return;
@@ -359,8 +457,7 @@ impl Shared {
         if let Some(link) = self.existing_link(peer) {
             let mut state = link.lock();
             outcomes.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
-            drop(state);
-            link.wake.notify_one();
+            link.rouse(state);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Peers that violate the protocol: each is refused, counted, and harms nobody else.
 
 use bytes::Bytes;
+use futures::future::join_all;
 use prost::Message;
 use robeing_platform::OsRandom;
 use robeing_proto::message::v1::{CloseCode, Frame, Relay, RelayReport, RelayTarget, messages_client::MessagesClient};
@@ -251,4 +252,23 @@ async fn a_messenger_passes_on_a_content_with_the_wrap_of_each_target_and_nothin
     assert!(matches!(relayed(Some("0123456789abcdef"), plain).await, Outcome::Away { .. }));
     let handled = b.handler.handled();
     assert_eq!(handled.iter().map(|packet| (packet.id.0, &*packet.payload)).collect::<Vec<_>>(), [(1, &b"hello"[..])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_at_once_shares_a_frame() {
+    let (fleet, victim) = fleet().await;
+    let mut liar = Liar::greet(&fleet, &victim).await;
+    let sends = join_all((0..10).map(|_| victim.send("liar", "test", "x")));
+    let packets = async {
+        loop {
+            let packets = liar.frames.message().await.unwrap().expect("a frame").packets;
+            if !packets.is_empty() {
+                return packets.len();
+            }
+        }
+    };
+    tokio::select! {
+        outcomes = sends => panic!("nobody has handled them: {outcomes:?}"),
+        packets = packets => assert_eq!(packets, 10),
+    }
 }

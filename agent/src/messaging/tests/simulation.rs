@@ -87,7 +87,7 @@ struct World {
     outbox: Outbox,
     inbox: Inbox,
     is_connected: bool,
-    forth: VecDeque<Vec<(Packet, u64)>>,
+    forth: VecDeque<Vec<(Arc<Packet>, u64)>>,
     back: VecDeque<Back>,
     handling: Vec<Handed>,
     /// What the receiver's journal has.
@@ -196,7 +196,7 @@ impl World {
         let mut back = Back::default();
         for (packet, deadline_in_ms) in batch {
             let (id, requires_ack) = (packet.id, packet.requires_ack);
-            let packet = Packet { deadline_in_ms: deadline_in_ms.max(1), ..packet };
+            let packet = Packet { deadline_in_ms: deadline_in_ms.max(1), ..Packet::clone(&packet) };
             let received = self.inbox.receive(self.now, &self.sender, packet).expect("no violation");
             if let Received::Repeated(outcome) = received
                 && requires_ack
@@ -220,7 +220,7 @@ impl World {
             self.handle(&handed.packet);
             if accepts { Outcome::accepted(None) } else { Outcome::refused("no") }
         };
-        self.inbox.finish(&handed);
+        self.inbox.finish(&handed.peer, handed.packet.priority);
         if !records {
             return;
         }
@@ -228,7 +228,7 @@ impl World {
             self.journal.push((id, outcome.clone()));
         }
         let waiting = self.inbox.conclude(self.now, &self.sender, id, &outcome);
-        let outcomes = if waiting.is_empty() { Vec::new() } else { vec![(id, outcome)] };
+        let outcomes = if waiting.peers().next().is_none() { Vec::new() } else { vec![(id, outcome)] };
         let credits = self.inbox.credits(&self.sender);
         if self.is_connected {
             self.back.push_back(Back { outcomes, credits });

@@ -3,30 +3,30 @@
 
 mod receive;
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use robeing_platform::jittered;
-use robeing_proto::message::v1::{CloseCode, Frame};
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until},
-};
+use robeing_proto::message::v1::CloseCode;
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tracing::{debug, info, warn};
 
 use super::{
     connect::{OpenError, Stream, is_unreadable, open},
-    shared::{Link, LinkState, Shared, reply_len},
+    shared::{Link, Shared},
+    written::written,
 };
 use crate::messaging::{
-    frame::{self, BATCH_OUTCOMES, BATCH_REPLIES, Content, FrameError, Hello},
+    frame::{self, FrameError, Hello},
     inbox::Violation,
     outbox::CreditTaken,
     outcome::Outcome,
-    packet::{LANES, PacketId, Priority},
+    packet::{LANES, Texts},
     pairing::{Pair, Verdict},
     routing::Presence,
+    wire,
 };
 
 /// A stream on which nothing was sent for this long is closed by the side that opened it; by the other one after twice
@@ -80,9 +80,8 @@ type Opening = BoxFuture<'static, Result<Stream, OpenError>>;
 
 /// What the task waits for.
 enum Event {
-    Opened(Result<Stream, OpenError>),
-    Heard(Result<Option<Frame>, Status>),
-    MayWrite(Option<mpsc::OwnedPermit<Frame>>),
+    Opened(Box<Result<Stream, OpenError>>),
+    Heard(Result<Option<Bytes>, Status>),
     /// A sender, the dispatcher or the timer: what is due is looked up anyway.
     Woken,
     Stop,
@@ -96,20 +95,23 @@ struct Task {
     opening: Option<Opening>,
     /// A stream that the peer has opened while this side opens one.
     held: Option<Stream>,
-    /// Credits to be sent.
-    credits: Vec<(Priority, u64)>,
+    /// The texts of the packets that have arrived.
+    texts: Texts,
     /// No attempt to open a stream before this time.
     not_before: Instant,
     /// When something was last sent or received.
     active: Instant,
+    /// Ends at the latest when it has to be looked again, and is set anew only then or for an earlier time.
+    timer: Pin<Box<Sleep>>,
 }
 
 /// Runs a link until nothing is left of it.
 pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) {
     let now = Instant::now();
     let pair = Pair::new(&shared.me, &link.peer);
-    let (stream, opening, held, credits) = (None, None, None, Vec::new());
-    let mut task = Task { shared, link, pair, stream, opening, held, credits, not_before: now, active: now };
+    let (stream, opening, held, texts) = (None, None, None, Texts::default());
+    let timer = Box::pin(sleep_until(now));
+    let mut task = Task { shared, link, pair, stream, opening, held, texts, not_before: now, active: now, timer };
     while task.step().await.is_continue() {}
 }
 
@@ -118,14 +120,13 @@ impl Task {
         self.take_incoming();
         self.end_if_gone();
         self.begin_opening();
-        let (writes, timer) = self.look();
+        let timer = self.look();
         if self.is_over() && self.shared.end_link(&self.link) {
             return ControlFlow::Break(());
         }
-        match self.event(writes, timer).await {
-            Event::Opened(opened) => self.opened(opened),
+        match self.event(timer).await {
+            Event::Opened(opened) => self.opened(*opened),
             Event::Heard(heard) => self.heard(heard),
-            Event::MayWrite(permit) => self.write(permit),
             Event::Woken => {}
             Event::Stop => {
                 self.leave();
@@ -135,31 +136,36 @@ impl Task {
         ControlFlow::Continue(())
     }
 
-    /// Settles what is due. Returns whether there is anything to write, and when to look again.
-    fn look(&mut self) -> (bool, Instant) {
+    /// Settles what is due. Returns when to look again.
+    fn look(&mut self) -> Instant {
+        self.end_if_stuck();
         let now = self.shared.now();
         let mut state = self.link.lock();
         state.outbox.expire(now);
         self.shared.settle(&mut state);
-        let (has_room, is_waiting) = (state.has_room(), !state.outbox.is_empty());
-        let mut writes = !state.unsent.is_empty() || state.outbox.can_send();
-        let deadline = state.outbox.next_deadline();
-        drop(state);
-        if self.stream.is_some() && has_room {
-            for (priority, limit) in self.shared.inbox().credits(&self.link.peer) {
-                self.credits.retain(|(lane, _)| *lane != priority);
-                self.credits.push((priority, limit));
-            }
-        }
-        writes = self.stream.is_some() && (writes || !self.credits.is_empty());
+        self.active = self.active.max(self.shared.instant(state.written));
         let mut timer = self.idle_at();
-        if let Some(deadline) = deadline {
+        if let Some(deadline) = state.outbox.next_deadline() {
             timer = timer.min(self.shared.instant(deadline));
         }
-        if is_waiting && self.stream.is_none() && self.opening.is_none() {
+        if !state.outbox.is_empty() && self.stream.is_none() && self.opening.is_none() {
             timer = timer.min(self.not_before);
         }
-        (writes, timer)
+        state.sleeps_until = timer.saturating_duration_since(self.shared.started).as_millis() as u64;
+        timer
+    }
+
+    /// Ends the stream if there is something to write that it does not take.
+    fn end_if_stuck(&mut self) {
+        if !self.stream.as_ref().is_some_and(|stream| stream.outlet.is_closed()) {
+            return;
+        }
+        let state = self.link.lock();
+        let writes = !state.unsent.is_empty() || state.outbox.can_send();
+        drop(state);
+        if writes {
+            self.end(&End::Broken("it takes no more frames".to_owned()));
+        }
     }
 
     /// Returns when the stream, or without a stream the link, has been idle for long enough.
@@ -186,36 +192,28 @@ impl Task {
         true
     }
 
-    async fn event(&mut self, writes: bool, timer: Instant) -> Event {
+    async fn event(&mut self, timer: Instant) -> Event {
+        if timer < self.timer.deadline() || self.timer.is_elapsed() {
+            self.timer.as_mut().reset(timer);
+        }
         let opening = async {
             match &mut self.opening {
                 Some(opening) => opening.await,
                 None => std::future::pending().await,
             }
         };
-        let (frames, outgoing) = match &mut self.stream {
-            Some(stream) => (Some(&mut stream.frames), writes.then(|| stream.outgoing.clone())),
-            None => (None, None),
-        };
         let heard = async {
-            match frames {
-                Some(frames) => frames.message().await,
-                None => std::future::pending().await,
-            }
-        };
-        let may_write = async {
-            match outgoing {
-                Some(outgoing) => outgoing.reserve_owned().await.ok(),
+            match &mut self.stream {
+                Some(stream) => stream.frames.message().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = self.shared.stop.cancelled() => Event::Stop,
-            opened = opening => Event::Opened(opened),
+            opened = opening => Event::Opened(Box::new(opened)),
             heard = heard => Event::Heard(heard),
-            permit = may_write => Event::MayWrite(permit),
             () = self.link.wake.notified() => Event::Woken,
-            () = sleep_until(timer) => Event::Woken,
+            () = self.timer.as_mut() => Event::Woken,
         }
     }
 
@@ -256,7 +254,8 @@ impl Task {
         let stream = self.shared.random.next_u64().max(1);
         let hello = self.hello(stream);
         self.pair.opening();
-        self.opening = Some(open(Arc::clone(&self.shared.connect), entry, hello).boxed());
+        let written = written(&self.shared, &self.link);
+        self.opening = Some(open(Arc::clone(&self.shared.connect), entry, hello, written).boxed());
     }
 
     /// Returns this side's Hello, which begins to count what the peer sends over the stream.
@@ -287,8 +286,7 @@ impl Task {
                 self.pause();
                 self.shared.inbox().disconnect(&self.link.peer);
                 let mut state = self.link.lock();
-                state.failures = state.failures.saturating_add(1);
-                state.outbox.disconnected(error.to_string());
+                state.failed(error.to_string());
                 state.incoming = state.incoming.take().or(self.held.take());
             }
         }
@@ -305,8 +303,8 @@ impl Task {
                 self.held = None;
                 self.end(&End::Replaced);
                 let hello = self.hello(incoming.hello.stream);
-                // The channel is new, so there is room.
-                let _ = incoming.outgoing.try_send(hello.to_frame());
+                // Nothing else was said, so there is room.
+                incoming.outlet.say(&hello.to_frame());
                 self.establish(incoming, false);
             }
         }
@@ -322,12 +320,12 @@ impl Task {
         }
         self.shared.inbox().identify(&self.link.peer, stream.hello.incarnation);
         self.active = Instant::now();
-        self.credits.clear();
         self.shared.metrics.streams.inc();
         let mut state = self.link.lock();
         state.failures = 0;
         state.clear_reports();
         state.outbox.connected(limits);
+        stream.outlet.establish(&mut state);
         drop(state);
         self.stream = Some(stream);
     }
@@ -335,9 +333,11 @@ impl Task {
     /// Ends the stream, if there is one.
     fn end(&mut self, end: &End) {
         let Some(stream) = self.stream.take() else { return };
+        // Nothing follows Close.
+        self.link.lock().writer = None;
         if let Some(code) = end.code() {
             // If there is no room, the end of the stream has to do.
-            let _ = stream.outgoing.try_send(frame::close(code, end));
+            stream.outlet.say(&frame::close(code, end));
         }
         match end {
             End::Unreadable(_) | End::Frame(_) | End::Violation(_) | End::Credit(_) => {
@@ -373,9 +373,9 @@ impl Task {
         self.shared.end_link(&self.link);
     }
 
-    fn heard(&mut self, heard: Result<Option<Frame>, Status>) {
+    fn heard(&mut self, heard: Result<Option<Bytes>, Status>) {
         let end = match heard {
-            Ok(Some(frame)) => match self.take(frame) {
+            Ok(Some(frame)) => match self.take(&frame) {
                 Ok(()) => return,
                 Err(end) => end,
             },
@@ -386,8 +386,8 @@ impl Task {
         self.end(&end);
     }
 
-    fn take(&mut self, frame: Frame) -> Result<(), End> {
-        let content = Content::from_frame(frame)?;
+    fn take(&mut self, frame: &Bytes) -> Result<(), End> {
+        let content = wire::read(frame, &mut self.texts)?;
         if let Some((code, reason)) = content.close {
             return Err(End::Closed(code, reason));
         }
@@ -405,41 +405,13 @@ impl Task {
         }
         let credited = content.credits.iter().try_for_each(|(lane, limit)| state.outbox.credit(*lane, *limit));
         self.shared.settle(&mut state);
+        if !content.credits.is_empty() {
+            self.link.rouse(state);
+        }
         Ok(credited?)
     }
-
-    fn write(&mut self, permit: Option<mpsc::OwnedPermit<Frame>>) {
-        let Some(permit) = permit else {
-            return self.end(&End::Broken("it takes no more frames".to_owned()));
-        };
-        let now = self.shared.now();
-        let mut state = self.link.lock();
-        let outcomes = outcomes(&mut state).iter().map(|(id, outcome)| outcome.to_wire(*id)).collect();
-        let packets = state.outbox.next_batch(now);
-        self.shared.settle(&mut state);
-        drop(state);
-        let credits = self.credits.drain(..).map(|(lane, limit)| frame::credit(lane, limit)).collect();
-        let packets: Vec<_> = packets.iter().map(|(packet, left)| packet.to_wire(*left)).collect();
-        if !packets.is_empty() {
-            self.active = Instant::now();
-        }
-        permit.send(Frame { packets, outcomes, credits, ..Frame::default() });
-    }
-}
-
-/// Takes the outcomes of the next frame.
-fn outcomes(state: &mut LinkState) -> Vec<(PacketId, Outcome)> {
-    let (mut outcomes, mut bytes) = (Vec::new(), 0);
-    while outcomes.len() < BATCH_OUTCOMES
-        && bytes < BATCH_REPLIES
-        && let Some(next) = state.next_report()
-    {
-        bytes += reply_len(&next.1);
-        outcomes.push(next);
-    }
-    outcomes
 }
 
 fn refuse(stream: &Stream) {
-    let _ = stream.outgoing.try_send(frame::close(CloseCode::Duplicate, "the pair of agents has another stream"));
+    stream.outlet.say(&frame::close(CloseCode::Duplicate, "the pair of agents has another stream"));
 }

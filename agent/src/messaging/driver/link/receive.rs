@@ -1,5 +1,7 @@
 //! What becomes of the packets that arrive over a stream.
 
+use std::sync::Arc;
+
 use tracing::warn;
 
 use super::Task;
@@ -14,46 +16,64 @@ use crate::messaging::{
 /// Is in the names of senders that are no agents (`client:ann`), and in no agent's name.
 const NO_AGENT: char = ':';
 
+/// What became of a packet at once.
+enum Arrived {
+    /// It waits for the handler.
+    Queued,
+    /// The handler does not get it. This is reported to the peer.
+    Ended(Option<(PacketId, Outcome)>),
+}
+
 impl Task {
     /// Passes packets to the inbox. What is refused or known already gets its outcome at once.
     pub(super) fn receive(&mut self, packets: Vec<Result<Packet, Malformed>>) -> Result<(), Violation> {
         let now = self.shared.now();
-        let mut reports = Vec::new();
+        let (mut reports, mut is_done) = (Vec::new(), false);
         let mut inbox = self.shared.inbox();
         let received = packets.into_iter().try_for_each(|packet| {
-            let report = self.receive_one(&mut inbox, now, packet)?;
-            reports.extend(report);
+            if let Arrived::Ended(report) = self.receive_one(&mut inbox, now, packet)? {
+                is_done = true;
+                reports.extend(report);
+            }
             Ok(())
         });
         drop(inbox);
-        let mut state = self.link.lock();
-        reports.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
-        drop(state);
+        if is_done {
+            // There are outcomes to report, or credits to grant.
+            let mut state = self.link.lock();
+            reports.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
+            self.link.rouse(state);
+        }
         self.shared.work.notify_one();
         received
     }
 
-    /// Passes a packet to the inbox. Returns what to report at once.
+    /// Passes a packet to the inbox.
     fn receive_one(
         &self,
         inbox: &mut Inbox,
         now: u64,
         packet: Result<Packet, Malformed>,
-    ) -> Result<Option<(PacketId, Outcome)>, Violation> {
+    ) -> Result<Arrived, Violation> {
         let (charge, refused) = match packet {
-            Ok(packet) => {
+            Ok(mut packet) => {
                 let charge = Charge::of(&packet);
+                if packet.sender == self.link.peer {
+                    // What is remembered for long shares one name.
+                    packet.sender = Arc::clone(&self.link.peer);
+                }
                 match self.objection(&packet) {
                     Some(reason) => (charge, Outcome::refused(reason)),
                     None => {
                         let received = inbox.receive(now, &self.link.peer, packet)?;
-                        if received != Received::Queued {
-                            self.shared.metrics.repeated.inc();
+                        if received == Received::Queued {
+                            return Ok(Arrived::Queued);
                         }
-                        return Ok(match received {
+                        self.shared.metrics.repeated.inc();
+                        return Ok(Arrived::Ended(match received {
                             Received::Repeated(outcome) if charge.requires_ack => Some((charge.id, outcome)),
                             _ => None,
-                        });
+                        }));
                     }
                 }
             }
@@ -63,7 +83,7 @@ impl Task {
             }
         };
         inbox.charge(&self.link.peer, charge.priority, charge.seq, charge.cost)?;
-        Ok(charge.requires_ack.then_some((charge.id, refused)))
+        Ok(Arrived::Ended(charge.requires_ack.then_some((charge.id, refused))))
     }
 
     /// Returns why a packet of the peer is refused, if it is. A messenger passes on what other agents have sent, and is

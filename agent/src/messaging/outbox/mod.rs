@@ -7,8 +7,13 @@
 //! because a stream loses nothing before it ends: after a reconnect, sending resumes at the oldest message of each lane
 //! that has no outcome.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod lane;
 
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
+
+use ahash::HashMap;
+
+use self::lane::{Entry, Lane, SPARE};
 use super::{
     inbox::is_handled,
     outcome::Outcome,
@@ -21,9 +26,9 @@ pub const LANE_PACKETS: usize = 1_536;
 pub const LANE_BYTES: u64 = 8 << 20;
 const _: () = assert!(MAX_COST < LANE_BYTES);
 /// Maximum number of packets in a frame.
-pub const BATCH_PACKETS: usize = 256;
+pub const BATCH_PACKETS: usize = 512;
 /// A frame gets no further packet once its packets have this cost, in bytes.
-pub const BATCH_BYTES: u64 = 512 << 10;
+pub const BATCH_BYTES: u64 = 256 << 10;
 
 /// Why a message is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,43 +66,29 @@ pub struct CreditTaken {
     pub before: u64,
 }
 
-struct Entry {
-    packet: Packet,
-    deadline: u64,
-    was_sent: bool,
-}
-
-#[derive(Default)]
-struct Lane {
-    entries: BTreeMap<u64, Entry>,
-    bytes: u64,
-    /// The number of the latest message.
-    latest: u64,
-    /// Messages up to this number were written to the current stream.
-    written: u64,
-    /// Cost written to the current stream, and the receiver's limit for it.
-    spent: u64,
-    limit: u64,
-}
-
-impl Lane {
-    /// Returns the next message to write, if the receiver has granted enough for it.
-    fn next(&self) -> Option<(u64, &Entry)> {
-        let (seq, entry) = self.entries.range(self.written + 1..).next()?;
-        (self.spent + entry.packet.cost() <= self.limit).then_some((*seq, entry))
-    }
-}
-
-/// The messages to one agent that have no outcome yet.
-#[derive(Default)]
-pub struct Outbox {
-    lanes: [Lane; LANES],
+/// The messages to one agent that have no outcome yet. With each, the caller keeps a value of type `T`.
+pub struct Outbox<T = ()> {
+    lanes: [Lane<T>; LANES],
     by_id: HashMap<PacketId, (usize, u64)>,
-    deadlines: BTreeSet<(u64, usize, u64)>,
+    /// The deadlines of messages, also of some that have their outcome.
+    deadlines: BinaryHeap<Reverse<(u64, usize, u64)>>,
     connected: bool,
     /// Why there is no stream.
     trouble: Option<String>,
-    settled: Vec<(PacketId, Outcome)>,
+    settled: Vec<(PacketId, Outcome, T)>,
+}
+
+impl<T> Default for Outbox<T> {
+    fn default() -> Self {
+        Self {
+            lanes: Default::default(),
+            by_id: HashMap::default(),
+            deadlines: BinaryHeap::new(),
+            connected: false,
+            trouble: None,
+            settled: Vec::new(),
+        }
+    }
 }
 
 impl Outbox {
@@ -105,17 +96,33 @@ impl Outbox {
     ///
     /// # Errors
     /// [`NotTaken`] if its lane is full, or its id is in use.
-    pub fn offer(&mut self, now: u64, mut packet: Packet) -> Result<(), NotTaken> {
+    pub fn offer(&mut self, now: u64, packet: Packet) -> Result<(), NotTaken> {
+        self.offer_with(now, packet, ())
+    }
+
+    /// Returns the outcomes since the last call.
+    pub fn take_settled(&mut self) -> Vec<(PacketId, Outcome)> {
+        self.take_settled_with().into_iter().map(|(id, outcome, ())| (id, outcome)).collect()
+    }
+}
+
+impl<T> Outbox<T> {
+    /// Takes a message to send before its deadline, and keeps a value with it. Both its outcome and the value will be
+    /// among [`Outbox::take_settled_with`].
+    ///
+    /// # Errors
+    /// [`NotTaken`] if its lane is full, or its id is in use.
+    pub fn offer_with(&mut self, now: u64, mut packet: Packet, kept: T) -> Result<(), NotTaken> {
         if self.by_id.contains_key(&packet.id) {
             return Err(NotTaken::SameId(packet.id));
         }
         let (index, cost) = (packet.priority.lane(), packet.cost());
         let lane = &mut self.lanes[index];
-        if lane.bytes + cost > LANE_BYTES || lane.entries.len() >= LANE_PACKETS {
+        if lane.bytes + cost > LANE_BYTES || lane.len >= LANE_PACKETS {
             return Err(NotTaken::Full {
                 agent: (*packet.agent).into(),
                 priority: packet.priority,
-                packets: lane.entries.len(),
+                packets: lane.len,
                 bytes: lane.bytes,
             });
         }
@@ -124,8 +131,10 @@ impl Outbox {
         packet.seq = lane.latest;
         let deadline = now.saturating_add(packet.deadline_in_ms);
         self.by_id.insert(packet.id, (index, packet.seq));
-        self.deadlines.insert((deadline, index, packet.seq));
-        lane.entries.insert(packet.seq, Entry { packet, deadline, was_sent: false });
+        self.deadlines.push(Reverse((deadline, index, packet.seq)));
+        lane.len += 1;
+        let entry = Entry { packet: Arc::new(packet), cost, deadline, was_sent: false, kept };
+        lane.places.push_back((entry.packet.seq, Some(entry)));
         Ok(())
     }
 
@@ -162,7 +171,7 @@ impl Outbox {
 
     /// Returns the next messages to write to the stream, each with the time left until its deadline, in milliseconds.
     /// At most [`BATCH_PACKETS`], of [`BATCH_BYTES`] and one message more. Those without acknowledgement are `Sent`.
-    pub fn next_batch(&mut self, now: u64) -> Vec<(Packet, u64)> {
+    pub fn next_batch(&mut self, now: u64) -> Vec<(Arc<Packet>, u64)> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         if !self.connected {
             return batch;
@@ -171,13 +180,16 @@ impl Outbox {
         for index in (0..LANES).rev() {
             while batch.len() < BATCH_PACKETS && bytes < BATCH_BYTES {
                 let lane = &mut self.lanes[index];
-                let Some((seq, _)) = lane.next() else { break };
+                let Some(seq) = lane.next() else { break };
                 lane.written = seq;
-                let Some(entry) = lane.entries.get_mut(&seq) else { break };
-                entry.packet.resent |= std::mem::replace(&mut entry.was_sent, true);
-                let (packet, left) = (entry.packet.clone(), entry.deadline.saturating_sub(now));
-                lane.spent += packet.cost();
-                bytes += packet.cost();
+                let Some(entry) = lane.get_mut(seq) else { break };
+                if std::mem::replace(&mut entry.was_sent, true) {
+                    Arc::make_mut(&mut entry.packet).resent = true;
+                }
+                let (packet, left) = (Arc::clone(&entry.packet), entry.deadline.saturating_sub(now));
+                let cost = entry.cost;
+                lane.spent += cost;
+                bytes += cost;
                 if !packet.requires_ack {
                     self.settle(index, seq, Outcome::Sent);
                 }
@@ -192,7 +204,7 @@ impl Outbox {
     /// earlier delivery, if it has been restarted: the message counts as maybe handled.
     pub fn outcome(&mut self, id: PacketId, outcome: Outcome) -> bool {
         let Some(&(index, seq)) = self.by_id.get(&id) else { return false };
-        let Some(entry) = self.lanes[index].entries.get(&seq).filter(|entry| entry.was_sent) else { return false };
+        let Some(entry) = self.lanes[index].get(seq).filter(|entry| entry.was_sent) else { return false };
         let is_known = is_handled(&outcome) || !entry.packet.resent;
         self.settle(index, seq, if is_known { outcome } else { Outcome::DeadlinePassed { maybe_handled: true } });
         true
@@ -201,18 +213,19 @@ impl Outbox {
     /// Notes that a message may arrive by another way first, so that it is marked as resent from now on.
     pub fn goes_another_way(&mut self, id: PacketId) {
         if let Some(&(index, seq)) = self.by_id.get(&id)
-            && let Some(entry) = self.lanes[index].entries.get_mut(&seq)
+            && let Some(entry) = self.lanes[index].get_mut(seq)
         {
-            entry.packet.resent = true;
+            Arc::make_mut(&mut entry.packet).resent = true;
         }
     }
 
     /// Settles the messages whose deadline has passed.
     pub fn expire(&mut self, now: u64) {
-        while let Some(&(deadline, index, seq)) = self.deadlines.first()
+        while let Some(&Reverse((deadline, index, seq))) = self.deadlines.peek()
             && deadline <= now
         {
-            let was_sent = self.lanes[index].entries.get(&seq).is_some_and(|entry| entry.was_sent);
+            self.deadlines.pop();
+            let was_sent = self.lanes[index].get(seq).is_some_and(|entry| entry.was_sent);
             let outcome = match &self.trouble {
                 Some(why) if !was_sent => Outcome::away(why),
                 _ => Outcome::DeadlinePassed { maybe_handled: was_sent },
@@ -224,21 +237,27 @@ impl Outbox {
     /// Settles all messages, because the agent is gone: those that no stream has carried with `outcome`, the others as
     /// maybe handled.
     pub fn give_up(&mut self, outcome: &Outcome) {
-        while let Some(&(_, index, seq)) = self.deadlines.first() {
-            let was_sent = self.lanes[index].entries.get(&seq).is_some_and(|entry| entry.was_sent);
+        while let Some(Reverse((_, index, seq))) = self.deadlines.pop() {
+            let was_sent = self.lanes[index].get(seq).is_some_and(|entry| entry.was_sent);
             let outcome = if was_sent { Outcome::DeadlinePassed { maybe_handled: true } } else { outcome.clone() };
             self.settle(index, seq, outcome);
         }
     }
 
-    /// Returns the outcomes since the last call.
-    pub fn take_settled(&mut self) -> Vec<(PacketId, Outcome)> {
+    /// Returns the outcomes since the last call, with what was kept with the messages.
+    pub fn take_settled_with(&mut self) -> Vec<(PacketId, Outcome, T)> {
         std::mem::take(&mut self.settled)
     }
 
-    /// Returns when [`Outbox::expire`] has to be called next.
+    /// Returns the messages without outcome, each with when its deadline passes and with what is kept with it.
+    pub fn waiting_mut(&mut self) -> impl Iterator<Item = (&Packet, u64, &mut T)> {
+        let entries = self.lanes.iter_mut().flat_map(|lane| &mut lane.places).filter_map(|(_, entry)| entry.as_mut());
+        entries.map(|entry| (&*entry.packet, entry.deadline, &mut entry.kept))
+    }
+
+    /// Returns when [`Outbox::expire`] has to be called next, at the latest. `None`: every message has its outcome.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.deadlines.first().map(|(deadline, ..)| *deadline)
+        self.deadlines.peek().filter(|_| !self.is_empty()).map(|Reverse((deadline, ..))| *deadline)
     }
 
     /// Returns the number of messages without outcome.
@@ -258,12 +277,13 @@ impl Outbox {
 
     /// Removes a message and records its outcome, which is thus its only one.
     fn settle(&mut self, index: usize, seq: u64, outcome: Outcome) {
-        let lane = &mut self.lanes[index];
-        let Some(entry) = lane.entries.remove(&seq) else { return };
-        lane.bytes -= entry.packet.cost();
-        self.deadlines.remove(&(entry.deadline, index, seq));
+        let Some(entry) = self.lanes[index].remove(seq) else { return };
         self.by_id.remove(&entry.packet.id);
-        self.settled.push((entry.packet.id, outcome));
+        self.settled.push((entry.packet.id, outcome, entry.kept));
+        if self.deadlines.len() > 2 * self.by_id.len() + SPARE {
+            let lanes = &self.lanes;
+            self.deadlines.retain(|Reverse((_, index, seq))| lanes[*index].get(*seq).is_some());
+        }
     }
 }
 
@@ -278,7 +298,7 @@ mod tests {
         Packet { priority: Priority::new(priority).unwrap(), ..packet(id) }
     }
 
-    fn ids(batch: &[(Packet, u64)]) -> Vec<u128> {
+    fn ids(batch: &[(Arc<Packet>, u64)]) -> Vec<u128> {
         batch.iter().map(|(packet, _)| packet.id.0).collect()
     }
 
@@ -380,7 +400,7 @@ mod tests {
         let soon = |id| Packet { deadline_in_ms: 10, ..packet(id) };
         outbox.connected([soon(1).cost(); LANES]);
         (1..=2).for_each(|id| outbox.offer(0, soon(id)).unwrap());
-        assert_eq!(outbox.next_batch(3), [(Packet { seq: 1, ..soon(1) }, 7)]);
+        assert_eq!(outbox.next_batch(3), [(Arc::new(Packet { seq: 1, ..soon(1) }), 7)]);
         assert_eq!(outbox.next_deadline(), Some(10));
         outbox.expire(9);
         assert_eq!(outbox.len(), 2);
@@ -429,5 +449,25 @@ mod tests {
             outbox.take_settled(),
             [(PacketId(2), Outcome::DeadlinePassed { maybe_handled: true }), (PacketId(3), Outcome::away("lost")),]
         );
+    }
+    #[test]
+    fn a_message_that_waits_for_long_does_not_make_those_after_it_take_up_room() {
+        let mut outbox = Outbox::default();
+        outbox.connected(PLENTY);
+        outbox.offer(0, packet(0)).unwrap();
+        for id in 1..10 * SPARE as u128 {
+            outbox.offer(0, packet(id)).unwrap();
+            outbox.next_batch(0);
+            assert!(outbox.outcome(PacketId(id), Outcome::accepted(None)));
+            let lane = &outbox.lanes[Priority::default().lane()];
+            assert!(lane.places.len() <= 2 * lane.len + SPARE && outbox.deadlines.len() <= 2 * lane.len + SPARE);
+        }
+        outbox.offer(0, packet(1)).unwrap();
+        outbox.connected(PLENTY);
+        let again = outbox.next_batch(0);
+        let seqs: Vec<_> = again.iter().map(|(packet, _)| (packet.id.0, packet.seq)).collect();
+        assert_eq!(seqs, [(0, 1), (1, 10 * SPARE as u64 + 1)], "a place is found although others are missing");
+        assert!(outbox.outcome(PacketId(0), Outcome::Sent) && outbox.outcome(PacketId(1), Outcome::Sent));
+        assert_eq!((outbox.next_deadline(), outbox.bytes()), (None, 0));
     }
 }

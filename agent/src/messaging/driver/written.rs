@@ -1,0 +1,162 @@
+//! What is written to a stream: the bytes that gRPC takes when the stream has room for them. So what there is to write is
+//! decided as late as possible, and much is written together when much has come up.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, task::AtomicWaker};
+use prost::Message;
+use robeing_proto::message::v1::Frame;
+use tokio::sync::mpsc;
+
+use super::shared::{Link, LinkState, Shared, reply_len};
+use crate::messaging::{
+    frame::{BATCH_OUTCOMES, BATCH_REPLIES},
+    outcome::Outcome,
+    packet::{Packet, PacketId, Priority},
+    wire,
+};
+
+/// Number of frames other than those with messages, Hello and Close, that wait for the stream to take them.
+pub const OUTGOING_FRAMES: usize = 2;
+
+/// The link's side of what is written to a stream. The stream ends once it is dropped.
+pub(super) struct Outlet {
+    frames: mpsc::Sender<Bytes>,
+    waker: Arc<AtomicWaker>,
+}
+
+impl Outlet {
+    /// Writes Hello or Close. If there is no room, nothing is written.
+    pub fn say(&self, frame: &Frame) {
+        let _ = self.frames.try_send(frame.encode_to_vec().into());
+    }
+
+    /// Lets the messages of the link be written to this stream.
+    pub fn establish(&self, state: &mut LinkState) {
+        // One that has ended already would never be woken.
+        state.writer = (!self.is_closed()).then(|| Arc::clone(&self.waker));
+        state.is_roused = false;
+        self.waker.wake();
+    }
+
+    /// Returns whether nothing that is written will be taken.
+    pub fn is_closed(&self) -> bool {
+        self.frames.is_closed()
+    }
+}
+
+/// The frames of a stream, for gRPC.
+pub struct Written {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    frames: mpsc::Receiver<Bytes>,
+    waker: Arc<AtomicWaker>,
+    /// It has let other tasks run since there was nothing to write.
+    has_yielded: bool,
+    /// The memory of frames that follow one another.
+    buffer: BytesMut,
+}
+
+/// Creates both sides of what is written to a stream of a link.
+pub(super) fn written(shared: &Arc<Shared>, link: &Arc<Link>) -> (Outlet, Written) {
+    let (sender, frames) = mpsc::channel(OUTGOING_FRAMES);
+    let waker = Arc::new(AtomicWaker::new());
+    let outlet = Outlet { frames: sender, waker: Arc::clone(&waker) };
+    let (shared, link) = (Arc::clone(shared), Arc::clone(link));
+    (outlet, Written { shared, link, frames, waker, has_yielded: false, buffer: BytesMut::new() })
+}
+
+impl Stream for Written {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Poll::Ready(frame) = self.frames.poll_recv(context) {
+            return Poll::Ready(frame);
+        }
+        self.waker.register(context.waker());
+        let this = &mut *self;
+        let mut state = this.link.lock();
+        if !is_writer(&state, &this.waker) {
+            return Poll::Pending;
+        }
+        state.is_roused = false;
+        if !this.has_yielded && state.has_several && state.outbox.can_send() {
+            // Other tasks may be about to send, too, and their messages share a frame.
+            this.has_yielded = true;
+            state.is_roused = true;
+            drop(state);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let next = Next::take(&this.shared, &this.link, &mut state);
+        drop(state);
+        if next.is_empty() {
+            (this.has_yielded, this.buffer) = (false, BytesMut::new());
+            return Poll::Pending;
+        }
+        let frame = wire::encode(&mut this.buffer, &next.packets, &next.outcomes, &next.credits);
+        Poll::Ready(Some(frame))
+    }
+}
+
+impl Drop for Written {
+    fn drop(&mut self) {
+        self.frames.close();
+        let mut state = self.link.lock();
+        if is_writer(&state, &self.waker) {
+            state.writer = None;
+        }
+        drop(state);
+        self.link.wake.notify_one();
+    }
+}
+
+fn is_writer(state: &LinkState, waker: &Arc<AtomicWaker>) -> bool {
+    state.writer.as_ref().is_some_and(|writer| Arc::ptr_eq(writer, waker))
+}
+
+/// What the next frame has.
+struct Next {
+    packets: Vec<(Arc<Packet>, u64)>,
+    outcomes: Vec<(PacketId, Outcome)>,
+    credits: Vec<(Priority, u64)>,
+}
+
+impl Next {
+    fn take(shared: &Shared, link: &Link, state: &mut LinkState) -> Self {
+        let credits = if state.has_room() { shared.inbox().credits(&link.peer) } else { Vec::new() };
+        let outcomes = next_outcomes(state);
+        let mut packets = Vec::new();
+        if state.outbox.can_send() {
+            let now = shared.now();
+            packets = state.outbox.next_batch(now);
+            if !packets.is_empty() {
+                state.written = now;
+            }
+            shared.settle(state);
+        }
+        Self { packets, outcomes, credits }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.packets.is_empty() && self.outcomes.is_empty() && self.credits.is_empty()
+    }
+}
+
+/// Takes the outcomes of the next frame.
+fn next_outcomes(state: &mut LinkState) -> Vec<(PacketId, Outcome)> {
+    let (mut outcomes, mut bytes) = (Vec::new(), 0);
+    while outcomes.len() < BATCH_OUTCOMES
+        && bytes < BATCH_REPLIES
+        && let Some(next) = state.next_report()
+    {
+        bytes += reply_len(&next.1);
+        outcomes.push(next);
+    }
+    outcomes
+}
