@@ -290,7 +290,10 @@ impl Session {
             FromAgent::Hello(_) => return false,
             // The answer to an Opening that crossed with Welcome.
             FromAgent::Waiting(_) => {}
-            FromAgent::Heartbeat(heartbeat) => self.answer_heartbeat(heartbeat.seq),
+            FromAgent::Heartbeat(heartbeat) => {
+                self.service.observer.sessions.sent(agent, &self.link, heartbeat.messages_sent);
+                self.answer_heartbeat(heartbeat.seq);
+            }
             FromAgent::Completions(completions) => self.complete(completions.completions),
             FromAgent::HealthReport(report) => self.health.answered(report),
             FromAgent::Drain(_) => {

@@ -1,5 +1,10 @@
 //! The metrics of messages.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -19,6 +24,23 @@ struct Rejected {
     reason: &'static str,
 }
 
+/// The number of messages of this agent to others that have an outcome, however they were sent. Cheap to clone; clones
+/// are one number.
+#[derive(Clone, Debug, Default)]
+pub struct SentCount(Arc<AtomicU64>);
+
+impl SentCount {
+    /// Counts a message.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The metrics of an agent's messages.
 #[derive(Clone)]
 pub struct MessagingMetrics {
@@ -27,6 +49,7 @@ pub struct MessagingMetrics {
     pub(super) repeated: Counter,
     pub(in crate::messaging) detours: Counter,
     pub(super) journal_failures: Counter,
+    sent_count: SentCount,
     sent: Family<Ended, Counter>,
     received: Family<Ended, Counter>,
     rejected: Family<Rejected, Counter>,
@@ -45,6 +68,7 @@ impl MessagingMetrics {
             repeated: metrics.counter("agent_message_repetitions", "Received packets that had arrived before"),
             journal_failures: metrics
                 .counter("agent_message_journal_failures", "Writes to the journal of messages that failed"),
+            sent_count: SentCount::default(),
             sent: metrics.counters("agent_messages_sent", "Messages that were sent, by outcome"),
             received: metrics.counters("agent_messages_received", "Messages that were received, by outcome"),
             rejected: metrics
@@ -52,7 +76,13 @@ impl MessagingMetrics {
         }
     }
 
+    /// Returns the number of messages that were sent, which is counted from now on by whoever has it.
+    pub fn sent_count(&self) -> SentCount {
+        self.sent_count.clone()
+    }
+
     pub(super) fn sent(&self, outcome: &Outcome) {
+        self.sent_count.add();
         self.sent.get_or_create(&Ended { outcome: outcome.name() }).inc();
     }
 

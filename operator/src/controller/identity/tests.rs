@@ -407,6 +407,8 @@ admin_but! {
     certify_client(CertifyClientRequest) -> CertifyClientResponse;
     bar_agent(BarAgentRequest) -> BarAgentResponse;
     release_agent(ReleaseAgentRequest) -> ReleaseAgentResponse;
+    flag_agent(FlagAgentRequest) -> FlagAgentResponse;
+    list_activity(ListActivityRequest) -> ListActivityResponse;
     list_audit_records(ListAuditRecordsRequest) -> ListAuditRecordsResponse;
 }
 
