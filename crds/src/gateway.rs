@@ -1,6 +1,7 @@
 //! What messengers call outside the fleet.
 
 use kube::KubeSchema;
+use robeing_target::Target;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -92,6 +93,14 @@ fn variable(index: usize) -> String {
 }
 
 impl Gateway {
+    /// Returns the first problem that messengers would refuse but no schema rule can express: the field, relative to this,
+    /// and a sentence.
+    pub fn problem(&self) -> Option<(String, String)> {
+        let mut webhooks = self.webhooks.iter().enumerate();
+        let (index, error) = webhooks.find_map(|(index, webhook)| Some((index, Target::parse(&webhook.url).err()?)))?;
+        Some((format!("webhooks[{index}].url"), format!("This URL can't be called: {error}.")))
+    }
+
     /// Returns the Secrets of the webhooks, each with the environment variable in which messengers find the value.
     pub fn secrets(&self) -> impl Iterator<Item = (String, &SecretKey)> {
         self.webhooks.iter().enumerate().map(|(index, webhook)| (variable(index), &webhook.secret_key_ref))

@@ -171,7 +171,7 @@ async fn an_agent_whose_calls_begin_to_be_refused_is_flagged_quarantined_kept_ou
     assert_eq!(send(&thief, &at, "work-1").await, Ok(()));
 }
 
-/// An agent that the test plays, which is a worker of the pool `work`.
+/// An agent that the test plays, which is the worker of a pool of its own.
 async fn played(scene: &Scene, name: &str) -> HandAgent {
     let address = scene.fleet.address("coordinator-0");
     let thief = Thief::in_dir(scene.fleet.dir());
@@ -180,13 +180,13 @@ async fn played(scene: &Scene, name: &str) -> HandAgent {
         cluster_id: CLUSTER.into(),
         name: name.into(),
         role: Role::Worker.into(),
-        pool: "work".into(),
+        pool: "played".into(),
         signing_request: identity.signing_request().into(),
-        proof: Some(Proof::JoinToken(thief.token(PeerRole::Worker, "work", Some(name), now()))),
+        proof: Some(Proof::JoinToken(thief.token(PeerRole::Worker, "played", Some(name), now()))),
     };
     let enrolled = EnrolmentClient::new(identity.channel(&address)).enrol(request).await.expect("it has a token");
     let identity = identity.certified_by(&enrolled.into_inner().certificate);
-    let hello = Hello { pool: "work".into(), slots: 1, specializations: vec!["played".into()], ..hello(name) };
+    let hello = Hello { pool: "played".into(), slots: 1, specializations: vec!["played".into()], ..hello(name) };
     HandAgent::open_over(identity.channel(&address), hello).await.expect("the session is its own")
 }
 

@@ -54,7 +54,7 @@ mod tests {
             role,
             pool: None,
             key: [7; 32],
-            proof: ProofKind::JoinSecret,
+            proof: ProofKind::PoolSecret,
             single_use: None,
             names_agent: false,
         };

@@ -158,7 +158,9 @@ impl Shortages {
 
     /// Records what was refused. Runs until the coordinator stops.
     pub async fn run(self, proposer: Proposer) {
-        let sampling = self.cpu.sample(|level| drop(self.level.set(level.into())));
+        let sampling = self.cpu.sample(|level| {
+            self.level.set(level.into());
+        });
         tokio::join!(sampling, self.record(proposer));
     }
 

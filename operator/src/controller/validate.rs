@@ -226,7 +226,7 @@ pub fn validate(
     let claim_size = kept.claim_size.clone().or_else(|| storage.as_ref().map(|storage| storage.size.clone()));
     let (mut pools, mut refused) = (Vec::new(), Vec::new());
     for pool in &spec.pools {
-        match fleet_pool(pool, spec.replicas_of(pool), image) {
+        match fleet_pool(pool, &spec.gateway, spec.replicas_of(pool), image) {
             Ok(pool) => pools.push(pool),
             Err((reason, message)) => {
                 let account = pool.template.as_ref().and_then(|template| template.service_account_name.clone());
@@ -260,10 +260,18 @@ pub fn validate(
     })
 }
 
-fn fleet_pool(pool: &Pool, replicas: Option<u32>, image: &str) -> Result<FleetPool, (&'static str, String)> {
+fn fleet_pool(
+    pool: &Pool,
+    gateway: &Gateway,
+    replicas: Option<u32>,
+    image: &str,
+) -> Result<FleetPool, (&'static str, String)> {
     let agent_ports = pool.agent_ports.unwrap_or_default();
     if let Some((field, problem)) = pool.executor.problem() {
         return Err(("InvalidPool", format!("Pool {:?} is not built: executor.{field}: {problem}", pool.name)));
+    }
+    if let Some((field, problem)) = gateway.problem().filter(|_| pool.role == Role::Messenger) {
+        return Err(("InvalidGateway", format!("Pool {:?} is not built: gateway.{field}: {problem}", pool.name)));
     }
     if let Some((field, problem)) = pool.messages.as_ref().and_then(Messages::problem) {
         return Err(("InvalidPool", format!("Pool {:?} is not built: messages.{field}: {problem}", pool.name)));

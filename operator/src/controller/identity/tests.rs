@@ -405,8 +405,7 @@ admin_but! {
     get_policies(GetPoliciesRequest) -> Policies;
     create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse;
     certify_client(CertifyClientRequest) -> CertifyClientResponse;
-    bar_agent(BarAgentRequest) -> BarAgentResponse;
-    release_agent(ReleaseAgentRequest) -> ReleaseAgentResponse;
+    bar_agent(BarAgentRequest) -> BarAgentResponse; release_agent(ReleaseAgentRequest) -> ReleaseAgentResponse;
     flag_agent(FlagAgentRequest) -> FlagAgentResponse;
     list_activity(ListActivityRequest) -> ListActivityResponse;
     list_audit_records(ListAuditRecordsRequest) -> ListAuditRecordsResponse;

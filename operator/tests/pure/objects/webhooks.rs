@@ -57,6 +57,15 @@ fn a_change_of_the_list_restarts_the_messengers() {
 }
 
 #[test]
+fn messengers_that_could_not_call_a_webhook_are_not_built_and_others_are() {
+    let fleet = fleet(&with("http://host:99999/"));
+    let refused = fleet.refused.iter().find(|refused| refused.name == "far").expect("it is refused");
+    assert_eq!(refused.reason, "InvalidGateway");
+    assert!(refused.message.contains("gateway.webhooks[0].url: This URL can't be called"), "{}", refused.message);
+    assert!(fleet.pools.iter().any(|pool| pool.name == "data"));
+}
+
+#[test]
 fn webhooks_without_a_messenger_or_with_credentials_in_the_clear_are_refused() {
     let manifest = |role: &str, url: &str| {
         format!(
