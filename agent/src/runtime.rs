@@ -21,7 +21,7 @@ use crate::{
     mailbox::{self, DurableSender, MessengerPort},
     messaging::{
         self, Directory, FleetDirectory, KeyError, Messenger, PolicyHolder,
-        driver::{Certified, MessagingMetrics},
+        driver::{Certified, MessagingMetrics, SentCount},
         handlers::{self, Handler, HandlerError, MessengerPost, Started},
         journal::JournalError,
         opening_key,
@@ -128,6 +128,7 @@ pub async fn run_with(
         metrics: session::SessionMetrics::new(&metrics, config.slots),
         readiness: metrics.readiness().clone(),
         sealing_key: messages.sealing_key.clone(),
+        sent: messages.sent.clone(),
         address,
         config,
         platform,
@@ -167,6 +168,7 @@ struct Messages {
     random: Arc<dyn Random>,
     mailbox: mailbox::Deps,
     sealing_key: Bytes,
+    sent: SentCount,
     stop: CancellationToken,
     /// However the agent ends, no task of the messenger outlives it.
     _ends: DropGuard,
@@ -192,6 +194,8 @@ impl Messages {
         let key = opening_key(config.data.as_deref(), platform).await?;
         let sealing_key = Bytes::copy_from_slice(&key.public().to_bytes());
         let (name, stop): (Arc<str>, _) = (config.name.as_str().into(), CancellationToken::new());
+        let counters = MessagingMetrics::new(metrics);
+        let sent = counters.sent_count();
         let messenger = Messenger::start(messaging::driver::Deps {
             name: Arc::clone(&name),
             role: messaging::Role::configured(config.role),
@@ -202,11 +206,11 @@ impl Messages {
             policy: policies,
             keys: vec![key],
             data: config.data.clone(),
-            metrics: MessagingMetrics::new(metrics),
+            metrics: counters,
             stop: stop.clone(),
         })
         .await?;
-        let durable = DurableSender::new(Arc::clone(upstream), platform.clone());
+        let durable = DurableSender::new(Arc::clone(upstream), platform.clone()).counted_by(sent.clone());
         let post = || MessengerPost { messenger: messenger.clone(), durable: durable.clone() };
         if let Some(mail) = executor.mail() {
             mail.set_post(Arc::new(post()));
@@ -231,6 +235,7 @@ impl Messages {
             random,
             mailbox,
             sealing_key,
+            sent,
             _ends: stop.clone().drop_guard(),
             stop,
         })

@@ -214,7 +214,7 @@ async fn join(network: &MemoryNetwork, n: usize) -> Result<JoinSet<()>, Failed> 
         let mut beats = interval(Duration::from_secs(2));
         for seq in 1.. {
             beats.tick().await;
-            let beat = FromAgent::Heartbeat(internal::Heartbeat { seq });
+            let beat = FromAgent::Heartbeat(internal::Heartbeat { seq, ..internal::Heartbeat::default() });
             if messages.send(AgentMessage { message: Some(beat) }).await.is_err() {
                 return;
             }

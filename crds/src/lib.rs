@@ -13,6 +13,7 @@ mod consensus;
 mod coordinators;
 mod duration;
 mod embedded;
+mod gateway;
 mod identity;
 pub mod limits;
 mod manifest;
@@ -31,6 +32,7 @@ mod threshold;
 pub use consensus::Consensus;
 pub use coordinators::{Coordinators, Storage};
 pub use duration::{Duration, ParseDurationError};
+pub use gateway::{Gateway, Webhook, WebhookState};
 pub use identity::{AuthorityReference, Enrolment, Identity, Transport};
 pub use manifest::{
     Ignored, Location, Manifest, ManifestError, Problem, check_update, find_cluster, parse_manifest, parse_manifests,

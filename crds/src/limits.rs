@@ -47,6 +47,13 @@ pub const MAX_ARG: u32 = 8_192;
 pub const MAX_EXECUTOR_BYTES: usize = 100 * 1024;
 /// Maximum length of an `http` executor's URL, in characters.
 pub const MAX_URL: u32 = 2_048;
+/// Maximum number of webhooks in a cluster. Their list is an annotation of the messengers' pods, whose annotations may have
+/// 256 KiB together.
+pub const MAX_WEBHOOKS: u32 = 16;
+/// Maximum length of a webhook's name, in characters: what messengers accept.
+pub const MAX_WEBHOOK_NAME: u32 = 63;
+/// Maximum number of kinds of tasks of one webhook.
+pub const MAX_WEBHOOK_KINDS: u32 = 16;
 /// Maximum number of headers of an `http` executor.
 pub const MAX_HEADERS: u32 = 32;
 /// Maximum length of a header's name, in characters.

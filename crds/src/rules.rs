@@ -241,6 +241,26 @@ pub(crate) fn http_url() -> Rule {
     )
 }
 
+pub(crate) fn no_credentials() -> Rule {
+    rule(
+        "!self.matches('^[^/?#]*//[^/?#]*@')",
+        "The URL must not contain a user and password, since everyone who may read the cluster would see them.",
+    )
+}
+
+pub(crate) fn webhook_name() -> Rule {
+    rule("self.matches('^[-a-z0-9]+$')", "The name of a webhook must be lower-case letters, digits and '-'.")
+}
+
+pub(crate) fn webhooks_have_a_messenger() -> Rule {
+    rule(
+        "!has(self.spec.gateway) || !has(self.spec.gateway.webhooks) || size(self.spec.gateway.webhooks) == 0 || \
+         (has(self.spec.pools) && self.spec.pools.exists(p, has(p.role) && p.role == 'Messenger'))",
+        "Messengers call webhooks, and the fleet has none; add a pool of the role Messenger to spec.pools.",
+    )
+    .field_path(".spec.gateway")
+}
+
 pub(crate) fn health_path() -> Rule {
     rule(
         "self.matches('^/[!-~]*$') && !self.contains('#')",

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Consensus, Coordinators, Identity, Pool, Recovery, RobeingClusterStatus, Scheduling, embedded,
+    Consensus, Coordinators, Gateway, Identity, Pool, Recovery, RobeingClusterStatus, Scheduling, embedded,
     limits::{MAX_IMAGE, MAX_POD_LIST, MAX_POLICIES, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOLS},
     rules,
 };
@@ -31,6 +31,7 @@ use crate::{
     validation = rules::scaled_pool_has_a_size(),
     validation = rules::scaled_pool_is_a_pool(),
     validation = rules::authority_is_not_the_operators(),
+    validation = rules::webhooks_have_a_messenger(),
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -109,6 +110,10 @@ pub struct RobeingClusterSpec {
     /// How the members of the fleet prove who they are, and whether their connections are encrypted.
     #[serde(default)]
     pub identity: Identity,
+
+    /// What messengers call outside the fleet.
+    #[serde(default, skip_serializing_if = "Gateway::is_empty")]
+    pub gateway: Gateway,
 
     /// Policies on submissions, results and messages, evaluated in this order. Their names are unique. If one of them is
     /// wrong, none of them is set, and a condition of the cluster tells what is wrong.

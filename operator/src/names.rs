@@ -54,6 +54,14 @@ pub const METRICS_PORT: i32 = 9090;
 pub const AGENT_GRPC: &str = "robeing-grpc";
 /// Name of an agent's port for metrics and probes in its pod.
 pub const AGENT_METRICS: &str = "robeing-metrics";
+/// The annotation of messengers' pods with the list of webhooks that they call.
+pub const ANNOTATION_WEBHOOKS: &str = "robeing.io/webhooks";
+/// The volume with the list of webhooks.
+pub const WEBHOOKS_VOLUME: &str = "robeing-webhooks";
+/// Where the volume with the list of webhooks is mounted.
+pub const WEBHOOKS_DIRECTORY: &str = "/etc/robeing/webhooks";
+/// The file of the list of webhooks in its volume.
+pub const WEBHOOKS_FILE: &str = "webhooks.json";
 /// The port at which messengers serve their gateway for HTTP clients.
 pub const GATEWAY_PORT: i32 = 8082;
 /// Name of a messenger's port for its gateway in its pod.

@@ -332,7 +332,7 @@ async fn an_agent_that_lives_and_answers_no_health_check_is_given_up_once_it_has
     let heartbeats = async {
         while sent < answered + 5 {
             sent += 1;
-            agent.say(Said::Heartbeat(Heartbeat { seq: sent })).await;
+            agent.say(Said::Heartbeat(Heartbeat { seq: sent, ..Heartbeat::default() })).await;
             while let Ok(next) = tokio::time::timeout(Duration::from_millis(100), agent.next()).await {
                 match next {
                     Ok(Some(Told::HeartbeatAck(ack))) => answered = ack.seq,
@@ -377,7 +377,7 @@ async fn an_agent_that_does_not_say_that_it_answers_is_not_asked() {
         let report = HealthReport { seq, state: HealthState::Healthy.into(), ..HealthReport::default() };
         new.say(Said::HealthReport(report)).await;
     }
-    old.say(Said::Heartbeat(Heartbeat { seq: 1 })).await;
+    old.say(Said::Heartbeat(Heartbeat { seq: 1, ..Heartbeat::default() })).await;
     assert!(matches!(old.next().await, Ok(Some(Told::HeartbeatAck(_)))));
     fleet.agent_is("old", AgentState::Live).await;
 }

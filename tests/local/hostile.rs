@@ -101,7 +101,7 @@ async fn a_completion_of_what_is_not_current_is_refused() {
     let ack = holder.complete(completion(&given, 2, "more")).await;
     assert!(!ack.accepted, "a task is completed only once: {ack:?}");
     assert_eq!(fleet.task(&id).await, ended);
-    holder.say(Said::Heartbeat(Heartbeat { seq: 1 })).await;
+    holder.say(Said::Heartbeat(Heartbeat { seq: 1, ..Heartbeat::default() })).await;
 }
 
 /// Calls a method with a message of another type.

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Code, Status};
 
 use crate::{
-    messaging::{Outgoing, PacketId, packet::RELAY_TYPE},
+    messaging::{Outgoing, PacketId, driver::SentCount, packet::RELAY_TYPE},
     upstream::SharedUpstream,
 };
 
@@ -43,12 +43,19 @@ pub enum NotSent {
 pub struct DurableSender {
     upstream: SharedUpstream,
     platform: Platform,
+    sent: SentCount,
 }
 
 impl DurableSender {
     /// Creates a sender.
     pub fn new(upstream: SharedUpstream, platform: Platform) -> Self {
-        Self { upstream, platform }
+        Self { upstream, platform, sent: SentCount::default() }
+    }
+
+    /// Counts what is sent here.
+    #[must_use]
+    pub fn counted_by(self, sent: SentCount) -> Self {
+        Self { sent, ..self }
     }
 
     /// Returns whether a message arrives under this agent's name, which a sealed one is for.
@@ -102,7 +109,10 @@ impl DurableSender {
         let mut may_be_kept = false;
         while Instant::now() < until {
             match self.try_one(&request, until).await {
-                Ok(outcomes) => return Ok(outcomes),
+                Ok(outcomes) => {
+                    self.sent.add();
+                    return Ok(outcomes);
+                }
                 Err(status) if may_be_repeated(&status) => {
                     (problem, may_be_kept) = (status.message().to_owned(), true);
                 }

@@ -105,6 +105,7 @@ impl Duties {
             name: deps.config.name.clone(),
             upstream: Arc::clone(deps.upstream),
             on_anomaly: deps.config.on_anomaly,
+            warm_up: deps.config.anomaly_warm_up,
             metrics: GuardianMetrics::new(deps.metrics),
             stop: stop.clone(),
         };

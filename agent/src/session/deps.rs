@@ -9,7 +9,7 @@ use robeing_settings::AgentConfig;
 use robeing_telemetry::Readiness;
 
 use super::metrics::SessionMetrics;
-use crate::executor::Executor;
+use crate::{executor::Executor, messaging::driver::SentCount};
 
 /// The dependencies of a driver.
 #[derive(Clone)]
@@ -30,6 +30,8 @@ pub struct Deps {
     pub address: String,
     /// Public key for sealed payloads of messages, 32 bytes; empty: none.
     pub sealing_key: Bytes,
+    /// How many messages the agent has sent, which heartbeats state.
+    pub sent: SentCount,
 }
 
 impl Deps {

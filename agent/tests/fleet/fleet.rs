@@ -181,6 +181,7 @@ impl TestFleet {
             gateway_listen: None,
             webhooks: None,
             on_anomaly: OnAnomaly::default(),
+            anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,
         };
         let platform = self.platform(SimulatedDisk::new(0), CancellationToken::new());
         let agent = tokio::spawn(async move {

@@ -10,15 +10,23 @@ use robeing_crds::{Executor, Messages, Pool, RobeingClusterSpec, SecretKey};
 use robeing_settings::{
     AgentConfig, AuthorityConfig, CommandLine, CoordinatorConfig, DEFAULT_WORKER_LISTEN, Enrolment, EnrolmentConfig,
     JoinProof, LogFormat, Process as Settings, ProcessRole, Said, Setting, Startup, TlsMode,
-    settings::{DISCONNECT_GRACE, ELECTION_TIMEOUT, LOG_FORMAT, ON_ANOMALY, SNAPSHOT_AFTER, WORKER_LISTEN},
+    settings::{
+        ANOMALY_WARM_UP, DISCONNECT_GRACE, ELECTION_TIMEOUT, LOG_FORMAT, ON_ANOMALY, SNAPSHOT_AFTER, WORKER_LISTEN,
+    },
 };
 
 use super::{DRAIN_TIMEOUT, Secrets, identity};
 
 /// Settings that a manifest does not contain. They are omitted from command lines, so that the environment can set
 /// them.
-const LEFT_OPEN: [Setting; 5] =
-    [DISCONNECT_GRACE.setting, ELECTION_TIMEOUT, LOG_FORMAT, ON_ANOMALY, SNAPSHOT_AFTER.setting];
+const LEFT_OPEN: [Setting; 6] = [
+    ANOMALY_WARM_UP.setting,
+    DISCONNECT_GRACE.setting,
+    ELECTION_TIMEOUT,
+    LOG_FORMAT,
+    ON_ANOMALY,
+    SNAPSHOT_AFTER.setting,
+];
 
 /// Directory of the agents' own directories. It has a name that no coordinator has.
 const AGENTS: &str = "agents";

@@ -13,9 +13,9 @@ use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
 use crate::{
-    api::{errors, trust::TrustAdmin},
+    api::{activity::Leading, errors, trust::TrustAdmin},
     leader::{
-        membership_change::{CATCH_UP_TIMEOUT, COMMIT_TIMEOUT, ChangeError, MembershipChange},
+        membership_change::{CATCH_UP_TIMEOUT, COMMIT_TIMEOUT, ChangeError},
         role::RaftRole,
         standing::Standing,
     },
@@ -40,7 +40,7 @@ pub struct AdminService {
     standing: Standing,
     proposer: Proposer,
     transport: Transport,
-    change: MembershipChange,
+    leading: Leading,
     trust: TrustAdmin,
     changes: Counter,
     refused: Counter,
@@ -50,7 +50,7 @@ pub struct AdminService {
 trait Operation: Clone + Send + Sync + 'static {
     type Answer: Send + 'static;
 
-    fn carry_out(self, change: &MembershipChange) -> impl Future<Output = Result<Self::Answer, ChangeError>> + Send;
+    fn carry_out(self, leading: &Leading) -> impl Future<Output = Result<Self::Answer, ChangeError>> + Send;
 
     fn call(
         client: AdminClient<Channel>,
@@ -61,7 +61,7 @@ trait Operation: Clone + Send + Sync + 'static {
 impl Operation for v1::AddCoordinatorRequest {
     type Answer = v1::AddCoordinatorResponse;
 
-    async fn carry_out(self, change: &MembershipChange) -> Result<Self::Answer, ChangeError> {
+    async fn carry_out(self, Leading { change, .. }: &Leading) -> Result<Self::Answer, ChangeError> {
         let peer = Peer { name: self.name, address: self.address };
         let id = change.exclusively(change.clone().add(peer)).await?;
         Ok(v1::AddCoordinatorResponse { node_id: format!("{id:016x}") })
@@ -75,7 +75,7 @@ impl Operation for v1::AddCoordinatorRequest {
 impl Operation for v1::RemoveCoordinatorRequest {
     type Answer = v1::RemoveCoordinatorResponse;
 
-    async fn carry_out(self, change: &MembershipChange) -> Result<Self::Answer, ChangeError> {
+    async fn carry_out(self, Leading { change, .. }: &Leading) -> Result<Self::Answer, ChangeError> {
         let removed = change.exclusively(change.clone().remove(self.name)).await?;
         Ok(v1::RemoveCoordinatorResponse { removed })
     }
@@ -88,7 +88,7 @@ impl Operation for v1::RemoveCoordinatorRequest {
 impl Operation for v1::TransferLeadershipRequest {
     type Answer = v1::TransferLeadershipResponse;
 
-    async fn carry_out(self, change: &MembershipChange) -> Result<Self::Answer, ChangeError> {
+    async fn carry_out(self, Leading { change, .. }: &Leading) -> Result<Self::Answer, ChangeError> {
         let transfer = change.transfer.clone();
         let leader = change.exclusively(async move { transfer.transfer(&self.to).await }).await?;
         Ok(v1::TransferLeadershipResponse { leader: leader.name, term: leader.term })
@@ -96,6 +96,18 @@ impl Operation for v1::TransferLeadershipRequest {
 
     async fn call(mut client: AdminClient<Channel>, request: Request<Self>) -> Result<Response<Self::Answer>, Status> {
         client.transfer_leadership(request).await
+    }
+}
+
+impl Operation for v1::ListActivityRequest {
+    type Answer = v1::ListActivityResponse;
+
+    async fn carry_out(self, leading: &Leading) -> Result<Self::Answer, ChangeError> {
+        leading.activity(&self.page_token)
+    }
+
+    async fn call(mut client: AdminClient<Channel>, request: Request<Self>) -> Result<Response<Self::Answer>, Status> {
+        client.list_activity(request).await
     }
 }
 
@@ -107,18 +119,18 @@ enum Tried<T> {
 }
 
 impl AdminService {
-    /// Creates the service. Changes are made by `change`, or by the leader, which `standing` knows.
+    /// Creates the service. Changes are made by `leading`, or by the leader, which `standing` knows.
     pub fn new(
         standing: Standing,
         proposer: Proposer,
         transport: Transport,
-        change: MembershipChange,
+        leading: Leading,
         trust: TrustAdmin,
         metrics: &Metrics,
     ) -> Self {
         let changes = metrics.counter("admin_calls", "Calls of the Admin service that were carried out here");
         let refused = metrics.counter("admin_calls_refused", "Calls of the Admin service that ended in an error here");
-        Self { standing, proposer, transport, change, trust, changes, refused }
+        Self { standing, proposer, transport, leading, trust, changes, refused }
     }
 
     async fn lead<O: Operation>(&self, request: Request<O>) -> Result<Response<O::Answer>, Status> {
@@ -153,7 +165,7 @@ impl AdminService {
     }
 
     async fn here<O: Operation>(&self, operation: O) -> Tried<O::Answer> {
-        match operation.carry_out(&self.change).await {
+        match operation.carry_out(&self.leading).await {
             Err(ChangeError::NotLeader) => Tried::NotThere(ChangeError::NotLeader.into()),
             Ok(answer) => {
                 self.changes.inc();
@@ -287,6 +299,22 @@ impl v1::admin_server::Admin for AdminService {
         self.trust.state.ready_to_read(0).await?;
         let list = self.trust.state.look(|fleet| fleet.policies().cloned());
         Ok(Response::new(policies::all(list.as_deref())))
+    }
+
+    async fn flag_agent(
+        &self,
+        request: Request<v1::FlagAgentRequest>,
+    ) -> Result<Response<v1::FlagAgentResponse>, Status> {
+        check_name("agent", &request.get_ref().agent)?;
+        let by = Caller::of(request.extensions());
+        self.trust.flag(request.into_inner(), &by).await.map(Response::new)
+    }
+
+    async fn list_activity(
+        &self,
+        request: Request<v1::ListActivityRequest>,
+    ) -> Result<Response<v1::ListActivityResponse>, Status> {
+        self.lead(request).await
     }
 
     async fn list_audit_records(

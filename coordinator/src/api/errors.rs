@@ -2,14 +2,28 @@
 
 use std::error::Error;
 
-use robeing_fleet::{Refusal, Reply};
+use robeing_fleet::{Refusal, Reply, Role};
 use robeing_proto::v1;
 use tonic::{Code, Status, metadata::MetadataValue};
 
-use crate::{api::convert::BadField, leader::membership_change::ChangeError, mail::MailError, propose::ProposeError};
+use crate::{
+    api::convert::{self, BadField},
+    leader::membership_change::ChangeError,
+    mail::MailError,
+    propose::ProposeError,
+};
 
 /// The metadata key that marks the response of a coordinator that does not lead.
 const NOT_LEADER: &str = "robeing-not-leader";
+
+/// Returns the refusal of an agent that has to wait because this coordinator has too little processor time.
+pub fn too_little_cpu(role: Role) -> Status {
+    Status::resource_exhausted(format!(
+        "this coordinator has too little processor time and admits agents of higher priority than a {} first; it is tried \
+         again",
+        convert::peer_role(role).as_str()
+    ))
+}
 
 impl From<ChangeError> for Status {
     fn from(error: ChangeError) -> Self {

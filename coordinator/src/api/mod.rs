@@ -1,10 +1,12 @@
 //! The gRPC services, and the conversion of the state to API messages.
 
+pub mod activity;
 pub mod admin;
 pub mod answers;
 pub mod convert;
 pub mod directory;
 pub mod errors;
+pub mod flags;
 pub mod fleet;
 pub mod guards;
 pub mod mailbox;

@@ -296,6 +296,7 @@ impl Session {
             // The answer to an Opening that crossed with Welcome.
             FromAgent::Waiting(_) => {}
             FromAgent::Heartbeat(heartbeat) => {
+                self.service.observer.sessions.sent(agent, &self.link, heartbeat.messages_sent);
                 self.answer_heartbeat(heartbeat.seq);
                 self.description.look();
             }

@@ -11,10 +11,11 @@ use robeing_identity::{JoinClaims, PeerRole, Realm, SigningRequest, TrustBundle,
 use robeing_net::{gate::Caller, security::TrustClock};
 use robeing_proto::v1;
 use robeing_settings::Enrolment;
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
-    api::{convert, errors},
+    api::{convert, errors, flags::FlagPace},
     identity::{
         enrolment::check_known,
         trust::{FleetTrust, Trusted},
@@ -35,6 +36,7 @@ pub const CLIENT_VALID_SPAN: (Duration, Duration) = (Duration::from_secs(60), Du
 /// The actions of audit records.
 const CREATE_JOIN_TOKEN: &str = "create_join_token";
 const CERTIFY_CLIENT: &str = "certify_client";
+const FLAG_AGENT: &str = "agent.flag";
 /// Guardians together may keep one of so many live agents in quarantine; one in any case.
 pub const QUARANTINED_ONE_OF: usize = 10;
 /// Begins the names of guardians, as records and bars have them.
@@ -57,6 +59,7 @@ pub struct TrustAdmin {
     pub state: StateReader,
     pub proposer: Proposer,
     pub issuing: Option<Issuing>,
+    pub flags: FlagPace,
 }
 
 impl TrustAdmin {
@@ -198,6 +201,22 @@ impl TrustAdmin {
         let bar = IdentityCommand::Bar { agent: request.agent, kind, reason: request.reason, by: by.name() };
         self.propose(Command::Identity(bar)).await?;
         Ok(v1::BarAgentResponse { revision: self.state.look(|fleet| fleet.revision()) })
+    }
+
+    /// Records that an agent behaves unlike itself.
+    pub async fn flag(&self, request: v1::FlagAgentRequest, by: &Caller) -> Result<v1::FlagAgentResponse, Status> {
+        if request.reason.len() > MAX_REASON_BYTES {
+            return Err(errors::too_long("reason", request.reason.len(), MAX_REASON_BYTES));
+        }
+        if !self.flags.take(Instant::now()) {
+            let problem = "too many agents were flagged within a minute, which would drive other records out of the \
+                           audit log; try again later";
+            return Err(Status::resource_exhausted(problem));
+        }
+        let (actor, outcome, action) = (by.name(), AuditOutcome::Done, FLAG_AGENT.to_owned());
+        let entry = AuditEntry { actor, action, subject: request.agent, outcome, detail: request.reason };
+        self.propose(Command::Audit(AuditCommand::Record(vec![entry.within_limits()]))).await?;
+        Ok(v1::FlagAgentResponse {})
     }
 
     /// Lets an agent enrol again.

@@ -202,9 +202,13 @@ impl Watches {
         let Self { observer, standing, leaving, .. } = self.clone();
         async_stream::stream! {
             let (mut revisions, mut raft_role) = (observer.revisions(), standing.roles());
-            let mut told = None;
+            let (mut audited, mut told) = (observer.audited(), None);
             loop {
-                let seen = (*revisions.borrow_and_update(), raft_role.borrow_and_update().clone());
+                let seen = (
+                    *revisions.borrow_and_update(),
+                    *audited.borrow_and_update(),
+                    raft_role.borrow_and_update().clone(),
+                );
                 let looked = Instant::now();
                 let is_new = told.as_ref() != Some(&seen);
                 if is_new {
@@ -217,6 +221,7 @@ impl Watches {
                         return;
                     }
                     changed = revisions.changed() => if changed.is_err() { return },
+                    changed = audited.changed() => if changed.is_err() { return },
                     changed = raft_role.changed() => if changed.is_err() { return },
                 }
                 if is_new {

@@ -29,6 +29,7 @@ struct Waiter {
 /// The observer of one coordinator.
 pub struct ApplyObserver {
     revision: watch::Sender<u64>,
+    audited: watch::Sender<u64>,
     applied: watch::Sender<u64>,
     installs: watch::Sender<u64>,
     waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
@@ -55,6 +56,7 @@ impl ApplyObserver {
     pub fn new(sessions: SessionTable) -> Self {
         Self {
             revision: watch::Sender::new(0),
+            audited: watch::Sender::new(0),
             applied: watch::Sender::new(0),
             installs: watch::Sender::new(0),
             waiters: Mutex::default(),
@@ -72,6 +74,11 @@ impl ApplyObserver {
     /// Returns a watch of the fleet's revision.
     pub fn revisions(&self) -> watch::Receiver<u64> {
         self.revision.subscribe()
+    }
+
+    /// Returns a watch of the number of the newest record of the audit log.
+    pub fn audited(&self) -> watch::Receiver<u64> {
+        self.audited.subscribe()
     }
 
     /// Returns a watch of the index of the newest applied log entry, plus one.
@@ -171,24 +178,27 @@ impl ApplyObserver {
 }
 
 impl Observer for ApplyObserver {
-    fn applied(&self, revision: u64, told: Vec<Told>) {
+    fn applied(&self, revision: u64, audited: u64, told: Vec<Told>) {
         for told in told {
             self.carry_out(told);
         }
-        self.revision.send_if_modified(|known| {
-            let changed = *known != revision;
-            *known = revision;
-            changed
-        });
+        for (watched, now) in [(&self.revision, revision), (&self.audited, audited)] {
+            watched.send_if_modified(|known| {
+                let changed = *known != now;
+                *known = now;
+                changed
+            });
+        }
         self.timers.notify_one();
     }
 
-    fn installed(&self, revision: u64) {
+    fn installed(&self, revision: u64, audited: u64) {
         self.installs.send_modify(|installs| *installs += 1);
         self.directory.note_everything();
         self.mailboxes.wake_all();
         self.policies.changed();
         self.revision.send_replace(revision);
+        self.audited.send_replace(audited);
         self.timers.notify_one();
     }
 

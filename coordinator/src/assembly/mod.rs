@@ -32,8 +32,10 @@ pub use self::tested::Tested;
 use crate::{
     CoordinatorError,
     api::{
+        activity::Leading,
         admin::AdminService,
         directory::DirectoryService,
+        flags::FlagPace,
         fleet::{CallRoom, FleetService},
         guards::GuardReports,
         raft::RaftService,
@@ -396,14 +398,15 @@ impl Parts {
     }
 
     fn admin_service(&self, security: Option<&Security>, metrics: &Metrics) -> AdminService {
-        let Self { member, state, standing, proposer, outside, change, .. } = self.clone();
+        let Self { member, state, standing, proposer, outside, change, observer, .. } = self.clone();
+        let leading = Leading { change, state: state.clone(), observer };
         let issuing = security.map(|security| Issuing {
             trust: security.trust.clone(),
             clock: Arc::clone(&security.clock),
             realm: security.realm.clone(),
         });
-        let trust = TrustAdmin { member, state, proposer: proposer.clone(), issuing };
-        AdminService::new(standing, proposer, outside.transport, change, trust, metrics)
+        let trust = TrustAdmin { member, state, proposer: proposer.clone(), issuing, flags: FlagPace::default() };
+        AdminService::new(standing, proposer, outside.transport, leading, trust, metrics)
     }
 
     /// Puts the services behind the gate, adds the one for enrolment, and starts what keeps certificates up to date.

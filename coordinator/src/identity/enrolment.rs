@@ -15,6 +15,7 @@ use tracing::{debug, info};
 
 use super::{
     client_rights::TokenReviewer,
+    conflicts,
     kubernetes::User,
     pace::{PER_SECOND, Pace},
     proofs::{Claim, ProofError, Proved, ServiceAccount},
@@ -104,6 +105,10 @@ impl EnrolmentService {
                     "too many agents have enrolled from this address; {PER_SECOND} may do so in each second: try again"
                 )));
             }
+            if !self.shortages.admits(claim.role) {
+                return Err(errors::too_little_cpu(claim.role));
+            }
+            self.decide_conflict(claim)?;
             self.enrol(claim, key, proved).await?;
             info!(
                 agent = claim.name,
@@ -163,6 +168,23 @@ impl EnrolmentService {
             true => Status::permission_denied(error.to_string()),
             false => Status::unauthenticated(error.to_string()),
         })
+    }
+
+    /// Refuses a name that an agent of another role holds, unless its role has a lower priority.
+    fn decide_conflict(&self, claim: Claim<'_>) -> Result<(), Status> {
+        let conflict = self.state.look(|fleet| conflicts::decide(fleet, claim.name, claim.role));
+        let Some(conflict) = conflict else { return Ok(()) };
+        self.shortages.decided(claim.name, claim.role, conflict);
+        if conflict.is_granted {
+            return Ok(());
+        }
+        Err(Status::already_exists(format!(
+            "the name {} is that of a {}, and a {} does not get it; give it another name, or stop the other one and try again \
+             half a minute later",
+            claim.name,
+            convert::peer_role(conflict.holder).as_str(),
+            claim.role_name
+        )))
     }
 
     /// Decides upon the enrolment in the log.

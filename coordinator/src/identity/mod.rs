@@ -13,6 +13,7 @@
 pub mod access;
 pub mod authority;
 pub mod client_rights;
+pub mod conflicts;
 pub mod enrolled;
 pub mod enrolment;
 #[cfg(test)]

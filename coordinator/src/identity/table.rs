@@ -44,6 +44,8 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/robeing.v1.Admin/CertifyClient", Allowed::With(Right::Admin, &[])),
     ("/robeing.v1.Admin/BarAgent", Allowed::With(Right::Admin, WARDENS)),
     ("/robeing.v1.Admin/ReleaseAgent", Allowed::With(Right::Admin, &[])),
+    ("/robeing.v1.Admin/FlagAgent", Allowed::With(Right::Admin, WARDENS)),
+    ("/robeing.v1.Admin/ListActivity", Allowed::With(Right::Admin, WARDENS)),
     ("/robeing.v1.Admin/ListAuditRecords", Allowed::With(Right::Admin, WARDENS)),
     ("/robeing.internal.v1.Enrolment/Enrol", Allowed::Anyone),
     ("/robeing.internal.v1.Guards/Report", Allowed::Anyone),

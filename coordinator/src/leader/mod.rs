@@ -7,6 +7,7 @@ pub mod failure_detector;
 pub mod health;
 pub mod leader_watch;
 pub mod membership_change;
+pub mod pressure;
 pub mod quorum_contact;
 pub mod recoveries;
 pub mod role;

@@ -1,20 +1,22 @@
-//! What was refused in a shortage, so that roles of higher priority are served: counted, and recorded in the log and
-//! the audit log, together for each minute, so that a shortage doesn't fill what records it.
+//! What was refused in a shortage or a conflict, so that roles of higher priority are served: counted, and recorded in
+//! the log and the audit log, together for each minute, so that a shortage doesn't fill what records it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 use robeing_fleet::{
     AuditCommand, AuditEntry, AuditOutcome, Command, Places, Refusal, Role, SubmitTask, limits::MAX_AGENTS,
 };
 use robeing_platform::sync::{Mutex, PoisonError};
 use robeing_telemetry::Metrics;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::{api::convert, propose::Proposer};
+use super::pressure::CpuGate;
+use crate::{api::convert, identity::conflicts::Conflict, propose::Proposer};
 
 /// How often what was refused is recorded.
 const RECORD_EVERY: Duration = Duration::from_secs(60);
@@ -22,6 +24,9 @@ const RECORD_EVERY: Duration = Duration::from_secs(60);
 const ACTOR: &str = "coordinators";
 /// The agents with sessions.
 pub const SESSIONS: Places = Places { most: MAX_AGENTS, kept: 100 };
+
+/// Maximum number of names whose conflicts are recorded at once; those of further ones are only counted.
+pub const MAX_CONFLICTS: usize = 32;
 
 /// Of what there is too little.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -32,6 +37,8 @@ pub enum Scarce {
     Enrolments,
     /// Places in the queue of tasks.
     Queue,
+    /// Processor time of one coordinator; see [`CpuGate`].
+    Cpu,
 }
 
 impl Scarce {
@@ -41,6 +48,7 @@ impl Scarce {
             Self::Sessions => "sessions",
             Self::Enrolments => "enrolments",
             Self::Queue => "queue",
+            Self::Cpu => "cpu",
         }
     }
 }
@@ -57,6 +65,12 @@ pub struct Shortages {
     counter: Family<Labels, Counter>,
     /// What is to be recorded: at most one number for each role and scarce thing.
     pending: Arc<Mutex<BTreeMap<(Scarce, Role), u64>>>,
+    conflicts: Counter,
+    /// Conflicts that are to be recorded, by name and by the role that asked.
+    decided: Arc<Mutex<BTreeMap<(String, Role), (Conflict, u64)>>>,
+    level: Gauge,
+    /// Admits agents by the lag of this coordinator.
+    pub cpu: CpuGate,
 }
 
 impl Shortages {
@@ -65,6 +79,10 @@ impl Shortages {
         let help = "What was refused in a shortage to a role, by what was scarce; the last places are kept for roles of \
                     higher priority";
         metrics.register("shortage_refusals", help, self.counter.clone());
+        let help = "Names that agents of two roles asked for at the same time";
+        metrics.register("name_conflicts", help, self.conflicts.clone());
+        let help = "Of how many priorities agents have to wait because this coordinator has too little processor time";
+        metrics.register("cpu_shortage_level", help, self.level.clone());
     }
 
     /// Records that something was refused to an agent of this role, or to a task for it.
@@ -72,6 +90,26 @@ impl Shortages {
         let labels = Labels { scarce: scarce.as_str(), role: convert::peer_role(role).as_str() };
         self.counter.get_or_create(&labels).inc();
         *self.pending.lock().unwrap_or_else(PoisonError::into_inner).entry((scarce, role)).or_default() += 1;
+    }
+
+    /// Returns whether one more agent of this role is admitted in spite of the lag of this coordinator, and records if not.
+    pub fn admits(&self, role: Role) -> bool {
+        let is_admitted = self.cpu.admits(role, Instant::now());
+        if !is_admitted {
+            self.count(Scarce::Cpu, role);
+        }
+        is_admitted
+    }
+
+    /// Records what was decided about a name that an agent of another role asked for.
+    pub fn decided(&self, name: &str, asks: Role, conflict: Conflict) {
+        self.conflicts.inc();
+        let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (name.to_owned(), asks);
+        if decided.len() < MAX_CONFLICTS || decided.contains_key(&key) {
+            let (last, times) = decided.entry(key).or_insert((conflict, 0));
+            (*last, *times) = (conflict, times.saturating_add(1));
+        }
     }
 
     /// Records which submissions were refused because the queue is full for their role, and returns `refused`, whose keys
@@ -98,16 +136,40 @@ impl Shortages {
                 role.traits().priority
             ),
         };
-        pending.into_iter().map(entry).collect()
+        let decided = std::mem::take(&mut *self.decided.lock().unwrap_or_else(PoisonError::into_inner));
+        let conflict = |((name, asks), (conflict, times)): ((String, Role), (Conflict, u64))| {
+            let [asked, holds] = [asks, conflict.holder]
+                .map(|role| format!("a {} (priority {})", convert::peer_role(role).as_str(), role.traits().priority));
+            let (outcome, became) = match conflict.is_granted {
+                true => (AuditOutcome::Allowed, "gets it"),
+                false => (AuditOutcome::Denied, "does not get it"),
+            };
+            AuditEntry {
+                actor: ACTOR.to_owned(),
+                action: "conflict".to_owned(),
+                subject: name,
+                outcome,
+                detail: format!("{asked} that asked for the name of {holds} {became}, {times} times"),
+            }
+            .within_limits()
+        };
+        pending.into_iter().map(entry).chain(decided.into_iter().map(conflict)).collect()
     }
 
     /// Records what was refused. Runs until the coordinator stops.
     pub async fn run(self, proposer: Proposer) {
+        let sampling = self.cpu.sample(|level| {
+            self.level.set(level.into());
+        });
+        tokio::join!(sampling, self.record(proposer));
+    }
+
+    async fn record(&self, proposer: Proposer) {
         loop {
             tokio::time::sleep(RECORD_EVERY).await;
             let entries = self.take();
             for entry in &entries {
-                warn!(scarce = entry.subject, "{} in the last minute", entry.detail);
+                warn!(action = entry.action, of = entry.subject, "{} in the last minute", entry.detail);
             }
             if entries.is_empty() {
                 continue;
@@ -140,6 +202,30 @@ mod tests {
             found,
             ["refused 1 for the role worker, of priority 3", "refused 1 for the role guardian, of priority 2"]
         );
+    }
+
+    #[test]
+    fn so_many_conflicts_are_recorded_each_with_what_was_decided() {
+        let shortages = Shortages::default();
+        let refused = Conflict { holder: Role::Guardian, is_granted: false };
+        for n in 0..2 * MAX_CONFLICTS {
+            shortages.decided(&format!("name-{n:03}"), Role::Worker, refused);
+            shortages.decided("name-000", Role::Worker, refused);
+        }
+        let entries = shortages.take();
+        assert_eq!(entries.len(), MAX_CONFLICTS);
+        assert_eq!(
+            (&*entries[0].action, &*entries[0].subject, entries[0].outcome),
+            ("conflict", "name-000", AuditOutcome::Denied)
+        );
+        let times = 2 * MAX_CONFLICTS + 1;
+        let expected = format!(
+            "a worker (priority 3) that asked for the name of a guardian (priority 2) does not get it, {times} times"
+        );
+        assert_eq!(entries[0].detail, expected);
+        assert_eq!(shortages.conflicts.get(), 4 * MAX_CONFLICTS as u64);
+        const { assert!(4 * 4 + MAX_CONFLICTS <= MAX_AUDIT_BATCH) };
+        assert_eq!(shortages.take(), [], "each is recorded once");
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub const DEADLINE: Option<Duration> = Some(Duration::from_secs(30));
 pub struct Nobody;
 
 impl Observer for Nobody {
-    fn applied(&self, _: u64, _: Vec<Told>) {}
-    fn installed(&self, _: u64) {}
+    fn applied(&self, _: u64, _: u64, _: Vec<Told>) {}
+    fn installed(&self, _: u64, _: u64) {}
     fn progressed(&self, _: u64) {}
 }
 

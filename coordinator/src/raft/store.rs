@@ -85,10 +85,10 @@ impl Told {
 /// Gets notified of what was applied, in the order of the log, before the command is answered. The state is not locked
 /// during a call, but can't change either: nothing is applied before the call returns. Implementations must not block.
 pub trait Observer: Send + Sync + 'static {
-    /// Reports the effects of what was just applied, up to this revision.
-    fn applied(&self, revision: u64, told: Vec<Told>);
+    /// Reports the effects of what was just applied, up to this revision and this record of the audit log.
+    fn applied(&self, revision: u64, audited: u64, told: Vec<Told>);
     /// Reports that the whole state was replaced by one of this revision.
-    fn installed(&self, revision: u64);
+    fn installed(&self, revision: u64, audited: u64);
     /// Reports that everything up to this log index is applied.
     fn progressed(&self, index: u64);
 }
@@ -152,7 +152,8 @@ impl StateMachine {
         if let Some((meta, data)) = found {
             fleet.replace(compute(|| decode(&data))?);
             (applied, membership) = (meta.last_log_id, meta.last_membership);
-            observer.installed(fleet.read().revision());
+            let (revision, audited) = newest(&fleet.read());
+            observer.installed(revision, audited);
         }
         // Only what a durable snapshot covers is purged. Without this check the library would start with an empty
         // state.
@@ -250,11 +251,16 @@ impl StateMachine {
             steps -= 1;
         }
         let told = self.effects[first..].iter().map(|effect| Told::new(&fleet, effect)).collect();
-        let revision = fleet.revision();
+        let (revision, audited) = newest(&fleet);
         drop(fleet);
-        self.observer.applied(revision, told);
+        self.observer.applied(revision, audited, told);
         left
     }
+}
+
+/// Returns the revision of a fleet, and the number of the newest record of its audit log.
+fn newest(fleet: &Fleet) -> (u64, u64) {
+    (fleet.revision(), fleet.audit_last())
 }
 
 /// A batch that is being applied.
@@ -353,7 +359,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             self.clock.applied(leadership(last), fleet.now());
         }
         self.fleet.replace(fleet);
-        self.observer.installed(self.fleet.read().revision());
+        let (revision, audited) = newest(&self.fleet.read());
+        self.observer.installed(revision, audited);
         if let Some(last) = meta.last_log_id {
             self.observer.progressed(last.index());
         }

@@ -149,7 +149,7 @@ async fn beat(
         tokio::select! {
             _ = beats.tick(), if !silent.is_cancelled() => {
                 seq += 1;
-                let beat = FromAgent::Heartbeat(internal::Heartbeat { seq });
+                let beat = FromAgent::Heartbeat(internal::Heartbeat { seq, ..internal::Heartbeat::default() });
                 if sender.send(message(beat)).await.is_err() {
                     return;
                 }

@@ -9,7 +9,10 @@ use rustls::pki_types::CertificateDer;
 use tonic::Code;
 
 use crate::{
-    api::trust::{CLIENT_VALID_SPAN, MAX_TOKEN_VALID},
+    api::{
+        flags::AT_ONCE,
+        trust::{CLIENT_VALID_SPAN, MAX_TOKEN_VALID},
+    },
     tests::{
         fleet::TestFleet,
         member::{TestMember, code, retried},
@@ -98,6 +101,39 @@ async fn a_guardian_quarantines_agents_and_removes_none() {
     assert_eq!(bar(PeerRole::Worker, v1::BarKind::Quarantined).await, Code::PermissionDenied);
     assert_eq!(bar(PeerRole::Client, v1::BarKind::Unspecified).await, Code::InvalidArgument);
     assert_eq!(bar(PeerRole::Client, v1::BarKind::Removed).await, Code::Ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn guardians_flag_agents_at_a_pace_and_read_how_active_they_are_and_others_do_neither() {
+    let fleet = TestFleet::start_secured(Enrolment::Proof);
+    let leader = fleet.led().await;
+    let flag = v1::FlagAgentRequest { agent: "w-0".into(), reason: "failures of 50.0 per second".into() };
+    let list = v1::ListActivityRequest::default;
+    for role in [PeerRole::Worker, PeerRole::Specialist, PeerRole::Messenger] {
+        let member = TestMember::certified(&fleet, role, "x");
+        let flagged = retried(async || member.admin(&fleet, leader).flag_agent(flag.clone()).await).await;
+        assert_eq!(code(flagged), Code::PermissionDenied, "{role}");
+        let listed = retried(async || member.admin(&fleet, leader).list_activity(list()).await).await;
+        assert_eq!(code(listed), Code::PermissionDenied, "{role}");
+    }
+    let guardian = TestMember::certified(&fleet, PeerRole::Guardian, "g");
+    for at in 0..3 {
+        let listed = retried(async || guardian.admin(&fleet, at).list_activity(list()).await).await;
+        assert_eq!(listed.map(|page| page.into_inner()).ok(), Some(v1::ListActivityResponse::default()), "at {at}");
+    }
+    let wrong = v1::ListActivityRequest { page_token: "x".repeat(1_000) };
+    assert_eq!(code(guardian.admin(&fleet, leader).list_activity(wrong).await), Code::InvalidArgument);
+    let flag_now = async || code(guardian.admin(&fleet, leader).flag_agent(flag.clone()).await);
+    let mut flagged = 0;
+    while flag_now().await == Code::Ok {
+        flagged += 1;
+        assert!(flagged < 10 * AT_ONCE, "it is never refused");
+    }
+    assert!(flagged >= AT_ONCE, "only after {flagged}");
+    assert_eq!(flag_now().await, Code::ResourceExhausted);
+    let admin = TestMember::certified(&fleet, PeerRole::Client, "root");
+    let record = ("guardian/g".to_owned(), "agent.flag".to_owned(), "w-0".to_owned());
+    assert!(audited(&admin, &fleet, leader).await.contains(&record));
 }
 
 #[tokio::test(start_paused = true)]

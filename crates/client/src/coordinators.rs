@@ -37,7 +37,23 @@ pub struct Answer {
     pub agents: Vec<v1::Agent>,
     /// The coordinator that answered (host:port), to be tried first next time.
     pub from: String,
+    /// What was read of the audit log; see [`CoordinatorClient::audit`].
+    pub audit: Audit,
 }
+
+/// A part of the fleet's audit log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Audit {
+    /// The records, oldest first.
+    pub records: Vec<v1::AuditRecord>,
+    /// The number up to which the log was read.
+    pub read: u64,
+}
+
+/// Number of records of the audit log on a page.
+const AUDIT_PAGE: u32 = 1_000;
+/// Maximum number of pages of the audit log that are read at once: more than are kept.
+const MAX_AUDIT_PAGES: usize = 11;
 
 /// The error of a failed call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,7 +127,35 @@ impl CoordinatorClient {
             return Err(refused("GetStatus", address, &Status::unavailable("no coordinator leads")));
         }
         let agents = list_agents(&mut client).await.map_err(|status| refused("ListAgents", address, &status))?;
-        Ok(Answer { status, agents, from: address.to_owned() })
+        Ok(Answer { status, agents, from: address.to_owned(), audit: Audit::default() })
+    }
+
+    /// Returns the records of the audit log after number `after`, up to `newest`, the number that the fleet's status has.
+    /// Asks nobody if there is none. If a page can't be read, those before it are returned.
+    pub async fn audit(&self, address: &str, security: &Security, after: u64, newest: u64) -> Audit {
+        let mut audit = Audit { records: Vec::new(), read: after };
+        for _ in 0..MAX_AUDIT_PAGES {
+            if audit.read >= newest {
+                break;
+            }
+            let Ok(page) = self.audit_page(address, security, audit.read).await else { break };
+            audit.read = page.last().map_or(newest, |last| last.seq);
+            audit.records.extend(page);
+        }
+        audit
+    }
+
+    async fn audit_page(
+        &self,
+        address: &str,
+        security: &Security,
+        after_seq: u64,
+    ) -> Result<Vec<v1::AuditRecord>, Error> {
+        let request = within(QUESTION_DEADLINE, v1::ListAuditRecordsRequest { after_seq, page_size: AUDIT_PAGE });
+        let mut client = limited!(AdminClient::new(self.channel(address, security)?));
+        let page = client.list_audit_records(request).await;
+        let page = page.map_err(|status| refused("ListAuditRecords", address, &status))?;
+        Ok(page.into_inner().records)
     }
 
     /// Sets the number of agents that each pool should have.

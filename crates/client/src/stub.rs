@@ -308,6 +308,17 @@ impl Admin for Stub {
         Ok(Response::new(v1::ReleaseAgentResponse { released }))
     }
 
+    async fn flag_agent(&self, _: Request<v1::FlagAgentRequest>) -> Result<Response<v1::FlagAgentResponse>, Status> {
+        unserved()
+    }
+
+    async fn list_activity(
+        &self,
+        _: Request<v1::ListActivityRequest>,
+    ) -> Result<Response<v1::ListActivityResponse>, Status> {
+        unserved()
+    }
+
     async fn list_audit_records(
         &self,
         request: Request<v1::ListAuditRecordsRequest>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     EnrolmentConfig, TlsMode,
-    settings::{DRAIN_TIMEOUT, POOL_REPLICAS, POOL_STANDBY, SLOTS},
+    settings::{ANOMALY_WARM_UP, DRAIN_TIMEOUT, POOL_REPLICAS, POOL_STANDBY, SLOTS},
 };
 
 /// Default of [`AgentConfig::worker_listen`].
@@ -62,6 +62,8 @@ pub struct AgentConfig {
     pub webhooks: Option<PathBuf>,
     /// What a guardian does about an agent that behaves severely and repeatedly unlike itself.
     pub on_anomaly: OnAnomaly,
+    /// How long an agent has to be active before a guardian judges it, in whole seconds.
+    pub anomaly_warm_up: Duration,
     /// Whether the agent's connections are encrypted.
     pub tls: TlsMode,
     /// How the agent enrols, with TLS.
@@ -92,6 +94,7 @@ impl AgentConfig {
             gateway_listen: None,
             webhooks: None,
             on_anomaly: OnAnomaly::default(),
+            anomaly_warm_up: ANOMALY_WARM_UP.default,
             tls: TlsMode::default(),
             enrolment: EnrolmentConfig::default(),
         }

@@ -306,6 +306,7 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
     if let Some(value) = sources.get(&settings::ON_ANOMALY).filter(|value| !value.text.trim().is_empty()) {
         config.on_anomaly = forms::on_anomaly(&value)?;
     }
+    config.anomaly_warm_up = span(sources, &settings::ANOMALY_WARM_UP)?.unwrap_or(config.anomaly_warm_up);
     config.data = sources.path(&settings::DATA);
     config.tls = common.tls;
     gateway(sources, &mut config)?;

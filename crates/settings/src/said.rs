@@ -157,6 +157,7 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
         });
     }
     list.text(&settings::ON_ANOMALY, config.on_anomaly.as_str());
+    list.span(&settings::ANOMALY_WARM_UP, Some(config.anomaly_warm_up));
     list.path(&settings::DATA, config.data.as_deref());
     list.some(&settings::GATEWAY_LISTEN, config.gateway_listen.as_deref());
     list.path(&settings::WEBHOOKS, config.webhooks.as_deref());

@@ -371,6 +371,20 @@ pub const ON_ANOMALY: Setting = Setting::new(
 )
 .unset("quarantine");
 
+/// How long an agent has to be active before a guardian judges it.
+pub const ANOMALY_WARM_UP: Span = Span {
+    setting: Setting::new(
+        For::Agents,
+        "anomaly-warm-up",
+        &["ROBEING_ANOMALY_WARM_UP"],
+        "DURATION",
+        "How many seconds an agent has to be active, counted apart, before a guardian compares it with itself",
+    ),
+    least: Duration::from_secs(10),
+    most: Duration::from_secs(24 * 60 * 60),
+    default: Duration::from_secs(60),
+};
+
 /// The address that a user's worker processes attach to, `host:port`.
 pub const WORKER_LISTEN: Setting = Setting::new(
     For::Agents,
@@ -470,6 +484,7 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &EXECUTOR,
     &MESSAGES,
     &ON_ANOMALY,
+    &ANOMALY_WARM_UP,
     &WORKER_LISTEN,
     &GATEWAY_LISTEN,
     &WEBHOOKS,

@@ -9,8 +9,8 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 use robeing_crds::{
-    AgentPorts, Enrolment, Executor, ImagePullPolicy, Messages, PodOverrides, Pool, Recovery, RobeingCluster, Role,
-    SecretKey, Storage, Weights,
+    AgentPorts, Enrolment, Executor, Gateway, ImagePullPolicy, Messages, PodOverrides, Pool, Recovery, RobeingCluster,
+    Role, SecretKey, Storage, Weights,
 };
 use robeing_settings::{
     ExecutorSpec, MessagesSpec,
@@ -100,6 +100,8 @@ pub struct ValidatedCluster {
     pub weights: Weights,
     /// The settings of failure detection and recovery.
     pub recovery: Recovery,
+    /// What messengers call outside the fleet.
+    pub gateway: Gateway,
     /// What agents need to join the fleet.
     pub enrolment: Enrolment,
     /// The trust domain in the names of the members.
@@ -224,7 +226,7 @@ pub fn validate(
     let claim_size = kept.claim_size.clone().or_else(|| storage.as_ref().map(|storage| storage.size.clone()));
     let (mut pools, mut refused) = (Vec::new(), Vec::new());
     for pool in &spec.pools {
-        match fleet_pool(pool, spec.replicas_of(pool), image) {
+        match fleet_pool(pool, &spec.gateway, spec.replicas_of(pool), image) {
             Ok(pool) => pools.push(pool),
             Err((reason, message)) => {
                 let account = pool.template.as_ref().and_then(|template| template.service_account_name.clone());
@@ -240,6 +242,7 @@ pub fn validate(
         image_is_default: spec.image.is_none(),
         image_pull_policy: spec.image_pull_policy,
         image_pull_secrets: spec.image_pull_secrets.clone(),
+        gateway: spec.gateway.clone(),
         coordinators: spec.coordinators.replicas,
         storage,
         claim_size: claim_size.unwrap_or_default(),
@@ -257,10 +260,18 @@ pub fn validate(
     })
 }
 
-fn fleet_pool(pool: &Pool, replicas: Option<u32>, image: &str) -> Result<FleetPool, (&'static str, String)> {
+fn fleet_pool(
+    pool: &Pool,
+    gateway: &Gateway,
+    replicas: Option<u32>,
+    image: &str,
+) -> Result<FleetPool, (&'static str, String)> {
     let agent_ports = pool.agent_ports.unwrap_or_default();
     if let Some((field, problem)) = pool.executor.problem() {
         return Err(("InvalidPool", format!("Pool {:?} is not built: executor.{field}: {problem}", pool.name)));
+    }
+    if let Some((field, problem)) = gateway.problem().filter(|_| pool.role == Role::Messenger) {
+        return Err(("InvalidGateway", format!("Pool {:?} is not built: gateway.{field}: {problem}", pool.name)));
     }
     if let Some((field, problem)) = pool.messages.as_ref().and_then(Messages::problem) {
         return Err(("InvalidPool", format!("Pool {:?} is not built: messages.{field}: {problem}", pool.name)));
@@ -374,7 +385,8 @@ fn worker_address(
 }
 
 fn volumes_are_free(pool: &Pool, template: &PodOverrides) -> Result<(), (&'static str, String)> {
-    let own = [crate::controller::build::AGENT_VOLUME, names::IDENTITY_VOLUME, names::JOURNAL_VOLUME];
+    let own =
+        [crate::controller::build::AGENT_VOLUME, names::IDENTITY_VOLUME, names::JOURNAL_VOLUME, names::WEBHOOKS_VOLUME];
     match taken_volume(template, &own) {
         None => Ok(()),
         Some(name) => Err((
@@ -397,7 +409,7 @@ fn mounts_are_free(pool: &Pool, work: &Work, image: &str) -> Result<(), (&'stati
     let Work::InUserContainer(container) = work else { return Ok(()) };
     let is_taken = |path: &str| match path.trim_end_matches('/') {
         names::AGENT_DIRECTORY => is_copied(container, image),
-        path => [names::IDENTITY_DIRECTORY, names::JOURNAL_DIRECTORY].contains(&path),
+        path => [names::IDENTITY_DIRECTORY, names::JOURNAL_DIRECTORY, names::WEBHOOKS_DIRECTORY].contains(&path),
     };
     let mut mounts = container.volume_mounts.iter().flatten();
     match mounts.find(|mount| is_taken(&mount.mount_path)) {

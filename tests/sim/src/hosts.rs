@@ -156,6 +156,7 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
         gateway_listen: None,
         webhooks: None,
         on_anomaly: OnAnomaly::default(),
+        anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,
         listen: format!("{name}:{PORT}"),
         name,
         cluster_id: "simulated".to_owned(),

@@ -53,6 +53,12 @@ impl PoolSpec {
         self
     }
 
+    /// Gives the agents another role, as in manifests.
+    pub fn role(mut self, role: &'static str) -> Self {
+        self.role = role;
+        self
+    }
+
     /// Sets another executor, in the form that manifests use.
     pub fn executor(mut self, executor: Value) -> Self {
         self.executor = Some(executor);

@@ -1,6 +1,9 @@
 //! The metrics of messages.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
+};
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -39,6 +42,23 @@ impl ByOutcome {
     }
 }
 
+/// The number of messages of this agent to others that have an outcome, however they were sent. Cheap to clone; clones
+/// are one number.
+#[derive(Clone, Debug, Default)]
+pub struct SentCount(Arc<AtomicU64>);
+
+impl SentCount {
+    /// Counts a message.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The metrics of an agent's messages.
 #[derive(Clone)]
 pub struct MessagingMetrics {
@@ -47,6 +67,7 @@ pub struct MessagingMetrics {
     pub(super) repeated: Counter,
     pub(in crate::messaging) detours: Counter,
     pub(super) journal_failures: Counter,
+    sent_count: SentCount,
     sent: ByOutcome,
     received: ByOutcome,
     rejected: Family<Rejected, Counter>,
@@ -65,6 +86,7 @@ impl MessagingMetrics {
             repeated: metrics.counter("agent_message_repetitions", "Received packets that had arrived before"),
             journal_failures: metrics
                 .counter("agent_message_journal_failures", "Writes to the journal of messages that failed"),
+            sent_count: SentCount::default(),
             sent: ByOutcome::new(metrics.counters("agent_messages_sent", "Messages that were sent, by outcome")),
             received: ByOutcome::new(
                 metrics.counters("agent_messages_received", "Messages that were received, by outcome"),
@@ -74,7 +96,13 @@ impl MessagingMetrics {
         }
     }
 
+    /// Returns the number of messages that were sent, which is counted from now on by whoever has it.
+    pub fn sent_count(&self) -> SentCount {
+        self.sent_count.clone()
+    }
+
     pub(super) fn sent(&self, outcome: &Outcome) {
+        self.sent_count.add();
         self.sent.inc(outcome);
     }
 

@@ -33,7 +33,7 @@ pub use self::{
     detour::MAX_DETOURS,
     letters::MAX_LETTERS,
     link::{IDLE_AFTER, LINGER},
-    metrics::MessagingMetrics,
+    metrics::{MessagingMetrics, SentCount},
     service::{Authentication, Service},
     shared::{MAX_ASKS, MAX_LINKS, MAX_OUTGOING, MAX_UNSENT, MAX_UNSENT_BYTES},
     written::OUTGOING_FRAMES,

@@ -1,6 +1,10 @@
-//! Turns what coordinators know of agents into signals, and decides who is quarantined. Pure: times are passed in.
+//! Turns what coordinators know of agents into signals, and decides who is flagged and quarantined. Pure: times are
+//! passed in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use robeing_policy::{
     anomaly::{Anomaly, Signal, WINDOW_MS, Watch},
@@ -12,6 +16,10 @@ use robeing_proto::v1;
 pub const ONE_OF: usize = 10;
 /// Maximum number of windows over which what happened between two looks is spread.
 const MAX_WINDOWS: u64 = 60;
+/// How long after a flag of an agent no guardian flags it again, in milliseconds.
+pub const FLAG_AGAIN_MS: u64 = 60_000;
+/// Maximum number of agents that are flagged at a look, the most severe anomalies first.
+pub const MAX_FLAGS: usize = 8;
 /// The roles of agents, as in the names of actors.
 const ROLES: [&str; 4] = ["worker", "specialist", "messenger", "guardian"];
 
@@ -38,6 +46,10 @@ pub struct Feed {
     watch: Watch,
     /// Attempts that succeeded and failed, by agent.
     counts: BTreeMap<String, (u64, u64)>,
+    /// Messages that were sent, by agent, with the incarnation that has counted them.
+    sent: BTreeMap<String, (String, u64)>,
+    /// When agents were flagged last.
+    flagged: BTreeMap<String, u64>,
     /// When the agents were looked at last.
     looked_ms: Option<u64>,
     /// Agents that guardians have quarantined.
@@ -46,34 +58,87 @@ pub struct Feed {
     after: u64,
 }
 
+/// What coordinators know of the agents at one time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// All agents of the fleet.
+    pub agents: Vec<v1::Agent>,
+    /// How active they are; `None` if the leader could not tell.
+    pub activity: Option<Vec<v1::AgentActivity>>,
+    /// The audit records after those that were seen before.
+    pub records: Vec<v1::AuditRecord>,
+}
+
 impl Feed {
+    /// Returns a feed that knows nothing, and judges an agent after it was active for so long.
+    pub fn new(warm_up: Duration) -> Self {
+        let windows = warm_up.as_secs().saturating_mul(1_000) / WINDOW_MS;
+        Self { watch: Watch::with_warm_up(windows), ..Self::default() }
+    }
+
+    /// Returns the number of agents that are judged.
+    pub fn judged(&self) -> usize {
+        self.watch.judged()
+    }
+
     /// Returns the number of the last audit record that was taken in.
     pub fn after(&self) -> u64 {
         self.after
     }
 
-    /// Takes in all agents of the fleet. What they did since the last look is spread over the time since then.
-    pub fn agents(&mut self, agents: &[v1::Agent], now_ms: u64) {
+    /// Takes in all agents of the fleet, and how many messages they have sent if that is known. What they did since the
+    /// last look is spread over the time since then.
+    pub fn agents(&mut self, agents: &[v1::Agent], activity: Option<&[v1::AgentActivity]>, now_ms: u64) {
         let since = self.looked_ms.replace(now_ms);
+        let mut messages = self.messages(activity);
         let mut counts = BTreeMap::new();
         for agent in agents.iter().take(MAX_WATCHED_AGENTS) {
             let now = (agent.succeeded, agent.failed);
             if let (Some(since), Some(before)) = (since, self.counts.get(&agent.name)) {
                 let failed = now.1.saturating_sub(before.1);
                 let ended = now.0.saturating_sub(before.0).saturating_add(failed);
-                self.spread(&agent.name, [(Signal::Work, ended), (Signal::Failure, failed)], (since, now_ms));
+                let sent = messages.remove(&*agent.name).unwrap_or(0);
+                let signals = [(Signal::Work, ended), (Signal::Failure, failed), (Signal::Message, sent)];
+                self.spread(&agent.name, signals, (since, now_ms));
             }
             counts.insert(agent.name.clone(), now);
         }
         for gone in self.counts.keys().filter(|name| !counts.contains_key(*name)) {
             self.watch.forget(gone);
         }
+        self.sent.retain(|name, _| counts.contains_key(name));
+        self.flagged.retain(|name, at| counts.contains_key(name) && now_ms.saturating_sub(*at) < FLAG_AGAIN_MS);
         self.counts = counts;
+    }
+
+    /// Returns how many messages each agent has sent since the last look. The first count of an incarnation, and one that
+    /// the leader did not know at the last look, is where the next ones begin.
+    fn messages<'a>(&mut self, activity: Option<&'a [v1::AgentActivity]>) -> BTreeMap<&'a str, u64> {
+        let mut since = BTreeMap::new();
+        for of in activity.unwrap_or_default().iter().take(MAX_WATCHED_AGENTS) {
+            let now = (of.incarnation.clone(), of.messages_sent);
+            match self.sent.insert(of.agent.clone(), now) {
+                Some((incarnation, before)) if incarnation == of.incarnation => {
+                    since.insert(&*of.agent, of.messages_sent.saturating_sub(before));
+                }
+                _ => {}
+            }
+        }
+        since
+    }
+
+    /// Returns whether a guardian flags an agent now that behaves unlike itself, and notes it.
+    pub fn flags(&mut self, agent: &str, now_ms: u64) -> bool {
+        let is_new = self.flagged.get(agent).is_none_or(|at| now_ms.saturating_sub(*at) >= FLAG_AGAIN_MS);
+        if is_new {
+            self.flagged.insert(agent.to_owned(), now_ms);
+        }
+        is_new
     }
 
     /// Counts signals in each window of a time span, evenly, window by window: the watch takes nothing of a window that is
     /// over.
-    fn spread(&mut self, agent: &str, signals: [(Signal, u64); 2], (since, now): (u64, u64)) {
+    fn spread(&mut self, agent: &str, signals: [(Signal, u64); 3], (since, now): (u64, u64)) {
         let windows = (now.saturating_sub(since) / WINDOW_MS).clamp(1, MAX_WINDOWS);
         let first = now.saturating_sub((windows - 1) * WINDOW_MS);
         for window in 0..windows {
@@ -98,6 +163,8 @@ impl Feed {
                 self.quarantined.remove(&record.subject);
                 self.watch.release(&record.subject);
             }
+            // Another guardian has flagged it.
+            ("agent.flag", "done") if !is_past => drop(self.flags(&record.subject, now_ms)),
             ("call", "denied") => self.signal(record, Signal::FailedAuthentication, is_past, now_ms),
             ("policy.denied" | "policy.failed_closed", _) if record.detail.starts_with("on Result") => {
                 self.signal(record, Signal::Disagreement, is_past, now_ms);
@@ -152,14 +219,14 @@ impl Feed {
     }
 }
 
+/// Returns what is unlike an agent, with the figures.
+pub fn figures(anomaly: &Anomaly) -> String {
+    format!("{} of {:.1} per second, and usually {:.1}", anomaly.what.name(), anomaly.observed, anomaly.expected)
+}
+
 /// Returns the reason for a quarantine, with the figures.
 pub fn reason(anomaly: &Anomaly) -> String {
-    format!(
-        "{} of {:.1} per second, and usually {:.1}: severe anomalies in several seconds within a minute",
-        anomaly.what.name(),
-        anomaly.observed,
-        anomaly.expected
-    )
+    format!("{}: severe anomalies in several seconds within a minute", figures(anomaly))
 }
 
 /// Returns the name of the agent that has proved to be an actor.
@@ -195,7 +262,7 @@ mod tests {
     fn warm() -> (Feed, u64, u64) {
         let (mut feed, mut now, mut done) = (Feed::default(), 0, 0);
         for _ in 0..=WARM_UP_WINDOWS + 1 {
-            feed.agents(&[agent("a", done, 0), agent("b", done, 0)], now);
+            feed.agents(&[agent("a", done, 0), agent("b", done, 0)], None, now);
             assert_eq!(feed.tick(now), []);
             (now, done) = (now + WINDOW_MS, done + 10);
         }
@@ -207,7 +274,7 @@ mod tests {
         let (mut feed, mut now, mut done) = warm();
         let mut found = Vec::new();
         for n in 1..=u64::from(QUARANTINE_AFTER) + 1 {
-            feed.agents(&[agent("a", done, 50 * n), agent("b", done * 1_000, 0)], now);
+            feed.agents(&[agent("a", done, 50 * n), agent("b", done * 1_000, 0)], None, now);
             found.extend(feed.tick(now));
             (now, done) = (now + WINDOW_MS, done + 10);
         }
@@ -217,11 +284,60 @@ mod tests {
         assert!(reason(worst).starts_with("failures of 50.0 per second, and usually "), "{}", reason(worst));
     }
 
+    fn activity(agent: &str, incarnation: &str, messages_sent: u64) -> v1::AgentActivity {
+        v1::AgentActivity { agent: agent.into(), incarnation: incarnation.into(), messages_sent }
+    }
+
+    #[test]
+    fn an_agent_that_begins_to_send_many_messages_is_to_be_quarantined() {
+        let (mut feed, mut now, mut sent) = (Feed::default(), 0, 0);
+        let mut look = |feed: &mut Feed, more: u64| {
+            (now, sent) = (now + WINDOW_MS, sent + more);
+            let counts = [activity("a", "1", sent), activity("b", "1", now / WINDOW_MS), activity("gone", "1", sent)];
+            feed.agents(&[agent("a", 0, 0), agent("b", 0, 0)], Some(&counts), now);
+            feed.tick(now)
+        };
+        for _ in 0..WARM_UP_WINDOWS + 3 {
+            assert_eq!(look(&mut feed, 5), []);
+        }
+        assert_eq!(feed.judged(), 2);
+        let found: Vec<_> = (0..2 * QUARANTINE_AFTER).flat_map(|n| look(&mut feed, 500 << n)).collect();
+        let worst = found.iter().find(|anomaly| anomaly.response == Response::Quarantine).expect("it is severe");
+        assert_eq!((&*worst.agent, worst.what), ("a", Signal::Message));
+        assert!(found.iter().all(|anomaly| anomaly.agent == "a"), "{found:?}");
+        assert_eq!(feed.sent.len(), 2, "who is not in the fleet is forgotten");
+    }
+
+    #[test]
+    fn what_was_counted_before_a_guardian_a_leader_or_a_process_began_is_no_burst() {
+        let (mut feed, mut now, _) = warm();
+        let agents = [agent("a", 0, 0), agent("b", 0, 0)];
+        let counts = [Some([activity("a", "1", 1 << 40)]), None, Some([activity("a", "1", 1 << 40)])];
+        let restarted = [Some([activity("a", "2", 9_000)]), Some([activity("a", "2", 5)])];
+        for activity in counts.into_iter().chain(restarted) {
+            feed.agents(&agents, activity.as_ref().map(|list| &list[..]), now);
+            now += WINDOW_MS;
+            assert_eq!(feed.tick(now), []);
+        }
+    }
+
+    #[test]
+    fn an_agent_is_flagged_by_one_guardian_and_again_after_a_while() {
+        let mut feed = Feed::default();
+        assert!(feed.flags("a", 0) && !feed.flags("a", FLAG_AGAIN_MS - 1) && feed.flags("b", 0));
+        assert!(feed.flags("a", FLAG_AGAIN_MS));
+        let by_another = record(1, ["guardian/h", "agent.flag", "c", "done", "messages"]);
+        feed.record(&by_another, false, 5);
+        assert!(!feed.flags("c", 6) && feed.flags("c", 5 + FLAG_AGAIN_MS));
+        feed.agents(&[agent("c", 0, 0)], None, 5 + 2 * FLAG_AGAIN_MS);
+        assert!(feed.flagged.is_empty(), "it is bounded");
+    }
+
     #[test]
     fn what_happened_in_a_long_pause_is_no_burst() {
         let (mut feed, now, done) = warm();
         let later = now + 30 * WINDOW_MS;
-        feed.agents(&[agent("a", done, 90), agent("b", done, 0)], later);
+        feed.agents(&[agent("a", done, 90), agent("b", done, 0)], None, later);
         assert_eq!(feed.tick(later + WINDOW_MS), [], "three failures a second");
     }
 

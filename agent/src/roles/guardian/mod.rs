@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 use robeing_net::limited;
 use robeing_policy::anomaly::{Anomaly, Response, Severity};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
 use tracing::{debug, info, warn};
 
-use self::feed::{Feed, reason};
+use self::feed::{Feed, MAX_FLAGS, Seen, figures, reason};
 use crate::upstream::SharedUpstream;
 
 /// How often the coordinators are asked, in fleets of up to [`AGENTS_A_LOOK`] agents.
@@ -49,6 +49,7 @@ pub struct GuardianMetrics {
     anomalies: Family<Labels, Counter>,
     quarantines: Counter,
     spared: Counter,
+    judged: Gauge,
 }
 
 impl GuardianMetrics {
@@ -59,6 +60,10 @@ impl GuardianMetrics {
             anomalies: metrics.counters("agent_guardian_anomalies", anomalies),
             quarantines: metrics.counter("agent_guardian_quarantines", "Agents that this guardian has quarantined"),
             spared: metrics.counter("agent_guardian_spared", "Agents that were not quarantined because of a limit"),
+            judged: metrics.gauge(
+                "agent_guardian_judged",
+                "Agents that were active for long enough to be compared with themselves",
+            ),
         }
     }
 }
@@ -71,6 +76,8 @@ pub struct Guardian {
     pub upstream: SharedUpstream,
     /// What it does about anomalies.
     pub on_anomaly: OnAnomaly,
+    /// How long an agent has to be active before it is judged.
+    pub warm_up: Duration,
     /// Its metrics.
     pub metrics: GuardianMetrics,
     /// Ends it.
@@ -81,7 +88,7 @@ impl Guardian {
     /// Watches the agents of the fleet until it is stopped. Only a look that fails is repeated: nothing is lost, because
     /// the coordinators count.
     pub async fn run(self) {
-        let (mut feed, mut accused, started) = (Feed::default(), Vec::new(), Instant::now());
+        let (mut feed, mut accused, started) = (Feed::new(self.warm_up), Vec::new(), Instant::now());
         let (mut is_first, mut pause) = (true, LOOK_EVERY);
         loop {
             tokio::select! {
@@ -90,7 +97,7 @@ impl Guardian {
             }
             let Some((choice, channel)) = self.upstream.channel() else { continue };
             let look = timeout(LOOK_TIMEOUT, look(channel.clone(), feed.after()));
-            let (agents, records) = match look.await.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))) {
+            let seen = match look.await.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))) {
                 Ok(seen) => seen,
                 Err(status) => {
                     debug!(%status, "a guardian could not look at the fleet");
@@ -99,17 +106,37 @@ impl Guardian {
                 }
             };
             let now = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            pause = LOOK_EVERY * u32::try_from(1 + agents.len() / AGENTS_A_LOOK).unwrap_or(u32::MAX);
-            records.iter().for_each(|record| feed.record(record, is_first, now));
-            feed.agents(&agents, now);
+            pause = LOOK_EVERY * u32::try_from(1 + seen.agents.len() / AGENTS_A_LOOK).unwrap_or(u32::MAX);
+            seen.records.iter().for_each(|record| feed.record(record, is_first, now));
+            feed.agents(&seen.agents, seen.activity.as_deref(), now);
             is_first = false;
-            for anomaly in feed.tick(now) {
+            let found = feed.tick(now);
+            self.metrics.judged.set(i64::try_from(feed.judged()).unwrap_or(i64::MAX));
+            self.flag(&mut feed, &found, &channel, now).await;
+            for anomaly in found {
                 self.report(&anomaly);
                 if anomaly.response == Response::Quarantine && self.on_anomaly == OnAnomaly::Quarantine {
                     accuse(&mut accused, anomaly);
                 }
             }
-            self.quarantine(&mut feed, &agents, &mut accused, &channel).await;
+            self.quarantine(&mut feed, &seen.agents, &mut accused, &channel).await;
+        }
+    }
+
+    /// Records in the audit log which agents behave unlike themselves, the most severe anomalies first, each agent once in
+    /// a while. What can't be recorded was logged and counted.
+    async fn flag(&self, feed: &mut Feed, found: &[Anomaly], channel: &Channel, now: u64) {
+        let flagged: Vec<&Anomaly> = found.iter().filter(|of| feed.flags(&of.agent, now)).take(MAX_FLAGS).collect();
+        for anomaly in flagged {
+            let mut reason = figures(anomaly);
+            reason.truncate(MAX_REASON_BYTES);
+            let request = v1::FlagAgentRequest { agent: anomaly.agent.clone(), reason };
+            let mut admin = limited!(AdminClient::new(channel.clone()));
+            match timeout(LOOK_TIMEOUT, admin.flag_agent(request)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(status)) => debug!(agent = anomaly.agent, %status, "an agent could not be flagged"),
+                Err(_) => debug!(agent = anomaly.agent, "an agent could not be flagged in time"),
+            }
         }
     }
 
@@ -165,8 +192,8 @@ fn accuse(accused: &mut Vec<Anomaly>, anomaly: Anomaly) {
     }
 }
 
-/// Returns all agents of the fleet, and the audit records after the given one.
-async fn look(channel: Channel, after: u64) -> Result<(Vec<v1::Agent>, Vec<v1::AuditRecord>), Status> {
+/// Returns what is known of the fleet's agents now, with the audit records after the given one.
+async fn look(channel: Channel, after: u64) -> Result<Seen, Status> {
     let (mut fleet, mut admin) = (limited!(FleetClient::new(channel.clone())), limited!(AdminClient::new(channel)));
     let (mut agents, mut token) = (Vec::new(), String::new());
     for _ in 0..MAX_PAGES {
@@ -190,7 +217,23 @@ async fn look(channel: Channel, after: u64) -> Result<(Vec<v1::Agent>, Vec<v1::A
             break;
         }
     }
-    Ok((agents, records))
+    // While there is no leader, or one of an earlier version, the rest can be judged.
+    let activity = activity(&mut admin).await;
+    Ok(Seen { agents, activity: activity.ok(), records })
+}
+
+/// Returns how active the agents are, as the leader knows.
+async fn activity(admin: &mut AdminClient<Channel>) -> Result<Vec<v1::AgentActivity>, Status> {
+    let (mut activity, mut page_token) = (Vec::new(), String::new());
+    for _ in 0..MAX_PAGES {
+        let page = admin.list_activity(v1::ListActivityRequest { page_token }).await?.into_inner();
+        activity.extend(page.agents);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    Ok(activity)
 }
 
 #[cfg(test)]

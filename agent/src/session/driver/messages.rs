@@ -198,7 +198,8 @@ impl Driver {
         let now = Instant::now();
         let message = match &mut self.session {
             Some(session) if now >= session.lease.next_heartbeat() => {
-                Say::Heartbeat(internal::Heartbeat { seq: session.lease.beat(now) })
+                let messages_sent = self.deps.sent.get();
+                Say::Heartbeat(internal::Heartbeat { seq: session.lease.beat(now), messages_sent })
             }
             _ if std::mem::take(&mut self.drain_unsaid) => Say::Drain(internal::Drain {}),
             _ if self.health.has_report() => match self.health.take_report() {

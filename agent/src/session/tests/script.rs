@@ -341,6 +341,7 @@ pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
         gateway_listen: None,
         webhooks: None,
         on_anomaly: OnAnomaly::default(),
+        anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,
     }
 }
 

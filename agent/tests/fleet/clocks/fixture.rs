@@ -223,6 +223,7 @@ impl Fleet {
             gateway_listen: None,
             webhooks: None,
             on_anomaly: OnAnomaly::default(),
+            anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,
         };
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
         let script = Arc::new(self.script.clone());

@@ -16,6 +16,7 @@ pub struct Figures {
     agents: AgentCounts,
     pools: Vec<PoolView>,
     recovery_steps: Vec<Arc<FleetRecoveryStep>>,
+    audit_seq: u64,
 }
 
 impl Figures {
@@ -29,13 +30,14 @@ impl Figures {
             agents: fleet.agent_counts(),
             pools: fleet.pools(),
             recovery_steps: fleet.recovery_steps().cloned().collect(),
+            audit_seq: fleet.audit_last(),
         }
     }
 }
 
 /// Converts the state's part of the status to its API form.
 pub fn status(figures: Figures) -> v1::FleetStatus {
-    let Figures { revision, version, counts, totals, agents, pools, recovery_steps } = figures;
+    let Figures { revision, version, counts, totals, agents, pools, recovery_steps, audit_seq } = figures;
     let pools = pools.into_iter().map(|pool| v1::PoolStatus {
         name: pool.name,
         live: pool.live,
@@ -44,6 +46,7 @@ pub fn status(figures: Figures) -> v1::FleetStatus {
     });
     v1::FleetStatus {
         revision,
+        audit_seq,
         agents: Some(v1::AgentCounts {
             live: agents.live,
             standby: agents.standby,

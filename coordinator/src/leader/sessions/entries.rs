@@ -44,6 +44,8 @@ pub(super) struct Entry {
     pub(super) losing: Option<Losing>,
     /// Its key in [`Sessions::looks`]; `None` while its loss is proposed.
     pub(super) look_at: Option<Instant>,
+    /// How many messages it has sent, as its last heartbeat here stated.
+    pub(super) messages_sent: Option<u64>,
 }
 
 /// The sessions of one term.

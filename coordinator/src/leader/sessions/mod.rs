@@ -27,7 +27,7 @@ pub mod reconcile;
 mod silence;
 mod turns;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::Bound, sync::Arc, time::Duration};
 
 use robeing_fleet::{
     AgentId, SessionId, TaskId,
@@ -165,6 +165,7 @@ impl SessionTable {
             failed: false,
             losing: None,
             look_at: None,
+            messages_sent: None,
         };
         let old = sessions.insert(agent, entry, probe_at.map_or(silent_at, |at| at.min(silent_at)));
         drop(sessions);
@@ -209,6 +210,7 @@ impl SessionTable {
             failed: false,
             losing: None,
             look_at: None,
+            messages_sent: None,
         };
         let old = sessions.insert(agent, entry, ask_at.unwrap_or(now + self.timing.timeout));
         drop(sessions);
@@ -260,6 +262,25 @@ impl SessionTable {
             entry.excused = excused;
         }
         is_present
+    }
+
+    /// Records how many messages an agent has sent, as it states over this connection.
+    pub fn sent(&self, agent: AgentId, link: &Arc<SessionConnection>, messages: u64) {
+        let mut sessions = self.sessions();
+        let Some(entry) = sessions.entries.get_mut(&agent) else { return };
+        if entry.link.as_ref().is_some_and(|current| Arc::ptr_eq(current, link)) {
+            entry.messages_sent = Some(messages);
+        }
+    }
+
+    /// Returns how many messages agents have sent, of at most `most` connected ones after `after`, in the order of their
+    /// ids; `None` if this coordinator does not lead.
+    pub fn messages_sent(&self, after: Option<AgentId>, most: usize) -> Option<Vec<(AgentId, SessionId, u64)>> {
+        let sessions = self.sessions();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let sent = |(agent, entry): (&AgentId, &Entry)| Some((*agent, entry.session, entry.messages_sent?));
+        let found = || sessions.entries.range((from, Bound::Unbounded)).filter_map(sent).take(most).collect();
+        (!sessions.over).then(found)
     }
 
     /// Records that an agent has failed, as detected over this connection: it counts as lost from `at` on, when it runs

@@ -52,6 +52,23 @@ fn silent() -> Vec<Suspicion> {
 }
 
 #[test]
+fn what_agents_have_sent_is_known_while_they_are_connected_here_and_listed_in_pages() {
+    let (sessions, now) = (sessions(1), Instant::now());
+    let link = connect(&sessions, 1, now);
+    assert_eq!(sessions.messages_sent(None, MOST), Some(vec![]), "no heartbeat has told it yet");
+    sessions.sent(AGENT, &link, 7);
+    let newer = connect(&sessions, 1, now);
+    sessions.sent(AGENT, &link, 9);
+    assert_eq!(sessions.messages_sent(None, MOST), Some(vec![]), "a connection that was replaced tells nothing");
+    sessions.sent(AGENT, &newer, 9);
+    assert_eq!(sessions.messages_sent(None, MOST), Some(vec![(AGENT, SESSION, 9)]));
+    assert_eq!(sessions.messages_sent(None, 0), Some(vec![]));
+    assert_eq!(sessions.messages_sent(Some(AGENT), MOST), Some(vec![]), "after it");
+    sessions.end(1);
+    assert_eq!(sessions.messages_sent(None, MOST), None, "another coordinator leads");
+}
+
+#[test]
 fn an_agent_whose_session_began_elsewhere_is_missed_too() {
     let sessions = sessions(1);
     let start = Instant::now();

@@ -19,7 +19,7 @@ use crate::limits::{MAX_AGENT_NAME_BYTES, MAX_ANOMALIES, MAX_WATCHED_AGENTS};
 
 /// The length of a window, in milliseconds.
 pub const WINDOW_MS: u64 = 1_000;
-/// Number of windows with signals before an agent is judged.
+/// Number of windows with signals before an agent is judged, unless a watch has another one.
 pub const WARM_UP_WINDOWS: u64 = 60;
 /// An agent is quarantined when this many of its windows were severe anomalies within [`QUARANTINE_SPAN_MS`].
 pub const QUARANTINE_AFTER: u32 = 3;
@@ -133,7 +133,7 @@ pub struct Anomaly {
 struct History {
     /// The number of the current window.
     window: u64,
-    /// Number of closed windows with signals, up to [`WARM_UP_WINDOWS`].
+    /// Number of closed windows with signals, up to the warm-up or [`WARM_UP_WINDOWS`].
     windows: u64,
     /// Signals in the current window.
     counts: [u64; Signal::ALL.len()],
@@ -145,8 +145,10 @@ struct History {
 }
 
 /// Watches the agents of a fleet. Holds [`MAX_WATCHED_AGENTS`] at most.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watch {
+    /// Number of windows with signals before an agent is judged.
+    warm_up: u64,
     agents: BTreeMap<Arc<str>, History>,
     /// All agents by the number of their current window: those that were silent for longest are first.
     by_window: BTreeSet<(u64, Arc<str>)>,
@@ -154,10 +156,22 @@ pub struct Watch {
     dropped: u64,
 }
 
+impl Default for Watch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Watch {
     /// Returns a watch that knows no agent.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_warm_up(WARM_UP_WINDOWS)
+    }
+
+    /// Returns a watch that knows no agent, and judges each after so many windows with signals, 1 or more.
+    pub fn with_warm_up(windows: u64) -> Self {
+        let (agents, by_window, found) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        Self { warm_up: windows.max(1), agents, by_window, found, dropped: 0 }
     }
 
     /// Counts a signal of an agent.
@@ -181,7 +195,7 @@ impl Watch {
         }
         if let Some(known) = self.agents.get_mut(&name) {
             if window > known.window {
-                known.close(&name, &mut self.found, &mut self.dropped);
+                known.close(&name, self.warm_up, &mut self.found, &mut self.dropped);
                 known.window = window;
             }
             let count = &mut known.counts[signal.index()];
@@ -194,7 +208,7 @@ impl Watch {
         let window = now_ms / WINDOW_MS;
         for (name, history) in &mut self.agents {
             if window > history.window {
-                history.close(name, &mut self.found, &mut self.dropped);
+                history.close(name, self.warm_up, &mut self.found, &mut self.dropped);
             }
         }
         let mut found = mem::take(&mut self.found);
@@ -224,6 +238,11 @@ impl Watch {
         self.agents.len()
     }
 
+    /// Returns the number of agents that were active for long enough to be judged.
+    pub fn judged(&self) -> usize {
+        self.agents.values().filter(|history| history.windows >= self.warm_up).count()
+    }
+
     /// Returns the number of anomalies that were dropped, since too many waited for a tick.
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -245,12 +264,12 @@ impl Watch {
 
 impl History {
     /// Judges the current window, learns from it, and begins an empty one.
-    fn close(&mut self, name: &str, found: &mut Vec<Anomaly>, dropped: &mut u64) {
+    fn close(&mut self, name: &str, warm_up: u64, found: &mut Vec<Anomaly>, dropped: &mut u64) {
         let counts = mem::take(&mut self.counts);
         if counts == [0; Signal::ALL.len()] {
             return;
         }
-        let is_warm = self.windows >= WARM_UP_WINDOWS;
+        let is_warm = self.windows >= warm_up;
         let mut anomalies = Vec::new();
         for signal in Signal::ALL {
             let (count, meter) = (counts[signal.index()], &mut self.meters[signal.index()]);
@@ -263,7 +282,7 @@ impl History {
                 anomalies.push((signal, count, expected, severity));
             }
         }
-        self.windows = WARM_UP_WINDOWS.min(self.windows + 1);
+        self.windows = warm_up.max(WARM_UP_WINDOWS).min(self.windows + 1);
         let response = self.respond(anomalies.iter().any(|(.., severity)| *severity == Severity::Severe));
         for (what, count, expected, severity) in anomalies {
             let per_second = |count: f64| count * 1_000.0 / WINDOW_MS as f64;

@@ -104,6 +104,23 @@ fn nothing_is_judged_before_the_warm_up_is_over() {
 }
 
 #[test]
+fn a_shorter_warm_up_judges_earlier_and_learns_as_slowly_afterwards() {
+    const WINDOWS: u64 = 10;
+    let mut watch = Watch::with_warm_up(WINDOWS);
+    for number in 0..WINDOWS {
+        assert_eq!(watch.judged(), 0, "window {number}");
+        assert_eq!(window(&mut watch, "a", Signal::Message, number, 30), []);
+    }
+    assert_eq!(watch.judged(), 1);
+    let found = window(&mut watch, "a", Signal::Message, WINDOWS, 300);
+    assert_eq!(found.len(), 1, "it is judged");
+    let longer = (WINDOWS + 1..4 * WINDOWS).flat_map(|number| window(&mut watch, "a", Signal::Message, number, 30));
+    assert_eq!(longer.count(), 0);
+    assert_eq!(watch.agents["a"].windows, 4 * WINDOWS, "the weight of a window still falls");
+    assert_eq!(Watch::with_warm_up(0).warm_up, 1);
+}
+
+#[test]
 fn severe_and_repeated_anomalies_quarantine_once() {
     let mut watch = warmed_up(Signal::Message, 10);
     let mut responses = Vec::new();

@@ -1,6 +1,6 @@
 //! Round trip: settings that are written are read back unchanged.
 
-use std::{collections::BTreeSet, os::unix::ffi::OsStringExt};
+use std::{collections::BTreeSet, os::unix::ffi::OsStringExt, time::Duration};
 
 use proptest::prelude::*;
 
@@ -202,6 +202,7 @@ fn agent_settings() -> impl Strategy<Value = Process> {
         (config.specializations, config.slots, config.drain_timeout) = how;
         config.messages = messages;
         config.on_anomaly = if config.slots.is_multiple_of(2) { OnAnomaly::Report } else { OnAnomaly::Quarantine };
+        config.anomaly_warm_up = Duration::from_secs(10 + u64::from(config.slots));
         if executor != (ExecutorSpec::Worker {}) && config.messages == Some(MessagesSpec::Worker {}) {
             config.messages = None;
         }

@@ -22,7 +22,7 @@ use robeing_settings::{
 use super::{
     identity, journal, metadata,
     pod::{self, AGENT_VOLUME, add_env, env, env_as_is, env_from_secret},
-    pull,
+    pull, webhooks,
 };
 use crate::{
     controller::validate::{self, FleetPool, ValidatedCluster, Work},
@@ -37,7 +37,7 @@ const UNREACHABLE_SECONDS: i64 = 30;
 const BESIDE_MEMORY: u32 = 256;
 const BESIDE_MEMORY_OF_SLOT: u32 = 4;
 /// The environment variables that define an agent of its pool; a template can't change them.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 13] = [
     settings::ROLE.variable(),
     settings::CLUSTER_ID.variable(),
     settings::NAME.variable(),
@@ -46,6 +46,7 @@ const FIXED: [&str; 12] = [
     settings::METRICS_LISTEN.variable(),
     settings::DATA.variable(),
     settings::GATEWAY_LISTEN.variable(),
+    settings::WEBHOOKS.variable(),
     settings::TLS.variable(),
     settings::TRUST.variable(),
     settings::SERVICE_ACCOUNT_TOKEN.variable(),
@@ -98,6 +99,7 @@ fn template(fleet: &ValidatedCluster, pool: &FleetPool) -> PodTemplateSpec {
     }
     volumes.extend(identity::agent_volumes(fleet, pool));
     volumes.extend(journal::volume(fleet));
+    volumes.extend(webhooks::volume(fleet, pool));
     let mut labels = labels(fleet, pool);
     if has_gateway(fleet, pool) {
         labels.insert(names::LABEL_GATEWAY.to_owned(), "true".to_owned());
@@ -112,7 +114,7 @@ fn template(fleet: &ValidatedCluster, pool: &FleetPool) -> PodTemplateSpec {
         spread: pod::spread(selector(fleet, pool), Some(vec!["pod-template-hash".into()])),
         grace_seconds: i64::try_from(pool.grace.as_secs()).ok(),
     };
-    pod::template(fleet, parts, &pool.template)
+    pod::template(fleet, parts, &webhooks::overrides(fleet, pool))
 }
 
 /// Returns whether no two of these pods can run on one node. If every node has one, there is no room for one more.
@@ -197,6 +199,7 @@ fn agent(fleet: &ValidatedCluster, pool: &FleetPool, ours: bool) -> Container {
     };
     identity::mount_agent(fleet, &mut container);
     journal::mount(fleet, &mut container);
+    webhooks::mount(fleet, pool, &mut container);
     observed(fleet, pool, &mut container);
     container
 }
@@ -221,6 +224,7 @@ fn entrypoint(fleet: &ValidatedCluster, pool: &FleetPool, given: &Container, own
     add_env(&mut container, &own, &FIXED);
     identity::mount_agent(fleet, &mut container);
     journal::mount(fleet, &mut container);
+    webhooks::mount(fleet, pool, &mut container);
     observed(fleet, pool, &mut container);
     container
 }
@@ -307,6 +311,7 @@ fn environment(fleet: &ValidatedCluster, pool: &FleetPool) -> Vec<EnvVar> {
         environment.push(env(&settings::SPECIALIZATIONS, text::list(&pool.specializations)));
     }
     environment.extend(identity::agent_environment(fleet));
+    environment.extend(webhooks::environment(fleet, pool));
     environment.extend(pool.secrets.iter().map(|(variable, key)| env_from_secret(variable, key)));
     environment
 }

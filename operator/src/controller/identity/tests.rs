@@ -405,8 +405,9 @@ admin_but! {
     get_policies(GetPoliciesRequest) -> Policies;
     create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse;
     certify_client(CertifyClientRequest) -> CertifyClientResponse;
-    bar_agent(BarAgentRequest) -> BarAgentResponse;
-    release_agent(ReleaseAgentRequest) -> ReleaseAgentResponse;
+    bar_agent(BarAgentRequest) -> BarAgentResponse; release_agent(ReleaseAgentRequest) -> ReleaseAgentResponse;
+    flag_agent(FlagAgentRequest) -> FlagAgentResponse;
+    list_activity(ListActivityRequest) -> ListActivityResponse;
     list_audit_records(ListAuditRecordsRequest) -> ListAuditRecordsResponse;
 }
 
@@ -429,7 +430,7 @@ async fn coordinator(knows_no_tls: bool) -> (String, Arc<Mutex<Vec<v1::SetTrustR
 fn led(cluster: &RobeingCluster, address: &str, now: u64) -> Observation {
     let mut status = v1::FleetStatus { cluster_id: "fleet".into(), leader: "one".into(), ..v1::FleetStatus::default() };
     status.now.get_or_insert_default().seconds = i64::try_from(now / 1_000).expect("a time");
-    let fleet = Ok(coordinators::Answer { status, agents: vec![], from: address.to_owned() });
+    let fleet = Ok(coordinators::Answer { status, from: address.to_owned(), ..coordinators::Answer::default() });
     Observation { fleet, ..observation(cluster) }
 }
 

@@ -12,7 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use robeing_crds::{RobeingClusterStatus, condition_types as types};
 use robeing_proto::v1::{self, AgentState};
 
-use super::{Outcome, recoveries};
+use super::{Outcome, audits, recoveries};
 use crate::{
     controller::{
         identity::report::{MOVING, WARNED},
@@ -68,6 +68,8 @@ pub struct Snapshot {
     voters: BTreeMap<String, BTreeSet<String>>,
     /// Number of the newest recovery step.
     recovered: u64,
+    /// Number of the newest record of the audit log.
+    audited: u64,
     pools: BTreeMap<String, u32>,
 }
 
@@ -85,11 +87,17 @@ impl Snapshot {
             agents: agents.iter().map(|agent| (agent.name.clone(), (agent.state(), agent.session))).collect(),
             voters,
             recovered: recoveries::newest(observation),
+            audited: audits::read(observation),
             pools: pools
                 .iter()
                 .filter_map(|pool| Some((pool.name.clone(), scaled(observation, &pool.name)?)))
                 .collect(),
         })
+    }
+
+    /// Returns the number of the newest record of the audit log that was read.
+    pub fn audited(&self) -> u64 {
+        self.audited
     }
 }
 
@@ -111,11 +119,13 @@ pub fn happened(
         membership(seen, &now, &mut events);
         agents(observation, seen, &now, &mut events);
         events.extend(recoveries::happened(observation, Some(seen.recovered)));
+        events.extend(audits::happened(observation, Some(seen.audited)));
         pools(seen, &now, &mut events);
     } else {
         events
             .extend(observation.agents().values().filter(|agent| lost_lately(agent, observation.now)).map(|a| lost(a)));
         events.extend(recoveries::happened(observation, None));
+        events.extend(audits::happened(observation, None));
     }
     rollout(outcome, before, &mut events);
     events.extend(outcome.identity.events.iter().map(|(reason, note)| normal(reason, "Rotate", (*note).to_owned())));

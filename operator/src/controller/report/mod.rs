@@ -1,6 +1,7 @@
 //! The status and the events: what was observed and done, in the terms of the resource. Pure; the caller patches the
 //! status and publishes the events.
 
+mod audits;
 mod conditions;
 mod events;
 mod recoveries;

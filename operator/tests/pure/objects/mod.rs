@@ -7,6 +7,7 @@
 mod identity;
 mod messages;
 mod users;
+mod webhooks;
 
 use kube::ResourceExt;
 use robeing_crds::{RobeingCluster, parse_manifest};

@@ -327,6 +327,17 @@ impl v1::admin_server::Admin for Coordinator {
         not_here()
     }
 
+    async fn flag_agent(&self, _: Request<v1::FlagAgentRequest>) -> Result<Response<v1::FlagAgentResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_activity(
+        &self,
+        _: Request<v1::ListActivityRequest>,
+    ) -> Result<Response<v1::ListActivityResponse>, Status> {
+        not_here()
+    }
+
     async fn list_audit_records(
         &self,
         _: Request<v1::ListAuditRecordsRequest>,

@@ -18,7 +18,7 @@ use tonic::Status;
 use tracing::info;
 
 use crate::{
-    api::{convert, waiting::Waited},
+    api::{convert, errors, waiting::Waited},
     apply::observer::ApplyObserver,
     leader::{
         evidence::Origin,
@@ -205,6 +205,9 @@ impl SessionOpener {
         if let Some(open) = open.filter(|open| *open >= SESSIONS.of(join.role)) {
             self.observer.shortages.count(Scarce::Sessions, join.role);
             return Err(JoinFailed::Refused(no_place(open, join.role)));
+        }
+        if open.is_some() && !self.observer.shortages.admits(join.role) {
+            return Err(JoinFailed::Refused(errors::too_little_cpu(join.role)));
         }
         match self.proposer.propose_in(term, Command::Agent(AgentCommand::Joined(join))).await? {
             Reply::Joined { agent, session } => {

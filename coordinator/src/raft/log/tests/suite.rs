@@ -18,8 +18,8 @@ use crate::{
 struct Nobody;
 
 impl Observer for Nobody {
-    fn applied(&self, _: u64, _: Vec<Told>) {}
-    fn installed(&self, _: u64) {}
+    fn applied(&self, _: u64, _: u64, _: Vec<Told>) {}
+    fn installed(&self, _: u64, _: u64) {}
     fn progressed(&self, _: u64) {}
 }
 

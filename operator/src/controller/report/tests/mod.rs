@@ -1,3 +1,4 @@
+mod audits;
 mod conditions;
 mod events;
 
@@ -105,7 +106,7 @@ fn answer() -> coordinators::Answer {
     let (live, standby) = (v1::AgentState::Live, v1::AgentState::Standby);
     let agents = [("a", "data", live), ("b", "data", live), ("c", "data", standby), ("d", "auto", live)];
     let agents = agents.map(|(name, pool, state)| agent(name, pool, state)).into();
-    coordinators::Answer { status, agents, from: "10.0.0.1:8080".into() }
+    coordinators::Answer { status, agents, from: "10.0.0.1:8080".into(), audit: coordinators::Audit::default() }
 }
 
 fn cluster(manifest: &str) -> Arc<RobeingCluster> {
