@@ -59,6 +59,9 @@ struct Labels {
     role: &'static str,
 }
 
+/// Conflicts by name and by the role that asked, and how often each was decided.
+type Decided = BTreeMap<(String, Role), (Conflict, u64)>;
+
 /// The refusals of one coordinator. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Shortages {
@@ -66,8 +69,8 @@ pub struct Shortages {
     /// What is to be recorded: at most one number for each role and scarce thing.
     pending: Arc<Mutex<BTreeMap<(Scarce, Role), u64>>>,
     conflicts: Counter,
-    /// Conflicts that are to be recorded, by name and by the role that asked.
-    decided: Arc<Mutex<BTreeMap<(String, Role), (Conflict, u64)>>>,
+    /// Conflicts that are to be recorded.
+    decided: Arc<Mutex<Decided>>,
     level: Gauge,
     /// Admits agents by the lag of this coordinator.
     pub cpu: CpuGate,

@@ -77,11 +77,8 @@ pub(super) async fn broadcast(
     let messengers: Vec<_> =
         messengers.map(|entry| Arc::clone(&entry.name)).filter(|name| *name != shared.me).collect();
     let is_relayed = targets.len() > DIRECT_FANOUT && !messengers.is_empty() && message.key_id.is_none();
-    let content = match is_relayed.then(|| compute(|| Content::new(&message.payload, &*shared.random))) {
-        None => None,
-        // It has the limits of a payload, so it can be encrypted; otherwise it takes no other than the direct way.
-        Some(content) => Some(content.ok()),
-    };
+    // It has the limits of a payload, so it can be encrypted; otherwise it takes no other than the direct way.
+    let content = is_relayed.then(|| compute(|| Content::new(&message.payload, &*shared.random)).ok());
     let way = |entry: &Entry| match (&content, &entry.sealing_key) {
         (Some(Some(_)), Some(_)) => Way::Sealed,
         (Some(_), _) if shared.connect.must_seal() => Way::Direct,

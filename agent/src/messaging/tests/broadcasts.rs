@@ -77,7 +77,7 @@ async fn a_receiver_without_a_key_gets_a_broadcast_directly_and_so_does_one_whos
     assert_eq!((report.acknowledged.len(), report.missed), (DIRECT_FANOUT + 3, vec![]));
     assert_eq!(sender.messenger.links(), 3);
     for agent in [&keyless, &outdated] {
-        assert_eq!(agent.handler.handled().iter().map(|packet| &*packet.payload).collect::<Vec<_>>(), [SECRET]);
+        assert_eq!(agent.handler.handled().iter().map(|packet| packet.payload.clone()).collect::<Vec<_>>(), [SECRET]);
     }
     let mut heard = fleet.network.heard(SECRET.as_bytes());
     heard.sort();

@@ -184,7 +184,7 @@ async fn a_letter_whose_content_or_wrap_is_not_its_own_is_refused() {
         ("the other form", |letter, _| Packet { key_id: Some(keys("b")[0].public().id().into()), ..letter }),
     ];
     // Each is a message of its own, or it would be refused as what it repeats.
-    let mut refused = async |what: &str, bad: Packet| {
+    let refused = async |what: &str, bad: Packet| {
         let refused = b.messenger.deliver_letter(bad).await;
         assert!(matches!(refused, Outcome::Refused { .. }), "{what}: {refused}");
     };

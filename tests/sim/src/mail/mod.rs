@@ -134,9 +134,11 @@ fn status_ends(
             Ok(())
         }
         _ if is_ambiguous => Ok(()),
-        MessageCode::NoSuchAgent | MessageCode::Away | MessageCode::Overloaded | MessageCode::Unspecified => {
-            ledger.ends(now, id, Fate::NotHandled)
-        }
+        MessageCode::NoSuchAgent
+        | MessageCode::Away
+        | MessageCode::Overloaded
+        | MessageCode::Unsealable
+        | MessageCode::Unspecified => ledger.ends(now, id, Fate::NotHandled),
     }
 }
 
