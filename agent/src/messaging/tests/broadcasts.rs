@@ -58,7 +58,7 @@ async fn what_messengers_pass_on_of_a_broadcast_is_read_by_its_receivers_alone()
         let handled = worker.handler.handled();
         assert_eq!((handled.len(), &*handled[0].payload, &handled[0].key_id), (1, SECRET.as_bytes(), &None));
     }
-    assert_eq!(fleet.network.heard(SECRET.as_bytes()), [String::new(); 0], "not on any connection");
+    assert!(fleet.network.heard(SECRET.as_bytes()).is_empty(), "not on any connection");
     assert!(!fleet.network.heard(b"robeing.relay.v1").is_empty(), "it was listened to");
 }
 
