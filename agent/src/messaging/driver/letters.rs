@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use super::{Messenger, shared::Shared};
 use crate::messaging::{
     inbox::Received,
-    outcome::{MAX_REPLY, Outcome},
-    packet::{Packet, PacketError, PacketId, RELAY_TYPE},
+    outcome::Outcome,
+    packet::{MAX_PAYLOAD, Packet, PacketError, PacketId, RELAY_TYPE},
     sealing::{self, OVERHEAD},
 };
 
@@ -97,7 +97,8 @@ impl Shared {
         let Some(id) = letter.key_id.as_deref().filter(|id| sealing::seals_replies(id)) else { return outcome };
         // Without the key the handler has opened the message, and seals what it replies.
         let Some(key) = self.keys.iter().find(|key| key.is_of(id)) else { return outcome };
-        if reply.len() + OVERHEAD > MAX_REPLY {
+        // Coordinators take replies of the size of a payload.
+        if reply.len() + OVERHEAD > MAX_PAYLOAD {
             return Outcome::Accepted { reply: None, reply_forgotten: true };
         }
         let sealed = key.reply_key(&letter.payload);
