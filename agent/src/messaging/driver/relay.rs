@@ -182,10 +182,10 @@ fn within(replies: &mut usize, outcome: Outcome) -> Outcome {
     outcome
 }
 
-type Targets = Vec<(Arc<str>, PacketId)>;
+pub(crate) type Targets = Vec<(Arc<str>, PacketId)>;
 
 /// Reads what a messenger is asked to pass on. Only the sender's own messages are.
-fn read(packet: &Packet) -> Result<(Packet, Targets), Outcome> {
+pub(crate) fn read(packet: &Packet) -> Result<(Packet, Targets), Outcome> {
     let relay = Relay::decode(packet.payload.clone()).map_err(Outcome::refused)?;
     if relay.targets.len() > MAX_TARGETS {
         return Err(Outcome::refused(format!(
