@@ -97,12 +97,6 @@ mod fuzzer {
         0
     }
 
-    /// What the library calls if it brings its own `main`; here it does not.
-    #[unsafe(no_mangle)]
-    extern "C" fn rust_fuzzer_test_input(_: &[u8]) -> i32 {
-        0
-    }
-
     /// Fuzzes the target until one of the limits in the arguments, or a crash.
     pub fn run(target: &Target, arguments: &[String]) -> anyhow::Result<ExitCode> {
         RUN.get_or_init(|| target.run);
