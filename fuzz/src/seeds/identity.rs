@@ -107,6 +107,7 @@ pub(super) fn seeds() -> Vec<Seed> {
             "bundle-pem",
             [authority.certificate_pem(), &certificate_pem(&issued.certificate)].concat().as_bytes(),
         ),
+        certificate("authority-and-key-pem", [authority.certificate_pem(), authority.key_pem()].concat().as_bytes()),
         certificate("key-pem", key.to_pem().as_bytes()),
         Seed::new("signing_request", "valid", request),
         Seed::new("signing_request", "wrong-signature", wrong),

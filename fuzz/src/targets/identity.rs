@@ -152,7 +152,8 @@ pub fn signing_request(bytes: &[u8]) {
     assert_eq!((certificate.not_before, certificate.not_after), (issued.not_before, issued.not_after));
 }
 
-/// A certificate states who it is of, or is refused; so is a trust bundle of it, and a file of certificates or with a key.
+/// A certificate states who it is of, or is refused; so is a file of certificates, or with a key, or with an authority's
+/// certificate and key.
 pub fn certificate(bytes: &[u8]) {
     match Certificate::from_der(bytes) {
         Ok(certificate) => assert_eq!(certificate.id.to_string().parse(), Ok(certificate.id)),
@@ -165,6 +166,10 @@ pub fn certificate(bytes: &[u8]) {
             let again = PrivateKey::from_pem(&key.to_pem()).expect("it was written");
             assert_eq!(again.public_digest(), key.public_digest());
         }
+        Err(refused) => check_sentence(refused),
+    }
+    match Authority::from_pem(text, text) {
+        Ok(authority) => assert_eq!(authority.certificate_pem(), text),
         Err(refused) => check_sentence(refused),
     }
 }
