@@ -13,6 +13,9 @@ SABOTAGE ?=
 CLUSTER ?= local
 # The number of fleets that bench-operator creates.
 FLEETS ?= 1000
+# The fuzz targets to run, all if empty, and for how many seconds each.
+TARGETS ?=
+SECONDS_EACH ?= 60
 # Additional arguments for the demo and the benchmarks, such as ARGS='--only takeover --trials 5'.
 ARGS ?=
 
@@ -38,7 +41,7 @@ IMAGE_MOST_BYTES := 50000000
 IMAGE_BUILT := $(TARGET)/$(IMAGE_TARGET)/image
 
 .DEFAULT_GOAL := help
-.PHONY: help build fmt fmt-check lint test demo bench bench-operator sim crds image e2e docs-check ci
+.PHONY: help build fmt fmt-check lint test demo bench bench-operator sim fuzz crds image e2e docs-check ci
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +84,12 @@ bench-operator: ## Measure the operator's cost with FLEETS fleets and a throwawa
 sim: ## Run SEEDS simulated fleets under faults and check their promises; SABOTAGE=all: find planted mistakes
 	$(CARGO) build --workspace --bin robeing-sim
 	$(TARGET)/debug/robeing-sim --seeds $(SEEDS) $(if $(SABOTAGE),--sabotage $(SABOTAGE))
+
+# A build of its own, with coverage; see fuzz/run. SECONDS is a variable of the shell, so it is not called that.
+fuzz: ## Fuzz all parsers of bytes from others for SECONDS_EACH=60 each; TARGETS='policy session': only these
+	@$(SETUP) build
+	@CARGO='$(CARGO)' CARGO_TARGET_DIR='$(TARGET)' TARGETS='$(TARGETS)' SECONDS_EACH='$(SECONDS_EACH)' \
+	  $(CONTAINED) bash fuzz/run
 
 crds: ## Generate crds/robeingclusters.yaml, the chart's copy and docs/reference.md from the types
 	$(CARGO) build --workspace --bin crdgen

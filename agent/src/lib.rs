@@ -3,6 +3,8 @@
 //! coordinator.
 
 pub mod executor;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod identity;
 pub mod mailbox;
 pub mod messaging;

@@ -17,6 +17,8 @@ mod directory;
 mod disk_space;
 #[cfg(test)]
 mod fixture;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod identity;
 mod leader;
 mod lifetime;

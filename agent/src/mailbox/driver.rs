@@ -302,7 +302,7 @@ async fn open_stream(channel: Channel, generation: u64, open: MailboxOpen) -> Re
 }
 
 /// Converts a letter to a packet, or returns the answer with which it is refused.
-fn packet(id: PacketId, letter: Letter, me: &Arc<str>) -> Result<Packet, LetterAnswer> {
+pub(crate) fn packet(id: PacketId, letter: Letter, me: &Arc<str>) -> Result<Packet, LetterAnswer> {
     let priority = Priority::new(letter.priority).map_err(|error| refused(id, &error.to_string()))?;
     let packet = Packet {
         id,

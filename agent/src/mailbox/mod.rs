@@ -16,7 +16,7 @@
 //!    and closed if the coordinator sends more than [`MAX_HELD`](held::MAX_HELD), or takes no answers.
 //! 5. **An answer survives the stream.** It is kept until it is written to a stream, also to another coordinator.
 
-mod driver;
+pub(crate) mod driver;
 pub mod held;
 pub mod port;
 pub mod sending;

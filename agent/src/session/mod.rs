@@ -42,7 +42,7 @@ pub mod lease;
 mod link;
 mod metrics;
 pub mod search;
-mod wire;
+pub(crate) mod wire;
 
 #[cfg(test)]
 pub(crate) mod tests;

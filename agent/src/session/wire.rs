@@ -13,7 +13,7 @@ use crate::executor::{Attempt, Deadline, Failure, FailureKind, Outcome};
 
 /// Returns the attempt for an assignment that has waited for `waited`, on a machine whose wall clock reads `unix_ms`.
 /// `Err`: its whole time limit has passed.
-pub(super) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Result<Attempt, completion::Outcome> {
+pub(crate) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Result<Attempt, completion::Outcome> {
     let internal::Assignment { task_id, attempt, kind, input, deadline_in_ms, time_limit_ms } = waiting.assignment;
     let limit = (time_limit_ms > 0).then(|| Duration::from_millis(time_limit_ms));
     let time_limit = limit.map(|limit| limit.saturating_sub(waited));

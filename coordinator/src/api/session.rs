@@ -335,7 +335,7 @@ impl Session {
         for completion in completions {
             // An invalid id is repeated only as far as needed to recognize it.
             let key = (convert::excerpt(&completion.task_id).to_owned(), completion.attempt);
-            match self.completion(completion) {
+            match reported(self.agent, self.session, completion) {
                 Ok(result) => {
                     results.push(result);
                     about.push(key);
@@ -358,20 +358,27 @@ impl Session {
             Some(about.into_iter().zip(replies).map(|(key, reply)| ack(key, verdict(&reply))).collect())
         }));
     }
+}
 
-    fn completion(&self, completion: internal::Completion) -> Result<Completion, String> {
-        use internal::completion::Outcome as Wire;
-        let task = convert::task_id(&completion.task_id).map_err(|e| e.to_string())?;
-        let outcome = match completion.outcome.ok_or("a completion without outcome")? {
-            Wire::Output(output) => Outcome::Succeeded(output),
-            Wire::Failure(failure) => Outcome::Failed(convert::failure_from_wire(failure)),
-            Wire::Stopped(_) => Outcome::Stopped,
-            Wire::HandedBack(_) => Outcome::HandedBack,
-        };
-        let (agent, session) = (self.agent, self.session);
-        let outcome = outcome.within_limits();
-        Ok(Completion { agent, session, task, attempt: completion.attempt, ran_us: completion.ran_us, outcome })
-    }
+/// Reads the completion of an attempt in this session.
+///
+/// # Errors
+/// What is wrong with it, as a sentence.
+pub(crate) fn reported(
+    agent: AgentId,
+    session: SessionId,
+    completion: internal::Completion,
+) -> Result<Completion, String> {
+    use internal::completion::Outcome as Wire;
+    let task = convert::task_id(&completion.task_id).map_err(|e| e.to_string())?;
+    let outcome = match completion.outcome.ok_or("a completion without outcome")? {
+        Wire::Output(output) => Outcome::Succeeded(output),
+        Wire::Failure(failure) => Outcome::Failed(convert::failure_from_wire(failure)),
+        Wire::Stopped(_) => Outcome::Stopped,
+        Wire::HandedBack(_) => Outcome::HandedBack,
+    };
+    let outcome = outcome.within_limits();
+    Ok(Completion { agent, session, task, attempt: completion.attempt, ran_us: completion.ran_us, outcome })
 }
 
 /// Waits until a majority confirms this leader at or after the arrival of the first heartbeat that could not be

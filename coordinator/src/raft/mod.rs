@@ -5,6 +5,8 @@ pub mod audit;
 mod divergence;
 #[cfg(test)]
 mod fixture;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod handle;
 mod leadership;
 pub mod log;

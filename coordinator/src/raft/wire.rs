@@ -108,11 +108,14 @@ pub fn append_from_wire(request: internal::AppendRequest) -> Result<AppendReques
     let prev_log_id = request.prev.as_ref().map(log_id_from_wire);
     let entries: Vec<Entry> = request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?;
     // The library does not check this, and a gap in the log would be a gap in the state.
-    for (entry, expected) in entries.iter().zip(prev_log_id.map_or(0, |id| id.index().saturating_add(1))..) {
-        if entry.index() != expected {
-            let problem = format!("entry {} instead of entry {expected}", entry.index());
+    let mut expected = prev_log_id.map_or(Some(0), |id| id.index().checked_add(1));
+    for entry in &entries {
+        if Some(entry.index()) != expected {
+            let instead = expected.map_or("none, since the log is full".to_owned(), |index| format!("entry {index}"));
+            let problem = format!("entry {} instead of {instead}", entry.index());
             return Err(Malformed { what: "append request", problem });
         }
+        expected = entry.index().checked_add(1);
     }
     Ok(AppendRequest {
         vote: from_json("vote", &request.vote_json)?,
@@ -185,5 +188,16 @@ mod tests {
             let refused = append_from_wire(request(prev, indexes)).expect_err("there is a gap").to_string();
             assert!(refused.contains("instead of entry"), "{refused}");
         }
+    }
+
+    #[test]
+    fn nothing_follows_the_last_index_that_there_is() {
+        let last = u64::MAX;
+        assert!(append_from_wire(request(Some(last - 1), &[last])).is_ok());
+        for (prev, indexes) in [(last, &[last][..]), (last, &[0]), (last - 1, &[last, last]), (last - 1, &[last, 0])] {
+            let refused = append_from_wire(request(Some(prev), indexes)).expect_err("the log is full").to_string();
+            assert!(refused.contains("the log is full"), "{refused}");
+        }
+        assert!(append_from_wire(request(Some(last), &[])).is_ok());
     }
 }

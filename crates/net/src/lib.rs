@@ -277,7 +277,7 @@ impl Bound {
             .http2_max_header_list_size(MAX_HEADER_BYTES)
             .add_routes(routes)
             .serve_with_incoming_shutdown(
-                incoming::accepted(self.listener, self.tls, MAX_CONNECTIONS),
+                incoming::accepted(self.listener, self.tls, MAX_CONNECTIONS, incoming::HTTP2_PREFACE),
                 stop.clone().cancelled_owned(),
             );
         let overdue = async {

@@ -61,7 +61,7 @@ impl Bound {
     /// Serves HTTP until `stop` is cancelled and open requests have ended, or [`SHUTDOWN_GRACE`] has passed.
     pub async fn serve_web(self, service: Arc<dyn WebService>, stop: CancellationToken) {
         let tls = self.tls.map(|tls| tls.for_web());
-        let mut incoming = pin!(incoming::accepted(self.listener, tls, MAX_WEB_CONNECTIONS));
+        let mut incoming = pin!(incoming::accepted(self.listener, tls, MAX_WEB_CONNECTIONS, 1));
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {

@@ -25,7 +25,7 @@
 //! headers.
 
 mod health_path;
-mod retry_after;
+pub(crate) mod retry_after;
 mod tls;
 mod transport;
 mod trouble;

@@ -15,6 +15,8 @@
 //!    leaves its messages to another.
 
 mod attached;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod mail;
 mod service;
 
@@ -103,49 +105,8 @@ impl WorkerExecutor {
             return Outcome::NotBegun;
         }
         match begun.answer().await {
-            Some(answer) => self.outcome(begun.process_name(), answer),
+            Some(answer) => outcome(&self.limits, begun.process_name(), answer),
             None => Outcome::Failed(gone(begun.process_name())),
-        }
-    }
-
-    fn outcome(&self, process: &str, answer: Answer) -> Outcome {
-        let said = match answer {
-            Answer::Said(said) => said,
-            Answer::TooLarge { is_only } => return Outcome::Failed(too_large(process, is_only)),
-        };
-        match said {
-            Some(proto::task_result::Outcome::Output(output)) if output.len() <= self.limits.max_output => {
-                Outcome::Succeeded { output }
-            }
-            Some(proto::task_result::Outcome::Output(output)) => {
-                let message = format!(
-                    "{process} answered with {} bytes, the limit is {}; answer with less, or with a reference",
-                    output.len(),
-                    self.limits.max_output
-                );
-                Outcome::Failed(Failure::new(FailureKind::OutputTooLarge, false, message))
-            }
-            Some(proto::task_result::Outcome::Failure(failure)) => Outcome::Failed(self.reported(process, failure)),
-            Some(proto::task_result::Outcome::Stopped(_)) => {
-                let message = format!("{process} stopped the attempt without being asked to");
-                Outcome::Failed(Failure::new(FailureKind::Reported, true, message))
-            }
-            None => {
-                let message = format!("{process} answered without an outcome; set output, failure or stopped");
-                Outcome::Failed(Failure::new(FailureKind::Reported, false, message))
-            }
-        }
-    }
-
-    fn reported(&self, process: &str, failure: proto::Failure) -> Failure {
-        let most = self.limits.stderr_tail;
-        let said = &failure.message[..failure.message.floor_char_boundary(most)];
-        let message = if said.is_empty() { format!("{process} failed without a reason") } else { said.to_owned() };
-        let cut = failure.details.len().saturating_sub(most);
-        Failure {
-            code: failure.code,
-            stderr_tail: failure.details[failure.details.ceil_char_boundary(cut)..].to_owned(),
-            ..Failure::new(FailureKind::Reported, !failure.permanent, message)
         }
     }
 }
@@ -191,6 +152,48 @@ impl Executor for WorkerExecutor {
 
     fn name(&self) -> &'static str {
         "worker"
+    }
+}
+
+/// Returns what a process's answer to an attempt is, within these limits.
+fn outcome(limits: &Limits, process: &str, answer: Answer) -> Outcome {
+    let said = match answer {
+        Answer::Said(said) => said,
+        Answer::TooLarge { is_only } => return Outcome::Failed(too_large(process, is_only)),
+    };
+    match said {
+        Some(proto::task_result::Outcome::Output(output)) if output.len() <= limits.max_output => {
+            Outcome::Succeeded { output }
+        }
+        Some(proto::task_result::Outcome::Output(output)) => {
+            let message = format!(
+                "{process} answered with {} bytes, the limit is {}; answer with less, or with a reference",
+                output.len(),
+                limits.max_output
+            );
+            Outcome::Failed(Failure::new(FailureKind::OutputTooLarge, false, message))
+        }
+        Some(proto::task_result::Outcome::Failure(failure)) => Outcome::Failed(reported(limits, process, failure)),
+        Some(proto::task_result::Outcome::Stopped(_)) => {
+            let message = format!("{process} stopped the attempt without being asked to");
+            Outcome::Failed(Failure::new(FailureKind::Reported, true, message))
+        }
+        None => {
+            let message = format!("{process} answered without an outcome; set output, failure or stopped");
+            Outcome::Failed(Failure::new(FailureKind::Reported, false, message))
+        }
+    }
+}
+
+fn reported(limits: &Limits, process: &str, failure: proto::Failure) -> Failure {
+    let most = limits.stderr_tail;
+    let said = &failure.message[..failure.message.floor_char_boundary(most)];
+    let message = if said.is_empty() { format!("{process} failed without a reason") } else { said.to_owned() };
+    let cut = failure.details.len().saturating_sub(most);
+    Failure {
+        code: failure.code,
+        stderr_tail: failure.details[failure.details.ceil_char_boundary(cut)..].to_owned(),
+        ..Failure::new(FailureKind::Reported, !failure.permanent, message)
     }
 }
 

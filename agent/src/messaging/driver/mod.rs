@@ -12,7 +12,7 @@ mod dispatch;
 mod letters;
 mod link;
 mod metrics;
-mod relay;
+pub(crate) mod relay;
 mod service;
 mod shared;
 mod written;

@@ -261,7 +261,7 @@ fn within(replies: &mut usize, outcome: Outcome) -> Outcome {
 
 /// An agent to which a messenger passes a message on.
 #[derive(Clone)]
-struct PassedTo {
+pub(crate) struct PassedTo {
     agent: Arc<str>,
     id: PacketId,
     /// Of a content: the id of the agent's key, and the content's key, wrapped for it.
@@ -294,10 +294,10 @@ impl PassedTo {
     }
 }
 
-type Targets = Vec<PassedTo>;
+pub(crate) type Targets = Vec<PassedTo>;
 
 /// Reads what a messenger is asked to pass on. Only the sender's own messages are.
-fn read(packet: &Packet) -> Result<(Packet, Targets), Outcome> {
+pub(crate) fn read(packet: &Packet) -> Result<(Packet, Targets), Outcome> {
     let relay = Relay::decode(packet.payload.clone()).map_err(Outcome::refused)?;
     if relay.targets.len() > MAX_TARGETS {
         return Err(Outcome::refused(format!(

@@ -138,7 +138,7 @@ impl Post for MessengerPost {
 }
 
 /// Reads what a process sends.
-fn outgoing(message: SendMessage) -> Result<Outgoing, String> {
+pub(crate) fn outgoing(message: SendMessage) -> Result<Outgoing, String> {
     let id = |text: &str| (!text.is_empty()).then(|| text.parse::<PacketId>()).transpose();
     let reason = |error: PacketError| error.to_string();
     let to = message.to.parse().map_err(|error: crate::messaging::routing::AddressError| error.to_string())?;

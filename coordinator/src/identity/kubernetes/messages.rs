@@ -90,7 +90,7 @@ impl User {
     }
 
     /// Returns whether no more than [`MAX_USER_BYTES`] are known of the user.
-    pub(super) fn is_bounded(&self) -> bool {
+    pub(crate) fn is_bounded(&self) -> bool {
         let lists = std::iter::once(&self.groups).chain(self.extra.values());
         let texts = lists.flatten().chain(self.extra.keys()).chain([&self.name, &self.uid]);
         texts.map(String::len).sum::<usize>() <= MAX_USER_BYTES
@@ -174,7 +174,7 @@ fn denied<T>(reasons: [&str; 2], otherwise: &str) -> Decision<T> {
 }
 
 /// Reads the answer who a token is.
-pub(super) fn reviewed(json: &[u8]) -> Result<Decision<Arc<User>>, KubernetesError> {
+pub(crate) fn reviewed(json: &[u8]) -> Result<Decision<Arc<User>>, KubernetesError> {
     let status = read::<Answer<TokenStatus>>(TOKEN_REVIEWS, json)?.status;
     if !status.authenticated {
         return Ok(denied([&status.error, ""], "the API server does not know the token"));
@@ -196,7 +196,7 @@ pub(super) fn too_much_known<T>() -> Decision<T> {
 }
 
 /// Reads the answer whether a user has a right.
-pub(super) fn accessed(json: &[u8]) -> Result<Decision<()>, KubernetesError> {
+pub(crate) fn accessed(json: &[u8]) -> Result<Decision<()>, KubernetesError> {
     let status = read::<Answer<AccessStatus>>(ACCESS_REVIEWS, json)?.status;
     if status.allowed && !status.denied {
         return Ok(Decision::Allowed(()));

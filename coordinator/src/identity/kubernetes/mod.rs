@@ -11,7 +11,7 @@ mod config;
 mod credentials;
 mod error;
 mod flights;
-mod messages;
+pub(crate) mod messages;
 
 use std::sync::Arc;
 

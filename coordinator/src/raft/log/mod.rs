@@ -6,6 +6,8 @@
 //! crash may leave), and opens its files and threads itself, so that no simulator can drop its unsynced writes.
 
 mod frame;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod index;
 mod pieces;
 mod promise;

@@ -15,18 +15,18 @@
 //! 3. **Bounded.** Connections, requests, bodies, waits and times have named limits; what exceeds them is refused with a
 //!    status that says so.
 
-mod caller;
+pub(crate) mod caller;
 pub mod cbor;
 pub mod cloudevents;
 pub(super) mod coordinators;
 pub(super) mod forms;
-mod media;
+pub(crate) mod media;
 mod messages;
 mod metrics;
 mod openapi;
 pub mod problem;
-mod requests;
-mod server;
+pub(crate) mod requests;
+pub(crate) mod server;
 mod shares;
 mod tasks;
 pub(super) mod views;

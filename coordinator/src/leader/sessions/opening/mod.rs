@@ -292,7 +292,7 @@ fn rival(fleet: &Fleet, hello: &internal::Hello, process: Option<SocketAddr>) ->
     (!same_process && !in_its_place && agent.state != AgentState::Lost).then_some(agent.session)
 }
 
-fn join(hello: &internal::Hello, process: Option<SocketAddr>) -> Result<AgentJoin, Status> {
+pub(crate) fn join(hello: &internal::Hello, process: Option<SocketAddr>) -> Result<AgentJoin, Status> {
     let role = v1::Role::try_from(hello.role).unwrap_or_default();
     let pool = (!hello.pool.is_empty()).then(|| PoolShape {
         name: hello.pool.clone(),
