@@ -217,14 +217,23 @@ impl Messenger {
     /// Sends a message to the one agent that its address stands for, and waits for what becomes of it. If the future is
     /// dropped, the message is sent nevertheless.
     pub async fn send(&self, message: Outgoing) -> Outcome {
-        match self.begin(message) {
+        match self.begin(&message) {
+            Ok((to, begun)) => begun.outcome(&self.shared, &to).await,
+            Err(Outcome::NoSuchAgent { .. }) if self.knows_nobody() => Box::pin(self.send_later(message)).await,
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Sends a message once the fleet's agents are known.
+    async fn send_later(&self, message: Outgoing) -> Outcome {
+        match self.when_known(message).await.and_then(|message| self.begin(&message)) {
             Ok((to, begun)) => begun.outcome(&self.shared, &to).await,
             Err(outcome) => outcome,
         }
     }
 
-    fn begin(&self, message: Outgoing) -> Result<(Arc<Entry>, Begun), Outcome> {
-        let (entry, packet) = self.route(&message)?;
+    fn begin(&self, message: &Outgoing) -> Result<(Arc<Entry>, Begun), Outcome> {
+        let (entry, packet) = self.route(message)?;
         let begun = Begun::begin(&self.shared, &entry, packet);
         Ok((entry, begun))
     }
@@ -307,6 +316,7 @@ impl Messenger {
     /// [`NoReply`] if the message is not accepted, or no reply comes.
     pub async fn ask(&self, message: Outgoing) -> Result<Reply, NoReply> {
         let deadline = Instant::now() + message.deadline;
+        let message = Box::pin(self.when_known(message)).await.map_err(NoReply::NotAccepted)?;
         let (entry, packet) = self.route(&message).map_err(NoReply::NotAccepted)?;
         let (id, from) = (packet.id, Arc::clone(&entry.name));
         let packet = Packet { requires_ack: true, ..packet };
@@ -340,10 +350,33 @@ impl Messenger {
     /// The outcome, if the message is malformed or the address stands for no agent.
     pub async fn broadcast(&self, message: Outgoing) -> Result<BroadcastReport, Outcome> {
         let deadline = Instant::now() + message.deadline;
+        let message = self.when_known(message).await?;
         let snapshot = self.shared.directory.snapshot();
         let targets = message.to.resolve_all(&snapshot, &self.shared.me).map_err(unresolved)?;
         let packet = self.packet(&message, self.id_of(&message), &self.shared.me).map_err(Outcome::refused)?;
         Ok(relay::broadcast(&self.shared, &packet, targets, deadline).await)
+    }
+
+    /// Returns whether this agent has just started, and the directory has not told it yet who is there.
+    fn knows_nobody(&self) -> bool {
+        self.shared.directory.changes().is_some_and(|changes| *changes.borrow() == 0)
+    }
+
+    /// Waits until the fleet's agents are known, which takes a moment after the start of this one. Returns the message
+    /// with the time that is left for it.
+    async fn when_known(&self, message: Outgoing) -> Result<Outgoing, Outcome> {
+        let Some(mut changes) = self.shared.directory.changes() else { return Ok(message) };
+        let began = Instant::now();
+        let known = timeout_at(began + message.deadline, changes.wait_for(|changes| *changes > 0));
+        tokio::select! {
+            () = self.shared.stop.cancelled() => return Err(Outcome::away("this agent is shutting down")),
+            known = known => if known.is_err() {
+                return Err(Outcome::DeadlinePassed { maybe_handled: false });
+            },
+        }
+        // A deadline is at least a millisecond.
+        let deadline = message.deadline.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
+        Ok(Outgoing { deadline, ..message })
     }
 
     fn route(&self, message: &Outgoing) -> Result<(Arc<Entry>, Packet), Outcome> {

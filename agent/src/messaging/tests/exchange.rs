@@ -7,7 +7,7 @@ use futures::future::join_all;
 
 use super::fleet::{Fleet, WITHIN, outgoing};
 use crate::messaging::{
-    Outcome, Outgoing, Packet, PacketId, Presence, Priority, Role,
+    Address, Outcome, Outgoing, Packet, PacketId, Presence, Priority, Role,
     driver::{IDLE_AFTER, LINGER, NoReply},
     outbox::LANE_PACKETS,
 };
@@ -33,6 +33,31 @@ async fn a_send_ends_in_what_became_of_the_message() {
     fleet.set_presence("b", Presence::Away);
     assert!(matches!(a.send("b", "test", "").await, Outcome::Away { .. }));
     assert_eq!((a.messenger.links(), b.messenger.links()), (1, 1), "one stream carries both directions");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_before_the_fleet_is_known_waits_for_that_until_its_deadline() {
+    let fleet = Fleet::new();
+    let (a, _b) = (fleet.agent("a").await, fleet.agent("b").await);
+    let known = fleet.directory.hide();
+    let within = |millis| Outgoing { deadline: Duration::from_millis(millis), ..outgoing("b", "test", "hello") };
+    assert_eq!(a.messenger.send(within(100)).await, Outcome::DeadlinePassed { maybe_handled: false });
+    let everyone = Outgoing { to: Address::Everyone, ..within(60_000) };
+    let waiting = async {
+        tokio::join!(
+            a.messenger.send(within(60_000)),
+            a.messenger.ask(within(60_000)),
+            a.messenger.broadcast(everyone.clone())
+        )
+    };
+    let becomes_known = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        known.send_modify(|changes| *changes += 1);
+    };
+    let ((sent, asked, broadcast), ()) = tokio::join!(waiting, becomes_known);
+    assert_eq!(sent, accepted("hello"));
+    assert_eq!(asked.map(|reply| reply.payload), Ok("hello".into()));
+    assert_eq!(broadcast.map(|report| report.acknowledged.len()), Ok(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -40,19 +40,38 @@ pub const WITHIN: Duration = Duration::from_secs(300);
 
 /// A directory that the test changes.
 #[derive(Default)]
-pub struct Known(RwLock<Arc<Snapshot>>, Mutex<BTreeMap<String, Entry>>);
+pub struct Known {
+    snapshot: RwLock<Arc<Snapshot>>,
+    entries: Mutex<BTreeMap<String, Entry>>,
+    /// If it is there, nobody is known until its number is above 0.
+    changes: Mutex<Option<watch::Sender<u64>>>,
+}
 
 impl Directory for Known {
     fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.0.read().unwrap())
+        match self.changes().is_some_and(|changes| *changes.borrow() == 0) {
+            true => Arc::default(),
+            false => Arc::clone(&self.snapshot.read().unwrap()),
+        }
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        self.changes.lock().unwrap().as_ref().map(watch::Sender::subscribe)
     }
 }
 
 impl Known {
     pub fn put(&self, entry: Entry) {
-        let mut entries = self.1.lock().unwrap();
+        let mut entries = self.entries.lock().unwrap();
         entries.insert((*entry.name).into(), entry);
-        *self.0.write().unwrap() = Arc::new(entries.values().cloned().collect());
+        *self.snapshot.write().unwrap() = Arc::new(entries.values().cloned().collect());
+    }
+
+    /// Lets nobody be known until the returned number is above 0.
+    pub fn hide(&self) -> watch::Sender<u64> {
+        let changes = watch::Sender::new(0);
+        *self.changes.lock().unwrap() = Some(changes.clone());
+        changes
     }
 }
 
