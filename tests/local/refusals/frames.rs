@@ -27,10 +27,10 @@ const FRAME: usize = 4 << 20;
 const GARBAGE: &[u8] = &[0xff; 16];
 
 /// Bodies that are not what they should be, and the code with which a call with one ends. A message has `most` bytes.
-fn bad_bodies(most: usize) -> [(&'static str, Bytes, Code); 5] {
+fn bad_bodies(most: usize, malformed: Code) -> [(&'static str, Bytes, Code); 5] {
     [
         ("too large", announced(most + 1, &[0; 64]), Code::OutOfRange),
-        ("malformed", framed(GARBAGE), Code::Internal),
+        ("malformed", framed(GARBAGE), malformed),
         ("cut off", announced(100, &[0; 10]), Code::Internal),
         ("compressed in no way", Bytes::from_static(&[1, 0, 0, 0, 1, 0]), Code::Internal),
         ("of an unknown kind", Bytes::from_static(&[7, 0, 0, 0, 1, 0]), Code::Internal),
@@ -73,7 +73,7 @@ async fn an_agent_closes_a_stream_with_what_is_no_frame() {
     let scene = Scene::start(1).await;
     let liar = Liar::join(&scene).await;
     // As the first frame, and as the second one.
-    for (what, bad, code) in bad_bodies(FRAME) {
+    for (what, bad, code) in bad_bodies(FRAME, Code::InvalidArgument) {
         let counter = scene.at_agent(&rejections("malformed")).await;
         let status = in_time(what, call(&liar.channel(&scene), EXCHANGE, bad)).await;
         assert_eq!(status.code(), code, "{what}: {status:?}");
@@ -83,7 +83,7 @@ async fn an_agent_closes_a_stream_with_what_is_no_frame() {
     let status = in_time("nothing at all", call(&liar.channel(&scene), EXCHANGE, Bytes::new())).await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     counter.rises_by(1).await;
-    for (number, (what, bad, _)) in bad_bodies(FRAME).into_iter().enumerate() {
+    for (number, (what, bad, _)) in bad_bodies(FRAME, Code::InvalidArgument).into_iter().enumerate() {
         let counter = scene.at_agent(&rejections("violation")).await;
         let body = [encoded(&hello(number as u64 + 2)), bad].concat();
         in_time(what, call(&liar.channel(&scene), EXCHANGE, body.into())).await;
@@ -111,7 +111,7 @@ async fn a_coordinator_refuses_what_is_no_message() {
         (&nobody, "robeing.internal.v1.Enrolment/Enrol"),
         (&nobody, "robeing.internal.v1.Guards/Report"),
     ] {
-        for (what, bad, code) in bad_bodies(MAX_MESSAGE_BYTES) {
+        for (what, bad, code) in bad_bodies(MAX_MESSAGE_BYTES, Code::Internal) {
             let counter = scene.at_coordinator(&failed_calls(method, code)).await;
             let status = in_time(what, call(channel, &format!("/{method}"), bad)).await;
             assert_eq!(status.code(), code, "{method}, {what}: {status:?}");
