@@ -198,7 +198,10 @@ impl Resolver<'_> {
             Nobody {
                 code: MessageCode::Away,
                 agent: name.to_owned(),
-                reason: format!("the address does not stand for the agent {name} now; send the message again"),
+                reason: format!(
+                    "the address does not stand for the agent {:?} now; send the message again",
+                    excerpt(name)
+                ),
             }
         })
     }

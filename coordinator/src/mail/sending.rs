@@ -22,7 +22,7 @@ use tokio::{
 use super::{
     MailError,
     address::{Nobody, Resolver},
-    draft::Draft,
+    draft::{Draft, SEALED_FOR_BYTES, posting_bytes},
     sender_and_role,
     waiters::{MAX_WAITED, Waiting},
 };
@@ -44,7 +44,7 @@ pub const MAX_WAIT: Duration = Duration::from_secs(600);
 const MAX_POSTED: usize = 256;
 /// Maximum bytes of messages that are being posted at one coordinator: 64 MiB.
 pub const MAX_POSTING_BYTES: usize = 64 * 1024 * 1024;
-/// Bytes that a letter counts for besides its payload.
+/// Bytes that a message or a letter counts for besides its payload and its receivers.
 const LETTER_BYTES: usize = 1024;
 /// Maximum number of letters that are read from the state at once.
 pub(super) const MAX_LOOKED_AT: usize = 1_000;
@@ -59,12 +59,12 @@ impl Default for PostRoom {
 }
 
 impl PostRoom {
-    /// Takes room for a message with a payload of this size.
+    /// Takes room for a message of this size, see [`posting_bytes`].
     ///
     /// # Errors
     /// [`MailError::TooMuchAtOnce`] if there is none.
-    fn take(&self, payload: usize) -> Result<SemaphorePermit<'_>, MailError> {
-        let bytes = u32::try_from(payload + LETTER_BYTES).unwrap_or(u32::MAX);
+    fn take(&self, bytes: usize) -> Result<SemaphorePermit<'_>, MailError> {
+        let bytes = u32::try_from(bytes + LETTER_BYTES).unwrap_or(u32::MAX);
         self.0.try_acquire_many(bytes).map_err(|_| MailError::TooMuchAtOnce { most: MAX_POSTING_BYTES })
     }
 }
@@ -99,7 +99,7 @@ impl Sending {
         let begun = Instant::now();
         let clock = &self.platform.clock;
         let fresh = || uuid_v7(&**clock, &*self.platform.random);
-        let room = self.room.take(request.payload.len())?;
+        let mut room = self.room.take(posting_bytes(&request))?;
         let mut draft = Draft::check(request, sender, fresh, clock.unix_millis())?;
         if let Some(refused) = self.checked(&mut draft, sender).await {
             return Ok(vec![refused]);
@@ -116,6 +116,8 @@ impl Sending {
         let waiting = self.wait_for(ids.iter().copied().collect())?;
         self.post(&draft, &receivers, &mut letters).await?;
         draft.drop_payload();
+        // What became of it to those that are not there is kept until the others have decided.
+        let _kept = room.split(outcomes.len() * SEALED_FOR_BYTES);
         drop(room);
         if draft.is_durable {
             self.note_known(&waiting);
@@ -152,7 +154,10 @@ impl Sending {
         }
         let resolver = Resolver { state: &self.state, sender, is_durable: draft.is_durable };
         // One that got the message before is asked about, whatever it is now.
-        let is_known = |receiver: &str| self.state.look(|fleet| fleet.letter(draft.id_to(receiver)).is_some());
+        let is_known = |receiver: &str| {
+            let id = draft.id_to(receiver);
+            self.state.look(|fleet| fleet.letter(id).is_some())
+        };
         let nobody = |receiver: &Arc<str>| resolver.named(&draft.to, receiver).err().filter(|_| !is_known(receiver));
         if receivers.iter().any(|receiver| nobody(receiver).is_some()) {
             // It may have joined a moment ago, which may not be applied here yet.
@@ -388,7 +393,35 @@ fn note_refused(letters: &mut Letters, id: LetterId, refusal: Refusal) -> Result
 
 #[cfg(test)]
 mod tests {
+    use robeing_fleet::limits::{MAX_KEY_ID_BYTES, MAX_NAME_BYTES};
+    use robeing_sealing::WRAP_BYTES;
+
     use super::*;
+    use crate::mail::{address::MAX_TARGETS, draft::MAX_PAYLOAD_BYTES};
+
+    #[test]
+    fn the_receivers_of_a_sealed_message_take_up_room_and_the_most_of_them_fit() {
+        let sealed_for = v1::SealedFor {
+            agent: "n".repeat(MAX_NAME_BYTES),
+            key_id: "k".repeat(MAX_KEY_ID_BYTES),
+            wrap: vec![0; WRAP_BYTES].into(),
+        };
+        let request = v1::SendMessageRequest {
+            payload: vec![0; MAX_PAYLOAD_BYTES].into(),
+            sealed_for: vec![sealed_for; MAX_TARGETS],
+            ..v1::SendMessageRequest::default()
+        };
+        let (room, bytes) = (PostRoom::default(), posting_bytes(&request));
+        let fits = MAX_POSTING_BYTES / (bytes + LETTER_BYTES);
+        let mut taken: Vec<_> = (0..fits).map(|_| room.take(bytes).expect("there is room")).collect();
+        assert_eq!(room.take(bytes).map(drop), Err(MailError::TooMuchAtOnce { most: MAX_POSTING_BYTES }));
+        let mut last = taken.pop().expect("one fits");
+        let kept = last.split(MAX_TARGETS * SEALED_FOR_BYTES).expect("it is a part of it");
+        drop(last);
+        assert!(room.take(bytes).is_err(), "what its sender will be told is kept");
+        drop(kept);
+        assert!(room.take(bytes).is_ok());
+    }
 
     #[test]
     fn so_many_bytes_are_posted_at_once_and_one_more_message_is_refused() {
