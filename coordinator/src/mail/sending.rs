@@ -21,14 +21,16 @@ use tokio::{
 
 use super::{
     MailError,
-    address::{Nobody, Resolver},
+    address::{Choice, Nobody, Resolver},
     draft::{Draft, SEALED_FOR_BYTES, posting_bytes},
+    resolving::ResolveRoom,
     sender_and_role,
     waiters::{MAX_WAITED, Waiting},
 };
 use crate::{
     api::convert,
     apply::observer::ApplyObserver,
+    clock::FleetClock,
     disk_space::Rooms,
     policies::Policies,
     propose::{self, Lane, Proposer},
@@ -80,6 +82,10 @@ pub struct Sending {
     pub policies: Policies,
     /// The room for messages that are being posted.
     pub room: Arc<PostRoom>,
+    /// The room for calls that ask for receivers.
+    pub resolving: Arc<ResolveRoom>,
+    /// The fleet's time, by which sessions are new.
+    pub clock: FleetClock,
     /// The source of ids, and of the time of sending.
     pub platform: Platform,
     /// Whether callers are to seal their messages, because nothing but TLS is accepted here.
@@ -104,7 +110,7 @@ impl Sending {
         if let Some(refused) = self.checked(&mut draft, sender).await {
             return Ok(vec![refused]);
         }
-        let receivers = match self.receivers(&draft, sender).await? {
+        let receivers = match self.receivers(&draft, sender, Choice::Best).await? {
             Ok(receivers) => receivers,
             Err(nobody) => return Ok(vec![unsent(draft.id, nobody)]),
         };
@@ -233,11 +239,13 @@ impl Sending {
         self.observer.letters.wait_for(ids).ok_or(MailError::TooManyWaiting { most: MAX_WAITED })
     }
 
-    /// Returns the agents that a message goes to. One that was sent before goes to the same agent.
+    /// Returns the agents that a message goes to; of several that its address stands for, the one of this choice. A
+    /// message that was sent before goes to the same agent.
     pub(super) async fn receivers(
         &self,
         draft: &Draft,
         sender: &str,
+        choice: Choice,
     ) -> Result<Result<Vec<Arc<str>>, Nobody>, MailError> {
         let resolve = async || {
             let resolver = Resolver { state: &self.state, sender, is_durable: draft.is_durable };
@@ -254,7 +262,7 @@ impl Sending {
             if let Some(agent) = draft.sealed_for().next() {
                 return Ok(resolver.named(&draft.to, agent).map(|receiver| vec![receiver]));
             }
-            Ok(resolver.one(&draft.to, draft.id).await.map(|receiver| vec![receiver]))
+            Ok(resolver.one(&draft.to, draft.id, choice).await.map(|receiver| vec![receiver]))
         };
         match resolve().await? {
             Ok(receivers) if !(draft.is_broadcast && receivers.is_empty()) => Ok(Ok(receivers)),
