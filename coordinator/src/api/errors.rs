@@ -128,9 +128,11 @@ impl From<MailError> for Status {
             MailError::Propose(error) => error.into(),
             MailError::NotReadable(_) | MailError::NoMailbox(_) => Self::unavailable(message),
             MailError::TooManyTargets { .. } => Self::invalid_argument(message),
-            MailError::TooManyWaiting { .. } | MailError::TooMuchAtOnce { .. } | MailError::InboxBusy { .. } => {
-                Self::resource_exhausted(message)
-            }
+            MailError::TooManyWaiting { .. }
+            | MailError::TooMuchAtOnce { .. }
+            | MailError::TooManyResolving { .. }
+            | MailError::TooMuchResolved { .. }
+            | MailError::InboxBusy { .. } => Self::resource_exhausted(message),
             MailError::UnknownMessage { .. } | MailError::UnknownAgent(_) => Self::not_found(message),
             MailError::InboxRefused { .. } => Self::failed_precondition(message),
             MailError::InboxLate(_) => Self::deadline_exceeded(message),

@@ -17,10 +17,11 @@ impl Parts {
 
     /// Returns the Messages service.
     pub(super) fn messages_service(&self) -> MessagesService {
-        let Self { state, proposer, observer, rooms, policies, outside, .. } = self.clone();
-        let (room, platform) = (Arc::default(), outside.platform);
+        let Self { state, proposer, observer, rooms, policies, clock, outside, .. } = self.clone();
+        let (room, resolving, platform) = (Arc::default(), Arc::default(), outside.platform);
         let must_seal = outside.transport.tls().is_some_and(|tls| !tls.is_permissive());
-        let sending = Sending { state, proposer, observer, rooms, policies, room, platform, must_seal };
+        let sending =
+            Sending { state, proposer, observer, rooms, policies, room, resolving, clock, platform, must_seal };
         MessagesService { sending, inboxes: self.inboxes() }
     }
 

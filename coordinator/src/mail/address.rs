@@ -142,6 +142,24 @@ fn reachable(fleet: &Fleet, name: &str, is_durable: bool) -> Result<(), Nobody> 
     }
 }
 
+/// Which of several agents a message goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The one that performs best.
+    Best,
+    /// The best of those with a key, if there are any: the message is not sent unless it is sealed.
+    WithKeyFirst,
+}
+
+impl Choice {
+    /// Returns the rank of an agent for the message of this id; the highest is chosen. Messages are spread over agents
+    /// that do equally well.
+    fn rank(self, agent: &Agent, id: LetterId) -> (bool, u32, u64) {
+        let is_preferred = self == Self::WithKeyFirst && agent.sealing_key.is_some();
+        (is_preferred, agent.record.performance(), spread(id, &agent.name))
+    }
+}
+
 /// A number by which messages are spread over agents that do equally well.
 fn spread(id: LetterId, agent: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -160,21 +178,20 @@ pub struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    /// Returns the one agent that a message goes to: of several, the one that performs best. Messages are spread over
-    /// agents that do equally well.
+    /// Returns the one agent that a message goes to: of several, the one of this choice.
     ///
     /// # Errors
     /// [`Nobody`] if there is none.
-    pub async fn one(&self, address: &Address, id: LetterId) -> Result<Arc<str>, Nobody> {
+    pub async fn one(&self, address: &Address, id: LetterId, choice: Choice) -> Result<Arc<str>, Nobody> {
         if let Address::Agent(name) = address {
             return self.state.look(|fleet| reachable(fleet, name, self.is_durable)).map(|()| name.as_str().into());
         }
-        let mut best: Option<((u32, u64), Arc<str>)> = None;
+        let mut best: Option<((bool, u32, u64), Arc<str>)> = None;
         let mut after = None;
         while let Some(slice) = self.state.agents_after(after).await {
             after = slice.last().map(|agent| agent.id);
             for agent in slice.iter().filter(|agent| self.is_target(address, agent)) {
-                let rank = (agent.record.performance(), spread(id, &agent.name));
+                let rank = choice.rank(agent, id);
                 if best.as_ref().is_none_or(|(other, _)| rank > *other) {
                     best = Some((rank, Arc::clone(&agent.name)));
                 }
@@ -198,7 +215,10 @@ impl Resolver<'_> {
             Nobody {
                 code: MessageCode::Away,
                 agent: name.to_owned(),
-                reason: format!("the address does not stand for the agent {name} now; send the message again"),
+                reason: format!(
+                    "the address does not stand for the agent {:?} now; send the message again",
+                    excerpt(name)
+                ),
             }
         })
     }
@@ -209,7 +229,7 @@ impl Resolver<'_> {
     /// [`Nobody`] if the address names an agent or a team that does not exist, or [`MailError::TooManyTargets`].
     pub async fn all(&self, address: &Address, id: LetterId) -> Result<Result<Vec<Arc<str>>, Nobody>, MailError> {
         match address {
-            Address::Agent(_) => return Ok(self.one(address, id).await.map(|agent| vec![agent])),
+            Address::Agent(_) => return Ok(self.one(address, id, Choice::Best).await.map(|agent| vec![agent])),
             Address::Team(_) => return Ok(Err(none(address))),
             Address::Role(_) | Address::Pool(_) | Address::Skill(_) | Address::Everyone => {}
         }
@@ -260,6 +280,27 @@ mod tests {
         assert!(of(&"n".repeat(MAX_NAME_BYTES)).is_ok());
         for bad in ["", "agent:", "a b", "a:b:c", "group:x", "role:king", "pool:\n", &"n".repeat(MAX_NAME_BYTES + 1)] {
             assert!(of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn where_messages_are_sealed_agents_with_a_key_come_before_better_ones() {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        let mut joined = |name: &str| {
+            let join = Command::Agent(AgentCommand::Joined(fixture::join(name, 1)));
+            fleet.apply(Stamp::at(1), join, &mut Vec::new());
+            Agent::clone(fleet.agent_by_name(name).expect("it has joined"))
+        };
+        let (plain, mut better) = (joined("a"), joined("b"));
+        better.record.speed += 100_000;
+        let mut keyed = plain.clone();
+        keyed.sealing_key = Some([7; 32]);
+        for id in (0..64).map(LetterId) {
+            let of = |choice: Choice, agent: &Agent| choice.rank(agent, id);
+            assert!(of(Choice::WithKeyFirst, &keyed) > of(Choice::WithKeyFirst, &better));
+            assert!(of(Choice::WithKeyFirst, &plain) < of(Choice::WithKeyFirst, &better), "the best of those without");
+            assert!(of(Choice::Best, &keyed) < of(Choice::Best, &better));
+            assert_eq!(of(Choice::Best, &keyed), of(Choice::Best, &plain));
         }
     }
 

@@ -7,7 +7,7 @@ use prost_types::Duration as WireDuration;
 use ring::digest::{Context, SHA256};
 use robeing_fleet::{
     Letter, LetterId, PostLetter,
-    limits::{DEFAULT_PRIORITY, MAX_KEY_ID_BYTES, MAX_LETTER_BYTES, MAX_LETTER_TTL_MS, MAX_PRIORITY},
+    limits::{DEFAULT_PRIORITY, MAX_KEY_ID_BYTES, MAX_LETTER_BYTES, MAX_LETTER_TTL_MS, MAX_NAME_BYTES, MAX_PRIORITY},
 };
 use robeing_platform::compute;
 use robeing_policy::Message;
@@ -27,11 +27,22 @@ pub const MAX_DEADLINE_MS: u64 = 600_000;
 pub const DEFAULT_DEADLINE_MS: u64 = 30_000;
 /// Deadline of a durable message without one, ms: a day.
 pub const DEFAULT_DURABLE_MS: u64 = 24 * 3600 * 1000;
+/// Bytes that each receiver of a sealed message counts for, besides its name, key id and wrap: its places in lists, and
+/// what the sender is told if the message does not go to it.
+pub const SEALED_FOR_BYTES: usize = 1024;
 /// The type of what messengers pass on, which nobody else may send.
 const RELAY_TYPE: &str = "robeing.relay.v1";
 /// Separates the ids of a broadcast's messages from other uses of the digest.
 const BROADCAST: &[u8] = b"robeing broadcast\0";
 const _: () = assert!(MAX_PAYLOAD_BYTES + CONTENT_OVERHEAD <= MAX_LETTER_BYTES);
+
+/// Returns the bytes that a message takes up while it is posted. It need not be valid.
+pub fn posting_bytes(request: &v1::SendMessageRequest) -> usize {
+    let of = |receiver: &v1::SealedFor| {
+        receiver.agent.len() + receiver.key_id.len() + receiver.wrap.len() + SEALED_FOR_BYTES
+    };
+    request.payload.len() + request.sealed_for.iter().map(of).sum::<usize>()
+}
 
 /// A message as a caller has sent it.
 #[derive(Clone, Debug)]
@@ -183,9 +194,10 @@ impl Draft {
         self.letter.payload.len() + if self.sealed_for.is_empty() { 0 } else { WRAP_BYTES }
     }
 
-    /// Drops the payload, once it has been posted.
+    /// Drops the payload, and the keys for its receivers, once it has been posted.
     pub fn drop_payload(&mut self) {
         self.letter.payload = Bytes::new();
+        self.sealed_for = BTreeMap::new();
     }
 }
 
@@ -216,6 +228,10 @@ fn receivers_of(
     }
     let mut receivers = BTreeMap::new();
     for v1::SealedFor { agent, key_id, wrap } in sealed_for {
+        if !(1..=MAX_NAME_BYTES).contains(&agent.len()) {
+            let (excerpt, bytes) = (convert::excerpt(&agent), agent.len());
+            return bad(format!("the name {excerpt:?} has {bytes} bytes, must have 1 to {MAX_NAME_BYTES}"));
+        }
         if !is_content(&key_id) || key_id.len() > MAX_KEY_ID_BYTES || wrap.len() != WRAP_BYTES {
             return bad(format!("the key for {:?} is malformed; seal the message again", convert::excerpt(&agent)));
         }
@@ -368,6 +384,40 @@ mod tests {
             });
             assert_eq!(large.is_ok(), is_ok, "{bytes}");
         }
+    }
+
+    #[test]
+    fn the_receivers_of_a_sealed_message_have_short_names_and_count_while_it_is_posted() {
+        let of = |name: usize, key_id: usize| v1::SealedFor {
+            agent: "n".repeat(name),
+            key_id: format!("w.{}", "k".repeat(key_id - 2)),
+            wrap: vec![0; WRAP_BYTES].into(),
+        };
+        let message = |sealed_for: Vec<v1::SealedFor>| v1::SendMessageRequest {
+            key_id: CARRIER.into(),
+            to: "everyone".into(),
+            broadcast: true,
+            payload: Bytes::from_static(b"content"),
+            sealed_for,
+            ..request()
+        };
+        let checked = |name, key_id| Draft::check(message(vec![of(name, key_id)]), "client:x", || 9, 3);
+        for (name, key_id, is_ok) in [
+            (0, 9, false),
+            (1, 9, true),
+            (MAX_NAME_BYTES, MAX_KEY_ID_BYTES, true),
+            (MAX_NAME_BYTES + 1, 9, false),
+            (1, MAX_KEY_ID_BYTES + 1, false),
+        ] {
+            assert_eq!(checked(name, key_id).is_ok(), is_ok, "{name} {key_id}");
+        }
+        let far_too_long = checked(1 << 20, 9).expect_err("the name is too long").to_string();
+        assert!(far_too_long.len() < 1024, "{far_too_long}");
+        let each = WRAP_BYTES + SEALED_FOR_BYTES;
+        assert_eq!(posting_bytes(&message(vec![of(5, 9), of(6, 10)])), b"content".len() + 5 + 9 + 6 + 10 + 2 * each);
+        let mut draft = checked(5, 9).expect("a message");
+        draft.drop_payload();
+        assert_eq!((draft.sealed_for().len(), draft.letter_bytes()), (0, 0));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //!
 //! - [`draft`] checks a message as a caller has sent it, [`address`] finds the agents that its address stands for, and
 //!   [`sending`] posts it and waits for what becomes of it.
-//! - `resolving` tells callers to whom a message would go, and the keys to seal it for them, before they send it.
+//! - [`resolving`] tells callers to whom a message would go, and the keys to seal it for them, before they send it.
 //! - [`waiters`] are told of settled letters, and [`mailboxes`] of posted and settled ones. The effects of applied
 //!   commands only wake a mailbox: which letters are sent next is read from the state, by [`window`].
 //! - [`inboxes`] reads the inbox of an agent through its mailbox, wherever that is open.
@@ -20,7 +20,7 @@ pub mod address;
 pub mod draft;
 pub mod inboxes;
 pub mod mailboxes;
-mod resolving;
+pub mod resolving;
 pub mod sending;
 pub mod waiters;
 pub mod window;
@@ -65,6 +65,23 @@ pub enum MailError {
     /// Too many bytes are being posted here.
     #[error("messages of {most} bytes are being posted here, the most; send again later, or at another coordinator")]
     TooMuchAtOnce {
+        /// The limit, bytes.
+        most: usize,
+    },
+    /// Too many callers ask for receivers here.
+    #[error(
+        "{most} calls ask here for the receivers of messages, the most; send again later, or at another coordinator"
+    )]
+    TooManyResolving {
+        /// The limit.
+        most: usize,
+    },
+    /// Callers ask for too many receivers here.
+    #[error(
+        "lists of {most} bytes of the receivers of messages are being made here, the most; send again later, or at \
+         another coordinator"
+    )]
+    TooMuchResolved {
         /// The limit, bytes.
         most: usize,
     },

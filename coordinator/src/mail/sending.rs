@@ -21,14 +21,16 @@ use tokio::{
 
 use super::{
     MailError,
-    address::{Nobody, Resolver},
-    draft::Draft,
+    address::{Choice, Nobody, Resolver},
+    draft::{Draft, SEALED_FOR_BYTES, posting_bytes},
+    resolving::ResolveRoom,
     sender_and_role,
     waiters::{MAX_WAITED, Waiting},
 };
 use crate::{
     api::convert,
     apply::observer::ApplyObserver,
+    clock::FleetClock,
     disk_space::Rooms,
     policies::Policies,
     propose::{self, Lane, Proposer},
@@ -44,7 +46,7 @@ pub const MAX_WAIT: Duration = Duration::from_secs(600);
 const MAX_POSTED: usize = 256;
 /// Maximum bytes of messages that are being posted at one coordinator: 64 MiB.
 pub const MAX_POSTING_BYTES: usize = 64 * 1024 * 1024;
-/// Bytes that a letter counts for besides its payload.
+/// Bytes that a message or a letter counts for besides its payload and its receivers.
 const LETTER_BYTES: usize = 1024;
 /// Maximum number of letters that are read from the state at once.
 pub(super) const MAX_LOOKED_AT: usize = 1_000;
@@ -59,12 +61,12 @@ impl Default for PostRoom {
 }
 
 impl PostRoom {
-    /// Takes room for a message with a payload of this size.
+    /// Takes room for a message of this size, see [`posting_bytes`].
     ///
     /// # Errors
     /// [`MailError::TooMuchAtOnce`] if there is none.
-    fn take(&self, payload: usize) -> Result<SemaphorePermit<'_>, MailError> {
-        let bytes = u32::try_from(payload + LETTER_BYTES).unwrap_or(u32::MAX);
+    fn take(&self, bytes: usize) -> Result<SemaphorePermit<'_>, MailError> {
+        let bytes = u32::try_from(bytes + LETTER_BYTES).unwrap_or(u32::MAX);
         self.0.try_acquire_many(bytes).map_err(|_| MailError::TooMuchAtOnce { most: MAX_POSTING_BYTES })
     }
 }
@@ -80,6 +82,10 @@ pub struct Sending {
     pub policies: Policies,
     /// The room for messages that are being posted.
     pub room: Arc<PostRoom>,
+    /// The room for calls that ask for receivers.
+    pub resolving: Arc<ResolveRoom>,
+    /// The fleet's time, by which sessions are new.
+    pub clock: FleetClock,
     /// The source of ids, and of the time of sending.
     pub platform: Platform,
     /// Whether callers are to seal their messages, because nothing but TLS is accepted here.
@@ -99,12 +105,12 @@ impl Sending {
         let begun = Instant::now();
         let clock = &self.platform.clock;
         let fresh = || uuid_v7(&**clock, &*self.platform.random);
-        let room = self.room.take(request.payload.len())?;
+        let mut room = self.room.take(posting_bytes(&request))?;
         let mut draft = Draft::check(request, sender, fresh, clock.unix_millis())?;
         if let Some(refused) = self.checked(&mut draft, sender).await {
             return Ok(vec![refused]);
         }
-        let receivers = match self.receivers(&draft, sender).await? {
+        let receivers = match self.receivers(&draft, sender, Choice::Best).await? {
             Ok(receivers) => receivers,
             Err(nobody) => return Ok(vec![unsent(draft.id, nobody)]),
         };
@@ -116,6 +122,8 @@ impl Sending {
         let waiting = self.wait_for(ids.iter().copied().collect())?;
         self.post(&draft, &receivers, &mut letters).await?;
         draft.drop_payload();
+        // What became of it to those that are not there is kept until the others have decided.
+        let _kept = room.split(outcomes.len() * SEALED_FOR_BYTES);
         drop(room);
         if draft.is_durable {
             self.note_known(&waiting);
@@ -152,7 +160,10 @@ impl Sending {
         }
         let resolver = Resolver { state: &self.state, sender, is_durable: draft.is_durable };
         // One that got the message before is asked about, whatever it is now.
-        let is_known = |receiver: &str| self.state.look(|fleet| fleet.letter(draft.id_to(receiver)).is_some());
+        let is_known = |receiver: &str| {
+            let id = draft.id_to(receiver);
+            self.state.look(|fleet| fleet.letter(id).is_some())
+        };
         let nobody = |receiver: &Arc<str>| resolver.named(&draft.to, receiver).err().filter(|_| !is_known(receiver));
         if receivers.iter().any(|receiver| nobody(receiver).is_some()) {
             // It may have joined a moment ago, which may not be applied here yet.
@@ -228,11 +239,13 @@ impl Sending {
         self.observer.letters.wait_for(ids).ok_or(MailError::TooManyWaiting { most: MAX_WAITED })
     }
 
-    /// Returns the agents that a message goes to. One that was sent before goes to the same agent.
+    /// Returns the agents that a message goes to; of several that its address stands for, the one of this choice. A
+    /// message that was sent before goes to the same agent.
     pub(super) async fn receivers(
         &self,
         draft: &Draft,
         sender: &str,
+        choice: Choice,
     ) -> Result<Result<Vec<Arc<str>>, Nobody>, MailError> {
         let resolve = async || {
             let resolver = Resolver { state: &self.state, sender, is_durable: draft.is_durable };
@@ -249,7 +262,7 @@ impl Sending {
             if let Some(agent) = draft.sealed_for().next() {
                 return Ok(resolver.named(&draft.to, agent).map(|receiver| vec![receiver]));
             }
-            Ok(resolver.one(&draft.to, draft.id).await.map(|receiver| vec![receiver]))
+            Ok(resolver.one(&draft.to, draft.id, choice).await.map(|receiver| vec![receiver]))
         };
         match resolve().await? {
             Ok(receivers) if !(draft.is_broadcast && receivers.is_empty()) => Ok(Ok(receivers)),
@@ -388,7 +401,35 @@ fn note_refused(letters: &mut Letters, id: LetterId, refusal: Refusal) -> Result
 
 #[cfg(test)]
 mod tests {
+    use robeing_fleet::limits::{MAX_KEY_ID_BYTES, MAX_NAME_BYTES};
+    use robeing_sealing::WRAP_BYTES;
+
     use super::*;
+    use crate::mail::{address::MAX_TARGETS, draft::MAX_PAYLOAD_BYTES};
+
+    #[test]
+    fn the_receivers_of_a_sealed_message_take_up_room_and_the_most_of_them_fit() {
+        let sealed_for = v1::SealedFor {
+            agent: "n".repeat(MAX_NAME_BYTES),
+            key_id: "k".repeat(MAX_KEY_ID_BYTES),
+            wrap: vec![0; WRAP_BYTES].into(),
+        };
+        let request = v1::SendMessageRequest {
+            payload: vec![0; MAX_PAYLOAD_BYTES].into(),
+            sealed_for: vec![sealed_for; MAX_TARGETS],
+            ..v1::SendMessageRequest::default()
+        };
+        let (room, bytes) = (PostRoom::default(), posting_bytes(&request));
+        let fits = MAX_POSTING_BYTES / (bytes + LETTER_BYTES);
+        let mut taken: Vec<_> = (0..fits).map(|_| room.take(bytes).expect("there is room")).collect();
+        assert_eq!(room.take(bytes).map(drop), Err(MailError::TooMuchAtOnce { most: MAX_POSTING_BYTES }));
+        let mut last = taken.pop().expect("one fits");
+        let kept = last.split(MAX_TARGETS * SEALED_FOR_BYTES).expect("it is a part of it");
+        drop(last);
+        assert!(room.take(bytes).is_err(), "what its sender will be told is kept");
+        drop(kept);
+        assert!(room.take(bytes).is_ok());
+    }
 
     #[test]
     fn so_many_bytes_are_posted_at_once_and_one_more_message_is_refused() {

@@ -4,4 +4,5 @@ mod broadcasts;
 mod inboxes;
 mod letters;
 mod mailbox;
+mod resolving;
 mod security;
