@@ -68,14 +68,15 @@ pub struct Snapshot {
     voters: BTreeMap<String, BTreeSet<String>>,
     /// Number of the newest recovery step.
     recovered: u64,
-    /// Number of the newest record of the audit log.
-    audited: u64,
+    /// Number of the newest record of the audit log that was read; `None` until something of it was.
+    audited: Option<u64>,
     pools: BTreeMap<String, u32>,
 }
 
 impl Snapshot {
-    /// Returns the snapshot of an observation; `None` while no leader responds, so that the previous one remains valid.
-    pub fn of(observation: &Observation) -> Option<Self> {
+    /// Returns the snapshot of an observation after that of `before`; `None` while no leader responds, so that the
+    /// previous one remains valid.
+    pub fn of(observation: &Observation, before: Option<&Self>) -> Option<Self> {
         let answer = observation.fleet.as_ref().ok()?;
         let agents = &answer.agents;
         let pools = &observation.cluster.spec.pools;
@@ -87,7 +88,8 @@ impl Snapshot {
             agents: agents.iter().map(|agent| (agent.name.clone(), (agent.state(), agent.session))).collect(),
             voters,
             recovered: recoveries::newest(observation),
-            audited: audits::read(observation),
+            // What was read stays read if nothing can be read now, or a coordinator doesn't say how much there is.
+            audited: audits::read(observation).or(before.and_then(Self::audited)),
             pools: pools
                 .iter()
                 .filter_map(|pool| Some((pool.name.clone(), scaled(observation, &pool.name)?)))
@@ -95,8 +97,8 @@ impl Snapshot {
         })
     }
 
-    /// Returns the number of the newest record of the audit log that was read.
-    pub fn audited(&self) -> u64 {
+    /// Returns the number of the newest record of the audit log that was read; `None` if that is not known.
+    pub fn audited(&self) -> Option<u64> {
         self.audited
     }
 }
@@ -115,11 +117,11 @@ pub fn happened(
 ) -> Vec<EventRecord> {
     let mut events = Vec::new();
     leadership(before, after, &mut events);
-    if let (Some(seen), Some(now)) = (seen, Snapshot::of(observation)) {
+    if let (Some(seen), Some(now)) = (seen, Snapshot::of(observation, seen)) {
         membership(seen, &now, &mut events);
         agents(observation, seen, &now, &mut events);
         events.extend(recoveries::happened(observation, Some(seen.recovered)));
-        events.extend(audits::happened(observation, Some(seen.audited)));
+        events.extend(audits::happened(observation, seen.audited));
         pools(seen, &now, &mut events);
     } else {
         events

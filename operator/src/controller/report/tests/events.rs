@@ -62,7 +62,7 @@ fn an_agent_that_is_unhealthy_and_recovers_is_told_step_by_step_and_once() {
     assert!(now.events(&now, Some(&before)).is_empty(), "nothing is published twice");
     // Events are named by their step's number, so another operator does not publish them again either.
     let status = now.status(None);
-    let snapshot = Snapshot::of(&seen.observation);
+    let snapshot = Snapshot::of(&seen.observation, None);
     let events = happened(&now.observation, &now.outcome, snapshot.as_ref(), Some(&status), &status);
     let numbers: Vec<_> = events.iter().map(|event| event.once.as_deref().expect("a number")).collect();
     assert_eq!(numbers, ["1", "2", "3", "4", "5"]);
