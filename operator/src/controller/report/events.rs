@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     time::Duration,
 };
 
@@ -140,28 +141,37 @@ pub fn happened(
 fn bounded(events: Vec<EventRecord>) -> Vec<EventRecord> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let mut told = Vec::with_capacity(events.len().min(MAX_OF_A_REASON));
-    let mut last: BTreeMap<String, EventRecord> = BTreeMap::new();
+    let mut rest: BTreeMap<String, Vec<EventRecord>> = BTreeMap::new();
     for event in events {
         let count = counts.entry(event.reason.clone()).or_default();
         *count += 1;
         if *count <= MAX_OF_A_REASON {
             told.push(event);
         } else {
-            last.insert(event.reason.clone(), event);
+            rest.entry(event.reason.clone()).or_default().push(event);
         }
     }
-    for (reason, event) in last {
-        let more = counts.get(&reason).map_or(0, |count| count - MAX_OF_A_REASON);
-        told.push(match more {
-            1 => event,
-            more => {
-                let note = format!("{more} more at once, the last of them: {}", event.note);
-                // Another operator may already have reported some of them.
-                EventRecord { note, once: None, ..event }
-            }
-        });
-    }
+    told.extend(rest.into_values().filter_map(combined));
     told
+}
+
+/// Returns one event for these of one reason; the last one itself if it is the only one. If each of them is published
+/// once, so is the event for all of them.
+fn combined(mut events: Vec<EventRecord>) -> Option<EventRecord> {
+    let more = events.len();
+    let parts: Option<Vec<&str>> = events.iter().map(|event| event.once.as_deref()).collect();
+    let once = parts.map(|parts| {
+        // All processes of the same build compute the same hash.
+        let mut hasher = DefaultHasher::new();
+        parts.hash(&mut hasher);
+        format!("{more} {:016x}", hasher.finish())
+    });
+    let last = events.pop()?;
+    if more == 1 {
+        return Some(last);
+    }
+    let note = format!("{more} more at once, the last of them: {}", last.note);
+    Some(EventRecord { note, once, ..last })
 }
 
 fn leadership(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatus, events: &mut Vec<EventRecord>) {

@@ -111,6 +111,22 @@ fn many_events_of_a_kind_are_told_in_one() {
 }
 
 #[test]
+fn what_is_told_in_one_event_is_told_once_and_again_only_with_others() {
+    let last = |agents: u64| {
+        let mut scene = scene();
+        let at = scene.observation.now.as_second();
+        scene.answer().status.recovery_steps = (1..=agents).map(|n| unhealthy(n, &format!("agent-{n}"), at)).collect();
+        let status = scene.status(None);
+        // A process that has not seen the fleet before, as after a restart.
+        let events = happened(&scene.observation, &scene.outcome, None, Some(&status), &status);
+        events.last().and_then(|event| event.once.clone()).expect("it is published once")
+    };
+    assert_eq!(last(100), last(100));
+    assert_ne!(last(100), last(99));
+    assert_eq!(last(9), "9", "a single further event keeps its own name");
+}
+
+#[test]
 fn a_coordinator_with_a_new_disk_is_told_once_it_has_the_vote_of_the_old_one() {
     let (seen, mut both, mut after) = (scene(), scene(), scene());
     let mut new = both.answer().status.coordinators[2].clone();
