@@ -49,6 +49,21 @@ fn kind_of(record: &v1::AuditRecord) -> Option<Kind> {
     }
 }
 
+/// Where the cause of a failure is.
+const WHY: &str = "the audit log says why.";
+
+/// Returns how often a policy failed, such as ` 3 times`, from the part of a record's detail that contains nothing of a
+/// payload: `on Submission, 3 times: …`.
+fn times(detail: &str) -> String {
+    let head = detail.split_once(':').map_or(detail, |(head, _)| head);
+    let times = head.rsplit_once(", ").map_or("", |(_, times)| times);
+    let is_number = |text: &str| text.parse::<u64>().is_ok();
+    match times == "once" || times.strip_suffix(" times").is_some_and(is_number) {
+        true => format!(" {times}"),
+        false => String::new(),
+    }
+}
+
 /// Returns the description of a record.
 fn note(record: &v1::AuditRecord) -> String {
     let v1::AuditRecord { actor, subject, detail, .. } = record;
@@ -61,8 +76,13 @@ fn note(record: &v1::AuditRecord) -> String {
         "agent.quarantine" => format!("Agent {subject} was quarantined by {actor}{why}"),
         "agent.remove" => format!("Agent {subject} was removed by {actor}, and stays out until it is released{why}"),
         "agent.release" => format!("Agent {subject} was released by {actor}: it may be in the fleet again."),
-        "policy.failed_closed" => format!("Policy {subject} can't be evaluated and refuses what {actor} asks for{why}"),
-        "policy.failed_open" => format!("Policy {subject} can't be evaluated and lets pass what {actor} asks for{why}"),
+        // Why it fails may contain parts of a payload, and more people may read events than the audit log.
+        "policy.failed_closed" => {
+            format!("Policy {subject} can't be evaluated and refused something{}: {WHY}", times(detail))
+        }
+        "policy.failed_open" => {
+            format!("Policy {subject} can't be evaluated and let something pass{}: {WHY}", times(detail))
+        }
         "shortage" => format!("There is too little room for {subject}{why}"),
         _ => format!("Two asked for {subject} at the same time{why}"),
     }

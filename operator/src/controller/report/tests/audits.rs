@@ -63,6 +63,25 @@ fn what_people_want_to_know_of_the_audit_log_is_told() {
 }
 
 #[test]
+fn an_event_of_a_policy_that_fails_contains_nothing_of_a_payload() {
+    let before = scene().status(None);
+    for detail in [
+        "on Submission, 3 times: there is no field \"4111, once\"",
+        "on Message, once: there is no field \": 4111, 2 times\"",
+        "there is no field, 4111 times 4111: 4111",
+        "on Result, 4111",
+        "4111",
+        "",
+    ] {
+        for action in ["policy.failed_closed", "policy.failed_open"] {
+            let events = with(vec![record(1, action, "cards", detail)]).events(&scene(), Some(&before));
+            assert!(events[0].contains(": Policy cards can't be evaluated and "), "{events:?}");
+            assert!(!events[0].contains("4111") && !events[0].contains("worker/data-0"), "{events:?}");
+        }
+    }
+}
+
+#[test]
 fn another_operator_gives_the_events_the_same_names_and_tells_no_old_news() {
     let now = with(vec![record(7, "agent.quarantine", "a", "odd"), record(8, "agent.flag", "a", "odd")]);
     let expected =
