@@ -22,8 +22,8 @@ use crate::{
     quorum::rollout::Step,
 };
 
-/// For how long after a loss an operator that has just started reports it: longer than a takeover by another replica
-/// takes.
+/// For how long after a loss an operator that has just started reports it, and for how long a record of the audit log is
+/// reported: longer than a takeover by another replica takes.
 pub(super) const NEWS_FOR: Duration = Duration::from_secs(300);
 
 /// Maximum number of events of one reason that one reconciliation reports individually.
