@@ -135,8 +135,8 @@ pub(super) fn happened(observation: &Observation, seen: Option<u64>) -> Vec<Even
     };
     if omitted > 0 {
         let note = format!(
-            "{omitted} records of the audit log are in no event: there were more at once than are kept, or they could be \
-             read only long after."
+            "{omitted} records of the audit log are in no event: there were more at once than are kept, or they could \
+             be read only long after."
         );
         events.push(normal("AuditRecordsOmitted", "Observe", note));
     }

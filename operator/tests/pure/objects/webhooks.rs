@@ -53,7 +53,9 @@ fn messengers_get_the_list_by_their_pods_and_the_secrets_by_reference_and_others
 #[test]
 fn a_template_or_container_replaces_neither_the_list_nor_the_secrets() {
     let env = serde_json::json!([
-        {"name": SECRET, "value": "mine"}, {"name": "ROBEING_WEBHOOKS", "value": "/mine"}, {"name": "OWN", "value": "v"},
+        {"name": SECRET, "value": "mine"},
+        {"name": "ROBEING_WEBHOOKS", "value": "/mine"},
+        {"name": "OWN", "value": "v"},
     ]);
     for in_template in [true, false] {
         let mut cluster = with("https://billing.example/hooks");
