@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time};
 
 use proptest::{collection::vec, prelude::*, sample::subsequence, strategy::Union, string::string_regex};
 use robeing_settings::{
-    Span, Term,
+    Span, Term, WEBHOOK_SECRET_VARIABLES,
     settings::{
         self, HEALTH_CHECK_INTERVAL, HEARTBEATS_PER_SESSION, LOAD_TERM, PERFORMANCE_TERM, SESSION_TIMEOUT,
         SPECIALIZATION_TERM,
@@ -32,9 +32,13 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
         let room = (limits::MAX_CLUSTER_AND_POOL_NAME - name.len() as u32).min(limits::MAX_POOL_NAME);
         let pools = vec(pool(most_agents), 0..4);
         let pool_names = proptest::collection::btree_set(names("[a-z0-9]", room), 4);
-        let parts =
-            (names("[a-z]", 63), pools, pool_names, coordinators(), recovery(), weights(), (identity(), policies()));
-        parts.prop_map(move |(namespace, mut pools, names, coordinators, recovery, weights, (identity, policies))| {
+        let others = (identity(), policies(), webhooks());
+        let parts = (names("[a-z]", 63), pools, pool_names, coordinators(), recovery(), weights(), others);
+        parts.prop_map(move |(namespace, mut pools, names, coordinators, recovery, weights, others)| {
+            let (identity, policies, webhooks) = others;
+            // The schema takes no webhooks that nobody calls.
+            let is_called = pools.iter().any(|pool| pool["role"] == "Messenger");
+            let gateway = if is_called { json!({"webhooks": webhooks}) } else { json!({}) };
             for (pool, name) in pools.iter_mut().zip(names) {
                 pool["name"] = json!(name);
             }
@@ -46,6 +50,7 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
                 "scheduling": {"weights": weights},
                 "identity": identity,
                 "policies": policies,
+                "gateway": gateway,
             });
             json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}).to_string()
         })
@@ -210,7 +215,8 @@ fn container() -> impl Strategy<Value = Value> {
 /// Environment variables of the user, and some that a template cannot override.
 fn environment() -> impl Strategy<Value = Value> {
     let fixed = [settings::ROLE, settings::CLUSTER_ID, settings::NAME, settings::LISTEN, settings::METRICS_LISTEN];
-    let names: Vec<&str> = fixed.iter().map(|setting| setting.variable()).chain(["LANG", "TOKEN"]).collect();
+    let mut names = vec![format!("{WEBHOOK_SECRET_VARIABLES}1"), "LANG".to_owned(), "TOKEN".to_owned()];
+    names.extend(fixed.iter().map(|setting| setting.variable().to_owned()));
     let count = names.len();
     subsequence(names, 0..=count).prop_map(|names| {
         let variables = names.into_iter().map(|name| json!({"name": name, "value": "not-mine $(POD_IP)"}));
@@ -251,6 +257,29 @@ fn policies() -> impl Strategy<Value = Value> {
             policy["name"] = json!(format!("policy-{n}"));
         }
         json!(policies)
+    })
+}
+
+/// Webhooks, often as many as the schema allows.
+fn webhooks() -> impl Strategy<Value = Value> {
+    let count = prop_oneof![4 => 0..4_usize, 1 => Just(limits::MAX_WEBHOOKS as usize)];
+    count.prop_flat_map(|count| vec(webhook(), count)).prop_map(|mut webhooks| {
+        for (n, webhook) in webhooks.iter_mut().enumerate() {
+            let length = if n % 2 == 0 { 1 } else { limits::MAX_WEBHOOK_NAME as usize };
+            webhook["name"] = json!(format!("{n:w>length$}"));
+        }
+        json!(webhooks)
+    })
+}
+
+fn webhook() -> impl Strategy<Value = Value> {
+    let url = matching("https?://[a-z]{1,9}(:9000)?/[!-\"$-;=?-~]{0,20}");
+    let longest = limits::MAX_SPECIALIZATION_NAME;
+    let kinds = vec(prop_oneof![odd_text(), matching(&format!("[a-z]{{{longest}}}"))], 0..4);
+    let states = subsequence(vec!["Succeeded", "Failed", "Cancelled", "DeadLettered"], 0..=4);
+    let secret = (matching("[a-z]{1,9}"), matching("[a-z]{1,9}"));
+    (url, kinds, states, secret).prop_map(|(url, kinds, states, (name, key))| {
+        json!({"url": url, "kinds": kinds, "states": states, "secretKeyRef": {"name": name, "key": key}})
     })
 }
 

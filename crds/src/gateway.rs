@@ -1,6 +1,7 @@
 //! What messengers call outside the fleet.
 
 use kube::KubeSchema;
+use robeing_settings::WEBHOOK_SECRET_VARIABLES;
 use robeing_target::Target;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,7 @@ impl WebhookState {
 
 /// Returns the environment variable in which a messenger finds the secret of the webhook with this index.
 fn variable(index: usize) -> String {
-    format!("ROBEING_WEBHOOK_SECRET_{}", index + 1)
+    format!("{WEBHOOK_SECRET_VARIABLES}{}", index + 1)
 }
 
 impl Gateway {

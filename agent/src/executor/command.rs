@@ -1,8 +1,8 @@
 //! The `command` executor: one process group per attempt, with the input on its stdin and the output from its stdout.
 //!
-//! The command gets the agent's environment plus `ROBEING_TASK_ID`, `ROBEING_ATTEMPT` (a number), `ROBEING_KIND` and,
-//! when the task has a deadline, `ROBEING_DEADLINE` (RFC 3339 in UTC with milliseconds, such as
-//! `2026-11-23T10:00:00.000Z`; unset without one).
+//! The command gets the agent's environment, but no secrets of webhooks, plus `ROBEING_TASK_ID`, `ROBEING_ATTEMPT` (a
+//! number), `ROBEING_KIND` and, when the task has a deadline, `ROBEING_DEADLINE` (RFC 3339 in UTC with milliseconds, such
+//! as `2026-11-23T10:00:00.000Z`; unset without one).
 //!
 //! - Exit code 0 is success. [`PERMANENT_FAILURE_EXIT_CODE`] is a failure that is not retryable; every other code, a
 //!   signal, a program that can't be run and an exceeded time limit are retryable failures. Too much output is not

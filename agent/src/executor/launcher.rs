@@ -27,6 +27,7 @@ use nix::{
     },
     unistd::{Pid, getpid, getppid, pipe2, setsid},
 };
+use robeing_settings::WEBHOOK_SECRET_VARIABLES;
 use tokio::{
     process::{ChildStderr, ChildStdin, ChildStdout, Command},
     runtime::Handle,
@@ -63,7 +64,7 @@ pub(super) struct Launcher {
 pub(super) struct Launch {
     /// The program and its arguments; never empty.
     pub(super) argv: Arc<[String]>,
-    /// Environment variables to set, or with `None` to remove, relative to the agent's environment.
+    /// Environment variables to set, or with `None` to remove, relative to what [`environment`] leaves of the agent's.
     pub(super) env: Vec<(&'static str, Option<String>)>,
     /// Whether there is any input. Otherwise stdin is `/dev/null`.
     pub(super) has_input: bool,
@@ -356,20 +357,28 @@ impl Pointers {
     }
 }
 
+/// Returns the environment of a command: that of the agent, without the secrets of webhooks, which are for the agent alone,
+/// and with what is set for the command.
+fn environment(launch: &Launch, agents: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    let is_set_here = |name: &OsStr| launch.env.iter().any(|(here, _)| OsStr::new(here) == name);
+    let is_secret = |name: &OsStr| name.as_bytes().starts_with(WEBHOOK_SECRET_VARIABLES.as_bytes());
+    let inherited = agents.filter(|(name, _)| !is_set_here(name) && !is_secret(name));
+    let here = launch.env.iter().filter_map(|(name, value)| Some((OsString::from(name), value.as_ref()?.into())));
+    inherited.chain(here).collect()
+}
+
 impl Image {
     fn new(launch: &Launch) -> io::Result<Self> {
         let string = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::from);
         let words = launch.argv.iter().map(|word| string(word.as_bytes())).collect::<io::Result<_>>()?;
-        let is_set_here = |name: &OsStr| launch.env.iter().any(|(here, _)| OsStr::new(here) == name);
-        let inherited = env::vars_os().filter(|(name, _)| !is_set_here(name));
-        let here = launch.env.iter().filter_map(|(name, value)| Some((OsString::from(name), value.as_ref()?.into())));
         let variable =
             |(name, value): (OsString, OsString)| string(&[name.as_bytes(), b"=", value.as_bytes()].concat());
         let files = program::candidates(&launch.argv);
+        let environment = environment(launch, env::vars_os());
         Ok(Self {
             files: files.iter().map(|file| string(file.as_os_str().as_bytes())).collect::<io::Result<_>>()?,
             words: Pointers::new(words),
-            env: Pointers::new(inherited.chain(here).map(variable).collect::<io::Result<_>>()?),
+            env: Pointers::new(environment.into_iter().map(variable).collect::<io::Result<_>>()?),
         })
     }
 
@@ -455,5 +464,16 @@ mod tests {
         let words = shortage(&Errno::ENOEXEC.into()).expect("it is one");
         assert!(words.contains("a script needs a first line"), "{words}");
         assert_eq!(shortage(&Errno::E2BIG.into()), None);
+    }
+
+    #[test]
+    fn a_command_inherits_all_but_secrets_of_webhooks_and_what_is_set_for_it() {
+        let variable = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+        let names = ["PATH", "ROBEING_WEBHOOKS", "ROBEING_WEBHOOK_SECRET_1", "ROBEING_KIND", "ROBEING_DEADLINE"];
+        let env = vec![("ROBEING_KIND", Some("new".to_owned())), ("ROBEING_DEADLINE", None)];
+        let launch = Launch { argv: Arc::new([]), env, has_input: false };
+        let of_command = environment(&launch, names.into_iter().map(|name| variable(name, "old")));
+        let expected = [("PATH", "old"), ("ROBEING_WEBHOOKS", "old"), ("ROBEING_KIND", "new")];
+        assert_eq!(of_command, expected.map(|(name, value)| variable(name, value)));
     }
 }

@@ -46,8 +46,9 @@ pub struct Answer {
 pub struct Audit {
     /// The records, oldest first.
     pub records: Vec<v1::AuditRecord>,
-    /// The number up to which the log was read.
-    pub read: u64,
+    /// The number up to which the log was read; `None` if nothing of it was, because there is nothing new or it can't be
+    /// read now.
+    pub read: Option<u64>,
 }
 
 /// Number of records of the audit log on a page.
@@ -130,16 +131,19 @@ impl CoordinatorClient {
         Ok(Answer { status, agents, from: address.to_owned(), audit: Audit::default() })
     }
 
-    /// Returns the records of the audit log after number `after`, up to `newest`, the number that the fleet's status has.
-    /// Asks nobody if there is none. If a page can't be read, those before it are returned.
+    /// Returns the records of the audit log after number `after`, up to `newest`, the number that the fleet's status has;
+    /// it is 0 in the status of a coordinator that has no such number. Asks nobody if there is none. If a page can't be
+    /// read, those before it are returned.
     pub async fn audit(&self, address: &str, security: &Security, after: u64, newest: u64) -> Audit {
-        let mut audit = Audit { records: Vec::new(), read: after };
+        let mut audit = Audit::default();
+        let mut read = after;
         for _ in 0..MAX_AUDIT_PAGES {
-            if audit.read >= newest {
+            if read >= newest {
                 break;
             }
-            let Ok(page) = self.audit_page(address, security, audit.read).await else { break };
-            audit.read = page.last().map_or(newest, |last| last.seq);
+            let Ok(page) = self.audit_page(address, security, read).await else { break };
+            read = page.last().map_or(newest, |last| last.seq);
+            audit.read = Some(read);
             audit.records.extend(page);
         }
         audit

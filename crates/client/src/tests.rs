@@ -18,7 +18,8 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    stub::{Manners, stub},
+    coordinators::{Audit, CoordinatorClient},
+    stub::{AUDIT_RECORDS, Manners, stub},
     *,
 };
 
@@ -352,6 +353,18 @@ async fn to_coordinators_that_tell_no_keys_a_message_is_sent_only_where_plaintex
     let (address, _serving) = ours.serve(PeerRole::Coordinator).await;
     let strict = send(&address, ours.client(Duration::ZERO, &ours)).await;
     assert!(strict.contains("which keys to seal") && strict.contains("upgrade them"), "{strict}");
+}
+
+#[tokio::test]
+async fn how_far_the_audit_log_was_read_is_known_only_once_something_of_it_was() {
+    let running = stub(&[Manners { unavailable: 1, ..Manners::default() }]).await;
+    let (coordinators, address) = (CoordinatorClient::default(), &running.endpoints[0]);
+    let read = async |after, newest| coordinators.audit(address, &Security::plain(), after, newest).await;
+    assert_eq!(read(AUDIT_RECORDS - 5, AUDIT_RECORDS).await, Audit::default(), "the first call fails");
+    let audit = read(AUDIT_RECORDS - 5, AUDIT_RECORDS).await;
+    assert_eq!((audit.records.len(), audit.read), (5, Some(AUDIT_RECORDS)));
+    assert_eq!(read(AUDIT_RECORDS, AUDIT_RECORDS).await, Audit::default(), "there is nothing new");
+    assert_eq!(read(AUDIT_RECORDS, 0).await, Audit::default(), "the coordinator says no number");
 }
 
 #[test]

@@ -13,6 +13,10 @@ use super::{
 /// Default of [`AgentConfig::worker_listen`].
 pub const DEFAULT_WORKER_LISTEN: &str = "127.0.0.1:8081";
 
+/// The beginning of the names of the environment variables in which messengers get the secrets of webhooks. The commands
+/// that an agent runs inherit none of these variables.
+pub const WEBHOOK_SECRET_VARIABLES: &str = "ROBEING_WEBHOOK_SECRET_";
+
 /// The default cluster id.
 pub const DEFAULT_CLUSTER: &str = "default";
 

@@ -57,8 +57,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// How long two authorities of a fleet are trusted before and after the new one issues: as long as a certificate is
 /// valid, and as long again for its holder to learn of the new authority.
 const AUTHORITY_OVERLAP: Duration = Duration::from_secs(2 * LEAF_LIFETIME.as_secs());
-/// Number of records of the audit log that an operator reads which has just started.
-const AUDIT_OF_A_START: u64 = 1_000;
 /// Longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -329,7 +327,7 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clus
     let fleet = match fleet {
         Ok(answer) => {
             let newest = answer.status.audit_seq;
-            let after = audit_after(cache.seen.as_ref().map(report::Snapshot::audited), newest);
+            let after = report::audit_after(cache.seen.as_ref().and_then(report::Snapshot::audited), newest);
             let audit = context.coordinators.audit(&answer.from, &security, after, newest).await;
             Ok(coordinators::Answer { audit, ..answer })
         }
@@ -343,12 +341,6 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clus
         fleet,
         now: Timestamp::now(),
     }
-}
-
-/// Returns the number after which the audit log is read: what was seen of it, or the last records if nothing was, of which
-/// the recent ones are reported. A recreated fleet numbers its records from one again.
-fn audit_after(seen: Option<u64>, newest: u64) -> u64 {
-    seen.filter(|seen| *seen <= newest).unwrap_or_else(|| newest.saturating_sub(AUDIT_OF_A_START))
 }
 
 /// Builds and applies the objects, and takes at most one step with the coordinators.
@@ -455,7 +447,7 @@ async fn report(
     if outcome.changing {
         cache.happened = Some(Instant::now());
     }
-    if let Some(seen) = report::Snapshot::of(observation) {
+    if let Some(seen) = report::Snapshot::of(observation, cache.seen.as_ref()) {
         cache.seen = Some(seen);
     }
     for event in events {
@@ -477,15 +469,6 @@ pub fn coordinators_in(caches: &Caches) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_audit_log_is_read_from_where_it_was_read_to() {
-        assert_eq!(audit_after(Some(7), 9), 7);
-        assert_eq!(audit_after(Some(7), 7), 7, "nothing is read");
-        assert_eq!(audit_after(Some(7), 3), 0, "the fleet was made again");
-        assert_eq!(audit_after(None, AUDIT_OF_A_START + 5), 5);
-        assert_eq!(audit_after(None, 0), 0);
-    }
 
     #[test]
     fn pauses_after_failures_grow_to_the_longest_and_differ_by_chance() {

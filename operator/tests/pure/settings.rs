@@ -20,7 +20,7 @@ use robeing_operator::{
 };
 use robeing_settings::{
     AgentConfig, AuthorityConfig, CoordinatorConfig, Enrolment, EnrolmentConfig, ExecutorSpec, HeaderSpec, JoinProof,
-    LogFormat, Process, Startup, parse, settings,
+    LogFormat, Process, Startup, WEBHOOK_SECRET_VARIABLES, parse, settings,
 };
 
 const POD_IP: &str = "10.1.2.3";
@@ -171,6 +171,13 @@ fn check_pool(pool: &Pool, built: &Built) {
     }
     if pool.role == Role::Messenger {
         expected.gateway_listen = Some(format!("0.0.0.0:{}", names::GATEWAY_PORT));
+        let webhooks = built.fleet.gateway.webhooks.len();
+        let file = PathBuf::from(names::WEBHOOKS_DIRECTORY).join(names::WEBHOOKS_FILE);
+        expected.webhooks = (webhooks > 0).then_some(file);
+        // A template can't replace them.
+        for number in 1..=webhooks {
+            assert_eq!(environment[&format!("{WEBHOOK_SECRET_VARIABLES}{number}")], SECRET);
+        }
     }
     assert_eq!(config, expected);
     assert_eq!(environment[settings::EXECUTOR.variable()], executor_of_running_pods(&pool.executor));

@@ -139,7 +139,7 @@ fn container(fleet: &ValidatedCluster) -> Container {
         ..Container::default()
     };
     let given = fleet.coordinator_template.env.iter().filter(|variable| !FIXED.contains(&variable.name.as_str()));
-    pod::add_env(&mut container, &given.cloned().collect::<Vec<_>>(), &FIXED);
+    pod::add_env(&mut container, &given.cloned().collect::<Vec<_>>(), |name| FIXED.contains(&name));
     identity::mount_coordinator(fleet, &mut container);
     pod::observed(&mut container, PORTS);
     container

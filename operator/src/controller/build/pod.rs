@@ -264,14 +264,14 @@ pub(super) fn spread(
     vec![over("kubernetes.io/hostname"), over("topology.kubernetes.io/zone")]
 }
 
-/// Adds environment variables. A variable replaces an existing one of the same name, unless it is one of `fixed`, which
-/// define the process. A variable whose value references another one, `$(NAME)`, is placed after that: Kubernetes
+/// Adds environment variables. A variable replaces an existing one of the same name, unless it is `fixed`, as those which
+/// define the process are. A variable whose value references another one, `$(NAME)`, is placed after that: Kubernetes
 /// expands only references to earlier variables.
-pub(super) fn add_env(container: &mut Container, more: &[EnvVar], fixed: &[&str]) {
+pub(super) fn add_env(container: &mut Container, more: &[EnvVar], fixed: impl Fn(&str) -> bool) {
     let env = container.env.get_or_insert_default();
     for variable in more {
         match env.iter().position(|known| known.name == variable.name) {
-            Some(_) if fixed.contains(&variable.name.as_str()) => {}
+            Some(_) if fixed(&variable.name) => {}
             Some(place) if env[place + 1..].iter().any(|later| names(variable, &later.name)) => {
                 env.remove(place);
                 env.push(variable.clone());

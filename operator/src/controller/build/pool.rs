@@ -15,6 +15,7 @@ use k8s_openapi::{
 };
 use robeing_crds::{PodOverrides, Role};
 use robeing_settings::{
+    WEBHOOK_SECRET_VARIABLES,
     settings::{self, WORKER_ADDRESS},
     text,
 };
@@ -36,7 +37,7 @@ const UNREACHABLE_SECONDS: i64 = 30;
 /// Memory limit of an agent beside the user's container, in MiB, and how much each of its slots adds.
 const BESIDE_MEMORY: u32 = 256;
 const BESIDE_MEMORY_OF_SLOT: u32 = 4;
-/// The environment variables that define an agent of its pool; a template can't change them.
+/// The environment variables that define an agent of its pool; a template can't change them, see [`is_fixed`].
 const FIXED: [&str; 13] = [
     settings::ROLE.variable(),
     settings::CLUSTER_ID.variable(),
@@ -52,6 +53,12 @@ const FIXED: [&str; 13] = [
     settings::SERVICE_ACCOUNT_TOKEN.variable(),
     settings::JOIN_SECRET.variable(),
 ];
+
+/// Returns whether a template can't change an agent's environment variable of this name: one of [`FIXED`], or the secret of
+/// a webhook.
+fn is_fixed(name: &str) -> bool {
+    FIXED.contains(&name) || name.starts_with(WEBHOOK_SECRET_VARIABLES)
+}
 
 /// Returns a pool's Deployment. A rollout creates one more pod before it deletes one, so that a new image that does not
 /// work stops at its first pod. If pods need ports of their nodes, it deletes one before it creates another.
@@ -157,14 +164,14 @@ fn containers(fleet: &ValidatedCluster, pool: &FleetPool) -> (Vec<Container>, Ve
         Work::InAgent => {
             let mut agent = agent(fleet, pool, true);
             agent.resources = pool.resources.clone();
-            add_env(&mut agent, &pool.template.env, &FIXED);
+            add_env(&mut agent, &pool.template.env, is_fixed);
             identity::keep_own(fleet, &mut agent);
             (vec![], vec![agent])
         }
         Work::InUserContainer(given) => {
             let own_image = !validate::is_copied(given, &fleet.image);
             let mut agent = entrypoint(fleet, pool, given, own_image);
-            add_env(&mut agent, &pool.template.env, &FIXED);
+            add_env(&mut agent, &pool.template.env, is_fixed);
             identity::keep_own(fleet, &mut agent);
             if own_image { (vec![], vec![agent]) } else { (vec![install(fleet)], vec![agent]) }
         }
@@ -173,12 +180,12 @@ fn containers(fleet: &ValidatedCluster, pool: &FleetPool) -> (Vec<Container>, Ve
             beside.name = "executor".into();
             // A native sidecar: it starts before the agent accepts tasks, and terminates after the agent has drained.
             beside.restart_policy = Some("Always".into());
-            add_env(&mut beside, &pool.template.env, &FIXED);
+            add_env(&mut beside, &pool.template.env, is_fixed);
             let mut agent = agent(fleet, pool, true);
             agent.resources = Some(beside_resources(pool));
             if let Some(address) = attaches_at {
-                add_env(&mut beside, &[pod::variable(WORKER_ADDRESS, address)], &FIXED);
-                add_env(&mut agent, &[env(&settings::WORKER_LISTEN, address)], &FIXED);
+                add_env(&mut beside, &[pod::variable(WORKER_ADDRESS, address)], is_fixed);
+                add_env(&mut agent, &[env(&settings::WORKER_LISTEN, address)], is_fixed);
             }
             (vec![beside], vec![agent])
         }
@@ -221,7 +228,7 @@ fn entrypoint(fleet: &ValidatedCluster, pool: &FleetPool, given: &Container, own
     }]);
     let own = container.env.take().unwrap_or_default();
     container.env = Some(environment(fleet, pool));
-    add_env(&mut container, &own, &FIXED);
+    add_env(&mut container, &own, is_fixed);
     identity::mount_agent(fleet, &mut container);
     journal::mount(fleet, &mut container);
     webhooks::mount(fleet, pool, &mut container);

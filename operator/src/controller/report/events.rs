@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     time::Duration,
 };
 
@@ -21,8 +22,8 @@ use crate::{
     quorum::rollout::Step,
 };
 
-/// For how long after a loss an operator that has just started reports it: longer than a takeover by another replica
-/// takes.
+/// For how long after a loss an operator that has just started reports it, and for how long a record of the audit log is
+/// reported: longer than a takeover by another replica takes.
 pub(super) const NEWS_FOR: Duration = Duration::from_secs(300);
 
 /// Maximum number of events of one reason that one reconciliation reports individually.
@@ -68,14 +69,15 @@ pub struct Snapshot {
     voters: BTreeMap<String, BTreeSet<String>>,
     /// Number of the newest recovery step.
     recovered: u64,
-    /// Number of the newest record of the audit log.
-    audited: u64,
+    /// Number of the newest record of the audit log that was read; `None` until something of it was.
+    audited: Option<u64>,
     pools: BTreeMap<String, u32>,
 }
 
 impl Snapshot {
-    /// Returns the snapshot of an observation; `None` while no leader responds, so that the previous one remains valid.
-    pub fn of(observation: &Observation) -> Option<Self> {
+    /// Returns the snapshot of an observation after that of `before`; `None` while no leader responds, so that the
+    /// previous one remains valid.
+    pub fn of(observation: &Observation, before: Option<&Self>) -> Option<Self> {
         let answer = observation.fleet.as_ref().ok()?;
         let agents = &answer.agents;
         let pools = &observation.cluster.spec.pools;
@@ -87,7 +89,8 @@ impl Snapshot {
             agents: agents.iter().map(|agent| (agent.name.clone(), (agent.state(), agent.session))).collect(),
             voters,
             recovered: recoveries::newest(observation),
-            audited: audits::read(observation),
+            // What was read stays read if nothing can be read now, or a coordinator doesn't say how much there is.
+            audited: audits::read(observation).or(before.and_then(Self::audited)),
             pools: pools
                 .iter()
                 .filter_map(|pool| Some((pool.name.clone(), scaled(observation, &pool.name)?)))
@@ -95,8 +98,8 @@ impl Snapshot {
         })
     }
 
-    /// Returns the number of the newest record of the audit log that was read.
-    pub fn audited(&self) -> u64 {
+    /// Returns the number of the newest record of the audit log that was read; `None` if that is not known.
+    pub fn audited(&self) -> Option<u64> {
         self.audited
     }
 }
@@ -115,11 +118,11 @@ pub fn happened(
 ) -> Vec<EventRecord> {
     let mut events = Vec::new();
     leadership(before, after, &mut events);
-    if let (Some(seen), Some(now)) = (seen, Snapshot::of(observation)) {
+    if let (Some(seen), Some(now)) = (seen, Snapshot::of(observation, seen)) {
         membership(seen, &now, &mut events);
         agents(observation, seen, &now, &mut events);
         events.extend(recoveries::happened(observation, Some(seen.recovered)));
-        events.extend(audits::happened(observation, Some(seen.audited)));
+        events.extend(audits::happened(observation, seen.audited));
         pools(seen, &now, &mut events);
     } else {
         events
@@ -138,28 +141,37 @@ pub fn happened(
 fn bounded(events: Vec<EventRecord>) -> Vec<EventRecord> {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let mut told = Vec::with_capacity(events.len().min(MAX_OF_A_REASON));
-    let mut last: BTreeMap<String, EventRecord> = BTreeMap::new();
+    let mut rest: BTreeMap<String, Vec<EventRecord>> = BTreeMap::new();
     for event in events {
         let count = counts.entry(event.reason.clone()).or_default();
         *count += 1;
         if *count <= MAX_OF_A_REASON {
             told.push(event);
         } else {
-            last.insert(event.reason.clone(), event);
+            rest.entry(event.reason.clone()).or_default().push(event);
         }
     }
-    for (reason, event) in last {
-        let more = counts.get(&reason).map_or(0, |count| count - MAX_OF_A_REASON);
-        told.push(match more {
-            1 => event,
-            more => {
-                let note = format!("{more} more at once, the last of them: {}", event.note);
-                // Another operator may already have reported some of them.
-                EventRecord { note, once: None, ..event }
-            }
-        });
-    }
+    told.extend(rest.into_values().filter_map(combined));
     told
+}
+
+/// Returns one event for these of one reason; the last one itself if it is the only one. If each of them is published
+/// once, so is the event for all of them.
+fn combined(mut events: Vec<EventRecord>) -> Option<EventRecord> {
+    let more = events.len();
+    let parts: Option<Vec<&str>> = events.iter().map(|event| event.once.as_deref()).collect();
+    let once = parts.map(|parts| {
+        // All processes of the same build compute the same hash.
+        let mut hasher = DefaultHasher::new();
+        parts.hash(&mut hasher);
+        format!("{more} {:016x}", hasher.finish())
+    });
+    let last = events.pop()?;
+    if more == 1 {
+        return Some(last);
+    }
+    let note = format!("{more} more at once, the last of them: {}", last.note);
+    Some(EventRecord { note, once, ..last })
 }
 
 fn leadership(before: Option<&RobeingClusterStatus>, after: &RobeingClusterStatus, events: &mut Vec<EventRecord>) {

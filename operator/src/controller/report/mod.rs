@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+pub(crate) use audits::audit_after;
 pub use conditions::state;
 pub use events::{EventRecord, Importance, Snapshot, happened};
 use kube::ResourceExt;

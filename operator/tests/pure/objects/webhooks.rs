@@ -51,6 +51,33 @@ fn messengers_get_the_list_by_their_pods_and_the_secrets_by_reference_and_others
 }
 
 #[test]
+fn a_template_or_container_replaces_neither_the_list_nor_the_secrets() {
+    let env = serde_json::json!([
+        {"name": SECRET, "value": "mine"},
+        {"name": "ROBEING_WEBHOOKS", "value": "/mine"},
+        {"name": "OWN", "value": "v"},
+    ]);
+    for in_template in [true, false] {
+        let mut cluster = with("https://billing.example/hooks");
+        let far = cluster.spec.pools.iter_mut().find(|pool| pool.name == "far").expect("it is there");
+        if in_template {
+            far.template = serde_json::from_value(serde_json::json!({"env": env})).expect("overrides");
+        } else {
+            let container = serde_json::json!({"image": "example/image:1", "env": env});
+            far.container = serde_json::from_value(container).expect("a container");
+            far.executor = serde_json::from_value(serde_json::json!({"command": {"argv": ["cat"]}})).expect("one");
+        }
+        let template = template(object(&objects(&fleet(&cluster)), "Deployment", "full-far"));
+        let env = template["spec"]["containers"][0]["env"].as_array().expect("a list");
+        let of = |name: &str| env.iter().filter(|variable| variable["name"] == name).collect::<Vec<_>>();
+        assert_eq!((of(SECRET).len(), of("ROBEING_WEBHOOKS").len()), (1, 1), "{in_template}");
+        assert_eq!(of(SECRET)[0]["valueFrom"]["secretKeyRef"]["key"], "billing", "{in_template}");
+        assert_eq!(of("ROBEING_WEBHOOKS")[0]["value"], "/etc/robeing/webhooks/webhooks.json", "{in_template}");
+        assert_eq!(of("OWN")[0]["value"], "v", "{in_template}");
+    }
+}
+
+#[test]
 fn a_change_of_the_list_restarts_the_messengers() {
     let list = |url| template(object(&objects(&fleet(&with(url))), "Deployment", "full-far"));
     assert_ne!(list("https://one/"), list("https://another/"));

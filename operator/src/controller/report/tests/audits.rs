@@ -21,8 +21,15 @@ fn record(seq: u64, action: &str, subject: &str, detail: &str) -> v1::AuditRecor
 
 fn with(records: Vec<v1::AuditRecord>) -> Scene {
     let mut scene = scene();
-    let read = records.last().map_or(0, |record| record.seq);
+    let read = records.last().map(|record| record.seq);
     scene.answer().audit = coordinators::Audit { records, read };
+    scene
+}
+
+fn aged(mut scene: Scene, by: i64) -> Scene {
+    for record in &mut scene.answer().audit.records {
+        record.at.get_or_insert_default().seconds -= by;
+    }
     scene
 }
 
@@ -56,16 +63,70 @@ fn what_people_want_to_know_of_the_audit_log_is_told() {
 }
 
 #[test]
+fn an_event_of_a_policy_that_fails_contains_nothing_of_a_payload() {
+    let before = scene().status(None);
+    for detail in [
+        "on Submission, 3 times: there is no field \"4111, once\"",
+        "on Message, once: there is no field \": 4111, 2 times\"",
+        "there is no field, 4111 times 4111: 4111",
+        "on Result, 4111",
+        "4111",
+        "",
+    ] {
+        for action in ["policy.failed_closed", "policy.failed_open"] {
+            let events = with(vec![record(1, action, "cards", detail)]).events(&scene(), Some(&before));
+            assert!(events[0].contains(": Policy cards can't be evaluated and "), "{events:?}");
+            assert!(!events[0].contains("4111") && !events[0].contains("worker/data-0"), "{events:?}");
+        }
+    }
+}
+
+#[test]
 fn another_operator_gives_the_events_the_same_names_and_tells_no_old_news() {
     let now = with(vec![record(7, "agent.quarantine", "a", "odd"), record(8, "agent.flag", "a", "odd")]);
     let expected =
         [("AgentQuarantined", format!("7 {SECONDS}")), ("AgentFlagged", format!("agent.flag a {}", SECONDS / 300))];
     assert_eq!(keys(&now), expected.map(|(reason, once)| (reason.to_owned(), Some(once))));
-    let mut old = now;
-    for record in &mut old.answer().audit.records {
-        record.at.get_or_insert_default().seconds = SECONDS - 302;
+    assert_eq!(keys(&aged(now, 302)), []);
+}
+
+#[test]
+fn the_audit_log_is_read_from_where_it_was_read_to() {
+    assert_eq!(audit_after(Some(7), 9), 7);
+    assert_eq!(audit_after(Some(7), 7), 7, "nothing is read");
+    assert_eq!(audit_after(Some(7), 3), 0, "the fleet was made again");
+    assert_eq!(audit_after(None, 1_005), 5);
+    assert_eq!(audit_after(None, 0), 0);
+}
+
+#[test]
+fn it_is_unknown_what_was_read_until_something_was_and_then_stays_known() {
+    let snapshot = |scene: &Scene, before: Option<&Snapshot>| Snapshot::of(&scene.observation, before).expect("one");
+    let failed = snapshot(&scene(), None);
+    assert_eq!(failed.audited(), None);
+    let read = snapshot(&with(vec![record(7, "agent.flag", "a", "")]), Some(&failed));
+    assert_eq!(read.audited(), Some(7));
+    assert_eq!(snapshot(&scene(), Some(&read)).audited(), Some(7), "nothing was read, or there is said to be nothing");
+    let again = with(vec![record(2, "agent.flag", "a", "")]);
+    assert_eq!(snapshot(&again, Some(&read)).audited(), Some(2), "the fleet was made again");
+}
+
+#[test]
+fn old_records_are_no_events_whatever_was_read_before() {
+    let before = scene().status(None);
+    let told = |by: i64, seen: &Scene| {
+        aged(with(vec![record(7, "agent.quarantine", "a", "odd")]), by).events(seen, Some(&before)).join("\n")
+    };
+    let (failed, seen) = (scene(), with(vec![record(6, "agent.enrol", "a", "")]));
+    for seen in [&failed, &seen] {
+        assert!(told(300, seen).starts_with("Warning AgentQuarantined"), "{}", told(300, seen));
+        assert!(!told(301, seen).contains("AgentQuarantined"), "{}", told(301, seen));
     }
-    assert_eq!(keys(&old), []);
+    assert_eq!(told(301, &failed), "");
+    assert!(told(301, &seen).starts_with("Normal AuditRecordsOmitted: 1 records"), "{}", told(301, &seen));
+    let mut behind = aged(with(vec![record(7, "agent.quarantine", "a", "odd")]), 900);
+    behind.answer().status.now.get_or_insert_default().seconds = SECONDS - 900;
+    assert_eq!(behind.events(&failed, Some(&before)).len(), 1, "the fleet's clock counts, not the operator's");
 }
 
 #[test]

@@ -62,7 +62,7 @@ fn an_agent_that_is_unhealthy_and_recovers_is_told_step_by_step_and_once() {
     assert!(now.events(&now, Some(&before)).is_empty(), "nothing is published twice");
     // Events are named by their step's number, so another operator does not publish them again either.
     let status = now.status(None);
-    let snapshot = Snapshot::of(&seen.observation);
+    let snapshot = Snapshot::of(&seen.observation, None);
     let events = happened(&now.observation, &now.outcome, snapshot.as_ref(), Some(&status), &status);
     let numbers: Vec<_> = events.iter().map(|event| event.once.as_deref().expect("a number")).collect();
     assert_eq!(numbers, ["1", "2", "3", "4", "5"]);
@@ -108,6 +108,22 @@ fn many_events_of_a_kind_are_told_in_one() {
     assert!(events[8].contains("AgentUnhealthy: 92 more at once, the last of them: Agent agent-100 "), "{events:?}");
     now.answer().status.recovery_steps.truncate(9);
     assert_eq!(now.events(&seen, Some(&before)).len(), 9, "a single further event is published as it is");
+}
+
+#[test]
+fn what_is_told_in_one_event_is_told_once_and_again_only_with_others() {
+    let last = |agents: u64| {
+        let mut scene = scene();
+        let at = scene.observation.now.as_second();
+        scene.answer().status.recovery_steps = (1..=agents).map(|n| unhealthy(n, &format!("agent-{n}"), at)).collect();
+        let status = scene.status(None);
+        // A process that has not seen the fleet before, as after a restart.
+        let events = happened(&scene.observation, &scene.outcome, None, Some(&status), &status);
+        events.last().and_then(|event| event.once.clone()).expect("it is published once")
+    };
+    assert_eq!(last(100), last(100));
+    assert_ne!(last(100), last(99));
+    assert_eq!(last(9), "9", "a single further event keeps its own name");
 }
 
 #[test]

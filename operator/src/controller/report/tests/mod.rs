@@ -187,7 +187,7 @@ impl Scene {
     }
 
     fn events(&self, seen: &Scene, before: Option<&RobeingClusterStatus>) -> Vec<String> {
-        let snapshot = Snapshot::of(&seen.observation);
+        let snapshot = Snapshot::of(&seen.observation, None);
         let after = self.status(before);
         let events = happened(&self.observation, &self.outcome, snapshot.as_ref(), before, &after);
         events.into_iter().map(|event| format!("{:?} {}: {}", event.importance, event.reason, event.note)).collect()
