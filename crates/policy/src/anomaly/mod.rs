@@ -312,7 +312,8 @@ impl History {
             }
         }
         self.windows = rules.warm_up.max(WARM_UP_WINDOWS).min(self.windows + 1);
-        let response = self.respond(anomalies.iter().any(|(what, .., severity)| rules.is_held_against(*what, *severity)));
+        let is_held = anomalies.iter().any(|(what, .., severity)| rules.is_held_against(*what, *severity));
+        let response = self.respond(is_held);
         for (what, count, expected, severity) in anomalies {
             let per_second = |count: f64| count * 1_000.0 / WINDOW_MS as f64;
             let response = if rules.is_held_against(what, severity) { response } else { Response::Event };
