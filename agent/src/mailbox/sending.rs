@@ -52,7 +52,7 @@ impl DurableSender {
         Self { upstream, platform, sent: SentCount::default() }
     }
 
-    /// Counts what is sent here.
+    /// Counts what is sent here, but replies.
     #[must_use]
     pub fn counted_by(self, sent: SentCount) -> Self {
         Self { sent, ..self }
@@ -88,6 +88,7 @@ impl DurableSender {
         }
         let fresh = || PacketId(uuid_v7(&*self.platform.clock, &*self.platform.random));
         let id = message.id.unwrap_or_else(fresh);
+        let is_reply = message.reply_to.is_some();
         let request = SendMessageRequest {
             id: id.to_string(),
             to: message.to.to_string(),
@@ -110,7 +111,9 @@ impl DurableSender {
         while Instant::now() < until {
             match self.try_one(&request, until).await {
                 Ok(outcomes) => {
-                    self.sent.add();
+                    if !is_reply {
+                        self.sent.add();
+                    }
                     return Ok(outcomes);
                 }
                 Err(status) if may_be_repeated(&status) => {

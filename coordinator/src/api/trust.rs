@@ -203,20 +203,25 @@ impl TrustAdmin {
         Ok(v1::BarAgentResponse { revision: self.state.look(|fleet| fleet.revision()) })
     }
 
-    /// Records that an agent behaves unlike itself.
+    /// Records that an agent of the fleet behaves unlike itself.
     pub async fn flag(&self, request: v1::FlagAgentRequest, by: &Caller) -> Result<v1::FlagAgentResponse, Status> {
         if request.reason.len() > MAX_REASON_BYTES {
             return Err(errors::too_long("reason", request.reason.len(), MAX_REASON_BYTES));
         }
-        if !self.flags.take(Instant::now()) {
-            let problem = "too many agents were flagged within a minute, which would drive other records out of the \
-                           audit log; try again later";
-            return Err(Status::resource_exhausted(problem));
+        self.state.ready_to_read(0).await?;
+        let (agent, actor) = (request.agent, by.name());
+        if self.state.look(|fleet| fleet.agent_by_name(&agent).is_none()) {
+            return Err(Status::not_found(format!("the fleet has no agent {agent:?} that could be flagged")));
         }
-        let (actor, outcome, action) = (by.name(), AuditOutcome::Done, FLAG_AGENT.to_owned());
-        let entry = AuditEntry { actor, action, subject: request.agent, outcome, detail: request.reason };
-        self.propose(Command::Audit(AuditCommand::Record(vec![entry.within_limits()]))).await?;
-        Ok(v1::FlagAgentResponse {})
+        let taken = self.flags.take(&actor, &agent, Instant::now());
+        taken.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        let (caller, outcome, action) = (actor.clone(), AuditOutcome::Done, FLAG_AGENT.to_owned());
+        let entry = AuditEntry { actor, action, subject: agent.clone(), outcome, detail: request.reason };
+        let recorded = self.propose(Command::Audit(AuditCommand::Record(vec![entry.within_limits()]))).await;
+        if recorded.is_err() {
+            self.flags.not_recorded(&caller, &agent);
+        }
+        recorded.map(|()| v1::FlagAgentResponse {})
     }
 
     /// Lets an agent enrol again.

@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use robeing_fleet::{Command, Enrol, IdentityCommand, Reply};
+use robeing_fleet::{Command, Enrol, Fleet, IdentityCommand, Reply, Role};
 use robeing_identity::{LEAF_LIFETIME, PeerRole, Realm, SigningRequest};
 use robeing_net::{ConnectInfo, security::TrustClock};
 use robeing_proto::internal::v1::{
@@ -15,7 +15,7 @@ use tracing::{debug, info};
 
 use super::{
     client_rights::TokenReviewer,
-    conflicts,
+    conflicts::{self, Conflict},
     kubernetes::User,
     pace::{PER_SECOND, Pace},
     proofs::{Claim, ProofError, Proved, ServiceAccount},
@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     api::{convert, errors},
-    leader::shortages::{Scarce, Shortages},
+    leader::{
+        pressure::Admission,
+        shortages::{Scarce, Shortages},
+    },
     member::Member,
     propose::Proposer,
     read::StateReader,
@@ -96,27 +99,15 @@ impl EnrolmentService {
         // Why an agent is barred is for those alone who have proved who they are.
         let proved = match is_renewal {
             true => None,
-            false => Some(self.prove(&trusted, claim, request.proof.as_ref()).await?),
+            false => {
+                // A proof takes time to check, which is what there is too little of.
+                self.check_admitted(claim, request.proof.is_some())?;
+                Some(self.prove(&trusted, claim, request.proof.as_ref()).await?)
+            }
         };
         self.check_not_barred(claim)?;
         if let Some(proved) = proved {
-            if !self.pace.take(peer, Instant::now()) {
-                return Err(Status::resource_exhausted(format!(
-                    "too many agents have enrolled from this address; {PER_SECOND} may do so in each second: try again"
-                )));
-            }
-            if !self.shortages.admits(claim.role) {
-                return Err(errors::too_little_cpu(claim.role));
-            }
-            self.decide_conflict(claim)?;
-            self.enrol(claim, key, proved).await?;
-            info!(
-                agent = claim.name,
-                role = claim.role_name,
-                pool = claim.pool,
-                proof = proved.kind.name(),
-                "enrolled an agent"
-            );
+            self.enrol_proved(claim, key, proved, peer).await?;
         }
         let now = self.clock.now();
         let hosts = if role == PeerRole::Messenger { gateway_hosts(&self.realm, peer) } else { Vec::new() };
@@ -127,6 +118,45 @@ impl EnrolmentService {
             trust_bundle: trusted.bundle.pem().to_owned(),
             wall_ms: now,
         })
+    }
+
+    /// Enrols an agent that has proved who it is.
+    async fn enrol_proved(
+        &self,
+        claim: Claim<'_>,
+        key: [u8; 32],
+        proved: Proved,
+        peer: Option<IpAddr>,
+    ) -> Result<(), Status> {
+        if !self.pace.take(peer, Instant::now()) {
+            return Err(Status::resource_exhausted(format!(
+                "too many agents have enrolled from this address; {PER_SECOND} may do so in each second: try again"
+            )));
+        }
+        let granted = self.decide_conflict(claim, proved)?;
+        self.enrol(claim, key, proved).await?;
+        // The log may have refused the one who would have got the name.
+        if let Some(granted) = granted {
+            self.shortages.decided(claim.name, claim.role, granted);
+        }
+        info!(
+            agent = claim.name,
+            role = claim.role_name,
+            pool = claim.pool,
+            proof = proved.kind.name(),
+            "enrolled an agent"
+        );
+        Ok(())
+    }
+
+    /// Refuses an agent that has to wait because there is too little processor time. A role that comes without a proof is a
+    /// claim that anyone can make, so it counts as the one that agents have by default.
+    fn check_admitted(&self, claim: Claim<'_>, has_proof: bool) -> Result<(), Status> {
+        let role = if has_proof { claim.role } else { Role::Worker };
+        match self.shortages.admits(Admission::Enrolment, role) {
+            true => Ok(()),
+            false => Err(errors::too_little_cpu(role)),
+        }
     }
 
     /// Returns whether the agent is enrolled with this key, in this role and pool.
@@ -170,14 +200,14 @@ impl EnrolmentService {
         })
     }
 
-    /// Refuses a name that an agent of another role holds, unless its role has a lower priority.
-    fn decide_conflict(&self, claim: Claim<'_>) -> Result<(), Status> {
-        let conflict = self.state.look(|fleet| conflicts::decide(fleet, claim.name, claim.role));
-        let Some(conflict) = conflict else { return Ok(()) };
-        self.shortages.decided(claim.name, claim.role, conflict);
+    /// Refuses a name that an agent of another role holds, unless it is to be had; then it returns from whom.
+    fn decide_conflict(&self, claim: Claim<'_>, proved: Proved) -> Result<Option<Conflict>, Status> {
+        let decide = |fleet: &Fleet| conflicts::decide(fleet, claim.name, claim.role, proved.names_agent);
+        let Some(conflict) = self.state.look(decide) else { return Ok(None) };
         if conflict.is_granted {
-            return Ok(());
+            return Ok(Some(conflict));
         }
+        self.shortages.decided(claim.name, claim.role, conflict);
         Err(Status::already_exists(format!(
             "the name {} is that of a {}, and a {} does not get it; give it another name, or stop the other one and try again \
              half a minute later",

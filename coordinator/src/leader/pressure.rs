@@ -1,6 +1,7 @@
 //! Too little CPU: a coordinator whose tasks wait long until they run admits fewer agents, those whose role has a lower
 //! priority first, so that it keeps up with the ones that it has. Renewals and sessions that are resumed are always
-//! admitted, and some of each role in each second, so that no role waits forever.
+//! admitted, and some of each role in each second, so that no role waits forever: so many to enrol, and as many to begin a
+//! session, which is the next thing that an agent does.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -12,11 +13,23 @@ use tokio::time::{Instant, sleep_until};
 pub const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// Weight of a sample in the lag.
 const WEIGHT: f64 = 0.1;
+/// What a sample counts at most, so that one stall, such as of a machine that was suspended, is not taken for a lag that
+/// lasts: [`WEIGHT`] of it is below every limit.
+pub const MAX_SAMPLE: Duration = Duration::from_secs(2);
 /// The lag from which roles of the lowest priority wait, and that from which those above them wait, too, in milliseconds.
 /// Either ends below half of it.
 pub const LIMITS_MS: [f64; 2] = [500.0, 1_000.0];
-/// How many agents of a role that has to wait are admitted in each second nevertheless.
+/// How many agents of a role that has to wait are admitted in each second nevertheless, to each [`Admission`].
 pub const TRICKLE: u32 = 10;
+
+/// To what agents are admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Admission {
+    /// An enrolment, before its proof is checked.
+    Enrolment,
+    /// A session that is not resumed.
+    Session,
+}
 
 /// How long tasks wait until they run, from how late a timer was each time. Pure: the measurements are passed in.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -28,7 +41,7 @@ pub struct Lag {
 impl Lag {
     /// Takes in how late a timer was.
     pub fn observe(&mut self, late: Duration) {
-        self.mean_ms += WEIGHT * (late.as_secs_f64() * 1_000.0 - self.mean_ms);
+        self.mean_ms += WEIGHT * (late.min(MAX_SAMPLE).as_secs_f64() * 1_000.0 - self.mean_ms);
         let is_above = |(level, limit): (u32, f64)| {
             let limit = if self.level > level { limit / 2.0 } else { limit };
             self.mean_ms >= limit
@@ -53,7 +66,7 @@ impl Lag {
 struct State {
     lag: Lag,
     /// Since when agents of a role are counted that are admitted nevertheless, and how many there were.
-    admitted: BTreeMap<Role, (Option<Instant>, u32)>,
+    admitted: BTreeMap<(Admission, Role), (Option<Instant>, u32)>,
 }
 
 /// Admits agents by the lag of one coordinator. Cheap to clone.
@@ -62,12 +75,12 @@ pub struct CpuGate(Arc<Mutex<State>>);
 
 impl CpuGate {
     /// Returns whether one more agent of this role is admitted now.
-    pub fn admits(&self, role: Role, now: Instant) -> bool {
+    pub fn admits(&self, to: Admission, role: Role, now: Instant) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.lag.holds_up(role) {
             return true;
         }
-        let (since, count) = state.admitted.entry(role).or_default();
+        let (since, count) = state.admitted.entry((to, role)).or_default();
         if since.is_none_or(|since| now.saturating_duration_since(since) >= Duration::from_secs(1)) {
             (*since, *count) = (Some(now), 0);
         }
@@ -107,7 +120,8 @@ mod tests {
     fn roles_wait_in_the_order_of_their_priority_and_one_hiccup_holds_up_nobody() {
         let mut lag = Lag::default();
         let [nobody, messengers, workers_too] = [[false; 4], [false, false, false, true], [false, false, true, true]];
-        assert_eq!(after(&mut lag, 4_000, 1), nobody, "one stall");
+        assert_eq!(after(&mut lag, 3_600_000, 1), nobody, "one stall, however long");
+        assert_eq!(after(&mut lag, 0, 1), nobody);
         assert_eq!(after(&mut lag, 10, 100), nobody);
         assert_eq!(after(&mut lag, 600, 100), messengers);
         assert_eq!(after(&mut lag, 2_000, 100), workers_too);
@@ -119,14 +133,16 @@ mod tests {
     #[test]
     fn so_many_of_each_role_are_admitted_in_each_second_nevertheless() {
         let (gate, now) = (CpuGate::default(), Instant::now());
-        let admitted = |role, now| (0..3 * TRICKLE).filter(|_| gate.admits(role, now)).count() as u32;
-        assert_eq!(admitted(Role::Worker, now), 3 * TRICKLE);
+        let admitted = |to, role, now| (0..3 * TRICKLE).filter(|_| gate.admits(to, role, now)).count() as u32;
+        assert_eq!(admitted(Admission::Session, Role::Worker, now), 3 * TRICKLE);
         (0..100).for_each(|_| assert!(gate.observe(Duration::from_secs(5)) <= 2));
-        assert_eq!(admitted(Role::Guardian, now), 3 * TRICKLE);
-        for role in [Role::Worker, Role::Messenger] {
-            assert_eq!(admitted(role, now), TRICKLE, "{role:?}");
-            assert_eq!(admitted(role, now + Duration::from_millis(999)), 0, "{role:?}");
-            assert_eq!(admitted(role, now + Duration::from_secs(1)), TRICKLE, "{role:?}");
+        assert_eq!(admitted(Admission::Session, Role::Guardian, now), 3 * TRICKLE);
+        for to in [Admission::Enrolment, Admission::Session] {
+            for role in [Role::Worker, Role::Messenger] {
+                assert_eq!(admitted(to, role, now), TRICKLE, "{to:?} {role:?}");
+                assert_eq!(admitted(to, role, now + Duration::from_millis(999)), 0, "{to:?} {role:?}");
+                assert_eq!(admitted(to, role, now + Duration::from_secs(1)), TRICKLE, "{to:?} {role:?}");
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use robeing_telemetry::Metrics;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::pressure::CpuGate;
+use super::pressure::{Admission, CpuGate};
 use crate::{api::convert, identity::conflicts::Conflict, propose::Proposer};
 
 /// How often what was refused is recorded.
@@ -96,8 +96,8 @@ impl Shortages {
     }
 
     /// Returns whether one more agent of this role is admitted in spite of the lag of this coordinator, and records if not.
-    pub fn admits(&self, role: Role) -> bool {
-        let is_admitted = self.cpu.admits(role, Instant::now());
+    pub fn admits(&self, to: Admission, role: Role) -> bool {
+        let is_admitted = self.cpu.admits(to, role, Instant::now());
         if !is_admitted {
             self.count(Scarce::Cpu, role);
         }

@@ -1,11 +1,14 @@
 //! Enrolment with service-account tokens whose keys the fleet does not know: the API server says who they are.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use robeing_fleet::{Command, IdentityCommand, IdentityConfig, Places, PoolTrust, Reply, Role, known_version};
 use robeing_net::{ConnectInfo, security::TrustClock};
 use robeing_platform::{AtomicFile, Disk, Platform, simulated::SimulatedDisk};
-use robeing_proto::internal::v1::{EnrolRequest, enrol_request::Proof, enrolment_server::Enrolment as EnrolmentRpc};
+use robeing_proto::{
+    internal::v1::{EnrolRequest, enrol_request::Proof, enrolment_server::Enrolment as EnrolmentRpc},
+    v1,
+};
 use robeing_settings::Enrolment;
 use robeing_telemetry::Metrics;
 use tonic::{Code, Request};
@@ -23,7 +26,7 @@ use crate::{
         refusals::Refusals,
         room::Room,
     },
-    leader::shortages::Shortages,
+    leader::{pressure::TRICKLE, shortages::Shortages},
     tests::{fleet::TestFleet, member::TestMember},
 };
 
@@ -166,4 +169,26 @@ async fn nobody_enrols_without_encryption_beyond_the_limit_or_before_the_time_is
     assert_eq!(answer(&service, request.clone(), true).await, Code::PermissionDenied);
     let early = EnrolmentService { clock: Arc::new(TrustClock::new(Arc::new(Hands::default()))), ..service };
     assert_eq!(answer(&early, request, true).await, Code::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_too_little_cpu_an_enrolment_waits_before_its_proof_is_checked_and_one_without_as_a_worker() {
+    let fixture = Fixture::new().await;
+    let service = fixture.service(TokenReviewer::default());
+    for _ in 0..100 {
+        service.shortages.cpu.observe(Duration::from_secs(5));
+    }
+    let enrol = async |role: v1::Role, has_proof: bool| {
+        let wrong = has_proof.then(|| Proof::JoinSecret(vec![0; 32].into()));
+        let request = TestMember::newcomer().request("w-0", wrong);
+        answer(&service, EnrolRequest { role: role.into(), ..request }, true).await
+    };
+    for n in 0..TRICKLE {
+        assert_eq!(enrol(v1::Role::Worker, true).await, Code::Unauthenticated, "{n}");
+    }
+    assert_eq!(enrol(v1::Role::Worker, true).await, Code::ResourceExhausted);
+    for role in [v1::Role::Specialist, v1::Role::Guardian] {
+        assert_eq!(enrol(role, false).await, Code::ResourceExhausted, "{role:?} is only a claim");
+        assert_eq!(enrol(role, true).await, Code::Unauthenticated, "{role:?} has a proof, which is wrong");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use robeing_fleet::{AgentCommand, Command, Reply};
 use robeing_identity::{Certificate, PeerRole};
 use robeing_proto::v1;
 use robeing_settings::Enrolment;
@@ -13,6 +14,7 @@ use crate::{
         flags::AT_ONCE,
         trust::{CLIENT_VALID_SPAN, MAX_TOKEN_VALID},
     },
+    fixture,
     tests::{
         fleet::TestFleet,
         member::{TestMember, code, retried},
@@ -123,14 +125,26 @@ async fn guardians_flag_agents_at_a_pace_and_read_how_active_they_are_and_others
     }
     let wrong = v1::ListActivityRequest { page_token: "x".repeat(1_000) };
     assert_eq!(code(guardian.admin(&fleet, leader).list_activity(wrong).await), Code::InvalidArgument);
-    let flag_now = async || code(guardian.admin(&fleet, leader).flag_agent(flag.clone()).await);
+    let flag_now = async |by: &TestMember, agent: String| {
+        let request = v1::FlagAgentRequest { agent, ..flag.clone() };
+        code(by.admin(&fleet, leader).flag_agent(request).await)
+    };
+    assert_eq!(flag_now(&guardian, "w-0".to_owned()).await, Code::NotFound, "there is none of this name");
+    let proposer = fleet.tested(leader).proposer;
+    for n in 0..2 * AT_ONCE {
+        let join = fixture::join(&format!("w-{n}"), 1);
+        let reply = proposer.propose_one(Command::Agent(AgentCommand::Joined(join))).await;
+        assert!(matches!(reply, Ok(Reply::Joined { .. })), "{reply:?}");
+    }
     let mut flagged = 0;
-    while flag_now().await == Code::Ok {
+    while flag_now(&guardian, format!("w-{flagged}")).await == Code::Ok {
         flagged += 1;
-        assert!(flagged < 10 * AT_ONCE, "it is never refused");
+        assert!(flagged < 2 * AT_ONCE, "it is never refused");
     }
     assert!(flagged >= AT_ONCE, "only after {flagged}");
-    assert_eq!(flag_now().await, Code::ResourceExhausted);
+    let another = TestMember::certified(&fleet, PeerRole::Guardian, "h");
+    assert_eq!(flag_now(&another, "w-0".to_owned()).await, Code::Ok, "one guardian does not silence another");
+    assert_eq!(flag_now(&another, "w-0".to_owned()).await, Code::ResourceExhausted, "once a minute");
     let admin = TestMember::certified(&fleet, PeerRole::Client, "root");
     let record = ("guardian/g".to_owned(), "agent.flag".to_owned(), "w-0".to_owned());
     assert!(audited(&admin, &fleet, leader).await.contains(&record));

@@ -10,10 +10,12 @@ use ring::{
     hkdf::{HKDF_SHA256, Salt},
 };
 use robeing_platform::Random;
+use zeroize::Zeroizing;
 
 use super::{
     About, Aead, KEY_BYTES, Kdf, MAX_PAYLOAD, OVERHEAD, OpeningKey, SealingError, SealingKey, Source, TAG_BYTES,
-    X25519, encapsulated_key, source::random_bytes,
+    X25519, encapsulated_key,
+    source::{random_bytes, random_secret},
 };
 
 /// The length of a wrapped key: the encapsulated key, and the ciphertext of the key with its tag.
@@ -58,9 +60,9 @@ fn only_nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; aead::NONCE_LEN])
 }
 
-/// A payload, encrypted for any number of receivers.
+/// A payload, encrypted for any number of receivers. Its key is erased when dropped.
 pub struct Content {
-    key: [u8; KEY_BYTES],
+    key: Zeroizing<[u8; KEY_BYTES]>,
     digest: [u8; 32],
     ciphertext: Bytes,
 }
@@ -80,7 +82,7 @@ impl Content {
         if payload.len() > MAX_PAYLOAD {
             return Err(SealingError::TooLarge(payload.len()));
         }
-        let key = random_bytes(random);
+        let key = random_secret(random);
         let mut ciphertext = Vec::with_capacity(payload.len() + TAG_BYTES);
         ciphertext.extend_from_slice(payload);
         let sealed = content_key(&key)?.seal_in_place_append_tag(only_nonce(), Aad::from(CONTENT), &mut ciphertext);
@@ -106,10 +108,10 @@ impl Content {
         let (public, mut source) = (key.public()?, Source(random));
         let context = setup_sender_with_rng::<Aead, Kdf, X25519>(&OpModeS::Base, &public, WRAP, &mut source);
         let (encapsulated, mut context) = context.map_err(|_| SealingError::NotSealed)?;
-        let sealed = context.seal(&self.key, &with_digest(about, &self.digest));
+        let sealed = context.seal(&self.key[..], &with_digest(about, &self.digest));
         let sealed = sealed.map_err(|_| SealingError::NotSealed)?;
-        let mut secret = [0; KEY_BYTES];
-        context.export(REPLY, &mut secret).map_err(|_| SealingError::NotSealed)?;
+        let mut secret = Zeroizing::new([0; KEY_BYTES]);
+        context.export(REPLY, &mut secret[..]).map_err(|_| SealingError::NotSealed)?;
         Ok(([&encapsulated.to_bytes()[..], &sealed].concat().into(), ReplyKey(secret)))
     }
 
@@ -144,7 +146,7 @@ impl OpeningKey {
         let context = setup_receiver::<Aead, Kdf, X25519>(&OpModeR::Base, &self.private, &encapsulated, WRAP);
         let mut context = context.map_err(|_| SealingError::NotOpened)?;
         let key = context.open(sealed, &with_digest(about, &digest_of(ciphertext)));
-        let key = key.map_err(|_| SealingError::NotOpened)?;
+        let key = Zeroizing::new(key.map_err(|_| SealingError::NotOpened)?);
         let key = key.as_slice().try_into().map_err(|_| SealingError::NotOpened)?;
         let mut opened = ciphertext.to_vec();
         let len = content_key(key)?
@@ -164,15 +166,15 @@ impl OpeningKey {
         let encapsulated = encapsulated_key(encapsulated)?;
         let context = setup_receiver::<Aead, Kdf, X25519>(&OpModeR::Base, &self.private, &encapsulated, WRAP);
         let context = context.map_err(|_| SealingError::NotOpened)?;
-        let mut secret = [0; KEY_BYTES];
-        context.export(REPLY, &mut secret).map_err(|_| SealingError::NotOpened)?;
+        let mut secret = Zeroizing::new([0; KEY_BYTES]);
+        context.export(REPLY, &mut secret[..]).map_err(|_| SealingError::NotOpened)?;
         Ok(ReplyKey(secret))
     }
 }
 
 /// A secret of a sender and one receiver of a content, which seals the receiver's replies. Each reply has a key of its
-/// own, derived from the secret and a random salt, so that any number of them can be sealed.
-pub struct ReplyKey([u8; KEY_BYTES]);
+/// own, derived from the secret and a random salt, so that any number of them can be sealed. It is erased when dropped.
+pub struct ReplyKey(Zeroizing<[u8; KEY_BYTES]>);
 
 impl fmt::Debug for ReplyKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -182,7 +184,7 @@ impl fmt::Debug for ReplyKey {
 
 impl ReplyKey {
     fn key(&self, salt: &[u8]) -> Result<LessSafeKey, SealingError> {
-        let derived = Salt::new(HKDF_SHA256, salt).extract(&self.0);
+        let derived = Salt::new(HKDF_SHA256, salt).extract(&self.0[..]);
         let key = derived.expand(&[REPLY], &CHACHA20_POLY1305).map_err(|_| SealingError::NotSealed)?;
         Ok(LessSafeKey::new(key.into()))
     }
@@ -214,5 +216,26 @@ impl ReplyKey {
             .len();
         opened.truncate(len);
         Ok(opened.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_platform::OsRandom;
+    use zeroize::ZeroizeOnDrop;
+
+    use super::*;
+
+    fn erased_when_dropped(secret: &(impl ZeroizeOnDrop + AsRef<[u8]>)) -> &[u8] {
+        secret.as_ref()
+    }
+
+    #[test]
+    fn the_key_of_a_content_and_that_of_its_replies_are_erased_when_dropped() {
+        let content = Content::new(b"hello", &OsRandom).expect("it is encrypted");
+        let about = About { id: 1, sender: "a", agent: "b", kind: "test" };
+        let key = OpeningKey::generate(&OsRandom);
+        let (_, reply) = content.wrap(&about, key.public(), &OsRandom).expect("it is wrapped");
+        assert_ne!(erased_when_dropped(&content.key), erased_when_dropped(&reply.0));
     }
 }

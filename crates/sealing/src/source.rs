@@ -4,6 +4,7 @@ use std::convert::Infallible;
 
 use hpke::rand_core::{TryCryptoRng, TryRng};
 use robeing_platform::Random;
+use zeroize::Zeroizing;
 
 /// The source of random numbers, for HPKE. In a real process it is the operating system's generator.
 pub(crate) struct Source<'a>(pub &'a dyn Random);
@@ -33,5 +34,12 @@ impl TryCryptoRng for Source<'_> {}
 pub(crate) fn random_bytes(random: &dyn Random) -> [u8; 32] {
     let mut bytes = [0; 32];
     let Ok(()) = Source(random).try_fill_bytes(&mut bytes);
+    bytes
+}
+
+/// Returns 32 random bytes that are erased when dropped.
+pub(crate) fn random_secret(random: &dyn Random) -> Zeroizing<[u8; 32]> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    let Ok(()) = Source(random).try_fill_bytes(&mut bytes[..]);
     bytes
 }

@@ -141,20 +141,23 @@ impl AgentRole {
 pub enum OnAnomaly {
     /// It reports the agent.
     Report,
-    /// It reports the agent, and quarantines it.
+    /// It reports the agent, and quarantines it, but not for how many messages it sends, since others can make it answer.
     #[default]
     Quarantine,
+    /// It reports the agent, and quarantines it, whatever it does unlike itself.
+    QuarantineAll,
 }
 
 impl OnAnomaly {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Report, Self::Quarantine];
+    pub const ALL: [Self; 3] = [Self::Report, Self::Quarantine, Self::QuarantineAll];
 
     /// Returns it as written in a setting.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Report => "report",
             Self::Quarantine => "quarantine",
+            Self::QuarantineAll => "quarantine-all",
         }
     }
 }

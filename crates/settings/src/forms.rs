@@ -33,7 +33,7 @@ pub(super) fn log_format(value: &Value) -> Result<LogFormat, ConfigError> {
 pub(super) fn on_anomaly(value: &Value) -> Result<OnAnomaly, ConfigError> {
     let text = value.text.trim();
     let action = OnAnomaly::ALL.into_iter().find(|action| text.eq_ignore_ascii_case(action.as_str()));
-    action.ok_or_else(|| value.wrong("report or quarantine"))
+    action.ok_or_else(|| value.wrong("report, quarantine or quarantine-all"))
 }
 
 pub(super) fn tls(value: &Value) -> Result<TlsMode, ConfigError> {

@@ -367,7 +367,8 @@ pub const ON_ANOMALY: Setting = Setting::new(
     "on-anomaly",
     &["ROBEING_ON_ANOMALY"],
     "ACTION",
-    "What a guardian does about an agent that behaves severely and repeatedly unlike itself: report or quarantine it",
+    "What a guardian does about an agent that behaves severely and repeatedly unlike itself: report, quarantine, or \
+     quarantine-all, also for the number of its messages",
 )
 .unset("quarantine");
 

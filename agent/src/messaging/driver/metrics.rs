@@ -42,8 +42,8 @@ impl ByOutcome {
     }
 }
 
-/// The number of messages of this agent to others that have an outcome, however they were sent. Cheap to clone; clones
-/// are one number.
+/// The number of messages that this agent has sent to others of its own accord, however they were sent: not those that it
+/// passes on, and not those that reply to one. A broadcast is one. Cheap to clone; clones are one number.
 #[derive(Clone, Debug, Default)]
 pub struct SentCount(Arc<AtomicU64>);
 
@@ -96,13 +96,17 @@ impl MessagingMetrics {
         }
     }
 
-    /// Returns the number of messages that were sent, which is counted from now on by whoever has it.
+    /// Returns the number of messages of its own that this agent has sent, to which whoever has it may add.
     pub fn sent_count(&self) -> SentCount {
         self.sent_count.clone()
     }
 
-    pub(super) fn sent(&self, outcome: &Outcome) {
+    /// Counts a message that this agent sends of its own accord.
+    pub(super) fn sends(&self) {
         self.sent_count.add();
+    }
+
+    pub(super) fn sent(&self, outcome: &Outcome) {
         self.sent.inc(outcome);
     }
 

@@ -234,6 +234,7 @@ impl Messenger {
 
     fn begin(&self, message: &Outgoing) -> Result<(Arc<Entry>, Begun), Outcome> {
         let (entry, packet) = self.route(message)?;
+        self.count(message, &entry);
         let begun = Begun::begin(&self.shared, &entry, packet);
         Ok((entry, begun))
     }
@@ -299,6 +300,7 @@ impl Messenger {
                 entry.name
             ));
         };
+        self.count(&message, &entry);
         let targets = vec![relay::target(&entry.name, packet.id)];
         let report = match relay::ask_messenger(&self.shared, messenger, &packet, targets).await {
             Ok(report) => report,
@@ -318,6 +320,7 @@ impl Messenger {
         let deadline = Instant::now() + message.deadline;
         let message = Box::pin(self.when_known(message)).await.map_err(NoReply::NotAccepted)?;
         let (entry, packet) = self.route(&message).map_err(NoReply::NotAccepted)?;
+        self.count(&message, &entry);
         let (id, from) = (packet.id, Arc::clone(&entry.name));
         let packet = Packet { requires_ack: true, ..packet };
         let mut reply = self.shared.expect_reply(id, Arc::clone(&from)).map_err(NoReply::NotAccepted)?;
@@ -354,6 +357,10 @@ impl Messenger {
         let snapshot = self.shared.directory.snapshot();
         let targets = message.to.resolve_all(&snapshot, &self.shared.me).map_err(unresolved)?;
         let packet = self.packet(&message, self.id_of(&message), &self.shared.me).map_err(Outcome::refused)?;
+        // One, however many get it: guardians compare what an agent does, and not how many others there are.
+        if message.reply_to.is_none() && !targets.is_empty() {
+            self.shared.metrics.sends();
+        }
         Ok(relay::broadcast(&self.shared, &packet, targets, deadline).await)
     }
 
@@ -387,6 +394,14 @@ impl Messenger {
         let entry = message.to.resolve_one(&snapshot, &self.shared.me, id.spread()).map_err(unresolved)?;
         let packet = self.packet(message, id, &entry.name).map_err(Outcome::refused)?;
         Ok((entry, packet))
+    }
+
+    /// Counts a message that this agent sends of its own accord. One that replies to another is not: who asks would decide
+    /// how many there are.
+    fn count(&self, message: &Outgoing, to: &Entry) {
+        if message.reply_to.is_none() && to.name != self.shared.me {
+            self.shared.metrics.sends();
+        }
     }
 
     fn id_of(&self, message: &Outgoing) -> PacketId {

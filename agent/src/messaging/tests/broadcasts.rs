@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fleet::{Agent, Fleet, keys, outgoing};
-use crate::messaging::{Directory, Entry, Outcome, Outgoing, Presence, broadcast::DIRECT_FANOUT};
+use crate::messaging::{Directory, Entry, Outcome, Outgoing, PacketId, Presence, broadcast::DIRECT_FANOUT};
 
 async fn workers(fleet: &Fleet, count: usize) -> Vec<Agent> {
     let mut workers = Vec::new();
@@ -41,6 +41,25 @@ async fn a_broadcast_to_many_goes_through_messengers_and_each_receiver_handles_i
         assert_eq!((handled.len(), &*handled[0].sender), (1, "sender"));
     }
     assert!(messengers.iter().all(|messenger| messenger.handler.handled().is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_agent_sends_of_its_own_accord_counts_and_not_what_it_passes_on_or_replies() {
+    let fleet = Fleet::new();
+    let (sender, relay) = (fleet.agent("sender").await, fleet.messenger("relay").await);
+    let workers = workers(&fleet, DIRECT_FANOUT + 1).await;
+    let counts = || [&sender, &relay, &workers[0]].map(|agent| agent.metrics.sent_count().get());
+    let report = sender.messenger.broadcast(outgoing("role:worker", "test", "x")).await.unwrap();
+    assert_eq!(report.acknowledged.len(), workers.len());
+    assert_eq!(counts(), [1, 0, 0], "a broadcast is one message, however many messengers pass it on to however many");
+    assert!(sender.messenger.send_via("relay", outgoing("worker-000", "test", "x")).await.is_accepted());
+    assert!(sender.send("worker-000", "test", "x").await.is_accepted());
+    sender.messenger.ask(outgoing("worker-000", "test", "x")).await.expect("a reply");
+    assert_eq!(counts(), [4, 0, 0]);
+    let reply = Outgoing { reply_to: Some(PacketId(9)), ..outgoing("sender", "test", "x") };
+    assert!(workers[0].messenger.send(reply).await.is_accepted());
+    assert!(sender.send("sender", "test", "x").await.is_accepted());
+    assert_eq!(counts(), [4, 0, 0], "neither replies nor messages to itself");
 }
 
 #[tokio::test(start_paused = true)]

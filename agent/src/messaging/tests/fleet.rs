@@ -294,7 +294,7 @@ impl Fleet {
 
     /// Puts the keys of all agents into the directory.
     pub fn publish_keys(&self) {
-        let entries = self.directory.1.lock().unwrap().clone();
+        let entries = self.directory.entries.lock().unwrap().clone();
         for (name, entry) in entries {
             let sealing_key = keys(&name).first().map(|key| key.public().clone());
             self.directory.put(Entry { sealing_key, ..entry });

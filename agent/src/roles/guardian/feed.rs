@@ -70,10 +70,12 @@ pub struct Seen {
 }
 
 impl Feed {
-    /// Returns a feed that knows nothing, and judges an agent after it was active for so long.
-    pub fn new(warm_up: Duration) -> Self {
+    /// Returns a feed that knows nothing, and judges an agent after it was active for so long. `quarantines_provoked`: also
+    /// what others can make an agent do quarantines it.
+    pub fn new(warm_up: Duration, quarantines_provoked: bool) -> Self {
         let windows = warm_up.as_secs().saturating_mul(1_000) / WINDOW_MS;
-        Self { watch: Watch::with_warm_up(windows), ..Self::default() }
+        let watch = Watch::with_warm_up(windows).quarantining_provoked(quarantines_provoked);
+        Self { watch, ..Self::default() }
     }
 
     /// Returns the number of agents that are judged.
@@ -244,7 +246,7 @@ fn times(detail: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use robeing_policy::anomaly::{QUARANTINE_AFTER, Response, WARM_UP_WINDOWS};
+    use robeing_policy::anomaly::{QUARANTINE_AFTER, Response, Severity, WARM_UP_WINDOWS};
 
     use super::*;
 
@@ -288,9 +290,9 @@ mod tests {
         v1::AgentActivity { agent: agent.into(), incarnation: incarnation.into(), messages_sent }
     }
 
-    #[test]
-    fn an_agent_that_begins_to_send_many_messages_is_to_be_quarantined() {
-        let (mut feed, mut now, mut sent) = (Feed::default(), 0, 0);
+    /// Returns what is found of an agent that begins to send many messages.
+    fn found_of_a_busy_sender(mut feed: Feed) -> Vec<Anomaly> {
+        let (mut now, mut sent) = (0, 0);
         let mut look = |feed: &mut Feed, more: u64| {
             (now, sent) = (now + WINDOW_MS, sent + more);
             let counts = [activity("a", "1", sent), activity("b", "1", now / WINDOW_MS), activity("gone", "1", sent)];
@@ -302,10 +304,20 @@ mod tests {
         }
         assert_eq!(feed.judged(), 2);
         let found: Vec<_> = (0..2 * QUARANTINE_AFTER).flat_map(|n| look(&mut feed, 500 << n)).collect();
-        let worst = found.iter().find(|anomaly| anomaly.response == Response::Quarantine).expect("it is severe");
-        assert_eq!((&*worst.agent, worst.what), ("a", Signal::Message));
-        assert!(found.iter().all(|anomaly| anomaly.agent == "a"), "{found:?}");
+        assert!(found.iter().all(|anomaly| anomaly.agent == "a" && anomaly.what == Signal::Message), "{found:?}");
         assert_eq!(feed.sent.len(), 2, "who is not in the fleet is forgotten");
+        found
+    }
+
+    #[test]
+    fn an_agent_that_begins_to_send_many_messages_is_quarantined_only_where_guardians_are_told_so() {
+        for quarantines in [false, true] {
+            let feed = Feed::new(Duration::from_secs(WARM_UP_WINDOWS), quarantines);
+            let found = found_of_a_busy_sender(feed);
+            let is_severe = |anomaly: &Anomaly| anomaly.severity == Severity::Severe;
+            assert!(found.iter().filter(|of| is_severe(of)).count() >= QUARANTINE_AFTER as usize, "{found:?}");
+            assert_eq!(found.iter().any(|of| of.response == Response::Quarantine), quarantines, "{found:?}");
+        }
     }
 
     #[test]

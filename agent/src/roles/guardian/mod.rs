@@ -88,7 +88,7 @@ impl Guardian {
     /// Watches the agents of the fleet until it is stopped. Only a look that fails is repeated: nothing is lost, because
     /// the coordinators count.
     pub async fn run(self) {
-        let (mut feed, mut accused, started) = (Feed::new(self.warm_up), Vec::new(), Instant::now());
+        let (mut feed, mut accused, started) = (self.feed(), Vec::new(), Instant::now());
         let (mut is_first, mut pause) = (true, LOOK_EVERY);
         loop {
             tokio::select! {
@@ -115,12 +115,16 @@ impl Guardian {
             self.flag(&mut feed, &found, &channel, now).await;
             for anomaly in found {
                 self.report(&anomaly);
-                if anomaly.response == Response::Quarantine && self.on_anomaly == OnAnomaly::Quarantine {
+                if anomaly.response == Response::Quarantine && self.on_anomaly != OnAnomaly::Report {
                     accuse(&mut accused, anomaly);
                 }
             }
             self.quarantine(&mut feed, &seen.agents, &mut accused, &channel).await;
         }
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::new(self.warm_up, self.on_anomaly == OnAnomaly::QuarantineAll)
     }
 
     /// Records in the audit log which agents behave unlike themselves, the most severe anomalies first, each agent once in

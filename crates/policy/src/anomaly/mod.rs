@@ -87,6 +87,12 @@ impl Signal {
         matches!(self, Self::FailedAuthentication | Self::Disagreement | Self::Overuse)
     }
 
+    /// Returns whether others can make an agent give the signal: who sends it messages can have it send as many in answer.
+    /// Such a signal quarantines nobody unless the watch is told so.
+    pub fn can_be_provoked(self) -> bool {
+        matches!(self, Self::Message)
+    }
+
     fn index(self) -> usize {
         self as usize
     }
@@ -128,6 +134,22 @@ pub struct Anomaly {
     pub response: Response,
 }
 
+/// How agents are judged.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    /// Number of windows with signals before an agent is judged.
+    warm_up: u64,
+    /// Whether signals that others can provoke quarantine.
+    quarantines_provoked: bool,
+}
+
+impl Rules {
+    /// Returns whether an anomaly is one of those that quarantine an agent if they are repeated.
+    fn is_held_against(self, signal: Signal, severity: Severity) -> bool {
+        severity == Severity::Severe && (self.quarantines_provoked || !signal.can_be_provoked())
+    }
+}
+
 /// What is known about an agent.
 #[derive(Debug, Default)]
 struct History {
@@ -138,7 +160,7 @@ struct History {
     /// Signals in the current window.
     counts: [u64; Signal::ALL.len()],
     meters: [Meter; Signal::ALL.len()],
-    /// Recent windows with severe anomalies, and the number of the last one.
+    /// Recent windows with severe anomalies that are held against it, and the number of the last one.
     severe: u32,
     last_severe: u64,
     is_quarantined: bool,
@@ -147,8 +169,7 @@ struct History {
 /// Watches the agents of a fleet. Holds [`MAX_WATCHED_AGENTS`] at most.
 #[derive(Debug)]
 pub struct Watch {
-    /// Number of windows with signals before an agent is judged.
-    warm_up: u64,
+    rules: Rules,
     agents: BTreeMap<Arc<str>, History>,
     /// All agents by the number of their current window: those that were silent for longest are first.
     by_window: BTreeSet<(u64, Arc<str>)>,
@@ -171,7 +192,15 @@ impl Watch {
     /// Returns a watch that knows no agent, and judges each after so many windows with signals, 1 or more.
     pub fn with_warm_up(windows: u64) -> Self {
         let (agents, by_window, found) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
-        Self { warm_up: windows.max(1), agents, by_window, found, dropped: 0 }
+        let rules = Rules { warm_up: windows.max(1), quarantines_provoked: false };
+        Self { rules, agents, by_window, found, dropped: 0 }
+    }
+
+    /// Sets whether repeated severe anomalies also quarantine an agent if they are of a signal that others
+    /// [can provoke](Signal::can_be_provoked). Otherwise each of them raises an event alone.
+    #[must_use]
+    pub fn quarantining_provoked(self, quarantines_provoked: bool) -> Self {
+        Self { rules: Rules { quarantines_provoked, ..self.rules }, ..self }
     }
 
     /// Counts a signal of an agent.
@@ -195,7 +224,7 @@ impl Watch {
         }
         if let Some(known) = self.agents.get_mut(&name) {
             if window > known.window {
-                known.close(&name, self.warm_up, &mut self.found, &mut self.dropped);
+                known.close(&name, self.rules, &mut self.found, &mut self.dropped);
                 known.window = window;
             }
             let count = &mut known.counts[signal.index()];
@@ -208,7 +237,7 @@ impl Watch {
         let window = now_ms / WINDOW_MS;
         for (name, history) in &mut self.agents {
             if window > history.window {
-                history.close(name, self.warm_up, &mut self.found, &mut self.dropped);
+                history.close(name, self.rules, &mut self.found, &mut self.dropped);
             }
         }
         let mut found = mem::take(&mut self.found);
@@ -240,7 +269,7 @@ impl Watch {
 
     /// Returns the number of agents that were active for long enough to be judged.
     pub fn judged(&self) -> usize {
-        self.agents.values().filter(|history| history.windows >= self.warm_up).count()
+        self.agents.values().filter(|history| history.windows >= self.rules.warm_up).count()
     }
 
     /// Returns the number of anomalies that were dropped, since too many waited for a tick.
@@ -264,12 +293,12 @@ impl Watch {
 
 impl History {
     /// Judges the current window, learns from it, and begins an empty one.
-    fn close(&mut self, name: &str, warm_up: u64, found: &mut Vec<Anomaly>, dropped: &mut u64) {
+    fn close(&mut self, name: &str, rules: Rules, found: &mut Vec<Anomaly>, dropped: &mut u64) {
         let counts = mem::take(&mut self.counts);
         if counts == [0; Signal::ALL.len()] {
             return;
         }
-        let is_warm = self.windows >= warm_up;
+        let is_warm = self.windows >= rules.warm_up;
         let mut anomalies = Vec::new();
         for signal in Signal::ALL {
             let (count, meter) = (counts[signal.index()], &mut self.meters[signal.index()]);
@@ -282,11 +311,12 @@ impl History {
                 anomalies.push((signal, count, expected, severity));
             }
         }
-        self.windows = warm_up.max(WARM_UP_WINDOWS).min(self.windows + 1);
-        let response = self.respond(anomalies.iter().any(|(.., severity)| *severity == Severity::Severe));
+        self.windows = rules.warm_up.max(WARM_UP_WINDOWS).min(self.windows + 1);
+        let is_held = anomalies.iter().any(|(what, .., severity)| rules.is_held_against(*what, *severity));
+        let response = self.respond(is_held);
         for (what, count, expected, severity) in anomalies {
             let per_second = |count: f64| count * 1_000.0 / WINDOW_MS as f64;
-            let response = if severity == Severity::Severe { response } else { Response::Event };
+            let response = if rules.is_held_against(what, severity) { response } else { Response::Event };
             let (observed, expected) = (per_second(count as f64), per_second(expected));
             if found.len() < MAX_ANOMALIES || response == Response::Quarantine {
                 found.push(Anomaly { agent: name.to_owned(), what, observed, expected, severity, response });
@@ -296,9 +326,9 @@ impl History {
         }
     }
 
-    /// Counts a window with a severe anomaly, and returns what to do about it.
-    fn respond(&mut self, is_severe: bool) -> Response {
-        if !is_severe {
+    /// Counts a window with a severe anomaly that is held against the agent, and returns what to do about it.
+    fn respond(&mut self, is_held_against: bool) -> Response {
+        if !is_held_against {
             return Response::Event;
         }
         let is_recent = (self.window - self.last_severe) * WINDOW_MS <= QUARANTINE_SPAN_MS;

@@ -117,7 +117,7 @@ fn a_shorter_warm_up_judges_earlier_and_learns_as_slowly_afterwards() {
     let longer = (WINDOWS + 1..4 * WINDOWS).flat_map(|number| window(&mut watch, "a", Signal::Message, number, 30));
     assert_eq!(longer.count(), 0);
     assert_eq!(watch.agents["a"].windows, 4 * WINDOWS, "the weight of a window still falls");
-    assert_eq!(Watch::with_warm_up(0).warm_up, 1);
+    assert_eq!(Watch::with_warm_up(0).rules.warm_up, 1);
 }
 
 #[test]
@@ -137,6 +137,28 @@ fn severe_and_repeated_anomalies_quarantine_once() {
     watch.release("a");
     let next = WARM_UP_WINDOWS + 6;
     assert_eq!(window(&mut watch, "a", Signal::FailedAuthentication, next, 1_000), [], "it warms up again");
+}
+
+#[test]
+fn what_others_can_provoke_is_an_event_and_quarantines_only_where_the_watch_is_told_so() {
+    for quarantines in [false, true] {
+        let mut watch = Watch::new().quarantining_provoked(quarantines);
+        for number in 0..WARM_UP_WINDOWS {
+            assert_eq!(window(&mut watch, "a", Signal::Work, number, 1), [], "it has never sent");
+        }
+        let mut responses = Vec::new();
+        for number in 0..u64::from(QUARANTINE_AFTER) {
+            let found = window(&mut watch, "a", Signal::Message, WARM_UP_WINDOWS + number, 1_000 << (2 * number));
+            assert_eq!(found.len(), 1);
+            assert_eq!((found[0].what, found[0].severity), (Signal::Message, Severity::Severe));
+            responses.push(found[0].response);
+        }
+        assert_eq!(responses.contains(&Response::Quarantine), quarantines, "{responses:?}");
+        // Nor do such windows count with those of other signals.
+        let number = WARM_UP_WINDOWS + u64::from(QUARANTINE_AFTER);
+        let found = window(&mut watch, "a", Signal::Disagreement, number, 1_000);
+        assert_eq!((found.len(), found[0].response), (1, Response::Event));
+    }
 }
 
 #[test]

@@ -201,7 +201,7 @@ fn agent_settings() -> impl Strategy<Value = Process> {
         (config.pool, config.pool_replicas, config.pool_standby) = pool.unwrap_or_default();
         (config.specializations, config.slots, config.drain_timeout) = how;
         config.messages = messages;
-        config.on_anomaly = if config.slots.is_multiple_of(2) { OnAnomaly::Report } else { OnAnomaly::Quarantine };
+        config.on_anomaly = OnAnomaly::ALL[config.slots as usize % OnAnomaly::ALL.len()];
         config.anomaly_warm_up = Duration::from_secs(10 + u64::from(config.slots));
         if executor != (ExecutorSpec::Worker {}) && config.messages == Some(MessagesSpec::Worker {}) {
             config.messages = None;

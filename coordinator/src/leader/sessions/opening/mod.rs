@@ -4,8 +4,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AgentState, Command, Feature, Fleet, Held, PoolShape, Refusal, Reply, Role,
-    SessionId,
+    AgentCommand, AgentId, AgentJoin, AgentState, Command, Feature, Fleet, Held, PoolShape, ProofKind, Refusal, Reply,
+    Role, SessionId,
     sabotage::{Mistake, planted},
 };
 use robeing_net::{ConnectInfo, Transport};
@@ -22,6 +22,7 @@ use crate::{
     apply::observer::ApplyObserver,
     leader::{
         evidence::Origin,
+        pressure::Admission,
         sessions::{AttemptKey, Connection, SessionConnection, reconcile},
         shortages::{SESSIONS, Scarce},
         standing::Standing,
@@ -179,9 +180,9 @@ impl SessionOpener {
         process: Option<SocketAddr>,
         term: u64,
     ) -> Result<OpenSession, JoinFailed> {
-        let (rival, known, open, keys) = self.state.look(|fleet| {
+        let (rival, known, open, keys, is_claim) = self.state.look(|fleet| {
             let (rival, known, open) = (rival(fleet, hello, process), resumable(fleet, hello), others(fleet, hello));
-            (rival, known, open, fleet.has(Feature::Mail))
+            (rival, known, open, fleet.has(Feature::Mail), is_claim(fleet, &hello.name))
         });
         if let Some(session) = rival {
             return Err(JoinFailed::Refused(Status::already_exists(format!(
@@ -206,8 +207,10 @@ impl SessionOpener {
             self.observer.shortages.count(Scarce::Sessions, join.role);
             return Err(JoinFailed::Refused(no_place(open, join.role)));
         }
-        if open.is_some() && !self.observer.shortages.admits(join.role) {
-            return Err(JoinFailed::Refused(errors::too_little_cpu(join.role)));
+        // What nobody has proved counts as the role that agents have by default.
+        let role = if is_claim { Role::Worker } else { join.role };
+        if open.is_some() && !self.observer.shortages.admits(Admission::Session, role) {
+            return Err(JoinFailed::Refused(errors::too_little_cpu(role)));
         }
         match self.proposer.propose_in(term, Command::Agent(AgentCommand::Joined(join))).await? {
             Reply::Joined { agent, session } => {
@@ -237,6 +240,11 @@ fn others(fleet: &Fleet, hello: &internal::Hello) -> Option<u32> {
     let is_one = fleet.agent_by_name(&hello.name).is_some_and(|agent| agent.state != AgentState::Lost);
     let counts = fleet.agent_counts();
     (!is_one).then_some(counts.live + counts.standby + counts.draining + counts.unhealthy)
+}
+
+/// Returns whether the agent of this name has enrolled without a proof, so that its role is a claim that anyone can make.
+fn is_claim(fleet: &Fleet, name: &str) -> bool {
+    fleet.enrolment_of(name).is_some_and(|known| known.proof == ProofKind::Open)
 }
 
 fn no_place(open: u32, role: Role) -> Status {

@@ -1,4 +1,6 @@
-use robeing_fleet::{Effect, FleetConfig, LossReason, Stamp};
+use robeing_fleet::{
+    ControlCommand, Effect, Enrol, FleetConfig, IdentityCommand, LossReason, Stamp, known_version,
+};
 use robeing_platform::Ending;
 
 use super::*;
@@ -32,6 +34,20 @@ fn a_process_is_known_to_be_where_it_was_only_if_it_comes_from_there() {
     assert_eq!(located(&fleet, &hello(2), at(1, 50_000)), None, "another process may be behind another port");
     let elsewhere = internal::Hello { address: "other.example:1".into(), ..hello(1) };
     assert_eq!(located(&fleet, &elsewhere, at(1, 50_000)), None);
+}
+
+#[test]
+fn the_role_of_an_agent_that_has_enrolled_without_a_proof_is_a_claim() {
+    for (proof, expected) in [(ProofKind::Open, true), (ProofKind::PoolSecret, false)] {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+        fleet.apply(Stamp::at(1), raise, &mut Vec::new());
+        assert!(!is_claim(&fleet, "a"), "it has not enrolled");
+        let (agent, role, pool) = ("a".to_owned(), Role::Specialist, None);
+        let enrol = Enrol { agent, role, pool, key: [7; 32], proof, single_use: None, names_agent: false };
+        fleet.apply(Stamp::at(2), Command::Identity(IdentityCommand::Enrol(enrol)), &mut Vec::new());
+        assert_eq!(is_claim(&fleet, "a"), expected, "{proof:?}");
+    }
 }
 
 #[test]
