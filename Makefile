@@ -37,7 +37,7 @@ IMAGE_ALSO ?= robeing:latest robeing:coordinator robeing:worker
 IMAGE_TARGET ?= $(shell uname -m)-unknown-linux-musl
 IMAGE_PROGRAMS := robeing-operator robeing-agent robeing
 # Init containers copy from the image, and every node pulls it, so its size is limited.
-IMAGE_MOST_BYTES := 50000000
+IMAGE_MOST_BYTES := 55000000
 IMAGE_BUILT := $(TARGET)/$(IMAGE_TARGET)/image
 
 .DEFAULT_GOAL := help

@@ -71,15 +71,8 @@ mod tests {
     fn enrol_by(fleet: &mut Fleet, at: u64, role: Role, proof: ProofKind) {
         // A join token can be used once.
         let single_use = (proof == ProofKind::JoinToken).then_some(SingleUse { id: [1; 32], expires: u64::MAX });
-        let enrol = Enrol {
-            agent: "one".into(),
-            role,
-            pool: None,
-            key: [7; 32],
-            proof,
-            single_use,
-            names_agent: false,
-        };
+        let enrol =
+            Enrol { agent: "one".into(), role, pool: None, key: [7; 32], proof, single_use, names_agent: false };
         apply(fleet, at, Command::Identity(IdentityCommand::Enrol(enrol)));
     }
 
@@ -95,7 +88,11 @@ mod tests {
             let mut fleet = fleet();
             let join = AgentJoin { role: holder, ..fixture::join("one", 1) };
             apply(&mut fleet, 2, Command::Agent(AgentCommand::Joined(join)));
-            assert_eq!(decide(&fleet, "one", asks, false), Some(Conflict { holder, is_granted }), "{holder:?} {asks:?}");
+            assert_eq!(
+                decide(&fleet, "one", asks, false),
+                Some(Conflict { holder, is_granted }),
+                "{holder:?} {asks:?}"
+            );
             assert_eq!(decide(&fleet, "one", holder, false), None, "numbers decide between processes of one role");
             assert_eq!(decide(&fleet, "another", asks, false), None);
         }

@@ -25,9 +25,8 @@ async fn with_b_and_c() -> (TestFleet, usize, [TestAgent; 2]) {
     let mut c = TestAgent::join_from(&fleet, leader, "c", 2).await;
     c.resume_with_key(&fleet, leader, KEY).await;
     let is_known = |fleet: &TestFleet| {
-        let key = |n: usize| {
-            fleet.tested(n).state.look(|fleet| fleet.agent_by_name("c").and_then(|agent| agent.sealing_key))
-        };
+        let key =
+            |n: usize| fleet.tested(n).state.look(|fleet| fleet.agent_by_name("c").and_then(|agent| agent.sealing_key));
         fleet.running().into_iter().all(|n| key(n) == Some(KEY))
     };
     fleet.until("the key of c is recorded", is_known).await;
