@@ -1,6 +1,4 @@
-use robeing_fleet::{
-    ControlCommand, Effect, Enrol, FleetConfig, IdentityCommand, LossReason, Stamp, known_version,
-};
+use robeing_fleet::{ControlCommand, Effect, Enrol, FleetConfig, IdentityCommand, LossReason, Stamp, known_version};
 use robeing_platform::Ending;
 
 use super::*;
