@@ -88,11 +88,8 @@ mod tests {
             let mut fleet = fleet();
             let join = AgentJoin { role: holder, ..fixture::join("one", 1) };
             apply(&mut fleet, 2, Command::Agent(AgentCommand::Joined(join)));
-            assert_eq!(
-                decide(&fleet, "one", asks, false),
-                Some(Conflict { holder, is_granted }),
-                "{holder:?} {asks:?}"
-            );
+            let decided = decide(&fleet, "one", asks, false);
+            assert_eq!(decided, Some(Conflict { holder, is_granted }), "{holder:?} {asks:?}");
             assert_eq!(decide(&fleet, "one", holder, false), None, "numbers decide between processes of one role");
             assert_eq!(decide(&fleet, "another", asks, false), None);
         }

@@ -14,7 +14,7 @@ pub const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 /// Weight of a sample in the lag.
 const WEIGHT: f64 = 0.1;
 /// What a sample counts at most, so that one stall, such as of a machine that was suspended, is not taken for a lag that
-/// lasts: [`WEIGHT`] of it is below every limit.
+/// lasts: one sample that counts so much is below every limit.
 pub const MAX_SAMPLE: Duration = Duration::from_secs(2);
 /// The lag from which roles of the lowest priority wait, and that from which those above them wait, too, in milliseconds.
 /// Either ends below half of it.

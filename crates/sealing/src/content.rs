@@ -110,7 +110,7 @@ impl Content {
         let (encapsulated, mut context) = context.map_err(|_| SealingError::NotSealed)?;
         let sealed = context.seal(&self.key[..], &with_digest(about, &self.digest));
         let sealed = sealed.map_err(|_| SealingError::NotSealed)?;
-        let mut secret = Zeroizing::new([0; KEY_BYTES]);
+        let mut secret = Zeroizing::new([0_u8; KEY_BYTES]);
         context.export(REPLY, &mut secret[..]).map_err(|_| SealingError::NotSealed)?;
         Ok(([&encapsulated.to_bytes()[..], &sealed].concat().into(), ReplyKey(secret)))
     }
@@ -166,7 +166,7 @@ impl OpeningKey {
         let encapsulated = encapsulated_key(encapsulated)?;
         let context = setup_receiver::<Aead, Kdf, X25519>(&OpModeR::Base, &self.private, &encapsulated, WRAP);
         let context = context.map_err(|_| SealingError::NotOpened)?;
-        let mut secret = Zeroizing::new([0; KEY_BYTES]);
+        let mut secret = Zeroizing::new([0_u8; KEY_BYTES]);
         context.export(REPLY, &mut secret[..]).map_err(|_| SealingError::NotOpened)?;
         Ok(ReplyKey(secret))
     }

@@ -39,7 +39,7 @@ pub(crate) fn random_bytes(random: &dyn Random) -> [u8; 32] {
 
 /// Returns 32 random bytes that are erased when dropped.
 pub(crate) fn random_secret(random: &dyn Random) -> Zeroizing<[u8; 32]> {
-    let mut bytes = Zeroizing::new([0; 32]);
+    let mut bytes = Zeroizing::new([0_u8; 32]);
     let Ok(()) = Source(random).try_fill_bytes(&mut bytes[..]);
     bytes
 }

@@ -3,7 +3,10 @@
 //! They go through the same inbox as others, so they are handled once also if they arrive both ways. Each sender is a
 //! peer of its own there, under a name that no agent has, so that a slow message of one sender holds up no other's.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use tokio::sync::oneshot;
 
@@ -12,13 +15,57 @@ use crate::messaging::{
     inbox::Received,
     outcome::Outcome,
     packet::{MAX_PAYLOAD, Packet, PacketError, PacketId, RELAY_TYPE},
-    sealing::{self, OVERHEAD},
+    sealing::{self, OVERHEAD, WRAP_BYTES},
 };
 
 /// Begins the name of the peer that stands for the letters of a sender. No name of an agent has this character.
 const LETTERS: char = '\0';
 /// Maximum number of letters whose outcome is waited for: more than a mailbox ever holds.
 pub const MAX_LETTERS: usize = 1_024;
+
+/// Maximum number of letters of which it is remembered for whom their replies are sealed. A reply to an earlier one is
+/// dropped if that comes again.
+pub const MAX_FIRSTS: usize = 16_384;
+
+/// A letter: the peer that stands for its sender, and its id.
+type Key = (Arc<str>, PacketId);
+
+/// The wrap of a letter whose replies are sealed; the secret that seals them is its sender's alone. `None`: they are not.
+type SealedFor = Option<Box<[u8]>>;
+
+/// Returns for whom the reply to a letter is sealed.
+fn sealed_for(letter: &Packet) -> SealedFor {
+    let is_sealed = letter.key_id.as_deref().is_some_and(sealing::seals_replies);
+    is_sealed.then(|| letter.payload.get(..WRAP_BYTES).unwrap_or_default().into())
+}
+
+/// Returns the peer that stands for the letters of a sender.
+fn peer_of(sender: &str) -> Arc<str> {
+    format!("{LETTERS}{sender}").into()
+}
+
+/// For whom the replies to letters are sealed, by the delivery that was handed to the handler. Its repetitions say
+/// nothing: anyone who passes a letter on can seal something for the receiver under the same id.
+#[derive(Default)]
+struct Firsts {
+    known: HashMap<Key, SealedFor>,
+    /// The oldest first.
+    order: VecDeque<Key>,
+}
+
+impl Firsts {
+    fn note(&mut self, key: &Key, sealed_for: SealedFor) {
+        if self.known.insert(key.clone(), sealed_for).is_some() {
+            return;
+        }
+        self.order.push_back(key.clone());
+        if self.order.len() > MAX_FIRSTS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+}
 
 /// Returns whether a peer of the inbox stands for letters.
 pub(super) fn is_letters(peer: &str) -> bool {
@@ -30,7 +77,8 @@ pub(super) fn is_letters(peer: &str) -> bool {
 pub(super) struct Letters {
     /// The number of the latest letter.
     seq: u64,
-    waiting: HashMap<(Arc<str>, PacketId), Vec<oneshot::Sender<Outcome>>>,
+    waiting: HashMap<Key, Vec<oneshot::Sender<Outcome>>>,
+    firsts: Firsts,
 }
 
 impl Letters {
@@ -59,7 +107,7 @@ impl Letters {
 impl Shared {
     /// Gives a letter to the inbox. Returns what will receive its outcome, or the outcome at once.
     fn post_letter(&self, mut packet: Packet) -> Result<oneshot::Receiver<Outcome>, Outcome> {
-        let peer: Arc<str> = format!("{LETTERS}{}", packet.sender).into();
+        let (peer, sealed_for) = (peer_of(&packet.sender), sealed_for(&packet));
         let (outcome, awaited) = oneshot::channel();
         let mut letters = self.letters();
         if !letters.has_room() {
@@ -81,7 +129,11 @@ impl Shared {
                 return Err(Outcome::overloaded("this agent's handler is behind with the messages of the sender"));
             }
             Ok(Received::Repeated(outcome)) => return Err(outcome),
-            Ok(Received::Queued | Received::Pending) => letters.waiting.entry(key).or_default().push(outcome),
+            Ok(Received::Queued) => {
+                letters.firsts.note(&key, sealed_for);
+                letters.waiting.entry(key).or_default().push(outcome);
+            }
+            Ok(Received::Pending) => letters.waiting.entry(key).or_default().push(outcome),
         }
         drop(letters);
         self.work.notify_one();
@@ -90,10 +142,24 @@ impl Shared {
 }
 
 impl Shared {
-    /// Seals the reply to a letter whose sender expects that. What is remembered of it here is not sealed, so that each
-    /// delivery of the letter is answered for its own sealing. A reply that is too large once it is sealed is dropped.
+    /// Returns whether the reply to a letter may be given to this delivery of it: it is sealed for the same one as the
+    /// delivery that was handled, or neither is. Of one that is no longer known, it may have been sealed where all are.
+    fn may_have_reply(&self, letter: &Packet) -> bool {
+        let (key, sealed_for) = ((peer_of(&letter.sender), letter.id), sealed_for(letter));
+        match self.letters().firsts.known.get(&key) {
+            Some(first) => *first == sealed_for,
+            None => sealed_for.is_none() && !self.connect.must_seal(),
+        }
+    }
+
+    /// Seals the reply to a letter whose sender expects that. What is remembered of it here is not sealed, so a repetition
+    /// gets it only if it is sealed as the delivery was that was handled. A reply that is too large once it is sealed is
+    /// dropped.
     fn with_sealed_reply(&self, letter: &Packet, outcome: Outcome) -> Outcome {
         let Outcome::Accepted { reply: Some(reply), .. } = &outcome else { return outcome };
+        if !self.may_have_reply(letter) {
+            return Outcome::Accepted { reply: None, reply_forgotten: true };
+        }
         let Some(id) = letter.key_id.as_deref().filter(|id| sealing::seals_replies(id)) else { return outcome };
         // Without the key the handler has opened the message, and seals what it replies.
         let Some(key) = self.keys.iter().find(|key| key.is_of(id)) else { return outcome };
@@ -109,7 +175,8 @@ impl Shared {
 
 impl Messenger {
     /// Hands a message to the handler that has come through the coordinators, and waits for what becomes of it.
-    /// `Accepted` and `Refused` are the handler's decision, also of an earlier delivery of the same message. After any
+    /// `Accepted` and `Refused` are the handler's decision, also of an earlier delivery of the same message; a repetition
+    /// that is sealed otherwise, or after a restart, gets no reply. After any
     /// other outcome the message may be delivered again. A reply to a sealed message is sealed for its sender. If the
     /// future is dropped, the message is handled nevertheless.
     pub async fn deliver_letter(&self, packet: Packet) -> Outcome {
@@ -131,5 +198,27 @@ impl Messenger {
             },
         };
         self.shared.with_sealed_reply(&letter, outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_so_many_letters_it_is_remembered_for_whom_their_replies_are_sealed() {
+        let mut firsts = Firsts::default();
+        let key = |id: usize| (peer_of("client:x"), PacketId(id as u128));
+        let sealed = |byte: u8| Some(vec![byte; WRAP_BYTES].into_boxed_slice());
+        for id in 0..MAX_FIRSTS {
+            firsts.note(&key(id), sealed(1));
+            firsts.note(&key(id), sealed(2));
+        }
+        assert_eq!((firsts.known.len(), firsts.order.len()), (MAX_FIRSTS, MAX_FIRSTS));
+        assert_eq!(firsts.known.get(&key(0)), Some(&sealed(2)), "the delivery that is handled");
+        firsts.note(&key(MAX_FIRSTS), None);
+        assert_eq!((firsts.known.len(), firsts.order.len()), (MAX_FIRSTS, MAX_FIRSTS));
+        assert_eq!(firsts.known.get(&key(0)), None);
+        assert_eq!(firsts.known.get(&key(MAX_FIRSTS)), Some(&None));
     }
 }

@@ -159,6 +159,36 @@ async fn the_reply_to_a_sealed_letter_is_sealed_for_its_sender_also_when_it_come
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reply_is_for_whoever_sealed_the_letter_and_for_no_repetition_that_is_sealed_otherwise() {
+    let fleet = Fleet::strict();
+    let data = Some(PathBuf::from("/data"));
+    let b = fleet.agent_with("b", Role::Worker, data.clone(), None).await;
+    let ((sealed, secret), (anew, _)) = (content(1, "b"), content(1, "b"));
+    let dropped = Outcome::Accepted { reply: None, reply_forgotten: true };
+    let with_key_of_another = {
+        let payload = [&anew.payload[..WRAP_BYTES], &sealed.payload[WRAP_BYTES..]].concat().into();
+        Packet { payload, ..sealed.clone() }
+    };
+    let too_short = Packet { payload: anew.payload.slice(..WRAP_BYTES - 1), ..anew.clone() };
+    for _ in 0..2 {
+        let Outcome::Accepted { reply: Some(reply), .. } = b.messenger.deliver_letter(sealed.clone()).await else {
+            panic!("it replies");
+        };
+        assert_eq!(secret.open(&sealing::about(&sealed), &reply).as_deref(), Ok(&b"hello"[..]));
+        for other in [anew.clone(), with_key_of_another.clone(), too_short.clone(), letter(1)] {
+            assert_eq!(b.messenger.deliver_letter(other).await, dropped);
+        }
+    }
+    assert_eq!(b.handler.handled().len(), 1);
+    b.stop().await;
+    let again = fleet.agent_with("b", Role::Worker, data, Some(b.address)).await;
+    for repeated in [sealed, anew, letter(1)] {
+        assert_eq!(again.messenger.deliver_letter(repeated).await, dropped, "for whom it was sealed is not known");
+    }
+    assert_eq!(again.handler.handled(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_letter_whose_content_or_wrap_is_not_its_own_is_refused() {
     let fleet = Fleet::new();
     let b = fleet.agent("b").await;
