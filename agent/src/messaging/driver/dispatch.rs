@@ -13,7 +13,8 @@ use tracing::{error, info, warn};
 use super::{
     letters::is_letters,
     relay,
-    shared::{Shared, reply_len},
+    shared::Shared,
+    state::reply_len,
 };
 use crate::messaging::{
     handlers::{Delivery, Handler},
