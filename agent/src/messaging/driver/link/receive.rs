@@ -26,11 +26,7 @@ enum Arrived {
 
 impl Task {
     /// Passes the packets of a frame to the inbox. What is refused or known already gets its outcome at once.
-    pub(super) fn receive(
-        &mut self,
-        packets: Vec<Result<Packet, Malformed>>,
-        frame: Frame,
-    ) -> Result<(), Violation> {
+    pub(super) fn receive(&mut self, packets: Vec<Result<Packet, Malformed>>, frame: Frame) -> Result<(), Violation> {
         let now = self.shared.now();
         let (mut reports, mut is_done) = (Vec::new(), false);
         let mut inbox = self.shared.inbox();
