@@ -19,6 +19,11 @@ pub const MAX_ITEMS: usize = 4_096;
 pub const MAX_FRAME_COST: u64 = 2 << 20;
 /// Maximum size of an encoded frame, in bytes: packets and replies of their limits, with what encodes them.
 pub const MAX_FRAME_BYTES: usize = 4 << 20;
+/// Maximum size of what belongs to no field that this build knows, in bytes, in a frame without packets, outcomes and
+/// credits. A later version of the protocol may have more fields.
+pub const MAX_UNKNOWN: usize = 4 << 10;
+/// How much more of it a frame may have for each packet, outcome and credit, in bytes.
+pub const MAX_UNKNOWN_OF_ITEM: usize = 64;
 /// Maximum number of outcomes that are put into a frame.
 pub const BATCH_OUTCOMES: usize = 1_024;
 /// A frame gets no further outcome once the replies in it have this size, in bytes.
@@ -33,6 +38,12 @@ pub enum FrameError {
     /// Its packets are too large.
     #[error("the packets of a frame cost {0} bytes; the most is {MAX_FRAME_COST}")]
     TooLarge(u64),
+    /// Much of it belongs to no known field.
+    #[error(
+        "{0} bytes of a frame belong to no field that this agent knows; the most is {MAX_UNKNOWN}, and \
+         {MAX_UNKNOWN_OF_ITEM} for each item; upgrade the older agent"
+    )]
+    Unknown(usize),
     /// Hello is missing, or comes where it must not.
     #[error("the first frame of each side, and no other, has Hello")]
     Hello,
@@ -200,7 +211,7 @@ pub fn credit(priority: Priority, limit: u64) -> proto::Credit {
     proto::Credit { priority: priority.get(), limit }
 }
 
-fn items(frame: &proto::Frame) -> usize {
+pub(super) fn items(frame: &proto::Frame) -> usize {
     frame.packets.len() + frame.outcomes.len() + frame.credits.len()
 }
 

@@ -29,6 +29,8 @@ pub const WINDOW: usize = 65_536;
 pub const KEPT_REPLY: usize = 64 << 10;
 /// Maximum size of all kept replies, in bytes: 8 MiB.
 pub const KEPT_REPLIES: usize = 8 << 20;
+/// The memory for the ids of a sender is given back once it has room for four times as many, and for so many more.
+const SPARE: usize = 64;
 /// Maximum number of peers that wait for the outcome of one packet: its sender, and messengers that pass it on.
 pub const MAX_WAITING: usize = 8;
 
@@ -73,12 +75,19 @@ pub enum Recognized {
 struct Sender {
     /// Packets that wait or are being handled, with the peers that have sent them and wait for their outcome.
     pending: HashMap<PacketId, Waiting>,
-    /// Packets that were handled, oldest first. `None`: accepted without a reply, as most are.
-    order: VecDeque<(PacketId, Option<Box<Outcome>>)>,
+    order: Order,
     /// The number of the oldest. Numbers increase, also beyond the life of this value.
     first: u64,
     /// The lowest 32 bits of their numbers, by the hashes of their ids. It is small, so that it stays in the cache.
     numbers: HashTable<u32>,
+}
+
+/// Packets that were handled, oldest first. `None`: accepted without a reply, as most are.
+type Order = VecDeque<(PacketId, Option<Box<Outcome>>)>;
+
+/// Returns the hash of the id of the packet with this number, of those from `first` on.
+fn hash_of(order: &Order, first: u32, number: u32, hashing: &RandomState) -> u64 {
+    order.get(number.wrapping_sub(first) as usize).map_or(0, |(id, _)| hashing.hash_one(id))
 }
 
 impl Sender {
@@ -94,9 +103,7 @@ impl Sender {
         let number = self.first + self.order.len() as u64;
         self.order.push_back((id, outcome));
         let (order, first) = (&self.order, self.first as u32);
-        self.numbers.insert_unique(hash, number as u32, |number| {
-            order.get(number.wrapping_sub(first) as usize).map_or(0, |(id, _)| hashing.hash_one(id))
-        });
+        self.numbers.insert_unique(hash, number as u32, |number| hash_of(order, first, *number, hashing));
         number
     }
 
@@ -107,6 +114,19 @@ impl Sender {
                 found.remove();
             }
             self.first += 1;
+            self.give_back(hashing);
+        }
+    }
+
+    /// Gives memory back if little of it is used.
+    fn give_back(&mut self, hashing: &RandomState) {
+        let len = self.order.len();
+        if self.order.capacity() > 4 * len + SPARE {
+            self.order.shrink_to(2 * len);
+        }
+        if self.numbers.capacity() > 4 * len + SPARE {
+            let (order, first) = (&self.order, self.first as u32);
+            self.numbers.shrink_to(2 * len, |number| hash_of(order, first, *number, hashing));
         }
     }
 
@@ -360,6 +380,22 @@ mod tests {
         assert_eq!((memory.len(), memory.handled().count()), (WINDOW, WINDOW));
         assert_eq!(look(&mut memory, 0, "agent-1", 1), Recognized::Done(Outcome::Sent));
         assert_eq!(look(&mut memory, 0, "agent-0", 0), Recognized::New);
+    }
+
+    #[test]
+    fn the_memory_for_what_was_forgotten_is_given_back() {
+        let mut memory = Memory::default();
+        (0..WINDOW_PER_SENDER as u128).for_each(|id| handle(&mut memory, 0, "a", id, &Outcome::accepted(None)));
+        let last = u128::MAX - 9;
+        (0..10).for_each(|id| handle(&mut memory, 1, "a", last + id, &Outcome::accepted(None)));
+        assert_eq!(look(&mut memory, WINDOW_MS, "a", last), Recognized::Done(Outcome::accepted(None)));
+        let known = &memory.senders["a"];
+        assert_eq!((known.order.len(), known.numbers.len()), (10, 10));
+        let most = 4 * 10 + SPARE;
+        assert!(known.order.capacity() <= most && known.numbers.capacity() <= most);
+        for id in 0..10 {
+            assert_eq!(look(&mut memory, WINDOW_MS, "a", last + id), Recognized::Done(Outcome::accepted(None)));
+        }
     }
 
     #[test]

@@ -302,15 +302,19 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Reads the text of a field: it is that of the packet before, or replaces it. `None`: it is no text.
+    /// Reads the text of a field: it is that of the packet before, or replaces it. `None`: it is no text, or too long, and
+    /// not kept.
     pub(super) fn read(&mut self, field: TextField, text: &[u8]) -> Option<()> {
-        let before = match field {
-            TextField::Sender => &mut self.sender,
-            TextField::Receiver => &mut self.receiver,
-            TextField::Agent => &mut self.agent,
-            TextField::Kind => &mut self.kind,
+        let (before, most) = match field {
+            TextField::Sender => (&mut self.sender, MAX_NAME),
+            TextField::Receiver => (&mut self.receiver, MAX_ADDRESS),
+            TextField::Agent => (&mut self.agent, MAX_NAME),
+            TextField::Kind => (&mut self.kind, MAX_TYPE),
         };
         if before.as_bytes() != text {
+            if text.len() > most {
+                return None;
+            }
             *before = std::str::from_utf8(text).ok()?.into();
             self.are_valid = false;
         }
@@ -420,6 +424,18 @@ mod tests {
         (largest.sender, largest.agent, largest.kind) = (of(MAX_NAME), of(MAX_NAME), of(MAX_TYPE));
         (largest.receiver, largest.key_id) = (of(MAX_ADDRESS), Some(of(MAX_KEY_ID)));
         assert_eq!((largest.validate(), largest.cost()), (Ok(()), MAX_COST));
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_not_kept() {
+        let (name, address) = (MAX_NAME, MAX_ADDRESS);
+        let fields = [TextField::Sender, TextField::Receiver, TextField::Agent, TextField::Kind];
+        for (index, (field, most)) in fields.into_iter().zip([name, address, name, MAX_TYPE]).enumerate() {
+            let (mut texts, long) = (Texts::default(), "x".repeat(most + 1));
+            assert_eq!(texts.read(field, &long.as_bytes()[1..]), Some(()));
+            assert_eq!(texts.read(field, long.as_bytes()), None);
+            assert_eq!(texts.get()[index].len(), most);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::borrow::Borrow;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::{
     Message,
     encoding::{
@@ -14,7 +14,9 @@ use prost::{
 use robeing_proto::{codec, message::v1 as proto};
 
 use super::{
-    frame::{Content, FrameError, MAX_FRAME_COST, MAX_ITEMS, credit, read_credit},
+    frame::{
+        Content, FrameError, MAX_FRAME_COST, MAX_ITEMS, MAX_UNKNOWN, MAX_UNKNOWN_OF_ITEM, credit, items, read_credit,
+    },
     outcome::Outcome,
     packet::{MAX_DEADLINE_MS, PROTOCOL_VERSION, Packet, PacketId, Priority, TextField, Texts, check_version},
 };
@@ -151,12 +153,19 @@ pub fn read(frame: &Bytes, texts: &mut Texts) -> Result<Content, FrameError> {
 /// Decodes a frame.
 ///
 /// # Errors
-/// [`FrameError::Unreadable`] if it is none.
+/// [`FrameError::Unreadable`] if it is none, and [`FrameError::Unknown`] if too much of it belongs to no known field.
 pub fn decode(frame: &Bytes) -> Result<proto::Frame, FrameError> {
-    codec::decode(frame.clone()).map_err(FrameError::Unreadable)
+    let decoded: proto::Frame = codec::decode(frame.clone()).map_err(FrameError::Unreadable)?;
+    // What is not known, or is said again, is not in what was decoded.
+    let unknown = frame.len().saturating_sub(decoded.encoded_len());
+    if unknown > MAX_UNKNOWN + items(&decoded) * MAX_UNKNOWN_OF_ITEM {
+        return Err(FrameError::Unknown(unknown));
+    }
+    Ok(decoded)
 }
 
-/// Reads a frame that has nothing but packets, outcomes and credits, all within their limits. `None`: it is another one.
+/// Reads a frame that has nothing but packets, outcomes and credits, all within their limits, and none with unknown or
+/// repeated fields. `None`: it is another one.
 fn read_usual(frame: &Bytes, texts: &mut Texts) -> Option<Content> {
     let (mut content, mut items, mut cost) = (Content::default(), 0, 0_u64);
     let mut rest = Rest(frame);
@@ -176,7 +185,7 @@ fn read_usual(frame: &Bytes, texts: &mut Texts) -> Option<Content> {
                 content.packets.push(Ok(packet));
             }
             field::OUTCOMES => content.outcomes.push(read_outcome(frame, item)?),
-            field::CREDITS => content.credits.push(read_credit(&proto::Credit::decode(item).ok()?).ok()?),
+            field::CREDITS => content.credits.push(read_credit(&whole::<proto::Credit>(item, item.len())?).ok()?),
             _ => return None,
         }
     }
@@ -188,7 +197,12 @@ fn read_outcome(frame: &Bytes, item: &[u8]) -> Option<(PacketId, Outcome)> {
         let id = PacketId::from_bytes(&item[BEFORE_ID.len()..BEFORE_ID.len() + 16]).ok()?;
         return Some((id, Outcome::accepted(None)));
     }
-    Outcome::from_wire(proto::PacketOutcome::decode(frame.slice_ref(item)).ok()?).ok()
+    Outcome::from_wire(whole(frame.slice_ref(item), item.len())?).ok()
+}
+
+/// Decodes an item of this length. `None`: it can't be decoded, or has unknown or repeated fields.
+fn whole<M: Message + Default>(item: impl Buf, len: usize) -> Option<M> {
+    M::decode(item).ok().filter(|decoded| decoded.encoded_len() == len)
 }
 
 /// Reads a packet that is within all limits. `None`: it is not, or has unusual fields.
@@ -199,7 +213,11 @@ fn read_packet(frame: &Bytes, item: &[u8], texts: &mut Texts) -> Option<Packet> 
     let mut rest = Rest(item);
     while let Some((tag, value)) = rest.next()? {
         // A text that is left out is empty, and not that of the packet before.
-        seen |= 1_u32.checked_shl(tag)?;
+        let field = 1_u32.checked_shl(tag)?;
+        if seen & field != 0 {
+            return None;
+        }
+        seen |= field;
         match (tag, value) {
             (1, Value::Bytes(bytes)) => id = bytes,
             (2, Value::Number(number)) => timestamp_ms = number,
@@ -258,27 +276,32 @@ enum Value<'a> {
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
-    /// Returns the number and the value of the next field, if there is one. `None`: it can't be read.
+    /// Returns the number and the value of the next field, if there is one. `None`: it can't be read, or a number in it is
+    /// longer than it has to be.
     #[allow(clippy::option_option, reason = "the end is no error")]
     fn next(&mut self) -> Option<Option<(u32, Value<'a>)>> {
         if self.0.is_empty() {
             return Some(None);
         }
+        let before = self.0.len();
         let (tag, wire) = decode_key(&mut self.0).ok()?;
-        let value = match wire {
-            WireType::Varint => Value::Number(decode_varint(&mut self.0).ok()?),
+        let (value, len) = match wire {
+            WireType::Varint => {
+                let number = decode_varint(&mut self.0).ok()?;
+                (Value::Number(number), encoded_len_varint(number))
+            }
             WireType::LengthDelimited => {
                 let len = usize::try_from(decode_varint(&mut self.0).ok()?).ok()?;
                 let (bytes, rest) = self.0.split_at_checked(len)?;
                 self.0 = rest;
-                Value::Bytes(bytes)
+                (Value::Bytes(bytes), encoded_len_varint(len as u64) + len)
             }
             other => {
                 skip_field(other, tag, &mut self.0, DecodeContext::default()).ok()?;
-                Value::Other
+                return Some(Some((tag, Value::Other)));
             }
         };
-        Some(Some((tag, value)))
+        (before - self.0.len() == key_len(tag) + len).then_some(Some((tag, value)))
     }
 }
 
@@ -405,6 +428,31 @@ mod tests {
         let mut noise = frame(1).to_vec();
         noise.truncate(100);
         assert!(matches!(read(&noise.into()), Err(FrameError::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_frame_with_much_that_is_not_known_is_refused() {
+        let field = |tag: u32, len: usize| {
+            let mut field = BytesMut::new();
+            field.bytes(tag, &vec![0; len]);
+            field
+        };
+        let read = |frame: &[u8]| read(&Bytes::copy_from_slice(frame), &mut Texts::default());
+        for item in [encoded(&[(packet(1), 5)], &[], &[]), encoded::<Packet>(&[], &[], &[(Priority::default(), 9)])] {
+            let most = MAX_UNKNOWN + MAX_UNKNOWN_OF_ITEM;
+            // Its number takes two bytes, and so does its length.
+            let unknown = |len: usize| [&item[..], &field(100, len - 4)].concat();
+            assert!(read(&unknown(most)).is_ok());
+            assert_eq!(read(&unknown(most + 1)), Err(FrameError::Unknown(most + 1)));
+        }
+        let credit = [&credit(Priority::default(), 9).encode_to_vec()[..], &field(100, 9_000)].concat();
+        let outcome = [&Outcome::refused("no").to_wire(PacketId(1)).encode_to_vec()[..], &field(100, 9_000)].concat();
+        let packet = [&packet(1).to_wire(5).encode_to_vec()[..], &field(7, 9_000), &field(7, 1)].concat();
+        for (tag, item) in [(field::CREDITS, credit), (field::OUTCOMES, outcome), (field::PACKETS, packet)] {
+            let mut frame = BytesMut::new();
+            frame.bytes(tag, &item);
+            assert!(matches!(read(&frame), Err(FrameError::Unknown(_))), "{tag}");
+        }
     }
 
     #[test]

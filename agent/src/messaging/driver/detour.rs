@@ -16,7 +16,8 @@ use tokio::{
 
 use super::{
     relay::{ask_messenger, deliver, left, target},
-    shared::{FAILURES, Settled, Shared, Unreachable},
+    shared::Shared,
+    state::{FAILURES, Settled, Unreachable},
 };
 use crate::messaging::{
     inbox::is_handled,

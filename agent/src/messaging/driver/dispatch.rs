@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, task::Poll};
 use futures::{FutureExt, StreamExt, poll, stream::FuturesUnordered};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    task::yield_now,
+    task::{coop::consume_budget, yield_now},
     time::timeout_at,
 };
 use tracing::{error, info, warn};
@@ -13,7 +13,8 @@ use tracing::{error, info, warn};
 use super::{
     letters::is_letters,
     relay,
-    shared::{Shared, reply_len},
+    shared::Shared,
+    state::reply_len,
 };
 use crate::messaging::{
     handlers::{Delivery, Handler},
@@ -33,6 +34,8 @@ const QUEUED_REPLIES: usize = 16 << 20;
 const _: () = assert!(MAX_REPLY <= QUEUED_REPLIES);
 /// Maximum number of ended deliveries that are concluded together.
 const TOGETHER: usize = 256;
+/// Nothing more is handed out once the replies of those have this size, in bytes: 4 MiB.
+const TOGETHER_REPLIES: usize = 4 << 20;
 
 /// A packet that the handler is done with.
 pub(super) struct Done {
@@ -116,11 +119,13 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
             // A handler that never waits must not keep the streams from being read and written.
             yield_now().await;
         }
+        // Deliveries that wait make no progress once this task has used up its budget.
+        consume_budget().await;
     }
 }
 
 /// Hands out packets for as long as others end at once, so that a lane, whose packets are handled one after another, is
-/// concluded as a whole. Returns what has ended, `first` among it, at most [`TOGETHER`].
+/// concluded as a whole. Returns what has ended, `first` among it: at most [`TOGETHER`], and about [`TOGETHER_REPLIES`].
 fn end_together<F: Future<Output = Ended> + Unpin>(
     shared: &Shared,
     first: Option<Ended>,
@@ -128,14 +133,18 @@ fn end_together<F: Future<Output = Ended> + Unpin>(
     start: impl Fn(Handed) -> F,
 ) -> Vec<Ended> {
     let mut ended: Vec<Ended> = first.into_iter().collect();
-    let mut finished = 0;
+    let (mut finished, mut replies) = (0, 0);
     let mut begun = Vec::new();
     loop {
         {
             let mut inbox = shared.inbox();
-            ended[finished..].iter().for_each(|(ticket, _)| inbox.finish(&ticket.peer, ticket.priority));
+            for (ticket, outcome) in &ended[finished..] {
+                inbox.finish(&ticket.peer, ticket.priority);
+                replies += reply_len(outcome);
+            }
             finished = ended.len();
-            while finished + begun.len() < TOGETHER
+            while replies < TOGETHER_REPLIES
+                && finished + begun.len() < TOGETHER
                 && let Some(handed) = inbox.hand_out()
             {
                 begun.push(handed);
@@ -149,7 +158,8 @@ fn end_together<F: Future<Output = Ended> + Unpin>(
                 None => handling.push(delivery),
             }
         }
-        while ended.len() < TOGETHER
+        while replies < TOGETHER_REPLIES
+            && ended.len() < TOGETHER
             && let Some(Some(one)) = handling.next().now_or_never()
         {
             ended.push(one);
@@ -330,9 +340,98 @@ async fn write(shared: &Shared, journal: &mut Journal, records: &[Record]) -> st
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use async_trait::async_trait;
     use bytes::Bytes;
+    use tokio::sync::Notify;
 
     use super::*;
+    use crate::messaging::{driver::fixture::shared, handlers::HandlerOutcome, inbox::Received, tests::fixture::packet};
+
+    /// Maximum number of messages of a flood: thousands of passes of the dispatcher.
+    const FLOOD: u64 = 50_000;
+
+    /// Handles a message at once, and has the next one ready; one of the type `slow` only after other tasks have run.
+    struct Flooding {
+        shared: Arc<Shared>,
+        reply: Bytes,
+        sent: AtomicU64,
+        /// Whether the slow message or the flood was over first.
+        first: OnceLock<&'static str>,
+        end: Notify,
+    }
+
+    impl Flooding {
+        fn send(&self, seq: u64, priority: u32, kind: &str) {
+            let (shared, id) = (&self.shared, u128::from(priority) << 64 | u128::from(seq));
+            let (priority, kind) = (Priority::new(priority).unwrap(), kind.into());
+            let packet = Packet { seq, priority, kind, requires_ack: false, ..packet(id) };
+            let mut inbox = shared.inbox();
+            inbox.credits(&shared.me);
+            assert_eq!(inbox.receive(0, &shared.me, packet), Ok(Received::Queued));
+        }
+
+        fn is_over(&self, what: &'static str) {
+            self.first.get_or_init(|| what);
+            self.end.notify_one();
+        }
+    }
+
+    #[async_trait]
+    impl Handler for Flooding {
+        async fn deliver(&self, delivery: Delivery) -> HandlerOutcome {
+            if &*delivery.packet.kind == "slow" {
+                for _ in 0..10 {
+                    yield_now().await;
+                }
+                self.is_over("slow");
+            } else if self.first.get().is_none() {
+                match self.sent.fetch_add(1, Ordering::Relaxed) {
+                    FLOOD => self.is_over("flood"),
+                    sent => self.send(sent + 1, 5, "flood"),
+                }
+            }
+            HandlerOutcome::Accepted { reply: Some(self.reply.clone()) }
+        }
+
+        fn name(&self) -> &'static str {
+            "flooding"
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delivery_that_waits_goes_on_beside_many_that_end_at_once() {
+        let (shared, sent) = (shared(), AtomicU64::new(1));
+        // With replies of this size, a pass ends early and has no reason of its own to let other tasks run.
+        let reply = vec![0; MAX_REPLY].into();
+        let (first, end) = (OnceLock::new(), Notify::new());
+        let handler = Arc::new(Flooding { shared: Arc::clone(&shared), reply, sent, first, end });
+        handler.send(1, 5, "flood");
+        handler.send(1, 6, "slow");
+        let running = tokio::spawn(run(Arc::clone(&shared), handler.clone(), None));
+        handler.end.notified().await;
+        shared.stop.cancel();
+        running.await.unwrap();
+        assert_eq!(handler.first.get(), Some(&"slow"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pass_ends_once_the_replies_are_large() {
+        let shared = shared();
+        let mut handling = FuturesUnordered::new();
+        let peer = Arc::clone(&shared.me);
+        for seq in 1..=9 {
+            shared.inbox().receive(0, &peer, Packet { seq, ..packet(seq.into()) }).unwrap();
+        }
+        let reply = Outcome::accepted(Some(vec![0; TOGETHER_REPLIES / 4].into()));
+        let start = |handed: Handed| std::future::ready((Ticket::of(&handed), reply.clone()));
+        let ended = [(); 3].map(|()| end_together(&shared, None, &mut handling, start).len());
+        assert_eq!(ended, [4, 4, 1]);
+    }
 
     #[tokio::test]
     async fn outcomes_with_so_many_bytes_of_replies_wait_to_be_recorded_and_further_ones_later() {

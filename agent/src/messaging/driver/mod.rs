@@ -2,19 +2,22 @@
 //!
 //! Each other agent with which there is something to exchange has a link, whose task opens the stream and reads it
 //! ([`link`]). What is written is taken from the link by gRPC itself ([`written`]). A dispatcher hands what arrives to the
-//! handler ([`dispatch`]). All of them share the links, the inbox and who waits for what ([`shared`]). A lock is held for
-//! the time of a look-up. Two are held at once only in these orders: links before link, link before inbox, own messages
-//! before inbox, and letters before inbox.
+//! handler ([`dispatch`]). All of them share the links ([`state`]), the inbox and who waits for what ([`shared`]). A lock is
+//! held for the time of a look-up. Two are held at once only in these orders: links before link, link before inbox, own
+//! messages before inbox, and letters before inbox.
 
 mod connect;
 mod detour;
 mod dispatch;
+#[cfg(test)]
+mod fixture;
 mod letters;
 mod link;
 mod metrics;
 pub(crate) mod relay;
 mod service;
 mod shared;
+mod state;
 mod written;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -35,7 +38,8 @@ pub use self::{
     link::{IDLE_AFTER, LINGER},
     metrics::{MessagingMetrics, SentCount},
     service::{Authentication, Service},
-    shared::{MAX_ASKS, MAX_LINKS, MAX_OUTGOING, MAX_UNSENT, MAX_UNSENT_BYTES},
+    shared::{MAX_ASKS, MAX_LINKS, MAX_OUTGOING},
+    state::{MAX_UNSENT, MAX_UNSENT_BYTES},
     written::OUTGOING_FRAMES,
 };
 use self::{

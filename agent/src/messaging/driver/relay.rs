@@ -12,7 +12,10 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use super::shared::{Settled, Shared};
+use super::{
+    shared::Shared,
+    state::{Settled, reply_len},
+};
 use crate::messaging::{
     broadcast::{Broadcast, BroadcastReport, DIRECT_AT_ONCE, DIRECT_FANOUT, MAX_TARGETS, Slice, Target, Way, Work},
     outcome::Outcome,
@@ -248,7 +251,7 @@ pub(super) async fn pass_on(shared: &Arc<Shared>, packet: &Packet, deadline: Ins
 
 /// Drops a reply with which the report would become too large.
 fn within(replies: &mut usize, outcome: Outcome) -> Outcome {
-    let len = super::shared::reply_len(&outcome);
+    let len = reply_len(&outcome);
     if len == 0 || *replies + len > MAX_PAYLOAD {
         return match outcome {
             Outcome::Accepted { reply: Some(_), .. } => Outcome::Accepted { reply: None, reply_forgotten: len > 0 },

@@ -1,7 +1,7 @@
 //! What the parts of the driver share: the links to other agents, what has arrived, and who waits for what.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque, btree_map},
+    collections::{BTreeMap, HashMap, btree_map},
     sync::{
         Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use futures::task::AtomicWaker;
 use robeing_platform::{
     Clock, Random,
     sync::{Mutex, MutexGuard},
@@ -21,14 +20,15 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    connect::{Connect, Stream},
+    connect::Connect,
     letters::{Letters, is_letters},
     link,
     metrics::MessagingMetrics,
+    state::{FAILURES, Link, LinkState, Settled, Waiting},
 };
 use crate::messaging::{
     inbox::{Inbox, Received},
-    outbox::{NotTaken, Outbox},
+    outbox::NotTaken,
     outcome::Outcome,
     packet::{Packet, PacketId},
     policy::MessagePolicy,
@@ -42,139 +42,6 @@ pub const MAX_LINKS: usize = 1_024;
 pub const MAX_OUTGOING: u64 = 128 << 20;
 /// Maximum number of asks that wait for their reply.
 pub const MAX_ASKS: usize = 4_096;
-/// Number of attempts to open a stream that must have failed in a row before a messenger is asked.
-pub(super) const FAILURES: u32 = 2;
-/// A peer is granted nothing while this many outcomes wait to be sent to it, or replies of [`MAX_UNSENT_BYTES`].
-pub const MAX_UNSENT: usize = 8_192;
-/// See [`MAX_UNSENT`], in bytes: 4 MiB.
-pub const MAX_UNSENT_BYTES: usize = 4 << 20;
-
-/// The link to another agent: what its task shares with senders and with the dispatcher.
-pub(super) struct Link {
-    pub peer: Arc<str>,
-    state: Mutex<LinkState>,
-    pub wake: Notify,
-}
-
-/// What a sender gets that waits for the outcome of a packet.
-pub(super) enum Settled {
-    Outcome(Outcome),
-    /// No stream to the receiver can be opened. The packet waits nevertheless.
-    Unreachable(Box<Unreachable>),
-}
-
-/// A packet whose receiver can't be reached.
-pub(super) struct Unreachable {
-    pub packet: Packet,
-    /// When its deadline passes, as a time of the pure parts.
-    pub deadline: u64,
-    /// Receives its outcome.
-    pub outcome: oneshot::Receiver<Settled>,
-}
-
-/// Who waits for a packet.
-pub(super) struct Waiting {
-    cost: u64,
-    settled: oneshot::Sender<Settled>,
-    /// It wants to know, once, that the receiver can't be reached.
-    has_detour: bool,
-}
-
-impl Waiting {
-    fn is_unreachable(&mut self, packet: &Packet, deadline: u64) {
-        if std::mem::take(&mut self.has_detour) {
-            let (settled, outcome) = oneshot::channel();
-            let unreachable = Box::new(Unreachable { packet: packet.clone(), deadline, outcome });
-            // The sender may have stopped waiting.
-            let _ = std::mem::replace(&mut self.settled, settled).send(Settled::Unreachable(unreachable));
-        }
-    }
-}
-
-#[derive(Default)]
-pub(super) struct LinkState {
-    pub outbox: Outbox<Waiting>,
-    /// Several messages had their outcome at once, so that several more may be sent at once.
-    pub has_several: bool,
-    /// Wakes what writes the stream; `None`: there is none.
-    pub writer: Option<Arc<AtomicWaker>>,
-    /// It was woken, and has not looked since.
-    pub is_roused: bool,
-    /// When packets were last written, and until when the task of the link sleeps, as times of the pure parts.
-    pub written: u64,
-    pub sleeps_until: u64,
-    /// Outcomes of the peer's packets, to be sent.
-    pub unsent: VecDeque<(PacketId, Outcome)>,
-    pub unsent_bytes: usize,
-    /// A stream that the peer has opened.
-    pub incoming: Option<Stream>,
-    /// Number of attempts to open a stream that have failed since there was one.
-    pub failures: u32,
-    /// The link's task has ended; another link takes its place.
-    pub is_over: bool,
-}
-
-impl LinkState {
-    /// Records that an attempt to open a stream has failed.
-    pub fn failed(&mut self, why: String) {
-        self.failures = self.failures.saturating_add(1);
-        self.outbox.disconnected(why);
-        if self.failures >= FAILURES {
-            self.outbox.waiting_mut().for_each(|(packet, deadline, waiting)| waiting.is_unreachable(packet, deadline));
-        }
-    }
-
-    /// Adds an outcome to be sent to the peer.
-    pub fn report(&mut self, id: PacketId, outcome: Outcome) {
-        self.unsent_bytes += reply_len(&outcome);
-        self.unsent.push_back((id, outcome));
-    }
-
-    /// Takes the next outcome to send to the peer.
-    pub fn next_report(&mut self) -> Option<(PacketId, Outcome)> {
-        let next = self.unsent.pop_front()?;
-        self.unsent_bytes -= reply_len(&next.1);
-        Some(next)
-    }
-
-    /// Drops the outcomes to be sent: without a stream, the peer asks again.
-    pub fn clear_reports(&mut self) {
-        (self.unsent, self.unsent_bytes) = (VecDeque::new(), 0);
-    }
-
-    /// Returns whether the peer may be granted more.
-    pub fn has_room(&self) -> bool {
-        self.unsent.len() < MAX_UNSENT && self.unsent_bytes < MAX_UNSENT_BYTES
-    }
-}
-
-/// Returns the size of an outcome's reply, in bytes.
-pub(super) fn reply_len(outcome: &Outcome) -> usize {
-    match outcome {
-        Outcome::Accepted { reply: Some(reply), .. } => reply.len(),
-        _ => 0,
-    }
-}
-
-impl Link {
-    pub fn lock(&self) -> MutexGuard<'_, LinkState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Wakes what writes the stream, because there is something to write; without a stream, the task of the link.
-    pub fn rouse(&self, mut state: MutexGuard<'_, LinkState>) {
-        let is_early = state.outbox.next_deadline().is_some_and(|deadline| deadline < state.sleeps_until);
-        if let Some(writer) = &state.writer
-            && !state.is_roused
-        {
-            writer.wake();
-            state.is_roused = true;
-        }
-        if state.writer.is_none() || is_early {
-            self.wake.notify_one();
-        }
-    }
-}
 
 /// A reply to an ask, which arrives as a packet of its own.
 pub(super) type ReplyPacket = oneshot::Sender<Packet>;
@@ -299,7 +166,7 @@ impl Shared {
             btree_map::Entry::Occupied(known) => Some(Arc::clone(known.get())),
             btree_map::Entry::Vacant(_) if count >= MAX_LINKS || self.stop.is_cancelled() => None,
             btree_map::Entry::Vacant(free) => {
-                let link = Arc::new(Link { peer: Arc::clone(peer), state: Mutex::default(), wake: Notify::new() });
+                let link = Arc::new(Link::new(Arc::clone(peer)));
                 free.insert(Arc::clone(&link));
                 self.tasks.spawn(link::run(Arc::clone(self), Arc::clone(&link)));
                 Some(link)
@@ -456,8 +323,22 @@ impl Shared {
         // Without a link the peer has no stream, and asks again over the next one.
         if let Some(link) = self.existing_link(peer) {
             let mut state = link.lock();
-            outcomes.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
+            self.add_reports(&link, &mut state, outcomes);
             link.rouse(state);
+        }
+    }
+
+    /// Adds outcomes to be sent to the peer of a link. Without room for more, no packets of the peer are handed out until
+    /// some were written.
+    pub fn add_reports(
+        &self,
+        link: &Link,
+        state: &mut LinkState,
+        outcomes: impl IntoIterator<Item = (PacketId, Outcome)>,
+    ) {
+        outcomes.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
+        if !state.has_room() && !std::mem::replace(&mut state.is_held, true) {
+            self.inbox().hold(&link.peer);
         }
     }
 

@@ -13,7 +13,10 @@ use prost::Message;
 use robeing_proto::message::v1::Frame;
 use tokio::sync::mpsc;
 
-use super::shared::{Link, LinkState, Shared, reply_len};
+use super::{
+    shared::Shared,
+    state::{Link, LinkState, reply_len},
+};
 use crate::messaging::{
     frame::{BATCH_OUTCOMES, BATCH_REPLIES},
     outcome::Outcome,
@@ -78,11 +81,22 @@ impl Stream for Written {
         if let Poll::Ready(frame) = self.frames.poll_recv(context) {
             return Poll::Ready(frame);
         }
+        self.poll_link(context)
+    }
+}
+
+impl Written {
+    /// Returns the next frame with messages, outcomes or credits, or one that was said a moment ago.
+    fn poll_link(&mut self, context: &Context<'_>) -> Poll<Option<Bytes>> {
         self.waker.register(context.waker());
-        let this = &mut *self;
+        let this = self;
         let mut state = this.link.lock();
         if !is_writer(&state, &this.waker) {
             return Poll::Pending;
+        }
+        // Hello was said before the stream became that of the link, maybe since it was last looked.
+        if let Ok(frame) = this.frames.try_recv() {
+            return Poll::Ready(Some(frame));
         }
         state.is_roused = false;
         if !this.has_yielded && state.has_several && state.outbox.can_send() {
@@ -131,6 +145,11 @@ impl Next {
     fn take(shared: &Shared, link: &Link, state: &mut LinkState) -> Self {
         let credits = if state.has_room() { shared.inbox().credits(&link.peer) } else { Vec::new() };
         let outcomes = next_outcomes(state);
+        if state.is_held && state.has_room() {
+            state.is_held = false;
+            shared.inbox().resume(&link.peer);
+            shared.work.notify_one();
+        }
         let mut packets = Vec::new();
         if state.outbox.can_send() {
             let now = shared.now();
@@ -159,4 +178,60 @@ fn next_outcomes(state: &mut LinkState) -> Vec<(PacketId, Outcome)> {
         outcomes.push(next);
     }
     outcomes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::messaging::{
+        driver::{fixture::shared, state::MAX_UNSENT},
+        tests::fixture::{hello, packet},
+    };
+
+    fn next(written: &mut Written) -> Frame {
+        match written.poll_link(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(Some(frame)) => wire::decode(&frame).expect("a frame"),
+            other => panic!("no frame: {other:?}"),
+        }
+    }
+
+    fn outcomes(count: usize) -> impl Iterator<Item = (PacketId, Outcome)> {
+        (0..count as u128).map(|id| (PacketId(id), Outcome::accepted(None)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn hello_is_written_first_also_if_it_is_said_while_the_next_frame_is_looked_for() {
+        let (shared, link) = (shared(), Arc::new(Link::new("a".into())));
+        let (outlet, mut written) = written(&shared, &link);
+        assert!(written.poll_link(&Context::from_waker(Waker::noop())).is_pending());
+        outlet.say(&hello("b", "a", 1).to_frame());
+        {
+            let mut state = link.lock();
+            outlet.establish(&mut state);
+            shared.add_reports(&link, &mut state, outcomes(1));
+        }
+        assert!(next(&mut written).hello.is_some());
+        assert_eq!(next(&mut written).outcomes.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_room_for_outcomes_no_packet_is_handed_out_until_some_are_written() {
+        let (shared, link) = (shared(), Arc::new(Link::new("a".into())));
+        let (outlet, mut written) = written(&shared, &link);
+        outlet.establish(&mut link.lock());
+        shared.inbox().connect(&link.peer);
+        for number in 1..=2 {
+            let priority = Priority::new(number).unwrap();
+            let packet = Packet { seq: 1, priority, ..packet(number.into()) };
+            shared.inbox().receive(0, &link.peer, packet).unwrap();
+        }
+        shared.add_reports(&link, &mut link.lock(), outcomes(MAX_UNSENT - 1));
+        assert!(shared.inbox().hand_out().is_some(), "there is room for one");
+        shared.add_reports(&link, &mut link.lock(), outcomes(1));
+        assert!(shared.inbox().hand_out().is_none());
+        assert_eq!(next(&mut written).outcomes.len(), BATCH_OUTCOMES);
+        assert!(shared.inbox().hand_out().is_some());
+    }
 }

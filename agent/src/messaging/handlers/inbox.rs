@@ -9,18 +9,22 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
 
 use super::{Delivery, Handler, HandlerOutcome};
-use crate::messaging::packet::Packet;
+use crate::messaging::{frame::MAX_FRAME_BYTES, inbox::WHOLE_SHARE, packet::Packet};
 
 /// Maximum number of messages in the inbox.
 pub const INBOX_MESSAGES: usize = 1_024;
 /// Maximum cost of the messages in the inbox, in bytes: 16 MiB.
 pub const INBOX_BYTES: u64 = 16 << 20;
+/// A payload of this size, in bytes, is a large part of whatever frame it arrived in; a smaller one is copied, because it
+/// would keep a frame in memory that may be much larger.
+const KEPT_WHOLE: usize = MAX_FRAME_BYTES / WHOLE_SHARE;
 
 #[derive(Default)]
 struct Kept {
@@ -150,10 +154,13 @@ impl InboxHandler {
 #[async_trait]
 impl Handler for InboxHandler {
     async fn deliver(&self, delivery: Delivery) -> HandlerOutcome {
+        let Packet { payload, .. } = &delivery.packet;
+        let payload = if payload.len() < KEPT_WHOLE { Bytes::copy_from_slice(payload) } else { payload.clone() };
+        let packet = Packet { payload, ..delivery.packet };
         let mut changes = self.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            if self.put(&delivery.packet) {
+            if self.put(&packet) {
                 return HandlerOutcome::Accepted { reply: None };
             }
             let _ = changes.changed().await;
@@ -185,6 +192,17 @@ mod tests {
         assert_eq!(inbox.peek(2), [packet(1), packet(2)]);
         assert_eq!(inbox.take(2), [packet(1), packet(2)]);
         assert_eq!((inbox.take(9), inbox.is_empty()), (vec![packet(3)], true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_payload_does_not_keep_the_frame_in_memory_that_it_arrived_in() {
+        let inbox = InboxHandler::default();
+        let frame = Bytes::from(vec![7; MAX_FRAME_BYTES]);
+        for (len, is_part) in [(KEPT_WHOLE - 1, false), (KEPT_WHOLE, true)] {
+            inbox.deliver(delivery(Packet { payload: frame.slice(..len), ..packet(1) })).await;
+            let kept = inbox.take(1).remove(0).payload;
+            assert_eq!((kept.len(), frame.as_ptr_range().contains(&kept.as_ptr())), (len, is_part));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -175,6 +175,19 @@ async fn a_deadline_says_whether_the_message_may_have_been_handled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_to_an_agent_that_does_not_answer_waits_until_its_deadline() {
+    let fleet = Fleet::new();
+    let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
+    fleet.network.black_hole(b.address);
+    let started = tokio::time::Instant::now();
+    let message = Outgoing { deadline: 6 * LINGER, ..outgoing("b", "test", "x") };
+    // A link that did not sleep between the attempts would keep the time from passing.
+    let outcome = a.messenger.send(message).await;
+    assert!(matches!(&outcome, Outcome::Away { reason } if reason.contains("\"b\" can't be reached")), "{outcome}");
+    assert_eq!(started.elapsed().as_secs(), 60);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_waits_until_its_deadline_for_an_agent_that_leaves_the_fleet_and_comes_back() {
     let fleet = Fleet::new();
     let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);

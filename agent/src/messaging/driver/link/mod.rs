@@ -15,12 +15,13 @@ use tracing::{debug, info, warn};
 
 use super::{
     connect::{OpenError, Stream, is_unreadable, open},
-    shared::{Link, Shared},
+    shared::Shared,
+    state::Link,
     written::written,
 };
 use crate::messaging::{
     frame::{self, FrameError, Hello},
-    inbox::Violation,
+    inbox::{Frame, Violation},
     outbox::CreditTaken,
     outcome::Outcome,
     packet::{LANES, Texts},
@@ -95,8 +96,9 @@ struct Task {
     opening: Option<Opening>,
     /// A stream that the peer has opened while this side opens one.
     held: Option<Stream>,
-    /// The texts of the packets that have arrived.
+    /// The texts of the packets that have arrived, and the number of the latest frame with packets.
     texts: Texts,
+    frame: u64,
     /// No attempt to open a stream before this time.
     not_before: Instant,
     /// When something was last sent or received.
@@ -107,21 +109,26 @@ struct Task {
 
 /// Runs a link until nothing is left of it.
 pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) {
-    let now = Instant::now();
-    let pair = Pair::new(&shared.me, &link.peer);
-    let (stream, opening, held, texts) = (None, None, None, Texts::default());
-    let timer = Box::pin(sleep_until(now));
-    let mut task = Task { shared, link, pair, stream, opening, held, texts, not_before: now, active: now, timer };
+    let mut task = Task::new(shared, link);
     while task.step().await.is_continue() {}
 }
 
 impl Task {
+    fn new(shared: Arc<Shared>, link: Arc<Link>) -> Self {
+        let now = Instant::now();
+        let pair = Pair::new(&shared.me, &link.peer);
+        let (stream, opening, held, texts) = (None, None, None, Texts::default());
+        let timer = Box::pin(sleep_until(now));
+        let (not_before, active) = (now, now);
+        Self { shared, link, pair, stream, opening, held, texts, frame: 0, not_before, active, timer }
+    }
+
     async fn step(&mut self) -> ControlFlow<()> {
         self.take_incoming();
         self.end_if_gone();
         self.begin_opening();
         let timer = self.look();
-        if self.is_over() && self.shared.end_link(&self.link) {
+        if self.is_over() && self.ends() {
             return ControlFlow::Break(());
         }
         match self.event(timer).await {
@@ -145,6 +152,10 @@ impl Task {
         self.shared.settle(&mut state);
         self.active = self.active.max(self.shared.instant(state.written));
         let mut timer = self.idle_at();
+        if self.is_opening() {
+            // It may take longer than a link without a stream remains, and its end wakes this task.
+            timer = timer.max(Instant::now() + LINGER);
+        }
         if let Some(deadline) = state.outbox.next_deadline() {
             timer = timer.min(self.shared.instant(deadline));
         }
@@ -155,13 +166,18 @@ impl Task {
         timer
     }
 
+    /// Returns whether a stream is being opened, or the peer has opened one meanwhile.
+    fn is_opening(&self) -> bool {
+        self.opening.is_some() || self.held.is_some()
+    }
+
     /// Ends the stream if there is something to write that it does not take.
     fn end_if_stuck(&mut self) {
         if !self.stream.as_ref().is_some_and(|stream| stream.outlet.is_closed()) {
             return;
         }
         let state = self.link.lock();
-        let writes = !state.unsent.is_empty() || state.outbox.can_send();
+        let writes = state.has_dropped || !state.unsent.is_empty() || state.outbox.can_send();
         drop(state);
         if writes {
             self.end(&End::Broken("it takes no more frames".to_owned()));
@@ -180,7 +196,7 @@ impl Task {
 
     /// Whether nothing is left to do. Ends the stream if it is idle.
     fn is_over(&mut self) -> bool {
-        if self.idle_at() > Instant::now() || self.opening.is_some() || self.held.is_some() {
+        if self.is_opening() || self.idle_at() > Instant::now() {
             return false;
         }
         let is_busy = !self.link.lock().outbox.is_empty() || self.shared.inbox().is_busy_with(&self.link.peer);
@@ -353,6 +369,8 @@ impl Task {
         state.clear_reports();
         state.outbox.disconnected(end.to_string());
         drop(state);
+        // Packets that could not be handed out before wait for no room any more.
+        self.shared.work.notify_one();
         self.active = Instant::now();
         self.pause();
     }
@@ -364,13 +382,27 @@ impl Task {
 
     fn leave(&mut self) {
         self.end(&End::Leaving);
+        self.give_up();
+        self.shared.end_link(&self.link);
+    }
+
+    /// Ends the link if nothing is left of it, or the agent stops. Then a message may have come up a moment ago, which also
+    /// gets its outcome.
+    fn ends(&self) -> bool {
+        let ends = self.shared.end_link(&self.link);
+        if ends {
+            self.give_up();
+        }
+        ends
+    }
+
+    /// Settles all messages, because the agent stops.
+    fn give_up(&self) {
         let mut state = self.link.lock();
         // From here on, senders see that the link is over.
         state.is_over = true;
         state.outbox.give_up(&Outcome::away("this agent is shutting down"));
         self.shared.settle(&mut state);
-        drop(state);
-        self.shared.end_link(&self.link);
     }
 
     fn heard(&mut self, heard: Result<Option<Bytes>, Status>) {
@@ -393,7 +425,8 @@ impl Task {
         }
         if !content.packets.is_empty() {
             self.active = Instant::now();
-            self.receive(content.packets)?;
+            self.frame += 1;
+            self.receive(content.packets, Frame { len: frame.len(), number: self.frame })?;
         }
         if content.outcomes.is_empty() && content.credits.is_empty() {
             return Ok(());
@@ -414,4 +447,47 @@ impl Task {
 
 fn refuse(stream: &Stream) {
     stream.outlet.say(&frame::close(CloseCode::Duplicate, "the pair of agents has another stream"));
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::messaging::{
+        driver::{
+            fixture::shared,
+            state::{Settled, Waiting},
+        },
+        tests::fixture::packet,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_was_written_when_its_link_ends_may_have_been_handled() {
+        let (shared, link) = (shared(), Arc::new(Link::new("a".into())));
+        let task = Task::new(Arc::clone(&shared), Arc::clone(&link));
+        let (settled, outcome) = oneshot::channel();
+        {
+            let mut state = link.lock();
+            state.outbox.offer_with(0, packet(1), Waiting { cost: 0, settled, has_detour: false }).unwrap();
+            state.outbox.connected([u64::MAX; LANES]);
+            assert_eq!(state.outbox.next_batch(0).len(), 1);
+        }
+        assert!(!task.ends(), "it has a message");
+        shared.stop.cancel();
+        assert!(task.ends() && link.lock().is_over);
+        let Ok(Settled::Outcome(outcome)) = outcome.await else { panic!("it has an outcome") };
+        assert_eq!(outcome, Outcome::DeadlinePassed { maybe_handled: true });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_stream_is_being_opened_the_link_sleeps_also_when_it_was_idle_for_long() {
+        let (shared, link) = (shared(), Arc::new(Link::new("a".into())));
+        let mut task = Task::new(shared, link);
+        task.opening = Some(std::future::pending().boxed());
+        tokio::time::advance(2 * LINGER).await;
+        assert!(!task.is_over() && task.look() >= Instant::now() + LINGER);
+        task.opening = None;
+        assert!(task.look() < Instant::now());
+    }
 }

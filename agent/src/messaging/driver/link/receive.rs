@@ -7,7 +7,7 @@ use tracing::warn;
 use super::Task;
 use crate::messaging::{
     frame::{Charge, Malformed},
-    inbox::{Inbox, Received, Violation},
+    inbox::{Frame, Inbox, Received, Violation},
     outcome::Outcome,
     packet::{Packet, PacketId},
     routing::Role,
@@ -25,13 +25,13 @@ enum Arrived {
 }
 
 impl Task {
-    /// Passes packets to the inbox. What is refused or known already gets its outcome at once.
-    pub(super) fn receive(&mut self, packets: Vec<Result<Packet, Malformed>>) -> Result<(), Violation> {
+    /// Passes the packets of a frame to the inbox. What is refused or known already gets its outcome at once.
+    pub(super) fn receive(&mut self, packets: Vec<Result<Packet, Malformed>>, frame: Frame) -> Result<(), Violation> {
         let now = self.shared.now();
         let (mut reports, mut is_done) = (Vec::new(), false);
         let mut inbox = self.shared.inbox();
         let received = packets.into_iter().try_for_each(|packet| {
-            if let Arrived::Ended(report) = self.receive_one(&mut inbox, now, packet)? {
+            if let Arrived::Ended(report) = self.receive_one(&mut inbox, now, packet, frame)? {
                 is_done = true;
                 reports.extend(report);
             }
@@ -41,7 +41,7 @@ impl Task {
         if is_done {
             // There are outcomes to report, or credits to grant.
             let mut state = self.link.lock();
-            reports.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
+            self.shared.add_reports(&self.link, &mut state, reports);
             self.link.rouse(state);
         }
         self.shared.work.notify_one();
@@ -54,6 +54,7 @@ impl Task {
         inbox: &mut Inbox,
         now: u64,
         packet: Result<Packet, Malformed>,
+        frame: Frame,
     ) -> Result<Arrived, Violation> {
         let (charge, refused) = match packet {
             Ok(mut packet) => {
@@ -65,7 +66,7 @@ impl Task {
                 match self.objection(&packet) {
                     Some(reason) => (charge, Outcome::refused(reason)),
                     None => {
-                        let received = inbox.receive(now, &self.link.peer, packet)?;
+                        let received = inbox.receive_of(now, &self.link.peer, packet, frame)?;
                         if received == Received::Queued {
                             return Ok(Arrived::Queued);
                         }

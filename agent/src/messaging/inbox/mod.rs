@@ -6,10 +6,16 @@
 //! that wait have a limited cost: the peer is granted no more than that, and one that sends more violates the protocol.
 //! So a slow handler slows down those who send to it, each by itself, and nothing else that they send.
 
+mod lane;
+#[cfg(test)]
+mod tests;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use ahash::HashMap;
 
+pub use self::lane::Frame;
+use self::lane::{Lane, Queued};
 use super::{
     memory::{Memory, Recognized, Waiting},
     outcome::Outcome,
@@ -21,6 +27,11 @@ pub const LANE_WINDOW: u64 = MAX_COST / 2 * 3;
 /// Credits are sent once they amount to this cost, in bytes. What is left of the window still fits every packet.
 pub const CREDIT_STEP: u64 = LANE_WINDOW / 8;
 const _: () = assert!(LANE_WINDOW - CREDIT_STEP >= MAX_COST);
+/// Once the frames that the waiting packets of a lane keep in memory have this size, in bytes, further ones get a copy of
+/// their payload.
+pub const LANE_FRAMES: usize = LANE_WINDOW as usize;
+/// A payload of this part of its frame, or a larger one, is not copied: it keeps little else in memory.
+pub const WHOLE_SHARE: usize = 4;
 /// Default of the maximum number of packets that are being handled at once.
 pub const MAX_HANDLING: usize = 64;
 /// Of the packets that are handled at once, one in this many is kept free for priorities above the default.
@@ -90,43 +101,12 @@ pub fn is_handled(outcome: &Outcome) -> bool {
     }
 }
 
-struct Queued {
-    /// Boxed, because it is moved several times until it is handled.
-    packet: Box<Packet>,
-    deadline: u64,
-    /// The run of the peer that sent it.
-    incarnation: u64,
-}
-
-#[derive(Default)]
-struct Lane {
-    queue: VecDeque<Queued>,
-    bytes: u64,
-    /// A packet of the lane is being handled.
-    is_busy: bool,
-    /// The cost of what arrived over the stream, what the peer was granted for it, and the latest number.
-    received: u64,
-    granted: u64,
-    latest: u64,
-    /// The highest number that was handed out, of this run of the peer.
-    handed: u64,
-}
-
-impl Lane {
-    fn is_ready(&self) -> bool {
-        !self.is_busy && !self.queue.is_empty()
-    }
-
-    /// Returns what the peer may be granted: what arrived, and what still fits.
-    fn due(&self) -> u64 {
-        self.received + LANE_WINDOW.saturating_sub(self.bytes)
-    }
-}
-
 #[derive(Default)]
 struct Peer {
     lanes: [Lane; LANES],
     is_connected: bool,
+    /// None of its packets is handed out.
+    is_held: bool,
     incarnation: u64,
 }
 
@@ -169,19 +149,54 @@ impl Inbox {
         }
     }
 
+    /// Hands out none of a peer's packets until [`Inbox::resume`], or the end of the stream, because there is no room for
+    /// their outcomes.
+    pub fn hold(&mut self, peer: &Arc<str>) {
+        if let Some(known) = self.peers.get_mut(peer) {
+            known.is_held = true;
+            self.ready.iter_mut().for_each(|ready| ready.retain(|name| name != peer));
+        }
+    }
+
+    /// Hands out a peer's packets again.
+    pub fn resume(&mut self, peer: &Arc<str>) {
+        if let Some(known) = self.peers.get_mut(peer)
+            && std::mem::take(&mut known.is_held)
+        {
+            let lanes = known.lanes.iter().zip(&mut self.ready);
+            lanes.filter(|(lane, _)| lane.is_ready()).for_each(|(_, ready)| ready.push_back(Arc::clone(peer)));
+        }
+    }
+
     /// Ends the stream with a peer. Packets that have arrived are handled nevertheless.
     pub fn disconnect(&mut self, peer: &Arc<str>) {
+        self.resume(peer);
         if let Some(known) = self.peers.get_mut(peer) {
             known.is_connected = false;
             self.tidy(peer);
         }
     }
 
-    /// Takes a packet that `peer` has sent.
+    /// Takes a packet that `peer` has sent, and whose payload is its own.
     ///
     /// # Errors
     /// [`Violation`] if the peer was not granted so much, or its packets are out of order.
     pub fn receive(&mut self, now: u64, peer: &Arc<str>, packet: Packet) -> Result<Received, Violation> {
+        self.receive_of(now, peer, packet, Frame::default())
+    }
+
+    /// Takes a packet that `peer` has sent in this frame, which the payload is a part of. If it has to wait, and the frames
+    /// of other packets that wait in its lane are large, it gets a copy of its payload.
+    ///
+    /// # Errors
+    /// [`Violation`] if the peer was not granted so much, or its packets are out of order.
+    pub fn receive_of(
+        &mut self,
+        now: u64,
+        peer: &Arc<str>,
+        packet: Packet,
+        frame: Frame,
+    ) -> Result<Received, Violation> {
         let (priority, cost) = (packet.priority, packet.cost());
         self.charge(peer, priority, packet.seq, cost)?;
         let recognized = self.memory.recognize(now, &packet.sender, packet.id, peer, packet.requires_ack);
@@ -198,10 +213,9 @@ impl Inbox {
             return Ok(Received::Repeated(Outcome::DeadlinePassed { maybe_handled: true }));
         }
         let was_ready = lane.is_ready();
-        lane.bytes += cost;
         let (deadline, incarnation) = (now.saturating_add(packet.deadline_in_ms), known.incarnation);
-        lane.queue.push_back(Queued { packet: Box::new(packet), deadline, incarnation });
-        if !was_ready && lane.is_ready() {
+        lane.push(Queued { packet: Box::new(packet), deadline, incarnation, frame: None }, frame);
+        if !was_ready && lane.is_ready() && !known.is_held {
             self.ready[priority.lane()].push_back(Arc::clone(peer));
         }
         Ok(Received::Queued)
@@ -239,8 +253,7 @@ impl Inbox {
             let Some(peer) = self.ready[index].pop_front() else { continue };
             let Some(known) = self.peers.get_mut(&peer) else { continue };
             let lane = &mut known.lanes[index];
-            let Some(Queued { packet, deadline, incarnation }) = lane.queue.pop_front() else { continue };
-            lane.bytes -= packet.cost();
+            let Some(Queued { packet, deadline, incarnation, .. }) = lane.pop() else { continue };
             lane.is_busy = true;
             if incarnation == known.incarnation {
                 lane.handed = packet.seq;
@@ -259,7 +272,7 @@ impl Inbox {
         let Some(known) = self.peers.get_mut(peer) else { return };
         let lane = &mut known.lanes[index];
         lane.is_busy = false;
-        if lane.is_ready() {
+        if lane.is_ready() && !known.is_held {
             self.ready[index].push_back(Arc::clone(peer));
         }
         if !known.is_connected {
@@ -313,177 +326,5 @@ impl Inbox {
         if is_over {
             self.peers.remove(peer);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::messaging::{packet::MAX_PAYLOAD, tests::fixture::packet};
-
-    fn name(name: &str) -> Arc<str> {
-        name.into()
-    }
-
-    fn inbox(peers: &[&str]) -> Inbox {
-        let mut inbox = Inbox::new(Memory::default(), MAX_HANDLING);
-        for peer in peers {
-            assert_eq!(inbox.connect(&name(peer)), [LANE_WINDOW; LANES]);
-        }
-        inbox
-    }
-
-    fn from(peer: &str, seq: u64, priority: u32) -> Packet {
-        let priority = Priority::new(priority).unwrap();
-        Packet { seq, priority, sender: name(peer), ..packet(u128::from(seq) << 8 | u128::from(priority.get())) }
-    }
-
-    fn receive(inbox: &mut Inbox, packet: &Packet) -> Result<Received, Violation> {
-        inbox.receive(0, &Arc::clone(&packet.sender), packet.clone())
-    }
-
-    fn finish(inbox: &mut Inbox, handed: &Handed, outcome: &Outcome) -> Vec<Arc<str>> {
-        inbox.finish(&handed.peer, handed.packet.priority);
-        inbox.conclude(0, &handed.packet.sender, handed.packet.id, outcome).peers().collect()
-    }
-
-    #[test]
-    fn a_lane_hands_out_one_packet_at_a_time_in_order_and_urgent_ones_first() {
-        let mut inbox = inbox(&["a", "c"]);
-        let packets = [from("a", 1, 5), from("a", 2, 5), from("c", 1, 5), from("c", 2, 5), from("c", 3, 9)];
-        for packet in &packets {
-            assert_eq!(receive(&mut inbox, packet), Ok(Received::Queued));
-        }
-        let handed: Vec<_> = std::iter::from_fn(|| inbox.hand_out()).collect();
-        let of = |handed: &Handed| ((*handed.peer).to_owned(), handed.packet.seq);
-        assert_eq!(handed.iter().map(of).collect::<Vec<_>>(), [("c".into(), 3), ("a".into(), 1), ("c".into(), 1)]);
-        assert_eq!((inbox.handling(), inbox.waiting()), (3, 2));
-        assert_eq!(finish(&mut inbox, &handed[2], &Outcome::accepted(None)), [name("c")]);
-        let next = inbox.hand_out().unwrap();
-        assert_eq!(of(&next), ("c".into(), 2));
-        assert_eq!(inbox.hand_out(), None);
-    }
-
-    #[test]
-    fn a_repetition_is_not_handled_again_and_gets_the_outcome() {
-        let mut inbox = inbox(&["a", "m"]);
-        let first = from("a", 1, 5);
-        receive(&mut inbox, &first).unwrap();
-        inbox.disconnect(&name("a"));
-        inbox.connect(&name("a"));
-        assert_eq!(receive(&mut inbox, &first), Ok(Received::Pending));
-        assert_eq!(inbox.receive(0, &name("m"), first.clone()), Ok(Received::Pending), "by way of a messenger");
-        let handed = inbox.hand_out().unwrap();
-        assert_eq!(finish(&mut inbox, &handed, &Outcome::refused("no")), [name("a"), name("m")]);
-        inbox.connect(&name("a"));
-        assert_eq!(receive(&mut inbox, &first), Ok(Received::Repeated(Outcome::refused("no"))));
-        assert_eq!(inbox.hand_out(), None);
-    }
-
-    #[test]
-    fn a_repetition_waits_until_the_outcome_is_on_record() {
-        let mut inbox = inbox(&["a"]);
-        receive(&mut inbox, &from("a", 1, 5)).unwrap();
-        let handed = inbox.hand_out().unwrap();
-        inbox.finish(&handed.peer, handed.packet.priority);
-        inbox.connect(&name("a"));
-        assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Pending));
-        let id = handed.packet.id;
-        assert!(inbox.conclude(0, &name("a"), id, &Outcome::accepted(None)).peers().eq([name("a")]));
-    }
-
-    #[test]
-    fn what_was_not_handled_may_come_again() {
-        let mut inbox = inbox(&["a"]);
-        receive(&mut inbox, &from("a", 1, 5)).unwrap();
-        let handed = inbox.hand_out().unwrap();
-        let passed = Outcome::DeadlinePassed { maybe_handled: false };
-        assert_eq!(finish(&mut inbox, &handed, &passed), [name("a")]);
-        inbox.connect(&name("m"));
-        let relayed = Packet { seq: 9, ..from("a", 1, 5) };
-        assert_eq!(inbox.receive(0, &name("m"), relayed), Ok(Received::Queued), "by way of a messenger");
-    }
-
-    #[test]
-    fn what_came_too_late_is_not_handled_after_what_followed_it() {
-        let mut inbox = inbox(&["a"]);
-        inbox.identify(&name("a"), 1);
-        receive(&mut inbox, &from("a", 1, 5)).unwrap();
-        receive(&mut inbox, &from("a", 2, 5)).unwrap();
-        let handed = inbox.hand_out().unwrap();
-        finish(&mut inbox, &handed, &Outcome::DeadlinePassed { maybe_handled: false });
-        assert_eq!(inbox.hand_out().unwrap().packet.seq, 2);
-        inbox.connect(&name("a"));
-        inbox.identify(&name("a"), 1);
-        let late = Received::Repeated(Outcome::DeadlinePassed { maybe_handled: true });
-        assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(late));
-        inbox.connect(&name("a"));
-        inbox.identify(&name("a"), 2);
-        assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued), "another run begins again at 1");
-    }
-
-    #[test]
-    fn a_peer_may_send_what_it_was_granted_and_no_more() {
-        let mut inbox = inbox(&["a"]);
-        let large = |seq| Packet { payload: vec![0; MAX_PAYLOAD / 2].into(), ..from("a", seq, 5) };
-        let fitting = LANE_WINDOW / large(1).cost();
-        for seq in 1..=fitting {
-            assert_eq!(receive(&mut inbox, &large(seq)), Ok(Received::Queued));
-        }
-        assert_eq!(inbox.credits(&name("a")), [], "nothing was handled");
-        let overrun = receive(&mut inbox, &large(fitting + 1)).unwrap_err();
-        assert!(overrun.to_string().contains("but was granted"), "{overrun}");
-
-        let limits = inbox.connect(&name("a"));
-        assert_eq!(limits[4], LANE_WINDOW - fitting * large(1).cost(), "what waits counts against a new stream");
-        assert_eq!(limits[5], LANE_WINDOW);
-        inbox.hand_out().unwrap();
-        let granted = limits[4] + large(1).cost();
-        assert_eq!(inbox.credits(&name("a")), [(Priority::default(), granted)]);
-        assert_eq!(inbox.credits(&name("a")), [], "credits are granted once");
-    }
-
-    #[test]
-    fn numbers_increase_within_a_stream() {
-        let mut inbox = inbox(&["a"]);
-        receive(&mut inbox, &from("a", 3, 5)).unwrap();
-        let violation = receive(&mut inbox, &from("a", 3, 5)).unwrap_err();
-        assert_eq!(violation.to_string(), "\"a\" sent number 3 after number 3 in the lane of priority 5");
-        receive(&mut inbox, &from("a", 1, 6)).unwrap();
-        inbox.connect(&name("a"));
-        assert_eq!(receive(&mut inbox, &from("a", 3, 5)), Ok(Received::Pending));
-        inbox.disconnect(&name("a"));
-        assert!(matches!(receive(&mut inbox, &from("a", 9, 5)), Err(Violation::NotConnected(_))));
-    }
-
-    #[test]
-    fn a_few_packets_at_once_and_some_only_for_urgent_ones() {
-        let names: Vec<String> = (0..MAX_HANDLING).map(|n| format!("agent-{n}")).collect();
-        let mut inbox = inbox(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let kept_free = MAX_HANDLING / URGENT_SHARE;
-        for name in &names {
-            receive(&mut inbox, &from(name, 1, 5)).unwrap();
-        }
-        assert_eq!(std::iter::from_fn(|| inbox.hand_out()).count(), MAX_HANDLING - kept_free);
-        for name in &names {
-            receive(&mut inbox, &from(name, 1, 6)).unwrap();
-        }
-        assert_eq!(std::iter::from_fn(|| inbox.hand_out()).count(), kept_free);
-        assert_eq!(inbox.handling(), MAX_HANDLING);
-        let mut single = Inbox::new(Memory::default(), 0);
-        single.connect(&name("a"));
-        receive(&mut single, &from("a", 1, 1)).unwrap();
-        assert!(single.hand_out().is_some(), "a handler of one packet at a time handles every priority");
-    }
-
-    #[test]
-    fn nothing_is_left_of_a_peer_that_is_gone() {
-        let mut inbox = inbox(&["a"]);
-        receive(&mut inbox, &from("a", 1, 5)).unwrap();
-        inbox.disconnect(&name("a"));
-        let handed = inbox.hand_out().unwrap();
-        assert!(inbox.is_busy_with(&name("a")));
-        finish(&mut inbox, &handed, &Outcome::accepted(None));
-        assert!(inbox.peers.is_empty() && inbox.ready.iter().all(VecDeque::is_empty));
     }
 }
