@@ -10,12 +10,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{
-    letters::is_letters,
-    relay,
-    shared::Shared,
-    state::reply_len,
-};
+use super::{letters::is_letters, relay, shared::Shared, state::reply_len};
 use crate::messaging::{
     handlers::{Delivery, Handler},
     inbox::{Handed, is_handled},
@@ -350,7 +345,9 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::messaging::{driver::fixture::shared, handlers::HandlerOutcome, inbox::Received, tests::fixture::packet};
+    use crate::messaging::{
+        driver::fixture::shared, handlers::HandlerOutcome, inbox::Received, tests::fixture::packet,
+    };
 
     /// Maximum number of messages of a flood: thousands of passes of the dispatcher.
     const FLOOD: u64 = 50_000;
