@@ -32,12 +32,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Maximum number of messengers that are asked, one after another.
 pub const MAX_DETOURS: usize = 3;
 
-/// Sends a packet to an agent, and waits for the outcome. If no stream to the agent can be opened, messengers are asked
-/// to pass the packet on, while the attempts to open one continue. The receiver handles it once, whichever way it comes.
-pub(super) async fn deliver_any_way(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Outcome {
-    Begun::begin(shared, to, packet).outcome(shared, to).await
-}
-
 /// A packet that is being sent. It is small, because many wait at once.
 pub(super) enum Begun {
     /// It is given to the link to its receiver.
@@ -61,7 +55,8 @@ impl Begun {
         }
     }
 
-    /// Waits for the outcome.
+    /// Waits for the outcome. If no stream to the agent can be opened, messengers are asked to pass the packet on, while
+    /// the attempts to open one continue. The receiver handles it once, whichever way it comes.
     pub async fn outcome(self, shared: &Arc<Shared>, to: &Entry) -> Outcome {
         let settled = match self {
             Self::Posted(settled) => settled.await,

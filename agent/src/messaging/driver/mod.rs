@@ -9,6 +9,7 @@
 mod connect;
 mod detour;
 mod dispatch;
+mod early;
 #[cfg(test)]
 mod fixture;
 mod letters;
@@ -44,6 +45,7 @@ pub use self::{
 };
 use self::{
     detour::Begun,
+    early::Turn,
     shared::{Parts, Shared},
 };
 use super::{
@@ -221,19 +223,24 @@ impl Messenger {
     /// Sends a message to the one agent that its address stands for, and waits for what becomes of it. If the future is
     /// dropped, the message is sent nevertheless.
     pub async fn send(&self, message: Outgoing) -> Outcome {
-        match self.begin(&message) {
+        let begun = match self.shared.early.is_empty().then(|| self.begin(&message)) {
+            Some(Err(Outcome::NoSuchAgent { .. })) if self.knows_nobody() => None,
+            begun => begun,
+        };
+        let begun = match begun {
+            Some(begun) => begun,
+            None => Box::pin(self.begin_later(message)).await,
+        };
+        match begun {
             Ok((to, begun)) => begun.outcome(&self.shared, &to).await,
-            Err(Outcome::NoSuchAgent { .. }) if self.knows_nobody() => Box::pin(self.send_later(message)).await,
             Err(outcome) => outcome,
         }
     }
 
-    /// Sends a message once the fleet's agents are known.
-    async fn send_later(&self, message: Outgoing) -> Outcome {
-        match self.when_known(message).await.and_then(|message| self.begin(&message)) {
-            Ok((to, begun)) => begun.outcome(&self.shared, &to).await,
-            Err(outcome) => outcome,
-        }
+    /// Begins to send a message once the fleet's agents are known, and those are on their way that were to be sent before.
+    async fn begin_later(&self, message: Outgoing) -> Result<(Arc<Entry>, Begun), Outcome> {
+        let (message, _turn) = self.turn(message).await?;
+        self.begin(&message)
     }
 
     fn begin(&self, message: &Outgoing) -> Result<(Arc<Entry>, Begun), Outcome> {
@@ -322,18 +329,20 @@ impl Messenger {
     /// [`NoReply`] if the message is not accepted, or no reply comes.
     pub async fn ask(&self, message: Outgoing) -> Result<Reply, NoReply> {
         let deadline = Instant::now() + message.deadline;
-        let message = Box::pin(self.when_known(message)).await.map_err(NoReply::NotAccepted)?;
+        let (message, turn) = Box::pin(self.turn(message)).await.map_err(NoReply::NotAccepted)?;
         let (entry, packet) = self.route(&message).map_err(NoReply::NotAccepted)?;
         self.count(&message, &entry);
         let (id, from) = (packet.id, Arc::clone(&entry.name));
         let packet = Packet { requires_ack: true, ..packet };
         let mut reply = self.shared.expect_reply(id, Arc::clone(&from)).map_err(NoReply::NotAccepted)?;
+        let begun = Begun::begin(&self.shared, &entry, packet);
+        drop(turn);
         let answer = async {
             let outcome = tokio::select! {
                 biased;
                 // A reply may overtake the acknowledgement.
                 Ok(packet) = &mut reply => return Ok(packet.payload),
-                outcome = detour::deliver_any_way(&self.shared, &entry, packet) => outcome,
+                outcome = begun.outcome(&self.shared, &entry) => outcome,
             };
             match outcome {
                 Outcome::Accepted { reply: Some(payload), .. } => Ok(payload),
@@ -357,7 +366,8 @@ impl Messenger {
     /// The outcome, if the message is malformed or the address stands for no agent.
     pub async fn broadcast(&self, message: Outgoing) -> Result<BroadcastReport, Outcome> {
         let deadline = Instant::now() + message.deadline;
-        let message = self.when_known(message).await?;
+        let (message, turn) = self.turn(message).await?;
+        drop(turn);
         let snapshot = self.shared.directory.snapshot();
         let targets = message.to.resolve_all(&snapshot, &self.shared.me).map_err(unresolved)?;
         let packet = self.packet(&message, self.id_of(&message), &self.shared.me).map_err(Outcome::refused)?;
@@ -373,21 +383,29 @@ impl Messenger {
         self.shared.directory.changes().is_some_and(|changes| *changes.borrow() == 0)
     }
 
-    /// Waits until the fleet's agents are known, which takes a moment after the start of this one. Returns the message
-    /// with the time that is left for it.
-    async fn when_known(&self, message: Outgoing) -> Result<Outgoing, Outcome> {
-        let Some(mut changes) = self.shared.directory.changes() else { return Ok(message) };
-        let began = Instant::now();
-        let known = timeout_at(began + message.deadline, changes.wait_for(|changes| *changes > 0));
-        tokio::select! {
-            () = self.shared.stop.cancelled() => return Err(Outcome::away("this agent is shutting down")),
-            known = known => if known.is_err() {
-                return Err(Outcome::DeadlinePassed { maybe_handled: false });
-            },
+    /// Waits until the fleet's agents are known, which takes a moment after the start of this one, and until all messages
+    /// are on their way that were to be sent before. Returns the message with the time that is left for it, and what lets
+    /// the next one go when it is dropped.
+    async fn turn(&self, message: Outgoing) -> Result<(Outgoing, Option<Turn<'_>>), Outcome> {
+        let Some(mut changes) = self.shared.directory.changes() else { return Ok((message, None)) };
+        if self.shared.early.is_empty() && *changes.borrow() > 0 {
+            return Ok((message, None));
         }
+        let began = Instant::now();
+        let turn = async {
+            let turn = self.shared.early.turn().await;
+            let _ = changes.wait_for(|changes| *changes > 0).await;
+            turn
+        };
+        let turn = tokio::select! {
+            biased;
+            () = self.shared.stop.cancelled() => return Err(Outcome::away("this agent is shutting down")),
+            turn = timeout_at(began + message.deadline, turn) => turn,
+        };
+        let turn = turn.map_err(|_| Outcome::DeadlinePassed { maybe_handled: false })?;
         // A deadline is at least a millisecond.
         let deadline = message.deadline.saturating_sub(began.elapsed()).max(Duration::from_millis(1));
-        Ok(Outgoing { deadline, ..message })
+        Ok((Outgoing { deadline, ..message }, Some(turn)))
     }
 
     fn route(&self, message: &Outgoing) -> Result<(Arc<Entry>, Packet), Outcome> {

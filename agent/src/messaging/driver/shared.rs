@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     connect::Connect,
+    early::Early,
     letters::{Letters, is_letters},
     link,
     metrics::MessagingMetrics,
@@ -72,6 +73,8 @@ pub(super) struct Shared {
     /// Who waits for messages of this agent to itself, and the number of the latest one.
     own: Mutex<(u64, HashMap<PacketId, oneshot::Sender<Settled>>)>,
     letters: Mutex<Letters>,
+    /// Messages that wait until the fleet's agents are known.
+    pub early: Early,
     /// The texts of the message that was sent before, which the next one mostly has, too.
     texts: Mutex<(Arc<str>, Arc<str>)>,
 }
@@ -120,6 +123,7 @@ impl Shared {
             outgoing: AtomicU64::new(0),
             own: Mutex::default(),
             letters: Mutex::default(),
+            early: Early::default(),
             texts: Mutex::default(),
         }
     }

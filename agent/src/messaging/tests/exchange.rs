@@ -38,7 +38,7 @@ async fn a_send_ends_in_what_became_of_the_message() {
 #[tokio::test(start_paused = true)]
 async fn what_is_sent_before_the_fleet_is_known_waits_for_that_until_its_deadline() {
     let fleet = Fleet::new();
-    let (a, _b) = (fleet.agent("a").await, fleet.agent("b").await);
+    let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
     let known = fleet.directory.hide();
     let within = |millis| Outgoing { deadline: Duration::from_millis(millis), ..outgoing("b", "test", "hello") };
     assert_eq!(a.messenger.send(within(100)).await, Outcome::DeadlinePassed { maybe_handled: false });
@@ -54,7 +54,22 @@ async fn what_is_sent_before_the_fleet_is_known_waits_for_that_until_its_deadlin
         tokio::time::sleep(Duration::from_secs(30)).await;
         known.send_modify(|changes| *changes += 1);
     };
+    let numbered = (0..50).map(|number| {
+        let numbered = Outgoing { payload: number.to_string().into(), ..within(60_000) };
+        // Each is sent by a task of its own, which begins in this order.
+        tokio::spawn({
+            let messenger = a.messenger.clone();
+            async move { messenger.send(numbered).await }
+        })
+    });
+    let numbered: Vec<_> = numbered.collect();
     let ((sent, asked, broadcast), ()) = tokio::join!(waiting, becomes_known);
+    for sent in numbered {
+        assert!(sent.await.unwrap().is_accepted());
+    }
+    let handled = b.handler.handled();
+    let handled = handled.iter().filter_map(|packet| std::str::from_utf8(&packet.payload).ok()?.parse::<i32>().ok());
+    assert!(handled.eq(0..50), "they are in order");
     assert_eq!(sent, accepted("hello"));
     assert_eq!(asked.map(|reply| reply.payload), Ok("hello".into()));
     assert_eq!(broadcast.map(|report| report.acknowledged.len()), Ok(1));
