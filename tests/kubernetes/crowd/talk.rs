@@ -14,7 +14,10 @@ use std::{
 use nix::sched::{CloneFlags, setns};
 use robeing_proto::worker::v1::{Message, SendCode, SendMessage, SendOutcome, to_process};
 use robeing_tests::attached::Attached;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::Barrier,
+    time::{MissedTickBehavior, interval},
+};
 
 /// How often each agent sends a message.
 const EVERY: Duration = Duration::from_millis(1_000);
@@ -49,6 +52,8 @@ struct Record {
 pub struct Talk {
     members: Vec<Member>,
     records: Vec<Mutex<Record>>,
+    /// All processes are attached: before that, agents keep messages in their inboxes.
+    attached: Barrier,
     over: AtomicBool,
 }
 
@@ -56,7 +61,8 @@ impl Talk {
     /// A conversation of these agents, which [`Talk::attach`] begins.
     pub fn of(members: Vec<Member>) -> Arc<Self> {
         let records = members.iter().map(|_| Mutex::default()).collect();
-        Arc::new(Self { members, records, over: AtomicBool::new(false) })
+        let attached = Barrier::new(members.len());
+        Arc::new(Self { members, records, attached, over: AtomicBool::new(false) })
     }
 
     /// Attaches a process to each of these agents, which run in the network namespace of the process `pid`. Returns the
@@ -130,6 +136,7 @@ impl Talk {
     /// Sends messages to some other agents in turn, and accepts those of the others.
     async fn take_part(&self, agent: usize) {
         let mut process = Attached::to(&self.members[agent].attaches_at).await;
+        self.attached.wait().await;
         let (mut ticks, mut number) = (interval(EVERY), 0);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.over.load(Ordering::Relaxed) || self.record(agent).under_way > 0 {
