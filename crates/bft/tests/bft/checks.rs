@@ -1,0 +1,120 @@
+//! What must hold in every run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use robeing_bft::{
+    certificate::{Decision, Seq},
+    crypto::Digest,
+    epoch::Membership,
+    limits::{BODIES_PER_SLOT, CHECKPOINTS_PER_MEMBER},
+    message::{Operation, Request},
+    replica::{Event, Replica},
+};
+
+use crate::{fixture::Group, keys::TestVerifier, ledger::Ledger};
+
+pub struct Checks {
+    membership: Membership,
+    verifier: TestVerifier,
+    pub honest: Vec<bool>,
+    /// What honest replicas decided at each sequence number.
+    decided: BTreeMap<Seq, Digest>,
+    /// The next decision of each replica.
+    next: BTreeMap<usize, Seq>,
+    /// The calls of honest clients.
+    made: BTreeSet<Digest>,
+    pub violation: Option<String>,
+}
+
+impl Checks {
+    pub fn new(group: &Group) -> Self {
+        Self {
+            membership: Membership::clone(&group.epoch),
+            verifier: group.verifier.clone(),
+            honest: Vec::new(),
+            decided: BTreeMap::new(),
+            next: BTreeMap::new(),
+            made: BTreeSet::new(),
+            violation: None,
+        }
+    }
+
+    pub fn digest(request: &Request) -> Digest {
+        match &request.operation {
+            Operation::Call(call) => Ledger::digest(&request.client, call),
+            Operation::NewEpoch(_) => Digest::default(),
+        }
+    }
+
+    /// An honest client makes a request.
+    pub fn made(&mut self, request: &Request) {
+        self.made.insert(Self::digest(request));
+    }
+
+    pub fn has_all(&self, calls: &[Digest]) -> bool {
+        let calls: BTreeSet<&Digest> = calls.iter().collect();
+        self.made.iter().all(|call| calls.contains(call))
+    }
+
+    pub fn fail(&mut self, violation: String) {
+        self.violation.get_or_insert(violation);
+    }
+
+    /// Checks the outputs of a step of an honest replica.
+    pub fn stepped(&mut self, node: usize, replica: &Replica<Ledger>, decided: &[Decision], events: &[Event]) {
+        for event in events {
+            match event {
+                Event::Halted(fault) => self.fail(format!("replica {node} halted: {fault:?}")),
+                Event::Restored { from, to } => {
+                    let next = self.next.entry(node).or_insert(Seq(1));
+                    if *from > *next || to < from {
+                        self.violation.get_or_insert(format!("replica {node} skipped from {from:?} at {next:?}"));
+                    }
+                    // Decisions of the same step may come before it or after it.
+                    *next = to.next();
+                }
+                _ => {}
+            }
+        }
+        decided.iter().for_each(|decision| self.decided(node, decision));
+        self.bounded(node, replica);
+        if !decided.is_empty() {
+            let calls = &replica.application().calls;
+            if calls.iter().collect::<BTreeSet<_>>().len() != calls.len() {
+                self.fail(format!("replica {node} executed a request twice"));
+            }
+        }
+    }
+
+    fn decided(&mut self, node: usize, decision: &Decision) {
+        let seq = decision.seq();
+        if let Err(error) = decision.verify(&self.membership, &self.verifier) {
+            self.fail(format!("the certificate of {seq:?} at replica {node} does not verify: {error}"));
+        }
+        let digest = decision.batch.digest();
+        let agreed = *self.decided.entry(seq).or_insert(digest);
+        if agreed != digest {
+            self.fail(format!("agreement: replica {node} decided {digest:?} at {seq:?}, another one {agreed:?}"));
+        }
+        // A replica that restarts may decide again what it had not synced.
+        let next = *self.next.entry(node).or_insert(Seq(1));
+        if seq > next {
+            self.fail(format!("replica {node} decided {seq:?} before {next:?}"));
+        }
+        self.next.insert(node, next.max(seq.next()));
+    }
+
+    fn bounded(&mut self, node: usize, replica: &Replica<Ledger>) {
+        let [log, bodies, view_changes, votes, states] = replica.kept();
+        let parameters = self.membership.parameters;
+        let (window, members) = (parameters.window as usize, self.membership.members.len());
+        let within = log <= window
+            && bodies <= window * (BODIES_PER_SLOT + 1)
+            && view_changes <= members
+            && votes <= members * CHECKPOINTS_PER_MEMBER
+            && states <= window / parameters.checkpoint_interval as usize + 1;
+        if !within {
+            self.fail(format!("replica {node} keeps too much: {:?}", replica.kept()));
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Many runs with liars. `ROBEING_BFT_SEEDS` sets how many.
+
+use robeing_bft::sabotage::{Mistake, plant};
+
+use crate::{
+    liars::Lie,
+    world::{Plan, World},
+};
+
+/// The number of seeds of each part, unless the environment says otherwise.
+const SEEDS: u64 = 100;
+
+fn seeds() -> u64 {
+    std::env::var("ROBEING_BFT_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS)
+}
+
+fn violation(plan: Plan) -> Option<String> {
+    let mut world = World::new(plan);
+    world.run();
+    world.checks.violation
+}
+
+fn part(of: u64) {
+    for seed in (0..seeds()).filter(|seed| seed % 2 == of) {
+        let found = violation(Plan::of(seed));
+        assert_eq!(found, None, "seed {seed}: {:?}", Plan::of(seed));
+    }
+}
+
+#[test]
+fn f_liars_break_nothing_in_even_seeds() {
+    part(0);
+}
+
+#[test]
+fn f_liars_break_nothing_in_odd_seeds() {
+    part(1);
+}
+
+#[test]
+fn a_seed_always_gives_the_same_run() {
+    let run = || {
+        let mut world = World::new(Plan::of(3));
+        world.run();
+        (world.now, world.delivered, world.describe())
+    };
+    assert_eq!(run(), run());
+}
+
+/// Returns how many of the seeds violate safety.
+fn found(lie: Lie, more: usize) -> Vec<u64> {
+    let violates = |seed: &u64| {
+        let mut plan = Plan { lie: Some(lie), patience: 20_000, ..Plan::of(*seed) };
+        plan.liars += more;
+        violation(plan).is_some_and(|violation| !violation.starts_with("not everything"))
+    };
+    (0..60).filter(violates).take(3).collect()
+}
+
+#[test]
+fn one_liar_more_than_f_breaks_agreement() {
+    assert!(!found(Lie::Equivocate, 1).is_empty(), "no seed shows what f + 1 liars can do");
+}
+
+#[test]
+fn a_quorum_of_one_less_is_found() {
+    plant(Some(Mistake::QuorumOfOneLess));
+    assert!(!found(Lie::Equivocate, 0).is_empty());
+}
+
+#[test]
+fn a_new_view_whose_proofs_are_not_checked_is_found() {
+    plant(Some(Mistake::NewViewUnchecked));
+    assert!(!found(Lie::ViewChanges, 0).is_empty());
+}
+
+#[test]
+fn a_reused_sequence_number_is_found() {
+    plant(Some(Mistake::SequenceReused));
+    assert!(!found(Lie::Equivocate, 0).is_empty());
+}
