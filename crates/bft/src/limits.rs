@@ -49,6 +49,9 @@ pub const VIEW_CHANGES_PER_MEMBER: usize = 1;
 /// Number of batches that are kept for each sequence number: those accepted in the latest views, and always the one
 /// of the prepared certificate.
 pub const BODIES_PER_SLOT: usize = 4;
+/// Number of ticks without a question after which a replica forgets an old state that a member was getting. It keeps
+/// at most f + 1 of them.
+pub const IDLE_TICKS_OF_PIN: u32 = 4;
 /// Maximum number of answers that one member gets between two ticks of the resend timer.
 pub const ANSWERS_PER_TICK: u32 = 64;
 /// How many answers the answer to a status counts for.

@@ -154,7 +154,9 @@ pub struct Outputs {
     pub messages: Vec<(To, Message)>,
     /// Changes of timers, in order.
     pub timers: Vec<TimerChange>,
-    /// Decisions, in the order of their sequence numbers and without gaps, except after [`Event::Restored`].
+    /// Decisions, in the order of their sequence numbers and without gaps, except after [`Event::Restored`]. A host
+    /// that keeps the log writes them with the same sync as the records: those up to a stable checkpoint are not in the
+    /// records any more.
     pub decided: Vec<Decision>,
     /// Results for clients.
     pub outcomes: Vec<Outcome>,

@@ -28,7 +28,7 @@ use crate::{
     state::State,
 };
 pub use io::{Event, Fault, Input, Outcome, Outputs, Refusal, Sync, Timer, TimerChange, TimerId, To};
-use {io::Cx, slot::Slot, state_transfer::Transfer, timers::Timers};
+use {io::Cx, slot::Slot, state_transfer::{Pin, Transfer}, timers::Timers};
 
 /// A replica of one epoch.
 #[derive(Clone, Debug)]
@@ -73,6 +73,8 @@ pub struct Replica<A> {
     view_changes: BTreeMap<ReplicaId, ViewChange>,
     pending: Pending,
     transfer: Option<Transfer>,
+    /// The states that others get from this replica.
+    pins: BTreeMap<ReplicaId, Pin>,
     timers: Timers,
     /// How many answers each member got since the last tick.
     answers: BTreeMap<ReplicaId, u32>,

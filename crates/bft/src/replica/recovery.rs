@@ -16,7 +16,8 @@ use crate::{
 
 impl<A: Application> Replica<A> {
     /// Starts a replica from its records, of which the first is the identity of its disk. `initial` is the state with
-    /// which the epoch starts; `application` is replaced by it, or by a later one in the records.
+    /// which the epoch starts; `application` is replaced by it, or by a later one in the records. The outputs contain
+    /// the decisions since the last stable checkpoint again.
     ///
     /// # Errors
     /// If this disk is no member's, or the records are not those of one replica in this epoch. In particular, a member
@@ -44,6 +45,7 @@ impl<A: Application> Replica<A> {
             replica.replay(index, record, &mut scratch)?;
         }
         let mut cx = Cx::new(signer);
+        cx.out.decided = scratch.out.decided;
         if is_first {
             cx.append(Record::Started(*epoch.domain()));
         }
@@ -77,6 +79,7 @@ impl<A: Application> Replica<A> {
             view_changes: BTreeMap::new(),
             pending: Pending::default(),
             transfer: None,
+            pins: BTreeMap::new(),
             timers: Timers::default(),
             answers: BTreeMap::new(),
             halted: false,
@@ -129,6 +132,7 @@ impl<A: Application> Replica<A> {
                     slot.decided = Some(decision.certificate.clone());
                     slot.keep(decision.certificate.proposal.view, decision.batch.clone());
                 }
+                cx.out.decided.push((*decision).clone());
                 self.apply(*decision, cx);
                 self.next = self.next.max(self.executed.next());
                 Ok(())

@@ -14,7 +14,7 @@ use crate::{
     certificate::{Seq, Stable},
     crypto::Digest,
     epoch::ReplicaId,
-    limits::{ANSWERS_PER_TICK, CHUNKS_IN_FLIGHT},
+    limits::{ANSWERS_PER_TICK, CHUNKS_IN_FLIGHT, IDLE_TICKS_OF_PIN},
     message::{Body, BodyId, Chunk, ChunkId, Message, Wanted},
     state::{Manifest, State},
 };
@@ -29,6 +29,17 @@ pub(super) struct Transfer {
     asked: BTreeSet<u16>,
     /// Advances at each tick, so that another member is asked for each chunk.
     turn: u64,
+    /// Whether something came since the last tick.
+    progress: bool,
+}
+
+/// A state that a member is getting from this replica. It is kept although later checkpoints are stable, so that a
+/// transfer can end while the group goes on.
+#[derive(Clone, Debug)]
+pub(super) struct Pin {
+    state: Arc<State>,
+    /// Ticks since the last question.
+    idle: u32,
 }
 
 impl Transfer {
@@ -44,7 +55,7 @@ impl<A: Application> Replica<A> {
         if self.transfer.as_ref().is_none_or(|transfer| transfer.seq() < target.checkpoint.seq) {
             let turn = self.transfer.as_ref().map_or(0, |transfer| transfer.turn);
             let (chunks, asked) = (BTreeMap::new(), BTreeSet::new());
-            self.transfer = Some(Transfer { target, manifest: None, chunks, asked, turn });
+            self.transfer = Some(Transfer { target, manifest: None, chunks, asked, turn, progress: false });
             self.ask_for_state(cx);
         }
     }
@@ -52,8 +63,12 @@ impl<A: Application> Replica<A> {
     /// Asks again, and others, for what has not come.
     pub(super) fn retry_transfer(&mut self, cx: &mut Cx<'_>) {
         self.transfer.take_if(|transfer| transfer.seq() <= self.executed);
+        let later = self.ahead.as_ref().map(|ahead| ahead.checkpoint.seq);
         match &mut self.transfer {
+            // Nobody has that state any more.
+            Some(transfer) if !transfer.progress && later > Some(transfer.seq()) => self.start_transfer(cx),
             Some(transfer) => {
+                transfer.progress = false;
                 transfer.turn = transfer.turn.wrapping_add(1);
                 transfer.asked.clear();
                 self.ask_for_state(cx);
@@ -72,7 +87,8 @@ impl<A: Application> Replica<A> {
         };
         let mut questions = Vec::new();
         match &transfer.manifest {
-            None => questions.extend((0..2).map(|index| (other(index), Wanted::Manifest(seq)))),
+            // All are asked, so that all keep that state.
+            None => questions.extend((0..others.len() as u64).map(|index| (other(index), Wanted::Manifest(seq)))),
             Some(manifest) => {
                 let count = u16::try_from(manifest.chunks.len()).unwrap_or(u16::MAX);
                 let missing = (0..count).filter(|index| !transfer.chunks.contains_key(index));
@@ -95,6 +111,7 @@ impl<A: Application> Replica<A> {
         let Some(transfer) = &mut self.transfer else { return };
         if transfer.manifest.is_none() && manifest.checkpoint() == transfer.target.checkpoint {
             transfer.manifest = Some(manifest);
+            transfer.progress = true;
             self.ask_for_state(cx);
         }
     }
@@ -109,6 +126,7 @@ impl<A: Application> Replica<A> {
             return;
         }
         transfer.chunks.insert(index, data);
+        transfer.progress = true;
         transfer.asked.remove(&index);
         if transfer.chunks.len() < manifest.chunks.len() {
             return self.ask_for_state(cx);
@@ -167,31 +185,56 @@ impl<A: Application> Replica<A> {
         if !self.may_answer(from, 1) {
             return;
         }
-        let seq = match wanted {
+        match wanted {
             Wanted::Body(BodyId { seq, digest }) => {
                 let batch = self.log.get(&seq).and_then(|slot| slot.body(&digest)).cloned();
                 if let Some(batch) = batch {
                     cx.send(from, Message::Body(Body { seq, batch }));
                 }
-                return;
             }
-            Wanted::Manifest(seq) | Wanted::Chunk(ChunkId { seq, .. }) => seq,
-        };
-        if seq < self.stable.seq {
-            // That state is gone, but there is a later one.
-            if let Some(stable) = &self.stable.certificate {
-                cx.send(from, Message::Stable(stable.clone()));
-            }
-        } else if seq == self.stable.seq {
-            let state = &self.stable.state;
-            match wanted {
-                Wanted::Chunk(id) => {
-                    if let Some(data) = state.chunk(id.index) {
-                        cx.send(from, Message::Chunk(Chunk { id, data }));
-                    }
+            Wanted::Manifest(seq) => {
+                self.pin(from, seq);
+                if let Some(state) = self.state_for(from, seq, cx) {
+                    cx.send(from, Message::Manifest(state.manifest().clone()));
                 }
-                _ => cx.send(from, Message::Manifest(state.manifest().clone())),
+            }
+            Wanted::Chunk(id) => {
+                let chunk = self.state_for(from, id.seq, cx).and_then(|state| state.chunk(id.index));
+                if let Some(data) = chunk {
+                    cx.send(from, Message::Chunk(Chunk { id, data }));
+                }
             }
         }
+    }
+
+    /// Keeps the stable state for a member that gets it from now on. Each keeps at most one, and f + 1 members do.
+    fn pin(&mut self, from: ReplicaId, seq: Seq) {
+        let room = self.pins.len() < self.epoch.quorums().weak() || self.pins.contains_key(&from);
+        if room && seq == self.stable.seq {
+            self.pins.insert(from, Pin { state: self.stable.state.clone(), idle: 0 });
+        }
+    }
+
+    /// Forgets the states that nobody gets any more.
+    pub(super) fn unpin(&mut self) {
+        self.pins.values_mut().for_each(|pin| pin.idle = pin.idle.saturating_add(1));
+        self.pins.retain(|_, pin| pin.idle <= IDLE_TICKS_OF_PIN);
+    }
+
+    /// Returns the state at a checkpoint, for a member; if it is gone, sends the proof of a later one.
+    fn state_for(&mut self, from: ReplicaId, seq: Seq, cx: &mut Cx<'_>) -> Option<Arc<State>> {
+        if let Some(pin) = self.pins.get_mut(&from).filter(|pin| pin.state.manifest().seq == seq) {
+            pin.idle = 0;
+            return Some(pin.state.clone());
+        }
+        if seq == self.stable.seq {
+            return Some(self.stable.state.clone());
+        }
+        if seq < self.stable.seq
+            && let Some(stable) = &self.stable.certificate
+        {
+            cx.send(from, Message::Stable(stable.clone()));
+        }
+        None
     }
 }

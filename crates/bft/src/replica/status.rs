@@ -15,6 +15,7 @@ impl<A: Application> Replica<A> {
     /// Repeats what others may have missed, and asks for what this replica misses.
     pub(super) fn tick(&mut self, cx: &mut Cx<'_>) {
         self.answers.clear();
+        self.unpin();
         self.send_status(cx);
         if !self.active {
             self.send_view_change(cx);

@@ -24,6 +24,8 @@ pub struct Checks {
     /// The calls of honest clients.
     made: BTreeSet<Digest>,
     pub violation: Option<String>,
+    /// How many views were left, views were begun, checkpoints became stable, states were transferred.
+    pub happened: [u64; 4],
 }
 
 impl Checks {
@@ -36,6 +38,7 @@ impl Checks {
             next: BTreeMap::new(),
             made: BTreeSet::new(),
             violation: None,
+            happened: [0; 4],
         }
     }
 
@@ -64,8 +67,12 @@ impl Checks {
     pub fn stepped(&mut self, node: usize, replica: &Replica<Ledger>, decided: &[Decision], events: &[Event]) {
         for event in events {
             match event {
+                Event::ViewChange(_) => self.happened[0] += 1,
+                Event::NewView(_) => self.happened[1] += 1,
+                Event::Stable(_) => self.happened[2] += 1,
                 Event::Halted(fault) => self.fail(format!("replica {node} halted: {fault:?}")),
                 Event::Restored { from, to } => {
+                    self.happened[3] += 1;
                     let next = self.next.entry(node).or_insert(Seq(1));
                     if *from > *next || to < from {
                         self.violation.get_or_insert(format!("replica {node} skipped from {from:?} at {next:?}"));
@@ -73,7 +80,7 @@ impl Checks {
                     // Decisions of the same step may come before it or after it.
                     *next = to.next();
                 }
-                _ => {}
+                Event::Refused { .. } => {}
             }
         }
         decided.iter().for_each(|decision| self.decided(node, decision));

@@ -301,15 +301,13 @@ impl World {
     fn carry_out(&mut self, node: usize, outputs: Outputs) {
         if self.nodes[node].crashing {
             if self.random.percent(50) {
+                self.check(node, &outputs);
                 self.sync(node, outputs.sync);
             }
             return self.crash(node);
         }
+        self.check(node, &outputs);
         self.sync(node, outputs.sync);
-        if let (None, Some(replica)) = (self.nodes[node].lie, &self.nodes[node].replica) {
-            let (decided, events) = (&outputs.decided, &outputs.events);
-            self.checks.stepped(node, replica, decided, events);
-        }
         for (to, message) in outputs.messages {
             self.send(node, to, message);
         }
@@ -324,6 +322,12 @@ impl World {
                     self.nodes[node].timers.remove(&timer);
                 }
             }
+        }
+    }
+
+    fn check(&mut self, node: usize, outputs: &Outputs) {
+        if let (None, Some(replica)) = (self.nodes[node].lie, &self.nodes[node].replica) {
+            self.checks.stepped(node, replica, &outputs.decided, &outputs.events);
         }
     }
 
