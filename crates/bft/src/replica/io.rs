@@ -18,6 +18,9 @@ pub enum Input {
     Message(Box<Verified>),
     /// A timer fired.
     Timer(TimerId),
+    /// The host has other evidence that the primary of this view is gone. If the replica is in this view, or waits for
+    /// it, it moves on as if the view's timer had fired.
+    Suspect(View),
 }
 
 /// The timers of a replica. There is at most one of each kind; setting it replaces it.

@@ -104,6 +104,8 @@ impl<A: Application> Replica<A> {
                 }
             }
             Input::Timer(id) => self.fired(id, &mut cx),
+            Input::Suspect(view) if view == self.view => self.start_view_change(view.next(), &mut cx),
+            Input::Suspect(_) => {}
         }
         self.update_timers(&mut cx);
         cx.out

@@ -9,6 +9,7 @@ use crate::{
     epoch::{ReplicaId, Scope},
     limits::BODIES_PER_SLOT,
     message::{Batch, PrePrepare, Reproposal, Vote},
+    sabotage::{Mistake, planted},
 };
 
 /// The latest vote of each member.
@@ -20,7 +21,9 @@ impl Votes {
     /// counts. Returns whether it was added.
     pub fn add(&mut self, vote: &Vote) -> bool {
         let known = self.0.get(&vote.replica);
-        let newer = known.is_none_or(|(proposal, _)| proposal.view < vote.proposal.view);
+        let again = planted(Mistake::SequenceReused);
+        let is_newer = |known: View| known < vote.proposal.view || again && known == vote.proposal.view;
+        let newer = known.is_none_or(|(proposal, _)| is_newer(proposal.view));
         if newer {
             self.0.insert(vote.replica, (vote.proposal, vote.signature));
         }

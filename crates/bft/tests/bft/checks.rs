@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use robeing_bft::{
-    certificate::{Decision, Seq},
+    certificate::{Decision, Kind, Proposal, Seq},
     crypto::Digest,
     epoch::Membership,
     limits::{BODIES_PER_SLOT, CHECKPOINTS_PER_MEMBER},
-    message::{Operation, Request},
+    message::{Message, Operation, PrePrepare, Request},
     replica::{Event, Replica},
 };
 
@@ -24,6 +24,12 @@ pub struct Checks {
     /// The calls of honest clients.
     made: BTreeSet<Digest>,
     pub violation: Option<String>,
+    /// What each honest replica said about a sequence number in a view: digests by kind of message.
+    said: BTreeMap<(usize, &'static str, u64, Seq), Digest>,
+    /// The commits of honest replicas.
+    commits: BTreeMap<Proposal, BTreeSet<usize>>,
+    /// The last decision of the epoch.
+    end: Option<Seq>,
     /// How many views were left, views were begun, checkpoints became stable, states were transferred.
     pub happened: [u64; 4],
 }
@@ -38,6 +44,9 @@ impl Checks {
             next: BTreeMap::new(),
             made: BTreeSet::new(),
             violation: None,
+            said: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            end: None,
             happened: [0; 4],
         }
     }
@@ -93,10 +102,42 @@ impl Checks {
         }
     }
 
+    /// Checks a message that an honest replica sends: none contradicts an earlier one, also after restarts.
+    pub fn sends(&mut self, node: usize, message: &Message) {
+        let (kind, view, seq, digest) = match message {
+            Message::PrePrepare(PrePrepare { proposal, .. }) => {
+                ("pre-prepare", proposal.view.0, proposal.seq, proposal.digest)
+            }
+            Message::Prepare(vote) => ("prepare", vote.proposal.view.0, vote.proposal.seq, vote.proposal.digest),
+            Message::Commit(vote) => {
+                self.commits.entry(vote.proposal).or_default().insert(node);
+                ("commit", vote.proposal.view.0, vote.proposal.seq, vote.proposal.digest)
+            }
+            Message::Checkpoint(vote) => ("checkpoint", 0, vote.checkpoint.seq, vote.checkpoint.digest),
+            _ => return,
+        };
+        let before = *self.said.entry((node, kind, view, seq)).or_insert(digest);
+        if before != digest {
+            self.fail(format!("replica {node} sent two {kind}s for {seq:?} in view {view}"));
+        }
+    }
+
+    /// Checks that nothing could be decided after the end of the epoch, not even unseen.
+    pub fn nothing_after_the_end(&mut self, faulty: usize, quorum: usize) {
+        let Some(end) = self.end else { return };
+        let after = |(proposal, by): &(&Proposal, &BTreeSet<usize>)| proposal.seq > end && by.len() + faulty >= quorum;
+        if let Some((proposal, _)) = self.commits.iter().find(after) {
+            self.violation.get_or_insert(format!("{proposal:?} could be decided after the end at {end:?}"));
+        }
+    }
+
     fn decided(&mut self, node: usize, decision: &Decision) {
         let seq = decision.seq();
         if let Err(error) = decision.verify(&self.membership, &self.verifier) {
             self.fail(format!("the certificate of {seq:?} at replica {node} does not verify: {error}"));
+        }
+        if decision.certificate.proposal.kind == Kind::Epoch {
+            self.end = Some(seq);
         }
         let digest = decision.batch.digest();
         let agreed = *self.decided.entry(seq).or_insert(digest);

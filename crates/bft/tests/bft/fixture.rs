@@ -2,13 +2,15 @@
 
 use robeing_bft::{
     crypto::{PublicKey, Signer},
-    epoch::{Epoch, Incarnation, Member, Membership, Parameters},
+    epoch::{Epoch, EpochChange, Incarnation, Member, Membership, Parameters},
+    message::Operation,
     record::Record,
     state::State,
 };
 
 use crate::{
     keys::{TestSigner, TestVerifier},
+    lan::Lan,
     ledger::Ledger,
 };
 
@@ -86,6 +88,25 @@ impl Group {
         let initial = State::genesis(&Ledger::default()).unwrap();
         let epoch = Epoch::first(membership, &initial).unwrap();
         Self { epoch, initial, members: signers, clients, verifier }
+    }
+
+    /// The group on a perfect network.
+    pub fn lan(&self) -> Lan {
+        let signers = self.members.iter().map(|signer| Box::new(signer.clone()) as Box<dyn Signer>).collect();
+        Lan::new(&self.epoch, &self.initial, signers, Box::new(self.verifier.clone()))
+    }
+
+    /// A change of members that all members approve, without some members and with new ones.
+    pub fn change(&self, remove: &[u64], add: &[u64]) -> Operation {
+        let mut next = Membership::clone(&self.epoch);
+        next.number += 1;
+        let removed: Vec<Incarnation> = remove.iter().map(|number| incarnation(*number)).collect();
+        next.members.retain(|member| !removed.contains(&member.incarnation));
+        next.members.extend(add.iter().map(|number| member(*number).0));
+        let quorum = self.epoch.quorums().quorum();
+        let replicas = self.epoch.replicas().zip(&self.members).take(quorum);
+        let approvals = replicas.map(|(replica, signer)| next.approve(&self.epoch, replica, signer)).collect();
+        Operation::NewEpoch(Box::new(EpochChange { next, approvals }))
     }
 
     /// The records of a member before its first start.

@@ -156,7 +156,7 @@ fn equivocate(world: &mut World, from: usize, to: usize, message: &Message) -> O
                 }
                 sent.push((to, Message::Commit(world.vote(Context::Commit, liar, mine.proposal)), 0));
             }
-            if world.random.percent(30) {
+            if world.random.percent(50) {
                 let late = world.random.below(60);
                 sent.push((to, Message::PrePrepare(both[1 - side].clone()), late));
             }
@@ -249,6 +249,8 @@ fn lie_in_view_changes(world: &mut World, from: usize, to: usize, message: &Mess
             let lie = ViewChange::sign(&domain, (me, view), None, Vec::new(), &signer);
             vec![(to, message.clone(), 0), (to, Message::ViewChange(Box::new(lie)), 0)]
         }
+        // Few learn of what is decided.
+        Message::Commit(_) if world.plot.side(to) == 1 => Vec::new(),
         _ => vec![(to, message.clone(), 0)],
     }
 }
@@ -258,10 +260,12 @@ fn lie_in_view_changes(world: &mut World, from: usize, to: usize, message: &Mess
 fn false_new_view(world: &mut World, from: usize, to: usize, honest: &NewView) -> Vec<Sent> {
     let (domain, signer) = (world.domain(), world.group.members[from].clone());
     let view = honest.view;
+    // All members get the same lie.
+    let mut random = Random(world.plan.seed ^ view.0);
     let (mut proposals, mut bodies) = (Vec::new(), Vec::new());
     for (index, old) in honest.proposals.iter().enumerate() {
         let requests = &world.plot.requests;
-        let request = requests.get((index + world.random.below(2) as usize) % requests.len().max(1));
+        let request = requests.get((index + random.below(5) as usize) % requests.len().max(1));
         let batch = Batch::new(request.cloned().into_iter().collect());
         let seq = old.proposal.seq;
         proposals.push(Proposal { view, seq, kind: batch.kind(), digest: batch.digest() });
@@ -272,14 +276,14 @@ fn false_new_view(world: &mut World, from: usize, to: usize, honest: &NewView) -
         *own = ViewChange::sign(&domain, (own.replica, view), None, Vec::new(), &signer);
     }
     let lawful = select(&world.group.epoch, view, &emptied).proposals;
-    let lie = match world.random.below(3) {
+    let lie = match random.below(3) {
         0 => NewView::sign(&domain, view, emptied, lawful, &signer),
         1 => NewView::sign(&domain, view, Vec::new(), proposals, &signer),
         _ => NewView::sign(&domain, view, honest.view_changes.clone(), proposals, &signer),
     };
     let mut sent = vec![(to, Message::NewView(Box::new(lie)), 0)];
     sent.extend(bodies);
-    if world.random.percent(50) {
+    if random.percent(50) {
         sent.push((to, Message::NewView(Box::new(honest.clone())), 30));
     }
     sent

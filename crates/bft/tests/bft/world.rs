@@ -41,6 +41,8 @@ pub struct Plan {
     /// How many restarts of honest replicas are tried.
     pub restarts: u64,
     pub partitions: u64,
+    /// Whether the epoch ends in the middle.
+    pub ends: bool,
 }
 
 impl Plan {
@@ -59,6 +61,7 @@ impl Plan {
             duplicate: random.below(20),
             restarts: random.below(6),
             partitions: random.below(4),
+            ends: false,
         }
     }
 }
@@ -77,7 +80,7 @@ enum Event {
 #[derive(Debug)]
 pub struct Node {
     pub replica: Option<Replica<Ledger>>,
-    disk: Vec<Vec<u8>>,
+    pub disk: Vec<Vec<u8>>,
     timers: BTreeMap<Timer, TimerId>,
     life: u64,
     pub lie: Option<Lie>,
@@ -105,6 +108,8 @@ pub struct World {
     pub plot: Plot,
     pub checks: Checks,
     pub delivered: u64,
+    /// Encoded messages of honest replicas by tag, if they are to be kept.
+    pub samples: Option<BTreeMap<u8, Vec<Vec<u8>>>>,
 }
 
 impl World {
@@ -122,6 +127,7 @@ impl World {
             plot: Plot::default(),
             checks,
             delivered: 0,
+            samples: None,
             group,
             plan,
         };
@@ -178,6 +184,16 @@ impl World {
             self.submitted.push(Submitted { request, at });
             self.at(at, Event::Submit(self.submitted.len() - 1));
         }
+        if self.plan.ends {
+            // Two changes compete: one of them ends the epoch.
+            for add in [50, 60] {
+                let change = self.group.change(&[], &[add]);
+                let request = Request::sign(&self.group.epoch, 60 + add, change, &self.group.clients[0]);
+                let at = self.random.below(self.plan.quiet_from + 1_000);
+                self.submitted.push(Submitted { request, at });
+                self.at(at, Event::Submit(self.submitted.len() - 1));
+            }
+        }
     }
 
     fn at(&mut self, time: u64, event: Event) {
@@ -213,6 +229,10 @@ impl World {
         let has_all = |node: &Node| {
             node.replica.as_ref().is_some_and(|replica| self.checks.has_all(&replica.application().calls))
         };
+        if self.plan.ends {
+            let ended = |replica: &Replica<Ledger>| replica.has_ended() && replica.stable() == replica.executed();
+            return honest().all(|node| node.replica.as_ref().is_some_and(ended));
+        }
         all_submitted && executed.len() == 1 && honest().all(has_all)
     }
 
@@ -309,6 +329,10 @@ impl World {
         self.check(node, &outputs);
         self.sync(node, outputs.sync);
         for (to, message) in outputs.messages {
+            if self.nodes[node].lie.is_none() {
+                self.checks.sends(node, &message);
+                self.sample(&message);
+            }
             self.send(node, to, message);
         }
         for change in outputs.timers {
@@ -321,6 +345,16 @@ impl World {
                 TimerChange::Cancel(timer) => {
                     self.nodes[node].timers.remove(&timer);
                 }
+            }
+        }
+    }
+
+    fn sample(&mut self, message: &Message) {
+        if let Some(samples) = &mut self.samples {
+            let bytes = message.encode();
+            let of_kind = samples.entry(bytes[1]).or_default();
+            if of_kind.len() < 3 {
+                of_kind.push(bytes);
             }
         }
     }
