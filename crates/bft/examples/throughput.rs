@@ -129,7 +129,10 @@ impl Host {
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     let fired = self.timers.values().find(|(at, _)| *at <= Instant::now()).map(|(_, id)| *id);
-                    fired.inspect(|id| drop(self.timers.remove(&id.timer))).map(Input::Timer)
+                    if let Some(id) = fired {
+                        self.timers.remove(&id.timer);
+                    }
+                    fired.map(Input::Timer)
                 }
             };
             if let Some(input) = input {

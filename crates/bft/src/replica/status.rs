@@ -47,7 +47,7 @@ impl<A: Application> Replica<A> {
         if !self.may_answer(from, COST_OF_STATUS) {
             return;
         }
-        if status.executed < self.stable.seq
+        if status.stable < self.stable.seq
             && let Some(stable) = &self.stable.certificate
         {
             cx.send(from, Message::Stable(stable.clone()));

@@ -122,15 +122,17 @@ impl<A: Application> Replica<A> {
         self.active = true;
         self.new_view = Some(message);
         cx.event(Event::NewView(view));
-        if let Some(stable) = stable {
-            self.on_proven(stable, cx);
-        }
         self.next = low.next();
         for one in proposals {
             self.accept(one, null_batch(&one), cx);
         }
         self.next = self.next.max(self.executed.next());
         self.view_changes.retain(|_, message| message.view > view);
+        self.mark_proposed_again();
+        // Only now, since a checkpoint that becomes stable lets the primary propose.
+        if let Some(stable) = stable {
+            self.on_proven(stable, cx);
+        }
     }
 
     /// Accepts those proposals of the new view that were beyond the high watermark until now.
@@ -152,7 +154,6 @@ impl<A: Application> Replica<A> {
     /// Goes on in a new view: with what came early, with what its proposals make possible, and with the requests that
     /// wait.
     fn after_install(&mut self, cx: &mut Cx<'_>) {
-        self.mark_proposed_again();
         self.accept_waiting(cx);
         let seqs: Vec<Seq> = self.log.range(self.stable.seq.next()..).map(|(seq, _)| *seq).collect();
         for seq in seqs {

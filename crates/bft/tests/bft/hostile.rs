@@ -98,6 +98,8 @@ fn answers_to_one_member_are_limited_between_ticks() {
         lan.give(0, request).unwrap();
         lan.run();
     }
+    lan.fire(1, Timer::Resend);
+    lan.queue.clear();
     let body = StatusBody { view: View(0), active: true, stable: Seq(0), executed: Seq(0) };
     let status = Message::Status(Signed::sign(Context::Status, group.epoch.domain(), ReplicaId(2), body, &group.members[2]));
     let mut answered = || {
