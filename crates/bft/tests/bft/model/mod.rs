@@ -44,6 +44,8 @@ pub struct Member {
     /// The next sequence number to accept, counted from 0.
     next: usize,
     stable: usize,
+    /// A stable checkpoint that it has heard of and not executed to.
+    ahead: usize,
     accepted: [Cert; SEQS],
     prepared: [Cert; SEQS],
     decided: [Value; SEQS],
@@ -217,12 +219,17 @@ impl Pbft {
         }
     }
 
+    fn catch_up(member: &mut Member) {
+        if member.ahead > member.stable && member.executed() >= member.ahead {
+            Self::stabilize(member, member.ahead);
+        }
+    }
+
     fn enter(&self, state: &mut State, by: usize, view: usize, begin: &Begin) {
         let member = &mut state.members[by];
         (member.view, member.active) = (view, true);
-        if begin.low > member.stable && member.executed() >= begin.low {
-            Self::stabilize(member, begin.low);
-        }
+        member.ahead = member.ahead.max(begin.low);
+        Self::catch_up(member);
         member.next = begin.low;
         let stable = member.stable;
         for (seq, value) in (begin.low..).zip(&begin.values) {
@@ -341,6 +348,7 @@ impl Model for Pbft {
                 let member = &mut state.members[by];
                 member.decided[seq] = value;
                 member.next = member.next.max(member.executed());
+                Self::catch_up(member);
                 by
             }
             Step::Stabilize { by, seq } => {
