@@ -125,7 +125,9 @@ impl Host {
             let due = self.timers.values().map(|(at, _)| *at).min();
             let wait = due.map_or(Duration::from_millis(50), |due| due.saturating_duration_since(Instant::now()));
             let input = match inbox.recv_timeout(wait.min(Duration::from_millis(50))) {
-                Ok(message) => Verified::check(message, self.replica.epoch(), &Ed25519).ok().map(Box::new).map(Input::Message),
+                Ok(message) => {
+                    Verified::check(message, self.replica.epoch(), &Ed25519).ok().map(Box::new).map(Input::Message)
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     let fired = self.timers.values().find(|(at, _)| *at <= Instant::now()).map(|(_, id)| *id);
@@ -144,7 +146,13 @@ impl Host {
 }
 
 /// Keeps requests outstanding, and returns the decisions, requests and median latency of a run.
-fn drive(epoch: &Epoch, primary: &Sender<Message>, reports: &Receiver<Report>, outstanding: usize, time: Duration) -> (u64, u64, Duration) {
+fn drive(
+    epoch: &Epoch,
+    primary: &Sender<Message>,
+    reports: &Receiver<Report>,
+    outstanding: usize,
+    time: Duration,
+) -> (u64, u64, Duration) {
     let signers: Vec<Ed25519Signer> = (0..CLIENTS).map(|number| signer(1_000 + number)).collect();
     let index: BTreeMap<PublicKey, usize> = signers.iter().map(Signer::public_key).zip(0..).collect();
     let mut ids = vec![0_u64; signers.len()];

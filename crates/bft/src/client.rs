@@ -51,7 +51,12 @@ impl Client {
     }
 
     /// Takes a replica's reply. Returns the id and the result when f + 1 replicas have reported the same.
-    pub fn reply(&mut self, reply: &Signed<Reply>, signer: &dyn Signer, verifier: &dyn Verifier) -> Option<(u64, Bytes)> {
+    pub fn reply(
+        &mut self,
+        reply: &Signed<Reply>,
+        signer: &dyn Signer,
+        verifier: &dyn Verifier,
+    ) -> Option<(u64, Bytes)> {
         let Reply { client, id, result } = &reply.body;
         let known = self.waiting.get_mut(id)?;
         let scope = &self.scope;

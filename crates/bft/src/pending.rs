@@ -175,8 +175,7 @@ mod tests {
     #[test]
     fn all_clients_together_cannot_exceed_its_bytes() {
         let mut pending = Pending::default();
-        let mut requests =
-            (1..).flat_map(|client| (1..=MAX_PENDING_PER_CLIENT as u64).map(move |id| (client, id)));
+        let mut requests = (1..).flat_map(|client| (1..=MAX_PENDING_PER_CLIENT as u64).map(move |id| (client, id)));
         let full = requests.find(|(client, id)| pending.add(request(*client, *id, MAX_REQUEST_BYTES)) == Added::Full);
         let (client, _) = full.unwrap();
         assert!(pending.bytes <= MAX_PENDING_BYTES && pending.bytes + 2 * MAX_REQUEST_BYTES > MAX_PENDING_BYTES);

@@ -80,10 +80,18 @@ fn check(message: &Message, epoch: &Epoch, verifier: &dyn Verifier) -> Result<()
             epoch.check_signature(Context::Query, signed.replica, &signed.body, &signed.signature, verifier)
         }
         Message::Manifest(manifest) => {
-            if manifest.is_consistent() { Ok(()) } else { Err(Invalid::Range("the size of a state")) }
+            if manifest.is_consistent() {
+                Ok(())
+            } else {
+                Err(Invalid::Range("the size of a state"))
+            }
         }
         Message::Chunk(chunk) => {
-            if chunk.data.len() <= STATE_CHUNK_BYTES { Ok(()) } else { Err(Invalid::Range("the size of a chunk")) }
+            if chunk.data.len() <= STATE_CHUNK_BYTES {
+                Ok(())
+            } else {
+                Err(Invalid::Range("the size of a chunk"))
+            }
         }
         Message::Body(body) => body.batch.check(epoch, verifier),
     }

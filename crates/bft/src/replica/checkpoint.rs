@@ -131,7 +131,8 @@ impl<A: Application> Replica<A> {
             _ => {}
         }
         for (seq, slot) in &self.log {
-            let kept = slot.bodies().iter().map(|(view, batch)| KeptBody { seq: *seq, view: *view, batch: batch.clone() });
+            let kept =
+                slot.bodies().iter().map(|(view, batch)| KeptBody { seq: *seq, view: *view, batch: batch.clone() });
             records.extend(kept.map(Record::Body));
             let accepted = slot.accepted_in(self.view).filter(|_| self.active);
             records.extend(accepted.map(|accepted| Record::Accepted(*accepted)));

@@ -35,7 +35,8 @@ impl<A: Application> Replica<A> {
 
     /// Executes the next decision.
     pub(super) fn apply(&mut self, decision: Decision, cx: &mut Cx<'_>) {
-        let Decision { certificate: Certificate { proposal: Proposal { seq, view, digest, .. }, .. }, batch } = &decision;
+        let Decision { certificate: Certificate { proposal: Proposal { seq, view, digest, .. }, .. }, batch } =
+            &decision;
         let (seq, view) = (*seq, *view);
         self.history = Digest::of("robeing.bft.v1.history", &Link { before: self.history, seq, digest: *digest });
         self.executed = seq;

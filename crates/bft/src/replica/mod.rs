@@ -17,6 +17,12 @@ mod view_change;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use self::{
+    io::Cx,
+    slot::Slot,
+    state_transfer::{Pin, Transfer},
+    timers::Timers,
+};
 use crate::{
     application::Application,
     certificate::{Checkpoint, Decision, Seq, Stable, View},
@@ -28,7 +34,6 @@ use crate::{
     state::State,
 };
 pub use io::{Event, Fault, Input, Outcome, Outputs, Refusal, Sync, Timer, TimerChange, TimerId, To};
-use {io::Cx, slot::Slot, state_transfer::{Pin, Transfer}, timers::Timers};
 
 /// A replica of one epoch.
 #[derive(Clone, Debug)]

@@ -152,7 +152,8 @@ impl<A: Application> Replica<A> {
         let scope = self.epoch.scope().clone();
         let Some(slot) = self.log.get_mut(&seq) else { return false };
         let mut changed = false;
-        if active && !slot.is_prepared_in(view)
+        if active
+            && !slot.is_prepared_in(view)
             && let Some(prepared) = slot.collect_prepared(view, &scope)
         {
             cx.append(Record::Prepared(prepared.clone()));
@@ -160,7 +161,9 @@ impl<A: Application> Replica<A> {
             changed = true;
         }
         let committed = slot.commits.of(me).is_some_and(|vote| vote.proposal.view >= view);
-        if active && in_order && !committed
+        if active
+            && in_order
+            && !committed
             && let Some(prepared) = slot.prepared.as_ref().filter(|prepared| prepared.proposal.view == view)
         {
             let vote = Vote::sign(Context::Commit, scope.domain(), me, prepared.proposal, cx.signer);

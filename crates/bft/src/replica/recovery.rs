@@ -91,7 +91,11 @@ impl<A: Application> Replica<A> {
         let damaged = StartError::Damaged(index);
         match record {
             Record::Started(domain) if index == 1 => {
-                if domain == *self.epoch.domain() { Ok(()) } else { Err(StartError::OtherEpoch) }
+                if domain == *self.epoch.domain() {
+                    Ok(())
+                } else {
+                    Err(StartError::OtherEpoch)
+                }
             }
             _ if index == 1 => Err(StartError::OtherEpoch),
             Record::Stable(stable) if index == 2 => self.replay_stable(*stable, damaged),

@@ -38,10 +38,8 @@ impl Votes {
     /// Returns the votes for a proposal, if there are at least `need`: exactly as many.
     pub fn endorsements(&self, proposal: &Proposal, need: usize) -> Option<Vec<Endorsement>> {
         let same = self.0.iter().filter(|(_, (voted, _))| voted == proposal);
-        let first = same.take(need).map(|(replica, (_, signature))| Endorsement {
-            replica: *replica,
-            signature: *signature,
-        });
+        let first =
+            same.take(need).map(|(replica, (_, signature))| Endorsement { replica: *replica, signature: *signature });
         let endorsements: Vec<Endorsement> = first.collect();
         (endorsements.len() == need).then_some(endorsements)
     }

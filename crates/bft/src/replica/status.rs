@@ -54,7 +54,8 @@ impl<A: Application> Replica<A> {
         }
         self.send_decisions(from, status.executed, cx);
         let behind = status.view < self.view || status.view == self.view && !status.active;
-        if behind && self.active
+        if behind
+            && self.active
             && let Some(new_view) = &self.new_view
         {
             cx.send(from, Message::NewView(new_view.clone()));

@@ -116,7 +116,8 @@ fn a_membership_keeps_to_its_limits() {
     };
     let members = |count: usize| (0..count as u64).map(|number| member(number).0).collect::<Vec<_>>();
     let clients = |count: usize| {
-        let mut clients: Vec<_> = (0..count as u64).map(|number| TestSigner::new(5_000 + number).public_key()).collect();
+        let mut clients: Vec<_> =
+            (0..count as u64).map(|number| TestSigner::new(5_000 + number).public_key()).collect();
         clients.sort();
         clients
     };

@@ -8,12 +8,12 @@ use robeing_bft::{
     epoch::ReplicaId,
     error::Invalid,
     limits::{
-        ANSWERS_PER_TICK, BODIES_PER_SLOT, CHECKPOINTS_PER_MEMBER, COST_OF_STATUS, MAX_BATCH_BYTES, MAX_PENDING_PER_CLIENT,
-        MAX_REQUEST_BYTES, STATE_CHUNK_BYTES,
+        ANSWERS_PER_TICK, BODIES_PER_SLOT, CHECKPOINTS_PER_MEMBER, COST_OF_STATUS, MAX_BATCH_BYTES,
+        MAX_PENDING_PER_CLIENT, MAX_REQUEST_BYTES, STATE_CHUNK_BYTES,
     },
     message::{
-        Batch, Body, BodyId, CheckpointVote, Chunk, ChunkId, Message, Operation, PrePrepare, Request, Signed, StatusBody,
-        ViewChange, Vote, Wanted,
+        Batch, Body, BodyId, CheckpointVote, Chunk, ChunkId, Message, Operation, PrePrepare, Request, Signed,
+        StatusBody, ViewChange, Vote, Wanted,
     },
     replica::{Event, Refusal, Timer},
 };
@@ -101,7 +101,8 @@ fn answers_to_one_member_are_limited_between_ticks() {
     lan.fire(1, Timer::Resend);
     lan.queue.clear();
     let body = StatusBody { view: View(0), active: true, stable: Seq(0), executed: Seq(0) };
-    let status = Message::Status(Signed::sign(Context::Status, group.epoch.domain(), ReplicaId(2), body, &group.members[2]));
+    let status =
+        Message::Status(Signed::sign(Context::Status, group.epoch.domain(), ReplicaId(2), body, &group.members[2]));
     let mut answered = || {
         let before = lan.queue.len();
         lan.give(1, status.clone()).unwrap();
@@ -123,9 +124,7 @@ fn requests_and_batches_keep_to_their_limits() {
     let group = Group::new(4);
     let check = |message| Verified::check(message, &group.epoch, &group.verifier).map(|_| ());
     let client = &group.clients[0];
-    let call = |id, size: usize| {
-        Request::sign(&group.epoch, id, Operation::Call(Bytes::from(vec![0; size])), client)
-    };
+    let call = |id, size: usize| Request::sign(&group.epoch, id, Operation::Call(Bytes::from(vec![0; size])), client);
     assert_eq!(check(Message::Request(call(1, MAX_REQUEST_BYTES))), Ok(()));
     let long = MAX_REQUEST_BYTES + 1;
     assert_eq!(check(Message::Request(call(1, long))), Err(Invalid::RequestTooLarge(long)));
@@ -156,7 +155,8 @@ fn requests_and_batches_keep_to_their_limits() {
     let refused = Verified::check(propose(&group, requests.collect()), &group.epoch, &group.verifier).map(|_| ());
     assert!(matches!(refused, Err(Invalid::BatchTooLarge { .. })));
 
-    let chunk = |size| Message::Chunk(Chunk { id: ChunkId { seq: Seq(4), index: 0 }, data: Bytes::from(vec![0; size]) });
+    let chunk =
+        |size| Message::Chunk(Chunk { id: ChunkId { seq: Seq(4), index: 0 }, data: Bytes::from(vec![0; size]) });
     assert_eq!(check(chunk(STATE_CHUNK_BYTES)), Ok(()));
     assert!(check(chunk(STATE_CHUNK_BYTES + 1)).is_err());
 }

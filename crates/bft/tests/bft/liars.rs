@@ -7,7 +7,7 @@ use robeing_bft::{
     certificate::{Prepared, Proposal, Seq, View},
     crypto::{Context, Digest, Signature},
     epoch::ReplicaId,
-    message::{Batch, Body, Message, NewView, PrePrepare, Request, Vote, ViewChange},
+    message::{Batch, Body, Message, NewView, PrePrepare, Request, ViewChange, Vote},
     new_view::select,
 };
 

@@ -52,7 +52,8 @@ fn anyone_verifies_a_decision_from_the_membership_alone() {
     // The client believes what two of four replicas say.
     let outcomes: Vec<Outcome> = lan.outcomes.clone();
     assert_eq!(outcomes.len(), 4);
-    let replies = outcomes.into_iter().zip(0..).map(|(one, id)| one.reply(&epoch, ReplicaId(id), &signer(id as u8 + 1)));
+    let replies =
+        outcomes.into_iter().zip(0..).map(|(one, id)| one.reply(&epoch, ReplicaId(id), &signer(id as u8 + 1)));
     let replies: Vec<_> = replies.collect();
     assert_eq!(client.reply(&replies[0], &signer(3), &Ed25519), None);
     assert_eq!(client.reply(&replies[0], &signer(3), &Ed25519), None);

@@ -170,7 +170,8 @@ impl World {
 
     fn draw_requests(&mut self) {
         let mut ids = BTreeMap::new();
-        let honest: Vec<_> = self.nodes.iter().zip(&self.group.members).filter(|(node, _)| node.lie.is_none()).collect();
+        let honest: Vec<_> =
+            self.nodes.iter().zip(&self.group.members).filter(|(node, _)| node.lie.is_none()).collect();
         let mut clients: Vec<_> = honest.into_iter().map(|(_, signer)| signer.clone()).collect();
         clients.extend(self.group.clients.iter().cloned());
         for number in 0..self.plan.requests {

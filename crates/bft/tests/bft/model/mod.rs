@@ -169,7 +169,9 @@ impl Pbft {
         let mut outcomes: BTreeMap<Begin, Vec<(usize, Change)>> = BTreeMap::new();
         let mut partial: Vec<Vec<(usize, Change)>> = vec![Vec::new()];
         for one in all {
-            let fits = |chosen: &&Vec<(usize, Change)>| chosen.len() < self.quorum && chosen.iter().all(|(by, _)| *by != one.0);
+            let fits = |chosen: &&Vec<(usize, Change)>| {
+                chosen.len() < self.quorum && chosen.iter().all(|(by, _)| *by != one.0)
+            };
             let longer: Vec<_> = partial.iter().filter(fits).map(|chosen| [&chosen[..], &[one]].concat()).collect();
             partial.extend(longer);
         }
@@ -250,7 +252,9 @@ impl Pbft {
                 accepted || member.decided.contains(&value)
             };
             if primary(view) == by {
-                steps.extend(REQUESTS.into_iter().filter(|value| !used(*value)).map(|value| Step::Propose { by, value }));
+                steps.extend(
+                    REQUESTS.into_iter().filter(|value| !used(*value)).map(|value| Step::Propose { by, value }),
+                );
             } else {
                 let lying = primary(view) == self.liar;
                 let there = REQUESTS.into_iter().filter(|value| lying || state.proposed[view][next] == *value);

@@ -12,7 +12,7 @@ use robeing_bft::{
 };
 use stateright::{Checker, Model, Property};
 
-use super::{Change, N, NULL, Pbft, SEQS, State, Step, Value, check, primary, states};
+use super::{Change, N, NULL, Pbft, SEQS, State, Step, Value, primary, states};
 use crate::{
     fixture::{Group, Random, parameters},
     ledger::Ledger,
@@ -37,7 +37,8 @@ fn id(member: usize) -> ReplicaId {
 impl Real {
     fn new(model: &Pbft) -> Self {
         let (checkpoint_interval, window) = (1, SEQS as u64);
-        let group = Group::with(N as u64, robeing_bft::epoch::Parameters { checkpoint_interval, window, ..parameters() });
+        let group =
+            Group::with(N as u64, robeing_bft::epoch::Parameters { checkpoint_interval, window, ..parameters() });
         let start = |member: usize| {
             let records = group.enrolled(member);
             let signer = &group.members[member];
@@ -99,7 +100,8 @@ impl Real {
 
     fn stable(&self, state: &State, seq: usize) -> Option<Stable> {
         let voters: Vec<usize> = self.checkpointers(state, seq).into_iter().take(self.model.quorum).collect();
-        let votes: Vec<CheckpointVote> = (seq > 0).then(|| voters.into_iter().map(|by| self.checkpoint_vote(by, seq)))?.collect();
+        let votes: Vec<CheckpointVote> =
+            (seq > 0).then(|| voters.into_iter().map(|by| self.checkpoint_vote(by, seq)))?.collect();
         let endorse = |vote: &CheckpointVote| Endorsement { replica: vote.replica, signature: vote.signature };
         Some(Stable { checkpoint: votes[0].checkpoint, votes: votes.iter().map(endorse).collect() })
     }
@@ -113,7 +115,8 @@ impl Real {
     }
 
     fn give(&mut self, to: usize, message: Message) -> Outputs {
-        let verified = Verified::check(message, &self.group.epoch, &self.group.verifier).expect("the model's messages are valid");
+        let verified =
+            Verified::check(message, &self.group.epoch, &self.group.verifier).expect("the model's messages are valid");
         self.step(to, Input::Message(Box::new(verified)))
     }
 
@@ -170,10 +173,13 @@ impl Real {
             Step::Begin { by, changes } => {
                 let view = before.members[*by].view;
                 let others = changes.iter().filter(|(other, _)| other != by);
-                let message = |one: &(usize, Change)| Message::ViewChange(Box::new(self.view_change(before, view, one)));
+                let message =
+                    |one: &(usize, Change)| Message::ViewChange(Box::new(self.view_change(before, view, one)));
                 (*by, others.map(message).collect())
             }
-            Step::Enter { by, view, changes } => (*by, vec![Message::NewView(Box::new(self.new_view(before, *view, changes)))]),
+            Step::Enter { by, view, changes } => {
+                (*by, vec![Message::NewView(Box::new(self.new_view(before, *view, changes)))])
+            }
         }
     }
 
@@ -240,6 +246,8 @@ fn replay(model: &Pbft, steps: impl IntoIterator<Item = Step>) {
 
 /// The number of random traces for each model.
 const TRACES: u64 = 200;
+/// The number of steps of a trace that the checker finds, at most.
+const DEPTH: usize = 40;
 /// The number of steps of a random trace, at most.
 const STEPS: usize = 40;
 
@@ -274,7 +282,8 @@ fn the_code_follows_random_traces_of_the_model() {
 fn the_code_follows_the_traces_that_the_checker_finds() {
     for (liar, seqs, views) in [(0, 1, 2), (1, 1, 3), (1, 2, 2)] {
         let model = Pbft { liar, quorum: 3, seqs, views };
-        let checker = check(model.clone(), states());
+        // In depth, because what is wanted takes many steps.
+        let checker = model.clone().checker().target_max_depth(DEPTH).target_state_count(states()).spawn_dfs().join();
         let discoveries = checker.discoveries();
         let wanted: Vec<Property<Pbft>> = model.properties();
         assert!(wanted.len() > discoveries.len(), "a property that must always hold was violated");
