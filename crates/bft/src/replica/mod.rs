@@ -1,8 +1,10 @@
 //! A replica: the protocol as a pure step function. One file for each part of it.
 //!
 //! One rule goes beyond the papers: replicas accept pre-prepares, and send commits, in the order of sequence numbers.
-//! Then a decision is only ever made when everything before it is as good as made, and the decision that ends an epoch
-//! is really the last one (see [`crate::new_view`]).
+//! An honest replica commits to s in a view only if s − 1 is decided, or if it committed to s − 1 in that view, and never
+//! if s − 1 ends the epoch. So if s can be proven, then at s − 1 a quorum either decided or committed, in that view or
+//! before, to something that does not end the epoch, and by the usual argument nothing else is ever decided there. The
+//! decision that ends an epoch is thus really its last one (see [`crate::new_view`]).
 
 mod checkpoint;
 mod execution;

@@ -80,7 +80,7 @@ impl<A: Application> Replica<A> {
 
     /// Accepts the pre-prepares whose turn it is.
     pub(super) fn accept_waiting(&mut self, cx: &mut Cx<'_>) {
-        while self.active && !self.closed {
+        while self.active && !self.closed && !self.has_ended() {
             let seq = self.next;
             let waiting = self.log.get_mut(&seq).and_then(|slot| slot.waiting.take());
             let Some(message) = waiting.filter(|message| message.proposal.view == self.view) else { return };
@@ -147,7 +147,7 @@ impl<A: Application> Replica<A> {
     }
 
     fn advance_one(&mut self, seq: Seq, cx: &mut Cx<'_>) -> bool {
-        let (view, active, me) = (self.view, self.active, self.me);
+        let (view, active, me) = (self.view, self.active && !self.has_ended(), self.me);
         let in_order = self.precedes_safely(seq);
         let scope = self.epoch.scope().clone();
         let Some(slot) = self.log.get_mut(&seq) else { return false };
@@ -180,11 +180,16 @@ impl<A: Application> Replica<A> {
         changed
     }
 
-    /// Returns whether the sequence number before this one is decided, or prepared in this view: only then may a commit
-    /// be sent for this one.
+    /// Returns whether a commit may be sent for a sequence number: the one before it is decided, or this replica
+    /// committed to it in this view, and it is not the end of the epoch.
     fn precedes_safely(&self, seq: Seq) -> bool {
         let before = seq.before();
-        let safe = |slot: &super::Slot| slot.decided.is_some() || slot.is_prepared_in(self.view);
-        before <= self.executed || self.log.get(&before).is_some_and(safe)
+        if before <= self.executed {
+            return true;
+        }
+        let Some(slot) = self.log.get(&before) else { return false };
+        let own = slot.commits.of(self.me).map(|vote| vote.proposal).filter(|proposal| proposal.view == self.view);
+        let decided = slot.decided.as_ref().map(|certificate| certificate.proposal);
+        decided.or(own).is_some_and(|proposal| proposal.kind != Kind::Epoch)
     }
 }

@@ -1,17 +1,18 @@
 //! Changes of members.
 
 use robeing_bft::{
+    Verified,
     crypto::Signer,
     epoch::{Handover, Membership},
     error::{EpochError, Invalid},
-    limits::{MAX_CHECKPOINT_INTERVAL, MAX_CLIENTS, MAX_MEMBERS, MAX_NAME_BYTES, MAX_WINDOW},
+    limits::{MAX_CHECKPOINT_INTERVAL, MAX_CLIENTS, MAX_MEMBERS, MAX_NAME_BYTES, MAX_REQUEST_BYTES, MAX_WINDOW},
     message::{Message, Operation, Request},
     replica::{Event, Refusal, Replica},
     wire::Wire,
 };
 
 use crate::{
-    fixture::{Group, member},
+    fixture::{Group, member, parameters},
     keys::TestSigner,
     lan::Lan,
     ledger::Ledger,
@@ -147,6 +148,26 @@ fn a_membership_keeps_to_its_limits() {
     assert_eq!(check(&|one| one.parameters.batch_requests = 0), parameter("batch_requests"));
     assert_eq!(check(&|one| one.parameters.resend_ms = 0), parameter("resend_ms"));
     assert_eq!(check(&|one| one.parameters.view_timeout_ms = u64::MAX), parameter("view_timeout_ms"));
+}
+
+#[test]
+fn the_largest_change_of_members_fits_into_a_request() {
+    let mut group = Group::with(MAX_MEMBERS as u64, parameters());
+    let Operation::NewEpoch(mut change) = group.change(&[], &[]) else { unreachable!() };
+    let mut clients: Vec<_> =
+        (0..MAX_CLIENTS as u64).map(|number| TestSigner::new(5_000 + number).public_key()).collect();
+    clients.sort();
+    change.next.clients = clients;
+    change.next.members.iter_mut().for_each(|member| member.name += &"x".repeat(MAX_NAME_BYTES - member.name.len()));
+    change.approvals.clear();
+    for (replica, signer) in group.epoch.replicas().zip(&group.members).take(group.epoch.quorums().quorum()) {
+        change.approvals.push(change.next.approve(&group.epoch, replica, signer));
+    }
+    group.clients.truncate(1);
+    let request = Request::sign(&group.epoch, 1, Operation::NewEpoch(change), &group.clients[0]);
+    assert!(request.size() > MAX_REQUEST_BYTES / 2);
+    let checked = Verified::check(Message::Request(request), &group.epoch, &group.verifier);
+    assert!(checked.is_ok(), "{checked:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod lan;
 mod ledger;
 mod liars;
 mod model;
+mod order;
 mod real_keys;
 mod recovery;
 mod seeds;

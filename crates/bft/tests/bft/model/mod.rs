@@ -187,11 +187,8 @@ impl Pbft {
     fn commit(state: &mut State, by: usize) {
         let member = state.members[by];
         for seq in (0..SEQS).filter(|_| member.active) {
-            let safe = |seq: usize| {
-                seq < member.executed()
-                    || member.decided[seq] != 0
-                    || member.prepared[seq].is_some_and(|cert| cert.0 == member.view)
-            };
+            let commits = state.commits[by][member.view];
+            let safe = |seq: usize| seq < member.executed() || member.decided[seq] != 0 || commits[seq] != 0;
             if let Some((view, value)) = member.prepared[seq]
                 && view == member.view
                 && seq >= member.stable
