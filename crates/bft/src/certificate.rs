@@ -211,7 +211,15 @@ impl Decision {
     /// # Errors
     /// If it proves nothing, with the reason.
     pub fn verify(&self, membership: &Membership, verifier: &dyn Verifier) -> Result<(), Invalid> {
-        self.check(&Scope::new(membership.clone())?, verifier)
+        self.verify_in(&Scope::new(membership.clone())?, verifier)
+    }
+
+    /// Verifies the decision like [`verify`](Self::verify), for whoever verifies many of one epoch.
+    ///
+    /// # Errors
+    /// If it proves nothing, with the reason.
+    pub fn verify_in(&self, scope: &Scope, verifier: &dyn Verifier) -> Result<(), Invalid> {
+        self.check(scope, verifier)
     }
 
     /// Checks that the decision is proven.

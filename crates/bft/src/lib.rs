@@ -10,6 +10,21 @@
 //! 3. carries out the [`replica::Outputs`]: first syncs the records, then sends the messages, sets the timers, and
 //!    uses the decisions.
 //!
+//! What the host has to keep for the promises to hold:
+//!
+//! - The identity of a disk ([`record::Record::Identity`]) is random, is written once, before the group admits the
+//!   member, and is never copied. A member whose records are lost, cut or older than the last sync must not start
+//!   again; it enrols anew, and the next epoch admits it.
+//! - The private key signs for one replica of the epoch at a time.
+//! - Decisions are written with the same sync as the records of their step.
+//! - A member approves the next epoch ([`epoch::Membership::approve`]) only for reasons of its own: not because someone
+//!   else, such as a coordinator, says so.
+//!
+//! What is not promised: a primary can delay requests for almost the timeout of the view and choose their order; more
+//! than f liars break agreement (a test shows it); the batch of a proposal that was prepared without any honest member
+//! keeping it can be missing for as long as such views follow each other, since each member keeps
+//! [`limits::BODIES_PER_SLOT`] batches for a sequence number.
+//!
 //! | module | job |
 //! |---|---|
 //! | [`limits`] | all limits |

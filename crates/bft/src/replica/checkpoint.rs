@@ -109,7 +109,8 @@ impl<A: Application> Replica<A> {
         self.propose(cx);
     }
 
-    fn hand_over(&self, cx: &mut Cx<'_>) {
+    /// Outputs what starts the next epoch, once it is proven.
+    pub(super) fn hand_over(&self, cx: &mut Cx<'_>) {
         let at_the_end = self.has_ended() && self.stable.seq == self.executed;
         if at_the_end && let (Some(decision), Some(stable)) = (&self.last_decision, &self.stable.certificate) {
             let (decision, stable, state) = (decision.clone(), stable.clone(), State::clone(&self.stable.state));

@@ -166,6 +166,7 @@ impl<A: Application> Replica<A> {
         } else {
             self.send_view_change(cx);
         }
+        self.hand_over(cx);
         self.send_status(cx);
         self.update_timers(cx);
     }

@@ -23,6 +23,8 @@ pub struct Checks {
     next: BTreeMap<usize, Seq>,
     /// The calls of honest clients.
     made: BTreeSet<Digest>,
+    /// Calls of lying clients of which only one may be executed, because they have the same id.
+    doubles: Vec<[Digest; 2]>,
     pub violation: Option<String>,
     /// What each honest replica said about a sequence number in a view: digests by kind of message.
     said: BTreeMap<(usize, &'static str, u64, Seq), Digest>,
@@ -43,6 +45,7 @@ impl Checks {
             decided: BTreeMap::new(),
             next: BTreeMap::new(),
             made: BTreeSet::new(),
+            doubles: Vec::new(),
             violation: None,
             said: BTreeMap::new(),
             commits: BTreeMap::new(),
@@ -61,6 +64,11 @@ impl Checks {
     /// An honest client makes a request.
     pub fn made(&mut self, request: &Request) {
         self.made.insert(Self::digest(request));
+    }
+
+    /// A lying client makes two requests with the same id.
+    pub fn double(&mut self, both: &[Request; 2]) {
+        self.doubles.push([Self::digest(&both[0]), Self::digest(&both[1])]);
     }
 
     pub fn has_all(&self, calls: &[Digest]) -> bool {
@@ -98,6 +106,9 @@ impl Checks {
             let calls = &replica.application().calls;
             if calls.iter().collect::<BTreeSet<_>>().len() != calls.len() {
                 self.fail(format!("replica {node} executed a request twice"));
+            }
+            if self.doubles.iter().any(|both| both.iter().all(|call| calls.contains(call))) {
+                self.fail(format!("replica {node} executed two requests with the same id"));
             }
         }
     }

@@ -43,6 +43,10 @@ fn members_hand_over_to_the_next_epoch_which_goes_on_with_the_log() {
     let (group, mut lan) = ended();
     assert!(lan.replicas.iter().all(Replica::has_ended));
     assert_eq!(lan.handovers.len(), 4);
+    // A member that crashed before it could use its handover gets it again.
+    let records = lan.disks[2].clone();
+    let restarted = Replica::start(&group.epoch, Ledger::default(), &group.initial, records, &group.members[2]);
+    assert_eq!(restarted.unwrap().1.handover.as_deref(), Some(&lan.handovers[2]));
     let late = lan.request(5, "too late", &group.clients[0]);
     lan.give(0, late).unwrap();
     assert!(matches!(lan.events.last(), Some(Event::Refused { why: Refusal::Ended, .. })));

@@ -68,12 +68,21 @@ impl Plan {
 
 #[derive(Debug)]
 enum Event {
-    Deliver { to: usize, message: Rc<Message> },
-    Timer { node: usize, id: TimerId, life: u64 },
+    Deliver {
+        to: usize,
+        message: Rc<Message>,
+    },
+    Timer {
+        node: usize,
+        id: TimerId,
+        life: u64,
+    },
     Crash(usize),
     Restart(usize),
     Partition(u64),
     Submit(usize),
+    /// A lying client's two requests with the same id go to different members.
+    Double([Request; 2]),
     LoseDisk(usize),
 }
 
@@ -166,6 +175,23 @@ impl World {
         }
         self.at(self.plan.quiet_from, Event::Partition(0));
         self.draw_requests();
+        self.draw_doubles();
+    }
+
+    fn draw_doubles(&mut self) {
+        let liars: Vec<usize> = (0..self.nodes.len()).filter(|node| self.nodes[*node].lie.is_some()).collect();
+        for liar in liars {
+            for id in 1..=self.random.below(3) {
+                let of = |which| {
+                    let operation = Operation::Call(format!("{which} of {id} of {liar}").into());
+                    Request::sign(&self.group.epoch, id, operation, &self.group.members[liar])
+                };
+                let both = [of("one"), of("other")];
+                self.checks.double(&both);
+                let at = self.random.below(self.plan.quiet_from);
+                self.at(at, Event::Double(both));
+            }
+        }
     }
 
     fn draw_requests(&mut self) {
@@ -268,6 +294,13 @@ impl World {
             Event::Restart(node) => self.start(node),
             Event::Partition(side) => self.side = side,
             Event::Submit(index) => self.submit(index),
+            Event::Double(both) => {
+                let both = both.map(|request| Rc::new(Message::Request(request)));
+                for to in 0..self.nodes.len() {
+                    let which = self.random.below(2) as usize;
+                    self.transmit(None, to, &both[which], 0);
+                }
+            }
             Event::LoseDisk(node) => {
                 self.nodes[node].disk.clear();
                 self.crash(node);
