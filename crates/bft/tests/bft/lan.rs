@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use robeing_bft::{
     Verified,
-    certificate::Decision,
+    certificate::{Decision, View},
     crypto::{Signer, Verifier},
     epoch::{Epoch, Handover, ReplicaId},
     error::Invalid,
@@ -29,8 +29,12 @@ pub struct Lan {
     pub events: Vec<Event>,
     pub handovers: Vec<Handover>,
     pub timers: Vec<[Option<TimerId>; 2]>,
+    /// The views and times for which the view timers are set.
+    pub timeouts: Vec<Option<(View, u64)>>,
     /// Receivers that get nothing.
     pub cut: Vec<bool>,
+    /// Messages that get lost.
+    pub lost: fn(&Message) -> bool,
 }
 
 impl Lan {
@@ -48,7 +52,9 @@ impl Lan {
             events: Vec::new(),
             handovers: Vec::new(),
             timers: vec![[None; 2]; count],
+            timeouts: vec![None; count],
             cut: vec![false; count],
+            lost: |_| false,
         };
         for (index, member) in epoch.members.iter().enumerate() {
             let records = vec![Record::Identity(member.incarnation)];
@@ -80,7 +86,12 @@ impl Lan {
         }
         for change in outputs.timers {
             match change {
-                TimerChange::Set { id, .. } => self.timers[from][id.timer as usize] = Some(id),
+                TimerChange::Set { id, view, after_ms } => {
+                    self.timers[from][id.timer as usize] = Some(id);
+                    if id.timer == Timer::View {
+                        self.timeouts[from] = Some((view, after_ms));
+                    }
+                }
                 TimerChange::Cancel(timer) => self.timers[from][timer as usize] = None,
             }
         }
@@ -103,7 +114,7 @@ impl Lan {
     /// Delivers everything.
     pub fn run(&mut self) {
         while let Some((to, message)) = self.queue.pop_front() {
-            if !self.cut[to] {
+            if !self.cut[to] && !(self.lost)(&message) {
                 self.give(to, message).expect("honest replicas send valid messages");
             }
         }

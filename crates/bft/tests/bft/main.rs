@@ -8,6 +8,7 @@ mod keys;
 mod lan;
 mod ledger;
 mod liars;
+mod limits;
 mod model;
 mod order;
 mod real_keys;
