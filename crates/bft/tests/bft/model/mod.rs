@@ -413,22 +413,33 @@ fn check(model: Pbft, states: usize) -> impl Checker<Pbft> {
     model.checker().target_state_count(states).spawn_bfs().join()
 }
 
-/// How many states are visited for each model in the usual tests.
+/// How many states are generated for each model, unless the environment variable `ROBEING_BFT_STATES` says otherwise.
+/// With 4,000,000, those with one sequence number and two views are checked completely.
 const STATES: usize = 120_000;
 
 fn states() -> usize {
     std::env::var("ROBEING_BFT_STATES").ok().and_then(|states| states.parse().ok()).unwrap_or(STATES)
 }
 
+fn assert_safe(model: Pbft, limit: usize) {
+    let (liar, seqs, views) = (model.liar, model.seqs, model.views);
+    let checker = check(model, limit);
+    let done = if checker.state_count() < limit { "all" } else { "the first" };
+    println!("liar {liar}, {seqs} numbers, {views} views: {done} {} states", checker.unique_state_count());
+    for property in ["no two decisions can be proven for a sequence number", "honest members decide the same"] {
+        assert!(checker.discovery(property).is_none(), "{:?}", checker.discovery(property));
+    }
+}
+
 #[test]
-fn the_model_of_view_changes_is_safe() {
-    for (liar, seqs, views) in [(0, 1, 2), (1, 1, 2), (2, 1, 2), (1, 1, 3), (0, 2, 2), (1, 2, 2)] {
-        let checker = check(Pbft { liar, quorum: 3, seqs, views }, states());
-        let done = if checker.state_count() < states() { "all" } else { "the first" };
-        println!("liar {liar}, {seqs} numbers, {views} views: {done} {} states", checker.unique_state_count());
-        for property in ["no two decisions can be proven for a sequence number", "honest members decide the same"] {
-            assert!(checker.discovery(property).is_none(), "{:?}", checker.discovery(property));
-        }
+fn the_model_of_a_view_change_between_honest_primaries_is_safe_in_all_states() {
+    assert_safe(Pbft { liar: 2, quorum: 3, seqs: 1, views: 2 }, usize::MAX);
+}
+
+#[test]
+fn the_model_of_view_changes_and_checkpoints_is_safe_as_far_as_it_is_checked() {
+    for (liar, seqs, views) in [(0, 1, 2), (1, 1, 2), (1, 1, 3), (0, 2, 2), (1, 2, 2)] {
+        assert_safe(Pbft { liar, quorum: 3, seqs, views }, states());
     }
 }
 
