@@ -125,6 +125,7 @@ impl Host {
             let due = self.timers.values().map(|(at, _)| *at).min();
             let wait = due.map_or(Duration::from_millis(50), |due| due.saturating_duration_since(Instant::now()));
             let input = match inbox.recv_timeout(wait.min(Duration::from_millis(50))) {
+                Ok(message) if !self.replica.wants(&message) => None,
                 Ok(message) => {
                     Verified::check(message, self.replica.epoch(), &Ed25519).ok().map(Box::new).map(Input::Message)
                 }

@@ -16,6 +16,7 @@ mod state_transfer;
 mod status;
 mod timers;
 mod view_change;
+mod wants;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -31,7 +32,7 @@ use crate::{
     clients::ClientTable,
     crypto::{Digest, Signature, Signer},
     epoch::{Epoch, Incarnation, Membership, ReplicaId},
-    message::{Message, NewView, ViewChange},
+    message::{Message, NewView, StatusBody, ViewChange},
     pending::Pending,
     state::State,
 };
@@ -83,6 +84,8 @@ pub struct Replica<A> {
     /// The states that others get from this replica.
     pins: BTreeMap<ReplicaId, Pin>,
     timers: Timers,
+    /// The last status of each member, and how many there were.
+    heard: BTreeMap<ReplicaId, (StatusBody, u64)>,
     /// How many answers each member got since the last tick.
     answers: BTreeMap<ReplicaId, u32>,
     halted: bool,

@@ -81,6 +81,7 @@ impl<A: Application> Replica<A> {
             transfer: None,
             pins: BTreeMap::new(),
             timers: Timers::default(),
+            heard: BTreeMap::new(),
             answers: BTreeMap::new(),
             halted: false,
         }

@@ -52,7 +52,10 @@ impl<A: Application> Replica<A> {
         {
             cx.send(from, Message::Stable(stable.clone()));
         }
-        self.send_decisions(from, status.executed, cx);
+        let stands_still = self.note_status(from, status);
+        if stands_still {
+            self.send_decisions(from, status.executed, cx);
+        }
         let behind = status.view < self.view || status.view == self.view && !status.active;
         if behind
             && self.active
@@ -60,7 +63,7 @@ impl<A: Application> Replica<A> {
         {
             cx.send(from, Message::NewView(new_view.clone()));
         }
-        if self.active && status.view == self.view && status.active {
+        if stands_still && self.active && status.view == self.view && status.active {
             self.send_votes(from, status.executed.max(self.executed).next(), cx);
         }
         let own = self.checkpoint_votes.get(&self.me).into_iter().flatten();
@@ -68,6 +71,17 @@ impl<A: Application> Replica<A> {
             let (checkpoint, signature) = (*checkpoint, *signature);
             cx.send(from, Message::Checkpoint(CheckpointVote { replica: self.me, checkpoint, signature }));
         }
+    }
+
+    /// Keeps a member's status. Returns whether the member needs help: it has executed nothing since its status before,
+    /// and it is the turn of this replica, of f + 1 at a time. A member that is only slow would otherwise get the same
+    /// from everyone, and be slower.
+    fn note_status(&mut self, from: ReplicaId, status: &StatusBody) -> bool {
+        let (before, count) = self.heard.get(&from).copied().unwrap_or((*status, 0));
+        self.heard.insert(from, (*status, count.wrapping_add(1)));
+        let sizes = self.epoch.quorums();
+        let turn = count.wrapping_add(u64::from(self.me.0)).checked_rem(sizes.members() as u64).unwrap_or_default();
+        before.executed == status.executed && turn < sizes.weak() as u64
     }
 
     fn send_decisions(&self, to: ReplicaId, executed: Seq, cx: &mut Cx<'_>) {
