@@ -35,6 +35,7 @@ pub const CRATES: &[Crate] = &[
         uses: &[],
         why: "policies are decided from their input alone",
     },
+    Crate { name: "robeing-bft", folder: "crates/bft", uses: &[], why: "agreement is decided from its input alone" },
     Crate {
         name: "robeing-sealing",
         folder: "crates/sealing",
@@ -155,6 +156,7 @@ pub const PURE: &[Pure] = &[
         name: "robeing-policy",
         uses: &["bytes", "cel", "regex-automata", "schemars", "serde", "serde_json", "thiserror"],
     },
+    Pure { name: "robeing-bft", uses: &["bytes", "ring", "thiserror"] },
 ];
 
 /// A library that only some crates may use.
