@@ -25,8 +25,9 @@ pub const LANE_PACKETS: usize = 1_536;
 /// Maximum cost of the messages in a lane, in bytes: 8 MiB.
 pub const LANE_BYTES: u64 = 8 << 20;
 const _: () = assert!(MAX_COST < LANE_BYTES);
-/// Maximum number of packets in a frame.
-pub const BATCH_PACKETS: usize = 512;
+/// Maximum number of packets in a frame. Few, so that the receiver handles one frame while the sender writes the next: with
+/// frames of all that waits, both take turns.
+pub const BATCH_PACKETS: usize = 32;
 /// A frame gets no further packet once its packets have this cost, in bytes.
 pub const BATCH_BYTES: u64 = 256 << 10;
 
