@@ -1,11 +1,13 @@
 //! Messages that are to be sent before the fleet's agents are known: they wait, and go in the order in which they came.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// The messages that wait. Whoever has the turn is the first of them.
 pub(super) struct Early {
+    /// The fleet's agents were known once.
+    is_known: AtomicBool,
     waiting: AtomicUsize,
     turns: Semaphore,
 }
@@ -13,13 +15,20 @@ pub(super) struct Early {
 impl Default for Early {
     fn default() -> Self {
         // A semaphore is fair: who asked first gets the permit first.
-        Self { waiting: AtomicUsize::new(0), turns: Semaphore::new(1) }
+        Self { is_known: AtomicBool::new(false), waiting: AtomicUsize::new(0), turns: Semaphore::new(1) }
     }
 }
 
 impl Early {
-    /// Returns whether no message waits, so that one that is to be sent now overtakes none.
-    pub fn is_empty(&self) -> bool {
+    /// Returns whether the fleet's agents are known, which `knows` says until they are, and no message waits, so that one
+    /// that is to be sent now overtakes none.
+    pub fn is_over(&self, knows: impl FnOnce() -> bool) -> bool {
+        if !self.is_known.load(Ordering::Acquire) {
+            if !knows() {
+                return false;
+            }
+            self.is_known.store(true, Ordering::Release);
+        }
         self.waiting.load(Ordering::Acquire) == 0
     }
 

@@ -223,13 +223,9 @@ impl Messenger {
     /// Sends a message to the one agent that its address stands for, and waits for what becomes of it. If the future is
     /// dropped, the message is sent nevertheless.
     pub async fn send(&self, message: Outgoing) -> Outcome {
-        let begun = match self.shared.early.is_empty().then(|| self.begin(&message)) {
-            Some(Err(Outcome::NoSuchAgent { .. })) if self.knows_nobody() => None,
-            begun => begun,
-        };
-        let begun = match begun {
-            Some(begun) => begun,
-            None => Box::pin(self.begin_later(message)).await,
+        let begun = match self.is_early() {
+            false => self.begin(&message),
+            true => Box::pin(self.begin_later(message)).await,
         };
         match begun {
             Ok((to, begun)) => begun.outcome(&self.shared, &to).await,
@@ -378,19 +374,19 @@ impl Messenger {
         Ok(relay::broadcast(&self.shared, &packet, targets, deadline).await)
     }
 
-    /// Returns whether this agent has just started, and the directory has not told it yet who is there.
-    fn knows_nobody(&self) -> bool {
-        self.shared.directory.changes().is_some_and(|changes| *changes.borrow() == 0)
+    /// Returns whether a message must wait: the directory has not told this agent yet who is there, or others wait for that.
+    fn is_early(&self) -> bool {
+        let knows = || self.shared.directory.changes().is_none_or(|changes| *changes.borrow() > 0);
+        !self.shared.early.is_over(knows)
     }
 
     /// Waits until the fleet's agents are known, which takes a moment after the start of this one, and until all messages
     /// are on their way that were to be sent before. Returns the message with the time that is left for it, and what lets
     /// the next one go when it is dropped.
     async fn turn(&self, message: Outgoing) -> Result<(Outgoing, Option<Turn<'_>>), Outcome> {
-        let Some(mut changes) = self.shared.directory.changes() else { return Ok((message, None)) };
-        if self.shared.early.is_empty() && *changes.borrow() > 0 {
+        let Some(mut changes) = self.is_early().then(|| self.shared.directory.changes()).flatten() else {
             return Ok((message, None));
-        }
+        };
         let began = Instant::now();
         let turn = async {
             let turn = self.shared.early.turn().await;
