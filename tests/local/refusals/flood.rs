@@ -17,7 +17,7 @@ use robeing_proto::{
 use robeing_tests::{
     raw_call,
     script::{answer, task},
-    wait::{eventually, in_time},
+    wait::{check, eventually, in_time},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -36,6 +36,8 @@ const DRIP: Duration = Duration::from_millis(250);
 const CONNECTIONS: u64 = 10_000;
 /// How many of them it opens at once: more than it may have.
 const AT_ONCE: usize = 2 * MAX_ANONYMOUS_PER_ADDRESS;
+/// How long it waits for the end of one.
+const GIVE_UP: Duration = Duration::from_secs(2 * HANDSHAKE.as_secs());
 /// The address from which they come. It is not that of the fleet's members.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
@@ -83,14 +85,32 @@ async fn a_peer_that_is_too_slow_is_dropped() {
     scene.fleet.finished(&id, TaskState::Succeeded).await;
 }
 
+/// What became of one connection of the attack.
+enum Held {
+    /// The other side closed it.
+    Closed,
+    /// It could not be opened, for want of descriptors or ports.
+    NotOpened,
+    /// Nothing was heard of it. Where the queue of connections to accept is full, the kernel drops the last packet of
+    /// the handshake, and only this side counts the connection as open; or the other side has just accepted it.
+    GivenUp,
+}
+
 /// Opens a connection from another address of this machine, and keeps it until the other side has closed it.
-async fn hold(to: SocketAddr) -> io::Result<()> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind((ATTACKER, 0).into())?;
-    let mut stream = socket.connect(to).await?;
-    // A connection that is refused may be reset.
-    let _ = stream.read_to_end(&mut Vec::new()).await;
-    Ok(())
+async fn hold(to: SocketAddr) -> Held {
+    let held = timeout(GIVE_UP, async {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((ATTACKER, 0).into())?;
+        let mut stream = socket.connect(to).await?;
+        // A connection that is refused may be reset.
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        io::Result::Ok(())
+    });
+    match held.await {
+        Ok(Ok(())) => Held::Closed,
+        Ok(Err(_)) => Held::NotOpened,
+        Err(_) => Held::GivenUp,
+    }
 }
 
 #[tokio::test]
@@ -102,7 +122,12 @@ async fn ten_thousand_connections_of_one_peer_leave_room_for_the_others() {
     let begun = Instant::now();
     let attack = tokio::spawn(async move {
         let connections = futures::stream::iter(0..CONNECTIONS).map(|_| hold(to)).buffer_unordered(AT_ONCE);
-        connections.filter(|held| std::future::ready(held.is_ok())).count().await as u64
+        let count = |(closed, given_up): (u64, u64), held| match held {
+            Held::Closed => (closed + 1, given_up),
+            Held::NotOpened => (closed, given_up),
+            Held::GivenUp => (closed, given_up + 1),
+        };
+        connections.fold((0, 0), |counts, held| std::future::ready(count(counts, held))).await
     });
     too_many.rises_by_at_least(1).await;
     // Meanwhile clients connect from elsewhere, and their tasks run.
@@ -110,11 +135,12 @@ async fn ten_thousand_connections_of_one_peer_leave_room_for_the_others() {
         let id = scene.fleet.submit_one(task(&answer("fine"))).await;
         scene.fleet.finished(&id, TaskState::Succeeded).await;
     }
-    let opened = attack.await.expect("the attack ends without a panic");
-    assert!(opened > CONNECTIONS / 2, "the attack had only {opened} connections");
+    let (closed, given_up) = attack.await.expect("the attack ends without a panic");
+    assert!(closed > CONNECTIONS / 2, "of the attack's connections, {closed} were closed, {given_up} given up");
     eventually("every connection is counted", async || {
         let counted = (too_many.now().await, too_slow.now().await);
-        if counted.0 + counted.1 == opened { Ok(()) } else { Err(counted) }
+        let all = closed..=closed + given_up;
+        check(all.contains(&(counted.0 + counted.1)), (), (counted, all))
     })
     .await;
     let rounds = begun.elapsed().as_secs() / HANDSHAKE.as_secs() + 1;

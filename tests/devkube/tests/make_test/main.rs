@@ -198,12 +198,13 @@ fn what_can_not_be_set_up_is_told_in_a_sentence() {
     check(&|machine| machine.remove("rustc"), &["image"], "rustup, which would add it");
 }
 
-/// A stub of `cargo` with test programs, of which `local` and `operator` (which needs Kubernetes) fail, and
-/// `simulation` is killed by a signal.
+/// A stub of `cargo` with test programs, of which `local` and `operator` (which needs Kubernetes) fail, `simulation` is
+/// killed by a signal, and `crowd` does not end in time.
 const CARGO: &str = r#"
+    [ "$1" != -vV ] || { echo 'host: riscv-linux'; exit; }
     echo "cargo $*" >> "$SETUP_ROOT/calls"
     [ "$1" != nextest ] || exit 1
-    [ "$1" != metadata ] || for test in local cluster kubernetes operator simulation; do
+    [ "$1" != metadata ] || for test in local cluster kubernetes operator simulation crowd; do
         run=true; [ $test != kubernetes ] || run=false
         printf '{"kind":["test"],"crate_types":["bin"],"name":"%s","doc":false,"doctest":false,"test":%s},' $test $run
     done
@@ -215,6 +216,11 @@ const CARGO: &str = r#"
             echo 'test result: FAILED. 0 passed; 2 failed'; failed=101 ;;
         simulation) printf '     Running tests/simulation.rs (target/debug/deps/simulation-1)\nerror: test failed\n'
             printf "\nCaused by:\n  process didn't exit successfully: \`target/simulation-1 --x\` (signal: 6, SIGABRT)\n"
+            failed=101 ;;
+        crowd) printf '     Running tests/crowd.rs (target/debug/deps/crowd-1)\ntest quick ... ok\n'
+            for test in slow stuck; do echo "test $test has been running for over 60 seconds"; done
+            printf 'test slow ... ok\nerror: test failed\n\nCaused by:\n'
+            echo "  process didn't exit successfully: \`timeout 25m target/crowd-1 --x\` (exit status: 124)"
             failed=101 ;;
         operator) printf '     Running operator/main.rs (target/debug/deps/operator-1)\nfailures:\n    three\n'
             echo 'test result: FAILED. 0 passed; 1 failed'; failed=101 ;;
@@ -247,20 +253,34 @@ impl Machine {
         self.run(command)
     }
 
-    /// Returns the recorded calls of `cargo test`.
-    fn test_runs(&self) -> Vec<String> {
-        self.calls().into_iter().filter(|call| call.starts_with("cargo test")).collect()
+    /// Returns what the recorded calls of `cargo test` start test programs with, and their other arguments.
+    fn test_runs(&self) -> Vec<(String, String)> {
+        let before = "cargo test --workspace --no-fail-fast --config target.riscv-linux.runner=[";
+        let split = |call: String| {
+            let (starter, arguments) = call.strip_prefix(before)?.split_once("] ")?;
+            Some((starter.to_owned(), arguments.to_owned()))
+        };
+        self.calls().into_iter().filter_map(split).collect()
     }
 }
 
-const FAILURES: &str = "\n  local/main.rs: one\n  local/main.rs: two\n  \
+const FAILURES: &str = "\n  tests/crowd.rs did not end within 25 minutes\n  tests/crowd.rs: stuck did not end\n  \
+                        local/main.rs: one\n  local/main.rs: two\n  \
                         tests/simulation.rs ended without a result (signal: 6, SIGABRT)\n";
+/// The arguments of `cargo test` after those of every run.
 const RUNS: [&str; 4] = [
-    "cargo test --workspace --no-fail-fast --lib --bins --test local --test simulation -- --skip firewall::",
-    "cargo test --workspace --no-fail-fast --test cluster --test operator",
-    "cargo test --workspace --no-fail-fast --test local -- firewall::",
-    "cargo test --workspace --no-fail-fast --doc",
+    "--lib --bins --test crowd --test local --test simulation -- --skip firewall::",
+    "--test cluster --test operator",
+    "--test local -- firewall::",
+    "--doc",
 ];
+/// What test programs are started with.
+const LIMIT: &str = "'timeout', '--foreground', '--kill-after=10', '25m'";
+
+/// Returns the runs with these arguments, each with the time limit and without root.
+fn limited<const N: usize>(runs: [&str; N]) -> [(String, String); N] {
+    runs.map(|arguments| (LIMIT.to_owned(), arguments.to_owned()))
+}
 
 #[test]
 fn the_tests_run_to_the_last_and_a_summary_says_what_failed() {
@@ -268,7 +288,7 @@ fn the_tests_run_to_the_last_and_a_summary_says_what_failed() {
     let (succeeded, said) = machine.tests(None);
     assert!(!succeeded);
     assert!(said.ends_with(&format!("\n=== summary\nFAILED:{FAILURES}  operator/main.rs: three\n")), "{said}");
-    assert_eq!(machine.test_runs(), RUNS);
+    assert_eq!(machine.test_runs(), limited(RUNS));
     machine.add("cargo", &CARGO.replace("failed=101", "failed=0").replace("FAILED", "ok"));
     let (succeeded, said) = machine.tests(Some("yes"));
     assert!(succeeded && said.ends_with("all tests passed\n"), "{said}");
@@ -283,7 +303,7 @@ fn kube_no_leaves_out_what_needs_kubernetes_and_says_so() {
     let (succeeded, said) = machine.tests(Some("no"));
     let left_out = "NOT RUN: cluster operator local::firewall: they need root and Kubernetes, and KUBE=no is set";
     assert!(!succeeded && said.ends_with(&format!("\n=== summary\n{left_out}\nFAILED:{FAILURES}")), "{said}");
-    assert_eq!(machine.test_runs(), [RUNS[0], RUNS[3]]);
+    assert_eq!(machine.test_runs(), limited([RUNS[0], RUNS[3]]));
     let (succeeded, said) = machine.tests(Some("perhaps"));
     assert!(!succeeded && said.contains("KUBE must be yes or no, not perhaps"), "{said}");
 }
@@ -298,7 +318,7 @@ fn a_kubernetes_that_can_not_be_built_stops_no_other_test() {
         said.contains("NOT RUN: cluster operator local::firewall: the throwaway Kubernetes could not be built"),
         "{said}"
     );
-    assert_eq!(machine.test_runs(), [RUNS[0], RUNS[3]]);
+    assert_eq!(machine.test_runs(), limited([RUNS[0], RUNS[3]]));
 }
 
 #[test]
@@ -306,14 +326,14 @@ fn who_is_not_root_runs_the_tests_on_kubernetes_by_sudo() {
     let machine = Machine::with_tests();
     machine.add("id", "echo 1000");
     machine.add("sudo", "exec \"$@\"");
-    machine.add("cargo", &format!("if [ \"$1\" = -vV ]; then echo 'host: riscv-linux'; exit; fi\n{CARGO}"));
     machine.tests(None);
     let runs = machine.test_runs();
-    let by_sudo =
-        "cargo test --workspace --no-fail-fast --config target.riscv-linux.runner=['sudo', '-E', 'env', 'PATH=";
-    assert!(runs[1].starts_with(by_sudo) && runs[1].ends_with("--test operator"), "{runs:?}");
-    assert!(runs[2].starts_with(by_sudo) && runs[2].ends_with("--test local -- firewall::"), "{runs:?}");
-    assert_eq!([&runs[0], &runs[3]], [RUNS[0], RUNS[3]]);
+    assert_eq!(runs.iter().map(|(_, arguments)| arguments.as_str()).collect::<Vec<_>>(), RUNS);
+    for (run, (starter, _)) in runs.iter().enumerate() {
+        let is_by_sudo = starter.starts_with("'sudo', '-E', 'env', 'PATH=") && starter.ends_with(&format!(", {LIMIT}"));
+        let is_as_user = starter == LIMIT;
+        assert!(if run == 1 || run == 2 { is_by_sudo } else { is_as_user }, "run {run}: {starter}");
+    }
 }
 
 /// The test programs whose source shows that they need root, Kubernetes, helm or Prometheus are the ones that `KUBE=no`
