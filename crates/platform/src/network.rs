@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 use tonic::transport::server::Connected;
 
@@ -131,6 +131,11 @@ impl AsyncWrite for Connection {
 /// Shared by the whole process, so that the limit on look-up threads holds for the process.
 static NAMES: LazyLock<Names> = LazyLock::new(Names::default);
 
+/// Number of connections that may wait to be accepted; Linux allows at most `net.core.somaxconn`, 4,096 by default. When
+/// a coordinator dies, all its agents connect to another at once, and whoever finds the queue full tries again only
+/// after a second.
+const ACCEPT_QUEUE: u32 = 4096;
+
 /// TCP with `TCP_NODELAY`.
 pub struct TcpNetwork;
 
@@ -156,8 +161,23 @@ impl Network for TcpNetwork {
     }
 
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
-        Ok(Box::new(TcpListener::bind(address).await?))
+        let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{address} has no address"));
+        for address in self.resolve(address).await? {
+            match listen_at(address) {
+                Ok(listener) => return Ok(Box::new(listener)),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restarted process gets its port back although connections of the one before linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_QUEUE)
 }
 
 #[async_trait]
@@ -170,5 +190,25 @@ impl Listener for TcpListener {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         TcpListener::local_addr(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, time::Duration};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thousand_connections_may_wait_to_be_accepted() {
+        let most = fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|most| most.trim().parse().ok());
+        let waiting = 1000.min(most.unwrap_or(128));
+        let listener = TcpNetwork.listen("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let mut open = Vec::new();
+        for number in 0..waiting {
+            let connected = tokio::time::timeout(Duration::from_secs(20), TcpStream::connect(address)).await;
+            open.push(connected.unwrap_or_else(|_| panic!("connection {number} waits")).expect("a connection"));
+        }
     }
 }
