@@ -6,6 +6,7 @@ use crate::{
     AgentId, AgentState, Fleet, HeldState, TaskId,
     agents::audit::{check_agents, check_standby},
     audit_log::audit::check_audit_log,
+    ballots::audit::check_ballots,
     fleet::State,
     identity::audit::check_identity,
     indexes::Indexes,
@@ -55,7 +56,8 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_identity(state)?;
     check_audit_log(state)?;
     check_mail(state)?;
-    check_policies(state)
+    check_policies(state)?;
+    check_ballots(state)
 }
 
 /// Checks that each agent's count of displaced tasks is right, and that the redistribution of an agent's tasks is

@@ -3,7 +3,8 @@
 use bilrost::Oneof;
 
 use crate::{
-    AgentCommand, AuditCommand, FleetConfig, IdentityCommand, MailCommand, PolicyCommand, PoolCommand, TaskCommand,
+    AgentCommand, AuditCommand, BallotCommand, FleetConfig, IdentityCommand, MailCommand, PolicyCommand, PoolCommand,
+    TaskCommand,
 };
 
 /// One command of the batch in a log entry.
@@ -25,6 +26,8 @@ pub enum Command {
     Mail(MailCommand),
     /// A command for the policies.
     Policy(PolicyCommand),
+    /// A command for a ballot.
+    Ballot(BallotCommand),
 }
 
 /// A command for the fleet itself. All domains share one range of field numbers; see `codec`.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{AgentId, LetterId, RecoveryStep, SessionId, TaskId};
+use crate::{AgentId, BallotId, LetterId, RecoveryStep, SessionId, TaskId};
 
 /// Why an attempt must be stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,5 +109,20 @@ pub enum Effect {
     LetterSettled {
         /// The letter.
         id: LetterId,
+    },
+    /// A ballot was opened.
+    BallotOpened {
+        /// The ballot.
+        id: BallotId,
+    },
+    /// A vote was cast. It is the newest one of the ballot.
+    VoteCast {
+        /// The ballot.
+        id: BallotId,
+    },
+    /// A ballot was closed: it has an outcome.
+    BallotClosed {
+        /// The ballot.
+        id: BallotId,
     },
 }

@@ -12,6 +12,7 @@ use crate::{
         state::Agents,
     },
     audit_log::state::AuditLog,
+    ballots::state::Ballots,
     identity::state::Identity,
     indexes::Indexes,
     limits::{MAX_FIRINGS, MAX_TIME_MS},
@@ -68,6 +69,7 @@ pub(crate) struct State {
     pub audit_log: AuditLog,
     pub mail: Mail,
     pub policies: Policies,
+    pub ballots: Ballots,
 }
 
 /// How far a command has been applied.
@@ -123,6 +125,7 @@ impl Fleet {
             audit_log: AuditLog::default(),
             mail: Mail::default(),
             policies: Policies::default(),
+            ballots: Ballots::default(),
         };
         Fleet::from_state(state)
     }
@@ -215,6 +218,7 @@ impl Fleet {
             Command::Audit(command) => self.run_audit(command),
             Command::Mail(command) => self.run_mail(command, effects),
             Command::Policy(command) => self.run_policies(command, effects),
+            Command::Ballot(command) => self.run_ballots(command, effects),
         }
     }
 

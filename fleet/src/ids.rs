@@ -64,6 +64,10 @@ pub struct TaskId(pub u128);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LetterId(pub u128);
 
+/// A ballot's id: a UUID, drawn by whoever opens it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct BallotId(pub u128);
+
 /// The state machine's number of an agent: one number per name, for as long as the name is remembered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct AgentId(pub u32);
@@ -105,6 +109,7 @@ macro_rules! shown_as_uuid {
 
 shown_as_uuid!(TaskId);
 shown_as_uuid!(LetterId);
+shown_as_uuid!(BallotId);
 
 impl fmt::Display for AgentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,9 +5,11 @@
 use crate::{
     Agent, HeldState, Task, Weights,
     agents::indexes::AgentIndexes,
+    ballots::{Ballot, KnownAuthority, indexes::BallotIndexes},
     fleet::State,
     identity::indexes::IdentityIndexes,
     mail::{Letter, indexes::MailIndexes},
+    numbered::Numbered,
     schedule::Schedule,
     tasks::indexes::TaskIndexes,
     timers::Timers,
@@ -20,6 +22,7 @@ pub(crate) struct Indexes {
     pub agents: AgentIndexes,
     pub identity: IdentityIndexes,
     pub mail: MailIndexes,
+    pub ballots: BallotIndexes,
     pub schedule: Schedule,
     pub timers: Timers,
 }
@@ -33,6 +36,12 @@ impl Indexes {
         }
         for letter in state.mail.letters.iter() {
             indexes.enter_letter(letter);
+        }
+        for authority in state.ballots.authorities.iter() {
+            indexes.ballots.enter_authority(authority);
+        }
+        for ballot in state.ballots.kept.iter() {
+            indexes.enter_ballot(ballot, &state.ballots.authorities);
         }
         // As if no agent had a session; entering the agents corrects that.
         indexes.identity = IdentityIndexes::rebuild(&state.identity);
@@ -80,6 +89,18 @@ impl Indexes {
     pub(crate) fn leave_letter(&mut self, letter: &Letter) {
         self.mail.leave(letter);
         self.timers.clear_letter(letter);
+    }
+
+    /// Indexes a ballot, or its new state after a change. The authorities of its votes must be among these.
+    pub(crate) fn enter_ballot(&mut self, ballot: &Ballot, authorities: &Numbered<KnownAuthority>) {
+        self.ballots.enter(ballot, authorities);
+        self.timers.set_ballot(ballot);
+    }
+
+    /// Removes a ballot, or its old state before a change.
+    pub(crate) fn leave_ballot(&mut self, ballot: &Ballot, authorities: &Numbered<KnownAuthority>) {
+        self.ballots.leave(ballot, authorities);
+        self.timers.clear_ballot(ballot);
     }
 
     /// Indexes an agent after a change.

@@ -1,5 +1,5 @@
 //! The replicated state machine of a fleet: agents, tasks and their scheduling, who may be in the fleet, the audit log,
-//! policies, and durable messages.
+//! policies, durable messages, and ballots.
 //!
 //! The crate is pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random numbers and
 //! never iterates in an unspecified order, so the same log gives the same state on every coordinator, byte for byte.
@@ -8,6 +8,7 @@
 mod agents;
 mod audit;
 mod audit_log;
+mod ballots;
 mod codec;
 mod command;
 mod config;
@@ -42,6 +43,13 @@ pub use audit_log::{
     AuditOutcome, AuditRecord,
     command::{AuditCommand, AuditEntry},
 };
+pub use ballots::{
+    Ballot, BallotOutcome, BallotState, Choice, Elector, KnownAuthority, NOTICE_KIND, NOTICE_SENDER, StoredEvidence,
+    Tally, Vote,
+    command::{BallotCommand, CastVote, OpenBallot, VoteEvidence},
+    fraction::{Fraction, FractionError},
+    query::BallotCounts,
+};
 pub use codec::{CodecError, command_version, decode_command, decode_reply, encode_command, encode_reply};
 pub use command::{Command, ControlCommand};
 pub use config::{FleetConfig, Weights};
@@ -51,7 +59,7 @@ pub use identity::{
     Bar, BarKind, Enrolment, ProofKind, SingleUse,
     command::{Enrol, EnrolmentMode, IdentityCommand, IdentityConfig, PoolTrust, TokenIssuer},
 };
-pub use ids::{AgentId, FleetMillis, LetterId, SessionId, Stamp, TaskId, UnixMillis};
+pub use ids::{AgentId, BallotId, FleetMillis, LetterId, SessionId, Stamp, TaskId, UnixMillis};
 pub use mail::{
     Letter, LetterOutcome, LetterState,
     command::{LetterAnswer, MailCommand, PostLetter},

@@ -167,6 +167,49 @@ pub const MAX_LETTERS: usize = 500_000;
 pub const MAX_MAIL_BYTES: u64 = 64 * 1024 * 1024;
 /// Most bytes of a letter in a snapshot besides what counts against [`MAX_MAIL_BYTES`].
 pub const MAX_LETTER_OVERHEAD: u64 = 1024;
+/// Longest question of a ballot, bytes: 4 KiB.
+pub const MAX_QUESTION_BYTES: usize = 4 * 1024;
+/// Fewest options of a ballot that has any.
+pub const MIN_BALLOT_OPTIONS: usize = 2;
+/// Most options of a ballot.
+pub const MAX_BALLOT_OPTIONS: usize = 16;
+/// Longest option of a ballot, bytes.
+pub const MAX_OPTION_BYTES: usize = 128;
+/// Most members of a ballot's electorate.
+pub const MAX_ELECTORS: usize = 256;
+/// Most weight of one member of an electorate.
+pub const MAX_VOTE_WEIGHT: u32 = 1_000;
+/// Longest time that a ballot may be open, ms of fleet time: 30 days.
+pub const MAX_BALLOT_DURATION_MS: u64 = 30 * 24 * 3600 * 1000;
+/// Largest payload of the letters that tell agents of a ballot, bytes: 256 KiB.
+pub const MAX_NOTICE_BYTES: usize = 256 * 1024;
+/// Longest reason of a vote that is kept, bytes: 1 KiB; a longer one is cut.
+pub const MAX_VOTE_REASON_BYTES: usize = 1024;
+/// Largest signed envelope of a vote, bytes: 4 KiB.
+pub const MAX_ENVELOPE_BYTES: usize = 4 * 1024;
+/// Largest binding of a voter's key to its certificate, bytes: 1 KiB.
+pub const MAX_BINDING_BYTES: usize = 1024;
+/// Largest certificate of a voter, and of the authority that issued it, bytes: 4 KiB each.
+pub const MAX_VOTE_CERTIFICATE_BYTES: usize = 4 * 1024;
+/// Most ballots, including the closed ones that are kept. Beyond it, the ones that were closed first are dropped.
+pub const MAX_BALLOTS: usize = 10_000;
+/// Most ballots that are open.
+pub const MAX_OPEN_BALLOTS: usize = 1_000;
+/// Most bytes of ballots: 64 MiB. These are the questions, options, names, and votes with their evidence; an authority's
+/// certificate counts with each vote that it proves. An open ballot also counts for the largest votes that its members
+/// may still cast, so that none of them is refused for want of room. Beyond it, the ballots that were closed first are
+/// dropped; open ones never are.
+pub const MAX_BALLOT_BYTES: u64 = 64 * 1024 * 1024;
+/// Least number of bytes that a ballot counts for, so that a large one makes few small ones drop: 4 KiB.
+pub const LEAST_BALLOT_BYTES: u64 = 4 * 1024;
+/// What a member of an electorate counts for besides its name, bytes.
+pub const ELECTOR_OVERHEAD: u64 = 32;
+/// What a vote counts for besides its texts and its evidence, bytes.
+pub const VOTE_OVERHEAD: u64 = 128;
+/// How long a closed ballot is kept, ms of fleet time: 7 days.
+pub const BALLOT_TTL_MS: u64 = 7 * 24 * 3600 * 1000;
+/// Most bytes of a ballot in a snapshot besides what counts against [`MAX_BALLOT_BYTES`].
+pub const MAX_BALLOT_OVERHEAD: u64 = 512;
 /// Most policies.
 pub const MAX_POLICIES: usize = 64;
 /// Longest policy as JSON, bytes: 64 KiB.
@@ -175,8 +218,8 @@ pub const MAX_POLICY_BYTES: usize = 64 * 1024;
 pub const MAX_POLICIES_BYTES: usize = 512 * 1024;
 /// Most bytes of a policy in a snapshot besides what counts against [`MAX_POLICIES_BYTES`].
 pub const MAX_POLICY_OVERHEAD: u64 = 64;
-/// Most bytes of enrolments, bars, used proofs, the audit log, letters and policies in a snapshot. They have fixed limits, so
-/// this is part of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
+/// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots and policies in a snapshot. They have fixed
+/// limits, so this is part of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
 pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
     + MAX_BARS as u64 * MAX_BAR_OVERHEAD
@@ -185,5 +228,7 @@ pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_MAIL_BYTES
     + MAX_REPLIES_BYTES
     + MAX_LETTERS as u64 * MAX_LETTER_OVERHEAD
+    + MAX_BALLOT_BYTES
+    + MAX_BALLOTS as u64 * MAX_BALLOT_OVERHEAD
     + MAX_POLICIES_BYTES as u64
     + MAX_POLICIES as u64 * MAX_POLICY_OVERHEAD;

@@ -2,7 +2,10 @@
 
 use bilrost::{Enumeration, Message, Oneof};
 
-use crate::{AgentId, BarKind, LetterId, LetterOutcome, SessionId, TaskId, TaskState, UnixMillis, ids::utc};
+use crate::{
+    AgentId, BallotId, BallotOutcome, BarKind, LetterId, LetterOutcome, SessionId, TaskId, TaskState, UnixMillis,
+    ids::utc,
+};
 
 /// The reply to a command.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof, Message)]
@@ -73,6 +76,23 @@ pub enum Reply {
         /// The fleet's revision when they last changed.
         #[bilrost(1)]
         revision: u64,
+    },
+    /// The ballot is open, or was opened before.
+    #[bilrost(tag(25), message)]
+    BallotOpened {
+        /// The ballot had been opened before. It may be closed.
+        #[bilrost(1)]
+        existing: bool,
+    },
+    /// The vote counts.
+    #[bilrost(tag(26), message)]
+    VoteCast {
+        /// The same vote had been cast before.
+        #[bilrost(1)]
+        existing: bool,
+        /// The ballot's outcome now; `None` while it is open.
+        #[bilrost(2)]
+        outcome: Option<BallotOutcome>,
     },
     /// The command was applied, but the coordinator that proposed it can't decode the reply. The state machine never
     /// returns this.
@@ -326,5 +346,51 @@ pub enum Refusal {
         /// The agent that answered.
         #[bilrost(2)]
         by: String,
+    },
+    /// The ballot does not exist.
+    #[error("no ballot {ballot}: it was never opened, or is forgotten")]
+    #[bilrost(tag(22), message)]
+    UnknownBallot {
+        /// The requested id.
+        #[bilrost(1)]
+        ballot: BallotId,
+    },
+    /// The id belongs to a ballot with another content.
+    #[error("the id {ballot} belongs to a ballot with another content; use a new one")]
+    #[bilrost(tag(23), message)]
+    BallotConflict {
+        /// The id.
+        #[bilrost(1)]
+        ballot: BallotId,
+    },
+    /// Whoever votes is not in the ballot's electorate.
+    #[error("{member} is not in the electorate of ballot {ballot}, and only its members can vote")]
+    #[bilrost(tag(24), message)]
+    NotElector {
+        /// The ballot.
+        #[bilrost(1)]
+        ballot: BallotId,
+        /// Who votes.
+        #[bilrost(2)]
+        member: String,
+    },
+    /// The member has cast another vote.
+    #[error("{member} has cast another vote in ballot {ballot}, and the first one counts; see the ballot")]
+    #[bilrost(tag(25), message)]
+    AlreadyVoted {
+        /// The ballot.
+        #[bilrost(1)]
+        ballot: BallotId,
+        /// The member.
+        #[bilrost(2)]
+        member: String,
+    },
+    /// The ballot has an outcome, or its deadline has passed.
+    #[error("ballot {ballot} is closed and takes no votes; see the ballot for its outcome")]
+    #[bilrost(tag(26), message)]
+    BallotClosed {
+        /// The ballot.
+        #[bilrost(1)]
+        ballot: BallotId,
     },
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    Agent, AgentId, AuditRecord, Bar, Enrolment, Fleet, Letter, Task,
+    Agent, AgentId, AuditRecord, Ballot, Bar, Enrolment, Fleet, KnownAuthority, Letter, Task,
     codec::{CodecError, StateWriter},
     fleet::State,
     identity::SpentProof,
@@ -43,6 +43,8 @@ pub(crate) struct Rest {
     pub spent: Untaken<u64, SpentProof>,
     pub records: Untaken<u64, AuditRecord>,
     pub letters: Untaken<u64, Letter>,
+    pub ballots: Untaken<u64, Ballot>,
+    pub authorities: Untaken<u64, KnownAuthority>,
     /// The fleet itself, after another state has replaced it.
     retired: Option<Arc<Fleet>>,
 }
@@ -142,6 +144,8 @@ enum Content {
     Spent(Vec<Arc<SpentProof>>),
     Records(Vec<Arc<AuditRecord>>),
     Letters(Vec<Arc<Letter>>),
+    Ballots(Vec<Arc<Ballot>>),
+    Authorities(Vec<Arc<KnownAuthority>>),
 }
 
 impl Content {
@@ -154,6 +158,8 @@ impl Content {
             Content::Spent(spent) => spent.len(),
             Content::Records(records) => records.len(),
             Content::Letters(letters) => letters.len(),
+            Content::Ballots(ballots) => ballots.len(),
+            Content::Authorities(authorities) => authorities.len(),
         }
     }
 }
@@ -168,6 +174,8 @@ enum Stage {
     Spent,
     Records,
     Letters,
+    Ballots,
+    Authorities,
     End,
 }
 
@@ -180,13 +188,15 @@ impl Stage {
             Stage::Bars => Stage::Spent,
             Stage::Spent => Stage::Records,
             Stage::Records => Stage::Letters,
-            Stage::Letters | Stage::End => Stage::End,
+            Stage::Letters => Stage::Ballots,
+            Stage::Ballots => Stage::Authorities,
+            Stage::Authorities | Stage::End => Stage::End,
         }
     }
 
     /// Takes up to `limit` entries of this stage. Fewer mean that these are the last.
     fn take(self, rest: &mut Rest, state: &State, limit: usize) -> Option<Content> {
-        let State { agents, tasks, identity, audit_log, mail, .. } = state;
+        let State { agents, tasks, identity, audit_log, mail, ballots, .. } = state;
         Some(match self {
             Stage::Agents => Content::Agents(rest.agents.take(&agents.known, limit, |AgentId(id)| AgentId(id + 1))),
             Stage::Tasks => Content::Tasks(rest.tasks.take(&tasks.kept, limit, |seq| seq + 1)),
@@ -195,6 +205,8 @@ impl Stage {
             Stage::Spent => Content::Spent(rest.spent.take_of(&identity.spent, limit)),
             Stage::Records => Content::Records(rest.records.take_of(&audit_log.records, limit)),
             Stage::Letters => Content::Letters(rest.letters.take_of(&mail.letters, limit)),
+            Stage::Ballots => Content::Ballots(rest.ballots.take_of(&ballots.kept, limit)),
+            Stage::Authorities => Content::Authorities(rest.authorities.take_of(&ballots.authorities, limit)),
             Stage::End => return None,
         })
     }
@@ -219,7 +231,7 @@ const ENTRY_BYTES: usize = 192;
 impl Fleet {
     /// Begins a snapshot of the current state. The cost does not grow with the number of entries.
     pub fn begin_snapshot(&mut self) -> Snapshot {
-        let State { tasks, agents, identity, audit_log, mail, .. } = &self.state;
+        let State { tasks, agents, identity, audit_log, mail, ballots, .. } = &self.state;
         let rest = Arc::new(Mutex::new(Rest {
             agents: Untaken { next: AgentId(0), end: AgentId(agents.next), saved: BTreeMap::new() },
             tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
@@ -228,15 +240,19 @@ impl Fleet {
             spent: Untaken::all(&identity.spent),
             records: Untaken::all(&audit_log.records),
             letters: Untaken::all(&mail.letters),
+            ballots: Untaken::all(&ballots.kept),
+            authorities: Untaken::all(&ballots.authorities),
             retired: None,
         }));
         let others = mail.letters.len()
+            + ballots.kept.len()
+            + ballots.authorities.len()
             + identity.enrolments.len()
             + identity.bars.len()
             + identity.spent.len()
             + audit_log.records.len();
         // Growing the buffer step by step would add about half to the cost.
-        let bytes = self.stored_bytes() + self.mail_counts().bytes;
+        let bytes = self.stored_bytes() + self.mail_counts().bytes + self.indexes.ballots.stored;
         let room = bytes as usize + tasks.kept.len() * TASK_BYTES + others * ENTRY_BYTES;
         let snapshot = Snapshot {
             rest: Arc::clone(&rest),
@@ -286,6 +302,8 @@ impl Snapshot {
             Content::Spent(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Records(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Letters(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Ballots(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Authorities(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
         }
     }
 

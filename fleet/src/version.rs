@@ -32,6 +32,8 @@ pub enum Feature {
     Policies,
     /// The keys of agents whose sessions began before the fleet could keep them.
     Describe,
+    /// Ballots, and the votes on them.
+    Ballots,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -45,6 +47,7 @@ impl Feature {
         Feature::RolePriority,
         Feature::Policies,
         Feature::Describe,
+        Feature::Ballots,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -54,8 +57,9 @@ impl Feature {
         match self {
             Feature::Identity => 2,
             Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => 3,
+            Feature::Ballots => 4,
             #[cfg(feature = "trial")]
-            Feature::Trial => 4,
+            Feature::Trial => 5,
         }
     }
 
@@ -67,6 +71,7 @@ impl Feature {
             Feature::RolePriority => "role priority",
             Feature::Policies => "policies",
             Feature::Describe => "describe",
+            Feature::Ballots => "ballots",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -79,7 +84,12 @@ impl Feature {
 
     fn is_known(self) -> bool {
         match self {
-            Feature::Identity | Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => true,
+            Feature::Identity
+            | Feature::Mail
+            | Feature::RolePriority
+            | Feature::Policies
+            | Feature::Describe
+            | Feature::Ballots => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -97,6 +107,7 @@ impl Command {
             Command::Identity(_) | Command::Audit(_) => Some(Feature::Identity),
             Command::Mail(_) => Some(Feature::Mail),
             Command::Policy(_) => Some(Feature::Policies),
+            Command::Ballot(_) => Some(Feature::Ballots),
             Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
         }
     }
@@ -109,6 +120,7 @@ impl Reply {
             Reply::Enrolled { .. } => Some(Feature::Identity),
             Reply::Posted { .. } | Reply::Settled(_) => Some(Feature::Mail),
             Reply::PoliciesSet { .. } => Some(Feature::Policies),
+            Reply::BallotOpened { .. } | Reply::VoteCast { .. } => Some(Feature::Ballots),
             Reply::Refused(refusal) => refusal.feature(),
             Reply::Submitted { .. }
             | Reply::Cancelled(_)
@@ -134,6 +146,11 @@ impl Refusal {
             Refusal::LetterConflict { .. } | Refusal::UnknownLetter { .. } | Refusal::OtherReceiver { .. } => {
                 Some(Feature::Mail)
             }
+            Refusal::UnknownBallot { .. }
+            | Refusal::BallotConflict { .. }
+            | Refusal::NotElector { .. }
+            | Refusal::AlreadyVoted { .. }
+            | Refusal::BallotClosed { .. } => Some(Feature::Ballots),
             Refusal::QueueFull { .. }
             | Refusal::TooManyTasks { .. }
             | Refusal::StorageFull { .. }

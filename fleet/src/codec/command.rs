@@ -11,8 +11,8 @@ use bilrost::{
 };
 
 use crate::{
-    AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand, PoolCommand,
-    TaskCommand,
+    AgentCommand, AuditCommand, BallotCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand,
+    PoolCommand, TaskCommand,
 };
 
 /// Appends a command's message.
@@ -27,6 +27,7 @@ pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
         Command::Audit(command) => command.oneof_encode(out, &mut tags),
         Command::Mail(command) => command.oneof_encode(out, &mut tags),
         Command::Policy(command) => command.oneof_encode(out, &mut tags),
+        Command::Ballot(command) => command.oneof_encode(out, &mut tags),
     }
 }
 
@@ -78,6 +79,10 @@ fn read_field(number: u32, wire_type: WireType, message: &mut &[u8]) -> Result<C
         let read = PolicyCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
         return read.map(|(command, _)| Command::Policy(command));
     }
+    if BallotCommand::FIELD_TAGS.contains(&number) {
+        let read = BallotCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Ballot(command));
+    }
     if ControlCommand::FIELD_TAGS.contains(&number) {
         let mut command = ControlCommand::Tick;
         let read = ControlCommand::oneof_decode_field_distinguished(&mut command, number, wire_type, message, context);
@@ -101,11 +106,12 @@ mod tests {
             AuditCommand::FIELD_TAGS,
             MailCommand::FIELD_TAGS,
             PolicyCommand::FIELD_TAGS,
+            BallotCommand::FIELD_TAGS,
         ]
         .concat();
         numbers.sort_unstable();
         let before = numbers.len();
         numbers.dedup();
-        assert_eq!((numbers.len(), before), (21, 21), "{numbers:?}");
+        assert_eq!((numbers.len(), before), (23, 23), "{numbers:?}");
     }
 }

@@ -10,13 +10,14 @@ use bilrost::{
 
 use super::{CodecError, Kind, begin, decode};
 use crate::{
-    Agent, AuditRecord, Bar, Enrolment, FleetConfig, FleetRecoveryStep, IdentityConfig, Letter, PolicyList, Stamp,
-    Task, UnixMillis,
+    Agent, AuditRecord, Ballot, Bar, Enrolment, FleetConfig, FleetRecoveryStep, IdentityConfig, KnownAuthority, Letter,
+    PolicyList, Stamp, Task, UnixMillis,
     agents::{
         recovery::RecoveryLog,
         state::{Agents, Pool},
     },
     audit_log::state::AuditLog,
+    ballots::state::Ballots,
     fleet::{State, Totals},
     identity::{SpentProof, state::Identity},
     mail::state::Mail,
@@ -60,6 +61,10 @@ struct Whole {
     letters: Vec<Letter>,
     #[bilrost(11)]
     policies: Option<PolicyList>,
+    #[bilrost(12)]
+    ballots: Vec<Ballot>,
+    #[bilrost(13)]
+    authorities: Vec<KnownAuthority>,
 }
 
 /// Everything that occurs once in the state.
@@ -103,6 +108,10 @@ struct Head {
     /// There are policies, or there were.
     #[bilrost(17)]
     has_policies: bool,
+    #[bilrost(18)]
+    ballots: NumberedHead,
+    #[bilrost(19)]
+    authorities: NumberedHead,
 }
 
 /// What the head contains about identities.
@@ -148,15 +157,41 @@ impl NumberedHead {
     }
 }
 
+impl IdentityHead {
+    fn of(identity: &Identity) -> Self {
+        let Identity { config, enrolments, bars, spent, forgotten_until } = identity;
+        Self {
+            is_configured: config.is_some(),
+            enrolments: NumberedHead::of(enrolments),
+            bars: NumberedHead::of(bars),
+            spent: NumberedHead::of(spent),
+            forgotten_until: *forgotten_until,
+        }
+    }
+}
+
 impl Head {
     fn of(state: &State) -> Self {
         // Without `..`, so that new fields of the state must be added here.
-        let State { version, config, now, revision, totals, tasks, agents, kinds, identity, audit_log, mail, policies } =
-            state;
+        let State {
+            version,
+            config,
+            now,
+            revision,
+            totals,
+            tasks,
+            agents,
+            kinds,
+            identity,
+            audit_log,
+            mail,
+            policies,
+            ballots,
+        } = state;
         let Tasks { kept, next_seq } = tasks;
-        let Identity { config: trusted, enrolments, bars, spent, forgotten_until } = identity;
         let AuditLog { records } = audit_log;
         let Mail { letters } = mail;
+        let Ballots { kept: ballots, authorities } = ballots;
         let Agents { known, next, next_session, pools, recoveries } = agents;
         Self {
             version: *version,
@@ -172,23 +207,19 @@ impl Head {
             agents: known.len() as u64,
             tasks: kept.len() as u64,
             recoveries: recoveries.steps().count() as u64,
-            identity: IdentityHead {
-                is_configured: trusted.is_some(),
-                enrolments: NumberedHead::of(enrolments),
-                bars: NumberedHead::of(bars),
-                spent: NumberedHead::of(spent),
-                forgotten_until: *forgotten_until,
-            },
+            identity: IdentityHead::of(identity),
             records: NumberedHead::of(records),
             letters: NumberedHead::of(letters),
             has_policies: policies.is_some(),
+            ballots: NumberedHead::of(ballots),
+            authorities: NumberedHead::of(authorities),
         }
     }
 }
 
 /// Writes a state: the head, then agents and tasks in the order of their numbers, then the recovery steps and the
-/// configuration of identities, then the entries of the other domains in the order of their fields and numbers, and the
-/// policies at the end.
+/// configuration of identities, then the entries of the other domains in the order of their fields and numbers, with the
+/// policies among them.
 #[derive(Debug)]
 pub(crate) struct StateWriter {
     recoveries: RecoveryLog,
@@ -234,25 +265,28 @@ impl StateWriter {
 
     /// Writes the next entry of another domain. No agent or task may follow.
     pub(crate) fn entry<V: Entry>(&mut self, entry: &V) {
-        self.write_kept();
+        self.write_kept(V::FIELD);
         self.field(V::FIELD, entry);
     }
 
-    fn write_kept(&mut self) {
+    /// Writes what was kept and belongs before the field with this number.
+    fn write_kept(&mut self, before: u32) {
         for step in std::mem::take(&mut self.recoveries).steps() {
             self.field(RECOVERY, step.as_ref());
         }
         if let Some(identity) = self.identity.take() {
             self.field(IDENTITY, identity.as_ref());
         }
+        if before > POLICIES
+            && let Some(policies) = self.policies.take()
+        {
+            self.field(POLICIES, policies.as_ref());
+        }
     }
 
     /// Returns the bytes.
     pub(crate) fn finish(mut self) -> Vec<u8> {
-        self.write_kept();
-        if let Some(policies) = self.policies.take() {
-            self.field(POLICIES, policies.as_ref());
-        }
+        self.write_kept(u32::MAX);
         self.out
     }
 }
@@ -267,6 +301,8 @@ pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
     state.identity.spent.iter().for_each(|spent| writer.entry(spent.as_ref()));
     state.audit_log.records.iter().for_each(|record| writer.entry(record.as_ref()));
     state.mail.letters.iter().for_each(|letter| writer.entry(letter.as_ref()));
+    state.ballots.kept.iter().for_each(|ballot| writer.entry(ballot.as_ref()));
+    state.ballots.authorities.iter().for_each(|authority| writer.entry(authority.as_ref()));
     writer.finish()
 }
 
@@ -285,8 +321,21 @@ fn by_number<K: Ord, V>(
 /// Reads a state. Doesn't check that a fleet can have this state.
 pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
     let whole = decode(Kind::State, bytes, |whole: &Whole| whole.head.version)?;
-    let Whole { head, agents, tasks, recoveries, identity, enrolments, bars, spent, records, letters, policies } =
-        whole;
+    let Whole {
+        head,
+        agents,
+        tasks,
+        recoveries,
+        identity,
+        enrolments,
+        bars,
+        spent,
+        records,
+        letters,
+        policies,
+        ballots,
+        authorities,
+    } = whole;
     let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);
     if found != [head.agents, head.tasks, head.recoveries] {
         return Err(CodecError::Inconsistent("agents, tasks or recoveries are missing".to_owned()));
@@ -322,5 +371,6 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
         audit_log: AuditLog { records: head.records.with(records)? },
         mail: Mail { letters: head.letters.with(letters)? },
         policies: policies.map(Arc::new),
+        ballots: Ballots { kept: head.ballots.with(ballots)?, authorities: head.authorities.with(authorities)? },
     })
 }

@@ -1,6 +1,6 @@
 //! The commands for durable messages.
 
-use std::sync::Arc;
+use std::{slice, sync::Arc};
 
 use bilrost::{Message, Oneof};
 use bytes::Bytes;
@@ -190,7 +190,7 @@ impl Fleet {
         if let Err(refusal) = letter.check() {
             return Some(refusal);
         }
-        let refusal = self.check_mail_room(letter).err()?;
+        let refusal = self.check_mail_room(slice::from_ref(letter)).err()?;
         self.posted_before(letter).is_none().then_some(refusal)
     }
 
@@ -201,9 +201,15 @@ impl Fleet {
         if let Some(reply) = self.posted_before(&letter) {
             return reply;
         }
-        if let Err(refusal) = self.check_mail_room(&letter) {
+        if let Err(refusal) = self.check_mail_room(slice::from_ref(&letter)) {
             return Reply::Refused(refusal);
         }
+        self.post_new(letter, effects);
+        Reply::Posted { existing: false }
+    }
+
+    /// Posts a letter that is within its bounds, whose id is not known, and for which there is room.
+    pub(crate) fn post_new(&mut self, letter: PostLetter, effects: &mut Vec<Effect>) {
         let now = self.state.now;
         let PostLetter { id, sender, receiver, kind, payload, key_id, priority, sent, digest, ttl, to } = letter;
         let receiver: Arc<str> = receiver.into();
@@ -225,7 +231,6 @@ impl Fleet {
         });
         self.indexes.enter_letter(posted);
         effects.push(Effect::Mail { receiver, id });
-        Reply::Posted { existing: false }
     }
 
     /// Returns the reply to a letter whose id is known; `None` if it is new.
@@ -237,22 +242,25 @@ impl Fleet {
         })
     }
 
-    fn check_mail_room(&self, letter: &PostLetter) -> Result<(), Refusal> {
+    /// Refuses letters, each for another receiver, for all of which together there is no room.
+    pub(crate) fn check_mail_room(&self, letters: &[PostLetter]) -> Result<(), Refusal> {
         let full = |what: String, limit: u64, remedy: &str| Refusal::Full { what, limit, remedy: remedy.to_owned() };
         let mail = &self.indexes.mail;
-        if self.letters_waiting_for(&letter.receiver) >= MAX_WAITING_FOR_ONE {
+        let is_full = |letter: &&PostLetter| self.letters_waiting_for(&letter.receiver) >= MAX_WAITING_FOR_ONE;
+        if let Some(letter) = letters.iter().find(is_full) {
             let what = format!("letters that wait for {}", letter.receiver);
             return Err(full(what, MAX_WAITING_FOR_ONE as u64, "post again when it has taken some"));
         }
-        if mail.waits >= MAX_WAITING_LETTERS {
+        if mail.waits + letters.len() > MAX_WAITING_LETTERS {
             let remedy = "post again when some are delivered or have expired";
             return Err(full("letters that wait".to_owned(), MAX_WAITING_LETTERS as u64, remedy));
         }
-        if self.state.mail.letters.len() >= MAX_LETTERS {
+        if self.state.mail.letters.len() + letters.len() > MAX_LETTERS {
             let remedy = "post again when outcomes of earlier ones are forgotten";
             return Err(full("letters and outcomes of letters".to_owned(), MAX_LETTERS as u64, remedy));
         }
-        if mail.bytes.saturating_add(letter.stored_bytes()) > MAX_MAIL_BYTES {
+        let bytes: u64 = letters.iter().map(PostLetter::stored_bytes).sum();
+        if mail.bytes.saturating_add(bytes) > MAX_MAIL_BYTES {
             let remedy = "post again when some are delivered or have expired, or store the content elsewhere";
             return Err(full("bytes of letters".to_owned(), MAX_MAIL_BYTES, remedy));
         }

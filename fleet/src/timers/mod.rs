@@ -1,11 +1,11 @@
-//! The timers in one ordered set. Each timer is derived from a task, an agent or a letter, so none is part of a
-//! snapshot.
+//! The timers in one ordered set. Each timer is derived from a task, an agent, a letter or a ballot, so none is part of
+//! a snapshot.
 
 mod due;
 
 use std::collections::BTreeSet;
 
-use crate::{Agent, AgentId, FleetMillis, Letter, Task, TaskState, limits::MAX_TIME_MS};
+use crate::{Agent, AgentId, Ballot, FleetMillis, Letter, Task, TaskState, limits::MAX_TIME_MS};
 
 /// What falls due. Timers with the same due time fire in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,11 +22,13 @@ pub(crate) enum Timer {
     Forget(AgentId),
     /// The expiry of a letter that waits, or the end of the time for which the outcome of a settled one is kept.
     Letter(u64),
+    /// The deadline of an open ballot, or the end of the time for which a closed one is kept.
+    Ballot(u64),
 }
 
 /// A timer and its due time as one number, because an ordered set compares numbers in a few instructions and enums in
-/// many. From the highest bits: the due time, at most [`MAX_TIME_MS`], in 61; the kind of timer in 3; its task, agent
-/// or letter in 64.
+/// many. From the highest bits: the due time, at most [`MAX_TIME_MS`], in 61; the kind of timer in 3; its task, agent,
+/// letter or ballot in 64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Due(u128);
 
@@ -43,6 +45,7 @@ impl Due {
             Timer::Expiry(seq) => (3, seq),
             Timer::Forget(agent) => (4, u64::from(agent.0)),
             Timer::Letter(seq) => (5, seq),
+            Timer::Ballot(seq) => (6, seq),
         };
         // A timer that is due after the latest representable time never fires. Its due time must fit its bits.
         let at = at.min(MAX_TIME_MS + 1);
@@ -61,6 +64,7 @@ impl Due {
             2 => Timer::Ready(owner),
             3 => Timer::Expiry(owner),
             5 => Timer::Letter(owner),
+            6 => Timer::Ballot(owner),
             _ => Timer::Forget(AgentId(owner as u32)),
         }
     }
@@ -135,6 +139,16 @@ impl Timers {
         self.due.remove(&Due::new(letter.due(), Timer::Letter(letter.seq)));
     }
 
+    /// Sets the timer of a ballot.
+    pub(crate) fn set_ballot(&mut self, ballot: &Ballot) {
+        self.due.insert(Due::new(ballot.due(), Timer::Ballot(ballot.seq)));
+    }
+
+    /// Clears the timer of a ballot, which must not have changed since it was set.
+    pub(crate) fn clear_ballot(&mut self, ballot: &Ballot) {
+        self.due.remove(&Due::new(ballot.due(), Timer::Ballot(ballot.seq)));
+    }
+
     /// Returns the earliest due time.
     pub(crate) fn next_due(&self) -> Option<FleetMillis> {
         self.due.first().map(|due| due.at())
@@ -163,6 +177,7 @@ mod tests {
             any::<u64>().prop_map(Timer::Expiry),
             any::<u32>().prop_map(|agent| Timer::Forget(AgentId(agent))),
             any::<u64>().prop_map(Timer::Letter),
+            any::<u64>().prop_map(Timer::Ballot),
         ]
     }
 
@@ -175,6 +190,7 @@ mod tests {
             Timer::Expiry(seq) => (3, seq),
             Timer::Forget(agent) => (4, u64::from(agent.0)),
             Timer::Letter(seq) => (5, seq),
+            Timer::Ballot(seq) => (6, seq),
         }
     }
 

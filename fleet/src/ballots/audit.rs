@@ -1,0 +1,84 @@
+//! Invariants of ballots in any state.
+
+use std::collections::BTreeSet;
+
+use super::{Ballot, BallotOutcome, BallotState, KnownAuthority, Vote, indexes::counted_bytes};
+use crate::{
+    Feature,
+    audit::{Check, ensure},
+    config::check_name,
+    fleet::State,
+    limits::*,
+    numbered::Numbered,
+};
+
+/// More authorities than this can't be kept: each one is referred to by a vote, which counts for so many bytes.
+const MAX_AUTHORITIES: usize = (MAX_BALLOT_BYTES / VOTE_OVERHEAD) as usize;
+
+/// Checks each ballot with its votes, and what there may be of all.
+pub(crate) fn check_ballots(state: &State) -> Check {
+    let ballots = &state.ballots;
+    ensure(state.version >= Feature::Ballots.since() || *ballots == Default::default(), || {
+        "ballots before their version".to_owned()
+    })?;
+    ballots.kept.check(MAX_BALLOTS)?;
+    ballots.authorities.check(MAX_AUTHORITIES)?;
+    let now = state.now.fleet;
+    check_authorities(&ballots.authorities, now)?;
+    let (mut ids, mut unused) = (BTreeSet::new(), numbers(&ballots.authorities));
+    let (mut open, mut bytes) = (0, 0_u64);
+    for ballot in ballots.kept.iter() {
+        let are_known = ballot.authorities().all(|number| ballots.authorities.get(number).is_some());
+        ensure(are_known && is_sound(ballot, now) && ids.insert(ballot.id), || format!("ballot {}", ballot.id))?;
+        ballot.authorities().for_each(|number| {
+            unused.remove(&number);
+        });
+        open += usize::from(ballot.is_open());
+        bytes = bytes.saturating_add(counted_bytes(ballot, ballot.stored_bytes(&ballots.authorities)));
+    }
+    ensure(unused.is_empty(), || "an authority that no vote refers to".to_owned())?;
+    ensure(open <= MAX_OPEN_BALLOTS, || format!("{open} open ballots"))?;
+    ensure(bytes <= MAX_BALLOT_BYTES, || format!("{bytes} bytes of ballots"))
+}
+
+fn numbers(authorities: &Numbered<KnownAuthority>) -> BTreeSet<u64> {
+    authorities.iter().map(|authority| authority.number).collect()
+}
+
+fn check_authorities(authorities: &Numbered<KnownAuthority>, now: u64) -> Check {
+    let mut known = BTreeSet::new();
+    for authority in authorities.iter() {
+        let sound = (1..=MAX_VOTE_CERTIFICATE_BYTES).contains(&authority.der.len()) && authority.since.fleet <= now;
+        ensure(sound && known.insert(&authority.der), || format!("authority {} of votes", authority.number))?;
+    }
+    Ok(())
+}
+
+fn is_sound(ballot: &Ballot, now: u64) -> bool {
+    let decided = ballot.decided();
+    let state = match &ballot.state {
+        BallotState::Open => decided.is_none(),
+        BallotState::Closed { outcome: BallotOutcome::Expired, at } => decided.is_none() && at.fleet <= now,
+        BallotState::Closed { outcome, at } => decided == Some(*outcome) && at.fleet <= now,
+    };
+    let mut members = BTreeSet::new();
+    state
+        && ballot.content().check().is_ok()
+        && ballot.opened.fleet <= now
+        && ballot.expires == ballot.opened.fleet.saturating_add(ballot.ttl)
+        && ballot.votes.iter().all(|vote| is_sound_vote(ballot, vote, now) && members.insert(&vote.member))
+}
+
+fn is_sound_vote(ballot: &Ballot, vote: &Vote, now: u64) -> bool {
+    let evidence = vote.evidence.as_ref().is_none_or(|evidence| {
+        (1..=MAX_ENVELOPE_BYTES).contains(&evidence.envelope.len())
+            && (1..=MAX_BINDING_BYTES).contains(&evidence.binding.len())
+            && (1..=MAX_VOTE_CERTIFICATE_BYTES).contains(&evidence.certificate.len())
+    });
+    evidence
+        && ballot.elector(&vote.member).is_some()
+        && ballot.check_option(vote.choice, vote.option).is_ok()
+        && vote.reason.len() <= MAX_VOTE_REASON_BYTES
+        && check_name("attested_by", &vote.attested_by).is_ok()
+        && (ballot.opened.fleet..=now).contains(&vote.at.fleet)
+}

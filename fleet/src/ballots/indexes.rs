@@ -1,0 +1,91 @@
+//! The indexes of ballots.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::{Ballot, BallotState, KnownAuthority};
+use crate::{BallotId, FleetMillis, fixed_map::FixedMap, limits::LEAST_BALLOT_BYTES, numbered::Numbered};
+
+/// The indexes of ballots. They refer to ballots and authorities by their numbers.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct BallotIndexes {
+    pub ids: FixedMap<BallotId, u64>,
+    /// The ballots that are open.
+    pub open: BTreeSet<u64>,
+    /// The ballots that are closed, the one that was closed first in front.
+    pub closed: BTreeSet<(FleetMillis, u64)>,
+    /// The bytes that open ballots count for, with room for all votes.
+    pub open_bytes: u64,
+    /// The bytes that closed ballots count for.
+    pub closed_bytes: u64,
+    /// The bytes that are stored; the rest of what counts is room for votes, and what small ballots count for.
+    pub stored: u64,
+    /// The authorities by their certificates.
+    pub numbers: FixedMap<Bytes, u64>,
+    /// How many votes refer to each authority. No count is 0.
+    pub uses: BTreeMap<u64, usize>,
+}
+
+impl BallotIndexes {
+    /// Returns the bytes that count against [`MAX_BALLOT_BYTES`](crate::limits::MAX_BALLOT_BYTES).
+    pub(crate) fn counted_bytes(&self) -> u64 {
+        self.open_bytes + self.closed_bytes
+    }
+
+    /// Indexes an authority.
+    pub(crate) fn enter_authority(&mut self, authority: &KnownAuthority) {
+        self.numbers.insert(authority.der.clone(), authority.number);
+    }
+
+    /// Indexes a ballot, or its new state after a change.
+    pub(crate) fn enter(&mut self, ballot: &Ballot, authorities: &Numbered<KnownAuthority>) {
+        self.ids.insert(ballot.id, ballot.seq);
+        let stored = ballot.stored_bytes(authorities);
+        self.stored += stored;
+        let counted = counted_bytes(ballot, stored);
+        match &ballot.state {
+            BallotState::Open => {
+                self.open.insert(ballot.seq);
+                self.open_bytes += counted;
+            }
+            BallotState::Closed { at, .. } => {
+                self.closed.insert((at.fleet, ballot.seq));
+                self.closed_bytes += counted;
+            }
+        }
+        for authority in ballot.authorities() {
+            *self.uses.entry(authority).or_default() += 1;
+        }
+    }
+
+    /// Removes a ballot, or its old state before a change.
+    pub(crate) fn leave(&mut self, ballot: &Ballot, authorities: &Numbered<KnownAuthority>) {
+        self.ids.remove(&ballot.id);
+        let stored = ballot.stored_bytes(authorities);
+        self.stored -= stored;
+        let counted = counted_bytes(ballot, stored);
+        match &ballot.state {
+            BallotState::Open => {
+                self.open.remove(&ballot.seq);
+                self.open_bytes -= counted;
+            }
+            BallotState::Closed { at, .. } => {
+                self.closed.remove(&(at.fleet, ballot.seq));
+                self.closed_bytes -= counted;
+            }
+        }
+        for authority in ballot.authorities() {
+            let left = self.uses.remove(&authority).unwrap_or_default().saturating_sub(1);
+            if left > 0 {
+                self.uses.insert(authority, left);
+            }
+        }
+    }
+}
+
+/// Returns the bytes that a ballot counts for against [`MAX_BALLOT_BYTES`](crate::limits::MAX_BALLOT_BYTES): what is
+/// stored, and room for the votes that are missing.
+pub(super) fn counted_bytes(ballot: &Ballot, stored: u64) -> u64 {
+    (stored + ballot.reserved_bytes()).max(LEAST_BALLOT_BYTES)
+}

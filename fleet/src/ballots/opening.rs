@@ -1,0 +1,115 @@
+//! How ballots are opened, and how room is made for them.
+
+use super::{Ballot, BallotState, command::OpenBallot, state::Ballots};
+use crate::{
+    Effect, Fleet, PostLetter, Refusal, Reply,
+    limits::{MAX_BALLOT_BYTES, MAX_BALLOTS, MAX_OPEN_BALLOTS},
+};
+
+impl Fleet {
+    /// Returns the refusal that this ballot would get now, if it is out of bounds or the state has no room for it or for
+    /// its letters. A ballot whose id is known needs no room.
+    pub fn refusal_of_ballot(&self, ballot: &OpenBallot) -> Option<Refusal> {
+        if let Err(refusal) = ballot.check() {
+            return Some(refusal);
+        }
+        let refusal = self.check_ballot_room(ballot, &ballot.notices(self.state.now.wall)).err()?;
+        self.opened_before(ballot).is_none().then_some(refusal)
+    }
+
+    pub(super) fn open_ballot(&mut self, ballot: OpenBallot, effects: &mut Vec<Effect>) -> Reply {
+        if let Err(refusal) = ballot.check() {
+            return Reply::Refused(refusal);
+        }
+        if let Some(reply) = self.opened_before(&ballot) {
+            return reply;
+        }
+        let now = self.state.now;
+        let notices = ballot.notices(now.wall);
+        if let Err(refusal) = self.check_ballot_room(&ballot, &notices) {
+            return Reply::Refused(refusal);
+        }
+        self.make_room_for_ballot(ballot.counted_bytes());
+        let OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, digest, notice: _ } = ballot;
+        let Ballots { kept, authorities } = &mut self.state.ballots;
+        let opened = kept.add(|seq| Ballot {
+            seq,
+            id,
+            opened_by,
+            question,
+            options,
+            electorate,
+            threshold,
+            opened: now,
+            expires: now.fleet.saturating_add(ttl),
+            ttl,
+            digest,
+            votes: Vec::new(),
+            state: BallotState::Open,
+        });
+        self.indexes.enter_ballot(opened, authorities);
+        effects.push(Effect::BallotOpened { id });
+        for notice in notices {
+            self.post_new(notice, effects);
+        }
+        Reply::BallotOpened { existing: false }
+    }
+
+    /// Returns the reply to a ballot whose id is known; `None` if it is new.
+    fn opened_before(&self, ballot: &OpenBallot) -> Option<Reply> {
+        let known = self.ballot(ballot.id)?;
+        Some(match known.digest == ballot.digest {
+            true => Reply::BallotOpened { existing: true },
+            false => Reply::Refused(Refusal::BallotConflict { ballot: ballot.id }),
+        })
+    }
+
+    fn check_ballot_room(&self, ballot: &OpenBallot, notices: &[PostLetter]) -> Result<(), Refusal> {
+        let full = |what: &str, limit: u64, remedy: &str| {
+            Err(Refusal::Full { what: what.to_owned(), limit, remedy: remedy.to_owned() })
+        };
+        let indexes = &self.indexes.ballots;
+        if indexes.open.len() >= MAX_OPEN_BALLOTS {
+            return full("open ballots", MAX_OPEN_BALLOTS as u64, "open this one when some are closed");
+        }
+        // Closed ballots make room, and open ones never do.
+        if indexes.open_bytes.saturating_add(ballot.counted_bytes()) > MAX_BALLOT_BYTES {
+            let remedy = "open this one when some are closed, or let fewer members vote";
+            return full("bytes of open ballots and of the votes that they wait for", MAX_BALLOT_BYTES, remedy);
+        }
+        if let Some(notice) = notices.iter().find(|notice| self.letter(notice.id).is_some()) {
+            return Err(Refusal::LetterConflict { letter: notice.id });
+        }
+        self.check_mail_room(notices)
+    }
+
+    /// Drops the ballots that were closed first, as many as it takes to keep another one of so many bytes. Each counts
+    /// for at least [`LEAST_BALLOT_BYTES`](crate::limits::LEAST_BALLOT_BYTES), so these are few.
+    fn make_room_for_ballot(&mut self, bytes: u64) {
+        while self.lacks_room_for_ballot(bytes)
+            && let Some((_, seq)) = self.indexes.ballots.closed.first().copied()
+        {
+            self.forget_ballot(seq);
+        }
+    }
+
+    fn lacks_room_for_ballot(&self, bytes: u64) -> bool {
+        let counted = self.indexes.ballots.counted_bytes().saturating_add(bytes);
+        self.state.ballots.kept.len() >= MAX_BALLOTS || counted > MAX_BALLOT_BYTES
+    }
+
+    /// Removes a ballot, and the authorities that no other one refers to.
+    pub(super) fn forget_ballot(&mut self, seq: u64) {
+        let Ballots { kept, authorities } = &mut self.state.ballots;
+        let Some(ballot) = kept.remove(seq, &self.snapshots) else { return };
+        self.indexes.leave_ballot(&ballot, authorities);
+        for number in ballot.authorities() {
+            if self.indexes.ballots.uses.contains_key(&number) {
+                continue;
+            }
+            if let Some(authority) = authorities.remove(number, &self.snapshots) {
+                self.indexes.ballots.numbers.remove(&authority.der);
+            }
+        }
+    }
+}
