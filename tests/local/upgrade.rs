@@ -19,9 +19,9 @@ use tonic::{Code, transport::Server};
 const TASKS: usize = 400;
 const IN_FLIGHT: usize = 16;
 /// The fleet version that introduces the feature.
-const NEW: u32 = 4;
+const NEW: u32 = 5;
 /// The newest fleet version without it.
-const OLD: u32 = 3;
+const OLD: u32 = 4;
 /// The command prefix with which the newer version is started.
 const KNOWS_IT: &[&str] = &["/usr/bin/env", "ROBEING_TEST_TRIAL=1"];
 

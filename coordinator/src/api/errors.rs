@@ -68,13 +68,19 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::TooManyAgents { .. }
         | Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
-        Refusal::Conflict { .. } | Refusal::NameHeld { .. } | Refusal::LetterConflict { .. } => Code::AlreadyExists,
+        Refusal::Conflict { .. }
+        | Refusal::NameHeld { .. }
+        | Refusal::LetterConflict { .. }
+        | Refusal::BallotConflict { .. }
+        | Refusal::AlreadyVoted { .. } => Code::AlreadyExists,
         Refusal::ProofSpent { .. } | Refusal::ProofExpired { .. } | Refusal::OpenEnrolmentOff => Code::Unauthenticated,
-        Refusal::Barred { .. } | Refusal::OtherReceiver { .. } => Code::PermissionDenied,
-        Refusal::UnknownTask { .. } | Refusal::UnknownLetter { .. } => Code::NotFound,
-        Refusal::StaleSession | Refusal::Version { .. } | Refusal::NotInForce { .. } | Refusal::Unreadable { .. } => {
-            Code::FailedPrecondition
-        }
+        Refusal::Barred { .. } | Refusal::OtherReceiver { .. } | Refusal::NotElector { .. } => Code::PermissionDenied,
+        Refusal::UnknownTask { .. } | Refusal::UnknownLetter { .. } | Refusal::UnknownBallot { .. } => Code::NotFound,
+        Refusal::StaleSession
+        | Refusal::Version { .. }
+        | Refusal::NotInForce { .. }
+        | Refusal::Unreadable { .. }
+        | Refusal::BallotClosed { .. } => Code::FailedPrecondition,
     }
 }
 

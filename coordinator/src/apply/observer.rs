@@ -172,7 +172,10 @@ impl ApplyObserver {
                 }
             }
             Effect::PoliciesChanged => self.policies.changed(),
-            Effect::TrustChanged => {}
+            Effect::TrustChanged
+            | Effect::BallotOpened { .. }
+            | Effect::VoteCast { .. }
+            | Effect::BallotClosed { .. } => {}
         }
     }
 }

@@ -71,7 +71,10 @@ impl Told {
             | Effect::Barred { .. }
             | Effect::PoliciesChanged
             | Effect::Mail { .. }
-            | Effect::LetterSettled { .. } => (None, None),
+            | Effect::LetterSettled { .. }
+            | Effect::BallotOpened { .. }
+            | Effect::VoteCast { .. }
+            | Effect::BallotClosed { .. } => (None, None),
         };
         let letter = match effect {
             Effect::LetterSettled { id } => fleet.letter(*id),
