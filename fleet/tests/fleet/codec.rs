@@ -5,14 +5,18 @@ use std::fmt::Write;
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, BarKind, CodecError, Command, ControlCommand, FIRST_VERSION, Fleet,
-    IdentityCommand, LetterAnswer, LossReason, PoolShape, Refusal, Reply, SessionId, Stamp, SubmitTask, TaskCommand,
-    TaskId, command_version, decode_command, decode_reply, encode_command, encode_reply, known_version,
+    AgentCommand, AgentId, AgentJoin, BarKind, Choice, CodecError, Command, ControlCommand, Elector, FIRST_VERSION,
+    Fleet, IdentityCommand, LetterAnswer, LossReason, OpenBallot, PoolShape, Refusal, Reply, SessionId, Stamp,
+    SubmitTask, TaskCommand, TaskId, command_version, decode_command, decode_reply, encode_command, encode_reply,
+    known_version,
 };
 
 use crate::{
-    fixture::{Trial, enrolment, letter, pooled, specialist, success, task, with_key, worker},
-    samples::{commands, identity_commands, mail_commands, policy, policy_commands, recorded, replies, shape, trusted},
+    fixture::{Trial, ballot, elector, enrolment, letter, pooled, specialist, success, task, vote, with_key, worker},
+    samples::{
+        ballot_commands, commands, identity_commands, mail_commands, policy, policy_commands, recorded, replies, shape,
+        trusted,
+    },
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -70,6 +74,9 @@ fn newest() -> Trial {
     trial.post(letter(4));
     trial.settle(4, "b", LetterAnswer::Replied { reply: Bytes::from_static(b"yes") });
     trial.set_policies(vec![policy("a"), policy("b")]);
+    for command in ballot_commands() {
+        trial.apply(command);
+    }
     trial
 }
 
@@ -149,12 +156,27 @@ fn the_bytes_of_a_snapshot_with_policies_are_what_they_always_were() {
 }
 
 #[test]
+fn the_bytes_of_a_snapshot_with_ballots_are_what_they_always_were() {
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(4)));
+    trial.set_policies(vec![policy("a")]);
+    for command in ballot_commands() {
+        trial.apply(command);
+    }
+    trial.after(60_000);
+    trial.open(ballot(4));
+    trial.cast(vote(4, "a", Choice::Reject));
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
+}
+
+#[test]
 fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not() {
     for command in commands() {
         let wanted = command.feature().map_or(FIRST_VERSION, |feature| feature.since());
         assert_eq!(command_version(&encoded(&command)), wanted, "{command:?}");
     }
-    for (version, commands) in [(2, identity_commands()), (3, mail_commands()), (3, policy_commands())] {
+    let brought = [(2, identity_commands()), (3, mail_commands()), (3, policy_commands()), (4, ballot_commands())];
+    for (version, commands) in brought {
         let mut trial = Trial::new();
         trial.apply(Command::Control(ControlCommand::RaiseVersion(version - 1)));
         for command in commands {
@@ -202,6 +224,11 @@ fn a_state_with_what_its_version_does_not_have_is_refused() {
     let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
     // Setting them is recorded, and the audit log is checked first.
     let problem = "an audit log before its version".to_owned();
+    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    let mut trial = Trial::newest();
+    trial.open(OpenBallot { electorate: vec![Elector { letter: None, ..elector("a", 0) }], ..ballot(1) });
+    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
+    let problem = "ballots before their version".to_owned();
     assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
 }
 

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BarKind, Command, Completion, ControlCommand, Effect,
-    Enrol, Failure, FailureKind, Fleet, FleetConfig, IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand,
-    Outcome, PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role,
-    SessionId, SingleUse, Stamp, StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, known_version,
+    AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind, CastVote, Choice,
+    Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet, FleetConfig, Fraction,
+    IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand,
+    PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, SingleUse, Stamp,
+    StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, VoteEvidence, known_version,
 };
 
 pub struct Trial {
@@ -86,6 +87,50 @@ pub fn letter(id: u128) -> PostLetter {
         digest: [1; 32],
         ttl: 60_000,
         to: "role:worker".to_owned(),
+    }
+}
+
+/// Returns an agent of an electorate, which is told of the ballot by the letter with this id.
+pub fn elector(name: &str, letter: u128) -> Elector {
+    Elector { name: name.to_owned(), weight: 1, letter: Some(LetterId(letter)) }
+}
+
+/// Returns a ballot on which two of the agents `a` and `b` and a client must approve within a minute.
+pub fn ballot(id: u128) -> OpenBallot {
+    let client = Elector { letter: None, ..elector("client:c", 0) };
+    OpenBallot {
+        id: BallotId(id),
+        opened_by: "client:c".to_owned(),
+        question: "Now?".to_owned(),
+        options: Vec::new(),
+        electorate: vec![elector("a", id * 100 + 1), elector("b", id * 100 + 2), client],
+        threshold: Fraction::TWO_THIRDS,
+        ttl: 60_000,
+        digest: [id as u8; 32],
+        notice: Bytes::from_static(b"{}"),
+    }
+}
+
+/// Returns a vote that is not signed.
+pub fn vote(ballot: u128, member: &str, choice: Choice) -> CastVote {
+    CastVote {
+        ballot: BallotId(ballot),
+        member: member.to_owned(),
+        choice,
+        option: 0,
+        reason: "because".to_owned(),
+        evidence: None,
+        attested_by: "c-0".to_owned(),
+    }
+}
+
+/// Returns evidence of this authority.
+pub fn evidence(authority: &[u8]) -> VoteEvidence {
+    VoteEvidence {
+        envelope: Bytes::from_static(b"signed"),
+        binding: Bytes::from_static(b"bound"),
+        certificate: Bytes::from_static(b"certified"),
+        authority: Bytes::copy_from_slice(authority),
     }
 }
 
@@ -198,6 +243,14 @@ impl Trial {
     pub fn settle(&mut self, id: u128, receiver: &str, answer: LetterAnswer) -> Reply {
         let (id, receiver) = (LetterId(id), receiver.to_owned());
         self.apply(Command::Mail(MailCommand::Settle { id, receiver, answer }))
+    }
+
+    pub fn open(&mut self, ballot: OpenBallot) -> Reply {
+        self.apply(Command::Ballot(BallotCommand::Open(ballot)))
+    }
+
+    pub fn cast(&mut self, vote: CastVote) -> Reply {
+        self.apply(Command::Ballot(BallotCommand::Cast(vote)))
     }
 
     pub fn cancel(&mut self, task: TaskId) -> Reply {

@@ -13,7 +13,7 @@ use crate::{
     directory, letters, life,
     naive::{self, Wanted},
     ops::{Lie, Op},
-    trust,
+    trust, votes,
 };
 
 fn changes_state(event: &RecoveryEvent) -> bool {
@@ -43,6 +43,7 @@ pub struct History {
     /// What the other domains should contain.
     trust: trust::Twin,
     letters: letters::Twin,
+    votes: votes::Twin,
     directory: directory::Twin,
 }
 
@@ -63,6 +64,7 @@ impl History {
             recovered: Vec::new(),
             trust: trust::Twin::default(),
             letters: letters::Twin::default(),
+            votes: votes::Twin::default(),
             directory: directory::Twin::default(),
         }
     }
@@ -234,6 +236,7 @@ impl History {
         self.check(revision, &effects);
         life::check(&self.before, &self.fleet, &command, &reply, &effects);
         self.trust.check(&self.before, &self.fleet, (&command, &reply), &effects);
+        self.votes.check(&self.fleet, (&command, &reply), &effects, &self.letters);
         self.letters.check(&self.fleet, (&command, &reply), &effects);
         self.directory.check(&self.fleet, &command, &effects);
         (reply, effects)

@@ -4,12 +4,12 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    Command, ControlCommand, Effect, FIRST_VERSION, Feature, Fleet, Letter, LetterAnswer, LetterId, LetterOutcome,
-    LetterState, MailCommand, PostLetter, Refusal, Reply, Stamp,
+    BallotCommand, Command, ControlCommand, Effect, FIRST_VERSION, Feature, Fleet, Letter, LetterAnswer, LetterId,
+    LetterOutcome, LetterState, MailCommand, PostLetter, Refusal, Reply, Stamp,
     limits::{LETTER_OUTCOME_TTL_MS, MAX_LETTER_TTL_MS},
 };
 
-use crate::ops::name_of;
+use crate::{ops::name_of, votes::notices};
 
 prop_compose! {
     fn posting()(
@@ -73,7 +73,7 @@ impl Twin {
     pub fn check(&mut self, fleet: &Fleet, (command, reply): (&Command, &Reply), effects: &[Effect]) {
         let now = fleet.now();
         let mut settled = self.pass(now);
-        let mut delivered = None;
+        let mut delivered = Vec::new();
         match command {
             Command::Control(ControlCommand::RaiseVersion(version)) if *reply == Reply::Done => self.version = *version,
             Command::Mail(_) if self.version < Feature::Mail.since() => {
@@ -82,7 +82,7 @@ impl Twin {
             Command::Mail(MailCommand::Post(letter)) => {
                 let expected = self.post(letter, now);
                 assert_eq!(*reply, expected, "{letter:?}");
-                delivered = (expected == Reply::Posted { existing: false }).then_some(letter);
+                delivered.extend((expected == Reply::Posted { existing: false }).then(|| letter.clone()));
             }
             Command::Mail(MailCommand::Settle { id, receiver, answer }) => {
                 let waited = self.find(*id).is_some_and(|known| known.settled.is_none());
@@ -90,13 +90,20 @@ impl Twin {
                 assert_eq!(*reply, expected, "{command:?}");
                 settled.extend((waited && matches!(expected, Reply::Settled(_))).then_some(*id));
             }
+            Command::Ballot(BallotCommand::Open(ballot)) if *reply == Reply::BallotOpened { existing: false } => {
+                for letter in notices(ballot, now.wall) {
+                    assert_eq!(self.post(&letter, now), Reply::Posted { existing: false });
+                    delivered.push(letter);
+                }
+            }
             _ => {}
         }
         let told: Vec<LetterId> = effects.iter().filter_map(settled_of).collect();
         assert_eq!(told.len(), settled.len());
         assert!(settled.iter().all(|id| told.contains(id)), "{told:?} instead of {settled:?}");
-        let sent = delivered.map(|letter| Effect::Mail { receiver: letter.receiver.as_str().into(), id: letter.id });
+        let sent = |letter: PostLetter| Effect::Mail { receiver: letter.receiver.into(), id: letter.id };
         let told: Vec<&Effect> = effects.iter().filter(|effect| matches!(effect, Effect::Mail { .. })).collect();
+        let sent: Vec<Effect> = delivered.into_iter().map(sent).collect();
         assert_eq!(told, sent.iter().collect::<Vec<_>>());
         self.compare(fleet);
     }
@@ -113,6 +120,11 @@ impl Twin {
             }
         }
         expired
+    }
+
+    /// Returns whether a letter has this id.
+    pub fn knows(&self, id: LetterId) -> bool {
+        self.letters.iter().any(|known| known.letter.id == id)
     }
 
     fn find(&mut self, id: LetterId) -> Option<&mut Known> {

@@ -2,6 +2,8 @@
 
 mod attempts;
 mod audit_log;
+mod ballot_limits;
+mod ballots;
 mod bars;
 mod codec;
 mod directory;
@@ -26,3 +28,4 @@ mod standby;
 mod submission;
 mod timers;
 mod trust;
+mod votes;

@@ -7,7 +7,7 @@ use robeing_fleet::{
     Weights, known_version,
 };
 
-use crate::{letters, trust};
+use crate::{letters, trust, votes};
 
 pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
 pub const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
@@ -174,10 +174,11 @@ fn op() -> impl Strategy<Value = Op> {
         30 => (any::<u16>(), outcome(), lie).prop_map(|(n, o, l)| Op::Complete(n, o, l)),
         8 => Just(Op::Tick),
         1 => configuration().prop_map(Op::Configure),
-        1 => (0..5u32).prop_map(Op::Raise),
+        1 => (0..6u32).prop_map(Op::Raise),
         3 => pools().prop_map(Op::SetPools),
         20 => trust::command().prop_map(Op::Other),
         20 => letters::command().prop_map(Op::Other),
+        20 => votes::command().prop_map(Op::Other),
     ]
 }
 

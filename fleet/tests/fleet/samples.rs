@@ -2,14 +2,16 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AuditCommand, AuditEntry, AuditOutcome, BarKind, Command, Completion, ControlCommand, Enrol,
-    EnrolmentMode, Failure, FailureKind, FleetConfig, IdentityCommand, IdentityConfig, LetterAnswer, LetterId,
-    LetterOutcome, LossReason, MailCommand, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter,
-    ProofKind, Refusal, Reply, Role, SessionId, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState,
-    TokenIssuer,
+    AgentCommand, AgentId, AuditCommand, AuditEntry, AuditOutcome, BallotCommand, BallotId, BallotOutcome, BarKind,
+    CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode, Failure, FailureKind, FleetConfig,
+    IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome, LossReason, MailCommand, OpenBallot,
+    Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter, ProofKind, Refusal, Reply, Role, SessionId,
+    StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer,
 };
 
-use crate::fixture::{enrolment, letter, pooled, retry, specialist, success, task, with_key, worker};
+use crate::fixture::{
+    ballot, enrolment, evidence, letter, pooled, retry, specialist, success, task, vote, with_key, worker,
+};
 
 pub fn trusted() -> IdentityConfig {
     let issuer =
@@ -106,6 +108,25 @@ pub fn policy_commands() -> Vec<Command> {
     ]
 }
 
+pub fn ballot_commands() -> Vec<Command> {
+    let options = vec!["left".to_owned(), "right".to_owned()];
+    let signed = |authority: &[u8]| Some(evidence(authority));
+    vec![
+        Command::Ballot(BallotCommand::Open(ballot(1))),
+        Command::Ballot(BallotCommand::Open(OpenBallot { options, notice: Bytes::new(), ..ballot(2) })),
+        Command::Ballot(BallotCommand::Open(ballot(3))),
+        Command::Ballot(BallotCommand::Cast(vote(1, "a", Choice::Approve))),
+        Command::Ballot(BallotCommand::Cast(CastVote { evidence: signed(b"one"), ..vote(1, "b", Choice::Approve) })),
+        Command::Ballot(BallotCommand::Cast(CastVote { option: 2, ..vote(2, "a", Choice::Approve) })),
+        Command::Ballot(BallotCommand::Cast(CastVote {
+            reason: String::new(),
+            evidence: signed(b"other"),
+            ..vote(2, "client:c", Choice::Reject)
+        })),
+        Command::Ballot(BallotCommand::Cast(CastVote { evidence: signed(b"one"), ..vote(3, "b", Choice::Abstain) })),
+    ]
+}
+
 fn failure() -> Failure {
     Failure {
         kind: FailureKind::Exit,
@@ -171,6 +192,7 @@ pub fn commands() -> Vec<Command> {
     .chain([Command::Agent(AgentCommand::Joined(with_key("k", 9)))])
     .chain(policy_commands())
     .chain([Command::Agent(AgentCommand::Describe { agent, session, sealing_key: [9; 32] })])
+    .chain(ballot_commands())
     .collect()
 }
 
@@ -225,5 +247,17 @@ pub fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::UnknownLetter { letter: LetterId(5) }),
         Reply::Refused(Refusal::OtherReceiver { letter: LetterId(5), by: "c".to_owned() }),
         Reply::PoliciesSet { revision: 300 },
+        Reply::BallotOpened { existing: true },
+        Reply::BallotOpened { existing: false },
+        Reply::VoteCast { existing: false, outcome: None },
+        Reply::VoteCast { existing: true, outcome: Some(BallotOutcome::Expired) },
+        Reply::VoteCast { existing: false, outcome: Some(BallotOutcome::Approved { option: 0 }) },
+        Reply::VoteCast { existing: false, outcome: Some(BallotOutcome::Approved { option: 2 }) },
+        Reply::VoteCast { existing: false, outcome: Some(BallotOutcome::Rejected) },
+        Reply::Refused(Refusal::UnknownBallot { ballot: BallotId(5) }),
+        Reply::Refused(Refusal::BallotConflict { ballot: BallotId(5) }),
+        Reply::Refused(Refusal::NotElector { ballot: BallotId(5), member: "c".to_owned() }),
+        Reply::Refused(Refusal::AlreadyVoted { ballot: BallotId(5), member: "a".to_owned() }),
+        Reply::Refused(Refusal::BallotClosed { ballot: BallotId(5) }),
     ]
 }
