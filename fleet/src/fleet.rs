@@ -218,7 +218,7 @@ impl Fleet {
             Command::Audit(command) => self.run_audit(command),
             Command::Mail(command) => self.run_mail(command, effects),
             Command::Policy(command) => self.run_policies(command, effects),
-            Command::Ballot(command) => self.run_ballots(command, effects),
+            Command::Ballot(command) => self.run_ballots(command, jobs, effects),
         }
     }
 

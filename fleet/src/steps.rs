@@ -1,12 +1,13 @@
 //! The work of a command after its first step, where it grows with the fleet: the attempts of a lost agent, the slots
-//! of a joining agent, the standbys of a pool, the agents to be ranked again. It is divided into steps of about the
+//! of a joining agent, the standbys of a pool, the agents to be ranked again, the letters about a ballot. It is divided into steps of about the
 //! same small cost, so that readers of the state need not wait for all of it. Nothing else is applied in between, so
 //! the result does not depend on the division.
 
 use std::vec;
 
 use crate::{
-    AgentId, Effect, Fleet, FleetConfig, RecoveryEvent, Reply, agents::lost::Requeue, schedule::free_agents::FreeAgents,
+    AgentId, Effect, Fleet, FleetConfig, PostLetter, RecoveryEvent, Reply, agents::lost::Requeue,
+    schedule::free_agents::FreeAgents,
 };
 
 /// The jobs left to do, as a stack: the next one is at the end.
@@ -36,6 +37,8 @@ pub(crate) enum Job {
     Rerank(Box<Rerank>),
     /// Drop the entries of sets that are no longer needed, one by one.
     Discard(Box<FreeAgents>),
+    /// Post these letters, for which there is room.
+    Post(vec::IntoIter<PostLetter>),
 }
 
 #[derive(Debug)]
@@ -101,6 +104,12 @@ impl Fleet {
             Job::Discard(mut free) => {
                 if free.discard_one() {
                     jobs.push(Job::Discard(free));
+                }
+            }
+            Job::Post(mut letters) => {
+                if let Some(letter) = letters.next() {
+                    self.post_new(letter, effects);
+                    jobs.push(Job::Post(letters));
                 }
             }
         }

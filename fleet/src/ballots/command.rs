@@ -14,6 +14,7 @@ use crate::{
         MAX_ELECTORS, MAX_ENVELOPE_BYTES, MAX_LETTER_TTL_MS, MAX_NOTICE_BYTES, MAX_OPTION_BYTES, MAX_QUESTION_BYTES,
         MAX_SENDER_BYTES, MAX_VOTE_CERTIFICATE_BYTES, MAX_VOTE_REASON_BYTES, MAX_VOTE_WEIGHT, MIN_BALLOT_OPTIONS,
     },
+    steps::Jobs,
     tasks::attempts::cut,
 };
 
@@ -291,9 +292,9 @@ impl CastVote {
 }
 
 impl Fleet {
-    pub(crate) fn run_ballots(&mut self, command: BallotCommand, effects: &mut Vec<Effect>) -> Reply {
+    pub(crate) fn run_ballots(&mut self, command: BallotCommand, jobs: &mut Jobs, effects: &mut Vec<Effect>) -> Reply {
         match command {
-            BallotCommand::Open(ballot) => self.open_ballot(ballot, effects),
+            BallotCommand::Open(ballot) => self.open_ballot(ballot, jobs, effects),
             BallotCommand::Cast(vote) => self.cast_vote(vote.within_limits(), effects),
         }
     }

@@ -4,6 +4,7 @@ use super::{Ballot, BallotState, command::OpenBallot, state::Ballots};
 use crate::{
     Effect, Fleet, PostLetter, Refusal, Reply,
     limits::{MAX_BALLOT_BYTES, MAX_BALLOTS, MAX_OPEN_BALLOTS},
+    steps::{Job, Jobs},
 };
 
 impl Fleet {
@@ -17,7 +18,7 @@ impl Fleet {
         self.opened_before(ballot).is_none().then_some(refusal)
     }
 
-    pub(super) fn open_ballot(&mut self, ballot: OpenBallot, effects: &mut Vec<Effect>) -> Reply {
+    pub(super) fn open_ballot(&mut self, ballot: OpenBallot, jobs: &mut Jobs, effects: &mut Vec<Effect>) -> Reply {
         if let Err(refusal) = ballot.check() {
             return Reply::Refused(refusal);
         }
@@ -49,8 +50,8 @@ impl Fleet {
         });
         self.indexes.enter_ballot(opened, authorities);
         effects.push(Effect::BallotOpened { id });
-        for notice in notices {
-            self.post_new(notice, effects);
+        if !notices.is_empty() {
+            jobs.push(Job::Post(notices.into_iter()));
         }
         Reply::BallotOpened { existing: false }
     }
