@@ -20,8 +20,8 @@ pub fn envelope(bytes: &[u8]) {
     }
 }
 
-/// The binding of a voting key is read as it would be written, or refused. So is what it says. The input is also taken as
-/// the certificate.
+/// The binding of a voting key is read as it would be written, or refused. So is what it says. The input is also taken
+/// as the certificate.
 pub fn binding(bytes: &[u8]) {
     let binding = match KeyBinding::from_bytes(bytes) {
         Ok(binding) => binding,
@@ -34,8 +34,8 @@ pub fn binding(bytes: &[u8]) {
     check_sentence(binding.verify_signature(bytes).expect_err("a binding is no certificate"));
 }
 
-/// A file of a ballot is written as it was read, or refused. Whatever its votes are, each is worth something or wrong, and
-/// no more weight counts than there is.
+/// A file of a ballot is written as it was read, or refused. Whatever its votes are, each is worth something or wrong,
+/// and no more weight counts than there is.
 pub fn ballot_file(bytes: &[u8]) {
     let file = match BallotFile::from_json(bytes) {
         Ok(file) => file,

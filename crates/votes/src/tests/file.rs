@@ -2,6 +2,9 @@ use robeing_identity::{TrustBundle, digest};
 
 use super::*;
 
+/// A ballot with an option that a signed vote approves, which a program in another language wrote.
+const WRITTEN_ELSEWHERE: &str = include_str!("ballot.json");
+
 /// Returns a ballot of `client:ann` (weight 2), `w-0` and `w-1` (weight 1), with these options, that needs two thirds.
 fn empty(options: &[&str]) -> BallotFile {
     let elector = |(name, weight): (&str, u32)| FileElector { name: name.to_owned(), weight };
@@ -237,6 +240,16 @@ fn what_can_be_no_ballot_is_refused() {
     assert!(BallotFile::from_json(unknown.as_bytes()).is_err());
     let padded = [good.to_json().as_bytes(), &b" ".repeat(MAX_FILE_BYTES)[..]].concat();
     assert!(matches!(BallotFile::from_json(&padded), Err(VoteError::TooLarge { most: MAX_FILE_BYTES, .. })));
+}
+
+#[test]
+fn a_file_that_was_written_earlier_by_another_program_stays_right() {
+    let file = BallotFile::from_json(WRITTEN_ELSEWHERE.as_bytes()).unwrap();
+    assert_eq!(file.to_json(), WRITTEN_ELSEWHERE);
+    let report = file.verify(None);
+    assert!(report.is_right(), "{report:?}");
+    assert_eq!(standings(&report), [&Standing::Signed]);
+    assert_eq!((report.decided, report.decided_option), (FileOutcome::Approved, 2));
 }
 
 #[test]
