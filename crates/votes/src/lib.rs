@@ -31,7 +31,7 @@ pub use self::{
     error::VoteError,
     evidence::{Evidence, Expect, issuer_in, member_name, verify},
     file::{
-        Base64, BallotFile, CheckedVote, FILE_VERSION, FileElector, FileEvidence, FileOutcome, FileThreshold, FileVote,
+        BallotFile, Base64, CheckedVote, FILE_VERSION, FileElector, FileEvidence, FileOutcome, FileThreshold, FileVote,
         Report, Standing, Tally,
     },
     key::VotingKey,

@@ -2,6 +2,9 @@ use robeing_identity::{TrustBundle, digest};
 
 use super::*;
 
+/// The options of a ballot, its votes, and what they decide.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, Choice, u32)], FileOutcome, u32);
+
 /// A ballot with an option that a signed vote approves, which a program in another language wrote.
 const WRITTEN_ELSEWHERE: &str = include_str!("ballot.json");
 
@@ -171,7 +174,7 @@ fn a_vote_counts_once_of_a_member_for_an_option_and_before_the_decision() {
 fn the_outcome_follows_from_the_votes() {
     use Choice::{Abstain, Approve, Reject};
     use FileOutcome::{Approved, Expired, Open, Rejected};
-    let cases: [(&[&str], &[(&str, Choice, u32)], FileOutcome, u32); 9] = [
+    let cases: [Case<'_>; 9] = [
         (&[], &[], Open, 0),
         (&[], &[("client:ann", Approve, 0)], Open, 0),
         (&[], &[("client:ann", Approve, 0), ("w-1", Approve, 0)], Approved, 0),
