@@ -34,7 +34,7 @@ pub fn make(realm: &Realm, now: u64, lifetime: Duration) -> Result<[(&'static st
 
 /// Returns the content of [`REALM`]: one line, as the SPIFFE ids of the fleet's members begin.
 pub fn realm_line(realm: &Realm) -> String {
-    format!("spiffe://{}/ns/{}/cluster/{}\n", realm.trust_domain(), realm.namespace(), realm.cluster())
+    format!("{realm}\n")
 }
 
 #[cfg(test)]

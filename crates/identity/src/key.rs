@@ -67,6 +67,15 @@ impl PrivateKey {
         Ok(request.map_err(|error| IdentityError::failed("signing request", error))?.der().to_vec())
     }
 
+    /// Signs a message. [`Certificate::verify_signature`](crate::Certificate::verify_signature) verifies it: the hash is
+    /// SHA-256, or what the key's kind prescribes.
+    ///
+    /// # Errors
+    /// If the operating system has no random numbers.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        self.pair.sign(message).map_err(|error| IdentityError::failed("signature", error))
+    }
+
     pub(crate) fn pair(&self) -> &impl SigningKey {
         &self.pair
     }

@@ -48,6 +48,24 @@ pub enum IdentityError {
     /// A certificate names no member of a fleet.
     #[error("the certificate names no member of a fleet: {0}")]
     NoIdentity(String),
+    /// A signature is not one of the certificate's key.
+    #[error("the signature is wrong: what it signs was changed, or signed with another key than the certificate's")]
+    WrongSignature,
+    /// An authority has not issued a certificate.
+    #[error("the certificate was not issued by this authority: {0}")]
+    NotIssued(String),
+    /// A certificate is not valid at a time.
+    #[error("the {what} is valid from {from} until {until}, not at {at} (Unix milliseconds)")]
+    NotValid {
+        /// Whose.
+        what: &'static str,
+        /// The time from which it is valid, Unix milliseconds.
+        from: u64,
+        /// The time until which it is valid, Unix milliseconds.
+        until: u64,
+        /// The time at which it had to be valid, Unix milliseconds.
+        at: u64,
+    },
     /// A bundle is out of bounds.
     #[error("{0}")]
     Bundle(String),

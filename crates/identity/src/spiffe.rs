@@ -163,6 +163,14 @@ impl Realm {
     }
 }
 
+/// How the SPIFFE ids of the fleet's members begin, up to the cluster's name.
+impl fmt::Display for Realm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { trust_domain, namespace, cluster } = self;
+        write!(f, "{SCHEME}{trust_domain}/ns/{namespace}/cluster/{cluster}")
+    }
+}
+
 /// Checks a segment of the path.
 fn segment(what: &'static str, text: &str) -> Result<String, SpiffeIdError> {
     if !is_segment(text) {
@@ -204,8 +212,7 @@ impl SpiffeId {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Realm { trust_domain, namespace, cluster } = &self.realm;
-        write!(f, "{SCHEME}{trust_domain}/ns/{namespace}/cluster/{cluster}/{}/{}", self.role, self.name)
+        write!(f, "{}/{}/{}", self.realm, self.role, self.name)
     }
 }
 
@@ -241,6 +248,7 @@ mod tests {
     fn an_id_is_written_as_documented_and_read_again() {
         let id = realm().member(PeerRole::Worker, "data-0").unwrap();
         assert_eq!(id.to_string(), "spiffe://robeing.local/ns/default/cluster/cluster-01/worker/data-0");
+        assert_eq!(realm().to_string(), "spiffe://robeing.local/ns/default/cluster/cluster-01");
         assert_eq!(id.to_string().parse(), Ok(id));
     }
 

@@ -6,6 +6,7 @@ mod gateway;
 mod identity;
 mod messages;
 mod texts;
+mod votes;
 
 /// How many seeds of each target are also written cut short and changed.
 const BROKEN: usize = 2;
@@ -30,7 +31,8 @@ impl Seed {
 /// Returns all seeds: valid inputs, and for some of each target the same cut short, and with one byte changed. Keys,
 /// certificates and signatures in them are new each time.
 pub fn all() -> Vec<Seed> {
-    let valid = [fleet::seeds(), gateway::seeds(), identity::seeds(), messages::seeds(), texts::seeds()].concat();
+    let identities = [identity::seeds(), votes::seeds()].concat();
+    let valid = [fleet::seeds(), gateway::seeds(), identities, messages::seeds(), texts::seeds()].concat();
     let mut all = Vec::with_capacity(2 * valid.len());
     for (n, seed) in valid.iter().enumerate() {
         let earlier = valid[..n].iter().filter(|other| other.target == seed.target).count();

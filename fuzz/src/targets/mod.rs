@@ -7,6 +7,7 @@ mod gateway;
 pub mod identity;
 mod messages;
 mod policies;
+pub mod votes;
 
 use std::fmt;
 
@@ -42,6 +43,7 @@ const DOCUMENT: usize = 16_384;
 
 /// All targets, by name.
 pub const TARGETS: &[Target] = &[
+    Target::new("ballot_file", DOCUMENT, votes::ballot_file),
     Target::new("batch", MESSAGE, fleet::batch),
     Target::new("certificate", MESSAGE, identity::certificate),
     Target::new("command", MESSAGE, fleet::command),
@@ -77,6 +79,8 @@ pub const TARGETS: &[Target] = &[
     Target::new("stored_policies", MESSAGE, policies::stored),
     Target::new("submission", MESSAGE, coordinator::submission),
     Target::new("target_url", SHORT, gateway::url),
+    Target::new("vote_binding", SHORT, votes::binding),
+    Target::new("vote_envelope", MESSAGE, votes::envelope),
     Target::new("webhooks", MESSAGE, gateway::webhooks),
     Target::new("worker_process", MESSAGE, worker::process),
 ];

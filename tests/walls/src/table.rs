@@ -42,6 +42,12 @@ pub const CRATES: &[Crate] = &[
         uses: &["robeing-platform", "robeing-proto"],
         why: "payloads are sealed and opened without network and clock",
     },
+    Crate {
+        name: "robeing-votes",
+        folder: "crates/votes",
+        uses: &["robeing-identity"],
+        why: "votes are signed and verified without network and clock",
+    },
     Crate { name: "robeing-target", folder: "crates/target", uses: &[], why: "a URL is parsed without calling it" },
     Crate {
         name: "robeing-net",
