@@ -55,6 +55,11 @@ impl MailGauges {
     }
 }
 
+/// The metric of ballots. What closes, and votes, are counted in [`ballots::counters`](crate::ballots::counters).
+fn ballots_open(metrics: &Metrics) -> Gauge {
+    metrics.gauge("ballots_open", "Ballots that are open")
+}
+
 /// Keeps the metrics up to date until the coordinator stops.
 pub async fn run(sources: Sources, metrics: Metrics) {
     let Sources { standing, members, state, observer, log, rooms, snapshots } = sources;
@@ -82,8 +87,10 @@ pub async fn run(sources: Sources, metrics: Metrics) {
     let short = gauge("disk_short", "1 while fewer bytes are free than needed");
     let skipped = gauge("snapshots_skipped", "Snapshots skipped for lack of room since the start");
     let mail = MailGauges::new(&metrics);
+    let ballots = ballots_open(&metrics);
     loop {
         mail.refresh(&state, &observer);
+        ballots.set(state.look(|fleet| fleet.ballot_counts()).open.into());
         let (counts, totals, agents, held) =
             state.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
         leading.set(i64::from(standing.term().is_some()));

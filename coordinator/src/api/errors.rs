@@ -8,6 +8,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
     api::convert::{self, BadField},
+    ballots::BallotError,
     leader::membership_change::ChangeError,
     mail::MailError,
     propose::ProposeError,
@@ -68,13 +69,19 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::TooManyAgents { .. }
         | Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
-        Refusal::Conflict { .. } | Refusal::NameHeld { .. } | Refusal::LetterConflict { .. } => Code::AlreadyExists,
+        Refusal::Conflict { .. }
+        | Refusal::NameHeld { .. }
+        | Refusal::LetterConflict { .. }
+        | Refusal::BallotConflict { .. }
+        | Refusal::AlreadyVoted { .. } => Code::AlreadyExists,
         Refusal::ProofSpent { .. } | Refusal::ProofExpired { .. } | Refusal::OpenEnrolmentOff => Code::Unauthenticated,
-        Refusal::Barred { .. } | Refusal::OtherReceiver { .. } => Code::PermissionDenied,
-        Refusal::UnknownTask { .. } | Refusal::UnknownLetter { .. } => Code::NotFound,
-        Refusal::StaleSession | Refusal::Version { .. } | Refusal::NotInForce { .. } | Refusal::Unreadable { .. } => {
-            Code::FailedPrecondition
-        }
+        Refusal::Barred { .. } | Refusal::OtherReceiver { .. } | Refusal::NotElector { .. } => Code::PermissionDenied,
+        Refusal::UnknownTask { .. } | Refusal::UnknownLetter { .. } | Refusal::UnknownBallot { .. } => Code::NotFound,
+        Refusal::StaleSession
+        | Refusal::Version { .. }
+        | Refusal::NotInForce { .. }
+        | Refusal::Unreadable { .. }
+        | Refusal::BallotClosed { .. } => Code::FailedPrecondition,
     }
 }
 
@@ -136,6 +143,27 @@ impl From<MailError> for Status {
             MailError::UnknownMessage { .. } | MailError::UnknownAgent(_) => Self::not_found(message),
             MailError::InboxRefused { .. } => Self::failed_precondition(message),
             MailError::InboxLate(_) => Self::deadline_exceeded(message),
+        }
+    }
+}
+
+impl From<BallotError> for Status {
+    fn from(error: BallotError) -> Self {
+        let message = error.to_string();
+        match error {
+            BallotError::BadField(error) => error.into(),
+            BallotError::Refused(refusal) => refused(&refusal),
+            BallotError::Propose(error) => error.into(),
+            BallotError::Mail(error) => error.into(),
+            BallotError::NotReadable(_) => Self::unavailable(message),
+            BallotError::Nobody { .. } => Self::not_found(message),
+            BallotError::TooManyElectors { .. } => Self::invalid_argument(message),
+            BallotError::TooManyOpening { .. } | BallotError::TooManyWaiting { .. } => {
+                Self::resource_exhausted(message)
+            }
+            BallotError::OtherMember { .. } | BallotError::NotProven { .. } | BallotError::UnknownAuthority { .. } => {
+                Self::permission_denied(message)
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ring::digest::{Context, SHA256};
 use robeing_fleet::{
     BallotId, Elector, LetterId,
-    limits::{MAX_ELECTORS, MAX_ELECTOR_WEIGHT, MAX_NAME_BYTES},
+    limits::{MAX_ELECTORS, MAX_NAME_BYTES, MAX_VOTE_WEIGHT},
 };
 use robeing_proto::v1;
 
@@ -59,8 +59,8 @@ impl Addressed {
     fn check(v1::ElectorAddress { address, weight }: v1::ElectorAddress) -> Result<Self, BadField> {
         let members = Members::parse(&address).map_err(|problem| convert::bad("electorate", problem))?;
         let weight = if weight == 0 { DEFAULT_WEIGHT } else { weight };
-        if weight > MAX_ELECTOR_WEIGHT {
-            let problem = format!("the weight of {address:?} is {weight}, must be 1 to {MAX_ELECTOR_WEIGHT}");
+        if weight > MAX_VOTE_WEIGHT {
+            let problem = format!("the weight of {address:?} is {weight}, must be 1 to {MAX_VOTE_WEIGHT}");
             return Err(convert::bad("electorate", problem));
         }
         Ok(Self { text: address, members, weight })
@@ -73,7 +73,7 @@ impl Members {
             let is_odd = |c: char| c.is_control() || c.is_whitespace();
             if name.is_empty() || text.len() > MAX_NAME_BYTES || name.contains(is_odd) {
                 return Err(format!(
-                    "{:?} names no user: write {CLIENT}NAME, together of at most {MAX_NAME_BYTES} bytes, without spaces",
+                    "{:?} names no user: write {CLIENT}NAME, of at most {MAX_NAME_BYTES} bytes without spaces",
                     convert::excerpt(text)
                 ));
             }
@@ -92,12 +92,15 @@ impl Ballots {
     ///
     /// # Errors
     /// [`BallotError`] if an address stands for nobody, or all together for too many.
-    pub(super) async fn electors(&self, ballot: BallotId, addressed: &[Addressed]) -> Result<Vec<Elector>, BallotError> {
+    pub(super) async fn electors(
+        &self,
+        ballot: BallotId,
+        addressed: &[Addressed],
+    ) -> Result<Vec<Elector>, BallotError> {
         let mut electors: BTreeMap<String, Elector> = BTreeMap::new();
         for addressed in addressed {
             for (name, letter) in self.members(ballot, addressed).await? {
-                let elector = || Elector { name: name.clone(), weight: addressed.weight, letter };
-                electors.entry(name.clone()).or_insert_with(elector);
+                electors.entry(name.clone()).or_insert(Elector { name, weight: addressed.weight, letter });
                 if electors.len() > MAX_ELECTORS {
                     return Err(BallotError::TooManyElectors { most: MAX_ELECTORS });
                 }
@@ -169,16 +172,13 @@ mod tests {
 
     #[test]
     fn weights_and_addresses_have_their_limits() {
-        assert!(check("a", MAX_ELECTOR_WEIGHT).is_ok());
-        assert!(check("a", MAX_ELECTOR_WEIGHT + 1).is_err());
+        assert!(check("a", MAX_VOTE_WEIGHT).is_ok());
+        assert!(check("a", MAX_VOTE_WEIGHT + 1).is_err());
         let of = |count: usize| {
             let address = v1::ElectorAddress { address: "a".into(), weight: 1 };
             Addressed::check_all(vec![address; count]).map(|all| all.len()).ok()
         };
-        assert_eq!(
-            [0, 1, MAX_ADDRESSES, MAX_ADDRESSES + 1].map(of),
-            [None, Some(1), Some(MAX_ADDRESSES), None]
-        );
+        assert_eq!([0, 1, MAX_ADDRESSES, MAX_ADDRESSES + 1].map(of), [None, Some(1), Some(MAX_ADDRESSES), None]);
     }
 
     #[test]

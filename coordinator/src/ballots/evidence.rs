@@ -64,7 +64,7 @@ impl Ballots {
     pub(super) fn proven(&self, ballot: &Ballot, claim: Claim<'_>) -> Result<VoteEvidence, BallotError> {
         let Claim { member, choice, option, reason, evidence } = claim;
         let Some(Verifying { trust, clock }) = self.verifying.as_ref().filter(|with| with.clock.is_known()) else {
-            let problem = "this coordinator does not know the fleet's time yet, by which certificates are judged; try again";
+            let problem = "this coordinator does not know yet by which time certificates are judged; try again";
             return Err(BallotError::NotReadable(problem.to_owned()));
         };
         let trusted = trust.with(self.state.look(|fleet| fleet.identity_config().cloned()));

@@ -1,7 +1,7 @@
 //! Ballots: questions on which agents and users vote, through any coordinator.
 //!
-//! A ballot is in the fleet's state, which counts its votes and closes it. Here is what the state machine can't do: find
-//! the members that addresses stand for, verify signatures, and wait.
+//! A ballot is in the fleet's state, which counts its votes and closes it. Here is what the state machine can't do:
+//! find the members that addresses stand for, verify signatures, and wait.
 //!
 //! ```text
 //! api::ballots ─┬─► opening ─► electorate ─┬─► propose ─► the log ─► observer ─┬─► waiters ─┐
@@ -9,8 +9,8 @@
 //!               └─► reading ◄───────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! - [`opening`] opens a ballot whose members [`electorate`] has found. The agents among them are told by letters, which
-//!   the state machine posts together with the ballot.
+//! - [`opening`] opens a ballot whose members [`electorate`] has found. The agents among them are told by letters,
+//!   which the state machine posts together with the ballot.
 //! - [`casting`] casts votes. [`evidence`] verifies them before they are proposed, so that no vote whose signature is
 //!   wrong gets into the log.
 //! - [`reading`] reads ballots, and waits for their ends, of which [`waiters`] are told.
@@ -106,9 +106,7 @@ pub enum BallotError {
         problem: VoteError,
     },
     /// The certificate of a signed vote is not of a trusted authority.
-    #[error(
-        "the vote is not proven to be one of {member}: no authority that this coordinator trusts has issued its certificate"
-    )]
+    #[error("the vote is not proven to be one of {member}: nobody who is trusted here has issued its certificate")]
     UnknownAuthority {
         /// The member.
         member: String,

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use robeing_fleet::{
-    AgentCommand, AuditCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand, PoolCommand,
-    TaskCommand,
+    AgentCommand, AuditCommand, BallotCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand,
+    PoolCommand, TaskCommand,
 };
 use robeing_proto::internal::v1 as internal;
 
@@ -25,8 +25,8 @@ pub enum Lane {
     Fleet,
     /// Completions of attempts, which free slots, and answers to durable messages, which free their room.
     Completions,
-    /// Users' commands: submissions, cancellations and durable messages; and records of the audit log: of refused calls,
-    /// and of what an administrator is given.
+    /// Users' commands: submissions, cancellations, durable messages, ballots and votes; and records of the audit log: of
+    /// refused calls, and of what an administrator is given.
     Users,
 }
 
@@ -40,6 +40,7 @@ impl Lane {
             Command::Task(TaskCommand::Submit(_))
             | Command::Task(TaskCommand::Cancel { .. })
             | Command::Mail(MailCommand::Post(_))
+            | Command::Ballot(BallotCommand::Open(_) | BallotCommand::Cast(_))
             | Command::Audit(AuditCommand::Record(_)) => Self::Users,
             Command::Task(TaskCommand::Complete(_)) | Command::Mail(MailCommand::Settle { .. }) => Self::Completions,
             Command::Agent(AgentCommand::Joined(_))
