@@ -30,11 +30,13 @@ pub struct Sources {
     pub snapshots: Arc<SnapshotStats>,
 }
 
-/// The metrics of messages through the coordinators.
+/// The metrics of messages through the coordinators, and of ballots. Votes, and ballots that close, are counted in
+/// [`ballots::counters`](crate::ballots::counters).
 struct MailGauges {
     waiting: Gauge,
     bytes: Gauge,
     mailboxes: Gauge,
+    ballots: Gauge,
 }
 
 impl MailGauges {
@@ -44,20 +46,17 @@ impl MailGauges {
                 .gauge("letters_waiting", "Messages through the coordinators that wait for their receivers"),
             bytes: metrics.gauge("letter_bytes", "Bytes of messages through the coordinators and of their replies"),
             mailboxes: metrics.gauge("mailboxes_open", "Mailboxes that agents have open at this coordinator"),
+            ballots: metrics.gauge("ballots_open", "Ballots that are open"),
         }
     }
 
     fn refresh(&self, state: &StateReader, observer: &ApplyObserver) {
-        let counts = state.look(|fleet| fleet.mail_counts());
+        let (counts, ballots) = state.look(|fleet| (fleet.mail_counts(), fleet.ballot_counts()));
         self.waiting.set(counts.waiting.into());
         self.bytes.set((counts.bytes + counts.reply_bytes) as i64);
         self.mailboxes.set(observer.mailboxes.len() as i64);
+        self.ballots.set(ballots.open.into());
     }
-}
-
-/// The metric of ballots. What closes, and votes, are counted in [`ballots::counters`](crate::ballots::counters).
-fn ballots_open(metrics: &Metrics) -> Gauge {
-    metrics.gauge("ballots_open", "Ballots that are open")
 }
 
 /// Keeps the metrics up to date until the coordinator stops.
@@ -87,10 +86,8 @@ pub async fn run(sources: Sources, metrics: Metrics) {
     let short = gauge("disk_short", "1 while fewer bytes are free than needed");
     let skipped = gauge("snapshots_skipped", "Snapshots skipped for lack of room since the start");
     let mail = MailGauges::new(&metrics);
-    let ballots = ballots_open(&metrics);
     loop {
         mail.refresh(&state, &observer);
-        ballots.set(state.look(|fleet| fleet.ballot_counts()).open.into());
         let (counts, totals, agents, held) =
             state.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
         leading.set(i64::from(standing.term().is_some()));

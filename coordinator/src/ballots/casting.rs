@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use robeing_fleet::{
     Ballot, BallotCommand, BallotId, CastVote, Command, Refusal, Reply, VoteEvidence, limits::MAX_VOTE_REASON_BYTES,
 };
@@ -39,7 +40,7 @@ impl Draft {
         let ballot = convert::ballot_id("ballot", &ballot)?;
         let choice = convert::vote_choice(choice)?;
         let member = member_of(caller, member)?;
-        let evidence = VoteEvidence { envelope, binding, certificate, authority: bytes::Bytes::new() };
+        let evidence = VoteEvidence { envelope, binding, certificate, authority: Bytes::new() };
         let is_signed = check_signed(caller, &evidence)?;
         let reason = checked_reason(reason, is_signed)?;
         Ok(Self { ballot, member, choice, option, reason, is_signed, evidence })
@@ -88,7 +89,7 @@ impl Ballots {
             None => self.current(id).await?,
         };
         let Draft { member, choice, option, reason, is_signed, evidence, .. } = draft;
-        if !ballot.electorate.iter().any(|elector| elector.name == member) {
+        if ballot.elector(&member).is_none() {
             return Err(BallotError::Refused(Refusal::NotElector { ballot: id, member }));
         }
         let evidence = match is_signed {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use robeing_fleet::{Ballot, VoteEvidence};
 use robeing_net::{gate::Caller, security::TrustClock};
 use robeing_votes::{
@@ -69,17 +70,16 @@ impl Ballots {
         };
         let trusted = trust.with(self.state.look(|fleet| fleet.identity_config().cloned()));
         let VoteEvidence { envelope, binding, certificate, .. } = evidence;
-        let Some(authority) = issuer_in(&trusted.bundle, &certificate) else {
+        let Some(authority) = issuer_in(&trusted.bundle, &certificate).map(Bytes::copy_from_slice) else {
             return Err(BallotError::UnknownAuthority { member: member.to_owned() });
         };
-        let authority = authority.to_vec().into();
         let evidence = Evidence { envelope, binding, certificate, authority };
         let expect = Expect {
             fleet: &self.fleet,
             member,
             ballot: ballot.id.0,
             digest: ballot.digest,
-            choice: votes_choice(choice),
+            choice: signed_choice(choice).number(),
             option,
             reason,
             at_unix_ms: clock.now(),
@@ -92,7 +92,7 @@ impl Ballots {
 }
 
 /// Returns a choice as it is signed.
-pub fn votes_choice(choice: robeing_fleet::Choice) -> robeing_votes::Choice {
+fn signed_choice(choice: robeing_fleet::Choice) -> robeing_votes::Choice {
     match choice {
         robeing_fleet::Choice::Approve => robeing_votes::Choice::Approve,
         robeing_fleet::Choice::Reject => robeing_votes::Choice::Reject,
@@ -102,7 +102,6 @@ pub fn votes_choice(choice: robeing_fleet::Choice) -> robeing_votes::Choice {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use robeing_identity::PeerRole;
     use robeing_net::security::PeerIdentity;
 

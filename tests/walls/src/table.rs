@@ -86,6 +86,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-sealing",
             "robeing-settings",
             "robeing-telemetry",
+            "robeing-votes",
         ],
         why: "coordinators and agents communicate only over the network",
     },

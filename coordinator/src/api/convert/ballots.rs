@@ -30,8 +30,8 @@ fn choice(choice: Choice) -> v1::VoteChoice {
     }
 }
 
-/// Converts a ballot of this fleet to its API form, as of `now`. What proves the votes is left out unless the authorities
-/// that they refer to are given.
+/// Converts a ballot of this fleet to its API form, as of `now`. What proves the votes is left out unless the
+/// authorities that they refer to are given.
 pub fn ballot(ballot: &Ballot, now: Stamp, fleet: &str, authorities: Option<&Authorities>) -> v1::Ballot {
     let (state, option, closed_at) = match &ballot.state {
         BallotState::Open => (v1::BallotState::Open, 0, None),
