@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    Ballot, BallotCommand, BallotId, CastVote, Command, Refusal, Reply, VoteEvidence, limits::MAX_VOTE_REASON_BYTES,
+    Ballot, BallotCommand, BallotId, CastVote, Command, Refusal, Reply, VoteEvidence,
+    limits::{MAX_NAME_BYTES, MAX_VOTE_REASON_BYTES},
 };
 use robeing_net::gate::Caller;
 use robeing_proto::v1;
@@ -49,6 +50,10 @@ impl Draft {
 
 /// Returns the name of the member that votes: the caller's, unless that has none.
 fn member_of(caller: &Caller, named: String) -> Result<String, BallotError> {
+    if named.len() > MAX_NAME_BYTES {
+        let problem = format!("it has {} bytes, the most is {MAX_NAME_BYTES}", named.len());
+        return Err(convert::bad("member", problem).into());
+    }
     let caller_name = sender_name(caller);
     match caller {
         _ if named.is_empty() || named == caller_name => Ok(caller_name),
@@ -136,6 +141,9 @@ mod tests {
         assert_eq!(of(&Caller::Plaintext, "b"), Some("b".to_owned()));
         assert_eq!(of(&Caller::Plaintext, ""), Some("client:anonymous".to_owned()));
         assert_eq!(of(&Caller::Anonymous, "b"), None);
+        let long = "n".repeat(MAX_NAME_BYTES);
+        assert_eq!(of(&Caller::Plaintext, &long), Some(long.clone()));
+        assert_eq!(of(&Caller::Plaintext, &format!("{long}n")), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use robeing_fleet::{Ballot, VoteEvidence};
+use robeing_fleet::{Ballot, VoteEvidence, limits};
 use robeing_net::{gate::Caller, security::TrustClock};
 use robeing_votes::{
     Evidence, Expect, MAX_BINDING_BYTES, MAX_CERTIFICATE_BYTES, MAX_ENVELOPE_BYTES, issuer_in, verify,
@@ -14,6 +14,10 @@ use crate::{
     api::convert::{self, BadField},
     identity::trust::FleetTrust,
 };
+
+// What is verified can be kept.
+const _: () = assert!(MAX_ENVELOPE_BYTES <= limits::MAX_ENVELOPE_BYTES && MAX_BINDING_BYTES <= limits::MAX_BINDING_BYTES);
+const _: () = assert!(MAX_CERTIFICATE_BYTES <= limits::MAX_VOTE_CERTIFICATE_BYTES);
 
 /// What votes are verified with.
 #[derive(Clone)]

@@ -25,7 +25,7 @@ pub mod waiters;
 
 use std::sync::Arc;
 
-use robeing_fleet::{Ballot, BallotId, Fleet, Refusal, Reply};
+use robeing_fleet::{Ballot, BallotId, Refusal, Reply};
 use robeing_platform::Platform;
 use robeing_proto::v1;
 use robeing_votes::VoteError;
@@ -141,7 +141,7 @@ impl Ballots {
 
     /// Returns a ballot as it is known here.
     fn known(&self, id: BallotId) -> Option<Arc<Ballot>> {
-        self.state.look(|fleet: &Fleet| fleet.ballot(id).cloned())
+        self.state.look(|fleet| fleet.ballot(id).cloned())
     }
 
     /// Returns a ballot as it is now.

@@ -19,6 +19,9 @@ use crate::api::convert::{self, BadField};
 /// How long members have to vote if the request does not say it, ms.
 pub const DEFAULT_TTL_MS: u64 = 30_000;
 
+/// Longest threshold as text, bytes.
+const MAX_THRESHOLD_BYTES: usize = 32;
+
 /// A ballot as a caller wants to open it, checked as far as it can be without the fleet's state.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -45,10 +48,17 @@ impl Draft {
             let problem = format!("it has {count} entries, must have none or {least} to {most}");
             return Err(convert::bad("options", problem));
         }
-        options.iter().try_for_each(|option| check_bytes("options", option, MAX_OPTION_BYTES))?;
-        let threshold = match convert::excerpt(&threshold) {
+        let check_option = |option: &String| match option.len() {
+            1..=MAX_OPTION_BYTES => Ok(()),
+            bytes => Err(convert::bad("options", format!("one has {bytes} bytes, must have 1 to {MAX_OPTION_BYTES}"))),
+        };
+        options.iter().try_for_each(check_option)?;
+        let threshold = match threshold.as_str() {
             "" => Fraction::TWO_THIRDS,
-            text => text.parse::<Fraction>().map_err(|problem| convert::bad("threshold", problem))?,
+            text => {
+                check_bytes("threshold", text, MAX_THRESHOLD_BYTES)?;
+                text.parse::<Fraction>().map_err(|problem| convert::bad("threshold", problem))?
+            }
         };
         let ttl = convert::millis("deadline", deadline)?.unwrap_or(DEFAULT_TTL_MS);
         if !(1..=MAX_BALLOT_DURATION_MS).contains(&ttl) {
@@ -135,7 +145,7 @@ impl Notice<'_> {
 
 fn check_bytes(field: &'static str, text: &str, most: usize) -> Result<(), BadField> {
     if !(1..=most).contains(&text.len()) {
-        return Err(convert::bad(field, format!("one has {} bytes, must have 1 to {most}", text.len())));
+        return Err(convert::bad(field, format!("it has {} bytes, must have 1 to {most}", text.len())));
     }
     Ok(())
 }
@@ -233,7 +243,7 @@ mod tests {
         for (n, change) in good.into_iter().enumerate() {
             assert!(check(change).is_ok(), "{n}: {:?}", check(change));
         }
-        let bad: [(&str, Change<'_>); 10] = [
+        let bad: [(&str, Change<'_>); 11] = [
             ("id", &|request| request.id = "seven".into()),
             ("question", &|request| request.question = String::new()),
             ("question", &|request| request.question = "q".repeat(MAX_QUESTION_BYTES + 1)),
@@ -242,6 +252,7 @@ mod tests {
             ("options", &|request| request.options = vec!["a".repeat(MAX_OPTION_BYTES + 1), "b".into()]),
             ("electorate", &|request| request.electorate = Vec::new()),
             ("threshold", &|request| request.threshold = "4/3".into()),
+            ("threshold", &|request| request.threshold = format!("{}2/3", "0".repeat(MAX_THRESHOLD_BYTES - 2))),
             ("deadline", &|request| request.deadline = seconds(0)),
             ("deadline", &|request| request.deadline = seconds(most_seconds + 1)),
         ];

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use robeing_fleet::{Ballot, BallotId, Fleet};
+use robeing_fleet::{Ballot, BallotId};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -71,8 +71,8 @@ impl Ballots {
     ) -> Result<(Vec<Arc<Ballot>>, bool), BallotError> {
         let limit = if limit == 0 { DEFAULT_PAGE } else { limit.min(MAX_PAGE) };
         self.catch_up().await?;
-        let read = |fleet: &Fleet| fleet.ballots(before, limit, only_open).into_iter().cloned().collect();
-        let ballots: Vec<Arc<Ballot>> = self.state.look(read);
+        let ballots: Vec<Arc<Ballot>> =
+            self.state.look(|fleet| fleet.ballots(before, limit, only_open).into_iter().cloned().collect());
         let is_full = ballots.len() >= limit;
         Ok((ballots, is_full))
     }
