@@ -16,7 +16,8 @@ use crate::{
 };
 
 // What is verified can be kept.
-const _: () = assert!(MAX_ENVELOPE_BYTES <= limits::MAX_ENVELOPE_BYTES && MAX_BINDING_BYTES <= limits::MAX_BINDING_BYTES);
+const _: () = assert!(MAX_ENVELOPE_BYTES <= limits::MAX_ENVELOPE_BYTES);
+const _: () = assert!(MAX_BINDING_BYTES <= limits::MAX_BINDING_BYTES);
 const _: () = assert!(MAX_CERTIFICATE_BYTES <= limits::MAX_VOTE_CERTIFICATE_BYTES);
 
 /// What votes are verified with.
