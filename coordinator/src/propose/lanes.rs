@@ -25,8 +25,8 @@ pub enum Lane {
     Fleet,
     /// Completions of attempts, which free slots, and answers to durable messages, which free their room.
     Completions,
-    /// Users' commands: submissions, cancellations, durable messages, ballots and votes; and records of the audit log:
-    /// of refused calls, and of what an administrator is given.
+    /// Users' commands: submissions, cancellations, durable messages, ballots and votes; and records of the audit log: of
+    /// refused calls, and of what an administrator is given.
     Users,
 }
 
