@@ -102,8 +102,7 @@ async fn a_ballot_is_opened_at_one_coordinator_and_its_members_are_told_and_vote
     let closed = closed.expect("it is known");
     assert_eq!((closed.state(), closed.option, closed.closed_at.is_some()), (BallotState::Approved, 0, true));
     let votes: Vec<_> = closed.votes.iter().map(|vote| (vote.member.as_str(), vote.choice(), vote.signed)).collect();
-    let expected =
-        [("client:ann", VoteChoice::Abstain), ("b", VoteChoice::Approve), ("c", VoteChoice::Approve)];
+    let expected = [("client:ann", VoteChoice::Abstain), ("b", VoteChoice::Approve), ("c", VoteChoice::Approve)];
     assert_eq!(votes, expected.map(|(member, choice)| (member, choice, false)));
     let attested: Vec<&str> = closed.votes.iter().map(|vote| vote.attested_by.as_str()).collect();
     assert_eq!(attested, [leader, other, one].map(crate::tests::fleet::name));
