@@ -16,8 +16,10 @@ impl Parts {
     pub(super) fn ballots_service(&self, security: Option<&Security>) -> BallotsService {
         let Self { member, state, proposer, observer, rooms, outside, .. } = self.clone();
         let fleet = security.map_or_else(|| member.cluster_id().to_owned(), |security| security.realm.to_string());
-        let verifying = security
-            .map(|security| Verifying { trust: security.trust.clone(), clock: Arc::clone(&security.clock) });
+        let verifying = security.map(|security| Verifying {
+            trust: security.trust.clone(),
+            clock: Arc::clone(&security.clock),
+        });
         let ballots = Ballots {
             state,
             proposer,
