@@ -1,10 +1,13 @@
 //! Fleets for unit tests, built by applying commands as the state machine does.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, Command, Completion, ControlCommand, Failure, FailureKind, Fleet, FleetConfig,
-    Letter, LetterId, LetterOutcome, LetterState, MailCommand, Outcome, PostLetter, Reply, Role, SessionId, Stamp,
-    SubmitTask, TaskCommand, TaskId, known_version,
+    AgentCommand, AgentId, AgentJoin, Ballot, BallotCommand, BallotId, CastVote, Choice, Command, Completion,
+    ControlCommand, Elector, Failure, FailureKind, Fleet, FleetConfig, Fraction, Letter, LetterId, LetterOutcome,
+    LetterState, MailCommand, OpenBallot, Outcome, PostLetter, Reply, Role, SessionId, Stamp, SubmitTask, TaskCommand,
+    TaskId, known_version,
 };
 
 /// What a worker of this name reports when it joins.
@@ -102,4 +105,27 @@ pub fn letter(id: u128, outcome: Option<LetterOutcome>) -> Letter {
     let letter = fleet.letter(LetterId(id)).expect("it was posted");
     let state = outcome.map_or(LetterState::Waiting, |outcome| LetterState::Settled { outcome, at: Stamp::at(1) });
     Letter { state, ..(**letter).clone() }
+}
+
+/// A ballot that the only member of its electorate, a user, has approved.
+pub fn closed_ballot(id: u128) -> Arc<Ballot> {
+    let (ballot, member) = (BallotId(id), "client:ann".to_owned());
+    let mut fleet = fleet_with_letters([]);
+    let open = OpenBallot {
+        id: ballot,
+        opened_by: member.clone(),
+        question: "Ship it?".to_owned(),
+        options: Vec::new(),
+        electorate: vec![Elector { name: member.clone(), weight: 1, letter: None }],
+        threshold: Fraction::TWO_THIRDS,
+        ttl: 60_000,
+        digest: [1; 32],
+        notice: Bytes::from_static(b"{}"),
+    };
+    let (choice, reason, attested_by) = (Choice::Approve, String::new(), "c-0".to_owned());
+    let cast = CastVote { ballot, member, choice, option: 0, reason, evidence: None, attested_by };
+    for command in [BallotCommand::Open(open), BallotCommand::Cast(cast)] {
+        fleet.apply(Stamp::at(1), Command::Ballot(command), &mut Vec::new());
+    }
+    Arc::clone(fleet.ballot(ballot).expect("it was opened"))
 }

@@ -11,6 +11,7 @@ mod advice;
 mod api;
 mod apply;
 mod assembly;
+mod ballots;
 pub mod clock;
 mod data_dir;
 mod directory;

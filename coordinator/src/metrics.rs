@@ -30,11 +30,13 @@ pub struct Sources {
     pub snapshots: Arc<SnapshotStats>,
 }
 
-/// The metrics of messages through the coordinators.
+/// The metrics of messages through the coordinators, and of ballots. Votes, and ballots that close, are counted in
+/// [`ballots::counters`](crate::ballots::counters).
 struct MailGauges {
     waiting: Gauge,
     bytes: Gauge,
     mailboxes: Gauge,
+    ballots: Gauge,
 }
 
 impl MailGauges {
@@ -44,14 +46,16 @@ impl MailGauges {
                 .gauge("letters_waiting", "Messages through the coordinators that wait for their receivers"),
             bytes: metrics.gauge("letter_bytes", "Bytes of messages through the coordinators and of their replies"),
             mailboxes: metrics.gauge("mailboxes_open", "Mailboxes that agents have open at this coordinator"),
+            ballots: metrics.gauge("ballots_open", "Ballots that are open"),
         }
     }
 
     fn refresh(&self, state: &StateReader, observer: &ApplyObserver) {
-        let counts = state.look(|fleet| fleet.mail_counts());
+        let (counts, ballots) = state.look(|fleet| (fleet.mail_counts(), fleet.ballot_counts()));
         self.waiting.set(counts.waiting.into());
         self.bytes.set((counts.bytes + counts.reply_bytes) as i64);
         self.mailboxes.set(observer.mailboxes.len() as i64);
+        self.ballots.set(ballots.open.into());
     }
 }
 

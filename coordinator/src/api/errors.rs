@@ -8,6 +8,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
     api::convert::{self, BadField},
+    ballots::BallotError,
     leader::membership_change::ChangeError,
     mail::MailError,
     propose::ProposeError,
@@ -142,6 +143,27 @@ impl From<MailError> for Status {
             MailError::UnknownMessage { .. } | MailError::UnknownAgent(_) => Self::not_found(message),
             MailError::InboxRefused { .. } => Self::failed_precondition(message),
             MailError::InboxLate(_) => Self::deadline_exceeded(message),
+        }
+    }
+}
+
+impl From<BallotError> for Status {
+    fn from(error: BallotError) -> Self {
+        let message = error.to_string();
+        match error {
+            BallotError::BadField(error) => error.into(),
+            BallotError::Refused(refusal) => refused(&refusal),
+            BallotError::Propose(error) => error.into(),
+            BallotError::Mail(error) => error.into(),
+            BallotError::NotReadable(_) => Self::unavailable(message),
+            BallotError::Nobody { .. } => Self::not_found(message),
+            BallotError::TooManyElectors { .. } => Self::invalid_argument(message),
+            BallotError::TooManyOpening { .. } | BallotError::TooManyWaiting { .. } => {
+                Self::resource_exhausted(message)
+            }
+            BallotError::OtherMember { .. } | BallotError::NotProven { .. } | BallotError::UnknownAuthority { .. } => {
+                Self::permission_denied(message)
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod activity;
 pub mod admin;
 pub mod answers;
+pub mod ballots;
 pub mod convert;
 pub mod directory;
 pub mod errors;

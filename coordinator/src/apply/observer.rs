@@ -14,6 +14,7 @@ use tracing::info;
 
 use crate::{
     apply::result_stream::{Letter, ResultStream},
+    ballots::{counters::BallotCounters, waiters::BallotWaiters},
     directory::changed::ChangedAgents,
     leader::{recoveries::Recoveries, sessions::SessionTable, shortages::Shortages},
     mail::{mailboxes::Mailboxes, waiters::LetterWaiters},
@@ -41,6 +42,10 @@ pub struct ApplyObserver {
     pub recoveries: Recoveries,
     /// Those who wait for the outcomes of letters.
     pub letters: Arc<LetterWaiters>,
+    /// Those who wait for ballots to close.
+    pub ballots: Arc<BallotWaiters>,
+    /// Counts votes, and ballots that close.
+    pub ballot_counters: BallotCounters,
     /// The mailboxes that agents have opened here.
     pub mailboxes: Mailboxes,
     /// Records what is refused in a shortage.
@@ -64,6 +69,8 @@ impl ApplyObserver {
             directory: ChangedAgents::default(),
             recoveries: Recoveries::default(),
             letters: Arc::default(),
+            ballots: Arc::default(),
+            ballot_counters: BallotCounters::default(),
             mailboxes: Mailboxes::default(),
             shortages: Shortages::default(),
             policies: PolicyNews::default(),
@@ -146,7 +153,7 @@ impl ApplyObserver {
         Some(Letter::Finished(task, fleet.now()))
     }
 
-    fn carry_out(&self, Told { effect, task, agent, letter, now }: Told) {
+    fn carry_out(&self, Told { effect, task, agent, letter, ballot, now }: Told) {
         let name = || agent.as_ref().map(|agent| agent.name.to_string()).unwrap_or_default();
         match effect {
             Effect::Assign { agent, session, task, attempt } => self.sessions.assign(agent, session, (task, attempt)),
@@ -171,11 +178,14 @@ impl ApplyObserver {
                     self.mailboxes.wake(&letter.receiver);
                 }
             }
+            Effect::BallotClosed { .. } => {
+                if let Some(ballot) = ballot {
+                    self.ballot_counters.closed(&ballot);
+                    self.ballots.closed(&ballot);
+                }
+            }
             Effect::PoliciesChanged => self.policies.changed(),
-            Effect::TrustChanged
-            | Effect::BallotOpened { .. }
-            | Effect::VoteCast { .. }
-            | Effect::BallotClosed { .. } => {}
+            Effect::TrustChanged | Effect::BallotOpened { .. } | Effect::VoteCast { .. } => {}
         }
     }
 }

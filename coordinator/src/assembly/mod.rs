@@ -1,6 +1,7 @@
 //! Assembles a coordinator: only this module creates its handles, starts its tasks and builds its services. Every other
 //! module receives just the handles that it uses.
 
+mod ballots;
 mod consensus;
 mod directory;
 mod leading;
@@ -18,7 +19,10 @@ use robeing_proto::{
         enrolment_server::EnrolmentServer, guards_server::GuardsServer, mailbox_server::MailboxServer,
         raft_server::RaftServer, session_server::SessionServer,
     },
-    v1::{admin_server::AdminServer, fleet_server::FleetServer, messages_server::MessagesServer},
+    v1::{
+        admin_server::AdminServer, ballots_server::BallotsServer, fleet_server::FleetServer,
+        messages_server::MessagesServer,
+    },
 };
 use robeing_settings::CoordinatorConfig;
 use robeing_telemetry::Metrics;
@@ -45,6 +49,7 @@ use crate::{
         watches::Watches,
     },
     apply::observer::ApplyObserver,
+    ballots::counters,
     clock::{self, FleetClock},
     data_dir::Identity,
     disk_space::{RoomWatch, Rooms},
@@ -134,7 +139,7 @@ pub async fn assemble(
     let consensus = parts.consensus_server(config, contradicted.clone(), restraint);
     let directory = parts.start_directory(security.as_ref());
     #[cfg(test)]
-    let tested = parts.tested(directory.clone());
+    let tested = parts.tested(directory.clone(), security.as_ref());
     let routes = parts.routes(consensus, connections, directory, security.as_ref(), metrics).await;
     let routes = match security {
         Some(security) => parts.secure(routes, security, metrics).await,
@@ -275,8 +280,10 @@ impl Parts {
         lifetime.spawn(self.failure_detector().run());
         self.observer.recoveries.register(metrics);
         self.observer.shortages.register(metrics);
+        self.observer.ballot_counters.register(metrics);
         lifetime.spawn(self.observer.shortages.clone().run(self.proposer.clone()));
         lifetime.spawn(recoveries::run(self.standing.clone(), Arc::clone(&self.observer)));
+        lifetime.spawn(counters::run(self.standing.clone(), Arc::clone(&self.observer)));
         lifetime.spawn(self.score_keeper().run());
         lifetime.spawn(self.version_raiser().run());
     }
@@ -463,6 +470,7 @@ impl Parts {
             .add_service(limited!(GuardsServer::new(self.guard_reports())))
             .add_service(limited!(MessagesServer::new(self.messages_service())))
             .add_service(limited!(MailboxServer::new(self.mailbox_service())))
+            .add_service(limited!(BallotsServer::new(self.ballots_service(security))))
             .add_service(limited!(AdminServer::new(self.admin_service(security, metrics))))
             .add_service(limited!(RaftServer::new(self.raft_service(consensus, connections))))
             .add_service(health_service);

@@ -2,7 +2,11 @@
 
 use super::Parts;
 use crate::{
-    api::{directory::DirectoryService, messages::MessagesService, submissions::Submissions, watches::Watches},
+    api::{
+        ballots::BallotsService, directory::DirectoryService, messages::MessagesService, submissions::Submissions,
+        watches::Watches,
+    },
+    identity::security::Security,
     leader::{membership_change::MembershipChange, standing::Standing},
     member::Member,
     members::Members,
@@ -24,13 +28,15 @@ pub struct Tested {
     pub watches: Watches,
     pub directory: DirectoryService,
     pub messages: MessagesService,
+    pub ballots: BallotsService,
     pub policies: Policies,
 }
 
 impl Parts {
-    pub(super) fn tested(&self, directory: DirectoryService) -> Tested {
+    pub(super) fn tested(&self, directory: DirectoryService, security: Option<&Security>) -> Tested {
         let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
         let (submissions, watches, messages) = (self.submissions(), self.watches(), self.messages_service());
+        let ballots = self.ballots_service(security);
         Tested {
             member,
             members,
@@ -42,6 +48,7 @@ impl Parts {
             watches,
             directory,
             messages,
+            ballots,
             policies,
         }
     }

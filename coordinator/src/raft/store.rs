@@ -12,8 +12,8 @@ use openraft::{
     vote::RaftLeaderId,
 };
 use robeing_fleet::{
-    Agent, Command, ControlCommand, Effect, Fleet, Letter, Progress, Reply, Stamp, Task, Unfinished, decode_command,
-    known_version,
+    Agent, Ballot, Command, ControlCommand, Effect, Fleet, Letter, Progress, Reply, Stamp, Task, Unfinished,
+    decode_command, known_version,
     sabotage::{Mistake, planted},
 };
 use robeing_platform::{
@@ -50,6 +50,8 @@ pub struct Told {
     pub agent: Option<Arc<Agent>>,
     /// The letter of [`Effect::LetterSettled`], as it was right after the effect.
     pub letter: Option<Arc<Letter>>,
+    /// The ballot of [`Effect::BallotClosed`], as it was right after the effect.
+    pub ballot: Option<Arc<Ballot>>,
     /// The time of the effect.
     pub now: Stamp,
 }
@@ -80,8 +82,13 @@ impl Told {
             Effect::LetterSettled { id } => fleet.letter(*id),
             _ => None,
         };
-        let (task, agent, letter) = (task.cloned(), agent.cloned(), letter.cloned());
-        Self { effect: effect.clone(), task, agent, letter, now: fleet.now() }
+        let ballot = match effect {
+            Effect::BallotClosed { id } => fleet.ballot(*id),
+            _ => None,
+        };
+        let (task, agent) = (task.cloned(), agent.cloned());
+        let (letter, ballot) = (letter.cloned(), ballot.cloned());
+        Self { effect: effect.clone(), task, agent, letter, ballot, now: fleet.now() }
     }
 }
 

@@ -56,6 +56,16 @@ impl TestMember {
         Self { key, certificate: Some(issued.expect("it is issued").certificate) }
     }
 
+    /// The same process with this certificate of its key.
+    pub fn with(self, certificate: CertificateDer<'static>) -> Self {
+        Self { certificate: Some(certificate), ..self }
+    }
+
+    /// Its certificate.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        self.certificate.as_ref().expect("it has one")
+    }
+
     /// A channel to a coordinator. The process presents its certificate, if it has one.
     pub fn channel(&self, fleet: &TestFleet, at: usize) -> Channel {
         let bundle = TrustBundle::clone(&security(fleet).certifier.bundle);

@@ -2,6 +2,7 @@
 
 mod access;
 mod agent;
+mod ballots;
 mod bootstrap;
 mod directory;
 mod enrolment;

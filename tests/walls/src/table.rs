@@ -92,6 +92,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-sealing",
             "robeing-settings",
             "robeing-telemetry",
+            "robeing-votes",
         ],
         why: "coordinators and agents communicate only over the network",
     },

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{LetterId, TaskId, limits::MAX_NAME_BYTES};
+use robeing_fleet::{BallotId, LetterId, TaskId, limits::MAX_NAME_BYTES};
 
 /// An invalid field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,12 @@ pub fn task_id(text: &str) -> Result<TaskId, BadField> {
 pub fn letter_id(text: &str) -> Result<LetterId, BadField> {
     let not_one = |_| bad("id", format!("{:?} is not the id of a message; it is a UUID", excerpt(text)));
     Ok(LetterId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+}
+
+/// Parses the id of a ballot.
+pub fn ballot_id(field: &'static str, text: &str) -> Result<BallotId, BadField> {
+    let not_one = |_| bad(field, format!("{:?} is not the id of a ballot; it is a UUID", excerpt(text)));
+    Ok(BallotId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
 /// Checks the name of an agent.

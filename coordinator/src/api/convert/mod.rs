@@ -5,6 +5,7 @@
 
 mod agents;
 mod answers;
+mod ballots;
 mod failures;
 mod fields;
 mod messages;
@@ -19,8 +20,9 @@ use robeing_fleet::{FleetMillis, Stamp, UnixMillis};
 pub use self::{
     agents::{agent, agent_role, directory_entry, peer_role},
     answers::{answer_size, bad_field, exhausted, refusal},
+    ballots::{ballot, vote_choice},
     failures::{failure_from_wire, failure_kind_name},
-    fields::{BadField, agent_name, bad, excerpt, filter_name, letter_id, millis, task_id},
+    fields::{BadField, agent_name, bad, ballot_id, excerpt, filter_name, letter_id, millis, task_id},
     messages::{letter as letter_message, letter_status, settle_answer, unsettled},
     recoveries::recovery_step,
     status::{Figures, status},

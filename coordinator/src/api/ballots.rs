@@ -1,0 +1,93 @@
+//! The Ballots service. Any coordinator serves it.
+
+use std::{sync::Arc, time::Duration};
+
+use prost::Message;
+use robeing_fleet::{Ballot, Fleet};
+use robeing_net::gate::Caller;
+use robeing_proto::{
+    budget::MessageBudget,
+    v1::{
+        self, CastVoteRequest, CastVoteResponse, GetBallotRequest, ListBallotsRequest, ListBallotsResponse,
+        OpenBallotRequest, OpenBallotResponse,
+    },
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    api::convert,
+    ballots::{Ballots, reading::Authorities},
+    mail::sender_name,
+};
+
+/// The Ballots service. Cheap to clone.
+#[derive(Clone)]
+pub struct BallotsService {
+    pub ballots: Ballots,
+}
+
+impl BallotsService {
+    fn told(&self, ballot: &Ballot, authorities: Option<&Authorities>) -> v1::Ballot {
+        let now = self.ballots.state.look(Fleet::now);
+        convert::ballot(ballot, now, &self.ballots.fleet, authorities)
+    }
+
+    /// Returns a page of ballots, as many as fit in one message. The next page begins after the last one in it.
+    fn page(&self, found: &[Arc<Ballot>], mut has_more: bool) -> ListBallotsResponse {
+        let (mut ballots, mut last) = (Vec::with_capacity(found.len()), None);
+        let mut budget = MessageBudget::default();
+        for ballot in found {
+            let told = self.told(ballot, None);
+            if !budget.take(told.encoded_len()) {
+                has_more = true;
+                break;
+            }
+            last = Some(ballot.seq);
+            ballots.push(told);
+        }
+        let next_page_token = last.filter(|_| has_more).map(|seq| seq.to_string()).unwrap_or_default();
+        ListBallotsResponse { ballots, next_page_token }
+    }
+}
+
+#[tonic::async_trait]
+impl v1::ballots_server::Ballots for BallotsService {
+    async fn open_ballot(&self, request: Request<OpenBallotRequest>) -> Result<Response<OpenBallotResponse>, Status> {
+        let opener = sender_name(&Caller::of(request.extensions()));
+        let ballot = self.ballots.open(&opener, request.into_inner()).await?;
+        Ok(Response::new(OpenBallotResponse { ballot: Some(self.told(&ballot, None)) }))
+    }
+
+    async fn cast_vote(&self, request: Request<CastVoteRequest>) -> Result<Response<CastVoteResponse>, Status> {
+        let caller = Caller::of(request.extensions());
+        let ballot = self.ballots.cast(&caller, request.into_inner()).await?;
+        Ok(Response::new(CastVoteResponse { ballot: Some(self.told(&ballot, None)) }))
+    }
+
+    async fn get_ballot(&self, request: Request<GetBallotRequest>) -> Result<Response<v1::Ballot>, Status> {
+        let GetBallotRequest { id, wait, evidence } = request.into_inner();
+        let id = convert::ballot_id("id", &id)?;
+        let wait = Duration::from_millis(convert::millis("wait", wait)?.unwrap_or(0));
+        let ballot = self.ballots.get(id, wait).await?;
+        let authorities = evidence.then(|| self.ballots.authorities_of(&ballot));
+        Ok(Response::new(self.told(&ballot, authorities.as_ref())))
+    }
+
+    async fn list_ballots(
+        &self,
+        request: Request<ListBallotsRequest>,
+    ) -> Result<Response<ListBallotsResponse>, Status> {
+        let ListBallotsRequest { open, limit, page_token } = request.into_inner();
+        let before = match page_token.as_str() {
+            "" => None,
+            token => Some(token.parse().map_err(|_| {
+                let token = convert::excerpt(token);
+                Status::invalid_argument(format!(
+                    "page_token {token:?} was not returned by a listing; leave it empty to start"
+                ))
+            })?),
+        };
+        let (found, has_more) = self.ballots.list(before, limit as usize, open).await?;
+        Ok(Response::new(self.page(&found, has_more)))
+    }
+}

@@ -1,0 +1,36 @@
+//! The service for ballots.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::Parts;
+use crate::{
+    api::ballots::BallotsService,
+    ballots::{Ballots, MAX_OPENING, evidence::Verifying},
+    identity::security::Security,
+};
+
+impl Parts {
+    /// Returns the Ballots service.
+    pub(super) fn ballots_service(&self, security: Option<&Security>) -> BallotsService {
+        let Self { member, state, proposer, observer, rooms, outside, .. } = self.clone();
+        let fleet = security.map_or_else(|| member.cluster_id().to_owned(), |security| security.realm.to_string());
+        let verifying = security.map(|security| Verifying {
+            trust: security.trust.clone(),
+            clock: Arc::clone(&security.clock),
+        });
+        let ballots = Ballots {
+            state,
+            proposer,
+            observer,
+            rooms,
+            platform: outside.platform,
+            name: member.name().into(),
+            fleet: fleet.into(),
+            verifying,
+            opening: Arc::new(Semaphore::new(MAX_OPENING)),
+        };
+        BallotsService { ballots }
+    }
+}

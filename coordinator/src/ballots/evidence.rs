@@ -1,0 +1,148 @@
+//! Verifies that a vote is its member's, before it is proposed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use robeing_fleet::{Ballot, VoteEvidence, limits};
+use robeing_net::{gate::Caller, security::TrustClock};
+use robeing_votes::{
+    Evidence, Expect, MAX_BINDING_BYTES, MAX_CERTIFICATE_BYTES, MAX_ENVELOPE_BYTES, issuer_in, verify,
+};
+
+use super::{BallotError, Ballots};
+use crate::{
+    api::convert::{self, BadField},
+    identity::trust::FleetTrust,
+};
+
+// What is verified can be kept.
+const _: () = assert!(MAX_ENVELOPE_BYTES <= limits::MAX_ENVELOPE_BYTES);
+const _: () = assert!(MAX_BINDING_BYTES <= limits::MAX_BINDING_BYTES);
+const _: () = assert!(MAX_CERTIFICATE_BYTES <= limits::MAX_VOTE_CERTIFICATE_BYTES);
+
+/// What votes are verified with.
+#[derive(Clone)]
+pub struct Verifying {
+    /// The authorities that have issued the members' certificates.
+    pub trust: FleetTrust,
+    /// The time by which certificates are judged.
+    pub clock: Arc<TrustClock>,
+}
+
+/// A vote as it was cast: what its signature has to confirm, and the evidence, whose authority is not known yet.
+pub struct Claim<'a> {
+    pub member: &'a str,
+    pub choice: robeing_fleet::Choice,
+    pub option: u32,
+    pub reason: &'a str,
+    pub evidence: VoteEvidence,
+}
+
+/// Checks that a caller sends evidence if it has a certificate, and none otherwise. Returns whether it does.
+///
+/// # Errors
+/// If it does not, or something is too large.
+pub fn check_signed(caller: &Caller, evidence: &VoteEvidence) -> Result<bool, BadField> {
+    let VoteEvidence { envelope, binding, certificate, .. } = evidence;
+    let has_certificate = caller.member().is_some();
+    let parts = [
+        ("envelope", envelope, MAX_ENVELOPE_BYTES),
+        ("binding", binding, MAX_BINDING_BYTES),
+        ("certificate", certificate, MAX_CERTIFICATE_BYTES),
+    ];
+    for (field, part, most) in parts {
+        let problem = match (has_certificate, part.len()) {
+            (true, 0) => "it is empty; callers with a certificate sign their votes".to_owned(),
+            (false, 1..) => "it is set; callers without a certificate can't sign, so leave it empty".to_owned(),
+            (_, bytes) if bytes > most => format!("it has {bytes} bytes, the most is {most}"),
+            _ => continue,
+        };
+        return Err(convert::bad(field, problem));
+    }
+    Ok(has_certificate)
+}
+
+impl Ballots {
+    /// Verifies a signed vote in a ballot, and returns its evidence with the authority that has issued the certificate.
+    ///
+    /// # Errors
+    /// [`BallotError`] if the vote is not proven to be the member's, or can't be verified now.
+    pub(super) fn proven(&self, ballot: &Ballot, claim: Claim<'_>) -> Result<VoteEvidence, BallotError> {
+        let Claim { member, choice, option, reason, evidence } = claim;
+        let Some(Verifying { trust, clock }) = self.verifying.as_ref().filter(|with| with.clock.is_known()) else {
+            let problem = "this coordinator does not know yet by which time certificates are judged; try again";
+            return Err(BallotError::NotReadable(problem.to_owned()));
+        };
+        let trusted = trust.with(self.state.look(|fleet| fleet.identity_config().cloned()));
+        let VoteEvidence { envelope, binding, certificate, .. } = evidence;
+        let Some(authority) = issuer_in(&trusted.bundle, &certificate).map(Bytes::copy_from_slice) else {
+            return Err(BallotError::UnknownAuthority { member: member.to_owned() });
+        };
+        let evidence = Evidence { envelope, binding, certificate, authority };
+        let expect = Expect {
+            fleet: &self.fleet,
+            member,
+            ballot: ballot.id.0,
+            digest: ballot.digest,
+            choice: signed_choice(choice).number(),
+            option,
+            reason,
+            at_unix_ms: clock.now(),
+        };
+        let not_proven = |problem| BallotError::NotProven { member: member.to_owned(), problem };
+        verify(&evidence, &expect).map_err(not_proven)?;
+        let Evidence { envelope, binding, certificate, authority } = evidence;
+        Ok(VoteEvidence { envelope, binding, certificate, authority })
+    }
+}
+
+/// Returns a choice as it is signed.
+fn signed_choice(choice: robeing_fleet::Choice) -> robeing_votes::Choice {
+    match choice {
+        robeing_fleet::Choice::Approve => robeing_votes::Choice::Approve,
+        robeing_fleet::Choice::Reject => robeing_votes::Choice::Reject,
+        robeing_fleet::Choice::Abstain => robeing_votes::Choice::Abstain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_identity::PeerRole;
+    use robeing_net::security::PeerIdentity;
+
+    use super::*;
+    use crate::identity::fixture::realm;
+
+    fn sizes(envelope: usize, binding: usize, certificate: usize) -> VoteEvidence {
+        let of = |bytes: usize| Bytes::from(vec![1; bytes]);
+        let (envelope, binding, certificate) = (of(envelope), of(binding), of(certificate));
+        VoteEvidence { envelope, binding, certificate, authority: Bytes::new() }
+    }
+
+    #[test]
+    fn who_has_a_certificate_signs_and_who_has_none_can_not() {
+        let id = realm().member(PeerRole::Worker, "a").expect("it is a name");
+        let member = Caller::Member(Arc::new(PeerIdentity { id, key: [7; 32] }));
+        let user = Caller::User("ann".into());
+        assert_eq!(check_signed(&member, &sizes(1, 1, 1)), Ok(true));
+        let largest = sizes(MAX_ENVELOPE_BYTES, MAX_BINDING_BYTES, MAX_CERTIFICATE_BYTES);
+        assert_eq!(check_signed(&member, &largest), Ok(true));
+        for caller in [&user, &Caller::Plaintext] {
+            assert_eq!(check_signed(caller, &sizes(0, 0, 0)), Ok(false));
+        }
+        for (caller, evidence, field) in [
+            (&member, sizes(0, 1, 1), "envelope"),
+            (&member, sizes(1, 0, 1), "binding"),
+            (&member, sizes(1, 1, 0), "certificate"),
+            (&member, sizes(MAX_ENVELOPE_BYTES + 1, 1, 1), "envelope"),
+            (&member, sizes(1, MAX_BINDING_BYTES + 1, 1), "binding"),
+            (&member, sizes(1, 1, MAX_CERTIFICATE_BYTES + 1), "certificate"),
+            (&user, sizes(1, 0, 0), "envelope"),
+            (&user, sizes(0, 1, 0), "binding"),
+            (&user, sizes(0, 0, 1), "certificate"),
+        ] {
+            let problem = check_signed(caller, &evidence).expect_err(field).to_string();
+            assert!(problem.starts_with(field), "{problem}");
+        }
+    }
+}

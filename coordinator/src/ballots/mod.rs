@@ -1,0 +1,163 @@
+//! Ballots: questions on which agents and users vote, through any coordinator.
+//!
+//! A ballot is in the fleet's state, which counts its votes and closes it. Here is what the state machine can't do:
+//! find the members that addresses stand for, verify signatures, and wait.
+//!
+//! ```text
+//! api::ballots ─┬─► opening ─► electorate ─┬─► propose ─► the log ─► observer ─┬─► waiters ─┐
+//!               ├─► casting ─► evidence ───┘                                   └─► counters │
+//!               └─► reading ◄───────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! - [`opening`] opens a ballot whose members [`electorate`] has found. The agents among them are told by letters,
+//!   which the state machine posts together with the ballot.
+//! - [`casting`] casts votes. [`evidence`] verifies them before they are proposed, so that no vote whose signature is
+//!   wrong gets into the log.
+//! - [`reading`] reads ballots, and waits for their ends, of which [`waiters`] are told.
+
+pub mod casting;
+pub mod counters;
+pub mod electorate;
+pub mod evidence;
+pub mod opening;
+pub mod reading;
+pub mod waiters;
+
+use std::sync::Arc;
+
+use robeing_fleet::{Ballot, BallotId, Refusal, Reply};
+use robeing_platform::Platform;
+use robeing_proto::v1;
+use robeing_votes::VoteError;
+use tokio::sync::Semaphore;
+
+use self::evidence::Verifying;
+use crate::{
+    api::convert::BadField,
+    apply::observer::ApplyObserver,
+    disk_space::Rooms,
+    mail::MailError,
+    propose::{ProposeError, Proposer},
+    read::StateReader,
+};
+
+/// Maximum number of ballots that are being opened at one coordinator at once: each goes through all agents for each of
+/// its addresses.
+pub const MAX_OPENING: usize = 16;
+
+/// Why a call about ballots has failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BallotError {
+    /// A field of the request is invalid.
+    #[error(transparent)]
+    BadField(#[from] BadField),
+    /// The state machine refuses it.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// It was not confirmed to be in the log.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// The agents that an address stands for can't be found.
+    #[error(transparent)]
+    Mail(#[from] MailError),
+    /// The state can't be read now.
+    #[error("{0}")]
+    NotReadable(String),
+    /// An address stands for nobody.
+    #[error("the address {address:?} of the electorate stands for nobody: {reason}")]
+    Nobody {
+        /// The address.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// The addresses stand for too many members.
+    #[error("the electorate has more than {most} members, the most; name fewer")]
+    TooManyElectors {
+        /// The limit.
+        most: usize,
+    },
+    /// Too many ballots are being opened here.
+    #[error("{most} ballots are being opened here, the most; open yours in a moment, or at another coordinator")]
+    TooManyOpening {
+        /// The limit.
+        most: usize,
+    },
+    /// Too many callers wait here.
+    #[error("{most} calls wait here for ballots to close, the most; ask again later, or at another coordinator")]
+    TooManyWaiting {
+        /// The limit.
+        most: usize,
+    },
+    /// The caller would vote for someone else.
+    #[error("{caller} can't vote as {member}: with a certificate or a token one votes as oneself")]
+    OtherMember {
+        /// The caller.
+        caller: String,
+        /// The member that it named.
+        member: String,
+    },
+    /// The evidence does not prove that the vote is the member's.
+    #[error("the vote is not proven to be one of {member}: {problem}")]
+    NotProven {
+        /// The member.
+        member: String,
+        /// What is wrong with the evidence.
+        problem: VoteError,
+    },
+    /// The certificate of a signed vote is not of a trusted authority.
+    #[error("the vote is not proven to be one of {member}: nobody who is trusted here has issued its certificate")]
+    UnknownAuthority {
+        /// The member.
+        member: String,
+    },
+}
+
+/// Opens, counts and reads ballots. Cheap to clone.
+#[derive(Clone)]
+pub struct Ballots {
+    pub state: StateReader,
+    pub proposer: Proposer,
+    pub observer: Arc<ApplyObserver>,
+    pub rooms: Arc<Rooms>,
+    /// The source of ids.
+    pub platform: Platform,
+    /// The name of this coordinator, which attests votes.
+    pub name: Arc<str>,
+    /// The fleet, as signed votes name it; see [`Ballot::digest`].
+    pub fleet: Arc<str>,
+    /// What signed votes are verified with; nothing of it exists without TLS.
+    pub verifying: Option<Verifying>,
+    /// The room for ballots that are being opened.
+    pub opening: Arc<Semaphore>,
+}
+
+impl Ballots {
+    /// Waits until everything that was accepted before the call is applied here.
+    async fn catch_up(&self) -> Result<(), BallotError> {
+        let ready = self.state.ready_to_read(v1::Consistency::Linearizable.into()).await;
+        ready.map_err(|status| BallotError::NotReadable(status.message().to_owned()))
+    }
+
+    /// Returns a ballot as it is known here.
+    fn known(&self, id: BallotId) -> Option<Arc<Ballot>> {
+        self.state.look(|fleet| fleet.ballot(id).cloned())
+    }
+
+    /// Returns a ballot as it is now.
+    async fn current(&self, id: BallotId) -> Result<Arc<Ballot>, BallotError> {
+        self.catch_up().await?;
+        self.known(id).ok_or(BallotError::Refused(Refusal::UnknownBallot { ballot: id }))
+    }
+}
+
+/// Returns the error for a reply that does not belong to the command.
+fn unexpected(reply: Option<Reply>) -> BallotError {
+    match reply {
+        Some(Reply::Refused(refusal)) => BallotError::Refused(refusal),
+        Some(Reply::Unreadable { problem }) => BallotError::NotReadable(format!(
+            "this was done, but the coordinator can't decode the outcome ({problem}); get the ballot to see it"
+        )),
+        other => BallotError::NotReadable(format!("unexpected reply {other:?}")),
+    }
+}

@@ -1,0 +1,288 @@
+//! Opens ballots.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use robeing_fleet::{
+    Ballot, BallotCommand, BallotId, Command, Elector, Fraction, OpenBallot, Refusal, Reply,
+    limits::{MAX_BALLOT_DURATION_MS, MAX_BALLOT_OPTIONS, MAX_OPTION_BYTES, MAX_QUESTION_BYTES, MIN_BALLOT_OPTIONS},
+};
+use robeing_platform::uuid_v7;
+use robeing_proto::v1;
+use robeing_votes::{BallotContent, hex};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{BallotError, Ballots, MAX_OPENING, electorate::Addressed, unexpected};
+use crate::api::convert::{self, BadField};
+
+/// How long members have to vote if the request does not say it, ms.
+pub const DEFAULT_TTL_MS: u64 = 30_000;
+
+/// Longest threshold as text, bytes.
+const MAX_THRESHOLD_BYTES: usize = 32;
+
+/// A ballot as a caller wants to open it, checked as far as it can be without the fleet's state.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub id: BallotId,
+    pub question: String,
+    pub options: Vec<String>,
+    pub electorate: Vec<Addressed>,
+    pub threshold: Fraction,
+    /// How long members have to vote, ms.
+    pub ttl: u64,
+}
+
+impl Draft {
+    /// Checks a ballot. `fresh` draws an id.
+    ///
+    /// # Errors
+    /// The first invalid field.
+    pub fn check(request: v1::OpenBallotRequest, fresh: impl FnOnce() -> u128) -> Result<Self, BadField> {
+        let v1::OpenBallotRequest { id, question, options, electorate, threshold, deadline } = request;
+        let id = if id.is_empty() { BallotId(fresh()) } else { convert::ballot_id("id", &id)? };
+        check_bytes("question", &question, MAX_QUESTION_BYTES)?;
+        if !options.is_empty() && !(MIN_BALLOT_OPTIONS..=MAX_BALLOT_OPTIONS).contains(&options.len()) {
+            let (count, least, most) = (options.len(), MIN_BALLOT_OPTIONS, MAX_BALLOT_OPTIONS);
+            let problem = format!("it has {count} entries, must have none or {least} to {most}");
+            return Err(convert::bad("options", problem));
+        }
+        let check_option = |option: &String| match option.len() {
+            1..=MAX_OPTION_BYTES => Ok(()),
+            bytes => Err(convert::bad("options", format!("one has {bytes} bytes, must have 1 to {MAX_OPTION_BYTES}"))),
+        };
+        options.iter().try_for_each(check_option)?;
+        let threshold = match threshold.as_str() {
+            "" => Fraction::TWO_THIRDS,
+            text => {
+                check_bytes("threshold", text, MAX_THRESHOLD_BYTES)?;
+                text.parse::<Fraction>().map_err(|problem| convert::bad("threshold", problem))?
+            }
+        };
+        let ttl = convert::millis("deadline", deadline)?.unwrap_or(DEFAULT_TTL_MS);
+        if !(1..=MAX_BALLOT_DURATION_MS).contains(&ttl) {
+            let problem = format!("it is {ttl} ms, must be 1 to {MAX_BALLOT_DURATION_MS} ms (30 days)");
+            return Err(convert::bad("deadline", problem));
+        }
+        Ok(Self { id, question, options, electorate: Addressed::check_all(electorate)?, threshold, ttl })
+    }
+
+    /// Returns whether this is the ballot that `opener` has opened before. Whom its addresses stood for does not count:
+    /// they may stand for others by now.
+    fn is_same_as(&self, known: &Ballot, opener: &str) -> bool {
+        *known.opened_by == *opener
+            && *known.question == *self.question
+            && known.options == self.options
+            && (known.threshold, known.ttl) == (self.threshold, self.ttl)
+    }
+
+    /// Returns the command that opens the ballot in this fleet.
+    fn opened(self, fleet: &str, opener: &str, electorate: Vec<Elector>) -> OpenBallot {
+        let Self { id, question, options, threshold, ttl, electorate: _ } = self;
+        let content = BallotContent {
+            fleet,
+            id: id.0,
+            question: &question,
+            options: &options,
+            electorate: electorate.iter().map(|elector| (&*elector.name, elector.weight)).collect(),
+            threshold: (threshold.numerator, threshold.denominator),
+            ttl,
+        };
+        let digest = content.digest();
+        let notice = Notice {
+            ballot: id.to_string(),
+            fleet,
+            question: &question,
+            options: &options,
+            electorate: electorate.iter().map(NoticeElector::from).collect(),
+            threshold: threshold.to_string(),
+            ttl_ms: ttl,
+            digest: hex(&digest),
+            opened_by: opener,
+        };
+        let notice = notice.to_json();
+        let opened_by = opener.to_owned();
+        OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, digest, notice }
+    }
+}
+
+/// What the letters to the agents among a ballot's members say.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Notice<'a> {
+    /// Its id.
+    ballot: String,
+    fleet: &'a str,
+    question: &'a str,
+    options: &'a [String],
+    electorate: Vec<NoticeElector<'a>>,
+    threshold: String,
+    ttl_ms: u64,
+    /// In hexadecimal.
+    digest: String,
+    opened_by: &'a str,
+}
+
+#[derive(Serialize)]
+struct NoticeElector<'a> {
+    name: &'a str,
+    weight: u32,
+}
+
+impl<'a> From<&'a Elector> for NoticeElector<'a> {
+    fn from(elector: &'a Elector) -> Self {
+        Self { name: &elector.name, weight: elector.weight }
+    }
+}
+
+impl Notice<'_> {
+    fn to_json(&self) -> Bytes {
+        // Numbers and texts can always be written.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+}
+
+fn check_bytes(field: &'static str, text: &str, most: usize) -> Result<(), BadField> {
+    if !(1..=most).contains(&text.len()) {
+        return Err(convert::bad(field, format!("it has {} bytes, must have 1 to {most}", text.len())));
+    }
+    Ok(())
+}
+
+impl Ballots {
+    /// Opens a ballot in the name of `opener`, and returns it as it is then. If the future is dropped, it may be opened
+    /// nevertheless.
+    ///
+    /// # Errors
+    /// [`BallotError`] if it was not opened, or is not known to be.
+    pub async fn open(&self, opener: &str, request: v1::OpenBallotRequest) -> Result<Arc<Ballot>, BallotError> {
+        let full = |_| BallotError::TooManyOpening { most: MAX_OPENING };
+        let _room = self.opening.try_acquire().map_err(full)?;
+        let fresh = || uuid_v7(&*self.platform.clock, &*self.platform.random);
+        let draft = Draft::check(request, fresh)?;
+        let id = draft.id;
+        // An agent may have joined a moment ago, which may not be applied here yet.
+        self.catch_up().await?;
+        if let Some(ballot) = self.opened_before(opener, &draft)? {
+            return Ok(ballot);
+        }
+        let electorate = self.electors(id, &draft.electorate).await?;
+        let open = draft.clone().opened(&self.fleet, opener, electorate);
+        if let Some(refusal) = self.without_room(&open) {
+            return Err(BallotError::Refused(refusal));
+        }
+        let command = Command::Ballot(BallotCommand::Open(open));
+        match self.proposer.propose(self.proposer.sender(), [&command]).await?.pop() {
+            Some(Reply::BallotOpened { .. }) => self.current(id).await,
+            // The same may have been opened at another coordinator meanwhile, where the addresses stood for others.
+            Some(Reply::Refused(refusal @ Refusal::BallotConflict { .. })) => {
+                self.catch_up().await?;
+                self.opened_before(opener, &draft)?.ok_or(BallotError::Refused(refusal))
+            }
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    /// Returns the ballot that this draft has opened before; `None` if its id is new.
+    fn opened_before(&self, opener: &str, draft: &Draft) -> Result<Option<Arc<Ballot>>, BallotError> {
+        match self.known(draft.id) {
+            Some(known) if !draft.is_same_as(&known, opener) => {
+                Err(BallotError::Refused(Refusal::BallotConflict { ballot: draft.id }))
+            }
+            known => Ok(known),
+        }
+    }
+
+    /// Returns why a ballot need not be proposed: it is certain to be refused, because it is invalid, or there is no
+    /// room for it in the state or on the coordinators' disks.
+    fn without_room(&self, open: &OpenBallot) -> Option<Refusal> {
+        let of_state = self.state.look(|fleet| fleet.refusal_of_ballot(open));
+        of_state.or_else(|| self.rooms.refusal(Instant::now()).map(|reason| Refusal::NoRoom { reason }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::Duration as WireDuration;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn request() -> v1::OpenBallotRequest {
+        let electorate = vec![v1::ElectorAddress { address: "everyone".into(), weight: 2 }];
+        v1::OpenBallotRequest { question: "Ship it?".into(), electorate, ..v1::OpenBallotRequest::default() }
+    }
+
+    fn check(change: impl FnOnce(&mut v1::OpenBallotRequest)) -> Result<Draft, String> {
+        let mut request = request();
+        change(&mut request);
+        Draft::check(request, || 9).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_left_out_has_defaults() {
+        let draft = check(|_| {}).expect("a ballot");
+        assert_eq!((draft.id, draft.threshold, draft.ttl), (BallotId(9), Fraction::TWO_THIRDS, DEFAULT_TTL_MS));
+    }
+
+    #[test]
+    fn every_field_has_its_limit() {
+        let options = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>();
+        let seconds = |seconds: u64| Some(WireDuration { seconds: seconds as i64, nanos: 0 });
+        let most_seconds = MAX_BALLOT_DURATION_MS / 1000;
+        type Change<'a> = &'a dyn Fn(&mut v1::OpenBallotRequest);
+        let good: [Change<'_>; 6] = [
+            &|request| request.question = "q".repeat(MAX_QUESTION_BYTES),
+            &|request| request.options = options(2),
+            &|request| request.options = options(MAX_BALLOT_OPTIONS),
+            &|request| request.options = vec!["a".repeat(MAX_OPTION_BYTES), "b".into()],
+            &|request| request.threshold = "66%".into(),
+            &|request| request.deadline = seconds(most_seconds),
+        ];
+        for (n, change) in good.into_iter().enumerate() {
+            assert!(check(change).is_ok(), "{n}: {:?}", check(change));
+        }
+        let bad: [(&str, Change<'_>); 11] = [
+            ("id", &|request| request.id = "seven".into()),
+            ("question", &|request| request.question = String::new()),
+            ("question", &|request| request.question = "q".repeat(MAX_QUESTION_BYTES + 1)),
+            ("options", &|request| request.options = options(1)),
+            ("options", &|request| request.options = options(MAX_BALLOT_OPTIONS + 1)),
+            ("options", &|request| request.options = vec!["a".repeat(MAX_OPTION_BYTES + 1), "b".into()]),
+            ("electorate", &|request| request.electorate = Vec::new()),
+            ("threshold", &|request| request.threshold = "4/3".into()),
+            ("threshold", &|request| request.threshold = format!("{}2/3", "0".repeat(MAX_THRESHOLD_BYTES - 2))),
+            ("deadline", &|request| request.deadline = seconds(0)),
+            ("deadline", &|request| request.deadline = seconds(most_seconds + 1)),
+        ];
+        for (field, change) in bad {
+            let problem = check(change).expect_err(field);
+            assert!(problem.starts_with(field), "{field}: {problem}");
+        }
+    }
+
+    #[test]
+    fn the_notice_has_what_an_agent_needs_to_compute_the_digest() {
+        let elector = |name: &str, weight| Elector { name: name.to_owned(), weight, letter: None };
+        let draft = check(|request| request.options = vec!["a".into(), "\"b\"".into()]).expect("a ballot");
+        let open = draft.opened("spiffe://x", "client:ann", vec![elector("a", 1), elector("client:ann", 3)]);
+        let content = BallotContent {
+            fleet: "spiffe://x",
+            id: 9,
+            question: "Ship it?",
+            options: &["a".to_owned(), "\"b\"".to_owned()],
+            electorate: vec![("a", 1), ("client:ann", 3)],
+            threshold: (2, 3),
+            ttl: DEFAULT_TTL_MS,
+        };
+        assert_eq!(open.digest, content.digest());
+        let notice: Value = serde_json::from_slice(&open.notice).expect("it is JSON");
+        let expected = json!({
+            "ballot": BallotId(9).to_string(), "fleet": "spiffe://x", "question": "Ship it?", "options": ["a", "\"b\""],
+            "electorate": [{"name": "a", "weight": 1}, {"name": "client:ann", "weight": 3}], "threshold": "2/3",
+            "ttlMs": 30_000, "digest": hex(&open.digest), "openedBy": "client:ann",
+        });
+        assert_eq!(notice, expected);
+    }
+}
