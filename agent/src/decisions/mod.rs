@@ -38,7 +38,7 @@ pub use self::{
     casting::{MAX_DECISIONS, Voter},
     decision::{Decision, DecisionError, MAX_DECISION_BYTES},
     metrics::{Ended, VotingMetrics},
-    notice::{MAX_MEMBERS, MAX_NOTICE_BYTES, MAX_OPTIONS, Notice, NoticeError},
+    notice::{MAX_NOTICE_BYTES, Notice, NoticeError},
 };
 use crate::messaging::handlers::{Delivery, Handler, HandlerOutcome};
 

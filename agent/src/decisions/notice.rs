@@ -1,16 +1,12 @@
 //! The notice of a ballot, as a coordinator sends it to the agents among its members: JSON in a letter.
 
-use robeing_votes::BallotContent;
+use robeing_votes::{BallotContent, MAX_ELECTORS, MAX_OPTIONS};
 use serde::Deserialize;
 use uuid::Uuid;
 
 /// Maximum size of a notice, bytes. A ballot with the longest question, the most options and the most members, all of
 /// whose characters are escaped, has fewer.
 pub const MAX_NOTICE_BYTES: usize = 512 * 1024;
-/// Maximum number of options of a ballot.
-pub const MAX_OPTIONS: usize = 16;
-/// Maximum number of members of a ballot.
-pub const MAX_MEMBERS: usize = 256;
 
 /// Why a notice can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +84,7 @@ impl Notice {
         let written: Written =
             serde_json::from_slice(payload).map_err(|error| NoticeError::Form(error.to_string()))?;
         let counts =
-            [("options", written.options.len(), MAX_OPTIONS), ("members", written.electorate.len(), MAX_MEMBERS)];
+            [("options", written.options.len(), MAX_OPTIONS), ("members", written.electorate.len(), MAX_ELECTORS)];
         for (what, count, most) in counts {
             if count > most {
                 return Err(NoticeError::TooMany { what, count, most });
@@ -213,8 +209,8 @@ pub(super) mod tests {
         let (count, most) = (MAX_OPTIONS + 1, MAX_OPTIONS);
         assert_eq!(with("options", many(count)), Err(NoticeError::TooMany { what: "options", count, most }));
         let members = |count: usize| json!(vec![json!({"name": "b", "weight": 1}); count]);
-        assert_eq!(with("electorate", members(MAX_MEMBERS)), Err(NoticeError::Digest));
-        assert!(matches!(with("electorate", members(MAX_MEMBERS + 1)), Err(NoticeError::TooMany { .. })));
+        assert_eq!(with("electorate", members(MAX_ELECTORS)), Err(NoticeError::Digest));
+        assert!(matches!(with("electorate", members(MAX_ELECTORS + 1)), Err(NoticeError::TooMany { .. })));
         for threshold in ["0/3", "4/3", "1/0", "2", "/", "-1/3", "1/4294967296", "0.5"] {
             assert!(matches!(with("threshold", json!(threshold)), Err(NoticeError::Form(_))), "{threshold}");
         }
@@ -232,7 +228,7 @@ pub(super) mod tests {
         let question = escaped.repeat(4_096);
         let options = vec![escaped.repeat(128); MAX_OPTIONS];
         let member = json!({"name": "x".repeat(300), "weight": 1_000});
-        let largest = json!({"question": question, "options": options, "electorate": vec![member; MAX_MEMBERS]});
+        let largest = json!({"question": question, "options": options, "electorate": vec![member; MAX_ELECTORS]});
         assert!(largest.to_string().len() + 4_096 < MAX_NOTICE_BYTES);
     }
 
