@@ -131,7 +131,10 @@ fn hint(error: &ClientError) -> &'static str {
         ClientError::Refused { code: Code::PermissionDenied, .. } => {
             "; an administrator of the fleet can give you the right, or use other credentials"
         }
-        ClientError::BadEndpoint { .. } | ClientError::NotFound { .. } | ClientError::Refused { .. } => "",
+        ClientError::BadEndpoint { .. }
+        | ClientError::NotSigned { .. }
+        | ClientError::NotFound { .. }
+        | ClientError::Refused { .. } => "",
     }
 }
 
@@ -154,7 +157,9 @@ impl CliError {
                 | ClientError::Untrusted { .. }
                 | ClientError::NoTls { .. } => Exit::Unreachable,
                 ClientError::NotFound { .. } => Exit::NotFound,
-                ClientError::Refused { .. } | ClientError::CertificateRefused { .. } => Exit::Refused,
+                ClientError::Refused { .. }
+                | ClientError::CertificateRefused { .. }
+                | ClientError::NotSigned { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
             Self::DevOnKubernetes { .. } => Exit::Usage,
