@@ -139,7 +139,8 @@ pub struct CastArgs {
 /// Arguments of `vote show`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-With --wait, the exit code is 0 if the ballot is approved, 1 if it is rejected or has expired, and 6 if it is still open.")]
+With --wait, the exit code is 0 if the ballot is approved, 1 if it is rejected or has expired, and 6 if it is still \
+open.")]
 pub struct ShowArgs {
     /// The id of the ballot
     pub ballot: String,

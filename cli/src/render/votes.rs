@@ -136,7 +136,8 @@ pub fn report_text(file: &BallotFile, report: &Report, trusted: Option<&str>) ->
     line("ID", file.id.clone());
     line("Fleet", file.fleet.clone());
     line("Question", file.question.clone());
-    line("Digest", if report.digest_matches { "right" } else { "WRONG: the ballot was changed" }.to_owned());
+    let digest = if report.digest_matches { "right" } else { "WRONG: the ballot was changed" };
+    line("Digest", digest.to_owned());
     line("Outcome", outcome_text(file, report));
     match trusted {
         Some(source) => line("Authorities", format!("those in {source}")),
