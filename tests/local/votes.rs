@@ -38,8 +38,8 @@ impl Person {
         self.terminal.run(&[line, &["--endpoint", &self.endpoints, "--ca", &self.authority]].concat()).await
     }
 
-    /// Runs a command until it succeeds, and returns its output: the fleet's version may only be about to have ballots, or
-    /// its leader about to be elected.
+    /// Runs a command until it succeeds, and returns its output: the fleet's version may only be about to have ballots,
+    /// or its leader about to be elected.
     async fn succeeds(&self, line: &[&str]) -> String {
         eventually(&format!("{line:?} succeeds"), async || {
             let ended = self.run(line).await;
@@ -191,8 +191,8 @@ async fn a_ballot_survives_its_leader_and_a_restart_of_all_and_expires_without_i
     person.run(&["vote", "cast", &id, "approve"]).await.success();
 
     // One member is away, and its silence is no consent.
-    let line = ["vote", "open", "now?", "--to", both, "--threshold", "100%", "--deadline", "500ms", "--wait", "-o", "json"];
-    let ended = person.run(&line).await;
+    let line = ["vote", "open", "now?", "--to", both, "--threshold", "100%", "--deadline", "500ms"];
+    let ended = person.run(&[&line[..], &["--wait", "-o", "json"]].concat()).await;
     let expired: Value = serde_json::from_str(&ended.stdout).expect("JSON");
     assert_eq!((ended.code, is(&expired, BallotState::Expired)), (Some(1), true), "{expired}");
 
