@@ -239,8 +239,11 @@ async fn without_tls_members_vote_by_the_names_that_they_say() {
 
 /// Splits a line of a shell, in which words with spaces are in double quotes.
 fn words(line: &str) -> Vec<&str> {
-    let parts = line.split('"').enumerate();
-    parts.flat_map(|(index, part)| if index % 2 == 1 { vec![part] } else { part.split_whitespace().collect() }).collect()
+    let words = line.split('"').enumerate().flat_map(|(index, part)| match index % 2 {
+        1 => vec![part],
+        _ => part.split_whitespace().collect(),
+    });
+    words.collect()
 }
 
 #[tokio::test]

@@ -56,8 +56,8 @@ robeing.ballot.v1; what handles their messages replies {\"vote\": \"approve\", \
 TEXT or NUMBER, \"reason\": TEXT}. People vote with `robeing vote cast`.
 
 The ballot is approved as soon as those who approve have the threshold's share of the weight of all members, whether \
-these have voted or not; rejected as soon as that can no longer be reached; and expired at the deadline. Not to vote is \
-not to reject.
+the others have voted or not; rejected as soon as that can no longer be reached; and expired at the deadline. Not to \
+vote is not to reject.
 
 With --wait, the exit code is 0 if the ballot is approved, and 1 if it is rejected or has expired.")]
 pub struct OpenArgs {
@@ -179,9 +179,9 @@ pub struct ListArgs {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Every signature and certificate is verified, the votes are counted again, and the outcome must follow from them; no \
-fleet is asked. With --trust, the certificates of the fleet's authorities, or --ca, the directory of its authority, the \
-voters must be certified by one of them. Without either, the authorities are those that the file has: compare their \
-digests, which are printed, with those of the fleet's authorities.
+fleet is asked. With --trust, the certificates of the fleet's authorities, or --ca, the directory of its authority, \
+the voters must be certified by one of them. Without either, the authorities are those that the file has: compare \
+their digests, which are printed, with those of the fleet's authorities.
 
 The exit code is 0 if everything is right, and 1 if not.")]
 pub struct VerifyArgs {

@@ -205,9 +205,9 @@ pub fn report_note(report: &Report) -> Option<String> {
         let votes = if wrong == 0 { String::new() } else { format!(": {} of no worth", plural(wrong, "vote")) };
         return Some(format!("the file is not right{votes}"));
     }
-    (attested > 0).then(|| {
-        format!("{} not signed: believe the coordinators that attest them, or don't count them", plural(attested, "vote"))
-    })
+    let votes = plural(attested, "vote");
+    let note = format!("{votes} not signed: believe the coordinators that attest them, or don't count them");
+    (attested > 0).then_some(note)
 }
 
 #[cfg(test)]

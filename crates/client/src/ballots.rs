@@ -1,5 +1,5 @@
-//! Calls of the Ballots service, and the signatures of this client's votes. Calls are retried like all others: the caller
-//! draws the ids of ballots, and a vote that is cast again, with its signature, is counted once.
+//! Calls of the Ballots service, and the signatures of this client's votes. Calls are retried like all others: the
+//! caller draws the ids of ballots, and a vote that is cast again, with its signature, is counted once.
 
 use std::time::Duration;
 
@@ -62,8 +62,8 @@ impl FleetClient {
         Ok(cast.await?.ballot.unwrap_or_default())
     }
 
-    /// Signs a vote in a ballot with the key of this client's certificate. Without a certificate, the vote remains as it
-    /// is, and the coordinators only attest whose it is. What is signed is what `ballot` says, which must be what its
+    /// Signs a vote in a ballot with the key of this client's certificate. Without a certificate, the vote remains as
+    /// it is, and the coordinators only attest whose it is. What is signed is what `ballot` says, which must be what its
     /// digest says.
     ///
     /// # Errors
