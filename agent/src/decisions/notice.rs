@@ -81,8 +81,7 @@ impl Notice {
         if payload.len() > MAX_NOTICE_BYTES {
             return Err(NoticeError::TooLarge(payload.len()));
         }
-        let written: Written =
-            serde_json::from_slice(payload).map_err(|error| NoticeError::Form(error.to_string()))?;
+        let written: Written = serde_json::from_slice(payload).map_err(|error| NoticeError::Form(error.to_string()))?;
         let counts =
             [("options", written.options.len(), MAX_OPTIONS), ("members", written.electorate.len(), MAX_ELECTORS)];
         for (what, count, most) in counts {
@@ -98,8 +97,7 @@ impl Notice {
         }
         let form = |problem: &str| NoticeError::Form(problem.to_owned());
         let ballot = Uuid::try_parse(&written.ballot).map_err(|_| form("the id of the ballot is no UUID"))?;
-        let threshold =
-            fraction(&written.threshold).ok_or_else(|| form("its threshold is no fraction such as 2/3"))?;
+        let threshold = fraction(&written.threshold).ok_or_else(|| form("its threshold is no fraction such as 2/3"))?;
         let content = BallotContent {
             fleet: &written.fleet,
             id: ballot.as_u128(),

@@ -63,8 +63,8 @@ impl FleetClient {
     }
 
     /// Signs a vote in a ballot with the key of this client's certificate. Without a certificate, the vote remains as
-    /// it is, and the coordinators only attest whose it is. What is signed is what `ballot` says, which must be what its
-    /// digest says.
+    /// it is, and the coordinators only attest whose it is. What is signed is what `ballot` says, which must be what
+    /// its digest says.
     ///
     /// # Errors
     /// [`ClientError::NotSigned`] if the ballot was changed, or the key can't sign.
