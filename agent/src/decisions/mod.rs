@@ -1,6 +1,6 @@
 //! Votes of this agent in ballots.
 //!
-//! A coordinator sends the agents among a ballot's members its notice, a letter of the type [`NOTICE`]. The agent's own
+//! A coordinator sends the agents among a ballot's members its notice, a letter of the type [`NOTICE_KIND`]. The agent's own
 //! handler of messages gets it, and replies with a vote, as JSON:
 //!
 //! ```json
@@ -30,6 +30,7 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use robeing_fleet::{NOTICE_KIND, NOTICE_SENDER};
 use robeing_proto::v1::CastVoteRequest;
 use tracing::{info, warn};
 
@@ -41,11 +42,6 @@ pub use self::{
     notice::{MAX_NOTICE_BYTES, Notice, NoticeError},
 };
 use crate::messaging::handlers::{Delivery, Handler, HandlerOutcome};
-
-/// The type of messages that are notices of ballots.
-pub const NOTICE: &str = "robeing.ballot.v1";
-/// Who sends notices. No agent and no client can have this name: theirs have no colon, or begin with `client:`.
-pub const SENDER: &str = "coordinator:ballots";
 
 /// Has the handler of messages decide ballots, and casts its votes. Every other message is passed on.
 pub struct VotingHandler {
@@ -62,7 +58,8 @@ impl VotingHandler {
 
     /// Handles a notice: decides, unless that is done, and casts the vote.
     async fn vote(&self, delivery: Delivery) -> HandlerOutcome {
-        if &*delivery.packet.sender != SENDER {
+        // No agent and no client can have this name: theirs have no colon, or begin with `client:`.
+        if &*delivery.packet.sender != NOTICE_SENDER {
             warn!(sender = &*delivery.packet.sender, "a notice of a ballot that no coordinator has sent is refused");
             return self.refuse(Ended::Forged, "coordinators alone send notices of ballots".to_owned());
         }
@@ -151,7 +148,7 @@ impl VotingHandler {
 impl Handler for VotingHandler {
     async fn deliver(&self, delivery: Delivery) -> HandlerOutcome {
         match &*delivery.packet.kind {
-            NOTICE => self.vote(delivery).await,
+            NOTICE_KIND => self.vote(delivery).await,
             _ => self.inner.deliver(delivery).await,
         }
     }

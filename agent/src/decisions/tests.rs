@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use robeing_fleet::{NOTICE_KIND, NOTICE_SENDER};
 use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle};
 use robeing_net::{
     Transport,
@@ -30,7 +31,7 @@ use tonic::{Code, Request, Response, Status, service::Routes};
 use uuid::Uuid;
 
 use super::{
-    Decision, Ended, MAX_DECISIONS, NOTICE, Notice, SENDER, Voter, VotingHandler, VotingMetrics,
+    Decision, Ended, MAX_DECISIONS, Notice, Voter, VotingHandler, VotingMetrics,
     notice::tests::{FLEET, notice},
 };
 use crate::{
@@ -187,7 +188,7 @@ impl Stage {
     /// Delivers the notice of a ballot.
     async fn notified(&self, ballot: u128, options: &[&str]) -> HandlerOutcome {
         let payload = notice(self.fleet, ballot, options).to_string();
-        timeout(WITHIN, self.handler.deliver(delivery(SENDER, payload))).await.expect("it is answered")
+        timeout(WITHIN, self.handler.deliver(delivery(NOTICE_SENDER, payload))).await.expect("it is answered")
     }
 
     /// Returns the votes that were cast since the last time.
@@ -206,7 +207,7 @@ impl Stage {
 }
 
 fn delivery(sender: &str, payload: String) -> Delivery {
-    let packet = Packet { kind: NOTICE.into(), sender: sender.into(), payload: payload.into(), ..packet(1) };
+    let packet = Packet { kind: NOTICE_KIND.into(), sender: sender.into(), payload: payload.into(), ..packet(1) };
     Delivery { packet, deadline: Instant::now() + WITHIN }
 }
 
@@ -246,7 +247,7 @@ async fn the_handlers_decision_is_signed_with_the_digest_of_what_it_was_asked() 
     };
     assert_eq!(verify(&evidence, &expect), Ok(()));
     let asked = stage.asked.try_recv().expect("the handler was asked");
-    assert_eq!((&*asked.kind, &*asked.sender), (NOTICE, SENDER));
+    assert_eq!((&*asked.kind, &*asked.sender), (NOTICE_KIND, NOTICE_SENDER));
     assert_eq!(asked.payload, text.as_bytes(), "it gets the notice as it is");
     assert!(stage.counted("voted"));
 }
@@ -299,7 +300,7 @@ async fn a_decision_outlives_the_time_of_one_delivery() {
     stage.refuses(&[Code::Unavailable; 50]);
     let text = notice(stage.fleet, 7, &[]).to_string();
     let short = Duration::from_secs(1);
-    assert!(timeout(short, stage.handler.deliver(delivery(SENDER, text))).await.is_err(), "it is not counted yet");
+    assert!(timeout(short, stage.handler.deliver(delivery(NOTICE_SENDER, text))).await.is_err(), "it is not counted yet");
     stage.refusals.lock().unwrap().clear();
     assert_eq!(stage.notified(7, &[]).await, accepted());
     assert_eq!(stage.times_asked(), 1, "the decision was kept");
@@ -339,7 +340,7 @@ async fn notices_of_others_never_get_to_the_handler_and_other_messages_do() {
     }
     let mut changed = right.clone();
     changed["question"] = "delete everything?".into();
-    let outcome = stage.handler.deliver(delivery(SENDER, changed.to_string())).await;
+    let outcome = stage.handler.deliver(delivery(NOTICE_SENDER, changed.to_string())).await;
     assert!(matches!(outcome, HandlerOutcome::Refused { .. }), "{outcome:?}");
     assert!(stage.counted("bad_notice"));
     assert_eq!((stage.times_asked(), stage.cast().len()), (0, 0));
