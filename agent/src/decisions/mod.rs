@@ -1,7 +1,7 @@
 //! Votes of this agent in ballots.
 //!
-//! A coordinator sends the agents among a ballot's members its notice, a letter of the type [`NOTICE_KIND`]. The agent's own
-//! handler of messages gets it, and replies with a vote, as JSON:
+//! A coordinator sends the agents among a ballot's members its notice, a letter of the type [`NOTICE_KIND`]. The agent's
+//! own handler of messages gets it, and replies with a vote, as JSON:
 //!
 //! ```json
 //! {"vote": "approve", "option": "blue", "reason": "it is the calmest"}
@@ -147,10 +147,10 @@ impl VotingHandler {
 #[async_trait]
 impl Handler for VotingHandler {
     async fn deliver(&self, delivery: Delivery) -> HandlerOutcome {
-        match &*delivery.packet.kind {
-            NOTICE_KIND => self.vote(delivery).await,
-            _ => self.inner.deliver(delivery).await,
+        if &*delivery.packet.kind != NOTICE_KIND {
+            return self.inner.deliver(delivery).await;
         }
+        self.vote(delivery).await
     }
 
     fn at_once(&self) -> usize {

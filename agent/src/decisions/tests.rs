@@ -300,7 +300,8 @@ async fn a_decision_outlives_the_time_of_one_delivery() {
     stage.refuses(&[Code::Unavailable; 50]);
     let text = notice(stage.fleet, 7, &[]).to_string();
     let short = Duration::from_secs(1);
-    assert!(timeout(short, stage.handler.deliver(delivery(NOTICE_SENDER, text))).await.is_err(), "it is not counted yet");
+    let delivered = timeout(short, stage.handler.deliver(delivery(NOTICE_SENDER, text))).await;
+    assert!(delivered.is_err(), "it is not counted yet");
     stage.refusals.lock().unwrap().clear();
     assert_eq!(stage.notified(7, &[]).await, accepted());
     assert_eq!(stage.times_asked(), 1, "the decision was kept");
