@@ -1,7 +1,8 @@
 //! The library of Robeing's agents: the session with the leader, the executors, messages between agents, the mailbox at
-//! the coordinators, and what agents of certain roles do besides. The binary `robeing-agent` runs these, or a
-//! coordinator.
+//! the coordinators, votes in ballots, and what agents of certain roles do besides. The binary `robeing-agent` runs
+//! these, or a coordinator.
 
+pub mod decisions;
 pub mod executor;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

@@ -10,11 +10,13 @@ use robeing_net::Transport;
 use robeing_platform::{Platform, Random};
 use robeing_settings::AgentConfig;
 use robeing_telemetry::Metrics;
+use robeing_votes::VoteError;
 use tokio::sync::oneshot;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::info;
 
 use crate::{
+    decisions::{Voter, VotingHandler, VotingMetrics},
     executor::{Executor, ExecutorError},
     identity::{Identity, Secured, SecurityError},
     listener,
@@ -52,6 +54,9 @@ pub enum AgentError {
     /// The key that opens sealed messages can't be kept.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The key that signs votes can't be made.
+    #[error(transparent)]
+    Voting(#[from] VoteError),
     /// The duties of the agent's role can't be done.
     #[error(transparent)]
     Role(#[from] RoleError),
@@ -194,6 +199,9 @@ impl Messages {
         let key = opening_key(config.data.as_deref(), platform).await?;
         let sealing_key = Bytes::copy_from_slice(&key.public().to_bytes());
         let (name, stop): (Arc<str>, _) = (config.name.as_str().into(), CancellationToken::new());
+        let random = Arc::clone(&platform.random);
+        let voter = Voter::new(Arc::clone(&name), Arc::clone(upstream), transport.clone(), random)?;
+        let handler = VotingHandler::new(roles::handler(config.role, handler), voter, VotingMetrics::new(metrics));
         let counters = MessagingMetrics::new(metrics);
         let sent = counters.sent_count();
         let messenger = Messenger::start(messaging::driver::Deps {
@@ -202,7 +210,7 @@ impl Messages {
             directory: Arc::clone(&directory) as Arc<dyn Directory>,
             connect: Arc::new(Certified(transport.clone())),
             platform: platform.clone(),
-            handler: roles::handler(config.role, handler),
+            handler: Arc::new(handler),
             policy: policies,
             keys: vec![key],
             data: config.data.clone(),

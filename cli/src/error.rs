@@ -6,7 +6,9 @@ use robeing_client::ClientError;
 use tonic::Code;
 
 use crate::{
-    commands::{clients::ClientFileError, credentials::CredentialError, policies::PolicyFileError},
+    commands::{
+        clients::ClientFileError, credentials::CredentialError, policies::PolicyFileError, votes::BallotFileError,
+    },
     dev::DevError,
     exit::Exit,
     inputs::InputError,
@@ -36,6 +38,9 @@ pub enum CliError {
     /// The policies of a file can't be used.
     #[error(transparent)]
     Policies(#[from] PolicyFileError),
+    /// The file of a ballot can't be written or read.
+    #[error(transparent)]
+    BallotFile(#[from] BallotFileError),
     /// The inputs of the tasks are invalid.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -131,7 +136,10 @@ fn hint(error: &ClientError) -> &'static str {
         ClientError::Refused { code: Code::PermissionDenied, .. } => {
             "; an administrator of the fleet can give you the right, or use other credentials"
         }
-        ClientError::BadEndpoint { .. } | ClientError::NotFound { .. } | ClientError::Refused { .. } => "",
+        ClientError::BadEndpoint { .. }
+        | ClientError::NotSigned { .. }
+        | ClientError::NotFound { .. }
+        | ClientError::Refused { .. } => "",
     }
 }
 
@@ -154,7 +162,9 @@ impl CliError {
                 | ClientError::Untrusted { .. }
                 | ClientError::NoTls { .. } => Exit::Unreachable,
                 ClientError::NotFound { .. } => Exit::NotFound,
-                ClientError::Refused { .. } | ClientError::CertificateRefused { .. } => Exit::Refused,
+                ClientError::Refused { .. }
+                | ClientError::CertificateRefused { .. }
+                | ClientError::NotSigned { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
             Self::DevOnKubernetes { .. } => Exit::Usage,
@@ -169,6 +179,8 @@ impl CliError {
                 | DevError::NoSuchPorts { .. },
             ) => Exit::Usage,
             Self::ClientFiles(ClientFileError::Exists { .. }) | Self::Policies(_) => Exit::Usage,
+            Self::BallotFile(BallotFileError::Read { .. } | BallotFileError::Form { .. }) => Exit::Usage,
+            Self::BallotFile(BallotFileError::Write { .. } | BallotFileError::Unknown(_)) => Exit::Local,
             Self::Credentials(_) | Self::Input(_) | Self::Usage(_) | Self::SeveralDevFleets { .. } => Exit::Usage,
             Self::NotFound(_) | Self::NoDevFleet { .. } => Exit::NotFound,
             Self::WaitTimedOut { .. } => Exit::TimedOut,

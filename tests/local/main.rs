@@ -31,4 +31,5 @@ mod takeover;
 mod tasks;
 mod traces;
 mod upgrade;
+mod votes;
 mod workers;

@@ -5,6 +5,7 @@ mod identity;
 mod line;
 mod messages;
 mod reading;
+mod votes;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,6 +18,7 @@ pub use identity::{
 };
 pub use line::{called_as, grammar, parse};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
+pub use votes::{CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VoteCommand, VoteWord};
 
 use crate::kubernetes::Location;
 
@@ -60,6 +62,9 @@ pub enum Command {
     Message(MessageArgs),
     /// Read the messages in an agent's inbox
     Inbox(InboxArgs),
+    /// Have agents and people vote on a question, and verify how they did
+    #[command(subcommand, disable_help_subcommand = true)]
+    Vote(VoteCommand),
     /// Bar an agent from the fleet: its tasks run elsewhere, and what the fleet knows of it is kept for inspection
     Quarantine(BarArgs),
     /// Bar an agent from the fleet and forget it: its tasks run elsewhere

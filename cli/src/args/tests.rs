@@ -40,6 +40,12 @@ fn the_help_texts() {
         "broadcast",
         "message",
         "inbox",
+        "vote",
+        "vote open",
+        "vote cast",
+        "vote show",
+        "vote list",
+        "vote verify",
         "quarantine",
         "remove",
         "release",
@@ -194,6 +200,22 @@ fn tokens_and_certificates_are_for_an_hour_unless_it_is_said() {
 }
 
 #[test]
+fn members_and_options_of_a_ballot_are_repeated() {
+    let line = "vote open why --to a=2,role:worker --to client:ada=3 --option x --option y,z";
+    let Command::Vote(VoteCommand::Open(args)) = parsed(line).expect("it is right").command else { panic!("another") };
+    let members: Vec<(&str, u32)> = args.to.iter().map(|to| (to.address.as_str(), to.weight)).collect();
+    assert_eq!(members, [("a", 2), ("role:worker", 1), ("client:ada", 3)]);
+    assert_eq!((&args.options[..], &*args.threshold), (&["x".to_owned(), "y,z".to_owned()][..], "2/3"));
+    assert_eq!((args.deadline, args.wait), (Duration::from_secs(30), false));
+    let line = "vote cast 7 approve --option x";
+    let Command::Vote(VoteCommand::Cast(args)) = parsed(line).expect("it is right").command else { panic!("another") };
+    assert_eq!((args.vote, args.option.as_deref(), &*args.reason), (VoteWord::Approve, Some("x"), ""));
+    let line = "vote verify b.json --trust t.crt";
+    let cli = parsed(line).expect("it is right");
+    assert_eq!(cli.connection.credentials.trust.as_deref(), Some(std::path::Path::new("t.crt")));
+}
+
+#[test]
 fn wrong_lines_are_refused_with_a_reason() {
     for (line, reason) in [
         ("submit", "--kind <KIND>"),
@@ -226,6 +248,14 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("client create a/b --out d", "consists of letters, digits"),
         ("client create trust --out d", "this name is taken"),
         ("audit --after x", "invalid value"),
+        ("vote", "Usage: robeing vote"),
+        ("vote open why", "--to <ADDRESS[=WEIGHT]>"),
+        ("vote open why --to a=0", "from 1 to 1000"),
+        ("vote open why --to a --deadline soon", "invalid value"),
+        ("vote cast 7 perhaps", "invalid value"),
+        ("vote show", "<BALLOT>"),
+        ("vote list --limit 0", "invalid value"),
+        ("vote verify", "<FILE>"),
         ("nonsense", "unrecognized subcommand"),
         ("status --cluster c --endpoint a:1", "cannot be used with"),
         ("--fleet f status -n ns", "'--fleet' cannot be used with '--namespace'"),

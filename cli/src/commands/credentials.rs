@@ -9,7 +9,8 @@ use std::{
 
 use robeing_client::{Address, ClientIdentity, CredentialsError, Security};
 use robeing_identity::{
-    Authority, IdentityError, PeerRole, PrivateKey, Realm, SigningRequest, SpiffeId, SpiffeIdError, certificate_pem,
+    Authority, IdentityError, PeerRole, PrivateKey, Realm, SigningRequest, SpiffeId, SpiffeIdError, TrustBundle,
+    certificate_pem,
     files::{CERTIFICATE, KEY, REALM, TRUST},
 };
 use robeing_settings::{DEFAULT_CLUSTER, DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN, Setting, settings};
@@ -104,11 +105,28 @@ fn given(files: &ClientFiles) -> Result<Option<ClientIdentity>, CredentialError>
 fn own_identity(dir: &Path) -> Result<ClientIdentity, CredentialError> {
     let certificate = read(dir.join(CERTIFICATE))?;
     let authority = Authority::from_pem(&certificate, &read(dir.join(KEY))?)?;
-    let trust = match read(dir.join(TRUST)) {
-        Err(CredentialError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => certificate,
-        trust => trust?,
-    };
+    let trust = trusted_in(dir)?;
     Ok(certified_by(&authority, &own_id(dir)?, &trust, OWN_CERTIFICATE)?)
+}
+
+/// Returns the certificates of the authorities that are trusted by the directory of one, PEM.
+fn trusted_in(dir: &Path) -> Result<String, CredentialError> {
+    match read(dir.join(TRUST)) {
+        Err(CredentialError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            read(dir.join(CERTIFICATE))
+        }
+        trust => trust,
+    }
+}
+
+/// Returns the authorities that the user trusts, and where they came from, if any were given.
+pub(super) fn trusted(files: &ClientFiles) -> Result<Option<(TrustBundle, String)>, CredentialError> {
+    let (pem, source) = match (&files.ca, &files.trust) {
+        (Some(dir), _) => (trusted_in(dir)?, dir),
+        (None, Some(file)) => (read(file)?, file),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some((TrustBundle::from_pem(&pem)?, source.display().to_string())))
 }
 
 /// Makes a key for a client, and certifies it with an authority. `trust` has the authorities that the client trusts, PEM.
@@ -206,6 +224,22 @@ mod tests {
         fs::remove_file(&file).expect("removed");
         let id = certified(&dir).id;
         assert_eq!((id.role(), id.name()), (PeerRole::Client, OWN_NAME), "the variables name the fleet");
+    }
+
+    #[test]
+    fn the_authorities_to_verify_by_are_those_of_a_file_or_of_an_authoritys_directory() {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        DevIdentity::open(data.path(), "fleet-7").expect("made");
+        let dir = data.path().join("identity");
+        let of = |files: ClientFiles| trusted(&files).expect("they are right");
+        assert!(of(ClientFiles::default()).is_none());
+        let (by_dir, source) = of(ClientFiles { ca: Some(dir.clone()), ..ClientFiles::default() }).expect("given");
+        assert_eq!(source, dir.display().to_string());
+        let (by_file, _) =
+            of(ClientFiles { trust: Some(dir.join(CERTIFICATE)), ..ClientFiles::default() }).expect("given");
+        assert_eq!(by_dir.digest(), by_file.digest());
+        let missing = ClientFiles { ca: Some("/nonexistent".into()), ..ClientFiles::default() };
+        assert!(trusted(&missing).is_err_and(|error| error.to_string().contains("/nonexistent/ca.crt")));
     }
 
     #[test]

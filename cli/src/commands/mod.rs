@@ -11,6 +11,7 @@ mod submit;
 mod tasks;
 mod tokens;
 mod view;
+pub(crate) mod votes;
 
 use std::{
     io::{self, ErrorKind, Write},
@@ -21,7 +22,10 @@ use clap_complete::generate;
 use robeing_proto::v1::{BarKind, Role};
 
 use crate::{
-    args::{AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PolicyCommand, TokenCommand, grammar},
+    args::{
+        AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PolicyCommand, TokenCommand, VoteCommand,
+        grammar,
+    },
     dev,
     error::CliError,
     exit::Exit,
@@ -61,6 +65,8 @@ fn what_is_left(command: &Command) -> &'static str {
         Command::Task(args) if args.watch => "; the task continues",
         Command::Cancel(_) => "; whether anything was cancelled is not known",
         Command::Send(_) | Command::Ask(_) | Command::Broadcast(_) => "; whether the message was handled is not known",
+        Command::Vote(VoteCommand::Open(_)) => "; whether the ballot was opened is not known, and one that was goes on",
+        Command::Vote(VoteCommand::Cast(_)) => "; whether the vote is counted is not known",
         Command::Quarantine(_) | Command::Remove(_) => "; whether the agent was barred is not known",
         Command::Policies(PolicyCommand::Set(_)) => "; whether the policies were set is not known",
         Command::Release(_) => "; whether the agent was released is not known",
@@ -90,6 +96,7 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Broadcast(args) => messages::broadcast(args, fleet).await,
         Command::Message(args) => messages::show(args, fleet).await,
         Command::Inbox(args) => messages::inbox(args, fleet).await,
+        Command::Vote(command) => votes::run(command, fleet).await,
         Command::Quarantine(args) => bars::bar(args, BarKind::Quarantined, fleet).await,
         Command::Remove(args) => bars::bar(args, BarKind::Removed, fleet).await,
         Command::Release(args) => bars::release(args, fleet).await,

@@ -37,6 +37,7 @@ macro_rules! named {
 named!(
     Agent,
     AuditRecord,
+    Ballot,
     BarAgentResponse,
     CancelResult,
     CreateJoinTokenResponse,

@@ -9,7 +9,7 @@ use robeing_proto::v1::{AgentState, AttemptState, CoordinatorState, FailureKind,
 const PREVIEW: usize = 48;
 
 /// Formats the name of a proto enum value without the prefix of the enum, for example `DeadLettered`.
-fn camel(name: &str, prefix: &str) -> String {
+pub(super) fn camel(name: &str, prefix: &str) -> String {
     let mut word = String::new();
     for part in name.strip_prefix(prefix).unwrap_or(name).split('_') {
         let mut chars = part.chars();

@@ -63,6 +63,12 @@ pub enum ClientError {
         /// The endpoint.
         endpoint: String,
     },
+    /// A vote can't be signed, so it is not cast.
+    #[error("the vote is not signed and not cast: {problem}")]
+    NotSigned {
+        /// Why.
+        problem: String,
+    },
     /// The requested object does not exist.
     #[error("{message}")]
     NotFound {

@@ -4,6 +4,7 @@
 
 mod address;
 mod admin;
+mod ballots;
 pub mod coordinators;
 mod distrust;
 mod error;
@@ -24,6 +25,7 @@ use std::{
 };
 
 pub use address::Address;
+pub use ballots::{new_ballot_id, threshold};
 pub use error::{ClientError, io_cause};
 use futures::stream::{FuturesUnordered, StreamExt};
 pub use messages::new_message_id;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{ClientError, FleetClient, Wire, limited};
 
 /// Maximum time that a coordinator may take to answer after the wait that a call asks for.
-const AFTER_WAIT: Duration = Duration::from_secs(3);
+pub(super) const AFTER_WAIT: Duration = Duration::from_secs(3);
 
 /// What a coordinator is said to be that does not know for whom to seal a message.
 const TOO_OLD: &str = "this fleet's coordinators do not say for which keys to seal messages, and no message is sent \
@@ -27,7 +27,7 @@ pub fn new_message_id() -> String {
 }
 
 /// Returns the wait that a request asks for; none if it is negative or unset.
-fn wait(asked: Option<prost_types::Duration>) -> Duration {
+pub(super) fn wait(asked: Option<prost_types::Duration>) -> Duration {
     asked.and_then(|asked| Duration::try_from(asked).ok()).unwrap_or_default()
 }
 

@@ -2,6 +2,7 @@
 //! assertion here or in the module `fuzz` of the parser's crate.
 
 mod connection;
+mod decisions;
 mod fleet;
 mod gateway;
 pub mod identity;
@@ -44,6 +45,7 @@ const DOCUMENT: usize = 16_384;
 /// All targets, by name.
 pub const TARGETS: &[Target] = &[
     Target::new("ballot_file", DOCUMENT, votes::ballot_file),
+    Target::new("ballot_notice", MESSAGE, decisions::notice),
     Target::new("batch", MESSAGE, fleet::batch),
     Target::new("certificate", MESSAGE, identity::certificate),
     Target::new("command", MESSAGE, fleet::command),
@@ -81,6 +83,7 @@ pub const TARGETS: &[Target] = &[
     Target::new("target_url", SHORT, gateway::url),
     Target::new("vote_binding", SHORT, votes::binding),
     Target::new("vote_envelope", MESSAGE, votes::envelope),
+    Target::new("vote_reply", SHORT, decisions::reply),
     Target::new("webhooks", MESSAGE, gateway::webhooks),
     Target::new("worker_process", MESSAGE, worker::process),
 ];

@@ -76,7 +76,14 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-client",
         folder: "crates/client",
-        uses: &["robeing-identity", "robeing-net", "robeing-platform", "robeing-proto", "robeing-sealing"],
+        uses: &[
+            "robeing-identity",
+            "robeing-net",
+            "robeing-platform",
+            "robeing-proto",
+            "robeing-sealing",
+            "robeing-votes",
+        ],
         why: "clients use only the public API",
     },
     Crate {
@@ -111,6 +118,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-settings",
             "robeing-target",
             "robeing-telemetry",
+            "robeing-votes",
         ],
         why: "the single binary contains both",
     },
@@ -124,6 +132,7 @@ pub const CRATES: &[Crate] = &[
             "robeing-policy",
             "robeing-proto",
             "robeing-settings",
+            "robeing-votes",
         ],
         why: "fleets are accessed only through the client, and settings are written in the form that processes read",
     },

@@ -48,6 +48,8 @@ pub struct Credentials {
     clock: Arc<TrustClock>,
     bundle: Option<TrustBundle>,
     own: Option<OwnCertificate>,
+    /// The key of the own certificate, for signatures outside of TLS.
+    signer: Option<PrivateKey>,
     pub(super) client: Arc<ClientConfig>,
     /// For connections on which this process does not present its certificate.
     pub(super) nameless: Arc<ClientConfig>,
@@ -88,6 +90,8 @@ impl Credentials {
             config.alpn_protocols.push(ALPN_HTTP1.to_vec());
             Arc::new(config)
         });
+        // A copy: whoever keeps the key certifies it again.
+        let signer = own.as_ref().map(|(_, key)| PrivateKey::from_pem(&key.to_pem())).transpose()?;
         let own = own.map(|(certificate, _)| {
             let stated = Certificate::from_der(&certificate)?;
             Ok::<_, CredentialsError>(OwnCertificate { certificate, stated })
@@ -97,6 +101,7 @@ impl Credentials {
             clock: Arc::clone(clock),
             bundle,
             own: own.transpose()?,
+            signer,
             client,
             nameless,
             server: server.map(Arc::new),
@@ -122,6 +127,12 @@ impl Credentials {
     /// Returns the certificate of this process, if it has one.
     pub fn own(&self) -> Option<&OwnCertificate> {
         self.own.as_ref()
+    }
+
+    /// Returns the private key of the certificate of this process, if it has one: to sign what others verify by the
+    /// certificate.
+    pub fn signer(&self) -> Option<&PrivateKey> {
+        self.signer.as_ref()
     }
 
     /// Returns who this process is, if it has a certificate.

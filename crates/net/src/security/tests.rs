@@ -111,6 +111,16 @@ async fn call(from: &Process, address: &str) -> Result<(), String> {
     check(channel).await.map_err(|status| format!("{status:?}"))
 }
 
+#[test]
+fn a_process_has_the_key_of_its_own_certificate_and_none_without_one() {
+    let ours = authority("one");
+    let clock = Process::new("one", &[&ours], None, 0).clock;
+    let own = credentials("one", &[&ours], Some((&ours, PeerRole::Worker, "w-0", NOW)), &clock);
+    let signer = own.signer().expect("it has a certificate");
+    assert_eq!(signer.public_digest(), own.own().expect("it has a certificate").stated.key);
+    assert!(credentials("one", &[&ours], None, &clock).signer().is_none());
+}
+
 #[tokio::test]
 async fn members_of_one_fleet_talk_and_strangers_do_not() {
     let (ours, theirs) = (authority("one"), authority("one"));

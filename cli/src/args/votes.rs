@@ -1,0 +1,213 @@
+//! The arguments that are about ballots.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::Output;
+
+/// Maximum weight of a member of a ballot.
+const MAX_WEIGHT: u32 = 1_000;
+
+/// The subcommands of `vote`.
+#[derive(Debug, Subcommand)]
+pub enum VoteCommand {
+    /// Open a ballot: agents and people vote on a question
+    Open(OpenArgs),
+    /// Vote in a ballot
+    Cast(CastArgs),
+    /// Show a ballot, its votes, and what was decided
+    Show(ShowArgs),
+    /// List ballots, newest first
+    List(ListArgs),
+    /// Verify the file of a ballot, without a fleet
+    Verify(VerifyArgs),
+}
+
+/// Members of a ballot, and the weight of each of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Electors {
+    /// Who they are.
+    pub address: String,
+    /// From 1 to 1,000.
+    pub weight: u32,
+}
+
+/// Reads `ADDRESS` or `ADDRESS=WEIGHT`.
+fn electors(text: &str) -> Result<Electors, String> {
+    let (address, weight) = match text.rsplit_once('=') {
+        None => (text, 1),
+        Some((address, weight)) => match weight.parse() {
+            Ok(weight) if (1..=MAX_WEIGHT).contains(&weight) => (address, weight),
+            _ => return Err(format!("the weight {weight:?} must be a number from 1 to {MAX_WEIGHT}")),
+        },
+    };
+    if address.is_empty() {
+        return Err("give an address, such as data-0, role:worker, or client:ada=2".into());
+    }
+    Ok(Electors { address: address.into(), weight })
+}
+
+/// Arguments of `vote open`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+The members are found once, when the ballot is opened. The agents among them get a message of the type \
+robeing.ballot.v1; what handles their messages replies {\"vote\": \"approve\", \"reject\" or \"abstain\", \"option\": \
+TEXT or NUMBER, \"reason\": TEXT}. People vote with `robeing vote cast`.
+
+The ballot is approved as soon as those who approve have the threshold's share of the weight of all members, whether \
+the others have voted or not; rejected as soon as that can no longer be reached; and expired at the deadline. Not to \
+vote is not to reject.
+
+With --wait, the exit code is 0 if the ballot is approved, and 1 if it is rejected or has expired.")]
+pub struct OpenArgs {
+    /// The question, at most 4 KiB
+    pub question: String,
+
+    /// Who votes, and with which weight (1 unless given): NAME, agent:NAME, role:ROLE, pool:NAME, skill:NAME, everyone
+    /// or client:NAME. Repeat it, or separate several by commas; of a member that two stand for, the first counts
+    #[arg(long, required = true, value_name = "ADDRESS[=WEIGHT]", value_delimiter = ',', value_parser = electors)]
+    pub to: Vec<Electors>,
+
+    /// What members who approve choose among: give at least two, at most 16. Without it, they approve of the question
+    #[arg(long = "option", value_name = "TEXT")]
+    pub options: Vec<String>,
+
+    /// The share of the weight of all members that has to approve: 2/3, 66% or 0.66
+    #[arg(long, value_name = "FRACTION", default_value = "2/3")]
+    pub threshold: String,
+
+    /// How long members have to vote, up to 30days
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub deadline: Duration,
+
+    /// Wait until the ballot is closed
+    #[arg(long)]
+    pub wait: bool,
+
+    /// The id of the ballot, a UUID; one that is opened again with its id is opened once
+    #[arg(long, value_name = "UUID")]
+    pub id: Option<String>,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// What a member votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VoteWord {
+    /// For it
+    Approve,
+    /// Against it
+    Reject,
+    /// Neither
+    Abstain,
+}
+
+/// Arguments of `vote cast`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+You vote as whoever your credentials name: client:NAME. With a certificate, the vote is signed, so that anybody can \
+verify it; with a token, the coordinator that takes it attests that it is yours. A vote can't be changed. The same \
+vote cast again counts once; one that is signed anew is another one.")]
+pub struct CastArgs {
+    /// The id of the ballot
+    pub ballot: String,
+
+    /// What you vote
+    #[arg(value_enum)]
+    pub vote: VoteWord,
+
+    /// The option that you approve, if the ballot has options: its text, or its number, from 1
+    #[arg(long, value_name = "TEXT")]
+    pub option: Option<String>,
+
+    /// Why, at most 1 KiB; everyone who sees the ballot sees it
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+
+    /// In a fleet without TLS, where callers have no names: who you are, the name of an agent or client:NAME
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    pub member: String,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Arguments of `vote show`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+With --wait, the exit code is 0 if the ballot is approved, 1 if it is rejected or has expired, and 6 if it is still \
+open.")]
+pub struct ShowArgs {
+    /// The id of the ballot
+    pub ballot: String,
+
+    /// Wait until the ballot is closed, at most this long
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub wait: Option<Duration>,
+
+    /// Write the ballot with all that proves its votes to this file, for `robeing vote verify`; it is replaced if it
+    /// exists
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Arguments of `vote list`.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// Only ballots that are open
+    #[arg(long)]
+    pub open: bool,
+
+    /// Maximum number of ballots
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Arguments of `vote verify`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Every signature and certificate is verified, the votes are counted again, and the outcome must follow from them; no \
+fleet is asked. With --trust, the certificates of the fleet's authorities, or --ca, the directory of its authority, \
+the voters must be certified by one of them. Without either, the authorities are those that the file has: compare \
+their digests, which are printed, with those of the fleet's authorities.
+
+The exit code is 0 if everything is right, and 1 if not.")]
+pub struct VerifyArgs {
+    /// The file, as `robeing vote show --file` writes it
+    pub file: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_have_weights_from_1_to_1000() {
+        let read = |text: &str| electors(text).map(|Electors { address, weight }| (address, weight));
+        assert_eq!(read("data-0"), Ok(("data-0".to_owned(), 1)));
+        assert_eq!(read("role:worker=1000"), Ok(("role:worker".to_owned(), 1_000)));
+        for (text, words) in [
+            ("a=0", "from 1 to 1000"),
+            ("a=1001", "from 1 to 1000"),
+            ("a=", "from 1 to 1000"),
+            ("a=x", "\"x\" must be a number"),
+            ("", "give an address"),
+            ("=3", "give an address"),
+        ] {
+            let error = read(text).expect_err(text);
+            assert!(error.contains(words), "{text}: {error}");
+        }
+    }
+}

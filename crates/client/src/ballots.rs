@@ -1,0 +1,266 @@
+//! Calls of the Ballots service, and the signatures of this client's votes. Calls are retried like all others: the
+//! caller draws the ids of ballots, and a vote that is cast again, with its signature, is counted once.
+
+use std::time::Duration;
+
+use robeing_proto::v1::{
+    Ballot, CastVoteRequest, GetBallotRequest, ListBallotsRequest, ListBallotsResponse, OpenBallotRequest,
+    ballots_client::BallotsClient,
+};
+use robeing_votes::{BallotContent, KeyBinding, VoteError, VoteStatement, VotingKey, cut_reason, member_name};
+use tonic::{Code, Response, Status};
+use uuid::Uuid;
+
+use super::{
+    ClientError, FleetClient, Wire, limited,
+    messages::{AFTER_WAIT, wait},
+};
+
+/// Generates an id for a ballot.
+pub fn new_ballot_id() -> String {
+    Uuid::now_v7().to_string()
+}
+
+/// Reads a threshold as ballots have it: a fraction such as `2/3`, above 0 and at most 1.
+pub fn threshold(text: &str) -> Option<(u32, u32)> {
+    let (numerator, denominator) = text.split_once('/')?;
+    let (numerator, denominator) = (numerator.parse().ok()?, denominator.parse().ok()?);
+    (0 < numerator && numerator <= denominator).then_some((numerator, denominator))
+}
+
+/// Returns the digest of what a ballot says; `None` if it is malformed.
+fn digest(ballot: &Ballot) -> Option<[u8; 32]> {
+    let content = BallotContent {
+        fleet: &ballot.fleet,
+        id: Uuid::try_parse(&ballot.id).ok()?.as_u128(),
+        question: &ballot.question,
+        options: &ballot.options,
+        electorate: ballot.electorate.iter().map(|member| (member.name.as_str(), member.weight)).collect(),
+        threshold: threshold(&ballot.threshold)?,
+        ttl: ballot.ttl_ms,
+    };
+    Some(content.digest())
+}
+
+impl FleetClient {
+    /// Opens a ballot. `request.id` must be set, so that a retry is the same ballot; see [`new_ballot_id`].
+    pub async fn open_ballot(&self, request: OpenBallotRequest) -> Result<Ballot, ClientError> {
+        let opened = self.call_ballots(Duration::ZERO, |mut rpc| {
+            let request = request.clone();
+            async move { rpc.open_ballot(request).await }
+        });
+        Ok(opened.await?.ballot.unwrap_or_default())
+    }
+
+    /// Casts a vote as it is, and returns the ballot after it. Whoever has a certificate signs it before; see
+    /// [`FleetClient::signed`].
+    pub async fn cast_vote(&self, request: CastVoteRequest) -> Result<Ballot, ClientError> {
+        let cast = self.call_ballots(Duration::ZERO, |mut rpc| {
+            let request = request.clone();
+            async move { rpc.cast_vote(request).await }
+        });
+        Ok(cast.await?.ballot.unwrap_or_default())
+    }
+
+    /// Signs a vote in a ballot with the key of this client's certificate. Without a certificate, the vote remains as
+    /// it is, and the coordinators only attest whose it is. What is signed is what `ballot` says, which must be what
+    /// its digest says.
+    ///
+    /// # Errors
+    /// [`ClientError::NotSigned`] if the ballot was changed, or the key can't sign.
+    pub fn signed(&self, ballot: &Ballot, mut vote: CastVoteRequest) -> Result<CastVoteRequest, ClientError> {
+        let problem = |problem: &str| ClientError::NotSigned { problem: problem.to_owned() };
+        vote.reason.truncate(cut_reason(&vote.reason).len());
+        let Some(tls) = self.inner.settings.security.tls() else { return Ok(vote) };
+        let credentials = tls.credentials();
+        let (Some(own), Some(signer)) = (credentials.own(), credentials.signer()) else { return Ok(vote) };
+        let id = &own.stated.id;
+        let member = member_name(id).ok_or_else(|| problem("your certificate is of no agent and no client"))?;
+        let digest = digest(ballot).filter(|digest| ballot.digest == digest[..]);
+        let digest = digest.ok_or_else(|| problem("the ballot has another digest than its content"))?;
+        let fleet = id.realm().to_string();
+        if ballot.fleet != fleet {
+            return Err(problem("the ballot is of another fleet than your certificate"));
+        }
+        let ballot = Uuid::try_parse(&ballot.id).map_err(|_| problem("the id of the ballot is no UUID"))?;
+        let key = VotingKey::generate().map_err(not_signed)?;
+        let statement = VoteStatement {
+            fleet: fleet.clone(),
+            ballot: ballot.into_bytes(),
+            digest,
+            member: member.clone(),
+            choice: u8::try_from(vote.choice).unwrap_or_default(),
+            option: vote.option,
+            reason: vote.reason.clone(),
+        };
+        vote.envelope = key.sign(&statement).to_bytes();
+        vote.binding = KeyBinding::make(&fleet, &member, &key, signer).map_err(not_signed)?.to_bytes();
+        vote.certificate = own.certificate.to_vec().into();
+        Ok(vote)
+    }
+
+    /// Returns a ballot. [`ClientError::NotFound`] if the fleet does not know it, or not any more.
+    pub async fn get_ballot(&self, request: GetBallotRequest) -> Result<Ballot, ClientError> {
+        let extra = wait(request.wait);
+        self.call_ballots(extra, |mut rpc| {
+            let request = request.clone();
+            async move { rpc.get_ballot(request).await }
+        })
+        .await
+    }
+
+    /// Returns a page of the ballots, newest first.
+    pub async fn list_ballots(&self, request: ListBallotsRequest) -> Result<ListBallotsResponse, ClientError> {
+        self.call_ballots(Duration::ZERO, |mut rpc| {
+            let request = request.clone();
+            async move { rpc.list_ballots(request).await }
+        })
+        .await
+    }
+
+    /// Makes a call of the Ballots service, as [`FleetClient::call`] does, that may take `extra` longer.
+    async fn call_ballots<T, F, A>(&self, extra: Duration, attempt: F) -> Result<T, ClientError>
+    where
+        F: Fn(BallotsClient<Wire>) -> A,
+        A: Future<Output = Result<Response<T>, Status>>,
+    {
+        let extra = if extra.is_zero() { extra } else { extra + AFTER_WAIT };
+        self.call_for(extra, |target| {
+            let call = attempt(limited!(BallotsClient::new(self.wire(target))));
+            async move {
+                // A fleet of the version before is one, though it has no such service.
+                call.await.map_err(|status| match status.code() {
+                    Code::Unimplemented => Status::failed_precondition(
+                        "this fleet has no ballots yet: upgrade its coordinators to this version",
+                    ),
+                    _ => status,
+                })
+            }
+        })
+        .await
+    }
+}
+
+fn not_signed(error: VoteError) -> ClientError {
+    ClientError::NotSigned { problem: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_identity::{
+        Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle, certificate_pem,
+    };
+    use robeing_proto::v1::{VoteChoice, ballot::Member};
+    use robeing_votes::{Choice, Evidence, Expect, issuer_in, verify};
+
+    use super::*;
+    use crate::{ClientIdentity, Security, Settings};
+
+    fn realm() -> Realm {
+        Realm::new("robeing.local", "default", "tested").expect("a realm")
+    }
+
+    fn now() -> u64 {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+        now.as_millis() as u64
+    }
+
+    fn client(authority: &Authority, role: PeerRole) -> FleetClient {
+        let key = PrivateKey::generate().expect("a key");
+        let request = SigningRequest::from_der(&key.request().expect("a request")).expect("it is right");
+        let id = realm().member(role, "ada").expect("an id");
+        let issued = authority.issue(&request, &id, &[], now(), LEAF_LIFETIME).expect("a certificate");
+        let identity = ClientIdentity {
+            cluster: "tested".into(),
+            trust: authority.certificate_pem().to_owned(),
+            certificate: Some((certificate_pem(&issued.certificate), key.to_pem())),
+            token: None,
+        };
+        let security = Security::with_identity(&identity).expect("it is right");
+        let settings = Settings { security, ..Settings::default() };
+        FleetClient::new(&["127.0.0.1:1"], settings).expect("the endpoint is good")
+    }
+
+    fn ballot() -> Ballot {
+        let member = Member { name: "client:ada".into(), weight: 1, ..Member::default() };
+        let mut ballot = Ballot {
+            id: Uuid::from_u128(7).to_string(),
+            fleet: realm().to_string(),
+            question: "deploy?".into(),
+            electorate: vec![member],
+            threshold: "2/3".into(),
+            ttl_ms: 30_000,
+            ..Ballot::default()
+        };
+        ballot.digest = digest(&ballot).expect("it is right").to_vec().into();
+        ballot
+    }
+
+    fn vote() -> CastVoteRequest {
+        let choice = VoteChoice::Approve.into();
+        CastVoteRequest { ballot: Uuid::from_u128(7).to_string(), choice, ..CastVoteRequest::default() }
+    }
+
+    #[tokio::test]
+    async fn a_vote_is_signed_with_the_clients_certificate() {
+        let authority = Authority::create(&realm(), now()).expect("an authority");
+        let client = client(&authority, PeerRole::Client);
+        let long = CastVoteRequest { reason: "é".repeat(1_000), ..vote() };
+        let signed = client.signed(&ballot(), long).expect("it is signed");
+        assert_eq!(signed.reason, "é".repeat(512), "what is signed is what the fleet keeps");
+        let bundle = TrustBundle::from_pem(authority.certificate_pem()).expect("a bundle");
+        let evidence = Evidence {
+            authority: issuer_in(&bundle, &signed.certificate).expect("it has issued it").to_vec().into(),
+            envelope: signed.envelope,
+            binding: signed.binding,
+            certificate: signed.certificate,
+        };
+        let expect = Expect {
+            fleet: &realm().to_string(),
+            member: "client:ada",
+            ballot: 7,
+            digest: digest(&ballot()).expect("it is right"),
+            choice: Choice::Approve.number(),
+            option: 0,
+            reason: &signed.reason,
+            at_unix_ms: now(),
+        };
+        assert_eq!(verify(&evidence, &expect), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn no_vote_is_signed_in_a_ballot_that_was_changed() {
+        let authority = Authority::create(&realm(), now()).expect("an authority");
+        let client = client(&authority, PeerRole::Client);
+        let refused = |ballot: Ballot| client.signed(&ballot, vote()).expect_err("it was changed").to_string();
+        for changed in [
+            Ballot { question: "delete?".into(), ..ballot() },
+            Ballot { digest: vec![0; 32].into(), ..ballot() },
+            Ballot { threshold: "66%".into(), ..ballot() },
+            Ballot { id: "7".into(), ..ballot() },
+        ] {
+            let error = refused(changed);
+            assert_eq!(error, "the vote is not signed and not cast: the ballot has another digest than its content");
+        }
+        let mut elsewhere = Ballot { fleet: "spiffe://robeing.local/ns/default/cluster/two".into(), ..ballot() };
+        elsewhere.digest = digest(&elsewhere).expect("it is right").to_vec().into();
+        assert!(refused(elsewhere).contains("of another fleet"));
+        let operator = self::client(&authority, PeerRole::Operator);
+        let error = operator.signed(&ballot(), vote()).expect_err("operators don't vote").to_string();
+        assert!(error.contains("no agent and no client"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn without_a_certificate_a_vote_remains_as_it_is() {
+        let client = FleetClient::new(&["127.0.0.1:1"], Settings::default()).expect("the endpoint is good");
+        assert_eq!(client.signed(&Ballot::default(), vote()).expect("it is not signed"), vote());
+    }
+
+    #[test]
+    fn a_threshold_is_a_fraction() {
+        assert_eq!(["2/3", "1/1"].map(threshold), [Some((2, 3)), Some((1, 1))]);
+        for text in ["", "2", "66%", "0/1", "4/3", "1/0", "1/4294967296", "-1/2", "1/2/3"] {
+            assert_eq!(threshold(text), None, "{text}");
+        }
+    }
+}
