@@ -27,6 +27,7 @@ mod preference;
 mod refusals;
 mod roles;
 mod rotation;
+mod starved;
 mod takeover;
 mod tasks;
 mod traces;

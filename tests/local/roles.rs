@@ -30,7 +30,11 @@ const TESTS: [(&str, &str, &str); 23] = [
         "the_specialist_of_the_kind_is_preferred_and_its_score_is_kept_with_the_attempt",
     ),
     ("coordinator", "conflict_resolution", "an_agent_does_not_get_the_name_of_one_whose_role_has_a_higher_priority"),
-    ("coordinator", "resource_management", "the_last_places_are_for_roles_of_higher_priority"),
+    (
+        "coordinator",
+        "resource_management",
+        "a_coordinator_without_cpu_admits_guardians_first_and_workers_once_it_is_over",
+    ),
     ("coordinator", "overview", "a_watch_of_the_status_tells_each_change_and_nothing_at_rest"),
     ("coordinator", "planning", "a_delayed_task_starts_when_its_delay_has_passed"),
     ("coordinator", "monitoring", "an_unhealthy_agent_gets_nothing_new_keeps_its_session_and_hands_back_at_no_cost"),
