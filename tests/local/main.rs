@@ -2,6 +2,7 @@
 //! on them. There is a module for each topic.
 
 mod admin;
+mod batches;
 mod cli;
 mod commands;
 mod compose;

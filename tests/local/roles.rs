@@ -58,7 +58,7 @@ const TESTS: [(&str, &str, &str); 23] = [
     ("worker", "task_execution", "a_freed_worker_takes_by_priority_then_by_acceptance"),
     ("worker", "data_processing", "a_command_gets_its_input_and_returns_its_output"),
     ("worker", "parallel_processing", "a_worker_runs_as_many_tasks_at_once_as_it_has_slots"),
-    ("worker", "batch_operations", "a_batch_ends_at_its_limits"),
+    ("worker", "batch_operations", "thousands_of_tasks_share_messages_and_writes_and_each_has_its_own_outcome"),
     ("messenger", "communication", "a_messenger_joins_agents_that_can_not_reach_each_other"),
     ("messenger", "data_transfer", "a_broadcast_to_many_goes_through_messengers_and_each_receiver_handles_it_once"),
     ("messenger", "protocol_handling", "clients_without_grpc_submit_tasks_and_send_messages_by_their_own_rights_alone"),
