@@ -226,6 +226,29 @@ async fn a_message_waits_until_its_deadline_for_an_agent_that_leaves_the_fleet_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_streams_of_an_agent_end_once_it_is_removed_from_the_fleet_however_much_it_sends() {
+    let fleet = Fleet::new();
+    fleet.directory.hide().send_replace(1);
+    let (a, b, m) = (fleet.agent("a").await, fleet.agent("b").await, fleet.messenger("m").await);
+    for sender in [&a, &m] {
+        assert!(sender.send("b", "test", "x").await.is_accepted());
+    }
+    assert_eq!(b.metrics.open_streams(), 2);
+    for (removed, left) in [(&a, 1), (&m, 0)] {
+        fleet.directory.remove(removed.messenger.name());
+        let soon = || Outgoing { deadline: Duration::from_millis(100), ..outgoing("b", "test", "x") };
+        // None of these lets the stream become idle.
+        for _ in 0..20 {
+            removed.messenger.send(soon()).await;
+        }
+        assert_eq!(b.metrics.open_streams(), left);
+        let handled = b.handler.handled().len();
+        assert!(!removed.messenger.send(soon()).await.is_accepted());
+        assert_eq!(b.handler.handled().len(), handled);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_ask_gets_the_reply_of_the_handler_or_of_a_later_message() {
     let fleet = Fleet::new();
     let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
