@@ -279,6 +279,15 @@ impl Shared {
         }
     }
 
+    /// Takes a packet back from the link to its agent, because its outcome is known from another way.
+    pub fn withdraw(&self, agent: &str, id: PacketId, outcome: &Outcome) {
+        if let Some(link) = self.existing_link(agent) {
+            let mut state = link.lock();
+            state.outbox.withdraw(id, outcome.clone());
+            self.settle(&mut state);
+        }
+    }
+
     fn release(&self, cost: u64) {
         let before = self.outgoing.fetch_sub(cost, Ordering::Relaxed);
         self.metrics.queued_bytes.set(i64::try_from(before - cost).unwrap_or(i64::MAX));
