@@ -68,7 +68,7 @@ pub struct Hello {
     pub agent: String,
     /// The agent that it means to talk to.
     pub to: String,
-    /// One run of its process.
+    /// Its link to the other agent, in one run of its process: the packets of another one are numbered from 1 again.
     pub incarnation: u64,
     /// Its memory of handled packets.
     pub journal: u64,

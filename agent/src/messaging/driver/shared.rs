@@ -51,7 +51,6 @@ pub(super) type ReplyPacket = oneshot::Sender<Packet>;
 pub(super) struct Shared {
     pub me: Arc<str>,
     pub role: Role,
-    pub incarnation: u64,
     pub journal: u64,
     pub directory: Arc<dyn Directory>,
     pub connect: Arc<dyn Connect>,
@@ -102,7 +101,6 @@ impl Shared {
         let Parts { metrics, stop, started, policy, keys, mut inbox, .. } = parts;
         inbox.connect(&me);
         Self {
-            incarnation: random.next_u64(),
             me,
             role,
             journal,

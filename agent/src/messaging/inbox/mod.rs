@@ -107,6 +107,7 @@ struct Peer {
     is_connected: bool,
     /// None of its packets is handed out.
     is_held: bool,
+    /// Its link to this agent.
     incarnation: u64,
 }
 
@@ -141,7 +142,8 @@ impl Inbox {
         limits
     }
 
-    /// Sets which run of the peer's process the stream belongs to. Another run numbers its packets from 1 again.
+    /// Sets which link of the peer the stream belongs to, in which run of its process. Another one numbers its packets from
+    /// 1 again.
     pub fn identify(&mut self, peer: &Arc<str>, incarnation: u64) {
         let Some(peer) = self.peers.get_mut(peer) else { return };
         if std::mem::replace(&mut peer.incarnation, incarnation) != incarnation {

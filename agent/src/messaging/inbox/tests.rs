@@ -101,7 +101,7 @@ fn what_came_too_late_is_not_handled_after_what_followed_it() {
     assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(late));
     inbox.connect(&name("a"));
     inbox.identify(&name("a"), 2);
-    assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued), "another run begins again at 1");
+    assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued), "another link begins again at 1");
 }
 
 #[test]

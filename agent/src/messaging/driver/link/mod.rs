@@ -93,8 +93,10 @@ enum Event {
 struct Task {
     shared: Arc<Shared>,
     link: Arc<Link>,
+    /// Tells the peer that packets are numbered from 1 again, as they are for each link.
+    incarnation: u64,
     pair: Pair,
-    membership: Membership,
+    member: Membership,
     stream: Option<Stream>,
     opening: Option<Opening>,
     /// A stream that the peer has opened while this side opens one.
@@ -119,11 +121,11 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) {
 impl Task {
     fn new(shared: Arc<Shared>, link: Arc<Link>) -> Self {
         let now = Instant::now();
-        let pair = Pair::new(&shared.me, &link.peer);
+        let (incarnation, pair) = (shared.random.next_u64(), Pair::new(&shared.me, &link.peer));
         let (stream, opening, held, texts) = (None, None, None, Texts::default());
         let timer = Box::pin(sleep_until(now));
-        let (membership, not_before, active) = (Membership::default(), now, now);
-        Self { shared, link, pair, membership, stream, opening, held, texts, frame: 0, not_before, active, timer }
+        let (member, frame, not_before, active) = (Membership::default(), 0, now, now);
+        Self { shared, link, incarnation, pair, member, stream, opening, held, texts, frame, not_before, active, timer }
     }
 
     async fn step(&mut self) -> ControlFlow<()> {
@@ -162,7 +164,7 @@ impl Task {
         if let Some(deadline) = state.outbox.next_deadline() {
             timer = timer.min(self.shared.instant(deadline));
         }
-        if let Some(at) = self.membership.look_at().filter(|_| self.stream.is_some()) {
+        if let Some(at) = self.member.look_at().filter(|_| self.stream.is_some()) {
             timer = timer.min(at);
         }
         if !state.outbox.is_empty() && self.stream.is_none() && self.opening.is_none() {
@@ -241,7 +243,7 @@ impl Task {
 
     /// Ends the stream to an agent that is not in the fleet any more, as the directory says.
     fn end_if_gone(&mut self) {
-        if self.stream.is_some() && self.membership.has_left(&self.shared.directory.snapshot(), &self.link.peer) {
+        if self.stream.is_some() && self.member.has_left(&self.shared.directory.snapshot(), &self.link.peer) {
             self.end(&End::Gone);
         }
     }
@@ -261,7 +263,7 @@ impl Task {
             self.shared.settle(&mut state);
             return;
         };
-        self.membership.is_known();
+        self.member.is_known();
         if entry.presence == Presence::Away {
             // It may come back before the deadlines of the messages.
             self.not_before = Instant::now() + AWAY_PAUSE;
@@ -281,7 +283,7 @@ impl Task {
         Hello {
             agent: (*self.shared.me).into(),
             to: (*self.link.peer).into(),
-            incarnation: self.shared.incarnation,
+            incarnation: self.incarnation,
             journal: self.shared.journal,
             stream,
             lost: self.pair.lost(),
@@ -338,7 +340,7 @@ impl Task {
         }
         self.shared.inbox().identify(&self.link.peer, stream.hello.incarnation);
         self.active = Instant::now();
-        self.membership.begins();
+        self.member.begins();
         self.shared.metrics.streams.inc();
         let mut state = self.link.lock();
         state.failures = 0;
