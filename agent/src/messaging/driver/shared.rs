@@ -28,7 +28,7 @@ use super::{
     state::{FAILURES, Link, LinkState, Settled, Waiting},
 };
 use crate::messaging::{
-    inbox::{Inbox, Received},
+    inbox::{Inbox, MAX_DEPARTED, Received},
     outbox::NotTaken,
     outcome::Outcome,
     packet::{Packet, PacketId},
@@ -39,6 +39,8 @@ use crate::messaging::{
 
 /// Maximum number of agents with which there is a stream, or to which messages wait.
 pub const MAX_LINKS: usize = 1_024;
+// All of their streams may break at once.
+const _: () = assert!(MAX_DEPARTED >= MAX_LINKS);
 /// Maximum cost of the messages to all agents that have no outcome yet, in bytes: 128 MiB.
 pub const MAX_OUTGOING: u64 = 128 << 20;
 /// Maximum number of asks that wait for their reply.

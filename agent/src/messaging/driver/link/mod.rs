@@ -284,6 +284,7 @@ impl Task {
             agent: (*self.shared.me).into(),
             to: (*self.link.peer).into(),
             incarnation: self.incarnation,
+            is_of_link: true,
             journal: self.shared.journal,
             stream,
             lost: self.pair.lost(),
@@ -338,7 +339,7 @@ impl Task {
                 "an agent has forgotten which messages it handled; those without an outcome may be handled twice"
             );
         }
-        self.shared.inbox().identify(&self.link.peer, stream.hello.incarnation);
+        self.shared.inbox().identify(&self.link.peer, stream.hello.incarnation, stream.hello.is_of_link);
         self.active = Instant::now();
         self.member.begins();
         self.shared.metrics.streams.inc();
