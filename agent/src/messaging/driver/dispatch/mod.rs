@@ -119,9 +119,10 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
         // Deliveries that wait make no progress once this task has used up its budget.
         consume_budget().await;
     }
-    let ended = end_soon(first, handling).await;
-    if !ended.is_empty() {
-        pass(&shared, recorder.as_ref(), ended).await;
+    let mut ended = end_soon(first, handling).await;
+    while !ended.is_empty() {
+        let others = ended.split_off(ended.len().min(TOGETHER));
+        pass(&shared, recorder.as_ref(), std::mem::replace(&mut ended, others)).await;
     }
 }
 
