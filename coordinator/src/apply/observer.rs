@@ -166,6 +166,7 @@ impl ApplyObserver {
             Effect::StandbyActivated { .. } => info!(agent = name(), "a standby agent was activated"),
             Effect::Recovery { agent: id, step } => self.recoveries.done(id, &name(), &step),
             Effect::DirectoryChanged { agent } => self.directory.note(agent),
+            Effect::EnrolmentChanged { agent } => self.mailboxes.wake(&agent),
             Effect::Barred { agent } => {
                 self.mailboxes.wake(&agent);
                 self.barred.note(agent);

@@ -201,7 +201,7 @@ mod tests {
                     let method = format!("/{}.{service}/{rpc}", package.trim_end_matches(';'));
                     assert!(allowed(&method).is_some(), "{method} is in no row");
                     let has_stream = line.contains("(stream ");
-                    assert_eq!(streaming(&method).is_some(), has_stream, "{method} must be among the streams if it is one");
+                    assert_eq!(streaming(&method).is_some(), has_stream, "{method} is among the streams");
                 }
             }
         }
