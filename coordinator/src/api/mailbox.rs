@@ -124,11 +124,7 @@ impl MailboxService {
     }
 
     /// Refuses a mailbox that is not of the agent whose certificate the connection has. Returns that agent, if it has one.
-    async fn check(
-        &self,
-        caller: &Caller,
-        open: &internal::MailboxOpen,
-    ) -> Result<Option<Arc<PeerIdentity>>, Status> {
+    async fn check(&self, caller: &Caller, open: &internal::MailboxOpen) -> Result<Option<Arc<PeerIdentity>>, Status> {
         let agent = convert::excerpt(&open.agent);
         if open.cluster_id != self.member.cluster_id() {
             return Err(Status::permission_denied(format!(
