@@ -243,7 +243,7 @@ async fn a_stream_outlives_an_outage_of_the_api_server_and_ends_when_that_denies
     sleep(ALLOWED_FOR - LOOK_EVERY).await;
     assert_eq!(fixture.server.asked(), asked, "what is remembered is not asked for again");
     fixture.server.known().mood = Mood::Status(503);
-    sleep(2 * USED_IN_OUTAGE_FOR).await;
+    sleep(USED_IN_OUTAGE_FOR).await;
     assert_eq!(admitted().await.map(drop).map_err(|status| status.code()), Err(Code::Unavailable));
     assert!(watch.ended().is_none(), "it goes on");
     fixture.server.known().mood = Mood::Well;
