@@ -68,6 +68,7 @@ impl Told {
             | Effect::SessionEnded { .. }
             | Effect::TrustChanged
             | Effect::DirectoryChanged { .. }
+            | Effect::EnrolmentChanged { .. }
             | Effect::Barred { .. }
             | Effect::PoliciesChanged
             | Effect::Mail { .. }

@@ -3,6 +3,6 @@
 mod broadcasts;
 mod inboxes;
 mod letters;
-mod mailbox;
+pub mod mailbox;
 mod resolving;
 mod security;
