@@ -274,6 +274,8 @@ async fn one_that_was_not_active_for_a_while_still_tells_what_is_its_own() {
     fleet.watched(1).await;
     fleet.kept(|text| text.contains("\"m-0\"")).await;
     fleet.directory.set(&["m-1"]);
+    // Long enough to notice it.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let ids: Vec<String> = (0..20).map(|at| format!("t-{at}")).collect();
     ids.iter().for_each(|id| fleet.coordinator.stub.succeed(id, "k"));
     fleet.directory.set(&["m-0", "m-1"]);
