@@ -60,7 +60,19 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
             pools.join(", ")
         ));
     }
+    if let Some(note) = note_on_webhooks(&manifest.cluster.spec) {
+        screen.note(note);
+    }
     Ok((manifest.cluster, secrets))
+}
+
+/// Returns what to tell of webhooks, if the manifest has some: no messenger calls them here.
+fn note_on_webhooks(spec: &RobeingClusterSpec) -> Option<String> {
+    let names: Vec<&str> = spec.gateway.webhooks.iter().map(|webhook| webhook.name.as_str()).collect();
+    let names = names.join(", ");
+    (!names.is_empty()).then(|| {
+        format!("note: `spec.gateway.webhooks` only applies on Kubernetes; here, nobody calls the webhooks {names}")
+    })
 }
 
 /// Returns the names of the Secrets that headers refer to.
@@ -88,4 +100,24 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
         File::open(path)?.take(most).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn webhooks_that_are_not_called_are_told() {
+        let note = |gateway: &str| {
+            let pools = "[{name: m, role: Messenger, executor: {echo: {}}}]";
+            let head = "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {name: a}";
+            let manifest = format!("{head}\nspec: {{gateway: {gateway}, pools: {pools}}}\n");
+            let cluster = robeing_crds::parse_manifest(&manifest).unwrap_or_else(|error| panic!("{error}"));
+            note_on_webhooks(&cluster.spec)
+        };
+        let hook = |name: &str| format!("{{name: {name}, url: 'https://a', secretKeyRef: {{name: s, key: k}}}}");
+        let told = note(&format!("{{webhooks: [{}, {}]}}", hook("one"), hook("two"))).expect("there are some");
+        assert!(told.contains("one, two"), "{told}");
+        assert_eq!(note("{}"), None);
+    }
 }

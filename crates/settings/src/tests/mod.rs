@@ -443,6 +443,8 @@ fn plaintext_is_for_loopback_addresses_alone() {
     assert!(refused.contains("listen on a loopback address"), "{refused}");
     let refused = wrong(&worker(&["--tls=maybe"]), &[]);
     assert!(refused.contains("strict, permissive or off"), "{refused}");
+    let refused = wrong(&with(&COORDINATOR, &["--tls=off", "--rights=/r"]), &[]);
+    assert!(refused.contains("remove --rights"), "{refused}");
 }
 
 #[test]
