@@ -158,7 +158,7 @@ pub struct InboxArgs {
     /// The agent's name
     pub agent: String,
 
-    /// Maximum number of messages to read, up to 1,000. Of large messages fewer are read at once
+    /// Maximum number of messages to read, up to 1,000. Of large messages fewer are read at once, at most 1 MiB
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub limit: u32,
 
