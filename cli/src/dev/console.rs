@@ -409,8 +409,8 @@ fn lengths_of(logs: &BTreeMap<String, PathBuf>) -> BTreeMap<String, u64> {
     logs.iter().map(|(agent, log)| (agent.clone(), logs::length(log))).collect()
 }
 
-/// Returns why an agent is not in the fleet any more, as the end of a sentence: a warning that its log has after the first
-/// `before` bytes, or else the reason for which the fleet has lost it.
+/// Returns why an agent is not in the fleet any more, as the end of a sentence: a warning that its log has after the
+/// first `before` bytes, or else the reason for which the fleet has lost it.
 fn why_absent(log: &Path, before: u64, lost: &str) -> Option<String> {
     // An agent that can't take tasks reports that only in its log.
     let last_with = |words: &[&str]| logs::last_line_with(log, before, words);
