@@ -168,7 +168,8 @@ fn submissions_are_read() {
 #[test]
 fn a_message_is_for_one_agent_and_a_broadcast_for_several() {
     for to in ["data-0", "agent:everyone", "role:worker", "pool:data", "skill:ocr"] {
-        let Command::Send(args) = parsed(&format!("send {to} hi")).expect("it is right").command else { panic!("{to}") };
+        let line = format!("send {to} hi");
+        let Command::Send(args) = parsed(&line).expect("it is right").command else { panic!("{to}") };
         assert_eq!(args.to, to);
     }
     for to in ["everyone", "role:worker", "pool:data", "skill:ocr", "team:x"] {
