@@ -148,9 +148,11 @@ async fn a_barred_agent_is_refused_until_it_is_released_and_its_tasks_run_elsewh
     })
     .await;
     has_logged(fleet.process(&holder), "removed from the fleet (it is not needed)").await;
-    let stranger = admin.run(&["remove", "ghost", "--reason", "a test", "-o", "json"]).await.json();
+    let mistyped = admin.run(&["quarantine", "ghost", "--reason", "a test"]).await;
+    mistyped.assert_failed(4, "the fleet has no agent \"ghost\", so nothing has changed");
+    let stranger = admin.run(&["remove", "ghost", "--unknown", "--reason", "a test", "-o", "json"]).await.json();
     assert!(stranger["revision"].is_string(), "{stranger}");
-    let stranger = admin.run(&["quarantine", "ghost", "--reason", "a test"]).await;
+    let stranger = admin.run(&["quarantine", "ghost", "--unknown", "--reason", "a test"]).await;
     assert!(stranger.success().contains("the fleet knows no agent of this name now"), "{stranger:?}");
 
     admin.recorded("agent.enrol", other, other, "allowed").await;

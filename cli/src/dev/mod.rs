@@ -188,6 +188,12 @@ impl DevFleet {
         self.registration.as_ref().map(Registration::found_by).map_err(String::as_str)
     }
 
+    /// Lets other commands not find the fleet any more, because it is about to be stopped. Those that know an endpoint
+    /// still reach it.
+    pub fn withdraw(&mut self) {
+        self.registration = Err("it is being stopped".to_owned());
+    }
+
     /// Returns the data directory.
     pub fn data_dir(&self) -> &std::path::Path {
         self.data.path()
