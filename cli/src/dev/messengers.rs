@@ -32,8 +32,8 @@ pub(super) fn write_webhooks(gateway: &Gateway, data: &Path) -> Result<(), DevEr
     written.map_err(|error| DevError::Data { dir: data.to_owned(), error })
 }
 
-/// Returns the webhooks that can be called here: those whose Secret is in the manifest. With the others, messengers could
-/// not start.
+/// Returns the webhooks that can be called here: those whose Secret is in the manifest. With the others, messengers
+/// could not start.
 pub(super) fn callable(gateway: &Gateway, secrets: &Secrets) -> Gateway {
     let has_secret = |webhook: &&Webhook| secrets.get(&webhook.secret_key_ref).is_ok();
     Gateway { webhooks: gateway.webhooks.iter().filter(has_secret).cloned().collect() }
