@@ -123,6 +123,8 @@ async fn a_barred_agent_is_refused_until_it_is_released_and_its_tasks_run_elsewh
     let told = format!("agent {holder} is quarantined: its tasks run elsewhere, and its certificate is refused");
     assert!(barred.success().starts_with(&told), "{barred:?}");
     fleet.agent_is(&holder, AgentState::Lost).await;
+    let why = admin.run(&["agents", "--why", &holder]).await;
+    assert!(why.success().contains("by client/cli: it answers nonsense"), "{why:?}");
     fleet.executing(&id, 2).await;
     assert_eq!(fleet.task(&id).await.attempts[1].agent, other);
     has_logged(fleet.process(&holder), "quarantined (it answers nonsense)").await;

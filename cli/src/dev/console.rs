@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use robeing_client::{FleetClient, Settings};
 use robeing_proto::v1::{Agent, AgentState, Consistency, FleetStatus};
-use robeing_settings::settings::WORKER_ADDRESS;
+use robeing_settings::{TlsMode, settings::WORKER_ADDRESS};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::broadcast::{Receiver, error::RecvError},
@@ -191,6 +191,9 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
             agents.join(", ")
         ));
     }
+    if !plan.gateways.is_empty() {
+        screen.line(gateways_line(plan));
+    }
     let elsewhere = from_elsewhere(&fleet.endpoints(), fleet.identity_dir().as_deref());
     screen.line(match fleet.found_by() {
         Ok(condition) => format!(
@@ -201,6 +204,16 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
             "try:       {elsewhere} robeing status   (other commands do not find this fleet automatically: {why})"
         ),
     });
+}
+
+/// Returns where the gateways are, and with TLS how to get a certificate for them.
+fn gateways_line(plan: &Plan) -> String {
+    let gateways: Vec<String> = plan.gateways.iter().map(|(agent, url)| format!("{url} ({agent})")).collect();
+    let how = match plan.tls {
+        TlsMode::Off => "",
+        _ => "; robeing client create NAME --out DIR makes a certificate for them",
+    };
+    format!("gateway:   {}{how}", gateways.join(", "))
 }
 
 /// Returns the variables with which commands reach the fleet that do not find it: where it is, and with TLS, the folder

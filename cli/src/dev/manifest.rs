@@ -14,7 +14,7 @@ use robeing_crds::{
 };
 
 use super::{
-    DevError, runnable,
+    DevError, messengers, runnable,
     screen::Screen,
     secrets::{SECRET, Secrets},
     text::ManifestText,
@@ -48,7 +48,7 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
         let ignored: Vec<String> = ignored.iter().map(ToString::to_string).collect();
         screen.note(format!(
             "note: in the manifest {file}, only the RobeingCluster is used{}; ignored: {}",
-            if used.is_empty() { "" } else { ", with the Secrets that its headers refer to" },
+            if used.is_empty() { "" } else { ", with the Secrets that its headers and webhooks refer to" },
             ignored.join(", ")
         ));
     }
@@ -60,24 +60,16 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
             pools.join(", ")
         ));
     }
-    if let Some(note) = note_on_webhooks(&manifest.cluster.spec) {
-        screen.note(note);
+    for note in messengers::notes(&manifest.cluster.spec.gateway, &secrets) {
+        screen.note(format!("note: {note}"));
     }
     Ok((manifest.cluster, secrets))
 }
 
-/// Returns what to tell of webhooks, if the manifest has some: no messenger calls them here.
-fn note_on_webhooks(spec: &RobeingClusterSpec) -> Option<String> {
-    let names: Vec<&str> = spec.gateway.webhooks.iter().map(|webhook| webhook.name.as_str()).collect();
-    let names = names.join(", ");
-    (!names.is_empty()).then(|| {
-        format!("note: `spec.gateway.webhooks` only applies on Kubernetes; here, nobody calls the webhooks {names}")
-    })
-}
-
-/// Returns the names of the Secrets that headers refer to.
+/// Returns the names of the Secrets that headers and webhooks refer to.
 fn named_secrets(spec: &RobeingClusterSpec) -> BTreeSet<&str> {
-    spec.pools.iter().flat_map(|pool| pool.executor.secrets()).map(|(_, key)| key.name.as_str()).collect()
+    let of_executors = spec.pools.iter().flat_map(|pool| pool.executor.secrets());
+    of_executors.chain(spec.gateway.secrets()).map(|(_, key)| key.name.as_str()).collect()
 }
 
 /// Returns the pools that specify more about their pods than the image.
@@ -100,24 +92,4 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
         File::open(path)?.take(most).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn webhooks_that_are_not_called_are_told() {
-        let note = |gateway: &str| {
-            let pools = "[{name: m, role: Messenger, executor: {echo: {}}}]";
-            let head = "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {name: a}";
-            let manifest = format!("{head}\nspec: {{gateway: {gateway}, pools: {pools}}}\n");
-            let cluster = robeing_crds::parse_manifest(&manifest).unwrap_or_else(|error| panic!("{error}"));
-            note_on_webhooks(&cluster.spec)
-        };
-        let hook = |name: &str| format!("{{name: {name}, url: 'https://a', secretKeyRef: {{name: s, key: k}}}}");
-        let told = note(&format!("{{webhooks: [{}, {}]}}", hook("one"), hook("two"))).expect("there are some");
-        assert!(told.contains("one, two"), "{told}");
-        assert_eq!(note("{}"), None);
-    }
 }

@@ -152,9 +152,13 @@ impl Draft {
         }
     }
 
-    /// Returns whether a letter is this message, which was sent before.
+    /// Returns whether a letter is this message, which was sent before. The payload of a sealed one is not compared: it
+    /// is sealed anew each time.
     pub fn is_same_as(&self, letter: &Letter) -> bool {
-        self.letter.digest == letter.digest
+        // The digest of a sealed letter does not cover its address: an agent that seals one has chosen its receiver. Of
+        // what is sealed by keys for its receivers, the address is what the sender wrote.
+        let is_addressed_alike = || Address::parse(&letter.to).is_ok_and(|to| to == self.to);
+        self.letter.digest == letter.digest && (self.sealed_for.is_empty() || is_addressed_alike())
     }
 
     /// Replaces the payload by a redacted one. What is sent again counts as the same message if it is redacted alike.

@@ -81,9 +81,8 @@ async fn the_streams_of_a_client_end_when_it_loses_the_right_to_them_and_no_othe
     let gate = Following::new(&fixture, Access { rights: ClientRights::File(rights.clone()), ..access });
     let client = |name: &str| connection(Some((PeerRole::Client, name)));
     let none = HeaderMap::new();
-    let begin = async |method: &str, name: &str| {
-        gate.begin(method, &client(name), &none).await.expect("it is a stream")
-    };
+    let begin =
+        async |method: &str, name: &str| gate.begin(method, &client(name), &none).await.expect("it is a stream");
     let (one, another) = (begin(SUBMIT, "ann").await, begin(SUBMIT, "ann").await);
     let kept = [begin(WATCH, "ann").await, begin(SUBMIT, "bob").await];
     // What a messenger does for her is hers.

@@ -415,7 +415,7 @@ impl Common {
             (None, Some(name)) => Ok(Some(Advertised::HostName(format!("{name}:{port}")))),
             (None, None) => Err(ConfigError::Wrong(format!(
                 "the process listens on every address ({}), so its advertised address is unknown: give --advertise \
-                 HOST:PORT or set POD_IP",
+                 HOST:PORT, or set {POD_IP} or {HOSTNAME} (shells have {HOSTNAME} and don't export it)",
                 self.listen
             ))),
         }

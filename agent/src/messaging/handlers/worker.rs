@@ -79,10 +79,12 @@ impl MessengerPost {
             millis => Duration::from_millis(millis),
         };
         let outgoing = match outgoing(SendMessage { deadline_in_ms: 0, ..message }) {
-            Ok(outgoing) if self.durable.keeps_name() => match self.messenger.seal_letter(outgoing, SEND_WITHIN).await {
-                Ok(sealed) => sealed,
-                Err(outcome) => return answer(seq, &outcome),
-            },
+            Ok(outgoing) if self.durable.keeps_name() => {
+                match self.messenger.seal_letter(outgoing, SEND_WITHIN).await {
+                    Ok(sealed) => sealed,
+                    Err(outcome) => return answer(seq, &outcome),
+                }
+            }
             Ok(outgoing) => outgoing,
             Err(reason) => return refused(reason),
         };

@@ -15,11 +15,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use ahash::HashMap;
 
-pub use self::{departed::MAX_DEPARTED, lane::Frame};
 use self::{
     departed::Departed,
     lane::{Lane, Queued},
 };
+pub use self::{departed::MAX_DEPARTED, lane::Frame};
 use super::{
     memory::{Memory, Recognized, Waiting},
     outcome::Outcome,

@@ -177,10 +177,8 @@ async fn a_message_over_a_new_link_is_handled_while_one_of_the_link_before_still
     let fleet = Fleet::new();
     let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
     b.handler.set_open(false);
-    let long = |kind: &str, payload: &'static str| Outgoing {
-        deadline: 5 * IDLE_AFTER,
-        ..outgoing("b", kind, payload)
-    };
+    let long =
+        |kind: &str, payload: &'static str| Outgoing { deadline: 5 * IDLE_AFTER, ..outgoing("b", kind, payload) };
     let first = Outgoing { requires_ack: false, ..long("hang", "1") };
     assert_eq!(a.messenger.send(first).await, Outcome::Sent);
     tokio::time::sleep(IDLE_AFTER + LINGER + Duration::from_secs(5)).await;

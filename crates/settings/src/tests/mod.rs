@@ -242,7 +242,7 @@ fn what_is_missing_is_named_with_the_flag_and_the_variable_that_give_it() {
     assert_eq!(
         wrong(&args, &[]),
         "the process listens on every address (0.0.0.0:8080), so its advertised address is unknown: give --advertise \
-         HOST:PORT or set POD_IP"
+         HOST:PORT, or set POD_IP or HOSTNAME (shells have HOSTNAME and don't export it)"
     );
 }
 
