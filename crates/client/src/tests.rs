@@ -187,7 +187,7 @@ async fn a_caller_without_the_right_to_submit_is_told_that_no_task_was_taken() {
     };
     let forbidding = Manners { forbids: true, ..Default::default() };
     let none = [0, 1].map(|index| SubmitEvent::NotTaken { index });
-    assert_eq!(submitted(&[forbidding.clone()]).await, none);
+    assert_eq!(submitted(std::slice::from_ref(&forbidding)).await, none);
     let unavailable = Manners { unavailable: 1, ..forbidding };
     assert!(submitted(&[unavailable]).await.is_empty(), "the first try may have been accepted");
 }

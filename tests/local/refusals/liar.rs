@@ -81,6 +81,7 @@ pub fn hello(stream: u64) -> Frame {
         agent: LIAR.into(),
         to: VICTIM.into(),
         incarnation: 1,
+        incarnation_of_link: false,
         journal: 2,
         stream,
         lost: stream - 1,
