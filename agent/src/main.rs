@@ -247,7 +247,10 @@ async fn run_coordinator(
         expected_agents = config.expected_agents,
         "starting a coordinator"
     );
-    coordinator::run(config, platform, metrics, shutdown).await.map_err(|error| Failure::new(&error, FAILED))
+    coordinator::run(config, platform, metrics, shutdown).await.map_err(|error| {
+        let code = if error.is_misconfiguration() { MISCONFIGURED } else { FAILED };
+        Failure::new(&error, code)
+    })
 }
 
 async fn run_agent(

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use robeing_net::Transport;
 use robeing_platform::{Random, sync::Mutex};
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
 /// Maximum number of coordinators that are remembered.
 const MAX_COORDINATORS: usize = 64;
@@ -53,6 +53,12 @@ impl Upstream {
     /// to TLS.
     pub fn proves_name(&self) -> bool {
         self.transport.tls().is_some_and(|tls| !tls.is_permissive())
+    }
+
+    /// Has the agent enrol again if a coordinator has refused a stream with this status because it does not know the agent's
+    /// enrolment.
+    pub fn enrol_again_if_unknown(&self, status: &Status) {
+        self.transport.recertify_if_unknown(status);
     }
 
     /// Moves on to the next coordinator, unless that has happened since `generation` was chosen.

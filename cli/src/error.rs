@@ -168,9 +168,12 @@ impl CliError {
             },
             Self::Kubernetes(error) => error.exit(),
             Self::DevOnKubernetes { .. } => Exit::Usage,
-            Self::Input(InputError::TooLarge { .. } | InputError::LongLine { .. } | InputError::TooMany { .. }) => {
-                Exit::Refused
-            }
+            Self::Input(
+                InputError::TooLarge { .. }
+                | InputError::MessageTooLarge { .. }
+                | InputError::LongLine { .. }
+                | InputError::TooMany { .. },
+            ) => Exit::Refused,
             Self::Dev(
                 DevError::Read { .. }
                 | DevError::Manifest { .. }

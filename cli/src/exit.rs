@@ -6,13 +6,14 @@
 pub enum Exit {
     /// The command did everything that was requested.
     Success = 0,
-    /// A task that was waited for did not succeed, a message was not accepted, or a ballot not approved.
+    /// A task that was waited for did not succeed, a message was not accepted, a question was not replied to, or a ballot
+    /// was not approved.
     TaskFailed = 1,
     /// The command line or an input file is invalid.
     Usage = 2,
     /// The fleet or Kubernetes refused the request.
     Refused = 3,
-    /// The task, the agent or the fleet does not exist.
+    /// The task, the message, the agent or the fleet does not exist.
     NotFound = 4,
     /// No coordinator answered.
     Unreachable = 5,
@@ -50,11 +51,13 @@ impl Exit {
             Self::Success => "everything asked for was done",
             Self::TaskFailed => {
                 "a task that was waited for failed, was cancelled or dead-lettered, or its result expired; a message was \
-                 not accepted; a ballot was not approved, or its file is not right"
+                 not accepted, or `robeing ask` got no reply; a ballot was not approved, or its file is not right"
             }
             Self::Usage => "the command line, a manifest or an input file is wrong or can't be read",
             Self::Refused => "the fleet or Kubernetes refused, or an input is over a limit",
-            Self::NotFound => "there is no such task (malformed ids included), agent or ballot, or no such fleet",
+            Self::NotFound => {
+                "there is no such task or message (malformed ids included), agent or ballot, or no such fleet"
+            }
             Self::Unreachable => "no coordinator answers, or the fleet has no leader",
             Self::TimedOut => "what was waited for did not happen in the time given",
             Self::Local => "something on this machine failed: a data directory, a port, a process, a kubeconfig",

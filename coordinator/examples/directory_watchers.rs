@@ -32,7 +32,7 @@ use robeing_proto::{
 use robeing_settings::{AuthorityConfig, CoordinatorConfig, FleetLimits, TlsMode, Weights, settings};
 use robeing_telemetry::Metrics;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
     time::{interval, sleep, timeout},
 };
@@ -54,8 +54,10 @@ const BATCH: usize = 200;
 const CLIENTS: usize = 8;
 /// Time between two agents that join or leave.
 const CHURN: Duration = Duration::from_millis(50);
+/// Watchers that connect at once: more would time out on a machine that is busy with everything else, too.
+const STARTING: usize = 256;
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 #[tokio::main]
 async fn main() -> Result<(), Failed> {
@@ -242,17 +244,24 @@ async fn watch_all(network: &MemoryNetwork, watchers: usize) -> Result<(JoinSet<
     let (mut tasks, told) = (JoinSet::new(), Arc::new(AtomicU64::new(0)));
     let (complete, mut completed) = watch::channel(0);
     let complete = Arc::new(complete);
+    let starting = Arc::new(Semaphore::new(STARTING));
     for n in 0..watchers {
         let channel = channel(network, 200_000 + n)?;
         let (told, complete) = (Arc::clone(&told), Arc::clone(&complete));
+        let starts = Arc::clone(&starting).acquire_owned().await?;
         tasks.spawn(async move {
+            let mut starts = Some(starts);
             let mut client = limited!(DirectoryClient::new(channel));
-            let Ok(stream) = client.watch_agents(v1::WatchAgentsRequest::default()).await else { return };
+            let stream = match client.watch_agents(v1::WatchAgentsRequest::default()).await {
+                Ok(stream) => stream,
+                Err(status) => return eprintln!("watcher {n} is refused: {status}"),
+            };
             let (mut stream, mut is_complete) = (stream.into_inner(), false);
             while let Ok(Some(message)) = stream.message().await {
                 told.fetch_add(1, Ordering::Relaxed);
                 if message.revision > 0 && !std::mem::replace(&mut is_complete, true) {
                     complete.send_modify(|complete| *complete += 1);
+                    drop(starts.take());
                 }
             }
         });

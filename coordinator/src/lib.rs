@@ -99,6 +99,17 @@ pub enum CoordinatorError {
     Serve(#[from] tonic::transport::Error),
 }
 
+impl CoordinatorError {
+    /// Returns whether a setting, or a file that a setting names, is wrong: then starting it again does not help.
+    pub fn is_misconfiguration(&self) -> bool {
+        match self {
+            Self::Settings(_) => true,
+            Self::Security(error) => matches!(error, SecurityError::Name(_) | SecurityError::Rights(_)),
+            _ => false,
+        }
+    }
+}
+
 /// Runs a coordinator until `shutdown` is cancelled or it can't continue.
 ///
 /// # Errors

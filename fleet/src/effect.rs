@@ -90,6 +90,11 @@ pub enum Effect {
         /// The agent's name.
         agent: Arc<str>,
     },
+    /// An agent has enrolled, with the same key as before or another one, or its enrolment was forgotten to make room.
+    EnrolmentChanged {
+        /// The agent's name.
+        agent: Arc<str>,
+    },
     /// An agent was barred: it was removed or quarantined.
     Barred {
         /// The agent's name.

@@ -16,6 +16,7 @@ use ring::hmac;
 use robeing::dev::DevIdentity;
 use robeing_client::ClientIdentity;
 use robeing_tests::{
+    documented,
     fleet::{Fleet, FleetSpec, PoolSpec},
     ports::Ports,
     terminal::{Ended, Terminal},
@@ -332,4 +333,69 @@ async fn a_webhook_gets_the_end_of_a_task_signed_and_again_until_it_accepts_it()
     }
     let changed = Delivered { body: Bytes::from_static(b"{}"), ..first.clone() };
     assert!(!changed.is_signed_with(SECRET), "the signature is of the body");
+}
+
+/// Returns two ports, the second of which is the one after the first.
+fn neighbours() -> (Ports, u16, u16) {
+    let ports = Ports::take(32);
+    let pair = ports.numbers().windows(2).find(|pair| pair[1] == pair[0] + 1).expect("two of many are neighbours");
+    let (first, second) = (pair[0], pair[1]);
+    (ports, first, second)
+}
+
+#[tokio::test]
+async fn the_gateway_of_a_fleet_on_this_machine_is_used_as_documented() {
+    let blocks = documented::commands("docs/gateway.md", "On your machine");
+    let [start, use_it] = &blocks[..] else { panic!("two terminals: {blocks:?}") };
+    // The test's own ports, for it is not alone on this machine.
+    let (_ports, first, second) = neighbours();
+    let own = |script: &str| script.replace("18080", &first.to_string()).replace("18081", &second.to_string());
+    let examples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/");
+    let start = own(start).replace("examples/", examples);
+    let line: Vec<&str> = start.strip_prefix("robeing dev ").expect("it runs a fleet").split_whitespace().collect();
+    let terminal = Terminal::default();
+    let dev = terminal.dev(&line);
+    dev.line_with(&["gateway:", &format!("https://127.0.0.1:{second} (mess-0)")]).await;
+    dev.line_with(&["ready"]).await;
+    let ended = terminal.shell(&own(use_it)).await;
+    let answer = ended.success();
+    assert!(answer.contains("\"succeeded\"") && answer.contains("\"hello\""), "{ended:?}");
+}
+
+#[tokio::test]
+async fn robeing_dev_calls_the_webhooks_whose_secrets_are_in_the_manifest() {
+    let (terminal, (receiver, url)) = (Terminal::default(), Receiver::start().await);
+    let manifest = json!({
+        "apiVersion": "robeing.io/v1alpha1",
+        "kind": "RobeingCluster",
+        "metadata": {"name": "hooked"},
+        "spec": {
+            "coordinators": {"replicas": 1},
+            "pools": [
+                {"name": "work", "replicas": 1, "executor": {"echo": {}}},
+                {"name": "mess", "role": "Messenger", "replicas": 2, "executor": {"echo": {}}},
+            ],
+            "gateway": {"webhooks": [
+                {"name": "absent", "url": url, "secretKeyRef": {"name": "elsewhere", "key": "a"}},
+                {"name": "billing", "url": url, "secretKeyRef": {"name": "hooks", "key": "billing"}},
+            ]},
+        },
+    });
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "hooks"},
+        "stringData": {"billing": SECRET},
+    });
+    terminal.write("manifest.yaml", &format!("{manifest}\n---\n{secret}\n"));
+    let dev = terminal.dev(&["-f", "manifest.yaml"]);
+    dev.line_with(&["ready"]).await;
+    // The webhook is new, and begins with what ends from when a messenger follows the fleet.
+    let delivered = eventually("the webhook is called", async || {
+        terminal.run(&["submit", "--kind", "invoice", "--wait"]).await.success();
+        let delivered = receiver.delivered();
+        check(!delivered.is_empty(), delivered.clone(), delivered)
+    })
+    .await;
+    assert!(delivered.iter().all(|event| event.is_signed_with(SECRET)), "no other webhook is called: {delivered:?}");
 }

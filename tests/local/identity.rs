@@ -123,6 +123,8 @@ async fn a_barred_agent_is_refused_until_it_is_released_and_its_tasks_run_elsewh
     let told = format!("agent {holder} is quarantined: its tasks run elsewhere, and its certificate is refused");
     assert!(barred.success().starts_with(&told), "{barred:?}");
     fleet.agent_is(&holder, AgentState::Lost).await;
+    let why = admin.run(&["agents", "--why", &holder]).await;
+    assert!(why.success().contains("by client/cli: it answers nonsense"), "{why:?}");
     fleet.executing(&id, 2).await;
     assert_eq!(fleet.task(&id).await.attempts[1].agent, other);
     has_logged(fleet.process(&holder), "quarantined (it answers nonsense)").await;
@@ -148,9 +150,11 @@ async fn a_barred_agent_is_refused_until_it_is_released_and_its_tasks_run_elsewh
     })
     .await;
     has_logged(fleet.process(&holder), "removed from the fleet (it is not needed)").await;
-    let stranger = admin.run(&["remove", "ghost", "--reason", "a test", "-o", "json"]).await.json();
+    let mistyped = admin.run(&["quarantine", "ghost", "--reason", "a test"]).await;
+    mistyped.assert_failed(4, "the fleet has no agent \"ghost\", so nothing has changed");
+    let stranger = admin.run(&["remove", "ghost", "--unknown", "--reason", "a test", "-o", "json"]).await.json();
     assert!(stranger["revision"].is_string(), "{stranger}");
-    let stranger = admin.run(&["quarantine", "ghost", "--reason", "a test"]).await;
+    let stranger = admin.run(&["quarantine", "ghost", "--unknown", "--reason", "a test"]).await;
     assert!(stranger.success().contains("the fleet knows no agent of this name now"), "{stranger:?}");
 
     admin.recorded("agent.enrol", other, other, "allowed").await;

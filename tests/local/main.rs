@@ -2,6 +2,7 @@
 //! on them. There is a module for each topic.
 
 mod admin;
+mod batches;
 mod cli;
 mod commands;
 mod compose;
@@ -27,6 +28,7 @@ mod preference;
 mod refusals;
 mod roles;
 mod rotation;
+mod starved;
 mod takeover;
 mod tasks;
 mod traces;

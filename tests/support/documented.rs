@@ -4,13 +4,28 @@ use std::{fs, path::Path};
 
 use serde_json::Value;
 
+fn read(document: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Returns the blocks of shell commands in the section of this heading.
+///
+/// # Panics
+/// If the document has no such section.
+pub fn commands(document: &str, heading: &str) -> Vec<String> {
+    let text = read(document);
+    let section = text.split("\n## ").find_map(|section| section.strip_prefix(heading)?.strip_prefix('\n'));
+    let section = section.unwrap_or_else(|| panic!("{document} has no section {heading:?}"));
+    section.split("```sh\n").skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0.to_owned())).collect()
+}
+
 /// Returns the only manifest of this kind in a document such as `docs/kubernetes.md`.
 ///
 /// # Panics
 /// If the document shows none, or more than one.
 pub fn manifest(document: &str, kind: &str) -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(document);
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text = read(document);
     let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0));
     let values = blocks.filter_map(|block| serde_yaml::from_str::<Value>(block).ok());
     let found: Vec<Value> = values.filter(|value| value["kind"] == kind).collect();

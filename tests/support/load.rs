@@ -109,6 +109,7 @@ pub async fn submit_recorded(client: &FleetClient, history: &History, tasks: Vec
         },
         SubmitEvent::Finished { task, .. } => history.seen(Seen::Stream, &task),
         SubmitEvent::Expired { task_id, .. } => panic!("the result of {task_id} expired during the test"),
+        SubmitEvent::NotTaken { index } => panic!("{} was not taken: the test may not submit", ids[index]),
     });
     ended.await.unwrap_or_else(|error| panic!("the fleet gave up on the load: {error}"));
 }

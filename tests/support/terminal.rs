@@ -1,7 +1,7 @@
 //! The command line as users run it: commands that end, and `robeing dev`.
 
 use std::{
-    fs,
+    env, fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -87,7 +87,11 @@ impl Terminal {
     }
 
     fn command(&self, line: &[&str]) -> Command {
-        let mut command = Command::new(program(CLI));
+        self.command_of(&program(CLI), line)
+    }
+
+    fn command_of(&self, program: &Path, line: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(line).current_dir(self.dir.path()).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", self.dir.path());
         // Files that a killed `robeing dev` leaves there are removed with the test's directory.
         command.env("TMPDIR", self.dir.path());
@@ -102,9 +106,26 @@ impl Terminal {
     /// # Panics
     /// If it does not end in time.
     pub async fn run(&self, line: &[&str]) -> Ended {
-        let mut command = tokio::process::Command::from(self.command(line));
+        Self::end_of(self.command(line), &format!("robeing {}", line.join(" "))).await
+    }
+
+    /// Runs the commands of a shell script until one fails. `robeing` is the command line.
+    ///
+    /// # Panics
+    /// If they do not end in time.
+    pub async fn shell(&self, script: &str) -> Ended {
+        let mut command = self.command_of(Path::new("/bin/sh"), &["-ec", script]);
+        let own = program(CLI).parent().map(Path::to_owned).unwrap_or_default();
+        let path = env::var_os("PATH").unwrap_or_default();
+        let path = env::join_paths([own].into_iter().chain(env::split_paths(&path)));
+        command.env("PATH", path.expect("no directory of programs has a colon in its name"));
+        Self::end_of(command, script).await
+    }
+
+    async fn end_of(command: Command, what: &str) -> Ended {
+        let mut command = tokio::process::Command::from(command);
         command.kill_on_drop(true);
-        let output = in_time(&format!("robeing {}", line.join(" ")), command.output()).await;
+        let output = in_time(what, command.output()).await;
         let output = output.expect("the program can be started");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }

@@ -13,13 +13,25 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 ///
 /// # Panics
 /// If it does not within [`PATIENCE`]; the message contains the last `Err`.
-pub async fn eventually<T, S: Debug>(expected: &str, mut look: impl AsyncFnMut() -> Result<T, S>) -> T {
-    let until = Instant::now() + PATIENCE;
+pub async fn eventually<T, S: Debug>(expected: &str, look: impl AsyncFnMut() -> Result<T, S>) -> T {
+    eventually_within(PATIENCE, expected, look).await
+}
+
+/// Like [`eventually`], for what happens only now and then.
+///
+/// # Panics
+/// If `look` does not return `Ok` within this time; the message contains the last `Err`.
+pub async fn eventually_within<T, S: Debug>(
+    patience: Duration,
+    expected: &str,
+    mut look: impl AsyncFnMut() -> Result<T, S>,
+) -> T {
+    let until = Instant::now() + patience;
     loop {
         match look().await {
             Ok(found) => return found,
             Err(seen) if Instant::now() >= until => {
-                panic!("waited {PATIENCE:?} for {expected}; last seen: {seen:#?}")
+                panic!("waited {patience:?} for {expected}; last seen: {seen:#?}")
             }
             Err(_) => sleep(LOOK_EVERY).await,
         }

@@ -128,7 +128,7 @@ impl Secured {
             Arc::new(Enrolment::new(config.clone(), platform.clone(), strict)) as Arc<dyn IdentitySource>
         };
         let (keeper, credentials) = IdentityKeeper::new(&config.cluster_id, bundle, source, clock)?;
-        let tls = Tls::new(credentials, permissive);
+        let tls = Tls::new(credentials, permissive).recertified_by(keeper.recertify());
         let counting = count(tls.clone(), ConnectionMetrics::new(metrics));
         let keeping = [tokio::spawn(keeper.run()), tokio::spawn(counting)].map(AbortOnDropHandle::new);
         Ok(Self { transport: transport.with_tls(&tls), tls: Some(tls), refused, _keeping: Some(keeping) })

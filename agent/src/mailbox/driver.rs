@@ -266,6 +266,7 @@ impl Mailbox {
         if opened.is_some_and(|opened| opened.elapsed() >= STABLE_AFTER) {
             (self.pause, self.complaint) = (MIN_PAUSE, String::new());
         }
+        self.deps.upstream.enrol_again_if_unknown(status);
         if let Some(generation) = generation {
             self.deps.upstream.failed(generation);
         }

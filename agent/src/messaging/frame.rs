@@ -68,8 +68,10 @@ pub struct Hello {
     pub agent: String,
     /// The agent that it means to talk to.
     pub to: String,
-    /// One run of its process.
+    /// Its link to the other agent, in one run of its process: the packets of another one are numbered from 1 again.
     pub incarnation: u64,
+    /// Whether that is so. An agent of an earlier version has one incarnation for all links of a run.
+    pub is_of_link: bool,
     /// Its memory of handled packets.
     pub journal: u64,
     /// The stream.
@@ -89,6 +91,7 @@ impl Hello {
             agent: self.agent.clone(),
             to: self.to.clone(),
             incarnation: self.incarnation,
+            incarnation_of_link: self.is_of_link,
             journal: self.journal,
             stream: self.stream,
             lost: self.lost,
@@ -122,8 +125,8 @@ impl Hello {
         for granted in hello.credits {
             limits[Priority::new(granted.priority)?.lane()] = granted.limit;
         }
-        let proto::Hello { agent, to, incarnation, journal, stream, lost, .. } = hello;
-        Ok(Self { agent, to, incarnation, journal, stream, lost, limits })
+        let proto::Hello { agent, to, incarnation, incarnation_of_link, journal, stream, lost, .. } = hello;
+        Ok(Self { agent, to, incarnation, is_of_link: incarnation_of_link, journal, stream, lost, limits })
     }
 }
 
@@ -252,7 +255,7 @@ mod tests {
         let mut said = hello("a", "b", 7);
         assert_eq!(Hello::from_frame(said.to_frame()), Ok(said.clone()));
         said.limits[3] = 5;
-        said.lost = 6;
+        (said.lost, said.is_of_link) = (6, false);
         assert_eq!(Hello::from_frame(said.to_frame()), Ok(said));
     }
 

@@ -12,7 +12,8 @@
 //!    an outcome is on disk before it is reported. If the process dies between the effect of a handler and that record,
 //!    the same id is handled again, marked as `resent`. A message without acknowledgement is written to a stream once.
 //! 3. **In order.** The packets of one sender to one receiver in one priority are handled one after another, in the
-//!    order in which they were sent, as long as they take the same way: directly, or through the same messenger.
+//!    order in which they were sent, as long as they take the same way: directly, or through the same messenger. One that
+//!    was put off is not handled after later ones of its link, also if the stream broke meanwhile.
 //!    A packet of a higher priority overtakes those of lower ones, at the sender and at the receiver.
 //! 4. **A slow receiver slows down its sender, and nobody else.** A sender sends only what the receiver has granted,
 //!    lane by lane. What waits at a sender is bounded for each receiver and priority; beyond that, a send is

@@ -2,8 +2,8 @@
 //!
 //! Either agent opens the stream when it has something to send. If both open one at the same time, the stream of the
 //! agent with the lesser name remains: the other agent accepts it and drops its own, and the lesser one holds the
-//! other's back until its own stands or has failed. A stream that one side has lost, or that belongs to an earlier run
-//! of its process, is replaced at once by the next one, since the other side may not notice its end for a while.
+//! other's back until its own stands or has failed. A stream that one side has lost, or that belongs to an earlier link
+//! or run of its process, is replaced at once by the next one, since the other side may not notice its end for a while.
 
 use super::frame::Hello;
 

@@ -8,6 +8,7 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
 };
+use robeing_identity::PeerRole;
 use robeing_platform::{compute, sync::Mutex};
 use robeing_policy::{Checked, Event, Input, Message, Object, StoredPolicies, rights_of_role};
 use robeing_proto::v1;
@@ -16,9 +17,10 @@ use tracing::{info, warn};
 
 use super::packet::Packet;
 
-/// The prefix of the name of a sender that is no agent, of a message that comes through the coordinators.
-pub const CLIENT_PREFIX: &str = "client:";
-/// The role of such a sender.
+/// The roles of senders that are no agents, of messages that come through the coordinators. Their names begin with the role
+/// and a colon.
+const NO_AGENTS: [PeerRole; 3] = [PeerRole::Client, PeerRole::Operator, PeerRole::Coordinator];
+/// The role of clients.
 const CLIENT: &str = "client";
 /// What stands for the role of an agent that the directory does not know, in its name.
 const UNKNOWN: &str = "agent";
@@ -114,16 +116,23 @@ impl PolicyHolder {
     }
 }
 
+/// Returns the name of a sender without what its role puts before it, and the role as policies see it, which for agents is
+/// this one. Coordinators see both the same.
+fn sender_and_role<'a>(sender: &'a str, role: &'a str) -> (&'a str, &'a str) {
+    let Some((prefix, name)) = sender.split_once(':') else { return (sender, role) };
+    match NO_AGENTS.into_iter().find(|other| other.as_str() == prefix) {
+        Some(other) => (name, other.as_str()),
+        None => (sender, ""),
+    }
+}
+
 impl MessagePolicy for PolicyHolder {
     fn check(&self, packet: &Packet, role: &str) -> Verdict {
         let Some(known) = self.known() else { return Verdict::NotKnown };
         if !known.policies.concerns(Event::Message) {
             return Verdict::Allowed;
         }
-        let (sender, role) = match packet.sender.strip_prefix(CLIENT_PREFIX) {
-            Some(client) => (client, CLIENT),
-            None => (&*packet.sender, role),
-        };
+        let (sender, role) = sender_and_role(&packet.sender, role);
         let user = match role {
             // A certificate's name has no slash, but the user of a token may: it must not be taken for another member.
             CLIENT if !sender.contains('/') => sender.to_owned(),
@@ -219,6 +228,26 @@ mod tests {
         holder.update(&set(3, &[&of("worker/a")]));
         let user = Packet { sender: "client:worker/a".into(), ..packet(1) };
         assert_eq!(holder.check(&user, ""), Verdict::Allowed, "the user of a token is not taken for an agent");
+    }
+
+    #[test]
+    fn a_sender_is_the_same_one_here_and_at_coordinators() {
+        for (sender, role, expected) in [
+            ("client:system:serviceaccount:a:b", "", ("system:serviceaccount:a:b", "client")),
+            ("operator:o", "", ("o", "operator")),
+            ("coordinator:c-0", "", ("c-0", "coordinator")),
+            ("g", "guardian", ("g", "guardian")),
+            ("gone", "", ("gone", "")),
+            ("worker:a", "", ("worker:a", "")),
+        ] {
+            assert_eq!(sender_and_role(sender, role), expected);
+        }
+        let holder = PolicyHolder::new(&Metrics::default());
+        let rule = "request.user == 'operator/o' && object.senderRole == 'operator' && object.sender == 'o'";
+        let policy = format!(r#"{{"name": "p", "events": ["Message"], "rule": "{rule}", "action": "deny"}}"#);
+        holder.update(&set(1, &[&policy]));
+        let operator = Packet { sender: "operator:o".into(), ..packet(1) };
+        assert!(matches!(holder.check(&operator, ""), Verdict::Refused(_)));
     }
 
     #[test]

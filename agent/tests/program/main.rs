@@ -123,6 +123,23 @@ fn wrong_settings_are_one_sentence_and_exit_code_2() {
 }
 
 #[test]
+fn a_file_of_rights_that_can_not_be_used_is_a_wrong_setting() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let rights = dir.path().join("rights.yaml");
+    let start = |data: &str| {
+        let args = ["--role=coordinator", "--name=c-0", "--cluster-id=f", "--listen=127.0.0.1:0", "--advertise=c:1"];
+        let files = [format!("--data={}", dir.path().join(data).display()), format!("--rights={}", rights.display())];
+        let output = program(&args).args(files).output().expect("it starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = start("one");
+    assert!(code == Some(2) && said.contains("the file with the rights of clients can't be read"), "{code:?} {said}");
+    std::fs::write(&rights, "clients: [{name: ann, rights: [everything]}]").expect("it can be written");
+    let (code, said) = start("two");
+    assert!(code == Some(2) && said.contains(r#"the right "everything""#), "{code:?} {said}");
+}
+
+#[test]
 fn help_and_version_are_no_failure() {
     for (flag, expected) in [
         ("--help", "--initial-coordinators"),

@@ -19,8 +19,11 @@ then the coordinators stop. A second Ctrl-C kills everything at once. Either way
 with SIGKILL, no coordinator, agent or process group of a command keeps running; only a process that left its group \
 with setsid does. A temporary directory that is left behind after SIGKILL is removed by the next `robeing dev`.
 
-Header values that an http executor takes from Secrets come from the Secrets in the manifest. A manifest contains one \
-RobeingCluster; other resources in it are ignored.")]
+Each messenger serves a gateway on a port of its own; its URL is printed.
+
+Header values that an http executor takes from Secrets, and the secrets of webhooks, come from the Secrets in the \
+manifest; webhooks without one are not called. A manifest contains one RobeingCluster; other resources in it are \
+ignored.")]
 pub struct DevArgs {
     /// The manifest of a RobeingCluster; - reads standard input
     #[arg(short, long = "filename", value_name = "MANIFEST")]
@@ -36,7 +39,7 @@ pub struct DevArgs {
     pub name: Option<String>,
 
     /// The port of the first coordinator. The other coordinators use the ports after it, followed by the agents that
-    /// your processes attach to. Without it, free ports
+    /// your processes attach to, and by the gateways of messengers. Without it, free ports
     #[arg(long, value_name = "BASE", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
 

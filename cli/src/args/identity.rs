@@ -45,6 +45,10 @@ pub struct BarArgs {
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub reason: String,
 
+    /// Bar the name also if the fleet knows no agent of it, so that none that comes with it gets in
+    #[arg(long)]
+    pub unknown: bool,
+
     /// Selects the output format.
     #[command(flatten)]
     pub output: Output,
@@ -176,8 +180,9 @@ pub enum PolicyCommand {
 /// Arguments of `policies set`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-The policies replace those that the fleet has, from then on; an empty list removes them all. On Kubernetes, the operator \
-sets the policies of the RobeingCluster: change spec.policies there.")]
+The policies replace those that the fleet has, from then on; an empty list removes them all, and a manifest without \
+spec.policies is refused. On Kubernetes, the operator sets the policies of the RobeingCluster: change spec.policies \
+there.")]
 pub struct SetPoliciesArgs {
     /// A YAML file with a list `policies`, or the manifest of a RobeingCluster; - for standard input
     #[arg(value_name = "FILE")]

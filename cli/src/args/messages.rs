@@ -25,6 +25,31 @@ pub struct Content {
     pub priority: u32,
 }
 
+/// The address of all agents.
+const EVERYONE: &str = "everyone";
+
+/// Checks an address that must stand for one agent. The fleet checks the rest.
+fn one_receiver(text: &str) -> Result<String, String> {
+    match text.split_once(':') {
+        None if text == EVERYONE => Err("it stands for all agents: use `robeing broadcast`".into()),
+        Some(("team", _)) => {
+            Err(format!("it stands for several agents: use `robeing broadcast --to {}`", text.escape_default()))
+        }
+        _ => Ok(text.into()),
+    }
+}
+
+/// Checks an address that must stand for several agents. The fleet checks the rest.
+fn many_receivers(text: &str) -> Result<String, String> {
+    match text.split_once(':') {
+        None if text == EVERYONE => Ok(text.into()),
+        None | Some(("agent", _)) => {
+            Err(format!("it stands for one agent: use `robeing send {}`", text.escape_default()))
+        }
+        Some(_) => Ok(text.into()),
+    }
+}
+
 /// Arguments of `send`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
@@ -36,7 +61,7 @@ With --durable, the message is accepted once a majority of the coordinators has 
 that is away, and `robeing message ID` shows what became of it.")]
 pub struct SendArgs {
     /// The receiver: NAME, agent:NAME, role:ROLE, pool:NAME or skill:NAME
-    #[arg(value_name = "TO")]
+    #[arg(value_name = "TO", value_parser = one_receiver)]
     pub to: String,
 
     /// What is sent.
@@ -64,10 +89,13 @@ pub struct SendArgs {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 The reply is written to standard output, unmodified. An agent replies if its handler does: the output of a command, \
-the body of an HTTP response, or the reply of an attached process. The built-in inbox does not reply.")]
+the body of an HTTP response, or the reply of an attached process. The built-in inbox does not reply.
+
+Without a reply, the exit code is 1. With -o json or yaml, what became of the message is written, with the reply as \
+base64, and also as text if it is one.")]
 pub struct AskArgs {
     /// The receiver: NAME, agent:NAME, role:ROLE, pool:NAME or skill:NAME
-    #[arg(value_name = "TO")]
+    #[arg(value_name = "TO", value_parser = one_receiver)]
     pub to: String,
 
     /// What is sent.
@@ -77,17 +105,24 @@ pub struct AskArgs {
     /// How long the reply may take, up to 10m
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
     pub deadline: Duration,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Arguments of `broadcast`.
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+The exit code is 0 if every agent that the address stands for has accepted the message, 1 if one has not, and 4 if the \
+address stands for no active agent.")]
 pub struct BroadcastArgs {
     /// What is sent.
     #[command(flatten)]
     pub content: Content,
 
     /// Only to these agents: role:ROLE, pool:NAME or skill:NAME
-    #[arg(long, value_name = "ADDRESS", default_value = "everyone")]
+    #[arg(long, value_name = "ADDRESS", default_value = EVERYONE, value_parser = many_receivers)]
     pub to: String,
 
     /// How long the receivers have to decide, up to 10m
@@ -123,7 +158,7 @@ pub struct InboxArgs {
     /// The agent's name
     pub agent: String,
 
-    /// Maximum number of messages to read, up to 1,000
+    /// Maximum number of messages to read, up to 1,000. Of large messages fewer are read at once, at most 1 MiB
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub limit: u32,
 

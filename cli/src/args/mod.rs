@@ -134,7 +134,8 @@ pub struct Connection {
     #[arg(long, global = true, value_name = "NAME", value_parser = object_name)]
     pub service_account: Option<String>,
 
-    /// How long a call is retried while the fleet does not answer, for example during a leader election
+    /// How long a call is retried while the fleet does not answer, for example during a leader election. If no
+    /// coordinator can be connected to at first, for example because nothing listens there, the command fails at once
     #[arg(
         long,
         global = true,

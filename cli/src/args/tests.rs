@@ -172,6 +172,22 @@ fn submissions_are_read() {
 }
 
 #[test]
+fn a_message_is_for_one_agent_and_a_broadcast_for_several() {
+    for to in ["data-0", "agent:everyone", "role:worker", "pool:data", "skill:ocr"] {
+        let line = format!("send {to} hi");
+        let Command::Send(args) = parsed(&line).expect("it is right").command else { panic!("{to}") };
+        assert_eq!(args.to, to);
+    }
+    for to in ["everyone", "role:worker", "pool:data", "skill:ocr", "team:x"] {
+        let line = format!("broadcast hi --to {to}");
+        let Command::Broadcast(args) = parsed(&line).expect("it is right").command else { panic!("{to}") };
+        assert_eq!(args.to, to);
+    }
+    let Command::Ask(args) = parsed("ask data-0 hi -o json").expect("it is right").command else { panic!("not ask") };
+    assert_eq!(args.output.output, Format::Json);
+}
+
+#[test]
 fn a_reason_and_a_clients_name_have_the_longest_length_that_is_kept() {
     let bar = |length: usize| parsed(&format!("quarantine data-0 --reason {}", "x".repeat(length)));
     let Command::Quarantine(args) = bar(MAX_REASON_BYTES).expect("it is right").command else { panic!("another") };
@@ -256,6 +272,10 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("vote show", "<BALLOT>"),
         ("vote list --limit 0", "invalid value"),
         ("vote verify", "<FILE>"),
+        ("send everyone hi", "it stands for all agents: use `robeing broadcast`"),
+        ("ask team:x hi", "it stands for several agents: use `robeing broadcast --to team:x`"),
+        ("broadcast hi --to data-0", "it stands for one agent: use `robeing send data-0`"),
+        ("broadcast hi --to agent:data-0", "it stands for one agent: use `robeing send agent:data-0`"),
         ("nonsense", "unrecognized subcommand"),
         ("status --cluster c --endpoint a:1", "cannot be used with"),
         ("--fleet f status -n ns", "'--fleet' cannot be used with '--namespace'"),

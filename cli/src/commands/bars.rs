@@ -19,6 +19,9 @@ pub(super) async fn bar(args: BarArgs, kind: BarKind, fleet: &Connection) -> Res
     let client = client(fleet, None, Access::Administer).await?;
     // Before it is barred, because the fleet forgets a removed agent.
     let is_known = is_known(&client, &args.agent).await?;
+    if is_known == Some(false) && !args.unknown {
+        return Err(CliError::NotFound(unknown_text(&args.agent)));
+    }
     let request = BarAgentRequest { agent: args.agent.clone(), kind: kind.into(), reason: args.reason };
     let barred = client.bar_agent(request).await?;
     let text = barred_text(&args.agent, kind, is_known);
@@ -34,6 +37,14 @@ async fn is_known(client: &FleetClient, agent: &str) -> Result<Option<bool>, Cli
         Err(ClientError::Refused { code: Code::PermissionDenied, .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Returns that an agent is not barred because its name may be mistyped.
+fn unknown_text(agent: &str) -> String {
+    format!(
+        "the fleet has no agent {agent:?}, so nothing has changed; `robeing agents --all` lists those it has, and \
+         --unknown bars a name before an agent comes with it"
+    )
 }
 
 fn barred_text(agent: &str, kind: BarKind, is_known: Option<bool>) -> String {
@@ -73,6 +84,12 @@ fn released_text(agent: &str, was_barred: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mistyped_name_is_told() {
+        let text = unknown_text("data-\u{1b}0");
+        assert!(text.starts_with("the fleet has no agent \"data-\\u{1b}0\", so nothing has changed"), "{text}");
+    }
 
     #[test]
     fn what_happened_to_an_agent_is_told() {

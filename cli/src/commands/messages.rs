@@ -10,17 +10,18 @@ use robeing_proto::v1::{
     GetMessageRequest, InboxMessage, MessageCode, MessageStatus, ReadInboxRequest, ReadInboxResponse,
     SendMessageRequest,
 };
+use uuid::Uuid;
 
 use super::{connect::client, duration};
 use crate::{
     args::{AskArgs, BroadcastArgs, Connection, Content, Format, InboxArgs, MessageArgs, SendArgs},
     error::CliError,
     exit::Exit,
-    inputs::read_input,
+    inputs::read_message,
     kubernetes::Access,
     render::{
         Document, inbox_line, inbox_table, note, outcome_text, outcomes_table, plural, print_list, print_one,
-        write_line,
+        unanswered_text, write_line,
     },
 };
 
@@ -46,41 +47,53 @@ pub(super) async fn ask(args: AskArgs, fleet: &Connection) -> Result<Exit, CliEr
     let request = request(args.to, args.content, args.deadline)?;
     let client = client(fleet, None, Access::Use).await?;
     let outcome = only(client.send_sealed(request).await?)?;
-    match (&outcome.reply, outcome.code()) {
-        (Some(reply), MessageCode::Accepted) => {
-            io::stdout().lock().write_all(reply)?;
-            Ok(Exit::Success)
-        }
-        (None, MessageCode::Accepted) if outcome.sealed_reply => {
-            note(&format!("{} has accepted the message: {}", outcome.agent, outcome.reason));
-            Ok(Exit::TaskFailed)
-        }
-        (None, MessageCode::Accepted) => {
-            note(&format!("{} has accepted the message and did not reply", outcome.agent));
-            Ok(Exit::TaskFailed)
-        }
-        (_, code) => {
-            note(outcome_text(&outcome).trim_end());
-            Ok(exit_of(code))
-        }
+    match (args.output.output, &outcome.reply, outcome.code()) {
+        (Format::Table, Some(reply), MessageCode::Accepted) => io::stdout().lock().write_all(reply)?,
+        (Format::Table, ..) => note(unanswered_text(&outcome).trim_end()),
+        (format, ..) => print_one(&mut io::stdout().lock(), format, &outcome, outcome_text)?,
+    }
+    Ok(asked_exit(&outcome))
+}
+
+/// Returns the exit code of a question: without a reply, it was in vain.
+fn asked_exit(outcome: &MessageStatus) -> Exit {
+    match outcome.code() {
+        MessageCode::Accepted if outcome.reply.is_none() => Exit::TaskFailed,
+        code => exit_of(code),
     }
 }
 
 pub(super) async fn broadcast(args: BroadcastArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    let to = args.to.clone();
     let mut request = request(args.to, args.content, args.deadline)?;
     request.broadcast = true;
     let client = client(fleet, None, Access::Use).await?;
     let outcomes = client.send_sealed(request).await?;
     print_list(&mut io::stdout().lock(), args.output.output, &outcomes, outcomes_table)?;
-    let missed = outcomes.iter().filter(|outcome| outcome.code() != MessageCode::Accepted).count();
-    if missed == 0 {
-        return Ok(Exit::Success);
+    if outcomes.is_empty() {
+        note(&format!("no active agent fits the address {to}, so nobody got the message"));
     }
-    note(&format!("{} of {} did not accept the message", missed, plural(outcomes.len(), "agent")));
-    Ok(Exit::TaskFailed)
+    let missed = outcomes.iter().filter(|outcome| outcome.code() != MessageCode::Accepted).count();
+    if missed > 0 && outcomes.iter().any(|outcome| !outcome.agent.is_empty()) {
+        note(&format!("{} of {} did not accept the message", missed, plural(outcomes.len(), "agent")));
+    }
+    Ok(broadcast_exit(&outcomes))
+}
+
+/// Returns the exit code of a broadcast to these agents.
+fn broadcast_exit(outcomes: &[MessageStatus]) -> Exit {
+    let is_nobody = |outcome: &MessageStatus| outcome.agent.is_empty() && outcome.code() == MessageCode::NoSuchAgent;
+    if outcomes.iter().all(is_nobody) {
+        return Exit::NotFound;
+    }
+    let is_accepted = |outcome: &MessageStatus| outcome.code() == MessageCode::Accepted;
+    if outcomes.iter().all(is_accepted) { Exit::Success } else { Exit::TaskFailed }
 }
 
 pub(super) async fn show(args: MessageArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    if Uuid::parse_str(&args.id).is_err() {
+        return Err(CliError::NotFound(no_message_id(&args.id)));
+    }
     let client = client(fleet, None, Access::Use).await?;
     let request = GetMessageRequest { id: args.id, wait: args.wait.map(duration) };
     let outcome = client.get_message(request).await?;
@@ -89,6 +102,10 @@ pub(super) async fn show(args: MessageArgs, fleet: &Connection) -> Result<Exit, 
         MessageCode::Kept if args.wait.is_some() => Ok(Exit::TimedOut),
         code => Ok(exit_of(code)),
     }
+}
+
+fn no_message_id(id: &str) -> String {
+    format!("there is no message {id:?}: a message's id is a UUID, as `robeing send -o json` prints it")
 }
 
 pub(super) async fn inbox(args: InboxArgs, fleet: &Connection) -> Result<Exit, CliError> {
@@ -130,7 +147,7 @@ fn print_line(out: &mut dyn Write, format: Format, message: &InboxMessage) -> Re
 
 fn request(to: String, content: Content, deadline: Duration) -> Result<SendMessageRequest, CliError> {
     let payload = match (content.file, content.text) {
-        (Some(file), _) => read_input(&file)?,
+        (Some(file), _) => read_message(&file)?,
         (None, text) => text.unwrap_or_default().into_bytes(),
     };
     Ok(SendMessageRequest {
@@ -181,6 +198,28 @@ mod tests {
             assert_eq!(exit_of(code), exit, "{code:?}");
         }
         assert!(only(Vec::new()).is_err());
+    }
+
+    fn outcome(agent: &str, code: MessageCode) -> MessageStatus {
+        MessageStatus { agent: agent.into(), code: code.into(), ..MessageStatus::default() }
+    }
+
+    #[test]
+    fn a_question_without_a_reply_failed() {
+        let accepted = outcome("a", MessageCode::Accepted);
+        assert_eq!(asked_exit(&accepted), Exit::TaskFailed);
+        assert_eq!(asked_exit(&MessageStatus { reply: Some("".into()), ..accepted }), Exit::Success);
+        assert_eq!(asked_exit(&outcome("", MessageCode::NoSuchAgent)), Exit::NotFound);
+    }
+
+    #[test]
+    fn a_broadcast_that_reaches_nobody_is_for_no_agent() {
+        let (accepted, away) = (outcome("a", MessageCode::Accepted), outcome("b", MessageCode::Away));
+        assert_eq!(broadcast_exit(&[]), Exit::NotFound);
+        assert_eq!(broadcast_exit(&[outcome("", MessageCode::NoSuchAgent)]), Exit::NotFound);
+        assert_eq!(broadcast_exit(&[outcome("", MessageCode::Refused)]), Exit::TaskFailed);
+        assert_eq!(broadcast_exit(&[accepted.clone(), away]), Exit::TaskFailed);
+        assert_eq!(broadcast_exit(&[accepted.clone(), accepted]), Exit::Success);
     }
 
     #[test]

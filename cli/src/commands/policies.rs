@@ -60,6 +60,15 @@ pub enum PolicyFileError {
         /// What is wrong.
         problem: String,
     },
+    /// The file is a manifest that does not say which policies there are.
+    #[error(
+        "{file} sets no policies: it is a manifest without spec.policies; to remove all policies of a fleet, write \
+         `policies: []`"
+    )]
+    NoPolicies {
+        /// The file.
+        file: String,
+    },
     /// Policies are wrong.
     #[error("{}", sentences(.0))]
     Wrong(Vec<PolicyError>),
@@ -73,6 +82,22 @@ fn sentences(errors: &[PolicyError]) -> String {
 #[serde(deny_unknown_fields)]
 struct List {
     policies: Vec<PolicySpec>,
+}
+
+/// The part of a manifest with its policies.
+#[derive(Deserialize)]
+struct Manifest {
+    spec: Spec,
+}
+
+#[derive(Deserialize)]
+struct Spec {
+    policies: Option<Vec<PolicySpec>>,
+}
+
+/// Returns whether a manifest has a list of policies, even an empty one: without it, it does not mean to remove them.
+fn has_policies(text: &str) -> bool {
+    serde_yaml::from_str::<Manifest>(text).is_ok_and(|manifest| manifest.spec.policies.is_some())
 }
 
 /// Checks policies, and returns them as a fleet takes them.
@@ -104,7 +129,11 @@ fn parse(file: &str, text: &str) -> Result<Vec<PolicySpec>, PolicyFileError> {
     if text.lines().any(|line| line.trim_end() == format!("kind: {}", robeing_crds::KIND)) {
         let manifest = parse_manifest(text)
             .map_err(|error| PolicyFileError::Manifest { file: file.to_owned(), error: Box::new(error) })?;
-        return Ok(manifest.spec.policies);
+        let policies = manifest.spec.policies;
+        return match policies.is_empty() && !has_policies(text) {
+            true => Err(PolicyFileError::NoPolicies { file: file.to_owned() }),
+            false => Ok(policies),
+        };
     }
     let options = serde_yaml::options! {
         budget: serde_yaml::budget! { max_depth: MAX_DEPTH, max_documents: 1, max_aliases: 0, },
@@ -182,6 +211,18 @@ mod tests {
         let request = request(&list).expect("they are right");
         let shown = shown(&Policies { revision: 3, policies: request.policies }, Format::Yaml).expect("they are JSON");
         assert_eq!(parse("f", &shown).expect("what is shown can be set"), list);
+    }
+
+    #[test]
+    fn a_manifest_without_policies_removes_none_and_an_empty_list_removes_all() {
+        let manifest = |spec: &str| {
+            let head = "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {name: f}\n";
+            parse("f", &format!("{head}spec: {spec}\n"))
+        };
+        let without = manifest("{suspend: true}").expect_err("it has no policies").to_string();
+        assert!(without.starts_with("f sets no policies: ") && without.ends_with("write `policies: []`"), "{without}");
+        assert!(manifest("{suspend: true, policies: []}").expect("an empty list").is_empty());
+        assert!(parse("f", "policies: []").expect("an empty list").is_empty());
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::{
 
 use jiff::Timestamp;
 use robeing_client::{FleetClient, Settings};
-use robeing_proto::v1::{Agent, Consistency, FleetStatus};
-use robeing_settings::settings::WORKER_ADDRESS;
+use robeing_proto::v1::{Agent, AgentState, Consistency, FleetStatus};
+use robeing_settings::{TlsMode, settings::WORKER_ADDRESS};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::broadcast::{Receiver, error::RecvError},
@@ -106,7 +106,7 @@ async fn run_on(screen: &mut Screen, args: DevArgs, signals: &mut Signals) -> Re
     }
     observer.end();
     screen.clear();
-    let was_stopped = stop(&mut fleet, &mut events, signals, screen).await;
+    let was_stopped = stop(&mut fleet, &mut events, signals, screen, is_kept).await;
     while let Ok(event) = events.try_recv() {
         screen.line(event.to_string());
     }
@@ -124,13 +124,20 @@ async fn stop(
     events: &mut Receiver<DevEvent>,
     signals: &mut Signals,
     screen: &mut Screen,
+    is_kept: bool,
 ) -> bool {
+    // Other commands submit nothing to a fleet that ends.
+    fleet.withdraw();
     screen.line(format!(
         "stopping: agents have up to {}s to finish their tasks, hand back the rest, and are killed after {}s; then the \
-         coordinators stop, within {}s; Ctrl-C again kills everything at once",
+         coordinators stop, within {}s; {}; Ctrl-C again kills everything at once",
         DRAIN_TIMEOUT.as_secs(),
         STOP_GRACE.as_secs(),
-        STOP_GRACE.as_secs()
+        STOP_GRACE.as_secs(),
+        match is_kept {
+            true => "tasks that have not ended by then continue when the fleet is started again",
+            false => "tasks that have not ended by then are removed with the fleet's data",
+        }
     ));
     let was_stopped = {
         let mut stopping = std::pin::pin!(fleet.stop());
@@ -184,6 +191,9 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
             agents.join(", ")
         ));
     }
+    if !plan.gateways.is_empty() {
+        screen.line(gateways_line(plan));
+    }
     let elsewhere = from_elsewhere(&fleet.endpoints(), fleet.identity_dir().as_deref());
     screen.line(match fleet.found_by() {
         Ok(condition) => format!(
@@ -194,6 +204,16 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
             "try:       {elsewhere} robeing status   (other commands do not find this fleet automatically: {why})"
         ),
     });
+}
+
+/// Returns where the gateways are, and with TLS how to get a certificate for them.
+fn gateways_line(plan: &Plan) -> String {
+    let gateways: Vec<String> = plan.gateways.iter().map(|(agent, url)| format!("{url} ({agent})")).collect();
+    let how = match plan.tls {
+        TlsMode::Off => "",
+        _ => "; robeing client create NAME --out DIR makes a certificate for them",
+    };
+    format!("gateway:   {}{how}", gateways.join(", "))
 }
 
 /// Returns the variables with which commands reach the fleet that do not find it: where it is, and with TLS, the folder
@@ -256,7 +276,18 @@ impl Signals {
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
     status: FleetStatus,
+    /// The agents that are in the fleet.
     agents: Vec<Agent>,
+    /// Those that it has lost, with the reason.
+    lost: BTreeMap<String, String>,
+}
+
+impl Seen {
+    fn of(status: FleetStatus, agents: Vec<Agent>) -> Self {
+        let (lost, agents): (Vec<Agent>, _) = agents.into_iter().partition(|agent| agent.state() == AgentState::Lost);
+        let lost = lost.into_iter().map(|agent| (agent.name, agent.lost_reason)).collect();
+        Self { status, agents, lost }
+    }
 }
 
 /// Polls the fleet, one request at a time, and reports changes.
@@ -267,6 +298,10 @@ struct Observer {
     logs: BTreeMap<String, PathBuf>,
     /// The agents that were in the fleet at the last poll.
     present: BTreeSet<String>,
+    /// The lengths of the agents' logs when the current poll began.
+    asked: BTreeMap<String, u64>,
+    /// The same of the last two polls that were answered, the earlier one first; of an agent that drains, from before.
+    lengths: BTreeMap<String, [u64; 2]>,
     asking: Option<JoinHandle<Option<Seen>>>,
     leader: String,
     agents: (u32, u32, u32),
@@ -280,11 +315,15 @@ impl Observer {
         let settings = Settings { connect_timeout: POLL_TIMEOUT, request_timeout: POLL_TIMEOUT, security };
         let client = FleetClient::new(&plan.endpoints(), settings)?;
         let agents = fleet.processes().into_iter().filter(|process| process.kind != ProcessKind::Coordinator);
+        let logs = agents.map(|agent| (agent.name, agent.log)).collect();
+        let lengths = lengths_of(&logs).into_iter().map(|(agent, length)| (agent, [length; 2])).collect();
         Ok(Self {
             client,
             plan,
-            logs: agents.map(|agent| (agent.name, agent.log)).collect(),
+            logs,
             present: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            lengths,
             asking: None,
             leader: String::new(),
             agents: (0, 0, 0),
@@ -304,12 +343,13 @@ impl Observer {
     }
 
     fn ask(&mut self) {
+        self.asked = lengths_of(&self.logs);
         let client = self.client.clone();
         self.asking = Some(tokio::spawn(async move {
             let look = async {
                 let status = client.status(Consistency::Local).await.ok()?;
-                let agents = client.list_agents(false, Consistency::Local).await.ok()?;
-                Some(Seen { status, agents })
+                let agents = client.list_agents(true, Consistency::Local).await.ok()?;
+                Some(Seen::of(status, agents))
             };
             timeout(POLL_TIMEOUT, look).await.ok().flatten()
         }));
@@ -347,14 +387,14 @@ impl Observer {
         }
         let present: BTreeSet<String> = seen.agents.iter().map(|agent| agent.name.clone()).collect();
         for absent in self.present.difference(&present) {
-            // An agent that can't take tasks reports that only in its log.
             let Some(log) = self.logs.get(absent) else { continue };
-            let why = logs::last_line_with(log, &[WARNING, REASON]).or_else(|| logs::last_line_with(log, &[WARNING]));
-            if let Some(why) = why {
-                news.push(format!("absent  {absent} is not in the fleet; its log says: {why}"));
-            }
+            // It was still there at the last poll, and may have said why it leaves a moment before.
+            let before = self.lengths.get(absent).map_or(0, |lengths| lengths[0]);
+            let lost = seen.lost.get(absent).map_or("", String::as_str);
+            news.extend(why_absent(log, before, lost).map(|why| format!("absent  {absent} is not in the fleet{why}")));
         }
         self.present = present;
+        self.keep_lengths(seen);
         let (working, standby) = self.plan.agents;
         if !self.was_ready && !self.leader.is_empty() && counts.live + counts.standby >= working + standby {
             news.push(format!("ready   fleet {}: submit tasks with robeing submit", self.plan.name));
@@ -362,11 +402,69 @@ impl Observer {
         }
         news
     }
+
+    /// Keeps the lengths of the logs when the poll began that was just answered.
+    fn keep_lengths(&mut self, seen: &Seen) {
+        let drains = |agent: &&Agent| agent.state() == AgentState::Draining;
+        let draining: BTreeSet<&str> = seen.agents.iter().filter(drains).map(|agent| agent.name.as_str()).collect();
+        for (agent, length) in std::mem::take(&mut self.asked) {
+            // One that drains said before why it leaves.
+            if !draining.contains(agent.as_str()) {
+                let kept = self.lengths.entry(agent).or_insert([length; 2]);
+                *kept = [kept[1], length];
+            }
+        }
+    }
+}
+
+/// Returns the length of the log of each agent.
+fn lengths_of(logs: &BTreeMap<String, PathBuf>) -> BTreeMap<String, u64> {
+    logs.iter().map(|(agent, log)| (agent.clone(), logs::length(log))).collect()
+}
+
+/// Returns why an agent is not in the fleet any more, as the end of a sentence: a warning that its log has after the
+/// first `before` bytes, or else the reason for which the fleet has lost it.
+fn why_absent(log: &Path, before: u64, lost: &str) -> Option<String> {
+    // An agent that can't take tasks reports that only in its log.
+    let last_with = |words: &[&str]| logs::last_line_with(log, before, words);
+    match last_with(&[WARNING, REASON]).or_else(|| last_with(&[WARNING])) {
+        Some(line) => Some(format!("; its log says: {line}")),
+        None if lost.is_empty() => None,
+        None => Some(format!(": {lost}")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_absent_agent_what_its_log_said_long_before_is_not_quoted() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let log = dir.path().join("a.log");
+        std::fs::write(&log, "1 WARN it starts\n").expect("written");
+        let before = logs::length(&log);
+        assert_eq!(why_absent(&log, before, ""), None);
+        assert_eq!(why_absent(&log, before, "its connection dropped").as_deref(), Some(": its connection dropped"));
+        std::fs::write(&log, "1 WARN it starts\n2 WARN no task can start why=full\n3 WARN bye\n").expect("written");
+        let said = why_absent(&log, before, "its connection dropped");
+        assert_eq!(said.as_deref(), Some("; its log says: 2 WARN no task can start why=full"));
+        assert_eq!(why_absent(&dir.path().join("none"), 0, ""), None);
+    }
+
+    #[test]
+    fn the_agents_that_are_lost_are_told_from_those_in_the_fleet() {
+        let agent = |name: &str, state: AgentState, why: &str| Agent {
+            name: name.into(),
+            state: state.into(),
+            lost_reason: why.into(),
+            ..Agent::default()
+        };
+        let agents = vec![agent("a", AgentState::Lost, "it was silent"), agent("b", AgentState::Standby, "")];
+        let seen = Seen::of(FleetStatus::default(), agents);
+        assert_eq!(seen.agents.iter().map(|agent| agent.name.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(seen.lost, BTreeMap::from([("a".to_owned(), "it was silent".to_owned())]));
+    }
 
     #[test]
     fn from_elsewhere_a_fleet_with_tls_is_called_with_its_authority() {

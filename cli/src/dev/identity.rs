@@ -110,7 +110,7 @@ fn make(dir: &Path, realm: &Realm) -> io::Result<()> {
 }
 
 /// Writes a file that only the user can read, whole or not at all.
-fn write(dir: &Path, name: &str, content: &str) -> io::Result<()> {
+pub(super) fn write(dir: &Path, name: &str, content: &str) -> io::Result<()> {
     let aside = dir.join(format!("{name}.new"));
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&aside)?;
     file.write_all(content.as_bytes())?;

@@ -44,9 +44,14 @@ pub(super) fn last_line(path: &Path, start: u64) -> Option<String> {
     find_last(path, start, |line| !line.is_empty())
 }
 
-/// Returns the last line, anywhere in the log, that contains all of these strings.
-pub(super) fn last_line_with(path: &Path, words: &[&str]) -> Option<String> {
-    find_last(path, 0, |line| words.iter().all(|words| line.contains(words)))
+/// Returns the length of a log; 0 if there is none.
+pub(super) fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// Returns the last line that was written after `start` and contains all of these strings.
+pub(super) fn last_line_with(path: &Path, start: u64, words: &[&str]) -> Option<String> {
+    find_last(path, start, |line| words.iter().all(|words| line.contains(words)))
 }
 
 fn find_last(path: &Path, start: u64, is_wanted: impl Fn(&str) -> bool) -> Option<String> {

@@ -14,7 +14,7 @@ use robeing_crds::{
 };
 
 use super::{
-    DevError, runnable,
+    DevError, messengers, runnable,
     screen::Screen,
     secrets::{SECRET, Secrets},
     text::ManifestText,
@@ -48,7 +48,7 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
         let ignored: Vec<String> = ignored.iter().map(ToString::to_string).collect();
         screen.note(format!(
             "note: in the manifest {file}, only the RobeingCluster is used{}; ignored: {}",
-            if used.is_empty() { "" } else { ", with the Secrets that its headers refer to" },
+            if used.is_empty() { "" } else { ", with the Secrets that its headers and webhooks refer to" },
             ignored.join(", ")
         ));
     }
@@ -60,12 +60,16 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
             pools.join(", ")
         ));
     }
+    for note in messengers::notes(&manifest.cluster.spec.gateway, &secrets) {
+        screen.note(format!("note: {note}"));
+    }
     Ok((manifest.cluster, secrets))
 }
 
-/// Returns the names of the Secrets that headers refer to.
+/// Returns the names of the Secrets that headers and webhooks refer to.
 fn named_secrets(spec: &RobeingClusterSpec) -> BTreeSet<&str> {
-    spec.pools.iter().flat_map(|pool| pool.executor.secrets()).map(|(_, key)| key.name.as_str()).collect()
+    let of_executors = spec.pools.iter().flat_map(|pool| pool.executor.secrets());
+    of_executors.chain(spec.gateway.secrets()).map(|(_, key)| key.name.as_str()).collect()
 }
 
 /// Returns the pools that specify more about their pods than the image.

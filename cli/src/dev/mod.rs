@@ -11,6 +11,7 @@ mod event;
 mod identity;
 mod logs;
 mod manifest;
+mod messengers;
 pub mod plan;
 mod policies;
 mod ports;
@@ -31,7 +32,7 @@ use data::DataDir;
 pub use error::DevError;
 pub use event::DevEvent;
 pub use identity::DevIdentity;
-use plan::{Plan, ProcessKind, attachable_agents};
+use plan::{Plan, ProcessKind, attachable_agents, gateways};
 use policies::PolicySetter;
 use registry::Registration;
 use robeing_client::{CredentialsError, Security};
@@ -60,7 +61,8 @@ pub struct DevOptions {
     /// The name of the fleet, which overrides the manifest's.
     pub name: Option<String>,
     /// The port of the first coordinator. The other coordinators use the ports after it, followed by the agents that
-    /// processes attach to. If unset, free ports; coordinators reuse the ports that the data directory remembers.
+    /// processes attach to, and by the messengers' gateways. If unset, free ports; coordinators reuse the ports that
+    /// the data directory remembers.
     pub port: Option<u16>,
     /// The `robeing-agent` program. If unset, the one beside this program, or the one in `PATH`.
     pub agent_bin: Option<PathBuf>,
@@ -68,7 +70,7 @@ pub struct DevOptions {
     pub longest_restart_pause: Option<Duration>,
     /// Whether the fleet runs without TLS.
     pub plaintext: bool,
-    /// The Secrets that headers of `http` executors can refer to.
+    /// The Secrets that headers of `http` executors and webhooks can refer to. Webhooks without one are not called.
     pub secrets: Secrets,
 }
 
@@ -113,15 +115,18 @@ impl DevFleet {
         let name = options.name.clone().or_else(|| cluster.metadata.name.clone()).unwrap_or_default();
         check_name(&name)?;
         let policies = crate::commands::policies::request(&cluster.spec.policies).map_err(DevError::Policies)?;
-        let spec = cluster.spec.with_sizes();
+        let mut spec = cluster.spec.with_sizes();
+        spec.gateway = messengers::callable(&spec.gateway, &options.secrets);
         let count = spec.coordinators.replicas as usize;
         let program = find_agent_binary(options.agent_bin.as_deref())?;
         ensure_is_agent(&program).await?;
         let data = DataDir::open(options.data.as_deref())?;
         let ports = data.agree_on(&name, count, options.port).await?;
-        let attach = ports::for_attaching(attachable_agents(&spec), options.port, count).await?;
+        let agents = attachable_agents(&spec) + gateways(&spec);
+        let agents = ports::for_agents(agents, options.port, count).await?;
+        messengers::write_webhooks(&spec.gateway, data.path())?;
         let tls = if options.plaintext { TlsMode::Off } else { TlsMode::Strict };
-        let plan = Plan::of(&spec, &name, &ports, &attach, data.path(), tls).with_secrets(&options.secrets);
+        let plan = Plan::of(&spec, &name, &ports, &agents, data.path(), tls).with_secrets(&options.secrets);
         let identity = match options.plaintext {
             true => None,
             false => Some(Arc::new(DevIdentity::open(data.path(), &name)?)),
@@ -186,6 +191,12 @@ impl DevFleet {
     /// Why none of them does.
     pub fn found_by(&self) -> Result<&str, &str> {
         self.registration.as_ref().map(Registration::found_by).map_err(String::as_str)
+    }
+
+    /// Lets other commands not find the fleet any more, because it is about to be stopped. Those that know an endpoint
+    /// still reach it.
+    pub fn withdraw(&mut self) {
+        self.registration = Err("it is being stopped".to_owned());
     }
 
     /// Returns the data directory.

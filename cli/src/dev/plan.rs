@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use robeing_crds::{Executor, Messages, Pool, RobeingClusterSpec, SecretKey};
+use robeing_crds::{Executor, Gateway, Messages, Pool, RobeingClusterSpec, SecretKey};
 use robeing_settings::{
     AgentConfig, AuthorityConfig, CommandLine, CoordinatorConfig, DEFAULT_WORKER_LISTEN, Enrolment, EnrolmentConfig,
     JoinProof, LogFormat, Process as Settings, ProcessRole, Said, Setting, Startup, TlsMode,
@@ -15,7 +15,7 @@ use robeing_settings::{
     },
 };
 
-use super::{DRAIN_TIMEOUT, Secrets, identity};
+use super::{DRAIN_TIMEOUT, Secrets, identity, messengers};
 
 /// Settings that a manifest does not contain. They are omitted from command lines, so that the environment can set
 /// them.
@@ -88,6 +88,8 @@ pub struct Plan {
     pub agents: (u32, u32),
     /// The agents that user processes attach to, with the address (host:port) to attach at.
     pub attachable: Vec<(String, String)>,
+    /// The messengers that serve a gateway, with its URL.
+    pub gateways: Vec<(String, String)>,
     /// Whether the manifest sets `suspend`; then there are no agents.
     pub suspended: bool,
     /// All processes, coordinators first.
@@ -95,26 +97,31 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Computes the processes of a cluster. The coordinators listen on `ports` of the loopback address. User processes
-    /// attach to agents at the ports in `attach`, of which there must be [`attachable_agents`].
-    pub fn of(spec: &RobeingClusterSpec, name: &str, ports: &[u16], attach: &[u16], data: &Path, tls: TlsMode) -> Self {
-        let coordinators: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let fleet = Members { name, coordinators: &coordinators, data, tls };
+    /// Computes the processes of a cluster. The coordinators listen on `ports` of the loopback address. In `agents` are
+    /// the ports at which user processes attach to agents, of which there must be [`attachable_agents`], followed by
+    /// those of [`gateways`]; messengers without one serve none.
+    pub fn of(spec: &RobeingClusterSpec, name: &str, ports: &[u16], agents: &[u16], data: &Path, tls: TlsMode) -> Self {
+        let address = |port: &u16| format!("127.0.0.1:{port}");
+        let coordinators: Vec<String> = ports.iter().map(address).collect();
+        let fleet = Members { name, coordinators: &coordinators, gateway: &spec.gateway, data, tls };
         let mut processes: Vec<Process> = (0..ports.len()).map(|index| coordinator(spec, index, fleet)).collect();
         let pools = running_pools(spec);
-        let mut attach = attach.iter().map(|port| format!("127.0.0.1:{port}"));
-        let mut attachable = Vec::new();
+        let (attach, listen) = agents.split_at(attachable_agents(spec).min(agents.len()));
+        let (mut attach, mut listen) = (attach.iter().map(address), listen.iter().map(address));
+        let (mut attachable, mut gateways) = (Vec::new(), Vec::new());
         for pool in pools {
             for index in 0..replicas(pool) + pool.standby {
                 let at = if is_attachable(pool) { attach.next() } else { None };
-                let agent = agent(pool, index, fleet, at.as_deref());
+                let gateway = if messengers::serves(pool) { listen.next() } else { None };
+                let agent = agent(pool, index, fleet, at.as_deref(), gateway.as_deref());
                 attachable.extend(at.map(|at| (agent.name.clone(), at)));
+                gateways.extend(gateway.map(|at| (agent.name.clone(), format!("{}://{at}", scheme(tls)))));
                 processes.push(agent);
             }
         }
         let agents =
             pools.iter().fold((0, 0), |(working, standby), pool| (working + replicas(pool), standby + pool.standby));
-        Self { name: name.into(), tls, coordinators, agents, attachable, suspended: spec.suspend, processes }
+        Self { name: name.into(), tls, coordinators, agents, attachable, gateways, suspended: spec.suspend, processes }
     }
 
     /// Adds the values of Secrets to the environment of the agents whose executors need them. Variables without a value
@@ -132,9 +139,13 @@ impl Plan {
 
     /// Returns the coordinators' URLs.
     pub fn endpoints(&self) -> Vec<String> {
-        let scheme = if self.tls == TlsMode::Off { "http" } else { "https" };
-        self.coordinators.iter().map(|address| format!("{scheme}://{address}")).collect()
+        self.coordinators.iter().map(|address| format!("{}://{address}", scheme(self.tls))).collect()
     }
+}
+
+/// Returns the scheme of URLs of the fleet.
+fn scheme(tls: TlsMode) -> &'static str {
+    if tls == TlsMode::Off { "http" } else { "https" }
 }
 
 /// What all processes of a fleet have in common.
@@ -142,6 +153,7 @@ impl Plan {
 struct Members<'a> {
     name: &'a str,
     coordinators: &'a [String],
+    gateway: &'a Gateway,
     data: &'a Path,
     tls: TlsMode,
 }
@@ -156,6 +168,12 @@ pub fn attachable_agents(spec: &RobeingClusterSpec) -> usize {
     pools.map(|pool| (replicas(pool) + pool.standby) as usize).sum()
 }
 
+/// Returns how many agents of a cluster serve a gateway.
+pub fn gateways(spec: &RobeingClusterSpec) -> usize {
+    let pools = running_pools(spec).iter().filter(|pool| messengers::serves(pool));
+    pools.map(|pool| (replicas(pool) + pool.standby) as usize).sum()
+}
+
 fn is_attachable(pool: &Pool) -> bool {
     matches!(pool.executor, Executor::Worker {})
 }
@@ -166,7 +184,7 @@ fn replicas(pool: &Pool) -> u32 {
 }
 
 fn coordinator(spec: &RobeingClusterSpec, index: usize, fleet: Members<'_>) -> Process {
-    let Members { name: cluster, coordinators, data, tls } = fleet;
+    let Members { name: cluster, coordinators, data, tls, .. } = fleet;
     let name = coordinator_name(index);
     let members = coordinators.iter().enumerate().map(|(index, address)| (coordinator_name(index), address.clone()));
     let config = CoordinatorConfig {
@@ -212,9 +230,10 @@ fn agent_folder(data: &Path, name: &str) -> PathBuf {
     data.join(AGENTS).join(name)
 }
 
-fn agent(pool: &Pool, index: u32, fleet: Members<'_>, attach: Option<&str>) -> Process {
-    let Members { name: cluster, coordinators, data, tls } = fleet;
+fn agent(pool: &Pool, index: u32, fleet: Members<'_>, attach: Option<&str>, listen: Option<&str>) -> Process {
+    let Members { name: cluster, coordinators, gateway, data, tls } = fleet;
     let name = format!("{}-{index}", pool.name);
+    let calls_webhooks = messengers::serves(pool);
     let config = AgentConfig {
         pool: pool.name.clone(),
         pool_replicas: replicas(pool),
@@ -225,13 +244,15 @@ fn agent(pool: &Pool, index: u32, fleet: Members<'_>, attach: Option<&str>) -> P
         worker_listen: attach.unwrap_or(DEFAULT_WORKER_LISTEN).into(),
         messages: pool.messages.as_ref().map(Messages::for_agents),
         data: Some(agent_folder(data, &name)),
-        gateway_listen: None,
-        webhooks: None,
+        gateway_listen: listen.map(str::to_owned),
+        webhooks: messengers::webhooks_file(gateway, data).filter(|_| calls_webhooks),
         tls,
         enrolment: enrolment(tls, data),
         ..AgentConfig::new(name.clone(), cluster.into(), pool.role.into(), "127.0.0.1:0".into(), coordinators.to_vec())
     };
-    let secrets = pool.executor.secrets().into_iter().map(|(variable, key)| (variable, key.clone())).collect();
+    let of_webhooks = gateway.secrets().filter(|_| calls_webhooks);
+    let secrets = pool.executor.secrets().into_iter().chain(of_webhooks);
+    let secrets = secrets.map(|(variable, key)| (variable, key.clone())).collect();
     let role = ProcessRole::Agent(pool.role.into()).as_flag();
     let kind = ProcessKind::Agent { pool: pool.name.clone(), role };
     let settings = Settings::Agent(config, pool.executor.for_agents());
@@ -259,7 +280,7 @@ mod tests {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
     use proptest::prelude::*;
-    use robeing_crds::arbitrary;
+    use robeing_crds::{Role, arbitrary};
     use robeing_settings::parse;
 
     use super::*;
@@ -363,9 +384,11 @@ stringData: {token: s3cret}
         read.unwrap_or_else(|error| panic!("{error}: {:?}", process.arguments))
     }
 
-    fn check_agent(process: &Process, pool: &Pool, plan: &Plan, data: &Path) {
+    fn check_agent(process: &Process, pool: &Pool, spec: &RobeingClusterSpec, plan: &Plan, data: &Path) {
         let Settings::Agent(config, executor) = read(process).process else { panic!("it is an agent") };
         let attach = plan.attachable.iter().find(|(agent, _)| *agent == process.name).map(|(_, at)| at.clone());
+        let gateway = plan.gateways.iter().find(|(agent, _)| *agent == process.name);
+        let has_webhooks = pool.role == Role::Messenger && !spec.gateway.is_empty();
         let expected = AgentConfig {
             pool: pool.name.clone(),
             pool_replicas: replicas(pool),
@@ -376,8 +399,8 @@ stringData: {token: s3cret}
             worker_listen: attach.unwrap_or_else(|| DEFAULT_WORKER_LISTEN.into()),
             messages: pool.messages.as_ref().map(Messages::for_agents),
             data: Some(data.join("agents").join(&process.name)),
-            gateway_listen: None,
-            webhooks: None,
+            gateway_listen: gateway.and_then(|(_, url)| Some(url.split_once("://")?.1.to_owned())),
+            webhooks: has_webhooks.then(|| data.join("webhooks.json")),
             tls: plan.tls,
             enrolment: enrolment(plan.tls, data),
             ..AgentConfig::new(
@@ -424,14 +447,14 @@ stringData: {token: s3cret}
             let tls = if data.len() % 2 == 0 { TlsMode::Off } else { TlsMode::Strict };
             let spec = cluster.spec.with_sizes();
             let ports: Vec<u16> = (4001..).take(spec.coordinators.replicas as usize).collect();
-            let attach: Vec<u16> = (5001..).take(attachable_agents(&spec)).collect();
-            let plan = Plan::of(&spec, "example", &ports, &attach, Path::new(&data), tls);
+            let agents: Vec<u16> = (5001..=u16::MAX).take(attachable_agents(&spec) + gateways(&spec)).collect();
+            let plan = Plan::of(&spec, "example", &ports, &agents, Path::new(&data), tls);
             for process in &plan.processes {
                 match &process.kind {
                     ProcessKind::Coordinator => check_coordinator(process, &spec, &plan, Path::new(&data)),
                     ProcessKind::Agent { pool, .. } => {
                         let pool = spec.pools.iter().find(|other| other.name == *pool);
-                        check_agent(process, pool.expect("it is in the manifest"), &plan, Path::new(&data));
+                        check_agent(process, pool.expect("it is in the manifest"), &spec, &plan, Path::new(&data));
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Ports of the loopback address, for coordinators and for agents that processes attach to.
+//! Ports of the loopback address, for coordinators, agents that processes attach to, and gateways.
 
 use std::{
     fs, io, iter,
@@ -63,8 +63,8 @@ pub(super) fn from_base(base: u16, count: usize) -> Result<Vec<u16>, DevError> {
     (0..count).map(|index| u16::try_from(usize::from(base) + index).map_err(|_| no_room())).collect()
 }
 
-/// Returns the ports for processes to attach to this many agents. With `base`, they follow the coordinators' ports.
-pub(super) async fn for_attaching(count: usize, base: Option<u16>, coordinators: usize) -> Result<Vec<u16>, DevError> {
+/// Returns this many ports for agents. With `base`, they follow the coordinators' ports.
+pub(super) async fn for_agents(count: usize, base: Option<u16>, coordinators: usize) -> Result<Vec<u16>, DevError> {
     let Some(base) = base else { return free(count) };
     let ports = from_base(base, coordinators + count)?.split_off(coordinators);
     ensure_free(&ports, "choose another --port, or omit it to use free ports").await?;

@@ -15,6 +15,8 @@ pub use line::{Form, LineInput, LineOptions};
 
 /// Maximum size in bytes of a task's input. The fleet enforces the same limit.
 pub const INPUT_LIMIT: usize = 1024 * 1024;
+/// Maximum size in bytes of a message. The fleet enforces the same limit.
+pub const MESSAGE_LIMIT: usize = 1024 * 1024;
 /// Maximum length in bytes of a line in a file of JSON lines: JSON can take six characters for one byte of text
 /// (`\u0041`), and a line has other fields.
 pub const LINE_LIMIT: usize = 6 * INPUT_LIMIT + 64 * 1024;
@@ -47,6 +49,15 @@ pub enum InputError {
     )]
     TooLarge {
         /// The file, with the line if there are several inputs.
+        from: String,
+    },
+    /// A message is larger than [`MESSAGE_LIMIT`].
+    #[error(
+        "{from} has more than {MESSAGE_LIMIT} bytes (1 MiB), which is the limit for a message: store it where the \
+         receiver can read it and send its name"
+    )]
+    MessageTooLarge {
+        /// The file.
         from: String,
     },
     /// A line is longer than [`LINE_LIMIT`].
@@ -92,16 +103,32 @@ struct Limits {
 
 const LIMITS: Limits = Limits { line: LINE_LIMIT, lines: LINES_LIMIT, bytes: FILE_LIMIT };
 
-/// Reads a whole file, or standard input for `-`. Stops reading one byte over the limit.
+/// Reads the input of a task: a whole file, or standard input for `-`. Stops reading one byte over the limit.
 ///
 /// # Errors
 /// [`InputError::Read`], or [`InputError::TooLarge`] over [`INPUT_LIMIT`] bytes.
 pub fn read_input(file: &Path) -> Result<Vec<u8>, InputError> {
-    let from = name_of(file);
-    let mut input = Vec::new();
-    let read = open(file).and_then(|opened| opened.take(INPUT_LIMIT as u64 + 1).read_to_end(&mut input));
-    read.map_err(|error| InputError::Read { from: from.clone(), error })?;
-    check_size(&from, input)
+    check_size(&name_of(file), read_to(INPUT_LIMIT, file)?)
+}
+
+/// Reads a message, as [`read_input`] reads an input.
+///
+/// # Errors
+/// [`InputError::Read`], or [`InputError::MessageTooLarge`] over [`MESSAGE_LIMIT`] bytes.
+pub fn read_message(file: &Path) -> Result<Vec<u8>, InputError> {
+    let message = read_to(MESSAGE_LIMIT, file)?;
+    if message.len() > MESSAGE_LIMIT {
+        return Err(InputError::MessageTooLarge { from: name_of(file) });
+    }
+    Ok(message)
+}
+
+/// Reads a file to its end, or one byte over the limit.
+fn read_to(limit: usize, file: &Path) -> Result<Vec<u8>, InputError> {
+    let mut bytes = Vec::new();
+    let read = open(file).and_then(|opened| opened.take(limit as u64 + 1).read_to_end(&mut bytes));
+    read.map_err(|error| InputError::Read { from: name_of(file), error })?;
+    Ok(bytes)
 }
 
 /// Reads a file of JSON lines, or standard input for `-`; see [`parse_lines`].

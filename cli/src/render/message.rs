@@ -31,7 +31,8 @@ pub fn outcome_text(status: &MessageStatus) -> String {
         }
         MessageCode::Accepted => match &status.reply {
             Some(reply) => format!("accepted by {agent}, which replied: {}", preview(reply)),
-            None => format!("accepted by {agent}"),
+            None if reason.is_empty() => format!("accepted by {agent}"),
+            None => format!("accepted by {agent}: {reason}"),
         },
         MessageCode::Kept => format!("kept for {agent}; `robeing message {id}` shows what becomes of it"),
         MessageCode::Refused => format!("refused by {agent}: {reason}"),
@@ -39,6 +40,16 @@ pub fn outcome_text(status: &MessageStatus) -> String {
         code => format!("{} ({agent}): {reason}", message_word(code)),
     };
     text + "\n"
+}
+
+/// Formats why there is no reply to a message as a sentence.
+pub fn unanswered_text(status: &MessageStatus) -> String {
+    let (agent, reason) = (printable(&status.agent), printable(&status.reason));
+    match status.code() {
+        MessageCode::Accepted if reason.is_empty() => format!("{agent} has accepted the message and did not reply\n"),
+        MessageCode::Accepted => format!("{agent} has accepted the message: {reason}\n"),
+        _ => outcome_text(status),
+    }
 }
 
 /// Formats the messages of an inbox as a table.
@@ -84,12 +95,27 @@ mod tests {
             (status(MessageCode::Accepted, "a", ""), "accepted by a\n"),
             (sealed, "accepted by a, whose reply is sealed for whoever sent the message\n"),
             (replied, "accepted by a, which replied: 42\n"),
+            (status(MessageCode::Accepted, "a", "the reply was too large"), "accepted by a: the reply was too large\n"),
             (status(MessageCode::Kept, "a", "away"), "kept for a; `robeing message m-1` shows what becomes of it\n"),
             (status(MessageCode::Refused, "a", "too\x1b[1mbad"), "refused by a: too [1mbad\n"),
             (status(MessageCode::NoSuchAgent, "", "no agent"), "NoSuchAgent: no agent\n"),
             (status(MessageCode::Away, "a", "gone"), "Away (a): gone\n"),
         ] {
             assert_eq!(outcome_text(&status), text);
+        }
+    }
+
+    #[test]
+    fn a_question_says_why_it_has_no_reply() {
+        for (status, text) in [
+            (status(MessageCode::Accepted, "a", ""), "a has accepted the message and did not reply\n"),
+            (
+                status(MessageCode::Accepted, "a", "the reply was too large"),
+                "a has accepted the message: the reply was too large\n",
+            ),
+            (status(MessageCode::Refused, "a", "too bad"), "refused by a: too bad\n"),
+        ] {
+            assert_eq!(unanswered_text(&status), text);
         }
     }
 

@@ -15,7 +15,7 @@ use std::io::{self, Write};
 
 pub use audit::{audit_line, audit_table};
 pub use document::{Document, Named, documents, write_document, write_line};
-pub use message::{inbox_line, inbox_table, outcome_text, outcomes_table};
+pub use message::{inbox_line, inbox_table, outcome_text, outcomes_table, unanswered_text};
 pub use policies::policy_table;
 pub use status::{agent_text, agents_table, live_view, resource_text, status_text};
 pub use table::table;

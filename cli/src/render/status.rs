@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use robeing_proto::v1::{
-    Agent, AgentState, Coordinator, CoordinatorState, FleetStatus, RecoveryAction, RecoveryStep, TaskCounts,
+    Agent, AgentState, Coordinator, CoordinatorState, FleetStatus, Quarantine, RecoveryAction, RecoveryStep, TaskCounts,
 };
 
 use super::{
@@ -64,10 +64,18 @@ fn joined(agent: &Agent, now: Timestamp) -> String {
 fn agent_state(agent: &Agent) -> String {
     let word = agent_word(agent.state());
     match agent.state() {
+        _ if agent.quarantine.is_some() => format!("{word} (in quarantine)"),
         AgentState::Lost if !agent.lost_reason.is_empty() => format!("{word} ({})", agent.lost_reason),
         AgentState::Unhealthy if !agent.unhealthy_reason.is_empty() => format!("{word} ({})", agent.unhealthy_reason),
         _ => word,
     }
+}
+
+/// Formats since when an agent is in quarantine, by whom and why.
+fn quarantine_text(quarantine: &Quarantine, now: Timestamp) -> String {
+    let Quarantine { since, by, reason } = quarantine;
+    let since = moment(since.as_ref(), now);
+    if reason.is_empty() { format!("since {since}, by {by}") } else { format!("since {since}, by {by}: {reason}") }
 }
 
 /// Formats the `RobeingCluster` of a fleet on Kubernetes, which `robeing status` prints first.
@@ -101,6 +109,7 @@ pub fn agent_text(agent: &Agent, now: Timestamp) -> String {
     line("Agent", agent.name.clone());
     line("State", agent_state(agent));
     line("Since", moment(agent.unhealthy_since.as_ref().or(agent.lost_at.as_ref()), now));
+    line("Quarantine", agent.quarantine.as_ref().map(|found| quarantine_text(found, now)).unwrap_or_default());
     line("Role", role_word(agent.role()));
     line("Pool", agent.pool.clone());
     line("Skills", agent.specializations.join(","));

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use robeing_proto::v1::{
     Agent, AgentCounts, AgentState, Attempt, AttemptState, AuditRecord, Coordinator, CoordinatorState, Failure,
-    FailureKind, FleetStatus, LeaderScore, PoolStatus, RecoveryAction, RecoveryStep, Role, Score, Task, TaskCounts,
-    TaskState,
+    FailureKind, FleetStatus, LeaderScore, PoolStatus, Quarantine, RecoveryAction, RecoveryStep, Role, Score, Task,
+    TaskCounts, TaskState,
 };
 
 use super::*;
@@ -315,6 +315,23 @@ fn why_an_agent_is_as_it_is() {
         agent_text(&agent("data-1", AgentState::Live), now())
             .ends_with("It has been neither unhealthy nor lost since it joined.\n")
     );
+}
+
+#[test]
+fn an_agent_in_quarantine_is_shown_with_who_put_it_there_and_why() {
+    let reason = "40 denials\nin a second".to_owned();
+    let quarantine = Quarantine { since: ago(60), by: "guardian/watch-0".into(), reason };
+    let lost = Agent {
+        lost_reason: "it was barred from the fleet".into(),
+        quarantine: Some(quarantine),
+        ..agent("data-1", AgentState::Lost)
+    };
+    let text = agent_text(&lost, now());
+    assert!(text.contains("\nState:          Lost (in quarantine)\n"), "{text}");
+    assert!(text.contains("\nQuarantine:     since 2023-11-14T22:12:20"), "{text}");
+    assert!(text.contains(" ago), by guardian/watch-0: 40 denials in a second\n"), "{text}");
+    let table = agents_table(&[lost], now());
+    assert!(table.contains("Lost (in quarantine)"), "{table}");
 }
 
 #[test]

@@ -97,8 +97,9 @@ fn secrets_in_the_manifest_are_used_and_what_is_no_header_is_refused() {
     };
     manifest("kind: Secret\nmetadata: {name: api}\ndata: {token: aHVudGVyMg==}\n---\napiVersion: v1\nkind: ConfigMap");
     let mut dev = Dev::start_with_errors(&bench, &agent);
-    let note =
-        dev.line_with(&["only the RobeingCluster is used, with the Secrets that its headers refer to; ignored: "]);
+    let note = dev.line_with(&[
+        "only the RobeingCluster is used, with the Secrets that its headers and webhooks refer to; ignored: ",
+    ]);
     assert!(note.ends_with("ignored: document 3 (ConfigMap)"), "{note}");
     wait_until("an agent with the value", || {
         fs::read_to_string(bench.path("told")).is_ok_and(|told| told.contains("hunter2"))

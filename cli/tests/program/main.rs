@@ -87,8 +87,10 @@ fn what_is_done_is_what_the_help_says_of_exit_codes() {
         (2, "an input file is wrong or can't be read", &["submit", "--kind", "k", "--input", "absent"]),
         (2, "an input file is wrong or can't be read", &["submit", "--kind", "k", "--inputs", "plain"]),
         (3, "an input is over a limit", &["submit", "--kind", "k", "--input", "large"]),
+        (3, "an input is over a limit", &["send", "data-0", "--file", "large"]),
         (4, "malformed ids included", &["task", "not-an-id", "--endpoint", &closed]),
         (4, "malformed ids included", &["cancel", "not-an-id", "--endpoint", &closed]),
+        (4, "malformed ids included", &["message", "not-an-id", "--endpoint", &closed]),
         (4, "no such fleet", &["status", "--fleet", "none"]),
         (5, "no coordinator answers", &["task", task, "--endpoint", &closed]),
         (5, "no coordinator answers", &["quarantine", "data-0", "--reason", "r", "--endpoint", &closed]),
@@ -129,6 +131,7 @@ fn what_has_no_end_is_read_to_its_limit() {
         (&["submit", "--kind", "k", "--inputs", "/dev/zero"], "/dev/zero line 1 has more than"),
         (&["submit", "--kind", "k", "--input", "-"], "standard input has more than 1048576 bytes (1 MiB)"),
         (&["submit", "--kind", "k", "--inputs", "-"], "standard input line 1 has more than"),
+        (&["send", "data-0", "--file", "-"], "(1 MiB), which is the limit for a message: store it where the receiver"),
     ] {
         let zeros = fs::File::open("/dev/zero").expect("every Linux has it");
         let output = bench.command(line).stdin(zeros).output().expect("the program can be started");

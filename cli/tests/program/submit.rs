@@ -71,6 +71,18 @@ async fn ctrl_c_names_the_one_task() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_may_not_submit_is_told_that_nothing_was_submitted() {
+    let bench = Bench::new();
+    bench.write("three", &lines(3));
+    let fleet = stub(&[Manners { forbids: true, ..Manners::default() }]).await;
+    for more in [&[][..], &["--inputs", "three"], &["--wait"]] {
+        let line = [&["submit", "--kind", "k", "--endpoint", &fleet.endpoints[0]], more].concat();
+        let ended = Ended::of(start(&bench, &line).wait_with_output().expect("it is our child"));
+        ended.assert(3, "nothing was submitted\nerror: the fleet refused (PermissionDenied): ");
+    }
+}
+
 #[test]
 fn ctrl_c_before_anything_was_sent_says_so() {
     let bench = Bench::new();

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures::{StreamExt, future::join_all, stream::BoxStream};
 use prost::Message;
 use robeing_fleet::{
-    Agent, AgentState, Command, Fleet, Reply, Stamp, Task, TaskCommand, TaskFilter, TaskId, Waiting,
+    Agent, AgentState, Bar, Command, Fleet, Reply, Stamp, Task, TaskCommand, TaskFilter, TaskId, Waiting,
     limits::{MAX_PAGE, MAX_SCANNED},
 };
 use robeing_net::gate::Caller;
@@ -169,6 +169,14 @@ fn page_of_tasks(found: &[Arc<Task>], mut next: Option<u64>, revision: u64, now:
     v1::ListTasksResponse { tasks, next_page_token, revision }
 }
 
+/// An agent, and what keeps it out of the fleet.
+type Known = (Arc<Agent>, Option<Arc<Bar>>);
+
+/// Looks up what keeps an agent out of the fleet.
+fn known(fleet: &Fleet, agent: &Arc<Agent>) -> Known {
+    (Arc::clone(agent), fleet.bar_of(&agent.name).cloned())
+}
+
 /// A page of agents, as many as fit in one message.
 #[derive(Default)]
 struct AgentPage {
@@ -179,8 +187,8 @@ struct AgentPage {
 
 impl AgentPage {
     /// Adds the next agent, if it fits. The next page begins after the last one that did.
-    fn take(&mut self, agent: &Agent) -> bool {
-        let told = convert::agent(agent);
+    fn take(&mut self, (agent, bar): &Known) -> bool {
+        let told = convert::agent(agent, bar.as_deref());
         let fits = self.budget.take(told.encoded_len());
         if fits {
             self.agents.push(told);
@@ -219,10 +227,10 @@ fn cancel_result(task: TaskId, reply: Option<&Reply>) -> v1::CancelResult {
 }
 
 /// Returns the response about one agent, with its recoveries.
-fn named_agent(found: Option<&Agent>, revision: u64) -> v1::ListAgentsResponse {
-    let told = |agent: &Agent| v1::Agent {
+fn named_agent(found: Option<&Known>, revision: u64) -> v1::ListAgentsResponse {
+    let told = |(agent, bar): &Known| v1::Agent {
         recovery: agent.recovery.steps().iter().map(convert::recovery_step).collect(),
-        ..convert::agent(agent)
+        ..convert::agent(agent, bar.as_deref())
     };
     v1::ListAgentsResponse { agents: found.map(told).into_iter().collect(), revision, next_page_token: String::new() }
 }
@@ -331,20 +339,22 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let request = request.into_inner();
         self.state.ready_to_read(request.consistency).await?;
-        let shown = |agent: &&Arc<Agent>| request.include_lost || agent.state != AgentState::Lost;
+        let shown = |(agent, _): &&Known| request.include_lost || agent.state != AgentState::Lost;
         if !request.name.is_empty() {
-            let (found, revision) =
-                self.state.look(|fleet| (fleet.agent_by_name(&request.name).cloned(), fleet.revision()));
-            return Ok(Response::new(named_agent(found.as_ref().filter(shown).map(Arc::as_ref), revision)));
+            let find = |fleet: &Fleet| fleet.agent_by_name(&request.name).map(|agent| known(fleet, agent));
+            let (found, revision) = self.state.look(|fleet| (find(fleet), fleet.revision()));
+            return Ok(Response::new(named_agent(found.as_ref().filter(shown), revision)));
         }
         let revision = self.state.look(Fleet::revision);
         let mut page = AgentPage::default();
         let mut after = (!request.page_token.is_empty()).then(|| Arc::from(request.page_token.as_str()));
         loop {
-            let slice: Vec<Arc<Agent>> = self
-                .state
-                .look(|fleet| fleet.agents_by_name(after.as_deref()).take(MAX_AGENTS_READ).cloned().collect());
-            let Some(last) = slice.last() else { break };
+            let read = |fleet: &Fleet| -> Vec<Known> {
+                let agents = fleet.agents_by_name(after.as_deref()).take(MAX_AGENTS_READ);
+                agents.map(|agent| known(fleet, agent)).collect()
+            };
+            let slice = self.state.look(read);
+            let Some((last, _)) = slice.last() else { break };
             after = Some(Arc::clone(&last.name));
             if !slice.iter().filter(shown).all(|agent| page.take(agent)) {
                 break;
@@ -458,7 +468,7 @@ mod tests {
         let (mut after, mut names, mut pages): (Option<String>, Vec<String>, _) = (None, Vec::new(), 0);
         loop {
             let mut page = AgentPage::default();
-            let _ = fleet.agents_by_name(after.as_deref()).all(|agent| page.take(agent));
+            let _ = fleet.agents_by_name(after.as_deref()).all(|agent| page.take(&known(&fleet, agent)));
             let page = page.response(fleet.revision());
             assert!(page.encoded_len() <= MESSAGE_BUDGET_BYTES + 64 * 1024, "{} bytes", page.encoded_len());
             names.extend(page.agents.into_iter().map(|agent| agent.name));

@@ -8,7 +8,7 @@ use futures::{
     stream::{BoxStream, FuturesUnordered},
 };
 use robeing_fleet::{Command, LetterId, MailCommand, Stamp};
-use robeing_net::{ConnectInfo, gate::Caller};
+use robeing_net::{ConnectInfo, gate::Caller, security::PeerIdentity};
 use robeing_proto::{
     internal::v1::{
         self as internal, FromMailbox, InboxPage, InboxQuery, LetterAnswer, Letters, ToMailbox,
@@ -114,17 +114,17 @@ impl MailboxService {
             Some(FromAgent::Open(open)) => open,
             _ => return Err(Status::invalid_argument("the first message of a mailbox must name it")),
         };
-        self.check(caller, &open).await?;
+        let peer = self.check(caller, &open).await?;
         let attended = self.observer.mailboxes.open(&open.agent).ok_or_else(|| {
             Status::resource_exhausted(format!(
                 "{MAX_MAILBOXES} mailboxes are open here, the most; use another coordinator"
             ))
         })?;
-        Attending::new(self, attended).run(inbound, sender).await
+        Attending::new(self, attended, peer).run(inbound, sender).await
     }
 
-    /// Refuses a mailbox that is not of the agent whose certificate the connection has.
-    async fn check(&self, caller: &Caller, open: &internal::MailboxOpen) -> Result<(), Status> {
+    /// Refuses a mailbox that is not of the agent whose certificate the connection has. Returns that agent, if it has one.
+    async fn check(&self, caller: &Caller, open: &internal::MailboxOpen) -> Result<Option<Arc<PeerIdentity>>, Status> {
         let agent = convert::excerpt(&open.agent);
         if open.cluster_id != self.member.cluster_id() {
             return Err(Status::permission_denied(format!(
@@ -134,7 +134,7 @@ impl MailboxService {
             )));
         }
         convert::agent_name(&open.agent)?;
-        let Caller::Member(peer) = caller else { return Ok(()) };
+        let Caller::Member(peer) = caller else { return Ok(None) };
         if peer.id.name() != open.agent {
             return Err(Status::permission_denied(format!(
                 "the certificate is of {}/{}, and the mailbox would be of {agent:?}",
@@ -143,7 +143,7 @@ impl MailboxService {
             )));
         }
         enrolled::check(&self.state, peer).await?;
-        Ok(())
+        Ok(Some(Arc::clone(peer)))
     }
 }
 
@@ -154,6 +154,8 @@ type CatchingUp = BoxFuture<'static, Result<(), Status>>;
 struct Attending {
     service: MailboxService,
     attended: Attended,
+    /// Whose certificate the connection has, if it has one.
+    peer: Option<Arc<PeerIdentity>>,
     /// The fleet's time when the mailbox was opened, or a little later. Letters that were posted earlier may have been
     /// sent before. `None`: it is not known here yet, because this coordinator may be behind; so may any letter.
     opened: Option<Stamp>,
@@ -174,13 +176,14 @@ struct Attending {
 }
 
 impl Attending {
-    fn new(service: MailboxService, attended: Attended) -> Self {
+    fn new(service: MailboxService, attended: Attended, peer: Option<Arc<PeerIdentity>>) -> Self {
         Self {
             opened: None,
             catching_up: catch_up(&service.state),
             sender: service.proposer.sender(),
             service,
             attended,
+            peer,
             window: Window::default(),
             has_letters: true,
             settling: FuturesUnordered::new(),
@@ -193,14 +196,14 @@ impl Attending {
 
     async fn run(&mut self, mut inbound: Streaming<FromMailbox>, sender: &Replies) -> Result<(), Status> {
         let mailbox = Arc::clone(&self.attended.mailbox);
-        self.check_not_barred()?;
+        self.check_its_own()?;
         loop {
             tokio::select! {
                 () = mailbox.replaced.cancelled() => {
                     return Err(Status::aborted(format!("the agent {} has opened its mailbox anew", mailbox.agent)));
                 }
                 () = mailbox.news.notified() => {
-                    self.check_not_barred()?;
+                    self.check_its_own()?;
                     self.has_letters = true;
                 }
                 caught_up = &mut self.catching_up, if self.opened.is_none() => match caught_up {
@@ -230,6 +233,16 @@ impl Attending {
 
     fn may_read(&self) -> bool {
         self.settling.len() < MAX_SETTLING && self.settling_bytes < MAX_SETTLING_BYTES
+    }
+
+    /// Refuses an agent that was barred since its mailbox was opened, or whose name is that of another process by now: that
+    /// may have opened the mailbox at another coordinator, and gets every letter, too.
+    fn check_its_own(&self) -> Result<(), Status> {
+        self.check_not_barred()?;
+        match &self.peer {
+            Some(peer) => enrolled::applied(&self.service.state, peer).map(drop),
+            None => Ok(()),
+        }
     }
 
     fn check_not_barred(&self) -> Result<(), Status> {

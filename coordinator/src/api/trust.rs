@@ -302,7 +302,10 @@ fn span(
     let Some(given) = given else { return Ok(default) };
     match Duration::try_from(given) {
         Ok(span) if (least..=most).contains(&span) => Ok(span),
-        _ => Err(Status::invalid_argument(format!("{field} must be from {least:?} to {most:?}"))),
+        _ => {
+            let (least, most) = (convert::span_text(least), convert::span_text(most));
+            Err(Status::invalid_argument(format!("{field} must be from {least} to {most}")))
+        }
     }
 }
 

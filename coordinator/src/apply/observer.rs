@@ -38,6 +38,8 @@ pub struct ApplyObserver {
     pub sessions: SessionTable,
     /// The agents that have changed in the directory.
     pub directory: ChangedAgents,
+    /// The agents that were barred.
+    pub barred: ChangedAgents,
     /// Measures how long recoveries take.
     pub recoveries: Recoveries,
     /// Those who wait for the outcomes of letters.
@@ -67,6 +69,7 @@ impl ApplyObserver {
             waiters: Mutex::default(),
             sessions,
             directory: ChangedAgents::default(),
+            barred: ChangedAgents::default(),
             recoveries: Recoveries::default(),
             letters: Arc::default(),
             ballots: Arc::default(),
@@ -170,7 +173,11 @@ impl ApplyObserver {
             Effect::StandbyActivated { .. } => info!(agent = name(), "a standby agent was activated"),
             Effect::Recovery { agent: id, step } => self.recoveries.done(id, &name(), &step),
             Effect::DirectoryChanged { agent } => self.directory.note(agent),
-            Effect::Barred { agent } => self.mailboxes.wake(&agent),
+            Effect::EnrolmentChanged { agent } => self.mailboxes.wake(&agent),
+            Effect::Barred { agent } => {
+                self.mailboxes.wake(&agent);
+                self.barred.note(agent);
+            }
             Effect::Mail { receiver, .. } => self.mailboxes.wake(&receiver),
             Effect::LetterSettled { .. } => {
                 if let Some(letter) = letter {
@@ -208,6 +215,7 @@ impl Observer for ApplyObserver {
     fn installed(&self, revision: u64, audited: u64) {
         self.installs.send_modify(|installs| *installs += 1);
         self.directory.note_everything();
+        self.barred.note_everything();
         self.mailboxes.wake_all();
         self.policies.changed();
         self.revision.send_replace(revision);

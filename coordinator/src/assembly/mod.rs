@@ -57,6 +57,7 @@ use crate::{
     identity::{
         access::Access,
         enrolment::EnrolmentService,
+        ongoing::OngoingCalls,
         pace::Pace,
         refusals::Refusals,
         room::{ENROLLING, Room},
@@ -441,9 +442,13 @@ impl Parts {
             rights: security.rights.clone(),
             trusts_plaintext: security.tls.is_permissive(),
             refusals,
+            calls: OngoingCalls::default(),
         };
+        let access = Arc::new(access);
+        lifetime.spawn(Arc::clone(&access).follow_bars(observer));
+        lifetime.spawn(Arc::clone(&access).follow_rights());
         security.start(state, clock, warnings, metrics, &lifetime);
-        gated(routes.add_service(limited!(EnrolmentServer::new(enrolment))), Arc::new(access))
+        gated(routes.add_service(limited!(EnrolmentServer::new(enrolment))), access)
     }
 
     fn raft_service(&self, consensus: ConsensusServer, connections: LeaderConnections) -> RaftService {

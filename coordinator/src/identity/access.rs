@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderValue, header::GetAll};
 use robeing_identity::{PeerRole, SpiffeId};
 use robeing_net::{
     ConnectInfo,
-    gate::{Caller, Gate, ON_BEHALF_OF},
+    gate::{Caller, Gate, ON_BEHALF_OF, Ongoing},
     security::{PeerIdentity, TrustClock},
 };
 use tonic::{Code, Status, async_trait};
@@ -15,8 +15,9 @@ use tracing::debug;
 use super::{
     client_rights::{ClientRights, Proven, TokenReviewer},
     kubernetes::User,
+    ongoing::OngoingCalls,
     refusals::{ANONYMOUS, Refusals, done_to},
-    rights::MAX_NAME_BYTES,
+    rights::{MAX_NAME_BYTES, Right},
     table::{Allowed, allowed, is_for_gateways},
     trust::{FleetTrust, Trusted},
 };
@@ -35,6 +36,8 @@ pub struct Access {
     /// TLS as well, and agents can't enrol before all coordinators can enrol them.
     pub trusts_plaintext: bool,
     pub refusals: Refusals,
+    /// The calls that go on.
+    pub calls: OngoingCalls,
 }
 
 #[async_trait]
@@ -47,6 +50,10 @@ impl Gate for Access {
             self.refusals.count(counted, status.code(), connection.peer, name);
         }
         admitted.map_err(|(status, _)| status)
+    }
+
+    fn follow(&self, method: &str, connection: &ConnectInfo, caller: &Caller) -> Option<Ongoing> {
+        self.begin(method, connection, caller)
     }
 
     fn failed(&self, method: &str, code: Code) {
@@ -85,19 +92,15 @@ impl Access {
         }
         let anonymous = |status: Status| (status, ANONYMOUS.to_owned());
         if let Some(user) = self.user(headers).await.map_err(anonymous)? {
-            let name: Arc<str> = user.name.as_str().into();
-            return match self.decide_user(allowed, user, &name).await {
-                Ok(()) => Ok(Caller::User(name)),
+            let caller = Caller::User(Arc::new(user.told()));
+            return match self.decide_user(allowed, user).await {
+                Ok(()) => Ok(caller),
                 // With its role, since a user's name could be that of an agent.
-                Err(status) => Err((status, Caller::User(name).name())),
+                Err(status) => Err((status, caller.name())),
             };
         }
         match allowed {
-            Allowed::With(right, _)
-                if right.is_for_anonymous() && (self.trusted().is_open() || self.rights.anonymous_has(right)) =>
-            {
-                Ok(Caller::Anonymous)
-            }
+            Allowed::With(right, _) if self.anyone_has(right) => Ok(Caller::Anonymous),
             Allowed::Agents => Err(anonymous(Status::unauthenticated(
                 "this connection has no certificate: enrol, and connect with the certificate",
             ))),
@@ -111,7 +114,7 @@ impl Access {
     async fn decide_member(&self, allowed: Allowed, peer: &Arc<PeerIdentity>) -> Result<Caller, Status> {
         let id = &peer.id;
         if id.role().is_agent() {
-            self.check_not_barred(id)?;
+            self.check_not_barred(id.name())?;
         }
         if allowed.is_for(id.role()) {
             return Ok(Caller::Member(Arc::clone(peer)));
@@ -157,7 +160,7 @@ impl Access {
         if id.role() != PeerRole::Messenger {
             return Err(only_messengers(&name_of(id)));
         }
-        self.check_not_barred(id)?;
+        self.check_not_barred(id.name())?;
         let mut names = named.iter();
         let (name, is_one) = (names.next().and_then(|name| name.to_str().ok()), names.next().is_none());
         let client = name.filter(|name| is_one && name.len() <= MAX_NAME_BYTES);
@@ -170,23 +173,26 @@ impl Access {
         })
     }
 
-    fn check_not_barred(&self, id: &SpiffeId) -> Result<(), Status> {
-        let bar = self.state.look(|fleet| fleet.bar_of(id.name()).cloned());
+    /// Refuses an agent that is barred.
+    pub(super) fn check_not_barred(&self, agent: &str) -> Result<(), Status> {
+        let bar = self.state.look(|fleet| fleet.bar_of(agent).cloned());
         let Some(bar) = bar else { return Ok(()) };
         let (what, reason) = (done_to(bar.kind), &bar.reason);
-        Err(Status::permission_denied(format!(
-            "the agent {} was {what} ({reason}); its certificate is refused",
-            id.name()
-        )))
+        Err(Status::permission_denied(format!("the agent {agent} was {what} ({reason}); its certificate is refused")))
     }
 
-    async fn decide_user(&self, allowed: Allowed, user: Arc<User>, name: &str) -> Result<(), Status> {
+    /// Returns whether clients without a certificate or token have a right now.
+    pub(super) fn anyone_has(&self, right: Right) -> bool {
+        right.is_for_anonymous() && (self.trusted().is_open() || self.rights.anonymous_has(right))
+    }
+
+    async fn decide_user(&self, allowed: Allowed, user: Arc<User>) -> Result<(), Status> {
         let is_allowed = match allowed {
             Allowed::Anyone => true,
-            Allowed::With(right, _) => self.rights.has(&Proven::Token(user), right).await?,
+            Allowed::With(right, _) => self.rights.has(&Proven::Token(Arc::clone(&user)), right).await?,
             Allowed::Coordinators | Allowed::Agents => false,
         };
-        if is_allowed { Ok(()) } else { Err(denied(name, allowed)) }
+        if is_allowed { Ok(()) } else { Err(denied(&user.name, allowed)) }
     }
 
     /// Returns the user whose token comes with a call. The token is verified with the keys in the fleet's state, or

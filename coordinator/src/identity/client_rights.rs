@@ -15,7 +15,7 @@ use super::{
 pub const USER_PREFIX: &str = "robeing:";
 
 /// A client whose identity is proved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proven {
     /// By a certificate of this name.
     Certificate(String),

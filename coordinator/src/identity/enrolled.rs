@@ -2,29 +2,42 @@
 
 use std::sync::Arc;
 
-use robeing_fleet::Enrolment;
+use robeing_fleet::{Enrolment, Feature};
 use robeing_net::security::PeerIdentity;
 use tonic::Status;
 
 use crate::read::StateReader;
 
-/// Returns the enrolment of the agent whose certificate this is, if it is remembered.
+/// Returns the enrolment of the agent whose certificate this is; `None` if the fleet does not keep enrolments yet.
 ///
 /// # Errors
-/// `PERMISSION_DENIED` if another process has enrolled under the name since.
+/// `PERMISSION_DENIED` if another process has enrolled under the name since. `UNAUTHENTICATED` if the agent has to enrol
+/// again, because it was removed since, or there was no room for its enrolment.
 pub async fn check(state: &StateReader, peer: &PeerIdentity) -> Result<Option<Arc<Enrolment>>, Status> {
-    let name = peer.id.name();
-    let enrolled = || state.look(|fleet| fleet.enrolment_of(name).cloned());
-    let mut enrolment = enrolled();
-    if enrolment.as_ref().is_some_and(|enrolment| enrolment.key != peer.key) {
-        // The agent may have enrolled with this key a moment ago, which may not be applied here yet.
-        state.ready_to_read(0).await?;
-        enrolment = enrolled();
+    if let Ok(Some(enrolment)) = applied(state, peer) {
+        return Ok(Some(enrolment));
     }
+    // The agent may have enrolled with this key a moment ago, which may not be applied here yet.
+    state.ready_to_read(0).await?;
+    applied(state, peer)
+}
+
+/// Same as [`check`], by what is applied here.
+///
+/// # Errors
+/// See [`check`].
+pub fn applied(state: &StateReader, peer: &PeerIdentity) -> Result<Option<Arc<Enrolment>>, Status> {
+    let name = peer.id.name();
+    let (enrolment, are_kept) = state.look(|fleet| (fleet.enrolment_of(name).cloned(), fleet.has(Feature::Identity)));
     match enrolment {
-        Some(enrolment) if enrolment.key != peer.key => Err(Status::permission_denied(format!(
+        Some(enrolment) if enrolment.key == peer.key => Ok(Some(enrolment)),
+        Some(_) => Err(Status::permission_denied(format!(
             "another process has enrolled as the agent {name} since this one did; a name belongs to one process at a time"
         ))),
-        enrolment => Ok(enrolment),
+        None if are_kept => Err(Status::unauthenticated(format!(
+            "the enrolment of the agent {name} is not known any more: it was removed, or there was no room for it; it has to \
+             enrol again, with a proof"
+        ))),
+        None => Ok(None),
     }
 }

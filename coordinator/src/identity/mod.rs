@@ -1,6 +1,7 @@
 //! Who is who in the fleet: this coordinator's own certificate ([`own`]), the authority by which coordinators certify
 //! agents and clients ([`authority`]), what is trusted ([`trust`]), how agents enrol ([`enrolment`], [`join_dir`]), and
-//! who may call what ([`access`]).
+//! who may call what ([`access`]), for as long as a call
+//! goes on ([`ongoing`]).
 //!
 //! ```text
 //! authority directory ──► authority ─┐
@@ -20,6 +21,7 @@ pub mod enrolment;
 pub mod fixture;
 pub mod join_dir;
 pub mod kubernetes;
+pub mod ongoing;
 pub mod own;
 pub mod pace;
 pub mod proofs;

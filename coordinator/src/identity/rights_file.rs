@@ -54,7 +54,8 @@ impl CurrentRights {
         Self(Arc::new(Mutex::new(Arc::new(rights))))
     }
 
-    fn set(&self, rights: ClientRights) {
+    /// Replaces the rights.
+    pub fn set(&self, rights: ClientRights) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rights);
     }
 }

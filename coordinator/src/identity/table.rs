@@ -72,6 +72,20 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Allowed::With(Right::Read, AGENTS)),
 ];
 
+/// The methods with streams: their calls go on for as long as their callers like, so the gate follows them.
+const STREAMS: &[&str] = &[
+    "/robeing.v1.Fleet/SubmitStream",
+    "/robeing.v1.Fleet/WatchTasks",
+    "/robeing.v1.Fleet/WatchStatus",
+    "/robeing.v1.Directory/WatchAgents",
+    "/robeing.internal.v1.Session/Open",
+    "/robeing.internal.v1.Mailbox/Attend",
+    "/robeing.internal.v1.Raft/Append",
+    "/robeing.internal.v1.Raft/InstallSnapshot",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+];
+
 /// What the gateway of a messenger calls on behalf of clients. A messenger that is not what it should be can name any
 /// client, so it may do nothing else with the rights of one.
 const GATEWAYS: &[&str] = &[
@@ -102,6 +116,12 @@ const AGENTS: &[PeerRole] = &[PeerRole::Worker, PeerRole::Specialist, PeerRole::
 /// Returns who may call a method; `None` if nobody may.
 pub fn allowed(method: &str) -> Option<Allowed> {
     TABLE.iter().find(|(known, _)| *known == method).map(|(_, allowed)| *allowed)
+}
+
+/// Returns a method with a stream as it is in the table, and who may call it; `None` if it has no stream.
+pub fn streaming(method: &str) -> Option<(&'static str, Allowed)> {
+    let method = STREAMS.iter().copied().find(|known| *known == method)?;
+    Some((method, allowed(method)?))
 }
 
 impl Allowed {
@@ -185,6 +205,8 @@ mod tests {
                     let rpc = rpc.split('(').next().unwrap_or_default();
                     let method = format!("/{}.{service}/{rpc}", package.trim_end_matches(';'));
                     assert!(allowed(&method).is_some(), "{method} is in no row");
+                    let has_stream = line.contains("(stream ");
+                    assert_eq!(streaming(&method).is_some(), has_stream, "{method} is among the streams");
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! A message as a caller has sent it, checked.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use prost_types::Duration as WireDuration;
@@ -152,9 +152,13 @@ impl Draft {
         }
     }
 
-    /// Returns whether a letter is this message, which was sent before.
+    /// Returns whether a letter is this message, which was sent before. The payload of a sealed one is not compared: it
+    /// is sealed anew each time.
     pub fn is_same_as(&self, letter: &Letter) -> bool {
-        self.letter.digest == letter.digest
+        // The digest of a sealed letter does not cover its address: an agent that seals one has chosen its receiver. Of
+        // what is sealed by keys for its receivers, the address is what the sender wrote.
+        let is_addressed_alike = || Address::parse(&letter.to).is_ok_and(|to| to == self.to);
+        self.letter.digest == letter.digest && (self.sealed_for.is_empty() || is_addressed_alike())
     }
 
     /// Replaces the payload by a redacted one. What is sent again counts as the same message if it is redacted alike.
@@ -268,10 +272,9 @@ fn ttl(deadline: Option<WireDuration>, is_durable: bool) -> Result<u64, BadField
         if is_durable { (DEFAULT_DURABLE_MS, MAX_LETTER_TTL_MS) } else { (DEFAULT_DEADLINE_MS, MAX_DEADLINE_MS) };
     let ttl = convert::millis("deadline", deadline)?.unwrap_or(default);
     if !(1..=most).contains(&ttl) {
-        return Err(convert::bad(
-            "deadline",
-            format!("it is {ttl} ms, must be 1 to {most} ms; a durable message may have 7 days"),
-        ));
+        let [ttl, least, most] = [ttl, 1, most].map(|ms| convert::span_text(Duration::from_millis(ms)));
+        let durable = if is_durable { "" } else { "; a durable message may have 7 days" };
+        return Err(convert::bad("deadline", format!("it is {ttl}, must be from {least} to {most}{durable}")));
     }
     Ok(ttl)
 }
@@ -340,6 +343,17 @@ mod tests {
             let problem = check(change).expect_err(field);
             assert!(problem.starts_with(field), "{field}: {problem}");
         }
+    }
+
+    #[test]
+    fn a_deadline_that_is_too_long_is_told_in_minutes_and_days() {
+        let check = |seconds: i64, durable: bool| {
+            let deadline = Some(WireDuration { seconds, nanos: 0 });
+            check(|request| (request.deadline, request.durable) = (deadline, durable)).expect_err("it is too long")
+        };
+        let volatile = check(660, false);
+        assert_eq!(volatile, "deadline: it is 11m, must be from 1ms to 10m; a durable message may have 7 days");
+        assert_eq!(check(8 * 86_400, true), "deadline: it is 8 days, must be from 1ms to 7 days");
     }
 
     #[test]

@@ -47,7 +47,8 @@ pub struct Inboxes {
 fn check(request: &mut ReadInboxRequest) -> Result<Duration, MailError> {
     let wait = convert::millis("wait", request.wait)?.unwrap_or(0);
     if wait > MAX_READ_WAIT_MS {
-        let problem = format!("it is {wait} ms, the most is {MAX_READ_WAIT_MS} ms");
+        let [wait, most] = [wait, MAX_READ_WAIT_MS].map(|ms| convert::span_text(Duration::from_millis(ms)));
+        let problem = format!("it is {wait}, the most is {most}");
         return Err(convert::bad("wait", problem).into());
     }
     if request.limit > MAX_READ {

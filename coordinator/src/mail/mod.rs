@@ -132,7 +132,7 @@ pub fn sender_name(caller: &Caller) -> String {
     let name = match caller {
         Caller::Member(peer) if peer.id.role().is_agent() => peer.id.name().to_owned(),
         Caller::Member(peer) => format!("{}:{}", peer.id.role(), peer.id.name()),
-        Caller::User(name) => format!("client:{name}"),
+        Caller::User(user) => format!("client:{}", user.name),
         Caller::Plaintext | Caller::Anonymous => "client:anonymous".to_owned(),
     };
     if name.len() <= MAX_NAME_BYTES {
@@ -175,7 +175,7 @@ mod tests {
     fn a_sender_is_named_by_its_certificate_or_token_and_clients_are_told_from_agents() {
         assert_eq!(sender_name(&member(PeerRole::Worker)), "x");
         assert_eq!(sender_name(&member(PeerRole::Client)), "client:x");
-        assert_eq!(sender_name(&Caller::User("ann".into())), "client:ann");
+        assert_eq!(sender_name(&Caller::user("ann")), "client:ann");
         assert_eq!(sender_name(&Caller::Plaintext), "client:anonymous");
     }
 
@@ -192,10 +192,10 @@ mod tests {
 
     #[test]
     fn long_names_are_cut_and_stay_different() {
-        let of = |last: &str| sender_name(&Caller::User(format!("{}{last}", "é".repeat(MAX_NAME_BYTES)).into()));
+        let of = |last: &str| sender_name(&Caller::user(format!("{}{last}", "é".repeat(MAX_NAME_BYTES))));
         let (one, other) = (of("1"), of("2"));
         assert!(one.len() <= MAX_NAME_BYTES && other.len() <= MAX_NAME_BYTES && one != other, "{one} {other}");
         let fits = "n".repeat(MAX_NAME_BYTES - "client:".len());
-        assert_eq!(sender_name(&Caller::User(fits.as_str().into())), format!("client:{fits}"));
+        assert_eq!(sender_name(&Caller::user(fits.as_str())), format!("client:{fits}"));
     }
 }

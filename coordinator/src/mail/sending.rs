@@ -295,7 +295,7 @@ impl Sending {
             for (id, reply) in ids.into_iter().zip(replies) {
                 match reply {
                     Reply::Posted { existing: false } => {}
-                    Reply::Posted { existing: true } => self.note_receiver(id, letters).await,
+                    Reply::Posted { existing: true } => self.note_receiver(draft, id, letters).await?,
                     Reply::Refused(refusal) => note_refused(letters, id, refusal)?,
                     other => return Err(MailError::NotReadable(format!("unexpected reply {other:?}"))),
                 }
@@ -324,15 +324,23 @@ impl Sending {
     }
 
     /// Notes who gets a letter that was posted before: its address may stand for another agent by now.
-    async fn note_receiver(&self, id: LetterId, letters: &mut Letters) {
-        let known = || self.state.look(|fleet| fleet.letter(id).map(|letter| Arc::clone(&letter.receiver)));
-        let mut receiver = known();
-        if receiver.is_none() && self.catch_up().await.is_ok() {
-            receiver = known();
+    ///
+    /// # Errors
+    /// If that letter is another message.
+    async fn note_receiver(&self, draft: &Draft, id: LetterId, letters: &mut Letters) -> Result<(), MailError> {
+        let known = || self.state.look(|fleet| fleet.letter(id).cloned());
+        let mut found = known();
+        if found.is_none() && self.catch_up().await.is_ok() {
+            found = known();
         }
-        if let (Some(receiver), Some(letter)) = (receiver, letters.get_mut(&id)) {
-            letter.0 = receiver;
+        let Some(found) = found else { return Ok(()) };
+        if !draft.is_same_as(&found) {
+            return Err(MailError::Refused(Refusal::LetterConflict { letter: id }));
         }
+        if let Some((receiver, _)) = letters.get_mut(&id) {
+            *receiver = Arc::clone(&found.receiver);
+        }
+        Ok(())
     }
 
     /// Notes the outcomes that the state has.

@@ -37,7 +37,7 @@ pub fn user(caller: &Caller) -> String {
         Caller::Plaintext | Caller::Anonymous => String::new(),
         Caller::Member(peer) if peer.id.role() == PeerRole::Client => peer.id.name().to_owned(),
         Caller::Member(peer) => member(&peer.id.role().to_string(), peer.id.name()),
-        Caller::User(name) => client(name),
+        Caller::User(user) => client(&user.name),
     }
 }
 
@@ -85,7 +85,8 @@ impl CallerRights {
                 return Ok(rights_of_role(&peer.id.role().to_string()).to_vec());
             }
             Caller::Member(peer) => Proven::Certificate(peer.id.name().to_owned()),
-            Caller::User(name) => Proven::Token(Arc::new(User::named(name))),
+            // With its groups, to which rights may be granted.
+            Caller::User(user) => Proven::Token(Arc::new(User::from(&**user))),
         };
         let mut had = Vec::with_capacity(Right::ALL.len());
         for right in Right::ALL {

@@ -45,7 +45,7 @@ fn no_agent_has_the_name_of_a_client() {
     };
     assert_eq!(of(PeerRole::Client, "ann"), "ann");
     assert_eq!(of(PeerRole::Worker, "ann"), "worker/ann");
-    assert_eq!(user(&Caller::User("ann".into())), "ann");
-    assert_eq!(user(&Caller::User("worker/ann".into())), "client/worker/ann");
+    assert_eq!(user(&Caller::user("ann")), "ann");
+    assert_eq!(user(&Caller::user("worker/ann")), "client/worker/ann");
     assert_eq!((user(&Caller::Anonymous), user(&Caller::Plaintext)), (String::new(), String::new()));
 }

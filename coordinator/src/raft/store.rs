@@ -70,6 +70,7 @@ impl Told {
             | Effect::SessionEnded { .. }
             | Effect::TrustChanged
             | Effect::DirectoryChanged { .. }
+            | Effect::EnrolmentChanged { .. }
             | Effect::Barred { .. }
             | Effect::PoliciesChanged
             | Effect::Mail { .. }

@@ -20,6 +20,7 @@ use crate::{
         access::Access,
         client_rights::{ClientRights, TokenReviewer},
         fixture::{Hands, NOW, Signer, certifier, config, realm, trust},
+        ongoing::OngoingCalls,
         refusals::Refusals,
         rights::{ClientRights as Rights, MAX_NAME_BYTES, Right},
         rights_file::CurrentRights,
@@ -31,15 +32,15 @@ use crate::{
 /// Ann may do everything, bob nothing.
 const RIGHTS: &str = "clients: [{name: ann, rights: [submit, read, vote, message, admin]}, {name: bob, rights: []}]";
 
-struct Fixture {
+pub(super) struct Fixture {
     _fleet: TestFleet,
-    tested: Tested,
+    pub tested: Tested,
     clock: Arc<TrustClock>,
     signer: Signer,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let fleet = TestFleet::start();
         let leader = fleet.led().await;
         let in_force = |fleet: &TestFleet| fleet.tested(leader).state.look(|state| state.version()) == known_version();
@@ -49,13 +50,13 @@ impl Fixture {
         Self { tested: fleet.tested(leader), _fleet: fleet, clock, signer: Signer::new() }
     }
 
-    async fn propose(&self, command: IdentityCommand) {
+    pub async fn propose(&self, command: IdentityCommand) {
         let reply = self.tested.proposer.propose_one(Command::Identity(command)).await;
         assert_eq!(reply.expect("it leads"), Reply::Done);
     }
 
     /// The gate of a coordinator that is configured so.
-    fn access(&self, enrolment: Enrolment, rights: &str, trusts_plaintext: bool) -> Access {
+    pub fn access(&self, enrolment: Enrolment, rights: &str, trusts_plaintext: bool) -> Access {
         let rights = Rights::parse(rights.as_bytes()).expect("they are rights");
         Access {
             state: self.tested.state.clone(),
@@ -65,12 +66,13 @@ impl Fixture {
             reviewer: TokenReviewer::default(),
             trusts_plaintext,
             refusals: Refusals::new(&Metrics::default()),
+            calls: OngoingCalls::default(),
         }
     }
 }
 
 /// A connection with TLS, with the certificate of this member if one is given.
-fn connection(member: Option<(PeerRole, &str)>) -> ConnectInfo {
+pub(super) fn connection(member: Option<(PeerRole, &str)>) -> ConnectInfo {
     let identity = member.map(|(role, name)| {
         let id = realm().member(role, name).expect("it is a name");
         Arc::new(PeerIdentity { id, key: [7; 32] })
@@ -94,8 +96,9 @@ async fn decide(access: &Access, method: &str, connection: &ConnectInfo, headers
             assert_eq!(Some(peer), connection.identity);
             Ok("member")
         }
-        Ok(Caller::User(name)) => {
-            assert_eq!(&*name, "system:serviceaccount:default:s");
+        Ok(Caller::User(user)) => {
+            assert_eq!(user.name, "system:serviceaccount:default:s");
+            assert!(user.groups.contains(&"system:serviceaccounts:default".to_owned()), "{user:?}");
             Ok("user")
         }
         Err(status) => Err(status.code()),
@@ -266,7 +269,7 @@ async fn while_a_fleet_moves_to_tls_whoever_has_no_certificate_is_trusted() {
     }
 }
 
-fn on_behalf_of(names: &[&str]) -> HeaderMap {
+pub(super) fn on_behalf_of(names: &[&str]) -> HeaderMap {
     names.iter().map(|name| (ON_BEHALF_OF.parse().expect("a name"), name.parse().expect("a value"))).collect()
 }
 

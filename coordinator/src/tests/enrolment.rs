@@ -5,7 +5,7 @@ use std::path::Path;
 use robeing_identity::{Certificate, JoinSecret, PeerRole};
 use robeing_platform::Disk;
 use robeing_proto::{
-    internal::v1::{coordinator_message::Message as ToAgent, enrol_request::Proof},
+    internal::v1::{Hello, coordinator_message::Message as ToAgent, enrol_request::Proof},
     v1,
 };
 use robeing_settings::Enrolment;
@@ -14,6 +14,7 @@ use tonic::Code;
 
 use crate::tests::{
     fleet::{JOIN, TestFleet},
+    mail::mailbox::TestMailbox,
     member::{TestMember, code, hello, retried},
 };
 
@@ -33,7 +34,7 @@ async fn token(fleet: &TestFleet, at: usize, name: &str) -> Option<Proof> {
 }
 
 /// A worker of the pool `data` that has enrolled.
-async fn enrolled(fleet: &TestFleet, at: usize, name: &str) -> TestMember {
+pub async fn enrolled(fleet: &TestFleet, at: usize, name: &str) -> TestMember {
     let mut member = TestMember::newcomer();
     let request = member.request(name, token(fleet, at, name).await);
     member.enrol(fleet, at, request).await.expect("it has a token");
@@ -206,4 +207,44 @@ async fn a_session_is_of_the_agent_that_the_certificate_names_and_of_no_other() 
     let mut again = hello("w-0");
     again.incarnation = 2;
     rival.open(&fleet, leader, again).await.expect("the name is its own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_was_removed_opens_nothing_after_its_release_before_it_has_proved_again_who_it_is() {
+    let (fleet, leader) = secured(Enrolment::Proof).await;
+    let mut member = enrolled(&fleet, leader, "w-0").await;
+    let mut admin = TestMember::certified(&fleet, PeerRole::Client, "root").admin(&fleet, leader);
+    let kind = v1::BarKind::Removed.into();
+    admin.bar_agent(v1::BarAgentRequest { agent: "w-0".into(), kind, reason: "stolen".into() }).await.unwrap();
+    assert!(admin.release_agent(v1::ReleaseAgentRequest { agent: "w-0".into() }).await.unwrap().into_inner().released);
+    let released = fleet.tested(leader).state.look(|state| state.revision());
+    let everywhere = |fleet: &TestFleet| {
+        fleet.running().into_iter().all(|n| fleet.tested(n).state.look(|state| state.revision()) >= released)
+    };
+    fleet.until("the release everywhere", everywhere).await;
+    // Its certificate is valid for most of an hour.
+    for pool in ["data", "another", ""] {
+        let hello = Hello { pool: pool.into(), ..hello("w-0") };
+        for at in fleet.running() {
+            let refused = member.open(&fleet, at, hello.clone()).await.err().expect("it is refused");
+            assert_eq!(refused.code(), Code::Unauthenticated, "{pool} {refused:?}");
+            assert!(refused.message().contains("it has to enrol again"), "{refused}");
+        }
+    }
+    let mut mailbox = TestMailbox::open_over(member.channel(&fleet, leader), "w-0").await.expect("it is asked for");
+    assert_eq!(mailbox.next().await.expect_err("it has to enrol").code(), Code::Unauthenticated);
+    let with_token = member.request("w-0", token(&fleet, leader, "w-0").await);
+    member.enrol(&fleet, leader, with_token).await.expect("it is released");
+    let opened = member.open(&fleet, leader, hello("w-0")).await.expect("it is its own");
+    assert!(matches!(opened.first, ToAgent::Welcome(_)), "{:?}", opened.first);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_coordinator_that_has_not_heard_of_an_enrolment_yet_waits_for_it() {
+    let (fleet, leader) = secured(Enrolment::Proof).await;
+    let member = enrolled(&fleet, leader, "w-0").await;
+    for at in fleet.followers(leader) {
+        let opened = member.open(&fleet, at, hello("w-0")).await.expect("it has enrolled");
+        assert!(matches!(opened.first, ToAgent::Redirect(_)), "{:?}", opened.first);
+    }
 }

@@ -13,6 +13,7 @@ mod member;
 mod membership_change;
 #[cfg(debug_assertions)]
 mod models;
+mod ongoing;
 mod policies;
 mod review;
 mod submissions;

@@ -3,7 +3,12 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use robeing_fleet::{Command, IdentityCommand, IdentityConfig, Places, PoolTrust, Reply, Role, known_version};
-use robeing_net::{ConnectInfo, security::TrustClock};
+use robeing_identity::PeerRole;
+use robeing_net::{
+    ConnectInfo,
+    gate::{Caller, Gate, Ongoing, TokenUser},
+    security::TrustClock,
+};
 use robeing_platform::{AtomicFile, Disk, Platform, simulated::SimulatedDisk};
 use robeing_proto::{
     internal::v1::{EnrolRequest, enrol_request::Proof, enrolment_server::Enrolment as EnrolmentRpc},
@@ -11,23 +16,28 @@ use robeing_proto::{
 };
 use robeing_settings::Enrolment;
 use robeing_telemetry::Metrics;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Request};
 
 use crate::{
     identity::{
-        client_rights::TokenReviewer,
+        access::Access,
+        client_rights::{ClientRights, TokenReviewer, USER_PREFIX},
         enrolment::EnrolmentService,
         fixture::{Hands, NOW, Signer, certifier, config, realm, trust},
         kubernetes::{
-            Kubernetes, KubernetesConfig,
+            ALLOWED_FOR, Kubernetes, KubernetesConfig, USED_IN_OUTAGE_FOR,
             tests::api_server::{ApiServer, Mood},
         },
+        ongoing::{LOOK_EVERY, OngoingCalls},
         pace::Pace,
         refusals::Refusals,
         room::Room,
     },
     leader::{pressure::TRICKLE, shortages::Shortages},
-    tests::{fleet::TestFleet, member::TestMember},
+    policies::CallerRights,
+    tests::{access::connection, fleet::TestFleet, member::TestMember},
 };
 
 const HOST: &str = "10.96.0.1";
@@ -191,4 +201,55 @@ async fn with_too_little_cpu_an_enrolment_waits_before_its_proof_is_checked_and_
         assert_eq!(enrol(role, false).await, Code::ResourceExhausted, "{role:?} is only a claim");
         assert_eq!(enrol(role, true).await, Code::Unauthenticated, "{role:?} has a proof, which is wrong");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_sees_the_rights_that_are_granted_to_a_group_of_the_callers_token() {
+    let fixture = Fixture::new().await;
+    fixture.server.known().granted.insert(("devs".into(), "tasks".into()));
+    let trust = trust(Arc::new(certifier()), Enrolment::Proof).1;
+    let rights = CallerRights(Some((ClientRights::Kubernetes(fixture.kubernetes.clone()), trust)));
+    let state = fixture.fleet.tested(fixture.leader).state;
+    let rights_with = async |groups: &[&str]| {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        let ann = Caller::User(Arc::new(TokenUser { name: "ann".into(), groups, ..TokenUser::default() }));
+        rights.asker(&ann, true, &state).await.expect("the API server answers").rights
+    };
+    assert_eq!(rights_with(&["all", "devs"]).await, ["submit", "read"]);
+    assert_eq!(rights_with(&["all"]).await, [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_outlives_an_outage_of_the_api_server_and_ends_when_that_denies_the_right() {
+    let fixture = Fixture::new().await;
+    let user = format!("{USER_PREFIX}ann");
+    fixture.server.known().granted.insert((user, "tasks".into()));
+    let access = Arc::new(Access {
+        state: fixture.fleet.tested(fixture.leader).state,
+        clock: Arc::clone(&fixture.clock),
+        trust: trust(Arc::new(certifier()), Enrolment::Proof).1,
+        rights: ClientRights::Kubernetes(fixture.kubernetes.clone()),
+        reviewer: TokenReviewer::default(),
+        trusts_plaintext: false,
+        refusals: Refusals::new(&Metrics::default()),
+        calls: OngoingCalls::default(),
+    });
+    let _following = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&access).follow_rights()));
+    let (ann, method) = (connection(Some((PeerRole::Client, "ann"))), "/robeing.v1.Fleet/WatchTasks");
+    let admitted = async || access.admit(method, &ann, &http::HeaderMap::new()).await;
+    let caller = admitted().await.expect("she has the right");
+    let watch: Ongoing = access.follow(method, &ann, &caller).expect("it is a stream");
+    let asked = fixture.server.asked();
+    sleep(ALLOWED_FOR - LOOK_EVERY).await;
+    assert_eq!(fixture.server.asked(), asked, "what is remembered is not asked for again");
+    fixture.server.known().mood = Mood::Status(503);
+    sleep(USED_IN_OUTAGE_FOR).await;
+    assert_eq!(admitted().await.map(drop).map_err(|status| status.code()), Err(Code::Unavailable));
+    assert!(watch.ended().is_none(), "it goes on");
+    fixture.server.known().mood = Mood::Well;
+    sleep(ALLOWED_FOR).await;
+    assert!(watch.ended().is_none() && admitted().await.is_ok());
+    fixture.server.known().granted.clear();
+    sleep(ALLOWED_FOR + 2 * LOOK_EVERY).await;
+    assert_eq!(watch.ended().map(|status| status.code()), Some(Code::PermissionDenied));
 }

@@ -51,6 +51,8 @@ pub struct Manners {
     pub hold: usize,
     /// End every watch after its first answer.
     pub end_watches: bool,
+    /// Refuse submissions, because the caller has no right to submit.
+    pub forbids: bool,
     /// Never answer anything.
     pub silent: bool,
 }
@@ -173,6 +175,9 @@ impl Fleet for Stub {
         request: Request<Streaming<SubmitStreamRequest>>,
     ) -> Result<Response<Self::SubmitStreamStream>, Status> {
         self.begin().await?;
+        if self.manners().forbids {
+            return Err(Status::permission_denied("client/ada may not call this"));
+        }
         let (told, answers) = mpsc::channel(8);
         tokio::spawn(self.clone().serve_submissions(request.into_inner(), told));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))

@@ -20,7 +20,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{ATTEMPT_TIMEOUT, ClientError, FleetClient, Tries, is_finished, new_task_id, watch_pool::Awaited};
 
@@ -80,6 +80,12 @@ pub enum SubmitEvent {
         /// The id of the task.
         task_id: String,
     },
+    /// The fleet refused the caller, who may not submit, before it took any task: this one was not accepted. The error
+    /// of [`FleetClient::submit_many`] follows.
+    NotTaken {
+        /// Index of the task.
+        index: usize,
+    },
 }
 
 impl FleetClient {
@@ -89,8 +95,8 @@ impl FleetClient {
     ///
     /// # Errors
     /// If the fleet refuses the whole stream, or does not answer for as long as the client's settings allow. Tasks that
-    /// were not answered by then may or may not have been accepted. The refusal of a single task is not an error but an
-    /// event.
+    /// were not answered by then may or may not have been accepted, except those of a [`SubmitEvent::NotTaken`]. The
+    /// refusal of a single task is not an error but an event.
     pub async fn submit_many<I, F>(&self, tasks: I, options: SubmitOptions, on_event: F) -> Result<(), ClientError>
     where
         I: IntoIterator<Item = TaskSpec>,
@@ -101,6 +107,7 @@ impl FleetClient {
             options,
             source: tasks.into_iter(),
             exhausted: false,
+            has_sent: false,
             drawn: 0,
             to_send: VecDeque::new(),
             postponed: None,
@@ -139,6 +146,8 @@ struct Submission<I, F> {
     options: SubmitOptions,
     source: I,
     exhausted: bool,
+    /// Whether a stream was opened, or perhaps opened: its tasks may have been accepted.
+    has_sent: bool,
     drawn: u64,
     to_send: VecDeque<u64>,
     /// Tasks to be sent again, and when.
@@ -216,10 +225,30 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
         let opening = rpc.submit_stream(ReceiverStream::new(messages));
         let mut answers = match timeout_at(self.tries.attempt_ends(), opening).await {
             Ok(Ok(answers)) => answers.into_inner(),
-            Ok(Err(status)) => return Ok(Some(status)),
-            Err(_) => return Ok(Some(self.silent(target))),
+            Ok(Err(status)) => {
+                self.note_unopened(&status);
+                return Ok(Some(status));
+            }
+            Err(_) => {
+                self.has_sent = true;
+                return Ok(Some(self.silent(target)));
+            }
         };
+        self.has_sent = true;
         self.exchange(target, &outbound, &mut answers).await
+    }
+
+    /// Notes that a stream was not opened. A caller who may not submit is refused before any task is read.
+    fn note_unopened(&mut self, status: &Status) {
+        if !refuses_caller(status) {
+            self.has_sent = true;
+        }
+        if self.has_sent {
+            return;
+        }
+        for tag in self.unanswered.keys() {
+            (self.on_event)(SubmitEvent::NotTaken { index: *tag as usize });
+        }
     }
 
     async fn exchange(
@@ -387,6 +416,13 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
     fn tell_finished(&mut self, tag: u64, task: Task) {
         (self.on_event)(SubmitEvent::Finished { index: tag as usize, task: Box::new(task) });
     }
+}
+
+/// Returns whether the fleet refused the caller, and not what was submitted.
+fn refuses_caller(status: &Status) -> bool {
+    // A status that was created on this side has a source.
+    let is_answer = std::error::Error::source(status).is_none();
+    is_answer && matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
 }
 
 /// Returns whether a refusal is temporary, for example because there is no leader, and not a decision about the task.

@@ -47,6 +47,7 @@ async fn submit(client: &FleetClient, count: usize, options: SubmitOptions) -> V
             }
             SubmitEvent::Finished { index, .. } => finished[index] += 1,
             SubmitEvent::Expired { index, .. } => panic!("task {index} did not expire"),
+            SubmitEvent::NotTaken { index } => panic!("task {index} was not taken"),
         })
         .await
         .unwrap_or_else(|error| panic!("{error}"));
@@ -171,6 +172,24 @@ async fn a_result_that_expired_during_an_outage_is_told() {
     assert!(events.contains(&SubmitEvent::Expired { index: 0, task_id: "gone".into() }), "{events:?}");
     let is_finished = |event: &SubmitEvent| matches!(event, SubmitEvent::Finished { index: 1, .. });
     assert!(events.iter().any(is_finished), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_caller_without_the_right_to_submit_is_told_that_no_task_was_taken() {
+    let submitted = async |manners: &[Manners]| {
+        let running = stub(manners).await;
+        let client = running.client();
+        let mut events = Vec::new();
+        let submitting = client.submit_many(specs(2), SubmitOptions::default(), |event| events.push(event));
+        let error = submitting.await.expect_err("it has no right");
+        assert!(matches!(error, ClientError::Refused { code: Code::PermissionDenied, .. }), "{error:?}");
+        events
+    };
+    let forbidding = Manners { forbids: true, ..Default::default() };
+    let none = [0, 1].map(|index| SubmitEvent::NotTaken { index });
+    assert_eq!(submitted(std::slice::from_ref(&forbidding)).await, none);
+    let unavailable = Manners { unavailable: 1, ..forbidding };
+    assert!(submitted(&[unavailable]).await.is_empty(), "the first try may have been accepted");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use robeing_platform::{Connection, Listener, Network};
 use robeing_proto::MAX_MESSAGE_BYTES;
 use tokio_util::sync::CancellationToken;
 use tonic::{
+    Code, Status,
     service::Routes,
     transport::{Channel, Endpoint, Server, Uri},
 };
@@ -130,6 +131,16 @@ impl Transport {
     /// Returns the TLS of this transport, if it has one.
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
+    }
+
+    /// Has another certificate obtained if a coordinator has refused a stream of this process with this status because it
+    /// does not know the present one any more.
+    pub fn recertify_if_unknown(&self, status: &Status) {
+        if status.code() == Code::Unauthenticated
+            && let Some(tls) = &self.tls
+        {
+            tls.recertify();
+        }
     }
 
     /// Returns a channel to the coordinator at `host:port`. It connects on first use, and reconnects when the

@@ -198,7 +198,7 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
     config.snapshot_after = number(sources, &settings::SNAPSHOT_AFTER)?.unwrap_or(config.snapshot_after);
     config.expected_agents = number(sources, &settings::AGENT_COUNT)?;
     config.tls = common.tls;
-    config.authority = authority(sources)?;
+    config.authority = authority(sources, common.tls)?;
     if common.tls != TlsMode::Off && config.authority.directory.is_none() && config.initial_coordinators.len() > 1 {
         return Err(ConfigError::Wrong(format!(
             "several coordinators need one certificate authority, and each would make its own: give --{} DIR, the same \
@@ -209,7 +209,15 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
     Ok(config)
 }
 
-fn authority(sources: &Sources<'_>) -> Result<AuthorityConfig, ConfigError> {
+fn authority(sources: &Sources<'_>, tls: TlsMode) -> Result<AuthorityConfig, ConfigError> {
+    if tls == TlsMode::Off && sources.path(&settings::RIGHTS).is_some() {
+        return Err(ConfigError::Wrong(format!(
+            "without TLS, nobody knows who a client is, and everyone may do everything: remove --{}, or leave --{} at \
+             strict",
+            settings::RIGHTS.flag,
+            settings::TLS.flag
+        )));
+    }
     let mut config = AuthorityConfig {
         directory: sources.path(&settings::CA),
         rights: sources.path(&settings::RIGHTS),
@@ -407,7 +415,7 @@ impl Common {
             (None, Some(name)) => Ok(Some(Advertised::HostName(format!("{name}:{port}")))),
             (None, None) => Err(ConfigError::Wrong(format!(
                 "the process listens on every address ({}), so its advertised address is unknown: give --advertise \
-                 HOST:PORT or set POD_IP",
+                 HOST:PORT, or set {POD_IP} or {HOSTNAME} (shells have {HOSTNAME} and don't export it)",
                 self.listen
             ))),
         }

@@ -38,9 +38,10 @@ impl Fleet {
         self.forget_enrolment(&enrol.agent);
         if self.state.identity.enrolments.len() >= MAX_ENROLMENTS
             && let Some(oldest) = self.indexes.identity.absent.first().copied()
+            && let Some(dropped) = self.drop_enrolment(oldest)
         {
-            let dropped = self.drop_enrolment(oldest);
-            dropped.iter().for_each(|dropped| self.note_identity(&dropped.agent));
+            self.note_identity(&dropped.agent);
+            effects.push(Effect::EnrolmentChanged { agent: Arc::clone(&dropped.agent) });
         }
         let at = self.state.now;
         if let Some(proof) = enrol.single_use {
@@ -60,6 +61,7 @@ impl Fleet {
             single_use,
         });
         self.indexes.identity.add_enrolment(enrolment, in_session);
+        effects.push(Effect::EnrolmentChanged { agent: Arc::clone(&enrolment.agent) });
         let (epoch, pool) = (enrolment.epoch, enrolment.pool.as_deref().unwrap_or("none"));
         let detail = format!("role {role:?}, pool {pool}, by {}, epoch {epoch}", proof.name());
         self.record(&agent, action::ENROL, &agent, AuditOutcome::Allowed, detail);

@@ -8,12 +8,57 @@ use std::{
 use super::Letter;
 use crate::{FleetMillis, LetterCursor, LetterId, fixed_map::FixedMap};
 
+/// The letters that wait for one receiver, each by its place in the receiver's order.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct WaitingLetters {
+    pub all: BTreeSet<LetterCursor>,
+    /// Those of each sender. No set is empty.
+    pub senders: BTreeMap<Arc<str>, BTreeSet<LetterCursor>>,
+    /// The first one of each sender.
+    pub firsts: BTreeSet<LetterCursor>,
+}
+
+impl WaitingLetters {
+    fn add(&mut self, letter: &Letter) {
+        let cursor = letter.cursor();
+        self.all.insert(cursor);
+        match self.senders.get_mut(letter.sender.as_str()) {
+            Some(of_sender) => {
+                let first = of_sender.first().copied();
+                of_sender.insert(cursor);
+                if let Some(first) = first.filter(|first| cursor < *first) {
+                    self.firsts.remove(&first);
+                    self.firsts.insert(cursor);
+                }
+            }
+            None => {
+                self.senders.insert(letter.sender.as_str().into(), BTreeSet::from([cursor]));
+                self.firsts.insert(cursor);
+            }
+        }
+    }
+
+    fn remove(&mut self, letter: &Letter) {
+        let cursor = letter.cursor();
+        self.all.remove(&cursor);
+        let Some(of_sender) = self.senders.get_mut(letter.sender.as_str()) else { return };
+        of_sender.remove(&cursor);
+        let next = of_sender.first().copied();
+        if self.firsts.remove(&cursor) {
+            self.firsts.extend(next);
+        }
+        if next.is_none() {
+            self.senders.remove(letter.sender.as_str());
+        }
+    }
+}
+
 /// The indexes of letters. They refer to letters by their numbers.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct MailIndexes {
     pub ids: FixedMap<LetterId, u64>,
-    /// The letters that wait for each receiver, in their order. No set is empty.
-    pub waiting: BTreeMap<Arc<str>, BTreeSet<LetterCursor>>,
+    /// The letters that wait for each receiver. There are some for each that is here.
+    pub waiting: BTreeMap<Arc<str>, WaitingLetters>,
     /// Number of letters that wait.
     pub waits: usize,
     /// The bytes that letters store, without replies.
@@ -35,7 +80,7 @@ impl MailIndexes {
         }
         if letter.is_waiting() {
             self.waits += 1;
-            self.waiting.entry(Arc::clone(&letter.receiver)).or_default().insert(letter.cursor());
+            self.waiting.entry(Arc::clone(&letter.receiver)).or_default().add(letter);
         }
     }
 
@@ -50,8 +95,8 @@ impl MailIndexes {
         if letter.is_waiting() {
             self.waits -= 1;
             if let Entry::Occupied(mut waiting) = self.waiting.entry(Arc::clone(&letter.receiver)) {
-                waiting.get_mut().remove(&letter.cursor());
-                if waiting.get().is_empty() {
+                waiting.get_mut().remove(letter);
+                if waiting.get().all.is_empty() {
                     waiting.remove();
                 }
             }

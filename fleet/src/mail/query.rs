@@ -39,14 +39,36 @@ impl Fleet {
     pub fn letters_for(&self, receiver: &str, after: Option<LetterCursor>, limit: usize) -> Vec<&Arc<Letter>> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let waiting = self.indexes.mail.waiting.get(receiver);
-        let cursors = waiting.into_iter().flat_map(|waiting| waiting.range((start, Bound::Unbounded)));
+        let cursors = waiting.into_iter().flat_map(|waiting| waiting.all.range((start, Bound::Unbounded)));
         let letters = cursors.filter_map(|cursor| self.state.mail.letters.get(cursor.seq));
         letters.take(limit.clamp(1, MAX_PAGE)).collect()
     }
 
+    /// Returns the first letter of each sender that waits for a receiver, in the receiver's order. There may be
+    /// [`MAX_WAITING_FOR_ONE`](crate::limits::MAX_WAITING_FOR_ONE) of them, so take few.
+    pub fn first_letters_for(&self, receiver: &str) -> impl Iterator<Item = &Arc<Letter>> {
+        let waiting = self.indexes.mail.waiting.get(receiver);
+        let firsts = waiting.into_iter().flat_map(|waiting| &waiting.firsts);
+        firsts.filter_map(move |cursor| self.state.mail.letters.get(cursor.seq))
+    }
+
+    /// Returns the letters of one sender that wait for a receiver, in the receiver's order, after the letter with the
+    /// cursor `after`, which may be settled meanwhile. Take few, as of [`Fleet::first_letters_for`].
+    pub fn letters_from(
+        &self,
+        sender: &str,
+        receiver: &str,
+        after: Option<LetterCursor>,
+    ) -> impl Iterator<Item = &Arc<Letter>> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let of_sender = self.indexes.mail.waiting.get(receiver).and_then(|waiting| waiting.senders.get(sender));
+        let cursors = of_sender.into_iter().flat_map(move |of_sender| of_sender.range((start, Bound::Unbounded)));
+        cursors.filter_map(move |cursor| self.state.mail.letters.get(cursor.seq))
+    }
+
     /// Returns how many letters wait for a receiver.
     pub fn letters_waiting_for(&self, receiver: &str) -> usize {
-        self.indexes.mail.waiting.get(receiver).map_or(0, |waiting| waiting.len())
+        self.indexes.mail.waiting.get(receiver).map_or(0, |waiting| waiting.all.len())
     }
 
     /// Returns the numbers of letters.

@@ -401,3 +401,14 @@ fn what_is_largest_fits_what_a_snapshot_may_take() {
     }]);
     assert!(size(&trial) - before <= MAX_AUDIT_RECORD_OVERHEAD);
 }
+
+#[test]
+fn it_is_told_who_has_enrolled_and_a_repetition_is_no_news() {
+    let mut trial = Trial::newest();
+    for key in [1, 2] {
+        trial.enrol(enrolment("a", key, key));
+        assert!(trial.effects.contains(&Effect::EnrolmentChanged { agent: "a".into() }), "{:?}", trial.effects);
+    }
+    trial.enrol(enrolment("a", 2, 2));
+    assert!(trial.effects.is_empty(), "{:?}", trial.effects);
+}

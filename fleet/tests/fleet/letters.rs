@@ -186,7 +186,28 @@ impl Twin {
                 paged.extend(page.iter().map(|letter| letter.id));
             }
             assert_eq!(paged, expected);
+            compare_senders(fleet, &receiver, &letters);
         }
+    }
+}
+
+/// Compares the letters of each sender that wait for a receiver with these, which are in its order.
+fn compare_senders(fleet: &Fleet, receiver: &str, letters: &[&Known]) {
+    let mut senders: Vec<&str> = Vec::new();
+    let mut firsts = Vec::new();
+    for known in letters {
+        if !senders.contains(&known.letter.sender.as_str()) {
+            senders.push(&known.letter.sender);
+            firsts.push(known.letter.id);
+        }
+    }
+    let found: Vec<LetterId> = fleet.first_letters_for(receiver).map(|letter| letter.id).collect();
+    assert_eq!(found, firsts);
+    for sender in senders {
+        let of_sender = letters.iter().filter(|known| known.letter.sender == sender);
+        let expected: Vec<LetterId> = of_sender.map(|known| known.letter.id).collect();
+        let found: Vec<LetterId> = fleet.letters_from(sender, receiver, None).map(|letter| letter.id).collect();
+        assert_eq!(found, expected, "of {sender}");
     }
 }
 

@@ -89,6 +89,30 @@ fn letters_are_delivered_by_priority_and_then_in_the_order_of_posting() {
 }
 
 #[test]
+fn the_first_letter_of_each_sender_is_known_and_those_after_it() {
+    let mut trial = Trial::newest();
+    for (id, sender, priority) in [(1, "a", 5), (2, "a", 5), (3, "c", 5), (4, "a", 9), (5, "c", 1)] {
+        trial.post(PostLetter { sender: sender.to_owned(), priority, ..letter(id) });
+    }
+    let firsts = |trial: &Trial| trial.fleet.first_letters_for("b").map(|letter| letter.id.0).collect::<Vec<_>>();
+    let of = |trial: &Trial, sender: &str, after: Option<u128>| {
+        let after = after.map(|id| trial.fleet.letter(LetterId(id)).expect("it is kept").cursor());
+        trial.fleet.letters_from(sender, "b", after).map(|letter| letter.id.0).collect::<Vec<_>>()
+    };
+    assert_eq!(firsts(&trial), [4, 3]);
+    assert_eq!((of(&trial, "a", None), of(&trial, "c", Some(3))), (vec![4, 1, 2], vec![5]));
+    assert_eq!(of(&trial, "b", None), [0; 0], "it has sent nothing");
+    trial.settle(4, "b", LetterAnswer::Accepted);
+    assert_eq!((firsts(&trial), of(&trial, "a", Some(4))), (vec![1, 3], vec![1, 2]), "also after one that is settled");
+    for id in [2, 3, 1] {
+        trial.settle(id, "b", LetterAnswer::Accepted);
+    }
+    assert_eq!(firsts(&trial), [5]);
+    trial.settle(5, "b", LetterAnswer::Accepted);
+    assert_eq!((firsts(&trial), trial.fleet.letters_waiting_for("b")), (vec![], 0));
+}
+
+#[test]
 fn only_its_receiver_settles_a_letter_and_the_first_answer_stays() {
     let mut trial = Trial::newest();
     trial.post(letter(1));

@@ -67,6 +67,7 @@ fn frames() -> Vec<Seed> {
         agent: "a".into(),
         to: "b".into(),
         incarnation: 1,
+        is_of_link: false,
         journal: 2,
         stream: 3,
         lost: 0,

@@ -54,7 +54,7 @@ pub fn event(bytes: &[u8]) {
     }
     let body = if *mode == b'b' { lines.next().unwrap_or_default() } else { rest };
     let Ok(Some(mode)) = Mode::of(&headers) else { return };
-    for event in mode.read(&headers, Bytes::copy_from_slice(body)).into_iter().flatten() {
+    for event in mode.read(&headers, Bytes::copy_from_slice(body)).into_iter().flatten().flatten() {
         let task = event.clone().task();
         assert!(!task.kind.is_empty() && !task.idempotency_key.is_empty() && task.idempotency_key.len() <= 512);
         assert!(!event.message("w-0".into()).id.is_empty());

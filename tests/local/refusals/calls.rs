@@ -3,8 +3,7 @@
 use robeing_identity::PeerRole;
 use robeing_proto::{
     internal::v1::{
-        EnrolRequest, FromMailbox, Hello, MailboxOpen, enrol_request::Proof, enrolment_client::EnrolmentClient,
-        from_mailbox::Message as FromAgent, mailbox_client::MailboxClient,
+        FromMailbox, Hello, MailboxOpen, from_mailbox::Message as FromAgent, mailbox_client::MailboxClient,
     },
     v1::{Role, TaskState},
 };
@@ -12,7 +11,7 @@ use robeing_tests::{
     raw_call,
     script::task,
     scripted_agent::{HandAgent, completion, hello},
-    thief::{CLUSTER, Stolen, now},
+    thief::{CLUSTER, Stolen},
     wait::in_time,
 };
 use tonic::{Code, Status};
@@ -96,7 +95,8 @@ async fn the_task_of_another_agent_can_not_be_completed() {
         scene.fleet.executing(&id, 1).await;
     }
     let open = async |name: &str| {
-        let channel = scene.thief.certified(PeerRole::Worker, name).channel(&scene.coordinator);
+        let identity = scene.enrolled((PeerRole::Worker, Role::Worker), name, "").await;
+        let channel = identity.channel(&scene.coordinator);
         HandAgent::open_over(channel, hello(name)).await.expect("a valid Hello")
     };
     let mut rightful = open("rightful").await;
@@ -124,24 +124,10 @@ async fn refused_session(scene: &Scene, identity: &Stolen, hello: Hello) {
     counter.rises_by(1).await;
 }
 
-/// Enrols `identity` as a worker, by a token for this name and pool.
-async fn enrolled(scene: &Scene, identity: Stolen, name: &str, pool: &str) -> Stolen {
-    let request = EnrolRequest {
-        cluster_id: CLUSTER.into(),
-        name: name.into(),
-        role: Role::Worker.into(),
-        pool: pool.into(),
-        signing_request: identity.signing_request().into(),
-        proof: Some(Proof::JoinToken(scene.thief.token(PeerRole::Worker, pool, Some(name), now()))),
-    };
-    let enrolled = EnrolmentClient::new(identity.channel(&scene.coordinator)).enrol(request).await;
-    identity.certified_by(&enrolled.expect("it has a token").into_inner().certificate)
-}
-
 #[tokio::test]
 async fn a_session_is_of_the_agent_that_the_certificate_names_and_of_no_other() {
     let scene = Scene::start(1).await;
-    let first = enrolled(&scene, scene.thief.nobody(), "hand-0", "hand").await;
+    let first = scene.enrolled((PeerRole::Worker, Role::Worker), "hand-0", "hand").await;
     refused_session(&scene, &first, hello(VICTIM)).await;
     refused_session(&scene, &first, hello("hand-1")).await;
     refused_session(&scene, &first, Hello { role: Role::Guardian.into(), ..hello("hand-0") }).await;
@@ -152,7 +138,7 @@ async fn a_session_is_of_the_agent_that_the_certificate_names_and_of_no_other() 
     opened.expect("the session is its own");
 
     // The name belongs to the process that has enrolled last.
-    let second = enrolled(&scene, scene.thief.nobody(), "hand-0", "hand").await;
+    let second = scene.enrolled((PeerRole::Worker, Role::Worker), "hand-0", "hand").await;
     refused_session(&scene, &first, own.clone()).await;
     HandAgent::open_over(second.channel(&scene.coordinator), own).await.expect("it has enrolled last");
 }

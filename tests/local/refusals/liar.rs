@@ -46,7 +46,7 @@ impl Liar {
     }
 
     async fn join_as(scene: &Scene, certified: PeerRole, role: Role) -> Self {
-        let identity = scene.thief.certified(certified, LIAR);
+        let identity = scene.enrolled((certified, role), LIAR, "").await;
         let said = session::Hello { role: role.into(), ..session_hello(LIAR) };
         let session = HandAgent::open_over(identity.channel(&scene.coordinator), said).await;
         Self { identity, _session: session.expect("a valid Hello") }.again(scene).await
@@ -81,6 +81,7 @@ pub fn hello(stream: u64) -> Frame {
         agent: LIAR.into(),
         to: VICTIM.into(),
         incarnation: 1,
+        incarnation_of_link: false,
         journal: 2,
         stream,
         lost: stream - 1,

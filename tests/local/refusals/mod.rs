@@ -9,12 +9,17 @@ mod frames;
 mod liar;
 mod packets;
 
+use robeing_identity::PeerRole;
+use robeing_proto::{
+    internal::v1::{EnrolRequest, enrol_request::Proof, enrolment_client::EnrolmentClient},
+    v1::Role,
+};
 use robeing_tests::{
     attached::Attached,
     counter::Counter,
     fleet::{Fleet, FleetSpec, PoolSpec},
     ports::Ports,
-    thief::Thief,
+    thief::{CLUSTER, Stolen, Thief, now},
 };
 use serde_json::json;
 use tonic::Code;
@@ -51,6 +56,21 @@ impl Scene {
         let attached = Attached::to(&fleet.attach_address(VICTIM)).await;
         fleet.ready().await;
         (Self::of(fleet, ports).await, attached)
+    }
+
+    /// Enrols another agent with this role, by a token for this name and pool.
+    async fn enrolled(&self, (certified, role): (PeerRole, Role), name: &str, pool: &str) -> Stolen {
+        let identity = self.thief.nobody();
+        let request = EnrolRequest {
+            cluster_id: CLUSTER.into(),
+            name: name.into(),
+            role: role.into(),
+            pool: pool.into(),
+            signing_request: identity.signing_request().into(),
+            proof: Some(Proof::JoinToken(self.thief.token(certified, pool, Some(name), now()))),
+        };
+        let enrolled = EnrolmentClient::new(identity.channel(&self.coordinator)).enrol(request).await;
+        identity.certified_by(&enrolled.expect("it has a token").into_inner().certificate)
     }
 
     async fn of(fleet: Fleet, ports: Ports) -> Self {

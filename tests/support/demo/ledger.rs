@@ -90,6 +90,7 @@ impl<'a> Ledger<'a> {
             }
             SubmitEvent::Finished { task, .. } => self.finish(index, *task)?,
             SubmitEvent::Expired { task_id, .. } => bail!("the result of task {task_id} expired before it was read"),
+            SubmitEvent::NotTaken { .. } => bail!("task {index} was not taken, because the demo may not submit"),
         }
         Ok(())
     }

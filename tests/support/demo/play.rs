@@ -174,7 +174,8 @@ async fn submit(
     let told = client.submit_many(specs, options, |event| {
         let (SubmitEvent::Submitted { index, .. }
         | SubmitEvent::Finished { index, .. }
-        | SubmitEvent::Expired { index, .. }) = &event;
+        | SubmitEvent::Expired { index, .. }
+        | SubmitEvent::NotTaken { index }) = &event;
         let index = first + index;
         // The channel has room for all events; if it is closed, this task is about to be aborted.
         let _ = events.try_send((index, event));

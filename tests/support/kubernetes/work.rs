@@ -85,6 +85,9 @@ fn note(ledger: &Mutex<Ledger>, event: SubmitEvent) {
         SubmitEvent::Expired { index, task_id } => {
             ledger.entry(index).or_default().problems.push(format!("the result of {task_id} expired"));
         }
+        SubmitEvent::NotTaken { index } => {
+            ledger.entry(index).or_default().problems.push("the caller may not submit".to_owned());
+        }
     }
 }
 

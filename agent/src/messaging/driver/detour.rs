@@ -104,7 +104,11 @@ async fn deliver_both_ways(shared: &Arc<Shared>, to: &Entry, unreachable: Unreac
             true => Outcome::DeadlinePassed { maybe_handled: true },
             false => outcome,
         },
-        Some(outcome) = by_messenger(shared, to, &packet, deadline, &may_have_arrived) => outcome,
+        Some(outcome) = by_messenger(shared, to, &packet, deadline, &may_have_arrived) => {
+            // The direct copy would take up room until its deadline, and may come to a receiver that has forgotten this one.
+            shared.withdraw(&to.name, packet.id, &outcome);
+            outcome
+        }
         else => Outcome::DeadlinePassed { maybe_handled: true },
     }
 }

@@ -264,14 +264,25 @@ impl Messenger {
     }
 
     /// Seals a message for the one agent that its address stands for, also if that is away, so that it can wait in the
-    /// fleet's log: nobody will be able to read the receiver's reply. One that is sealed already is left as it is.
+    /// fleet's log: nobody will be able to read the receiver's reply. One that is sealed already is left as it is. If the
+    /// fleet's agents are not known yet, it waits for that `within` this time.
     ///
     /// # Errors
-    /// The outcome, if the address stands for no agent, or for one without a key, or the message is malformed.
-    pub fn seal_letter(&self, message: Outgoing) -> Result<Outgoing, Outcome> {
+    /// The outcome, if the address stands for no agent, or for one without a key, or the message is malformed; `Away` if
+    /// the fleet's agents have not become known.
+    pub async fn seal_letter(&self, message: Outgoing, within: Duration) -> Result<Outgoing, Outcome> {
         if message.key_id.is_some() {
             return Ok(message);
         }
+        let deadline = message.deadline;
+        let turn = Box::pin(self.turn(Outgoing { deadline: within, ..message })).await;
+        let (message, _turn) = turn.map_err(|outcome| match outcome {
+            Outcome::DeadlinePassed { .. } => Outcome::away(
+                "this agent does not know the fleet's agents yet, so the message can't be sealed for one; send it again",
+            ),
+            outcome => outcome,
+        })?;
+        let message = Outgoing { deadline, ..message };
         let (snapshot, id) = (self.shared.directory.snapshot(), self.id_of(&message));
         let entry = match &message.to {
             Address::Agent(name) => snapshot.get(name).cloned().ok_or_else(|| {

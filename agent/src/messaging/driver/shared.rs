@@ -28,7 +28,7 @@ use super::{
     state::{FAILURES, Link, LinkState, Settled, Waiting},
 };
 use crate::messaging::{
-    inbox::{Inbox, Received},
+    inbox::{Inbox, MAX_DEPARTED, Received},
     outbox::NotTaken,
     outcome::Outcome,
     packet::{Packet, PacketId},
@@ -39,6 +39,8 @@ use crate::messaging::{
 
 /// Maximum number of agents with which there is a stream, or to which messages wait.
 pub const MAX_LINKS: usize = 1_024;
+// All of their streams may break at once.
+const _: () = assert!(MAX_DEPARTED >= MAX_LINKS);
 /// Maximum cost of the messages to all agents that have no outcome yet, in bytes: 128 MiB.
 pub const MAX_OUTGOING: u64 = 128 << 20;
 /// Maximum number of asks that wait for their reply.
@@ -51,7 +53,6 @@ pub(super) type ReplyPacket = oneshot::Sender<Packet>;
 pub(super) struct Shared {
     pub me: Arc<str>,
     pub role: Role,
-    pub incarnation: u64,
     pub journal: u64,
     pub directory: Arc<dyn Directory>,
     pub connect: Arc<dyn Connect>,
@@ -102,7 +103,6 @@ impl Shared {
         let Parts { metrics, stop, started, policy, keys, mut inbox, .. } = parts;
         inbox.connect(&me);
         Self {
-            incarnation: random.next_u64(),
             me,
             role,
             journal,
@@ -276,6 +276,15 @@ impl Shared {
             self.metrics.sent(&outcome);
             // The sender may have stopped waiting.
             let _ = waiting.settled.send(Settled::Outcome(outcome));
+        }
+    }
+
+    /// Takes a packet back from the link to its agent, because its outcome is known from another way.
+    pub fn withdraw(&self, agent: &str, id: PacketId, outcome: &Outcome) {
+        if let Some(link) = self.existing_link(agent) {
+            let mut state = link.lock();
+            state.outbox.withdraw(id, outcome.clone());
+            self.settle(&mut state);
         }
     }
 

@@ -1,7 +1,8 @@
 //! The built-in inbox: messages are kept until somebody reads them.
 //!
 //! A message counts as accepted once it is in the inbox. The inbox is in memory: what nobody has read is lost when the
-//! agent ends. A full inbox takes no message until one was taken out, which slows down the senders.
+//! agent ends. A full inbox takes no message until one was taken out, which slows down the senders. It refuses none: a
+//! durable message comes again later, and a refusal would be the end of it.
 
 use std::{
     collections::VecDeque,
@@ -14,6 +15,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout_at},
 };
+use tracing::warn;
 
 use super::{Delivery, Handler, HandlerOutcome};
 use crate::messaging::{frame::MAX_FRAME_BYTES, inbox::WHOLE_SHARE, packet::Packet};
@@ -30,11 +32,26 @@ const KEPT_WHOLE: usize = MAX_FRAME_BYTES / WHOLE_SHARE;
 struct Kept {
     messages: VecDeque<Packet>,
     bytes: u64,
+    /// Whether it was told that the inbox is full, since it was empty.
+    is_told: bool,
 }
 
 impl Kept {
     fn fits(&self, packet: &Packet) -> bool {
         self.messages.len() < INBOX_MESSAGES && self.bytes + packet.cost() <= INBOX_BYTES
+    }
+
+    /// Takes out the oldest messages, so many.
+    fn drain(&mut self, count: usize) -> Vec<Packet> {
+        let taken: Vec<Packet> = self.messages.drain(..count).collect();
+        self.bytes -= taken.iter().map(Packet::cost).sum::<u64>();
+        self.is_told &= !self.messages.is_empty();
+        taken
+    }
+
+    /// Returns whether it is to be told that the inbox is full: once, until it was empty.
+    fn tells(&mut self) -> bool {
+        !self.messages.is_empty() && !std::mem::replace(&mut self.is_told, true)
     }
 }
 
@@ -64,8 +81,7 @@ impl InboxHandler {
     pub fn take(&self, limit: usize) -> Vec<Packet> {
         let mut kept = self.lock();
         let count = limit.min(kept.messages.len());
-        let taken: Vec<Packet> = kept.messages.drain(..count).collect();
-        kept.bytes -= taken.iter().map(Packet::cost).sum::<u64>();
+        let taken = kept.drain(count);
         drop(kept);
         if !taken.is_empty() {
             self.changed();
@@ -101,8 +117,7 @@ impl InboxHandler {
             let page = kept.messages.iter().take(count).cloned().collect();
             return (page, kept.messages.len());
         }
-        let page: Vec<Packet> = kept.messages.drain(..count).collect();
-        kept.bytes -= taken;
+        let page = kept.drain(count);
         let left = kept.messages.len();
         drop(kept);
         if !page.is_empty() {
@@ -137,6 +152,17 @@ impl InboxHandler {
         }
     }
 
+    /// Logs that the inbox is full: its senders learn only that their messages were not decided in time.
+    fn tell(&self) {
+        let mut kept = self.lock();
+        let (messages, bytes) = (kept.messages.len(), kept.bytes);
+        let tells = kept.tells();
+        drop(kept);
+        if tells {
+            warn!(messages, bytes, "the inbox is full, and senders wait until their deadlines; read it: robeing inbox");
+        }
+    }
+
     /// Puts a message in, if it fits.
     fn put(&self, packet: &Packet) -> bool {
         let mut kept = self.lock();
@@ -163,6 +189,7 @@ impl Handler for InboxHandler {
             if self.put(&packet) {
                 return HandlerOutcome::Accepted { reply: None };
             }
+            self.tell();
             let _ = changes.changed().await;
         }
     }
@@ -225,6 +252,24 @@ mod tests {
         let waiting = Box::pin(inbox.deliver(delivery(large(99))));
         assert!(futures::poll!(waiting).is_pending());
         assert_eq!(inbox.len(), 15);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn that_it_is_full_is_told_once_until_it_was_empty() {
+        let inbox = InboxHandler::default();
+        for times in 1..=2 {
+            for id in 0..INBOX_MESSAGES as u128 {
+                inbox.deliver(delivery(packet(id))).await;
+                assert!(!inbox.lock().is_told, "{times}: it is not full");
+            }
+            let mut waiting = Box::pin(inbox.deliver(delivery(packet(9_999))));
+            assert!(futures::poll!(waiting.as_mut()).is_pending() && inbox.lock().is_told);
+            assert!(!inbox.lock().tells(), "once");
+            inbox.take(1);
+            assert!(inbox.lock().is_told, "it was not empty");
+            waiting.await;
+            inbox.take(INBOX_MESSAGES);
+        }
     }
 
     #[tokio::test(start_paused = true)]

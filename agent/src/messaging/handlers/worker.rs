@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{Delivery, Handler, HandlerOutcome};
 use crate::{
     executor::worker::{Post, WorkerMail},
-    mailbox::sending::{DurableSender, NotSent},
+    mailbox::sending::{DurableSender, NotSent, SEND_WITHIN},
     messaging::{
         Messenger, Outcome, Outgoing, PacketId, Priority,
         driver::NoReply,
@@ -79,10 +79,12 @@ impl MessengerPost {
             millis => Duration::from_millis(millis),
         };
         let outgoing = match outgoing(SendMessage { deadline_in_ms: 0, ..message }) {
-            Ok(outgoing) if self.durable.keeps_name() => match self.messenger.seal_letter(outgoing) {
-                Ok(sealed) => sealed,
-                Err(outcome) => return answer(seq, &outcome),
-            },
+            Ok(outgoing) if self.durable.keeps_name() => {
+                match self.messenger.seal_letter(outgoing, SEND_WITHIN).await {
+                    Ok(sealed) => sealed,
+                    Err(outcome) => return answer(seq, &outcome),
+                }
+            }
             Ok(outgoing) => outgoing,
             Err(reason) => return refused(reason),
         };

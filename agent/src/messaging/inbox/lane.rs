@@ -21,7 +21,7 @@ pub struct Queued {
     /// Boxed, because it is moved several times until it is handled.
     pub packet: Box<Packet>,
     pub deadline: u64,
-    /// The run of the peer that sent it.
+    /// The link of the peer that it came from.
     pub incarnation: u64,
     /// The frame that its payload keeps in memory, if that is much larger.
     pub frame: Option<Frame>,
@@ -38,7 +38,7 @@ pub struct Lane {
     pub received: u64,
     pub granted: u64,
     pub latest: u64,
-    /// The highest number that was handed out, of this run of the peer.
+    /// The highest number that was handed out, of this link of the peer.
     pub handed: u64,
     /// The frames that are kept in memory, in the order of their packets, with how many of those wait.
     frames: VecDeque<(Frame, usize)>,

@@ -6,6 +6,7 @@
 //! that wait have a limited cost: the peer is granted no more than that, and one that sends more violates the protocol.
 //! So a slow handler slows down those who send to it, each by itself, and nothing else that they send.
 
+mod departed;
 mod lane;
 #[cfg(test)]
 mod tests;
@@ -14,8 +15,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use ahash::HashMap;
 
-pub use self::lane::Frame;
-use self::lane::{Lane, Queued};
+use self::{
+    departed::Departed,
+    lane::{Lane, Queued},
+};
+pub use self::{departed::MAX_DEPARTED, lane::Frame};
 use super::{
     memory::{Memory, Recognized, Waiting},
     outcome::Outcome,
@@ -107,12 +111,16 @@ struct Peer {
     is_connected: bool,
     /// None of its packets is handed out.
     is_held: bool,
+    /// Its link to this agent.
     incarnation: u64,
+    /// It has another incarnation whenever its packets are numbered anew.
+    is_of_link: bool,
 }
 
 /// The packets that an agent has received and not handled yet.
 pub struct Inbox {
     peers: HashMap<Arc<str>, Peer>,
+    departed: Departed,
     /// For each priority, the peers whose lane can hand out a packet, in their turn.
     ready: [VecDeque<Arc<str>>; LANES],
     handling: usize,
@@ -124,7 +132,8 @@ impl Inbox {
     /// Creates the inbox of a handler that handles at most `max_handling` packets at once, at least 1.
     pub fn new(memory: Memory, max_handling: usize) -> Self {
         let max_handling = max_handling.max(1);
-        Self { peers: HashMap::default(), ready: Default::default(), handling: 0, max_handling, memory }
+        let (peers, departed, ready) = (HashMap::default(), Departed::default(), Default::default());
+        Self { peers, departed, ready, handling: 0, max_handling, memory }
     }
 
     /// Begins a stream with a peer, which replaces an earlier one. Returns the limit to grant to each lane; packets
@@ -141,11 +150,14 @@ impl Inbox {
         limits
     }
 
-    /// Sets which run of the peer's process the stream belongs to. Another run numbers its packets from 1 again.
-    pub fn identify(&mut self, peer: &Arc<str>, incarnation: u64) {
-        let Some(peer) = self.peers.get_mut(peer) else { return };
-        if std::mem::replace(&mut peer.incarnation, incarnation) != incarnation {
-            peer.lanes.iter_mut().for_each(|lane| lane.handed = 0);
+    /// Sets which link of the peer the stream belongs to, in which run of its process. Another one numbers its packets from
+    /// 1 again. `is_of_link`: no two links of the peer have the same incarnation, as those of an earlier version have.
+    pub fn identify(&mut self, peer: &Arc<str>, incarnation: u64, is_of_link: bool) {
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        known.is_of_link = is_of_link;
+        if std::mem::replace(&mut known.incarnation, incarnation) != incarnation {
+            let handed = self.departed.take(peer, incarnation);
+            known.lanes.iter_mut().zip(handed).for_each(|(lane, handed)| lane.handed = handed);
         }
     }
 
@@ -320,11 +332,14 @@ impl Inbox {
         &self.memory
     }
 
-    /// Forgets a peer without a stream of which nothing is left.
+    /// Forgets a peer without a stream of which nothing is left, but how far it had got.
     fn tidy(&mut self, peer: &Arc<str>) {
         let is_over = self.peers.get(peer).is_some_and(|known| !known.is_connected) && !self.is_busy_with(peer);
-        if is_over {
-            self.peers.remove(peer);
+        if is_over
+            && let Some(known) = self.peers.remove(peer)
+            && known.is_of_link
+        {
+            self.departed.note(peer, known.incarnation, known.lanes.map(|lane| lane.handed));
         }
     }
 }

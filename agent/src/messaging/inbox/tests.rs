@@ -89,19 +89,57 @@ fn what_was_not_handled_may_come_again() {
 #[test]
 fn what_came_too_late_is_not_handled_after_what_followed_it() {
     let mut inbox = inbox(&["a"]);
-    inbox.identify(&name("a"), 1);
+    inbox.identify(&name("a"), 1, true);
     receive(&mut inbox, &from("a", 1, 5)).unwrap();
     receive(&mut inbox, &from("a", 2, 5)).unwrap();
     let handed = inbox.hand_out().unwrap();
     finish(&mut inbox, &handed, &Outcome::DeadlinePassed { maybe_handled: false });
     assert_eq!(inbox.hand_out().unwrap().packet.seq, 2);
     inbox.connect(&name("a"));
-    inbox.identify(&name("a"), 1);
+    inbox.identify(&name("a"), 1, true);
     let late = Received::Repeated(Outcome::DeadlinePassed { maybe_handled: true });
     assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(late));
     inbox.connect(&name("a"));
-    inbox.identify(&name("a"), 2);
-    assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued), "another run begins again at 1");
+    inbox.identify(&name("a"), 2, true);
+    assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued), "another link begins again at 1");
+}
+
+/// Begins another stream of a peer of which nothing is left, over the link of this incarnation.
+fn begin_again(inbox: &mut Inbox, peer: &str, incarnation: u64, is_of_link: bool) {
+    inbox.disconnect(&name(peer));
+    assert!(inbox.peers.is_empty());
+    inbox.connect(&name(peer));
+    inbox.identify(&name(peer), incarnation, is_of_link);
+}
+
+#[test]
+fn what_was_put_off_is_not_handled_after_what_followed_it_also_when_the_stream_broke_meanwhile() {
+    let mut inbox = inbox(&["a"]);
+    inbox.identify(&name("a"), 1, true);
+    for (seq, outcome) in [(1, Outcome::overloaded("it has just started")), (2, Outcome::accepted(None))] {
+        receive(&mut inbox, &from("a", seq, 5)).unwrap();
+        let handed = inbox.hand_out().unwrap();
+        finish(&mut inbox, &handed, &outcome);
+    }
+    for _ in 0..2 {
+        begin_again(&mut inbox, "a", 1, true);
+        let late = Received::Repeated(Outcome::DeadlinePassed { maybe_handled: true });
+        assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(late));
+        assert_eq!(receive(&mut inbox, &from("a", 2, 5)), Ok(Received::Repeated(Outcome::accepted(None))));
+    }
+    begin_again(&mut inbox, "a", 2, true);
+    assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued), "another link begins again at 1");
+}
+
+#[test]
+fn a_peer_of_an_earlier_version_begins_again_at_1_with_the_same_incarnation() {
+    let mut inbox = inbox(&["a"]);
+    inbox.identify(&name("a"), 1, false);
+    receive(&mut inbox, &from("a", 7, 5)).unwrap();
+    let handed = inbox.hand_out().unwrap();
+    finish(&mut inbox, &handed, &Outcome::accepted(None));
+    begin_again(&mut inbox, "a", 1, false);
+    assert_eq!(receive(&mut inbox, &from("a", 1, 5)), Ok(Received::Queued));
 }
 
 #[test]

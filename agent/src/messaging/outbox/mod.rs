@@ -220,6 +220,13 @@ impl<T> Outbox<T> {
         }
     }
 
+    /// Settles a message whose outcome is known from another way, so that it is not sent any more.
+    pub fn withdraw(&mut self, id: PacketId, outcome: Outcome) {
+        if let Some(&(index, seq)) = self.by_id.get(&id) {
+            self.settle(index, seq, outcome);
+        }
+    }
+
     /// Settles the messages whose deadline has passed.
     pub fn expire(&mut self, now: u64) {
         while let Some(&Reverse((deadline, index, seq))) = self.deadlines.peek()
@@ -344,6 +351,18 @@ mod tests {
         outbox.connected(PLENTY);
         let marks: Vec<_> = outbox.next_batch(0).iter().map(|(packet, _)| packet.resent).collect();
         assert_eq!(marks, [true, true, false]);
+    }
+
+    #[test]
+    fn a_message_that_is_withdrawn_takes_up_no_room_and_is_not_sent() {
+        let mut outbox = Outbox::default();
+        (1..=3).for_each(|id| outbox.offer(0, packet(id)).unwrap());
+        outbox.withdraw(PacketId(2), Outcome::accepted(None));
+        outbox.withdraw(PacketId(2), Outcome::Sent);
+        assert_eq!((outbox.len(), outbox.bytes()), (2, 2 * packet(0).cost()));
+        assert_eq!(outbox.take_settled(), [(PacketId(2), Outcome::accepted(None))]);
+        outbox.connected(PLENTY);
+        assert_eq!(ids(&outbox.next_batch(0)), [1, 3]);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! Broadcasts to many agents, through messengers that fail.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
+
+use bytes::Bytes;
 
 use super::fleet::{Agent, Fleet, keys, outgoing};
-use crate::messaging::{Directory, Entry, Outcome, Outgoing, PacketId, Presence, broadcast::DIRECT_FANOUT};
+use crate::messaging::{
+    Directory, Entry, Outcome, Outgoing, PacketId, Presence, Role, broadcast::DIRECT_FANOUT, outbox::LANE_BYTES,
+};
 
 async fn workers(fleet: &Fleet, count: usize) -> Vec<Agent> {
     let mut workers = Vec::new();
@@ -168,6 +172,42 @@ async fn a_message_to_an_agent_that_can_not_be_reached_takes_the_way_of_a_messen
     a.wall_off(&b, false);
     assert!(a.send("b", "test", "last").await.is_accepted());
     assert_eq!((b.handler.handled().len(), a.metrics.detours.get()), (4, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_messenger_was_to_pass_on_when_it_stopped_is_passed_on_after_its_restart() {
+    let fleet = Fleet::new();
+    let (a, b, data) = (fleet.agent("a").await, fleet.agent("b").await, Some(PathBuf::from("/data")));
+    let relay = fleet.agent_with("relay", Role::Messenger, data.clone(), None).await;
+    relay.wall_off(&b, true);
+    let restart = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        relay.stop().await;
+        fleet.agent_with("relay", Role::Messenger, data, Some(relay.address)).await
+    };
+    let (sent, _again) = tokio::join!(a.messenger.send_via("relay", outgoing("b", "test", "x")), restart);
+    assert_eq!(sent, Outcome::accepted(Some("x".into())));
+    assert_eq!(b.handler.handled().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_left_to_send_of_what_a_messenger_has_passed_on() {
+    let fleet = Fleet::new();
+    let (a, b, _relay) = (fleet.agent("a").await, fleet.agent("b").await, fleet.messenger("relay").await);
+    a.wall_off(&b, true);
+    let payload = Bytes::from(vec![0; 1 << 19]);
+    let large = || Outgoing { deadline: Duration::from_secs(600), ..outgoing("b", "silent", payload.clone()) };
+    // So many do not fit into a lane at once.
+    for sent in 1..=2 * LANE_BYTES / payload.len() as u64 {
+        let outcome = a.messenger.send(large()).await;
+        assert!(outcome.is_accepted(), "number {sent}: {outcome}");
+    }
+    a.wall_off(&b, false);
+    // Longer than the pause between attempts to open a stream.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let handled = b.handler.handled().len();
+    assert!(a.send("b", "silent", "last").await.is_accepted());
+    assert_eq!((b.handler.handled().len(), b.metrics.repetitions()), (handled + 1, 0), "no direct copy has come");
 }
 
 #[tokio::test(start_paused = true)]

@@ -173,6 +173,27 @@ async fn an_idle_stream_is_closed_and_opened_again_when_needed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_over_a_new_link_is_handled_while_one_of_the_link_before_still_is() {
+    let fleet = Fleet::new();
+    let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
+    b.handler.set_open(false);
+    let long =
+        |kind: &str, payload: &'static str| Outgoing { deadline: 5 * IDLE_AFTER, ..outgoing("b", kind, payload) };
+    let first = Outgoing { requires_ack: false, ..long("hang", "1") };
+    assert_eq!(a.messenger.send(first).await, Outcome::Sent);
+    tokio::time::sleep(IDLE_AFTER + LINGER + Duration::from_secs(5)).await;
+    assert_eq!((a.messenger.links(), b.messenger.links()), (0, 1));
+    let opens = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        b.handler.set_open(true);
+    };
+    let (outcome, ()) = tokio::join!(a.messenger.send(long("test", "2")), opens);
+    assert_eq!(outcome, accepted("2"));
+    let handled = b.handler.handled();
+    assert_eq!(handled.iter().map(|packet| &*packet.payload).collect::<Vec<_>>(), [b"1", b"2"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deadline_says_whether_the_message_may_have_been_handled() {
     let fleet = Fleet::new();
     let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
@@ -223,6 +244,29 @@ async fn a_message_waits_until_its_deadline_for_an_agent_that_leaves_the_fleet_a
     };
     let (outcome, ()) = tokio::join!(a.messenger.send(message()), come_back);
     assert_eq!(outcome, Outcome::accepted(Some("x".into())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_streams_of_an_agent_end_once_it_is_removed_from_the_fleet_however_much_it_sends() {
+    let fleet = Fleet::new();
+    fleet.directory.hide().send_replace(1);
+    let (a, b, m) = (fleet.agent("a").await, fleet.agent("b").await, fleet.messenger("m").await);
+    for sender in [&a, &m] {
+        assert!(sender.send("b", "test", "x").await.is_accepted());
+    }
+    assert_eq!(b.metrics.open_streams(), 2);
+    for (removed, left) in [(&a, 1), (&m, 0)] {
+        fleet.directory.remove(removed.messenger.name());
+        let soon = || Outgoing { deadline: Duration::from_millis(100), ..outgoing("b", "test", "x") };
+        // None of these lets the stream become idle.
+        for _ in 0..20 {
+            removed.messenger.send(soon()).await;
+        }
+        assert_eq!(b.metrics.open_streams(), left);
+        let handled = b.handler.handled().len();
+        assert!(!removed.messenger.send(soon()).await.is_accepted());
+        assert_eq!(b.handler.handled().len(), handled);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,7 +35,7 @@ pub fn packet(id: u128) -> Packet {
 /// Returns the Hello of `agent` to `to` for a stream.
 pub fn hello(agent: &str, to: &str, stream: u64) -> Hello {
     let (agent, to, limits) = (agent.into(), to.into(), [LANE_WINDOW; LANES]);
-    Hello { agent, to, incarnation: 1, journal: 2, stream, lost: 0, limits }
+    Hello { agent, to, incarnation: 1, is_of_link: true, journal: 2, stream, lost: 0, limits }
 }
 
 /// Returns a record of this packet's acceptance.

@@ -67,6 +67,16 @@ impl Known {
         *self.snapshot.write().unwrap() = Arc::new(entries.values().cloned().collect());
     }
 
+    /// Forgets an agent, as a fleet does that it is removed from.
+    pub fn remove(&self, name: &str) {
+        let mut entries = self.entries.lock().unwrap();
+        entries.remove(name);
+        *self.snapshot.write().unwrap() = Arc::new(entries.values().cloned().collect());
+        if let Some(changes) = &*self.changes.lock().unwrap() {
+            changes.send_modify(|changes| *changes += 1);
+        }
+    }
+
     /// Lets nobody be known until the returned number is above 0.
     pub fn hide(&self) -> watch::Sender<u64> {
         let changes = watch::Sender::new(0);

@@ -106,6 +106,30 @@ async fn beyond_what_may_wait_a_letter_is_not_taken_and_later_it_is() {
     assert_eq!(b.handler.handled().len(), 3);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_is_to_be_sealed_before_the_fleet_is_known_waits_for_that_for_a_while() {
+    let fleet = Fleet::new();
+    let (a, b) = (fleet.agent("a").await, fleet.agent("b").await);
+    fleet.publish_keys();
+    let known = fleet.directory.hide();
+    let soon = Outgoing { deadline: Duration::from_secs(1), ..outgoing("b", "test", "hello") };
+    let within = Duration::from_secs(30);
+    let away = a.messenger.seal_letter(soon.clone(), within).await;
+    assert!(matches!(&away, Err(Outcome::Away { reason }) if reason.contains("does not know")), "{away:?}");
+    let becomes_known = async {
+        tokio::time::sleep(within / 2).await;
+        known.send_modify(|changes| *changes += 1);
+    };
+    let (sealed, ()) = tokio::join!(a.messenger.seal_letter(soon, within), becomes_known);
+    let sealed = sealed.expect("it is sealed");
+    let key_id = Content::key_id(keys("b")[0].public());
+    assert_eq!((sealed.deadline, sealed.key_id.as_deref()), (Duration::from_secs(1), Some(&*key_id)));
+    let arrived = Packet { sender: "a".into(), payload: sealed.payload, ..letter(sealed.id.expect("an id").0) };
+    let arrived = Packet { key_id: Some(key_id.into()), ..arrived };
+    assert!(b.messenger.deliver_letter(arrived).await.is_accepted());
+    assert_eq!(b.handler.handled()[0].payload, "hello");
+}
+
 fn overloaded() -> Outcome {
     Outcome::overloaded("this agent's handler is behind with the messages of the sender")
 }

@@ -172,7 +172,7 @@ impl World {
     fn connect(&mut self) {
         self.cut();
         self.outbox.connected(self.inbox.connect(&self.sender));
-        self.inbox.identify(&self.sender, self.run + 1);
+        self.inbox.identify(&self.sender, self.run + 1, true);
         self.is_connected = true;
     }
 

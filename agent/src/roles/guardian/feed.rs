@@ -12,6 +12,8 @@ use robeing_policy::{
 };
 use robeing_proto::v1;
 
+use super::denied::{CALL_WINDOWS, Denied, POLICY_WINDOWS};
+
 /// One of so many live agents may be in quarantine by guardians; one in any case.
 pub const ONE_OF: usize = 10;
 /// Maximum number of windows over which what happened between two looks is spread.
@@ -48,6 +50,8 @@ pub struct Feed {
     counts: BTreeMap<String, (u64, u64)>,
     /// Messages that were sent, by agent, with the incarnation that has counted them.
     sent: BTreeMap<String, (String, u64)>,
+    /// The denials that are still to be counted.
+    denied: Denied,
     /// When agents were flagged last.
     flagged: BTreeMap<String, u64>,
     /// When the agents were looked at last.
@@ -96,11 +100,15 @@ impl Feed {
         let mut counts = BTreeMap::new();
         for agent in agents.iter().take(MAX_WATCHED_AGENTS) {
             let now = (agent.succeeded, agent.failed);
-            if let (Some(since), Some(before)) = (since, self.counts.get(&agent.name)) {
-                let failed = now.1.saturating_sub(before.1);
-                let ended = now.0.saturating_sub(before.0).saturating_add(failed);
-                let sent = messages.remove(&*agent.name).unwrap_or(0);
-                let signals = [(Signal::Work, ended), (Signal::Failure, failed), (Signal::Message, sent)];
+            if let Some(since) = since {
+                let [ended, failed, sent] = self.counts.get(&agent.name).map_or([0; 3], |before| {
+                    let failed = now.1.saturating_sub(before.1);
+                    let ended = now.0.saturating_sub(before.0).saturating_add(failed);
+                    [ended, failed, messages.remove(&*agent.name).unwrap_or(0)]
+                });
+                let [first, second, third] = self.denied.take(&agent.name, windows_of(since, now_ms));
+                let signals =
+                    [(Signal::Work, ended), (Signal::Failure, failed), (Signal::Message, sent), first, second, third];
                 self.spread(&agent.name, signals, (since, now_ms));
             }
             counts.insert(agent.name.clone(), now);
@@ -109,6 +117,7 @@ impl Feed {
             self.watch.forget(gone);
         }
         self.sent.retain(|name, _| counts.contains_key(name));
+        self.denied.retain(|name| counts.contains_key(name));
         self.flagged.retain(|name, at| counts.contains_key(name) && now_ms.saturating_sub(*at) < FLAG_AGAIN_MS);
         self.counts = counts;
     }
@@ -140,8 +149,8 @@ impl Feed {
 
     /// Counts signals in each window of a time span, evenly, window by window: the watch takes nothing of a window that is
     /// over.
-    fn spread(&mut self, agent: &str, signals: [(Signal, u64); 3], (since, now): (u64, u64)) {
-        let windows = (now.saturating_sub(since) / WINDOW_MS).clamp(1, MAX_WINDOWS);
+    fn spread(&mut self, agent: &str, signals: [(Signal, u64); 6], (since, now): (u64, u64)) {
+        let windows = windows_of(since, now);
         let first = now.saturating_sub((windows - 1) * WINDOW_MS);
         for window in 0..windows {
             for (signal, times) in signals {
@@ -164,21 +173,26 @@ impl Feed {
             ("agent.release" | "agent.remove", "done") => {
                 self.quarantined.remove(&record.subject);
                 self.watch.release(&record.subject);
+                self.denied.forget(&record.subject);
             }
             // Another guardian has flagged it.
             ("agent.flag", "done") if !is_past => drop(self.flags(&record.subject, now_ms)),
-            ("call", "denied") => self.signal(record, Signal::FailedAuthentication, is_past, now_ms),
+            ("call", "denied") => self.note_denied(record, Signal::FailedAuthentication, CALL_WINDOWS, is_past),
             ("policy.denied" | "policy.failed_closed", _) if record.detail.starts_with("on Result") => {
-                self.signal(record, Signal::Disagreement, is_past, now_ms);
+                self.note_denied(record, Signal::Disagreement, POLICY_WINDOWS, is_past);
             }
-            ("policy.denied" | "policy.failed_closed", _) => self.signal(record, Signal::Overuse, is_past, now_ms),
+            ("policy.denied" | "policy.failed_closed", _) => {
+                self.note_denied(record, Signal::Overuse, POLICY_WINDOWS, is_past);
+            }
             _ => {}
         }
     }
 
-    fn signal(&mut self, record: &v1::AuditRecord, signal: Signal, is_past: bool, now_ms: u64) {
+    /// Notes what a record tells of the windows before it. It is counted in as many windows from now on, because the watch
+    /// takes nothing of those that are over.
+    fn note_denied(&mut self, record: &v1::AuditRecord, signal: Signal, windows: u64, is_past: bool) {
         if let Some(agent) = agent_of(&record.actor).filter(|_| !is_past) {
-            self.watch.observe_many(agent, signal, times(&record.detail), now_ms);
+            self.denied.add(agent, signal, times(&record.detail), windows);
         }
     }
 
@@ -229,6 +243,11 @@ pub fn figures(anomaly: &Anomaly) -> String {
 /// Returns the reason for a quarantine, with the figures.
 pub fn reason(anomaly: &Anomaly) -> String {
     format!("{}: severe anomalies in several seconds within a minute", figures(anomaly))
+}
+
+/// Returns the number of windows between two times.
+fn windows_of(since: u64, now: u64) -> u64 {
+    (now.saturating_sub(since) / WINDOW_MS).clamp(1, MAX_WINDOWS)
 }
 
 /// Returns the name of the agent that has proved to be an actor.
@@ -355,21 +374,45 @@ mod tests {
 
     #[test]
     fn refused_calls_of_a_certificate_count_and_what_others_claim_does_not() {
-        let (mut feed, now, _) = warm();
+        let (mut feed, now, done) = warm();
+        let agents = [agent("a", done, 0), agent("b", done, 0)];
         let refused =
-            |actor| record(1, [actor, "call", "robeing.v1.Admin/SetTrust", "denied", "PermissionDenied, 9 times"]);
+            |actor| record(1, [actor, "call", "robeing.v1.Admin/SetTrust", "denied", "PermissionDenied, 45 times"]);
         feed.record(&refused("anonymous (10.0.0.1)"), false, now);
         feed.record(&refused("client/a (10.0.0.1)"), false, now);
         feed.record(&refused("client/x through worker/a (10.0.0.1)"), false, now);
         feed.record(&refused("client/worker/a (10.0.0.1)"), false, now);
         feed.record(&refused("worker/b (10.0.0.1)"), true, now);
         feed.record(&record(2, ["a", "agent.enrol", "a", "denied", "x, 50 times"]), false, now);
+        feed.agents(&agents, None, now);
         assert_eq!(feed.tick(now + WINDOW_MS), []);
         feed.record(&refused("worker/a (10.0.0.1)"), false, now + WINDOW_MS);
+        feed.agents(&agents, None, now + WINDOW_MS);
         let found = feed.tick(now + 2 * WINDOW_MS);
         assert_eq!(found.len(), 1);
         assert_eq!((&*found[0].agent, found[0].what, found[0].observed), ("a", Signal::FailedAuthentication, 9.0));
         assert_eq!(feed.after(), 2);
+    }
+
+    #[test]
+    fn denials_count_over_the_time_of_which_their_record_tells() {
+        let looks = |times: u64, apart: u64| {
+            let (mut feed, mut now, done) = warm();
+            let detail = format!("on Result, {times} times: why");
+            feed.record(&record(1, ["worker/a", "policy.denied", "p", "denied", &detail]), false, now);
+            let mut found = Vec::new();
+            for _ in 0..=POLICY_WINDOWS {
+                feed.agents(&[agent("a", done, 0), agent("b", done, 0)], None, now);
+                found.extend(feed.tick(now));
+                now += apart * WINDOW_MS;
+            }
+            assert!(feed.denied.is_empty(), "all are counted");
+            found
+        };
+        assert_eq!(looks(4 * POLICY_WINDOWS, 1), [], "four a second");
+        assert_eq!(looks(4 * POLICY_WINDOWS, 4), [], "also if the guardian looks seldom");
+        let found = looks(40 * POLICY_WINDOWS, 1);
+        assert!(found.iter().any(|of| of.response == Response::Quarantine && of.what == Signal::Disagreement));
     }
 
     #[test]

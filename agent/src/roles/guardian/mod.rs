@@ -1,6 +1,7 @@
 //! What guardians do: they watch for agents that behave unlike themselves, report them, and quarantine those that do so
 //! severely and repeatedly.
 
+mod denied;
 pub mod feed;
 
 use std::time::Duration;

@@ -45,6 +45,9 @@ impl Driver {
     }
 
     pub(super) fn not_greeted(&mut self, error: &LinkError) {
+        if let LinkError::Refused(status) = error {
+            self.deps.transport.recertify_if_unknown(status);
+        }
         if let LeaderLink::Greeting(address, _) = &self.leader_link {
             self.search.failed(address, Instant::now());
             let complaint = format!("{address}: {error}");

@@ -28,6 +28,8 @@ pub(super) struct Outcome {
     wait: bool,
     /// How many tasks may have been sent; they are the first ones.
     pub(super) drawn: Rc<Cell<usize>>,
+    /// How many of them the fleet certainly did not take.
+    untaken: usize,
     pub(super) submitted: BTreeMap<usize, SubmitResult>,
     finished: BTreeMap<usize, Task>,
     expired: BTreeMap<usize, String>,
@@ -46,6 +48,7 @@ impl Outcome {
             ids,
             wait,
             drawn: Rc::default(),
+            untaken: 0,
             submitted: BTreeMap::new(),
             finished: BTreeMap::new(),
             expired: BTreeMap::new(),
@@ -77,13 +80,14 @@ impl Outcome {
             SubmitEvent::Expired { index, task_id } => {
                 self.expired.insert(index, task_id);
             }
+            SubmitEvent::NotTaken { .. } => self.untaken += 1,
         }
         self.bar.set_position(self.ended() as u64);
     }
 
     /// Describes the tasks that have not finished, for a submission that ends early.
     pub(super) fn standing(&self) -> String {
-        let (total, drawn) = (self.total(), self.drawn.get());
+        let (total, drawn) = (self.total(), self.drawn.get().saturating_sub(self.untaken));
         if drawn == 0 {
             return UNSENT.into();
         }
@@ -265,6 +269,9 @@ mod tests {
             "of 60000 tasks, 3072 were accepted and continue, 1024 may or may not have been accepted, 55904 were not submitted"
         );
         assert_eq!(standing(3, true, 3, 3, 3), "all have ended");
+        let mut refused = outcome(3, false, 3, 0, 0);
+        (0..3).for_each(|index| refused.take(SubmitEvent::NotTaken { index }));
+        assert_eq!(refused.standing(), "nothing was submitted", "the caller may not submit");
         insta::assert_snapshot!(standing(3, true, 2, 2, 1), @"
         of 3 tasks, 1 was accepted and continues, 1 was not submitted; `robeing task ID` shows one that continues:
           id-1

@@ -1,7 +1,7 @@
 //! Conversion of agents and their roles.
 
 use bytes::Bytes;
-use robeing_fleet::{Agent, AgentState, Role, RoleTraits};
+use robeing_fleet::{Agent, AgentState, Bar, BarKind, Role, RoleTraits};
 use robeing_identity::PeerRole;
 use robeing_proto::v1;
 
@@ -60,8 +60,17 @@ pub fn directory_entry(agent: &Agent, spiffe_id: String) -> v1::DirectoryEntry {
     }
 }
 
-/// Converts an agent to its API form.
-pub fn agent(agent: &Agent) -> v1::Agent {
+/// Converts a bar to its API form; `None` for that of an agent that was removed.
+fn quarantine(bar: &Bar) -> Option<v1::Quarantine> {
+    (bar.kind == BarKind::Quarantined).then(|| v1::Quarantine {
+        since: Some(happened(bar.at)),
+        by: bar.by.clone(),
+        reason: bar.reason.clone(),
+    })
+}
+
+/// Converts an agent to its API form, with what keeps it out of the fleet.
+pub fn agent(agent: &Agent, bar: Option<&Bar>) -> v1::Agent {
     let share = |millionths: u32| f64::from(millionths) / 1e6;
     let RoleTraits { responsibilities, capabilities, priority } = agent.role.traits();
     let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
@@ -93,6 +102,7 @@ pub fn agent(agent: &Agent) -> v1::Agent {
         unhealthy_reason: agent.unhealthy.clone().unwrap_or_default(),
         unhealthy_since: agent.unhealthy.as_ref().map(|_| timestamp(agent.recovery.began().wall)),
         recovery: Vec::new(),
+        quarantine: bar.and_then(quarantine),
     }
 }
 

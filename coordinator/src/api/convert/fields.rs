@@ -1,9 +1,10 @@
 //! Fields of requests: their validation, and the errors for invalid ones.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Duration};
 
 use prost_types::Duration as WireDuration;
 use robeing_fleet::{BallotId, LetterId, TaskId, limits::MAX_NAME_BYTES};
+use robeing_settings::text;
 
 /// An invalid field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,12 +66,24 @@ pub fn filter_name(field: &'static str, name: String) -> Result<Option<String>, 
 /// Returns a duration in milliseconds, if there is one.
 pub fn millis(field: &'static str, duration: Option<WireDuration>) -> Result<Option<u64>, BadField> {
     let Some(duration) = duration else { return Ok(None) };
-    let duration = std::time::Duration::try_from(duration).map_err(|_| bad(field, "it must not be negative"))?;
+    let duration = Duration::try_from(duration).map_err(|_| bad(field, "it must not be negative"))?;
     let millis = u64::try_from(duration.as_millis()).map_err(|_| bad(field, "it is too long"))?;
     if millis == 0 && !duration.is_zero() {
         return Err(bad(field, "it is shorter than a millisecond"));
     }
     Ok(Some(millis))
+}
+
+/// Length of a day.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Formats a duration for an error: `7 days`, `10m`, `1m30s`, `1ms`.
+pub fn span_text(span: Duration) -> String {
+    let days = span.as_secs() / DAY.as_secs();
+    if days > 1 && span == Duration::from_secs(days * DAY.as_secs()) {
+        return format!("{days} days");
+    }
+    text::duration(span)
 }
 
 pub(super) fn some(text: String) -> Option<String> {
@@ -85,6 +98,21 @@ mod tests {
     fn an_excerpt_is_cut_at_a_character() {
         assert_eq!(excerpt("short"), "short");
         assert_eq!(excerpt(&"ä".repeat(1_000)), "ä".repeat(EXCERPT_CHARS));
+    }
+
+    #[test]
+    fn a_duration_is_told_in_units_that_people_use() {
+        for (millis, text) in [
+            (1, "1ms"),
+            (600_000, "10m"),
+            (660_000, "11m"),
+            (86_400_000, "24h"),
+            (7 * 86_400_000, "7 days"),
+            (366 * 86_400_000, "366 days"),
+            (7 * 86_400_000 + 1, "168h1ms"),
+        ] {
+            assert_eq!(span_text(Duration::from_millis(millis)), text);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub use self::{
     answers::{answer_size, bad_field, exhausted, refusal},
     ballots::{ballot, vote_choice},
     failures::{failure_from_wire, failure_kind_name},
-    fields::{BadField, agent_name, bad, ballot_id, excerpt, filter_name, letter_id, millis, task_id},
+    fields::{BadField, agent_name, bad, ballot_id, excerpt, filter_name, letter_id, millis, span_text, task_id},
     messages::{letter as letter_message, letter_status, settle_answer, unsettled},
     recoveries::recovery_step,
     status::{Figures, status},

@@ -52,10 +52,10 @@ pub fn fleet_recovery_step(kept: &FleetRecoveryStep) -> v1::FleetRecoveryStep {
     }
 }
 
-/// Returns why an agent was lost, as text.
+/// Returns why an agent was lost, as text. Of a dropped connection, the failures of its tasks say the same.
 pub fn loss_reason(reason: LossReason) -> &'static str {
     match reason {
-        LossReason::Disconnected => "its process is gone",
+        LossReason::Disconnected => "its connection dropped",
         LossReason::Silent => "no heartbeat for the session timeout",
         LossReason::Replaced => "another process of its name joined",
         LossReason::Failed => "it failed its health checks",

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use robeing_identity::jwt::ServiceAccountClaims;
+use robeing_net::gate::TokenUser;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -31,7 +32,7 @@ pub(super) const TOKEN_REVIEWS: &str = "tokenreviews";
 pub(super) const ACCESS_REVIEWS: &str = "localsubjectaccessreviews";
 
 /// A user of Kubernetes, as the API server authenticated it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct User {
     /// The name. That of a service account is `system:serviceaccount:NAMESPACE:NAME`.
     #[serde(default, rename = "username", skip_serializing_if = "String::is_empty")]
@@ -66,14 +67,10 @@ impl User {
         }
     }
 
-    /// Returns the user of this name, of whom nothing else is known than the groups that every user has, and those that
-    /// every service account has.
-    pub fn named(name: &str) -> Self {
-        let mut groups = vec!["system:authenticated".to_owned()];
-        if let Some((namespace, _)) = name.strip_prefix(SERVICE_ACCOUNT).and_then(|name| name.split_once(':')) {
-            groups.extend(["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]);
-        }
-        Self { name: name.to_owned(), groups, ..Self::default() }
+    /// Returns the user as the caller of a call.
+    pub fn told(&self) -> TokenUser {
+        let Self { name, uid, groups, extra } = self.clone();
+        TokenUser { name, uid, groups, extra }
     }
 
     /// Returns the namespace and the name of the service account that the user is; `None` if it is another user.
@@ -94,6 +91,13 @@ impl User {
         let lists = std::iter::once(&self.groups).chain(self.extra.values());
         let texts = lists.flatten().chain(self.extra.keys()).chain([&self.name, &self.uid]);
         texts.map(String::len).sum::<usize>() <= MAX_USER_BYTES
+    }
+}
+
+impl From<&TokenUser> for User {
+    fn from(told: &TokenUser) -> Self {
+        let TokenUser { name, uid, groups, extra } = told.clone();
+        Self { name, uid, groups, extra }
     }
 }
 

@@ -35,6 +35,8 @@ use tokio::{
 };
 use tracing::{info, warn};
 
+#[cfg(test)]
+pub use self::cache::{ALLOWED_FOR, USED_IN_OUTAGE_FOR};
 pub use self::{cache::Decision, config::KubernetesConfig, error::KubernetesError, messages::User};
 use self::{
     cache::{DecisionCache, Key},

@@ -17,7 +17,10 @@ use robeing_sealing::{
 use tonic::{Code, Status};
 
 use super::mailbox::{SENDER, TestMailbox, code, durable, id, message, send, send_one, start, wire};
-use crate::tests::{agent::TestAgent, fleet::TestFleet};
+use crate::{
+    mail::sending::Sending,
+    tests::{agent::TestAgent, fleet::TestFleet},
+};
 
 fn waits(fleet: &TestFleet, at: usize, letter: u128) -> Option<bool> {
     fleet.tested(at).state.look(|state| state.letter(LetterId(letter)).map(|letter| letter.is_waiting()))
@@ -174,23 +177,24 @@ async fn an_answer_counts_once_whoever_gets_it_and_answers_to_others_letters_cou
 
 #[tokio::test(start_paused = true)]
 async fn so_many_letters_are_under_way_and_urgent_ones_overtake() {
-    const SHARED: usize = MAX_UNANSWERED_LETTERS - MAX_UNANSWERED_LETTERS / URGENT_LETTERS_SHARE;
+    // There is no other sender.
+    const MOST: usize = (MAX_UNANSWERED_LETTERS - MAX_UNANSWERED_LETTERS / URGENT_LETTERS_SHARE) / 2;
     let (fleet, leader) = start().await;
     let b = TestAgent::join(&fleet, leader, "b").await;
     b.end();
-    for letter in 1..=SHARED as u128 + 2 {
+    for letter in 1..=MOST as u128 + 2 {
         send_one(&fleet, leader, durable("b", letter)).await;
     }
     let mut mailbox = TestMailbox::open(&fleet, leader, "b").await;
-    let all: Vec<u128> = (1..=SHARED as u128).collect();
-    assert_eq!(mailbox.ids(SHARED).await, all);
+    let all: Vec<u128> = (1..=MOST as u128).collect();
+    assert_eq!(mailbox.ids(MOST).await, all);
     assert!(mailbox.is_silent_for(Duration::from_secs(5)).await, "nothing beyond the window");
     send_one(&fleet, leader, SendMessageRequest { priority: 9, ..durable("b", 1_000) }).await;
     assert_eq!(mailbox.ids(1).await, [1_000]);
     for letter in [1_000, 3] {
         mailbox.accept(letter).await;
     }
-    assert_eq!(mailbox.ids(1).await, [SHARED as u128 + 1], "urgent ones count, too");
+    assert_eq!(mailbox.ids(1).await, [MOST as u128 + 1], "urgent ones count, too");
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,9 +249,20 @@ async fn a_sender_is_told_the_receiver_with_its_key_and_sends_what_is_sealed_for
     let outcomes = sending.send(SENDER, all).await.expect("it is decided");
     let codes: Vec<_> = outcomes.iter().map(|outcome| (&*outcome.agent, code(outcome))).collect();
     assert_eq!(codes, [("ghost", MessageCode::Away), ("b", MessageCode::Kept)]);
+    its_id_is_no_message_to_another_address(&sending, &request).await;
     // One for an agent that the address never stood for is not posted.
     let to = "skill:ocr".to_owned();
     let refused =
         sending.send(SENDER, SendMessageRequest { id: id_of(8), to, ..request }).await.expect("it is decided");
     assert_eq!((code(&refused[0]), waits(&fleet, leader, 8)), (MessageCode::Away, None));
+}
+
+/// A sealed message under the id of an earlier one that was addressed differently is refused; addressed alike, it is
+/// that message.
+async fn its_id_is_no_message_to_another_address(sending: &Sending, request: &SendMessageRequest) {
+    let to = |to: &str| SendMessageRequest { to: to.to_owned(), ..request.clone() };
+    let refused = sending.send(SENDER, to("b")).await.expect_err("it was sent to an agent of a role");
+    assert_eq!(Status::from(refused).code(), Code::AlreadyExists);
+    let again = sending.send(SENDER, to("role:WORKER")).await.expect("it is known");
+    assert_eq!(code(&again[0]), MessageCode::Accepted);
 }

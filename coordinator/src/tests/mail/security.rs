@@ -12,6 +12,7 @@ use super::mailbox::{TestMailbox, durable, in_force};
 use crate::{
     fixture,
     tests::{
+        enrolment::enrolled,
         fleet::TestFleet,
         member::{TestMember, code, retried},
     },
@@ -32,7 +33,7 @@ async fn secured() -> (TestFleet, usize) {
 async fn a_mailbox_is_that_of_the_certificate_and_a_sender_is_named_by_it() {
     let (fleet, leader) = secured().await;
     let at = fleet.followers(leader)[0];
-    let b = TestMember::certified(&fleet, PeerRole::Worker, "b");
+    let b = enrolled(&fleet, leader, "b").await;
     let mut thief = TestMailbox::open_over(b.channel(&fleet, at), "c").await.expect("it is asked for");
     assert_eq!(thief.next().await.expect_err("it is c's").code(), Code::PermissionDenied);
     let client = TestMember::certified(&fleet, PeerRole::Client, "ann");
@@ -59,7 +60,7 @@ async fn a_mailbox_is_that_of_the_certificate_and_a_sender_is_named_by_it() {
 #[tokio::test(start_paused = true)]
 async fn the_mailbox_of_an_agent_that_is_barred_is_closed() {
     let (fleet, leader) = secured().await;
-    let b = TestMember::certified(&fleet, PeerRole::Worker, "b");
+    let b = enrolled(&fleet, leader, "b").await;
     let mut mailbox = TestMailbox::open_over(b.channel(&fleet, leader), "b").await.expect("it is its own");
     assert!(mailbox.is_silent_for(Duration::from_secs(1)).await);
     let admin = TestMember::certified(&fleet, PeerRole::Client, "root");
@@ -71,4 +72,27 @@ async fn the_mailbox_of_an_agent_that_is_barred_is_closed() {
     assert!(ended.message().contains("odd"), "{ended}");
     let again = TestMailbox::open_over(b.channel(&fleet, leader), "b").await;
     assert_eq!(code(again.map(drop)), Code::PermissionDenied);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_is_closed_when_another_process_has_enrolled_under_its_name_and_stays_open_when_others_have() {
+    let (fleet, leader) = secured().await;
+    let at = fleet.followers(leader)[0];
+    let first = enrolled(&fleet, leader, "b").await;
+    let mut mailbox = TestMailbox::open_over(first.channel(&fleet, at), "b").await.expect("it is its own");
+    assert!(mailbox.is_silent_for(Duration::from_secs(1)).await);
+    enrolled(&fleet, leader, "c").await;
+    assert!(mailbox.is_silent_for(Duration::from_secs(5)).await, "that is another agent");
+    let second = enrolled(&fleet, leader, "b").await;
+    let ended = mailbox.next().await.expect_err("the name is that of another process");
+    assert_eq!(ended.code(), Code::PermissionDenied);
+    assert!(ended.message().contains("another process has enrolled as the agent b"), "{ended}");
+    // What is sent from now on, one process gets.
+    let mut mailbox = TestMailbox::open_over(second.channel(&fleet, leader), "b").await.expect("it is its own");
+    let sender = TestMember::certified(&fleet, PeerRole::Client, "ann");
+    let mut messages = MessagesClient::new(sender.channel(&fleet, leader));
+    messages.send_message(durable("b", 7)).await.expect("it may");
+    assert_eq!(mailbox.ids(1).await, [7]);
+    let mut again = TestMailbox::open_over(first.channel(&fleet, at), "b").await.expect("it is asked for");
+    assert_eq!(again.next().await.expect_err("it is not its own").code(), Code::PermissionDenied);
 }

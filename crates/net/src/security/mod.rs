@@ -30,7 +30,7 @@ pub use limits::{
 use robeing_identity::{Certificate, PeerRole, SpiffeId};
 use robeing_platform::Connection;
 use rustls::pki_types::{CertificateDer, ServerName};
-pub use source::{IdentityKeeper, IdentitySource, Obtained};
+pub use source::{IdentityKeeper, IdentitySource, Obtained, Recertify};
 pub use stats::{Refused, TlsStats};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -95,6 +95,8 @@ pub struct Tls {
     web: bool,
     /// Where it is noted whether the server speaks TLS.
     noted: Option<NoTls>,
+    /// Asks for another certificate.
+    recertify: Option<Recertify>,
     stats: Arc<TlsStats>,
 }
 
@@ -102,7 +104,22 @@ impl Tls {
     /// Creates the TLS of a process with these credentials, now and whenever they are replaced. If it is `permissive`,
     /// peers without TLS are accepted and called as well: for the time in which a fleet moves to TLS.
     pub fn new(credentials: watch::Receiver<Arc<Credentials>>, permissive: bool) -> Self {
-        Self { credentials, permissive, presents: true, web: false, noted: None, stats: Arc::default() }
+        let stats = Arc::default();
+        Self { credentials, permissive, presents: true, web: false, noted: None, recertify: None, stats }
+    }
+
+    /// Returns the same TLS of a process whose keeper can be asked for another certificate.
+    #[must_use]
+    pub fn recertified_by(&self, recertify: Recertify) -> Self {
+        Self { recertify: Some(recertify), ..self.clone() }
+    }
+
+    /// Has another certificate obtained for this process soon, since the fleet does not know the present one any more. Does
+    /// nothing if nobody keeps the process certified.
+    pub fn recertify(&self) {
+        if let Some(recertify) = &self.recertify {
+            recertify.ask();
+        }
     }
 
     /// Returns the same TLS for connections on which this process does not present its certificate: to obtain one, also

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::FutureExt;
 use robeing_identity::{PrivateKey, TrustBundle};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::async_trait;
 use tracing::{debug, info, warn};
 
@@ -42,6 +43,22 @@ pub trait IdentitySource: Send + Sync + 'static {
     async fn obtain(&self, key: &PrivateKey) -> Result<Obtained, String>;
 }
 
+/// Asks the keeper of a process for another certificate before it is due, because the fleet does not know the present one any
+/// more. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Recertify(Arc<Notify>);
+
+impl Recertify {
+    /// Asks. However often that is done, there are pauses between two certificates.
+    pub fn ask(&self) {
+        self.0.notify_one();
+    }
+
+    async fn asked(&self) {
+        self.0.notified().await;
+    }
+}
+
 /// Keeps a process certified.
 pub struct IdentityKeeper {
     cluster: String,
@@ -49,6 +66,7 @@ pub struct IdentityKeeper {
     key: PrivateKey,
     clock: Arc<TrustClock>,
     sender: watch::Sender<Arc<Credentials>>,
+    recertify: Recertify,
 }
 
 impl IdentityKeeper {
@@ -66,18 +84,29 @@ impl IdentityKeeper {
         let key = PrivateKey::generate()?;
         let (sender, receiver) = watch::channel(Arc::new(Credentials::new(cluster, bundle, None, &clock)?));
         let source = source(&receiver);
-        Ok((Self { cluster: cluster.to_owned(), source, key, clock, sender }, receiver))
+        let recertify = Recertify::default();
+        Ok((Self { cluster: cluster.to_owned(), source, key, clock, sender, recertify }, receiver))
+    }
+
+    /// Returns what asks this keeper for another certificate.
+    pub fn recertify(&self) -> Recertify {
+        self.recertify.clone()
     }
 
     /// Obtains the first certificate, however long it takes, and then renews it whenever about half of its life is
-    /// over.
+    /// over, or somebody asks for another one.
     pub async fn run(self) {
         loop {
             self.obtain_some().await;
+            // Whoever has asked meanwhile has it now.
+            let _ = self.recertify.asked().now_or_never();
             // Of an authority that expires soon, even a new certificate is due at once; it is asked for again only later.
             tokio::time::sleep(CHECK_EVERY).await;
             while self.is_fresh() {
-                tokio::time::sleep(CHECK_EVERY).await;
+                tokio::select! {
+                    () = tokio::time::sleep(CHECK_EVERY) => {}
+                    () = self.recertify.asked() => break,
+                }
             }
         }
     }
@@ -143,11 +172,13 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use robeing_identity::{AUTHORITY_LIFETIME, Authority, LEAF_LIFETIME, PeerRole, Realm, SigningRequest};
-    use robeing_platform::Clock;
+    use robeing_platform::{Clock, simulated::MemoryNetwork};
     use tokio::time::{Instant, sleep, timeout};
     use tokio_util::task::AbortOnDropHandle;
+    use tonic::Status;
 
     use super::*;
+    use crate::{Transport, security::Tls};
 
     const NOW: u64 = 1_800_000_000_000;
 
@@ -202,6 +233,7 @@ mod tests {
         fleet: Arc<Fleet>,
         credentials: watch::Receiver<Arc<Credentials>>,
         clock: Arc<TrustClock>,
+        recertify: Recertify,
         _keeping: AbortOnDropHandle<()>,
     }
 
@@ -221,8 +253,9 @@ mod tests {
             let clock = Arc::new(TrustClock::new(Arc::new(Paused(begun))));
             let source = Arc::clone(&fleet) as Arc<dyn IdentitySource>;
             let (keeper, credentials) = IdentityKeeper::new("one", None, |_| source, Arc::clone(&clock)).unwrap();
+            let recertify = keeper.recertify();
             let _keeping = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
-            Self { fleet, credentials, clock, _keeping }
+            Self { fleet, credentials, clock, recertify, _keeping }
         }
 
         fn asked(&self) -> usize {
@@ -253,6 +286,36 @@ mod tests {
             assert_eq!(kept.asked(), renewals);
             last = next;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_certificate_is_obtained_soon_when_it_is_asked_for_and_not_without_a_pause() {
+        let mut kept = Kept::start();
+        let first = kept.changed().await.own().expect("it is certified").clone();
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(kept.asked(), 1);
+        kept.recertify.ask();
+        let next = timeout(CHECK_EVERY, kept.changed()).await.expect("at once").own().expect("it is certified").clone();
+        assert_eq!(next.stated.key, first.stated.key, "of the same key");
+        for _ in 0..60 {
+            kept.recertify.ask();
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert!((12..=15).contains(&kept.asked()), "{}", kept.asked());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_the_fleet_does_not_know_any_more_is_certified_again() {
+        let mut kept = Kept::start();
+        kept.changed().await.own().expect("it is certified");
+        let tls = Tls::new(kept.credentials.clone(), false).recertified_by(kept.recertify.clone());
+        let transport = Transport::secured(Arc::new(MemoryNetwork::default()), tls);
+        transport.recertify_if_unknown(&Status::permission_denied("that it may not do"));
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(kept.asked(), 1);
+        transport.recertify_if_unknown(&Status::unauthenticated("who is it?"));
+        timeout(CHECK_EVERY, kept.changed()).await.expect("at once");
+        assert_eq!(kept.asked(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 const PAGE: &str = include_str!("../../../../docs/policies.md");
 /// The number of examples on the page.
-const EXAMPLES: usize = 8;
+const EXAMPLES: usize = 9;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

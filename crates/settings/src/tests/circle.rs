@@ -273,6 +273,7 @@ fn coordinator_settings() -> impl Strategy<Value = Process> {
         let several = config.initial_coordinators.len() > 1 && config.tls != TlsMode::Off;
         config.authority = AuthorityConfig {
             directory: authority.directory.or_else(|| several.then(|| PathBuf::from("/ca"))),
+            rights: authority.rights.filter(|_| config.tls != TlsMode::Off),
             ..authority
         };
         let must_say = config.listen.starts_with(EVERY_ADDRESS_HOST) || config.name.starts_with("c-");

@@ -242,7 +242,7 @@ fn what_is_missing_is_named_with_the_flag_and_the_variable_that_give_it() {
     assert_eq!(
         wrong(&args, &[]),
         "the process listens on every address (0.0.0.0:8080), so its advertised address is unknown: give --advertise \
-         HOST:PORT or set POD_IP"
+         HOST:PORT, or set POD_IP or HOSTNAME (shells have HOSTNAME and don't export it)"
     );
 }
 
@@ -443,6 +443,8 @@ fn plaintext_is_for_loopback_addresses_alone() {
     assert!(refused.contains("listen on a loopback address"), "{refused}");
     let refused = wrong(&worker(&["--tls=maybe"]), &[]);
     assert!(refused.contains("strict, permissive or off"), "{refused}");
+    let refused = wrong(&with(&COORDINATOR, &["--tls=off", "--rights=/r"]), &[]);
+    assert!(refused.contains("remove --rights"), "{refused}");
 }
 
 #[test]

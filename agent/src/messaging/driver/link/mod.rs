@@ -1,6 +1,7 @@
 //! The task of a link: it opens a stream to the other agent when there is something to send, moves frames, and ends
 //! when nothing was sent for a while.
 
+mod membership;
 mod receive;
 
 use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
@@ -13,6 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tracing::{debug, info, warn};
 
+use self::membership::Membership;
 use super::{
     connect::{OpenError, Stream, is_unreadable, open},
     shared::Shared,
@@ -91,7 +93,10 @@ enum Event {
 struct Task {
     shared: Arc<Shared>,
     link: Arc<Link>,
+    /// Tells the peer that packets are numbered from 1 again, as they are for each link.
+    incarnation: u64,
     pair: Pair,
+    member: Membership,
     stream: Option<Stream>,
     opening: Option<Opening>,
     /// A stream that the peer has opened while this side opens one.
@@ -116,11 +121,11 @@ pub(super) async fn run(shared: Arc<Shared>, link: Arc<Link>) {
 impl Task {
     fn new(shared: Arc<Shared>, link: Arc<Link>) -> Self {
         let now = Instant::now();
-        let pair = Pair::new(&shared.me, &link.peer);
+        let (incarnation, pair) = (shared.random.next_u64(), Pair::new(&shared.me, &link.peer));
         let (stream, opening, held, texts) = (None, None, None, Texts::default());
         let timer = Box::pin(sleep_until(now));
-        let (not_before, active) = (now, now);
-        Self { shared, link, pair, stream, opening, held, texts, frame: 0, not_before, active, timer }
+        let (member, frame, not_before, active) = (Membership::default(), 0, now, now);
+        Self { shared, link, incarnation, pair, member, stream, opening, held, texts, frame, not_before, active, timer }
     }
 
     async fn step(&mut self) -> ControlFlow<()> {
@@ -158,6 +163,9 @@ impl Task {
         }
         if let Some(deadline) = state.outbox.next_deadline() {
             timer = timer.min(self.shared.instant(deadline));
+        }
+        if let Some(at) = self.member.look_at().filter(|_| self.stream.is_some()) {
+            timer = timer.min(at);
         }
         if !state.outbox.is_empty() && self.stream.is_none() && self.opening.is_none() {
             timer = timer.min(self.not_before);
@@ -233,14 +241,9 @@ impl Task {
         }
     }
 
-    /// Ends the stream to an agent that the directory takes for gone. One that it does not know yet may have joined a
-    /// moment ago.
+    /// Ends the stream to an agent that is not in the fleet any more, as the directory says.
     fn end_if_gone(&mut self) {
-        if self.stream.is_none() {
-            return;
-        }
-        let snapshot = self.shared.directory.snapshot();
-        if snapshot.get(&self.link.peer).is_some_and(|entry| entry.presence == Presence::Away) {
+        if self.stream.is_some() && self.member.has_left(&self.shared.directory.snapshot(), &self.link.peer) {
             self.end(&End::Gone);
         }
     }
@@ -260,6 +263,7 @@ impl Task {
             self.shared.settle(&mut state);
             return;
         };
+        self.member.is_known();
         if entry.presence == Presence::Away {
             // It may come back before the deadlines of the messages.
             self.not_before = Instant::now() + AWAY_PAUSE;
@@ -279,7 +283,8 @@ impl Task {
         Hello {
             agent: (*self.shared.me).into(),
             to: (*self.link.peer).into(),
-            incarnation: self.shared.incarnation,
+            incarnation: self.incarnation,
+            is_of_link: true,
             journal: self.shared.journal,
             stream,
             lost: self.pair.lost(),
@@ -334,8 +339,9 @@ impl Task {
                 "an agent has forgotten which messages it handled; those without an outcome may be handled twice"
             );
         }
-        self.shared.inbox().identify(&self.link.peer, stream.hello.incarnation);
+        self.shared.inbox().identify(&self.link.peer, stream.hello.incarnation, stream.hello.is_of_link);
         self.active = Instant::now();
+        self.member.begins();
         self.shared.metrics.streams.inc();
         let mut state = self.link.lock();
         state.failures = 0;

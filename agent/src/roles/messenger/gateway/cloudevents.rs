@@ -75,18 +75,22 @@ impl Mode {
         })
     }
 
-    /// Reads the events of a request.
+    /// Reads the events of a request: each event of a list, or what is wrong with it.
     ///
     /// # Errors
-    /// What is wrong with them.
-    pub fn read(self, headers: &HeaderMap, body: Bytes) -> Result<Vec<Event>, Problem> {
+    /// What is wrong with the only event, or with the list as a whole.
+    pub fn read(self, headers: &HeaderMap, body: Bytes) -> Result<Vec<Result<Event, String>>, Problem> {
         let events = match self {
-            Self::Binary => binary(headers, body).map(|event| vec![event]),
-            Self::Structured => structured(&body).map(|event| vec![event]),
+            Self::Binary => binary(headers, body).map(|event| vec![Ok(event)]),
+            Self::Structured => structured(&body).map(|event| vec![Ok(event)]),
             Self::Batch => batch(&body),
         };
-        events.map_err(|problem| Problem::malformed(format!("the CloudEvent can't be read: {problem}")))
+        events.map_err(|problem| Problem::malformed(unreadable(&problem)))
     }
+}
+
+fn unreadable(problem: &str) -> String {
+    format!("the CloudEvent can't be read: {problem}")
 }
 
 fn binary(headers: &HeaderMap, data: Bytes) -> Result<Event, String> {
@@ -117,11 +121,14 @@ fn structured(json: &[u8]) -> Result<Event, String> {
     event.checked(&written.specversion)
 }
 
-fn batch(json: &[u8]) -> Result<Vec<Event>, String> {
+fn batch(json: &[u8]) -> Result<Vec<Result<Event, String>>, String> {
     let list: Vec<&RawValue> = forms::parse(json)?;
     match list.len() {
         0 => Err("the list is empty".to_owned()),
-        1..=MAX_TASKS => list.into_iter().map(|raw| structured(raw.get().as_bytes())).collect(),
+        1..=MAX_TASKS => {
+            let event = |raw: &RawValue| structured(raw.get().as_bytes()).map_err(|problem| unreadable(&problem));
+            Ok(list.into_iter().map(event).collect())
+        }
         count => Err(format!("{count} events in one request, {MAX_TASKS} at most; split it")),
     }
 }
@@ -187,7 +194,18 @@ mod tests {
     fn read(pairs: &[(&'static str, &str)], body: &str) -> Result<Vec<Event>, Problem> {
         let headers = headers(pairs);
         let mode = Mode::of(&headers)?.expect("it carries events");
-        mode.read(&headers, Bytes::copy_from_slice(body.as_bytes()))
+        let events = mode.read(&headers, Bytes::copy_from_slice(body.as_bytes()))?;
+        events.into_iter().map(|event| event.map_err(Problem::malformed)).collect()
+    }
+
+    #[test]
+    fn of_a_list_each_event_is_right_or_wrong_by_itself() {
+        let headers = headers(&[("content-type", EVENTS)]);
+        let list = r#"[{"specversion":"1.0","id":"1","source":"/shop","type":"order"},{"id":"2"}]"#;
+        let events = Mode::Batch.read(&headers, list.into()).expect("it is a list");
+        assert_eq!(events[0], Ok(event("")));
+        let wrong = events[1].as_ref().expect_err("it is no event");
+        assert!(wrong.starts_with("the CloudEvent can't be read: missing field"), "{wrong}");
     }
 
     fn event(data: &str) -> Event {

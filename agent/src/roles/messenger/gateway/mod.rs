@@ -51,6 +51,10 @@ pub const MAX_BODY: usize = 4 * 1024 * 1024;
 pub const MAX_BODIES: usize = 64 * 1024 * 1024;
 /// How long a client may take to send the body of a request.
 pub const BODY_WITHIN: Duration = Duration::from_secs(30);
+/// Maximum size of what is left of a body that is still read over HTTP/2 when the answer is known, bytes.
+pub const MAX_DRAINED: usize = 64 * 1024;
+/// How long such a body is read.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 /// Maximum number of requests in progress, besides those that only wait.
 pub const MAX_REQUESTS: usize = 512;
 /// Maximum number of requests that wait for a task to end, or for a receiver to decide.

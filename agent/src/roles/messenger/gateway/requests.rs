@@ -11,7 +11,7 @@ use uuid::{Builder, Uuid};
 
 use super::{
     cbor,
-    cloudevents::Mode,
+    cloudevents::{Event, Mode},
     forms::{self, MessageForm, TaskForm, TasksForm},
     media::Media,
     problem::Problem,
@@ -52,7 +52,8 @@ pub fn check_media(headers: &HeaderMap) -> Result<(), Problem> {
 /// What is wrong with the request as a whole.
 pub fn tasks(headers: &HeaderMap, body: Bytes) -> Result<Tasks, Problem> {
     if let Some(mode) = Mode::of(headers)? {
-        let tasks: Vec<_> = mode.read(headers, body)?.into_iter().map(|event| Ok(event.task())).collect();
+        let task = |event: Result<Event, String>| event.map(Event::task).map_err(forms::refused);
+        let tasks = mode.read(headers, body)?.into_iter().map(task).collect();
         return Ok(Tasks { tasks, is_batch: mode == Mode::Batch, media: Media::Json });
     }
     let media = Media::of_body(headers)?;
@@ -85,7 +86,10 @@ pub fn message(headers: &HeaderMap, to: Option<&str>, body: Bytes) -> Result<(Se
         };
         let mut events = mode.read(headers, body)?;
         return match events.pop() {
-            Some(event) if events.is_empty() => Ok((event.message(to.to_owned()), Media::Json)),
+            Some(event) if events.is_empty() => {
+                let event = event.map_err(Problem::malformed)?;
+                Ok((event.message(to.to_owned()), Media::Json))
+            }
             _ => Err(Problem::malformed("a message is one event; send each of a list by itself")),
         };
     }

@@ -4,7 +4,7 @@ use std::{fmt::Display, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
 };
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::async_trait;
 
 use super::{
-    BODY_WITHIN, MAX_BODIES, MAX_BODY, MAX_REQUESTS, MAX_WAIT, MAX_WAITS,
+    BODY_WITHIN, DRAIN_WITHIN, MAX_BODIES, MAX_BODY, MAX_DRAINED, MAX_REQUESTS, MAX_WAIT, MAX_WAITS,
     caller::Caller,
     coordinators::Coordinators,
     forms,
@@ -188,9 +188,10 @@ impl Server {
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>> + Display> + Send,
     {
         let (parts, body) = request.into_parts();
+        let mut body = Box::pin(body);
         let route = Route::of(parts.uri.path());
         let answered = match route {
-            Some(route) => self.routed(route, &parts, body, connection).await,
+            Some(route) => self.routed(route, &parts, body.as_mut(), connection).await,
             None => Err(Problem::new(
                 StatusCode::NOT_FOUND,
                 "NOT_FOUND",
@@ -202,6 +203,10 @@ impl Server {
         let headers = response.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // A body that did not come in time is not waited for again.
+        if parts.version == Version::HTTP_2 && response.status() != StatusCode::REQUEST_TIMEOUT {
+            drain(body).await;
+        }
         response
     }
 
@@ -322,6 +327,25 @@ impl Server {
             }
         }
     }
+}
+
+/// Reads and drops what is left of a small body. Over HTTP/2, a stream that is answered before its body has ended is
+/// reset after the answer, which some clients, such as curl 7.88, take for a failure.
+async fn drain<B: Body<Data = Bytes> + Unpin>(mut body: B) {
+    if body.size_hint().lower() > MAX_DRAINED as u64 {
+        return;
+    }
+    let drained = async {
+        let mut left = MAX_DRAINED;
+        while let Some(Ok(frame)) = body.frame().await {
+            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(less) => left = less,
+                None => return,
+            }
+        }
+    };
+    // The answer is sent in any case.
+    let _ = timeout(DRAIN_WITHIN, drained).await;
 }
 
 fn document(media: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

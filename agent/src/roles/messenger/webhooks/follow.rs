@@ -1,7 +1,7 @@
 //! Follows the fleet's tasks for one webhook.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
@@ -17,14 +17,15 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 use tonic::{Status, Streaming, transport::Channel};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::{
-    HANDOVER, MAX_AT_ONCE, MAX_PENDING, MAX_PENDING_BYTES, WebhookMetrics, WebhooksDeps, WebhooksError,
+    MAX_AT_ONCE, MAX_PENDING, MAX_PENDING_BYTES, WebhookMetrics, WebhooksDeps, WebhooksError,
     config::Webhook,
     delivery::Delivery,
     event::Event,
-    place::{Place, PlaceFile, folder},
+    place::{Place, PlaceFile, Review, folder},
+    reached::Reached,
     share::Share,
 };
 use crate::roles::messenger::gateway::coordinators::has_ended;
@@ -34,11 +35,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// The first and the longest pause after a watch that failed.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// A look back at tasks that have ended before the set of messengers changed.
-struct Review {
-    /// Up to this revision, tasks were looked at by the former set.
-    until: u64,
-    former: Share,
+/// An event that is not delivered yet.
+struct Undelivered {
+    /// Its size.
+    bytes: usize,
+    /// The revision at which its task ended.
+    revision: u64,
 }
 
 /// Follows the fleet's tasks for one webhook, and delivers their events.
@@ -47,12 +49,11 @@ pub struct Follower {
     delivery: Arc<Delivery>,
     file: PlaceFile,
     place: Place,
-    share: Share,
-    review: Option<Review>,
-    /// When which revision was reached; the oldest first.
-    reached: VecDeque<(Instant, u64)>,
-    /// The size of the events that are not delivered yet, by id.
-    sizes: BTreeMap<String, usize>,
+    /// Whether this is one of the active messengers.
+    is_one: bool,
+    reached: Reached,
+    /// The events that are not delivered yet, by id.
+    undelivered: BTreeMap<String, Undelivered>,
     /// Returns the id of its event.
     deliveries: JoinSet<String>,
 }
@@ -78,10 +79,9 @@ impl Follower {
             delivery,
             file,
             place,
-            share: Share::default(),
-            review: None,
-            reached: VecDeque::new(),
-            sizes: BTreeMap::new(),
+            is_one: false,
+            reached: Reached::default(),
+            undelivered: BTreeMap::new(),
             deliveries: JoinSet::new(),
         })
     }
@@ -102,7 +102,7 @@ impl Follower {
         }
     }
 
-    /// Follows the tasks at one coordinator until that fails, or the set of messengers has changed.
+    /// Follows the tasks at one coordinator until that fails, or a messenger is gone.
     async fn follow(&mut self, channel: Channel, pause: &mut Duration) -> Result<(), Status> {
         let mut client = limited!(FleetClient::new(channel));
         if self.file.kept().is_none() {
@@ -111,12 +111,13 @@ impl Follower {
             self.place.revision = client.get_status(request).await?.into_inner().revision;
             self.keep().await;
         }
-        if self.reached.is_empty() {
-            self.reached.push_back((Instant::now(), self.place.revision));
+        if self.reached.oldest().is_none() {
+            let since = self.place.look_back.unwrap_or(self.place.revision);
+            self.reached.note(since, None, Instant::now());
         }
         self.resume(&mut client).await?;
-        let from = match self.reached.front() {
-            Some((_, oldest)) if self.review.is_some() => *oldest,
+        let from = match self.reached.oldest() {
+            Some(oldest) if self.place.review.is_some() => oldest,
             _ => self.place.revision,
         };
         let webhook = &self.delivery.webhook;
@@ -129,11 +130,12 @@ impl Follower {
             ..WatchTasksRequest::default()
         };
         let watch = client.watch_tasks(request).await?.into_inner();
-        self.take_from(watch, pause).await
+        self.take_from(&mut client, watch, pause).await
     }
 
     async fn take_from(
         &mut self,
+        client: &mut FleetClient<Channel>,
         mut watch: Streaming<WatchTasksResponse>,
         pause: &mut Duration,
     ) -> Result<(), Status> {
@@ -144,9 +146,10 @@ impl Follower {
                 Some(ended) = self.deliveries.join_next() => self.delivered(ended.ok()),
                 _ = ticks.tick() => {
                     self.keep().await;
-                    if self.has_changed() {
+                    if self.one_is_gone() {
                         return Ok(());
                     }
+                    self.close_eras(client).await?;
                 }
                 // What is not read waits at the coordinator, and in the fleet.
                 seen = watch.message(), if self.has_room() => match seen? {
@@ -161,26 +164,42 @@ impl Follower {
     }
 
     fn has_room(&self) -> bool {
-        self.share.has(&self.deps.name)
-            && self.sizes.len() < MAX_PENDING
-            && self.sizes.values().sum::<usize>() < MAX_PENDING_BYTES
+        self.is_one
+            && self.undelivered.len() < MAX_PENDING
+            && self.undelivered.values().map(|event| event.bytes).sum::<usize>() < MAX_PENDING_BYTES
     }
 
-    /// Looks who is a messenger now. If the set has changed, tasks that ended shortly before are looked at again: those
-    /// of one that is gone may not have been delivered.
-    fn has_changed(&mut self) -> bool {
+    /// Looks who is a messenger now, and returns whether one is gone. Then tasks are looked at again that ended before:
+    /// its events may not have been delivered.
+    fn one_is_gone(&mut self) -> bool {
         let share = Share::of(&self.deps.directory.snapshot());
-        if share == self.share {
+        self.is_one = share.has(&self.deps.name);
+        // While this one is not active itself, it knows too little of the others.
+        if !self.is_one || share == *self.place.history.present() {
             return false;
         }
-        let former = std::mem::replace(&mut self.share, share);
-        let was_one = former.has(&self.deps.name);
-        // Of two reviews, the earlier set counts: it has the fewest that were surely looked at.
-        if was_one && self.review.is_none() {
-            self.review = Some(Review { until: self.place.revision, former });
+        if share.count() > 1 {
+            let (webhook, messengers) = (&self.delivery.webhook.name, share.count());
+            info!(webhook, messengers, "messengers share the events of a webhook; each must have it in its list");
         }
-        // The first set changes nothing: the watch has only begun.
-        was_one
+        let former = self.place.history.clone();
+        let one_is_gone = self.place.history.change(share, Instant::now());
+        // Of two reviews, the earlier one counts: by then, the fewest were surely looked at.
+        if one_is_gone && self.place.review.is_none() {
+            self.place.review = Some(Review { until: self.place.revision, former });
+        }
+        one_is_gone
+    }
+
+    /// Notes at which revision the times of earlier sets of messengers ended. That is where the fleet is now, not where
+    /// this webhook is.
+    async fn close_eras(&mut self, client: &mut FleetClient<Channel>) -> Result<(), Status> {
+        if self.place.history.is_due(Instant::now()) {
+            let request = GetStatusRequest { consistency: Consistency::Local.into() };
+            let revision = client.get_status(request).await?.into_inner().revision;
+            self.place.history.close(revision, Instant::now());
+        }
+        Ok(())
     }
 
     /// Takes what a watch has returned.
@@ -190,38 +209,39 @@ impl Follower {
                 self.begin(task);
             }
         }
-        if self.review.as_ref().is_some_and(|review| seen.revision >= review.until) {
-            self.review = None;
+        if self.place.review.as_ref().is_some_and(|review| seen.revision >= review.until) {
+            self.place.review = None;
         }
         if seen.revision > self.place.revision {
             self.place.revision = seen.revision;
-            let now = Instant::now();
-            // One that is older is kept, since the revision was the same since then.
-            while self.reached.get(1).is_some_and(|(at, _)| now.duration_since(*at) > HANDOVER) {
-                self.reached.pop_front();
-            }
-            if self.reached.back().is_none_or(|(at, _)| now.duration_since(*at) >= TICK) {
-                self.reached.push_back((now, seen.revision));
+            let undelivered = self.undelivered.values().map(|event| event.revision).min();
+            self.reached.note(seen.revision, undelivered, Instant::now());
+            self.place.look_back = self.reached.oldest();
+            if let Some(oldest) = self.place.look_back {
+                self.place.history.forget(oldest);
             }
         }
     }
 
     fn is_for_this(&self, task: &Task) -> bool {
         let (webhook, name) = (&self.delivery.webhook, &self.deps.name);
+        let Place { history, review, .. } = &self.place;
         let fits = has_ended(task.state())
             && webhook.states.contains(&task.state())
             && (webhook.kinds.is_empty() || webhook.kinds.contains(&task.kind));
-        let is_reviewed = |review: &Review| task.revision <= review.until && review.former.is_for(name, &task.id);
-        fits && self.share.is_for(name, &task.id) && !self.review.as_ref().is_some_and(is_reviewed)
+        let was_for_this =
+            |review: &Review| task.revision <= review.until && review.former.is_for(name, &task.id, task.revision);
+        fits && history.is_for(name, &task.id, task.revision) && !review.as_ref().is_some_and(was_for_this)
     }
 
     /// Begins to deliver the event of a task, unless that has begun.
     fn begin(&mut self, task: &Task) {
-        if self.sizes.contains_key(&task.id) {
+        if self.undelivered.contains_key(&task.id) {
             return;
         }
         let event = Event::of(task, &self.deps.cluster);
-        self.sizes.insert(task.id.clone(), event.body.len());
+        let undelivered = Undelivered { bytes: event.body.len(), revision: task.revision };
+        self.undelivered.insert(task.id.clone(), undelivered);
         self.place.pending.insert(task.id.clone());
         let delivery = Arc::clone(&self.delivery);
         self.deliveries.spawn(async move {
@@ -233,15 +253,15 @@ impl Follower {
     fn delivered(&mut self, id: Option<String>) {
         // A delivery that panicked stays pending until the next start; the panic has been reported.
         if let Some(id) = id {
-            self.sizes.remove(&id);
+            self.undelivered.remove(&id);
             self.place.pending.remove(&id);
         }
     }
 
     /// Begins to deliver what an earlier process has left.
     async fn resume(&mut self, client: &mut FleetClient<Channel>) -> Result<(), Status> {
-        let left: Vec<String> =
-            self.place.pending.iter().filter(|id| !self.sizes.contains_key(*id)).take(MAX_PENDING).cloned().collect();
+        let is_left = |id: &&String| !self.undelivered.contains_key(*id);
+        let left: Vec<String> = self.place.pending.iter().filter(is_left).take(MAX_PENDING).cloned().collect();
         if left.is_empty() {
             return Ok(());
         }

@@ -11,8 +11,8 @@
 //!
 //! 1. **At least once.** An event counts as delivered after a 2xx answer alone. With a data folder, what was not delivered
 //!    is remembered across restarts. Events of one task have the task's id, by which receivers recognize repetitions.
-//! 2. **One of several.** Of the active messengers, one sends the event of each task ([`share`]). When they change, the
-//!    new one looks again at what has ended shortly before.
+//! 2. **One of several.** Of the messengers that have been active since a task ended, one sends its event ([`share`]),
+//!    however late it reads of it. When one is gone, the others look again at what it may not have delivered.
 //! 3. **None holds up another.** Each webhook has its own watch, place and queue.
 //! 4. **Bounded.** Webhooks, undelivered events, their bytes, requests at once and the time for which an event is tried
 //!    have named limits. What doesn't fit waits in the fleet.
@@ -22,6 +22,7 @@ mod delivery;
 mod event;
 mod follow;
 mod place;
+mod reached;
 mod share;
 
 #[cfg(test)]
@@ -53,7 +54,8 @@ pub const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3_600);
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// The first and the longest pause before an event is sent again, unless the answer asks for a longer one.
 pub const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
-/// How far back a messenger looks when the set of messengers has changed: longer than it takes to notice that one is gone.
+/// How far back a messenger looks when another one is gone: longer than it takes to notice that. For as long after one
+/// has come, the others still send what it gets: longer than it takes until it follows the tasks.
 pub const HANDOVER: Duration = Duration::from_secs(60);
 
 /// Why webhooks can't be called.
@@ -157,7 +159,7 @@ impl Webhooks {
         let text = deps.platform.disk.read(&file).await.map_err(unreadable)?;
         let wrong = |source| WebhooksError::Config { file: file.clone(), source };
         let webhooks = config::parse(&text, &*deps.env, &deps.platform.disk).await.map_err(wrong)?;
-        info!(webhooks = webhooks.len(), "webhooks are called when tasks end");
+        info!(webhooks = webhooks.len(), "webhooks are called when tasks end; all messengers must have the same list");
         let (metrics, deps) = (WebhookMetrics::new(&deps.metrics), Arc::new(deps));
         let mut following = Vec::with_capacity(webhooks.len());
         for webhook in webhooks {

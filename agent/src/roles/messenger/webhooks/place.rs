@@ -12,6 +12,8 @@ use robeing_platform::{AtomicFile, Disk};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use super::share::History;
+
 /// The folder of these files in the data folder.
 const FOLDER: &str = "webhooks";
 
@@ -22,6 +24,24 @@ pub struct Place {
     pub revision: u64,
     /// Ids of tasks among these whose events are not delivered.
     pub pending: BTreeSet<String>,
+    /// The revision to which to look back when a messenger is gone.
+    #[serde(default)]
+    pub look_back: Option<u64>,
+    /// Which messengers were active when, as far as tasks of then may be looked at.
+    #[serde(default)]
+    pub history: History,
+    /// The look back that is under way.
+    #[serde(default)]
+    pub review: Option<Review>,
+}
+
+/// A look back at tasks that were looked at before a messenger was gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Review {
+    /// Up to this revision, tasks were looked at before.
+    pub until: u64,
+    /// By whom their events were to be sent.
+    pub former: History,
 }
 
 /// The file of a place; without a data folder, nothing is kept.
@@ -93,10 +113,14 @@ mod tests {
     async fn a_place_is_kept_in_the_data_folder_and_a_broken_one_is_none() {
         let dir = tempfile::tempdir().expect("a folder");
         let disk = Platform::real().disk;
-        let place = Place { revision: 7, pending: ["t".to_owned()].into() };
+        let place = Place { revision: 7, pending: ["t".to_owned()].into(), ..Place::default() };
         let mut file = PlaceFile::open(&disk, Some(dir.path()), "a").await.expect("it opens");
         assert_eq!(file.kept(), None);
         file.keep(&place).await.expect("it is written");
+        let file = PlaceFile::open(&disk, Some(dir.path()), "a").await.expect("it opens");
+        assert_eq!(file.kept(), Some(&place));
+        // As an earlier version has written it.
+        std::fs::write(folder(dir.path()).join("a.json"), r#"{"revision":7,"pending":["t"]}"#).expect("it is written");
         let file = PlaceFile::open(&disk, Some(dir.path()), "a").await.expect("it opens");
         assert_eq!(file.kept(), Some(&place));
         std::fs::write(folder(dir.path()).join("a.json"), "{").expect("it is written");

@@ -245,3 +245,39 @@ async fn what_another_messenger_may_not_have_told_is_told_when_it_is_gone() {
     let times = |id: &String| server.receiver.ids().iter().filter(|known| *known == id).count();
     assert!(own.iter().all(|id| times(id) == 1), "what it has told itself is not repeated");
 }
+
+#[tokio::test]
+async fn what_ended_before_another_messenger_came_is_told_by_the_one_that_was_there_also_after_a_restart() {
+    let (fleet, server) = (Fleet::start(&["m-0"]).await, receiver(usize::MAX).await);
+    let webhooks = fleet.webhooks(&[&server.url]).await;
+    fleet.watched(1).await;
+    // It reads no further than this.
+    (0..MAX_PENDING).for_each(|at| fleet.coordinator.stub.succeed(&format!("t-{at}"), "k"));
+    fleet.kept(|text| text.matches("\"t-").count() == MAX_PENDING).await;
+    let unread: Vec<String> = (0..20).map(|at| format!("u-{at}")).collect();
+    unread.iter().for_each(|id| fleet.coordinator.stub.succeed(id, "k"));
+    fleet.directory.set(&["m-0", "m-1"]);
+    let share = Share::of(&fleet.directory.snapshot());
+    assert!(unread.iter().any(|id| share.is_for("m-1", id)));
+    fleet.kept(|text| text.contains("\"m-1\"")).await;
+    assert!(unread.iter().all(|id| !server.receiver.ids().contains(id)));
+    drop(webhooks);
+    let _webhooks = fleet.webhooks(&[&server.url]).await;
+    server.receiver.failing.store(0, Ordering::SeqCst);
+    server.receiver.until(|receiver| unread.iter().all(|id| receiver.ids().contains(id))).await;
+}
+
+#[tokio::test]
+async fn one_that_was_not_active_for_a_while_still_tells_what_is_its_own() {
+    let (fleet, server) = (Fleet::start(&["m-0"]).await, receiver(0).await);
+    let _webhooks = fleet.webhooks(&[&server.url]).await;
+    fleet.watched(1).await;
+    fleet.kept(|text| text.contains("\"m-0\"")).await;
+    fleet.directory.set(&["m-1"]);
+    // Long enough to notice it.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let ids: Vec<String> = (0..20).map(|at| format!("t-{at}")).collect();
+    ids.iter().for_each(|id| fleet.coordinator.stub.succeed(id, "k"));
+    fleet.directory.set(&["m-0", "m-1"]);
+    server.receiver.until(|receiver| ids.iter().all(|id| receiver.ids().contains(id))).await;
+}

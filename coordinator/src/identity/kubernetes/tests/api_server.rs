@@ -46,7 +46,7 @@ pub struct Known {
     pub mood: Mood,
     /// The token of the coordinator.
     pub own_token: String,
-    /// The users, each with a subresource of the cluster that it may use.
+    /// The users and groups, each with a subresource of the cluster that it may use.
     pub granted: BTreeSet<(String, String)>,
     /// The latest questions: path and body.
     pub asked: VecDeque<(String, Value)>,
@@ -88,8 +88,10 @@ impl Known {
         let status = match path {
             "/apis/authentication.k8s.io/v1/tokenreviews" => users(&text("/spec/token")),
             "/apis/authorization.k8s.io/v1/namespaces/team/localsubjectaccessreviews" => {
-                let wanted = (text("/spec/user"), text("/spec/resourceAttributes/subresource"));
-                json!({"allowed": self.granted.contains(&wanted)})
+                let groups = question.pointer("/spec/groups").and_then(Value::as_array).into_iter().flatten();
+                let mut who = groups.filter_map(Value::as_str).map(str::to_owned).chain([text("/spec/user")]);
+                let wanted = text("/spec/resourceAttributes/subresource");
+                json!({"allowed": who.any(|who| self.granted.contains(&(who, wanted.clone())))})
             }
             _ => return None,
         };

@@ -220,3 +220,23 @@ async fn a_cloud_event_becomes_a_task_or_a_message() {
     assert_eq!(fleet.coordinator.stub.messages()[0].to, "pool:data");
     assert_eq!(send(at, event("/v1/messages")).await.status, StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn one_wrong_event_of_a_list_is_refused_by_itself() {
+    let fleet = Plain::start().await;
+    let event = |id: &str| format!(r#"{{"specversion":"1.0","id":"{id}","source":"/shop","type":"order"}}"#);
+    let request = |list: &str| {
+        let mut request = post("/v1/tasks", list);
+        let media = "application/cloudevents-batch+json".parse().expect("a value");
+        request.headers_mut().insert("content-type", media);
+        request
+    };
+    let at = fleet.gateway.local_addr();
+    let answer = send(at, request(&format!(r#"[{},{{"id":"2"}},{}]"#, event("1"), event("3")))).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let tasks = answer.json()["tasks"].clone();
+    let codes: Vec<&Value> = tasks.as_array().expect("a list").iter().map(|task| &task["refusal"]["code"]).collect();
+    assert_eq!(codes, [&Value::Null, &json!("INVALID_ARGUMENT"), &Value::Null]);
+    assert_eq!(fleet.coordinator.stub.tasks().len(), 2);
+    assert_eq!(send(at, request(&format!("[{},", event("1")))).await.status, StatusCode::BAD_REQUEST);
+}

@@ -5,7 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::{http1, http2};
+use hyper::{
+    body::Body,
+    client::conn::{http1, http2},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::{
@@ -64,10 +67,13 @@ pub async fn over(
 }
 
 /// Sends a request over HTTP/2.
-pub async fn over_http2(
+pub async fn over_http2<B>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    mut request: Request<Full<Bytes>>,
-) -> Result<Answer, String> {
+    mut request: Request<B>,
+) -> Result<Answer, String>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin + Send + 'static,
+{
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     *request.uri_mut() = format!("https://gateway{path}").parse().expect("a URL");
     request.headers_mut().remove("host");

@@ -1,18 +1,22 @@
 //! The gateway at its limits.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use robeing_net::web::MAX_WEB_HEADERS;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    sync::oneshot,
+    time::{sleep, timeout},
 };
 
 use super::{
-    super::{MAX_BODY, server::Limits},
-    client::{PATIENCE, get, post, send},
+    super::{MAX_BODY, MAX_DRAINED, server::Limits},
+    client::{PATIENCE, get, over_http2, post, send},
     stub::{Plain, Stub},
 };
 
@@ -126,4 +130,23 @@ async fn a_request_has_so_many_headers_and_no_more() {
     assert!(fits.starts_with("HTTP/1.1 200"), "{fits}");
     let refused = raw(at, headers(MAX_WEB_HEADERS - 1).as_bytes()).await;
     assert!(refused.starts_with("HTTP/1.1 431"), "{refused}");
+}
+
+#[tokio::test]
+async fn over_http2_a_small_body_is_read_before_it_is_refused_and_a_large_one_is_not() {
+    let fleet = Plain::start().await;
+    for (length, is_read) in [(MAX_DRAINED, true), (MAX_DRAINED + 1, false)] {
+        let (sent, was_sent) = oneshot::channel();
+        // It comes only when it could be refused already.
+        let body = async_stream::stream! {
+            sleep(Duration::from_millis(300)).await;
+            yield Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b'x'; length])));
+            let _ = sent.send(());
+        };
+        let request = Request::post("/v1/tasks").header("content-type", "text/html").header("content-length", length);
+        let request = request.body(StreamBody::new(Box::pin(body))).expect("a request");
+        let stream = TcpStream::connect(fleet.gateway.local_addr()).await.expect("it listens");
+        let answer = over_http2(stream, request).await.expect("it answers");
+        assert_eq!((answer.status, was_sent.await.is_ok()), (StatusCode::UNSUPPORTED_MEDIA_TYPE, is_read), "{length}");
+    }
 }

@@ -1,6 +1,9 @@
 //! Decides about every call before its service sees it.
 
+mod ongoing;
+
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
@@ -12,6 +15,8 @@ use robeing_identity::{PeerRole, SpiffeId};
 use tonic::{Code, Status, async_trait, service::Routes};
 use tower::{Layer, Service};
 
+use self::ongoing::Watched;
+pub use self::ongoing::{Ongoing, WeakOngoing};
 use crate::{ConnectInfo, security::PeerIdentity};
 
 /// The header with which a messenger states that it calls on behalf of a client: the name in the certificate with which
@@ -31,10 +36,28 @@ pub enum Caller {
     /// A member of this fleet, by its certificate.
     Member(Arc<PeerIdentity>),
     /// A person or program, by a token.
-    User(Arc<str>),
+    User(Arc<TokenUser>),
+}
+
+/// A person or program, as whoever has verified its token knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenUser {
+    /// The name.
+    pub name: String,
+    /// The uid; empty if it has none.
+    pub uid: String,
+    /// The groups.
+    pub groups: Vec<String>,
+    /// What else is known.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl Caller {
+    /// Returns a user of whom only this name is known.
+    pub fn user(name: impl Into<String>) -> Self {
+        Self::User(Arc::new(TokenUser { name: name.into(), ..TokenUser::default() }))
+    }
+
     /// Returns who made the call of a request with these extensions.
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get::<Self>().cloned().unwrap_or(Self::Plaintext)
@@ -54,7 +77,7 @@ impl Caller {
             Self::Plaintext => "plaintext".to_owned(),
             Self::Anonymous => "anonymous".to_owned(),
             Self::Member(peer) => format!("{}/{}", peer.id.role(), peer.id.name()),
-            Self::User(name) => format!("{}/{name}", PeerRole::Client),
+            Self::User(user) => format!("{}/{}", PeerRole::Client, user.name),
         }
     }
 }
@@ -67,6 +90,12 @@ pub trait Gate: Send + Sync + 'static {
     /// # Errors
     /// The status with which the call is refused.
     async fn admit(&self, method: &str, connection: &ConnectInfo, headers: &HeaderMap) -> Result<Caller, Status>;
+
+    /// Begins to follow a call that was admitted just now as that of `caller`, if it may go on for so long that its caller
+    /// can lose the right to make it. The gate ends the call then, in both directions, and whatever its service does.
+    fn follow(&self, _method: &str, _connection: &ConnectInfo, _caller: &Caller) -> Option<Ongoing> {
+        None
+    }
 
     /// Notes that the service of an admitted call has answered with an error at once, and not in a stream.
     fn failed(&self, _method: &str, _code: Code) {}
@@ -105,14 +134,14 @@ struct Gated<S> {
 
 impl<S, B, R> Service<Request<B>> for Gated<S>
 where
-    S: Service<Request<B>, Response = Response<R>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Watched<B>>, Response = Response<R>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Send + 'static,
     R: Default + Send + 'static,
 {
-    type Response = Response<R>;
+    type Response = Response<Watched<R>>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<R>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Response<Watched<R>>, Infallible>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
@@ -127,16 +156,20 @@ where
             let connection = request.extensions().get::<ConnectInfo>().cloned().unwrap_or_default();
             match gate.admit(request.uri().path(), &connection, request.headers()).await {
                 Ok(caller) => {
-                    request.extensions_mut().insert(caller);
                     let method = request.uri().path().to_owned();
-                    let answered = inner.call(request).await?;
+                    let ongoing = gate.follow(&method, &connection, &caller);
+                    request.extensions_mut().insert(caller);
+                    let answered = inner.call(request.map(|body| Watched::request(body, ongoing.clone()))).await?;
                     if let Some(code) = failure(answered.headers()) {
                         gate.failed(&method, code);
                     }
-                    Ok(answered)
+                    Ok(answered.map(|body| Watched::response(body, ongoing)))
                 }
                 Err(status) => Ok(status.into_http()),
             }
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,15 @@
 //! Hands packets to the handler, records what becomes of them, and reports it to their senders.
 
-use std::{collections::BTreeMap, sync::Arc, task::Poll};
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc, task::Poll, time::Duration};
 
 use futures::{FutureExt, StreamExt, poll, stream::FuturesUnordered};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::{coop::consume_budget, yield_now},
-    time::timeout_at,
+    time::{timeout, timeout_at},
 };
 use tracing::{error, info, warn};
 
@@ -31,6 +34,8 @@ const _: () = assert!(MAX_REPLY <= QUEUED_REPLIES);
 const TOGETHER: usize = 256;
 /// Nothing more is handed out once the replies of those have this size, in bytes: 4 MiB.
 const TOGETHER_REPLIES: usize = 4 << 20;
+/// How long deliveries that are under way may take once the agent stops. The messages of others come again after a restart.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// A packet that the handler is done with.
 pub(super) struct Done {
@@ -89,7 +94,8 @@ impl Ticket {
 /// A packet, and what became of it.
 type Ended = (Ticket, Outcome);
 
-/// Hands packets to the handler until the agent stops. Outcomes go to `recorder`; without one, none is recorded.
+/// Hands packets to the handler until the agent stops, and then waits for at most [`STOP_GRACE`] for those that it has.
+/// Outcomes go to `recorder`; without one, none is recorded.
 pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder: Option<Recorder>) {
     let mut handling = FuturesUnordered::new();
     let mut first = None;
@@ -98,18 +104,14 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
         let ended = end_together(&shared, first.take(), &mut handling, start);
         if ended.is_empty() {
             tokio::select! {
-                () = shared.stop.cancelled() => return,
+                () = shared.stop.cancelled() => break,
                 Some(ended) = handling.next() => first = Some(ended),
                 () = shared.work.notified() => {}
             }
             continue;
         }
         let is_full = ended.len() >= TOGETHER;
-        let done = ended.into_iter().map(|(ticket, outcome)| concluded(&shared, ticket, outcome)).collect();
-        match &recorder {
-            None => conclude(&shared, done),
-            Some(recorder) => recorder.record(done).await,
-        }
+        pass(&shared, recorder.as_ref(), ended).await;
         if is_full {
             // A handler that never waits must not keep the streams from being read and written.
             yield_now().await;
@@ -117,6 +119,33 @@ pub(super) async fn run(shared: Arc<Shared>, handler: Arc<dyn Handler>, recorder
         // Deliveries that wait make no progress once this task has used up its budget.
         consume_budget().await;
     }
+    let mut ended = end_soon(first, handling).await;
+    while !ended.is_empty() {
+        let others = ended.split_off(ended.len().min(TOGETHER));
+        pass(&shared, recorder.as_ref(), std::mem::replace(&mut ended, others)).await;
+    }
+}
+
+/// Passes on what became of packets.
+async fn pass(shared: &Shared, recorder: Option<&Recorder>, ended: Vec<Ended>) {
+    let done = ended.into_iter().map(|(ticket, outcome)| concluded(shared, ticket, outcome)).collect();
+    match recorder {
+        None => conclude(shared, done),
+        Some(recorder) => recorder.record(done).await,
+    }
+}
+
+/// Waits for deliveries for at most [`STOP_GRACE`]. Returns those that have ended, `first` among them.
+async fn end_soon<F: Future<Output = Ended>>(first: Option<Ended>, mut handling: FuturesUnordered<F>) -> Vec<Ended> {
+    let mut ended: Vec<Ended> = first.into_iter().collect();
+    let others = async {
+        while let Some(one) = handling.next().await {
+            ended.push(one);
+        }
+    };
+    // What takes longer is given up.
+    let _ = timeout(STOP_GRACE, others).await;
+    ended
 }
 
 /// Hands out packets for as long as others end at once, so that a lane, whose packets are handled one after another, is
@@ -202,7 +231,9 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: Handed) ->
             return Outcome::refused(format!("{:?} is no messenger and passes on no messages", shared.me));
         }
         // Boxed, so that other deliveries are small.
-        return Box::pin(relay::pass_on(shared, &handed.packet, deadline)).await;
+        let passed = Box::pin(relay::pass_on(shared, &handed.packet, deadline)).await;
+        // Sends end as well when the agent stops. It passes the message on after its restart; who has it handles it once.
+        return if shared.stop.is_cancelled() { Outcome::away("this messenger is shutting down") } else { passed };
     }
     let came_by_messenger = came_by_messenger(&handed);
     let packet = match opened(shared, *handed.packet) {
@@ -331,118 +362,4 @@ async fn write(shared: &Shared, journal: &mut Journal, records: &[Record]) -> st
         journal.replace(&remembered).await?;
     }
     journal.append(records).await
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    };
-
-    use async_trait::async_trait;
-    use bytes::Bytes;
-    use tokio::sync::Notify;
-
-    use super::*;
-    use crate::messaging::{
-        driver::fixture::shared, handlers::HandlerOutcome, inbox::Received, tests::fixture::packet,
-    };
-
-    /// Maximum number of messages of a flood: thousands of passes of the dispatcher.
-    const FLOOD: u64 = 50_000;
-
-    /// Handles a message at once, and has the next one ready; one of the type `slow` only after other tasks have run.
-    struct Flooding {
-        shared: Arc<Shared>,
-        reply: Bytes,
-        sent: AtomicU64,
-        /// Whether the slow message or the flood was over first.
-        first: OnceLock<&'static str>,
-        end: Notify,
-    }
-
-    impl Flooding {
-        fn send(&self, seq: u64, priority: u32, kind: &str) {
-            let (shared, id) = (&self.shared, u128::from(priority) << 64 | u128::from(seq));
-            let (priority, kind) = (Priority::new(priority).unwrap(), kind.into());
-            let packet = Packet { seq, priority, kind, requires_ack: false, ..packet(id) };
-            let mut inbox = shared.inbox();
-            inbox.credits(&shared.me);
-            assert_eq!(inbox.receive(0, &shared.me, packet), Ok(Received::Queued));
-        }
-
-        fn is_over(&self, what: &'static str) {
-            self.first.get_or_init(|| what);
-            self.end.notify_one();
-        }
-    }
-
-    #[async_trait]
-    impl Handler for Flooding {
-        async fn deliver(&self, delivery: Delivery) -> HandlerOutcome {
-            if &*delivery.packet.kind == "slow" {
-                for _ in 0..10 {
-                    yield_now().await;
-                }
-                self.is_over("slow");
-            } else if self.first.get().is_none() {
-                match self.sent.fetch_add(1, Ordering::Relaxed) {
-                    FLOOD => self.is_over("flood"),
-                    sent => self.send(sent + 1, 5, "flood"),
-                }
-            }
-            HandlerOutcome::Accepted { reply: Some(self.reply.clone()) }
-        }
-
-        fn name(&self) -> &'static str {
-            "flooding"
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_delivery_that_waits_goes_on_beside_many_that_end_at_once() {
-        let (shared, sent) = (shared(), AtomicU64::new(1));
-        // With replies of this size, a pass ends early and has no reason of its own to let other tasks run.
-        let reply = vec![0; MAX_REPLY].into();
-        let (first, end) = (OnceLock::new(), Notify::new());
-        let handler = Arc::new(Flooding { shared: Arc::clone(&shared), reply, sent, first, end });
-        handler.send(1, 5, "flood");
-        handler.send(1, 6, "slow");
-        let running = tokio::spawn(run(Arc::clone(&shared), handler.clone(), None));
-        handler.end.notified().await;
-        shared.stop.cancel();
-        running.await.unwrap();
-        assert_eq!(handler.first.get(), Some(&"slow"));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pass_ends_once_the_replies_are_large() {
-        let shared = shared();
-        let mut handling = FuturesUnordered::new();
-        let peer = Arc::clone(&shared.me);
-        for seq in 1..=9 {
-            shared.inbox().receive(0, &peer, Packet { seq, ..packet(seq.into()) }).unwrap();
-        }
-        let reply = Outcome::accepted(Some(vec![0; TOGETHER_REPLIES / 4].into()));
-        let start = |handed: Handed| std::future::ready((Ticket::of(&handed), reply.clone()));
-        let ended = [(); 3].map(|()| end_together(&shared, None, &mut handling, start).len());
-        assert_eq!(ended, [4, 4, 1]);
-    }
-
-    #[tokio::test]
-    async fn outcomes_with_so_many_bytes_of_replies_wait_to_be_recorded_and_further_ones_later() {
-        let (recorder, mut queue) = queue();
-        let done = |len: usize| {
-            let outcome = Outcome::accepted(Some(Bytes::from(vec![0; len])));
-            vec![Done { sender: "a".into(), id: PacketId(1), requires_ack: true, outcome }]
-        };
-        recorder.record(done(QUEUED_REPLIES)).await;
-        recorder.record(done(0)).await;
-        let mut further = Box::pin(recorder.record(done(1)));
-        assert!(futures::poll!(further.as_mut()).is_pending());
-        drop(queue.recv().await.expect("the first one"));
-        further.await;
-        assert_eq!(queue.recv().await.map(|group| reply_len(&group.done[0].outcome)), Some(0));
-    }
 }

@@ -1,0 +1,250 @@
+//! Follows the calls that go on after they were admitted, and ends those that their callers may not make any more.
+//!
+//! What an agent may call is a matter of its role, which stays, and of bars, of which the state machine tells. So nothing is
+//! done for the calls of agents until one is barred, however many of them follow the directory. What a client may call is a
+//! matter of rights, which files and API servers change without a word: they are looked up every second, once for each
+//! client and right, however many calls it has.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use robeing_identity::PeerRole;
+use robeing_net::{
+    ConnectInfo,
+    gate::{Caller, Ongoing, WeakOngoing},
+};
+use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tonic::Status;
+
+use super::{
+    access::Access,
+    client_rights::Proven,
+    kubernetes::{MAX_CALLS, User},
+    rights::Right,
+    table::{Allowed, streaming},
+};
+use crate::{apply::observer::ApplyObserver, directory::changed::Noted};
+
+/// How often the rights of clients are looked up that have calls.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long after a bar the calls of an agent are ended. Until then, the services that have more to say to it can end them
+/// themselves: sessions and mailboxes.
+pub const BAR_GRACE: Duration = Duration::from_millis(250);
+/// Number of agents of which is found out at once whether they are barred.
+const MAX_AT_ONCE: usize = 256;
+
+/// Who has the right by which a call was admitted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    /// Everybody.
+    Anonymous,
+    /// This client.
+    Client(Proven),
+}
+
+/// A right, and who has it.
+type Held = (Holder, Right);
+
+/// What a call depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Basis {
+    /// The agent that must not be barred.
+    agent: Option<Arc<str>>,
+    /// The right that somebody must have.
+    right: Option<Held>,
+}
+
+/// What is recorded of a call that is ended.
+struct About {
+    method: &'static str,
+    peer: Option<SocketAddr>,
+    caller: String,
+}
+
+#[derive(Clone)]
+struct Call {
+    ongoing: WeakOngoing,
+    about: Arc<About>,
+}
+
+/// Calls by their numbers.
+type Group = BTreeMap<u64, Call>;
+
+#[derive(Default)]
+struct Calls {
+    /// The calls of each agent. No group is empty.
+    agents: BTreeMap<Arc<str>, Group>,
+    /// The calls that each right allows. No group is empty.
+    rights: BTreeMap<Held, Group>,
+    last: u64,
+}
+
+/// The calls of one coordinator that go on. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct OngoingCalls(Arc<Mutex<Calls>>);
+
+/// Removes a call when it is over.
+struct Entry {
+    calls: OngoingCalls,
+    number: u64,
+    basis: Basis,
+}
+
+fn remove<K: Ord>(groups: &mut BTreeMap<K, Group>, key: &K, number: u64) {
+    let Some(group) = groups.get_mut(key) else { return };
+    group.remove(&number);
+    if group.is_empty() {
+        groups.remove(key);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut calls = self.calls.lock();
+        if let Some(agent) = &self.basis.agent {
+            remove(&mut calls.agents, agent, self.number);
+        }
+        if let Some(right) = &self.basis.right {
+            remove(&mut calls.rights, right, self.number);
+        }
+    }
+}
+
+impl OngoingCalls {
+    // No call is dropped while it is locked: that would lock it again.
+    fn lock(&self) -> MutexGuard<'_, Calls> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, basis: Basis, about: About) -> Ongoing {
+        let mut calls = self.lock();
+        calls.last += 1;
+        let number = calls.last;
+        let ongoing = Ongoing::new(Entry { calls: self.clone(), number, basis: basis.clone() });
+        let call = Call { ongoing: ongoing.downgrade(), about: Arc::new(about) };
+        if let Some(agent) = basis.agent {
+            calls.agents.entry(agent).or_default().insert(number, call.clone());
+        }
+        if let Some(right) = basis.right {
+            calls.rights.entry(right).or_default().insert(number, call);
+        }
+        ongoing
+    }
+
+    fn agents(&self) -> Vec<Arc<str>> {
+        self.lock().agents.keys().cloned().collect()
+    }
+
+    fn rights(&self) -> Vec<Held> {
+        self.lock().rights.keys().cloned().collect()
+    }
+
+    fn of_agent(&self, agent: &str) -> Vec<Call> {
+        self.lock().agents.get(agent).into_iter().flat_map(Group::values).cloned().collect()
+    }
+
+    fn of_right(&self, right: &Held) -> Vec<Call> {
+        self.lock().rights.get(right).into_iter().flat_map(Group::values).cloned().collect()
+    }
+
+    /// Returns the numbers of agents and of rights on which calls depend.
+    #[cfg(test)]
+    pub fn sizes(&self) -> (usize, usize) {
+        let calls = self.lock();
+        (calls.agents.len(), calls.rights.len())
+    }
+}
+
+impl Access {
+    /// Begins to follow a call that was admitted, if it has a stream, and if anything can happen by which its caller may not
+    /// make it any more.
+    pub(super) fn begin(&self, method: &str, connection: &ConnectInfo, caller: &Caller) -> Option<Ongoing> {
+        let (method, allowed) = streaming(method)?;
+        let holder = match caller {
+            Caller::Plaintext => return None,
+            Caller::Anonymous => Some(Holder::Anonymous),
+            Caller::User(user) => Some(Holder::Client(Proven::Token(Arc::new(User::from(&**user))))),
+            Caller::Member(peer) if peer.id.role() == PeerRole::Client => {
+                Some(Holder::Client(Proven::Certificate(peer.id.name().to_owned())))
+            }
+            Caller::Member(_) => None,
+        };
+        let right = match allowed {
+            Allowed::With(right, _) => holder.map(|holder| (holder, right)),
+            Allowed::Anyone | Allowed::Coordinators | Allowed::Agents => None,
+        };
+        // Also the messenger that makes a call on behalf of a client.
+        let agent = connection.identity.as_ref().filter(|peer| peer.id.role().is_agent());
+        let basis = Basis { agent: agent.map(|peer| peer.id.name().into()), right };
+        if basis == Basis::default() {
+            return None;
+        }
+        let (method, agent) = (method.trim_start_matches('/'), basis.agent.clone());
+        let about = About { method, peer: connection.peer, caller: caller.name() };
+        let ongoing = self.calls.begin(basis, about);
+        // It may have been barred since the call was admitted, and before it was followed.
+        if let Some(agent) = agent
+            && let Err(status) = self.check_not_barred(&agent)
+        {
+            ongoing.end(status);
+        }
+        Some(ongoing)
+    }
+
+    /// Ends the calls of agents that are barred. Runs until the coordinator stops.
+    pub async fn follow_bars(self: Arc<Self>, observer: Arc<ApplyObserver>) {
+        loop {
+            observer.barred.woken().await;
+            let noted = observer.barred.take();
+            sleep(BAR_GRACE).await;
+            let agents = match noted {
+                Noted::Agents(agents) => agents.into_iter().collect(),
+                Noted::Everything => self.calls.agents(),
+            };
+            for some in agents.chunks(MAX_AT_ONCE) {
+                some.iter().for_each(|agent| self.end_if_barred(agent));
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Ends the calls of clients that have lost the right to make them. Runs until the coordinator stops.
+    pub async fn follow_rights(self: Arc<Self>) {
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            let rights = stream::iter(self.calls.rights());
+            rights.for_each_concurrent(MAX_CALLS, |right| self.end_if_lost(right)).await;
+        }
+    }
+
+    fn end_if_barred(&self, agent: &str) {
+        if let Err(status) = self.check_not_barred(agent) {
+            self.calls.of_agent(agent).iter().for_each(|call| self.end(call, status.clone()));
+        }
+    }
+
+    async fn end_if_lost(&self, held: Held) {
+        let (holder, right) = &held;
+        let has = match holder {
+            Holder::Anonymous => Ok(self.anyone_has(*right)),
+            Holder::Client(client) => self.rights.has(client, *right).await,
+        };
+        // While nobody can say what the client may do, what it has begun goes on: it could be all clients.
+        if let Ok(false) = has {
+            for call in self.calls.of_right(&held) {
+                let who = &call.about.caller;
+                self.end(&call, Status::permission_denied(format!("{who} does not have the right {right} any more")));
+            }
+        }
+    }
+
+    fn end(&self, call: &Call, status: Status) {
+        let (code, About { method, peer, caller }) = (status.code(), &*call.about);
+        if call.ongoing.upgrade().is_some_and(|ongoing| ongoing.end(status)) {
+            self.refusals.count(method, code, *peer, caller);
+        }
+    }
+}
