@@ -69,7 +69,8 @@ impl Server {
         let (code, answer) = match (&method, &state.0) {
             (&Method::PATCH, Some(object)) if object["immutable"] == true => {
                 let version = &serde_json::from_slice::<Value>(&body).expect("JSON")["metadata"]["resourceVersion"];
-                let code = if version.is_null() { 422 } else { 409 };
+                let is_this = version.is_null() || *version == object["metadata"]["resourceVersion"];
+                let code = if is_this { 422 } else { 409 };
                 (
                     code,
                     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Invalid", "code": code}),

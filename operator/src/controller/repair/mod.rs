@@ -39,6 +39,9 @@ const GIVEN: [&str; 10] = [
     "selector",
 ];
 
+/// How often an object is looked at and written before a conflict with other writers is an error of this reconciliation.
+const MAX_TRIES: u32 = 5;
+
 /// How much of an object is replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Depth {
@@ -57,23 +60,56 @@ pub(crate) async fn apply(
     exists: bool,
     drifted: bool,
 ) -> kube::Result<DynamicObject> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match try_to_apply(api, name, wish, exists, drifted).await {
+            // Someone else, such as the Deployment controller, wrote between the look and the write.
+            Err(error) if is_conflict(&error) && tries < MAX_TRIES => {}
+            applied => return applied,
+        }
+    }
+}
+
+async fn try_to_apply(
+    api: &Api<DynamicObject>,
+    name: &str,
+    wish: &DynamicObject,
+    exists: bool,
+    drifted: bool,
+) -> kube::Result<DynamicObject> {
     let mut repaired = false;
-    if drifted && exists {
+    let mut applied = if drifted && exists {
         // The watch cache does not keep the fields that may be displaced.
-        repaired = api.get_opt(name).await?.is_some_and(|live| is_displaced(&wish.data, &live.data));
-    }
-    if repaired {
-        // The result does not matter: the apply below decides.
-        let _ = replace(api, name, wish, Depth::Lists).await;
-    }
-    let mut applied = patch(api, name, wish).await;
+        let mut live = api.get_opt(name).await?;
+        if live.as_ref().is_some_and(|live| is_displaced(&wish.data, &live.data)) {
+            match replace(api, name, wish, Depth::Lists).await {
+                Ok(Some(restored)) => live = Some(restored),
+                Err(error) if is_conflict(&error) => return Err(error),
+                // The apply below decides.
+                Ok(None) | Err(_) => {}
+            }
+            repaired = true;
+        }
+        // An apply to another version than that one would restore the operator's entry beside the one that displaced it,
+        // which then looks like one that somebody has added, and stays.
+        let mut wish = wish.clone();
+        wish.metadata.resource_version = live.and_then(|live| live.metadata.resource_version);
+        patch(api, name, &wish).await
+    } else {
+        patch(api, name, wish).await
+    };
     for depth in [Depth::Lists, Depth::Spec] {
         if !exists || !applied.as_ref().is_err_and(is_invalid) {
             break;
         }
-        if let Ok(true) = replace(api, name, wish, depth).await {
-            repaired = true;
-            applied = patch(api, name, wish).await;
+        match replace(api, name, wish, depth).await {
+            Ok(Some(_)) => {
+                repaired = true;
+                applied = patch(api, name, wish).await;
+            }
+            Err(error) if is_conflict(&error) => return Err(error),
+            Ok(None) | Err(_) => {}
         }
     }
     match applied {
@@ -91,14 +127,24 @@ pub(crate) fn is_invalid(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 422)
 }
 
-/// Brings an object to its desired state, to this depth. Returns whether there was anything to do.
-async fn replace(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject, depth: Depth) -> kube::Result<bool> {
+/// Returns whether the object has another version than the one that was to be written.
+fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 409)
+}
+
+/// Brings an object to its desired state, to this depth. Returns it as it is then; `None` if there was nothing to do.
+async fn replace(
+    api: &Api<DynamicObject>,
+    name: &str,
+    wish: &DynamicObject,
+    depth: Depth,
+) -> kube::Result<Option<DynamicObject>> {
     // The watch cache may lag, and a patch of an older version must not undo a newer one.
-    let Some(live) = api.get_opt(name).await? else { return Ok(false) };
+    let Some(live) = api.get_opt(name).await? else { return Ok(None) };
     let same_owner = wish.owner_references().iter().all(|owner| live.owner_references().contains(owner));
     let is_ours = same_owner || apply::is_uncontrolled(&live);
     let Some(mut patch) = difference(&live.data, &target(wish, &live, depth)).filter(|_| is_ours) else {
-        return Ok(false);
+        return Ok(None);
     };
     tracing::info!(name, ?depth, "repairing what an apply alone does not restore");
     patch["metadata"]["resourceVersion"] = json!(live.metadata.resource_version);
@@ -106,7 +152,7 @@ async fn replace(api: &Api<DynamicObject>, name: &str, wish: &DynamicObject, dep
         patch["metadata"]["ownerReferences"] = json!(wish.metadata.owner_references);
     }
     let parameters = PatchParams { field_manager: Some(names::REPAIR.into()), ..PatchParams::default() };
-    api.patch(name, &parameters, &Patch::Merge(patch)).await.map(|_| true)
+    api.patch(name, &parameters, &Patch::Merge(patch)).await.map(Some)
 }
 
 /// Removes the field manager of the repair: the operator must be the only owner of the fields it applies, so that they

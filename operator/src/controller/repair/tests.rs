@@ -1,3 +1,13 @@
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
+
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use k8s_openapi::api::core::v1::Service;
+use kube::{Client, client::Body, discovery::ApiResource};
+
 use super::*;
 
 fn object(kind: &str, spec: &Value) -> DynamicObject {
@@ -114,4 +124,85 @@ fn fields_that_exclude_what_is_wished_go_with_the_whole_spec_and_what_was_given_
         ),
         json!({"replicas": 3, "volumeClaimTemplates": claims})
     );
+}
+
+/// A fake API server with one Service, whose ports it merges as an apply does. Someone else writes to the Service before
+/// each of the first writes.
+#[derive(Clone)]
+struct Busy(Arc<Mutex<(Value, u64, u32)>>);
+
+impl Busy {
+    fn new(ports: &Value, writes_of_others: u32) -> Self {
+        let object =
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": ports}});
+        Self(Arc::new(Mutex::new((object, 1, writes_of_others))))
+    }
+
+    fn api(&self) -> Api<DynamicObject> {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let server = server.clone();
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
+        });
+        Api::namespaced_with(Client::new(service, "n"), "n", &ApiResource::erase::<Service>(&()))
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (is_write, query) =
+            (*request.method() == Method::PATCH, request.uri().query().unwrap_or_default().to_owned());
+        let body = request.into_body().collect().await.expect("a body").to_bytes();
+        let mut state = self.0.lock().expect("no panic");
+        let (object, version, others) = &mut *state;
+        let mut code = 200;
+        if is_write {
+            if *others > 0 {
+                (*others, *version) = (*others - 1, *version + 1);
+            }
+            let change: Value = serde_json::from_slice(&body).expect("JSON");
+            let expected = &change["metadata"]["resourceVersion"];
+            let is_this = expected.as_str().is_none_or(|expected| expected.parse() == Ok(*version));
+            if !is_this {
+                code = 409;
+            } else if query.contains("force=true") {
+                merge_ports(object, &change);
+                *version += 1;
+            } else {
+                patch_with(object, &change);
+                *version += 1;
+            }
+        }
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        let conflict =
+            json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409});
+        let answer = if code == 200 { &*object } else { &conflict };
+        Response::builder().status(code).body(Body::from(answer.to_string().into_bytes())).expect("a response")
+    }
+
+    fn ports(&self) -> Value {
+        self.0.lock().expect("no panic").0["spec"]["ports"].clone()
+    }
+}
+
+/// Merges the ports of a Service as an apply does: those of others stay.
+fn merge_ports(object: &mut Value, wish: &Value) {
+    let wished = wish["spec"]["ports"].as_array().expect("ports").clone();
+    let found = object["spec"]["ports"].as_array().expect("ports").clone();
+    let others = found.into_iter().filter(|port| wished.iter().all(|wished| wished["port"] != port["port"]));
+    object["spec"]["ports"] = wished.iter().cloned().chain(others).collect();
+}
+
+#[tokio::test]
+async fn what_displaced_an_entry_goes_although_others_write_meanwhile() {
+    let port = |port: u32| json!({"name": "grpc", "port": port, "protocol": "TCP"});
+    let wish = object("Service", &json!({"ports": [port(8080)]}));
+    for writes_of_others in 0..MAX_TRIES {
+        let server = Busy::new(&json!([port(8081)]), writes_of_others);
+        let applied = apply(&server.api(), "a", &wish, true, true).await;
+        assert!(applied.is_ok(), "{writes_of_others} writes of others: {applied:?}");
+        assert_eq!(server.ports(), json!([port(8080)]), "{writes_of_others} writes of others");
+    }
+    let server = Busy::new(&json!([port(8081)]), MAX_TRIES);
+    let applied = apply(&server.api(), "a", &wish, true, true).await;
+    assert!(applied.as_ref().is_err_and(is_conflict), "the next reconciliation tries again: {applied:?}");
+    assert_eq!(server.ports(), json!([port(8081)]), "an apply alone would leave it beside the operator's");
 }
