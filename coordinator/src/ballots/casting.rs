@@ -131,7 +131,7 @@ mod tests {
             Caller::Member(Arc::new(PeerIdentity { id, key: [7; 32] }))
         };
         let (agent, client) = (member(PeerRole::Worker, "a"), member(PeerRole::Client, "ann"));
-        let user = Caller::User("ann".into());
+        let user = Caller::user("ann");
         let of = |caller: &Caller, named: &str| member_of(caller, named.to_owned()).ok();
         for (caller, name) in [(&agent, "a"), (&client, "client:ann"), (&user, "client:ann")] {
             assert_eq!(of(caller, ""), Some(name.to_owned()));

@@ -123,7 +123,7 @@ mod tests {
     fn who_has_a_certificate_signs_and_who_has_none_can_not() {
         let id = realm().member(PeerRole::Worker, "a").expect("it is a name");
         let member = Caller::Member(Arc::new(PeerIdentity { id, key: [7; 32] }));
-        let user = Caller::User("ann".into());
+        let user = Caller::user("ann");
         assert_eq!(check_signed(&member, &sizes(1, 1, 1)), Ok(true));
         let largest = sizes(MAX_ENVELOPE_BYTES, MAX_BINDING_BYTES, MAX_CERTIFICATE_BYTES);
         assert_eq!(check_signed(&member, &largest), Ok(true));
