@@ -103,10 +103,14 @@ mod tests {
             assert_eq!(waiting.closed().now_or_never().map(|ballot| ballot.id), Some(BallotId(1)));
         }
         assert!(other.closed().now_or_never().is_none());
+        let counts = || {
+            let waited = waiters.waited();
+            (waited.count, waited.by_ballot.len())
+        };
         drop((one, other));
-        assert_eq!((waiters.waited().count, waiters.waited().by_ballot.len()), (1, 1));
+        assert_eq!(counts(), (1, 1));
         drop(two);
-        assert_eq!((waiters.waited().count, waiters.waited().by_ballot.len()), (0, 0));
+        assert_eq!(counts(), (0, 0));
     }
 
     #[test]

@@ -123,7 +123,7 @@ mod tests {
     fn a_ballot_that_has_closed_says_when_and_how() {
         let closed = closed_ballot(7);
         let told = ballot(&closed, Stamp::at(9), "fleet", None);
-        assert_eq!((told.id, told.state()), (closed.id.to_string(), v1::BallotState::Approved));
+        assert_eq!((told.id.clone(), told.state()), (closed.id.to_string(), v1::BallotState::Approved));
         assert!(told.closed_at.is_some());
         assert_eq!((told.fleet.as_str(), told.digest.len(), told.votes.len()), ("fleet", 32, 1));
         assert!(!told.votes[0].signed && told.votes[0].envelope.is_empty());
