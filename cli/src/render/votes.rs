@@ -229,7 +229,7 @@ mod tests {
     }
 
     fn ballot() -> Ballot {
-        let member = |name: &str, weight| Member { name: name.into(), weight, agent: !name.contains(':') };
+        let member = |name: &str, weight| Member { name: name.into(), weight, ..Member::default() };
         Ballot {
             id: "0190163d-8694-739b-aea5-966c26f8ad91".into(),
             question: "which colour\x1b[1m?".into(),

@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(signed.reason, "é".repeat(512), "what is signed is what the fleet keeps");
         let bundle = TrustBundle::from_pem(authority.certificate_pem()).expect("a bundle");
         let evidence = Evidence {
-            authority: issuer_in(&bundle, &signed.certificate).expect("it has issued it").to_vec().into(),
+            authority: issuer_in(&bundle, &signed.certificate, now()).expect("it has issued it").to_vec().into(),
             envelope: signed.envelope,
             binding: signed.binding,
             certificate: signed.certificate,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::{Ballot, BallotState, KnownAuthority};
-use crate::{BallotId, FleetMillis, fixed_map::FixedMap, limits::LEAST_BALLOT_BYTES, numbered::Numbered};
+use crate::{BallotId, FleetMillis, fixed_map::FixedMap, limits::LEAST_BALLOT_BYTES};
 
 /// The indexes of ballots. They refer to ballots and authorities by their numbers.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -19,7 +19,8 @@ pub(crate) struct BallotIndexes {
     pub open_bytes: u64,
     /// The bytes that closed ballots count for.
     pub closed_bytes: u64,
-    /// The bytes that are stored; the rest of what counts is room for votes, and what small ballots count for.
+    /// The bytes that are stored, with those of the authorities. The rest of what counts is room for votes, and what
+    /// small ballots count for.
     pub stored: u64,
     /// The authorities by their certificates.
     pub numbers: FixedMap<Bytes, u64>,
@@ -36,12 +37,19 @@ impl BallotIndexes {
     /// Indexes an authority.
     pub(crate) fn enter_authority(&mut self, authority: &KnownAuthority) {
         self.numbers.insert(authority.der.clone(), authority.number);
+        self.stored += authority.der.len() as u64;
+    }
+
+    /// Removes an authority.
+    pub(crate) fn leave_authority(&mut self, authority: &KnownAuthority) {
+        self.numbers.remove(&authority.der);
+        self.stored -= authority.der.len() as u64;
     }
 
     /// Indexes a ballot, or its new state after a change.
-    pub(crate) fn enter(&mut self, ballot: &Ballot, authorities: &Numbered<KnownAuthority>) {
+    pub(crate) fn enter(&mut self, ballot: &Ballot) {
         self.ids.insert(ballot.id, ballot.seq);
-        let stored = ballot.stored_bytes(authorities);
+        let stored = ballot.stored_bytes();
         self.stored += stored;
         let counted = counted_bytes(ballot, stored);
         match &ballot.state {
@@ -60,9 +68,9 @@ impl BallotIndexes {
     }
 
     /// Removes a ballot, or its old state before a change.
-    pub(crate) fn leave(&mut self, ballot: &Ballot, authorities: &Numbered<KnownAuthority>) {
+    pub(crate) fn leave(&mut self, ballot: &Ballot) {
         self.ids.remove(&ballot.id);
-        let stored = ballot.stored_bytes(authorities);
+        let stored = ballot.stored_bytes();
         self.stored -= stored;
         let counted = counted_bytes(ballot, stored);
         match &ballot.state {

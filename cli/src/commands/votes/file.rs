@@ -157,7 +157,7 @@ mod tests {
         Ballot {
             id: "0190163d-8694-739b-aea5-966c26f8ad91".into(),
             question: "deploy?".into(),
-            electorate: ["a", "b", "c"].map(|name| Member { name: name.into(), weight: 1, agent: true }).to_vec(),
+            electorate: ["a", "b", "c"].map(|name| Member { name: name.into(), weight: 1, ..Member::default() }).to_vec(),
             threshold: "2/3".into(),
             opened_by: "client:ada".into(),
             state: BallotState::Approved.into(),
