@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use robeing_client::{FleetClient, new_ballot_id};
+use robeing_client::{ClientError, FleetClient, new_ballot_id};
 use robeing_proto::v1::{
     Ballot, BallotState, CastVoteRequest, ElectorAddress, GetBallotRequest, ListBallotsRequest, OpenBallotRequest,
     VoteChoice,
@@ -57,7 +57,12 @@ async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
     }
     if ballot.state() == BallotState::Open {
         let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
-        ballot = closed(&client, &ballot.id, until).await?;
+        let opened = ballot;
+        ballot = closed(&client, &opened.id, until).await?;
+        if ballot.digest != opened.digest {
+            let problem = "it was closed with another content than it was opened with";
+            return Err(ClientError::WrongBallot { ballot: opened.id, problem }.into());
+        }
     }
     print_one(&mut io::stdout().lock(), format, &ballot, |ballot| ballot_text(ballot, Timestamp::now()))?;
     Ok(exit_of(ballot.state()))
