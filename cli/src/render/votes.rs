@@ -196,8 +196,9 @@ fn checked_table(file: &BallotFile, report: &Report) -> String {
     )
 }
 
-/// Returns what is wrong with the file of a ballot, or what is not proved in it; `None`: nothing.
-pub fn report_note(report: &Report) -> Option<String> {
+/// Returns what is wrong with the file of a ballot, or what is not proved in it; `None`: nothing. With `attested_too`,
+/// votes that are not signed are believed.
+pub fn report_note(report: &Report, attested_too: bool) -> Option<String> {
     let of = |which: fn(&Standing) -> bool| report.votes.iter().filter(|vote| which(&vote.standing)).count();
     let wrong = of(|standing| matches!(standing, Standing::Wrong(_)));
     let attested = of(|standing| matches!(standing, Standing::Attested { .. }));
@@ -206,7 +207,14 @@ pub fn report_note(report: &Report) -> Option<String> {
         return Some(format!("the file is not right{votes}"));
     }
     let votes = plural(attested, "vote");
-    let note = format!("{votes} not signed: believe the coordinators that attest them, or don't count them");
+    let note = if attested_too {
+        format!("{votes} not signed: you believe whoever has written the file, and the coordinators that attest them")
+    } else {
+        format!(
+            "the file proves nothing of {votes} not signed: whoever has written it may have invented them; give \
+             --attested to believe them"
+        )
+    };
     (attested > 0).then_some(note)
 }
 
@@ -348,10 +356,13 @@ mod tests {
         MEMBER   WEIGHT   VOTE      OPTION     PROOF
         data-0   2        approve   2 (blue)   signed
         ");
-        assert_eq!(report_note(&right), None);
+        assert_eq!([true, false].map(|attested_too| report_note(&right, attested_too)), [None, None]);
         let attested = report(Standing::Attested { by: "coordinator-1".into() });
-        let note = report_note(&attested).expect("it is not proved");
-        assert_eq!(note, "1 vote not signed: believe the coordinators that attest them, or don't count them");
+        let note = report_note(&attested, true).expect("it is not proved");
+        assert!(note.starts_with("1 vote not signed: you believe"), "{note}");
+        let note = report_note(&attested, false).expect("it is not proved");
+        assert!(note.starts_with("the file proves nothing of 1 vote not signed"), "{note}");
+        assert!(note.ends_with("give --attested to believe them"), "{note}");
     }
 
     #[test]
@@ -366,7 +377,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line:?} is not in {text}");
         }
-        assert_eq!(report_note(&wrong).as_deref(), Some("the file is not right: 1 vote of no worth"));
+        assert_eq!(report_note(&wrong, true).as_deref(), Some("the file is not right: 1 vote of no worth"));
         assert!(report_text(&file(), &Report { votes: Vec::new(), ..wrong }, None).ends_with("no votes\n"));
     }
 }
