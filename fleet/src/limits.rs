@@ -208,6 +208,11 @@ pub const MAX_OPEN_BALLOTS: usize = 1_000;
 /// still cast, so that none of them is refused for want of room. Beyond it, the ballots that were closed first are
 /// dropped; open ones never are.
 pub const MAX_BALLOT_BYTES: u64 = 64 * 1024 * 1024;
+/// Most ballots that are open of one opener: a quarter of [`MAX_OPEN_BALLOTS`], so that nobody alone keeps others from
+/// opening theirs.
+pub const MAX_OPEN_BALLOTS_OF_ONE: usize = MAX_OPEN_BALLOTS / 4;
+/// Most bytes of open ballots of one opener, with room for their votes: a quarter of [`MAX_BALLOT_BYTES`].
+pub const MAX_BALLOT_BYTES_OF_ONE: u64 = MAX_BALLOT_BYTES / 4;
 /// Least number of bytes that a ballot counts for, so that a large one makes few small ones drop: 4 KiB.
 pub const LEAST_BALLOT_BYTES: u64 = 4 * 1024;
 /// What a member of an electorate counts for besides its name, bytes.

@@ -1,8 +1,11 @@
 //! Invariants of ballots in any state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Ballot, BallotOutcome, BallotState, KnownAuthority, Vote, indexes::counted_bytes};
+use super::{
+    Ballot, BallotOutcome, BallotState, KnownAuthority, Vote,
+    indexes::{OpenOfOne, counted_bytes},
+};
 use crate::{
     Feature,
     audit::{Check, ensure},
@@ -24,15 +27,26 @@ pub(crate) fn check_ballots(state: &State) -> Check {
     check_authorities(&ballots.authorities, now)?;
     let (mut ids, mut unused) = (BTreeSet::new(), numbers(&ballots.authorities));
     let (mut open, mut bytes) = (0, 0_u64);
+    let mut openers: BTreeMap<&str, OpenOfOne> = BTreeMap::new();
     for ballot in ballots.kept.iter() {
         let are_known = ballot.authorities().all(|number| ballots.authorities.get(number).is_some());
         ensure(are_known && is_sound(ballot, now) && ids.insert(ballot.id), || format!("ballot {}", ballot.id))?;
         ballot.authorities().for_each(|number| {
             unused.remove(&number);
         });
-        open += usize::from(ballot.is_open());
-        bytes = bytes.saturating_add(counted_bytes(ballot, ballot.stored_bytes()));
+        let counted = counted_bytes(ballot, ballot.stored_bytes());
+        bytes = bytes.saturating_add(counted);
+        if ballot.is_open() {
+            open += 1;
+            let of_one = openers.entry(&ballot.opened_by).or_default();
+            of_one.count += 1;
+            of_one.bytes = of_one.bytes.saturating_add(counted);
+        }
     }
+    let fits = |of_one: &OpenOfOne| {
+        of_one.count <= MAX_OPEN_BALLOTS_OF_ONE && of_one.bytes <= MAX_BALLOT_BYTES_OF_ONE
+    };
+    ensure(openers.values().all(fits), || "more open ballots of one opener than its share".to_owned())?;
     ensure(unused.is_empty(), || "an authority that no vote refers to".to_owned())?;
     ensure(open <= MAX_OPEN_BALLOTS, || format!("{open} open ballots"))?;
     ensure(bytes <= MAX_BALLOT_BYTES, || format!("{bytes} bytes of ballots"))

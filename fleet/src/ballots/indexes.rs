@@ -7,6 +7,14 @@ use bytes::Bytes;
 use super::{Ballot, BallotState, KnownAuthority};
 use crate::{BallotId, FleetMillis, fixed_map::FixedMap, limits::LEAST_BALLOT_BYTES};
 
+/// The open ballots of one opener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct OpenOfOne {
+    pub count: usize,
+    /// The bytes that they count for, with room for all votes.
+    pub bytes: u64,
+}
+
 /// The indexes of ballots. They refer to ballots and authorities by their numbers.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct BallotIndexes {
@@ -17,6 +25,8 @@ pub(crate) struct BallotIndexes {
     pub closed: BTreeSet<(FleetMillis, u64)>,
     /// The bytes that open ballots count for, with room for all votes.
     pub open_bytes: u64,
+    /// The open ballots of each opener who has any.
+    pub openers: BTreeMap<String, OpenOfOne>,
     /// The bytes that closed ballots count for.
     pub closed_bytes: u64,
     /// The bytes that are stored, with those of the authorities. The rest of what counts is room for votes, and what
@@ -32,6 +42,20 @@ impl BallotIndexes {
     /// Returns the bytes that count against [`MAX_BALLOT_BYTES`](crate::limits::MAX_BALLOT_BYTES).
     pub(crate) fn counted_bytes(&self) -> u64 {
         self.open_bytes + self.closed_bytes
+    }
+
+    fn leave_opener(&mut self, opener: &str, counted: u64) {
+        let Some(of_one) = self.openers.get_mut(opener) else { return };
+        of_one.count = of_one.count.saturating_sub(1);
+        of_one.bytes = of_one.bytes.saturating_sub(counted);
+        if of_one.count == 0 {
+            self.openers.remove(opener);
+        }
+    }
+
+    /// Returns what an opener has open.
+    pub(crate) fn open_of(&self, opener: &str) -> OpenOfOne {
+        self.openers.get(opener).copied().unwrap_or_default()
     }
 
     /// Indexes an authority.
@@ -56,6 +80,9 @@ impl BallotIndexes {
             BallotState::Open => {
                 self.open.insert(ballot.seq);
                 self.open_bytes += counted;
+                let of_one = self.openers.entry(ballot.opened_by.clone()).or_default();
+                of_one.count += 1;
+                of_one.bytes += counted;
             }
             BallotState::Closed { at, .. } => {
                 self.closed.insert((at.fleet, ballot.seq));
@@ -77,6 +104,7 @@ impl BallotIndexes {
             BallotState::Open => {
                 self.open.remove(&ballot.seq);
                 self.open_bytes -= counted;
+                self.leave_opener(&ballot.opened_by, counted);
             }
             BallotState::Closed { at, .. } => {
                 self.closed.remove(&(at.fleet, ballot.seq));

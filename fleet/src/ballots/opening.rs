@@ -3,7 +3,7 @@
 use super::{Ballot, BallotState, command::OpenBallot};
 use crate::{
     Effect, Fleet, PostLetter, Refusal, Reply,
-    limits::{MAX_BALLOT_BYTES, MAX_BALLOTS, MAX_OPEN_BALLOTS},
+    limits::{MAX_BALLOT_BYTES, MAX_BALLOT_BYTES_OF_ONE, MAX_BALLOTS, MAX_OPEN_BALLOTS, MAX_OPEN_BALLOTS_OF_ONE},
     steps::{Job, Jobs},
 };
 
@@ -75,8 +75,18 @@ impl Fleet {
         if indexes.open.len() >= MAX_OPEN_BALLOTS {
             return full("open ballots", MAX_OPEN_BALLOTS as u64, "open this one when some are closed");
         }
+        let (of_one, counted) = (indexes.open_of(&ballot.opened_by), ballot.counted_bytes());
+        if of_one.count >= MAX_OPEN_BALLOTS_OF_ONE {
+            let remedy = "open this one when some of yours are closed";
+            return full("open ballots of one opener", MAX_OPEN_BALLOTS_OF_ONE as u64, remedy);
+        }
+        if of_one.bytes.saturating_add(counted) > MAX_BALLOT_BYTES_OF_ONE {
+            let remedy = "open this one when some of yours are closed, or let fewer members vote";
+            let what = "bytes of the open ballots of one opener and of the votes that they wait for";
+            return full(what, MAX_BALLOT_BYTES_OF_ONE, remedy);
+        }
         // Closed ballots make room, and open ones never do.
-        if indexes.open_bytes.saturating_add(ballot.counted_bytes()) > MAX_BALLOT_BYTES {
+        if indexes.open_bytes.saturating_add(counted) > MAX_BALLOT_BYTES {
             let remedy = "open this one when some are closed, or let fewer members vote";
             return full("bytes of open ballots and of the votes that they wait for", MAX_BALLOT_BYTES, remedy);
         }

@@ -144,11 +144,41 @@ fn votes_are_held_to_their_limits() {
     }
 }
 
+/// Returns a ballot that one of several opens.
+fn by(opener: u128, ballot: OpenBallot) -> OpenBallot {
+    // All have names of the same length.
+    OpenBallot { opened_by: format!("{opener:0>bytes$}", bytes = ballot.opened_by.len()), ..ballot }
+}
+
+#[test]
+fn one_opener_has_a_share_and_others_have_theirs() {
+    let mut trial = Trial::newest();
+    for n in 1..=MAX_OPEN_BALLOTS_OF_ONE as u128 {
+        assert_eq!(apply(&mut trial, BallotCommand::Open(lone(n))), NEW);
+    }
+    assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&lone(0))), MAX_OPEN_BALLOTS_OF_ONE as u64);
+    assert!(matches!(trial.open(lone(0)), Reply::Refused(Refusal::Full { .. })));
+    assert_eq!(trial.open(by(1, lone(1_000))), NEW, "others may open theirs");
+    trial.cast(vote(7, "client:c", Choice::Reject));
+    assert_eq!(trial.open(lone(0)), NEW);
+
+    let mut trial = Trial::newest();
+    trial.open(largest(1));
+    let each = trial.fleet.ballot_counts().bytes;
+    let count = u128::from(MAX_BALLOT_BYTES_OF_ONE / each);
+    for n in 2..=count {
+        assert_eq!(apply(&mut trial, BallotCommand::Open(largest(n))), NEW);
+    }
+    assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&largest(0))), MAX_BALLOT_BYTES_OF_ONE);
+    assert_eq!(trial.fleet.refusal_of_ballot(&by(1, largest(0))), None);
+    assert!(count >= 7, "{count} of the largest ballots, as the documentation says");
+}
+
 #[test]
 fn so_many_ballots_are_open_and_one_more_is_refused() {
     let mut trial = Trial::newest();
     for n in 1..=MAX_OPEN_BALLOTS as u128 {
-        assert_eq!(apply(&mut trial, BallotCommand::Open(lone(n))), NEW);
+        assert_eq!(apply(&mut trial, BallotCommand::Open(by(n % 4, lone(n)))), NEW);
     }
     assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&lone(0))), MAX_OPEN_BALLOTS as u64);
     assert!(matches!(trial.open(lone(0)), Reply::Refused(Refusal::Full { .. })));
@@ -226,10 +256,11 @@ fn open_ballots_have_room_for_the_largest_votes_of_all_their_members_and_closed_
     let each = trial.fleet.ballot_counts().bytes;
     let count = u128::from(MAX_BALLOT_BYTES / each);
     for n in 2..=count {
-        assert_eq!(apply(&mut trial, BallotCommand::Open(largest(n))), NEW);
+        assert_eq!(apply(&mut trial, BallotCommand::Open(by(n % 5, largest(n)))), NEW);
     }
-    assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&largest(0))), MAX_BALLOT_BYTES);
-    assert!(matches!(trial.open(largest(0)), Reply::Refused(Refusal::Full { limit: MAX_BALLOT_BYTES, .. })));
+    let more = by(9, largest(0));
+    assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&more)), MAX_BALLOT_BYTES);
+    assert!(matches!(trial.open(more), Reply::Refused(Refusal::Full { limit: MAX_BALLOT_BYTES, .. })));
     assert_eq!(trial.fleet.refusal_of_ballot(&largest(1)), None, "a known one needs no room");
     for n in 1..=count {
         trial.now += 1;
