@@ -121,8 +121,10 @@ fn choice_word(choice: VoteChoice) -> String {
     camel(choice.as_str_name(), "VOTE_CHOICE_").to_ascii_lowercase()
 }
 
+/// Formats what proves a vote, as the coordinator says that has counted it. Only `robeing vote verify` checks it.
 fn proof(vote: &Vote) -> String {
-    if vote.signed { "signed".into() } else { format!("attested by {}", vote.attested_by) }
+    let word = if vote.signed { "signed, checked by" } else { "attested by" };
+    format!("{word} {}", vote.attested_by)
 }
 
 /// Formats what was found in the file of a ballot. `trusted` is where the trusted authorities came from, if any were
@@ -275,10 +277,10 @@ mod tests {
         Opened:         2023-11-14T22:13:15.000Z (5.0s ago) by client:cli
         Deadline:       2023-11-14T22:13:45.000Z (in 25s)
 
-        MEMBER       WEIGHT   VOTE      OPTION     PROOF    TIME                       REASON
-        data-0       2        approve   2 (blue)   signed   2023-11-14T22:13:16.000Z   it is calm
-        client:ada   1        -         -          -        -                          -
-        data-1       1        -         -          -        -                          -
+        MEMBER       WEIGHT   VOTE      OPTION     PROOF                              TIME                       REASON
+        data-0       2        approve   2 (blue)   signed, checked by coordinator-1   2023-11-14T22:13:16.000Z   it is calm
+        client:ada   1        -         -          -                                  -                          -
+        data-1       1        -         -          -                                  -                          -
         ");
     }
 
