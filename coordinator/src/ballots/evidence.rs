@@ -122,7 +122,7 @@ impl Ballots {
     /// [`BallotError`] if the vote is not proven to be the member's, or can't be verified now.
     pub(super) fn proven(&self, ballot: &Ballot, claim: Claim<'_>) -> Result<VoteEvidence, BallotError> {
         let Claim { member, choice, option, reason, evidence } = claim;
-        let Some(Verifying { trust, clock }) = self.verifying.as_ref().filter(|with| with.clock.is_known()) else {
+        let Some(Verifying { trust, clock, .. }) = self.verifying.as_ref().filter(|with| with.clock.is_known()) else {
             let problem = "this coordinator does not know yet by which time certificates are judged; try again";
             return Err(BallotError::NotReadable(problem.to_owned()));
         };
