@@ -138,6 +138,7 @@ fn hint(error: &ClientError) -> &'static str {
         }
         ClientError::BadEndpoint { .. }
         | ClientError::NotSigned { .. }
+        | ClientError::WrongBallot { .. }
         | ClientError::NotFound { .. }
         | ClientError::Refused { .. } => "",
     }
@@ -164,7 +165,8 @@ impl CliError {
                 ClientError::NotFound { .. } => Exit::NotFound,
                 ClientError::Refused { .. }
                 | ClientError::CertificateRefused { .. }
-                | ClientError::NotSigned { .. } => Exit::Refused,
+                | ClientError::NotSigned { .. }
+                | ClientError::WrongBallot { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
             Self::DevOnKubernetes { .. } => Exit::Usage,

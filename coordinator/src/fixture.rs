@@ -116,11 +116,13 @@ pub fn closed_ballot(id: u128) -> Arc<Ballot> {
         opened_by: member.clone(),
         question: "Ship it?".to_owned(),
         options: Vec::new(),
-        electorate: vec![Elector { name: member.clone(), weight: 1, letter: None }],
+        electorate: vec![Elector { name: member.clone(), weight: 1, letter: None, signs: false }],
         threshold: Fraction::TWO_THIRDS,
         ttl: 60_000,
         digest: [1; 32],
         notice: Bytes::from_static(b"{}"),
+        fleet: "fleet".to_owned(),
+        asked: [2; 32],
     };
     let (choice, reason, attested_by) = (Choice::Approve, String::new(), "c-0".to_owned());
     let cast = CastVote { ballot, member, choice, option: 0, reason, evidence: None, attested_by };

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{AgentId, BallotId, LetterId, RecoveryStep, SessionId, TaskId};
+use crate::{AgentId, BallotId, Choice, LetterId, RecoveryStep, SessionId, TaskId};
 
 /// Why an attempt must be stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,6 +124,8 @@ pub enum Effect {
     VoteCast {
         /// The ballot.
         id: BallotId,
+        /// What it says.
+        choice: Choice,
     },
     /// A ballot was closed: it has an outcome.
     BallotClosed {

@@ -5,11 +5,10 @@
 use crate::{
     Agent, HeldState, Task, Weights,
     agents::indexes::AgentIndexes,
-    ballots::{Ballot, KnownAuthority, indexes::BallotIndexes},
+    ballots::{Ballot, indexes::BallotIndexes},
     fleet::State,
     identity::indexes::IdentityIndexes,
     mail::{Letter, indexes::MailIndexes},
-    numbered::Numbered,
     schedule::Schedule,
     tasks::indexes::TaskIndexes,
     timers::Timers,
@@ -41,7 +40,7 @@ impl Indexes {
             indexes.ballots.enter_authority(authority);
         }
         for ballot in state.ballots.kept.iter() {
-            indexes.enter_ballot(ballot, &state.ballots.authorities);
+            indexes.enter_ballot(ballot);
         }
         // As if no agent had a session; entering the agents corrects that.
         indexes.identity = IdentityIndexes::rebuild(&state.identity);
@@ -91,15 +90,15 @@ impl Indexes {
         self.timers.clear_letter(letter);
     }
 
-    /// Indexes a ballot, or its new state after a change. The authorities of its votes must be among these.
-    pub(crate) fn enter_ballot(&mut self, ballot: &Ballot, authorities: &Numbered<KnownAuthority>) {
-        self.ballots.enter(ballot, authorities);
+    /// Indexes a ballot, or its new state after a change.
+    pub(crate) fn enter_ballot(&mut self, ballot: &Ballot) {
+        self.ballots.enter(ballot);
         self.timers.set_ballot(ballot);
     }
 
     /// Removes a ballot, or its old state before a change.
-    pub(crate) fn leave_ballot(&mut self, ballot: &Ballot, authorities: &Numbered<KnownAuthority>) {
-        self.ballots.leave(ballot, authorities);
+    pub(crate) fn leave_ballot(&mut self, ballot: &Ballot) {
+        self.ballots.leave(ballot);
         self.timers.clear_ballot(ballot);
     }
 

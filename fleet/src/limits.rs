@@ -189,17 +189,30 @@ pub const MAX_VOTE_REASON_BYTES: usize = 1024;
 pub const MAX_ENVELOPE_BYTES: usize = 4 * 1024;
 /// Largest binding of a voter's key to its certificate, bytes: 1 KiB.
 pub const MAX_BINDING_BYTES: usize = 1024;
-/// Largest certificate of a voter, and of the authority that issued it, bytes: 4 KiB each.
-pub const MAX_VOTE_CERTIFICATE_BYTES: usize = 4 * 1024;
+/// Largest certificate of a voter, bytes: 2 KiB.
+pub const MAX_VOTE_CERTIFICATE_BYTES: usize = 2 * 1024;
+/// Largest certificate of an authority that issued certificates of voters, bytes: 4 KiB.
+pub const MAX_VOTE_AUTHORITY_BYTES: usize = 4 * 1024;
+/// Most authorities that the evidence of kept votes refers to. A fleet has one at a time, or two while it is replaced.
+pub const MAX_VOTE_AUTHORITIES: usize = 256;
+/// Most bytes of an authority in a snapshot besides its certificate.
+pub const MAX_VOTE_AUTHORITY_OVERHEAD: u64 = 64;
+/// Longest name of a fleet in a ballot, as its votes name it, bytes: 1 KiB.
+pub const MAX_BALLOT_FLEET_BYTES: usize = 1024;
 /// Most ballots, including the closed ones that are kept. Beyond it, the ones that were closed first are dropped.
 pub const MAX_BALLOTS: usize = 10_000;
 /// Most ballots that are open.
 pub const MAX_OPEN_BALLOTS: usize = 1_000;
-/// Most bytes of ballots: 64 MiB. These are the questions, options, names, and votes with their evidence; an authority's
-/// certificate counts with each vote that it proves. An open ballot also counts for the largest votes that its members
-/// may still cast, so that none of them is refused for want of room. Beyond it, the ballots that were closed first are
+/// Most bytes of ballots: 64 MiB. These are the questions, options, names, and votes with their evidence, but for the
+/// authorities' certificates, which are kept once. An open ballot also counts for the largest votes that its members may
+/// still cast, so that none of them is refused for want of room. Beyond it, the ballots that were closed first are
 /// dropped; open ones never are.
 pub const MAX_BALLOT_BYTES: u64 = 64 * 1024 * 1024;
+/// Most ballots that are open of one opener: a quarter of [`MAX_OPEN_BALLOTS`], so that nobody alone keeps others from
+/// opening theirs.
+pub const MAX_OPEN_BALLOTS_OF_ONE: usize = MAX_OPEN_BALLOTS / 4;
+/// Most bytes of open ballots of one opener, with room for their votes: a quarter of [`MAX_BALLOT_BYTES`].
+pub const MAX_BALLOT_BYTES_OF_ONE: u64 = MAX_BALLOT_BYTES / 4;
 /// Least number of bytes that a ballot counts for, so that a large one makes few small ones drop: 4 KiB.
 pub const LEAST_BALLOT_BYTES: u64 = 4 * 1024;
 /// What a member of an electorate counts for besides its name, bytes.
@@ -230,5 +243,6 @@ pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_LETTERS as u64 * MAX_LETTER_OVERHEAD
     + MAX_BALLOT_BYTES
     + MAX_BALLOTS as u64 * MAX_BALLOT_OVERHEAD
+    + MAX_VOTE_AUTHORITIES as u64 * (MAX_VOTE_AUTHORITY_BYTES as u64 + MAX_VOTE_AUTHORITY_OVERHEAD)
     + MAX_POLICIES_BYTES as u64
     + MAX_POLICIES as u64 * MAX_POLICY_OVERHEAD;

@@ -1,7 +1,7 @@
 //! The work of a command after its first step, where it grows with the fleet: the attempts of a lost agent, the slots
-//! of a joining agent, the standbys of a pool, the agents to be ranked again, the letters about a ballot. It is divided into steps of about the
-//! same small cost, so that readers of the state need not wait for all of it. Nothing else is applied in between, so
-//! the result does not depend on the division.
+//! of a joining agent, the standbys of a pool, the agents to be ranked again, the letters about a ballot. It is divided
+//! into steps of about the same small cost, so that readers of the state need not wait for all of it. Nothing else is
+//! applied in between, so the result does not depend on the division.
 
 use std::vec;
 

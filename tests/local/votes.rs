@@ -132,6 +132,17 @@ async fn is_verified(person: &Person, id: &str) {
         refused.assert_failed(1, "the file is not right");
         assert!(refused.stdout.contains(words), "{from} became {to}: {refused:?}");
     }
+    // Whoever takes the evidence away can write what it likes, and proves nothing.
+    let mut bare: Value = serde_json::from_str(&text).expect("JSON");
+    for vote in bare["votes"].as_array_mut().expect("votes") {
+        vote.as_object_mut().expect("a vote").remove("evidence");
+    }
+    person.terminal.write("bare.json", &bare.to_string());
+    let refused = person.terminal.run(&["vote", "verify", "bare.json"]).await;
+    refused.assert_failed(1, "the file proves nothing of 4 votes not signed");
+    person.terminal.run(&["vote", "verify", "bare.json", "--attested"]).await.success();
+    let refused = person.run(&["vote", "verify", "bare.json", "--attested"]).await;
+    refused.assert_failed(1, "the file is not right: 4 votes of no worth");
     // Of an authority that is not trusted, no certificate proves anything.
     let other = tempfile::tempdir().expect("a temporary directory");
     robeing::dev::DevIdentity::open(other.path(), "tested").expect("certificates can be made");
@@ -233,8 +244,10 @@ async fn without_tls_members_vote_by_the_names_that_they_say() {
     run(&["vote", "cast", id, "approve", "--member", "client:ada"]).await.success();
     run(&["vote", "show", id, "--wait", "30s", "--file", "ballot.json"]).await.success();
     let verified = run(&["vote", "verify", "ballot.json"]).await;
-    assert_eq!(verified.success().matches("attested by coordinator-0").count(), 3, "{verified:?}");
-    assert!(verified.stderr.contains("3 votes not signed"), "{verified:?}");
+    verified.assert_failed(1, "the file proves nothing of 3 votes not signed");
+    let believed = run(&["vote", "verify", "ballot.json", "--attested"]).await;
+    assert_eq!(believed.success().matches("attested by coordinator-0").count(), 3, "{believed:?}");
+    assert!(believed.stderr.contains("3 votes not signed"), "{believed:?}");
 }
 
 /// Splits a line of a shell, in which words with spaces are in double quotes.

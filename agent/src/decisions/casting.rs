@@ -6,11 +6,14 @@ use std::{
     time::Duration,
 };
 
-use robeing_net::{Transport, limited, security::Credentials};
+use robeing_net::{
+    Transport, limited,
+    security::{Credentials, Tls},
+};
 use robeing_platform::{Random, jittered, sync::Mutex};
 use robeing_proto::v1::{CastVoteRequest, ballots_client::BallotsClient};
 use robeing_votes::{KeyBinding, VoteError, VoteStatement, VotingKey};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 use tracing::debug;
 use uuid::Uuid;
@@ -24,9 +27,9 @@ const TRY_WITHIN: Duration = Duration::from_secs(12);
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause before a vote is cast again.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// How often a vote is cast again that a coordinator refuses for what another one may know better: one that is behind
-/// does not know the ballot yet, or the authority of the agent's certificate.
-const MAX_DOUBTS: u32 = 5;
+/// How long a vote is cast again, at most until the ballot's deadline, that a coordinator refuses for what another one
+/// may know better. An election, or an enrolment, may take so long.
+pub(super) const DOUBTED_FOR: Duration = Duration::from_secs(60);
 /// Maximum number of decisions that are kept until they are counted. The oldest is forgotten: the handler is asked
 /// again.
 pub const MAX_DECISIONS: usize = 256;
@@ -42,6 +45,13 @@ pub(super) enum NotCounted {
     Refused(String),
 }
 
+/// What a handler has decided, and on what.
+#[derive(Debug)]
+pub(super) struct Decided {
+    pub notice: Notice,
+    pub decision: Decision,
+}
+
 /// Votes for this agent.
 pub struct Voter {
     upstream: SharedUpstream,
@@ -52,7 +62,7 @@ pub struct Voter {
     key: Option<VotingKey>,
     /// Votes that are not known to be counted, the oldest first. The handler decides once, however often the notice
     /// comes.
-    decided: Mutex<VecDeque<(Uuid, CastVoteRequest)>>,
+    decided: Mutex<VecDeque<Arc<Decided>>>,
 }
 
 impl Voter {
@@ -79,69 +89,46 @@ impl Voter {
         Some(tls.credentials()).filter(|credentials| credentials.own().is_some())
     }
 
-    /// Returns the vote that was decided for a ballot and is not known to be counted.
-    pub(super) fn decided(&self, ballot: Uuid) -> Option<CastVoteRequest> {
+    /// Returns what was decided for a ballot and is not known to be counted.
+    pub(super) fn decided(&self, ballot: Uuid) -> Option<Arc<Decided>> {
         let decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
-        decided.iter().find(|(known, _)| *known == ballot).map(|(_, vote)| vote.clone())
+        decided.iter().find(|known| known.notice.ballot == ballot).cloned()
     }
 
-    /// Makes a vote of a decision, and keeps it until it is counted.
-    pub(super) fn decide(&self, notice: &Notice, decision: Decision, is_certified: bool) -> CastVoteRequest {
-        let Decision { choice, option, reason } = decision;
-        let signed = |key: &VotingKey| {
-            let statement = VoteStatement {
-                fleet: notice.fleet.clone(),
-                ballot: notice.ballot.into_bytes(),
-                digest: notice.digest,
-                member: self.me.to_string(),
-                choice: choice.number(),
-                option,
-                reason: reason.clone(),
-            };
-            key.sign(&statement).to_bytes()
-        };
-        let envelope = self.key.as_ref().filter(|_| is_certified).map(signed).unwrap_or_default();
-        let vote = CastVoteRequest {
-            ballot: notice.ballot.to_string(),
-            choice: choice.number().into(),
-            option,
-            // Whoever has no certificate says who it is.
-            member: if is_certified { String::new() } else { self.me.to_string() },
-            envelope,
-            reason,
-            ..CastVoteRequest::default()
-        };
+    /// Keeps a decision until it is counted.
+    pub(super) fn decide(&self, notice: Notice, decision: Decision) -> Arc<Decided> {
+        let new = Arc::new(Decided { notice, decision });
         let mut decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
         if decided.len() >= MAX_DECISIONS {
             decided.pop_front();
         }
-        decided.push_back((notice.ballot, vote.clone()));
-        vote
+        decided.push_back(Arc::clone(&new));
+        new
     }
 
     fn forget(&self, ballot: Uuid) {
-        self.decided.lock().unwrap_or_else(PoisonError::into_inner).retain(|(known, _)| *known != ballot);
+        self.decided.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| known.notice.ballot != ballot);
     }
 
     /// Casts a vote until it is counted or refused for good. If the future is dropped, the vote is cast again when the
     /// notice comes again.
-    pub(super) async fn cast(&self, ballot: Uuid, vote: &CastVoteRequest) -> Result<(), NotCounted> {
-        let (mut pause, mut doubts) = (MIN_PAUSE, 0);
+    pub(super) async fn cast(&self, decided: &Decided) -> Result<(), NotCounted> {
+        let (ballot, patience) = (decided.notice.ballot, DOUBTED_FOR.min(decided.notice.ttl));
+        let (mut pause, mut doubted_since) = (MIN_PAUSE, None);
         loop {
-            let status = match self.try_one(vote).await {
+            let status = match self.try_one(decided).await {
                 Ok(()) => {
                     self.forget(ballot);
                     return Ok(());
                 }
                 Err(status) => status,
             };
-            let is_doubtful = matches!(status.code(), Code::NotFound | Code::PermissionDenied);
-            if is_doubtful {
-                doubts += 1;
-            }
-            if !may_be_repeated(status.code()) && (!is_doubtful || doubts > MAX_DOUBTS) {
-                self.forget(ballot);
-                return Err(not_counted(&status));
+            if !may_be_repeated(status.code()) {
+                let since = *doubted_since.get_or_insert_with(Instant::now);
+                if !self.is_doubtful(status.code()) || since.elapsed() >= patience {
+                    self.forget(ballot);
+                    return Err(not_counted(&status));
+                }
             }
             debug!(%ballot, problem = status.message(), "a vote is not counted yet; casting it again");
             sleep(jittered(&*self.random, pause)).await;
@@ -149,33 +136,66 @@ impl Voter {
         }
     }
 
+    /// Returns whether another coordinator, or the same one a little later, may know better: one that is behind does
+    /// not know the ballot yet, or the authority of the agent's certificate, or that the agent has enrolled.
+    fn is_doubtful(&self, code: Code) -> bool {
+        match code {
+            Code::NotFound | Code::PermissionDenied | Code::Unauthenticated => true,
+            // A signed vote on a connection that was made before the agent had a certificate.
+            Code::InvalidArgument => self.transport.tls().is_some_and(Tls::is_permissive),
+            _ => false,
+        }
+    }
+
     /// Casts a vote at one coordinator. After a failure, the next one is tried.
-    async fn try_one(&self, vote: &CastVoteRequest) -> Result<(), Status> {
-        let vote = self.proven(vote).await.map_err(|error| Status::unavailable(error.to_string()))?;
+    async fn try_one(&self, decided: &Decided) -> Result<(), Status> {
+        let vote = self.request(decided).await.map_err(|error| Status::unavailable(error.to_string()))?;
         let unusable = || Status::unavailable("no coordinator has a usable address");
         let (generation, channel) = self.upstream.channel().ok_or_else(unusable)?;
         let mut client = limited!(BallotsClient::new(channel));
         let answered = timeout(TRY_WITHIN, client.cast_vote(vote)).await;
         let answered = answered.unwrap_or_else(|_| Err(Status::unavailable("a coordinator did not answer in time")));
-        if answered.as_ref().is_err_and(|status| is_worth_another_coordinator(status.code())) {
-            self.upstream.failed(generation);
+        if let Err(status) = &answered {
+            self.upstream.enrol_again_if_unknown(status);
+            if self.is_doubtful(status.code()) || is_worth_another_coordinator(status.code()) {
+                self.upstream.failed(generation);
+            }
         }
         answered.map(drop)
     }
 
-    /// Adds what proves that the key of a signed vote is this agent's: the certificate is renewed every hour.
-    async fn proven(&self, vote: &CastVoteRequest) -> Result<CastVoteRequest, VoteError> {
-        let mut vote = vote.clone();
-        if vote.envelope.is_empty() {
-            return Ok(vote);
-        }
-        let Some(credentials) = self.credentials().await else { return Ok(vote) };
-        if let (Some(key), Some(own), Some(signer)) = (&self.key, credentials.own(), credentials.signer()) {
-            let fleet = own.stated.id.realm().to_string();
-            vote.binding = KeyBinding::make(&fleet, &self.me, key, signer)?.to_bytes();
-            vote.certificate = own.certificate.to_vec().into();
-        }
-        Ok(vote)
+    /// Returns a vote with what proves it, as of now: the agent may have got a certificate since it was decided, or
+    /// another one. As long as the key of the process is the same, it is the same vote.
+    pub(super) async fn request(&self, decided: &Decided) -> Result<CastVoteRequest, VoteError> {
+        let Decided { notice, decision } = decided;
+        let Decision { choice, option, reason } = decision;
+        let vote = CastVoteRequest {
+            ballot: notice.ballot.to_string(),
+            choice: choice.number().into(),
+            option: *option,
+            reason: reason.clone(),
+            ..CastVoteRequest::default()
+        };
+        let credentials = self.credentials().await;
+        let signing = credentials
+            .as_ref()
+            .and_then(|credentials| Some((self.key.as_ref()?, credentials.own()?, credentials.signer()?)));
+        let Some((key, own, signer)) = signing else {
+            // Whoever has no certificate says who it is.
+            return Ok(CastVoteRequest { member: self.me.to_string(), ..vote });
+        };
+        let statement = VoteStatement {
+            fleet: notice.fleet.clone(),
+            ballot: notice.ballot.into_bytes(),
+            digest: notice.digest,
+            member: self.me.to_string(),
+            choice: choice.number(),
+            option: *option,
+            reason: reason.clone(),
+        };
+        let binding = KeyBinding::make(&notice.fleet, &self.me, key, signer)?.to_bytes();
+        let (envelope, certificate) = (key.sign(&statement).to_bytes(), own.certificate.to_vec().into());
+        Ok(CastVoteRequest { envelope, binding, certificate, ..vote })
     }
 }
 
@@ -202,6 +222,5 @@ fn may_be_repeated(code: Code) -> bool {
 }
 
 fn is_worth_another_coordinator(code: Code) -> bool {
-    matches!(code, Code::NotFound | Code::PermissionDenied)
-        || (may_be_repeated(code) && !matches!(code, Code::ResourceExhausted | Code::Aborted))
+    may_be_repeated(code) && !matches!(code, Code::ResourceExhausted | Code::Aborted)
 }

@@ -31,10 +31,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use robeing_fleet::{NOTICE_KIND, NOTICE_SENDER};
-use robeing_proto::v1::CastVoteRequest;
 use tracing::{info, warn};
 
-use self::casting::NotCounted;
+use self::casting::{Decided, NotCounted};
 pub use self::{
     casting::{MAX_DECISIONS, Voter},
     decision::{Decision, DecisionError, MAX_DECISION_BYTES},
@@ -58,7 +57,8 @@ impl VotingHandler {
 
     /// Handles a notice: decides, unless that is done, and casts the vote.
     async fn vote(&self, delivery: Delivery) -> HandlerOutcome {
-        // No agent and no client can have this name: theirs have no colon, or begin with `client:`.
+        // No agent and no client can have this name: theirs have no colon, or begin with `client:`. A coordinator named
+        // `ballots` has it, and coordinators are trusted with more than that.
         if &*delivery.packet.sender != NOTICE_SENDER {
             warn!(sender = &*delivery.packet.sender, "a notice of a ballot that no coordinator has sent is refused");
             return self.refuse(Ended::Forged, "coordinators alone send notices of ballots".to_owned());
@@ -72,23 +72,18 @@ impl VotingHandler {
                 return self.refuse(Ended::BadNotice, error.to_string());
             }
         };
-        let vote = match self.voter.decided(notice.ballot) {
-            Some(vote) => vote,
-            None => match self.decide(&notice, delivery, fleet.is_some()).await {
-                Ok(vote) => vote,
+        let decided = match self.voter.decided(notice.ballot) {
+            Some(decided) => decided,
+            None => match self.decide(notice, delivery).await {
+                Ok(decided) => decided,
                 Err(outcome) => return outcome,
             },
         };
-        self.cast(&notice, &vote).await
+        self.cast(&decided).await
     }
 
     /// Asks the handler for its decision. Returns what the notice is answered with if there is none.
-    async fn decide(
-        &self,
-        notice: &Notice,
-        delivery: Delivery,
-        is_certified: bool,
-    ) -> Result<CastVoteRequest, HandlerOutcome> {
+    async fn decide(&self, notice: Notice, delivery: Delivery) -> Result<Arc<Decided>, HandlerOutcome> {
         let ballot = notice.ballot;
         let reply = match self.inner.deliver(delivery).await {
             HandlerOutcome::Accepted { reply: Some(reply) } => reply,
@@ -103,7 +98,7 @@ impl VotingHandler {
             }
         };
         match Decision::read(&reply, &notice.options) {
-            Ok(decision) => Ok(self.voter.decide(notice, decision, is_certified)),
+            Ok(decision) => Ok(self.voter.decide(notice, decision)),
             Err(error) => {
                 warn!(%ballot, %error, "the handler of messages has not voted: its reply is no vote");
                 Err(self.refuse(Ended::BadReply, format!("the handler's reply is no vote: {error}")))
@@ -112,12 +107,12 @@ impl VotingHandler {
     }
 
     /// Casts a vote, and returns what the notice is answered with.
-    async fn cast(&self, notice: &Notice, vote: &CastVoteRequest) -> HandlerOutcome {
-        let ballot = notice.ballot;
+    async fn cast(&self, decided: &Decided) -> HandlerOutcome {
+        let Decided { notice: Notice { ballot, .. }, decision } = decided;
         let accepted = HandlerOutcome::Accepted { reply: None };
-        match self.voter.cast(ballot, vote).await {
+        match self.voter.cast(decided).await {
             Ok(()) => {
-                info!(%ballot, choice = vote.choice().as_str_name(), option = vote.option, "voted");
+                info!(%ballot, choice = decision.choice.as_str(), option = decision.option, "voted");
                 self.metrics.count(Ended::Voted);
                 accepted
             }

@@ -1,5 +1,7 @@
 //! The notice of a ballot, as a coordinator sends it to the agents among its members: JSON in a letter.
 
+use std::time::Duration;
+
 use robeing_votes::{BallotContent, MAX_ELECTORS, MAX_OPTIONS};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -69,6 +71,8 @@ pub struct Notice {
     pub options: Vec<String>,
     /// The digest of the ballot's content, which the notice has in full.
     pub digest: [u8; 32],
+    /// How long the ballot is open at most.
+    pub ttl: Duration,
 }
 
 impl Notice {
@@ -111,8 +115,8 @@ impl Notice {
         if robeing_votes::hex(&digest) != written.digest {
             return Err(NoticeError::Digest);
         }
-        let Written { fleet, options, .. } = written;
-        Ok(Self { ballot, fleet, options, digest })
+        let Written { fleet, options, ttl_ms, .. } = written;
+        Ok(Self { ballot, fleet, options, digest, ttl: Duration::from_millis(ttl_ms) })
     }
 }
 

@@ -183,10 +183,17 @@ fleet is asked. With --trust, the certificates of the fleet's authorities, or --
 the voters must be certified by one of them. Without either, the authorities are those that the file has: compare \
 their digests, which are printed, with those of the fleet's authorities.
 
-The exit code is 0 if everything is right, and 1 if not.")]
+A vote that is not signed is the word of a coordinator, and of whoever has written the file: with such a vote, the \
+file is not right, unless --attested is given. With --trust or --ca, it never is.
+
+The exit code is 0 if everything is right, and 1 if not. It does not say that the ballot was approved.")]
 pub struct VerifyArgs {
     /// The file, as `robeing vote show --file` writes it
     pub file: PathBuf,
+
+    /// Believe votes that are not signed, of members without certificates
+    #[arg(long)]
+    pub attested: bool,
 }
 
 #[cfg(test)]

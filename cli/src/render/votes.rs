@@ -121,8 +121,10 @@ fn choice_word(choice: VoteChoice) -> String {
     camel(choice.as_str_name(), "VOTE_CHOICE_").to_ascii_lowercase()
 }
 
+/// Formats what proves a vote, as the coordinator says that has counted it. Only `robeing vote verify` checks it.
 fn proof(vote: &Vote) -> String {
-    if vote.signed { "signed".into() } else { format!("attested by {}", vote.attested_by) }
+    let word = if vote.signed { "signed, checked by" } else { "attested by" };
+    format!("{word} {}", vote.attested_by)
 }
 
 /// Formats what was found in the file of a ballot. `trusted` is where the trusted authorities came from, if any were
@@ -196,8 +198,9 @@ fn checked_table(file: &BallotFile, report: &Report) -> String {
     )
 }
 
-/// Returns what is wrong with the file of a ballot, or what is not proved in it; `None`: nothing.
-pub fn report_note(report: &Report) -> Option<String> {
+/// Returns what is wrong with the file of a ballot, or what is not proved in it; `None`: nothing. With `attested_too`,
+/// votes that are not signed are believed.
+pub fn report_note(report: &Report, attested_too: bool) -> Option<String> {
     let of = |which: fn(&Standing) -> bool| report.votes.iter().filter(|vote| which(&vote.standing)).count();
     let wrong = of(|standing| matches!(standing, Standing::Wrong(_)));
     let attested = of(|standing| matches!(standing, Standing::Attested { .. }));
@@ -206,7 +209,14 @@ pub fn report_note(report: &Report) -> Option<String> {
         return Some(format!("the file is not right{votes}"));
     }
     let votes = plural(attested, "vote");
-    let note = format!("{votes} not signed: believe the coordinators that attest them, or don't count them");
+    let note = if attested_too {
+        format!("{votes} not signed: you believe whoever has written the file, and the coordinators that attest them")
+    } else {
+        format!(
+            "the file proves nothing of {votes} not signed: whoever has written it may have invented them; give \
+             --attested to believe them"
+        )
+    };
     (attested > 0).then_some(note)
 }
 
@@ -229,7 +239,7 @@ mod tests {
     }
 
     fn ballot() -> Ballot {
-        let member = |name: &str, weight| Member { name: name.into(), weight, agent: !name.contains(':') };
+        let member = |name: &str, weight| Member { name: name.into(), weight, ..Member::default() };
         Ballot {
             id: "0190163d-8694-739b-aea5-966c26f8ad91".into(),
             question: "which colour\x1b[1m?".into(),
@@ -267,10 +277,10 @@ mod tests {
         Opened:         2023-11-14T22:13:15.000Z (5.0s ago) by client:cli
         Deadline:       2023-11-14T22:13:45.000Z (in 25s)
 
-        MEMBER       WEIGHT   VOTE      OPTION     PROOF    TIME                       REASON
-        data-0       2        approve   2 (blue)   signed   2023-11-14T22:13:16.000Z   it is calm
-        client:ada   1        -         -          -        -                          -
-        data-1       1        -         -          -        -                          -
+        MEMBER       WEIGHT   VOTE      OPTION     PROOF                              TIME                       REASON
+        data-0       2        approve   2 (blue)   signed, checked by coordinator-1   2023-11-14T22:13:16.000Z   it is calm
+        client:ada   1        -         -          -                                  -                          -
+        data-1       1        -         -          -                                  -                          -
         ");
     }
 
@@ -348,10 +358,13 @@ mod tests {
         MEMBER   WEIGHT   VOTE      OPTION     PROOF
         data-0   2        approve   2 (blue)   signed
         ");
-        assert_eq!(report_note(&right), None);
+        assert_eq!([true, false].map(|attested_too| report_note(&right, attested_too)), [None, None]);
         let attested = report(Standing::Attested { by: "coordinator-1".into() });
-        let note = report_note(&attested).expect("it is not proved");
-        assert_eq!(note, "1 vote not signed: believe the coordinators that attest them, or don't count them");
+        let note = report_note(&attested, true).expect("it is not proved");
+        assert!(note.starts_with("1 vote not signed: you believe"), "{note}");
+        let note = report_note(&attested, false).expect("it is not proved");
+        assert!(note.starts_with("the file proves nothing of 1 vote not signed"), "{note}");
+        assert!(note.ends_with("give --attested to believe them"), "{note}");
     }
 
     #[test]
@@ -366,7 +379,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line:?} is not in {text}");
         }
-        assert_eq!(report_note(&wrong).as_deref(), Some("the file is not right: 1 vote of no worth"));
+        assert_eq!(report_note(&wrong, true).as_deref(), Some("the file is not right: 1 vote of no worth"));
         assert!(report_text(&file(), &Report { votes: Vec::new(), ..wrong }, None).ends_with("no votes\n"));
     }
 }

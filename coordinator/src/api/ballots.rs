@@ -29,7 +29,7 @@ pub struct BallotsService {
 impl BallotsService {
     fn told(&self, ballot: &Ballot, authorities: Option<&Authorities>) -> v1::Ballot {
         let now = self.ballots.state.look(Fleet::now);
-        convert::ballot(ballot, now, &self.ballots.fleet, authorities)
+        convert::ballot(ballot, now, authorities)
     }
 
     /// Returns a page of ballots, as many as fit in one message. The next page begins after the last one in it.

@@ -161,9 +161,13 @@ impl From<BallotError> for Status {
             BallotError::TooManyOpening { .. } | BallotError::TooManyWaiting { .. } => {
                 Self::resource_exhausted(message)
             }
-            BallotError::OtherMember { .. } | BallotError::NotProven { .. } | BallotError::UnknownAuthority { .. } => {
-                Self::permission_denied(message)
-            }
+            BallotError::OtherMember { .. }
+            | BallotError::Unsigned { .. }
+            | BallotError::OtherProcess { .. }
+            | BallotError::NotProven { .. }
+            | BallotError::UnknownAuthority { .. } => Self::permission_denied(message),
+            BallotError::NotEnrolled { .. } => Self::unauthenticated(message),
+            BallotError::OtherContent { .. } => Self::data_loss(message),
         }
     }
 }

@@ -191,8 +191,9 @@ impl ApplyObserver {
                     self.ballots.closed(&ballot);
                 }
             }
+            Effect::VoteCast { choice, .. } => self.ballot_counters.cast(choice),
             Effect::PoliciesChanged => self.policies.changed(),
-            Effect::TrustChanged | Effect::BallotOpened { .. } | Effect::VoteCast { .. } => {}
+            Effect::TrustChanged | Effect::BallotOpened { .. } => {}
         }
     }
 }

@@ -19,6 +19,7 @@ impl Parts {
         let verifying = security.map(|security| Verifying {
             trust: security.trust.clone(),
             clock: Arc::clone(&security.clock),
+            is_strict: !security.tls.is_permissive(),
         });
         let ballots = Ballots {
             state,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    Ballot, BallotCommand, BallotId, CastVote, Command, Refusal, Reply, VoteEvidence,
+    Ballot, BallotCommand, BallotId, BallotOutcome, BallotState, CastVote, Command, Fleet, Refusal, Reply, Stamp,
+    StoredEvidence, Vote, VoteEvidence,
     limits::{MAX_NAME_BYTES, MAX_VOTE_REASON_BYTES},
 };
 use robeing_net::gate::Caller;
@@ -13,7 +14,7 @@ use robeing_votes::cut_reason;
 
 use super::{
     BallotError, Ballots,
-    evidence::{Claim, check_signed},
+    evidence::{Claim, check_content, check_signed},
     unexpected,
 };
 use crate::{
@@ -57,7 +58,8 @@ fn member_of(caller: &Caller, named: String) -> Result<String, BallotError> {
     let caller_name = sender_name(caller);
     match caller {
         _ if named.is_empty() || named == caller_name => Ok(caller_name),
-        // Whoever can call without TLS is trusted, as with everything else.
+        // Whoever can call without TLS is trusted, as with everything else, but not to vote for an agent that has a
+        // certificate: that is checked when the ballot is known.
         Caller::Plaintext => Ok(named),
         Caller::Member(_) | Caller::User(_) | Caller::Anonymous => {
             let member = convert::excerpt(&named).to_owned();
@@ -88,32 +90,64 @@ impl Ballots {
     pub async fn cast(&self, caller: &Caller, request: v1::CastVoteRequest) -> Result<Arc<Ballot>, BallotError> {
         let draft = Draft::check(caller, request)?;
         let id = draft.ballot;
+        if let Caller::Member(peer) = caller {
+            self.check_process(peer, &draft.evidence.certificate).await?;
+        }
         // Who votes, and on what, never changes, so any state that knows the ballot tells it.
         let ballot = match self.known(id) {
             Some(ballot) => ballot,
             None => self.current(id).await?,
         };
-        let Draft { member, choice, option, reason, is_signed, evidence, .. } = draft;
-        if ballot.elector(&member).is_none() {
-            return Err(BallotError::Refused(Refusal::NotElector { ballot: id, member }));
-        }
-        let evidence = match is_signed {
-            true => Some(self.proven(&ballot, Claim { member: &member, choice, option, reason: &reason, evidence })?),
-            false => None,
+        check_content(&ballot)?;
+        let vote = self.checked(&ballot, draft)?;
+        let command = Command::Ballot(BallotCommand::Cast(vote.clone()));
+        let outcome = match self.proposer.propose(self.proposer.sender(), [&command]).await?.pop() {
+            Some(Reply::VoteCast { outcome, .. }) => outcome,
+            reply => return Err(unexpected(reply)),
         };
-        let attested_by = self.name.to_string();
-        let vote = CastVote { ballot: id, member, choice, option, reason, evidence, attested_by };
-        let command = Command::Ballot(BallotCommand::Cast(vote));
-        match self.proposer.propose(self.proposer.sender(), [&command]).await?.pop() {
-            Some(Reply::VoteCast { existing, .. }) => {
-                if !existing {
-                    self.observer.ballot_counters.cast(choice);
-                }
-                self.current(id).await
+        match self.current(id).await {
+            // The vote counts, but the ballot is closed and dropped already, to make room.
+            Err(BallotError::Refused(Refusal::UnknownBallot { .. })) => {
+                let now = self.state.look(Fleet::now);
+                Ok(Arc::new(with_vote((*ballot).clone(), vote, outcome, now)))
             }
-            reply => Err(unexpected(reply)),
+            ballot => ballot,
         }
     }
+
+    /// Checks a vote in its ballot, and returns it as it is proposed.
+    fn checked(&self, ballot: &Ballot, draft: Draft) -> Result<CastVote, BallotError> {
+        let Draft { ballot: id, member, choice, option, reason, is_signed, evidence } = draft;
+        let Some(elector) = ballot.elector(&member) else {
+            return Err(BallotError::Refused(Refusal::NotElector { ballot: id, member }));
+        };
+        let evidence = if is_signed {
+            Some(self.proven(ballot, Claim { member: &member, choice, option, reason: &reason, evidence })?)
+        } else if elector.signs || (elector.letter.is_some() && self.has_certificate(&member)) {
+            return Err(BallotError::Unsigned { member });
+        } else {
+            None
+        };
+        Ok(CastVote { ballot: id, member, choice, option, reason, evidence, attested_by: self.name.to_string() })
+    }
+}
+
+/// Returns a ballot with a vote that counts, and what became of it by then.
+fn with_vote(mut ballot: Ballot, vote: CastVote, outcome: Option<BallotOutcome>, at: Stamp) -> Ballot {
+    let CastVote { ballot: _, member, choice, option, reason, evidence, attested_by } = vote;
+    if ballot.vote_of(&member).is_none() {
+        // Nobody is told the number of the authority, but whether there is evidence.
+        let stored = |evidence: VoteEvidence| {
+            let VoteEvidence { envelope, binding, certificate, authority: _ } = evidence;
+            StoredEvidence { envelope, binding, certificate, authority: 0 }
+        };
+        let evidence = evidence.map(stored);
+        ballot.votes.push(Vote { member, choice, option, reason, at, attested_by, evidence });
+    }
+    if let (true, Some(outcome)) = (ballot.is_open(), outcome) {
+        ballot.state = BallotState::Closed { outcome, at };
+    }
+    ballot
 }
 
 #[cfg(test)]
@@ -122,7 +156,36 @@ mod tests {
     use robeing_net::security::PeerIdentity;
 
     use super::*;
-    use crate::identity::fixture::realm;
+    use crate::{fixture::closed_ballot, identity::fixture::realm};
+
+    #[test]
+    fn a_vote_that_counts_is_in_the_answer_although_the_ballot_is_dropped() {
+        let closed = closed_ballot(7);
+        let open = Ballot { state: BallotState::Open, votes: Vec::new(), ..(*closed).clone() };
+        let evidence = Some(VoteEvidence {
+            envelope: Bytes::from_static(b"signed"),
+            binding: Bytes::from_static(b"bound"),
+            certificate: Bytes::from_static(b"certified"),
+            authority: Bytes::from_static(b"authority"),
+        });
+        let vote = CastVote {
+            ballot: BallotId(7),
+            member: "client:ann".to_owned(),
+            choice: robeing_fleet::Choice::Approve,
+            option: 0,
+            reason: String::new(),
+            evidence,
+            attested_by: "c-0".to_owned(),
+        };
+        let outcome = BallotOutcome::Approved { option: 0 };
+        let counted = with_vote(open.clone(), vote.clone(), Some(outcome), Stamp::at(9));
+        assert_eq!((counted.votes.len(), counted.outcome()), (1, Some(outcome)));
+        assert!(counted.votes[0].evidence.is_some());
+        let undecided = with_vote(open, vote.clone(), None, Stamp::at(9));
+        assert_eq!((undecided.votes.len(), undecided.is_open()), (1, true));
+        let again = with_vote((*closed).clone(), vote, Some(outcome), Stamp::at(9));
+        assert_eq!(again, *closed, "what was known is not changed");
+    }
 
     #[test]
     fn one_votes_as_oneself_and_without_tls_as_whom_one_says() {

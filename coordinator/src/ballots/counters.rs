@@ -1,5 +1,5 @@
-//! Counts votes and ballots for the metrics, so that a sum over all coordinators counts each once: a vote counts at the
-//! coordinator that it was cast at, and a ballot that closes, which every coordinator sees, at the leader.
+//! Counts votes and ballots for the metrics. Every coordinator sees all of them, and the leader counts them, so that a
+//! sum over all coordinators counts each once.
 
 use std::sync::{
     Arc,
@@ -44,7 +44,7 @@ impl BallotCounters {
     pub fn register(&self, metrics: &Metrics) {
         let help = "Ballots that closed while this coordinator led, by outcome";
         metrics.register("ballots_closed", help, self.closed.clone());
-        let help = "Votes that were cast at this coordinator and counted, by choice";
+        let help = "Votes that were counted while this coordinator led, by choice";
         metrics.register("votes", help, self.votes.clone());
     }
 
@@ -58,7 +58,9 @@ impl BallotCounters {
 
     /// Records that a vote was counted.
     pub fn cast(&self, choice: Choice) {
-        self.votes.get_or_create(&Cast { choice: choice_word(choice) }).inc();
+        if self.leads.load(Ordering::Relaxed) {
+            self.votes.get_or_create(&Cast { choice: choice_word(choice) }).inc();
+        }
     }
 }
 
@@ -78,7 +80,7 @@ fn choice_word(choice: Choice) -> &'static str {
     }
 }
 
-/// Counts what closes while this coordinator leads. Runs until it stops.
+/// Counts what is cast and closes while this coordinator leads. Runs until it stops.
 pub async fn run(standing: Standing, observer: Arc<ApplyObserver>) {
     let mut raft_role = standing.roles();
     while let Some(term) = until_leading(&mut raft_role).await {
@@ -94,13 +96,14 @@ mod tests {
     use crate::fixture::closed_ballot;
 
     #[test]
-    fn a_ballot_that_closes_counts_at_the_leader_and_a_vote_where_it_was_cast() {
+    fn a_ballot_that_closes_and_a_vote_that_counts_are_counted_at_the_leader() {
         let (metrics, counters) = (Metrics::default(), BallotCounters::default());
         counters.register(&metrics);
         counters.closed(&closed_ballot(1));
         counters.cast(Choice::Approve);
         counters.leads.store(true, Ordering::Relaxed);
         counters.closed(&closed_ballot(2));
+        counters.cast(Choice::Approve);
         let text = metrics.encode();
         for counted in ["ballots_closed_total{outcome=\"approved\"} 1", "votes_total{choice=\"approve\"} 1"] {
             assert!(text.contains(&format!("robeing_{counted}")), "{text}");

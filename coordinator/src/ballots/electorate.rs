@@ -9,7 +9,7 @@ use robeing_fleet::{
 };
 use robeing_proto::v1;
 
-use super::{BallotError, Ballots};
+use super::{BallotError, Ballots, evidence::Verifying};
 use crate::{
     api::convert::{self, BadField},
     mail::address::{Address, Resolver},
@@ -23,6 +23,29 @@ const CLIENT: &str = "client:";
 const DEFAULT_WEIGHT: u32 = 1;
 /// Separates the ids of notices from other uses of the digest.
 const NOTICE: &[u8] = b"robeing ballot\0";
+/// Separates the digests of addresses from other uses of the digest.
+const ASKED: &[u8] = b"robeing electorate\0";
+
+/// A member that addresses stand for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// An agent's name, or `client:NAME`.
+    pub name: String,
+    pub weight: u32,
+    /// Whether it is an agent, which gets a notice.
+    pub is_agent: bool,
+    /// Whether only a signed vote counts for it.
+    pub signs: bool,
+}
+
+impl Member {
+    /// Returns the member as it is in a ballot with this digest.
+    pub fn elector(self, ballot: BallotId, digest: &[u8; 32]) -> Elector {
+        let Self { name, weight, is_agent, signs } = self;
+        let letter = is_agent.then(|| notice_id(ballot, digest, &name));
+        Elector { name, weight, letter, signs }
+    }
+}
 
 /// Members of an electorate, as a caller has addressed them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +77,20 @@ impl Addressed {
             return Err(convert::bad("electorate", problem));
         }
         addresses.into_iter().map(Self::check).collect()
+    }
+
+    /// Returns the digest of addresses and their weights, as they are written.
+    pub fn digest(all: &[Self]) -> [u8; 32] {
+        let mut context = Context::new(&SHA256);
+        context.update(ASKED);
+        for Self { text, weight, members: _ } in all {
+            context.update(&(text.len() as u64).to_be_bytes());
+            context.update(text.as_bytes());
+            context.update(&weight.to_be_bytes());
+        }
+        let mut digest = [0; 32];
+        digest.copy_from_slice(context.finish().as_ref());
+        digest
     }
 
     fn check(v1::ElectorAddress { address, weight }: v1::ElectorAddress) -> Result<Self, BadField> {
@@ -96,11 +133,11 @@ impl Ballots {
         &self,
         ballot: BallotId,
         addressed: &[Addressed],
-    ) -> Result<Vec<Elector>, BallotError> {
-        let mut electors: BTreeMap<String, Elector> = BTreeMap::new();
+    ) -> Result<Vec<Member>, BallotError> {
+        let mut electors: BTreeMap<String, Member> = BTreeMap::new();
         for addressed in addressed {
-            for (name, letter) in self.members(ballot, addressed).await? {
-                electors.entry(name.clone()).or_insert(Elector { name, weight: addressed.weight, letter });
+            for member in self.members(ballot, addressed).await? {
+                electors.entry(member.name.clone()).or_insert(member);
                 if electors.len() > MAX_ELECTORS {
                     return Err(BallotError::TooManyElectors { most: MAX_ELECTORS });
                 }
@@ -109,15 +146,15 @@ impl Ballots {
         Ok(electors.into_values().collect())
     }
 
-    /// Returns the members that an address stands for: of each its name and, if it is an agent, the id of its notice.
-    async fn members(
-        &self,
-        ballot: BallotId,
-        addressed: &Addressed,
-    ) -> Result<Vec<(String, Option<LetterId>)>, BallotError> {
+    /// Returns the members that an address stands for.
+    async fn members(&self, ballot: BallotId, addressed: &Addressed) -> Result<Vec<Member>, BallotError> {
         let nobody = |reason: String| BallotError::Nobody { address: addressed.text.clone(), reason };
+        let weight = addressed.weight;
         let address = match &addressed.members {
-            Members::Client(name) => return Ok(vec![(name.clone(), None)]),
+            // Whether a user has a certificate or a token, nobody knows before it votes.
+            Members::Client(name) => {
+                return Ok(vec![Member { name: name.clone(), weight, is_agent: false, signs: false }]);
+            }
             Members::Agents(address) => address,
         };
         // Nobody is left out as the sender of the notices, not even who opens the ballot.
@@ -127,16 +164,28 @@ impl Ballots {
         if agents.is_empty() {
             return Err(nobody("the fleet has no active agent that fits it".to_owned()));
         }
-        Ok(agents.iter().map(|agent| ((**agent).to_owned(), Some(notice_id(ballot, agent)))).collect())
+        let member = |name: &str| {
+            let signs = self.has_certificate(name);
+            Member { name: name.to_owned(), weight, is_agent: true, signs }
+        };
+        Ok(agents.iter().map(|agent| member(agent)).collect())
+    }
+
+    /// Returns whether an agent has a certificate, so that it signs its votes: all have one where TLS is strict, and
+    /// else those that have enrolled.
+    pub(super) fn has_certificate(&self, agent: &str) -> bool {
+        let Some(Verifying { is_strict, .. }) = &self.verifying else { return false };
+        *is_strict || self.state.look(|fleet| fleet.enrolment_of(agent).is_some())
     }
 }
 
-/// Returns the id of the letter that tells an agent of a ballot: always the same, so that a ballot that is opened again
-/// tells nobody twice.
-fn notice_id(ballot: BallotId, agent: &str) -> LetterId {
+/// Returns the id of the letter that tells an agent of a ballot with this digest: always the same, so that a ballot
+/// that is opened again tells nobody twice; and only who knows all of the ballot can take the id for another letter.
+fn notice_id(ballot: BallotId, digest: &[u8; 32], agent: &str) -> LetterId {
     let mut context = Context::new(&SHA256);
     context.update(NOTICE);
     context.update(&ballot.0.to_be_bytes());
+    context.update(digest);
     context.update(agent.as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&context.finish().as_ref()[..16]);
@@ -183,9 +232,29 @@ mod tests {
 
     #[test]
     fn each_agent_has_a_notice_of_its_own_for_each_ballot_and_always_the_same() {
-        let of = |ballot, agent| notice_id(BallotId(ballot), agent);
-        assert_eq!(of(1, "a"), of(1, "a"));
-        assert_ne!(of(1, "a"), of(1, "b"));
-        assert_ne!(of(1, "a"), of(2, "a"));
+        let of = |ballot, digest, agent| notice_id(BallotId(ballot), &[digest; 32], agent);
+        assert_eq!(of(1, 1, "a"), of(1, 1, "a"));
+        assert_ne!(of(1, 1, "a"), of(1, 1, "b"));
+        assert_ne!(of(1, 1, "a"), of(2, 1, "a"));
+        assert_ne!(of(1, 1, "a"), of(1, 2, "a"), "who knows the ballot's id alone can't compute it");
+    }
+
+    #[test]
+    fn what_is_asked_differs_by_each_address_its_weight_and_their_order() {
+        let of = |all: &[(&str, u32)]| {
+            let addressed = all.iter().map(|(address, weight)| check(address, *weight).expect("an address"));
+            Addressed::digest(&addressed.collect::<Vec<_>>())
+        };
+        let digests = [
+            of(&[("a", 1), ("b", 2)]),
+            of(&[("a", 1), ("b", 3)]),
+            of(&[("b", 2), ("a", 1)]),
+            of(&[("a", 1)]),
+            of(&[("agent:a", 1), ("b", 2)]),
+        ];
+        for (n, digest) in digests.iter().enumerate() {
+            assert!(!digests[..n].contains(digest), "{n}");
+        }
+        assert_eq!(of(&[("a", 0)]), of(&[("a", 1)]), "that is the weight if none is given");
     }
 }

@@ -4,21 +4,32 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use robeing_fleet::{Ballot, VoteEvidence, limits};
-use robeing_net::{gate::Caller, security::TrustClock};
-use robeing_votes::{
-    Evidence, Expect, MAX_BINDING_BYTES, MAX_CERTIFICATE_BYTES, MAX_ENVELOPE_BYTES, issuer_in, verify,
+use robeing_identity::Certificate;
+use robeing_net::{
+    gate::Caller,
+    security::{PeerIdentity, TrustClock},
 };
+use robeing_votes::{
+    BallotContent, Evidence, Expect, MAX_AUTHORITY_BYTES, MAX_BINDING_BYTES, MAX_CERTIFICATE_BYTES, MAX_ENVELOPE_BYTES,
+    issuer_in, verify,
+};
+use tonic::{Code, Status};
 
 use super::{BallotError, Ballots};
 use crate::{
     api::convert::{self, BadField},
-    identity::trust::FleetTrust,
+    identity::{enrolled, trust::FleetTrust},
 };
 
 // What is verified can be kept.
 const _: () = assert!(MAX_ENVELOPE_BYTES <= limits::MAX_ENVELOPE_BYTES);
 const _: () = assert!(MAX_BINDING_BYTES <= limits::MAX_BINDING_BYTES);
 const _: () = assert!(MAX_CERTIFICATE_BYTES <= limits::MAX_VOTE_CERTIFICATE_BYTES);
+const _: () = assert!(MAX_AUTHORITY_BYTES <= limits::MAX_VOTE_AUTHORITY_BYTES);
+
+/// How long after a vote was verified it is counted at most, ms, with the difference of the coordinators' clocks. The
+/// certificates have to be valid for so long.
+const COUNTED_WITHIN_MS: u64 = 60_000;
 
 /// What votes are verified with.
 #[derive(Clone)]
@@ -27,6 +38,8 @@ pub struct Verifying {
     pub trust: FleetTrust,
     /// The time by which certificates are judged.
     pub clock: Arc<TrustClock>,
+    /// Whether all members have certificates: nobody gets in without TLS.
+    pub is_strict: bool,
 }
 
 /// A vote as it was cast: what its signature has to confirm, and the evidence, whose authority is not known yet.
@@ -62,37 +75,90 @@ pub fn check_signed(caller: &Caller, evidence: &VoteEvidence) -> Result<bool, Ba
     Ok(has_certificate)
 }
 
+/// Checks that the digest of a ballot is that of its content, so that no vote is counted in one whose members were
+/// asked something else.
+///
+/// # Errors
+/// [`BallotError::OtherContent`] if it is not.
+pub fn check_content(ballot: &Ballot) -> Result<(), BallotError> {
+    let content = BallotContent {
+        fleet: &ballot.fleet,
+        id: ballot.id.0,
+        question: &ballot.question,
+        options: &ballot.options,
+        electorate: ballot.electorate.iter().map(|elector| (&*elector.name, elector.weight)).collect(),
+        threshold: (ballot.threshold.numerator, ballot.threshold.denominator),
+        ttl: ballot.ttl,
+    };
+    match content.digest() == ballot.digest {
+        true => Ok(()),
+        false => Err(BallotError::OtherContent { ballot: ballot.id }),
+    }
+}
+
 impl Ballots {
+    /// Checks that whoever calls with a certificate is the process that has enrolled last under its name, if it is an
+    /// agent, and that the certificate with which it proves a vote is of the same key.
+    ///
+    /// # Errors
+    /// [`BallotError`] if not, or it is not known.
+    pub(super) async fn check_process(&self, peer: &PeerIdentity, certificate: &[u8]) -> Result<(), BallotError> {
+        if peer.id.role().is_agent() {
+            enrolled::check(&self.state, peer).await.map_err(|status| not_enrolled(&status))?;
+        }
+        match Certificate::from_der(certificate) {
+            Ok(stated) if stated.key == peer.key => Ok(()),
+            Ok(_) => {
+                let problem = "its certificate has another key than that with which you have connected; connect again";
+                Err(BallotError::OtherProcess { problem: problem.to_owned() })
+            }
+            Err(error) => Err(convert::bad("certificate", error.to_string()).into()),
+        }
+    }
+
     /// Verifies a signed vote in a ballot, and returns its evidence with the authority that has issued the certificate.
     ///
     /// # Errors
     /// [`BallotError`] if the vote is not proven to be the member's, or can't be verified now.
     pub(super) fn proven(&self, ballot: &Ballot, claim: Claim<'_>) -> Result<VoteEvidence, BallotError> {
         let Claim { member, choice, option, reason, evidence } = claim;
-        let Some(Verifying { trust, clock }) = self.verifying.as_ref().filter(|with| with.clock.is_known()) else {
+        let Some(Verifying { trust, clock, .. }) = self.verifying.as_ref().filter(|with| with.clock.is_known()) else {
             let problem = "this coordinator does not know yet by which time certificates are judged; try again";
             return Err(BallotError::NotReadable(problem.to_owned()));
         };
         let trusted = trust.with(self.state.look(|fleet| fleet.identity_config().cloned()));
         let VoteEvidence { envelope, binding, certificate, .. } = evidence;
-        let Some(authority) = issuer_in(&trusted.bundle, &certificate).map(Bytes::copy_from_slice) else {
+        // The vote may be counted a little later than it is verified, and whoever verifies it again does so as of then.
+        let (now, counted_until) = (clock.now(), clock.now().saturating_add(COUNTED_WITHIN_MS));
+        let issuer = issuer_in(&trusted.bundle, &certificate, counted_until);
+        let Some(authority) = issuer.map(Bytes::copy_from_slice) else {
             return Err(BallotError::UnknownAuthority { member: member.to_owned() });
         };
         let evidence = Evidence { envelope, binding, certificate, authority };
         let expect = Expect {
-            fleet: &self.fleet,
+            fleet: &ballot.fleet,
             member,
             ballot: ballot.id.0,
             digest: ballot.digest,
             choice: signed_choice(choice).number(),
             option,
             reason,
-            at_unix_ms: clock.now(),
+            at_unix_ms: now,
         };
         let not_proven = |problem| BallotError::NotProven { member: member.to_owned(), problem };
-        verify(&evidence, &expect).map_err(not_proven)?;
+        verify(&evidence, &expect).and_then(|()| evidence.lasts_until(counted_until)).map_err(not_proven)?;
         let Evidence { envelope, binding, certificate, authority } = evidence;
         Ok(VoteEvidence { envelope, binding, certificate, authority })
+    }
+}
+
+/// Returns why an agent may not vote.
+fn not_enrolled(status: &Status) -> BallotError {
+    let problem = status.message().to_owned();
+    match status.code() {
+        Code::PermissionDenied => BallotError::OtherProcess { problem },
+        Code::Unauthenticated => BallotError::NotEnrolled { problem },
+        _ => BallotError::NotReadable(problem),
     }
 }
 
@@ -108,10 +174,29 @@ fn signed_choice(choice: robeing_fleet::Choice) -> robeing_votes::Choice {
 #[cfg(test)]
 mod tests {
     use robeing_identity::PeerRole;
-    use robeing_net::security::PeerIdentity;
 
     use super::*;
-    use crate::identity::fixture::realm;
+    use crate::{fixture::closed_ballot, identity::fixture::realm};
+
+    #[test]
+    fn a_ballot_whose_digest_is_not_that_of_its_content_takes_no_votes() {
+        let other = closed_ballot(7);
+        assert_eq!(check_content(&other), Err(BallotError::OtherContent { ballot: other.id }));
+        let content = BallotContent {
+            fleet: "fleet",
+            id: 7,
+            question: "Ship it?",
+            options: &[],
+            electorate: vec![("client:ann", 1)],
+            threshold: (2, 3),
+            ttl: 60_000,
+        };
+        let right = Ballot { digest: content.digest(), ..(*other).clone() };
+        assert_eq!(check_content(&right), Ok(()));
+        let question = Ballot { question: "Delete it?".to_owned(), ..right.clone() };
+        assert!(check_content(&question).is_err());
+        assert!(check_content(&Ballot { fleet: "other".to_owned(), ..right }).is_err());
+    }
 
     fn sizes(envelope: usize, binding: usize, certificate: usize) -> VoteEvidence {
         let of = |bytes: usize| Bytes::from(vec![1; bytes]);

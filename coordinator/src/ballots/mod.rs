@@ -97,6 +97,30 @@ pub enum BallotError {
         /// The member that it named.
         member: String,
     },
+    /// The vote must be signed, and is not.
+    #[error("{member} has a certificate, and an unsigned vote does not count for it: vote with its certificate")]
+    Unsigned {
+        /// The member.
+        member: String,
+    },
+    /// The digest of the ballot is another one than that of its content: its members may have been asked otherwise.
+    #[error("ballot {ballot} has another digest than its content: no vote in it counts; open it again with a new id")]
+    OtherContent {
+        /// The ballot.
+        ballot: BallotId,
+    },
+    /// The caller is not the process that the certificate of its vote is of, or not any more.
+    #[error("the vote is not counted: {problem}")]
+    OtherProcess {
+        /// Why.
+        problem: String,
+    },
+    /// The agent has to enrol again.
+    #[error("the vote is not counted: {problem}")]
+    NotEnrolled {
+        /// Why.
+        problem: String,
+    },
     /// The evidence does not prove that the vote is the member's.
     #[error("the vote is not proven to be one of {member}: {problem}")]
     NotProven {
@@ -124,7 +148,7 @@ pub struct Ballots {
     pub platform: Platform,
     /// The name of this coordinator, which attests votes.
     pub name: Arc<str>,
-    /// The fleet, as signed votes name it; see [`Ballot::digest`].
+    /// The fleet, as votes name it in ballots that are opened here; see [`Ballot::fleet`].
     pub fleet: Arc<str>,
     /// What signed votes are verified with; nothing of it exists without TLS.
     pub verifying: Option<Verifying>,

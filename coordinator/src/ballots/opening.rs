@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    Ballot, BallotCommand, BallotId, Command, Elector, Fraction, OpenBallot, Refusal, Reply,
+    Ballot, BallotCommand, BallotId, BallotState, Command, Elector, Fleet, Fraction, OpenBallot, Refusal, Reply, Stamp,
     limits::{MAX_BALLOT_DURATION_MS, MAX_BALLOT_OPTIONS, MAX_OPTION_BYTES, MAX_QUESTION_BYTES, MIN_BALLOT_OPTIONS},
 };
 use robeing_platform::uuid_v7;
@@ -13,7 +13,11 @@ use robeing_votes::{BallotContent, hex};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{BallotError, Ballots, MAX_OPENING, electorate::Addressed, unexpected};
+use super::{
+    BallotError, Ballots, MAX_OPENING,
+    electorate::{Addressed, Member},
+    unexpected,
+};
 use crate::api::convert::{self, BadField};
 
 /// How long members have to vote if the request does not say it, ms.
@@ -69,27 +73,30 @@ impl Draft {
     }
 
     /// Returns whether this is the ballot that `opener` has opened before. Whom its addresses stood for does not count:
-    /// they may stand for others by now.
+    /// they may stand for others by now. How they are written does.
     fn is_same_as(&self, known: &Ballot, opener: &str) -> bool {
         *known.opened_by == *opener
             && *known.question == *self.question
             && known.options == self.options
             && (known.threshold, known.ttl) == (self.threshold, self.ttl)
+            && known.asked == Addressed::digest(&self.electorate)
     }
 
     /// Returns the command that opens the ballot in this fleet.
-    fn opened(self, fleet: &str, opener: &str, electorate: Vec<Elector>) -> OpenBallot {
+    fn opened(self, fleet: &str, opener: &str, members: Vec<Member>) -> OpenBallot {
+        let asked = Addressed::digest(&self.electorate);
         let Self { id, question, options, threshold, ttl, electorate: _ } = self;
         let content = BallotContent {
             fleet,
             id: id.0,
             question: &question,
             options: &options,
-            electorate: electorate.iter().map(|elector| (&*elector.name, elector.weight)).collect(),
+            electorate: members.iter().map(|member| (&*member.name, member.weight)).collect(),
             threshold: (threshold.numerator, threshold.denominator),
             ttl,
         };
         let digest = content.digest();
+        let electorate: Vec<Elector> = members.into_iter().map(|member| member.elector(id, &digest)).collect();
         let notice = Notice {
             ballot: id.to_string(),
             fleet,
@@ -102,8 +109,31 @@ impl Draft {
             opened_by: opener,
         };
         let notice = notice.to_json();
-        let opened_by = opener.to_owned();
-        OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, digest, notice }
+        let (opened_by, fleet) = (opener.to_owned(), fleet.to_owned());
+        OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, digest, notice, fleet, asked }
+    }
+}
+
+/// Returns a ballot as it is right after its opening.
+fn as_opened(open: OpenBallot, now: Stamp) -> Ballot {
+    let OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, digest, fleet, asked, .. } = open;
+    Ballot {
+        // It was numbered by the state machine, but nobody is told the number.
+        seq: 0,
+        id,
+        opened_by,
+        question,
+        options,
+        electorate,
+        threshold,
+        opened: now,
+        expires: now.fleet.saturating_add(ttl),
+        ttl,
+        digest,
+        votes: Vec::new(),
+        state: BallotState::Open,
+        fleet,
+        asked,
     }
 }
 
@@ -167,14 +197,20 @@ impl Ballots {
         if let Some(ballot) = self.opened_before(opener, &draft)? {
             return Ok(ballot);
         }
-        let electorate = self.electors(id, &draft.electorate).await?;
-        let open = draft.clone().opened(&self.fleet, opener, electorate);
+        let members = self.electors(id, &draft.electorate).await?;
+        let open = draft.clone().opened(&self.fleet, opener, members);
         if let Some(refusal) = self.without_room(&open) {
             return Err(BallotError::Refused(refusal));
         }
-        let command = Command::Ballot(BallotCommand::Open(open));
+        let command = Command::Ballot(BallotCommand::Open(open.clone()));
         match self.proposer.propose(self.proposer.sender(), [&command]).await?.pop() {
-            Some(Reply::BallotOpened { .. }) => self.current(id).await,
+            // One that existed may be somebody else's, or asked otherwise, although the same members vote.
+            Some(Reply::BallotOpened { .. }) => {
+                self.catch_up().await?;
+                let opened = self.opened_before(opener, &draft)?;
+                // It may be closed and dropped already, to make room.
+                Ok(opened.unwrap_or_else(|| Arc::new(as_opened(open, self.state.look(Fleet::now)))))
+            }
             // The same may have been opened at another coordinator meanwhile, where the addresses stood for others.
             Some(Reply::Refused(refusal @ Refusal::BallotConflict { .. })) => {
                 self.catch_up().await?;
@@ -263,8 +299,25 @@ mod tests {
     }
 
     #[test]
+    fn a_ballot_is_the_same_if_the_same_opener_asks_the_same_in_the_same_words() {
+        let draft = check(|_| {}).expect("a ballot");
+        let known = as_opened(draft.clone().opened("one", "client:ann", Vec::new()), Stamp::default());
+        assert!(draft.is_same_as(&known, "client:ann"));
+        assert!(!draft.is_same_as(&known, "client:bob"));
+        let heavier = check(|request| request.electorate[0].weight = 3).expect("a ballot");
+        assert!(!heavier.is_same_as(&known, "client:ann"), "the weight is another one");
+        let others = check(|request| request.electorate[0].address = "role:worker".into()).expect("a ballot");
+        assert!(!others.is_same_as(&known, "client:ann"), "others vote");
+    }
+
+    #[test]
     fn the_notice_has_what_an_agent_needs_to_compute_the_digest() {
-        let elector = |name: &str, weight| Elector { name: name.to_owned(), weight, letter: None };
+        let elector = |name: &str, weight| Member {
+            name: name.to_owned(),
+            weight,
+            is_agent: !name.contains(':'),
+            signs: true,
+        };
         let draft = check(|request| request.options = vec!["a".into(), "\"b\"".into()]).expect("a ballot");
         let open = draft.opened("spiffe://x", "client:ann", vec![elector("a", 1), elector("client:ann", 3)]);
         let content = BallotContent {
@@ -277,6 +330,9 @@ mod tests {
             ttl: DEFAULT_TTL_MS,
         };
         assert_eq!(open.digest, content.digest());
+        assert_eq!((open.fleet.as_str(), open.electorate[0].signs), ("spiffe://x", true));
+        let letters = open.electorate.iter().map(|elector| elector.letter.is_some()).collect::<Vec<_>>();
+        assert_eq!(letters, [true, false], "agents are told by letters");
         let notice: Value = serde_json::from_slice(&open.notice).expect("it is JSON");
         let expected = json!({
             "ballot": BallotId(9).to_string(), "fleet": "spiffe://x", "question": "Ship it?", "options": ["a", "\"b\""],

@@ -21,6 +21,7 @@ use crate::{
     identity::fixture::realm,
     tests::{
         agent::TestAgent,
+        enrolment::enrolled,
         fleet::TestFleet,
         mail::mailbox::{TestMailbox, in_force, start},
         member::{TestMember, code, retried},
@@ -183,6 +184,11 @@ async fn a_ballot_that_is_opened_again_is_the_same_and_another_one_under_its_id_
     let different = OpenBallotRequest { question: "Or not?".into(), ..request() };
     let refused = open(&fleet, one, different).await.expect_err("it asks something else");
     assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
+    // The same members with other weights, and the same member by another address.
+    for electorate in [&[("everyone", 2)], &[("b", 1)]] {
+        let refused = open(&fleet, one, asked(7, electorate)).await.expect_err("it asks others");
+        assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -303,7 +309,7 @@ fn signed(member: &TestMember, name: &str, ballot: &v1::Ballot, choice: Choice) 
 async fn members_with_certificates_sign_and_what_proves_their_votes_is_kept() {
     let (fleet, leader, ballot) = secured().await;
     let members: BTreeMap<&str, TestMember> = BTreeMap::from([
-        ("b", TestMember::certified(&fleet, PeerRole::Worker, "b")),
+        ("b", enrolled(&fleet, leader, "b").await),
         ("client:ann", TestMember::certified(&fleet, PeerRole::Client, "ann")),
     ]);
     for ((name, member), at) in members.iter().zip(fleet.followers(leader)) {
@@ -342,7 +348,7 @@ async fn members_with_certificates_sign_and_what_proves_their_votes_is_kept() {
 async fn no_member_votes_for_another_and_no_vote_counts_that_is_not_proven() {
     let (fleet, leader, ballot) = secured().await;
     let at = fleet.followers(leader)[0];
-    let [b, c] = ["b", "c"].map(|name| TestMember::certified(&fleet, PeerRole::Worker, name));
+    let (b, c) = (enrolled(&fleet, leader, "b").await, enrolled(&fleet, leader, "c").await);
     let eve = TestMember::certified(&fleet, PeerRole::Client, "eve");
     let good = || signed(&b, "b", &ballot, Choice::Approve);
     let of_c = || signed(&c, "c", &ballot, Choice::Approve);
@@ -370,6 +376,68 @@ async fn no_member_votes_for_another_and_no_vote_counts_that_is_not_proven() {
     assert_eq!(votes(leader), Some(0), "none of them is in the log");
     retried(async || client(&b, &fleet, at).cast_vote(good()).await).await.expect("it is proven");
     assert_eq!(votes(at), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_votes_as_the_process_that_has_enrolled_last_with_the_key_that_it_connects_with() {
+    let (fleet, leader, ballot) = secured().await;
+    let at = fleet.followers(leader)[0];
+    let stranger = TestMember::certified(&fleet, PeerRole::Worker, "b");
+    let cast = async |member: &TestMember, request: CastVoteRequest| {
+        retried(async || client(member, &fleet, at).cast_vote(request.clone()).await).await
+    };
+    let unknown = cast(&stranger, signed(&stranger, "b", &ballot, Choice::Approve)).await;
+    assert_eq!(code(unknown), Code::Unauthenticated, "it has not enrolled");
+    let first = enrolled(&fleet, leader, "b").await;
+    let second = enrolled(&fleet, leader, "b").await;
+    let superseded = cast(&first, signed(&first, "b", &ballot, Choice::Approve)).await;
+    assert_eq!(code(superseded), Code::PermissionDenied, "another process has the name");
+    let stolen = cast(&second, signed(&first, "b", &ballot, Choice::Approve)).await;
+    let stolen = stolen.expect_err("the key is another one");
+    assert_eq!(stolen.code(), Code::PermissionDenied);
+    assert!(stolen.message().contains("has another key"), "{stolen}");
+    let [ann, other] = [0; 2].map(|_| TestMember::certified(&fleet, PeerRole::Client, "ann"));
+    let stolen = cast(&ann, signed(&other, "client:ann", &ballot, Choice::Approve)).await;
+    assert_eq!(code(stolen), Code::PermissionDenied, "of clients, too");
+    cast(&second, signed(&second, "b", &ballot, Choice::Approve)).await.expect("it is the one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_tls_nobody_votes_for_an_agent_that_has_a_certificate() {
+    let (fleet, leader, ballot) = secured().await;
+    let signs: Vec<bool> = ballot.electorate.iter().map(|member| member.signs).collect();
+    assert_eq!(signs, [true, true, false], "all agents have certificates where TLS is strict");
+    // Where it is not, only those that have enrolled are known to have one.
+    let mut permissive = fleet.tested(leader).ballots.clone();
+    permissive.ballots.verifying.as_mut().expect("it has TLS").is_strict = false;
+    enrolled(&fleet, leader, "b").await;
+    let opened = permissive.open_ballot(Request::new(asked(8, &[("b", 1), ("c", 1), ("client:ann", 1)]))).await;
+    let opened = opened.expect("it is opened").into_inner().ballot.expect("it says which");
+    let signs: Vec<bool> = opened.electorate.iter().map(|member| member.signs).collect();
+    assert_eq!(signs, [true, false, false]);
+    let plain = async |member: &str| {
+        let vote = vote(8, member, VoteChoice::Abstain);
+        code(permissive.cast_vote(Request::new(vote)).await)
+    };
+    assert_eq!(plain("b").await, Code::PermissionDenied);
+    let enrolled_since = enrolled(&fleet, leader, "c").await;
+    assert_eq!(plain("c").await, Code::PermissionDenied, "it has one by now");
+    drop(enrolled_since);
+    assert_eq!(plain("client:ann").await, Code::Ok, "of users it is not known");
+    // Whichever coordinator says so: the state machine refuses an unsigned vote.
+    let unsigned = robeing_fleet::CastVote {
+        ballot: BallotId(8),
+        member: "b".into(),
+        choice: robeing_fleet::Choice::Approve,
+        option: 0,
+        reason: String::new(),
+        evidence: None,
+        attested_by: "c-9".into(),
+    };
+    let command = Command::Ballot(robeing_fleet::BallotCommand::Cast(unsigned));
+    let refused = fleet.tested(leader).proposer.propose_one(command).await.expect("it leads");
+    let Reply::Refused(robeing_fleet::Refusal::Invalid { field, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!(field, "evidence");
 }
 
 /// A process with the same name, of another authority.

@@ -42,14 +42,45 @@ fn digest(ballot: &Ballot) -> Option<[u8; 32]> {
     Some(content.digest())
 }
 
+/// Returns a ballot if it is the one with this id, and what its digest says, which the votes are bound to.
+///
+/// # Errors
+/// [`ClientError::WrongBallot`] if it is not.
+fn checked(ballot: Ballot, id: &str) -> Result<Ballot, ClientError> {
+    let wrong = |problem| Err(ClientError::WrongBallot { ballot: id.to_owned(), problem });
+    if Uuid::try_parse(&ballot.id).ok() != Uuid::try_parse(id).ok() {
+        return wrong("the coordinator has returned another one");
+    }
+    if digest(&ballot).is_none_or(|digest| ballot.digest != digest[..]) {
+        return wrong("it has another digest than its content");
+    }
+    Ok(ballot)
+}
+
+/// Returns a ballot if it is the one that this request opens.
+///
+/// # Errors
+/// [`ClientError::WrongBallot`] if it is not.
+fn checked_opened(ballot: Ballot, request: &OpenBallotRequest) -> Result<Ballot, ClientError> {
+    let ballot = checked(ballot, &request.id)?;
+    if ballot.question != request.question || ballot.options != request.options {
+        let problem = "the coordinator has opened one with another question or other options";
+        return Err(ClientError::WrongBallot { ballot: request.id.clone(), problem });
+    }
+    Ok(ballot)
+}
+
 impl FleetClient {
     /// Opens a ballot. `request.id` must be set, so that a retry is the same ballot; see [`new_ballot_id`].
+    ///
+    /// # Errors
+    /// [`ClientError::WrongBallot`] if the fleet says that it has opened another one.
     pub async fn open_ballot(&self, request: OpenBallotRequest) -> Result<Ballot, ClientError> {
         let opened = self.call_ballots(Duration::ZERO, |mut rpc| {
             let request = request.clone();
             async move { rpc.open_ballot(request).await }
         });
-        Ok(opened.await?.ballot.unwrap_or_default())
+        checked_opened(opened.await?.ballot.unwrap_or_default(), &request)
     }
 
     /// Casts a vote as it is, and returns the ballot after it. Whoever has a certificate signs it before; see
@@ -99,14 +130,15 @@ impl FleetClient {
         Ok(vote)
     }
 
-    /// Returns a ballot. [`ClientError::NotFound`] if the fleet does not know it, or not any more.
+    /// Returns a ballot. [`ClientError::NotFound`] if the fleet does not know it, or not any more, and
+    /// [`ClientError::WrongBallot`] if its digest is another one than that of its content.
     pub async fn get_ballot(&self, request: GetBallotRequest) -> Result<Ballot, ClientError> {
         let extra = wait(request.wait);
-        self.call_ballots(extra, |mut rpc| {
+        let found = self.call_ballots(extra, |mut rpc| {
             let request = request.clone();
             async move { rpc.get_ballot(request).await }
-        })
-        .await
+        });
+        checked(found.await?, &request.id)
     }
 
     /// Returns a page of the ballots, newest first.
@@ -210,7 +242,7 @@ mod tests {
         assert_eq!(signed.reason, "é".repeat(512), "what is signed is what the fleet keeps");
         let bundle = TrustBundle::from_pem(authority.certificate_pem()).expect("a bundle");
         let evidence = Evidence {
-            authority: issuer_in(&bundle, &signed.certificate).expect("it has issued it").to_vec().into(),
+            authority: issuer_in(&bundle, &signed.certificate, now()).expect("it has issued it").to_vec().into(),
             envelope: signed.envelope,
             binding: signed.binding,
             certificate: signed.certificate,
@@ -254,6 +286,25 @@ mod tests {
     async fn without_a_certificate_a_vote_remains_as_it_is() {
         let client = FleetClient::new(&["127.0.0.1:1"], Settings::default()).expect("the endpoint is good");
         assert_eq!(client.signed(&Ballot::default(), vote()).expect("it is not signed"), vote());
+    }
+
+    #[test]
+    fn a_ballot_is_believed_if_it_is_the_one_that_was_asked_for_and_what_its_digest_says() {
+        let id = ballot().id;
+        assert_eq!(checked(ballot(), &id).expect("it is right"), ballot());
+        for wrong in [
+            Ballot { question: "delete?".into(), ..ballot() },
+            Ballot { digest: vec![0; 32].into(), ..ballot() },
+            Ballot { fleet: "other".into(), ..ballot() },
+            Ballot::default(),
+        ] {
+            assert!(matches!(checked(wrong, &id), Err(ClientError::WrongBallot { .. })));
+        }
+        assert!(matches!(checked(ballot(), &new_ballot_id()), Err(ClientError::WrongBallot { .. })));
+        let request = OpenBallotRequest { id, question: "deploy?".into(), ..OpenBallotRequest::default() };
+        assert!(checked_opened(ballot(), &request).is_ok());
+        let other = OpenBallotRequest { question: "delete?".into(), ..request };
+        assert!(matches!(checked_opened(ballot(), &other), Err(ClientError::WrongBallot { .. })));
     }
 
     #[test]

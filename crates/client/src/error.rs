@@ -69,6 +69,14 @@ pub enum ClientError {
         /// Why.
         problem: String,
     },
+    /// The fleet has returned a ballot that is not what its members were asked, or not the one that was asked for.
+    #[error("the ballot {ballot:?} is not to be believed: {problem}; ask another coordinator")]
+    WrongBallot {
+        /// The id of the ballot that was asked for.
+        ballot: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// The requested object does not exist.
     #[error("{message}")]
     NotFound {

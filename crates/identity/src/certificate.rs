@@ -94,6 +94,19 @@ impl Certificate {
         check_issuer(&CertificateDer::from(der), &CertificateDer::from(authority), certificate.not_before).is_ok()
     }
 
+    /// Checks that a certificate, DER, of a member or an authority, does not expire before a time, Unix milliseconds.
+    /// There is no margin. `what` is what an error calls it.
+    ///
+    /// # Errors
+    /// If it does, or is malformed.
+    pub fn check_lasts(what: &'static str, der: &[u8], until: u64) -> Result<(), IdentityError> {
+        let (from, not_after) = validity_of(&CertificateDer::from(der))?;
+        if until > not_after {
+            return Err(IdentityError::NotValid { what, from, until: not_after, at: until });
+        }
+        Ok(())
+    }
+
     /// Verifies a signature of a message by the key of a certificate, DER. The certificate itself is not verified.
     ///
     /// # Errors
@@ -180,6 +193,18 @@ mod tests {
         let body = STANDARD.encode(ed25519.as_ref());
         let pem = format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n");
         [PrivateKey::generate().unwrap(), PrivateKey::from_pem(&pem).unwrap()]
+    }
+
+    #[test]
+    fn a_certificate_lasts_until_its_end_and_no_millisecond_longer() {
+        let authority = authority();
+        let certificate = issued(&authority, &PrivateKey::generate().unwrap());
+        let end = Certificate::from_der(&certificate).unwrap().not_after;
+        assert!(Certificate::check_lasts("certificate", &certificate, end).is_ok());
+        let late = Certificate::check_lasts("certificate", &certificate, end + 1);
+        assert!(matches!(late, Err(IdentityError::NotValid { until, .. }) if until == end), "{late:?}");
+        assert!(Certificate::check_lasts("authority's certificate", authority.certificate(), end + 1).is_ok());
+        assert!(Certificate::check_lasts("certificate", b"x", 0).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use robeing_identity::{Certificate, PeerRole, SpiffeId, TrustBundle, digest};
 use uuid::Uuid;
 
-use crate::{Envelope, KeyBinding, MAX_CERTIFICATE_BYTES, VoteError, VoteStatement, hex};
+use crate::{Envelope, KeyBinding, MAX_AUTHORITY_BYTES, MAX_CERTIFICATE_BYTES, VoteError, VoteStatement, hex};
 
 /// Maximum length of a member's name in a fleet, bytes. Longer names are cut.
 const MAX_NAME_BYTES: usize = 253;
@@ -69,7 +69,7 @@ impl Expect<'_> {
 /// [`VoteError`] with what is wrong.
 pub fn verify(evidence: &Evidence, expect: &Expect<'_>) -> Result<(), VoteError> {
     VoteError::if_larger("certificate of the voter", evidence.certificate.len(), MAX_CERTIFICATE_BYTES)?;
-    VoteError::if_larger("certificate of the authority", evidence.authority.len(), MAX_CERTIFICATE_BYTES)?;
+    VoteError::if_larger("certificate of the authority", evidence.authority.len(), MAX_AUTHORITY_BYTES)?;
     let envelope = Envelope::from_bytes(&evidence.envelope)?;
     expect.check(&envelope.statement()?)?;
     envelope.verify_signature()?;
@@ -104,8 +104,24 @@ pub fn member_name(id: &SpiffeId) -> Option<String> {
     Some(format!("{kept}~{}", &hex(&digest(name.as_bytes()))[..CUT_DIGITS]))
 }
 
-/// Returns the authority of a bundle that issued a member's certificate, DER, whether or not both are still valid.
-pub fn issuer_in<'a>(bundle: &'a TrustBundle, certificate: &[u8]) -> Option<&'a [u8]> {
-    let mut authorities = bundle.authorities().iter().map(|authority| &authority[..]);
-    authorities.find(|authority| Certificate::is_issued_by(certificate, authority))
+impl Evidence {
+    /// Checks that neither certificate expires before a time, Unix milliseconds, without any margin.
+    ///
+    /// # Errors
+    /// [`VoteError::Certificate`] if one does, or is malformed.
+    pub fn lasts_until(&self, time: u64) -> Result<(), VoteError> {
+        let lasts = |what, der: &[u8]| Certificate::check_lasts(what, der, time).map_err(VoteError::certificate);
+        lasts("certificate", &self.certificate)?;
+        lasts("authority's certificate", &self.authority)
+    }
+}
+
+/// Returns the authority of a bundle that issued a member's certificate, DER; of several with the same key, one that is
+/// valid until `time`, Unix milliseconds, if there is one.
+pub fn issuer_in<'a>(bundle: &'a TrustBundle, certificate: &[u8], time: u64) -> Option<&'a [u8]> {
+    let authorities = bundle.authorities().iter().map(|authority| &authority[..]);
+    let mut issuers = authorities.filter(|authority| Certificate::is_issued_by(certificate, authority));
+    let first = issuers.next()?;
+    let lasts = |authority: &&[u8]| Certificate::check_lasts("authority's certificate", authority, time).is_ok();
+    if lasts(&first) { Some(first) } else { issuers.find(lasts).or(Some(first)) }
 }

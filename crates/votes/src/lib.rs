@@ -42,8 +42,10 @@ pub use self::{
 pub const MAX_ENVELOPE_BYTES: usize = 4 * 1024;
 /// Maximum size of a binding, bytes.
 pub const MAX_BINDING_BYTES: usize = 1024;
-/// Maximum size of a certificate, of a voter or of an authority, bytes of DER.
-pub const MAX_CERTIFICATE_BYTES: usize = 4 * 1024;
+/// Maximum size of a voter's certificate, bytes of DER.
+pub const MAX_CERTIFICATE_BYTES: usize = 2 * 1024;
+/// Maximum size of an authority's certificate, bytes of DER.
+pub const MAX_AUTHORITY_BYTES: usize = 4 * 1024;
 /// Maximum length of the reason of a vote, bytes; see [`cut_reason`].
 pub const MAX_REASON_BYTES: usize = 1024;
 /// Maximum number of members of an electorate.

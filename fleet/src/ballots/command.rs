@@ -10,9 +10,10 @@ use crate::{
     BallotId, Effect, Fleet, LetterId, PostLetter, Refusal, Reply, UnixMillis,
     config::{check_length, check_name, invalid},
     limits::{
-        ELECTOR_OVERHEAD, LEAST_BALLOT_BYTES, MAX_BALLOT_DURATION_MS, MAX_BALLOT_OPTIONS, MAX_BINDING_BYTES,
-        MAX_ELECTORS, MAX_ENVELOPE_BYTES, MAX_LETTER_TTL_MS, MAX_NOTICE_BYTES, MAX_OPTION_BYTES, MAX_QUESTION_BYTES,
-        MAX_SENDER_BYTES, MAX_VOTE_CERTIFICATE_BYTES, MAX_VOTE_REASON_BYTES, MAX_VOTE_WEIGHT, MIN_BALLOT_OPTIONS,
+        ELECTOR_OVERHEAD, LEAST_BALLOT_BYTES, MAX_BALLOT_DURATION_MS, MAX_BALLOT_FLEET_BYTES, MAX_BALLOT_OPTIONS,
+        MAX_BINDING_BYTES, MAX_ELECTORS, MAX_ENVELOPE_BYTES, MAX_LETTER_TTL_MS, MAX_NOTICE_BYTES, MAX_OPTION_BYTES,
+        MAX_QUESTION_BYTES, MAX_SENDER_BYTES, MAX_VOTE_AUTHORITY_BYTES, MAX_VOTE_CERTIFICATE_BYTES,
+        MAX_VOTE_REASON_BYTES, MAX_VOTE_WEIGHT, MIN_BALLOT_OPTIONS,
     },
     steps::Jobs,
     tasks::attempts::cut,
@@ -67,6 +68,13 @@ pub struct OpenBallot {
     /// The payload of the letters to agents; at most [`MAX_NOTICE_BYTES`].
     #[bilrost(9)]
     pub notice: Bytes,
+    /// The fleet, as the digest and the votes name it; at most [`MAX_BALLOT_FLEET_BYTES`].
+    #[bilrost(10)]
+    pub fleet: String,
+    /// The digest of the addresses and the weights, as whoever opens it wrote them. The state keeps it, so that a
+    /// coordinator can tell whether the same is asked again, although the addresses stand for others by then.
+    #[bilrost(tag(11), encoding(plainbytes))]
+    pub asked: [u8; 32],
 }
 
 /// A vote as it is cast.
@@ -109,7 +117,7 @@ pub struct VoteEvidence {
     /// The member's certificate, DER; at most [`MAX_VOTE_CERTIFICATE_BYTES`].
     #[bilrost(3)]
     pub certificate: Bytes,
-    /// The certificate of the authority that issued it, DER; at most [`MAX_VOTE_CERTIFICATE_BYTES`].
+    /// The certificate of the authority that issued it, DER; at most [`MAX_VOTE_AUTHORITY_BYTES`].
     #[bilrost(4)]
     pub authority: Bytes,
 }
@@ -122,14 +130,17 @@ pub(crate) struct Content<'a> {
     pub electorate: &'a [Elector],
     pub threshold: Fraction,
     pub ttl: u64,
+    pub fleet: &'a str,
 }
 
 impl Content<'_> {
     /// Refuses what is out of bounds.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
-        for (field, text, most) in
-            [("opened_by", self.opened_by, MAX_SENDER_BYTES), ("question", self.question, MAX_QUESTION_BYTES)]
-        {
+        for (field, text, most) in [
+            ("opened_by", self.opened_by, MAX_SENDER_BYTES),
+            ("question", self.question, MAX_QUESTION_BYTES),
+            ("fleet", self.fleet, MAX_BALLOT_FLEET_BYTES),
+        ] {
             if text.is_empty() {
                 return Err(invalid(field, "must not be empty"));
             }
@@ -174,7 +185,7 @@ impl Content<'_> {
             return Err(invalid(field, "must be in the order of the names, each once"));
         }
         let mut letters = BTreeSet::new();
-        for Elector { name, weight, letter } in self.electorate {
+        for Elector { name, weight, letter, signs: _ } in self.electorate {
             check_name("electorate.name", name)?;
             if !(1..=MAX_VOTE_WEIGHT).contains(weight) {
                 let problem = format!("of {name} is {weight}, must be 1 to {MAX_VOTE_WEIGHT}");
@@ -193,7 +204,7 @@ impl Content<'_> {
     pub(crate) fn bytes(&self) -> u64 {
         let options: usize = self.options.iter().map(String::len).sum();
         let names: u64 = self.electorate.iter().map(|elector| elector.name.len() as u64 + ELECTOR_OVERHEAD).sum();
-        (self.opened_by.len() + self.question.len() + options) as u64 + names
+        (self.opened_by.len() + self.question.len() + self.fleet.len() + options) as u64 + names
     }
 
     /// Returns the bytes that the votes of all members count for at most.
@@ -224,6 +235,7 @@ impl OpenBallot {
             electorate: &self.electorate,
             threshold: self.threshold,
             ttl: self.ttl,
+            fleet: &self.fleet,
         }
     }
 
@@ -261,7 +273,7 @@ impl VoteEvidence {
             ("evidence.envelope", &self.envelope, MAX_ENVELOPE_BYTES),
             ("evidence.binding", &self.binding, MAX_BINDING_BYTES),
             ("evidence.certificate", &self.certificate, MAX_VOTE_CERTIFICATE_BYTES),
-            ("evidence.authority", &self.authority, MAX_VOTE_CERTIFICATE_BYTES),
+            ("evidence.authority", &self.authority, MAX_VOTE_AUTHORITY_BYTES),
         ] {
             if !(1..=most).contains(&part.len()) {
                 return Err(invalid(field, format!("has {} bytes, must have 1 to {most}", part.len())));

@@ -30,7 +30,7 @@ use crate::{
         BALLOT_TTL_MS, MAX_BINDING_BYTES, MAX_ENVELOPE_BYTES, MAX_NAME_BYTES, MAX_VOTE_CERTIFICATE_BYTES,
         MAX_VOTE_REASON_BYTES, VOTE_OVERHEAD,
     },
-    numbered::{Entry, Numbered},
+    numbered::Entry,
     snapshot::{Rest, Untaken},
 };
 
@@ -63,6 +63,9 @@ pub struct Elector {
     /// The letter that tells it of the ballot, if it is an agent.
     #[bilrost(3)]
     pub letter: Option<LetterId>,
+    /// Whether only a vote with evidence counts for it: whoever opened the ballot knows that it has a certificate.
+    #[bilrost(4)]
+    pub signs: bool,
 }
 
 /// What became of a ballot.
@@ -206,6 +209,12 @@ pub struct Ballot {
     /// Whether it is open, or what became of it.
     #[bilrost(oneof(13))]
     pub state: BallotState,
+    /// The fleet, as its votes name it.
+    #[bilrost(14)]
+    pub fleet: String,
+    /// The digest of the addresses and the weights, as whoever opened it wrote them.
+    #[bilrost(tag(15), encoding(plainbytes))]
+    pub asked: [u8; 32],
 }
 
 /// The weights of a ballot's votes. Whoever is in `total` and nowhere else has not voted.
@@ -233,8 +242,7 @@ impl Tally {
 /// Returns the bytes that the largest vote of this member counts for.
 fn largest_vote(member: &str) -> u64 {
     let texts = member.len() + MAX_VOTE_REASON_BYTES + MAX_NAME_BYTES;
-    // The certificates are the member's and its authority's.
-    let evidence = MAX_ENVELOPE_BYTES + MAX_BINDING_BYTES + 2 * MAX_VOTE_CERTIFICATE_BYTES;
+    let evidence = MAX_ENVELOPE_BYTES + MAX_BINDING_BYTES + MAX_VOTE_CERTIFICATE_BYTES;
     VOTE_OVERHEAD + (texts + evidence) as u64
 }
 
@@ -246,11 +254,10 @@ impl Vote {
         (self.choice, self.option, envelope) == (cast.choice, cast.option, cast_envelope)
     }
 
-    fn counted_bytes(&self, authorities: &Numbered<KnownAuthority>) -> u64 {
+    fn counted_bytes(&self) -> u64 {
         let texts = self.member.len() + self.reason.len() + self.attested_by.len();
         let evidence = self.evidence.as_ref().map_or(0, |evidence| {
-            let authority = authorities.get(evidence.authority).map_or(0, |authority| authority.der.len());
-            evidence.envelope.len() + evidence.binding.len() + evidence.certificate.len() + authority
+            evidence.envelope.len() + evidence.binding.len() + evidence.certificate.len()
         });
         VOTE_OVERHEAD + (texts + evidence) as u64
     }
@@ -342,13 +349,13 @@ impl Ballot {
             electorate: &self.electorate,
             threshold: self.threshold,
             ttl: self.ttl,
+            fleet: &self.fleet,
         }
     }
 
-    /// Returns the bytes that are stored and count against [`MAX_BALLOT_BYTES`](crate::limits::MAX_BALLOT_BYTES), with
-    /// these authorities.
-    pub(crate) fn stored_bytes(&self, authorities: &Numbered<KnownAuthority>) -> u64 {
-        let votes: u64 = self.votes.iter().map(|vote| vote.counted_bytes(authorities)).sum();
+    /// Returns the bytes that are stored and count against [`MAX_BALLOT_BYTES`](crate::limits::MAX_BALLOT_BYTES).
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let votes: u64 = self.votes.iter().map(Vote::counted_bytes).sum();
         self.content().bytes() + votes
     }
 

@@ -1,9 +1,9 @@
 //! How ballots are opened, and how room is made for them.
 
-use super::{Ballot, BallotState, command::OpenBallot, state::Ballots};
+use super::{Ballot, BallotState, command::OpenBallot};
 use crate::{
     Effect, Fleet, PostLetter, Refusal, Reply,
-    limits::{MAX_BALLOT_BYTES, MAX_BALLOTS, MAX_OPEN_BALLOTS},
+    limits::{MAX_BALLOT_BYTES, MAX_BALLOT_BYTES_OF_ONE, MAX_BALLOTS, MAX_OPEN_BALLOTS, MAX_OPEN_BALLOTS_OF_ONE},
     steps::{Job, Jobs},
 };
 
@@ -31,9 +31,9 @@ impl Fleet {
             return Reply::Refused(refusal);
         }
         self.make_room_for_ballot(ballot.counted_bytes());
-        let OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, digest, notice: _ } = ballot;
-        let Ballots { kept, authorities } = &mut self.state.ballots;
-        let opened = kept.add(|seq| Ballot {
+        let OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, .. } = ballot;
+        let OpenBallot { digest, fleet, asked, .. } = ballot;
+        let opened = self.state.ballots.kept.add(|seq| Ballot {
             seq,
             id,
             opened_by,
@@ -47,8 +47,10 @@ impl Fleet {
             digest,
             votes: Vec::new(),
             state: BallotState::Open,
+            fleet,
+            asked,
         });
-        self.indexes.enter_ballot(opened, authorities);
+        self.indexes.enter_ballot(opened);
         effects.push(Effect::BallotOpened { id });
         if !notices.is_empty() {
             jobs.push(Job::Post(notices.into_iter()));
@@ -73,8 +75,18 @@ impl Fleet {
         if indexes.open.len() >= MAX_OPEN_BALLOTS {
             return full("open ballots", MAX_OPEN_BALLOTS as u64, "open this one when some are closed");
         }
+        let (of_one, counted) = (indexes.open_of(&ballot.opened_by), ballot.counted_bytes());
+        if of_one.count >= MAX_OPEN_BALLOTS_OF_ONE {
+            let remedy = "open this one when some of yours are closed";
+            return full("open ballots of one opener", MAX_OPEN_BALLOTS_OF_ONE as u64, remedy);
+        }
+        if of_one.bytes.saturating_add(counted) > MAX_BALLOT_BYTES_OF_ONE {
+            let remedy = "open this one when some of yours are closed, or let fewer members vote";
+            let what = "bytes of the open ballots of one opener and of the votes that they wait for";
+            return full(what, MAX_BALLOT_BYTES_OF_ONE, remedy);
+        }
         // Closed ballots make room, and open ones never do.
-        if indexes.open_bytes.saturating_add(ballot.counted_bytes()) > MAX_BALLOT_BYTES {
+        if indexes.open_bytes.saturating_add(counted) > MAX_BALLOT_BYTES {
             let remedy = "open this one when some are closed, or let fewer members vote";
             return full("bytes of open ballots and of the votes that they wait for", MAX_BALLOT_BYTES, remedy);
         }
@@ -101,15 +113,14 @@ impl Fleet {
 
     /// Removes a ballot, and the authorities that no other one refers to.
     pub(super) fn forget_ballot(&mut self, seq: u64) {
-        let Ballots { kept, authorities } = &mut self.state.ballots;
-        let Some(ballot) = kept.remove(seq, &self.snapshots) else { return };
-        self.indexes.leave_ballot(&ballot, authorities);
+        let Some(ballot) = self.state.ballots.kept.remove(seq, &self.snapshots) else { return };
+        self.indexes.leave_ballot(&ballot);
         for number in ballot.authorities() {
             if self.indexes.ballots.uses.contains_key(&number) {
                 continue;
             }
-            if let Some(authority) = authorities.remove(number, &self.snapshots) {
-                self.indexes.ballots.numbers.remove(&authority.der);
+            if let Some(authority) = self.state.ballots.authorities.remove(number, &self.snapshots) {
+                self.indexes.ballots.leave_authority(&authority);
             }
         }
     }

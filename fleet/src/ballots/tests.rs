@@ -4,7 +4,10 @@ use super::{Ballot, BallotOutcome, BallotState, Choice, Elector, Vote, fraction:
 use crate::{BallotId, Stamp};
 
 fn ballot(weights: &[u32], options: usize, threshold: Fraction) -> Ballot {
-    let elector = |(n, weight): (usize, &u32)| Elector { name: format!("m{n:03}"), weight: *weight, letter: None };
+    let elector = |(n, weight): (usize, &u32)| {
+        let name = format!("m{n:03}");
+        Elector { name, weight: *weight, letter: None, signs: false }
+    };
     Ballot {
         seq: 1,
         id: BallotId(1),
@@ -19,6 +22,8 @@ fn ballot(weights: &[u32], options: usize, threshold: Fraction) -> Ballot {
         digest: [1; 32],
         votes: Vec::new(),
         state: BallotState::Open,
+        fleet: "one".to_owned(),
+        asked: [2; 32],
     }
 }
 

@@ -5,9 +5,8 @@ use bytes::Bytes;
 use super::{
     Ballot, BallotOutcome, BallotState, KnownAuthority, StoredEvidence, Vote,
     command::{CastVote, VoteEvidence},
-    state::Ballots,
 };
-use crate::{Effect, Fleet, Refusal, Reply};
+use crate::{Effect, Fleet, Refusal, Reply, config::invalid, limits::MAX_VOTE_AUTHORITIES};
 
 impl Fleet {
     pub(super) fn cast_vote(&mut self, cast: CastVote, effects: &mut Vec<Effect>) -> Reply {
@@ -26,7 +25,7 @@ impl Fleet {
             Some(outcome)
         });
         let outcome = outcome.flatten();
-        effects.push(Effect::VoteCast { id });
+        effects.push(Effect::VoteCast { id, choice });
         effects.extend(outcome.map(|_| Effect::BallotClosed { id }));
         Reply::VoteCast { existing: false, outcome }
     }
@@ -42,9 +41,9 @@ impl Fleet {
         let Some(ballot) = self.ballot(id) else {
             return refused(Refusal::UnknownBallot { ballot: id });
         };
-        if ballot.elector(&cast.member).is_none() {
+        let Some(elector) = ballot.elector(&cast.member) else {
             return refused(Refusal::NotElector { ballot: id, member: cast.member.clone() });
-        }
+        };
         if let Some(vote) = ballot.vote_of(&cast.member) {
             return match vote.is_same_as(cast) {
                 true => Err(Reply::VoteCast { existing: true, outcome: ballot.outcome() }),
@@ -55,10 +54,30 @@ impl Fleet {
         if !ballot.is_open() || ballot.expires <= self.state.now.fleet {
             return refused(Refusal::BallotClosed { ballot: id });
         }
-        match ballot.check_option(cast.choice, cast.option) {
+        // Whichever coordinator proposes it: none of them alone can let an unsigned vote count for such a member.
+        if elector.signs && cast.evidence.is_none() {
+            let problem = format!("is missing: in this ballot, {} signs its vote with its certificate", cast.member);
+            return refused(invalid("evidence", problem));
+        }
+        let checked = ballot.check_option(cast.choice, cast.option).and_then(|()| self.check_authority_room(cast));
+        match checked {
             Ok(()) => Ok(ballot.seq),
             Err(refusal) => refused(refusal),
         }
+    }
+
+    /// Refuses a vote whose authority is not kept yet if there is no room for another one.
+    fn check_authority_room(&self, cast: &CastVote) -> Result<(), Refusal> {
+        let Some(evidence) = &cast.evidence else { return Ok(()) };
+        let is_known = self.indexes.ballots.numbers.get(&evidence.authority).is_some();
+        if is_known || self.state.ballots.authorities.len() < MAX_VOTE_AUTHORITIES {
+            return Ok(());
+        }
+        Err(Refusal::Full {
+            what: "authorities that have issued certificates of voters".to_owned(),
+            limit: MAX_VOTE_AUTHORITIES as u64,
+            remedy: "vote with a certificate of an authority that is known, or when ballots are forgotten".to_owned(),
+        })
     }
 
     /// Returns the evidence as it is kept, with the number of its authority, which is kept once.
@@ -79,12 +98,11 @@ impl Fleet {
 
     /// Changes a ballot and updates the indexes. Does nothing if there is no such ballot.
     fn change_ballot<R>(&mut self, seq: u64, change: impl FnOnce(&mut Ballot) -> R) -> Option<R> {
-        let Ballots { kept, authorities } = &mut self.state.ballots;
         let indexes = &mut self.indexes;
-        kept.change(seq, &self.snapshots, |ballot| {
-            indexes.leave_ballot(ballot, authorities);
+        self.state.ballots.kept.change(seq, &self.snapshots, |ballot| {
+            indexes.leave_ballot(ballot);
             let result = change(ballot);
-            indexes.enter_ballot(ballot, authorities);
+            indexes.enter_ballot(ballot);
             result
         })
     }

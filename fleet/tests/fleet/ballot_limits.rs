@@ -29,7 +29,7 @@ fn field_of(checked: Result<(), Refusal>) -> String {
 }
 
 fn client(name: String) -> Elector {
-    Elector { name, weight: 1, letter: None }
+    Elector { name, weight: 1, letter: None, signs: false }
 }
 
 /// Returns a ballot of one client, which is told of nothing.
@@ -52,11 +52,13 @@ fn ballots_are_held_to_their_limits() {
     type Change = fn(&mut OpenBallot, usize);
     let many: Change = |b, n| b.electorate = names(n, 8).into_iter().map(client).collect();
     let ttl = MAX_BALLOT_DURATION_MS as usize;
-    let cases: [(&str, Change, usize, usize); 18] = [
+    let cases: [(&str, Change, usize, usize); 20] = [
         ("opened_by", |b, n| b.opened_by = text(n), MAX_SENDER_BYTES, MAX_SENDER_BYTES + 1),
         ("opened_by", |b, n| b.opened_by = text(n), 1, 0),
         ("question", |b, n| b.question = text(n), MAX_QUESTION_BYTES, MAX_QUESTION_BYTES + 1),
         ("question", |b, n| b.question = text(n), 1, 0),
+        ("fleet", |b, n| b.fleet = text(n), MAX_BALLOT_FLEET_BYTES, MAX_BALLOT_FLEET_BYTES + 1),
+        ("fleet", |b, n| b.fleet = text(n), 1, 0),
         ("options", |b, n| b.options = names(n, 8), MIN_BALLOT_OPTIONS, MIN_BALLOT_OPTIONS - 1),
         ("options", |b, n| b.options = names(n, 8), MAX_BALLOT_OPTIONS, MAX_BALLOT_OPTIONS + 1),
         ("options", |b, n| b.options = vec![text(n), "b".to_owned()], MAX_OPTION_BYTES, MAX_OPTION_BYTES + 1),
@@ -129,7 +131,7 @@ fn votes_are_held_to_their_limits() {
         ("evidence.envelope", |e, bytes| e.envelope = bytes, MAX_ENVELOPE_BYTES),
         ("evidence.binding", |e, bytes| e.binding = bytes, MAX_BINDING_BYTES),
         ("evidence.certificate", |e, bytes| e.certificate = bytes, MAX_VOTE_CERTIFICATE_BYTES),
-        ("evidence.authority", |e, bytes| e.authority = bytes, MAX_VOTE_CERTIFICATE_BYTES),
+        ("evidence.authority", |e, bytes| e.authority = bytes, MAX_VOTE_AUTHORITY_BYTES),
     ];
     for (field, part, most) in parts {
         let of = |bytes| {
@@ -142,11 +144,41 @@ fn votes_are_held_to_their_limits() {
     }
 }
 
+/// Returns a ballot that one of several opens.
+fn by(opener: u128, ballot: OpenBallot) -> OpenBallot {
+    // All have names of the same length.
+    OpenBallot { opened_by: format!("{opener:0>bytes$}", bytes = ballot.opened_by.len()), ..ballot }
+}
+
+#[test]
+fn one_opener_has_a_share_and_others_have_theirs() {
+    let mut trial = Trial::newest();
+    for n in 1..=MAX_OPEN_BALLOTS_OF_ONE as u128 {
+        assert_eq!(apply(&mut trial, BallotCommand::Open(lone(n))), NEW);
+    }
+    assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&lone(0))), MAX_OPEN_BALLOTS_OF_ONE as u64);
+    assert!(matches!(trial.open(lone(0)), Reply::Refused(Refusal::Full { .. })));
+    assert_eq!(trial.open(by(1, lone(1_000))), NEW, "others may open theirs");
+    trial.cast(vote(7, "client:c", Choice::Reject));
+    assert_eq!(trial.open(lone(0)), NEW);
+
+    let mut trial = Trial::newest();
+    trial.open(largest(1));
+    let each = trial.fleet.ballot_counts().bytes;
+    let count = u128::from(MAX_BALLOT_BYTES_OF_ONE / each);
+    for n in 2..=count {
+        assert_eq!(apply(&mut trial, BallotCommand::Open(largest(n))), NEW);
+    }
+    assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&largest(0))), MAX_BALLOT_BYTES_OF_ONE);
+    assert_eq!(trial.fleet.refusal_of_ballot(&by(1, largest(0))), None);
+    assert!(count >= 7, "{count} of the largest ballots, as the documentation says");
+}
+
 #[test]
 fn so_many_ballots_are_open_and_one_more_is_refused() {
     let mut trial = Trial::newest();
     for n in 1..=MAX_OPEN_BALLOTS as u128 {
-        assert_eq!(apply(&mut trial, BallotCommand::Open(lone(n))), NEW);
+        assert_eq!(apply(&mut trial, BallotCommand::Open(by(n % 4, lone(n)))), NEW);
     }
     assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&lone(0))), MAX_OPEN_BALLOTS as u64);
     assert!(matches!(trial.open(lone(0)), Reply::Refused(Refusal::Full { .. })));
@@ -183,6 +215,7 @@ fn largest(n: u128) -> OpenBallot {
     OpenBallot {
         opened_by: text(MAX_SENDER_BYTES),
         question: text(MAX_QUESTION_BYTES),
+        fleet: text(MAX_BALLOT_FLEET_BYTES),
         options: names(MAX_BALLOT_OPTIONS, MAX_OPTION_BYTES),
         electorate: names(MAX_ELECTORS, MAX_NAME_BYTES).into_iter().map(client).collect(),
         threshold: Fraction { numerator: u32::MAX, denominator: u32::MAX },
@@ -192,9 +225,9 @@ fn largest(n: u128) -> OpenBallot {
     }
 }
 
-/// Returns the largest vote, with an authority of its own.
+/// Returns the largest vote, whose authority is that of its ballot.
 fn largest_vote(n: u128, member: &str) -> CastVote {
-    let authority = format!("{n:0>16}{member}").into_bytes();
+    let authority = format!("{n:0>16}").into_bytes();
     let padded = |mut bytes: Vec<u8>, length: usize| {
         bytes.resize(length, 0);
         Bytes::from(bytes)
@@ -203,7 +236,7 @@ fn largest_vote(n: u128, member: &str) -> CastVote {
         envelope: padded(Vec::new(), MAX_ENVELOPE_BYTES),
         binding: padded(Vec::new(), MAX_BINDING_BYTES),
         certificate: padded(Vec::new(), MAX_VOTE_CERTIFICATE_BYTES),
-        authority: padded(authority, MAX_VOTE_CERTIFICATE_BYTES),
+        authority: padded(authority, MAX_VOTE_AUTHORITY_BYTES),
     };
     CastVote {
         option: MAX_BALLOT_OPTIONS as u32,
@@ -223,10 +256,11 @@ fn open_ballots_have_room_for_the_largest_votes_of_all_their_members_and_closed_
     let each = trial.fleet.ballot_counts().bytes;
     let count = u128::from(MAX_BALLOT_BYTES / each);
     for n in 2..=count {
-        assert_eq!(apply(&mut trial, BallotCommand::Open(largest(n))), NEW);
+        assert_eq!(apply(&mut trial, BallotCommand::Open(by(n % 5, largest(n)))), NEW);
     }
-    assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&largest(0))), MAX_BALLOT_BYTES);
-    assert!(matches!(trial.open(largest(0)), Reply::Refused(Refusal::Full { limit: MAX_BALLOT_BYTES, .. })));
+    let more = by(9, largest(0));
+    assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&more)), MAX_BALLOT_BYTES);
+    assert!(matches!(trial.open(more), Reply::Refused(Refusal::Full { limit: MAX_BALLOT_BYTES, .. })));
     assert_eq!(trial.fleet.refusal_of_ballot(&largest(1)), None, "a known one needs no room");
     for n in 1..=count {
         trial.now += 1;
@@ -241,10 +275,38 @@ fn open_ballots_have_room_for_the_largest_votes_of_all_their_members_and_closed_
     }
     assert_eq!(trial.fleet.ballot_counts().bytes, count as u64 * each, "exactly what was counted from the beginning");
     let size = trial.fleet.encode().len() as u64 - before;
-    assert!(size <= count as u64 * (each + MAX_BALLOT_OVERHEAD), "{size} bytes in a snapshot");
+    let authorities = count as u64 * (MAX_VOTE_AUTHORITY_BYTES as u64 + MAX_VOTE_AUTHORITY_OVERHEAD);
+    assert!(size <= count as u64 * (each + MAX_BALLOT_OVERHEAD) + authorities, "{size} bytes in a snapshot");
     assert_eq!(trial.open(largest(0)), NEW);
     assert!(trial.fleet.ballot(BallotId(1)).is_none() && trial.fleet.ballot(BallotId(2)).is_some());
-    assert!(trial.fleet.authority(1).is_none() && trial.fleet.authority(MAX_ELECTORS as u64 + 1).is_some());
+    assert!(trial.fleet.authority(1).is_none() && trial.fleet.authority(2).is_some());
+}
+
+#[test]
+fn so_many_authorities_are_kept_and_a_vote_with_another_one_is_refused_until_one_is_forgotten() {
+    let mut trial = Trial::newest();
+    let signed = |n: u128, authority: u128| {
+        let authority = evidence(format!("{authority}").as_bytes());
+        CastVote { evidence: Some(authority), ..vote(n, "client:c", Choice::Approve) }
+    };
+    let most = MAX_VOTE_AUTHORITIES as u128;
+    for n in 1..=most {
+        assert_eq!(apply(&mut trial, BallotCommand::Open(lone(n))), NEW);
+        let counted = apply(&mut trial, BallotCommand::Cast(signed(n, n)));
+        assert!(matches!(counted, Reply::VoteCast { existing: false, .. }), "{counted:?}");
+    }
+    trial.open(lone(most + 1));
+    trial.open(lone(most + 2));
+    let before = trial.fleet.encode();
+    let refused = trial.cast(signed(most + 1, most + 1));
+    assert!(matches!(refused, Reply::Refused(Refusal::Full { limit, .. }) if limit == MAX_VOTE_AUTHORITIES as u64));
+    assert_eq!(trial.fleet.encode(), before);
+    let known = trial.cast(signed(most + 2, 1));
+    assert!(matches!(known, Reply::VoteCast { existing: false, .. }), "one that is known needs no room: {known:?}");
+    trial.after(BALLOT_TTL_MS);
+    trial.open(lone(most + 3));
+    let counted = trial.cast(signed(most + 3, most + 1));
+    assert!(matches!(counted, Reply::VoteCast { existing: false, .. }), "{counted:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use robeing_fleet::{
     Reply, VoteEvidence, limits::*,
 };
 
-use crate::fixture::{Trial, ballot, elector, evidence, letter, vote};
+use crate::fixture::{Trial, ballot, elector, evidence, letter, signing, vote};
 
 const NEW: Reply = Reply::BallotOpened { existing: false };
 const KNOWN: Reply = Reply::BallotOpened { existing: true };
@@ -108,10 +108,11 @@ fn a_ballot_is_closed_by_the_vote_that_decides_it() {
     let mut trial = Trial::newest();
     trial.open(ballot(1));
     assert_eq!(trial.cast(vote(1, "a", Choice::Approve)), OPEN);
-    assert_eq!(trial.effects, [Effect::VoteCast { id: id(1) }]);
+    let cast = Effect::VoteCast { id: id(1), choice: Choice::Approve };
+    assert_eq!(trial.effects, [cast.clone()]);
     trial.after(10);
     assert_eq!(trial.cast(vote(1, "client:c", Choice::Approve)), closed_as(APPROVED));
-    assert_eq!(trial.effects, [Effect::VoteCast { id: id(1) }, Effect::BallotClosed { id: id(1) }]);
+    assert_eq!(trial.effects, [cast, Effect::BallotClosed { id: id(1) }]);
     let closed = trial.fleet.ballot(id(1)).expect("it is kept");
     assert_eq!(closed.state, BallotState::Closed { outcome: APPROVED, at: trial.stamp() });
     let votes: Vec<(&str, u64)> = closed.votes.iter().map(|vote| (vote.member.as_str(), vote.at.fleet)).collect();
@@ -168,6 +169,29 @@ fn only_members_vote_and_only_in_ballots_that_there_are() {
     let evidence = Some(evidence(b"one"));
     trial.cast(CastVote { evidence, option: 1, ..vote(1, "a", Choice::Approve) });
     assert_eq!((trial.fleet.encode(), trial.effects.len()), (before, 0), "no authority of a refused vote is kept");
+}
+
+#[test]
+fn an_unsigned_vote_of_a_member_that_signs_is_refused_whoever_attests_it() {
+    let mut trial = Trial::newest();
+    trial.open(signing(ballot(1), "a"));
+    let before = trial.fleet.encode();
+    match trial.cast(vote(1, "a", Choice::Approve)) {
+        Reply::Refused(Refusal::Invalid { field, .. }) => assert_eq!(field, "evidence"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((trial.fleet.encode(), trial.effects.len()), (before, 0));
+    assert_eq!(trial.cast(vote(1, "b", Choice::Reject)), OPEN, "others need not sign");
+    let signed = CastVote { evidence: Some(evidence(b"one")), ..vote(1, "a", Choice::Abstain) };
+    assert_eq!(trial.cast(signed), closed_as(BallotOutcome::Rejected));
+}
+
+#[test]
+fn a_ballot_keeps_the_fleet_and_what_was_asked() {
+    let mut trial = Trial::newest();
+    trial.open(OpenBallot { fleet: "two".to_owned(), asked: [9; 32], ..ballot(1) });
+    let opened = trial.fleet.ballot(id(1)).expect("it is open");
+    assert_eq!((opened.fleet.as_str(), opened.asked), ("two", [9; 32]));
 }
 
 #[test]

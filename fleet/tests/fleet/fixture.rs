@@ -92,7 +92,7 @@ pub fn letter(id: u128) -> PostLetter {
 
 /// Returns an agent of an electorate, which is told of the ballot by the letter with this id.
 pub fn elector(name: &str, letter: u128) -> Elector {
-    Elector { name: name.to_owned(), weight: 1, letter: Some(LetterId(letter)) }
+    Elector { name: name.to_owned(), weight: 1, letter: Some(LetterId(letter)), signs: false }
 }
 
 /// Returns a ballot on which two of the agents `a` and `b` and a client must approve within a minute.
@@ -108,7 +108,17 @@ pub fn ballot(id: u128) -> OpenBallot {
         ttl: 60_000,
         digest: [id as u8; 32],
         notice: Bytes::from_static(b"{}"),
+        fleet: "one".to_owned(),
+        asked: [7; 32],
     }
+}
+
+/// Returns the same ballot, in which this member has to sign its vote.
+pub fn signing(mut ballot: OpenBallot, member: &str) -> OpenBallot {
+    for elector in &mut ballot.electorate {
+        elector.signs |= elector.name == member;
+    }
+    ballot
 }
 
 /// Returns a vote that is not signed.

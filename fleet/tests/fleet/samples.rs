@@ -10,7 +10,7 @@ use robeing_fleet::{
 };
 
 use crate::fixture::{
-    ballot, enrolment, evidence, letter, pooled, retry, specialist, success, task, vote, with_key, worker,
+    ballot, enrolment, evidence, letter, pooled, retry, signing, specialist, success, task, vote, with_key, worker,
 };
 
 pub fn trusted() -> IdentityConfig {
@@ -114,7 +114,7 @@ pub fn ballot_commands() -> Vec<Command> {
     vec![
         Command::Ballot(BallotCommand::Open(ballot(1))),
         Command::Ballot(BallotCommand::Open(OpenBallot { options, notice: Bytes::new(), ..ballot(2) })),
-        Command::Ballot(BallotCommand::Open(ballot(3))),
+        Command::Ballot(BallotCommand::Open(signing(ballot(3), "b"))),
         Command::Ballot(BallotCommand::Cast(vote(1, "a", Choice::Approve))),
         Command::Ballot(BallotCommand::Cast(CastVote { evidence: signed(b"one"), ..vote(1, "b", Choice::Approve) })),
         Command::Ballot(BallotCommand::Cast(CastVote { option: 2, ..vote(2, "a", Choice::Approve) })),

@@ -16,13 +16,15 @@ const BALLOTS: u128 = 6;
 
 /// An electorate of agents, some of which are told by a letter whose id may be taken, and one client.
 fn electorate() -> impl Strategy<Value = Vec<Elector>> {
-    let elector = |(name, weight, letter): (u8, u32, Option<u128>)| Elector {
+    let elector = |(name, weight, letter, signs): (u8, u32, Option<u128>, bool)| Elector {
         name: if name < 6 { name_of(name) } else { "client:carol".to_owned() },
         weight,
         letter: letter.map(LetterId),
+        signs,
     };
     let letter = prop::option::of(prop_oneof![1 => 0..12u128, 6 => 100..100_000u128]);
-    prop::collection::vec((0..7u8, 1..4u32, letter).prop_map(elector), 1..5).prop_map(|mut electorate| {
+    let signs = prop::bool::weighted(0.3);
+    prop::collection::vec((0..7u8, 1..4u32, letter, signs).prop_map(elector), 1..5).prop_map(|mut electorate| {
         electorate.sort_by(|one, other| one.name.cmp(&other.name));
         electorate.dedup_by(|one, other| one.name == other.name);
         electorate
@@ -45,6 +47,8 @@ prop_compose! {
             ttl,
             digest: [content; 32],
             notice: Bytes::from_static(b"{}"),
+            fleet: "fleet".to_owned(),
+            asked: [content + 100; 32],
         }
     }
 }
@@ -156,7 +160,7 @@ impl Known {
     fn bytes(&self) -> u64 {
         let ballot = &self.ballot;
         let options: usize = ballot.options.iter().map(String::len).sum();
-        let mut bytes = (ballot.opened_by.len() + ballot.question.len() + options) as u64;
+        let mut bytes = (ballot.opened_by.len() + ballot.question.len() + ballot.fleet.len() + options) as u64;
         for elector in &ballot.electorate {
             bytes += elector.name.len() as u64 + 32;
             let vote = self.votes.iter().find(|(vote, _)| vote.member == elector.name);
@@ -164,13 +168,13 @@ impl Known {
                 Some((vote, _)) => {
                     let texts = vote.member.len() + vote.reason.len() + vote.attested_by.len();
                     let evidence = vote.evidence.as_ref().map_or(0, |evidence| {
-                        let VoteEvidence { envelope, binding, certificate, authority } = evidence;
-                        [envelope, binding, certificate, authority].map(Bytes::len).iter().sum::<usize>()
+                        let VoteEvidence { envelope, binding, certificate, authority: _ } = evidence;
+                        [envelope, binding, certificate].map(Bytes::len).iter().sum::<usize>()
                     });
                     128 + (texts + evidence) as u64
                 }
                 None if self.closed.is_some() => 0,
-                None => 128 + elector.name.len() as u64 + 1024 + 253 + 4096 + 1024 + 2 * 4096,
+                None => 128 + elector.name.len() as u64 + 1024 + 253 + 4096 + 1024 + 2048,
             };
         }
         bytes.max(4096)
@@ -214,7 +218,7 @@ impl Twin {
             Command::Ballot(BallotCommand::Cast(vote)) => {
                 assert_eq!(*reply, self.cast(vote, now), "{vote:?}");
                 if let Reply::VoteCast { existing: false, outcome } = reply {
-                    expected.push(Effect::VoteCast { id: vote.ballot });
+                    expected.push(Effect::VoteCast { id: vote.ballot, choice: vote.choice });
                     expected.extend(outcome.map(|_| Effect::BallotClosed { id: vote.ballot }));
                 }
             }
@@ -283,6 +287,10 @@ impl Twin {
         }
         if known.closed.is_some() {
             return Reply::Refused(Refusal::BallotClosed { ballot });
+        }
+        if vote.evidence.is_none() && known.ballot.electorate.iter().any(|one| one.name == member && one.signs) {
+            let problem = format!("is missing: in this ballot, {member} signs its vote with its certificate");
+            return Reply::Refused(Refusal::Invalid { field: "evidence".to_owned(), problem });
         }
         if !known.fits(vote) {
             let problem = match (vote.choice, known.ballot.options.len()) {
@@ -368,6 +376,8 @@ fn compare_one(known: &Known, fleet: &Fleet) {
         digest: ballot.digest,
         votes: found.votes.clone(),
         state,
+        fleet: ballot.fleet.clone(),
+        asked: ballot.asked,
     };
     assert_eq!(**found, expected);
     let tally = found.tally();

@@ -135,8 +135,9 @@ impl WorkerMail {
     /// Removes a process. The messages that it has not answered go to another.
     pub(super) fn leave(&self, process: u64) {
         let mut readers = self.lock();
-        readers.remove(&process);
-        self.present.send_replace(readers.len());
+        if readers.remove(&process).is_some() {
+            self.present.send_replace(readers.len());
+        }
     }
 
     /// Records a process's answer. One to a message that it does not have is ignored.
@@ -170,9 +171,19 @@ impl WorkerMail {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use robeing_fleet::NOTICE_KIND;
     use robeing_proto::worker::v1::MessageAccepted;
+    use tokio::time::Instant;
 
     use super::*;
+    use crate::messaging::{
+        Packet,
+        handlers::{Delivery, HandlerOutcome, start},
+        tests::fixture::packet,
+    };
 
     fn message(id: &str) -> Message {
         Message { id: id.into(), ..Message::default() }
@@ -209,6 +220,36 @@ mod tests {
         let (outcome, ()) = tokio::join!(deliver, processes);
         assert!(matches!(outcome, Some(Outcome::Refused(_))));
         assert!(mail.lock()[&2].waiting.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_notice_of_a_ballot_waits_for_a_process_if_one_was_attached_before() {
+        let mail = Arc::new(WorkerMail::new());
+        let started = start(None, Some(Arc::clone(&mail))).expect("it starts");
+        let delivery = |id, kind: &str| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            Delivery { packet: Packet { kind: kind.into(), ..packet(id) }, deadline }
+        };
+        let in_inbox = HandlerOutcome::Accepted { reply: None };
+        // One that handles no messages is none.
+        mail.leave(7);
+        assert_eq!(started.handler.deliver(delivery(1, NOTICE_KIND)).await, in_inbox, "nobody was ever attached");
+        let (outgoing, _messages) = mpsc::channel(1);
+        mail.join(1, outgoing);
+        mail.leave(1);
+        assert_eq!(started.handler.deliver(delivery(2, "note")).await, in_inbox, "it is no notice");
+        let mut waiting = started.handler.deliver(delivery(3, NOTICE_KIND));
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        let (outgoing, mut messages) = mpsc::channel(1);
+        mail.join(2, outgoing);
+        let reply = Some(Bytes::from_static(b"{}"));
+        let answering = async {
+            let id = next(&mut messages).await.id;
+            let accepted = Outcome::Accepted(MessageAccepted { reply: reply.clone() });
+            mail.answered(2, MessageOutcome { id, outcome: Some(accepted) });
+        };
+        let (outcome, ()) = tokio::join!(waiting, answering);
+        assert_eq!(outcome, HandlerOutcome::Accepted { reply });
     }
 
     #[tokio::test(start_paused = true)]

@@ -145,6 +145,7 @@ mod tests {
     use super::*;
 
     fn ballot() -> Ballot {
+        let member = |name: &str| Member { name: name.into(), weight: 1, ..Member::default() };
         let vote = |member: &str, signed, authority: &'static [u8]| Vote {
             member: member.into(),
             choice: 1,
@@ -157,7 +158,7 @@ mod tests {
         Ballot {
             id: "0190163d-8694-739b-aea5-966c26f8ad91".into(),
             question: "deploy?".into(),
-            electorate: ["a", "b", "c"].map(|name| Member { name: name.into(), weight: 1, agent: true }).to_vec(),
+            electorate: ["a", "b", "c"].map(member).to_vec(),
             threshold: "2/3".into(),
             opened_by: "client:ada".into(),
             state: BallotState::Approved.into(),

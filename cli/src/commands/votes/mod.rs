@@ -8,11 +8,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use robeing_client::{FleetClient, new_ballot_id};
+use robeing_client::{ClientError, FleetClient, new_ballot_id};
 use robeing_proto::v1::{
     Ballot, BallotState, CastVoteRequest, ElectorAddress, GetBallotRequest, ListBallotsRequest, OpenBallotRequest,
     VoteChoice,
 };
+use robeing_votes::Report;
 use tokio::time::Instant;
 
 pub use self::file::BallotFileError;
@@ -57,7 +58,12 @@ async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
     }
     if ballot.state() == BallotState::Open {
         let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
-        ballot = closed(&client, &ballot.id, until).await?;
+        let opened = ballot;
+        ballot = closed(&client, &opened.id, until).await?;
+        if ballot.digest != opened.digest {
+            let problem = "it was closed with another content than it was opened with";
+            return Err(ClientError::WrongBallot { ballot: opened.id, problem }.into());
+        }
     }
     print_one(&mut io::stdout().lock(), format, &ballot, |ballot| ballot_text(ballot, Timestamp::now()))?;
     Ok(exit_of(ballot.state()))
@@ -194,10 +200,16 @@ fn verify(args: &VerifyArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let report = ballot.verify(trusted.as_ref().map(|(bundle, _)| bundle));
     let source = trusted.as_ref().map(|(_, source)| source.as_str());
     io::stdout().lock().write_all(report_text(&ballot, &report, source).as_bytes())?;
-    if let Some(problem) = report_note(&report) {
+    if let Some(problem) = report_note(&report, args.attested) {
         note(&problem);
     }
-    Ok(if report.is_right() { Exit::Success } else { Exit::TaskFailed })
+    Ok(verified(&report, args.attested))
+}
+
+/// Returns the exit code for what was found in a file. Only with `attested`, votes that are not signed are believed.
+fn verified(report: &Report, attested: bool) -> Exit {
+    let is_right = if attested { report.is_right() } else { report.is_proved() };
+    if is_right { Exit::Success } else { Exit::TaskFailed }
 }
 
 fn exit_of(state: BallotState) -> Exit {
@@ -210,6 +222,8 @@ fn exit_of(state: BallotState) -> Exit {
 
 #[cfg(test)]
 mod tests {
+    use robeing_votes::{CheckedVote, Choice, FileOutcome, Standing, Tally};
+
     use super::*;
 
     #[test]
@@ -221,6 +235,29 @@ mod tests {
             (BallotState::Open, Exit::TimedOut),
         ] {
             assert_eq!(exit_of(state), exit, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_whose_votes_nothing_proves_is_a_success_only_if_that_is_asked_for() {
+        let report = |standing| Report {
+            digest_matches: true,
+            votes: vec![CheckedVote { member: "a".into(), choice: Choice::Approve, option: 0, weight: 1, standing }],
+            tally: Tally::default(),
+            decided: FileOutcome::Approved,
+            decided_option: 0,
+            outcome_follows: true,
+            authorities: Vec::new(),
+        };
+        let attested = Standing::Attested { by: "coordinator-0".into() };
+        let wrong = Standing::Wrong("it is".into());
+        for (standing, exits) in [
+            (Standing::Signed, [Exit::Success; 2]),
+            (attested, [Exit::TaskFailed, Exit::Success]),
+            (wrong, [Exit::TaskFailed; 2]),
+        ] {
+            let report = report(standing);
+            assert_eq!([false, true].map(|attested| verified(&report, attested)), exits, "{report:?}");
         }
     }
 

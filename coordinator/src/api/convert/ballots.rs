@@ -30,9 +30,9 @@ fn choice(choice: Choice) -> v1::VoteChoice {
     }
 }
 
-/// Converts a ballot of this fleet to its API form, as of `now`. What proves the votes is left out unless the
-/// authorities that they refer to are given.
-pub fn ballot(ballot: &Ballot, now: Stamp, fleet: &str, authorities: Option<&Authorities>) -> v1::Ballot {
+/// Converts a ballot to its API form, as of `now`. What proves the votes is left out unless the authorities that they
+/// refer to are given.
+pub fn ballot(ballot: &Ballot, now: Stamp, authorities: Option<&Authorities>) -> v1::Ballot {
     let (state, option, closed_at) = match &ballot.state {
         BallotState::Open => (v1::BallotState::Open, 0, None),
         BallotState::Closed { outcome, at } => {
@@ -59,13 +59,14 @@ pub fn ballot(ballot: &Ballot, now: Stamp, fleet: &str, authorities: Option<&Aut
         votes: ballot.votes.iter().map(|cast| vote(cast, authorities)).collect(),
         tally: Some(tally(ballot.tally())),
         digest: Bytes::copy_from_slice(&ballot.digest),
-        fleet: fleet.to_owned(),
+        fleet: ballot.fleet.clone(),
         ttl_ms: ballot.ttl,
     }
 }
 
 fn member(elector: &Elector) -> v1::ballot::Member {
-    v1::ballot::Member { name: elector.name.clone(), weight: elector.weight, agent: elector.letter.is_some() }
+    let Elector { name, weight, letter, signs } = elector;
+    v1::ballot::Member { name: name.clone(), weight: *weight, agent: letter.is_some(), signs: *signs }
 }
 
 fn vote(vote: &Vote, authorities: Option<&Authorities>) -> v1::ballot::Vote {
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn a_ballot_that_has_closed_says_when_and_how() {
         let closed = closed_ballot(7);
-        let told = ballot(&closed, Stamp::at(9), "fleet", None);
+        let told = ballot(&closed, Stamp::at(9), None);
         assert_eq!((told.id.clone(), told.state()), (closed.id.to_string(), v1::BallotState::Approved));
         assert!(told.closed_at.is_some());
         assert_eq!((told.fleet.as_str(), told.digest.len(), told.votes.len()), ("fleet", 32, 1));

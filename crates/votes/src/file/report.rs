@@ -28,10 +28,15 @@ pub struct Report {
 
 impl Report {
     /// Returns whether nothing is wrong: neither the digest nor a vote, and the recorded outcome follows. Votes that
-    /// are only attested are not wrong.
+    /// are only attested are not wrong, but nothing proves them: whoever has written the file may have invented them.
     pub fn is_right(&self) -> bool {
         let wrong = |vote: &CheckedVote| matches!(vote.standing, Standing::Wrong(_));
         self.digest_matches && self.outcome_follows && !self.votes.iter().any(wrong)
+    }
+
+    /// Returns whether everything is right and each vote is signed.
+    pub fn is_proved(&self) -> bool {
+        self.is_right() && self.votes.iter().all(|vote| vote.standing == Standing::Signed)
     }
 }
 
@@ -108,8 +113,9 @@ impl Tally {
 }
 
 impl BallotFile {
-    /// Verifies the votes and the outcome. With `trusted`, only certificates of its authorities prove a vote; without,
-    /// those of any authority in the file do, and [`Report::authorities`] are to be compared with the fleet's.
+    /// Verifies the votes and the outcome. With `trusted`, only certificates of its authorities prove a vote, and one
+    /// that is not signed is wrong; without, those of any authority in the file do, and [`Report::authorities`] are to
+    /// be compared with the fleet's.
     pub fn verify(&self, trusted: Option<&TrustBundle>) -> Report {
         let id = self.number();
         let content = id.map(|id| (id, self.content(id).digest()));
@@ -172,7 +178,12 @@ impl BallotFile {
         if !allowed.contains(&vote.option) {
             return wrong("the ballot has no such option");
         }
-        let Some(found) = &vote.evidence else { return Standing::Attested { by: vote.attested_by.clone() } };
+        let Some(found) = &vote.evidence else {
+            return match trusted {
+                Some(_) => wrong("it is not signed, so no authority that is trusted proves it"),
+                None => Standing::Attested { by: vote.attested_by.clone() },
+            };
+        };
         let Some((ballot, digest)) = content else { return wrong("the ballot's id is no UUID") };
         let Some(authority) = self.authorities.get(found.authority) else {
             return wrong("the authority that issued the certificate is not in the file");

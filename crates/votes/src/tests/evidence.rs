@@ -84,6 +84,17 @@ fn a_vote_counts_while_its_certificate_was_valid() {
 }
 
 #[test]
+fn what_is_counted_a_little_later_than_it_is_verified_is_proved_by_certificates_that_are_still_valid() {
+    let not_after = NOW + 3_600_000;
+    assert_eq!(PROVED.lasts_until(not_after), Ok(()));
+    let refused = PROVED.lasts_until(not_after + 1);
+    assert!(matches!(refused, Err(VoteError::Certificate(_))), "there is no margin: {refused:?}");
+    let (certificate, authority) = (PROVED.authority.clone(), PROVED.certificate.clone());
+    let short = Evidence { certificate, authority, ..PROVED.clone() };
+    assert!(matches!(short.lasts_until(not_after + 1), Err(VoteError::Certificate(_))), "of the authority, too");
+}
+
+#[test]
 fn nobody_votes_with_the_key_or_the_certificate_of_somebody_else() {
     let authority = authority();
     let [one, other] = ["w-0", "w-1"].map(|name| Member::new(&authority, PeerRole::Worker, name));
@@ -115,9 +126,11 @@ fn the_authority_is_the_one_that_issued_the_certificate() {
     let itself = Evidence { authority: proved.certificate.clone(), ..proved };
     assert!(matches!(verify(&itself, &expect("w-0")), Err(VoteError::Certificate(_))));
     let both = TrustBundle::from_pem(&[other.certificate_pem(), mine.certificate_pem()].concat()).unwrap();
-    assert_eq!(issuer_in(&both, &voter.certificate), Some(&mine.certificate()[..]));
+    for time in [NOW, u64::MAX] {
+        assert_eq!(issuer_in(&both, &voter.certificate, time), Some(&mine.certificate()[..]));
+    }
     let one = TrustBundle::from_pem(other.certificate_pem()).unwrap();
-    assert_eq!(issuer_in(&one, &voter.certificate), None);
+    assert_eq!(issuer_in(&one, &voter.certificate, NOW), None);
 }
 
 #[test]
@@ -128,7 +141,7 @@ fn evidence_is_bounded() {
         (Evidence { envelope: larger(MAX_ENVELOPE_BYTES), ..PROVED.clone() }, MAX_ENVELOPE_BYTES),
         (Evidence { binding: larger(MAX_BINDING_BYTES), ..PROVED.clone() }, MAX_BINDING_BYTES),
         (Evidence { certificate: larger(MAX_CERTIFICATE_BYTES), ..PROVED.clone() }, MAX_CERTIFICATE_BYTES),
-        (Evidence { authority: larger(MAX_CERTIFICATE_BYTES), ..PROVED.clone() }, MAX_CERTIFICATE_BYTES),
+        (Evidence { authority: larger(MAX_AUTHORITY_BYTES), ..PROVED.clone() }, MAX_AUTHORITY_BYTES),
     ] {
         let refused = verify(&evidence, &is);
         assert!(matches!(refused, Err(VoteError::TooLarge { most: limit, .. }) if limit == most), "{refused:?}");

@@ -96,7 +96,7 @@ fn a_file_is_read_as_it_was_written_and_verified_without_the_fleet() {
     let bundle = TrustBundle::from_pem(authority.certificate_pem()).unwrap();
     for trusted in [None, Some(&bundle)] {
         let report = read.verify(trusted);
-        assert!(report.is_right(), "{report:?}");
+        assert!(report.is_right() && report.is_proved(), "{report:?}");
         assert_eq!(standings(&report), [&Standing::Signed, &Standing::Signed]);
         assert_eq!(report.tally, Tally { approve: 3, total: 4, ..Tally::default() });
         assert_eq!((report.decided, report.decided_option), (FileOutcome::Approved, 0));
@@ -148,6 +148,23 @@ fn attested_votes_count_but_are_told_apart() {
     assert_eq!(standings(&report), [&by_coordinator, &by_coordinator]);
     assert_eq!(report.tally, Tally { reject: 1, abstain: 2, total: 4, ..Tally::default() });
     assert_eq!(report.votes[1].weight, 2);
+}
+
+#[test]
+fn a_file_without_evidence_proves_nothing_whatever_it_says() {
+    let (mut file, authority) = approved();
+    for vote in &mut file.votes {
+        (vote.evidence, vote.choice) = (None, Choice::Reject);
+    }
+    file.votes.truncate(1);
+    file.outcome = FileOutcome::Rejected;
+    let report = file.verify(None);
+    assert!(report.is_right() && !report.is_proved(), "it is the word of whoever has written it: {report:?}");
+    let bundle = TrustBundle::from_pem(authority.certificate_pem()).unwrap();
+    let report = file.verify(Some(&bundle));
+    assert!(!report.is_right() && !report.is_proved());
+    let problem = "it is not signed, so no authority that is trusted proves it";
+    assert_eq!(standings(&report), [&Standing::Wrong(problem.to_owned())]);
 }
 
 #[test]
