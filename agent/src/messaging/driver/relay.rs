@@ -76,9 +76,8 @@ pub(super) async fn broadcast(
     deadline: Instant,
 ) -> BroadcastReport {
     let snapshot = shared.directory.snapshot();
-    let messengers = snapshot.active().filter(|entry| entry.role == crate::messaging::Role::Messenger);
-    let messengers: Vec<_> =
-        messengers.map(|entry| Arc::clone(&entry.name)).filter(|name| *name != shared.me).collect();
+    let messengers = snapshot.messengers().map(|entry| Arc::clone(&entry.name));
+    let messengers: Vec<_> = messengers.filter(|name| *name != shared.me).collect();
     let is_relayed = targets.len() > DIRECT_FANOUT && !messengers.is_empty() && message.key_id.is_none();
     // It has the limits of a payload, so it can be encrypted; otherwise it takes no other than the direct way.
     let content = is_relayed.then(|| compute(|| Content::new(&message.payload, &*shared.random)).ok());
