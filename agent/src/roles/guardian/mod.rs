@@ -2,6 +2,7 @@
 //! severely and repeatedly.
 
 mod denied;
+mod departed;
 pub mod feed;
 
 use std::time::Duration;
@@ -63,7 +64,8 @@ impl GuardianMetrics {
             spared: metrics.counter("agent_guardian_spared", "Agents that were not quarantined because of a limit"),
             judged: metrics.gauge(
                 "agent_guardian_judged",
-                "Agents that were active for long enough to be compared with themselves",
+                "Agents that were active for long enough to be compared with themselves, those among them that left in \
+                 the last hour",
             ),
         }
     }
