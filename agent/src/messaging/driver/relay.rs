@@ -217,7 +217,9 @@ pub(super) async fn ask_messenger(
     Ok(report.outcomes.into_iter().filter_map(|outcome| Outcome::from_wire(outcome).ok()).collect())
 }
 
-/// Passes on the message in a packet to this messenger, to all its targets. The reply is the report.
+/// Passes on the message in a packet to this messenger, to all its targets. The reply is the report. Never ends if the
+/// agent stops before all targets have decided: sends end then as well, with what nobody may rely on. The sender asks
+/// again after the restart, and who has the message handles it once.
 pub(super) async fn pass_on(shared: &Arc<Shared>, packet: &Packet, deadline: Instant) -> Outcome {
     let (message, targets) = match read(packet) {
         Ok(read) => read,
@@ -226,7 +228,7 @@ pub(super) async fn pass_on(shared: &Arc<Shared>, packet: &Packet, deadline: Ins
     let mut waiting = targets.into_iter();
     let mut under_way = FuturesUnordered::new();
     let mut outcomes = Vec::new();
-    let mut replies = 0;
+    let (mut replies, mut is_decided) = (0, true);
     loop {
         while under_way.len() < DIRECT_AT_ONCE
             && let Some(left) = left(deadline)
@@ -238,6 +240,7 @@ pub(super) async fn pass_on(shared: &Arc<Shared>, packet: &Packet, deadline: Ins
         }
         match timeout_at(deadline, under_way.next()).await {
             Ok(Some((id, outcome))) => {
+                is_decided &= is_final(&outcome);
                 let outcome = within(&mut replies, outcome);
                 outcomes.push(outcome.to_wire(id));
             }
@@ -245,7 +248,15 @@ pub(super) async fn pass_on(shared: &Arc<Shared>, packet: &Packet, deadline: Ins
             Ok(None) | Err(_) => break,
         }
     }
+    if shared.stop.is_cancelled() && !is_decided {
+        return std::future::pending().await;
+    }
     Outcome::accepted(Some(RelayReport { outcomes }.encode_to_vec().into()))
+}
+
+/// Returns whether a target's outcome is what it stays, also if the messenger that passes the message on stops.
+fn is_final(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused { .. } | Outcome::Sent)
 }
 
 /// Drops a reply with which the report would become too large.
