@@ -218,7 +218,7 @@ impl Access {
 }
 
 /// Returns a member's name, for records and messages.
-fn name_of(id: &SpiffeId) -> String {
+pub(super) fn name_of(id: &SpiffeId) -> String {
     format!("{}/{}", id.role(), id.name())
 }
 

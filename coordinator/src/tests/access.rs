@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
-use robeing_fleet::{BarKind, Command, EnrolmentMode, IdentityCommand, IdentityConfig, Reply, known_version};
+use robeing_fleet::{
+    BarKind, Command, Enrol, EnrolmentMode, IdentityCommand, IdentityConfig, ProofKind, Reply, Role, known_version,
+};
 use robeing_identity::PeerRole;
 use robeing_net::{
     ConnectInfo,
@@ -32,6 +34,9 @@ use crate::{
 /// Ann may do everything, bob nothing.
 const RIGHTS: &str = "clients: [{name: ann, rights: [submit, read, vote, message, admin]}, {name: bob, rights: []}]";
 
+/// The digest of the key of whoever connects.
+pub(super) const KEY: [u8; 32] = [7; 32];
+
 pub(super) struct Fixture {
     _fleet: TestFleet,
     pub tested: Tested,
@@ -55,6 +60,12 @@ impl Fixture {
         assert_eq!(reply.expect("it leads"), Reply::Done);
     }
 
+    /// Enrols an agent with this key; that of [`connection`] is [`KEY`].
+    pub async fn enrol(&self, agent: &str, key: [u8; 32]) {
+        let reply = self.tested.proposer.propose_one(enrol_of(agent, key)).await;
+        assert!(matches!(reply, Ok(Reply::Enrolled { .. })), "{reply:?}");
+    }
+
     /// The gate of a coordinator that is configured so.
     pub fn access(&self, enrolment: Enrolment, rights: &str, trusts_plaintext: bool) -> Access {
         let rights = Rights::parse(rights.as_bytes()).expect("they are rights");
@@ -71,11 +82,19 @@ impl Fixture {
     }
 }
 
+/// What enrols an agent with the key of this digest. Nothing of what these tests check depends on its role.
+pub(super) fn enrol_of(agent: &str, key: [u8; 32]) -> Command {
+    let (role, proof) = (Role::Worker, ProofKind::PoolSecret);
+    let agent = agent.to_owned();
+    let enrol = Enrol { agent, role, pool: None, key, proof, single_use: None, names_agent: false };
+    Command::Identity(IdentityCommand::Enrol(enrol))
+}
+
 /// A connection with TLS, with the certificate of this member if one is given.
 pub(super) fn connection(member: Option<(PeerRole, &str)>) -> ConnectInfo {
     let identity = member.map(|(role, name)| {
         let id = realm().member(role, name).expect("it is a name");
-        Arc::new(PeerIdentity { id, key: [7; 32] })
+        Arc::new(PeerIdentity { id, key: KEY })
     });
     ConnectInfo { identity, encrypted: true, ..ConnectInfo::default() }
 }
