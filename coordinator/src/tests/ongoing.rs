@@ -210,7 +210,7 @@ async fn what_can_not_be_lost_and_what_ends_by_itself_is_not_followed() {
 async fn a_guardian_that_is_quarantined_sees_no_more_of_the_tasks() {
     let fleet = TestFleet::start_secured(Enrolment::Proof);
     let leader = fleet.led().await;
-    let guardian = TestMember::certified(&fleet, PeerRole::Guardian, "g");
+    let guardian = TestMember::enrolled(&fleet, leader, PeerRole::Guardian, "g").await;
     let client = guardian.fleet(&fleet, fleet.followers(leader)[0]);
     let request = v1::WatchTasksRequest { include_output: true, ..v1::WatchTasksRequest::default() };
     let watch = retried(async || client.clone().watch_tasks(request.clone()).await).await;

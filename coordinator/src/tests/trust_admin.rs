@@ -90,7 +90,7 @@ async fn a_guardian_quarantines_agents_and_removes_none() {
     let fleet = TestFleet::start_secured(Enrolment::Proof);
     let leader = fleet.led().await;
     let bar_of = async |agent: &str, role, kind: v1::BarKind| {
-        let member = TestMember::certified(&fleet, role, "x");
+        let member = TestMember::enrolled(&fleet, leader, role, "x").await;
         let request = v1::BarAgentRequest { agent: agent.into(), kind: kind.into(), reason: "odd".into() };
         code(retried(async || member.admin(&fleet, leader).bar_agent(request.clone()).await).await)
     };
@@ -118,7 +118,7 @@ async fn guardians_flag_agents_at_a_pace_and_read_how_active_they_are_and_others
         let listed = retried(async || member.admin(&fleet, leader).list_activity(list()).await).await;
         assert_eq!(code(listed), Code::PermissionDenied, "{role}");
     }
-    let guardian = TestMember::certified(&fleet, PeerRole::Guardian, "g");
+    let guardian = TestMember::enrolled(&fleet, leader, PeerRole::Guardian, "g").await;
     for at in 0..3 {
         let listed = retried(async || guardian.admin(&fleet, at).list_activity(list()).await).await;
         assert_eq!(listed.map(|page| page.into_inner()).ok(), Some(v1::ListActivityResponse::default()), "at {at}");
@@ -142,7 +142,7 @@ async fn guardians_flag_agents_at_a_pace_and_read_how_active_they_are_and_others
         assert!(flagged < 2 * AT_ONCE, "it is never refused");
     }
     assert!(flagged >= AT_ONCE, "only after {flagged}");
-    let another = TestMember::certified(&fleet, PeerRole::Guardian, "h");
+    let another = TestMember::enrolled(&fleet, leader, PeerRole::Guardian, "h").await;
     assert_eq!(flag_now(&another, "w-0".to_owned()).await, Code::Ok, "one guardian does not silence another");
     assert_eq!(flag_now(&another, "w-0".to_owned()).await, Code::ResourceExhausted, "once a minute");
     let admin = TestMember::certified(&fleet, PeerRole::Client, "root");

@@ -40,7 +40,7 @@ async fn a_mailbox_is_that_of_the_certificate_and_a_sender_is_named_by_it() {
     let opened = TestMailbox::open_over(client.channel(&fleet, at), "ann").await;
     assert_eq!(code(opened.map(drop)), Code::PermissionDenied, "clients have no mailbox");
     for (role, name, sender) in [(PeerRole::Client, "ann", "client:ann"), (PeerRole::Guardian, "g", "g")] {
-        let member = TestMember::certified(&fleet, role, name);
+        let member = TestMember::enrolled(&fleet, leader, role, name).await;
         let mut messages = MessagesClient::new(member.channel(&fleet, leader));
         let sent = messages.send_message(durable("b", sender.len() as u128)).await.expect("it may").into_inner();
         assert_eq!(sent.outcomes[0].code(), MessageCode::Kept, "{sent:?}");
