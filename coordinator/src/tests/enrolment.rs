@@ -112,7 +112,8 @@ async fn a_barred_agent_is_refused_everything_until_it_is_released() {
     assert_eq!(code(read(&member).await), Code::Ok);
     let mut admin = TestMember::certified(&fleet, PeerRole::Client, "root").admin(&fleet, leader);
     let kind = v1::BarKind::Removed.into();
-    admin.bar_agent(v1::BarAgentRequest { agent: "w-0".into(), kind, reason: "stolen".into() }).await.unwrap();
+    let bar = v1::BarAgentRequest { agent: "w-0".into(), kind, reason: "stolen".into(), known_only: true };
+    admin.bar_agent(bar).await.unwrap();
     assert_eq!(code(read(&member).await), Code::PermissionDenied);
     // Its key is forgotten. Without a proof, it could be anyone, who need not know what it has done.
     let renewal = member.request("w-0", None);
@@ -215,7 +216,8 @@ async fn an_agent_that_was_removed_opens_nothing_after_its_release_before_it_has
     let mut member = enrolled(&fleet, leader, "w-0").await;
     let mut admin = TestMember::certified(&fleet, PeerRole::Client, "root").admin(&fleet, leader);
     let kind = v1::BarKind::Removed.into();
-    admin.bar_agent(v1::BarAgentRequest { agent: "w-0".into(), kind, reason: "stolen".into() }).await.unwrap();
+    let bar = v1::BarAgentRequest { agent: "w-0".into(), kind, reason: "stolen".into(), known_only: true };
+    admin.bar_agent(bar).await.unwrap();
     assert!(admin.release_agent(v1::ReleaseAgentRequest { agent: "w-0".into() }).await.unwrap().into_inner().released);
     let released = fleet.tested(leader).state.look(|state| state.revision());
     let everywhere = |fleet: &TestFleet| {

@@ -217,7 +217,7 @@ async fn a_guardian_that_is_quarantined_sees_no_more_of_the_tasks() {
     let mut watch = watch.expect("it may").into_inner();
     let admin = TestMember::certified(&fleet, PeerRole::Client, "root");
     let kind = v1::BarKind::Quarantined.into();
-    let bar = v1::BarAgentRequest { agent: "g".into(), kind, reason: "odd".into() };
+    let bar = v1::BarAgentRequest { agent: "g".into(), kind, reason: "odd".into(), known_only: false };
     retried(async || admin.admin(&fleet, leader).bar_agent(bar.clone()).await).await.expect("it may");
     let ended = async {
         loop {

@@ -172,7 +172,8 @@ impl Guardian {
             let mut reason = reason(&anomaly);
             reason.truncate(MAX_REASON_BYTES);
             let kind = v1::BarKind::Quarantined.into();
-            let request = v1::BarAgentRequest { agent: agent.clone(), kind, reason: reason.clone() };
+            let (agent_name, told) = (agent.clone(), reason.clone());
+            let request = v1::BarAgentRequest { agent: agent_name, kind, reason: told, known_only: false };
             let mut admin = limited!(AdminClient::new(channel.clone()));
             match timeout(LOOK_TIMEOUT, admin.bar_agent(request)).await {
                 Ok(Ok(_)) => {

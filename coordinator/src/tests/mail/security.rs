@@ -65,7 +65,7 @@ async fn the_mailbox_of_an_agent_that_is_barred_is_closed() {
     assert!(mailbox.is_silent_for(Duration::from_secs(1)).await);
     let admin = TestMember::certified(&fleet, PeerRole::Client, "root");
     let kind = v1::BarKind::Quarantined.into();
-    let bar = v1::BarAgentRequest { agent: "b".into(), kind, reason: "odd".into() };
+    let bar = v1::BarAgentRequest { agent: "b".into(), kind, reason: "odd".into(), known_only: false };
     retried(async || admin.admin(&fleet, leader).bar_agent(bar.clone()).await).await.expect("it may");
     let ended = mailbox.next().await.expect_err("it is in quarantine");
     assert_eq!(ended.code(), Code::PermissionDenied);
