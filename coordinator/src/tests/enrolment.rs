@@ -245,7 +245,10 @@ async fn an_agent_that_was_removed_opens_nothing_after_its_release_before_it_has
 async fn a_coordinator_that_has_not_heard_of_an_enrolment_yet_waits_for_it() {
     let (fleet, leader) = secured(Enrolment::Proof).await;
     let member = enrolled(&fleet, leader, "w-0").await;
-    for at in fleet.followers(leader) {
+    let has_heard = |at: usize| fleet.tested(at).state.look(|state| state.enrolment_of("w-0").is_some());
+    let followers = fleet.followers(leader);
+    assert!(!followers.iter().all(|at| has_heard(*at)), "no follower has to wait for it");
+    for at in followers {
         let opened = member.open(&fleet, at, hello("w-0")).await.expect("it has enrolled");
         assert!(matches!(opened.first, ToAgent::Redirect(_)), "{:?}", opened.first);
     }
