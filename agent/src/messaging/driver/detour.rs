@@ -19,13 +19,7 @@ use super::{
     shared::Shared,
     state::{FAILURES, Settled, Unreachable},
 };
-use crate::messaging::{
-    inbox::is_handled,
-    outcome::Outcome,
-    packet::Packet,
-    routing::Entry,
-    sealing,
-};
+use crate::messaging::{inbox::is_handled, outcome::Outcome, packet::Packet, routing::Entry, sealing};
 
 /// How often it is looked whether the receiver of a message can be reached.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
