@@ -306,8 +306,8 @@ mod tests {
         let agent = |name: &str| Agent::clone(fleet.agent_by_name(name).expect("it has joined"));
         let (active, standby) = (agent("a"), agent("b"));
         assert_eq!((active.state, standby.state), (AgentState::Live, AgentState::Standby));
-        let unhealthy = Agent { state: AgentState::Unhealthy, ..active.clone() };
-        let leaving = Agent { state: AgentState::Draining, ..active.clone() };
+        let (mut unhealthy, mut leaving) = (active.clone(), active.clone());
+        (unhealthy.state, leaving.state) = (AgentState::Unhealthy, AgentState::Draining);
         for group in ["pool:data", "role:worker", "skill:ocr", "everyone"] {
             let address = Address::parse(group).expect(group);
             let stands_for = [&active, &standby, &unhealthy, &leaving].map(|agent| address.stands_for(agent));

@@ -26,12 +26,15 @@ impl Departed {
     /// Notes that an agent that the fleet does not list was in it, or was denied something. Returns false if there are too
     /// many to remember it.
     pub fn note(&mut self, agent: &str, now_ms: u64) -> bool {
-        match self.0.get_mut(agent) {
-            Some(at) => *at = now_ms,
-            None if self.0.len() >= MAX_WATCHED_AGENTS => return false,
-            None => drop(self.0.insert(agent.to_owned(), now_ms)),
+        if let Some(at) = self.0.get_mut(agent) {
+            *at = now_ms;
+            return true;
         }
-        true
+        let has_room = self.0.len() < MAX_WATCHED_AGENTS;
+        if has_room {
+            self.0.insert(agent.to_owned(), now_ms);
+        }
+        has_room
     }
 
     /// Takes the agents of which nothing was heard for [`WATCHED_FOR_MS`].
@@ -39,7 +42,7 @@ impl Departed {
         let is_silent = |at: u64| now_ms.saturating_sub(at) >= WATCHED_FOR_MS;
         let silent: Vec<String> =
             self.0.iter().filter(|(_, at)| is_silent(**at)).map(|(agent, _)| agent.clone()).collect();
-        silent.iter().for_each(|agent| drop(self.0.remove(agent)));
+        self.0.retain(|_, at| !is_silent(*at));
         silent
     }
 }
