@@ -36,6 +36,7 @@ pub use gateway::{Gateway, Webhook, WebhookState};
 pub use identity::{AuthorityReference, Enrolment, Identity, Transport};
 pub use manifest::{
     Ignored, Location, Manifest, ManifestError, Problem, check_update, find_cluster, parse_manifest, parse_manifests,
+    sets_field,
 };
 pub use messages::{Messages, MessagesHttp};
 pub use pool::{

@@ -103,7 +103,7 @@ pub enum Effect {
     /// The policies changed.
     PoliciesChanged,
     /// A letter was posted. A coordinator at which its receiver has opened its mailbox sends it there; a mailbox that is
-    /// opened later gets the letters that wait by [`Fleet::letters_for`](crate::Fleet::letters_for).
+    /// opened later gets the letters that wait by [`Fleet::first_letters_for`](crate::Fleet::first_letters_for).
     Mail {
         /// The name of the agent that gets the letter.
         receiver: Arc<str>,

@@ -150,6 +150,8 @@ async fn a_barred_agent_is_refused_until_it_is_released_and_its_tasks_run_elsewh
     })
     .await;
     has_logged(fleet.process(&holder), "removed from the fleet (it is not needed)").await;
+    let again = admin.run(&["remove", &holder, "--reason", "it is not needed"]).await;
+    assert!(again.success().contains("will refuse one that comes"), "it is barred as asked: {again:?}");
     let mistyped = admin.run(&["quarantine", "ghost", "--reason", "a test"]).await;
     mistyped.assert_failed(4, "the fleet has no agent \"ghost\", so nothing has changed");
     let stranger = admin.run(&["remove", "ghost", "--unknown", "--reason", "a test", "-o", "json"]).await.json();

@@ -36,6 +36,8 @@ use tonic::{Code, Response, Status, transport::Channel};
 /// test waits, too. From then on workers wait until the mean is below 500 ms.
 const STOPPED: Duration = Duration::from_millis(2_100);
 const RUNNING: Duration = Duration::from_millis(60);
+/// How long the test waits for that: some turns may give no sample at all, where the machine is busy for long.
+const SCARCE_WITHIN: Duration = Duration::from_secs(3 * 33);
 /// How many agents of a role that has to wait are admitted in each second nevertheless, as docs/roles.md says.
 const TRICKLE: usize = 10;
 /// The agents that come: of a role that has to wait, far more than that; of one that never waits, more than that, too;
@@ -196,7 +198,7 @@ async fn join(fleet: &Fleet, applicant: Applicant, enrolled: &EnrolResponse) -> 
 async fn a_coordinator_without_cpu_admits_guardians_first_and_workers_once_it_is_over() {
     let place = PoolSpec::new("expert", 1).specialists("deep");
     // Long, because scripted agents send no heartbeats, and nobody's are heard while the coordinator is stopped.
-    let mut fleet = Fleet::start(FleetSpec::new(1).pool(place).session_timeout("120s").with_tls()).await;
+    let mut fleet = Fleet::start(FleetSpec::new(1).pool(place).session_timeout("300s").with_tls()).await;
     let (thief, metrics) = (Thief::in_dir(fleet.dir()), fleet.metrics_address(STARVED));
     let session = fleet.agent_is(PLACED, AgentState::Live).await.session;
     let level = Counter::of(&metrics, "robeing_cpu_shortage_level").await;
@@ -209,7 +211,7 @@ async fn a_coordinator_without_cpu_admits_guardians_first_and_workers_once_it_is
     assert!(ask(&door, &early).await.iter().all(Result::is_ok), "nothing is scarce yet");
 
     let starvation = Starvation::of(fleet.process(STARVED).pid());
-    level.rises_by(2).await;
+    level.rises_by_within(SCARCE_WITHIN, 2).await;
     let mut refused = rush(&thief, &door).await;
     of_workers.rises_by(refused.len() as u64).await;
     assert_eq!((of_guardians.now().await, of_messengers.now().await), (0, 0));

@@ -78,10 +78,7 @@ fn votes(ballot: &Value) -> &[Value] {
 /// A fleet with this many agents that vote.
 fn spec(agents: u32) -> FleetSpec {
     let decider = json!({"command": {"argv": ["/bin/sh", "-c", DECIDER]}}).to_string();
-    FleetSpec::new(3)
-        .pool(PoolSpec::new("voters", agents).flag("messages", &decider))
-        .session_timeout("1s")
-        .with_tls()
+    FleetSpec::new(3).pool(PoolSpec::new("voters", agents).flag("messages", &decider)).session_timeout("1s").with_tls()
 }
 
 #[tokio::test]

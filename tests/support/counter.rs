@@ -1,11 +1,13 @@
 //! The counters that processes serve to those who watch them.
 
+use std::time::Duration;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::wait::{check, eventually};
+use crate::wait::{PATIENCE, check, eventually, eventually_within};
 
 /// A counter or gauge of a process, and its value when a test began to look at it.
 #[derive(Debug)]
@@ -49,7 +51,12 @@ impl Counter {
 
     /// Waits until it has risen by exactly this much.
     pub async fn rises_by(&self, expected: u64) {
-        eventually(&format!("{} has risen by {expected}", self.name), async || {
+        self.rises_by_within(PATIENCE, expected).await;
+    }
+
+    /// Like [`Counter::rises_by`], for what takes up to this time.
+    pub async fn rises_by_within(&self, patience: Duration, expected: u64) {
+        eventually_within(patience, &format!("{} has risen by {expected}", self.name), async || {
             let risen = self.risen().await?;
             check(risen == expected, (), format!("by {risen}"))
         })

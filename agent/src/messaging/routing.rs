@@ -77,8 +77,10 @@ impl Role {
 /// Whether an agent can be sent messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// It is in the fleet, working or on standby.
+    /// It is in the fleet, and takes part in its work.
     Active,
+    /// It is in the fleet as a spare: it gets messages by its name, and no others, until it takes another's place.
+    Standby,
     /// It is in the fleet, but leaves: it gets messages by its name, and no others.
     Leaving,
     /// It is gone.
@@ -143,6 +145,13 @@ impl Snapshot {
     /// Returns the active agents, sorted by name.
     pub fn active(&self) -> impl Iterator<Item = &Arc<Entry>> + Clone {
         self.entries.values().filter(|entry| entry.presence == Presence::Active)
+    }
+
+    /// Returns the messengers that are active or on standby, sorted by name. Those on standby do for other agents what the
+    /// active ones do: they are spares for tasks alone.
+    pub fn messengers(&self) -> impl Iterator<Item = &Arc<Entry>> + Clone {
+        let is_there = |entry: &Entry| matches!(entry.presence, Presence::Active | Presence::Standby);
+        self.entries.values().filter(move |entry| entry.role == Role::Messenger && is_there(entry))
     }
 }
 
@@ -277,9 +286,12 @@ impl Address {
             Self::Everyone => Err(Unresolved::Several(self.to_string())),
             Self::Role(_) | Self::Pool(_) | Self::Skill(_) => {
                 let fitting = snapshot.active().filter(|entry| self.fits(entry) && &*entry.name != sender);
-                best(fitting, spread)
-                    .cloned()
-                    .ok_or_else(|| Unresolved::NoSuchAgent(format!("no other active agent of the fleet fits {self}")))
+                best(fitting, spread).cloned().ok_or_else(|| {
+                    Unresolved::NoSuchAgent(format!(
+                        "no other active agent of the fleet fits {self}; agents on standby and those that leave get \
+                         messages by their names alone"
+                    ))
+                })
             }
         }
     }
@@ -345,6 +357,8 @@ mod tests {
             Entry { role: Role::Messenger, pool: "relay".into(), ..entry("m", f64::NAN) },
             Entry { presence: Presence::Away, ..entry("gone", 1.0) },
             Entry { presence: Presence::Leaving, ..entry("old", 1.0) },
+            Entry { presence: Presence::Standby, pool: "spare".into(), ..entry("s", 1.0) },
+            Entry { presence: Presence::Standby, role: Role::Messenger, ..entry("t", 1.0) },
         ])
     }
 
@@ -358,6 +372,7 @@ mod tests {
         for (address, sender, expected) in [
             ("a", "b", "a"),
             ("agent:old", "a", "old"),
+            ("s", "a", "s"),
             ("role:worker", "a", "b"),
             ("role:WORKER", "b", "c"),
             ("pool:data", "a", "b"),
@@ -366,7 +381,8 @@ mod tests {
         ] {
             assert_eq!(one(address, sender), Ok(expected.to_owned()), "{address} from {sender}");
         }
-        for address in ["nobody", "team:7", "pool:other", "skill:x", "role:guardian"] {
+        // A pool of spares has nobody to do its work.
+        for address in ["nobody", "team:7", "pool:other", "pool:spare", "skill:x", "role:guardian"] {
             assert!(matches!(one(address, "a"), Err(Unresolved::NoSuchAgent(_))), "{address}");
         }
         assert!(matches!(one("role:messenger", "m"), Err(Unresolved::NoSuchAgent(_))), "the sender itself");
@@ -405,6 +421,12 @@ mod tests {
         assert_eq!(all("pool:data"), ["b", "c"]);
         assert_eq!(all("skill:none"), [""; 0]);
         assert_eq!(all("b"), ["b"]);
+    }
+
+    #[test]
+    fn messengers_on_standby_pass_messages_on_like_others() {
+        let all = fleet();
+        assert_eq!(all.messengers().map(|entry| &*entry.name).collect::<Vec<_>>(), ["m", "t"]);
     }
 
     #[test]

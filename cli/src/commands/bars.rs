@@ -2,9 +2,8 @@
 
 use std::io;
 
-use robeing_client::{ClientError, FleetClient};
-use robeing_proto::v1::{BarAgentRequest, BarKind, Consistency, ReleaseAgentRequest};
-use tonic::Code;
+use robeing_client::ClientError;
+use robeing_proto::v1::{BarAgentRequest, BarKind, ReleaseAgentRequest};
 
 use super::connect::client;
 use crate::{
@@ -17,26 +16,15 @@ use crate::{
 
 pub(super) async fn bar(args: BarArgs, kind: BarKind, fleet: &Connection) -> Result<Exit, CliError> {
     let client = client(fleet, None, Access::Administer).await?;
-    // Before it is barred, because the fleet forgets a removed agent.
-    let is_known = is_known(&client, &args.agent).await?;
-    if is_known == Some(false) && !args.unknown {
-        return Err(CliError::NotFound(unknown_text(&args.agent)));
-    }
-    let request = BarAgentRequest { agent: args.agent.clone(), kind: kind.into(), reason: args.reason };
-    let barred = client.bar_agent(request).await?;
-    let text = barred_text(&args.agent, kind, is_known);
-    print_one(&mut io::stdout().lock(), args.output.output, &barred, |_| text)?;
+    let BarArgs { agent, reason, unknown, output } = args;
+    let request = BarAgentRequest { agent: agent.clone(), kind: kind.into(), reason, known_only: !unknown };
+    let barred = client.bar_agent(request).await.map_err(|error| match error {
+        ClientError::NotFound { .. } => CliError::NotFound(unknown_text(&agent)),
+        error => error.into(),
+    })?;
+    let text = barred_text(&agent, kind, barred.known);
+    print_one(&mut io::stdout().lock(), output.output, &barred, |_| text)?;
     Ok(Exit::Success)
-}
-
-/// Returns whether the fleet knows an agent; `None` if this user may not read that.
-async fn is_known(client: &FleetClient, agent: &str) -> Result<Option<bool>, CliError> {
-    match client.agent(agent, Consistency::Linearizable).await {
-        Ok(found) => Ok(Some(found.is_some())),
-        // Barring an agent needs another right than reading does.
-        Err(ClientError::Refused { code: Code::PermissionDenied, .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Returns that an agent is not barred because its name may be mistyped.
@@ -47,7 +35,7 @@ fn unknown_text(agent: &str) -> String {
     )
 }
 
-fn barred_text(agent: &str, kind: BarKind, is_known: Option<bool>) -> String {
+fn barred_text(agent: &str, kind: BarKind, is_known: bool) -> String {
     let agent = printable(agent);
     let (what, effect) = match kind {
         BarKind::Removed => {
@@ -58,8 +46,8 @@ fn barred_text(agent: &str, kind: BarKind, is_known: Option<bool>) -> String {
         }
     };
     let effect = match is_known {
-        Some(false) => "the fleet knows no agent of this name now, and will refuse one that comes",
-        _ => effect,
+        true => effect,
+        false => "the fleet knows no agent of this name now, and will refuse one that comes",
     };
     format!("agent {agent} is {what}: {effect}; `robeing release {agent}` lets it in again\n")
 }
@@ -94,9 +82,9 @@ mod tests {
     #[test]
     fn what_happened_to_an_agent_is_told() {
         let texts = [
-            barred_text("data-0", BarKind::Quarantined, Some(true)),
-            barred_text("data-0", BarKind::Removed, None),
-            barred_text("data-\u{1b}[31m", BarKind::Removed, Some(false)),
+            barred_text("data-0", BarKind::Quarantined, true),
+            barred_text("data-0", BarKind::Removed, true),
+            barred_text("data-\u{1b}[31m", BarKind::Removed, false),
             released_text("data-0", true),
             released_text("data-0", false),
         ];

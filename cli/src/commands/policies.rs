@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use robeing_crds::{ManifestError, parse_manifest};
+use robeing_crds::{ManifestError, parse_manifest, sets_field};
 use robeing_policy::{PolicyError, PolicySet, PolicySpec};
 use robeing_proto::v1::{Policies, SetPoliciesRequest, SetPoliciesResponse};
 use serde::Deserialize;
@@ -84,22 +84,6 @@ struct List {
     policies: Vec<PolicySpec>,
 }
 
-/// The part of a manifest with its policies.
-#[derive(Deserialize)]
-struct Manifest {
-    spec: Spec,
-}
-
-#[derive(Deserialize)]
-struct Spec {
-    policies: Option<Vec<PolicySpec>>,
-}
-
-/// Returns whether a manifest has a list of policies, even an empty one: without it, it does not mean to remove them.
-fn has_policies(text: &str) -> bool {
-    serde_yaml::from_str::<Manifest>(text).is_ok_and(|manifest| manifest.spec.policies.is_some())
-}
-
 /// Checks policies, and returns them as a fleet takes them.
 ///
 /// # Errors
@@ -127,12 +111,12 @@ fn read(file: &Path) -> Result<Vec<PolicySpec>, PolicyFileError> {
 
 fn parse(file: &str, text: &str) -> Result<Vec<PolicySpec>, PolicyFileError> {
     if text.lines().any(|line| line.trim_end() == format!("kind: {}", robeing_crds::KIND)) {
-        let manifest = parse_manifest(text)
-            .map_err(|error| PolicyFileError::Manifest { file: file.to_owned(), error: Box::new(error) })?;
-        let policies = manifest.spec.policies;
-        return match policies.is_empty() && !has_policies(text) {
-            true => Err(PolicyFileError::NoPolicies { file: file.to_owned() }),
-            false => Ok(policies),
+        let wrong = |error| PolicyFileError::Manifest { file: file.to_owned(), error: Box::new(error) };
+        let policies = parse_manifest(text).map_err(wrong)?.spec.policies;
+        // Without a list of policies, even an empty one, it does not mean to remove them.
+        return match sets_field(text, "/spec/policies").map_err(wrong)? {
+            true => Ok(policies),
+            false => Err(PolicyFileError::NoPolicies { file: file.to_owned() }),
         };
     }
     let options = serde_yaml::options! {
@@ -222,6 +206,9 @@ mod tests {
         let without = manifest("{suspend: true}").expect_err("it has no policies").to_string();
         assert!(without.starts_with("f sets no policies: ") && without.ends_with("write `policies: []`"), "{without}");
         assert!(manifest("{suspend: true, policies: []}").expect("an empty list").is_empty());
+        // With an empty document after it.
+        assert!(manifest("{suspend: true, policies: []}\n---").expect("an empty list").is_empty());
+        assert!(manifest("{suspend: true}\n---").is_err());
         assert!(parse("f", "policies: []").expect("an empty list").is_empty());
     }
 

@@ -198,9 +198,29 @@ impl TrustAdmin {
                            quarantine more, or release some";
             return Err(Status::resource_exhausted(problem));
         }
+        let known = self.is_known(&request).await?;
         let bar = IdentityCommand::Bar { agent: request.agent, kind, reason: request.reason, by: by.name() };
         self.propose(Command::Identity(bar)).await?;
-        Ok(v1::BarAgentResponse { revision: self.state.look(|fleet| fleet.revision()) })
+        Ok(v1::BarAgentResponse { revision: self.state.look(|fleet| fleet.revision()), known })
+    }
+
+    /// Returns whether the fleet knows the agent that is to be barred.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` if only one that is known, or barred already, is to be barred.
+    async fn is_known(&self, request: &v1::BarAgentRequest) -> Result<bool, Status> {
+        let agent = &request.agent;
+        if request.known_only {
+            self.state.ready_to_read(0).await?;
+        }
+        let (is_known, is_barred) = self.state.look(|fleet| {
+            let is_known = fleet.agent_by_name(agent).is_some() || fleet.enrolment_of(agent).is_some();
+            (is_known, fleet.bar_of(agent).is_some())
+        });
+        if request.known_only && !is_known && !is_barred {
+            return Err(Status::not_found(format!("the fleet has no agent {agent:?}, so nothing has changed")));
+        }
+        Ok(is_known)
     }
 
     /// Records that an agent of the fleet behaves unlike itself.

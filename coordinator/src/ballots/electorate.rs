@@ -129,11 +129,7 @@ impl Ballots {
     ///
     /// # Errors
     /// [`BallotError`] if an address stands for nobody, or all together for too many.
-    pub(super) async fn electors(
-        &self,
-        ballot: BallotId,
-        addressed: &[Addressed],
-    ) -> Result<Vec<Member>, BallotError> {
+    pub(super) async fn electors(&self, ballot: BallotId, addressed: &[Addressed]) -> Result<Vec<Member>, BallotError> {
         let mut electors: BTreeMap<String, Member> = BTreeMap::new();
         for addressed in addressed {
             for member in self.members(ballot, addressed).await? {

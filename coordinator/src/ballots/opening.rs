@@ -312,12 +312,8 @@ mod tests {
 
     #[test]
     fn the_notice_has_what_an_agent_needs_to_compute_the_digest() {
-        let elector = |name: &str, weight| Member {
-            name: name.to_owned(),
-            weight,
-            is_agent: !name.contains(':'),
-            signs: true,
-        };
+        let elector =
+            |name: &str, weight| Member { name: name.to_owned(), weight, is_agent: !name.contains(':'), signs: true };
         let draft = check(|request| request.options = vec!["a".into(), "\"b\"".into()]).expect("a ballot");
         let open = draft.opened("spiffe://x", "client:ann", vec![elector("a", 1), elector("client:ann", 3)]);
         let content = BallotContent {

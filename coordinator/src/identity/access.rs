@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::{
     client_rights::{ClientRights, Proven, TokenReviewer},
+    enrolled,
     kubernetes::User,
     ongoing::OngoingCalls,
     refusals::{ANONYMOUS, Refusals, done_to},
@@ -117,6 +118,7 @@ impl Access {
             self.check_not_barred(id.name())?;
         }
         if allowed.is_for(id.role()) {
+            self.check_enrolled(allowed, peer).await?;
             return Ok(Caller::Member(Arc::clone(peer)));
         }
         if let (PeerRole::Client, Allowed::With(right, _)) = (id.role(), allowed)
@@ -139,6 +141,7 @@ impl Access {
     ) -> Result<Caller, (Status, String)> {
         let id = &peer.id;
         let client = self.client_of(id, named).map_err(|status| (status, name_of(id)))?;
+        self.check_enrolled(allowed, peer).await.map_err(|status| (status, name_of(id)))?;
         let through = format!("{} through {}", name_of(&client), name_of(id));
         let has_right = match allowed {
             Allowed::With(right, _) if is_for_gateways(method) => {
@@ -181,6 +184,16 @@ impl Access {
         Err(Status::permission_denied(format!("the agent {agent} was {what} ({reason}); its certificate is refused")))
     }
 
+    /// Refuses an agent that was removed since it enrolled, or whose name another process has: its certificate is valid
+    /// for a while. Sessions and mailboxes look for themselves, and nobody needs a certificate to enrol or to be asked
+    /// for its health.
+    async fn check_enrolled(&self, allowed: Allowed, peer: &PeerIdentity) -> Result<(), Status> {
+        match allowed {
+            Allowed::With(..) if peer.id.role().is_agent() => enrolled::check_call(&self.state, peer).await,
+            Allowed::With(..) | Allowed::Anyone | Allowed::Coordinators | Allowed::Agents => Ok(()),
+        }
+    }
+
     /// Returns whether clients without a certificate or token have a right now.
     pub(super) fn anyone_has(&self, right: Right) -> bool {
         right.is_for_anonymous() && (self.trusted().is_open() || self.rights.anonymous_has(right))
@@ -218,7 +231,7 @@ impl Access {
 }
 
 /// Returns a member's name, for records and messages.
-fn name_of(id: &SpiffeId) -> String {
+pub(super) fn name_of(id: &SpiffeId) -> String {
     format!("{}/{}", id.role(), id.name())
 }
 

@@ -22,6 +22,19 @@ pub async fn check(state: &StateReader, peer: &PeerIdentity) -> Result<Option<Ar
     applied(state, peer)
 }
 
+/// Refuses an agent whose certificate is not of its enrolment. Asks the leader only if it would be refused by what is
+/// applied here, so that agents can call while none leads, and also in a fleet that does not keep enrolments yet.
+///
+/// # Errors
+/// See [`check`]; `UNAVAILABLE` if no leader can say whether what is applied here is up to date.
+pub async fn check_call(state: &StateReader, peer: &PeerIdentity) -> Result<(), Status> {
+    if applied(state, peer).is_ok() {
+        return Ok(());
+    }
+    state.ready_to_read(0).await?;
+    applied(state, peer).map(drop)
+}
+
 /// Same as [`check`], by what is applied here.
 ///
 /// # Errors

@@ -1,7 +1,6 @@
 //! Who is who in the fleet: this coordinator's own certificate ([`own`]), the authority by which coordinators certify
 //! agents and clients ([`authority`]), what is trusted ([`trust`]), how agents enrol ([`enrolment`], [`join_dir`]), and
-//! who may call what ([`access`]), for as long as a call
-//! goes on ([`ongoing`]).
+//! who may call what ([`access`]), for as long as a call goes on ([`ongoing`]).
 //!
 //! ```text
 //! authority directory ──► authority ─┐

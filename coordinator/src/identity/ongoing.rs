@@ -12,14 +12,19 @@ use robeing_identity::PeerRole;
 use robeing_net::{
     ConnectInfo,
     gate::{Caller, Ongoing, WeakOngoing},
+    security::PeerIdentity,
 };
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::{
+    task::yield_now,
+    time::{MissedTickBehavior, interval, sleep},
+};
 use tonic::Status;
 
 use super::{
-    access::Access,
+    access::{Access, name_of},
     client_rights::Proven,
+    enrolled,
     kubernetes::{MAX_CALLS, User},
     rights::Right,
     table::{Allowed, streaming},
@@ -59,7 +64,10 @@ struct Basis {
 struct About {
     method: &'static str,
     peer: Option<SocketAddr>,
+    /// Who has the right to make it. A client for which a messenger makes it is named with the messenger.
     caller: String,
+    /// The agent that makes it.
+    agent: Option<Arc<PeerIdentity>>,
 }
 
 #[derive(Clone)]
@@ -180,8 +188,16 @@ impl Access {
         if basis == Basis::default() {
             return None;
         }
-        let (method, agent) = (method.trim_start_matches('/'), basis.agent.clone());
-        let about = About { method, peer: connection.peer, caller: caller.name() };
+        let method = method.trim_start_matches('/');
+        // As the gate names a client when it refuses a call that a messenger makes for it.
+        let caller = match (caller, agent) {
+            (Caller::Member(peer), Some(by)) if peer.id != by.id => {
+                format!("{} through {}", caller.name(), name_of(&by.id))
+            }
+            _ => caller.name(),
+        };
+        let about = About { method, peer: connection.peer, caller, agent: agent.cloned() };
+        let agent = basis.agent.clone();
         let ongoing = self.calls.begin(basis, about);
         // It may have been barred since the call was admitted, and before it was followed.
         if let Some(agent) = agent
@@ -192,21 +208,86 @@ impl Access {
         Some(ongoing)
     }
 
-    /// Ends the calls of agents that are barred. Runs until the coordinator stops.
+    /// Ends the calls of agents that are barred, or were and are not any more. Runs until the coordinator stops.
     pub async fn follow_bars(self: Arc<Self>, observer: Arc<ApplyObserver>) {
         loop {
             observer.barred.woken().await;
-            let noted = observer.barred.take();
-            sleep(BAR_GRACE).await;
-            let agents = match noted {
-                Noted::Agents(agents) => agents.into_iter().collect(),
-                Noted::Everything => self.calls.agents(),
-            };
-            for some in agents.chunks(MAX_AT_ONCE) {
-                some.iter().for_each(|agent| self.end_if_barred(agent));
-                tokio::task::yield_now().await;
+            match observer.barred.take() {
+                Noted::Agents(agents) => {
+                    // What went on when an agent was barred ends, also if the bar is lifted during the grace.
+                    let begun = self.begun_before_bars(agents).await;
+                    sleep(BAR_GRACE).await;
+                    for some in begun.chunks(MAX_AT_ONCE) {
+                        some.iter().for_each(|(call, status)| self.end_of_agent(call, status));
+                        yield_now().await;
+                    }
+                }
+                Noted::Everything => {
+                    sleep(BAR_GRACE).await;
+                    if self.end_outdated().await.is_err() {
+                        // No leader could say what is up to date.
+                        observer.barred.note_everything();
+                    }
+                }
             }
         }
+    }
+
+    /// Returns the calls of agents that were barred a moment ago, and with what they end.
+    async fn begun_before_bars(&self, agents: impl IntoIterator<Item = Arc<str>>) -> Vec<(Call, Status)> {
+        let mut begun = Vec::new();
+        for (n, agent) in agents.into_iter().enumerate() {
+            let calls = self.calls.of_agent(&agent);
+            if !calls.is_empty() {
+                let released = || {
+                    let problem = format!("the agent {agent} was barred, and released since; call again");
+                    Status::permission_denied(problem)
+                };
+                let status = self.check_not_barred(&agent).err().unwrap_or_else(released);
+                begun.extend(calls.into_iter().map(|call| (call, status.clone())));
+            }
+            if n % MAX_AT_ONCE == MAX_AT_ONCE - 1 {
+                yield_now().await;
+            }
+        }
+        begun
+    }
+
+    /// Ends the calls of agents that may not be in the fleet, when any of them may have changed: those that are barred,
+    /// and those that have been removed and released, or replaced, since they enrolled.
+    ///
+    /// # Errors
+    /// The enrolments that are known here may be out of date.
+    async fn end_outdated(&self) -> Result<(), Status> {
+        let agents = self.calls.agents();
+        let mut unknown = Vec::new();
+        for some in agents.chunks(MAX_AT_ONCE) {
+            for agent in some {
+                self.end_if_barred(agent);
+                let calls = self.calls.of_agent(agent).into_iter();
+                unknown.extend(calls.filter(|call| self.not_enrolled(call).is_some()));
+            }
+            yield_now().await;
+        }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        // They may have enrolled a moment ago, which may not be applied here yet.
+        self.state.ready_to_read(0).await?;
+        for some in unknown.chunks(MAX_AT_ONCE) {
+            for call in some {
+                if let Some(status) = self.not_enrolled(call) {
+                    self.end_of_agent(call, &status);
+                }
+            }
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Returns why the agent that makes a call is not enrolled any more, as far as is known here.
+    fn not_enrolled(&self, call: &Call) -> Option<Status> {
+        enrolled::applied(&self.state, call.about.agent.as_ref()?).err()
     }
 
     /// Ends the calls of clients that have lost the right to make them. Runs until the coordinator stops.
@@ -222,7 +303,7 @@ impl Access {
 
     fn end_if_barred(&self, agent: &str) {
         if let Err(status) = self.check_not_barred(agent) {
-            self.calls.of_agent(agent).iter().for_each(|call| self.end(call, status.clone()));
+            self.calls.of_agent(agent).iter().for_each(|call| self.end_of_agent(call, &status));
         }
     }
 
@@ -236,15 +317,22 @@ impl Access {
         if let Ok(false) = has {
             for call in self.calls.of_right(&held) {
                 let who = &call.about.caller;
-                self.end(&call, Status::permission_denied(format!("{who} does not have the right {right} any more")));
+                let status = Status::permission_denied(format!("{who} does not have the right {right} any more"));
+                self.end(&call, status, who);
             }
         }
     }
 
-    fn end(&self, call: &Call, status: Status) {
-        let (code, About { method, peer, caller }) = (status.code(), &*call.about);
+    /// Ends a call because of the agent that makes it, whoever has the right to it.
+    fn end_of_agent(&self, call: &Call, status: &Status) {
+        let agent = call.about.agent.as_ref().map(|peer| name_of(&peer.id));
+        self.end(call, status.clone(), agent.as_ref().unwrap_or(&call.about.caller));
+    }
+
+    fn end(&self, call: &Call, status: Status, who: &str) {
+        let (code, About { method, peer, .. }) = (status.code(), &*call.about);
         if call.ongoing.upgrade().is_some_and(|ongoing| ongoing.end(status)) {
-            self.refusals.count(method, code, *peer, caller);
+            self.refusals.count(method, code, *peer, who);
         }
     }
 }

@@ -69,6 +69,11 @@ impl Address {
         matches!(self, Self::Team(_) | Self::Everyone)
     }
 
+    /// Returns whether an agent is among those that a role, a pool, a skill or everyone stands for.
+    fn stands_for(&self, agent: &Agent) -> bool {
+        is_active(agent) && self.fits(agent)
+    }
+
     fn fits(&self, agent: &Agent) -> bool {
         match self {
             Self::Agent(name) => *agent.name == **name,
@@ -101,11 +106,12 @@ fn role(name: &str) -> Result<Option<Role>, String> {
     found.ok_or_else(|| format!("{:?} is no role: write worker, specialist, messenger or guardian", excerpt(name)))
 }
 
-/// Whether an agent is among those that a role, a pool, a skill or everyone stands for.
+/// Whether an agent does the work of a group now. One on standby is a spare until it takes another's place: it gets what is
+/// for it by its name.
 fn is_active(agent: &Agent) -> bool {
     match agent.state {
-        AgentState::Live | AgentState::Standby | AgentState::Unhealthy => true,
-        AgentState::Draining | AgentState::Lost => false,
+        AgentState::Live | AgentState::Unhealthy => true,
+        AgentState::Standby | AgentState::Draining | AgentState::Lost => false,
     }
 }
 
@@ -246,7 +252,7 @@ impl Resolver<'_> {
     }
 
     fn is_target(&self, address: &Address, agent: &Agent) -> bool {
-        is_active(agent) && *agent.name != *self.sender && address.fits(agent)
+        *agent.name != *self.sender && address.stands_for(agent)
     }
 }
 
@@ -254,14 +260,16 @@ fn none(address: &Address) -> Nobody {
     let reason = match address {
         Address::Team(team) => format!("the fleet has no team {team:?}"),
         Address::Role(None) => "coordinators take no messages; write to an agent".to_owned(),
-        _ => "the fleet has no other active agent that fits the address".to_owned(),
+        _ => "the fleet has no other active agent that fits the address; agents on standby and those that leave get \
+              messages by their names alone"
+            .to_owned(),
     };
     Nobody { code: MessageCode::NoSuchAgent, agent: String::new(), reason }
 }
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{AgentCommand, Command, FleetConfig, LossReason, Reply, Stamp};
+    use robeing_fleet::{AgentCommand, AgentJoin, Command, FleetConfig, LossReason, PoolShape, Reply, Stamp};
 
     use super::*;
     use crate::fixture;
@@ -281,6 +289,32 @@ mod tests {
         for bad in ["", "agent:", "a b", "a:b:c", "group:x", "role:king", "pool:\n", &"n".repeat(MAX_NAME_BYTES + 1)] {
             assert!(of(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_group_is_without_its_standbys_and_those_that_leave() {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        let pool = PoolShape { name: "data".to_owned(), replicas: Some(1), standby: 1 };
+        for name in ["a", "b"] {
+            let join = AgentJoin {
+                pool: Some(pool.clone()),
+                specializations: vec!["ocr".to_owned()],
+                ..fixture::join(name, 1)
+            };
+            fleet.apply(Stamp::at(1), Command::Agent(AgentCommand::Joined(join)), &mut Vec::new());
+        }
+        let agent = |name: &str| Agent::clone(fleet.agent_by_name(name).expect("it has joined"));
+        let (active, standby) = (agent("a"), agent("b"));
+        assert_eq!((active.state, standby.state), (AgentState::Live, AgentState::Standby));
+        let (mut unhealthy, mut leaving) = (active.clone(), active.clone());
+        (unhealthy.state, leaving.state) = (AgentState::Unhealthy, AgentState::Draining);
+        for group in ["pool:data", "role:worker", "skill:ocr", "everyone"] {
+            let address = Address::parse(group).expect(group);
+            let stands_for = [&active, &standby, &unhealthy, &leaving].map(|agent| address.stands_for(agent));
+            assert_eq!(stands_for, [true, false, true, false], "{group}");
+        }
+        assert_eq!([false, true].map(|durable| reachable(&fleet, "b", durable)), [Ok(()), Ok(())], "by its name");
+        assert!(none(&Address::Pool("data".to_owned())).reason.contains("agents on standby"));
     }
 
     #[test]

@@ -27,8 +27,7 @@ pub struct InboxCall {
 pub struct OpenMailbox {
     /// The name of the agent.
     pub agent: Arc<str>,
-    /// Wakes the task that serves it: a letter was posted or settled, or the agent has enrolled or was
-    /// barred.
+    /// Wakes the task that serves it: a letter was posted or settled, or the agent has enrolled or was barred.
     pub news: Notify,
     /// Cancelled when the agent has opened its mailbox anew.
     pub replaced: CancellationToken,

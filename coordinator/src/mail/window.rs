@@ -20,8 +20,8 @@ use robeing_proto::budget::{MAX_UNANSWERED_LETTER_BYTES, MAX_UNANSWERED_LETTERS,
 
 /// Bytes that a letter counts for besides its payload.
 const LETTER_BYTES: usize = 1024;
-/// Letters of one sender that may be under way at once, urgent ones and others apart. It may have more while less than half of
-/// the window is taken.
+/// Letters of one sender that may be under way at once, urgent ones and others apart. It may have more while less than
+/// half of the window is taken.
 pub const SENDER_SHARE: usize = 8;
 
 /// A letter that was sent and is not settled.

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue};
-use robeing_fleet::{BarKind, Command, EnrolmentMode, IdentityCommand, IdentityConfig, Reply, known_version};
+use robeing_fleet::{
+    BarKind, Command, Enrol, EnrolmentMode, IdentityCommand, IdentityConfig, ProofKind, Reply, Role, known_version,
+};
 use robeing_identity::PeerRole;
 use robeing_net::{
     ConnectInfo,
@@ -32,6 +34,9 @@ use crate::{
 /// Ann may do everything, bob nothing.
 const RIGHTS: &str = "clients: [{name: ann, rights: [submit, read, vote, message, admin]}, {name: bob, rights: []}]";
 
+/// The digest of the key of whoever connects.
+pub(super) const KEY: [u8; 32] = [7; 32];
+
 pub(super) struct Fixture {
     _fleet: TestFleet,
     pub tested: Tested,
@@ -55,6 +60,12 @@ impl Fixture {
         assert_eq!(reply.expect("it leads"), Reply::Done);
     }
 
+    /// Enrols an agent with this key; that of [`connection`] is [`KEY`].
+    pub async fn enrol(&self, agent: &str, key: [u8; 32]) {
+        let reply = self.tested.proposer.propose_one(enrol_of(agent, key)).await;
+        assert!(matches!(reply, Ok(Reply::Enrolled { .. })), "{reply:?}");
+    }
+
     /// The gate of a coordinator that is configured so.
     pub fn access(&self, enrolment: Enrolment, rights: &str, trusts_plaintext: bool) -> Access {
         let rights = Rights::parse(rights.as_bytes()).expect("they are rights");
@@ -71,11 +82,19 @@ impl Fixture {
     }
 }
 
+/// What enrols an agent with the key of this digest. Nothing of what these tests check depends on its role.
+pub(super) fn enrol_of(agent: &str, key: [u8; 32]) -> Command {
+    let (role, proof) = (Role::Worker, ProofKind::PoolSecret);
+    let agent = agent.to_owned();
+    let enrol = Enrol { agent, role, pool: None, key, proof, single_use: None, names_agent: false };
+    Command::Identity(IdentityCommand::Enrol(enrol))
+}
+
 /// A connection with TLS, with the certificate of this member if one is given.
 pub(super) fn connection(member: Option<(PeerRole, &str)>) -> ConnectInfo {
     let identity = member.map(|(role, name)| {
         let id = realm().member(role, name).expect("it is a name");
-        Arc::new(PeerIdentity { id, key: [7; 32] })
+        Arc::new(PeerIdentity { id, key: KEY })
     });
     ConnectInfo { identity, encrypted: true, ..ConnectInfo::default() }
 }
@@ -151,6 +170,7 @@ async fn without_a_certificate_one_does_what_is_for_anyone_and_where_enrolment_i
 #[tokio::test(start_paused = true)]
 async fn members_do_what_is_for_their_role() {
     let fixture = Fixture::new().await;
+    fixture.enrol("x", KEY).await;
     // Nothing of this depends on how others enrol, or on connections without TLS.
     for (enrolment, plaintext) in [(Enrolment::Proof, false), (Enrolment::Open, false), (Enrolment::Open, true)] {
         let access = fixture.access(enrolment, RIGHTS, plaintext);
@@ -212,6 +232,34 @@ async fn barred_agents_do_nothing_and_no_one_else_of_their_name_is_affected() {
     let connection = self::connection(Some((PeerRole::Worker, "removed")));
     let decided = decide(&access, "/robeing.internal.v1.Session/Open", &connection, &HeaderMap::new()).await;
     assert_eq!(decided, Ok("member"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_calls_nothing_with_the_certificate_of_an_enrolment_that_is_gone_or_anothers() {
+    let fixture = Fixture::new().await;
+    let access = fixture.access(Enrolment::Proof, RIGHTS, true);
+    let (agent, none) = (connection(Some((PeerRole::Messenger, "m-0"))), HeaderMap::new());
+    let behalf = on_behalf_of(&["ann"]);
+    let calls = async || {
+        let own = decide(&access, "/robeing.v1.Fleet/ListAgents", &agent, &none).await;
+        let for_ann = access.admit("/robeing.v1.Fleet/Submit", &agent, &behalf).await;
+        [own.map(drop), for_ann.map(drop).map_err(|status| status.code())]
+    };
+    let both = |decided: Result<(), Code>| [decided; 2];
+    assert_eq!(calls().await, both(Err(Code::Unauthenticated)), "it was removed, or its enrolment lost");
+    for open in [
+        "/robeing.internal.v1.Enrolment/Enrol",
+        "/grpc.health.v1.Health/Check",
+        // They answer so that the agent enrols again.
+        "/robeing.internal.v1.Session/Open",
+        "/robeing.internal.v1.Mailbox/Attend",
+    ] {
+        assert_eq!(decide(&access, open, &agent, &none).await, Ok("member"), "{open}");
+    }
+    fixture.enrol("m-0", KEY).await;
+    assert_eq!(calls().await, both(Ok(())));
+    fixture.enrol("m-0", [8; 32]).await;
+    assert_eq!(calls().await, both(Err(Code::PermissionDenied)), "another process has its name");
 }
 
 #[tokio::test(start_paused = true)]
@@ -277,6 +325,7 @@ pub(super) fn on_behalf_of(names: &[&str]) -> HeaderMap {
 async fn a_messenger_does_for_a_client_what_that_client_has_the_right_to_and_nothing_else() {
     let fixture = Fixture::new().await;
     let access = fixture.access(Enrolment::Open, RIGHTS, false);
+    fixture.enrol("m-0", KEY).await;
     let messenger = connection(Some((PeerRole::Messenger, "m-0")));
     for (name, has_rights) in [("ann", true), ("bob", false), ("carol", false)] {
         let headers = on_behalf_of(&[name]);
@@ -304,6 +353,7 @@ async fn a_messenger_does_for_a_client_what_that_client_has_the_right_to_and_not
 async fn what_a_client_may_not_do_is_held_against_the_client_and_not_against_the_messenger() {
     let fixture = Fixture::new().await;
     let access = fixture.access(Enrolment::Open, RIGHTS, false);
+    fixture.enrol("m-0", KEY).await;
     let messenger = connection(Some((PeerRole::Messenger, "m-0")));
     let headers = on_behalf_of(&["bob"]);
     for (method, actor) in [

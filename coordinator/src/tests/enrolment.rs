@@ -112,7 +112,8 @@ async fn a_barred_agent_is_refused_everything_until_it_is_released() {
     assert_eq!(code(read(&member).await), Code::Ok);
     let mut admin = TestMember::certified(&fleet, PeerRole::Client, "root").admin(&fleet, leader);
     let kind = v1::BarKind::Removed.into();
-    admin.bar_agent(v1::BarAgentRequest { agent: "w-0".into(), kind, reason: "stolen".into() }).await.unwrap();
+    let bar = v1::BarAgentRequest { agent: "w-0".into(), kind, reason: "stolen".into(), known_only: true };
+    admin.bar_agent(bar).await.unwrap();
     assert_eq!(code(read(&member).await), Code::PermissionDenied);
     // Its key is forgotten. Without a proof, it could be anyone, who need not know what it has done.
     let renewal = member.request("w-0", None);
@@ -215,7 +216,8 @@ async fn an_agent_that_was_removed_opens_nothing_after_its_release_before_it_has
     let mut member = enrolled(&fleet, leader, "w-0").await;
     let mut admin = TestMember::certified(&fleet, PeerRole::Client, "root").admin(&fleet, leader);
     let kind = v1::BarKind::Removed.into();
-    admin.bar_agent(v1::BarAgentRequest { agent: "w-0".into(), kind, reason: "stolen".into() }).await.unwrap();
+    let bar = v1::BarAgentRequest { agent: "w-0".into(), kind, reason: "stolen".into(), known_only: true };
+    admin.bar_agent(bar).await.unwrap();
     assert!(admin.release_agent(v1::ReleaseAgentRequest { agent: "w-0".into() }).await.unwrap().into_inner().released);
     let released = fleet.tested(leader).state.look(|state| state.revision());
     let everywhere = |fleet: &TestFleet| {
@@ -243,7 +245,10 @@ async fn an_agent_that_was_removed_opens_nothing_after_its_release_before_it_has
 async fn a_coordinator_that_has_not_heard_of_an_enrolment_yet_waits_for_it() {
     let (fleet, leader) = secured(Enrolment::Proof).await;
     let member = enrolled(&fleet, leader, "w-0").await;
-    for at in fleet.followers(leader) {
+    let has_heard = |at: usize| fleet.tested(at).state.look(|state| state.enrolment_of("w-0").is_some());
+    let followers = fleet.followers(leader);
+    assert!(!followers.iter().all(|at| has_heard(*at)), "no follower has to wait for it");
+    for at in followers {
         let opened = member.open(&fleet, at, hello("w-0")).await.expect("it has enrolled");
         assert!(matches!(opened.first, ToAgent::Redirect(_)), "{:?}", opened.first);
     }

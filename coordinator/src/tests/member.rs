@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use robeing_fleet::Reply;
 use robeing_identity::{LEAF_LIFETIME, PeerRole, PrivateKey, SigningRequest, TrustBundle};
 use robeing_net::{
     Transport, limited,
@@ -26,7 +27,10 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 
 use crate::{
     identity::fixture::realm,
-    tests::fleet::{CLUSTER, FleetSecurity, TestFleet, address},
+    tests::{
+        access::enrol_of,
+        fleet::{CLUSTER, FleetSecurity, TestFleet, address},
+    },
 };
 
 /// How long a call may take, in the test's time.
@@ -64,6 +68,22 @@ impl TestMember {
     /// Its certificate.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         self.certificate.as_ref().expect("it has one")
+    }
+
+    /// A process that the fleet's authority has certified, and that is enrolled if it is an agent.
+    pub async fn enrolled(fleet: &TestFleet, at: usize, role: PeerRole, name: &str) -> Self {
+        let member = Self::certified(fleet, role, name);
+        let enrol = enrol_of(name, member.key.public_digest());
+        let is_enrolled = async {
+            let propose = async || fleet.tested(at).proposer.propose_one(enrol.clone()).await;
+            while !matches!(propose().await, Ok(Reply::Enrolled { .. })) {
+                sleep(RETRY).await;
+            }
+        };
+        if role.is_agent() {
+            timeout(PATIENCE, is_enrolled).await.expect("identities are in force");
+        }
+        member
     }
 
     /// A channel to a coordinator. The process presents its certificate, if it has one.

@@ -25,7 +25,7 @@ use crate::{
         rights_file::CurrentRights,
     },
     tests::{
-        access::{Fixture, connection, on_behalf_of},
+        access::{Fixture, KEY, connection, on_behalf_of},
         fleet::TestFleet,
         member::{TestMember, retried},
     },
@@ -86,6 +86,7 @@ async fn the_streams_of_a_client_end_when_it_loses_the_right_to_them_and_no_othe
     let (one, another) = (begin(SUBMIT, "ann").await, begin(SUBMIT, "ann").await);
     let kept = [begin(WATCH, "ann").await, begin(SUBMIT, "bob").await];
     // What a messenger does for her is hers.
+    fixture.enrol("m-0", KEY).await;
     let behalf = on_behalf_of(&["ann"]);
     let through = gate.begin(WATCH, &connection(Some((PeerRole::Messenger, "m-0"))), &behalf).await.expect("a stream");
     assert_eq!(gate.access.calls.sizes(), (1, 3), "calls are not looked after one by one");
@@ -101,6 +102,8 @@ async fn the_streams_of_a_client_end_when_it_loses_the_right_to_them_and_no_othe
     rights.set(parsed("{}"));
     sleep(2 * LOOK_EVERY).await;
     assert!(kept.iter().chain([&through]).all(|call| code(call) == Some(Code::PermissionDenied)));
+    let actors = gate.access.refusals.actors();
+    assert!(actors.contains(&"client/ann through messenger/m-0 ()".to_owned()), "{actors:?}");
     drop((one, another, kept, through));
     assert_eq!(gate.access.calls.sizes(), (0, 0), "nothing of them is kept");
 }
@@ -109,6 +112,9 @@ async fn the_streams_of_a_client_end_when_it_loses_the_right_to_them_and_no_othe
 async fn the_streams_of_an_agent_end_when_it_is_barred_also_what_it_does_for_clients() {
     let fixture = Fixture::new().await;
     let gate = Following::new(&fixture, fixture.access(Enrolment::Proof, BEFORE, false));
+    for agent in ["m-0", "w", "x"] {
+        fixture.enrol(agent, KEY).await;
+    }
     let messenger = connection(Some((PeerRole::Messenger, "m-0")));
     let worker = connection(Some((PeerRole::Worker, "w")));
     let none = HeaderMap::new();
@@ -123,6 +129,8 @@ async fn the_streams_of_an_agent_end_when_it_is_barred_also_what_it_does_for_cli
     assert!(ended.iter().all(|call| code(call).is_none()), "what its services say to it comes first");
     sleep(BAR_GRACE + LOOK_EVERY).await;
     assert!(ended.iter().all(|call| code(call) == Some(Code::PermissionDenied)));
+    let actors = gate.access.refusals.actors();
+    assert_eq!(actors, ["messenger/m-0 ()"; 2], "it is the messenger that is barred, and not its client");
     assert_eq!(code(&kept), None);
     // One that was admitted before the bar, and is followed only after it.
     let identity = worker.identity.clone().expect("a certificate");
@@ -137,6 +145,47 @@ async fn the_streams_of_an_agent_end_when_it_is_barred_also_what_it_does_for_cli
     fixture.tested.directory.observer.barred.note_everything();
     sleep(2 * BAR_GRACE + LOOK_EVERY).await;
     assert_eq!(code(&unseen), Some(Code::PermissionDenied));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_streams_of_an_agent_end_also_if_it_is_released_at_once() {
+    let fixture = Fixture::new().await;
+    let gate = Following::new(&fixture, fixture.access(Enrolment::Proof, BEFORE, false));
+    fixture.enrol("w", KEY).await;
+    let worker = connection(Some((PeerRole::Worker, "w")));
+    let stream = gate.begin(DIRECTORY, &worker, &HeaderMap::new()).await.expect("it is a stream");
+    fixture.propose(bar("w")).await;
+    fixture.propose(IdentityCommand::Release { agent: "w".into(), by: "test".into() }).await;
+    sleep(BAR_GRACE + LOOK_EVERY).await;
+    assert_eq!(code(&stream), Some(Code::PermissionDenied));
+    let again = gate.begin(DIRECTORY, &worker, &HeaderMap::new()).await.expect("it is released");
+    sleep(BAR_GRACE + LOOK_EVERY).await;
+    assert_eq!(code(&again), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_snapshot_the_streams_of_agents_that_are_not_enrolled_any_more_end() {
+    let fixture = Fixture::new().await;
+    let access = fixture.access(Enrolment::Proof, BEFORE, false);
+    let mut streams = Vec::new();
+    for agent in ["removed", "replaced", "kept"] {
+        fixture.enrol(agent, KEY).await;
+        let (connection, none) = (connection(Some((PeerRole::Worker, agent))), HeaderMap::new());
+        let caller = access.admit(DIRECTORY, &connection, &none).await.expect("it is admitted");
+        streams.push(access.follow(DIRECTORY, &connection, &caller).expect("it is a stream"));
+    }
+    let (agent, kind, by) = ("removed".to_owned(), BarKind::Removed, "test".to_owned());
+    fixture.propose(IdentityCommand::Bar { agent, kind, reason: "odd".into(), by }).await;
+    fixture.propose(IdentityCommand::Release { agent: "removed".into(), by: "test".into() }).await;
+    fixture.enrol("replaced", [8; 32]).await;
+    // A snapshot says nothing of what was done in between.
+    let barred = &fixture.tested.directory.observer.barred;
+    barred.take();
+    barred.note_everything();
+    let _gate = Following::new(&fixture, access);
+    sleep(2 * BAR_GRACE + LOOK_EVERY).await;
+    let ended: Vec<_> = streams.iter().map(code).collect();
+    assert_eq!(ended, [Some(Code::Unauthenticated), Some(Code::PermissionDenied), None]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,14 +210,14 @@ async fn what_can_not_be_lost_and_what_ends_by_itself_is_not_followed() {
 async fn a_guardian_that_is_quarantined_sees_no_more_of_the_tasks() {
     let fleet = TestFleet::start_secured(Enrolment::Proof);
     let leader = fleet.led().await;
-    let guardian = TestMember::certified(&fleet, PeerRole::Guardian, "g");
+    let guardian = TestMember::enrolled(&fleet, leader, PeerRole::Guardian, "g").await;
     let client = guardian.fleet(&fleet, fleet.followers(leader)[0]);
     let request = v1::WatchTasksRequest { include_output: true, ..v1::WatchTasksRequest::default() };
     let watch = retried(async || client.clone().watch_tasks(request.clone()).await).await;
     let mut watch = watch.expect("it may").into_inner();
     let admin = TestMember::certified(&fleet, PeerRole::Client, "root");
     let kind = v1::BarKind::Quarantined.into();
-    let bar = v1::BarAgentRequest { agent: "g".into(), kind, reason: "odd".into() };
+    let bar = v1::BarAgentRequest { agent: "g".into(), kind, reason: "odd".into(), known_only: false };
     retried(async || admin.admin(&fleet, leader).bar_agent(bar.clone()).await).await.expect("it may");
     let ended = async {
         loop {

@@ -307,7 +307,7 @@ async fn who_may_set_policies_sets_them_and_expressions_know_who_submits() {
     assert!(wrong.message().starts_with("policy \"not-bob\", rule: "), "{wrong}");
     let revision = set(PeerRole::Client, "root", not_bob).await.expect("it is right").into_inner().revision;
     let get = async |role| {
-        let member = TestMember::certified(&fleet, role, "y");
+        let member = TestMember::enrolled(&fleet, leader, role, "y").await;
         let get = async || member.admin(&fleet, at).get_policies(v1::GetPoliciesRequest {}).await;
         retried(get).await.map(tonic::Response::into_inner)
     };

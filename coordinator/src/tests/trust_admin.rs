@@ -90,8 +90,9 @@ async fn a_guardian_quarantines_agents_and_removes_none() {
     let fleet = TestFleet::start_secured(Enrolment::Proof);
     let leader = fleet.led().await;
     let bar_of = async |agent: &str, role, kind: v1::BarKind| {
-        let member = TestMember::certified(&fleet, role, "x");
-        let request = v1::BarAgentRequest { agent: agent.into(), kind: kind.into(), reason: "odd".into() };
+        let member = TestMember::enrolled(&fleet, leader, role, "x").await;
+        let (agent, kind, reason) = (agent.into(), kind.into(), "odd".into());
+        let request = v1::BarAgentRequest { agent, kind, reason, known_only: false };
         code(retried(async || member.admin(&fleet, leader).bar_agent(request.clone()).await).await)
     };
     let bar = async |role, kind| bar_of("w-0", role, kind).await;
@@ -103,6 +104,27 @@ async fn a_guardian_quarantines_agents_and_removes_none() {
     assert_eq!(bar(PeerRole::Worker, v1::BarKind::Quarantined).await, Code::PermissionDenied);
     assert_eq!(bar(PeerRole::Client, v1::BarKind::Unspecified).await, Code::InvalidArgument);
     assert_eq!(bar(PeerRole::Client, v1::BarKind::Removed).await, Code::Ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_may_be_mistyped_is_not_barred_and_one_that_is_known_or_barred_is_as_often_as_asked() {
+    let fleet = TestFleet::start_secured(Enrolment::Proof);
+    let leader = fleet.led().await;
+    let admin = TestMember::certified(&fleet, PeerRole::Client, "root");
+    let bar = async |agent: &str, known_only: bool| {
+        let (agent, kind, reason) = (agent.to_owned(), v1::BarKind::Removed.into(), "odd".to_owned());
+        let request = v1::BarAgentRequest { agent, kind, reason, known_only };
+        let barred = retried(async || admin.admin(&fleet, leader).bar_agent(request.clone()).await).await;
+        barred.map(|barred| barred.into_inner().known).map_err(|status| status.code())
+    };
+    assert_eq!(bar("w-0", true).await, Err(Code::NotFound));
+    assert!(fleet.tested(leader).state.look(|fleet| fleet.bar_of("w-0").is_none()), "nothing has changed");
+    // It has enrolled, and never joined.
+    TestMember::enrolled(&fleet, leader, PeerRole::Worker, "w-0").await;
+    assert_eq!(bar("w-0", true).await, Ok(true));
+    assert_eq!(bar("w-0", true).await, Ok(false), "the fleet has forgotten it, and keeps it out");
+    assert_eq!(bar("w-1", false).await, Ok(false));
+    assert_eq!(bar("w-1", true).await, Ok(false));
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,7 +140,7 @@ async fn guardians_flag_agents_at_a_pace_and_read_how_active_they_are_and_others
         let listed = retried(async || member.admin(&fleet, leader).list_activity(list()).await).await;
         assert_eq!(code(listed), Code::PermissionDenied, "{role}");
     }
-    let guardian = TestMember::certified(&fleet, PeerRole::Guardian, "g");
+    let guardian = TestMember::enrolled(&fleet, leader, PeerRole::Guardian, "g").await;
     for at in 0..3 {
         let listed = retried(async || guardian.admin(&fleet, at).list_activity(list()).await).await;
         assert_eq!(listed.map(|page| page.into_inner()).ok(), Some(v1::ListActivityResponse::default()), "at {at}");
@@ -142,7 +164,7 @@ async fn guardians_flag_agents_at_a_pace_and_read_how_active_they_are_and_others
         assert!(flagged < 2 * AT_ONCE, "it is never refused");
     }
     assert!(flagged >= AT_ONCE, "only after {flagged}");
-    let another = TestMember::certified(&fleet, PeerRole::Guardian, "h");
+    let another = TestMember::enrolled(&fleet, leader, PeerRole::Guardian, "h").await;
     assert_eq!(flag_now(&another, "w-0".to_owned()).await, Code::Ok, "one guardian does not silence another");
     assert_eq!(flag_now(&another, "w-0".to_owned()).await, Code::ResourceExhausted, "once a minute");
     let admin = TestMember::certified(&fleet, PeerRole::Client, "root");

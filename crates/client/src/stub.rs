@@ -301,7 +301,7 @@ impl Admin for Stub {
         self.begin().await?;
         let mut shared = self.shared();
         shared.barred.insert(request.into_inner().agent);
-        Ok(Response::new(v1::BarAgentResponse { revision: shared.barred.len() as u64 }))
+        Ok(Response::new(v1::BarAgentResponse { revision: shared.barred.len() as u64, known: true }))
     }
 
     async fn release_agent(

@@ -84,6 +84,16 @@ pub fn parse_manifests(text: &str) -> Result<Vec<RobeingCluster>, ManifestError>
     }
 }
 
+/// Returns whether a manifest sets a field, such as `/spec/policies`, even to an empty list. What [`parse_manifest`]
+/// returns is the same for an empty list and for none.
+///
+/// # Errors
+/// Those of [`parse_manifests`], as far as the text is no YAML.
+pub fn sets_field(text: &str, pointer: &str) -> Result<bool, ManifestError> {
+    let is_set = |document: &Document| document.value.pointer(pointer).is_some_and(|value| !value.is_null());
+    Ok(yaml::read(text)?.iter().any(is_set))
+}
+
 /// Checks whether `old` may be replaced by `new`: against the rules for every cluster, and against the transition
 /// rules, such as that the coordinators' storage must not change.
 ///

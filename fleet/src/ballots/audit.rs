@@ -43,9 +43,7 @@ pub(crate) fn check_ballots(state: &State) -> Check {
             of_one.bytes = of_one.bytes.saturating_add(counted);
         }
     }
-    let fits = |of_one: &OpenOfOne| {
-        of_one.count <= MAX_OPEN_BALLOTS_OF_ONE && of_one.bytes <= MAX_BALLOT_BYTES_OF_ONE
-    };
+    let fits = |of_one: &OpenOfOne| of_one.count <= MAX_OPEN_BALLOTS_OF_ONE && of_one.bytes <= MAX_BALLOT_BYTES_OF_ONE;
     ensure(openers.values().all(fits), || "more open ballots of one opener than its share".to_owned())?;
     ensure(unused.is_empty(), || "an authority that no vote refers to".to_owned())?;
     ensure(open <= MAX_OPEN_BALLOTS, || format!("{open} open ballots"))?;

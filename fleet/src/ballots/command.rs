@@ -194,7 +194,10 @@ impl Content<'_> {
             if let Some(letter) = letter
                 && !letters.insert(letter)
             {
-                return Err(invalid("electorate.letter", format!("{letter} is there twice; use an id for each member")));
+                return Err(invalid(
+                    "electorate.letter",
+                    format!("{letter} is there twice; use an id for each member"),
+                ));
             }
         }
         Ok(())

@@ -256,9 +256,10 @@ impl Vote {
 
     fn counted_bytes(&self) -> u64 {
         let texts = self.member.len() + self.reason.len() + self.attested_by.len();
-        let evidence = self.evidence.as_ref().map_or(0, |evidence| {
-            evidence.envelope.len() + evidence.binding.len() + evidence.certificate.len()
-        });
+        let evidence = self
+            .evidence
+            .as_ref()
+            .map_or(0, |evidence| evidence.envelope.len() + evidence.binding.len() + evidence.certificate.len());
         VOTE_OVERHEAD + (texts + evidence) as u64
     }
 }

@@ -11,7 +11,8 @@ use crate::{FleetMillis, LetterCursor, LetterId, fixed_map::FixedMap};
 /// The letters that wait for one receiver, each by its place in the receiver's order.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct WaitingLetters {
-    pub all: BTreeSet<LetterCursor>,
+    /// Number of letters.
+    pub count: usize,
     /// Those of each sender. No set is empty.
     pub senders: BTreeMap<Arc<str>, BTreeSet<LetterCursor>>,
     /// The first one of each sender.
@@ -21,7 +22,7 @@ pub(crate) struct WaitingLetters {
 impl WaitingLetters {
     fn add(&mut self, letter: &Letter) {
         let cursor = letter.cursor();
-        self.all.insert(cursor);
+        self.count += 1;
         match self.senders.get_mut(letter.sender.as_str()) {
             Some(of_sender) => {
                 let first = of_sender.first().copied();
@@ -40,7 +41,7 @@ impl WaitingLetters {
 
     fn remove(&mut self, letter: &Letter) {
         let cursor = letter.cursor();
-        self.all.remove(&cursor);
+        self.count -= 1;
         let Some(of_sender) = self.senders.get_mut(letter.sender.as_str()) else { return };
         of_sender.remove(&cursor);
         let next = of_sender.first().copied();
@@ -96,7 +97,7 @@ impl MailIndexes {
             self.waits -= 1;
             if let Entry::Occupied(mut waiting) = self.waiting.entry(Arc::clone(&letter.receiver)) {
                 waiting.get_mut().remove(letter);
-                if waiting.get().all.is_empty() {
+                if waiting.get().count == 0 {
                     waiting.remove();
                 }
             }

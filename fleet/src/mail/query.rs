@@ -3,9 +3,9 @@
 use std::{ops::Bound, sync::Arc};
 
 use super::Letter;
-use crate::{Fleet, LetterId, limits::MAX_PAGE};
+use crate::{Fleet, LetterId};
 
-/// A place in the order in which a receiver gets its letters: the most urgent ones first, then by posting.
+/// A place among the letters of a receiver: the most urgent ones first, then by posting. Those of one sender come so.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LetterCursor {
     /// How far the priority is below the highest one.
@@ -33,17 +33,6 @@ impl Fleet {
         self.state.mail.letters.get(*self.indexes.mail.ids.get(&id)?)
     }
 
-    /// Returns at most `limit` (clamped to 1 to [`MAX_PAGE`]) letters that wait for a receiver, in their order,
-    /// starting after the letter with the cursor `after`, which may be settled meanwhile. More urgent letters that were
-    /// posted since are before the cursor; they are reported by [`Effect::Mail`](crate::Effect::Mail).
-    pub fn letters_for(&self, receiver: &str, after: Option<LetterCursor>, limit: usize) -> Vec<&Arc<Letter>> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let waiting = self.indexes.mail.waiting.get(receiver);
-        let cursors = waiting.into_iter().flat_map(|waiting| waiting.all.range((start, Bound::Unbounded)));
-        let letters = cursors.filter_map(|cursor| self.state.mail.letters.get(cursor.seq));
-        letters.take(limit.clamp(1, MAX_PAGE)).collect()
-    }
-
     /// Returns the first letter of each sender that waits for a receiver, in the receiver's order. There may be
     /// [`MAX_WAITING_FOR_ONE`](crate::limits::MAX_WAITING_FOR_ONE) of them, so take few.
     pub fn first_letters_for(&self, receiver: &str) -> impl Iterator<Item = &Arc<Letter>> {
@@ -68,7 +57,7 @@ impl Fleet {
 
     /// Returns how many letters wait for a receiver.
     pub fn letters_waiting_for(&self, receiver: &str) -> usize {
-        self.indexes.mail.waiting.get(receiver).map_or(0, |waiting| waiting.all.len())
+        self.indexes.mail.waiting.get(receiver).map_or(0, |waiting| waiting.count)
     }
 
     /// Returns the numbers of letters.

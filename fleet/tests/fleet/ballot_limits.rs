@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    BallotCommand, BallotId, BallotOutcome, CastVote, Choice, Command, Elector, Fraction, LetterId, OpenBallot, Refusal,
-    Reply, VoteEvidence, limits::*,
+    BallotCommand, BallotId, BallotOutcome, CastVote, Choice, Command, Elector, Fraction, LetterId, OpenBallot,
+    Refusal, Reply, VoteEvidence, limits::*,
 };
 
 use crate::fixture::{Trial, ballot, elector, evidence, vote};

@@ -1,12 +1,14 @@
 //! A fleet with a clock that the test controls and short helpers for commands. Audits the fleet after every command.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind, CastVote, Choice,
     Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet, FleetConfig, Fraction,
-    IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand,
-    PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, SingleUse, Stamp,
-    StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, VoteEvidence, known_version,
+    IdentityCommand, Letter, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand,
+    PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, SingleUse,
+    Stamp, StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, VoteEvidence, known_version,
 };
 
 pub struct Trial {
@@ -28,6 +30,14 @@ pub struct OpenSession {
 
 pub fn task(n: u128) -> SubmitTask {
     SubmitTask { submitter: "test".to_owned(), ..SubmitTask::new(TaskId(n), "sum", Bytes::from_static(b"1 2")) }
+}
+
+/// Returns the letters that wait for a receiver, in its order.
+pub fn letters_for<'a>(fleet: &'a Fleet, receiver: &str) -> Vec<&'a Arc<Letter>> {
+    let senders = fleet.first_letters_for(receiver).map(|first| first.sender.as_str());
+    let mut letters: Vec<_> = senders.flat_map(|sender| fleet.letters_from(sender, receiver, None)).collect();
+    letters.sort_by_key(|letter| letter.cursor());
+    letters
 }
 
 /// Returns the join of a worker with one slot and no pool.

@@ -9,7 +9,7 @@ use robeing_fleet::{
     limits::{LETTER_OUTCOME_TTL_MS, MAX_LETTER_TTL_MS},
 };
 
-use crate::{ops::name_of, votes::notices};
+use crate::{fixture::letters_for, ops::name_of, votes::notices};
 
 prop_compose! {
     fn posting()(
@@ -177,15 +177,8 @@ impl Twin {
             letters.sort_by_key(|known| 10 - known.letter.priority);
             let expected: Vec<LetterId> = letters.iter().map(|known| known.letter.id).collect();
             assert_eq!(fleet.letters_waiting_for(&receiver), expected.len());
-            let mut paged = Vec::new();
-            let mut after = None;
-            loop {
-                let page = fleet.letters_for(&receiver, after, 2);
-                let Some(last) = page.last() else { break };
-                after = Some(last.cursor());
-                paged.extend(page.iter().map(|letter| letter.id));
-            }
-            assert_eq!(paged, expected);
+            let found: Vec<LetterId> = letters_for(fleet, &receiver).iter().map(|letter| letter.id).collect();
+            assert_eq!(found, expected);
             compare_senders(fleet, &receiver, &letters);
         }
     }

@@ -6,7 +6,7 @@ use robeing_fleet::{
     Reply, limits::*,
 };
 
-use crate::fixture::{Trial, letter, worker};
+use crate::fixture::{Trial, letter, letters_for, worker};
 
 const NEW: Reply = Reply::Posted { existing: false };
 const KNOWN: Reply = Reply::Posted { existing: true };
@@ -20,7 +20,7 @@ fn outcome(trial: &Trial, id: u128) -> Option<LetterOutcome> {
 }
 
 fn waiting(trial: &Trial, receiver: &str) -> Vec<u128> {
-    trial.fleet.letters_for(receiver, None, MAX_PAGE).iter().map(|letter| letter.id.0).collect()
+    letters_for(&trial.fleet, receiver).iter().map(|letter| letter.id.0).collect()
 }
 
 fn limit_of(refusal: Option<Refusal>) -> u64 {
@@ -39,7 +39,7 @@ fn a_letter_waits_for_a_receiver_that_is_not_there_and_is_settled_by_it() {
     let posted = trial.stamp();
     trial.after(10);
     trial.join(worker("b"));
-    let letters = trial.fleet.letters_for("b", None, 10);
+    let letters = letters_for(&trial.fleet, "b");
     assert_eq!(letters.len(), 1);
     assert_eq!((&letters[0].payload[..], letters[0].posted, letters[0].is_waiting()), (&b"hello"[..], posted, true));
     assert_eq!(trial.settle(1, "b", LetterAnswer::Accepted), Reply::Settled(LetterOutcome::Accepted));
@@ -78,14 +78,12 @@ fn letters_are_delivered_by_priority_and_then_in_the_order_of_posting() {
     assert_eq!(waiting(&trial, "b"), [3, 5, 2, 4, 1]);
     assert_eq!(waiting(&trial, "c"), [6]);
     assert_eq!(waiting(&trial, "d"), [0; 0]);
-    let first = trial.fleet.letters_for("b", None, 2);
-    let after = first.last().map(|letter| letter.cursor());
+    let after = trial.fleet.letter(LetterId(5)).map(|letter| letter.cursor());
     trial.settle(5, "b", LetterAnswer::Accepted);
-    let rest: Vec<u128> = trial.fleet.letters_for("b", after, MAX_PAGE).iter().map(|letter| letter.id.0).collect();
+    assert_eq!((waiting(&trial, "b"), trial.fleet.letters_waiting_for("b")), (vec![3, 2, 4, 1], 4));
+    let sender = letter(1).sender;
+    let rest: Vec<u128> = trial.fleet.letters_from(&sender, "b", after).map(|letter| letter.id.0).collect();
     assert_eq!(rest, [2, 4, 1], "whatever became of the last one");
-    for (asked, given) in [(0, 1), (3, 3), (usize::MAX, 4)] {
-        assert_eq!(trial.fleet.letters_for("b", None, asked).len(), given, "of {asked}");
-    }
 }
 
 #[test]
@@ -304,7 +302,7 @@ fn letters_and_outcomes_are_in_snapshots() {
     let restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
     let all = |fleet: &Fleet| [1, 2, 3].map(|id| fleet.letter(LetterId(id)).map(|letter| Letter::clone(letter)));
     assert_eq!(all(&restored), all(&trial.fleet));
-    assert_eq!(restored.letters_for("b", None, 10), trial.fleet.letters_for("b", None, 10));
+    assert_eq!(letters_for(&restored, "b"), letters_for(&trial.fleet, "b"));
     assert_eq!((restored.next_due(), restored.mail_counts()), (trial.fleet.next_due(), trial.fleet.mail_counts()));
 }
 

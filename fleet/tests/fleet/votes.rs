@@ -261,7 +261,11 @@ impl Twin {
         }
         if let Some(known) = self.ballots.iter().find(|known| known.ballot.id == ballot.id) {
             let conflict = Reply::Refused(Refusal::BallotConflict { ballot: ballot.id });
-            return if known.ballot.digest == ballot.digest { Reply::BallotOpened { existing: true } } else { conflict };
+            return if known.ballot.digest == ballot.digest {
+                Reply::BallotOpened { existing: true }
+            } else {
+                conflict
+            };
         }
         let mut ids = ballot.electorate.iter().filter_map(|elector| elector.letter);
         if let Some(letter) = ids.find(|id| letters.knows(*id)) {

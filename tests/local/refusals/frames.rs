@@ -5,7 +5,7 @@ use robeing_identity::PeerRole;
 use robeing_proto::{
     MAX_MESSAGE_BYTES,
     message::v1::{CloseCode, Credit, Frame, Packet},
-    v1::TaskState,
+    v1::{Role, TaskState},
 };
 use robeing_tests::{
     raw_call::{announced, call, framed},
@@ -97,7 +97,7 @@ async fn an_agent_closes_a_stream_with_what_is_no_frame() {
 async fn a_coordinator_refuses_what_is_no_message() {
     let scene = Scene::start(1).await;
     let client = scene.thief.certified(PeerRole::Client, "thief").channel(&scene.coordinator);
-    let agent = scene.thief.certified(PeerRole::Worker, "thief").channel(&scene.coordinator);
+    let agent = scene.enrolled((PeerRole::Worker, Role::Worker), "thief", "").await.channel(&scene.coordinator);
     let member = scene.thief.certified(PeerRole::Coordinator, "thief").channel(&scene.coordinator);
     let nobody = scene.thief.nobody().channel(&scene.coordinator);
     for (channel, method) in [

@@ -134,7 +134,8 @@ fn entry(wire: v1::DirectoryEntry) -> Option<Entry> {
         v1::Role::Unspecified => return None,
     };
     let presence = match wire.state() {
-        v1::AgentState::Live | v1::AgentState::Standby | v1::AgentState::Unhealthy => Presence::Active,
+        v1::AgentState::Live | v1::AgentState::Unhealthy => Presence::Active,
+        v1::AgentState::Standby => Presence::Standby,
         v1::AgentState::Draining => Presence::Leaving,
         v1::AgentState::Lost | v1::AgentState::Unspecified => Presence::Away,
     };

@@ -52,7 +52,7 @@ fn entries_are_taken_as_they_are_and_those_that_can_not_be_reached_are_not() {
     use v1::AgentState as State;
     for (state, expected) in [
         (State::Live, Presence::Active),
-        (State::Standby, Presence::Active),
+        (State::Standby, Presence::Standby),
         (State::Unhealthy, Presence::Active),
         (State::Draining, Presence::Leaving),
         (State::Lost, Presence::Away),

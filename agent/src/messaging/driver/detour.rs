@@ -19,13 +19,7 @@ use super::{
     shared::Shared,
     state::{FAILURES, Settled, Unreachable},
 };
-use crate::messaging::{
-    inbox::is_handled,
-    outcome::Outcome,
-    packet::Packet,
-    routing::{Entry, Role},
-    sealing,
-};
+use crate::messaging::{inbox::is_handled, outcome::Outcome, packet::Packet, routing::Entry, sealing};
 
 /// How often it is looked whether the receiver of a message can be reached.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -134,9 +128,8 @@ async fn by_messenger(
     may_have_arrived: &AtomicBool,
 ) -> Option<Outcome> {
     let snapshot = shared.directory.snapshot();
-    let messengers = snapshot.active().filter(|entry| entry.role == Role::Messenger);
-    let mut messengers: Vec<_> =
-        messengers.map(|entry| &entry.name).filter(|name| **name != shared.me && **name != to.name).collect();
+    let messengers = snapshot.messengers().map(|entry| &entry.name);
+    let mut messengers: Vec<_> = messengers.filter(|name| **name != shared.me && **name != to.name).collect();
     // Not all agents ask the same one first.
     if !messengers.is_empty() {
         let first = shared.random.next_u64() as usize % messengers.len();

@@ -23,22 +23,27 @@ use crate::messaging::{
     routing::{Directory, Role, Snapshot},
 };
 
-/// A directory without agents.
-struct Nobody;
+/// A directory that does not change.
+struct Fixed(Arc<Snapshot>);
 
-impl Directory for Nobody {
+impl Directory for Fixed {
     fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::default()
+        Arc::clone(&self.0)
     }
 }
 
 /// Returns the shared parts of the agent `b`, which knows no other one and has no dispatcher.
 pub(super) fn shared() -> Arc<Shared> {
+    shared_of(Role::Worker, Snapshot::default())
+}
+
+/// Returns the shared parts of the agent `b` of this role, which knows these agents and has no dispatcher.
+pub(super) fn shared_of(role: Role, known: Snapshot) -> Arc<Shared> {
     Arc::new(Shared::new(Parts {
         me: "b".into(),
-        role: Role::Worker,
+        role,
         journal: 1,
-        directory: Arc::new(Nobody),
+        directory: Arc::new(Fixed(Arc::new(known))),
         connect: Arc::new(Plaintext(Transport::new(Arc::new(MemoryNetwork::default())))),
         clock: Platform::real().clock,
         random: Arc::new(SeededRandom::new(1)),

@@ -76,9 +76,8 @@ pub(super) async fn broadcast(
     deadline: Instant,
 ) -> BroadcastReport {
     let snapshot = shared.directory.snapshot();
-    let messengers = snapshot.active().filter(|entry| entry.role == crate::messaging::Role::Messenger);
-    let messengers: Vec<_> =
-        messengers.map(|entry| Arc::clone(&entry.name)).filter(|name| *name != shared.me).collect();
+    let messengers = snapshot.messengers().map(|entry| Arc::clone(&entry.name));
+    let messengers: Vec<_> = messengers.filter(|name| *name != shared.me).collect();
     let is_relayed = targets.len() > DIRECT_FANOUT && !messengers.is_empty() && message.key_id.is_none();
     // It has the limits of a payload, so it can be encrypted; otherwise it takes no other than the direct way.
     let content = is_relayed.then(|| compute(|| Content::new(&message.payload, &*shared.random)).ok());
@@ -218,7 +217,9 @@ pub(super) async fn ask_messenger(
     Ok(report.outcomes.into_iter().filter_map(|outcome| Outcome::from_wire(outcome).ok()).collect())
 }
 
-/// Passes on the message in a packet to this messenger, to all its targets. The reply is the report.
+/// Passes on the message in a packet to this messenger, to all its targets. The reply is the report. Never ends if the
+/// agent stops before all targets have decided: sends end then as well, with what nobody may rely on. The sender asks
+/// again after the restart, and who has the message handles it once.
 pub(super) async fn pass_on(shared: &Arc<Shared>, packet: &Packet, deadline: Instant) -> Outcome {
     let (message, targets) = match read(packet) {
         Ok(read) => read,
@@ -227,7 +228,7 @@ pub(super) async fn pass_on(shared: &Arc<Shared>, packet: &Packet, deadline: Ins
     let mut waiting = targets.into_iter();
     let mut under_way = FuturesUnordered::new();
     let mut outcomes = Vec::new();
-    let mut replies = 0;
+    let (mut replies, mut is_decided) = (0, true);
     loop {
         while under_way.len() < DIRECT_AT_ONCE
             && let Some(left) = left(deadline)
@@ -239,6 +240,7 @@ pub(super) async fn pass_on(shared: &Arc<Shared>, packet: &Packet, deadline: Ins
         }
         match timeout_at(deadline, under_way.next()).await {
             Ok(Some((id, outcome))) => {
+                is_decided &= is_final(&outcome);
                 let outcome = within(&mut replies, outcome);
                 outcomes.push(outcome.to_wire(id));
             }
@@ -246,7 +248,15 @@ pub(super) async fn pass_on(shared: &Arc<Shared>, packet: &Packet, deadline: Ins
             Ok(None) | Err(_) => break,
         }
     }
+    if shared.stop.is_cancelled() && !is_decided {
+        return std::future::pending().await;
+    }
     Outcome::accepted(Some(RelayReport { outcomes }.encode_to_vec().into()))
+}
+
+/// Returns whether a target's outcome is what it stays, also if the messenger that passes the message on stops.
+fn is_final(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused { .. } | Outcome::Sent)
 }
 
 /// Drops a reply with which the report would become too large.

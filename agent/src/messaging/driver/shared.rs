@@ -207,8 +207,8 @@ impl Shared {
         false
     }
 
-    /// Gives a packet, which is within the limits, to the link to its agent. Returns what will receive its outcome, or the outcome at once.
-    /// `has_detour`: it also receives once that the agent can't be reached.
+    /// Gives a packet, which is within the limits, to the link to its agent. Returns what will receive its outcome, or
+    /// the outcome at once. `has_detour`: it also receives once that the agent can't be reached.
     pub fn post(
         self: &Arc<Self>,
         to: &Entry,

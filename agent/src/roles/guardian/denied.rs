@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use robeing_policy::anomaly::{Signal, WINDOW_MS};
+use robeing_policy::{
+    anomaly::{Signal, WINDOW_MS},
+    limits::MAX_WATCHED_AGENTS,
+};
 
 /// The signals that the audit log tells of.
 const SIGNALS: [Signal; 3] = [Signal::FailedAuthentication, Signal::Disagreement, Signal::Overuse];
@@ -38,13 +41,16 @@ impl Batch {
     }
 }
 
-/// The denials that are still to be counted, by agent.
+/// The denials that are still to be counted, by agent: of [`MAX_WATCHED_AGENTS`] at most.
 #[derive(Debug, Default)]
 pub struct Denied(BTreeMap<String, [Batch; SIGNALS.len()]>);
 
 impl Denied {
     /// Notes what a record tells of this many windows before it.
     pub fn add(&mut self, agent: &str, signal: Signal, times: u64, windows: u64) {
+        if self.0.len() >= MAX_WATCHED_AGENTS && !self.0.contains_key(agent) {
+            return;
+        }
         let batches = self.0.entry(agent.to_owned()).or_default();
         if let Some((batch, _)) = batches.iter_mut().zip(SIGNALS).find(|(_, known)| *known == signal) {
             batch.add(times, windows);
@@ -62,9 +68,14 @@ impl Denied {
         self.0.remove(agent);
     }
 
-    /// Forgets agents of which all is counted, and those for which this does not hold.
-    pub fn retain(&mut self, holds: impl Fn(&str) -> bool) {
-        self.0.retain(|agent, batches| holds(agent) && batches.iter().any(|batch| batch.left > 0));
+    /// Returns the agents of which something is to be counted.
+    pub fn agents(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Forgets agents of which all is counted.
+    pub fn forget_counted(&mut self) {
+        self.0.retain(|_, batches| batches.iter().any(|batch| batch.left > 0));
     }
 
     /// Returns whether all is counted.
@@ -72,6 +83,13 @@ impl Denied {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// Returns how often something occurred, as a record tells it: `…, 7 times` or `…, 7 times: …`. What comes after the
+/// colon is the text of a policy or of the payload, which may have numbers of its own.
+pub fn times(detail: &str) -> u64 {
+    let told = detail.split(':').next().and_then(|told| told.strip_suffix(" times"));
+    told.and_then(|told| told.rsplit(", ").next()?.parse().ok()).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -89,16 +107,39 @@ mod tests {
     }
 
     #[test]
-    fn who_is_gone_or_was_told_of_in_full_is_forgotten() {
+    fn who_was_told_of_in_full_is_forgotten() {
         let mut denied = Denied::default();
         denied.add("a", Signal::Overuse, 2, 2);
-        denied.add("gone", Signal::Overuse, 2, 2);
-        denied.retain(|agent| agent == "a");
         let overuse = |times| [(Signal::FailedAuthentication, 0), (Signal::Disagreement, 0), (Signal::Overuse, times)];
-        assert_eq!((denied.take("gone", 9), denied.take("a", 1)), (overuse(0), overuse(1)));
-        assert!(!denied.is_empty());
         assert_eq!(denied.take("a", 1), overuse(1));
-        denied.retain(|_| true);
+        denied.forget_counted();
+        assert_eq!(denied.agents().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(denied.take("a", 1), overuse(1));
+        denied.forget_counted();
         assert!(denied.is_empty());
+    }
+
+    #[test]
+    fn the_denials_of_so_many_agents_are_kept() {
+        let mut denied = Denied::default();
+        (0..=MAX_WATCHED_AGENTS).for_each(|agent| denied.add(&agent.to_string(), Signal::Overuse, 1, 1));
+        assert_eq!(denied.agents().count(), MAX_WATCHED_AGENTS);
+        denied.add("0", Signal::Overuse, 1, 1);
+        assert_eq!(denied.take("0", 1)[2], (Signal::Overuse, 2), "one that is known");
+    }
+
+    #[test]
+    fn records_tell_how_often_something_occurred() {
+        for (detail, expected) in [
+            ("PermissionDenied", 1),
+            ("PermissionDenied, 12 times", 12),
+            ("on Result, 7 times: why 3 times", 7),
+            ("on Result, once: at times", 1),
+            ("on Result, once: it may run 30 times a day", 1),
+            ("on Message, 2 times: x, 900 times", 2),
+            ("", 1),
+        ] {
+            assert_eq!(times(detail), expected, "{detail}");
+        }
     }
 }

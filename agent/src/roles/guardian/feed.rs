@@ -12,7 +12,10 @@ use robeing_policy::{
 };
 use robeing_proto::v1;
 
-use super::denied::{CALL_WINDOWS, Denied, POLICY_WINDOWS};
+use super::{
+    denied::{CALL_WINDOWS, Denied, POLICY_WINDOWS, times},
+    departed::Departed,
+};
 
 /// One of so many live agents may be in quarantine by guardians; one in any case.
 pub const ONE_OF: usize = 10;
@@ -52,6 +55,8 @@ pub struct Feed {
     sent: BTreeMap<String, (String, u64)>,
     /// The denials that are still to be counted.
     denied: Denied,
+    /// Agents that are not in the fleet, and are watched for a while.
+    departed: Departed,
     /// When agents were flagged last.
     flagged: BTreeMap<String, u64>,
     /// When the agents were looked at last.
@@ -93,7 +98,8 @@ impl Feed {
     }
 
     /// Takes in all agents of the fleet, and how many messages they have sent if that is known. What they did since the
-    /// last look is spread over the time since then.
+    /// last look is spread over the time since then. An agent that the fleet does not list may still be denied
+    /// something: whoever has its certificate can use it.
     pub fn agents(&mut self, agents: &[v1::Agent], activity: Option<&[v1::AgentActivity]>, now_ms: u64) {
         let since = self.looked_ms.replace(now_ms);
         let mut messages = self.messages(activity);
@@ -113,13 +119,33 @@ impl Feed {
             }
             counts.insert(agent.name.clone(), now);
         }
-        for gone in self.counts.keys().filter(|name| !counts.contains_key(*name)) {
-            self.watch.forget(gone);
+        let before = std::mem::replace(&mut self.counts, counts);
+        if let Some(since) = since {
+            self.watch_departed(before.into_keys(), (since, now_ms));
         }
-        self.sent.retain(|name, _| counts.contains_key(name));
-        self.denied.retain(|name| counts.contains_key(name));
-        self.flagged.retain(|name, at| counts.contains_key(name) && now_ms.saturating_sub(*at) < FLAG_AGAIN_MS);
-        self.counts = counts;
+        self.sent.retain(|name, _| self.counts.contains_key(name));
+        self.denied.forget_counted();
+        self.flagged.retain(|_, at| now_ms.saturating_sub(*at) < FLAG_AGAIN_MS);
+    }
+
+    /// Counts what agents were denied that the fleet does not list, and forgets those that were silent for long.
+    fn watch_departed(&mut self, before: impl Iterator<Item = String>, (since, now_ms): (u64, u64)) {
+        self.counts.keys().for_each(|name| self.departed.is_back(name));
+        for gone in before.filter(|name| !self.counts.contains_key(name)) {
+            if !self.departed.note(&gone, now_ms) {
+                self.watch.forget(&gone);
+            }
+        }
+        let unlisted: Vec<String> =
+            self.denied.agents().filter(|name| !self.counts.contains_key(*name)).map(str::to_owned).collect();
+        for name in unlisted {
+            let [first, second, third] = self.denied.take(&name, windows_of(since, now_ms));
+            if self.departed.note(&name, now_ms) {
+                let [work, failure, sent] = [Signal::Work, Signal::Failure, Signal::Message].map(|signal| (signal, 0));
+                self.spread(&name, [work, failure, sent, first, second, third], (since, now_ms));
+            }
+        }
+        self.departed.take_silent(now_ms).iter().for_each(|name| self.watch.forget(name));
     }
 
     /// Returns how many messages each agent has sent since the last look. The first count of an incarnation, and one that
@@ -256,18 +282,12 @@ fn agent_of(actor: &str) -> Option<&str> {
     ROLES.contains(&role).then(|| name.split(' ').next().unwrap_or(name))
 }
 
-/// Returns how often something occurred, as a record tells it: `…, 7 times` or `…, 7 times: …`. What comes after the colon
-/// is the text of a policy or of the payload, which may have numbers of its own.
-fn times(detail: &str) -> u64 {
-    let told = detail.split(':').next().and_then(|told| told.strip_suffix(" times"));
-    told.and_then(|told| told.rsplit(", ").next()?.parse().ok()).unwrap_or(1)
-}
-
 #[cfg(test)]
 mod tests {
     use robeing_policy::anomaly::{QUARANTINE_AFTER, Response, Severity, WARM_UP_WINDOWS};
 
     use super::*;
+    use crate::roles::guardian::departed::WATCHED_FOR_MS;
 
     fn agent(name: &str, succeeded: u64, failed: u64) -> v1::Agent {
         let state = v1::AgentState::Live.into();
@@ -395,6 +415,30 @@ mod tests {
     }
 
     #[test]
+    fn what_the_certificate_of_an_agent_is_refused_counts_also_while_the_agent_is_lost() {
+        let (mut feed, mut now, done) = warm();
+        let mut look = |feed: &mut Feed, agents: &[v1::Agent]| {
+            feed.agents(agents, None, now);
+            now += WINDOW_MS;
+            feed.tick(now)
+        };
+        assert_eq!(look(&mut feed, &[agent("b", done, 0)]), []);
+        let detail = "PermissionDenied, 200 times";
+        let refused = record(1, ["worker/a (10.0.0.9)", "call", "robeing.v1.Admin/SetTrust", "denied", detail]);
+        feed.record(&refused, false, 0);
+        let found: Vec<_> = (0..=CALL_WINDOWS).flat_map(|_| look(&mut feed, &[agent("b", done, 0)])).collect();
+        let is_of_a = |of: &Anomaly| of.agent == "a" && of.what == Signal::FailedAuthentication;
+        assert!(found.iter().all(is_of_a), "{found:?}");
+        assert!(found.iter().any(|of| of.response == Response::Quarantine), "{found:?}");
+        assert!(feed.denied.is_empty(), "all are counted");
+        assert_eq!(feed.judged(), 2, "it is judged by what it did before");
+        assert_eq!(feed.may_quarantine(&[agent("b", done, 0)], "a", "g"), Err(Spared::NotLive));
+        now += WATCHED_FOR_MS;
+        feed.agents(&[agent("b", done, 0)], None, now);
+        assert_eq!(feed.judged(), 1, "its certificate can't be used any more");
+    }
+
+    #[test]
     fn denials_count_over_the_time_of_which_their_record_tells() {
         let looks = |times: u64, apart: u64| {
             let (mut feed, mut now, done) = warm();
@@ -413,21 +457,6 @@ mod tests {
         assert_eq!(looks(4 * POLICY_WINDOWS, 4), [], "also if the guardian looks seldom");
         let found = looks(40 * POLICY_WINDOWS, 1);
         assert!(found.iter().any(|of| of.response == Response::Quarantine && of.what == Signal::Disagreement));
-    }
-
-    #[test]
-    fn records_tell_how_often_something_occurred() {
-        for (detail, expected) in [
-            ("PermissionDenied", 1),
-            ("PermissionDenied, 12 times", 12),
-            ("on Result, 7 times: why 3 times", 7),
-            ("on Result, once: at times", 1),
-            ("on Result, once: it may run 30 times a day", 1),
-            ("on Message, 2 times: x, 900 times", 2),
-            ("", 1),
-        ] {
-            assert_eq!(times(detail), expected, "{detail}");
-        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! severely and repeatedly.
 
 mod denied;
+mod departed;
 pub mod feed;
 
 use std::time::Duration;
@@ -63,7 +64,8 @@ impl GuardianMetrics {
             spared: metrics.counter("agent_guardian_spared", "Agents that were not quarantined because of a limit"),
             judged: metrics.gauge(
                 "agent_guardian_judged",
-                "Agents that were active for long enough to be compared with themselves",
+                "Agents that were active for long enough to be compared with themselves, those among them that left in \
+                 the last hour",
             ),
         }
     }
@@ -170,7 +172,8 @@ impl Guardian {
             let mut reason = reason(&anomaly);
             reason.truncate(MAX_REASON_BYTES);
             let kind = v1::BarKind::Quarantined.into();
-            let request = v1::BarAgentRequest { agent: agent.clone(), kind, reason: reason.clone() };
+            let (agent_name, told) = (agent.clone(), reason.clone());
+            let request = v1::BarAgentRequest { agent: agent_name, kind, reason: told, known_only: false };
             let mut admin = limited!(AdminClient::new(channel.clone()));
             match timeout(LOOK_TIMEOUT, admin.bar_agent(request)).await {
                 Ok(Ok(_)) => {

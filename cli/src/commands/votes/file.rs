@@ -10,7 +10,7 @@ use std::{
 use robeing_client::threshold;
 use robeing_proto::v1::{Ballot, BallotState, ballot::Vote};
 use robeing_votes::{
-    Base64, BallotFile, Choice, FILE_VERSION, FileElector, FileEvidence, FileOutcome, FileThreshold, FileVote,
+    BallotFile, Base64, Choice, FILE_VERSION, FileElector, FileEvidence, FileOutcome, FileThreshold, FileVote,
     MAX_FILE_BYTES, VoteError, hex,
 };
 
@@ -198,10 +198,9 @@ mod tests {
 
     #[test]
     fn what_this_program_does_not_know_is_not_written() {
-        for (unknown, what) in [
-            (Ballot { threshold: "most".into(), ..ballot() }, "threshold"),
-            (Ballot { state: 9, ..ballot() }, "state"),
-        ] {
+        for (unknown, what) in
+            [(Ballot { threshold: "most".into(), ..ballot() }, "threshold"), (Ballot { state: 9, ..ballot() }, "state")]
+        {
             let error = of(&unknown).expect_err("it is unknown").to_string();
             assert!(error.contains(what), "{error}");
         }

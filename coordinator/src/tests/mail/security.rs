@@ -40,7 +40,7 @@ async fn a_mailbox_is_that_of_the_certificate_and_a_sender_is_named_by_it() {
     let opened = TestMailbox::open_over(client.channel(&fleet, at), "ann").await;
     assert_eq!(code(opened.map(drop)), Code::PermissionDenied, "clients have no mailbox");
     for (role, name, sender) in [(PeerRole::Client, "ann", "client:ann"), (PeerRole::Guardian, "g", "g")] {
-        let member = TestMember::certified(&fleet, role, name);
+        let member = TestMember::enrolled(&fleet, leader, role, name).await;
         let mut messages = MessagesClient::new(member.channel(&fleet, leader));
         let sent = messages.send_message(durable("b", sender.len() as u128)).await.expect("it may").into_inner();
         assert_eq!(sent.outcomes[0].code(), MessageCode::Kept, "{sent:?}");
@@ -65,7 +65,7 @@ async fn the_mailbox_of_an_agent_that_is_barred_is_closed() {
     assert!(mailbox.is_silent_for(Duration::from_secs(1)).await);
     let admin = TestMember::certified(&fleet, PeerRole::Client, "root");
     let kind = v1::BarKind::Quarantined.into();
-    let bar = v1::BarAgentRequest { agent: "b".into(), kind, reason: "odd".into() };
+    let bar = v1::BarAgentRequest { agent: "b".into(), kind, reason: "odd".into(), known_only: false };
     retried(async || admin.admin(&fleet, leader).bar_agent(bar.clone()).await).await.expect("it may");
     let ended = mailbox.next().await.expect_err("it is in quarantine");
     assert_eq!(ended.code(), Code::PermissionDenied);

@@ -231,9 +231,7 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: Handed) ->
             return Outcome::refused(format!("{:?} is no messenger and passes on no messages", shared.me));
         }
         // Boxed, so that other deliveries are small.
-        let passed = Box::pin(relay::pass_on(shared, &handed.packet, deadline)).await;
-        // Sends end as well when the agent stops. It passes the message on after its restart; who has it handles it once.
-        return if shared.stop.is_cancelled() { Outcome::away("this messenger is shutting down") } else { passed };
+        return Box::pin(relay::pass_on(shared, &handed.packet, deadline)).await;
     }
     let came_by_messenger = came_by_messenger(&handed);
     let packet = match opened(shared, *handed.packet) {

@@ -7,10 +7,18 @@ use std::sync::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use prost::Message;
+use robeing_proto::message::v1::Relay;
 use tokio::sync::Notify;
 
 use super::*;
-use crate::messaging::{driver::fixture::shared, handlers::HandlerOutcome, inbox::Received, tests::fixture::packet};
+use crate::messaging::{
+    driver::fixture::{shared, shared_of},
+    handlers::HandlerOutcome,
+    inbox::Received,
+    routing::Snapshot,
+    tests::fixture::{entry, packet},
+};
 
 /// Maximum number of messages of a flood: thousands of passes of the dispatcher.
 const FLOOD: u64 = 50_000;
@@ -110,6 +118,11 @@ async fn recorded_after_the_stop(takes: Duration) -> Vec<PacketId> {
     tokio::time::sleep(takes).await;
     handler.ends.notify_one();
     running.await.unwrap();
+    all_recorded(&mut queue).await
+}
+
+/// Returns what a dispatcher that has ended has had recorded.
+async fn all_recorded(queue: &mut mpsc::Receiver<Group>) -> Vec<PacketId> {
     let mut recorded = Vec::new();
     while let Some(group) = queue.recv().await {
         recorded.extend(group.done.iter().map(|done| done.id));
@@ -126,6 +139,26 @@ async fn what_the_handler_decides_when_the_agent_stops_is_recorded_and_nothing_m
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_takes_long_does_not_keep_the_agent_from_stopping() {
     assert_eq!(recorded_after_the_stop(2 * STOP_GRACE).await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_messenger_that_stops_does_not_say_what_became_of_a_message_that_it_may_have_passed_on() {
+    let shared = shared_of(Role::Messenger, Snapshot::from_iter([entry("c", 0.5)]));
+    let (handler, (recorder, mut queue)) = (Arc::new(Slow::default()), queue());
+    let message = Packet { agent: "c".into(), receiver: "agent:c".into(), ..packet(8) };
+    let relay = Relay { message: Some(message.to_wire(60_000)), targets: vec![relay::target("c", PacketId(8))] };
+    let asked = Packet { seq: 1, kind: RELAY_TYPE.into(), payload: relay.encode_to_vec().into(), ..packet(7) };
+    shared.inbox().connect(&"a".into());
+    shared.inbox().receive(0, &"a".into(), asked).unwrap();
+    let running = tokio::spawn(run(Arc::clone(&shared), handler, Some(recorder)));
+    while shared.link_count() == 0 {
+        yield_now().await;
+    }
+    shared.stop.cancel();
+    running.await.unwrap();
+    shared.tasks.close();
+    shared.tasks.wait().await;
+    assert_eq!(all_recorded(&mut queue).await, [], "the sender asks again after the restart");
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::HANDOVER;
-use crate::messaging::{Presence, Role, Snapshot};
+use crate::messaging::Snapshot;
 
 /// Maximum number of earlier sets of messengers that are remembered. Beyond that, the second one of all counts as the
 /// first, so that an event may be sent twice.
@@ -22,11 +22,9 @@ pub struct Share {
 }
 
 impl Share {
-    /// Returns the active messengers of a fleet.
+    /// Returns the active messengers of a fleet, those on standby among them: they follow the tasks, too.
     pub fn of(snapshot: &Snapshot) -> Self {
-        let is_one = |role: Role, presence: Presence| role == Role::Messenger && presence == Presence::Active;
-        let active = snapshot.active().filter(|entry| is_one(entry.role, entry.presence));
-        Self { names: active.map(|entry| entry.name.to_string()).collect() }
+        Self { names: snapshot.messengers().map(|entry| entry.name.to_string()).collect() }
     }
 
     /// Returns whether the agent of this name is one of them.

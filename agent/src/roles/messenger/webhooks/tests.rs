@@ -90,13 +90,26 @@ async fn receiver(failing: usize) -> Served {
 }
 
 /// A directory of messengers.
-struct Known(RwLock<Arc<Snapshot>>);
+#[derive(Default)]
+struct Known {
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// How often it was looked at.
+    looks: watch::Sender<usize>,
+}
 
 impl Known {
     fn new(names: &[&str]) -> Arc<Self> {
-        let known = Self(RwLock::default());
+        let known = Self::default();
         known.set(names);
         Arc::new(known)
+    }
+
+    /// Waits until what it knows now was noticed: the first look may have begun before.
+    async fn is_noticed(&self) {
+        let mut looks = self.looks.subscribe();
+        let before = *looks.borrow();
+        let noticed = looks.wait_for(|looks| *looks >= before + 2);
+        timeout(PATIENCE, noticed).await.expect("in time").expect("it is there");
     }
 
     fn set(&self, names: &[&str]) {
@@ -106,13 +119,15 @@ impl Known {
             presence: Presence::Active,
             ..crate::messaging::tests::fixture::entry(name, 0.5)
         };
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names.iter().map(entry).collect());
+        let snapshot = Arc::new(names.iter().map(entry).collect());
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 }
 
 impl Directory for Known {
     fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        self.looks.send_modify(|looks| *looks += 1);
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -274,8 +289,7 @@ async fn one_that_was_not_active_for_a_while_still_tells_what_is_its_own() {
     fleet.watched(1).await;
     fleet.kept(|text| text.contains("\"m-0\"")).await;
     fleet.directory.set(&["m-1"]);
-    // Long enough to notice it.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    fleet.directory.is_noticed().await;
     let ids: Vec<String> = (0..20).map(|at| format!("t-{at}")).collect();
     ids.iter().for_each(|id| fleet.coordinator.stub.succeed(id, "k"));
     fleet.directory.set(&["m-0", "m-1"]);

@@ -136,17 +136,32 @@ async fn a_request_has_so_many_headers_and_no_more() {
 async fn over_http2_a_small_body_is_read_before_it_is_refused_and_a_large_one_is_not() {
     let fleet = Plain::start().await;
     for (length, is_read) in [(MAX_DRAINED, true), (MAX_DRAINED + 1, false)] {
-        let (sent, was_sent) = oneshot::channel();
-        // It comes only when it could be refused already.
+        let ((sent, mut was_sent), (comes, may_come)) = (oneshot::channel(), oneshot::channel::<()>());
         let body = async_stream::stream! {
-            sleep(Duration::from_millis(300)).await;
+            let _ = may_come.await;
             yield Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b'x'; length])));
             let _ = sent.send(());
         };
         let request = Request::post("/v1/tasks").header("content-type", "text/html").header("content-length", length);
         let request = request.body(StreamBody::new(Box::pin(body))).expect("a request");
         let stream = TcpStream::connect(fleet.gateway.local_addr()).await.expect("it listens");
+        // A body that is read comes when it could be refused already, and one that is not, never.
+        let comes = match is_read {
+            true => {
+                tokio::spawn(async move {
+                    sleep(Duration::from_millis(300)).await;
+                    drop(comes);
+                });
+                None
+            }
+            false => Some(comes),
+        };
         let answer = over_http2(stream, request).await.expect("it answers");
-        assert_eq!((answer.status, was_sent.await.is_ok()), (StatusCode::UNSUPPORTED_MEDIA_TYPE, is_read), "{length}");
+        assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{length}");
+        match is_read {
+            true => was_sent.await.expect("it was read to its end"),
+            false => assert!(was_sent.try_recv().is_err(), "the answer came before the body"),
+        }
+        drop(comes);
     }
 }
