@@ -344,7 +344,7 @@ async fn what_another_coordinator_may_know_better_is_cast_again_until_it_is_clea
         assert_eq!(stage.cast().len(), 9, "{code:?}");
         assert!(stage.counted("voted"));
 
-        let mut stage = Stage::plain().await;
+        let stage = Stage::plain().await;
         stage.replies(r#"{"vote": "approve"}"#);
         stage.refuses(&[code; 1_000]);
         let begun = Instant::now();

@@ -109,7 +109,7 @@ fn a_ballot_is_closed_by_the_vote_that_decides_it() {
     trial.open(ballot(1));
     assert_eq!(trial.cast(vote(1, "a", Choice::Approve)), OPEN);
     let cast = Effect::VoteCast { id: id(1), choice: Choice::Approve };
-    assert_eq!(trial.effects, [cast.clone()]);
+    assert_eq!(trial.effects, std::slice::from_ref(&cast));
     trial.after(10);
     assert_eq!(trial.cast(vote(1, "client:c", Choice::Approve)), closed_as(APPROVED));
     assert_eq!(trial.effects, [cast, Effect::BallotClosed { id: id(1) }]);
