@@ -12,10 +12,13 @@ use robeing_settings::Enrolment;
 use rustls::pki_types::CertificateDer;
 use tonic::Code;
 
-use crate::tests::{
-    fleet::{JOIN, TestFleet},
-    mail::mailbox::TestMailbox,
-    member::{TestMember, code, hello, retried},
+use crate::{
+    assembly::Tested,
+    tests::{
+        fleet::{JOIN, TestFleet},
+        mail::mailbox::TestMailbox,
+        member::{TestMember, code, hello, retried},
+    },
 };
 
 async fn secured(enrolment: Enrolment) -> (TestFleet, usize) {
@@ -243,13 +246,13 @@ async fn an_agent_that_was_removed_opens_nothing_after_its_release_before_it_has
 
 #[tokio::test(start_paused = true)]
 async fn a_coordinator_that_has_not_heard_of_an_enrolment_yet_waits_for_it() {
-    let (fleet, leader) = secured(Enrolment::Proof).await;
+    let (mut fleet, leader) = secured(Enrolment::Proof).await;
+    let follower = fleet.followers(leader)[0];
+    fleet.take_away(follower);
     let member = enrolled(&fleet, leader, "w-0").await;
-    let has_heard = |at: usize| fleet.tested(at).state.look(|state| state.enrolment_of("w-0").is_some());
-    let followers = fleet.followers(leader);
-    assert!(!followers.iter().all(|at| has_heard(*at)), "no follower has to wait for it");
-    for at in followers {
-        let opened = member.open(&fleet, at, hello("w-0")).await.expect("it has enrolled");
-        assert!(matches!(opened.first, ToAgent::Redirect(_)), "{:?}", opened.first);
-    }
+    fleet.run(follower);
+    let has_heard = |tested: Tested| tested.state.look(|state| state.enrolment_of("w-0").is_some());
+    assert!(!fleet.up(follower).is_some_and(has_heard), "it was down meanwhile");
+    let opened = retried(async || member.open(&fleet, follower, hello("w-0")).await).await.expect("it has enrolled");
+    assert!(matches!(opened.first, ToAgent::Redirect(_)), "{:?}", opened.first);
 }
