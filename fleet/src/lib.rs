@@ -71,6 +71,7 @@ pub use schedule::score::ScoreTerms;
 pub use snapshot::{Part, Snapshot};
 pub use tasks::{
     Attempt, AttemptEnd, Task, TaskState,
+    approvals::Approval,
     command::{Completion, Failure, FailureKind, Outcome, RetryPolicy, SubmitTask, TaskCommand},
     query::{Counts, TaskFilter, TaskPage},
     waiting::Waiting,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Task, TaskState,
+    BallotId, Feature, Task, TaskState,
     audit::{COUNTER_ROOM, Check, ensure},
     fleet::State,
     limits::*,
@@ -25,6 +25,20 @@ pub(crate) fn check_tasks(state: &State, revisions: &mut BTreeSet<u64>) -> Check
             || format!("task {}: identity", task.id),
         )?;
         check_task(task, state.now.fleet).map_err(|what| format!("task {}: {what}", task.id))?;
+    }
+    check_approvals(state)
+}
+
+/// Checks that a task that waits for an approval has an open ballot of its own, and has not started.
+fn check_approvals(state: &State) -> Check {
+    let ballots = state.ballots.kept.iter().filter(|ballot| ballot.is_open());
+    let open: BTreeSet<BallotId> = ballots.map(|ballot| ballot.id).collect();
+    for task in state.tasks.kept.values() {
+        let Some(approval) = task.approval else { continue };
+        let is_of_task = state.version >= Feature::Approvals.since() && approval.ballot == task.id.ballot();
+        let waits = task.awaited_ballot().is_none_or(|ballot| open.contains(&ballot));
+        let started = !approval.approved && !task.attempts.is_empty();
+        ensure(is_of_task && waits && !started, || format!("task {}: approval", task.id))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use bilrost::{Enumeration, Message, Oneof};
 use bytes::Bytes;
 
-use crate::{AgentId, Effect, Fleet, Reply, Role, SessionId, TaskId};
+use crate::{AgentId, Effect, Fleet, OpenBallot, Reply, Role, SessionId, TaskId, steps::Jobs};
 
 /// A command for one task. All domains share one range of field numbers; see `codec`.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
@@ -71,6 +71,10 @@ pub struct SubmitTask {
     /// The name of the submitter.
     #[bilrost(13)]
     pub submitter: String,
+    /// The ballot that must approve the task before it may start. It is opened when the task is accepted, and has the
+    /// task's id ([`TaskId::ballot`]) and no options. Needs [`Feature::Approvals`](crate::Feature::Approvals).
+    #[bilrost(15)]
+    pub approval: Option<Box<OpenBallot>>,
     /// Needs [`Feature::Trial`](crate::Feature::Trial).
     #[cfg(feature = "trial")]
     #[bilrost(14)]
@@ -165,6 +169,9 @@ pub enum FailureKind {
     Reported = 10,
     /// A policy of the fleet denied the result. Needs [`Feature::Policies`](crate::Feature::Policies).
     Denied = 11,
+    /// The ballot that should approve the task was rejected, or expired. Needs
+    /// [`Feature::Approvals`](crate::Feature::Approvals).
+    NotApproved = 12,
 }
 
 /// Why an attempt, or a task, failed.
@@ -193,9 +200,9 @@ pub struct Failure {
 }
 
 impl Fleet {
-    pub(crate) fn run_task(&mut self, command: TaskCommand, effects: &mut Vec<Effect>) -> Reply {
+    pub(crate) fn run_task(&mut self, command: TaskCommand, jobs: &mut Jobs, effects: &mut Vec<Effect>) -> Reply {
         match command {
-            TaskCommand::Submit(submission) => self.submit(submission, effects),
+            TaskCommand::Submit(submission) => self.submit(submission, jobs, effects),
             TaskCommand::Cancel { task, reason } => self.cancel(task, reason, effects),
             TaskCommand::Complete(completion) => self.complete(completion, effects),
         }

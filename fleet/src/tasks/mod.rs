@@ -1,6 +1,7 @@
 //! A task and its attempts, with the transitions that concern only the task itself. They know nothing of agents' slots,
 //! queues or timers: the callers keep those consistent.
 
+pub(crate) mod approvals;
 pub(crate) mod attempts;
 pub(crate) mod audit;
 pub(crate) mod command;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 
+use self::approvals::Approval;
 use crate::{
     AgentId, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask, TaskId,
     limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS},
@@ -24,7 +26,7 @@ use crate::{
 /// The state of a task.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]
 pub enum TaskState {
-    /// The task waits for an agent, or for its delay or backoff to pass.
+    /// The task waits for an approval, for an agent, or for its delay or backoff to pass.
     Queued = 0,
     /// The task was given to an agent.
     Assigned = 1,
@@ -196,6 +198,9 @@ pub struct Task {
     /// The fleet's revision at the task's last change.
     #[bilrost(27)]
     pub revision: u64,
+    /// The approval that the task needs before it may start.
+    #[bilrost(29)]
+    pub approval: Option<Approval>,
     /// The task was submitted with [`Feature::Trial`](crate::Feature::Trial).
     #[cfg(feature = "trial")]
     #[bilrost(28)]
@@ -234,6 +239,7 @@ impl Task {
             expires_at: None,
             displaced_from: None,
             revision: 0,
+            approval: None,
             #[cfg(feature = "trial")]
             trial: s.trial,
         }
@@ -244,9 +250,9 @@ impl Task {
         self.attempts.last().filter(|a| a.end.is_none())
     }
 
-    /// Returns whether the task is queued and waits for neither a delay nor a backoff.
+    /// Returns whether the task is queued and waits for neither a delay, a backoff nor an approval.
     pub fn is_ready(&self) -> bool {
-        self.state == TaskState::Queued && self.not_before.is_none()
+        self.state == TaskState::Queued && self.not_before.is_none() && self.awaited_ballot().is_none()
     }
 
     /// Returns when the coordinators end the current attempt because of its timeout. The agent ends it

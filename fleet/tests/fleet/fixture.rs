@@ -111,6 +111,11 @@ pub fn ballot(id: u128) -> OpenBallot {
     }
 }
 
+/// Returns a task that may start when a [`ballot`] approves it.
+pub fn to_approve(n: u128) -> SubmitTask {
+    SubmitTask { approval: Some(Box::new(ballot(n))), ..task(n) }
+}
+
 /// Returns a vote that is not signed.
 pub fn vote(ballot: u128, member: &str, choice: Choice) -> CastVote {
     CastVote {

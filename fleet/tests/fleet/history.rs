@@ -10,7 +10,7 @@ use robeing_fleet::{
 };
 
 use crate::{
-    directory, letters, life,
+    approvals, directory, letters, life,
     naive::{self, Wanted},
     ops::{Lie, Op},
     trust, votes,
@@ -78,7 +78,7 @@ impl History {
         match &command {
             Command::Task(TaskCommand::Submit(submission)) => {
                 let chosen = naive::best(&self.fleet, &Wanted::by_submission(submission));
-                let ready = submission.delay.is_none_or(|d| d == 0);
+                let ready = submission.delay.is_none_or(|d| d == 0) && submission.approval.is_none();
                 let (reply, effects) = self.apply(command.clone());
                 let Reply::Submitted { task, existing: false } = reply else {
                     return;
@@ -86,7 +86,9 @@ impl History {
                 let current = self.fleet.task(task).and_then(|task| task.current());
                 let current = current.map(|a| (a.agent, a.score, a.candidates));
                 assert_eq!(current, chosen.filter(|_| ready), "the naive scheduler's choice");
-                assert_eq!(effects.len(), usize::from(current.is_some()));
+                let of_ballot = |effect: &&Effect| matches!(effect, Effect::BallotOpened { .. } | Effect::Mail { .. });
+                let of_ballots = effects.iter().filter(of_ballot).count();
+                assert_eq!(effects.len() - of_ballots, usize::from(current.is_some()));
             }
             Command::Task(TaskCommand::Complete(completion)) => self.complete(completion.clone()),
             Command::Pool(PoolCommand::Set(shapes)) => self.set_pools(shapes.clone()),
@@ -239,6 +241,7 @@ impl History {
         self.votes.check(&self.fleet, (&command, &reply), &effects, &self.letters);
         self.letters.check(&self.fleet, (&command, &reply), &effects);
         self.directory.check(&self.fleet, &command, &effects);
+        approvals::check(&self.fleet, &self.before);
         (reply, effects)
     }
 

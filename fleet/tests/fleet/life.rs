@@ -130,6 +130,10 @@ fn check_end(task: &Task, last: bool, now: u64) {
         TaskState::Cancelled => task.cancel_reason.is_some() && task.attempts.iter().all(|a| a.end.is_some()),
         // The agent measures the remaining time by its own clock.
         TaskState::Failed if deadline => task.deadline.is_some_and(|at| at <= now) || end == Some(AttemptEnd::TimedOut),
+        // Its ballot is checked elsewhere.
+        TaskState::Failed if task.failure.as_ref().is_some_and(|f| f.kind == FailureKind::NotApproved) => {
+            task.attempts.is_empty() && task.approval.is_some_and(|approval| !approval.approved)
+        }
         TaskState::Failed => {
             last && (end == Some(AttemptEnd::Failed) || task.failure.as_ref().is_some_and(|f| !f.retryable))
         }

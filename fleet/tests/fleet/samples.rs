@@ -10,7 +10,7 @@ use robeing_fleet::{
 };
 
 use crate::fixture::{
-    ballot, enrolment, evidence, letter, pooled, retry, specialist, success, task, vote, with_key, worker,
+    ballot, enrolment, evidence, letter, pooled, retry, specialist, success, task, to_approve, vote, with_key, worker,
 };
 
 pub fn trusted() -> IdentityConfig {
@@ -127,6 +127,21 @@ pub fn ballot_commands() -> Vec<Command> {
     ]
 }
 
+pub fn approval_commands() -> Vec<Command> {
+    let failed = Failure { kind: FailureKind::NotApproved, retryable: false, ..failure() };
+    vec![
+        Command::Task(TaskCommand::Submit(to_approve(101))),
+        Command::Task(TaskCommand::Complete(Completion {
+            agent: AgentId(7),
+            session: SessionId(300),
+            task: TaskId(5),
+            attempt: 1,
+            ran_us: 10,
+            outcome: Outcome::Failed(failed),
+        })),
+    ]
+}
+
 fn failure() -> Failure {
     Failure {
         kind: FailureKind::Exit,
@@ -193,6 +208,7 @@ pub fn commands() -> Vec<Command> {
     .chain(policy_commands())
     .chain([Command::Agent(AgentCommand::Describe { agent, session, sealing_key: [9; 32] })])
     .chain(ballot_commands())
+    .chain(approval_commands())
     .collect()
 }
 
@@ -259,5 +275,6 @@ pub fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::NotElector { ballot: BallotId(5), member: "c".to_owned() }),
         Reply::Refused(Refusal::AlreadyVoted { ballot: BallotId(5), member: "a".to_owned() }),
         Reply::Refused(Refusal::BallotClosed { ballot: BallotId(5) }),
+        Reply::Refused(Refusal::BallotTaken { ballot: BallotId(5) }),
     ]
 }
