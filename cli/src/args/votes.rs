@@ -94,6 +94,27 @@ pub struct OpenArgs {
     pub output: Output,
 }
 
+/// Arguments of `submit` about the approval that a task needs.
+#[derive(Args, Debug)]
+pub struct ApprovalArgs {
+    /// Do not start the task before these have approved it by a ballot, which has the task's id: addresses as of `vote
+    /// open --to`, each with the weight of each of them (1 unless given). Repeat it, or separate several by commas
+    #[arg(long, value_name = "ADDRESS[=WEIGHT]", value_delimiter = ',', value_parser = electors)]
+    pub require_approval: Vec<Electors>,
+
+    /// The share of the weight of all who are asked that has to approve: 2/3 (the default), 66% or 0.66
+    #[arg(long, value_name = "FRACTION", requires = "require_approval")]
+    pub approval_threshold: Option<String>,
+
+    /// How long they have to vote; defaults to 30s
+    #[arg(long, value_name = "DURATION", requires = "require_approval", value_parser = humantime::parse_duration)]
+    pub approval_deadline: Option<Duration>,
+
+    /// What they are asked; without it, whether the task may run
+    #[arg(long, value_name = "TEXT", requires = "require_approval")]
+    pub approval_question: Option<String>,
+}
+
 /// What a member votes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum VoteWord {

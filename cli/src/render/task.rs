@@ -101,6 +101,10 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     line("Kind", task.kind.clone());
     line("State", state_word(task.state()));
     line("Waiting for", task.waiting_for.clone());
+    if let Some(approval) = &task.approval {
+        let state = if approval.approved { "approved" } else { "not approved" };
+        line("Approval", format!("{state} by ballot {}", approval.ballot));
+    }
     line("Priority", task.priority.to_string());
     line("Attempts", format!("{} (counted: {} of {})", task.attempt, task.attempts_used, task.max_attempts));
     line("Agent", agent_of(task));

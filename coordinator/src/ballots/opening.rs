@@ -78,7 +78,7 @@ impl Draft {
     }
 
     /// Returns the command that opens the ballot in this fleet.
-    fn opened(self, fleet: &str, opener: &str, electorate: Vec<Elector>) -> OpenBallot {
+    pub(super) fn opened(self, fleet: &str, opener: &str, electorate: Vec<Elector>) -> OpenBallot {
         let Self { id, question, options, threshold, ttl, electorate: _ } = self;
         let content = BallotContent {
             fleet,

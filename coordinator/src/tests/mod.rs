@@ -2,6 +2,7 @@
 
 mod access;
 mod agent;
+mod approvals;
 mod ballots;
 mod bootstrap;
 mod directory;

@@ -25,7 +25,7 @@ pub use crate::{
     redact::{REDACTED, redact},
     rights::rights_of_role,
     set::PolicySet,
-    spec::{Action, Event, FailurePolicy, PolicySpec},
-    stored::{Checked, Deed, PolicyRefusal, StoredPolicies},
+    spec::{Action, ApprovalSpec, Event, FailurePolicy, PolicySpec},
+    stored::{ApprovalDemand, Checked, Deed, PolicyRefusal, StoredPolicies},
     verdict::{Decision, Outcome, Redacted, Redaction, Traced, Verdict},
 };

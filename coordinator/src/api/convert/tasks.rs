@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use robeing_fleet::{Attempt, AttemptEnd, ScoreTerms, Stamp, Task, TaskState};
+use robeing_fleet::{Approval, Attempt, AttemptEnd, ScoreTerms, Stamp, Task, TaskState};
 use robeing_proto::v1;
 
 use super::{
@@ -63,6 +63,10 @@ fn attempt(attempt: &Attempt) -> v1::Attempt {
     }
 }
 
+fn approval(approval: Approval) -> v1::TaskApproval {
+    v1::TaskApproval { ballot: approval.ballot.to_string(), approved: approval.approved }
+}
+
 /// Which of a task's large parts to include.
 #[derive(Clone, Copy, Default)]
 pub struct Parts {
@@ -102,6 +106,7 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
         waiting_for: String::new(),
         attempt: task.attempt,
         attempts_used: task.attempts_used,
+        approval: task.approval.map(approval),
     }
 }
 
