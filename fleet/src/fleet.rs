@@ -294,6 +294,7 @@ impl Fleet {
         change: impl FnOnce(&mut Task, Stamp),
     ) {
         let now = self.state.now;
+        self.disband(seq, effects);
         let finished = self.change_task(seq, |task| {
             change(task, now);
             (task.id, task.displaced_from.take())

@@ -73,7 +73,9 @@ pub use tasks::{
     Attempt, AttemptEnd, Task, TaskState,
     approvals::Approval,
     command::{Completion, Failure, FailureKind, Outcome, RetryPolicy, SubmitTask, TaskCommand},
+    members::Compared,
     query::{Counts, TaskFilter, TaskPage},
+    verification::{Answer, Verification, Verify},
     waiting::Waiting,
 };
 #[cfg(feature = "trial")]

@@ -36,6 +36,8 @@ pub enum Feature {
     Ballots,
     /// Tasks that wait for the approval of a ballot.
     Approvals,
+    /// Tasks that run on several agents, and whose results are verified.
+    Verification,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -51,6 +53,7 @@ impl Feature {
         Feature::Describe,
         Feature::Ballots,
         Feature::Approvals,
+        Feature::Verification,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -60,7 +63,7 @@ impl Feature {
         match self {
             Feature::Identity => 2,
             Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => 3,
-            Feature::Ballots | Feature::Approvals => 4,
+            Feature::Ballots | Feature::Approvals | Feature::Verification => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }
@@ -76,6 +79,7 @@ impl Feature {
             Feature::Describe => "describe",
             Feature::Ballots => "ballots",
             Feature::Approvals => "approvals",
+            Feature::Verification => "verified results",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -94,7 +98,8 @@ impl Feature {
             | Feature::Policies
             | Feature::Describe
             | Feature::Ballots
-            | Feature::Approvals => true,
+            | Feature::Approvals
+            | Feature::Verification => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -180,6 +185,7 @@ impl TaskCommand {
         match self {
             #[cfg(feature = "trial")]
             TaskCommand::Submit(task) if task.trial => Some(Feature::Trial),
+            TaskCommand::Submit(task) if task.verify.is_some() => Some(Feature::Verification),
             TaskCommand::Submit(task) if task.approval.is_some() => Some(Feature::Approvals),
             TaskCommand::Complete(Completion {
                 outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
@@ -189,6 +195,11 @@ impl TaskCommand {
                 outcome: Outcome::Failed(Failure { kind: FailureKind::NotApproved, .. }),
                 ..
             }) => Some(Feature::Approvals),
+            TaskCommand::Complete(Completion {
+                outcome:
+                    Outcome::Answered { .. } | Outcome::Failed(Failure { kind: FailureKind::Disagreement, .. }),
+                ..
+            }) => Some(Feature::Verification),
             TaskCommand::Submit(_) | TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,
         }
     }

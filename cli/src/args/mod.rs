@@ -18,7 +18,10 @@ pub use identity::{
 };
 pub use line::{called_as, grammar, parse};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
-pub use votes::{ApprovalArgs, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VoteCommand, VoteWord};
+pub use votes::{
+    Agreement, ApprovalArgs, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VerifyResultArgs, VoteCommand,
+    VoteWord,
+};
 
 use crate::kubernetes::Location;
 
@@ -310,7 +313,7 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "NAME")]
     pub specialization: Option<String>,
 
-    /// Who must approve the task.
+    /// Who must approve the task, and how its result is verified.
     #[command(flatten)]
     pub approval: ApprovalArgs,
 

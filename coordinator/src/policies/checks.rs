@@ -126,7 +126,8 @@ impl Policies {
         let (failure, output) = match &ended.outcome {
             Outcome::Succeeded(output) => (None, output.clone()),
             Outcome::Failed(failure) => (Some(failure), Bytes::new()),
-            Outcome::Stopped | Outcome::HandedBack => return,
+            // Outputs are compared after this.
+            Outcome::Answered { .. } | Outcome::Stopped | Outcome::HandedBack => return,
         };
         let kind = failure.map(|failure| convert::failure_kind_name(failure.kind));
         let failure = failure.zip(kind.as_deref());

@@ -20,4 +20,5 @@ mod review;
 mod submissions;
 mod transfer;
 mod trust_admin;
+mod verification;
 mod watches;

@@ -7,6 +7,7 @@
 //! [`Watch`](anomaly::Watch) compares what an agent does with what it did before.
 
 pub mod anomaly;
+mod canonical;
 mod cel;
 mod error;
 mod input;
@@ -20,6 +21,7 @@ mod stored;
 mod verdict;
 
 pub use crate::{
+    canonical::canonical_part,
     error::{AmbiguousJson, EvalError, ExpressionError, PolicyError, Problem},
     input::{Failure, Input, Message, Object, Submission, TaskResult},
     redact::{REDACTED, redact},

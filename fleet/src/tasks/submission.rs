@@ -30,6 +30,7 @@ impl SubmitTask {
             result_ttl: None,
             submitter: String::new(),
             approval: None,
+            verify: None,
             #[cfg(feature = "trial")]
             trial: false,
         }
@@ -62,6 +63,7 @@ impl SubmitTask {
             check_length("idempotency_key", key, MAX_KEY_BYTES)?;
         }
         check_length("submitter", &self.submitter, MAX_NAME_BYTES)?;
+        self.check_verify()?;
         self.approval.as_ref().map_or(Ok(()), |ballot| check_approval(self.id, ballot))
     }
 
@@ -110,7 +112,11 @@ impl Fleet {
         }
         task.revision = self.next_revision();
         self.indexes.add_task(&task);
+        let lacks_members = task.lacks_members();
         self.state.tasks.kept.insert(seq, Arc::new(task));
+        if lacks_members {
+            self.launch(seq, effects);
+        }
         if let Some(ballot) = ballot {
             self.open_approval(*ballot, jobs, effects);
         }
@@ -131,7 +137,7 @@ impl Fleet {
             None => (by_key()?, "the idempotency key"),
         };
         let task = self.state.tasks.kept.get(seq)?;
-        if submission.is_same_as(task) {
+        if submission.is_same_as(task) && task.member_of.is_none() {
             return Some(Reply::Submitted { task: task.id, existing: true });
         }
         Some(Reply::Refused(Refusal::Conflict { what: what.to_owned(), task: task.id }))
@@ -159,6 +165,7 @@ impl Fleet {
         if self.indexes.tasks.bytes.saturating_add(input) > config.max_bytes {
             return Err(Refusal::StorageFull { limit: config.max_bytes });
         }
+        self.check_verify_room(submission)?;
         submission.approval.as_ref().map_or(Ok(()), |ballot| self.check_approval_room(ballot))
     }
 }

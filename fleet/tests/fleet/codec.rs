@@ -13,11 +13,12 @@ use robeing_fleet::{
 
 use crate::{
     fixture::{
-        Trial, ballot, elector, enrolment, letter, pooled, specialist, success, task, to_approve, vote, with_key, worker,
+        Trial, answered, ballot, elector, enrolment, letter, pooled, specialist, success, task, to_approve, to_verify,
+        vote, with_key, worker,
     },
     samples::{
         approval_commands, ballot_commands, commands, identity_commands, mail_commands, policy, policy_commands, recorded, replies, shape,
-        trusted,
+        trusted, verification_commands,
     },
 };
 
@@ -37,7 +38,7 @@ fn encoded(command: &Command) -> Vec<u8> {
 /// Formats a command without the field of the feature that exists only for tests of upgrades, and without those that were
 /// added later and are not set.
 fn shown(command: &Command) -> String {
-    let unset = [", trial: false", ", approval: None"];
+    let unset = [", trial: false", ", approval: None", ", verify: None"];
     unset.into_iter().fold(format!("{command:?}"), |text, field| text.replace(field, ""))
 }
 
@@ -78,7 +79,7 @@ fn newest() -> Trial {
     trial.post(letter(4));
     trial.settle(4, "b", LetterAnswer::Replied { reply: Bytes::from_static(b"yes") });
     trial.set_policies(vec![policy("a"), policy("b")]);
-    for command in ballot_commands().into_iter().chain(approval_commands()) {
+    for command in ballot_commands().into_iter().chain(approval_commands()).chain(verification_commands()) {
         trial.apply(command);
     }
     trial
@@ -187,6 +188,21 @@ fn the_bytes_of_a_snapshot_with_approvals_are_what_they_always_were() {
 }
 
 #[test]
+fn the_bytes_of_a_snapshot_with_a_verified_result_are_what_they_always_were() {
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(4)));
+    let stays = ["a", "b", "c"].map(|name| trial.join(worker(name)));
+    for n in [201, 301] {
+        trial.submit(to_verify(n));
+        for (stay, output) in stays.into_iter().zip(["x", "y", "x"]).take(if n == 201 { 3 } else { 2 }) {
+            let (member, attempt) = trial.held_by(stay);
+            trial.complete(stay, member, attempt, answered(output));
+        }
+    }
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
+}
+
+#[test]
 fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not() {
     for command in commands() {
         let wanted = command.feature().map_or(FIRST_VERSION, |feature| feature.since());
@@ -198,6 +214,7 @@ fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not
         (3, policy_commands()),
         (4, ballot_commands()),
         (4, approval_commands()),
+        (4, verification_commands()),
     ];
     for (version, commands) in brought {
         let mut trial = Trial::new();

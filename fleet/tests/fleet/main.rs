@@ -29,4 +29,5 @@ mod standby;
 mod submission;
 mod timers;
 mod trust;
+mod verification;
 mod votes;

@@ -7,7 +7,7 @@ use robeing_fleet::{
     Weights, known_version,
 };
 
-use crate::{letters, trust, votes};
+use crate::{letters, trust, verification, votes};
 
 pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
 pub const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
@@ -56,12 +56,13 @@ prop_compose! {
         delay in prop::option::weighted(0.2, 0..5_000u64),
         attempt_timeout in prop::option::weighted(0.3, 0..3_000u64),
         attempts in 0..4u32, backoff in 0..500u64,
-        (role, skill, key, ttl, approval) in (
+        (role, skill, key, ttl, approval, verify) in (
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..6u8),
             prop::option::weighted(0.5, 0..5_000u64),
             prop::option::weighted(0.15, votes::approval()),
+            prop::option::weighted(0.15, verification::asked()),
         ),
     ) -> SubmitTask {
         SubmitTask {
@@ -81,6 +82,7 @@ prop_compose! {
             result_ttl: ttl,
             submitter: "history".to_owned(),
             approval: approval.map(|ballot| Box::new(OpenBallot { id: BallotId(id), ..ballot })),
+            verify,
             ..SubmitTask::new(TaskId(id), KINDS[kind], Bytes::from(vec![id as u8; size / 32]))
         }
     }

@@ -6,11 +6,12 @@ use robeing_fleet::{
     CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode, Failure, FailureKind, FleetConfig,
     IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome, LossReason, MailCommand, OpenBallot,
     Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter, ProofKind, Refusal, Reply, Role, SessionId,
-    StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer,
+    StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer, Verify,
 };
 
 use crate::fixture::{
-    ballot, enrolment, evidence, letter, pooled, retry, specialist, success, task, to_approve, vote, with_key, worker,
+    answered, ballot, enrolment, evidence, letter, pooled, retry, specialist, success, task, to_approve, to_verify, vote,
+    with_key, worker,
 };
 
 pub fn trusted() -> IdentityConfig {
@@ -142,6 +143,27 @@ pub fn approval_commands() -> Vec<Command> {
     ]
 }
 
+pub fn verification_commands() -> Vec<Command> {
+    let complete = |outcome| {
+        Command::Task(TaskCommand::Complete(Completion {
+            agent: AgentId(7),
+            session: SessionId(300),
+            task: TaskId(5),
+            attempt: 1,
+            ran_us: 10,
+            outcome,
+        }))
+    };
+    let failed = Failure { kind: FailureKind::Disagreement, retryable: false, ..failure() };
+    let verify = Some(Verify { agents: 5, agree: 4, pointer: Some("/total".to_owned()) });
+    vec![
+        Command::Task(TaskCommand::Submit(to_verify(201))),
+        Command::Task(TaskCommand::Submit(SubmitTask { verify, delay: Some(5), ..to_verify(301) })),
+        complete(answered("x")),
+        complete(Outcome::Failed(failed)),
+    ]
+}
+
 fn failure() -> Failure {
     Failure {
         kind: FailureKind::Exit,
@@ -209,6 +231,7 @@ pub fn commands() -> Vec<Command> {
     .chain([Command::Agent(AgentCommand::Describe { agent, session, sealing_key: [9; 32] })])
     .chain(ballot_commands())
     .chain(approval_commands())
+    .chain(verification_commands())
     .collect()
 }
 

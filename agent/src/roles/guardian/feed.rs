@@ -12,7 +12,7 @@ use robeing_policy::{
 };
 use robeing_proto::v1;
 
-use super::denied::{CALL_WINDOWS, Denied, POLICY_WINDOWS};
+use super::denied::{CALL_WINDOWS, Denied, OUTVOTED_WINDOWS, POLICY_WINDOWS};
 
 /// One of so many live agents may be in quarantine by guardians; one in any case.
 pub const ONE_OF: usize = 10;
@@ -178,6 +178,8 @@ impl Feed {
             // Another guardian has flagged it.
             ("agent.flag", "done") if !is_past => drop(self.flags(&record.subject, now_ms)),
             ("call", "denied") => self.note_denied(record, Signal::FailedAuthentication, CALL_WINDOWS, is_past),
+            // Other agents agree on another output than its own.
+            ("result.outvoted", _) => self.note_denied(record, Signal::Disagreement, OUTVOTED_WINDOWS, is_past),
             ("policy.denied" | "policy.failed_closed", _) if record.detail.starts_with("on Result") => {
                 self.note_denied(record, Signal::Disagreement, POLICY_WINDOWS, is_past);
             }

@@ -10,12 +10,12 @@ use std::{
 use nix::unistd::{User, geteuid};
 use outcome::{Outcome, print};
 use robeing_client::{FleetClient, SubmitOptions, new_task_id};
-use robeing_proto::v1::{ElectorAddress, GetTaskRequest, RequiredApproval, RetryPolicy, Role, Task, TaskSpec};
+use robeing_proto::v1::{ElectorAddress, GetTaskRequest, RequiredApproval, RetryPolicy, Role, Task, TaskSpec, Verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{connect::client, duration};
 use crate::{
-    args::{ApprovalArgs, Connection, Electors, SubmitArgs},
+    args::{Agreement, ApprovalArgs, Connection, Electors, SubmitArgs},
     error::CliError,
     exit::Exit,
     inputs::LineInput,
@@ -136,6 +136,11 @@ fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
         idempotency_key: args.key.clone().unwrap_or_default(),
         submitter,
         requires_approval: approval(&args.approval),
+        verify: args.approval.verification.verify.map(|Agreement { agree, agents }| Verify {
+            agents,
+            agree,
+            pointer: args.approval.verification.verify_json.clone(),
+        }),
         ..Default::default()
     };
     inputs.into_iter().map(|line| spec(&template, line)).collect()

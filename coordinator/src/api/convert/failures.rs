@@ -21,6 +21,7 @@ same_variants! {
         Reported,
         Denied,
         NotApproved,
+        Disagreement,
         AgentLost,
         Deadline,
         Internal,
@@ -35,7 +36,7 @@ pub fn failure_kind_name(kind: FailureKind) -> String {
 
 /// Returns whether only the fleet itself can tell that something failed in this way, so that no agent reports it.
 fn is_of_fleet(kind: FailureKind) -> bool {
-    matches!(kind, FailureKind::Denied | FailureKind::NotApproved)
+    matches!(kind, FailureKind::Denied | FailureKind::NotApproved | FailureKind::Disagreement)
 }
 
 /// Converts a failure from an agent's report.
@@ -68,7 +69,8 @@ pub fn failure(failure: &Failure) -> v1::Failure {
 mod tests {
     use super::*;
 
-    const OF_FLEET: [v1::FailureKind; 2] = [v1::FailureKind::Denied, v1::FailureKind::NotApproved];
+    const OF_FLEET: [v1::FailureKind; 3] =
+        [v1::FailureKind::Denied, v1::FailureKind::NotApproved, v1::FailureKind::Disagreement];
 
     #[test]
     fn every_kind_of_failure_of_the_api_comes_back_as_it_was() {
