@@ -137,7 +137,7 @@ fn agreement(text: &str) -> Result<Agreement, String> {
         Some((agree, agents)) if (2..=MAX_AGENTS).contains(&agents) && (2..=agents).contains(&agree) => {
             Ok(Agreement { agree, agents })
         }
-        _ => Err(format!("write how many of how many agents must agree, such as 2/3, from 2/2 to {MAX_AGENTS}/{MAX_AGENTS}")),
+        _ => Err(format!("write how many of how many agents must agree, such as 2/3, of 2 to {MAX_AGENTS} agents")),
     }
 }
 

@@ -101,8 +101,8 @@ async fn a_task_that_is_rejected_fails_and_nobody_approves_for_an_electorate_tha
     let expired = until(&fleet, leader, 3, TaskState::Failed).await;
     let failure = expired.failure.as_ref().expect("nobody has voted");
     assert!(failure.message.contains("expired"), "{failure:?}");
-    let outcome = fleet.tested(leader).state.look(|fleet| fleet.ballot(BallotId(3)).and_then(|ballot| ballot.outcome()));
-    assert_eq!(outcome, Some(BallotOutcome::Expired));
+    let ballot = fleet.tested(leader).state.look(|fleet| fleet.ballot(BallotId(3)).cloned());
+    assert_eq!(ballot.and_then(|ballot| ballot.outcome()), Some(BallotOutcome::Expired));
 }
 
 #[tokio::test(start_paused = true)]

@@ -78,7 +78,8 @@ async fn a_liar_is_outvoted_by_those_who_agree_on_what_is_compared() {
 async fn a_task_on_which_nobody_agrees_fails_and_so_does_one_without_what_is_compared() {
     let (fleet, leader) = start().await;
     let _agents = agents(&fleet, leader).await;
-    for (id, kind, pointer) in [(0x100, "differ", Some("/n")), (0x200, "same", None), (0x300, "same", Some("/missing"))] {
+    let cases = [(0x100, "differ", Some("/n")), (0x200, "same", None), (0x300, "same", Some("/missing"))];
+    for (id, kind, pointer) in cases {
         assert_eq!(submit(&fleet, leader, of_three(id, kind, pointer)).await.refusal, None);
         let failed = ended(&fleet, leader, id).await;
         let kind = failed.failure.as_ref().map(|failure| failure.kind);

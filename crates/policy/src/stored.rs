@@ -147,7 +147,8 @@ impl StoredPolicies {
             Decision::Deny { policy, message } => Checked::Refused(refusal(false, &policy, message)),
             Decision::RequireApproval { policy, message, approval } => {
                 let refusal = refusal(true, &policy, message);
-                let demand = |by| Box::new(ApprovalDemand { policy, by, redacted: redacted(payload, &verdict.redactions) });
+                let redacted = redacted(payload, &verdict.redactions);
+                let demand = |by| Box::new(ApprovalDemand { policy, by, redacted });
                 Checked::Refused(PolicyRefusal { approval: approval.map(demand), ..refusal })
             }
             Decision::Allow => redacted(payload, &verdict.redactions).map_or(Checked::Allowed, Checked::Redacted),

@@ -17,8 +17,8 @@ use crate::{
         vote, with_key, worker,
     },
     samples::{
-        approval_commands, ballot_commands, commands, identity_commands, mail_commands, policy, policy_commands, recorded, replies, shape,
-        trusted, verification_commands,
+        approval_commands, ballot_commands, commands, identity_commands, mail_commands, policy, policy_commands,
+        recorded, replies, shape, trusted, verification_commands,
     },
 };
 

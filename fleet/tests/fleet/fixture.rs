@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind, CastVote, Choice,
-    Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet, FleetConfig, Fraction, HeldState,
-    IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand,
-    PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, SingleUse, Stamp,
-    StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, Verify, VoteEvidence, known_version,
+    Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet, FleetConfig, Fraction,
+    HeldState, IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand,
+    PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, SingleUse,
+    Stamp, StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, Verify, VoteEvidence, known_version,
 };
 
 pub struct Trial {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentJoin, BallotId, Command, Failure, FailureKind, FleetConfig, OpenBallot, Outcome, PoolShape, RetryPolicy, Role, SubmitTask, TaskId,
-    Weights, known_version,
+    AgentJoin, BallotId, Command, Failure, FailureKind, FleetConfig, OpenBallot, Outcome, PoolShape, RetryPolicy, Role,
+    SubmitTask, TaskId, Weights, known_version,
 };
 
 use crate::{letters, trust, verification, votes};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentCommand, AgentState, AuditCommand, AuditEntry, AuditOutcome, AuditRecord, BarKind, Command, ControlCommand, Effect, Enrol,
-    EnrolmentMode, FIRST_VERSION, Feature, Fleet, IdentityCommand, IdentityConfig, PolicyCommand, PoolTrust, ProofKind,
-    Refusal, Reply, SingleUse, Stamp, StoredPolicy,
+    AgentCommand, AgentState, AuditCommand, AuditEntry, AuditOutcome, AuditRecord, BarKind, Command, ControlCommand,
+    Effect, Enrol, EnrolmentMode, FIRST_VERSION, Feature, Fleet, IdentityCommand, IdentityConfig, PolicyCommand,
+    PoolTrust, ProofKind, Refusal, Reply, SingleUse, Stamp, StoredPolicy,
     limits::{MAX_PAGE, MAX_PROOFS_FORGOTTEN, SPENT_PROOF_GRACE_MS},
 };
 

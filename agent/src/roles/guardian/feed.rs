@@ -397,6 +397,18 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_that_is_outvoted_disagrees() {
+        let (mut feed, now, done) = warm();
+        let detail = "on Result: other agents agree on another output";
+        for seq in 1..=50 {
+            feed.record(&record(seq, ["worker/a", "result.outvoted", "t", "denied", detail]), false, now);
+        }
+        feed.agents(&[agent("a", done, 0), agent("b", done, 0)], None, now);
+        let found = feed.tick(now + WINDOW_MS);
+        assert!(found.iter().any(|of| of.agent == "a" && of.what == Signal::Disagreement), "{found:?}");
+    }
+
+    #[test]
     fn denials_count_over_the_time_of_which_their_record_tells() {
         let looks = |times: u64, apart: u64| {
             let (mut feed, mut now, done) = warm();
