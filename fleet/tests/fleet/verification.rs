@@ -41,7 +41,7 @@ pub fn ends<'a>(was: Option<&Task>, task: &'a Task) -> Vec<&'a Attempt> {
     let settled = task.state == TaskState::Succeeded && was.is_none_or(|was| !was.state.is_final());
     let counts = |attempt: &&Attempt| match attempt.end {
         Some(AttemptEnd::Succeeded | AttemptEnd::Outvoted) => settled,
-        _ => is_new(attempt),
+        _ => is_new(*attempt),
     };
     task.attempts.iter().filter(counts).collect()
 }
@@ -69,7 +69,7 @@ pub fn check(fleet: &Fleet, before: &Before) {
             _ => assert_eq!(said(AttemptEnd::Outvoted).count(), 0, "{task:?}"),
         }
         let was = before.tasks.get(&task.seq);
-        assert!(was.is_none_or(|was| !was.state.is_final() || was == task.as_ref()), "{task:?}");
+        assert!(was.is_none_or(|was| !was.state.is_final() || *was == **task), "{task:?}");
     }
 }
 
