@@ -34,6 +34,7 @@ mod propose;
 pub mod raft;
 mod read;
 mod upkeep;
+mod verify;
 mod warnings;
 
 use std::{io, sync::Arc, time::Duration};

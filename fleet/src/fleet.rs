@@ -208,7 +208,7 @@ impl Fleet {
             return Reply::Refused(refusal);
         }
         match command {
-            Command::Task(command) => self.run_task(command, effects),
+            Command::Task(command) => self.run_task(command, jobs, effects),
             Command::Agent(command) => self.run_agent(command, jobs, effects),
             Command::Pool(PoolCommand::Set(shapes)) => self.set_pools(shapes, jobs),
             Command::Control(ControlCommand::Tick) => Reply::Done,
@@ -294,6 +294,7 @@ impl Fleet {
         change: impl FnOnce(&mut Task, Stamp),
     ) {
         let now = self.state.now;
+        self.disband(seq, effects);
         let finished = self.change_task(seq, |task| {
             change(task, now);
             (task.id, task.displaced_from.take())

@@ -60,6 +60,14 @@ pub(crate) fn utc(at: UnixMillis) -> String {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TaskId(pub u128);
 
+impl TaskId {
+    /// Returns the id of the ballot that approves this task, if one must: it is the same UUID, so that whoever knows the
+    /// task finds the ballot.
+    pub fn ballot(self) -> BallotId {
+        BallotId(self.0)
+    }
+}
+
 /// A letter's id: a UUID, drawn by its sender.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct LetterId(pub u128);

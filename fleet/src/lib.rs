@@ -71,8 +71,11 @@ pub use schedule::score::ScoreTerms;
 pub use snapshot::{Part, Snapshot};
 pub use tasks::{
     Attempt, AttemptEnd, Task, TaskState,
+    approvals::Approval,
     command::{Completion, Failure, FailureKind, Outcome, RetryPolicy, SubmitTask, TaskCommand},
+    members::Compared,
     query::{Counts, TaskFilter, TaskPage},
+    verification::{Answer, Verification, Verify},
     waiting::Waiting,
 };
 #[cfg(feature = "trial")]

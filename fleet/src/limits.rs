@@ -23,6 +23,14 @@ pub const MAX_KEPT_POOLS: usize = 1_024;
 pub const MAX_ATTEMPTS: u32 = 1_000;
 /// Most attempts kept with a task for reading, newest last.
 pub const MAX_KEPT_ATTEMPTS: usize = 16;
+/// Most agents that a task with a result to be verified runs on. All their attempts are kept with it.
+pub const MAX_VERIFYING_AGENTS: u32 = 8;
+const _: () = assert!(MAX_VERIFYING_AGENTS as usize <= MAX_KEPT_ATTEMPTS);
+/// Most unfinished tasks with results to be verified. An agent that may take none of those that are queued has to look at
+/// each of them.
+pub const MAX_VERIFIED_TASKS: u32 = 1_000;
+/// Longest JSON pointer to what is compared of outputs, bytes.
+pub const MAX_POINTER_BYTES: usize = 256;
 /// Longest duration a task or the configuration may name, ms: 366 days.
 pub const MAX_DURATION_MS: u64 = 366 * 24 * 3600 * 1000;
 /// Most kinds whose mean duration is remembered for relative speed; the kind not seen for longest is dropped first.
@@ -231,8 +239,9 @@ pub const MAX_POLICY_BYTES: usize = 64 * 1024;
 pub const MAX_POLICIES_BYTES: usize = 512 * 1024;
 /// Most bytes of a policy in a snapshot besides what counts against [`MAX_POLICIES_BYTES`].
 pub const MAX_POLICY_OVERHEAD: u64 = 64;
-/// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots and policies in a snapshot. They have fixed
-/// limits, so this is part of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
+/// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots and policies in a snapshot, and of the
+/// members of tasks with results to be verified. They have fixed limits, so this is part of [`MAX_SNAPSHOT_BYTES`] as
+/// well, and which configurations are accepted does not depend on it.
 pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
     + MAX_BARS as u64 * MAX_BAR_OVERHEAD
@@ -245,4 +254,5 @@ pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_BALLOTS as u64 * MAX_BALLOT_OVERHEAD
     + MAX_VOTE_AUTHORITIES as u64 * (MAX_VOTE_AUTHORITY_BYTES as u64 + MAX_VOTE_AUTHORITY_OVERHEAD)
     + MAX_POLICIES_BYTES as u64
-    + MAX_POLICIES as u64 * MAX_POLICY_OVERHEAD;
+    + MAX_POLICIES as u64 * MAX_POLICY_OVERHEAD
+    + (MAX_VERIFIED_TASKS * MAX_VERIFYING_AGENTS) as u64 * MAX_TASK_OVERHEAD;

@@ -393,4 +393,15 @@ pub enum Refusal {
         #[bilrost(1)]
         ballot: BallotId,
     },
+    /// The task needs an approval by a ballot with its id, and there is one that was opened before it.
+    #[error(
+        "the task's approval needs a ballot with the task's id, and ballot {ballot} was opened before; submit the task \
+         with another id"
+    )]
+    #[bilrost(tag(38), message)]
+    BallotTaken {
+        /// The ballot.
+        #[bilrost(1)]
+        ballot: BallotId,
+    },
 }

@@ -34,6 +34,10 @@ pub enum Feature {
     Describe,
     /// Ballots, and the votes on them.
     Ballots,
+    /// Tasks that wait for the approval of a ballot.
+    Approvals,
+    /// Tasks that run on several agents, and whose results are verified.
+    Verification,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -48,6 +52,8 @@ impl Feature {
         Feature::Policies,
         Feature::Describe,
         Feature::Ballots,
+        Feature::Approvals,
+        Feature::Verification,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -57,7 +63,7 @@ impl Feature {
         match self {
             Feature::Identity => 2,
             Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => 3,
-            Feature::Ballots => 4,
+            Feature::Ballots | Feature::Approvals | Feature::Verification => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }
@@ -72,6 +78,8 @@ impl Feature {
             Feature::Policies => "policies",
             Feature::Describe => "describe",
             Feature::Ballots => "ballots",
+            Feature::Approvals => "approvals",
+            Feature::Verification => "verified results",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -89,7 +97,9 @@ impl Feature {
             | Feature::RolePriority
             | Feature::Policies
             | Feature::Describe
-            | Feature::Ballots => true,
+            | Feature::Ballots
+            | Feature::Approvals
+            | Feature::Verification => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -151,6 +161,7 @@ impl Refusal {
             | Refusal::NotElector { .. }
             | Refusal::AlreadyVoted { .. }
             | Refusal::BallotClosed { .. } => Some(Feature::Ballots),
+            Refusal::BallotTaken { .. } => Some(Feature::Approvals),
             Refusal::QueueFull { .. }
             | Refusal::TooManyTasks { .. }
             | Refusal::StorageFull { .. }
@@ -174,10 +185,21 @@ impl TaskCommand {
         match self {
             #[cfg(feature = "trial")]
             TaskCommand::Submit(task) if task.trial => Some(Feature::Trial),
+            TaskCommand::Submit(task) if task.verify.is_some() => Some(Feature::Verification),
+            TaskCommand::Submit(task) if task.approval.is_some() => Some(Feature::Approvals),
             TaskCommand::Complete(Completion {
                 outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
                 ..
             }) => Some(Feature::Policies),
+            TaskCommand::Complete(Completion {
+                outcome: Outcome::Failed(Failure { kind: FailureKind::NotApproved, .. }),
+                ..
+            }) => Some(Feature::Approvals),
+            TaskCommand::Complete(Completion {
+                outcome:
+                    Outcome::Answered { .. } | Outcome::Failed(Failure { kind: FailureKind::Disagreement, .. }),
+                ..
+            }) => Some(Feature::Verification),
             TaskCommand::Submit(_) | TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,
         }
     }

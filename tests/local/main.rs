@@ -33,5 +33,6 @@ mod takeover;
 mod tasks;
 mod traces;
 mod upgrade;
+mod verification;
 mod votes;
 mod workers;

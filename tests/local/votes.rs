@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use robeing_proto::v1::{AgentState, BallotState};
+use robeing_proto::v1::{AgentState, BallotState, TaskState};
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     terminal::{Ended, Terminal},
@@ -223,6 +223,39 @@ async fn a_ballot_survives_its_leader_and_a_restart_of_all_and_expires_without_i
     assert_eq!(votes(&decided).len(), 2, "{decided}");
     let second = person.run(&["vote", "cast", &id, "reject"]).await;
     assert_eq!(second.code, Some(3), "an outcome never changes: {second:?}");
+}
+
+#[tokio::test]
+async fn a_task_waits_for_its_approval_through_a_restart_of_all_coordinators() {
+    let mut fleet = Fleet::start(spec(1)).await;
+    let person = Person::of(&fleet);
+    person.terminal.write("input", "printf done");
+    let approval = ["--require-approval", "pool:voters,client:cli=2", "--approval-threshold", "100%"];
+    let line = ["submit", "--kind", "shell", "--input", "input", "--approval-deadline", "10m"];
+    let submitted = person.succeeds(&[&line[..], &approval].concat()).await;
+    let id = submitted.trim();
+    // The agent approves; the person is still asked.
+    person.sees(id, "the vote of the agent", |ballot| votes(ballot).len() == 1).await;
+    let waits = format!("Waiting for: approval by ballot {id}");
+    let why = person.run(&["task", id, "--why"]).await;
+    assert!(why.success().contains(&waits), "{why:?}");
+    for coordinator in fleet.coordinators() {
+        fleet.kill(&coordinator);
+    }
+    for coordinator in fleet.coordinators() {
+        fleet.start_one(&coordinator);
+    }
+    fleet.leader().await;
+    person.sees(id, "the ballot after a restart", |ballot| is(ballot, BallotState::Open)).await;
+    assert_eq!(fleet.task(id).await.state(), TaskState::Queued);
+    person.succeeds(&["vote", "cast", id, "approve"]).await;
+    let done = fleet.finished(id, TaskState::Succeeded).await;
+    assert_eq!((&done.output[..], done.approval.is_some_and(|approval| approval.approved)), (&b"done"[..], true));
+
+    let line = ["submit", "--kind", "risky", "--input", "input", "--require-approval", "pool:voters", "--wait"];
+    let refused = person.run(&line).await;
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(refused.stderr.contains("NotApproved") || refused.stdout.contains("NotApproved"), "{refused:?}");
 }
 
 #[tokio::test]

@@ -18,7 +18,10 @@ pub use identity::{
 };
 pub use line::{called_as, grammar, parse};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
-pub use votes::{CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VoteCommand, VoteWord};
+pub use votes::{
+    Agreement, ApprovalArgs, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VerifyResultArgs, VoteCommand,
+    VoteWord,
+};
 
 use crate::kubernetes::Location;
 
@@ -309,6 +312,10 @@ pub struct SubmitArgs {
     /// Only agents with this specialization run the task; while there is none, it waits
     #[arg(long, value_name = "NAME")]
     pub specialization: Option<String>,
+
+    /// Who must approve the task, and how its result is verified.
+    #[command(flatten)]
+    pub approval: ApprovalArgs,
 
     /// Idempotency key. A second submission with the same key, kind and input returns the first one's task, with its
     /// options; with another kind or input it is refused

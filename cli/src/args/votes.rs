@@ -8,6 +8,8 @@ use super::Output;
 
 /// Maximum weight of a member of a ballot.
 const MAX_WEIGHT: u32 = 1_000;
+/// Maximum number of agents on which a task runs at once.
+const MAX_AGENTS: u32 = 8;
 
 /// The subcommands of `vote`.
 #[derive(Debug, Subcommand)]
@@ -92,6 +94,64 @@ pub struct OpenArgs {
     /// Selects the output format.
     #[command(flatten)]
     pub output: Output,
+}
+
+/// Arguments of `submit` about the approval that a task needs, and the verification of its result.
+#[derive(Args, Debug)]
+pub struct ApprovalArgs {
+    /// Do not start the task before these have approved it by a ballot, which has the task's id: addresses as of `vote
+    /// open --to`, each with the weight of each of them (1 unless given). Repeat it, or separate several by commas
+    #[arg(long, value_name = "ADDRESS[=WEIGHT]", value_delimiter = ',', value_parser = electors)]
+    pub require_approval: Vec<Electors>,
+
+    /// The share of the weight of all who are asked that has to approve: 2/3 (the default), 66% or 0.66
+    #[arg(long, value_name = "FRACTION", requires = "require_approval")]
+    pub approval_threshold: Option<String>,
+
+    /// How long they have to vote; defaults to 30s
+    #[arg(long, value_name = "DURATION", requires = "require_approval", value_parser = humantime::parse_duration)]
+    pub approval_deadline: Option<Duration>,
+
+    /// What they are asked; without it, whether the task may run
+    #[arg(long, value_name = "TEXT", requires = "require_approval")]
+    pub approval_question: Option<String>,
+
+    /// How the result is verified.
+    #[command(flatten)]
+    pub verification: VerifyResultArgs,
+}
+
+/// On how many agents a task runs, and how many of them must agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreement {
+    /// How many must give equal outputs.
+    pub agree: u32,
+    /// On how many the task runs.
+    pub agents: u32,
+}
+
+/// Reads `AGREE/AGENTS`, such as 2/3.
+fn agreement(text: &str) -> Result<Agreement, String> {
+    let numbers = text.split_once('/').and_then(|(agree, agents)| Some((agree.parse().ok()?, agents.parse().ok()?)));
+    match numbers {
+        Some((agree, agents)) if (2..=MAX_AGENTS).contains(&agents) && (2..=agents).contains(&agree) => {
+            Ok(Agreement { agree, agents })
+        }
+        _ => Err(format!("write how many of how many agents must agree, such as 2/3, of 2 to {MAX_AGENTS} agents")),
+    }
+}
+
+/// Arguments of `submit` about the verification of results.
+#[derive(Args, Debug)]
+pub struct VerifyResultArgs {
+    /// Run the task on several agents, and take the output that enough of them agree on: 2/3 is 2 of 3 agents
+    #[arg(long, value_name = "AGREE/AGENTS", value_parser = agreement)]
+    pub verify: Option<Agreement>,
+
+    /// Compare only this part of the outputs, which are JSON: a JSON pointer such as /total; / is written as ~1 in a name.
+    /// Without it, all bytes are compared; with an empty one, all of the JSON
+    #[arg(long, value_name = "POINTER", requires = "verify")]
+    pub verify_json: Option<String>,
 }
 
 /// What a member votes.
@@ -199,6 +259,13 @@ pub struct VerifyArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_agreement_is_of_two_to_eight_agents() {
+        let read = |text: &str| agreement(text).map(|Agreement { agree, agents }| (agree, agents)).ok();
+        assert_eq!(["2/3", "2/2", "8/8"].map(read), [Some((2, 3)), Some((2, 2)), Some((8, 8))]);
+        assert_eq!(["1/3", "4/3", "2/9", "2", "/", "a/3", "-2/3"].map(read), [None; 7]);
+    }
 
     #[test]
     fn members_have_weights_from_1_to_1000() {

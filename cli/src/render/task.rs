@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use robeing_proto::v1::{Attempt, Failure, Task, TaskState};
+use robeing_proto::v1::{Attempt, Failure, Task, TaskState, Verify};
 
 use super::{
     table::table,
@@ -101,6 +101,14 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     line("Kind", task.kind.clone());
     line("State", state_word(task.state()));
     line("Waiting for", task.waiting_for.clone());
+    if let Some(approval) = &task.approval {
+        let state = if approval.approved { "approved" } else { "not approved" };
+        line("Approval", format!("{state} by ballot {}", approval.ballot));
+    }
+    if let Some(Verify { agents, agree, pointer }) = &task.verify {
+        let part = pointer.as_ref().map(|pointer| format!(" at {pointer:?}")).unwrap_or_default();
+        line("Verification", format!("{agree} of {agents} agents must give the same output{part}"));
+    }
     line("Priority", task.priority.to_string());
     line("Attempts", format!("{} (counted: {} of {})", task.attempt, task.attempts_used, task.max_attempts));
     line("Agent", agent_of(task));
@@ -157,6 +165,13 @@ fn why_text(task: &Task, now: Timestamp) -> String {
         text.push_str(
             "\nThe score is the sum of its three terms; of the candidates, the agent with the highest gets the task.\n",
         );
+    }
+    if task.verify.is_some() {
+        text.push_str("\nAttempts with the same digest have the same output:\n");
+        for attempt in task.attempts.iter().filter(|attempt| !attempt.digest.is_empty()) {
+            let digest: String = attempt.digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            let _ = writeln!(text, "  {digest}  {} ({})", printable(&attempt.agent), attempt_word(attempt.state()));
+        }
     }
     if task.state() == TaskState::Queued {
         let waits = if task.waiting_for.is_empty() { "an agent" } else { &task.waiting_for };

@@ -73,6 +73,7 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::NameHeld { .. }
         | Refusal::LetterConflict { .. }
         | Refusal::BallotConflict { .. }
+        | Refusal::BallotTaken { .. }
         | Refusal::AlreadyVoted { .. } => Code::AlreadyExists,
         Refusal::ProofSpent { .. } | Refusal::ProofExpired { .. } | Refusal::OpenEnrolmentOff => Code::Unauthenticated,
         Refusal::Barred { .. } | Refusal::OtherReceiver { .. } | Refusal::NotElector { .. } => Code::PermissionDenied,
@@ -107,6 +108,18 @@ pub fn code_name(refusal: &Refusal) -> &'static str {
         Code::NotFound => "NOT_FOUND",
         _ => "FAILED_PRECONDITION",
     }
+}
+
+/// Returns the refusal of a submission whose ballot can't be opened.
+pub fn not_opened(error: &BallotError) -> v1::Refusal {
+    let code = match Status::from(error.clone()).code() {
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::NotFound => "NOT_FOUND",
+        Code::Unavailable => "UNAVAILABLE",
+        _ => "FAILED_PRECONDITION",
+    };
+    v1::Refusal { code: code.to_owned(), message: format!("the task's approval: {error}") }
 }
 
 /// Returns the status of a call that is refused as a whole.

@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod guards;
 pub mod mailbox;
 pub mod messages;
+pub mod preparing;
 pub mod raft;
 pub mod session;
 pub mod submissions;

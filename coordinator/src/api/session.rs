@@ -47,6 +47,7 @@ use crate::{
     policies::Policies,
     propose::{self, Lane, Proposer, Sender},
     read::StateReader,
+    verify::compare,
 };
 
 /// The method, as refusals are counted.
@@ -348,10 +349,12 @@ impl Session {
         }
         let (proposer, sender, agent) = (self.service.proposer.clone(), self.sender, self.agent);
         let policies = self.service.policies.concern_results().then(|| self.service.policies.clone());
+        let state = self.service.state.clone();
         self.completing.push(Box::pin(async move {
             if let Some(policies) = policies {
                 policies.check_results(agent, &mut results).await;
             }
+            compare(&state, &mut results);
             let encoded = |result| propose::encoded(&Command::Task(TaskCommand::Complete(result)));
             let commands: Vec<Bytes> = results.into_iter().map(encoded).collect();
             let replies = proposer.propose_encoded(Lane::Completions, sender, commands).await.ok()?;

@@ -7,9 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use robeing_fleet::{Command, Fleet, Refusal, Reply, RetryPolicy, SubmitTask, TaskCommand, TaskId};
+use robeing_fleet::{Command, Fleet, Refusal, Reply, SubmitTask, TaskCommand, TaskId};
 use robeing_net::gate::Caller;
-use robeing_platform::{Platform, uuid_v7};
+use robeing_platform::Platform;
 use robeing_proto::{
     budget::{MessageBudget, in_messages},
     v1,
@@ -25,11 +25,13 @@ use crate::{
     api::{
         answers::{Outcome, answer, result},
         convert, errors,
+        preparing::Prepared,
     },
     apply::{
         observer::ApplyObserver,
         result_stream::{Letter, ResultStream},
     },
+    ballots::Ballots,
     disk_space::Rooms,
     lifetime::{Leaving, Lifetime},
     policies::Policies,
@@ -58,6 +60,8 @@ pub struct Submissions {
     pub rooms: Arc<Rooms>,
     /// What decides about submissions before they are proposed.
     pub policies: Policies,
+    /// What finds the members of the ballots that tasks wait for.
+    pub ballots: Ballots,
     /// The source of task ids.
     pub platform: Platform,
     pub leaving: Leaving,
@@ -65,21 +69,6 @@ pub struct Submissions {
 }
 
 impl Submissions {
-    /// Returns the submission of a task; an error if it is refused whatever the state.
-    fn prepare(&self, default_retry: RetryPolicy, spec: v1::TaskSpec) -> Result<SubmitTask, v1::SubmitResult> {
-        let task_id = convert::excerpt(&spec.id).to_owned();
-        let fresh = || uuid_v7(&*self.platform.clock, &*self.platform.random);
-        let refused = |refusal| v1::SubmitResult { task_id, existing: false, refusal: Some(refusal) };
-        let submission = match convert::submission(spec, default_retry, fresh) {
-            Ok(submission) => submission,
-            Err(error) => return Err(refused(convert::bad_field(&error))),
-        };
-        match submission.check() {
-            Ok(()) => Ok(submission),
-            Err(refusal) => Err(refused(convert::refusal(&refusal))),
-        }
-    }
-
     /// Returns the submissions that need not be proposed, because they are certain to be refused: there is no room in
     /// the state, or on the coordinators' disks. The keys are indexes into `submissions`.
     ///
@@ -114,9 +103,14 @@ impl Submissions {
         &self,
         sender: Sender,
         by: &Caller,
-        mut submissions: Vec<SubmitTask>,
+        prepared: Vec<Prepared>,
     ) -> Result<Vec<Outcome>, ProposeError> {
-        let mut refused: BTreeMap<usize, Outcome> = self.policies.check_submissions(&mut submissions, by).await;
+        let (mut submissions, mut approvals) = (Vec::with_capacity(prepared.len()), BTreeMap::new());
+        for (n, Prepared { task, approval }) in prepared.into_iter().enumerate() {
+            submissions.push(task);
+            approvals.extend(approval.map(|draft| (n, draft)));
+        }
+        let mut refused = self.checked(by, &mut submissions, approvals).await;
         let without_room = self.without_room(&submissions).await;
         for (n, refusal) in self.observer.shortages.counted(&submissions, without_room) {
             refused.entry(n).or_insert(Ok(Reply::Refused(refusal)));
@@ -158,7 +152,7 @@ impl Submissions {
         let mut answers: Vec<Result<TaskId, v1::SubmitResult>> = Vec::with_capacity(tasks.len());
         for spec in tasks {
             answers.push(self.prepare(default_retry, spec).map(|submission| {
-                let id = submission.id;
+                let id = submission.task.id;
                 submissions.push(submission);
                 id
             }));
@@ -406,7 +400,7 @@ impl Serving {
         for task in tasks {
             match self.submissions.prepare(default_retry, task.task.unwrap_or_default()) {
                 Ok(submission) => {
-                    let id = submission.id;
+                    let id = submission.task.id;
                     if task.wait {
                         self.mailbox.expect(task.tag);
                         self.await_result(task.tag, id);
@@ -417,7 +411,7 @@ impl Serving {
                 Err(refused) => self.mailbox.put(task.tag, refused),
             }
         }
-        let bytes = submissions.iter().map(|submission| submission.input.len() + TASK_BYTES).sum();
+        let bytes = submissions.iter().map(|submission| submission.task.input.len() + TASK_BYTES).sum();
         self.proposed += asked.len();
         self.proposed_bytes += bytes;
         let (own, sender, by) = (self.submissions.clone(), self.sender, Arc::clone(&self.by));

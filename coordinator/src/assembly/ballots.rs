@@ -14,6 +14,11 @@ use crate::{
 impl Parts {
     /// Returns the Ballots service.
     pub(super) fn ballots_service(&self, security: Option<&Security>) -> BallotsService {
+        BallotsService { ballots: self.ballots(security) }
+    }
+
+    /// Returns what opens ballots. Each has room of its own for those that are being opened.
+    pub(super) fn ballots(&self, security: Option<&Security>) -> Ballots {
         let Self { member, state, proposer, observer, rooms, outside, .. } = self.clone();
         let fleet = security.map_or_else(|| member.cluster_id().to_owned(), |security| security.realm.to_string());
         let verifying = security.map(|security| Verifying {
@@ -21,7 +26,7 @@ impl Parts {
             clock: Arc::clone(&security.clock),
             is_strict: !security.tls.is_permissive(),
         });
-        let ballots = Ballots {
+        Ballots {
             state,
             proposer,
             observer,
@@ -31,7 +36,6 @@ impl Parts {
             fleet: fleet.into(),
             verifying,
             opening: Arc::new(Semaphore::new(MAX_OPENING)),
-        };
-        BallotsService { ballots }
+        }
     }
 }

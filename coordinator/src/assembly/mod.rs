@@ -343,10 +343,11 @@ impl Parts {
         ConsensusServer { id: member.id(), raft, log, contradicted, disk, dir, clock, seed, restraint }
     }
 
-    fn submissions(&self) -> Submissions {
+    fn submissions(&self, security: Option<&Security>) -> Submissions {
         let Self { members, state, proposer, observer, rooms, policies, outside, lifetime, .. } = self.clone();
         let leaving = Leaving::new(&lifetime, members);
-        Submissions { state, proposer, observer, rooms, policies, platform: outside.platform, leaving, lifetime }
+        let (ballots, platform) = (self.ballots(security), outside.platform);
+        Submissions { state, proposer, observer, rooms, policies, ballots, platform, leaving, lifetime }
     }
 
     fn watches(&self) -> Watches {
@@ -354,9 +355,9 @@ impl Parts {
         Watches { state, observer, standing, leaving: Leaving::new(&lifetime, members) }
     }
 
-    fn fleet_service(&self) -> FleetService {
+    fn fleet_service(&self, security: Option<&Security>) -> FleetService {
         let Self { member, members, standing, descriptions, state, proposer, clock, raft, .. } = self.clone();
-        let (submissions, watches) = (self.submissions(), self.watches());
+        let (submissions, watches) = (self.submissions(security), self.watches());
         let room = CallRoom::default();
         FleetService {
             member,
@@ -469,7 +470,7 @@ impl Parts {
         health.set_serving::<AdminServer<AdminService>>().await;
         let mut routes = Routes::builder();
         routes
-            .add_service(limited!(FleetServer::new(self.fleet_service())))
+            .add_service(limited!(FleetServer::new(self.fleet_service(security))))
             .add_service(limited!(DirectoryServer::new(directory)))
             .add_service(limited!(SessionServer::new(self.session_service())))
             .add_service(limited!(GuardsServer::new(self.guard_reports())))

@@ -35,7 +35,7 @@ pub struct Tested {
 impl Parts {
     pub(super) fn tested(&self, directory: DirectoryService, security: Option<&Security>) -> Tested {
         let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
-        let (submissions, watches, messages) = (self.submissions(), self.watches(), self.messages_service());
+        let (submissions, watches, messages) = (self.submissions(security), self.watches(), self.messages_service());
         let ballots = self.ballots_service(security);
         Tested {
             member,

@@ -11,10 +11,12 @@
 //!
 //! - [`opening`] opens a ballot whose members [`electorate`] has found. The agents among them are told by letters,
 //!   which the state machine posts together with the ballot.
+//! - [`approving`] finds the members of the ballots that tasks wait for, which are opened with their tasks.
 //! - [`casting`] casts votes. [`evidence`] verifies them before they are proposed, so that no vote whose signature is
 //!   wrong gets into the log.
 //! - [`reading`] reads ballots, and waits for their ends, of which [`waiters`] are told.
 
+pub mod approving;
 pub mod casting;
 pub mod counters;
 pub mod electorate;

@@ -83,7 +83,7 @@ impl Draft {
     }
 
     /// Returns the command that opens the ballot in this fleet.
-    fn opened(self, fleet: &str, opener: &str, members: Vec<Member>) -> OpenBallot {
+    pub(super) fn opened(self, fleet: &str, opener: &str, members: Vec<Member>) -> OpenBallot {
         let asked = Addressed::digest(&self.electorate);
         let Self { id, question, options, threshold, ttl, electorate: _ } = self;
         let content = BallotContent {

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use robeing_fleet::{Agent, AgentId, Completion, Failure, FailureKind, Outcome, Refusal, Role, SubmitTask, Task};
 use robeing_net::gate::Caller;
-use robeing_policy::{Checked, Event, Input, Message, Object, PolicyRefusal, Submission, TaskResult, rights_of_role};
+use robeing_policy::{
+    ApprovalDemand, Checked, Event, Input, Message, Object, PolicyRefusal, Submission, TaskResult, rights_of_role,
+};
 use robeing_proto::v1;
 
 use super::{
@@ -35,30 +37,39 @@ fn denied(refused: PolicyRefusal) -> Failure {
     }
 }
 
+/// What becomes of a submission that is not proposed as it is.
+#[derive(Debug)]
+pub enum Held {
+    /// It is answered, and not to be proposed.
+    Answered(Answer),
+    /// It is to be proposed with a ballot that asks this question.
+    Approval(Box<ApprovalDemand>, String),
+}
+
 impl Policies {
-    /// Decides about submissions of one caller, and redacts their inputs. Returns the answers to those that are not to be
-    /// proposed, by the indexes of the submissions.
-    pub async fn check_submissions(&self, submissions: &mut [SubmitTask], by: &Caller) -> BTreeMap<usize, Answer> {
+    /// Decides about submissions of one caller, and redacts their inputs. Returns those that are not to be proposed as
+    /// they are, by the indexes of the submissions.
+    pub async fn check_submissions(&self, submissions: &mut [SubmitTask], by: &Caller) -> BTreeMap<usize, Held> {
         let Some(compiled) = self.active(Event::Submission) else { return BTreeMap::new() };
         let asker = match self.asker(by, &compiled).await {
             Ok(asker) => asker,
             Err(status) => {
                 let message = format!("policies need the rights of the submitter: {}", status.message());
                 let refusal = v1::Refusal { code: "UNAVAILABLE".to_owned(), message };
-                return (0..submissions.len()).map(|n| (n, Err(refusal.clone()))).collect();
+                return (0..submissions.len()).map(|n| (n, Held::Answered(Err(refusal.clone())))).collect();
             }
         };
         let mut answered = BTreeMap::new();
         for (n, group) in submissions.chunks_mut(MAX_IN_TURN).enumerate() {
             let check = || group.iter_mut().map(|task| self.check_submission(&compiled, &asker, task)).collect();
-            let answers: Vec<Option<Answer>> = self.in_turn(Event::Submission, check).await;
+            let answers: Vec<Option<Held>> = self.in_turn(Event::Submission, check).await;
             let numbers = n * MAX_IN_TURN..;
             answered.extend(numbers.zip(answers).filter_map(|(n, answer)| Some((n, answer?))));
         }
         answered
     }
 
-    fn check_submission(&self, compiled: &Compiled, asker: &Asker, task: &mut SubmitTask) -> Option<Answer> {
+    fn check_submission(&self, compiled: &Compiled, asker: &Asker, task: &mut SubmitTask) -> Option<Held> {
         let id = task.id.to_string();
         let object = Object::Submission(Submission {
             task_id: &id,
@@ -71,15 +82,16 @@ impl Policies {
         });
         match self.check(compiled, asker, object, &task.input) {
             Checked::Allowed => None,
-            Checked::Redacted(input) => {
-                task.input = input;
-                task.check().err().map(|refusal: Refusal| Err(convert::refusal(&refusal)))
+            Checked::Redacted(input) => redact(task, input),
+            Checked::Refused(PolicyRefusal { message, approval: Some(demand), .. }) => {
+                let refused = demand.redacted.clone().and_then(|input| redact(task, input));
+                refused.or(Some(Held::Approval(demand, message)))
             }
             // A task that was accepted before is the same task, and what is allowed now does not matter for it. It is
             // answered here: by the time it were proposed, it could have expired, and be a new task that nobody allowed.
             Checked::Refused(refused) => {
                 let known = self.0.state.look(|fleet| fleet.submitted_before(task));
-                Some(known.ok_or_else(|| api_refusal(&refused)))
+                Some(Held::Answered(known.ok_or_else(|| api_refusal(&refused))))
             }
         }
     }
@@ -114,7 +126,8 @@ impl Policies {
         let (failure, output) = match &ended.outcome {
             Outcome::Succeeded(output) => (None, output.clone()),
             Outcome::Failed(failure) => (Some(failure), Bytes::new()),
-            Outcome::Stopped | Outcome::HandedBack => return,
+            // Outputs are compared after this.
+            Outcome::Answered { .. } | Outcome::Stopped | Outcome::HandedBack => return,
         };
         let kind = failure.map(|failure| convert::failure_kind_name(failure.kind));
         let failure = failure.zip(kind.as_deref());
@@ -162,6 +175,12 @@ impl Policies {
         self.0.deeds.count(&asker.user, input.event(), deeds);
         checked
     }
+}
+
+/// Replaces the input of a submission. Returns its refusal if it is too large then.
+fn redact(task: &mut SubmitTask, input: Bytes) -> Option<Held> {
+    task.input = input;
+    task.check().err().map(|refusal: Refusal| Held::Answered(Err(convert::refusal(&refusal))))
 }
 
 /// Returns the name of an agent's role, as in certificates and expressions.

@@ -6,6 +6,8 @@ use robeing_fleet::{PolicyList, StoredPolicy};
 use robeing_policy::{PolicyError, PolicySet, PolicySpec, StoredPolicies};
 use tracing::warn;
 
+use crate::ballots::approving::check_approval;
+
 /// Maximum number of errors in a sentence.
 const MAX_ERRORS: usize = 8;
 
@@ -27,6 +29,10 @@ pub fn stored(policies: &[String]) -> Result<Vec<StoredPolicy>, String> {
     };
     let specs: Vec<PolicySpec> = policies.iter().enumerate().map(read).collect::<Result<_, _>>()?;
     PolicySet::compile(&specs).map_err(|errors| sentence(&errors))?;
+    for spec in &specs {
+        let checked = spec.approval.as_ref().map_or(Ok(()), check_approval);
+        checked.map_err(|problem| format!("policy {:?}, approval: {problem}", spec.name))?;
+    }
     Ok(specs.iter().map(|spec| StoredPolicy { name: spec.name.clone(), json: spec.to_json() }).collect())
 }
 

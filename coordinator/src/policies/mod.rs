@@ -34,6 +34,7 @@ use self::{asker::Asker, compiled::Compiled, record::Deeds};
 pub use self::{
     asker::CallerRights,
     book::{PolicyBook, all},
+    checks::Held,
     compiled::stored,
     news::PolicyNews,
 };

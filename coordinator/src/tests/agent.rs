@@ -101,6 +101,17 @@ impl TestAgent {
         Self::start(fleet, leader, name, 1, work).await
     }
 
+    /// Same as [`TestAgent::join_to_work`], from the machine with this number.
+    pub async fn join_to_work_from(
+        fleet: &TestFleet,
+        leader: usize,
+        name: &'static str,
+        machine: u8,
+        work: Work,
+    ) -> Self {
+        Self::start(fleet, leader, name, machine, work).await
+    }
+
     async fn start(fleet: &TestFleet, leader: usize, name: &'static str, machine: u8, work: Work) -> Self {
         let network = HostNetwork::new(fleet.network.clone(), CancellationToken::new()).at([10, 0, 2, machine]);
         let (transport, own) = (Transport::new(Arc::new(network)), format!("10.0.2.{machine}:7000"));

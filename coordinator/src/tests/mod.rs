@@ -2,6 +2,7 @@
 
 mod access;
 mod agent;
+mod approvals;
 mod ballots;
 mod bootstrap;
 mod directory;
@@ -19,4 +20,5 @@ mod review;
 mod submissions;
 mod transfer;
 mod trust_admin;
+mod verification;
 mod watches;

@@ -3,9 +3,10 @@
 use thiserror::Error;
 
 use crate::limits::{
-    MAX_BUILT_BYTES, MAX_DEPTH, MAX_EXPRESSION_BYTES, MAX_FIELDS, MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_JSON_VALUES,
-    MAX_LOOP_DEPTH, MAX_MESSAGE_BYTES, MAX_NESTING, MAX_NODES, MAX_PATTERN_BYTES, MAX_PATTERNS, MAX_POINTER_BYTES,
-    MAX_POINTER_SEGMENTS, MAX_POLICIES, MAX_STEPS, MAX_TOKENS,
+    MAX_APPROVAL_SECONDS, MAX_APPROVER_BYTES, MAX_APPROVERS, MAX_BUILT_BYTES, MAX_DEPTH, MAX_EXPRESSION_BYTES,
+    MAX_FIELDS, MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_JSON_VALUES, MAX_LOOP_DEPTH, MAX_MESSAGE_BYTES, MAX_NESTING,
+    MAX_NODES, MAX_PATTERN_BYTES, MAX_PATTERNS, MAX_POINTER_BYTES, MAX_POINTER_SEGMENTS, MAX_POLICIES, MAX_STEPS,
+    MAX_THRESHOLD_BYTES, MAX_TOKENS,
 };
 
 /// Where an error is, and what it is.
@@ -55,6 +56,21 @@ pub enum Problem {
         "a pointer has more than {MAX_POINTER_BYTES} bytes or {MAX_POINTER_SEGMENTS} segments; redact one of its parents"
     )]
     PointerTooLong,
+    /// The policy requires no approval, but names who approves.
+    #[error("only the action requireApproval has it; remove it, or change the action")]
+    ApprovalWithoutRequirement,
+    /// The policy is evaluated on what can't wait for an approval.
+    #[error("only submissions can wait for an approval; name no other event than Submission, or write two policies")]
+    ApprovalEvents,
+    /// There are too few or too many addresses of those who approve, or one that is empty or too long.
+    #[error("the electorate must have 1 to {MAX_APPROVERS} addresses of 1 to {MAX_APPROVER_BYTES} bytes")]
+    Electorate,
+    /// The threshold of an approval is empty or too long.
+    #[error("the threshold must have 1 to {MAX_THRESHOLD_BYTES} bytes, such as 2/3")]
+    Threshold,
+    /// Those who approve have no time, or too much.
+    #[error("deadlineSeconds is {0}, and must be 1 to {MAX_APPROVAL_SECONDS} (30 days)")]
+    ApprovalSeconds(u32),
     /// The message is too long.
     #[error("it has {0} bytes, which is more than {MAX_MESSAGE_BYTES}; shorten it")]
     MessageTooLong(usize),

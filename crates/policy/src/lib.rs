@@ -7,6 +7,7 @@
 //! [`Watch`](anomaly::Watch) compares what an agent does with what it did before.
 
 pub mod anomaly;
+mod canonical;
 mod cel;
 mod error;
 mod input;
@@ -20,12 +21,13 @@ mod stored;
 mod verdict;
 
 pub use crate::{
+    canonical::canonical_part,
     error::{AmbiguousJson, EvalError, ExpressionError, PolicyError, Problem},
     input::{Failure, Input, Message, Object, Submission, TaskResult},
     redact::{REDACTED, redact},
     rights::rights_of_role,
     set::PolicySet,
-    spec::{Action, Event, FailurePolicy, PolicySpec},
-    stored::{Checked, Deed, PolicyRefusal, StoredPolicies},
+    spec::{Action, ApprovalSpec, Event, FailurePolicy, PolicySpec},
+    stored::{ApprovalDemand, Checked, Deed, PolicyRefusal, StoredPolicies},
     verdict::{Decision, Outcome, Redacted, Redaction, Traced, Verdict},
 };

@@ -54,6 +54,15 @@ pub const MAX_JSON_DEPTH: usize = 64;
 /// Maximum number of values in a payload that is read as JSON.
 pub const MAX_JSON_VALUES: usize = 131_072;
 
+/// Maximum number of addresses of the electorate that a policy names.
+pub const MAX_APPROVERS: usize = 64;
+/// Maximum length of such an address with its weight, in bytes.
+pub const MAX_APPROVER_BYTES: usize = 288;
+/// Maximum length of the threshold of an approval, in bytes.
+pub const MAX_THRESHOLD_BYTES: usize = 32;
+/// Maximum number of seconds that the electorate may have: 30 days.
+pub const MAX_APPROVAL_SECONDS: u32 = 30 * 24 * 3600;
+
 /// Maximum number of agents that the anomaly watch knows. A new agent replaces the one that was silent for longest.
 pub const MAX_WATCHED_AGENTS: usize = 20_000;
 /// Maximum length of the name of a watched agent, in bytes. Agents with longer names are not watched.

@@ -6,9 +6,12 @@ use crate::{
     cel::{self, Budget, Program, Value},
     error::{EvalError, PolicyError, Problem},
     input::{Input, Prepared},
-    limits::{MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_PATTERNS, MAX_POLICIES, MAX_STEPS, MAX_STEPS_OF_ALL},
+    limits::{
+        MAX_APPROVAL_SECONDS, MAX_APPROVER_BYTES, MAX_APPROVERS, MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES,
+        MAX_PATTERNS, MAX_POLICIES, MAX_STEPS, MAX_STEPS_OF_ALL, MAX_THRESHOLD_BYTES,
+    },
     redact::Pointer,
-    spec::{Action, Event, FailurePolicy, PolicySpec},
+    spec::{Action, ApprovalSpec, Event, FailurePolicy, PolicySpec},
     verdict::{Decision, Outcome, Redacted, Redaction, Traced, Verdict, shorten},
 };
 
@@ -27,6 +30,7 @@ struct Policy {
     rule: Program,
     action: Action,
     fields: Vec<String>,
+    approval: Option<ApprovalSpec>,
     message: String,
     message_expression: Option<Program>,
     failure_policy: FailurePolicy,
@@ -138,15 +142,7 @@ impl Policy {
                 let message = shorten(&format!("policy {policy} can't be evaluated ({reason}), and fails closed"));
                 verdict.decision = Decision::Deny { policy, message };
             }
-            Outcome::ApprovalRequired => {
-                if verdict.decision == Decision::Allow {
-                    let message = shorten(&format!(
-                        "policy {policy} requires an approval, and this fleet has no votes yet: {}",
-                        self.message(prepared, budget)
-                    ));
-                    verdict.decision = Decision::RequireApproval { policy, message };
-                }
-            }
+            Outcome::ApprovalRequired => self.require_approval(prepared, budget, verdict),
             Outcome::Redacted => {
                 let what = match self.fields.as_slice() {
                     [] => Redacted::Payload,
@@ -155,6 +151,30 @@ impl Policy {
                 verdict.redactions.push(Redaction { policy, what });
             }
         }
+    }
+
+    /// Requires an approval, unless the input is refused anyway. A task has one ballot, so if an earlier policy names
+    /// others who approve, nobody can.
+    fn require_approval(&self, prepared: &Prepared<'_>, budget: &mut Budget, verdict: &mut Verdict) {
+        let policy = self.name.clone();
+        let message = match &verdict.decision {
+            Decision::Allow => {
+                let reason = self.message(prepared, budget);
+                let nobody = if self.approval.is_some() { "" } else { ", and names nobody who could give it" };
+                format!("policy {policy} requires an approval{nobody}: {reason}")
+            }
+            Decision::RequireApproval { policy: first, approval: Some(approval), .. }
+                if self.approval.as_ref() != Some(approval) =>
+            {
+                format!(
+                    "policy {policy} requires another approval than policy {first}, and a task has one ballot; have one \
+                     policy name everybody who approves"
+                )
+            }
+            Decision::RequireApproval { .. } | Decision::Deny { .. } => return,
+        };
+        let approval = self.approval.clone().filter(|_| verdict.decision == Decision::Allow);
+        verdict.decision = Decision::RequireApproval { policy, message: shorten(&message), approval };
     }
 
     /// Returns the message of a refusal. If its expression can't be evaluated, it is the plain one.
@@ -200,6 +220,7 @@ fn compile(spec: &PolicySpec, errors: &mut Vec<PolicyError>) -> Option<Policy> {
         rule: rule?,
         action: spec.action,
         fields: spec.fields.clone(),
+        approval: spec.approval.clone(),
         message: shorten(&spec.message.clone().unwrap_or_else(default)),
         message_expression: message_expression.map_or(Some(None), |message| message.map(Some))?,
         failure_policy: spec.failure_policy,
@@ -220,12 +241,33 @@ fn check_fields(spec: &PolicySpec, errors: &mut Vec<PolicyError>) {
     {
         refuse("message", Problem::MessageTooLong(message.len()));
     }
+    if let Some(problem) = spec.approval.as_ref().and_then(|approval| approval_problem(spec, approval)) {
+        refuse("approval", problem);
+    }
     if spec.action != Action::Redact && !spec.fields.is_empty() {
         refuse("fields", Problem::FieldsWithoutRedact);
     } else if spec.fields.len() > MAX_FIELDS {
         refuse("fields", Problem::TooManyFields(spec.fields.len()));
     } else if let Some(problem) = spec.fields.iter().find_map(|field| Pointer::parse(field).err()) {
         refuse("fields", problem);
+    }
+}
+
+/// Returns what is wrong with who approves.
+fn approval_problem(spec: &PolicySpec, approval: &ApprovalSpec) -> Option<Problem> {
+    let fits = |address: &String| (1..=MAX_APPROVER_BYTES).contains(&address.len());
+    let threshold = approval.threshold.as_ref();
+    if spec.action != Action::RequireApproval {
+        Some(Problem::ApprovalWithoutRequirement)
+    } else if spec.on.iter().any(|event| *event != Event::Submission) {
+        Some(Problem::ApprovalEvents)
+    } else if !(1..=MAX_APPROVERS).contains(&approval.electorate.len()) || !approval.electorate.iter().all(fits) {
+        Some(Problem::Electorate)
+    } else if threshold.is_some_and(|threshold| !(1..=MAX_THRESHOLD_BYTES).contains(&threshold.len())) {
+        Some(Problem::Threshold)
+    } else {
+        let wrong = approval.deadline_seconds.filter(|seconds| !(1..=MAX_APPROVAL_SECONDS).contains(seconds));
+        wrong.map(Problem::ApprovalSeconds)
     }
 }
 

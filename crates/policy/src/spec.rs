@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "schema")]
-use crate::limits::{MAX_EXPRESSION_BYTES, MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES};
+use crate::limits::{
+    MAX_APPROVAL_SECONDS, MAX_APPROVER_BYTES, MAX_APPROVERS, MAX_EXPRESSION_BYTES, MAX_FIELDS, MAX_MESSAGE_BYTES,
+    MAX_NAME_BYTES, MAX_THRESHOLD_BYTES,
+};
 
 /// What a policy is evaluated on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,7 +43,8 @@ pub enum Action {
     Deny,
     /// Replaces fields of the payload, or all of it, and continues with the next policy.
     Redact,
-    /// Refuses it until somebody approves it, and continues with the next policy, which may still deny it.
+    /// Refuses it, or, if the policy names who approves, has a submission wait until they have; continues with the next
+    /// policy, which may still deny it.
     RequireApproval,
     /// Skips all later policies. What earlier ones decided stays.
     Allow,
@@ -55,6 +59,28 @@ pub enum FailurePolicy {
     Closed,
     /// Skips the policy.
     Open,
+}
+
+/// Who approves a submission.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ApprovalSpec {
+    /// Addresses of those who vote, as in `robeing vote open --to`: `role:guardian`, `client:ada` or `client:ada=2`, with
+    /// the weight of each after `=`. At least one.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(length(min = 1, max = MAX_APPROVERS), inner(length(min = 1, max = MAX_APPROVER_BYTES)))
+    )]
+    pub electorate: Vec<String>,
+    /// The share of the weight of all of them that has to approve, such as `2/3`, `66%` or `0.66`. Default: `2/3`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_THRESHOLD_BYTES)))]
+    pub threshold: Option<String>,
+    /// How long they have to vote, in seconds. Default: 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_APPROVAL_SECONDS)))]
+    pub deadline_seconds: Option<u32>,
 }
 
 /// A policy.
@@ -83,6 +109,9 @@ pub struct PolicySpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_FIELDS)))]
     pub fields: Vec<String>,
+    /// Who approves, for `requireApproval` on submissions. Default: nobody can, and what needs an approval is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalSpec>,
     /// The message of a refusal, as plain text. Default: names the rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(max = MAX_MESSAGE_BYTES)))]

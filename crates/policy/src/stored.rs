@@ -7,8 +7,8 @@ use crate::{
     input::Input,
     redact::redact,
     set::PolicySet,
-    spec::{Event, FailurePolicy, PolicySpec},
-    verdict::{Decision, Outcome, Traced},
+    spec::{ApprovalSpec, Event, FailurePolicy, PolicySpec},
+    verdict::{Decision, Outcome, Redaction, Traced},
 };
 
 /// Policies that were read from a fleet.
@@ -46,6 +46,19 @@ pub struct PolicyRefusal {
     pub needs_approval: bool,
     /// A sentence that names the policy.
     pub message: String,
+    /// What has to be approved by whom, if somebody can; only of submissions.
+    pub approval: Option<Box<ApprovalDemand>>,
+}
+
+/// The approval that an input needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApprovalDemand {
+    /// The name of the policy that requires it.
+    pub policy: String,
+    /// Who approves.
+    pub by: ApprovalSpec,
+    /// What replaces the payload, if policies redact it.
+    pub redacted: Option<Bytes>,
 }
 
 /// What a policy did, for metrics and the audit log.
@@ -126,21 +139,30 @@ impl StoredPolicies {
         if let Some(Broken { name, problem, .. }) = self.broken.iter().find(|broken| broken.on.contains(&event)) {
             let message = format!("policy {name} can't be used by this version ({problem}), and fails closed");
             let deed = Deed { policy: name.clone(), outcome: "failed_closed", detail: problem.clone() };
-            return (Checked::Refused(PolicyRefusal { needs_approval: false, message }), vec![deed]);
+            return (Checked::Refused(PolicyRefusal { needs_approval: false, message, approval: None }), vec![deed]);
         }
         let verdict = self.set.evaluate(input);
         let deeds = verdict.trace.iter().filter_map(|traced| deed(traced, &verdict.decision)).collect();
         let checked = match verdict.decision {
             Decision::Deny { policy, message } => Checked::Refused(refusal(false, &policy, message)),
-            Decision::RequireApproval { policy, message } => Checked::Refused(refusal(true, &policy, message)),
-            Decision::Allow if verdict.redactions.is_empty() => Checked::Allowed,
-            Decision::Allow => match redact(payload, &verdict.redactions) {
-                redacted if redacted == *payload => Checked::Allowed,
-                redacted => Checked::Redacted(redacted),
-            },
+            Decision::RequireApproval { policy, message, approval } => {
+                let refusal = refusal(true, &policy, message);
+                let redacted = redacted(payload, &verdict.redactions);
+                let demand = |by| Box::new(ApprovalDemand { policy, by, redacted });
+                Checked::Refused(PolicyRefusal { approval: approval.map(demand), ..refusal })
+            }
+            Decision::Allow => redacted(payload, &verdict.redactions).map_or(Checked::Allowed, Checked::Redacted),
         };
         (checked, deeds)
     }
+}
+
+/// Returns the payload as policies redact it; `None` if they leave it as it is.
+fn redacted(payload: &Bytes, redactions: &[Redaction]) -> Option<Bytes> {
+    if redactions.is_empty() {
+        return None;
+    }
+    Some(redact(payload, redactions)).filter(|redacted| redacted != payload)
 }
 
 /// Takes the policies with errors out of the list. Those that fail open are left out.
@@ -167,7 +189,7 @@ fn refusal(needs_approval: bool, policy: &str, message: String) -> PolicyRefusal
         true => message,
         false => format!("policy {policy} denies this: {message}"),
     };
-    PolicyRefusal { needs_approval, message }
+    PolicyRefusal { needs_approval, message, approval: None }
 }
 
 fn deed(traced: &Traced, decision: &Decision) -> Option<Deed> {
@@ -206,7 +228,7 @@ mod tests {
     }
 
     fn refused(message: &str) -> Checked {
-        Checked::Refused(PolicyRefusal { needs_approval: false, message: message.to_owned() })
+        Checked::Refused(PolicyRefusal { needs_approval: false, message: message.to_owned(), approval: None })
     }
 
     #[test]
@@ -241,6 +263,27 @@ mod tests {
         assert!(matches!(check(&unreadable, "yes"), Checked::Refused(_)));
         let many = read(&vec![good; crate::limits::MAX_POLICIES + 1]);
         assert!(matches!(check(&many, "yes"), Checked::Refused(_)), "it is not known which of them count");
+    }
+
+    #[test]
+    fn an_approval_that_somebody_can_give_is_told_with_what_is_redacted() {
+        let hide = r#""rule": "has(json.token)", "match": "json != null", "action": "redact", "fields": ["/token"]"#;
+        let approve = r#""rule": "size > 3", "action": "requireApproval", "message": "it is large",
+            "approval": {"electorate": ["role:guardian", "client:ada=2"], "threshold": "1/2", "deadlineSeconds": 60}"#;
+        let policies = read(&[policy("hide", hide), policy("large", approve)]);
+        let Checked::Refused(refused) = check(&policies, r#"{"token": "t"}"#) else { panic!("it is allowed") };
+        assert_eq!(refused.message, "policy large requires an approval: it is large");
+        let demand = refused.approval.expect("somebody can approve");
+        assert_eq!((&*demand.policy, demand.redacted.as_deref()), ("large", Some(&br#"{"token": "[redacted]"}"#[..])));
+        assert_eq!(demand.by.electorate, ["role:guardian", "client:ada=2"]);
+        assert_eq!((demand.by.threshold.as_deref(), demand.by.deadline_seconds), (Some("1/2"), Some(60)));
+        let other = approve.replace("role:guardian", "everyone");
+        let both = read(&[policy("large", approve), policy("other", &other)]);
+        let Checked::Refused(refused) = check(&both, "long") else { panic!("it is allowed") };
+        assert_eq!((refused.needs_approval, &refused.approval), (true, &None), "{}", refused.message);
+        let same = read(&[policy("large", approve), policy("again", approve)]);
+        let Checked::Refused(refused) = check(&same, "long") else { panic!("it is allowed") };
+        assert!(refused.approval.is_some_and(|demand| demand.policy == "large"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What policies decide.
 
-use crate::limits::MAX_MESSAGE_BYTES;
+use crate::{limits::MAX_MESSAGE_BYTES, spec::ApprovalSpec};
 
 /// What all policies decided about an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +25,14 @@ pub enum Decision {
         /// Why, for the one who is refused.
         message: String,
     },
-    /// It is refused until somebody approves it. While the fleet has no votes, nobody can.
+    /// It is refused until somebody approves it.
     RequireApproval {
         /// The name of the policy.
         policy: String,
-        /// Why, for the one who is refused.
+        /// Why, for the one who is refused, or for those who are asked.
         message: String,
+        /// Who approves it; `None` if nobody can.
+        approval: Option<ApprovalSpec>,
     },
 }
 

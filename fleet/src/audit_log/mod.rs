@@ -22,6 +22,7 @@ pub(crate) mod action {
     pub(crate) const QUARANTINE: &str = "agent.quarantine";
     pub(crate) const RELEASE: &str = "agent.release";
     pub(crate) const SET_POLICIES: &str = "policies.set";
+    pub(crate) const OUTVOTED: &str = "result.outvoted";
 }
 
 /// What became of an action.

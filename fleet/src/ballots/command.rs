@@ -249,7 +249,7 @@ impl OpenBallot {
     }
 
     /// Returns the letters that tell the agents in the electorate of the ballot.
-    pub(super) fn notices(&self, sent: UnixMillis) -> Vec<PostLetter> {
+    pub(crate) fn notices(&self, sent: UnixMillis) -> Vec<PostLetter> {
         let agents = self.electorate.iter().filter_map(|elector| Some((elector.letter?, &elector.name)));
         let notice = |(id, name): (LetterId, &String)| PostLetter {
             id,

@@ -25,11 +25,23 @@ impl Fleet {
         if let Some(reply) = self.opened_before(&ballot) {
             return reply;
         }
-        let now = self.state.now;
-        let notices = ballot.notices(now.wall);
+        let notices = ballot.notices(self.state.now.wall);
         if let Err(refusal) = self.check_ballot_room(&ballot, &notices) {
             return Reply::Refused(refusal);
         }
+        self.open_new_ballot(ballot, notices, jobs, effects);
+        Reply::BallotOpened { existing: false }
+    }
+
+    /// Opens a ballot that is new, and for which there is room, and posts its letters.
+    pub(crate) fn open_new_ballot(
+        &mut self,
+        ballot: OpenBallot,
+        notices: Vec<PostLetter>,
+        jobs: &mut Jobs,
+        effects: &mut Vec<Effect>,
+    ) {
+        let now = self.state.now;
         self.make_room_for_ballot(ballot.counted_bytes());
         let OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, .. } = ballot;
         let OpenBallot { digest, fleet, asked, .. } = ballot;
@@ -55,7 +67,6 @@ impl Fleet {
         if !notices.is_empty() {
             jobs.push(Job::Post(notices.into_iter()));
         }
-        Reply::BallotOpened { existing: false }
     }
 
     /// Returns the reply to a ballot whose id is known; `None` if it is new.
@@ -67,7 +78,7 @@ impl Fleet {
         })
     }
 
-    fn check_ballot_room(&self, ballot: &OpenBallot, notices: &[PostLetter]) -> Result<(), Refusal> {
+    pub(crate) fn check_ballot_room(&self, ballot: &OpenBallot, notices: &[PostLetter]) -> Result<(), Refusal> {
         let full = |what: &str, limit: u64, remedy: &str| {
             Err(Refusal::Full { what: what.to_owned(), limit, remedy: remedy.to_owned() })
         };

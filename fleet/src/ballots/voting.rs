@@ -26,7 +26,10 @@ impl Fleet {
         });
         let outcome = outcome.flatten();
         effects.push(Effect::VoteCast { id, choice });
-        effects.extend(outcome.map(|_| Effect::BallotClosed { id }));
+        if let Some(outcome) = outcome {
+            effects.push(Effect::BallotClosed { id });
+            self.ballot_decided(id, outcome, effects);
+        }
         Reply::VoteCast { existing: false, outcome }
     }
 
@@ -119,5 +122,6 @@ impl Fleet {
             ballot.state = BallotState::Closed { outcome: BallotOutcome::Expired, at };
         });
         effects.push(Effect::BallotClosed { id });
+        self.ballot_decided(id, BallotOutcome::Expired, effects);
     }
 }

@@ -12,7 +12,8 @@ pub(crate) fn check_work_conserving(fleet: &Fleet) -> Check {
     let free: Vec<&Arc<Agent>> = fleet.agents().filter(|a| a.free_slots() > 0).collect();
     for task in fleet.state.tasks.kept.values().filter(|t| t.is_ready()) {
         let needs = task.needs();
-        for agent in &free {
+        let excluded = fleet.excluded(task);
+        for agent in free.iter().filter(|agent| !excluded.contains(&agent.id)) {
             let fits = needs.fit(agent.role, agent.has_specialization(needs.domain));
             ensure(!fits, || format!("task {} waits though agent {} is free", task.id, agent.name))?;
         }

@@ -146,11 +146,17 @@ impl FreeAgents {
 
     /// Returns the agent with the best score. Of equal scores: a matching agent, then the first role of worker,
     /// specialist, messenger and guardian, then the lowest load, then the lowest number.
-    pub(crate) fn best(&self, needs: Needs<'_>, weights: &Weights) -> Option<AgentId> {
+    ///
+    /// None of the `excluded` agents is taken, which must be few.
+    pub(crate) fn best(&self, needs: Needs<'_>, excluded: &[AgentId], weights: &Weights) -> Option<AgentId> {
         let mut best = None;
         let mut consider = |role: Role, matched: bool, bonus: i64, set: &BTreeSet<Rank>| {
             self.step();
-            let Some(&(Reverse(base), load, id)) = set.first() else { return };
+            let first = match excluded {
+                [] => set.first(),
+                excluded => set.iter().find(|(.., id)| !excluded.contains(id)),
+            };
+            let Some(&(Reverse(base), load, id)) = first else { return };
             let rank = (Reverse(base + bonus), !matched, role, load, id);
             if best.is_none_or(|best| rank < best) {
                 best = Some(rank);

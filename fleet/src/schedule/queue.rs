@@ -1,7 +1,10 @@
 //! Which task an agent takes: the ready tasks, in sets per required role and per required role and domain, ordered by
 //! priority and then by acceptance.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use crate::{Agent, Role, Task, limits::MAX_PRIORITY};
 
@@ -26,6 +29,17 @@ pub(crate) fn rank(task: &Task) -> Rank {
 
 fn column(role: Option<Role>) -> usize {
     role.map_or(0, |role| role as usize + 1)
+}
+
+/// Returns the first task of a set that is not to be skipped. `skip` returns, for one that is, the last number up to which
+/// all of the same priority are skipped: those of one task that runs on several agents, of which there are not many.
+fn first(set: &BTreeSet<Rank>, skip: &impl Fn(u64) -> Option<u64>) -> Option<Rank> {
+    let mut next = set.first().copied();
+    while let Some((priority, seq)) = next {
+        let Some(last) = skip(seq) else { break };
+        next = set.range((Bound::Excluded((priority, last.max(seq))), Bound::Unbounded)).next().copied();
+    }
+    next
 }
 
 impl ReadyQueue {
@@ -58,23 +72,24 @@ impl ReadyQueue {
 
     /// Returns the acceptance number of the task that `agent` should take next. A specialist takes a task of its domain
     /// first; other agents, and a specialist without such a task, take the first by priority and acceptance.
-    pub(crate) fn next_for(&self, agent: &Agent) -> Option<u64> {
+    /// It takes none of those that `skip` names.
+    pub(crate) fn next_for(&self, agent: &Agent, skip: &impl Fn(u64) -> Option<u64>) -> Option<u64> {
         let own = column(Some(agent.role));
         let domain = agent
             .specializations
             .iter()
             .filter_map(|name| self.domains.get(name.as_ref()))
-            .flat_map(|sets| [sets[0].first(), sets[own].first()])
+            .flat_map(|sets| [first(&sets[0], skip), first(&sets[own], skip)])
             .flatten()
             .min();
         if agent.role == Role::Specialist && domain.is_some() {
-            return domain.map(|(_, seq)| *seq);
+            return domain.map(|(_, seq)| seq);
         }
         let everyone = match agent.role {
-            Role::Worker | Role::Specialist => self.general[0].first(),
+            Role::Worker | Role::Specialist => first(&self.general[0], skip),
             Role::Messenger | Role::Guardian => None,
         };
-        let general = [everyone, self.general[own].first()];
-        general.into_iter().flatten().chain(domain).min().map(|(_, seq)| *seq)
+        let general = [everyone, first(&self.general[own], skip)];
+        general.into_iter().flatten().chain(domain).min().map(|(_, seq)| seq)
     }
 }

@@ -24,6 +24,7 @@ fn attempt_of(task: &Task, agent: &Agent, candidates: u32, weights: &Weights, no
         score: score(weights, agent, matched),
         candidates,
         failure: None,
+        digest: None,
     }
 }
 
@@ -58,7 +59,7 @@ impl Outcome {
     #[must_use]
     pub fn within_limits(self) -> Outcome {
         match self {
-            Outcome::Succeeded(output) if output.len() > MAX_INPUT_BYTES => {
+            Outcome::Succeeded(output) | Outcome::Answered { output, .. } if output.len() > MAX_INPUT_BYTES => {
                 let message = format!(
                     "the output has {} bytes, the limit is {MAX_INPUT_BYTES}; store it elsewhere and return a reference",
                     output.len()
@@ -70,7 +71,7 @@ impl Outcome {
                 cut(&mut failure.stderr_tail, MAX_TEXT_BYTES, true);
                 Outcome::Failed(failure)
             }
-            Outcome::Succeeded(_) | Outcome::Stopped | Outcome::HandedBack => self,
+            Outcome::Succeeded(_) | Outcome::Answered { .. } | Outcome::Stopped | Outcome::HandedBack => self,
         }
     }
 }
@@ -83,7 +84,7 @@ impl Fleet {
     /// Gives a task that is not in the state yet to the best agent with a free slot, if there is one.
     pub(crate) fn assign_new(&mut self, task: &mut Task, effects: &mut Vec<Effect>) {
         let weights = self.state.config.weights;
-        let Some(id) = self.indexes.schedule.free.best(task.needs(), &weights) else {
+        let Some(id) = self.indexes.schedule.free.best(task.needs(), &[], &weights) else {
             return;
         };
         let candidates = self.indexes.schedule.free.count(task.needs());
@@ -99,16 +100,23 @@ impl Fleet {
         task.begin_attempt(attempt);
     }
 
-    /// Gives a queued task to the best agent with a free slot, if the task is ready and there is one.
+    /// Gives a queued task to the best agent with a free slot, if the task is ready and there is one. Of a task that runs on
+    /// several agents, all members are placed.
     pub(crate) fn place(&mut self, seq: u64, effects: &mut Vec<Effect>) {
+        let Some(task) = self.state.tasks.kept.get(&seq) else { return };
+        let (lacks_members, parent) = (task.lacks_members(), task.member_of);
+        match parent {
+            _ if lacks_members => self.launch(seq, effects),
+            Some(parent) => self.place_members(parent, effects),
+            None => self.place_one(seq, effects),
+        }
+    }
+
+    /// Gives a queued task to the best agent with a free slot that can take it, if the task is ready and there is one.
+    pub(super) fn place_one(&mut self, seq: u64, effects: &mut Vec<Effect>) {
         let weights = &self.state.config.weights;
-        let best = self
-            .state
-            .tasks
-            .kept
-            .get(&seq)
-            .filter(|task| task.is_ready())
-            .and_then(|task| self.indexes.schedule.free.best(task.needs(), weights));
+        let Some(task) = self.state.tasks.kept.get(&seq).filter(|task| task.is_ready()) else { return };
+        let best = self.indexes.schedule.free.best(task.needs(), &self.excluded(task), weights);
         if let Some(agent) = best {
             self.assign(seq, agent, effects);
         }
@@ -122,11 +130,22 @@ impl Fleet {
     /// Gives `agent` its next queued task, if it has a free slot. Returns whether there was one.
     pub(crate) fn pull_one(&mut self, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
         let free = self.state.agents.known.get(&agent).filter(|a| a.free_slots() > 0);
-        let next = free.and_then(|a| self.indexes.schedule.queue.next_for(a));
+        let next = free.and_then(|a| self.indexes.schedule.queue.next_for(a, &|seq| self.skipped(seq, agent)));
         if let Some(next) = next {
             self.assign(next, agent, effects);
         }
         next.is_some()
+    }
+
+    /// Returns how many agents with a free slot can take a task.
+    fn candidates(&self, task: &Task) -> u32 {
+        let needs = task.needs();
+        let is_free = |id: &AgentId| {
+            let agent = self.state.agents.known.get(id).filter(|agent| agent.free_slots() > 0);
+            agent.is_some_and(|agent| needs.fit(agent.role, agent.has_specialization(needs.domain)))
+        };
+        let excluded = self.excluded(task).iter().filter(|id| is_free(id)).count() as u32;
+        self.indexes.schedule.free.count(needs).saturating_sub(excluded)
     }
 
     /// Gives a ready task to an agent with a free slot.
@@ -136,7 +155,7 @@ impl Fleet {
         let (Some(task), Some(agent)) = (self.state.tasks.kept.get(&seq), self.state.agents.known.get(&id)) else {
             return;
         };
-        let candidates = self.indexes.schedule.free.count(task.needs());
+        let candidates = self.candidates(task);
         let attempt = attempt_of(task, agent, candidates, &weights, now);
         effects.push(assignment(task, &attempt));
         let key = (task.id, attempt.number);
@@ -178,11 +197,12 @@ impl Fleet {
         let Some(seq) = self.indexes.tasks.ids.get(&task).copied() else {
             return self.stale(StaleReason::UnknownTask);
         };
+        let digest = outcome.digest();
         match outcome.within_limits() {
-            Outcome::Succeeded(output) if self.has_room(output.len()) => {
-                self.succeeded(seq, id, (task, attempt), ran_us, output, effects);
+            Outcome::Succeeded(output) | Outcome::Answered { output, .. } if self.has_room(output.len()) => {
+                self.succeeded(seq, id, (task, attempt), ran_us, (output, digest), effects);
             }
-            Outcome::Succeeded(output) => {
+            Outcome::Succeeded(output) | Outcome::Answered { output, .. } => {
                 let message = format!(
                     "no room is left for the output of {} bytes; raise max_bytes, or store outputs elsewhere",
                     output.len()
@@ -239,13 +259,22 @@ impl Fleet {
         id: AgentId,
         held: (TaskId, u32),
         ran_us: u64,
-        output: Bytes,
+        (output, digest): (Bytes, Option<[u8; 32]>),
         effects: &mut Vec<Effect>,
     ) {
-        let speed = match self.state.tasks.kept.get(&seq) {
-            Some(task) => self.state.kinds.note(&task.kind, ran_us, self.state.revision),
-            None => return,
-        };
+        let Some(task) = self.state.tasks.kept.get(&seq) else { return };
+        if task.member_of.is_some() && digest.is_none() {
+            let message = "the coordinators did not compare the output, although it is to be verified";
+            let failure = own_failure(FailureKind::Internal, message, true);
+            return self.failed(seq, id, held, failure, effects);
+        }
+        let parent = task.member_of;
+        let speed = self.state.kinds.note(&task.kind, ran_us, self.state.revision);
+        if let (Some(parent), Some(digest)) = (parent, digest) {
+            self.change_work(id, |agent| agent.held.remove(&held));
+            self.member_answered((seq, parent), (output, digest), speed, effects);
+            return self.pull(id, effects);
+        }
         self.finish(seq, TaskState::Succeeded, effects, |task, now| {
             task.end_attempt(now, AttemptEnd::Succeeded, None);
             task.output = Some(output);
@@ -299,6 +328,9 @@ impl Fleet {
             });
             return;
         }
+        if let Some(parent) = task.member_of {
+            return self.member_failed((seq, parent), end, failure, effects);
+        }
         let unanswered = again && matches!(end, AttemptEnd::TimedOut | AttemptEnd::Lost);
         let state = if unanswered { TaskState::DeadLettered } else { TaskState::Failed };
         self.finish(seq, state, effects, |task, now| {
@@ -345,6 +377,10 @@ impl Fleet {
             && let Some((next, task)) = self.state.tasks.kept.range(seq + 1..).next()
         {
             (seq, state) = (*next, task.state);
+        }
+        // Nobody has submitted it.
+        if self.state.tasks.kept.get(&seq).is_some_and(|task| task.member_of.is_some()) {
+            return Reply::Refused(Refusal::UnknownTask { task: id });
         }
         if state.is_final() {
             return Reply::Cancelled(state);

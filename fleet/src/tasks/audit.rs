@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Task, TaskState,
+    AgentId, BallotId, Feature, Task, TaskState, Verification,
     audit::{COUNTER_ROOM, Check, ensure},
     fleet::State,
     limits::*,
@@ -26,7 +26,73 @@ pub(crate) fn check_tasks(state: &State, revisions: &mut BTreeSet<u64>) -> Check
         )?;
         check_task(task, state.now.fleet).map_err(|what| format!("task {}: {what}", task.id))?;
     }
-    Ok(())
+    check_approvals(state)
+}
+
+/// Checks that a task that waits for an approval has an open ballot of its own, and has not started.
+fn check_approvals(state: &State) -> Check {
+    let ballots = state.ballots.kept.iter().filter(|ballot| ballot.is_open());
+    let open: BTreeSet<BallotId> = ballots.map(|ballot| ballot.id).collect();
+    for task in state.tasks.kept.values() {
+        let Some(approval) = task.approval else { continue };
+        let is_of_task = state.version >= Feature::Approvals.since() && approval.ballot == task.id.ballot();
+        let waits = task.awaited_ballot().is_none_or(|ballot| open.contains(&ballot));
+        let started = !approval.approved && !task.attempts.is_empty();
+        ensure(is_of_task && waits && !started, || format!("task {}: approval", task.id))?;
+    }
+    check_verifications(state)
+}
+
+/// Checks that the members of each task with several runs are there, and that nothing else is a member.
+fn check_verifications(state: &State) -> Check {
+    let members = state.tasks.kept.values().filter(|task| task.member_of.is_some()).count();
+    let (mut listed, mut verified) = (0, 0);
+    for task in state.tasks.kept.values() {
+        let Some(verification) = &task.verification else { continue };
+        let is_sound = state.version >= Feature::Verification.since() && is_sound(state, task, verification);
+        ensure(is_sound, || format!("task {}: verification", task.id))?;
+        verified += u32::from(!task.state.is_final());
+        listed += verification.members.len();
+    }
+    ensure(members == listed, || format!("{members} members instead of {listed}"))?;
+    ensure(verified <= MAX_VERIFIED_TASKS, || format!("{verified} tasks with results to be verified"))
+}
+
+fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
+    let Verification { asked, launched, members, answers, failed } = verification;
+    let found: Vec<&Task> = members.iter().filter_map(|seq| state.tasks.kept.get(seq)).map(AsRef::as_ref).collect();
+    let is_member = |member: &&Task| {
+        member.member_of == Some(task.seq)
+            && !member.state.is_final()
+            && member.input.is_empty()
+            && (member.priority, member.idempotency_key.is_none()) == (task.priority, true)
+    };
+    let holders = found.iter().filter_map(|member| Some(member.current()?.agent));
+    let turns: Vec<AgentId> = holders.chain(verification.spent()).collect();
+    let agents: BTreeSet<&AgentId> = turns.iter().collect();
+    let mut digests = BTreeSet::new();
+    // Of each digest, the first one keeps its output, and the others none.
+    let outputs = answers.iter().all(|answer| digests.insert(answer.digest) == answer.output.is_some());
+    let count = members.len() + answers.len() + failed.len();
+    let state = match (task.state.is_final(), launched) {
+        (true, _) => members.is_empty() && answers.is_empty(),
+        (false, false) => count == 0,
+        (false, true) => {
+            count == asked.agents as usize && verification.agreed().is_none() && verification.is_possible()
+        }
+    };
+    let fits = answers.iter().filter_map(|answer| answer.output.as_ref()).all(|output| output.len() <= MAX_INPUT_BYTES);
+    asked.check().is_ok()
+        && task.member_of.is_none()
+        && task.state != TaskState::Assigned
+        && found.len() == members.len()
+        && members.is_sorted_by(|one, next| one < next)
+        && found.iter().all(is_member)
+        && agents.len() == turns.len()
+        && failed.len() <= asked.agents as usize
+        && outputs
+        && fits
+        && state
 }
 
 fn check_task(task: &Task, now: u64) -> Check {

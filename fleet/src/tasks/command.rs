@@ -3,7 +3,7 @@
 use bilrost::{Enumeration, Message, Oneof};
 use bytes::Bytes;
 
-use crate::{AgentId, Effect, Fleet, Reply, Role, SessionId, TaskId};
+use crate::{AgentId, Effect, Fleet, OpenBallot, Reply, Role, SessionId, TaskId, Verify, steps::Jobs};
 
 /// A command for one task. All domains share one range of field numbers; see `codec`.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
@@ -71,6 +71,14 @@ pub struct SubmitTask {
     /// The name of the submitter.
     #[bilrost(13)]
     pub submitter: String,
+    /// The ballot that must approve the task before it may start. It is opened when the task is accepted, and has the
+    /// task's id ([`TaskId::ballot`]) and no options. Needs [`Feature::Approvals`](crate::Feature::Approvals).
+    #[bilrost(15)]
+    pub approval: Option<Box<OpenBallot>>,
+    /// The task runs on several agents, and its result is the output that enough of them agree on. Needs
+    /// [`Feature::Verification`](crate::Feature::Verification).
+    #[bilrost(16)]
+    pub verify: Option<Verify>,
     /// Needs [`Feature::Trial`](crate::Feature::Trial).
     #[cfg(feature = "trial")]
     #[bilrost(14)]
@@ -116,7 +124,7 @@ pub struct Completion {
     #[bilrost(5)]
     pub ran_us: u64,
     /// How the attempt ended.
-    #[bilrost(oneof(6-8))]
+    #[bilrost(oneof(6-9))]
     pub outcome: Outcome,
 }
 
@@ -136,6 +144,27 @@ pub enum Outcome {
     /// The attempt was handed back unfinished; the task is queued again at once, at no cost to it.
     #[bilrost(tag(8), message)]
     HandedBack,
+    /// The attempt succeeded, and its output is compared with those of other agents. Needs
+    /// [`Feature::Verification`](crate::Feature::Verification).
+    #[bilrost(tag(9), message)]
+    Answered {
+        /// The output.
+        #[bilrost(1)]
+        output: Bytes,
+        /// The digest of what is compared of it. The coordinator that proposes the completion computes it.
+        #[bilrost(tag(2), encoding(plainbytes))]
+        digest: [u8; 32],
+    },
+}
+
+impl Outcome {
+    /// Returns the digest of what is compared of the output, if it is compared.
+    pub(crate) fn digest(&self) -> Option<[u8; 32]> {
+        match self {
+            Outcome::Answered { digest, .. } => Some(*digest),
+            Outcome::Succeeded(_) | Outcome::Failed(_) | Outcome::Stopped | Outcome::HandedBack => None,
+        }
+    }
 }
 
 /// The kind of a failure.
@@ -165,6 +194,12 @@ pub enum FailureKind {
     Reported = 10,
     /// A policy of the fleet denied the result. Needs [`Feature::Policies`](crate::Feature::Policies).
     Denied = 11,
+    /// The ballot that should approve the task was rejected, or expired. Needs
+    /// [`Feature::Approvals`](crate::Feature::Approvals).
+    NotApproved = 12,
+    /// The agents that ran the task did not agree on an output, or what must be compared is not in an output. Needs
+    /// [`Feature::Verification`](crate::Feature::Verification).
+    Disagreement = 13,
 }
 
 /// Why an attempt, or a task, failed.
@@ -193,9 +228,9 @@ pub struct Failure {
 }
 
 impl Fleet {
-    pub(crate) fn run_task(&mut self, command: TaskCommand, effects: &mut Vec<Effect>) -> Reply {
+    pub(crate) fn run_task(&mut self, command: TaskCommand, jobs: &mut Jobs, effects: &mut Vec<Effect>) -> Reply {
         match command {
-            TaskCommand::Submit(submission) => self.submit(submission, effects),
+            TaskCommand::Submit(submission) => self.submit(submission, jobs, effects),
             TaskCommand::Cancel { task, reason } => self.cancel(task, reason, effects),
             TaskCommand::Complete(completion) => self.complete(completion, effects),
         }

@@ -13,6 +13,10 @@ pub(crate) struct TaskIndexes {
     /// Number of tasks by state.
     pub counts: [u32; 6],
     pub bytes: u64,
+    /// The tasks whose results the members verify, by the members.
+    pub members: BTreeMap<u64, u64>,
+    /// Number of unfinished tasks whose results are verified.
+    pub verified: u32,
 }
 
 impl TaskIndexes {
@@ -22,6 +26,9 @@ impl TaskIndexes {
         if let Some(key) = &task.idempotency_key {
             self.keys.insert(key.clone(), task.seq);
         }
+        if let Some(parent) = task.member_of {
+            self.members.insert(task.seq, parent);
+        }
     }
 
     /// Removes the id and key of a task that is forgotten.
@@ -30,6 +37,9 @@ impl TaskIndexes {
         if let Some(key) = &task.idempotency_key {
             self.keys.remove(key);
         }
+        if task.member_of.is_some() {
+            self.members.remove(&task.seq);
+        }
     }
 
     /// Indexes a task after a change.
@@ -37,6 +47,7 @@ impl TaskIndexes {
         self.revisions.insert(task.revision, task.seq);
         self.counts[task.state as usize] += 1;
         self.bytes += task.stored_bytes();
+        self.verified += u32::from(is_verified(task));
     }
 
     /// Removes a task before a change.
@@ -44,5 +55,10 @@ impl TaskIndexes {
         self.revisions.remove(&task.revision);
         self.counts[task.state as usize] -= 1;
         self.bytes -= task.stored_bytes();
+        self.verified -= u32::from(is_verified(task));
     }
+}
+
+fn is_verified(task: &Task) -> bool {
+    task.verification.is_some() && !task.state.is_final()
 }

@@ -1,13 +1,16 @@
 //! A task and its attempts, with the transitions that concern only the task itself. They know nothing of agents' slots,
 //! queues or timers: the callers keep those consistent.
 
+pub(crate) mod approvals;
 pub(crate) mod attempts;
 pub(crate) mod audit;
 pub(crate) mod command;
 pub(crate) mod indexes;
+pub(crate) mod members;
 pub(crate) mod query;
 pub(crate) mod state;
 mod submission;
+pub(crate) mod verification;
 pub(crate) mod waiting;
 
 use std::sync::Arc;
@@ -15,6 +18,7 @@ use std::sync::Arc;
 use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 
+use self::{approvals::Approval, verification::Verification};
 use crate::{
     AgentId, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask, TaskId,
     limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS},
@@ -24,7 +28,7 @@ use crate::{
 /// The state of a task.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]
 pub enum TaskState {
-    /// The task waits for an agent, or for its delay or backoff to pass.
+    /// The task waits for an approval, for an agent, or for its delay or backoff to pass.
     Queued = 0,
     /// The task was given to an agent.
     Assigned = 1,
@@ -71,6 +75,8 @@ pub enum AttemptEnd {
     /// The agent handed the attempt back, which counts against the retry policy only beyond
     /// [`MAX_FREE_HAND_BACKS`](crate::limits::MAX_FREE_HAND_BACKS).
     HandedBack = 5,
+    /// Other agents agree on another output. Needs [`Feature::Verification`](crate::Feature::Verification).
+    Outvoted = 6,
 }
 
 /// One assignment of a task to an agent.
@@ -107,6 +113,9 @@ pub struct Attempt {
     /// The failure, if the attempt failed.
     #[bilrost(10)]
     pub failure: Option<Failure>,
+    /// The digest of what is compared of the output, if it is compared with those of other agents.
+    #[bilrost(tag(11), encoding(plainbytes))]
+    pub digest: Option<[u8; 32]>,
 }
 
 /// A task in the state machine.
@@ -196,6 +205,16 @@ pub struct Task {
     /// The fleet's revision at the task's last change.
     #[bilrost(27)]
     pub revision: u64,
+    /// The approval that the task needs before it may start.
+    #[bilrost(29)]
+    pub approval: Option<Approval>,
+    /// How the task's result is verified, by the outputs of other tasks, its members.
+    #[bilrost(30)]
+    pub verification: Option<Box<Verification>>,
+    /// The number of the task whose result this one verifies. It is no task that anybody submitted, and is removed when it
+    /// ends.
+    #[bilrost(31)]
+    pub member_of: Option<u64>,
     /// The task was submitted with [`Feature::Trial`](crate::Feature::Trial).
     #[cfg(feature = "trial")]
     #[bilrost(28)]
@@ -234,6 +253,9 @@ impl Task {
             expires_at: None,
             displaced_from: None,
             revision: 0,
+            approval: None,
+            verification: s.verify.map(|verify| Box::new(Verification::of(verify))),
+            member_of: None,
             #[cfg(feature = "trial")]
             trial: s.trial,
         }
@@ -244,9 +266,15 @@ impl Task {
         self.attempts.last().filter(|a| a.end.is_none())
     }
 
-    /// Returns whether the task is queued and waits for neither a delay nor a backoff.
+    /// Returns whether the task is queued and waits for neither a delay, a backoff nor an approval.
+    pub(crate) fn is_due(&self) -> bool {
+        self.state == TaskState::Queued && self.not_before.is_none() && self.awaited_ballot().is_none()
+    }
+
+    /// Returns whether the task is queued and an agent may take it: it waits for neither a delay, a backoff nor an
+    /// approval, and does not run on several agents, by its members.
     pub fn is_ready(&self) -> bool {
-        self.state == TaskState::Queued && self.not_before.is_none()
+        self.is_due() && self.verification.is_none()
     }
 
     /// Returns when the coordinators end the current attempt because of its timeout. The agent ends it
@@ -266,6 +294,7 @@ impl Task {
             + self.output.as_ref().map_or(0, Bytes::len)
             + self.failure.as_ref().map_or(0, text)
             + self.cancel_reason.as_ref().map_or(0, String::len)
+            + self.verification.as_ref().map_or(0, |verification| verification.stored_bytes())
             + attempts;
         total as u64
     }

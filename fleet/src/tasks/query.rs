@@ -7,7 +7,8 @@ use crate::{
     limits::{MAX_PAGE, MAX_SCANNED},
 };
 
-/// A filter for listings of tasks. The default matches all tasks.
+/// A filter for listings of tasks. The default matches all tasks but the members of those with several runs, which nobody
+/// has submitted.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TaskFilter {
     /// Tasks in any of these states; all if empty.
@@ -25,7 +26,8 @@ impl TaskFilter {
     pub fn matches(&self, task: &Task) -> bool {
         let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|w| w == value);
         let agent = task.attempts.last().map(|a| a.agent_name.as_ref());
-        (self.states.is_empty() || self.states.contains(&task.state))
+        task.member_of.is_none()
+            && (self.states.is_empty() || self.states.contains(&task.state))
             && is(&self.kind, &task.kind)
             && is(&self.submitter, &task.submitter)
             && self.agent.as_deref().is_none_or(|w| agent == Some(w))

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::approvals::check_approval;
 use crate::{
-    Effect, Feature, Fleet, Places, Refusal, Reply, Role, SubmitTask, Task, TaskId, TaskState,
+    Approval, Effect, Feature, Fleet, Places, Refusal, Reply, Role, SubmitTask, Task, TaskId, TaskState,
     config::{check_duration, check_length, check_name, invalid},
     limits::{DEFAULT_PRIORITY, MAX_INPUT_BYTES, MAX_KEY_BYTES, MAX_NAME_BYTES, MAX_PRIORITY, QUEUE_PLACES_PER_KEPT},
+    steps::Jobs,
 };
 
 impl SubmitTask {
@@ -27,6 +29,8 @@ impl SubmitTask {
             idempotency_key: None,
             result_ttl: None,
             submitter: String::new(),
+            approval: None,
+            verify: None,
             #[cfg(feature = "trial")]
             trial: false,
         }
@@ -58,7 +62,9 @@ impl SubmitTask {
             }
             check_length("idempotency_key", key, MAX_KEY_BYTES)?;
         }
-        check_length("submitter", &self.submitter, MAX_NAME_BYTES)
+        check_length("submitter", &self.submitter, MAX_NAME_BYTES)?;
+        self.check_verify()?;
+        self.approval.as_ref().map_or(Ok(()), |ballot| check_approval(self.id, ballot))
     }
 
     fn is_same_as(&self, task: &Task) -> bool {
@@ -77,7 +83,12 @@ impl Fleet {
         self.submitted_before(submission).is_none().then_some(refusal)
     }
 
-    pub(crate) fn submit(&mut self, submission: SubmitTask, effects: &mut Vec<Effect>) -> Reply {
+    pub(crate) fn submit(
+        &mut self,
+        mut submission: SubmitTask,
+        jobs: &mut Jobs,
+        effects: &mut Vec<Effect>,
+    ) -> Reply {
         if let Err(refusal) = submission.check() {
             return Reply::Refused(refusal);
         }
@@ -92,14 +103,23 @@ impl Fleet {
         self.state.tasks.next_seq += 1;
         let floor = self.indexes.agents.stopping.highest(submission.id);
         let now = self.state.now;
+        let ballot = submission.approval.take();
         let mut task = Task::accept(submission, seq, now, &self.state.config, floor);
+        task.approval = ballot.as_ref().map(|ballot| Approval { ballot: ballot.id, approved: false });
         let id = task.id;
         if task.is_ready() {
             self.assign_new(&mut task, effects);
         }
         task.revision = self.next_revision();
         self.indexes.add_task(&task);
+        let lacks_members = task.lacks_members();
         self.state.tasks.kept.insert(seq, Arc::new(task));
+        if lacks_members {
+            self.launch(seq, effects);
+        }
+        if let Some(ballot) = ballot {
+            self.open_approval(*ballot, jobs, effects);
+        }
         Reply::Submitted { task: id, existing: false }
     }
 
@@ -117,7 +137,7 @@ impl Fleet {
             None => (by_key()?, "the idempotency key"),
         };
         let task = self.state.tasks.kept.get(seq)?;
-        if submission.is_same_as(task) {
+        if submission.is_same_as(task) && task.member_of.is_none() {
             return Some(Reply::Submitted { task: task.id, existing: true });
         }
         Some(Reply::Refused(Refusal::Conflict { what: what.to_owned(), task: task.id }))
@@ -145,6 +165,7 @@ impl Fleet {
         if self.indexes.tasks.bytes.saturating_add(input) > config.max_bytes {
             return Err(Refusal::StorageFull { limit: config.max_bytes });
         }
-        Ok(())
+        self.check_verify_room(submission)?;
+        submission.approval.as_ref().map_or(Ok(()), |ballot| self.check_approval_room(ballot))
     }
 }

@@ -19,7 +19,7 @@ impl<'a> Waiting<'a> {
     /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
     /// counted.
     pub fn needs_agents(&self) -> bool {
-        self.task.not_before.is_none()
+        self.task.is_ready()
     }
 
     /// Counts an agent.
@@ -33,6 +33,9 @@ impl<'a> Waiting<'a> {
     /// Returns what the task waits for at the time `now`, as text.
     pub fn words(&self, now: FleetMillis) -> String {
         let task = self.task;
+        if let Some(ballot) = task.awaited_ballot() {
+            return format!("approval by ballot {ballot}");
+        }
         if let Some(due) = task.not_before {
             let what = match task.attempts_used {
                 0 => "delay",
@@ -43,6 +46,9 @@ impl<'a> Waiting<'a> {
                 left @ 1..1_000 => format!("the end of its {what}, {left} ms from now"),
                 left => format!("the end of its {what}, {} s from now", left.div_ceil(1_000)),
             };
+        }
+        if let Some(verification) = &task.verification {
+            return verification.waiting_for();
         }
         let fitting = |state: AgentState| self.fitting[state as usize];
         let live = fitting(AgentState::Live);

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind, CastVote, Choice,
     Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet, FleetConfig, Fraction,
-    IdentityCommand, Letter, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand,
-    PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, SingleUse,
-    Stamp, StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, VoteEvidence, known_version,
+    HeldState, IdentityCommand, Letter, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome,
+    PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId,
+    SingleUse, Stamp, StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, Verify, VoteEvidence,
+    known_version,
 };
 
 pub struct Trial {
@@ -129,6 +130,22 @@ pub fn signing(mut ballot: OpenBallot, member: &str) -> OpenBallot {
         elector.signs |= elector.name == member;
     }
     ballot
+}
+
+/// Returns a task that may start when a [`ballot`] approves it.
+pub fn to_approve(n: u128) -> SubmitTask {
+    SubmitTask { approval: Some(Box::new(ballot(n))), ..task(n) }
+}
+
+/// Returns a task that runs on three agents, two of which must agree.
+pub fn to_verify(n: u128) -> SubmitTask {
+    SubmitTask { verify: Some(Verify { agents: 3, agree: 2, pointer: None }), ..task(n) }
+}
+
+/// Returns an output with the digest that a test coordinator computes of it.
+pub fn answered(output: &'static str) -> Outcome {
+    let digest = [output.bytes().next().unwrap_or(0); 32];
+    Outcome::Answered { output: Bytes::from_static(output.as_bytes()), digest }
 }
 
 /// Returns a vote that is not signed.
@@ -358,6 +375,13 @@ impl Trial {
 
     pub fn state(&self, id: TaskId) -> TaskState {
         self.task(id).state
+    }
+
+    /// Returns the first task and attempt that an agent runs.
+    pub fn held_by(&self, stay: OpenSession) -> (TaskId, u32) {
+        let agent = self.fleet.agent(stay.agent).expect("it is known");
+        let held = agent.held().find(|held| held.state == HeldState::Active).expect("it runs something");
+        (held.task, held.attempt)
     }
 
     /// Returns the agent that has the task now.

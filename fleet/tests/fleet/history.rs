@@ -10,10 +10,10 @@ use robeing_fleet::{
 };
 
 use crate::{
-    directory, letters, life,
+    approvals, directory, letters, life,
     naive::{self, Wanted},
     ops::{Lie, Op},
-    trust, votes,
+    trust, verification, votes,
 };
 
 fn changes_state(event: &RecoveryEvent) -> bool {
@@ -78,15 +78,18 @@ impl History {
         match &command {
             Command::Task(TaskCommand::Submit(submission)) => {
                 let chosen = naive::best(&self.fleet, &Wanted::by_submission(submission));
-                let ready = submission.delay.is_none_or(|d| d == 0);
+                let ready = submission.delay.is_none_or(|d| d == 0) && submission.approval.is_none();
+                let is_one = submission.verify.is_none();
                 let (reply, effects) = self.apply(command.clone());
                 let Reply::Submitted { task, existing: false } = reply else {
                     return;
                 };
                 let current = self.fleet.task(task).and_then(|task| task.current());
                 let current = current.map(|a| (a.agent, a.score, a.candidates));
-                assert_eq!(current, chosen.filter(|_| ready), "the naive scheduler's choice");
-                assert_eq!(effects.len(), usize::from(current.is_some()));
+                assert_eq!(current, chosen.filter(|_| ready && is_one), "the naive scheduler's choice");
+                let of_ballot = |effect: &&Effect| matches!(effect, Effect::BallotOpened { .. } | Effect::Mail { .. });
+                let of_ballots = effects.iter().filter(of_ballot).count();
+                assert!(!is_one || effects.len() - of_ballots == usize::from(current.is_some()), "{effects:?}");
             }
             Command::Task(TaskCommand::Complete(completion)) => self.complete(completion.clone()),
             Command::Pool(PoolCommand::Set(shapes)) => self.set_pools(shapes.clone()),
@@ -105,7 +108,7 @@ impl History {
         });
         let agent = self.fleet.agent(completion.agent).cloned();
         let next = agent.filter(|a| a.state == AgentState::Live).and_then(|a| naive::next(&self.fleet, &a));
-        let succeeded = matches!(completion.outcome, Outcome::Succeeded(_));
+        let succeeded = matches!(completion.outcome, Outcome::Succeeded(_) | Outcome::Answered { .. });
         let refused = self.fleet.totals().stale_refused;
         let task = completion.task;
         let (reply, effects) = self.apply(Command::Task(TaskCommand::Complete(completion)));
@@ -217,6 +220,7 @@ impl History {
             Lie::Attempt => attempt = attempt.wrapping_add(1),
             Lie::Agent => agent.0 = agent.0.wrapping_add(1),
         }
+        let outcome = verification::compared(&self.fleet, task, outcome);
         Command::Task(TaskCommand::Complete(Completion {
             agent,
             session,
@@ -239,6 +243,8 @@ impl History {
         self.votes.check(&self.fleet, (&command, &reply), &effects, &self.letters);
         self.letters.check(&self.fleet, (&command, &reply), &effects);
         self.directory.check(&self.fleet, &command, &effects);
+        approvals::check(&self.fleet, &self.before);
+        verification::check(&self.fleet, &self.before);
         (reply, effects)
     }
 
@@ -294,7 +300,8 @@ impl History {
                     // A submission with the id of a forgotten task is a new task.
                     let seq = self.fleet.task(*task).map(|t| t.seq);
                     let last = self.fencing.insert(seq, *attempt).unwrap_or(0);
-                    assert!(*attempt > last, "fencing number {attempt} after {last}");
+                    // A member may be gone again.
+                    assert!(seq.is_none() || *attempt > last, "fencing number {attempt} after {last}");
                     let state = self.fleet.agent(*agent).map(|a| a.state);
                     assert_eq!(state, Some(AgentState::Live), "{task} was given to an agent that must get nothing");
                 }
@@ -314,7 +321,7 @@ impl History {
         for (seq, before) in &self.known {
             let Some(task) = now.get(seq) else {
                 let expired = before.expires_at.is_some_and(|t| t <= self.fleet.now().fleet);
-                assert!(expired, "{} disappeared: {before:?}", before.id);
+                assert!(expired || before.member_of.is_some(), "{} disappeared: {before:?}", before.id);
                 continue;
             };
             if before.state.is_final() {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     BallotCommand, Command, ControlCommand, Effect, FIRST_VERSION, Feature, Fleet, Letter, LetterAnswer, LetterId,
-    LetterOutcome, LetterState, MailCommand, PostLetter, Refusal, Reply, Stamp,
+    LetterOutcome, LetterState, MailCommand, PostLetter, Refusal, Reply, Stamp, SubmitTask, TaskCommand,
     limits::{LETTER_OUTCOME_TTL_MS, MAX_LETTER_TTL_MS},
 };
 
@@ -91,6 +91,14 @@ impl Twin {
                 settled.extend((waited && matches!(expected, Reply::Settled(_))).then_some(*id));
             }
             Command::Ballot(BallotCommand::Open(ballot)) if *reply == Reply::BallotOpened { existing: false } => {
+                for letter in notices(ballot, now.wall) {
+                    assert_eq!(self.post(&letter, now), Reply::Posted { existing: false });
+                    delivered.push(letter);
+                }
+            }
+            Command::Task(TaskCommand::Submit(SubmitTask { approval: Some(ballot), .. }))
+                if matches!(reply, Reply::Submitted { existing: false, .. }) =>
+            {
                 for letter in notices(ballot, now.wall) {
                     assert_eq!(self.post(&letter, now), Reply::Posted { existing: false });
                     delivered.push(letter);

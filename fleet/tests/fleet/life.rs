@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use robeing_fleet::{
     Agent, AgentCommand, AgentId, AgentState, Attempt, AttemptEnd, BarKind, Command, ControlCommand, Effect, Failure,
-    FailureKind, Fleet, IdentityCommand, LossReason, Reply, Role, Task, TaskState,
+    FailureKind, Fleet, Held, IdentityCommand, LossReason, Reply, Role, Task, TaskState,
     limits::{ATTEMPT_GRACE_MS, MAX_FREE_HAND_BACKS, MAX_RETRY_AFTER_MS},
 };
 
-use crate::naive;
+use crate::{naive, verification};
 
 /// The tasks, by acceptance number, and the agents before a command.
 #[derive(Default)]
@@ -55,7 +55,7 @@ impl Told {
         let due = task.attempt_timeout.map(|most| attempt.assigned_at.fleet + most + ATTEMPT_GRACE_MS);
         assert!(!by_timer || due.into_iter().chain(task.deadline).any(|at| at <= now), "too early: {attempt:?}");
         match attempt.end.expect("it has ended") {
-            AttemptEnd::Succeeded | AttemptEnd::Cancelled => self.last = true,
+            AttemptEnd::Succeeded | AttemptEnd::Cancelled | AttemptEnd::Outvoted => self.last = true,
             AttemptEnd::Failed | AttemptEnd::TimedOut => {
                 let failure = failure_of(attempt);
                 self.last = !failure.retryable || failure.kind == FailureKind::Deadline;
@@ -130,6 +130,10 @@ fn check_end(task: &Task, last: bool, now: u64) {
         TaskState::Cancelled => task.cancel_reason.is_some() && task.attempts.iter().all(|a| a.end.is_some()),
         // The agent measures the remaining time by its own clock.
         TaskState::Failed if deadline => task.deadline.is_some_and(|at| at <= now) || end == Some(AttemptEnd::TimedOut),
+        // Its ballot is checked elsewhere.
+        TaskState::Failed if task.failure.as_ref().is_some_and(|f| f.kind == FailureKind::NotApproved) => {
+            task.attempts.is_empty() && task.approval.is_some_and(|approval| !approval.approved)
+        }
         TaskState::Failed => {
             last && (end == Some(AttemptEnd::Failed) || task.failure.as_ref().is_some_and(|f| !f.retryable))
         }
@@ -162,9 +166,11 @@ fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Eff
     );
     let assigned = |task: &&Task| requeues && task.state == TaskState::Assigned;
     let held = before.tasks.values().filter(assigned).filter_map(|task| fleet.task(task.id));
-    let requeued: Vec<&Task> = held.map(AsRef::as_ref).filter(|task| task.is_ready()).collect();
+    // Not every agent may take a member.
+    let is_plain = |task: &&Task| task.is_ready() && task.member_of.is_none();
+    let requeued: Vec<&Task> = held.map(AsRef::as_ref).filter(is_plain).collect();
     let waited: Vec<&Task> =
-        before.tasks.values().filter(|t| t.is_ready() && fleet.task(t.id).is_some_and(|now| **now == **t)).collect();
+        before.tasks.values().filter(|t| is_plain(t) && fleet.task(t.id).is_some_and(|now| **now == **t)).collect();
     for effect in effects {
         let Effect::Assign { agent, task, .. } = effect else { continue };
         let (Some(agent), Some(task)) = (fleet.agent(*agent), fleet.task(*task)) else { continue };
@@ -205,6 +211,7 @@ fn check_record(before: &Agent, agent: &Agent, ends: &[&Attempt]) {
     for attempt in ends.iter().filter(|attempt| attempt.agent == agent.id) {
         match attempt.end {
             Some(AttemptEnd::Succeeded) => succeeded += 1,
+            Some(AttemptEnd::Outvoted) => failed += 1,
             Some(AttemptEnd::Failed | AttemptEnd::TimedOut) => {
                 failed += u64::from(failure_of(attempt).kind != FailureKind::Deadline);
             }
@@ -244,7 +251,11 @@ fn check_agents(before: &Before, fleet: &Fleet, command: &Command, ends: &[&Atte
         match fleet.agent(*id) {
             Some(agent) => {
                 check_agent(was, agent);
-                check_record(was, agent, ends);
+                // What became of members that are gone is told by no task.
+                let is_gone = |held: Held| fleet.task(held.task).is_none();
+                if !was.held().any(is_gone) {
+                    check_record(was, agent, ends);
+                }
             }
             None => {
                 let left = matches!(command, Command::Agent(AgentCommand::Left { agent, .. }) if agent == id);
@@ -303,7 +314,7 @@ pub fn check(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply, e
     let mut ends: Vec<&Attempt> = Vec::new();
     for task in &tasks {
         let was = before.tasks.get(&task.seq);
-        if was.is_none_or(|was| !was.state.is_final()) {
+        if task.verification.is_none() && was.is_none_or(|was| !was.state.is_final()) {
             check_task(was, task, command, now);
         }
         assert!(task.expires_at.is_none_or(|at| at > now), "it is still there: {task:?}");
@@ -311,7 +322,10 @@ pub fn check(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply, e
             let was = was.and_then(|was| was.attempts.iter().find(|was| was.number == attempt.number));
             was.is_some_and(|was| was.end.is_some())
         };
-        ends.extend(task.attempts.iter().filter(|attempt| attempt.end.is_some() && !known(attempt)));
+        match task.verification {
+            None => ends.extend(task.attempts.iter().filter(|attempt| attempt.end.is_some() && !known(attempt))),
+            Some(_) => ends.extend(verification::ends(was, task)),
+        }
     }
     check_order(before, fleet, command, effects);
     check_standbys(before, fleet, effects);

@@ -1,5 +1,6 @@
 //! Tests of the state machine through its public API, in one test binary.
 
+mod approvals;
 mod attempts;
 mod audit_log;
 mod ballot_limits;
@@ -28,4 +29,5 @@ mod standby;
 mod submission;
 mod timers;
 mod trust;
+mod verification;
 mod votes;

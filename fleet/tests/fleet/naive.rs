@@ -69,10 +69,27 @@ pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, 
     Some((id, terms, candidates.len() as u32))
 }
 
+/// Returns the agents that have, or have had, a member of the task whose result this one verifies.
+pub fn had_turns(fleet: &Fleet, task: &Task) -> Vec<AgentId> {
+    let Some(parent) = task.member_of else { return Vec::new() };
+    let of_parent = |t: &&Arc<Task>| t.member_of == Some(parent) && t.seq != task.seq;
+    let others = fleet.changed_tasks_since(0).filter(of_parent);
+    let mut agents: Vec<AgentId> = others.filter_map(|t| Some(t.current()?.agent)).collect();
+    let verification = fleet.changed_tasks_since(0).find(|t| t.seq == parent).and_then(|t| t.verification.as_ref());
+    let verification = verification.expect("a member has a task");
+    agents.extend(verification.answers.iter().map(|answer| answer.agent));
+    agents.extend(&verification.failed);
+    agents
+}
+
+fn may_take(fleet: &Fleet, task: &Task, agent: &Agent) -> bool {
+    Wanted::by(task).fits(agent) && !had_turns(fleet, task).contains(&agent.id)
+}
+
 /// Returns the queued task that this agent should take next.
 pub fn next(fleet: &Fleet, agent: &Agent) -> Option<TaskId> {
     let mut queued: Vec<&Task> =
-        fleet.changed_tasks_since(0).filter(|t| t.is_ready() && Wanted::by(t).fits(agent)).map(Arc::as_ref).collect();
+        fleet.changed_tasks_since(0).filter(|t| t.is_ready() && may_take(fleet, t, agent)).map(Arc::as_ref).collect();
     queued.sort_by_key(|t| {
         let domain = agent.role == Role::Specialist && Wanted::by(t).matches(agent);
         (!domain, 10 - t.priority, t.seq)

@@ -6,11 +6,12 @@ use robeing_fleet::{
     CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode, Failure, FailureKind, FleetConfig,
     IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome, LossReason, MailCommand, OpenBallot,
     Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter, ProofKind, Refusal, Reply, Role, SessionId,
-    StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer,
+    StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer, Verify,
 };
 
 use crate::fixture::{
-    ballot, enrolment, evidence, letter, pooled, retry, signing, specialist, success, task, vote, with_key, worker,
+    answered, ballot, enrolment, evidence, letter, pooled, retry, signing, specialist, success, task, to_approve,
+    to_verify, vote, with_key, worker,
 };
 
 pub fn trusted() -> IdentityConfig {
@@ -127,6 +128,42 @@ pub fn ballot_commands() -> Vec<Command> {
     ]
 }
 
+pub fn approval_commands() -> Vec<Command> {
+    let failed = Failure { kind: FailureKind::NotApproved, retryable: false, ..failure() };
+    vec![
+        Command::Task(TaskCommand::Submit(to_approve(101))),
+        Command::Task(TaskCommand::Complete(Completion {
+            agent: AgentId(7),
+            session: SessionId(300),
+            task: TaskId(5),
+            attempt: 1,
+            ran_us: 10,
+            outcome: Outcome::Failed(failed),
+        })),
+    ]
+}
+
+pub fn verification_commands() -> Vec<Command> {
+    let complete = |outcome| {
+        Command::Task(TaskCommand::Complete(Completion {
+            agent: AgentId(7),
+            session: SessionId(300),
+            task: TaskId(5),
+            attempt: 1,
+            ran_us: 10,
+            outcome,
+        }))
+    };
+    let failed = Failure { kind: FailureKind::Disagreement, retryable: false, ..failure() };
+    let verify = Some(Verify { agents: 5, agree: 4, pointer: Some("/total".to_owned()) });
+    vec![
+        Command::Task(TaskCommand::Submit(to_verify(201))),
+        Command::Task(TaskCommand::Submit(SubmitTask { verify, delay: Some(5), ..to_verify(301) })),
+        complete(answered("x")),
+        complete(Outcome::Failed(failed)),
+    ]
+}
+
 fn failure() -> Failure {
     Failure {
         kind: FailureKind::Exit,
@@ -193,6 +230,8 @@ pub fn commands() -> Vec<Command> {
     .chain(policy_commands())
     .chain([Command::Agent(AgentCommand::Describe { agent, session, sealing_key: [9; 32] })])
     .chain(ballot_commands())
+    .chain(approval_commands())
+    .chain(verification_commands())
     .collect()
 }
 
@@ -259,5 +298,6 @@ pub fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::NotElector { ballot: BallotId(5), member: "c".to_owned() }),
         Reply::Refused(Refusal::AlreadyVoted { ballot: BallotId(5), member: "a".to_owned() }),
         Reply::Refused(Refusal::BallotClosed { ballot: BallotId(5) }),
+        Reply::Refused(Refusal::BallotTaken { ballot: BallotId(5) }),
     ]
 }

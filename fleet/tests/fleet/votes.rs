@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use robeing_fleet::{
     Ballot, BallotCommand, BallotId, BallotOutcome, BallotState, CastVote, Choice, Command, ControlCommand, Effect,
     Elector, FIRST_VERSION, Feature, Fleet, Fraction, LetterId, NOTICE_KIND, NOTICE_SENDER, OpenBallot, PostLetter,
-    Refusal, Reply, Stamp, Vote, VoteEvidence,
+    Refusal, Reply, Stamp, SubmitTask, TaskCommand, Vote, VoteEvidence,
     limits::{BALLOT_TTL_MS, MAX_BALLOT_DURATION_MS, MAX_LETTER_TTL_MS, MAX_PAGE},
 };
 
@@ -53,9 +53,14 @@ prop_compose! {
     }
 }
 
+/// Ballots that approve a task, whose id they get.
+pub fn approval() -> impl Strategy<Value = OpenBallot> {
+    opening().prop_map(|ballot| OpenBallot { options: Vec::new(), ..ballot })
+}
+
 prop_compose! {
     fn casting()(
-        ballot in 0..=BALLOTS, member in 0..8u8, choice in 0..6u8, option in 0..4u32,
+        ballot in 0..=2 * BALLOTS, member in 0..8u8, choice in 0..6u8, option in 0..4u32,
         evidence in prop::option::of((0..3u8, 0..2u8)),
     ) -> CastVote {
         let evidence = evidence.map(|(authority, envelope)| VoteEvidence {
@@ -214,6 +219,12 @@ impl Twin {
                 assert_eq!(*reply, self.open(ballot, now, letters), "{ballot:?}");
                 let is_new = *reply == Reply::BallotOpened { existing: false };
                 expected.extend(is_new.then_some(Effect::BallotOpened { id: ballot.id }));
+            }
+            Command::Task(TaskCommand::Submit(SubmitTask { approval: Some(ballot), .. }))
+                if matches!(reply, Reply::Submitted { existing: false, .. }) =>
+            {
+                assert_eq!(self.open(ballot, now, letters), Reply::BallotOpened { existing: false });
+                expected.push(Effect::BallotOpened { id: ballot.id });
             }
             Command::Ballot(BallotCommand::Cast(vote)) => {
                 assert_eq!(*reply, self.cast(vote, now), "{vote:?}");

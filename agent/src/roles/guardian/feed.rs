@@ -13,7 +13,7 @@ use robeing_policy::{
 use robeing_proto::v1;
 
 use super::{
-    denied::{CALL_WINDOWS, Denied, POLICY_WINDOWS, times},
+    denied::{CALL_WINDOWS, Denied, OUTVOTED_WINDOWS, POLICY_WINDOWS, times},
     departed::Departed,
 };
 
@@ -204,6 +204,8 @@ impl Feed {
             // Another guardian has flagged it.
             ("agent.flag", "done") if !is_past => drop(self.flags(&record.subject, now_ms)),
             ("call", "denied") => self.note_denied(record, Signal::FailedAuthentication, CALL_WINDOWS, is_past),
+            // Other agents agree on another output than its own.
+            ("result.outvoted", _) => self.note_denied(record, Signal::Disagreement, OUTVOTED_WINDOWS, is_past),
             ("policy.denied" | "policy.failed_closed", _) if record.detail.starts_with("on Result") => {
                 self.note_denied(record, Signal::Disagreement, POLICY_WINDOWS, is_past);
             }
@@ -436,6 +438,18 @@ mod tests {
         now += WATCHED_FOR_MS;
         feed.agents(&[agent("b", done, 0)], None, now);
         assert_eq!(feed.judged(), 1, "its certificate can't be used any more");
+    }
+
+    #[test]
+    fn an_agent_that_is_outvoted_disagrees() {
+        let (mut feed, now, done) = warm();
+        let detail = "on Result: other agents agree on another output";
+        for seq in 1..=50 {
+            feed.record(&record(seq, ["worker/a", "result.outvoted", "t", "denied", detail]), false, now);
+        }
+        feed.agents(&[agent("a", done, 0), agent("b", done, 0)], None, now);
+        let found = feed.tick(now + WINDOW_MS);
+        assert!(found.iter().any(|of| of.agent == "a" && of.what == Signal::Disagreement), "{found:?}");
     }
 
     #[test]

@@ -10,12 +10,12 @@ use std::{
 use nix::unistd::{User, geteuid};
 use outcome::{Outcome, print};
 use robeing_client::{FleetClient, SubmitOptions, new_task_id};
-use robeing_proto::v1::{GetTaskRequest, RetryPolicy, Role, Task, TaskSpec};
+use robeing_proto::v1::{ElectorAddress, GetTaskRequest, RequiredApproval, RetryPolicy, Role, Task, TaskSpec, Verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{connect::client, duration};
 use crate::{
-    args::{Connection, SubmitArgs},
+    args::{Agreement, ApprovalArgs, Connection, Electors, SubmitArgs},
     error::CliError,
     exit::Exit,
     inputs::LineInput,
@@ -135,9 +135,28 @@ fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
         priority: args.priority.unwrap_or_default(),
         idempotency_key: args.key.clone().unwrap_or_default(),
         submitter,
+        requires_approval: approval(&args.approval),
+        verify: args.approval.verification.verify.map(|Agreement { agree, agents }| Verify {
+            agents,
+            agree,
+            pointer: args.approval.verification.verify_json.clone(),
+        }),
         ..Default::default()
     };
     inputs.into_iter().map(|line| spec(&template, line)).collect()
+}
+
+/// Returns the approval that the tasks need.
+fn approval(args: &ApprovalArgs) -> Option<RequiredApproval> {
+    let electors = args.require_approval.iter().cloned();
+    let electorate: Vec<ElectorAddress> =
+        electors.map(|Electors { address, weight }| ElectorAddress { address, weight }).collect();
+    (!electorate.is_empty()).then(|| RequiredApproval {
+        electorate,
+        threshold: args.approval_threshold.clone().unwrap_or_default(),
+        deadline: args.approval_deadline.map(duration),
+        question: args.approval_question.clone().unwrap_or_default(),
+    })
 }
 
 /// Builds the task of a line; options that the line does not set are taken from the template.

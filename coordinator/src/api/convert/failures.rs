@@ -1,6 +1,6 @@
 //! Conversion of the failures of attempts.
 
-use robeing_fleet::Failure;
+use robeing_fleet::{Failure, FailureKind};
 use robeing_proto::v1;
 
 use super::same_variants;
@@ -20,6 +20,8 @@ same_variants! {
         Unreachable,
         Reported,
         Denied,
+        NotApproved,
+        Disagreement,
         AgentLost,
         Deadline,
         Internal,
@@ -27,17 +29,22 @@ same_variants! {
 }
 
 /// Returns the name of a kind of failure, as policies see it: `exit`, `timed_out`, …
-pub fn failure_kind_name(kind: robeing_fleet::FailureKind) -> String {
+pub fn failure_kind_name(kind: FailureKind) -> String {
     let name = failure_kind(kind).as_str_name();
     name.trim_start_matches("FAILURE_KIND_").to_ascii_lowercase()
 }
 
-/// Converts a failure from an agent's report. No agent reports that a policy denied a result.
+/// Returns whether only the fleet itself can tell that something failed in this way, so that no agent reports it.
+fn is_of_fleet(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::Denied | FailureKind::NotApproved | FailureKind::Disagreement)
+}
+
+/// Converts a failure from an agent's report.
 pub fn failure_from_wire(failure: v1::Failure) -> Failure {
     let kind = v1::FailureKind::try_from(failure.kind).ok().and_then(known_failure_kind);
-    let kind = kind.filter(|kind| *kind != robeing_fleet::FailureKind::Denied);
+    let kind = kind.filter(|kind| !is_of_fleet(*kind));
     Failure {
-        kind: kind.unwrap_or(robeing_fleet::FailureKind::Internal),
+        kind: kind.unwrap_or(FailureKind::Internal),
         message: failure.message,
         code: failure.code,
         stderr_tail: failure.stderr_tail,
@@ -60,14 +67,15 @@ pub fn failure(failure: &Failure) -> v1::Failure {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::FailureKind;
-
     use super::*;
+
+    const OF_FLEET: [v1::FailureKind; 3] =
+        [v1::FailureKind::Denied, v1::FailureKind::NotApproved, v1::FailureKind::Disagreement];
 
     #[test]
     fn every_kind_of_failure_of_the_api_comes_back_as_it_was() {
         let kinds = (0..).map_while(|kind| v1::FailureKind::try_from(kind).ok());
-        let reported = |kind: &v1::FailureKind| !matches!(kind, v1::FailureKind::Unspecified | v1::FailureKind::Denied);
+        let reported = |kind: &v1::FailureKind| *kind != v1::FailureKind::Unspecified && !OF_FLEET.contains(kind);
         for kind in kinds.filter(reported) {
             let told = v1::Failure { kind: kind.into(), message: "m".into(), code: Some(3), ..Default::default() };
             assert_eq!(failure(&failure_from_wire(told.clone())), told);
@@ -76,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_kind_that_is_not_known_or_no_agents_is_an_internal_failure() {
-        for kind in [v1::FailureKind::Unspecified.into(), v1::FailureKind::Denied.into(), i32::MAX, -1] {
+        for kind in OF_FLEET.map(i32::from).into_iter().chain([v1::FailureKind::Unspecified.into(), i32::MAX, -1]) {
             let heard = failure_from_wire(v1::Failure { kind, ..Default::default() });
             assert_eq!(heard.kind, FailureKind::Internal, "{kind}");
         }

@@ -1,6 +1,6 @@
 //! Conversion of submissions to the fleet's form.
 
-use robeing_fleet::{RetryPolicy, Role, SubmitTask, TaskId, limits::DEFAULT_PRIORITY};
+use robeing_fleet::{RetryPolicy, Role, SubmitTask, TaskId, Verify, limits::DEFAULT_PRIORITY};
 use robeing_proto::v1;
 
 use super::{
@@ -53,6 +53,7 @@ pub fn submission(
         idempotency_key: some(spec.idempotency_key),
         result_ttl: millis("result_ttl", spec.result_ttl)?,
         submitter: spec.submitter,
+        verify: spec.verify.map(|v1::Verify { agents, agree, pointer }| Verify { agents, agree, pointer }),
         ..SubmitTask::new(id, spec.kind, spec.input)
     })
 }

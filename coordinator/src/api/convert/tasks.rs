@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use robeing_fleet::{Attempt, AttemptEnd, ScoreTerms, Stamp, Task, TaskState};
+use bytes::Bytes;
+use robeing_fleet::{Approval, Attempt, AttemptEnd, ScoreTerms, Stamp, Task, TaskState, Verify};
 use robeing_proto::v1;
 
 use super::{
@@ -50,6 +51,7 @@ fn attempt(attempt: &Attempt) -> v1::Attempt {
         Some(AttemptEnd::Cancelled) => v1::AttemptState::Cancelled,
         Some(AttemptEnd::Lost) => v1::AttemptState::Lost,
         Some(AttemptEnd::HandedBack) => v1::AttemptState::HandedBack,
+        Some(AttemptEnd::Outvoted) => v1::AttemptState::Outvoted,
     };
     v1::Attempt {
         number: attempt.number,
@@ -60,7 +62,16 @@ fn attempt(attempt: &Attempt) -> v1::Attempt {
         score: Some(score(&attempt.score)),
         candidates: attempt.candidates,
         failure: attempt.failure.as_ref().map(failure),
+        digest: attempt.digest.map(|digest| Bytes::copy_from_slice(&digest)).unwrap_or_default(),
     }
+}
+
+fn approval(approval: Approval) -> v1::TaskApproval {
+    v1::TaskApproval { ballot: approval.ballot.to_string(), approved: approval.approved }
+}
+
+fn verify(asked: &Verify) -> v1::Verify {
+    v1::Verify { agents: asked.agents, agree: asked.agree, pointer: asked.pointer.clone() }
 }
 
 /// Which of a task's large parts to include.
@@ -102,6 +113,8 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
         waiting_for: String::new(),
         attempt: task.attempt,
         attempts_used: task.attempts_used,
+        approval: task.approval.map(approval),
+        verify: task.verification.as_ref().map(|verification| verify(&verification.asked)),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use bytes::Bytes;
 use prost::Message;
 use robeing_fleet::{
     Fleet, FleetMillis, Task,
@@ -88,7 +89,7 @@ impl Outgoing {
         while !self.assignments.is_empty() {
             let tasks = read(&fleet.read(), &mut self.assignments);
             if !tasks.is_empty() {
-                let assignments = tasks.iter().filter_map(|task| assignment(task, now)).collect();
+                let assignments = tasks.iter().filter_map(|(task, input)| assignment(task, input, now)).collect();
                 return Some(ToAgent::Assignments(internal::Assignments { assignments }));
             }
         }
@@ -110,17 +111,18 @@ fn drain<T>(queue: &mut VecDeque<T>, size: impl Fn(&T) -> usize) -> Vec<T> {
     queue.drain(..fitting).collect()
 }
 
-/// Takes the tasks of the next attempts that are still current, about as many as fit in one message.
-fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Arc<Task>> {
+/// Takes the tasks of the next attempts that are still current, with their inputs, about as many as fit in one message.
+fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<(Arc<Task>, Bytes)> {
     let (mut tasks, mut budget) = (Vec::new(), MessageBudget::default());
     for _ in 0..MAX_ATTEMPTS_READ {
         let Some(&(id, attempt)) = attempts.front() else { break };
         let task = fleet.task(id).filter(|task| task.current().is_some_and(|current| current.number == attempt));
         if let Some(task) = task {
-            if !budget.take(task.input.len() + task.kind.len() + ASSIGNMENT_BYTES) {
+            let input = fleet.input_of(task);
+            if !budget.take(input.len() + task.kind.len() + ASSIGNMENT_BYTES) {
                 break;
             }
-            tasks.push(Arc::clone(task));
+            tasks.push((Arc::clone(task), input.clone()));
         }
         attempts.pop_front();
     }
@@ -128,7 +130,7 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Arc<Task>> {
 }
 
 /// Returns the current attempt of a task as an assignment at this fleet time.
-fn assignment(task: &Task, now: FleetMillis) -> Option<internal::Assignment> {
+fn assignment(task: &Task, input: &Bytes, now: FleetMillis) -> Option<internal::Assignment> {
     let current = task.current()?;
     // An agent that receives it late has less time left. 0 would mean that there is no limit.
     let left = |due: FleetMillis| due.saturating_sub(now).max(1);
@@ -138,9 +140,9 @@ fn assignment(task: &Task, now: FleetMillis) -> Option<internal::Assignment> {
         attempt: current.number,
         kind: task.kind.clone(),
         input: if planted(Mistake::InputCut) {
-            task.input.slice(..task.input.len().saturating_sub(1))
+            input.slice(..input.len().saturating_sub(1))
         } else {
-            task.input.clone()
+            input.clone()
         },
         deadline_in_ms: task.deadline.map_or(0, left),
         time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
@@ -149,7 +151,6 @@ fn assignment(task: &Task, now: FleetMillis) -> Option<internal::Assignment> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use robeing_fleet::{Command, Effect, Stamp, TaskCommand, TaskId};
     use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
 

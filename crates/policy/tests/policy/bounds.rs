@@ -3,8 +3,12 @@
 use std::{collections::BTreeSet, fs};
 
 use robeing_policy::{
-    Action, Decision, Event, FailurePolicy, Input, Object, Outcome, PolicySet, PolicySpec, Problem, Submission,
-    limits::{MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES, MAX_PATTERNS, MAX_POLICIES, MAX_STEPS, MAX_STEPS_OF_ALL},
+    Action, ApprovalSpec, Decision, Event, FailurePolicy, Input, Object, Outcome, PolicySet, PolicySpec, Problem,
+    Submission,
+    limits::{
+        MAX_APPROVAL_SECONDS, MAX_APPROVER_BYTES, MAX_APPROVERS, MAX_FIELDS, MAX_MESSAGE_BYTES, MAX_NAME_BYTES,
+        MAX_PATTERNS, MAX_POLICIES, MAX_STEPS, MAX_STEPS_OF_ALL, MAX_THRESHOLD_BYTES,
+    },
 };
 
 use crate::{compiled, policy, submission};
@@ -125,6 +129,36 @@ fn a_message_of_an_expression_is_cut() {
     match compiled(&[spec]).evaluate(&submission(long.as_bytes())).decision {
         Decision::Deny { message, .. } => assert_eq!(message.len(), MAX_MESSAGE_BYTES),
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_approves_is_within_limits_and_only_of_submissions_that_need_an_approval() {
+    let with = |change: &dyn Fn(&mut PolicySpec, &mut ApprovalSpec)| {
+        problem(|spec| {
+            spec.action = Action::RequireApproval;
+            let electorate = vec!["a".repeat(MAX_APPROVER_BYTES); MAX_APPROVERS];
+            let threshold = Some("1".repeat(MAX_THRESHOLD_BYTES));
+            let mut approval = ApprovalSpec { electorate, threshold, deadline_seconds: Some(MAX_APPROVAL_SECONDS) };
+            change(spec, &mut approval);
+            spec.approval = Some(approval);
+        })
+    };
+    assert_eq!(with(&|_, _| {}), None);
+    assert_eq!(with(&|_, approval| (approval.threshold, approval.deadline_seconds) = (None, None)), None);
+    type Change<'a> = &'a dyn Fn(&mut PolicySpec, &mut ApprovalSpec);
+    let wrong: [(Change<'_>, Problem); 8] = [
+        (&|spec, _| spec.action = Action::Deny, Problem::ApprovalWithoutRequirement),
+        (&|spec, _| spec.on.push(Event::Message), Problem::ApprovalEvents),
+        (&|_, approval| approval.electorate.clear(), Problem::Electorate),
+        (&|_, approval| approval.electorate.push("a".to_owned()), Problem::Electorate),
+        (&|_, approval| approval.electorate[0].push('a'), Problem::Electorate),
+        (&|_, approval| approval.electorate[0].clear(), Problem::Electorate),
+        (&|_, approval| approval.threshold = Some("1".repeat(MAX_THRESHOLD_BYTES + 1)), Problem::Threshold),
+        (&|_, approval| approval.deadline_seconds = Some(0), Problem::ApprovalSeconds(0)),
+    ];
+    for (change, expected) in wrong {
+        assert_eq!(with(change), Some(("approval", expected)));
     }
 }
 

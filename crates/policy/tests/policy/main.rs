@@ -15,6 +15,7 @@ fn policy(name: &str, rule: &str, action: Action) -> PolicySpec {
         rule: rule.to_owned(),
         action,
         fields: Vec::new(),
+        approval: None,
         message: None,
         message_expression: None,
         failure_policy: FailurePolicy::Closed,

@@ -46,9 +46,9 @@ fn redactions_accumulate() {
 fn the_first_required_approval_stays_unless_a_later_policy_denies() {
     let approvals = [policy("a", "true", Action::RequireApproval), policy("b", "true", Action::RequireApproval)];
     let verdict = compiled(&approvals).evaluate(&submission(b""));
-    let Decision::RequireApproval { policy: by, message } = &verdict.decision else { panic!("{verdict:?}") };
+    let Decision::RequireApproval { policy: by, message, .. } = &verdict.decision else { panic!("{verdict:?}") };
     assert_eq!(by, "a");
-    assert!(message.contains("policy a requires an approval, and this fleet has no votes yet"), "{message}");
+    assert!(message.contains("policy a requires an approval, and names nobody who could give it"), "{message}");
     let mut all = approvals.to_vec();
     all.push(policy("c", "true", Action::Deny));
     assert_eq!(denied_by(&compiled(&all).evaluate(&submission(b""))), Some("c"));

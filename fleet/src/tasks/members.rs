@@ -1,0 +1,276 @@
+//! The members of tasks whose results are verified: how they are created, placed and removed, and what their answers
+//! decide. See [`verification`](super::verification).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::verification::{Answer, Verification};
+use crate::{
+    AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, Refusal, Role,
+    SubmitTask, Task, TaskId, TaskState,
+    audit_log::action,
+    limits::MAX_VERIFIED_TASKS,
+    tasks::attempts::own_failure,
+};
+
+/// What is compared of an output.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Compared {
+    /// All its bytes.
+    Bytes,
+    /// The JSON that this pointer points at.
+    Json(String),
+}
+
+/// Returns the name of a role as in the names of actors.
+fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Worker => "worker",
+        Role::Specialist => "specialist",
+        Role::Messenger => "messenger",
+        Role::Guardian => "guardian",
+    }
+}
+
+impl Fleet {
+    /// Returns the input of a task. A member has that of the task whose result it verifies.
+    pub fn input_of<'a>(&'a self, task: &'a Task) -> &'a Bytes {
+        let parent = task.member_of.and_then(|seq| self.state.tasks.kept.get(&seq));
+        parent.map_or(&task.input, |parent| &parent.input)
+    }
+
+    /// Returns what is compared of a member's output; `None` if the task is no member.
+    pub fn compared_of(&self, task: TaskId) -> Option<Compared> {
+        let parent = self.task(task)?.member_of.and_then(|seq| self.state.tasks.kept.get(&seq))?;
+        Some(match &parent.verification.as_ref()?.asked.pointer {
+            None => Compared::Bytes,
+            Some(pointer) => Compared::Json(pointer.clone()),
+        })
+    }
+
+    /// Returns whether there are members, whose outputs have to be compared.
+    pub fn has_members(&self) -> bool {
+        !self.indexes.tasks.members.is_empty()
+    }
+
+    /// Refuses another task whose result is to be verified if there are too many.
+    pub(super) fn check_verify_room(&self, submission: &SubmitTask) -> Result<(), Refusal> {
+        if submission.verify.is_none() || self.indexes.tasks.verified < MAX_VERIFIED_TASKS {
+            return Ok(());
+        }
+        Err(Refusal::Full {
+            what: "unfinished tasks with results to be verified".to_owned(),
+            limit: u64::from(MAX_VERIFIED_TASKS),
+            remedy: "submit this one when some have finished".to_owned(),
+        })
+    }
+
+    /// Creates the members of a task, and gives them to agents as far as there are any.
+    pub(super) fn launch(&mut self, parent: u64, effects: &mut Vec<Effect>) {
+        let Some(task) = self.state.tasks.kept.get(&parent).cloned() else { return };
+        let agents = task.verification.as_ref().map_or(0, |verification| verification.asked.agents);
+        let mut members = Vec::new();
+        let mut id = task.id;
+        for _ in 0..agents {
+            id = self.next_free_id(id);
+            let seq = self.state.tasks.next_seq;
+            self.state.tasks.next_seq += 1;
+            let floor = self.indexes.agents.stopping.highest(id);
+            let mut member = Task::member(&task, seq, id, self.state.now, floor);
+            member.revision = self.next_revision();
+            self.indexes.add_task(&member);
+            self.state.tasks.kept.insert(seq, Arc::new(member));
+            members.push(seq);
+        }
+        self.change_verification(parent, |verification| {
+            verification.members = members;
+            verification.launched = true;
+        });
+        self.place_members(parent, effects);
+    }
+
+    /// Returns the next id that no task has. The ids of members follow that of their task, so that an agent that logs ids
+    /// shows what they belong to.
+    fn next_free_id(&self, after: TaskId) -> TaskId {
+        let mut id = TaskId(after.0.wrapping_add(1));
+        while self.indexes.tasks.ids.get(&id).is_some() {
+            id = TaskId(id.0.wrapping_add(1));
+        }
+        id
+    }
+
+    fn change_verification(&mut self, parent: u64, change: impl FnOnce(&mut Verification)) {
+        self.change_task(parent, |task| {
+            if let Some(verification) = &mut task.verification {
+                change(verification);
+            }
+        });
+    }
+
+    fn verification(&self, parent: u64) -> Option<&Verification> {
+        self.state.tasks.kept.get(&parent)?.verification.as_deref()
+    }
+
+    /// Gives the queued members of a task to agents. When an agent holds one no more, the others may go to it.
+    pub(super) fn place_members(&mut self, parent: u64, effects: &mut Vec<Effect>) {
+        let members = self.verification(parent).map_or(Vec::new(), |verification| verification.members.clone());
+        for seq in members {
+            self.place_one(seq, effects);
+        }
+    }
+
+    /// Returns the agents that can't take a task: those that hold another member of the same one, or have had their turn.
+    pub(crate) fn excluded(&self, task: &Task) -> Vec<AgentId> {
+        let Some(verification) = task.member_of.and_then(|parent| self.verification(parent)) else {
+            return Vec::new();
+        };
+        let holder = |seq: &u64| Some(self.state.tasks.kept.get(seq)?.current()?.agent);
+        verification.members.iter().filter_map(holder).chain(verification.spent()).collect()
+    }
+
+    /// Returns the last of the members of a task that an agent can't take; `None` if it can, or the task is no member.
+    pub(crate) fn skipped(&self, seq: u64, agent: AgentId) -> Option<u64> {
+        let members = &self.indexes.tasks.members;
+        if members.is_empty() {
+            return None;
+        }
+        let verification = self.verification(*members.get(&seq)?)?;
+        let holds = |seq: &u64| {
+            let task = self.state.tasks.kept.get(seq);
+            task.and_then(|task| task.current()).is_some_and(|attempt| attempt.agent == agent)
+        };
+        let is_excluded = verification.spent().any(|spent| spent == agent) || verification.members.iter().any(holds);
+        is_excluded.then(|| verification.members.last().copied().unwrap_or(seq))
+    }
+
+    /// Removes a member, whose current attempt is not in the slot of its agent any more, or is being stopped there.
+    fn remove_member(&mut self, seq: u64, effects: &mut Vec<Effect>) {
+        let Some(member) = self.state.tasks.kept.remove(&seq) else { return };
+        self.snapshots.save_task(&member);
+        self.indexes.drop_task(&member);
+        self.next_revision();
+        if let Some(from) = member.displaced_from {
+            self.settle_displaced(from, effects);
+        }
+    }
+
+    /// Takes the answer of a member, whose agent's slot is free.
+    pub(super) fn member_answered(
+        &mut self,
+        (seq, parent): (u64, u64),
+        (output, digest): (Bytes, [u8; 32]),
+        speed: u32,
+        effects: &mut Vec<Effect>,
+    ) {
+        let current = self.state.tasks.kept.get(&seq).and_then(|task| task.current()).cloned();
+        let Some(attempt) = current else { return };
+        let now = self.state.now;
+        let agent = attempt.agent;
+        let (ended_at, end) = (Some(now), Some(AttemptEnd::Succeeded));
+        let attempt = Attempt { ended_at, end, digest: Some(digest), ..attempt };
+        self.remove_member(seq, effects);
+        self.change_task(parent, |task| {
+            let attempt = task.note_attempt(attempt);
+            let Some(verification) = &mut task.verification else { return };
+            let is_first = verification.answers.iter().all(|answer| answer.digest != digest);
+            let output = Some(output).filter(|_| is_first);
+            verification.answers.push(Answer { agent, attempt, digest, output, speed });
+            verification.members.retain(|member| *member != seq);
+        });
+        self.judge(parent, effects);
+    }
+
+    /// Takes note that a member has failed for good.
+    pub(super) fn member_failed(
+        &mut self,
+        (seq, parent): (u64, u64),
+        end: AttemptEnd,
+        failure: Failure,
+        effects: &mut Vec<Effect>,
+    ) {
+        let current = self.state.tasks.kept.get(&seq).and_then(|task| task.current()).cloned();
+        let Some(attempt) = current else { return };
+        let now = self.state.now;
+        let agent = attempt.agent;
+        let attempt = Attempt { ended_at: Some(now), end: Some(end), failure: Some(failure), ..attempt };
+        self.remove_member(seq, effects);
+        self.change_task(parent, |task| {
+            task.note_attempt(attempt);
+            let Some(verification) = &mut task.verification else { return };
+            verification.failed.push(agent);
+            verification.members.retain(|member| *member != seq);
+        });
+        self.judge(parent, effects);
+    }
+
+    /// Ends a task if enough agents agree, or can't any more.
+    fn judge(&mut self, parent: u64, effects: &mut Vec<Effect>) {
+        let Some(verification) = self.verification(parent) else { return };
+        if let Some(agreed) = verification.agreed() {
+            return self.agree(parent, agreed, effects);
+        }
+        if verification.is_possible() {
+            return;
+        }
+        let failure = own_failure(FailureKind::Disagreement, &verification.disagreement(), false);
+        self.finish(parent, TaskState::Failed, effects, |task, now| {
+            task.finish(now, TaskState::Failed, Some(failure));
+        });
+    }
+
+    /// Ends a task with the output that enough agents agree on. Only now it is known whose answer was right: that is what
+    /// their records show.
+    fn agree(&mut self, parent: u64, agreed: [u8; 32], effects: &mut Vec<Effect>) {
+        let Some(verification) = self.verification(parent) else { return };
+        let answers = verification.answers.clone();
+        let output = answers.iter().find_map(|answer| answer.output.clone().filter(|_| answer.digest == agreed));
+        self.finish(parent, TaskState::Succeeded, effects, |task, now| {
+            task.close_verification(Some(agreed));
+            task.output = Some(output.unwrap_or_default());
+            task.finish(now, TaskState::Succeeded, None);
+        });
+        for answer in &answers {
+            let is_right = answer.digest == agreed;
+            self.change_work(answer.agent, |agent| match is_right {
+                true => agent.record.note_success(answer.speed),
+                false => agent.record.note_failure(1),
+            });
+            if !is_right {
+                self.record_outvoted(parent, answer.agent);
+            }
+        }
+    }
+
+    /// Records in the audit log that an agent was outvoted, which guardians take as a signal. Does nothing if the agent is
+    /// forgotten.
+    fn record_outvoted(&mut self, parent: u64, agent: AgentId) {
+        let (Some(task), Some(agent)) = (self.state.tasks.kept.get(&parent), self.state.agents.known.get(&agent)) else {
+            return;
+        };
+        let (actor, subject) = (format!("{}/{}", role_word(agent.role), agent.name), task.id.to_string());
+        let detail = "on Result: other agents agree on another output".to_owned();
+        self.record(&actor, action::OUTVOTED, &subject, AuditOutcome::Denied, detail);
+    }
+
+    /// Removes the members of a task that ends, and has their agents stop.
+    pub(crate) fn disband(&mut self, parent: u64, effects: &mut Vec<Effect>) {
+        // This is done for every task that ends.
+        if self.indexes.tasks.verified == 0 {
+            return;
+        }
+        let Some(verification) = self.verification(parent) else { return };
+        let members = verification.members.clone();
+        let now = self.state.now;
+        for seq in &members {
+            let current = self.state.tasks.kept.get(seq).and_then(|task| task.current()).cloned();
+            self.stop_current(*seq, CancelCause::Cancelled, effects);
+            self.remove_member(*seq, effects);
+            if let Some(attempt) = current {
+                let (ended_at, end) = (Some(now), Some(AttemptEnd::Cancelled));
+                self.change_task(parent, |task| task.note_attempt(Attempt { ended_at, end, ..attempt }));
+            }
+        }
+        self.change_task(parent, |task| task.close_verification(None));
+    }
+}
