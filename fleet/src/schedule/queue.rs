@@ -56,9 +56,15 @@ impl ReadyQueue {
         }
     }
 
-    /// Returns the acceptance number of the task that `agent` should take next. A specialist takes a task of its domain
-    /// first; other agents, and a specialist without such a task, take the first by priority and acceptance.
-    pub(crate) fn next_for(&self, agent: &Agent) -> Option<u64> {
+    /// Returns whether no task is queued.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.domains.is_empty()
+    }
+
+    /// Returns the task that `agent` should take next, as a pair that is lower for the better one of two queues: whether
+    /// it is no task of a specialist's domain, and its place. A specialist takes a task of its domain first; other
+    /// agents, and a specialist without such a task, take the first by priority and acceptance.
+    pub(crate) fn next_for(&self, agent: &Agent) -> Option<(bool, Rank)> {
         let own = column(Some(agent.role));
         let domain = agent
             .specializations
@@ -67,14 +73,16 @@ impl ReadyQueue {
             .flat_map(|sets| [sets[0].first(), sets[own].first()])
             .flatten()
             .min();
-        if agent.role == Role::Specialist && domain.is_some() {
-            return domain.map(|(_, seq)| *seq);
+        if agent.role == Role::Specialist
+            && let Some(rank) = domain
+        {
+            return Some((false, *rank));
         }
         let everyone = match agent.role {
             Role::Worker | Role::Specialist => self.general[0].first(),
             Role::Messenger | Role::Guardian => None,
         };
         let general = [everyone, self.general[own].first()];
-        general.into_iter().flatten().chain(domain).min().map(|(_, seq)| *seq)
+        general.into_iter().flatten().chain(domain).min().map(|rank| (true, *rank))
     }
 }

@@ -83,10 +83,10 @@ impl Fleet {
     /// Gives a task that is not in the state yet to the best agent with a free slot, if there is one.
     pub(crate) fn assign_new(&mut self, task: &mut Task, effects: &mut Vec<Effect>) {
         let weights = self.state.config.weights;
-        let Some(id) = self.indexes.schedule.free.best(task.needs(), &weights) else {
+        let Some(id) = self.best_for(task) else {
             return;
         };
-        let candidates = self.indexes.schedule.free.count(task.needs());
+        let candidates = self.candidates_for(task);
         let now = self.state.now;
         let key = (task.id, task.next_attempt());
         let attempt = self.change_work(id, |agent| {
@@ -101,14 +101,8 @@ impl Fleet {
 
     /// Gives a queued task to the best agent with a free slot, if the task is ready and there is one.
     pub(crate) fn place(&mut self, seq: u64, effects: &mut Vec<Effect>) {
-        let weights = &self.state.config.weights;
-        let best = self
-            .state
-            .tasks
-            .kept
-            .get(&seq)
-            .filter(|task| task.is_ready())
-            .and_then(|task| self.indexes.schedule.free.best(task.needs(), weights));
+        let ready = self.state.tasks.kept.get(&seq).filter(|task| task.is_ready());
+        let best = ready.and_then(|task| self.best_for(task));
         if let Some(agent) = best {
             self.assign(seq, agent, effects);
         }
@@ -122,7 +116,7 @@ impl Fleet {
     /// Gives `agent` its next queued task, if it has a free slot. Returns whether there was one.
     pub(crate) fn pull_one(&mut self, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
         let free = self.state.agents.known.get(&agent).filter(|a| a.free_slots() > 0);
-        let next = free.and_then(|a| self.indexes.schedule.queue.next_for(a));
+        let next = free.and_then(|a| self.next_for(a));
         if let Some(next) = next {
             self.assign(next, agent, effects);
         }
@@ -136,7 +130,7 @@ impl Fleet {
         let (Some(task), Some(agent)) = (self.state.tasks.kept.get(&seq), self.state.agents.known.get(&id)) else {
             return;
         };
-        let candidates = self.indexes.schedule.free.count(task.needs());
+        let candidates = self.candidates_for(task);
         let attempt = attempt_of(task, agent, candidates, &weights, now);
         effects.push(assignment(task, &attempt));
         let key = (task.id, attempt.number);
@@ -242,10 +236,15 @@ impl Fleet {
         output: Bytes,
         effects: &mut Vec<Effect>,
     ) {
-        let speed = match self.state.tasks.kept.get(&seq) {
-            Some(task) => self.state.kinds.note(&task.kind, ran_us, self.state.revision),
+        let (speed, is_of_team) = match self.state.tasks.kept.get(&seq) {
+            Some(task) => {
+                (self.state.kinds.note(&task.kind, ran_us, self.state.revision), task.team.is_some())
+            }
             None => return,
         };
+        if is_of_team {
+            self.count_team_attempt(seq, true);
+        }
         self.finish(seq, TaskState::Succeeded, effects, |task, now| {
             task.end_attempt(now, AttemptEnd::Succeeded, None);
             task.output = Some(output);
@@ -286,10 +285,14 @@ impl Fleet {
             return;
         };
         let again = failure.retryable && failure.kind != FailureKind::Deadline;
-        if again && !task.is_used_up() {
+        let (is_used_up, backoff) = (task.is_used_up(), task.retry.backoff(task.attempts_used));
+        if task.team.is_some() {
+            self.count_team_attempt(seq, false);
+        }
+        if again && !is_used_up {
             let now = self.state.now;
             let asked = failure.retry_after_ms.min(MAX_RETRY_AFTER_MS);
-            let mut pause = task.retry.backoff(task.attempts_used).max(asked);
+            let mut pause = backoff.max(asked);
             if planted(Mistake::BackoffHalved) {
                 pause /= 2;
             }

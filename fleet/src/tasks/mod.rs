@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::{
     AgentId, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask, TaskId,
+    TeamId,
     limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS},
     schedule::free_agents::Needs,
 };
@@ -200,6 +201,9 @@ pub struct Task {
     #[cfg(feature = "trial")]
     #[bilrost(28)]
     pub trial: bool,
+    /// The team whose members alone may run it.
+    #[bilrost(50)]
+    pub team: Option<TeamId>,
 }
 
 impl Task {
@@ -236,6 +240,7 @@ impl Task {
             revision: 0,
             #[cfg(feature = "trial")]
             trial: s.trial,
+            team: s.team,
         }
     }
 

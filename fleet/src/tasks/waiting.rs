@@ -19,7 +19,7 @@ impl<'a> Waiting<'a> {
     /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
     /// counted.
     pub fn needs_agents(&self) -> bool {
-        self.task.not_before.is_none()
+        self.task.not_before.is_none() && self.task.team.is_none()
     }
 
     /// Counts an agent.
@@ -43,6 +43,9 @@ impl<'a> Waiting<'a> {
                 left @ 1..1_000 => format!("the end of its {what}, {left} ms from now"),
                 left => format!("the end of its {what}, {} s from now", left.div_ceil(1_000)),
             };
+        }
+        if let Some(team) = task.team {
+            return format!("a member of team {team} that fits it and has a free slot");
         }
         let fitting = |state: AgentState| self.fitting[state as usize];
         let live = fitting(AgentState::Live);

@@ -12,10 +12,10 @@ use robeing_fleet::{
 };
 
 use crate::{
-    fixture::{Trial, ballot, elector, enrolment, letter, pooled, specialist, success, task, vote, with_key, worker},
+    fixture::{Trial, ballot, elector, enrolment, letter, pooled, specialist, success, task, team, vote, with_key, worker},
     samples::{
         ballot_commands, commands, identity_commands, mail_commands, policy, policy_commands, recorded, replies, shape,
-        trusted,
+        team_commands, trusted,
     },
 };
 
@@ -34,7 +34,7 @@ fn encoded(command: &Command) -> Vec<u8> {
 
 /// Formats a command without the field of the feature that exists only for tests of upgrades.
 fn shown(command: &Command) -> String {
-    format!("{command:?}").replace(", trial: false", "")
+    format!("{command:?}").replace(", trial: false", "").replace(", team: None, team_term: None", "")
 }
 
 /// A fleet that contains some of everything.
@@ -75,6 +75,10 @@ fn newest() -> Trial {
     trial.settle(4, "b", LetterAnswer::Replied { reply: Bytes::from_static(b"yes") });
     trial.set_policies(vec![policy("a"), policy("b")]);
     for command in ballot_commands() {
+        trial.apply(command);
+    }
+    trial.join(worker("t"));
+    for command in team_commands() {
         trial.apply(command);
     }
     trial
@@ -170,12 +174,24 @@ fn the_bytes_of_a_snapshot_with_ballots_are_what_they_always_were() {
 }
 
 #[test]
+fn the_bytes_of_a_snapshot_with_teams_are_what_they_always_were() {
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(4)));
+    trial.join(worker("a"));
+    trial.join(worker("b"));
+    for command in team_commands() {
+        trial.apply(command);
+    }
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
+}
+
+#[test]
 fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not() {
     for command in commands() {
         let wanted = command.feature().map_or(FIRST_VERSION, |feature| feature.since());
         assert_eq!(command_version(&encoded(&command)), wanted, "{command:?}");
     }
-    let brought = [(2, identity_commands()), (3, mail_commands()), (3, policy_commands()), (4, ballot_commands())];
+    let brought = [(2, identity_commands()), (3, mail_commands()), (3, policy_commands()), (4, ballot_commands()), (4, team_commands())];
     for (version, commands) in brought {
         let mut trial = Trial::new();
         trial.apply(Command::Control(ControlCommand::RaiseVersion(version - 1)));
@@ -229,6 +245,12 @@ fn a_state_with_what_its_version_does_not_have_is_refused() {
     trial.open(OpenBallot { electorate: vec![Elector { letter: None, ..elector("a", 0) }], ..ballot(1) });
     let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
     let problem = "ballots before their version".to_owned();
+    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    let mut trial = Trial::newest();
+    trial.join(worker("a"));
+    trial.form(team(1, 1));
+    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
+    let problem = "teams before their version".to_owned();
     assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
 }
 

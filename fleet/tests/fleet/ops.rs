@@ -4,10 +4,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentJoin, Command, Failure, FailureKind, FleetConfig, Outcome, PoolShape, RetryPolicy, Role, SubmitTask, TaskId,
-    Weights, known_version,
+    TeamId, Weights, known_version,
 };
 
-use crate::{letters, trust, votes};
+use crate::{crews, letters, trust, votes};
 
 pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
 pub const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
@@ -56,11 +56,12 @@ prop_compose! {
         delay in prop::option::weighted(0.2, 0..5_000u64),
         attempt_timeout in prop::option::weighted(0.3, 0..3_000u64),
         attempts in 0..4u32, backoff in 0..500u64,
-        (role, skill, key, ttl) in (
+        (role, skill, key, ttl, team) in (
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..6u8),
             prop::option::weighted(0.5, 0..5_000u64),
+            prop::option::weighted(0.2, 0..crews::TEAMS),
         ),
     ) -> SubmitTask {
         SubmitTask {
@@ -79,6 +80,7 @@ prop_compose! {
             idempotency_key: key.map(|k| format!("key-{k}")),
             result_ttl: ttl,
             submitter: "history".to_owned(),
+            team: team.map(TeamId),
             ..SubmitTask::new(TaskId(id), KINDS[kind], Bytes::from(vec![id as u8; size / 32]))
         }
     }
@@ -179,6 +181,7 @@ fn op() -> impl Strategy<Value = Op> {
         20 => trust::command().prop_map(Op::Other),
         20 => letters::command().prop_map(Op::Other),
         20 => votes::command().prop_map(Op::Other),
+        12 => crews::command().prop_map(Op::Other),
     ]
 }
 
