@@ -190,22 +190,22 @@ impl Fleet {
             }
             let Some(timer) = self.indexes.timers.pop_due(self.state.now.fleet) else { break };
             self.fire(timer, effects);
-            self.end_step(effects);
+            self.report_directory(effects);
             left_to_fire -= 1;
             steps -= 1;
         }
         let mut jobs = Jobs::default();
         let reply = self.run(command, &mut jobs, effects);
-        self.end_step(effects);
+        self.end_step(&mut jobs, effects);
         if jobs.is_empty() {
             return Progress::Done(reply);
         }
         self.work_off(reply, jobs, steps, effects)
     }
 
-    /// Does what every step ends with.
-    pub(crate) fn end_step(&mut self, effects: &mut Vec<Effect>) {
-        self.settle_teams(effects);
+    /// Does what every step of a command ends with. Timers change nothing that matters to the members of teams.
+    pub(crate) fn end_step(&mut self, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
+        self.settle_teams(jobs, effects);
         self.report_directory(effects);
     }
 

@@ -59,6 +59,11 @@ impl Jobs {
         self.0.is_empty()
     }
 
+    /// Adds a job that is done last, after all others.
+    pub(crate) fn push_last(&mut self, job: Job) {
+        self.0.insert(0, job);
+    }
+
     /// Adds a job that is done next, before all others.
     pub(crate) fn push(&mut self, job: Job) {
         self.0.push(job);
@@ -71,7 +76,7 @@ impl Fleet {
         for _ in 0..budget {
             let Some(job) = jobs.0.pop() else { return true };
             self.step(job, jobs, effects);
-            self.end_step(effects);
+            self.end_step(jobs, effects);
         }
         jobs.is_empty()
     }
@@ -124,7 +129,7 @@ impl Fleet {
             }
             Job::Staff(mut agents) => {
                 if let Some(agent) = agents.next() {
-                    self.staff(agent, effects);
+                    self.staff(agent, jobs, effects);
                     jobs.push(Job::Staff(agents));
                 }
             }

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{Team, score::leader_of};
 use crate::{
-    AgentId, AgentState, Effect, Fleet, Refusal, Reply, SessionId, TeamId, config::invalid, limits::MAX_TEAM_SIZE,
+    AgentId, AgentState, Effect, Fleet, Refusal, Reply, SessionId, TeamId,
+    config::invalid,
+    limits::MAX_TEAM_SIZE,
+    steps::{Job, Jobs},
 };
 
 /// The agents whose state, role or skills have changed since the last step, in the order of their changes.
@@ -34,20 +37,20 @@ impl Fleet {
 
     /// Replaces members that are not live any more, and gives agents that have become live to teams that lack members.
     /// Called after each step, so that the result does not depend on how the steps of a command are divided.
-    pub(crate) fn settle_teams(&mut self, effects: &mut Vec<Effect>) {
+    pub(crate) fn settle_teams(&mut self, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         for agent in std::mem::take(&mut self.changed_agents.0) {
             let is_live = self.state.agents.known.get(&agent).is_some_and(|agent| agent.state == AgentState::Live);
             match self.indexes.teams.of_agent.get(&agent).copied() {
                 Some(_) if is_live => {}
-                Some(seq) => self.replace_member(seq, agent, effects),
-                None if is_live => self.staff(agent, effects),
+                Some(seq) => self.replace_member(seq, agent, jobs, effects),
+                None if is_live => self.staff(agent, jobs, effects),
                 None => {}
             }
         }
     }
 
     /// Removes a member that is not live any more, and adds the best agent that is free in its place, if there is one.
-    fn replace_member(&mut self, seq: u64, gone: AgentId, effects: &mut Vec<Effect>) {
+    fn replace_member(&mut self, seq: u64, gone: AgentId, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let needs = self.change_team(seq, |team| {
             if let Some(place) = team.place_of(gone) {
                 team.members.remove(place);
@@ -60,29 +63,30 @@ impl Fleet {
         });
         let Some(needs) = needs else { return };
         match self.indexes.teams.free.best(&needs, 1, &self.state.agents.known).first().copied() {
-            Some(next) => self.hire(seq, next, effects),
+            Some(next) => self.hire(seq, next, jobs, effects),
             None => self.lead_on(seq, effects),
         }
     }
 
     /// Makes a free agent a member of the first team that lacks members and that it fits, if there is one.
-    pub(crate) fn staff(&mut self, id: AgentId, effects: &mut Vec<Effect>) {
+    pub(crate) fn staff(&mut self, id: AgentId, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let Some(agent) = self.state.agents.known.get(&id) else { return };
         let is_free = agent.state == AgentState::Live && !self.indexes.teams.of_agent.contains_key(&id);
         let kept = &self.state.teams.kept;
         let fits = |seq: &u64| kept.get(*seq).is_some_and(|team| team.needs.fit(agent));
         let found = if is_free { self.indexes.teams.lacking.iter().copied().find(fits) } else { None };
         if let Some(seq) = found {
-            self.hire(seq, id, effects);
+            self.hire(seq, id, jobs, effects);
         }
     }
 
-    /// Adds a member to a team that lacks one, and gives it the team's tasks that wait.
-    fn hire(&mut self, seq: u64, agent: AgentId, effects: &mut Vec<Effect>) {
+    /// Adds a member to a team that lacks one. It is given the team's tasks that wait once those that the member before
+    /// it has lost wait as well.
+    fn hire(&mut self, seq: u64, agent: AgentId, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         self.add_member(seq, agent);
         self.change_team(seq, |team| team.totals.replaced = team.totals.replaced.saturating_add(1));
         self.lead_on(seq, effects);
-        self.pull(agent, effects);
+        jobs.push_last(Job::Pull(agent));
     }
 
     /// Elects a leader if the team has none among its members, and reports that the team has changed.

@@ -191,7 +191,13 @@ fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not
         let wanted = command.feature().map_or(FIRST_VERSION, |feature| feature.since());
         assert_eq!(command_version(&encoded(&command)), wanted, "{command:?}");
     }
-    let brought = [(2, identity_commands()), (3, mail_commands()), (3, policy_commands()), (4, ballot_commands()), (4, team_commands())];
+    let brought = [
+        (2, identity_commands()),
+        (3, mail_commands()),
+        (3, policy_commands()),
+        (4, ballot_commands()),
+        (4, team_commands()),
+    ];
     for (version, commands) in brought {
         let mut trial = Trial::new();
         trial.apply(Command::Control(ControlCommand::RaiseVersion(version - 1)));

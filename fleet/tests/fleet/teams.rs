@@ -385,7 +385,8 @@ fn teams_are_listed_and_in_snapshots() {
     let listed = |before, only_open| -> Vec<u128> {
         trial.fleet.teams(before, 10, only_open).iter().map(|team| team.id.0).collect()
     };
-    assert_eq!((listed(None, false), listed(None, true), listed(Some(3), false)), (vec![3, 2, 1], vec![3, 1], vec![2, 1]));
+    assert_eq!((listed(None, false), listed(None, true)), (vec![3, 2, 1], vec![3, 1]));
+    assert_eq!(listed(Some(3), false), [2, 1]);
     let mut restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
     assert_eq!(restored.team(id(3)), trial.fleet.team(id(3)));
     assert_eq!(restored.team_counts(), trial.fleet.team_counts());
