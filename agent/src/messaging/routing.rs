@@ -106,6 +106,8 @@ pub struct Entry {
     pub spiffe_id: Arc<str>,
     /// The key for payloads that only it can read.
     pub sealing_key: Option<SealingKey>,
+    /// The id of its team; empty: none.
+    pub team: Arc<str>,
 }
 
 /// The agents of the fleet at one time, by name.
@@ -138,6 +140,11 @@ impl Snapshot {
     /// Removes the agent of this name, if there is one.
     pub fn remove(&mut self, name: &str) {
         self.entries.remove(name);
+    }
+
+    /// Returns whether an agent is in the team of this id.
+    pub fn has_team(&self, id: &str) -> bool {
+        self.entries.values().any(|entry| *entry.team == *id)
     }
 
     /// Returns the active agents, sorted by name.
@@ -272,9 +279,8 @@ impl Address {
                     "the fleet has no agent {name:?}; `robeing agents` lists those it has"
                 ))),
             },
-            // No team is known here yet, so none exists for a sender.
-            Self::Team(id) => Err(no_team(id)),
-            Self::Everyone => Err(Unresolved::Several(self.to_string())),
+            Self::Team(id) if !snapshot.has_team(id) => Err(no_team(id)),
+            Self::Team(_) | Self::Everyone => Err(Unresolved::Several(self.to_string())),
             Self::Role(_) | Self::Pool(_) | Self::Skill(_) => {
                 let fitting = snapshot.active().filter(|entry| self.fits(entry) && &*entry.name != sender);
                 best(fitting, spread)
@@ -292,7 +298,7 @@ impl Address {
     pub fn resolve_all(&self, snapshot: &Snapshot, sender: &str) -> Result<Vec<Arc<Entry>>, Unresolved> {
         match self {
             Self::Agent(_) => Ok(vec![self.resolve_one(snapshot, sender, 0)?]),
-            Self::Team(id) => Err(no_team(id)),
+            Self::Team(id) if !snapshot.has_team(id) => Err(no_team(id)),
             _ => {
                 let fitting = snapshot.active().filter(|entry| self.fits(entry) && &*entry.name != sender);
                 Ok(fitting.cloned().collect())
@@ -306,7 +312,7 @@ impl Address {
             Self::Role(role) => entry.role == *role,
             Self::Pool(pool) => entry.pool == *pool,
             Self::Skill(skill) => entry.skills.contains(skill),
-            Self::Team(_) => false,
+            Self::Team(id) => entry.team == *id,
             Self::Everyone => true,
         }
     }
@@ -345,6 +351,8 @@ mod tests {
             Entry { role: Role::Messenger, pool: "relay".into(), ..entry("m", f64::NAN) },
             Entry { presence: Presence::Away, ..entry("gone", 1.0) },
             Entry { presence: Presence::Leaving, ..entry("old", 1.0) },
+            Entry { team: "8".into(), ..entry("t", 0.1) },
+            Entry { team: "8".into(), ..entry("u", 0.1) },
         ])
     }
 
@@ -372,6 +380,7 @@ mod tests {
         assert!(matches!(one("role:messenger", "m"), Err(Unresolved::NoSuchAgent(_))), "the sender itself");
         assert_eq!(one("gone", "a"), Err(Unresolved::Away("gone".into())));
         assert!(matches!(one("everyone", "a"), Err(Unresolved::Several(_))));
+        assert!(matches!(one("team:8", "a"), Err(Unresolved::Several(_))));
     }
 
     #[test]
@@ -401,8 +410,9 @@ mod tests {
             let found = address.resolve_all(&fleet(), "a").expect("agents");
             found.iter().map(|entry| (*entry.name).to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(all("everyone"), ["b", "c", "m"]);
-        assert_eq!(all("pool:data"), ["b", "c"]);
+        assert_eq!(all("everyone"), ["b", "c", "m", "t", "u"]);
+        assert_eq!(all("pool:data"), ["b", "c", "t", "u"]);
+        assert_eq!(all("team:8"), ["t", "u"]);
         assert_eq!(all("skill:none"), [""; 0]);
         assert_eq!(all("b"), ["b"]);
     }

@@ -15,6 +15,7 @@ pub mod messages;
 pub mod raft;
 pub mod session;
 pub mod submissions;
+pub mod teams;
 pub mod trust;
 pub mod waiting;
 pub mod watches;

@@ -192,7 +192,10 @@ impl ApplyObserver {
                 }
             }
             Effect::PoliciesChanged => self.policies.changed(),
-            Effect::TrustChanged | Effect::BallotOpened { .. } | Effect::VoteCast { .. } => {}
+            Effect::TrustChanged
+            | Effect::BallotOpened { .. }
+            | Effect::VoteCast { .. }
+            | Effect::TeamChanged { .. } => {}
         }
     }
 }

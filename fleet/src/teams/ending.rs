@@ -32,7 +32,9 @@ impl Fleet {
             debug_assert!(team.state == TeamState::Disbanded);
             members
         });
-        let freed: Vec<AgentId> = members.unwrap_or_default().into_iter().map(|member| member.agent).collect();
+        let members = members.unwrap_or_default();
+        members.iter().for_each(|member| self.note_team_of(&member.name));
+        let freed: Vec<AgentId> = members.into_iter().map(|member| member.agent).collect();
         for agent in freed.iter().filter_map(|id| self.state.agents.known.get(id)) {
             self.indexes.teams.free.insert(agent);
         }

@@ -1,5 +1,7 @@
 //! How teams are formed, and how room is made for them.
 
+use std::sync::Arc;
+
 use super::{MemberWork, Team, TeamMember, TeamState, TeamTotals, command::FormTeam, score::LeaderTerms};
 use crate::{
     AgentId, Effect, Fleet, Refusal, Reply, TeamId,
@@ -72,12 +74,14 @@ impl Fleet {
         let Some(agent) = self.state.agents.known.get(&id) else { return };
         self.indexes.teams.free.remove(agent);
         let (name, since) = (agent.name.clone(), self.state.now);
+        let known_as = Arc::clone(&name);
         self.change_team(seq, |team| {
             let place = team.members.partition_point(|member| member.agent < id);
             let (reaches, work) = (Vec::new(), MemberWork::default());
             team.members.insert(place, TeamMember { agent: id, name, since, reaches, work });
             team.settle();
         });
+        self.note_team_of(&known_as);
     }
 
     /// Returns the reply to a team whose id is known; `None` if it is new.

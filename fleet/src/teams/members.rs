@@ -1,6 +1,6 @@
 //! How the members of teams, their leaders and their paths change.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Team, score::leader_of};
 use crate::{
@@ -35,6 +35,13 @@ impl Fleet {
         })
     }
 
+    /// Records that the team of an agent has changed, which the directory shows.
+    pub(super) fn note_team_of(&mut self, agent: &Arc<str>) {
+        // Watchers of the directory resume by the revision.
+        self.next_revision();
+        self.directory.note(agent);
+    }
+
     /// Replaces members that are not live any more, and gives agents that have become live to teams that lack members.
     /// Called after each step, so that the result does not depend on how the steps of a command are divided.
     pub(crate) fn settle_teams(&mut self, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
@@ -51,17 +58,18 @@ impl Fleet {
 
     /// Removes a member that is not live any more, and adds the best agent that is free in its place, if there is one.
     fn replace_member(&mut self, seq: u64, gone: AgentId, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
-        let needs = self.change_team(seq, |team| {
-            if let Some(place) = team.place_of(gone) {
-                team.members.remove(place);
-            }
+        let changed = self.change_team(seq, |team| {
+            let removed = team.place_of(gone).map(|place| team.members.remove(place).name);
             for member in &mut team.members {
                 member.reaches.retain(|reached| *reached != gone);
             }
             team.settle();
-            team.needs.clone()
+            (removed, team.needs.clone())
         });
-        let Some(needs) = needs else { return };
+        let Some((removed, needs)) = changed else { return };
+        if let Some(name) = removed {
+            self.note_team_of(&name);
+        }
         match self.indexes.teams.free.best(&needs, 1, &self.state.agents.known).first().copied() {
             Some(next) => self.hire(seq, next, jobs, effects),
             None => self.lead_on(seq, effects),

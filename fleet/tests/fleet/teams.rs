@@ -58,7 +58,8 @@ fn a_team_is_formed_of_the_best_free_agents_and_once() {
         trial.complete(*stay, done, 1, outcome);
     }
     assert_eq!(trial.form(team(1, 2)), formed(2));
-    assert_eq!(trial.effects, [Effect::TeamChanged { id: id(1) }]);
+    assert_eq!(trial.effects[0], Effect::TeamChanged { id: id(1) });
+    assert_eq!(trial.effects.len(), 3, "the directory shows the team of each member");
     assert!(!names(of(&trial, 1)).contains(&"a0"), "it fails: {:?}", names(of(&trial, 1)));
     assert_eq!(trial.form(team(1, 2)), Reply::TeamFormed { existing: true, members: 2 });
     assert_eq!(trial.form(team(1, 1)), Reply::Refused(Refusal::TeamConflict { team: id(1) }));

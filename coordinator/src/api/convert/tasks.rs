@@ -102,6 +102,7 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
         waiting_for: String::new(),
         attempt: task.attempt,
         attempts_used: task.attempts_used,
+        team: task.team.map(|team| team.to_string()).unwrap_or_default(),
     }
 }
 
