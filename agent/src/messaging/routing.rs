@@ -142,6 +142,11 @@ impl Snapshot {
         self.entries.remove(name);
     }
 
+    /// Returns the active members of the team of this id, sorted by name.
+    pub fn members<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Arc<Entry>> {
+        self.active().filter(move |entry| *entry.team == *id)
+    }
+
     /// Returns whether an agent is in the team of this id.
     pub fn has_team(&self, id: &str) -> bool {
         self.entries.values().any(|entry| *entry.team == *id)
