@@ -15,6 +15,7 @@ use crate::{
     members::Members,
     raft::{SnapshotStats, log::Log},
     read::StateReader,
+    teams::figures::TeamFigures,
 };
 
 const REFRESH: Duration = Duration::from_secs(1);
@@ -40,6 +41,7 @@ struct MailGauges {
     teams: Gauge,
     degraded_teams: Gauge,
     team_members: Gauge,
+    of_teams: TeamFigures,
 }
 
 impl MailGauges {
@@ -53,6 +55,7 @@ impl MailGauges {
             teams: metrics.gauge("teams_active", "Teams with all members and a path between every two of them"),
             degraded_teams: metrics.gauge("teams_degraded", "Teams that lack members or paths"),
             team_members: metrics.gauge("team_members", "Agents that are in a team"),
+            of_teams: TeamFigures::register(metrics),
         }
     }
 
@@ -66,6 +69,7 @@ impl MailGauges {
         self.teams.set(teams.active.into());
         self.degraded_teams.set(teams.degraded.into());
         self.team_members.set(teams.members.into());
+        self.of_teams.refresh(state);
     }
 }
 

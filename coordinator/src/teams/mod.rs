@@ -3,6 +3,8 @@
 //! A team is in the fleet's state, which chooses its members and elects its leader. Here are the calls: they check what
 //! can be checked without the state, propose the command, and read the team as it is afterwards.
 
+pub mod figures;
+
 use std::sync::Arc;
 
 use robeing_fleet::{
