@@ -59,9 +59,15 @@ impl Jobs {
         self.0.is_empty()
     }
 
-    /// Adds a job that is done last, after all others.
-    pub(crate) fn push_last(&mut self, job: Job) {
-        self.0.insert(0, job);
+    /// Gives an agent queued tasks once those wait as well that are about to be queued again, and before these are
+    /// placed; last, if there are none.
+    pub(crate) fn pull_afterwards(&mut self, agent: AgentId) {
+        for job in &mut self.0 {
+            if let Job::Requeue(requeue) = job {
+                return requeue.pulls.push(agent);
+            }
+        }
+        self.0.insert(0, Job::Pull(agent));
     }
 
     /// Adds a job that is done next, before all others.

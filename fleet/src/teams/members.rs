@@ -7,7 +7,7 @@ use crate::{
     AgentId, AgentState, Effect, Fleet, Refusal, Reply, SessionId, TeamId,
     config::invalid,
     limits::MAX_TEAM_SIZE,
-    steps::{Job, Jobs},
+    steps::Jobs,
 };
 
 /// The agents whose state, role or skills have changed since the last step, in the order of their changes.
@@ -94,7 +94,7 @@ impl Fleet {
         self.add_member(seq, agent);
         self.change_team(seq, |team| team.totals.replaced = team.totals.replaced.saturating_add(1));
         self.lead_on(seq, effects);
-        jobs.push_last(Job::Pull(agent));
+        jobs.pull_afterwards(agent);
     }
 
     /// Elects a leader if the team has none among its members, and reports that the team has changed.
