@@ -17,6 +17,7 @@ mod ongoing;
 mod policies;
 mod review;
 mod submissions;
+mod teams;
 mod transfer;
 mod trust_admin;
 mod watches;
