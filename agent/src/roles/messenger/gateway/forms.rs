@@ -105,6 +105,7 @@ impl TaskForm<'_> {
             idempotency_key: self.key.unwrap_or_default(),
             result_ttl: duration("ttl", self.ttl.as_deref())?,
             submitter: self.submitter.unwrap_or_default(),
+            ..TaskSpec::default()
         })
     }
 }
