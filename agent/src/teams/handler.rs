@@ -38,3 +38,42 @@ impl Handler for PathHandler {
         self.inner.name()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::messaging::tests::fixture::packet;
+
+    /// Refuses every message.
+    struct Refusing;
+
+    #[async_trait]
+    impl Handler for Refusing {
+        async fn deliver(&self, _: Delivery) -> HandlerOutcome {
+            HandlerOutcome::Refused { reason: "no".to_owned() }
+        }
+
+        fn at_once(&self) -> usize {
+            3
+        }
+
+        fn name(&self) -> &'static str {
+            "command"
+        }
+    }
+
+    #[tokio::test]
+    async fn probes_are_accepted_and_other_messages_are_passed_on() {
+        let handler = PathHandler::new(Arc::new(Refusing));
+        let of_kind = async |kind: &str| {
+            let mut packet = packet(1);
+            packet.kind = kind.into();
+            handler.deliver(Delivery { packet, deadline: Instant::now() }).await
+        };
+        assert_eq!(of_kind(PROBE_KIND).await, HandlerOutcome::Accepted { reply: None });
+        assert_eq!(of_kind("text").await, HandlerOutcome::Refused { reason: "no".to_owned() });
+        assert_eq!((handler.at_once(), handler.name()), (3, "command"));
+    }
+}
