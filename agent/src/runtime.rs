@@ -30,6 +30,7 @@ use crate::{
     },
     roles::{self, Duties, RoleError},
     session::{self, SessionError},
+    teams::{PathHandler, TeamPaths},
     upstream::{SharedUpstream, Upstream},
 };
 
@@ -172,6 +173,7 @@ struct Messages {
     upstream: SharedUpstream,
     random: Arc<dyn Random>,
     mailbox: mailbox::Deps,
+    paths: TeamPaths,
     sealing_key: Bytes,
     sent: SentCount,
     stop: CancellationToken,
@@ -202,6 +204,7 @@ impl Messages {
         let random = Arc::clone(&platform.random);
         let voter = Voter::new(Arc::clone(&name), Arc::clone(upstream), transport.clone(), random)?;
         let handler = VotingHandler::new(roles::handler(config.role, handler), voter, VotingMetrics::new(metrics));
+        let handler = PathHandler::new(Arc::new(handler));
         let counters = MessagingMetrics::new(metrics);
         let sent = counters.sent_count();
         let messenger = Messenger::start(messaging::driver::Deps {
@@ -236,12 +239,20 @@ impl Messages {
             stop: stop.clone(),
         };
         let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
+        let paths = TeamPaths {
+            me: Arc::clone(&mailbox.name),
+            messenger: messenger.clone(),
+            directory: Arc::clone(&directory) as Arc<dyn Directory>,
+            upstream: Arc::clone(&upstream),
+            random: Arc::clone(&random),
+        };
         Ok(Self {
             messenger,
             directory,
             upstream,
             random,
             mailbox,
+            paths,
             sealing_key,
             sent,
             _ends: stop.clone().drop_guard(),
@@ -251,7 +262,7 @@ impl Messages {
 
     /// Follows the directory and attends the mailbox until `stop` is cancelled and all messages have ended.
     async fn run(self) {
-        let Self { messenger, directory, upstream, random, mailbox, stop, .. } = self;
+        let Self { messenger, directory, upstream, random, mailbox, paths, stop, .. } = self;
         // The policies come with the directory. A letter that came before them would be put off, behind those after it.
         let attending = async {
             tokio::select! {
@@ -259,7 +270,7 @@ impl Messages {
                 () = stop.cancelled() => {}
             }
         };
-        tokio::join!(directory.run(upstream, random, stop.clone()), attending);
+        tokio::join!(directory.run(upstream, random, stop.clone()), attending, paths.run(stop.clone()));
         messenger.stopped().await;
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     members::Members,
     raft::{SnapshotStats, log::Log},
     read::StateReader,
+    teams::figures::TeamFigures,
 };
 
 const REFRESH: Duration = Duration::from_secs(1);
@@ -30,13 +31,17 @@ pub struct Sources {
     pub snapshots: Arc<SnapshotStats>,
 }
 
-/// The metrics of messages through the coordinators, and of ballots. Votes, and ballots that close, are counted in
+/// The metrics of messages through the coordinators, of ballots, and of teams. Votes, and ballots that close, are counted in
 /// [`ballots::counters`](crate::ballots::counters).
 struct MailGauges {
     waiting: Gauge,
     bytes: Gauge,
     mailboxes: Gauge,
     ballots: Gauge,
+    teams: Gauge,
+    degraded_teams: Gauge,
+    team_members: Gauge,
+    of_teams: TeamFigures,
 }
 
 impl MailGauges {
@@ -47,15 +52,24 @@ impl MailGauges {
             bytes: metrics.gauge("letter_bytes", "Bytes of messages through the coordinators and of their replies"),
             mailboxes: metrics.gauge("mailboxes_open", "Mailboxes that agents have open at this coordinator"),
             ballots: metrics.gauge("ballots_open", "Ballots that are open"),
+            teams: metrics.gauge("teams_active", "Teams with all members and a path between every two of them"),
+            degraded_teams: metrics.gauge("teams_degraded", "Teams that lack members or paths"),
+            team_members: metrics.gauge("team_members", "Agents that are in a team"),
+            of_teams: TeamFigures::register(metrics),
         }
     }
 
     fn refresh(&self, state: &StateReader, observer: &ApplyObserver) {
-        let (counts, ballots) = state.look(|fleet| (fleet.mail_counts(), fleet.ballot_counts()));
+        let (counts, ballots, teams) =
+            state.look(|fleet| (fleet.mail_counts(), fleet.ballot_counts(), fleet.team_counts()));
         self.waiting.set(counts.waiting.into());
         self.bytes.set((counts.bytes + counts.reply_bytes) as i64);
         self.mailboxes.set(observer.mailboxes.len() as i64);
         self.ballots.set(ballots.open.into());
+        self.teams.set(teams.active.into());
+        self.degraded_teams.set(teams.degraded.into());
+        self.team_members.set(teams.members.into());
+        self.of_teams.refresh(state);
     }
 }
 

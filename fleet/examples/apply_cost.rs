@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentJoin, Command, Completion, ControlCommand, Effect, Fleet, FleetConfig, Outcome, Reply, Role,
-    Stamp, SubmitTask, TaskCommand, TaskId, decode_command, encode_command,
+    AgentCommand, AgentJoin, Command, Completion, ControlCommand, Effect, Fleet, FleetConfig, FormTeam, Outcome, Reply,
+    Role, Stamp, SubmitTask, TaskCommand, TaskId, TeamCommand, TeamId, TeamNeeds, decode_command, encode_command,
+    known_version,
 };
 
 const TASKS: u128 = 200_000;
@@ -110,7 +111,40 @@ fn run(agents: u32, slots: u32) {
     });
 }
 
+/// Forms teams of 5 among 10,000 agents, and disbands them.
+fn teams() {
+    const TEAMS: u128 = 1_000;
+    let (mut fleet, mut effects) = (Fleet::new(FleetConfig::default()), Vec::new());
+    let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+    fleet.apply(Stamp::at(1_000), raise, &mut effects);
+    for n in 0..10_000 {
+        fleet.apply(Stamp::at(1_000), join(n, 4), &mut effects);
+    }
+    let form = |n| FormTeam {
+        id: TeamId(n),
+        formed_by: "bench".to_owned(),
+        purpose: "bench".to_owned(),
+        size: 5,
+        partial: false,
+        needs: TeamNeeds { role: None, skills: vec!["sum".to_owned()] },
+    };
+    let commands: Vec<Command> = (0..TEAMS).map(|n| Command::Team(TeamCommand::Form(form(n)))).collect();
+    per_command("form a team of 5 of 10,000 agents", TEAMS, || {
+        for command in commands {
+            let reply = fleet.apply(Stamp::at(1_000), command, &mut effects);
+            assert_eq!(reply, Reply::TeamFormed { existing: false, members: 5 });
+        }
+    });
+    per_command("disband it", TEAMS, || {
+        for n in 0..TEAMS {
+            let disband = TeamCommand::Disband { team: TeamId(n), term: None, by: "bench".to_owned() };
+            fleet.apply(Stamp::at(1_000), Command::Team(disband), &mut effects);
+        }
+    });
+}
+
 fn main() {
+    teams();
     run(5, 4);
     run(10_000, 4);
     let commands: Vec<Command> = (1..=TASKS).map(submit).collect();

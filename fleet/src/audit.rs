@@ -15,6 +15,7 @@ use crate::{
     policies::audit::check_policies,
     schedule::audit::check_work_conserving,
     tasks::audit::check_tasks,
+    teams::audit::{check_staffed, check_teams},
     version::{FIRST_VERSION, known_version},
 };
 
@@ -29,12 +30,14 @@ pub(crate) fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Check {
 
 impl Fleet {
     /// Checks every invariant: slots are conserved, each assigned task has one current attempt, indexes equal those
-    /// rebuilt from the state, no pool lacks live agents while some are on standby, and no ready task waits while an
+    /// rebuilt from the state, no pool lacks live agents while some are on standby, no team lacks a member while
+    /// an agent that fits it is in none, and no ready task waits while an
     /// agent that fits it has a free slot. The error names the violated invariant.
     pub fn audit(&self) -> Result<(), String> {
         check_state(&self.state)?;
         ensure(self.indexes == Indexes::rebuild(&self.state), || "an index differs from the rebuilt one".to_owned())?;
         check_standby(self)?;
+        check_staffed(self)?;
         check_work_conserving(self)
     }
 }
@@ -57,7 +60,8 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_audit_log(state)?;
     check_mail(state)?;
     check_policies(state)?;
-    check_ballots(state)
+    check_ballots(state)?;
+    check_teams(state)
 }
 
 /// Checks that each agent's count of displaced tasks is right, and that the redistribution of an agent's tasks is

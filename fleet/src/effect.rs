@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{AgentId, BallotId, Choice, LetterId, RecoveryStep, SessionId, TaskId};
+use crate::{AgentId, BallotId, Choice, LetterId, RecoveryStep, SessionId, TaskId, TeamId};
 
 /// Why an attempt must be stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,5 +131,10 @@ pub enum Effect {
     BallotClosed {
         /// The ballot.
         id: BallotId,
+    },
+    /// A team was formed or disbanded, or its members, leader or state changed.
+    TeamChanged {
+        /// The team.
+        id: TeamId,
     },
 }

@@ -22,6 +22,7 @@ use crate::{
     snapshot::Snapshots,
     steps::Jobs,
     tasks::state::Tasks,
+    teams::{members::ChangedAgents, state::Teams},
     version::{FIRST_VERSION, known_version},
 };
 
@@ -70,6 +71,7 @@ pub(crate) struct State {
     pub mail: Mail,
     pub policies: Policies,
     pub ballots: Ballots,
+    pub teams: Teams,
 }
 
 /// How far a command has been applied.
@@ -103,6 +105,8 @@ pub struct Fleet {
     pub(crate) snapshots: Snapshots,
     /// What the running step has changed in the directory.
     pub(crate) directory: DirectoryChanges,
+    /// The agents that the running step has changed, which may matter to teams.
+    pub(crate) changed_agents: ChangedAgents,
 }
 
 impl Fleet {
@@ -126,13 +130,20 @@ impl Fleet {
             mail: Mail::default(),
             policies: Policies::default(),
             ballots: Ballots::default(),
+            teams: Teams::default(),
         };
         Fleet::from_state(state)
     }
 
     pub(crate) fn from_state(state: State) -> Fleet {
         let indexes = Indexes::rebuild(&state);
-        Fleet { state, indexes, snapshots: Snapshots::default(), directory: DirectoryChanges::default() }
+        Fleet {
+            state,
+            indexes,
+            snapshots: Snapshots::default(),
+            directory: DirectoryChanges::default(),
+            changed_agents: ChangedAgents::default(),
+        }
     }
 
     /// Fires what is due by `now` (at most [`MAX_FIRINGS`] timers), then applies `command` and appends the effects. A
@@ -185,11 +196,17 @@ impl Fleet {
         }
         let mut jobs = Jobs::default();
         let reply = self.run(command, &mut jobs, effects);
-        self.report_directory(effects);
+        self.end_step(&mut jobs, effects);
         if jobs.is_empty() {
             return Progress::Done(reply);
         }
         self.work_off(reply, jobs, steps, effects)
+    }
+
+    /// Does what every step of a command ends with. Timers change nothing that matters to the members of teams.
+    pub(crate) fn end_step(&mut self, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
+        self.settle_teams(jobs, effects);
+        self.report_directory(effects);
     }
 
     #[cold]
@@ -219,6 +236,7 @@ impl Fleet {
             Command::Mail(command) => self.run_mail(command, effects),
             Command::Policy(command) => self.run_policies(command, effects),
             Command::Ballot(command) => self.run_ballots(command, jobs, effects),
+            Command::Team(command) => self.run_teams(command, jobs, effects),
         }
     }
 
@@ -263,6 +281,9 @@ impl Fleet {
         self.indexes.enter_agent(agent, weights);
         if before != Shown::of(agent) {
             self.directory.note(&agent.name);
+            if !self.indexes.teams.open.is_empty() {
+                self.changed_agents.note(id);
+            }
         }
         Some(result)
     }
@@ -280,6 +301,7 @@ impl Fleet {
         agent.revision = self.state.revision;
         self.indexes.enter_work(agent, weights);
         if before != agent.record.twentieths() {
+            self.indexes.teams.rerank(agent, before);
             self.directory.note(&agent.name);
         }
         Some(result)
@@ -297,9 +319,12 @@ impl Fleet {
         self.disband(seq, effects);
         let finished = self.change_task(seq, |task| {
             change(task, now);
-            (task.id, task.displaced_from.take())
+            (task.id, task.displaced_from.take(), task.team.is_some())
         });
-        let Some((task, displaced_from)) = finished else { return };
+        let Some((task, displaced_from, is_of_team)) = finished else { return };
+        if is_of_team {
+            self.count_team_end(seq);
+        }
         let totals = &mut self.state.totals;
         let total = match state {
             TaskState::Succeeded => &mut totals.succeeded,

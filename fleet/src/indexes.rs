@@ -11,6 +11,7 @@ use crate::{
     mail::{Letter, indexes::MailIndexes},
     schedule::Schedule,
     tasks::indexes::TaskIndexes,
+    teams::{Team, indexes::TeamIndexes},
     timers::Timers,
 };
 
@@ -22,6 +23,7 @@ pub(crate) struct Indexes {
     pub identity: IdentityIndexes,
     pub mail: MailIndexes,
     pub ballots: BallotIndexes,
+    pub teams: TeamIndexes,
     pub schedule: Schedule,
     pub timers: Timers,
 }
@@ -41,6 +43,9 @@ impl Indexes {
         }
         for ballot in state.ballots.kept.iter() {
             indexes.enter_ballot(ballot);
+        }
+        for team in state.teams.kept.iter() {
+            indexes.enter_team(team);
         }
         // As if no agent had a session; entering the agents corrects that.
         indexes.identity = IdentityIndexes::rebuild(&state.identity);
@@ -69,6 +74,7 @@ impl Indexes {
         self.tasks.enter(task);
         self.timers.set_task(task);
         self.schedule.enter_task(task);
+        self.teams.enter_task(task);
     }
 
     /// Removes a task before a change.
@@ -76,6 +82,7 @@ impl Indexes {
         self.tasks.leave(task);
         self.timers.clear_task(task);
         self.schedule.leave_task(task);
+        self.teams.leave_task(task);
     }
 
     /// Indexes a letter, or its new state after a change.
@@ -102,10 +109,23 @@ impl Indexes {
         self.timers.clear_ballot(ballot);
     }
 
+    /// Indexes a team, or its new state after a change.
+    pub(crate) fn enter_team(&mut self, team: &Team) {
+        self.teams.enter(team);
+        self.timers.set_team(team);
+    }
+
+    /// Removes a team, or its old state before a change.
+    pub(crate) fn leave_team(&mut self, team: &Team) {
+        self.teams.leave(team);
+        self.timers.clear_team(team);
+    }
+
     /// Indexes an agent after a change.
     pub(crate) fn enter_agent(&mut self, agent: &Agent, weights: &Weights) {
         self.agents.enter(agent);
         self.identity.enter_agent(agent);
+        self.teams.enter_agent(agent);
         self.enter_work(agent, weights);
         self.timers.set_agent(agent);
     }
@@ -114,6 +134,7 @@ impl Indexes {
     pub(crate) fn leave_agent(&mut self, agent: &Agent, weights: &Weights) {
         self.agents.leave(agent);
         self.identity.leave_agent(agent);
+        self.teams.leave_agent(agent);
         self.leave_work(agent, weights);
         self.timers.clear_agent(agent);
     }

@@ -1,5 +1,5 @@
 //! The replicated state machine of a fleet: agents, tasks and their scheduling, who may be in the fleet, the audit log,
-//! policies, durable messages, and ballots.
+//! policies, durable messages, ballots, and teams.
 //!
 //! The crate is pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random numbers and
 //! never iterates in an unspecified order, so the same log gives the same state on every coordinator, byte for byte.
@@ -29,6 +29,7 @@ mod schedule;
 mod snapshot;
 mod steps;
 mod tasks;
+mod teams;
 mod timers;
 mod version;
 
@@ -59,7 +60,7 @@ pub use identity::{
     Bar, BarKind, Enrolment, ProofKind, SingleUse,
     command::{Enrol, EnrolmentMode, IdentityCommand, IdentityConfig, PoolTrust, TokenIssuer},
 };
-pub use ids::{AgentId, BallotId, FleetMillis, LetterId, SessionId, Stamp, TaskId, UnixMillis};
+pub use ids::{AgentId, BallotId, FleetMillis, LetterId, SessionId, Stamp, TaskId, TeamId, UnixMillis};
 pub use mail::{
     Letter, LetterOutcome, LetterState,
     command::{LetterAnswer, MailCommand, PostLetter},
@@ -77,6 +78,12 @@ pub use tasks::{
     query::{Counts, TaskFilter, TaskPage},
     verification::{Answer, Verification, Verify},
     waiting::Waiting,
+};
+pub use teams::{
+    MemberWork, Team, TeamMember, TeamNeeds, TeamState, TeamTotals,
+    command::{FormTeam, TeamCommand},
+    query::TeamCounts,
+    score::LeaderTerms,
 };
 #[cfg(feature = "trial")]
 pub use version::trial;

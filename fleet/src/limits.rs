@@ -231,6 +231,18 @@ pub const VOTE_OVERHEAD: u64 = 128;
 pub const BALLOT_TTL_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Most bytes of a ballot in a snapshot besides what counts against [`MAX_BALLOT_BYTES`].
 pub const MAX_BALLOT_OVERHEAD: u64 = 512;
+/// Longest purpose of a team, bytes: 1 KiB.
+pub const MAX_PURPOSE_BYTES: usize = 1024;
+/// Most members of a team.
+pub const MAX_TEAM_SIZE: u32 = 64;
+/// Most skills that the members of a team must have.
+pub const MAX_TEAM_SKILLS: usize = 8;
+/// Most teams, including the disbanded ones that are kept. Beyond it, the one that was disbanded first is dropped.
+pub const MAX_TEAMS: usize = 1_000;
+/// How long a disbanded team is kept, ms of fleet time: 7 days.
+pub const TEAM_TTL_MS: u64 = 7 * 24 * 3600 * 1000;
+/// Most bytes of a team in a snapshot: 64 KiB.
+pub const MAX_TEAM_OVERHEAD: u64 = 64 * 1024;
 /// Most policies.
 pub const MAX_POLICIES: usize = 64;
 /// Longest policy as JSON, bytes: 64 KiB.
@@ -239,8 +251,8 @@ pub const MAX_POLICY_BYTES: usize = 64 * 1024;
 pub const MAX_POLICIES_BYTES: usize = 512 * 1024;
 /// Most bytes of a policy in a snapshot besides what counts against [`MAX_POLICIES_BYTES`].
 pub const MAX_POLICY_OVERHEAD: u64 = 64;
-/// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots and policies in a snapshot, and of the
-/// members of tasks with results to be verified. They have fixed limits, so this is part of [`MAX_SNAPSHOT_BYTES`] as
+/// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots, teams and policies in a snapshot, and of
+/// the members of tasks with results to be verified. They have fixed limits, so this is part of [`MAX_SNAPSHOT_BYTES`] as
 /// well, and which configurations are accepted does not depend on it.
 pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
@@ -253,6 +265,7 @@ pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_BALLOT_BYTES
     + MAX_BALLOTS as u64 * MAX_BALLOT_OVERHEAD
     + MAX_VOTE_AUTHORITIES as u64 * (MAX_VOTE_AUTHORITY_BYTES as u64 + MAX_VOTE_AUTHORITY_OVERHEAD)
+    + MAX_TEAMS as u64 * MAX_TEAM_OVERHEAD
     + MAX_POLICIES_BYTES as u64
     + MAX_POLICIES as u64 * MAX_POLICY_OVERHEAD
     + (MAX_VERIFIED_TASKS * MAX_VERIFYING_AGENTS) as u64 * MAX_TASK_OVERHEAD;

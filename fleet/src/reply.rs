@@ -3,7 +3,7 @@
 use bilrost::{Enumeration, Message, Oneof};
 
 use crate::{
-    AgentId, BallotId, BallotOutcome, BarKind, LetterId, LetterOutcome, SessionId, TaskId, TaskState, UnixMillis,
+    AgentId, BallotId, BallotOutcome, BarKind, LetterId, LetterOutcome, SessionId, TaskId, TaskState, TeamId, UnixMillis,
     ids::utc,
 };
 
@@ -93,6 +93,23 @@ pub enum Reply {
         /// The ballot's outcome now; `None` while it is open.
         #[bilrost(2)]
         outcome: Option<BallotOutcome>,
+    },
+    /// The team is formed, or was formed before.
+    #[bilrost(tag(27), message)]
+    TeamFormed {
+        /// The team had been formed before. It may be disbanded.
+        #[bilrost(1)]
+        existing: bool,
+        /// How many members it has now.
+        #[bilrost(2)]
+        members: u32,
+    },
+    /// The team is disbanded.
+    #[bilrost(tag(28), message)]
+    TeamDisbanded {
+        /// The team had been disbanded before.
+        #[bilrost(1)]
+        existing: bool,
     },
     /// The command was applied, but the coordinator that proposed it can't decode the reply. The state machine never
     /// returns this.
@@ -392,6 +409,58 @@ pub enum Refusal {
         /// The ballot.
         #[bilrost(1)]
         ballot: BallotId,
+    },
+    /// The team does not exist.
+    #[error("no team {team}: it was never formed, or is forgotten")]
+    #[bilrost(tag(27), message)]
+    UnknownTeam {
+        /// The requested id.
+        #[bilrost(1)]
+        team: TeamId,
+    },
+    /// The id belongs to a team with another content.
+    #[error("the id {team} belongs to a team with another purpose, size or needs, or of somebody else; use a new one")]
+    #[bilrost(tag(28), message)]
+    TeamConflict {
+        /// The id.
+        #[bilrost(1)]
+        team: TeamId,
+    },
+    /// The team is disbanded.
+    #[error("team {team} is disbanded, and takes no tasks; form another one")]
+    #[bilrost(tag(29), message)]
+    TeamDisbanded {
+        /// The team.
+        #[bilrost(1)]
+        team: TeamId,
+    },
+    /// There are not enough agents that fit and are in no team.
+    #[error(
+        "a team of {wanted} needs {wanted} live agents that fit and are in no other team, and there are {free}; form a \
+         smaller one, allow fewer members, or disband another team"
+    )]
+    #[bilrost(tag(30), message)]
+    TooFewAgents {
+        /// How many were asked for.
+        #[bilrost(1)]
+        wanted: u32,
+        /// How many there are.
+        #[bilrost(2)]
+        free: u32,
+    },
+    /// The leader in whose name this was to be done is one no longer.
+    #[error("team {team} is in term {current} and has another leader than in term {term}; see the team for its leader")]
+    #[bilrost(tag(31), message)]
+    StaleTerm {
+        /// The team.
+        #[bilrost(1)]
+        team: TeamId,
+        /// The term that was given.
+        #[bilrost(2)]
+        term: u64,
+        /// The current term.
+        #[bilrost(3)]
+        current: u64,
     },
     /// The task needs an approval by a ballot with its id, and there is one that was opened before it.
     #[error(

@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    Agent, AgentId, AuditRecord, Ballot, Bar, Enrolment, Fleet, KnownAuthority, Letter, Task,
+    Agent, AgentId, AuditRecord, Ballot, Bar, Enrolment, Fleet, KnownAuthority, Letter, Task, Team,
     codec::{CodecError, StateWriter},
     fleet::State,
     identity::SpentProof,
@@ -45,6 +45,7 @@ pub(crate) struct Rest {
     pub letters: Untaken<u64, Letter>,
     pub ballots: Untaken<u64, Ballot>,
     pub authorities: Untaken<u64, KnownAuthority>,
+    pub teams: Untaken<u64, Team>,
     /// The fleet itself, after another state has replaced it.
     retired: Option<Arc<Fleet>>,
 }
@@ -146,6 +147,7 @@ enum Content {
     Letters(Vec<Arc<Letter>>),
     Ballots(Vec<Arc<Ballot>>),
     Authorities(Vec<Arc<KnownAuthority>>),
+    Teams(Vec<Arc<Team>>),
 }
 
 impl Content {
@@ -160,6 +162,7 @@ impl Content {
             Content::Letters(letters) => letters.len(),
             Content::Ballots(ballots) => ballots.len(),
             Content::Authorities(authorities) => authorities.len(),
+            Content::Teams(teams) => teams.len(),
         }
     }
 }
@@ -176,6 +179,7 @@ enum Stage {
     Letters,
     Ballots,
     Authorities,
+    Teams,
     End,
 }
 
@@ -190,13 +194,14 @@ impl Stage {
             Stage::Records => Stage::Letters,
             Stage::Letters => Stage::Ballots,
             Stage::Ballots => Stage::Authorities,
-            Stage::Authorities | Stage::End => Stage::End,
+            Stage::Authorities => Stage::Teams,
+            Stage::Teams | Stage::End => Stage::End,
         }
     }
 
     /// Takes up to `limit` entries of this stage. Fewer mean that these are the last.
     fn take(self, rest: &mut Rest, state: &State, limit: usize) -> Option<Content> {
-        let State { agents, tasks, identity, audit_log, mail, ballots, .. } = state;
+        let State { agents, tasks, identity, audit_log, mail, ballots, teams, .. } = state;
         Some(match self {
             Stage::Agents => Content::Agents(rest.agents.take(&agents.known, limit, |AgentId(id)| AgentId(id + 1))),
             Stage::Tasks => Content::Tasks(rest.tasks.take(&tasks.kept, limit, |seq| seq + 1)),
@@ -207,6 +212,7 @@ impl Stage {
             Stage::Letters => Content::Letters(rest.letters.take_of(&mail.letters, limit)),
             Stage::Ballots => Content::Ballots(rest.ballots.take_of(&ballots.kept, limit)),
             Stage::Authorities => Content::Authorities(rest.authorities.take_of(&ballots.authorities, limit)),
+            Stage::Teams => Content::Teams(rest.teams.take_of(&teams.kept, limit)),
             Stage::End => return None,
         })
     }
@@ -231,7 +237,7 @@ const ENTRY_BYTES: usize = 192;
 impl Fleet {
     /// Begins a snapshot of the current state. The cost does not grow with the number of entries.
     pub fn begin_snapshot(&mut self) -> Snapshot {
-        let State { tasks, agents, identity, audit_log, mail, ballots, .. } = &self.state;
+        let State { tasks, agents, identity, audit_log, mail, ballots, teams, .. } = &self.state;
         let rest = Arc::new(Mutex::new(Rest {
             agents: Untaken { next: AgentId(0), end: AgentId(agents.next), saved: BTreeMap::new() },
             tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
@@ -242,11 +248,13 @@ impl Fleet {
             letters: Untaken::all(&mail.letters),
             ballots: Untaken::all(&ballots.kept),
             authorities: Untaken::all(&ballots.authorities),
+            teams: Untaken::all(&teams.kept),
             retired: None,
         }));
         let others = mail.letters.len()
             + ballots.kept.len()
             + ballots.authorities.len()
+            + teams.kept.len()
             + identity.enrolments.len()
             + identity.bars.len()
             + identity.spent.len()
@@ -304,6 +312,7 @@ impl Snapshot {
             Content::Letters(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Ballots(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Authorities(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Teams(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
         }
     }
 

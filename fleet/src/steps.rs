@@ -1,12 +1,13 @@
 //! The work of a command after its first step, where it grows with the fleet: the attempts of a lost agent, the slots
-//! of a joining agent, the standbys of a pool, the agents to be ranked again, the letters about a ballot. It is divided
-//! into steps of about the same small cost, so that readers of the state need not wait for all of it. Nothing else is
-//! applied in between, so the result does not depend on the division.
+//! The work of a command after its first step, where it grows with the fleet: the attempts of a lost agent, the slots
+//! of a joining agent, the standbys of a pool, the agents to be ranked again, the letters about a ballot, the tasks and
+//! members of a team that is disbanded. It is divided into steps of about the same small cost, so that readers of the
+//! state need not wait for all of it. Nothing else is applied in between, so the result does not depend on the division.
 
 use std::vec;
 
 use crate::{
-    AgentId, Effect, Fleet, FleetConfig, PostLetter, RecoveryEvent, Reply, agents::lost::Requeue,
+    AgentId, Effect, Fleet, FleetConfig, PostLetter, RecoveryEvent, Reply, TeamId, agents::lost::Requeue,
     schedule::free_agents::FreeAgents,
 };
 
@@ -39,6 +40,10 @@ pub(crate) enum Job {
     Discard(Box<FreeAgents>),
     /// Post these letters, for which there is room.
     Post(vec::IntoIter<PostLetter>),
+    /// Cancel the unfinished tasks of a disbanded team, one by one, for this reason.
+    EndTasks(TeamId, String),
+    /// Give these agents to teams that lack members.
+    Staff(vec::IntoIter<AgentId>),
 }
 
 #[derive(Debug)]
@@ -54,6 +59,17 @@ impl Jobs {
         self.0.is_empty()
     }
 
+    /// Gives an agent queued tasks once those wait as well that are about to be queued again, and before these are
+    /// placed; last, if there are none.
+    pub(crate) fn pull_afterwards(&mut self, agent: AgentId) {
+        for job in &mut self.0 {
+            if let Job::Requeue(requeue) = job {
+                return requeue.pulls.push(agent);
+            }
+        }
+        self.0.insert(0, Job::Pull(agent));
+    }
+
     /// Adds a job that is done next, before all others.
     pub(crate) fn push(&mut self, job: Job) {
         self.0.push(job);
@@ -66,7 +82,7 @@ impl Fleet {
         for _ in 0..budget {
             let Some(job) = jobs.0.pop() else { return true };
             self.step(job, jobs, effects);
-            self.report_directory(effects);
+            self.end_step(jobs, effects);
         }
         jobs.is_empty()
     }
@@ -110,6 +126,17 @@ impl Fleet {
                 if let Some(letter) = letters.next() {
                     self.post_new(letter, effects);
                     jobs.push(Job::Post(letters));
+                }
+            }
+            Job::EndTasks(team, reason) => {
+                if self.end_one_task(team, &reason, effects) {
+                    jobs.push(Job::EndTasks(team, reason));
+                }
+            }
+            Job::Staff(mut agents) => {
+                if let Some(agent) = agents.next() {
+                    self.staff(agent, jobs, effects);
+                    jobs.push(Job::Staff(agents));
                 }
             }
         }

@@ -38,6 +38,8 @@ pub enum Feature {
     Approvals,
     /// Tasks that run on several agents, and whose results are verified.
     Verification,
+    /// Teams, and tasks that are addressed to them.
+    Teams,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -54,6 +56,7 @@ impl Feature {
         Feature::Ballots,
         Feature::Approvals,
         Feature::Verification,
+        Feature::Teams,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -63,7 +66,7 @@ impl Feature {
         match self {
             Feature::Identity => 2,
             Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => 3,
-            Feature::Ballots | Feature::Approvals | Feature::Verification => 4,
+            Feature::Ballots | Feature::Approvals | Feature::Verification | Feature::Teams => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }
@@ -80,6 +83,7 @@ impl Feature {
             Feature::Ballots => "ballots",
             Feature::Approvals => "approvals",
             Feature::Verification => "verified results",
+            Feature::Teams => "teams",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -99,7 +103,8 @@ impl Feature {
             | Feature::Describe
             | Feature::Ballots
             | Feature::Approvals
-            | Feature::Verification => true,
+            | Feature::Verification
+            | Feature::Teams => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -118,6 +123,7 @@ impl Command {
             Command::Mail(_) => Some(Feature::Mail),
             Command::Policy(_) => Some(Feature::Policies),
             Command::Ballot(_) => Some(Feature::Ballots),
+            Command::Team(_) => Some(Feature::Teams),
             Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
         }
     }
@@ -131,6 +137,7 @@ impl Reply {
             Reply::Posted { .. } | Reply::Settled(_) => Some(Feature::Mail),
             Reply::PoliciesSet { .. } => Some(Feature::Policies),
             Reply::BallotOpened { .. } | Reply::VoteCast { .. } => Some(Feature::Ballots),
+            Reply::TeamFormed { .. } | Reply::TeamDisbanded { .. } => Some(Feature::Teams),
             Reply::Refused(refusal) => refusal.feature(),
             Reply::Submitted { .. }
             | Reply::Cancelled(_)
@@ -162,6 +169,11 @@ impl Refusal {
             | Refusal::AlreadyVoted { .. }
             | Refusal::BallotClosed { .. } => Some(Feature::Ballots),
             Refusal::BallotTaken { .. } => Some(Feature::Approvals),
+            Refusal::UnknownTeam { .. }
+            | Refusal::TeamConflict { .. }
+            | Refusal::TeamDisbanded { .. }
+            | Refusal::TooFewAgents { .. }
+            | Refusal::StaleTerm { .. } => Some(Feature::Teams),
             Refusal::QueueFull { .. }
             | Refusal::TooManyTasks { .. }
             | Refusal::StorageFull { .. }
@@ -187,6 +199,7 @@ impl TaskCommand {
             TaskCommand::Submit(task) if task.trial => Some(Feature::Trial),
             TaskCommand::Submit(task) if task.verify.is_some() => Some(Feature::Verification),
             TaskCommand::Submit(task) if task.approval.is_some() => Some(Feature::Approvals),
+            TaskCommand::Submit(task) if task.team.is_some() => Some(Feature::Teams),
             TaskCommand::Complete(Completion {
                 outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
                 ..

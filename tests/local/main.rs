@@ -31,6 +31,7 @@ mod rotation;
 mod starved;
 mod takeover;
 mod tasks;
+mod teams;
 mod traces;
 mod upgrade;
 mod verification;

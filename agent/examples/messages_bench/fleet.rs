@@ -62,6 +62,7 @@ pub fn entry(name: &str, address: &str) -> Entry {
         score: 1.0,
         spiffe_id: "".into(),
         sealing_key: None,
+        team: "".into(),
     }
 }
 

@@ -108,6 +108,8 @@ pub struct Entry {
     pub spiffe_id: Arc<str>,
     /// The key for payloads that only it can read.
     pub sealing_key: Option<SealingKey>,
+    /// The id of its team; empty: none.
+    pub team: Arc<str>,
 }
 
 /// The agents of the fleet at one time, by name.
@@ -140,6 +142,16 @@ impl Snapshot {
     /// Removes the agent of this name, if there is one.
     pub fn remove(&mut self, name: &str) {
         self.entries.remove(name);
+    }
+
+    /// Returns the active members of the team of this id, sorted by name.
+    pub fn members<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Arc<Entry>> {
+        self.active().filter(move |entry| *entry.team == *id)
+    }
+
+    /// Returns whether an agent is in the team of this id.
+    pub fn has_team(&self, id: &str) -> bool {
+        self.entries.values().any(|entry| *entry.team == *id)
     }
 
     /// Returns the active agents, sorted by name.
@@ -281,9 +293,8 @@ impl Address {
                     "the fleet has no agent {name:?}; `robeing agents` lists those it has"
                 ))),
             },
-            // No team is known here yet, so none exists for a sender.
-            Self::Team(id) => Err(no_team(id)),
-            Self::Everyone => Err(Unresolved::Several(self.to_string())),
+            Self::Team(id) if !snapshot.has_team(id) => Err(no_team(id)),
+            Self::Team(_) | Self::Everyone => Err(Unresolved::Several(self.to_string())),
             Self::Role(_) | Self::Pool(_) | Self::Skill(_) => {
                 let fitting = snapshot.active().filter(|entry| self.fits(entry) && &*entry.name != sender);
                 best(fitting, spread).cloned().ok_or_else(|| {
@@ -304,7 +315,7 @@ impl Address {
     pub fn resolve_all(&self, snapshot: &Snapshot, sender: &str) -> Result<Vec<Arc<Entry>>, Unresolved> {
         match self {
             Self::Agent(_) => Ok(vec![self.resolve_one(snapshot, sender, 0)?]),
-            Self::Team(id) => Err(no_team(id)),
+            Self::Team(id) if !snapshot.has_team(id) => Err(no_team(id)),
             _ => {
                 let fitting = snapshot.active().filter(|entry| self.fits(entry) && &*entry.name != sender);
                 Ok(fitting.cloned().collect())
@@ -318,7 +329,7 @@ impl Address {
             Self::Role(role) => entry.role == *role,
             Self::Pool(pool) => entry.pool == *pool,
             Self::Skill(skill) => entry.skills.contains(skill),
-            Self::Team(_) => false,
+            Self::Team(id) => entry.team == *id,
             Self::Everyone => true,
         }
     }
@@ -359,6 +370,8 @@ mod tests {
             Entry { presence: Presence::Leaving, ..entry("old", 1.0) },
             Entry { presence: Presence::Standby, pool: "spare".into(), ..entry("s", 1.0) },
             Entry { presence: Presence::Standby, role: Role::Messenger, ..entry("t", 1.0) },
+            Entry { team: "8".into(), ..entry("u", 0.1) },
+            Entry { team: "8".into(), ..entry("v", 0.1) },
         ])
     }
 
@@ -388,6 +401,7 @@ mod tests {
         assert!(matches!(one("role:messenger", "m"), Err(Unresolved::NoSuchAgent(_))), "the sender itself");
         assert_eq!(one("gone", "a"), Err(Unresolved::Away("gone".into())));
         assert!(matches!(one("everyone", "a"), Err(Unresolved::Several(_))));
+        assert!(matches!(one("team:8", "a"), Err(Unresolved::Several(_))));
     }
 
     #[test]
@@ -417,8 +431,9 @@ mod tests {
             let found = address.resolve_all(&fleet(), "a").expect("agents");
             found.iter().map(|entry| (*entry.name).to_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(all("everyone"), ["b", "c", "m"]);
-        assert_eq!(all("pool:data"), ["b", "c"]);
+        assert_eq!(all("everyone"), ["b", "c", "m", "u", "v"]);
+        assert_eq!(all("pool:data"), ["b", "c", "u", "v"]);
+        assert_eq!(all("team:8"), ["u", "v"]);
         assert_eq!(all("skill:none"), [""; 0]);
         assert_eq!(all("b"), ["b"]);
     }

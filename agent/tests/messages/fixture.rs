@@ -79,6 +79,7 @@ impl Agent {
             score: 0.0,
             spiffe_id: "".into(),
             sealing_key: None,
+            team: "".into(),
         };
         known.0.lock().unwrap().insert(name.into(), entry);
         Self { messenger, _stop: stop.drop_guard() }

@@ -121,7 +121,7 @@ pub struct BroadcastArgs {
     #[command(flatten)]
     pub content: Content,
 
-    /// Only to these agents: role:ROLE, pool:NAME or skill:NAME
+    /// Only to these agents: role:ROLE, pool:NAME, skill:NAME or team:ID
     #[arg(long, value_name = "ADDRESS", default_value = EVERYONE, value_parser = many_receivers)]
     pub to: String,
 

@@ -5,6 +5,7 @@ mod identity;
 mod line;
 mod messages;
 mod reading;
+mod teams;
 mod votes;
 
 use std::{path::PathBuf, time::Duration};
@@ -18,9 +19,10 @@ pub use identity::{
 };
 pub use line::{called_as, grammar, parse};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
+pub use teams::{DisbandArgs, FormArgs, ListTeamsArgs, ShowTeamArgs, TeamCommand};
 pub use votes::{
-    Agreement, ApprovalArgs, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VerifyResultArgs, VoteCommand,
-    VoteWord,
+    Agreement, ApprovalArgs, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VerifyResultArgs,
+    VoteCommand, VoteWord,
 };
 
 use crate::kubernetes::Location;
@@ -68,6 +70,9 @@ pub enum Command {
     /// Have agents and people vote on a question, and verify how they did
     #[command(subcommand, disable_help_subcommand = true)]
     Vote(VoteCommand),
+    /// Form teams of agents, and show what they do
+    #[command(subcommand, disable_help_subcommand = true)]
+    Team(TeamCommand),
     /// Bar an agent from the fleet: its tasks run elsewhere, and what the fleet knows of it is kept for inspection
     Quarantine(BarArgs),
     /// Bar an agent from the fleet and forget it: its tasks run elsewhere
@@ -312,6 +317,14 @@ pub struct SubmitArgs {
     /// Only agents with this specialization run the task; while there is none, it waits
     #[arg(long, value_name = "NAME")]
     pub specialization: Option<String>,
+
+    /// Only members of this team run the task; see `robeing team`
+    #[arg(long, value_name = "UUID")]
+    pub team: Option<String>,
+
+    /// Submit the task in the name of the team's leader in this term: it is refused if another leader was elected since
+    #[arg(long, value_name = "N", requires = "team", value_parser = clap::value_parser!(u64).range(1..))]
+    pub team_term: Option<u64>,
 
     /// Who must approve the task, and how its result is verified.
     #[command(flatten)]

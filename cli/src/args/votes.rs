@@ -66,8 +66,8 @@ pub struct OpenArgs {
     /// The question, at most 4 KiB
     pub question: String,
 
-    /// Who votes, and with which weight (1 unless given): NAME, agent:NAME, role:ROLE, pool:NAME, skill:NAME, everyone
-    /// or client:NAME. Repeat it, or separate several by commas; of a member that two stand for, the first counts
+    /// Who votes, and with which weight (1 unless given): NAME, agent:NAME, role:ROLE, pool:NAME, skill:NAME, team:ID,
+    /// everyone or client:NAME. Repeat it, or separate several by commas; of a member that two stand for, the first counts
     #[arg(long, required = true, value_name = "ADDRESS[=WEIGHT]", value_delimiter = ',', value_parser = electors)]
     pub to: Vec<Electors>,
 

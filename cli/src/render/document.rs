@@ -48,6 +48,7 @@ named!(
     SetPoliciesResponse,
     SubmitResult,
     Task,
+    Team,
 );
 
 /// A message in its proto3 JSON form, ready to be serialized.

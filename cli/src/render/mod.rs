@@ -8,6 +8,7 @@ mod policies;
 mod status;
 mod table;
 mod task;
+mod teams;
 mod votes;
 mod words;
 
@@ -20,6 +21,7 @@ pub use policies::policy_table;
 pub use status::{agent_text, agents_table, live_view, resource_text, status_text};
 pub use table::table;
 pub use task::{change_line, results_table, task_text, tasks_table};
+pub use teams::{team_text, teams_table};
 pub use votes::{ballot_text, ballots_table, report_note, report_text};
 pub(crate) use words::moment;
 pub use words::{

@@ -116,6 +116,7 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     line("Key", task.idempotency_key.clone());
     line("Role", if task.required_role == 0 { String::new() } else { role_word(task.required_role()) });
     line("Specialization", task.required_specialization.clone());
+    line("Team", task.team.clone());
     line("Submitted", moment(task.submitted_at.as_ref(), now));
     line("Not before", moment(task.not_before.as_ref(), now));
     line("Deadline", moment(task.deadline.as_ref(), now));

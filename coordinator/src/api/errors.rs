@@ -12,6 +12,7 @@ use crate::{
     leader::membership_change::ChangeError,
     mail::MailError,
     propose::ProposeError,
+    teams::TeamError,
 };
 
 /// The metadata key that marks the response of a coordinator that does not lead.
@@ -67,6 +68,7 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::StorageFull { .. }
         | Refusal::NoRoom { .. }
         | Refusal::TooManyAgents { .. }
+        | Refusal::TooFewAgents { .. }
         | Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
         Refusal::Conflict { .. }
@@ -74,15 +76,21 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::LetterConflict { .. }
         | Refusal::BallotConflict { .. }
         | Refusal::BallotTaken { .. }
+        | Refusal::TeamConflict { .. }
         | Refusal::AlreadyVoted { .. } => Code::AlreadyExists,
         Refusal::ProofSpent { .. } | Refusal::ProofExpired { .. } | Refusal::OpenEnrolmentOff => Code::Unauthenticated,
         Refusal::Barred { .. } | Refusal::OtherReceiver { .. } | Refusal::NotElector { .. } => Code::PermissionDenied,
-        Refusal::UnknownTask { .. } | Refusal::UnknownLetter { .. } | Refusal::UnknownBallot { .. } => Code::NotFound,
+        Refusal::UnknownTask { .. }
+        | Refusal::UnknownLetter { .. }
+        | Refusal::UnknownBallot { .. }
+        | Refusal::UnknownTeam { .. } => Code::NotFound,
         Refusal::StaleSession
         | Refusal::Version { .. }
         | Refusal::NotInForce { .. }
         | Refusal::Unreadable { .. }
-        | Refusal::BallotClosed { .. } => Code::FailedPrecondition,
+        | Refusal::BallotClosed { .. }
+        | Refusal::TeamDisbanded { .. }
+        | Refusal::StaleTerm { .. } => Code::FailedPrecondition,
     }
 }
 
@@ -156,6 +164,19 @@ impl From<MailError> for Status {
             MailError::UnknownMessage { .. } | MailError::UnknownAgent(_) => Self::not_found(message),
             MailError::InboxRefused { .. } => Self::failed_precondition(message),
             MailError::InboxLate(_) => Self::deadline_exceeded(message),
+        }
+    }
+}
+
+impl From<TeamError> for Status {
+    fn from(error: TeamError) -> Self {
+        let message = error.to_string();
+        match error {
+            TeamError::BadField(error) => error.into(),
+            TeamError::Refused(refusal) => refused(&refusal),
+            TeamError::Propose(error) => error.into(),
+            TeamError::NotReadable(_) => Self::unavailable(message),
+            TeamError::OtherAgent { .. } => Self::permission_denied(message),
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod preparing;
 pub mod raft;
 pub mod session;
 pub mod submissions;
+pub mod teams;
 pub mod trust;
 pub mod waiting;
 pub mod watches;

@@ -193,7 +193,7 @@ impl ApplyObserver {
             }
             Effect::VoteCast { choice, .. } => self.ballot_counters.cast(choice),
             Effect::PoliciesChanged => self.policies.changed(),
-            Effect::TrustChanged | Effect::BallotOpened { .. } => {}
+            Effect::TrustChanged | Effect::BallotOpened { .. } | Effect::TeamChanged { .. } => {}
         }
     }
 }

@@ -127,7 +127,7 @@ mod tests {
         assert_eq!((draft.electorate.len(), draft.ttl), (2, 60_000));
         assert!(draft.question.ends_with(" run? it is large"), "{}", draft.question);
         assert_eq!(check_approval(&spec), Ok(()));
-        for wrong in [by(&["a=0"]), by(&["a=x"]), by(&["team:t"]), by(&[]), by(&["a=1001"])] {
+        for wrong in [by(&["a=0"]), by(&["a=x"]), by(&["role:coordinator"]), by(&[]), by(&["a=1001"])] {
             assert!(check_approval(&wrong).is_err(), "{wrong:?}");
         }
         assert!(check_approval(&ApprovalSpec { threshold: Some("4/3".into()), ..by(&["a"]) }).is_err());

@@ -117,7 +117,6 @@ impl Members {
             return Ok(Self::Client(text.to_owned()));
         }
         match Address::parse(text)? {
-            Address::Team(_) => Err(format!("{text:?} is a team, which has no vote; name its members")),
             Address::Role(None) => Err("coordinators have no vote; name agents or users".to_owned()),
             address => Ok(Self::Agents(address)),
         }
@@ -198,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_those_of_messages_and_users_but_no_teams_and_no_coordinators() {
-        for good in ["a", "agent:everyone", "role:worker", "pool:data", "skill:ocr", "everyone"] {
+    fn addresses_are_those_of_messages_and_users_but_no_coordinators() {
+        for good in ["a", "agent:everyone", "role:worker", "pool:data", "skill:ocr", "team:t", "everyone"] {
             let addressed = check(good, 0).expect(good);
             assert!(matches!(addressed.members, Members::Agents(_)), "{good}");
             assert_eq!(addressed.weight, 1);
@@ -209,7 +208,7 @@ mod tests {
         }
         let long = format!("client:{}", "n".repeat(MAX_NAME_BYTES - "client:".len()));
         assert!(check(&long, 1).is_ok());
-        for bad in ["", "client:", "client:a b", "team:t", "role:coordinator", "group:x", &format!("{long}n")] {
+        for bad in ["", "client:", "client:a b", "role:coordinator", "group:x", &format!("{long}n")] {
             let problem = check(bad, 1).expect_err(bad);
             assert!(problem.starts_with("electorate: "), "{problem}");
         }

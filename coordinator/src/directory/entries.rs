@@ -4,22 +4,24 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use robeing_fleet::{Agent, Fleet, Role};
+use robeing_fleet::{Agent, Fleet, Role, TeamId};
 use robeing_identity::Realm;
 
 use crate::api::convert;
 
-/// An agent as it is in the state, and the role that it has enrolled for. Nothing is copied.
+/// An agent as it is in the state, the role that it has enrolled for, and its team. Nothing is copied.
 pub(super) struct Found {
     agent: Arc<Agent>,
     enrolled: Option<Role>,
+    team: Option<TeamId>,
 }
 
 impl Found {
     /// Returns an agent of the state.
     pub(super) fn of(fleet: &Fleet, agent: &Arc<Agent>) -> Self {
         let enrolled = fleet.enrolment_of(&agent.name).map(|enrolment| enrolment.role);
-        Self { agent: Arc::clone(agent), enrolled }
+        let team = fleet.team_of(agent.id).map(|team| team.id);
+        Self { agent: Arc::clone(agent), enrolled, team }
     }
 
     /// Returns the agent of this name, if the fleet knows one.
@@ -39,6 +41,6 @@ impl Found {
             realm.member(convert::peer_role(role), &self.agent.name).ok()
         });
         let spiffe_id = id.map(|id| id.to_string()).unwrap_or_default();
-        convert::directory_entry(&self.agent, spiffe_id).encode_to_vec().into()
+        convert::directory_entry(&self.agent, spiffe_id, self.team).encode_to_vec().into()
     }
 }

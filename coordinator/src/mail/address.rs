@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use robeing_fleet::{Agent, AgentState, BarKind, Fleet, LetterId, Role, limits::MAX_NAME_BYTES};
+use robeing_fleet::{Agent, AgentState, BarKind, Fleet, LetterId, Role, TeamId, limits::MAX_NAME_BYTES};
 use robeing_proto::v1::MessageCode;
 
 use super::MailError;
@@ -80,6 +80,7 @@ impl Address {
             Self::Role(role) => Some(agent.role) == *role,
             Self::Pool(pool) => agent.pool.as_deref() == Some(pool),
             Self::Skill(skill) => agent.has_specialization(skill),
+            // Found by the team's members.
             Self::Team(_) => false,
             Self::Everyone => true,
         }
@@ -216,6 +217,11 @@ impl Resolver<'_> {
         {
             return self.state.look(|fleet| reachable(fleet, name, self.is_durable)).map(|()| name.into());
         }
+        if let Address::Team(team) = address
+            && let Some(member) = self.members(team).and_then(|all| all.into_iter().find(|member| **member == *name))
+        {
+            return Ok(member);
+        }
         let known = self.state.look(|fleet| fleet.agent_by_name(name).cloned());
         known.filter(|agent| self.is_target(address, agent)).map(|agent| Arc::clone(&agent.name)).ok_or_else(|| {
             Nobody {
@@ -236,7 +242,7 @@ impl Resolver<'_> {
     pub async fn all(&self, address: &Address, id: LetterId) -> Result<Result<Vec<Arc<str>>, Nobody>, MailError> {
         match address {
             Address::Agent(_) => return Ok(self.one(address, id, Choice::Best).await.map(|agent| vec![agent])),
-            Address::Team(_) => return Ok(Err(none(address))),
+            Address::Team(team) => return Ok(self.members(team).ok_or_else(|| none(address))),
             Address::Role(_) | Address::Pool(_) | Address::Skill(_) | Address::Everyone => {}
         }
         let (mut targets, mut after) = (Vec::new(), None);
@@ -249,6 +255,14 @@ impl Resolver<'_> {
             }
         }
         Ok(Ok(targets))
+    }
+
+    /// Returns the members of a team but the sender; `None` if there is no such team, or it is disbanded.
+    fn members(&self, team: &str) -> Option<Vec<Arc<str>>> {
+        let id = TeamId(uuid::Uuid::parse_str(team).ok()?.as_u128());
+        let team = self.state.look(|fleet| fleet.team(id).filter(|team| team.is_open()).cloned())?;
+        let others = team.members.iter().filter(|member| *member.name != *self.sender);
+        Some(others.map(|member| Arc::clone(&member.name)).collect())
     }
 
     fn is_target(&self, address: &Address, agent: &Agent) -> bool {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use robeing_fleet::{
     AgentCommand, AuditCommand, BallotCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand,
-    PoolCommand, TaskCommand,
+    PoolCommand, TaskCommand, TeamCommand,
 };
 use robeing_proto::internal::v1 as internal;
 
@@ -25,7 +25,7 @@ pub enum Lane {
     Fleet,
     /// Completions of attempts, which free slots, and answers to durable messages, which free their room.
     Completions,
-    /// Users' commands: submissions, cancellations, durable messages, ballots and votes; and records of the audit log: of
+    /// Users' commands: submissions, cancellations, durable messages, ballots and votes, teams and their paths; and records of the audit log: of
     /// refused calls, and of what an administrator is given.
     Users,
 }
@@ -41,6 +41,7 @@ impl Lane {
             | Command::Task(TaskCommand::Cancel { .. })
             | Command::Mail(MailCommand::Post(_))
             | Command::Ballot(BallotCommand::Open(_) | BallotCommand::Cast(_))
+            | Command::Team(TeamCommand::Form(_) | TeamCommand::Disband { .. } | TeamCommand::Paths { .. })
             | Command::Audit(AuditCommand::Record(_)) => Self::Users,
             Command::Task(TaskCommand::Complete(_)) | Command::Mail(MailCommand::Settle { .. }) => Self::Completions,
             Command::Agent(AgentCommand::Joined(_))

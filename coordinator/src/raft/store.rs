@@ -77,6 +77,7 @@ impl Told {
             | Effect::LetterSettled { .. }
             | Effect::BallotOpened { .. }
             | Effect::VoteCast { .. }
+            | Effect::TeamChanged { .. }
             | Effect::BallotClosed { .. } => (None, None),
         };
         let letter = match effect {

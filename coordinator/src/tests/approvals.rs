@@ -124,8 +124,8 @@ async fn a_policy_names_who_approves_whatever_the_submitter_asks_for() {
     accepts(&fleet, leader, small).await;
     assert!(look(&fleet, leader, 3).is_some_and(|task| task.approval.is_none()));
     let wrong = r#"{"name": "a", "events": ["Submission"], "rule": "true", "action": "requireApproval",
-        "approval": {"electorate": ["team:t"]}}"#;
-    let problem = stored(&[wrong.to_owned()]).expect_err("teams don't vote");
+        "approval": {"electorate": ["role:coordinator"]}}"#;
+    let problem = stored(&[wrong.to_owned()]).expect_err("coordinators don't vote");
     assert!(problem.starts_with("policy \"a\", approval: requires_approval: electorate: "), "{problem}");
 }
 

@@ -68,7 +68,7 @@ impl Watched {
 /// Returns the agents with state and address, according to a coordinator.
 fn shown(fleet: &TestFleet, at: usize) -> BTreeMap<String, (i32, String)> {
     let agents = fleet.tested(at).state.look(|fleet| fleet.agents().cloned().collect::<Vec<_>>());
-    let agents = agents.iter().map(|agent| crate::api::convert::directory_entry(agent, String::new()));
+    let agents = agents.iter().map(|agent| crate::api::convert::directory_entry(agent, String::new(), None));
     agents.map(|entry| (entry.name, (entry.state, entry.address))).collect()
 }
 

@@ -18,6 +18,7 @@ mod ongoing;
 mod policies;
 mod review;
 mod submissions;
+mod teams;
 mod transfer;
 mod trust_admin;
 mod verification;

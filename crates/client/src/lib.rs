@@ -11,6 +11,7 @@ mod error;
 mod messages;
 mod security;
 mod submit;
+mod teams;
 mod watch;
 mod watch_pool;
 
@@ -44,6 +45,7 @@ use robeing_proto::v1::{
 use security::Channels;
 pub use security::{Bearer, ClientIdentity, Security};
 pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
+pub use teams::new_team_id;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Response, Status, service::interceptor::InterceptedService, transport::Channel};
 use uuid::Uuid;

@@ -26,6 +26,8 @@ pub(crate) struct Requeue {
     pub ranks: Vec<Rank>,
     pub is_sorted: bool,
     pub requeued: Vec<u64>,
+    /// The agents that pull tasks once all are queued again.
+    pub pulls: Vec<AgentId>,
 }
 
 impl Fleet {
@@ -89,6 +91,7 @@ impl Fleet {
             held: held.into_iter(),
             is_sorted: false,
             requeued: Vec::new(),
+            pulls: Vec::new(),
         })));
     }
 
@@ -117,7 +120,7 @@ impl Fleet {
     }
 
     fn requeued(&mut self, requeue: Requeue, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
-        let Requeue { agent, lost, requeued, .. } = requeue;
+        let Requeue { agent, lost, requeued, pulls, .. } = requeue;
         if lost.is_none() {
             self.forget(agent);
         } else if !requeued.is_empty() {
@@ -130,6 +133,8 @@ impl Fleet {
         // All tasks that the agent handed back before may have been given to others already.
         self.settle_recovery(agent, effects);
         jobs.push(Job::Place(requeued.into_iter()));
+        // An agent that has taken the place of this one in its team.
+        pulls.into_iter().for_each(|agent| jobs.push(Job::Pull(agent)));
     }
 
     /// Ends the current attempt because its agent was lost: the task is queued again at once, or dead-lettered. Returns

@@ -11,7 +11,7 @@ use bilrost::{
 use super::{CodecError, Kind, begin, decode};
 use crate::{
     Agent, AuditRecord, Ballot, Bar, Enrolment, FleetConfig, FleetRecoveryStep, IdentityConfig, KnownAuthority, Letter,
-    PolicyList, Stamp, Task, UnixMillis,
+    PolicyList, Stamp, Task, Team, UnixMillis,
     agents::{
         recovery::RecoveryLog,
         state::{Agents, Pool},
@@ -25,6 +25,7 @@ use crate::{
     policies::Policies,
     schedule::speed::KindTimes,
     tasks::state::Tasks,
+    teams::state::Teams,
 };
 
 /// The field numbers of the message, besides those of [`Entry`].
@@ -65,6 +66,8 @@ struct Whole {
     ballots: Vec<Ballot>,
     #[bilrost(13)]
     authorities: Vec<KnownAuthority>,
+    #[bilrost(14)]
+    teams: Vec<Team>,
 }
 
 /// Everything that occurs once in the state.
@@ -112,6 +115,8 @@ struct Head {
     ballots: NumberedHead,
     #[bilrost(19)]
     authorities: NumberedHead,
+    #[bilrost(20)]
+    teams: NumberedHead,
 }
 
 /// What the head contains about identities.
@@ -187,11 +192,13 @@ impl Head {
             mail,
             policies,
             ballots,
+            teams,
         } = state;
         let Tasks { kept, next_seq } = tasks;
         let AuditLog { records } = audit_log;
         let Mail { letters } = mail;
         let Ballots { kept: ballots, authorities } = ballots;
+        let Teams { kept: teams } = teams;
         let Agents { known, next, next_session, pools, recoveries } = agents;
         Self {
             version: *version,
@@ -213,6 +220,7 @@ impl Head {
             has_policies: policies.is_some(),
             ballots: NumberedHead::of(ballots),
             authorities: NumberedHead::of(authorities),
+            teams: NumberedHead::of(teams),
         }
     }
 }
@@ -303,6 +311,7 @@ pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
     state.mail.letters.iter().for_each(|letter| writer.entry(letter.as_ref()));
     state.ballots.kept.iter().for_each(|ballot| writer.entry(ballot.as_ref()));
     state.ballots.authorities.iter().for_each(|authority| writer.entry(authority.as_ref()));
+    state.teams.kept.iter().for_each(|team| writer.entry(team.as_ref()));
     writer.finish()
 }
 
@@ -335,6 +344,7 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
         policies,
         ballots,
         authorities,
+        teams,
     } = whole;
     let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);
     if found != [head.agents, head.tasks, head.recoveries] {
@@ -372,5 +382,6 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
         mail: Mail { letters: head.letters.with(letters)? },
         policies: policies.map(Arc::new),
         ballots: Ballots { kept: head.ballots.with(ballots)?, authorities: head.authorities.with(authorities)? },
+        teams: Teams { kept: head.teams.with(teams)? },
     })
 }

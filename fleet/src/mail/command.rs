@@ -210,6 +210,7 @@ impl Fleet {
 
     /// Posts a letter that is within its bounds, whose id is not known, and for which there is room.
     pub(crate) fn post_new(&mut self, letter: PostLetter, effects: &mut Vec<Effect>) {
+        self.count_team_letter(&letter.to, &letter.receiver);
         let now = self.state.now;
         let PostLetter { id, sender, receiver, kind, payload, key_id, priority, sent, digest, ttl, to } = letter;
         let receiver: Arc<str> = receiver.into();

@@ -70,10 +70,16 @@ impl ReadyQueue {
         }
     }
 
-    /// Returns the acceptance number of the task that `agent` should take next. A specialist takes a task of its domain
-    /// first; other agents, and a specialist without such a task, take the first by priority and acceptance.
-    /// It takes none of those that `skip` names.
-    pub(crate) fn next_for(&self, agent: &Agent, skip: &impl Fn(u64) -> Option<u64>) -> Option<u64> {
+    /// Returns whether no task is queued.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.domains.is_empty()
+    }
+
+    /// Returns the task that `agent` should take next, as a pair that is lower for the better one of two queues: whether
+    /// it is no task of a specialist's domain, and its place. A specialist takes a task of its domain first; other
+    /// agents, and a specialist without such a task, take the first by priority and acceptance. It takes none of those
+    /// that `skip` names.
+    pub(crate) fn next_for(&self, agent: &Agent, skip: &impl Fn(u64) -> Option<u64>) -> Option<(bool, Rank)> {
         let own = column(Some(agent.role));
         let domain = agent
             .specializations
@@ -82,14 +88,16 @@ impl ReadyQueue {
             .flat_map(|sets| [first(&sets[0], skip), first(&sets[own], skip)])
             .flatten()
             .min();
-        if agent.role == Role::Specialist && domain.is_some() {
-            return domain.map(|(_, seq)| seq);
+        if agent.role == Role::Specialist
+            && let Some(rank) = domain
+        {
+            return Some((false, rank));
         }
         let everyone = match agent.role {
             Role::Worker | Role::Specialist => first(&self.general[0], skip),
             Role::Messenger | Role::Guardian => None,
         };
         let general = [everyone, first(&self.general[own], skip)];
-        general.into_iter().flatten().chain(domain).min().map(|(_, seq)| seq)
+        general.into_iter().flatten().chain(domain).min().map(|rank| (true, rank))
     }
 }

@@ -84,10 +84,10 @@ impl Fleet {
     /// Gives a task that is not in the state yet to the best agent with a free slot, if there is one.
     pub(crate) fn assign_new(&mut self, task: &mut Task, effects: &mut Vec<Effect>) {
         let weights = self.state.config.weights;
-        let Some(id) = self.indexes.schedule.free.best(task.needs(), &[], &weights) else {
+        let Some(id) = self.best_for(task) else {
             return;
         };
-        let candidates = self.indexes.schedule.free.count(task.needs());
+        let candidates = self.candidates_for(task);
         let now = self.state.now;
         let key = (task.id, task.next_attempt());
         let attempt = self.change_work(id, |agent| {
@@ -114,9 +114,8 @@ impl Fleet {
 
     /// Gives a queued task to the best agent with a free slot that can take it, if the task is ready and there is one.
     pub(super) fn place_one(&mut self, seq: u64, effects: &mut Vec<Effect>) {
-        let weights = &self.state.config.weights;
-        let Some(task) = self.state.tasks.kept.get(&seq).filter(|task| task.is_ready()) else { return };
-        let best = self.indexes.schedule.free.best(task.needs(), &self.excluded(task), weights);
+        let ready = self.state.tasks.kept.get(&seq).filter(|task| task.is_ready());
+        let best = ready.and_then(|task| self.best_for(task));
         if let Some(agent) = best {
             self.assign(seq, agent, effects);
         }
@@ -130,22 +129,11 @@ impl Fleet {
     /// Gives `agent` its next queued task, if it has a free slot. Returns whether there was one.
     pub(crate) fn pull_one(&mut self, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
         let free = self.state.agents.known.get(&agent).filter(|a| a.free_slots() > 0);
-        let next = free.and_then(|a| self.indexes.schedule.queue.next_for(a, &|seq| self.skipped(seq, agent)));
+        let next = free.and_then(|a| self.next_for(a));
         if let Some(next) = next {
             self.assign(next, agent, effects);
         }
         next.is_some()
-    }
-
-    /// Returns how many agents with a free slot can take a task.
-    fn candidates(&self, task: &Task) -> u32 {
-        let needs = task.needs();
-        let is_free = |id: &AgentId| {
-            let agent = self.state.agents.known.get(id).filter(|agent| agent.free_slots() > 0);
-            agent.is_some_and(|agent| needs.fit(agent.role, agent.has_specialization(needs.domain)))
-        };
-        let excluded = self.excluded(task).iter().filter(|id| is_free(id)).count() as u32;
-        self.indexes.schedule.free.count(needs).saturating_sub(excluded)
     }
 
     /// Gives a ready task to an agent with a free slot.
@@ -155,7 +143,7 @@ impl Fleet {
         let (Some(task), Some(agent)) = (self.state.tasks.kept.get(&seq), self.state.agents.known.get(&id)) else {
             return;
         };
-        let candidates = self.candidates(task);
+        let candidates = self.candidates_for(task);
         let attempt = attempt_of(task, agent, candidates, &weights, now);
         effects.push(assignment(task, &attempt));
         let key = (task.id, attempt.number);
@@ -268,12 +256,15 @@ impl Fleet {
             let failure = own_failure(FailureKind::Internal, message, true);
             return self.failed(seq, id, held, failure, effects);
         }
-        let parent = task.member_of;
+        let (parent, is_of_team) = (task.member_of, task.team.is_some());
         let speed = self.state.kinds.note(&task.kind, ran_us, self.state.revision);
         if let (Some(parent), Some(digest)) = (parent, digest) {
             self.change_work(id, |agent| agent.held.remove(&held));
             self.member_answered((seq, parent), (output, digest), speed, effects);
             return self.pull(id, effects);
+        }
+        if is_of_team {
+            self.count_team_attempt(seq, true);
         }
         self.finish(seq, TaskState::Succeeded, effects, |task, now| {
             task.end_attempt(now, AttemptEnd::Succeeded, None);
@@ -315,10 +306,14 @@ impl Fleet {
             return;
         };
         let again = failure.retryable && failure.kind != FailureKind::Deadline;
-        if again && !task.is_used_up() {
+        let (is_used_up, backoff) = (task.is_used_up(), task.retry.backoff(task.attempts_used));
+        if task.team.is_some() {
+            self.count_team_attempt(seq, false);
+        }
+        if again && !is_used_up {
             let now = self.state.now;
             let asked = failure.retry_after_ms.min(MAX_RETRY_AFTER_MS);
-            let mut pause = task.retry.backoff(task.attempts_used).max(asked);
+            let mut pause = backoff.max(asked);
             if planted(Mistake::BackoffHalved) {
                 pause /= 2;
             }

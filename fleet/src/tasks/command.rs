@@ -3,7 +3,7 @@
 use bilrost::{Enumeration, Message, Oneof};
 use bytes::Bytes;
 
-use crate::{AgentId, Effect, Fleet, OpenBallot, Reply, Role, SessionId, TaskId, Verify, steps::Jobs};
+use crate::{AgentId, Effect, Fleet, OpenBallot, Reply, Role, SessionId, TaskId, TeamId, Verify, steps::Jobs};
 
 /// A command for one task. All domains share one range of field numbers; see `codec`.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
@@ -83,6 +83,13 @@ pub struct SubmitTask {
     #[cfg(feature = "trial")]
     #[bilrost(14)]
     pub trial: bool,
+    /// The team whose members alone may run it. Needs [`Feature::Teams`](crate::Feature::Teams).
+    #[bilrost(30)]
+    pub team: Option<TeamId>,
+    /// The term of the team's leader in whose name it is submitted; refused if that is not the current one. `None`: it
+    /// is not submitted in the name of a leader. Ignored without a team.
+    #[bilrost(31)]
+    pub team_term: Option<u64>,
 }
 
 /// How often a task is attempted, and the backoff between attempts.

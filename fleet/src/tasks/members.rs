@@ -10,6 +10,7 @@ use crate::{
     AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, Refusal, Role,
     SubmitTask, Task, TaskId, TaskState,
     audit_log::action,
+    config::invalid,
     limits::MAX_VERIFIED_TASKS,
     tasks::attempts::own_failure,
 };
@@ -54,9 +55,16 @@ impl Fleet {
         !self.indexes.tasks.members.is_empty()
     }
 
-    /// Refuses another task whose result is to be verified if there are too many.
+    /// Refuses another task whose result is to be verified if there are too many, or if its team is too small for it.
     pub(super) fn check_verify_room(&self, submission: &SubmitTask) -> Result<(), Refusal> {
-        if submission.verify.is_none() || self.indexes.tasks.verified < MAX_VERIFIED_TASKS {
+        let Some(verify) = &submission.verify else { return Ok(()) };
+        if let Some(team) = submission.team.and_then(|id| self.team(id))
+            && team.size < verify.agents
+        {
+            let problem = format!("is {}, and only the {} members of the team may run the task", verify.agents, team.size);
+            return Err(invalid("verify.agents", problem));
+        }
+        if self.indexes.tasks.verified < MAX_VERIFIED_TASKS {
             return Ok(());
         }
         Err(Refusal::Full {
@@ -236,6 +244,7 @@ impl Fleet {
                 true => agent.record.note_success(answer.speed),
                 false => agent.record.note_failure(1),
             });
+            self.count_team_answer(parent, answer.attempt, is_right);
             if !is_right {
                 self.record_outvoted(parent, answer.agent);
             }

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use self::{approvals::Approval, verification::Verification};
 use crate::{
     AgentId, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask, TaskId,
+    TeamId,
     limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS},
     schedule::free_agents::Needs,
 };
@@ -219,6 +220,9 @@ pub struct Task {
     #[cfg(feature = "trial")]
     #[bilrost(28)]
     pub trial: bool,
+    /// The team whose members alone may run it.
+    #[bilrost(50)]
+    pub team: Option<TeamId>,
 }
 
 impl Task {
@@ -258,6 +262,7 @@ impl Task {
             member_of: None,
             #[cfg(feature = "trial")]
             trial: s.trial,
+            team: s.team,
         }
     }
 

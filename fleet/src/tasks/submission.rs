@@ -33,6 +33,8 @@ impl SubmitTask {
             verify: None,
             #[cfg(feature = "trial")]
             trial: false,
+            team: None,
+            team_term: None,
         }
     }
 
@@ -68,7 +70,7 @@ impl SubmitTask {
     }
 
     fn is_same_as(&self, task: &Task) -> bool {
-        self.kind == task.kind && self.input == task.input
+        self.kind == task.kind && self.input == task.input && self.team == task.team
     }
 }
 
@@ -98,6 +100,7 @@ impl Fleet {
         if let Err(refusal) = self.check_room(&submission) {
             return Reply::Refused(refusal);
         }
+        self.count_team_task(submission.team);
         self.state.totals.submitted = self.state.totals.submitted.saturating_add(1);
         let seq = self.state.tasks.next_seq;
         self.state.tasks.next_seq += 1;
@@ -152,6 +155,10 @@ impl Fleet {
     }
 
     fn check_room(&self, submission: &SubmitTask) -> Result<(), Refusal> {
+        if let Some(team) = submission.team {
+            self.open_team(team)?;
+            self.check_term(team, submission.team_term)?;
+        }
         let config = &self.state.config;
         let input = submission.input.len() as u64;
         let count = |state: TaskState| self.indexes.tasks.counts[state as usize];

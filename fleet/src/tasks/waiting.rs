@@ -19,7 +19,7 @@ impl<'a> Waiting<'a> {
     /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
     /// counted.
     pub fn needs_agents(&self) -> bool {
-        self.task.is_ready()
+        self.task.is_ready() && self.task.team.is_none()
     }
 
     /// Counts an agent.
@@ -49,6 +49,9 @@ impl<'a> Waiting<'a> {
         }
         if let Some(verification) = &task.verification {
             return verification.waiting_for();
+        }
+        if let Some(team) = task.team {
+            return format!("a member of team {team} that fits it and has a free slot");
         }
         let fitting = |state: AgentState| self.fitting[state as usize];
         let live = fitting(AgentState::Live);

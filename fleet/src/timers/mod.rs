@@ -1,11 +1,11 @@
-//! The timers in one ordered set. Each timer is derived from a task, an agent, a letter or a ballot, so none is part of
-//! a snapshot.
+//! The timers in one ordered set. Each timer is derived from a task, an agent, a letter, a ballot or a team, so none
+//! is part of a snapshot.
 
 mod due;
 
 use std::collections::BTreeSet;
 
-use crate::{Agent, AgentId, Ballot, FleetMillis, Letter, Task, TaskState, limits::MAX_TIME_MS};
+use crate::{Agent, AgentId, Ballot, FleetMillis, Letter, Task, TaskState, Team, limits::MAX_TIME_MS};
 
 /// What falls due. Timers with the same due time fire in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,11 +24,13 @@ pub(crate) enum Timer {
     Letter(u64),
     /// The deadline of an open ballot, or the end of the time for which a closed one is kept.
     Ballot(u64),
+    /// The end of the time for which a disbanded team is kept.
+    Team(u64),
 }
 
 /// A timer and its due time as one number, because an ordered set compares numbers in a few instructions and enums in
 /// many. From the highest bits: the due time, at most [`MAX_TIME_MS`], in 61; the kind of timer in 3; its task, agent,
-/// letter or ballot in 64.
+/// letter, ballot or team in 64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Due(u128);
 
@@ -46,6 +48,7 @@ impl Due {
             Timer::Forget(agent) => (4, u64::from(agent.0)),
             Timer::Letter(seq) => (5, seq),
             Timer::Ballot(seq) => (6, seq),
+            Timer::Team(seq) => (7, seq),
         };
         // A timer that is due after the latest representable time never fires. Its due time must fit its bits.
         let at = at.min(MAX_TIME_MS + 1);
@@ -65,6 +68,7 @@ impl Due {
             3 => Timer::Expiry(owner),
             5 => Timer::Letter(owner),
             6 => Timer::Ballot(owner),
+            7 => Timer::Team(owner),
             _ => Timer::Forget(AgentId(owner as u32)),
         }
     }
@@ -149,6 +153,18 @@ impl Timers {
         self.due.remove(&Due::new(ballot.due(), Timer::Ballot(ballot.seq)));
     }
 
+    /// Sets the timer of a team.
+    pub(crate) fn set_team(&mut self, team: &Team) {
+        self.due.extend(team.due().map(|due| Due::new(due, Timer::Team(team.seq))));
+    }
+
+    /// Clears the timer of a team, which must not have changed since it was set.
+    pub(crate) fn clear_team(&mut self, team: &Team) {
+        if let Some(due) = team.due() {
+            self.due.remove(&Due::new(due, Timer::Team(team.seq)));
+        }
+    }
+
     /// Returns the earliest due time.
     pub(crate) fn next_due(&self) -> Option<FleetMillis> {
         self.due.first().map(|due| due.at())
@@ -178,6 +194,7 @@ mod tests {
             any::<u32>().prop_map(|agent| Timer::Forget(AgentId(agent))),
             any::<u64>().prop_map(Timer::Letter),
             any::<u64>().prop_map(Timer::Ballot),
+            any::<u64>().prop_map(Timer::Team),
         ]
     }
 
@@ -191,6 +208,7 @@ mod tests {
             Timer::Forget(agent) => (4, u64::from(agent.0)),
             Timer::Letter(seq) => (5, seq),
             Timer::Ballot(seq) => (6, seq),
+            Timer::Team(seq) => (7, seq),
         }
     }
 

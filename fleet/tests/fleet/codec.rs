@@ -13,12 +13,12 @@ use robeing_fleet::{
 
 use crate::{
     fixture::{
-        Trial, answered, ballot, elector, enrolment, letter, pooled, specialist, success, task, to_approve, to_verify,
-        vote, with_key, worker,
+        Trial, answered, ballot, elector, enrolment, letter, pooled, specialist, success, task, team, to_approve,
+        to_verify, vote, with_key, worker,
     },
     samples::{
         approval_commands, ballot_commands, commands, identity_commands, mail_commands, policy, policy_commands,
-        recorded, replies, shape, trusted, verification_commands,
+        recorded, replies, shape, team_commands, trusted, verification_commands,
     },
 };
 
@@ -35,10 +35,10 @@ fn encoded(command: &Command) -> Vec<u8> {
     bytes
 }
 
-/// Formats a command without the field of the feature that exists only for tests of upgrades, and without those that were
-/// added later and are not set.
+/// Formats a command without the field of the feature that exists only for tests of upgrades, and without those that
+/// were added later and are not set.
 fn shown(command: &Command) -> String {
-    let unset = [", trial: false", ", approval: None", ", verify: None"];
+    let unset = [", trial: false", ", approval: None", ", verify: None", ", team: None, team_term: None"];
     unset.into_iter().fold(format!("{command:?}"), |text, field| text.replace(field, ""))
 }
 
@@ -80,6 +80,10 @@ fn newest() -> Trial {
     trial.settle(4, "b", LetterAnswer::Replied { reply: Bytes::from_static(b"yes") });
     trial.set_policies(vec![policy("a"), policy("b")]);
     for command in ballot_commands().into_iter().chain(approval_commands()).chain(verification_commands()) {
+        trial.apply(command);
+    }
+    trial.join(worker("t"));
+    for command in team_commands() {
         trial.apply(command);
     }
     trial
@@ -203,6 +207,18 @@ fn the_bytes_of_a_snapshot_with_a_verified_result_are_what_they_always_were() {
 }
 
 #[test]
+fn the_bytes_of_a_snapshot_with_teams_are_what_they_always_were() {
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(4)));
+    trial.join(worker("a"));
+    trial.join(worker("b"));
+    for command in team_commands() {
+        trial.apply(command);
+    }
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
+}
+
+#[test]
 fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not() {
     for command in commands() {
         let wanted = command.feature().map_or(FIRST_VERSION, |feature| feature.since());
@@ -215,6 +231,7 @@ fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not
         (4, ballot_commands()),
         (4, approval_commands()),
         (4, verification_commands()),
+        (4, team_commands()),
     ];
     for (version, commands) in brought {
         let mut trial = Trial::new();
@@ -269,6 +286,12 @@ fn a_state_with_what_its_version_does_not_have_is_refused() {
     trial.open(OpenBallot { electorate: vec![Elector { letter: None, ..elector("a", 0) }], ..ballot(1) });
     let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
     let problem = "ballots before their version".to_owned();
+    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    let mut trial = Trial::newest();
+    trial.join(worker("a"));
+    trial.form(team(1, 1));
+    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
+    let problem = "teams before their version".to_owned();
     assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
 }
 

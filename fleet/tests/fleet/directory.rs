@@ -7,20 +7,25 @@ use std::{
 
 use robeing_fleet::{
     Agent, AgentCommand, AgentId, AgentJoin, AgentState, BarKind, Command, ControlCommand, Effect, Feature, Fleet,
-    Refusal, Reply, Role, SessionId, TaskCommand, TaskId, decode_command, encode_command, known_version,
+    Refusal, Reply, Role, SessionId, TaskCommand, TaskId, TeamId, decode_command, encode_command, known_version,
 };
 
 use crate::fixture::{OpenSession, Trial, enrolment, failure, pooled, success, task, worker};
 
 /// What the directory shows of an agent.
-type Shown = (Role, AgentState, Option<String>, Vec<Arc<str>>, String, u32, Option<[u8; 32]>, Option<Role>);
+type Shown = (
+    (Role, Option<Role>, AgentState, Option<String>),
+    (Vec<Arc<str>>, String, u32, Option<[u8; 32]>, Option<TeamId>),
+);
 
 fn shown(fleet: &Fleet) -> BTreeMap<Arc<str>, Shown> {
     let of = |agent: &Arc<Agent>| {
         let enrolled = fleet.enrolment_of(&agent.name).map(|enrolment| enrolment.role);
         let (pool, skills) = (agent.pool.clone(), agent.specializations.clone());
         let twentieths = agent.record.twentieths();
-        (agent.role, agent.state, pool, skills, agent.address.clone(), twentieths, agent.sealing_key, enrolled)
+        let team = fleet.team_of(agent.id).map(|team| team.id);
+        let role = (agent.role, enrolled, agent.state, pool);
+        (role, (skills, agent.address.clone(), twentieths, agent.sealing_key, team))
     };
     fleet.agents().map(|agent| (Arc::clone(&agent.name), of(agent))).collect()
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind, CastVote, Choice,
-    Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet, FleetConfig, Fraction,
-    HeldState, IdentityCommand, Letter, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome,
+    Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet, FleetConfig, FormTeam,
+    Fraction, HeldState, IdentityCommand, Letter, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome,
     PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId,
-    SingleUse, Stamp, StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, Verify, VoteEvidence,
-    known_version,
+    SingleUse, Stamp, StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds,
+    Verify, VoteEvidence, known_version,
 };
 
 pub struct Trial {
@@ -171,6 +171,18 @@ pub fn evidence(authority: &[u8]) -> VoteEvidence {
     }
 }
 
+/// Returns a team of so many workers or specialists.
+pub fn team(id: u128, size: u32) -> FormTeam {
+    FormTeam {
+        id: TeamId(id),
+        formed_by: "client:c".to_owned(),
+        purpose: "review".to_owned(),
+        size,
+        partial: false,
+        needs: TeamNeeds::default(),
+    }
+}
+
 pub fn retry(max_attempts: u32) -> Option<RetryPolicy> {
     Some(RetryPolicy { max_attempts, ..RetryPolicy::default() })
 }
@@ -288,6 +300,18 @@ impl Trial {
 
     pub fn cast(&mut self, vote: CastVote) -> Reply {
         self.apply(Command::Ballot(BallotCommand::Cast(vote)))
+    }
+
+    pub fn team(&mut self, command: TeamCommand) -> Reply {
+        self.apply(Command::Team(command))
+    }
+
+    pub fn form(&mut self, team: FormTeam) -> Reply {
+        self.team(TeamCommand::Form(team))
+    }
+
+    pub fn disband(&mut self, team: u128) -> Reply {
+        self.team(TeamCommand::Disband { team: TeamId(team), term: None, by: "client:c".to_owned() })
     }
 
     pub fn cancel(&mut self, task: TaskId) -> Reply {

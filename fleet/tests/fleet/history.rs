@@ -10,7 +10,7 @@ use robeing_fleet::{
 };
 
 use crate::{
-    approvals, directory, letters, life,
+    approvals, crews, directory, letters, life,
     naive::{self, Wanted},
     ops::{Lie, Op},
     trust, verification, votes,
@@ -44,6 +44,7 @@ pub struct History {
     trust: trust::Twin,
     letters: letters::Twin,
     votes: votes::Twin,
+    crews: crews::Twin,
     directory: directory::Twin,
 }
 
@@ -65,6 +66,7 @@ impl History {
             trust: trust::Twin::default(),
             letters: letters::Twin::default(),
             votes: votes::Twin::default(),
+            crews: crews::Twin::default(),
             directory: directory::Twin::default(),
         }
     }
@@ -242,6 +244,7 @@ impl History {
         self.trust.check(&self.before, &self.fleet, (&command, &reply), &effects);
         self.votes.check(&self.fleet, (&command, &reply), &effects, &self.letters);
         self.letters.check(&self.fleet, (&command, &reply), &effects);
+        self.crews.check(&self.fleet, (&command, &reply), &effects);
         self.directory.check(&self.fleet, &command, &effects);
         approvals::check(&self.fleet, &self.before);
         verification::check(&self.fleet, &self.before);

@@ -174,11 +174,11 @@ fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Eff
     for effect in effects {
         let Effect::Assign { agent, task, .. } = effect else { continue };
         let (Some(agent), Some(task)) = (fleet.agent(*agent), fleet.task(*task)) else { continue };
-        let passed = waited.iter().find(|t| naive::Wanted::by(t).fits(agent) && goes_before(agent, t, task));
+        let passed = waited.iter().find(|t| naive::Wanted::by(t).fits(fleet, agent) && goes_before(agent, t, task));
         assert!(passed.is_none(), "{} takes {task:?} before {passed:?}", agent.name);
         let first = |t: &Task| (10 - t.priority, t.seq) < (10 - task.priority, task.seq);
-        let passed =
-            requeued.iter().find(|t| naive::Wanted::by(t).fits(agent) && goes_before(agent, t, task) && first(t));
+        let lost = |t: &&&Task| naive::Wanted::by(t).fits(fleet, agent) && goes_before(agent, t, task) && first(t);
+        let passed = requeued.iter().find(lost);
         assert!(passed.is_none(), "{} takes {task:?} before {passed:?}, which lost its agent", agent.name);
     }
 }

@@ -3,22 +3,25 @@
 
 use std::sync::Arc;
 
-use robeing_fleet::{Agent, AgentId, AgentState, Fleet, Role, ScoreTerms, SubmitTask, Task, TaskId};
+use robeing_fleet::{Agent, AgentId, AgentState, Fleet, Role, ScoreTerms, SubmitTask, Task, TaskId, TeamId};
 
 /// The properties of a task that matter for choosing.
 pub struct Wanted<'a> {
     pub role: Option<Role>,
     pub skill: Option<&'a str>,
     pub kind: &'a str,
+    pub team: Option<TeamId>,
 }
 
 impl<'a> Wanted<'a> {
     pub fn by_submission(s: &'a SubmitTask) -> Wanted<'a> {
-        Wanted { role: s.required_role, skill: s.required_specialization.as_deref(), kind: &s.kind }
+        let skill = s.required_specialization.as_deref();
+        Wanted { role: s.required_role, skill, kind: &s.kind, team: s.team }
     }
 
     pub fn by(task: &'a Task) -> Wanted<'a> {
-        Wanted { role: task.required_role, skill: task.required_specialization.as_deref(), kind: &task.kind }
+        let skill = task.required_specialization.as_deref();
+        Wanted { role: task.required_role, skill, kind: &task.kind, team: task.team }
     }
 
     pub fn matches(&self, agent: &Agent) -> bool {
@@ -26,7 +29,12 @@ impl<'a> Wanted<'a> {
         agent.specializations.iter().any(|s| s.as_ref() == domain)
     }
 
-    pub fn fits(&self, agent: &Agent) -> bool {
+    pub fn fits(&self, fleet: &Fleet, agent: &Agent) -> bool {
+        let teams = fleet.teams(None, usize::MAX, true);
+        let is_member = |team| teams.iter().any(|known| known.id == team && known.member(agent.id).is_some());
+        if !self.team.is_none_or(is_member) {
+            return false;
+        }
         if self.skill.is_some() && !self.matches(agent) {
             return false;
         }
@@ -53,7 +61,7 @@ fn terms(fleet: &Fleet, agent: &Agent, matched: bool) -> ScoreTerms {
 /// Returns the agent that should get such a task now, its score, and the number of candidates.
 pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, u32)> {
     let free = |a: &&Arc<Agent>| a.state == AgentState::Live && a.used_slots() < a.slots;
-    let candidates: Vec<&Arc<Agent>> = fleet.agents().filter(free).filter(|a| wanted.fits(a)).collect();
+    let candidates: Vec<&Arc<Agent>> = fleet.agents().filter(free).filter(|a| wanted.fits(fleet, a)).collect();
     let mut ranked: Vec<_> = candidates
         .iter()
         .map(|agent| {
@@ -83,13 +91,13 @@ pub fn had_turns(fleet: &Fleet, task: &Task) -> Vec<AgentId> {
 }
 
 fn may_take(fleet: &Fleet, task: &Task, agent: &Agent) -> bool {
-    Wanted::by(task).fits(agent) && !had_turns(fleet, task).contains(&agent.id)
+    Wanted::by(task).fits(fleet, agent) && !had_turns(fleet, task).contains(&agent.id)
 }
 
 /// Returns the queued task that this agent should take next.
 pub fn next(fleet: &Fleet, agent: &Agent) -> Option<TaskId> {
-    let mut queued: Vec<&Task> =
-        fleet.changed_tasks_since(0).filter(|t| t.is_ready() && may_take(fleet, t, agent)).map(Arc::as_ref).collect();
+    let fits = |t: &&Arc<Task>| t.is_ready() && may_take(fleet, t, agent);
+    let mut queued: Vec<&Task> = fleet.changed_tasks_since(0).filter(fits).map(Arc::as_ref).collect();
     queued.sort_by_key(|t| {
         let domain = agent.role == Role::Specialist && Wanted::by(t).matches(agent);
         (!domain, 10 - t.priority, t.seq)

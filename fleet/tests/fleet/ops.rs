@@ -4,10 +4,10 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentJoin, BallotId, Command, Failure, FailureKind, FleetConfig, OpenBallot, Outcome, PoolShape, RetryPolicy, Role,
-    SubmitTask, TaskId, Weights, known_version,
+    SubmitTask, TaskId, TeamId, Weights, known_version,
 };
 
-use crate::{letters, trust, verification, votes};
+use crate::{crews, letters, trust, verification, votes};
 
 pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
 pub const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
@@ -56,13 +56,14 @@ prop_compose! {
         delay in prop::option::weighted(0.2, 0..5_000u64),
         attempt_timeout in prop::option::weighted(0.3, 0..3_000u64),
         attempts in 0..4u32, backoff in 0..500u64,
-        (role, skill, key, ttl, approval, verify) in (
+        (role, skill, key, ttl, approval, verify, team) in (
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..6u8),
             prop::option::weighted(0.5, 0..5_000u64),
             prop::option::weighted(0.15, votes::approval()),
             prop::option::weighted(0.15, verification::asked()),
+            prop::option::weighted(0.2, 0..crews::TEAMS),
         ),
     ) -> SubmitTask {
         SubmitTask {
@@ -83,6 +84,7 @@ prop_compose! {
             submitter: "history".to_owned(),
             approval: approval.map(|ballot| Box::new(OpenBallot { id: BallotId(id), ..ballot })),
             verify,
+            team: team.map(TeamId),
             ..SubmitTask::new(TaskId(id), KINDS[kind], Bytes::from(vec![id as u8; size / 32]))
         }
     }
@@ -183,6 +185,7 @@ fn op() -> impl Strategy<Value = Op> {
         20 => trust::command().prop_map(Op::Other),
         20 => letters::command().prop_map(Op::Other),
         20 => votes::command().prop_map(Op::Other),
+        12 => crews::command().prop_map(Op::Other),
     ]
 }
 

@@ -4,13 +4,14 @@ use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AuditCommand, AuditEntry, AuditOutcome, BallotCommand, BallotId, BallotOutcome, BarKind,
     CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode, Failure, FailureKind, FleetConfig,
-    IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome, LossReason, MailCommand, OpenBallot,
-    Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter, ProofKind, Refusal, Reply, Role, SessionId,
-    StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer, Verify,
+    FormTeam, IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome, LossReason, MailCommand,
+    OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter, ProofKind, Refusal, Reply, Role,
+    SessionId, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds,
+    TokenIssuer, Verify,
 };
 
 use crate::fixture::{
-    answered, ballot, enrolment, evidence, letter, pooled, retry, signing, specialist, success, task, to_approve,
+    answered, ballot, enrolment, evidence, letter, pooled, retry, signing, specialist, success, task, team, to_approve,
     to_verify, vote, with_key, worker,
 };
 
@@ -164,6 +165,22 @@ pub fn verification_commands() -> Vec<Command> {
     ]
 }
 
+/// The agents with the numbers 1 and 2 are in the first team if there are such.
+pub fn team_commands() -> Vec<Command> {
+    let needs = TeamNeeds { role: Some(Role::Specialist), skills: vec!["law".to_owned(), "ocr".to_owned()] };
+    let (agent, session) = (AgentId(1), SessionId(1));
+    let reaches = vec![AgentId(2), AgentId(300)];
+    let by = "client:c".to_owned();
+    vec![
+        Command::Team(TeamCommand::Form(FormTeam { partial: true, ..team(1, 2) })),
+        Command::Team(TeamCommand::Form(FormTeam { needs, ..team(2, 64) })),
+        Command::Team(TeamCommand::Paths { team: TeamId(1), agent, session, reaches }),
+        Command::Task(TaskCommand::Submit(SubmitTask { team: Some(TeamId(1)), team_term: Some(1), ..task(50) })),
+        Command::Team(TeamCommand::Disband { team: TeamId(2), term: None, by: by.clone() }),
+        Command::Team(TeamCommand::Disband { team: TeamId(2), term: Some(300), by }),
+    ]
+}
+
 fn failure() -> Failure {
     Failure {
         kind: FailureKind::Exit,
@@ -232,6 +249,7 @@ pub fn commands() -> Vec<Command> {
     .chain(ballot_commands())
     .chain(approval_commands())
     .chain(verification_commands())
+    .chain(team_commands())
     .collect()
 }
 
@@ -299,5 +317,13 @@ pub fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::AlreadyVoted { ballot: BallotId(5), member: "a".to_owned() }),
         Reply::Refused(Refusal::BallotClosed { ballot: BallotId(5) }),
         Reply::Refused(Refusal::BallotTaken { ballot: BallotId(5) }),
+        Reply::TeamFormed { existing: false, members: 5 },
+        Reply::TeamFormed { existing: true, members: 0 },
+        Reply::TeamDisbanded { existing: true },
+        Reply::Refused(Refusal::UnknownTeam { team: TeamId(5) }),
+        Reply::Refused(Refusal::TeamConflict { team: TeamId(5) }),
+        Reply::Refused(Refusal::TeamDisbanded { team: TeamId(5) }),
+        Reply::Refused(Refusal::TooFewAgents { wanted: 5, free: 3 }),
+        Reply::Refused(Refusal::StaleTerm { team: TeamId(5), term: 1, current: 300 }),
     ]
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentId, AgentJoin, Attempt, AttemptEnd, AuditOutcome, Choice, Command, Effect, FailureKind, Fleet, Outcome, Refusal,
-    Reply, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState, Verify, limits::*,
+    AgentId, AgentJoin, Attempt, AttemptEnd, AuditOutcome, Choice, Command, Effect, FailureKind, Fleet, Outcome,
+    Refusal, Reply, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState, Verify, limits::*,
 };
 
 use crate::{

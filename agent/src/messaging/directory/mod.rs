@@ -152,6 +152,7 @@ fn entry(wire: v1::DirectoryEntry) -> Option<Entry> {
         score: f64::from(wire.performance).min(BEST) / BEST,
         spiffe_id: wire.spiffe_id.into(),
         sealing_key: SealingKey::from_bytes(&wire.sealing_key).ok(),
+        team: wire.team.into(),
     })
 }
 

@@ -55,5 +55,6 @@ pub fn entry(name: &str, score: f64) -> Entry {
         score,
         spiffe_id: "".into(),
         sealing_key: None,
+        team: "".into(),
     }
 }

@@ -131,6 +131,8 @@ fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
         retry: retry.map(|max_attempts| RetryPolicy { max_attempts, ..Default::default() }),
         required_role: args.role.map_or(Role::Unspecified, Role::from).into(),
         required_specialization: args.specialization.clone().unwrap_or_default(),
+        team: args.team.clone().unwrap_or_default(),
+        team_term: args.team_term.unwrap_or_default(),
         result_ttl: args.ttl.map(duration),
         priority: args.priority.unwrap_or_default(),
         idempotency_key: args.key.clone().unwrap_or_default(),

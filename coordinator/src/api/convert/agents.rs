@@ -1,7 +1,7 @@
 //! Conversion of agents and their roles.
 
 use bytes::Bytes;
-use robeing_fleet::{Agent, AgentState, Bar, BarKind, Role, RoleTraits};
+use robeing_fleet::{Agent, AgentState, Bar, BarKind, Role, RoleTraits, TeamId};
 use robeing_identity::PeerRole;
 use robeing_proto::v1;
 
@@ -46,7 +46,7 @@ fn state(state: AgentState) -> v1::AgentState {
 }
 
 /// Converts what the directory shows of an agent to its API form.
-pub fn directory_entry(agent: &Agent, spiffe_id: String) -> v1::DirectoryEntry {
+pub fn directory_entry(agent: &Agent, spiffe_id: String, team: Option<TeamId>) -> v1::DirectoryEntry {
     v1::DirectoryEntry {
         name: agent.name.to_string(),
         role: role(agent.role).into(),
@@ -57,6 +57,7 @@ pub fn directory_entry(agent: &Agent, spiffe_id: String) -> v1::DirectoryEntry {
         performance: agent.record.twentieths(),
         spiffe_id,
         sealing_key: agent.sealing_key.map(|key| Bytes::copy_from_slice(&key)).unwrap_or_default(),
+        team: team.map(|team| team.to_string()).unwrap_or_default(),
     }
 }
 

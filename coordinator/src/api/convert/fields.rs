@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{BallotId, LetterId, TaskId, limits::MAX_NAME_BYTES};
+use robeing_fleet::{BallotId, LetterId, TaskId, TeamId, limits::MAX_NAME_BYTES};
 use robeing_settings::text;
 
 /// An invalid field of a request.
@@ -44,6 +44,12 @@ pub fn letter_id(text: &str) -> Result<LetterId, BadField> {
 pub fn ballot_id(field: &'static str, text: &str) -> Result<BallotId, BadField> {
     let not_one = |_| bad(field, format!("{:?} is not the id of a ballot; it is a UUID", excerpt(text)));
     Ok(BallotId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+}
+
+/// Parses the id of a team.
+pub fn team_id(field: &'static str, text: &str) -> Result<TeamId, BadField> {
+    let not_one = |_| bad(field, format!("{:?} is not the id of a team; it is a UUID", excerpt(text)));
+    Ok(TeamId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
 /// Checks the name of an agent.

@@ -13,6 +13,7 @@ mod recoveries;
 mod status;
 mod submissions;
 mod tasks;
+mod teams;
 
 use prost_types::Timestamp;
 use robeing_fleet::{FleetMillis, Stamp, UnixMillis};
@@ -22,12 +23,13 @@ pub use self::{
     answers::{answer_size, bad_field, exhausted, refusal},
     ballots::{ballot, vote_choice},
     failures::{failure_from_wire, failure_kind_name},
-    fields::{BadField, agent_name, bad, ballot_id, excerpt, filter_name, letter_id, millis, span_text, task_id},
+    fields::{BadField, agent_name, bad, ballot_id, excerpt, filter_name, letter_id, millis, span_text, task_id, team_id},
     messages::{letter as letter_message, letter_status, settle_answer, unsettled},
     recoveries::recovery_step,
     status::{Figures, status},
     submissions::submission,
     tasks::{Parts, task, task_state, task_states},
+    teams::{team, team_needs},
 };
 
 /// Defines the conversions, in both directions, between an enum of the fleet and the API enum of the same name, which

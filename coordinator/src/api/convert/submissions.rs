@@ -5,7 +5,7 @@ use robeing_proto::v1;
 
 use super::{
     agents::agent_role,
-    fields::{BadField, bad, millis, some, task_id},
+    fields::{BadField, bad, millis, some, task_id, team_id},
 };
 
 fn submitted_role(role: i32) -> Result<Option<Role>, BadField> {
@@ -40,7 +40,10 @@ pub fn submission(
         0 => DEFAULT_PRIORITY,
         priority => u8::try_from(priority).map_err(|_| bad("priority", "it is 1 (last) to 10 (first)"))?,
     };
+    let team = if spec.team.is_empty() { None } else { Some(team_id("team", &spec.team)?) };
     Ok(SubmitTask {
+        team,
+        team_term: Some(spec.team_term).filter(|term| *term > 0),
         #[cfg(feature = "trial")]
         trial: robeing_fleet::trial::is_known() && spec.kind.starts_with("trial:"),
         priority,

@@ -115,6 +115,7 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
         attempts_used: task.attempts_used,
         approval: task.approval.map(approval),
         verify: task.verification.as_ref().map(|verification| verify(&verification.asked)),
+        team: task.team.map(|team| team.to_string()).unwrap_or_default(),
     }
 }
 

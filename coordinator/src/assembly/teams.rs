@@ -1,0 +1,12 @@
+//! The service for teams.
+
+use super::Parts;
+use crate::{api::teams::TeamsService, teams::Teams};
+
+impl Parts {
+    /// Returns the Teams service.
+    pub(super) fn teams_service(&self) -> TeamsService {
+        let Self { state, proposer, rooms, outside, .. } = self.clone();
+        TeamsService { teams: Teams { state, proposer, rooms, platform: outside.platform } }
+    }
+}
