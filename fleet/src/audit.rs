@@ -13,6 +13,7 @@ use crate::{
     limits::*,
     mail::audit::check_mail,
     policies::audit::check_policies,
+    resources::audit::{check_grants, check_resources},
     schedule::audit::check_work_conserving,
     tasks::audit::check_tasks,
     version::{FIRST_VERSION, known_version},
@@ -29,12 +30,14 @@ pub(crate) fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Check {
 
 impl Fleet {
     /// Checks every invariant: slots are conserved, each assigned task has one current attempt, indexes equal those
-    /// rebuilt from the state, no pool lacks live agents while some are on standby, and no ready task waits while an
-    /// agent that fits it has a free slot. The error names the violated invariant.
+    /// rebuilt from the state, no pool lacks live agents while some are on standby, no request for resources waits that
+    /// could be granted, and no ready task waits while an agent that fits it has a free slot. The error names the
+    /// violated invariant.
     pub fn audit(&self) -> Result<(), String> {
         check_state(&self.state)?;
         ensure(self.indexes == Indexes::rebuild(&self.state), || "an index differs from the rebuilt one".to_owned())?;
         check_standby(self)?;
+        check_grants(self)?;
         check_work_conserving(self)
     }
 }
@@ -57,7 +60,8 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_audit_log(state)?;
     check_mail(state)?;
     check_policies(state)?;
-    check_ballots(state)
+    check_ballots(state)?;
+    check_resources(state)
 }
 
 /// Checks that each agent's count of displaced tasks is right, and that the redistribution of an agent's tasks is

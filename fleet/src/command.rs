@@ -4,7 +4,7 @@ use bilrost::Oneof;
 
 use crate::{
     AgentCommand, AuditCommand, BallotCommand, FleetConfig, IdentityCommand, MailCommand, PolicyCommand, PoolCommand,
-    TaskCommand,
+    ResourceCommand, TaskCommand,
 };
 
 /// One command of the batch in a log entry.
@@ -28,6 +28,8 @@ pub enum Command {
     Policy(PolicyCommand),
     /// A command for a ballot.
     Ballot(BallotCommand),
+    /// A command for the resource pool.
+    Resource(ResourceCommand),
 }
 
 /// A command for the fleet itself. All domains share one range of field numbers; see `codec`.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{AgentId, BallotId, LetterId, RecoveryStep, SessionId, TaskId};
+use crate::{AgentId, AllocationId, BallotId, LetterId, RecoveryStep, SessionId, TaskId};
 
 /// Why an attempt must be stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,5 +129,10 @@ pub enum Effect {
     BallotClosed {
         /// The ballot.
         id: BallotId,
+    },
+    /// A request for resources waits, was granted or has ended.
+    AllocationChanged {
+        /// The allocation.
+        id: AllocationId,
     },
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bilrost::Message;
 
 use crate::{
-    Agent, AgentId, Command, ControlCommand, Effect, FleetConfig, PoolCommand, Refusal, Reply, Stamp, Task, TaskState,
+    Agent, AgentId, AgentState, Command, ControlCommand, Effect, FleetConfig, PoolCommand, Refusal, Reply, Stamp, Task,
+    TaskState,
     agents::{
         directory::{DirectoryChanges, Shown},
         state::Agents,
@@ -18,6 +19,7 @@ use crate::{
     limits::{MAX_FIRINGS, MAX_TIME_MS},
     mail::state::Mail,
     policies::Policies,
+    resources::state::Resources,
     schedule::speed::KindTimes,
     snapshot::Snapshots,
     steps::Jobs,
@@ -70,6 +72,7 @@ pub(crate) struct State {
     pub mail: Mail,
     pub policies: Policies,
     pub ballots: Ballots,
+    pub resources: Resources,
 }
 
 /// How far a command has been applied.
@@ -126,6 +129,7 @@ impl Fleet {
             mail: Mail::default(),
             policies: Policies::default(),
             ballots: Ballots::default(),
+            resources: Resources::default(),
         };
         Fleet::from_state(state)
     }
@@ -219,6 +223,7 @@ impl Fleet {
             Command::Mail(command) => self.run_mail(command, effects),
             Command::Policy(command) => self.run_policies(command, effects),
             Command::Ballot(command) => self.run_ballots(command, jobs, effects),
+            Command::Resource(command) => self.run_resources(command, effects),
         }
     }
 
@@ -256,13 +261,17 @@ impl Fleet {
         let agent = Arc::make_mut(agent);
         let weights = &self.state.config.weights;
         self.indexes.leave_agent(agent, weights);
-        let before = Shown::of(agent);
+        let (before, was_live) = (Shown::of(agent), agent.state == AgentState::Live);
         let result = change(agent);
         self.state.revision += 1;
         agent.revision = self.state.revision;
         self.indexes.enter_agent(agent, weights);
         if before != Shown::of(agent) {
             self.directory.note(&agent.name);
+        }
+        if was_live != (agent.state == AgentState::Live) {
+            // More may be free, or what waits for this agent no longer keeps others waiting.
+            self.wake_allocations();
         }
         Some(result)
     }
@@ -311,5 +320,6 @@ impl Fleet {
         if let Some(from) = displaced_from {
             self.settle_displaced(from, effects);
         }
+        self.task_is_gone(task, effects);
     }
 }

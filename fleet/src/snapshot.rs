@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    Agent, AgentId, AuditRecord, Ballot, Bar, Enrolment, Fleet, KnownAuthority, Letter, Task,
+    Agent, AgentId, Allocation, AuditRecord, Ballot, Bar, Contribution, Enrolment, Fleet, KnownAuthority, Letter, Task,
     codec::{CodecError, StateWriter},
     fleet::State,
     identity::SpentProof,
@@ -45,6 +45,8 @@ pub(crate) struct Rest {
     pub letters: Untaken<u64, Letter>,
     pub ballots: Untaken<u64, Ballot>,
     pub authorities: Untaken<u64, KnownAuthority>,
+    pub contributions: Untaken<u64, Contribution>,
+    pub allocations: Untaken<u64, Allocation>,
     /// The fleet itself, after another state has replaced it.
     retired: Option<Arc<Fleet>>,
 }
@@ -146,6 +148,8 @@ enum Content {
     Letters(Vec<Arc<Letter>>),
     Ballots(Vec<Arc<Ballot>>),
     Authorities(Vec<Arc<KnownAuthority>>),
+    Contributions(Vec<Arc<Contribution>>),
+    Allocations(Vec<Arc<Allocation>>),
 }
 
 impl Content {
@@ -160,6 +164,8 @@ impl Content {
             Content::Letters(letters) => letters.len(),
             Content::Ballots(ballots) => ballots.len(),
             Content::Authorities(authorities) => authorities.len(),
+            Content::Contributions(contributions) => contributions.len(),
+            Content::Allocations(allocations) => allocations.len(),
         }
     }
 }
@@ -176,6 +182,8 @@ enum Stage {
     Letters,
     Ballots,
     Authorities,
+    Contributions,
+    Allocations,
     End,
 }
 
@@ -190,13 +198,15 @@ impl Stage {
             Stage::Records => Stage::Letters,
             Stage::Letters => Stage::Ballots,
             Stage::Ballots => Stage::Authorities,
-            Stage::Authorities | Stage::End => Stage::End,
+            Stage::Authorities => Stage::Contributions,
+            Stage::Contributions => Stage::Allocations,
+            Stage::Allocations | Stage::End => Stage::End,
         }
     }
 
     /// Takes up to `limit` entries of this stage. Fewer mean that these are the last.
     fn take(self, rest: &mut Rest, state: &State, limit: usize) -> Option<Content> {
-        let State { agents, tasks, identity, audit_log, mail, ballots, .. } = state;
+        let State { agents, tasks, identity, audit_log, mail, ballots, resources, .. } = state;
         Some(match self {
             Stage::Agents => Content::Agents(rest.agents.take(&agents.known, limit, |AgentId(id)| AgentId(id + 1))),
             Stage::Tasks => Content::Tasks(rest.tasks.take(&tasks.kept, limit, |seq| seq + 1)),
@@ -207,6 +217,8 @@ impl Stage {
             Stage::Letters => Content::Letters(rest.letters.take_of(&mail.letters, limit)),
             Stage::Ballots => Content::Ballots(rest.ballots.take_of(&ballots.kept, limit)),
             Stage::Authorities => Content::Authorities(rest.authorities.take_of(&ballots.authorities, limit)),
+            Stage::Contributions => Content::Contributions(rest.contributions.take_of(&resources.contributions, limit)),
+            Stage::Allocations => Content::Allocations(rest.allocations.take_of(&resources.allocations, limit)),
             Stage::End => return None,
         })
     }
@@ -231,7 +243,7 @@ const ENTRY_BYTES: usize = 192;
 impl Fleet {
     /// Begins a snapshot of the current state. The cost does not grow with the number of entries.
     pub fn begin_snapshot(&mut self) -> Snapshot {
-        let State { tasks, agents, identity, audit_log, mail, ballots, .. } = &self.state;
+        let State { tasks, agents, identity, audit_log, mail, ballots, resources, .. } = &self.state;
         let rest = Arc::new(Mutex::new(Rest {
             agents: Untaken { next: AgentId(0), end: AgentId(agents.next), saved: BTreeMap::new() },
             tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
@@ -242,11 +254,15 @@ impl Fleet {
             letters: Untaken::all(&mail.letters),
             ballots: Untaken::all(&ballots.kept),
             authorities: Untaken::all(&ballots.authorities),
+            contributions: Untaken::all(&resources.contributions),
+            allocations: Untaken::all(&resources.allocations),
             retired: None,
         }));
         let others = mail.letters.len()
             + ballots.kept.len()
             + ballots.authorities.len()
+            + resources.contributions.len()
+            + resources.allocations.len()
             + identity.enrolments.len()
             + identity.bars.len()
             + identity.spent.len()
@@ -304,6 +320,8 @@ impl Snapshot {
             Content::Letters(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Ballots(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Authorities(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Contributions(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Allocations(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
         }
     }
 

@@ -1,13 +1,14 @@
 //! The work of a command after its first step, where it grows with the fleet: the attempts of a lost agent, the slots
-//! of a joining agent, the standbys of a pool, the agents to be ranked again, the letters about a ballot. It is divided into steps of about the
-//! same small cost, so that readers of the state need not wait for all of it. Nothing else is applied in between, so
-//! the result does not depend on the division.
+//! of a joining agent, the standbys of a pool, the agents to be ranked again, the letters about a ballot, what a lost
+//! agent held and gave of the resource pool. It is divided into steps of about the same small cost, so that readers of
+//! the state need not wait for all of it. Nothing else is applied in between, so the result does not depend on the
+//! division.
 
 use std::vec;
 
 use crate::{
     AgentId, Effect, Fleet, FleetConfig, PostLetter, RecoveryEvent, Reply, agents::lost::Requeue,
-    schedule::free_agents::FreeAgents,
+    resources::Holder, schedule::free_agents::FreeAgents,
 };
 
 /// The jobs left to do, as a stack: the next one is at the end.
@@ -39,6 +40,8 @@ pub(crate) enum Job {
     Discard(Box<FreeAgents>),
     /// Post these letters, for which there is room.
     Post(vec::IntoIter<PostLetter>),
+    /// End what an agent whose session has ended holds and gives of the resource pool.
+    Withdraw(AgentId, Holder),
 }
 
 #[derive(Debug)]
@@ -110,6 +113,11 @@ impl Fleet {
                 if let Some(letter) = letters.next() {
                     self.post_new(letter, effects);
                     jobs.push(Job::Post(letters));
+                }
+            }
+            Job::Withdraw(agent, holder) => {
+                if self.withdraw_one(agent, &holder, effects) {
+                    jobs.push(Job::Withdraw(agent, holder));
                 }
             }
         }

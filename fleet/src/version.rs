@@ -34,6 +34,8 @@ pub enum Feature {
     Describe,
     /// Ballots, and the votes on them.
     Ballots,
+    /// The resource pool.
+    Resources,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -48,6 +50,7 @@ impl Feature {
         Feature::Policies,
         Feature::Describe,
         Feature::Ballots,
+        Feature::Resources,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -57,7 +60,7 @@ impl Feature {
         match self {
             Feature::Identity => 2,
             Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => 3,
-            Feature::Ballots => 4,
+            Feature::Ballots | Feature::Resources => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }
@@ -72,6 +75,7 @@ impl Feature {
             Feature::Policies => "policies",
             Feature::Describe => "describe",
             Feature::Ballots => "ballots",
+            Feature::Resources => "resources",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -89,7 +93,8 @@ impl Feature {
             | Feature::RolePriority
             | Feature::Policies
             | Feature::Describe
-            | Feature::Ballots => true,
+            | Feature::Ballots
+            | Feature::Resources => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -108,6 +113,7 @@ impl Command {
             Command::Mail(_) => Some(Feature::Mail),
             Command::Policy(_) => Some(Feature::Policies),
             Command::Ballot(_) => Some(Feature::Ballots),
+            Command::Resource(_) => Some(Feature::Resources),
             Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
         }
     }
@@ -121,6 +127,7 @@ impl Reply {
             Reply::Posted { .. } | Reply::Settled(_) => Some(Feature::Mail),
             Reply::PoliciesSet { .. } => Some(Feature::Policies),
             Reply::BallotOpened { .. } | Reply::VoteCast { .. } => Some(Feature::Ballots),
+            Reply::Allocated { .. } | Reply::LeaseRenewed { .. } => Some(Feature::Resources),
             Reply::Refused(refusal) => refusal.feature(),
             Reply::Submitted { .. }
             | Reply::Cancelled(_)
@@ -151,6 +158,12 @@ impl Refusal {
             | Refusal::NotElector { .. }
             | Refusal::AlreadyVoted { .. }
             | Refusal::BallotClosed { .. } => Some(Feature::Ballots),
+            Refusal::InsufficientResources { .. }
+            | Refusal::UnknownAllocation { .. }
+            | Refusal::AllocationConflict { .. }
+            | Refusal::StaleToken { .. }
+            | Refusal::OverQuota { .. }
+            | Refusal::HolderGone { .. } => Some(Feature::Resources),
             Refusal::QueueFull { .. }
             | Refusal::TooManyTasks { .. }
             | Refusal::StorageFull { .. }

@@ -90,6 +90,7 @@ impl Fleet {
             is_sorted: false,
             requeued: Vec::new(),
         })));
+        self.withdraw_afterwards(id, &name, jobs);
     }
 
     pub(crate) fn requeue(&mut self, mut requeue: Box<Requeue>, jobs: &mut Jobs, effects: &mut Vec<Effect>) {

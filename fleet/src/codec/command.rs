@@ -12,7 +12,7 @@ use bilrost::{
 
 use crate::{
     AgentCommand, AuditCommand, BallotCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand,
-    PoolCommand, TaskCommand,
+    PoolCommand, ResourceCommand, TaskCommand,
 };
 
 /// Appends a command's message.
@@ -28,6 +28,7 @@ pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
         Command::Mail(command) => command.oneof_encode(out, &mut tags),
         Command::Policy(command) => command.oneof_encode(out, &mut tags),
         Command::Ballot(command) => command.oneof_encode(out, &mut tags),
+        Command::Resource(command) => command.oneof_encode(out, &mut tags),
     }
 }
 
@@ -83,6 +84,10 @@ fn read_field(number: u32, wire_type: WireType, message: &mut &[u8]) -> Result<C
         let read = BallotCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
         return read.map(|(command, _)| Command::Ballot(command));
     }
+    if ResourceCommand::FIELD_TAGS.contains(&number) {
+        let read = ResourceCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Resource(command));
+    }
     if ControlCommand::FIELD_TAGS.contains(&number) {
         let mut command = ControlCommand::Tick;
         let read = ControlCommand::oneof_decode_field_distinguished(&mut command, number, wire_type, message, context);
@@ -107,11 +112,12 @@ mod tests {
             MailCommand::FIELD_TAGS,
             PolicyCommand::FIELD_TAGS,
             BallotCommand::FIELD_TAGS,
+            ResourceCommand::FIELD_TAGS,
         ]
         .concat();
         numbers.sort_unstable();
         let before = numbers.len();
         numbers.dedup();
-        assert_eq!((numbers.len(), before), (23, 23), "{numbers:?}");
+        assert_eq!((numbers.len(), before), (28, 28), "{numbers:?}");
     }
 }

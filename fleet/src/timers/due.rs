@@ -1,5 +1,6 @@
 //! What happens when a timer is due: deadlines, timeouts of attempts, the ends of delays and backoffs, the removal of
-//! finished tasks and lost agents, and the expiry and removal of letters and ballots.
+//! finished tasks and lost agents, and the expiry and removal of letters, ballots and
+//! allocations.
 
 use crate::{
     AttemptEnd, CancelCause, Effect, FailureKind, Fleet, TaskState, tasks::attempts::own_failure, timers::Timer,
@@ -24,6 +25,7 @@ impl Fleet {
             Timer::Forget(agent) => self.forget(agent),
             Timer::Letter(seq) => self.letter_due(seq, effects),
             Timer::Ballot(seq) => self.ballot_due(seq, effects),
+            Timer::Allocation(seq) => self.allocation_due(seq, effects),
         }
     }
 

@@ -12,10 +12,13 @@ use robeing_fleet::{
 };
 
 use crate::{
-    fixture::{Trial, ballot, elector, enrolment, letter, pooled, specialist, success, task, vote, with_key, worker},
+    fixture::{
+        Trial, amounts, ballot, elector, enrolment, letter, patient, pooled, request, specialist, success, task, vote,
+        with_key, worker,
+    },
     samples::{
-        ballot_commands, commands, identity_commands, mail_commands, policy, policy_commands, recorded, replies, shape,
-        trusted,
+        ballot_commands, commands, identity_commands, mail_commands, policy, policy_commands, recorded, replies,
+        resource_commands, shape, trusted,
     },
 };
 
@@ -77,6 +80,10 @@ fn newest() -> Trial {
     for command in ballot_commands() {
         trial.apply(command);
     }
+    for command in resource_commands().into_iter().take(9) {
+        trial.apply(command);
+    }
+    trial.request(patient(5, amounts(1, 1)));
     trial
 }
 
@@ -170,12 +177,31 @@ fn the_bytes_of_a_snapshot_with_ballots_are_what_they_always_were() {
 }
 
 #[test]
+fn the_bytes_of_a_snapshot_with_resources_are_what_they_always_were() {
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(4)));
+    trial.join(worker("a"));
+    for command in resource_commands().into_iter().take(7) {
+        trial.apply(command);
+    }
+    trial.request(request(4, amounts(1, 1)));
+    trial.free(4, None);
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
+}
+
+#[test]
 fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not() {
     for command in commands() {
         let wanted = command.feature().map_or(FIRST_VERSION, |feature| feature.since());
         assert_eq!(command_version(&encoded(&command)), wanted, "{command:?}");
     }
-    let brought = [(2, identity_commands()), (3, mail_commands()), (3, policy_commands()), (4, ballot_commands())];
+    let brought = [
+        (2, identity_commands()),
+        (3, mail_commands()),
+        (3, policy_commands()),
+        (4, ballot_commands()),
+        (4, resource_commands()),
+    ];
     for (version, commands) in brought {
         let mut trial = Trial::new();
         trial.apply(Command::Control(ControlCommand::RaiseVersion(version - 1)));
@@ -229,6 +255,12 @@ fn a_state_with_what_its_version_does_not_have_is_refused() {
     trial.open(OpenBallot { electorate: vec![Elector { letter: None, ..elector("a", 0) }], ..ballot(1) });
     let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
     let problem = "ballots before their version".to_owned();
+    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    let mut trial = Trial::newest();
+    let stay = trial.join(worker("a"));
+    trial.contribute(stay, amounts(1, 1));
+    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
+    let problem = "resources before their version".to_owned();
     assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
 }
 

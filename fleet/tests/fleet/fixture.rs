@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind, CastVote, Choice,
+    AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind, CastVote, Choice,
     Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet, FleetConfig, Fraction,
-    IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand,
-    PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId, SingleUse, Stamp,
+    Holder, IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand,
+    PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RequestResources, ResourceCommand, RetryPolicy, Role, SessionId, SingleUse, Stamp,
     StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, VoteEvidence, known_version,
 };
 
@@ -134,6 +134,29 @@ pub fn evidence(authority: &[u8]) -> VoteEvidence {
     }
 }
 
+/// Returns this much processor time and memory.
+pub fn amounts(cpu: u64, memory: u64) -> Amounts {
+    Amounts { cpu, memory, ..Amounts::NONE }
+}
+
+/// Returns a request of a client for one part, which is refused if it can't be granted at once.
+pub fn request(id: u128, part: Amounts) -> RequestResources {
+    RequestResources {
+        id: AllocationId(id),
+        holder: Holder::Client("c".to_owned()),
+        queue: "default".to_owned(),
+        parts: vec![part],
+        spread: false,
+        ttl: 60_000,
+        wait: 0,
+    }
+}
+
+/// Returns the same request, which waits for a minute.
+pub fn patient(id: u128, part: Amounts) -> RequestResources {
+    RequestResources { wait: 60_000, ..request(id, part) }
+}
+
 pub fn retry(max_attempts: u32) -> Option<RetryPolicy> {
     Some(RetryPolicy { max_attempts, ..RetryPolicy::default() })
 }
@@ -251,6 +274,23 @@ impl Trial {
 
     pub fn cast(&mut self, vote: CastVote) -> Reply {
         self.apply(Command::Ballot(BallotCommand::Cast(vote)))
+    }
+
+    pub fn contribute(&mut self, stay: OpenSession, amounts: Amounts) -> Reply {
+        let OpenSession { agent, session } = stay;
+        self.apply(Command::Resource(ResourceCommand::Contribute { agent, session, amounts }))
+    }
+
+    pub fn request(&mut self, request: RequestResources) -> Reply {
+        self.apply(Command::Resource(ResourceCommand::Request(request)))
+    }
+
+    pub fn free(&mut self, id: u128, token: Option<u64>) -> Reply {
+        self.apply(Command::Resource(ResourceCommand::Release { id: AllocationId(id), token }))
+    }
+
+    pub fn renew(&mut self, id: u128, token: u64) -> Reply {
+        self.apply(Command::Resource(ResourceCommand::Renew { id: AllocationId(id), token }))
     }
 
     pub fn cancel(&mut self, task: TaskId) -> Reply {

@@ -1,5 +1,7 @@
 //! Tests of the state machine through its public API, in one test binary.
 
+mod allocation_limits;
+mod allocations;
 mod attempts;
 mod audit_log;
 mod ballot_limits;
@@ -11,6 +13,7 @@ mod fixture;
 mod histories;
 mod history;
 mod identity;
+mod leases;
 mod letters;
 mod life;
 mod limits;
