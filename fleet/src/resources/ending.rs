@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Allocation, AllocationEnd, AllocationState, Holder};
-use crate::{AllocationId, Effect, Fleet, Refusal, Reply, TaskId};
+use crate::{AllocationId, Effect, Fleet, Refusal, Reply, TaskId, timers::SWEEP};
 
 impl fmt::Display for Holder {
     /// Writes the kind and the name: `task:ID`, `agent:NAME`, `team:ID` or `client:NAME`.
@@ -85,10 +85,10 @@ impl Fleet {
         self.wake_allocations();
     }
 
-    /// Does what is due: a wait or a lease ends, an ended allocation is forgotten, or, for the number 0, the requests
-    /// that wait are looked at.
+    /// Does what is due: a wait or a lease ends, an ended allocation is forgotten, or, by [`SWEEP`], the requests that wait
+    /// are looked at.
     pub(crate) fn allocation_due(&mut self, seq: u64, effects: &mut Vec<Effect>) {
-        if seq == 0 {
+        if seq == SWEEP {
             return self.sweep_allocations(effects);
         }
         let Some(allocation) = self.state.resources.allocations.get(seq) else { return };

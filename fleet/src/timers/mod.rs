@@ -24,8 +24,7 @@ pub(crate) enum Timer {
     Letter(u64),
     /// The deadline of an open ballot, or the end of the time for which a closed one is kept.
     Ballot(u64),
-    /// The end of the wait or the lease of an allocation, or of the time for which an ended one is kept. For the number
-    /// 0, which no allocation has: the requests that wait are looked at.
+    /// The end of the wait or the lease of an allocation, or of the time for which an ended one is kept; or [`SWEEP`].
     Allocation(u64),
 }
 
@@ -35,6 +34,9 @@ pub(crate) enum Timer {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Due(u128);
 
+/// The number of the timer by which the requests that wait for resources are looked at. No allocation has it, and it
+/// is the last one of its moment, so that everything that ends then is free.
+pub(crate) const SWEEP: u64 = u64::MAX;
 const KIND_BITS: u32 = 4;
 const OWNER_BITS: u32 = 64;
 const _: () = assert!(MAX_TIME_MS < 1 << (u128::BITS - KIND_BITS - OWNER_BITS));
@@ -166,7 +168,7 @@ impl Timers {
 
     /// Sets the timer by which the requests that wait for resources are looked at.
     pub(crate) fn set_sweep(&mut self, at: FleetMillis) {
-        self.due.insert(Due::new(at, Timer::Allocation(0)));
+        self.due.insert(Due::new(at, Timer::Allocation(SWEEP)));
     }
 
     /// Returns the earliest due time.

@@ -96,7 +96,10 @@ fn a_holder_has_so_many_allocations_and_so_many_queues_are_in_use() {
         assert_eq!(trial.request(patient(n, amounts(1, 0))), Reply::Allocated { existing: false, token: None });
     }
     assert_eq!(limit_of(trial.request(patient(1_000, amounts(1, 0)))), MAX_HELD_BY_ONE as u64);
-    let queued = |n: usize| RequestResources { queue: format!("queue-{n}"), ..of(n, patient(2_000 + n as u128, amounts(1, 0))) };
+    let queued = |n: usize| {
+        let alone = of(n, patient(2_000 + n as u128, amounts(1, 0)));
+        RequestResources { queue: format!("queue-{n}"), ..alone }
+    };
     // One queue is in use already.
     for n in 1..MAX_QUEUES {
         trial.request(queued(n));

@@ -145,12 +145,12 @@ fn requests_wait_in_order_and_are_granted_when_something_is_released() {
 #[test]
 fn nothing_overtakes_a_large_request_that_waits() {
     let (mut trial, _) = pool([amounts(4, 0)]);
-    trial.request(request(1, amounts(2, 0)));
+    trial.request(from("zeta", request(1, amounts(2, 0))));
     assert_eq!(trial.request(patient(2, amounts(4, 0))), WAITS);
     let waits = Refusal::InsufficientResources { short: Vec::new(), others_wait: true };
     assert_eq!(trial.request(request(3, amounts(1, 0))), Reply::Refused(waits), "from its own queue");
     let other = from("zeta", request(3, amounts(1, 0)));
-    assert!(matches!(trial.request(other), Reply::Refused(Refusal::InsufficientResources { .. })), "from a later one");
+    assert!(matches!(trial.request(other), Reply::Refused(Refusal::InsufficientResources { .. })), "from one with a larger share");
     trial.after(60_000);
     assert_eq!(end(&trial, 2), Some(AllocationEnd::NotGranted));
     assert_eq!(trial.request(request(3, amounts(1, 0))), granted(2));
