@@ -12,6 +12,7 @@ use crate::{
     leader::membership_change::ChangeError,
     mail::MailError,
     propose::ProposeError,
+    resources::ResourceError,
 };
 
 /// The metadata key that marks the response of a coordinator that does not lead.
@@ -67,20 +68,28 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::StorageFull { .. }
         | Refusal::NoRoom { .. }
         | Refusal::TooManyAgents { .. }
+        | Refusal::InsufficientResources { .. }
+        | Refusal::OverQuota { .. }
         | Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
         Refusal::Conflict { .. }
         | Refusal::NameHeld { .. }
         | Refusal::LetterConflict { .. }
         | Refusal::BallotConflict { .. }
+        | Refusal::AllocationConflict { .. }
         | Refusal::AlreadyVoted { .. } => Code::AlreadyExists,
         Refusal::ProofSpent { .. } | Refusal::ProofExpired { .. } | Refusal::OpenEnrolmentOff => Code::Unauthenticated,
         Refusal::Barred { .. } | Refusal::OtherReceiver { .. } | Refusal::NotElector { .. } => Code::PermissionDenied,
-        Refusal::UnknownTask { .. } | Refusal::UnknownLetter { .. } | Refusal::UnknownBallot { .. } => Code::NotFound,
+        Refusal::UnknownTask { .. }
+        | Refusal::UnknownLetter { .. }
+        | Refusal::UnknownBallot { .. }
+        | Refusal::UnknownAllocation { .. } => Code::NotFound,
         Refusal::StaleSession
         | Refusal::Version { .. }
         | Refusal::NotInForce { .. }
         | Refusal::Unreadable { .. }
+        | Refusal::StaleToken { .. }
+        | Refusal::HolderGone { .. }
         | Refusal::BallotClosed { .. } => Code::FailedPrecondition,
     }
 }
@@ -164,6 +173,20 @@ impl From<BallotError> for Status {
             BallotError::OtherMember { .. } | BallotError::NotProven { .. } | BallotError::UnknownAuthority { .. } => {
                 Self::permission_denied(message)
             }
+        }
+    }
+}
+
+impl From<ResourceError> for Status {
+    fn from(error: ResourceError) -> Self {
+        let message = error.to_string();
+        match error {
+            ResourceError::BadField(error) => error.into(),
+            ResourceError::Refused(refusal) => refused(&refusal),
+            ResourceError::Propose(error) => error.into(),
+            ResourceError::NotReadable(_) => Self::unavailable(message),
+            ResourceError::TooManyWaiting { .. } => Self::resource_exhausted(message),
+            ResourceError::NotYours { .. } => Self::permission_denied(message),
         }
     }
 }

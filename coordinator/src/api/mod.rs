@@ -13,6 +13,7 @@ pub mod guards;
 pub mod mailbox;
 pub mod messages;
 pub mod raft;
+pub mod resources;
 pub mod session;
 pub mod submissions;
 pub mod trust;

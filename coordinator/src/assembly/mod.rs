@@ -6,6 +6,7 @@ mod consensus;
 mod directory;
 mod leading;
 mod mail;
+mod resources;
 #[cfg(test)]
 mod tested;
 
@@ -21,7 +22,7 @@ use robeing_proto::{
     },
     v1::{
         admin_server::AdminServer, ballots_server::BallotsServer, fleet_server::FleetServer,
-        messages_server::MessagesServer,
+        messages_server::MessagesServer, resources_server::ResourcesServer,
     },
 };
 use robeing_settings::CoordinatorConfig;
@@ -476,6 +477,7 @@ impl Parts {
             .add_service(limited!(MessagesServer::new(self.messages_service())))
             .add_service(limited!(MailboxServer::new(self.mailbox_service())))
             .add_service(limited!(BallotsServer::new(self.ballots_service(security))))
+            .add_service(limited!(ResourcesServer::new(self.resources_service())))
             .add_service(limited!(AdminServer::new(self.admin_service(security, metrics))))
             .add_service(limited!(RaftServer::new(self.raft_service(consensus, connections))))
             .add_service(health_service);

@@ -3,8 +3,8 @@
 use super::Parts;
 use crate::{
     api::{
-        ballots::BallotsService, directory::DirectoryService, messages::MessagesService, submissions::Submissions,
-        watches::Watches,
+        ballots::BallotsService, directory::DirectoryService, messages::MessagesService, resources::ResourcesService,
+        submissions::Submissions, watches::Watches,
     },
     identity::security::Security,
     leader::{membership_change::MembershipChange, standing::Standing},
@@ -29,6 +29,7 @@ pub struct Tested {
     pub directory: DirectoryService,
     pub messages: MessagesService,
     pub ballots: BallotsService,
+    pub resources: ResourcesService,
     pub policies: Policies,
 }
 
@@ -36,7 +37,7 @@ impl Parts {
     pub(super) fn tested(&self, directory: DirectoryService, security: Option<&Security>) -> Tested {
         let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
         let (submissions, watches, messages) = (self.submissions(), self.watches(), self.messages_service());
-        let ballots = self.ballots_service(security);
+        let (ballots, resources) = (self.ballots_service(security), self.resources_service());
         Tested {
             member,
             members,
@@ -49,6 +50,7 @@ impl Parts {
             directory,
             messages,
             ballots,
+            resources,
             policies,
         }
     }

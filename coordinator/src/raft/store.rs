@@ -77,7 +77,8 @@ impl Told {
             | Effect::LetterSettled { .. }
             | Effect::BallotOpened { .. }
             | Effect::VoteCast { .. }
-            | Effect::BallotClosed { .. } => (None, None),
+            | Effect::BallotClosed { .. }
+            | Effect::AllocationChanged { .. } => (None, None),
         };
         let letter = match effect {
             Effect::LetterSettled { id } => fleet.letter(*id),

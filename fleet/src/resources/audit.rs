@@ -100,6 +100,7 @@ fn is_sound(state: &State, allocation: &Allocation) -> bool {
         spread: allocation.spread,
         ttl: allocation.ttl,
         wait: allocation.wait,
+        requested_by: allocation.requested_by.clone(),
     };
     let agents: Vec<AgentId> = allocation.parts.iter().filter_map(|part| part.agent).collect();
     let all = agents.len() == allocation.parts.len();

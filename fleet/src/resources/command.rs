@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     AgentId, AllocationId, Effect, Fleet, Refusal, Reply, SessionId,
-    config::{check_duration, check_name, invalid},
-    limits::{MAX_PARTS, MAX_QUEUE_WEIGHT, MAX_QUOTA, MAX_SET_QUEUES},
+    config::{check_duration, check_length, check_name, invalid},
+    limits::{MAX_PARTS, MAX_QUEUE_WEIGHT, MAX_QUOTA, MAX_SENDER_BYTES, MAX_SET_QUEUES},
 };
 
 /// A command for the resource pool. All need [`Feature::Resources`](crate::Feature::Resources). All domains share one
@@ -88,6 +88,9 @@ pub struct RequestResources {
     /// [`MAX_DURATION_MS`](crate::limits::MAX_DURATION_MS). 0 refuses it instead.
     #[bilrost(7)]
     pub wait: u64,
+    /// Who asks; at most [`MAX_SENDER_BYTES`].
+    #[bilrost(8)]
+    pub requested_by: String,
 }
 
 /// A queue's weight and quota.
@@ -124,6 +127,7 @@ impl RequestResources {
     pub fn check(&self) -> Result<(), Refusal> {
         self.holder.check()?;
         check_name("queue", &self.queue)?;
+        check_length("requested_by", &self.requested_by, MAX_SENDER_BYTES)?;
         let count = self.parts.len();
         if !(1..=MAX_PARTS).contains(&count) {
             return Err(invalid("parts", format!("has {count} entries, must have 1 to {MAX_PARTS}")));

@@ -55,7 +55,7 @@ impl Fleet {
             Err(refusal) => return Reply::Refused(refusal),
         };
         self.make_room_for_allocation();
-        let RequestResources { id, holder, queue, parts: _, spread, ttl, wait } = request;
+        let RequestResources { id, holder, queue, parts: _, spread, ttl, wait, requested_by } = request;
         let requested = self.state.now;
         let state = AllocationState::Waiting;
         let allocation = self.state.resources.allocations.add(|seq| Allocation {
@@ -68,6 +68,7 @@ impl Fleet {
             ttl,
             wait,
             requested,
+            requested_by,
             state,
         });
         let seq = allocation.seq;

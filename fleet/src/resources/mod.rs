@@ -159,6 +159,9 @@ pub struct Allocation {
     /// When it was asked for.
     #[bilrost(9)]
     pub requested: Stamp,
+    /// Who asked.
+    #[bilrost(10)]
+    pub requested_by: String,
     /// Its state.
     #[bilrost(oneof(12-13))]
     pub state: AllocationState,
@@ -203,7 +206,8 @@ impl Allocation {
     /// Returns whether this request is the same one again.
     fn is_same_as(&self, request: &RequestResources) -> bool {
         let asked = (&self.holder, &self.queue, self.spread, self.ttl, self.wait);
-        asked == (&request.holder, &request.queue, request.spread, request.ttl, request.wait)
+        self.requested_by == request.requested_by
+            && asked == (&request.holder, &request.queue, request.spread, request.ttl, request.wait)
             && self.parts.iter().map(|part| part.amounts).eq(request.parts.iter().copied())
     }
 

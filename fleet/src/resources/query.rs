@@ -1,6 +1,6 @@
 //! Queries about the resource pool.
 
-use std::sync::Arc;
+use std::{ops::Bound, sync::Arc};
 
 use super::{
     Allocation, Holder,
@@ -86,6 +86,19 @@ impl Fleet {
         let known = self.indexes.resources.agents.get(&agent)?;
         let (contributed, used, is_live) = (known.contributed, known.used, known.is_live);
         Some(AgentResources { agent, contributed, used, is_live })
+    }
+
+    /// Returns what the agents with numbers above `after` contribute, by number. Those that contribute nothing are left
+    /// out.
+    pub fn contributions(&self, after: Option<AgentId>) -> impl Iterator<Item = AgentResources> + '_ {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let agents = self.indexes.resources.agents.range((start, Bound::Unbounded));
+        agents.map(|(agent, known)| AgentResources {
+            agent: *agent,
+            contributed: known.contributed,
+            used: known.used,
+            is_live: known.is_live,
+        })
     }
 
     /// Returns what a holder has.

@@ -37,7 +37,8 @@ fn requests_are_held_to_their_limits() {
     let parts: Change = |r, n| r.parts = vec![Amounts { cpu: 1, ..Amounts::NONE }; n];
     let cpu: Change = |r, n| r.parts = vec![Amounts { cpu: n as u64, ..Amounts::NONE }];
     let most = MAX_DURATION_MS as usize;
-    let cases: [(&str, Change, usize, usize); 9] = [
+    let cases: [(&str, Change, usize, usize); 10] = [
+        ("requested_by", |r, n| r.requested_by = "x".repeat(n), MAX_SENDER_BYTES, MAX_SENDER_BYTES + 1),
         ("holder", |r, n| r.holder = Holder::Client("x".repeat(n)), MAX_NAME_BYTES, MAX_NAME_BYTES + 1),
         ("holder", |r, n| r.holder = Holder::Team("x".repeat(n)), 1, 0),
         ("queue", |r, n| r.queue = "x".repeat(n), MAX_NAME_BYTES, MAX_NAME_BYTES + 1),

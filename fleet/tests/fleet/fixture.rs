@@ -149,6 +149,7 @@ pub fn request(id: u128, part: Amounts) -> RequestResources {
         spread: false,
         ttl: 60_000,
         wait: 0,
+        requested_by: "client:c".to_owned(),
     }
 }
 

@@ -34,7 +34,8 @@ prop_compose! {
         spread in any::<bool>(), ttl in prop_oneof![9 => 1..60_000u64, 1 => Just(0)],
         wait in prop_oneof![Just(0), 1..60_000u64],
     ) -> RequestResources {
-        RequestResources { id: AllocationId(id), holder, queue: format!("queue-{queue}"), parts, spread, ttl, wait }
+        let (queue, requested_by) = (format!("queue-{queue}"), "history".to_owned());
+        RequestResources { id: AllocationId(id), holder, queue, parts, spread, ttl, wait, requested_by }
     }
 }
 

@@ -67,6 +67,8 @@ async fn without_a_certificate_nothing_can_be_called_but_health_and_enrolment() 
         "robeing.v1.Messages/ReadInbox",
         "robeing.v1.Ballots/CastVote",
         "robeing.v1.Ballots/GetBallot",
+        "robeing.v1.Resources/RequestResources",
+        "robeing.v1.Resources/SetQueues",
         "robeing.v1.Admin/SetTrust",
         "robeing.v1.Admin/CertifyClient",
         "robeing.internal.v1.Session/Open",

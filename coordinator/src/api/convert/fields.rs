@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{BallotId, LetterId, TaskId, limits::MAX_NAME_BYTES};
+use robeing_fleet::{AllocationId, BallotId, LetterId, TaskId, limits::MAX_NAME_BYTES};
 use robeing_settings::text;
 
 /// An invalid field of a request.
@@ -44,6 +44,12 @@ pub fn letter_id(text: &str) -> Result<LetterId, BadField> {
 pub fn ballot_id(field: &'static str, text: &str) -> Result<BallotId, BadField> {
     let not_one = |_| bad(field, format!("{:?} is not the id of a ballot; it is a UUID", excerpt(text)));
     Ok(BallotId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+}
+
+/// Parses the id of an allocation.
+pub fn allocation_id(text: &str) -> Result<AllocationId, BadField> {
+    let not_one = |_| bad("id", format!("{:?} is not the id of an allocation; it is a UUID", excerpt(text)));
+    Ok(AllocationId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
 /// Checks the name of an agent.
