@@ -6,6 +6,7 @@ use std::{
 };
 
 use prometheus_client::metrics::gauge::Gauge;
+use robeing_fleet::Resource;
 use robeing_telemetry::Metrics;
 
 use crate::{
