@@ -5,6 +5,7 @@ mod identity;
 mod line;
 mod messages;
 mod reading;
+mod resources;
 mod votes;
 
 use std::{path::PathBuf, time::Duration};
@@ -18,6 +19,10 @@ pub use identity::{
 };
 pub use line::{called_as, grammar, parse};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
+pub use resources::{
+    AmountArgs, FreeArgs, ListResourcesArgs, QueueSpec, QueuesArgs, RenewArgs, RequestArgs, ResourcesCommand,
+    ShowAllocationArgs,
+};
 pub use votes::{CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VoteCommand, VoteWord};
 
 use crate::kubernetes::Location;
@@ -65,6 +70,9 @@ pub enum Command {
     /// Have agents and people vote on a question, and verify how they did
     #[command(subcommand, disable_help_subcommand = true)]
     Vote(VoteCommand),
+    /// Show the resource pool, ask for resources and release them
+    #[command(subcommand, disable_help_subcommand = true)]
+    Resources(ResourcesCommand),
     /// Bar an agent from the fleet: its tasks run elsewhere, and what the fleet knows of it is kept for inspection
     Quarantine(BarArgs),
     /// Bar an agent from the fleet and forget it: its tasks run elsewhere

@@ -11,6 +11,7 @@ mod definition;
 mod forms;
 mod said;
 mod security;
+pub mod quantities;
 pub mod settings;
 mod sources;
 pub mod text;
