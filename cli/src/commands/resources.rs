@@ -93,7 +93,7 @@ fn asking(args: RequestArgs) -> RequestResourcesRequest {
         id: args.id.unwrap_or_else(new_allocation_id),
         holder: args.holder,
         queue: args.queue,
-        parts: (0..args.parts).map(|_| part.clone()).collect(),
+        parts: std::iter::repeat_n(part, args.parts as usize).collect(),
         spread: args.spread,
         lease: Some(duration(args.lease)),
         wait: args.wait.map(duration),

@@ -13,7 +13,7 @@ use super::{
 
 /// Formats amounts as columns: of processor time, memory, disk space and bandwidth.
 fn columns(amounts: Option<&ResourceAmounts>) -> [String; 4] {
-    let amounts = amounts.cloned().unwrap_or_default();
+    let amounts = amounts.copied().unwrap_or_default();
     [
         cpu_text(amounts.cpu_millis),
         amount_text(amounts.memory_bytes),
@@ -36,7 +36,7 @@ fn in_words(amounts: Option<&ResourceAmounts>) -> String {
 }
 
 fn quota(quota: Option<&ResourceQuota>) -> String {
-    let quota = quota.cloned().unwrap_or_default();
+    let quota = quota.copied().unwrap_or_default();
     let limits = [
         ("cpu", quota.cpu_millis.map(cpu_text)),
         ("memory", quota.memory_bytes.map(amount_text)),
@@ -49,7 +49,7 @@ fn quota(quota: Option<&ResourceQuota>) -> String {
 
 /// Formats `robeing resources list`: agents, then the sums, then queues.
 pub fn resources_text(resources: &ListResourcesResponse) -> String {
-    let sums = resources.sums.clone().unwrap_or_default();
+    let sums = resources.sums.unwrap_or_default();
     if resources.agents.is_empty() && resources.queues.is_empty() {
         return "no agent contributes resources\n".into();
     }
@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn what_agents_contribute_is_shown_with_what_is_used_of_it() {
-        let agent =
-            AgentResources { agent: "a".into(), contributed: amounts(4_000, 8 << 30), used: amounts(500, 0), live: true };
+        let (contributed, used) = (amounts(4_000, 8 << 30), amounts(500, 0));
+        let agent = AgentResources { agent: "a".into(), contributed, used, live: true };
         let queue = ResourceQueue { name: "default".into(), weight: 1, ..ResourceQueue::default() };
         let sums = ResourceSums {
             contributed: amounts(4_000, 8 << 30),

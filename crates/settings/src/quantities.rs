@@ -88,6 +88,7 @@ mod tests {
         for bytes in [0, 1, 1_000, 1_024, 1 << 30, 3 << 40, 1_500_000_000, u64::MAX] {
             assert_eq!(amount(&amount_text(bytes)), Some(bytes));
         }
-        assert_eq!((cpu_text(2_000), amount_text(4 << 30), amount_text(1_500)), ("2".into(), "4Gi".into(), "1500".into()));
+        let shown = [cpu_text(2_000), cpu_text(1_500), amount_text(4 << 30), amount_text(1_500)];
+        assert_eq!(shown, ["2", "1500m", "4Gi", "1500"]);
     }
 }
