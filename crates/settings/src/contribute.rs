@@ -20,6 +20,10 @@ pub const CONTRIBUTE: Setting = Setting::new(
 )
 .unset("auto");
 
+/// What a value may be, for errors.
+const FORM: &str = "auto, none, or amounts such as cpu=2,memory=4Gi,storage=10Gi,bandwidth=1G, each at most 2^48 in \
+                    thousandths of a processor, bytes or bits per second";
+
 /// What an agent contributes to the fleet's resource pool, of each resource; `None`: as much as its limits allow, and
 /// nothing of what is not limited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,9 +103,6 @@ pub(super) fn contribute(value: &Value) -> Result<Contribute, ConfigError> {
     }
     Ok(read)
 }
-
-const FORM: &str = "auto, none, or amounts such as cpu=2,memory=4Gi,storage=10Gi,bandwidth=1G, each at most 2^48 in \
-                    thousandths of a processor, bytes or bits per second";
 
 #[cfg(test)]
 mod tests {
