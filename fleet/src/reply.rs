@@ -4,7 +4,9 @@ use bilrost::{Enumeration, Message, Oneof};
 
 use crate::{
     AgentId, AllocationId, BallotId, BallotOutcome, BarKind, LetterId, LetterOutcome, Resource, SessionId, Shortage,
-    TaskId, TaskState, UnixMillis, ids::utc, resources::amounts::in_words,
+    TaskId, TaskState, UnixMillis,
+    ids::utc,
+    resources::amounts::in_words,
 };
 
 /// The reply to a command.

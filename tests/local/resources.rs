@@ -1,5 +1,7 @@
 //! The resource pool: what agents contribute is granted, all or nothing, and free again. All processes are real.
 
+use std::{fs, path::Path};
+
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     terminal::{Ended, Terminal},
@@ -56,4 +58,29 @@ async fn what_agents_contribute_is_granted_released_and_free_when_an_agent_is_ki
     person.run(&["resources", "release", &id]).await.success();
     let left = person.run(&["resources", "list", "--allocations"]).await;
     assert_eq!(left.success(), "no allocations\n");
+}
+
+#[tokio::test]
+async fn the_first_allocation_of_the_documentation_is_granted_and_released() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let guide = fs::read_to_string(root.join("docs/decisions.md")).expect("it can be read");
+    let (_, section) = guide.split_once("\n## Resources\n").expect("it has a section about resources");
+    let block = section.split("```sh\n").nth(1).and_then(|rest| rest.split("\n```").next()).expect("it shows commands");
+    let terminal = Terminal::default();
+    let dev = terminal.dev(&["-f", &root.join("examples/workshop.yaml").display().to_string()]);
+    dev.line_with(&["ready"]).await;
+    let mut shown = Vec::new();
+    for line in block.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (program, words) = words.split_first().expect("a command");
+        assert_eq!(*program, "robeing");
+        let printed = eventually(&format!("{line} succeeds"), async || {
+            let ended = terminal.run(words).await;
+            check(ended.code == Some(0), ended.stdout.clone(), ended)
+        });
+        shown.push(printed.await);
+    }
+    let [_, granted, listed, _] = &shown[..] else { panic!("four commands: {shown:?}") };
+    assert!(granted.contains("State:          Granted") && granted.contains("bench-"), "{granted}");
+    assert!(listed.contains("cpu 1, memory 512Mi"), "{listed}");
 }

@@ -83,8 +83,8 @@ impl ResourcePool {
         Ok(allocation)
     }
 
-    /// Returns a page of the newest allocations before the one with the number `before`, and the number to go on before.
-    /// A `limit` of 0 means the default.
+    /// Returns a page of the newest allocations before the one with the number `before`, and the number to go on
+    /// before. A `limit` of 0 means the default.
     ///
     /// # Errors
     /// [`ResourceError`] if the state can't be read.

@@ -150,7 +150,11 @@ fn nothing_overtakes_a_large_request_that_waits() {
     let waits = Refusal::InsufficientResources { short: Vec::new(), others_wait: true };
     assert_eq!(trial.request(request(3, amounts(1, 0))), Reply::Refused(waits), "from its own queue");
     let other = from("zeta", request(3, amounts(1, 0)));
-    assert!(matches!(trial.request(other), Reply::Refused(Refusal::InsufficientResources { .. })), "from one with a larger share");
+    let refused = trial.request(other);
+    assert!(
+        matches!(refused, Reply::Refused(Refusal::InsufficientResources { .. })),
+        "from one with a larger share: {refused:?}"
+    );
     trial.after(60_000);
     assert_eq!(end(&trial, 2), Some(AllocationEnd::NotGranted));
     assert_eq!(trial.request(request(3, amounts(1, 0))), granted(2));

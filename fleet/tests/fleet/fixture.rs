@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind, CastVote, Choice,
-    Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet, FleetConfig, Fraction,
-    Holder, IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand,
-    PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RequestResources, ResourceCommand, RetryPolicy, Role, SessionId, SingleUse, Stamp,
-    StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, VoteEvidence, known_version,
+    AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, BallotCommand, BallotId,
+    BarKind, CastVote, Choice, Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind,
+    Fleet, FleetConfig, Fraction, Holder, IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot,
+    Outcome, PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RequestResources,
+    ResourceCommand, RetryPolicy, Role, SessionId, SingleUse, Stamp, StoredPolicy, SubmitTask, Task, TaskCommand,
+    TaskId, TaskState, VoteEvidence,
+    known_version,
 };
 
 pub struct Trial {

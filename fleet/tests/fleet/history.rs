@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 
 use robeing_fleet::{
     AgentCommand, AgentId, AgentState, Command, Completion, ControlCommand, Counts, Effect, Fleet, FleetConfig,
-    LossReason, Outcome, PoolCommand, PoolShape, RecoveryEvent, RecoveryStep, Reply, ResourceCommand, SessionId, Stamp, Task,
-    TaskCommand, TaskId, TaskState,
+    LossReason, Outcome, PoolCommand, PoolShape, RecoveryEvent, RecoveryStep, Reply, ResourceCommand, SessionId, Stamp,
+    Task, TaskCommand, TaskId, TaskState,
     limits::{MAX_FLEET_RECOVERY_STEPS, MAX_RECOVERY_STEPS, SPENT_PROOF_GRACE_MS},
 };
 
 use crate::{
-    directory, leases, letters, life,
+
+    directory,
+    leases,
+    letters,
+    life,
     naive::{self, Wanted},
     ops::{Lie, Op},
-    trust, votes,
+    trust,
+    votes,
 };
 
 fn changes_state(event: &RecoveryEvent) -> bool {

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AllocationId, Amounts, AuditCommand, AuditEntry, AuditOutcome, BallotCommand, BallotId, BallotOutcome, BarKind,
-    CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode, Failure, FailureKind, FleetConfig, Holder,
-    IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome, LossReason, MailCommand, OpenBallot,
-    Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter, ProofKind, Quota, QueueShape, Refusal, Reply, RequestResources, Resource,
-    ResourceCommand, Role, SessionId, Shortage,
-    StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer,
+    AgentCommand, AgentId, AllocationId, Amounts, AuditCommand, AuditEntry, AuditOutcome, BallotCommand, BallotId,
+    BallotOutcome, BarKind, CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode, Failure,
+    FailureKind, FleetConfig, Holder, IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome,
+    LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter,
+    ProofKind, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, Role, SessionId,
+    Shortage, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TokenIssuer,
 };
 
 use crate::fixture::{

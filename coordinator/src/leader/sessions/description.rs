@@ -1,8 +1,8 @@
 //! Records the key of an agent whose session began before the fleet could keep it, or without one, and what the agent
 //! contributes to the resource pool.
 //!
-//! Opening a resumed session writes nothing: on a slow disk, the agent would count as lost meanwhile. So the leader that
-//! has the session looks at each heartbeat, until both are known.
+//! Opening a resumed session writes nothing: on a slow disk, the agent would count as lost meanwhile. So the leader
+//! that has the session looks at each heartbeat, until both are known.
 
 use futures::future::BoxFuture;
 use robeing_fleet::{AgentCommand, AgentId, Amounts, Command, Feature, Fleet, ResourceCommand, SessionId};
