@@ -5,14 +5,9 @@ use std::fmt::Write;
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, BarKind, Choice, CodecError, Command, ControlCommand, Elector, Fleet,
-    IdentityCommand, LetterAnswer, LossReason, OpenBallot, PoolShape, Refusal, Reply, SessionId, Stamp, SubmitTask,
-    TaskCommand, TaskId, FIRST_VERSION,
-    command_version,
-    decode_command,
-    decode_reply,
-    encode_command,
-    encode_reply,
+    AgentCommand, AgentId, AgentJoin, BarKind, Choice, CodecError, Command, ControlCommand, Elector, FIRST_VERSION,
+    Fleet, IdentityCommand, LetterAnswer, LossReason, OpenBallot, PoolShape, Refusal, Reply, SessionId, Stamp,
+    SubmitTask, TaskCommand, TaskId, command_version, decode_command, decode_reply, encode_command, encode_reply,
     known_version,
 };
 

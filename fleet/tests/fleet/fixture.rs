@@ -7,8 +7,7 @@ use robeing_fleet::{
     Fleet, FleetConfig, Fraction, Holder, IdentityCommand, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot,
     Outcome, PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RequestResources,
     ResourceCommand, RetryPolicy, Role, SessionId, SingleUse, Stamp, StoredPolicy, SubmitTask, Task, TaskCommand,
-    TaskId, TaskState, VoteEvidence,
-    known_version,
+    TaskId, TaskState, VoteEvidence, known_version,
 };
 
 pub struct Trial {

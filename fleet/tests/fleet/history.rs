@@ -10,15 +10,10 @@ use robeing_fleet::{
 };
 
 use crate::{
-
-    directory,
-    leases,
-    letters,
-    life,
+    directory, leases, letters, life,
     naive::{self, Wanted},
     ops::{Lie, Op},
-    trust,
-    votes,
+    trust, votes,
 };
 
 fn changes_state(event: &RecoveryEvent) -> bool {

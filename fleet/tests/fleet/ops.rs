@@ -4,8 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentJoin, Amounts, Command, Failure, FailureKind, FleetConfig, Outcome, PoolShape, RetryPolicy, Role, SubmitTask,
-    TaskId, Weights,
-    known_version,
+    TaskId, Weights, known_version,
 };
 
 use crate::{leases, letters, trust, votes};
