@@ -63,7 +63,8 @@ impl Host for LinuxHost {
         let stat = statvfs(folder).ok()?;
         // The types differ between systems.
         #[allow(clippy::useless_conversion)]
-        u64::from(stat.blocks_available()).checked_mul(u64::from(stat.fragment_size()))
+        let (blocks, size) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
+        blocks.checked_mul(size)
     }
 }
 
