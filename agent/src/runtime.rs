@@ -8,7 +8,7 @@ use std::{io, sync::Arc};
 use bytes::Bytes;
 use robeing_net::Transport;
 use robeing_platform::{Platform, Random};
-use robeing_settings::AgentConfig;
+use robeing_settings::{AgentConfig, Contribute};
 use robeing_telemetry::Metrics;
 use robeing_votes::VoteError;
 use tokio::sync::oneshot;
@@ -102,6 +102,7 @@ pub async fn run_with(
     shutdown: CancellationToken,
     extras: Extras,
 ) -> Result<(), AgentError> {
+    let config = AgentConfig { contribute: contribution(&config, &platform), ..config };
     let identity = Identity::claimed(&config);
     info!(
         name = identity.name,
@@ -109,6 +110,7 @@ pub async fn run_with(
         version = env!("CARGO_PKG_VERSION"),
         role = ?identity.role,
         slots = config.slots,
+        contributes = config.contribute.to_text(),
         "starting an agent"
     );
     let executor = executor.await?;
@@ -157,6 +159,18 @@ pub async fn run_with(
     let (ended, ()) = tokio::join!(session, messages.run());
     duties.stop().await;
     Ok(ended?)
+}
+
+/// Returns what the agent contributes to the resource pool: what its settings say, and else what limits it. It is found
+/// once, as the free disk space changes with what is granted of it.
+fn contribution(config: &AgentConfig, platform: &Platform) -> Contribute {
+    let limits = platform.host.limits();
+    // The folder may not exist yet.
+    let mut folders = config.data.iter().flat_map(|data| data.ancestors());
+    let storage = folders.find_map(|folder| platform.host.free_disk(folder));
+    let of_limits =
+        Contribute { cpu: limits.cpu_millis, memory: limits.memory_bytes, storage, ..Contribute::default() };
+    config.contribute.or(of_limits).or(Contribute::NOTHING)
 }
 
 /// Ends what an agent does that has not opened a session.

@@ -33,6 +33,7 @@ mod policies;
 mod propose;
 pub mod raft;
 mod read;
+mod resources;
 mod teams;
 mod upkeep;
 mod verify;

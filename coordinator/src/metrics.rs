@@ -6,6 +6,7 @@ use std::{
 };
 
 use prometheus_client::metrics::gauge::Gauge;
+use robeing_fleet::Resource;
 use robeing_telemetry::Metrics;
 
 use crate::{
@@ -73,6 +74,46 @@ impl MailGauges {
     }
 }
 
+/// The metrics of the resource pool.
+struct ResourceGauges {
+    contributed: [Gauge; 4],
+    used: [Gauge; 4],
+    waiting: Gauge,
+    granted: Gauge,
+}
+
+impl ResourceGauges {
+    fn new(metrics: &Metrics) -> Self {
+        let each = |what: &str, help: &str| {
+            Resource::ALL.map(|resource| {
+                let unit = match resource {
+                    Resource::Cpu => "millis",
+                    Resource::Memory | Resource::Storage => "bytes",
+                    Resource::Bandwidth => "bits_per_second",
+                };
+                metrics.gauge(&format!("resources_{what}_{}_{unit}", resource.name()), help)
+            })
+        };
+        Self {
+            contributed: each("contributed", "What agents contribute to the resource pool"),
+            used: each("used", "What is granted of the resource pool"),
+            waiting: metrics.gauge("allocations_waiting", "Requests for resources that wait"),
+            granted: metrics.gauge("allocations_granted", "Allocations of resources that are granted"),
+        }
+    }
+
+    fn refresh(&self, state: &StateReader) {
+        let sums = state.look(|fleet| fleet.pool_sums());
+        for (gauges, amounts) in [(&self.contributed, sums.contributed), (&self.used, sums.used)] {
+            for (gauge, resource) in gauges.iter().zip(Resource::ALL) {
+                gauge.set(i64::try_from(amounts.get(resource)).unwrap_or(i64::MAX));
+            }
+        }
+        self.waiting.set(sums.waiting.into());
+        self.granted.set(sums.granted.into());
+    }
+}
+
 /// Keeps the metrics up to date until the coordinator stops.
 pub async fn run(sources: Sources, metrics: Metrics) {
     let Sources { standing, members, state, observer, log, rooms, snapshots } = sources;
@@ -99,9 +140,10 @@ pub async fn run(sources: Sources, metrics: Metrics) {
     let needed = gauge("disk_needed_bytes", "Bytes that must be free there to finish what was accepted");
     let short = gauge("disk_short", "1 while fewer bytes are free than needed");
     let skipped = gauge("snapshots_skipped", "Snapshots skipped for lack of room since the start");
-    let mail = MailGauges::new(&metrics);
+    let (mail, resources) = (MailGauges::new(&metrics), ResourceGauges::new(&metrics));
     loop {
         mail.refresh(&state, &observer);
+        resources.refresh(&state);
         let (counts, totals, agents, held) =
             state.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
         leading.set(i64::from(standing.term().is_some()));

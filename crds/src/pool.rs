@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    Affinity, Container, EnvVar, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
-    TopologySpreadConstraint, Volume,
+use k8s_openapi::{
+    api::core::v1::{
+        Affinity, Container, EnvVar, LocalObjectReference, PodSecurityContext, ResourceRequirements, Toleration,
+        TopologySpreadConstraint, Volume,
+    },
+    apimachinery::pkg::api::resource::Quantity,
 };
 use kube::KubeSchema;
-use robeing_settings::{CommandSpec, ExecutorSpec, HeaderSource as EnvironmentSource, HeaderSpec, HttpSpec, settings};
+use robeing_settings::{
+    CommandSpec, Contribute, ExecutorSpec, HeaderSource as EnvironmentSource, HeaderSpec, HttpSpec, quantities, settings,
+};
 use robeing_target::{Target, TargetError};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -97,6 +102,26 @@ pub struct Pool {
     /// Overrides for the pool's pods: where they may run, their environment, their volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<PodOverrides>,
+}
+
+impl Pool {
+    /// Returns what each agent contributes to the fleet's resource pool: the CPU and memory that its container may use,
+    /// or, where it has no limit, what it requests. What is not said, or not an exact amount, is left open.
+    pub fn contribution(&self) -> Contribute {
+        let of_container = self.container.as_ref().and_then(|container| container.resources.as_ref());
+        let resources = of_container.or(self.resources.as_ref());
+        let amount = |name: &str| {
+            let resources = resources?;
+            let of = |list: &Option<BTreeMap<String, Quantity>>| list.as_ref()?.get(name).map(|amount| amount.0.clone());
+            of(&resources.limits).or_else(|| of(&resources.requests))
+        };
+        Contribute {
+            cpu: amount("cpu").and_then(|text| quantities::cpu_millis(&text)),
+            memory: amount("memory").and_then(|text| quantities::amount(&text)),
+            storage: amount("ephemeral-storage").and_then(|text| quantities::amount(&text)),
+            bandwidth: None,
+        }
+    }
 }
 
 fn default_slots() -> u32 {

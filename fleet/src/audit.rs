@@ -13,6 +13,7 @@ use crate::{
     limits::*,
     mail::audit::check_mail,
     policies::audit::check_policies,
+    resources::audit::{check_grants, check_resources},
     schedule::audit::check_work_conserving,
     tasks::audit::check_tasks,
     teams::audit::{check_staffed, check_teams},
@@ -30,14 +31,15 @@ pub(crate) fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Check {
 
 impl Fleet {
     /// Checks every invariant: slots are conserved, each assigned task has one current attempt, indexes equal those
-    /// rebuilt from the state, no pool lacks live agents while some are on standby, no team lacks a member while
-    /// an agent that fits it is in none, and no ready task waits while an
+    /// rebuilt from the state, no pool lacks live agents while some are on standby, no team lacks a member while an agent
+    /// that fits it is in none, no request for resources waits that could be granted, and no ready task waits while an
     /// agent that fits it has a free slot. The error names the violated invariant.
     pub fn audit(&self) -> Result<(), String> {
         check_state(&self.state)?;
         ensure(self.indexes == Indexes::rebuild(&self.state), || "an index differs from the rebuilt one".to_owned())?;
         check_standby(self)?;
         check_staffed(self)?;
+        check_grants(self)?;
         check_work_conserving(self)
     }
 }
@@ -61,7 +63,8 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_mail(state)?;
     check_policies(state)?;
     check_ballots(state)?;
-    check_teams(state)
+    check_teams(state)?;
+    check_resources(state)
 }
 
 /// Checks that each agent's count of displaced tasks is right, and that the redistribution of an agent's tasks is

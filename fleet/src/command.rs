@@ -4,7 +4,7 @@ use bilrost::Oneof;
 
 use crate::{
     AgentCommand, AuditCommand, BallotCommand, FleetConfig, IdentityCommand, MailCommand, PolicyCommand, PoolCommand,
-    TaskCommand, TeamCommand,
+    ResourceCommand, TaskCommand, TeamCommand,
 };
 
 /// One command of the batch in a log entry.
@@ -30,6 +30,8 @@ pub enum Command {
     Ballot(BallotCommand),
     /// A command for a team.
     Team(TeamCommand),
+    /// A command for the resource pool.
+    Resource(ResourceCommand),
 }
 
 /// A command for the fleet itself. All domains share one range of field numbers; see `codec`.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{AgentId, BallotId, Choice, LetterId, RecoveryStep, SessionId, TaskId, TeamId};
+use crate::{AgentId, AllocationId, BallotId, Choice, LetterId, RecoveryStep, SessionId, TaskId, TeamId};
 
 /// Why an attempt must be stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,5 +136,10 @@ pub enum Effect {
     TeamChanged {
         /// The team.
         id: TeamId,
+    },
+    /// A request for resources waits, was granted or has ended.
+    AllocationChanged {
+        /// The allocation.
+        id: AllocationId,
     },
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bilrost::Message;
 
 use crate::{
-    Agent, AgentId, Command, ControlCommand, Effect, FleetConfig, PoolCommand, Refusal, Reply, Stamp, Task, TaskState,
+    Agent, AgentId, AgentState, Command, ControlCommand, Effect, FleetConfig, PoolCommand, Refusal, Reply, Stamp, Task,
+    TaskState,
     agents::{
         directory::{DirectoryChanges, Shown},
         state::Agents,
@@ -18,6 +19,7 @@ use crate::{
     limits::{MAX_FIRINGS, MAX_TIME_MS},
     mail::state::Mail,
     policies::Policies,
+    resources::state::Resources,
     schedule::speed::KindTimes,
     snapshot::Snapshots,
     steps::Jobs,
@@ -72,6 +74,7 @@ pub(crate) struct State {
     pub policies: Policies,
     pub ballots: Ballots,
     pub teams: Teams,
+    pub resources: Resources,
 }
 
 /// How far a command has been applied.
@@ -131,6 +134,7 @@ impl Fleet {
             policies: Policies::default(),
             ballots: Ballots::default(),
             teams: Teams::default(),
+            resources: Resources::default(),
         };
         Fleet::from_state(state)
     }
@@ -237,6 +241,7 @@ impl Fleet {
             Command::Policy(command) => self.run_policies(command, effects),
             Command::Ballot(command) => self.run_ballots(command, jobs, effects),
             Command::Team(command) => self.run_teams(command, jobs, effects),
+            Command::Resource(command) => self.run_resources(command, effects),
         }
     }
 
@@ -274,7 +279,7 @@ impl Fleet {
         let agent = Arc::make_mut(agent);
         let weights = &self.state.config.weights;
         self.indexes.leave_agent(agent, weights);
-        let before = Shown::of(agent);
+        let (before, was_live) = (Shown::of(agent), agent.state == AgentState::Live);
         let result = change(agent);
         self.state.revision += 1;
         agent.revision = self.state.revision;
@@ -284,6 +289,10 @@ impl Fleet {
             if !self.indexes.teams.open.is_empty() {
                 self.changed_agents.note(id);
             }
+        }
+        if was_live != (agent.state == AgentState::Live) {
+            // More may be free, or what waits for this agent no longer keeps others waiting.
+            self.wake_allocations();
         }
         Some(result)
     }
@@ -337,5 +346,6 @@ impl Fleet {
         if let Some(from) = displaced_from {
             self.settle_displaced(from, effects);
         }
+        self.task_is_gone(task, effects);
     }
 }

@@ -80,6 +80,10 @@ pub struct BallotId(pub u128);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TeamId(pub u128);
 
+/// An allocation's id: a UUID, drawn by whoever asks for the resources.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct AllocationId(pub u128);
+
 /// The state machine's number of an agent: one number per name, for as long as the name is remembered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct AgentId(pub u32);
@@ -123,6 +127,7 @@ shown_as_uuid!(TaskId);
 shown_as_uuid!(LetterId);
 shown_as_uuid!(BallotId);
 shown_as_uuid!(TeamId);
+shown_as_uuid!(AllocationId);
 
 impl fmt::Display for AgentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,6 +9,7 @@ use crate::{
     fleet::State,
     identity::indexes::IdentityIndexes,
     mail::{Letter, indexes::MailIndexes},
+    resources::{Allocation, indexes::ResourceIndexes},
     schedule::Schedule,
     tasks::indexes::TaskIndexes,
     teams::{Team, indexes::TeamIndexes},
@@ -24,6 +25,7 @@ pub(crate) struct Indexes {
     pub mail: MailIndexes,
     pub ballots: BallotIndexes,
     pub teams: TeamIndexes,
+    pub resources: ResourceIndexes,
     pub schedule: Schedule,
     pub timers: Timers,
 }
@@ -46,6 +48,15 @@ impl Indexes {
         }
         for team in state.teams.kept.iter() {
             indexes.enter_team(team);
+        }
+        for contribution in state.resources.contributions.iter() {
+            indexes.resources.enter_contribution(contribution);
+        }
+        for allocation in state.resources.allocations.iter() {
+            indexes.enter_allocation(allocation);
+        }
+        if let Some(at) = state.resources.sweep {
+            indexes.timers.set_sweep(at);
         }
         // As if no agent had a session; entering the agents corrects that.
         indexes.identity = IdentityIndexes::rebuild(&state.identity);
@@ -121,9 +132,22 @@ impl Indexes {
         self.timers.clear_team(team);
     }
 
+    /// Indexes an allocation, or its new state after a change.
+    pub(crate) fn enter_allocation(&mut self, allocation: &Allocation) {
+        self.resources.enter(allocation);
+        self.timers.set_allocation(allocation);
+    }
+
+    /// Removes an allocation, or its old state before a change.
+    pub(crate) fn leave_allocation(&mut self, allocation: &Allocation) {
+        self.resources.leave(allocation);
+        self.timers.clear_allocation(allocation);
+    }
+
     /// Indexes an agent after a change.
     pub(crate) fn enter_agent(&mut self, agent: &Agent, weights: &Weights) {
         self.agents.enter(agent);
+        self.resources.enter_agent(agent);
         self.identity.enter_agent(agent);
         self.teams.enter_agent(agent);
         self.enter_work(agent, weights);

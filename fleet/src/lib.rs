@@ -1,5 +1,5 @@
 //! The replicated state machine of a fleet: agents, tasks and their scheduling, who may be in the fleet, the audit log,
-//! policies, durable messages, ballots, and teams.
+//! policies, durable messages, ballots, teams, and the resource pool.
 //!
 //! The crate is pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random numbers and
 //! never iterates in an unspecified order, so the same log gives the same state on every coordinator, byte for byte.
@@ -24,6 +24,7 @@ mod numbered;
 mod policies;
 mod query;
 mod reply;
+mod resources;
 pub mod sabotage;
 mod schedule;
 mod snapshot;
@@ -60,7 +61,7 @@ pub use identity::{
     Bar, BarKind, Enrolment, ProofKind, SingleUse,
     command::{Enrol, EnrolmentMode, IdentityCommand, IdentityConfig, PoolTrust, TokenIssuer},
 };
-pub use ids::{AgentId, BallotId, FleetMillis, LetterId, SessionId, Stamp, TaskId, TeamId, UnixMillis};
+pub use ids::{AgentId, AllocationId, BallotId, FleetMillis, LetterId, SessionId, Stamp, TaskId, TeamId, UnixMillis};
 pub use mail::{
     Letter, LetterOutcome, LetterState,
     command::{LetterAnswer, MailCommand, PostLetter},
@@ -68,6 +69,12 @@ pub use mail::{
 };
 pub use policies::{PolicyList, StoredPolicy, command::PolicyCommand};
 pub use reply::{Refusal, Reply, StaleReason};
+pub use resources::{
+    Allocation, AllocationEnd, AllocationState, Contribution, Holder, Part as AllocationPart,
+    amounts::{Amounts, Quota, Resource, Shortage},
+    command::{QueueShape, RequestResources, ResourceCommand},
+    query::{AgentResources, PoolSums, QueueView},
+};
 pub use schedule::score::ScoreTerms;
 pub use snapshot::{Part, Snapshot};
 pub use tasks::{

@@ -171,7 +171,8 @@ pub const MAX_WAITING_FOR_ONE: usize = 10_000;
 pub const MAX_WAITING_LETTERS: usize = 100_000;
 /// Most letters, including the settled ones whose outcome is kept.
 pub const MAX_LETTERS: usize = 500_000;
-/// Most bytes of payloads, senders, addresses, receivers, types and key ids of letters: 64 MiB. Settled letters have no payload.
+/// Most bytes of payloads, senders, addresses, receivers, types and key ids of letters: 64 MiB. Settled letters have no
+/// payload.
 pub const MAX_MAIL_BYTES: u64 = 64 * 1024 * 1024;
 /// Most bytes of a letter in a snapshot besides what counts against [`MAX_MAIL_BYTES`].
 pub const MAX_LETTER_OVERHEAD: u64 = 1024;
@@ -243,6 +244,35 @@ pub const MAX_TEAMS: usize = 1_000;
 pub const TEAM_TTL_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Most bytes of a team in a snapshot: 64 KiB.
 pub const MAX_TEAM_OVERHEAD: u64 = 64 * 1024;
+/// Most of a resource that an agent can contribute or a part of a request can ask for, in the resource's unit: 2⁴⁸,
+/// which is 256 TiB of memory. The sum of all agents is less than 2⁶³.
+pub const MAX_AMOUNT: u64 = 1 << 48;
+/// Most parts of a request for resources.
+pub const MAX_PARTS: usize = 32;
+/// Most allocations, including the ended ones that are kept. Beyond it, the ones that ended first are dropped.
+pub const MAX_ALLOCATIONS: usize = 20_000;
+/// Most allocations that are granted or waited for.
+pub const MAX_LIVE_ALLOCATIONS: usize = 10_000;
+/// Most allocations that one holder has or waits for.
+pub const MAX_HELD_BY_ONE: usize = 64;
+/// Most queues from which something is granted or waited for.
+pub const MAX_QUEUES: usize = 64;
+/// Most queues that one [`crate::ResourceCommand::SetQueues`] may name.
+pub const MAX_SET_QUEUES: usize = 64;
+/// Most weight of a queue.
+pub const MAX_QUEUE_WEIGHT: u32 = 1_000;
+/// Weight of a queue that was not set.
+pub const DEFAULT_QUEUE_WEIGHT: u32 = 1;
+/// Largest quota of a resource, in its unit: as much as all agents can contribute.
+pub const MAX_QUOTA: u64 = MAX_AMOUNT * MAX_AGENTS as u64;
+/// How long an ended allocation is kept, ms of fleet time: ten minutes.
+pub const ALLOCATION_TTL_MS: u64 = 600 * 1000;
+/// Most bytes of an allocation in a snapshot.
+pub const MAX_ALLOCATION_OVERHEAD: u64 = 4 * 1024;
+/// Most bytes of a contribution in a snapshot.
+pub const MAX_CONTRIBUTION_OVERHEAD: u64 = 96;
+/// Most bytes of a set queue in a snapshot.
+pub const MAX_QUEUE_OVERHEAD: u64 = 512;
 /// Most policies.
 pub const MAX_POLICIES: usize = 64;
 /// Longest policy as JSON, bytes: 64 KiB.
@@ -251,9 +281,9 @@ pub const MAX_POLICY_BYTES: usize = 64 * 1024;
 pub const MAX_POLICIES_BYTES: usize = 512 * 1024;
 /// Most bytes of a policy in a snapshot besides what counts against [`MAX_POLICIES_BYTES`].
 pub const MAX_POLICY_OVERHEAD: u64 = 64;
-/// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots, teams and policies in a snapshot, and of
-/// the members of tasks with results to be verified. They have fixed limits, so this is part of [`MAX_SNAPSHOT_BYTES`] as
-/// well, and which configurations are accepted does not depend on it.
+/// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots, teams, the resource pool and policies in a
+/// snapshot, and of the members of tasks with results to be verified. They have fixed limits, so this is part of
+/// [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
 pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
     + MAX_BARS as u64 * MAX_BAR_OVERHEAD
@@ -266,6 +296,9 @@ pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_BALLOTS as u64 * MAX_BALLOT_OVERHEAD
     + MAX_VOTE_AUTHORITIES as u64 * (MAX_VOTE_AUTHORITY_BYTES as u64 + MAX_VOTE_AUTHORITY_OVERHEAD)
     + MAX_TEAMS as u64 * MAX_TEAM_OVERHEAD
+    + MAX_ALLOCATIONS as u64 * MAX_ALLOCATION_OVERHEAD
+    + MAX_AGENTS as u64 * MAX_CONTRIBUTION_OVERHEAD
+    + MAX_SET_QUEUES as u64 * MAX_QUEUE_OVERHEAD
     + MAX_POLICIES_BYTES as u64
     + MAX_POLICIES as u64 * MAX_POLICY_OVERHEAD
     + (MAX_VERIFIED_TASKS * MAX_VERIFYING_AGENTS) as u64 * MAX_TASK_OVERHEAD;

@@ -3,8 +3,10 @@
 use bilrost::{Enumeration, Message, Oneof};
 
 use crate::{
-    AgentId, BallotId, BallotOutcome, BarKind, LetterId, LetterOutcome, SessionId, TaskId, TaskState, TeamId, UnixMillis,
+    AgentId, AllocationId, BallotId, BallotOutcome, BarKind, LetterId, LetterOutcome, Resource, SessionId, Shortage,
+    TaskId, TaskState, TeamId, UnixMillis,
     ids::utc,
+    resources::amounts::in_words,
 };
 
 /// The reply to a command.
@@ -110,6 +112,23 @@ pub enum Reply {
         /// The team had been disbanded before.
         #[bilrost(1)]
         existing: bool,
+    },
+    /// The request for resources was granted or waits, or was made before.
+    #[bilrost(tag(30), message)]
+    Allocated {
+        /// The request had been made before. It may have ended.
+        #[bilrost(1)]
+        existing: bool,
+        /// The fencing token of the grant; `None` unless it is granted now.
+        #[bilrost(2)]
+        token: Option<u64>,
+    },
+    /// The lease is renewed.
+    #[bilrost(tag(31), message)]
+    LeaseRenewed {
+        /// How long it lasts from now on, ms of fleet time.
+        #[bilrost(1)]
+        ttl: u64,
     },
     /// The command was applied, but the coordinator that proposed it can't decode the reply. The state machine never
     /// returns this.
@@ -461,6 +480,77 @@ pub enum Refusal {
         /// The current term.
         #[bilrost(3)]
         current: u64,
+    },
+    /// What is asked for is not free.
+    #[error(
+        "Insufficient resources: {}; ask for less, ask to wait, or let agents contribute more",
+        in_words(.short, *.others_wait)
+    )]
+    #[bilrost(tag(32), message)]
+    InsufficientResources {
+        /// The resources that are short; none if something else is in the way.
+        #[bilrost(1)]
+        short: Vec<Shortage>,
+        /// Requests wait.
+        #[bilrost(2)]
+        others_wait: bool,
+    },
+    /// The allocation does not exist.
+    #[error("no allocation {allocation}: it was never asked for, or is forgotten")]
+    #[bilrost(tag(33), message)]
+    UnknownAllocation {
+        /// The requested id.
+        #[bilrost(1)]
+        allocation: AllocationId,
+    },
+    /// The id belongs to a request with another content.
+    #[error("the id {allocation} belongs to a request for other resources; use a new one")]
+    #[bilrost(tag(34), message)]
+    AllocationConflict {
+        /// The id.
+        #[bilrost(1)]
+        allocation: AllocationId,
+    },
+    /// The fencing token is not that of a lease that lasts.
+    #[error("the lease of allocation {allocation} is over, or has another token; ask for the resources again")]
+    #[bilrost(tag(35), message)]
+    StaleToken {
+        /// The allocation.
+        #[bilrost(1)]
+        allocation: AllocationId,
+    },
+    /// The queue's quota does not allow it.
+    #[error(
+        "the quota of queue {queue:?} is {quota} {} of {}, and {used} are granted from it while {asked} are asked for; \
+         ask for less, wait, or raise the quota",
+        .resource.unit(),
+        .resource.name()
+    )]
+    #[bilrost(tag(36), message)]
+    OverQuota {
+        /// The queue.
+        #[bilrost(1)]
+        queue: String,
+        /// The resource.
+        #[bilrost(2)]
+        resource: Resource,
+        /// What is asked for.
+        #[bilrost(3)]
+        asked: u64,
+        /// What is granted from the queue; 0 if the request could wait and asks for too much even so.
+        #[bilrost(4)]
+        used: u64,
+        /// The quota.
+        #[bilrost(5)]
+        quota: u64,
+    },
+    /// Who is to hold the resources is gone.
+    #[error("{holder} is not there: a task must be unfinished and an agent in its session to hold resources")]
+    #[bilrost(tag(37), message)]
+    HolderGone {
+        /// Who was to hold them.
+        #[bilrost(1)]
+        holder: String,
     },
     /// The task needs an approval by a ballot with its id, and there is one that was opened before it.
     #[error(

@@ -16,7 +16,8 @@ use std::{
 };
 
 use crate::{
-    Agent, AgentId, AuditRecord, Ballot, Bar, Enrolment, Fleet, KnownAuthority, Letter, Task, Team,
+    Agent, AgentId, Allocation, AuditRecord, Ballot, Bar, Contribution, Enrolment, Fleet, KnownAuthority, Letter, Task,
+    Team,
     codec::{CodecError, StateWriter},
     fleet::State,
     identity::SpentProof,
@@ -46,6 +47,8 @@ pub(crate) struct Rest {
     pub ballots: Untaken<u64, Ballot>,
     pub authorities: Untaken<u64, KnownAuthority>,
     pub teams: Untaken<u64, Team>,
+    pub contributions: Untaken<u64, Contribution>,
+    pub allocations: Untaken<u64, Allocation>,
     /// The fleet itself, after another state has replaced it.
     retired: Option<Arc<Fleet>>,
 }
@@ -148,6 +151,8 @@ enum Content {
     Ballots(Vec<Arc<Ballot>>),
     Authorities(Vec<Arc<KnownAuthority>>),
     Teams(Vec<Arc<Team>>),
+    Contributions(Vec<Arc<Contribution>>),
+    Allocations(Vec<Arc<Allocation>>),
 }
 
 impl Content {
@@ -163,6 +168,8 @@ impl Content {
             Content::Ballots(ballots) => ballots.len(),
             Content::Authorities(authorities) => authorities.len(),
             Content::Teams(teams) => teams.len(),
+            Content::Contributions(contributions) => contributions.len(),
+            Content::Allocations(allocations) => allocations.len(),
         }
     }
 }
@@ -180,6 +187,8 @@ enum Stage {
     Ballots,
     Authorities,
     Teams,
+    Contributions,
+    Allocations,
     End,
 }
 
@@ -195,13 +204,15 @@ impl Stage {
             Stage::Letters => Stage::Ballots,
             Stage::Ballots => Stage::Authorities,
             Stage::Authorities => Stage::Teams,
-            Stage::Teams | Stage::End => Stage::End,
+            Stage::Teams => Stage::Contributions,
+            Stage::Contributions => Stage::Allocations,
+            Stage::Allocations | Stage::End => Stage::End,
         }
     }
 
     /// Takes up to `limit` entries of this stage. Fewer mean that these are the last.
     fn take(self, rest: &mut Rest, state: &State, limit: usize) -> Option<Content> {
-        let State { agents, tasks, identity, audit_log, mail, ballots, teams, .. } = state;
+        let State { agents, tasks, identity, audit_log, mail, ballots, teams, resources, .. } = state;
         Some(match self {
             Stage::Agents => Content::Agents(rest.agents.take(&agents.known, limit, |AgentId(id)| AgentId(id + 1))),
             Stage::Tasks => Content::Tasks(rest.tasks.take(&tasks.kept, limit, |seq| seq + 1)),
@@ -213,6 +224,8 @@ impl Stage {
             Stage::Ballots => Content::Ballots(rest.ballots.take_of(&ballots.kept, limit)),
             Stage::Authorities => Content::Authorities(rest.authorities.take_of(&ballots.authorities, limit)),
             Stage::Teams => Content::Teams(rest.teams.take_of(&teams.kept, limit)),
+            Stage::Contributions => Content::Contributions(rest.contributions.take_of(&resources.contributions, limit)),
+            Stage::Allocations => Content::Allocations(rest.allocations.take_of(&resources.allocations, limit)),
             Stage::End => return None,
         })
     }
@@ -237,7 +250,7 @@ const ENTRY_BYTES: usize = 192;
 impl Fleet {
     /// Begins a snapshot of the current state. The cost does not grow with the number of entries.
     pub fn begin_snapshot(&mut self) -> Snapshot {
-        let State { tasks, agents, identity, audit_log, mail, ballots, teams, .. } = &self.state;
+        let State { tasks, agents, identity, audit_log, mail, ballots, teams, resources, .. } = &self.state;
         let rest = Arc::new(Mutex::new(Rest {
             agents: Untaken { next: AgentId(0), end: AgentId(agents.next), saved: BTreeMap::new() },
             tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
@@ -249,12 +262,16 @@ impl Fleet {
             ballots: Untaken::all(&ballots.kept),
             authorities: Untaken::all(&ballots.authorities),
             teams: Untaken::all(&teams.kept),
+            contributions: Untaken::all(&resources.contributions),
+            allocations: Untaken::all(&resources.allocations),
             retired: None,
         }));
         let others = mail.letters.len()
             + ballots.kept.len()
             + ballots.authorities.len()
             + teams.kept.len()
+            + resources.contributions.len()
+            + resources.allocations.len()
             + identity.enrolments.len()
             + identity.bars.len()
             + identity.spent.len()
@@ -313,6 +330,8 @@ impl Snapshot {
             Content::Ballots(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Authorities(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Teams(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Contributions(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Allocations(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
         }
     }
 

@@ -1,14 +1,14 @@
 //! The work of a command after its first step, where it grows with the fleet: the attempts of a lost agent, the slots
-//! The work of a command after its first step, where it grows with the fleet: the attempts of a lost agent, the slots
 //! of a joining agent, the standbys of a pool, the agents to be ranked again, the letters about a ballot, the tasks and
-//! members of a team that is disbanded. It is divided into steps of about the same small cost, so that readers of the
-//! state need not wait for all of it. Nothing else is applied in between, so the result does not depend on the division.
+//! members of a team that is disbanded, what a lost agent held and gave of the resource pool. It is divided into steps
+//! of about the same small cost, so that readers of the state need not wait for all of it. Nothing else is applied in
+//! between, so the result does not depend on the division.
 
 use std::vec;
 
 use crate::{
     AgentId, Effect, Fleet, FleetConfig, PostLetter, RecoveryEvent, Reply, TeamId, agents::lost::Requeue,
-    schedule::free_agents::FreeAgents,
+    resources::Holder, schedule::free_agents::FreeAgents,
 };
 
 /// The jobs left to do, as a stack: the next one is at the end.
@@ -44,6 +44,8 @@ pub(crate) enum Job {
     EndTasks(TeamId, String),
     /// Give these agents to teams that lack members.
     Staff(vec::IntoIter<AgentId>),
+    /// End what an agent whose session has ended holds and gives of the resource pool.
+    Withdraw(AgentId, Holder),
 }
 
 #[derive(Debug)]
@@ -137,6 +139,11 @@ impl Fleet {
                 if let Some(agent) = agents.next() {
                     self.staff(agent, jobs, effects);
                     jobs.push(Job::Staff(agents));
+                }
+            }
+            Job::Withdraw(agent, holder) => {
+                if self.withdraw_one(agent, &holder, effects) {
+                    jobs.push(Job::Withdraw(agent, holder));
                 }
             }
         }

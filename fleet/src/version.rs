@@ -40,6 +40,8 @@ pub enum Feature {
     Verification,
     /// Teams, and tasks that are addressed to them.
     Teams,
+    /// The resource pool.
+    Resources,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -57,6 +59,7 @@ impl Feature {
         Feature::Approvals,
         Feature::Verification,
         Feature::Teams,
+        Feature::Resources,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -66,7 +69,11 @@ impl Feature {
         match self {
             Feature::Identity => 2,
             Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => 3,
-            Feature::Ballots | Feature::Approvals | Feature::Verification | Feature::Teams => 4,
+            Feature::Ballots
+            | Feature::Approvals
+            | Feature::Verification
+            | Feature::Teams
+            | Feature::Resources => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }
@@ -84,6 +91,7 @@ impl Feature {
             Feature::Approvals => "approvals",
             Feature::Verification => "verified results",
             Feature::Teams => "teams",
+            Feature::Resources => "resources",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -104,7 +112,8 @@ impl Feature {
             | Feature::Ballots
             | Feature::Approvals
             | Feature::Verification
-            | Feature::Teams => true,
+            | Feature::Teams
+            | Feature::Resources => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -124,6 +133,7 @@ impl Command {
             Command::Policy(_) => Some(Feature::Policies),
             Command::Ballot(_) => Some(Feature::Ballots),
             Command::Team(_) => Some(Feature::Teams),
+            Command::Resource(_) => Some(Feature::Resources),
             Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
         }
     }
@@ -138,6 +148,7 @@ impl Reply {
             Reply::PoliciesSet { .. } => Some(Feature::Policies),
             Reply::BallotOpened { .. } | Reply::VoteCast { .. } => Some(Feature::Ballots),
             Reply::TeamFormed { .. } | Reply::TeamDisbanded { .. } => Some(Feature::Teams),
+            Reply::Allocated { .. } | Reply::LeaseRenewed { .. } => Some(Feature::Resources),
             Reply::Refused(refusal) => refusal.feature(),
             Reply::Submitted { .. }
             | Reply::Cancelled(_)
@@ -174,6 +185,12 @@ impl Refusal {
             | Refusal::TeamDisbanded { .. }
             | Refusal::TooFewAgents { .. }
             | Refusal::StaleTerm { .. } => Some(Feature::Teams),
+            Refusal::InsufficientResources { .. }
+            | Refusal::UnknownAllocation { .. }
+            | Refusal::AllocationConflict { .. }
+            | Refusal::StaleToken { .. }
+            | Refusal::OverQuota { .. }
+            | Refusal::HolderGone { .. } => Some(Feature::Resources),
             Refusal::QueueFull { .. }
             | Refusal::TooManyTasks { .. }
             | Refusal::StorageFull { .. }

@@ -90,7 +90,7 @@ mod tests {
     fn a_client_generated_from_the_public_api_sees_no_raft_no_session_and_no_guards() {
         let (packages, services) = contents(FILE_DESCRIPTOR_SET);
         assert_eq!(packages, names(["google.protobuf", "robeing.v1"]));
-        assert_eq!(services, names(["Admin", "Ballots", "Directory", "Fleet", "Messages", "Teams"]));
+        assert_eq!(services, names(["Admin", "Ballots", "Directory", "Fleet", "Messages", "Resources", "Teams"]));
         let text = String::from_utf8_lossy(FILE_DESCRIPTOR_SET);
         for private in ["robeing.internal", "robeing/internal", "AppendRequest", "AgentMessage", "GuardReport"] {
             assert!(!text.contains(private), "{private} is in the public descriptors");

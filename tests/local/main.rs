@@ -26,6 +26,7 @@ mod observability;
 mod overload;
 mod preference;
 mod refusals;
+mod resources;
 mod roles;
 mod rotation;
 mod starved;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use robeing_net::Transport;
 use robeing_platform::Platform;
-use robeing_settings::AgentConfig;
+use robeing_settings::{AgentConfig, Contribute};
 use robeing_telemetry::Readiness;
 
 use super::metrics::SessionMetrics;
@@ -37,8 +37,14 @@ pub struct Deps {
 impl Deps {
     /// Returns the dependencies of a member that can run no task now: no slots, no pool, not ready.
     pub fn idle(&self) -> Self {
-        let config =
-            AgentConfig { slots: 0, pool: String::new(), pool_replicas: 0, pool_standby: 0, ..self.config.clone() };
+        let config = AgentConfig {
+            slots: 0,
+            contribute: Contribute::NOTHING,
+            pool: String::new(),
+            pool_replicas: 0,
+            pool_standby: 0,
+            ..self.config.clone()
+        };
         Self { config, readiness: Readiness::default(), ..self.clone() }
     }
 }

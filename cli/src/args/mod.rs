@@ -5,6 +5,7 @@ mod identity;
 mod line;
 mod messages;
 mod reading;
+mod resources;
 mod teams;
 mod votes;
 
@@ -19,6 +20,10 @@ pub use identity::{
 };
 pub use line::{called_as, grammar, parse};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
+pub use resources::{
+    AmountArgs, FreeArgs, ListResourcesArgs, QueueSpec, QueuesArgs, RenewArgs, RequestArgs, ResourcesCommand,
+    ShowAllocationArgs,
+};
 pub use teams::{DisbandArgs, FormArgs, ListTeamsArgs, ShowTeamArgs, TeamCommand};
 pub use votes::{
     Agreement, ApprovalArgs, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VerifyResultArgs,
@@ -73,6 +78,9 @@ pub enum Command {
     /// Form teams of agents, and show what they do
     #[command(subcommand, disable_help_subcommand = true)]
     Team(TeamCommand),
+    /// Show the resource pool, ask for resources and release them
+    #[command(subcommand, disable_help_subcommand = true)]
+    Resources(ResourcesCommand),
     /// Bar an agent from the fleet: its tasks run elsewhere, and what the fleet knows of it is kept for inspection
     Quarantine(BarArgs),
     /// Bar an agent from the fleet and forget it: its tasks run elsewhere

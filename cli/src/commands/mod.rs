@@ -7,6 +7,7 @@ mod connect;
 pub(crate) mod credentials;
 mod messages;
 pub(crate) mod policies;
+mod resources;
 mod submit;
 mod tasks;
 mod teams;
@@ -24,8 +25,8 @@ use robeing_proto::v1::{BarKind, Role};
 
 use crate::{
     args::{
-        AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PolicyCommand, TeamCommand, TokenCommand,
-        VoteCommand, grammar,
+        AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PolicyCommand, ResourcesCommand,
+        TeamCommand, TokenCommand, VoteCommand, grammar,
     },
     dev,
     error::CliError,
@@ -70,6 +71,10 @@ fn what_is_left(command: &Command) -> &'static str {
         Command::Vote(VoteCommand::Cast(_)) => "; whether the vote is counted is not known",
         Command::Team(TeamCommand::Form(_)) => "; whether the team was formed is not known",
         Command::Team(TeamCommand::Disband(_)) => "; whether the team was disbanded is not known",
+        Command::Resources(ResourcesCommand::Request(_)) => {
+            "; whether the resources were granted is not known, and a request that waits goes on"
+        }
+        Command::Resources(ResourcesCommand::Release(_)) => "; whether the allocation was released is not known",
         Command::Quarantine(_) | Command::Remove(_) => "; whether the agent was barred is not known",
         Command::Policies(PolicyCommand::Set(_)) => "; whether the policies were set is not known",
         Command::Release(_) => "; whether the agent was released is not known",
@@ -101,6 +106,7 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Inbox(args) => messages::inbox(args, fleet).await,
         Command::Vote(command) => votes::run(command, fleet).await,
         Command::Team(command) => teams::run(command, fleet).await,
+        Command::Resources(command) => resources::run(command, fleet).await,
         Command::Quarantine(args) => bars::bar(args, BarKind::Quarantined, fleet).await,
         Command::Remove(args) => bars::bar(args, BarKind::Removed, fleet).await,
         Command::Release(args) => bars::release(args, fleet).await,

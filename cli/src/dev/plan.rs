@@ -8,8 +8,8 @@ use std::{
 
 use robeing_crds::{Executor, Gateway, Messages, Pool, RobeingClusterSpec, SecretKey};
 use robeing_settings::{
-    AgentConfig, AuthorityConfig, CommandLine, CoordinatorConfig, DEFAULT_WORKER_LISTEN, Enrolment, EnrolmentConfig,
-    JoinProof, LogFormat, Process as Settings, ProcessRole, Said, Setting, Startup, TlsMode,
+    AgentConfig, AuthorityConfig, CommandLine, Contribute, CoordinatorConfig, DEFAULT_WORKER_LISTEN, Enrolment,
+    EnrolmentConfig, JoinProof, LogFormat, Process as Settings, ProcessRole, Said, Setting, Startup, TlsMode,
     settings::{
         ANOMALY_WARM_UP, DISCONNECT_GRACE, ELECTION_TIMEOUT, LOG_FORMAT, ON_ANOMALY, SNAPSHOT_AFTER, WORKER_LISTEN,
     },
@@ -240,6 +240,8 @@ fn agent(pool: &Pool, index: u32, fleet: Members<'_>, attach: Option<&str>, list
         pool_standby: pool.standby,
         specializations: pool.specializations.clone(),
         slots: pool.slots,
+        // The agents share this machine, so that none of them has all that limits it.
+        contribute: pool.contribution().or(Contribute::NOTHING),
         drain_timeout: DRAIN_TIMEOUT,
         worker_listen: attach.unwrap_or(DEFAULT_WORKER_LISTEN).into(),
         messages: pool.messages.as_ref().map(Messages::for_agents),
@@ -395,6 +397,7 @@ stringData: {token: s3cret}
             pool_standby: pool.standby,
             specializations: pool.specializations.clone(),
             slots: pool.slots,
+            contribute: pool.contribution().or(Contribute::NOTHING),
             drain_timeout: DRAIN_TIMEOUT,
             worker_listen: attach.unwrap_or_else(|| DEFAULT_WORKER_LISTEN.into()),
             messages: pool.messages.as_ref().map(Messages::for_agents),

@@ -36,6 +36,7 @@ macro_rules! named {
 }
 named!(
     Agent,
+    Allocation,
     AuditRecord,
     Ballot,
     BarAgentResponse,
@@ -43,6 +44,7 @@ named!(
     CreateJoinTokenResponse,
     FleetStatus,
     InboxMessage,
+    ListResourcesResponse,
     MessageStatus,
     ReleaseAgentResponse,
     SetPoliciesResponse,

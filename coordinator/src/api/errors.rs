@@ -12,6 +12,7 @@ use crate::{
     leader::membership_change::ChangeError,
     mail::MailError,
     propose::ProposeError,
+    resources::ResourceError,
     teams::TeamError,
 };
 
@@ -69,6 +70,8 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::NoRoom { .. }
         | Refusal::TooManyAgents { .. }
         | Refusal::TooFewAgents { .. }
+        | Refusal::InsufficientResources { .. }
+        | Refusal::OverQuota { .. }
         | Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
         Refusal::Conflict { .. }
@@ -77,20 +80,24 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::BallotConflict { .. }
         | Refusal::BallotTaken { .. }
         | Refusal::TeamConflict { .. }
+        | Refusal::AllocationConflict { .. }
         | Refusal::AlreadyVoted { .. } => Code::AlreadyExists,
         Refusal::ProofSpent { .. } | Refusal::ProofExpired { .. } | Refusal::OpenEnrolmentOff => Code::Unauthenticated,
         Refusal::Barred { .. } | Refusal::OtherReceiver { .. } | Refusal::NotElector { .. } => Code::PermissionDenied,
         Refusal::UnknownTask { .. }
         | Refusal::UnknownLetter { .. }
         | Refusal::UnknownBallot { .. }
-        | Refusal::UnknownTeam { .. } => Code::NotFound,
+        | Refusal::UnknownTeam { .. }
+        | Refusal::UnknownAllocation { .. } => Code::NotFound,
         Refusal::StaleSession
         | Refusal::Version { .. }
         | Refusal::NotInForce { .. }
         | Refusal::Unreadable { .. }
-        | Refusal::BallotClosed { .. }
         | Refusal::TeamDisbanded { .. }
-        | Refusal::StaleTerm { .. } => Code::FailedPrecondition,
+        | Refusal::StaleTerm { .. }
+        | Refusal::StaleToken { .. }
+        | Refusal::HolderGone { .. }
+        | Refusal::BallotClosed { .. } => Code::FailedPrecondition,
     }
 }
 
@@ -202,6 +209,20 @@ impl From<BallotError> for Status {
             | BallotError::UnknownAuthority { .. } => Self::permission_denied(message),
             BallotError::NotEnrolled { .. } => Self::unauthenticated(message),
             BallotError::OtherContent { .. } => Self::data_loss(message),
+        }
+    }
+}
+
+impl From<ResourceError> for Status {
+    fn from(error: ResourceError) -> Self {
+        let message = error.to_string();
+        match error {
+            ResourceError::BadField(error) => error.into(),
+            ResourceError::Refused(refusal) => refused(&refusal),
+            ResourceError::Propose(error) => error.into(),
+            ResourceError::NotReadable(_) => Self::unavailable(message),
+            ResourceError::TooManyWaiting { .. } => Self::resource_exhausted(message),
+            ResourceError::NotYours { .. } => Self::permission_denied(message),
         }
     }
 }

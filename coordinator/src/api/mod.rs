@@ -14,6 +14,7 @@ pub mod mailbox;
 pub mod messages;
 pub mod preparing;
 pub mod raft;
+pub mod resources;
 pub mod session;
 pub mod submissions;
 pub mod teams;

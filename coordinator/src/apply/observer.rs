@@ -33,6 +33,7 @@ pub struct ApplyObserver {
     audited: watch::Sender<u64>,
     applied: watch::Sender<u64>,
     installs: watch::Sender<u64>,
+    allocations: watch::Sender<u64>,
     waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
     /// The sessions that this coordinator serves as leader.
     pub sessions: SessionTable,
@@ -66,6 +67,7 @@ impl ApplyObserver {
             audited: watch::Sender::new(0),
             applied: watch::Sender::new(0),
             installs: watch::Sender::new(0),
+            allocations: watch::Sender::new(0),
             waiters: Mutex::default(),
             sessions,
             directory: ChangedAgents::default(),
@@ -100,6 +102,12 @@ impl ApplyObserver {
     /// read the state after each: the effects of the skipped entries are not reported.
     pub fn installs(&self) -> watch::Receiver<u64> {
         self.installs.subscribe()
+    }
+
+    /// Returns a watch of how many times an allocation has changed, or the whole state. A caller that waits for one must
+    /// read the state after each.
+    pub fn allocations(&self) -> watch::Receiver<u64> {
+        self.allocations.subscribe()
     }
 
     fn waiters(&self) -> MutexGuard<'_, BTreeMap<TaskId, Vec<Waiter>>> {
@@ -192,6 +200,7 @@ impl ApplyObserver {
                 }
             }
             Effect::VoteCast { choice, .. } => self.ballot_counters.cast(choice),
+            Effect::AllocationChanged { .. } => self.allocations.send_modify(|changes| *changes += 1),
             Effect::PoliciesChanged => self.policies.changed(),
             Effect::TrustChanged | Effect::BallotOpened { .. } | Effect::TeamChanged { .. } => {}
         }
@@ -215,6 +224,7 @@ impl Observer for ApplyObserver {
 
     fn installed(&self, revision: u64, audited: u64) {
         self.installs.send_modify(|installs| *installs += 1);
+        self.allocations.send_modify(|changes| *changes += 1);
         self.directory.note_everything();
         self.barred.note_everything();
         self.mailboxes.wake_all();

@@ -6,6 +6,7 @@ mod consensus;
 mod directory;
 mod leading;
 mod mail;
+mod resources;
 mod teams;
 #[cfg(test)]
 mod tested;
@@ -22,7 +23,7 @@ use robeing_proto::{
     },
     v1::{
         admin_server::AdminServer, ballots_server::BallotsServer, fleet_server::FleetServer,
-        messages_server::MessagesServer, teams_server::TeamsServer,
+        messages_server::MessagesServer, resources_server::ResourcesServer, teams_server::TeamsServer,
     },
 };
 use robeing_settings::CoordinatorConfig;
@@ -479,6 +480,7 @@ impl Parts {
             .add_service(limited!(MailboxServer::new(self.mailbox_service())))
             .add_service(limited!(BallotsServer::new(self.ballots_service(security))))
             .add_service(limited!(TeamsServer::new(self.teams_service())))
+            .add_service(limited!(ResourcesServer::new(self.resources_service())))
             .add_service(limited!(AdminServer::new(self.admin_service(security, metrics))))
             .add_service(limited!(RaftServer::new(self.raft_service(consensus, connections))))
             .add_service(health_service);

@@ -3,8 +3,8 @@
 use super::Parts;
 use crate::{
     api::{
-        ballots::BallotsService, directory::DirectoryService, messages::MessagesService, submissions::Submissions,
-        teams::TeamsService, watches::Watches,
+        ballots::BallotsService, directory::DirectoryService, messages::MessagesService, resources::ResourcesService,
+        submissions::Submissions, teams::TeamsService, watches::Watches,
     },
     identity::security::Security,
     leader::{membership_change::MembershipChange, standing::Standing},
@@ -30,6 +30,7 @@ pub struct Tested {
     pub messages: MessagesService,
     pub ballots: BallotsService,
     pub teams: TeamsService,
+    pub resources: ResourcesService,
     pub policies: Policies,
 }
 
@@ -38,6 +39,7 @@ impl Parts {
         let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
         let (submissions, watches, messages) = (self.submissions(security), self.watches(), self.messages_service());
         let (ballots, teams) = (self.ballots_service(security), self.teams_service());
+        let resources = self.resources_service();
         Tested {
             member,
             members,
@@ -51,6 +53,7 @@ impl Parts {
             messages,
             ballots,
             teams,
+            resources,
             policies,
         }
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use robeing_fleet::{
     AgentCommand, AuditCommand, BallotCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand,
-    PoolCommand, TaskCommand, TeamCommand,
+    PoolCommand, ResourceCommand, TaskCommand, TeamCommand,
 };
 use robeing_proto::internal::v1 as internal;
 
@@ -23,10 +23,11 @@ const MAX_PASSED_OVER: u32 = 3;
 pub enum Lane {
     /// What keeps the fleet consistent: joins, losses, drains, health, ticks, settings, and who may be in the fleet.
     Fleet,
-    /// Completions of attempts, which free slots, and answers to durable messages, which free their room.
+    /// Completions of attempts, which free slots, and answers to durable messages and releases of resources, which
+    /// free their room; and renewals of leases, which would expire.
     Completions,
-    /// Users' commands: submissions, cancellations, durable messages, ballots and votes, teams and their paths; and records of the audit log: of
-    /// refused calls, and of what an administrator is given.
+    /// Users' commands: submissions, cancellations, durable messages, ballots, votes, teams with their paths, and requests
+    /// for resources; and records of the audit log: of refused calls, and of what an administrator is given.
     Users,
 }
 
@@ -37,28 +38,26 @@ impl Lane {
     /// Returns the lane of this command.
     pub fn of(command: &Command) -> Self {
         match command {
-            Command::Task(TaskCommand::Submit(_))
-            | Command::Task(TaskCommand::Cancel { .. })
+            Command::Task(TaskCommand::Submit(_) | TaskCommand::Cancel { .. })
             | Command::Mail(MailCommand::Post(_))
             | Command::Ballot(BallotCommand::Open(_) | BallotCommand::Cast(_))
             | Command::Team(TeamCommand::Form(_) | TeamCommand::Disband { .. } | TeamCommand::Paths { .. })
+            | Command::Resource(ResourceCommand::Request(_))
             | Command::Audit(AuditCommand::Record(_)) => Self::Users,
-            Command::Task(TaskCommand::Complete(_)) | Command::Mail(MailCommand::Settle { .. }) => Self::Completions,
+            Command::Task(TaskCommand::Complete(_))
+            | Command::Mail(MailCommand::Settle { .. })
+            | Command::Resource(ResourceCommand::Release { .. } | ResourceCommand::Renew { .. }) => Self::Completions,
             Command::Agent(AgentCommand::Joined(_))
-            | Command::Agent(AgentCommand::Lost { .. })
-            | Command::Agent(AgentCommand::Draining { .. })
+            | Command::Agent(AgentCommand::Lost { .. } | AgentCommand::Draining { .. })
             | Command::Agent(AgentCommand::Left { .. })
             | Command::Agent(AgentCommand::Unhealthy { .. })
             | Command::Agent(AgentCommand::Healthy { .. } | AgentCommand::Describe { .. })
-            | Command::Control(ControlCommand::Tick)
-            | Command::Control(ControlCommand::Configure(_))
-            | Command::Control(ControlCommand::RaiseVersion(_))
+            | Command::Control(ControlCommand::Tick | ControlCommand::Configure(_) | ControlCommand::RaiseVersion(_))
             | Command::Pool(PoolCommand::Set(_))
             | Command::Policy(PolicyCommand::Set { .. })
-            | Command::Identity(IdentityCommand::Configure(_))
-            | Command::Identity(IdentityCommand::Enrol(_))
-            | Command::Identity(IdentityCommand::Bar { .. })
-            | Command::Identity(IdentityCommand::Release { .. }) => Self::Fleet,
+            | Command::Resource(ResourceCommand::Contribute { .. } | ResourceCommand::SetQueues(_))
+            | Command::Identity(IdentityCommand::Configure(_) | IdentityCommand::Enrol(_))
+            | Command::Identity(IdentityCommand::Bar { .. } | IdentityCommand::Release { .. }) => Self::Fleet,
         }
     }
 

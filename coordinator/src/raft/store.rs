@@ -77,8 +77,9 @@ impl Told {
             | Effect::LetterSettled { .. }
             | Effect::BallotOpened { .. }
             | Effect::VoteCast { .. }
+            | Effect::BallotClosed { .. }
             | Effect::TeamChanged { .. }
-            | Effect::BallotClosed { .. } => (None, None),
+            | Effect::AllocationChanged { .. } => (None, None),
         };
         let letter = match effect {
             Effect::LetterSettled { id } => fleet.letter(*id),

@@ -16,6 +16,7 @@ mod membership_change;
 mod models;
 mod ongoing;
 mod policies;
+mod resources;
 mod review;
 mod submissions;
 mod teams;

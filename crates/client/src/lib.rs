@@ -9,6 +9,7 @@ pub mod coordinators;
 mod distrust;
 mod error;
 mod messages;
+mod resources;
 mod security;
 mod submit;
 mod teams;
@@ -30,6 +31,7 @@ pub use ballots::{new_ballot_id, threshold};
 pub use error::{ClientError, io_cause};
 use futures::stream::{FuturesUnordered, StreamExt};
 pub use messages::new_message_id;
+pub use resources::new_allocation_id;
 pub use robeing_net::client::{ByteStream, Dialer};
 pub use robeing_net::security::CredentialsError;
 use robeing_net::{

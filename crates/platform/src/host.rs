@@ -1,11 +1,25 @@
-//! The machine this process runs on, as far as it matters for choosing a leader.
+//! The machine this process runs on, as far as it matters for choosing a leader and for the resource pool.
 
-use std::fs;
+use std::{fs, path::Path};
+
+use nix::sys::statvfs::statvfs;
+
+use crate::HostLimits;
 
 /// Reports how much of the machine is free.
 pub trait Host: Send + Sync + 'static {
     /// Returns the free share of the machine's scarcest resource, 0 to 1.
     fn free_share(&self) -> f64;
+
+    /// Returns what limits this process; no limits if they are not known.
+    fn limits(&self) -> HostLimits {
+        HostLimits::default()
+    }
+
+    /// Returns the bytes that are free on the disk of a folder; `None` if they are not known.
+    fn free_disk(&self, _folder: &Path) -> Option<u64> {
+        None
+    }
 
     /// Returns the process id.
     fn pid(&self) -> u32 {
@@ -39,6 +53,18 @@ impl Host for LinuxHost {
         let cpu = free_cpu().unwrap_or(UNKNOWN);
         let memory = free_memory().unwrap_or(UNKNOWN);
         cpu.min(memory)
+    }
+
+    fn limits(&self) -> HostLimits {
+        HostLimits::read(Path::new("/"))
+    }
+
+    fn free_disk(&self, folder: &Path) -> Option<u64> {
+        let stat = statvfs(folder).ok()?;
+        // The types differ between systems.
+        #[allow(clippy::useless_conversion)]
+        let (blocks, size) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
+        blocks.checked_mul(size)
     }
 }
 

@@ -3,6 +3,7 @@
 //! can run the shipped code on a network that loses messages and a disk that loses unsynced writes.
 
 mod atomic_file;
+mod cgroup;
 mod clock;
 mod compute;
 pub mod disk;
@@ -19,6 +20,7 @@ mod watched_file;
 use std::sync::Arc;
 
 pub use atomic_file::AtomicFile;
+pub use cgroup::HostLimits;
 pub use clock::{Clock, SystemClock};
 pub use compute::compute;
 pub use disk::{Disk, DiskFile, DiskLock, FileStamp, FileSystem, is_full};

@@ -6,7 +6,7 @@ use robeing_fleet::{Role, RoleTraits};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EnrolmentConfig, TlsMode,
+    Contribute, EnrolmentConfig, TlsMode,
     settings::{ANOMALY_WARM_UP, DRAIN_TIMEOUT, POOL_REPLICAS, POOL_STANDBY, SLOTS},
 };
 
@@ -48,6 +48,8 @@ pub struct AgentConfig {
     pub specializations: Vec<String>,
     /// Number of tasks the agent runs at once, at least 1.
     pub slots: u32,
+    /// What the agent contributes to the fleet's resource pool.
+    pub contribute: Contribute,
     /// How long running tasks may continue after the agent is asked to stop; after that they are handed back.
     pub drain_timeout: Duration,
     /// Address for metrics and probes over HTTP, `host:port`.
@@ -90,6 +92,7 @@ impl AgentConfig {
             pool_standby: POOL_STANDBY.default,
             specializations: Vec::new(),
             slots: SLOTS.default,
+            contribute: Contribute::default(),
             drain_timeout: DRAIN_TIMEOUT.default,
             metrics_listen: None,
             worker_listen: DEFAULT_WORKER_LISTEN.to_owned(),

@@ -6,11 +6,13 @@
 
 mod agent;
 mod command;
+mod contribute;
 mod coordinator;
 mod definition;
 mod forms;
 mod said;
 mod security;
+pub mod quantities;
 pub mod settings;
 mod sources;
 pub mod text;
@@ -22,6 +24,7 @@ use std::ffi::OsString;
 
 pub use agent::*;
 pub use command::command;
+pub use contribute::Contribute;
 pub use coordinator::*;
 pub use definition::{Defined, For, Number, Setting, Span, Term};
 pub use forms::{DEFAULT_PORT, MAX_COORDINATORS, MIN_INTERVAL, local_port};
@@ -306,6 +309,8 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
         ));
     }
     config.slots = number(sources, &settings::SLOTS)?.unwrap_or(config.slots);
+    let given = sources.get(&settings::CONTRIBUTE);
+    config.contribute = given.map(|value| contribute::contribute(&value)).transpose()?.unwrap_or_default();
     config.drain_timeout = span(sources, &settings::DRAIN_TIMEOUT)?.unwrap_or(config.drain_timeout);
     if let Some(value) = sources.get(&settings::WORKER_LISTEN) {
         config.worker_listen = forms::local_address(&value)?;

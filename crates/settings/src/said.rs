@@ -3,7 +3,7 @@
 use std::{ffi::OsString, fmt, path::Path};
 
 use super::{
-    AgentConfig, CoordinatorConfig, ExecutorSpec, FleetLimits, JoinProof, Process, ProcessRole, Startup,
+    AgentConfig, Contribute, CoordinatorConfig, ExecutorSpec, FleetLimits, JoinProof, Process, ProcessRole, Startup,
     command::EXIT_WITH_PARENT,
     definition::{Number, Setting, Span},
     settings::{self, HOSTNAME},
@@ -137,6 +137,10 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
     list.number(&settings::POOL_REPLICAS, Some(config.pool_replicas));
     list.number(&settings::POOL_STANDBY, Some(config.pool_standby));
     list.number(&settings::SLOTS, Some(config.slots));
+    // Said only where it is set, so that the pods of fleets that do not set it stay as they are.
+    if config.contribute != Contribute::default() {
+        list.text(&settings::CONTRIBUTE, config.contribute.to_text());
+    }
     list.0.push(Said {
         setting: settings::EXECUTOR,
         value: executor.to_json().into(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use robeing_fleet::limits;
 
+pub use super::contribute::CONTRIBUTE;
 pub use super::security::{
     CA, ENROLMENT, JOIN, JOIN_SECRET, JOIN_TOKEN, NAMESPACE, RIGHTS, SERVICE_ACCOUNT_TOKEN, TLS, TRUST, TRUST_DOMAIN,
 };
@@ -482,6 +483,7 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &POOL_STANDBY,
     &SPECIALIZATIONS,
     &SLOTS,
+    &CONTRIBUTE,
     &EXECUTOR,
     &MESSAGES,
     &ON_ANOMALY,

@@ -93,6 +93,7 @@ impl Fleet {
             requeued: Vec::new(),
             pulls: Vec::new(),
         })));
+        self.withdraw_afterwards(id, &name, jobs);
     }
 
     pub(crate) fn requeue(&mut self, mut requeue: Box<Requeue>, jobs: &mut Jobs, effects: &mut Vec<Effect>) {

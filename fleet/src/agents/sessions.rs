@@ -260,7 +260,7 @@ impl Fleet {
         }
     }
 
-    pub(super) fn in_session(&self, id: AgentId, session: SessionId) -> bool {
+    pub(crate) fn in_session(&self, id: AgentId, session: SessionId) -> bool {
         let agent = self.state.agents.known.get(&id);
         agent.is_some_and(|a| a.session == session && a.state != AgentState::Lost)
     }

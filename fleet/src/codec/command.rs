@@ -12,7 +12,7 @@ use bilrost::{
 
 use crate::{
     AgentCommand, AuditCommand, BallotCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand,
-    PoolCommand, TaskCommand, TeamCommand,
+    PoolCommand, ResourceCommand, TaskCommand, TeamCommand,
 };
 
 /// Appends a command's message.
@@ -29,6 +29,7 @@ pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
         Command::Policy(command) => command.oneof_encode(out, &mut tags),
         Command::Ballot(command) => command.oneof_encode(out, &mut tags),
         Command::Team(command) => command.oneof_encode(out, &mut tags),
+        Command::Resource(command) => command.oneof_encode(out, &mut tags),
     }
 }
 
@@ -88,6 +89,10 @@ fn read_field(number: u32, wire_type: WireType, message: &mut &[u8]) -> Result<C
         let read = TeamCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
         return read.map(|(command, _)| Command::Team(command));
     }
+    if ResourceCommand::FIELD_TAGS.contains(&number) {
+        let read = ResourceCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Resource(command));
+    }
     if ControlCommand::FIELD_TAGS.contains(&number) {
         let mut command = ControlCommand::Tick;
         let read = ControlCommand::oneof_decode_field_distinguished(&mut command, number, wire_type, message, context);
@@ -113,11 +118,12 @@ mod tests {
             PolicyCommand::FIELD_TAGS,
             BallotCommand::FIELD_TAGS,
             TeamCommand::FIELD_TAGS,
+            ResourceCommand::FIELD_TAGS,
         ]
         .concat();
         numbers.sort_unstable();
         let before = numbers.len();
         numbers.dedup();
-        assert_eq!((numbers.len(), before), (26, 26), "{numbers:?}");
+        assert_eq!((numbers.len(), before), (31, 31), "{numbers:?}");
     }
 }

@@ -5,7 +5,7 @@ use bilrost::{
     encoding::{DistinguishedProxiable, EmptyState, ForOverwrite, PlainBytes, Proxiable, Varint},
 };
 
-use crate::{AgentId, BallotId, LetterId, SessionId, TaskId, TeamId};
+use crate::{AgentId, AllocationId, BallotId, LetterId, SessionId, TaskId, TeamId};
 
 /// The proxy tag that distinguishes these conversions from others.
 struct AsNumber;
@@ -65,5 +65,6 @@ encoded_as!(TaskId, [u8; 16], PlainBytes, u128::to_be_bytes, u128::from_be_bytes
 encoded_as!(LetterId, [u8; 16], PlainBytes, u128::to_be_bytes, u128::from_be_bytes);
 encoded_as!(BallotId, [u8; 16], PlainBytes, u128::to_be_bytes, u128::from_be_bytes);
 encoded_as!(TeamId, [u8; 16], PlainBytes, u128::to_be_bytes, u128::from_be_bytes);
+encoded_as!(AllocationId, [u8; 16], PlainBytes, u128::to_be_bytes, u128::from_be_bytes);
 encoded_as!(AgentId, u32, Varint, u32::from, u32::from);
 encoded_as!(SessionId, u64, Varint, u64::from, u64::from);

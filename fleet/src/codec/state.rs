@@ -10,8 +10,8 @@ use bilrost::{
 
 use super::{CodecError, Kind, begin, decode};
 use crate::{
-    Agent, AuditRecord, Ballot, Bar, Enrolment, FleetConfig, FleetRecoveryStep, IdentityConfig, KnownAuthority, Letter,
-    PolicyList, Stamp, Task, Team, UnixMillis,
+    Agent, Allocation, AuditRecord, Ballot, Bar, Contribution, Enrolment, FleetConfig, FleetMillis, FleetRecoveryStep,
+    IdentityConfig, KnownAuthority, Letter, PolicyList, Stamp, Task, Team, UnixMillis,
     agents::{
         recovery::RecoveryLog,
         state::{Agents, Pool},
@@ -23,6 +23,7 @@ use crate::{
     mail::state::Mail,
     numbered::{Entry, Numbered},
     policies::Policies,
+    resources::{Queue, state::Resources},
     schedule::speed::KindTimes,
     tasks::state::Tasks,
     teams::state::Teams,
@@ -68,6 +69,10 @@ struct Whole {
     authorities: Vec<KnownAuthority>,
     #[bilrost(14)]
     teams: Vec<Team>,
+    #[bilrost(16)]
+    contributions: Vec<Contribution>,
+    #[bilrost(17)]
+    allocations: Vec<Allocation>,
 }
 
 /// Everything that occurs once in the state.
@@ -117,6 +122,8 @@ struct Head {
     authorities: NumberedHead,
     #[bilrost(20)]
     teams: NumberedHead,
+    #[bilrost(22)]
+    resources: ResourceHead,
 }
 
 /// What the head contains about identities.
@@ -134,6 +141,22 @@ struct IdentityHead {
     spent: NumberedHead,
     #[bilrost(5)]
     forgotten_until: UnixMillis,
+}
+
+/// What the head contains about the resource pool.
+#[derive(PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+struct ResourceHead {
+    #[bilrost(1)]
+    contributions: NumberedHead,
+    #[bilrost(2)]
+    allocations: NumberedHead,
+    #[bilrost(3)]
+    queues: BTreeMap<String, Queue>,
+    #[bilrost(4)]
+    tokens: u64,
+    #[bilrost(5)]
+    sweep: Option<FleetMillis>,
 }
 
 /// What the head contains about entries that have numbers.
@@ -175,6 +198,29 @@ impl IdentityHead {
     }
 }
 
+impl ResourceHead {
+    fn of(resources: &Resources) -> Self {
+        let Resources { contributions, allocations, queues, tokens, sweep } = resources;
+        Self {
+            contributions: NumberedHead::of(contributions),
+            allocations: NumberedHead::of(allocations),
+            queues: queues.clone(),
+            tokens: *tokens,
+            sweep: *sweep,
+        }
+    }
+
+    fn with(self, contributions: Vec<Contribution>, allocations: Vec<Allocation>) -> Result<Resources, CodecError> {
+        Ok(Resources {
+            contributions: self.contributions.with(contributions)?,
+            allocations: self.allocations.with(allocations)?,
+            queues: self.queues,
+            tokens: self.tokens,
+            sweep: self.sweep,
+        })
+    }
+}
+
 impl Head {
     fn of(state: &State) -> Self {
         // Without `..`, so that new fields of the state must be added here.
@@ -193,6 +239,7 @@ impl Head {
             policies,
             ballots,
             teams,
+            resources,
         } = state;
         let Tasks { kept, next_seq } = tasks;
         let AuditLog { records } = audit_log;
@@ -221,6 +268,7 @@ impl Head {
             ballots: NumberedHead::of(ballots),
             authorities: NumberedHead::of(authorities),
             teams: NumberedHead::of(teams),
+            resources: ResourceHead::of(resources),
         }
     }
 }
@@ -312,6 +360,8 @@ pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
     state.ballots.kept.iter().for_each(|ballot| writer.entry(ballot.as_ref()));
     state.ballots.authorities.iter().for_each(|authority| writer.entry(authority.as_ref()));
     state.teams.kept.iter().for_each(|team| writer.entry(team.as_ref()));
+    state.resources.contributions.iter().for_each(|contribution| writer.entry(contribution.as_ref()));
+    state.resources.allocations.iter().for_each(|allocation| writer.entry(allocation.as_ref()));
     writer.finish()
 }
 
@@ -345,6 +395,8 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
         ballots,
         authorities,
         teams,
+        contributions,
+        allocations,
     } = whole;
     let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);
     if found != [head.agents, head.tasks, head.recoveries] {
@@ -383,5 +435,6 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
         policies: policies.map(Arc::new),
         ballots: Ballots { kept: head.ballots.with(ballots)?, authorities: head.authorities.with(authorities)? },
         teams: Teams { kept: head.teams.with(teams)? },
+        resources: head.resources.with(contributions, allocations)?,
     })
 }

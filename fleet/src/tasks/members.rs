@@ -161,6 +161,7 @@ impl Fleet {
         if let Some(from) = member.displaced_from {
             self.settle_displaced(from, effects);
         }
+        self.task_is_gone(member.id, effects);
     }
 
     /// Takes the answer of a member, whose agent's slot is free.

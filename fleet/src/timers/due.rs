@@ -1,5 +1,6 @@
 //! What happens when a timer is due: deadlines, timeouts of attempts, the ends of delays and backoffs, the removal of
-//! finished tasks and lost agents, the expiry and removal of letters and ballots, and the removal of disbanded teams.
+//! finished tasks and lost agents, the expiry and removal of letters, ballots and allocations, and the removal of
+//! disbanded teams.
 
 use crate::{
     AttemptEnd, CancelCause, Effect, FailureKind, Fleet, TaskState, tasks::attempts::own_failure, timers::Timer,
@@ -25,6 +26,7 @@ impl Fleet {
             Timer::Letter(seq) => self.letter_due(seq, effects),
             Timer::Ballot(seq) => self.ballot_due(seq, effects),
             Timer::Team(seq) => self.forget_team(seq),
+            Timer::Allocation(seq) => self.allocation_due(seq, effects),
         }
     }
 

@@ -1,11 +1,11 @@
-//! The timers in one ordered set. Each timer is derived from a task, an agent, a letter, a ballot or a team, so none
-//! is part of a snapshot.
+//! The timers in one ordered set. Each timer is derived from a task, an agent, a letter, a ballot, a team or an
+//! allocation, or from the resource pool, so none is part of a snapshot.
 
 mod due;
 
 use std::collections::BTreeSet;
 
-use crate::{Agent, AgentId, Ballot, FleetMillis, Letter, Task, TaskState, Team, limits::MAX_TIME_MS};
+use crate::{Agent, AgentId, Allocation, Ballot, FleetMillis, Letter, Task, TaskState, Team, limits::MAX_TIME_MS};
 
 /// What falls due. Timers with the same due time fire in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,15 +26,20 @@ pub(crate) enum Timer {
     Ballot(u64),
     /// The end of the time for which a disbanded team is kept.
     Team(u64),
+    /// The end of the wait or the lease of an allocation, or of the time for which an ended one is kept; or [`SWEEP`].
+    Allocation(u64),
 }
 
 /// A timer and its due time as one number, because an ordered set compares numbers in a few instructions and enums in
-/// many. From the highest bits: the due time, at most [`MAX_TIME_MS`], in 61; the kind of timer in 3; its task, agent,
-/// letter, ballot or team in 64.
+/// many. From the highest bits: the due time, at most [`MAX_TIME_MS`], in 60; the kind of timer in 4; its task, agent,
+/// letter, ballot, team or allocation in 64.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Due(u128);
 
-const KIND_BITS: u32 = 3;
+/// The number of the timer by which the requests that wait for resources are looked at. No allocation has it, and it
+/// is the last one of its moment, so that everything that ends then is free.
+pub(crate) const SWEEP: u64 = u64::MAX;
+const KIND_BITS: u32 = 4;
 const OWNER_BITS: u32 = 64;
 const _: () = assert!(MAX_TIME_MS < 1 << (u128::BITS - KIND_BITS - OWNER_BITS));
 
@@ -49,6 +54,7 @@ impl Due {
             Timer::Letter(seq) => (5, seq),
             Timer::Ballot(seq) => (6, seq),
             Timer::Team(seq) => (7, seq),
+            Timer::Allocation(seq) => (8, seq),
         };
         // A timer that is due after the latest representable time never fires. Its due time must fit its bits.
         let at = at.min(MAX_TIME_MS + 1);
@@ -69,6 +75,7 @@ impl Due {
             5 => Timer::Letter(owner),
             6 => Timer::Ballot(owner),
             7 => Timer::Team(owner),
+            8 => Timer::Allocation(owner),
             _ => Timer::Forget(AgentId(owner as u32)),
         }
     }
@@ -165,6 +172,21 @@ impl Timers {
         }
     }
 
+    /// Sets the timer of an allocation.
+    pub(crate) fn set_allocation(&mut self, allocation: &Allocation) {
+        self.due.insert(Due::new(allocation.due(), Timer::Allocation(allocation.seq)));
+    }
+
+    /// Clears the timer of an allocation, which must not have changed since it was set.
+    pub(crate) fn clear_allocation(&mut self, allocation: &Allocation) {
+        self.due.remove(&Due::new(allocation.due(), Timer::Allocation(allocation.seq)));
+    }
+
+    /// Sets the timer by which the requests that wait for resources are looked at.
+    pub(crate) fn set_sweep(&mut self, at: FleetMillis) {
+        self.due.insert(Due::new(at, Timer::Allocation(SWEEP)));
+    }
+
     /// Returns the earliest due time.
     pub(crate) fn next_due(&self) -> Option<FleetMillis> {
         self.due.first().map(|due| due.at())
@@ -195,6 +217,7 @@ mod tests {
             any::<u64>().prop_map(Timer::Letter),
             any::<u64>().prop_map(Timer::Ballot),
             any::<u64>().prop_map(Timer::Team),
+            any::<u64>().prop_map(Timer::Allocation),
         ]
     }
 
@@ -209,6 +232,7 @@ mod tests {
             Timer::Letter(seq) => (5, seq),
             Timer::Ballot(seq) => (6, seq),
             Timer::Team(seq) => (7, seq),
+            Timer::Allocation(seq) => (8, seq),
         }
     }
 

@@ -13,12 +13,12 @@ use robeing_fleet::{
 
 use crate::{
     fixture::{
-        Trial, answered, ballot, elector, enrolment, letter, pooled, specialist, success, task, team, to_approve,
-        to_verify, vote, with_key, worker,
+        Trial, amounts, answered, ballot, elector, enrolment, letter, patient, pooled, request, specialist, success,
+        task, team, to_approve, to_verify, vote, with_key, worker,
     },
     samples::{
         approval_commands, ballot_commands, commands, identity_commands, mail_commands, policy, policy_commands,
-        recorded, replies, shape, team_commands, trusted, verification_commands,
+        recorded, replies, resource_commands, shape, team_commands, trusted, verification_commands,
     },
 };
 
@@ -86,6 +86,10 @@ fn newest() -> Trial {
     for command in team_commands() {
         trial.apply(command);
     }
+    for command in resource_commands().into_iter().take(9) {
+        trial.apply(command);
+    }
+    trial.request(patient(5, amounts(1, 1)));
     trial
 }
 
@@ -219,6 +223,19 @@ fn the_bytes_of_a_snapshot_with_teams_are_what_they_always_were() {
 }
 
 #[test]
+fn the_bytes_of_a_snapshot_with_resources_are_what_they_always_were() {
+    let mut trial = Trial::new();
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(4)));
+    trial.join(worker("a"));
+    for command in resource_commands().into_iter().take(7) {
+        trial.apply(command);
+    }
+    trial.request(request(4, amounts(1, 1)));
+    trial.free(4, None);
+    insta::assert_snapshot!(hex(&stable(&trial.fleet)));
+}
+
+#[test]
 fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not() {
     for command in commands() {
         let wanted = command.feature().map_or(FIRST_VERSION, |feature| feature.since());
@@ -232,6 +249,7 @@ fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not
         (4, approval_commands()),
         (4, verification_commands()),
         (4, team_commands()),
+        (4, resource_commands()),
     ];
     for (version, commands) in brought {
         let mut trial = Trial::new();
@@ -292,6 +310,12 @@ fn a_state_with_what_its_version_does_not_have_is_refused() {
     trial.form(team(1, 1));
     let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
     let problem = "teams before their version".to_owned();
+    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    let mut trial = Trial::newest();
+    let stay = trial.join(worker("a"));
+    trial.contribute(stay, amounts(1, 1));
+    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
+    let problem = "resources before their version".to_owned();
     assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
 }
 

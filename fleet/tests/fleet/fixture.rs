@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind, CastVote, Choice,
-    Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet, FleetConfig, FormTeam,
-    Fraction, HeldState, IdentityCommand, Letter, LetterAnswer, LetterId, LossReason, MailCommand, OpenBallot, Outcome,
-    PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent, Reply, RetryPolicy, Role, SessionId,
-    SingleUse, Stamp, StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds,
-    Verify, VoteEvidence, known_version,
+    AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind,
+    CastVote, Choice, Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet,
+    FleetConfig, FormTeam, Fraction, HeldState, Holder, IdentityCommand, Letter, LetterAnswer, LetterId, LossReason,
+    MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent,
+    Reply, RequestResources, ResourceCommand, RetryPolicy, Role, SessionId, SingleUse, Stamp, StoredPolicy, SubmitTask,
+    Task, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds, Verify, VoteEvidence, known_version,
 };
 
 pub struct Trial {
@@ -183,6 +183,30 @@ pub fn team(id: u128, size: u32) -> FormTeam {
     }
 }
 
+/// Returns this much processor time and memory.
+pub fn amounts(cpu: u64, memory: u64) -> Amounts {
+    Amounts { cpu, memory, ..Amounts::NONE }
+}
+
+/// Returns a request of a client for one part, which is refused if it can't be granted at once.
+pub fn request(id: u128, part: Amounts) -> RequestResources {
+    RequestResources {
+        id: AllocationId(id),
+        holder: Holder::Client("c".to_owned()),
+        queue: "default".to_owned(),
+        parts: vec![part],
+        spread: false,
+        ttl: 60_000,
+        wait: 0,
+        requested_by: "client:c".to_owned(),
+    }
+}
+
+/// Returns the same request, which waits for a minute.
+pub fn patient(id: u128, part: Amounts) -> RequestResources {
+    RequestResources { wait: 60_000, ..request(id, part) }
+}
+
 pub fn retry(max_attempts: u32) -> Option<RetryPolicy> {
     Some(RetryPolicy { max_attempts, ..RetryPolicy::default() })
 }
@@ -312,6 +336,23 @@ impl Trial {
 
     pub fn disband(&mut self, team: u128) -> Reply {
         self.team(TeamCommand::Disband { team: TeamId(team), term: None, by: "client:c".to_owned() })
+    }
+
+    pub fn contribute(&mut self, stay: OpenSession, amounts: Amounts) -> Reply {
+        let OpenSession { agent, session } = stay;
+        self.apply(Command::Resource(ResourceCommand::Contribute { agent, session, amounts }))
+    }
+
+    pub fn request(&mut self, request: RequestResources) -> Reply {
+        self.apply(Command::Resource(ResourceCommand::Request(request)))
+    }
+
+    pub fn free(&mut self, id: u128, token: Option<u64>) -> Reply {
+        self.apply(Command::Resource(ResourceCommand::Release { id: AllocationId(id), token }))
+    }
+
+    pub fn renew(&mut self, id: u128, token: u64) -> Reply {
+        self.apply(Command::Resource(ResourceCommand::Renew { id: AllocationId(id), token }))
     }
 
     pub fn cancel(&mut self, task: TaskId) -> Reply {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use robeing_fleet::{Command, Effect, Fleet, FleetConfig, IdentityCommand, Progress, Refusal, Reply, Stamp};
+use robeing_fleet::{
+    Amounts, Command, ControlCommand, Effect, Fleet, FleetConfig, IdentityCommand, Progress, Refusal, Reply, Stamp,
+};
 
 use crate::{
     history::History,
@@ -89,6 +91,24 @@ proptest! {
         prop_assert_eq!(shaken.now().fleet, steady.now().fleet);
         let restored = Fleet::decode(&shaken.encode()).expect("a fleet's own snapshot");
         prop_assert_eq!(restored.encode(), shaken.encode());
+    }
+
+    /// Those who wait no longer do, and all leases have expired.
+    #[test]
+    fn all_is_free_once_all_holders_are_gone(steps in steps()) {
+        let mut history = History::new();
+        for (passing, op) in &steps {
+            history.step(*passing, op);
+        }
+        let (mut fleet, mut now) = (history.fleet.clone(), history.fleet.now());
+        // What waited may be granted by the first tick.
+        for _ in 0..2 {
+            now.fleet += 120_000;
+            fleet.apply(now, Command::Control(ControlCommand::Tick), &mut Vec::new());
+        }
+        let sums = fleet.pool_sums();
+        prop_assert_eq!((sums.used, sums.granted, sums.waiting), (Amounts::NONE, 0, 0));
+        prop_assert_eq!(fleet.audit(), Ok(()));
     }
 
     #[test]

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use robeing_fleet::{
     AgentCommand, AgentId, AgentState, Command, Completion, ControlCommand, Counts, Effect, Fleet, FleetConfig,
-    LossReason, Outcome, PoolCommand, PoolShape, RecoveryEvent, RecoveryStep, Reply, SessionId, Stamp, Task,
-    TaskCommand, TaskId, TaskState,
+    LossReason, Outcome, PoolCommand, PoolShape, RecoveryEvent, RecoveryStep, Reply, ResourceCommand, SessionId, Stamp,
+    Task, TaskCommand, TaskId, TaskState,
     limits::{MAX_FLEET_RECOVERY_STEPS, MAX_RECOVERY_STEPS, SPENT_PROOF_GRACE_MS},
 };
 
 use crate::{
-    approvals, crews, directory, letters, life,
+    approvals, crews, directory, leases, letters, life,
     naive::{self, Wanted},
     ops::{Lie, Op},
     trust, verification, votes,
@@ -45,6 +45,7 @@ pub struct History {
     letters: letters::Twin,
     votes: votes::Twin,
     crews: crews::Twin,
+    leases: leases::Twin,
     directory: directory::Twin,
 }
 
@@ -67,6 +68,7 @@ impl History {
             letters: letters::Twin::default(),
             votes: votes::Twin::default(),
             crews: crews::Twin::default(),
+            leases: leases::Twin::default(),
             directory: directory::Twin::default(),
         }
     }
@@ -189,6 +191,11 @@ impl History {
                 let session = SessionId(session.0 - u64::from(!*right && session.0 > 0));
                 Command::Agent(AgentCommand::Describe { agent, session, sealing_key: [*n as u8; 32] })
             }
+            Op::Contribute(n, amounts, right) => {
+                let (agent, session) = pick(*n);
+                let session = SessionId(session.0 - u64::from(!*right && session.0 > 0));
+                Command::Resource(ResourceCommand::Contribute { agent, session, amounts: *amounts })
+            }
             Op::Healthy(n, readmit) => {
                 let (agent, session) = pick(*n);
                 Command::Agent(AgentCommand::Healthy { agent, session, readmit: *readmit })
@@ -245,6 +252,7 @@ impl History {
         self.votes.check(&self.fleet, (&command, &reply), &effects, &self.letters);
         self.letters.check(&self.fleet, (&command, &reply), &effects);
         self.crews.check(&self.fleet, (&command, &reply), &effects);
+        self.leases.check(&self.fleet, &command, &reply);
         self.directory.check(&self.fleet, &command, &effects);
         approvals::check(&self.fleet, &self.before);
         verification::check(&self.fleet, &self.before);

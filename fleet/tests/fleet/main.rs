@@ -1,5 +1,7 @@
 //! Tests of the state machine through its public API, in one test binary.
 
+mod allocation_limits;
+mod allocations;
 mod approvals;
 mod attempts;
 mod audit_log;
@@ -13,6 +15,7 @@ mod fixture;
 mod histories;
 mod history;
 mod identity;
+mod leases;
 mod letters;
 mod life;
 mod limits;

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentJoin, BallotId, Command, Failure, FailureKind, FleetConfig, OpenBallot, Outcome, PoolShape, RetryPolicy, Role,
-    SubmitTask, TaskId, TeamId, Weights, known_version,
+    AgentJoin, Amounts, BallotId, Command, Failure, FailureKind, FleetConfig, OpenBallot, Outcome, PoolShape,
+    RetryPolicy, Role, SubmitTask, TaskId, TeamId, Weights, known_version,
 };
 
-use crate::{crews, letters, trust, verification, votes};
+use crate::{crews, leases, letters, trust, verification, votes};
 
 pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
 pub const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
@@ -36,6 +36,8 @@ pub enum Op {
     Healthy(u16, bool),
     /// The key of an agent, of its session or an earlier one.
     Describe(u16, bool),
+    /// What an agent contributes, in its session or an earlier one.
+    Contribute(u16, Amounts, bool),
     Complete(u16, Outcome, Lie),
     Tick,
     Configure(FleetConfig),
@@ -177,6 +179,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (any::<u16>(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Op::Unhealthy(n, right)),
         4 => (any::<u16>(), any::<bool>()).prop_map(|(n, readmit)| Op::Healthy(n, readmit)),
         2 => (any::<u16>(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Op::Describe(n, right)),
+        8 => (any::<u16>(), leases::amounts(), prop::bool::weighted(0.9))
+            .prop_map(|(n, amounts, right)| Op::Contribute(n, amounts, right)),
         30 => (any::<u16>(), outcome(), lie).prop_map(|(n, o, l)| Op::Complete(n, o, l)),
         8 => Just(Op::Tick),
         1 => configuration().prop_map(Op::Configure),
@@ -186,6 +190,7 @@ fn op() -> impl Strategy<Value = Op> {
         20 => letters::command().prop_map(Op::Other),
         20 => votes::command().prop_map(Op::Other),
         12 => crews::command().prop_map(Op::Other),
+        20 => leases::command().prop_map(Op::Other),
     ]
 }
 

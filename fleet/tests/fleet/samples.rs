@@ -2,17 +2,18 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AuditCommand, AuditEntry, AuditOutcome, BallotCommand, BallotId, BallotOutcome, BarKind,
-    CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode, Failure, FailureKind, FleetConfig,
-    FormTeam, IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome, LossReason, MailCommand,
-    OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter, ProofKind, Refusal, Reply, Role,
-    SessionId, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds,
+    AgentCommand, AgentId, AllocationId, Amounts, AuditCommand, AuditEntry, AuditOutcome, BallotCommand, BallotId,
+    BallotOutcome, BarKind, CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode, Failure,
+    FailureKind, FleetConfig, FormTeam, Holder, IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome,
+    LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter,
+    ProofKind, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, Role, SessionId,
+    Shortage, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds,
     TokenIssuer, Verify,
 };
 
 use crate::fixture::{
-    answered, ballot, enrolment, evidence, letter, pooled, retry, signing, specialist, success, task, team, to_approve,
-    to_verify, vote, with_key, worker,
+    amounts, answered, ballot, enrolment, evidence, letter, pooled, request, retry, signing, specialist, success, task,
+    team, to_approve, to_verify, vote, with_key, worker,
 };
 
 pub fn trusted() -> IdentityConfig {
@@ -181,6 +182,35 @@ pub fn team_commands() -> Vec<Command> {
     ]
 }
 
+pub fn resource_commands() -> Vec<Command> {
+    let (agent, session) = (AgentId(1), SessionId(1));
+    let contribute = |amounts| ResourceCommand::Contribute { agent, session, amounts };
+    let quota = Quota { cpu: Some(9_000), memory: None, storage: Some(0), bandwidth: None };
+    let gang = |holder| RequestResources {
+        holder,
+        queue: "batch".to_owned(),
+        parts: vec![amounts(1_000, 5), amounts(2_000, 0)],
+        spread: true,
+        wait: 1_000,
+        ..request(2, Amounts::NONE)
+    };
+    let (first, second) = (AllocationId(1), AllocationId(2));
+    let commands = vec![
+        contribute(Amounts { cpu: 4_000, memory: 1 << 33, storage: 1 << 40, bandwidth: 1_000_000_000 }),
+        ResourceCommand::SetQueues(vec![QueueShape { name: "batch".to_owned(), weight: 3, quota }]),
+        ResourceCommand::Request(request(1, amounts(500, 1 << 20))),
+        ResourceCommand::Request(gang(Holder::Task(TaskId(7)))),
+        ResourceCommand::Request(gang(Holder::Agent("a".to_owned()))),
+        ResourceCommand::Request(RequestResources { id: AllocationId(3), ..gang(Holder::Team("t".to_owned())) }),
+        ResourceCommand::Renew { id: first, token: 1 },
+        ResourceCommand::Release { id: second, token: None },
+        ResourceCommand::Release { id: second, token: Some(300) },
+        ResourceCommand::SetQueues(Vec::new()),
+        contribute(Amounts::NONE),
+    ];
+    commands.into_iter().map(Command::Resource).collect()
+}
+
 fn failure() -> Failure {
     Failure {
         kind: FailureKind::Exit,
@@ -250,6 +280,7 @@ pub fn commands() -> Vec<Command> {
     .chain(approval_commands())
     .chain(verification_commands())
     .chain(team_commands())
+    .chain(resource_commands())
     .collect()
 }
 
@@ -325,5 +356,31 @@ pub fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::TeamDisbanded { team: TeamId(5) }),
         Reply::Refused(Refusal::TooFewAgents { wanted: 5, free: 3 }),
         Reply::Refused(Refusal::StaleTerm { team: TeamId(5), term: 1, current: 300 }),
+    ]
+    .into_iter()
+    .chain(resource_replies())
+    .collect()
+}
+
+fn resource_replies() -> Vec<Reply> {
+    let allocation = AllocationId(5);
+    let short = |of_one| Shortage { resource: Resource::Memory, asked: 300, free: 7, of_one };
+    vec![
+        Reply::Allocated { existing: false, token: Some(300) },
+        Reply::Allocated { existing: true, token: None },
+        Reply::LeaseRenewed { ttl: 60_000 },
+        Reply::Refused(Refusal::InsufficientResources { short: vec![short(false), short(true)], others_wait: false }),
+        Reply::Refused(Refusal::InsufficientResources { short: Vec::new(), others_wait: true }),
+        Reply::Refused(Refusal::UnknownAllocation { allocation }),
+        Reply::Refused(Refusal::AllocationConflict { allocation }),
+        Reply::Refused(Refusal::StaleToken { allocation }),
+        Reply::Refused(Refusal::OverQuota {
+            queue: "batch".to_owned(),
+            resource: Resource::Cpu,
+            asked: 3_000,
+            used: 8_000,
+            quota: 9_000,
+        }),
+        Reply::Refused(Refusal::HolderGone { holder: "agent:a".to_owned() }),
     ]
 }

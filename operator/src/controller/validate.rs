@@ -13,7 +13,7 @@ use robeing_crds::{
     Role, SecretKey, Storage, Weights,
 };
 use robeing_settings::{
-    ExecutorSpec, MessagesSpec,
+    Contribute, ExecutorSpec, MessagesSpec,
     settings::{DRAIN_TIMEOUT, WORKER_ADDRESS},
 };
 
@@ -129,6 +129,8 @@ pub struct FleetPool {
     pub standby: u32,
     /// How many tasks an agent runs at once.
     pub slots: u32,
+    /// What an agent contributes to the fleet's resource pool.
+    pub contribution: Contribute,
     /// The port at which the coordinators reach its agents.
     pub grpc_port: i32,
     /// The port at which its agents serve metrics and probes.
@@ -295,6 +297,7 @@ fn fleet_pool(
         replicas,
         standby: pool.standby,
         slots: pool.slots,
+        contribution: pool.contribution(),
         grpc_port: number(agent_ports.grpc),
         metrics_port: number(agent_ports.metrics),
         work,

@@ -156,6 +156,7 @@ fn check_pool(pool: &Pool, built: &Built) {
         pool: pool.name.clone(),
         specializations: pool.specializations.clone(),
         slots: pool.slots,
+        contribute: pool.contribution(),
         drain_timeout: drain_timeout(pool),
         metrics_listen: Some(format!("0.0.0.0:{}", ports.metrics)),
         messages: pool.messages.as_ref().map(Messages::for_agents),

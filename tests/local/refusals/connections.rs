@@ -69,6 +69,8 @@ async fn without_a_certificate_nothing_can_be_called_but_health_and_enrolment() 
         "robeing.v1.Ballots/GetBallot",
         "robeing.v1.Teams/FormTeam",
         "robeing.v1.Teams/ReportPaths",
+        "robeing.v1.Resources/RequestResources",
+        "robeing.v1.Resources/SetQueues",
         "robeing.v1.Admin/SetTrust",
         "robeing.v1.Admin/CertifyClient",
         "robeing.internal.v1.Session/Open",

@@ -2,13 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use robeing_fleet::sabotage::{Mistake, planted};
+use robeing_fleet::{
+    Amounts,
+    sabotage::{Mistake, planted},
+};
 use robeing_identity::TrustBundle;
 use robeing_net::security::Tls;
-use robeing_proto::internal::v1::{
-    self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as Say,
-    coordinator_message::Message as Heard,
+use robeing_proto::{
+    internal::v1::{
+        self as internal, AgentMessage, CoordinatorMessage, agent_message::Message as Say,
+        coordinator_message::Message as Heard,
+    },
+    v1::ResourceAmounts,
 };
+use robeing_settings::Contribute;
 use tokio::{sync::mpsc::OwnedPermit, time::Instant};
 use tracing::{debug, info, warn};
 
@@ -18,6 +25,17 @@ use crate::{
     identity::told_role,
     session::{drain::Phase, held::Key, lease::Lease, link::Link},
 };
+
+/// Returns what an agent reports to contribute; `None` if it is nothing.
+fn contributed(contribute: Contribute) -> Option<ResourceAmounts> {
+    let amounts = contribute.amounts();
+    (amounts != Amounts::NONE).then_some(ResourceAmounts {
+        cpu_millis: amounts.cpu,
+        memory_bytes: amounts.memory,
+        storage_bytes: amounts.storage,
+        bandwidth_bits_per_second: amounts.bandwidth,
+    })
+}
 
 impl Driver {
     pub(super) fn hello(&self) -> internal::Hello {
@@ -40,6 +58,7 @@ impl Driver {
             answers_health_checks: true,
             guarded: self.deps.executor.is_guarded(),
             sealing_key: self.deps.sealing_key.clone(),
+            contributed: contributed(config.contribute),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{BallotId, LetterId, TaskId, TeamId, limits::MAX_NAME_BYTES};
+use robeing_fleet::{AllocationId, BallotId, LetterId, TaskId, TeamId, limits::MAX_NAME_BYTES};
 use robeing_settings::text;
 
 /// An invalid field of a request.
@@ -50,6 +50,12 @@ pub fn ballot_id(field: &'static str, text: &str) -> Result<BallotId, BadField> 
 pub fn team_id(field: &'static str, text: &str) -> Result<TeamId, BadField> {
     let not_one = |_| bad(field, format!("{:?} is not the id of a team; it is a UUID", excerpt(text)));
     Ok(TeamId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+}
+
+/// Parses the id of an allocation.
+pub fn allocation_id(text: &str) -> Result<AllocationId, BadField> {
+    let not_one = |_| bad("id", format!("{:?} is not the id of an allocation; it is a UUID", excerpt(text)));
+    Ok(AllocationId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
 /// Checks the name of an agent.

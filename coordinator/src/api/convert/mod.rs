@@ -10,6 +10,7 @@ mod failures;
 mod fields;
 mod messages;
 mod recoveries;
+mod resources;
 mod status;
 mod submissions;
 mod tasks;
@@ -23,9 +24,13 @@ pub use self::{
     answers::{answer_size, bad_field, exhausted, refusal},
     ballots::{ballot, vote_choice},
     failures::{failure_from_wire, failure_kind_name},
-    fields::{BadField, agent_name, bad, ballot_id, excerpt, filter_name, letter_id, millis, span_text, task_id, team_id},
+    fields::{
+        BadField, agent_name, allocation_id, bad, ballot_id, excerpt, filter_name, letter_id, millis, span_text,
+        task_id, team_id,
+    },
     messages::{letter as letter_message, letter_status, settle_answer, unsettled},
     recoveries::recovery_step,
+    resources::{agent_resources, allocation, amounts, holder, pool_sums, queue, queue_shape, told_amounts},
     status::{Figures, status},
     submissions::submission,
     tasks::{Parts, task, task_state, task_states},

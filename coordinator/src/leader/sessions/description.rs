@@ -1,22 +1,23 @@
-//! Records the key of an agent whose session began before the fleet could keep it, or without one.
+//! Records the key of an agent whose session began before the fleet could keep it, or without one, and what the agent
+//! contributes to the resource pool.
 //!
-//! Opening a resumed session writes nothing: on a slow disk, the agent would count as lost meanwhile. So the leader that
-//! has the session looks at each heartbeat, until the key is known.
+//! Opening a resumed session writes nothing: on a slow disk, the agent would count as lost meanwhile. So the leader
+//! that has the session looks at each heartbeat, until both are known.
 
 use futures::future::BoxFuture;
-use robeing_fleet::{AgentCommand, AgentId, Command, Feature, Fleet, SessionId};
+use robeing_fleet::{AgentCommand, AgentId, Amounts, Command, Feature, Fleet, ResourceCommand, SessionId};
 
 use super::opening::Opened;
 use crate::{propose::Proposer, read::StateReader};
 
-/// What the state says about the key of an agent.
+/// What the state says about what an agent has reported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Key {
+enum Known {
     /// The fleet can't keep it yet.
     NotYet,
     /// It is to be recorded.
     Lacking,
-    /// It is known, or the session is over.
+    /// It is known, can't be recorded, or the session is over.
     Settled,
 }
 
@@ -29,29 +30,46 @@ pub struct Description {
     term: u64,
     /// The key that the agent has reported, until it is recorded.
     key: Option<[u8; 32]>,
+    /// What the agent contributes, until it is recorded.
+    contributed: Option<Amounts>,
     writing: Option<BoxFuture<'static, ()>>,
 }
 
 impl Description {
     /// Creates the description of the agent of a session that was opened in this term.
     pub fn new(state: StateReader, proposer: Proposer, opened: &Opened, term: u64) -> Self {
-        let Opened { agent, session, sealing_key, .. } = *opened;
-        Self { state, proposer, agent, session, term, key: sealing_key, writing: None }
+        let Opened { agent, session, sealing_key, contributed, .. } = *opened;
+        Self { state, proposer, agent, session, term, key: sealing_key, contributed: Some(contributed), writing: None }
     }
 
-    /// Begins to record the key if that is possible and was not done. Call it now and then.
+    /// Begins to record what is lacking if that is possible and was not done. Call it now and then.
     pub fn look(&mut self) {
-        let (Some(key), None) = (self.key, &self.writing) else { return };
-        match self.state.look(|fleet| known(fleet, self.agent, self.session, key)) {
-            Key::NotYet => {}
-            Key::Settled => self.key = None,
-            Key::Lacking => {
-                let (agent, session, proposer, term) = (self.agent, self.session, self.proposer.clone(), self.term);
-                let command = Command::Agent(AgentCommand::Describe { agent, session, sealing_key: key });
-                // What could not be written is written after the next look.
-                self.writing = Some(Box::pin(async move { drop(proposer.propose_in(term, command).await) }));
-            }
+        if self.writing.is_some() || (self.key.is_none() && self.contributed.is_none()) {
+            return;
         }
+        let (agent, session) = (self.agent, self.session);
+        let (key, contributed) = self.state.look(|fleet| {
+            let key = self.key.map(|key| known(fleet, agent, session, key));
+            (key, self.contributed.map(|amounts| is_known(fleet, agent, session, amounts)))
+        });
+        if key == Some(Known::Settled) {
+            self.key = None;
+        }
+        if contributed == Some(Known::Settled) {
+            self.contributed = None;
+        }
+        if let (Some(Known::Lacking), Some(sealing_key)) = (key, self.key) {
+            return self.write(Command::Agent(AgentCommand::Describe { agent, session, sealing_key }));
+        }
+        if let (Some(Known::Lacking), Some(amounts)) = (contributed, self.contributed) {
+            self.write(Command::Resource(ResourceCommand::Contribute { agent, session, amounts }));
+        }
+    }
+
+    fn write(&mut self, command: Command) {
+        let (proposer, term) = (self.proposer.clone(), self.term);
+        // What could not be written is written after the next look.
+        self.writing = Some(Box::pin(async move { drop(proposer.propose_in(term, command).await) }));
     }
 
     /// Waits until what is being written is. Cancellation-safe; never returns while nothing is being written.
@@ -64,11 +82,24 @@ impl Description {
     }
 }
 
-fn known(fleet: &Fleet, agent: AgentId, session: SessionId, key: [u8; 32]) -> Key {
+fn known(fleet: &Fleet, agent: AgentId, session: SessionId, key: [u8; 32]) -> Known {
     if !fleet.has(Feature::Describe) {
-        return Key::NotYet;
+        return Known::NotYet;
     }
-    if fleet.lacks_key(agent, session, key) { Key::Lacking } else { Key::Settled }
+    if fleet.lacks_key(agent, session, key) { Known::Lacking } else { Known::Settled }
+}
+
+fn is_known(fleet: &Fleet, agent: AgentId, session: SessionId, amounts: Amounts) -> Known {
+    if !fleet.has(Feature::Resources) {
+        return Known::NotYet;
+    }
+    // Less than what is granted is refused, so there is nothing to write until that is released.
+    let used = fleet.contribution(agent).map_or(Amounts::NONE, |known| known.used);
+    match fleet.lacks_contribution(agent, session, amounts) {
+        true if amounts.covers(used) => Known::Lacking,
+        true => Known::NotYet,
+        false => Known::Settled,
+    }
 }
 
 #[cfg(test)]
@@ -85,12 +116,29 @@ mod tests {
         let join = Command::Agent(AgentCommand::Joined(fixture::join("a", 1)));
         let Reply::Joined { agent, session } = apply(&mut fleet, join) else { panic!("it joins") };
         let now = |fleet: &Fleet| known(fleet, agent, session, [7; 32]);
-        assert_eq!(now(&fleet), Key::NotYet);
+        assert_eq!(now(&fleet), Known::NotYet);
         apply(&mut fleet, Command::Control(ControlCommand::RaiseVersion(Feature::Describe.since())));
-        assert_eq!(now(&fleet), Key::Lacking);
-        assert_eq!(known(&fleet, agent, SessionId(session.0 + 1), [7; 32]), Key::Settled);
+        assert_eq!(now(&fleet), Known::Lacking);
+        assert_eq!(known(&fleet, agent, SessionId(session.0 + 1), [7; 32]), Known::Settled);
         let describe = AgentCommand::Describe { agent, session, sealing_key: [7; 32] };
         assert_eq!(apply(&mut fleet, Command::Agent(describe)), Reply::Done);
-        assert_eq!(now(&fleet), Key::Settled);
+        assert_eq!(now(&fleet), Known::Settled);
+    }
+
+    #[test]
+    fn what_an_agent_contributes_is_recorded_once_it_can_be_and_in_its_session_alone() {
+        let mut fleet = Fleet::new(FleetConfig::default());
+        let apply = |fleet: &mut Fleet, command| fleet.apply(Stamp::at(1), command, &mut Vec::new());
+        let join = Command::Agent(AgentCommand::Joined(fixture::join("a", 1)));
+        let Reply::Joined { agent, session } = apply(&mut fleet, join) else { panic!("it joins") };
+        let amounts = Amounts { cpu: 1_000, ..Amounts::NONE };
+        let now = |fleet: &Fleet| is_known(fleet, agent, session, amounts);
+        assert_eq!(now(&fleet), Known::NotYet);
+        apply(&mut fleet, Command::Control(ControlCommand::RaiseVersion(Feature::Resources.since())));
+        assert_eq!(now(&fleet), Known::Lacking);
+        assert_eq!(is_known(&fleet, agent, SessionId(session.0 + 1), amounts), Known::Settled);
+        let contribute = ResourceCommand::Contribute { agent, session, amounts };
+        assert_eq!(apply(&mut fleet, Command::Resource(contribute)), Reply::Done);
+        assert_eq!(now(&fleet), Known::Settled);
     }
 }

@@ -201,6 +201,11 @@ fn agent_settings() -> impl Strategy<Value = Process> {
         (config.pool, config.pool_replicas, config.pool_standby) = pool.unwrap_or_default();
         (config.specializations, config.slots, config.drain_timeout) = how;
         config.messages = messages;
+        config.contribute = match config.slots % 3 {
+            0 => Contribute::default(),
+            1 => Contribute::NOTHING,
+            _ => Contribute { cpu: Some(u64::from(config.slots)), ..Contribute::default() },
+        };
         config.on_anomaly = OnAnomaly::ALL[config.slots as usize % OnAnomaly::ALL.len()];
         config.anomaly_warm_up = Duration::from_secs(10 + u64::from(config.slots));
         if executor != (ExecutorSpec::Worker {}) && config.messages == Some(MessagesSpec::Worker {}) {

@@ -93,6 +93,7 @@ fn the_flags_of_an_agent_are_read() {
         pool_standby: 1,
         specializations: vec!["a".into(), "b".into()],
         slots: 4,
+        contribute: Contribute::default(),
         drain_timeout: Duration::from_secs(5),
         metrics_listen: None,
         worker_listen: "127.0.0.1:8081".into(),

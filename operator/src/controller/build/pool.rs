@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 use robeing_crds::{PodOverrides, Role};
 use robeing_settings::{
-    WEBHOOK_SECRET_VARIABLES,
+    Contribute, WEBHOOK_SECRET_VARIABLES,
     settings::{self, WORKER_ADDRESS},
     text,
 };
@@ -309,6 +309,10 @@ fn environment(fleet: &ValidatedCluster, pool: &FleetPool) -> Vec<EnvVar> {
         env(&settings::DRAIN_TIMEOUT, text::seconds(pool.drain_timeout.max(Duration::from_secs(1)))),
         env_as_is(&settings::EXECUTOR, &pool.executor.to_json()),
     ]);
+    // What a container is given is what its agent contributes, also where the agent itself runs beside it.
+    if pool.contribution != Contribute::default() {
+        environment.push(env(&settings::CONTRIBUTE, pool.contribution.to_text()));
+    }
     environment.extend(pool.messages.as_ref().map(|messages| env_as_is(&settings::MESSAGES, &messages.to_json())));
     environment.extend(journal::environment(fleet));
     if has_gateway(fleet, pool) {

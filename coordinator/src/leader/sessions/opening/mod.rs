@@ -4,8 +4,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AgentState, Command, Feature, Fleet, Held, PoolShape, ProofKind, Refusal, Reply,
-    Role, SessionId,
+    AgentCommand, AgentId, AgentJoin, AgentState, Amounts, Command, Feature, Fleet, Held, PoolShape, ProofKind, Refusal,
+    Reply, Role, SessionId,
     sabotage::{Mistake, planted},
 };
 use robeing_net::{ConnectInfo, Transport};
@@ -70,6 +70,8 @@ pub struct Opened {
     pub answers_health_checks: bool,
     /// The key that the agent reports, if it reports one.
     pub sealing_key: Option<[u8; 32]>,
+    /// What the agent contributes to the resource pool.
+    pub contributed: Amounts,
 }
 
 /// An agent's session, as read from the state.
@@ -150,7 +152,9 @@ impl SessionOpener {
             let welcome = self.welcome(term, session, resumed, waited_seq);
             let answers_health_checks = hello.answers_health_checks;
             let sealing_key = sealing_key(&hello).ok().flatten();
-            return Ok((Opened { agent, session, link, answers_health_checks, sealing_key }, welcome));
+            let contributed = hello.contributed.as_ref().map_or(Amounts::NONE, convert::amounts);
+            let opened = Opened { agent, session, link, answers_health_checks, sealing_key, contributed };
+            return Ok((opened, welcome));
         }
         Err(JoinFailed::NotLeading)
     }

@@ -1,0 +1,156 @@
+//! Asks for resources, renews leases, releases, and sets queues.
+
+use std::{sync::Arc, time::Duration};
+
+use robeing_fleet::{Allocation, AllocationId, Holder, QueueShape, Refusal, Reply, RequestResources, ResourceCommand};
+use robeing_net::gate::Caller;
+use robeing_platform::uuid_v7;
+use robeing_proto::v1;
+use tokio::time::Instant;
+
+use super::{ResourceError, ResourcePool, unexpected};
+use crate::{api::convert, mail::sender_name};
+
+/// How long a lease lasts if the request does not say it, ms.
+const DEFAULT_LEASE_MS: u64 = 60_000;
+/// The queue of requests that name none.
+const DEFAULT_QUEUE: &str = "default";
+
+/// Returns the holder that the caller itself is. Callers without TLS are all the same client.
+fn own_holder(caller: &Caller, name: &str) -> Holder {
+    match caller {
+        Caller::Member(peer) if peer.id.role().is_agent() => Holder::Agent(name.to_owned()),
+        _ => Holder::Client(name.strip_prefix("client:").unwrap_or(name).to_owned()),
+    }
+}
+
+/// Reads a request of a caller. `fresh` draws an id.
+fn request_of(
+    caller: &Caller,
+    request: v1::RequestResourcesRequest,
+    fresh: impl FnOnce() -> u128,
+) -> Result<RequestResources, ResourceError> {
+    let v1::RequestResourcesRequest { id, holder, queue, parts, spread, lease, wait } = request;
+    let requested_by = sender_name(caller);
+    let id = if id.is_empty() { AllocationId(fresh()) } else { convert::allocation_id(&id)? };
+    let own = own_holder(caller, &requested_by);
+    let holder = if holder.is_empty() { own.clone() } else { convert::holder(&holder)? };
+    let is_other = matches!(holder, Holder::Agent(_) | Holder::Client(_)) && holder != own;
+    if is_other && !matches!(caller, Caller::Plaintext) {
+        return Err(ResourceError::NotYours { caller: requested_by, other: holder.to_string() });
+    }
+    Ok(RequestResources {
+        id,
+        holder,
+        queue: if queue.is_empty() { DEFAULT_QUEUE.to_owned() } else { queue },
+        parts: parts.iter().map(convert::amounts).collect(),
+        spread,
+        ttl: convert::millis("lease", lease)?.unwrap_or(DEFAULT_LEASE_MS),
+        wait: convert::millis("wait", wait)?.unwrap_or(0),
+        requested_by,
+    })
+}
+
+impl ResourcePool {
+    /// Asks for resources, and returns the allocation as it is then: granted or waiting. If the future is dropped, they
+    /// may be granted nevertheless.
+    ///
+    /// # Errors
+    /// [`ResourceError`] if they were refused, or are not known to be granted or waited for.
+    pub async fn request(
+        &self,
+        caller: &Caller,
+        request: v1::RequestResourcesRequest,
+    ) -> Result<Arc<Allocation>, ResourceError> {
+        let request = request_of(caller, request, || uuid_v7(&*self.platform.clock, &*self.platform.random))?;
+        let id = request.id;
+        // What is refused is not replicated; what was released a moment ago may not be applied here yet.
+        self.catch_up().await?;
+        if let Some(refusal) = self.certain_refusal(&request) {
+            return Err(ResourceError::Refused(refusal));
+        }
+        match self.propose(ResourceCommand::Request(request)).await? {
+            Some(Reply::Allocated { .. }) => self.current(id).await,
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    /// Returns why a request need not be proposed: it is certain to be refused, or there is no room for it on the
+    /// coordinators' disks.
+    fn certain_refusal(&self, request: &RequestResources) -> Option<Refusal> {
+        let of_state = self.state.look(|fleet| fleet.refusal_of_request(request));
+        of_state.or_else(|| self.rooms.refusal(Instant::now()).map(|reason| Refusal::NoRoom { reason }))
+    }
+
+    /// Releases an allocation.
+    ///
+    /// # Errors
+    /// [`ResourceError`] if it was not released, or is not known to be.
+    pub async fn release(&self, caller: &Caller, id: AllocationId, token: u64) -> Result<(), ResourceError> {
+        let token = (token != 0).then_some(token);
+        if token.is_none() && !matches!(caller, Caller::Plaintext) {
+            let (caller, known) = (sender_name(caller), self.current(id).await?);
+            if known.requested_by != caller {
+                return Err(ResourceError::NotYours { caller, other: known.requested_by.clone() });
+            }
+        }
+        match self.propose(ResourceCommand::Release { id, token }).await? {
+            Some(Reply::Done) => Ok(()),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    /// Renews a lease. Returns how long it lasts.
+    ///
+    /// # Errors
+    /// [`ResourceError`] if it was not renewed, or is not known to be.
+    pub async fn renew(&self, id: AllocationId, token: u64) -> Result<Duration, ResourceError> {
+        match self.propose(ResourceCommand::Renew { id, token }).await? {
+            Some(Reply::LeaseRenewed { ttl }) => Ok(Duration::from_millis(ttl)),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    /// Sets the queues.
+    ///
+    /// # Errors
+    /// [`ResourceError`] if they were not set, or are not known to be.
+    pub async fn set_queues(&self, queues: Vec<QueueShape>) -> Result<(), ResourceError> {
+        QueueShape::check_all(&queues).map_err(ResourceError::Refused)?;
+        match self.propose(ResourceCommand::SetQueues(queues)).await? {
+            Some(Reply::Done) => Ok(()),
+            reply => Err(unexpected(reply)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(holder: &str) -> v1::RequestResourcesRequest {
+        v1::RequestResourcesRequest { holder: holder.to_owned(), ..v1::RequestResourcesRequest::default() }
+    }
+
+    #[test]
+    fn what_is_left_out_has_defaults() {
+        let read = request_of(&Caller::user("ann"), request(""), || 9).expect("it is right");
+        assert_eq!((read.id, read.queue.as_str(), read.ttl, read.wait), (AllocationId(9), "default", 60_000, 0));
+        assert_eq!((read.holder, read.requested_by.as_str()), (Holder::Client("ann".to_owned()), "client:ann"));
+    }
+
+    #[test]
+    fn only_a_trusted_caller_asks_for_another_client_or_agent() {
+        let ask = |caller: &Caller, holder: &str| request_of(caller, request(holder), || 9).map(|read| read.holder);
+        let ann = Caller::user("ann");
+        assert_eq!(ask(&ann, "client:ann"), Ok(Holder::Client("ann".to_owned())));
+        assert_eq!(ask(&ann, "team:t"), Ok(Holder::Team("t".to_owned())));
+        for other in ["client:bob", "agent:ann"] {
+            assert!(matches!(ask(&ann, other), Err(ResourceError::NotYours { .. })), "{other}");
+            assert!(ask(&Caller::Plaintext, other).is_ok(), "{other}");
+        }
+        for wrong in ["bob", "task:7", "nobody:x"] {
+            assert!(matches!(ask(&ann, wrong), Err(ResourceError::BadField(_))), "{wrong}");
+        }
+    }
+}
