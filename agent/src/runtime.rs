@@ -16,7 +16,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::info;
 
 use crate::{
-    decisions::{Voter, VotingHandler, VotingMetrics},
+    decisions::{
+        Voter, VotingHandler, VotingMetrics,
+        group::{GroupHandler, Groups},
+    },
     executor::{Executor, ExecutorError},
     identity::{Identity, Secured, SecurityError},
     listener,
@@ -162,12 +165,14 @@ pub async fn run_with(
 async fn stop_early(messages: &Messages, duties: Duties) {
     messages.stop.cancel();
     messages.messenger.stopped().await;
+    messages.groups.stopped().await;
     duties.stop().await;
 }
 
 /// What an agent needs to exchange messages.
 struct Messages {
     messenger: Messenger,
+    groups: Groups,
     directory: Arc<FleetDirectory>,
     upstream: SharedUpstream,
     random: Arc<dyn Random>,
@@ -199,9 +204,9 @@ impl Messages {
         let key = opening_key(config.data.as_deref(), platform).await?;
         let sealing_key = Bytes::copy_from_slice(&key.public().to_bytes());
         let (name, stop): (Arc<str>, _) = (config.name.as_str().into(), CancellationToken::new());
-        let random = Arc::clone(&platform.random);
-        let voter = Voter::new(Arc::clone(&name), Arc::clone(upstream), transport.clone(), random)?;
+        let voter = Voter::new(Arc::clone(&name), Arc::clone(upstream), transport.clone(), Arc::clone(&platform.random))?;
         let handler = VotingHandler::new(roles::handler(config.role, handler), voter, VotingMetrics::new(metrics));
+        let groups = groups(config, platform, transport, &stop);
         let counters = MessagingMetrics::new(metrics);
         let sent = counters.sent_count();
         let messenger = Messenger::start(messaging::driver::Deps {
@@ -210,7 +215,7 @@ impl Messages {
             directory: Arc::clone(&directory) as Arc<dyn Directory>,
             connect: Arc::new(Certified(transport.clone())),
             platform: platform.clone(),
-            handler: Arc::new(handler),
+            handler: Arc::new(GroupHandler::new(Arc::new(handler), groups.clone())),
             policy: policies,
             keys: vec![key],
             data: config.data.clone(),
@@ -218,6 +223,7 @@ impl Messages {
             stop: stop.clone(),
         })
         .await?;
+        groups.start(Arc::new(messenger.clone())).await;
         let durable = DurableSender::new(Arc::clone(upstream), platform.clone()).counted_by(sent.clone());
         let post = || MessengerPost { messenger: messenger.clone(), durable: durable.clone() };
         if let Some(mail) = executor.mail() {
@@ -238,6 +244,7 @@ impl Messages {
         let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
         Ok(Self {
             messenger,
+            groups,
             directory,
             upstream,
             random,
@@ -251,7 +258,7 @@ impl Messages {
 
     /// Follows the directory and attends the mailbox until `stop` is cancelled and all messages have ended.
     async fn run(self) {
-        let Self { messenger, directory, upstream, random, mailbox, stop, .. } = self;
+        let Self { messenger, groups, directory, upstream, random, mailbox, stop, .. } = self;
         // The policies come with the directory. A letter that came before them would be put off, behind those after it.
         let attending = async {
             tokio::select! {
@@ -261,5 +268,12 @@ impl Messages {
         };
         tokio::join!(directory.run(upstream, random, stop.clone()), attending);
         messenger.stopped().await;
+        groups.stopped().await;
     }
+}
+
+/// Returns the groups of an agent, which end with `stop`.
+fn groups(config: &AgentConfig, platform: &Platform, transport: &Transport, stop: &CancellationToken) -> Groups {
+    let (me, source) = (config.name.as_str().into(), Arc::new(transport.clone()));
+    Groups::new(me, config.data.clone(), platform.clone(), source, stop.clone())
 }

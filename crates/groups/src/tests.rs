@@ -141,10 +141,10 @@ fn a_group_has_four_to_sixteen_members_and_a_plain_name() {
     assert_eq!(Enrolment::in_order(&names(MAX_GROUP_MEMBERS + 1)), Err(GroupError::Members(MAX_GROUP_MEMBERS + 1)));
     let twice = [names(4), names(1)].concat();
     assert_eq!(Enrolment::in_order(&twice), Err(GroupError::Members(4)));
-    for good in ["a", "council-2", "0", &"x".repeat(MAX_GROUP_NAME)] {
+    for good in ["a", "council-2", "0", &*"x".repeat(MAX_GROUP_NAME)] {
         assert!(is_group_name(good), "{good}");
     }
-    for bad in ["", "-a", "A", "a/b", "..", "a b", "é", &"x".repeat(MAX_GROUP_NAME + 1)] {
+    for bad in ["", "-a", "A", "a/b", "..", "a b", "é", &*"x".repeat(MAX_GROUP_NAME + 1)] {
         assert!(!is_group_name(bad), "{bad}");
     }
 }
