@@ -204,7 +204,8 @@ impl Messages {
         let key = opening_key(config.data.as_deref(), platform).await?;
         let sealing_key = Bytes::copy_from_slice(&key.public().to_bytes());
         let (name, stop): (Arc<str>, _) = (config.name.as_str().into(), CancellationToken::new());
-        let voter = Voter::new(Arc::clone(&name), Arc::clone(upstream), transport.clone(), Arc::clone(&platform.random))?;
+        let random = Arc::clone(&platform.random);
+        let voter = Voter::new(Arc::clone(&name), Arc::clone(upstream), transport.clone(), random)?;
         let handler = VotingHandler::new(roles::handler(config.role, handler), voter, VotingMetrics::new(metrics));
         let groups = groups(config, platform, transport, &stop);
         let counters = MessagingMetrics::new(metrics);
@@ -223,7 +224,6 @@ impl Messages {
             stop: stop.clone(),
         })
         .await?;
-        groups.start(Arc::new(messenger.clone())).await;
         let durable = DurableSender::new(Arc::clone(upstream), platform.clone()).counted_by(sent.clone());
         let post = || MessengerPost { messenger: messenger.clone(), durable: durable.clone() };
         if let Some(mail) = executor.mail() {
@@ -242,6 +242,7 @@ impl Messages {
             stop: stop.clone(),
         };
         let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
+        groups.start(Arc::new(messenger.clone())).await;
         Ok(Self {
             messenger,
             groups,

@@ -4,6 +4,7 @@ mod dev;
 mod identity;
 mod line;
 mod messages;
+mod pbft;
 mod reading;
 mod votes;
 
@@ -18,6 +19,7 @@ pub use identity::{
 };
 pub use line::{called_as, grammar, parse};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
+pub use pbft::{FormArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs};
 pub use votes::{CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VoteCommand, VoteWord};
 
 use crate::kubernetes::Location;
@@ -65,6 +67,9 @@ pub enum Command {
     /// Have agents and people vote on a question, and verify how they did
     #[command(subcommand, disable_help_subcommand = true)]
     Vote(VoteCommand),
+    /// Form groups of agents that decide by Byzantine agreement, and verify what they decide
+    #[command(subcommand, disable_help_subcommand = true)]
+    Pbft(PbftCommand),
     /// Bar an agent from the fleet: its tasks run elsewhere, and what the fleet knows of it is kept for inspection
     Quarantine(BarArgs),
     /// Bar an agent from the fleet and forget it: its tasks run elsewhere

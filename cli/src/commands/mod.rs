@@ -6,6 +6,7 @@ pub(crate) mod clients;
 mod connect;
 pub(crate) mod credentials;
 mod messages;
+pub(crate) mod pbft;
 pub(crate) mod policies;
 mod submit;
 mod tasks;
@@ -23,8 +24,8 @@ use robeing_proto::v1::{BarKind, Role};
 
 use crate::{
     args::{
-        AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PolicyCommand, TokenCommand, VoteCommand,
-        grammar,
+        AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PbftCommand, PolicyCommand, TokenCommand,
+        VoteCommand, grammar,
     },
     dev,
     error::CliError,
@@ -67,6 +68,8 @@ fn what_is_left(command: &Command) -> &'static str {
         Command::Send(_) | Command::Ask(_) | Command::Broadcast(_) => "; whether the message was handled is not known",
         Command::Vote(VoteCommand::Open(_)) => "; whether the ballot was opened is not known, and one that was goes on",
         Command::Vote(VoteCommand::Cast(_)) => "; whether the vote is counted is not known",
+        Command::Pbft(PbftCommand::Form(_)) => "; some of the members may have started: run it again to be sure",
+        Command::Pbft(PbftCommand::Propose(_)) => "; whether the proposal is decided is not known",
         Command::Quarantine(_) | Command::Remove(_) => "; whether the agent was barred is not known",
         Command::Policies(PolicyCommand::Set(_)) => "; whether the policies were set is not known",
         Command::Release(_) => "; whether the agent was released is not known",
@@ -97,6 +100,7 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Message(args) => messages::show(args, fleet).await,
         Command::Inbox(args) => messages::inbox(args, fleet).await,
         Command::Vote(command) => votes::run(command, fleet).await,
+        Command::Pbft(command) => pbft::run(command, fleet).await,
         Command::Quarantine(args) => bars::bar(args, BarKind::Quarantined, fleet).await,
         Command::Remove(args) => bars::bar(args, BarKind::Removed, fleet).await,
         Command::Release(args) => bars::release(args, fleet).await,

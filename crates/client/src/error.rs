@@ -69,6 +69,12 @@ pub enum ClientError {
         /// Why.
         problem: String,
     },
+    /// A proposal to a group can't be signed, so it is not made.
+    #[error("the proposal is not signed and not made: {problem}")]
+    NotProposed {
+        /// Why.
+        problem: String,
+    },
     /// The requested object does not exist.
     #[error("{message}")]
     NotFound {

@@ -68,7 +68,7 @@ pub enum GroupError {
         part: &'static str,
     },
     /// Something is from another time.
-    #[error("the {what} was signed at another time than now ({at}, Unix milliseconds); make it again, or set the clock")]
+    #[error("the {what} was signed at another time than now ({at}, Unix ms); make it again, or set the clock")]
     Stale {
         /// What it is.
         what: &'static str,

@@ -127,9 +127,10 @@ impl Ask {
     /// Returns the group's name, if the message has it in plain.
     pub fn group(&self) -> Option<&str> {
         match self {
-            Self::Enrol { group, .. } | Self::Show { group } | Self::Propose { group, .. } | Self::Log { group, .. } => {
-                Some(group)
-            }
+            Self::Enrol { group, .. }
+            | Self::Show { group }
+            | Self::Propose { group, .. }
+            | Self::Log { group, .. } => Some(group),
             Self::Form { .. } => None,
         }
     }

@@ -136,7 +136,7 @@ impl Group {
         self.epoch.members.iter().find(|member| member.key == *key).map(|member| member.name.as_str())
     }
 
-    /// Returns the digest of members, disks and keys, as hexadecimal digits: whoever has the same one has the same group.
+    /// Returns the digest of members, disks and keys, as hexadecimal digits: who has the same one has the same group.
     pub fn fingerprint(&self) -> String {
         hex(&self.epoch.domain().0)
     }
@@ -146,7 +146,8 @@ impl Group {
     /// # Errors
     /// [`GroupError::Untrusted`] if one was not.
     pub fn check_trust(&self, bundle: &TrustBundle) -> Result<(), GroupError> {
-        let mut untrusted = self.file.members.iter().zip(&self.enrolments).filter(|(one, _)| !one.is_trusted_by(bundle));
+        let members = self.file.members.iter().zip(&self.enrolments);
+        let mut untrusted = members.filter(|(one, _)| !one.is_trusted_by(bundle));
         match untrusted.next() {
             Some((_, enrolment)) => Err(GroupError::Untrusted(enrolment.name.clone())),
             None => Ok(()),

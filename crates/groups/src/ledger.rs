@@ -7,8 +7,8 @@ use robeing_bft::{application::Application, certificate::Seq, crypto::PublicKey,
 
 use crate::{Proposal, Signed};
 
-/// Number of latest proposals that are remembered, to recognize one that is proposed again. Members propose none that is
-/// older than [`MAX_AGE_MS`](crate::MAX_AGE_MS).
+/// Number of latest proposals that are remembered, to recognize one that is proposed again. Members propose none that
+/// is older than [`MAX_AGE_MS`](crate::MAX_AGE_MS).
 pub const REMEMBERED: usize = 4_096;
 /// Size of a remembered proposal in a snapshot, bytes.
 const ENTRY: usize = 24;

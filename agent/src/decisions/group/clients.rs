@@ -43,7 +43,7 @@ impl Groups {
         match Ask::from_bytes(payload).map_err(text)? {
             Ask::Enrol { group, members } => Ok(json(&self.enrol(&group, &members).await?)),
             Ask::Form { file } => Ok(json(&self.form(file).await?)),
-            Ask::Show { group } => Ok(json(&show(&*self.member_of(&group)?).await)),
+            Ask::Show { group } => Ok(json(&show(&self.member_of(&group)?).await)),
             Ask::Propose { group, proposal } => Ok(json(&self.propose(&group, &proposal).await?)),
             Ask::Log { group, from, limit } => {
                 let (done, page) = oneshot::channel();
@@ -60,7 +60,8 @@ impl Groups {
 
     async fn papers(&self) -> Result<Arc<dyn Papers>, String> {
         let papers = self.0.source.papers().await;
-        papers.ok_or_else(|| "this agent has no certificate, which members of groups need: run the fleet with TLS".into())
+        let none = "this agent has no certificate, which members of groups need: run the fleet with TLS";
+        papers.ok_or_else(|| none.to_owned())
     }
 
     fn folder_of(&self, group: &str) -> Result<Folder, String> {
@@ -108,8 +109,8 @@ impl Groups {
         let count = self.names().await.len();
         if count >= MAX_GROUPS {
             return Err(format!(
-                "this agent has keys for {count} groups, the most there may be: remove the folder of one that was never \
-                 formed from DATA/groups, in which there is no group.json"
+                "this agent has keys for {count} groups, the most there may be: remove the folder of one that was \
+                 never formed from DATA/groups, in which there is no group.json"
             ));
         }
         Ok(())

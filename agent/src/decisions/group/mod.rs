@@ -9,8 +9,8 @@
 //!
 //! 1. **Nobody but the members decides.** Every message of the protocol is verified by the keys that the members have
 //!    signed for the group. Who passes a message on can lose it, and no more.
-//! 2. **What is sent is on the disk.** One task drives a replica ([`host`]): it syncs the records of its steps before it
-//!    sends what depends on them ([`storage`]).
+//! 2. **What is sent is on the disk.** One task drives a replica ([`host`]): it syncs the records of its steps before
+//!    it sends what depends on them ([`storage`]).
 //! 3. **A member that lost its disk does not come back.** It is refused by its own records, or by their lack.
 //! 4. **Bounded.** What waits for a replica, for another member or for a client has a named limit ([`limits`]); what is
 //!    more is dropped or refused.

@@ -9,7 +9,7 @@ use robeing_net::{Transport, security::Credentials};
 
 /// The certificate of this agent, and the authorities that it trusts.
 pub trait Papers: Send + Sync + 'static {
-    /// Returns the certificate with its authority and its key; `None` if there is none, or its authority is not trusted.
+    /// Returns the certificate with its authority and its key; `None` without one, or if its authority is not trusted.
     fn own(&self) -> Option<Own<'_>>;
     /// Returns the fleet: how the SPIFFE ids of its members begin.
     fn fleet(&self) -> Option<String>;

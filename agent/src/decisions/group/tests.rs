@@ -102,7 +102,8 @@ impl Drop for Stage {
 impl Stage {
     async fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let mut stage = Self { fleet: Fleet::new(), net: Net::default(), stops: BTreeMap::new(), dir };
+        let net = Arc::new(Mutex::new(BTreeMap::new()));
+        let mut stage = Self { fleet: Fleet::new(), net, stops: BTreeMap::new(), dir };
         for name in names() {
             stage.start(&name).await;
         }

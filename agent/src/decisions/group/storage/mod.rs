@@ -13,8 +13,8 @@
 //!
 //! 1. **Nothing is said before it is synced.** [`Store::save`] returns when everything is on the disk.
 //! 2. **A lost disk does not come back.** Once there is a description of the group, nothing that is missing is made
-//!    again, and nothing that is damaged is used: the member does not start. A torn end of the records is cut off: it was
-//!    never synced, so nothing depends on it.
+//!    again, and nothing that is damaged is used: the member does not start. A torn end of the records is cut off: it
+//!    was never synced, so nothing depends on it.
 //! 3. **Decisions are on the disk twice until they are once.** The records contain the decisions since the last stable
 //!    checkpoint. They are in the log before the records drop them. The log never has a decision that the records, or a
 //!    checkpoint in them, do not know: if it does, the records are older than what was said, and the member does not
@@ -66,8 +66,8 @@ pub enum StoreError {
     Locked(PathBuf),
     /// Something is gone that was there when the member was admitted.
     #[error(
-        "{} is gone, so this disk was lost; a member must not forget what it has said, and does not come back under its \
-         old identity: remove the folder, and form a new group", .0.display()
+        "{} is gone, so this disk was lost; a member must not forget what it has said, and does not come back under \
+         its old identity: remove the folder, and form a new group", .0.display()
     )]
     Lost(PathBuf),
     /// Something is not what was written.
@@ -284,8 +284,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Carries out the changes of the records of one or more steps, and keeps their decisions. Everything is synced when
-    /// this returns.
+    /// Carries out the changes of the records of one or more steps, and keeps their decisions. Everything is synced
+    /// when this returns.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails.
@@ -388,8 +388,8 @@ impl Store {
         Ok(read)
     }
 
-    /// Returns the first decision up to this one that is missing, from a number on. Those that had to be removed because
-    /// the log is full are not missing.
+    /// Returns the first decision up to this one that is missing, from a number on. Those that had to be removed
+    /// because the log is full are not missing.
     pub fn first_missing(&self, from: u64, executed: u64) -> Option<u64> {
         if self.log.is_cut() {
             return None;
