@@ -22,8 +22,8 @@ pub enum PbftCommand {
 #[command(after_long_help = "\
 Each member makes a key for the group, on its disk, and signs it with the key of its certificate. The description of \
 the group consists of what they have signed. Every member verifies it before it starts. It is written to \
-NAME.group.json in the current directory, which `robeing pbft propose` and `robeing pbft log` read: keep it. If the file \
-is there, nothing is signed anew, and the members get it again.
+NAME.group.json in the current directory, which `robeing pbft propose` and `robeing pbft log` read: keep it. If the \
+file is there, nothing is signed anew, and the members get it again.
 
 Members need TLS and --data. With n members, up to (n - 1) / 3 may lie or be away.")]
 pub struct FormArgs {

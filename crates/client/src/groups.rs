@@ -1,5 +1,5 @@
-//! Messages to the members of groups that decide by Byzantine agreement. They go the way of all messages of clients. What
-//! they say is signed, so whoever passes them on can lose them, and no more.
+//! Messages to the members of groups that decide by Byzantine agreement. They go the way of all messages of clients.
+//! What they say is signed, so whoever passes them on can lose them, and no more.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
