@@ -45,7 +45,7 @@ pub fn decisions_table(decisions: &[CheckedDecision]) -> String {
         return "no decisions\n".into();
     }
     let rows = decisions.iter().flat_map(|decision| {
-        let row = |entry: &CheckedEntry| {
+        let row = move |entry: &CheckedEntry| {
             let (author, text) = (author_of(entry), text_of(entry));
             [decision.seq.to_string(), author, entry.proposed_by.clone(), decision.signers.join(","), text]
         };

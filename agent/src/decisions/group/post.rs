@@ -104,3 +104,52 @@ async fn send_all(to: String, mut messages: mpsc::Receiver<Bytes>, post: Arc<dyn
         post.send(&to, payload).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use robeing_bft::{
+        certificate::{Checkpoint, Endorsement, Kind, Prepared, Proposal, Seq, Stable, View},
+        crypto::{Digest, Signature},
+        epoch::Parameters,
+        limits::MAX_BATCH_BYTES,
+        message::{NewView, Reproposal, ViewChange},
+        quorum::Quorums,
+    };
+    use robeing_groups::{MAX_GROUP_MEMBERS, MAX_GROUP_NAME};
+
+    use super::*;
+
+    const SIGNATURE: Signature = Signature([7; 64]);
+
+    fn endorsements(count: usize) -> Vec<Endorsement> {
+        let replicas = (0..u16::MAX).map(ReplicaId).take(count);
+        replicas.map(|replica| Endorsement { replica, signature: SIGNATURE }).collect()
+    }
+
+    #[test]
+    fn the_largest_messages_of_the_largest_group_fit_between_agents() {
+        let (quorums, window) = (Quorums::of(MAX_GROUP_MEMBERS).expect("a group"), Parameters::default().window);
+        let proposal = |seq: u64| Proposal { view: View(1), seq: Seq(seq), kind: Kind::Calls, digest: Digest([1; 32]) };
+        let prepares = || endorsements(quorums.quorum() - 1);
+        let prepared = |seq: u64| Prepared { proposal: proposal(seq), primary: SIGNATURE, prepares: prepares() };
+        let checkpoint = Checkpoint { seq: Seq(1), digest: Digest([1; 32]) };
+        let view_change = ViewChange {
+            replica: ReplicaId(0),
+            view: View(1),
+            stable: Some(Stable { checkpoint, votes: endorsements(quorums.quorum()) }),
+            prepared: (1..=window).map(prepared).collect(),
+            signature: SIGNATURE,
+        };
+        let proposals = (1..=2 * window).map(|seq| Reproposal { proposal: proposal(seq), signature: SIGNATURE });
+        let new_view = NewView {
+            view: View(1),
+            view_changes: vec![view_change; quorums.quorum()],
+            proposals: proposals.collect(),
+            signature: SIGNATURE,
+        };
+        let message = Message::NewView(Box::new(new_view)).encode();
+        assert!(to_peer(&"g".repeat(MAX_GROUP_NAME), &message).len() <= MAX_PAYLOAD, "{}", message.len());
+        // A batch, with what is around it.
+        assert!(MAX_BATCH_BYTES + 256 * 1024 <= MAX_PAYLOAD);
+    }
+}

@@ -37,7 +37,7 @@ pub enum PbftError {
         /// The file.
         file: PathBuf,
         /// What is wrong with it.
-        problem: GroupError,
+        problem: Box<GroupError>,
     },
     /// A file can't be written.
     #[error("can't write {}: {error}; give another file with --file", .file.display())]
@@ -121,13 +121,15 @@ pub(super) fn group(given: &str) -> Result<Group, PbftError> {
 pub(super) fn described(file: &Path) -> Result<Group, PbftError> {
     let json = read(file, MAX_GROUP_FILE_BYTES)?;
     let read = GroupFile::from_json(&json).and_then(GroupFile::verify);
-    read.map_err(|problem| PbftError::Form { file: file.to_owned(), problem })
+    let failed = |problem| PbftError::Form { file: file.to_owned(), problem: Box::new(problem) };
+    read.map_err(failed)
 }
 
 /// Reads a file of decisions. This verifies nothing.
 pub(super) fn log(file: &Path) -> Result<LogFile, PbftError> {
     let json = read(file, MAX_LOG_FILE_BYTES)?;
-    LogFile::from_json(&json).map_err(|problem| PbftError::Form { file: file.to_owned(), problem })
+    let failed = |problem| PbftError::Form { file: file.to_owned(), problem: Box::new(problem) };
+    LogFile::from_json(&json).map_err(failed)
 }
 
 /// Writes a file, whole or not at all.

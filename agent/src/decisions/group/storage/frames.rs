@@ -18,6 +18,7 @@ use std::{io, ops::Range, path::Path, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes};
 use robeing_platform::{AtomicFile, Disk, DiskFile};
+use tracing::warn;
 
 /// Bytes of the header of a file.
 pub const FILE_HEADER: usize = 20;
@@ -43,8 +44,6 @@ pub enum FrameError {
 /// What is in a file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Content {
-    /// The salt of the file.
-    pub salt: u64,
     /// Where the payloads of the whole frames are.
     pub payloads: Vec<Range<usize>>,
     /// Where the whole frames end.
@@ -111,7 +110,7 @@ pub fn read(bytes: &[u8]) -> Result<Content, FrameError> {
     if (end + 1..bytes.len()).any(|at| frame_at(bytes, salt, at, &later).is_some()) {
         return Err(damaged("a part in its middle is not what was written"));
     }
-    Ok(Content { salt, payloads, end, is_torn: end < bytes.len() })
+    Ok(Content { payloads, end, is_torn: end < bytes.len() })
 }
 
 /// A file to which frames are appended.
@@ -149,6 +148,10 @@ impl FrameFile {
         }
         let bytes = disk.read(path).await?;
         let content = read(&bytes)?;
+        if content.is_torn {
+            let torn = bytes.len() - content.end;
+            warn!(file = %path.display(), bytes = torn, "the end of a file was torn by a crash, and is cut off");
+        }
         let payloads: Vec<Vec<u8>> = content.payloads.into_iter().map(|payload| bytes[payload].to_vec()).collect();
         drop(bytes);
         Ok((Self::create(disk, path, salt, &payloads).await?, payloads))
