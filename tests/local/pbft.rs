@@ -71,26 +71,18 @@ impl Person {
     }
 }
 
+/// The folder in which an agent keeps what it must not forget.
 fn data(fleet: &Fleet, name: &str) -> PathBuf {
     fleet.dir().join("agents").join(name)
 }
 
-async fn started() -> Fleet {
-    let spec = FleetSpec::new(3).pool(PoolSpec::new("council", 4)).session_timeout("1s").with_tls();
-    let mut fleet = Fleet::prepare(spec);
-    for name in fleet.agent_names() {
-        let data = data(&fleet, &name);
-        fs::create_dir_all(&data).expect("the test's directory can be written to");
-        fleet.set_flag(&name, "data", data.to_str().expect("a path of ASCII"));
-    }
-    fleet.start_all();
-    fleet.ready().await;
-    fleet
+fn spec() -> FleetSpec {
+    FleetSpec::new(3).pool(PoolSpec::new("council", 4)).session_timeout("1s").with_tls()
 }
 
 #[tokio::test]
 async fn a_group_decides_while_its_members_are_killed_and_stopped_in_turn_and_forgets_nothing() {
-    let mut fleet = started().await;
+    let mut fleet = Fleet::start(spec()).await;
     let person = Person::of(&fleet);
     let formed = person.succeeds(&["pbft", "form", "council", "--members", MEMBERS]).await;
     assert!(formed.contains("May lie:      1 of 4\n"), "{formed}");
@@ -151,13 +143,13 @@ async fn does_not_come_back(fleet: &mut Fleet, person: &Person) {
 }
 
 #[tokio::test]
-async fn agents_without_a_data_folder_are_no_members() {
-    let spec = FleetSpec::new(1).pool(PoolSpec::new("council", 4)).with_tls();
-    let fleet = Fleet::start(spec).await;
+async fn a_group_that_can_not_be_is_refused() {
+    let fleet = Fleet::start(FleetSpec::new(1).pool(PoolSpec::new("council", 3)).with_tls()).await;
     let person = Person::of(&fleet);
-    let refused = person.run(&["pbft", "form", "council", "--members", MEMBERS]).await;
-    refused.assert_failed(3, "start it with --data");
-    let refused = person.run(&["pbft", "form", "council", "--members", "council-0,council-1"]).await;
-    refused.assert_failed(2, "4 to 16 different members");
+    let form = async |name: &str, members: &str| person.run(&["pbft", "form", name, "--members", members]).await;
+    form("council", "council-0,council-1").await.assert_failed(2, "4 to 16 different members");
+    form("Council", MEMBERS).await.assert_failed(2, "is no name of a group");
+    let away = form("council", MEMBERS).await;
+    assert!(away.code == Some(1) && away.stderr.contains("council-3 has not answered"), "{away:?}");
     person.run(&["pbft", "propose", "nobodys", "x"]).await.assert_failed(2, "no description of the group");
 }

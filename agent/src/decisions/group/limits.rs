@@ -4,8 +4,6 @@ use std::time::Duration;
 
 /// Maximum number of groups that an agent is a member of, or has a key for.
 pub const MAX_GROUPS: usize = 16;
-/// Number of messages for groups that are handled at once, besides those that the agent's own handler handles.
-pub const AT_ONCE: usize = 16;
 /// Maximum number of verified messages that wait for one replica. What does not fit is dropped, and sent again.
 pub const MAX_INBOX: usize = 1_024;
 /// Maximum size of the messages that are verified or wait for one replica, bytes.

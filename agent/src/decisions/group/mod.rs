@@ -14,7 +14,8 @@
 //! 3. **A member that lost its disk does not come back.** It is refused by its own records, or by their lack.
 //! 4. **Bounded.** What waits for a replica, for another member or for a client has a named limit ([`limits`]); what is
 //!    more is dropped or refused.
-//! 5. **A slow handler of messages holds up no group.** Messages of groups are handled besides the agent's others.
+//! 5. **A slow handler of messages holds up no group.** Messages between members have the highest priority, for which the
+//!    messenger keeps a share of what is handled at once, and none of them waits for anything but its verification.
 //!
 //! | module | job |
 //! |---|---|
@@ -61,7 +62,7 @@ use tracing::{debug, error, warn};
 
 use self::{
     host::{Command, Host, HostError, Inbound, Queues},
-    limits::{AT_ONCE, MAX_COMMANDS, MAX_INBOX, MAX_INBOX_BYTES, RETRY_PAUSE, VERIFIED_ASIDE},
+    limits::{MAX_COMMANDS, MAX_INBOX, MAX_INBOX_BYTES, RETRY_PAUSE, VERIFIED_ASIDE},
     papers::PaperSource,
     post::Post,
     storage::Folder,
@@ -279,15 +280,12 @@ async fn serve(groups: Groups, member: Arc<Member>, mut queues: Queues) {
 pub struct GroupHandler {
     inner: Arc<dyn Handler>,
     groups: Groups,
-    /// The other handler gets no more at once than it takes.
-    turns: Semaphore,
 }
 
 impl GroupHandler {
     /// Creates a handler that passes other messages on to `inner`.
     pub fn new(inner: Arc<dyn Handler>, groups: Groups) -> Self {
-        let turns = Semaphore::new(inner.at_once().max(1));
-        Self { inner, groups, turns }
+        Self { inner, groups }
     }
 }
 
@@ -300,18 +298,12 @@ impl Handler for GroupHandler {
                 Ok(reply) => HandlerOutcome::Accepted { reply: Some(reply) },
                 Err(reason) => HandlerOutcome::Refused { reason },
             },
-            _ => {
-                // It is never closed.
-                let _turn = self.turns.acquire().await;
-                self.inner.deliver(delivery).await
-            }
+            _ => self.inner.deliver(delivery).await,
         }
     }
 
     fn at_once(&self) -> usize {
-        // Without a data folder, an agent is in no group.
-        let more = if self.groups.0.data.is_some() { AT_ONCE } else { 0 };
-        self.inner.at_once() + more
+        self.inner.at_once()
     }
 
     fn name(&self) -> &'static str {

@@ -1,8 +1,6 @@
 //! The disk of a member, with crashes at every operation.
 
-use std::path::Path;
-
-use robeing_bft::{certificate::View, crypto::Digest, record::Record, replica::Sync};
+use robeing_bft::{certificate::View, crypto::Digest};
 use robeing_platform::simulated::SimulatedDisk;
 
 use super::*;
