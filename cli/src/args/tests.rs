@@ -237,6 +237,27 @@ fn members_and_options_of_a_ballot_are_repeated() {
 }
 
 #[test]
+fn wrong_lines_about_groups_are_refused_with_a_reason() {
+    for (line, reason) in [
+        ("pbft", "Usage: robeing pbft"),
+        ("pbft form council", "--members <NAMES>"),
+        ("pbft propose council", "<TEXT>"),
+        ("pbft propose council text --file f", "cannot be used with"),
+        ("pbft log council --from 0", "invalid value"),
+        ("pbft verify", "<FILE>"),
+    ] {
+        let error = parsed(line).expect_err(line);
+        assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}");
+        assert!(error.to_string().contains(reason), "{line}: {error}");
+    }
+    let Command::Pbft(PbftCommand::Form(args)) = parsed("pbft form g --members a,b,c,d").expect("it is right").command
+    else {
+        panic!("another")
+    };
+    assert_eq!((&*args.name, args.members.len(), args.file), ("g", 4, None));
+}
+
+#[test]
 fn wrong_lines_are_refused_with_a_reason() {
     for (line, reason) in [
         ("submit", "--kind <KIND>"),
@@ -277,12 +298,6 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("vote show", "<BALLOT>"),
         ("vote list --limit 0", "invalid value"),
         ("vote verify", "<FILE>"),
-        ("pbft", "Usage: robeing pbft"),
-        ("pbft form council", "--members <NAMES>"),
-        ("pbft propose council", "<TEXT>"),
-        ("pbft propose council text --file f", "cannot be used with"),
-        ("pbft log council --from 0", "invalid value"),
-        ("pbft verify", "<FILE>"),
         ("send everyone hi", "it stands for all agents: use `robeing broadcast`"),
         ("ask team:x hi", "it stands for several agents: use `robeing broadcast --to team:x`"),
         ("broadcast hi --to data-0", "it stands for one agent: use `robeing send data-0`"),

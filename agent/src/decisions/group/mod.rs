@@ -14,8 +14,8 @@
 //! 3. **A member that lost its disk does not come back.** It is refused by its own records, or by their lack.
 //! 4. **Bounded.** What waits for a replica, for another member or for a client has a named limit ([`limits`]); what is
 //!    more is dropped or refused.
-//! 5. **A slow handler of messages holds up no group.** Messages between members have the highest priority, for which the
-//!    messenger keeps a share of what is handled at once, and none of them waits for anything but its verification.
+//! 5. **A slow handler of messages holds up no group.** Messages between members have the highest priority, for which
+//!    the messenger keeps a share of what is handled at once, and none waits for anything but its verification.
 //!
 //! | module | job |
 //! |---|---|

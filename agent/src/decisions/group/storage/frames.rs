@@ -11,8 +11,8 @@
 //! little-endian.
 //!
 //! One append is under way at a time, and the next one begins when it is synced. So a crash leaves at most the last
-//! frames incomplete ([`Content::is_torn`]), of which nobody was told. A frame that is damaged while later ones are whole
-//! was synced: that is no crash ([`FrameError::Damaged`]).
+//! frames incomplete ([`Content::is_torn`]), of which nobody was told. A frame that is damaged while later ones are
+//! whole was synced: that is no crash ([`FrameError::Damaged`]).
 
 use std::{io, ops::Range, path::Path, sync::Arc};
 
@@ -157,8 +157,8 @@ impl FrameFile {
         Ok((Self::create(disk, path, salt, &payloads).await?, payloads))
     }
 
-    /// Appends frames, all of which are synced when this returns. Returns where their payloads are. After an error, it is
-    /// not known what is in the file: it must be opened again.
+    /// Appends frames, all of which are synced when this returns. Returns where their payloads are. After an error, it
+    /// is not known what is in the file: it must be opened again.
     ///
     /// # Errors
     /// The disk's error.
