@@ -1,6 +1,10 @@
 //! The disk of a member, with crashes at every operation.
 
-use robeing_bft::{certificate::View, crypto::Digest};
+use robeing_bft::{
+    certificate::{Certificate, Proposal, Seq, View},
+    crypto::Digest,
+    message::Batch,
+};
 use robeing_platform::simulated::SimulatedDisk;
 
 use super::*;
@@ -182,4 +186,55 @@ async fn decisions_are_read_back_in_order_and_the_oldest_are_removed() {
     disk.flip(&segment, 40, 1).expect("it is changed");
     let log = open().await.expect("a log");
     assert_eq!((log.last(), log.is_cut()), (0, false));
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_the_disk_is_opened_again_and_goes_on() {
+    let (group, _) = Fleet::new().group();
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, &group).await, Some(6));
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    disk.fail_sync_after(0);
+    assert!(store.save(vec![view(7)], &[]).await.is_err());
+    drop(store);
+    // What was not synced may be there or not: nobody was told.
+    let (mut store, _, records) = folder(&disk).open().await.expect("it opens");
+    let next = if records == all(7) { 8 } else { 7 };
+    assert_eq!(records, all(next - 1));
+    store.save(vec![view(next)], &[]).await.expect("it is saved");
+    drop(store);
+    disk.crash(3);
+    let (_, _, records) = folder(&disk).open().await.expect("it opens");
+    assert_eq!(records, all(next));
+}
+
+fn decision(seq: u64) -> Decision {
+    let batch = Batch::null();
+    let proposal = Proposal { view: View(0), seq: Seq(seq), kind: batch.kind(), digest: batch.digest() };
+    Decision { certificate: Certificate { proposal, commits: Vec::new() }, batch }
+}
+
+#[tokio::test]
+async fn decisions_are_in_the_log_before_the_records_drop_them() {
+    let (group, _) = Fleet::new().group();
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, &group).await, Some(6));
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    let decided = [decision(1), decision(2)];
+    let appended = decided.iter().map(|one| Sync::Append(Record::Decided(Box::new(one.clone())))).collect();
+    store.save(appended, &decided).await.expect("it is saved");
+    assert_eq!(store.read(1, 10, 1 << 20).await.expect("they are read").len(), 2);
+    store.save(vec![Sync::Replace(all(2))], &[]).await.expect("it is saved");
+    drop(store);
+    disk.crash(1);
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    let read = store.read(1, 10, 1 << 20).await.expect("they are read");
+    assert_eq!(read, [decision(1).encoded(), decision(2).encoded()]);
+    assert_eq!(store.read(1, 10, 0).await.expect("one is read in any case").len(), 1);
+    assert_eq!((store.first_missing(1, 2), store.first_missing(1, 3)), (None, Some(3)));
+    // Records that do not know what is in the log are older than what the member has said.
+    assert!(store.check_age(2).is_ok());
+    assert!(matches!(store.check_age(1), Err(StoreError::Damaged { .. })));
+    store.fill(&[decision(2), decision(3)]).await.expect("they are kept");
+    assert_eq!(store.first_missing(1, 3), None);
 }
