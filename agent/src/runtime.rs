@@ -16,7 +16,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::info;
 
 use crate::{
-    decisions::{Voter, VotingHandler, VotingMetrics},
+    decisions::{
+        Voter, VotingHandler, VotingMetrics,
+        group::{GroupHandler, Groups},
+    },
     executor::{Executor, ExecutorError},
     identity::{Identity, Secured, SecurityError},
     listener,
@@ -177,12 +180,14 @@ fn contribution(config: &AgentConfig, platform: &Platform) -> Contribute {
 async fn stop_early(messages: &Messages, duties: Duties) {
     messages.stop.cancel();
     messages.messenger.stopped().await;
+    messages.groups.stopped().await;
     duties.stop().await;
 }
 
 /// What an agent needs to exchange messages.
 struct Messages {
     messenger: Messenger,
+    groups: Groups,
     directory: Arc<FleetDirectory>,
     upstream: SharedUpstream,
     random: Arc<dyn Random>,
@@ -219,6 +224,7 @@ impl Messages {
         let voter = Voter::new(Arc::clone(&name), Arc::clone(upstream), transport.clone(), random)?;
         let handler = VotingHandler::new(roles::handler(config.role, handler), voter, VotingMetrics::new(metrics));
         let handler = PathHandler::new(Arc::new(handler));
+        let groups = groups(config, platform, transport, &stop);
         let counters = MessagingMetrics::new(metrics);
         let sent = counters.sent_count();
         let messenger = Messenger::start(messaging::driver::Deps {
@@ -227,7 +233,7 @@ impl Messages {
             directory: Arc::clone(&directory) as Arc<dyn Directory>,
             connect: Arc::new(Certified(transport.clone())),
             platform: platform.clone(),
-            handler: Arc::new(handler),
+            handler: Arc::new(GroupHandler::new(Arc::new(handler), groups.clone())),
             policy: policies,
             keys: vec![key],
             data: config.data.clone(),
@@ -253,6 +259,7 @@ impl Messages {
             stop: stop.clone(),
         };
         let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
+        groups.start(Arc::new(messenger.clone())).await;
         let paths = TeamPaths {
             me: Arc::clone(&mailbox.name),
             messenger: messenger.clone(),
@@ -262,6 +269,7 @@ impl Messages {
         };
         Ok(Self {
             messenger,
+            groups,
             directory,
             upstream,
             random,
@@ -276,7 +284,7 @@ impl Messages {
 
     /// Follows the directory and attends the mailbox until `stop` is cancelled and all messages have ended.
     async fn run(self) {
-        let Self { messenger, directory, upstream, random, mailbox, paths, stop, .. } = self;
+        let Self { messenger, groups, directory, upstream, random, mailbox, paths, stop, .. } = self;
         // The policies come with the directory. A letter that came before them would be put off, behind those after it.
         let attending = async {
             tokio::select! {
@@ -286,5 +294,12 @@ impl Messages {
         };
         tokio::join!(directory.run(upstream, random, stop.clone()), attending, paths.run(stop.clone()));
         messenger.stopped().await;
+        groups.stopped().await;
     }
+}
+
+/// Returns the groups of an agent, which end with `stop`.
+fn groups(config: &AgentConfig, platform: &Platform, transport: &Transport, stop: &CancellationToken) -> Groups {
+    let (me, source) = (config.name.as_str().into(), Arc::new(transport.clone()));
+    Groups::new(me, config.data.clone(), platform.clone(), source, stop.clone())
 }

@@ -7,7 +7,8 @@ use tonic::Code;
 
 use crate::{
     commands::{
-        clients::ClientFileError, credentials::CredentialError, policies::PolicyFileError, votes::BallotFileError,
+        clients::ClientFileError, credentials::CredentialError, pbft::PbftError, policies::PolicyFileError,
+        votes::BallotFileError,
     },
     dev::DevError,
     exit::Exit,
@@ -41,6 +42,9 @@ pub enum CliError {
     /// The file of a ballot can't be written or read.
     #[error(transparent)]
     BallotFile(#[from] BallotFileError),
+    /// Something about a group of agents is wrong, or a file of it can't be written or read.
+    #[error(transparent)]
+    Pbft(#[from] PbftError),
     /// The inputs of the tasks are invalid.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -139,6 +143,7 @@ fn hint(error: &ClientError) -> &'static str {
         ClientError::BadEndpoint { .. }
         | ClientError::NotSigned { .. }
         | ClientError::WrongBallot { .. }
+        | ClientError::NotProposed { .. }
         | ClientError::NotFound { .. }
         | ClientError::Refused { .. } => "",
     }
@@ -166,7 +171,8 @@ impl CliError {
                 ClientError::Refused { .. }
                 | ClientError::CertificateRefused { .. }
                 | ClientError::NotSigned { .. }
-                | ClientError::WrongBallot { .. } => Exit::Refused,
+                | ClientError::WrongBallot { .. }
+                | ClientError::NotProposed { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
             Self::DevOnKubernetes { .. } => Exit::Usage,
@@ -185,6 +191,7 @@ impl CliError {
             ) => Exit::Usage,
             Self::ClientFiles(ClientFileError::Exists { .. }) | Self::Policies(_) => Exit::Usage,
             Self::BallotFile(BallotFileError::Read { .. } | BallotFileError::Form { .. }) => Exit::Usage,
+            Self::Pbft(error) => error.exit(),
             Self::BallotFile(BallotFileError::Write { .. } | BallotFileError::Unknown(_)) => Exit::Local,
             Self::Credentials(_) | Self::Input(_) | Self::Usage(_) | Self::SeveralDevFleets { .. } => Exit::Usage,
             Self::NotFound(_) | Self::NoDevFleet { .. } => Exit::NotFound,

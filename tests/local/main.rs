@@ -24,6 +24,7 @@ mod many_slots;
 mod messages;
 mod observability;
 mod overload;
+mod pbft;
 mod preference;
 mod refusals;
 mod resources;

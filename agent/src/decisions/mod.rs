@@ -1,4 +1,4 @@
-//! Votes of this agent in ballots.
+//! Votes of this agent in ballots. Its part in groups that decide by Byzantine agreement is in [`group`].
 //!
 //! A coordinator sends the agents among a ballot's members its notice, a letter of the type [`NOTICE_KIND`]. The agent's
 //! own handler of messages gets it, and replies with a vote, as JSON:
@@ -22,6 +22,7 @@
 
 mod casting;
 mod decision;
+pub mod group;
 mod metrics;
 mod notice;
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod dev;
 mod identity;
 mod line;
 mod messages;
+mod pbft;
 mod reading;
 mod resources;
 mod teams;
@@ -20,6 +21,7 @@ pub use identity::{
 };
 pub use line::{called_as, grammar, parse};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
+pub use pbft::{FormGroupArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs};
 pub use resources::{
     AmountArgs, FreeArgs, ListResourcesArgs, QueueSpec, QueuesArgs, RenewArgs, RequestArgs, ResourcesCommand,
     ShowAllocationArgs,
@@ -81,6 +83,9 @@ pub enum Command {
     /// Show the resource pool, ask for resources and release them
     #[command(subcommand, disable_help_subcommand = true)]
     Resources(ResourcesCommand),
+    /// Form groups of agents that decide by Byzantine agreement, and verify what they decide
+    #[command(subcommand, disable_help_subcommand = true)]
+    Pbft(PbftCommand),
     /// Bar an agent from the fleet: its tasks run elsewhere, and what the fleet knows of it is kept for inspection
     Quarantine(BarArgs),
     /// Bar an agent from the fleet and forget it: its tasks run elsewhere

@@ -58,6 +58,11 @@ fn the_help_texts() {
         "resources renew",
         "resources release",
         "resources queues",
+        "pbft",
+        "pbft form",
+        "pbft propose",
+        "pbft log",
+        "pbft verify",
         "quarantine",
         "remove",
         "release",
@@ -241,6 +246,27 @@ fn members_and_options_of_a_ballot_are_repeated() {
     let line = "vote verify b.json --trust t.crt";
     let cli = parsed(line).expect("it is right");
     assert_eq!(cli.connection.credentials.trust.as_deref(), Some(std::path::Path::new("t.crt")));
+}
+
+#[test]
+fn wrong_lines_about_groups_are_refused_with_a_reason() {
+    for (line, reason) in [
+        ("pbft", "Usage: robeing pbft"),
+        ("pbft form council", "--members <NAMES>"),
+        ("pbft propose council", "<TEXT>"),
+        ("pbft propose council text --file f", "cannot be used with"),
+        ("pbft log council --from 0", "invalid value"),
+        ("pbft verify", "<FILE>"),
+    ] {
+        let error = parsed(line).expect_err(line);
+        assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}");
+        assert!(error.to_string().contains(reason), "{line}: {error}");
+    }
+    let Command::Pbft(PbftCommand::Form(args)) = parsed("pbft form g --members a,b,c,d").expect("it is right").command
+    else {
+        panic!("another")
+    };
+    assert_eq!((&*args.name, args.members.len(), args.file), ("g", 4, None));
 }
 
 #[test]

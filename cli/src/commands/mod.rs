@@ -6,6 +6,7 @@ pub(crate) mod clients;
 mod connect;
 pub(crate) mod credentials;
 mod messages;
+pub(crate) mod pbft;
 pub(crate) mod policies;
 mod resources;
 mod submit;
@@ -25,8 +26,8 @@ use robeing_proto::v1::{BarKind, Role};
 
 use crate::{
     args::{
-        AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PolicyCommand, ResourcesCommand,
-        TeamCommand, TokenCommand, VoteCommand, grammar,
+        AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PbftCommand, PolicyCommand,
+        ResourcesCommand, TeamCommand, TokenCommand, VoteCommand, grammar,
     },
     dev,
     error::CliError,
@@ -75,6 +76,8 @@ fn what_is_left(command: &Command) -> &'static str {
             "; whether the resources were granted is not known, and a request that waits goes on"
         }
         Command::Resources(ResourcesCommand::Release(_)) => "; whether the allocation was released is not known",
+        Command::Pbft(PbftCommand::Form(_)) => "; some of the members may have started: run it again to be sure",
+        Command::Pbft(PbftCommand::Propose(_)) => "; whether the proposal is decided is not known",
         Command::Quarantine(_) | Command::Remove(_) => "; whether the agent was barred is not known",
         Command::Policies(PolicyCommand::Set(_)) => "; whether the policies were set is not known",
         Command::Release(_) => "; whether the agent was released is not known",
@@ -107,6 +110,7 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Vote(command) => votes::run(command, fleet).await,
         Command::Team(command) => teams::run(command, fleet).await,
         Command::Resources(command) => resources::run(command, fleet).await,
+        Command::Pbft(command) => pbft::run(command, fleet).await,
         Command::Quarantine(args) => bars::bar(args, BarKind::Quarantined, fleet).await,
         Command::Remove(args) => bars::bar(args, BarKind::Removed, fleet).await,
         Command::Release(args) => bars::release(args, fleet).await,

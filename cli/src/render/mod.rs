@@ -3,6 +3,7 @@
 
 mod audit;
 mod document;
+mod groups;
 mod message;
 mod policies;
 mod resources;
@@ -17,6 +18,7 @@ use std::io::{self, Write};
 
 pub use audit::{audit_line, audit_table};
 pub use document::{Document, Named, documents, write_document, write_line};
+pub use groups::{decisions_table, group_text, log_report_text};
 pub use message::{inbox_line, inbox_table, outcome_text, outcomes_table, unanswered_text};
 pub use policies::policy_table;
 pub use resources::{allocation_text, allocations_table, resources_text};

@@ -77,6 +77,12 @@ pub enum ClientError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A proposal to a group can't be signed, so it is not made.
+    #[error("the proposal is not signed and not made: {problem}")]
+    NotProposed {
+        /// Why.
+        problem: String,
+    },
     /// The requested object does not exist.
     #[error("{message}")]
     NotFound {

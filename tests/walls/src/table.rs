@@ -48,6 +48,12 @@ pub const CRATES: &[Crate] = &[
         uses: &["robeing-identity"],
         why: "votes are signed and verified without network and clock",
     },
+    Crate {
+        name: "robeing-groups",
+        folder: "crates/groups",
+        uses: &["robeing-bft", "robeing-identity", "robeing-votes"],
+        why: "groups and their decisions are verified without network and clock",
+    },
     Crate { name: "robeing-target", folder: "crates/target", uses: &[], why: "a URL is parsed without calling it" },
     Crate {
         name: "robeing-net",
@@ -77,6 +83,7 @@ pub const CRATES: &[Crate] = &[
         name: "robeing-client",
         folder: "crates/client",
         uses: &[
+            "robeing-groups",
             "robeing-identity",
             "robeing-net",
             "robeing-platform",
@@ -107,8 +114,10 @@ pub const CRATES: &[Crate] = &[
         name: "robeing-agent",
         folder: "agent",
         uses: &[
+            "robeing-bft",
             "robeing-coordinator",
             "robeing-fleet",
+            "robeing-groups",
             "robeing-identity",
             "robeing-net",
             "robeing-platform",
@@ -128,6 +137,7 @@ pub const CRATES: &[Crate] = &[
         uses: &[
             "robeing-client",
             "robeing-crds",
+            "robeing-groups",
             "robeing-identity",
             "robeing-policy",
             "robeing-proto",

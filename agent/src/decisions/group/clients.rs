@@ -1,0 +1,187 @@
+//! What clients ask of this agent: to enrol for a group, to start as its member, to propose, and to show.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use robeing_bft::{
+    crypto::{Ed25519Signer, PublicKey, Signer},
+    epoch::Incarnation,
+    wire::Wire,
+};
+use robeing_groups::{
+    Enrolment, Group, GroupFile, Proposal, Signed,
+    exchange::{Ask, Decided, Enrolled, Shown, Status, json},
+    is_group_name,
+};
+use robeing_identity::random_bytes;
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::{
+    Groups, Member,
+    host::Command,
+    limits::MAX_GROUPS,
+    papers::Papers,
+    storage::{Folder, Identity},
+};
+
+/// Returns the public key of a seed.
+fn public_key(identity: &Identity) -> Option<PublicKey> {
+    Ed25519Signer::from_seed(&identity.seed).map(|signer| signer.public_key())
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+impl Groups {
+    /// Answers a client.
+    ///
+    /// # Errors
+    /// Why the message is refused, as a sentence.
+    pub(super) async fn answer(&self, payload: &[u8]) -> Result<Bytes, String> {
+        match Ask::from_bytes(payload).map_err(text)? {
+            Ask::Enrol { group, members } => Ok(json(&self.enrol(&group, &members).await?)),
+            Ask::Form { file } => Ok(json(&self.form(file).await?)),
+            Ask::Show { group } => Ok(json(&show(&self.member_of(&group)?).await)),
+            Ask::Propose { group, proposal } => Ok(json(&self.propose(&group, &proposal).await?)),
+            Ask::Log { group, from, limit } => {
+                let (done, page) = oneshot::channel();
+                let member = self.member_of(&group)?;
+                member.command(Command::Read { from, limit, done })?;
+                Ok(json(&page.await.map_err(|_| member.problem())?))
+            }
+        }
+    }
+
+    fn member_of(&self, group: &str) -> Result<Arc<Member>, String> {
+        self.member(group).ok_or_else(|| format!("this agent is no member of a group {group:?}"))
+    }
+
+    async fn papers(&self) -> Result<Arc<dyn Papers>, String> {
+        let papers = self.0.source.papers().await;
+        let none = "this agent has no certificate, which members of groups need: run the fleet with TLS";
+        papers.ok_or_else(|| none.to_owned())
+    }
+
+    fn folder_of(&self, group: &str) -> Result<Folder, String> {
+        if !is_group_name(group) {
+            return Err(robeing_groups::GroupError::Name(group.chars().take(100).collect()).to_string());
+        }
+        let groups = self.groups_folder().ok_or(
+            "this agent has no data folder, and a member must not forget what it has said: start it with --data DIR",
+        )?;
+        Ok(Folder::new(&self.0.platform, &groups, group))
+    }
+
+    /// Makes a key for a group, unless there is one, and signs that it is this agent's.
+    async fn enrol(&self, group: &str, members: &[String]) -> Result<Enrolled, String> {
+        let folder = self.folder_of(group)?;
+        let members = Enrolment::in_order(members).map_err(text)?;
+        let name = self.0.me.to_string();
+        if !members.contains(&name) {
+            return Err(format!("this agent, {name:?}, is not among the members of the group"));
+        }
+        let papers = self.papers().await?;
+        let (Some(own), Some(fleet)) = (papers.own(), papers.fleet()) else {
+            return Err("this agent's certificate is of no authority that it trusts; wait until it is renewed".into());
+        };
+        let _turn = self.0.forming.lock().await;
+        if folder.group().await.map_err(text)?.is_some() {
+            return Err(format!("this agent is a member of the group {group:?} already; give the new one another name"));
+        }
+        if folder.known_identity().await.map_err(text)?.is_none() {
+            self.check_room().await?;
+        }
+        let new = Identity {
+            incarnation: Incarnation(random_bytes().map_err(text)?),
+            seed: random_bytes().map_err(text)?,
+        };
+        let identity = folder.identity(new).await.map_err(text)?;
+        let key = public_key(&identity).ok_or("the key of this group can't be used; remove its folder")?;
+        let at_ms = papers.now();
+        let incarnation = identity.incarnation;
+        let enrolment = Enrolment { fleet, group: group.to_owned(), members, name, incarnation, key, at_ms };
+        Ok(Enrolled { enrolment: enrolment.sign(&own).map_err(text)? })
+    }
+
+    async fn check_room(&self) -> Result<(), String> {
+        let count = self.names().await.len();
+        if count >= MAX_GROUPS {
+            return Err(format!(
+                "this agent has keys for {count} groups, the most there may be: remove the folder of one that was \
+                 never formed from DATA/groups, in which there is no group.json"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Starts as a member of a group, if its description is what its members have signed.
+    async fn form(&self, file: GroupFile) -> Result<Shown, String> {
+        let group = file.verify().map_err(text)?;
+        let folder = self.folder_of(group.name())?;
+        let papers = self.papers().await?;
+        let _turn = self.0.forming.lock().await;
+        if let Some(member) = self.member(group.name()) {
+            if member.group.fingerprint() != group.fingerprint() {
+                return Err(format!("this agent is a member of another group {:?}", group.name()));
+            }
+            return Ok(show(&member).await);
+        }
+        self.check_own(&group, &folder).await?;
+        if papers.fleet().as_deref() != Some(&*group.epoch().fleet) {
+            return Err("the group is of another fleet than this agent".into());
+        }
+        let bundle = papers.bundle().ok_or("this agent does not know the authorities of its fleet yet")?;
+        group.check_trust(bundle).map_err(text)?;
+        group.check_age(papers.now()).map_err(text)?;
+        folder.admit(&group).await.map_err(text)?;
+        info!(group = group.name(), fingerprint = group.fingerprint(), "this agent has become a member of a group");
+        let member = self.attend(Arc::new(group));
+        Ok(show(&member).await)
+    }
+
+    /// Checks that the description of a group has the identity and the key that are on this disk.
+    async fn check_own(&self, group: &Group, folder: &Folder) -> Result<(), String> {
+        if folder.group().await.map_err(text)?.is_some() {
+            return Err("this agent is a member of the group, and can't take part: its log says why".into());
+        }
+        let identity = folder.known_identity().await.map_err(text)?;
+        let own = identity.and_then(|identity| Some((identity.incarnation, public_key(&identity)?)));
+        let mut members = group.epoch().members.iter();
+        let is_own = members.any(|one| one.name == *self.0.me && own == Some((one.incarnation, one.key)));
+        if is_own {
+            return Ok(());
+        }
+        Err("the group has another key of this agent than the one on its disk: it has lost its disk since it enrolled, \
+             and does not come back under its old identity; form a new group"
+            .into())
+    }
+
+    /// Has the group decide a proposal that its author has signed.
+    async fn propose(&self, group: &str, proposal: &Signed) -> Result<Decided, String> {
+        let member = self.member_of(group)?;
+        let papers = self.papers().await?;
+        let (read, author) = Proposal::verify(proposal, &member.group).map_err(text)?;
+        let is_trusted = papers.bundle().is_some_and(|bundle| proposal.is_trusted_by(bundle));
+        if !is_trusted {
+            return Err(robeing_groups::GroupError::Untrusted(author).to_string());
+        }
+        read.check_age(papers.now()).map_err(text)?;
+        let (done, decided) = oneshot::channel();
+        member.command(Command::Propose { call: proposal.encoded().into(), done })?;
+        let decision = decided.await.map_err(|_| member.problem())??;
+        Ok(Decided { decision })
+    }
+}
+
+/// Returns which group this is, and how the member is doing.
+async fn show(member: &Member) -> Shown {
+    let (done, status) = oneshot::channel();
+    let asked = member.command(Command::Show { done });
+    let status = match (asked, status.await) {
+        (Ok(()), Ok(status)) => status,
+        _ => Status { problem: member.problem(), ..Status::default() },
+    };
+    Shown { file: member.group.file().clone(), status }
+}

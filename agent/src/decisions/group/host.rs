@@ -1,0 +1,400 @@
+//! The replica of one group, driven by one task: it takes verified messages, timers and questions of clients, syncs the
+//! records, and only then sends what depends on them.
+
+use std::{collections::BTreeMap, future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use robeing_bft::{
+    Verified,
+    certificate::Decision,
+    crypto::{Ed25519, Ed25519Signer, Signer},
+    error::StartError,
+    limits::MAX_PENDING_PER_CLIENT,
+    message::{Message, Operation, Request},
+    replica::{Event, Input, Outcome, Outputs, Replica, Timer, TimerChange, TimerId},
+    wire::Wire,
+};
+use robeing_groups::{
+    Group, Ledger,
+    exchange::{self, Ask, MAX_PAGE, MAX_PAGE_BYTES, Page, Status},
+};
+use robeing_votes::Base64;
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::{info, warn};
+
+use super::{
+    limits::{FETCH_PAUSE, STEPS_PER_SYNC},
+    post::{Peers, Post},
+    storage::{Folder, Store, StoreError},
+};
+
+/// How long the task sleeps while no timer is set.
+const IDLE: Duration = Duration::from_secs(3_600);
+
+/// Why a member does not take part any more.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Its disk failed, or was lost.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The records are of no replica of the group.
+    #[error("the records of the group {group:?} can't be used: {error}")]
+    Start {
+        /// The group.
+        group: String,
+        /// The cause.
+        error: StartError,
+    },
+    /// The key on the disk is none.
+    #[error("the key of the group {0:?} can't be used; remove its folder, and form a new group")]
+    Key(String),
+    /// The replica has halted.
+    #[error("this member of the group {group:?} has halted: {fault}; it is faulty, or more members are than may be")]
+    Halted {
+        /// The group.
+        group: String,
+        /// The cause.
+        fault: String,
+    },
+}
+
+impl HostError {
+    /// Returns whether the member may be able to take part later.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_temporary())
+    }
+}
+
+/// A verified message, with the room that it takes.
+pub struct Inbound {
+    /// The message.
+    pub message: Verified,
+    /// The room.
+    pub room: OwnedSemaphorePermit,
+}
+
+/// What clients ask the replica.
+pub enum Command {
+    /// To have something decided; returns the number of the decision.
+    Propose {
+        /// The proposal, encoded.
+        call: Bytes,
+        /// Gets the number.
+        done: oneshot::Sender<Result<u64, String>>,
+    },
+    /// To read decisions.
+    Read {
+        /// The number of the first one.
+        from: u64,
+        /// How many.
+        limit: u32,
+        /// Gets them.
+        done: oneshot::Sender<Page>,
+    },
+    /// How it is doing.
+    Show {
+        /// Gets that.
+        done: oneshot::Sender<Status>,
+    },
+}
+
+/// What a replica gets.
+pub struct Queues {
+    /// From other members.
+    pub inbox: mpsc::Receiver<Inbound>,
+    /// From clients.
+    pub commands: mpsc::Receiver<Command>,
+}
+
+enum Arrived {
+    Message(Box<Verified>),
+    Command(Command),
+    Missing(Vec<Decision>),
+    Timer,
+}
+
+/// The replica of one group.
+pub struct Host {
+    group: Arc<Group>,
+    signer: Ed25519Signer,
+    store: Store,
+    replica: Replica<Ledger>,
+    peers: Peers,
+    post: Arc<dyn Post>,
+    timers: BTreeMap<Timer, (TimerId, Instant)>,
+    /// Who waits for the results of this member's requests, by their numbers.
+    waiting: BTreeMap<u64, oneshot::Sender<Result<u64, String>>>,
+    /// Up to this one no decision is missing on the disk.
+    complete: u64,
+    fetching: Option<AbortOnDropHandle<Vec<Decision>>>,
+    next_fetch: Instant,
+    fetched_from: usize,
+}
+
+impl Host {
+    /// Starts the replica from its disk.
+    ///
+    /// # Errors
+    /// [`HostError`] if it must not, or can't.
+    pub async fn start(
+        folder: &Folder,
+        group: &Arc<Group>,
+        me: &str,
+        post: &Arc<dyn Post>,
+    ) -> Result<Self, HostError> {
+        let (store, identity, records) = folder.open().await?;
+        let name = || group.name().to_owned();
+        let signer = Ed25519Signer::from_seed(&identity.seed).ok_or_else(|| HostError::Key(name()))?;
+        let started = Replica::start(group.epoch(), Ledger::default(), group.initial(), records, &signer);
+        let (replica, outputs) = started.map_err(|error| HostError::Start { group: name(), error })?;
+        store.check_age(replica.executed().0)?;
+        info!(group = group.name(), decided = replica.executed().0, "this agent decides in a group");
+        let mut host = Self {
+            group: Arc::clone(group),
+            signer,
+            store,
+            replica,
+            peers: Peers::start(group, me, post),
+            post: Arc::clone(post),
+            timers: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            complete: 0,
+            fetching: None,
+            next_fetch: Instant::now(),
+            fetched_from: 0,
+        };
+        host.carry_out(outputs).await?;
+        Ok(host)
+    }
+
+    /// Takes part until `stop` is cancelled.
+    ///
+    /// # Errors
+    /// [`HostError`] if the disk fails, or the replica halts.
+    pub async fn run(&mut self, queues: &mut Queues, stop: &CancellationToken) -> Result<(), HostError> {
+        while let Some(arrived) = self.next(queues, stop).await {
+            let mut outputs = Outputs::default();
+            match arrived {
+                Arrived::Message(message) => self.take(message, &mut outputs),
+                Arrived::Command(command) => self.answer(command, &mut outputs).await?,
+                Arrived::Missing(decisions) => self.store.fill(&decisions).await?,
+                Arrived::Timer => self.fire(&mut outputs),
+            }
+            // Several steps share one sync.
+            for _ in 1..STEPS_PER_SYNC {
+                let Ok(Inbound { message, room }) = queues.inbox.try_recv() else { break };
+                drop(room);
+                self.take(Box::new(message), &mut outputs);
+            }
+            self.carry_out(outputs).await?;
+            self.fetch_missing();
+        }
+        Ok(())
+    }
+
+    /// Waits for the next thing to do; `None` once the agent stops.
+    async fn next(&mut self, queues: &mut Queues, stop: &CancellationToken) -> Option<Arrived> {
+        let timers = self.timers.values().map(|(_, at)| *at).min();
+        let wake = timers.unwrap_or_else(|| Instant::now() + IDLE);
+        let arrived = tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            // A flood of messages must not keep timers from firing.
+            () = sleep_until(wake) => Arrived::Timer,
+            decisions = fetched(&mut self.fetching) => Arrived::Missing(decisions),
+            Some(command) = queues.commands.recv() => Arrived::Command(command),
+            Some(Inbound { message, room }) = queues.inbox.recv() => {
+                drop(room);
+                Arrived::Message(Box::new(message))
+            }
+        };
+        Some(arrived)
+    }
+
+    fn take(&mut self, message: Box<Verified>, outputs: &mut Outputs) {
+        if self.replica.wants(message.message()) {
+            self.step(Input::Message(message), outputs);
+        }
+    }
+
+    fn step(&mut self, input: Input, outputs: &mut Outputs) {
+        let step = self.replica.step(input, &self.signer);
+        // Timers that a step has set are known to the next one.
+        self.set_timers(&step);
+        outputs.sync.extend(step.sync);
+        outputs.messages.extend(step.messages);
+        outputs.decided.extend(step.decided);
+        outputs.outcomes.extend(step.outcomes);
+        outputs.events.extend(step.events);
+    }
+
+    fn set_timers(&mut self, outputs: &Outputs) {
+        for change in &outputs.timers {
+            match *change {
+                TimerChange::Set { id, after_ms, .. } => {
+                    let at = Instant::now() + Duration::from_millis(after_ms);
+                    self.timers.insert(id.timer, (id, at));
+                }
+                TimerChange::Cancel(timer) => {
+                    self.timers.remove(&timer);
+                }
+            }
+        }
+    }
+
+    fn fire(&mut self, outputs: &mut Outputs) {
+        let now = Instant::now();
+        let due: Vec<TimerId> = self.timers.values().filter(|(_, at)| *at <= now).map(|(id, _)| *id).collect();
+        for id in due {
+            self.timers.remove(&id.timer);
+            self.step(Input::Timer(id), outputs);
+        }
+    }
+
+    /// Syncs, then sends, then answers.
+    async fn carry_out(&mut self, outputs: Outputs) -> Result<(), HostError> {
+        self.set_timers(&outputs);
+        let Outputs { sync, messages, decided, outcomes, events, .. } = outputs;
+        self.store.save(sync, &decided).await?;
+        for (to, message) in messages {
+            self.peers.send(to, &message);
+        }
+        for outcome in outcomes {
+            self.conclude(&outcome);
+        }
+        events.into_iter().try_for_each(|event| self.report(event))
+    }
+
+    /// Passes on the result of a request of this member.
+    fn conclude(&mut self, outcome: &Outcome) {
+        if outcome.client != self.signer.public_key() {
+            return;
+        }
+        if let Some(done) = self.waiting.remove(&outcome.id) {
+            let decided = Ledger::result(&outcome.result).map(|seq| seq.0);
+            // Who asked may have stopped waiting.
+            let _ = done.send(decided.ok_or_else(|| "the group has refused the proposal: it is none".to_owned()));
+        }
+    }
+
+    fn report(&mut self, event: Event) -> Result<(), HostError> {
+        let group = self.group.name();
+        match event {
+            Event::ViewChange(view) => info!(group, view = view.0, "the members of a group wait for another primary"),
+            Event::NewView(view) => info!(group, view = view.0, "the members of a group have another primary"),
+            Event::Restored { from, to } => {
+                info!(group, from = from.0, to = to.0, "decisions were skipped, and are got from other members");
+                self.complete = self.complete.min(from.0.saturating_sub(1));
+            }
+            Event::Refused { client, id, why } if client == self.signer.public_key() => {
+                if let Some(done) = self.waiting.remove(&id) {
+                    let _ = done.send(Err(format!("the proposal is not accepted now ({why:?}); propose it again")));
+                }
+            }
+            Event::Refused { .. } | Event::Stable(_) => {}
+            Event::Halted(fault) => {
+                return Err(HostError::Halted { group: group.to_owned(), fault: format!("{fault:?}") });
+            }
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, command: Command, outputs: &mut Outputs) -> Result<(), HostError> {
+        match command {
+            Command::Propose { call, done } => self.propose(call, done, outputs).await?,
+            Command::Read { from, limit, done } => {
+                let limit = limit.clamp(1, MAX_PAGE) as usize;
+                let decisions = self.store.read(from, limit, MAX_PAGE_BYTES).await?;
+                let decisions = decisions.into_iter().map(Base64).collect();
+                let _ = done.send(Page { decisions, last: self.replica.executed().0 });
+            }
+            Command::Show { done } => {
+                let (view, active) = self.replica.view();
+                let (decided, stable) = (self.replica.executed().0, self.replica.stable().0);
+                let _ = done.send(Status { view: view.0, active, decided, stable, problem: String::new() });
+            }
+        }
+        Ok(())
+    }
+
+    async fn propose(
+        &mut self,
+        call: Bytes,
+        done: oneshot::Sender<Result<u64, String>>,
+        outputs: &mut Outputs,
+    ) -> Result<(), HostError> {
+        self.waiting.retain(|_, done| !done.is_closed());
+        if self.waiting.len() >= MAX_PENDING_PER_CLIENT {
+            let _ = done.send(Err(format!("{MAX_PENDING_PER_CLIENT} proposals wait here; propose it again later")));
+            return Ok(());
+        }
+        let id = self.store.next_request().await?;
+        let epoch = self.group.epoch();
+        let request = Request::sign(epoch.scope(), id, Operation::Call(call), &self.signer);
+        match Verified::check(Message::Request(request), epoch, &Ed25519) {
+            Ok(verified) => {
+                self.waiting.insert(id, done);
+                self.step(Input::Message(Box::new(verified)), outputs);
+            }
+            Err(error) => {
+                let _ = done.send(Err(format!("the proposal can't be made: {error}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to get decisions that are missing on the disk, from one member after another.
+    fn fetch_missing(&mut self) {
+        if self.fetching.is_some() || Instant::now() < self.next_fetch {
+            return;
+        }
+        let executed = self.replica.executed().0;
+        if self.complete >= executed {
+            return;
+        }
+        let Some(from) = self.store.first_missing(self.complete + 1, executed) else {
+            self.complete = executed;
+            return;
+        };
+        self.complete = from - 1;
+        self.next_fetch = Instant::now() + FETCH_PAUSE;
+        let me = usize::from(self.replica.id().0);
+        let others: Vec<&str> =
+            self.group.names().enumerate().filter(|(index, _)| *index != me).map(|(_, name)| name).collect();
+        let Some(other) = others.get(self.fetched_from % others.len().max(1)) else { return };
+        self.fetched_from = self.fetched_from.wrapping_add(1);
+        let task = fetch(Arc::clone(&self.group), Arc::clone(&self.post), (*other).to_owned(), from);
+        self.fetching = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+    }
+}
+
+/// Waits for decisions that are being fetched.
+async fn fetched(fetching: &mut Option<AbortOnDropHandle<Vec<Decision>>>) -> Vec<Decision> {
+    let Some(task) = fetching else { return future::pending().await };
+    let decisions = task.await.unwrap_or_default();
+    *fetching = None;
+    decisions
+}
+
+/// Asks a member for decisions, and returns those that are proved.
+async fn fetch(group: Arc<Group>, post: Arc<dyn Post>, from_member: String, from: u64) -> Vec<Decision> {
+    let ask = Ask::Log { group: group.name().to_owned(), from, limit: MAX_PAGE };
+    let reply = match post.ask(&from_member, ask.to_bytes()).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            warn!(group = group.name(), error, "missing decisions of a group can't be got from a member");
+            return Vec::new();
+        }
+    };
+    let Ok(page) = exchange::read::<Page>("page of decisions", &reply) else { return Vec::new() };
+    let proved = |Base64(bytes): &Base64| {
+        let decision = Decision::decoded(bytes).ok()?;
+        decision.verify_in(group.epoch().scope(), &Ed25519).ok()?;
+        Some(decision)
+    };
+    page.decisions.iter().take(MAX_PAGE as usize).filter_map(proved).collect()
+}

@@ -1,0 +1,26 @@
+//! All limits of an agent's part in groups; those of the protocol are in [`robeing_bft::limits`].
+
+use std::time::Duration;
+
+/// Maximum number of groups that an agent is a member of, or has a key for.
+pub const MAX_GROUPS: usize = 16;
+/// Maximum number of verified messages that wait for one replica. What does not fit is dropped, and sent again.
+pub const MAX_INBOX: usize = 1_024;
+/// Maximum size of the messages that are verified or wait for one replica, bytes.
+pub const MAX_INBOX_BYTES: usize = 32 << 20;
+/// Maximum number of questions of clients that wait for one replica.
+pub const MAX_COMMANDS: usize = 64;
+/// Maximum number of messages that wait to be sent to one other member. What does not fit is dropped, and sent again.
+pub const MAX_OUTBOX: usize = 256;
+/// Maximum number of inputs whose records share one sync.
+pub const STEPS_PER_SYNC: usize = 64;
+/// Size from which a message is verified on another thread, bytes.
+pub const VERIFIED_ASIDE: usize = 2 * 1024;
+/// How long a message to another member may be under way. It is sent again by the protocol.
+pub const SEND_WITHIN: Duration = Duration::from_secs(5);
+/// How long another member may take to answer a question for decisions.
+pub const ASK_WITHIN: Duration = Duration::from_secs(10);
+/// Pause between questions for missing decisions.
+pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
+/// Pause before a member starts again whose disk has failed.
+pub const RETRY_PAUSE: Duration = Duration::from_secs(5);

@@ -1,0 +1,312 @@
+//! Groups of agents that decide by Byzantine agreement, of which this agent is a member.
+//!
+//! A group is formed in two steps, which any client may take through any way that messages go: each member enrols, and
+//! each gets the description of the group, which consists of the enrolments ([`robeing_groups`]). From then on the
+//! members send each other messages of the type [`PEER_KIND`], and clients ask them by messages of the type
+//! [`CLIENT_KIND`].
+//!
+//! Invariants:
+//!
+//! 1. **Nobody but the members decides.** Every message of the protocol is verified by the keys that the members have
+//!    signed for the group. Who passes a message on can lose it, and no more.
+//! 2. **What is sent is on the disk.** One task drives a replica ([`host`]): it syncs the records of its steps before
+//!    it sends what depends on them ([`storage`]).
+//! 3. **A member that lost its disk does not come back.** It is refused by its own records, or by their lack.
+//! 4. **Bounded.** What waits for a replica, for another member or for a client has a named limit ([`limits`]); what is
+//!    more is dropped or refused.
+//! 5. **A slow handler of messages holds up no group.** Messages between members have the highest priority, for which
+//!    the messenger keeps a share of what is handled at once, and none waits for anything but its verification.
+//!
+//! | module | job |
+//! |---|---|
+//! | [`storage`] | the disk of a member |
+//! | [`host`] | drives the replica of one group |
+//! | [`post`] | sends to the other members |
+//! | [`papers`] | the agent's certificate, and whom it trusts |
+//! | [`clients`] | enrolling, forming, proposing, showing |
+
+mod clients;
+#[cfg(test)]
+mod fixture;
+pub mod host;
+pub mod limits;
+pub mod papers;
+pub mod post;
+pub mod storage;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    sync::{Arc, OnceLock, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use robeing_bft::{Verified, crypto::Ed25519, message::Message};
+use robeing_groups::{
+    Group,
+    exchange::{CLIENT_KIND, PEER_KIND, from_peer},
+    is_group_name,
+};
+use robeing_platform::{Platform, sync::Mutex};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::spawn_blocking,
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, error, warn};
+
+use self::{
+    host::{Command, Host, HostError, Inbound, Queues},
+    limits::{MAX_COMMANDS, MAX_INBOX, MAX_INBOX_BYTES, RETRY_PAUSE, VERIFIED_ASIDE},
+    papers::PaperSource,
+    post::Post,
+    storage::Folder,
+};
+use crate::messaging::{
+    Packet,
+    handlers::{Delivery, Handler, HandlerOutcome},
+};
+
+/// The folder of all groups in the agent's data folder.
+const GROUPS: &str = "groups";
+
+/// A group of which this agent is a member.
+struct Member {
+    group: Arc<Group>,
+    inbox: mpsc::Sender<Inbound>,
+    /// The room for messages that are verified or wait, bytes.
+    room: Arc<Semaphore>,
+    commands: mpsc::Sender<Command>,
+    /// Why the agent does not take part; empty: it does.
+    problem: Mutex<String>,
+}
+
+impl Member {
+    /// Returns why the agent does not take part.
+    fn problem(&self) -> String {
+        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        if problem.is_empty() { "this agent is shutting down".to_owned() } else { problem.clone() }
+    }
+
+    fn set_problem(&self, problem: String) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    /// Asks the replica.
+    ///
+    /// # Errors
+    /// Why it can't be asked.
+    fn command(&self, command: Command) -> Result<(), String> {
+        self.commands.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => format!("{MAX_COMMANDS} questions wait for this member; ask later"),
+            mpsc::error::TrySendError::Closed(_) => self.problem(),
+        })
+    }
+
+    /// Verifies a message of the protocol and passes it on, unless too much waits.
+    async fn receive(&self, bytes: Bytes) {
+        let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(size) else { return };
+        let epoch = self.group.epoch().clone();
+        let is_large = bytes.len() > VERIFIED_ASIDE;
+        let verify = move || {
+            let message = Message::decode(&bytes).map_err(|error| error.to_string())?;
+            Verified::check(message, &epoch, &Ed25519).map_err(|error| error.to_string())
+        };
+        let verified = match is_large {
+            true => spawn_blocking(verify).await.unwrap_or_else(|error| Err(error.to_string())),
+            false => verify(),
+        };
+        match verified {
+            // What does not fit is sent again.
+            Ok(message) => drop(self.inbox.try_send(Inbound { message, room })),
+            Err(error) => warn!(group = self.group.name(), error, "a message of a member of a group is dropped"),
+        }
+    }
+}
+
+struct Inner {
+    me: Arc<str>,
+    data: Option<PathBuf>,
+    platform: Platform,
+    source: Arc<dyn PaperSource>,
+    post: OnceLock<Arc<dyn Post>>,
+    members: Mutex<BTreeMap<String, Arc<Member>>>,
+    /// Groups are enrolled for and formed one after another.
+    forming: tokio::sync::Mutex<()>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The groups of which this agent is a member. Cheap to clone.
+#[derive(Clone)]
+pub struct Groups(Arc<Inner>);
+
+impl Groups {
+    /// Creates the groups of the agent `me`, with this data folder. They begin with [`Groups::start`], and end when
+    /// `stop` is cancelled.
+    pub fn new(
+        me: Arc<str>,
+        data: Option<PathBuf>,
+        platform: Platform,
+        source: Arc<dyn PaperSource>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            me,
+            data,
+            platform,
+            source,
+            post: OnceLock::new(),
+            members: Mutex::new(BTreeMap::new()),
+            forming: tokio::sync::Mutex::new(()),
+            stop,
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    fn groups_folder(&self) -> Option<PathBuf> {
+        self.0.data.as_ref().map(|data| data.join(GROUPS))
+    }
+
+    /// Returns the names of the groups in the data folder.
+    async fn names(&self) -> Vec<String> {
+        let Some(folder) = self.groups_folder() else { return Vec::new() };
+        match self.0.platform.disk.list(&folder).await {
+            Ok(names) => names.into_iter().filter(|name| is_group_name(name)).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => {
+                error!(%error, "the groups of this agent can't be read, and it takes part in none");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Takes part in the groups of which this agent is a member by its data folder. Once only.
+    pub async fn start(&self, post: Arc<dyn Post>) {
+        let _turn = self.0.forming.lock().await;
+        if self.0.post.set(post).is_err() {
+            return;
+        }
+        let Some(groups) = self.groups_folder() else { return };
+        for name in self.names().await {
+            match Folder::new(&self.0.platform, &groups, &name).group().await {
+                Ok(Some(group)) if group.name() == name => {
+                    self.attend(Arc::new(group));
+                }
+                Ok(Some(group)) => error!(folder = name, group = group.name(), "a group is in the folder of another"),
+                Ok(None) => debug!(group = name, "this agent has a key for a group that was not formed"),
+                Err(error) => error!(group = name, %error, "this agent does not take part in a group"),
+            }
+        }
+    }
+
+    /// Waits until all groups have ended, after `stop` was cancelled.
+    pub async fn stopped(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    fn member(&self, group: &str) -> Option<Arc<Member>> {
+        self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(group).cloned()
+    }
+
+    /// Begins to take part in a group.
+    fn attend(&self, group: Arc<Group>) -> Arc<Member> {
+        let (inbox, messages) = mpsc::channel(MAX_INBOX);
+        let (commands, asked) = mpsc::channel(MAX_COMMANDS);
+        let member = Arc::new(Member {
+            group: Arc::clone(&group),
+            inbox,
+            room: Arc::new(Semaphore::new(MAX_INBOX_BYTES)),
+            commands,
+            problem: Mutex::new(String::new()),
+        });
+        let queues = Queues { inbox: messages, commands: asked };
+        self.0.tasks.spawn(serve(self.clone(), Arc::clone(&member), queues));
+        let mut members = self.0.members.lock().unwrap_or_else(PoisonError::into_inner);
+        members.insert(group.name().to_owned(), Arc::clone(&member));
+        member
+    }
+
+    /// Starts the replica of a group, and drives it until the agent stops.
+    async fn drive(&self, member: &Member, queues: &mut Queues) -> Result<(), HostError> {
+        let (Some(groups), Some(post)) = (self.groups_folder(), self.0.post.get()) else { return Ok(()) };
+        let folder = Folder::new(&self.0.platform, &groups, member.group.name());
+        let mut host = Host::start(&folder, &member.group, &self.0.me, post).await?;
+        member.set_problem(String::new());
+        host.run(queues, &self.0.stop).await
+    }
+
+    /// Takes a message of another member.
+    async fn receive(&self, packet: &Packet) -> HandlerOutcome {
+        let Some((group, bytes)) = from_peer(&packet.payload) else {
+            return HandlerOutcome::Refused { reason: "the message names no group".into() };
+        };
+        // Whoever is no member has nothing to say; who it is, its signature proves.
+        let member = self.member(group).filter(|member| member.group.names().any(|name| name == &*packet.sender));
+        let Some(member) = member else {
+            let reason = format!("this agent and the sender are not members of one group {group:?}");
+            return HandlerOutcome::Refused { reason };
+        };
+        member.receive(bytes).await;
+        HandlerOutcome::Accepted { reply: None }
+    }
+}
+
+/// Takes part in a group until the agent stops, or it must not go on.
+async fn serve(groups: Groups, member: Arc<Member>, mut queues: Queues) {
+    loop {
+        let Err(error) = groups.drive(&member, &mut queues).await else { return };
+        let group = member.group.name();
+        error!(group, %error, "this agent does not take part in a group");
+        member.set_problem(error.to_string());
+        if !error.is_temporary() {
+            return;
+        }
+        tokio::select! {
+            () = groups.0.stop.cancelled() => return,
+            () = sleep(RETRY_PAUSE) => {}
+        }
+    }
+}
+
+/// Handles the messages of groups, and passes all others on.
+pub struct GroupHandler {
+    inner: Arc<dyn Handler>,
+    groups: Groups,
+}
+
+impl GroupHandler {
+    /// Creates a handler that passes other messages on to `inner`.
+    pub fn new(inner: Arc<dyn Handler>, groups: Groups) -> Self {
+        Self { inner, groups }
+    }
+}
+
+#[async_trait]
+impl Handler for GroupHandler {
+    async fn deliver(&self, delivery: Delivery) -> HandlerOutcome {
+        match &*delivery.packet.kind {
+            PEER_KIND => self.groups.receive(&delivery.packet).await,
+            CLIENT_KIND => match self.groups.answer(&delivery.packet.payload).await {
+                Ok(reply) => HandlerOutcome::Accepted { reply: Some(reply) },
+                Err(reason) => HandlerOutcome::Refused { reason },
+            },
+            _ => self.inner.deliver(delivery).await,
+        }
+    }
+
+    fn at_once(&self) -> usize {
+        self.inner.at_once()
+    }
+
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+}

@@ -1,0 +1,240 @@
+//! The disk of a member, with crashes at every operation.
+
+use robeing_bft::{
+    certificate::{Certificate, Proposal, Seq, View},
+    crypto::Digest,
+    message::Batch,
+};
+use robeing_platform::simulated::SimulatedDisk;
+
+use super::*;
+use crate::decisions::group::fixture::{Fleet, GROUP as NAME, identity, platform};
+
+const GROUPS: &str = "/agent/groups";
+
+fn folder(disk: &SimulatedDisk) -> Folder {
+    Folder::new(&platform(disk, 1), Path::new(GROUPS), NAME)
+}
+
+fn path(file: &str) -> PathBuf {
+    Path::new(GROUPS).join(NAME).join(file)
+}
+
+/// Returns records that follow the identity.
+fn view(number: u64) -> Sync {
+    Sync::Append(Record::ViewChange(View(number)))
+}
+
+fn all(last: u64) -> Vec<Record> {
+    let first = [Record::Identity(identity(1).incarnation), Record::Started(Digest([7; 32]))];
+    first.into_iter().chain((1..=last).map(|number| Record::ViewChange(View(number)))).collect()
+}
+
+/// Enrols and starts a member, and saves views. Returns how many were saved for sure; `None`: it was not admitted.
+async fn script(disk: &SimulatedDisk, group: &Group) -> Option<u64> {
+    let folder = folder(disk);
+    folder.identity(identity(1)).await.ok()?;
+    folder.admit(group).await.ok()?;
+    let Ok((mut store, ..)) = folder.open().await else { return Some(0) };
+    if store.save(vec![Sync::Append(Record::Started(Digest([7; 32])))], &[]).await.is_err() {
+        return Some(0);
+    }
+    for number in 1..=6 {
+        let changes = match number {
+            3 => vec![Sync::Replace(all(2)), view(3)],
+            number => vec![view(number)],
+        };
+        if store.save(changes, &[]).await.is_err() {
+            return Some(number - 1);
+        }
+    }
+    Some(6)
+}
+
+#[tokio::test]
+async fn the_power_may_go_during_any_operation() {
+    let (group, _) = Fleet::new().group();
+    let whole = SimulatedDisk::new(0);
+    assert_eq!(script(&whole, &group).await, Some(6));
+    for operation in 1..=whole.operations() {
+        for seed in 0..4 {
+            let disk = SimulatedDisk::new(0);
+            disk.power_off_during(operation);
+            let saved = script(&disk, &group).await;
+            disk.crash(seed);
+            let here = format!("operation {operation}, seed {seed}");
+            let Some(saved) = saved else {
+                // It goes on with the same identity or another one, as nobody knows it yet.
+                assert!(folder(&disk).identity(identity(1)).await.is_ok(), "{here}");
+                continue;
+            };
+            let opened = folder(&disk).open().await;
+            let (_, mine, records) = opened.unwrap_or_else(|error| panic!("{here}: {error}"));
+            assert_eq!(mine, identity(1), "{here}");
+            assert!(records.len() >= all(saved).len() || saved == 0, "{here}: {saved} of {records:?}");
+            let views = (records.len() as u64).saturating_sub(2);
+            assert_eq!(records[..], all(views)[..records.len()], "{here}");
+            assert!(views <= saved + 1, "{here}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_lost_a_part_of_its_disk_does_not_come_back() {
+    let (group, _) = Fleet::new().group();
+    for file in [IDENTITY, RECORDS, REQUEST_IDS] {
+        let disk = SimulatedDisk::new(0);
+        assert_eq!(script(&disk, &group).await, Some(6));
+        disk.remove(&path(file)).await.expect("it is there");
+        let error = folder(&disk).open().await.err().expect("it is refused");
+        assert!(matches!(error, StoreError::Lost(_)), "{file}: {error}");
+        assert!(error.to_string().contains("does not come back under its old identity"), "{error}");
+        if file == IDENTITY {
+            let error = folder(&disk).identity(identity(9)).await.expect_err("no other one is made");
+            assert!(matches!(error, StoreError::Lost(_)), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_wiped_disk_gets_another_identity() {
+    let (group, _) = Fleet::new().group();
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, &group).await, Some(6));
+    disk.wipe();
+    assert!(folder(&disk).group().await.expect("nothing is wrong").is_none());
+    assert!(matches!(folder(&disk).open().await, Err(StoreError::Lost(_) | StoreError::Io(_))));
+    assert_eq!(folder(&disk).identity(identity(9)).await.expect("a new one"), identity(9));
+    assert_eq!(folder(&disk).identity(identity(8)).await.expect("the same one"), identity(9));
+}
+
+#[tokio::test]
+async fn damage_is_told_from_a_torn_end() {
+    let (group, _) = Fleet::new().group();
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, &group).await, Some(6));
+    let len = disk.content(&path(RECORDS)).expect("it is there").len() as u64;
+    // The last record was being written.
+    disk.cut(&path(RECORDS), len - 1).expect("it is cut");
+    let (store, _, records) = folder(&disk).open().await.expect("a torn end is cut off");
+    assert_eq!(records, all(5));
+    drop(store);
+    // One before it was synced.
+    disk.flip(&path(RECORDS), 60, 1).expect("it is changed");
+    let error = folder(&disk).open().await.err().expect("it is refused");
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, &group).await, Some(6));
+    disk.flip(&path(IDENTITY), 20, 1).expect("it is changed");
+    assert!(matches!(folder(&disk).open().await, Err(StoreError::Damaged { .. })));
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, &group).await, Some(6));
+    disk.flip(&path(GROUP), 200, 1).expect("it is changed");
+    assert!(matches!(folder(&disk).group().await, Err(StoreError::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn a_member_runs_once() {
+    let (group, _) = Fleet::new().group();
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, &group).await, Some(6));
+    let first = folder(&disk).open().await.expect("it is free");
+    assert!(matches!(folder(&disk).open().await, Err(StoreError::Locked(_))));
+    drop(first);
+    assert!(folder(&disk).open().await.is_ok());
+}
+
+#[tokio::test]
+async fn no_number_of_a_request_comes_twice() {
+    let (group, _) = Fleet::new().group();
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, &group).await, Some(6));
+    let mut last = 0;
+    for seed in 0..3 {
+        let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+        for _ in 0..RESERVED_AT_ONCE + 2 {
+            let next = store.next_request().await.expect("a number");
+            assert!(next > last, "{next} after {last}");
+            last = next;
+        }
+        drop(store);
+        disk.crash(seed);
+    }
+}
+
+#[tokio::test]
+async fn decisions_are_read_back_in_order_and_the_oldest_are_removed() {
+    let disk = SimulatedDisk::new(0);
+    let here = Path::new(GROUPS);
+    disk.create_dir_all(here).await.expect("a folder");
+    let platform = platform(&disk, 1);
+    let open = || DecisionLog::open(Arc::clone(&platform.disk), Arc::clone(&platform.random), here);
+    let mut log = open().await.expect("a log");
+    assert_eq!((log.last(), log.first_missing(1, 0), log.first_missing(1, 2)), (0, None, Some(1)));
+    log.append(&[(1, vec![1]), (2, vec![2; 100]), (4, vec![4])]).await.expect("they are written");
+    disk.crash(1);
+    let mut log = open().await.expect("a log");
+    assert_eq!((log.last(), log.first_missing(1, 4)), (4, Some(3)));
+    assert_eq!(log.get(2).await.expect("it is read"), Some(Bytes::from(vec![2; 100])));
+    assert_eq!(log.get(3).await.expect("there is none"), None);
+    log.append(&[(3, vec![3])]).await.expect("it is written");
+    assert_eq!((log.first_missing(1, 4), log.is_cut()), (None, false));
+    assert_eq!(log.numbers_from(2).collect::<Vec<_>>(), [2, 3, 4]);
+    // Damage costs the decisions of a segment, and no more.
+    drop(log);
+    let segment = here.join("decisions-0000000000000000");
+    disk.flip(&segment, 40, 1).expect("it is changed");
+    let log = open().await.expect("a log");
+    assert_eq!((log.last(), log.is_cut()), (0, false));
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_the_disk_is_opened_again_and_goes_on() {
+    let (group, _) = Fleet::new().group();
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, &group).await, Some(6));
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    disk.fail_sync_after(0);
+    assert!(store.save(vec![view(7)], &[]).await.is_err());
+    drop(store);
+    // What was not synced may be there or not: nobody was told.
+    let (mut store, _, records) = folder(&disk).open().await.expect("it opens");
+    let next = if records == all(7) { 8 } else { 7 };
+    assert_eq!(records, all(next - 1));
+    store.save(vec![view(next)], &[]).await.expect("it is saved");
+    drop(store);
+    disk.crash(3);
+    let (_, _, records) = folder(&disk).open().await.expect("it opens");
+    assert_eq!(records, all(next));
+}
+
+fn decision(seq: u64) -> Decision {
+    let batch = Batch::null();
+    let proposal = Proposal { view: View(0), seq: Seq(seq), kind: batch.kind(), digest: batch.digest() };
+    Decision { certificate: Certificate { proposal, commits: Vec::new() }, batch }
+}
+
+#[tokio::test]
+async fn decisions_are_in_the_log_before_the_records_drop_them() {
+    let (group, _) = Fleet::new().group();
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, &group).await, Some(6));
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    let decided = [decision(1), decision(2)];
+    let appended = decided.iter().map(|one| Sync::Append(Record::Decided(Box::new(one.clone())))).collect();
+    store.save(appended, &decided).await.expect("it is saved");
+    assert_eq!(store.read(1, 10, 1 << 20).await.expect("they are read").len(), 2);
+    store.save(vec![Sync::Replace(all(2))], &[]).await.expect("it is saved");
+    drop(store);
+    disk.crash(1);
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    let read = store.read(1, 10, 1 << 20).await.expect("they are read");
+    assert_eq!(read, [decision(1).encoded(), decision(2).encoded()]);
+    assert_eq!(store.read(1, 10, 0).await.expect("one is read in any case").len(), 1);
+    assert_eq!((store.first_missing(1, 2), store.first_missing(1, 3)), (None, Some(3)));
+    // Records that do not know what is in the log are older than what the member has said.
+    assert!(store.check_age(2).is_ok());
+    assert!(matches!(store.check_age(1), Err(StoreError::Damaged { .. })));
+    store.fill(&[decision(2), decision(3)]).await.expect("they are kept");
+    assert_eq!(store.first_missing(1, 3), None);
+}

@@ -1,0 +1,103 @@
+//! The arguments that are about groups of agents that decide by Byzantine agreement.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// The subcommands of `pbft`.
+#[derive(Debug, Subcommand)]
+pub enum PbftCommand {
+    /// Form a group of agents
+    Form(FormGroupArgs),
+    /// Have a group decide something
+    Propose(ProposeArgs),
+    /// Read the decisions of a group, and verify them
+    Log(LogArgs),
+    /// Verify a file of decisions, without a fleet
+    Verify(LogFileArgs),
+}
+
+/// Arguments of `pbft form`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Each member makes a key for the group, on its disk, and signs it with the key of its certificate. The description of \
+the group consists of what they have signed. Every member verifies it before it starts. It is written to \
+NAME.group.json in the current directory, which `robeing pbft propose` and `robeing pbft log` read: keep it. If the \
+file is there, nothing is signed anew, and the members get it again.
+
+Members need TLS and --data. With n members, up to (n - 1) / 3 may lie or be away.")]
+pub struct FormGroupArgs {
+    /// The name of the group: lower-case letters, digits and -
+    pub name: String,
+
+    /// The names of the agents that are its members, 4 to 16, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', required = true)]
+    pub members: Vec<String>,
+
+    /// Write the group's description to this file instead of NAME.group.json
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// Arguments of `pbft propose`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+The number of the decision is printed. What is proposed is signed with the key of your certificate.
+
+If a member is away, the next one is asked. A proposal is decided once.")]
+pub struct ProposeArgs {
+    /// The group: its name, if NAME.group.json is in the current directory, or the file with its description
+    pub group: String,
+
+    /// What is proposed
+    #[arg(required_unless_present = "file")]
+    pub text: Option<String>,
+
+    /// A file with what is proposed, at most 16 KiB; - reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "text")]
+    pub file: Option<PathBuf>,
+
+    /// Ask this member
+    #[arg(long, value_name = "NAME")]
+    pub via: Option<String>,
+}
+
+/// Arguments of `pbft log`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Every decision is verified by the keys in the group's description, so it does not matter which member is asked, or who \
+passes its answer on. The member may not know the latest decisions yet.")]
+pub struct LogArgs {
+    /// The group: its name, if NAME.group.json is in the current directory, or the file with its description
+    pub group: String,
+
+    /// The number of the first decision
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub from: u64,
+
+    /// Maximum number of decisions
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
+
+    /// Write the decisions with all that proves them to this file, for `robeing pbft verify`; it is replaced if it
+    /// exists
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Ask this member
+    #[arg(long, value_name = "NAME")]
+    pub via: Option<String>,
+}
+
+/// Arguments of `pbft verify`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Every signature and certificate is verified; no fleet is asked. With --trust, the certificates of the fleet's \
+authorities, or --ca, the directory of its authority, the members must be certified by one of them. Without either, \
+compare the digests of the authorities, or the fingerprint of the group, which are printed.
+
+The exit code is 0 if everything is right, and 1 if not.")]
+pub struct LogFileArgs {
+    /// The file, as `robeing pbft log --file` writes it
+    pub file: PathBuf,
+}

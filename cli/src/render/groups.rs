@@ -1,0 +1,83 @@
+//! Groups that decide by Byzantine agreement, and their decisions, for people.
+
+use std::{fmt::Write, path::Path};
+
+use robeing_groups::{CheckedDecision, CheckedEntry, Group, LogReport};
+
+use super::{
+    table::table,
+    words::{plural, preview, printable},
+};
+
+/// Formats a group that was formed.
+pub fn group_text(group: &Group, file: &Path) -> String {
+    let quorums = group.epoch().quorums();
+    let mut text = String::new();
+    // Writing to a string never fails.
+    let _ = writeln!(text, "Group:        {}", printable(group.name()));
+    let members: Vec<&str> = group.names().collect();
+    let _ = writeln!(text, "Members:      {}", printable(&members.join(", ")));
+    let _ = writeln!(text, "May lie:      {} of {}", quorums.faulty(), quorums.members());
+    let _ = writeln!(text, "Fingerprint:  {}", group.fingerprint());
+    let _ = writeln!(text, "Description:  {}", printable(&file.display().to_string()));
+    text
+}
+
+fn author_of(entry: &CheckedEntry) -> String {
+    match (&entry.author, entry.is_trusted) {
+        (Ok(author), Some(false)) => format!("{author} (untrusted)"),
+        (Ok(author), _) => author.clone(),
+        (Err(_), _) => "(nobody)".to_owned(),
+    }
+}
+
+fn text_of(entry: &CheckedEntry) -> String {
+    match &entry.proposal {
+        Some(_) if entry.is_repeated => "(decided before)".to_owned(),
+        Some(proposal) => preview(&proposal.text),
+        None => "(no proposal)".to_owned(),
+    }
+}
+
+/// Formats decisions as a table, one line for each proposal.
+pub fn decisions_table(decisions: &[CheckedDecision]) -> String {
+    if decisions.is_empty() {
+        return "no decisions\n".into();
+    }
+    let rows = decisions.iter().flat_map(|decision| {
+        let row = move |entry: &CheckedEntry| {
+            let (author, text) = (author_of(entry), text_of(entry));
+            [decision.seq.to_string(), author, entry.proposed_by.clone(), decision.signers.join(","), text]
+        };
+        let empty = [decision.seq.to_string(), String::new(), String::new(), decision.signers.join(","), String::new()];
+        let nothing = decision.entries.is_empty().then_some(empty);
+        decision.entries.iter().map(row).chain(nothing)
+    });
+    table(["DECISION", "AUTHOR", "PROPOSED BY", "PROVED BY", "TEXT"], rows)
+}
+
+/// Formats what was found in a file of decisions. `source`: where the trusted authorities are from, if they are known.
+pub fn log_report_text(report: &LogReport, source: Option<&str>) -> String {
+    let mut text = String::new();
+    let members: Vec<&str> = report.group.names().collect();
+    let _ = writeln!(text, "Group:        {}", printable(report.group.name()));
+    let _ = writeln!(text, "Fleet:        {}", printable(&report.group.epoch().fleet));
+    let _ = writeln!(text, "Members:      {}", printable(&members.join(", ")));
+    let _ = writeln!(text, "Fingerprint:  {}", report.group.fingerprint());
+    let authorities = match source {
+        Some(source) => format!("trusted, from {source}"),
+        None => format!("to be compared with the fleet's: sha256:{}", report.authorities.join(", sha256:")),
+    };
+    let _ = writeln!(text, "Authorities:  {}", printable(&authorities));
+    let _ = writeln!(text, "Decisions:    {}, all proved", plural(report.decisions.len(), "decision"));
+    if report.missing > 0 {
+        let _ = writeln!(text, "Missing:      {} before the last one", plural_of(report.missing));
+    }
+    text.push('\n');
+    text.push_str(&decisions_table(&report.decisions));
+    text
+}
+
+fn plural_of(count: u64) -> String {
+    plural(usize::try_from(count).unwrap_or(usize::MAX), "decision")
+}

@@ -1,0 +1,168 @@
+//! What clients ask the members of a group, and what members send each other.
+//!
+//! Clients send a message of the type [`CLIENT_KIND`] to a member: an [`Ask`] as JSON. The reply is JSON, too. Members
+//! send each other messages of the type [`PEER_KIND`]: the group's name, and a message of the protocol.
+
+use bytes::Bytes;
+use robeing_votes::Base64;
+use serde::{Deserialize, Serialize};
+
+use crate::{GroupError, GroupFile, Signed, is_group_name};
+
+/// The type of messages between the members of a group.
+pub const PEER_KIND: &str = "robeing.bft.v1";
+/// The type of messages of clients to a member of a group.
+pub const CLIENT_KIND: &str = "robeing.bft.client.v1";
+/// Maximum number of decisions in one answer.
+pub const MAX_PAGE: u32 = 256;
+/// Maximum size of the decisions in one answer, bytes, unless there is only one.
+pub const MAX_PAGE_BYTES: usize = 512 * 1024;
+
+/// What is asked of a member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Ask {
+    /// To make a key for a group, and to sign that it is the member's: [`Enrolled`].
+    Enrol {
+        /// The group.
+        group: String,
+        /// The names of all members.
+        members: Vec<String>,
+    },
+    /// To start as a member of a group: [`Shown`].
+    Form {
+        /// The group's description.
+        file: GroupFile,
+    },
+    /// Which group this is, and how the member is doing: [`Shown`].
+    Show {
+        /// The group.
+        group: String,
+    },
+    /// To propose something, and to tell when it is decided: [`Decided`].
+    Propose {
+        /// The group.
+        group: String,
+        /// The [`Proposal`](crate::Proposal), signed by its author.
+        proposal: Signed,
+    },
+    /// The decisions: [`Page`].
+    Log {
+        /// The group.
+        group: String,
+        /// The number of the first decision, from 1.
+        from: u64,
+        /// How many, at most [`MAX_PAGE`].
+        limit: u32,
+    },
+}
+
+/// The answer to [`Ask::Enrol`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Enrolled {
+    /// The [`Enrolment`](crate::Enrolment).
+    pub enrolment: Signed,
+}
+
+/// The answer to [`Ask::Form`] and [`Ask::Show`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown {
+    /// The group's description.
+    pub file: GroupFile,
+    /// How the member is doing.
+    pub status: Status,
+}
+
+/// How a member is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The view of the protocol.
+    pub view: u64,
+    /// Whether the member takes part in it, or waits for it to begin.
+    pub active: bool,
+    /// The number of the last decision.
+    pub decided: u64,
+    /// Up to which decision its state is proved.
+    pub stable: u64,
+    /// Why the member does not take part; empty: it does.
+    #[serde(default)]
+    pub problem: String,
+}
+
+/// The answer to [`Ask::Propose`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Decided {
+    /// The number of the decision that contains the proposal.
+    pub decision: u64,
+}
+
+/// The answer to [`Ask::Log`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Page {
+    /// The encoded decisions, in order. Those that the member has not kept are left out.
+    pub decisions: Vec<Base64>,
+    /// The number of the last decision that there is.
+    pub last: u64,
+}
+
+impl Ask {
+    /// Writes the message.
+    pub fn to_bytes(&self) -> Bytes {
+        json(self)
+    }
+
+    /// Reads a message, whose size the messenger limits.
+    ///
+    /// # Errors
+    /// [`GroupError::Malformed`] if it is none.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, GroupError> {
+        read("message to a member of a group", bytes)
+    }
+
+    /// Returns the group's name, if the message has it in plain.
+    pub fn group(&self) -> Option<&str> {
+        match self {
+            Self::Enrol { group, .. }
+            | Self::Show { group }
+            | Self::Propose { group, .. }
+            | Self::Log { group, .. } => Some(group),
+            Self::Form { .. } => None,
+        }
+    }
+}
+
+/// Writes an answer.
+pub fn json<T: Serialize>(answer: &T) -> Bytes {
+    // Texts and numbers alone: it can't fail.
+    serde_json::to_vec(answer).unwrap_or_default().into()
+}
+
+/// Reads an answer.
+///
+/// # Errors
+/// [`GroupError::Malformed`] if it has another form.
+pub fn read<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, GroupError> {
+    serde_json::from_slice(bytes).map_err(|error| GroupError::malformed(what, error))
+}
+
+/// Returns a message between members of a group: a byte with the length of the name, the name, and the message.
+pub fn to_peer(group: &str, message: &[u8]) -> Bytes {
+    let length = u8::try_from(group.len()).unwrap_or(u8::MAX);
+    let mut bytes = Vec::with_capacity(1 + group.len() + message.len());
+    bytes.push(length);
+    bytes.extend_from_slice(group.as_bytes());
+    bytes.extend_from_slice(message);
+    bytes.into()
+}
+
+/// Reads the name of the group, and returns the rest; `None` if there is no such name.
+pub fn from_peer(bytes: &Bytes) -> Option<(&str, Bytes)> {
+    let (length, rest) = bytes.split_first()?;
+    let name = str::from_utf8(rest.get(..usize::from(*length))?).ok()?;
+    is_group_name(name).then(|| (name, bytes.slice(1 + name.len()..)))
+}

@@ -1,0 +1,69 @@
+//! Groups of agents that decide by Byzantine agreement ([`robeing_bft`]): who is in a group, what it decides, what its
+//! members and their clients say to each other, and files from which anybody can verify the decisions. Pure, but for
+//! the random numbers of signatures: it does no I/O and reads no clock.
+//!
+//! **Forming a group** takes two steps. Each member makes a key and an identity of its disk for this group, and signs
+//! with the key of its certificate that they are its own: its [`Enrolment`]. The enrolments of all members are the
+//! group's description ([`GroupFile`]), from which everything else follows. A member starts only with a description
+//! that has its own enrolment, and in which every other one is signed by a certificate of an authority that it trusts.
+//! So whoever passes enrolments on can leave some out, but can't put in a key of its own. Whoever has the key of the
+//! fleet's authority can: it can certify anybody as a member. After that, not even the authority has any influence: the
+//! keys are fixed.
+//!
+//! **Decisions** are texts in an order ([`Ledger`]). Each is proposed by a member, which vouches for its author: that
+//! has signed the [`Proposal`] with the key of its certificate.
+//!
+//! | module | job |
+//! |---|---|
+//! | `signing` | statements that are signed with the key of a certificate |
+//! | `enrolment`, `group_file` | who is in a group |
+//! | `proposal`, `ledger` | what is decided; that each proposal is decided once |
+//! | `exchange` | what clients ask members, and what members send each other |
+//! | `log_file` | a group's decisions as a file, and its verification |
+
+mod enrolment;
+mod error;
+pub mod exchange;
+mod group_file;
+mod ledger;
+mod log_file;
+mod proposal;
+mod signing;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    enrolment::{ENROLMENT_TYPE, Enrolment},
+    error::GroupError,
+    group_file::{GROUP_FILE_VERSION, Group, GroupFile},
+    ledger::{Ledger, REMEMBERED},
+    log_file::{CheckedDecision, CheckedEntry, LOG_FILE_VERSION, LogFile, LogReport, entries_of},
+    proposal::{PROPOSAL_TYPE, Proposal},
+    signing::{Own, Signed},
+};
+
+/// Minimum number of members of a group: fewer tolerate no liar.
+pub const MIN_GROUP_MEMBERS: usize = robeing_bft::limits::MIN_MEMBERS;
+/// Maximum number of members of a group. The largest message of so many members fits into a message between agents.
+pub const MAX_GROUP_MEMBERS: usize = 16;
+/// Maximum length of a group's name, bytes.
+pub const MAX_GROUP_NAME: usize = 63;
+/// Maximum size of the text of a proposal, bytes.
+pub const MAX_TEXT_BYTES: usize = 16 * 1024;
+/// Maximum size of a signed statement, bytes.
+pub const MAX_STATEMENT_BYTES: usize = 32 * 1024;
+/// Maximum size of a signature, bytes: that of the largest kind of key.
+pub const MAX_SIGNATURE_BYTES: usize = 1024;
+/// Maximum size of a group's description, bytes of JSON.
+pub const MAX_GROUP_FILE_BYTES: usize = 768 * 1024;
+/// Maximum size of a file of decisions, bytes of JSON.
+pub const MAX_LOG_FILE_BYTES: usize = 256 << 20;
+/// How old an enrolment or a proposal may be, ms: 10 minutes. Clocks may differ by as much.
+pub const MAX_AGE_MS: u64 = 600_000;
+
+/// Returns whether this may be the name of a group: 1 to [`MAX_GROUP_NAME`] lower-case letters, digits and `-`, which
+/// also names a folder.
+pub fn is_group_name(name: &str) -> bool {
+    let is_inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=MAX_GROUP_NAME).contains(&name.len()) && name.chars().all(is_inner) && !name.starts_with('-')
+}

@@ -1,0 +1,151 @@
+//! A group's decisions as a file, from which anybody can verify them without the fleet.
+
+use std::collections::BTreeSet;
+
+use robeing_bft::{certificate::Decision, crypto::Ed25519, message::Operation, wire::Wire};
+use robeing_identity::{TrustBundle, digest};
+use robeing_votes::{Base64, hex};
+use serde::{Deserialize, Serialize};
+
+use crate::{Group, GroupError, GroupFile, MAX_LOG_FILE_BYTES, Proposal, ledger::proposal_of};
+
+/// The version of the file's form, as its `apiVersion`.
+pub const LOG_FILE_VERSION: &str = "robeing.io/group-log/v1";
+/// What errors call it.
+const WHAT: &str = "file of decisions";
+
+/// Decisions of a group, in order, with what proves them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LogFile {
+    /// [`LOG_FILE_VERSION`].
+    pub api_version: String,
+    /// The group's description.
+    pub group: GroupFile,
+    /// The encoded decisions, each with its certificate.
+    pub decisions: Vec<Base64>,
+}
+
+/// One proposal in a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedEntry {
+    /// The member that proposed it.
+    pub proposed_by: String,
+    /// Who signed it: an agent, or `client:NAME`. An error if nobody provably did: the member has made it up.
+    pub author: Result<String, GroupError>,
+    /// Whether an authority that is trusted certified the author; `None` if it was not said which ones are.
+    pub is_trusted: Option<bool>,
+    /// The proposal; `None` if it is none.
+    pub proposal: Option<Proposal>,
+    /// Whether it was decided before within the file, and so counts for nothing here.
+    pub is_repeated: bool,
+}
+
+/// A decision that is proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedDecision {
+    /// Its number.
+    pub seq: u64,
+    /// The members whose signatures prove it.
+    pub signers: Vec<String>,
+    /// What was decided.
+    pub entries: Vec<CheckedEntry>,
+}
+
+/// What was found in a file: everything in it is proved.
+#[derive(Clone, Debug)]
+pub struct LogReport {
+    /// The group.
+    pub group: Group,
+    /// The decisions.
+    pub decisions: Vec<CheckedDecision>,
+    /// Numbers of decisions before the last one that are not in the file.
+    pub missing: u64,
+    /// SHA-256 digests of the authorities that certified the members, as hexadecimal digits.
+    pub authorities: Vec<String>,
+}
+
+impl LogFile {
+    /// Makes a file.
+    pub fn of(group: &Group, decisions: Vec<Base64>) -> Self {
+        Self { api_version: LOG_FILE_VERSION.into(), group: group.file().clone(), decisions }
+    }
+
+    /// Reads a file. This verifies nothing.
+    ///
+    /// # Errors
+    /// [`GroupError`] if it is too large or malformed.
+    pub fn from_json(json: &[u8]) -> Result<Self, GroupError> {
+        GroupError::if_larger(WHAT, json.len(), MAX_LOG_FILE_BYTES)?;
+        let file: Self = serde_json::from_slice(json).map_err(|error| GroupError::malformed(WHAT, error))?;
+        if file.api_version != LOG_FILE_VERSION {
+            return Err(GroupError::malformed(WHAT, "it is of another version"));
+        }
+        Ok(file)
+    }
+
+    /// Writes the file.
+    pub fn to_json(&self) -> String {
+        // Texts alone: it can't fail.
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+
+    /// Verifies everything: the description of the group, and every decision with its certificate. With `trusted`, the
+    /// members must be certified by one of these authorities.
+    ///
+    /// # Errors
+    /// [`GroupError`] with what is wrong first.
+    pub fn verify(&self, trusted: Option<&TrustBundle>) -> Result<LogReport, GroupError> {
+        let group = self.group.clone().verify()?;
+        if let Some(bundle) = trusted {
+            group.check_trust(bundle)?;
+        }
+        let (mut decisions, mut seen, mut last) = (Vec::new(), BTreeSet::new(), 0);
+        for Base64(bytes) in &self.decisions {
+            let checked = entries_of(&group, bytes, trusted, &mut seen)?;
+            if checked.seq <= last {
+                return Err(GroupError::malformed(WHAT, format!("the decision {} is out of order", checked.seq)));
+            }
+            last = checked.seq;
+            decisions.push(checked);
+        }
+        let missing = last.saturating_sub(decisions.len() as u64);
+        let authorities: BTreeSet<String> =
+            self.group.members.iter().map(|member| hex(&digest(&member.authority.0))).collect();
+        Ok(LogReport { group, decisions, missing, authorities: authorities.into_iter().collect() })
+    }
+}
+
+/// Verifies one encoded decision of a group, and returns what it decides. `seen` has the ids of earlier proposals.
+///
+/// # Errors
+/// [`GroupError`] if it is malformed, or proves nothing.
+pub fn entries_of(
+    group: &Group,
+    bytes: &[u8],
+    trusted: Option<&TrustBundle>,
+    seen: &mut BTreeSet<[u8; 16]>,
+) -> Result<CheckedDecision, GroupError> {
+    let decision = Decision::decoded(bytes).map_err(GroupError::undecodable("decision"))?;
+    let seq = decision.seq().0;
+    let scope = group.epoch().scope();
+    decision.verify_in(scope, &Ed25519).map_err(|problem| GroupError::Decision { seq, problem })?;
+    let name = |index: usize| scope.members.get(index).map(|member| member.name.clone()).unwrap_or_default();
+    let signers = decision.certificate.commits.iter().map(|one| name(usize::from(one.replica.0))).collect();
+    let mut entries = Vec::new();
+    for request in decision.batch.requests() {
+        let Operation::Call(call) = &request.operation else { continue };
+        let proposed_by = group.name_of(&request.client).unwrap_or_default().to_owned();
+        let known = proposal_of(call);
+        let author = match &known {
+            Some((signed, _)) => Proposal::verify(signed, group).map(|(_, author)| author),
+            None => Err(GroupError::malformed("proposal", "it is none")),
+        };
+        let is_trusted =
+            trusted.map(|bundle| known.as_ref().is_some_and(|(signed, _)| signed.is_trusted_by(bundle)));
+        let proposal = known.map(|(_, proposal)| proposal);
+        let is_repeated = proposal.as_ref().is_some_and(|proposal| !seen.insert(proposal.id));
+        entries.push(CheckedEntry { proposed_by, author, is_trusted, proposal, is_repeated });
+    }
+    Ok(CheckedDecision { seq, signers, entries })
+}

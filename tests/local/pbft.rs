@@ -1,0 +1,155 @@
+//! Groups that decide by Byzantine agreement: four agents, of which one at a time is killed or stopped. All processes
+//! are real, with TLS.
+
+use std::{fs, path::PathBuf};
+
+use robeing_tests::{
+    fleet::{Fleet, FleetSpec, PoolSpec},
+    terminal::{Ended, Terminal},
+    wait::{check, eventually},
+};
+
+const MEMBERS: &str = "council-0,council-1,council-2,council-3";
+
+fn member(number: usize) -> String {
+    format!("council-{}", number % 4)
+}
+
+/// A person at a terminal who has the fleet's authority: the client `cli`.
+struct Person {
+    terminal: Terminal,
+    endpoints: String,
+    authority: String,
+}
+
+impl Person {
+    fn of(fleet: &Fleet) -> Self {
+        Self {
+            terminal: Terminal::default(),
+            endpoints: fleet.endpoints().join(","),
+            authority: fleet.dir().join("identity").display().to_string(),
+        }
+    }
+
+    async fn run(&self, line: &[&str]) -> Ended {
+        self.terminal.run(&[line, &["--endpoint", &self.endpoints, "--ca", &self.authority]].concat()).await
+    }
+
+    /// Runs a command until it succeeds, and returns its output.
+    async fn succeeds(&self, line: &[&str]) -> String {
+        eventually(&format!("{line:?} succeeds"), async || {
+            let ended = self.run(line).await;
+            check(ended.code == Some(0), ended.stdout.clone(), ended)
+        })
+        .await
+    }
+
+    /// Returns what a member says was decided, without what may differ from member to member: who signed.
+    async fn log(&self, member: &str) -> Vec<String> {
+        let line = ["pbft", "log", "council", "--via", member, "--file", &format!("{member}.json")];
+        let table = self.run(&line).await.stdout;
+        let columns = |line: &str| {
+            let columns: Vec<&str> = line.split("   ").map(str::trim).filter(|column| !column.is_empty()).collect();
+            let kept = [columns.first(), columns.get(1), columns.last()];
+            kept.into_iter().flatten().copied().collect::<Vec<_>>().join(" ")
+        };
+        table.lines().skip(1).map(columns).collect()
+    }
+
+    /// Waits until all members have the same decisions, with these texts at the end of their lines.
+    async fn all_agree(&self, texts: &[String]) {
+        eventually("all members have the same decisions", async || {
+            let mut logs = Vec::new();
+            for number in 0..4 {
+                logs.push(self.log(&member(number)).await);
+            }
+            let has_all = texts.iter().all(|text| logs[0].iter().any(|line| line.ends_with(text.as_str())));
+            let agree = logs.iter().all(|log| *log == logs[0]);
+            check(has_all && agree, (), logs)
+        })
+        .await;
+    }
+}
+
+/// The folder in which an agent keeps what it must not forget.
+fn data(fleet: &Fleet, name: &str) -> PathBuf {
+    fleet.dir().join("agents").join(name)
+}
+
+fn spec() -> FleetSpec {
+    FleetSpec::new(3).pool(PoolSpec::new("council", 4)).session_timeout("1s").with_tls()
+}
+
+#[tokio::test]
+async fn a_group_decides_while_its_members_are_killed_and_stopped_in_turn_and_forgets_nothing() {
+    let mut fleet = Fleet::start(spec()).await;
+    let person = Person::of(&fleet);
+    let formed = person.succeeds(&["pbft", "form", "council", "--members", MEMBERS]).await;
+    assert!(formed.contains("May lie:      1 of 4\n"), "{formed}");
+    assert_eq!(person.succeeds(&["pbft", "propose", "council", "first"]).await, "1\n");
+    let mut texts = vec!["first".to_owned()];
+    for number in 0..4 {
+        let (gone, other) = (member(number), member(number + 1));
+        let is_killed = number % 2 == 0;
+        if is_killed { fleet.kill(&gone) } else { fleet.freeze(&gone) }
+        let text = format!("without-{gone}");
+        person.succeeds(&["pbft", "propose", "council", &text, "--via", &other]).await;
+        texts.push(text);
+        if is_killed { fleet.start_one(&gone) } else { fleet.thaw(&gone) }
+        // Before the next one goes: only one may be away.
+        person.all_agree(&texts).await;
+    }
+    is_verified(&person).await;
+    does_not_come_back(&mut fleet, &person).await;
+}
+
+/// The file of decisions is right, until something in it is changed.
+async fn is_verified(person: &Person) {
+    for number in 0..4 {
+        let file = format!("{}.json", member(number));
+        let verified = person.run(&["pbft", "verify", &file]).await;
+        assert!(verified.success().contains("decisions, all proved"), "{verified:?}");
+        assert!(verified.success().contains("client:cli"), "{verified:?}");
+    }
+    let alone = person.terminal.run(&["pbft", "verify", "council-0.json"]).await;
+    assert!(alone.success().contains("to be compared with the fleet's: sha256:"), "{alone:?}");
+    let text = fs::read_to_string(person.terminal.dir().join("council-0.json")).expect("it was written");
+    let at = text.rfind('"').expect("it is JSON") - 40;
+    let mut changed = text.into_bytes();
+    changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+    person.terminal.write("changed.json", &String::from_utf8(changed).expect("it is text"));
+    person.run(&["pbft", "verify", "changed.json"]).await.assert_failed(1, "the file is not right");
+    let other = tempfile::tempdir().expect("a temporary directory");
+    robeing::dev::DevIdentity::open(other.path(), "tested").expect("certificates can be made");
+    let theirs = other.path().join("identity").display().to_string();
+    let refused = person.terminal.run(&["pbft", "verify", "council-0.json", "--ca", &theirs]).await;
+    refused.assert_failed(1, "authority that is not trusted");
+}
+
+/// A member whose disk was wiped is none any more, and the others go on.
+async fn does_not_come_back(fleet: &mut Fleet, person: &Person) {
+    fleet.kill("council-2");
+    fs::remove_dir_all(data(fleet, "council-2")).expect("it is the test's");
+    fleet.start_one("council-2");
+    let again = ["pbft", "form", "council", "--members", MEMBERS];
+    eventually("the member is refused", async || {
+        let ended = person.run(&again).await;
+        check(ended.stderr.contains("does not come back under its old identity"), (), ended)
+    })
+    .await;
+    let refused = person.run(&["pbft", "log", "council", "--via", "council-2"]).await;
+    refused.assert_failed(3, "is no member of a group");
+    person.succeeds(&["pbft", "propose", "council", "without-a-disk", "--via", "council-0"]).await;
+}
+
+#[tokio::test]
+async fn a_group_that_can_not_be_is_refused() {
+    let fleet = Fleet::start(FleetSpec::new(1).pool(PoolSpec::new("council", 3)).with_tls()).await;
+    let person = Person::of(&fleet);
+    let form = async |name: &str, members: &str| person.run(&["pbft", "form", name, "--members", members]).await;
+    form("council", "council-0,council-1").await.assert_failed(2, "4 to 16 different members");
+    form("Council", MEMBERS).await.assert_failed(2, "is no name of a group");
+    let away = form("council", MEMBERS).await;
+    assert!(away.code != Some(0) && away.stderr.contains("council-3"), "{away:?}");
+    person.run(&["pbft", "propose", "nobodys", "x"]).await.assert_failed(2, "no description of the group");
+}
