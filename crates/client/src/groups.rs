@@ -64,10 +64,10 @@ impl FleetClient {
         else {
             return Err(problem(none));
         };
-        let own = Own::of(&own.certificate, bundle, signer);
-        let own = own.ok_or_else(|| problem("your certificate is of no authority that you trust"))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let at_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let own = Own::of(&own.certificate, bundle, signer, at_ms);
+        let own = own.ok_or_else(|| problem("your certificate is of no authority that you trust"))?;
         let proposal = Proposal { group: *group.epoch().domain(), id, at_ms, text };
         proposal.sign(&own).map_err(|error| problem(&error.to_string()))
     }

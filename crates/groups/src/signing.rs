@@ -6,7 +6,7 @@ use robeing_bft::{
     wire::{Reader, Wire},
 };
 use robeing_identity::{Certificate, PrivateKey, SpiffeId, TrustBundle};
-use robeing_votes::{Base64, MAX_CERTIFICATE_BYTES, issuer_in};
+use robeing_votes::{Base64, MAX_AUTHORITY_BYTES, MAX_CERTIFICATE_BYTES, issuer_in};
 use serde::{Deserialize, Serialize};
 
 use crate::{GroupError, MAX_SIGNATURE_BYTES, MAX_STATEMENT_BYTES};
@@ -23,9 +23,10 @@ pub struct Own<'a> {
 }
 
 impl<'a> Own<'a> {
-    /// Returns the certificate with the authority that issued it; `None` if that is not in the bundle.
-    pub fn of(certificate: &'a [u8], bundle: &'a TrustBundle, key: &'a PrivateKey) -> Option<Self> {
-        Some(Self { certificate, authority: issuer_in(bundle, certificate)?, key })
+    /// Returns the certificate with the authority that issued it; `None` if that is not in the bundle. Of several with
+    /// the same key, it is one that is valid at `time`, Unix milliseconds, if there is one.
+    pub fn of(certificate: &'a [u8], bundle: &'a TrustBundle, key: &'a PrivateKey, time: u64) -> Option<Self> {
+        Some(Self { certificate, authority: issuer_in(bundle, certificate, time)?, key })
     }
 }
 
@@ -92,7 +93,7 @@ impl Signed {
             (statement, MAX_STATEMENT_BYTES),
             (signature, MAX_SIGNATURE_BYTES),
             (certificate, MAX_CERTIFICATE_BYTES),
-            (authority, MAX_CERTIFICATE_BYTES),
+            (authority, MAX_AUTHORITY_BYTES),
         ] {
             GroupError::if_larger(what, of.0.len(), most)?;
         }

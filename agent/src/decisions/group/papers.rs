@@ -21,7 +21,7 @@ pub trait Papers: Send + Sync + 'static {
 
 impl Papers for Credentials {
     fn own(&self) -> Option<Own<'_>> {
-        Own::of(&Self::own(self)?.certificate, Self::bundle(self)?, self.signer()?)
+        Own::of(&Self::own(self)?.certificate, Self::bundle(self)?, self.signer()?, self.clock().now())
     }
 
     fn fleet(&self) -> Option<String> {
