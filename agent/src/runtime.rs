@@ -192,7 +192,6 @@ struct Messages {
     upstream: SharedUpstream,
     random: Arc<dyn Random>,
     mailbox: mailbox::Deps,
-    paths: TeamPaths,
     sealing_key: Bytes,
     sent: SentCount,
     stop: CancellationToken,
@@ -223,7 +222,6 @@ impl Messages {
         let random = Arc::clone(&platform.random);
         let voter = Voter::new(Arc::clone(&name), Arc::clone(upstream), transport.clone(), random)?;
         let handler = VotingHandler::new(roles::handler(config.role, handler), voter, VotingMetrics::new(metrics));
-        let handler = PathHandler::new(Arc::new(handler));
         let groups = groups(config, platform, transport, &stop);
         let counters = MessagingMetrics::new(metrics);
         let sent = counters.sent_count();
@@ -233,7 +231,7 @@ impl Messages {
             directory: Arc::clone(&directory) as Arc<dyn Directory>,
             connect: Arc::new(Certified(transport.clone())),
             platform: platform.clone(),
-            handler: Arc::new(GroupHandler::new(Arc::new(handler), groups.clone())),
+            handler: Arc::new(GroupHandler::new(Arc::new(PathHandler::new(Arc::new(handler))), groups.clone())),
             policy: policies,
             keys: vec![key],
             data: config.data.clone(),
@@ -260,13 +258,6 @@ impl Messages {
         };
         let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
         groups.start(Arc::new(messenger.clone())).await;
-        let paths = TeamPaths {
-            me: Arc::clone(&mailbox.name),
-            messenger: messenger.clone(),
-            directory: Arc::clone(&directory) as Arc<dyn Directory>,
-            upstream: Arc::clone(&upstream),
-            random: Arc::clone(&random),
-        };
         Ok(Self {
             messenger,
             groups,
@@ -274,7 +265,6 @@ impl Messages {
             upstream,
             random,
             mailbox,
-            paths,
             sealing_key,
             sent,
             _ends: stop.clone().drop_guard(),
@@ -284,7 +274,14 @@ impl Messages {
 
     /// Follows the directory and attends the mailbox until `stop` is cancelled and all messages have ended.
     async fn run(self) {
-        let Self { messenger, groups, directory, upstream, random, mailbox, paths, stop, .. } = self;
+        let Self { messenger, groups, directory, upstream, random, mailbox, stop, .. } = self;
+        let paths = TeamPaths {
+            me: Arc::clone(&mailbox.name),
+            messenger: messenger.clone(),
+            directory: Arc::clone(&directory) as Arc<dyn Directory>,
+            upstream: Arc::clone(&upstream),
+            random: Arc::clone(&random),
+        };
         // The policies come with the directory. A letter that came before them would be put off, behind those after it.
         let attending = async {
             tokio::select! {

@@ -23,6 +23,7 @@ mod mail;
 mod numbered;
 mod policies;
 mod query;
+mod refusal;
 mod reply;
 mod resources;
 pub mod sabotage;
@@ -68,7 +69,8 @@ pub use mail::{
     query::{LetterCursor, MailCounts},
 };
 pub use policies::{PolicyList, StoredPolicy, command::PolicyCommand};
-pub use reply::{Refusal, Reply, StaleReason};
+pub use refusal::Refusal;
+pub use reply::{Reply, StaleReason};
 pub use resources::{
     Allocation, AllocationEnd, AllocationState, Contribution, Holder, Part as AllocationPart,
     amounts::{Amounts, Quota, Resource, Shortage},

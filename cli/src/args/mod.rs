@@ -7,6 +7,7 @@ mod messages;
 mod pbft;
 mod reading;
 mod resources;
+mod submit;
 mod teams;
 mod votes;
 
@@ -26,6 +27,7 @@ pub use resources::{
     AmountArgs, FreeArgs, ListResourcesArgs, QueueSpec, QueuesArgs, RenewArgs, RequestArgs, ResourcesCommand,
     ShowAllocationArgs,
 };
+pub use submit::SubmitArgs;
 pub use teams::{DisbandArgs, FormArgs, ListTeamsArgs, ShowTeamArgs, TeamCommand};
 pub use votes::{
     Agreement, ApprovalArgs, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VerifyResultArgs,
@@ -249,121 +251,6 @@ pub struct Output {
     /// The format of the output
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Format,
-}
-
-/// Arguments of `submit`.
-#[derive(Args, Debug)]
-#[command(after_long_help = "\
---inputs reads one JSON value per line, and each line is a task. A string is the task's input; any other value is \
-passed as the input exactly as written, with all its digits, fields and spaces. For example:
-
-    \"some text\"
-    {\"file\": \"a.csv\", \"size\": 18446744073709551616}
-
---tasks reads one JSON object per line, with the options of its task: input (a value as above; empty if omitted), \
-kind, key, priority, deadline, delay, timeout, maxAttempts, ttl, role and specialization, all optional and with the \
-same values as the flags. The flags apply to all lines that do not set the option. For example:
-
-    {\"input\": {\"file\": \"a.csv\"}, \"key\": \"a.csv\", \"priority\": 9, \"deadline\": \"10m\"}
-
-All lines are read before anything is submitted.
-
-Without --wait, the ids of the tasks are printed, one per line. With --wait, the output of a single task is written \
-unmodified, and many tasks are printed as a list. The client generates the task ids, so a submission that is retried, \
-perhaps with another coordinator, does not create a second task.
-
-With -o json or yaml, the task of --input is one object, and the tasks of --inputs and --tasks are a list even if \
-there is only one. The fields are those of `robeing task`; without --wait they are id and, where applicable, existing \
-(the key was already known) and refusal.
-
-An input can have at most 1 MiB; a file of many inputs or tasks at most 1,000,000 lines and 1 GiB.")]
-pub struct SubmitArgs {
-    /// The kind of the task. Agents with a specialization of this name are preferred, but others can run it, too. To
-    /// require one, use --specialization
-    #[arg(long, required_unless_present = "tasks")]
-    pub kind: Option<String>,
-
-    /// A file with the task's input; - reads standard input. Without it, the input is empty
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["inputs", "tasks"])]
-    pub input: Option<PathBuf>,
-
-    /// A file of many inputs, one JSON value per line; - reads standard input
-    #[arg(long, value_name = "FILE.jsonl", conflicts_with = "tasks")]
-    pub inputs: Option<PathBuf>,
-
-    /// A file of many tasks with options of their own, one JSON object per line; - reads standard input
-    #[arg(long, value_name = "FILE.jsonl")]
-    pub tasks: Option<PathBuf>,
-
-    /// 1 (last) to 10 (first); defaults to 5
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
-    pub priority: Option<u32>,
-
-    /// Fail the task if it has not finished this long after it was accepted
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub deadline: Option<Duration>,
-
-    /// Do not start the task until this long after it was accepted
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub delay: Option<Duration>,
-
-    /// How long one attempt may take
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub timeout: Option<Duration>,
-
-    /// Number of attempts after the first one; defaults to the fleet's setting
-    #[arg(long, value_name = "N", conflicts_with = "max_attempts", value_parser = clap::value_parser!(u32).range(..u32::MAX as i64))]
-    pub retries: Option<u32>,
-
-    /// Total number of attempts
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_attempts: Option<u32>,
-
-    /// How long the task and its result are kept after it has finished
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub ttl: Option<Duration>,
-
-    /// Only agents of this role run the task
-    #[arg(long, value_enum, ignore_case = true)]
-    pub role: Option<AgentRole>,
-
-    /// Only agents with this specialization run the task; while there is none, it waits
-    #[arg(long, value_name = "NAME")]
-    pub specialization: Option<String>,
-
-    /// Only members of this team run the task; see `robeing team`
-    #[arg(long, value_name = "UUID")]
-    pub team: Option<String>,
-
-    /// Submit the task in the name of the team's leader in this term: it is refused if another leader was elected since
-    #[arg(long, value_name = "N", requires = "team", value_parser = clap::value_parser!(u64).range(1..))]
-    pub team_term: Option<u64>,
-
-    /// Who must approve the task, and how its result is verified.
-    #[command(flatten)]
-    pub approval: ApprovalArgs,
-
-    /// Idempotency key. A second submission with the same key, kind and input returns the first one's task, with its
-    /// options; with another kind or input it is refused
-    #[arg(long, value_name = "KEY", conflicts_with_all = ["inputs", "tasks"])]
-    pub key: Option<String>,
-
-    /// The name of the submitter, for listing and fair sharing. Without it: $USER, else the user's name on this
-    /// machine, else "anonymous"
-    #[arg(long, env = "ROBEING_SUBMITTER", hide_env_values = true, value_name = "NAME")]
-    pub submitter: Option<String>,
-
-    /// Wait for the result
-    #[arg(long)]
-    pub wait: bool,
-
-    /// Wait no longer than this; the tasks continue
-    #[arg(long, value_name = "DURATION", requires = "wait", value_parser = humantime::parse_duration)]
-    pub wait_timeout: Option<Duration>,
-
-    /// Selects the output format.
-    #[command(flatten)]
-    pub output: Output,
 }
 
 /// The roles that take tasks.

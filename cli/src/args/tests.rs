@@ -248,20 +248,44 @@ fn members_and_options_of_a_ballot_are_repeated() {
     assert_eq!(cli.connection.credentials.trust.as_deref(), Some(std::path::Path::new("t.crt")));
 }
 
+/// Checks that each line is refused, with a text that contains the reason.
+fn are_refused(lines: &[(&str, &str)]) {
+    for (line, reason) in lines {
+        let error = parsed(line).expect_err(line);
+        assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}");
+        assert!(error.to_string().contains(reason), "{line}: {error}");
+    }
+}
+
+#[test]
+fn wrong_lines_about_teams_and_resources_are_refused_with_a_reason() {
+    are_refused(&[
+        ("team", "Usage: robeing team"),
+        ("team form --purpose p", "--size <N>"),
+        ("team form --purpose p --size 65", "invalid value"),
+        ("team form --purpose p --size 2 --need ocr", "write skill=NAME"),
+        ("submit --kind k --team-term 1", "--team <UUID>"),
+        ("resources", "Usage: robeing resources"),
+        ("resources list --all", "--allocations"),
+        ("resources request --cpu two", "must be processors"),
+        ("resources request --memory 4GB", "must be an amount"),
+        ("resources request --parts 33", "invalid value"),
+        ("resources renew 7", "--token <N>"),
+        ("resources release", "<ALLOCATION>"),
+        ("resources queues a=0", "from 1 to 1000"),
+    ]);
+}
+
 #[test]
 fn wrong_lines_about_groups_are_refused_with_a_reason() {
-    for (line, reason) in [
+    are_refused(&[
         ("pbft", "Usage: robeing pbft"),
         ("pbft form council", "--members <NAMES>"),
         ("pbft propose council", "<TEXT>"),
         ("pbft propose council text --file f", "cannot be used with"),
         ("pbft log council --from 0", "invalid value"),
         ("pbft verify", "<FILE>"),
-    ] {
-        let error = parsed(line).expect_err(line);
-        assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}");
-        assert!(error.to_string().contains(reason), "{line}: {error}");
-    }
+    ]);
     let Command::Pbft(PbftCommand::Form(args)) = parsed("pbft form g --members a,b,c,d").expect("it is right").command
     else {
         panic!("another")
@@ -271,7 +295,7 @@ fn wrong_lines_about_groups_are_refused_with_a_reason() {
 
 #[test]
 fn wrong_lines_are_refused_with_a_reason() {
-    for (line, reason) in [
+    are_refused(&[
         ("submit", "--kind <KIND>"),
         ("submit --kind k --input a --inputs b", "cannot be used with"),
         ("submit --kind k --inputs b --key c", "cannot be used with"),
@@ -302,11 +326,6 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("client create a/b --out d", "consists of letters, digits"),
         ("client create trust --out d", "this name is taken"),
         ("audit --after x", "invalid value"),
-        ("team", "Usage: robeing team"),
-        ("team form --purpose p", "--size <N>"),
-        ("team form --purpose p --size 65", "invalid value"),
-        ("team form --purpose p --size 2 --need ocr", "write skill=NAME"),
-        ("submit --kind k --team-term 1", "--team <UUID>"),
         ("vote", "Usage: robeing vote"),
         ("vote open why", "--to <ADDRESS[=WEIGHT]>"),
         ("vote open why --to a=0", "from 1 to 1000"),
@@ -315,14 +334,6 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("vote show", "<BALLOT>"),
         ("vote list --limit 0", "invalid value"),
         ("vote verify", "<FILE>"),
-        ("resources", "Usage: robeing resources"),
-        ("resources list --all", "--allocations"),
-        ("resources request --cpu two", "must be processors"),
-        ("resources request --memory 4GB", "must be an amount"),
-        ("resources request --parts 33", "invalid value"),
-        ("resources renew 7", "--token <N>"),
-        ("resources release", "<ALLOCATION>"),
-        ("resources queues a=0", "from 1 to 1000"),
         ("send everyone hi", "it stands for all agents: use `robeing broadcast`"),
         ("ask team:x hi", "it stands for several agents: use `robeing broadcast --to team:x`"),
         ("broadcast hi --to data-0", "it stands for one agent: use `robeing send data-0`"),
@@ -336,9 +347,5 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("status --cluster a/b", "invalid value"),
         ("status --namespace A", "invalid value"),
         ("status --namespace -a", "unexpected argument"),
-    ] {
-        let error = parsed(line).expect_err(line);
-        assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}");
-        assert!(error.to_string().contains(reason), "{line}: {error}");
-    }
+    ]);
 }

@@ -48,8 +48,7 @@ impl Lane {
             | Command::Mail(MailCommand::Settle { .. })
             | Command::Resource(ResourceCommand::Release { .. } | ResourceCommand::Renew { .. }) => Self::Completions,
             Command::Agent(AgentCommand::Joined(_))
-            | Command::Agent(AgentCommand::Lost { .. } | AgentCommand::Draining { .. })
-            | Command::Agent(AgentCommand::Left { .. })
+            | Command::Agent(AgentCommand::Lost { .. } | AgentCommand::Draining { .. } | AgentCommand::Left { .. })
             | Command::Agent(AgentCommand::Unhealthy { .. })
             | Command::Agent(AgentCommand::Healthy { .. } | AgentCommand::Describe { .. })
             | Command::Control(ControlCommand::Tick | ControlCommand::Configure(_) | ControlCommand::RaiseVersion(_))
