@@ -126,6 +126,8 @@ impl ResourcePool {
 
 #[cfg(test)]
 mod tests {
+    use robeing_fleet::TeamId;
+
     use super::*;
 
     fn request(holder: &str) -> v1::RequestResourcesRequest {
@@ -144,12 +146,13 @@ mod tests {
         let ask = |caller: &Caller, holder: &str| request_of(caller, request(holder), || 9).map(|read| read.holder);
         let ann = Caller::user("ann");
         assert_eq!(ask(&ann, "client:ann"), Ok(Holder::Client("ann".to_owned())));
-        assert_eq!(ask(&ann, "team:t"), Ok(Holder::Team("t".to_owned())));
+        let team = Holder::Team(TeamId(8));
+        assert_eq!(ask(&ann, &team.to_string()), Ok(team));
         for other in ["client:bob", "agent:ann"] {
             assert!(matches!(ask(&ann, other), Err(ResourceError::NotYours { .. })), "{other}");
             assert!(ask(&Caller::Plaintext, other).is_ok(), "{other}");
         }
-        for wrong in ["bob", "task:7", "nobody:x"] {
+        for wrong in ["bob", "task:7", "team:t", "nobody:x"] {
             assert!(matches!(ask(&ann, wrong), Err(ResourceError::BadField(_))), "{wrong}");
         }
     }

@@ -8,7 +8,7 @@ use super::{
     command::{QueueShape, RequestResources},
 };
 use crate::{
-    AgentId, AgentState, Feature, Fleet, TaskId,
+    AgentId, AgentState, Feature, Fleet, TaskId, TeamId,
     audit::{COUNTER_ROOM, Check, ensure},
     fleet::State,
     limits::*,
@@ -114,7 +114,7 @@ fn is_sound(state: &State, allocation: &Allocation) -> bool {
     request.check().is_ok() && allocation.requested.fleet <= now && fits
 }
 
-/// Checks that no task or agent that is gone holds or waits for anything.
+/// Checks that no task, agent or team that is gone holds or waits for anything.
 fn check_holders(state: &State, holders: Vec<&Holder>) -> Check {
     if holders.is_empty() {
         return Ok(());
@@ -123,12 +123,15 @@ fn check_holders(state: &State, holders: Vec<&Holder>) -> Check {
     let agents: BTreeSet<&str> = agents.map(|agent| agent.name.as_ref()).collect();
     let tasks = state.tasks.kept.values().filter(|task| !task.state.is_final());
     let tasks: BTreeSet<TaskId> = tasks.map(|task| task.id).collect();
+    let teams = state.teams.kept.iter().filter(|team| team.is_open());
+    let teams: BTreeSet<TeamId> = teams.map(|team| team.id).collect();
     for holder in holders {
         let is_there = match holder {
             Holder::Nobody => false,
             Holder::Task(id) => tasks.contains(id),
             Holder::Agent(name) => agents.contains(name.as_str()),
-            Holder::Team(_) | Holder::Client(_) => true,
+            Holder::Team(id) => teams.contains(id),
+            Holder::Client(_) => true,
         };
         ensure(is_there, || format!("{holder} holds an allocation and is gone"))?;
     }

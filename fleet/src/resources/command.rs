@@ -113,8 +113,8 @@ impl Holder {
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         match self {
             Holder::Nobody => Err(invalid("holder", "must be a task, an agent, a team or a client")),
-            Holder::Task(_) => Ok(()),
-            Holder::Agent(name) | Holder::Team(name) | Holder::Client(name) => check_name("holder", name),
+            Holder::Task(_) | Holder::Team(_) => Ok(()),
+            Holder::Agent(name) | Holder::Client(name) => check_name("holder", name),
         }
     }
 }

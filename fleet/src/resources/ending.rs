@@ -66,7 +66,8 @@ impl Fleet {
         }
     }
 
-    /// Ends what a holder has or waits for, because it is gone.
+    /// Ends what a holder has or waits for, because it is gone. At most
+    /// [`MAX_HELD_BY_ONE`](crate::limits::MAX_HELD_BY_ONE) allocations.
     pub(crate) fn holder_is_gone(&mut self, holder: &Holder, effects: &mut Vec<Effect>) {
         let Some(held) = self.indexes.resources.holders.get(holder) else { return };
         for seq in held.allocations.clone() {

@@ -109,7 +109,8 @@ impl Fleet {
             Holder::Nobody => false,
             Holder::Task(id) => self.task(*id).is_some_and(|task| !task.state.is_final()),
             Holder::Agent(name) => self.has_session(name),
-            Holder::Team(_) | Holder::Client(_) => true,
+            Holder::Team(id) => self.team(*id).is_some_and(|team| team.is_open()),
+            Holder::Client(_) => true,
         };
         match is_there {
             true => Ok(()),

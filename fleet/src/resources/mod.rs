@@ -24,7 +24,7 @@ use self::{
     command::RequestResources,
 };
 use crate::{
-    AgentId, AllocationId, FleetMillis, Stamp, TaskId,
+    AgentId, AllocationId, FleetMillis, Stamp, TaskId, TeamId,
     limits::{ALLOCATION_TTL_MS, DEFAULT_QUEUE_WEIGHT},
     numbered::Entry,
     snapshot::{Rest, Untaken},
@@ -58,9 +58,9 @@ pub enum Holder {
     /// An agent by name, until its session ends.
     #[bilrost(2)]
     Agent(String),
-    /// A team by its id.
+    /// A team, until it is disbanded.
     #[bilrost(3)]
-    Team(String),
+    Team(TeamId),
     /// A client by name. Whether it is gone only the expiry tells.
     #[bilrost(4)]
     Client(String),
@@ -85,7 +85,7 @@ pub enum AllocationEnd {
     Released = 0,
     /// Its lease was not renewed in time.
     Expired = 1,
-    /// Its holder is gone: the task is finished, or the agent's session ended.
+    /// Its holder is gone: the task is finished, the team is disbanded, or the agent's session ended.
     HolderGone = 2,
     /// An agent that gave a part of it is gone. The others' parts are free as well: it is all or nothing.
     AgentLost = 3,

@@ -2,7 +2,7 @@
 
 use super::TeamState;
 use crate::{
-    AgentId, Effect, Fleet, Refusal, Reply, TeamId,
+    AgentId, Effect, Fleet, Holder, Refusal, Reply, TeamId,
     config::check_length,
     limits::MAX_SENDER_BYTES,
     steps::{Job, Jobs},
@@ -39,6 +39,7 @@ impl Fleet {
             self.indexes.teams.free.insert(agent);
         }
         effects.push(Effect::TeamChanged { id });
+        self.holder_is_gone(&Holder::Team(id), effects);
         // The tasks first, so that the agents are free of them when another team takes them.
         jobs.push(Job::Staff(freed.into_iter()));
         jobs.push(Job::EndTasks(id, format!("team {id} was disbanded by {by}")));

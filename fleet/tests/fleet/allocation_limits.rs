@@ -40,7 +40,7 @@ fn requests_are_held_to_their_limits() {
     let cases: [(&str, Change, usize, usize); 10] = [
         ("requested_by", |r, n| r.requested_by = "x".repeat(n), MAX_SENDER_BYTES, MAX_SENDER_BYTES + 1),
         ("holder", |r, n| r.holder = Holder::Client("x".repeat(n)), MAX_NAME_BYTES, MAX_NAME_BYTES + 1),
-        ("holder", |r, n| r.holder = Holder::Team("x".repeat(n)), 1, 0),
+        ("holder", |r, n| r.holder = Holder::Agent("x".repeat(n)), 1, 0),
         ("queue", |r, n| r.queue = "x".repeat(n), MAX_NAME_BYTES, MAX_NAME_BYTES + 1),
         ("queue", |r, n| r.queue = "x".repeat(n), 1, 0),
         ("parts", parts, MAX_PARTS, MAX_PARTS + 1),

@@ -2,10 +2,11 @@
 
 use robeing_fleet::{
     AgentId, AgentJoin, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Effect, Holder, PoolSums, Quota,
-    QueueShape, Refusal, Reply, RequestResources, Resource, ResourceCommand, Shortage, limits::ALLOCATION_TTL_MS,
+    QueueShape, Refusal, Reply, RequestResources, Resource, ResourceCommand, Shortage, TeamId,
+    limits::ALLOCATION_TTL_MS,
 };
 
-use crate::fixture::{OpenSession, Trial, amounts, patient, request, success, task, worker};
+use crate::fixture::{OpenSession, Trial, amounts, patient, request, success, task, team, worker};
 
 const WAITS: Reply = Reply::Allocated { existing: false, token: None };
 
@@ -194,7 +195,8 @@ fn a_holder_that_is_gone_holds_nothing() {
     let of = |n, holder| RequestResources { holder, ..request(n, amounts(1, 0)) };
     assert_eq!(trial.request(of(1, Holder::Task(id))), granted(1));
     assert_eq!(trial.request(of(2, Holder::Agent("agent-2".to_owned()))), granted(2));
-    assert_eq!(trial.request(of(3, Holder::Team("t".to_owned()))), granted(3));
+    trial.form(team(9, 1));
+    assert_eq!(trial.request(of(3, Holder::Team(TeamId(9)))), granted(3));
     assert_eq!(trial.request(RequestResources { wait: 1, ..of(4, Holder::Task(id)) }), granted(4));
     let stay_of = if runs == stay.agent { stay } else { other };
     trial.complete(stay_of, id, 1, success());
@@ -207,6 +209,22 @@ fn a_holder_that_is_gone_holds_nothing() {
         let gone = Refusal::HolderGone { holder: holder.to_string() };
         assert_eq!(trial.request(of(5, holder)), Reply::Refused(gone));
     }
+}
+
+#[test]
+fn a_team_holds_resources_until_it_is_disbanded() {
+    let (mut trial, _) = pool([amounts(4, 0)]);
+    let holder = Holder::Team(TeamId(9));
+    let of = |n, part| RequestResources { holder: holder.clone(), ..patient(n, part) };
+    let gone = Reply::Refused(Refusal::HolderGone { holder: holder.to_string() });
+    assert_eq!(trial.request(of(1, amounts(1, 0))), gone, "it is not formed yet");
+    trial.form(team(9, 1));
+    assert_eq!(trial.request(of(1, amounts(1, 0))), granted(1));
+    assert_eq!(trial.request(of(2, amounts(4, 0))), WAITS);
+    trial.disband(9);
+    assert_eq!([1, 2].map(|n| end(&trial, n)), [Some(AllocationEnd::HolderGone); 2]);
+    assert_eq!(used(&trial), Amounts::NONE);
+    assert_eq!(trial.request(of(3, amounts(1, 0))), gone);
 }
 
 #[test]

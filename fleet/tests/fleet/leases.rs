@@ -6,9 +6,10 @@ use proptest::prelude::*;
 use robeing_fleet::{
     AgentId, AgentState, Allocation, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Feature, Fleet,
     Holder, PoolSums, Quota, QueueShape, Refusal, Reply, RequestResources, Resource, ResourceCommand, TaskId,
+    TeamId,
 };
 
-use crate::ops::name_of;
+use crate::{crews, ops::name_of};
 
 const ALLOCATIONS: u128 = 12;
 
@@ -23,7 +24,7 @@ fn holder() -> impl Strategy<Value = Holder> {
         4 => (0..40u128).prop_map(|id| Holder::Task(TaskId(id))),
         3 => (0..9u8).prop_map(|n| Holder::Agent(name_of(n))),
         3 => (0..2u8).prop_map(|n| Holder::Client(format!("client-{n}"))),
-        1 => Just(Holder::Team("team".to_owned())),
+        1 => (0..crews::TEAMS).prop_map(|id| Holder::Team(TeamId(id))),
         1 => Just(Holder::Nobody),
     ]
 }
@@ -186,7 +187,8 @@ fn check_sums(fleet: &Fleet, now: &BTreeMap<u64, Allocation>) {
         let is_there = match holder {
             Holder::Task(id) => fleet.task(*id).is_some_and(|task| !task.state.is_final()),
             Holder::Agent(name) => fleet.agent_by_name(name).is_some_and(|agent| agent.state != AgentState::Lost),
-            Holder::Team(_) | Holder::Client(_) => true,
+            Holder::Team(id) => fleet.team(*id).is_some_and(|team| team.is_open()),
+            Holder::Client(_) => true,
             Holder::Nobody => false,
         };
         assert!(is_there, "{holder} is gone");

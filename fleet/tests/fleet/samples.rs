@@ -201,7 +201,7 @@ pub fn resource_commands() -> Vec<Command> {
         ResourceCommand::Request(request(1, amounts(500, 1 << 20))),
         ResourceCommand::Request(gang(Holder::Task(TaskId(7)))),
         ResourceCommand::Request(gang(Holder::Agent("a".to_owned()))),
-        ResourceCommand::Request(RequestResources { id: AllocationId(3), ..gang(Holder::Team("t".to_owned())) }),
+        ResourceCommand::Request(RequestResources { id: AllocationId(3), ..gang(Holder::Team(TeamId(5))) }),
         ResourceCommand::Renew { id: first, token: 1 },
         ResourceCommand::Release { id: second, token: None },
         ResourceCommand::Release { id: second, token: Some(300) },
@@ -335,6 +335,16 @@ pub fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::UnknownLetter { letter: LetterId(5) }),
         Reply::Refused(Refusal::OtherReceiver { letter: LetterId(5), by: "c".to_owned() }),
         Reply::PoliciesSet { revision: 300 },
+    ]
+    .into_iter()
+    .chain(ballot_replies())
+    .chain(team_replies())
+    .chain(resource_replies())
+    .collect()
+}
+
+fn ballot_replies() -> Vec<Reply> {
+    vec![
         Reply::BallotOpened { existing: true },
         Reply::BallotOpened { existing: false },
         Reply::VoteCast { existing: false, outcome: None },
@@ -348,6 +358,11 @@ pub fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::AlreadyVoted { ballot: BallotId(5), member: "a".to_owned() }),
         Reply::Refused(Refusal::BallotClosed { ballot: BallotId(5) }),
         Reply::Refused(Refusal::BallotTaken { ballot: BallotId(5) }),
+    ]
+}
+
+fn team_replies() -> Vec<Reply> {
+    vec![
         Reply::TeamFormed { existing: false, members: 5 },
         Reply::TeamFormed { existing: true, members: 0 },
         Reply::TeamDisbanded { existing: true },
@@ -357,9 +372,6 @@ pub fn replies() -> Vec<Reply> {
         Reply::Refused(Refusal::TooFewAgents { wanted: 5, free: 3 }),
         Reply::Refused(Refusal::StaleTerm { team: TeamId(5), term: 1, current: 300 }),
     ]
-    .into_iter()
-    .chain(resource_replies())
-    .collect()
 }
 
 fn resource_replies() -> Vec<Reply> {

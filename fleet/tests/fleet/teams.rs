@@ -1,11 +1,13 @@
 //! Teams: forming, leaders, losses, paths, tasks, disbanding, and their limits.
 
 use robeing_fleet::{
-    AgentJoin, Effect, Fleet, FormTeam, MemberWork, PostLetter, Refusal, Reply, Role, SubmitTask, TaskId, TaskState,
-    Team, TeamCommand, TeamId, TeamNeeds, TeamState, limits::*,
+    AgentJoin, Choice, Command, Effect, Fleet, FormTeam, MemberWork, PostLetter, Refusal, Reply, Role, SubmitTask,
+    TaskCommand, TaskId, TaskState, Team, TeamCommand, TeamId, TeamNeeds, TeamState, Verify, limits::*,
 };
 
-use crate::fixture::{OpenSession, Trial, failure, letter, retry, specialist, success, task, team, worker};
+use crate::fixture::{
+    OpenSession, Trial, answered, failure, letter, retry, specialist, success, task, team, to_approve, vote, worker,
+};
 
 fn id(n: u128) -> TeamId {
     TeamId(n)
@@ -225,6 +227,50 @@ fn a_task_of_a_team_is_run_by_its_members_alone() {
     assert_eq!(trial.holder(second), Some(member), "the next member takes it");
     let totals = of(&trial, 1).totals;
     assert_eq!((totals.tasks, totals.succeeded, totals.failed, totals.latency_ms), (2, 1, 0, 10));
+}
+
+#[test]
+fn a_task_that_several_agents_run_is_run_by_as_many_members_of_its_team_and_counts_once() {
+    let (mut trial, stays) = with_workers(4);
+    trial.form(team(1, 3));
+    let of_team = |n, agents| {
+        let verify = Some(Verify { agents, agree: 2, pointer: None });
+        SubmitTask { verify, ..addressed(n, 1) }
+    };
+    let refused = trial.apply(Command::Task(TaskCommand::Submit(of_team(9, 4))));
+    let is_refused = matches!(&refused, Reply::Refused(Refusal::Invalid { field, .. }) if field == "verify.agents");
+    assert!(is_refused, "the team is too small: {refused:?}");
+    let done = trial.submit(of_team(10, 3));
+    let used = |trial: &Trial, stay: &OpenSession| trial.fleet.agent(stay.agent).map(|agent| agent.used_slots());
+    let slots: Vec<_> = stays.iter().map(|stay| used(&trial, stay)).collect();
+    assert_eq!(slots, [Some(1), Some(1), Some(1), Some(0)]);
+    assert_eq!(trial.fleet.unfinished_tasks_of(id(1)), 1, "its runs are nobody's tasks");
+    for (stay, output) in stays.iter().zip(["x", "y", "x"]) {
+        let (run, attempt) = trial.held_by(*stay);
+        trial.complete(*stay, run, attempt, answered(output));
+    }
+    assert_eq!(trial.state(done), TaskState::Succeeded);
+    let totals = of(&trial, 1).totals;
+    assert_eq!((totals.tasks, totals.succeeded, totals.failed), (1, 1, 0));
+    let work = of(&trial, 1).members.iter().map(|member| (member.work.succeeded, member.work.failed));
+    assert_eq!(work.collect::<Vec<_>>(), [(1, 0), (0, 1), (1, 0)], "one was outvoted");
+    let runs = trial.submit(of_team(30, 2));
+    trial.disband(1);
+    assert_eq!((trial.state(runs), trial.fleet.unfinished_tasks_of(id(1))), (TaskState::Cancelled, 0));
+}
+
+#[test]
+fn a_task_of_a_team_that_waited_for_its_approval_goes_to_a_member() {
+    let (mut trial, stays) = with_workers(2);
+    trial.form(team(1, 1));
+    let waits = trial.submit(SubmitTask { team: Some(id(1)), ..to_approve(5) });
+    assert_eq!(trial.holder(waits), None);
+    trial.cast(vote(5, "a", Choice::Approve));
+    trial.cast(vote(5, "b", Choice::Approve));
+    assert_eq!(trial.holder(waits), Some(stays[0].agent));
+    let waits = trial.submit(SubmitTask { team: Some(id(1)), ..to_approve(6) });
+    trial.disband(1);
+    assert_eq!(trial.state(waits), TaskState::Cancelled);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use robeing_fleet::{
 };
 use robeing_proto::v1;
 
-use super::{BadField, bad, due, excerpt, happened, task_id};
+use super::{BadField, bad, due, excerpt, happened, task_id, team_id};
 use crate::resources::Seen;
 
 /// Reads amounts.
@@ -36,7 +36,7 @@ pub fn holder(text: &str) -> Result<Holder, BadField> {
     match text.split_once(':') {
         Some(("task", id)) => Ok(Holder::Task(task_id(id)?)),
         Some(("agent", name)) => Ok(Holder::Agent(name.to_owned())),
-        Some(("team", id)) => Ok(Holder::Team(id.to_owned())),
+        Some(("team", id)) => Ok(Holder::Team(team_id("holder", id)?)),
         Some(("client", name)) => Ok(Holder::Client(name.to_owned())),
         _ => {
             let problem = format!("{:?} must be task:ID, team:ID, agent:NAME or client:NAME", excerpt(text));
@@ -151,7 +151,7 @@ pub fn allocation(seen: Seen) -> v1::Allocation {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::TaskId;
+    use robeing_fleet::{TaskId, TeamId};
 
     use super::*;
 
@@ -160,12 +160,14 @@ mod tests {
         for of in [
             Holder::Task(TaskId(7)),
             Holder::Agent("a:b".to_owned()),
-            Holder::Team("t".to_owned()),
+            Holder::Team(TeamId(8)),
             Holder::Client("c".to_owned()),
         ] {
             assert_eq!(holder(&of.to_string()), Ok(of));
         }
-        assert!(holder("").is_err() && holder("nobody").is_err() && holder("task:x").is_err());
+        for wrong in ["", "nobody", "task:x", "team:x"] {
+            assert!(holder(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
