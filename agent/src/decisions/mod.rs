@@ -22,6 +22,8 @@
 
 mod casting;
 mod decision;
+#[cfg(test)]
+mod fixture;
 mod metrics;
 mod notice;
 #[cfg(test)]

@@ -44,8 +44,7 @@ impl Lane {
             | Command::Audit(AuditCommand::Record(_)) => Self::Users,
             Command::Task(TaskCommand::Complete(_)) | Command::Mail(MailCommand::Settle { .. }) => Self::Completions,
             Command::Agent(AgentCommand::Joined(_))
-            | Command::Agent(AgentCommand::Lost { .. })
-            | Command::Agent(AgentCommand::Draining { .. })
+            | Command::Agent(AgentCommand::Lost { .. } | AgentCommand::Draining { .. })
             | Command::Agent(AgentCommand::Left { .. })
             | Command::Agent(AgentCommand::Unhealthy { .. })
             | Command::Agent(AgentCommand::Healthy { .. } | AgentCommand::Describe { .. })
