@@ -158,18 +158,18 @@ impl Shared {
     fn with_sealed_reply(&self, letter: &Packet, outcome: Outcome) -> Outcome {
         let Outcome::Accepted { reply: Some(reply), .. } = &outcome else { return outcome };
         if !self.may_have_reply(letter) {
-            return Outcome::Accepted { reply: None, reply_forgotten: true };
+            return Outcome::reply_forgotten();
         }
         let Some(id) = letter.key_id.as_deref().filter(|id| sealing::seals_replies(id)) else { return outcome };
         // Without the key the handler has opened the message, and seals what it replies.
         let Some(key) = self.keys.iter().find(|key| key.is_of(id)) else { return outcome };
         // Coordinators take replies of the size of a payload.
         if reply.len() + OVERHEAD > MAX_PAYLOAD {
-            return Outcome::Accepted { reply: None, reply_forgotten: true };
+            return Outcome::reply_forgotten();
         }
         let sealed = key.reply_key(&letter.payload);
         let sealed = sealed.and_then(|secret| secret.seal(&sealing::about(letter), reply, &*self.random));
-        Outcome::Accepted { reply_forgotten: sealed.is_err(), reply: sealed.ok() }
+        sealed.map_or_else(|_| Outcome::reply_forgotten(), |reply| Outcome::accepted(Some(reply)))
     }
 }
 

@@ -264,7 +264,8 @@ fn within(replies: &mut usize, outcome: Outcome) -> Outcome {
     let len = reply_len(&outcome);
     if len == 0 || *replies + len > MAX_PAYLOAD {
         return match outcome {
-            Outcome::Accepted { reply: Some(_), .. } => Outcome::Accepted { reply: None, reply_forgotten: len > 0 },
+            Outcome::Accepted { reply: Some(_), .. } if len == 0 => Outcome::accepted(None),
+            Outcome::Accepted { reply: Some(_), .. } => Outcome::reply_forgotten(),
             outcome => outcome,
         };
     }

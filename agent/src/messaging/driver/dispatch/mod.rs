@@ -293,7 +293,7 @@ fn limited(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Accepted { reply: Some(reply), .. } if reply.len() > MAX_REPLY => {
             warn!(bytes = reply.len(), limit = MAX_REPLY, "dropped the reply to a message, which is too large");
-            Outcome::Accepted { reply: None, reply_forgotten: true }
+            Outcome::reply_forgotten()
         }
         outcome => outcome,
     }
