@@ -125,12 +125,11 @@ impl ForMessengers {
     pub fn new(shared: &Shared, to: &Entry, packet: &Packet) -> Option<Self> {
         let (mut packet, mut secret) = (packet.clone(), None);
         match (&to.sealing_key, &packet.key_id) {
-            (_, Some(_)) => {}
             (Some(key), None) => {
                 secret = Some(sealing::seal_with_reply(&mut packet, key, &*shared.random).ok()?);
             }
             (None, None) if shared.connect.must_seal() => return None,
-            (None, None) => {}
+            (_, Some(_)) | (None, None) => {}
         }
         Some(Self { packet, secret })
     }
@@ -150,6 +149,111 @@ impl ForMessengers {
             Some(reply) => Outcome::accepted(Some(reply)),
             None if *reply_is_sealed => Outcome::sealed_reply(None),
             None => outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_platform::OsRandom;
+
+    use super::*;
+    use crate::messaging::{
+        driver::fixture::shared_of,
+        routing::{Role, Snapshot},
+        tests::fixture::{entry, packet},
+    };
+
+    fn name(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    fn replied(reply: &'static [u8]) -> Outcome {
+        Outcome::accepted(Some(Bytes::from_static(reply)))
+    }
+
+    /// Returns a packet of `a` as messengers see it, sealed for this key of `b`.
+    fn for_messengers(key: &OpeningKey) -> ForMessengers {
+        let mut packet = packet(1);
+        let secret = sealing::seal_with_reply(&mut packet, key.public(), &OsRandom).expect("it is sealed");
+        ForMessengers { packet, secret: Some(secret) }
+    }
+
+    /// Returns the outcome as a messenger of an earlier version reports it.
+    fn without_mark(outcome: &Outcome) -> Outcome {
+        match outcome {
+            Outcome::Accepted { reply, .. } => Outcome::accepted(reply.clone()),
+            other => other.clone(),
+        }
+    }
+
+    #[test]
+    fn the_sender_opens_what_is_sealed_for_it_and_takes_what_a_receiver_of_an_earlier_version_replies() {
+        let (mine, theirs) = (OpeningKey::generate(&OsRandom), OpeningKey::generate(&OsRandom));
+        let sent = for_messengers(&theirs);
+        let about = sealing::about(&sent.packet);
+        let secret = theirs.reply_key(&sent.packet.payload).expect("it is a content");
+        let by_secret = secret.seal(&about, b"yes", &OsRandom).expect("it is sealed");
+        let by_key = mine.public().seal(&about, b"yes", &OsRandom).expect("it is sealed");
+        let keys = [OpeningKey::generate(&OsRandom), mine];
+        for sealed in [by_secret, by_key] {
+            let outcome = Outcome::sealed_reply(Some(sealed));
+            assert_eq!(sent.opened(&keys, outcome.clone()), replied(b"yes"));
+            assert_eq!(sent.opened(&keys, without_mark(&outcome)), replied(b"yes"));
+        }
+        let other = for_messengers(&theirs);
+        let foreign = theirs.reply_key(&other.packet.payload).and_then(|secret| secret.seal(&about, b"yes", &OsRandom));
+        let foreign = Outcome::sealed_reply(foreign.ok());
+        assert_eq!(sent.opened(&keys, foreign), Outcome::sealed_reply(None), "it is told that there is one");
+        for outcome in [replied(b"in the clear"), replied(b""), Outcome::accepted(None), Outcome::refused("no")] {
+            assert_eq!(sent.opened(&keys, outcome.clone()), outcome);
+        }
+    }
+
+    #[test]
+    fn a_copy_that_comes_again_gets_a_reply_for_the_key_of_its_sender_or_none() {
+        let (mine, theirs) = (OpeningKey::generate(&OsRandom), OpeningKey::generate(&OsRandom));
+        let sender = Entry { sealing_key: Some(mine.public().clone()), ..entry("a", 0.5) };
+        let shared = shared_of(Role::Worker, Snapshot::from_iter([sender]));
+        let (sent, messenger) = (for_messengers(&theirs), name("m"));
+        let copy = Passed::of(&messenger, &sent.packet).expect("it has passed a messenger");
+        assert!(Passed::of(&sent.packet.sender, &sent.packet).is_none());
+        let sealed = shared.for_messenger_again(&copy, replied(b"yes"));
+        assert!(matches!(sealed, Outcome::Accepted { reply_is_sealed: true, .. }));
+        assert_eq!(sent.opened(&[], sealed.clone()), Outcome::sealed_reply(None), "whoever sealed the copy can't read it");
+        assert_eq!(sent.opened(&[mine], sealed), replied(b"yes"));
+        // One of a sender that does not open replies is in the clear where plaintext is spoken, as here.
+        let plain = Passed::of(&messenger, &packet(1)).expect("it has passed a messenger");
+        assert_eq!(shared.for_messenger_again(&plain, replied(b"yes")), replied(b"yes"));
+        for outcome in [Outcome::accepted(None), Outcome::refused("no"), Outcome::reply_forgotten()] {
+            assert_eq!(shared.for_messenger_again(&copy, outcome.clone()), outcome);
+        }
+    }
+
+    #[test]
+    fn what_was_handled_directly_is_sealed_for_a_messenger_once_it_has_brought_a_copy_that_is_sealed_so() {
+        let (mine, theirs) = (OpeningKey::generate(&OsRandom), OpeningKey::generate(&OsRandom));
+        let sender = Entry { sealing_key: Some(mine.public().clone()), ..entry("a", 0.5) };
+        let shared = shared_of(Role::Worker, Snapshot::from_iter([sender]));
+        let sent = for_messengers(&theirs);
+        let (copy, key) = (Passed::of(&name("m"), &sent.packet).expect("a copy"), (name("a"), sent.packet.id));
+        assert_eq!(shared.for_messenger(&key, None, replied(b"yes")), replied(b"yes"));
+        shared.note_repetition(&copy);
+        let sealed = shared.for_messenger(&key, None, replied(b"yes"));
+        assert_eq!(sent.opened(&[mine], sealed), replied(b"yes"));
+    }
+
+    #[test]
+    fn a_sealed_reply_has_at_most_the_size_of_a_payload() {
+        let mine = OpeningKey::generate(&OsRandom);
+        let about = About { id: 1, sender: "a", agent: "b", kind: "test" };
+        for (len, fits) in [(MAX_PAYLOAD - OVERHEAD, true), (MAX_PAYLOAD - OVERHEAD + 1, false)] {
+            let reply = vec![0; len];
+            let outcome = sealed(&reply, || mine.public().seal(&about, &reply, &OsRandom));
+            match outcome {
+                Outcome::Accepted { reply: Some(sealed), .. } => assert!(fits && sealed.len() == MAX_PAYLOAD),
+                other => assert!(!fits && other == Outcome::reply_forgotten()),
+            }
         }
     }
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::{super::replies::Passed, Task};
+use super::Task;
 use crate::messaging::{
+    driver::replies::Passed,
     frame::{Charge, Malformed},
     inbox::{Frame, Inbox, Received, Violation},
     outcome::Outcome,
@@ -107,7 +108,7 @@ impl Task {
         let report = match received {
             Received::Queued => return Arrived::Queued,
             Received::Pending => {
-                // What it gets depends on that once the packet is handled, which is not before the inbox is free.
+                // The packet is concluded under the lock of the inbox, and so after this.
                 copy.iter().for_each(|copy| self.shared.note_repetition(copy));
                 None
             }
