@@ -132,6 +132,7 @@ impl Sealed<'_> {
     fn wrap(&self, shared: &Shared, message: &Packet, to: &Target) -> Option<RelayTarget> {
         let key = self.keys.get(&*to.name)?;
         let about = sealing::About { id: to.id.0, agent: &to.name, ..sealing::about(message) };
+        // Nobody reads the replies to a broadcast. They are sealed, so that no messenger does either.
         let (wrap, _unused) = self.content.wrap(&about, key, &*shared.random).ok()?;
         Some(RelayTarget { wrap, key_id: Content::key_id(key), ..target(&to.name, to.id) })
     }
