@@ -86,8 +86,8 @@ impl Shared {
         sealed(reply, || key.reply_key(wrap)?.seal(&about, reply, &*self.random))
     }
 
-    /// Seals a reply for the sender of the packet, whose key the directory knows. `kind`: the packet's, if its sender can open
-    /// sealed replies.
+    /// Seals a reply for the sender of the packet, whose key the directory knows. `kind`: the packet's, if its sender can
+    /// open sealed replies.
     fn sealed_for_sender(&self, (sender, id): &Key, kind: Option<&str>, outcome: Outcome) -> Outcome {
         let Outcome::Accepted { reply: Some(reply), .. } = &outcome else { return outcome };
         let snapshot = self.directory.snapshot();
@@ -220,7 +220,8 @@ mod tests {
         assert!(Passed::of(&sent.packet.sender, &sent.packet).is_none());
         let sealed = shared.for_messenger_again(&copy, replied(b"yes"));
         assert!(matches!(sealed, Outcome::Accepted { reply_is_sealed: true, .. }));
-        assert_eq!(sent.opened(&[], sealed.clone()), Outcome::sealed_reply(None), "whoever sealed the copy can't read it");
+        let opened = sent.opened(&[], sealed.clone());
+        assert_eq!(opened, Outcome::sealed_reply(None), "whoever sealed the copy can't read it");
         assert_eq!(sent.opened(&[mine], sealed), replied(b"yes"));
         // One of a sender that does not open replies is in the clear where plaintext is spoken, as here.
         let plain = Passed::of(&messenger, &packet(1)).expect("it has passed a messenger");
