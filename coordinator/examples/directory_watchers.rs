@@ -57,7 +57,7 @@ const CHURN: Duration = Duration::from_millis(50);
 /// Watchers that connect at once: more would time out on a machine that is busy with everything else, too.
 const STARTING: usize = 256;
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::main]
 async fn main() -> Result<(), Failed> {

@@ -22,6 +22,8 @@
 
 mod casting;
 mod decision;
+#[cfg(test)]
+mod fixture;
 pub mod group;
 mod metrics;
 mod notice;

@@ -33,7 +33,7 @@ use uuid::Uuid;
 use super::{
     Decision, Ended, MAX_DECISIONS, Notice, Voter, VotingHandler, VotingMetrics,
     casting::DOUBTED_FOR,
-    notice::tests::{FLEET, notice},
+    fixture::{FLEET, notice},
 };
 use crate::{
     messaging::{

@@ -365,7 +365,7 @@ fn answer(id: PacketId, outcome: Outcome) -> Option<LetterAnswer> {
         Outcome::Accepted { reply: Some(reply), .. } if reply.len() <= MAX_LETTER_REPLY => {
             LetterAnswer { reply: Some(reply), ..accepted }
         }
-        Outcome::Accepted { reply, reply_forgotten } => {
+        Outcome::Accepted { reply, reply_forgotten, .. } => {
             LetterAnswer { reply_dropped: reply.is_some() || reply_forgotten, ..accepted }
         }
         Outcome::Sent => accepted,
@@ -407,7 +407,7 @@ mod tests {
         assert_eq!(of(Outcome::accepted(Some(reply))), Some(replied));
         let dropped = LetterAnswer { reply_dropped: true, ..plain.clone() };
         assert_eq!(of(Outcome::accepted(Some(vec![0; MAX_LETTER_REPLY + 1].into()))), Some(dropped.clone()));
-        assert_eq!(of(Outcome::Accepted { reply: None, reply_forgotten: true }), Some(dropped));
+        assert_eq!(of(Outcome::reply_forgotten()), Some(dropped));
         let no = LetterAnswer { refused: Some("no".into()), ..plain };
         assert_eq!(of(Outcome::refused("no")), Some(no));
         for outcome in [

@@ -144,8 +144,8 @@ struct Run {
     until: u64,
 }
 
-const ACCEPTED: Outcome = Outcome::Accepted { reply: None, reply_forgotten: false };
-const REPLY_FORGOTTEN: Outcome = Outcome::Accepted { reply: None, reply_forgotten: true };
+const ACCEPTED: Outcome = Outcome::Accepted { reply: None, reply_forgotten: false, reply_is_sealed: false };
+const REPLY_FORGOTTEN: Outcome = Outcome::reply_forgotten();
 
 /// What a receiver remembers of packets.
 #[derive(Default)]
@@ -193,7 +193,7 @@ impl Memory {
         let (kept, reply) = match outcome {
             Outcome::Accepted { reply: Some(reply), .. } if reply.len() > KEPT_REPLY => (Some(REPLY_FORGOTTEN), 0),
             Outcome::Accepted { reply: Some(reply), .. } => (Some(outcome.clone()), reply.len()),
-            Outcome::Accepted { reply: None, reply_forgotten: false } => (None, 0),
+            Outcome::Accepted { reply: None, reply_forgotten: false, .. } => (None, 0),
             outcome => (Some(outcome.clone()), 0),
         };
         let (hashing, hash) = (self.hashing.clone(), self.hashing.hash_one(id));
@@ -403,7 +403,7 @@ mod tests {
         let mut memory = Memory::default();
         let reply = |len| Outcome::accepted(Some(Bytes::from(vec![7; len])));
         handle(&mut memory, 0, "a", 1, &reply(KEPT_REPLY + 1));
-        let forgotten = || Recognized::Done(Outcome::Accepted { reply: None, reply_forgotten: true });
+        let forgotten = || Recognized::Done(Outcome::reply_forgotten());
         assert_eq!(look(&mut memory, 0, "a", 1), forgotten());
         let fitting = (KEPT_REPLIES / KEPT_REPLY) as u128;
         (2..2 + fitting).for_each(|id| handle(&mut memory, 0, "a", id, &reply(KEPT_REPLY)));

@@ -24,8 +24,8 @@
 //! 7. **Bounded.** Packets, frames, queues, what is remembered, streams and pauses have named limits. A peer that
 //!    exceeds what it was granted, or sends a malformed frame, loses its stream.
 //! 8. **Sealed payloads are the receiver's.** What is sealed is opened by the receiver alone ([`sealing`]). In a fleet
-//!    that speaks nothing but TLS, no payload passes a messenger unsealed. A reply to a sealed letter is sealed for its
-//!    sender; a reply that passes a messenger is not.
+//!    that speaks nothing but TLS, no payload passes a messenger unsealed. A reply to a sealed letter, and one that passes a
+//!    messenger, is sealed for the sender of the message, if that can open it.
 //! 9. **Pure cores.** [`outbox`], [`inbox`], [`memory`], [`pairing`], [`routing`], [`broadcast`], [`frame`] and [`wire`]
 //!    perform no I/O, read no clock and draw no random numbers. [`sealing`] draws random numbers and does nothing else of
 //!    that; I/O and clocks are left to [`driver`], [`journal`] and [`handlers`].

@@ -24,6 +24,9 @@ pub enum Outcome {
         reply: Option<Bytes>,
         /// The handler replied to an earlier delivery of the same packet, but the reply is not kept any more.
         reply_forgotten: bool,
+        /// The reply is sealed for the packet's sender, because a messenger passes it on. Without a reply: there was one,
+        /// which this agent could not open.
+        reply_is_sealed: bool,
     },
     /// The message, which requires no acknowledgement, was written to the stream. It may still be lost.
     Sent,
@@ -57,7 +60,17 @@ pub enum Outcome {
 impl Outcome {
     /// Returns the acceptance with this reply.
     pub fn accepted(reply: Option<Bytes>) -> Self {
-        Self::Accepted { reply, reply_forgotten: false }
+        Self::Accepted { reply, reply_forgotten: false, reply_is_sealed: false }
+    }
+
+    /// Returns the acceptance with a reply that is not kept any more, or can't be given.
+    pub const fn reply_forgotten() -> Self {
+        Self::Accepted { reply: None, reply_forgotten: true, reply_is_sealed: false }
+    }
+
+    /// Returns the acceptance with a reply that is sealed; `None`: with one that can't be opened.
+    pub fn sealed_reply(reply: Option<Bytes>) -> Self {
+        Self::Accepted { reply, reply_forgotten: false, reply_is_sealed: true }
     }
 
     /// Returns the refusal for this reason, cut to [`MAX_REASON`] bytes.
@@ -115,7 +128,9 @@ impl Outcome {
     /// does not wait ignores.
     pub fn to_wire(&self, id: PacketId) -> proto::PacketOutcome {
         let outcome = match self.clone() {
-            Self::Accepted { reply, reply_forgotten } => Wire::Accepted(proto::Accepted { reply, reply_forgotten }),
+            Self::Accepted { reply, reply_forgotten, reply_is_sealed } => {
+                Wire::Accepted(proto::Accepted { reply, reply_forgotten, reply_is_sealed })
+            }
             Self::Sent => Wire::Accepted(proto::Accepted::default()),
             Self::Refused { reason } => Wire::Refused(proto::Refused { reason }),
             Self::NoSuchAgent { reason } => Wire::NoSuchAgent(proto::NoSuchAgent { reason }),
@@ -134,10 +149,11 @@ impl Outcome {
     pub fn from_wire(wire: proto::PacketOutcome) -> Result<(PacketId, Self), PacketError> {
         let id = PacketId::from_bytes(&wire.id)?;
         let outcome = match wire.outcome {
-            Some(Wire::Accepted(proto::Accepted { reply, reply_forgotten })) => {
-                let is_too_large = reply.as_ref().is_some_and(|reply| reply.len() > MAX_REPLY);
-                let reply = reply.filter(|_| !is_too_large);
-                Self::Accepted { reply, reply_forgotten: reply_forgotten || is_too_large }
+            Some(Wire::Accepted(proto::Accepted { reply: Some(reply), .. })) if reply.len() > MAX_REPLY => {
+                Self::reply_forgotten()
+            }
+            Some(Wire::Accepted(proto::Accepted { reply, reply_forgotten, reply_is_sealed })) => {
+                Self::Accepted { reply, reply_forgotten, reply_is_sealed }
             }
             Some(Wire::Refused(refused)) => Self::refused(refused.reason),
             Some(Wire::DeadlinePassed(passed)) => Self::DeadlinePassed { maybe_handled: passed.maybe_handled },
@@ -192,7 +208,9 @@ mod tests {
         for outcome in [
             Outcome::accepted(None),
             Outcome::accepted(Some(Bytes::new())),
-            Outcome::Accepted { reply: None, reply_forgotten: true },
+            Outcome::reply_forgotten(),
+            Outcome::sealed_reply(Some(Bytes::from_static(b"sealed"))),
+            Outcome::sealed_reply(None),
             Outcome::Refused { reason: reason() },
             Outcome::NoSuchAgent { reason: reason() },
             Outcome::Away { reason: reason() },
@@ -216,7 +234,7 @@ mod tests {
         assert_eq!(reason_of("a\u{1b}[31mb"), "a\u{fffd}[31mb");
         for (len, kept) in [(MAX_REPLY, true), (MAX_REPLY + 1, false)] {
             let wire = Outcome::accepted(Some(vec![0; len].into())).to_wire(PacketId(1));
-            let Ok((_, Outcome::Accepted { reply, reply_forgotten })) = Outcome::from_wire(wire) else {
+            let Ok((_, Outcome::Accepted { reply, reply_forgotten, .. })) = Outcome::from_wire(wire) else {
                 panic!("accepted")
             };
             assert_eq!((reply.is_some(), reply_forgotten), (kept, !kept));

@@ -29,17 +29,25 @@ pub fn seal(packet: &mut Packet, key: &SealingKey, random: &dyn Random) -> Resul
     Ok(())
 }
 
+/// Seals the payload of a packet in place so that what its receiver replies is sealed as well. Returns what opens that.
+///
+/// # Errors
+/// [`SealingError`] if the payload is too large, or the key can't be used.
+pub fn seal_with_reply(packet: &mut Packet, key: &SealingKey, random: &dyn Random) -> Result<ReplyKey, SealingError> {
+    let content = Content::new(&packet.payload, random)?;
+    let (wrap, reply) = content.wrap(&about(packet), key, random)?;
+    packet.payload = Content::payload(&wrap, content.ciphertext());
+    packet.key_id = Some(Arc::from(Content::key_id(key)));
+    Ok(reply)
+}
+
 /// Seals the payload of a packet in place as a letter: what its receiver replies is sealed as well, and nobody keeps what
 /// would open it.
 ///
 /// # Errors
 /// [`SealingError`] if the payload is too large, or the key can't be used.
 pub fn seal_letter(packet: &mut Packet, key: &SealingKey, random: &dyn Random) -> Result<(), SealingError> {
-    let content = Content::new(&packet.payload, random)?;
-    let (wrap, _unused) = content.wrap(&about(packet), key, random)?;
-    packet.payload = Content::payload(&wrap, content.ciphertext());
-    packet.key_id = Some(Arc::from(Content::key_id(key)));
-    Ok(())
+    seal_with_reply(packet, key, random).map(drop)
 }
 
 /// Opens the payload of a packet in place. A packet that is not sealed is left as it is.

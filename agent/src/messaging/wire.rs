@@ -55,7 +55,7 @@ pub fn encode<P: Borrow<Packet>>(
     }
     for (id, outcome) in outcomes {
         match outcome {
-            Outcome::Accepted { reply: None, reply_forgotten: false } => {
+            Outcome::Accepted { reply: None, reply_forgotten: false, reply_is_sealed: false } => {
                 encode_key(field::OUTCOMES, WireType::LengthDelimited, buffer);
                 encode_varint(ACCEPTED_LEN as u64, buffer);
                 buffer.put_slice(&BEFORE_ID);
@@ -342,9 +342,8 @@ mod tests {
         let reply = proptest::option::of(proptest::collection::vec(any::<u8>(), 0..50));
         let outcome = prop_oneof![
             Just(Outcome::accepted(None)),
-            (reply, any::<bool>()).prop_map(|(reply, reply_forgotten)| Outcome::Accepted {
-                reply: reply.map(Into::into),
-                reply_forgotten
+            (reply, any::<bool>(), any::<bool>()).prop_map(|(reply, reply_forgotten, reply_is_sealed)| {
+                Outcome::Accepted { reply: reply.map(Into::into), reply_forgotten, reply_is_sealed }
             }),
             "[a-z]{0,20}".prop_map(Outcome::refused),
             any::<bool>().prop_map(|maybe_handled| Outcome::DeadlinePassed { maybe_handled }),

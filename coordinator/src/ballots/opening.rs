@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    Ballot, BallotCommand, BallotId, BallotState, Command, Elector, Fleet, Fraction, OpenBallot, Refusal, Reply, Stamp,
+    Ballot, BallotCommand, BallotId, Command, Elector, Fleet, Fraction, OpenBallot, Refusal, Reply,
     limits::{MAX_BALLOT_DURATION_MS, MAX_BALLOT_OPTIONS, MAX_OPTION_BYTES, MAX_QUESTION_BYTES, MIN_BALLOT_OPTIONS},
 };
 use robeing_platform::uuid_v7;
@@ -23,6 +23,8 @@ use crate::api::convert::{self, BadField};
 /// How long members have to vote if the request does not say it, ms.
 pub const DEFAULT_TTL_MS: u64 = 30_000;
 
+/// Stands for the number of a ballot that is gone: the state machine numbered it, but nobody is told the number.
+const UNTOLD: u64 = 0;
 /// Longest threshold as text, bytes.
 const MAX_THRESHOLD_BYTES: usize = 32;
 
@@ -114,29 +116,6 @@ impl Draft {
     }
 }
 
-/// Returns a ballot as it is right after its opening.
-fn as_opened(open: OpenBallot, now: Stamp) -> Ballot {
-    let OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, digest, fleet, asked, .. } = open;
-    Ballot {
-        // It was numbered by the state machine, but nobody is told the number.
-        seq: 0,
-        id,
-        opened_by,
-        question,
-        options,
-        electorate,
-        threshold,
-        opened: now,
-        expires: now.fleet.saturating_add(ttl),
-        ttl,
-        digest,
-        votes: Vec::new(),
-        state: BallotState::Open,
-        fleet,
-        asked,
-    }
-}
-
 /// What the letters to the agents among a ballot's members say.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -209,7 +188,7 @@ impl Ballots {
                 self.catch_up().await?;
                 let opened = self.opened_before(opener, &draft)?;
                 // It may be closed and dropped already, to make room.
-                Ok(opened.unwrap_or_else(|| Arc::new(as_opened(open, self.state.look(Fleet::now)))))
+                Ok(opened.unwrap_or_else(|| Arc::new(open.opened(UNTOLD, self.state.look(Fleet::now)))))
             }
             // The same may have been opened at another coordinator meanwhile, where the addresses stood for others.
             Some(Reply::Refused(refusal @ Refusal::BallotConflict { .. })) => {
@@ -241,6 +220,7 @@ impl Ballots {
 #[cfg(test)]
 mod tests {
     use prost_types::Duration as WireDuration;
+    use robeing_fleet::Stamp;
     use serde_json::{Value, json};
 
     use super::*;
@@ -301,7 +281,7 @@ mod tests {
     #[test]
     fn a_ballot_is_the_same_if_the_same_opener_asks_the_same_in_the_same_words() {
         let draft = check(|_| {}).expect("a ballot");
-        let known = as_opened(draft.clone().opened("one", "client:ann", Vec::new()), Stamp::default());
+        let known = draft.clone().opened("one", "client:ann", Vec::new()).opened(UNTOLD, Stamp::default());
         assert!(draft.is_same_as(&known, "client:ann"));
         assert!(!draft.is_same_as(&known, "client:bob"));
         let heavier = check(|request| request.electorate[0].weight = 3).expect("a ballot");

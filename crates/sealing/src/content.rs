@@ -41,7 +41,7 @@ pub fn is_content(key_id: &str) -> bool {
     key_id.starts_with(PREFIX)
 }
 
-/// Returns whether replies through the coordinators to a message with this key id are sealed.
+/// Returns whether replies through the coordinators, or a messenger, to a message with this key id are sealed.
 pub fn seals_replies(key_id: &str) -> bool {
     is_content(key_id)
 }

@@ -8,7 +8,7 @@
 //!   tag.
 //! - [`Content`] is encrypted once, with a key of its own, for any number of receivers. That key is wrapped for each of
 //!   them by HPKE ([`Content::wrap`]). A receiver gets its wrap followed by the content. Its replies through the
-//!   coordinators are sealed by a secret that only it and the sender share ([`ReplyKey`]).
+//!   coordinators, and through a messenger, are sealed by a secret that only it and the sender share ([`ReplyKey`]).
 //!
 //! The packet's id, sender, receiving agent and type are authenticated with the payload, or with the wrap and the digest
 //! of the content, so that nobody on the way can change them, pass the payload off as that of another message, or give a

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use bilrost::{Message, Oneof};
 use bytes::Bytes;
 
-use super::{Choice, Elector, NOTICE_KIND, NOTICE_SENDER, fraction::Fraction, largest_vote};
+use super::{Ballot, BallotState, Choice, Elector, NOTICE_KIND, NOTICE_SENDER, fraction::Fraction, largest_vote};
 use crate::{
-    BallotId, Effect, Fleet, LetterId, PostLetter, Refusal, Reply, UnixMillis,
+    BallotId, Effect, Fleet, LetterId, PostLetter, Refusal, Reply, Stamp, UnixMillis,
     config::{check_length, check_name, invalid},
     limits::{
         ELECTOR_OVERHEAD, LEAST_BALLOT_BYTES, MAX_BALLOT_DURATION_MS, MAX_BALLOT_FLEET_BYTES, MAX_BALLOT_OPTIONS,
@@ -217,6 +217,27 @@ impl Content<'_> {
 }
 
 impl OpenBallot {
+    /// Returns the ballot as it is right after its opening, with this number.
+    pub fn opened(self, seq: u64, now: Stamp) -> Ballot {
+        Ballot {
+            seq,
+            id: self.id,
+            opened_by: self.opened_by,
+            question: self.question,
+            options: self.options,
+            electorate: self.electorate,
+            threshold: self.threshold,
+            opened: now,
+            expires: now.fleet.saturating_add(self.ttl),
+            ttl: self.ttl,
+            digest: self.digest,
+            votes: Vec::new(),
+            state: BallotState::Open,
+            fleet: self.fleet,
+            asked: self.asked,
+        }
+    }
+
     /// Refuses a ballot that is out of bounds, whatever the fleet's state.
     ///
     /// # Errors

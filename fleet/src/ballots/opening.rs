@@ -1,6 +1,6 @@
 //! How ballots are opened, and how room is made for them.
 
-use super::{Ballot, BallotState, command::OpenBallot};
+use super::command::OpenBallot;
 use crate::{
     Effect, Fleet, PostLetter, Refusal, Reply,
     limits::{MAX_BALLOT_BYTES, MAX_BALLOT_BYTES_OF_ONE, MAX_BALLOTS, MAX_OPEN_BALLOTS, MAX_OPEN_BALLOTS_OF_ONE},
@@ -43,25 +43,8 @@ impl Fleet {
     ) {
         let now = self.state.now;
         self.make_room_for_ballot(ballot.counted_bytes());
-        let OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, .. } = ballot;
-        let OpenBallot { digest, fleet, asked, .. } = ballot;
-        let opened = self.state.ballots.kept.add(|seq| Ballot {
-            seq,
-            id,
-            opened_by,
-            question,
-            options,
-            electorate,
-            threshold,
-            opened: now,
-            expires: now.fleet.saturating_add(ttl),
-            ttl,
-            digest,
-            votes: Vec::new(),
-            state: BallotState::Open,
-            fleet,
-            asked,
-        });
+        let id = ballot.id;
+        let opened = self.state.ballots.kept.add(|seq| ballot.opened(seq, now));
         self.indexes.enter_ballot(opened);
         effects.push(Effect::BallotOpened { id });
         if !notices.is_empty() {

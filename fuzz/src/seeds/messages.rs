@@ -51,7 +51,7 @@ fn sealed() -> Packet {
 fn outcomes() -> Vec<(PacketId, Outcome)> {
     let outcomes = [
         Outcome::accepted(Some("yes".into())),
-        Outcome::Accepted { reply: None, reply_forgotten: true },
+        Outcome::reply_forgotten(),
         Outcome::refused("no room"),
         Outcome::DeadlinePassed { maybe_handled: true },
         Outcome::overloaded("too many messages"),

@@ -16,10 +16,11 @@ use tokio::{
 
 use super::{
     relay::{ask_messenger, deliver, left, target},
+    replies::ForMessengers,
     shared::Shared,
     state::{FAILURES, Settled, Unreachable},
 };
-use crate::messaging::{inbox::is_handled, outcome::Outcome, packet::Packet, routing::Entry, sealing};
+use crate::messaging::{inbox::is_handled, outcome::Outcome, packet::Packet, routing::Entry};
 
 /// How often it is looked whether the receiver of a message can be reached.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -135,10 +136,11 @@ async fn by_messenger(
         let first = shared.random.next_u64() as usize % messengers.len();
         messengers.rotate_left(first);
     }
-    let packet = sealed(shared, to, packet)?;
+    // Sealed once, so that whichever copy is handled, its reply is sealed for this secret.
+    let sealed = ForMessengers::new(shared, to, packet)?;
     for messenger in messengers.into_iter().take(MAX_DETOURS) {
         let Some(left) = left(deadline) else { break };
-        let message = Packet { deadline_in_ms: left, ..packet.clone() };
+        let message = Packet { deadline_in_ms: left, ..sealed.packet.clone() };
         let before = may_have_arrived.swap(true, Ordering::Relaxed);
         let report = ask_messenger(shared, messenger, &message, vec![target(&to.name, packet.id)]).await;
         let outcome = match report {
@@ -149,27 +151,13 @@ async fn by_messenger(
         match outcome {
             Some(outcome) if is_decided(&outcome) => {
                 shared.metrics.detours.inc();
-                return Some(outcome);
+                return Some(sealed.opened(&shared.keys, outcome));
             }
             Some(outcome) if !is_handled(&outcome) => may_have_arrived.store(before, Ordering::Relaxed),
             _ => {}
         }
     }
     std::future::pending().await
-}
-
-/// Returns the packet as messengers may see it: sealed for its receiver, if that has a key; as it is if plaintext is
-/// spoken in the fleet. `None`: no messenger may see it.
-pub(super) fn sealed(shared: &Shared, to: &Entry, packet: &Packet) -> Option<Packet> {
-    let mut packet = packet.clone();
-    match (&to.sealing_key, &packet.key_id) {
-        (_, Some(_)) => Some(packet),
-        (Some(key), None) => {
-            sealing::seal(&mut packet, key, &*shared.random).ok()?;
-            Some(packet)
-        }
-        (None, None) => (!shared.connect.must_seal()).then_some(packet),
-    }
 }
 
 /// Returns whether the receiver itself has decided.

@@ -3,14 +3,15 @@
 //! They go through the same inbox as others, so they are handled once also if they arrive both ways. Each sender is a
 //! peer of its own there, under a name that no agent has, so that a slow message of one sender holds up no other's.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::oneshot;
 
-use super::{Messenger, shared::Shared};
+use super::{
+    Messenger,
+    firsts::{Firsts, Key},
+    shared::Shared,
+};
 use crate::messaging::{
     inbox::Received,
     outcome::Outcome,
@@ -22,13 +23,6 @@ use crate::messaging::{
 const LETTERS: char = '\0';
 /// Maximum number of letters whose outcome is waited for: more than a mailbox ever holds.
 pub const MAX_LETTERS: usize = 1_024;
-
-/// Maximum number of letters of which it is remembered for whom their replies are sealed. A reply to an earlier one is
-/// dropped if that comes again.
-pub const MAX_FIRSTS: usize = 16_384;
-
-/// A letter: the peer that stands for its sender, and its id.
-type Key = (Arc<str>, PacketId);
 
 /// The wrap of a letter whose replies are sealed; the secret that seals them is its sender's alone. `None`: they are not.
 type SealedFor = Option<Box<[u8]>>;
@@ -44,29 +38,6 @@ fn peer_of(sender: &str) -> Arc<str> {
     format!("{LETTERS}{sender}").into()
 }
 
-/// For whom the replies to letters are sealed, by the delivery that was handed to the handler. Its repetitions say
-/// nothing: anyone who passes a letter on can seal something for the receiver under the same id.
-#[derive(Default)]
-struct Firsts {
-    known: HashMap<Key, SealedFor>,
-    /// The oldest first.
-    order: VecDeque<Key>,
-}
-
-impl Firsts {
-    fn note(&mut self, key: &Key, sealed_for: SealedFor) {
-        if self.known.insert(key.clone(), sealed_for).is_some() {
-            return;
-        }
-        self.order.push_back(key.clone());
-        if self.order.len() > MAX_FIRSTS
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-    }
-}
-
 /// Returns whether a peer of the inbox stands for letters.
 pub(super) fn is_letters(peer: &str) -> bool {
     peer.starts_with(LETTERS)
@@ -78,7 +49,10 @@ pub(super) struct Letters {
     /// The number of the latest letter.
     seq: u64,
     waiting: HashMap<Key, Vec<oneshot::Sender<Outcome>>>,
-    firsts: Firsts,
+    /// For whom the replies to letters are sealed, by the delivery that was handed to the handler. Its repetitions say
+    /// nothing: anyone who passes a letter on can seal something for the receiver under the same id. A reply to a letter of
+    /// which this is forgotten is dropped if that comes again.
+    firsts: Firsts<SealedFor>,
 }
 
 impl Letters {
@@ -146,7 +120,7 @@ impl Shared {
     /// delivery that was handled, or neither is. Of one that is no longer known, it may have been sealed where all are.
     fn may_have_reply(&self, letter: &Packet) -> bool {
         let (key, sealed_for) = ((peer_of(&letter.sender), letter.id), sealed_for(letter));
-        match self.letters().firsts.known.get(&key) {
+        match self.letters().firsts.get(&key) {
             Some(first) => *first == sealed_for,
             None => sealed_for.is_none() && !self.connect.must_seal(),
         }
@@ -158,18 +132,18 @@ impl Shared {
     fn with_sealed_reply(&self, letter: &Packet, outcome: Outcome) -> Outcome {
         let Outcome::Accepted { reply: Some(reply), .. } = &outcome else { return outcome };
         if !self.may_have_reply(letter) {
-            return Outcome::Accepted { reply: None, reply_forgotten: true };
+            return Outcome::reply_forgotten();
         }
         let Some(id) = letter.key_id.as_deref().filter(|id| sealing::seals_replies(id)) else { return outcome };
         // Without the key the handler has opened the message, and seals what it replies.
         let Some(key) = self.keys.iter().find(|key| key.is_of(id)) else { return outcome };
         // Coordinators take replies of the size of a payload.
         if reply.len() + OVERHEAD > MAX_PAYLOAD {
-            return Outcome::Accepted { reply: None, reply_forgotten: true };
+            return Outcome::reply_forgotten();
         }
         let sealed = key.reply_key(&letter.payload);
         let sealed = sealed.and_then(|secret| secret.seal(&sealing::about(letter), reply, &*self.random));
-        Outcome::Accepted { reply_forgotten: sealed.is_err(), reply: sealed.ok() }
+        sealed.map_or_else(|_| Outcome::reply_forgotten(), |reply| Outcome::accepted(Some(reply)))
     }
 }
 
@@ -198,27 +172,5 @@ impl Messenger {
             },
         };
         self.shared.with_sealed_reply(&letter, outcome)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_so_many_letters_it_is_remembered_for_whom_their_replies_are_sealed() {
-        let mut firsts = Firsts::default();
-        let key = |id: usize| (peer_of("client:x"), PacketId(id as u128));
-        let sealed = |byte: u8| Some(vec![byte; WRAP_BYTES].into_boxed_slice());
-        for id in 0..MAX_FIRSTS {
-            firsts.note(&key(id), sealed(1));
-            firsts.note(&key(id), sealed(2));
-        }
-        assert_eq!((firsts.known.len(), firsts.order.len()), (MAX_FIRSTS, MAX_FIRSTS));
-        assert_eq!(firsts.known.get(&key(0)), Some(&sealed(2)), "the delivery that is handled");
-        firsts.note(&key(MAX_FIRSTS), None);
-        assert_eq!((firsts.known.len(), firsts.order.len()), (MAX_FIRSTS, MAX_FIRSTS));
-        assert_eq!(firsts.known.get(&key(0)), None);
-        assert_eq!(firsts.known.get(&key(MAX_FIRSTS)), Some(&None));
     }
 }

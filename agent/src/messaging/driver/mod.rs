@@ -4,18 +4,20 @@
 //! ([`link`]). What is written is taken from the link by gRPC itself ([`written`]). A dispatcher hands what arrives to the
 //! handler ([`dispatch`]). All of them share the links ([`state`]), the inbox and who waits for what ([`shared`]). A lock is
 //! held for the time of a look-up. Two are held at once only in these orders: links before link, link before inbox, own
-//! messages before inbox, and letters before inbox.
+//! messages before inbox, letters before inbox, and inbox before what is noted of repetitions.
 
 mod connect;
 mod detour;
 mod dispatch;
 mod early;
+mod firsts;
 #[cfg(test)]
 mod fixture;
 mod letters;
 mod link;
 mod metrics;
 pub(crate) mod relay;
+mod replies;
 mod service;
 mod shared;
 mod state;
@@ -46,6 +48,7 @@ pub use self::{
 use self::{
     detour::Begun,
     early::Turn,
+    replies::ForMessengers,
     shared::{Parts, Shared},
 };
 use super::{
@@ -146,6 +149,9 @@ pub enum NoReply {
     /// The message was accepted before, with a reply that is not kept any more.
     #[error("{0:?} has accepted the message before, but its reply is not kept any more; ask again with a new id")]
     Forgotten(Arc<str>),
+    /// The message was accepted, and the reply that a messenger brought is sealed, but not so that this agent can open it.
+    #[error("{0:?} has replied, but what a messenger brought of that can't be opened; ask again with a new id")]
+    Unopened(Arc<str>),
     /// The message was accepted, and no reply came before the deadline.
     #[error("{0:?} has accepted the message, but has not replied before the deadline")]
     Late(Arc<str>),
@@ -312,7 +318,7 @@ impl Messenger {
             Ok(routed) => routed,
             Err(outcome) => return outcome,
         };
-        let Some(packet) = detour::sealed(&self.shared, &entry, &packet) else {
+        let Some(sealed) = ForMessengers::new(&self.shared, &entry, &packet) else {
             return Outcome::away(format!(
                 "{:?} has no key for sealed messages, so none can go by a messenger",
                 entry.name
@@ -320,13 +326,16 @@ impl Messenger {
         };
         self.count(&message, &entry);
         let targets = vec![relay::target(&entry.name, packet.id)];
-        let report = match relay::ask_messenger(&self.shared, messenger, &packet, targets).await {
+        let report = match relay::ask_messenger(&self.shared, messenger, &sealed.packet, targets).await {
             Ok(report) => report,
             Err(Outcome::Accepted { .. }) => Vec::new(),
             Err(outcome) => return outcome,
         };
         let reported = report.into_iter().find(|(id, _)| *id == packet.id).map(|(_, outcome)| outcome);
-        reported.unwrap_or(Outcome::DeadlinePassed { maybe_handled: true })
+        match reported {
+            Some(outcome) => sealed.opened(&self.shared.keys, outcome),
+            None => Outcome::DeadlinePassed { maybe_handled: true },
+        }
     }
 
     /// Sends a message to one agent, and waits for its reply: that of its handler, or a message of that agent with
@@ -354,6 +363,7 @@ impl Messenger {
             match outcome {
                 Outcome::Accepted { reply: Some(payload), .. } => Ok(payload),
                 Outcome::Accepted { reply_forgotten: true, .. } => Err(NoReply::Forgotten(Arc::clone(&from))),
+                Outcome::Accepted { reply_is_sealed: true, .. } => Err(NoReply::Unopened(Arc::clone(&from))),
                 Outcome::Accepted { .. } => match timeout_at(deadline, reply).await {
                     Ok(Ok(packet)) => Ok(packet.payload),
                     _ => Err(NoReply::Late(Arc::clone(&from))),

@@ -132,6 +132,7 @@ impl Sealed<'_> {
     fn wrap(&self, shared: &Shared, message: &Packet, to: &Target) -> Option<RelayTarget> {
         let key = self.keys.get(&*to.name)?;
         let about = sealing::About { id: to.id.0, agent: &to.name, ..sealing::about(message) };
+        // Nobody reads the replies to a broadcast. They are sealed, so that no messenger does either.
         let (wrap, _unused) = self.content.wrap(&about, key, &*shared.random).ok()?;
         Some(RelayTarget { wrap, key_id: Content::key_id(key), ..target(&to.name, to.id) })
     }
@@ -264,7 +265,8 @@ fn within(replies: &mut usize, outcome: Outcome) -> Outcome {
     let len = reply_len(&outcome);
     if len == 0 || *replies + len > MAX_PAYLOAD {
         return match outcome {
-            Outcome::Accepted { reply: Some(_), .. } => Outcome::Accepted { reply: None, reply_forgotten: len > 0 },
+            Outcome::Accepted { reply: Some(_), .. } if len == 0 => Outcome::accepted(None),
+            Outcome::Accepted { reply: Some(_), .. } => Outcome::reply_forgotten(),
             outcome => outcome,
         };
     }

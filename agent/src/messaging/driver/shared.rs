@@ -22,6 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     connect::Connect,
     early::Early,
+    firsts::Firsts,
     letters::{Letters, is_letters},
     link,
     metrics::MessagingMetrics,
@@ -74,6 +75,8 @@ pub(super) struct Shared {
     /// Who waits for messages of this agent to itself, and the number of the latest one.
     own: Mutex<(u64, HashMap<PacketId, oneshot::Sender<Settled>>)>,
     letters: Mutex<Letters>,
+    /// The kinds of messages that messengers have brought again while they waited or were being handled.
+    repeated: Mutex<Firsts<Arc<str>>>,
     /// Messages that wait until the fleet's agents are known.
     pub early: Early,
     /// The texts of the message that was sent before, which the next one mostly has, too.
@@ -123,6 +126,7 @@ impl Shared {
             outgoing: AtomicU64::new(0),
             own: Mutex::default(),
             letters: Mutex::default(),
+            repeated: Mutex::default(),
             early: Early::default(),
             texts: Mutex::default(),
         }
@@ -144,6 +148,10 @@ impl Shared {
 
     pub fn letters(&self) -> MutexGuard<'_, Letters> {
         self.letters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn repeated(&self) -> MutexGuard<'_, Firsts<Arc<str>>> {
+        self.repeated.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn links(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Link>>> {

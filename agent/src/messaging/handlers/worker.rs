@@ -171,6 +171,9 @@ fn answer(seq: u64, outcome: &Outcome) -> SendOutcome {
     };
     let reason = match outcome {
         Outcome::Accepted { reply_forgotten: true, .. } => "the reply is not kept any more".to_owned(),
+        Outcome::Accepted { reply: None, reply_is_sealed: true, .. } => {
+            "the agent replied, but what a messenger brought of it can't be opened".to_owned()
+        }
         Outcome::Accepted { .. } | Outcome::Sent => String::new(),
         Outcome::Refused { reason }
         | Outcome::NoSuchAgent { reason }

@@ -130,7 +130,7 @@ fn body_at(journal: u64, number: u64, file: &Bytes, at: usize) -> Option<Bytes> 
 fn detail(outcome: &Outcome) -> (u8, &[u8]) {
     match outcome {
         Outcome::Accepted { reply: Some(reply), .. } if reply.len() <= KEPT_REPLY => (1, reply),
-        Outcome::Accepted { reply: None, reply_forgotten: false } => (0, &[]),
+        Outcome::Accepted { reply: None, reply_forgotten: false, .. } => (0, &[]),
         Outcome::Accepted { .. } => (2, &[]),
         Outcome::Sent => (4, &[]),
         Outcome::DeadlinePassed { .. } => (5, &[]),
@@ -176,7 +176,7 @@ fn read_record(body: &mut Bytes) -> Option<Record> {
         0 => Outcome::accepted(None),
         // A copy, so that a small reply does not keep the whole file in memory.
         1 => Outcome::accepted(Some(Bytes::copy_from_slice(&take(body, len, KEPT_REPLY)?))),
-        2 => Outcome::Accepted { reply: None, reply_forgotten: true },
+        2 => Outcome::reply_forgotten(),
         3 => Outcome::Refused { reason: text(body, len, MAX_REASON)? },
         4 => Outcome::Sent,
         5 => Outcome::DeadlinePassed { maybe_handled: true },
@@ -196,7 +196,7 @@ mod tests {
         let outcome = prop_oneof![
             Just(Outcome::accepted(None)),
             proptest::collection::vec(any::<u8>(), 0..50).prop_map(|reply| Outcome::accepted(Some(reply.into()))),
-            Just(Outcome::Accepted { reply: None, reply_forgotten: true }),
+            Just(Outcome::reply_forgotten()),
             "[a-z]{0,50}".prop_map(|reason| Outcome::Refused { reason }),
             Just(Outcome::Sent),
         ];
@@ -251,7 +251,7 @@ mod tests {
         for (len, kept) in [(KEPT_REPLY, true), (KEPT_REPLY + 1, false)] {
             let record = Record { outcome: Outcome::accepted(Some(vec![0; len].into())), ..record(1) };
             let read = read(&file(&[vec![record]])).unwrap();
-            let Outcome::Accepted { reply, reply_forgotten } = &read.records[0].outcome else { panic!("accepted") };
+            let Outcome::Accepted { reply, reply_forgotten, .. } = &read.records[0].outcome else { panic!("accepted") };
             assert_eq!((reply.is_some(), *reply_forgotten), (kept, !kept));
         }
     }

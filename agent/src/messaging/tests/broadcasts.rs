@@ -9,7 +9,8 @@ use crate::messaging::{
     Directory, Entry, Outcome, Outgoing, PacketId, Presence, Role, broadcast::DIRECT_FANOUT, outbox::LANE_BYTES,
 };
 
-async fn workers(fleet: &Fleet, count: usize) -> Vec<Agent> {
+/// Starts so many workers.
+pub async fn workers(fleet: &Fleet, count: usize) -> Vec<Agent> {
     let mut workers = Vec::new();
     for n in 0..count {
         workers.push(fleet.agent(&format!("worker-{n:03}")).await);

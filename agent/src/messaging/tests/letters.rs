@@ -178,7 +178,7 @@ async fn the_reply_to_a_sealed_letter_is_sealed_for_its_sender_also_when_it_come
     assert!(matches!(b.messenger.deliver_letter(large).await, Outcome::Accepted { reply: Some(_), .. }));
     b.handler.reply_with(MAX_PAYLOAD - OVERHEAD + 1);
     let (larger, _) = content(3, "b");
-    let dropped = Outcome::Accepted { reply: None, reply_forgotten: true };
+    let dropped = Outcome::reply_forgotten();
     assert_eq!(b.messenger.deliver_letter(larger).await, dropped, "sealed, it is too large");
 }
 
@@ -188,7 +188,7 @@ async fn a_reply_is_for_whoever_sealed_the_letter_and_for_no_repetition_that_is_
     let data = Some(PathBuf::from("/data"));
     let b = fleet.agent_with("b", Role::Worker, data.clone(), None).await;
     let ((sealed, secret), (anew, _)) = (content(1, "b"), content(1, "b"));
-    let dropped = Outcome::Accepted { reply: None, reply_forgotten: true };
+    let dropped = Outcome::reply_forgotten();
     let with_key_of_another = {
         let payload = [&anew.payload[..WRAP_BYTES], &sealed.payload[WRAP_BYTES..]].concat().into();
         Packet { payload, ..sealed.clone() }

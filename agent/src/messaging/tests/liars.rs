@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::fleet::{Agent, Fleet, keys};
+use super::fleet::{Agent, Fleet, keys, outgoing};
 use crate::messaging::{
-    Outcome, Packet, PacketId,
+    Outcome, Outgoing, Packet, PacketId,
     frame::{self, Content, Hello},
     packet::{MAX_KEY_ID, RELAY_TYPE},
     sealing,
@@ -252,6 +252,31 @@ async fn a_messenger_passes_on_a_content_with_the_wrap_of_each_target_and_nothin
     assert!(matches!(relayed(Some("0123456789abcdef"), plain).await, Outcome::Away { .. }));
     let handled = b.handler.handled();
     assert_eq!(handled.iter().map(|packet| (packet.id.0, &*packet.payload)).collect::<Vec<_>>(), [(1, &b"hello"[..])]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_messenger_that_seals_a_copy_of_its_own_gets_no_reply_that_it_can_open() {
+    let fleet = Fleet::strict();
+    let _ = fleet.messenger("liar").await;
+    let (boss, victim) = (fleet.agent("boss").await, fleet.agent("victim").await);
+    fleet.publish_keys();
+    let sent = Outgoing { id: Some(PacketId(9)), ..outgoing("victim", "test", "a secret") };
+    assert!(boss.messenger.send(sent).await.is_accepted());
+    let mut liar = Liar::greet(&fleet, &victim).await;
+    let clear = Packet { id: PacketId(9), sender: "boss".into(), ..from_liar(1) };
+    let mut sealed = Packet { seq: 2, ..clear.clone() };
+    let secret = sealing::seal_with_reply(&mut sealed, keys("victim")[0].public(), &OsRandom).expect("it is sealed");
+    liar.send(vec![clear]).await;
+    assert_eq!(liar.outcome().await, Outcome::reply_forgotten());
+    liar.send(vec![sealed.clone()]).await;
+    let Outcome::Accepted { reply: Some(reply), reply_is_sealed: true, .. } = liar.outcome().await else {
+        panic!("it is sealed")
+    };
+    let about = sealing::about(&sealed);
+    assert!(secret.open(&about, &reply).is_err());
+    let key = &keys("boss")[0];
+    assert_eq!(key.open(&key.public().id(), &about, &reply).as_deref(), Ok(&b"a secret"[..]));
+    assert_eq!(victim.handler.handled().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,4 +6,5 @@ pub(crate) mod fixture;
 mod fleet;
 mod letters;
 mod liars;
+mod replies;
 mod simulation;

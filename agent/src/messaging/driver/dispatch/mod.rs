@@ -13,7 +13,13 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{letters::is_letters, relay, shared::Shared, state::reply_len};
+use super::{
+    letters::is_letters,
+    relay,
+    replies::{Passed, by_messenger},
+    shared::Shared,
+    state::reply_len,
+};
 use crate::messaging::{
     handlers::{Delivery, Handler},
     inbox::{Handed, is_handled},
@@ -43,6 +49,8 @@ pub(super) struct Done {
     id: PacketId,
     requires_ack: bool,
     outcome: Outcome,
+    /// The copy that was handled, if that has passed a messenger.
+    passed: Option<Arc<Passed>>,
 }
 
 /// Outcomes that wait to be recorded.
@@ -81,13 +89,15 @@ struct Ticket {
     sender: Arc<str>,
     id: PacketId,
     requires_ack: bool,
+    passed: Option<Arc<Passed>>,
 }
 
 impl Ticket {
     fn of(handed: &Handed) -> Self {
         let Packet { priority, id, requires_ack, .. } = *handed.packet;
         let (peer, sender) = (Arc::clone(&handed.peer), Arc::clone(&handed.packet.sender));
-        Self { peer, priority, sender, id, requires_ack }
+        let passed = Passed::of(&peer, &handed.packet);
+        Self { peer, priority, sender, id, requires_ack, passed }
     }
 }
 
@@ -196,7 +206,7 @@ fn end_together<F: Future<Output = Ended> + Unpin>(
 
 fn concluded(shared: &Shared, ticket: Ticket, outcome: Outcome) -> Done {
     shared.metrics.received(&outcome);
-    let Ticket { peer, sender, id, requires_ack, .. } = ticket;
+    let Ticket { peer, sender, id, requires_ack, passed, .. } = ticket;
     if !requires_ack
         && peer != shared.me
         && let Some(link) = shared.existing_link(&peer)
@@ -204,7 +214,7 @@ fn concluded(shared: &Shared, ticket: Ticket, outcome: Outcome) -> Done {
         // No outcome goes to the peer, but it may be granted more.
         link.rouse(link.lock());
     }
-    Done { sender, id, requires_ack, outcome }
+    Done { sender, id, requires_ack, outcome, passed }
 }
 
 /// Handles one packet.
@@ -233,7 +243,7 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: Handed) ->
         // Boxed, so that other deliveries are small.
         return Box::pin(relay::pass_on(shared, &handed.packet, deadline)).await;
     }
-    let came_by_messenger = came_by_messenger(&handed);
+    let came_by_messenger = by_messenger(&handed.peer, &handed.packet.sender);
     let packet = match opened(shared, *handed.packet) {
         Ok(packet) => packet,
         // Its sender sealed it for an earlier key, for the way of a messenger. It may come directly, unsealed.
@@ -254,10 +264,6 @@ async fn deliver(shared: &Arc<Shared>, handler: &dyn Handler, handed: Handed) ->
         Ok(outcome) => limited(outcome.into()),
         Err(_) => Outcome::DeadlinePassed { maybe_handled: true },
     }
-}
-
-fn came_by_messenger(handed: &Handed) -> bool {
-    handed.peer != handed.packet.sender && !is_letters(&handed.peer)
 }
 
 /// Opens a sealed payload. An agent without keys leaves that to its handler.
@@ -293,7 +299,7 @@ fn limited(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Accepted { reply: Some(reply), .. } if reply.len() > MAX_REPLY => {
             warn!(bytes = reply.len(), limit = MAX_REPLY, "dropped the reply to a message, which is too large");
-            Outcome::Accepted { reply: None, reply_forgotten: true }
+            Outcome::reply_forgotten()
         }
         outcome => outcome,
     }
@@ -303,13 +309,23 @@ fn limited(outcome: Outcome) -> Outcome {
 fn conclude(shared: &Shared, done: Vec<Done>) {
     let now = shared.now();
     let mut reports: BTreeMap<Arc<str>, Vec<(PacketId, Outcome)>> = BTreeMap::new();
+    let mut to_messengers = Vec::new();
     {
         let mut inbox = shared.inbox();
-        for Done { sender, id, outcome, .. } in done {
+        for Done { sender, id, outcome, passed, .. } in done {
             for peer in inbox.conclude(now, &sender, id, &outcome).peers() {
-                reports.entry(peer).or_default().push((id, outcome.clone()));
+                if by_messenger(&peer, &sender) {
+                    to_messengers.push((peer, (Arc::clone(&sender), id), passed.clone(), outcome.clone()));
+                } else {
+                    reports.entry(peer).or_default().push((id, outcome.clone()));
+                }
             }
         }
+    }
+    // Replies are sealed without the lock.
+    for (peer, key, passed, outcome) in to_messengers {
+        let outcome = shared.for_messenger(&key, passed.as_deref(), outcome);
+        reports.entry(peer).or_default().push((key.1, outcome));
     }
     reports.into_iter().for_each(|(peer, outcomes)| shared.report(&peer, outcomes));
 }

@@ -180,7 +180,7 @@ async fn outcomes_with_so_many_bytes_of_replies_wait_to_be_recorded_and_further_
     let (recorder, mut queue) = queue();
     let done = |len: usize| {
         let outcome = Outcome::accepted(Some(Bytes::from(vec![0; len])));
-        vec![Done { sender: "a".into(), id: PacketId(1), requires_ack: true, outcome }]
+        vec![Done { sender: "a".into(), id: PacketId(1), requires_ack: true, outcome, passed: None }]
     };
     recorder.record(done(QUEUED_REPLIES)).await;
     recorder.record(done(0)).await;

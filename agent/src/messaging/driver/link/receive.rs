@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::Task;
 use crate::messaging::{
+    driver::replies::Passed,
     frame::{Charge, Malformed},
     inbox::{Frame, Inbox, Received, Violation},
     outcome::Outcome,
@@ -21,7 +22,22 @@ enum Arrived {
     /// It waits for the handler.
     Queued,
     /// The handler does not get it. This is reported to the peer.
-    Ended(Option<(PacketId, Outcome)>),
+    Ended(Option<Report>),
+}
+
+/// What is reported of a packet at once.
+struct Report {
+    id: PacketId,
+    outcome: Outcome,
+    /// The copy, if it has passed a messenger, of a packet that was handled before.
+    repetition: Option<Arc<Passed>>,
+}
+
+impl Report {
+    /// Reports that the agent refuses the packet.
+    fn refusal(charge: &Charge, outcome: Outcome) -> Option<Self> {
+        charge.requires_ack.then(|| Self { id: charge.id, outcome, repetition: None })
+    }
 }
 
 impl Task {
@@ -39,6 +55,12 @@ impl Task {
         });
         drop(inbox);
         if is_done {
+            // Replies are sealed without the lock.
+            let reports = reports.into_iter().map(|Report { id, outcome, repetition }| match repetition {
+                Some(copy) => (id, self.shared.for_messenger_again(&copy, outcome)),
+                None => (id, outcome),
+            });
+            let reports: Vec<_> = reports.collect();
             // There are outcomes to report, or credits to grant.
             let mut state = self.link.lock();
             self.shared.add_reports(&self.link, &mut state, reports);
@@ -66,15 +88,9 @@ impl Task {
                 match self.objection(&packet) {
                     Some(reason) => (charge, Outcome::refused(reason)),
                     None => {
+                        let copy = Passed::of(&self.link.peer, &packet);
                         let received = inbox.receive_of(now, &self.link.peer, packet, frame)?;
-                        if received == Received::Queued {
-                            return Ok(Arrived::Queued);
-                        }
-                        self.shared.metrics.repeated.inc();
-                        return Ok(Arrived::Ended(match received {
-                            Received::Repeated(outcome) if charge.requires_ack => Some((charge.id, outcome)),
-                            _ => None,
-                        }));
+                        return Ok(self.received(received, &charge, copy));
                     }
                 }
             }
@@ -84,7 +100,24 @@ impl Task {
             }
         };
         inbox.charge(&self.link.peer, charge.priority, charge.seq, charge.cost)?;
-        Ok(Arrived::Ended(charge.requires_ack.then_some((charge.id, refused))))
+        Ok(Arrived::Ended(Report::refusal(&charge, refused)))
+    }
+
+    /// Returns what became of a packet that the inbox has taken. `copy`: it has passed a messenger.
+    fn received(&self, received: Received, charge: &Charge, copy: Option<Arc<Passed>>) -> Arrived {
+        let report = match received {
+            Received::Queued => return Arrived::Queued,
+            Received::Pending => {
+                // The packet is concluded under the lock of the inbox, and so after this.
+                copy.iter().for_each(|copy| self.shared.note_repetition(copy));
+                None
+            }
+            Received::Repeated(outcome) => {
+                charge.requires_ack.then(|| Report { id: charge.id, outcome, repetition: copy })
+            }
+        };
+        self.shared.metrics.repeated.inc();
+        Arrived::Ended(report)
     }
 
     /// Returns why a packet of the peer is refused, if it is. A messenger passes on what other agents have sent, and is
