@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::verification::{Answer, Verification};
 use crate::{
-    AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, Refusal, Role,
+    Agent, AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, Refusal, Role,
     SubmitTask, Task, TaskId, TaskState,
     audit_log::action,
     config::invalid,
@@ -130,25 +130,29 @@ impl Fleet {
 
     /// Returns the agents that can't take a task: those that hold another member of the same one, or have had their turn.
     pub(crate) fn excluded(&self, task: &Task) -> Vec<AgentId> {
-        let Some(verification) = task.member_of.and_then(|parent| self.verification(parent)) else {
+        let parent = task.member_of.and_then(|parent| self.state.tasks.kept.get(&parent));
+        let Some((parent, verification)) = parent.and_then(|task| Some((task, task.verification.as_ref()?))) else {
             return Vec::new();
         };
         let holder = |seq: &u64| Some(self.state.tasks.kept.get(seq)?.current()?.agent);
-        verification.members.iter().filter_map(holder).chain(verification.spent()).collect()
+        // One that has left and joined again is still the same agent.
+        let spent = parent.spent().filter_map(|name| self.indexes.agents.names.get(name).copied());
+        verification.members.iter().filter_map(holder).chain(spent).collect()
     }
 
     /// Returns the last of the members of a task that an agent can't take; `None` if it can, or the task is no member.
-    pub(crate) fn skipped(&self, seq: u64, agent: AgentId) -> Option<u64> {
+    pub(crate) fn skipped(&self, seq: u64, agent: &Agent) -> Option<u64> {
         let members = &self.indexes.tasks.members;
         if members.is_empty() {
             return None;
         }
-        let verification = self.verification(*members.get(&seq)?)?;
+        let parent = self.state.tasks.kept.get(members.get(&seq)?)?;
+        let verification = parent.verification.as_ref()?;
         let holds = |seq: &u64| {
             let task = self.state.tasks.kept.get(seq);
-            task.and_then(|task| task.current()).is_some_and(|attempt| attempt.agent == agent)
+            task.and_then(|task| task.current()).is_some_and(|attempt| attempt.agent == agent.id)
         };
-        let is_excluded = verification.spent().any(|spent| spent == agent) || verification.members.iter().any(holds);
+        let is_excluded = parent.spent().any(|spent| *spent == agent.name) || verification.members.iter().any(holds);
         is_excluded.then(|| verification.members.last().copied().unwrap_or(seq))
     }
 
@@ -231,34 +235,40 @@ impl Fleet {
     /// Ends a task with the output that enough agents agree on. Only now it is known whose answer was right: that is what
     /// their records show.
     fn agree(&mut self, parent: u64, agreed: [u8; 32], effects: &mut Vec<Effect>) {
-        let Some(verification) = self.verification(parent) else { return };
-        let answers = verification.answers.clone();
+        let Some(task) = self.state.tasks.kept.get(&parent) else { return };
+        let answers = task.verification.as_ref().map_or(Vec::new(), |verification| verification.answers.clone());
+        let names: Vec<_> = answers.iter().map(|answer| task.agent_of(answer.attempt)).collect();
         let output = answers.iter().find_map(|answer| answer.output.clone().filter(|_| answer.digest == agreed));
         self.finish(parent, TaskState::Succeeded, effects, |task, now| {
             task.close_verification(Some(agreed));
             task.output = Some(output.unwrap_or_default());
             task.finish(now, TaskState::Succeeded, None);
         });
-        for answer in &answers {
+        for (answer, name) in answers.iter().zip(names) {
             let is_right = answer.digest == agreed;
-            self.change_work(answer.agent, |agent| match is_right {
+            // To leave and to join again does not save its record.
+            let agent = name.and_then(|name| self.indexes.agents.names.get(&name).copied()).unwrap_or(answer.agent);
+            self.change_work(agent, |agent| match is_right {
                 true => agent.record.note_success(answer.speed),
                 false => agent.record.note_failure(1),
             });
             self.count_team_answer(parent, answer.attempt, is_right);
             if !is_right {
-                self.record_outvoted(parent, answer.agent);
+                self.record_outvoted(parent, answer.attempt, agent);
             }
         }
     }
 
-    /// Records in the audit log that an agent was outvoted, which guardians take as a signal. Does nothing if the agent is
-    /// forgotten.
-    fn record_outvoted(&mut self, parent: u64, agent: AgentId) {
-        let (Some(task), Some(agent)) = (self.state.tasks.kept.get(&parent), self.state.agents.known.get(&agent)) else {
-            return;
+    /// Records in the audit log that an agent was outvoted, which guardians take as a signal. The role of an agent that is
+    /// forgotten is not known any more, so it is recorded by its name.
+    fn record_outvoted(&mut self, parent: u64, attempt: u32, agent: AgentId) {
+        let Some(task) = self.state.tasks.kept.get(&parent) else { return };
+        let Some(name) = task.agent_of(attempt) else { return };
+        let actor = match self.state.agents.known.get(&agent) {
+            Some(agent) => format!("{}/{name}", role_word(agent.role)),
+            None => format!("agent/{name}"),
         };
-        let (actor, subject) = (format!("{}/{}", role_word(agent.role), agent.name), task.id.to_string());
+        let subject = task.id.to_string();
         let detail = "on Result: other agents agree on another output".to_owned();
         self.record(&actor, action::OUTVOTED, &subject, AuditOutcome::Denied, detail);
     }

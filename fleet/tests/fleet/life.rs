@@ -208,7 +208,7 @@ fn moved(success: u32, sample: i64) -> u32 {
 fn check_record(before: &Agent, agent: &Agent, ends: &[&Attempt]) {
     let (mut succeeded, mut failed, mut lost) = (0, 0, 0);
     let barred = agent.lost.is_some_and(|loss| loss.reason == LossReason::Barred);
-    for attempt in ends.iter().filter(|attempt| attempt.agent == agent.id) {
+    for attempt in ends.iter().filter(|attempt| attempt.agent_name == agent.name) {
         match attempt.end {
             Some(AttemptEnd::Succeeded) => succeeded += 1,
             Some(AttemptEnd::Outvoted) => failed += 1,

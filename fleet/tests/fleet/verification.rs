@@ -51,12 +51,12 @@ pub fn check(fleet: &Fleet, before: &Before) {
     for task in fleet.changed_tasks_since(0) {
         if task.member_of.is_some() {
             let turns = naive::had_turns(fleet, task);
-            assert!(task.current().is_none_or(|attempt| !turns.contains(&attempt.agent)), "{task:?}");
+            assert!(task.current().is_none_or(|attempt| !turns.contains(&attempt.agent_name)), "{task:?}");
         }
         let Some(verification) = &task.verification else { continue };
         let said = |end: AttemptEnd| task.attempts.iter().filter(move |attempt| attempt.end == Some(end));
         let Verify { agents, agree, .. } = verification.asked;
-        let turns: BTreeSet<AgentId> = task.attempts.iter().map(|attempt| attempt.agent).collect();
+        let turns: BTreeSet<_> = task.attempts.iter().map(|attempt| &attempt.agent_name).collect();
         assert!(turns.len() == task.attempts.len() && turns.len() <= agents as usize, "each has one turn: {task:?}");
         match task.state {
             TaskState::Succeeded => {
@@ -200,6 +200,42 @@ fn a_lost_agent_is_replaced() {
     let spare = trial.join(worker("spare"));
     says(&mut trial, spare, "x");
     assert_eq!((trial.state(id), trial.task(id).attempts.len()), (TaskState::Succeeded, 2));
+}
+
+#[test]
+fn an_agent_that_leaves_and_joins_again_has_no_second_turn_and_keeps_its_record() {
+    let (mut trial, stays) = with_workers(1);
+    let id = trial.submit(to_verify(1));
+    says(&mut trial, stays[0], "wrong");
+    trial.leave(stays[0]);
+    let again = trial.join(worker("w0"));
+    assert_ne!(again.agent, stays[0].agent, "the fleet had forgotten it");
+    assert_eq!(trial.fleet.agent(again.agent).map(|agent| agent.used_slots()), Some(0), "it has had its turn");
+    // It is passed by when it looks for work, too.
+    let other = trial.submit(task(50));
+    trial.complete(again, other, 1, success());
+    assert_eq!(trial.fleet.agent(again.agent).map(|agent| agent.used_slots()), Some(0));
+    let before = record(&trial, again);
+    let honest = ["w1", "w2"].map(|name| trial.join(worker(name)));
+    for stay in honest {
+        says(&mut trial, stay, "right");
+    }
+    assert_eq!(trial.task(id).output.as_deref(), Some(&b"right"[..]));
+    assert!(record(&trial, again) < before, "it was outvoted, whatever its number is now");
+    let told = trial.fleet.audit_records(0, MAX_PAGE).last().expect("it is recorded");
+    assert_eq!((&*told.actor, &*told.action), ("worker/w0", "result.outvoted"));
+}
+
+#[test]
+fn an_agent_that_is_gone_when_it_is_outvoted_is_recorded_by_its_name() {
+    let (mut trial, stays) = with_workers(3);
+    trial.submit(to_verify(1));
+    says(&mut trial, stays[0], "wrong");
+    trial.leave(stays[0]);
+    says(&mut trial, stays[1], "right");
+    says(&mut trial, stays[2], "right");
+    let told = trial.fleet.audit_records(0, MAX_PAGE).last().expect("it is recorded");
+    assert_eq!((&*told.actor, &*told.action), ("agent/w0", "result.outvoted"));
 }
 
 #[test]
