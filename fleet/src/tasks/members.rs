@@ -34,6 +34,20 @@ fn role_word(role: Role) -> &'static str {
     }
 }
 
+/// Returns the id of the member with the number `seq`: a UUID of version 8, which neither is among those that submitters
+/// draw (versions 4 and 7) or count up, nor can be prepared for without knowing the number.
+fn member_id(parent: TaskId, seq: u64) -> TaskId {
+    // The multiplier of a 128-bit generator (PCG): odd, so that different ids stay different.
+    const MULTIPLIER: u128 = 0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645;
+    let mut bits = parent.0 ^ u128::from(seq).wrapping_mul(MULTIPLIER).rotate_left(41);
+    for _ in 0..3 {
+        bits = (bits ^ (bits >> 59)).wrapping_mul(MULTIPLIER);
+    }
+    bits ^= bits >> 64;
+    let (version, variant) = (8 << 76, 2 << 62);
+    TaskId(bits & !(0xf << 76) & !(3 << 62) | version | variant)
+}
+
 impl Fleet {
     /// Returns the input of a task. A member has that of the task whose result it verifies.
     pub fn input_of<'a>(&'a self, task: &'a Task) -> &'a Bytes {
@@ -79,10 +93,9 @@ impl Fleet {
         let Some(task) = self.state.tasks.kept.get(&parent).cloned() else { return };
         let agents = task.verification.as_ref().map_or(0, |verification| verification.asked.agents);
         let mut members = Vec::new();
-        let mut id = task.id;
         for _ in 0..agents {
-            id = self.next_free_id(id);
             let seq = self.state.tasks.next_seq;
+            let id = self.free_id(task.id, seq);
             self.state.tasks.next_seq += 1;
             let floor = self.indexes.agents.stopping.highest(id);
             let mut member = Task::member(&task, seq, id, self.state.now, floor);
@@ -98,12 +111,11 @@ impl Fleet {
         self.place_members(parent, effects);
     }
 
-    /// Returns the next id that no task has. The ids of members follow that of their task, so that an agent that logs ids
-    /// shows what they belong to.
-    fn next_free_id(&self, after: TaskId) -> TaskId {
-        let mut id = TaskId(after.0.wrapping_add(1));
+    /// Returns an id for a member of this task that no task has. That the first one is taken is a chance in 2^122.
+    fn free_id(&self, parent: TaskId, seq: u64) -> TaskId {
+        let mut id = member_id(parent, seq);
         while self.indexes.tasks.ids.get(&id).is_some() {
-            id = TaskId(id.0.wrapping_add(1));
+            id = member_id(id, seq);
         }
         id
     }

@@ -254,6 +254,21 @@ fn a_member_that_fails_is_tried_again_as_its_task_would_be() {
 }
 
 #[test]
+fn the_ids_of_members_are_none_that_submitters_count_up_or_draw() {
+    let (mut trial, stays) = with_workers(3);
+    trial.submit(to_verify(1));
+    // The ids that follow are free, also for tasks of which each has members.
+    for n in 2..50 {
+        assert_eq!(trial.submit(to_verify(n)), TaskId(n));
+    }
+    let members: BTreeSet<TaskId> = stays.iter().map(|stay| trial.held_by(*stay).0).collect();
+    assert_eq!(members.len(), 3);
+    for TaskId(id) in members {
+        assert_eq!((id >> 76 & 0xf, id >> 62 & 3), (8, 2), "a UUID of version 8");
+    }
+}
+
+#[test]
 fn members_end_with_their_task_and_are_nobodys_tasks() {
     let (mut trial, stays) = with_workers(1);
     let id = trial.submit(SubmitTask { deadline_in: Some(100), ..to_verify(1) });
