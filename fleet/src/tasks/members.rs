@@ -45,7 +45,7 @@ fn member_id(parent: TaskId, seq: u64) -> TaskId {
     }
     bits ^= bits >> 64;
     let (version, variant) = (8 << 76, 2 << 62);
-    TaskId(bits & !(0xf << 76) & !(3 << 62) | version | variant)
+    TaskId((bits & !(0xf << 76) & !(3 << 62)) | version | variant)
 }
 
 impl Fleet {

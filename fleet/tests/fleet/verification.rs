@@ -264,7 +264,7 @@ fn the_ids_of_members_are_none_that_submitters_count_up_or_draw() {
     let members: BTreeSet<TaskId> = stays.iter().map(|stay| trial.held_by(*stay).0).collect();
     assert_eq!(members.len(), 3);
     for TaskId(id) in members {
-        assert_eq!((id >> 76 & 0xf, id >> 62 & 3), (8, 2), "a UUID of version 8");
+        assert_eq!(((id >> 76) & 0xf, (id >> 62) & 3), (8, 2), "a UUID of version 8");
     }
 }
 
