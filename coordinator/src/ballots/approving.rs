@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use robeing_fleet::{OpenBallot, SubmitTask, TaskId};
+use robeing_fleet::{OpenBallot, SubmitTask, TaskId, limits::LEAST_BALLOT_BYTES};
 use robeing_policy::ApprovalSpec;
 use robeing_proto::v1;
 
-use super::{BallotError, Ballots, opening::Draft};
+use super::{
+    BallotError, Ballots,
+    electorate::{Addressed, Member},
+    opening::Draft,
+};
 use crate::api::convert::{self, BadField};
 
 /// The field of a submission that its approval is in.
@@ -76,19 +80,53 @@ impl Ballots {
         if let Err(error) = self.catch_up().await {
             return drafts.into_keys().map(|n| (n, Err(error.clone()))).collect();
         }
-        let mut found = BTreeMap::new();
+        let (mut found, mut resolving) = (BTreeMap::new(), Resolving::default());
         for (n, draft) in drafts {
             // The semaphore is never closed.
             let _room = self.opening.acquire().await;
-            found.insert(n, self.resolved(opener, draft).await);
+            found.insert(n, self.resolved(opener, draft, &mut resolving).await);
         }
         found
     }
 
-    async fn resolved(&self, opener: &str, draft: Draft) -> Result<OpenBallot, BallotError> {
-        let members = self.electors(draft.id, &draft.electorate).await?;
-        Ok(draft.opened(&self.fleet, opener, members))
+    /// Returns the ballot of a draft. One that is certain to be refused, because those before it take the room that is
+    /// left, costs no search for its members, and takes no memory.
+    async fn resolved(
+        &self,
+        opener: &str,
+        draft: Draft,
+        resolving: &mut Resolving,
+    ) -> Result<OpenBallot, BallotError> {
+        let (more, bytes) = (resolving.ballots + 1, resolving.bytes.saturating_add(LEAST_BALLOT_BYTES));
+        let room = self.state.look(|fleet| fleet.check_room_for_ballots(opener, more, bytes));
+        room.map_err(BallotError::Refused)?;
+        let asked = Addressed::digest(&draft.electorate);
+        let members = match resolving.members.get(&asked) {
+            Some(members) => members.clone(),
+            None => {
+                let members = self.electors(draft.id, &draft.electorate).await?;
+                resolving.members.insert(asked, members.clone());
+                members
+            }
+        };
+        let ballot = draft.opened(&self.fleet, opener, members);
+        let bytes = resolving.bytes.saturating_add(ballot.counted_bytes());
+        let room = self.state.look(|fleet| fleet.check_room_for_ballots(opener, more, bytes));
+        room.map_err(BallotError::Refused)?;
+        (resolving.ballots, resolving.bytes) = (more, bytes);
+        Ok(ballot)
     }
+}
+
+/// What was found of the ballots of one call.
+#[derive(Default)]
+struct Resolving {
+    /// How many ballots the call opens, and the bytes that they count for.
+    ballots: usize,
+    bytes: u64,
+    /// The members of electorates, by the digests of their addresses: tasks that are submitted together mostly ask the
+    /// same members.
+    members: BTreeMap<[u8; 32], Vec<Member>>,
 }
 
 #[cfg(test)]
