@@ -91,12 +91,7 @@ impl Ballots {
 
     /// Returns the ballot of a draft. One that is certain to be refused, because those before it take the room that is
     /// left, costs no search for its members, and takes no memory.
-    async fn resolved(
-        &self,
-        opener: &str,
-        draft: Draft,
-        resolving: &mut Resolving,
-    ) -> Result<OpenBallot, BallotError> {
+    async fn resolved(&self, opener: &str, draft: Draft, resolving: &mut Resolving) -> Result<OpenBallot, BallotError> {
         let (more, bytes) = (resolving.ballots + 1, resolving.bytes.saturating_add(LEAST_BALLOT_BYTES));
         let room = self.state.look(|fleet| fleet.check_room_for_ballots(opener, more, bytes));
         room.map_err(BallotError::Refused)?;
