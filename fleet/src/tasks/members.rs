@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::verification::{Answer, Verification};
 use crate::{
-    Agent, AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, Refusal, Role,
-    SubmitTask, Task, TaskId, TaskState,
+    Agent, AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, FleetMillis,
+    Refusal, Role, SubmitTask, Task, TaskId, TaskState,
     audit_log::action,
     config::invalid,
     limits::MAX_VERIFIED_TASKS,
@@ -53,6 +53,12 @@ impl Fleet {
     pub fn input_of<'a>(&'a self, task: &'a Task) -> &'a Bytes {
         let parent = task.member_of.and_then(|seq| self.state.tasks.kept.get(&seq));
         parent.map_or(&task.input, |parent| &parent.input)
+    }
+
+    /// Returns the deadline of a task. A member has that of the task whose result it verifies.
+    pub fn deadline_of(&self, task: &Task) -> Option<FleetMillis> {
+        let parent = task.member_of.and_then(|seq| self.state.tasks.kept.get(&seq));
+        parent.map_or(task.deadline, |parent| parent.deadline)
     }
 
     /// Returns what is compared of a member's output; `None` if the task is no member.
@@ -203,7 +209,7 @@ impl Fleet {
             verification.answers.push(Answer { agent, attempt, digest, output, speed });
             verification.members.retain(|member| *member != seq);
         });
-        self.judge(parent, effects);
+        self.judge(parent, false, effects);
     }
 
     /// Takes note that a member has failed for good.
@@ -218,6 +224,7 @@ impl Fleet {
         let Some(attempt) = current else { return };
         let now = self.state.now;
         let agent = attempt.agent;
+        let is_late = failure.kind == FailureKind::Deadline;
         let attempt = Attempt { ended_at: Some(now), end: Some(end), failure: Some(failure), ..attempt };
         self.remove_member(seq, effects);
         self.change_task(parent, |task| {
@@ -226,11 +233,12 @@ impl Fleet {
             verification.failed.push(agent);
             verification.members.retain(|member| *member != seq);
         });
-        self.judge(parent, effects);
+        self.judge(parent, is_late, effects);
     }
 
-    /// Ends a task if enough agents agree, or can't any more.
-    fn judge(&mut self, parent: u64, effects: &mut Vec<Effect>) {
+    /// Ends a task if enough agents agree, or can't any more. `is_late` tells that the last of them has missed the deadline,
+    /// of which agents know a little earlier than the state machine.
+    fn judge(&mut self, parent: u64, is_late: bool, effects: &mut Vec<Effect>) {
         let Some(verification) = self.verification(parent) else { return };
         if let Some(agreed) = verification.agreed() {
             return self.agree(parent, agreed, effects);
@@ -238,7 +246,8 @@ impl Fleet {
         if verification.is_possible() {
             return;
         }
-        let failure = own_failure(FailureKind::Disagreement, &verification.disagreement(), false);
+        let kind = if is_late { FailureKind::Deadline } else { FailureKind::Disagreement };
+        let failure = own_failure(kind, &verification.disagreement(), false);
         self.finish(parent, TaskState::Failed, effects, |task, now| {
             task.finish(now, TaskState::Failed, Some(failure));
         });
@@ -287,6 +296,20 @@ impl Fleet {
 
     /// Removes the members of a task that ends, and has their agents stop.
     pub(crate) fn disband(&mut self, parent: u64, effects: &mut Vec<Effect>) {
+        self.stop_members(parent, (CancelCause::Cancelled, AttemptEnd::Cancelled, None), effects);
+    }
+
+    /// Removes the members of a task whose deadline has passed, and has their agents stop for this reason.
+    pub(crate) fn members_are_late(&mut self, parent: u64, failure: &Failure, effects: &mut Vec<Effect>) {
+        self.stop_members(parent, (CancelCause::Deadline, AttemptEnd::TimedOut, Some(failure)), effects);
+    }
+
+    fn stop_members(
+        &mut self,
+        parent: u64,
+        (cause, end, failure): (CancelCause, AttemptEnd, Option<&Failure>),
+        effects: &mut Vec<Effect>,
+    ) {
         // This is done for every task that ends.
         if self.indexes.tasks.verified == 0 {
             return;
@@ -296,11 +319,11 @@ impl Fleet {
         let now = self.state.now;
         for seq in &members {
             let current = self.state.tasks.kept.get(seq).and_then(|task| task.current()).cloned();
-            self.stop_current(*seq, CancelCause::Cancelled, effects);
+            self.stop_current(*seq, cause, effects);
             self.remove_member(*seq, effects);
             if let Some(attempt) = current {
-                let (ended_at, end) = (Some(now), Some(AttemptEnd::Cancelled));
-                self.change_task(parent, |task| task.note_attempt(Attempt { ended_at, end, ..attempt }));
+                let (ended_at, end, failure) = (Some(now), Some(end), failure.cloned());
+                self.change_task(parent, |task| task.note_attempt(Attempt { ended_at, end, failure, ..attempt }));
             }
         }
         self.change_task(parent, |task| task.close_verification(None));

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentId, AgentJoin, Attempt, AttemptEnd, AuditOutcome, Choice, Command, Effect, FailureKind, Fleet, Outcome,
-    Refusal, Reply, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState, Verify, limits::*,
+    AgentId, AgentJoin, Attempt, AttemptEnd, AuditOutcome, CancelCause, Choice, Command, Effect, Failure, FailureKind,
+    Fleet, Outcome, Refusal, Reply, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState, Verify, limits::*,
 };
 
 use crate::{
@@ -289,6 +289,35 @@ fn members_end_with_their_task_and_are_nobodys_tasks() {
     assert_eq!(trial.state(id), TaskState::Cancelled);
     assert_eq!(trial.fleet.tasks(&TaskFilter::default(), None, MAX_PAGE).tasks.len(), 2);
     assert_eq!(trial.fleet.counts().queued, 0);
+}
+
+#[test]
+fn the_deadline_of_a_task_is_that_of_its_runs() {
+    let (mut trial, stays) = with_workers(2);
+    let verify = Some(Verify { agents: 2, agree: 2, pointer: None });
+    let id = trial.submit(SubmitTask { deadline_in: Some(100), verify, ..task(1) });
+    let (member, _) = trial.held_by(stays[0]);
+    assert_eq!(trial.fleet.deadline_of(trial.task(member)), trial.task(id).deadline);
+    let before = record(&trial, stays[0]);
+    trial.after(100);
+    let late = |effect: &&Effect| matches!(effect, Effect::Stop { cause: CancelCause::Deadline, .. });
+    assert_eq!(trial.effects.iter().filter(late).count(), 2, "{:?}", trial.effects);
+    let ends: Vec<_> = ends_of(&trial, id).into_iter().map(|(_, end)| end).collect();
+    assert_eq!(ends, [Some(AttemptEnd::TimedOut); 2]);
+    assert_eq!(record(&trial, stays[0]), before, "a deadline is nobody's fault");
+    // Agents that see it first say so, and the task fails for the same reason.
+    for stay in &stays {
+        let (member, attempt) = trial.held_by(*stay);
+        trial.complete(*stay, member, attempt, Outcome::Stopped);
+    }
+    let verify = Some(Verify { agents: 2, agree: 2, pointer: None });
+    let id = trial.submit(SubmitTask { deadline_in: Some(100), verify, ..task(2) });
+    let (member, attempt) = trial.held_by(stays[0]);
+    let Outcome::Failed(failure) = failure(false) else { panic!("a failure") };
+    let late = Outcome::Failed(Failure { kind: FailureKind::Deadline, ..failure });
+    trial.complete(stays[0], member, attempt, late);
+    let kind = trial.task(id).failure.as_ref().map(|failure| failure.kind);
+    assert_eq!(kind, Some(FailureKind::Deadline));
 }
 
 #[test]
