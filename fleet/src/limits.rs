@@ -134,6 +134,9 @@ pub const MAX_ACTOR_BYTES: usize = 2 * MAX_NAME_BYTES;
 pub const MAX_DETAIL_BYTES: usize = 512;
 /// Most records of the audit log that are kept; beyond it, the oldest are dropped.
 pub const MAX_AUDIT_RECORDS: usize = 10_000;
+/// An agent that is outvoted more often than this is recorded once in this time, ms, so that disagreements do not push out
+/// everything else.
+pub const OUTVOTED_RECORD_MS: u64 = 10_000;
 /// Most records that one [`crate::AuditCommand::Record`] may add.
 pub const MAX_AUDIT_BATCH: usize = 100;
 /// Most bytes of the identity configuration in a snapshot.

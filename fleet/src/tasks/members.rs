@@ -281,8 +281,15 @@ impl Fleet {
     }
 
     /// Records in the audit log that an agent was outvoted, which guardians take as a signal. The role of an agent that is
-    /// forgotten is not known any more, so it is recorded by its name.
+    /// forgotten is not known any more, so it is recorded by its name. One that is outvoted often is recorded from time to
+    /// time.
     fn record_outvoted(&mut self, parent: u64, attempt: u32, agent: AgentId) {
+        let now = self.state.now.fleet;
+        let times = match self.change_agent(agent, |agent| agent.note_outvoted(now)) {
+            Some(None) => return,
+            Some(Some(times)) => times,
+            None => 1,
+        };
         let Some(task) = self.state.tasks.kept.get(&parent) else { return };
         let Some(name) = task.agent_of(attempt) else { return };
         let actor = match self.state.agents.known.get(&agent) {
@@ -290,7 +297,8 @@ impl Fleet {
             None => format!("agent/{name}"),
         };
         let subject = task.id.to_string();
-        let detail = "on Result: other agents agree on another output".to_owned();
+        let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };
+        let detail = format!("on Result, {times}: other agents agree on another output");
         self.record(&actor, action::OUTVOTED, &subject, AuditOutcome::Denied, detail);
     }
 

@@ -241,6 +241,26 @@ fn an_agent_that_is_gone_when_it_is_outvoted_is_recorded_by_its_name() {
 }
 
 #[test]
+fn an_agent_that_is_outvoted_often_is_recorded_once_in_ten_seconds_with_how_often() {
+    let (mut trial, stays) = with_workers(3);
+    let outvote = |trial: &mut Trial, n: u128| {
+        trial.submit(to_verify(n));
+        for (stay, output) in stays.iter().zip(["wrong", "right", "right"]) {
+            says(trial, *stay, output);
+        }
+        let told = trial.fleet.audit_records(0, MAX_PAGE).filter(|told| told.action == "result.outvoted");
+        told.map(|told| told.detail.clone()).collect::<Vec<_>>()
+    };
+    let detail = |times: &str| format!("on Result, {times}: other agents agree on another output");
+    assert_eq!(outvote(&mut trial, 1), [detail("once")]);
+    assert_eq!(outvote(&mut trial, 2).len(), 1);
+    trial.after(OUTVOTED_RECORD_MS - 1);
+    assert_eq!(outvote(&mut trial, 3).len(), 1);
+    trial.after(1);
+    assert_eq!(outvote(&mut trial, 4), [detail("once"), detail("3 times")]);
+}
+
+#[test]
 fn a_member_that_fails_is_tried_again_as_its_task_would_be() {
     let (mut trial, stays) = with_workers(2);
     let verify = Some(Verify { agents: 2, agree: 2, pointer: None });
