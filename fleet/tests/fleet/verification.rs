@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentId, AgentJoin, Attempt, AttemptEnd, AuditOutcome, CancelCause, Choice, Command, Effect, Failure, FailureKind,
-    Fleet, Outcome, Refusal, Reply, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState, Verify, limits::*,
+    AgentId, AgentJoin, Attempt, AttemptEnd, AuditOutcome, CancelCause, Choice, Command, ControlCommand, Effect,
+    Failure, FailureKind, Fleet, FleetConfig, Outcome, Refusal, Reply, SubmitTask, Task, TaskCommand, TaskFilter,
+    TaskId, TaskState, Verify, known_version, limits::*,
 };
 
 use crate::{
@@ -288,6 +289,19 @@ fn the_ids_of_members_are_none_that_submitters_count_up_or_draw() {
     for TaskId(id) in members {
         assert_eq!(((id >> 76) & 0xf, (id >> 62) & 3), (8, 2), "a UUID of version 8");
     }
+}
+
+#[test]
+fn a_task_is_refused_without_room_for_all_its_runs() {
+    let submitted = |config: FleetConfig| {
+        let mut trial = Trial::with(config);
+        trial.apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
+        trial.apply(Command::Task(TaskCommand::Submit(to_verify(1))))
+    };
+    let room = |max_queued, max_tasks| FleetConfig { max_queued, max_tasks, ..FleetConfig::default() };
+    assert!(matches!(submitted(room(3, 100)), Reply::Refused(Refusal::QueueFull { .. })));
+    assert!(matches!(submitted(room(100, 3)), Reply::Refused(Refusal::TooManyTasks { .. })));
+    assert!(matches!(submitted(room(4, 4)), Reply::Submitted { .. }));
 }
 
 #[test]
