@@ -61,6 +61,24 @@ impl Fleet {
         parent.map_or(task.deadline, |parent| parent.deadline)
     }
 
+    /// Returns a task as readers see it, who know of no members: one with several runs has those that are going on among its
+    /// attempts, under the next numbers.
+    pub fn with_runs(&self, task: &Arc<Task>) -> Arc<Task> {
+        let Some(verification) = &task.verification else { return Arc::clone(task) };
+        let run = |seq: &u64| self.state.tasks.kept.get(seq)?.current().cloned();
+        let mut shown = Task::clone(task);
+        let numbers = task.attempt.saturating_add(1)..;
+        let runs = verification.members.iter().filter_map(run).zip(numbers);
+        shown.attempts.extend(runs.map(|(attempt, number)| Attempt { number, ..attempt }));
+        Arc::new(shown)
+    }
+
+    /// Returns the id of a task as users know it: a member goes by that of the task whose result it verifies.
+    pub fn known_id(&self, task: &Task) -> TaskId {
+        let parent = task.member_of.and_then(|seq| self.state.tasks.kept.get(&seq));
+        parent.map_or(task.id, |parent| parent.id)
+    }
+
     /// Returns what is compared of a member's output; `None` if the task is no member.
     pub fn compared_of(&self, task: TaskId) -> Option<Compared> {
         let parent = self.task(task)?.member_of.and_then(|seq| self.state.tasks.kept.get(&seq))?;

@@ -106,6 +106,10 @@ fn a_task_has_the_output_that_enough_agents_agree_on_and_the_others_are_outvoted
     assert_eq!(agents.len(), 3, "all run at once: {:?}", trial.effects);
     let (member, _) = trial.held_by(stays[0]);
     assert_eq!(trial.fleet.input_of(trial.task(member)), &trial.task(id).input);
+    assert_eq!(trial.fleet.known_id(trial.task(member)), id);
+    let shown = trial.fleet.with_runs(trial.fleet.task(id).expect("it is kept"));
+    let runs: Vec<_> = shown.attempts.iter().map(|run| (run.number, &*run.agent_name, run.end)).collect();
+    assert_eq!(runs, [(1, "w0", None), (2, "w1", None), (3, "w2", None)]);
     let before: Vec<u32> = stays.iter().map(|stay| record(&trial, *stay)).collect();
     assert_eq!(says(&mut trial, stays[0], "wrong"), Reply::Completed);
     assert_eq!(record(&trial, stays[0]), before[0], "nobody knows yet who is right");
