@@ -204,6 +204,13 @@ impl Fleet {
         self.task_is_gone(member.id, effects);
     }
 
+    /// Returns whether a member answers with an output that is kept already, so that it needs no more room.
+    pub(super) fn has_output(&self, seq: u64, digest: Option<[u8; 32]>) -> bool {
+        let parent = self.state.tasks.kept.get(&seq).and_then(|task| task.member_of);
+        let verification = parent.and_then(|parent| self.verification(parent));
+        verification.is_some_and(|of| of.answers.iter().any(|answer| Some(answer.digest) == digest))
+    }
+
     /// Takes the answer of a member, whose agent's slot is free.
     pub(super) fn member_answered(
         &mut self,

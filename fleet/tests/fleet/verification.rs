@@ -296,6 +296,31 @@ fn the_ids_of_members_are_none_that_submitters_count_up_or_draw() {
 }
 
 #[test]
+fn an_output_that_is_kept_already_needs_no_room() {
+    let mut trial = Trial::with(FleetConfig { max_bytes: MAX_INPUT_BYTES as u64, ..FleetConfig::default() });
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
+    let stays = ["w0", "w1"].map(|name| trial.join(worker(name)));
+    let verify = Some(Verify { agents: 2, agree: 2, pointer: None });
+    let id = trial.submit(SubmitTask { verify, ..task(1) });
+    let output = Bytes::from(vec![7; MAX_INPUT_BYTES]);
+    let answer = |trial: &mut Trial, stay| {
+        let (member, attempt) = trial.held_by(stay);
+        trial.complete(stay, member, attempt, Outcome::Answered { output: output.clone(), digest: [7; 32] });
+    };
+    let wide = trial.join(AgentJoin { slots: MAX_SLOTS, ..worker("wide") });
+    let most = trial.fleet.config().most_stored();
+    let fillers: Vec<TaskId> =
+        (100..101 + u128::from(most) / MAX_INPUT_BYTES as u128).map(|n| trial.submit(task(n))).collect();
+    answer(&mut trial, stays[0]);
+    for filler in fillers {
+        trial.complete(wide, filler, 1, Outcome::Succeeded(output.clone()));
+    }
+    assert!(trial.fleet.stored_bytes() + MAX_INPUT_BYTES as u64 > most, "there is no room for another one");
+    answer(&mut trial, stays[1]);
+    assert_eq!(trial.state(id), TaskState::Succeeded);
+}
+
+#[test]
 fn a_task_is_refused_without_room_for_all_its_runs() {
     let submitted = |config: FleetConfig| {
         let mut trial = Trial::with(config);
