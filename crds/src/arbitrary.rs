@@ -242,15 +242,26 @@ fn coordinators() -> impl Strategy<Value = Value> {
     (replicas, template()).prop_map(|(replicas, template)| object([("replicas", replicas), ("template", template)]))
 }
 
+/// Who approves, which the schema also accepts for an action that needs no approval.
+fn approval() -> impl Strategy<Value = Value> {
+    let electorate = subsequence(vec!["role:guardian", "client:ada=2", "nobody at all"], 1..=3);
+    let threshold = maybe(prop::sample::select(vec!["2/3", "66%", "most"]));
+    let approval = (electorate, threshold, maybe(within(1, 3600))).prop_map(|(electorate, threshold, deadline)| {
+        let electorate = json!(electorate);
+        object([("electorate", electorate), ("threshold", threshold), ("deadlineSeconds", deadline)])
+    });
+    maybe(approval)
+}
+
 /// A few policies, some with an expression that is no CEL, which the schema accepts.
 fn policies() -> impl Strategy<Value = Value> {
     let rule = prop::sample::select(vec!["true", "object.priority > 3", "json == null", "no ("]);
     let action = prop::sample::select(vec!["deny", "redact", "requireApproval", "allow"]);
     let on = subsequence(vec!["Submission", "Result", "Message"], 1..=3);
     let fails = maybe(prop::sample::select(vec!["Open", "Closed"]));
-    let policy = (rule, action, on, fails).prop_map(|(rule, action, on, fails)| {
+    let policy = (rule, action, on, fails, approval()).prop_map(|(rule, action, on, fails, approval)| {
         let (rule, action, on) = (json!(rule), json!(action), json!(on));
-        object([("rule", rule), ("action", action), ("events", on), ("failurePolicy", fails)])
+        object([("rule", rule), ("action", action), ("events", on), ("failurePolicy", fails), ("approval", approval)])
     });
     vec(policy, 0..3).prop_map(|mut policies| {
         for (n, policy) in policies.iter_mut().enumerate() {

@@ -26,9 +26,10 @@ pub const MAX_KEPT_ATTEMPTS: usize = 16;
 /// Most agents that a task with a result to be verified runs on. All their attempts are kept with it.
 pub const MAX_VERIFYING_AGENTS: u32 = 8;
 const _: () = assert!(MAX_VERIFYING_AGENTS as usize <= MAX_KEPT_ATTEMPTS);
-/// Most unfinished tasks with results to be verified. An agent that may take none of those that are queued has to look at
-/// each of them.
-pub const MAX_VERIFIED_TASKS: u32 = 1_000;
+/// Most unfinished tasks with results to be verified. If fewer agents fit them than they ask for, some of their runs stay
+/// queued, and each free slot of an agent that has had its turn at all of them costs a look at each: that is what this
+/// bounds.
+pub const MAX_VERIFIED_TASKS: u32 = 100;
 /// Longest JSON pointer to what is compared of outputs, bytes.
 pub const MAX_POINTER_BYTES: usize = 256;
 /// Longest duration a task or the configuration may name, ms: 366 days.
@@ -133,6 +134,9 @@ pub const MAX_ACTOR_BYTES: usize = 2 * MAX_NAME_BYTES;
 pub const MAX_DETAIL_BYTES: usize = 512;
 /// Most records of the audit log that are kept; beyond it, the oldest are dropped.
 pub const MAX_AUDIT_RECORDS: usize = 10_000;
+/// An agent that is outvoted more often than this is recorded once in this time, ms, so that disagreements do not push out
+/// everything else.
+pub const OUTVOTED_RECORD_MS: u64 = 10_000;
 /// Most records that one [`crate::AuditCommand::Record`] may add.
 pub const MAX_AUDIT_BATCH: usize = 100;
 /// Most bytes of the identity configuration in a snapshot.

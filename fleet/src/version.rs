@@ -243,13 +243,21 @@ impl Fleet {
 
     /// Refuses a command that needs a feature that is not in force.
     pub fn check_feature(&self, command: &Command) -> Result<(), Refusal> {
-        match command.feature() {
-            Some(feature) if !self.has(feature) => Err(Refusal::NotInForce {
+        command.feature().map_or(Ok(()), |feature| self.check_has(feature))
+    }
+
+    /// Refuses what needs a feature that is not in force.
+    ///
+    /// # Errors
+    /// [`Refusal::NotInForce`].
+    pub fn check_has(&self, feature: Feature) -> Result<(), Refusal> {
+        match self.has(feature) {
+            true => Ok(()),
+            false => Err(Refusal::NotInForce {
                 feature: feature.name().to_owned(),
                 since: feature.since(),
                 current: self.version(),
             }),
-            _ => Ok(()),
         }
     }
 }

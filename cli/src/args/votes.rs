@@ -112,7 +112,7 @@ pub struct ApprovalArgs {
     #[arg(long, value_name = "DURATION", requires = "require_approval", value_parser = humantime::parse_duration)]
     pub approval_deadline: Option<Duration>,
 
-    /// What they are asked; without it, whether the task may run
+    /// What they are asked besides whether the task may run
     #[arg(long, value_name = "TEXT", requires = "require_approval")]
     pub approval_question: Option<String>,
 

@@ -45,6 +45,7 @@ fn succeeded() -> Task {
                     retryable: true,
                     ..Default::default()
                 }),
+                ..Default::default()
             },
             Attempt {
                 number: 2,
@@ -55,6 +56,7 @@ fn succeeded() -> Task {
                 score: Some(Score { specialization: 50.0, load: 0.0, performance: 9.25, total: 59.25 }),
                 candidates: 2,
                 failure: None,
+                ..Default::default()
             },
         ],
         submitted_at: ago(60),

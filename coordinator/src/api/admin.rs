@@ -288,6 +288,8 @@ impl v1::admin_server::Admin for AdminService {
         let texts = request.into_inner().policies;
         let policies = policies::stored(&texts).map_err(Status::invalid_argument)?;
         StoredPolicy::check_all(&policies).map_err(|refusal| errors::refused(&refusal))?;
+        let in_force = self.trust.state.look(|fleet| policies::check_in_force(fleet, &policies));
+        in_force.map_err(|refusal| errors::refused(&refusal))?;
         match self.proposer.propose_one(Command::Policy(PolicyCommand::Set { policies, by })).await? {
             Reply::PoliciesSet { revision } => Ok(Response::new(v1::SetPoliciesResponse { revision })),
             Reply::Refused(refusal) => Err(errors::refused(&refusal)),

@@ -267,9 +267,13 @@ impl v1::fleet_server::Fleet for FleetService {
         let id = convert::task_id(&request.id)?;
         self.state.ready_to_read(request.consistency).await?;
         let parts = Parts { input: request.include_input, output: true, attempts: true };
-        let found = self.state.look(|fleet| fleet.task(id).cloned().map(|task| (task, fleet.now())));
-        let (found, now) = found.ok_or_else(|| errors::no_task(&request.id))?;
-        let mut task = convert::task(&found, parts, now);
+        let found = self.state.look(|fleet| {
+            // Nobody has submitted a member of a task with several runs, so nobody can cancel it, either.
+            let task = fleet.task(id).filter(|task| task.member_of.is_none())?;
+            Some((Arc::clone(task), fleet.with_runs(task), fleet.now()))
+        });
+        let (found, shown, now) = found.ok_or_else(|| errors::no_task(&request.id))?;
+        let mut task = convert::task(&shown, parts, now);
         task.waiting_for = self.waiting_for(&found).await.unwrap_or_default();
         Ok(Response::new(task))
     }

@@ -67,9 +67,10 @@ impl Submissions {
         for (n, draft) in approvals.into_iter().filter(|(n, _)| !answered.contains_key(n)).collect::<Vec<_>>() {
             // A task that was accepted before is answered here: by the time it were proposed, it could have expired, and
             // be a new task that nobody has approved.
-            match submissions.get(n).and_then(|task| self.state.look(|fleet| fleet.submitted_before(task))) {
+            let Some(task) = submissions.get(n) else { continue };
+            match self.state.look(|fleet| fleet.submitted_before(task)) {
                 Some(known) => drop(answered.insert(n, Ok(known))),
-                None => drop(to_open.insert(n, draft)),
+                None => drop(to_open.insert(n, draft.asked_about(task))),
             }
         }
         for (n, found) in self.ballots.approvals(&sender_name(by), to_open).await {

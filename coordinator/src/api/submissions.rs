@@ -44,12 +44,16 @@ use crate::{
 pub const MAX_OUTSTANDING: usize = 16_384;
 /// Maximum number of tasks read at once, so that commands do not wait long to be applied.
 const MAX_LOOKED_AT: usize = 1_000;
+/// The same, if some of them open ballots, of which each may have hundreds of members.
+const MAX_BALLOTS_LOOKED_AT: usize = 16;
 /// Messages in flight to one client; what exceeds this waits in the stream's mailbox.
 const SEND_BUFFER: usize = 1;
 /// Bytes of tasks of one stream that are not accepted yet; at this limit reading stops, which slows its client down.
 pub const MAX_PROPOSED_BYTES: usize = 2 * 1024 * 1024;
 /// Bytes that a task counts for besides its input.
 const TASK_BYTES: usize = 256;
+/// Bytes that a task counts for if it asks for an approval: its ballot names all members, and so does the letter to them.
+const BALLOT_BYTES: usize = 16 * 1024;
 
 /// Accepts tasks. Cheap to clone.
 #[derive(Clone)]
@@ -81,9 +85,11 @@ impl Submissions {
                 || disks.clone().filter(|_| !fleet.knows(submission)).map(|reason| Refusal::NoRoom { reason });
             fleet.refusal_of(submission).or_else(of_disks)
         };
+        let opens = submissions.iter().any(|submission| submission.approval.is_some());
+        let at_once = if opens { MAX_BALLOTS_LOOKED_AT } else { MAX_LOOKED_AT };
         let look = || {
             let mut refused = BTreeMap::new();
-            for (group, start) in submissions.chunks(MAX_LOOKED_AT).zip((0..).step_by(MAX_LOOKED_AT)) {
+            for (group, start) in submissions.chunks(at_once).zip((0..).step_by(at_once)) {
                 self.state.look(|fleet| {
                     let found = group.iter().enumerate().filter_map(|(n, of)| Some((start + n, refusal(fleet, of)?)));
                     refused.extend(found);
@@ -206,6 +212,11 @@ impl Submissions {
 
 fn missing() -> Status {
     Status::internal("a reply is missing")
+}
+
+/// Returns the bytes that a task counts for while it is being proposed.
+fn counted_bytes(Prepared { task, approval }: &Prepared) -> usize {
+    task.input.len() + if approval.is_some() { BALLOT_BYTES } else { TASK_BYTES }
 }
 
 /// One task of a group that is being proposed.
@@ -411,7 +422,7 @@ impl Serving {
                 Err(refused) => self.mailbox.put(task.tag, refused),
             }
         }
-        let bytes = submissions.iter().map(|submission| submission.task.input.len() + TASK_BYTES).sum();
+        let bytes = submissions.iter().map(counted_bytes).sum();
         self.proposed += asked.len();
         self.proposed_bytes += bytes;
         let (own, sender, by) = (self.submissions.clone(), self.sender, Arc::clone(&self.by));

@@ -2,30 +2,45 @@
 
 use std::collections::BTreeMap;
 
-use robeing_fleet::{OpenBallot, SubmitTask, TaskId};
+use ring::digest::{SHA256, digest};
+use robeing_fleet::{OpenBallot, SubmitTask, TaskId, limits::LEAST_BALLOT_BYTES};
+use robeing_platform::compute;
 use robeing_policy::ApprovalSpec;
 use robeing_proto::v1;
+use robeing_votes::hex;
 
-use super::{BallotError, Ballots, opening::Draft};
+use super::{
+    BallotError, Ballots,
+    electorate::{Addressed, Member},
+    opening::Draft,
+};
 use crate::api::convert::{self, BadField};
 
 /// The field of a submission that its approval is in.
 const FIELD: &str = "requires_approval";
 
 impl Draft {
-    /// Checks the approval that a task asks for.
+    /// Checks the approval that a task asks for. Its question is to be completed by [`asked_about`](Self::asked_about).
     ///
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn of_task(task: &SubmitTask, asked: v1::RequiredApproval) -> Result<Self, BadField> {
         let v1::RequiredApproval { electorate, threshold, deadline, question } = asked;
-        let question = match question.is_empty() {
-            true => format!("May task {} of the kind {:?} run?", task.id, task.kind),
-            false => question,
-        };
         let (id, options) = (task.id.to_string(), Vec::new());
-        let request = v1::OpenBallotRequest { id, question, options, electorate, threshold, deadline };
-        Self::check(request, || task.id.0).map_err(|problem| convert::bad(FIELD, problem))
+        // The longest that it gets: all digests have the same length.
+        let whole = question_about(task, &[0; 32], &question);
+        let request = v1::OpenBallotRequest { id, question: whole, options, electorate, threshold, deadline };
+        let draft = Self::check(request, || task.id.0).map_err(|problem| convert::bad(FIELD, problem))?;
+        Ok(Self { question, ..draft })
+    }
+
+    /// Returns the draft with a question that names the task as it is proposed, with what policies have left of its input:
+    /// whoever votes or verifies the ballot later knows what was approved.
+    #[must_use]
+    pub fn asked_about(self, task: &SubmitTask) -> Self {
+        let mut input = [0; 32];
+        input.copy_from_slice(compute(|| digest(&SHA256, &task.input)).as_ref());
+        Self { question: question_about(task, &input, &self.question), ..self }
     }
 
     /// Checks the approval that a policy requires of a task.
@@ -35,10 +50,15 @@ impl Draft {
     pub fn of_policy(task: &SubmitTask, by: &ApprovalSpec, reason: &str) -> Result<Self, BadField> {
         let electorate: Vec<_> = by.electorate.iter().map(|text| elector(text)).collect::<Result<_, _>>()?;
         let deadline = by.deadline_seconds.map(|seconds| prost_types::Duration { seconds: seconds.into(), nanos: 0 });
-        let question = format!("May task {} of the kind {:?} run? {reason}", task.id, task.kind);
         let threshold = by.threshold.clone().unwrap_or_default();
-        Self::of_task(task, v1::RequiredApproval { electorate, threshold, deadline, question })
+        Self::of_task(task, v1::RequiredApproval { electorate, threshold, deadline, question: reason.to_owned() })
     }
+}
+
+/// Returns the question of a task's ballot, with what the submitter or a policy adds.
+fn question_about(task: &SubmitTask, input: &[u8; 32], more: &str) -> String {
+    let (space, SubmitTask { id, kind, .. }) = (if more.is_empty() { "" } else { " " }, task);
+    format!("May task {id} of the kind {kind:?} run with the input of SHA-256 {}?{space}{more}", hex(input))
 }
 
 /// Reads `ADDRESS` or `ADDRESS=WEIGHT`.
@@ -76,25 +96,54 @@ impl Ballots {
         if let Err(error) = self.catch_up().await {
             return drafts.into_keys().map(|n| (n, Err(error.clone()))).collect();
         }
-        let mut found = BTreeMap::new();
+        let (mut found, mut resolving) = (BTreeMap::new(), Resolving::default());
         for (n, draft) in drafts {
             // The semaphore is never closed.
             let _room = self.opening.acquire().await;
-            found.insert(n, self.resolved(opener, draft).await);
+            found.insert(n, self.resolved(opener, draft, &mut resolving).await);
         }
         found
     }
 
-    async fn resolved(&self, opener: &str, draft: Draft) -> Result<OpenBallot, BallotError> {
-        let members = self.electors(draft.id, &draft.electorate).await?;
-        Ok(draft.opened(&self.fleet, opener, members))
+    /// Returns the ballot of a draft. One that is certain to be refused, because those before it take the room that is
+    /// left, costs no search for its members, and takes no memory.
+    async fn resolved(&self, opener: &str, draft: Draft, resolving: &mut Resolving) -> Result<OpenBallot, BallotError> {
+        let (more, bytes) = (resolving.ballots + 1, resolving.bytes.saturating_add(LEAST_BALLOT_BYTES));
+        let room = self.state.look(|fleet| fleet.check_room_for_ballots(opener, more, bytes));
+        room.map_err(BallotError::Refused)?;
+        let asked = Addressed::digest(&draft.electorate);
+        let members = match resolving.members.get(&asked) {
+            Some(members) => members.clone(),
+            None => {
+                let members = self.electors(draft.id, &draft.electorate).await?;
+                resolving.members.insert(asked, members.clone());
+                members
+            }
+        };
+        let ballot = draft.opened(&self.fleet, opener, members);
+        let bytes = resolving.bytes.saturating_add(ballot.counted_bytes());
+        let room = self.state.look(|fleet| fleet.check_room_for_ballots(opener, more, bytes));
+        room.map_err(BallotError::Refused)?;
+        (resolving.ballots, resolving.bytes) = (more, bytes);
+        Ok(ballot)
     }
+}
+
+/// What was found of the ballots of one call.
+#[derive(Default)]
+struct Resolving {
+    /// How many ballots the call opens, and the bytes that they count for.
+    ballots: usize,
+    bytes: u64,
+    /// The members of electorates, by the digests of their addresses: tasks that are submitted together mostly ask the
+    /// same members.
+    members: BTreeMap<[u8; 32], Vec<Member>>,
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use robeing_fleet::{BallotId, Fraction};
+    use robeing_fleet::{BallotId, Fraction, limits::MAX_QUESTION_BYTES};
 
     use super::*;
     use crate::ballots::opening::DEFAULT_TTL_MS;
@@ -114,7 +163,18 @@ mod tests {
         let asked = v1::RequiredApproval { electorate, ..v1::RequiredApproval::default() };
         let draft = Draft::of_task(&task(), asked.clone()).expect("it is right");
         assert_eq!((draft.id, draft.threshold, draft.ttl), (BallotId(7), Fraction::TWO_THIRDS, DEFAULT_TTL_MS));
-        assert_eq!(draft.question, format!("May task {} of the kind \"deploy\" run?", TaskId(7)));
+        // The digest of nothing.
+        let input = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let sentence = format!("May task {} of the kind \"deploy\" run with the input of SHA-256 {input}?", TaskId(7));
+        assert_eq!(draft.asked_about(&task()).question, sentence);
+        let also = v1::RequiredApproval { question: "It is Friday.".into(), ..asked.clone() };
+        let also = Draft::of_task(&task(), also).expect("it is right");
+        let other = SubmitTask { input: Bytes::from_static(b"x"), ..task() };
+        assert_ne!(also.clone().asked_about(&other).question, also.clone().asked_about(&task()).question);
+        assert_eq!(also.asked_about(&task()).question, format!("{sentence} It is Friday."));
+        let most = |bytes| v1::RequiredApproval { question: "q".repeat(bytes), ..asked.clone() };
+        let room = MAX_QUESTION_BYTES - sentence.len() - 1;
+        assert!(Draft::of_task(&task(), most(room)).is_ok() && Draft::of_task(&task(), most(room + 1)).is_err());
         let nobody = v1::RequiredApproval { electorate: Vec::new(), ..asked };
         let problem = Draft::of_task(&task(), nobody).expect_err("nobody approves").to_string();
         assert!(problem.starts_with("requires_approval: electorate: "), "{problem}");
@@ -125,7 +185,8 @@ mod tests {
         let spec = ApprovalSpec { deadline_seconds: Some(60), threshold: Some("1/2".into()), ..by(&["a", "client:b=3"]) };
         let draft = Draft::of_policy(&task(), &spec, "it is large").expect("it is right");
         assert_eq!((draft.electorate.len(), draft.ttl), (2, 60_000));
-        assert!(draft.question.ends_with(" run? it is large"), "{}", draft.question);
+        let question = draft.asked_about(&task()).question;
+        assert!(question.starts_with("May task ") && question.ends_with("? it is large"), "{question}");
         assert_eq!(check_approval(&spec), Ok(()));
         for wrong in [by(&["a=0"]), by(&["a=x"]), by(&["role:coordinator"]), by(&[]), by(&["a=1001"])] {
             assert!(check_approval(&wrong).is_err(), "{wrong:?}");

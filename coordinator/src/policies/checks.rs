@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use robeing_fleet::{Agent, AgentId, Completion, Failure, FailureKind, Outcome, Refusal, Role, SubmitTask, Task};
+use robeing_fleet::{Agent, AgentId, Completion, Failure, FailureKind, Outcome, Refusal, Role, SubmitTask, Task, TaskId};
 use robeing_net::gate::Caller;
 use robeing_policy::{
     ApprovalDemand, Checked, Event, Input, Message, Object, PolicyRefusal, Submission, TaskResult, rights_of_role,
@@ -108,13 +108,15 @@ impl Policies {
         let Some(agent) = self.0.state.look(|fleet| fleet.agent(agent).cloned()) else { return };
         let asker = Asker::agent(role_name(&agent), &agent.name);
         for group in completions.chunks_mut(MAX_IN_TURN) {
-            let tasks: Vec<Option<Arc<Task>>> =
-                self.0.state.look(|fleet| group.iter().map(|ended| fleet.task(ended.task).cloned()).collect());
+            let tasks: Vec<Option<(TaskId, Arc<Task>)>> = self.0.state.look(|fleet| {
+                let task = |id: TaskId| fleet.task(id).map(|task| (fleet.known_id(task), Arc::clone(task)));
+                group.iter().map(|ended| task(ended.task)).collect()
+            });
             let check = || {
                 for (ended, task) in group.iter_mut().zip(&tasks) {
                     // What is not known is stale.
-                    if let Some(task) = task {
-                        self.check_result(&compiled, &asker, (&agent, task), ended);
+                    if let Some((id, task)) = task {
+                        self.check_result(&compiled, &asker, (&agent, *id, task), ended);
                     }
                 }
             };
@@ -122,7 +124,13 @@ impl Policies {
         }
     }
 
-    fn check_result(&self, compiled: &Compiled, asker: &Asker, (agent, task): (&Agent, &Task), ended: &mut Completion) {
+    fn check_result(
+        &self,
+        compiled: &Compiled,
+        asker: &Asker,
+        (agent, id, task): (&Agent, TaskId, &Task),
+        ended: &mut Completion,
+    ) {
         let (failure, output) = match &ended.outcome {
             Outcome::Succeeded(output) => (None, output.clone()),
             Outcome::Failed(failure) => (Some(failure), Bytes::new()),
@@ -131,7 +139,7 @@ impl Policies {
         };
         let kind = failure.map(|failure| convert::failure_kind_name(failure.kind));
         let failure = failure.zip(kind.as_deref());
-        let id = task.id.to_string();
+        let id = id.to_string();
         let object = Object::Result(TaskResult {
             task_id: &id,
             kind: &task.kind,

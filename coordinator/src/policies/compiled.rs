@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use robeing_fleet::{PolicyList, StoredPolicy};
+use robeing_fleet::{Feature, Fleet, PolicyList, Refusal, StoredPolicy};
 use robeing_policy::{PolicyError, PolicySet, PolicySpec, StoredPolicies};
 use tracing::warn;
 
@@ -34,6 +34,19 @@ pub fn stored(policies: &[String]) -> Result<Vec<StoredPolicy>, String> {
         checked.map_err(|problem| format!("policy {:?}, approval: {problem}", spec.name))?;
     }
     Ok(specs.iter().map(|spec| StoredPolicy { name: spec.name.clone(), json: spec.to_json() }).collect())
+}
+
+/// Refuses policies, in the form in which the fleet keeps them, that a program of the fleet's version may not be able to
+/// read: it would refuse everything that they concern.
+///
+/// # Errors
+/// The refusal.
+pub fn check_in_force(fleet: &Fleet, policies: &[StoredPolicy]) -> Result<(), Refusal> {
+    let asks = |policy: &StoredPolicy| PolicySpec::from_json(&policy.json).is_ok_and(|spec| spec.approval.is_some());
+    match policies.iter().any(asks) {
+        true => fleet.check_has(Feature::Approvals),
+        false => Ok(()),
+    }
 }
 
 fn sentence(errors: &[PolicyError]) -> String {

@@ -35,7 +35,7 @@ pub use self::{
     asker::CallerRights,
     book::{PolicyBook, all},
     checks::Held,
-    compiled::stored,
+    compiled::{check_in_force, stored},
     news::PolicyNews,
 };
 use crate::{apply::observer::ApplyObserver, propose::Proposer, read::StateReader};

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use robeing_fleet::StoredPolicy;
+use robeing_fleet::{Command, ControlCommand, Fleet, FleetConfig, Refusal, Stamp, StoredPolicy, known_version};
 use robeing_identity::PeerRole;
 use robeing_net::{gate::Caller, security::PeerIdentity};
 
-use super::{asker::user, compiled::stored};
+use super::{
+    asker::user,
+    compiled::{check_in_force, stored},
+};
 use crate::identity::fixture::realm;
 
 fn policy(name: &str, more: &str) -> String {
@@ -21,6 +24,22 @@ fn policies_are_stored_in_one_form_however_they_are_written() {
     assert_eq!(both[0], both[1]);
     let json = r#"{"name":"a","events":["Submission"],"rule":"true","action":"deny","failurePolicy":"Closed"}"#;
     assert_eq!(both[0], [StoredPolicy { name: "a".to_owned(), json: json.to_owned() }]);
+}
+
+#[test]
+fn who_approves_is_no_part_of_a_policy_while_older_programs_may_have_to_read_it() {
+    let older = Fleet::new(FleetConfig::default());
+    let plain = stored(&[policy("a", r#""rule": "true", "action": "requireApproval""#)]).unwrap();
+    assert_eq!(check_in_force(&older, &plain), Ok(()));
+    let named = r#""rule": "true", "action": "requireApproval", "approval": {"electorate": ["client:ann"]}"#;
+    let named = stored(&[policy("b", named)]).unwrap();
+    let both = [&plain[..], &named[..]].concat();
+    let refused = check_in_force(&older, &both);
+    assert!(matches!(refused, Err(Refusal::NotInForce { .. })), "{refused:?}");
+    let mut newer = older;
+    let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+    newer.apply(Stamp::at(1), raise, &mut Vec::new());
+    assert_eq!(check_in_force(&newer, &both), Ok(()));
 }
 
 #[test]

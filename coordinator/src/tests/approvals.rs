@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{BallotId, BallotOutcome, FailureKind, Task, TaskId, TaskState};
+use robeing_fleet::{BallotId, BallotOutcome, FailureKind, Task, TaskId, TaskState, limits::MAX_OPEN_BALLOTS_OF_ONE};
 use robeing_net::gate::Caller;
 use robeing_proto::{
     internal::v1::completion::Outcome,
@@ -103,6 +103,21 @@ async fn a_task_that_is_rejected_fails_and_nobody_approves_for_an_electorate_tha
     assert!(failure.message.contains("expired"), "{failure:?}");
     let ballot = fleet.tested(leader).state.look(|fleet| fleet.ballot(BallotId(3)).cloned());
     assert_eq!(ballot.and_then(|ballot| ballot.outcome()), Some(BallotOutcome::Expired));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_ballot_has_no_room_is_refused_before_its_members_are_searched() {
+    let (fleet, leader) = start().await;
+    let most = MAX_OPEN_BALLOTS_OF_ONE as u128;
+    let mut tasks: Vec<TaskSpec> = (1..=most).map(|id| asked(id, &["client:ann"])).collect();
+    // This one's members would not be found, and it is not known when it is refused.
+    tasks.push(asked(most + 1, &["pool:nobodys"]));
+    tasks.push(task(most + 2));
+    let submissions = &fleet.tested(leader).submissions;
+    let results = submissions.submit(tasks, &Caller::Plaintext).await.expect("it leads");
+    let refused: Vec<(usize, &str)> =
+        results.iter().enumerate().filter_map(|(n, of)| Some((n, &*of.refusal.as_ref()?.code))).collect();
+    assert_eq!(refused, [(MAX_OPEN_BALLOTS_OF_ONE, "RESOURCE_EXHAUSTED")]);
 }
 
 #[tokio::test(start_paused = true)]

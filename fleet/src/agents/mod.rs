@@ -19,6 +19,7 @@ use bilrost::{Enumeration, Message};
 use crate::{
     AgentId, FleetMillis, LossReason, Recovery, Role, SessionId, Stamp, TaskId,
     codec::Endpoint,
+    limits::OUTVOTED_RECORD_MS,
     sabotage::{Mistake, by_chance, planted},
 };
 
@@ -158,6 +159,12 @@ pub struct Agent {
     /// Public key for payloads that only the agent can read: X25519. Needs [`Feature::Mail`](crate::Feature::Mail).
     #[bilrost(tag(21), encoding(plainbytes))]
     pub sealing_key: Option<[u8; 32]>,
+    /// When it was last recorded that the agent was outvoted. Needs [`Feature::Verification`](crate::Feature::Verification).
+    #[bilrost(22)]
+    pub(crate) outvoted_at: Option<FleetMillis>,
+    /// How many times it was outvoted since then, which the next record tells.
+    #[bilrost(23)]
+    pub(crate) outvoted: u32,
 }
 
 /// The size of a pool.
@@ -195,6 +202,17 @@ impl Agent {
     /// Returns whether the agent has this specialization.
     pub fn has_specialization(&self, name: &str) -> bool {
         self.specializations.binary_search_by(|s| s.as_ref().cmp(name)).is_ok()
+    }
+
+    /// Notes that the agent was outvoted. Returns how many times it was since the last record in the audit log, if another
+    /// one is due, see [`OUTVOTED_RECORD_MS`].
+    pub(crate) fn note_outvoted(&mut self, now: FleetMillis) -> Option<u32> {
+        self.outvoted = self.outvoted.saturating_add(1);
+        if self.outvoted_at.is_some_and(|at| now < at.saturating_add(OUTVOTED_RECORD_MS)) {
+            return None;
+        }
+        self.outvoted_at = Some(now);
+        Some(std::mem::take(&mut self.outvoted))
     }
 
     /// Returns the taken slots per thousand.

@@ -177,6 +177,8 @@ impl Fleet {
             held: BTreeMap::new(),
             revision: self.next_revision(),
             sealing_key: None,
+            outvoted_at: None,
+            outvoted: 0,
         };
         self.indexes.enter_agent(&agent, &self.state.config.weights);
         self.state.agents.known.insert(id, Arc::new(agent));

@@ -264,7 +264,7 @@ impl OpenBallot {
     }
 
     /// Returns the bytes that the ballot counts for while nobody has voted, with room for all votes.
-    pub(super) fn counted_bytes(&self) -> u64 {
+    pub fn counted_bytes(&self) -> u64 {
         let content = self.content();
         (content.bytes() + content.votes_bytes()).max(LEAST_BALLOT_BYTES)
     }

@@ -62,32 +62,42 @@ impl Fleet {
     }
 
     pub(crate) fn check_ballot_room(&self, ballot: &OpenBallot, notices: &[PostLetter]) -> Result<(), Refusal> {
+        self.check_room_for_ballots(&ballot.opened_by, 1, ballot.counted_bytes())?;
+        if let Some(notice) = notices.iter().find(|notice| self.letter(notice.id).is_some()) {
+            return Err(Refusal::LetterConflict { letter: notice.id });
+        }
+        self.check_mail_room(notices)
+    }
+
+    /// Refuses so many more ballots of an opener, which count for `bytes` together, if there is no room for all of them.
+    /// Nothing is read but counters.
+    ///
+    /// # Errors
+    /// [`Refusal::Full`], with the limit that they exceed.
+    pub fn check_room_for_ballots(&self, opener: &str, more: usize, bytes: u64) -> Result<(), Refusal> {
         let full = |what: &str, limit: u64, remedy: &str| {
             Err(Refusal::Full { what: what.to_owned(), limit, remedy: remedy.to_owned() })
         };
         let indexes = &self.indexes.ballots;
-        if indexes.open.len() >= MAX_OPEN_BALLOTS {
+        if indexes.open.len().saturating_add(more) > MAX_OPEN_BALLOTS {
             return full("open ballots", MAX_OPEN_BALLOTS as u64, "open this one when some are closed");
         }
-        let (of_one, counted) = (indexes.open_of(&ballot.opened_by), ballot.counted_bytes());
-        if of_one.count >= MAX_OPEN_BALLOTS_OF_ONE {
+        let of_one = indexes.open_of(opener);
+        if of_one.count.saturating_add(more) > MAX_OPEN_BALLOTS_OF_ONE {
             let remedy = "open this one when some of yours are closed";
             return full("open ballots of one opener", MAX_OPEN_BALLOTS_OF_ONE as u64, remedy);
         }
-        if of_one.bytes.saturating_add(counted) > MAX_BALLOT_BYTES_OF_ONE {
+        if of_one.bytes.saturating_add(bytes) > MAX_BALLOT_BYTES_OF_ONE {
             let remedy = "open this one when some of yours are closed, or let fewer members vote";
             let what = "bytes of the open ballots of one opener and of the votes that they wait for";
             return full(what, MAX_BALLOT_BYTES_OF_ONE, remedy);
         }
         // Closed ballots make room, and open ones never do.
-        if indexes.open_bytes.saturating_add(counted) > MAX_BALLOT_BYTES {
+        if indexes.open_bytes.saturating_add(bytes) > MAX_BALLOT_BYTES {
             let remedy = "open this one when some are closed, or let fewer members vote";
             return full("bytes of open ballots and of the votes that they wait for", MAX_BALLOT_BYTES, remedy);
         }
-        if let Some(notice) = notices.iter().find(|notice| self.letter(notice.id).is_some()) {
-            return Err(Refusal::LetterConflict { letter: notice.id });
-        }
-        self.check_mail_room(notices)
+        Ok(())
     }
 
     /// Drops the ballots that were closed first, as many as it takes to keep another one of so many bytes. Each counts

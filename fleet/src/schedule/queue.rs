@@ -101,3 +101,53 @@ impl ReadyQueue {
         general.into_iter().flatten().chain(domain).min().map(|rank| (true, rank))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use bytes::Bytes;
+
+    use crate::{
+        AgentCommand, AgentId, AgentJoin, Command, ControlCommand, Fleet, FleetConfig, Reply, Role, Stamp, SubmitTask,
+        TaskCommand, TaskId, Verify, known_version,
+        limits::{MAX_VERIFIED_TASKS, MAX_VERIFYING_AGENTS},
+    };
+
+    #[test]
+    fn an_agent_that_has_had_its_turns_looks_once_at_each_task() {
+        let mut effects = Vec::new();
+        let mut fleet = Fleet::new(FleetConfig::default());
+        fleet.apply(Stamp::at(1), Command::Control(ControlCommand::RaiseVersion(known_version())), &mut effects);
+        let join = AgentJoin {
+            name: "wide".to_owned(),
+            incarnation: 1,
+            role: Role::Worker,
+            pool: None,
+            specializations: Vec::new(),
+            slots: MAX_VERIFIED_TASKS + 1,
+            address: String::new(),
+            process: None,
+            pid: 1,
+            version: String::new(),
+            sealing_key: None,
+        };
+        let joined = fleet.apply(Stamp::at(1), Command::Agent(AgentCommand::Joined(join)), &mut effects);
+        let agent = if let Reply::Joined { agent, .. } = joined { agent } else { AgentId(u32::MAX) };
+        for n in 0..u128::from(MAX_VERIFIED_TASKS) {
+            let (agents, agree) = (MAX_VERIFYING_AGENTS, MAX_VERIFYING_AGENTS);
+            let verify = Some(Verify { agents, agree, pointer: None });
+            let task = SubmitTask { verify, ..SubmitTask::new(TaskId(n), "sum", Bytes::new()) };
+            fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task)), &mut effects);
+        }
+        assert_eq!(fleet.counts().assigned, MAX_VERIFIED_TASKS, "a run of each; the others are queued");
+        let agent = fleet.agent(agent).expect("it has joined");
+        let looks = Cell::new(0);
+        let skip = |seq: u64| {
+            looks.set(looks.get() + 1);
+            fleet.skipped(seq, agent)
+        };
+        assert_eq!(fleet.indexes.schedule.queue.next_for(agent, &skip), None);
+        assert_eq!(looks.get(), MAX_VERIFIED_TASKS);
+    }
+}

@@ -187,7 +187,9 @@ impl Fleet {
         };
         let digest = outcome.digest();
         match outcome.within_limits() {
-            Outcome::Succeeded(output) | Outcome::Answered { output, .. } if self.has_room(output.len()) => {
+            Outcome::Succeeded(output) | Outcome::Answered { output, .. }
+                if self.has_room(output.len()) || self.has_output(seq, digest) =>
+            {
                 self.succeeded(seq, id, (task, attempt), ran_us, (output, digest), effects);
             }
             Outcome::Succeeded(output) | Outcome::Answered { output, .. } => {

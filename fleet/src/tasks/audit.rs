@@ -1,9 +1,9 @@
 //! Invariants of the tasks in any state.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    AgentId, BallotId, Feature, Task, TaskState, Verification,
+    BallotId, Feature, Task, TaskState, Verification,
     audit::{COUNTER_ROOM, Check, ensure},
     fleet::State,
     limits::*,
@@ -67,9 +67,9 @@ fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
             && member.input.is_empty()
             && (member.priority, member.idempotency_key.is_none()) == (task.priority, true)
     };
-    let holders = found.iter().filter_map(|member| Some(member.current()?.agent));
-    let turns: Vec<AgentId> = holders.chain(verification.spent()).collect();
-    let agents: BTreeSet<&AgentId> = turns.iter().collect();
+    let holders = found.iter().filter_map(|member| Some(&member.current()?.agent_name));
+    let turns: Vec<&Arc<str>> = holders.chain(task.spent()).collect();
+    let agents: BTreeSet<&Arc<str>> = turns.iter().copied().collect();
     let mut digests = BTreeSet::new();
     // Of each digest, the first one keeps its output, and the others none.
     let outputs = answers.iter().all(|answer| digests.insert(answer.digest) == answer.output.is_some());

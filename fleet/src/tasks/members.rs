@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::verification::{Answer, Verification};
 use crate::{
-    AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, Refusal, Role,
-    SubmitTask, Task, TaskId, TaskState,
+    Agent, AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, FleetMillis,
+    Refusal, Role, SubmitTask, Task, TaskId, TaskState,
     audit_log::action,
     config::invalid,
     limits::MAX_VERIFIED_TASKS,
@@ -34,11 +34,49 @@ fn role_word(role: Role) -> &'static str {
     }
 }
 
+/// Returns the id of the member with the number `seq`: a UUID of version 8, which neither is among those that submitters
+/// draw (versions 4 and 7) or count up, nor can be prepared for without knowing the number.
+fn member_id(parent: TaskId, seq: u64) -> TaskId {
+    // The multiplier of a 128-bit generator (PCG): odd, so that different ids stay different.
+    const MULTIPLIER: u128 = 0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645;
+    let mut bits = parent.0 ^ u128::from(seq).wrapping_mul(MULTIPLIER).rotate_left(41);
+    for _ in 0..3 {
+        bits = (bits ^ (bits >> 59)).wrapping_mul(MULTIPLIER);
+    }
+    bits ^= bits >> 64;
+    let (version, variant) = (8 << 76, 2 << 62);
+    TaskId((bits & !(0xf << 76) & !(3 << 62)) | version | variant)
+}
+
 impl Fleet {
     /// Returns the input of a task. A member has that of the task whose result it verifies.
     pub fn input_of<'a>(&'a self, task: &'a Task) -> &'a Bytes {
         let parent = task.member_of.and_then(|seq| self.state.tasks.kept.get(&seq));
         parent.map_or(&task.input, |parent| &parent.input)
+    }
+
+    /// Returns the deadline of a task. A member has that of the task whose result it verifies.
+    pub fn deadline_of(&self, task: &Task) -> Option<FleetMillis> {
+        let parent = task.member_of.and_then(|seq| self.state.tasks.kept.get(&seq));
+        parent.map_or(task.deadline, |parent| parent.deadline)
+    }
+
+    /// Returns a task as readers see it, who know of no members: one with several runs has those that are going on among its
+    /// attempts, under the next numbers.
+    pub fn with_runs(&self, task: &Arc<Task>) -> Arc<Task> {
+        let Some(verification) = &task.verification else { return Arc::clone(task) };
+        let run = |seq: &u64| self.state.tasks.kept.get(seq)?.current().cloned();
+        let mut shown = Task::clone(task);
+        let numbers = task.attempt.saturating_add(1)..;
+        let runs = verification.members.iter().filter_map(run).zip(numbers);
+        shown.attempts.extend(runs.map(|(attempt, number)| Attempt { number, ..attempt }));
+        Arc::new(shown)
+    }
+
+    /// Returns the id of a task as users know it: a member goes by that of the task whose result it verifies.
+    pub fn known_id(&self, task: &Task) -> TaskId {
+        let parent = task.member_of.and_then(|seq| self.state.tasks.kept.get(&seq));
+        parent.map_or(task.id, |parent| parent.id)
     }
 
     /// Returns what is compared of a member's output; `None` if the task is no member.
@@ -79,10 +117,9 @@ impl Fleet {
         let Some(task) = self.state.tasks.kept.get(&parent).cloned() else { return };
         let agents = task.verification.as_ref().map_or(0, |verification| verification.asked.agents);
         let mut members = Vec::new();
-        let mut id = task.id;
         for _ in 0..agents {
-            id = self.next_free_id(id);
             let seq = self.state.tasks.next_seq;
+            let id = self.free_id(task.id, seq);
             self.state.tasks.next_seq += 1;
             let floor = self.indexes.agents.stopping.highest(id);
             let mut member = Task::member(&task, seq, id, self.state.now, floor);
@@ -98,12 +135,11 @@ impl Fleet {
         self.place_members(parent, effects);
     }
 
-    /// Returns the next id that no task has. The ids of members follow that of their task, so that an agent that logs ids
-    /// shows what they belong to.
-    fn next_free_id(&self, after: TaskId) -> TaskId {
-        let mut id = TaskId(after.0.wrapping_add(1));
+    /// Returns an id for a member of this task that no task has. That the first one is taken is a chance in 2^122.
+    fn free_id(&self, parent: TaskId, seq: u64) -> TaskId {
+        let mut id = member_id(parent, seq);
         while self.indexes.tasks.ids.get(&id).is_some() {
-            id = TaskId(id.0.wrapping_add(1));
+            id = member_id(id, seq);
         }
         id
     }
@@ -130,25 +166,29 @@ impl Fleet {
 
     /// Returns the agents that can't take a task: those that hold another member of the same one, or have had their turn.
     pub(crate) fn excluded(&self, task: &Task) -> Vec<AgentId> {
-        let Some(verification) = task.member_of.and_then(|parent| self.verification(parent)) else {
+        let parent = task.member_of.and_then(|parent| self.state.tasks.kept.get(&parent));
+        let Some((parent, verification)) = parent.and_then(|task| Some((task, task.verification.as_ref()?))) else {
             return Vec::new();
         };
         let holder = |seq: &u64| Some(self.state.tasks.kept.get(seq)?.current()?.agent);
-        verification.members.iter().filter_map(holder).chain(verification.spent()).collect()
+        // One that has left and joined again is still the same agent.
+        let spent = parent.spent().filter_map(|name| self.indexes.agents.names.get(name).copied());
+        verification.members.iter().filter_map(holder).chain(spent).collect()
     }
 
     /// Returns the last of the members of a task that an agent can't take; `None` if it can, or the task is no member.
-    pub(crate) fn skipped(&self, seq: u64, agent: AgentId) -> Option<u64> {
+    pub(crate) fn skipped(&self, seq: u64, agent: &Agent) -> Option<u64> {
         let members = &self.indexes.tasks.members;
         if members.is_empty() {
             return None;
         }
-        let verification = self.verification(*members.get(&seq)?)?;
+        let parent = self.state.tasks.kept.get(members.get(&seq)?)?;
+        let verification = parent.verification.as_ref()?;
         let holds = |seq: &u64| {
             let task = self.state.tasks.kept.get(seq);
-            task.and_then(|task| task.current()).is_some_and(|attempt| attempt.agent == agent)
+            task.and_then(|task| task.current()).is_some_and(|attempt| attempt.agent == agent.id)
         };
-        let is_excluded = verification.spent().any(|spent| spent == agent) || verification.members.iter().any(holds);
+        let is_excluded = parent.spent().any(|spent| *spent == agent.name) || verification.members.iter().any(holds);
         is_excluded.then(|| verification.members.last().copied().unwrap_or(seq))
     }
 
@@ -162,6 +202,13 @@ impl Fleet {
             self.settle_displaced(from, effects);
         }
         self.task_is_gone(member.id, effects);
+    }
+
+    /// Returns whether a member answers with an output that is kept already, so that it needs no more room.
+    pub(super) fn has_output(&self, seq: u64, digest: Option<[u8; 32]>) -> bool {
+        let parent = self.state.tasks.kept.get(&seq).and_then(|task| task.member_of);
+        let verification = parent.and_then(|parent| self.verification(parent));
+        verification.is_some_and(|of| of.answers.iter().any(|answer| Some(answer.digest) == digest))
     }
 
     /// Takes the answer of a member, whose agent's slot is free.
@@ -187,7 +234,7 @@ impl Fleet {
             verification.answers.push(Answer { agent, attempt, digest, output, speed });
             verification.members.retain(|member| *member != seq);
         });
-        self.judge(parent, effects);
+        self.judge(parent, false, effects);
     }
 
     /// Takes note that a member has failed for good.
@@ -202,6 +249,7 @@ impl Fleet {
         let Some(attempt) = current else { return };
         let now = self.state.now;
         let agent = attempt.agent;
+        let is_late = failure.kind == FailureKind::Deadline;
         let attempt = Attempt { ended_at: Some(now), end: Some(end), failure: Some(failure), ..attempt };
         self.remove_member(seq, effects);
         self.change_task(parent, |task| {
@@ -210,11 +258,12 @@ impl Fleet {
             verification.failed.push(agent);
             verification.members.retain(|member| *member != seq);
         });
-        self.judge(parent, effects);
+        self.judge(parent, is_late, effects);
     }
 
-    /// Ends a task if enough agents agree, or can't any more.
-    fn judge(&mut self, parent: u64, effects: &mut Vec<Effect>) {
+    /// Ends a task if enough agents agree, or can't any more. `is_late` tells that the last of them has missed the deadline,
+    /// of which agents know a little earlier than the state machine.
+    fn judge(&mut self, parent: u64, is_late: bool, effects: &mut Vec<Effect>) {
         let Some(verification) = self.verification(parent) else { return };
         if let Some(agreed) = verification.agreed() {
             return self.agree(parent, agreed, effects);
@@ -222,7 +271,8 @@ impl Fleet {
         if verification.is_possible() {
             return;
         }
-        let failure = own_failure(FailureKind::Disagreement, &verification.disagreement(), false);
+        let kind = if is_late { FailureKind::Deadline } else { FailureKind::Disagreement };
+        let failure = own_failure(kind, &verification.disagreement(), false);
         self.finish(parent, TaskState::Failed, effects, |task, now| {
             task.finish(now, TaskState::Failed, Some(failure));
         });
@@ -231,40 +281,68 @@ impl Fleet {
     /// Ends a task with the output that enough agents agree on. Only now it is known whose answer was right: that is what
     /// their records show.
     fn agree(&mut self, parent: u64, agreed: [u8; 32], effects: &mut Vec<Effect>) {
-        let Some(verification) = self.verification(parent) else { return };
-        let answers = verification.answers.clone();
+        let Some(task) = self.state.tasks.kept.get(&parent) else { return };
+        let answers = task.verification.as_ref().map_or(Vec::new(), |verification| verification.answers.clone());
+        let names: Vec<_> = answers.iter().map(|answer| task.agent_of(answer.attempt)).collect();
         let output = answers.iter().find_map(|answer| answer.output.clone().filter(|_| answer.digest == agreed));
         self.finish(parent, TaskState::Succeeded, effects, |task, now| {
             task.close_verification(Some(agreed));
             task.output = Some(output.unwrap_or_default());
             task.finish(now, TaskState::Succeeded, None);
         });
-        for answer in &answers {
+        for (answer, name) in answers.iter().zip(names) {
             let is_right = answer.digest == agreed;
-            self.change_work(answer.agent, |agent| match is_right {
+            // To leave and to join again does not save its record.
+            let agent = name.and_then(|name| self.indexes.agents.names.get(&name).copied()).unwrap_or(answer.agent);
+            self.change_work(agent, |agent| match is_right {
                 true => agent.record.note_success(answer.speed),
                 false => agent.record.note_failure(1),
             });
             self.count_team_answer(parent, answer.attempt, is_right);
             if !is_right {
-                self.record_outvoted(parent, answer.agent);
+                self.record_outvoted(parent, answer.attempt, agent);
             }
         }
     }
 
-    /// Records in the audit log that an agent was outvoted, which guardians take as a signal. Does nothing if the agent is
-    /// forgotten.
-    fn record_outvoted(&mut self, parent: u64, agent: AgentId) {
-        let (Some(task), Some(agent)) = (self.state.tasks.kept.get(&parent), self.state.agents.known.get(&agent)) else {
-            return;
+    /// Records in the audit log that an agent was outvoted, which guardians take as a signal. The role of an agent that is
+    /// forgotten is not known any more, so it is recorded by its name. One that is outvoted often is recorded from time to
+    /// time.
+    fn record_outvoted(&mut self, parent: u64, attempt: u32, agent: AgentId) {
+        let now = self.state.now.fleet;
+        let times = match self.change_agent(agent, |agent| agent.note_outvoted(now)) {
+            Some(None) => return,
+            Some(Some(times)) => times,
+            None => 1,
         };
-        let (actor, subject) = (format!("{}/{}", role_word(agent.role), agent.name), task.id.to_string());
-        let detail = "on Result: other agents agree on another output".to_owned();
+        let Some(task) = self.state.tasks.kept.get(&parent) else { return };
+        let Some(name) = task.agent_of(attempt) else { return };
+        let actor = match self.state.agents.known.get(&agent) {
+            Some(agent) => format!("{}/{name}", role_word(agent.role)),
+            None => format!("agent/{name}"),
+        };
+        let subject = task.id.to_string();
+        let times = if times == 1 { "once".to_owned() } else { format!("{times} times") };
+        let detail = format!("on Result, {times}: other agents agree on another output");
         self.record(&actor, action::OUTVOTED, &subject, AuditOutcome::Denied, detail);
     }
 
     /// Removes the members of a task that ends, and has their agents stop.
     pub(crate) fn disband(&mut self, parent: u64, effects: &mut Vec<Effect>) {
+        self.stop_members(parent, (CancelCause::Cancelled, AttemptEnd::Cancelled, None), effects);
+    }
+
+    /// Removes the members of a task whose deadline has passed, and has their agents stop for this reason.
+    pub(crate) fn members_are_late(&mut self, parent: u64, failure: &Failure, effects: &mut Vec<Effect>) {
+        self.stop_members(parent, (CancelCause::Deadline, AttemptEnd::TimedOut, Some(failure)), effects);
+    }
+
+    fn stop_members(
+        &mut self,
+        parent: u64,
+        (cause, end, failure): (CancelCause, AttemptEnd, Option<&Failure>),
+        effects: &mut Vec<Effect>,
+    ) {
         // This is done for every task that ends.
         if self.indexes.tasks.verified == 0 {
             return;
@@ -274,11 +352,11 @@ impl Fleet {
         let now = self.state.now;
         for seq in &members {
             let current = self.state.tasks.kept.get(seq).and_then(|task| task.current()).cloned();
-            self.stop_current(*seq, CancelCause::Cancelled, effects);
+            self.stop_current(*seq, cause, effects);
             self.remove_member(*seq, effects);
             if let Some(attempt) = current {
-                let (ended_at, end) = (Some(now), Some(AttemptEnd::Cancelled));
-                self.change_task(parent, |task| task.note_attempt(Attempt { ended_at, end, ..attempt }));
+                let (ended_at, end, failure) = (Some(now), Some(end), failure.cloned());
+                self.change_task(parent, |task| task.note_attempt(Attempt { ended_at, end, failure, ..attempt }));
             }
         }
         self.change_task(parent, |task| task.close_verification(None));

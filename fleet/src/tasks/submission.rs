@@ -163,10 +163,12 @@ impl Fleet {
         let input = submission.input.len() as u64;
         let count = |state: TaskState| self.indexes.tasks.counts[state as usize];
         let limit = self.queue_places(submission.required_role);
-        if count(TaskState::Queued) + count(TaskState::Assigned) >= limit {
+        // A task whose result is verified has a run of its own for each agent.
+        let runs = submission.verify.as_ref().map_or(0, |verify| verify.agents);
+        if (count(TaskState::Queued) + count(TaskState::Assigned)).saturating_add(runs) >= limit {
             return Err(Refusal::QueueFull { limit });
         }
-        if self.state.tasks.kept.len() >= config.max_tasks as usize {
+        if self.state.tasks.kept.len().saturating_add(runs as usize) >= config.max_tasks as usize {
             return Err(Refusal::TooManyTasks { limit: config.max_tasks });
         }
         if self.indexes.tasks.bytes.saturating_add(input) > config.max_bytes {

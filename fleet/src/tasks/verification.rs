@@ -4,7 +4,10 @@
 //! a slot like any other task, so that nothing of the rest of the state machine has to know of a task that runs twice. The
 //! task itself never has a current attempt. What its members say is kept with it, among its attempts, and a member is
 //! removed once it has said it. Each agent has one turn: it takes no member while it holds another one of the same task, nor
-//! after it has answered, or has made a member fail for good.
+//! after it has answered, or has made a member fail for good. Agents are told apart by their names, because one that leaves
+//! and joins again has another number.
+
+use std::sync::Arc;
 
 use bilrost::Message;
 use bytes::Bytes;
@@ -68,7 +71,7 @@ pub struct Verification {
     /// What agents have answered, in that order; none once the task has ended.
     #[bilrost(4)]
     pub answers: Vec<Answer>,
-    /// The agents that made members fail for good.
+    /// The agents that made members fail for good. Only how many they are matters: see [`Task::spent`].
     #[bilrost(5)]
     pub failed: Vec<AgentId>,
 }
@@ -117,11 +120,6 @@ impl Verification {
         !self.launched || self.most() + self.members.len() as u32 >= self.asked.agree
     }
 
-    /// Returns the agents that have had their turn.
-    pub(crate) fn spent(&self) -> impl Iterator<Item = AgentId> {
-        self.answers.iter().map(|answer| answer.agent).chain(self.failed.iter().copied())
-    }
-
     /// Returns the bytes that count against the fleet's budget.
     pub(crate) fn stored_bytes(&self) -> usize {
         self.answers.iter().filter_map(|answer| answer.output.as_ref()).map(Bytes::len).sum()
@@ -158,6 +156,16 @@ impl SubmitTask {
 }
 
 impl Task {
+    /// Returns the names of the agents that have had their turn at a task with several runs that has not ended.
+    pub(crate) fn spent(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.attempts.iter().map(|attempt| &attempt.agent_name)
+    }
+
+    /// Returns the name of the agent that had this attempt, if the attempt is kept.
+    pub(crate) fn agent_of(&self, attempt: u32) -> Option<Arc<str>> {
+        self.attempts.iter().find(|of| of.number == attempt).map(|of| Arc::clone(&of.agent_name))
+    }
+
     /// Returns whether the task may start now, and is waited for by members that are not there yet.
     pub(crate) fn lacks_members(&self) -> bool {
         self.is_due() && self.verification.as_ref().is_some_and(|verification| !verification.launched)

@@ -19,7 +19,7 @@ impl<'a> Waiting<'a> {
     /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
     /// counted.
     pub fn needs_agents(&self) -> bool {
-        self.task.is_ready() && self.task.team.is_none()
+        self.task.is_due() && self.task.team.is_none()
     }
 
     /// Counts an agent.
@@ -48,7 +48,12 @@ impl<'a> Waiting<'a> {
             };
         }
         if let Some(verification) = &task.verification {
-            return verification.waiting_for();
+            let mut words = verification.waiting_for();
+            let (live, asked) = (self.fitting[AgentState::Live as usize], verification.asked.agents as usize);
+            if task.team.is_none() && live < asked {
+                words.push_str(&format!("; only {live} live agents fit it"));
+            }
+            return words;
         }
         if let Some(team) = task.team {
             return format!("a member of team {team} that fits it and has a free slot");

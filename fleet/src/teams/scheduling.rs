@@ -50,7 +50,7 @@ impl Fleet {
     /// no member of a task of which it has had its turn.
     pub(crate) fn next_for(&self, agent: &Agent) -> Option<u64> {
         let schedule = &self.indexes.schedule;
-        let skip = |seq: u64| self.skipped(seq, agent.id);
+        let skip = |seq: u64| self.skipped(seq, agent);
         let everyones = schedule.queue.next_for(agent, &skip);
         let teams = match schedule.teams.is_empty() {
             true => None,

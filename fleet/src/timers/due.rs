@@ -34,6 +34,7 @@ impl Fleet {
         self.stop_current(seq, CancelCause::Deadline, effects);
         let message = "the deadline passed before the task was finished";
         let failure = own_failure(FailureKind::Deadline, message, false);
+        self.members_are_late(seq, &failure, effects);
         self.finish(seq, TaskState::Failed, effects, |task, now| {
             task.end_attempt(now, AttemptEnd::TimedOut, Some(failure.clone()));
             task.finish(now, TaskState::Failed, Some(failure));

@@ -157,6 +157,8 @@ fn one_opener_has_a_share_and_others_have_theirs() {
         assert_eq!(apply(&mut trial, BallotCommand::Open(lone(n))), NEW);
     }
     assert_eq!(limit_of(trial.fleet.refusal_of_ballot(&lone(0))), MAX_OPEN_BALLOTS_OF_ONE as u64);
+    assert!(trial.fleet.check_room_for_ballots("client:another", MAX_OPEN_BALLOTS_OF_ONE, 0).is_ok());
+    assert!(trial.fleet.check_room_for_ballots("client:another", MAX_OPEN_BALLOTS_OF_ONE + 1, 0).is_err());
     assert!(matches!(trial.open(lone(0)), Reply::Refused(Refusal::Full { .. })));
     assert_eq!(trial.open(by(1, lone(1_000))), NEW, "others may open theirs");
     trial.cast(vote(7, "client:c", Choice::Reject));

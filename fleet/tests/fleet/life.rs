@@ -208,7 +208,7 @@ fn moved(success: u32, sample: i64) -> u32 {
 fn check_record(before: &Agent, agent: &Agent, ends: &[&Attempt]) {
     let (mut succeeded, mut failed, mut lost) = (0, 0, 0);
     let barred = agent.lost.is_some_and(|loss| loss.reason == LossReason::Barred);
-    for attempt in ends.iter().filter(|attempt| attempt.agent == agent.id) {
+    for attempt in ends.iter().filter(|attempt| attempt.agent_name == agent.name) {
         match attempt.end {
             Some(AttemptEnd::Succeeded) => succeeded += 1,
             Some(AttemptEnd::Outvoted) => failed += 1,
@@ -245,15 +245,24 @@ fn check_agent(before: &Agent, agent: &Agent) {
     assert!(allowed, "{} was {:?} and is {:?}", agent.name, before.state, agent.state);
 }
 
+/// Returns whether no task tells what became of an attempt: its task, a member of one that has ended in this step, is gone
+/// with its earlier attempts.
+fn is_untold(before: &Before, fleet: &Fleet, held: Held) -> bool {
+    let Some(was) = before.tasks.values().find(|task| task.id == held.task) else { return false };
+    if fleet.task(held.task).is_some() {
+        return false;
+    }
+    let parent = was.member_of.and_then(|parent| before.tasks.get(&parent));
+    parent.and_then(|parent| fleet.task(parent.id)).is_none_or(|parent| parent.state.is_final())
+}
+
 fn check_agents(before: &Before, fleet: &Fleet, command: &Command, ends: &[&Attempt]) {
     let now = fleet.now().fleet;
     for (id, was) in &before.agents {
         match fleet.agent(*id) {
             Some(agent) => {
                 check_agent(was, agent);
-                // What became of members that are gone is told by no task.
-                let is_gone = |held: Held| fleet.task(held.task).is_none();
-                if !was.held().any(is_gone) {
+                if !was.held().any(|held| is_untold(before, fleet, held)) {
                     check_record(was, agent, ends);
                 }
             }

@@ -77,21 +77,19 @@ pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, 
     Some((id, terms, candidates.len() as u32))
 }
 
-/// Returns the agents that have, or have had, a member of the task whose result this one verifies.
-pub fn had_turns(fleet: &Fleet, task: &Task) -> Vec<AgentId> {
+/// Returns the names of the agents that have, or have had, a member of the task whose result this one verifies.
+pub fn had_turns(fleet: &Fleet, task: &Task) -> Vec<Arc<str>> {
     let Some(parent) = task.member_of else { return Vec::new() };
     let of_parent = |t: &&Arc<Task>| t.member_of == Some(parent) && t.seq != task.seq;
     let others = fleet.changed_tasks_since(0).filter(of_parent);
-    let mut agents: Vec<AgentId> = others.filter_map(|t| Some(t.current()?.agent)).collect();
-    let verification = fleet.changed_tasks_since(0).find(|t| t.seq == parent).and_then(|t| t.verification.as_ref());
-    let verification = verification.expect("a member has a task");
-    agents.extend(verification.answers.iter().map(|answer| answer.agent));
-    agents.extend(&verification.failed);
+    let mut agents: Vec<Arc<str>> = others.filter_map(|t| Some(t.current()?.agent_name.clone())).collect();
+    let parent = fleet.changed_tasks_since(0).find(|t| t.seq == parent).expect("a member has a task");
+    agents.extend(parent.attempts.iter().map(|attempt| attempt.agent_name.clone()));
     agents
 }
 
 fn may_take(fleet: &Fleet, task: &Task, agent: &Agent) -> bool {
-    Wanted::by(task).fits(fleet, agent) && !had_turns(fleet, task).contains(&agent.id)
+    Wanted::by(task).fits(fleet, agent) && !had_turns(fleet, task).contains(&agent.name)
 }
 
 /// Returns the queued task that this agent should take next.

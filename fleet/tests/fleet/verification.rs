@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentId, AgentJoin, Attempt, AttemptEnd, AuditOutcome, Choice, Command, Effect, FailureKind, Fleet, Outcome,
-    Refusal, Reply, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState, Verify, limits::*,
+    AgentId, AgentJoin, Attempt, AttemptEnd, AuditOutcome, CancelCause, Choice, Command, ControlCommand, Effect,
+    Failure, FailureKind, Fleet, FleetConfig, Outcome, Refusal, Reply, SubmitTask, Task, TaskCommand, TaskFilter,
+    TaskId, TaskState, Verify, known_version, limits::*,
 };
 
 use crate::{
@@ -51,12 +52,12 @@ pub fn check(fleet: &Fleet, before: &Before) {
     for task in fleet.changed_tasks_since(0) {
         if task.member_of.is_some() {
             let turns = naive::had_turns(fleet, task);
-            assert!(task.current().is_none_or(|attempt| !turns.contains(&attempt.agent)), "{task:?}");
+            assert!(task.current().is_none_or(|attempt| !turns.contains(&attempt.agent_name)), "{task:?}");
         }
         let Some(verification) = &task.verification else { continue };
         let said = |end: AttemptEnd| task.attempts.iter().filter(move |attempt| attempt.end == Some(end));
         let Verify { agents, agree, .. } = verification.asked;
-        let turns: BTreeSet<AgentId> = task.attempts.iter().map(|attempt| attempt.agent).collect();
+        let turns: BTreeSet<_> = task.attempts.iter().map(|attempt| &attempt.agent_name).collect();
         assert!(turns.len() == task.attempts.len() && turns.len() <= agents as usize, "each has one turn: {task:?}");
         match task.state {
             TaskState::Succeeded => {
@@ -105,6 +106,10 @@ fn a_task_has_the_output_that_enough_agents_agree_on_and_the_others_are_outvoted
     assert_eq!(agents.len(), 3, "all run at once: {:?}", trial.effects);
     let (member, _) = trial.held_by(stays[0]);
     assert_eq!(trial.fleet.input_of(trial.task(member)), &trial.task(id).input);
+    assert_eq!(trial.fleet.known_id(trial.task(member)), id);
+    let shown = trial.fleet.with_runs(trial.fleet.task(id).expect("it is kept"));
+    let runs: Vec<_> = shown.attempts.iter().map(|run| (run.number, &*run.agent_name, run.end)).collect();
+    assert_eq!(runs, [(1, "w0", None), (2, "w1", None), (3, "w2", None)]);
     let before: Vec<u32> = stays.iter().map(|stay| record(&trial, *stay)).collect();
     assert_eq!(says(&mut trial, stays[0], "wrong"), Reply::Completed);
     assert_eq!(record(&trial, stays[0]), before[0], "nobody knows yet who is right");
@@ -184,6 +189,8 @@ fn agents_are_different_and_come_as_they_are_free() {
     // What comes after the members in the queue is not held up by them.
     let other = trial.submit(task(50));
     assert_eq!(trial.holder(other), Some(wide.agent));
+    let shortage = trial.fleet.waiting_for(id, trial.now).expect("it is queued");
+    assert!(shortage.ends_with("and 0 failed; only 1 live agents fit it"), "{shortage}");
     let late = trial.join(worker("late"));
     says(&mut trial, late, "x");
     assert_eq!(trial.state(id), TaskState::Succeeded);
@@ -203,6 +210,62 @@ fn a_lost_agent_is_replaced() {
 }
 
 #[test]
+fn an_agent_that_leaves_and_joins_again_has_no_second_turn_and_keeps_its_record() {
+    let (mut trial, stays) = with_workers(1);
+    let id = trial.submit(to_verify(1));
+    says(&mut trial, stays[0], "wrong");
+    trial.leave(stays[0]);
+    let again = trial.join(worker("w0"));
+    assert_ne!(again.agent, stays[0].agent, "the fleet had forgotten it");
+    assert_eq!(trial.fleet.agent(again.agent).map(|agent| agent.used_slots()), Some(0), "it has had its turn");
+    // It is passed by when it looks for work, too.
+    let other = trial.submit(task(50));
+    trial.complete(again, other, 1, success());
+    assert_eq!(trial.fleet.agent(again.agent).map(|agent| agent.used_slots()), Some(0));
+    let before = record(&trial, again);
+    let honest = ["w1", "w2"].map(|name| trial.join(worker(name)));
+    for stay in honest {
+        says(&mut trial, stay, "right");
+    }
+    assert_eq!(trial.task(id).output.as_deref(), Some(&b"right"[..]));
+    assert!(record(&trial, again) < before, "it was outvoted, whatever its number is now");
+    let told = trial.fleet.audit_records(0, MAX_PAGE).last().expect("it is recorded");
+    assert_eq!((&*told.actor, &*told.action), ("worker/w0", "result.outvoted"));
+}
+
+#[test]
+fn an_agent_that_is_gone_when_it_is_outvoted_is_recorded_by_its_name() {
+    let (mut trial, stays) = with_workers(3);
+    trial.submit(to_verify(1));
+    says(&mut trial, stays[0], "wrong");
+    trial.leave(stays[0]);
+    says(&mut trial, stays[1], "right");
+    says(&mut trial, stays[2], "right");
+    let told = trial.fleet.audit_records(0, MAX_PAGE).last().expect("it is recorded");
+    assert_eq!((&*told.actor, &*told.action), ("agent/w0", "result.outvoted"));
+}
+
+#[test]
+fn an_agent_that_is_outvoted_often_is_recorded_once_in_ten_seconds_with_how_often() {
+    let (mut trial, stays) = with_workers(3);
+    let outvote = |trial: &mut Trial, n: u128| {
+        trial.submit(to_verify(n));
+        for (stay, output) in stays.iter().zip(["wrong", "right", "right"]) {
+            says(trial, *stay, output);
+        }
+        let told = trial.fleet.audit_records(0, MAX_PAGE).filter(|told| told.action == "result.outvoted");
+        told.map(|told| told.detail.clone()).collect::<Vec<_>>()
+    };
+    let detail = |times: &str| format!("on Result, {times}: other agents agree on another output");
+    assert_eq!(outvote(&mut trial, 1), [detail("once")]);
+    assert_eq!(outvote(&mut trial, 2).len(), 1);
+    trial.after(OUTVOTED_RECORD_MS - 1);
+    assert_eq!(outvote(&mut trial, 3).len(), 1);
+    trial.after(1);
+    assert_eq!(outvote(&mut trial, 4), [detail("once"), detail("3 times")]);
+}
+
+#[test]
 fn a_member_that_fails_is_tried_again_as_its_task_would_be() {
     let (mut trial, stays) = with_workers(2);
     let verify = Some(Verify { agents: 2, agree: 2, pointer: None });
@@ -215,6 +278,59 @@ fn a_member_that_fails_is_tried_again_as_its_task_would_be() {
         says(&mut trial, stay, "x");
     }
     assert_eq!(trial.state(id), TaskState::Succeeded);
+}
+
+#[test]
+fn the_ids_of_members_are_none_that_submitters_count_up_or_draw() {
+    let (mut trial, stays) = with_workers(3);
+    trial.submit(to_verify(1));
+    // The ids that follow are free, also for tasks of which each has members.
+    for n in 2..50 {
+        assert_eq!(trial.submit(to_verify(n)), TaskId(n));
+    }
+    let members: BTreeSet<TaskId> = stays.iter().map(|stay| trial.held_by(*stay).0).collect();
+    assert_eq!(members.len(), 3);
+    for TaskId(id) in members {
+        assert_eq!(((id >> 76) & 0xf, (id >> 62) & 3), (8, 2), "a UUID of version 8");
+    }
+}
+
+#[test]
+fn an_output_that_is_kept_already_needs_no_room() {
+    let mut trial = Trial::with(FleetConfig { max_bytes: MAX_INPUT_BYTES as u64, ..FleetConfig::default() });
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
+    let stays = ["w0", "w1"].map(|name| trial.join(worker(name)));
+    let verify = Some(Verify { agents: 2, agree: 2, pointer: None });
+    let id = trial.submit(SubmitTask { verify, ..task(1) });
+    let output = Bytes::from(vec![7; MAX_INPUT_BYTES]);
+    let answer = |trial: &mut Trial, stay| {
+        let (member, attempt) = trial.held_by(stay);
+        trial.complete(stay, member, attempt, Outcome::Answered { output: output.clone(), digest: [7; 32] });
+    };
+    let wide = trial.join(AgentJoin { slots: MAX_SLOTS, ..worker("wide") });
+    let most = trial.fleet.config().most_stored();
+    let fillers: Vec<TaskId> =
+        (100..101 + u128::from(most) / MAX_INPUT_BYTES as u128).map(|n| trial.submit(task(n))).collect();
+    answer(&mut trial, stays[0]);
+    for filler in fillers {
+        trial.complete(wide, filler, 1, Outcome::Succeeded(output.clone()));
+    }
+    assert!(trial.fleet.stored_bytes() + MAX_INPUT_BYTES as u64 > most, "there is no room for another one");
+    answer(&mut trial, stays[1]);
+    assert_eq!(trial.state(id), TaskState::Succeeded);
+}
+
+#[test]
+fn a_task_is_refused_without_room_for_all_its_runs() {
+    let submitted = |config: FleetConfig| {
+        let mut trial = Trial::with(config);
+        trial.apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
+        trial.apply(Command::Task(TaskCommand::Submit(to_verify(1))))
+    };
+    let room = |max_queued, max_tasks| FleetConfig { max_queued, max_tasks, ..FleetConfig::default() };
+    assert!(matches!(submitted(room(3, 100)), Reply::Refused(Refusal::QueueFull { .. })));
+    assert!(matches!(submitted(room(100, 3)), Reply::Refused(Refusal::TooManyTasks { .. })));
+    assert!(matches!(submitted(room(4, 4)), Reply::Submitted { .. }));
 }
 
 #[test]
@@ -236,6 +352,35 @@ fn members_end_with_their_task_and_are_nobodys_tasks() {
     assert_eq!(trial.state(id), TaskState::Cancelled);
     assert_eq!(trial.fleet.tasks(&TaskFilter::default(), None, MAX_PAGE).tasks.len(), 2);
     assert_eq!(trial.fleet.counts().queued, 0);
+}
+
+#[test]
+fn the_deadline_of_a_task_is_that_of_its_runs() {
+    let (mut trial, stays) = with_workers(2);
+    let verify = Some(Verify { agents: 2, agree: 2, pointer: None });
+    let id = trial.submit(SubmitTask { deadline_in: Some(100), verify, ..task(1) });
+    let (member, _) = trial.held_by(stays[0]);
+    assert_eq!(trial.fleet.deadline_of(trial.task(member)), trial.task(id).deadline);
+    let before = record(&trial, stays[0]);
+    trial.after(100);
+    let late = |effect: &&Effect| matches!(effect, Effect::Stop { cause: CancelCause::Deadline, .. });
+    assert_eq!(trial.effects.iter().filter(late).count(), 2, "{:?}", trial.effects);
+    let ends: Vec<_> = ends_of(&trial, id).into_iter().map(|(_, end)| end).collect();
+    assert_eq!(ends, [Some(AttemptEnd::TimedOut); 2]);
+    assert_eq!(record(&trial, stays[0]), before, "a deadline is nobody's fault");
+    // Agents that see it first say so, and the task fails for the same reason.
+    for stay in &stays {
+        let (member, attempt) = trial.held_by(*stay);
+        trial.complete(*stay, member, attempt, Outcome::Stopped);
+    }
+    let verify = Some(Verify { agents: 2, agree: 2, pointer: None });
+    let id = trial.submit(SubmitTask { deadline_in: Some(100), verify, ..task(2) });
+    let (member, attempt) = trial.held_by(stays[0]);
+    let Outcome::Failed(failure) = failure(false) else { panic!("a failure") };
+    let late = Outcome::Failed(Failure { kind: FailureKind::Deadline, ..failure });
+    trial.complete(stays[0], member, attempt, late);
+    let kind = trial.task(id).failure.as_ref().map(|failure| failure.kind);
+    assert_eq!(kind, Some(FailureKind::Deadline));
 }
 
 #[test]

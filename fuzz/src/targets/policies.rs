@@ -43,6 +43,7 @@ pub fn policy(bytes: &[u8]) {
         message: None,
         message_expression: Some(expression.to_owned()),
         failure_policy: FailurePolicy::Open,
+        approval: None,
     };
     let denies = PolicySpec { name: "denies".to_owned(), action: Action::Deny, fields: Vec::new(), ..redacts.clone() };
     let set = match PolicySet::compile(&[redacts, denies]) {

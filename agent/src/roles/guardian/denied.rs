@@ -14,8 +14,8 @@ const SIGNALS: [Signal; 3] = [Signal::FailedAuthentication, Signal::Disagreement
 pub const CALL_WINDOWS: u64 = 5_000 / WINDOW_MS;
 /// Number of windows of which a record of what a policy denied tells.
 pub const POLICY_WINDOWS: u64 = 10_000 / WINDOW_MS;
-/// Number of windows of which a record of an outvoted agent tells: it is of one task.
-pub const OUTVOTED_WINDOWS: u64 = 1;
+/// Number of windows of which a record of an outvoted agent tells.
+pub const OUTVOTED_WINDOWS: u64 = 10_000 / WINDOW_MS;
 
 /// Denials of one kind that are still to be counted.
 #[derive(Clone, Copy, Debug, Default)]

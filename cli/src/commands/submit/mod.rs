@@ -224,6 +224,12 @@ fn differences(asked: &TaskSpec, task: &Task) -> Vec<String> {
     );
     let attempts = asked.retry.as_ref().map_or(0, |retry| retry.max_attempts);
     compare(attempts != 0 && attempts != task.max_attempts, format!("{} attempts", task.max_attempts));
+    compare(asked.requires_approval.is_some() && task.approval.is_none(), "no approval".into());
+    let verified = match &task.verify {
+        None => "a result that is not verified".into(),
+        Some(verify) => format!("a result that {} of {} agents agree on", verify.agree, verify.agents),
+    };
+    compare(asked.verify != task.verify, verified);
     let deadline = deadline_of(task);
     compare(
         !is_same_span(asked.deadline_in.as_ref(), deadline),
@@ -304,6 +310,12 @@ mod tests {
             differences(&asked, &task()),
             ["another input", "priority 5", "role any", "specialization none", "3 attempts", "no deadline"]
         );
+        let requires_approval = Some(RequiredApproval::default());
+        let verify = Some(Verify { agents: 3, agree: 2, pointer: None });
+        let asked = TaskSpec { requires_approval, verify: verify.clone(), ..super::tests::asked() };
+        assert_eq!(differences(&asked, &task()), ["no approval", "a result that is not verified"]);
+        let verified = Task { verify, ..task() };
+        assert_eq!(differences(&super::tests::asked(), &verified), ["a result that 2 of 3 agents agree on"]);
         let deadline = Some(prost_types::Timestamp { seconds: 160, nanos: 500_000_000 });
         assert_eq!(differences(&super::tests::asked(), &Task { deadline, ..task() }), ["a deadline of 1m"]);
     }

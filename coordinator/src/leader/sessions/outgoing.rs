@@ -89,7 +89,7 @@ impl Outgoing {
         while !self.assignments.is_empty() {
             let tasks = read(&fleet.read(), &mut self.assignments);
             if !tasks.is_empty() {
-                let assignments = tasks.iter().filter_map(|(task, input)| assignment(task, input, now)).collect();
+                let assignments = tasks.iter().filter_map(|given| assignment(given, now)).collect();
                 return Some(ToAgent::Assignments(internal::Assignments { assignments }));
             }
         }
@@ -111,8 +111,15 @@ fn drain<T>(queue: &mut VecDeque<T>, size: impl Fn(&T) -> usize) -> Vec<T> {
     queue.drain(..fitting).collect()
 }
 
-/// Takes the tasks of the next attempts that are still current, with their inputs, about as many as fit in one message.
-fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<(Arc<Task>, Bytes)> {
+/// A task of which an agent gets an attempt. A run of a task whose result is verified has the input and deadline of that one.
+struct Given {
+    task: Arc<Task>,
+    input: Bytes,
+    deadline: Option<FleetMillis>,
+}
+
+/// Takes the tasks of the next attempts that are still current, about as many as fit in one message.
+fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
     let (mut tasks, mut budget) = (Vec::new(), MessageBudget::default());
     for _ in 0..MAX_ATTEMPTS_READ {
         let Some(&(id, attempt)) = attempts.front() else { break };
@@ -122,7 +129,7 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<(Arc<Task>, B
             if !budget.take(input.len() + task.kind.len() + ASSIGNMENT_BYTES) {
                 break;
             }
-            tasks.push((Arc::clone(task), input.clone()));
+            tasks.push(Given { task: Arc::clone(task), input: input.clone(), deadline: fleet.deadline_of(task) });
         }
         attempts.pop_front();
     }
@@ -130,7 +137,7 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<(Arc<Task>, B
 }
 
 /// Returns the current attempt of a task as an assignment at this fleet time.
-fn assignment(task: &Task, input: &Bytes, now: FleetMillis) -> Option<internal::Assignment> {
+fn assignment(Given { task, input, deadline }: &Given, now: FleetMillis) -> Option<internal::Assignment> {
     let current = task.current()?;
     // An agent that receives it late has less time left. 0 would mean that there is no limit.
     let left = |due: FleetMillis| due.saturating_sub(now).max(1);
@@ -144,14 +151,16 @@ fn assignment(task: &Task, input: &Bytes, now: FleetMillis) -> Option<internal::
         } else {
             input.clone()
         },
-        deadline_in_ms: task.deadline.map_or(0, left),
+        deadline_in_ms: deadline.map_or(0, left),
         time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{Command, Effect, Stamp, TaskCommand, TaskId};
+    use robeing_fleet::{
+        Command, ControlCommand, Effect, Stamp, SubmitTask, TaskCommand, TaskId, Verify, known_version,
+    };
     use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
 
     use super::*;
@@ -189,6 +198,28 @@ mod tests {
         }
         assert!(outgoing.is_empty());
         assert_eq!((assigned, acknowledged, stopped), (2_000, 2_000, 2_000));
+    }
+
+    #[test]
+    fn a_run_of_a_verified_task_has_the_deadline_of_the_task() {
+        let (mut fleet, ..) = fleet_with_agent();
+        let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+        fleet.apply(Stamp::at(1), raise, &mut Vec::new());
+        let verify = Some(Verify { agents: 2, agree: 2, pointer: None });
+        let submission = SubmitTask { verify, deadline_in: Some(500), ..task(1, Bytes::from_static(b"in")) };
+        let mut effects = Vec::new();
+        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(submission)), &mut effects);
+        let assigned = effects.iter().find_map(|effect| match effect {
+            Effect::Assign { task, attempt, .. } => Some((*task, *attempt)),
+            _ => None,
+        });
+        let mut outgoing = Outgoing::default();
+        outgoing.add(Outbox { assignments: vec![assigned.expect("it runs")], ..Outbox::default() });
+        let Some(ToAgent::Assignments(given)) = outgoing.next(&SharedFleet::new(fleet), 101) else {
+            panic!("it is sent");
+        };
+        let given = &given.assignments[0];
+        assert_eq!((given.deadline_in_ms, &*given.input), (400, &b"in"[..]));
     }
 
     #[test]
