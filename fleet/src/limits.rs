@@ -249,6 +249,8 @@ pub const MAX_TEAM_OVERHEAD: u64 = 64 * 1024;
 pub const MAX_AMOUNT: u64 = 1 << 48;
 /// Most parts of a request for resources.
 pub const MAX_PARTS: usize = 32;
+/// Most agents that are looked at to find room for the parts of a request. Beyond it, there counts as being none.
+pub const MAX_CANDIDATES: usize = 2_048;
 /// Most allocations, including the ended ones that are kept. Beyond it, the ones that ended first are dropped.
 pub const MAX_ALLOCATIONS: usize = 20_000;
 /// Most allocations that are granted or waited for.
