@@ -249,6 +249,14 @@ pub const MAX_TEAM_OVERHEAD: u64 = 64 * 1024;
 pub const MAX_AMOUNT: u64 = 1 << 48;
 /// Most parts of a request for resources.
 pub const MAX_PARTS: usize = 32;
+/// How long requests that have to wait for what others have keep all others waiting, ms of fleet time: ten minutes. For as
+/// long after that, none does.
+pub const MAX_HOLD_MS: u64 = 600 * 1000;
+/// Most requests that wait for resources and are looked at in a row, one step of a command. The others are looked at
+/// [`SWEEP_PAUSE_MS`] later.
+pub const MAX_SWEPT: usize = 8;
+/// The pause after so many, ms of fleet time.
+pub const SWEEP_PAUSE_MS: u64 = 100;
 /// Most agents that are looked at to find room for the parts of a request. Beyond it, there counts as being none.
 pub const MAX_CANDIDATES: usize = 2_048;
 /// Most allocations, including the ended ones that are kept. Beyond it, the ones that ended first are dropped.

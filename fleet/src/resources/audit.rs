@@ -22,10 +22,8 @@ pub(crate) fn check_resources(state: &State) -> Check {
     })?;
     resources.contributions.check(MAX_AGENTS as usize)?;
     resources.allocations.check(MAX_ALLOCATIONS)?;
-    let now = state.now.fleet;
-    ensure(resources.tokens < COUNTER_ROOM && resources.sweep.is_none_or(|at| at <= now), || {
-        "the tokens or the sweep of allocations".to_owned()
-    })?;
+    ensure(resources.tokens < COUNTER_ROOM, || "the tokens of allocations".to_owned())?;
+    check_turns(state)?;
     check_queues(state)?;
     let contributed = check_contributions(state)?;
     let (mut ids, mut tokens) = (BTreeSet::new(), BTreeSet::new());
@@ -66,6 +64,18 @@ pub(crate) fn check_grants(fleet: &Fleet) -> Check {
     ensure(fleet.state.resources.sweep.is_some() || !fleet.could_grant(), || {
         "a request for resources waits that could be granted".to_owned()
     })
+}
+
+/// Checks that the sweep is soon enough, and that what keeps others waiting waits itself.
+fn check_turns(state: &State) -> Check {
+    let (resources, now) = (&state.resources, state.now.fleet);
+    let holder = resources.held_by.map(|seq| resources.allocations.get(seq));
+    let holds = holder.is_none_or(|holder| {
+        resources.sweep.is_some() && holder.is_some_and(|holder| matches!(holder.state, AllocationState::Waiting))
+    });
+    let soon = resources.sweep.is_none_or(|at| at <= now.saturating_add(MAX_HOLD_MS));
+    let begun = resources.hold_since.is_none_or(|since| since <= now);
+    ensure(holds && soon && begun && resources.round < COUNTER_ROOM, || "the turns of allocations".to_owned())
 }
 
 fn check_queues(state: &State) -> Check {
@@ -111,7 +121,8 @@ fn is_sound(state: &State, allocation: &Allocation) -> bool {
         AllocationState::Granted { token, at, .. } => placed && *token > 0 && at.fleet <= now,
         AllocationState::Ended { at, token, .. } => at.fleet <= now && (*token > 0) == !agents.is_empty(),
     };
-    request.check().is_ok() && allocation.requested.fleet <= now && fits
+    let in_round = allocation.round <= state.resources.round;
+    request.check().is_ok() && allocation.requested.fleet <= now && in_round && fits
 }
 
 /// Checks that no task, agent or team that is gone holds or waits for anything.

@@ -54,7 +54,8 @@ pub(crate) struct HolderUse {
 /// What is granted from a queue, and the requests that wait in it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct QueueUse {
-    pub waiting: BTreeSet<u64>,
+    /// By round and number.
+    pub waiting: BTreeSet<(u64, u64)>,
     pub granted: BTreeSet<u64>,
     pub used: Amounts,
 }
@@ -114,7 +115,7 @@ impl ResourceIndexes {
             }
             AllocationState::Waiting => {
                 self.waiting += 1;
-                self.queue(&allocation.queue).waiting.insert(seq);
+                self.queue(&allocation.queue).waiting.insert((allocation.round, seq));
             }
             AllocationState::Granted { .. } => self.take(allocation),
         }
@@ -132,7 +133,7 @@ impl ResourceIndexes {
             }
             AllocationState::Waiting => {
                 self.waiting -= 1;
-                self.queue(&allocation.queue).waiting.remove(&seq);
+                self.queue(&allocation.queue).waiting.remove(&(allocation.round, seq));
             }
             AllocationState::Granted { .. } => self.give_back(allocation),
         }

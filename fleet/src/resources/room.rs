@@ -104,13 +104,14 @@ impl Search<'_> {
     /// little of something else, all resources of the part are searched in turns, so that the search ends with the
     /// resource of which the fewest agents have enough.
     fn fresh(&mut self, part: Amounts, resource: Resource) -> Option<(AgentId, Amounts)> {
-        for (agent, amounts) in self.room.with_enough(resource, part).take(NEAR) {
+        let room = self.room;
+        for (agent, amounts) in room.with_enough(resource, part).take(NEAR) {
             if self.fits(part, agent, amounts)? {
                 return Some((agent, amounts));
             }
         }
         let asked = Resource::ALL.into_iter().filter(|resource| part.get(*resource) > 0);
-        let mut orders: Vec<_> = asked.map(|resource| self.room.with_enough(resource, part)).collect();
+        let mut orders: Vec<_> = asked.map(|resource| room.with_enough(resource, part)).collect();
         loop {
             for order in &mut orders {
                 let (agent, amounts) = order.next()?;

@@ -8,9 +8,9 @@ use robeing_fleet::{
 
 use crate::fixture::{OpenSession, Trial, amounts, patient, request, success, task, team, worker};
 
-const WAITS: Reply = Reply::Allocated { existing: false, token: None };
+pub const WAITS: Reply = Reply::Allocated { existing: false, token: None };
 
-fn granted(token: u64) -> Reply {
+pub fn granted(token: u64) -> Reply {
     Reply::Allocated { existing: false, token: Some(token) }
 }
 
@@ -19,7 +19,7 @@ fn changed(id: u128) -> Effect {
 }
 
 /// Returns a fleet with agents that contribute this, and their sessions.
-fn pool<const N: usize>(contributed: [Amounts; N]) -> (Trial, [OpenSession; N]) {
+pub fn pool<const N: usize>(contributed: [Amounts; N]) -> (Trial, [OpenSession; N]) {
     let mut trial = Trial::newest();
     let mut n = 0;
     let stays = contributed.map(|amounts| {
@@ -37,14 +37,14 @@ fn agents_of(trial: &Trial, id: u128) -> Vec<Option<AgentId>> {
 }
 
 /// Returns how an allocation ended; `None` if it waits or is granted.
-fn end(trial: &Trial, id: u128) -> Option<AllocationEnd> {
+pub fn end(trial: &Trial, id: u128) -> Option<AllocationEnd> {
     match trial.fleet.allocation(AllocationId(id)).expect("it is kept").state {
         AllocationState::Ended { end, .. } => Some(end),
         AllocationState::Waiting | AllocationState::Granted { .. } => None,
     }
 }
 
-fn token(trial: &Trial, id: u128) -> Option<u64> {
+pub fn token(trial: &Trial, id: u128) -> Option<u64> {
     trial.fleet.allocation(AllocationId(id)).expect("it is kept").token()
 }
 
@@ -52,7 +52,7 @@ fn used(trial: &Trial) -> Amounts {
     trial.fleet.pool_sums().used
 }
 
-fn set(trial: &mut Trial, queues: &[(&str, u32, Quota)]) {
+pub fn set(trial: &mut Trial, queues: &[(&str, u32, Quota)]) {
     let shapes = queues.iter().map(|(name, weight, quota)| {
         let (name, weight, quota) = ((*name).to_owned(), *weight, *quota);
         QueueShape { name, weight, quota }
@@ -60,7 +60,7 @@ fn set(trial: &mut Trial, queues: &[(&str, u32, Quota)]) {
     assert_eq!(trial.apply(Command::Resource(ResourceCommand::SetQueues(shapes.collect()))), Reply::Done);
 }
 
-fn from(queue: &str, request: RequestResources) -> RequestResources {
+pub fn from(queue: &str, request: RequestResources) -> RequestResources {
     RequestResources { queue: queue.to_owned(), ..request }
 }
 
