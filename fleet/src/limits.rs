@@ -265,8 +265,11 @@ pub const MAX_ALLOCATIONS: usize = 20_000;
 pub const MAX_LIVE_ALLOCATIONS: usize = 10_000;
 /// Most allocations that one holder has or waits for.
 pub const MAX_HELD_BY_ONE: usize = 64;
-/// Most queues from which something is granted or waited for.
-pub const MAX_QUEUES: usize = 64;
+/// The name of the queue that is always there.
+pub const DEFAULT_QUEUE: &str = "default";
+/// Most queues: the one that is always there, those that are set, and those that were set and from which something is
+/// granted or waited for.
+pub const MAX_QUEUES: usize = 128;
 /// Most queues that one [`crate::ResourceCommand::SetQueues`] may name.
 pub const MAX_SET_QUEUES: usize = 64;
 /// Most weight of a queue.

@@ -23,7 +23,7 @@ pub enum ResourcesCommand {
     Renew(RenewArgs),
     /// Release an allocation, or no longer wait for it
     Release(FreeArgs),
-    /// Set the queues that have a weight or a quota; all others have the weight 1 and no quota
+    /// Set the queues besides "default", with their weights and quotas
     Queues(QueuesArgs),
 }
 
@@ -97,7 +97,7 @@ pub struct RequestArgs {
     #[arg(long = "for", value_name = "HOLDER", default_value = "", hide_default_value = true)]
     pub holder: String,
 
-    /// The queue that the request waits in, and whose share it counts for
+    /// The queue that the request waits in, and whose share it counts for: "default", or one that was set
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub queue: String,
 

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use robeing_fleet::{Allocation, AllocationId, Holder, QueueShape, Refusal, Reply, RequestResources, ResourceCommand};
+use robeing_fleet::{
+    Allocation, AllocationId, Holder, QueueShape, Refusal, Reply, RequestResources, ResourceCommand,
+    limits::DEFAULT_QUEUE,
+};
 use robeing_net::gate::Caller;
 use robeing_platform::uuid_v7;
 use robeing_proto::v1;
@@ -13,8 +16,6 @@ use crate::{api::convert, mail::sender_name};
 
 /// How long a lease lasts if the request does not say it, ms.
 const DEFAULT_LEASE_MS: u64 = 60_000;
-/// The queue of requests that name none.
-const DEFAULT_QUEUE: &str = "default";
 
 /// Returns the holder that the caller itself is. Callers without TLS are all the same client.
 fn own_holder(caller: &Caller, name: &str) -> Holder {

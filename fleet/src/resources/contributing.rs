@@ -4,6 +4,7 @@ use super::{Contribution, Holder, Queue, amounts::Amounts, command::QueueShape};
 use crate::{
     AgentId, AllocationEnd, Effect, Feature, Fleet, Refusal, Reply, SessionId,
     config::invalid,
+    limits::{DEFAULT_QUEUE, MAX_QUEUES},
     steps::{Job, Jobs},
 };
 
@@ -94,6 +95,15 @@ impl Fleet {
     pub(super) fn set_queues(&mut self, shapes: Vec<QueueShape>) -> Reply {
         if let Err(refusal) = QueueShape::check_all(&shapes) {
             return Reply::Refused(refusal);
+        }
+        let stays = |name: &String| name == DEFAULT_QUEUE || shapes.iter().any(|shape| shape.name == *name);
+        let left = self.indexes.resources.queues.keys().filter(|name| !stays(name)).count();
+        if left + shapes.len() + 1 > MAX_QUEUES {
+            return Reply::Refused(Refusal::Full {
+                what: "queues, with those that are left out and in use".to_owned(),
+                limit: MAX_QUEUES as u64,
+                remedy: "name those in use as well, or wait until nothing is granted from them".to_owned(),
+            });
         }
         let queues = shapes.into_iter().map(|QueueShape { name, weight, quota }| (name, Queue { weight, quota }));
         self.state.resources.queues = queues.collect();

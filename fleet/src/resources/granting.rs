@@ -8,8 +8,12 @@ use super::{
 };
 use crate::{
     AgentId, Effect, Fleet, Refusal, Reply,
-    limits::{MAX_ALLOCATIONS, MAX_HELD_BY_ONE, MAX_LIVE_ALLOCATIONS, MAX_QUEUES},
+    config::invalid,
+    limits::{DEFAULT_QUEUE, MAX_ALLOCATIONS, MAX_HELD_BY_ONE, MAX_LIVE_ALLOCATIONS},
 };
+
+/// How many queues a refusal names.
+const MAX_NAMED_QUEUES: usize = 8;
 
 impl Fleet {
     /// Returns the refusal that this request would get now; `None` if it would be granted or would wait. A request
@@ -75,9 +79,11 @@ impl Fleet {
         Reply::Allocated { existing: false, token }
     }
 
-    /// Refuses a request of a holder that is gone, one for which there is no room, and one beyond its queue's quota.
+    /// Refuses a request of a holder that is gone, one from a queue that is not there, one for which there is no room, and
+    /// one beyond its queue's quota.
     fn check_request(&self, request: &RequestResources, parts: &[Part]) -> Result<(), Refusal> {
         self.check_holder(&request.holder)?;
+        self.check_queue(&request.queue)?;
         let full = |what: &str, limit: usize, remedy: &str| {
             Err(Refusal::Full { what: what.to_owned(), limit: limit as u64, remedy: remedy.to_owned() })
         };
@@ -88,12 +94,21 @@ impl Fleet {
         if indexes.holders.get(&request.holder).is_some_and(|held| held.allocations.len() >= MAX_HELD_BY_ONE) {
             return full("allocations of one holder", MAX_HELD_BY_ONE, "release some, or ask for parts together");
         }
-        if indexes.queues.len() >= MAX_QUEUES && !indexes.queues.contains_key(&request.queue) {
-            return full("queues in use", MAX_QUEUES, "use one of them");
-        }
         // A request that may wait is refused only if the quota does not allow it even alone.
         let used = if request.wait > 0 { Amounts::NONE } else { self.used_from(&request.queue) };
         self.check_quota(&request.queue, used, sum(parts))
+    }
+
+    /// Refuses a queue that nobody has set: whoever asks could else get any number of shares.
+    fn check_queue(&self, name: &str) -> Result<(), Refusal> {
+        let set = &self.state.resources.queues;
+        if name == DEFAULT_QUEUE || set.contains_key(name) {
+            return Ok(());
+        }
+        let known: Vec<&str> = set.keys().map(String::as_str).filter(|known| *known != DEFAULT_QUEUE).collect();
+        let others = known.get(..MAX_NAMED_QUEUES).unwrap_or(&known).join(", ");
+        let others = if others.is_empty() { "no other is set".to_owned() } else { format!("others are {others}") };
+        Err(invalid("queue", format!("is {name:?}, which was not set: name {DEFAULT_QUEUE:?} or another one; {others}")))
     }
 
     fn check_holder(&self, holder: &Holder) -> Result<(), Refusal> {

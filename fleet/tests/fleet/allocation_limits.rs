@@ -91,22 +91,33 @@ fn an_agent_contributes_no_more_than_it_can() {
 }
 
 #[test]
-fn a_holder_has_so_many_allocations_and_so_many_queues_are_in_use() {
+fn a_holder_has_so_many_allocations() {
     let mut trial = Trial::newest();
     for n in 0..MAX_HELD_BY_ONE as u128 {
         assert_eq!(trial.request(patient(n, amounts(1, 0))), Reply::Allocated { existing: false, token: None });
     }
     assert_eq!(limit_of(trial.request(patient(1_000, amounts(1, 0)))), MAX_HELD_BY_ONE as u64);
-    let queued = |n: usize| {
-        let alone = of(n, patient(2_000 + n as u128, amounts(1, 0)));
-        RequestResources { queue: format!("queue-{n}"), ..alone }
+}
+
+#[test]
+fn so_many_queues_are_there_with_those_that_are_left_out_and_in_use() {
+    let mut trial = Trial::newest();
+    let shape = |n: usize| QueueShape { name: format!("queue-{n}"), weight: 1, quota: Quota::default() };
+    let set = |trial: &mut Trial, first: usize| {
+        let shapes = (first..first + MAX_SET_QUEUES).map(shape).collect();
+        trial.apply(Command::Resource(ResourceCommand::SetQueues(shapes)))
     };
-    // One queue is in use already.
-    for n in 1..MAX_QUEUES {
-        trial.request(queued(n));
+    assert_eq!(set(&mut trial, 0), Reply::Done);
+    for n in 0..MAX_SET_QUEUES {
+        let alone = of(n, patient(n as u128, amounts(1, 0)));
+        trial.request(RequestResources { queue: format!("queue-{n}"), ..alone });
     }
-    assert_eq!(limit_of(trial.request(queued(MAX_QUEUES))), MAX_QUEUES as u64);
-    assert_eq!(trial.fleet.resource_queues().len(), MAX_QUEUES);
+    // The default queue is one as well.
+    assert_eq!(limit_of(set(&mut trial, MAX_SET_QUEUES)), MAX_QUEUES as u64);
+    assert_eq!(set(&mut trial, 1), Reply::Done);
+    trial.free(0, None);
+    trial.free(1, None);
+    assert_eq!(set(&mut trial, MAX_SET_QUEUES + 1), Reply::Done);
 }
 
 #[test]

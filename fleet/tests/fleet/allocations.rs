@@ -146,6 +146,7 @@ fn requests_wait_in_order_and_are_granted_when_something_is_released() {
 #[test]
 fn nothing_overtakes_a_large_request_that_waits() {
     let (mut trial, _) = pool([amounts(4, 0)]);
+    set(&mut trial, &[("zeta", 1, Quota::default())]);
     trial.request(from("zeta", request(1, amounts(2, 0))));
     assert_eq!(trial.request(patient(2, amounts(4, 0))), WAITS);
     let waits = Refusal::InsufficientResources { short: Vec::new(), others_wait: true };
@@ -165,7 +166,7 @@ fn nothing_overtakes_a_large_request_that_waits() {
 fn a_request_that_the_agents_can_not_give_keeps_no_others_waiting() {
     let (mut trial, _) = pool([amounts(4, 0)]);
     assert_eq!(trial.request(patient(1, amounts(5, 0))), WAITS);
-    assert_eq!(trial.request(from("other", request(2, amounts(1, 0)))), granted(1));
+    assert_eq!(trial.request(request(2, amounts(1, 0))), granted(1));
     let more = trial.join(worker("large"));
     trial.contribute(more, amounts(5, 0));
     trial.after(0);
@@ -262,6 +263,7 @@ fn only_live_agents_give_more() {
 #[test]
 fn queues_are_served_by_dominant_resource_fairness() {
     let (mut trial, [stay]) = pool([amounts(9, 18)]);
+    set(&mut trial, &["first", "a", "b"].map(|name| (name, 1, Quota::default())));
     trial.request(from("first", request(100, amounts(9, 18))));
     for n in 0..6 {
         trial.request(from("a", patient(n, amounts(1, 4))));
@@ -280,7 +282,7 @@ fn queues_are_served_by_dominant_resource_fairness() {
 #[test]
 fn a_queue_of_twice_the_weight_gets_twice_the_share() {
     let (mut trial, _) = pool([amounts(9, 0)]);
-    set(&mut trial, &[("a", 2, Quota::default())]);
+    set(&mut trial, &[("first", 1), ("a", 2), ("b", 1)].map(|(name, weight)| (name, weight, Quota::default())));
     trial.request(from("first", request(100, amounts(9, 0))));
     for n in 0..9 {
         trial.request(from("a", patient(n, amounts(1, 0))));
@@ -291,14 +293,14 @@ fn a_queue_of_twice_the_weight_gets_twice_the_share() {
     let queues = trial.fleet.resource_queues();
     let found: Vec<(&str, u32, u32)> =
         queues.iter().map(|queue| (queue.name.as_str(), queue.granted, queue.waiting)).collect();
-    assert_eq!(found, [("a", 6, 3), ("b", 3, 6)]);
+    assert_eq!(found, [("a", 6, 3), ("b", 3, 6), ("first", 0, 0)]);
 }
 
 #[test]
 fn a_quota_holds_whatever_is_free_and_keeps_no_other_queue_waiting() {
     let (mut trial, _) = pool([amounts(9, 9)]);
     let quota = Quota { cpu: Some(2), ..Quota::default() };
-    set(&mut trial, &[("a", 1, quota)]);
+    set(&mut trial, &[("a", 1, quota), ("b", 1, Quota::default())]);
     assert_eq!(trial.request(from("a", request(1, amounts(2, 0)))), granted(1));
     let over = |asked, used| {
         Refusal::OverQuota { queue: "a".to_owned(), resource: Resource::Cpu, asked, used, quota: 2 }
@@ -310,6 +312,22 @@ fn a_quota_holds_whatever_is_free_and_keeps_no_other_queue_waiting() {
     trial.free(1, None);
     trial.after(0);
     assert_eq!(token(&trial, 2), Some(3));
-    set(&mut trial, &[]);
+    set(&mut trial, &[("a", 1, Quota::default())]);
     assert_eq!(trial.request(from("a", request(4, amounts(1, 0)))), granted(4), "there is no quota any more");
+}
+
+#[test]
+fn nobody_gets_another_share_by_inventing_a_queue() {
+    let (mut trial, _) = pool([amounts(9, 9)]);
+    let refused = |trial: &mut Trial| match trial.request(from("invented", request(1, amounts(1, 0)))) {
+        Reply::Refused(Refusal::Invalid { field, problem }) => (field, problem),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(&mut trial).0, "queue");
+    set(&mut trial, &[("batch", 1, Quota::default()), ("web", 1, Quota::default())]);
+    assert!(refused(&mut trial).1.ends_with("others are batch, web"));
+    assert_eq!(trial.request(from("batch", request(1, amounts(1, 0)))), granted(1));
+    set(&mut trial, &[]);
+    assert_eq!(token(&trial, 1), Some(1), "what is granted stays so");
+    assert!(matches!(trial.request(from("batch", request(2, amounts(1, 0)))), Reply::Refused(_)));
 }
