@@ -199,13 +199,14 @@ fn queue(text: &str) -> Result<QueueSpec, String> {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 A queue of twice the weight gets twice the share of the resource that it uses most of. A quota is the most that can be \
-granted from a queue at a time. For example:
+granted from a queue at a time. A queue that is left out is no longer there, but for \"default\", and what was granted from \
+it stays granted. For example:
 
     robeing resources queues batch=1,cpu=16,memory=64Gi web=3
 
 `robeing resources list` shows them.")]
 pub struct QueuesArgs {
-    /// The queues; none of them: no queue has a weight or a quota
+    /// The queues; none of them: there is only "default", without a quota
     #[arg(value_name = "NAME[=WEIGHT][,RESOURCE=MOST...]", value_parser = queue)]
     pub queues: Vec<QueueSpec>,
 }
