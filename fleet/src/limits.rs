@@ -265,6 +265,12 @@ pub const MAX_ALLOCATIONS: usize = 20_000;
 pub const MAX_LIVE_ALLOCATIONS: usize = 10_000;
 /// Most allocations that one holder has or waits for.
 pub const MAX_HELD_BY_ONE: usize = 64;
+/// Most allocations that one holder has or waits for and that one caller has asked for, if the holder is a task or a team: a
+/// quarter of [`MAX_HELD_BY_ONE`], so that nobody alone keeps others from asking for the same holder.
+pub const MAX_ASKED_FOR_ONE: usize = MAX_HELD_BY_ONE / 4;
+/// Most allocations that are granted or waited for and that one caller has asked for: a quarter of
+/// [`MAX_LIVE_ALLOCATIONS`], so that nobody alone keeps others from asking.
+pub const MAX_ASKED_BY_ONE: usize = MAX_LIVE_ALLOCATIONS / 4;
 /// The name of the queue that is always there.
 pub const DEFAULT_QUEUE: &str = "default";
 /// Most queues: the one that is always there, those that are set, and those that were set and from which something is

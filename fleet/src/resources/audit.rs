@@ -28,7 +28,7 @@ pub(crate) fn check_resources(state: &State) -> Check {
     let contributed = check_contributions(state)?;
     let (mut ids, mut tokens) = (BTreeSet::new(), BTreeSet::new());
     let (mut used, mut held) = (BTreeMap::new(), BTreeMap::new());
-    let mut queues = BTreeSet::new();
+    let (mut queues, mut askers) = (BTreeSet::new(), BTreeMap::new());
     for allocation in resources.allocations.iter() {
         let token = allocation.token().is_none_or(|token| token <= resources.tokens && tokens.insert(token));
         ensure(token && is_sound(state, allocation) && ids.insert(allocation.id), || {
@@ -38,6 +38,7 @@ pub(crate) fn check_resources(state: &State) -> Check {
             continue;
         }
         queues.insert(&allocation.queue);
+        *askers.entry(&allocation.requested_by).or_insert(0_usize) += 1;
         *held.entry(&allocation.holder).or_insert(0_usize) += 1;
         if allocation.token().is_some() {
             for part in &allocation.parts {
@@ -51,6 +52,7 @@ pub(crate) fn check_resources(state: &State) -> Check {
     ensure(live <= MAX_LIVE_ALLOCATIONS && most <= MAX_HELD_BY_ONE && queues.len() <= MAX_QUEUES, || {
         format!("{live} allocations, {most} of one holder, {} queues", queues.len())
     })?;
+    ensure(askers.values().all(|asked| *asked <= MAX_ASKED_BY_ONE), || "too many of one caller".to_owned())?;
     check_holders(state, held.into_keys().collect())?;
     for (agent, used) in used {
         let given = agent.and_then(|agent| contributed.get(&agent)).copied().unwrap_or_default();

@@ -9,7 +9,9 @@ use super::{
 use crate::{
     AgentId, Effect, Fleet, Refusal, Reply,
     config::invalid,
-    limits::{DEFAULT_QUEUE, MAX_ALLOCATIONS, MAX_HELD_BY_ONE, MAX_LIVE_ALLOCATIONS},
+    limits::{
+        DEFAULT_QUEUE, MAX_ALLOCATIONS, MAX_ASKED_BY_ONE, MAX_ASKED_FOR_ONE, MAX_HELD_BY_ONE, MAX_LIVE_ALLOCATIONS,
+    },
 };
 
 /// How many queues a refusal names.
@@ -94,9 +96,24 @@ impl Fleet {
         if indexes.holders.get(&request.holder).is_some_and(|held| held.allocations.len() >= MAX_HELD_BY_ONE) {
             return full("allocations of one holder", MAX_HELD_BY_ONE, "release some, or ask for parts together");
         }
+        let asked = indexes.askers.get(&request.requested_by).copied().unwrap_or(0);
+        if asked >= MAX_ASKED_BY_ONE {
+            return full("allocations that one caller asked for", MAX_ASKED_BY_ONE, "release some");
+        }
+        if matches!(request.holder, Holder::Task(_) | Holder::Team(_)) && self.asked_for(request) >= MAX_ASKED_FOR_ONE {
+            let what = "allocations of one task or team that one caller asked for";
+            return full(what, MAX_ASKED_FOR_ONE, "release some, or ask for parts together");
+        }
         // A request that may wait is refused only if the quota does not allow it even alone.
         let used = if request.wait > 0 { Amounts::NONE } else { self.used_from(&request.queue) };
         self.check_quota(&request.queue, used, sum(parts))
+    }
+
+    /// Returns how many allocations of the same holder the same caller has asked for.
+    fn asked_for(&self, request: &RequestResources) -> usize {
+        let held = self.indexes.resources.holders.get(&request.holder).map(|held| &held.allocations);
+        let held = held.into_iter().flatten().filter_map(|seq| self.state.resources.allocations.get(*seq));
+        held.filter(|allocation| allocation.requested_by == request.requested_by).count()
     }
 
     /// Refuses a queue that nobody has set: whoever asks could else get any number of shares.

@@ -21,6 +21,8 @@ pub(crate) struct ResourceIndexes {
     pub used: Amounts,
     /// Who holds something or waits for it.
     pub holders: BTreeMap<Holder, HolderUse>,
+    /// How many allocations each caller has asked for that are granted or waited for.
+    pub askers: BTreeMap<String, usize>,
     /// The queues of which something is granted or waited for.
     pub queues: BTreeMap<String, QueueUse>,
     /// The allocations that have ended, the one that ended first in front.
@@ -120,6 +122,7 @@ impl ResourceIndexes {
             AllocationState::Granted { .. } => self.take(allocation),
         }
         self.holder(&allocation.holder).allocations.insert(seq);
+        *self.askers.entry(allocation.requested_by.clone()).or_default() += 1;
     }
 
     /// Removes an allocation, or its old state before a change.
@@ -187,6 +190,12 @@ impl ResourceIndexes {
 
     /// Drops what nothing is granted to or waited for by any more.
     fn drop_empty(&mut self, allocation: &Allocation) {
+        if let Some(asked) = self.askers.get_mut(&allocation.requested_by) {
+            *asked -= 1;
+            if *asked == 0 {
+                self.askers.remove(&allocation.requested_by);
+            }
+        }
         if self.queues.get(&allocation.queue).is_some_and(|queue| *queue == QueueUse::default()) {
             self.queues.remove(&allocation.queue);
         }

@@ -2,10 +2,11 @@
 
 use robeing_fleet::{
     AllocationId, Amounts, Command, Holder, Quota, QueueShape, Refusal, Reply, RequestResources, ResourceCommand,
+    TeamId,
     limits::*,
 };
 
-use crate::fixture::{Trial, amounts, patient, request, worker};
+use crate::fixture::{Trial, amounts, patient, request, team, worker};
 
 fn field_of(checked: Result<(), Refusal>) -> String {
     match checked {
@@ -28,7 +29,8 @@ fn ask(trial: &mut Trial, request: RequestResources) -> Reply {
 }
 
 fn of(name: usize, request: RequestResources) -> RequestResources {
-    RequestResources { holder: Holder::Client(format!("client-{name}")), ..request }
+    let name = format!("client-{name}");
+    RequestResources { requested_by: name.clone(), holder: Holder::Client(name), ..request }
 }
 
 #[test]
@@ -97,6 +99,32 @@ fn a_holder_has_so_many_allocations() {
         assert_eq!(trial.request(patient(n, amounts(1, 0))), Reply::Allocated { existing: false, token: None });
     }
     assert_eq!(limit_of(trial.request(patient(1_000, amounts(1, 0)))), MAX_HELD_BY_ONE as u64);
+}
+
+#[test]
+fn one_caller_asks_for_so_many_allocations_for_one_task_or_team_and_in_all() {
+    let mut trial = Trial::newest();
+    trial.join(worker("a"));
+    trial.form(team(9, 1));
+    let of_team = |n: u128, by: &str| {
+        let holder = Holder::Team(TeamId(9));
+        RequestResources { holder, requested_by: by.to_owned(), ..patient(n, amounts(1, 0)) }
+    };
+    for n in 0..MAX_ASKED_FOR_ONE as u128 {
+        trial.request(of_team(n, "client:x"));
+    }
+    assert_eq!(limit_of(trial.request(of_team(1_000, "client:x"))), MAX_ASKED_FOR_ONE as u64);
+    assert_eq!(trial.request(of_team(1_000, "client:y")), Reply::Allocated { existing: false, token: None });
+    let by_one = |n: usize| {
+        let alone = of(n / MAX_HELD_BY_ONE, patient(5_000 + n as u128, amounts(1, 0)));
+        RequestResources { requested_by: "one".to_owned(), ..alone }
+    };
+    for n in 0..MAX_ASKED_BY_ONE {
+        ask(&mut trial, by_one(n));
+    }
+    assert_eq!(limit_of(ask(&mut trial, by_one(MAX_ASKED_BY_ONE))), MAX_ASKED_BY_ONE as u64);
+    trial.free(5_000, None);
+    assert_eq!(ask(&mut trial, by_one(MAX_ASKED_BY_ONE)), Reply::Allocated { existing: false, token: None });
 }
 
 #[test]
