@@ -232,10 +232,11 @@ fn a_team_holds_resources_until_it_is_disbanded() {
 fn an_agent_contributes_as_long_as_its_session_lasts_and_no_less_than_is_granted() {
     let (mut trial, [stay]) = pool([amounts(4, 0)]);
     trial.request(request(1, amounts(3, 0)));
-    assert!(matches!(trial.contribute(stay, amounts(2, 9)), Reply::Refused(Refusal::Invalid { .. })));
-    assert!(trial.fleet.lacks_contribution(stay.agent, stay.session, amounts(3, 9)));
-    assert_eq!(trial.contribute(stay, amounts(3, 9)), Reply::Done);
-    assert!(!trial.fleet.lacks_contribution(stay.agent, stay.session, amounts(3, 9)));
+    assert!(trial.fleet.lacks_contribution(stay.agent, stay.session, amounts(2, 9)));
+    assert_eq!(trial.contribute(stay, amounts(2, 9)), Reply::Done);
+    assert_eq!(trial.fleet.contribution(stay.agent).map(|found| found.contributed), Some(amounts(3, 9)));
+    assert!(!trial.fleet.lacks_contribution(stay.agent, stay.session, amounts(2, 9)));
+    assert!(matches!(trial.request(request(2, amounts(1, 0))), Reply::Refused(_)), "no more of it is granted");
     let again = trial.join(AgentJoin { incarnation: 2, ..worker("agent-1") });
     assert_eq!(end(&trial, 1), Some(AllocationEnd::AgentLost), "another process has its name");
     assert_eq!(trial.fleet.contribution(again.agent), None);
