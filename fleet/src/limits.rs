@@ -265,6 +265,8 @@ pub const MAX_ALLOCATIONS: usize = 20_000;
 pub const MAX_LIVE_ALLOCATIONS: usize = 10_000;
 /// Most allocations that one holder has or waits for.
 pub const MAX_HELD_BY_ONE: usize = 64;
+/// Most parts of the allocations that one holder has or waits for: all of them end in one step when it is gone.
+pub const MAX_PARTS_OF_ONE: usize = 256;
 /// Most allocations that one holder has or waits for and that one caller has asked for, if the holder is a task or a team: a
 /// quarter of [`MAX_HELD_BY_ONE`], so that nobody alone keeps others from asking for the same holder.
 pub const MAX_ASKED_FOR_ONE: usize = MAX_HELD_BY_ONE / 4;

@@ -28,7 +28,7 @@ pub(crate) fn check_resources(state: &State) -> Check {
     let contributed = check_contributions(state)?;
     let (mut ids, mut tokens) = (BTreeSet::new(), BTreeSet::new());
     let (mut used, mut held) = (BTreeMap::new(), BTreeMap::new());
-    let (mut queues, mut askers) = (BTreeSet::new(), BTreeMap::new());
+    let (mut queues, mut askers, mut parts) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
     for allocation in resources.allocations.iter() {
         let token = allocation.token().is_none_or(|token| token <= resources.tokens && tokens.insert(token));
         ensure(token && is_sound(state, allocation) && ids.insert(allocation.id), || {
@@ -40,6 +40,7 @@ pub(crate) fn check_resources(state: &State) -> Check {
         queues.insert(&allocation.queue);
         *askers.entry(&allocation.requested_by).or_insert(0_usize) += 1;
         *held.entry(&allocation.holder).or_insert(0_usize) += 1;
+        *parts.entry(&allocation.holder).or_insert(0_usize) += allocation.parts.len();
         if allocation.token().is_some() {
             for part in &allocation.parts {
                 let of_agent: &mut Amounts = used.entry(part.agent).or_default();
@@ -53,6 +54,7 @@ pub(crate) fn check_resources(state: &State) -> Check {
         format!("{live} allocations, {most} of one holder, {} queues", queues.len())
     })?;
     ensure(askers.values().all(|asked| *asked <= MAX_ASKED_BY_ONE), || "too many of one caller".to_owned())?;
+    ensure(parts.values().all(|parts| *parts <= MAX_PARTS_OF_ONE), || "too many parts of one holder".to_owned())?;
     check_holders(state, held.into_keys().collect())?;
     for (agent, used) in used {
         let given = agent.and_then(|agent| contributed.get(&agent)).copied().unwrap_or_default();

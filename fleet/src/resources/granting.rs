@@ -11,6 +11,7 @@ use crate::{
     config::invalid,
     limits::{
         DEFAULT_QUEUE, MAX_ALLOCATIONS, MAX_ASKED_BY_ONE, MAX_ASKED_FOR_ONE, MAX_HELD_BY_ONE, MAX_LIVE_ALLOCATIONS,
+        MAX_PARTS_OF_ONE,
     },
 };
 
@@ -93,8 +94,13 @@ impl Fleet {
         if indexes.waiting + indexes.granted >= MAX_LIVE_ALLOCATIONS {
             return full("allocations", MAX_LIVE_ALLOCATIONS, "ask again when some are released");
         }
-        if indexes.holders.get(&request.holder).is_some_and(|held| held.allocations.len() >= MAX_HELD_BY_ONE) {
-            return full("allocations of one holder", MAX_HELD_BY_ONE, "release some, or ask for parts together");
+        if let Some(held) = indexes.holders.get(&request.holder) {
+            if held.allocations.len() >= MAX_HELD_BY_ONE {
+                return full("allocations of one holder", MAX_HELD_BY_ONE, "release some, or ask for parts together");
+            }
+            if held.parts + parts.len() > MAX_PARTS_OF_ONE {
+                return full("parts of the allocations of one holder", MAX_PARTS_OF_ONE, "release some");
+            }
         }
         let asked = indexes.askers.get(&request.requested_by).copied().unwrap_or(0);
         if asked >= MAX_ASKED_BY_ONE {

@@ -50,6 +50,8 @@ pub(crate) struct AgentUse {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct HolderUse {
     pub allocations: BTreeSet<u64>,
+    /// The number of their parts.
+    pub parts: usize,
     pub used: Amounts,
 }
 
@@ -92,7 +94,18 @@ impl ResourceIndexes {
         }
     }
 
-    /// Changes the use of an agent's contribution.
+    /// Changes what is granted of an agent's contribution.
+    fn with_used(&mut self, id: AgentId, change: impl FnOnce(&mut AgentUse)) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        let before = agent.free();
+        change(agent);
+        if agent.is_live {
+            self.free.remove(id, before);
+            self.free.insert(id, agent.free());
+        }
+    }
+
+    /// Changes an agent's contribution, or whether it is live.
     fn with_agent(&mut self, id: AgentId, change: impl FnOnce(&mut AgentUse)) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         if agent.is_live {
@@ -121,7 +134,9 @@ impl ResourceIndexes {
             }
             AllocationState::Granted { .. } => self.take(allocation),
         }
-        self.holder(&allocation.holder).allocations.insert(seq);
+        let holder = self.holder(&allocation.holder);
+        holder.allocations.insert(seq);
+        holder.parts += allocation.parts.len();
         *self.askers.entry(allocation.requested_by.clone()).or_default() += 1;
     }
 
@@ -140,7 +155,9 @@ impl ResourceIndexes {
             }
             AllocationState::Granted { .. } => self.give_back(allocation),
         }
-        self.holder(&allocation.holder).allocations.remove(&seq);
+        let holder = self.holder(&allocation.holder);
+        holder.allocations.remove(&seq);
+        holder.parts -= allocation.parts.len();
         self.drop_empty(allocation);
     }
 
@@ -155,7 +172,7 @@ impl ResourceIndexes {
         holder.used = holder.used.plus(asked);
         for part in &allocation.parts {
             let Some(agent) = part.agent else { continue };
-            self.with_agent(agent, |agent| {
+            self.with_used(agent, |agent| {
                 agent.used = agent.used.plus(part.amounts);
                 agent.allocations.insert(seq);
             });
@@ -173,7 +190,7 @@ impl ResourceIndexes {
         holder.used = holder.used.minus(asked);
         for part in &allocation.parts {
             let Some(agent) = part.agent else { continue };
-            self.with_agent(agent, |agent| {
+            self.with_used(agent, |agent| {
                 agent.used = agent.used.minus(part.amounts);
                 agent.allocations.remove(&seq);
             });

@@ -102,6 +102,24 @@ fn a_holder_has_so_many_allocations() {
 }
 
 #[test]
+fn the_allocations_of_one_holder_have_so_many_parts() {
+    let mut trial = Trial::newest();
+    let of_parts = |n: u128, parts: usize| {
+        let parts = vec![amounts(1, 0); parts];
+        RequestResources { parts, ..patient(n, amounts(1, 0)) }
+    };
+    let many = (MAX_PARTS_OF_ONE / MAX_PARTS) as u128;
+    for n in 1..many {
+        trial.request(of_parts(n, MAX_PARTS));
+    }
+    assert_eq!(trial.request(of_parts(many, MAX_PARTS - 1)), Reply::Allocated { existing: false, token: None });
+    assert_eq!(limit_of(trial.request(of_parts(many + 1, 2))), MAX_PARTS_OF_ONE as u64);
+    assert_eq!(trial.request(of_parts(many + 1, 1)), Reply::Allocated { existing: false, token: None });
+    trial.free(1, None);
+    assert_eq!(trial.request(of_parts(many + 2, MAX_PARTS)), Reply::Allocated { existing: false, token: None });
+}
+
+#[test]
 fn one_caller_asks_for_so_many_allocations_for_one_task_or_team_and_in_all() {
     let mut trial = Trial::newest();
     trial.join(worker("a"));
