@@ -6,6 +6,7 @@
 mod owners;
 mod reading;
 mod requesting;
+pub mod waiters;
 
 use std::sync::Arc;
 
