@@ -199,8 +199,8 @@ fn queue(text: &str) -> Result<QueueSpec, String> {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 A queue of twice the weight gets twice the share of the resource that it uses most of. A quota is the most that can be \
-granted from a queue at a time. A queue that is left out is no longer there, but for \"default\", and what was granted from \
-it stays granted. For example:
+granted from a queue at a time. A queue that is left out is no longer there, but for \"default\", and what was granted \
+from it stays granted. For example:
 
     robeing resources queues batch=1,cpu=16,memory=64Gi web=3
 

@@ -51,8 +51,8 @@ pub enum ResourceError {
     },
     /// The caller would act for someone else.
     #[error(
-        "{caller} can't do this for {other}: whoever asked for an allocation and whoever holds it can, and who has the right \
-         admin"
+        "{caller} can't do this for {other}: whoever asked for an allocation and whoever holds it can, and who has the \
+         right admin"
     )]
     NotYours {
         /// The caller.

@@ -14,9 +14,9 @@ pub(super) fn own_holder(caller: &Caller) -> Holder {
     }
 }
 
-/// Returns whether a caller may ask for resources for a holder: for itself; an agent for a task that it runs; others for
-/// any task, because nobody knows who has submitted it; and a team's members, and who has formed it, for the team. Without
-/// TLS, for anyone but an agent that has enrolled.
+/// Returns whether a caller may ask for resources for a holder: for itself; an agent for a task that it runs; others
+/// for any task, because nobody knows who has submitted it; and a team's members, and who has formed it, for the team.
+/// Without TLS, for anyone but an agent that has enrolled.
 pub(super) fn may_ask_for(fleet: &Fleet, caller: &Caller, holder: &Holder) -> bool {
     if *caller == Caller::Plaintext {
         return !is_proved(fleet, holder);
@@ -25,8 +25,8 @@ pub(super) fn may_ask_for(fleet: &Fleet, caller: &Caller, holder: &Holder) -> bo
     is_any_task || is_on_behalf(fleet, caller, holder)
 }
 
-/// Returns whether an allocation is the caller's: it has asked for it or holds it, by itself, with the task that it runs
-/// or with its team. Without TLS, unless an agent that has enrolled holds it.
+/// Returns whether an allocation is the caller's: it has asked for it or holds it, by itself, with the task that it
+/// runs or with its team. Without TLS, unless an agent that has enrolled holds it.
 pub(super) fn is_owner(fleet: &Fleet, caller: &Caller, allocation: &Allocation) -> bool {
     if *caller == Caller::Plaintext {
         return !is_proved(fleet, &allocation.holder);

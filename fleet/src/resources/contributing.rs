@@ -8,8 +8,8 @@ use crate::{
 };
 
 impl Fleet {
-    /// Returns whether an agent in this session is known to contribute something else, and this can be recorded, or what
-    /// is granted of it if that is more.
+    /// Returns whether an agent in this session is known to contribute something else, and this can be recorded, or
+    /// what is granted of it if that is more.
     pub fn lacks_contribution(&self, id: AgentId, session: SessionId, amounts: Amounts) -> bool {
         let known = self.indexes.resources.agents.get(&id);
         let differs = match known {

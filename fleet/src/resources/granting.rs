@@ -7,7 +7,7 @@ use super::{
     sum,
 };
 use crate::{
-    AgentId, Effect, Fleet, Refusal, Reply,
+    AgentId, Effect, Feature, Fleet, Refusal, Reply,
     config::invalid,
     limits::{
         DEFAULT_QUEUE, MAX_ALLOCATIONS, MAX_ASKED_BY_ONE, MAX_ASKED_FOR_ONE, MAX_HELD_BY_ONE, MAX_LIVE_ALLOCATIONS,
@@ -25,7 +25,8 @@ impl Fleet {
         if let Err(refusal) = request.check() {
             return Some(refusal);
         }
-        if self.allocation(request.id).is_some() {
+        // A fleet without the feature says so when the command is applied.
+        if !self.has(Feature::Resources) || self.allocation(request.id).is_some() {
             return None;
         }
         let parts = request.to_parts();
@@ -82,8 +83,8 @@ impl Fleet {
         Reply::Allocated { existing: false, token }
     }
 
-    /// Refuses a request of a holder that is gone, one from a queue that is not there, one for which there is no room, and
-    /// one beyond its queue's quota.
+    /// Refuses a request of a holder that is gone, one from a queue that is not there, one for which there is no room,
+    /// and one beyond its queue's quota.
     fn check_request(&self, request: &RequestResources, parts: &[Part]) -> Result<(), Refusal> {
         self.check_holder(&request.holder)?;
         self.check_queue(&request.queue)?;
@@ -130,8 +131,8 @@ impl Fleet {
         }
         let known: Vec<&str> = set.keys().map(String::as_str).filter(|known| *known != DEFAULT_QUEUE).collect();
         let others = known.get(..MAX_NAMED_QUEUES).unwrap_or(&known).join(", ");
-        let others = if others.is_empty() { "no other is set".to_owned() } else { format!("others are {others}") };
-        Err(invalid("queue", format!("is {name:?}, which was not set: name {DEFAULT_QUEUE:?} or another one; {others}")))
+        let others = if others.is_empty() { "none" } else { &others };
+        Err(invalid("queue", format!("is {name:?}, which was not set; name {DEFAULT_QUEUE:?} or a set one: {others}")))
     }
 
     fn check_holder(&self, holder: &Holder) -> Result<(), Refusal> {

@@ -1,8 +1,8 @@
 //! The resource pool: contributions, requests, leases, queues and their fairness.
 
 use robeing_fleet::{
-    AgentId, AgentJoin, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Effect, Holder, PoolSums, Quota,
-    QueueShape, Refusal, Reply, RequestResources, Resource, ResourceCommand, Shortage, TeamId,
+    AgentId, AgentJoin, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Effect, Fleet, FleetConfig,
+    Holder, PoolSums, Quota, QueueShape, Refusal, Reply, RequestResources, Resource, ResourceCommand, Shortage, TeamId,
     limits::ALLOCATION_TTL_MS,
 };
 
@@ -106,6 +106,12 @@ fn what_is_not_free_is_refused_and_the_refusal_says_what_is_short() {
     let both = RequestResources { parts: vec![amounts(2_500, 1); 2], ..request(1, Amounts::NONE) };
     assert_eq!(trial.request(both), short(&[]), "two agents have enough, but not in these parts");
     assert_eq!((trial.fleet.encode(), trial.effects.len()), (before, 0));
+}
+
+#[test]
+fn a_fleet_that_has_no_pool_yet_does_not_say_that_it_is_short_of_something() {
+    let fleet = Fleet::new(FleetConfig::default());
+    assert_eq!(fleet.refusal_of_request(&request(1, amounts(1, 0))), None, "the command is refused for its version");
 }
 
 #[test]
@@ -326,7 +332,7 @@ fn nobody_gets_another_share_by_inventing_a_queue() {
     };
     assert_eq!(refused(&mut trial).0, "queue");
     set(&mut trial, &[("batch", 1, Quota::default()), ("web", 1, Quota::default())]);
-    assert!(refused(&mut trial).1.ends_with("others are batch, web"));
+    assert!(refused(&mut trial).1.ends_with("a set one: batch, web"));
     assert_eq!(trial.request(from("batch", request(1, amounts(1, 0)))), granted(1));
     set(&mut trial, &[]);
     assert_eq!(token(&trial, 1), Some(1), "what is granted stays so");

@@ -31,7 +31,8 @@ fn holder() -> impl Strategy<Value = Holder> {
 
 prop_compose! {
     fn request()(
-        id in 0..ALLOCATIONS, holder in holder(), queue in prop::option::of(0..3u8), parts in prop::collection::vec(amounts(), 1..4),
+        id in 0..ALLOCATIONS, holder in holder(), queue in prop::option::of(0..3u8),
+        parts in prop::collection::vec(amounts(), 1..4),
         spread in any::<bool>(), ttl in prop_oneof![9 => 1..60_000u64, 1 => Just(0)],
         wait in prop_oneof![Just(0), 1..60_000u64],
     ) -> RequestResources {
