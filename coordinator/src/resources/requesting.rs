@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use robeing_fleet::{
-    Allocation, AllocationId, QueueShape, Refusal, Reply, RequestResources, ResourceCommand,
-    limits::DEFAULT_QUEUE,
+    Allocation, AllocationId, QueueShape, Refusal, Reply, RequestResources, ResourceCommand, limits::DEFAULT_QUEUE,
 };
 use robeing_net::gate::Caller;
 use robeing_platform::uuid_v7;

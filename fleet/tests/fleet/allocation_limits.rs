@@ -2,8 +2,7 @@
 
 use robeing_fleet::{
     AllocationId, Amounts, Command, Holder, Quota, QueueShape, Refusal, Reply, RequestResources, ResourceCommand,
-    TeamId,
-    limits::*,
+    TeamId, limits::*,
 };
 
 use crate::fixture::{Trial, amounts, patient, request, team, worker};
