@@ -164,15 +164,11 @@ pub async fn run_with(
     Ok(ended?)
 }
 
-/// Returns what the agent contributes to the resource pool: what its settings say, and else what limits it. It is found
-/// once, as the free disk space changes with what is granted of it.
+/// Returns what the agent contributes to the resource pool: what its settings say, and else what limits it. No disk
+/// space that is not said: what is free on a disk is also free for all others that share it.
 fn contribution(config: &AgentConfig, platform: &Platform) -> Contribute {
     let limits = platform.host.limits();
-    // The folder may not exist yet.
-    let mut folders = config.data.iter().flat_map(|data| data.ancestors());
-    let storage = folders.find_map(|folder| platform.host.free_disk(folder));
-    let of_limits =
-        Contribute { cpu: limits.cpu_millis, memory: limits.memory_bytes, storage, ..Contribute::default() };
+    let of_limits = Contribute { cpu: limits.cpu_millis, memory: limits.memory_bytes, ..Contribute::default() };
     config.contribute.or(of_limits).or(Contribute::NOTHING)
 }
 

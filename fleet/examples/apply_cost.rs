@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentJoin, Command, Completion, ControlCommand, Effect, Fleet, FleetConfig, FormTeam, Outcome, Reply,
-    Role, Stamp, SubmitTask, TaskCommand, TaskId, TeamCommand, TeamId, TeamNeeds, decode_command, encode_command,
-    known_version,
+    AgentCommand, AgentJoin, AllocationId, Amounts, Command, Completion, ControlCommand, Effect, Fleet, FleetConfig,
+    FormTeam, Holder, Outcome, Reply, RequestResources, ResourceCommand, Role, Stamp, SubmitTask, TaskCommand, TaskId,
+    TeamCommand, TeamId, TeamNeeds, decode_command, encode_command, known_version,
+    limits::{DEFAULT_QUEUE, MAX_PARTS},
 };
 
 const TASKS: u128 = 200_000;
@@ -143,8 +144,49 @@ fn teams() {
     });
 }
 
+/// Asks 10,000 agents that have processors, and as many that have memory, for gangs that need both, which are found by
+/// chance or not at all: the search for room at its longest.
+fn resources() {
+    const REQUESTS: u128 = 1_000;
+    let (mut fleet, mut effects) = (Fleet::new(FleetConfig::default()), Vec::new());
+    let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+    fleet.apply(Stamp::at(1_000), raise, &mut effects);
+    for n in 0..20_000 {
+        let Reply::Joined { agent, session } = fleet.apply(Stamp::at(1_000), join(n, 1), &mut effects) else {
+            panic!("it joins");
+        };
+        let (cpu, memory) = if n < 10_000 { (8, 1) } else { (1, 8) };
+        let amounts = Amounts { cpu, memory, ..Amounts::NONE };
+        let contribute = ResourceCommand::Contribute { agent, session, amounts };
+        fleet.apply(Stamp::at(1_000), Command::Resource(contribute), &mut effects);
+    }
+    let request = |n: u128, wait| RequestResources {
+        id: AllocationId(n),
+        holder: Holder::Client(format!("client-{}", n / 8)),
+        queue: DEFAULT_QUEUE.to_owned(),
+        parts: vec![Amounts { cpu: 2, memory: 2, ..Amounts::NONE }; MAX_PARTS],
+        spread: true,
+        ttl: 60_000,
+        wait,
+        requested_by: "bench".to_owned(),
+    };
+    per_command("refuse a request for which no room is found at 20,000", REQUESTS, || {
+        for n in 0..REQUESTS {
+            assert!(fleet.refusal_of_request(&request(n, 0)).is_some());
+        }
+    });
+    let commands: Vec<RequestResources> = (0..REQUESTS).map(|n| request(n, 60_000)).collect();
+    per_command("let it wait, with up to 1,000 others (8 are looked at)", REQUESTS, || {
+        for command in commands {
+            let command = Command::Resource(ResourceCommand::Request(command));
+            fleet.apply(Stamp::at(1_000), command, &mut effects);
+        }
+    });
+}
+
 fn main() {
     teams();
+    resources();
     run(5, 4);
     run(10_000, 4);
     let commands: Vec<Command> = (1..=TASKS).map(submit).collect();

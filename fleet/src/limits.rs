@@ -253,14 +253,35 @@ pub const MAX_TEAM_OVERHEAD: u64 = 64 * 1024;
 pub const MAX_AMOUNT: u64 = 1 << 48;
 /// Most parts of a request for resources.
 pub const MAX_PARTS: usize = 32;
+/// How long requests that have to wait for what others have keep all others waiting, ms of fleet time: ten minutes.
+/// For as long after that, none does.
+pub const MAX_HOLD_MS: u64 = 600 * 1000;
+/// Most requests that wait for resources and are looked at in a row, one step of a command. The others are looked at
+/// [`SWEEP_PAUSE_MS`] later.
+pub const MAX_SWEPT: usize = 8;
+/// The pause after so many, ms of fleet time.
+pub const SWEEP_PAUSE_MS: u64 = 100;
+/// Most agents that are looked at to find room for the parts of a request. Beyond it, there counts as being none.
+pub const MAX_CANDIDATES: usize = 2_048;
 /// Most allocations, including the ended ones that are kept. Beyond it, the ones that ended first are dropped.
 pub const MAX_ALLOCATIONS: usize = 20_000;
 /// Most allocations that are granted or waited for.
 pub const MAX_LIVE_ALLOCATIONS: usize = 10_000;
 /// Most allocations that one holder has or waits for.
 pub const MAX_HELD_BY_ONE: usize = 64;
-/// Most queues from which something is granted or waited for.
-pub const MAX_QUEUES: usize = 64;
+/// Most parts of the allocations that one holder has or waits for: all of them end in one step when it is gone.
+pub const MAX_PARTS_OF_ONE: usize = 256;
+/// Most allocations that one holder has or waits for and that one caller has asked for, if the holder is a task or a
+/// team: a quarter of [`MAX_HELD_BY_ONE`], so that nobody alone keeps others from asking for the same holder.
+pub const MAX_ASKED_FOR_ONE: usize = MAX_HELD_BY_ONE / 4;
+/// Most allocations that are granted or waited for and that one caller has asked for: a quarter of
+/// [`MAX_LIVE_ALLOCATIONS`], so that nobody alone keeps others from asking.
+pub const MAX_ASKED_BY_ONE: usize = MAX_LIVE_ALLOCATIONS / 4;
+/// The name of the queue that is always there.
+pub const DEFAULT_QUEUE: &str = "default";
+/// Most queues: the one that is always there, those that are set, and those that were set and from which something is
+/// granted or waited for.
+pub const MAX_QUEUES: usize = 128;
 /// Most queues that one [`crate::ResourceCommand::SetQueues`] may name.
 pub const MAX_SET_QUEUES: usize = 64;
 /// Most weight of a queue.

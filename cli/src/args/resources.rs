@@ -23,7 +23,7 @@ pub enum ResourcesCommand {
     Renew(RenewArgs),
     /// Release an allocation, or no longer wait for it
     Release(FreeArgs),
-    /// Set the queues that have a weight or a quota; all others have the weight 1 and no quota
+    /// Set the queues besides "default", with their weights and quotas
     Queues(QueuesArgs),
 }
 
@@ -97,7 +97,7 @@ pub struct RequestArgs {
     #[arg(long = "for", value_name = "HOLDER", default_value = "", hide_default_value = true)]
     pub holder: String,
 
-    /// The queue that the request waits in, and whose share it counts for
+    /// The queue that the request waits in, and whose share it counts for: "default", or one that was set
     #[arg(long, value_name = "NAME", default_value = "default")]
     pub queue: String,
 
@@ -199,13 +199,14 @@ fn queue(text: &str) -> Result<QueueSpec, String> {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 A queue of twice the weight gets twice the share of the resource that it uses most of. A quota is the most that can be \
-granted from a queue at a time. For example:
+granted from a queue at a time. A queue that is left out is no longer there, but for \"default\", and what was granted \
+from it stays granted. For example:
 
     robeing resources queues batch=1,cpu=16,memory=64Gi web=3
 
 `robeing resources list` shows them.")]
 pub struct QueuesArgs {
-    /// The queues; none of them: no queue has a weight or a quota
+    /// The queues; none of them: there is only "default", without a quota
     #[arg(value_name = "NAME[=WEIGHT][,RESOURCE=MOST...]", value_parser = queue)]
     pub queues: Vec<QueueSpec>,
 }

@@ -78,8 +78,9 @@ impl v1::resources_server::Resources for ResourcesService {
     }
 
     async fn renew_lease(&self, request: Request<RenewLeaseRequest>) -> Result<Response<RenewLeaseResponse>, Status> {
+        let caller = Caller::of(request.extensions());
         let RenewLeaseRequest { id, token } = request.into_inner();
-        let lease = self.pool.renew(convert::allocation_id(&id)?, token).await?;
+        let lease = self.pool.renew(&caller, convert::allocation_id(&id)?, token).await?;
         // A lease has at most 366 days, which always fits.
         Ok(Response::new(RenewLeaseResponse { lease: prost_types::Duration::try_from(lease).ok() }))
     }

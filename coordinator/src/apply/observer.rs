@@ -20,6 +20,7 @@ use crate::{
     mail::{mailboxes::Mailboxes, waiters::LetterWaiters},
     policies::PolicyNews,
     raft::{Observer, Told},
+    resources::waiters::AllocationWaiters,
 };
 
 struct Waiter {
@@ -33,7 +34,6 @@ pub struct ApplyObserver {
     audited: watch::Sender<u64>,
     applied: watch::Sender<u64>,
     installs: watch::Sender<u64>,
-    allocations: watch::Sender<u64>,
     waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
     /// The sessions that this coordinator serves as leader.
     pub sessions: SessionTable,
@@ -47,6 +47,8 @@ pub struct ApplyObserver {
     pub letters: Arc<LetterWaiters>,
     /// Those who wait for ballots to close.
     pub ballots: Arc<BallotWaiters>,
+    /// Those who wait for allocations to change.
+    pub allocations: Arc<AllocationWaiters>,
     /// Counts votes, and ballots that close.
     pub ballot_counters: BallotCounters,
     /// The mailboxes that agents have opened here.
@@ -67,7 +69,6 @@ impl ApplyObserver {
             audited: watch::Sender::new(0),
             applied: watch::Sender::new(0),
             installs: watch::Sender::new(0),
-            allocations: watch::Sender::new(0),
             waiters: Mutex::default(),
             sessions,
             directory: ChangedAgents::default(),
@@ -75,6 +76,7 @@ impl ApplyObserver {
             recoveries: Recoveries::default(),
             letters: Arc::default(),
             ballots: Arc::default(),
+            allocations: Arc::default(),
             ballot_counters: BallotCounters::default(),
             mailboxes: Mailboxes::default(),
             shortages: Shortages::default(),
@@ -102,12 +104,6 @@ impl ApplyObserver {
     /// read the state after each: the effects of the skipped entries are not reported.
     pub fn installs(&self) -> watch::Receiver<u64> {
         self.installs.subscribe()
-    }
-
-    /// Returns a watch of how many times an allocation has changed, or the whole state. A caller that waits for one must
-    /// read the state after each.
-    pub fn allocations(&self) -> watch::Receiver<u64> {
-        self.allocations.subscribe()
     }
 
     fn waiters(&self) -> MutexGuard<'_, BTreeMap<TaskId, Vec<Waiter>>> {
@@ -200,7 +196,7 @@ impl ApplyObserver {
                 }
             }
             Effect::VoteCast { choice, .. } => self.ballot_counters.cast(choice),
-            Effect::AllocationChanged { .. } => self.allocations.send_modify(|changes| *changes += 1),
+            Effect::AllocationChanged { id } => self.allocations.changed(id),
             Effect::PoliciesChanged => self.policies.changed(),
             Effect::TrustChanged | Effect::BallotOpened { .. } | Effect::TeamChanged { .. } => {}
         }
@@ -224,7 +220,7 @@ impl Observer for ApplyObserver {
 
     fn installed(&self, revision: u64, audited: u64) {
         self.installs.send_modify(|installs| *installs += 1);
-        self.allocations.send_modify(|changes| *changes += 1);
+        self.allocations.changed_all();
         self.directory.note_everything();
         self.barred.note_everything();
         self.mailboxes.wake_all();

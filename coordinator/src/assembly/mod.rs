@@ -178,6 +178,7 @@ struct Parts {
     warnings: Arc<Warnings>,
     rooms: Arc<Rooms>,
     policies: Policies,
+    rights: CallerRights,
     refusals: Refusals,
     outside: Outside,
     lifetime: Lifetime,
@@ -197,7 +198,7 @@ impl Parts {
         let members = Members::new(raft.clone());
         let peers = Arc::clone(&outside.peers);
         let state = StateReader::new(fleet, Arc::clone(&observer), standing.clone(), peers);
-        let policies = Policies::new(state.clone(), Arc::clone(&observer), rights, metrics);
+        let policies = Policies::new(state.clone(), Arc::clone(&observer), rights.clone(), metrics);
         let (scores, warnings, rooms): (Arc<Scores>, Arc<Warnings>, Arc<Rooms>) = Default::default();
         let descriptions = Descriptions {
             member: member.clone(),
@@ -246,6 +247,7 @@ impl Parts {
             warnings,
             rooms,
             policies,
+            rights,
             refusals: Refusals::new(metrics),
             outside,
             lifetime,

@@ -13,9 +13,9 @@ use crate::{
 impl Parts {
     /// Returns the Resources service.
     pub(super) fn resources_service(&self) -> ResourcesService {
-        let Self { state, proposer, observer, rooms, outside, .. } = self.clone();
+        let Self { state, proposer, observer, rooms, rights, outside, .. } = self.clone();
         let waiting = Arc::new(Semaphore::new(MAX_WAITING));
-        let pool = ResourcePool { state, proposer, observer, rooms, platform: outside.platform, waiting };
+        let pool = ResourcePool { state, proposer, observer, rooms, rights, platform: outside.platform, waiting };
         ResourcesService { pool }
     }
 }

@@ -70,6 +70,14 @@ impl CallerRights {
         Ok(Asker { user, rights })
     }
 
+    /// Returns whether the caller has a right; a member that is no client has those of its role.
+    ///
+    /// # Errors
+    /// If it can't be found out now.
+    pub async fn has(&self, caller: &Caller, right: Right, state: &StateReader) -> Result<bool, Status> {
+        Ok(self.rights(caller, state).await?.contains(&right.as_str()))
+    }
+
     async fn rights(&self, caller: &Caller, state: &StateReader) -> Result<Vec<&'static str>, Status> {
         let all = || Right::ALL.map(Right::as_str).to_vec();
         let Some((rights, trust)) = &self.0 else { return Ok(all()) };

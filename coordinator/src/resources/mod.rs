@@ -3,8 +3,10 @@
 //! The pool is in the fleet's state, which grants requests and ends leases. Here is what the state machine can't do:
 //! tell who asks, and wait.
 
+mod owners;
 mod reading;
 mod requesting;
+pub mod waiters;
 
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use crate::{
     api::convert::BadField,
     apply::observer::ApplyObserver,
     disk_space::Rooms,
+    policies::CallerRights,
     propose::{ProposeError, Proposer},
     read::StateReader,
 };
@@ -47,7 +50,10 @@ pub enum ResourceError {
         most: usize,
     },
     /// The caller would act for someone else.
-    #[error("{caller} can't do this for {other}: name yourself, or give the token of the allocation")]
+    #[error(
+        "{caller} can't do this for {other}: whoever asked for an allocation and whoever holds it can, and who has the \
+         right admin"
+    )]
     NotYours {
         /// The caller.
         caller: String,
@@ -63,6 +69,8 @@ pub struct ResourcePool {
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
     pub rooms: Arc<Rooms>,
+    /// What callers may do.
+    pub rights: CallerRights,
     /// The source of ids.
     pub platform: Platform,
     /// The room for calls that wait.

@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use robeing_fleet::{
-    AgentId, AgentResources, Allocation, AllocationId, AllocationState, Fleet, PoolSums, QueueView, Shortage, Stamp,
+    AgentId, AgentResources, Allocation, AllocationId, AllocationState, Fleet, PoolSums, QueueView, Refusal, Shortage,
+    Stamp,
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -68,17 +69,14 @@ impl ResourcePool {
         let full = |_| ResourceError::TooManyWaiting { most: MAX_WAITING };
         let _room = self.waiting.try_acquire().map_err(full)?;
         // Before the state is read, or a change may be missed.
-        let mut changes = self.observer.allocations();
+        let mut waiting = self.observer.allocations.wait_for(id);
         let mut allocation = self.current(id).await?;
         while matches!(allocation.state, AllocationState::Waiting) {
-            // An error means that the coordinator stops.
-            if !matches!(timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
+            if timeout_at(until, waiting.changed()).await.is_err() {
                 break;
             }
-            match self.state.look(|fleet| fleet.allocation(id).cloned()) {
-                Some(now) => allocation = now,
-                None => break,
-            }
+            let now = self.state.look(|fleet| fleet.allocation(id).cloned());
+            allocation = now.ok_or(ResourceError::Refused(Refusal::UnknownAllocation { allocation: id }))?;
         }
         Ok(allocation)
     }

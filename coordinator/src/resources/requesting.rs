@@ -2,27 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use robeing_fleet::{Allocation, AllocationId, Holder, QueueShape, Refusal, Reply, RequestResources, ResourceCommand};
+use robeing_fleet::{
+    Allocation, AllocationId, QueueShape, Refusal, Reply, RequestResources, ResourceCommand, limits::DEFAULT_QUEUE,
+};
 use robeing_net::gate::Caller;
 use robeing_platform::uuid_v7;
 use robeing_proto::v1;
 use tokio::time::Instant;
 
-use super::{ResourceError, ResourcePool, unexpected};
-use crate::{api::convert, mail::sender_name};
+use super::{
+    ResourceError, ResourcePool,
+    owners::{is_owner, may_ask_for, own_holder},
+    unexpected,
+};
+use crate::{api::convert, identity::rights::Right, mail::sender_name};
 
 /// How long a lease lasts if the request does not say it, ms.
 const DEFAULT_LEASE_MS: u64 = 60_000;
-/// The queue of requests that name none.
-const DEFAULT_QUEUE: &str = "default";
-
-/// Returns the holder that the caller itself is. Callers without TLS are all the same client.
-fn own_holder(caller: &Caller, name: &str) -> Holder {
-    match caller {
-        Caller::Member(peer) if peer.id.role().is_agent() => Holder::Agent(name.to_owned()),
-        _ => Holder::Client(name.strip_prefix("client:").unwrap_or(name).to_owned()),
-    }
-}
 
 /// Reads a request of a caller. `fresh` draws an id.
 fn request_of(
@@ -33,12 +29,7 @@ fn request_of(
     let v1::RequestResourcesRequest { id, holder, queue, parts, spread, lease, wait } = request;
     let requested_by = sender_name(caller);
     let id = if id.is_empty() { AllocationId(fresh()) } else { convert::allocation_id(&id)? };
-    let own = own_holder(caller, &requested_by);
-    let holder = if holder.is_empty() { own.clone() } else { convert::holder(&holder)? };
-    let is_other = matches!(holder, Holder::Agent(_) | Holder::Client(_)) && holder != own;
-    if is_other && !matches!(caller, Caller::Plaintext) {
-        return Err(ResourceError::NotYours { caller: requested_by, other: holder.to_string() });
-    }
+    let holder = if holder.is_empty() { own_holder(caller) } else { convert::holder(&holder)? };
     Ok(RequestResources {
         id,
         holder,
@@ -66,6 +57,11 @@ impl ResourcePool {
         let id = request.id;
         // What is refused is not replicated; what was released a moment ago may not be applied here yet.
         self.catch_up().await?;
+        let is_theirs = self.state.look(|fleet| may_ask_for(fleet, caller, &request.holder));
+        // That nobody else is named who has proved who it is holds of administrators whom nobody knows, too.
+        if !is_theirs && (matches!(caller, Caller::Plaintext) || !self.is_administrator(caller).await?) {
+            return Err(ResourceError::NotYours { caller: request.requested_by, other: request.holder.to_string() });
+        }
         if let Some(refusal) = self.certain_refusal(&request) {
             return Err(ResourceError::Refused(refusal));
         }
@@ -88,23 +84,37 @@ impl ResourcePool {
     /// [`ResourceError`] if it was not released, or is not known to be.
     pub async fn release(&self, caller: &Caller, id: AllocationId, token: u64) -> Result<(), ResourceError> {
         let token = (token != 0).then_some(token);
-        if token.is_none() && !matches!(caller, Caller::Plaintext) {
-            let (caller, known) = (sender_name(caller), self.current(id).await?);
-            if known.requested_by != caller {
-                return Err(ResourceError::NotYours { caller, other: known.requested_by.clone() });
-            }
-        }
+        self.check_owner(caller, id).await?;
         match self.propose(ResourceCommand::Release { id, token }).await? {
             Some(Reply::Done) => Ok(()),
             reply => Err(unexpected(reply)),
         }
     }
 
+    /// Refuses a caller whose allocation it is not. A token is no secret: who may read sees it.
+    async fn check_owner(&self, caller: &Caller, id: AllocationId) -> Result<(), ResourceError> {
+        // Whose it is never changes, so it does not matter if this coordinator is behind.
+        let known = match self.state.look(|fleet| fleet.allocation(id).cloned()) {
+            Some(known) => known,
+            None => self.current(id).await?,
+        };
+        if self.state.look(|fleet| is_owner(fleet, caller, &known)) || self.is_administrator(caller).await? {
+            return Ok(());
+        }
+        Err(ResourceError::NotYours { caller: sender_name(caller), other: known.holder.to_string() })
+    }
+
+    async fn is_administrator(&self, caller: &Caller) -> Result<bool, ResourceError> {
+        let has = self.rights.has(caller, Right::Admin, &self.state).await;
+        has.map_err(|status| ResourceError::NotReadable(status.message().to_owned()))
+    }
+
     /// Renews a lease. Returns how long it lasts.
     ///
     /// # Errors
     /// [`ResourceError`] if it was not renewed, or is not known to be.
-    pub async fn renew(&self, id: AllocationId, token: u64) -> Result<Duration, ResourceError> {
+    pub async fn renew(&self, caller: &Caller, id: AllocationId, token: u64) -> Result<Duration, ResourceError> {
+        self.check_owner(caller, id).await?;
         match self.propose(ResourceCommand::Renew { id, token }).await? {
             Some(Reply::LeaseRenewed { ttl }) => Ok(Duration::from_millis(ttl)),
             reply => Err(unexpected(reply)),
@@ -126,7 +136,7 @@ impl ResourcePool {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::TeamId;
+    use robeing_fleet::Holder;
 
     use super::*;
 
@@ -142,18 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_caller_asks_for_another_client_or_agent() {
-        let ask = |caller: &Caller, holder: &str| request_of(caller, request(holder), || 9).map(|read| read.holder);
-        let ann = Caller::user("ann");
-        assert_eq!(ask(&ann, "client:ann"), Ok(Holder::Client("ann".to_owned())));
-        let team = Holder::Team(TeamId(8));
-        assert_eq!(ask(&ann, &team.to_string()), Ok(team));
-        for other in ["client:bob", "agent:ann"] {
-            assert!(matches!(ask(&ann, other), Err(ResourceError::NotYours { .. })), "{other}");
-            assert!(ask(&Caller::Plaintext, other).is_ok(), "{other}");
-        }
+    fn a_holder_that_is_none_is_refused() {
         for wrong in ["bob", "task:7", "team:t", "nobody:x"] {
-            assert!(matches!(ask(&ann, wrong), Err(ResourceError::BadField(_))), "{wrong}");
+            let read = request_of(&Caller::user("ann"), request(wrong), || 9);
+            assert!(matches!(read, Err(ResourceError::BadField(_))), "{wrong}");
         }
     }
 }

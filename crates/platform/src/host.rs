@@ -2,8 +2,6 @@
 
 use std::{fs, path::Path};
 
-use nix::sys::statvfs::statvfs;
-
 use crate::HostLimits;
 
 /// Reports how much of the machine is free.
@@ -14,11 +12,6 @@ pub trait Host: Send + Sync + 'static {
     /// Returns what limits this process; no limits if they are not known.
     fn limits(&self) -> HostLimits {
         HostLimits::default()
-    }
-
-    /// Returns the bytes that are free on the disk of a folder; `None` if they are not known.
-    fn free_disk(&self, _folder: &Path) -> Option<u64> {
-        None
     }
 
     /// Returns the process id.
@@ -57,14 +50,6 @@ impl Host for LinuxHost {
 
     fn limits(&self) -> HostLimits {
         HostLimits::read(Path::new("/"))
-    }
-
-    fn free_disk(&self, folder: &Path) -> Option<u64> {
-        let stat = statvfs(folder).ok()?;
-        // The types differ between systems.
-        #[allow(clippy::useless_conversion)]
-        let (blocks, size) = (u64::from(stat.blocks_available()), u64::from(stat.fragment_size()));
-        blocks.checked_mul(size)
     }
 }
 

@@ -15,8 +15,8 @@ pub const CONTRIBUTE: Setting = Setting::new(
     "contribute",
     &["ROBEING_CONTRIBUTE"],
     "RESOURCES",
-    "What the agent contributes to the fleet's resource pool: auto (what its cgroup limits, and the disk of --data), \
-     none, or amounts such as cpu=2,memory=4Gi,storage=10Gi,bandwidth=1G; of what is not named, the same as with auto",
+    "What the agent contributes to the fleet's resource pool: auto (what its cgroup limits), none, or \
+     amounts such as cpu=2,memory=4Gi,storage=10Gi,bandwidth=1G; of what is not named, the same as with auto",
 )
 .unset("auto");
 

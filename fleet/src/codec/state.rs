@@ -157,6 +157,12 @@ struct ResourceHead {
     tokens: u64,
     #[bilrost(5)]
     sweep: Option<FleetMillis>,
+    #[bilrost(6)]
+    round: u64,
+    #[bilrost(7)]
+    held_by: Option<u64>,
+    #[bilrost(8)]
+    hold_since: Option<FleetMillis>,
 }
 
 /// What the head contains about entries that have numbers.
@@ -200,13 +206,16 @@ impl IdentityHead {
 
 impl ResourceHead {
     fn of(resources: &Resources) -> Self {
-        let Resources { contributions, allocations, queues, tokens, sweep } = resources;
+        let Resources { contributions, allocations, queues, tokens, sweep, round, held_by, hold_since } = resources;
         Self {
             contributions: NumberedHead::of(contributions),
             allocations: NumberedHead::of(allocations),
             queues: queues.clone(),
             tokens: *tokens,
             sweep: *sweep,
+            round: *round,
+            held_by: *held_by,
+            hold_since: *hold_since,
         }
     }
 
@@ -217,6 +226,9 @@ impl ResourceHead {
             queues: self.queues,
             tokens: self.tokens,
             sweep: self.sweep,
+            round: self.round,
+            held_by: self.held_by,
+            hold_since: self.hold_since,
         })
     }
 }

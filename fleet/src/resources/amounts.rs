@@ -138,6 +138,25 @@ impl Amounts {
         }
     }
 
+    /// Returns at most this much of each resource.
+    #[must_use]
+    pub fn at_most(self, most: u64) -> Amounts {
+        let Amounts { cpu, memory, storage, bandwidth } = self;
+        let [cpu, memory, storage, bandwidth] = [cpu, memory, storage, bandwidth].map(|amount| amount.min(most));
+        Amounts { cpu, memory, storage, bandwidth }
+    }
+
+    /// Returns the larger amount of each resource.
+    #[must_use]
+    pub fn at_least(self, other: Amounts) -> Amounts {
+        Amounts {
+            cpu: self.cpu.max(other.cpu),
+            memory: self.memory.max(other.memory),
+            storage: self.storage.max(other.storage),
+            bandwidth: self.bandwidth.max(other.bandwidth),
+        }
+    }
+
     /// Refuses an amount above [`MAX_AMOUNT`].
     pub(crate) fn check(&self, field: &str) -> Result<(), Refusal> {
         match Resource::ALL.into_iter().find(|resource| self.get(*resource) > MAX_AMOUNT) {

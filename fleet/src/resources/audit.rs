@@ -22,15 +22,13 @@ pub(crate) fn check_resources(state: &State) -> Check {
     })?;
     resources.contributions.check(MAX_AGENTS as usize)?;
     resources.allocations.check(MAX_ALLOCATIONS)?;
-    let now = state.now.fleet;
-    ensure(resources.tokens < COUNTER_ROOM && resources.sweep.is_none_or(|at| at <= now), || {
-        "the tokens or the sweep of allocations".to_owned()
-    })?;
+    ensure(resources.tokens < COUNTER_ROOM, || "the tokens of allocations".to_owned())?;
+    check_turns(state)?;
     check_queues(state)?;
     let contributed = check_contributions(state)?;
     let (mut ids, mut tokens) = (BTreeSet::new(), BTreeSet::new());
     let (mut used, mut held) = (BTreeMap::new(), BTreeMap::new());
-    let mut queues = BTreeSet::new();
+    let (mut queues, mut askers, mut parts) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
     for allocation in resources.allocations.iter() {
         let token = allocation.token().is_none_or(|token| token <= resources.tokens && tokens.insert(token));
         ensure(token && is_sound(state, allocation) && ids.insert(allocation.id), || {
@@ -40,7 +38,9 @@ pub(crate) fn check_resources(state: &State) -> Check {
             continue;
         }
         queues.insert(&allocation.queue);
+        *askers.entry(&allocation.requested_by).or_insert(0_usize) += 1;
         *held.entry(&allocation.holder).or_insert(0_usize) += 1;
+        *parts.entry(&allocation.holder).or_insert(0_usize) += allocation.parts.len();
         if allocation.token().is_some() {
             for part in &allocation.parts {
                 let of_agent: &mut Amounts = used.entry(part.agent).or_default();
@@ -53,6 +53,8 @@ pub(crate) fn check_resources(state: &State) -> Check {
     ensure(live <= MAX_LIVE_ALLOCATIONS && most <= MAX_HELD_BY_ONE && queues.len() <= MAX_QUEUES, || {
         format!("{live} allocations, {most} of one holder, {} queues", queues.len())
     })?;
+    ensure(askers.values().all(|asked| *asked <= MAX_ASKED_BY_ONE), || "too many of one caller".to_owned())?;
+    ensure(parts.values().all(|parts| *parts <= MAX_PARTS_OF_ONE), || "too many parts of one holder".to_owned())?;
     check_holders(state, held.into_keys().collect())?;
     for (agent, used) in used {
         let given = agent.and_then(|agent| contributed.get(&agent)).copied().unwrap_or_default();
@@ -66,6 +68,18 @@ pub(crate) fn check_grants(fleet: &Fleet) -> Check {
     ensure(fleet.state.resources.sweep.is_some() || !fleet.could_grant(), || {
         "a request for resources waits that could be granted".to_owned()
     })
+}
+
+/// Checks that the sweep is soon enough, and that what keeps others waiting waits itself.
+fn check_turns(state: &State) -> Check {
+    let (resources, now) = (&state.resources, state.now.fleet);
+    let holder = resources.held_by.map(|seq| resources.allocations.get(seq));
+    let holds = holder.is_none_or(|holder| {
+        resources.sweep.is_some() && holder.is_some_and(|holder| matches!(holder.state, AllocationState::Waiting))
+    });
+    let soon = resources.sweep.is_none_or(|at| at <= now.saturating_add(MAX_HOLD_MS));
+    let begun = resources.hold_since.is_none_or(|since| since <= now);
+    ensure(holds && soon && begun && resources.round < COUNTER_ROOM, || "the turns of allocations".to_owned())
 }
 
 fn check_queues(state: &State) -> Check {
@@ -111,7 +125,8 @@ fn is_sound(state: &State, allocation: &Allocation) -> bool {
         AllocationState::Granted { token, at, .. } => placed && *token > 0 && at.fleet <= now,
         AllocationState::Ended { at, token, .. } => at.fleet <= now && (*token > 0) == !agents.is_empty(),
     };
-    request.check().is_ok() && allocation.requested.fleet <= now && fits
+    let in_round = allocation.round <= state.resources.round;
+    request.check().is_ok() && allocation.requested.fleet <= now && in_round && fits
 }
 
 /// Checks that no task, agent or team that is gone holds or waits for anything.

@@ -19,8 +19,8 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
 #[bilrost(distinguished)]
 pub enum ResourceCommand {
-    /// An agent contributes this much from now on, for as long as its session lasts. Refused if less than what is
-    /// granted of it.
+    /// An agent contributes this much from now on, for as long as its session lasts, but no less
+    /// than what is granted of it.
     #[bilrost(tag(35), message)]
     Contribute {
         /// The agent.

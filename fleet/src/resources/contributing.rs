@@ -3,15 +3,19 @@
 use super::{Contribution, Holder, Queue, amounts::Amounts, command::QueueShape};
 use crate::{
     AgentId, AllocationEnd, Effect, Feature, Fleet, Refusal, Reply, SessionId,
-    config::invalid,
+    limits::{DEFAULT_QUEUE, MAX_QUEUES},
     steps::{Job, Jobs},
 };
 
 impl Fleet {
-    /// Returns whether an agent in this session is known to contribute something else, and this can be recorded.
+    /// Returns whether an agent in this session is known to contribute something else, and this can be recorded, or
+    /// what is granted of it if that is more.
     pub fn lacks_contribution(&self, id: AgentId, session: SessionId, amounts: Amounts) -> bool {
         let known = self.indexes.resources.agents.get(&id);
-        let differs = known.map_or(Amounts::NONE, |agent| agent.contributed) != amounts;
+        let differs = match known {
+            None => amounts != Amounts::NONE,
+            Some(agent) => agent.contributed != amounts.at_least(agent.used),
+        };
         differs && self.has(Feature::Resources) && self.in_session(id, session)
     }
 
@@ -24,12 +28,9 @@ impl Fleet {
         }
         let known = self.indexes.resources.agents.get(&id).map(|agent| (agent.number, agent.used));
         match known {
-            Some((_, used)) if !amounts.covers(used) => {
-                let problem = "is less than what is granted of this agent; release that first";
-                return Reply::Refused(invalid("contributed", problem));
-            }
-            Some((number, _)) if amounts == Amounts::NONE => self.drop_contribution(number),
-            Some((number, _)) => self.change_contribution(number, amounts),
+            Some((number, used)) if amounts.at_least(used) == Amounts::NONE => self.drop_contribution(number),
+            // What is granted stays granted, and no more is.
+            Some((number, used)) => self.change_contribution(number, amounts.at_least(used)),
             None if amounts == Amounts::NONE => return Reply::Done,
             None => self.add_contribution(id, amounts),
         }
@@ -94,6 +95,15 @@ impl Fleet {
     pub(super) fn set_queues(&mut self, shapes: Vec<QueueShape>) -> Reply {
         if let Err(refusal) = QueueShape::check_all(&shapes) {
             return Reply::Refused(refusal);
+        }
+        let stays = |name: &String| name == DEFAULT_QUEUE || shapes.iter().any(|shape| shape.name == *name);
+        let left = self.indexes.resources.queues.keys().filter(|name| !stays(name)).count();
+        if left + shapes.len() + 1 > MAX_QUEUES {
+            return Reply::Refused(Refusal::Full {
+                what: "queues, with those that are left out and in use".to_owned(),
+                limit: MAX_QUEUES as u64,
+                remedy: "name those in use as well, or wait until nothing is granted from them".to_owned(),
+            });
         }
         let queues = shapes.into_iter().map(|QueueShape { name, weight, quota }| (name, Queue { weight, quota }));
         self.state.resources.queues = queues.collect();

@@ -59,7 +59,8 @@ impl Fleet {
     }
 
     /// Ends what a task holds or waits for, because it is finished. At most
-    /// [`MAX_HELD_BY_ONE`](crate::limits::MAX_HELD_BY_ONE) allocations.
+    /// [`MAX_HELD_BY_ONE`](crate::limits::MAX_HELD_BY_ONE) allocations, with at most
+    /// [`MAX_PARTS_OF_ONE`](crate::limits::MAX_PARTS_OF_ONE) parts.
     pub(crate) fn task_is_gone(&mut self, task: TaskId, effects: &mut Vec<Effect>) {
         if !self.indexes.resources.holders.is_empty() {
             self.holder_is_gone(&Holder::Task(task), effects);
@@ -67,7 +68,8 @@ impl Fleet {
     }
 
     /// Ends what a holder has or waits for, because it is gone. At most
-    /// [`MAX_HELD_BY_ONE`](crate::limits::MAX_HELD_BY_ONE) allocations.
+    /// [`MAX_HELD_BY_ONE`](crate::limits::MAX_HELD_BY_ONE) allocations, with at most
+    /// [`MAX_PARTS_OF_ONE`](crate::limits::MAX_PARTS_OF_ONE) parts.
     pub(crate) fn holder_is_gone(&mut self, holder: &Holder, effects: &mut Vec<Effect>) {
         let Some(held) = self.indexes.resources.holders.get(holder) else { return };
         for seq in held.allocations.clone() {

@@ -1,28 +1,22 @@
-//! How requests are granted, and which one is next.
-
-use std::cmp::Ordering;
+//! How requests are granted.
 
 use super::{
     Allocation, AllocationState, Holder, Part, Queue,
     amounts::{Amounts, Resource, Shortage},
     command::RequestResources,
-    share::{Share, dominant},
     sum,
 };
 use crate::{
-    AgentId, Effect, Fleet, Refusal, Reply,
-    limits::{MAX_ALLOCATIONS, MAX_HELD_BY_ONE, MAX_LIVE_ALLOCATIONS, MAX_QUEUES},
+    AgentId, Effect, Feature, Fleet, Refusal, Reply,
+    config::invalid,
+    limits::{
+        DEFAULT_QUEUE, MAX_ALLOCATIONS, MAX_ASKED_BY_ONE, MAX_ASKED_FOR_ONE, MAX_HELD_BY_ONE, MAX_LIVE_ALLOCATIONS,
+        MAX_PARTS_OF_ONE,
+    },
 };
 
-/// The request at the front of a queue.
-#[derive(Clone, Copy, Debug)]
-struct Front<'a> {
-    /// Its number; `None` if it is new.
-    seq: Option<u64>,
-    queue: &'a str,
-    parts: &'a [Part],
-    spread: bool,
-}
+/// How many queues a refusal names.
+const MAX_NAMED_QUEUES: usize = 8;
 
 impl Fleet {
     /// Returns the refusal that this request would get now; `None` if it would be granted or would wait. A request
@@ -31,11 +25,14 @@ impl Fleet {
         if let Err(refusal) = request.check() {
             return Some(refusal);
         }
-        if self.allocation(request.id).is_some() {
+        // A fleet without the feature says so when the command is applied.
+        if !self.has(Feature::Resources) || self.allocation(request.id).is_some() {
             return None;
         }
         let parts = request.to_parts();
-        self.check_request(request, &parts).and_then(|()| self.try_grant(request, &parts).map(|_| ())).err()
+        // While it has to be found out who is granted what is free, only the log can tell.
+        let granted = || if self.sweep_is_due() { Ok(()) } else { self.try_grant(request, &parts).map(drop) };
+        self.check_request(request, &parts).and_then(|()| granted()).err()
     }
 
     pub(super) fn request_resources(&mut self, request: RequestResources, effects: &mut Vec<Effect>) -> Reply {
@@ -56,7 +53,7 @@ impl Fleet {
         };
         self.make_room_for_allocation();
         let RequestResources { id, holder, queue, parts: _, spread, ttl, wait, requested_by } = request;
-        let requested = self.state.now;
+        let (requested, round) = (self.state.now, self.state.resources.round);
         let state = AllocationState::Waiting;
         let allocation = self.state.resources.allocations.add(|seq| Allocation {
             seq,
@@ -69,6 +66,7 @@ impl Fleet {
             wait,
             requested,
             requested_by,
+            round,
             state,
         });
         let seq = allocation.seq;
@@ -77,15 +75,19 @@ impl Fleet {
             Some(agents) => self.grant(seq, agents, effects),
             None => {
                 effects.push(Effect::AllocationChanged { id });
+                // It may keep others waiting.
+                self.wake_allocations();
                 None
             }
         };
         Reply::Allocated { existing: false, token }
     }
 
-    /// Refuses a request of a holder that is gone, one for which there is no room, and one beyond its queue's quota.
+    /// Refuses a request of a holder that is gone, one from a queue that is not there, one for which there is no room,
+    /// and one beyond its queue's quota.
     fn check_request(&self, request: &RequestResources, parts: &[Part]) -> Result<(), Refusal> {
         self.check_holder(&request.holder)?;
+        self.check_queue(&request.queue)?;
         let full = |what: &str, limit: usize, remedy: &str| {
             Err(Refusal::Full { what: what.to_owned(), limit: limit as u64, remedy: remedy.to_owned() })
         };
@@ -93,15 +95,44 @@ impl Fleet {
         if indexes.waiting + indexes.granted >= MAX_LIVE_ALLOCATIONS {
             return full("allocations", MAX_LIVE_ALLOCATIONS, "ask again when some are released");
         }
-        if indexes.holders.get(&request.holder).is_some_and(|held| held.allocations.len() >= MAX_HELD_BY_ONE) {
-            return full("allocations of one holder", MAX_HELD_BY_ONE, "release some, or ask for parts together");
+        if let Some(held) = indexes.holders.get(&request.holder) {
+            if held.allocations.len() >= MAX_HELD_BY_ONE {
+                return full("allocations of one holder", MAX_HELD_BY_ONE, "release some, or ask for parts together");
+            }
+            if held.parts + parts.len() > MAX_PARTS_OF_ONE {
+                return full("parts of the allocations of one holder", MAX_PARTS_OF_ONE, "release some");
+            }
         }
-        if indexes.queues.len() >= MAX_QUEUES && !indexes.queues.contains_key(&request.queue) {
-            return full("queues in use", MAX_QUEUES, "use one of them");
+        let asked = indexes.askers.get(&request.requested_by).copied().unwrap_or(0);
+        if asked >= MAX_ASKED_BY_ONE {
+            return full("allocations that one caller asked for", MAX_ASKED_BY_ONE, "release some");
+        }
+        if matches!(request.holder, Holder::Task(_) | Holder::Team(_)) && self.asked_for(request) >= MAX_ASKED_FOR_ONE {
+            let what = "allocations of one task or team that one caller asked for";
+            return full(what, MAX_ASKED_FOR_ONE, "release some, or ask for parts together");
         }
         // A request that may wait is refused only if the quota does not allow it even alone.
         let used = if request.wait > 0 { Amounts::NONE } else { self.used_from(&request.queue) };
         self.check_quota(&request.queue, used, sum(parts))
+    }
+
+    /// Returns how many allocations of the same holder the same caller has asked for.
+    fn asked_for(&self, request: &RequestResources) -> usize {
+        let held = self.indexes.resources.holders.get(&request.holder).map(|held| &held.allocations);
+        let held = held.into_iter().flatten().filter_map(|seq| self.state.resources.allocations.get(*seq));
+        held.filter(|allocation| allocation.requested_by == request.requested_by).count()
+    }
+
+    /// Refuses a queue that nobody has set: whoever asks could else get any number of shares.
+    fn check_queue(&self, name: &str) -> Result<(), Refusal> {
+        let set = &self.state.resources.queues;
+        if name == DEFAULT_QUEUE || set.contains_key(name) {
+            return Ok(());
+        }
+        let known: Vec<&str> = set.keys().map(String::as_str).filter(|known| *known != DEFAULT_QUEUE).collect();
+        let others = known.get(..MAX_NAMED_QUEUES).unwrap_or(&known).join(", ");
+        let others = if others.is_empty() { "none" } else { &others };
+        Err(invalid("queue", format!("is {name:?}, which was not set; name {DEFAULT_QUEUE:?} or a set one: {others}")))
     }
 
     fn check_holder(&self, holder: &Holder) -> Result<(), Refusal> {
@@ -118,15 +149,15 @@ impl Fleet {
         }
     }
 
-    fn used_from(&self, queue: &str) -> Amounts {
+    pub(super) fn used_from(&self, queue: &str) -> Amounts {
         self.indexes.resources.queues.get(queue).map_or(Amounts::NONE, |queue| queue.used)
     }
 
-    fn queue_of(&self, name: &str) -> Queue {
+    pub(super) fn queue_of(&self, name: &str) -> Queue {
         self.state.resources.queues.get(name).copied().unwrap_or_default()
     }
 
-    fn check_quota(&self, name: &str, used: Amounts, asked: Amounts) -> Result<(), Refusal> {
+    pub(super) fn check_quota(&self, name: &str, used: Amounts, asked: Amounts) -> Result<(), Refusal> {
         match self.queue_of(name).quota.exceeded_by(used.plus(asked)) {
             None => Ok(()),
             Some((resource, quota)) => Err(Refusal::OverQuota {
@@ -139,16 +170,20 @@ impl Fleet {
         }
     }
 
-    /// Returns the agents that are to give the parts of a new request; `None` if it has to wait.
+    /// Returns the agents that are to give the parts of a new request; `None` if it has to wait. The requests that wait
+    /// need not be looked at: none of them can be granted now, or the sweep is due.
     fn try_grant(&self, request: &RequestResources, parts: &[Part]) -> Result<Option<Vec<AgentId>>, Refusal> {
-        let front = Front { seq: None, queue: &request.queue, parts, spread: request.spread };
-        match self.next_grant(Some(front)) {
-            Some((None, agents)) => Ok(Some(agents)),
-            _ if request.wait > 0 => Ok(None),
-            _ => {
-                let (short, others_wait) = (self.shortages(parts), self.indexes.resources.waiting > 0);
-                Err(Refusal::InsufficientResources { short, others_wait })
-            }
+        let indexes = &self.indexes.resources;
+        let others_wait = self.others_come_before(&request.queue);
+        let is_over = self.check_quota(&request.queue, self.used_from(&request.queue), sum(parts)).is_err();
+        let agents = match others_wait || is_over {
+            true => None,
+            false => indexes.free.place(parts, request.spread, indexes.contributed),
+        };
+        match agents {
+            Some(agents) => Ok(Some(agents)),
+            None if request.wait > 0 => Ok(None),
+            None => Err(Refusal::InsufficientResources { short: self.shortages(parts), others_wait }),
         }
     }
 
@@ -167,58 +202,8 @@ impl Fleet {
         Resource::ALL.into_iter().filter_map(short).collect()
     }
 
-    /// Returns the request that is granted next, and the agents that are to give its parts. Of the requests at the
-    /// fronts of the queues, the one of the queue with the smallest dominant share for its weight is next. If it has to
-    /// wait for what others have, all others wait with it, so that small requests never keep a large one waiting. It is
-    /// passed over if its queue's quota is used up, or if the live agents could not give it even if nobody had
-    /// anything.
-    fn next_grant(&self, new: Option<Front<'_>>) -> Option<(Option<u64>, Vec<AgentId>)> {
-        let indexes = &self.indexes.resources;
-        let total = indexes.contributed;
-        for front in self.fronts(new) {
-            if self.check_quota(front.queue, self.used_from(front.queue), sum(front.parts)).is_err() {
-                continue;
-            }
-            if let Some(agents) = indexes.free.place(front.parts, front.spread, total) {
-                return Some((front.seq, agents));
-            }
-            if indexes.whole.place(front.parts, front.spread, total).is_some() {
-                return None;
-            }
-        }
-        None
-    }
-
-    /// Returns the requests at the fronts of the queues, in the order of the queues' shares for their weights, of equal
-    /// ones in the order of their names. A new request is at the front if no other one waits in its queue.
-    fn fronts<'a>(&'a self, new: Option<Front<'a>>) -> Vec<Front<'a>> {
-        let indexes = &self.indexes.resources;
-        let total = indexes.contributed;
-        let waiting = |name: &str| indexes.queues.get(name).and_then(|queue| queue.waiting.first());
-        let mut fronts: Vec<(Share, Front<'a>)> = Vec::new();
-        let share = |name: &str| dominant(self.used_from(name), total).1.per_weight(self.queue_of(name).weight);
-        if indexes.waiting > 0 {
-            for (name, queue) in &indexes.queues {
-                let first = queue.waiting.first().and_then(|seq| self.state.resources.allocations.get(*seq));
-                let Some(first) = first else { continue };
-                let front = Front { seq: Some(first.seq), queue: name, parts: &first.parts, spread: first.spread };
-                fronts.push((share(name), front));
-            }
-        }
-        if let Some(new) = new
-            && waiting(new.queue).is_none()
-        {
-            fronts.push((share(new.queue), new));
-        }
-        let by_share = |one: &(Share, Front<'a>), other: &(Share, Front<'a>)| -> Ordering {
-            one.0.compare(other.0).then_with(|| one.1.queue.cmp(other.1.queue))
-        };
-        fronts.sort_by(by_share);
-        fronts.into_iter().map(|(_, front)| front).collect()
-    }
-
     /// Grants a request that waits. Returns its fencing token.
-    fn grant(&mut self, seq: u64, agents: Vec<AgentId>, effects: &mut Vec<Effect>) -> Option<u64> {
+    pub(super) fn grant(&mut self, seq: u64, agents: Vec<AgentId>, effects: &mut Vec<Effect>) -> Option<u64> {
         let at = self.state.now;
         self.state.resources.tokens += 1;
         let token = self.state.resources.tokens;
@@ -232,35 +217,6 @@ impl Fleet {
         })?;
         effects.push(Effect::AllocationChanged { id });
         Some(token)
-    }
-
-    /// Sees to it that the requests that wait are looked at: something may be free, or the order of the queues may be
-    /// another one.
-    pub(crate) fn wake_allocations(&mut self) {
-        if self.indexes.resources.waiting == 0 || self.state.resources.sweep.is_some() {
-            return;
-        }
-        let at = self.state.now.fleet;
-        self.state.resources.sweep = Some(at);
-        self.indexes.timers.set_sweep(at);
-    }
-
-    /// Grants the next request that waits. If there is one, the following one is looked for by the next firing.
-    pub(super) fn sweep_allocations(&mut self, effects: &mut Vec<Effect>) {
-        let Some(at) = self.state.resources.sweep else { return };
-        match self.next_grant(None) {
-            Some((Some(seq), agents)) => {
-                self.grant(seq, agents, effects);
-                // The timer that fires is no longer among the timers.
-                self.indexes.timers.set_sweep(at);
-            }
-            _ => self.state.resources.sweep = None,
-        }
-    }
-
-    /// Returns whether a request waits that could be granted.
-    pub(super) fn could_grant(&self) -> bool {
-        self.next_grant(None).is_some()
     }
 
     /// Drops the allocations that ended first, if it takes that to keep another one.

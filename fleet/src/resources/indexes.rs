@@ -21,6 +21,8 @@ pub(crate) struct ResourceIndexes {
     pub used: Amounts,
     /// Who holds something or waits for it.
     pub holders: BTreeMap<Holder, HolderUse>,
+    /// How many allocations each caller has asked for that are granted or waited for.
+    pub askers: BTreeMap<String, usize>,
     /// The queues of which something is granted or waited for.
     pub queues: BTreeMap<String, QueueUse>,
     /// The allocations that have ended, the one that ended first in front.
@@ -48,13 +50,16 @@ pub(crate) struct AgentUse {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct HolderUse {
     pub allocations: BTreeSet<u64>,
+    /// The number of their parts.
+    pub parts: usize,
     pub used: Amounts,
 }
 
 /// What is granted from a queue, and the requests that wait in it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct QueueUse {
-    pub waiting: BTreeSet<u64>,
+    /// By round and number.
+    pub waiting: BTreeSet<(u64, u64)>,
     pub granted: BTreeSet<u64>,
     pub used: Amounts,
 }
@@ -89,7 +94,18 @@ impl ResourceIndexes {
         }
     }
 
-    /// Changes the use of an agent's contribution.
+    /// Changes what is granted of an agent's contribution.
+    fn with_used(&mut self, id: AgentId, change: impl FnOnce(&mut AgentUse)) {
+        let Some(agent) = self.agents.get_mut(&id) else { return };
+        let before = agent.free();
+        change(agent);
+        if agent.is_live {
+            self.free.remove(id, before);
+            self.free.insert(id, agent.free());
+        }
+    }
+
+    /// Changes an agent's contribution, or whether it is live.
     fn with_agent(&mut self, id: AgentId, change: impl FnOnce(&mut AgentUse)) {
         let Some(agent) = self.agents.get_mut(&id) else { return };
         if agent.is_live {
@@ -114,11 +130,14 @@ impl ResourceIndexes {
             }
             AllocationState::Waiting => {
                 self.waiting += 1;
-                self.queue(&allocation.queue).waiting.insert(seq);
+                self.queue(&allocation.queue).waiting.insert((allocation.round, seq));
             }
             AllocationState::Granted { .. } => self.take(allocation),
         }
-        self.holder(&allocation.holder).allocations.insert(seq);
+        let holder = self.holder(&allocation.holder);
+        holder.allocations.insert(seq);
+        holder.parts += allocation.parts.len();
+        *self.askers.entry(allocation.requested_by.clone()).or_default() += 1;
     }
 
     /// Removes an allocation, or its old state before a change.
@@ -132,11 +151,13 @@ impl ResourceIndexes {
             }
             AllocationState::Waiting => {
                 self.waiting -= 1;
-                self.queue(&allocation.queue).waiting.remove(&seq);
+                self.queue(&allocation.queue).waiting.remove(&(allocation.round, seq));
             }
             AllocationState::Granted { .. } => self.give_back(allocation),
         }
-        self.holder(&allocation.holder).allocations.remove(&seq);
+        let holder = self.holder(&allocation.holder);
+        holder.allocations.remove(&seq);
+        holder.parts -= allocation.parts.len();
         self.drop_empty(allocation);
     }
 
@@ -151,7 +172,7 @@ impl ResourceIndexes {
         holder.used = holder.used.plus(asked);
         for part in &allocation.parts {
             let Some(agent) = part.agent else { continue };
-            self.with_agent(agent, |agent| {
+            self.with_used(agent, |agent| {
                 agent.used = agent.used.plus(part.amounts);
                 agent.allocations.insert(seq);
             });
@@ -169,7 +190,7 @@ impl ResourceIndexes {
         holder.used = holder.used.minus(asked);
         for part in &allocation.parts {
             let Some(agent) = part.agent else { continue };
-            self.with_agent(agent, |agent| {
+            self.with_used(agent, |agent| {
                 agent.used = agent.used.minus(part.amounts);
                 agent.allocations.remove(&seq);
             });
@@ -186,6 +207,12 @@ impl ResourceIndexes {
 
     /// Drops what nothing is granted to or waited for by any more.
     fn drop_empty(&mut self, allocation: &Allocation) {
+        if let Some(asked) = self.askers.get_mut(&allocation.requested_by) {
+            *asked -= 1;
+            if *asked == 0 {
+                self.askers.remove(&allocation.requested_by);
+            }
+        }
         if self.queues.get(&allocation.queue).is_some_and(|queue| *queue == QueueUse::default()) {
             self.queues.remove(&allocation.queue);
         }

@@ -14,6 +14,7 @@ pub(crate) mod query;
 pub(crate) mod room;
 pub(crate) mod share;
 pub(crate) mod state;
+mod turns;
 #[cfg(test)]
 mod tests;
 
@@ -162,6 +163,10 @@ pub struct Allocation {
     /// Who asked.
     #[bilrost(10)]
     pub requested_by: String,
+    /// While it waits: the round in which it was asked for, or found last to be one that can't be granted then. Of the
+    /// requests in a queue, those of earlier rounds come first.
+    #[bilrost(11)]
+    pub round: u64,
     /// Its state.
     #[bilrost(oneof(12-13))]
     pub state: AllocationState,

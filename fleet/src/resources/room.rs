@@ -8,7 +8,10 @@ use super::{
     share::dominant,
     sum,
 };
-use crate::AgentId;
+use crate::{AgentId, limits::MAX_CANDIDATES};
+
+/// How many agents are looked at for the best one before the search takes any that has room.
+const NEAR: usize = 32;
 
 /// What each of some agents has, in the order of each resource.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -42,7 +45,8 @@ impl Room {
     /// Returns an agent for each part, or `None` if this finds no room for all of them. The parts are placed one by
     /// one, the one with the largest share of `total` first, each at the agent that it fits best. Several parts may be
     /// placed at one agent unless they are to be `spread`. As packing in several dimensions is hard, this may miss a
-    /// choice of agents that has room; a single part always gets one if there is one.
+    /// choice of agents that has room. A single part always gets one if there is one, unless more than
+    /// [`MAX_CANDIDATES`] agents have enough of each resource that it needs, but not of all of them.
     pub(crate) fn place(&self, parts: &[Part], spread: bool, total: Amounts) -> Option<Vec<AgentId>> {
         let asked = sum(parts);
         let fits = |part: &Part| Resource::ALL.iter().all(|r| part.amounts.get(*r) <= self.largest(*r));
@@ -53,37 +57,74 @@ impl Room {
         let share = |part: &(usize, &Part)| dominant(part.1.amounts, total).1;
         // The sort is stable, so that equal parts stay in order.
         order.sort_by(|one, other| share(other).compare(share(one)));
-        let mut left = BTreeMap::new();
+        let mut search = Search { room: self, left: BTreeMap::new(), spread, total, looks: MAX_CANDIDATES };
         let mut chosen = Vec::with_capacity(parts.len());
         for (place, part) in order {
-            let (agent, rest) = self.best(part.amounts, &left, spread, total)?;
-            left.insert(agent, rest);
-            chosen.push((place, agent));
+            chosen.push((place, search.place(part.amounts)?));
         }
         chosen.sort_unstable_by_key(|(place, _)| *place);
         Some(chosen.into_iter().map(|(_, agent)| agent).collect())
     }
 
-    /// Returns the agent that this part fits best, with what it has left afterwards: the agent with the least left of
-    /// the resource of which the part is the largest share, of equal ones the one with the lowest number. `left` is
-    /// what the agents of other parts have left.
-    fn best(
-        &self,
-        part: Amounts,
-        left: &BTreeMap<AgentId, Amounts>,
-        spread: bool,
-        total: Amounts,
-    ) -> Option<(AgentId, Amounts)> {
-        let (resource, _) = dominant(part, total);
-        let candidates = self.by[resource as usize].range((part.get(resource), AgentId::default())..);
-        let mut candidates = candidates.map(|((_, agent), amounts)| (*agent, *amounts));
-        let fresh = candidates.find(|(agent, amounts)| amounts.covers(part) && !left.contains_key(agent));
-        let reused = left.iter().map(|(agent, amounts)| (*agent, *amounts));
-        let reused = reused.filter(|(_, amounts)| !spread && amounts.covers(part));
+    /// Returns the agents that have enough of one resource for a part, those with the least of it first.
+    fn with_enough(&self, resource: Resource, part: Amounts) -> impl Iterator<Item = (AgentId, Amounts)> + '_ {
+        let from = (part.get(resource), AgentId::default());
+        self.by[resource as usize].range(from..).map(|((_, agent), amounts)| (*agent, *amounts))
+    }
+}
+
+/// The search for agents for the parts of one request.
+struct Search<'a> {
+    room: &'a Room,
+    /// What the agents of the parts so far have left.
+    left: BTreeMap<AgentId, Amounts>,
+    spread: bool,
+    total: Amounts,
+    /// How many more agents may be looked at.
+    looks: usize,
+}
+
+impl Search<'_> {
+    /// Returns the agent that this part fits best: the one with the least left of the resource of which the part is the
+    /// largest share, of equal ones the one with the lowest number.
+    fn place(&mut self, part: Amounts) -> Option<AgentId> {
+        let (resource, _) = dominant(part, self.total);
+        let fresh = self.fresh(part, resource);
+        let reused = self.left.iter().map(|(agent, amounts)| (*agent, *amounts));
+        let reused = reused.filter(|(_, amounts)| !self.spread && amounts.covers(part));
         let by_rest = |one: &(AgentId, Amounts), other: &(AgentId, Amounts)| -> Ordering {
             (one.1.get(resource), one.0).cmp(&(other.1.get(resource), other.0))
         };
         let (agent, amounts) = reused.chain(fresh).min_by(by_rest)?;
-        Some((agent, amounts.minus(part)))
+        self.left.insert(agent, amounts.minus(part));
+        Some(agent)
+    }
+
+    /// Returns an agent without any of the parts so far. Where many agents have enough of the largest share and too
+    /// little of something else, all resources of the part are searched in turns, so that the search ends with the
+    /// resource of which the fewest agents have enough.
+    fn fresh(&mut self, part: Amounts, resource: Resource) -> Option<(AgentId, Amounts)> {
+        let room = self.room;
+        for (agent, amounts) in room.with_enough(resource, part).take(NEAR) {
+            if self.fits(part, agent, amounts)? {
+                return Some((agent, amounts));
+            }
+        }
+        let asked = Resource::ALL.into_iter().filter(|resource| part.get(*resource) > 0);
+        let mut orders: Vec<_> = asked.map(|resource| room.with_enough(resource, part)).collect();
+        loop {
+            for order in &mut orders {
+                let (agent, amounts) = order.next()?;
+                if self.fits(part, agent, amounts)? {
+                    return Some((agent, amounts));
+                }
+            }
+        }
+    }
+
+    /// Looks at an agent; `None` if no more may be looked at.
+    fn fits(&mut self, part: Amounts, agent: AgentId, amounts: Amounts) -> Option<bool> {
+        self.looks = self.looks.checked_sub(1)?;
+        Some(amounts.covers(part) && !self.left.contains_key(&agent))
     }
 }

@@ -16,7 +16,14 @@ pub(crate) struct Resources {
     pub queues: BTreeMap<String, Queue>,
     /// The newest fencing token; 0 at first.
     pub tokens: u64,
-    /// Since when it has to be found out which of the requests that wait can be granted. One is granted by each firing
-    /// of the timer for this, so that no command takes long.
+    /// When it has to be found out next which of the requests that wait can be granted. A few are looked at by each
+    /// firing of the timer for this, so that no command takes long.
     pub sweep: Option<FleetMillis>,
+    /// The round: it is another one whenever something may be free, so that all requests that wait are looked at again.
+    pub round: u64,
+    /// The request that keeps others waiting now, by its number.
+    pub held_by: Option<u64>,
+    /// Since when requests keep others waiting, for [`MAX_HOLD_MS`](crate::limits::MAX_HOLD_MS). For as long after
+    /// that, none does.
+    pub hold_since: Option<FleetMillis>,
 }

@@ -8,7 +8,10 @@ use super::{
     room::Room,
     share::dominant,
 };
-use crate::{AgentId, limits::MAX_AMOUNT};
+use crate::{
+    AgentId,
+    limits::{MAX_AMOUNT, MAX_CANDIDATES},
+};
 
 fn amounts(cpu: u64, memory: u64) -> Amounts {
     Amounts { cpu, memory, ..Amounts::NONE }
@@ -50,6 +53,22 @@ fn parts_are_placed_together_or_not_at_all_and_spread_if_they_must() {
     assert_eq!(room.place(&parts(3, amounts(3, 0)), false, total), None);
     let mixed = [part(amounts(1, 1)), part(amounts(4, 4)), part(amounts(3, 3))];
     assert_eq!(room.place(&mixed, false, total), Some(vec![second, first, second]), "the largest one first");
+}
+
+#[test]
+fn a_search_ends_with_the_resource_of_which_the_fewest_agents_have_enough_or_after_so_many_agents() {
+    let many = MAX_CANDIDATES;
+    let of = |agents: Vec<Amounts>| {
+        let room = room(&agents);
+        room.place(&[part(amounts(1, 1))], false, room.sum)
+    };
+    let without_memory = vec![amounts(8, 0); 2 * many];
+    let one_has_both = [without_memory.clone(), vec![amounts(9, 9)]].concat();
+    assert_eq!(of(one_has_both), Some(vec![AgentId(2 * many as u32 + 1)]), "few have memory");
+    let without_either = [without_memory, vec![amounts(0, 8); 2 * many], vec![amounts(9, 9)]].concat();
+    assert_eq!(of(without_either), None, "too many have only one of the two");
+    let few = [vec![amounts(8, 0); many / 4], vec![amounts(0, 8); many / 4], vec![amounts(9, 9)]].concat();
+    assert_eq!(of(few), Some(vec![AgentId(many as u32 / 2 + 1)]));
 }
 
 fn any_amounts(most: u64) -> impl Strategy<Value = Amounts> {

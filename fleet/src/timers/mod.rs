@@ -187,6 +187,11 @@ impl Timers {
         self.due.insert(Due::new(at, Timer::Allocation(SWEEP)));
     }
 
+    /// Clears the timer by which the requests that wait for resources are looked at, which was set for `at`.
+    pub(crate) fn clear_sweep(&mut self, at: FleetMillis) {
+        self.due.remove(&Due::new(at, Timer::Allocation(SWEEP)));
+    }
+
     /// Returns the earliest due time.
     pub(crate) fn next_due(&self) -> Option<FleetMillis> {
         self.due.first().map(|due| due.at())

@@ -2,10 +2,10 @@
 
 use robeing_fleet::{
     AllocationId, Amounts, Command, Holder, Quota, QueueShape, Refusal, Reply, RequestResources, ResourceCommand,
-    limits::*,
+    TeamId, limits::*,
 };
 
-use crate::fixture::{Trial, amounts, patient, request, worker};
+use crate::fixture::{Trial, amounts, patient, request, team, worker};
 
 fn field_of(checked: Result<(), Refusal>) -> String {
     match checked {
@@ -28,7 +28,8 @@ fn ask(trial: &mut Trial, request: RequestResources) -> Reply {
 }
 
 fn of(name: usize, request: RequestResources) -> RequestResources {
-    RequestResources { holder: Holder::Client(format!("client-{name}")), ..request }
+    let name = format!("client-{name}");
+    RequestResources { requested_by: name.clone(), holder: Holder::Client(name), ..request }
 }
 
 #[test]
@@ -91,22 +92,77 @@ fn an_agent_contributes_no_more_than_it_can() {
 }
 
 #[test]
-fn a_holder_has_so_many_allocations_and_so_many_queues_are_in_use() {
+fn a_holder_has_so_many_allocations() {
     let mut trial = Trial::newest();
     for n in 0..MAX_HELD_BY_ONE as u128 {
         assert_eq!(trial.request(patient(n, amounts(1, 0))), Reply::Allocated { existing: false, token: None });
     }
     assert_eq!(limit_of(trial.request(patient(1_000, amounts(1, 0)))), MAX_HELD_BY_ONE as u64);
-    let queued = |n: usize| {
-        let alone = of(n, patient(2_000 + n as u128, amounts(1, 0)));
-        RequestResources { queue: format!("queue-{n}"), ..alone }
+}
+
+#[test]
+fn the_allocations_of_one_holder_have_so_many_parts() {
+    let mut trial = Trial::newest();
+    let of_parts = |n: u128, parts: usize| {
+        let parts = vec![amounts(1, 0); parts];
+        RequestResources { parts, ..patient(n, amounts(1, 0)) }
     };
-    // One queue is in use already.
-    for n in 1..MAX_QUEUES {
-        trial.request(queued(n));
+    let many = (MAX_PARTS_OF_ONE / MAX_PARTS) as u128;
+    for n in 1..many {
+        trial.request(of_parts(n, MAX_PARTS));
     }
-    assert_eq!(limit_of(trial.request(queued(MAX_QUEUES))), MAX_QUEUES as u64);
-    assert_eq!(trial.fleet.resource_queues().len(), MAX_QUEUES);
+    assert_eq!(trial.request(of_parts(many, MAX_PARTS - 1)), Reply::Allocated { existing: false, token: None });
+    assert_eq!(limit_of(trial.request(of_parts(many + 1, 2))), MAX_PARTS_OF_ONE as u64);
+    assert_eq!(trial.request(of_parts(many + 1, 1)), Reply::Allocated { existing: false, token: None });
+    trial.free(1, None);
+    assert_eq!(trial.request(of_parts(many + 2, MAX_PARTS)), Reply::Allocated { existing: false, token: None });
+}
+
+#[test]
+fn one_caller_asks_for_so_many_allocations_for_one_task_or_team_and_in_all() {
+    let mut trial = Trial::newest();
+    trial.join(worker("a"));
+    trial.form(team(9, 1));
+    let of_team = |n: u128, by: &str| {
+        let holder = Holder::Team(TeamId(9));
+        RequestResources { holder, requested_by: by.to_owned(), ..patient(n, amounts(1, 0)) }
+    };
+    for n in 0..MAX_ASKED_FOR_ONE as u128 {
+        trial.request(of_team(n, "client:x"));
+    }
+    assert_eq!(limit_of(trial.request(of_team(1_000, "client:x"))), MAX_ASKED_FOR_ONE as u64);
+    assert_eq!(trial.request(of_team(1_000, "client:y")), Reply::Allocated { existing: false, token: None });
+    let by_one = |n: usize| {
+        let alone = of(n / MAX_HELD_BY_ONE, patient(5_000 + n as u128, amounts(1, 0)));
+        RequestResources { requested_by: "one".to_owned(), ..alone }
+    };
+    for n in 0..MAX_ASKED_BY_ONE {
+        ask(&mut trial, by_one(n));
+    }
+    assert_eq!(limit_of(ask(&mut trial, by_one(MAX_ASKED_BY_ONE))), MAX_ASKED_BY_ONE as u64);
+    trial.free(5_000, None);
+    assert_eq!(ask(&mut trial, by_one(MAX_ASKED_BY_ONE)), Reply::Allocated { existing: false, token: None });
+}
+
+#[test]
+fn so_many_queues_are_there_with_those_that_are_left_out_and_in_use() {
+    let mut trial = Trial::newest();
+    let shape = |n: usize| QueueShape { name: format!("queue-{n}"), weight: 1, quota: Quota::default() };
+    let set = |trial: &mut Trial, first: usize| {
+        let shapes = (first..first + MAX_SET_QUEUES).map(shape).collect();
+        trial.apply(Command::Resource(ResourceCommand::SetQueues(shapes)))
+    };
+    assert_eq!(set(&mut trial, 0), Reply::Done);
+    for n in 0..MAX_SET_QUEUES {
+        let alone = of(n, patient(n as u128, amounts(1, 0)));
+        trial.request(RequestResources { queue: format!("queue-{n}"), ..alone });
+    }
+    // The default queue is one as well.
+    assert_eq!(limit_of(set(&mut trial, MAX_SET_QUEUES)), MAX_QUEUES as u64);
+    assert_eq!(set(&mut trial, 1), Reply::Done);
+    trial.free(0, None);
+    trial.free(1, None);
+    assert_eq!(set(&mut trial, MAX_SET_QUEUES + 1), Reply::Done);
 }
 
 #[test]

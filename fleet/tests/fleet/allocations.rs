@@ -1,16 +1,16 @@
 //! The resource pool: contributions, requests, leases, queues and their fairness.
 
 use robeing_fleet::{
-    AgentId, AgentJoin, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Effect, Holder, PoolSums, Quota,
-    QueueShape, Refusal, Reply, RequestResources, Resource, ResourceCommand, Shortage, TeamId,
+    AgentId, AgentJoin, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Effect, Fleet, FleetConfig,
+    Holder, PoolSums, Quota, QueueShape, Refusal, Reply, RequestResources, Resource, ResourceCommand, Shortage, TeamId,
     limits::ALLOCATION_TTL_MS,
 };
 
 use crate::fixture::{OpenSession, Trial, amounts, patient, request, success, task, team, worker};
 
-const WAITS: Reply = Reply::Allocated { existing: false, token: None };
+pub const WAITS: Reply = Reply::Allocated { existing: false, token: None };
 
-fn granted(token: u64) -> Reply {
+pub fn granted(token: u64) -> Reply {
     Reply::Allocated { existing: false, token: Some(token) }
 }
 
@@ -19,7 +19,7 @@ fn changed(id: u128) -> Effect {
 }
 
 /// Returns a fleet with agents that contribute this, and their sessions.
-fn pool<const N: usize>(contributed: [Amounts; N]) -> (Trial, [OpenSession; N]) {
+pub fn pool<const N: usize>(contributed: [Amounts; N]) -> (Trial, [OpenSession; N]) {
     let mut trial = Trial::newest();
     let mut n = 0;
     let stays = contributed.map(|amounts| {
@@ -37,14 +37,14 @@ fn agents_of(trial: &Trial, id: u128) -> Vec<Option<AgentId>> {
 }
 
 /// Returns how an allocation ended; `None` if it waits or is granted.
-fn end(trial: &Trial, id: u128) -> Option<AllocationEnd> {
+pub fn end(trial: &Trial, id: u128) -> Option<AllocationEnd> {
     match trial.fleet.allocation(AllocationId(id)).expect("it is kept").state {
         AllocationState::Ended { end, .. } => Some(end),
         AllocationState::Waiting | AllocationState::Granted { .. } => None,
     }
 }
 
-fn token(trial: &Trial, id: u128) -> Option<u64> {
+pub fn token(trial: &Trial, id: u128) -> Option<u64> {
     trial.fleet.allocation(AllocationId(id)).expect("it is kept").token()
 }
 
@@ -52,7 +52,7 @@ fn used(trial: &Trial) -> Amounts {
     trial.fleet.pool_sums().used
 }
 
-fn set(trial: &mut Trial, queues: &[(&str, u32, Quota)]) {
+pub fn set(trial: &mut Trial, queues: &[(&str, u32, Quota)]) {
     let shapes = queues.iter().map(|(name, weight, quota)| {
         let (name, weight, quota) = ((*name).to_owned(), *weight, *quota);
         QueueShape { name, weight, quota }
@@ -60,7 +60,7 @@ fn set(trial: &mut Trial, queues: &[(&str, u32, Quota)]) {
     assert_eq!(trial.apply(Command::Resource(ResourceCommand::SetQueues(shapes.collect()))), Reply::Done);
 }
 
-fn from(queue: &str, request: RequestResources) -> RequestResources {
+pub fn from(queue: &str, request: RequestResources) -> RequestResources {
     RequestResources { queue: queue.to_owned(), ..request }
 }
 
@@ -109,6 +109,12 @@ fn what_is_not_free_is_refused_and_the_refusal_says_what_is_short() {
 }
 
 #[test]
+fn a_fleet_that_has_no_pool_yet_does_not_say_that_it_is_short_of_something() {
+    let fleet = Fleet::new(FleetConfig::default());
+    assert_eq!(fleet.refusal_of_request(&request(1, amounts(1, 0))), None, "the command is refused for its version");
+}
+
+#[test]
 fn a_lease_expires_unless_it_is_renewed_with_its_token() {
     let (mut trial, _) = pool([amounts(1, 0)]);
     trial.request(request(1, amounts(1, 0)));
@@ -146,6 +152,7 @@ fn requests_wait_in_order_and_are_granted_when_something_is_released() {
 #[test]
 fn nothing_overtakes_a_large_request_that_waits() {
     let (mut trial, _) = pool([amounts(4, 0)]);
+    set(&mut trial, &[("zeta", 1, Quota::default())]);
     trial.request(from("zeta", request(1, amounts(2, 0))));
     assert_eq!(trial.request(patient(2, amounts(4, 0))), WAITS);
     let waits = Refusal::InsufficientResources { short: Vec::new(), others_wait: true };
@@ -165,7 +172,7 @@ fn nothing_overtakes_a_large_request_that_waits() {
 fn a_request_that_the_agents_can_not_give_keeps_no_others_waiting() {
     let (mut trial, _) = pool([amounts(4, 0)]);
     assert_eq!(trial.request(patient(1, amounts(5, 0))), WAITS);
-    assert_eq!(trial.request(from("other", request(2, amounts(1, 0)))), granted(1));
+    assert_eq!(trial.request(request(2, amounts(1, 0))), granted(1));
     let more = trial.join(worker("large"));
     trial.contribute(more, amounts(5, 0));
     trial.after(0);
@@ -231,10 +238,11 @@ fn a_team_holds_resources_until_it_is_disbanded() {
 fn an_agent_contributes_as_long_as_its_session_lasts_and_no_less_than_is_granted() {
     let (mut trial, [stay]) = pool([amounts(4, 0)]);
     trial.request(request(1, amounts(3, 0)));
-    assert!(matches!(trial.contribute(stay, amounts(2, 9)), Reply::Refused(Refusal::Invalid { .. })));
-    assert!(trial.fleet.lacks_contribution(stay.agent, stay.session, amounts(3, 9)));
-    assert_eq!(trial.contribute(stay, amounts(3, 9)), Reply::Done);
-    assert!(!trial.fleet.lacks_contribution(stay.agent, stay.session, amounts(3, 9)));
+    assert!(trial.fleet.lacks_contribution(stay.agent, stay.session, amounts(2, 9)));
+    assert_eq!(trial.contribute(stay, amounts(2, 9)), Reply::Done);
+    assert_eq!(trial.fleet.contribution(stay.agent).map(|found| found.contributed), Some(amounts(3, 9)));
+    assert!(!trial.fleet.lacks_contribution(stay.agent, stay.session, amounts(2, 9)));
+    assert!(matches!(trial.request(request(2, amounts(1, 0))), Reply::Refused(_)), "no more of it is granted");
     let again = trial.join(AgentJoin { incarnation: 2, ..worker("agent-1") });
     assert_eq!(end(&trial, 1), Some(AllocationEnd::AgentLost), "another process has its name");
     assert_eq!(trial.fleet.contribution(again.agent), None);
@@ -262,6 +270,7 @@ fn only_live_agents_give_more() {
 #[test]
 fn queues_are_served_by_dominant_resource_fairness() {
     let (mut trial, [stay]) = pool([amounts(9, 18)]);
+    set(&mut trial, &["first", "a", "b"].map(|name| (name, 1, Quota::default())));
     trial.request(from("first", request(100, amounts(9, 18))));
     for n in 0..6 {
         trial.request(from("a", patient(n, amounts(1, 4))));
@@ -280,7 +289,7 @@ fn queues_are_served_by_dominant_resource_fairness() {
 #[test]
 fn a_queue_of_twice_the_weight_gets_twice_the_share() {
     let (mut trial, _) = pool([amounts(9, 0)]);
-    set(&mut trial, &[("a", 2, Quota::default())]);
+    set(&mut trial, &[("first", 1), ("a", 2), ("b", 1)].map(|(name, weight)| (name, weight, Quota::default())));
     trial.request(from("first", request(100, amounts(9, 0))));
     for n in 0..9 {
         trial.request(from("a", patient(n, amounts(1, 0))));
@@ -291,14 +300,14 @@ fn a_queue_of_twice_the_weight_gets_twice_the_share() {
     let queues = trial.fleet.resource_queues();
     let found: Vec<(&str, u32, u32)> =
         queues.iter().map(|queue| (queue.name.as_str(), queue.granted, queue.waiting)).collect();
-    assert_eq!(found, [("a", 6, 3), ("b", 3, 6)]);
+    assert_eq!(found, [("a", 6, 3), ("b", 3, 6), ("first", 0, 0)]);
 }
 
 #[test]
 fn a_quota_holds_whatever_is_free_and_keeps_no_other_queue_waiting() {
     let (mut trial, _) = pool([amounts(9, 9)]);
     let quota = Quota { cpu: Some(2), ..Quota::default() };
-    set(&mut trial, &[("a", 1, quota)]);
+    set(&mut trial, &[("a", 1, quota), ("b", 1, Quota::default())]);
     assert_eq!(trial.request(from("a", request(1, amounts(2, 0)))), granted(1));
     let over = |asked, used| {
         Refusal::OverQuota { queue: "a".to_owned(), resource: Resource::Cpu, asked, used, quota: 2 }
@@ -310,6 +319,22 @@ fn a_quota_holds_whatever_is_free_and_keeps_no_other_queue_waiting() {
     trial.free(1, None);
     trial.after(0);
     assert_eq!(token(&trial, 2), Some(3));
-    set(&mut trial, &[]);
+    set(&mut trial, &[("a", 1, Quota::default())]);
     assert_eq!(trial.request(from("a", request(4, amounts(1, 0)))), granted(4), "there is no quota any more");
+}
+
+#[test]
+fn nobody_gets_another_share_by_inventing_a_queue() {
+    let (mut trial, _) = pool([amounts(9, 9)]);
+    let refused = |trial: &mut Trial| match trial.request(from("invented", request(1, amounts(1, 0)))) {
+        Reply::Refused(Refusal::Invalid { field, problem }) => (field, problem),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(&mut trial).0, "queue");
+    set(&mut trial, &[("batch", 1, Quota::default()), ("web", 1, Quota::default())]);
+    assert!(refused(&mut trial).1.ends_with("a set one: batch, web"));
+    assert_eq!(trial.request(from("batch", request(1, amounts(1, 0)))), granted(1));
+    set(&mut trial, &[]);
+    assert_eq!(token(&trial, 1), Some(1), "what is granted stays so");
+    assert!(matches!(trial.request(from("batch", request(2, amounts(1, 0)))), Reply::Refused(_)));
 }

@@ -31,18 +31,20 @@ fn holder() -> impl Strategy<Value = Holder> {
 
 prop_compose! {
     fn request()(
-        id in 0..ALLOCATIONS, holder in holder(), queue in 0..3u8, parts in prop::collection::vec(amounts(), 1..4),
+        id in 0..ALLOCATIONS, holder in holder(), queue in prop::option::of(0..3u8),
+        parts in prop::collection::vec(amounts(), 1..4),
         spread in any::<bool>(), ttl in prop_oneof![9 => 1..60_000u64, 1 => Just(0)],
         wait in prop_oneof![Just(0), 1..60_000u64],
     ) -> RequestResources {
-        let (queue, requested_by) = (format!("queue-{queue}"), "history".to_owned());
+        let queue = queue.map_or("default".to_owned(), |n| format!("queue-{n}"));
+        let requested_by = "history".to_owned();
         RequestResources { id: AllocationId(id), holder, queue, parts, spread, ttl, wait, requested_by }
     }
 }
 
 fn queues() -> impl Strategy<Value = Vec<QueueShape>> {
     let quota = prop::option::of(0..12u64).prop_map(|cpu| Quota { cpu, ..Quota::default() });
-    let shape = (0..3u8, 0..4u32, quota);
+    let shape = (0..3u8, prop_oneof![9 => 1..4u32, 1 => Just(0)], quota);
     let shape = shape.prop_map(|(n, weight, quota)| QueueShape { name: format!("queue-{n}"), weight, quota });
     prop::collection::vec(shape, 0..3)
 }
@@ -55,7 +57,7 @@ pub fn command() -> impl Strategy<Value = Command> {
         10 => request().prop_map(ResourceCommand::Request),
         3 => (id(), prop::option::of(token())).prop_map(|(id, token)| ResourceCommand::Release { id, token }),
         3 => (id(), token()).prop_map(|(id, token)| ResourceCommand::Renew { id, token }),
-        1 => queues().prop_map(ResourceCommand::SetQueues),
+        2 => queues().prop_map(ResourceCommand::SetQueues),
     ]
     .prop_map(Command::Resource)
 }

@@ -34,5 +34,6 @@ mod submission;
 mod teams;
 mod timers;
 mod trust;
+mod turns;
 mod verification;
 mod votes;

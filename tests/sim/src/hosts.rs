@@ -16,8 +16,8 @@ use robeing_platform::{
     simulated::{SeededRandom, SimulatedDisk},
 };
 use robeing_settings::{
-    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly, TlsMode,
-    Weights,
+    AgentConfig, AgentRole, AuthorityConfig, Contribute, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly,
+    TlsMode, Weights,
 };
 use robeing_telemetry::Metrics;
 use tokio::sync::oneshot;
@@ -157,6 +157,7 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
         webhooks: None,
         on_anomaly: OnAnomaly::default(),
         anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,
+        contribute: Contribute { cpu: Some(4_000), memory: Some(1 << 30), ..Contribute::default() },
         listen: format!("{name}:{PORT}"),
         name,
         cluster_id: "simulated".to_owned(),

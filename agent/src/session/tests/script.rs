@@ -12,7 +12,7 @@ use robeing_proto::internal::v1::{
     self as internal, AgentMessage, CoordinatorMessage, Hello, agent_message::Message as FromAgent,
     coordinator_message::Message as FromCoordinator, session_server,
 };
-use robeing_settings::{AgentConfig, AgentRole, EnrolmentConfig, OnAnomaly, TlsMode};
+use robeing_settings::{AgentConfig, AgentRole, Contribute, EnrolmentConfig, OnAnomaly, TlsMode};
 use robeing_telemetry::Metrics;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -342,6 +342,7 @@ pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
         webhooks: None,
         on_anomaly: OnAnomaly::default(),
         anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,
+        contribute: Contribute::default(),
     }
 }
 

@@ -93,18 +93,18 @@ fn is_known(fleet: &Fleet, agent: AgentId, session: SessionId, amounts: Amounts)
     if !fleet.has(Feature::Resources) {
         return Known::NotYet;
     }
-    // Less than what is granted is refused, so there is nothing to write until that is released.
+    // Of an agent that contributes less than what is granted of it, that is recorded until some of it is released.
     let used = fleet.contribution(agent).map_or(Amounts::NONE, |known| known.used);
     match fleet.lacks_contribution(agent, session, amounts) {
-        true if amounts.covers(used) => Known::Lacking,
-        true => Known::NotYet,
+        true => Known::Lacking,
+        false if !amounts.covers(used) => Known::NotYet,
         false => Known::Settled,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{ControlCommand, FleetConfig, Reply, Stamp};
+    use robeing_fleet::{AllocationId, ControlCommand, FleetConfig, Holder, Reply, RequestResources, Stamp};
 
     use super::*;
     use crate::fixture;
@@ -140,5 +140,28 @@ mod tests {
         let contribute = ResourceCommand::Contribute { agent, session, amounts };
         assert_eq!(apply(&mut fleet, Command::Resource(contribute)), Reply::Done);
         assert_eq!(now(&fleet), Known::Settled);
+        let less = Amounts { cpu: 400, ..Amounts::NONE };
+        let now = |fleet: &Fleet| is_known(fleet, agent, session, less);
+        let contribute = || Command::Resource(ResourceCommand::Contribute { agent, session, amounts: less });
+        apply(&mut fleet, Command::Resource(ResourceCommand::Request(request(600))));
+        assert_eq!((now(&fleet), apply(&mut fleet, contribute())), (Known::Lacking, Reply::Done));
+        assert_eq!(now(&fleet), Known::NotYet, "more is granted");
+        let release = ResourceCommand::Release { id: AllocationId(1), token: None };
+        apply(&mut fleet, Command::Resource(release));
+        assert_eq!((now(&fleet), apply(&mut fleet, contribute())), (Known::Lacking, Reply::Done));
+        assert_eq!(now(&fleet), Known::Settled);
+    }
+
+    fn request(cpu: u64) -> RequestResources {
+        RequestResources {
+            id: AllocationId(1),
+            holder: Holder::Client("c".to_owned()),
+            queue: "default".to_owned(),
+            parts: vec![Amounts { cpu, ..Amounts::NONE }],
+            spread: false,
+            ttl: 60_000,
+            wait: 0,
+            requested_by: "client:c".to_owned(),
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AgentState, Amounts, Command, Feature, Fleet, Held, PoolShape, ProofKind, Refusal,
     Reply, Role, SessionId,
+    limits::MAX_AMOUNT,
     sabotage::{Mistake, planted},
 };
 use robeing_net::{ConnectInfo, Transport};
@@ -152,7 +153,8 @@ impl SessionOpener {
             let welcome = self.welcome(term, session, resumed, waited_seq);
             let answers_health_checks = hello.answers_health_checks;
             let sealing_key = sealing_key(&hello).ok().flatten();
-            let contributed = hello.contributed.as_ref().map_or(Amounts::NONE, convert::amounts);
+            // More is refused, and would be tried again and again.
+            let contributed = hello.contributed.as_ref().map_or(Amounts::NONE, convert::amounts).at_most(MAX_AMOUNT);
             let opened = Opened { agent, session, link, answers_health_checks, sealing_key, contributed };
             return Ok((opened, welcome));
         }

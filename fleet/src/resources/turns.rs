@@ -1,0 +1,182 @@
+//! Which of the requests that wait is looked at next, and how long it keeps others waiting.
+//!
+//! Whenever something may be free, a *round* begins, in which all requests that wait are looked at, each once, unless
+//! another round begins. One that can't be granted goes to the end of its queue and keeps nobody waiting, but for one
+//! that has to wait for what others have: no other is granted before it, so that small requests never keep a large one
+//! waiting. As holders could keep what they have for ever, this lasts for [`MAX_HOLD_MS`]; for as long after that, all
+//! are granted that can be.
+
+use std::{cmp::Ordering, sync::Arc};
+
+use super::{
+    Allocation, AllocationState,
+    amounts::Amounts,
+    share::{Share, dominant},
+};
+use crate::{
+    AgentId, Effect, Fleet, FleetMillis,
+    limits::{MAX_HOLD_MS, MAX_SWEPT, SWEEP_PAUSE_MS},
+};
+
+/// What can become of a request that waits.
+enum Chance {
+    /// These agents can give its parts.
+    Now(Vec<AgentId>),
+    /// The live agents could give it if nobody had anything.
+    Later,
+    /// The live agents could not give it, or its queue's quota does not allow it now.
+    None,
+}
+
+impl Fleet {
+    /// Begins another round: something may be free, or the order of the queues may be another one.
+    pub(crate) fn wake_allocations(&mut self) {
+        self.state.resources.held_by = None;
+        if self.indexes.resources.waiting == 0 {
+            return self.sweep_at(None);
+        }
+        self.state.resources.round += 1;
+        self.sweep_at(Some(self.state.now.fleet));
+    }
+
+    fn sweep_at(&mut self, at: Option<FleetMillis>) {
+        let timers = &mut self.indexes.timers;
+        if let Some(before) = std::mem::replace(&mut self.state.resources.sweep, at) {
+            timers.clear_sweep(before);
+        }
+        if let Some(at) = at {
+            timers.set_sweep(at);
+        }
+    }
+
+    /// Returns whether it has to be found out now which of the requests that wait can be granted.
+    pub(super) fn sweep_is_due(&self) -> bool {
+        self.state.resources.sweep.is_some_and(|at| at <= self.state.now.fleet)
+    }
+
+    /// Looks at the next few requests that wait, and grants the first one that can be.
+    pub(super) fn sweep_allocations(&mut self, effects: &mut Vec<Effect>) {
+        let (now, hold) = (self.state.now.fleet, self.hold_until());
+        self.state.resources.held_by = None;
+        for _ in 0..MAX_SWEPT {
+            let (front, waits_for_quota) = self.next_front(hold.is_some());
+            let Some(front) = front else { return self.hold(None, hold.filter(|_| waits_for_quota)) };
+            match (self.chance_of(&front), hold) {
+                (Chance::Now(agents), _) => {
+                    self.grant(front.seq, agents, effects);
+                    return self.sweep_at(Some(now));
+                }
+                (Chance::Later, Some(until)) => return self.hold(Some(front.seq), Some(until)),
+                (Chance::Later | Chance::None, _) => self.pass_over(front.seq),
+            }
+        }
+        self.sweep_at(Some(now.saturating_add(SWEEP_PAUSE_MS)));
+    }
+
+    /// Returns until when requests may keep others waiting; `None` if none may now.
+    fn hold_until(&self) -> Option<FleetMillis> {
+        let now = self.state.now.fleet;
+        let since = self.state.resources.hold_since.filter(|since| now < since.saturating_add(2 * MAX_HOLD_MS));
+        let until = since.unwrap_or(now).saturating_add(MAX_HOLD_MS);
+        (now < until).then_some(until)
+    }
+
+    /// Ends the round until then: this request keeps others waiting, or requests keep those in their queues waiting. If
+    /// no time is given, none does.
+    fn hold(&mut self, by: Option<u64>, until: Option<FleetMillis>) {
+        let resources = &mut self.state.resources;
+        resources.held_by = by;
+        if let Some(until) = until {
+            resources.hold_since = Some(until.saturating_sub(MAX_HOLD_MS));
+        }
+        self.sweep_at(until);
+    }
+
+    /// Returns the request that is looked at next, if any is left in this round: of the first ones of the queues, the
+    /// one of the queue with the smallest dominant share for its weight, of equal ones the oldest one. With `holds`, a
+    /// queue is left out while its first request has to wait for the queue's quota; the second value says whether one
+    /// is.
+    fn next_front(&self, holds: bool) -> (Option<Arc<Allocation>>, bool) {
+        let mut waits_for_quota = false;
+        let mut next: Option<(Share, &Arc<Allocation>)> = None;
+        for name in self.indexes.resources.queues.keys() {
+            let Some(first) = self.first_in(name) else { continue };
+            if holds && self.waits_for_quota(first) {
+                waits_for_quota = true;
+                continue;
+            }
+            let share = self.share_of(name);
+            let is_before = |(other, seq): (Share, u64)| share.compare(other).then(first.seq.cmp(&seq)).is_lt();
+            if next.is_none_or(|(other, found)| is_before((other, found.seq))) {
+                next = Some((share, first));
+            }
+        }
+        (next.map(|(_, first)| Arc::clone(first)), waits_for_quota)
+    }
+
+    /// Returns the first request of a queue that was not looked at in this round.
+    fn first_in(&self, queue: &str) -> Option<&Arc<Allocation>> {
+        let resources = &self.state.resources;
+        let (round, seq) = self.indexes.resources.queues.get(queue)?.waiting.first()?;
+        resources.allocations.get(*seq).filter(|_| *round < resources.round)
+    }
+
+    fn share_of(&self, queue: &str) -> Share {
+        let (_, share) = dominant(self.used_from(queue), self.indexes.resources.contributed);
+        share.per_weight(self.queue_of(queue).weight)
+    }
+
+    /// Returns whether the queue's quota allows this request, but not together with what is granted.
+    fn waits_for_quota(&self, request: &Allocation) -> bool {
+        let (queue, asked) = (&request.queue, request.asked());
+        let is_over = |used: Amounts| self.check_quota(queue, used, asked).is_err();
+        is_over(self.used_from(queue)) && !is_over(Amounts::NONE)
+    }
+
+    fn chance_of(&self, request: &Allocation) -> Chance {
+        let indexes = &self.indexes.resources;
+        let (parts, spread, total) = (&request.parts, request.spread, indexes.contributed);
+        if self.check_quota(&request.queue, self.used_from(&request.queue), request.asked()).is_err() {
+            return Chance::None;
+        }
+        match indexes.free.place(parts, spread, total) {
+            Some(agents) => Chance::Now(agents),
+            None if indexes.whole.place(parts, spread, total).is_some() => Chance::Later,
+            None => Chance::None,
+        }
+    }
+
+    /// Puts a request that waits behind those of its queue that were not looked at in this round.
+    fn pass_over(&mut self, seq: u64) {
+        let round = self.state.resources.round;
+        self.change_allocation(seq, |allocation| allocation.round = round);
+    }
+
+    /// Returns whether requests that wait come before a new one of this queue: all, until they were looked at; one that
+    /// keeps others waiting, unless the queue has a smaller share than its queue; and one of the same queue that waits
+    /// for the queue's quota.
+    pub(super) fn others_come_before(&self, queue: &str) -> bool {
+        let resources = &self.state.resources;
+        if self.indexes.resources.waiting == 0 {
+            return false;
+        }
+        if self.sweep_is_due() {
+            return true;
+        }
+        let holder = resources.held_by.and_then(|seq| resources.allocations.get(seq));
+        let is_next = |holder: &Arc<Allocation>| {
+            holder.queue != queue && self.share_of(queue).compare(self.share_of(&holder.queue)) == Ordering::Less
+        };
+        let first_waits = || self.first_in(queue).is_some_and(|first| self.waits_for_quota(first));
+        holder.is_some_and(|holder| !is_next(holder)) || (self.hold_until().is_some() && first_waits())
+    }
+
+    /// Returns whether a request for one part waits that could be granted. Several parts could be by chance: whether
+    /// room is found for them depends on all others.
+    pub(super) fn could_grant(&self) -> bool {
+        let mut waiting = self.state.resources.allocations.iter().filter(|allocation| {
+            matches!(allocation.state, AllocationState::Waiting) && allocation.parts.len() == 1
+        });
+        waiting.any(|request| matches!(self.chance_of(request), Chance::Now(_)))
+    }
+}
