@@ -80,10 +80,11 @@ impl Fleet {
     pub(crate) fn staff(&mut self, id: AgentId, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let Some(agent) = self.state.agents.known.get(&id) else { return };
         let is_free = agent.state == AgentState::Live && !self.indexes.teams.of_agent.contains_key(&id);
-        let kept = &self.state.teams.kept;
-        let fits = |seq: &u64| kept.get(*seq).is_some_and(|team| team.needs.fit(agent));
-        let found = if is_free { self.indexes.teams.lacking.iter().copied().find(fits) } else { None };
-        if let Some(seq) = found {
+        if !is_free {
+            return;
+        }
+        let lacking = self.indexes.teams.lacking.iter().filter(|(needs, _)| needs.fit(agent));
+        if let Some(seq) = lacking.filter_map(|(_, teams)| teams.first().copied()).min() {
             self.hire(seq, id, jobs, effects);
         }
     }

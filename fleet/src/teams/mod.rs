@@ -46,7 +46,7 @@ pub enum TeamState {
 }
 
 /// What a member of a team must be.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Message)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Message)]
 #[bilrost(distinguished)]
 pub struct TeamNeeds {
     /// Its role. `None`: worker or specialist, or any role if skills are needed.
