@@ -243,6 +243,8 @@ pub const MAX_TEAM_SKILLS: usize = 8;
 pub const MAX_TEAM_CANDIDATES: usize = 1_000;
 /// Most teams, including the disbanded ones that are kept. Beyond it, the one that was disbanded first is dropped.
 pub const MAX_TEAMS: usize = 1_000;
+/// Most teams that are not disbanded and were formed by one caller, so that others can form some, too.
+pub const MAX_TEAMS_OF_ONE: usize = 250;
 /// How long a disbanded team is kept, ms of fleet time: 7 days.
 pub const TEAM_TTL_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Most bytes of a team in a snapshot: 64 KiB.

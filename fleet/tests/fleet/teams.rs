@@ -385,8 +385,9 @@ fn there_are_so_many_teams_and_the_ones_disbanded_first_make_room() {
         let join = robeing_fleet::AgentCommand::Joined(worker(&format!("a{n}")));
         trial.fleet.apply(trial.stamp(), robeing_fleet::Command::Agent(join), &mut Vec::new());
     }
+    let by = |n: u128| format!("client:{}", n / MAX_TEAMS_OF_ONE as u128);
     for n in 0..MAX_TEAMS as u128 {
-        assert_eq!(apply(&mut trial, TeamCommand::Form(team(n, 1))), formed(1));
+        assert_eq!(apply(&mut trial, TeamCommand::Form(FormTeam { formed_by: by(n), ..team(n, 1) })), formed(1));
     }
     let one_more = team(u128::MAX, 1);
     let full = apply(&mut trial, TeamCommand::Form(one_more.clone()));
@@ -395,6 +396,31 @@ fn there_are_so_many_teams_and_the_ones_disbanded_first_make_room() {
     assert_eq!(trial.form(one_more), formed(1));
     assert!(trial.fleet.team(id(7)).is_none());
     assert_eq!(trial.fleet.team_counts().forming + trial.fleet.team_counts().active, MAX_TEAMS as u32);
+}
+
+#[test]
+fn one_caller_forms_so_many_teams_and_others_form_more() {
+    let (mut trial, _) = with_workers(MAX_TEAMS_OF_ONE + 2);
+    for n in 0..MAX_TEAMS_OF_ONE as u128 {
+        assert_eq!(trial.form(team(n, 1)), formed(1));
+    }
+    let one_more = team(u128::MAX, 1);
+    let refused = trial.fleet.refusal_of_team(&one_more);
+    assert!(matches!(&refused, Some(Refusal::Full { limit, .. }) if *limit == MAX_TEAMS_OF_ONE as u64), "{refused:?}");
+    assert_eq!(trial.form(one_more.clone()), Reply::Refused(refused.expect("it is refused")));
+    let restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+    assert!(restored.refusal_of_team(&one_more).is_some());
+    assert_eq!(trial.form(FormTeam { formed_by: "client:d".to_owned(), ..team(1 << 100, 1) }), formed(1));
+    assert_eq!(trial.form(team(0, 1)), Reply::TeamFormed { existing: true, members: 1 });
+    trial.disband(0);
+    assert_eq!(trial.form(one_more), formed(1));
+}
+
+#[test]
+fn a_team_that_no_coordinator_may_keep_yet_is_refused_for_that() {
+    let mut trial = Trial::new();
+    assert_eq!(trial.fleet.refusal_of_team(&team(1, 1)), None, "that there are too few agents is not the reason");
+    assert!(matches!(trial.form(team(1, 1)), Reply::Refused(Refusal::NotInForce { .. })));
 }
 
 #[test]
