@@ -80,11 +80,11 @@ fn is_sound(team: &Team, state: &State) -> bool {
 }
 
 fn is_sound_member(team: &Team, member: &TeamMember, state: &State) -> bool {
-    let is_live = |id: AgentId, name: &str| {
-        let agent = state.agents.known.get(&id);
-        agent.is_some_and(|agent| agent.state == AgentState::Live && *agent.name == *name)
+    let fits = |id: AgentId, name: &str| {
+        let agent = state.agents.known.get(&id).filter(|agent| agent.state == AgentState::Live);
+        agent.is_some_and(|agent| *agent.name == *name && team.needs.fit(agent))
     };
-    is_live(member.agent, &member.name)
+    fits(member.agent, &member.name)
         && (team.created_at.fleet..=state.now.fleet).contains(&member.since.fleet)
         && member.reaches.is_sorted_by(|one, next| one < next)
         && member.reaches.iter().all(|reached| *reached != member.agent && team.member(*reached).is_some())

@@ -190,6 +190,30 @@ fn a_member_that_is_not_live_leaves_its_team_and_a_team_without_members_waits_fo
 }
 
 #[test]
+fn a_member_that_does_not_fit_any_more_leaves_its_team_and_finishes_what_it_runs() {
+    let mut trial = Trial::newest();
+    let b = trial.join(specialist("b", "ocr"));
+    trial.join(specialist("c", "ocr"));
+    let of_skill = |n, skill: &str| {
+        let needs = TeamNeeds { role: None, skills: vec![skill.to_owned()] };
+        FormTeam { needs, ..team(n, 1) }
+    };
+    trial.form(of_skill(1, "ocr"));
+    let runs = trial.submit(addressed(1, 1));
+    assert_eq!((names(of(&trial, 1)), trial.holder(runs)), (vec!["b"], Some(b.agent)));
+    trial.join(specialist("b", "law"));
+    assert_eq!((names(of(&trial, 1)), leader(of(&trial, 1)), of(&trial, 1).term), (vec!["c"], Some("c"), 2));
+    assert_eq!(trial.holder(runs), Some(b.agent));
+    trial.complete(b, runs, 1, success());
+    assert_eq!(trial.state(runs), TaskState::Succeeded);
+    assert_eq!(trial.form(of_skill(2, "law")), formed(1));
+    trial.join(specialist("b", "ocr"));
+    assert_eq!((names(of(&trial, 2)), of(&trial, 2).missing()), (vec![], 1));
+    trial.join(specialist("b", "law"));
+    assert_eq!(names(of(&trial, 2)), ["b"]);
+}
+
+#[test]
 fn the_leader_is_the_member_with_the_highest_score() {
     let (mut trial, stays) = with_workers(2);
     let done = trial.submit(SubmitTask { required_role: None, ..task(1) });
