@@ -238,8 +238,8 @@ pub const MAX_PURPOSE_BYTES: usize = 1024;
 pub const MAX_TEAM_SIZE: u32 = 64;
 /// Most skills that the members of a team must have.
 pub const MAX_TEAM_SKILLS: usize = 8;
-/// Most agents that are looked at for the members of a team that must have several skills: those that perform best of those
-/// with the rarest of them. The roles that fit have equal shares of it.
+/// Most agents that are looked at for the members of a team that must have several skills: those that perform best of
+/// those with the rarest of them. The roles that fit have equal shares of it.
 pub const MAX_TEAM_CANDIDATES: usize = 1_000;
 /// Most teams, including the disbanded ones that are kept. Beyond it, the one that was disbanded first is dropped.
 pub const MAX_TEAMS: usize = 1_000;

@@ -44,8 +44,8 @@ impl Teams {
         let v1::DisbandTeamRequest { id, term } = request;
         let id = convert::team_id("id", &id)?;
         let term = Some(term).filter(|term| *term > 0);
-        // A term has one leader, so what is read here holds when the command is applied, which is refused if the term is
-        // over then.
+        // A term has one leader, so what is read here holds when the command is applied, which is refused if the term
+        // is over then.
         let shown = self.get(id).await?;
         if !shown.team.is_open() {
             return Ok(shown);

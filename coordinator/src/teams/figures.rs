@@ -1,5 +1,5 @@
-//! The metrics of teams and their members, from what the log counts: every coordinator exports the same. Only so many teams
-//! have metrics of their own, and what is gone is removed without the others being missed meanwhile.
+//! The metrics of teams and their members, from what the log counts: every coordinator exports the same. Only so many
+//! teams have metrics of their own, and what is gone is removed without the others being missed meanwhile.
 
 use std::{
     collections::BTreeSet,

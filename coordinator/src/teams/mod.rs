@@ -47,7 +47,9 @@ pub enum TeamError {
     #[error("{0}")]
     NotReadable(String),
     /// The caller would report for someone else.
-    #[error("{caller} can't report the paths of {agent:?}: with a certificate an agent reports its own, and clients none")]
+    #[error(
+        "{caller} can't report the paths of {agent:?}: with a certificate an agent reports its own, and clients none"
+    )]
     OtherAgent {
         /// The caller.
         caller: String,

@@ -42,9 +42,9 @@ impl Fleet {
         self.directory.note(agent);
     }
 
-    /// Replaces members that are not live or do not fit any more, and gives agents that have become live or fit now to teams
-    /// that lack members.
-    /// Called after each step, so that the result does not depend on how the steps of a command are divided.
+    /// Replaces members that are not live or do not fit any more, and gives agents that have become live or fit now to
+    /// teams that lack members. Called after each step, so that the result does not depend on how the steps of a command
+    /// are divided.
     pub(crate) fn settle_teams(&mut self, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         for id in std::mem::take(&mut self.changed_agents.0) {
             let agent = self.state.agents.known.get(&id).filter(|agent| agent.state == AgentState::Live);
@@ -60,8 +60,8 @@ impl Fleet {
         }
     }
 
-    /// Removes a member that is not live or does not fit any more, and adds the best agent that is free in its place, if
-    /// there is one. What the member runs it finishes, unless it is lost.
+    /// Removes a member that is not live or does not fit any more, and adds the best agent that is free in its place,
+    /// if there is one. What the member runs it finishes, unless it is lost.
     fn replace_member(&mut self, seq: u64, gone: AgentId, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let changed = self.change_team(seq, |team| {
             let removed = team.place_of(gone).map(|place| team.members.remove(place).name);
@@ -84,8 +84,8 @@ impl Fleet {
         }
     }
 
-    /// Makes an agent a member of the first team that lacks members and that it fits, if there is one and the agent is live
-    /// and in no team.
+    /// Makes an agent a member of the first team that lacks members and that it fits, if there is one and the agent is
+    /// live and in no team.
     pub(crate) fn staff(&mut self, id: AgentId, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let Some(agent) = self.state.agents.known.get(&id) else { return };
         let is_free = agent.state == AgentState::Live && !self.indexes.teams.of_agent.contains_key(&id);

@@ -55,8 +55,8 @@ fn forming_a_team_among_ten_thousand_agents_looks_at_as_many_as_it_takes() {
     assert_eq!(fleet.audit(), Ok(()));
 }
 
-/// Returns whether a team is formed of an agent with two skills, whose number is above those of so many agents that have
-/// only the rarer one.
+/// Returns whether a team is formed of an agent with two skills, whose number is above those of so many agents that
+/// have only the rarer one.
 fn is_found_after(count: u32) -> bool {
     let mut effects: Vec<Effect> = Vec::new();
     let mut fleet = Fleet::new(FleetConfig::default());
