@@ -124,7 +124,7 @@ fn ids<'a>(cluster: &str, spec: &str, known: Option<&'a TeamStatus>) -> (String,
     match known {
         None => (id_of(cluster, spec, ""), None),
         Some(known) if known.spec_digest == spec => (known.id.clone(), None),
-        Some(known) => (id_of(cluster, spec, &known.id), Some(&known.id)),
+        Some(known) => (id_of(cluster, spec, &known.id), Some(known.id.as_str())),
     }
 }
 
