@@ -27,6 +27,7 @@ mod scheduling;
 mod schema;
 mod spec;
 mod status;
+mod team;
 mod threshold;
 
 pub use consensus::Consensus;
@@ -51,6 +52,7 @@ pub use spec::{ImagePullPolicy, RobeingCluster, RobeingClusterSpec};
 pub use status::{
     AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
 };
+pub use team::{Team, TeamState, TeamStatus};
 pub use threshold::{ParseThresholdError, Threshold};
 
 /// The API group of every Robeing resource.

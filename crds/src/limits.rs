@@ -24,6 +24,18 @@ pub const MAX_COORDINATORS: u32 = 7;
 pub const MAX_POOLS: u32 = 64;
 /// Maximum number of policies in a cluster.
 pub const MAX_POLICIES: u32 = robeing_policy::limits::MAX_POLICIES as u32;
+/// Maximum number of teams that a cluster keeps.
+pub const MAX_TEAMS: u32 = 16;
+/// Maximum number of teams in the status of a cluster: also those that are about to be disbanded.
+pub const MAX_TEAM_STATUSES: u32 = 2 * MAX_TEAMS;
+/// Maximum length of a team's name, in characters.
+pub const MAX_TEAM_NAME: u32 = 63;
+/// Maximum length of a team's purpose, in characters, so that it is at most 1 KiB, which coordinators accept.
+pub const MAX_TEAM_PURPOSE: u32 = 256;
+/// Maximum number of members of a team: what coordinators accept.
+pub const MAX_TEAM_SIZE: u32 = 64;
+/// Maximum number of skills that the members of a team must have: what coordinators accept.
+pub const MAX_TEAM_SKILLS: u32 = 8;
 /// Maximum number of specializations of one pool.
 pub const MAX_SPECIALIZATIONS: u32 = settings::MAX_SPECIALIZATIONS as u32;
 /// Maximum length of a specialization, in characters of one byte each.

@@ -252,6 +252,10 @@ pub(crate) fn webhook_name() -> Rule {
     rule("self.matches('^[-a-z0-9]+$')", "The name of a webhook must be lower-case letters, digits and '-'.")
 }
 
+pub(crate) fn team_name() -> Rule {
+    rule("self.matches('^[-a-z0-9]+$')", "The name of a team must be lower-case letters, digits and '-'.")
+}
+
 pub(crate) fn webhooks_have_a_messenger() -> Rule {
     rule(
         "!has(self.spec.gateway) || !has(self.spec.gateway.webhooks) || size(self.spec.gateway.webhooks) == 0 || \

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Consensus, Coordinators, Gateway, Identity, Pool, Recovery, RobeingClusterStatus, Scheduling, embedded,
-    limits::{MAX_IMAGE, MAX_POD_LIST, MAX_POLICIES, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOLS},
+    Consensus, Coordinators, Gateway, Identity, Pool, Recovery, RobeingClusterStatus, Scheduling, Team, embedded,
+    limits::{MAX_IMAGE, MAX_POD_LIST, MAX_POLICIES, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOLS, MAX_TEAMS},
     rules,
 };
 
@@ -121,6 +121,13 @@ pub struct RobeingClusterSpec {
     #[schemars(length(max = MAX_POLICIES))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub policies: Vec<PolicySpec>,
+
+    /// Teams of agents that the operator keeps. Their names are unique. Agents must be in the fleet before a team of them
+    /// is formed; `status.teams` has the ids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_TEAMS))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub teams: Vec<Team>,
 
     /// Stop assigning tasks and scale the pools to zero. The coordinators keep running and keep their state.
     #[serde(default)]

@@ -5,7 +5,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{embedded, limits::MAX_POOLS};
+use crate::{
+    TeamStatus, embedded,
+    limits::{MAX_POOLS, MAX_TEAM_STATUSES},
+};
 
 /// The `type`s of a cluster's conditions.
 pub mod condition_types {
@@ -60,6 +63,12 @@ pub struct RobeingClusterStatus {
     #[schemars(length(max = MAX_POOLS))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub pools: Vec<PoolStatus>,
+
+    /// The teams that the operator keeps, and those that it is about to disband.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_TEAM_STATUSES))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub teams: Vec<TeamStatus>,
 
     /// Number of agents in the pool that `spec.scaledPool` names, without standby agents; autoscalers that target the
     /// RobeingCluster read it.

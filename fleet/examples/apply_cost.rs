@@ -123,7 +123,8 @@ fn teams() {
     }
     let form = |n| FormTeam {
         id: TeamId(n),
-        formed_by: "bench".to_owned(),
+        // One may form only a part of them.
+        formed_by: format!("bench-{}", n % 10),
         purpose: "bench".to_owned(),
         size: 5,
         partial: false,

@@ -242,8 +242,13 @@ pub const MAX_PURPOSE_BYTES: usize = 1024;
 pub const MAX_TEAM_SIZE: u32 = 64;
 /// Most skills that the members of a team must have.
 pub const MAX_TEAM_SKILLS: usize = 8;
+/// Most agents that are looked at for the members of a team that must have several skills: those that perform best of
+/// those with the rarest of them. The roles that fit have equal shares of it.
+pub const MAX_TEAM_CANDIDATES: usize = 1_000;
 /// Most teams, including the disbanded ones that are kept. Beyond it, the one that was disbanded first is dropped.
 pub const MAX_TEAMS: usize = 1_000;
+/// Most teams that are not disbanded and were formed by one caller, so that others can form some, too.
+pub const MAX_TEAMS_OF_ONE: usize = 250;
 /// How long a disbanded team is kept, ms of fleet time: 7 days.
 pub const TEAM_TTL_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Most bytes of a team in a snapshot: 64 KiB.

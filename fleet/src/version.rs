@@ -216,7 +216,7 @@ impl TaskCommand {
             TaskCommand::Submit(task) if task.trial => Some(Feature::Trial),
             TaskCommand::Submit(task) if task.verify.is_some() => Some(Feature::Verification),
             TaskCommand::Submit(task) if task.approval.is_some() => Some(Feature::Approvals),
-            TaskCommand::Submit(task) if task.team.is_some() => Some(Feature::Teams),
+            TaskCommand::Submit(task) if task.team.is_some() || task.team_term.is_some() => Some(Feature::Teams),
             TaskCommand::Complete(Completion {
                 outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
                 ..

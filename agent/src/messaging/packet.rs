@@ -129,6 +129,8 @@ impl FromStr for PacketId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Priority(u8);
 
+const _: () = assert!(Priority::HIGHEST.0 as usize == LANES);
+
 impl Default for Priority {
     fn default() -> Self {
         Self(5)
@@ -136,6 +138,9 @@ impl Default for Priority {
 }
 
 impl Priority {
+    /// The highest priority.
+    pub const HIGHEST: Self = Self(10);
+
     /// Returns the priority for a number on the wire, where 0 is the default.
     ///
     /// # Errors

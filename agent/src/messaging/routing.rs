@@ -12,6 +12,7 @@ use std::{
 use robeing_identity::PeerRole;
 use robeing_settings::AgentRole;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::{
     packet::{MAX_ADDRESS, MAX_NAME},
@@ -231,7 +232,8 @@ impl FromStr for Address {
             "role" => Self::Role(Role::named(name).ok_or_else(|| AddressError::NoSuchRole(name.into()))?),
             "pool" => Self::Pool(name.into()),
             "skill" => Self::Skill(name.into()),
-            "team" => Self::Team(name.into()),
+            // In the form in which the directory has it.
+            "team" => Self::Team(Uuid::try_parse(name).map_or_else(|_| name.into(), |id| id.to_string().into())),
             _ => return Err(malformed()),
         })
     }
@@ -434,6 +436,9 @@ mod tests {
         assert_eq!(all("everyone"), ["b", "c", "m", "u", "v"]);
         assert_eq!(all("pool:data"), ["b", "c", "u", "v"]);
         assert_eq!(all("team:8"), ["u", "v"]);
+        let team = "0a000000-0000-4000-8000-00000000000b";
+        let of_team: Address = format!("team:{{{}}}", team.to_uppercase()).parse().expect("an address");
+        assert_eq!(of_team.to_string(), format!("team:{team}"));
         assert_eq!(all("skill:none"), [""; 0]);
         assert_eq!(all("b"), ["b"]);
     }

@@ -6,13 +6,16 @@
 //! team becomes active once all of its members reach each other.
 
 mod handler;
+mod paths;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeSet, future::pending, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
 use robeing_net::limited;
-use robeing_platform::{Random, jittered};
+use robeing_platform::Random;
 use robeing_proto::v1::{ReportPathsRequest, teams_client::TeamsClient};
 use tokio::{
     sync::watch,
@@ -23,18 +26,15 @@ use tonic::{Code, Status};
 use tracing::debug;
 
 pub use self::handler::{PROBE_KIND, PathHandler};
+use self::paths::Paths;
 use crate::{
-    messaging::{Address, Directory, Messenger, Outcome, Outgoing},
+    messaging::{Address, Directory, Messenger, Outcome, Outgoing, packet::Priority},
     upstream::SharedUpstream,
 };
 
-/// How often the other members are probed while nothing changes.
-const PROBE_EVERY: Duration = Duration::from_secs(15);
-/// How soon they are probed again if not all were reached, or that was not reported.
-const PROBE_AGAIN: Duration = Duration::from_secs(2);
 /// How long a member may take to accept a probe.
 const PROBE_WITHIN: Duration = Duration::from_secs(5);
-/// How long an agent in no team waits if the directory reports no changes.
+/// How long an agent without a team or alone in it waits if the directory reports no changes.
 const IDLE: Duration = Duration::from_secs(3600);
 /// How long one coordinator may take to take a report.
 const REPORT_WITHIN: Duration = Duration::from_secs(5);
@@ -69,23 +69,21 @@ impl TeamPaths {
 
     async fn probe_on(&self) {
         let mut changes = self.directory.changes();
-        let (mut last, mut next): (Option<Team>, Instant) = (None, Instant::now() + IDLE);
+        let (mut team, mut paths): (Option<Arc<str>>, _) = (None, Paths::default());
         loop {
+            let next = paths.next_due().unwrap_or_else(|| Instant::now() + IDLE);
             tokio::select! {
                 () = changed(&mut changes) => sleep(SETTLE).await,
                 () = sleep_until(next) => {}
             }
-            let team = self.team();
-            if team == last && Instant::now() < next {
-                continue;
+            let (id, others) = self.team().unzip();
+            if id != team {
+                (team, paths) = (id, Paths::default());
             }
-            let pause = match &team {
-                Some((id, others)) if self.round(id, others).await => jittered(&*self.random, PROBE_EVERY),
-                Some(_) => jittered(&*self.random, PROBE_AGAIN),
-                None => IDLE,
-            };
-            next = Instant::now() + pause;
-            last = team;
+            paths.follow(&others.unwrap_or_default(), Instant::now());
+            if let Some(id) = &team {
+                self.round(id, &mut paths).await;
+            }
         }
     }
 
@@ -98,24 +96,23 @@ impl TeamPaths {
         Some((id, others))
     }
 
-    /// Probes the other members and reports who was reached. Returns whether all were, and the report was taken.
-    async fn round(&self, team: &str, others: &BTreeSet<Arc<str>>) -> bool {
-        let probes = others.iter().map(|name| async move { self.reaches(name).await.then(|| name.to_string()) });
-        let reached: Vec<String> = join_all(probes).await.into_iter().flatten().collect();
-        let is_complete = reached.len() == others.len();
-        match self.report(team, reached).await {
-            Ok(()) => is_complete,
-            Err(status) => {
-                debug!(team, problem = status.message(), "the paths of this agent are not reported yet");
-                false
-            }
+    /// Probes the members that are due, and reports who is reached.
+    async fn round(&self, team: &str, paths: &mut Paths) {
+        let now = Instant::now();
+        let due = paths.due(now);
+        if due.is_empty() && !paths.is_report_due(now) {
+            return;
         }
-    }
-
-    async fn reaches(&self, name: &Arc<str>) -> bool {
-        let to = Address::Agent(Arc::clone(name));
-        let probe = Outgoing { deadline: PROBE_WITHIN, ..Outgoing::new(to, PROBE_KIND, Bytes::new()) };
-        matches!(self.messenger.send(probe).await, Outcome::Accepted { .. })
+        let answers = join_all(due.iter().map(|name| has_answered(&self.messenger, name))).await;
+        let now = Instant::now();
+        for (name, has_answered) in due.iter().zip(answers) {
+            paths.note(name, has_answered, now, &*self.random);
+        }
+        let reported = self.report(team, paths.reached()).await;
+        if let Err(status) = &reported {
+            debug!(team, problem = status.message(), "the paths of this agent are not reported yet");
+        }
+        paths.note_report(reported.is_ok(), Instant::now(), &*self.random);
     }
 
     /// Reports the paths to one coordinator. After a failure, the next one is used.
@@ -131,6 +128,18 @@ impl TeamPaths {
         }
         answered.map(drop)
     }
+}
+
+/// Probes a member. The highest priority has a lane of its own and a share of what is handled at once, so that a member
+/// that is busy with other messages answers.
+async fn has_answered(messenger: &Messenger, name: &Arc<str>) -> bool {
+    let to = Address::Agent(Arc::clone(name));
+    let probe = Outgoing {
+        priority: Priority::HIGHEST,
+        deadline: PROBE_WITHIN,
+        ..Outgoing::new(to, PROBE_KIND, Bytes::new())
+    };
+    matches!(messenger.send(probe).await, Outcome::Accepted { .. })
 }
 
 /// Waits for a change of the directory, if it reports changes.

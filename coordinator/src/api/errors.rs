@@ -183,7 +183,7 @@ impl From<TeamError> for Status {
             TeamError::Refused(refusal) => refused(&refusal),
             TeamError::Propose(error) => error.into(),
             TeamError::NotReadable(_) => Self::unavailable(message),
-            TeamError::OtherAgent { .. } => Self::permission_denied(message),
+            TeamError::OtherAgent { .. } | TeamError::NotYours { .. } => Self::permission_denied(message),
         }
     }
 }

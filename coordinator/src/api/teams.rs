@@ -59,8 +59,8 @@ impl v1::teams_server::Teams for TeamsService {
         &self,
         request: Request<DisbandTeamRequest>,
     ) -> Result<Response<DisbandTeamResponse>, Status> {
-        let by = sender_name(&Caller::of(request.extensions()));
-        let shown = self.teams.disband(by, request.into_inner()).await?;
+        let caller = Caller::of(request.extensions());
+        let shown = self.teams.disband(&caller, request.into_inner()).await?;
         Ok(Response::new(DisbandTeamResponse { team: Some(self.told(&shown)) }))
     }
 

@@ -1,12 +1,13 @@
 //! The service for teams.
 
 use super::Parts;
-use crate::{api::teams::TeamsService, teams::Teams};
+use crate::{api::teams::TeamsService, identity::security::Security, policies::CallerRights, teams::Teams};
 
 impl Parts {
     /// Returns the Teams service.
-    pub(super) fn teams_service(&self) -> TeamsService {
+    pub(super) fn teams_service(&self, security: Option<&Security>) -> TeamsService {
         let Self { state, proposer, rooms, outside, .. } = self.clone();
-        TeamsService { teams: Teams { state, proposer, rooms, platform: outside.platform } }
+        let rights = CallerRights(security.map(|security| (security.rights.clone(), security.trust.clone())));
+        TeamsService { teams: Teams { state, proposer, rooms, rights, platform: outside.platform } }
     }
 }

@@ -59,7 +59,8 @@ impl Address {
             "role" => Self::Role(role(name)?),
             "pool" => Self::Pool(name.to_owned()),
             "skill" => Self::Skill(name.to_owned()),
-            "team" => Self::Team(name.to_owned()),
+            // In the one form in which teams are counted and compared.
+            "team" => Self::Team(uuid::Uuid::parse_str(name).map_or_else(|_| name.to_owned(), |id| id.to_string())),
             _ => return Err(malformed(text)),
         })
     }
@@ -299,6 +300,10 @@ mod tests {
         assert_eq!(of("pool:data"), Ok(Address::Pool("data".to_owned())));
         assert_eq!(of("skill:ocr"), Ok(Address::Skill("ocr".to_owned())));
         assert_eq!(of("team:t"), Ok(Address::Team("t".to_owned())));
+        let team = "0a000000-0000-4000-8000-00000000000b";
+        for alike in [team, &team.to_uppercase(), &format!("{{{team}}}"), &team.replace('-', "")] {
+            assert_eq!(of(&format!("team:{alike}")), Ok(Address::Team(team.to_owned())), "{alike}");
+        }
         assert!(of(&"n".repeat(MAX_NAME_BYTES)).is_ok());
         for bad in ["", "agent:", "a b", "a:b:c", "group:x", "role:king", "pool:\n", &"n".repeat(MAX_NAME_BYTES + 1)] {
             assert!(of(bad).is_err(), "{bad}");

@@ -88,6 +88,7 @@ impl Draft {
         } = request;
         let id = if id.is_empty() { LetterId(fresh()) } else { convert::letter_id(&id)? };
         let address = Address::parse(&to).map_err(|problem| convert::bad("to", problem))?;
+        let to = if let Address::Team(id) = &address { format!("team:{id}") } else { to };
         check_text("type", &r#type, MAX_TYPE_BYTES)?;
         if r#type.is_empty() || r#type == RELAY_TYPE {
             return Err(convert::bad("type", format!("{:?} is reserved; give another", r#type)));

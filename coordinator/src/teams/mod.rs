@@ -3,6 +3,7 @@
 //! A team is in the fleet's state, which chooses its members and elects its leader. Here are the calls: they check what
 //! can be checked without the state, propose the command, and read the team as it is afterwards.
 
+mod disbanding;
 pub mod figures;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::{
     api::convert::{self, BadField},
     disk_space::Rooms,
     mail::sender_name,
+    policies::CallerRights,
     propose::{ProposeError, Proposer},
     read::StateReader,
 };
@@ -45,12 +47,27 @@ pub enum TeamError {
     #[error("{0}")]
     NotReadable(String),
     /// The caller would report for someone else.
-    #[error("{caller} can't report the paths of {agent:?}: with a certificate an agent reports its own, and clients none")]
+    #[error(
+        "{caller} can't report the paths of {agent:?}: with a certificate an agent reports its own, and clients none"
+    )]
     OtherAgent {
         /// The caller.
         caller: String,
         /// The agent that it named.
         agent: String,
+    },
+    /// The caller may not disband the team.
+    #[error(
+        "{caller} can't disband the team {team}: {former}, who formed it, can, its leader if it gives its term, and \
+         administrators"
+    )]
+    NotYours {
+        /// The caller.
+        caller: String,
+        /// The team.
+        team: TeamId,
+        /// Who formed it.
+        former: String,
     },
 }
 
@@ -70,6 +87,8 @@ pub struct Teams {
     pub state: StateReader,
     pub proposer: Proposer,
     pub rooms: Arc<Rooms>,
+    /// Knows what callers may do.
+    pub rights: CallerRights,
     /// The source of ids.
     pub platform: Platform,
 }
@@ -141,20 +160,6 @@ impl Teams {
         }
     }
 
-    /// Disbands a team in the name of `by`, and returns it as it is then.
-    ///
-    /// # Errors
-    /// [`TeamError`] if it was not disbanded, or is not known to be.
-    pub async fn disband(&self, by: String, request: v1::DisbandTeamRequest) -> Result<Shown, TeamError> {
-        let v1::DisbandTeamRequest { id, term } = request;
-        let team = convert::team_id("id", &id)?;
-        let term = Some(term).filter(|term| *term > 0);
-        match self.propose(TeamCommand::Disband { team, term, by }).await? {
-            Some(Reply::TeamDisbanded { .. }) => self.get(team).await,
-            reply => Err(unexpected(reply)),
-        }
-    }
-
     /// Records the paths that an agent reports, unless they are known.
     ///
     /// # Errors
@@ -167,6 +172,10 @@ impl Teams {
             return Err(convert::bad("reaches", problem).into());
         }
         let name = reporter(caller, agent)?;
+        let has_certificate = self.rights.0.is_some() && self.state.look(|fleet| fleet.enrolment_of(&name).is_some());
+        if has_certificate && matches!(caller, Caller::Plaintext) {
+            return Err(TeamError::OtherAgent { caller: "a caller without a certificate".to_owned(), agent: name });
+        }
         let found: Option<(AgentId, SessionId, Vec<AgentId>, bool)> = self.state.look(|fleet| {
             let agent = fleet.agent_by_name(&name).filter(|agent| agent.state != AgentState::Lost)?;
             let team = fleet.team(team)?;

@@ -1,15 +1,29 @@
 //! Teams that are formed, shown and disbanded at any coordinator.
 
-use robeing_fleet::{Command, LetterId, TaskCommand, TaskId, TeamId};
+use std::sync::Arc;
+
+use robeing_fleet::{Command, LetterId, Refusal, TaskCommand, TaskId, TeamId};
+use robeing_identity::PeerRole;
+use robeing_net::{gate::Caller, security::PeerIdentity};
 use robeing_proto::v1::{
     self, DisbandTeamRequest, FormTeamRequest, GetTeamRequest, ListTeamsRequest, ReportPathsRequest,
     SendMessageRequest, TeamState, teams_server::Teams as _,
 };
+use robeing_settings::Enrolment;
 use tonic::{Code, Request, Status};
 
 use crate::{
     fixture,
+    identity::{
+        client_rights::ClientRights,
+        fixture::{certifier, realm, trust},
+        rights::ClientRights as Rights,
+        rights_file::CurrentRights,
+    },
+    policies::CallerRights,
+    teams::{TeamError, Teams},
     tests::{
+        access::enrol_of,
         agent::TestAgent,
         fleet::TestFleet,
         mail::mailbox::{message, send, start},
@@ -94,4 +108,74 @@ async fn tasks_and_messages_go_to_the_members_of_a_team() {
     let all = SendMessageRequest { broadcast: true, id: LetterId(1).to_string(), deadline, ..message(&to) };
     let outcomes = send(&fleet, leader, all).await.expect("it is taken");
     assert_eq!(outcomes.iter().map(|status| status.agent.as_str()).collect::<Vec<_>>(), ["a"]);
+}
+
+/// The teams of a coordinator where TLS is on, and ann alone is an administrator.
+fn with_tls(fleet: &TestFleet, at: usize) -> Teams {
+    let rights = Rights::parse(b"clients: [{name: ann, rights: [admin]}]").expect("they are rights");
+    let rights = ClientRights::File(CurrentRights::fixed(rights));
+    let trust = trust(Arc::new(certifier()), Enrolment::Proof).1;
+    Teams { rights: CallerRights(Some((rights, trust))), ..fleet.tested(at).teams.teams }
+}
+
+fn member(role: PeerRole, name: &str) -> Caller {
+    let id = realm().member(role, name).expect("it is a name");
+    Caller::Member(Arc::new(PeerIdentity { id, key: [7; 32] }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_team_is_disbanded_by_whoever_formed_it_its_leader_in_its_term_and_administrators() {
+    let (fleet, leader) = start().await;
+    let _agents = (TestAgent::join(&fleet, leader, "a").await, TestAgent::join_from(&fleet, leader, "b", 2).await);
+    let teams = with_tls(&fleet, leader);
+    let [ann, bob, carol] = ["ann", "bob", "carol"].map(|name| member(PeerRole::Client, name));
+    let form = async |id| {
+        let formed = teams.form("client:carol", asked(id, 2)).await.expect("it is formed").team;
+        let leads = |name: &&str| {
+            formed.leader.is_some() && formed.member_named(name).map(|member| member.agent) == formed.leader
+        };
+        let others = ["a", "b"].into_iter().partition::<Vec<_>, _>(leads);
+        (member(PeerRole::Worker, others.0[0]), member(PeerRole::Worker, others.1[0]))
+    };
+    let disband = async |by: &Caller, id, term| {
+        let ended = teams.disband(by, DisbandTeamRequest { id: TeamId(id).to_string(), term }).await;
+        ended.map(|shown| shown.team.is_open())
+    };
+    let (head, other) = form(1).await;
+    for (by, term) in [(&bob, 0), (&bob, 1), (&other, 0), (&other, 1), (&head, 0), (&Caller::Anonymous, 1)] {
+        let refused = disband(by, 1, term).await;
+        assert!(matches!(refused, Err(TeamError::NotYours { .. })), "{by:?} {term}: {refused:?}");
+    }
+    for by in [&head, &carol, &ann] {
+        let stale = Refusal::StaleTerm { team: TeamId(1), term: 2, current: 1 };
+        assert_eq!(disband(by, 1, 2).await, Err(TeamError::Refused(stale)));
+    }
+    let last = || fleet.tested(leader).state.look(|fleet| fleet.audit_last());
+    let before = last();
+    assert_eq!(disband(&head, 1, 1).await, Ok(false));
+    form(2).await;
+    assert_eq!(disband(&carol, 2, 0).await, Ok(false));
+    assert_eq!(last(), before);
+    form(3).await;
+    assert_eq!(disband(&ann, 3, 0).await, Ok(false));
+    let record = fleet.tested(leader).state.look(|fleet| fleet.audit_records(before, 10).next().cloned());
+    let record = record.map(|record| (record.actor.clone(), record.action.clone(), record.subject.clone()));
+    assert_eq!(record, Some(("client/ann".to_owned(), "team.disband".to_owned(), TeamId(3).to_string())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_reports_in_plaintext_for_an_agent_that_has_a_certificate() {
+    let (fleet, leader) = start().await;
+    let _agent = TestAgent::join(&fleet, leader, "a").await;
+    let teams = with_tls(&fleet, leader);
+    teams.form("client:carol", asked(7, 1)).await.expect("it is formed");
+    let report = async || {
+        let team = TeamId(7).to_string();
+        let request = ReportPathsRequest { team, agent: "a".into(), ..ReportPathsRequest::default() };
+        teams.report(&Caller::Plaintext, request).await
+    };
+    assert_eq!(report().await, Ok(()), "it may not have enrolled yet");
+    fleet.tested(leader).proposer.propose_one(enrol_of("a", [7; 32])).await.expect("somebody leads");
+    let refused = report().await;
+    assert!(matches!(refused, Err(TeamError::OtherAgent { .. })), "{refused:?}");
 }

@@ -12,7 +12,7 @@ use robeing_net::{
     client::{KeepAlive, tcp_channel},
     limited,
 };
-use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
+use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient, teams_client::TeamsClient};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::security::Security;
@@ -183,6 +183,39 @@ impl CoordinatorClient {
         let request = within(COMMAND_DEADLINE, v1::SetPoliciesRequest { policies });
         let answer = AdminClient::new(self.channel(address, security)?).set_policies(request).await;
         answer.map(drop).map_err(|status| refused("SetPolicies", address, &status))
+    }
+
+    /// Returns a team; `None` if the fleet does not know it, or not any more.
+    pub async fn team(&self, address: &str, security: &Security, id: String) -> Result<Option<v1::Team>, Error> {
+        let request = within(QUESTION_DEADLINE, v1::GetTeamRequest { id });
+        match limited!(TeamsClient::new(self.channel(address, security)?)).get_team(request).await {
+            Ok(team) => Ok(Some(team.into_inner())),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(refused("GetTeam", address, &status)),
+        }
+    }
+
+    /// Forms a team. A coordinator of a version without teams refuses this with [`Code::Unimplemented`], and a fleet
+    /// whose coordinators are not all of a version with teams with [`Code::FailedPrecondition`].
+    pub async fn form_team(
+        &self,
+        address: &str,
+        security: &Security,
+        team: v1::FormTeamRequest,
+    ) -> Result<v1::Team, Error> {
+        let request = within(COMMAND_DEADLINE, team);
+        let answer = limited!(TeamsClient::new(self.channel(address, security)?)).form_team(request).await;
+        let formed = answer.map_err(|status| refused("FormTeam", address, &status))?;
+        Ok(formed.into_inner().team.unwrap_or_default())
+    }
+
+    /// Disbands a team, unless the fleet does not know it any more.
+    pub async fn disband_team(&self, address: &str, security: &Security, id: String) -> Result<(), Error> {
+        let request = within(COMMAND_DEADLINE, v1::DisbandTeamRequest { id, term: 0 });
+        match limited!(TeamsClient::new(self.channel(address, security)?)).disband_team(request).await {
+            Err(status) if status.code() != Code::NotFound => Err(refused("DisbandTeam", address, &status)),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Gives a coordinator a vote, by adding it to the members.

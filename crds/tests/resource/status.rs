@@ -37,6 +37,7 @@ fn a_full_status_survives_the_wire() {
         coordinators: CoordinatorCounts { ready: 3, desired: 3, voters: 3, summary: "3/3".into() },
         tasks: TaskCounts { queued: 1, running: 2, succeeded: 3, failed: 4 },
         pools: vec![PoolStatus { name: "data".into(), ready: 5, desired: 6 }],
+        teams: vec![],
         replicas: 4,
         selector: Some("robeing.io/cluster=c".into()),
         image: Some("robeing:1".into()),

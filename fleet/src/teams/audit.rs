@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Team, TeamMember, TeamTotals, command::check_content};
+use super::{Team, TeamMember, TeamTotals, command::check_content, unteamed::Unteamed};
 use crate::{
     AgentId, AgentState, Feature, Fleet, TeamId,
     audit::{COUNTER_ROOM, Check, ensure},
@@ -42,9 +42,11 @@ pub(crate) fn check_teams(state: &State) -> Check {
     ensure(addressed.is_none(), || "a task of a team before its version".to_owned())
 }
 
-/// Checks that no team lacks a member while an agent that fits is free.
+/// Checks that no team lacks a member while an agent that fits is free, where none could have been missed.
 pub(crate) fn check_staffed(fleet: &Fleet) -> Check {
-    for team in fleet.state.teams.kept.iter().filter(|team| team.missing() > 0) {
+    let agents = fleet.state.agents.next as usize;
+    let is_sure = |team: &Team| team.missing() > 0 && Unteamed::misses_none(&team.needs, agents);
+    for team in fleet.state.teams.kept.iter().filter(|team| is_sure(team)) {
         let free = fleet.indexes.teams.free.best(&team.needs, 1, &fleet.state.agents.known);
         ensure(free.is_empty(), || format!("team {} lacks a member though agent {free:?} is free", team.id))?;
     }
@@ -78,11 +80,11 @@ fn is_sound(team: &Team, state: &State) -> bool {
 }
 
 fn is_sound_member(team: &Team, member: &TeamMember, state: &State) -> bool {
-    let is_live = |id: AgentId, name: &str| {
-        let agent = state.agents.known.get(&id);
-        agent.is_some_and(|agent| agent.state == AgentState::Live && *agent.name == *name)
+    let fits = |id: AgentId, name: &str| {
+        let agent = state.agents.known.get(&id).filter(|agent| agent.state == AgentState::Live);
+        agent.is_some_and(|agent| *agent.name == *name && team.needs.fit(agent))
     };
-    is_live(member.agent, &member.name)
+    fits(member.agent, &member.name)
         && (team.created_at.fleet..=state.now.fleet).contains(&member.since.fleet)
         && member.reaches.is_sorted_by(|one, next| one < next)
         && member.reaches.iter().all(|reached| *reached != member.agent && team.member(*reached).is_some())

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{MemberWork, Team, TeamMember, TeamState, TeamTotals, command::FormTeam, score::LeaderTerms};
 use crate::{
-    AgentId, Effect, Fleet, Refusal, Reply, TeamId,
-    limits::{MAX_TEAM_SIZE, MAX_TEAMS},
+    AgentId, Effect, Feature, Fleet, Refusal, Reply, TeamId,
+    limits::{MAX_TEAM_SIZE, MAX_TEAMS, MAX_TEAMS_OF_ONE},
 };
 
 impl Fleet {
@@ -15,7 +15,12 @@ impl Fleet {
         if let Err(refusal) = team.check() {
             return Some(refusal);
         }
-        let refusal = self.check_team_room().and_then(|()| self.agents_for(team).map(drop)).err()?;
+        if !self.has(Feature::Teams) {
+            // It is refused for that before it gets into the log.
+            return None;
+        }
+        let room = self.check_team_room(&team.formed_by);
+        let refusal = room.and_then(|()| self.agents_for(team).map(drop)).err()?;
         self.formed_before(team).is_none().then_some(refusal)
     }
 
@@ -26,62 +31,69 @@ impl Fleet {
         if let Some(reply) = self.formed_before(&form) {
             return reply;
         }
-        let chosen = match self.check_team_room().and_then(|()| self.agents_for(&form)) {
+        let chosen = match self.check_team_room(&form.formed_by).and_then(|()| self.agents_for(&form)) {
             Ok(chosen) => chosen,
             Err(refusal) => return Reply::Refused(refusal),
         };
         self.make_room_for_team();
         let (id, count) = (form.id, chosen.len() as u32);
-        let seq = self.add_team(form, count);
-        for agent in chosen {
-            self.add_member(seq, agent);
-        }
+        let seq = self.add_team(form, chosen);
         self.elect(seq);
         effects.push(Effect::TeamChanged { id });
         Reply::TeamFormed { existing: false, members: count }
     }
 
-    /// Adds a team without members.
-    fn add_team(&mut self, form: FormTeam, size: u32) -> u64 {
+    /// Adds a team of these free agents.
+    fn add_team(&mut self, form: FormTeam, mut chosen: Vec<AgentId>) -> u64 {
         let FormTeam { id, formed_by, purpose, size: asked, partial, needs } = form;
-        let now = self.state.now;
-        let team = self.state.teams.kept.add(|seq| Team {
-            seq,
-            id,
-            formed_by,
-            purpose,
-            asked,
-            partial,
-            needs,
-            size,
-            members: Vec::new(),
-            leader: None,
-            term: 0,
-            elected_at: now,
-            leader_score: LeaderTerms::default(),
-            created_at: now,
-            state: TeamState::Degraded,
-            was_active: false,
-            disbanded_at: None,
-            totals: TeamTotals::default(),
+        chosen.sort_unstable();
+        let members: Vec<TeamMember> = chosen.into_iter().filter_map(|agent| self.new_member(agent)).collect();
+        let (now, size) = (self.state.now, members.len() as u32);
+        let team = self.state.teams.kept.add(|seq| {
+            let mut team = Team {
+                seq,
+                id,
+                formed_by,
+                purpose,
+                asked,
+                partial,
+                needs,
+                size,
+                members,
+                leader: None,
+                term: 0,
+                elected_at: now,
+                leader_score: LeaderTerms::default(),
+                created_at: now,
+                state: TeamState::Degraded,
+                was_active: false,
+                disbanded_at: None,
+                totals: TeamTotals::default(),
+            };
+            team.settle();
+            team
         });
         self.indexes.enter_team(team);
         team.seq
     }
 
+    /// Makes a member of a free agent, for a team that is not indexed with it yet; `None` if it is not known.
+    fn new_member(&mut self, id: AgentId) -> Option<TeamMember> {
+        let agent = self.state.agents.known.get(&id)?;
+        self.indexes.teams.free.remove(agent);
+        let (name, since) = (Arc::clone(&agent.name), self.state.now);
+        self.note_team_of(&name);
+        Some(TeamMember { agent: id, name, since, reaches: Vec::new(), work: MemberWork::default() })
+    }
+
     /// Makes a free agent a member. Does nothing if it is not known.
     pub(super) fn add_member(&mut self, seq: u64, id: AgentId) {
-        let Some(agent) = self.state.agents.known.get(&id) else { return };
-        self.indexes.teams.free.remove(agent);
-        let (name, since) = (agent.name.clone(), self.state.now);
-        let known_as = Arc::clone(&name);
+        let Some(new) = self.new_member(id) else { return };
         self.change_team(seq, |team| {
             let place = team.members.partition_point(|member| member.agent < id);
-            let (reaches, work) = (Vec::new(), MemberWork::default());
-            team.members.insert(place, TeamMember { agent: id, name, since, reaches, work });
+            team.members.insert(place, new);
             team.settle();
         });
-        self.note_team_of(&known_as);
     }
 
     /// Returns the reply to a team whose id is known; `None` if it is new.
@@ -106,8 +118,16 @@ impl Fleet {
         Ok(found)
     }
 
-    fn check_team_room(&self) -> Result<(), Refusal> {
-        if self.indexes.teams.open.len() < MAX_TEAMS {
+    fn check_team_room(&self, formed_by: &str) -> Result<(), Refusal> {
+        let teams = &self.indexes.teams;
+        if teams.of_former.get(formed_by).is_some_and(|count| *count >= MAX_TEAMS_OF_ONE) {
+            return Err(Refusal::Full {
+                what: format!("teams that {formed_by} has formed"),
+                limit: MAX_TEAMS_OF_ONE as u64,
+                remedy: "disband one of them that is not needed any more".to_owned(),
+            });
+        }
+        if teams.open.len() < MAX_TEAMS {
             return Ok(());
         }
         Err(Refusal::Full {

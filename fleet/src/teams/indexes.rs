@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Team, TeamState, unteamed::Unteamed};
+use super::{Team, TeamNeeds, TeamState, unteamed::Unteamed};
 use crate::{Agent, AgentId, FleetMillis, Task, TeamId, fixed_map::FixedMap};
 
 /// The indexes of teams. They refer to teams by their numbers.
@@ -13,8 +13,10 @@ pub(crate) struct TeamIndexes {
     pub of_agent: BTreeMap<AgentId, u64>,
     /// The teams that are not disbanded.
     pub open: BTreeSet<u64>,
-    /// The teams that lack members.
-    pub lacking: BTreeSet<u64>,
+    /// How many teams that are not disbanded each has formed who has formed any.
+    pub of_former: BTreeMap<String, usize>,
+    /// The teams that lack members, by what these must be: whether an agent fits is found out once for all of them.
+    pub lacking: BTreeMap<TeamNeeds, BTreeSet<u64>>,
     /// The teams that are disbanded, the one that was disbanded first in front.
     pub disbanded: BTreeSet<(FleetMillis, u64)>,
     /// Number of teams by state.
@@ -34,9 +36,18 @@ impl TeamIndexes {
         self.of_agent.extend(team.members.iter().map(|member| (member.agent, team.seq)));
         if team.is_open() {
             self.open.insert(team.seq);
+            match self.of_former.get_mut(&team.formed_by) {
+                Some(count) => *count += 1,
+                None => {
+                    self.of_former.insert(team.formed_by.clone(), 1);
+                }
+            }
         }
         if team.missing() > 0 {
-            self.lacking.insert(team.seq);
+            match self.lacking.get_mut(&team.needs) {
+                Some(teams) => teams.insert(team.seq),
+                None => self.lacking.entry(team.needs.clone()).or_default().insert(team.seq),
+            };
         }
         self.disbanded.extend(team.disbanded_at.map(|at| (at.fleet, team.seq)));
     }
@@ -48,8 +59,20 @@ impl TeamIndexes {
         for member in &team.members {
             self.of_agent.remove(&member.agent);
         }
-        self.open.remove(&team.seq);
-        self.lacking.remove(&team.seq);
+        if self.open.remove(&team.seq)
+            && let Some(count) = self.of_former.get_mut(&team.formed_by)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.of_former.remove(&team.formed_by);
+            }
+        }
+        if let Some(teams) = self.lacking.get_mut(&team.needs) {
+            teams.remove(&team.seq);
+            if teams.is_empty() {
+                self.lacking.remove(&team.needs);
+            }
+        }
         if let Some(at) = team.disbanded_at {
             self.disbanded.remove(&(at.fleet, team.seq));
         }

@@ -42,21 +42,26 @@ impl Fleet {
         self.directory.note(agent);
     }
 
-    /// Replaces members that are not live any more, and gives agents that have become live to teams that lack members.
-    /// Called after each step, so that the result does not depend on how the steps of a command are divided.
+    /// Replaces members that are not live or do not fit any more, and gives agents that have become live or fit now to
+    /// teams that lack members. Called after each step, so that the result does not depend on how the steps of a command
+    /// are divided.
     pub(crate) fn settle_teams(&mut self, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
-        for agent in std::mem::take(&mut self.changed_agents.0) {
-            let is_live = self.state.agents.known.get(&agent).is_some_and(|agent| agent.state == AgentState::Live);
-            match self.indexes.teams.of_agent.get(&agent).copied() {
-                Some(_) if is_live => {}
-                Some(seq) => self.replace_member(seq, agent, jobs, effects),
-                None if is_live => self.staff(agent, jobs, effects),
-                None => {}
+        for id in std::mem::take(&mut self.changed_agents.0) {
+            let agent = self.state.agents.known.get(&id).filter(|agent| agent.state == AgentState::Live);
+            let seq = self.indexes.teams.of_agent.get(&id).copied();
+            let team = seq.and_then(|seq| self.state.teams.kept.get(seq));
+            if agent.zip(team).is_some_and(|(agent, team)| team.needs.fit(agent)) {
+                continue;
             }
+            if let Some(seq) = seq {
+                self.replace_member(seq, id, jobs, effects);
+            }
+            self.staff(id, jobs, effects);
         }
     }
 
-    /// Removes a member that is not live any more, and adds the best agent that is free in its place, if there is one.
+    /// Removes a member that is not live or does not fit any more, and adds the best agent that is free in its place,
+    /// if there is one. What the member runs it finishes, unless it is lost.
     fn replace_member(&mut self, seq: u64, gone: AgentId, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let changed = self.change_team(seq, |team| {
             let removed = team.place_of(gone).map(|place| team.members.remove(place).name);
@@ -70,20 +75,25 @@ impl Fleet {
         if let Some(name) = removed {
             self.note_team_of(&name);
         }
+        if let Some(agent) = self.state.agents.known.get(&gone) {
+            self.indexes.teams.free.insert(agent);
+        }
         match self.indexes.teams.free.best(&needs, 1, &self.state.agents.known).first().copied() {
             Some(next) => self.hire(seq, next, jobs, effects),
             None => self.lead_on(seq, effects),
         }
     }
 
-    /// Makes a free agent a member of the first team that lacks members and that it fits, if there is one.
+    /// Makes an agent a member of the first team that lacks members and that it fits, if there is one and the agent is
+    /// live and in no team.
     pub(crate) fn staff(&mut self, id: AgentId, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         let Some(agent) = self.state.agents.known.get(&id) else { return };
         let is_free = agent.state == AgentState::Live && !self.indexes.teams.of_agent.contains_key(&id);
-        let kept = &self.state.teams.kept;
-        let fits = |seq: &u64| kept.get(*seq).is_some_and(|team| team.needs.fit(agent));
-        let found = if is_free { self.indexes.teams.lacking.iter().copied().find(fits) } else { None };
-        if let Some(seq) = found {
+        if !is_free {
+            return;
+        }
+        let lacking = self.indexes.teams.lacking.iter().filter(|(needs, _)| needs.fit(agent));
+        if let Some(seq) = lacking.filter_map(|(_, teams)| teams.first().copied()).min() {
             self.hire(seq, id, jobs, effects);
         }
     }

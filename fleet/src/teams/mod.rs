@@ -1,6 +1,6 @@
-//! Teams: agents that are brought together for a purpose, with a leader among them. A team consists of live agents, each
-//! of which is in one team at most. A member that is no longer live is replaced by the best agent that is free, and a
-//! leader that is gone by another member, under a new term.
+//! Teams: agents that are brought together for a purpose, with a leader among them. A team consists of live agents,
+//! each of which is in one team at most. A member that is no longer live, or no longer fits, is replaced by the best
+//! agent that is free, and a leader that is gone by another member, under a new term.
 //!
 //! What a team does is counted here, where each coordinator counts the same: tasks addressed to it, the attempts of its
 //! members, and letters to it.
@@ -46,7 +46,7 @@ pub enum TeamState {
 }
 
 /// What a member of a team must be.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Message)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Message)]
 #[bilrost(distinguished)]
 pub struct TeamNeeds {
     /// Its role. `None`: worker or specialist, or any role if skills are needed.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::{TeamNeeds, unteamed::Unteamed};
 use crate::{
     Agent, AgentCommand, AgentId, AgentJoin, AgentState, Command, ControlCommand, Effect, Fleet, FleetConfig, FormTeam,
-    Reply, Role, Stamp, TeamCommand, TeamId, known_version,
+    Reply, Role, Stamp, TeamCommand, TeamId, known_version, limits::MAX_TEAM_CANDIDATES,
 };
 
 const SKILLS: [&str; 3] = ["ocr", "law", "sum"];
@@ -53,6 +53,38 @@ fn forming_a_team_among_ten_thousand_agents_looks_at_as_many_as_it_takes() {
     }
     assert_eq!(fleet.team_counts().members, 500);
     assert_eq!(fleet.audit(), Ok(()));
+}
+
+/// Returns whether a team is formed of an agent with two skills, whose number is above those of so many agents that
+/// have only the rarer one.
+fn is_found_after(count: u32) -> bool {
+    let mut effects: Vec<Effect> = Vec::new();
+    let mut fleet = Fleet::new(FleetConfig::default());
+    fleet.apply(Stamp::at(1), Command::Control(ControlCommand::RaiseVersion(known_version())), &mut effects);
+    let [ocr, both, law]: [&[usize]; 3] = [&[0], &[0, 1], &[1]];
+    let skills = (0..count).map(|_| ocr).chain([both]).chain((0..count + 2).map(|_| law));
+    for (n, skills) in (0..).zip(skills) {
+        fleet.apply(Stamp::at(1), join(n, Role::Worker, skills), &mut effects);
+    }
+    let form = FormTeam {
+        id: TeamId(1),
+        formed_by: "client:a".to_owned(),
+        purpose: "review".to_owned(),
+        size: 1,
+        partial: false,
+        needs: needs(None, &["law", "ocr"]),
+    };
+    let refusal = fleet.refusal_of_team(&form);
+    let reply = fleet.apply(Stamp::at(2), Command::Team(TeamCommand::Form(form)), &mut effects);
+    assert_eq!(refusal.map_or(Reply::TeamFormed { existing: false, members: 1 }, Reply::Refused), reply);
+    assert_eq!(fleet.audit(), Ok(()));
+    matches!(reply, Reply::TeamFormed { .. })
+}
+
+#[test]
+fn only_so_many_agents_are_looked_at_for_those_with_several_skills() {
+    assert!(is_found_after(MAX_TEAM_CANDIDATES as u32 - 1));
+    assert!(!is_found_after(MAX_TEAM_CANDIDATES as u32));
 }
 
 proptest! {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::TeamNeeds;
-use crate::{Agent, AgentId, AgentState, schedule::free_agents::ROLES};
+use crate::{Agent, AgentId, AgentState, limits::MAX_TEAM_CANDIDATES, schedule::free_agents::ROLES};
 
 /// An agent's place in a set: performance in twentieths (best first), number.
 type Rank = (Reverse<u32>, AgentId);
@@ -72,7 +72,8 @@ impl Unteamed {
     }
 
     /// Returns the best agents that fit, at most `most`: those that perform best, and of equals those with the lowest
-    /// numbers. If several skills are needed, the agents with the rarest of them may all be looked at.
+    /// numbers. If several skills are needed, at most [`MAX_TEAM_CANDIDATES`] of the agents with the rarest of them are
+    /// looked at, so that some that fit may be missed.
     pub(crate) fn best(
         &self,
         needs: &TeamNeeds,
@@ -82,11 +83,18 @@ impl Unteamed {
         let Some(sets) = self.smallest(needs) else { return Vec::new() };
         let fits = |rank: &&Rank| needs.skills.len() < 2 || agents.get(&rank.1).is_some_and(|agent| needs.fit(agent));
         let roles = ROLES.into_iter().filter(|role| needs.fit_role(*role));
-        let mut found: Vec<Rank> =
-            roles.flat_map(|role| sets[role as usize].iter().filter(fits).take(most).copied()).collect();
+        let sets: Vec<_> = roles.map(|role| &sets[role as usize]).filter(|set| !set.is_empty()).collect();
+        let share = MAX_TEAM_CANDIDATES / sets.len().max(1);
+        let looked_at = sets.into_iter().flat_map(|set| set.iter().take(share).filter(fits).take(most));
+        let mut found: Vec<Rank> = looked_at.copied().collect();
         found.sort_unstable();
         found.truncate(most);
         found.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// Returns whether no agent that fits is missed, if there were never more than so many agents.
+    pub(crate) fn misses_none(needs: &TeamNeeds, agents: usize) -> bool {
+        needs.skills.len() < 2 || agents <= MAX_TEAM_CANDIDATES / ROLES.len()
     }
 
     /// Returns the sets of the rarest of the needed skills, or of all agents; `None` if no agent has one of the skills.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, BarKind, Choice, CodecError, Command, ControlCommand, Elector, FIRST_VERSION,
-    Fleet, IdentityCommand, LetterAnswer, LossReason, OpenBallot, PoolShape, Refusal, Reply, SessionId, Stamp,
+    Feature, Fleet, IdentityCommand, LetterAnswer, LossReason, OpenBallot, PoolShape, Refusal, Reply, SessionId, Stamp,
     SubmitTask, TaskCommand, TaskId, command_version, decode_command, decode_reply, encode_command, encode_reply,
     known_version,
 };
@@ -265,6 +265,12 @@ fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not
             assert_eq!(trial.fleet.encode(), before, "nothing that an older program can't read");
         }
     }
+}
+
+#[test]
+fn a_submission_with_the_term_of_a_team_alone_can_be_read_since_teams_only() {
+    let command = Command::Task(TaskCommand::Submit(SubmitTask { team_term: Some(1), ..task(1) }));
+    assert_eq!(command_version(&encoded(&command)), Feature::Teams.since());
 }
 
 /// Returns the bytes of a state in which every message of this version has the first one in its header.

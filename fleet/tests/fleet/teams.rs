@@ -190,6 +190,30 @@ fn a_member_that_is_not_live_leaves_its_team_and_a_team_without_members_waits_fo
 }
 
 #[test]
+fn a_member_that_does_not_fit_any_more_leaves_its_team_and_finishes_what_it_runs() {
+    let mut trial = Trial::newest();
+    let b = trial.join(specialist("b", "ocr"));
+    trial.join(specialist("c", "ocr"));
+    let of_skill = |n, skill: &str| {
+        let needs = TeamNeeds { role: None, skills: vec![skill.to_owned()] };
+        FormTeam { needs, ..team(n, 1) }
+    };
+    trial.form(of_skill(1, "ocr"));
+    let runs = trial.submit(addressed(1, 1));
+    assert_eq!((names(of(&trial, 1)), trial.holder(runs)), (vec!["b"], Some(b.agent)));
+    trial.join(specialist("b", "law"));
+    assert_eq!((names(of(&trial, 1)), leader(of(&trial, 1)), of(&trial, 1).term), (vec!["c"], Some("c"), 2));
+    assert_eq!(trial.holder(runs), Some(b.agent));
+    trial.complete(b, runs, 1, success());
+    assert_eq!(trial.state(runs), TaskState::Succeeded);
+    assert_eq!(trial.form(of_skill(2, "law")), formed(1));
+    trial.join(specialist("b", "ocr"));
+    assert_eq!((names(of(&trial, 2)), of(&trial, 2).missing()), (vec![], 1));
+    trial.join(specialist("b", "law"));
+    assert_eq!(names(of(&trial, 2)), ["b"]);
+}
+
+#[test]
 fn the_leader_is_the_member_with_the_highest_score() {
     let (mut trial, stays) = with_workers(2);
     let done = trial.submit(SubmitTask { required_role: None, ..task(1) });
@@ -385,8 +409,9 @@ fn there_are_so_many_teams_and_the_ones_disbanded_first_make_room() {
         let join = robeing_fleet::AgentCommand::Joined(worker(&format!("a{n}")));
         trial.fleet.apply(trial.stamp(), robeing_fleet::Command::Agent(join), &mut Vec::new());
     }
+    let by = |n: u128| format!("client:{}", n / MAX_TEAMS_OF_ONE as u128);
     for n in 0..MAX_TEAMS as u128 {
-        assert_eq!(apply(&mut trial, TeamCommand::Form(team(n, 1))), formed(1));
+        assert_eq!(apply(&mut trial, TeamCommand::Form(FormTeam { formed_by: by(n), ..team(n, 1) })), formed(1));
     }
     let one_more = team(u128::MAX, 1);
     let full = apply(&mut trial, TeamCommand::Form(one_more.clone()));
@@ -395,6 +420,31 @@ fn there_are_so_many_teams_and_the_ones_disbanded_first_make_room() {
     assert_eq!(trial.form(one_more), formed(1));
     assert!(trial.fleet.team(id(7)).is_none());
     assert_eq!(trial.fleet.team_counts().forming + trial.fleet.team_counts().active, MAX_TEAMS as u32);
+}
+
+#[test]
+fn one_caller_forms_so_many_teams_and_others_form_more() {
+    let (mut trial, _) = with_workers(MAX_TEAMS_OF_ONE + 2);
+    for n in 0..MAX_TEAMS_OF_ONE as u128 {
+        assert_eq!(trial.form(team(n, 1)), formed(1));
+    }
+    let one_more = team(u128::MAX, 1);
+    let refused = trial.fleet.refusal_of_team(&one_more);
+    assert!(matches!(&refused, Some(Refusal::Full { limit, .. }) if *limit == MAX_TEAMS_OF_ONE as u64), "{refused:?}");
+    assert_eq!(trial.form(one_more.clone()), Reply::Refused(refused.expect("it is refused")));
+    let restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+    assert!(restored.refusal_of_team(&one_more).is_some());
+    assert_eq!(trial.form(FormTeam { formed_by: "client:d".to_owned(), ..team(1 << 100, 1) }), formed(1));
+    assert_eq!(trial.form(team(0, 1)), Reply::TeamFormed { existing: true, members: 1 });
+    trial.disband(0);
+    assert_eq!(trial.form(one_more), formed(1));
+}
+
+#[test]
+fn a_team_that_no_coordinator_may_keep_yet_is_refused_for_that() {
+    let mut trial = Trial::new();
+    assert_eq!(trial.fleet.refusal_of_team(&team(1, 1)), None, "that there are too few agents is not the reason");
+    assert!(matches!(trial.form(team(1, 1)), Reply::Refused(Refusal::NotInForce { .. })));
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub(crate) mod repair;
 pub mod report;
 pub(crate) mod requeue;
 pub(crate) mod status_writer;
+pub(crate) mod teams;
 pub(crate) mod transports;
 pub mod validate;
 
@@ -236,7 +237,7 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clu
     let observation = look(cluster, context, cache).await;
     let mut kept = observation.kept();
     kept.identity = identity::decide(&observation, context, cache).await;
-    let outcome = match validate::validate(cluster, &context.operator_context, &kept) {
+    let mut outcome = match validate::validate(cluster, &context.operator_context, &kept) {
         Ok(fleet) => act(&observation, fleet, context, cache).await?,
         Err(why) => Outcome {
             fleet: None,
@@ -249,9 +250,11 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clu
             unapplied: false,
             uncreated: None,
             policies: None,
+            teams: None,
             identity: cache.identity.report().clone(),
         },
     };
+    outcome.teams = teams::keep(&observation, last_status(cluster, cache).as_ref(), context, cache).await;
     let status = report(&observation, &outcome, context, cache).await?;
     let outlook = outlook(&observation, &outcome, &status, context, cache);
     let poll = poll(cluster, context);
@@ -281,7 +284,10 @@ fn outlook(
         reachable: !matches!(observation.fleet, Err(coordinators::Error::NoAddress)),
         applying: outcome.changing,
         moving: is(condition_types::PROGRESSING),
-        well: !is(condition_types::DEGRADED) && is(condition_types::QUORUM_HEALTHY) && outcome.declined.is_empty(),
+        well: !is(condition_types::DEGRADED)
+            && is(condition_types::QUORUM_HEALTHY)
+            && outcome.declined.is_empty()
+            && teams::are_settled(outcome.teams.as_deref()),
         told,
         quiet: cache.happened.get_or_insert_with(Instant::now).elapsed(),
         due: due(observation, cache),
@@ -407,6 +413,7 @@ async fn act(
         unapplied,
         uncreated,
         policies,
+        teams: None,
         identity,
     })
 }
@@ -424,6 +431,13 @@ fn uncreated(observation: &Observation, scale: &scale::Plan, cache: &mut Cluster
     (since.elapsed() >= CREATED_WITHIN).then_some((there, scale.replicas))
 }
 
+/// Returns the status that was written last. The watch cache may lag behind what this process has written itself.
+fn last_status(cluster: &RobeingCluster, cache: &ClusterCache) -> Option<RobeingClusterStatus> {
+    let own =
+        cache.patched.as_ref().filter(|(_, at)| at.elapsed() < apply::CACHE_LAG).map(|(status, _)| status.clone());
+    own.or_else(|| cluster.status.clone())
+}
+
 /// Patches the status if it changed, and publishes the events.
 async fn report(
     observation: &Observation,
@@ -432,10 +446,7 @@ async fn report(
     cache: &mut ClusterCache,
 ) -> Result<RobeingClusterStatus, Error> {
     let cluster = &observation.cluster;
-    // The cache may lag behind what this process has written itself.
-    let own =
-        cache.patched.as_ref().filter(|(_, at)| at.elapsed() < apply::CACHE_LAG).map(|(status, _)| status.clone());
-    let before = own.or_else(|| cluster.status.clone());
+    let before = last_status(cluster, cache);
     let status = report::status(observation, outcome, before.as_ref());
     let events = report::happened(observation, outcome, cache.seen.as_ref(), before.as_ref(), &status);
     // Conditions that others have set are ignored in the comparison.

@@ -3,7 +3,7 @@
 mod broadcasts;
 mod exchange;
 pub(crate) mod fixture;
-mod fleet;
+pub(crate) mod fleet;
 mod letters;
 mod liars;
 mod replies;

@@ -43,7 +43,8 @@ pub fn submission(
     let team = if spec.team.is_empty() { None } else { Some(team_id("team", &spec.team)?) };
     Ok(SubmitTask {
         team,
-        team_term: Some(spec.team_term).filter(|term| *term > 0),
+        // Without a team it says nothing, and coordinators of older versions can't read it.
+        team_term: team.and(Some(spec.team_term).filter(|term| *term > 0)),
         #[cfg(feature = "trial")]
         trial: robeing_fleet::trial::is_known() && spec.kind.starts_with("trial:"),
         priority,
@@ -59,4 +60,22 @@ pub fn submission(
         verify: spec.verify.map(|v1::Verify { agents, agree, pointer }| Verify { agents, agree, pointer }),
         ..SubmitTask::new(id, spec.kind, spec.input)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_term_of_a_leader_counts_with_a_team_alone() {
+        let read = |team: &str, team_term| {
+            let spec = v1::TaskSpec { team: team.to_owned(), team_term, ..v1::TaskSpec::default() };
+            let task = submission(spec, RetryPolicy::default(), || 7).expect("it is right");
+            (task.team.is_some(), task.team_term)
+        };
+        let team = "00000000-0000-0000-0000-000000000001";
+        assert_eq!(read("", 3), (false, None));
+        assert_eq!(read(team, 3), (true, Some(3)));
+        assert_eq!(read(team, 0), (true, None));
+    }
 }

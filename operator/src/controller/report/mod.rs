@@ -5,6 +5,7 @@ mod audits;
 mod conditions;
 mod events;
 mod recoveries;
+mod teams;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,7 @@ pub use conditions::state;
 pub use events::{EventRecord, Importance, Snapshot, happened};
 use kube::ResourceExt;
 use robeing_crds::{
-    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
+    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, TeamStatus, condition_types,
 };
 use robeing_proto::v1;
 
@@ -49,6 +50,8 @@ pub struct Outcome {
     pub uncreated: Option<(u32, u32)>,
     /// Why the policies of the spec are not in force, as sentences.
     pub policies: Option<String>,
+    /// The teams of the fleet; `None` if nothing could be found out about them.
+    pub teams: Option<Vec<TeamStatus>>,
     /// What was found of the fleet's identity.
     pub identity: Report,
 }
@@ -138,6 +141,11 @@ pub fn status(
             .iter()
             .map(|pool| PoolStatus { name: pool.name.clone(), ready: pool.live + pool.standby, desired: pool.desired })
             .collect(),
+        teams: outcome
+            .teams
+            .clone()
+            .or_else(|| previous.map(|previous| previous.teams.clone()))
+            .unwrap_or_default(),
         replicas: scaled.map_or(0, |name| scaled_replicas(observation, name)),
         selector: Some(names::selector_text(&selector)),
         image: match &outcome.fleet {

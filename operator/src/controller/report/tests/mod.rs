@@ -1,6 +1,7 @@
 mod audits;
 mod conditions;
 mod events;
+mod teams;
 
 use std::sync::Arc;
 
@@ -145,6 +146,7 @@ fn scene() -> Scene {
             unapplied: false,
             uncreated: None,
             policies: None,
+            teams: None,
             identity: Report::default(),
         },
     }

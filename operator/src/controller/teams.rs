@@ -1,0 +1,245 @@
+//! Keeps the teams of the spec: forms those that are missing, and disbands those that the spec has no more. The status
+//! has their ids. An id follows from the cluster, from the team in the spec, and from the id that it replaces, so that a
+//! team that was formed, and is not in the status yet, is found again.
+
+use std::fmt::Write as _;
+
+use robeing_client::{
+    Security,
+    coordinators::{CoordinatorClient, Error},
+};
+use robeing_crds::{RobeingClusterStatus, Role, Team, TeamState, TeamStatus};
+use robeing_identity::digest;
+use robeing_proto::v1;
+use tonic::Code;
+
+use super::{ClusterCache, Context, observe::Observation};
+
+/// A coordinator that is asked.
+struct Coordinator<'a> {
+    client: &'a CoordinatorClient,
+    address: &'a str,
+    security: Security,
+}
+
+/// Forms, disbands and looks at teams. Returns what became of them; `None` if nothing could be found out.
+pub(crate) async fn keep(
+    observation: &Observation,
+    before: Option<&RobeingClusterStatus>,
+    context: &Context,
+    cache: &ClusterCache,
+) -> Option<Vec<TeamStatus>> {
+    let Ok(answer) = &observation.fleet else { return None };
+    let coordinator = Coordinator {
+        client: &context.coordinators,
+        address: &answer.from,
+        security: cache.identity.security(),
+    };
+    let teams = &observation.cluster.spec.teams;
+    let known: &[TeamStatus] = before.map_or(&[], |before| before.teams.as_slice());
+    let cluster = observation.cluster.metadata.uid.as_deref().unwrap_or_default();
+    let mut kept = Vec::with_capacity(teams.len());
+    // First those that are not wanted any more, whose members are free then.
+    for gone in known.iter().filter(|known| teams.iter().all(|team| team.name != known.name)) {
+        if coordinator.disband(&gone.id).await.is_err() {
+            kept.push(gone.clone());
+        }
+    }
+    for team in teams {
+        let known = known.iter().find(|known| known.name == team.name);
+        match coordinator.keep(cluster, team, known).await {
+            Ok(status) => kept.push(status),
+            Err(error) => {
+                tracing::debug!(team = team.name, %error, "nothing is known of the team now");
+                kept.extend(known.cloned());
+            }
+        }
+    }
+    Some(kept)
+}
+
+/// Returns whether all teams of the spec are as they should be, so that nothing changes soon.
+pub(crate) fn are_settled(teams: Option<&[TeamStatus]>) -> bool {
+    let is_settled = |team: &TeamStatus| team.state == TeamState::Active;
+    teams.is_none_or(|teams| teams.iter().all(is_settled))
+}
+
+impl Coordinator<'_> {
+    async fn keep(&self, cluster: &str, team: &Team, known: Option<&TeamStatus>) -> Result<TeamStatus, Error> {
+        let spec = digest_of(team);
+        let (mut id, replaced) = ids(cluster, &spec, known);
+        if let Some(replaced) = replaced {
+            self.disband(replaced).await?;
+        }
+        let mut found = self.client.team(self.address, &self.security, id.clone()).await?;
+        if found.as_ref().is_some_and(|found| found.state() == v1::TeamState::Disbanded) {
+            id = id_of(cluster, &spec, &id);
+            found = None;
+        }
+        let formed = match found {
+            Some(found) => Ok(found),
+            None => self.client.form_team(self.address, &self.security, request(team, &id)).await,
+        };
+        match formed {
+            Ok(formed) => Ok(status(team, id, spec, &formed)),
+            Err(error) if is_refusal(&error) => Ok(not_formed(team, id, spec, &error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn disband(&self, id: &str) -> Result<(), Error> {
+        self.client.disband_team(self.address, &self.security, id.to_owned()).await
+    }
+}
+
+/// Returns the digest of what a team is formed for. Fields that later versions add don't change it while they are not
+/// set.
+fn digest_of(team: &Team) -> String {
+    let json = serde_json::to_string(team).unwrap_or_default();
+    hex(&digest(json.as_bytes())[..8])
+}
+
+/// Returns the id of a team with this digest that replaces another one, or none if that is empty.
+fn id_of(cluster: &str, spec: &str, replaced: &str) -> String {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest(format!("{cluster}/{spec}/{replaced}").as_bytes())[..16]);
+    // A UUID of version 8, RFC 9562: its bits are up to its maker.
+    bytes[6] = (bytes[6] & 0x0f) | 0x80;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    let text = hex(&bytes);
+    [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Returns the id of the team with this digest, and the id of one that was formed for another spec and is to be
+/// disbanded.
+fn ids<'a>(cluster: &str, spec: &str, known: Option<&'a TeamStatus>) -> (String, Option<&'a str>) {
+    match known {
+        None => (id_of(cluster, spec, ""), None),
+        Some(known) if known.spec_digest == spec => (known.id.clone(), None),
+        Some(known) => (id_of(cluster, spec, &known.id), Some(known.id.as_str())),
+    }
+}
+
+fn request(team: &Team, id: &str) -> v1::FormTeamRequest {
+    let role = match team.role {
+        None => v1::Role::Unspecified,
+        Some(Role::Worker) => v1::Role::Worker,
+        Some(Role::Specialist) => v1::Role::Specialist,
+        Some(Role::Messenger) => v1::Role::Messenger,
+        Some(Role::Guardian) => v1::Role::Guardian,
+    };
+    v1::FormTeamRequest {
+        id: id.to_owned(),
+        purpose: team.purpose.clone(),
+        size: team.size,
+        partial: team.partial,
+        role: role.into(),
+        skills: team.skills.clone(),
+    }
+}
+
+/// Returns whether a coordinator has decided against a team, rather than not having answered.
+fn is_refusal(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        Some(
+            Code::ResourceExhausted
+                | Code::InvalidArgument
+                | Code::AlreadyExists
+                | Code::FailedPrecondition
+                | Code::PermissionDenied
+                | Code::Unimplemented
+        )
+    )
+}
+
+fn status(team: &Team, id: String, spec_digest: String, formed: &v1::Team) -> TeamStatus {
+    let state = match formed.state() {
+        v1::TeamState::Unspecified | v1::TeamState::Forming => TeamState::Forming,
+        v1::TeamState::Active => TeamState::Active,
+        v1::TeamState::Degraded => TeamState::Degraded,
+        v1::TeamState::Disbanded => TeamState::Disbanded,
+    };
+    TeamStatus {
+        name: team.name.clone(),
+        id,
+        spec_digest,
+        state,
+        members: u32::try_from(formed.members.len()).unwrap_or(u32::MAX),
+        size: formed.size,
+        leader: Some(formed.leader.clone()).filter(|leader| !leader.is_empty()),
+        term: formed.term,
+        message: None,
+    }
+}
+
+fn not_formed(team: &Team, id: String, spec_digest: String, error: &Error) -> TeamStatus {
+    let message = match error {
+        Error::Refused { message, .. } => message.clone(),
+        other => other.to_string(),
+    };
+    let (name, size) = (team.name.clone(), team.size);
+    TeamStatus { name, id, spec_digest, size, message: Some(message), ..TeamStatus::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn team(size: u32) -> Team {
+        let (name, purpose) = ("review".to_owned(), "review the release".to_owned());
+        Team { name, purpose, size, partial: false, role: Some(Role::Worker), skills: vec!["ocr".to_owned()] }
+    }
+
+    #[test]
+    fn a_team_has_one_id_until_the_spec_changes_and_then_another_one() {
+        let (spec, other) = (digest_of(&team(3)), digest_of(&team(4)));
+        let (first, replaced) = ids("u", &spec, None);
+        assert_eq!(replaced, None);
+        assert_eq!(ids("u", &spec, None).0, first, "also if it is not in the status yet");
+        assert_ne!(ids("v", &spec, None).0, first, "another cluster has its own");
+        let known = TeamStatus { id: first.clone(), spec_digest: spec.clone(), ..TeamStatus::default() };
+        assert_eq!(ids("u", &spec, Some(&known)), (first.clone(), None));
+        let (second, replaced) = ids("u", &other, Some(&known));
+        assert_eq!((second == first, replaced), (false, Some(first.as_str())));
+        let known = TeamStatus { id: second.clone(), spec_digest: other, ..TeamStatus::default() };
+        assert_ne!(ids("u", &spec, Some(&known)).0, first, "the first one is disbanded");
+    }
+
+    #[test]
+    fn ids_are_uuids() {
+        let id = id_of("u", "s", "");
+        let lengths: Vec<usize> = id.split('-').map(str::len).collect();
+        assert_eq!(lengths, [8, 4, 4, 4, 12]);
+        assert_eq!((&id[14..15], id[19..20].contains(['8', '9', 'a', 'b'])), ("8", true), "{id}");
+    }
+
+    #[test]
+    fn a_team_is_asked_for_and_shown_as_it_is() {
+        let asked = request(&team(3), "i");
+        assert_eq!((asked.id.as_str(), asked.size, asked.role()), ("i", 3, v1::Role::Worker));
+        assert_eq!((asked.purpose.as_str(), asked.skills), ("review the release", vec!["ocr".to_owned()]));
+        let formed = v1::Team { state: v1::TeamState::Active.into(), size: 3, term: 2, ..v1::Team::default() };
+        let shown = status(&team(3), "i".to_owned(), "s".to_owned(), &formed);
+        assert_eq!((shown.state, shown.size, shown.term, shown.leader), (TeamState::Active, 3, 2, None));
+        assert!(are_settled(None) && are_settled(Some(&[])));
+        let refused = Error::Refused {
+            method: "FormTeam",
+            address: "a".to_owned(),
+            code: Code::ResourceExhausted,
+            message: "too few".to_owned(),
+        };
+        assert!(is_refusal(&refused) && !is_refusal(&Error::NoAddress));
+        let shown = not_formed(&team(3), "i".to_owned(), "s".to_owned(), &refused);
+        assert_eq!((shown.state, shown.message.as_deref()), (TeamState::NotFormed, Some("too few")));
+        assert!(!are_settled(Some(&[shown])));
+    }
+}
