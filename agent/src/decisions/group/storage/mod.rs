@@ -285,15 +285,18 @@ pub struct Store {
 
 impl Store {
     /// Carries out the changes of the records of one or more steps, and keeps their decisions. Everything is synced
-    /// when this returns.
+    /// when this returns. What is in `decided`, and no change appends, is in the records already.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails.
     pub async fn save(&mut self, changes: Vec<Sync>, decided: &[Decision]) -> Result<(), StoreError> {
+        let appends = |number: u64| {
+            let is_it = |change: &Sync| matches!(change, Sync::Append(Record::Decided(one)) if one.seq().0 == number);
+            changes.iter().any(is_it)
+        };
         for decision in decided {
-            let number = decision.seq().0;
-            if !self.log.has(number) && self.unlogged.iter().all(|(known, _)| *known != number) {
-                self.unlogged.push((number, decision.encoded()));
+            if !appends(decision.seq().0) {
+                self.keep(decision);
             }
         }
         let mut appended = Vec::new();
@@ -301,7 +304,6 @@ impl Store {
             match change {
                 Sync::Append(record) => appended.push(record),
                 Sync::Replace(records) => {
-                    // The log has no decision that the records don't know.
                     self.append(&mut appended).await?;
                     self.flush().await?;
                     let single = |record: &Record| pack(std::slice::from_ref(record));
@@ -317,13 +319,26 @@ impl Store {
         Ok(())
     }
 
-    /// Appends records, all of which are there after a crash or none.
+    /// Appends records, all of which are there after a crash or none. The decisions in them may be logged only then.
     async fn append(&mut self, records: &mut Vec<Record>) -> Result<(), StoreError> {
-        if !records.is_empty() {
-            self.records.append(&[pack(records)]).await?;
-            records.clear();
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.records.append(&[pack(records)]).await?;
+        for record in records.drain(..) {
+            if let Record::Decided(decision) = record {
+                self.keep(&decision);
+            }
         }
         Ok(())
+    }
+
+    /// Keeps a decision that is in the records until it is in the log.
+    fn keep(&mut self, decision: &Decision) {
+        let number = decision.seq().0;
+        if !self.has(number) {
+            self.unlogged.push((number, decision.encoded()));
+        }
     }
 
     /// Writes decisions to the log that are only in the records.

@@ -238,3 +238,44 @@ async fn decisions_are_in_the_log_before_the_records_drop_them() {
     store.fill(&[decision(2), decision(3)]).await.expect("they are kept");
     assert_eq!(store.first_missing(1, 3), None);
 }
+
+/// Returns a disk on which a member has enrolled.
+async fn used(group: &Group) -> SimulatedDisk {
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, group).await, Some(6));
+    disk
+}
+
+/// Saves two decisions at once, with a checkpoint between them.
+async fn save_around_a_checkpoint(disk: &SimulatedDisk) -> Result<(), StoreError> {
+    let (mut store, ..) = folder(disk).open().await?;
+    let record = |seq: u64| Record::Decided(Box::new(decision(seq)));
+    let kept = all(2).into_iter().chain([record(1)]).collect();
+    let changes = vec![Sync::Append(record(1)), Sync::Replace(kept), Sync::Append(record(2))];
+    store.save(changes, &[decision(1), decision(2)]).await
+}
+
+#[tokio::test]
+async fn whenever_the_power_goes_the_log_has_no_decision_that_the_records_do_not_know() {
+    let (group, _) = Fleet::new().group();
+    let whole = used(&group).await;
+    let before = whole.operations();
+    save_around_a_checkpoint(&whole).await.expect("it is saved");
+    for operation in 1..=whole.operations() - before {
+        for seed in 0..4 {
+            let disk = used(&group).await;
+            disk.power_off_during(operation);
+            // The last operations may be those of closing.
+            let _ = save_around_a_checkpoint(&disk).await;
+            disk.crash(seed);
+            let (store, _, records) = folder(&disk).open().await.expect("it opens");
+            let number = |record: &Record| match record {
+                Record::Decided(decision) => Some(decision.seq().0),
+                _ => None,
+            };
+            let last = records.iter().filter_map(number).max().unwrap_or(0);
+            let checked = store.check_age(last);
+            assert!(checked.is_ok(), "operation {operation}, seed {seed}: {checked:?}");
+        }
+    }
+}
