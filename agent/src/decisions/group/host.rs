@@ -181,7 +181,11 @@ impl Host {
             match arrived {
                 Arrived::Message(message) => self.take(message, &mut outputs),
                 Arrived::Command(command) => self.answer(command, &mut outputs).await?,
-                Arrived::Missing(decisions) => self.store.fill(&decisions).await?,
+                // What was executed before now is synced.
+                Arrived::Missing(decisions) => {
+                    let wanted = self.complete + 1..=self.replica.executed().0;
+                    self.store.fill(&decisions, wanted).await?;
+                }
                 Arrived::Timer => self.fire(&mut outputs),
             }
             // Several steps share one sync.

@@ -29,6 +29,7 @@ mod tests;
 
 use std::{
     io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -350,13 +351,20 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps decisions that this member has missed, and that were verified.
+    /// Keeps decisions that this member has missed, and that were verified: those of them that are `wanted`. The last
+    /// one that is must be executed, and the records that say so synced: the log never knows more than they.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails.
-    pub async fn fill(&mut self, decisions: &[Decision]) -> Result<(), StoreError> {
-        let missing = decisions.iter().filter(|decision| !self.has(decision.seq().0));
-        let missing: Vec<_> = missing.map(|decision| (decision.seq().0, decision.encoded())).collect();
+    pub async fn fill(&mut self, decisions: &[Decision], wanted: RangeInclusive<u64>) -> Result<(), StoreError> {
+        let mut missing: Vec<(u64, Vec<u8>)> = Vec::new();
+        for decision in decisions {
+            let number = decision.seq().0;
+            let is_new = !self.has(number) && missing.iter().all(|(known, _)| *known != number);
+            if is_new && wanted.contains(&number) {
+                missing.push((number, decision.encoded()));
+            }
+        }
         if missing.is_empty() { Ok(()) } else { Ok(self.log.append(&missing).await?) }
     }
 

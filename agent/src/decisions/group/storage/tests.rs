@@ -235,7 +235,7 @@ async fn decisions_are_in_the_log_before_the_records_drop_them() {
     // Records that do not know what is in the log are older than what the member has said.
     assert!(store.check_age(2).is_ok());
     assert!(matches!(store.check_age(1), Err(StoreError::Damaged { .. })));
-    store.fill(&[decision(2), decision(3)]).await.expect("they are kept");
+    store.fill(&[decision(2), decision(3)], 1..=3).await.expect("they are kept");
     assert_eq!(store.first_missing(1, 3), None);
 }
 
@@ -278,4 +278,23 @@ async fn whenever_the_power_goes_the_log_has_no_decision_that_the_records_do_not
             assert!(checked.is_ok(), "operation {operation}, seed {seed}: {checked:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_decision_that_is_not_executed_yet_does_not_get_into_the_log() {
+    let (group, _) = Fleet::new().group();
+    let disk = used(&group).await;
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    // Another member answers with more than was asked for, and repeats itself.
+    let answer = [decision(1), decision(2), decision(3), decision(3), decision(4)];
+    store.fill(&answer, 2..=3).await.expect("they are kept");
+    drop(store);
+    disk.crash(1);
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    assert!(store.check_age(3).is_ok(), "it comes back");
+    let read = store.read(1, 10, 1 << 20).await.expect("they are read");
+    assert_eq!(read, [decision(2).encoded(), decision(3).encoded()]);
+    // Those that were too early come when they are executed.
+    store.fill(&answer, 4..=4).await.expect("it is kept");
+    assert_eq!(store.first_missing(2, 4), None);
 }
