@@ -52,6 +52,16 @@ pub struct CheckedDecision {
     pub entries: Vec<CheckedEntry>,
 }
 
+impl CheckedDecision {
+    /// Returns whether the decision contains this proposal, signed by this author.
+    pub fn decides(&self, proposal: &Proposal, author: &str) -> bool {
+        let is_it = |entry: &CheckedEntry| {
+            entry.proposal.as_ref() == Some(proposal) && entry.author.as_ref().is_ok_and(|found| found == author)
+        };
+        self.entries.iter().any(is_it)
+    }
+}
+
 /// What was found in a file: everything in it is proved.
 #[derive(Clone, Debug)]
 pub struct LogReport {

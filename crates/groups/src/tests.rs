@@ -206,6 +206,32 @@ fn a_proposal_is_decided_once_and_the_state_is_restored_as_it_was() {
 }
 
 #[test]
+fn a_decision_of_something_else_is_not_that_of_a_proposal() {
+    let group = GroupFile::of(enrolled(&authority())).unwrap().verify().unwrap();
+    let decided = |entries: Vec<CheckedEntry>| CheckedDecision { seq: 1, signers: Vec::new(), entries };
+    let entry = |proposal: &Proposal, author: Result<&str, GroupError>| CheckedEntry {
+        proposed_by: "a".into(),
+        author: author.map(str::to_owned),
+        is_trusted: None,
+        proposal: Some(proposal.clone()),
+        is_repeated: false,
+    };
+    let mine = proposal(&group, 1, "deploy");
+    let right = entry(&mine, Ok("client:ada"));
+    // The same id with another text, another author, and nobody's signature.
+    let wrong = [
+        entry(&proposal(&group, 1, "delete"), Ok("client:ada")),
+        entry(&proposal(&group, 2, "deploy"), Ok("client:ada")),
+        entry(&mine, Ok("client:eve")),
+        entry(&mine, Err(GroupError::Members(0))),
+        CheckedEntry { proposal: None, ..right.clone() },
+    ];
+    assert!(!decided(wrong.to_vec()).decides(&mine, "client:ada"));
+    assert!(!decided(Vec::new()).decides(&mine, "client:ada"));
+    assert!(decided([&wrong[..], &[right]].concat()).decides(&mine, "client:ada"));
+}
+
+#[test]
 fn what_is_asked_is_read_as_it_was_written() {
     let file = GroupFile::of(enrolled(&authority())).unwrap();
     let (group, members) = ("council".to_owned(), names());
