@@ -164,7 +164,11 @@ impl Stage {
     }
 
     async fn propose(&self, name: &str, group: &Group, id: u8, text: &str) -> u64 {
-        let ask = Ask::Propose { group: GROUP.into(), proposal: self.proposal(group, id, text) };
+        self.propose_signed(name, self.proposal(group, id, text)).await
+    }
+
+    async fn propose_signed(&self, name: &str, proposal: Signed) -> u64 {
+        let ask = Ask::Propose { group: GROUP.into(), proposal };
         let answer = timeout(Duration::from_secs(60), self.ask(name, &ask)).await.expect("it is decided in time");
         exchange::read::<Decided>("answer", &answer.expect("it is decided")).expect("a number").decision
     }
@@ -218,11 +222,13 @@ impl Stage {
 async fn members_decide_while_each_of_them_stops_in_turn_and_all_logs_agree() {
     let mut stage = Stage::new().await;
     let group = stage.formed().await;
-    for (id, name) in (1..).zip(names()) {
+    let first = stage.proposal(&group, 1, "1");
+    assert_eq!(stage.propose_signed("a", first.clone()).await, 1);
+    for (id, name) in (2..).zip(names().into_iter().skip(1)) {
         stage.propose(&name, &group, id, &format!("{id}")).await;
     }
     // The same proposal is decided once.
-    assert_eq!(stage.propose("b", &group, 1, "1").await, 1);
+    assert_eq!(stage.propose_signed("b", first).await, 1);
     assert_eq!(stage.agreed(&group, 4).await.len(), 4);
     for (round, name) in (10..).zip(names()) {
         stage.stop(&name).await;

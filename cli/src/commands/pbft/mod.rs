@@ -3,14 +3,13 @@
 mod files;
 
 use std::{
-    collections::BTreeSet,
     io::{self, Write},
     time::Duration,
 };
 
 use robeing_client::{FleetClient, new_proposal_id};
 use robeing_groups::{
-    CheckedDecision, Enrolment, Group, GroupError, GroupFile, LogFile, MAX_TEXT_BYTES, Proposal, entries_of,
+    CheckedDecision, Enrolment, Group, GroupError, GroupFile, LogFile, MAX_TEXT_BYTES, Proposal, Seen, entries_of,
     exchange::{self, Ask, Decided, Enrolled, Page, Shown},
     is_group_name,
 };
@@ -149,7 +148,7 @@ async fn propose(args: ProposeArgs, fleet: &Connection) -> Result<Exit, CliError
     // The member may lie, and so may whoever passes its answer on. A decision proves itself, but any does: it must be
     // one of this very proposal.
     let page = page(&client, &group, Some(&member), (decision, 1)).await?;
-    let mut seen = BTreeSet::new();
+    let mut seen = Seen::new();
     let proved = page.decisions.first().map(|Base64(bytes)| entries_of(&group, bytes, None, &mut seen)).transpose();
     match proved.map_err(PbftError::Group)? {
         Some(proved) if proved.seq == decision && proved.decides(&mine, &author) => {
@@ -181,7 +180,7 @@ async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let client = client(fleet, None, Access::Use).await?;
     let trusted = client.trusted();
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let (mut from, mut kept, mut seen) = (args.from, Vec::new(), BTreeSet::new());
+    let (mut from, mut kept, mut seen) = (args.from, Vec::new(), Seen::new());
     let mut decisions: Vec<CheckedDecision> = Vec::new();
     while decisions.len() < limit {
         let left = u32::try_from(limit - decisions.len()).unwrap_or(u32::MAX);
