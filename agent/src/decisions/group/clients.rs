@@ -14,7 +14,7 @@ use robeing_groups::{
     is_group_name,
 };
 use robeing_identity::random_bytes;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::spawn_blocking};
 use tracing::info;
 
 use super::{
@@ -32,6 +32,11 @@ fn public_key(identity: &Identity) -> Option<PublicKey> {
 
 fn text(error: impl ToString) -> String {
     error.to_string()
+}
+
+/// Verifies signatures on another thread: whoever handles messages handles those of all groups.
+async fn aside<T: Send + 'static>(verify: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    spawn_blocking(verify).await.unwrap_or_else(|error| Err(text(error)))
 }
 
 impl Groups {
@@ -118,7 +123,7 @@ impl Groups {
 
     /// Starts as a member of a group, if its description is what its members have signed.
     async fn form(&self, file: GroupFile) -> Result<Shown, String> {
-        let group = file.verify().map_err(text)?;
+        let group = aside(move || file.verify().map_err(text)).await?;
         let folder = self.folder_of(group.name())?;
         let papers = self.papers().await?;
         let _turn = self.0.forming.lock().await;
@@ -162,7 +167,8 @@ impl Groups {
     async fn propose(&self, group: &str, proposal: &Signed) -> Result<Decided, String> {
         let member = self.member_of(group)?;
         let papers = self.papers().await?;
-        let (read, author) = Proposal::verify(proposal, &member.group).map_err(text)?;
+        let (call, group) = (proposal.clone(), Arc::clone(&member.group));
+        let (read, author) = aside(move || Proposal::verify(&call, &group).map_err(text)).await?;
         let is_trusted = papers.bundle().is_some_and(|bundle| proposal.is_trusted_by(bundle));
         if !is_trusted {
             return Err(robeing_groups::GroupError::Untrusted(author).to_string());

@@ -20,13 +20,15 @@ use robeing_groups::{
 };
 use robeing_votes::Base64;
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
     time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
 use super::{
+    inbox::Inbound,
     limits::{FETCH_PAUSE, STEPS_PER_SYNC},
     post::{Peers, Post},
     storage::{Folder, Store, StoreError},
@@ -67,14 +69,6 @@ impl HostError {
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_temporary())
     }
-}
-
-/// A verified message, with the room that it takes.
-pub struct Inbound {
-    /// The message.
-    pub message: Verified,
-    /// The room.
-    pub room: OwnedSemaphorePermit,
 }
 
 /// What clients ask the replica.
@@ -394,7 +388,13 @@ async fn fetch(group: Arc<Group>, post: Arc<dyn Post>, from_member: String, from
             return Vec::new();
         }
     };
-    let Ok(page) = exchange::read::<Page>("page of decisions", &reply) else { return Vec::new() };
+    // Hundreds of signatures take long to verify.
+    spawn_blocking(move || proved(&group, &reply)).await.unwrap_or_default()
+}
+
+/// Returns the decisions of a page that are proved.
+fn proved(group: &Group, page: &[u8]) -> Vec<Decision> {
+    let Ok(page) = exchange::read::<Page>("page of decisions", page) else { return Vec::new() };
     let proved = |Base64(bytes): &Base64| {
         let decision = Decision::decoded(bytes).ok()?;
         decision.verify_in(group.epoch().scope(), &Ed25519).ok()?;

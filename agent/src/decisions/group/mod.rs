@@ -14,13 +14,14 @@
 //! 3. **A member that lost its disk does not come back.** It is refused by its own records, or by their lack.
 //! 4. **Bounded.** What waits for a replica, for another member or for a client has a named limit ([`limits`]); what is
 //!    more is dropped or refused.
-//! 5. **A slow handler of messages holds up no group.** Messages between members have the highest priority, for which
-//!    the messenger keeps a share of what is handled at once, and none waits for anything but its verification.
+//! 5. **Whoever handles messages waits for no message between members.** They are verified by tasks of their own
+//!    ([`inbox`]).
 //!
 //! | module | job |
 //! |---|---|
 //! | [`storage`] | the disk of a member |
 //! | [`host`] | drives the replica of one group |
+//! | [`inbox`] | verifies what other members send, each within its share of the room |
 //! | [`post`] | sends to the other members |
 //! | [`papers`] | the agent's certificate, and whom it trusts |
 //! | [`clients`] | enrolling, forming, proposing, showing |
@@ -29,6 +30,7 @@ mod clients;
 #[cfg(test)]
 mod fixture;
 pub mod host;
+pub mod inbox;
 pub mod limits;
 pub mod papers;
 pub mod post;
@@ -45,24 +47,20 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use robeing_bft::{Verified, crypto::Ed25519, message::Message};
 use robeing_groups::{
     Group,
     exchange::{CLIENT_KIND, PEER_KIND, from_peer},
     is_group_name,
 };
 use robeing_platform::{Platform, sync::Mutex};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::spawn_blocking,
-    time::sleep,
-};
+use tokio::{sync::mpsc, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
 use self::{
-    host::{Command, Host, HostError, Inbound, Queues},
-    limits::{MAX_COMMANDS, MAX_INBOX, MAX_INBOX_BYTES, RETRY_PAUSE, VERIFIED_ASIDE},
+    host::{Command, Host, HostError, Queues},
+    inbox::Inbox,
+    limits::{MAX_COMMANDS, RETRY_PAUSE},
     papers::PaperSource,
     post::Post,
     storage::Folder,
@@ -78,9 +76,7 @@ const GROUPS: &str = "groups";
 /// A group of which this agent is a member.
 struct Member {
     group: Arc<Group>,
-    inbox: mpsc::Sender<Inbound>,
-    /// The room for messages that are verified or wait, bytes.
-    room: Arc<Semaphore>,
+    inbox: Inbox,
     commands: mpsc::Sender<Command>,
     /// Why the agent does not take part; empty: it does.
     problem: Mutex<String>,
@@ -106,27 +102,6 @@ impl Member {
             mpsc::error::TrySendError::Full(_) => format!("{MAX_COMMANDS} questions wait for this member; ask later"),
             mpsc::error::TrySendError::Closed(_) => self.problem(),
         })
-    }
-
-    /// Verifies a message of the protocol and passes it on, unless too much waits.
-    async fn receive(&self, bytes: Bytes) {
-        let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(size) else { return };
-        let epoch = self.group.epoch().clone();
-        let is_large = bytes.len() > VERIFIED_ASIDE;
-        let verify = move || {
-            let message = Message::decode(&bytes).map_err(|error| error.to_string())?;
-            Verified::check(message, &epoch, &Ed25519).map_err(|error| error.to_string())
-        };
-        let verified = match is_large {
-            true => spawn_blocking(verify).await.unwrap_or_else(|error| Err(error.to_string())),
-            false => verify(),
-        };
-        match verified {
-            // What does not fit is sent again.
-            Ok(message) => drop(self.inbox.try_send(Inbound { message, room })),
-            Err(error) => warn!(group = self.group.name(), error, "a message of a member of a group is dropped"),
-        }
     }
 }
 
@@ -218,12 +193,11 @@ impl Groups {
 
     /// Begins to take part in a group.
     fn attend(&self, group: Arc<Group>) -> Arc<Member> {
-        let (inbox, messages) = mpsc::channel(MAX_INBOX);
+        let (inbox, messages) = Inbox::start(&group, &self.0.me);
         let (commands, asked) = mpsc::channel(MAX_COMMANDS);
         let member = Arc::new(Member {
             group: Arc::clone(&group),
             inbox,
-            room: Arc::new(Semaphore::new(MAX_INBOX_BYTES)),
             commands,
             problem: Mutex::new(String::new()),
         });
@@ -244,7 +218,7 @@ impl Groups {
     }
 
     /// Takes a message of another member.
-    async fn receive(&self, packet: &Packet) -> HandlerOutcome {
+    fn receive(&self, packet: &Packet) -> HandlerOutcome {
         let Some((group, bytes)) = from_peer(&packet.payload) else {
             return HandlerOutcome::Refused { reason: "the message names no group".into() };
         };
@@ -254,7 +228,7 @@ impl Groups {
             let reason = format!("this agent and the sender are not members of one group {group:?}");
             return HandlerOutcome::Refused { reason };
         };
-        member.receive(bytes).await;
+        member.inbox.receive(&packet.sender, bytes);
         HandlerOutcome::Accepted { reply: None }
     }
 }
@@ -293,7 +267,7 @@ impl GroupHandler {
 impl Handler for GroupHandler {
     async fn deliver(&self, delivery: Delivery) -> HandlerOutcome {
         match &*delivery.packet.kind {
-            PEER_KIND => self.groups.receive(&delivery.packet).await,
+            PEER_KIND => self.groups.receive(&delivery.packet),
             CLIENT_KIND => match self.groups.answer(&delivery.packet.payload).await {
                 Ok(reply) => HandlerOutcome::Accepted { reply: Some(reply) },
                 Err(reason) => HandlerOutcome::Refused { reason },

@@ -75,7 +75,7 @@ impl Post for InMemory {
     async fn send(&self, to: &str, payload: Bytes) {
         if let Some(groups) = self.other(to) {
             let packet = Packet { sender: self.from.as_str().into(), payload, ..packet(1) };
-            tokio::spawn(async move { groups.receive(&packet).await });
+            tokio::spawn(async move { groups.receive(&packet) });
         }
     }
 
@@ -385,18 +385,18 @@ async fn who_has_no_data_folder_or_no_certificate_is_no_member() {
 async fn a_stranger_is_not_listened_to() {
     let stage = Stage::new().await;
     stage.formed().await;
-    let say = async |sender: &str, payload: Bytes| {
+    let say = |sender: &str, payload: Bytes| {
         let packet = Packet { sender: sender.into(), payload, ..packet(1) };
-        stage.groups("a").receive(&packet).await
+        stage.groups("a").receive(&packet)
     };
     let accepted = HandlerOutcome::Accepted { reply: None };
-    assert_eq!(say("b", exchange::to_peer(GROUP, b"nonsense")).await, accepted);
+    assert_eq!(say("b", exchange::to_peer(GROUP, b"nonsense")), accepted);
     for (sender, payload) in [
         ("e", exchange::to_peer(GROUP, b"nonsense")),
         ("b", exchange::to_peer("others", b"nonsense")),
         ("b", Bytes::new()),
         ("b", Bytes::from_static(b"\xffx")),
     ] {
-        assert!(matches!(say(sender, payload).await, HandlerOutcome::Refused { .. }), "{sender}");
+        assert!(matches!(say(sender, payload), HandlerOutcome::Refused { .. }), "{sender}");
     }
 }
