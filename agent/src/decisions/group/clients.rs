@@ -47,7 +47,7 @@ impl Groups {
     pub(super) async fn answer(&self, payload: &[u8]) -> Result<Bytes, String> {
         match Ask::from_bytes(payload).map_err(text)? {
             Ask::Enrol { group, members } => Ok(json(&self.enrol(&group, &members).await?)),
-            Ask::Form { file } => Ok(json(&self.form(file).await?)),
+            Ask::Form { file } => Ok(json(&show(&*self.form(file).await?).await)),
             Ask::Show { group } => Ok(json(&show(&self.member_of(&group)?).await)),
             Ask::Propose { group, proposal } => Ok(json(&self.propose(&group, &proposal).await?)),
             Ask::Log { group, from, limit } => {
@@ -60,7 +60,7 @@ impl Groups {
     }
 
     fn member_of(&self, group: &str) -> Result<Arc<Member>, String> {
-        self.member(group).ok_or_else(|| format!("this agent is no member of a group {group:?}"))
+        self.member(group).ok_or_else(|| self.no_member(group))
     }
 
     async fn papers(&self) -> Result<Arc<dyn Papers>, String> {
@@ -122,7 +122,7 @@ impl Groups {
     }
 
     /// Starts as a member of a group, if its description is what its members have signed.
-    async fn form(&self, file: GroupFile) -> Result<Shown, String> {
+    async fn form(&self, file: GroupFile) -> Result<Arc<Member>, String> {
         let group = aside(move || file.verify().map_err(text)).await?;
         let folder = self.folder_of(group.name())?;
         let papers = self.papers().await?;
@@ -131,7 +131,7 @@ impl Groups {
             if member.group.fingerprint() != group.fingerprint() {
                 return Err(format!("this agent is a member of another group {:?}", group.name()));
             }
-            return Ok(show(&member).await);
+            return Ok(member);
         }
         self.check_own(&group, &folder).await?;
         if papers.fleet().as_deref() != Some(&*group.epoch().fleet) {
@@ -142,8 +142,7 @@ impl Groups {
         group.check_age(papers.now()).map_err(text)?;
         folder.admit(&group).await.map_err(text)?;
         info!(group = group.name(), fingerprint = group.fingerprint(), "this agent has become a member of a group");
-        let member = self.attend(Arc::new(group));
-        Ok(show(&member).await)
+        Ok(self.attend(Arc::new(group)))
     }
 
     /// Checks that the description of a group has the identity and the key that are on this disk.

@@ -325,6 +325,10 @@ impl Host {
         done: oneshot::Sender<Result<u64, String>>,
         outputs: &mut Outputs,
     ) -> Result<(), HostError> {
+        // While this member could not take part, who asked may have given up.
+        if done.is_closed() {
+            return Ok(());
+        }
         self.waiting.retain(|_, done| !done.is_closed());
         if self.waiting.len() >= MAX_PENDING_PER_CLIENT {
             let _ = done.send(Err(format!("{MAX_PENDING_PER_CLIENT} proposals wait here; propose it again later")));

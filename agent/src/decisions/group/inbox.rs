@@ -80,7 +80,7 @@ impl Inbox {
         (Self(lanes), messages)
     }
 
-    /// Takes a message of a member. Returns whether there was room for it. What does not fit is dropped, and sent again.
+    /// Takes a message of a member. Returns whether there was room for it: what is too much is dropped, and sent again.
     pub fn receive(&self, sender: &str, message: Bytes) -> bool {
         let Some(lane) = self.0.get(sender) else { return false };
         let Some(room) = lane.room(message.len()) else { return false };

@@ -42,6 +42,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, OnceLock, PoisonError},
 };
 
@@ -112,6 +113,8 @@ struct Inner {
     source: Arc<dyn PaperSource>,
     post: OnceLock<Arc<dyn Post>>,
     members: Mutex<BTreeMap<String, Arc<Member>>>,
+    /// Groups whose descriptions can't be used, and why.
+    unusable: Mutex<BTreeMap<String, String>>,
     /// Groups are enrolled for and formed one after another.
     forming: tokio::sync::Mutex<()>,
     stop: CancellationToken,
@@ -139,6 +142,7 @@ impl Groups {
             source,
             post: OnceLock::new(),
             members: Mutex::new(BTreeMap::new()),
+            unusable: Mutex::new(BTreeMap::new()),
             forming: tokio::sync::Mutex::new(()),
             stop,
             tasks: TaskTracker::new(),
@@ -176,7 +180,11 @@ impl Groups {
                 }
                 Ok(Some(group)) => error!(folder = name, group = group.name(), "a group is in the folder of another"),
                 Ok(None) => debug!(group = name, "this agent has a key for a group that was not formed"),
-                Err(error) => error!(group = name, %error, "this agent does not take part in a group"),
+                Err(error) => {
+                    error!(group = name, %error, "this agent does not take part in a group until it starts again");
+                    let mut unusable = self.0.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+                    unusable.insert(name, error.to_string());
+                }
             }
         }
     }
@@ -189,6 +197,13 @@ impl Groups {
 
     fn member(&self, group: &str) -> Option<Arc<Member>> {
         self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(group).cloned()
+    }
+
+    /// Returns why this agent is no member of a group.
+    fn no_member(&self, group: &str) -> String {
+        let unusable = self.0.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = || format!("this agent is no member of a group {group:?}");
+        unusable.get(group).cloned().unwrap_or_else(none)
     }
 
     /// Begins to take part in a group.
@@ -243,9 +258,14 @@ async fn serve(groups: Groups, member: Arc<Member>, mut queues: Queues) {
         if !error.is_temporary() {
             return;
         }
-        tokio::select! {
-            () = groups.0.stop.cancelled() => return,
-            () = sleep(RETRY_PAUSE) => {}
+        let mut pause = pin!(sleep(RETRY_PAUSE));
+        loop {
+            tokio::select! {
+                () = groups.0.stop.cancelled() => return,
+                () = &mut pause => break,
+                // Whoever asks meanwhile is told the problem, as nobody answers.
+                Some(command) = queues.commands.recv() => drop(command),
+            }
         }
     }
 }

@@ -297,6 +297,48 @@ async fn a_member_that_lost_a_part_of_its_disk_says_so_and_takes_no_part() {
 }
 
 #[tokio::test]
+async fn a_member_that_can_not_use_its_disk_for_now_says_so_and_comes_back() {
+    let mut stage = Stage::new().await;
+    let group = stage.formed().await;
+    stage.stop("d").await;
+    let folder = Folder::new(&Platform::real(), &stage.data("d").join("groups"), GROUP);
+    let locked = folder.open().await.expect("it is free");
+    stage.start("d").await;
+    let shown = timeout(Duration::from_secs(4), stage.status("d")).await.expect("it answers");
+    assert!(shown.problem.contains("another process uses"), "{shown:?}");
+    for ask in [
+        Ask::Propose { group: GROUP.into(), proposal: stage.proposal(&group, 1, "one") },
+        Ask::Log { group: GROUP.into(), from: 1, limit: 1 },
+    ] {
+        let refused = timeout(Duration::from_secs(10), stage.ask("d", &ask)).await.expect("it answers");
+        let refused = refused.expect_err("it can't take part");
+        assert!(refused.contains("another process uses"), "{refused}");
+    }
+    // Other groups can be enrolled for meanwhile.
+    stage.ask("d", &Ask::Form { file: group.file().clone() }).await.expect("it says the problem");
+    stage.ask("d", &Ask::Enrol { group: "other".into(), members: names() }).await.expect("it enrols");
+    drop(locked);
+    assert_eq!(stage.propose("a", &group, 2, "two").await, 1, "what nobody waited for is not proposed");
+    let until = Instant::now() + Duration::from_secs(60);
+    while !stage.status("d").await.problem.is_empty() {
+        assert!(Instant::now() < until, "it does not come back");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_member_whose_description_was_damaged_says_so() {
+    let mut stage = Stage::new().await;
+    stage.formed().await;
+    stage.stop("d").await;
+    let description = stage.data("d").join("groups").join(GROUP).join("group.json");
+    fs::write(&description, "{}").expect("it is the test's");
+    stage.start("d").await;
+    let refused = stage.ask("d", &Ask::Show { group: GROUP.into() }).await.expect_err("it takes no part");
+    assert!(refused.contains("group.json can't be used"), "{refused}");
+}
+
+#[tokio::test]
 async fn whoever_passes_enrolments_on_cannot_substitute_a_key() {
     let stage = Stage::new().await;
     let file = stage.enrolled().await;
