@@ -54,7 +54,10 @@ use robeing_groups::{
     is_group_name,
 };
 use robeing_platform::{Platform, sync::Mutex};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error};
 
@@ -274,12 +277,28 @@ async fn serve(groups: Groups, member: Arc<Member>, mut queues: Queues) {
 pub struct GroupHandler {
     inner: Arc<dyn Handler>,
     groups: Groups,
+    /// The room for questions of clients, which may wait until something is decided.
+    questions: Semaphore,
 }
 
 impl GroupHandler {
     /// Creates a handler that passes other messages on to `inner`.
     pub fn new(inner: Arc<dyn Handler>, groups: Groups) -> Self {
-        Self { inner, groups }
+        // The other half is for what other members send, and for all else.
+        let questions = Semaphore::new((inner.at_once() / 2).clamp(1, Semaphore::MAX_PERMITS));
+        Self { inner, groups, questions }
+    }
+
+    /// Answers a client, unless too many wait.
+    async fn answer(&self, packet: &Packet) -> HandlerOutcome {
+        let Ok(_room) = self.questions.try_acquire() else {
+            let reason = "too many questions to the groups of this agent wait; ask another member, or again later";
+            return HandlerOutcome::Refused { reason: reason.into() };
+        };
+        match self.groups.answer(&packet.payload).await {
+            Ok(reply) => HandlerOutcome::Accepted { reply: Some(reply) },
+            Err(reason) => HandlerOutcome::Refused { reason },
+        }
     }
 }
 
@@ -288,10 +307,7 @@ impl Handler for GroupHandler {
     async fn deliver(&self, delivery: Delivery) -> HandlerOutcome {
         match &*delivery.packet.kind {
             PEER_KIND => self.groups.receive(&delivery.packet),
-            CLIENT_KIND => match self.groups.answer(&delivery.packet.payload).await {
-                Ok(reply) => HandlerOutcome::Accepted { reply: Some(reply) },
-                Err(reason) => HandlerOutcome::Refused { reason },
-            },
+            CLIENT_KIND => self.answer(&delivery.packet).await,
             _ => self.inner.deliver(delivery).await,
         }
     }

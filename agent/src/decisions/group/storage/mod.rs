@@ -13,8 +13,9 @@
 //!
 //! 1. **Nothing is said before it is synced.** [`Store::save`] returns when everything is on the disk.
 //! 2. **A lost disk does not come back.** Once there is a description of the group, nothing that is missing is made
-//!    again, and nothing that is damaged is used: the member does not start. A torn end of the records is cut off: it
-//!    was never synced, so nothing depends on it.
+//!    again, and nothing that is damaged is used: the member does not start. A torn end of the records is cut off: a
+//!    crash tears only what is not synced yet, on which nothing depends. Damage of the very last record, and of nothing
+//!    else, looks the same.
 //! 3. **Decisions are on the disk twice until they are once.** The records contain the decisions since the last stable
 //!    checkpoint. They are in the log before the records drop them. The log never has a decision that the records, or a
 //!    checkpoint in them, do not know: if it does, the records are older than what was said, and the member does not
