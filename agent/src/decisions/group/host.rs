@@ -30,6 +30,7 @@ use tracing::{info, warn};
 use super::{
     inbox::Inbound,
     limits::{FETCH_PAUSE, STEPS_PER_SYNC},
+    missing::Missing,
     post::{Peers, Post},
     storage::{Folder, Store, StoreError},
 };
@@ -124,6 +125,7 @@ pub struct Host {
     waiting: BTreeMap<u64, oneshot::Sender<Result<u64, String>>>,
     /// Up to this one no decision is missing on the disk.
     complete: u64,
+    missing: Missing,
     fetching: Option<AbortOnDropHandle<Vec<Decision>>>,
     next_fetch: Instant,
     fetched_from: usize,
@@ -157,6 +159,7 @@ impl Host {
             timers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             complete: 0,
+            missing: Missing::default(),
             fetching: None,
             next_fetch: Instant::now(),
             fetched_from: 0,
@@ -179,6 +182,7 @@ impl Host {
                 Arrived::Missing(decisions) => {
                     let wanted = self.complete + 1..=self.replica.executed().0;
                     self.store.fill(&decisions, wanted).await?;
+                    self.pass_over(&decisions);
                 }
                 Arrived::Timer => self.fire(&mut outputs),
             }
@@ -287,6 +291,11 @@ impl Host {
             Event::Restored { from, to } => {
                 info!(group, from = from.0, to = to.0, "decisions were skipped, and are got from other members");
                 self.complete = self.complete.min(from.0.saturating_sub(1));
+                self.missing = Missing::default();
+                // Whether their proposals are among the skipped ones is not known here.
+                for done in std::mem::take(&mut self.waiting).into_values() {
+                    let _ = done.send(Err("this member has skipped decisions; propose it again".to_owned()));
+                }
             }
             Event::Refused { client, id, why } if client == self.signer.public_key() => {
                 if let Some(done) = self.waiting.remove(&id) {
@@ -347,6 +356,17 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// Goes on behind decisions that no other member has any more.
+    fn pass_over(&mut self, decisions: &[Decision]) {
+        let (wanted, executed) = (self.complete + 1, self.replica.executed().0);
+        let got = decisions.iter().map(|decision| decision.seq().0).filter(|number| *number <= executed);
+        let others = self.group.names().count().saturating_sub(1);
+        if let Some(next) = self.missing.answered(wanted, got, others) {
+            warn!(group = self.group.name(), from = wanted, to = next - 1, "no other member has decisions any more");
+            self.complete = next - 1;
+        }
     }
 
     /// Begins to get decisions that are missing on the disk, from one member after another.

@@ -22,6 +22,7 @@
 //! | [`storage`] | the disk of a member |
 //! | [`host`] | drives the replica of one group |
 //! | [`inbox`] | verifies what other members send, each within its share of the room |
+//! | [`missing`] | which missing decisions no other member has any more |
 //! | [`post`] | sends to the other members |
 //! | [`papers`] | the agent's certificate, and whom it trusts |
 //! | [`clients`] | enrolling, forming, proposing, showing |
@@ -32,6 +33,7 @@ mod fixture;
 pub mod host;
 pub mod inbox;
 pub mod limits;
+pub mod missing;
 pub mod papers;
 pub mod post;
 pub mod storage;

@@ -415,9 +415,7 @@ impl Store {
     /// Returns the first decision up to this one that is missing, from a number on. Those that had to be removed
     /// because the log is full are not missing.
     pub fn first_missing(&self, from: u64, executed: u64) -> Option<u64> {
-        if self.log.is_cut() {
-            return None;
-        }
+        let from = if self.log.is_cut() { self.log.first().map_or(from, |first| first.max(from)) } else { from };
         let end = self.unlogged.first().map_or(executed, |(number, _)| number.saturating_sub(1).min(executed));
         self.log.first_missing(from, end)
     }

@@ -298,3 +298,17 @@ async fn a_decision_that_is_not_executed_yet_does_not_get_into_the_log() {
     store.fill(&answer, 4..=4).await.expect("it is kept");
     assert_eq!(store.first_missing(2, 4), None);
 }
+
+#[tokio::test]
+async fn holes_behind_decisions_that_had_to_be_removed_are_found() {
+    let (group, _) = Fleet::new().group();
+    let disk = used(&group).await;
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    store.fill(&[decision(5), decision(6), decision(8)], 1..=8).await.expect("they are kept");
+    drop(store);
+    // The oldest segment is not the first one that there was.
+    let [first, second] = ["decisions-0000000000000000", "decisions-0000000000000001"].map(path);
+    disk.rename(&first, &second).await.expect("it is there");
+    let (store, ..) = folder(&disk).open().await.expect("it opens");
+    assert_eq!(store.first_missing(1, 8), Some(7), "the hole, and not what was removed");
+}
