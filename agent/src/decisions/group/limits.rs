@@ -14,6 +14,8 @@ pub const MAX_INBOX_BYTES: usize = 32 << 20;
 pub const MAX_COMMANDS: usize = 64;
 /// Maximum number of messages that wait to be sent to one other member. What does not fit is dropped, and sent again.
 pub const MAX_OUTBOX: usize = 256;
+/// Maximum size of the messages that wait to be sent to one other member, bytes.
+pub const MAX_OUTBOX_BYTES: usize = 8 << 20;
 /// Maximum number of inputs whose records share one sync.
 pub const STEPS_PER_SYNC: usize = 64;
 /// Size from which a message is verified on another thread, bytes.
