@@ -55,6 +55,17 @@ pub enum HostError {
     /// The key on the disk is none.
     #[error("the key of the group {0:?} can't be used; remove its folder, and form a new group")]
     Key(String),
+    /// The disk is of another member.
+    #[error(
+        "the disk of the group {group:?} is of its member {found:?}, and this agent is another one: start the agent \
+         under that name, or give it a data folder of its own"
+    )]
+    Name {
+        /// The group.
+        group: String,
+        /// Whose disk it is.
+        found: String,
+    },
     /// The replica has halted.
     #[error("this member of the group {group:?} has halted: {fault}; it is faulty, or more members are than may be")]
     Halted {
@@ -148,6 +159,10 @@ impl Host {
         let started = Replica::start(group.epoch(), Ledger::default(), group.initial(), records, &signer);
         let (replica, outputs) = started.map_err(|error| HostError::Start { group: name(), error })?;
         store.check_age(replica.executed().0)?;
+        let found = group.names().nth(usize::from(replica.id().0)).unwrap_or_default().to_owned();
+        if found != me {
+            return Err(HostError::Name { group: name(), found });
+        }
         info!(group = group.name(), decided = replica.executed().0, "this agent decides in a group");
         let mut host = Self {
             group: Arc::clone(group),
@@ -184,14 +199,13 @@ impl Host {
                     self.store.fill(&decisions, wanted).await?;
                     self.pass_over(&decisions);
                 }
-                Arrived::Timer => self.fire(&mut outputs),
+                Arrived::Timer => {
+                    // What a timer waits for may have come during the last sync.
+                    self.take_waiting(queues, &mut outputs);
+                    self.fire(&mut outputs);
+                }
             }
-            // Several steps share one sync.
-            for _ in 1..STEPS_PER_SYNC {
-                let Ok(Inbound { message, room }) = queues.inbox.try_recv() else { break };
-                drop(room);
-                self.take(Box::new(message), &mut outputs);
-            }
+            self.take_waiting(queues, &mut outputs);
             self.carry_out(outputs).await?;
             self.fetch_missing();
         }
@@ -215,6 +229,15 @@ impl Host {
             }
         };
         Some(arrived)
+    }
+
+    /// Takes messages that wait: several steps share one sync.
+    fn take_waiting(&mut self, queues: &mut Queues, outputs: &mut Outputs) {
+        for _ in 1..STEPS_PER_SYNC {
+            let Ok(Inbound { message, room }) = queues.inbox.try_recv() else { break };
+            drop(room);
+            self.take(Box::new(message), outputs);
+        }
     }
 
     fn take(&mut self, message: Box<Verified>, outputs: &mut Outputs) {

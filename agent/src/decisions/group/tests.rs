@@ -327,6 +327,18 @@ async fn a_member_that_can_not_use_its_disk_for_now_says_so_and_comes_back() {
 }
 
 #[tokio::test]
+async fn an_agent_does_not_use_the_disk_of_another_member() {
+    let mut stage = Stage::new().await;
+    let group = Arc::new(stage.formed().await);
+    stage.stop("a").await;
+    let folder = Folder::new(&Platform::real(), &stage.data("a").join("groups"), GROUP);
+    let post: Arc<dyn Post> = Arc::new(InMemory { from: "b".to_owned(), net: Arc::clone(&stage.net) });
+    let refused = Host::start(&folder, &group, "b", &post).await.err().expect("it is refused");
+    assert!(matches!(&refused, HostError::Name { found, .. } if found == "a"), "{refused}");
+    assert!(Host::start(&folder, &group, "a", &post).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_member_whose_description_was_damaged_says_so() {
     let mut stage = Stage::new().await;
     stage.formed().await;
