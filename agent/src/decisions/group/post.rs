@@ -127,11 +127,7 @@ impl Peers {
     }
 }
 
-async fn send_all(
-    to: String,
-    mut messages: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>,
-    post: Arc<dyn Post>,
-) {
+async fn send_all(to: String, mut messages: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>, post: Arc<dyn Post>) {
     while let Some((payload, room)) = messages.recv().await {
         post.send(&to, payload).await;
         drop(room);
