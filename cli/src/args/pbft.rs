@@ -96,7 +96,8 @@ Every signature and certificate is verified; no fleet is asked. With --trust, th
 authorities, or --ca, the directory of its authority, the members must be certified by one of them. Without either, \
 compare the digests of the authorities, or the fingerprint of the group, which are printed.
 
-The exit code is 0 if everything is right, and 1 if not.")]
+The exit code is 0 if every decision is proved, and 1 if not. A member that lies can have anything decided: read who \
+the authors are. (nobody) has signed nothing, and who is (untrusted) is certified by no authority that you trust.")]
 pub struct LogFileArgs {
     /// The file, as `robeing pbft log --file` writes it
     pub file: PathBuf,

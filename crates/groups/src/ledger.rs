@@ -1,27 +1,37 @@
 //! What a group's decisions do: the same proposal is decided once.
+//!
+//! A proposal is recognized by the digest of all of it, with its signature, and not by its id: the state does not know
+//! who may sign, so whoever lies could use the id of another's proposal, and that would then count as decided.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use robeing_bft::{application::Application, certificate::Seq, crypto::PublicKey, error::DecodeError, wire::Wire};
+use robeing_bft::{
+    application::Application,
+    certificate::Seq,
+    crypto::{Digest, PublicKey},
+    error::DecodeError,
+    wire::Wire,
+};
 
 use crate::{Proposal, Signed};
 
-/// Number of latest proposals that are remembered, to recognize one that is proposed again. Members propose none that
-/// is older than [`MAX_AGE_MS`](crate::MAX_AGE_MS).
+/// Number of latest proposals that are remembered, to recognize one that is proposed again. Honest members propose none
+/// that is older than [`MAX_AGE_MS`](crate::MAX_AGE_MS). One that lies can have so many others decided that an old one is
+/// forgotten, and then have that decided again.
 pub const REMEMBERED: usize = 4_096;
 /// Size of a remembered proposal in a snapshot, bytes.
-const ENTRY: usize = 24;
+pub(crate) const ENTRY: usize = 40;
 
 /// The replicated state of a group: which proposals were decided last, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
-    latest: VecDeque<([u8; 16], Seq)>,
+    latest: VecDeque<(Digest, Seq)>,
 }
 
 impl Ledger {
-    fn place_of(&self, id: &[u8; 16]) -> Option<Seq> {
-        self.latest.iter().find(|(known, _)| known == id).map(|(_, seq)| *seq)
+    fn place_of(&self, digest: &Digest) -> Option<Seq> {
+        self.latest.iter().find(|(known, _)| known == digest).map(|(_, seq)| *seq)
     }
 
     /// Reads the result of a proposal: the number of the decision. `None` if what was proposed was none.
@@ -40,11 +50,14 @@ pub(crate) fn proposal_of(call: &[u8]) -> Option<(Signed, Proposal)> {
 impl Application for Ledger {
     fn execute(&mut self, seq: Seq, _: &PublicKey, call: &Bytes) -> Bytes {
         // A member that lies proposes anything. All honest members ignore it alike.
-        let Some((_, proposal)) = proposal_of(call) else { return Bytes::new() };
-        if let Some(earlier) = self.place_of(&proposal.id) {
+        if proposal_of(call).is_none() {
+            return Bytes::new();
+        }
+        let digest = Digest::of_bytes(call);
+        if let Some(earlier) = self.place_of(&digest) {
             return earlier.encoded().into();
         }
-        self.latest.push_back((proposal.id, seq));
+        self.latest.push_back((digest, seq));
         if self.latest.len() > REMEMBERED {
             self.latest.pop_front();
         }
@@ -53,8 +66,8 @@ impl Application for Ledger {
 
     fn snapshot(&self) -> Bytes {
         let mut out = Vec::with_capacity(self.latest.len() * ENTRY);
-        for (id, seq) in &self.latest {
-            id.put(&mut out);
+        for (digest, seq) in &self.latest {
+            digest.put(&mut out);
             seq.put(&mut out);
         }
         out.into()
@@ -65,9 +78,9 @@ impl Application for Ledger {
         if !rest.is_empty() || entries.len() > REMEMBERED {
             return Err("the state of the group has another form; run the version that made it".into());
         }
-        let read = |entry: &[u8; ENTRY]| -> Result<([u8; 16], Seq), DecodeError> {
-            let (id, seq) = entry.split_at(16);
-            Ok((Wire::decoded(id)?, Wire::decoded(seq)?))
+        let read = |entry: &[u8; ENTRY]| -> Result<(Digest, Seq), DecodeError> {
+            let (digest, seq) = entry.split_at(32);
+            Ok((Wire::decoded(digest)?, Wire::decoded(seq)?))
         };
         let latest: Result<VecDeque<_>, DecodeError> = entries.iter().map(read).collect();
         self.latest = latest.map_err(|error| error.to_string())?;

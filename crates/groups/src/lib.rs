@@ -37,7 +37,7 @@ pub use self::{
     error::GroupError,
     group_file::{GROUP_FILE_VERSION, Group, GroupFile},
     ledger::{Ledger, REMEMBERED},
-    log_file::{CheckedDecision, CheckedEntry, LOG_FILE_VERSION, LogFile, LogReport, entries_of},
+    log_file::{CheckedDecision, CheckedEntry, LOG_FILE_VERSION, LogFile, LogReport, Seen, entries_of},
     proposal::{PROPOSAL_TYPE, Proposal},
     signing::{Own, Signed},
 };

@@ -14,6 +14,9 @@ pub const LOG_FILE_VERSION: &str = "robeing.io/group-log/v1";
 /// What errors call it.
 const WHAT: &str = "file of decisions";
 
+/// The authors and the ids of proposals that were decided.
+pub type Seen = BTreeSet<(String, [u8; 16])>;
+
 /// Decisions of a group, in order, with what proves them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -37,7 +40,8 @@ pub struct CheckedEntry {
     pub is_trusted: Option<bool>,
     /// The proposal; `None` if it is none.
     pub proposal: Option<Proposal>,
-    /// Whether it was decided before within the file, and so counts for nothing here.
+    /// Whether its author had a proposal with this id decided before within the file, so that it counts for nothing
+    /// here. Proposals of nobody, and of authors that are not trusted, never repeat one, and are never repeated.
     pub is_repeated: bool,
 }
 
@@ -50,6 +54,16 @@ pub struct CheckedDecision {
     pub signers: Vec<String>,
     /// What was decided.
     pub entries: Vec<CheckedEntry>,
+}
+
+impl CheckedDecision {
+    /// Returns whether the decision contains this proposal, signed by this author.
+    pub fn decides(&self, proposal: &Proposal, author: &str) -> bool {
+        let is_it = |entry: &CheckedEntry| {
+            entry.proposal.as_ref() == Some(proposal) && entry.author.as_ref().is_ok_and(|found| found == author)
+        };
+        self.entries.iter().any(is_it)
+    }
 }
 
 /// What was found in a file: everything in it is proved.
@@ -116,7 +130,8 @@ impl LogFile {
     }
 }
 
-/// Verifies one encoded decision of a group, and returns what it decides. `seen` has the ids of earlier proposals.
+/// Verifies one encoded decision of a group, and returns what it decides. `seen` has the authors and ids of earlier
+/// proposals.
 ///
 /// # Errors
 /// [`GroupError`] if it is malformed, or proves nothing.
@@ -124,7 +139,7 @@ pub fn entries_of(
     group: &Group,
     bytes: &[u8],
     trusted: Option<&TrustBundle>,
-    seen: &mut BTreeSet<[u8; 16]>,
+    seen: &mut Seen,
 ) -> Result<CheckedDecision, GroupError> {
     let decision = Decision::decoded(bytes).map_err(GroupError::undecodable("decision"))?;
     let seq = decision.seq().0;
@@ -136,16 +151,29 @@ pub fn entries_of(
     for request in decision.batch.requests() {
         let Operation::Call(call) = &request.operation else { continue };
         let proposed_by = group.name_of(&request.client).unwrap_or_default().to_owned();
-        let known = proposal_of(call);
-        let author = match &known {
-            Some((signed, _)) => Proposal::verify(signed, group).map(|(_, author)| author),
-            None => Err(GroupError::malformed("proposal", "it is none")),
-        };
-        let is_trusted =
-            trusted.map(|bundle| known.as_ref().is_some_and(|(signed, _)| signed.is_trusted_by(bundle)));
-        let proposal = known.map(|(_, proposal)| proposal);
-        let is_repeated = proposal.as_ref().is_some_and(|proposal| !seen.insert(proposal.id));
-        entries.push(CheckedEntry { proposed_by, author, is_trusted, proposal, is_repeated });
+        entries.push(entry_of(group, (proposed_by, &call[..]), trusted, seen));
     }
     Ok(CheckedDecision { seq, signers, entries })
+}
+
+/// Verifies what a member has proposed.
+pub(crate) fn entry_of(
+    group: &Group,
+    (proposed_by, call): (String, &[u8]),
+    trusted: Option<&TrustBundle>,
+    seen: &mut Seen,
+) -> CheckedEntry {
+    let known = proposal_of(call);
+    let author = match &known {
+        Some((signed, _)) => Proposal::verify(signed, group).map(|(_, author)| author),
+        None => Err(GroupError::malformed("proposal", "it is none")),
+    };
+    let is_trusted = trusted.map(|bundle| known.as_ref().is_some_and(|(signed, _)| signed.is_trusted_by(bundle)));
+    let proposal = known.map(|(_, proposal)| proposal);
+    // What nobody has signed must not hide what somebody has.
+    let is_repeated = match (&author, &proposal) {
+        (Ok(author), Some(proposal)) if is_trusted != Some(false) => !seen.insert((author.clone(), proposal.id)),
+        _ => false,
+    };
+    CheckedEntry { proposed_by, author, is_trusted, proposal, is_repeated }
 }

@@ -11,7 +11,7 @@ use robeing_bft::{
 };
 use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle};
 
-use super::{exchange::Ask, *};
+use super::{exchange::Ask, ledger::ENTRY, log_file::entry_of, *};
 
 const NOW: u64 = 1_800_000_000_000;
 
@@ -191,18 +191,73 @@ fn a_proposal_is_decided_once_and_the_state_is_restored_as_it_was() {
     let mut ledger = Ledger::default();
     let key = PublicKey::default();
     let mut decide = |seq: u64, call: &Bytes| Ledger::result(&ledger.execute(Seq(seq), &key, call));
-    assert_eq!(decide(1, &call(1)), Some(Seq(1)));
+    let first = call(1);
+    assert_eq!(decide(1, &first), Some(Seq(1)));
     assert_eq!(decide(2, &call(2)), Some(Seq(2)));
-    assert_eq!(decide(3, &call(1)), Some(Seq(1)), "it was decided before");
+    assert_eq!(decide(3, &first), Some(Seq(1)), "it was decided before");
     assert_eq!(decide(4, &Bytes::from_static(b"nothing")), None);
     let mut again = Ledger::default();
     again.restore(&ledger.snapshot()).unwrap();
     assert_eq!(again, ledger);
     assert!(again.restore(b"x").is_err());
-    let mut long = vec![0; 24 * REMEMBERED];
+    let mut long = vec![0; ENTRY * REMEMBERED];
     assert!(again.restore(&long).is_ok());
-    long.extend([0; 24]);
+    long.extend([0; ENTRY]);
     assert!(again.restore(&long).is_err());
+}
+
+#[test]
+fn whoever_uses_the_id_of_a_proposal_does_not_suppress_it() {
+    let authority = authority();
+    let group = GroupFile::of(enrolled(&authority)).unwrap().verify().unwrap();
+    let sign = |text: &str, own: &Somebody| proposal(&group, 1, text).sign(&own.own()).unwrap();
+    let ada = certified(&authority, PeerRole::Client, "ada");
+    let right = sign("deploy", &ada);
+    // Before it, a member that lies has its id decided: with a signature that is none, by another author, and by one
+    // of the same name that a stranger has certified.
+    let nobody = Signed { statement: sign("delete", &ada).statement, ..right.clone() };
+    let eve = sign("delete", &certified(&authority, PeerRole::Client, "eve"));
+    let stranger = sign("delete", &certified(&self::authority(), PeerRole::Client, "ada"));
+    let calls: Vec<Bytes> = [&nobody, &eve, &stranger, &right].map(|signed| Bytes::from(signed.encoded())).to_vec();
+    let (mut ledger, key) = (Ledger::default(), PublicKey::default());
+    for (call, seq) in calls.iter().zip(1..) {
+        assert_eq!(Ledger::result(&ledger.execute(Seq(seq), &key, call)), Some(Seq(seq)));
+    }
+    let trusted = TrustBundle::from_der(&[authority.certificate().to_vec()]).unwrap();
+    let mut seen = Seen::new();
+    let mut entry = |call: &Bytes| entry_of(&group, ("a".into(), &call[..]), Some(&trusted), &mut seen);
+    let entries: Vec<CheckedEntry> = calls.iter().map(&mut entry).collect();
+    assert!(entries.iter().all(|entry| !entry.is_repeated), "{entries:?}");
+    let authors: Vec<_> = entries.iter().map(|entry| entry.author.as_deref().ok()).collect();
+    assert_eq!(authors, [None, Some("client:eve"), Some("client:ada"), Some("client:ada")]);
+    assert_eq!(entries[2].is_trusted, Some(false));
+    assert!(entry(&calls[3]).is_repeated, "it comes again");
+}
+
+#[test]
+fn a_decision_of_something_else_is_not_that_of_a_proposal() {
+    let group = GroupFile::of(enrolled(&authority())).unwrap().verify().unwrap();
+    let decided = |entries: Vec<CheckedEntry>| CheckedDecision { seq: 1, signers: Vec::new(), entries };
+    let entry = |proposal: &Proposal, author: Result<&str, GroupError>| CheckedEntry {
+        proposed_by: "a".into(),
+        author: author.map(str::to_owned),
+        is_trusted: None,
+        proposal: Some(proposal.clone()),
+        is_repeated: false,
+    };
+    let mine = proposal(&group, 1, "deploy");
+    let right = entry(&mine, Ok("client:ada"));
+    // The same id with another text, another author, and nobody's signature.
+    let wrong = [
+        entry(&proposal(&group, 1, "delete"), Ok("client:ada")),
+        entry(&proposal(&group, 2, "deploy"), Ok("client:ada")),
+        entry(&mine, Ok("client:eve")),
+        entry(&mine, Err(GroupError::Members(0))),
+        CheckedEntry { proposal: None, ..right.clone() },
+    ];
+    assert!(!decided(wrong.to_vec()).decides(&mine, "client:ada"));
+    assert!(!decided(Vec::new()).decides(&mine, "client:ada"));
+    assert!(decided([&wrong[..], &[right]].concat()).decides(&mine, "client:ada"));
 }
 
 #[test]

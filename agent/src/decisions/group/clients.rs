@@ -14,7 +14,7 @@ use robeing_groups::{
     is_group_name,
 };
 use robeing_identity::random_bytes;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::spawn_blocking};
 use tracing::info;
 
 use super::{
@@ -34,6 +34,11 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
+/// Verifies signatures on another thread: whoever handles messages handles those of all groups.
+async fn aside<T: Send + 'static>(verify: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    spawn_blocking(verify).await.unwrap_or_else(|error| Err(text(error)))
+}
+
 impl Groups {
     /// Answers a client.
     ///
@@ -42,7 +47,7 @@ impl Groups {
     pub(super) async fn answer(&self, payload: &[u8]) -> Result<Bytes, String> {
         match Ask::from_bytes(payload).map_err(text)? {
             Ask::Enrol { group, members } => Ok(json(&self.enrol(&group, &members).await?)),
-            Ask::Form { file } => Ok(json(&self.form(file).await?)),
+            Ask::Form { file } => Ok(json(&show(&*self.form(file).await?).await)),
             Ask::Show { group } => Ok(json(&show(&self.member_of(&group)?).await)),
             Ask::Propose { group, proposal } => Ok(json(&self.propose(&group, &proposal).await?)),
             Ask::Log { group, from, limit } => {
@@ -55,7 +60,7 @@ impl Groups {
     }
 
     fn member_of(&self, group: &str) -> Result<Arc<Member>, String> {
-        self.member(group).ok_or_else(|| format!("this agent is no member of a group {group:?}"))
+        self.member(group).ok_or_else(|| self.no_member(group))
     }
 
     async fn papers(&self) -> Result<Arc<dyn Papers>, String> {
@@ -117,8 +122,8 @@ impl Groups {
     }
 
     /// Starts as a member of a group, if its description is what its members have signed.
-    async fn form(&self, file: GroupFile) -> Result<Shown, String> {
-        let group = file.verify().map_err(text)?;
+    async fn form(&self, file: GroupFile) -> Result<Arc<Member>, String> {
+        let group = aside(move || file.verify().map_err(text)).await?;
         let folder = self.folder_of(group.name())?;
         let papers = self.papers().await?;
         let _turn = self.0.forming.lock().await;
@@ -126,7 +131,7 @@ impl Groups {
             if member.group.fingerprint() != group.fingerprint() {
                 return Err(format!("this agent is a member of another group {:?}", group.name()));
             }
-            return Ok(show(&member).await);
+            return Ok(member);
         }
         self.check_own(&group, &folder).await?;
         if papers.fleet().as_deref() != Some(&*group.epoch().fleet) {
@@ -137,8 +142,7 @@ impl Groups {
         group.check_age(papers.now()).map_err(text)?;
         folder.admit(&group).await.map_err(text)?;
         info!(group = group.name(), fingerprint = group.fingerprint(), "this agent has become a member of a group");
-        let member = self.attend(Arc::new(group));
-        Ok(show(&member).await)
+        Ok(self.attend(Arc::new(group)))
     }
 
     /// Checks that the description of a group has the identity and the key that are on this disk.
@@ -162,7 +166,8 @@ impl Groups {
     async fn propose(&self, group: &str, proposal: &Signed) -> Result<Decided, String> {
         let member = self.member_of(group)?;
         let papers = self.papers().await?;
-        let (read, author) = Proposal::verify(proposal, &member.group).map_err(text)?;
+        let (call, group) = (proposal.clone(), Arc::clone(&member.group));
+        let (read, author) = aside(move || Proposal::verify(&call, &group).map_err(text)).await?;
         let is_trusted = papers.bundle().is_some_and(|bundle| proposal.is_trusted_by(bundle));
         if !is_trusted {
             return Err(robeing_groups::GroupError::Untrusted(author).to_string());

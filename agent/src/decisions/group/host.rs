@@ -20,14 +20,17 @@ use robeing_groups::{
 };
 use robeing_votes::Base64;
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
     time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
 use super::{
+    inbox::Inbound,
     limits::{FETCH_PAUSE, STEPS_PER_SYNC},
+    missing::Missing,
     post::{Peers, Post},
     storage::{Folder, Store, StoreError},
 };
@@ -52,6 +55,17 @@ pub enum HostError {
     /// The key on the disk is none.
     #[error("the key of the group {0:?} can't be used; remove its folder, and form a new group")]
     Key(String),
+    /// The disk is of another member.
+    #[error(
+        "the disk of the group {group:?} is of its member {found:?}, and this agent is another one: start the agent \
+         under that name, or give it a data folder of its own"
+    )]
+    Name {
+        /// The group.
+        group: String,
+        /// Whose disk it is.
+        found: String,
+    },
     /// The replica has halted.
     #[error("this member of the group {group:?} has halted: {fault}; it is faulty, or more members are than may be")]
     Halted {
@@ -67,14 +81,6 @@ impl HostError {
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_temporary())
     }
-}
-
-/// A verified message, with the room that it takes.
-pub struct Inbound {
-    /// The message.
-    pub message: Verified,
-    /// The room.
-    pub room: OwnedSemaphorePermit,
 }
 
 /// What clients ask the replica.
@@ -130,6 +136,7 @@ pub struct Host {
     waiting: BTreeMap<u64, oneshot::Sender<Result<u64, String>>>,
     /// Up to this one no decision is missing on the disk.
     complete: u64,
+    missing: Missing,
     fetching: Option<AbortOnDropHandle<Vec<Decision>>>,
     next_fetch: Instant,
     fetched_from: usize,
@@ -152,6 +159,10 @@ impl Host {
         let started = Replica::start(group.epoch(), Ledger::default(), group.initial(), records, &signer);
         let (replica, outputs) = started.map_err(|error| HostError::Start { group: name(), error })?;
         store.check_age(replica.executed().0)?;
+        let found = group.names().nth(usize::from(replica.id().0)).unwrap_or_default().to_owned();
+        if found != me {
+            return Err(HostError::Name { group: name(), found });
+        }
         info!(group = group.name(), decided = replica.executed().0, "this agent decides in a group");
         let mut host = Self {
             group: Arc::clone(group),
@@ -163,6 +174,7 @@ impl Host {
             timers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             complete: 0,
+            missing: Missing::default(),
             fetching: None,
             next_fetch: Instant::now(),
             fetched_from: 0,
@@ -181,15 +193,19 @@ impl Host {
             match arrived {
                 Arrived::Message(message) => self.take(message, &mut outputs),
                 Arrived::Command(command) => self.answer(command, &mut outputs).await?,
-                Arrived::Missing(decisions) => self.store.fill(&decisions).await?,
-                Arrived::Timer => self.fire(&mut outputs),
+                // What was executed before now is synced.
+                Arrived::Missing(decisions) => {
+                    let wanted = self.complete + 1..=self.replica.executed().0;
+                    self.store.fill(&decisions, wanted).await?;
+                    self.pass_over(&decisions);
+                }
+                Arrived::Timer => {
+                    // What a timer waits for may have come during the last sync.
+                    self.take_waiting(queues, &mut outputs);
+                    self.fire(&mut outputs);
+                }
             }
-            // Several steps share one sync.
-            for _ in 1..STEPS_PER_SYNC {
-                let Ok(Inbound { message, room }) = queues.inbox.try_recv() else { break };
-                drop(room);
-                self.take(Box::new(message), &mut outputs);
-            }
+            self.take_waiting(queues, &mut outputs);
             self.carry_out(outputs).await?;
             self.fetch_missing();
         }
@@ -213,6 +229,15 @@ impl Host {
             }
         };
         Some(arrived)
+    }
+
+    /// Takes messages that wait: several steps share one sync.
+    fn take_waiting(&mut self, queues: &mut Queues, outputs: &mut Outputs) {
+        for _ in 1..STEPS_PER_SYNC {
+            let Ok(Inbound { message, room }) = queues.inbox.try_recv() else { break };
+            drop(room);
+            self.take(Box::new(message), outputs);
+        }
     }
 
     fn take(&mut self, message: Box<Verified>, outputs: &mut Outputs) {
@@ -289,6 +314,11 @@ impl Host {
             Event::Restored { from, to } => {
                 info!(group, from = from.0, to = to.0, "decisions were skipped, and are got from other members");
                 self.complete = self.complete.min(from.0.saturating_sub(1));
+                self.missing = Missing::default();
+                // Whether their proposals are among the skipped ones is not known here.
+                for done in std::mem::take(&mut self.waiting).into_values() {
+                    let _ = done.send(Err("this member has skipped decisions; propose it again".to_owned()));
+                }
             }
             Event::Refused { client, id, why } if client == self.signer.public_key() => {
                 if let Some(done) = self.waiting.remove(&id) {
@@ -327,6 +357,10 @@ impl Host {
         done: oneshot::Sender<Result<u64, String>>,
         outputs: &mut Outputs,
     ) -> Result<(), HostError> {
+        // While this member could not take part, who asked may have given up.
+        if done.is_closed() {
+            return Ok(());
+        }
         self.waiting.retain(|_, done| !done.is_closed());
         if self.waiting.len() >= MAX_PENDING_PER_CLIENT {
             let _ = done.send(Err(format!("{MAX_PENDING_PER_CLIENT} proposals wait here; propose it again later")));
@@ -345,6 +379,17 @@ impl Host {
             }
         }
         Ok(())
+    }
+
+    /// Goes on behind decisions that no other member has any more.
+    fn pass_over(&mut self, decisions: &[Decision]) {
+        let (wanted, executed) = (self.complete + 1, self.replica.executed().0);
+        let got = decisions.iter().map(|decision| decision.seq().0).filter(|number| *number <= executed);
+        let others = self.group.names().count().saturating_sub(1);
+        if let Some(next) = self.missing.answered(wanted, got, others) {
+            warn!(group = self.group.name(), from = wanted, to = next - 1, "no other member has decisions any more");
+            self.complete = next - 1;
+        }
     }
 
     /// Begins to get decisions that are missing on the disk, from one member after another.
@@ -390,7 +435,13 @@ async fn fetch(group: Arc<Group>, post: Arc<dyn Post>, from_member: String, from
             return Vec::new();
         }
     };
-    let Ok(page) = exchange::read::<Page>("page of decisions", &reply) else { return Vec::new() };
+    // Hundreds of signatures take long to verify.
+    spawn_blocking(move || proved(&group, &reply)).await.unwrap_or_default()
+}
+
+/// Returns the decisions of a page that are proved.
+fn proved(group: &Group, page: &[u8]) -> Vec<Decision> {
+    let Ok(page) = exchange::read::<Page>("page of decisions", page) else { return Vec::new() };
     let proved = |Base64(bytes): &Base64| {
         let decision = Decision::decoded(bytes).ok()?;
         decision.verify_in(group.epoch().scope(), &Ed25519).ok()?;

@@ -4,14 +4,18 @@ use std::time::Duration;
 
 /// Maximum number of groups that an agent is a member of, or has a key for.
 pub const MAX_GROUPS: usize = 16;
-/// Maximum number of verified messages that wait for one replica. What does not fit is dropped, and sent again.
+/// Maximum number of messages that are verified or wait for one replica: each other member has an equal share. What
+/// does not fit is dropped, and sent again.
 pub const MAX_INBOX: usize = 1_024;
-/// Maximum size of the messages that are verified or wait for one replica, bytes.
+/// Maximum size of the messages that are verified or wait for one replica, bytes: each other member has an equal share,
+/// in which the largest message fits.
 pub const MAX_INBOX_BYTES: usize = 32 << 20;
 /// Maximum number of questions of clients that wait for one replica.
 pub const MAX_COMMANDS: usize = 64;
 /// Maximum number of messages that wait to be sent to one other member. What does not fit is dropped, and sent again.
 pub const MAX_OUTBOX: usize = 256;
+/// Maximum size of the messages that wait to be sent to one other member, bytes.
+pub const MAX_OUTBOX_BYTES: usize = 8 << 20;
 /// Maximum number of inputs whose records share one sync.
 pub const STEPS_PER_SYNC: usize = 64;
 /// Size from which a message is verified on another thread, bytes.
@@ -24,3 +28,5 @@ pub const ASK_WITHIN: Duration = Duration::from_secs(10);
 pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a member starts again whose disk has failed.
 pub const RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// Pause between warnings about messages of one member that are wrong.
+pub const WARN_PAUSE: Duration = Duration::from_secs(60);

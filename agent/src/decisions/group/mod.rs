@@ -14,13 +14,15 @@
 //! 3. **A member that lost its disk does not come back.** It is refused by its own records, or by their lack.
 //! 4. **Bounded.** What waits for a replica, for another member or for a client has a named limit ([`limits`]); what is
 //!    more is dropped or refused.
-//! 5. **A slow handler of messages holds up no group.** Messages between members have the highest priority, for which
-//!    the messenger keeps a share of what is handled at once, and none waits for anything but its verification.
+//! 5. **Whoever handles messages waits for no message between members.** They are verified by tasks of their own
+//!    ([`inbox`]).
 //!
 //! | module | job |
 //! |---|---|
 //! | [`storage`] | the disk of a member |
 //! | [`host`] | drives the replica of one group |
+//! | [`inbox`] | verifies what other members send, each within its share of the room |
+//! | [`missing`] | which missing decisions no other member has any more |
 //! | [`post`] | sends to the other members |
 //! | [`papers`] | the agent's certificate, and whom it trusts |
 //! | [`clients`] | enrolling, forming, proposing, showing |
@@ -29,7 +31,9 @@ mod clients;
 #[cfg(test)]
 mod fixture;
 pub mod host;
+pub mod inbox;
 pub mod limits;
+pub mod missing;
 pub mod papers;
 pub mod post;
 pub mod storage;
@@ -40,12 +44,12 @@ use std::{
     collections::BTreeMap,
     io,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, OnceLock, PoisonError},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use robeing_bft::{Verified, crypto::Ed25519, message::Message};
 use robeing_groups::{
     Group,
     exchange::{CLIENT_KIND, PEER_KIND, from_peer},
@@ -54,15 +58,15 @@ use robeing_groups::{
 use robeing_platform::{Platform, sync::Mutex};
 use tokio::{
     sync::{Semaphore, mpsc},
-    task::spawn_blocking,
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
 use self::{
-    host::{Command, Host, HostError, Inbound, Queues},
-    limits::{MAX_COMMANDS, MAX_INBOX, MAX_INBOX_BYTES, RETRY_PAUSE, VERIFIED_ASIDE},
+    host::{Command, Host, HostError, Queues},
+    inbox::Inbox,
+    limits::{MAX_COMMANDS, RETRY_PAUSE},
     papers::PaperSource,
     post::Post,
     storage::Folder,
@@ -78,9 +82,7 @@ const GROUPS: &str = "groups";
 /// A group of which this agent is a member.
 struct Member {
     group: Arc<Group>,
-    inbox: mpsc::Sender<Inbound>,
-    /// The room for messages that are verified or wait, bytes.
-    room: Arc<Semaphore>,
+    inbox: Inbox,
     commands: mpsc::Sender<Command>,
     /// Why the agent does not take part; empty: it does.
     problem: Mutex<String>,
@@ -107,27 +109,6 @@ impl Member {
             mpsc::error::TrySendError::Closed(_) => self.problem(),
         })
     }
-
-    /// Verifies a message of the protocol and passes it on, unless too much waits.
-    async fn receive(&self, bytes: Bytes) {
-        let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(size) else { return };
-        let epoch = self.group.epoch().clone();
-        let is_large = bytes.len() > VERIFIED_ASIDE;
-        let verify = move || {
-            let message = Message::decode(&bytes).map_err(|error| error.to_string())?;
-            Verified::check(message, &epoch, &Ed25519).map_err(|error| error.to_string())
-        };
-        let verified = match is_large {
-            true => spawn_blocking(verify).await.unwrap_or_else(|error| Err(error.to_string())),
-            false => verify(),
-        };
-        match verified {
-            // What does not fit is sent again.
-            Ok(message) => drop(self.inbox.try_send(Inbound { message, room })),
-            Err(error) => warn!(group = self.group.name(), error, "a message of a member of a group is dropped"),
-        }
-    }
 }
 
 struct Inner {
@@ -137,6 +118,8 @@ struct Inner {
     source: Arc<dyn PaperSource>,
     post: OnceLock<Arc<dyn Post>>,
     members: Mutex<BTreeMap<String, Arc<Member>>>,
+    /// Groups whose descriptions can't be used, and why.
+    unusable: Mutex<BTreeMap<String, String>>,
     /// Groups are enrolled for and formed one after another.
     forming: tokio::sync::Mutex<()>,
     stop: CancellationToken,
@@ -164,6 +147,7 @@ impl Groups {
             source,
             post: OnceLock::new(),
             members: Mutex::new(BTreeMap::new()),
+            unusable: Mutex::new(BTreeMap::new()),
             forming: tokio::sync::Mutex::new(()),
             stop,
             tasks: TaskTracker::new(),
@@ -201,7 +185,11 @@ impl Groups {
                 }
                 Ok(Some(group)) => error!(folder = name, group = group.name(), "a group is in the folder of another"),
                 Ok(None) => debug!(group = name, "this agent has a key for a group that was not formed"),
-                Err(error) => error!(group = name, %error, "this agent does not take part in a group"),
+                Err(error) => {
+                    error!(group = name, %error, "this agent does not take part in a group until it starts again");
+                    let mut unusable = self.0.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+                    unusable.insert(name, error.to_string());
+                }
             }
         }
     }
@@ -216,14 +204,20 @@ impl Groups {
         self.0.members.lock().unwrap_or_else(PoisonError::into_inner).get(group).cloned()
     }
 
+    /// Returns why this agent is no member of a group.
+    fn no_member(&self, group: &str) -> String {
+        let unusable = self.0.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+        let none = || format!("this agent is no member of a group {group:?}");
+        unusable.get(group).cloned().unwrap_or_else(none)
+    }
+
     /// Begins to take part in a group.
     fn attend(&self, group: Arc<Group>) -> Arc<Member> {
-        let (inbox, messages) = mpsc::channel(MAX_INBOX);
+        let (inbox, messages) = Inbox::start(&group, &self.0.me);
         let (commands, asked) = mpsc::channel(MAX_COMMANDS);
         let member = Arc::new(Member {
             group: Arc::clone(&group),
             inbox,
-            room: Arc::new(Semaphore::new(MAX_INBOX_BYTES)),
             commands,
             problem: Mutex::new(String::new()),
         });
@@ -244,7 +238,7 @@ impl Groups {
     }
 
     /// Takes a message of another member.
-    async fn receive(&self, packet: &Packet) -> HandlerOutcome {
+    fn receive(&self, packet: &Packet) -> HandlerOutcome {
         let Some((group, bytes)) = from_peer(&packet.payload) else {
             return HandlerOutcome::Refused { reason: "the message names no group".into() };
         };
@@ -254,7 +248,7 @@ impl Groups {
             let reason = format!("this agent and the sender are not members of one group {group:?}");
             return HandlerOutcome::Refused { reason };
         };
-        member.receive(bytes).await;
+        member.inbox.receive(&packet.sender, bytes);
         HandlerOutcome::Accepted { reply: None }
     }
 }
@@ -269,9 +263,14 @@ async fn serve(groups: Groups, member: Arc<Member>, mut queues: Queues) {
         if !error.is_temporary() {
             return;
         }
-        tokio::select! {
-            () = groups.0.stop.cancelled() => return,
-            () = sleep(RETRY_PAUSE) => {}
+        let mut pause = pin!(sleep(RETRY_PAUSE));
+        loop {
+            tokio::select! {
+                () = groups.0.stop.cancelled() => return,
+                () = &mut pause => break,
+                // Whoever asks meanwhile is told the problem, as nobody answers.
+                Some(command) = queues.commands.recv() => drop(command),
+            }
         }
     }
 }
@@ -280,12 +279,28 @@ async fn serve(groups: Groups, member: Arc<Member>, mut queues: Queues) {
 pub struct GroupHandler {
     inner: Arc<dyn Handler>,
     groups: Groups,
+    /// The room for questions of clients, which may wait until something is decided.
+    questions: Semaphore,
 }
 
 impl GroupHandler {
     /// Creates a handler that passes other messages on to `inner`.
     pub fn new(inner: Arc<dyn Handler>, groups: Groups) -> Self {
-        Self { inner, groups }
+        // The other half is for what other members send, and for all else.
+        let questions = Semaphore::new((inner.at_once() / 2).clamp(1, Semaphore::MAX_PERMITS));
+        Self { inner, groups, questions }
+    }
+
+    /// Answers a client, unless too many wait.
+    async fn answer(&self, packet: &Packet) -> HandlerOutcome {
+        let Ok(_room) = self.questions.try_acquire() else {
+            let reason = "too many questions to the groups of this agent wait; ask another member, or again later";
+            return HandlerOutcome::Refused { reason: reason.into() };
+        };
+        match self.groups.answer(&packet.payload).await {
+            Ok(reply) => HandlerOutcome::Accepted { reply: Some(reply) },
+            Err(reason) => HandlerOutcome::Refused { reason },
+        }
     }
 }
 
@@ -293,11 +308,8 @@ impl GroupHandler {
 impl Handler for GroupHandler {
     async fn deliver(&self, delivery: Delivery) -> HandlerOutcome {
         match &*delivery.packet.kind {
-            PEER_KIND => self.groups.receive(&delivery.packet).await,
-            CLIENT_KIND => match self.groups.answer(&delivery.packet.payload).await {
-                Ok(reply) => HandlerOutcome::Accepted { reply: Some(reply) },
-                Err(reason) => HandlerOutcome::Refused { reason },
-            },
+            PEER_KIND => self.groups.receive(&delivery.packet),
+            CLIENT_KIND => self.answer(&delivery.packet).await,
             _ => self.inner.deliver(delivery).await,
         }
     }

@@ -9,11 +9,11 @@ use robeing_groups::{
     Group,
     exchange::{CLIENT_KIND, PEER_KIND, to_peer},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
-use super::limits::{ASK_WITHIN, MAX_OUTBOX, SEND_WITHIN};
+use super::limits::{ASK_WITHIN, MAX_OUTBOX, MAX_OUTBOX_BYTES, SEND_WITHIN};
 use crate::messaging::{Address, Messenger, Outgoing, Priority, packet::MAX_PAYLOAD};
 
 /// The priority of what members send each other: the highest.
@@ -55,10 +55,34 @@ impl Post for Messenger {
     }
 }
 
+/// What waits to be sent to one other member.
+struct Queue {
+    messages: mpsc::Sender<(Bytes, OwnedSemaphorePermit)>,
+    bytes: Arc<Semaphore>,
+}
+
+impl Queue {
+    fn new() -> (Self, mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>) {
+        let (messages, waiting) = mpsc::channel(MAX_OUTBOX);
+        (Self { messages, bytes: Arc::new(Semaphore::new(MAX_OUTBOX_BYTES)) }, waiting)
+    }
+
+    fn has_room(&self) -> bool {
+        self.messages.capacity() > 0 && self.bytes.available_permits() > 0
+    }
+
+    /// Adds a message. Returns whether there was room for it.
+    fn push(&self, payload: Bytes) -> bool {
+        let Ok(size) = u32::try_from(payload.len()) else { return false };
+        let Ok(room) = Arc::clone(&self.bytes).try_acquire_many_owned(size) else { return false };
+        self.messages.try_send((payload, room)).is_ok()
+    }
+}
+
 /// The other members of a group, each with a queue of its own: one that is slow or away holds up no other.
 pub struct Peers {
     group: String,
-    queues: Vec<Option<mpsc::Sender<Bytes>>>,
+    queues: Vec<Option<Queue>>,
     _sending: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -71,7 +95,7 @@ impl Peers {
                 queues.push(None);
                 continue;
             }
-            let (queue, messages) = mpsc::channel(MAX_OUTBOX);
+            let (queue, messages) = Queue::new();
             queues.push(Some(queue));
             let task = send_all(name.to_owned(), messages, Arc::clone(post));
             sending.push(AbortOnDropHandle::new(tokio::spawn(task)));
@@ -81,27 +105,32 @@ impl Peers {
 
     /// Sends a message, unless too much waits for its receiver.
     pub fn send(&self, to: To, message: &Message) {
-        let payload = to_peer(&self.group, &message.encode());
-        if payload.len() > MAX_PAYLOAD {
-            warn!(group = self.group, bytes = payload.len(), "a message to other members is too large to be sent");
-            return;
-        }
         let chosen = match to {
             To::All => &self.queues[..],
             To::One(ReplicaId(index)) => {
                 self.queues.get(usize::from(index)).map(std::slice::from_ref).unwrap_or_default()
             }
         };
+        // Whoever asks for much and takes none of it causes no work.
+        if !chosen.iter().flatten().any(Queue::has_room) {
+            return;
+        }
+        let payload = to_peer(&self.group, &message.encode());
+        if payload.len() > MAX_PAYLOAD {
+            warn!(group = self.group, bytes = payload.len(), "a message to other members is too large to be sent");
+            return;
+        }
         for queue in chosen.iter().flatten() {
             // The protocol sends again what gets lost.
-            let _ = queue.try_send(payload.clone());
+            queue.push(payload.clone());
         }
     }
 }
 
-async fn send_all(to: String, mut messages: mpsc::Receiver<Bytes>, post: Arc<dyn Post>) {
-    while let Some(payload) = messages.recv().await {
+async fn send_all(to: String, mut messages: mpsc::Receiver<(Bytes, OwnedSemaphorePermit)>, post: Arc<dyn Post>) {
+    while let Some((payload, room)) = messages.recv().await {
         post.send(&to, payload).await;
+        drop(room);
     }
 }
 
@@ -124,6 +153,23 @@ mod tests {
     fn endorsements(count: usize) -> Vec<Endorsement> {
         let replicas = (0..u16::MAX).map(ReplicaId).take(count);
         replicas.map(|replica| Endorsement { replica, signature: SIGNATURE }).collect()
+    }
+
+    #[tokio::test]
+    async fn a_member_that_takes_nothing_fills_only_so_much_memory() {
+        let (queue, mut waiting) = Queue::new();
+        let largest = Bytes::from(vec![0; MAX_PAYLOAD]);
+        for number in 0..MAX_OUTBOX_BYTES / MAX_PAYLOAD {
+            assert!(queue.push(largest.clone()), "{number}");
+        }
+        assert!(!queue.has_room() && !queue.push(Bytes::from_static(b"x")));
+        drop(waiting.recv().await.expect("a message"));
+        assert!(queue.has_room() && queue.push(largest));
+        let (queue, _waiting) = Queue::new();
+        for number in 0..MAX_OUTBOX {
+            assert!(queue.push(Bytes::from_static(b"x")), "{number}");
+        }
+        assert!(!queue.has_room() && !queue.push(Bytes::from_static(b"x")));
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Post for InMemory {
     async fn send(&self, to: &str, payload: Bytes) {
         if let Some(groups) = self.other(to) {
             let packet = Packet { sender: self.from.as_str().into(), payload, ..packet(1) };
-            tokio::spawn(async move { groups.receive(&packet).await });
+            tokio::spawn(async move { groups.receive(&packet) });
         }
     }
 
@@ -164,7 +164,11 @@ impl Stage {
     }
 
     async fn propose(&self, name: &str, group: &Group, id: u8, text: &str) -> u64 {
-        let ask = Ask::Propose { group: GROUP.into(), proposal: self.proposal(group, id, text) };
+        self.propose_signed(name, self.proposal(group, id, text)).await
+    }
+
+    async fn propose_signed(&self, name: &str, proposal: Signed) -> u64 {
+        let ask = Ask::Propose { group: GROUP.into(), proposal };
         let answer = timeout(Duration::from_secs(60), self.ask(name, &ask)).await.expect("it is decided in time");
         exchange::read::<Decided>("answer", &answer.expect("it is decided")).expect("a number").decision
     }
@@ -218,11 +222,13 @@ impl Stage {
 async fn members_decide_while_each_of_them_stops_in_turn_and_all_logs_agree() {
     let mut stage = Stage::new().await;
     let group = stage.formed().await;
-    for (id, name) in (1..).zip(names()) {
+    let first = stage.proposal(&group, 1, "1");
+    assert_eq!(stage.propose_signed("a", first.clone()).await, 1);
+    for (id, name) in (2..).zip(names().into_iter().skip(1)) {
         stage.propose(&name, &group, id, &format!("{id}")).await;
     }
     // The same proposal is decided once.
-    assert_eq!(stage.propose("b", &group, 1, "1").await, 1);
+    assert_eq!(stage.propose_signed("b", first).await, 1);
     assert_eq!(stage.agreed(&group, 4).await.len(), 4);
     for (round, name) in (10..).zip(names()) {
         stage.stop(&name).await;
@@ -288,6 +294,60 @@ async fn a_member_that_lost_a_part_of_its_disk_says_so_and_takes_no_part() {
     }
     assert!(!Path::new(&records).exists(), "it is not made again");
     stage.propose("a", &group, 2, "two").await;
+}
+
+#[tokio::test]
+async fn a_member_that_can_not_use_its_disk_for_now_says_so_and_comes_back() {
+    let mut stage = Stage::new().await;
+    let group = stage.formed().await;
+    stage.stop("d").await;
+    let folder = Folder::new(&Platform::real(), &stage.data("d").join("groups"), GROUP);
+    let locked = folder.open().await.expect("it is free");
+    stage.start("d").await;
+    let shown = timeout(Duration::from_secs(4), stage.status("d")).await.expect("it answers");
+    assert!(shown.problem.contains("another process uses"), "{shown:?}");
+    for ask in [
+        Ask::Propose { group: GROUP.into(), proposal: stage.proposal(&group, 1, "one") },
+        Ask::Log { group: GROUP.into(), from: 1, limit: 1 },
+    ] {
+        let refused = timeout(Duration::from_secs(10), stage.ask("d", &ask)).await.expect("it answers");
+        let refused = refused.expect_err("it can't take part");
+        assert!(refused.contains("another process uses"), "{refused}");
+    }
+    // Other groups can be enrolled for meanwhile.
+    stage.ask("d", &Ask::Form { file: group.file().clone() }).await.expect("it says the problem");
+    stage.ask("d", &Ask::Enrol { group: "other".into(), members: names() }).await.expect("it enrols");
+    drop(locked);
+    assert_eq!(stage.propose("a", &group, 2, "two").await, 1, "what nobody waited for is not proposed");
+    let until = Instant::now() + Duration::from_secs(60);
+    while !stage.status("d").await.problem.is_empty() {
+        assert!(Instant::now() < until, "it does not come back");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_does_not_use_the_disk_of_another_member() {
+    let mut stage = Stage::new().await;
+    let group = Arc::new(stage.formed().await);
+    stage.stop("a").await;
+    let folder = Folder::new(&Platform::real(), &stage.data("a").join("groups"), GROUP);
+    let post: Arc<dyn Post> = Arc::new(InMemory { from: "b".to_owned(), net: Arc::clone(&stage.net) });
+    let refused = Host::start(&folder, &group, "b", &post).await.err().expect("it is refused");
+    assert!(matches!(&refused, HostError::Name { found, .. } if found == "a"), "{refused}");
+    assert!(Host::start(&folder, &group, "a", &post).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_member_whose_description_was_damaged_says_so() {
+    let mut stage = Stage::new().await;
+    stage.formed().await;
+    stage.stop("d").await;
+    let description = stage.data("d").join("groups").join(GROUP).join("group.json");
+    fs::write(&description, "{}").expect("it is the test's");
+    stage.start("d").await;
+    let refused = stage.ask("d", &Ask::Show { group: GROUP.into() }).await.expect_err("it takes no part");
+    assert!(refused.contains("group.json can't be used"), "{refused}");
 }
 
 #[tokio::test]
@@ -379,18 +439,60 @@ async fn who_has_no_data_folder_or_no_certificate_is_no_member() {
 async fn a_stranger_is_not_listened_to() {
     let stage = Stage::new().await;
     stage.formed().await;
-    let say = async |sender: &str, payload: Bytes| {
+    let say = |sender: &str, payload: Bytes| {
         let packet = Packet { sender: sender.into(), payload, ..packet(1) };
-        stage.groups("a").receive(&packet).await
+        stage.groups("a").receive(&packet)
     };
     let accepted = HandlerOutcome::Accepted { reply: None };
-    assert_eq!(say("b", exchange::to_peer(GROUP, b"nonsense")).await, accepted);
+    assert_eq!(say("b", exchange::to_peer(GROUP, b"nonsense")), accepted);
     for (sender, payload) in [
         ("e", exchange::to_peer(GROUP, b"nonsense")),
         ("b", exchange::to_peer("others", b"nonsense")),
         ("b", Bytes::new()),
         ("b", Bytes::from_static(b"\xffx")),
     ] {
-        assert!(matches!(say(sender, payload).await, HandlerOutcome::Refused { .. }), "{sender}");
+        assert!(matches!(say(sender, payload), HandlerOutcome::Refused { .. }), "{sender}");
     }
+}
+
+/// Handles three messages at once.
+struct Few;
+
+#[async_trait]
+impl Handler for Few {
+    async fn deliver(&self, _: Delivery) -> HandlerOutcome {
+        HandlerOutcome::Refused { reason: "no".into() }
+    }
+
+    fn at_once(&self) -> usize {
+        3
+    }
+
+    fn name(&self) -> &'static str {
+        "command"
+    }
+}
+
+#[tokio::test]
+async fn clients_that_wait_for_a_group_without_a_quorum_take_not_all_places() {
+    let mut stage = Stage::new().await;
+    let group = stage.formed().await;
+    for name in ["b", "c", "d"] {
+        stage.stop(name).await;
+    }
+    let handler = GroupHandler::new(Arc::new(Few), stage.groups("a"));
+    let deliver = |kind: &str, payload: Bytes| {
+        let packet = Packet { sender: "b".into(), kind: kind.into(), payload, ..packet(1) };
+        handler.deliver(Delivery { packet, deadline: Instant::now() + Duration::from_secs(60) })
+    };
+    let proposal = stage.proposal(&group, 1, "one");
+    let waits = deliver(CLIENT_KIND, Ask::Propose { group: GROUP.into(), proposal }.to_bytes());
+    let mut waits = std::pin::pin!(waits);
+    assert!(timeout(Duration::from_millis(500), &mut waits).await.is_err(), "nobody decides it");
+    let show = Ask::Show { group: GROUP.into() }.to_bytes();
+    let refused = deliver(CLIENT_KIND, show).await;
+    assert!(matches!(&refused, HandlerOutcome::Refused { reason } if reason.contains("too many")), "{refused:?}");
+    let peer = deliver(PEER_KIND, exchange::to_peer(GROUP, b"nonsense")).await;
+    assert_eq!(peer, HandlerOutcome::Accepted { reply: None });
+    assert_eq!(deliver("text", Bytes::new()).await, HandlerOutcome::Refused { reason: "no".into() });
 }

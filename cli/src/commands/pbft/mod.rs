@@ -3,14 +3,13 @@
 mod files;
 
 use std::{
-    collections::BTreeSet,
     io::{self, Write},
     time::Duration,
 };
 
 use robeing_client::{FleetClient, new_proposal_id};
 use robeing_groups::{
-    CheckedDecision, Enrolment, Group, GroupError, GroupFile, LogFile, MAX_TEXT_BYTES, entries_of,
+    CheckedDecision, Enrolment, Group, GroupError, GroupFile, LogFile, MAX_TEXT_BYTES, Proposal, Seen, entries_of,
     exchange::{self, Ask, Decided, Enrolled, Page, Shown},
     is_group_name,
 };
@@ -142,15 +141,17 @@ async fn propose(args: ProposeArgs, fleet: &Connection) -> Result<Exit, CliError
     }
     let client = client(fleet, None, Access::Use).await?;
     let proposal = client.signed_proposal(&group, new_proposal_id(), text.into())?;
+    let (mine, author) = Proposal::verify(&proposal, &group).map_err(PbftError::Group)?;
     let question = Ask::Propose { group: group.name().to_owned(), proposal };
     let (member, answer) = any_answer(&client, &group, args.via.as_deref(), &question, DECIDE_WITHIN).await?;
     let Decided { decision } = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
-    // One member may lie; the decision proves itself.
+    // The member may lie, and so may whoever passes its answer on. A decision proves itself, but any does: it must be
+    // one of this very proposal.
     let page = page(&client, &group, Some(&member), (decision, 1)).await?;
-    let mut seen = BTreeSet::new();
+    let mut seen = Seen::new();
     let proved = page.decisions.first().map(|Base64(bytes)| entries_of(&group, bytes, None, &mut seen)).transpose();
     match proved.map_err(PbftError::Group)? {
-        Some(proved) if proved.seq == decision => {
+        Some(proved) if proved.seq == decision && proved.decides(&mine, &author) => {
             writeln!(io::stdout().lock(), "{decision}")?;
             Ok(Exit::Success)
         }
@@ -179,7 +180,7 @@ async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let client = client(fleet, None, Access::Use).await?;
     let trusted = client.trusted();
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let (mut from, mut kept, mut seen) = (args.from, Vec::new(), BTreeSet::new());
+    let (mut from, mut kept, mut seen) = (args.from, Vec::new(), Seen::new());
     let mut decisions: Vec<CheckedDecision> = Vec::new();
     while decisions.len() < limit {
         let left = u32::try_from(limit - decisions.len()).unwrap_or(u32::MAX);

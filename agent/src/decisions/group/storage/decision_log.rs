@@ -149,6 +149,11 @@ impl DecisionLog {
         self.places.range(number..).map(|(number, _)| *number)
     }
 
+    /// Returns the number of the first decision, if there is one.
+    pub fn first(&self) -> Option<u64> {
+        self.places.first_key_value().map(|(number, _)| *number)
+    }
+
     /// Returns the number of the last decision; 0 if there is none.
     pub fn last(&self) -> u64 {
         self.places.last_key_value().map_or(0, |(number, _)| *number)

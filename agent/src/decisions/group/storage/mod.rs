@@ -13,8 +13,9 @@
 //!
 //! 1. **Nothing is said before it is synced.** [`Store::save`] returns when everything is on the disk.
 //! 2. **A lost disk does not come back.** Once there is a description of the group, nothing that is missing is made
-//!    again, and nothing that is damaged is used: the member does not start. A torn end of the records is cut off: it
-//!    was never synced, so nothing depends on it.
+//!    again, and nothing that is damaged is used: the member does not start. A torn end of the records is cut off: a
+//!    crash tears only what is not synced yet, on which nothing depends. Damage of the very last record, and of nothing
+//!    else, looks the same.
 //! 3. **Decisions are on the disk twice until they are once.** The records contain the decisions since the last stable
 //!    checkpoint. They are in the log before the records drop them. The log never has a decision that the records, or a
 //!    checkpoint in them, do not know: if it does, the records are older than what was said, and the member does not
@@ -29,6 +30,7 @@ mod tests;
 
 use std::{
     io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -285,15 +287,18 @@ pub struct Store {
 
 impl Store {
     /// Carries out the changes of the records of one or more steps, and keeps their decisions. Everything is synced
-    /// when this returns.
+    /// when this returns. What is in `decided`, and no change appends, is in the records already.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails.
     pub async fn save(&mut self, changes: Vec<Sync>, decided: &[Decision]) -> Result<(), StoreError> {
+        let appends = |number: u64| {
+            let is_it = |change: &Sync| matches!(change, Sync::Append(Record::Decided(one)) if one.seq().0 == number);
+            changes.iter().any(is_it)
+        };
         for decision in decided {
-            let number = decision.seq().0;
-            if !self.log.has(number) && self.unlogged.iter().all(|(known, _)| *known != number) {
-                self.unlogged.push((number, decision.encoded()));
+            if !appends(decision.seq().0) {
+                self.keep(decision);
             }
         }
         let mut appended = Vec::new();
@@ -301,7 +306,6 @@ impl Store {
             match change {
                 Sync::Append(record) => appended.push(record),
                 Sync::Replace(records) => {
-                    // The log has no decision that the records don't know.
                     self.append(&mut appended).await?;
                     self.flush().await?;
                     let single = |record: &Record| pack(std::slice::from_ref(record));
@@ -317,13 +321,26 @@ impl Store {
         Ok(())
     }
 
-    /// Appends records, all of which are there after a crash or none.
+    /// Appends records, all of which are there after a crash or none. The decisions in them may be logged only then.
     async fn append(&mut self, records: &mut Vec<Record>) -> Result<(), StoreError> {
-        if !records.is_empty() {
-            self.records.append(&[pack(records)]).await?;
-            records.clear();
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.records.append(&[pack(records)]).await?;
+        for record in records.drain(..) {
+            if let Record::Decided(decision) = record {
+                self.keep(&decision);
+            }
         }
         Ok(())
+    }
+
+    /// Keeps a decision that is in the records until it is in the log.
+    fn keep(&mut self, decision: &Decision) {
+        let number = decision.seq().0;
+        if !self.has(number) {
+            self.unlogged.push((number, decision.encoded()));
+        }
     }
 
     /// Writes decisions to the log that are only in the records.
@@ -335,13 +352,20 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps decisions that this member has missed, and that were verified.
+    /// Keeps decisions that this member has missed, and that were verified: those of them that are `wanted`. The last
+    /// one that is must be executed, and the records that say so synced: the log never knows more than they.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails.
-    pub async fn fill(&mut self, decisions: &[Decision]) -> Result<(), StoreError> {
-        let missing = decisions.iter().filter(|decision| !self.has(decision.seq().0));
-        let missing: Vec<_> = missing.map(|decision| (decision.seq().0, decision.encoded())).collect();
+    pub async fn fill(&mut self, decisions: &[Decision], wanted: RangeInclusive<u64>) -> Result<(), StoreError> {
+        let mut missing: Vec<(u64, Vec<u8>)> = Vec::new();
+        for decision in decisions {
+            let number = decision.seq().0;
+            let is_new = !self.has(number) && missing.iter().all(|(known, _)| *known != number);
+            if is_new && wanted.contains(&number) {
+                missing.push((number, decision.encoded()));
+            }
+        }
         if missing.is_empty() { Ok(()) } else { Ok(self.log.append(&missing).await?) }
     }
 
@@ -391,9 +415,7 @@ impl Store {
     /// Returns the first decision up to this one that is missing, from a number on. Those that had to be removed
     /// because the log is full are not missing.
     pub fn first_missing(&self, from: u64, executed: u64) -> Option<u64> {
-        if self.log.is_cut() {
-            return None;
-        }
+        let from = if self.log.is_cut() { self.log.first().map_or(from, |first| first.max(from)) } else { from };
         let end = self.unlogged.first().map_or(executed, |(number, _)| number.saturating_sub(1).min(executed));
         self.log.first_missing(from, end)
     }

@@ -235,6 +235,80 @@ async fn decisions_are_in_the_log_before_the_records_drop_them() {
     // Records that do not know what is in the log are older than what the member has said.
     assert!(store.check_age(2).is_ok());
     assert!(matches!(store.check_age(1), Err(StoreError::Damaged { .. })));
-    store.fill(&[decision(2), decision(3)]).await.expect("they are kept");
+    store.fill(&[decision(2), decision(3)], 1..=3).await.expect("they are kept");
     assert_eq!(store.first_missing(1, 3), None);
+}
+
+/// Returns a disk on which a member has enrolled.
+async fn used(group: &Group) -> SimulatedDisk {
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, group).await, Some(6));
+    disk
+}
+
+/// Saves two decisions at once, with a checkpoint between them.
+async fn save_around_a_checkpoint(disk: &SimulatedDisk) -> Result<(), StoreError> {
+    let (mut store, ..) = folder(disk).open().await?;
+    let record = |seq: u64| Record::Decided(Box::new(decision(seq)));
+    let kept = all(2).into_iter().chain([record(1)]).collect();
+    let changes = vec![Sync::Append(record(1)), Sync::Replace(kept), Sync::Append(record(2))];
+    store.save(changes, &[decision(1), decision(2)]).await
+}
+
+#[tokio::test]
+async fn whenever_the_power_goes_the_log_has_no_decision_that_the_records_do_not_know() {
+    let (group, _) = Fleet::new().group();
+    let whole = used(&group).await;
+    let before = whole.operations();
+    save_around_a_checkpoint(&whole).await.expect("it is saved");
+    for operation in 1..=whole.operations() - before {
+        for seed in 0..4 {
+            let disk = used(&group).await;
+            disk.power_off_during(operation);
+            // The last operations may be those of closing.
+            let _ = save_around_a_checkpoint(&disk).await;
+            disk.crash(seed);
+            let (store, _, records) = folder(&disk).open().await.expect("it opens");
+            let number = |record: &Record| match record {
+                Record::Decided(decision) => Some(decision.seq().0),
+                _ => None,
+            };
+            let last = records.iter().filter_map(number).max().unwrap_or(0);
+            let checked = store.check_age(last);
+            assert!(checked.is_ok(), "operation {operation}, seed {seed}: {checked:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_decision_that_is_not_executed_yet_does_not_get_into_the_log() {
+    let (group, _) = Fleet::new().group();
+    let disk = used(&group).await;
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    // Another member answers with more than was asked for, and repeats itself.
+    let answer = [decision(1), decision(2), decision(3), decision(3), decision(4)];
+    store.fill(&answer, 2..=3).await.expect("they are kept");
+    drop(store);
+    disk.crash(1);
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    assert!(store.check_age(3).is_ok(), "it comes back");
+    let read = store.read(1, 10, 1 << 20).await.expect("they are read");
+    assert_eq!(read, [decision(2).encoded(), decision(3).encoded()]);
+    // Those that were too early come when they are executed.
+    store.fill(&answer, 4..=4).await.expect("it is kept");
+    assert_eq!(store.first_missing(2, 4), None);
+}
+
+#[tokio::test]
+async fn holes_behind_decisions_that_had_to_be_removed_are_found() {
+    let (group, _) = Fleet::new().group();
+    let disk = used(&group).await;
+    let (mut store, ..) = folder(&disk).open().await.expect("it opens");
+    store.fill(&[decision(5), decision(6), decision(8)], 1..=8).await.expect("they are kept");
+    drop(store);
+    // The oldest segment is not the first one that there was.
+    let [first, second] = ["decisions-0000000000000000", "decisions-0000000000000001"].map(path);
+    disk.rename(&first, &second).await.expect("it is there");
+    let (store, ..) = folder(&disk).open().await.expect("it opens");
+    assert_eq!(store.first_missing(1, 8), Some(7), "the hole, and not what was removed");
 }
