@@ -481,7 +481,7 @@ impl Parts {
             .add_service(limited!(MessagesServer::new(self.messages_service())))
             .add_service(limited!(MailboxServer::new(self.mailbox_service())))
             .add_service(limited!(BallotsServer::new(self.ballots_service(security))))
-            .add_service(limited!(TeamsServer::new(self.teams_service(security))))
+            .add_service(limited!(TeamsServer::new(self.teams_service())))
             .add_service(limited!(ResourcesServer::new(self.resources_service())))
             .add_service(limited!(AdminServer::new(self.admin_service(security, metrics))))
             .add_service(limited!(RaftServer::new(self.raft_service(consensus, connections))))

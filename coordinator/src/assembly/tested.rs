@@ -38,7 +38,7 @@ impl Parts {
     pub(super) fn tested(&self, directory: DirectoryService, security: Option<&Security>) -> Tested {
         let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
         let (submissions, watches, messages) = (self.submissions(security), self.watches(), self.messages_service());
-        let (ballots, teams) = (self.ballots_service(security), self.teams_service(security));
+        let (ballots, teams) = (self.ballots_service(security), self.teams_service());
         let resources = self.resources_service();
         Tested {
             member,

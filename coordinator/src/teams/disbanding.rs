@@ -64,9 +64,8 @@ impl Teams {
 
     /// Refuses a caller that is no administrator.
     async fn check_administers(&self, caller: &Caller, team: &Team) -> Result<(), TeamError> {
-        let asker = self.rights.asker(caller, true, &self.state).await;
-        let rights = asker.map_err(|status| TeamError::NotReadable(status.message().to_owned()))?.rights;
-        if rights.contains(&Right::Admin.as_str()) {
+        let has = self.rights.has(caller, Right::Admin, &self.state).await;
+        if has.map_err(|status| TeamError::NotReadable(status.message().to_owned()))? {
             return Ok(());
         }
         Err(TeamError::NotYours { caller: sender_name(caller), team: team.id, former: team.formed_by.clone() })
