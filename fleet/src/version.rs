@@ -69,11 +69,7 @@ impl Feature {
         match self {
             Feature::Identity => 2,
             Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => 3,
-            Feature::Ballots
-            | Feature::Approvals
-            | Feature::Verification
-            | Feature::Teams
-            | Feature::Resources => 4,
+            Feature::Ballots | Feature::Approvals | Feature::Verification | Feature::Teams | Feature::Resources => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }

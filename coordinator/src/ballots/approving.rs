@@ -182,7 +182,8 @@ mod tests {
 
     #[test]
     fn who_approves_by_a_policy_may_have_weights() {
-        let spec = ApprovalSpec { deadline_seconds: Some(60), threshold: Some("1/2".into()), ..by(&["a", "client:b=3"]) };
+        let spec =
+            ApprovalSpec { deadline_seconds: Some(60), threshold: Some("1/2".into()), ..by(&["a", "client:b=3"]) };
         let draft = Draft::of_policy(&task(), &spec, "it is large").expect("it is right");
         assert_eq!((draft.electorate.len(), draft.ttl), (2, 60_000));
         let question = draft.asked_about(&task()).question;
