@@ -37,7 +37,8 @@ pub const MAX_WEB_HEADERS: usize = 100;
 /// Answers requests.
 #[async_trait]
 pub trait WebService: Send + Sync + 'static {
-    /// Answers one request that arrived on this connection. The future is dropped if the client goes away.
+    /// Answers one request that arrived on this connection. The future is dropped if the client goes away. It bounds how
+    /// long it waits for the body: a connection is kept as long as a request is in progress.
     async fn respond(&self, request: Request<Incoming>, connection: ConnectInfo) -> Response<Full<Bytes>>;
 }
 

@@ -28,7 +28,9 @@ use super::identity::{CLUSTER, NOW, realm};
 
 /// Where it arrives.
 const ADDRESS: &str = "10.0.0.1:80";
-/// How long a connection may last on which the client sends no more: more than any limit of the listener.
+/// How long a body may take to arrive. Services have such a limit of their own; see [`WebService`].
+const BODY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a connection may last on which the client sends no more: more than any limit of the listener and its service.
 const ENDS_WITHIN: Duration = Duration::from_secs(300);
 
 struct Frozen;
@@ -55,14 +57,17 @@ static TLS: LazyLock<Tls> = LazyLock::new(|| {
     Tls::new(watch::channel(Arc::new(credentials.expect("they can be used"))).1, true)
 });
 
-/// Answers each request, once its body has arrived.
+/// Answers each request with its body, or with nothing if that does not arrive in time.
 struct Echo;
 
 #[async_trait]
 impl WebService for Echo {
     async fn respond(&self, request: Request<Incoming>, connection: ConnectInfo) -> Response<Full<Bytes>> {
         assert!(connection.identity.is_none(), "nobody has a certificate");
-        let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = match timeout(BODY_WITHIN, request.into_body().collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) | Err(_) => Bytes::new(),
+        };
         Response::new(Full::new(body))
     }
 }
