@@ -11,7 +11,8 @@ use k8s_openapi::{
 };
 use kube::KubeSchema;
 use robeing_settings::{
-    CommandSpec, Contribute, ExecutorSpec, HeaderSource as EnvironmentSource, HeaderSpec, HttpSpec, quantities, settings,
+    CommandSpec, Contribute, ExecutorSpec, HeaderSource as EnvironmentSource, HeaderSpec, HttpSpec, quantities,
+    settings,
 };
 use robeing_target::{Target, TargetError};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -112,7 +113,8 @@ impl Pool {
         let resources = of_container.or(self.resources.as_ref());
         let amount = |name: &str| {
             let resources = resources?;
-            let of = |list: &Option<BTreeMap<String, Quantity>>| list.as_ref()?.get(name).map(|amount| amount.0.clone());
+            let of =
+                |list: &Option<BTreeMap<String, Quantity>>| list.as_ref()?.get(name).map(|amount| amount.0.clone());
             of(&resources.limits).or_else(|| of(&resources.requests))
         };
         Contribute {

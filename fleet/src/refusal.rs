@@ -3,8 +3,7 @@
 use bilrost::{Message, Oneof};
 
 use crate::{
-    AllocationId, BallotId, BarKind, LetterId, Resource, Shortage, TaskId, TeamId, UnixMillis,
-    ids::utc,
+    AllocationId, BallotId, BarKind, LetterId, Resource, Shortage, TaskId, TeamId, UnixMillis, ids::utc,
     resources::amounts::in_words,
 };
 

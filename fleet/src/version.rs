@@ -222,8 +222,7 @@ impl TaskCommand {
                 ..
             }) => Some(Feature::Approvals),
             TaskCommand::Complete(Completion {
-                outcome:
-                    Outcome::Answered { .. } | Outcome::Failed(Failure { kind: FailureKind::Disagreement, .. }),
+                outcome: Outcome::Answered { .. } | Outcome::Failed(Failure { kind: FailureKind::Disagreement, .. }),
                 ..
             }) => Some(Feature::Verification),
             TaskCommand::Submit(_) | TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,

@@ -91,11 +91,19 @@ async fn a_group_decides_while_its_members_are_killed_and_stopped_in_turn_and_fo
     for number in 0..4 {
         let (gone, other) = (member(number), member(number + 1));
         let is_killed = number % 2 == 0;
-        if is_killed { fleet.kill(&gone) } else { fleet.freeze(&gone) }
+        if is_killed {
+            fleet.kill(&gone)
+        } else {
+            fleet.freeze(&gone)
+        }
         let text = format!("without-{gone}");
         person.succeeds(&["pbft", "propose", "council", &text, "--via", &other]).await;
         texts.push(text);
-        if is_killed { fleet.start_one(&gone) } else { fleet.thaw(&gone) }
+        if is_killed {
+            fleet.start_one(&gone)
+        } else {
+            fleet.thaw(&gone)
+        }
         // Before the next one goes: only one may be away.
         person.all_agree(&texts).await;
     }

@@ -134,11 +134,8 @@ impl TeamPaths {
 /// that is busy with other messages answers.
 async fn has_answered(messenger: &Messenger, name: &Arc<str>) -> bool {
     let to = Address::Agent(Arc::clone(name));
-    let probe = Outgoing {
-        priority: Priority::HIGHEST,
-        deadline: PROBE_WITHIN,
-        ..Outgoing::new(to, PROBE_KIND, Bytes::new())
-    };
+    let probe =
+        Outgoing { priority: Priority::HIGHEST, deadline: PROBE_WITHIN, ..Outgoing::new(to, PROBE_KIND, Bytes::new()) };
     matches!(messenger.send(probe).await, Outcome::Accepted { .. })
 }
 

@@ -85,10 +85,7 @@ impl v1::resources_server::Resources for ResourcesService {
         Ok(Response::new(RenewLeaseResponse { lease: prost_types::Duration::try_from(lease).ok() }))
     }
 
-    async fn get_allocation(
-        &self,
-        request: Request<GetAllocationRequest>,
-    ) -> Result<Response<v1::Allocation>, Status> {
+    async fn get_allocation(&self, request: Request<GetAllocationRequest>) -> Result<Response<v1::Allocation>, Status> {
         let GetAllocationRequest { id, wait } = request.into_inner();
         let id = convert::allocation_id(&id)?;
         let wait = Duration::from_millis(convert::millis("wait", wait)?.unwrap_or(0));

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use robeing_fleet::{Agent, AgentId, Completion, Failure, FailureKind, Outcome, Refusal, Role, SubmitTask, Task, TaskId};
+use robeing_fleet::{
+    Agent, AgentId, Completion, Failure, FailureKind, Outcome, Refusal, Role, SubmitTask, Task, TaskId,
+};
 use robeing_net::gate::Caller;
 use robeing_policy::{
     ApprovalDemand, Checked, Event, Input, Message, Object, PolicyRefusal, Submission, TaskResult, rights_of_role,

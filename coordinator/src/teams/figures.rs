@@ -163,8 +163,8 @@ fn gauged(count: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use robeing_fleet::{
-        AgentCommand, AgentJoin, Command, ControlCommand, Fleet, FleetConfig, FormTeam, Reply, Role, Stamp, TeamCommand,
-        TeamId, TeamNeeds, known_version,
+        AgentCommand, AgentJoin, Command, ControlCommand, Fleet, FleetConfig, FormTeam, Reply, Role, Stamp,
+        TeamCommand, TeamId, TeamNeeds, known_version,
     };
 
     use super::*;

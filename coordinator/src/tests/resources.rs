@@ -5,9 +5,9 @@ use std::time::Duration;
 use prost_types::Duration as WireDuration;
 use robeing_fleet::{AllocationId, Amounts, Command, Reply, ResourceCommand};
 use robeing_proto::v1::{
-    self, AllocationState, GetAllocationRequest, ListAllocationsRequest, ListResourcesRequest,
-    ReleaseResourcesRequest, RenewLeaseRequest, RequestResourcesRequest, ResourceAmounts, ResourceQueue, ResourceQuota,
-    SetQueuesRequest, resources_server::Resources as _,
+    self, AllocationState, GetAllocationRequest, ListAllocationsRequest, ListResourcesRequest, ReleaseResourcesRequest,
+    RenewLeaseRequest, RequestResourcesRequest, ResourceAmounts, ResourceQueue, ResourceQuota, SetQueuesRequest,
+    resources_server::Resources as _,
 };
 use tonic::{Code, Request, Status};
 

@@ -68,9 +68,10 @@ async fn a_liar_is_outvoted_by_those_who_agree_on_what_is_compared() {
     // Whether the liar's answer came before the decision is not fixed.
     assert!(!said.contains(&("w-0", Some(AttemptEnd::Succeeded))), "{said:?}");
     assert_eq!(said.iter().filter(|(_, end)| *end == Some(AttemptEnd::Succeeded)).count(), 2, "{said:?}");
-    let listed = fleet.tested(leader).state.look(|fleet| {
-        fleet.tasks(&robeing_fleet::TaskFilter::default(), None, 10).tasks.len()
-    });
+    let listed = fleet
+        .tested(leader)
+        .state
+        .look(|fleet| fleet.tasks(&robeing_fleet::TaskFilter::default(), None, 10).tasks.len());
     assert_eq!(listed, 1, "its members are nobody's tasks");
 }
 

@@ -167,10 +167,7 @@ fn a_proposal_is_of_its_author_and_for_one_group() {
     assert!(matches!(Proposal::verify(&changed, &group), Err(GroupError::NotProved { .. })));
     let elsewhere = Proposal { group: Default::default(), ..proposal(&group, 1, "deploy") };
     let elsewhere = elsewhere.sign(&ada.own()).unwrap();
-    assert_eq!(
-        Proposal::verify(&elsewhere, &group),
-        Err(GroupError::Other { what: "proposal", part: "group" })
-    );
+    assert_eq!(Proposal::verify(&elsewhere, &group), Err(GroupError::Other { what: "proposal", part: "group" }));
     let coordinator = certified(&authority, PeerRole::Coordinator, "c-0");
     let signed = proposal(&group, 1, "deploy").sign(&coordinator.own()).unwrap();
     assert!(matches!(Proposal::verify(&signed, &group), Err(GroupError::OtherSigner { .. })));

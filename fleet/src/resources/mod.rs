@@ -14,9 +14,9 @@ pub(crate) mod query;
 pub(crate) mod room;
 pub(crate) mod share;
 pub(crate) mod state;
-mod turns;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use bilrost::{Enumeration, Message, Oneof};
 

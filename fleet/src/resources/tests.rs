@@ -72,8 +72,12 @@ fn a_search_ends_with_the_resource_of_which_the_fewest_agents_have_enough_or_aft
 }
 
 fn any_amounts(most: u64) -> impl Strategy<Value = Amounts> {
-    (0..=most, 0..=most, 0..=most, 0..=most)
-        .prop_map(|(cpu, memory, storage, bandwidth)| Amounts { cpu, memory, storage, bandwidth })
+    (0..=most, 0..=most, 0..=most, 0..=most).prop_map(|(cpu, memory, storage, bandwidth)| Amounts {
+        cpu,
+        memory,
+        storage,
+        bandwidth,
+    })
 }
 
 proptest! {

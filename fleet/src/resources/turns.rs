@@ -174,9 +174,10 @@ impl Fleet {
     /// Returns whether a request for one part waits that could be granted. Several parts could be by chance: whether
     /// room is found for them depends on all others.
     pub(super) fn could_grant(&self) -> bool {
-        let mut waiting = self.state.resources.allocations.iter().filter(|allocation| {
-            matches!(allocation.state, AllocationState::Waiting) && allocation.parts.len() == 1
-        });
+        let mut waiting =
+            self.state.resources.allocations.iter().filter(|allocation| {
+                matches!(allocation.state, AllocationState::Waiting) && allocation.parts.len() == 1
+            });
         waiting.any(|request| matches!(self.chance_of(request), Chance::Now(_)))
     }
 }

@@ -15,7 +15,8 @@ pub(crate) fn check_work_conserving(fleet: &Fleet) -> Check {
         let excluded = fleet.excluded(task);
         for agent in free.iter().filter(|agent| !excluded.contains(&agent.id)) {
             let is_of_team = |team| fleet.team_of(agent.id).is_some_and(|of_agent| of_agent.id == team);
-            let fits = needs.fit(agent.role, agent.has_specialization(needs.domain)) && task.team.is_none_or(is_of_team);
+            let fits =
+                needs.fit(agent.role, agent.has_specialization(needs.domain)) && task.team.is_none_or(is_of_team);
             ensure(!fits, || format!("task {} waits though agent {} is free", task.id, agent.name))?;
         }
     }

@@ -4,10 +4,8 @@
 use bilrost::Message;
 
 use crate::{
-    BallotId, BallotOutcome, Effect, FailureKind, Fleet, OpenBallot, Refusal, Task, TaskId, TaskState,
-    config::invalid,
-    steps::Jobs,
-    tasks::attempts::own_failure,
+    BallotId, BallotOutcome, Effect, FailureKind, Fleet, OpenBallot, Refusal, Task, TaskId, TaskState, config::invalid,
+    steps::Jobs, tasks::attempts::own_failure,
 };
 
 /// The approval that a task needs before it may start.

@@ -8,10 +8,7 @@ use bytes::Bytes;
 use super::verification::{Answer, Verification};
 use crate::{
     Agent, AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, FleetMillis,
-    Refusal, Role, SubmitTask, Task, TaskId, TaskState,
-    audit_log::action,
-    config::invalid,
-    limits::MAX_VERIFIED_TASKS,
+    Refusal, Role, SubmitTask, Task, TaskId, TaskState, audit_log::action, config::invalid, limits::MAX_VERIFIED_TASKS,
     tasks::attempts::own_failure,
 };
 
@@ -99,7 +96,8 @@ impl Fleet {
         if let Some(team) = submission.team.and_then(|id| self.team(id))
             && team.size < verify.agents
         {
-            let problem = format!("is {}, and only the {} members of the team may run the task", verify.agents, team.size);
+            let problem =
+                format!("is {}, and only the {} members of the team may run the task", verify.agents, team.size);
             return Err(invalid("verify.agents", problem));
         }
         if self.indexes.tasks.verified < MAX_VERIFIED_TASKS {

@@ -85,12 +85,7 @@ impl Fleet {
         self.submitted_before(submission).is_none().then_some(refusal)
     }
 
-    pub(crate) fn submit(
-        &mut self,
-        mut submission: SubmitTask,
-        jobs: &mut Jobs,
-        effects: &mut Vec<Effect>,
-    ) -> Reply {
+    pub(crate) fn submit(&mut self, mut submission: SubmitTask, jobs: &mut Jobs, effects: &mut Vec<Effect>) -> Reply {
         if let Err(refusal) = submission.check() {
             return Reply::Refused(refusal);
         }

@@ -90,9 +90,7 @@ impl TeamNeeds {
 
 /// Refuses a team whose texts, size or needs are out of bounds.
 pub(super) fn check_content(formed_by: &str, purpose: &str, size: u32, needs: &TeamNeeds) -> Result<(), Refusal> {
-    for (field, text, most) in
-        [("formed_by", formed_by, MAX_SENDER_BYTES), ("purpose", purpose, MAX_PURPOSE_BYTES)]
-    {
+    for (field, text, most) in [("formed_by", formed_by, MAX_SENDER_BYTES), ("purpose", purpose, MAX_PURPOSE_BYTES)] {
         if text.is_empty() {
             return Err(invalid(field, "must not be empty"));
         }

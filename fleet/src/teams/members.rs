@@ -4,9 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Team, score::leader_of};
 use crate::{
-    AgentId, AgentState, Effect, Fleet, Refusal, Reply, SessionId, TeamId,
-    config::invalid,
-    limits::MAX_TEAM_SIZE,
+    AgentId, AgentState, Effect, Fleet, Refusal, Reply, SessionId, TeamId, config::invalid, limits::MAX_TEAM_SIZE,
     steps::Jobs,
 };
 

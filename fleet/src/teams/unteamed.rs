@@ -74,12 +74,7 @@ impl Unteamed {
     /// Returns the best agents that fit, at most `most`: those that perform best, and of equals those with the lowest
     /// numbers. If several skills are needed, at most [`MAX_TEAM_CANDIDATES`] of the agents with the rarest of them are
     /// looked at, so that some that fit may be missed.
-    pub(crate) fn best(
-        &self,
-        needs: &TeamNeeds,
-        most: usize,
-        agents: &BTreeMap<AgentId, Arc<Agent>>,
-    ) -> Vec<AgentId> {
+    pub(crate) fn best(&self, needs: &TeamNeeds, most: usize, agents: &BTreeMap<AgentId, Arc<Agent>>) -> Vec<AgentId> {
         let Some(sets) = self.smallest(needs) else { return Vec::new() };
         let fits = |rank: &&Rank| needs.skills.len() < 2 || agents.get(&rank.1).is_some_and(|agent| needs.fit(agent));
         let roles = ROLES.into_iter().filter(|role| needs.fit_role(*role));

@@ -1,7 +1,7 @@
 //! The limits of the resource pool at their edges.
 
 use robeing_fleet::{
-    AllocationId, Amounts, Command, Holder, Quota, QueueShape, Refusal, Reply, RequestResources, ResourceCommand,
+    AllocationId, Amounts, Command, Holder, QueueShape, Quota, Refusal, Reply, RequestResources, ResourceCommand,
     TeamId, limits::*,
 };
 
@@ -64,8 +64,10 @@ fn requests_are_held_to_their_limits() {
 
 #[test]
 fn queues_are_held_to_their_limits() {
-    let shape = |name: usize, weight| {
-        QueueShape { name: format!("queue-{name}"), weight, quota: Quota { cpu: Some(MAX_QUOTA), ..Quota::default() } }
+    let shape = |name: usize, weight| QueueShape {
+        name: format!("queue-{name}"),
+        weight,
+        quota: Quota { cpu: Some(MAX_QUOTA), ..Quota::default() },
     };
     let shapes = |count: usize| (0..count).map(|name| shape(name, 1)).collect::<Vec<_>>();
     assert_eq!(QueueShape::check_all(&shapes(MAX_SET_QUEUES)), Ok(()));
@@ -85,10 +87,10 @@ fn an_agent_contributes_no_more_than_it_can() {
     let stay = trial.join(worker("a"));
     assert!(matches!(trial.contribute(stay, amounts(MAX_AMOUNT + 1, 0)), Reply::Refused(Refusal::Invalid { .. })));
     assert_eq!(trial.contribute(stay, amounts(MAX_AMOUNT, MAX_AMOUNT)), Reply::Done);
-    assert_eq!(trial.request(request(1, amounts(MAX_AMOUNT, MAX_AMOUNT))), Reply::Allocated {
-        existing: false,
-        token: Some(1)
-    });
+    assert_eq!(
+        trial.request(request(1, amounts(MAX_AMOUNT, MAX_AMOUNT))),
+        Reply::Allocated { existing: false, token: Some(1) }
+    );
 }
 
 #[test]

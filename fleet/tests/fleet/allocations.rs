@@ -2,7 +2,7 @@
 
 use robeing_fleet::{
     AgentId, AgentJoin, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Effect, Fleet, FleetConfig,
-    Holder, PoolSums, Quota, QueueShape, Refusal, Reply, RequestResources, Resource, ResourceCommand, Shortage, TeamId,
+    Holder, PoolSums, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, Shortage, TeamId,
     limits::ALLOCATION_TTL_MS,
 };
 
@@ -90,9 +90,8 @@ fn what_is_granted_is_taken_until_it_is_released() {
 fn what_is_not_free_is_refused_and_the_refusal_says_what_is_short() {
     let (mut trial, _) = pool([amounts(4_000, 8), amounts(2_000, 8)]);
     let before = trial.fleet.encode();
-    let short = |of: &[Shortage]| {
-        Reply::Refused(Refusal::InsufficientResources { short: of.to_vec(), others_wait: false })
-    };
+    let short =
+        |of: &[Shortage]| Reply::Refused(Refusal::InsufficientResources { short: of.to_vec(), others_wait: false });
     let of = |resource, asked, free, of_one| Shortage { resource, asked, free, of_one };
     let cpu = of(Resource::Cpu, 7_000, 6_000, false);
     assert_eq!(trial.request(request(1, amounts(7_000, 1))), short(&[cpu]));
@@ -309,9 +308,8 @@ fn a_quota_holds_whatever_is_free_and_keeps_no_other_queue_waiting() {
     let quota = Quota { cpu: Some(2), ..Quota::default() };
     set(&mut trial, &[("a", 1, quota), ("b", 1, Quota::default())]);
     assert_eq!(trial.request(from("a", request(1, amounts(2, 0)))), granted(1));
-    let over = |asked, used| {
-        Refusal::OverQuota { queue: "a".to_owned(), resource: Resource::Cpu, asked, used, quota: 2 }
-    };
+    let over =
+        |asked, used| Refusal::OverQuota { queue: "a".to_owned(), resource: Resource::Cpu, asked, used, quota: 2 };
     assert_eq!(trial.request(from("a", request(2, amounts(1, 0)))), Reply::Refused(over(1, 2)));
     assert_eq!(trial.request(from("a", patient(2, amounts(3, 0)))), Reply::Refused(over(3, 0)), "it never could");
     assert_eq!(trial.request(from("a", patient(2, amounts(1, 0)))), WAITS);

@@ -24,7 +24,9 @@ pub fn check(fleet: &Fleet, before: &Before) {
         let not_approved = task.failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::NotApproved);
         match outcome {
             Some(None) => assert!(!approval.approved && !not_approved && task.attempts.is_empty(), "{task:?}"),
-            Some(Some(BallotOutcome::Approved { .. })) => assert!(approval.approved || task.state.is_final(), "{task:?}"),
+            Some(Some(BallotOutcome::Approved { .. })) => {
+                assert!(approval.approved || task.state.is_final(), "{task:?}")
+            }
             Some(Some(_)) => assert!(!approval.approved && task.state.is_final(), "{task:?}"),
             None => assert!(approval.approved || task.state.is_final(), "{task:?}"),
         }
@@ -204,7 +206,10 @@ fn as_many_tasks_wait_for_approvals_as_ballots_are_open() {
     }
     let next = MAX_OPEN_BALLOTS as u128;
     let full = submit(&mut trial, lone(next));
-    assert!(matches!(full, Reply::Refused(Refusal::Full { limit, .. }) if limit == MAX_OPEN_BALLOTS as u64), "{full:?}");
+    assert!(
+        matches!(full, Reply::Refused(Refusal::Full { limit, .. }) if limit == MAX_OPEN_BALLOTS as u64),
+        "{full:?}"
+    );
     assert_eq!(trial.fleet.refusal_of(&lone(0)), None, "it is known");
     trial.cast(vote(0, "client:c", Choice::Reject));
     assert_eq!(submit(&mut trial, lone(next)), accepted(next, false));

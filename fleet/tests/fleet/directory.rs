@@ -13,10 +13,8 @@ use robeing_fleet::{
 use crate::fixture::{OpenSession, Trial, enrolment, failure, pooled, success, task, worker};
 
 /// What the directory shows of an agent.
-type Shown = (
-    (Role, Option<Role>, AgentState, Option<String>),
-    (Vec<Arc<str>>, String, u32, Option<[u8; 32]>, Option<TeamId>),
-);
+type Shown =
+    ((Role, Option<Role>, AgentState, Option<String>), (Vec<Arc<str>>, String, u32, Option<[u8; 32]>, Option<TeamId>));
 
 fn shown(fleet: &Fleet) -> BTreeMap<Arc<str>, Shown> {
     let of = |agent: &Arc<Agent>| {

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, BallotCommand, BallotId, BarKind,
-    CastVote, Choice, Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind, Fleet,
-    FleetConfig, FormTeam, Fraction, HeldState, Holder, IdentityCommand, Letter, LetterAnswer, LetterId, LossReason,
-    MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind, RecoveryEvent,
-    Reply, RequestResources, ResourceCommand, RetryPolicy, Role, SessionId, SingleUse, Stamp, StoredPolicy, SubmitTask,
-    Task, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds, Verify, VoteEvidence, known_version,
+    AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, BallotCommand, BallotId,
+    BarKind, CastVote, Choice, Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind,
+    Fleet, FleetConfig, FormTeam, Fraction, HeldState, Holder, IdentityCommand, Letter, LetterAnswer, LetterId,
+    LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind,
+    RecoveryEvent, Reply, RequestResources, ResourceCommand, RetryPolicy, Role, SessionId, SingleUse, Stamp,
+    StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds, Verify,
+    VoteEvidence, known_version,
 };
 
 pub struct Trial {

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentId, AgentState, Allocation, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Feature, Fleet,
-    Holder, PoolSums, Quota, QueueShape, Refusal, Reply, RequestResources, Resource, ResourceCommand, TaskId,
-    TeamId,
+    Holder, PoolSums, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, TaskId, TeamId,
 };
 
 use crate::{crews, ops::name_of};
@@ -15,8 +14,12 @@ const ALLOCATIONS: u128 = 12;
 
 /// Small amounts, of which some are nothing.
 pub fn amounts() -> impl Strategy<Value = Amounts> {
-    (0..9u64, 0..9u64, 0..3u64, 0..2u64)
-        .prop_map(|(cpu, memory, storage, bandwidth)| Amounts { cpu, memory, storage, bandwidth })
+    (0..9u64, 0..9u64, 0..3u64, 0..2u64).prop_map(|(cpu, memory, storage, bandwidth)| Amounts {
+        cpu,
+        memory,
+        storage,
+        bandwidth,
+    })
 }
 
 fn holder() -> impl Strategy<Value = Holder> {

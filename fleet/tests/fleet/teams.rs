@@ -114,8 +114,11 @@ fn a_team_is_active_once_every_pair_has_a_path_that_both_report() {
     assert_eq!(of(&trial, 1).state, TeamState::Forming);
     assert_eq!(trial.effects, []);
     let all = stays.iter().map(|stay| stay.agent).collect::<Vec<_>>();
-    let paths = |stay: OpenSession, reaches: Vec<_>| {
-        TeamCommand::Paths { team: id(1), agent: stay.agent, session: stay.session, reaches }
+    let paths = |stay: OpenSession, reaches: Vec<_>| TeamCommand::Paths {
+        team: id(1),
+        agent: stay.agent,
+        session: stay.session,
+        reaches,
     };
     connect(&mut trial, 1, &stays);
     assert_eq!((of(&trial, 1).state, trial.effects.len()), (TeamState::Active, 1));
@@ -139,8 +142,11 @@ fn paths_count_for_members_in_their_sessions_alone() {
     let before = trial.fleet.encode();
     let OpenSession { agent, session } = stays[0];
     let stale = robeing_fleet::SessionId(session.0 + 9);
-    let paths = |team, agent, session, count| {
-        TeamCommand::Paths { team: id(team), agent, session, reaches: vec![stays[2].agent; count] }
+    let paths = |team, agent, session, count| TeamCommand::Paths {
+        team: id(team),
+        agent,
+        session,
+        reaches: vec![stays[2].agent; count],
     };
     assert_eq!(trial.team(paths(1, agent, stale, 1)), Reply::Refused(Refusal::StaleSession));
     assert_eq!(trial.team(paths(2, agent, session, 1)), Reply::Refused(Refusal::UnknownTeam { team: id(2) }));

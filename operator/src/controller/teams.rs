@@ -30,11 +30,8 @@ pub(crate) async fn keep(
     cache: &ClusterCache,
 ) -> Option<Vec<TeamStatus>> {
     let Ok(answer) = &observation.fleet else { return None };
-    let coordinator = Coordinator {
-        client: &context.coordinators,
-        address: &answer.from,
-        security: cache.identity.security(),
-    };
+    let coordinator =
+        Coordinator { client: &context.coordinators, address: &answer.from, security: cache.identity.security() };
     let teams = &observation.cluster.spec.teams;
     let known: &[TeamStatus] = before.map_or(&[], |before| before.teams.as_slice());
     let cluster = observation.cluster.metadata.uid.as_deref().unwrap_or_default();

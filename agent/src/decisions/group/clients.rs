@@ -93,15 +93,15 @@ impl Groups {
         };
         let _turn = self.0.forming.lock().await;
         if folder.group().await.map_err(text)?.is_some() {
-            return Err(format!("this agent is a member of the group {group:?} already; give the new one another name"));
+            return Err(format!(
+                "this agent is a member of the group {group:?} already; give the new one another name"
+            ));
         }
         if folder.known_identity().await.map_err(text)?.is_none() {
             self.check_room().await?;
         }
-        let new = Identity {
-            incarnation: Incarnation(random_bytes().map_err(text)?),
-            seed: random_bytes().map_err(text)?,
-        };
+        let new =
+            Identity { incarnation: Incarnation(random_bytes().map_err(text)?), seed: random_bytes().map_err(text)? };
         let identity = folder.identity(new).await.map_err(text)?;
         let key = public_key(&identity).ok_or("the key of this group can't be used; remove its folder")?;
         let at_ms = papers.now();

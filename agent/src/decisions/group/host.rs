@@ -147,12 +147,7 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError`] if it must not, or can't.
-    pub async fn start(
-        folder: &Folder,
-        group: &Arc<Group>,
-        me: &str,
-        post: &Arc<dyn Post>,
-    ) -> Result<Self, HostError> {
+    pub async fn start(folder: &Folder, group: &Arc<Group>, me: &str, post: &Arc<dyn Post>) -> Result<Self, HostError> {
         let (store, identity, records) = folder.open().await?;
         let name = || group.name().to_owned();
         let signer = Ed25519Signer::from_seed(&identity.seed).ok_or_else(|| HostError::Key(name()))?;

@@ -215,12 +215,8 @@ impl Groups {
     fn attend(&self, group: Arc<Group>) -> Arc<Member> {
         let (inbox, messages) = Inbox::start(&group, &self.0.me);
         let (commands, asked) = mpsc::channel(MAX_COMMANDS);
-        let member = Arc::new(Member {
-            group: Arc::clone(&group),
-            inbox,
-            commands,
-            problem: Mutex::new(String::new()),
-        });
+        let member =
+            Arc::new(Member { group: Arc::clone(&group), inbox, commands, problem: Mutex::new(String::new()) });
         let queues = Queues { inbox: messages, commands: asked };
         self.0.tasks.spawn(serve(self.clone(), Arc::clone(&member), queues));
         let mut members = self.0.members.lock().unwrap_or_else(PoisonError::into_inner);

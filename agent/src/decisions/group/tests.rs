@@ -419,10 +419,9 @@ async fn who_has_no_data_folder_or_no_certificate_is_no_member() {
         assert!(refused.contains(words), "{refused}");
     }
     let groups = of("a", data(), Some(papers()));
-    for (name, members, words) in [
-        ("../etc", names(), "is no name of a group"),
-        (GROUP, names()[..3].to_vec(), "4 to 16 different members"),
-    ] {
+    for (name, members, words) in
+        [("../etc", names(), "is no name of a group"), (GROUP, names()[..3].to_vec(), "4 to 16 different members")]
+    {
         let ask = Ask::Enrol { group: name.into(), members };
         let refused = groups.answer(&ask.to_bytes()).await.expect_err(words);
         assert!(refused.contains(words), "{refused}");

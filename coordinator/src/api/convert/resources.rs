@@ -111,10 +111,11 @@ fn end(end: AllocationEnd) -> v1::AllocationState {
 /// Converts an allocation to its API form.
 pub fn allocation(seen: Seen) -> v1::Allocation {
     let Seen { allocation, agents, short, now } = seen;
-    let parts = allocation.parts.iter().zip(agents).map(|(part, agent)| v1::allocation::Part {
-        amounts: Some(told_amounts(part.amounts)),
-        agent,
-    });
+    let parts = allocation
+        .parts
+        .iter()
+        .zip(agents)
+        .map(|(part, agent)| v1::allocation::Part { amounts: Some(told_amounts(part.amounts)), agent });
     let told = v1::Allocation {
         id: allocation.id.to_string(),
         holder: allocation.holder.to_string(),
@@ -130,11 +131,7 @@ pub fn allocation(seen: Seen) -> v1::Allocation {
     match &allocation.state {
         AllocationState::Waiting => {
             let until = allocation.requested.fleet.saturating_add(allocation.wait);
-            v1::Allocation {
-                state: v1::AllocationState::Waiting.into(),
-                expires_at: Some(due(until, now)),
-                ..told
-            }
+            v1::Allocation { state: v1::AllocationState::Waiting.into(), expires_at: Some(due(until, now)), ..told }
         }
         AllocationState::Granted { token, at, expires } => v1::Allocation {
             state: v1::AllocationState::Granted.into(),
@@ -175,8 +172,7 @@ mod tests {
         let some = Amounts { cpu: 1, memory: 2, storage: 3, bandwidth: 4 };
         assert_eq!(amounts(&told_amounts(some)), some);
         let quota = Quota { cpu: Some(0), ..Quota::default() };
-        let view =
-            QueueView { name: "q".to_owned(), weight: 2, quota, used: Amounts::NONE, waiting: 0, granted: 0 };
+        let view = QueueView { name: "q".to_owned(), weight: 2, quota, used: Amounts::NONE, waiting: 0, granted: 0 };
         let shape = QueueShape { name: "q".to_owned(), weight: 2, quota };
         assert_eq!(queue_shape(queue(view)), shape);
     }

@@ -146,11 +146,7 @@ fn assignment(Given { task, input, deadline }: &Given, now: FleetMillis) -> Opti
         task_id: task.id.to_string(),
         attempt: current.number,
         kind: task.kind.clone(),
-        input: if planted(Mistake::InputCut) {
-            input.slice(..input.len().saturating_sub(1))
-        } else {
-            input.clone()
-        },
+        input: if planted(Mistake::InputCut) { input.slice(..input.len().saturating_sub(1)) } else { input.clone() },
         deadline_in_ms: deadline.map_or(0, left),
         time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
     })

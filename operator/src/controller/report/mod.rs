@@ -141,11 +141,7 @@ pub fn status(
             .iter()
             .map(|pool| PoolStatus { name: pool.name.clone(), ready: pool.live + pool.standby, desired: pool.desired })
             .collect(),
-        teams: outcome
-            .teams
-            .clone()
-            .or_else(|| previous.map(|previous| previous.teams.clone()))
-            .unwrap_or_default(),
+        teams: outcome.teams.clone().or_else(|| previous.map(|previous| previous.teams.clone())).unwrap_or_default(),
         replicas: scaled.map_or(0, |name| scaled_replicas(observation, name)),
         selector: Some(names::selector_text(&selector)),
         image: match &outcome.fleet {

@@ -4,8 +4,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentJoin, AgentState, Amounts, Command, Feature, Fleet, Held, PoolShape, ProofKind, Refusal,
-    Reply, Role, SessionId,
+    AgentCommand, AgentId, AgentJoin, AgentState, Amounts, Command, Feature, Fleet, Held, PoolShape, ProofKind,
+    Refusal, Reply, Role, SessionId,
     limits::MAX_AMOUNT,
     sabotage::{Mistake, planted},
 };
