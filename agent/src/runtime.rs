@@ -215,11 +215,10 @@ impl Messages {
         let key = opening_key(config.data.as_deref(), platform).await?;
         let sealing_key = Bytes::copy_from_slice(&key.public().to_bytes());
         let (name, stop): (Arc<str>, _) = (config.name.as_str().into(), CancellationToken::new());
-        let random = Arc::clone(&platform.random);
-        let voter = Voter::new(Arc::clone(&name), Arc::clone(upstream), transport.clone(), random)?;
+        let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
+        let voter = Voter::new(Arc::clone(&name), Arc::clone(&upstream), transport.clone(), Arc::clone(&random))?;
         let handler = VotingHandler::new(roles::handler(config.role, handler), voter, VotingMetrics::new(metrics));
-        let groups = groups(config, platform, transport, &stop);
-        let counters = MessagingMetrics::new(metrics);
+        let (counters, groups) = (MessagingMetrics::new(metrics), groups(config, platform, transport, &stop));
         let sent = counters.sent_count();
         let messenger = Messenger::start(messaging::driver::Deps {
             name: Arc::clone(&name),
@@ -235,7 +234,7 @@ impl Messages {
             stop: stop.clone(),
         })
         .await?;
-        let durable = DurableSender::new(Arc::clone(upstream), platform.clone()).counted_by(sent.clone());
+        let durable = DurableSender::new(Arc::clone(&upstream), platform.clone()).counted_by(sent.clone());
         let post = || MessengerPost { messenger: messenger.clone(), durable: durable.clone() };
         if let Some(mail) = executor.mail() {
             mail.set_post(Arc::new(post()));
@@ -247,12 +246,11 @@ impl Messages {
         let mailbox = mailbox::Deps {
             cluster_id: config.cluster_id.clone(),
             name,
-            upstream: Arc::clone(upstream),
+            upstream: Arc::clone(&upstream),
             port: Arc::new(MessengerPort::new(messenger.clone(), inbox)),
-            random: Arc::clone(&platform.random),
+            random: Arc::clone(&random),
             stop: stop.clone(),
         };
-        let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
         groups.start(Arc::new(messenger.clone())).await;
         Ok(Self {
             messenger,

@@ -32,9 +32,9 @@ pub struct Sources {
     pub snapshots: Arc<SnapshotStats>,
 }
 
-/// The metrics of messages through the coordinators, of ballots, and of teams. Votes, and ballots that close, are counted in
+/// The metrics of messages through the coordinators, of ballots, of teams, and of the resource pool. Votes, and ballots that close, are counted in
 /// [`ballots::counters`](crate::ballots::counters).
-struct MailGauges {
+struct DomainGauges {
     waiting: Gauge,
     bytes: Gauge,
     mailboxes: Gauge,
@@ -43,9 +43,10 @@ struct MailGauges {
     degraded_teams: Gauge,
     team_members: Gauge,
     of_teams: TeamFigures,
+    resources: ResourceGauges,
 }
 
-impl MailGauges {
+impl DomainGauges {
     fn new(metrics: &Metrics) -> Self {
         Self {
             waiting: metrics
@@ -57,6 +58,7 @@ impl MailGauges {
             degraded_teams: metrics.gauge("teams_degraded", "Teams that lack members or paths"),
             team_members: metrics.gauge("team_members", "Agents that are in a team"),
             of_teams: TeamFigures::register(metrics),
+            resources: ResourceGauges::new(metrics),
         }
     }
 
@@ -71,6 +73,7 @@ impl MailGauges {
         self.degraded_teams.set(teams.degraded.into());
         self.team_members.set(teams.members.into());
         self.of_teams.refresh(state);
+        self.resources.refresh(state);
     }
 }
 
@@ -140,10 +143,9 @@ pub async fn run(sources: Sources, metrics: Metrics) {
     let needed = gauge("disk_needed_bytes", "Bytes that must be free there to finish what was accepted");
     let short = gauge("disk_short", "1 while fewer bytes are free than needed");
     let skipped = gauge("snapshots_skipped", "Snapshots skipped for lack of room since the start");
-    let (mail, resources) = (MailGauges::new(&metrics), ResourceGauges::new(&metrics));
+    let domains = DomainGauges::new(&metrics);
     loop {
-        mail.refresh(&state, &observer);
-        resources.refresh(&state);
+        domains.refresh(&state, &observer);
         let (counts, totals, agents, held) =
             state.look(|fleet| (fleet.counts(), *fleet.totals(), fleet.agent_counts(), fleet.stored_bytes()));
         leading.set(i64::from(standing.term().is_some()));

@@ -92,6 +92,10 @@ pub enum Progress {
 pub struct Unfinished(Box<Rest>);
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is boxed whole, and the commands that need steps are of the large kind"
+)]
 enum Rest {
     /// Fires at most `left_to_fire` due timers, then runs the command.
     Fire { left_to_fire: usize, command: Command },

@@ -74,7 +74,8 @@ async fn the_first_allocation_of_the_documentation_is_granted_and_released() {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (program, words) = words.split_first().expect("a command");
         assert_eq!(*program, "robeing");
-        let printed = eventually(&format!("{line} succeeds"), async || {
+        let what = format!("{line} succeeds");
+        let printed = eventually(&what, async || {
             let ended = terminal.run(words).await;
             check(ended.code == Some(0), ended.stdout.clone(), ended)
         });

@@ -15,8 +15,8 @@ use robeing_platform::{
 };
 use robeing_proto::v1::{self, fleet_client::FleetClient};
 use robeing_settings::{
-    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly, TlsMode,
-    Weights,
+    AgentConfig, AgentRole, AuthorityConfig, Contribute, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly,
+    TlsMode, Weights,
 };
 use robeing_telemetry::Metrics;
 use tokio::{task::JoinHandle, time::Instant};
@@ -181,6 +181,7 @@ impl TestFleet {
             gateway_listen: None,
             webhooks: None,
             on_anomaly: OnAnomaly::default(),
+            contribute: Contribute::default(),
             anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,
         };
         let platform = self.platform(SimulatedDisk::new(0), CancellationToken::new());

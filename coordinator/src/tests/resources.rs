@@ -88,9 +88,9 @@ async fn a_lease_ends_unless_it_is_renewed() {
     let _a = TestAgent::join(&fleet, leader, "a").await;
     contribute(&fleet, leader, "a", 1_000).await;
     let granted = request(&fleet, leader, asked(1, 1_000)).await.expect("it is free");
-    let renew = || {
+    let renew = async || {
         let request = RenewLeaseRequest { id: granted.id.clone(), token: granted.token };
-        fleet.tested(leader).resources.renew_lease(Request::new(request))
+        fleet.tested(leader).resources.renew_lease(Request::new(request)).await
     };
     tokio::time::sleep(Duration::from_secs(40)).await;
     let renewed = renew().await.expect("it lasts").into_inner();

@@ -123,7 +123,7 @@ fn is_sound(state: &State, allocation: &Allocation) -> bool {
     let fits = match &allocation.state {
         AllocationState::Waiting => agents.is_empty() && allocation.wait > 0,
         AllocationState::Granted { token, at, .. } => placed && *token > 0 && at.fleet <= now,
-        AllocationState::Ended { at, token, .. } => at.fleet <= now && (*token > 0) == !agents.is_empty(),
+        AllocationState::Ended { at, token, .. } => at.fleet <= now && (*token > 0) != agents.is_empty(),
     };
     let in_round = allocation.round <= state.resources.round;
     request.check().is_ok() && allocation.requested.fleet <= now && in_round && fits

@@ -309,7 +309,8 @@ impl Fleet {
         };
         let again = failure.retryable && failure.kind != FailureKind::Deadline;
         let (is_used_up, backoff) = (task.is_used_up(), task.retry.backoff(task.attempts_used));
-        if task.team.is_some() {
+        let (member_of, is_of_team) = (task.member_of, task.team.is_some());
+        if is_of_team {
             self.count_team_attempt(seq, false);
         }
         if again && !is_used_up {
@@ -325,7 +326,7 @@ impl Fleet {
             });
             return;
         }
-        if let Some(parent) = task.member_of {
+        if let Some(parent) = member_of {
             return self.member_failed((seq, parent), end, failure, effects);
         }
         let unanswered = again && matches!(end, AttemptEnd::TimedOut | AttemptEnd::Lost);

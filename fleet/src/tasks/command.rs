@@ -8,6 +8,10 @@ use crate::{AgentId, Effect, Fleet, OpenBallot, Reply, Role, SessionId, TaskId, 
 /// A command for one task. All domains share one range of field numbers; see `codec`.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
 #[bilrost(distinguished)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "half of all commands are submissions, which a box would cost an allocation"
+)]
 pub enum TaskCommand {
     /// Accepts a task.
     #[bilrost(1)]
@@ -78,7 +82,7 @@ pub struct SubmitTask {
     /// The task runs on several agents, and its result is the output that enough of them agree on. Needs
     /// [`Feature::Verification`](crate::Feature::Verification).
     #[bilrost(16)]
-    pub verify: Option<Verify>,
+    pub verify: Option<Box<Verify>>,
     /// Needs [`Feature::Trial`](crate::Feature::Trial).
     #[cfg(feature = "trial")]
     #[bilrost(14)]

@@ -258,7 +258,7 @@ impl Task {
             displaced_from: None,
             revision: 0,
             approval: None,
-            verification: s.verify.map(|verify| Box::new(Verification::of(verify))),
+            verification: s.verify.map(|verify| Box::new(Verification::of(*verify))),
             member_of: None,
             #[cfg(feature = "trial")]
             trial: s.trial,

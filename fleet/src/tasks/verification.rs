@@ -151,7 +151,7 @@ impl Verification {
 
 impl SubmitTask {
     pub(super) fn check_verify(&self) -> Result<(), Refusal> {
-        self.verify.as_ref().map_or(Ok(()), Verify::check)
+        self.verify.as_ref().map_or(Ok(()), |verify| verify.check())
     }
 }
 

@@ -85,7 +85,7 @@ prop_compose! {
             result_ttl: ttl,
             submitter: "history".to_owned(),
             approval: approval.map(|ballot| Box::new(OpenBallot { id: BallotId(id), ..ballot })),
-            verify,
+            verify: verify.map(Box::new),
             team: team.map(TeamId),
             ..SubmitTask::new(TaskId(id), KINDS[kind], Bytes::from(vec![id as u8; size / 32]))
         }

@@ -157,7 +157,7 @@ pub fn verification_commands() -> Vec<Command> {
         }))
     };
     let failed = Failure { kind: FailureKind::Disagreement, retryable: false, ..failure() };
-    let verify = Some(Verify { agents: 5, agree: 4, pointer: Some("/total".to_owned()) });
+    let verify = Some(Box::new(Verify { agents: 5, agree: 4, pointer: Some("/total".to_owned()) }));
     vec![
         Command::Task(TaskCommand::Submit(to_verify(201))),
         Command::Task(TaskCommand::Submit(SubmitTask { verify, delay: Some(5), ..to_verify(301) })),

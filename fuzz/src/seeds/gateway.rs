@@ -5,7 +5,9 @@ use std::time::Duration;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use prost::Message;
 use robeing_agent::roles::messenger::gateway::cbor;
-use robeing_proto::v1::{RetryPolicy, SendMessageRequest, SubmitRequest, TaskSpec};
+use robeing_proto::v1::{
+    ElectorAddress, RequiredApproval, RetryPolicy, SendMessageRequest, SubmitRequest, TaskSpec, Verify,
+};
 
 use super::Seed;
 
@@ -35,6 +37,15 @@ fn task() -> TaskSpec {
         idempotency_key: "key".into(),
         result_ttl: after(600),
         submitter: "ann".into(),
+        requires_approval: Some(RequiredApproval {
+            electorate: vec![ElectorAddress { address: "role:guardian".into(), weight: 2 }],
+            threshold: "2/3".into(),
+            deadline: after(60),
+            question: "May it run?".into(),
+        }),
+        verify: Some(Verify { agents: 3, agree: 2, pointer: "/sum".into() }),
+        team: "018f4e3a-0000-7000-8000-000000000007".into(),
+        team_term: 1,
     }
 }
 

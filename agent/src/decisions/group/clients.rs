@@ -48,7 +48,7 @@ impl Groups {
         match Ask::from_bytes(payload).map_err(text)? {
             Ask::Enrol { group, members } => Ok(json(&self.enrol(&group, &members).await?)),
             Ask::Form { file } => Ok(json(&show(&*self.form(file).await?).await)),
-            Ask::Show { group } => Ok(json(&show(&self.member_of(&group)?).await)),
+            Ask::Show { group } => Ok(json(&show(&*self.member_of(&group)?).await)),
             Ask::Propose { group, proposal } => Ok(json(&self.propose(&group, &proposal).await?)),
             Ask::Log { group, from, limit } => {
                 let (done, page) = oneshot::channel();

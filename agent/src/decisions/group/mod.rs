@@ -49,7 +49,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use robeing_groups::{
     Group,
     exchange::{CLIENT_KIND, PEER_KIND, from_peer},

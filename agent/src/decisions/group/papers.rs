@@ -52,6 +52,6 @@ impl PaperSource for Transport {
             tls.certified().await;
         }
         let credentials = tls.credentials();
-        credentials.own().is_some().then(|| credentials as Arc<dyn Papers>)
+        credentials.own().is_some().then_some(credentials as Arc<dyn Papers>)
     }
 }

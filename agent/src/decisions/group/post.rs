@@ -196,6 +196,6 @@ mod tests {
         let message = Message::NewView(Box::new(new_view)).encode();
         assert!(to_peer(&"g".repeat(MAX_GROUP_NAME), &message).len() <= MAX_PAYLOAD, "{}", message.len());
         // A batch, with what is around it.
-        assert!(MAX_BATCH_BYTES + 256 * 1024 <= MAX_PAYLOAD);
+        const { assert!(MAX_BATCH_BYTES + 256 * 1024 <= MAX_PAYLOAD) };
     }
 }

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use robeing_bft::{crypto::Signer, wire::Wire};
 use robeing_groups::{
     GroupFile, LogFile, Own, Proposal, Signed,

@@ -20,8 +20,8 @@ use robeing_net::Transport;
 use robeing_platform::{Clock, Connection, Listener, Network, Platform, TcpNetwork, simulated::WrongClock, uuid_v7};
 use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
 use robeing_settings::{
-    AgentConfig, AgentRole, AuthorityConfig, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly, TlsMode,
-    Weights,
+    AgentConfig, AgentRole, AuthorityConfig, Contribute, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly,
+    TlsMode, Weights,
 };
 use robeing_telemetry::Metrics;
 use tempfile::TempDir;
@@ -223,6 +223,7 @@ impl Fleet {
             gateway_listen: None,
             webhooks: None,
             on_anomaly: OnAnomaly::default(),
+            contribute: Contribute::default(),
             anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,
         };
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());

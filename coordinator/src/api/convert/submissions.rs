@@ -57,7 +57,7 @@ pub fn submission(
         idempotency_key: some(spec.idempotency_key),
         result_ttl: millis("result_ttl", spec.result_ttl)?,
         submitter: spec.submitter,
-        verify: spec.verify.map(|v1::Verify { agents, agree, pointer }| Verify { agents, agree, pointer }),
+        verify: spec.verify.map(|v1::Verify { agents, agree, pointer }| Box::new(Verify { agents, agree, pointer })),
         ..SubmitTask::new(id, spec.kind, spec.input)
     })
 }
