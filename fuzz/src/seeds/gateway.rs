@@ -43,7 +43,7 @@ fn task() -> TaskSpec {
             deadline: after(60),
             question: "May it run?".into(),
         }),
-        verify: Some(Verify { agents: 3, agree: 2, pointer: "/sum".into() }),
+        verify: Some(Verify { agents: 3, agree: 2, pointer: Some("/sum".into()) }),
         team: "018f4e3a-0000-7000-8000-000000000007".into(),
         team_term: 1,
     }
