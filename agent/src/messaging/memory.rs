@@ -240,6 +240,13 @@ impl Memory {
         })
     }
 
+    /// Returns the number of a handled packet that is recognized, among those of its sender. No other one has it, also if
+    /// it has the same id and was handled once this one was forgotten.
+    pub fn number(&self, sender: &str, id: PacketId) -> Option<u64> {
+        let known = self.senders.get(sender)?;
+        known.place(self.hashing.hash_one(id), id).map(|place| known.first + place as u64)
+    }
+
     /// Returns the number of handled packets that are recognized.
     pub fn len(&self) -> usize {
         self.len
@@ -448,5 +455,22 @@ mod tests {
         assert!(memory.senders.is_empty() && memory.runs.is_empty());
         handle(&mut memory, u64::MAX, "loud", 8, &Outcome::Sent);
         assert_eq!(memory.handled().map(|(_, id, _)| id.0).collect::<Vec<_>>(), [8]);
+    }
+
+    #[test]
+    fn a_packet_that_was_handled_has_a_number_that_no_other_one_ever_has() {
+        let mut memory = Memory::default();
+        let mut numbers = Vec::new();
+        for round in 0..3 {
+            let now = round * WINDOW_MS;
+            for id in 1..=2 {
+                assert_eq!(look(&mut memory, now, "a", id), Recognized::New);
+                assert_eq!(memory.number("a", PacketId(id)), None, "it is not handled yet");
+                memory.done(now, &name("a"), PacketId(id), &Outcome::Sent);
+            }
+            numbers.extend([1, 2].map(|id| memory.number("a", PacketId(id)).expect("a number")));
+        }
+        assert!(numbers.is_sorted_by(|before, next| before < next), "{numbers:?}");
+        assert_eq!((memory.number("b", PacketId(1)), memory.number("a", PacketId(3))), (None, None));
     }
 }

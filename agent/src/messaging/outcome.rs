@@ -22,7 +22,7 @@ pub enum Outcome {
     Accepted {
         /// The handler's reply, if it gave one.
         reply: Option<Bytes>,
-        /// The handler replied to an earlier delivery of the same packet, but the reply is not kept any more.
+        /// The handler replied, but the reply is not kept any more, or can't be given.
         reply_forgotten: bool,
         /// The reply is sealed for the packet's sender, because a messenger passes it on. Without a reply: there was one,
         /// which this agent could not open.

@@ -11,6 +11,11 @@ pub use robeing_sealing::{
 
 use super::packet::{MAX_ENVELOPE, MAX_PAYLOAD, Packet};
 
+/// Begins a sealed reply that passes a messenger, so that it is not taken for one in the clear.
+pub const REPLY_MARK: &[u8; 16] = b"robeing\0sealed.1";
+/// How much longer a sealed reply that passes a messenger is than the reply, in bytes.
+pub const PASSED_OVERHEAD: usize = OVERHEAD + REPLY_MARK.len();
+
 const _: () = assert!(OVERHEAD <= MAX_ENVELOPE && CONTENT_OVERHEAD <= MAX_ENVELOPE);
 const _: () = assert!(MAX_PAYLOAD == robeing_sealing::MAX_PAYLOAD);
 

@@ -39,7 +39,12 @@ pub(super) fn shared() -> Arc<Shared> {
 
 /// Returns the shared parts of the agent `b` of this role, which knows these agents and has no dispatcher.
 pub(super) fn shared_of(role: Role, known: Snapshot) -> Arc<Shared> {
-    Arc::new(Shared::new(Parts {
+    Arc::new(Shared::new(parts(role, known)))
+}
+
+/// Returns what the shared parts of this agent are made of.
+pub(super) fn parts(role: Role, known: Snapshot) -> Parts {
+    Parts {
         me: "b".into(),
         role,
         journal: 1,
@@ -53,5 +58,5 @@ pub(super) fn shared_of(role: Role, known: Snapshot) -> Arc<Shared> {
         policy: Arc::new(NoPolicies),
         keys: Vec::new(),
         inbox: Inbox::new(Memory::default(), MAX_HANDLING),
-    }))
+    }
 }

@@ -52,12 +52,12 @@ pub(super) struct Letters {
     /// For whom the replies to letters are sealed, by the delivery that was handed to the handler. Its repetitions say
     /// nothing: anyone who passes a letter on can seal something for the receiver under the same id. A reply to a letter of
     /// which this is forgotten is dropped if that comes again.
-    firsts: Firsts<SealedFor>,
+    firsts: Firsts<Key, SealedFor>,
 }
 
 impl Letters {
     /// Passes outcomes to those who wait for them.
-    pub fn report(&mut self, peer: &Arc<str>, outcomes: Vec<(PacketId, Outcome)>) {
+    pub fn report(&mut self, peer: &Arc<str>, outcomes: impl IntoIterator<Item = (PacketId, Outcome)>) {
         for (id, outcome) in outcomes {
             for waiting in self.waiting.remove(&(Arc::clone(peer), id)).unwrap_or_default() {
                 // It may have stopped waiting.

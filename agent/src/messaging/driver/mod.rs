@@ -4,9 +4,10 @@
 //! ([`link`]). What is written is taken from the link by gRPC itself ([`written`]). A dispatcher hands what arrives to the
 //! handler ([`dispatch`]). All of them share the links ([`state`]), the inbox and who waits for what ([`shared`]). A lock is
 //! held for the time of a look-up. Two are held at once only in these orders: links before link, link before inbox, own
-//! messages before inbox, letters before inbox, and inbox before what is noted of repetitions.
+//! messages before inbox, letters before inbox, and inbox before copies.
 
 mod connect;
+mod copies;
 mod detour;
 mod dispatch;
 mod early;
@@ -42,7 +43,7 @@ pub use self::{
     metrics::{MessagingMetrics, SentCount},
     service::{Authentication, Service},
     shared::{MAX_ASKS, MAX_LINKS, MAX_OUTGOING},
-    state::{MAX_UNSENT, MAX_UNSENT_BYTES},
+    state::{MAX_UNSENT, MAX_UNSENT_BYTES, SEALS_IN_A_ROW},
     written::OUTGOING_FRAMES,
 };
 use self::{
@@ -146,8 +147,11 @@ pub enum NoReply {
     /// The message was not accepted.
     #[error("the message was not accepted: {0}")]
     NotAccepted(Outcome),
-    /// The message was accepted before, with a reply that is not kept any more.
-    #[error("{0:?} has accepted the message before, but its reply is not kept any more; ask again with a new id")]
+    /// The message was accepted, with a reply that is not kept any more, or that is too large for the way of a messenger.
+    #[error(
+        "{0:?} has accepted the message, but its reply is not kept any more, or too large for a messenger to bring; \
+         ask again with a new id, or for less"
+    )]
     Forgotten(Arc<str>),
     /// The message was accepted, and the reply that a messenger brought is sealed, but not so that this agent can open it.
     #[error("{0:?} has replied, but what a messenger brought of that can't be opened; ask again with a new id")]
@@ -397,8 +401,7 @@ impl Messenger {
 
     /// Returns whether a message must wait: the directory has not told this agent yet who is there, or others wait for that.
     fn is_early(&self) -> bool {
-        let knows = || self.shared.directory.changes().is_none_or(|changes| *changes.borrow() > 0);
-        !self.shared.early.is_over(knows)
+        !self.shared.early.is_over(|| self.shared.knows_fleet())
     }
 
     /// Waits until the fleet's agents are known, which takes a moment after the start of this one, and until all messages

@@ -8,13 +8,14 @@ use prost::Message;
 use robeing_platform::compute;
 use robeing_proto::message::v1::{Packet as WirePacket, Relay, RelayReport, RelayTarget};
 use tokio::{
-    task::yield_now,
+    task::{coop::consume_budget, yield_now},
     time::{Instant, sleep, timeout_at},
 };
 
 use super::{
+    replies::Report,
     shared::Shared,
-    state::{Settled, reply_len},
+    state::{SEALS_IN_A_ROW, Settled, reply_len},
 };
 use crate::messaging::{
     broadcast::{Broadcast, BroadcastReport, DIRECT_AT_ONCE, DIRECT_FANOUT, MAX_TARGETS, Slice, Target, Way, Work},
@@ -27,8 +28,8 @@ use crate::messaging::{
 /// The part of a deadline that a messenger has for passing a message on, in percent, so that its report is in time for
 /// another way.
 const RELAY_SHARE: u64 = 60;
-/// Number of keys that are wrapped in a row, before other tasks of the thread have their turn: about 3 ms.
-const WRAPS_IN_A_ROW: usize = 32;
+/// How often a task can use up a part of its budget before others have their turn, as tokio has it.
+const BUDGET: usize = 128;
 
 /// Returns the milliseconds until a deadline; `None` if it has passed.
 pub(super) fn left(deadline: Instant) -> Option<u64> {
@@ -38,34 +39,51 @@ pub(super) fn left(deadline: Instant) -> Option<u64> {
 
 /// Sends a packet to an agent, and waits for the outcome.
 pub(super) async fn deliver(shared: &Arc<Shared>, to: &Entry, packet: Packet) -> Outcome {
-    let leaving = || Outcome::away("this agent is shutting down");
-    let within = Duration::from_millis(packet.deadline_in_ms);
     let packet = Packet { agent: Arc::clone(&to.name), ..packet };
     if let Err(error) = packet.validate() {
         return Outcome::refused(error);
+    }
+    if to.name == shared.me {
+        return deliver_to_self(shared, packet).await;
     }
     let settled = match shared.post(to, packet, false) {
         Ok(settled) => settled,
         Err(outcome) => return outcome,
     };
-    let outcome = async {
-        match settled.await {
-            Ok(Settled::Outcome(outcome)) => outcome,
-            // Nobody is told that an agent can't be reached who has not asked for it.
-            Ok(Settled::Unreachable(_)) | Err(_) => leaving(),
-        }
+    match settled.await {
+        Ok(Settled::Outcome(outcome)) => outcome,
+        // Nobody is told that an agent can't be reached who has not asked for it.
+        Ok(Settled::Unreachable(_)) | Err(_) => leaving(),
+    }
+}
+
+fn leaving() -> Outcome {
+    Outcome::away("this agent is shutting down")
+}
+
+/// Gives a packet, which is within the limits, to this agent itself, and waits for the outcome. The reply to one of another
+/// agent, which this one passes on as a messenger, is sealed: whoever has asked for that may not be its sender.
+async fn deliver_to_self(shared: &Shared, packet: Packet) -> Outcome {
+    let within = Duration::from_millis(packet.deadline_in_ms);
+    let report = match shared.post_to_self(packet) {
+        Err(report) => report,
+        Ok(awaited) => tokio::select! {
+            biased;
+            report = awaited => report.unwrap_or_else(|_| Report::from(leaving())),
+            // Nothing is handled any more, so nothing of this agent to itself is either.
+            () = shared.stop.cancelled() => Report::from(Outcome::DeadlinePassed { maybe_handled: true }),
+            // It may still wait for its turn, behind messages with later deadlines.
+            () = sleep(within) => Report::from(Outcome::DeadlinePassed { maybe_handled: true }),
+        },
     };
-    if to.name != shared.me {
-        return outcome.await;
+    let Report { outcome, seal } = report;
+    let Some(seal) = seal else { return outcome };
+    let outcome = compute(|| shared.sealed(outcome, &seal));
+    // One task passes on to many targets, and each of them may be this agent.
+    for _ in 0..BUDGET / SEALS_IN_A_ROW {
+        consume_budget().await;
     }
-    tokio::select! {
-        biased;
-        outcome = outcome => outcome,
-        // Nothing is handled any more, so nothing of this agent to itself is either.
-        () = shared.stop.cancelled() => Outcome::DeadlinePassed { maybe_handled: true },
-        // It may still wait for its turn, behind messages with later deadlines.
-        () = sleep(within) => Outcome::DeadlinePassed { maybe_handled: true },
-    }
+    outcome
 }
 
 /// Sends a packet to each target, by way of messengers if there are many.
@@ -121,7 +139,7 @@ impl Sealed<'_> {
     /// which nothing can be sealed is left out, so that it gets no outcome there. Other tasks go on meanwhile.
     async fn relay(&self, shared: &Shared, message: &Packet, targets: &[Target]) -> (Packet, Vec<RelayTarget>) {
         let mut relayed = Vec::with_capacity(targets.len());
-        for group in targets.chunks(WRAPS_IN_A_ROW) {
+        for group in targets.chunks(SEALS_IN_A_ROW) {
             compute(|| relayed.extend(group.iter().filter_map(|target| self.wrap(shared, message, target))));
             yield_now().await;
         }

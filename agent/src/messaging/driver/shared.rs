@@ -21,11 +21,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     connect::Connect,
+    copies::{Copies, Passed},
     early::Early,
-    firsts::Firsts,
     letters::{Letters, is_letters},
     link,
     metrics::MessagingMetrics,
+    replies::Report,
     state::{FAILURES, Link, LinkState, Settled, Waiting},
 };
 use crate::messaging::{
@@ -73,10 +74,10 @@ pub(super) struct Shared {
     asks: Mutex<HashMap<PacketId, (Arc<str>, ReplyPacket)>>,
     outgoing: AtomicU64,
     /// Who waits for messages of this agent to itself, and the number of the latest one.
-    own: Mutex<(u64, HashMap<PacketId, oneshot::Sender<Settled>>)>,
+    own: Mutex<(u64, HashMap<PacketId, oneshot::Sender<Report>>)>,
     letters: Mutex<Letters>,
-    /// The kinds of messages that messengers have brought again while they waited or were being handled.
-    repeated: Mutex<Firsts<Arc<str>>>,
+    /// What messengers have brought.
+    copies: Mutex<Copies>,
     /// Messages that wait until the fleet's agents are known.
     pub early: Early,
     /// The texts of the message that was sent before, which the next one mostly has, too.
@@ -126,7 +127,7 @@ impl Shared {
             outgoing: AtomicU64::new(0),
             own: Mutex::default(),
             letters: Mutex::default(),
-            repeated: Mutex::default(),
+            copies: Mutex::default(),
             early: Early::default(),
             texts: Mutex::default(),
         }
@@ -150,8 +151,13 @@ impl Shared {
         self.letters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn repeated(&self) -> MutexGuard<'_, Firsts<Arc<str>>> {
-        self.repeated.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn copies(&self) -> MutexGuard<'_, Copies> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether the directory has told this agent who is in the fleet.
+    pub fn knows_fleet(&self) -> bool {
+        self.directory.changes().is_none_or(|changes| *changes.borrow() > 0)
     }
 
     fn links(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Link>>> {
@@ -215,8 +221,8 @@ impl Shared {
         false
     }
 
-    /// Gives a packet, which is within the limits, to the link to its agent. Returns what will receive its outcome, or
-    /// the outcome at once. `has_detour`: it also receives once that the agent can't be reached.
+    /// Gives a packet, which is within the limits, to the link to its agent, another one than this. Returns what will
+    /// receive its outcome, or the outcome at once. `has_detour`: it also receives once that the agent can't be reached.
     pub fn post(
         self: &Arc<Self>,
         to: &Entry,
@@ -224,9 +230,6 @@ impl Shared {
         has_detour: bool,
     ) -> Result<oneshot::Receiver<Settled>, Outcome> {
         packet.agent = Arc::clone(&to.name);
-        if packet.agent == self.me {
-            return self.post_to_self(packet);
-        }
         let cost = packet.cost();
         if self.outgoing.fetch_add(cost, Ordering::Relaxed) + cost > MAX_OUTGOING {
             self.release(cost);
@@ -301,63 +304,72 @@ impl Shared {
         self.metrics.queued_bytes.set(i64::try_from(before - cost).unwrap_or(i64::MAX));
     }
 
-    fn post_to_self(&self, mut packet: Packet) -> Result<oneshot::Receiver<Settled>, Outcome> {
-        let (outcome, awaited) = oneshot::channel();
+    /// Gives a packet, which is within the limits, to the inbox of this agent. Returns what will receive what is reported of
+    /// it, or the report at once. One of another agent has passed this one as a messenger, so its reply is to be sealed.
+    pub fn post_to_self(&self, mut packet: Packet) -> Result<oneshot::Receiver<Report>, Report> {
+        let (report, awaited) = oneshot::channel();
+        let copy = Passed::of(&self.me, &packet);
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let (id, requires_ack) = (packet.id, packet.requires_ack);
         if own.1.contains_key(&id) {
-            return Err(Outcome::refused(NotTaken::SameId(id)));
+            return Err(Outcome::refused(NotTaken::SameId(id)).into());
         }
         own.0 += 1;
         packet.seq = own.0;
         packet.requires_ack = true;
         let mut inbox = self.inbox();
         inbox.credits(&self.me);
-        let received = inbox.receive(self.now(), &Arc::clone(&self.me), packet);
+        match inbox.receive(self.now(), &self.me, packet) {
+            Err(_) => return Err(Outcome::overloaded("this agent's handler is behind with its own messages").into()),
+            Ok(Received::Repeated(outcome)) => return Err(self.repeated(&inbox, copy, outcome)),
+            // The packet is concluded under the lock of the inbox, and so after this.
+            Ok(Received::Pending) => copy.into_iter().for_each(|copy| self.copies().note_again(copy)),
+            Ok(Received::Queued) => {}
+        }
         drop(inbox);
-        match received {
-            Err(_) => return Err(Outcome::overloaded("this agent's handler is behind with its own messages")),
-            Ok(Received::Repeated(outcome)) => return Err(outcome),
-            Ok(_) if requires_ack => drop(own.1.insert(id, outcome)),
-            Ok(_) => drop(outcome.send(Settled::Outcome(Outcome::Sent))),
+        if requires_ack {
+            own.1.insert(id, report);
+        } else {
+            let _ = report.send(Outcome::Sent.into());
         }
         drop(own);
         self.work.notify_one();
         Ok(awaited)
     }
 
-    /// Reports the outcome of a packet to a peer that waits for it.
-    pub fn report(&self, peer: &Arc<str>, outcomes: Vec<(PacketId, Outcome)>) {
+    /// Reports the outcomes of packets to a peer that waits for them.
+    pub fn report(&self, peer: &Arc<str>, reports: Vec<(PacketId, Report)>) {
         if *peer == self.me {
             let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-            for (id, outcome) in outcomes {
+            for (id, report) in reports {
                 if let Some(waiting) = own.1.remove(&id) {
-                    let _ = waiting.send(Settled::Outcome(outcome));
+                    let _ = waiting.send(report);
                 }
             }
             return;
         }
         if is_letters(peer) {
-            self.letters().report(peer, outcomes);
+            // They pass no messenger, and are sealed by whoever waits for them.
+            self.letters().report(peer, reports.into_iter().map(|(id, report)| (id, report.outcome)));
             return;
         }
         // Without a link the peer has no stream, and asks again over the next one.
         if let Some(link) = self.existing_link(peer) {
             let mut state = link.lock();
-            self.add_reports(&link, &mut state, outcomes);
+            self.add_reports(&link, &mut state, reports);
             link.rouse(state);
         }
     }
 
     /// Adds outcomes to be sent to the peer of a link. Without room for more, no packets of the peer are handed out until
     /// some were written.
-    pub fn add_reports(
+    pub fn add_reports<R: Into<Report>>(
         &self,
         link: &Link,
         state: &mut LinkState,
-        outcomes: impl IntoIterator<Item = (PacketId, Outcome)>,
+        reports: impl IntoIterator<Item = (PacketId, R)>,
     ) {
-        outcomes.into_iter().for_each(|(id, outcome)| state.report(id, outcome));
+        reports.into_iter().for_each(|(id, report)| state.report(id, report));
         if !state.has_room() && !std::mem::replace(&mut state.is_held, true) {
             self.inbox().hold(&link.peer);
         }

@@ -10,12 +10,14 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, task::AtomicWaker};
 use prost::Message;
+use robeing_platform::compute;
 use robeing_proto::message::v1::Frame;
 use tokio::sync::mpsc;
 
 use super::{
+    replies::{Report, Seal},
     shared::Shared,
-    state::{Link, LinkState, reply_len},
+    state::{Link, LinkState, SEALS_IN_A_ROW, reply_len},
 };
 use crate::messaging::{
     frame::{BATCH_OUTCOMES, BATCH_REPLIES},
@@ -61,6 +63,8 @@ pub struct Written {
     waker: Arc<AtomicWaker>,
     /// It has let other tasks run since there was nothing to write.
     has_yielded: bool,
+    /// Number of replies that were sealed since other tasks had their turn, at most [`SEALS_IN_A_ROW`].
+    sealed: usize,
     /// The memory of frames that follow one another.
     buffer: BytesMut,
 }
@@ -71,7 +75,7 @@ pub(super) fn written(shared: &Arc<Shared>, link: &Arc<Link>) -> (Outlet, Writte
     let waker = Arc::new(AtomicWaker::new());
     let outlet = Outlet { frames: sender, waker: Arc::clone(&waker) };
     let (shared, link) = (Arc::clone(shared), Arc::clone(link));
-    (outlet, Written { shared, link, frames, waker, has_yielded: false, buffer: BytesMut::new() })
+    (outlet, Written { shared, link, frames, waker, has_yielded: false, sealed: 0, buffer: BytesMut::new() })
 }
 
 impl Stream for Written {
@@ -90,6 +94,11 @@ impl Written {
     fn poll_link(&mut self, context: &Context<'_>) -> Poll<Option<Bytes>> {
         self.waker.register(context.waker());
         let this = self;
+        if this.sealed >= SEALS_IN_A_ROW {
+            this.sealed = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let mut state = this.link.lock();
         if !is_writer(&state, &this.waker) {
             return Poll::Pending;
@@ -107,12 +116,13 @@ impl Written {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let next = Next::take(&this.shared, &this.link, &mut state);
+        let mut next = Next::take(&this.shared, &this.link, &mut state, SEALS_IN_A_ROW - this.sealed);
         drop(state);
         if next.is_empty() {
-            (this.has_yielded, this.buffer) = (false, BytesMut::new());
+            (this.has_yielded, this.sealed, this.buffer) = (false, 0, BytesMut::new());
             return Poll::Pending;
         }
+        this.sealed += next.seal(&this.shared);
         let frame = wire::encode(&mut this.buffer, &next.packets, &next.outcomes, &next.credits);
         Poll::Ready(Some(frame))
     }
@@ -138,13 +148,16 @@ fn is_writer(state: &LinkState, waker: &Arc<AtomicWaker>) -> bool {
 struct Next {
     packets: Vec<(Arc<Packet>, u64)>,
     outcomes: Vec<(PacketId, Outcome)>,
+    /// For whom replies in them are to be sealed, with their places.
+    seals: Vec<(usize, Seal)>,
     credits: Vec<(Priority, u64)>,
 }
 
 impl Next {
-    fn take(shared: &Shared, link: &Link, state: &mut LinkState) -> Self {
+    /// Takes what there is to write, with at most so many replies that are to be sealed.
+    fn take(shared: &Shared, link: &Link, state: &mut LinkState, max_seals: usize) -> Self {
         let credits = if state.has_room() { shared.inbox().credits(&link.peer) } else { Vec::new() };
-        let outcomes = next_outcomes(state);
+        let (outcomes, seals) = next_outcomes(state, max_seals);
         if state.is_held && state.has_room() {
             state.is_held = false;
             shared.inbox().resume(&link.peer);
@@ -159,7 +172,22 @@ impl Next {
             }
             shared.settle(state);
         }
-        Self { packets, outcomes, credits }
+        Self { packets, outcomes, seals, credits }
+    }
+
+    /// Seals the replies that are to be. Returns how many these are.
+    fn seal(&mut self, shared: &Shared) -> usize {
+        let seals = std::mem::take(&mut self.seals);
+        if !seals.is_empty() {
+            compute(|| {
+                for (place, seal) in &seals {
+                    if let Some((_, outcome)) = self.outcomes.get_mut(*place) {
+                        *outcome = shared.sealed(outcome.clone(), seal);
+                    }
+                }
+            });
+        }
+        seals.len()
     }
 
     fn is_empty(&self) -> bool {
@@ -167,27 +195,38 @@ impl Next {
     }
 }
 
-/// Takes the outcomes of the next frame.
-fn next_outcomes(state: &mut LinkState) -> Vec<(PacketId, Outcome)> {
-    let (mut outcomes, mut bytes) = (Vec::new(), 0);
+/// Takes the outcomes of the next frame, with at most so many replies that are to be sealed.
+fn next_outcomes(state: &mut LinkState, max_seals: usize) -> (Vec<(PacketId, Outcome)>, Vec<(usize, Seal)>) {
+    let (mut outcomes, mut seals, mut bytes) = (Vec::new(), Vec::new(), 0);
     while outcomes.len() < BATCH_OUTCOMES
+        && seals.len() < max_seals
         && bytes < BATCH_REPLIES
-        && let Some(next) = state.next_report()
+        && let Some((id, Report { outcome, seal })) = state.next_report()
     {
-        bytes += reply_len(&next.1);
-        outcomes.push(next);
+        bytes += reply_len(&outcome);
+        seals.extend(seal.map(|seal| (outcomes.len(), seal)));
+        outcomes.push((id, outcome));
     }
-    outcomes
+    (outcomes, seals)
 }
 
 #[cfg(test)]
 mod tests {
     use std::task::Waker;
 
+    use robeing_platform::OsRandom;
+
     use super::*;
     use crate::messaging::{
-        driver::{fixture::shared, state::MAX_UNSENT},
-        tests::fixture::{hello, packet},
+        driver::{
+            copies::Passed,
+            fixture::{shared, shared_of},
+            state::MAX_UNSENT,
+        },
+        memory::KEPT_REPLY,
+        routing::{Entry, Role, Snapshot},
+        sealing::{OpeningKey, PASSED_OVERHEAD},
+        tests::fixture::{entry, hello, packet},
     };
 
     fn next(written: &mut Written) -> Frame {
@@ -233,5 +272,46 @@ mod tests {
         assert!(shared.inbox().hand_out().is_none());
         assert_eq!(next(&mut written).outcomes.len(), BATCH_OUTCOMES);
         assert!(shared.inbox().hand_out().is_some());
+    }
+
+    /// Lets so many repetitions of one packet, whose reply has this size, be reported to a messenger. Returns the outcomes in
+    /// each frame until nothing is left; 0: other tasks have their turn.
+    fn repetitions(count: usize, reply: usize) -> Vec<usize> {
+        let key = OpeningKey::generate(&OsRandom);
+        let sender = Entry { sealing_key: Some(key.public().clone()), ..entry("a", 0.5) };
+        let shared = shared_of(Role::Worker, Snapshot::from_iter([sender]));
+        let link = Arc::new(Link::new("m".into()));
+        let (outlet, mut written) = written(&shared, &link);
+        outlet.establish(&mut link.lock());
+        let copy = Arc::new(Passed::of(&link.peer, &packet(1)).expect("it has passed a messenger"));
+        let outcome = Outcome::accepted(Some(vec![0; reply].into()));
+        let report = |_| {
+            let report = Report { outcome: outcome.clone(), seal: Some(Seal::Sender(Arc::clone(&copy))) };
+            (PacketId(1), report)
+        };
+        shared.add_reports(&link, &mut link.lock(), (0..count).map(report));
+        let mut frames = Vec::new();
+        while frames.iter().sum::<usize>() < count {
+            match written.poll_link(&Context::from_waker(Waker::noop())) {
+                Poll::Ready(Some(frame)) => {
+                    let outcomes = wire::decode(&frame).expect("a frame").outcomes;
+                    assert_eq!(frame.len() / (reply + PASSED_OVERHEAD), outcomes.len(), "sealed, and nothing else");
+                    frames.push(outcomes.len());
+                }
+                Poll::Ready(None) => panic!("the stream has ended"),
+                Poll::Pending => frames.push(0),
+            }
+        }
+        frames
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_often_a_messenger_repeats_a_packet_few_replies_are_sealed_in_a_row_and_few_at_once() {
+        let small = repetitions(3 * SEALS_IN_A_ROW + 1, 1_000);
+        assert_eq!(small, [SEALS_IN_A_ROW, 0, SEALS_IN_A_ROW, 0, SEALS_IN_A_ROW, 0, 1]);
+        let in_a_frame = BATCH_REPLIES / KEPT_REPLY;
+        let large = repetitions(SEALS_IN_A_ROW + 1, KEPT_REPLY);
+        assert!(large.iter().all(|outcomes| *outcomes <= in_a_frame), "{large:?}");
+        assert_eq!(large.iter().position(|outcomes| *outcomes == 0), Some(SEALS_IN_A_ROW / in_a_frame));
     }
 }

@@ -170,7 +170,9 @@ fn answer(seq: u64, outcome: &Outcome) -> SendOutcome {
         _ => None,
     };
     let reason = match outcome {
-        Outcome::Accepted { reply_forgotten: true, .. } => "the reply is not kept any more".to_owned(),
+        Outcome::Accepted { reply_forgotten: true, .. } => {
+            "the reply is not kept any more, or too large for a messenger to bring".to_owned()
+        }
         Outcome::Accepted { reply: None, reply_is_sealed: true, .. } => {
             "the agent replied, but what a messenger brought of it can't be opened".to_owned()
         }

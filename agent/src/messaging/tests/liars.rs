@@ -11,7 +11,8 @@ use tonic::{Code, Status, Streaming};
 
 use super::fleet::{Agent, Fleet, keys, outgoing};
 use crate::messaging::{
-    Outcome, Outgoing, Packet, PacketId,
+    Directory, Entry, Outcome, Outgoing, Packet, PacketId,
+    driver::SEALS_IN_A_ROW,
     frame::{self, Content, Hello},
     packet::{MAX_KEY_ID, RELAY_TYPE},
     sealing,
@@ -272,10 +273,123 @@ async fn a_messenger_that_seals_a_copy_of_its_own_gets_no_reply_that_it_can_open
     let Outcome::Accepted { reply: Some(reply), reply_is_sealed: true, .. } = liar.outcome().await else {
         panic!("it is sealed")
     };
-    let about = sealing::about(&sealed);
-    assert!(secret.open(&about, &reply).is_err());
-    let key = &keys("boss")[0];
-    assert_eq!(key.open(&key.public().id(), &about, &reply).as_deref(), Ok(&b"a secret"[..]));
+    assert!(by_secret(&secret, &sealed, &reply).is_none());
+    assert_eq!(by_boss(&sealed, &reply).as_deref(), Some(&b"a secret"[..]));
+    assert_eq!(victim.handler.handled().len(), 1);
+}
+
+/// Opens a sealed reply to this packet by the secret of whoever sealed that.
+fn by_secret(secret: &sealing::ReplyKey, sealed: &Packet, reply: &Bytes) -> Option<Bytes> {
+    secret.open(&sealing::about(sealed), reply.strip_prefix(sealing::REPLY_MARK).expect("a mark")).ok()
+}
+
+/// Opens a sealed reply to this packet by the key of `boss`.
+fn by_boss(sealed: &Packet, reply: &Bytes) -> Option<Bytes> {
+    let (keys, reply) = (keys("boss"), reply.strip_prefix(sealing::REPLY_MARK).expect("a mark"));
+    keys[0].open(&keys[0].public().id(), &sealing::about(sealed), reply).ok()
+}
+
+/// Returns a packet of `boss` with the id 9 as messengers see it, sealed for the key of its receiver, and what opens replies.
+fn of_boss(agent: &str, payload: &'static str) -> (Packet, sealing::ReplyKey) {
+    let (sender, receiver) = ("boss".into(), format!("agent:{agent}").into());
+    let payload = Bytes::from_static(payload.as_bytes());
+    let mut packet = Packet { id: PacketId(9), sender, receiver, agent: agent.into(), payload, ..packet(9) };
+    let secret = sealing::seal_with_reply(&mut packet, keys(agent)[0].public(), &OsRandom).expect("it is sealed");
+    (packet, secret)
+}
+
+/// Returns what a messenger gets that asks another one to pass a packet of `boss` on to itself.
+async fn relayed(liar: &mut Liar, seq: u64, message: &Packet) -> Outcome {
+    let target = RelayTarget { agent: "victim".into(), id: message.id.to_bytes(), ..RelayTarget::default() };
+    let relay = Relay { message: Some(message.to_wire(60_000)), targets: vec![target] };
+    let (kind, payload) = (RELAY_TYPE.into(), relay.encode_to_vec().into());
+    let id = PacketId(1_000 + u128::from(seq));
+    liar.send(vec![Packet { id, sender: "boss".into(), kind, payload, ..from_liar(seq) }]).await;
+    let Outcome::Accepted { reply: Some(report), .. } = liar.outcome().await else { panic!("it reports") };
+    let report = RelayReport::decode(report).expect("a report");
+    Outcome::from_wire(report.outcomes.into_iter().next().expect("an outcome")).expect("it is read").1
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_messenger_that_is_asked_in_the_name_of_another_to_pass_a_message_on_to_itself_tells_no_reply() {
+    let fleet = Fleet::strict();
+    let _ = fleet.messenger("liar").await;
+    let (boss, victim) = (fleet.agent("boss").await, fleet.messenger("victim").await);
+    fleet.publish_keys();
+    let mut liar = Liar::greet(&fleet, &victim).await;
+    let (sealed, secret) = of_boss("victim", "whatever");
+    let clear = Packet { key_id: None, payload: Bytes::from_static(b"whatever"), ..sealed.clone() };
+    let check = |outcome: Outcome| {
+        let Outcome::Accepted { reply: Some(reply), reply_is_sealed: true, .. } = outcome else { panic!("not sealed") };
+        assert!(by_secret(&secret, &sealed, &reply).is_none());
+        assert_eq!(by_boss(&sealed, &reply).as_deref(), Some(&b"a secret"[..]));
+    };
+    // While it is being handled.
+    victim.handler.set_open(false);
+    let opens = async {
+        tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+        victim.handler.set_open(true);
+    };
+    let asks = async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        relayed(&mut liar, 1, &sealed).await
+    };
+    let sends = boss.messenger.send(Outgoing { id: Some(PacketId(9)), ..outgoing("victim", "hang", "a secret") });
+    let (sent, told, ()) = tokio::join!(sends, asks, opens);
+    assert_eq!(sent, Outcome::accepted(Some(Bytes::from_static(b"a secret"))));
+    check(told);
+    // Once it was handled.
+    check(relayed(&mut liar, 2, &sealed).await);
+    assert_eq!(relayed(&mut liar, 3, &clear).await, Outcome::reply_forgotten());
+    assert_eq!(victim.handler.handled().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_a_messenger_brings_again_has_its_reply_also_if_the_key_of_its_sender_is_not_known() {
+    let fleet = Fleet::strict();
+    let _ = fleet.messenger("liar").await;
+    let (_boss, victim) = (fleet.agent("boss").await, fleet.agent("victim").await);
+    fleet.publish_keys();
+    let boss = fleet.directory.snapshot().get("boss").cloned().expect("an agent");
+    fleet.directory.put(Entry { sealing_key: None, ..(*boss).clone() });
+    let mut messenger = Liar::greet(&fleet, &victim).await;
+    let (sealed, secret) = of_boss("victim", "a secret");
+    for seq in 1..=3 {
+        messenger.send(vec![Packet { seq, ..sealed.clone() }]).await;
+        let Outcome::Accepted { reply: Some(reply), reply_is_sealed: true, .. } = messenger.outcome().await else {
+            panic!("it is sealed")
+        };
+        assert_eq!(by_secret(&secret, &sealed, &reply).as_deref(), Some(&b"a secret"[..]));
+    }
+    let (anew, _) = of_boss("victim", "a secret");
+    messenger.send(vec![Packet { seq: 4, ..anew }]).await;
+    assert_eq!(messenger.outcome().await, Outcome::reply_forgotten());
+    assert_eq!(victim.handler.handled().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frame_of_repetitions_has_its_replies_sealed_a_few_at_a_time() {
+    const REPETITIONS: usize = 1_000;
+    let fleet = Fleet::strict();
+    let _ = fleet.messenger("liar").await;
+    let (_boss, victim) = (fleet.agent("boss").await, fleet.agent("victim").await);
+    fleet.publish_keys();
+    let mut liar = Liar::greet(&fleet, &victim).await;
+    let (sealed, _) = of_boss("victim", "a secret");
+    liar.send(vec![Packet { seq: 1, ..sealed.clone() }]).await;
+    assert!(liar.outcome().await.is_accepted());
+    let (anew, secret) = of_boss("victim", "something else");
+    liar.send((2..).take(REPETITIONS).map(|seq| Packet { seq, ..anew.clone() }).collect()).await;
+    let mut outcomes = Vec::new();
+    while outcomes.len() < REPETITIONS {
+        let frame = liar.frames.message().await.unwrap().expect("a frame");
+        assert!(frame.outcomes.len() <= SEALS_IN_A_ROW, "{} outcomes", frame.outcomes.len());
+        outcomes.extend(Content::from_frame(frame).unwrap().outcomes);
+    }
+    for (_, outcome) in outcomes {
+        let Outcome::Accepted { reply: Some(reply), reply_is_sealed: true, .. } = outcome else { panic!("not sealed") };
+        assert!(by_secret(&secret, &anew, &reply).is_none());
+    }
     assert_eq!(victim.handler.handled().len(), 1);
 }
 

@@ -14,7 +14,7 @@ use crate::messaging::{
     broadcast::DIRECT_FANOUT,
     driver::NoReply,
     packet::MAX_PAYLOAD,
-    sealing::{OVERHEAD, SealingKey},
+    sealing::{PASSED_OVERHEAD, SealingKey},
 };
 
 const SECRET: &str = "nobody else is to read this";
@@ -105,6 +105,38 @@ async fn a_message_that_comes_both_ways_while_it_is_handled_has_a_reply_on_each(
 }
 
 #[tokio::test(start_paused = true)]
+async fn copies_that_come_by_two_messengers_while_the_first_one_is_handled_have_a_reply_each() {
+    let (fleet, a, b, _relay) = fleet().await;
+    let _other = fleet.messenger("relay-2").await;
+    fleet.publish_keys();
+    b.handler.set_open(false);
+    // Each of them is sealed anew.
+    let first = a.messenger.send_via("relay", with_id(7, "hang"));
+    let second = async {
+        sleep(Duration::from_secs(1)).await;
+        a.messenger.send_via("relay-2", with_id(7, "hang")).await
+    };
+    let opens = async {
+        sleep(Duration::from_secs(3)).await;
+        b.handler.set_open(true);
+    };
+    let (first, second, ()) = tokio::join!(first, second, opens);
+    assert_eq!((first, second), (accepted(SECRET), accepted(SECRET)));
+    assert_eq!((b.handler.handled().len(), b.metrics.repetitions()), (1, 1));
+    assert!(fleet.network.heard(SECRET.as_bytes()).is_empty(), "not on any connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_messenger_that_handles_what_it_passes_on_to_itself_has_its_reply_read_by_the_sender() {
+    let (_fleet, a, _b, relay) = fleet().await;
+    let to_relay = |kind: &str| Outgoing { id: Some(PacketId(7)), ..outgoing("relay", kind, SECRET) };
+    for _ in 0..2 {
+        assert_eq!(a.messenger.send_via("relay", to_relay("test")).await, accepted(SECRET));
+    }
+    assert_eq!(relay.handler.handled().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sender_whose_key_is_not_known_has_the_reply_to_the_copy_that_is_handled_and_to_no_other() {
     let (fleet, a, b, _relay) = fleet().await;
     set_key(&fleet, "a", None);
@@ -152,7 +184,8 @@ async fn a_sender_that_does_not_open_replies_gets_them_in_the_clear() {
 #[tokio::test(start_paused = true)]
 async fn a_reply_at_its_size_limit_passes_a_messenger_and_a_larger_one_comes_directly() {
     let (_fleet, a, b, _relay) = fleet().await;
-    for (bytes, fits) in [(MAX_PAYLOAD - OVERHEAD, true), (MAX_PAYLOAD - OVERHEAD + 1, false), (MAX_PAYLOAD, false)] {
+    let most = MAX_PAYLOAD - PASSED_OVERHEAD;
+    for (bytes, fits) in [(most, true), (most + 1, false), (MAX_PAYLOAD, false)] {
         b.handler.reply_with(bytes);
         let passed = a.messenger.send_via("relay", outgoing("b", "test", "x")).await;
         let expected = if fits { accepted(vec![0; bytes]) } else { Outcome::reply_forgotten() };

@@ -14,9 +14,10 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
+    copies::{Passed, by_messenger},
     letters::is_letters,
     relay,
-    replies::{Passed, by_messenger},
+    replies::Report,
     shared::Shared,
     state::reply_len,
 };
@@ -96,7 +97,7 @@ impl Ticket {
     fn of(handed: &Handed) -> Self {
         let Packet { priority, id, requires_ack, .. } = *handed.packet;
         let (peer, sender) = (Arc::clone(&handed.peer), Arc::clone(&handed.packet.sender));
-        let passed = Passed::of(&peer, &handed.packet);
+        let passed = Passed::of(&peer, &handed.packet).map(Arc::new);
         Self { peer, priority, sender, id, requires_ack, passed }
     }
 }
@@ -308,26 +309,22 @@ fn limited(outcome: Outcome) -> Outcome {
 /// Remembers outcomes, and reports them to those who wait for them.
 fn conclude(shared: &Shared, done: Vec<Done>) {
     let now = shared.now();
-    let mut reports: BTreeMap<Arc<str>, Vec<(PacketId, Outcome)>> = BTreeMap::new();
-    let mut to_messengers = Vec::new();
+    let mut reports: BTreeMap<Arc<str>, Vec<(PacketId, Report)>> = BTreeMap::new();
     {
         let mut inbox = shared.inbox();
         for Done { sender, id, outcome, passed, .. } in done {
-            for peer in inbox.conclude(now, &sender, id, &outcome).peers() {
-                if by_messenger(&peer, &sender) {
-                    to_messengers.push((peer, (Arc::clone(&sender), id), passed.clone(), outcome.clone()));
-                } else {
-                    reports.entry(peer).or_default().push((id, outcome.clone()));
-                }
+            let waiting = inbox.conclude(now, &sender, id, &outcome);
+            shared.note_handled(&inbox, passed.as_ref(), &outcome);
+            for peer in waiting.peers() {
+                let report = match by_messenger(&peer, &sender) {
+                    true => shared.concluded_for(&peer, &(Arc::clone(&sender), id), passed.as_ref(), outcome.clone()),
+                    false => outcome.clone().into(),
+                };
+                reports.entry(peer).or_default().push((id, report));
             }
         }
     }
-    // Replies are sealed without the lock.
-    for (peer, key, passed, outcome) in to_messengers {
-        let outcome = shared.for_messenger(&key, passed.as_deref(), outcome);
-        reports.entry(peer).or_default().push((key.1, outcome));
-    }
-    reports.into_iter().for_each(|(peer, outcomes)| shared.report(&peer, outcomes));
+    reports.into_iter().for_each(|(peer, reports)| shared.report(&peer, reports));
 }
 
 /// Records outcomes before they are reported, as many as have come up together, until the dispatcher has ended.

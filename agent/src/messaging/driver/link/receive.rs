@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::Task;
 use crate::messaging::{
-    driver::replies::Passed,
+    driver::{copies::Passed, replies::Report},
     frame::{Charge, Malformed},
     inbox::{Frame, Inbox, Received, Violation},
     outcome::Outcome,
@@ -22,22 +22,7 @@ enum Arrived {
     /// It waits for the handler.
     Queued,
     /// The handler does not get it. This is reported to the peer.
-    Ended(Option<Report>),
-}
-
-/// What is reported of a packet at once.
-struct Report {
-    id: PacketId,
-    outcome: Outcome,
-    /// The copy, if it has passed a messenger, of a packet that was handled before.
-    repetition: Option<Arc<Passed>>,
-}
-
-impl Report {
-    /// Reports that the agent refuses the packet.
-    fn refusal(charge: &Charge, outcome: Outcome) -> Option<Self> {
-        charge.requires_ack.then(|| Self { id: charge.id, outcome, repetition: None })
-    }
+    Ended(Option<(PacketId, Report)>),
 }
 
 impl Task {
@@ -55,12 +40,6 @@ impl Task {
         });
         drop(inbox);
         if is_done {
-            // Replies are sealed without the lock.
-            let reports = reports.into_iter().map(|Report { id, outcome, repetition }| match repetition {
-                Some(copy) => (id, self.shared.for_messenger_again(&copy, outcome)),
-                None => (id, outcome),
-            });
-            let reports: Vec<_> = reports.collect();
             // There are outcomes to report, or credits to grant.
             let mut state = self.link.lock();
             self.shared.add_reports(&self.link, &mut state, reports);
@@ -90,7 +69,7 @@ impl Task {
                     None => {
                         let copy = Passed::of(&self.link.peer, &packet);
                         let received = inbox.receive_of(now, &self.link.peer, packet, frame)?;
-                        return Ok(self.received(received, &charge, copy));
+                        return Ok(self.received(inbox, received, &charge, copy));
                     }
                 }
             }
@@ -100,20 +79,21 @@ impl Task {
             }
         };
         inbox.charge(&self.link.peer, charge.priority, charge.seq, charge.cost)?;
-        Ok(Arrived::Ended(Report::refusal(&charge, refused)))
+        Ok(Arrived::Ended(charge.requires_ack.then(|| (charge.id, refused.into()))))
     }
 
     /// Returns what became of a packet that the inbox has taken. `copy`: it has passed a messenger.
-    fn received(&self, received: Received, charge: &Charge, copy: Option<Arc<Passed>>) -> Arrived {
+    fn received(&self, inbox: &Inbox, received: Received, charge: &Charge, copy: Option<Passed>) -> Arrived {
         let report = match received {
             Received::Queued => return Arrived::Queued,
             Received::Pending => {
                 // The packet is concluded under the lock of the inbox, and so after this.
-                copy.iter().for_each(|copy| self.shared.note_repetition(copy));
+                let copy = copy.filter(|_| charge.requires_ack);
+                copy.into_iter().for_each(|copy| self.shared.copies().note_again(copy));
                 None
             }
             Received::Repeated(outcome) => {
-                charge.requires_ack.then(|| Report { id: charge.id, outcome, repetition: copy })
+                charge.requires_ack.then(|| (charge.id, self.shared.repeated(inbox, copy, outcome)))
             }
         };
         self.shared.metrics.repeated.inc();
