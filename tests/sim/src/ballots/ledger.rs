@@ -151,8 +151,9 @@ impl Known {
         let outcome = (told.state(), told.option);
         let expected = decided.unwrap_or((BallotState::Expired, 0));
         if outcome != expected {
+            let check = if told.state() == BallotState::Expired { Check::Expired } else { Check::Verdict };
             let (of, votes) = (told.threshold.as_str(), &told.votes);
-            return wrong(format!("is {outcome:?}, but at {of} its votes amount to {expected:?}: {votes:?}"));
+            return Err((check, format!("is {outcome:?}, but at {of} its votes amount to {expected:?}: {votes:?}")));
         }
         if told.votes.len() != self.votes.len() {
             return Err((Check::Counted, format!("closed with {:?}, but had {:?}", told.votes, self.votes)));
@@ -365,7 +366,7 @@ mod tests {
         assert_eq!(first(&id, of(&[0]), BallotState::Expired), None);
         assert_eq!(first(&id, of(&[0, 1]), BallotState::Open), Some(Check::Verdict));
         assert_eq!(first(&id, of(&[0]), BallotState::Approved), Some(Check::Verdict));
-        assert_eq!(first(&id, of(&[0, 1]), BallotState::Expired), Some(Check::Verdict));
+        assert_eq!(first(&id, of(&[0, 1]), BallotState::Expired), Some(Check::Expired), "it had enough votes");
         assert_eq!(first(&id, of(&[0, 2]), BallotState::Rejected), Some(Check::Verdict));
         assert_eq!(first(&id, of(&[0, 1, 2]), BallotState::Approved), Some(Check::Counted), "it was decided before");
         let mut tally = told(&id, of(&[0]), BallotState::Open);
