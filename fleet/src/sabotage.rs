@@ -77,6 +77,14 @@ mistakes! {
     WatchSkips = "watch-skips",
     /// An agent handles a message again whose outcome it remembers.
     DedupForgets = "dedup-forgets",
+    /// A vote that is cast again counts again.
+    VoteCountedTwice = "vote-counted-twice",
+    /// A ballot that is closed still takes votes, and its outcome is that of all of them.
+    OutcomeRecomputed = "outcome-recomputed",
+    /// A vote counts although whoever cast it is no member of the ballot.
+    OutsiderVotes = "outsider-votes",
+    /// A ballot's threshold is a share of those who have voted instead of the whole electorate.
+    ShareOfVoters = "share-of-voters",
     /// Some successes of agents are not counted, different ones on each coordinator.
     ApplyByChance = "apply-by-chance",
 }

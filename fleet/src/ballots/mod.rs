@@ -31,6 +31,7 @@ use crate::{
         MAX_VOTE_REASON_BYTES, VOTE_OVERHEAD,
     },
     numbered::Entry,
+    sabotage::{Mistake, planted},
     snapshot::{Rest, Untaken},
 };
 
@@ -316,7 +317,9 @@ impl Ballot {
         let all = [tally.approve];
         // Each is numbered from 1; the number of a ballot without options is 0.
         let (candidates, first) = if self.options.is_empty() { (&all[..], 0) } else { (&tally.per_option[..], 1) };
-        let is_reached = |weight: u64| self.threshold.is_reached_by(weight, tally.total);
+        let of_voters = planted(Mistake::ShareOfVoters);
+        let whole = if of_voters { tally.total.saturating_sub(missing).max(1) } else { tally.total };
+        let is_reached = |weight: u64| self.threshold.is_reached_by(weight, whole);
         if let Some((option, _)) = (first..).zip(candidates).find(|(_, weight)| is_reached(**weight)) {
             return Some(BallotOutcome::Approved { option });
         }

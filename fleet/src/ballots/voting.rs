@@ -6,7 +6,12 @@ use super::{
     Ballot, BallotOutcome, BallotState, KnownAuthority, StoredEvidence, Vote,
     command::{CastVote, VoteEvidence},
 };
-use crate::{Effect, Fleet, Refusal, Reply, config::invalid, limits::MAX_VOTE_AUTHORITIES};
+use crate::{
+    Effect, Fleet, Refusal, Reply,
+    config::invalid,
+    limits::MAX_VOTE_AUTHORITIES,
+    sabotage::{Mistake, planted},
+};
 
 impl Fleet {
     pub(super) fn cast_vote(&mut self, cast: CastVote, effects: &mut Vec<Effect>) -> Reply {
@@ -44,21 +49,23 @@ impl Fleet {
         let Some(ballot) = self.ballot(id) else {
             return refused(Refusal::UnknownBallot { ballot: id });
         };
-        let Some(elector) = ballot.elector(&cast.member) else {
+        let elector = ballot.elector(&cast.member);
+        if elector.is_none() && !planted(Mistake::OutsiderVotes) {
             return refused(Refusal::NotElector { ballot: id, member: cast.member.clone() });
-        };
-        if let Some(vote) = ballot.vote_of(&cast.member) {
+        }
+        if let Some(vote) = ballot.vote_of(&cast.member).filter(|_| !planted(Mistake::VoteCountedTwice)) {
             return match vote.is_same_as(cast) {
                 true => Err(Reply::VoteCast { existing: true, outcome: ballot.outcome() }),
                 false => refused(Refusal::AlreadyVoted { ballot: id, member: cast.member.clone() }),
             };
         }
         // The timer of its deadline may have to wait for the next command, if very many are due.
-        if !ballot.is_open() || ballot.expires <= self.state.now.fleet {
+        let is_over = !ballot.is_open() || ballot.expires <= self.state.now.fleet;
+        if is_over && !planted(Mistake::OutcomeRecomputed) {
             return refused(Refusal::BallotClosed { ballot: id });
         }
         // Whichever coordinator proposes it: none of them alone can let an unsigned vote count for such a member.
-        if elector.signs && cast.evidence.is_none() {
+        if elector.is_some_and(|elector| elector.signs) && cast.evidence.is_none() {
             let problem = format!("is missing: in this ballot, {} signs its vote with its certificate", cast.member);
             return refused(invalid("evidence", problem));
         }

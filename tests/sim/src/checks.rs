@@ -64,6 +64,11 @@ checks! {
     Letters = "letters": "a message that the coordinators keep is handled, or expires at its time; none is lost",
     Outcome = "outcome": "a message has one outcome, and is handled only if that says so",
     Reach = "reach": "messages reach every agent once nothing but clocks is wrong",
+    Opened = "opened": "a ballot that is acknowledged stays what was asked for, and is closed in the end",
+    Electors = "electors": "the members of a ballot are those that its addresses stand for, and nobody else votes",
+    Counted = "counted": "a vote counts once, as its member cast it; one that is acknowledged counts, and none once the ballot is decided",
+    Verdict = "verdict": "the outcome of a ballot is what its votes amount to by exact fractions, and never changes",
+    Expired = "expired": "a ballot expires only after its deadline, and only if it is not decided by then",
     Busy = "busy": "something happens in every run",
 }
 
@@ -85,7 +90,12 @@ pub fn violations(notes: &mut Notes) -> Vec<String> {
     check_begins(notes);
     check_history(notes);
     check_prompt(notes);
-    if [notes.accepted.len(), notes.begun.len(), notes.applied.len(), notes.ledger.counts()[1]].contains(&0) {
+    for id in notes.ballots.unfinished() {
+        notes.violation(Check::Opened, format!("ballot {id} was opened, but nobody was told that it is closed"));
+    }
+    let [_, approved, rejected, expired] = notes.ballots.counts_of();
+    let happened = [notes.accepted.len(), notes.begun.len(), notes.applied.len(), notes.ledger.counts()[1]];
+    if happened.contains(&0) || approved + rejected + expired == 0 {
         notes.violation(Check::Busy, "nothing happened in this run".to_owned());
     }
     std::mem::take(&mut notes.violations)
@@ -199,9 +209,11 @@ pub fn summary(notes: &Notes) -> String {
         counts.join(", ")
     };
     let [messages, handled, again] = notes.ledger.counts();
+    let [votes, approved, rejected, expired] = notes.ballots.counts_of();
     format!(
-        "{} tasks ({}), {} attempts, {messages} messages, {handled} handled, {again} of them again, {} log entries, {} snapshots, {} of them sent, {} calls, {} groups of them undecided, \
-         faults: {}; {} events",
+        "{} tasks ({}), {} attempts, {messages} messages, {handled} handled, {again} of them again, {votes} votes in \
+         ballots ({approved} approved, {rejected} rejected, {expired} expired), {} log entries, {} snapshots, {} of \
+         them sent, {} calls, {} groups of them undecided, faults: {}; {} events",
         notes.accepted.len(),
         list(ends.into_iter().collect()).to_lowercase(),
         notes.begun.len(),

@@ -19,6 +19,8 @@ const TASKS: (u64, u64) = (14, 36);
 const CROWD: usize = 120;
 /// The number of slots of agents with many.
 const MANY_SLOTS: u32 = 300;
+/// The number of ballots, from the first bound to the second, exclusive.
+const BALLOTS: (u64, u64) = (5, 9);
 /// The work for each slot of every agent in milliseconds, without the tasks before hard combinations: part of what the
 /// fleet can do while faults happen, or more than that.
 const WORK: (u64, u64) = (5_000, 16_000);
@@ -46,6 +48,8 @@ pub struct Profile {
     pub swarm: Swarm,
     /// The messages.
     pub traffic: Traffic,
+    /// The number of ballots.
+    pub ballots: usize,
 }
 
 /// Which faults happen, and how often.
@@ -97,6 +101,7 @@ impl Profile {
             health_checks: if one_of(4) { Duration::from_secs(10) } else { Duration::from_millis(1_000) },
             swarm: Swarm::draw(&random),
             traffic: Traffic::draw(&random),
+            ballots: between(&random, BALLOTS) as usize,
         }
     }
 

@@ -11,6 +11,7 @@ use std::{
 use robeing_agent::session::lease::MARGIN;
 
 use crate::{
+    ballots::BallotLedger,
     checks::Check,
     clocks::Times,
     faults::Ill,
@@ -166,6 +167,8 @@ pub struct Notes {
     moments: u64,
     /// All messages.
     pub ledger: Ledger,
+    /// All ballots.
+    pub ballots: BallotLedger,
     /// The number of injected faults, by kind.
     pub faults: BTreeMap<&'static str, u32>,
     /// The number of snapshots that coordinators wrote.

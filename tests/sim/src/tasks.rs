@@ -61,7 +61,8 @@ pub fn new_id(platform: &Platform) -> String {
     uuid::Uuid::from_u128(id).to_string()
 }
 
-fn millis(ms: u64) -> prost_types::Duration {
+/// Returns a duration as it is in requests.
+pub fn millis(ms: u64) -> prost_types::Duration {
     prost_types::Duration { seconds: (ms / 1_000) as i64, nanos: (ms % 1_000) as i32 * 1_000_000 }
 }
 

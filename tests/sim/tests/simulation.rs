@@ -57,6 +57,13 @@ fn a_result_that_is_not_of_the_current_attempt_is_noticed() {
 }
 
 #[test]
+fn a_ballot_whose_outcome_is_not_that_of_its_votes_is_noticed() {
+    let output = simulate(&["--seed", "1", "--break", "share-of-voters"]);
+    let told = told(&output);
+    assert!(!output.status.success() && told.contains("verdict: ballot"), "{told}");
+}
+
+#[test]
 fn a_mistake_that_is_planted_is_found_and_there_is_none_otherwise() {
     let planted = told(&simulate(&["--sabotage", "input-cut", "--seeds", "3"]));
     assert!(planted.contains("input-cut: found by seed"), "{planted}");
@@ -89,7 +96,7 @@ fn read_into(text: &mut String, folder: &Path) {
 #[test]
 fn every_promise_has_a_check_with_a_name() {
     let told = told(&simulate(&["--checks"]));
-    for check in ["lost", "alone", "history", "votes", "damage"] {
+    for check in ["lost", "alone", "history", "votes", "damage", "verdict"] {
         assert!(told.lines().any(|line| line.starts_with(check)), "{check} is not in {told}");
     }
 }

@@ -1,11 +1,13 @@
-//! Handles the messages of an agent: records each, and accepts or refuses it.
+//! Handles the messages of an agent: records each, and accepts or refuses it. A notice of a ballot it answers with a
+//! vote.
 
 use async_trait::async_trait;
 use robeing_agent::messaging::handlers::{Delivery, Handler, HandlerOutcome};
+use robeing_fleet::NOTICE_KIND;
 use tokio::time::{Duration, sleep};
 
 use super::{BAD, Handled, Note};
-use crate::{checks::Check, record::Record};
+use crate::{ballots, checks::Check, record::Record};
 
 /// The handler of an agent's messages.
 pub struct SimulatedHandler {
@@ -22,6 +24,9 @@ pub struct SimulatedHandler {
 #[async_trait]
 impl Handler for SimulatedHandler {
     async fn deliver(&self, Delivery { packet, .. }: Delivery) -> HandlerOutcome {
+        if &*packet.kind == NOTICE_KIND {
+            return ballots::answer(&self.record, &self.agent, self.run, &packet.payload).await;
+        }
         let Some(note) = Note::read(&packet.payload) else {
             let what = format!("message {} has another payload on {}: {:?}", packet.id, self.agent, packet.payload);
             self.record.violation(Check::Arrived, what);

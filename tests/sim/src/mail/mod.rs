@@ -107,7 +107,7 @@ impl Draft {
 }
 
 /// Returns the names of all agents.
-fn agents() -> Vec<String> {
+pub fn agents() -> Vec<String> {
     (0..SIZE.agents).map(|n| Host::Agent(n).name()).collect()
 }
 

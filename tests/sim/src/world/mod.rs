@@ -14,6 +14,7 @@ use robeing_platform::{
 };
 
 use crate::{
+    ballots::Opener,
     checks::{self, Check},
     clients::{Submitter, below},
     clocks::{Times, WallClocks},
@@ -36,6 +37,7 @@ use crate::{
 
 const WATCHER: &str = "watcher";
 const OPERATOR: &str = "operator";
+const OPENER: &str = "opener";
 /// The time from one step to the next.
 const TICK: Duration = Duration::from_millis(2);
 /// The simulated time at which faults begin.
@@ -99,7 +101,7 @@ fn correspondent(n: usize) -> String {
 /// Returns the names of all hosts and clients on the network.
 fn everybody() -> Vec<String> {
     let clients = (0..SUBMITTERS).map(submitter).chain([WATCHER.to_owned(), OPERATOR.to_owned()]);
-    let clients = clients.chain((0..CORRESPONDENTS).map(correspondent));
+    let clients = clients.chain((0..CORRESPONDENTS).map(correspondent)).chain([OPENER.to_owned()]);
     hosts().into_iter().map(Host::name).chain(clients).collect()
 }
 
@@ -215,6 +217,23 @@ impl World {
         };
         self.clients.insert(OPERATOR.to_owned(), Process::new(self.random.next_u64(), program(run)));
         self.add_correspondents();
+        self.add_opener();
+    }
+
+    fn add_opener(&mut self) {
+        let shared = self.shared.clone();
+        let run = async move || {
+            let opener = Opener {
+                platform: shared.platform(OPENER, SimulatedDisk::new(0)),
+                coordinators: addresses(),
+                ballots: shared.profile.ballots,
+                odd_role: shared.profile.odd_role,
+                during: FAULTS_TO,
+                record: shared.record.clone(),
+            };
+            opener.run().await;
+        };
+        self.clients.insert(OPENER.to_owned(), Process::new(self.random.next_u64(), program(run)));
     }
 
     fn add_correspondents(&mut self) {
