@@ -177,7 +177,10 @@ impl Known {
         let is_expired = self.ended.as_ref().is_some_and(|ended| ended.outcome.0 == BallotState::Expired);
         if is_expired && closed + ROUNDING < self.at + self.draft.ttl.mul_f64(0.95) {
             let (at, ttl) = (self.at, self.draft.ttl);
-            return Err((Check::Expired, format!("was asked for at {at:?} for {ttl:?}, and has expired by {closed:?}")));
+            return Err((
+                Check::Expired,
+                format!("was asked for at {at:?} for {ttl:?}, and has expired by {closed:?}"),
+            ));
         }
         Ok(())
     }
@@ -255,7 +258,10 @@ impl BallotLedger {
     pub fn is_late(&mut self, now: Duration, id: &str, member: &str) -> Result<(), Wrong> {
         let Some(known) = self.ballots.get_mut(id) else { return Ok(()) };
         if known.votes.iter().any(|vote| vote.member == member) {
-            return Err((Check::Counted, format!("ballot {id} counts a vote of {member} that was refused as too late")));
+            return Err((
+                Check::Counted,
+                format!("ballot {id} counts a vote of {member} that was refused as too late"),
+            ));
         }
         known.late.insert(member.to_owned());
         known.closes(now).map_err(|(check, what)| (check, format!("ballot {id} {what}")))
