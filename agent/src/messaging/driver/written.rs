@@ -195,8 +195,11 @@ impl Next {
     }
 }
 
+/// The outcomes of a frame, and how the replies at some places of them are to be sealed.
+type Outcomes = (Vec<(PacketId, Outcome)>, Vec<(usize, Seal)>);
+
 /// Takes the outcomes of the next frame, with at most so many replies that are to be sealed.
-fn next_outcomes(state: &mut LinkState, max_seals: usize) -> (Vec<(PacketId, Outcome)>, Vec<(usize, Seal)>) {
+fn next_outcomes(state: &mut LinkState, max_seals: usize) -> Outcomes {
     let (mut outcomes, mut seals, mut bytes) = (Vec::new(), Vec::new(), 0);
     while outcomes.len() < BATCH_OUTCOMES
         && seals.len() < max_seals
