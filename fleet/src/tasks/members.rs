@@ -34,8 +34,8 @@ fn role_word(role: Role) -> &'static str {
 /// Returns the id of the member with the number `seq`: a UUID of version 8, which neither is among those that submitters
 /// draw (versions 4 and 7) or count up, nor can be prepared for without knowing the number.
 fn member_id(parent: TaskId, seq: u64) -> TaskId {
-    // The multiplier of a 128-bit generator (PCG): odd, so that different ids stay different.
-    const MULTIPLIER: u128 = 0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645;
+    // 2^128 by the golden ratio, as in Fibonacci hashing: odd, so that different ids stay different.
+    const MULTIPLIER: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
     let mut bits = parent.0 ^ u128::from(seq).wrapping_mul(MULTIPLIER).rotate_left(41);
     for _ in 0..3 {
         bits = (bits ^ (bits >> 59)).wrapping_mul(MULTIPLIER);

@@ -200,17 +200,22 @@ fn a_task_and_its_ballot_are_accepted_together_or_not_at_all() {
 #[test]
 fn as_many_tasks_wait_for_approvals_as_ballots_are_open() {
     let mut trial = Trial::newest();
+    let by_another = |n: u128| {
+        let SubmitTask { approval, .. } = lone(n);
+        let opened_by = format!("client:{}", n / MAX_OPEN_BALLOTS_OF_ONE as u128);
+        SubmitTask { approval: approval.map(|ballot| Box::new(OpenBallot { opened_by, ..*ballot })), ..task(n) }
+    };
     for n in 0..MAX_OPEN_BALLOTS as u128 {
-        let command = Command::Task(TaskCommand::Submit(lone(n)));
+        let command = Command::Task(TaskCommand::Submit(by_another(n)));
         assert_eq!(trial.fleet.apply(trial.stamp(), command, &mut Vec::new()), accepted(n, false));
     }
     let next = MAX_OPEN_BALLOTS as u128;
-    let full = submit(&mut trial, lone(next));
+    let full = submit(&mut trial, by_another(next));
     assert!(
         matches!(full, Reply::Refused(Refusal::Full { limit, .. }) if limit == MAX_OPEN_BALLOTS as u64),
         "{full:?}"
     );
-    assert_eq!(trial.fleet.refusal_of(&lone(0)), None, "it is known");
+    assert_eq!(trial.fleet.refusal_of(&by_another(0)), None, "it is known");
     trial.cast(vote(0, "client:c", Choice::Reject));
-    assert_eq!(submit(&mut trial, lone(next)), accepted(next, false));
+    assert_eq!(submit(&mut trial, by_another(next)), accepted(next, false));
 }

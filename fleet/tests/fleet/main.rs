@@ -31,6 +31,7 @@ mod scheduling;
 mod sessions;
 mod standby;
 mod submission;
+mod team_limits;
 mod teams;
 mod timers;
 mod trust;

@@ -363,6 +363,7 @@ fn the_deadline_of_a_task_is_that_of_its_runs() {
     let (member, _) = trial.held_by(stays[0]);
     assert_eq!(trial.fleet.deadline_of(trial.task(member)), trial.task(id).deadline);
     let before = record(&trial, stays[0]);
+    let held: Vec<_> = stays.iter().map(|stay| (*stay, trial.held_by(*stay))).collect();
     trial.after(100);
     let late = |effect: &&Effect| matches!(effect, Effect::Stop { cause: CancelCause::Deadline, .. });
     assert_eq!(trial.effects.iter().filter(late).count(), 2, "{:?}", trial.effects);
@@ -370,9 +371,8 @@ fn the_deadline_of_a_task_is_that_of_its_runs() {
     assert_eq!(ends, [Some(AttemptEnd::TimedOut); 2]);
     assert_eq!(record(&trial, stays[0]), before, "a deadline is nobody's fault");
     // Agents that see it first say so, and the task fails for the same reason.
-    for stay in &stays {
-        let (member, attempt) = trial.held_by(*stay);
-        trial.complete(*stay, member, attempt, Outcome::Stopped);
+    for (stay, (member, attempt)) in held {
+        trial.complete(stay, member, attempt, Outcome::Stopped);
     }
     let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
     let id = trial.submit(SubmitTask { deadline_in: Some(100), verify, ..task(2) });
