@@ -32,11 +32,18 @@ impl<A: Application> Replica<A> {
         cx.broadcast(Message::Status(signed));
     }
 
-    /// Sends waiting requests to the primary again.
+    /// Sends waiting requests to the primary again, and those of this member to all: it is their client, and a client whose
+    /// request is not executed in time sends it to all, so that they suspect the primary as well (1999, section 4.1).
     pub(super) fn forward(&self, cx: &mut Cx<'_>) {
-        if self.active && !self.is_primary() && !self.has_ended() {
-            let requests: Vec<Request> = self.pending.first(FORWARDED_AT_ONCE).cloned().collect();
-            for request in requests {
+        if self.has_ended() || self.active && self.is_primary() {
+            return;
+        }
+        let own = cx.signer.public_key();
+        let requests: Vec<Request> = self.pending.first(FORWARDED_AT_ONCE).cloned().collect();
+        for request in requests {
+            if request.client == own {
+                cx.broadcast(Message::Request(request));
+            } else if self.active {
                 cx.send(self.epoch.primary(self.view), Message::Request(request));
             }
         }

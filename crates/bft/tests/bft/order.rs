@@ -5,7 +5,7 @@ use robeing_bft::{
     crypto::Context,
     epoch::ReplicaId,
     message::{Batch, Message, Operation, PrePrepare, Request, Vote},
-    replica::Replica,
+    replica::{Replica, Timer},
 };
 
 use crate::{fixture::Group, lan::Lan};
@@ -101,4 +101,22 @@ fn a_replica_that_learns_of_the_end_votes_for_nothing_any_more() {
     lan.give(1, Message::PrePrepare(call(&group, 3))).unwrap();
     assert_eq!(sent(&lan, Context::Prepare), [1, 2]);
     assert!(sent(&lan, Context::Commit).is_empty());
+}
+
+#[test]
+fn a_request_of_a_member_reaches_all_if_the_primary_is_silent() {
+    let group = Group::new(4);
+    let mut lan = group.lan();
+    lan.cut[0] = true;
+    let request = lan.request(1, "mine", &group.members[1]);
+    lan.give(1, request).unwrap();
+    lan.run();
+    assert!(lan.timers[2][Timer::View as usize].is_none(), "the others wait for nothing");
+    lan.ticks(1);
+    for member in 1..4 {
+        assert!(lan.timers[member][Timer::View as usize].is_some(), "{member} suspects the primary soon");
+        lan.fire(member, Timer::View);
+    }
+    lan.run();
+    assert_eq!(lan.executed(), [0, 1, 1, 1]);
 }
