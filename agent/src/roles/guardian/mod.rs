@@ -4,8 +4,8 @@
 mod denied;
 mod departed;
 pub mod feed;
-mod outvoted;
-mod spared;
+pub mod outvoted;
+pub mod spared;
 
 use std::time::Duration;
 
