@@ -156,8 +156,7 @@ impl Guardian {
     /// Records in the audit log which agents behave unlike themselves, the most severe anomalies first, each agent once in
     /// a while. What can't be recorded was logged and counted.
     async fn flag(&self, feed: &mut Feed, found: Vec<Accused>, channel: &Channel, now: u64) {
-        let flagged: Vec<Accused> =
-            found.into_iter().filter(|of| feed.flags(&of.agent, now)).take(MAX_FLAGS).collect();
+        let flagged: Vec<Accused> = found.into_iter().filter(|of| feed.flags(&of.agent, now)).take(MAX_FLAGS).collect();
         for Accused { agent, reason } in flagged {
             let request = v1::FlagAgentRequest { agent: agent.clone(), reason };
             let mut admin = limited!(AdminClient::new(channel.clone()));
