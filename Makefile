@@ -22,8 +22,9 @@ ARGS ?=
 # no: `make test` skips the tests that need root and Kubernetes.
 KUBE ?= yes
 
-# The parts of `make e2e`: the life of a fleet on Kubernetes (minutes), a crowd of agents, and day two (some more).
-E2E ?= life crowd day_two
+# The parts of `make e2e`: the life of a fleet on Kubernetes (minutes), a crowd of agents, day two (some more), and the
+# example in examples/review.
+E2E ?= life crowd day_two review
 
 # Installs what is missing on this machine for the parts of the project that follow.
 SETUP := bash tests/setup

@@ -4,3 +4,4 @@
 mod crowd;
 mod day_two;
 mod life;
+mod review;

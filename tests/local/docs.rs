@@ -7,7 +7,8 @@ fn root() -> PathBuf {
 }
 
 fn documents() -> Vec<(String, String)> {
-    let mut paths = vec![root().join("README.md"), root().join("CONTRIBUTING.md")];
+    let mut paths: Vec<PathBuf> =
+        ["README.md", "CONTRIBUTING.md", "examples/review/README.md"].iter().map(|path| root().join(path)).collect();
     let docs = fs::read_dir(root().join("docs")).expect("there is a docs folder");
     paths.extend(docs.map(|entry| entry.expect("the folder can be listed").path()));
     let read = |path: PathBuf| {

@@ -28,6 +28,7 @@ mod pbft;
 mod preference;
 mod refusals;
 mod resources;
+mod review;
 mod roles;
 mod rotation;
 mod starved;

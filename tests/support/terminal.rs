@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -16,7 +17,7 @@ use tempfile::TempDir;
 use crate::{
     processes::send,
     program::{CLI, program},
-    wait::{eventually, in_time},
+    wait::{PATIENCE, eventually},
 };
 
 /// The result of a command.
@@ -106,7 +107,7 @@ impl Terminal {
     /// # Panics
     /// If it does not end in time.
     pub async fn run(&self, line: &[&str]) -> Ended {
-        Self::end_of(self.command(line), &format!("robeing {}", line.join(" "))).await
+        Self::end_of(self.command(line), &format!("robeing {}", line.join(" ")), PATIENCE).await
     }
 
     /// Runs the commands of a shell script until one fails. `robeing` is the command line.
@@ -114,18 +115,27 @@ impl Terminal {
     /// # Panics
     /// If they do not end in time.
     pub async fn shell(&self, script: &str) -> Ended {
+        self.shell_within(PATIENCE, script).await
+    }
+
+    /// Like [`Terminal::shell`], for commands that take longer.
+    ///
+    /// # Panics
+    /// If they do not end within this time.
+    pub async fn shell_within(&self, patience: Duration, script: &str) -> Ended {
         let mut command = self.command_of(Path::new("/bin/sh"), &["-ec", script]);
         let own = program(CLI).parent().map(Path::to_owned).unwrap_or_default();
         let path = env::var_os("PATH").unwrap_or_default();
         let path = env::join_paths([own].into_iter().chain(env::split_paths(&path)));
         command.env("PATH", path.expect("no directory of programs has a colon in its name"));
-        Self::end_of(command, script).await
+        Self::end_of(command, script, patience).await
     }
 
-    async fn end_of(command: Command, what: &str) -> Ended {
+    async fn end_of(command: Command, what: &str, patience: Duration) -> Ended {
         let mut command = tokio::process::Command::from(command);
         command.kill_on_drop(true);
-        let output = in_time(what, command.output()).await;
+        let output = tokio::time::timeout(patience, command.output()).await;
+        let output = output.unwrap_or_else(|_| panic!("{what}: not done within {patience:?}"));
         let output = output.expect("the program can be started");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }

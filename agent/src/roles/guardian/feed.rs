@@ -15,10 +15,10 @@ use robeing_proto::v1;
 use super::{
     denied::{CALL_WINDOWS, Denied, OUTVOTED_WINDOWS, POLICY_WINDOWS, times},
     departed::Departed,
+    outvoted::{Outvoted, Repeated},
+    spared::{self, Spared},
 };
 
-/// One of so many live agents may be in quarantine by guardians; one in any case.
-pub const ONE_OF: usize = 10;
 /// Maximum number of windows over which what happened between two looks is spread.
 const MAX_WINDOWS: u64 = 60;
 /// How long after a flag of an agent no guardian flags it again, in milliseconds.
@@ -27,23 +27,6 @@ pub const FLAG_AGAIN_MS: u64 = 60_000;
 pub const MAX_FLAGS: usize = 8;
 /// The roles of agents, as in the names of actors.
 const ROLES: [&str; 4] = ["worker", "specialist", "messenger", "guardian"];
-
-/// Why an agent is not quarantined although it behaves unlike itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Spared {
-    /// It is not in the fleet.
-    #[error("it is not live")]
-    NotLive,
-    /// It is this guardian.
-    #[error("it is this guardian itself")]
-    Own,
-    /// Enough agents are in quarantine.
-    #[error("{0} agents are in quarantine by guardians, which is as many as may be at a time; release some")]
-    Enough(usize),
-    /// It is the last live agent of its pool.
-    #[error("it is the last live agent of its pool")]
-    LastOfPool,
-}
 
 /// What is known of the agents of a fleet.
 #[derive(Debug, Default)]
@@ -55,6 +38,8 @@ pub struct Feed {
     sent: BTreeMap<String, (String, u64)>,
     /// The denials that are still to be counted.
     denied: Denied,
+    /// How often other agents outvoted them.
+    outvoted: Outvoted,
     /// Agents that are not in the fleet, and are watched for a while.
     departed: Departed,
     /// When agents were flagged last.
@@ -200,12 +185,18 @@ impl Feed {
                 self.quarantined.remove(&record.subject);
                 self.watch.release(&record.subject);
                 self.denied.forget(&record.subject);
+                self.outvoted.forget(&record.subject);
             }
             // Another guardian has flagged it.
             ("agent.flag", "done") if !is_past => drop(self.flags(&record.subject, now_ms)),
             ("call", "denied") => self.note_denied(record, Signal::FailedAuthentication, CALL_WINDOWS, is_past),
             // Other agents agree on another output than its own.
-            ("result.outvoted", _) => self.note_denied(record, Signal::Disagreement, OUTVOTED_WINDOWS, is_past),
+            ("result.outvoted", _) => {
+                self.note_denied(record, Signal::Disagreement, OUTVOTED_WINDOWS, is_past);
+                if let Some(agent) = agent_of(&record.actor).filter(|_| !is_past) {
+                    self.outvoted.note(agent, times(&record.detail), ended(&self.counts, agent), now_ms);
+                }
+            }
             ("policy.denied" | "policy.failed_closed", _) if record.detail.starts_with("on Result") => {
                 self.note_denied(record, Signal::Disagreement, POLICY_WINDOWS, is_past);
             }
@@ -229,27 +220,18 @@ impl Feed {
         self.watch.tick(now_ms)
     }
 
+    /// Takes the agents that others outvote again and again.
+    pub fn outvoted(&mut self, now_ms: u64) -> Vec<Repeated> {
+        let counts = &self.counts;
+        self.outvoted.take_repeated(|agent| ended(counts, agent), now_ms)
+    }
+
     /// Returns whether an agent may be quarantined now by the guardian `own`.
     ///
     /// # Errors
     /// [`Spared`] if it may not.
     pub fn may_quarantine(&self, agents: &[v1::Agent], agent: &str, own: &str) -> Result<(), Spared> {
-        if agent == own {
-            return Err(Spared::Own);
-        }
-        let is_live = |agent: &&v1::Agent| agent.state() == v1::AgentState::Live;
-        let live: Vec<&v1::Agent> = agents.iter().filter(is_live).collect();
-        let accused = live.iter().find(|other| other.name == agent).ok_or(Spared::NotLive)?;
-        let most = (live.len() / ONE_OF).max(1);
-        if self.quarantined.len() >= most {
-            return Err(Spared::Enough(self.quarantined.len()));
-        }
-        let mates = live.iter().filter(|other| other.pool == accused.pool && other.name != agent);
-        // Agents without a pool stand in for each other if they have the same role.
-        match mates.filter(|other| !accused.pool.is_empty() || other.role == accused.role).count() {
-            0 => Err(Spared::LastOfPool),
-            _ => Ok(()),
-        }
+        spared::may_quarantine(agents, agent, own, self.quarantined.len())
     }
 
     /// Notes that this guardian has quarantined an agent, before a record tells so.
@@ -273,6 +255,11 @@ pub fn reason(anomaly: &Anomaly) -> String {
     format!("{}: severe anomalies in several seconds within a minute", figures(anomaly))
 }
 
+/// Returns how many attempts an agent has ended, by those that succeeded and failed.
+fn ended(counts: &BTreeMap<String, (u64, u64)>, agent: &str) -> u64 {
+    counts.get(agent).map_or(0, |(succeeded, failed)| succeeded.saturating_add(*failed))
+}
+
 /// Returns the number of windows between two times.
 fn windows_of(since: u64, now: u64) -> u64 {
     (now.saturating_sub(since) / WINDOW_MS).clamp(1, MAX_WINDOWS)
@@ -289,7 +276,7 @@ mod tests {
     use robeing_policy::anomaly::{QUARANTINE_AFTER, Response, Severity, WARM_UP_WINDOWS};
 
     use super::*;
-    use crate::roles::guardian::departed::WATCHED_FOR_MS;
+    use crate::roles::guardian::{departed::WATCHED_FOR_MS, outvoted::LEAST, spared::ONE_OF};
 
     fn agent(name: &str, succeeded: u64, failed: u64) -> v1::Agent {
         let state = v1::AgentState::Live.into();
@@ -448,6 +435,22 @@ mod tests {
         feed.agents(&[agent("a", done, 0), agent("b", done, 0)], None, now);
         let found = feed.tick(now + WINDOW_MS);
         assert!(found.iter().any(|of| of.agent == "a" && of.what == Signal::Disagreement), "{found:?}");
+    }
+
+    #[test]
+    fn an_agent_that_is_outvoted_again_and_again_is_found_from_the_beginning() {
+        let mut feed = Feed::default();
+        let detail = format!("on Result, {} times: other agents agree on another output", LEAST - 1);
+        let outvoted = |detail: &str| record(1, ["worker/a", "result.outvoted", "t", "denied", detail]);
+        feed.record(&outvoted(&detail), true, 0);
+        feed.agents(&[agent("a", 500, 0)], None, 0);
+        feed.record(&outvoted(&detail), false, 0);
+        assert_eq!(feed.outvoted(0), [], "what was before this guardian began does not count");
+        feed.record(&outvoted("on Result, once: other agents agree on another output"), false, WINDOW_MS);
+        feed.agents(&[agent("a", 500, LEAST)], None, WINDOW_MS);
+        let found = feed.outvoted(WINDOW_MS);
+        assert_eq!(found, [Repeated { agent: "a".to_owned(), times: LEAST, within_ms: WINDOW_MS }]);
+        assert_eq!(feed.outvoted(WINDOW_MS), [], "it is found once");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 mod denied;
 mod departed;
 pub mod feed;
+pub mod outvoted;
+pub mod spared;
 
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 use robeing_net::limited;
-use robeing_policy::anomaly::{Anomaly, Response, Severity};
+use robeing_policy::anomaly::{Anomaly, Response, Severity, Signal};
 use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
 use robeing_settings::OnAnomaly;
 use robeing_telemetry::Metrics;
@@ -21,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
 use tracing::{debug, info, warn};
 
-use self::feed::{Feed, MAX_FLAGS, Seen, figures, reason};
+use self::{
+    feed::{Feed, MAX_FLAGS, Seen, figures, reason},
+    outvoted::Repeated,
+};
 use crate::upstream::SharedUpstream;
 
 /// How often the coordinators are asked, in fleets of up to [`AGENTS_A_LOOK`] agents.
@@ -71,6 +76,20 @@ impl GuardianMetrics {
     }
 }
 
+/// An agent that is to be flagged or quarantined.
+#[derive(Clone, Debug)]
+struct Accused {
+    agent: String,
+    reason: String,
+}
+
+impl Accused {
+    fn new(agent: &str, mut reason: String) -> Self {
+        reason.truncate(MAX_REASON_BYTES);
+        Self { agent: agent.to_owned(), reason }
+    }
+}
+
 /// A guardian.
 pub struct Guardian {
     /// Its name.
@@ -113,14 +132,18 @@ impl Guardian {
             seen.records.iter().for_each(|record| feed.record(record, is_first, now));
             feed.agents(&seen.agents, seen.activity.as_deref(), now);
             is_first = false;
-            let found = feed.tick(now);
+            let (found, outvoted) = (feed.tick(now), feed.outvoted(now));
             self.metrics.judged.set(i64::try_from(feed.judged()).unwrap_or(i64::MAX));
-            self.flag(&mut feed, &found, &channel, now).await;
-            for anomaly in found {
-                self.report(&anomaly);
-                if anomaly.response == Response::Quarantine && self.on_anomaly != OnAnomaly::Report {
-                    accuse(&mut accused, anomaly);
-                }
+            let flags = outvoted.iter().map(|of| Accused::new(&of.agent, of.to_string()));
+            let flags = flags.chain(found.iter().map(|of| Accused::new(&of.agent, figures(of))));
+            self.flag(&mut feed, flags.collect(), &channel, now).await;
+            outvoted.iter().for_each(|of| self.report_outvoted(of));
+            found.iter().for_each(|of| self.report(of));
+            if self.on_anomaly != OnAnomaly::Report {
+                let outvoted = outvoted.iter().map(|of| Accused::new(&of.agent, of.to_string()));
+                let severe = found.iter().filter(|of| of.response == Response::Quarantine);
+                let severe = severe.map(|of| Accused::new(&of.agent, reason(of)));
+                outvoted.chain(severe).for_each(|of| accuse(&mut accused, of));
             }
             self.quarantine(&mut feed, &seen.agents, &mut accused, &channel).await;
         }
@@ -132,19 +155,24 @@ impl Guardian {
 
     /// Records in the audit log which agents behave unlike themselves, the most severe anomalies first, each agent once in
     /// a while. What can't be recorded was logged and counted.
-    async fn flag(&self, feed: &mut Feed, found: &[Anomaly], channel: &Channel, now: u64) {
-        let flagged: Vec<&Anomaly> = found.iter().filter(|of| feed.flags(&of.agent, now)).take(MAX_FLAGS).collect();
-        for anomaly in flagged {
-            let mut reason = figures(anomaly);
-            reason.truncate(MAX_REASON_BYTES);
-            let request = v1::FlagAgentRequest { agent: anomaly.agent.clone(), reason };
+    async fn flag(&self, feed: &mut Feed, found: Vec<Accused>, channel: &Channel, now: u64) {
+        let flagged: Vec<Accused> = found.into_iter().filter(|of| feed.flags(&of.agent, now)).take(MAX_FLAGS).collect();
+        for Accused { agent, reason } in flagged {
+            let request = v1::FlagAgentRequest { agent: agent.clone(), reason };
             let mut admin = limited!(AdminClient::new(channel.clone()));
             match timeout(LOOK_TIMEOUT, admin.flag_agent(request)).await {
                 Ok(Ok(_)) => {}
-                Ok(Err(status)) => debug!(agent = anomaly.agent, %status, "an agent could not be flagged"),
-                Err(_) => debug!(agent = anomaly.agent, "an agent could not be flagged in time"),
+                Ok(Err(status)) => debug!(agent, %status, "an agent could not be flagged"),
+                Err(_) => debug!(agent, "an agent could not be flagged in time"),
             }
         }
+    }
+
+    fn report_outvoted(&self, of: &Repeated) {
+        let Repeated { agent, times, within_ms } = of;
+        let labels = Labels { signal: Signal::Disagreement.name(), severity: "severe" };
+        self.metrics.anomalies.get_or_create(&labels).inc();
+        warn!(agent, times, within_ms, "other agents outvote an agent again and again");
     }
 
     fn report(&self, anomaly: &Anomaly) {
@@ -159,18 +187,16 @@ impl Guardian {
     }
 
     /// Quarantines the accused, as many as may be. Those for whom the coordinators do not answer stay accused.
-    async fn quarantine(&self, feed: &mut Feed, agents: &[v1::Agent], accused: &mut Vec<Anomaly>, channel: &Channel) {
+    async fn quarantine(&self, feed: &mut Feed, agents: &[v1::Agent], accused: &mut Vec<Accused>, channel: &Channel) {
         let mut left = Vec::new();
-        for anomaly in accused.drain(..) {
-            let agent = anomaly.agent.clone();
+        for of in accused.drain(..) {
+            let Accused { agent, reason } = of.clone();
             if let Err(spared) = feed.may_quarantine(agents, &agent, &self.name) {
                 warn!(agent, %spared, "an agent that behaves severely unlike itself is not quarantined");
                 self.metrics.spared.inc();
                 feed.spare(&agent);
                 continue;
             }
-            let mut reason = reason(&anomaly);
-            reason.truncate(MAX_REASON_BYTES);
             let kind = v1::BarKind::Quarantined.into();
             let (agent_name, told) = (agent.clone(), reason.clone());
             let request = v1::BarAgentRequest { agent: agent_name, kind, reason: told, known_only: false };
@@ -183,9 +209,9 @@ impl Guardian {
                 }
                 Ok(Err(status)) => {
                     warn!(agent, %status, "an agent could not be quarantined; trying again");
-                    left.push(anomaly);
+                    left.push(of);
                 }
-                Err(_) => left.push(anomaly),
+                Err(_) => left.push(of),
             }
         }
         *accused = left;
@@ -193,10 +219,10 @@ impl Guardian {
 }
 
 /// Adds an agent to those that are to be quarantined, if there is room.
-fn accuse(accused: &mut Vec<Anomaly>, anomaly: Anomaly) {
-    let is_known = accused.iter().any(|known| known.agent == anomaly.agent);
+fn accuse(accused: &mut Vec<Accused>, of: Accused) {
+    let is_known = accused.iter().any(|known| known.agent == of.agent);
     if !is_known && accused.len() < MAX_ACCUSED {
-        accused.push(anomaly);
+        accused.push(of);
     }
 }
 
@@ -246,35 +272,30 @@ async fn activity(admin: &mut AdminClient<Channel>) -> Result<Vec<v1::AgentActiv
 
 #[cfg(test)]
 mod tests {
-    use robeing_policy::anomaly::Signal;
-
     use super::*;
-
-    fn anomaly(agent: String) -> Anomaly {
-        Anomaly {
-            agent,
-            what: Signal::Failure,
-            observed: 50.0,
-            expected: 0.1,
-            severity: Severity::Severe,
-            response: Response::Quarantine,
-        }
-    }
 
     #[test]
     fn so_many_agents_wait_to_be_quarantined_each_once() {
         let mut accused = Vec::new();
         for n in 0..MAX_ACCUSED + 5 {
-            accuse(&mut accused, anomaly(format!("a-{n}")));
-            accuse(&mut accused, anomaly("a-0".to_owned()));
+            accuse(&mut accused, Accused::new(&format!("a-{n}"), String::new()));
+            accuse(&mut accused, Accused::new("a-0", String::new()));
         }
         assert_eq!(accused.len(), MAX_ACCUSED);
     }
 
     #[test]
-    fn the_longest_reason_is_within_its_limit() {
-        let longest =
-            Anomaly { observed: 1e15, expected: 1e15, what: Signal::FailedAuthentication, ..anomaly("a".into()) };
+    fn the_longest_reasons_are_within_their_limit() {
+        let longest = Anomaly {
+            agent: "a".to_owned(),
+            what: Signal::FailedAuthentication,
+            observed: 1e15,
+            expected: 1e15,
+            severity: Severity::Severe,
+            response: Response::Quarantine,
+        };
         assert!(reason(&longest).len() < MAX_REASON_BYTES, "{}", reason(&longest));
+        let longest = Repeated { agent: "a".to_owned(), times: u64::MAX, within_ms: u64::MAX };
+        assert!(longest.to_string().len() < MAX_REASON_BYTES, "{longest}");
     }
 }
