@@ -23,8 +23,8 @@
 //! - A command need not read its input.
 //! - An attempt that was granted resources runs in a control group with a quota of processor time and a limit of memory,
 //!   where the machine allows it ([`cgroups`](super::cgroups)). `ROBEING_CPU_MILLIS` and `ROBEING_MEMORY_BYTES` are what
-//!   was granted, and `ROBEING_BOUND` is whether that binds the command (`true` or `false`); without resources, none of them
-//!   is set. All processes in the group are killed when the attempt ends, also one that left the process group or session.
+//!   was granted, and `ROBEING_BOUND` is whether that binds the command (`true` or `false`); without resources, none of
+//!   them is set. All processes in the group are killed when the attempt ends, also one that left the process group or session.
 
 use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
 
@@ -181,7 +181,8 @@ impl CommandExecutor {
 
     fn what_to_launch(&self, work: &Work, group: Option<&Cgroup>) -> Result<Launch, Unlaunched> {
         let entries = group.map_or_else(|| Ok(Arc::default()), Cgroup::entries);
-        let entries = entries.map_err(|error| Unlaunched::Unbound(format!("a control group can't be entered: {error}")))?;
+        let unbound = |error| Unlaunched::Unbound(format!("a control group can't be entered: {error}"));
+        let entries = entries.map_err(unbound)?;
         let granted = |amount: fn(Allowance) -> u64| work.allowance.map(amount).filter(|amount| *amount > 0);
         let mut env = work.env.clone();
         env.extend([
@@ -379,7 +380,9 @@ fn look(launcher: &Arc<Launcher>, program: &Arc<Program>) -> Look {
                 Ok(()) => Ok(()),
                 Err(NotLaunched::Short(why)) => Err(why),
                 Err(NotLaunched::Program(error)) => Err(format!("no process can be started here: {error}")),
-                Err(NotLaunched::Cancelled | NotLaunched::Revoked | NotLaunched::Unbound) => Err("the start was not attempted".into()),
+                Err(NotLaunched::Cancelled | NotLaunched::Revoked | NotLaunched::Unbound) => {
+                    Err("the start was not attempted".into())
+                }
             }
         })
     })

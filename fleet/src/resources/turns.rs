@@ -1,11 +1,10 @@
 //! Which of the requests that wait is looked at next, and how long it keeps others waiting.
 //!
 //! Whenever something may be free, a *round* begins, in which all requests that wait are looked at, each once, and then
-//! the tasks that need resources, unless
-//! another round begins. One that can't be granted goes to the end of its queue and keeps nobody waiting, but for one
-//! that has to wait for what others have: no other is granted before it, so that small requests never keep a large one
-//! waiting. As holders could keep what they have for ever, this lasts for [`MAX_HOLD_MS`]; for as long after that, all
-//! are granted that can be.
+//! the tasks that need resources, unless another round begins. One that can't be granted goes to the end of its queue
+//! and keeps nobody waiting, but for one that has to wait for what others have: no other is granted before it, so that
+//! small requests never keep a large one waiting. As holders could keep what they have for ever, this lasts for
+//! [`MAX_HOLD_MS`]; for as long after that, all are granted that can be.
 
 use std::{cmp::Ordering, sync::Arc};
 

@@ -20,8 +20,8 @@ use bytes::Bytes;
 
 use self::{approvals::Approval, verification::Verification};
 use crate::{
-    AgentId, Claim, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask, TaskId,
-    TeamId,
+    AgentId, Claim, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask,
+    TaskId, TeamId,
     limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS},
     schedule::free_agents::Needs,
 };

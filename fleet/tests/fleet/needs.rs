@@ -98,7 +98,8 @@ fn a_fleet_of_an_earlier_version_takes_no_task_that_needs_resources() {
     let mut trial = Trial::new();
     trial.join(worker("a"));
     let since = Feature::Resources.since();
-    assert!(matches!(refused(&mut trial, needing(1, 1, 0)), Refusal::NotInForce { since: found, .. } if found == since));
+    let refusal = refused(&mut trial, needing(1, 1, 0));
+    assert!(matches!(refusal, Refusal::NotInForce { since: found, .. } if found == since), "{refusal:?}");
 }
 
 #[test]
@@ -208,7 +209,8 @@ fn different_needs_are_held_to_their_limit() {
         assert!(matches!(reply, Reply::Submitted { .. }), "{reply:?}");
     }
     let full = submit(&mut trial, needing(5_000, MAX_TASK_SHAPES as u64 + 1, 0));
-    assert!(matches!(&full, Reply::Refused(Refusal::Full { limit, .. }) if *limit == MAX_TASK_SHAPES as u64), "{full:?}");
+    let Reply::Refused(Refusal::Full { limit, .. }) = full else { panic!("{full:?}") };
+    assert_eq!(limit, MAX_TASK_SHAPES as u64);
     assert!(matches!(submit(&mut trial, needing(5_000, 1, 0)), Reply::Submitted { .. }), "these are known");
     let other = SubmitTask::new(TaskId(5_001), "sum", Bytes::new());
     assert!(matches!(submit(&mut trial, other), Reply::Submitted { .. }), "it needs none");
