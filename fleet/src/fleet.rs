@@ -272,7 +272,11 @@ impl Fleet {
         let result = change(task);
         self.state.revision += 1;
         task.revision = self.state.revision;
+        let freed = task.take_freed();
         self.indexes.enter_task(task);
+        if let Some(allocation) = freed {
+            self.free_attempt(allocation);
+        }
         Some(result)
     }
 

@@ -76,6 +76,7 @@ pub use resources::{
     amounts::{Amounts, Quota, Resource, Shortage},
     command::{QueueShape, RequestResources, ResourceCommand},
     query::{AgentResources, PoolSums, QueueView},
+    tasks::{Claim, TaskResources},
 };
 pub use schedule::score::ScoreTerms;
 pub use snapshot::{Part, Snapshot};

@@ -268,11 +268,14 @@ pub const MAX_SWEPT: usize = 8;
 pub const SWEEP_PAUSE_MS: u64 = 100;
 /// Most agents that are looked at to find room for the parts of a request. Beyond it, there counts as being none.
 pub const MAX_CANDIDATES: usize = 2_048;
+/// Most different needs of unfinished tasks that need resources: amounts, queue, kind or specialization, role and team. Each
+/// free slot of an agent costs a look at each of them.
+pub const MAX_TASK_SHAPES: usize = 1_000;
 /// Most allocations, including the ended ones that are kept. Beyond it, the ones that ended first are dropped.
 pub const MAX_ALLOCATIONS: usize = 20_000;
 /// Most allocations that are granted or waited for.
 pub const MAX_LIVE_ALLOCATIONS: usize = 10_000;
-/// Most allocations that one holder has or waits for.
+/// Most allocations that one holder has or waits for, besides those of the attempts at a task.
 pub const MAX_HELD_BY_ONE: usize = 64;
 /// Most parts of the allocations that one holder has or waits for: all of them end in one step when it is gone.
 pub const MAX_PARTS_OF_ONE: usize = 256;

@@ -40,7 +40,7 @@ pub enum Feature {
     Verification,
     /// Teams, and tasks that are addressed to them.
     Teams,
-    /// The resource pool.
+    /// The resource pool, and tasks that need resources of it.
     Resources,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
@@ -213,6 +213,7 @@ impl TaskCommand {
             TaskCommand::Submit(task) if task.verify.is_some() => Some(Feature::Verification),
             TaskCommand::Submit(task) if task.approval.is_some() => Some(Feature::Approvals),
             TaskCommand::Submit(task) if task.team.is_some() || task.team_term.is_some() => Some(Feature::Teams),
+            TaskCommand::Submit(task) if task.resources.is_some() => Some(Feature::Resources),
             TaskCommand::Complete(Completion {
                 outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
                 ..

@@ -21,6 +21,10 @@
 //!   session too (`setsid`) is not waited for.
 //! - Every command has its own session, without a terminal, so that none can block on terminal input.
 //! - A command need not read its input.
+//! - An attempt that was granted resources runs in a control group with a quota of processor time and a limit of memory,
+//!   where the machine allows it ([`cgroups`](super::cgroups)). `ROBEING_CPU_MILLIS` and `ROBEING_MEMORY_BYTES` are what
+//!   was granted, and `ROBEING_BOUND` is whether that binds the command (`true` or `false`); without resources, none of
+//!   them is set. All processes in the group are killed when the attempt ends, also one that left the process group or session.
 
 use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
 
@@ -34,7 +38,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome,
+    Allowance, Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome,
+    cgroups::{Binding, Cgroup},
     guard::{Guard, SessionInfo},
     launcher::{Launch, Launched, Launcher, NotLaunched},
     pipes::Pipes,
@@ -84,6 +89,8 @@ pub(crate) struct Work {
     pub(crate) input: Bytes,
     /// How long it may take.
     pub(crate) time_limit: Option<Duration>,
+    /// What its processes may use.
+    pub(crate) allowance: Option<Allowance>,
 }
 
 /// Runs each attempt as a process.
@@ -94,6 +101,7 @@ pub struct CommandExecutor {
     guard: Option<Arc<Guard>>,
     program: Arc<Program>,
     presence: Presence,
+    binding: Binding,
 }
 
 impl CommandExecutor {
@@ -113,16 +121,31 @@ impl CommandExecutor {
         let argv: Arc<[String]> = config.argv.into();
         let program = Arc::new(Program::new(Arc::clone(&argv)));
         let presence = Presence::new(look(&launcher, &program));
-        Ok(Self { argv, limits: config.limits, launcher, guard: config.guard, program, presence })
+        let binding = Binding::default();
+        Ok(Self { argv, limits: config.limits, launcher, guard: config.guard, program, presence, binding })
     }
 
     fn program(&self) -> &str {
         self.program.name()
     }
 
+    /// Starts the command, in a control group if it is to be bound to what it was granted and that is possible.
+    async fn launch_bound(&self, work: &Work, stop: &Stop) -> Result<(Launched, Option<Cgroup>), Unlaunched> {
+        if let Some(allowance) = work.allowance
+            && let Some(group) = self.binding.open(allowance).await
+        {
+            let launched = self.launch(work, Some(&group), stop).await;
+            match launched {
+                Err(Unlaunched::Unbound(why)) => self.binding.tell(&why),
+                launched => return launched.map(|launched| (launched, Some(group))),
+            }
+        }
+        self.launch(work, None, stop).await.map(|launched| (launched, None))
+    }
+
     /// Starts the command, retrying briefly if the agent lacks something for it.
-    async fn launch(&self, work: &Work, stop: &Stop) -> Result<Launched, Unlaunched> {
-        let launch = self.what_to_launch(work).map_err(Unlaunched::Failed)?;
+    async fn launch(&self, work: &Work, group: Option<&Cgroup>, stop: &Stop) -> Result<Launched, Unlaunched> {
+        let launch = self.what_to_launch(work, group)?;
         let mut pauses = TRY_AGAIN.iter();
         loop {
             let unlaunched = match self.launcher.launch(launch.clone(), stop.cancel.clone()).await {
@@ -130,6 +153,9 @@ impl CommandExecutor {
                 Err(_) if stop.cancel.is_cancelled() => return Err(Unlaunched::Cancelled),
                 Err(NotLaunched::Cancelled) => return Err(Unlaunched::Cancelled),
                 Err(NotLaunched::Revoked) => return Err(Unlaunched::Revoked),
+                Err(NotLaunched::Unbound) => {
+                    return Err(Unlaunched::Unbound("a command could not enter its control group".to_owned()));
+                }
                 Err(NotLaunched::Short(why)) => Unlaunched::Short(why),
                 Err(NotLaunched::Program(error)) => match self.program.is_gone() {
                     Some(why) => Unlaunched::Short(why),
@@ -153,11 +179,21 @@ impl CommandExecutor {
         }
     }
 
-    fn what_to_launch(&self, work: &Work) -> Result<Launch, Failure> {
-        let launch = Launch { argv: Arc::clone(&self.argv), env: work.env.clone(), has_input: !work.input.is_empty() };
+    fn what_to_launch(&self, work: &Work, group: Option<&Cgroup>) -> Result<Launch, Unlaunched> {
+        let entries = group.map_or_else(|| Ok(Arc::default()), Cgroup::entries);
+        let unbound = |error| Unlaunched::Unbound(format!("a control group can't be entered: {error}"));
+        let entries = entries.map_err(unbound)?;
+        let granted = |amount: fn(Allowance) -> u64| work.allowance.map(amount).filter(|amount| *amount > 0);
+        let mut env = work.env.clone();
+        env.extend([
+            ("ROBEING_CPU_MILLIS", granted(|allowance| allowance.cpu_millis).map(|amount| amount.to_string())),
+            ("ROBEING_MEMORY_BYTES", granted(|allowance| allowance.memory_bytes).map(|amount| amount.to_string())),
+            ("ROBEING_BOUND", work.allowance.map(|_| group.is_some().to_string())),
+        ]);
+        let launch = Launch { argv: Arc::clone(&self.argv), env, has_input: !work.input.is_empty(), entries };
         if let Some((name, _)) = launch.env.iter().find(|(_, value)| value.as_ref().is_some_and(|v| v.contains('\0'))) {
             let message = format!("{name} would contain a NUL character, which no program can be given");
-            return Err(Failure::new(FailureKind::InvalidAttempt, false, message));
+            return Err(Unlaunched::Failed(Failure::new(FailureKind::InvalidAttempt, false, message)));
         }
         Ok(launch)
     }
@@ -249,18 +285,21 @@ impl CommandExecutor {
     pub(crate) async fn run_with(&self, work: Work, cancel: CancellationToken) -> Outcome {
         let stop = Stop::new(work.time_limit, cancel);
         // A start is not cancelled midway: if it created a process, that must be shut down properly.
-        let mut launched = match self.launch(&work, &stop).await {
+        let (mut launched, bound) = match self.launch_bound(&work, &stop).await {
             Ok(launched) => launched,
             Err(Unlaunched::Cancelled) => return Outcome::Cancelled,
             Err(Unlaunched::Revoked) => return Outcome::NotBegun,
             Err(Unlaunched::Failed(failure)) => return Outcome::Failed(failure),
-            Err(Unlaunched::Short(why)) => {
+            Err(Unlaunched::Short(why) | Unlaunched::Unbound(why)) => {
                 self.presence.lost(&why).await;
                 return Outcome::NotBegun;
             }
         };
         let mut pipes = self.pipes(&mut launched, work.input);
         let end = self.see_through(&mut launched.group, &mut pipes, &stop).await;
+        if let Some(group) = bound {
+            group.end().await;
+        }
         conclude(self.program(), &self.limits, end, pipes)
     }
 }
@@ -274,7 +313,8 @@ impl Executor for CommandExecutor {
             ("ROBEING_KIND", Some(attempt.kind)),
             ("ROBEING_DEADLINE", attempt.deadline.map(|deadline| rfc3339(deadline.unix_ms))),
         ];
-        self.run_with(Work { env, input: attempt.input, time_limit: attempt.time_limit }, cancel).await
+        let Attempt { input, time_limit, allowance, .. } = attempt;
+        self.run_with(Work { env, input, time_limit, allowance }, cancel).await
     }
 
     fn lease(&self, left: Option<Duration>) {
@@ -321,6 +361,8 @@ enum Unlaunched {
     Revoked,
     /// The agent lacks something that a start needs.
     Short(String),
+    /// The command could not enter its control group.
+    Unbound(String),
     /// The task or the program is at fault.
     Failed(Failure),
 }
@@ -338,7 +380,9 @@ fn look(launcher: &Arc<Launcher>, program: &Arc<Program>) -> Look {
                 Ok(()) => Ok(()),
                 Err(NotLaunched::Short(why)) => Err(why),
                 Err(NotLaunched::Program(error)) => Err(format!("no process can be started here: {error}")),
-                Err(NotLaunched::Cancelled | NotLaunched::Revoked) => Err("the start was not attempted".into()),
+                Err(NotLaunched::Cancelled | NotLaunched::Revoked | NotLaunched::Unbound) => {
+                    Err("the start was not attempted".into())
+                }
             }
         })
     })

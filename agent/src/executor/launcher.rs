@@ -49,6 +49,9 @@ const QUEUE: usize = 64;
 /// The error of a child that could not register with the guard. Neither fork nor exec returns it.
 const UNGUARDED: Errno = Errno::ENOTCONN;
 
+/// The error of a child that could not enter its control group. Neither fork nor exec returns it.
+const UNBOUND: Errno = Errno::EXFULL;
+
 /// The error that ends a rehearsed start.
 const REHEARSED: Errno = Errno::ECANCELED;
 
@@ -68,6 +71,8 @@ pub(super) struct Launch {
     pub(super) env: Vec<(&'static str, Option<String>)>,
     /// Whether there is any input. Otherwise stdin is `/dev/null`.
     pub(super) has_input: bool,
+    /// The files to each of which the command writes `0`, by which it enters its control group.
+    pub(super) entries: Arc<[OwnedFd]>,
 }
 
 /// A started command.
@@ -87,6 +92,8 @@ pub(super) enum NotLaunched {
     Revoked,
     /// The agent can't start commands now, for the given reason.
     Short(String),
+    /// The command could not enter its control group.
+    Unbound,
     /// The program can't be run.
     Program(io::Error),
 }
@@ -225,6 +232,7 @@ fn with_guard<T>(guard: Option<&Arc<Guard>>, start: impl Fn() -> io::Result<T>) 
         None if is_unguarded(&error) => {
             NotLaunched::Short("the guard, which kills commands if the agent dies, exits whenever it is started".into())
         }
+        None if error.raw_os_error() == Some(UNBOUND as i32) => NotLaunched::Unbound,
         None => NotLaunched::Program(error),
     })
 }
@@ -279,7 +287,7 @@ fn spawn(launch: &Launch, guard: Option<&Arc<Guard>>, runtime: &Handle) -> io::R
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let registry = guard.map(|guard| guard.registry());
-    tie_to_agent(&mut command, registry.clone());
+    tie_to_agent(&mut command, registry.clone(), Arc::clone(&launch.entries));
     become_image(&mut command, image);
 
     let _entered = runtime.enter();
@@ -412,9 +420,9 @@ fn become_image(command: &mut Command, image: Image) {
 
 /// Makes the command die with the agent: the kernel kills its process, the guard its group. Also makes it the leader of
 /// a session and a process group, so that it has no terminal: a command that read from the agent's terminal would be
-/// stopped forever.
+/// stopped forever. It enters its control group before it can start anything.
 #[allow(unsafe_code)]
-fn tie_to_agent(command: &mut Command, registry: Option<Arc<OwnedFd>>) {
+fn tie_to_agent(command: &mut Command, registry: Option<Arc<OwnedFd>>, entries: Arc<[OwnedFd]>) {
     let agent = getpid();
     let before_exec = move || {
         setsid()?;
@@ -426,6 +434,9 @@ fn tie_to_agent(command: &mut Command, registry: Option<Arc<OwnedFd>>) {
         if getppid() != agent {
             return Err(Errno::ESRCH.into());
         }
+        for entry in entries.iter() {
+            nix::unistd::write(entry, b"0").map_err(|_| io::Error::from(UNBOUND))?;
+        }
         if let Some(registry) = &registry {
             register(registry)?;
         }
@@ -434,7 +445,7 @@ fn tie_to_agent(command: &mut Command, registry: Option<Arc<OwnedFd>>) {
     // SAFETY: the closure runs in a forked child of a multi-threaded process, where only async-signal-safe calls are
     // sound. It makes only these: setsid, prctl, getppid, getpid and write, each a bare system call through a wrapper
     // that neither allocates nor locks, and signal, which POSIX lists as async-signal-safe. `io::Error` from an errno
-    // is a number, without allocation. What is captured, a pid and an Arc, is only read: nothing is dropped in the
+    // is a number, without allocation. What is captured, a pid and two Arcs, is only read: nothing is dropped in the
     // child, which then calls exec or _exit.
     unsafe {
         command.pre_exec(before_exec);
@@ -471,7 +482,7 @@ mod tests {
         let variable = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
         let names = ["PATH", "ROBEING_WEBHOOKS", "ROBEING_WEBHOOK_SECRET_1", "ROBEING_KIND", "ROBEING_DEADLINE"];
         let env = vec![("ROBEING_KIND", Some("new".to_owned())), ("ROBEING_DEADLINE", None)];
-        let launch = Launch { argv: Arc::new([]), env, has_input: false };
+        let launch = Launch { argv: Arc::new([]), env, has_input: false, entries: Arc::default() };
         let of_command = environment(&launch, names.into_iter().map(|name| variable(name, "old")));
         let expected = [("PATH", "old"), ("ROBEING_WEBHOOKS", "old"), ("ROBEING_KIND", "new")];
         assert_eq!(of_command, expected.map(|(name, value)| variable(name, value)));

@@ -12,6 +12,7 @@ use robeing_target::TargetError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub mod cgroups;
 pub mod command;
 pub mod echo;
 pub mod guard;
@@ -27,6 +28,7 @@ mod program;
 mod start;
 mod text;
 
+pub use cgroups::Allowance;
 pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE, SESSION_GRACE};
 pub use echo::EchoExecutor;
 pub use guard::{Guard, GuardTrust, MAX_AUTHORITIES, SessionInfo};
@@ -132,6 +134,8 @@ pub struct Attempt {
     pub deadline: Option<Deadline>,
     /// The time this attempt may still take, measured on the monotonic clock from the call of `run`.
     pub time_limit: Option<Duration>,
+    /// What the attempt was granted of the fleet's resource pool, to which an executor of processes binds them.
+    pub allowance: Option<Allowance>,
 }
 
 /// The deadline of a task, as known when an attempt starts.

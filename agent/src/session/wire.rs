@@ -9,12 +9,13 @@ use robeing_proto::{
 };
 
 use super::held::Waiting;
-use crate::executor::{Attempt, Deadline, Failure, FailureKind, Outcome};
+use crate::executor::{Allowance, Attempt, Deadline, Failure, FailureKind, Outcome};
 
 /// Returns the attempt for an assignment that has waited for `waited`, on a machine whose wall clock reads `unix_ms`.
 /// `Err`: its whole time limit has passed.
 pub(crate) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Result<Attempt, completion::Outcome> {
-    let internal::Assignment { task_id, attempt, kind, input, deadline_in_ms, time_limit_ms } = waiting.assignment;
+    let internal::Assignment { task_id, attempt, kind, input, deadline_in_ms, time_limit_ms, resources } =
+        waiting.assignment;
     let limit = (time_limit_ms > 0).then(|| Duration::from_millis(time_limit_ms));
     let time_limit = limit.map(|limit| limit.saturating_sub(waited));
     if time_limit == Some(Duration::ZERO) {
@@ -31,7 +32,13 @@ pub(crate) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Resul
         let left = Duration::from_millis(deadline_in_ms).saturating_sub(waited);
         Deadline { left, unix_ms: unix_ms.saturating_add(left.as_millis() as u64) }
     });
-    Ok(Attempt { task_id, attempt, kind, input, deadline, time_limit })
+    // Nothing binds a process to disk space or bandwidth.
+    let allowance = resources.map(|v1::ResourceAmounts { cpu_millis, memory_bytes, .. }| Allowance {
+        cpu_millis,
+        memory_bytes,
+    });
+    let allowance = allowance.filter(|allowance| *allowance != Allowance::default());
+    Ok(Attempt { task_id, attempt, kind, input, deadline, time_limit, allowance })
 }
 
 /// Converts an outcome for the coordinator.

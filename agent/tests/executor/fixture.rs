@@ -28,6 +28,7 @@ pub fn attempt(input: impl Into<Bytes>) -> Attempt {
         input: input.into(),
         deadline: None,
         time_limit: None,
+        allowance: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{AgentRole, ApprovalArgs, Output};
+use super::{AgentRole, AmountArgs, ApprovalArgs, Output};
 
 /// Arguments of `submit`.
 #[derive(Args, Debug)]
@@ -93,6 +93,15 @@ pub struct SubmitArgs {
     /// Submit the task in the name of the team's leader in this term: it is refused if another leader was elected since
     #[arg(long, value_name = "N", requires = "team", value_parser = clap::value_parser!(u64).range(1..))]
     pub team_term: Option<u64>,
+
+    /// What the task needs of the agent that runs it: it starts only on one that has this free in the resource pool.
+    #[command(flatten)]
+    pub amounts: AmountArgs,
+
+    /// The queue for whose share of the resource pool the task counts: "default", or one that was set. With --cpu,
+    /// --memory, --storage or --bandwidth
+    #[arg(long, value_name = "NAME")]
+    pub queue: Option<String>,
 
     /// Who must approve the task, and how its result is verified.
     #[command(flatten)]

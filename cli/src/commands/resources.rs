@@ -81,14 +81,19 @@ async fn allocations(client: &FleetClient, live: bool) -> Result<Vec<Allocation>
     }
 }
 
-fn asking(args: RequestArgs) -> RequestResourcesRequest {
-    let AmountArgs { cpu, memory, storage, bandwidth } = args.amounts;
-    let part = ResourceAmounts {
+/// Returns amounts as the API takes them.
+pub(super) fn resource_amounts(amounts: &AmountArgs) -> ResourceAmounts {
+    let AmountArgs { cpu, memory, storage, bandwidth } = *amounts;
+    ResourceAmounts {
         cpu_millis: cpu,
         memory_bytes: memory,
         storage_bytes: storage,
         bandwidth_bits_per_second: bandwidth,
-    };
+    }
+}
+
+fn asking(args: RequestArgs) -> RequestResourcesRequest {
+    let part = resource_amounts(&args.amounts);
     RequestResourcesRequest {
         id: args.id.unwrap_or_else(new_allocation_id),
         holder: args.holder,

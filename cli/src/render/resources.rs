@@ -29,7 +29,7 @@ fn of(used: Option<&ResourceAmounts>, contributed: Option<&ResourceAmounts>) -> 
 }
 
 /// Formats amounts in one text, without those that are nothing.
-fn in_words(amounts: Option<&ResourceAmounts>) -> String {
+pub fn amounts_text(amounts: Option<&ResourceAmounts>) -> String {
     let names = ["cpu", "memory", "storage", "bandwidth"];
     let some = columns(amounts).into_iter().zip(names).filter(|(amount, _)| amount != "0");
     some.map(|(amount, name)| format!("{name} {amount}")).collect::<Vec<_>>().join(", ")
@@ -73,7 +73,7 @@ pub fn resources_text(resources: &ListResourcesResponse) -> String {
         return text;
     }
     let queues = resources.queues.iter().map(|queue| {
-        let (used, most) = (in_words(queue.used.as_ref()), quota(queue.quota.as_ref()));
+        let (used, most) = (amounts_text(queue.used.as_ref()), quota(queue.quota.as_ref()));
         let counts = (queue.granted.to_string(), queue.waiting.to_string());
         [queue.name.clone(), queue.weight.to_string(), counts.0, counts.1, used, most]
     });
@@ -110,7 +110,7 @@ pub fn allocations_table(allocations: &[Allocation], now: Timestamp) -> String {
                 state_word(allocation.state()),
                 allocation.holder.clone(),
                 allocation.queue.clone(),
-                in_words(Some(&asked(allocation))),
+                amounts_text(Some(&asked(allocation))),
                 allocation.parts.len().to_string(),
                 age(allocation.requested_at.as_ref(), now),
             ]
@@ -132,7 +132,12 @@ pub fn allocation_text(allocation: &Allocation, now: Timestamp) -> String {
     line("Token", if allocation.token == 0 { String::new() } else { allocation.token.to_string() });
     line("Holder", allocation.holder.clone());
     line("Queue", allocation.queue.clone());
-    line("Requested", format!("{} by {}", moment(allocation.requested_at.as_ref(), now), allocation.requested_by));
+    let requested = moment(allocation.requested_at.as_ref(), now);
+    line("Requested", match allocation.requested_by.as_str() {
+        // It is of an attempt at a task.
+        "" => requested,
+        name => format!("{requested} by {name}"),
+    });
     if allocation.granted_at.is_some() {
         line("Granted", moment(allocation.granted_at.as_ref(), now));
     }

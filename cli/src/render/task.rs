@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use robeing_proto::v1::{Attempt, Failure, Task, TaskState, Verify};
 
 use super::{
+    resources::amounts_text,
     table::table,
     words::{
         age, attempt_word, between, failure_word, instant, moment, preview, printable, role_word, short_duration,
@@ -117,6 +118,9 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     line("Role", if task.required_role == 0 { String::new() } else { role_word(task.required_role()) });
     line("Specialization", task.required_specialization.clone());
     line("Team", task.team.clone());
+    if let Some(resources) = &task.resources {
+        line("Resources", format!("{} from queue {:?}", amounts_text(Some(resources)), task.queue));
+    }
     line("Submitted", moment(task.submitted_at.as_ref(), now));
     line("Not before", moment(task.not_before.as_ref(), now));
     line("Deadline", moment(task.deadline.as_ref(), now));

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use robeing_proto::v1::{
     Agent, AgentCounts, AgentState, Attempt, AttemptState, AuditRecord, Coordinator, CoordinatorState, Failure,
-    FailureKind, FleetStatus, LeaderScore, PoolStatus, Quarantine, RecoveryAction, RecoveryStep, Role, Score, Task,
-    TaskCounts, TaskState,
+    FailureKind, FleetStatus, LeaderScore, PoolStatus, Quarantine, RecoveryAction, RecoveryStep, ResourceAmounts, Role,
+    Score, Task, TaskCounts, TaskState,
 };
 
 use super::*;
@@ -346,6 +346,13 @@ fn the_status_as_json() {
     let mut out = Vec::new();
     print_one(&mut out, Format::Json, &status(), status_text).expect("memory takes it");
     insta::assert_snapshot!(String::from_utf8(out).expect("the output is text"));
+}
+
+#[test]
+fn a_task_shows_the_resources_that_it_needs() {
+    let resources = Some(ResourceAmounts { cpu_millis: 1_500, memory_bytes: 1 << 30, ..ResourceAmounts::default() });
+    let text = task_text(&Task { resources, queue: "batch".into(), ..queued() }, false, now());
+    assert!(text.contains("\nResources:      cpu 1500m, memory 1Gi from queue \"batch\"\n"), "{text}");
 }
 
 #[test]

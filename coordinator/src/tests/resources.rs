@@ -3,15 +3,24 @@
 use std::time::Duration;
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{AllocationId, Amounts, Command, Reply, ResourceCommand};
+use robeing_fleet::{
+    AllocationId, Amounts, Command, Holder, Reply, ResourceCommand, TaskCommand, TaskId, TaskState,
+};
+use robeing_net::gate::Caller;
 use robeing_proto::v1::{
     self, AllocationState, GetAllocationRequest, ListAllocationsRequest, ListResourcesRequest, ReleaseResourcesRequest,
     RenewLeaseRequest, RequestResourcesRequest, ResourceAmounts, ResourceQueue, ResourceQuota, SetQueuesRequest,
+    SubmitResult, TaskSpec,
     resources_server::Resources as _,
 };
 use tonic::{Code, Request, Status};
 
-use crate::tests::{agent::TestAgent, fleet::TestFleet, mail::mailbox::start, member::code};
+use crate::tests::{
+    agent::TestAgent,
+    fleet::{TestFleet, task},
+    mail::mailbox::start,
+    member::code,
+};
 
 fn seconds(seconds: i64) -> Option<WireDuration> {
     Some(WireDuration { seconds, nanos: 0 })
@@ -134,4 +143,43 @@ async fn the_pool_its_queues_and_its_allocations_are_listed() {
     let list = fleet.tested(leader).resources.list_allocations(Request::new(list)).await.expect("they are known");
     let ids: Vec<String> = list.into_inner().allocations.into_iter().map(|allocation| allocation.id).collect();
     assert_eq!(ids, [AllocationId(1).to_string()]);
+}
+
+/// Submits a task that needs this many thousandths of a processor.
+async fn submit(fleet: &TestFleet, at: usize, id: u128, cpu_millis: u64) -> SubmitResult {
+    let resources = Some(ResourceAmounts { cpu_millis, ..ResourceAmounts::default() });
+    let spec = TaskSpec { resources, ..task(id) };
+    let mut results =
+        fleet.tested(at).submissions.submit(vec![spec], &Caller::Plaintext).await.expect("somebody leads");
+    results.remove(0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_runs_with_the_resources_that_it_needs_or_waits_or_is_refused() {
+    let (fleet, leader) = start().await;
+    let _a = TestAgent::join(&fleet, leader, "a").await;
+    contribute(&fleet, leader, "a", 1_000).await;
+    let refusal = submit(&fleet, leader, 1, 2_000).await.refusal.expect("nobody has so much");
+    let expected = "Insufficient resources: cpu: 2000 millis asked, 1000 free";
+    assert!(refusal.code == "RESOURCE_EXHAUSTED" && refusal.message.starts_with(expected), "{refusal:?}");
+    for id in [1, 2] {
+        assert_eq!(submit(&fleet, leader, id, 800).await.refusal, None);
+    }
+    let state = |id| fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(id)).map(|task| task.state));
+    assert_eq!((state(1), state(2)), (Some(TaskState::Assigned), Some(TaskState::Queued)));
+
+    let list = ListAllocationsRequest { live: true, ..ListAllocationsRequest::default() };
+    let list = fleet.tested(leader).resources.list_allocations(Request::new(list)).await.expect("they are known");
+    let found = list.into_inner().allocations;
+    let holders: Vec<&str> = found.iter().map(|allocation| allocation.holder.as_str()).collect();
+    assert_eq!(holders, [format!("task:{}", TaskId(1))]);
+    assert_eq!((found[0].lease_ms, found[0].expires_at), (0, None), "it lasts as long as the attempt");
+    let release = ReleaseResourcesRequest { id: found[0].id.clone(), token: 0 };
+    let released = fleet.tested(leader).resources.release_resources(Request::new(release)).await;
+    assert_eq!(code(released), Code::InvalidArgument);
+
+    let cancel = Command::Task(TaskCommand::Cancel { task: TaskId(1), reason: "no".to_owned() });
+    fleet.tested(leader).proposer.propose_one(cancel).await.expect("somebody leads");
+    let used = || fleet.tested(leader).state.look(|fleet| fleet.held_resources(&Holder::Task(TaskId(1))));
+    assert_eq!(used(), Amounts::NONE);
 }

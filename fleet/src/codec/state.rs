@@ -24,7 +24,7 @@ use crate::{
     numbered::{Entry, Numbered},
     policies::Policies,
     resources::{Queue, state::Resources},
-    schedule::speed::KindTimes,
+    schedule::{needing::Shape, speed::KindTimes},
     tasks::state::Tasks,
     teams::state::Teams,
 };
@@ -163,6 +163,10 @@ struct ResourceHead {
     held_by: Option<u64>,
     #[bilrost(8)]
     hold_since: Option<FleetMillis>,
+    #[bilrost(9)]
+    tasks_after: Option<Shape>,
+    #[bilrost(10)]
+    tasks_again: bool,
 }
 
 /// What the head contains about entries that have numbers.
@@ -206,7 +210,18 @@ impl IdentityHead {
 
 impl ResourceHead {
     fn of(resources: &Resources) -> Self {
-        let Resources { contributions, allocations, queues, tokens, sweep, round, held_by, hold_since } = resources;
+        let Resources {
+            contributions,
+            allocations,
+            queues,
+            tokens,
+            sweep,
+            round,
+            held_by,
+            hold_since,
+            tasks_after,
+            tasks_again,
+        } = resources;
         Self {
             contributions: NumberedHead::of(contributions),
             allocations: NumberedHead::of(allocations),
@@ -216,6 +231,8 @@ impl ResourceHead {
             round: *round,
             held_by: *held_by,
             hold_since: *hold_since,
+            tasks_after: tasks_after.clone(),
+            tasks_again: *tasks_again,
         }
     }
 
@@ -229,6 +246,8 @@ impl ResourceHead {
             round: self.round,
             held_by: self.held_by,
             hold_since: self.hold_since,
+            tasks_after: self.tasks_after,
+            tasks_again: self.tasks_again,
         })
     }
 }

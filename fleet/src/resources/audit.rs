@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Allocation, AllocationState, Holder,
+    Allocation, AllocationState, Holder, Part,
     amounts::Amounts,
     command::{QueueShape, RequestResources},
 };
@@ -29,6 +29,7 @@ pub(crate) fn check_resources(state: &State) -> Check {
     let (mut ids, mut tokens) = (BTreeSet::new(), BTreeSet::new());
     let (mut used, mut held) = (BTreeMap::new(), BTreeMap::new());
     let (mut queues, mut askers, mut parts) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut live, mut holders) = (0, BTreeSet::new());
     for allocation in resources.allocations.iter() {
         let token = allocation.token().is_none_or(|token| token <= resources.tokens && tokens.insert(token));
         ensure(token && is_sound(state, allocation) && ids.insert(allocation.id), || {
@@ -38,9 +39,13 @@ pub(crate) fn check_resources(state: &State) -> Check {
             continue;
         }
         queues.insert(&allocation.queue);
-        *askers.entry(&allocation.requested_by).or_insert(0_usize) += 1;
-        *held.entry(&allocation.holder).or_insert(0_usize) += 1;
-        *parts.entry(&allocation.holder).or_insert(0_usize) += allocation.parts.len();
+        live += 1;
+        holders.insert(&allocation.holder);
+        if allocation.attempt.is_none() {
+            *askers.entry(&allocation.requested_by).or_insert(0_usize) += 1;
+            *held.entry(&allocation.holder).or_insert(0_usize) += 1;
+            *parts.entry(&allocation.holder).or_insert(0_usize) += allocation.parts.len();
+        }
         if allocation.token().is_some() {
             for part in &allocation.parts {
                 let of_agent: &mut Amounts = used.entry(part.agent).or_default();
@@ -48,14 +53,14 @@ pub(crate) fn check_resources(state: &State) -> Check {
             }
         }
     }
-    let live: usize = held.values().sum();
     let most = held.values().max().copied().unwrap_or(0);
     ensure(live <= MAX_LIVE_ALLOCATIONS && most <= MAX_HELD_BY_ONE && queues.len() <= MAX_QUEUES, || {
         format!("{live} allocations, {most} of one holder, {} queues", queues.len())
     })?;
     ensure(askers.values().all(|asked| *asked <= MAX_ASKED_BY_ONE), || "too many of one caller".to_owned())?;
     ensure(parts.values().all(|parts| *parts <= MAX_PARTS_OF_ONE), || "too many parts of one holder".to_owned())?;
-    check_holders(state, held.into_keys().collect())?;
+    check_holders(state, &holders)?;
+    check_claims(state)?;
     for (agent, used) in used {
         let given = agent.and_then(|agent| contributed.get(&agent)).copied().unwrap_or_default();
         ensure(given.covers(used), || format!("of {agent:?} {used:?} is granted, and it contributes {given:?}"))?;
@@ -70,6 +75,32 @@ pub(crate) fn check_grants(fleet: &Fleet) -> Check {
     })
 }
 
+/// Checks that each attempt at a task that needs resources has an allocation of them at its agent, and that no other
+/// attempt has one.
+fn check_claims(state: &State) -> Check {
+    let mut granted = 0;
+    for task in state.tasks.kept.values() {
+        let Some(claim) = &task.resources else { continue };
+        ensure(state.version >= Feature::Resources.since() && claim.asked.check().is_ok(), || {
+            format!("task {}: resources", task.id)
+        })?;
+        let allocation = claim.allocation.and_then(|seq| state.resources.allocations.get(seq));
+        let fits = match (task.current(), allocation) {
+            (None, None) => claim.allocation.is_none(),
+            (Some(current), Some(allocation)) => {
+                granted += 1;
+                let part = Part { amounts: claim.asked.amounts, agent: Some(current.agent) };
+                let is_own = allocation.attempt == Some(current.number) && allocation.parts == [part];
+                is_own && allocation.token().is_some()
+            }
+            _ => false,
+        };
+        ensure(fits, || format!("task {}: its allocation", task.id))?;
+    }
+    let found = state.resources.allocations.iter().filter(|allocation| allocation.is_of_attempt()).count();
+    ensure(found == granted, || format!("{found} allocations of {granted} attempts"))
+}
+
 /// Checks that the sweep is soon enough, and that what keeps others waiting waits itself.
 fn check_turns(state: &State) -> Check {
     let (resources, now) = (&state.resources, state.now.fleet);
@@ -79,7 +110,9 @@ fn check_turns(state: &State) -> Check {
     });
     let soon = resources.sweep.is_none_or(|at| at <= now.saturating_add(MAX_HOLD_MS));
     let begun = resources.hold_since.is_none_or(|since| since <= now);
-    ensure(holds && soon && begun && resources.round < COUNTER_ROOM, || "the turns of allocations".to_owned())
+    let in_turn = resources.tasks_after.is_some() || !resources.tasks_again;
+    let looks = in_turn && (resources.tasks_after.is_none() || resources.sweep.is_some());
+    ensure(holds && soon && begun && looks && resources.round < COUNTER_ROOM, || "the turns of allocations".to_owned())
 }
 
 fn check_queues(state: &State) -> Check {
@@ -130,7 +163,7 @@ fn is_sound(state: &State, allocation: &Allocation) -> bool {
 }
 
 /// Checks that no task, agent or team that is gone holds or waits for anything.
-fn check_holders(state: &State, holders: Vec<&Holder>) -> Check {
+fn check_holders(state: &State, holders: &BTreeSet<&Holder>) -> Check {
     if holders.is_empty() {
         return Ok(());
     }

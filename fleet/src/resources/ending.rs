@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Allocation, AllocationEnd, AllocationState, Holder};
-use crate::{AllocationId, Effect, Fleet, Refusal, Reply, TaskId, timers::SWEEP};
+use crate::{AllocationId, Effect, Fleet, Refusal, Reply, TaskId, config::invalid, timers::SWEEP};
 
 impl fmt::Display for Holder {
     /// Writes the kind and the name: `task:ID`, `agent:NAME`, `team:ID` or `client:NAME`.
@@ -16,6 +16,13 @@ impl fmt::Display for Holder {
             Holder::Client(name) => write!(f, "client:{name}"),
         }
     }
+}
+
+/// Returns the refusal to release or to renew an allocation that only the end of an attempt ends.
+fn of_attempt(allocation: &Allocation) -> Option<Refusal> {
+    let attempt = allocation.attempt.filter(|_| !allocation.is_ended())?;
+    let problem = format!("is of attempt {attempt} of {} and ends with it; cancel the task", allocation.holder);
+    Some(invalid("allocation", problem))
 }
 
 impl Fleet {
@@ -31,6 +38,9 @@ impl Fleet {
         if known.is_ended() {
             return Reply::Done;
         }
+        if let Some(refusal) = of_attempt(known) {
+            return Reply::Refused(refusal);
+        }
         if token.is_some() && known.token() != token {
             return Reply::Refused(Refusal::StaleToken { allocation: id });
         }
@@ -43,6 +53,9 @@ impl Fleet {
         let Some(known) = self.allocation(id) else {
             return Reply::Refused(Refusal::UnknownAllocation { allocation: id });
         };
+        if let Some(refusal) = of_attempt(known) {
+            return Reply::Refused(refusal);
+        }
         let now = self.state.now.fleet;
         let (seq, ttl, renewed) = (known.seq, known.ttl, now.saturating_add(known.ttl));
         match known.state {

@@ -2,7 +2,7 @@
 
 use super::{
     Allocation, AllocationState, Holder, Part, Queue,
-    amounts::{Amounts, Resource, Shortage},
+    amounts::{Amounts, Shortage},
     command::RequestResources,
     sum,
 };
@@ -68,6 +68,7 @@ impl Fleet {
             requested_by,
             round,
             state,
+            attempt: None,
         });
         let seq = allocation.seq;
         self.indexes.enter_allocation(allocation);
@@ -124,7 +125,7 @@ impl Fleet {
     }
 
     /// Refuses a queue that nobody has set: whoever asks could else get any number of shares.
-    fn check_queue(&self, name: &str) -> Result<(), Refusal> {
+    pub(super) fn check_queue(&self, name: &str) -> Result<(), Refusal> {
         let set = &self.state.resources.queues;
         if name == DEFAULT_QUEUE || set.contains_key(name) {
             return Ok(());
@@ -189,17 +190,7 @@ impl Fleet {
 
     /// Returns the resources that are short for these parts; none if something else is in the way.
     pub(super) fn shortages(&self, parts: &[Part]) -> Vec<Shortage> {
-        let (room, asked) = (&self.indexes.resources.free, sum(parts));
-        let short = |resource: Resource| {
-            let (asked, free) = (asked.get(resource), room.sum.get(resource));
-            if asked > free {
-                return Some(Shortage { resource, asked, free, of_one: false });
-            }
-            let largest = parts.iter().map(|part| part.amounts.get(resource)).max().unwrap_or(0);
-            let free = room.largest(resource);
-            (largest > free).then_some(Shortage { resource, asked: largest, free, of_one: true })
-        };
-        Resource::ALL.into_iter().filter_map(short).collect()
+        self.indexes.resources.free.shortages(parts)
     }
 
     /// Grants a request that waits. Returns its fencing token.
@@ -220,7 +211,7 @@ impl Fleet {
     }
 
     /// Drops the allocations that ended first, if it takes that to keep another one.
-    fn make_room_for_allocation(&mut self) {
+    pub(super) fn make_room_for_allocation(&mut self) {
         while self.state.resources.allocations.len() >= MAX_ALLOCATIONS
             && let Some((_, seq)) = self.indexes.resources.ended.first().copied()
         {

@@ -137,7 +137,9 @@ impl ResourceIndexes {
         let holder = self.holder(&allocation.holder);
         holder.allocations.insert(seq);
         holder.parts += allocation.parts.len();
-        *self.askers.entry(allocation.requested_by.clone()).or_default() += 1;
+        if allocation.attempt.is_none() {
+            *self.askers.entry(allocation.requested_by.clone()).or_default() += 1;
+        }
     }
 
     /// Removes an allocation, or its old state before a change.
@@ -207,7 +209,9 @@ impl ResourceIndexes {
 
     /// Drops what nothing is granted to or waited for by any more.
     fn drop_empty(&mut self, allocation: &Allocation) {
-        if let Some(asked) = self.askers.get_mut(&allocation.requested_by) {
+        if allocation.attempt.is_none()
+            && let Some(asked) = self.askers.get_mut(&allocation.requested_by)
+        {
             *asked -= 1;
             if *asked == 0 {
                 self.askers.remove(&allocation.requested_by);

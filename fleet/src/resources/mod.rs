@@ -14,6 +14,7 @@ pub(crate) mod query;
 pub(crate) mod room;
 pub(crate) mod share;
 pub(crate) mod state;
+pub(crate) mod tasks;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -160,7 +161,7 @@ pub struct Allocation {
     /// When it was asked for.
     #[bilrost(9)]
     pub requested: Stamp,
-    /// Who asked.
+    /// Who asked; empty if it is of an attempt.
     #[bilrost(10)]
     pub requested_by: String,
     /// While it waits: the round in which it was asked for, or found last to be one that can't be granted then. Of the
@@ -170,6 +171,10 @@ pub struct Allocation {
     /// Its state.
     #[bilrost(oneof(12-13))]
     pub state: AllocationState,
+    /// The attempt of its holder, a task, for which the task's own resources are granted; `None` if somebody asked for
+    /// it. It is not renewed or released: it ends with the attempt.
+    #[bilrost(14)]
+    pub attempt: Option<u32>,
 }
 
 /// A queue as the administrator set it.
@@ -219,6 +224,11 @@ impl Allocation {
     /// Ends it.
     fn end(&mut self, end: AllocationEnd, at: Stamp) {
         self.state = AllocationState::Ended { end, token: self.token().unwrap_or(0), at };
+    }
+
+    /// Returns whether nothing but the end of an attempt ends it.
+    pub(crate) fn is_of_attempt(&self) -> bool {
+        self.attempt.is_some() && !self.is_ended()
     }
 
     /// Returns when the wait ends, the lease expires or, once it has ended, it is forgotten.

@@ -1,10 +1,13 @@
 //! Which agents have room for what, found without a look at all of them.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     Part,
-    amounts::{Amounts, Resource},
+    amounts::{Amounts, Resource, Shortage},
     share::dominant,
     sum,
 };
@@ -64,6 +67,41 @@ impl Room {
         }
         chosen.sort_unstable_by_key(|(place, _)| *place);
         Some(chosen.into_iter().map(|(_, agent)| agent).collect())
+    }
+
+    /// Returns the agents that have this much, which is not nothing, and that `fit`: those with the least of something
+    /// first, at most [`NEAR`]. Not all of them are found if more than [`MAX_CANDIDATES`] agents have enough of each
+    /// resource, but not of all of them, or do not fit.
+    pub(crate) fn with_room(&self, amounts: Amounts, fits: impl Fn(AgentId) -> bool) -> Vec<AgentId> {
+        let asked = Resource::ALL.into_iter().filter(|resource| amounts.get(*resource) > 0);
+        let mut orders: Vec<_> = asked.map(|resource| self.with_enough(resource, amounts)).collect();
+        let (count, mut found) = (orders.len().max(1), BTreeSet::new());
+        for look in 0..MAX_CANDIDATES {
+            // The search in turns ends with the resource of which the fewest agents have enough.
+            let Some((agent, has)) = orders.get_mut(look % count).and_then(Iterator::next) else { break };
+            if has.covers(amounts) && fits(agent) {
+                found.insert(agent);
+            }
+            if found.len() == NEAR {
+                break;
+            }
+        }
+        found.into_iter().collect()
+    }
+
+    /// Returns the resources that are short for these parts; none if something else is in the way.
+    pub(crate) fn shortages(&self, parts: &[Part]) -> Vec<Shortage> {
+        let total = sum(parts);
+        let short = |resource: Resource| {
+            let (asked, free) = (total.get(resource), self.sum.get(resource));
+            if asked > free {
+                return Some(Shortage { resource, asked, free, of_one: false });
+            }
+            let largest = parts.iter().map(|part| part.amounts.get(resource)).max().unwrap_or(0);
+            let free = self.largest(resource);
+            (largest > free).then_some(Shortage { resource, asked: largest, free, of_one: true })
+        };
+        Resource::ALL.into_iter().filter_map(short).collect()
     }
 
     /// Returns the agents that have enough of one resource for a part, those with the least of it first.

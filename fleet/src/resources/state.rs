@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Allocation, Contribution, Queue};
-use crate::{FleetMillis, numbered::Numbered};
+use crate::{FleetMillis, numbered::Numbered, schedule::needing::Shape};
 
 /// The part of the state for resources.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -26,4 +26,9 @@ pub(crate) struct Resources {
     /// Since when requests keep others waiting, for [`MAX_HOLD_MS`](crate::limits::MAX_HOLD_MS). For as long after
     /// that, none does.
     pub hold_since: Option<FleetMillis>,
+    /// While tasks that need resources are looked at, once no request is left in the round: the needs that were looked
+    /// at last.
+    pub tasks_after: Option<Shape>,
+    /// Something may have become free since the first ones of them were looked at, so all are once more.
+    pub tasks_again: bool,
 }

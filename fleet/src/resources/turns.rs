@@ -1,10 +1,10 @@
 //! Which of the requests that wait is looked at next, and how long it keeps others waiting.
 //!
-//! Whenever something may be free, a *round* begins, in which all requests that wait are looked at, each once, unless
-//! another round begins. One that can't be granted goes to the end of its queue and keeps nobody waiting, but for one
-//! that has to wait for what others have: no other is granted before it, so that small requests never keep a large one
-//! waiting. As holders could keep what they have for ever, this lasts for [`MAX_HOLD_MS`]; for as long after that, all
-//! are granted that can be.
+//! Whenever something may be free, a *round* begins, in which all requests that wait are looked at, each once, and then
+//! the tasks that need resources, unless another round begins. One that can't be granted goes to the end of its queue
+//! and keeps nobody waiting, but for one that has to wait for what others have: no other is granted before it, so that
+//! small requests never keep a large one waiting. As holders could keep what they have for ever, this lasts for
+//! [`MAX_HOLD_MS`]; for as long after that, all are granted that can be.
 
 use std::{cmp::Ordering, sync::Arc};
 
@@ -31,11 +31,15 @@ enum Chance {
 impl Fleet {
     /// Begins another round: something may be free, or the order of the queues may be another one.
     pub(crate) fn wake_allocations(&mut self) {
-        self.state.resources.held_by = None;
-        if self.indexes.resources.waiting == 0 {
+        let nobody_waits = self.indexes.resources.waiting == 0 && self.indexes.schedule.needing.ready == 0;
+        let resources = &mut self.state.resources;
+        resources.held_by = None;
+        if nobody_waits {
+            (resources.tasks_after, resources.tasks_again) = (None, false);
             return self.sweep_at(None);
         }
-        self.state.resources.round += 1;
+        resources.tasks_again = resources.tasks_after.is_some();
+        resources.round += 1;
         self.sweep_at(Some(self.state.now.fleet));
     }
 
@@ -60,7 +64,7 @@ impl Fleet {
         self.state.resources.held_by = None;
         for _ in 0..MAX_SWEPT {
             let (front, waits_for_quota) = self.next_front(hold.is_some());
-            let Some(front) = front else { return self.hold(None, hold.filter(|_| waits_for_quota)) };
+            let Some(front) = front else { return self.sweep_tasks(hold.filter(|_| waits_for_quota), effects) };
             match (self.chance_of(&front), hold) {
                 (Chance::Now(agents), _) => {
                     self.grant(front.seq, agents, effects);
@@ -69,6 +73,30 @@ impl Fleet {
                 (Chance::Later, Some(until)) => return self.hold(Some(front.seq), Some(until)),
                 (Chance::Later | Chance::None, _) => self.pass_over(front.seq),
             }
+        }
+        self.sweep_at(Some(now.saturating_add(SWEEP_PAUSE_MS)));
+    }
+
+    /// Looks at the next few needs of tasks that wait for resources, once no request is left in this round, and gives
+    /// the first task that can be given to an agent. Then the round ends until the given time, if any.
+    fn sweep_tasks(&mut self, until: Option<FleetMillis>, effects: &mut Vec<Effect>) {
+        let now = self.state.now.fleet;
+        // Else the tasks would wait for this very sweep.
+        self.sweep_at(None);
+        for _ in 0..MAX_SWEPT {
+            let after = self.state.resources.tasks_after.take();
+            let Some(shape) = self.indexes.schedule.needing.after(after.as_ref()).cloned() else {
+                if std::mem::take(&mut self.state.resources.tasks_again) {
+                    continue;
+                }
+                return self.hold(None, until);
+            };
+            if let Some((seq, agent)) = self.first_with_room(&shape) {
+                self.state.resources.tasks_after = after;
+                self.assign(seq, agent, effects);
+                return self.sweep_at(Some(now));
+            }
+            self.state.resources.tasks_after = Some(shape);
         }
         self.sweep_at(Some(now.saturating_add(SWEEP_PAUSE_MS)));
     }
@@ -121,7 +149,7 @@ impl Fleet {
         resources.allocations.get(*seq).filter(|_| *round < resources.round)
     }
 
-    fn share_of(&self, queue: &str) -> Share {
+    pub(super) fn share_of(&self, queue: &str) -> Share {
         let (_, share) = dominant(self.used_from(queue), self.indexes.resources.contributed);
         share.per_weight(self.queue_of(queue).weight)
     }

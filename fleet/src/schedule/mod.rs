@@ -3,13 +3,14 @@
 
 pub(crate) mod audit;
 pub(crate) mod free_agents;
+pub(crate) mod needing;
 pub(crate) mod queue;
 pub(crate) mod score;
 pub(crate) mod speed;
 
 use std::collections::BTreeMap;
 
-use self::{free_agents::FreeAgents, queue::ReadyQueue};
+use self::{free_agents::FreeAgents, needing::Needing, queue::ReadyQueue};
 use crate::{Task, TeamId};
 
 /// The ready tasks and the agents with free slots.
@@ -19,12 +20,17 @@ pub(crate) struct Schedule {
     pub queue: ReadyQueue,
     /// The tasks that are addressed to each team that has any.
     pub teams: BTreeMap<TeamId, ReadyQueue>,
+    /// The tasks that need resources, which are in none of these queues.
+    pub needing: Needing,
     pub free: FreeAgents,
 }
 
 impl Schedule {
     /// Queues a task after a change, if it is ready.
     pub(crate) fn enter_task(&mut self, task: &Task) {
+        if let Some(claim) = &task.resources {
+            return self.needing.enter(task, &claim.asked);
+        }
         if !task.is_ready() {
             return;
         }
@@ -36,6 +42,9 @@ impl Schedule {
 
     /// Removes a task from the queue before a change.
     pub(crate) fn leave_task(&mut self, task: &Task) {
+        if let Some(claim) = &task.resources {
+            return self.needing.leave(task, &claim.asked);
+        }
         if !task.is_ready() {
             return;
         }

@@ -33,7 +33,7 @@ fn column(role: Option<Role>) -> usize {
 
 /// Returns the first task of a set that is not to be skipped. `skip` returns, for one that is, the last number up to which
 /// all of the same priority are skipped: those of one task that runs on several agents, of which there are not many.
-fn first(set: &BTreeSet<Rank>, skip: &impl Fn(u64) -> Option<u64>) -> Option<Rank> {
+pub(crate) fn first(set: &BTreeSet<Rank>, skip: &impl Fn(u64) -> Option<u64>) -> Option<Rank> {
     let mut next = set.first().copied();
     while let Some((priority, seq)) = next {
         let Some(last) = skip(seq) else { break };

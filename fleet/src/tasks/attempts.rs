@@ -1,5 +1,7 @@
 //! The life of attempts: assignment, completion, cancellation, timeouts and retries.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::{
@@ -97,7 +99,9 @@ impl Fleet {
         });
         let Some(attempt) = attempt else { return };
         effects.push(assignment(task, &attempt));
+        let allocation = self.take_room(task, id, attempt.number);
         task.begin_attempt(attempt);
+        task.note_allocation(allocation);
     }
 
     /// Gives a queued task to the best agent with a free slot, if the task is ready and there is one. Of a task that runs on
@@ -136,8 +140,8 @@ impl Fleet {
         next.is_some()
     }
 
-    /// Gives a ready task to an agent with a free slot.
-    fn assign(&mut self, seq: u64, id: AgentId, effects: &mut Vec<Effect>) {
+    /// Gives a ready task to an agent with a free slot, and the resources that it needs.
+    pub(crate) fn assign(&mut self, seq: u64, id: AgentId, effects: &mut Vec<Effect>) {
         let now = self.state.now;
         let weights = self.state.config.weights;
         let (Some(task), Some(agent)) = (self.state.tasks.kept.get(&seq), self.state.agents.known.get(&id)) else {
@@ -147,9 +151,12 @@ impl Fleet {
         let attempt = attempt_of(task, agent, candidates, &weights, now);
         effects.push(assignment(task, &attempt));
         let key = (task.id, attempt.number);
+        let needing = task.resources.is_some().then(|| Arc::clone(task));
         self.change_work(id, |agent| agent.held.insert(key, HeldState::Active));
+        let allocation = needing.and_then(|task| self.take_room(&task, id, key.1));
         let displaced_from = self.change_task(seq, |task| {
             task.begin_attempt(attempt);
+            task.note_allocation(allocation);
             task.displaced_from.take()
         });
         if let Some(from) = displaced_from.flatten() {

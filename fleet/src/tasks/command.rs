@@ -3,7 +3,9 @@
 use bilrost::{Enumeration, Message, Oneof};
 use bytes::Bytes;
 
-use crate::{AgentId, Effect, Fleet, OpenBallot, Reply, Role, SessionId, TaskId, TeamId, Verify, steps::Jobs};
+use crate::{
+    AgentId, Effect, Fleet, OpenBallot, Reply, Role, SessionId, TaskId, TaskResources, TeamId, Verify, steps::Jobs,
+};
 
 /// A command for one task. All domains share one range of field numbers; see `codec`.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
@@ -94,6 +96,9 @@ pub struct SubmitTask {
     /// is not submitted in the name of a leader. Ignored without a team.
     #[bilrost(31)]
     pub team_term: Option<u64>,
+    /// The resources that it needs while it runs. Needs [`Feature::Resources`](crate::Feature::Resources).
+    #[bilrost(32)]
+    pub resources: Option<Box<TaskResources>>,
 }
 
 /// How often a task is attempted, and the backoff between attempts.

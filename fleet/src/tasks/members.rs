@@ -34,15 +34,20 @@ fn role_word(role: Role) -> &'static str {
 /// Returns the id of the member with the number `seq`: a UUID of version 8, which neither is among those that submitters
 /// draw (versions 4 and 7) or count up, nor can be prepared for without knowing the number.
 fn member_id(parent: TaskId, seq: u64) -> TaskId {
+    TaskId(derived(parent.0, seq))
+}
+
+/// Returns a UUID of version 8 for something with this number that belongs to a task with this id.
+pub(crate) fn derived(parent: u128, seq: u64) -> u128 {
     // 2^128 by the golden ratio, as in Fibonacci hashing: odd, so that different ids stay different.
     const MULTIPLIER: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
-    let mut bits = parent.0 ^ u128::from(seq).wrapping_mul(MULTIPLIER).rotate_left(41);
+    let mut bits = parent ^ u128::from(seq).wrapping_mul(MULTIPLIER).rotate_left(41);
     for _ in 0..3 {
         bits = (bits ^ (bits >> 59)).wrapping_mul(MULTIPLIER);
     }
     bits ^= bits >> 64;
     let (version, variant) = (8 << 76, 2 << 62);
-    TaskId((bits & !(0xf << 76) & !(3 << 62)) | version | variant)
+    (bits & !(0xf << 76) & !(3 << 62)) | version | variant
 }
 
 impl Fleet {
@@ -196,6 +201,9 @@ impl Fleet {
         self.snapshots.save_task(&member);
         self.indexes.drop_task(&member);
         self.next_revision();
+        if let Some(allocation) = member.resources.as_ref().and_then(|claim| claim.allocation) {
+            self.free_attempt(allocation);
+        }
         if let Some(from) = member.displaced_from {
             self.settle_displaced(from, effects);
         }

@@ -20,8 +20,8 @@ use bytes::Bytes;
 
 use self::{approvals::Approval, verification::Verification};
 use crate::{
-    AgentId, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask, TaskId,
-    TeamId,
+    AgentId, Claim, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask,
+    TaskId, TeamId,
     limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS},
     schedule::free_agents::Needs,
 };
@@ -223,6 +223,9 @@ pub struct Task {
     /// The team whose members alone may run it.
     #[bilrost(50)]
     pub team: Option<TeamId>,
+    /// The resources that it needs while it runs, and has.
+    #[bilrost(52)]
+    pub resources: Option<Box<Claim>>,
 }
 
 impl Task {
@@ -263,6 +266,7 @@ impl Task {
             #[cfg(feature = "trial")]
             trial: s.trial,
             team: s.team,
+            resources: s.resources.map(|asked| Box::new(Claim { asked: *asked, allocation: None })),
         }
     }
 

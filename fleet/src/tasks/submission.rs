@@ -35,6 +35,7 @@ impl SubmitTask {
             trial: false,
             team: None,
             team_term: None,
+            resources: None,
         }
     }
 
@@ -66,6 +67,9 @@ impl SubmitTask {
         }
         check_length("submitter", &self.submitter, MAX_NAME_BYTES)?;
         self.check_verify()?;
+        if let Some(resources) = &self.resources {
+            resources.check()?;
+        }
         self.approval.as_ref().map_or(Ok(()), |ballot| check_approval(self.id, ballot))
     }
 
@@ -170,6 +174,7 @@ impl Fleet {
             return Err(Refusal::StorageFull { limit: config.max_bytes });
         }
         self.check_verify_room(submission)?;
+        self.check_task_resources(submission)?;
         submission.approval.as_ref().map_or(Ok(()), |ballot| self.check_approval_room(ballot))
     }
 }

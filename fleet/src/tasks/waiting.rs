@@ -10,6 +10,11 @@ pub struct Waiting<'a> {
     fitting: [usize; 5],
 }
 
+/// Returns what a task needs besides a free slot.
+fn and_resources(task: &Task) -> String {
+    task.resources.as_ref().map_or(String::new(), |claim| format!(" and the resources that it needs ({})", claim.asked))
+}
+
 impl<'a> Waiting<'a> {
     /// Returns what `task` waits for, before any agent is counted; `None` if the task is not queued.
     pub fn of(task: &'a Task) -> Option<Self> {
@@ -56,12 +61,15 @@ impl<'a> Waiting<'a> {
             return words;
         }
         if let Some(team) = task.team {
-            return format!("a member of team {team} that fits it and has a free slot");
+            return format!("a member of team {team} that fits it and has a free slot{}", and_resources(task));
         }
         let fitting = |state: AgentState| self.fitting[state as usize];
         let live = fitting(AgentState::Live);
         if live > 0 {
-            return format!("a free slot: all {live} fitting agents are busy");
+            return match task.resources {
+                None => format!("a free slot: all {live} fitting agents are busy"),
+                Some(_) => format!("a free slot{} at one of {live} fitting agents", and_resources(task)),
+            };
         }
         let role = task.required_role.map(|role| format!("role {role:?}"));
         let skill = task.required_specialization.as_ref();

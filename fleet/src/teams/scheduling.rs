@@ -11,6 +11,9 @@ use crate::{
 impl Fleet {
     /// Returns the agent with a free slot that should take this task; `None` if there is none.
     pub(crate) fn best_for(&self, task: &Task) -> Option<AgentId> {
+        if let Some(claim) = &task.resources {
+            return self.best_with_room(task, &claim.asked);
+        }
         let weights = &self.state.config.weights;
         let needs = task.needs();
         let excluded = self.excluded(task);
@@ -23,8 +26,11 @@ impl Fleet {
         members.min_by_key(rank).map(|agent| agent.id)
     }
 
-    /// Returns how many agents with a free slot can take this task.
+    /// Returns how many agents with a free slot can take this task; if it needs resources, how many are found.
     pub(crate) fn candidates_for(&self, task: &Task) -> u32 {
+        if let Some(claim) = &task.resources {
+            return self.with_room(task, &claim.asked).len() as u32;
+        }
         let (needs, excluded) = (task.needs(), self.excluded(task));
         if let Some(team) = task.team {
             let members = self.free_members(team, needs).filter(|agent| !excluded.contains(&agent.id));
@@ -46,8 +52,8 @@ impl Fleet {
         agents.filter(move |agent| agent.free_slots() > 0 && fits(agent))
     }
 
-    /// Returns the number of the task that an agent should take next: one of everyone's, or one of its team's. It takes
-    /// no member of a task of which it has had its turn.
+    /// Returns the number of the task that an agent should take next: one of everyone's, one of its team's, or one
+    /// that needs resources which it has free. It takes no member of a task of which it has had its turn.
     pub(crate) fn next_for(&self, agent: &Agent) -> Option<u64> {
         let schedule = &self.indexes.schedule;
         let skip = |seq: u64| self.skipped(seq, agent);
@@ -56,6 +62,7 @@ impl Fleet {
             true => None,
             false => self.team_of(agent.id).and_then(|team| schedule.teams.get(&team.id)?.next_for(agent, &skip)),
         };
-        everyones.into_iter().chain(teams).min().map(|(_, (_, seq))| seq)
+        let needing = if schedule.needing.ready == 0 { None } else { self.next_needing(agent) };
+        everyones.into_iter().chain(teams).chain(needing).min().map(|(_, (_, seq))| seq)
     }
 }

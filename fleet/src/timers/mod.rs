@@ -172,13 +172,19 @@ impl Timers {
         }
     }
 
-    /// Sets the timer of an allocation.
+    /// Sets the timer of an allocation. One of an attempt has none.
     pub(crate) fn set_allocation(&mut self, allocation: &Allocation) {
+        if allocation.is_of_attempt() {
+            return;
+        }
         self.due.insert(Due::new(allocation.due(), Timer::Allocation(allocation.seq)));
     }
 
     /// Clears the timer of an allocation, which must not have changed since it was set.
     pub(crate) fn clear_allocation(&mut self, allocation: &Allocation) {
+        if allocation.is_of_attempt() {
+            return;
+        }
         self.due.remove(&Due::new(allocation.due(), Timer::Allocation(allocation.seq)));
     }
 

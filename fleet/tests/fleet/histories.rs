@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use robeing_fleet::{
     Amounts, Command, ControlCommand, Effect, Fleet, FleetConfig, IdentityCommand, Progress, Refusal, Reply, Stamp,
+    TaskCommand,
 };
 
 use crate::{
@@ -93,7 +94,7 @@ proptest! {
         prop_assert_eq!(restored.encode(), shaken.encode());
     }
 
-    /// Those who wait no longer do, and all leases have expired.
+    /// Those who wait no longer do, no task runs, and all leases have expired.
     #[test]
     fn all_is_free_once_all_holders_are_gone(steps in steps()) {
         let mut history = History::new();
@@ -101,6 +102,10 @@ proptest! {
             history.step(*passing, op);
         }
         let (mut fleet, mut now) = (history.fleet.clone(), history.fleet.now());
+        for task in history.fleet.changed_tasks_since(0) {
+            let cancel = TaskCommand::Cancel { task: task.id, reason: "the end".to_owned() };
+            fleet.apply(now, Command::Task(cancel), &mut Vec::new());
+        }
         // What waited may be granted by the first tick.
         for _ in 0..2 {
             now.fleet += 120_000;

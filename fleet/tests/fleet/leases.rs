@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentId, AgentState, Allocation, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Feature, Fleet,
-    Holder, PoolSums, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, TaskId, TeamId,
+    Holder, PoolSums, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, TaskId,
+    TaskResources, TeamId,
 };
 
 use crate::{crews, ops::name_of};
@@ -20,6 +21,13 @@ pub fn amounts() -> impl Strategy<Value = Amounts> {
         storage,
         bandwidth,
     })
+}
+
+/// What a task needs, rarely too much or from a queue that is not there.
+pub fn of_task() -> impl Strategy<Value = TaskResources> {
+    let amounts = (0..4u64, 0..4u64).prop_map(|(cpu, memory)| Amounts { cpu, memory, ..Amounts::NONE });
+    let queue = prop_oneof![4 => Just("default".to_owned()), 1 => (0..3u8).prop_map(|n| format!("queue-{n}"))];
+    (amounts, queue).prop_map(|(amounts, queue)| TaskResources { amounts, queue })
 }
 
 fn holder() -> impl Strategy<Value = Holder> {
@@ -128,7 +136,7 @@ impl Twin {
     fn check_changes(&mut self, now: &BTreeMap<u64, Allocation>) {
         for (seq, before) in &self.known {
             let Some(after) = now.get(seq) else {
-                assert!(before.is_ended(), "{before:?} disappeared");
+                assert!(before.is_ended() || before.attempt.is_some(), "{before:?} disappeared");
                 continue;
             };
             match (&before.state, &after.state) {
@@ -201,6 +209,21 @@ fn check_sums(fleet: &Fleet, now: &BTreeMap<u64, Allocation>) {
     let (waiting, granted, ended) = counts;
     assert_eq!(fleet.pool_sums(), PoolSums { contributed, used, free, agents, waiting, granted, ended });
     check_queues(fleet, now);
+    check_tasks(fleet, now);
+}
+
+/// Checks that exactly the attempts at tasks that need resources have them, each at its agent.
+fn check_tasks(fleet: &Fleet, now: &BTreeMap<u64, Allocation>) {
+    let mut of_attempts = now.iter().filter(|(_, of)| of.attempt.is_some() && of.token().is_some()).count();
+    for task in fleet.changed_tasks_since(0) {
+        let (Some(claim), Some(current)) = (&task.resources, task.current()) else { continue };
+        let found = claim.allocation.and_then(|seq| now.get(&seq)).expect("it has what it needs");
+        assert_eq!(found.holder, Holder::Task(fleet.known_id(task)));
+        let part = found.parts.first().expect("it has one part");
+        assert_eq!((part.amounts, part.agent), (claim.asked.amounts, Some(current.agent)));
+        of_attempts -= 1;
+    }
+    assert_eq!(of_attempts, 0, "an attempt that has ended holds resources");
 }
 
 fn check_queues(fleet: &Fleet, now: &BTreeMap<u64, Allocation>) {

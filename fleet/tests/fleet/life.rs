@@ -166,8 +166,8 @@ fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Eff
     );
     let assigned = |task: &&Task| requeues && task.state == TaskState::Assigned;
     let held = before.tasks.values().filter(assigned).filter_map(|task| fleet.task(task.id));
-    // Not every agent may take a member.
-    let is_plain = |task: &&Task| task.is_ready() && task.member_of.is_none();
+    // Not every agent may take a member, and what needs resources waits for its queue's turn.
+    let is_plain = |task: &&Task| task.is_ready() && task.member_of.is_none() && task.resources.is_none();
     let requeued: Vec<&Task> = held.map(AsRef::as_ref).filter(is_plain).collect();
     let waited: Vec<&Task> =
         before.tasks.values().filter(|t| is_plain(t) && fleet.task(t.id).is_some_and(|now| **now == **t)).collect();

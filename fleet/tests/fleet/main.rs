@@ -21,6 +21,7 @@ mod life;
 mod limits;
 mod mail;
 mod naive;
+mod needs;
 mod ops;
 mod policies;
 mod pools;

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use robeing_fleet::{Agent, AgentId, AgentState, Fleet, Role, ScoreTerms, SubmitTask, Task, TaskId, TeamId};
+use robeing_fleet::{
+    Agent, AgentId, AgentState, Amounts, Fleet, Resource, Role, ScoreTerms, SubmitTask, Task, TaskId, TaskResources,
+    TeamId,
+};
 
 /// The properties of a task that matter for choosing.
 pub struct Wanted<'a> {
@@ -11,17 +14,20 @@ pub struct Wanted<'a> {
     pub skill: Option<&'a str>,
     pub kind: &'a str,
     pub team: Option<TeamId>,
+    pub resources: Option<&'a TaskResources>,
 }
 
 impl<'a> Wanted<'a> {
     pub fn by_submission(s: &'a SubmitTask) -> Wanted<'a> {
         let skill = s.required_specialization.as_deref();
-        Wanted { role: s.required_role, skill, kind: &s.kind, team: s.team }
+        let resources = s.resources.as_deref();
+        Wanted { role: s.required_role, skill, kind: &s.kind, team: s.team, resources }
     }
 
     pub fn by(task: &'a Task) -> Wanted<'a> {
         let skill = task.required_specialization.as_deref();
-        Wanted { role: task.required_role, skill, kind: &task.kind, team: task.team }
+        let resources = task.resources.as_ref().map(|claim| &claim.asked);
+        Wanted { role: task.required_role, skill, kind: &task.kind, team: task.team, resources }
     }
 
     pub fn matches(&self, agent: &Agent) -> bool {
@@ -32,7 +38,7 @@ impl<'a> Wanted<'a> {
     pub fn fits(&self, fleet: &Fleet, agent: &Agent) -> bool {
         let teams = fleet.teams(None, usize::MAX, true);
         let is_member = |team| teams.iter().any(|known| known.id == team && known.member(agent.id).is_some());
-        if !self.team.is_none_or(is_member) {
+        if !self.team.is_none_or(is_member) || !self.resources.is_none_or(|asked| has_room(fleet, agent, asked)) {
             return false;
         }
         if self.skill.is_some() && !self.matches(agent) {
@@ -44,6 +50,18 @@ impl<'a> Wanted<'a> {
             (None, Role::Messenger | Role::Guardian) => self.matches(agent),
         }
     }
+}
+
+/// Returns whether the agent has this free and the queue's quota allows it.
+fn has_room(fleet: &Fleet, agent: &Agent, asked: &TaskResources) -> bool {
+    let free = fleet.contribution(agent.id).map(|found| found.contributed.minus(found.used));
+    let queues = fleet.resource_queues();
+    // One that is not set any more counts as the other one; the histories set no quota for that.
+    let queue = queues.iter().find(|queue| queue.name == asked.queue);
+    let used = queue.map_or(Amounts::NONE, |queue| queue.used).plus(asked.amounts);
+    let most = |resource: Resource| queue.and_then(|queue| queue.quota.get(resource));
+    let within = |resource: Resource| most(resource).is_none_or(|most| used.get(resource) <= most);
+    free.is_some_and(|free| free.covers(asked.amounts)) && Resource::ALL.into_iter().all(within)
 }
 
 fn terms(fleet: &Fleet, agent: &Agent, matched: bool) -> ScoreTerms {
@@ -92,9 +110,9 @@ fn may_take(fleet: &Fleet, task: &Task, agent: &Agent) -> bool {
     Wanted::by(task).fits(fleet, agent) && !had_turns(fleet, task).contains(&agent.name)
 }
 
-/// Returns the queued task that this agent should take next.
+/// Returns the queued task that this agent should take next, of those that need no resources.
 pub fn next(fleet: &Fleet, agent: &Agent) -> Option<TaskId> {
-    let fits = |t: &&Arc<Task>| t.is_ready() && may_take(fleet, t, agent);
+    let fits = |t: &&Arc<Task>| t.is_ready() && t.resources.is_none() && may_take(fleet, t, agent);
     let mut queued: Vec<&Task> = fleet.changed_tasks_since(0).filter(fits).map(Arc::as_ref).collect();
     queued.sort_by_key(|t| {
         let domain = agent.role == Role::Specialist && Wanted::by(t).matches(agent);

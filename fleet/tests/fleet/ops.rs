@@ -58,7 +58,7 @@ prop_compose! {
         delay in prop::option::weighted(0.2, 0..5_000u64),
         attempt_timeout in prop::option::weighted(0.3, 0..3_000u64),
         attempts in 0..4u32, backoff in 0..500u64,
-        (role, skill, key, ttl, approval, verify, team) in (
+        (role, skill, key, ttl, approval, verify, team, resources) in (
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..6u8),
@@ -66,6 +66,7 @@ prop_compose! {
             prop::option::weighted(0.15, votes::approval()),
             prop::option::weighted(0.15, verification::asked()),
             prop::option::weighted(0.2, 0..crews::TEAMS),
+            prop::option::weighted(0.3, leases::of_task()),
         ),
     ) -> SubmitTask {
         SubmitTask {
@@ -87,6 +88,7 @@ prop_compose! {
             approval: approval.map(|ballot| Box::new(OpenBallot { id: BallotId(id), ..ballot })),
             verify: verify.map(Box::new),
             team: team.map(TeamId),
+            resources: resources.map(Box::new),
             ..SubmitTask::new(TaskId(id), KINDS[kind], Bytes::from(vec![id as u8; size / 32]))
         }
     }

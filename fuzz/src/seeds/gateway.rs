@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use prost::Message;
 use robeing_agent::roles::messenger::gateway::cbor;
 use robeing_proto::v1::{
-    ElectorAddress, RequiredApproval, RetryPolicy, SendMessageRequest, SubmitRequest, TaskSpec, Verify,
+    ElectorAddress, RequiredApproval, ResourceAmounts, RetryPolicy, SendMessageRequest, SubmitRequest, TaskSpec, Verify,
 };
 
 use super::Seed;
@@ -46,6 +46,8 @@ fn task() -> TaskSpec {
         verify: Some(Verify { agents: 3, agree: 2, pointer: Some("/sum".into()) }),
         team: "018f4e3a-0000-7000-8000-000000000007".into(),
         team_term: 1,
+        resources: Some(ResourceAmounts { cpu_millis: 500, memory_bytes: 1 << 20, ..ResourceAmounts::default() }),
+        queue: "batch".into(),
     }
 }
 

@@ -226,6 +226,7 @@ fn coordinators() -> Vec<Seed> {
         input: "i".into(),
         deadline_in_ms: u64::MAX,
         time_limit_ms: u64::from(n),
+        resources: Some(v1::ResourceAmounts { cpu_millis: 500, ..Default::default() }),
     };
     let refs =
         |all: std::ops::Range<u32>| all.map(|n| internal::AttemptRef { task_id: TASK.into(), attempt: n }).collect();

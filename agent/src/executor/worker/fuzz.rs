@@ -36,6 +36,7 @@ pub fn process(mut bytes: &[u8]) {
         input: bytes::Bytes::new(),
         deadline: None,
         time_limit: None,
+        allowance: None,
     };
     let mut begun = attached.begin(&attempt).expect("a process is attached");
     mail.join(member.number, member.sender.clone());

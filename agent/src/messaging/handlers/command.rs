@@ -60,7 +60,7 @@ fn work(packet: &Packet, deadline: Instant) -> Work {
         ("ROBEING_MESSAGE_REPLY_TO", packet.reply_to.map(|id| id.to_string())),
         ("ROBEING_MESSAGE_KEY_ID", packet.key_id.as_deref().map(Into::into)),
     ];
-    Work { env, input: packet.payload.clone(), time_limit: None }
+    Work { env, input: packet.payload.clone(), time_limit: None, allowance: None }
 }
 
 #[async_trait]

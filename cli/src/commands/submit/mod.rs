@@ -13,14 +13,14 @@ use robeing_client::{FleetClient, SubmitOptions, new_task_id};
 use robeing_proto::v1::{ElectorAddress, GetTaskRequest, RequiredApproval, RetryPolicy, Role, Task, TaskSpec, Verify};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{connect::client, duration};
+use super::{connect::client, duration, resources::resource_amounts};
 use crate::{
-    args::{Agreement, ApprovalArgs, Connection, Electors, SubmitArgs},
+    args::{Agreement, AmountArgs, ApprovalArgs, Connection, Electors, SubmitArgs},
     error::CliError,
     exit::Exit,
     inputs::LineInput,
     kubernetes::Access,
-    render::{note, plural, role_word, short_duration},
+    render::{amounts_text, note, plural, role_word, short_duration},
 };
 
 /// Maximum number of refusals that are printed individually.
@@ -133,6 +133,8 @@ fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
         required_specialization: args.specialization.clone().unwrap_or_default(),
         team: args.team.clone().unwrap_or_default(),
         team_term: args.team_term.unwrap_or_default(),
+        resources: (args.amounts != AmountArgs::default()).then(|| resource_amounts(&args.amounts)),
+        queue: args.queue.clone().unwrap_or_default(),
         result_ttl: args.ttl.map(duration),
         priority: args.priority.unwrap_or_default(),
         idempotency_key: args.key.clone().unwrap_or_default(),
@@ -230,6 +232,8 @@ fn differences(asked: &TaskSpec, task: &Task) -> Vec<String> {
         Some(verify) => format!("a result that {} of {} agents agree on", verify.agree, verify.agents),
     };
     compare(asked.verify != task.verify, verified);
+    let needed = amounts_text(task.resources.as_ref());
+    compare(asked.resources != task.resources, format!("resources {}", or_none(&needed)));
     let deadline = deadline_of(task);
     compare(
         !is_same_span(asked.deadline_in.as_ref(), deadline),
@@ -314,6 +318,10 @@ mod tests {
         let verify = Some(Verify { agents: 3, agree: 2, pointer: None });
         let asked = TaskSpec { requires_approval, verify: verify.clone(), ..super::tests::asked() };
         assert_eq!(differences(&asked, &task()), ["no approval", "a result that is not verified"]);
+        let resources = Some(resource_amounts(&AmountArgs { cpu: 2_000, ..AmountArgs::default() }));
+        let needing = TaskSpec { resources, queue: "batch".into(), ..super::tests::asked() };
+        assert_eq!(differences(&needing, &task()), ["resources none"]);
+        assert!(differences(&needing, &Task { resources, queue: "batch".into(), ..task() }).is_empty());
         let verified = Task { verify, ..task() };
         assert_eq!(differences(&super::tests::asked(), &verified), ["a result that 2 of 3 agents agree on"]);
         let deadline = Some(prost_types::Timestamp { seconds: 160, nanos: 500_000_000 });

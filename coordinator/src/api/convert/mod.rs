@@ -30,7 +30,7 @@ pub use self::{
     },
     messages::{letter as letter_message, letter_status, settle_answer, unsettled},
     recoveries::recovery_step,
-    resources::{agent_resources, allocation, amounts, holder, pool_sums, queue, queue_shape},
+    resources::{agent_resources, allocation, amounts, holder, pool_sums, queue, queue_shape, told_amounts},
     status::{Figures, status},
     submissions::submission,
     tasks::{Parts, task, task_state, task_states},

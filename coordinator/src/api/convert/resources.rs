@@ -122,7 +122,8 @@ pub fn allocation(seen: Seen) -> v1::Allocation {
         queue: allocation.queue.clone(),
         parts: parts.collect(),
         spread: allocation.spread,
-        lease_ms: allocation.ttl,
+        // That of an attempt lasts as long as the attempt.
+        lease_ms: if allocation.attempt.is_some() { 0 } else { allocation.ttl },
         requested_at: Some(happened(allocation.requested)),
         requested_by: allocation.requested_by.clone(),
         short: short.iter().map(Shortage::to_string).collect(),
@@ -137,7 +138,7 @@ pub fn allocation(seen: Seen) -> v1::Allocation {
             state: v1::AllocationState::Granted.into(),
             token: *token,
             granted_at: Some(happened(*at)),
-            expires_at: Some(due(*expires, now)),
+            expires_at: allocation.attempt.is_none().then(|| due(*expires, now)),
             ..told
         },
         AllocationState::Ended { end: how, at, .. } => {

@@ -1,11 +1,15 @@
 //! Conversion of submissions to the fleet's form.
 
-use robeing_fleet::{RetryPolicy, Role, SubmitTask, TaskId, Verify, limits::DEFAULT_PRIORITY};
+use robeing_fleet::{
+    Amounts, RetryPolicy, Role, SubmitTask, TaskId, TaskResources, Verify,
+    limits::{DEFAULT_PRIORITY, DEFAULT_QUEUE},
+};
 use robeing_proto::v1;
 
 use super::{
     agents::agent_role,
     fields::{BadField, bad, millis, some, task_id, team_id},
+    resources::amounts,
 };
 
 fn submitted_role(role: i32) -> Result<Option<Role>, BadField> {
@@ -27,6 +31,19 @@ fn retry(policy: Option<v1::RetryPolicy>, default: RetryPolicy) -> Result<Option
         max_backoff: max_backoff.unwrap_or(default.max_backoff.max(initial_backoff)),
         multiplier_percent: or(policy.multiplier_percent, default.multiplier_percent),
     }))
+}
+
+/// Converts the resources that a task needs.
+fn resources(needed: Option<v1::ResourceAmounts>, queue: String) -> Result<Option<Box<TaskResources>>, BadField> {
+    let needed = needed.map_or(Amounts::NONE, |needed| amounts(&needed));
+    if needed == Amounts::NONE {
+        return match queue.as_str() {
+            "" | DEFAULT_QUEUE => Ok(None),
+            _ => Err(bad("queue", "it counts for tasks with resources; set resources, too")),
+        };
+    }
+    let queue = if queue.is_empty() { DEFAULT_QUEUE.to_owned() } else { queue };
+    Ok(Some(Box::new(TaskResources { amounts: needed, queue })))
 }
 
 /// Converts a submission. `fresh` returns the id for one that has none.
@@ -57,6 +74,7 @@ pub fn submission(
         idempotency_key: some(spec.idempotency_key),
         result_ttl: millis("result_ttl", spec.result_ttl)?,
         submitter: spec.submitter,
+        resources: resources(spec.resources, spec.queue)?,
         verify: spec.verify.map(|v1::Verify { agents, agree, pointer }| Box::new(Verify { agents, agree, pointer })),
         ..SubmitTask::new(id, spec.kind, spec.input)
     })
@@ -77,5 +95,19 @@ mod tests {
         assert_eq!(read("", 3), (false, None));
         assert_eq!(read(team, 3), (true, Some(3)));
         assert_eq!(read(team, 0), (true, None));
+    }
+
+    #[test]
+    fn a_queue_counts_with_resources_alone() {
+        let read = |cpu_millis, queue: &str| {
+            let resources = Some(v1::ResourceAmounts { cpu_millis, ..v1::ResourceAmounts::default() });
+            let spec = v1::TaskSpec { resources, queue: queue.to_owned(), ..v1::TaskSpec::default() };
+            let task = submission(spec, RetryPolicy::default(), || 7)?;
+            Ok::<_, BadField>(task.resources.map(|needed| (needed.amounts.cpu, needed.queue)))
+        };
+        assert_eq!(read(0, ""), Ok(None));
+        assert_eq!(read(2, ""), Ok(Some((2, "default".to_owned()))));
+        assert_eq!(read(2, "batch"), Ok(Some((2, "batch".to_owned()))));
+        assert!(read(0, "batch").is_err());
     }
 }

@@ -11,7 +11,9 @@ use super::{
     due,
     failures::failure,
     fields::{BadField, bad},
-    happened, same_variants,
+    happened,
+    resources::told_amounts,
+    same_variants,
 };
 
 same_variants! {
@@ -116,6 +118,8 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
         approval: task.approval.map(approval),
         verify: task.verification.as_ref().map(|verification| verify(&verification.asked)),
         team: task.team.map(|team| team.to_string()).unwrap_or_default(),
+        resources: task.resources.as_ref().map(|claim| told_amounts(claim.asked.amounts)),
+        queue: task.resources.as_ref().map(|claim| claim.asked.queue.clone()).unwrap_or_default(),
     }
 }
 

@@ -16,6 +16,7 @@ use robeing_proto::{
 };
 
 use crate::{
+    api::convert,
     leader::sessions::{AttemptKey, Outbox},
     raft::SharedFleet,
 };
@@ -23,7 +24,7 @@ use crate::{
 /// Maximum number of attempts read from the state at once.
 const MAX_ATTEMPTS_READ: usize = 256;
 /// Approximate size of an assignment besides its input and kind, bytes.
-const ASSIGNMENT_BYTES: usize = 96;
+const ASSIGNMENT_BYTES: usize = 160;
 
 /// What waits to be sent.
 #[derive(Default)]
@@ -149,13 +150,15 @@ fn assignment(Given { task, input, deadline }: &Given, now: FleetMillis) -> Opti
         input: if planted(Mistake::InputCut) { input.slice(..input.len().saturating_sub(1)) } else { input.clone() },
         deadline_in_ms: deadline.map_or(0, left),
         time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
+        resources: task.resources.as_ref().map(|claim| convert::told_amounts(claim.asked.amounts)),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use robeing_fleet::{
-        Command, ControlCommand, Effect, Stamp, SubmitTask, TaskCommand, TaskId, Verify, known_version,
+        Amounts, Command, ControlCommand, Effect, ResourceCommand, Stamp, SubmitTask, TaskCommand, TaskId,
+        TaskResources, Verify, known_version,
     };
     use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
 
@@ -216,6 +219,26 @@ mod tests {
         };
         let given = &given.assignments[0];
         assert_eq!((given.deadline_in_ms, &*given.input), (400, &b"in"[..]));
+    }
+
+    #[test]
+    fn an_attempt_is_sent_with_what_its_task_was_granted() {
+        let (mut fleet, agent, session) = fleet_with_agent();
+        let amounts = Amounts { cpu: 500, ..Amounts::NONE };
+        let resources = Some(Box::new(TaskResources { amounts, queue: "default".to_owned() }));
+        for command in [
+            Command::Control(ControlCommand::RaiseVersion(known_version())),
+            Command::Resource(ResourceCommand::Contribute { agent, session, amounts }),
+            Command::Task(TaskCommand::Submit(SubmitTask { resources, ..task(1, Bytes::new()) })),
+        ] {
+            fleet.apply(Stamp::at(1), command, &mut Vec::new());
+        }
+        let mut outgoing = Outgoing::default();
+        outgoing.add(Outbox { assignments: vec![(TaskId(1), 1)], ..Outbox::default() });
+        let Some(ToAgent::Assignments(given)) = outgoing.next(&SharedFleet::new(fleet), 1) else {
+            panic!("it is sent");
+        };
+        assert_eq!(given.assignments[0].resources.map(|granted| granted.cpu_millis), Some(500));
     }
 
     #[test]

@@ -1,0 +1,260 @@
+//! The resources of tasks: a task that needs some starts on an agent only if the agent has them free. It then has an
+//! allocation of them, which is granted in the same step and ends with the attempt.
+//!
+//! Tasks come after the requests that wait, by the rules for a request that is new. Among themselves they are served by
+//! the shares of their queues, then in the order of all tasks, when an agent has room for more. Where room is found
+//! elsewhere, all that wait are looked at in turns, by what they need. No task keeps room for itself: a large one waits
+//! while smaller ones leave it none.
+
+use std::{cmp::Reverse, fmt, sync::Arc};
+
+use bilrost::Message;
+
+use super::{
+    Allocation, AllocationState, Holder, Part,
+    amounts::{Amounts, Resource},
+    share::Share,
+};
+use crate::{
+    Agent, AgentId, AllocationId, Feature, Fleet, FleetMillis, Refusal, Role, SubmitTask, Task,
+    config::{check_name, invalid},
+    limits::{DEFAULT_QUEUE, MAX_DURATION_MS, MAX_LIVE_ALLOCATIONS, MAX_TASK_SHAPES},
+    schedule::{
+        needing::Shape,
+        queue::{Rank, first},
+        score::score,
+    },
+    tasks::members::derived,
+};
+
+/// The resources that a task needs while it runs.
+#[derive(Clone, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+pub struct TaskResources {
+    /// What it needs of the agent that runs it; not nothing.
+    #[bilrost(1)]
+    pub amounts: Amounts,
+    /// The queue for whose share it counts, [`DEFAULT_QUEUE`] or one that is set. If that is not set any more when the
+    /// task starts, it counts for [`DEFAULT_QUEUE`].
+    #[bilrost(2)]
+    pub queue: String,
+}
+
+/// The resources of an accepted task.
+#[derive(Clone, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+pub struct Claim {
+    /// What the task needs.
+    #[bilrost(1)]
+    pub asked: TaskResources,
+    /// The number of the allocation that the current attempt has.
+    #[bilrost(2)]
+    pub allocation: Option<u64>,
+}
+
+impl TaskResources {
+    /// Refuses what is out of bounds, whatever the fleet's state.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        if self.amounts == Amounts::NONE {
+            return Err(invalid("resources", "must be some; leave them out if the task needs none"));
+        }
+        self.amounts.check("resources")?;
+        check_name("queue", &self.queue)
+    }
+}
+
+impl fmt::Display for TaskResources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for resource in Resource::ALL.into_iter().filter(|resource| self.amounts.get(*resource) > 0) {
+            write!(f, "{} {} {}, ", resource.name(), self.amounts.get(resource), resource.unit())?;
+        }
+        write!(f, "from queue {:?}", self.queue)
+    }
+}
+
+impl Task {
+    /// Notes the allocation of the attempt that has just begun.
+    pub(crate) fn note_allocation(&mut self, allocation: Option<u64>) {
+        if let Some(claim) = &mut self.resources {
+            claim.allocation = allocation;
+        }
+    }
+
+    /// Takes the number of the allocation that is to end, because the attempt that has it has ended.
+    pub(crate) fn take_freed(&mut self) -> Option<u64> {
+        self.resources.as_ref()?.allocation?;
+        if self.current().is_some() {
+            return None;
+        }
+        self.resources.as_mut()?.allocation.take()
+    }
+}
+
+impl Fleet {
+    /// Refuses a submission that needs more than any live agent contributes or its queue's quota allows, and one for
+    /// whose needs there is no room in the index.
+    pub(crate) fn check_task_resources(&self, submission: &SubmitTask) -> Result<(), Refusal> {
+        let Some(asked) = &submission.resources else { return Ok(()) };
+        // A fleet without the feature says so when the command is applied.
+        if !self.has(Feature::Resources) {
+            return Ok(());
+        }
+        self.check_queue(&asked.queue)?;
+        self.check_quota(&asked.queue, Amounts::NONE, asked.amounts)?;
+        let (indexes, parts) = (&self.indexes.resources, [Part { amounts: asked.amounts, agent: None }]);
+        if indexes.whole.place(&parts, false, indexes.contributed).is_none() {
+            let short = indexes.whole.shortages(&parts);
+            return Err(Refusal::InsufficientResources { short, others_wait: false });
+        }
+        let needing = &self.indexes.schedule.needing;
+        if needing.len() < MAX_TASK_SHAPES || needing.knows(&Shape::of_submission(submission, asked)) {
+            return Ok(());
+        }
+        Err(Refusal::Full {
+            what: "different needs of unfinished tasks with resources".to_owned(),
+            limit: MAX_TASK_SHAPES as u64,
+            remedy: "ask for the same amounts as other tasks, or submit this one when some have finished".to_owned(),
+        })
+    }
+
+    /// Returns the queue for whose share a task counts that asked for this one.
+    fn queue_for<'a>(&self, asked: &'a str) -> &'a str {
+        if self.state.resources.queues.contains_key(asked) { asked } else { DEFAULT_QUEUE }
+    }
+
+    /// Returns whether a task may start now as far as its queue and the requests that wait are concerned.
+    pub(crate) fn has_turn(&self, asked: &TaskResources) -> bool {
+        self.queue_has_turn(&asked.queue, asked.amounts)
+    }
+
+    fn queue_has_turn(&self, queue: &str, amounts: Amounts) -> bool {
+        let (queue, indexes) = (self.queue_for(queue), &self.indexes.resources);
+        indexes.waiting + indexes.granted < MAX_LIVE_ALLOCATIONS
+            && !self.others_come_before(queue)
+            && self.check_quota(queue, self.used_from(queue), amounts).is_ok()
+    }
+
+    /// Returns the agents that can take a task that needs these resources, but not more than a few.
+    pub(crate) fn with_room(&self, task: &Task, asked: &TaskResources) -> Vec<AgentId> {
+        if !self.has_turn(asked) {
+            return Vec::new();
+        }
+        let (needs, excluded, indexes) = (task.needs(), self.excluded(task), &self.indexes.resources);
+        let fits = |id: AgentId| {
+            let agent = self.state.agents.known.get(&id).filter(|agent| agent.free_slots() > 0);
+            agent.is_some_and(|agent| needs.fit(agent.role, agent.has_specialization(needs.domain)))
+                && !excluded.contains(&id)
+        };
+        let Some(team) = task.team else {
+            return indexes.free.with_room(asked.amounts, fits);
+        };
+        let has_room = |id: &AgentId| indexes.agents.get(id).is_some_and(|agent| agent.free().covers(asked.amounts));
+        let members = self.team(team).into_iter().flat_map(|team| &team.members).map(|member| member.agent);
+        members.filter(|id| has_room(id) && fits(*id)).collect()
+    }
+
+    /// Returns the agent that should take a task that needs these resources: the one with the best score of those that
+    /// are found to have room.
+    pub(crate) fn best_with_room(&self, task: &Task, asked: &TaskResources) -> Option<AgentId> {
+        let (needs, weights) = (task.needs(), &self.state.config.weights);
+        let rank = |agent: &&Arc<Agent>| {
+            let matched = agent.has_specialization(needs.domain);
+            (Reverse(score(weights, agent, matched).total), !matched, agent.role, agent.load(), agent.id)
+        };
+        let found = self.with_room(task, asked);
+        let agents = found.iter().filter_map(|id| self.state.agents.known.get(id));
+        agents.min_by_key(rank).map(|agent| agent.id)
+    }
+
+    /// Returns the place of the task with resources that an agent with a free slot should take next, as
+    /// [`ReadyQueue::next_for`](crate::schedule::queue::ReadyQueue::next_for) does: that of the queue with the smallest
+    /// share for its weight, of equal ones the first task.
+    pub(crate) fn next_needing(&self, agent: &Agent) -> Option<(bool, Rank)> {
+        let free = self.indexes.resources.agents.get(&agent.id)?.free();
+        let team = self.team_of(agent.id).map(|team| team.id);
+        let mut next: Option<(Share, (bool, Rank))> = None;
+        for (shape, ready) in self.indexes.schedule.needing.waiting() {
+            let matched = agent.has_specialization(&shape.domain);
+            let fits = free.covers(shape.amounts)
+                && shape.needs().fit(agent.role, matched)
+                && shape.team.is_none_or(|of| team == Some(of));
+            if !fits || !self.queue_has_turn(&shape.queue, shape.amounts) {
+                continue;
+            }
+            let Some(rank) = first(ready, &|seq| self.skipped(seq, agent)) else { continue };
+            let place = (!(agent.role == Role::Specialist && matched), rank);
+            let share = self.share_of(self.queue_for(&shape.queue));
+            if next.is_none_or(|(other, found)| share.compare(other).then(place.cmp(&found)).is_lt()) {
+                next = Some((share, place));
+            }
+        }
+        next.map(|(_, place)| place)
+    }
+
+    /// Returns the first ready task of a shape that an agent can take, and the agent.
+    pub(super) fn first_with_room(&self, shape: &Shape) -> Option<(u64, AgentId)> {
+        let mut parent = None;
+        for (_, seq) in self.indexes.schedule.needing.ready_of(shape) {
+            let task = self.state.tasks.kept.get(seq)?;
+            if parent.is_some() && task.member_of == parent {
+                continue;
+            }
+            if let Some(agent) = self.best_for(task) {
+                return Some((*seq, agent));
+            }
+            // Only runs of a verified task can't go to some agents that others can go to.
+            parent = Some(task.member_of?);
+        }
+        None
+    }
+
+    /// Grants an agent's next attempt at a task the resources that the task needs, which the agent has free. Returns the
+    /// number of the allocation; `None` if the task needs none.
+    pub(crate) fn take_room(&mut self, task: &Task, agent: AgentId, attempt: u32) -> Option<u64> {
+        let asked = &task.resources.as_ref()?.asked;
+        self.make_room_for_allocation();
+        self.state.resources.tokens += 1;
+        let (token, requested, round) = (self.state.resources.tokens, self.state.now, self.state.resources.round);
+        let id = self.fresh_allocation(task, attempt);
+        let holder = Holder::Task(self.known_id(task));
+        let queue = self.queue_for(&asked.queue).to_owned();
+        let parts = vec![Part { amounts: asked.amounts, agent: Some(agent) }];
+        let allocation = self.state.resources.allocations.add(|seq| Allocation {
+            seq,
+            id,
+            holder,
+            queue,
+            parts,
+            spread: false,
+            ttl: MAX_DURATION_MS,
+            wait: 0,
+            requested,
+            requested_by: String::new(),
+            round,
+            state: AllocationState::Granted { token, at: requested, expires: FleetMillis::MAX },
+            attempt: Some(attempt),
+        });
+        let seq = allocation.seq;
+        self.indexes.enter_allocation(allocation);
+        Some(seq)
+    }
+
+    /// Returns an id that no allocation has. That the first one is taken is a chance in 2^122.
+    fn fresh_allocation(&self, task: &Task, attempt: u32) -> AllocationId {
+        let mut id = AllocationId(derived(task.id.0, u64::from(attempt)));
+        while self.allocation(id).is_some() {
+            id = AllocationId(derived(id.0, u64::from(attempt)));
+        }
+        id
+    }
+
+    /// Ends the allocation of an attempt that has ended, which nobody needs to know any more: the task tells of the
+    /// attempt. Does nothing if it has ended with the agent's session.
+    pub(crate) fn free_attempt(&mut self, seq: u64) {
+        let is_live = self.state.resources.allocations.get(seq).is_some_and(|allocation| !allocation.is_ended());
+        if is_live {
+            self.forget_allocation(seq);
+            self.wake_allocations();
+        }
+    }
+}
