@@ -69,6 +69,8 @@ checks! {
     Counted = "counted": "a vote counts once, as its member cast it; one that is acknowledged counts, and none once the ballot is decided",
     Verdict = "verdict": "the outcome of a ballot is what its votes amount to by exact fractions, and never changes",
     Expired = "expired": "a ballot expires only after its deadline, and only if it is not decided by then",
+    Approved = "approved": "a task that needs an approval starts only once its ballot has approved it, and fails if it does not",
+    Verified = "verified": "a verified result is what enough different agents gave; without one, the task fails for disagreement",
     Busy = "busy": "something happens in every run",
 }
 
@@ -93,9 +95,14 @@ pub fn violations(notes: &mut Notes) -> Vec<String> {
     for id in notes.ballots.unfinished() {
         notes.violation(Check::Opened, format!("ballot {id} was opened, but nobody was told that it is closed"));
     }
+    for (check, what) in notes.ballots.early_starts() {
+        notes.violation(check, what);
+    }
     let [_, approved, rejected, expired] = notes.ballots.counts_of();
+    let all = |counts: [usize; 2]| counts.iter().sum::<usize>();
+    let of_customers = [all(notes.ballots.tasks_of()), all(notes.verified.counts())];
     let happened = [notes.accepted.len(), notes.begun.len(), notes.applied.len(), notes.ledger.counts()[1]];
-    if happened.contains(&0) || approved + rejected + expired == 0 {
+    if happened.iter().chain(&of_customers).any(|count| *count == 0) || approved + rejected + expired == 0 {
         notes.violation(Check::Busy, "nothing happened in this run".to_owned());
     }
     std::mem::take(&mut notes.violations)
@@ -210,10 +217,12 @@ pub fn summary(notes: &Notes) -> String {
     };
     let [messages, handled, again] = notes.ledger.counts();
     let [votes, approved, rejected, expired] = notes.ballots.counts_of();
+    let ([allowed, refused], [agreed, disagreed]) = (notes.ballots.tasks_of(), notes.verified.counts());
     format!(
         "{} tasks ({}), {} attempts, {messages} messages, {handled} handled, {again} of them again, {votes} votes in \
-         ballots ({approved} approved, {rejected} rejected, {expired} expired), {} log entries, {} snapshots, {} of \
-         them sent, {} calls, {} groups of them undecided, faults: {}; {} events",
+         ballots ({approved} approved, {rejected} rejected, {expired} expired), {allowed} tasks allowed and {refused} not, \
+         {agreed} verified and {disagreed} not, {} log entries, {} snapshots, {} of them sent, {} calls, {} groups of \
+         them undecided, faults: {}; {} events",
         notes.accepted.len(),
         list(ends.into_iter().collect()).to_lowercase(),
         notes.begun.len(),

@@ -3,9 +3,11 @@
 //! is a process of its own.
 
 mod ballots;
+mod calls;
 mod checks;
 mod clients;
 mod clocks;
+mod customers;
 mod damage;
 mod executor;
 mod faults;
@@ -21,9 +23,11 @@ mod process;
 mod profile;
 mod record;
 mod results;
+mod running;
 mod sabotage;
 mod tasks;
 mod time;
+mod verified;
 mod watcher;
 mod wire;
 mod world;
