@@ -89,6 +89,8 @@ mistakes! {
     UnapprovedRuns = "unapproved-runs",
     /// A result is accepted that one agent fewer gave than must agree.
     LieAccepted = "lie-accepted",
+    /// The leader of a team is replaced under the same term.
+    TermStays = "term-stays",
     /// Some successes of agents are not counted, different ones on each coordinator.
     ApplyByChance = "apply-by-chance",
 }

@@ -71,6 +71,10 @@ checks! {
     Expired = "expired": "a ballot expires only after its deadline, and only if it is not decided by then",
     Approved = "approved": "a task that needs an approval starts only once its ballot has approved it, and fails if it does not",
     Verified = "verified": "a verified result is what enough different agents gave; without one, the task fails for disagreement",
+    Formed = "formed": "a team that is acknowledged stays what was asked for, and is there until a client disbands it",
+    Crew = "crew": "an agent is in one team at most, and a team has no more members than it should",
+    Leader = "leader": "a term of a team has one leader, who is a member; terms only grow, and earlier leaders are refused",
+    Staffed = "staffed": "a team gets a live leader, and a member for each that it lost, as soon as there are agents",
     Busy = "busy": "something happens in every run",
 }
 
@@ -100,7 +104,7 @@ pub fn violations(notes: &mut Notes) -> Vec<String> {
     }
     let [_, approved, rejected, expired] = notes.ballots.counts_of();
     let all = |counts: [usize; 2]| counts.iter().sum::<usize>();
-    let of_customers = [all(notes.ballots.tasks_of()), all(notes.verified.counts())];
+    let of_customers = [all(notes.ballots.tasks_of()), all(notes.verified.counts()), notes.teams.counts()[0]];
     let happened = [notes.accepted.len(), notes.begun.len(), notes.applied.len(), notes.ledger.counts()[1]];
     if happened.iter().chain(&of_customers).any(|count| *count == 0) || approved + rejected + expired == 0 {
         notes.violation(Check::Busy, "nothing happened in this run".to_owned());
@@ -218,11 +222,12 @@ pub fn summary(notes: &Notes) -> String {
     let [messages, handled, again] = notes.ledger.counts();
     let [votes, approved, rejected, expired] = notes.ballots.counts_of();
     let ([allowed, refused], [agreed, disagreed]) = (notes.ballots.tasks_of(), notes.verified.counts());
+    let [teams, disbanded, terms] = notes.teams.counts();
     format!(
         "{} tasks ({}), {} attempts, {messages} messages, {handled} handled, {again} of them again, {votes} votes in \
          ballots ({approved} approved, {rejected} rejected, {expired} expired), {allowed} tasks allowed and {refused} not, \
-         {agreed} verified and {disagreed} not, {} log entries, {} snapshots, {} of them sent, {} calls, {} groups of \
-         them undecided, faults: {}; {} events",
+         {agreed} verified and {disagreed} not, {teams} teams with {terms} leaders, {disbanded} disbanded, {} log \
+         entries, {} snapshots, {} of them sent, {} calls, {} groups of them undecided, faults: {}; {} events",
         notes.accepted.len(),
         list(ends.into_iter().collect()).to_lowercase(),
         notes.begun.len(),

@@ -2,7 +2,7 @@
 
 use robeing_settings::AgentRole;
 
-use crate::{ballots::Applicant, calls::Calls, verified::Requester};
+use crate::{ballots::Applicant, calls::Calls, teams::Former, verified::Requester};
 
 /// The customers.
 pub struct Customers {
@@ -17,7 +17,8 @@ impl Customers {
     pub async fn run(self) {
         let Self { calls, odd_role } = self;
         let applicant = Applicant { calls: calls.clone(), odd_role };
-        let requester = Requester { calls };
-        tokio::join!(applicant.run(), requester.run());
+        let requester = Requester { calls: calls.clone() };
+        let former = Former { calls };
+        tokio::join!(applicant.run(), requester.run(), former.run());
     }
 }

@@ -26,6 +26,7 @@ mod results;
 mod running;
 mod sabotage;
 mod tasks;
+mod teams;
 mod time;
 mod verified;
 mod watcher;

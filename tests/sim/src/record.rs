@@ -19,6 +19,7 @@ use crate::{
     hosts::SESSION_TIMEOUT,
     lives::{Asked, Seen},
     mail::Ledger,
+    teams::TeamLedger,
     verified::VerifiedLedger,
 };
 
@@ -175,6 +176,8 @@ pub struct Notes {
     pub ballots: BallotLedger,
     /// All tasks whose results are verified.
     pub verified: VerifiedLedger,
+    /// All teams.
+    pub teams: TeamLedger,
     /// The number of injected faults, by kind.
     pub faults: BTreeMap<&'static str, u32>,
     /// The number of snapshots that coordinators wrote.
