@@ -91,6 +91,10 @@ mistakes! {
     LieAccepted = "lie-accepted",
     /// The leader of a team is replaced under the same term.
     TermStays = "term-stays",
+    /// What is granted of an agent's contribution can be granted again.
+    AllocationOver = "allocation-over",
+    /// A renewal of a lease is acknowledged and forgotten.
+    RenewalForgotten = "renewal-forgotten",
     /// Some successes of agents are not counted, different ones on each coordinator.
     ApplyByChance = "apply-by-chance",
 }

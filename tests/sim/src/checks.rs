@@ -75,6 +75,11 @@ checks! {
     Crew = "crew": "an agent is in one team at most, and a team has no more members than it should",
     Leader = "leader": "a term of a team has one leader, who is a member; terms only grow, and earlier leaders are refused",
     Staffed = "staffed": "a team gets a live leader, and a member for each that it lost, as soon as there are agents",
+    Granted = "granted": "a request for resources is granted once, as it was asked for, all or nothing, and then is there",
+    Share = "share": "no more is granted of an agent than it contributes",
+    Fenced = "fenced": "each grant has a fencing token of its own, higher than those of all earlier ones; others are refused",
+    Leased = "leased": "an allocation ends only on request, with its holder or an agent, or once its lease or wait is over",
+    Freed = "freed": "everything is free again once nobody holds anything",
     Busy = "busy": "something happens in every run",
 }
 
@@ -104,7 +109,8 @@ pub fn violations(notes: &mut Notes) -> Vec<String> {
     }
     let [_, approved, rejected, expired] = notes.ballots.counts_of();
     let all = |counts: [usize; 2]| counts.iter().sum::<usize>();
-    let of_customers = [all(notes.ballots.tasks_of()), all(notes.verified.counts()), notes.teams.counts()[0]];
+    let [_, granted, _] = notes.allocations.counts();
+    let of_customers = [all(notes.ballots.tasks_of()), all(notes.verified.counts()), notes.teams.counts()[0], granted];
     let happened = [notes.accepted.len(), notes.begun.len(), notes.applied.len(), notes.ledger.counts()[1]];
     if happened.iter().chain(&of_customers).any(|count| *count == 0) || approved + rejected + expired == 0 {
         notes.violation(Check::Busy, "nothing happened in this run".to_owned());
@@ -222,12 +228,13 @@ pub fn summary(notes: &Notes) -> String {
     let [messages, handled, again] = notes.ledger.counts();
     let [votes, approved, rejected, expired] = notes.ballots.counts_of();
     let ([allowed, refused], [agreed, disagreed]) = (notes.ballots.tasks_of(), notes.verified.counts());
-    let [teams, disbanded, terms] = notes.teams.counts();
+    let ([teams, disbanded, terms], [requests, granted, renewals]) = (notes.teams.counts(), notes.allocations.counts());
     format!(
         "{} tasks ({}), {} attempts, {messages} messages, {handled} handled, {again} of them again, {votes} votes in \
          ballots ({approved} approved, {rejected} rejected, {expired} expired), {allowed} tasks allowed and {refused} not, \
-         {agreed} verified and {disagreed} not, {teams} teams with {terms} leaders, {disbanded} disbanded, {} log \
-         entries, {} snapshots, {} of them sent, {} calls, {} groups of them undecided, faults: {}; {} events",
+         {agreed} verified and {disagreed} not, {teams} teams with {terms} leaders, {disbanded} disbanded, {requests} \
+         requests for resources, {granted} granted, {renewals} renewals, {} log entries, {} snapshots, {} of them sent, \
+         {} calls, {} groups of them undecided, faults: {}; {} events",
         notes.accepted.len(),
         list(ends.into_iter().collect()).to_lowercase(),
         notes.begun.len(),

@@ -2,7 +2,7 @@
 
 use robeing_settings::AgentRole;
 
-use crate::{ballots::Applicant, calls::Calls, teams::Former, verified::Requester};
+use crate::{allocations::Borrower, ballots::Applicant, calls::Calls, teams::Former, verified::Requester};
 
 /// The customers.
 pub struct Customers {
@@ -18,7 +18,8 @@ impl Customers {
         let Self { calls, odd_role } = self;
         let applicant = Applicant { calls: calls.clone(), odd_role };
         let requester = Requester { calls: calls.clone() };
-        let former = Former { calls };
-        tokio::join!(applicant.run(), requester.run(), former.run());
+        let former = Former { calls: calls.clone() };
+        let borrower = Borrower { calls };
+        tokio::join!(applicant.run(), requester.run(), former.run(), borrower.run());
     }
 }

@@ -148,7 +148,8 @@ impl SimulatedExecutor {
         let (ms, outcome) = match course {
             Course::Succeed(ms) | Course::Stubborn(ms) | Course::Deaf(ms) => (ms, None),
             Course::Verify(ms) => {
-                output = verified::says(verified::subject(&attempt.input).unwrap_or_default(), &self.agent).into_bytes();
+                let subject = verified::subject(&attempt.input).unwrap_or_default();
+                output = verified::says(subject, &self.agent).into_bytes();
                 (ms, None)
             }
             Course::Large(bytes) => {

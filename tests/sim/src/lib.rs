@@ -2,6 +2,7 @@
 //! determines, and checks the fleet's invariants in every run. Running a seed again does exactly the same, if each run
 //! is a process of its own.
 
+mod allocations;
 mod ballots;
 mod calls;
 mod checks;

@@ -11,6 +11,7 @@ use std::{
 use robeing_agent::session::lease::MARGIN;
 
 use crate::{
+    allocations::AllocationLedger,
     ballots::BallotLedger,
     checks::Check,
     clocks::Times,
@@ -178,6 +179,8 @@ pub struct Notes {
     pub verified: VerifiedLedger,
     /// All teams.
     pub teams: TeamLedger,
+    /// All allocations.
+    pub allocations: AllocationLedger,
     /// The number of injected faults, by kind.
     pub faults: BTreeMap<&'static str, u32>,
     /// The number of snapshots that coordinators wrote.
@@ -386,10 +389,13 @@ impl Notes {
                 }
                 self.check_kept(&applied);
                 for (session, agent) in &applied.sessions {
-                    match agent {
+                    let ended = match agent {
                         Some(agent) => self.sessions.insert(*session, agent.clone()),
                         None => self.sessions.remove(session),
                     };
+                    if let Some(agent) = ended {
+                        self.allocations.leaves(&agent, self.now);
+                    }
                 }
                 self.applied_at.insert(index, self.now);
                 self.finished_at.extend(applied.finished.iter().map(|id| (id.clone(), self.now)));

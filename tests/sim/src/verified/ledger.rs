@@ -81,7 +81,8 @@ impl Known {
             return Some(format!("has the result {output:?}, although only {liars} agents lie"));
         }
         let outvoted = of_state(task, &[AttemptState::Outvoted]);
-        let miscounted = said.agents.iter().find(|agent| (says(&task.id, agent) == *output) == outvoted.contains(agent));
+        let mut agents = said.agents.iter();
+        let miscounted = agents.find(|agent| (says(&task.id, agent) == *output) == outvoted.contains(agent));
         miscounted.map(|agent| format!("has the result {output:?}, and counts {agent} on the other side"))
     }
 
