@@ -215,6 +215,18 @@ fn writes(notes: &Notes, from: Duration, to: Duration) -> usize {
     count
 }
 
+/// Returns what the customers of a run did, as a part of its summary.
+fn of_customers(notes: &Notes) -> String {
+    let [approved, refused] = notes.ballots.tasks_of();
+    let [agreed, disagreed] = notes.verified.counts();
+    let [teams, disbanded, terms] = notes.teams.counts();
+    let [requests, granted, renewals] = notes.allocations.counts();
+    format!(
+        "{approved} tasks approved and {refused} not, {agreed} verified and {disagreed} not, {teams} teams ({disbanded} \
+         disbanded, {terms} leaders), {requests} requests for resources ({granted} granted, {renewals} renewals)"
+    )
+}
+
 /// Returns a summary of a run in one line.
 pub fn summary(notes: &Notes) -> String {
     let mut ends: BTreeMap<&str, u32> = BTreeMap::new();
@@ -227,17 +239,14 @@ pub fn summary(notes: &Notes) -> String {
     };
     let [messages, handled, again] = notes.ledger.counts();
     let [votes, approved, rejected, expired] = notes.ballots.counts_of();
-    let ([allowed, refused], [agreed, disagreed]) = (notes.ballots.tasks_of(), notes.verified.counts());
-    let ([teams, disbanded, terms], [requests, granted, renewals]) = (notes.teams.counts(), notes.allocations.counts());
     format!(
         "{} tasks ({}), {} attempts, {messages} messages, {handled} handled, {again} of them again, {votes} votes in \
-         ballots ({approved} approved, {rejected} rejected, {expired} expired), {allowed} tasks allowed and {refused} not, \
-         {agreed} verified and {disagreed} not, {teams} teams with {terms} leaders, {disbanded} disbanded, {requests} \
-         requests for resources, {granted} granted, {renewals} renewals, {} log entries, {} snapshots, {} of them sent, \
-         {} calls, {} groups of them undecided, faults: {}; {} events",
+         ballots ({approved} approved, {rejected} rejected, {expired} expired), {}, {} log entries, {} snapshots, {} of \
+         them sent, {} calls, {} groups of them undecided, faults: {}; {} events",
         notes.accepted.len(),
         list(ends.into_iter().collect()).to_lowercase(),
         notes.begun.len(),
+        of_customers(notes),
         notes.applied.len(),
         notes.snapshots_written,
         notes.snapshots_installed,
