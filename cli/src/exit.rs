@@ -56,7 +56,7 @@ impl Exit {
             Self::Usage => "the command line, a manifest or an input file is wrong or can't be read",
             Self::Refused => "the fleet or Kubernetes refused, or an input is over a limit",
             Self::NotFound => {
-                "there is no such task or message (malformed ids included), agent, ballot or team, or no such fleet"
+                "no such task or message (malformed ids included), agent, ballot or team, or no such fleet"
             }
             Self::Unreachable => "no coordinator answers, or the fleet has no leader",
             Self::TimedOut => "what was waited for did not happen in the time given",

@@ -85,6 +85,16 @@ mistakes! {
     OutsiderVotes = "outsider-votes",
     /// A ballot's threshold is a share of those who have voted instead of the whole electorate.
     ShareOfVoters = "share-of-voters",
+    /// A task that needs an approval runs although its ballot was rejected or has expired.
+    UnapprovedRuns = "unapproved-runs",
+    /// A result is accepted that one agent fewer gave than must agree.
+    LieAccepted = "lie-accepted",
+    /// The leader of a team is replaced under the same term.
+    TermStays = "term-stays",
+    /// What is granted of an agent's contribution can be granted again.
+    AllocationOver = "allocation-over",
+    /// A renewal of a lease is acknowledged and forgotten.
+    RenewalForgotten = "renewal-forgotten",
     /// Some successes of agents are not counted, different ones on each coordinator.
     ApplyByChance = "apply-by-chance",
 }

@@ -33,10 +33,8 @@ pub(crate) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Resul
         Deadline { left, unix_ms: unix_ms.saturating_add(left.as_millis() as u64) }
     });
     // Nothing binds a process to disk space or bandwidth.
-    let allowance = resources.map(|v1::ResourceAmounts { cpu_millis, memory_bytes, .. }| Allowance {
-        cpu_millis,
-        memory_bytes,
-    });
+    let allowance =
+        resources.map(|v1::ResourceAmounts { cpu_millis, memory_bytes, .. }| Allowance { cpu_millis, memory_bytes });
     let allowance = allowance.filter(|allowance| *allowance != Allowance::default());
     Ok(Attempt { task_id, attempt, kind, input, deadline, time_limit, allowance })
 }

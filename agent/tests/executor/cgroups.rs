@@ -43,9 +43,8 @@ async fn a_command_runs_in_a_group_that_is_gone_after_it() {
     let paths: Vec<&str> = printed.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect();
     let groups: Vec<&str> = paths.into_iter().filter(|path| path.contains("robeing-attempt-")).collect();
     assert!(!groups.is_empty(), "{printed}");
-    let is_there = |mount: &str, group: &str| {
-        Path::new("/sys/fs/cgroup").join(mount).join(group.trim_start_matches('/')).exists()
-    };
+    let is_there =
+        |mount: &str, group: &str| Path::new("/sys/fs/cgroup").join(mount).join(group.trim_start_matches('/')).exists();
     eventually("the groups are removed", || {
         groups.iter().all(|group| MOUNTS.iter().all(|mount| !is_there(mount, group)))
     })

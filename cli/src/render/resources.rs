@@ -133,11 +133,14 @@ pub fn allocation_text(allocation: &Allocation, now: Timestamp) -> String {
     line("Holder", allocation.holder.clone());
     line("Queue", allocation.queue.clone());
     let requested = moment(allocation.requested_at.as_ref(), now);
-    line("Requested", match allocation.requested_by.as_str() {
-        // It is of an attempt at a task.
-        "" => requested,
-        name => format!("{requested} by {name}"),
-    });
+    line(
+        "Requested",
+        match allocation.requested_by.as_str() {
+            // It is of an attempt at a task.
+            "" => requested,
+            name => format!("{requested} by {name}"),
+        },
+    );
     if allocation.granted_at.is_some() {
         line("Granted", moment(allocation.granted_at.as_ref(), now));
     }

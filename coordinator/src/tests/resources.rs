@@ -3,15 +3,12 @@
 use std::time::Duration;
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{
-    AllocationId, Amounts, Command, Holder, Reply, ResourceCommand, TaskCommand, TaskId, TaskState,
-};
+use robeing_fleet::{AllocationId, Amounts, Command, Holder, Reply, ResourceCommand, TaskCommand, TaskId, TaskState};
 use robeing_net::gate::Caller;
 use robeing_proto::v1::{
     self, AllocationState, GetAllocationRequest, ListAllocationsRequest, ListResourcesRequest, ReleaseResourcesRequest,
     RenewLeaseRequest, RequestResourcesRequest, ResourceAmounts, ResourceQueue, ResourceQuota, SetQueuesRequest,
-    SubmitResult, TaskSpec,
-    resources_server::Resources as _,
+    SubmitResult, TaskSpec, resources_server::Resources as _,
 };
 use tonic::{Code, Request, Status};
 

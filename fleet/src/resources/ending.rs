@@ -3,7 +3,12 @@
 use std::fmt;
 
 use super::{Allocation, AllocationEnd, AllocationState, Holder};
-use crate::{AllocationId, Effect, Fleet, Refusal, Reply, TaskId, config::invalid, timers::SWEEP};
+use crate::{
+    AllocationId, Effect, Fleet, Refusal, Reply, TaskId,
+    config::invalid,
+    sabotage::{Mistake, planted},
+    timers::SWEEP,
+};
 
 impl fmt::Display for Holder {
     /// Writes the kind and the name: `task:ID`, `agent:NAME`, `team:ID` or `client:NAME`.
@@ -64,7 +69,9 @@ impl Fleet {
             _ => return Reply::Refused(Refusal::StaleToken { allocation: id }),
         }
         self.change_allocation(seq, |allocation| {
-            if let AllocationState::Granted { expires, .. } = &mut allocation.state {
+            if let AllocationState::Granted { expires, .. } = &mut allocation.state
+                && !planted(Mistake::RenewalForgotten)
+            {
                 *expires = renewed;
             }
         });

@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Allocation, AllocationState, Contribution, Holder, amounts::Amounts, room::Room};
-use crate::{Agent, AgentId, AgentState, AllocationId, FleetMillis, fixed_map::FixedMap};
+use crate::{
+    Agent, AgentId, AgentState, AllocationId, FleetMillis,
+    fixed_map::FixedMap,
+    sabotage::{Mistake, planted},
+};
 
 /// The indexes of the resource pool. They refer to contributions and allocations by their numbers.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -175,7 +179,9 @@ impl ResourceIndexes {
         for part in &allocation.parts {
             let Some(agent) = part.agent else { continue };
             self.with_used(agent, |agent| {
-                agent.used = agent.used.plus(part.amounts);
+                if !planted(Mistake::AllocationOver) {
+                    agent.used = agent.used.plus(part.amounts);
+                }
                 agent.allocations.insert(seq);
             });
         }

@@ -16,6 +16,7 @@ use crate::{
     AgentId, Attempt, AttemptEnd, Refusal, Stamp, SubmitTask, Task, TaskId, TaskState,
     config::{check_length, invalid},
     limits::{MAX_KEPT_ATTEMPTS, MAX_POINTER_BYTES, MAX_VERIFYING_AGENTS},
+    sabotage::{Mistake, planted},
 };
 
 /// On how many agents a task runs, and how many of them must agree.
@@ -112,7 +113,8 @@ impl Verification {
 
     /// Returns the digest that enough agents agree on.
     pub(crate) fn agreed(&self) -> Option<[u8; 32]> {
-        self.answers.iter().map(|answer| answer.digest).find(|digest| self.count(digest) >= self.asked.agree)
+        let agree = self.asked.agree - u32::from(planted(Mistake::LieAccepted));
+        self.answers.iter().map(|answer| answer.digest).find(|digest| self.count(digest) >= agree)
     }
 
     /// Returns whether enough agents can still agree.

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Team, score::leader_of};
 use crate::{
-    AgentId, AgentState, Effect, Fleet, Refusal, Reply, SessionId, TeamId, config::invalid, limits::MAX_TEAM_SIZE,
+    AgentId, AgentState, Effect, Fleet, Refusal, Reply, SessionId, TeamId,
+    config::invalid,
+    limits::MAX_TEAM_SIZE,
+    sabotage::{Mistake, planted},
     steps::Jobs,
 };
 
@@ -125,7 +128,7 @@ impl Fleet {
         self.change_team(seq, |team| {
             team.leader = elected.map(|(id, _)| id);
             team.leader_score = elected.map(|(_, terms)| terms).unwrap_or_default();
-            team.term += 1;
+            team.term += u64::from(team.term == 0 || !planted(Mistake::TermStays));
             team.elected_at = now;
         });
     }

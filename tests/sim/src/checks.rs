@@ -69,6 +69,17 @@ checks! {
     Counted = "counted": "a vote counts once, as its member cast it; one that is acknowledged counts, and none once the ballot is decided",
     Verdict = "verdict": "the outcome of a ballot is what its votes amount to by exact fractions, and never changes",
     Expired = "expired": "a ballot expires only after its deadline, and only if it is not decided by then",
+    Approved = "approved": "a task that needs an approval starts only once its ballot has approved it, and fails if it does not",
+    Verified = "verified": "a verified result is what enough different agents gave; without one, the task fails for disagreement",
+    Formed = "formed": "a team that is acknowledged stays what was asked for, and is there until a client disbands it",
+    Crew = "crew": "an agent is in one team at most, and a team has no more members than it should",
+    Leader = "leader": "a term of a team has one leader, who is a member; terms only grow, and earlier leaders are refused",
+    Staffed = "staffed": "a team gets a live leader, and a member for each that it lost, as soon as there are agents",
+    Granted = "granted": "a request for resources is granted once, as it was asked for, all or nothing, and then is there",
+    Share = "share": "no more is granted of an agent than it contributes",
+    Fenced = "fenced": "each grant has a fencing token of its own, higher than those of all earlier ones; others are refused",
+    Leased = "leased": "an allocation ends only on request, with its holder or an agent, or once its lease or wait is over",
+    Freed = "freed": "everything is free again once nobody holds anything",
     Busy = "busy": "something happens in every run",
 }
 
@@ -93,9 +104,15 @@ pub fn violations(notes: &mut Notes) -> Vec<String> {
     for id in notes.ballots.unfinished() {
         notes.violation(Check::Opened, format!("ballot {id} was opened, but nobody was told that it is closed"));
     }
+    for (check, what) in notes.ballots.early_starts() {
+        notes.violation(check, what);
+    }
     let [_, approved, rejected, expired] = notes.ballots.counts_of();
+    let all = |counts: [usize; 2]| counts.iter().sum::<usize>();
+    let [_, granted, _] = notes.allocations.counts();
+    let of_customers = [all(notes.ballots.tasks_of()), all(notes.verified.counts()), notes.teams.counts()[0], granted];
     let happened = [notes.accepted.len(), notes.begun.len(), notes.applied.len(), notes.ledger.counts()[1]];
-    if happened.contains(&0) || approved + rejected + expired == 0 {
+    if happened.iter().chain(&of_customers).any(|count| *count == 0) || approved + rejected + expired == 0 {
         notes.violation(Check::Busy, "nothing happened in this run".to_owned());
     }
     std::mem::take(&mut notes.violations)
@@ -198,6 +215,18 @@ fn writes(notes: &Notes, from: Duration, to: Duration) -> usize {
     count
 }
 
+/// Returns what the customers of a run did, as a part of its summary.
+fn of_customers(notes: &Notes) -> String {
+    let [approved, refused] = notes.ballots.tasks_of();
+    let [agreed, disagreed] = notes.verified.counts();
+    let [teams, disbanded, terms] = notes.teams.counts();
+    let [requests, granted, renewals] = notes.allocations.counts();
+    format!(
+        "{approved} tasks approved and {refused} not, {agreed} verified and {disagreed} not, {teams} teams ({disbanded} \
+         disbanded, {terms} leaders), {requests} requests for resources ({granted} granted, {renewals} renewals)"
+    )
+}
+
 /// Returns a summary of a run in one line.
 pub fn summary(notes: &Notes) -> String {
     let mut ends: BTreeMap<&str, u32> = BTreeMap::new();
@@ -212,11 +241,12 @@ pub fn summary(notes: &Notes) -> String {
     let [votes, approved, rejected, expired] = notes.ballots.counts_of();
     format!(
         "{} tasks ({}), {} attempts, {messages} messages, {handled} handled, {again} of them again, {votes} votes in \
-         ballots ({approved} approved, {rejected} rejected, {expired} expired), {} log entries, {} snapshots, {} of \
+         ballots ({approved} approved, {rejected} rejected, {expired} expired), {}, {} log entries, {} snapshots, {} of \
          them sent, {} calls, {} groups of them undecided, faults: {}; {} events",
         notes.accepted.len(),
         list(ends.into_iter().collect()).to_lowercase(),
         notes.begun.len(),
+        of_customers(notes),
         notes.applied.len(),
         notes.snapshots_written,
         notes.snapshots_installed,

@@ -8,11 +8,7 @@ use robeing_agent::executor::{Attempt, Executor, Failure, FailureKind, Health, O
 use robeing_settings::AgentRole;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    checks::Check,
-    faults::Ill,
-    record::{Record, Running},
-};
+use crate::{checks::Check, faults::Ill, record::Record, running::Running, verified};
 
 /// How long a stubborn task continues after it was asked to stop.
 const STUBBORN_FOR: Duration = Duration::from_millis(300);
@@ -77,6 +73,8 @@ pub enum Course {
     /// Ignores its time limit and that it is asked to stop: it continues for this many milliseconds after the limit,
     /// and succeeds. Later attempts take half the limit.
     Overrun(u64),
+    /// Succeeds after this many milliseconds with the output that [`verified::says`]: its result is verified.
+    Verify(u64),
     /// Never ends on its own.
     Hang,
 }
@@ -92,6 +90,7 @@ impl Course {
             Self::Retry(ms) => format!("retry {ms}"),
             Self::Fail(ms) => format!("fail {ms}"),
             Self::Overrun(ms) => format!("overrun {ms}"),
+            Self::Verify(ms) => format!("{} {ms}", verified::WORD),
             Self::Hang => "hang 0".to_owned(),
         };
         if text.len() < len {
@@ -114,6 +113,7 @@ impl Course {
             "retry" => Some(Self::Retry(number)),
             "fail" => Some(Self::Fail(number)),
             "overrun" => Some(Self::Overrun(number)),
+            verified::WORD => Some(Self::Verify(number)),
             "hang" => Some(Self::Hang),
             _ => None,
         }
@@ -141,6 +141,11 @@ impl SimulatedExecutor {
         let mut output = signature(&attempt.task_id, attempt.attempt, &self.signs_as).into_bytes();
         let (ms, outcome) = match course {
             Course::Succeed(ms) | Course::Stubborn(ms) | Course::Deaf(ms) => (ms, None),
+            Course::Verify(ms) => {
+                let subject = verified::subject(&attempt.input).unwrap_or_default();
+                output = verified::says(subject, &self.agent).into_bytes();
+                (ms, None)
+            }
             Course::Large(bytes) => {
                 output.push(b' ');
                 output.resize(output.len().max(bytes as usize), b'.');
@@ -207,6 +212,9 @@ impl Executor for SimulatedExecutor {
             outcome = self.work(&attempt) => outcome,
             () = tokio::time::sleep(limit) => failed(FailureKind::TimedOut, "the simulated task took too long", true),
         };
+        if matches!(outcome, Outcome::Succeeded { .. }) {
+            self.record.answers(&attempt.input, &self.agent);
+        }
         // A failure that is retried is not the end.
         if !matches!(&outcome, Outcome::Failed(failure) if failure.retryable) {
             running.ends(&self.agent);

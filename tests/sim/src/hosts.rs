@@ -50,6 +50,9 @@ pub const POOL: &str = "work";
 pub const POOL_REPLICAS: u32 = WORKERS as u32 - 1;
 /// The data directory of a coordinator, or of an agent that has one.
 pub const DATA: &str = "/data";
+/// What each agent contributes: processor time in thousandths of a processor, and memory in bytes.
+pub const CPU: u64 = 4_000;
+pub const MEMORY: u64 = 1 << 30;
 const PORT: u16 = 7000;
 /// The session timeout.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -157,7 +160,7 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
         webhooks: None,
         on_anomaly: OnAnomaly::default(),
         anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,
-        contribute: Contribute { cpu: Some(4_000), memory: Some(1 << 30), ..Contribute::default() },
+        contribute: Contribute { cpu: Some(CPU), memory: Some(MEMORY), ..Contribute::default() },
         listen: format!("{name}:{PORT}"),
         name,
         cluster_id: "simulated".to_owned(),

@@ -2,10 +2,13 @@
 //! determines, and checks the fleet's invariants in every run. Running a seed again does exactly the same, if each run
 //! is a process of its own.
 
+mod allocations;
 mod ballots;
+mod calls;
 mod checks;
 mod clients;
 mod clocks;
+mod customers;
 mod damage;
 mod executor;
 mod faults;
@@ -21,9 +24,12 @@ mod process;
 mod profile;
 mod record;
 mod results;
+mod running;
 mod sabotage;
 mod tasks;
+mod teams;
 mod time;
+mod verified;
 mod watcher;
 mod wire;
 mod world;

@@ -11,6 +11,7 @@ use std::{
 use robeing_agent::session::lease::MARGIN;
 
 use crate::{
+    allocations::AllocationLedger,
     ballots::BallotLedger,
     checks::Check,
     clocks::Times,
@@ -19,6 +20,8 @@ use crate::{
     hosts::SESSION_TIMEOUT,
     lives::{Asked, Seen},
     mail::Ledger,
+    teams::TeamLedger,
+    verified::VerifiedLedger,
 };
 
 /// The tolerance of the bounds of durations for rounding.
@@ -80,7 +83,8 @@ pub struct Run {
     pub limited: bool,
     /// Whether the coordinators asked it to stop.
     pub cancelled: bool,
-    number: u64,
+    /// The number of the run.
+    pub number: u64,
 }
 
 /// An attempt that has ended in its executor.
@@ -118,6 +122,8 @@ pub struct Notes {
     pub accepted: BTreeMap<String, Accepted>,
     /// Tasks that are forgotten soon after their end, and whose ids are used again.
     pub fleeting: BTreeSet<String>,
+    /// Tasks of other clients than the submitters.
+    pub others: BTreeSet<String>,
     /// When each delayed task may start at the earliest.
     pub not_before: BTreeMap<String, Duration>,
     /// How long the results of short-lived tasks are kept.
@@ -169,6 +175,12 @@ pub struct Notes {
     pub ledger: Ledger,
     /// All ballots.
     pub ballots: BallotLedger,
+    /// All tasks whose results are verified.
+    pub verified: VerifiedLedger,
+    /// All teams.
+    pub teams: TeamLedger,
+    /// All allocations.
+    pub allocations: AllocationLedger,
     /// The number of injected faults, by kind.
     pub faults: BTreeMap<&'static str, u32>,
     /// The number of snapshots that coordinators wrote.
@@ -185,7 +197,8 @@ pub struct Notes {
     pub events: u64,
     /// The checksum over all events so far.
     pub trace: u32,
-    next_run: u64,
+    /// The number of the next run of an executor.
+    pub next_run: u64,
 }
 
 /// The notes of a run, shared by all hosts.
@@ -218,66 +231,6 @@ impl Record {
         let ended = notes.moment();
         if let Some(call) = notes.history.get_mut(call) {
             (call.ended, call.answer) = (Some(ended), answer);
-        }
-    }
-
-    /// Records that an executor starts an attempt. The attempt ends when the returned value is dropped.
-    pub fn runs(&self, agent: &str, task: &str, attempt: u32, limited: bool) -> Running {
-        let mut notes = self.notes();
-        *notes.begun.entry((task.to_owned(), attempt)).or_default() += 1;
-        let number = notes.next_run;
-        notes.next_run += 1;
-        let now = notes.now;
-        notes.seen.entry((task.to_owned(), attempt)).or_default().begun.get_or_insert(now);
-        let run = Run { agent: agent.to_owned(), attempt, limited, cancelled: false, number };
-        notes.runs.entry(task.to_owned()).or_default().push(run);
-        notes.check_alone(task);
-        notes.check_delay(task);
-        notes.check_health(agent, "starts", task);
-        drop(notes);
-        Running { record: self.clone(), task: task.to_owned(), attempt, number }
-    }
-}
-
-/// A running attempt.
-pub struct Running {
-    record: Record,
-    task: String,
-    attempt: u32,
-    number: u64,
-}
-
-impl Running {
-    /// Records that the coordinators want it to stop.
-    pub fn cancelled(&self) {
-        let mut notes = self.record.notes();
-        let runs = notes.runs.get_mut(&self.task).into_iter().flatten();
-        runs.filter(|run| run.number == self.number).for_each(|run| run.cancelled = true);
-    }
-
-    /// Records that it failed and may be retried.
-    pub fn fails(&self) {
-        let mut notes = self.record.notes();
-        let now = notes.now;
-        notes.seen.entry((self.task.clone(), self.attempt)).or_default().failed = Some(now);
-    }
-
-    /// Records that it ended on its own.
-    pub fn ends(&self, agent: &str) {
-        let mut notes = self.record.notes();
-        let at = notes.now;
-        notes.ran.insert((self.task.clone(), self.attempt), Ran { agent: agent.to_owned(), at });
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let mut notes = self.record.notes();
-        if let Some(runs) = notes.runs.get_mut(&self.task) {
-            runs.retain(|run| run.number != self.number);
-            if runs.is_empty() {
-                notes.runs.remove(&self.task);
-            }
         }
     }
 }
@@ -365,7 +318,7 @@ impl Notes {
     }
 
     /// Checks that an agent which has been ill for a while, undisturbed and with one leader, gets no tasks.
-    fn check_health(&mut self, agent: &str, does: &str, task: &str) {
+    pub fn check_health(&mut self, agent: &str, does: &str, task: &str) {
         let Some((ill, since)) = self.ill.get(agent).copied() else { return };
         let seen = self.agents.get(agent).map(|agent| agent.opened.iter().chain(&agent.joined).chain(&agent.disturbed));
         let since = seen.into_iter().flatten().copied().fold(since.max(self.leadership_changed), Duration::max);
@@ -388,7 +341,7 @@ impl Notes {
     }
 
     /// Checks that a task does not start before its delay has passed.
-    fn check_delay(&mut self, task: &str) {
+    pub fn check_delay(&mut self, task: &str) {
         if let Some(not_before) = self.not_before.get(task).filter(|not_before| self.now + ROUNDING < **not_before) {
             let what = format!("task {task} starts at {:?}, but was delayed until {not_before:?}", self.now);
             self.violation(Check::Time, what);
@@ -436,10 +389,13 @@ impl Notes {
                 }
                 self.check_kept(&applied);
                 for (session, agent) in &applied.sessions {
-                    match agent {
+                    let ended = match agent {
                         Some(agent) => self.sessions.insert(*session, agent.clone()),
                         None => self.sessions.remove(session),
                     };
+                    if let Some(agent) = ended {
+                        self.allocations.leaves(&agent, self.now);
+                    }
                 }
                 self.applied_at.insert(index, self.now);
                 self.finished_at.extend(applied.finished.iter().map(|id| (id.clone(), self.now)));

@@ -19,7 +19,7 @@ pub struct Watcher {
     pub platform: Platform,
     /// The addresses of the coordinators.
     pub coordinators: Vec<String>,
-    /// The number of tasks that there will be.
+    /// The number of tasks of submitters that there will be.
     pub tasks: usize,
     /// The record of the run.
     pub record: Record,
@@ -53,7 +53,8 @@ impl Watcher {
                 let ended = told.tasks.into_iter().filter(|task| results::note(&self.record, task)).map(|task| task.id);
                 let ended: Vec<String> = ended.collect();
                 let notes = self.record.notes();
-                finished.extend(ended.into_iter().filter(|id| !notes.fleeting.contains(id)));
+                let is_awaited = |id: &String| !notes.fleeting.contains(id) && !notes.others.contains(id);
+                finished.extend(ended.into_iter().filter(is_awaited));
             }
         }
     }

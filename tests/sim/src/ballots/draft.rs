@@ -61,6 +61,8 @@ pub struct Addressed {
 pub struct Draft {
     /// The question.
     pub question: String,
+    /// Whether a task with the ballot's id waits for it. Then the question comes after one that names the task.
+    pub is_of_task: bool,
     /// The options.
     pub options: Vec<String>,
     /// Who votes.
@@ -114,11 +116,17 @@ impl Draft {
         let ttl = between(random, if below(random, SHORT_ONE_OF) == 0 { SHORT } else { LONG });
         Self {
             question: format!("Shall it be done, for the time number {number}?"),
+            is_of_task: false,
             options: (1..=options).map(|option| format!("option {option}")).collect(),
             electorate,
             threshold: THRESHOLDS[below(random, THRESHOLDS.len() as u64) as usize],
             ttl: Duration::from_millis(ttl),
         }
+    }
+
+    /// Draws the ballot that the task of this number waits for, as [`Draft::draw`] does.
+    pub fn of_task(random: &dyn Random, number: usize, odd_role: AgentRole) -> Self {
+        Self { options: Vec::new(), is_of_task: true, ..Self::draw(random, number, odd_role) }
     }
 
     /// Returns the request that opens it under this id.
@@ -136,7 +144,14 @@ impl Draft {
 
     /// Returns what of a ballot is not what was asked for.
     pub fn wrong(&self, told: &v1::Ballot) -> Option<String> {
-        if told.question != self.question || told.options != self.options {
+        let asks = match self.is_of_task {
+            true => {
+                let names_task = told.question.starts_with(&format!("May task {} of the kind ", told.id));
+                names_task && told.question.ends_with(&format!("? {}", self.question))
+            }
+            false => told.question == self.question,
+        };
+        if !asks || told.options != self.options {
             return Some(format!("has the question {:?} with the options {:?}", told.question, told.options));
         }
         if !self.threshold.is(&told.threshold) || u128::from(told.ttl_ms) != self.ttl.as_millis() {
@@ -195,6 +210,22 @@ mod tests {
             assert_eq!(of.is_name, !is_group, "{of:?}");
             assert!(!of.names.is_empty(), "{of:?}");
         }
+    }
+
+    #[test]
+    fn the_question_about_a_task_names_it() {
+        let draft = Draft::of_task(&SeededRandom::new(1), 1, AgentRole::Guardian);
+        let told = |question: String| v1::Ballot {
+            id: "7".to_owned(),
+            question,
+            threshold: format!("{}/{}", draft.threshold.numerator, draft.threshold.denominator),
+            ttl_ms: draft.ttl.as_millis() as u64,
+            ..v1::Ballot::default()
+        };
+        let asked = |task: u32| format!("May task {task} of the kind \"k\" run with the input? {}", draft.question);
+        assert_eq!(draft.wrong(&told(asked(7))), None);
+        assert!(draft.wrong(&told(asked(8))).is_some());
+        assert!(draft.wrong(&told(draft.question.clone())).is_some());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use robeing_proto::v1::{self, BallotState, OpenBallotRequest, ballot::Vote};
 
 use super::{
     draft::Draft,
+    gate::Gate,
     recount::{Outcome, Recount},
     rule::decide,
 };
@@ -27,28 +28,30 @@ pub struct Since {
 
 /// The end of a ballot, as a client was told.
 #[derive(Clone, PartialEq, Debug)]
-struct Ended {
-    outcome: Outcome,
+pub(super) struct Ended {
+    pub outcome: Outcome,
     /// When the coordinators closed it, by their clocks.
-    at: String,
+    pub at: String,
 }
 
 /// A ballot that a client has asked for.
-struct Known {
-    draft: Draft,
+pub(super) struct Known {
+    pub draft: Draft,
     /// When a client asked for it first.
     at: Duration,
     /// Whether a client was told that it is opened.
     is_opened: bool,
     /// What is fixed, as a client was told first.
-    fixed: Option<v1::Ballot>,
+    pub fixed: Option<v1::Ballot>,
     /// The most votes that a client was told of.
     votes: Vec<Vote>,
     /// The members whose votes were refused because the ballot was closed.
     late: BTreeSet<String>,
     /// When a client learned first that it is closed.
     closed: Option<Duration>,
-    ended: Option<Ended>,
+    pub ended: Option<Ended>,
+    /// What is known of the task that waits for it.
+    pub gate: Gate,
     /// The agents whose handlers have decided it, with their runs.
     decided: BTreeSet<(String, u64)>,
 }
@@ -56,7 +59,7 @@ struct Known {
 /// The ballots of a run.
 #[derive(Default)]
 pub struct BallotLedger {
-    ballots: BTreeMap<String, Known>,
+    pub(super) ballots: BTreeMap<String, Known>,
 }
 
 /// Returns what never changes of a ballot.
@@ -198,6 +201,7 @@ impl BallotLedger {
             late: BTreeSet::new(),
             closed: None,
             ended: None,
+            gate: Gate::default(),
             decided: BTreeSet::new(),
         };
         self.ballots.insert(id.to_owned(), known);
@@ -275,6 +279,7 @@ impl BallotLedger {
         let Some(known) = self.ballots.get_mut(id).filter(|known| known.draft.options == options) else {
             return Err((Check::Opened, format!("{agent} decides ballot {id} of {options:?}, for which nobody asked")));
         };
+        known.gate.casts(agent);
         match known.decided.insert((agent.to_owned(), run)) {
             true => Ok(()),
             false => Err((Check::Twice, format!("the handler of {agent}, run {run}, decides ballot {id} twice"))),

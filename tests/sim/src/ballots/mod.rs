@@ -1,8 +1,10 @@
 //! The ballots of a run: a client opens them at any coordinator and votes for people, agents vote as their handlers
-//! decide, and some votes are cast that must not count.
+//! decide, and some votes are cast that must not count. Some tasks wait for ballots.
 
 mod agent;
+mod applicant;
 mod draft;
+mod gate;
 mod ledger;
 mod opener;
 mod recount;
@@ -11,7 +13,7 @@ mod rule;
 use std::time::Duration;
 
 use self::ledger::Wrong;
-pub use self::{agent::answer, ledger::BallotLedger, opener::Opener};
+pub use self::{agent::answer, applicant::Applicant, ledger::BallotLedger, opener::Opener};
 use crate::record::Record;
 
 impl Record {

@@ -22,7 +22,7 @@ use super::{
     ledger::Since,
     rule::{Cast, Decided, decide},
 };
-use crate::{checks::Check, clients::below, mail::agents, record::Record, tasks};
+use crate::{calls::is_refusal, checks::Check, clients::below, mail::agents, record::Record, tasks};
 
 /// The timeout of a call, besides the time for which it waits.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -61,22 +61,6 @@ pub struct Opener {
     pub during: Duration,
     /// The record of the run.
     pub record: Record,
-}
-
-/// Returns whether a code says that a call was refused, which the opener does not expect of most calls. After other
-/// codes it is not known whether the call took effect, or it may take effect a little later.
-fn is_refusal(code: Code) -> bool {
-    matches!(
-        code,
-        Code::InvalidArgument
-            | Code::NotFound
-            | Code::AlreadyExists
-            | Code::PermissionDenied
-            | Code::FailedPrecondition
-            | Code::Unauthenticated
-            | Code::Internal
-            | Code::DataLoss
-    )
 }
 
 impl Opener {
@@ -230,7 +214,8 @@ impl Opener {
         }
     }
 
-    async fn vote_for_people(&self, ballot: &v1::Ballot) {
+    /// Casts the votes of the people among the members of a ballot.
+    pub async fn vote_for_people(&self, ballot: &v1::Ballot) {
         let people = ballot.electorate.iter().filter(|member| member.name.starts_with(PERSON));
         join_all(people.map(|person| self.vote(ballot, &person.name))).await;
     }
@@ -242,6 +227,7 @@ impl Opener {
         let most = if self.below(LAST_ONE_OF) == 0 { ballot.ttl_ms } else { SOON };
         sleep(after).await;
         self.pause(most).await;
+        self.record.notes().ballots.casts(id, person);
         loop {
             match self.try_to_vote(id, person, &cast).await {
                 Ok(()) => break,
@@ -301,7 +287,7 @@ impl Opener {
     }
 
     /// Reads a ballot until it has ended, and returns it then. Casts other votes in the names of those who have voted.
-    async fn follow(&self, id: &str) -> v1::Ballot {
+    pub async fn follow(&self, id: &str) -> v1::Ballot {
         loop {
             let Some(ballot) = self.look(id, WAIT).await else {
                 self.pause(PAUSE).await;
@@ -332,7 +318,7 @@ impl Opener {
     }
 
     /// Reads a ballot that was acknowledged, and may wait for its end for at most `wait` ms.
-    async fn look(&self, id: &str, wait: u64) -> Option<v1::Ballot> {
+    pub async fn look(&self, id: &str, wait: u64) -> Option<v1::Ballot> {
         let (since, wait) = (self.since(id), if wait == 0 { 0 } else { self.below(wait) });
         let request = GetBallotRequest { id: id.to_owned(), wait: Some(tasks::millis(wait)), evidence: false };
         let within = Duration::from_millis(wait);

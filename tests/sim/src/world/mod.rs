@@ -15,9 +15,11 @@ use robeing_platform::{
 
 use crate::{
     ballots::Opener,
+    calls::Calls,
     checks::{self, Check},
     clients::{Submitter, below},
     clocks::{Times, WallClocks},
+    customers::Customers,
     faults::{Action, Hard, Host},
     hosts::{
         POOL, POOL_REPLICAS, SIZE, SPARE, Shared, address, addresses, coordinators, hosts, run_agent, run_coordinator,
@@ -38,6 +40,7 @@ use crate::{
 const WATCHER: &str = "watcher";
 const OPERATOR: &str = "operator";
 const OPENER: &str = "opener";
+const CUSTOMERS: &str = "customers";
 /// The time from one step to the next.
 const TICK: Duration = Duration::from_millis(2);
 /// The simulated time at which faults begin.
@@ -101,7 +104,7 @@ fn correspondent(n: usize) -> String {
 /// Returns the names of all hosts and clients on the network.
 fn everybody() -> Vec<String> {
     let clients = (0..SUBMITTERS).map(submitter).chain([WATCHER.to_owned(), OPERATOR.to_owned()]);
-    let clients = clients.chain((0..CORRESPONDENTS).map(correspondent)).chain([OPENER.to_owned()]);
+    let clients = clients.chain((0..CORRESPONDENTS).map(correspondent)).chain([OPENER, CUSTOMERS].map(str::to_owned));
     hosts().into_iter().map(Host::name).chain(clients).collect()
 }
 
@@ -218,6 +221,22 @@ impl World {
         self.clients.insert(OPERATOR.to_owned(), Process::new(self.random.next_u64(), program(run)));
         self.add_correspondents();
         self.add_opener();
+        self.add_customers();
+    }
+
+    fn add_customers(&mut self) {
+        let shared = self.shared.clone();
+        let run = async move || {
+            let calls = Calls {
+                name: CUSTOMERS.to_owned(),
+                platform: shared.platform(CUSTOMERS, SimulatedDisk::new(0)),
+                coordinators: addresses(),
+                during: FAULTS_TO,
+                record: shared.record.clone(),
+            };
+            Customers { calls, odd_role: shared.profile.odd_role }.run().await;
+        };
+        self.clients.insert(CUSTOMERS.to_owned(), Process::new(self.random.next_u64(), program(run)));
     }
 
     fn add_opener(&mut self) {
