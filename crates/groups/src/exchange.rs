@@ -46,6 +46,20 @@ pub enum Ask {
         /// The [`Proposal`](crate::Proposal), signed by its author.
         proposal: Signed,
     },
+    /// To open a ballot of all members, and to tell when it is open: [`Opened`].
+    OpenBallot {
+        /// The group.
+        group: String,
+        /// The [`Opening`](crate::ballot::Opening), signed by whoever opens it.
+        opening: Signed,
+    },
+    /// What a ballot has come to: [`BallotShown`].
+    ShowBallot {
+        /// The group.
+        group: String,
+        /// The ballot's id, hexadecimal digits.
+        ballot: String,
+    },
     /// The decisions: [`Page`].
     Log {
         /// The group.
@@ -100,6 +114,29 @@ pub struct Decided {
     pub decision: u64,
 }
 
+/// The answer to [`Ask::OpenBallot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Opened {
+    /// The ballot's id, hexadecimal digits.
+    pub ballot: String,
+    /// The number of the decision that opened it.
+    pub decision: u64,
+}
+
+/// The answer to [`Ask::ShowBallot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BallotShown {
+    /// The [`Opening`](crate::ballot::Opening), signed by whoever opened the ballot.
+    pub opening: Signed,
+    /// The encoded [`BallotRecord`](crate::ballot::BallotRecord), as the member has it.
+    pub record: Base64,
+    /// The member's signature of it, if the ballot is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Base64>,
+}
+
 /// The answer to [`Ask::Log`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -130,6 +167,8 @@ impl Ask {
             Self::Enrol { group, .. }
             | Self::Show { group }
             | Self::Propose { group, .. }
+            | Self::OpenBallot { group, .. }
+            | Self::ShowBallot { group, .. }
             | Self::Log { group, .. } => Some(group),
             Self::Form { .. } => None,
         }

@@ -136,6 +136,11 @@ impl Group {
         self.epoch.members.iter().find(|member| member.key == *key).map(|member| member.name.as_str())
     }
 
+    /// Returns the key of the member with this name.
+    pub fn key_of(&self, name: &str) -> Option<&PublicKey> {
+        self.epoch.members.iter().find(|member| member.name == name).map(|member| &member.key)
+    }
+
     /// Returns the digest of members, disks and keys, as hexadecimal digits: who has the same one has the same group.
     pub fn fingerprint(&self) -> String {
         hex(&self.epoch.domain().0)

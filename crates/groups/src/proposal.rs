@@ -76,17 +76,8 @@ impl Proposal {
         if proposal.group != *group.epoch().domain() {
             return Err(GroupError::Other { what: WHAT, part: "group" });
         }
-        let id = signed.verify(WHAT, PROPOSAL_TYPE, proposal.at_ms)?;
-        let fleet = &group.epoch().fleet;
-        match member_name(&id) {
-            Some(author) if id.realm().to_string() == *fleet => Ok((proposal, author)),
-            _ => Err(GroupError::OtherSigner {
-                what: WHAT,
-                found: id.to_string(),
-                expected: "an agent or a client".into(),
-                fleet: fleet.clone(),
-            }),
-        }
+        let author = author_of(signed, (WHAT, PROPOSAL_TYPE), proposal.at_ms, group)?;
+        Ok((proposal, author))
     }
 
     /// Checks that the proposal was signed about now, Unix milliseconds.
@@ -96,5 +87,26 @@ impl Proposal {
     pub fn check_age(&self, now: u64) -> Result<(), GroupError> {
         let is_new = now.abs_diff(self.at_ms) <= MAX_AGE_MS;
         if is_new { Ok(()) } else { Err(GroupError::Stale { what: WHAT, at: self.at_ms }) }
+    }
+}
+
+/// Verifies who has signed a statement of a type at a time, Unix milliseconds: an agent, or `client:NAME`, of the group's
+/// fleet. Whether the authority can be trusted, the caller decides.
+pub(crate) fn author_of(
+    signed: &Signed,
+    (what, kind): (&'static str, &str),
+    at_ms: u64,
+    group: &Group,
+) -> Result<String, GroupError> {
+    let id = signed.verify(what, kind, at_ms)?;
+    let fleet = &group.epoch().fleet;
+    match member_name(&id) {
+        Some(author) if id.realm().to_string() == *fleet => Ok(author),
+        _ => Err(GroupError::OtherSigner {
+            what,
+            found: id.to_string(),
+            expected: "an agent or a client".into(),
+            fleet: fleet.clone(),
+        }),
     }
 }
