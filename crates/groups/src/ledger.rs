@@ -116,9 +116,7 @@ impl Application for Ledger {
         let by = (seq, client);
         let decided = match read {
             Call::Propose(..) => Ok(self.decide(seq, call)),
-            Call::Open(signed, opening) => {
-                self.ballots.open(by, &self.electorate, signed.encoded().into(), opening)
-            }
+            Call::Open(signed, opening) => self.ballots.open(by, &self.electorate, signed.encoded().into(), opening),
             Call::Vote(vote) => self.ballots.vote(by, &self.electorate, vote),
             Call::Expire(ballot) => self.ballots.expire(by, &self.electorate, &ballot),
         };

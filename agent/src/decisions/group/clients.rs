@@ -9,11 +9,13 @@ use robeing_bft::{
     wire::Wire,
 };
 use robeing_groups::{
-    Enrolment, Group, GroupFile, Proposal, Signed,
-    exchange::{Ask, Decided, Enrolled, Shown, Status, json},
+    Call, Enrolment, Group, GroupError, GroupFile, Proposal, Signed,
+    ballot::{Opening, ballot_id, ballot_id_of},
+    exchange::{Ask, BallotShown, Decided, Enrolled, Opened, Shown, Status, json},
     is_group_name,
 };
 use robeing_identity::random_bytes;
+use robeing_votes::{Base64, hex};
 use tokio::{sync::oneshot, task::spawn_blocking};
 use tracing::info;
 
@@ -35,7 +37,9 @@ fn text(error: impl ToString) -> String {
 }
 
 /// Verifies signatures on another thread: whoever handles messages handles those of all groups.
-async fn aside<T: Send + 'static>(verify: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+pub(super) async fn aside<T: Send + 'static>(
+    verify: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
     spawn_blocking(verify).await.unwrap_or_else(|error| Err(text(error)))
 }
 
@@ -50,6 +54,8 @@ impl Groups {
             Ask::Form { file } => Ok(json(&show(&*self.form(file).await?).await)),
             Ask::Show { group } => Ok(json(&show(&*self.member_of(&group)?).await)),
             Ask::Propose { group, proposal } => Ok(json(&self.propose(&group, &proposal).await?)),
+            Ask::OpenBallot { group, opening } => Ok(json(&self.open_ballot(&group, &opening).await?)),
+            Ask::ShowBallot { group, ballot } => Ok(json(&self.show_ballot(&group, &ballot).await?)),
             Ask::Log { group, from, limit } => {
                 let (done, page) = oneshot::channel();
                 let member = self.member_of(&group)?;
@@ -63,7 +69,7 @@ impl Groups {
         self.member(group).ok_or_else(|| self.no_member(group))
     }
 
-    async fn papers(&self) -> Result<Arc<dyn Papers>, String> {
+    pub(super) async fn papers(&self) -> Result<Arc<dyn Papers>, String> {
         let papers = self.0.source.papers().await;
         let none = "this agent has no certificate, which members of groups need: run the fleet with TLS";
         papers.ok_or_else(|| none.to_owned())
@@ -71,7 +77,7 @@ impl Groups {
 
     fn folder_of(&self, group: &str) -> Result<Folder, String> {
         if !is_group_name(group) {
-            return Err(robeing_groups::GroupError::Name(group.chars().take(100).collect()).to_string());
+            return Err(GroupError::Name(group.chars().take(100).collect()).to_string());
         }
         let groups = self.groups_folder().ok_or(
             "this agent has no data folder, and a member must not forget what it has said: start it with --data DIR",
@@ -170,14 +176,46 @@ impl Groups {
         let (read, author) = aside(move || Proposal::verify(&call, &group).map_err(text)).await?;
         let is_trusted = papers.bundle().is_some_and(|bundle| proposal.is_trusted_by(bundle));
         if !is_trusted {
-            return Err(robeing_groups::GroupError::Untrusted(author).to_string());
+            return Err(GroupError::Untrusted(author).to_string());
         }
         read.check_age(papers.now()).map_err(text)?;
-        let (done, decided) = oneshot::channel();
-        member.command(Command::Propose { call: proposal.encoded().into(), done })?;
-        let decision = decided.await.map_err(|_| member.problem())??;
-        Ok(Decided { decision })
+        Ok(Decided { decision: decided(&member, Call::propose(proposal)).await? })
     }
+
+    /// Has the group open a ballot that somebody has signed.
+    async fn open_ballot(&self, group: &str, opening: &Signed) -> Result<Opened, String> {
+        let member = self.member_of(group)?;
+        let papers = self.papers().await?;
+        let (signed, group) = (opening.clone(), Arc::clone(&member.group));
+        let (read, author) = aside(move || Opening::verify(&signed, &group).map_err(text)).await?;
+        let is_trusted = papers.bundle().is_some_and(|bundle| opening.is_trusted_by(bundle));
+        if !is_trusted {
+            return Err(GroupError::Untrusted(author).to_string());
+        }
+        read.check_age(papers.now()).map_err(text)?;
+        let decision = decided(&member, Call::open(opening)).await?;
+        Ok(Opened { ballot: hex(&ballot_id(opening).0), decision })
+    }
+
+    /// Returns what a ballot has come to, signed by this member if it is closed.
+    async fn show_ballot(&self, group: &str, ballot: &str) -> Result<BallotShown, String> {
+        let id = ballot_id_of(ballot).map_err(text)?;
+        let member = self.member_of(group)?;
+        let (done, shown) = oneshot::channel();
+        member.command(Command::Ballot { id, done })?;
+        let known = shown.await.map_err(|_| member.problem())?;
+        let known = known.ok_or("this member knows no such ballot: it may be behind, or have forgotten it")?;
+        let signature = known.signature.map(|signature| Base64(signature.encoded().into()));
+        let opening = Signed::decoded(&known.signed).map_err(text)?;
+        Ok(BallotShown { opening, record: Base64(known.record.encoded().into()), signature })
+    }
+}
+
+/// Has the group decide a call. Returns the number of the decision.
+async fn decided(member: &Member, call: Bytes) -> Result<u64, String> {
+    let (done, decided) = oneshot::channel();
+    member.command(Command::Propose { call, done })?;
+    decided.await.map_err(|_| member.problem())?.map_err(text)
 }
 
 /// Returns which group this is, and how the member is doing.

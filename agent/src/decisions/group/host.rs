@@ -7,7 +7,7 @@ use bytes::Bytes;
 use robeing_bft::{
     Verified,
     certificate::Decision,
-    crypto::{Ed25519, Ed25519Signer, Signer},
+    crypto::{Digest, Ed25519, Ed25519Signer, Signer},
     error::StartError,
     limits::MAX_PENDING_PER_CLIENT,
     message::{Message, Operation, Request},
@@ -16,11 +16,12 @@ use robeing_bft::{
 };
 use robeing_groups::{
     Group, Ledger,
+    ballot::Refusal,
     exchange::{self, Ask, MAX_PAGE, MAX_PAGE_BYTES, Page, Status},
 };
 use robeing_votes::Base64;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::spawn_blocking,
     time::{Instant, sleep_until},
 };
@@ -28,6 +29,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{info, warn};
 
 use super::{
+    ballots::{KnownBallot, OpenBallot, known, open_for},
     inbox::Inbound,
     limits::{FETCH_PAUSE, STEPS_PER_SYNC},
     missing::Missing,
@@ -83,14 +85,35 @@ impl HostError {
     }
 }
 
+/// Why a call is not decided.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotDecided {
+    /// It is about a ballot, and changes nothing.
+    #[error("the group has refused it: {0}")]
+    Refused(Refusal),
+    /// The group does not know what it is.
+    #[error("the group has refused it: it is nothing that it knows")]
+    Unknown,
+    /// It may be decided if it is called again.
+    #[error("{0}")]
+    Later(String),
+}
+
 /// What clients ask the replica.
 pub enum Command {
-    /// To have something decided; returns the number of the decision.
+    /// To have a call decided; returns the number of the decision.
     Propose {
-        /// The proposal, encoded.
+        /// The [`Call`](robeing_groups::Call), encoded.
         call: Bytes,
         /// Gets the number.
-        done: oneshot::Sender<Result<u64, String>>,
+        done: oneshot::Sender<Result<u64, NotDecided>>,
+    },
+    /// What a ballot has come to.
+    Ballot {
+        /// The ballot.
+        id: Digest,
+        /// Gets that, if there is such a ballot.
+        done: oneshot::Sender<Option<KnownBallot>>,
     },
     /// To read decisions.
     Read {
@@ -114,6 +137,8 @@ pub struct Queues {
     pub inbox: mpsc::Receiver<Inbound>,
     /// From clients.
     pub commands: mpsc::Receiver<Command>,
+    /// Gets the ballots that are open.
+    pub ballots: watch::Sender<Vec<OpenBallot>>,
 }
 
 enum Arrived {
@@ -133,7 +158,7 @@ pub struct Host {
     post: Arc<dyn Post>,
     timers: BTreeMap<Timer, (TimerId, Instant)>,
     /// Who waits for the results of this member's requests, by their numbers.
-    waiting: BTreeMap<u64, oneshot::Sender<Result<u64, String>>>,
+    waiting: BTreeMap<u64, oneshot::Sender<Result<u64, NotDecided>>>,
     /// Up to this one no decision is missing on the disk.
     complete: u64,
     missing: Missing,
@@ -151,7 +176,8 @@ impl Host {
         let (store, identity, records) = folder.open().await?;
         let name = || group.name().to_owned();
         let signer = Ed25519Signer::from_seed(&identity.seed).ok_or_else(|| HostError::Key(name()))?;
-        let started = Replica::start(group.epoch(), Ledger::default(), group.initial(), records, &signer);
+        let ledger = Ledger::of(group.epoch().scope());
+        let started = Replica::start(group.epoch(), ledger, group.initial(), records, &signer);
         let (replica, outputs) = started.map_err(|error| HostError::Start { group: name(), error })?;
         store.check_age(replica.executed().0)?;
         let found = group.names().nth(usize::from(replica.id().0)).unwrap_or_default().to_owned();
@@ -183,6 +209,7 @@ impl Host {
     /// # Errors
     /// [`HostError`] if the disk fails, or the replica halts.
     pub async fn run(&mut self, queues: &mut Queues, stop: &CancellationToken) -> Result<(), HostError> {
+        self.publish(queues);
         while let Some(arrived) = self.next(queues, stop).await {
             let mut outputs = Outputs::default();
             match arrived {
@@ -202,9 +229,20 @@ impl Host {
             }
             self.take_waiting(queues, &mut outputs);
             self.carry_out(outputs).await?;
+            self.publish(queues);
             self.fetch_missing();
         }
         Ok(())
+    }
+
+    /// Tells which ballots are open: what was executed before now is synced.
+    fn publish(&self, queues: &Queues) {
+        let open = open_for(self.replica.application().ballots(), &self.signer.public_key());
+        queues.ballots.send_if_modified(|known| {
+            let is_new = *known != open;
+            *known = open;
+            is_new
+        });
     }
 
     /// Waits for the next thing to do; `None` once the agent stops.
@@ -296,8 +334,9 @@ impl Host {
         }
         if let Some(done) = self.waiting.remove(&outcome.id) {
             let decided = Ledger::result(&outcome.result).map(|seq| seq.0);
+            let refused = || Ledger::refusal(&outcome.result).map_or(NotDecided::Unknown, NotDecided::Refused);
             // Who asked may have stopped waiting.
-            let _ = done.send(decided.ok_or_else(|| "the group has refused the proposal: it is none".to_owned()));
+            let _ = done.send(decided.ok_or_else(refused));
         }
     }
 
@@ -312,12 +351,12 @@ impl Host {
                 self.missing = Missing::default();
                 // Whether their proposals are among the skipped ones is not known here.
                 for done in std::mem::take(&mut self.waiting).into_values() {
-                    let _ = done.send(Err("this member has skipped decisions; propose it again".to_owned()));
+                    let _ = done.send(later("this member has skipped decisions; propose it again".to_owned()));
                 }
             }
             Event::Refused { client, id, why } if client == self.signer.public_key() => {
                 if let Some(done) = self.waiting.remove(&id) {
-                    let _ = done.send(Err(format!("the proposal is not accepted now ({why:?}); propose it again")));
+                    let _ = done.send(later(format!("the proposal is not accepted now ({why:?}); propose it again")));
                 }
             }
             Event::Refused { .. } | Event::Stable(_) => {}
@@ -337,6 +376,10 @@ impl Host {
                 let decisions = decisions.into_iter().map(Base64).collect();
                 let _ = done.send(Page { decisions, last: self.replica.executed().0 });
             }
+            Command::Ballot { id, done } => {
+                let ballot = self.replica.application().ballots().get(&id);
+                let _ = done.send(ballot.map(|ballot| known(ballot, self.group.epoch().scope(), &self.signer)));
+            }
             Command::Show { done } => {
                 let (view, active) = self.replica.view();
                 let (decided, stable) = (self.replica.executed().0, self.replica.stable().0);
@@ -349,7 +392,7 @@ impl Host {
     async fn propose(
         &mut self,
         call: Bytes,
-        done: oneshot::Sender<Result<u64, String>>,
+        done: oneshot::Sender<Result<u64, NotDecided>>,
         outputs: &mut Outputs,
     ) -> Result<(), HostError> {
         // While this member could not take part, who asked may have given up.
@@ -358,7 +401,7 @@ impl Host {
         }
         self.waiting.retain(|_, done| !done.is_closed());
         if self.waiting.len() >= MAX_PENDING_PER_CLIENT {
-            let _ = done.send(Err(format!("{MAX_PENDING_PER_CLIENT} proposals wait here; propose it again later")));
+            let _ = done.send(later(format!("{MAX_PENDING_PER_CLIENT} proposals wait here; propose it again later")));
             return Ok(());
         }
         let id = self.store.next_request().await?;
@@ -370,7 +413,7 @@ impl Host {
                 self.step(Input::Message(Box::new(verified)), outputs);
             }
             Err(error) => {
-                let _ = done.send(Err(format!("the proposal can't be made: {error}")));
+                let _ = done.send(later(format!("the proposal can't be made: {error}")));
             }
         }
         Ok(())
@@ -410,6 +453,10 @@ impl Host {
         let task = fetch(Arc::clone(&self.group), Arc::clone(&self.post), (*other).to_owned(), from);
         self.fetching = Some(AbortOnDropHandle::new(tokio::spawn(task)));
     }
+}
+
+fn later(reason: String) -> Result<u64, NotDecided> {
+    Err(NotDecided::Later(reason))
 }
 
 /// Waits for decisions that are being fetched.

@@ -26,7 +26,9 @@
 //! | [`post`] | sends to the other members |
 //! | [`papers`] | the agent's certificate, and whom it trusts |
 //! | [`clients`] | enrolling, forming, proposing, showing |
+//! | [`ballots`] | has the agent's handler of messages decide ballots of its groups |
 
+pub mod ballots;
 mod clients;
 #[cfg(test)]
 mod fixture;
@@ -56,7 +58,7 @@ use robeing_groups::{
 };
 use robeing_platform::{Platform, sync::Mutex};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -116,6 +118,8 @@ struct Inner {
     platform: Platform,
     source: Arc<dyn PaperSource>,
     post: OnceLock<Arc<dyn Post>>,
+    /// Decides ballots of groups.
+    decider: OnceLock<Arc<dyn Handler>>,
     members: Mutex<BTreeMap<String, Arc<Member>>>,
     /// Groups whose descriptions can't be used, and why.
     unusable: Mutex<BTreeMap<String, String>>,
@@ -145,12 +149,20 @@ impl Groups {
             platform,
             source,
             post: OnceLock::new(),
+            decider: OnceLock::new(),
             members: Mutex::new(BTreeMap::new()),
             unusable: Mutex::new(BTreeMap::new()),
             forming: tokio::sync::Mutex::new(()),
             stop,
             tasks: TaskTracker::new(),
         }))
+    }
+
+    /// Has `handler` decide the ballots of this agent's groups: the handler of messages itself, as it also decides those
+    /// of the coordinators. Before [`Groups::start`], and once only; without it, the agent votes in none.
+    pub fn decide_by(&self, handler: Arc<dyn Handler>) {
+        // A second one is not used.
+        let _ = self.0.decider.set(handler);
     }
 
     fn groups_folder(&self) -> Option<PathBuf> {
@@ -216,8 +228,10 @@ impl Groups {
         let (commands, asked) = mpsc::channel(MAX_COMMANDS);
         let member =
             Arc::new(Member { group: Arc::clone(&group), inbox, commands, problem: Mutex::new(String::new()) });
-        let queues = Queues { inbox: messages, commands: asked };
+        let (open, ballots) = watch::channel(Vec::new());
+        let queues = Queues { inbox: messages, commands: asked, ballots: open };
         self.0.tasks.spawn(serve(self.clone(), Arc::clone(&member), queues));
+        self.0.tasks.spawn(ballots::take_part(self.clone(), Arc::clone(&member), ballots));
         let mut members = self.0.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.insert(group.name().to_owned(), Arc::clone(&member));
         member

@@ -171,7 +171,8 @@ fn recount(group: &Group, opening: &Opening, record: &BallotRecord) -> Result<()
         if !is_member(&vote.by) || !seen.insert(&vote.by) || vote.seq < last {
             return Err("a vote is of no member, or its second one, or out of order".into());
         }
-        if !is_option(opening, vote.choice, vote.option) || tally.decide(numerator, denominator).0 != FileOutcome::Open {
+        let is_decided = tally.decide(numerator, denominator).0 != FileOutcome::Open;
+        if is_decided || !is_option(opening, vote.choice, vote.option) {
             return Err("a vote is for no option, or was cast when the ballot was decided".into());
         }
         tally.count(vote.choice, vote.option, 1);

@@ -226,7 +226,8 @@ impl Ballots {
             self.0.remove(oldest);
         }
         let (outcome, option, closed) = (FileOutcome::Open, 0, None);
-        let record = BallotRecord { ballot, opened: seq, closed, outcome, option, votes: Vec::new(), expired: Vec::new() };
+        let (votes, expired) = (Vec::new(), Vec::new());
+        let record = BallotRecord { ballot, opened: seq, closed, outcome, option, votes, expired };
         self.0.push(GroupBallot { signed, opening, through: *through, record });
         Ok(seq)
     }
