@@ -30,8 +30,8 @@ pub use resources::{
 pub use submit::SubmitArgs;
 pub use teams::{DisbandArgs, FormArgs, ListTeamsArgs, ShowTeamArgs, TeamCommand};
 pub use votes::{
-    Agreement, ApprovalArgs, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VerifyResultArgs,
-    VoteCommand, VoteWord,
+    Agreement, ApprovalArgs, BallotMode, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs,
+    VerifyResultArgs, VoteCommand, VoteWord,
 };
 
 use crate::kubernetes::Location;

@@ -31,8 +31,12 @@ pub struct FormGroupArgs {
     pub name: String,
 
     /// The names of the agents that are its members, 4 to 16, separated by commas
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "team")]
     pub members: Vec<String>,
+
+    /// The team whose members it has. They are found once: the group keeps them, whoever leaves or joins the team
+    #[arg(long, value_name = "ID", conflicts_with = "members")]
+    pub team: Option<String>,
 
     /// Write the group's description to this file instead of NAME.group.json
     #[arg(long, value_name = "FILE")]
@@ -99,6 +103,6 @@ compare the digests of the authorities, or the fingerprint of the group, which a
 The exit code is 0 if every decision is proved, and 1 if not. A member that lies can have anything decided: read who \
 the authors are. (nobody) has signed nothing, and who is (untrusted) is certified by no authority that you trust.")]
 pub struct LogFileArgs {
-    /// The file, as `robeing pbft log --file` writes it
+    /// The file, as `robeing pbft log --file` or `robeing vote show --group --file` writes it
     pub file: PathBuf,
 }

@@ -281,6 +281,7 @@ fn wrong_lines_about_groups_are_refused_with_a_reason() {
     are_refused(&[
         ("pbft", "Usage: robeing pbft"),
         ("pbft form council", "--members <NAMES>"),
+        ("pbft form council --members a,b,c,d --team t", "cannot be used with"),
         ("pbft propose council", "<TEXT>"),
         ("pbft propose council text --file f", "cannot be used with"),
         ("pbft log council --from 0", "invalid value"),
@@ -329,6 +330,8 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("vote", "Usage: robeing vote"),
         ("vote open why", "--to <ADDRESS[=WEIGHT]>"),
         ("vote open why --to a=0", "from 1 to 1000"),
+        ("vote open why --to a --group council", "cannot be used with"),
+        ("vote open why --group council --mode best", "invalid value"),
         ("vote open why --to a --deadline soon", "invalid value"),
         ("vote cast 7 perhaps", "invalid value"),
         ("vote show", "<BALLOT>"),

@@ -4,10 +4,15 @@
 //! send each other messages of the type [`PEER_KIND`]: the group's name, and a message of the protocol.
 
 use bytes::Bytes;
+use robeing_bft::wire::Wire;
 use robeing_votes::Base64;
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupError, GroupFile, Signed, is_group_name};
+use crate::{
+    Group, GroupError, GroupFile, Signed,
+    ballot::{Attestation, BallotRecord, ballot_id},
+    is_group_name,
+};
 
 /// The type of messages between the members of a group.
 pub const PEER_KIND: &str = "robeing.bft.v1";
@@ -172,6 +177,33 @@ impl Ask {
             | Self::Log { group, .. } => Some(group),
             Self::Form { .. } => None,
         }
+    }
+}
+
+impl BallotShown {
+    /// Reads what a member says of the ballot with this id, with its signature if the ballot is closed.
+    ///
+    /// # Errors
+    /// [`GroupError`] if it is of another ballot, or malformed, or the member has not signed it.
+    pub fn read(
+        &self,
+        group: &Group,
+        member: &str,
+        ballot: &[u8; 32],
+    ) -> Result<(BallotRecord, Option<Attestation>), GroupError> {
+        let what = "record of the ballot";
+        let record = BallotRecord::decoded(&self.record.0).map_err(GroupError::undecodable(what))?;
+        if record.ballot.0 != *ballot || ballot_id(&self.opening) != record.ballot {
+            return Err(GroupError::Other { what, part: "ballot" });
+        }
+        let signature = self.signature.clone();
+        let attestation = signature.map(|signature| Attestation { member: member.to_owned(), signature });
+        let is_signed = attestation.as_ref().is_none_or(|one| group.has_attested(&record, one));
+        if !is_signed || record.closed.is_some() != attestation.is_some() {
+            let problem = format!("{member} has not signed what it says");
+            return Err(GroupError::NotProved { what: "outcome of the ballot", problem });
+        }
+        Ok((record, attestation))
     }
 }
 

@@ -72,6 +72,12 @@ pub enum PbftError {
         .0.display()
     )]
     OtherGroup(PathBuf),
+    /// A ballot is not closed, so nothing proves it yet.
+    #[error(
+        "the ballot is not closed, or too few members have said so: there is nothing to write to {} yet",
+        .0.display()
+    )]
+    NotClosed(PathBuf),
     /// There is no member of this name.
     #[error("the group has no member {0:?}")]
     NoMember(String),
@@ -89,13 +95,14 @@ impl PbftError {
             Self::Write { .. } => Exit::Local,
             Self::Refused { .. } => Exit::Refused,
             Self::Away { .. } => Exit::TaskFailed,
+            Self::NotClosed(_) => Exit::TimedOut,
             Self::NoMember(_) => Exit::NotFound,
         }
     }
 }
 
 /// Reads a file of at most so many bytes, and one byte more if there is, so that a larger one is refused.
-fn read(file: &Path, most: usize) -> Result<Vec<u8>, PbftError> {
+pub(super) fn read(file: &Path, most: usize) -> Result<Vec<u8>, PbftError> {
     let failed = |error: io::Error| PbftError::Read { file: file.to_owned(), error };
     let mut bytes = Vec::new();
     File::open(file).map_err(failed)?.take(most as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;

@@ -1,5 +1,6 @@
 //! `robeing pbft form`, `propose`, `log` and `verify`.
 
+pub(super) mod ballots;
 mod files;
 
 use std::{
@@ -13,7 +14,7 @@ use robeing_groups::{
     exchange::{self, Ask, Decided, Enrolled, Page, Shown},
     is_group_name,
 };
-use robeing_proto::v1::{MessageCode, MessageStatus};
+use robeing_proto::v1::{GetTeamRequest, MessageCode, MessageStatus};
 use robeing_votes::Base64;
 
 pub use self::files::PbftError;
@@ -84,13 +85,18 @@ async fn any_answer(
 }
 
 async fn form(args: FormGroupArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let FormGroupArgs { name, members, file } = args;
+    let FormGroupArgs { name, members, team, file } = args;
     if !is_group_name(&name) {
         return Err(PbftError::Group(GroupError::Name(name)).into());
     }
-    let members = Enrolment::in_order(&members).map_err(PbftError::Group)?;
     let path = file.unwrap_or_else(|| files::description_of(&name));
+    // Before the fleet is reached, if they are given.
+    let given = if team.is_none() { Enrolment::in_order(&members).map_err(PbftError::Group)? } else { Vec::new() };
     let client = client(fleet, None, Access::Use).await?;
+    let members = match team {
+        Some(id) => members_of(&client, id).await?,
+        None => given,
+    };
     let trusted = client.trusted().ok_or(PbftError::NoTrust)?;
     let (group, is_new) = match path.exists() {
         true => (files::described(&path)?, false),
@@ -114,6 +120,13 @@ async fn form(args: FormGroupArgs, fleet: &Connection) -> Result<Exit, CliError>
     }
     io::stdout().lock().write_all(group_text(&group, &path).as_bytes())?;
     Ok(Exit::Success)
+}
+
+/// Returns the names of a team's members, if they can form a group.
+async fn members_of(client: &FleetClient, team: String) -> Result<Vec<String>, CliError> {
+    let team = client.get_team(GetTeamRequest { id: team }).await?;
+    let names: Vec<String> = team.members.into_iter().map(|member| member.name).collect();
+    Ok(Enrolment::in_order(&names).map_err(PbftError::Group)?)
 }
 
 /// Has agents enrol for a group, and returns the group.
@@ -206,6 +219,9 @@ async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {
 }
 
 fn verify(args: &LogFileArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    if let Some(ballot) = ballots::file(&args.file)? {
+        return ballots::verify(&ballot, fleet);
+    }
     let file = files::log(&args.file)?;
     let trusted = credentials::trusted(&fleet.credentials)?;
     match file.verify(trusted.as_ref().map(|(bundle, _)| bundle)) {

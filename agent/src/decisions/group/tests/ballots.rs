@@ -20,7 +20,8 @@ impl Handler for Says {
         let Packet { kind, sender, agent, payload, .. } = delivery.packet;
         assert_eq!((&*kind, &*sender, &*agent), (NOTICE_KIND, "group:council", self.0));
         let notice: serde_json::Value = serde_json::from_slice(&payload).expect("it is JSON");
-        assert_eq!((&notice["question"], &notice["openedBy"]), (&"which?".into(), &"client:ada".into()));
+        assert_eq!(notice["question"], "which?");
+        assert_eq!(notice["openedBy"], "client:ada");
         assert_eq!(notice["electorate"].as_array().map(Vec::len), Some(4));
         HandlerOutcome::Accepted { reply: Some(Bytes::from_static(self.1.as_bytes())) }
     }
@@ -31,7 +32,11 @@ impl Handler for Says {
 }
 
 fn handlers(replies: &[(&'static str, &'static str)]) -> BTreeMap<String, Arc<dyn Handler>> {
-    replies.iter().map(|(name, reply)| ((*name).to_owned(), Arc::new(Says(name, reply)) as Arc<dyn Handler>)).collect()
+    let says = |&(name, reply): &(&'static str, &'static str)| {
+        let handler: Arc<dyn Handler> = Arc::new(Says(name, reply));
+        (name.to_owned(), handler)
+    };
+    replies.iter().map(says).collect()
 }
 
 const BLUE: &str = r#"{"vote": "approve", "option": "blue", "reason": "it is calm"}"#;
