@@ -10,7 +10,7 @@ use std::{
 use jiff::Timestamp;
 use robeing_client::{ClientError, FleetClient, new_ballot_id};
 use robeing_proto::v1::{
-    Ballot, BallotState, CastVoteRequest, ElectorAddress, GetBallotRequest, ListBallotsRequest, OpenBallotRequest,
+    self, Ballot, BallotState, CastVoteRequest, ElectorAddress, GetBallotRequest, ListBallotsRequest, OpenBallotRequest,
     VoteChoice,
 };
 use robeing_votes::Report;
@@ -89,6 +89,7 @@ fn opening(args: OpenArgs) -> OpenBallotRequest {
         electorate: electors.collect(),
         threshold: args.threshold,
         deadline: Some(duration(args.deadline)),
+        mode: v1::BallotMode::Majority.into(),
     }
 }
 
