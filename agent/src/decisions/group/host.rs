@@ -372,9 +372,12 @@ impl Host {
             Command::Propose { call, done } => self.propose(call, done, outputs).await?,
             Command::Read { from, limit, done } => {
                 let limit = limit.clamp(1, MAX_PAGE) as usize;
-                let decisions = self.store.read(from, limit, MAX_PAGE_BYTES).await?;
-                let decisions = decisions.into_iter().map(Base64).collect();
-                let _ = done.send(Page { decisions, last: self.replica.executed().0 });
+                let (found, last) = (self.store.find(from, limit, MAX_PAGE_BYTES), self.replica.executed().0);
+                // There are as many as questions of clients are answered at once. None holds up the replica.
+                tokio::spawn(async move {
+                    let decisions = found.read().await.into_iter().map(Base64).collect();
+                    let _ = done.send(Page { decisions, last });
+                });
             }
             Command::Ballot { id, done } => {
                 let ballot = self.replica.application().ballots().get(&id);

@@ -41,7 +41,7 @@ use robeing_groups::{Group, GroupFile, MAX_GROUP_FILE_BYTES};
 use robeing_platform::{AtomicFile, Disk, DiskLock, Platform, Random};
 
 use self::{
-    decision_log::DecisionLog,
+    decision_log::{DecisionLog, Stored},
     frames::{FrameError, FrameFile},
 };
 
@@ -385,31 +385,29 @@ impl Store {
         Ok(())
     }
 
-    /// Returns encoded decisions from a number on: at most so many, and of at most so many bytes, but one in any case.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the disk fails.
-    pub async fn read(&self, from: u64, limit: usize, most: usize) -> Result<Vec<Bytes>, StoreError> {
+    /// Finds decisions from a number on: at most so many, and of at most so many bytes, but one in any case. They are
+    /// read by [`Reading::read`], for which the member need not wait.
+    pub fn find(&self, from: u64, limit: usize, most: usize) -> Reading {
         let logged = self.log.numbers_from(from);
         let unlogged = self.unlogged.iter().map(|(number, _)| *number).filter(|number| *number >= from);
         let mut numbers: Vec<u64> = logged.take(limit).collect();
         numbers.extend(unlogged);
         numbers.sort_unstable();
-        let (mut read, mut bytes) = (Vec::new(), 0);
+        let (mut found, mut bytes) = (Vec::new(), 0_u64);
         for number in numbers.into_iter().take(limit) {
             let unlogged = self.unlogged.iter().find(|(known, _)| *known == number);
             let decision = match unlogged {
-                Some((_, decision)) => Some(Bytes::copy_from_slice(decision)),
-                None => self.log.get(number).await?,
+                Some((_, decision)) => Some(Found::Here(Bytes::copy_from_slice(decision))),
+                None => self.log.get(number).map(Found::Stored),
             };
             let Some(decision) = decision else { continue };
-            bytes += decision.len();
-            if bytes > most && !read.is_empty() {
+            bytes = bytes.saturating_add(decision.size());
+            if bytes > most as u64 && !found.is_empty() {
                 break;
             }
-            read.push(decision);
+            found.push(decision);
         }
-        Ok(read)
+        Reading(found)
     }
 
     /// Returns the first decision up to this one that is missing, from a number on. Those that had to be removed
@@ -432,5 +430,36 @@ impl Store {
         }
         self.next += 1;
         Ok(self.next)
+    }
+}
+
+enum Found {
+    Here(Bytes),
+    Stored(Stored),
+}
+
+impl Found {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Here(bytes) => bytes.len() as u64,
+            Self::Stored(stored) => stored.size(),
+        }
+    }
+}
+
+/// Decisions that are to be read.
+pub struct Reading(Vec<Found>);
+
+impl Reading {
+    /// Returns the encoded decisions, in order. Those that the disk can't read are left out.
+    pub async fn read(self) -> Vec<Bytes> {
+        let mut read = Vec::with_capacity(self.0.len());
+        for found in self.0 {
+            match found {
+                Found::Here(bytes) => read.push(bytes),
+                Found::Stored(stored) => read.extend(stored.read().await),
+            }
+        }
+        read
     }
 }
