@@ -9,7 +9,7 @@ use robeing_bft::{
     wire::Wire,
 };
 use robeing_groups::{
-    Call, Enrolment, Group, GroupError, GroupFile, Proposal, Signed,
+    Call, Enrolment, Group, GroupError, GroupFile, MAX_AGE_MS, Proposal, Signed,
     ballot::{Opening, ballot_id, ballot_id_of},
     exchange::{Ask, BallotShown, Decided, Enrolled, Opened, Shown, Status, json},
     is_group_name,
@@ -104,27 +104,44 @@ impl Groups {
             ));
         }
         if folder.known_identity().await.map_err(text)?.is_none() {
-            self.check_room().await?;
+            self.make_room(papers.now()).await?;
         }
         let new =
             Identity { incarnation: Incarnation(random_bytes().map_err(text)?), seed: random_bytes().map_err(text)? };
         let identity = folder.identity(new).await.map_err(text)?;
         let key = public_key(&identity).ok_or("the key of this group can't be used; remove its folder")?;
         let at_ms = papers.now();
+        folder.enrolled_at(at_ms).await.map_err(text)?;
         let incarnation = identity.incarnation;
         let enrolment = Enrolment { fleet, group: group.to_owned(), members, name, incarnation, key, at_ms };
         Ok(Enrolled { enrolment: enrolment.sign(&own).map_err(text)? })
     }
 
-    async fn check_room(&self) -> Result<(), String> {
-        let count = self.names().await.len();
-        if count >= MAX_GROUPS {
-            return Err(format!(
-                "this agent has keys for {count} groups, the most there may be: remove the folder of one that was \
-                 never formed from DATA/groups, in which there is no group.json"
-            ));
+    /// Makes room for a key, if there is none: removes the oldest key that no group can be formed with any more.
+    async fn make_room(&self, now: u64) -> Result<(), String> {
+        let names = self.names().await;
+        if names.len() < MAX_GROUPS {
+            return Ok(());
         }
-        Ok(())
+        let mut oldest: Option<(u64, &String, Folder)> = None;
+        for name in &names {
+            let folder = self.folder_of(name)?;
+            let Ok(Some(at)) = folder.unformed_since().await else { continue };
+            // Clocks may differ by as much as an enrolment may be old.
+            let is_stale = now.saturating_sub(at) > 2 * MAX_AGE_MS;
+            if is_stale && oldest.as_ref().is_none_or(|(known, ..)| at < *known) {
+                oldest = Some((at, name, folder));
+            }
+        }
+        let Some((_, group, folder)) = oldest else {
+            return Err(format!(
+                "this agent has keys for {} groups, the most there may be: leave one, as docs/decisions.md says, or wait \
+                 until one that was not formed is 20 minutes old",
+                names.len()
+            ));
+        };
+        info!(group, "the key of a group that was not formed is removed to make room");
+        folder.discard().await.map_err(text)
     }
 
     /// Starts as a member of a group, if its description is what its members have signed.
@@ -135,7 +152,7 @@ impl Groups {
         let _turn = self.0.forming.lock().await;
         if let Some(member) = self.member(group.name()) {
             if member.group.fingerprint() != group.fingerprint() {
-                return Err(format!("this agent is a member of another group {:?}", group.name()));
+                return Err(format!("this agent is a member of another group {:?}: use another name", group.name()));
             }
             return Ok(member);
         }
@@ -145,7 +162,8 @@ impl Groups {
         }
         let bundle = papers.bundle().ok_or("this agent does not know the authorities of its fleet yet")?;
         group.check_trust(bundle).map_err(text)?;
-        group.check_age(papers.now()).map_err(text)?;
+        let too_old = |error| format!("{error}; if other members have started with it, use another name");
+        group.check_age(papers.now()).map_err(too_old)?;
         folder.admit(&group).await.map_err(text)?;
         info!(group = group.name(), fingerprint = group.fingerprint(), "this agent has become a member of a group");
         Ok(self.attend(Arc::new(group)))

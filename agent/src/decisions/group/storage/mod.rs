@@ -7,6 +7,7 @@
 //! | `request-ids` | up to which number requests of this member may have been numbered |
 //! | `decisions-…` | the decisions; see [`decision_log`] |
 //! | `group.json` | the description of the group; from then on the member may have voted |
+//! | `enrolled` | when the member enrolled last: a key that no group can be formed with any more may be removed |
 //! | `lock` | held by the process that is the member |
 //!
 //! Invariants:
@@ -50,6 +51,7 @@ const GROUP: &str = "group.json";
 const IDENTITY: &str = "identity";
 const RECORDS: &str = "records";
 const REQUEST_IDS: &str = "request-ids";
+const ENROLLED: &str = "enrolled";
 const LOCK: &str = "lock";
 const IDENTITY_MAGIC: &[u8; 8] = b"RBGRPID1";
 /// Number of requests for which numbers are reserved at once.
@@ -184,6 +186,49 @@ impl Folder {
         FrameFile::create(&self.disk, &self.path.join(RECORDS), self.random.next_u64(), &records).await?;
         self.replace(IDENTITY, new.to_bytes()).await?;
         Ok(new)
+    }
+
+    /// Notes when the member enrolled, Unix milliseconds.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk fails.
+    pub async fn enrolled_at(&self, at_ms: u64) -> Result<(), StoreError> {
+        self.replace(ENROLLED, Bytes::copy_from_slice(&at_ms.to_be_bytes())).await
+    }
+
+    /// Returns when the member enrolled last, Unix milliseconds; 0 if it is not known. `None` if the group was formed: its
+    /// key is never removed.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk fails.
+    pub async fn unformed_since(&self) -> Result<Option<u64>, StoreError> {
+        if self.read(GROUP).await?.is_some() {
+            return Ok(None);
+        }
+        let at = self.read(ENROLLED).await?.and_then(|bytes| <[u8; 8]>::try_from(&bytes[..]).ok());
+        Ok(Some(at.map_or(0, u64::from_be_bytes)))
+    }
+
+    /// Removes the key of a group that was not formed, and all that belongs to it.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk fails. It may be removed again.
+    pub async fn discard(&self) -> Result<(), StoreError> {
+        if self.read(GROUP).await?.is_some() {
+            return Err(StoreError::damaged(&self.path.join(GROUP), "its group was formed meanwhile"));
+        }
+        // Without an identity, the rest is of an enrolment that was interrupted.
+        let mut files = self.disk.list(&self.path).await?;
+        files.sort_by_key(|file| file != IDENTITY);
+        for file in files {
+            self.disk.remove(&self.path.join(file)).await?;
+        }
+        self.disk.sync_dir(&self.path).await?;
+        self.disk.remove_dir(&self.path).await?;
+        if let Some(groups) = self.path.parent() {
+            self.disk.sync_dir(groups).await?;
+        }
+        Ok(())
     }
 
     /// Returns the identity of the member, if there is one.
