@@ -65,6 +65,43 @@ pub enum Ask {
         /// The ballot's id, hexadecimal digits.
         ballot: String,
     },
+    /// To sign that a key is the member's in the next epoch of a group, whether it is a member now or not: [`Enrolled`].
+    EnrolNext {
+        /// The group.
+        group: String,
+        /// The names of all members of the next epoch.
+        members: Vec<String>,
+    },
+    /// To approve the next epoch, if the group has approved it by a ballot: [`Approved`].
+    Approve {
+        /// The group.
+        group: String,
+        /// The enrolments of the next members.
+        next: Vec<Signed>,
+    },
+    /// To end the epoch, and to tell when that is decided: [`Decided`].
+    Change {
+        /// The group.
+        group: String,
+        /// The enrolments of the next members.
+        next: Vec<Signed>,
+        /// The approvals of a quorum.
+        approvals: Vec<Base64>,
+    },
+    /// What has ended the epoch: [`HandedOver`].
+    Handover {
+        /// The group.
+        group: String,
+    },
+    /// A part of the state with which an epoch starts: [`StatePart`].
+    State {
+        /// The group.
+        group: String,
+        /// The number of the epoch.
+        epoch: u64,
+        /// The number of the part's first byte.
+        from: u64,
+    },
     /// The decisions: [`Page`].
     Log {
         /// The group.
@@ -117,6 +154,34 @@ pub struct Status {
 pub struct Decided {
     /// The number of the decision that contains the proposal.
     pub decision: u64,
+}
+
+/// The answer to [`Ask::Approve`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Approved {
+    /// The encoded approval.
+    pub approval: Base64,
+}
+
+/// The answer to [`Ask::Handover`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandedOver {
+    /// The encoded decision that ended the epoch.
+    pub decision: Base64,
+    /// The encoded proof of the state after it.
+    pub stable: Base64,
+}
+
+/// The answer to [`Ask::State`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatePart {
+    /// The part, at most [`MAX_PAGE_BYTES`].
+    pub bytes: Base64,
+    /// The size of the whole state, bytes.
+    pub size: u64,
 }
 
 /// The answer to [`Ask::OpenBallot`].
@@ -174,6 +239,11 @@ impl Ask {
             | Self::Propose { group, .. }
             | Self::OpenBallot { group, .. }
             | Self::ShowBallot { group, .. }
+            | Self::EnrolNext { group, .. }
+            | Self::Approve { group, .. }
+            | Self::Change { group, .. }
+            | Self::Handover { group }
+            | Self::State { group, .. }
             | Self::Log { group, .. } => Some(group),
             Self::Form { .. } => None,
         }

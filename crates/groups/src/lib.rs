@@ -21,12 +21,14 @@
 //! | `enrolment`, `group_file` | who is in a group |
 //! | `proposal`, `ledger` | what is decided; that each proposal is decided once |
 //! | `call`, `ballot` | what members have in their log; ballots, their outcomes, and what proves those |
+//! | `epoch` | what a group decides before other members follow |
 //! | `exchange` | what clients ask members, and what members send each other |
 //! | `log_file` | a group's decisions as a file, and its verification |
 
 pub mod ballot;
 mod call;
 mod enrolment;
+mod epoch;
 mod error;
 pub mod exchange;
 mod group_file;
@@ -40,8 +42,9 @@ mod tests;
 pub use self::{
     call::Call,
     enrolment::{ENROLMENT_TYPE, Enrolment},
+    epoch::{NextEpoch, is_approved},
     error::GroupError,
-    group_file::{GROUP_FILE_VERSION, Group, GroupFile},
+    group_file::{EarlierEpoch, GROUP_FILE_VERSION, Group, GroupFile},
     ledger::{Ledger, REMEMBERED},
     log_file::{CheckedDecision, CheckedEntry, LOG_FILE_VERSION, LogFile, LogReport, Seen, entries_of},
     proposal::{PROPOSAL_TYPE, Proposal},
@@ -52,6 +55,8 @@ pub use self::{
 pub const MIN_GROUP_MEMBERS: usize = robeing_bft::limits::MIN_MEMBERS;
 /// Maximum number of members of a group. The largest message of so many members fits into a message between agents.
 pub const MAX_GROUP_MEMBERS: usize = 16;
+/// Maximum number of epochs of a group: its description has all of them.
+pub const MAX_EPOCHS: usize = 64;
 /// Maximum length of a group's name, bytes.
 pub const MAX_GROUP_NAME: usize = 63;
 /// Maximum size of the text of a proposal, bytes.

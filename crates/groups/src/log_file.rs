@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use robeing_bft::{certificate::Decision, crypto::Ed25519, message::Operation, wire::Wire};
+use robeing_bft::{certificate::Decision, crypto::Ed25519, epoch::Epoch, message::Operation, wire::Wire};
 use robeing_identity::{TrustBundle, digest};
 use robeing_votes::{Base64, hex};
 use serde::{Deserialize, Serialize};
@@ -127,8 +127,9 @@ impl LogFile {
             decisions.push(checked);
         }
         let missing = last.saturating_sub(decisions.len() as u64);
-        let authorities: BTreeSet<String> =
-            self.group.members.iter().map(|member| hex(&digest(&member.authority.0))).collect();
+        let earlier = self.group.earlier.iter().flat_map(|epoch| &epoch.members);
+        let members = earlier.chain(&self.group.members);
+        let authorities: BTreeSet<String> = members.map(|member| hex(&digest(&member.authority.0))).collect();
         Ok(LogReport { group, decisions, missing, authorities: authorities.into_iter().collect() })
     }
 }
@@ -146,22 +147,24 @@ pub fn entries_of(
 ) -> Result<CheckedDecision, GroupError> {
     let decision = Decision::decoded(bytes).map_err(GroupError::undecodable("decision"))?;
     let seq = decision.seq().0;
-    let scope = group.epoch().scope();
+    let epoch = group.epoch_of(seq);
+    let scope = epoch.scope();
     decision.verify_in(scope, &Ed25519).map_err(|problem| GroupError::Decision { seq, problem })?;
     let name = |index: usize| scope.members.get(index).map(|member| member.name.clone()).unwrap_or_default();
     let signers = decision.certificate.commits.iter().map(|one| name(usize::from(one.replica.0))).collect();
     let mut entries = Vec::new();
     for request in decision.batch.requests() {
         let Operation::Call(call) = &request.operation else { continue };
-        let proposed_by = group.name_of(&request.client).unwrap_or_default().to_owned();
-        entries.push(entry_of(group, (proposed_by, &call[..]), trusted, seen));
+        let by = scope.members.iter().find(|member| member.key == request.client);
+        let proposed_by = by.map(|member| member.name.clone()).unwrap_or_default();
+        entries.push(entry_of(epoch, (proposed_by, &call[..]), trusted, seen));
     }
     Ok(CheckedDecision { seq, signers, entries })
 }
 
 /// Verifies what a member has proposed.
 pub(crate) fn entry_of(
-    group: &Group,
+    epoch: &Epoch,
     (proposed_by, call): (String, &[u8]),
     trusted: Option<&TrustBundle>,
     seen: &mut Seen,
@@ -169,11 +172,11 @@ pub(crate) fn entry_of(
     let of_signed = |signed: &Signed| trusted.map(|bundle| signed.is_trusted_by(bundle));
     let (author, is_trusted, proposal, ballot) = match Call::read(call) {
         Some(Call::Propose(signed, proposal)) => {
-            let author = Proposal::verify(&signed, group).map(|(_, author)| author);
+            let author = Proposal::verify_in(&signed, epoch).map(|(_, author)| author);
             (author, of_signed(&signed), Some(proposal), None)
         }
         Some(Call::Open(signed, opening)) => {
-            let author = Opening::verify(&signed, group).map(|(_, author)| author);
+            let author = Opening::verify_in(&signed, epoch).map(|(_, author)| author);
             (author, of_signed(&signed), None, Some(Call::Open(signed, opening)))
         }
         // The member's own key has signed the request.

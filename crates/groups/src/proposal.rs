@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use robeing_bft::{
     crypto::Digest,
+    epoch::Epoch,
     error::DecodeError,
     wire::{Reader, Wire},
 };
@@ -72,11 +73,16 @@ impl Proposal {
     /// # Errors
     /// [`GroupError`] with what is wrong.
     pub fn verify(signed: &Signed, group: &Group) -> Result<(Self, String), GroupError> {
+        Self::verify_in(signed, group.epoch())
+    }
+
+    /// Verifies a proposal like [`verify`](Self::verify), for an epoch of a group.
+    pub(crate) fn verify_in(signed: &Signed, epoch: &Epoch) -> Result<(Self, String), GroupError> {
         let proposal = Self::read(signed)?;
-        if proposal.group != *group.epoch().domain() {
+        if proposal.group != *epoch.domain() {
             return Err(GroupError::Other { what: WHAT, part: "group" });
         }
-        let author = author_of(signed, (WHAT, PROPOSAL_TYPE), proposal.at_ms, group)?;
+        let author = author_of(signed, (WHAT, PROPOSAL_TYPE), proposal.at_ms, &epoch.fleet)?;
         Ok((proposal, author))
     }
 
@@ -90,23 +96,22 @@ impl Proposal {
     }
 }
 
-/// Verifies who has signed a statement of a type at a time, Unix milliseconds: an agent, or `client:NAME`, of the group's
+/// Verifies who has signed a statement of a type at a time, Unix milliseconds: an agent, or `client:NAME`, of the
 /// fleet. Whether the authority can be trusted, the caller decides.
 pub(crate) fn author_of(
     signed: &Signed,
     (what, kind): (&'static str, &str),
     at_ms: u64,
-    group: &Group,
+    fleet: &str,
 ) -> Result<String, GroupError> {
     let id = signed.verify(what, kind, at_ms)?;
-    let fleet = &group.epoch().fleet;
     match member_name(&id) {
-        Some(author) if id.realm().to_string() == *fleet => Ok(author),
+        Some(author) if id.realm().to_string() == fleet => Ok(author),
         _ => Err(GroupError::OtherSigner {
             what,
             found: id.to_string(),
             expected: "an agent or a client".into(),
-            fleet: fleet.clone(),
+            fleet: fleet.to_owned(),
         }),
     }
 }

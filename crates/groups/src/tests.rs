@@ -96,7 +96,7 @@ fn the_description_of_a_group_is_what_its_members_signed() {
 fn nobody_puts_a_key_of_its_own_into_a_group() {
     let authority = authority();
     let good = enrolled(&authority);
-    let verify = |members: Vec<Signed>| GroupFile { api_version: GROUP_FILE_VERSION.into(), members }.verify();
+    let verify = |members: Vec<Signed>| GroupFile { api_version: GROUP_FILE_VERSION.into(), members, earlier: Vec::new() }.verify();
     assert!(verify(good.clone()).is_ok());
     // Signed by another member.
     let other = certified(&authority, PeerRole::Worker, "e");
@@ -222,7 +222,7 @@ fn whoever_uses_the_id_of_a_proposal_does_not_suppress_it() {
     }
     let trusted = TrustBundle::from_der(&[authority.certificate().to_vec()]).unwrap();
     let mut seen = Seen::new();
-    let mut entry = |call: &Bytes| entry_of(&group, ("a".into(), &call[..]), Some(&trusted), &mut seen);
+    let mut entry = |call: &Bytes| entry_of(group.epoch(), ("a".into(), &call[..]), Some(&trusted), &mut seen);
     let entries: Vec<CheckedEntry> = calls.iter().map(&mut entry).collect();
     assert!(entries.iter().all(|entry| !entry.is_repeated), "{entries:?}");
     let authors: Vec<_> = entries.iter().map(|entry| entry.author.as_deref().ok()).collect();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use robeing_bft::{
     crypto::Digest,
+    epoch::Epoch,
     error::DecodeError,
     wire::{Reader, Wire},
 };
@@ -141,12 +142,17 @@ impl Opening {
     /// # Errors
     /// [`GroupError`] with what is wrong.
     pub fn verify(signed: &Signed, group: &Group) -> Result<(Self, String), GroupError> {
+        Self::verify_in(signed, group.epoch())
+    }
+
+    /// Verifies an opening like [`verify`](Self::verify), for an epoch of a group.
+    pub(crate) fn verify_in(signed: &Signed, epoch: &Epoch) -> Result<(Self, String), GroupError> {
         let opening = Self::read(signed)?;
         GroupError::if_larger(WHAT, signed.encoded().len(), MAX_OPENING_BYTES)?;
-        if opening.group != *group.epoch().domain() {
+        if opening.group != *epoch.domain() {
             return Err(GroupError::Other { what: WHAT, part: "group" });
         }
-        let author = author_of(signed, (WHAT, BALLOT_TYPE), opening.at_ms, group)?;
+        let author = author_of(signed, (WHAT, BALLOT_TYPE), opening.at_ms, &epoch.fleet)?;
         Ok((opening, author))
     }
 
