@@ -75,7 +75,7 @@ impl NextEpoch {
         question(&self.membership)
     }
 
-    /// Returns the change with its approvals, encoded, of which a quorum of the present members must have signed one each.
+    /// Returns the change with its encoded approvals: of a quorum of the present members, one each.
     ///
     /// # Errors
     /// [`GroupError`] if an approval is malformed.

@@ -149,14 +149,14 @@ impl GroupFile {
         let (mut enrolments, membership) = membership_of(founders, 0)?;
         let mut epoch = Epoch::first(membership, &initial)?;
         let mut earlier = Vec::with_capacity(self.earlier.len());
-        let followers = self.earlier.iter().skip(1).map(|one| &one.members).chain([&self.members]);
-        for ((ended, members), number) in self.earlier.iter().zip(followers).zip(1..) {
+        let all_later = self.earlier.iter().skip(1).map(|one| &one.members).chain([&self.members]);
+        for ((ended, members), number) in self.earlier.iter().zip(all_later).zip(1..) {
             let next = ended.next(&epoch)?;
-            let membership;
-            (enrolments, membership) = membership_of(members, number)?;
+            let (followers, membership) = membership_of(members, number)?;
             if next.scope().domain() != &membership.domain() {
                 return Err(GroupError::Other { what: WHAT, part: "epoch" });
             }
+            enrolments = followers;
             earlier.push(std::mem::replace(&mut epoch, next));
         }
         Ok(Group { file: self, enrolments, earlier, epoch, initial })
@@ -179,6 +179,11 @@ impl Group {
         &self.epoch
     }
 
+    /// Returns the epoch before this one.
+    pub fn before(&self) -> Option<&Epoch> {
+        self.earlier.last()
+    }
+
     /// Returns the epoch of a decision, by its number.
     pub fn epoch_of(&self, decision: u64) -> &Epoch {
         let began = self.earlier.iter().chain([&self.epoch]).rev().find(|epoch| epoch.start().seq.0 < decision);
@@ -191,16 +196,10 @@ impl Group {
         self.earlier.iter().any(|epoch| epoch.domain() == other.epoch.domain() && epoch.start() == other.epoch.start())
     }
 
-    /// Returns the state with which the group begins in its first epoch. `None` in a later one: that starts with the last
-    /// state of the one before.
+    /// Returns the state with which the group begins in its first epoch. `None` in a later one: that starts with the
+    /// last state of the one before.
     pub fn initial(&self) -> Option<&State> {
         self.earlier.is_empty().then_some(&self.initial)
-    }
-
-    /// Returns the names of all who have been members, and are not any more.
-    pub fn former(&self) -> impl Iterator<Item = &str> {
-        let of_earlier = self.earlier.iter().flat_map(|epoch| epoch.members.iter().map(|member| member.name.as_str()));
-        of_earlier.filter(|name| self.names().all(|member| member != *name))
     }
 
     /// Returns the members' names, in their order.

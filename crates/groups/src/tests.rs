@@ -96,7 +96,9 @@ fn the_description_of_a_group_is_what_its_members_signed() {
 fn nobody_puts_a_key_of_its_own_into_a_group() {
     let authority = authority();
     let good = enrolled(&authority);
-    let verify = |members: Vec<Signed>| GroupFile { api_version: GROUP_FILE_VERSION.into(), members, earlier: Vec::new() }.verify();
+    let verify = |members: Vec<Signed>| {
+        GroupFile { api_version: GROUP_FILE_VERSION.into(), members, earlier: Vec::new() }.verify()
+    };
     assert!(verify(good.clone()).is_ok());
     // Signed by another member.
     let other = certified(&authority, PeerRole::Worker, "e");

@@ -7,8 +7,8 @@
 //!
 //! 1. **What is voted on is what was signed.** The handler is asked what the opening says, and only if its signature
 //!    proves who opened the ballot, by an authority that this agent trusts.
-//! 2. **A vote is called until it is counted**, or the ballot is closed. After a restart the handler may be asked again,
-//!    and the first vote in the log counts.
+//! 2. **A vote is called until it is counted**, or the ballot is closed. After a restart the handler may be asked
+//!    again, and the first vote in the log counts.
 //! 3. **Silence is no vote.** A handler that refuses, or accepts without a reply, has not voted.
 //! 4. **A deadline is over by this member's own clock**, and not before: it says so in the log itself.
 
@@ -106,7 +106,7 @@ pub(super) async fn take_part(groups: Groups, member: Arc<Member>, mut open: wat
             });
         }
         tokio::select! {
-            () = groups.0.stop.cancelled() => return,
+            () = member.stop.cancelled() => return,
             changed = open.changed() => if changed.is_err() { return },
         }
     }

@@ -32,7 +32,7 @@ fn public_key(identity: &Identity) -> Option<PublicKey> {
     Ed25519Signer::from_seed(&identity.seed).map(|signer| signer.public_key())
 }
 
-fn text(error: impl ToString) -> String {
+pub(super) fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
@@ -50,7 +50,12 @@ impl Groups {
     /// Why the message is refused, as a sentence.
     pub(super) async fn answer(&self, payload: &[u8]) -> Result<Bytes, String> {
         match Ask::from_bytes(payload).map_err(text)? {
-            Ask::Enrol { group, members } => Ok(json(&self.enrol(&group, &members).await?)),
+            Ask::Enrol { group, members } => Ok(json(&self.enrol(&group, &members, false).await?)),
+            Ask::EnrolNext { group, members } => Ok(json(&self.enrol(&group, &members, true).await?)),
+            Ask::Approve { group, next } => Ok(json(&self.approve(&group, next).await?)),
+            Ask::Change { group, next, approvals } => Ok(json(&self.change(&group, next, &approvals).await?)),
+            Ask::Handover { group } => Ok(json(&self.handover(&group).await?)),
+            Ask::State { group, epoch, from } => Ok(json(&self.state_part(&group, epoch, from).await?)),
             Ask::Form { file } => Ok(json(&show(&*self.form(file).await?).await)),
             Ask::Show { group } => Ok(json(&show(&*self.member_of(&group)?).await)),
             Ask::Propose { group, proposal } => Ok(json(&self.propose(&group, &proposal).await?)),
@@ -65,7 +70,7 @@ impl Groups {
         }
     }
 
-    fn member_of(&self, group: &str) -> Result<Arc<Member>, String> {
+    pub(super) fn member_of(&self, group: &str) -> Result<Arc<Member>, String> {
         self.member(group).ok_or_else(|| self.no_member(group))
     }
 
@@ -75,7 +80,7 @@ impl Groups {
         papers.ok_or_else(|| none.to_owned())
     }
 
-    fn folder_of(&self, group: &str) -> Result<Folder, String> {
+    pub(super) fn folder_of(&self, group: &str) -> Result<Folder, String> {
         if !is_group_name(group) {
             return Err(GroupError::Name(group.chars().take(100).collect()).to_string());
         }
@@ -85,8 +90,9 @@ impl Groups {
         Ok(Folder::new(&self.0.platform, &groups, group))
     }
 
-    /// Makes a key for a group, unless there is one, and signs that it is this agent's.
-    async fn enrol(&self, group: &str, members: &[String]) -> Result<Enrolled, String> {
+    /// Makes a key for a group, unless there is one, and signs that it is this agent's: for a new group, or for the
+    /// next epoch of one, of which this agent may be a member now.
+    async fn enrol(&self, group: &str, members: &[String], is_next: bool) -> Result<Enrolled, String> {
         let folder = self.folder_of(group)?;
         let members = Enrolment::in_order(members).map_err(text)?;
         let name = self.0.me.to_string();
@@ -98,7 +104,7 @@ impl Groups {
             return Err("this agent's certificate is of no authority that it trusts; wait until it is renewed".into());
         };
         let _turn = self.0.forming.lock().await;
-        if folder.group().await.map_err(text)?.is_some() {
+        if !is_next && folder.group().await.map_err(text)?.is_some() {
             return Err(format!(
                 "this agent is a member of the group {group:?} already; give the new one another name"
             ));
@@ -135,8 +141,8 @@ impl Groups {
         }
         let Some((_, group, folder)) = oldest else {
             return Err(format!(
-                "this agent has keys for {} groups, the most there may be: leave one, as docs/decisions.md says, or wait \
-                 until one that was not formed is 20 minutes old",
+                "this agent has keys for {} groups, the most there may be: leave one, as docs/decisions.md says, or \
+                 wait until one that was not formed is 20 minutes old",
                 names.len()
             ));
         };
@@ -147,6 +153,9 @@ impl Groups {
     /// Starts as a member of a group, if its description is what its members have signed.
     async fn form(&self, file: GroupFile) -> Result<Arc<Member>, String> {
         let group = aside(move || file.verify().map_err(text)).await?;
+        if group.before().is_some() {
+            return self.adopt(group).await;
+        }
         let folder = self.folder_of(group.name())?;
         let papers = self.papers().await?;
         let _turn = self.0.forming.lock().await;
@@ -169,11 +178,16 @@ impl Groups {
         Ok(self.attend(Arc::new(group)))
     }
 
-    /// Checks that the description of a group has the identity and the key that are on this disk.
+    /// Checks that this agent may start as a member of a new group.
     async fn check_own(&self, group: &Group, folder: &Folder) -> Result<(), String> {
         if folder.group().await.map_err(text)?.is_some() {
             return Err("this agent is a member of the group, and can't take part: its log says why".into());
         }
+        self.check_identity(group, folder).await
+    }
+
+    /// Checks that the description of a group has the identity and the key that are on this disk.
+    pub(super) async fn check_identity(&self, group: &Group, folder: &Folder) -> Result<(), String> {
         let identity = folder.known_identity().await.map_err(text)?;
         let own = identity.and_then(|identity| Some((identity.incarnation, public_key(&identity)?)));
         let mut members = group.epoch().members.iter();
@@ -182,7 +196,7 @@ impl Groups {
             return Ok(());
         }
         Err("the group has another key of this agent than the one on its disk: it has lost its disk since it enrolled, \
-             and does not come back under its old identity; form a new group"
+             and does not come back under its old identity; have the members decide on a next epoch with its new key"
             .into())
     }
 

@@ -1,6 +1,7 @@
 //! Four agents that decide, over messages in memory and on real disks.
 
 mod ballots;
+mod epochs;
 mod messages;
 
 use std::{

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `identity` | the random identity of this disk, and the key's seed: written once |
 //! | `records` | what the replica must not forget: synced before anything is said that depends on it |
+//! | `records-N`, `initial-N` | the same in the epoch N of the group, and the state with which that starts |
 //! | `request-ids` | up to which number requests of this member may have been numbered |
 //! | `decisions-…` | the decisions; see [`decision_log`] |
 //! | `group.json` | the description of the group; from then on the member may have voted |
@@ -26,6 +27,8 @@
 
 mod decision_log;
 mod frames;
+mod identity;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -37,13 +40,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use robeing_bft::{certificate::Decision, epoch::Incarnation, record::Record, replica::Sync, wire::Wire};
+use robeing_bft::{
+    certificate::Decision, epoch::Incarnation, record::Record, replica::Sync, state::State, wire::Wire,
+};
 use robeing_groups::{Group, GroupFile, MAX_GROUP_FILE_BYTES};
 use robeing_platform::{AtomicFile, Disk, DiskLock, Platform, Random};
 
+pub use self::{identity::Identity, reading::Reading};
 use self::{
-    decision_log::{DecisionLog, Stored},
+    decision_log::DecisionLog,
     frames::{FrameError, FrameFile},
+    reading::Found,
 };
 
 /// The file with the description of the group.
@@ -53,11 +60,20 @@ const RECORDS: &str = "records";
 const REQUEST_IDS: &str = "request-ids";
 const ENROLLED: &str = "enrolled";
 const LOCK: &str = "lock";
-const IDENTITY_MAGIC: &[u8; 8] = b"RBGRPID1";
 /// Number of requests for which numbers are reserved at once.
 const RESERVED_AT_ONCE: u64 = 1_024;
 /// Number of decisions that are in the records alone, at most, before they are written to the log.
 const MAX_UNLOGGED: usize = 64;
+
+/// Returns the file of the records in an epoch.
+fn records_of(epoch: u64) -> String {
+    if epoch == 0 { RECORDS.to_owned() } else { format!("{RECORDS}-{epoch}") }
+}
+
+/// Returns the file of the state with which an epoch starts.
+fn initial_of(epoch: u64) -> String {
+    format!("initial-{epoch}")
+}
 
 /// Why a member can't use its disk.
 #[derive(Debug, thiserror::Error)]
@@ -103,40 +119,6 @@ impl StoreError {
             FrameError::Io(error) => Self::Io(error),
             FrameError::Damaged(problem) => Self::damaged(file, problem),
         }
-    }
-}
-
-/// Who a member is in its group: the identity of its disk, and the seed of its key.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// The identity of the disk.
-    pub incarnation: Incarnation,
-    /// The seed of the ed25519 key: a secret.
-    pub seed: [u8; 32],
-}
-
-impl std::fmt::Debug for Identity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Identity({:?})", self.incarnation)
-    }
-}
-
-impl Identity {
-    fn to_bytes(self) -> Bytes {
-        let mut out = IDENTITY_MAGIC.to_vec();
-        out.extend_from_slice(&self.incarnation.0);
-        out.extend_from_slice(&self.seed);
-        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
-        out.into()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (body, sum) = bytes.split_last_chunk::<4>()?;
-        let rest = body.strip_prefix(&IDENTITY_MAGIC[..])?;
-        let (incarnation, seed) = rest.split_first_chunk::<16>()?;
-        let seed = seed.try_into().ok()?;
-        let is_whole = crc32c::crc32c(body).to_le_bytes() == *sum;
-        is_whole.then_some(Self { incarnation: Incarnation(*incarnation), seed })
     }
 }
 
@@ -196,8 +178,8 @@ impl Folder {
         self.replace(ENROLLED, Bytes::copy_from_slice(&at_ms.to_be_bytes())).await
     }
 
-    /// Returns when the member enrolled last, Unix milliseconds; 0 if it is not known. `None` if the group was formed: its
-    /// key is never removed.
+    /// Returns when the member enrolled last, Unix milliseconds; 0 if it is not known. `None` if the group was formed:
+    /// its key is never removed.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails.
@@ -263,18 +245,56 @@ impl Folder {
         self.replace(GROUP, json.into()).await
     }
 
-    /// Opens the member's records. Returns them with who the member is.
+    /// Keeps the description of a later epoch of the group, which starts with this state: the member may vote in it
+    /// from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk fails. Then the member is in the epoch before, or in none.
+    pub async fn admit_next(&self, group: &Group, initial: &State) -> Result<(), StoreError> {
+        let number = group.epoch().number;
+        let identity = self.known_identity().await?.ok_or_else(|| StoreError::Lost(self.path.join(IDENTITY)))?;
+        self.replace(&initial_of(number), initial.encoded().into()).await?;
+        let file = records_of(number);
+        // What is there is of an attempt that was interrupted.
+        if self.read(&file).await?.is_none() {
+            let records = [pack(&[Record::Identity(identity.incarnation)])];
+            FrameFile::create(&self.disk, &self.path.join(file), self.random.next_u64(), &records).await?;
+        }
+        // From here on, this epoch is the one that the member is in.
+        self.admit(group).await
+    }
+
+    /// Returns the state with which a later epoch of the group starts.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is gone, damaged, or can't be read.
+    pub async fn initial(&self, epoch: u64) -> Result<State, StoreError> {
+        let file = initial_of(epoch);
+        let bytes = self.read(&file).await?.ok_or_else(|| StoreError::Lost(self.path.join(&file)))?;
+        State::decoded(&bytes).map_err(|error| StoreError::damaged(&self.path.join(&file), error))
+    }
+
+    /// Opens the member's records in the first epoch of the group, as [`Folder::open_in`] does.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails, was lost or is damaged, or another process is the member.
+    #[cfg(test)]
     pub async fn open(&self) -> Result<(Store, Identity, Vec<Record>), StoreError> {
+        self.open_in(0).await
+    }
+
+    /// Opens the member's records in an epoch of the group. Returns them with who the member is.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk fails, was lost or is damaged, or another process is the member.
+    pub async fn open_in(&self, epoch: u64) -> Result<(Store, Identity, Vec<Record>), StoreError> {
         let lock = self.disk.lock(&self.path.join(LOCK)).await.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => StoreError::Locked(self.path.clone()),
             _ => error.into(),
         })?;
         let lost = |file: &str| StoreError::Lost(self.path.join(file));
         let identity = self.known_identity().await?.ok_or_else(|| lost(IDENTITY))?;
-        let path = self.path.join(RECORDS);
+        let path = self.path.join(records_of(epoch));
         let opened = FrameFile::open(&self.disk, &path, self.random.next_u64()).await;
         let (file, payloads) = opened.map_err(|error| StoreError::of(&path, error))?;
         let mut records = Vec::new();
@@ -475,36 +495,5 @@ impl Store {
         }
         self.next += 1;
         Ok(self.next)
-    }
-}
-
-enum Found {
-    Here(Bytes),
-    Stored(Stored),
-}
-
-impl Found {
-    fn size(&self) -> u64 {
-        match self {
-            Self::Here(bytes) => bytes.len() as u64,
-            Self::Stored(stored) => stored.size(),
-        }
-    }
-}
-
-/// Decisions that are to be read.
-pub struct Reading(Vec<Found>);
-
-impl Reading {
-    /// Returns the encoded decisions, in order. Those that the disk can't read are left out.
-    pub async fn read(self) -> Vec<Bytes> {
-        let mut read = Vec::with_capacity(self.0.len());
-        for found in self.0 {
-            match found {
-                Found::Here(bytes) => read.push(bytes),
-                Found::Stored(stored) => read.extend(stored.read().await),
-            }
-        }
-        read
     }
 }
