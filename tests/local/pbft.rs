@@ -213,6 +213,34 @@ async fn is_verified_as_a_file(person: &Person, id: &str) {
 }
 
 #[tokio::test]
+async fn a_member_that_lost_its_disk_comes_back_by_a_decision_of_the_others() {
+    let decider = serde_json::json!({"command": {"argv": ["/bin/sh", "-c", "echo '{\"vote\": \"approve\"}'"]}});
+    let pool = PoolSpec::new("council", 5).flag("messages", &decider.to_string());
+    let mut fleet = Fleet::start(FleetSpec::new(3).pool(pool).session_timeout("1s").with_tls()).await;
+    let person = Person::of(&fleet);
+    person.succeeds(&["pbft", "form", "council", "--members", MEMBERS]).await;
+    assert_eq!(person.succeeds(&["pbft", "propose", "council", "first"]).await, "1\n");
+    fleet.kill("council-2");
+    fs::remove_dir_all(data(&fleet, "council-2")).expect("it is the test's");
+    fleet.start_one("council-2");
+    let changed = person.succeeds(&["pbft", "epoch", "council", "--add", "council-4", "--remove", "council-3"]).await;
+    assert!(changed.contains("Members:      council-0, council-1, council-2, council-4\n"), "{changed}");
+    person.succeeds(&["pbft", "propose", "council", "second", "--via", "council-2"]).await;
+    eventually("the newcomers have the whole log", async || {
+        let line = ["pbft", "log", "council", "--via", "council-4", "--file", "all.json"];
+        let log = person.run(&line).await;
+        let has_all = log.code == Some(0) && log.stdout.contains("first") && log.stdout.contains("second");
+        check(has_all, (), log)
+    })
+    .await;
+    let verified = person.run(&["pbft", "verify", "all.json"]).await;
+    assert!(verified.success().contains("decisions, all proved"), "{verified:?}");
+    assert!(!verified.success().contains("Missing:"), "{verified:?}");
+    let stranger = person.run(&["pbft", "epoch", "council", "--remove", "council-9"]).await;
+    assert!(stranger.code != Some(0) && stranger.stderr.contains("no member \"council-9\""), "{stranger:?}");
+}
+
+#[tokio::test]
 async fn the_members_of_a_team_form_a_group() {
     let fleet = Fleet::start(FleetSpec::new(1).pool(PoolSpec::new("council", 5)).with_tls()).await;
     let person = Person::of(&fleet);

@@ -146,6 +146,40 @@ async fn shown(
     }
 }
 
+/// Has the members of a group vote on a question, and returns what came of it, proved.
+pub(super) async fn decide(
+    client: &FleetClient,
+    group: &Group,
+    question: String,
+    deadline: Duration,
+) -> Result<BallotReport, CliError> {
+    let opening = Opening {
+        group: *group.epoch().domain(),
+        nonce: new_proposal_id(),
+        at_ms: 0,
+        ttl_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        question,
+        options: Vec::new(),
+        threshold: (2, 3),
+    };
+    let opening = client.signed_ballot(opening)?;
+    let id = ballot_id(&opening).0;
+    let ask = Ask::OpenBallot { group: group.name().to_owned(), opening };
+    any_answer(client, group, None, &ask, DECIDE_WITHIN).await?;
+    note(&format!("waiting for the votes of the members in ballot {}", hex(&id)));
+    let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
+    loop {
+        let found = gather(client, group, &id).await?;
+        if let Some(ballot) = found.proved(group) {
+            return Ok(ballot.verify(client.trusted().as_ref()).map_err(PbftError::Group)?);
+        }
+        if Instant::now() >= until {
+            return Err(found.problem.into());
+        }
+        sleep(POLL_PAUSE).await;
+    }
+}
+
 /// What the members say of a ballot.
 struct Found {
     /// What the first one says that knows it.

@@ -1,6 +1,7 @@
-//! `robeing pbft form`, `propose`, `log` and `verify`.
+//! `robeing pbft form`, `epoch`, `propose`, `log` and `verify`.
 
 pub(super) mod ballots;
+mod epoch;
 mod files;
 
 use std::{
@@ -36,6 +37,7 @@ const DECIDE_WITHIN: Duration = Duration::from_secs(60);
 pub(super) async fn run(command: PbftCommand, fleet: &Connection) -> Result<Exit, CliError> {
     match command {
         PbftCommand::Form(args) => form(args, fleet).await,
+        PbftCommand::Epoch(args) => epoch::change(args, fleet).await,
         PbftCommand::Propose(args) => propose(args, fleet).await,
         PbftCommand::Log(args) => log(args, fleet).await,
         PbftCommand::Verify(args) => verify(&args, fleet),
@@ -110,16 +112,22 @@ async fn form(args: FormGroupArgs, fleet: &Connection) -> Result<Exit, CliError>
         // Before the members start: without it, nobody could verify what they decide.
         files::write(&path, &group.file().to_json())?;
     }
-    for member in &members {
+    start(&client, &group).await?;
+    io::stdout().lock().write_all(group_text(&group, &path).as_bytes())?;
+    Ok(Exit::Success)
+}
+
+/// Has all members start with the description of their group.
+async fn start(client: &FleetClient, group: &Group) -> Result<(), CliError> {
+    for member in group.names() {
         let question = Ask::Form { file: group.file().clone() };
-        let answer = ask(&client, member, &question, ANSWER_WITHIN).await??;
+        let answer = ask(client, member, &question, ANSWER_WITHIN).await??;
         let shown: Shown = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
         if !shown.status.problem.is_empty() {
             note(&format!("{member} does not take part: {}", shown.status.problem));
         }
     }
-    io::stdout().lock().write_all(group_text(&group, &path).as_bytes())?;
-    Ok(Exit::Success)
+    Ok(())
 }
 
 /// Returns the names of a team's members, if they can form a group.
