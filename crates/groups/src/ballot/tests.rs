@@ -12,7 +12,7 @@ use robeing_votes::{Base64, Choice, FileOutcome, MAX_OPTIONS, MAX_REASON_BYTES};
 use super::*;
 use crate::{
     Call, Group, GroupError, GroupFile, Ledger, MAX_BALLOT_TTL_MS, MAX_CLOSED_BALLOTS, MAX_OPEN_BALLOTS,
-    MAX_OPTION_BYTES, MAX_QUESTION_BYTES, Signed,
+    MAX_OPTION_BYTES, MAX_QUESTION_BYTES, NextEpoch, Signed, is_approved,
     tests::{NOW, authority, certified, enrolled, signer},
 };
 
@@ -255,6 +255,31 @@ fn the_largest_opening_fits_into_a_call() {
         + robeing_votes::MAX_CERTIFICATE_BYTES
         + robeing_votes::MAX_AUTHORITY_BYTES;
     assert!(most + 16 <= opening::MAX_OPENING_BYTES, "{most}");
+}
+
+#[test]
+fn the_next_members_are_approved_by_a_quorum_of_votes_for_just_them() {
+    let mut council = Council::new();
+    let next = NextEpoch::verify(&council.group, enrolled(&council.authority)).unwrap();
+    let asks = |council: &Council, nonce: u8, threshold: (u32, u32)| {
+        council.signed(&Opening { question: next.question(), threshold, ..council.opening(nonce, &[]) })
+    };
+    // One vote closes the ballot, and is no quorum.
+    let easy = asks(&council, 1, (1, 4));
+    council.call(1, &Call::open(&easy)).unwrap();
+    council.vote(4, &easy, Choice::Approve, 0).unwrap();
+    assert_eq!(council.outcome(&easy), (FileOutcome::Approved, 0));
+    assert!(!is_approved(&council.ledger, next.membership(), 3));
+    let right = asks(&council, 2, (2, 3));
+    council.call(1, &Call::open(&right)).unwrap();
+    for member in 1..=3 {
+        assert!(!is_approved(&council.ledger, next.membership(), 3));
+        council.vote(member, &right, Choice::Approve, 0).unwrap();
+    }
+    assert!(is_approved(&council.ledger, next.membership(), 3));
+    let mut other = next.membership().clone();
+    other.members[0].incarnation.0 = [9; 16];
+    assert!(!is_approved(&council.ledger, &other, 3), "one of them has another disk");
 }
 
 #[test]

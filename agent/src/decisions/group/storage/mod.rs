@@ -40,9 +40,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use robeing_bft::{
-    certificate::Decision, epoch::Incarnation, record::Record, replica::Sync, state::State, wire::Wire,
-};
+use robeing_bft::{certificate::Decision, record::Record, replica::Sync, state::State, wire::Wire};
 use robeing_groups::{Group, GroupFile, MAX_GROUP_FILE_BYTES};
 use robeing_platform::{AtomicFile, Disk, DiskLock, Platform, Random};
 
@@ -87,13 +85,13 @@ pub enum StoreError {
     /// Something is gone that was there when the member was admitted.
     #[error(
         "{} is gone, so this disk was lost; a member must not forget what it has said, and does not come back under \
-         its old identity: remove the folder, and form a new group", .0.display()
+         its old identity: remove the folder, and have the members decide on a next epoch", .0.display()
     )]
     Lost(PathBuf),
     /// Something is not what was written.
     #[error(
         "{} can't be used: {problem}; a member must not forget what it has said, and does not come back under its old \
-         identity: remove the folder, and form a new group", .file.display()
+         identity: remove the folder, and have the members decide on a next epoch", .file.display()
     )]
     Damaged {
         /// The file.
