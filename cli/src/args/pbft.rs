@@ -49,9 +49,9 @@ pub struct FormGroupArgs {
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 All members of the next epoch enrol, also those that stay: one that has lost its disk, and whose folder of the group \
-was removed, comes back with a new key. Then the present members vote: their handlers of messages get the question as a \
-ballot of the group. If a quorum of them approves, the epoch ends, and its log goes on in the next one, which has another \
-fingerprint. NAME.group.json is replaced: who has the old one can't read what is decided from then on.
+was removed, comes back with a new key. Then the present members vote: their handlers of messages get the question as \
+a ballot of the group. If a quorum of them approves, the epoch ends, and its log goes on in the next one, which has \
+another fingerprint. NAME.group.json is replaced: who has the old one can't read what is decided from then on.
 
 Ballots of the epoch that ends are forgotten: write the files of those that matter before. If this command is \
 interrupted, call it again.")]

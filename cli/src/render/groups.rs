@@ -26,7 +26,8 @@ pub fn group_text(group: &Group, file: &Path) -> String {
     let _ = writeln!(text, "Members:      {}", printable(&members.join(", ")));
     let _ = writeln!(text, "May lie:      {} of {}", quorums.faulty(), quorums.members());
     if group.before().is_some() {
-        let _ = writeln!(text, "Epoch:        {}, after the decision {}", group.epoch().number, group.epoch().start().seq.0);
+        let (number, start) = (group.epoch().number, group.epoch().start().seq.0);
+        let _ = writeln!(text, "Epoch:        {number}, after the decision {start}");
     }
     let _ = writeln!(text, "Fingerprint:  {}", group.fingerprint());
     let _ = writeln!(text, "Description:  {}", printable(&file.display().to_string()));

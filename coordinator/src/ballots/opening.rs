@@ -45,8 +45,8 @@ fn check_mode(mode: i32) -> Result<(), BadField> {
     match v1::BallotMode::try_from(mode) {
         Ok(v1::BallotMode::Unspecified | v1::BallotMode::Majority) => Ok(()),
         Ok(v1::BallotMode::Byzantine) => {
-            let problem = "coordinators have no part in such a ballot: open it at a member of a group, as `robeing vote \
-                           open --group` does";
+            let problem = "coordinators have no part in such a ballot: open it at a member of a group, as `robeing \
+                           vote open --group` does";
             Err(convert::bad("mode", problem))
         }
         Err(_) => Err(convert::bad("mode", "it is not known to this coordinator; upgrade it")),

@@ -165,7 +165,7 @@ impl Part {
             }
         };
         let left = self.left().await;
-        let notice = notice(&self.member.group, shown, (&opening, &author));
+        let notice = notice(&self.member.group, shown, (&opening, author.as_str()));
         let reply = match timeout(left, self.ask(&**handler, left, notice)).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(reason)) => {

@@ -171,7 +171,7 @@ impl Groups {
         }
         let bundle = papers.bundle().ok_or("this agent does not know the authorities of its fleet yet")?;
         group.check_trust(bundle).map_err(text)?;
-        let too_old = |error| format!("{error}; if other members have started with it, use another name");
+        let too_old = |error: GroupError| format!("{error}; if other members have started with it, use another name");
         group.check_age(papers.now()).map_err(too_old)?;
         folder.admit(&group).await.map_err(text)?;
         info!(group = group.name(), fingerprint = group.fingerprint(), "this agent has become a member of a group");

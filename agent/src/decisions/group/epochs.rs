@@ -1,9 +1,9 @@
 //! The next epoch of a group: enrolling and approving, ending the present one, and starting in the next.
 //!
 //! A member starts in a later epoch by its description alone, in which the epochs before have each ended by a decision
-//! of their members ([`robeing_groups::EarlierEpoch`]). So one that was away for several of them follows, too. The state
-//! with which the epoch starts comes from this member's own replica, or from other agents; the description proves which
-//! one it is.
+//! of their members ([`robeing_groups::EarlierEpoch`]). So one that was away for several of them follows, too. The
+//! state with which the epoch starts comes from this member's own replica, or from other agents; the description proves
+//! which one it is.
 //!
 //! Invariants:
 //!

@@ -354,7 +354,9 @@ impl Host {
         for outcome in outcomes {
             self.conclude(&outcome);
         }
-        events.into_iter().try_for_each(|event| self.report(event))
+        events.into_iter().try_for_each(|event| self.report(event))?;
+        self.end_waiting();
+        Ok(())
     }
 
     /// Passes on the result of a request of this member.

@@ -49,13 +49,13 @@ pub(super) async fn run(command: VoteCommand, fleet: &Connection) -> Result<Exit
 }
 
 async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    match (args.mode, &args.group) {
-        (Some(BallotMode::Majority), Some(_)) | (Some(BallotMode::Byzantine), None) => {
+    match (args.mode, args.group.is_some()) {
+        (Some(BallotMode::Majority), true) | (Some(BallotMode::Byzantine), false) => {
             let problem = "the members of a group count the votes in the mode byzantine, and in no other: give --group";
             return Err(CliError::Usage(format!("{problem} with it, or neither")));
         }
-        (_, Some(_)) => return pbft::ballots::open(args, fleet).await,
-        (_, None) => {}
+        (_, true) => return pbft::ballots::open(args, fleet).await,
+        (_, false) => {}
     }
     let (wait, deadline, format) = (args.wait, args.deadline, args.output.output);
     let client = client(fleet, None, Access::Use).await?;

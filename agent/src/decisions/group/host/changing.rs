@@ -3,7 +3,7 @@
 use robeing_bft::{certificate::Endorsement, epoch::Membership};
 use robeing_groups::is_approved;
 
-use super::Host;
+use super::{Host, later};
 
 /// Size of the result of a change of the epoch: the digest of the next members.
 const DIGEST: usize = 32;
@@ -12,6 +12,16 @@ impl Host {
     /// Returns the number of the decision that ended the epoch, if this is its result.
     pub(super) fn end_of(&self, result: &[u8]) -> Option<u64> {
         (result.len() == DIGEST && self.replica.has_ended()).then(|| self.replica.executed().0)
+    }
+
+    /// Answers those who wait for what is not decided any more, as the epoch has ended.
+    pub(super) fn end_waiting(&mut self) {
+        if !self.replica.has_ended() {
+            return;
+        }
+        for done in std::mem::take(&mut self.waiting).into_values() {
+            let _ = done.send(later("the epoch has ended; propose it in the next one".to_owned()));
+        }
     }
 
     /// Approves the next epoch, if a quorum of the members has by a ballot.
