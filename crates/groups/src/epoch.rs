@@ -1,8 +1,8 @@
 //! The members of a group's next epoch.
 //!
 //! A group decides on them by a ballot of its own, whose question names them by the digest of their disks and keys. A
-//! member approves the next epoch only if its own state has such a ballot, approved by a quorum: not because a client or
-//! a coordinator says so. With the approvals of a quorum, the change is decided, and is the epoch's last decision.
+//! member approves the next epoch only if its own state has such a ballot, approved by a quorum: not because a client
+//! or a coordinator says so. With the approvals of a quorum, the change is decided, and is the epoch's last decision.
 
 use robeing_bft::{
     certificate::Endorsement,

@@ -65,7 +65,7 @@ pub enum Ask {
         /// The ballot's id, hexadecimal digits.
         ballot: String,
     },
-    /// To sign that a key is the member's in the next epoch of a group, whether it is a member now or not: [`Enrolled`].
+    /// To sign that a key is the agent's in the next epoch of a group, of which it may be a member now: [`Enrolled`].
     EnrolNext {
         /// The group.
         group: String,

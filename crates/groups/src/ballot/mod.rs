@@ -1,8 +1,8 @@
-//! Ballots that the members of a group count themselves. A ballot's opening, votes and end are calls in the group's log;
-//! its outcome follows from their order alone, so all honest members come to the same one.
+//! Ballots that the members of a group count themselves. A ballot's opening, votes and end are calls in the group's
+//! log; its outcome follows from their order alone, so all honest members come to the same one.
 //!
-//! - **The electorate** is the group: each member has one vote, of the same weight. A vote is a call of the member, which
-//!   its key in the group signs, so nobody votes in its place.
+//! - **The electorate** is the group: each member has one vote, of the same weight. A vote is a call of the member,
+//!   which its key in the group signs, so nobody votes in its place.
 //! - **The outcome** is approved as soon as the threshold's share of all members approves, and rejected as soon as that
 //!   can no longer be reached.
 //! - **The deadline.** The log has no clock. Each member says in the log that, by its own clock, the deadline is over,
