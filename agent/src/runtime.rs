@@ -209,16 +209,17 @@ impl Messages {
             Some(handler) => Started { handler, inbox: None },
             None => handlers::start(config.messages.as_ref(), executor.mail())?,
         };
-        let inbox = inbox.ok_or(handler.name());
-        let policies = Arc::new(PolicyHolder::new(metrics));
+        let (inbox, policies) = (inbox.ok_or(handler.name()), Arc::new(PolicyHolder::new(metrics)));
         let directory = Arc::new(FleetDirectory::with_policies(Arc::clone(&policies)));
         let key = opening_key(config.data.as_deref(), platform).await?;
         let sealing_key = Bytes::copy_from_slice(&key.public().to_bytes());
         let (name, stop): (Arc<str>, _) = (config.name.as_str().into(), CancellationToken::new());
         let (upstream, random) = (Arc::clone(upstream), Arc::clone(&platform.random));
         let voter = Voter::new(Arc::clone(&name), Arc::clone(&upstream), transport.clone(), Arc::clone(&random))?;
-        let handler = VotingHandler::new(roles::handler(config.role, handler), voter, VotingMetrics::new(metrics));
-        let (counters, groups) = (MessagingMetrics::new(metrics), groups(config, platform, transport, &stop));
+        let decider = roles::handler(config.role, handler);
+        let handler = VotingHandler::new(Arc::clone(&decider), voter, VotingMetrics::new(metrics));
+        let groups = groups(config, platform, transport, (&stop, decider));
+        let counters = MessagingMetrics::new(metrics);
         let sent = counters.sent_count();
         let messenger = Messenger::start(messaging::driver::Deps {
             name: Arc::clone(&name),
@@ -289,8 +290,15 @@ impl Messages {
     }
 }
 
-/// Returns the groups of an agent, which end with `stop`.
-fn groups(config: &AgentConfig, platform: &Platform, transport: &Transport, stop: &CancellationToken) -> Groups {
+/// Returns the groups of an agent, which end with `stop`, and whose ballots `decider` decides.
+fn groups(
+    config: &AgentConfig,
+    platform: &Platform,
+    transport: &Transport,
+    (stop, decider): (&CancellationToken, Arc<dyn Handler>),
+) -> Groups {
     let (me, source) = (config.name.as_str().into(), Arc::new(transport.clone()));
-    Groups::new(me, config.data.clone(), platform.clone(), source, stop.clone())
+    let groups = Groups::new(me, config.data.clone(), platform.clone(), source, stop.clone());
+    groups.decide_by(decider);
+    groups
 }

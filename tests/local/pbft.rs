@@ -11,6 +11,12 @@ use robeing_tests::{
 
 const MEMBERS: &str = "council-0,council-1,council-2,council-3";
 
+/// Decides ballots: what is risky is rejected, and else blue is approved.
+const DECIDER: &str = r#"case $(cat) in
+*risky*) echo '{"vote": "reject", "reason": "it is risky"}' ;;
+*) echo '{"vote": "approve", "option": "blue", "reason": "it is calm"}' ;;
+esac"#;
+
 fn member(number: usize) -> String {
     format!("council-{}", number % 4)
 }
@@ -148,6 +154,105 @@ async fn does_not_come_back(fleet: &mut Fleet, person: &Person) {
     let refused = person.run(&["pbft", "log", "council", "--via", "council-2"]).await;
     refused.assert_failed(3, "is no member of a group");
     person.succeeds(&["pbft", "propose", "council", "without-a-disk", "--via", "council-0"]).await;
+}
+
+/// Opens a ballot of the group and waits for it. Returns how that ended.
+async fn opens(person: &Person, question: &str, options: &[&str]) -> Ended {
+    let line = ["vote", "open", question, "--mode", "byzantine", "--group", "council", "--deadline", "20s", "--wait"];
+    person.run(&[&line[..], options].concat()).await
+}
+
+#[tokio::test]
+async fn members_count_a_ballot_themselves_though_one_is_away_and_anybody_verifies_it() {
+    let decider = serde_json::json!({"command": {"argv": ["/bin/sh", "-c", DECIDER]}}).to_string();
+    let pool = PoolSpec::new("council", 4).flag("messages", &decider);
+    let mut fleet = Fleet::start(FleetSpec::new(3).pool(pool).session_timeout("1s").with_tls()).await;
+    let person = Person::of(&fleet);
+    person.succeeds(&["pbft", "form", "council", "--members", MEMBERS]).await;
+    let colours = ["--option", "red", "--option", "blue"];
+    let approved = opens(&person, "which colour?", &colours).await;
+    assert!(approved.success().contains("Outcome:        approved\nApproved:       2 (blue)\n"), "{approved:?}");
+    assert!(approved.success().contains("Opened by:      client:cli\n"), "{approved:?}");
+    let id = approved.stdout.lines().find_map(|line| line.strip_prefix("ID:")).expect("it is shown").trim().to_owned();
+    let rejected = opens(&person, "drop the risky table?", &colours).await;
+    assert_eq!(rejected.code, Some(1), "{rejected:?}");
+    assert!(rejected.stdout.contains("Outcome:        rejected\n"), "{rejected:?}");
+    // One is away, and all must approve: the others say that the deadline is over.
+    fleet.kill("council-3");
+    let line = ["vote", "open", "which?", "--group", "council", "--deadline", "3s", "--threshold", "1/1"];
+    let opened = person.succeeds(&[&line[..], &colours].concat()).await;
+    let show = ["vote", "show", opened.trim(), "--group", "council", "--wait", "60s"];
+    let expired = person.run(&show).await;
+    assert_eq!(expired.code, Some(1), "{expired:?}");
+    assert!(expired.stdout.contains("Outcome:        expired\n"), "{expired:?}");
+    is_verified_as_a_file(&person, &id).await;
+}
+
+/// The file of a closed ballot is right, until something in it is changed.
+async fn is_verified_as_a_file(person: &Person, id: &str) {
+    let shown = person.run(&["vote", "show", id, "--group", "council", "--file", "ballot.json"]).await;
+    assert!(shown.success().contains("Proved by:"), "{shown:?}");
+    for command in ["vote", "pbft"] {
+        let trusted = person.run(&[command, "verify", "ballot.json"]).await;
+        assert!(trusted.success().contains("Authorities:    trusted, from"), "{trusted:?}");
+    }
+    let alone = person.terminal.run(&["vote", "verify", "ballot.json"]).await;
+    assert!(alone.success().contains("to be compared with the fleet's: sha256:"), "{alone:?}");
+    let text = fs::read_to_string(person.terminal.dir().join("ballot.json")).expect("it was written");
+    let mut file: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
+    let attestations = file["attestations"].as_array_mut().expect("a list");
+    attestations.truncate(2);
+    person.terminal.write("few.json", &file.to_string());
+    person.run(&["vote", "verify", "few.json"]).await.assert_failed(1, "2 members have signed it, and 3 must");
+    // Its opening and its votes are in the log, too.
+    let log = person.run(&["pbft", "log", "council"]).await;
+    assert!(log.success().contains(&format!("(ballot {id} opened: which colour?)")), "{log:?}");
+    assert!(log.success().contains("(approve option 2 in ballot "), "{log:?}");
+    let unknown = person.run(&["vote", "show", &"00".repeat(32), "--group", "council", "--wait", "1s"]).await;
+    unknown.assert_failed(3, "knows no such ballot");
+}
+
+#[tokio::test]
+async fn a_member_that_lost_its_disk_comes_back_by_a_decision_of_the_others() {
+    let decider = serde_json::json!({"command": {"argv": ["/bin/sh", "-c", "echo '{\"vote\": \"approve\"}'"]}});
+    let pool = PoolSpec::new("council", 5).flag("messages", &decider.to_string());
+    let mut fleet = Fleet::start(FleetSpec::new(3).pool(pool).session_timeout("1s").with_tls()).await;
+    let person = Person::of(&fleet);
+    person.succeeds(&["pbft", "form", "council", "--members", MEMBERS]).await;
+    assert_eq!(person.succeeds(&["pbft", "propose", "council", "first"]).await, "1\n");
+    fleet.kill("council-2");
+    fs::remove_dir_all(data(&fleet, "council-2")).expect("it is the test's");
+    fleet.start_one("council-2");
+    let changed = person.succeeds(&["pbft", "epoch", "council", "--add", "council-4", "--remove", "council-3"]).await;
+    assert!(changed.contains("Members:      council-0, council-1, council-2, council-4\n"), "{changed}");
+    person.succeeds(&["pbft", "propose", "council", "second", "--via", "council-2"]).await;
+    eventually("the newcomers have the whole log", async || {
+        let line = ["pbft", "log", "council", "--via", "council-4", "--file", "all.json"];
+        let log = person.run(&line).await;
+        let has_all = log.code == Some(0) && log.stdout.contains("first") && log.stdout.contains("second");
+        check(has_all, (), log)
+    })
+    .await;
+    let verified = person.run(&["pbft", "verify", "all.json"]).await;
+    assert!(verified.success().contains("decisions, all proved"), "{verified:?}");
+    assert!(!verified.success().contains("Missing:"), "{verified:?}");
+    let stranger = person.run(&["pbft", "epoch", "council", "--remove", "council-9"]).await;
+    assert!(stranger.code != Some(0) && stranger.stderr.contains("no member \"council-9\""), "{stranger:?}");
+}
+
+#[tokio::test]
+async fn the_members_of_a_team_form_a_group() {
+    let fleet = Fleet::start(FleetSpec::new(1).pool(PoolSpec::new("council", 5)).with_tls()).await;
+    let person = Person::of(&fleet);
+    let form = async |id: &str, size: &str| {
+        person.succeeds(&["team", "form", "--purpose", "review", "--size", size, "--id", id]).await.trim().to_owned()
+    };
+    let four = form("00000000-0000-4000-8000-000000000001", "4").await;
+    let formed = person.succeeds(&["pbft", "form", "review", "--team", &four]).await;
+    assert!(formed.contains("May lie:      1 of 4\n"), "{formed}");
+    assert_eq!(person.succeeds(&["pbft", "propose", "review", "first"]).await, "1\n");
+    let one = form("00000000-0000-4000-8000-000000000002", "1").await;
+    person.run(&["pbft", "form", "few", "--team", &one]).await.assert_failed(2, "4 to 16 different members");
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ pub use identity::{
 };
 pub use line::{called_as, grammar, parse};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
-pub use pbft::{FormGroupArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs};
+pub use pbft::{EpochArgs, FormGroupArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs};
 pub use resources::{
     AmountArgs, FreeArgs, ListResourcesArgs, QueueSpec, QueuesArgs, RenewArgs, RequestArgs, ResourcesCommand,
     ShowAllocationArgs,
@@ -30,8 +30,8 @@ pub use resources::{
 pub use submit::SubmitArgs;
 pub use teams::{DisbandArgs, FormArgs, ListTeamsArgs, ShowTeamArgs, TeamCommand};
 pub use votes::{
-    Agreement, ApprovalArgs, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VerifyResultArgs,
-    VoteCommand, VoteWord,
+    Agreement, ApprovalArgs, BallotMode, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs,
+    VerifyResultArgs, VoteCommand, VoteWord,
 };
 
 use crate::kubernetes::Location;

@@ -1,6 +1,6 @@
 //! The arguments that are about groups of agents that decide by Byzantine agreement.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
@@ -9,6 +9,8 @@ use clap::{Args, Subcommand};
 pub enum PbftCommand {
     /// Form a group of agents
     Form(FormGroupArgs),
+    /// Have a group decide on other members, who follow in its next epoch
+    Epoch(EpochArgs),
     /// Have a group decide something
     Propose(ProposeArgs),
     /// Read the decisions of a group, and verify them
@@ -31,12 +33,43 @@ pub struct FormGroupArgs {
     pub name: String,
 
     /// The names of the agents that are its members, 4 to 16, separated by commas
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "team")]
     pub members: Vec<String>,
+
+    /// The team whose members it has. They are found once: the group keeps them, whoever leaves or joins the team
+    #[arg(long, value_name = "ID", conflicts_with = "members")]
+    pub team: Option<String>,
 
     /// Write the group's description to this file instead of NAME.group.json
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+}
+
+/// Arguments of `pbft epoch`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+All members of the next epoch enrol, also those that stay: one that has lost its disk, and whose folder of the group \
+was removed, comes back with a new key. Then the present members vote: their handlers of messages get the question as \
+a ballot of the group. If a quorum of them approves, the epoch ends, and its log goes on in the next one, which has \
+another fingerprint. NAME.group.json is replaced: who has the old one can't read what is decided from then on.
+
+Ballots of the epoch that ends are forgotten: write the files of those that matter before. If this command is \
+interrupted, call it again.")]
+pub struct EpochArgs {
+    /// The group: its name, if NAME.group.json is in the current directory, or the file with its description
+    pub group: String,
+
+    /// Agents that become members, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub add: Vec<String>,
+
+    /// Members that leave, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub remove: Vec<String>,
+
+    /// How long members have to vote
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub deadline: Duration,
 }
 
 /// Arguments of `pbft propose`.
@@ -99,6 +132,6 @@ compare the digests of the authorities, or the fingerprint of the group, which a
 The exit code is 0 if every decision is proved, and 1 if not. A member that lies can have anything decided: read who \
 the authors are. (nobody) has signed nothing, and who is (untrusted) is certified by no authority that you trust.")]
 pub struct LogFileArgs {
-    /// The file, as `robeing pbft log --file` writes it
+    /// The file, as `robeing pbft log --file` or `robeing vote show --group --file` writes it
     pub file: PathBuf,
 }

@@ -26,6 +26,15 @@ pub enum VoteCommand {
     Verify(VerifyArgs),
 }
 
+/// Who counts the votes of a ballot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BallotMode {
+    /// The coordinators, of which a majority is trusted
+    Majority,
+    /// The members of a group, of which up to a third may lie
+    Byzantine,
+}
+
 /// Members of a ballot, and the weight of each of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Electors {
@@ -61,6 +70,9 @@ The ballot is approved as soon as those who approve have the threshold's share o
 the others have voted or not; rejected as soon as that can no longer be reached; and expired at the deadline. Not to \
 vote is not to reject.
 
+With --group, the members of a group (`robeing pbft form`) vote and count: each has one vote, which it signs and has \
+ordered by Byzantine agreement, so that neither coordinators nor the members that may lie change the outcome.
+
 With --wait, the exit code is 0 if the ballot is approved, and 1 if it is rejected or has expired.")]
 pub struct OpenArgs {
     /// The question, at most 4 KiB
@@ -68,8 +80,23 @@ pub struct OpenArgs {
 
     /// Who votes, and with which weight (1 unless given): NAME, agent:NAME, role:ROLE, pool:NAME, skill:NAME, team:ID,
     /// everyone or client:NAME. Repeat it, or separate several by commas; of a member that two stand for, the first counts
-    #[arg(long, required = true, value_name = "ADDRESS[=WEIGHT]", value_delimiter = ',', value_parser = electors)]
+    #[arg(
+        long,
+        required_unless_present = "group",
+        value_name = "ADDRESS[=WEIGHT]",
+        value_delimiter = ',',
+        value_parser = electors
+    )]
     pub to: Vec<Electors>,
+
+    /// Who counts the votes; --group implies byzantine, and nothing else does
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub mode: Option<BallotMode>,
+
+    /// The group whose members vote: its name, if NAME.group.json is in the current directory, or the file with its
+    /// description
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["to", "id"])]
+    pub group: Option<String>,
 
     /// What members who approve choose among: give at least two, at most 16. Without it, they approve of the question
     #[arg(long = "option", value_name = "TEXT")]
@@ -199,11 +226,18 @@ pub struct CastArgs {
 /// Arguments of `vote show`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
+With --group, its members are asked. What a quorum of them has signed is final, and is said to be proved.
+
 With --wait, the exit code is 0 if the ballot is approved, 1 if it is rejected or has expired, and 6 if it is still \
 open.")]
 pub struct ShowArgs {
     /// The id of the ballot
     pub ballot: String,
+
+    /// The group whose ballot it is: its name, if NAME.group.json is in the current directory, or the file with its
+    /// description
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
 
     /// Wait until the ballot is closed, at most this long
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -245,6 +279,8 @@ their digests, which are printed, with those of the fleet's authorities.
 
 A vote that is not signed is the word of a coordinator, and of whoever has written the file: with such a vote, the \
 file is not right, unless --attested is given. With --trust or --ca, it never is.
+
+The file of a ballot of a group is verified by its members' signatures: a quorum must have signed its outcome.
 
 The exit code is 0 if everything is right, and 1 if not. It does not say that the ballot was approved.")]
 pub struct VerifyArgs {

@@ -2,12 +2,19 @@
 
 use std::{fmt::Write, path::Path};
 
-use robeing_groups::{CheckedDecision, CheckedEntry, Group, LogReport};
+use robeing_groups::{
+    Call, CheckedDecision, CheckedEntry, Group, LogReport,
+    ballot::{MemberVote, ballot_id},
+};
+use robeing_votes::hex;
 
 use super::{
     table::table,
     words::{plural, preview, printable},
 };
+
+/// Number of bytes of a ballot's id that are shown where it was shown in full before.
+const BALLOT_SHOWN: usize = 8;
 
 /// Formats a group that was formed.
 pub fn group_text(group: &Group, file: &Path) -> String {
@@ -18,6 +25,10 @@ pub fn group_text(group: &Group, file: &Path) -> String {
     let members: Vec<&str> = group.names().collect();
     let _ = writeln!(text, "Members:      {}", printable(&members.join(", ")));
     let _ = writeln!(text, "May lie:      {} of {}", quorums.faulty(), quorums.members());
+    if group.before().is_some() {
+        let (number, start) = (group.epoch().number, group.epoch().start().seq.0);
+        let _ = writeln!(text, "Epoch:        {number}, after the decision {start}");
+    }
     let _ = writeln!(text, "Fingerprint:  {}", group.fingerprint());
     let _ = writeln!(text, "Description:  {}", printable(&file.display().to_string()));
     text
@@ -31,7 +42,27 @@ fn author_of(entry: &CheckedEntry) -> String {
     }
 }
 
+/// Formats what a call does to a ballot.
+fn ballot_text(call: &Call) -> String {
+    let short = |id: &[u8; 32]| hex(&id[..BALLOT_SHOWN]);
+    match call {
+        Call::Open(signed, opening) => {
+            let question = preview(opening.question.as_bytes());
+            format!("(ballot {} opened: {question})", hex(&ballot_id(signed).0))
+        }
+        Call::Vote(MemberVote { ballot, choice, option, .. }) => {
+            let option = if *option == 0 { String::new() } else { format!(" option {option}") };
+            format!("({choice}{option} in ballot {}…)", short(&ballot.0))
+        }
+        Call::Expire(ballot) => format!("(deadline of ballot {}… is over)", short(&ballot.0)),
+        Call::Propose(..) => String::new(),
+    }
+}
+
 fn text_of(entry: &CheckedEntry) -> String {
+    if let Some(call) = &entry.ballot {
+        return ballot_text(call);
+    }
     match &entry.proposal {
         Some(_) if entry.is_repeated => "(decided before)".to_owned(),
         Some(proposal) => preview(&proposal.text),

@@ -29,7 +29,8 @@ impl Draft {
         let (id, options) = (task.id.to_string(), Vec::new());
         // The longest that it gets: all digests have the same length.
         let whole = question_about(task, &[0; 32], &question);
-        let request = v1::OpenBallotRequest { id, question: whole, options, electorate, threshold, deadline };
+        let mode = v1::BallotMode::Majority.into();
+        let request = v1::OpenBallotRequest { id, question: whole, options, electorate, threshold, deadline, mode };
         let draft = Self::check(request, || task.id.0).map_err(|problem| convert::bad(FIELD, problem))?;
         Ok(Self { question, ..draft })
     }

@@ -40,13 +40,27 @@ pub struct Draft {
     pub ttl: u64,
 }
 
+/// Refuses a ballot that others than the coordinators would have to count.
+fn check_mode(mode: i32) -> Result<(), BadField> {
+    match v1::BallotMode::try_from(mode) {
+        Ok(v1::BallotMode::Unspecified | v1::BallotMode::Majority) => Ok(()),
+        Ok(v1::BallotMode::Byzantine) => {
+            let problem = "coordinators have no part in such a ballot: open it at a member of a group, as `robeing \
+                           vote open --group` does";
+            Err(convert::bad("mode", problem))
+        }
+        Err(_) => Err(convert::bad("mode", "it is not known to this coordinator; upgrade it")),
+    }
+}
+
 impl Draft {
     /// Checks a ballot. `fresh` draws an id.
     ///
     /// # Errors
     /// The first invalid field.
     pub fn check(request: v1::OpenBallotRequest, fresh: impl FnOnce() -> u128) -> Result<Self, BadField> {
-        let v1::OpenBallotRequest { id, question, options, electorate, threshold, deadline } = request;
+        let v1::OpenBallotRequest { id, question, options, electorate, threshold, deadline, mode } = request;
+        check_mode(mode)?;
         let id = if id.is_empty() { BallotId(fresh()) } else { convert::ballot_id("id", &id)? };
         check_bytes("question", &question, MAX_QUESTION_BYTES)?;
         if !options.is_empty() && !(MIN_BALLOT_OPTIONS..=MAX_BALLOT_OPTIONS).contains(&options.len()) {
@@ -248,18 +262,19 @@ mod tests {
         let seconds = |seconds: u64| Some(WireDuration { seconds: seconds as i64, nanos: 0 });
         let most_seconds = MAX_BALLOT_DURATION_MS / 1000;
         type Change<'a> = &'a dyn Fn(&mut v1::OpenBallotRequest);
-        let good: [Change<'_>; 6] = [
+        let good: [Change<'_>; 7] = [
             &|request| request.question = "q".repeat(MAX_QUESTION_BYTES),
             &|request| request.options = options(2),
             &|request| request.options = options(MAX_BALLOT_OPTIONS),
             &|request| request.options = vec!["a".repeat(MAX_OPTION_BYTES), "b".into()],
             &|request| request.threshold = "66%".into(),
             &|request| request.deadline = seconds(most_seconds),
+            &|request| request.set_mode(v1::BallotMode::Majority),
         ];
         for (n, change) in good.into_iter().enumerate() {
             assert!(check(change).is_ok(), "{n}: {:?}", check(change));
         }
-        let bad: [(&str, Change<'_>); 11] = [
+        let bad: [(&str, Change<'_>); 13] = [
             ("id", &|request| request.id = "seven".into()),
             ("question", &|request| request.question = String::new()),
             ("question", &|request| request.question = "q".repeat(MAX_QUESTION_BYTES + 1)),
@@ -271,6 +286,8 @@ mod tests {
             ("threshold", &|request| request.threshold = format!("{}2/3", "0".repeat(MAX_THRESHOLD_BYTES - 2))),
             ("deadline", &|request| request.deadline = seconds(0)),
             ("deadline", &|request| request.deadline = seconds(most_seconds + 1)),
+            ("mode", &|request| request.set_mode(v1::BallotMode::Byzantine)),
+            ("mode", &|request| request.mode = 3),
         ];
         for (field, change) in bad {
             let problem = check(change).expect_err(field);

@@ -99,6 +99,8 @@ pub enum Context {
     Reply,
     /// A member's approval of the next epoch's membership.
     Approval,
+    /// A member's statement of what its application has come to, for those who have no copy of it.
+    Attestation,
 }
 
 impl Context {
@@ -116,6 +118,7 @@ impl Context {
             Self::Query => "robeing.bft.v1.query",
             Self::Reply => "robeing.bft.v1.reply",
             Self::Approval => "robeing.bft.v1.approval",
+            Self::Attestation => "robeing.bft.v1.attestation",
         }
     }
 

@@ -297,6 +297,32 @@ impl Epoch {
         Ok(Self { scope: Scope::new(membership)?, start: state.checkpoint() })
     }
 
+    /// Returns the epoch that a decision of the one before begins. A quorum of that one proves which state it starts
+    /// from; whether a state is that one, is checked when a replica starts with it.
+    ///
+    /// # Errors
+    /// If it proves nothing, with the reason.
+    pub fn following(
+        ending: &Scope,
+        decision: &Decision,
+        stable: &Stable,
+        verifier: &dyn Verifier,
+    ) -> Result<Self, Invalid> {
+        decision.check(ending, verifier)?;
+        stable.check(ending, verifier)?;
+        let change = match decision.batch.requests() {
+            [request] if decision.certificate.proposal.kind == Kind::Epoch => match &request.operation {
+                Operation::NewEpoch(change) => change,
+                Operation::Call(_) => return Err(Invalid::Handover("decision")),
+            },
+            _ => return Err(Invalid::Handover("decision")),
+        };
+        if stable.checkpoint.seq != decision.seq() {
+            return Err(Invalid::Handover("checkpoint"));
+        }
+        Ok(Self { scope: Scope::new(change.next.clone())?, start: stable.checkpoint })
+    }
+
     /// The state from which the epoch starts.
     pub fn start(&self) -> Checkpoint {
         self.start
@@ -327,22 +353,11 @@ impl Handover {
     /// # Errors
     /// If it proves nothing, with the reason.
     pub fn verify(&self, ending: &Membership, verifier: &dyn Verifier) -> Result<Epoch, Invalid> {
-        let scope = Scope::new(ending.clone())?;
-        self.decision.check(&scope, verifier)?;
-        self.stable.check(&scope, verifier)?;
-        let change = match self.decision.batch.requests() {
-            [request] if self.decision.certificate.proposal.kind == Kind::Epoch => match &request.operation {
-                Operation::NewEpoch(change) => change,
-                Operation::Call(_) => return Err(Invalid::Handover("decision")),
-            },
-            _ => return Err(Invalid::Handover("decision")),
-        };
-        if self.stable.checkpoint.seq != self.decision.seq() {
-            return Err(Invalid::Handover("checkpoint"));
-        }
-        if self.state.checkpoint() != self.stable.checkpoint || self.state.next_epoch() != Some(&change.next) {
+        let epoch = Epoch::following(&Scope::new(ending.clone())?, &self.decision, &self.stable, verifier)?;
+        let is_next = self.state.next_epoch() == Some(&epoch.scope.0.membership);
+        if self.state.checkpoint() != self.stable.checkpoint || !is_next {
             return Err(Invalid::Handover("state"));
         }
-        Ok(Epoch { scope: Scope::new(change.next.clone())?, start: self.stable.checkpoint })
+        Ok(epoch)
     }
 }

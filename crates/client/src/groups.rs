@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use robeing_groups::{
-    Group, Own, Proposal, Signed,
+    Group, GroupError, Own, Proposal, Signed,
+    ballot::Opening,
     exchange::{Ask, CLIENT_KIND},
 };
 use robeing_identity::TrustBundle;
@@ -17,7 +18,7 @@ use super::{ClientError, FleetClient, new_message_id};
 /// The priority of messages to members.
 const PRIORITY: u32 = 5;
 
-/// Generates an id for a proposal. One that is proposed again with its id is decided once.
+/// Generates an id for a proposal, or what tells two ballots with the same question apart.
 pub fn new_proposal_id() -> [u8; 16] {
     Uuid::now_v7().into_bytes()
 }
@@ -55,6 +56,23 @@ impl FleetClient {
     /// # Errors
     /// [`ClientError::NotProposed`] if there is no certificate, or it can't be signed.
     pub fn signed_proposal(&self, group: &Group, id: [u8; 16], text: Bytes) -> Result<Signed, ClientError> {
+        let group = *group.epoch().domain();
+        self.sign_now(|own, at_ms| Proposal { group, id, at_ms, text }.sign(own))
+    }
+
+    /// Signs the opening of a ballot of a group with the key of this client's certificate. It is set to be signed now.
+    ///
+    /// # Errors
+    /// [`ClientError::NotProposed`] if there is no certificate, or it can't be signed.
+    pub fn signed_ballot(&self, opening: Opening) -> Result<Signed, ClientError> {
+        self.sign_now(|own, at_ms| Opening { at_ms, ..opening }.sign(own))
+    }
+
+    /// Signs something with the key of this client's certificate, at this time, Unix milliseconds.
+    fn sign_now(
+        &self,
+        sign: impl FnOnce(&Own<'_>, u64) -> Result<Signed, GroupError>,
+    ) -> Result<Signed, ClientError> {
         let problem = |problem: &str| ClientError::NotProposed { problem: problem.to_owned() };
         let none = "members take proposals of those with a certificate alone: give --certificate and --private-key, or \
                     --ca";
@@ -68,8 +86,7 @@ impl FleetClient {
         let at_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         let own = Own::of(&own.certificate, bundle, signer, at_ms);
         let own = own.ok_or_else(|| problem("your certificate is of no authority that you trust"))?;
-        let proposal = Proposal { group: *group.epoch().domain(), id, at_ms, text };
-        proposal.sign(&own).map_err(|error| problem(&error.to_string()))
+        sign(&own, at_ms).map_err(|error| problem(&error.to_string()))
     }
 
     /// Returns the authorities that this client trusts, if it knows any.

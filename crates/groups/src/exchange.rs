@@ -4,10 +4,15 @@
 //! send each other messages of the type [`PEER_KIND`]: the group's name, and a message of the protocol.
 
 use bytes::Bytes;
+use robeing_bft::wire::Wire;
 use robeing_votes::Base64;
 use serde::{Deserialize, Serialize};
 
-use crate::{GroupError, GroupFile, Signed, is_group_name};
+use crate::{
+    Group, GroupError, GroupFile, Signed,
+    ballot::{Attestation, BallotRecord, ballot_id},
+    is_group_name,
+};
 
 /// The type of messages between the members of a group.
 pub const PEER_KIND: &str = "robeing.bft.v1";
@@ -45,6 +50,57 @@ pub enum Ask {
         group: String,
         /// The [`Proposal`](crate::Proposal), signed by its author.
         proposal: Signed,
+    },
+    /// To open a ballot of all members, and to tell when it is open: [`Opened`].
+    OpenBallot {
+        /// The group.
+        group: String,
+        /// The [`Opening`](crate::ballot::Opening), signed by whoever opens it.
+        opening: Signed,
+    },
+    /// What a ballot has come to: [`BallotShown`].
+    ShowBallot {
+        /// The group.
+        group: String,
+        /// The ballot's id, hexadecimal digits.
+        ballot: String,
+    },
+    /// To sign that a key is the agent's in the next epoch of a group, of which it may be a member now: [`Enrolled`].
+    EnrolNext {
+        /// The group.
+        group: String,
+        /// The names of all members of the next epoch.
+        members: Vec<String>,
+    },
+    /// To approve the next epoch, if the group has approved it by a ballot: [`Approved`].
+    Approve {
+        /// The group.
+        group: String,
+        /// The enrolments of the next members.
+        next: Vec<Signed>,
+    },
+    /// To end the epoch, and to tell when that is decided: [`Decided`].
+    Change {
+        /// The group.
+        group: String,
+        /// The enrolments of the next members.
+        next: Vec<Signed>,
+        /// The approvals of a quorum.
+        approvals: Vec<Base64>,
+    },
+    /// What has ended the epoch: [`HandedOver`].
+    Handover {
+        /// The group.
+        group: String,
+    },
+    /// A part of the state with which an epoch starts: [`StatePart`].
+    State {
+        /// The group.
+        group: String,
+        /// The number of the epoch.
+        epoch: u64,
+        /// The number of the part's first byte.
+        from: u64,
     },
     /// The decisions: [`Page`].
     Log {
@@ -100,6 +156,57 @@ pub struct Decided {
     pub decision: u64,
 }
 
+/// The answer to [`Ask::Approve`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Approved {
+    /// The encoded approval.
+    pub approval: Base64,
+}
+
+/// The answer to [`Ask::Handover`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HandedOver {
+    /// The encoded decision that ended the epoch.
+    pub decision: Base64,
+    /// The encoded proof of the state after it.
+    pub stable: Base64,
+}
+
+/// The answer to [`Ask::State`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StatePart {
+    /// The part, at most [`MAX_PAGE_BYTES`].
+    pub bytes: Base64,
+    /// The size of the whole state, bytes.
+    pub size: u64,
+}
+
+/// The answer to [`Ask::OpenBallot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Opened {
+    /// The ballot's id, hexadecimal digits.
+    pub ballot: String,
+    /// The number of the decision that opened it.
+    pub decision: u64,
+}
+
+/// The answer to [`Ask::ShowBallot`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BallotShown {
+    /// The [`Opening`](crate::ballot::Opening), signed by whoever opened the ballot.
+    pub opening: Signed,
+    /// The encoded [`BallotRecord`](crate::ballot::BallotRecord), as the member has it.
+    pub record: Base64,
+    /// The member's signature of it, if the ballot is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Base64>,
+}
+
 /// The answer to [`Ask::Log`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -130,9 +237,43 @@ impl Ask {
             Self::Enrol { group, .. }
             | Self::Show { group }
             | Self::Propose { group, .. }
+            | Self::OpenBallot { group, .. }
+            | Self::ShowBallot { group, .. }
+            | Self::EnrolNext { group, .. }
+            | Self::Approve { group, .. }
+            | Self::Change { group, .. }
+            | Self::Handover { group }
+            | Self::State { group, .. }
             | Self::Log { group, .. } => Some(group),
             Self::Form { .. } => None,
         }
+    }
+}
+
+impl BallotShown {
+    /// Reads what a member says of the ballot with this id, with its signature if the ballot is closed.
+    ///
+    /// # Errors
+    /// [`GroupError`] if it is of another ballot, or malformed, or the member has not signed it.
+    pub fn read(
+        &self,
+        group: &Group,
+        member: &str,
+        ballot: &[u8; 32],
+    ) -> Result<(BallotRecord, Option<Attestation>), GroupError> {
+        let what = "record of the ballot";
+        let record = BallotRecord::decoded(&self.record.0).map_err(GroupError::undecodable(what))?;
+        if record.ballot.0 != *ballot || ballot_id(&self.opening) != record.ballot {
+            return Err(GroupError::Other { what, part: "ballot" });
+        }
+        let signature = self.signature.clone();
+        let attestation = signature.map(|signature| Attestation { member: member.to_owned(), signature });
+        let is_signed = attestation.as_ref().is_none_or(|one| group.has_attested(&record, one));
+        if !is_signed || record.closed.is_some() != attestation.is_some() {
+            let problem = format!("{member} has not signed what it says");
+            return Err(GroupError::NotProved { what: "outcome of the ballot", problem });
+        }
+        Ok((record, attestation))
     }
 }
 

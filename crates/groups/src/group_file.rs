@@ -1,23 +1,37 @@
 //! The description of a group.
 
 use robeing_bft::{
-    crypto::PublicKey,
+    certificate::{Decision, Stable},
+    crypto::{Ed25519, PublicKey},
     epoch::{Epoch, Membership, Parameters},
     error::EpochError,
     state::State,
+    wire::Wire,
 };
 use robeing_identity::TrustBundle;
-use robeing_votes::hex;
+use robeing_votes::{Base64, hex};
 use serde::{Deserialize, Serialize};
 
-use crate::{Enrolment, GroupError, Ledger, MAX_GROUP_FILE_BYTES, MAX_GROUP_MEMBERS, Signed};
+use crate::{Enrolment, GroupError, Ledger, MAX_EPOCHS, MAX_GROUP_FILE_BYTES, MAX_GROUP_MEMBERS, Signed};
 
 /// The version of the description's form, as its `apiVersion`.
 pub const GROUP_FILE_VERSION: &str = "robeing.io/group-file/v1";
 /// What errors call it.
 const WHAT: &str = "description of the group";
 
-/// The description of a group: the enrolments of its members, in the order of their names.
+/// An epoch that has ended, and what proves that the next one follows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EarlierEpoch {
+    /// The enrolments of its members, in the order of their names.
+    pub members: Vec<Signed>,
+    /// The encoded decision that ended it: that for the members of the next one.
+    pub decision: Base64,
+    /// The encoded proof of the state after it, with which the next one starts.
+    pub stable: Base64,
+}
+
+/// The description of a group: the enrolments of its members, in the order of their names, and its earlier epochs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GroupFile {
@@ -25,6 +39,9 @@ pub struct GroupFile {
     pub api_version: String,
     /// The members' enrolments.
     pub members: Vec<Signed>,
+    /// The epochs that have ended, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierEpoch>,
 }
 
 /// A group whose description was verified.
@@ -32,8 +49,48 @@ pub struct GroupFile {
 pub struct Group {
     file: GroupFile,
     enrolments: Vec<Enrolment>,
+    earlier: Vec<Epoch>,
     epoch: Epoch,
     initial: State,
+}
+
+/// Verifies enrolments as those of the members of an epoch.
+pub(crate) fn membership_of(members: &[Signed], number: u64) -> Result<(Vec<Enrolment>, Membership), GroupError> {
+    if members.len() > MAX_GROUP_MEMBERS {
+        return Err(GroupError::Members(members.len()));
+    }
+    let enrolments = members.iter().map(Enrolment::verify).collect::<Result<Vec<_>, _>>()?;
+    let Some(first) = enrolments.first() else { return Err(GroupError::Members(0)) };
+    for (part, same) in [
+        ("fleet", enrolments.iter().all(|one| one.fleet == first.fleet)),
+        ("group", enrolments.iter().all(|one| one.group == first.group)),
+        ("list of members", enrolments.iter().all(|one| one.members == first.members)),
+        ("member", enrolments.iter().map(|one| &one.name).eq(&first.members)),
+    ] {
+        if !same {
+            return Err(GroupError::Other { what: "enrolment of a member", part });
+        }
+    }
+    let membership = Membership {
+        fleet: first.fleet.clone(),
+        group: first.group.clone(),
+        number,
+        members: enrolments.iter().map(Enrolment::member).collect(),
+        clients: Vec::new(),
+        parameters: Parameters::default(),
+    };
+    Ok((enrolments, membership))
+}
+
+impl EarlierEpoch {
+    /// Returns the epoch that follows this one, whose own epoch is `ending`.
+    fn next(&self, ending: &Epoch) -> Result<Epoch, GroupError> {
+        let decision = Decision::decoded(&self.decision.0).map_err(GroupError::undecodable("end of an epoch"))?;
+        let stable = Stable::decoded(&self.stable.0).map_err(GroupError::undecodable("end of an epoch"))?;
+        let seq = decision.seq().0;
+        let next = Epoch::following(ending.scope(), &decision, &stable, &Ed25519);
+        next.map_err(|problem| GroupError::Decision { seq, problem })
+    }
 }
 
 impl GroupFile {
@@ -48,7 +105,15 @@ impl GroupFile {
         }
         named.sort_by(|(one, _), (other, _)| one.cmp(other));
         let members = named.into_iter().map(|(_, signed)| signed).collect();
-        Ok(Self { api_version: GROUP_FILE_VERSION.into(), members })
+        Ok(Self { api_version: GROUP_FILE_VERSION.into(), members, earlier: Vec::new() })
+    }
+
+    /// Makes the description of the group in its next epoch, whose members have enrolled, from what has ended this one.
+    #[must_use]
+    pub fn followed_by(self, members: Vec<Signed>, decision: Base64, stable: Base64) -> Self {
+        let Self { api_version, members: before, mut earlier } = self;
+        earlier.push(EarlierEpoch { members: before, decision, stable });
+        Self { api_version, members, earlier }
     }
 
     /// Reads a description. This verifies nothing.
@@ -75,33 +140,26 @@ impl GroupFile {
         if self.api_version != GROUP_FILE_VERSION {
             return Err(GroupError::malformed(WHAT, "it is of another version"));
         }
-        if self.members.len() > MAX_GROUP_MEMBERS {
-            return Err(GroupError::Members(self.members.len()));
+        if self.earlier.len() >= MAX_EPOCHS {
+            return Err(GroupError::malformed(WHAT, format!("it has more than {MAX_EPOCHS} epochs")));
         }
-        let enrolments = self.members.iter().map(Enrolment::verify).collect::<Result<Vec<_>, _>>()?;
-        let Some(first) = enrolments.first() else { return Err(GroupError::Members(0)) };
-        for (part, same) in [
-            ("fleet", enrolments.iter().all(|one| one.fleet == first.fleet)),
-            ("group", enrolments.iter().all(|one| one.group == first.group)),
-            ("list of members", enrolments.iter().all(|one| one.members == first.members)),
-            ("member", enrolments.iter().map(|one| &one.name).eq(&first.members)),
-        ] {
-            if !same {
-                return Err(GroupError::Other { what: "enrolment of a member", part });
-            }
-        }
-        let membership = Membership {
-            fleet: first.fleet.clone(),
-            group: first.group.clone(),
-            number: 0,
-            members: enrolments.iter().map(Enrolment::member).collect(),
-            clients: Vec::new(),
-            parameters: Parameters::default(),
-        };
         let too_large = || GroupError::Epoch(EpochError::Parameter("snapshot"));
         let initial = State::genesis(&Ledger::default()).ok_or_else(too_large)?;
-        let epoch = Epoch::first(membership, &initial)?;
-        Ok(Group { file: self, enrolments, epoch, initial })
+        let founders = self.earlier.first().map_or(&self.members, |first| &first.members);
+        let (mut enrolments, membership) = membership_of(founders, 0)?;
+        let mut epoch = Epoch::first(membership, &initial)?;
+        let mut earlier = Vec::with_capacity(self.earlier.len());
+        let all_later = self.earlier.iter().skip(1).map(|one| &one.members).chain([&self.members]);
+        for ((ended, members), number) in self.earlier.iter().zip(all_later).zip(1..) {
+            let next = ended.next(&epoch)?;
+            let (followers, membership) = membership_of(members, number)?;
+            if next.scope().domain() != &membership.domain() {
+                return Err(GroupError::Other { what: WHAT, part: "epoch" });
+            }
+            enrolments = followers;
+            earlier.push(std::mem::replace(&mut epoch, next));
+        }
+        Ok(Group { file: self, enrolments, earlier, epoch, initial })
     }
 }
 
@@ -121,9 +179,27 @@ impl Group {
         &self.epoch
     }
 
-    /// Returns the state with which the group begins.
-    pub fn initial(&self) -> &State {
-        &self.initial
+    /// Returns the epoch before this one.
+    pub fn before(&self) -> Option<&Epoch> {
+        self.earlier.last()
+    }
+
+    /// Returns the epoch of a decision, by its number.
+    pub fn epoch_of(&self, decision: u64) -> &Epoch {
+        let began = self.earlier.iter().chain([&self.epoch]).rev().find(|epoch| epoch.start().seq.0 < decision);
+        began.or(self.earlier.first()).unwrap_or(&self.epoch)
+    }
+
+    /// Returns whether this is a later epoch of the same group as another description: one of its earlier epochs is
+    /// that one's.
+    pub fn follows(&self, other: &Self) -> bool {
+        self.earlier.iter().any(|epoch| epoch.domain() == other.epoch.domain() && epoch.start() == other.epoch.start())
+    }
+
+    /// Returns the state with which the group begins in its first epoch. `None` in a later one: that starts with the
+    /// last state of the one before.
+    pub fn initial(&self) -> Option<&State> {
+        self.earlier.is_empty().then_some(&self.initial)
     }
 
     /// Returns the members' names, in their order.
@@ -136,20 +212,25 @@ impl Group {
         self.epoch.members.iter().find(|member| member.key == *key).map(|member| member.name.as_str())
     }
 
+    /// Returns the key of the member with this name.
+    pub fn key_of(&self, name: &str) -> Option<&PublicKey> {
+        self.epoch.members.iter().find(|member| member.name == name).map(|member| &member.key)
+    }
+
     /// Returns the digest of members, disks and keys, as hexadecimal digits: who has the same one has the same group.
     pub fn fingerprint(&self) -> String {
         hex(&self.epoch.domain().0)
     }
 
-    /// Checks that every member's certificate was issued by one of these authorities.
+    /// Checks that every member's certificate was issued by one of these authorities, in all epochs.
     ///
     /// # Errors
     /// [`GroupError::Untrusted`] if one was not.
     pub fn check_trust(&self, bundle: &TrustBundle) -> Result<(), GroupError> {
-        let members = self.file.members.iter().zip(&self.enrolments);
-        let mut untrusted = members.filter(|(one, _)| !one.is_trusted_by(bundle));
+        let earlier = self.file.earlier.iter().flat_map(|epoch| &epoch.members);
+        let mut untrusted = earlier.chain(&self.file.members).filter(|one| !one.is_trusted_by(bundle));
         match untrusted.next() {
-            Some((_, enrolment)) => Err(GroupError::Untrusted(enrolment.name.clone())),
+            Some(one) => Err(GroupError::Untrusted(Enrolment::verify(one)?.name)),
             None => Ok(()),
         }
     }

@@ -13,15 +13,22 @@
 //! **Decisions** are texts in an order ([`Ledger`]). Each is proposed by a member, which vouches for its author: that
 //! has signed the [`Proposal`] with the key of its certificate.
 //!
+//! **Ballots** are opened, and voted in, by calls in the same order ([`ballot`]), and so counted by the members alone.
+//!
 //! | module | job |
 //! |---|---|
 //! | `signing` | statements that are signed with the key of a certificate |
 //! | `enrolment`, `group_file` | who is in a group |
 //! | `proposal`, `ledger` | what is decided; that each proposal is decided once |
+//! | `call`, `ballot` | what members have in their log; ballots, their outcomes, and what proves those |
+//! | `epoch` | what a group decides before other members follow |
 //! | `exchange` | what clients ask members, and what members send each other |
 //! | `log_file` | a group's decisions as a file, and its verification |
 
+pub mod ballot;
+mod call;
 mod enrolment;
+mod epoch;
 mod error;
 pub mod exchange;
 mod group_file;
@@ -33,9 +40,11 @@ mod signing;
 mod tests;
 
 pub use self::{
+    call::Call,
     enrolment::{ENROLMENT_TYPE, Enrolment},
+    epoch::{NextEpoch, is_approved},
     error::GroupError,
-    group_file::{GROUP_FILE_VERSION, Group, GroupFile},
+    group_file::{EarlierEpoch, GROUP_FILE_VERSION, Group, GroupFile},
     ledger::{Ledger, REMEMBERED},
     log_file::{CheckedDecision, CheckedEntry, LOG_FILE_VERSION, LogFile, LogReport, Seen, entries_of},
     proposal::{PROPOSAL_TYPE, Proposal},
@@ -46,10 +55,22 @@ pub use self::{
 pub const MIN_GROUP_MEMBERS: usize = robeing_bft::limits::MIN_MEMBERS;
 /// Maximum number of members of a group. The largest message of so many members fits into a message between agents.
 pub const MAX_GROUP_MEMBERS: usize = 16;
+/// Maximum number of epochs of a group: its description has all of them.
+pub const MAX_EPOCHS: usize = 64;
 /// Maximum length of a group's name, bytes.
 pub const MAX_GROUP_NAME: usize = 63;
 /// Maximum size of the text of a proposal, bytes.
 pub const MAX_TEXT_BYTES: usize = 16 * 1024;
+/// Maximum size of the question of a ballot, bytes.
+pub const MAX_QUESTION_BYTES: usize = 4 * 1024;
+/// Maximum size of an option of a ballot, bytes.
+pub const MAX_OPTION_BYTES: usize = 128;
+/// How long members may have to vote, ms: 30 days.
+pub const MAX_BALLOT_TTL_MS: u64 = 30 * 24 * 3_600 * 1_000;
+/// Maximum number of open ballots that were opened through one member.
+pub const MAX_OPEN_BALLOTS: usize = 4;
+/// Number of closed ballots that are kept of those that were opened through one member: the latest.
+pub const MAX_CLOSED_BALLOTS: usize = 8;
 /// Maximum size of a signed statement, bytes.
 pub const MAX_STATEMENT_BYTES: usize = 32 * 1024;
 /// Maximum size of a signature, bytes: that of the largest kind of key.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use robeing_bft::{certificate::Decision, crypto::Ed25519, message::Operation, wire::Wire};
+use robeing_bft::{certificate::Decision, crypto::Ed25519, epoch::Epoch, message::Operation, wire::Wire};
 use robeing_identity::{TrustBundle, digest};
 use robeing_votes::{Base64, hex};
 use serde::{Deserialize, Serialize};
 
-use crate::{Group, GroupError, GroupFile, MAX_LOG_FILE_BYTES, Proposal, ledger::proposal_of};
+use crate::{Call, Group, GroupError, GroupFile, MAX_LOG_FILE_BYTES, Proposal, Signed, ballot::Opening};
 
 /// The version of the file's form, as its `apiVersion`.
 pub const LOG_FILE_VERSION: &str = "robeing.io/group-log/v1";
@@ -29,17 +29,20 @@ pub struct LogFile {
     pub decisions: Vec<Base64>,
 }
 
-/// One proposal in a decision.
+/// One call in a decision: a proposal, or a part of a ballot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckedEntry {
     /// The member that proposed it.
     pub proposed_by: String,
-    /// Who signed it: an agent, or `client:NAME`. An error if nobody provably did: the member has made it up.
+    /// Who signed it: an agent, or `client:NAME`; for a vote the member itself. An error if nobody provably did: the
+    /// member has made it up.
     pub author: Result<String, GroupError>,
     /// Whether an authority that is trusted certified the author; `None` if it was not said which ones are.
     pub is_trusted: Option<bool>,
     /// The proposal; `None` if it is none.
     pub proposal: Option<Proposal>,
+    /// What it does to a ballot; `None` if it has nothing to do with one.
+    pub ballot: Option<Call>,
     /// Whether its author had a proposal with this id decided before within the file, so that it counts for nothing
     /// here. Proposals of nobody, and of authors that are not trusted, never repeat one, and are never repeated.
     pub is_repeated: bool,
@@ -124,8 +127,9 @@ impl LogFile {
             decisions.push(checked);
         }
         let missing = last.saturating_sub(decisions.len() as u64);
-        let authorities: BTreeSet<String> =
-            self.group.members.iter().map(|member| hex(&digest(&member.authority.0))).collect();
+        let earlier = self.group.earlier.iter().flat_map(|epoch| &epoch.members);
+        let members = earlier.chain(&self.group.members);
+        let authorities: BTreeSet<String> = members.map(|member| hex(&digest(&member.authority.0))).collect();
         Ok(LogReport { group, decisions, missing, authorities: authorities.into_iter().collect() })
     }
 }
@@ -143,37 +147,46 @@ pub fn entries_of(
 ) -> Result<CheckedDecision, GroupError> {
     let decision = Decision::decoded(bytes).map_err(GroupError::undecodable("decision"))?;
     let seq = decision.seq().0;
-    let scope = group.epoch().scope();
+    let epoch = group.epoch_of(seq);
+    let scope = epoch.scope();
     decision.verify_in(scope, &Ed25519).map_err(|problem| GroupError::Decision { seq, problem })?;
     let name = |index: usize| scope.members.get(index).map(|member| member.name.clone()).unwrap_or_default();
     let signers = decision.certificate.commits.iter().map(|one| name(usize::from(one.replica.0))).collect();
     let mut entries = Vec::new();
     for request in decision.batch.requests() {
         let Operation::Call(call) = &request.operation else { continue };
-        let proposed_by = group.name_of(&request.client).unwrap_or_default().to_owned();
-        entries.push(entry_of(group, (proposed_by, &call[..]), trusted, seen));
+        let by = scope.members.iter().find(|member| member.key == request.client);
+        let proposed_by = by.map(|member| member.name.clone()).unwrap_or_default();
+        entries.push(entry_of(epoch, (proposed_by, &call[..]), trusted, seen));
     }
     Ok(CheckedDecision { seq, signers, entries })
 }
 
 /// Verifies what a member has proposed.
 pub(crate) fn entry_of(
-    group: &Group,
+    epoch: &Epoch,
     (proposed_by, call): (String, &[u8]),
     trusted: Option<&TrustBundle>,
     seen: &mut Seen,
 ) -> CheckedEntry {
-    let known = proposal_of(call);
-    let author = match &known {
-        Some((signed, _)) => Proposal::verify(signed, group).map(|(_, author)| author),
-        None => Err(GroupError::malformed("proposal", "it is none")),
+    let of_signed = |signed: &Signed| trusted.map(|bundle| signed.is_trusted_by(bundle));
+    let (author, is_trusted, proposal, ballot) = match Call::read(call) {
+        Some(Call::Propose(signed, proposal)) => {
+            let author = Proposal::verify_in(&signed, epoch).map(|(_, author)| author);
+            (author, of_signed(&signed), Some(proposal), None)
+        }
+        Some(Call::Open(signed, opening)) => {
+            let author = Opening::verify_in(&signed, epoch).map(|(_, author)| author);
+            (author, of_signed(&signed), None, Some(Call::Open(signed, opening)))
+        }
+        // The member's own key has signed the request.
+        Some(own) => (Ok(proposed_by.clone()), trusted.map(|_| true), None, Some(own)),
+        None => (Err(GroupError::malformed("proposal", "it is none")), trusted.map(|_| false), None, None),
     };
-    let is_trusted = trusted.map(|bundle| known.as_ref().is_some_and(|(signed, _)| signed.is_trusted_by(bundle)));
-    let proposal = known.map(|(_, proposal)| proposal);
     // What nobody has signed must not hide what somebody has.
     let is_repeated = match (&author, &proposal) {
         (Ok(author), Some(proposal)) if is_trusted != Some(false) => !seen.insert((author.clone(), proposal.id)),
         _ => false,
     };
-    CheckedEntry { proposed_by, author, is_trusted, proposal, is_repeated }
+    CheckedEntry { proposed_by, author, is_trusted, proposal, ballot, is_repeated }
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use robeing_bft::{
     crypto::Digest,
+    epoch::Epoch,
     error::DecodeError,
     wire::{Reader, Wire},
 };
@@ -72,21 +73,17 @@ impl Proposal {
     /// # Errors
     /// [`GroupError`] with what is wrong.
     pub fn verify(signed: &Signed, group: &Group) -> Result<(Self, String), GroupError> {
+        Self::verify_in(signed, group.epoch())
+    }
+
+    /// Verifies a proposal like [`verify`](Self::verify), for an epoch of a group.
+    pub(crate) fn verify_in(signed: &Signed, epoch: &Epoch) -> Result<(Self, String), GroupError> {
         let proposal = Self::read(signed)?;
-        if proposal.group != *group.epoch().domain() {
+        if proposal.group != *epoch.domain() {
             return Err(GroupError::Other { what: WHAT, part: "group" });
         }
-        let id = signed.verify(WHAT, PROPOSAL_TYPE, proposal.at_ms)?;
-        let fleet = &group.epoch().fleet;
-        match member_name(&id) {
-            Some(author) if id.realm().to_string() == *fleet => Ok((proposal, author)),
-            _ => Err(GroupError::OtherSigner {
-                what: WHAT,
-                found: id.to_string(),
-                expected: "an agent or a client".into(),
-                fleet: fleet.clone(),
-            }),
-        }
+        let author = author_of(signed, (WHAT, PROPOSAL_TYPE), proposal.at_ms, &epoch.fleet)?;
+        Ok((proposal, author))
     }
 
     /// Checks that the proposal was signed about now, Unix milliseconds.
@@ -96,5 +93,25 @@ impl Proposal {
     pub fn check_age(&self, now: u64) -> Result<(), GroupError> {
         let is_new = now.abs_diff(self.at_ms) <= MAX_AGE_MS;
         if is_new { Ok(()) } else { Err(GroupError::Stale { what: WHAT, at: self.at_ms }) }
+    }
+}
+
+/// Verifies who has signed a statement of a type at a time, Unix milliseconds: an agent, or `client:NAME`, of the
+/// fleet. Whether the authority can be trusted, the caller decides.
+pub(crate) fn author_of(
+    signed: &Signed,
+    (what, kind): (&'static str, &str),
+    at_ms: u64,
+    fleet: &str,
+) -> Result<String, GroupError> {
+    let id = signed.verify(what, kind, at_ms)?;
+    match member_name(&id) {
+        Some(author) if id.realm().to_string() == fleet => Ok(author),
+        _ => Err(GroupError::OtherSigner {
+            what,
+            found: id.to_string(),
+            expected: "an agent or a client".into(),
+            fleet: fleet.to_owned(),
+        }),
     }
 }

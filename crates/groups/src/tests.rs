@@ -13,17 +13,17 @@ use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, Si
 
 use super::{exchange::Ask, ledger::ENTRY, log_file::entry_of, *};
 
-const NOW: u64 = 1_800_000_000_000;
+pub(crate) const NOW: u64 = 1_800_000_000_000;
 
 /// Somebody with a certificate.
-struct Somebody {
+pub(crate) struct Somebody {
     key: PrivateKey,
     certificate: Vec<u8>,
     authority: Vec<u8>,
 }
 
 impl Somebody {
-    fn own(&self) -> Own<'_> {
+    pub(crate) fn own(&self) -> Own<'_> {
         Own { certificate: &self.certificate, authority: &self.authority, key: &self.key }
     }
 }
@@ -32,7 +32,7 @@ fn realm() -> Realm {
     Realm::new("robeing.local", "default", "one").unwrap()
 }
 
-fn certified(authority: &Authority, role: PeerRole, name: &str) -> Somebody {
+pub(crate) fn certified(authority: &Authority, role: PeerRole, name: &str) -> Somebody {
     let key = PrivateKey::generate().unwrap();
     let request = SigningRequest::from_der(&key.request().unwrap()).unwrap();
     let id = realm().member(role, name).unwrap();
@@ -40,7 +40,7 @@ fn certified(authority: &Authority, role: PeerRole, name: &str) -> Somebody {
     Somebody { key, certificate, authority: authority.certificate().to_vec() }
 }
 
-fn signer(number: u8) -> Ed25519Signer {
+pub(crate) fn signer(number: u8) -> Ed25519Signer {
     Ed25519Signer::from_seed(&[number; 32]).unwrap()
 }
 
@@ -60,7 +60,7 @@ fn enrolment(name: &str, number: u8) -> Enrolment {
     }
 }
 
-fn enrolled(authority: &Authority) -> Vec<Signed> {
+pub(crate) fn enrolled(authority: &Authority) -> Vec<Signed> {
     let sign = |(name, number): (String, u8)| {
         let member = certified(authority, PeerRole::Worker, &name);
         enrolment(&name, number).sign(&member.own()).unwrap()
@@ -68,7 +68,7 @@ fn enrolled(authority: &Authority) -> Vec<Signed> {
     names().into_iter().zip(1..).map(sign).collect()
 }
 
-fn authority() -> Authority {
+pub(crate) fn authority() -> Authority {
     Authority::create(&realm(), NOW).unwrap()
 }
 
@@ -96,7 +96,9 @@ fn the_description_of_a_group_is_what_its_members_signed() {
 fn nobody_puts_a_key_of_its_own_into_a_group() {
     let authority = authority();
     let good = enrolled(&authority);
-    let verify = |members: Vec<Signed>| GroupFile { api_version: GROUP_FILE_VERSION.into(), members }.verify();
+    let verify = |members: Vec<Signed>| {
+        GroupFile { api_version: GROUP_FILE_VERSION.into(), members, earlier: Vec::new() }.verify()
+    };
     assert!(verify(good.clone()).is_ok());
     // Signed by another member.
     let other = certified(&authority, PeerRole::Worker, "e");
@@ -222,7 +224,7 @@ fn whoever_uses_the_id_of_a_proposal_does_not_suppress_it() {
     }
     let trusted = TrustBundle::from_der(&[authority.certificate().to_vec()]).unwrap();
     let mut seen = Seen::new();
-    let mut entry = |call: &Bytes| entry_of(&group, ("a".into(), &call[..]), Some(&trusted), &mut seen);
+    let mut entry = |call: &Bytes| entry_of(group.epoch(), ("a".into(), &call[..]), Some(&trusted), &mut seen);
     let entries: Vec<CheckedEntry> = calls.iter().map(&mut entry).collect();
     assert!(entries.iter().all(|entry| !entry.is_repeated), "{entries:?}");
     let authors: Vec<_> = entries.iter().map(|entry| entry.author.as_deref().ok()).collect();
@@ -240,6 +242,7 @@ fn a_decision_of_something_else_is_not_that_of_a_proposal() {
         author: author.map(str::to_owned),
         is_trusted: None,
         proposal: Some(proposal.clone()),
+        ballot: None,
         is_repeated: false,
     };
     let mine = proposal(&group, 1, "deploy");
@@ -265,6 +268,7 @@ fn what_is_asked_is_read_as_it_was_written() {
         Ask::Enrol { group: group.clone(), members },
         Ask::Form { file },
         Ask::Show { group: group.clone() },
+        Ask::ShowBallot { group: group.clone(), ballot: "00".repeat(32) },
         Ask::Log { group, from: 1, limit: 2 },
     ] {
         assert_eq!(Ask::from_bytes(&ask.to_bytes()), Ok(ask));
@@ -281,9 +285,14 @@ proptest! {
         prop_assert!(Ask::from_bytes(&bytes).is_err());
         prop_assert!(GroupFile::from_json(&bytes).is_err());
         prop_assert!(LogFile::from_json(&bytes).is_err());
+        prop_assert!(ballot::GroupBallotFile::from_json(&bytes).is_err());
         let _ = Signed::decoded(&bytes);
         let _ = Enrolment::decoded(&bytes);
         let _ = Proposal::decoded(&bytes);
-        let _ = Ledger::default().execute(Seq(1), &PublicKey::default(), &bytes.into());
+        let _ = Ledger::default().restore(&[&b"robeing.ledger.2"[..], &bytes[..]].concat());
+        for kind in ["", "RB-open1", "RB-vote1", "RB-over1"] {
+            let call = [kind.as_bytes(), &bytes[..]].concat();
+            let _ = Ledger::default().execute(Seq(1), &PublicKey::default(), &call.into());
+        }
     }
 }

@@ -50,6 +50,8 @@ pub trait Disk: Send + Sync + 'static {
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file. Durable after [`Disk::sync_dir`].
     async fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory. Durable after [`Disk::sync_dir`] of its parent.
+    async fn remove_dir(&self, dir: &Path) -> io::Result<()>;
     /// Makes all creations, renames and removals in a directory durable.
     async fn sync_dir(&self, dir: &Path) -> io::Result<()>;
     /// Returns the bytes that this process may still write to the file system of `dir`.
@@ -185,6 +187,11 @@ impl Disk for FileSystem {
     async fn remove(&self, path: &Path) -> io::Result<()> {
         let path = path.to_path_buf();
         blocking(move || fs::remove_file(&path).map_err(|e| at(&path, "remove", e))).await
+    }
+
+    async fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = dir.to_path_buf();
+        blocking(move || fs::remove_dir(&dir).map_err(|e| at(&dir, "remove directory", e))).await
     }
 
     async fn sync_dir(&self, dir: &Path) -> io::Result<()> {

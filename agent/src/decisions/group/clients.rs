@@ -9,11 +9,13 @@ use robeing_bft::{
     wire::Wire,
 };
 use robeing_groups::{
-    Enrolment, Group, GroupFile, Proposal, Signed,
-    exchange::{Ask, Decided, Enrolled, Shown, Status, json},
+    Call, Enrolment, Group, GroupError, GroupFile, MAX_AGE_MS, Proposal, Signed,
+    ballot::{Opening, ballot_id, ballot_id_of},
+    exchange::{Ask, BallotShown, Decided, Enrolled, Opened, Shown, Status, json},
     is_group_name,
 };
 use robeing_identity::random_bytes;
+use robeing_votes::{Base64, hex};
 use tokio::{sync::oneshot, task::spawn_blocking};
 use tracing::info;
 
@@ -30,12 +32,14 @@ fn public_key(identity: &Identity) -> Option<PublicKey> {
     Ed25519Signer::from_seed(&identity.seed).map(|signer| signer.public_key())
 }
 
-fn text(error: impl ToString) -> String {
+pub(super) fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
 /// Verifies signatures on another thread: whoever handles messages handles those of all groups.
-async fn aside<T: Send + 'static>(verify: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+pub(super) async fn aside<T: Send + 'static>(
+    verify: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
     spawn_blocking(verify).await.unwrap_or_else(|error| Err(text(error)))
 }
 
@@ -46,10 +50,17 @@ impl Groups {
     /// Why the message is refused, as a sentence.
     pub(super) async fn answer(&self, payload: &[u8]) -> Result<Bytes, String> {
         match Ask::from_bytes(payload).map_err(text)? {
-            Ask::Enrol { group, members } => Ok(json(&self.enrol(&group, &members).await?)),
+            Ask::Enrol { group, members } => Ok(json(&self.enrol(&group, &members, false).await?)),
+            Ask::EnrolNext { group, members } => Ok(json(&self.enrol(&group, &members, true).await?)),
+            Ask::Approve { group, next } => Ok(json(&self.approve(&group, next).await?)),
+            Ask::Change { group, next, approvals } => Ok(json(&self.change(&group, next, &approvals).await?)),
+            Ask::Handover { group } => Ok(json(&self.handover(&group).await?)),
+            Ask::State { group, epoch, from } => Ok(json(&self.state_part(&group, epoch, from).await?)),
             Ask::Form { file } => Ok(json(&show(&*self.form(file).await?).await)),
             Ask::Show { group } => Ok(json(&show(&*self.member_of(&group)?).await)),
             Ask::Propose { group, proposal } => Ok(json(&self.propose(&group, &proposal).await?)),
+            Ask::OpenBallot { group, opening } => Ok(json(&self.open_ballot(&group, &opening).await?)),
+            Ask::ShowBallot { group, ballot } => Ok(json(&self.show_ballot(&group, &ballot).await?)),
             Ask::Log { group, from, limit } => {
                 let (done, page) = oneshot::channel();
                 let member = self.member_of(&group)?;
@@ -59,19 +70,19 @@ impl Groups {
         }
     }
 
-    fn member_of(&self, group: &str) -> Result<Arc<Member>, String> {
+    pub(super) fn member_of(&self, group: &str) -> Result<Arc<Member>, String> {
         self.member(group).ok_or_else(|| self.no_member(group))
     }
 
-    async fn papers(&self) -> Result<Arc<dyn Papers>, String> {
+    pub(super) async fn papers(&self) -> Result<Arc<dyn Papers>, String> {
         let papers = self.0.source.papers().await;
         let none = "this agent has no certificate, which members of groups need: run the fleet with TLS";
         papers.ok_or_else(|| none.to_owned())
     }
 
-    fn folder_of(&self, group: &str) -> Result<Folder, String> {
+    pub(super) fn folder_of(&self, group: &str) -> Result<Folder, String> {
         if !is_group_name(group) {
-            return Err(robeing_groups::GroupError::Name(group.chars().take(100).collect()).to_string());
+            return Err(GroupError::Name(group.chars().take(100).collect()).to_string());
         }
         let groups = self.groups_folder().ok_or(
             "this agent has no data folder, and a member must not forget what it has said: start it with --data DIR",
@@ -79,8 +90,9 @@ impl Groups {
         Ok(Folder::new(&self.0.platform, &groups, group))
     }
 
-    /// Makes a key for a group, unless there is one, and signs that it is this agent's.
-    async fn enrol(&self, group: &str, members: &[String]) -> Result<Enrolled, String> {
+    /// Makes a key for a group, unless there is one, and signs that it is this agent's: for a new group, or for the
+    /// next epoch of one, of which this agent may be a member now.
+    async fn enrol(&self, group: &str, members: &[String], is_next: bool) -> Result<Enrolled, String> {
         let folder = self.folder_of(group)?;
         let members = Enrolment::in_order(members).map_err(text)?;
         let name = self.0.me.to_string();
@@ -92,44 +104,64 @@ impl Groups {
             return Err("this agent's certificate is of no authority that it trusts; wait until it is renewed".into());
         };
         let _turn = self.0.forming.lock().await;
-        if folder.group().await.map_err(text)?.is_some() {
+        if !is_next && folder.group().await.map_err(text)?.is_some() {
             return Err(format!(
                 "this agent is a member of the group {group:?} already; give the new one another name"
             ));
         }
         if folder.known_identity().await.map_err(text)?.is_none() {
-            self.check_room().await?;
+            self.make_room(papers.now()).await?;
         }
         let new =
             Identity { incarnation: Incarnation(random_bytes().map_err(text)?), seed: random_bytes().map_err(text)? };
         let identity = folder.identity(new).await.map_err(text)?;
         let key = public_key(&identity).ok_or("the key of this group can't be used; remove its folder")?;
         let at_ms = papers.now();
+        folder.enrolled_at(at_ms).await.map_err(text)?;
         let incarnation = identity.incarnation;
         let enrolment = Enrolment { fleet, group: group.to_owned(), members, name, incarnation, key, at_ms };
         Ok(Enrolled { enrolment: enrolment.sign(&own).map_err(text)? })
     }
 
-    async fn check_room(&self) -> Result<(), String> {
-        let count = self.names().await.len();
-        if count >= MAX_GROUPS {
-            return Err(format!(
-                "this agent has keys for {count} groups, the most there may be: remove the folder of one that was \
-                 never formed from DATA/groups, in which there is no group.json"
-            ));
+    /// Makes room for a key, if there is none: removes the oldest key that no group can be formed with any more.
+    async fn make_room(&self, now: u64) -> Result<(), String> {
+        let names = self.names().await;
+        if names.len() < MAX_GROUPS {
+            return Ok(());
         }
-        Ok(())
+        let mut oldest: Option<(u64, &String, Folder)> = None;
+        for name in &names {
+            let folder = self.folder_of(name)?;
+            let Ok(Some(at)) = folder.unformed_since().await else { continue };
+            // Clocks may differ by as much as an enrolment may be old.
+            let is_stale = now.saturating_sub(at) > 2 * MAX_AGE_MS;
+            if is_stale && oldest.as_ref().is_none_or(|(known, ..)| at < *known) {
+                oldest = Some((at, name, folder));
+            }
+        }
+        let Some((_, group, folder)) = oldest else {
+            return Err(format!(
+                "this agent has keys for {} groups, the most there may be: leave one, as docs/decisions.md says, or \
+                 wait until one that was not formed is 20 minutes old",
+                names.len()
+            ));
+        };
+        info!(group, "the key of a group that was not formed is removed to make room");
+        folder.discard().await.map_err(text)
     }
 
     /// Starts as a member of a group, if its description is what its members have signed.
     async fn form(&self, file: GroupFile) -> Result<Arc<Member>, String> {
         let group = aside(move || file.verify().map_err(text)).await?;
+        if group.before().is_some() {
+            return self.adopt(group).await;
+        }
         let folder = self.folder_of(group.name())?;
         let papers = self.papers().await?;
         let _turn = self.0.forming.lock().await;
         if let Some(member) = self.member(group.name()) {
             if member.group.fingerprint() != group.fingerprint() {
-                return Err(format!("this agent is a member of another group {:?}", group.name()));
+                return Err(format!("this agent is a member of another group {:?}: use another name", group.name()));
             }
             return Ok(member);
         }
@@ -139,17 +171,23 @@ impl Groups {
         }
         let bundle = papers.bundle().ok_or("this agent does not know the authorities of its fleet yet")?;
         group.check_trust(bundle).map_err(text)?;
-        group.check_age(papers.now()).map_err(text)?;
+        let too_old = |error: GroupError| format!("{error}; if other members have started with it, use another name");
+        group.check_age(papers.now()).map_err(too_old)?;
         folder.admit(&group).await.map_err(text)?;
         info!(group = group.name(), fingerprint = group.fingerprint(), "this agent has become a member of a group");
         Ok(self.attend(Arc::new(group)))
     }
 
-    /// Checks that the description of a group has the identity and the key that are on this disk.
+    /// Checks that this agent may start as a member of a new group.
     async fn check_own(&self, group: &Group, folder: &Folder) -> Result<(), String> {
         if folder.group().await.map_err(text)?.is_some() {
             return Err("this agent is a member of the group, and can't take part: its log says why".into());
         }
+        self.check_identity(group, folder).await
+    }
+
+    /// Checks that the description of a group has the identity and the key that are on this disk.
+    pub(super) async fn check_identity(&self, group: &Group, folder: &Folder) -> Result<(), String> {
         let identity = folder.known_identity().await.map_err(text)?;
         let own = identity.and_then(|identity| Some((identity.incarnation, public_key(&identity)?)));
         let mut members = group.epoch().members.iter();
@@ -158,7 +196,7 @@ impl Groups {
             return Ok(());
         }
         Err("the group has another key of this agent than the one on its disk: it has lost its disk since it enrolled, \
-             and does not come back under its old identity; form a new group"
+             and does not come back under its old identity; have the members decide on a next epoch with its new key"
             .into())
     }
 
@@ -170,14 +208,46 @@ impl Groups {
         let (read, author) = aside(move || Proposal::verify(&call, &group).map_err(text)).await?;
         let is_trusted = papers.bundle().is_some_and(|bundle| proposal.is_trusted_by(bundle));
         if !is_trusted {
-            return Err(robeing_groups::GroupError::Untrusted(author).to_string());
+            return Err(GroupError::Untrusted(author).to_string());
         }
         read.check_age(papers.now()).map_err(text)?;
-        let (done, decided) = oneshot::channel();
-        member.command(Command::Propose { call: proposal.encoded().into(), done })?;
-        let decision = decided.await.map_err(|_| member.problem())??;
-        Ok(Decided { decision })
+        Ok(Decided { decision: decided(&member, Call::propose(proposal)).await? })
     }
+
+    /// Has the group open a ballot that somebody has signed.
+    async fn open_ballot(&self, group: &str, opening: &Signed) -> Result<Opened, String> {
+        let member = self.member_of(group)?;
+        let papers = self.papers().await?;
+        let (signed, group) = (opening.clone(), Arc::clone(&member.group));
+        let (read, author) = aside(move || Opening::verify(&signed, &group).map_err(text)).await?;
+        let is_trusted = papers.bundle().is_some_and(|bundle| opening.is_trusted_by(bundle));
+        if !is_trusted {
+            return Err(GroupError::Untrusted(author).to_string());
+        }
+        read.check_age(papers.now()).map_err(text)?;
+        let decision = decided(&member, Call::open(opening)).await?;
+        Ok(Opened { ballot: hex(&ballot_id(opening).0), decision })
+    }
+
+    /// Returns what a ballot has come to, signed by this member if it is closed.
+    async fn show_ballot(&self, group: &str, ballot: &str) -> Result<BallotShown, String> {
+        let id = ballot_id_of(ballot).map_err(text)?;
+        let member = self.member_of(group)?;
+        let (done, shown) = oneshot::channel();
+        member.command(Command::Ballot { id, done })?;
+        let known = shown.await.map_err(|_| member.problem())?;
+        let known = known.ok_or("this member knows no such ballot: it may be behind, or have forgotten it")?;
+        let signature = known.signature.map(|signature| Base64(signature.encoded().into()));
+        let opening = Signed::decoded(&known.signed).map_err(text)?;
+        Ok(BallotShown { opening, record: Base64(known.record.encoded().into()), signature })
+    }
+}
+
+/// Has the group decide a call. Returns the number of the decision.
+async fn decided(member: &Member, call: Bytes) -> Result<u64, String> {
+    let (done, decided) = oneshot::channel();
+    member.command(Command::Propose { call, done })?;
+    decided.await.map_err(|_| member.problem())?.map_err(text)
 }
 
 /// Returns which group this is, and how the member is doing.

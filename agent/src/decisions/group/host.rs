@@ -1,35 +1,39 @@
 //! The replica of one group, driven by one task: it takes verified messages, timers and questions of clients, syncs the
 //! records, and only then sends what depends on them.
 
-use std::{collections::BTreeMap, future, sync::Arc, time::Duration};
+mod changing;
+mod fetching;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use robeing_bft::{
     Verified,
-    certificate::Decision,
-    crypto::{Ed25519, Ed25519Signer, Signer},
+    certificate::{Decision, Endorsement},
+    crypto::{Digest, Ed25519, Ed25519Signer, Signer},
+    epoch::{EpochChange, Handover, Membership},
     error::StartError,
     limits::MAX_PENDING_PER_CLIENT,
     message::{Message, Operation, Request},
     replica::{Event, Input, Outcome, Outputs, Replica, Timer, TimerChange, TimerId},
-    wire::Wire,
 };
 use robeing_groups::{
     Group, Ledger,
-    exchange::{self, Ask, MAX_PAGE, MAX_PAGE_BYTES, Page, Status},
+    ballot::Refusal,
+    exchange::{MAX_PAGE, MAX_PAGE_BYTES, Page, Status},
 };
 use robeing_votes::Base64;
 use tokio::{
-    sync::{mpsc, oneshot},
-    task::spawn_blocking,
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
+    ballots::{KnownBallot, OpenBallot, known, open_for},
     inbox::Inbound,
-    limits::{FETCH_PAUSE, STEPS_PER_SYNC},
+    limits::STEPS_PER_SYNC,
     missing::Missing,
     post::{Peers, Post},
     storage::{Folder, Store, StoreError},
@@ -83,14 +87,54 @@ impl HostError {
     }
 }
 
+/// Why a call is not decided.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotDecided {
+    /// It is about a ballot, and changes nothing.
+    #[error("the group has refused it: {0}")]
+    Refused(Refusal),
+    /// The group does not know what it is.
+    #[error("the group has refused it: it is nothing that it knows")]
+    Unknown,
+    /// It may be decided if it is called again.
+    #[error("{0}")]
+    Later(String),
+}
+
 /// What clients ask the replica.
 pub enum Command {
-    /// To have something decided; returns the number of the decision.
+    /// To have a call decided; returns the number of the decision.
     Propose {
-        /// The proposal, encoded.
+        /// The [`Call`](robeing_groups::Call), encoded.
         call: Bytes,
         /// Gets the number.
-        done: oneshot::Sender<Result<u64, String>>,
+        done: oneshot::Sender<Result<u64, NotDecided>>,
+    },
+    /// What a ballot has come to.
+    Ballot {
+        /// The ballot.
+        id: Digest,
+        /// Gets that, if there is such a ballot.
+        done: oneshot::Sender<Option<KnownBallot>>,
+    },
+    /// To approve the next epoch, if the group has.
+    Approve {
+        /// The next members.
+        next: Membership,
+        /// Gets the approval, or why there is none.
+        done: oneshot::Sender<Result<Endorsement, String>>,
+    },
+    /// To end the epoch; returns the number of the decision.
+    Change {
+        /// The next members, approved.
+        change: EpochChange,
+        /// Gets the number.
+        done: oneshot::Sender<Result<u64, NotDecided>>,
+    },
+    /// What has ended the epoch.
+    Handover {
+        /// Gets that, if it has ended and that is proved.
+        done: oneshot::Sender<Option<Arc<Handover>>>,
     },
     /// To read decisions.
     Read {
@@ -114,6 +158,8 @@ pub struct Queues {
     pub inbox: mpsc::Receiver<Inbound>,
     /// From clients.
     pub commands: mpsc::Receiver<Command>,
+    /// Gets the ballots that are open.
+    pub ballots: watch::Sender<Vec<OpenBallot>>,
 }
 
 enum Arrived {
@@ -133,7 +179,9 @@ pub struct Host {
     post: Arc<dyn Post>,
     timers: BTreeMap<Timer, (TimerId, Instant)>,
     /// Who waits for the results of this member's requests, by their numbers.
-    waiting: BTreeMap<u64, oneshot::Sender<Result<u64, String>>>,
+    waiting: BTreeMap<u64, oneshot::Sender<Result<u64, NotDecided>>>,
+    /// What has ended the epoch.
+    handover: Option<Arc<Handover>>,
     /// Up to this one no decision is missing on the disk.
     complete: u64,
     missing: Missing,
@@ -148,10 +196,15 @@ impl Host {
     /// # Errors
     /// [`HostError`] if it must not, or can't.
     pub async fn start(folder: &Folder, group: &Arc<Group>, me: &str, post: &Arc<dyn Post>) -> Result<Self, HostError> {
-        let (store, identity, records) = folder.open().await?;
+        let (store, identity, records) = folder.open_in(group.epoch().number).await?;
         let name = || group.name().to_owned();
         let signer = Ed25519Signer::from_seed(&identity.seed).ok_or_else(|| HostError::Key(name()))?;
-        let started = Replica::start(group.epoch(), Ledger::default(), group.initial(), records, &signer);
+        let ledger = Ledger::of(group.epoch().scope());
+        let initial = match group.initial() {
+            Some(initial) => initial.clone(),
+            None => folder.initial(group.epoch().number).await?,
+        };
+        let started = Replica::start(group.epoch(), ledger, &initial, records, &signer);
         let (replica, outputs) = started.map_err(|error| HostError::Start { group: name(), error })?;
         store.check_age(replica.executed().0)?;
         let found = group.names().nth(usize::from(replica.id().0)).unwrap_or_default().to_owned();
@@ -168,6 +221,7 @@ impl Host {
             post: Arc::clone(post),
             timers: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            handover: None,
             complete: 0,
             missing: Missing::default(),
             fetching: None,
@@ -183,6 +237,7 @@ impl Host {
     /// # Errors
     /// [`HostError`] if the disk fails, or the replica halts.
     pub async fn run(&mut self, queues: &mut Queues, stop: &CancellationToken) -> Result<(), HostError> {
+        self.publish(queues);
         while let Some(arrived) = self.next(queues, stop).await {
             let mut outputs = Outputs::default();
             match arrived {
@@ -202,9 +257,20 @@ impl Host {
             }
             self.take_waiting(queues, &mut outputs);
             self.carry_out(outputs).await?;
+            self.publish(queues);
             self.fetch_missing();
         }
         Ok(())
+    }
+
+    /// Tells which ballots are open: what was executed before now is synced.
+    fn publish(&self, queues: &Queues) {
+        let open = open_for(self.replica.application().ballots(), &self.signer.public_key());
+        queues.ballots.send_if_modified(|known| {
+            let is_new = *known != open;
+            *known = open;
+            is_new
+        });
     }
 
     /// Waits for the next thing to do; `None` once the agent stops.
@@ -216,7 +282,7 @@ impl Host {
             () = stop.cancelled() => return None,
             // A flood of messages must not keep timers from firing.
             () = sleep_until(wake) => Arrived::Timer,
-            decisions = fetched(&mut self.fetching) => Arrived::Missing(decisions),
+            decisions = fetching::fetched(&mut self.fetching) => Arrived::Missing(decisions),
             Some(command) = queues.commands.recv() => Arrived::Command(command),
             Some(Inbound { message, room }) = queues.inbox.recv() => {
                 drop(room);
@@ -250,6 +316,7 @@ impl Host {
         outputs.decided.extend(step.decided);
         outputs.outcomes.extend(step.outcomes);
         outputs.events.extend(step.events);
+        outputs.handover = step.handover.or(outputs.handover.take());
     }
 
     fn set_timers(&mut self, outputs: &Outputs) {
@@ -278,15 +345,18 @@ impl Host {
     /// Syncs, then sends, then answers.
     async fn carry_out(&mut self, outputs: Outputs) -> Result<(), HostError> {
         self.set_timers(&outputs);
-        let Outputs { sync, messages, decided, outcomes, events, .. } = outputs;
+        let Outputs { sync, messages, decided, outcomes, events, handover, .. } = outputs;
         self.store.save(sync, &decided).await?;
+        self.handover = handover.map(Arc::from).or(self.handover.take());
         for (to, message) in messages {
             self.peers.send(to, &message);
         }
         for outcome in outcomes {
             self.conclude(&outcome);
         }
-        events.into_iter().try_for_each(|event| self.report(event))
+        events.into_iter().try_for_each(|event| self.report(event))?;
+        self.end_waiting();
+        Ok(())
     }
 
     /// Passes on the result of a request of this member.
@@ -295,9 +365,10 @@ impl Host {
             return;
         }
         if let Some(done) = self.waiting.remove(&outcome.id) {
-            let decided = Ledger::result(&outcome.result).map(|seq| seq.0);
+            let decided = Ledger::result(&outcome.result).map(|seq| seq.0).or(self.end_of(&outcome.result));
+            let refused = || Ledger::refusal(&outcome.result).map_or(NotDecided::Unknown, NotDecided::Refused);
             // Who asked may have stopped waiting.
-            let _ = done.send(decided.ok_or_else(|| "the group has refused the proposal: it is none".to_owned()));
+            let _ = done.send(decided.ok_or_else(refused));
         }
     }
 
@@ -312,12 +383,12 @@ impl Host {
                 self.missing = Missing::default();
                 // Whether their proposals are among the skipped ones is not known here.
                 for done in std::mem::take(&mut self.waiting).into_values() {
-                    let _ = done.send(Err("this member has skipped decisions; propose it again".to_owned()));
+                    let _ = done.send(later("this member has skipped decisions; propose it again".to_owned()));
                 }
             }
             Event::Refused { client, id, why } if client == self.signer.public_key() => {
                 if let Some(done) = self.waiting.remove(&id) {
-                    let _ = done.send(Err(format!("the proposal is not accepted now ({why:?}); propose it again")));
+                    let _ = done.send(later(format!("the proposal is not accepted now ({why:?}); propose it again")));
                 }
             }
             Event::Refused { .. } | Event::Stable(_) => {}
@@ -330,12 +401,28 @@ impl Host {
 
     async fn answer(&mut self, command: Command, outputs: &mut Outputs) -> Result<(), HostError> {
         match command {
-            Command::Propose { call, done } => self.propose(call, done, outputs).await?,
+            Command::Propose { call, done } => self.propose(Operation::Call(call), done, outputs).await?,
+            Command::Change { change, done } => {
+                self.propose(Operation::NewEpoch(Box::new(change)), done, outputs).await?;
+            }
+            Command::Approve { next, done } => {
+                let _ = done.send(self.approve(&next));
+            }
+            Command::Handover { done } => {
+                let _ = done.send(self.handover.clone());
+            }
             Command::Read { from, limit, done } => {
                 let limit = limit.clamp(1, MAX_PAGE) as usize;
-                let decisions = self.store.read(from, limit, MAX_PAGE_BYTES).await?;
-                let decisions = decisions.into_iter().map(Base64).collect();
-                let _ = done.send(Page { decisions, last: self.replica.executed().0 });
+                let (found, last) = (self.store.find(from, limit, MAX_PAGE_BYTES), self.replica.executed().0);
+                // There are as many as questions of clients are answered at once. None holds up the replica.
+                tokio::spawn(async move {
+                    let decisions = found.read().await.into_iter().map(Base64).collect();
+                    let _ = done.send(Page { decisions, last });
+                });
+            }
+            Command::Ballot { id, done } => {
+                let ballot = self.replica.application().ballots().get(&id);
+                let _ = done.send(ballot.map(|ballot| known(ballot, self.group.epoch().scope(), &self.signer)));
             }
             Command::Show { done } => {
                 let (view, active) = self.replica.view();
@@ -348,8 +435,8 @@ impl Host {
 
     async fn propose(
         &mut self,
-        call: Bytes,
-        done: oneshot::Sender<Result<u64, String>>,
+        operation: Operation,
+        done: oneshot::Sender<Result<u64, NotDecided>>,
         outputs: &mut Outputs,
     ) -> Result<(), HostError> {
         // While this member could not take part, who asked may have given up.
@@ -358,89 +445,25 @@ impl Host {
         }
         self.waiting.retain(|_, done| !done.is_closed());
         if self.waiting.len() >= MAX_PENDING_PER_CLIENT {
-            let _ = done.send(Err(format!("{MAX_PENDING_PER_CLIENT} proposals wait here; propose it again later")));
+            let _ = done.send(later(format!("{MAX_PENDING_PER_CLIENT} proposals wait here; propose it again later")));
             return Ok(());
         }
         let id = self.store.next_request().await?;
         let epoch = self.group.epoch();
-        let request = Request::sign(epoch.scope(), id, Operation::Call(call), &self.signer);
+        let request = Request::sign(epoch.scope(), id, operation, &self.signer);
         match Verified::check(Message::Request(request), epoch, &Ed25519) {
             Ok(verified) => {
                 self.waiting.insert(id, done);
                 self.step(Input::Message(Box::new(verified)), outputs);
             }
             Err(error) => {
-                let _ = done.send(Err(format!("the proposal can't be made: {error}")));
+                let _ = done.send(later(format!("the proposal can't be made: {error}")));
             }
         }
         Ok(())
     }
-
-    /// Goes on behind decisions that no other member has any more.
-    fn pass_over(&mut self, decisions: &[Decision]) {
-        let (wanted, executed) = (self.complete + 1, self.replica.executed().0);
-        let got = decisions.iter().map(|decision| decision.seq().0).filter(|number| *number <= executed);
-        let others = self.group.names().count().saturating_sub(1);
-        if let Some(next) = self.missing.answered(wanted, got, others) {
-            warn!(group = self.group.name(), from = wanted, to = next - 1, "no other member has decisions any more");
-            self.complete = next - 1;
-        }
-    }
-
-    /// Begins to get decisions that are missing on the disk, from one member after another.
-    fn fetch_missing(&mut self) {
-        if self.fetching.is_some() || Instant::now() < self.next_fetch {
-            return;
-        }
-        let executed = self.replica.executed().0;
-        if self.complete >= executed {
-            return;
-        }
-        let Some(from) = self.store.first_missing(self.complete + 1, executed) else {
-            self.complete = executed;
-            return;
-        };
-        self.complete = from - 1;
-        self.next_fetch = Instant::now() + FETCH_PAUSE;
-        let me = usize::from(self.replica.id().0);
-        let others: Vec<&str> =
-            self.group.names().enumerate().filter(|(index, _)| *index != me).map(|(_, name)| name).collect();
-        let Some(other) = others.get(self.fetched_from % others.len().max(1)) else { return };
-        self.fetched_from = self.fetched_from.wrapping_add(1);
-        let task = fetch(Arc::clone(&self.group), Arc::clone(&self.post), (*other).to_owned(), from);
-        self.fetching = Some(AbortOnDropHandle::new(tokio::spawn(task)));
-    }
 }
 
-/// Waits for decisions that are being fetched.
-async fn fetched(fetching: &mut Option<AbortOnDropHandle<Vec<Decision>>>) -> Vec<Decision> {
-    let Some(task) = fetching else { return future::pending().await };
-    let decisions = task.await.unwrap_or_default();
-    *fetching = None;
-    decisions
-}
-
-/// Asks a member for decisions, and returns those that are proved.
-async fn fetch(group: Arc<Group>, post: Arc<dyn Post>, from_member: String, from: u64) -> Vec<Decision> {
-    let ask = Ask::Log { group: group.name().to_owned(), from, limit: MAX_PAGE };
-    let reply = match post.ask(&from_member, ask.to_bytes()).await {
-        Ok(reply) => reply,
-        Err(error) => {
-            warn!(group = group.name(), error, "missing decisions of a group can't be got from a member");
-            return Vec::new();
-        }
-    };
-    // Hundreds of signatures take long to verify.
-    spawn_blocking(move || proved(&group, &reply)).await.unwrap_or_default()
-}
-
-/// Returns the decisions of a page that are proved.
-fn proved(group: &Group, page: &[u8]) -> Vec<Decision> {
-    let Ok(page) = exchange::read::<Page>("page of decisions", page) else { return Vec::new() };
-    let proved = |Base64(bytes): &Base64| {
-        let decision = Decision::decoded(bytes).ok()?;
-        decision.verify_in(group.epoch().scope(), &Ed25519).ok()?;
-        Some(decision)
-    };
-    page.decisions.iter().take(MAX_PAGE as usize).filter_map(proved).collect()
+fn later(reason: String) -> Result<u64, NotDecided> {
+    Err(NotDecided::Later(reason))
 }

@@ -30,3 +30,12 @@ pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
 pub const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// Pause between warnings about messages of one member that are wrong.
 pub const WARN_PAUSE: Duration = Duration::from_secs(60);
+/// Maximum number of ballots of one group that the agent's handler of messages decides at once.
+pub const DECIDED_AT_ONCE: usize = 4;
+/// Pause before a vote is called again that is not counted yet.
+pub const VOTE_PAUSE: Duration = Duration::from_secs(1);
+/// Time between looks at the clock until the deadline of a ballot, at most: the clock may be set.
+pub const CLOCK_PAUSE: Duration = Duration::from_secs(60);
+/// How long a ballot is known before this member says that its deadline is over. Who opens many with deadlines that are
+/// over makes no more work than this.
+pub const LEAST_OPEN: Duration = Duration::from_secs(1);

@@ -26,8 +26,12 @@
 //! | [`post`] | sends to the other members |
 //! | [`papers`] | the agent's certificate, and whom it trusts |
 //! | [`clients`] | enrolling, forming, proposing, showing |
+//! | [`ballots`] | has the agent's handler of messages decide ballots of its groups |
+//! | `epochs` | other members follow |
 
+pub mod ballots;
 mod clients;
+mod epochs;
 #[cfg(test)]
 mod fixture;
 pub mod host;
@@ -56,7 +60,7 @@ use robeing_groups::{
 };
 use robeing_platform::{Platform, sync::Mutex};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -85,6 +89,10 @@ struct Member {
     commands: mpsc::Sender<Command>,
     /// Why the agent does not take part; empty: it does.
     problem: Mutex<String>,
+    /// Ends the replica: when the agent stops, or another epoch follows.
+    stop: CancellationToken,
+    /// Is cancelled when the replica has ended, and its disk is free.
+    ended: CancellationToken,
 }
 
 impl Member {
@@ -116,6 +124,8 @@ struct Inner {
     platform: Platform,
     source: Arc<dyn PaperSource>,
     post: OnceLock<Arc<dyn Post>>,
+    /// Decides ballots of groups.
+    decider: OnceLock<Arc<dyn Handler>>,
     members: Mutex<BTreeMap<String, Arc<Member>>>,
     /// Groups whose descriptions can't be used, and why.
     unusable: Mutex<BTreeMap<String, String>>,
@@ -145,12 +155,20 @@ impl Groups {
             platform,
             source,
             post: OnceLock::new(),
+            decider: OnceLock::new(),
             members: Mutex::new(BTreeMap::new()),
             unusable: Mutex::new(BTreeMap::new()),
             forming: tokio::sync::Mutex::new(()),
             stop,
             tasks: TaskTracker::new(),
         }))
+    }
+
+    /// Has `handler` decide the ballots of this agent's groups: the handler of messages itself, as it also decides
+    /// those of the coordinators. Before [`Groups::start`], and once only; without it, the agent votes in none.
+    pub fn decide_by(&self, handler: Arc<dyn Handler>) {
+        // A second one is not used.
+        let _ = self.0.decider.set(handler);
     }
 
     fn groups_folder(&self) -> Option<PathBuf> {
@@ -214,10 +232,13 @@ impl Groups {
     fn attend(&self, group: Arc<Group>) -> Arc<Member> {
         let (inbox, messages) = Inbox::start(&group, &self.0.me);
         let (commands, asked) = mpsc::channel(MAX_COMMANDS);
-        let member =
-            Arc::new(Member { group: Arc::clone(&group), inbox, commands, problem: Mutex::new(String::new()) });
-        let queues = Queues { inbox: messages, commands: asked };
+        let (stop, ended) = (self.0.stop.child_token(), CancellationToken::new());
+        let problem = Mutex::new(String::new());
+        let member = Arc::new(Member { group: Arc::clone(&group), inbox, commands, problem, stop, ended });
+        let (open, ballots) = watch::channel(Vec::new());
+        let queues = Queues { inbox: messages, commands: asked, ballots: open };
         self.0.tasks.spawn(serve(self.clone(), Arc::clone(&member), queues));
+        self.0.tasks.spawn(ballots::take_part(self.clone(), Arc::clone(&member), ballots));
         let mut members = self.0.members.lock().unwrap_or_else(PoisonError::into_inner);
         members.insert(group.name().to_owned(), Arc::clone(&member));
         member
@@ -229,7 +250,7 @@ impl Groups {
         let folder = Folder::new(&self.0.platform, &groups, member.group.name());
         let mut host = Host::start(&folder, &member.group, &self.0.me, post).await?;
         member.set_problem(String::new());
-        host.run(queues, &self.0.stop).await
+        host.run(queues, &member.stop).await
     }
 
     /// Takes a message of another member.
@@ -250,6 +271,7 @@ impl Groups {
 
 /// Takes part in a group until the agent stops, or it must not go on.
 async fn serve(groups: Groups, member: Arc<Member>, mut queues: Queues) {
+    let _ended = member.ended.clone().drop_guard();
     loop {
         let Err(error) = groups.drive(&member, &mut queues).await else { return };
         let group = member.group.name();
@@ -261,7 +283,7 @@ async fn serve(groups: Groups, member: Arc<Member>, mut queues: Queues) {
         let mut pause = pin!(sleep(RETRY_PAUSE));
         loop {
             tokio::select! {
-                () = groups.0.stop.cancelled() => return,
+                () = member.stop.cancelled() => return,
                 () = &mut pause => break,
                 // Whoever asks meanwhile is told the problem, as nobody answers.
                 Some(command) = queues.commands.recv() => drop(command),

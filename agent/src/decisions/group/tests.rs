@@ -1,5 +1,9 @@
 //! Four agents that decide, over messages in memory and on real disks.
 
+mod ballots;
+mod epochs;
+mod messages;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -27,6 +31,7 @@ use crate::messaging::tests::fixture::packet;
 struct TestPapers {
     me: Somebody,
     bundle: TrustBundle,
+    since: Instant,
 }
 
 impl Papers for TestPapers {
@@ -43,8 +48,12 @@ impl Papers for TestPapers {
     }
 
     fn now(&self) -> u64 {
-        NOW
+        NOW + u64::try_from(self.since.elapsed().as_millis()).expect("a test is short")
     }
+}
+
+fn papers(fleet: &Fleet, name: &str, since: Instant) -> TestPapers {
+    TestPapers { me: fleet.certify(PeerRole::Worker, name), bundle: fleet.bundle(), since }
 }
 
 struct Source(Option<Arc<TestPapers>>);
@@ -91,6 +100,9 @@ struct Stage {
     fleet: Fleet,
     net: Net,
     stops: BTreeMap<String, CancellationToken>,
+    /// What decides ballots, by member.
+    handlers: BTreeMap<String, Arc<dyn Handler>>,
+    since: Instant,
     dir: TempDir,
 }
 
@@ -102,9 +114,13 @@ impl Drop for Stage {
 
 impl Stage {
     async fn new() -> Self {
+        Self::with(BTreeMap::new()).await
+    }
+
+    async fn with(handlers: BTreeMap<String, Arc<dyn Handler>>) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        let net = Arc::new(Mutex::new(BTreeMap::new()));
-        let mut stage = Self { fleet: Fleet::new(), net, stops: BTreeMap::new(), dir };
+        let (net, stops, since) = (Arc::new(Mutex::new(BTreeMap::new())), BTreeMap::new(), Instant::now());
+        let mut stage = Self { fleet: Fleet::new(), net, stops, handlers, since, dir };
         for name in names() {
             stage.start(&name).await;
         }
@@ -120,9 +136,12 @@ impl Stage {
     }
 
     async fn start(&mut self, name: &str) {
-        let papers = TestPapers { me: self.fleet.certify(PeerRole::Worker, name), bundle: self.fleet.bundle() };
+        let papers = papers(&self.fleet, name, self.since);
         let (source, stop) = (Arc::new(Source(Some(Arc::new(papers)))), CancellationToken::new());
         let groups = Groups::new(name.into(), Some(self.data(name)), Platform::real(), source, stop.clone());
+        if let Some(handler) = self.handlers.get(name) {
+            groups.decide_by(Arc::clone(handler));
+        }
         let post = InMemory { from: name.to_owned(), net: Arc::clone(&self.net) };
         groups.start(Arc::new(post)).await;
         self.net.lock().expect("no test panics").insert(name.to_owned(), groups);
@@ -404,7 +423,7 @@ async fn what_nobody_has_signed_is_not_proposed() {
 async fn who_has_no_data_folder_or_no_certificate_is_no_member() {
     let fleet = Fleet::new();
     let ask = Ask::Enrol { group: GROUP.into(), members: names() };
-    let papers = || TestPapers { me: fleet.certify(PeerRole::Worker, "a"), bundle: fleet.bundle() };
+    let papers = || papers(&fleet, "a", Instant::now());
     let dir = tempfile::tempdir().expect("a folder");
     let of = |me: &str, data: Option<PathBuf>, papers: Option<TestPapers>| {
         let source = Arc::new(Source(papers.map(Arc::new)));
@@ -433,66 +452,4 @@ async fn who_has_no_data_folder_or_no_certificate_is_no_member() {
     }
     let refused = groups.answer(&ask.to_bytes()).await.expect_err("there is no room");
     assert!(refused.contains("the most there may be"), "{refused}");
-}
-
-#[tokio::test]
-async fn a_stranger_is_not_listened_to() {
-    let stage = Stage::new().await;
-    stage.formed().await;
-    let say = |sender: &str, payload: Bytes| {
-        let packet = Packet { sender: sender.into(), payload, ..packet(1) };
-        stage.groups("a").receive(&packet)
-    };
-    let accepted = HandlerOutcome::Accepted { reply: None };
-    assert_eq!(say("b", exchange::to_peer(GROUP, b"nonsense")), accepted);
-    for (sender, payload) in [
-        ("e", exchange::to_peer(GROUP, b"nonsense")),
-        ("b", exchange::to_peer("others", b"nonsense")),
-        ("b", Bytes::new()),
-        ("b", Bytes::from_static(b"\xffx")),
-    ] {
-        assert!(matches!(say(sender, payload), HandlerOutcome::Refused { .. }), "{sender}");
-    }
-}
-
-/// Handles three messages at once.
-struct Few;
-
-#[async_trait]
-impl Handler for Few {
-    async fn deliver(&self, _: Delivery) -> HandlerOutcome {
-        HandlerOutcome::Refused { reason: "no".into() }
-    }
-
-    fn at_once(&self) -> usize {
-        3
-    }
-
-    fn name(&self) -> &'static str {
-        "command"
-    }
-}
-
-#[tokio::test]
-async fn clients_that_wait_for_a_group_without_a_quorum_take_not_all_places() {
-    let mut stage = Stage::new().await;
-    let group = stage.formed().await;
-    for name in ["b", "c", "d"] {
-        stage.stop(name).await;
-    }
-    let handler = GroupHandler::new(Arc::new(Few), stage.groups("a"));
-    let deliver = |kind: &str, payload: Bytes| {
-        let packet = Packet { sender: "b".into(), kind: kind.into(), payload, ..packet(1) };
-        handler.deliver(Delivery { packet, deadline: Instant::now() + Duration::from_secs(60) })
-    };
-    let proposal = stage.proposal(&group, 1, "one");
-    let waits = deliver(CLIENT_KIND, Ask::Propose { group: GROUP.into(), proposal }.to_bytes());
-    let mut waits = std::pin::pin!(waits);
-    assert!(timeout(Duration::from_millis(500), &mut waits).await.is_err(), "nobody decides it");
-    let show = Ask::Show { group: GROUP.into() }.to_bytes();
-    let refused = deliver(CLIENT_KIND, show).await;
-    assert!(matches!(&refused, HandlerOutcome::Refused { reason } if reason.contains("too many")), "{refused:?}");
-    let peer = deliver(PEER_KIND, exchange::to_peer(GROUP, b"nonsense")).await;
-    assert_eq!(peer, HandlerOutcome::Accepted { reply: None });
-    assert_eq!(deliver("text", Bytes::new()).await, HandlerOutcome::Refused { reason: "no".into() });
 }

@@ -72,6 +72,15 @@ pub enum PbftError {
         .0.display()
     )]
     OtherGroup(PathBuf),
+    /// The members have not approved those of the next epoch.
+    #[error("the members have not approved the next epoch: {0}")]
+    NotApproved(String),
+    /// A ballot is not closed, so nothing proves it yet.
+    #[error(
+        "the ballot is not closed, or too few members have said so: there is nothing to write to {} yet",
+        .0.display()
+    )]
+    NotClosed(PathBuf),
     /// There is no member of this name.
     #[error("the group has no member {0:?}")]
     NoMember(String),
@@ -88,14 +97,15 @@ impl PbftError {
             Self::Group(_) | Self::OtherGroup(_) | Self::NoTrust => Exit::Usage,
             Self::Write { .. } => Exit::Local,
             Self::Refused { .. } => Exit::Refused,
-            Self::Away { .. } => Exit::TaskFailed,
+            Self::Away { .. } | Self::NotApproved(_) => Exit::TaskFailed,
+            Self::NotClosed(_) => Exit::TimedOut,
             Self::NoMember(_) => Exit::NotFound,
         }
     }
 }
 
 /// Reads a file of at most so many bytes, and one byte more if there is, so that a larger one is refused.
-fn read(file: &Path, most: usize) -> Result<Vec<u8>, PbftError> {
+pub(super) fn read(file: &Path, most: usize) -> Result<Vec<u8>, PbftError> {
     let failed = |error: io::Error| PbftError::Read { file: file.to_owned(), error };
     let mut bytes = Vec::new();
     File::open(file).map_err(failed)?.take(most as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -109,12 +119,17 @@ pub(super) fn description_of(name: &str) -> PathBuf {
 
 /// Reads the description of a group, and verifies it by itself.
 pub(super) fn group(given: &str) -> Result<Group, PbftError> {
+    described(&path_of(given)?)
+}
+
+/// Returns the file with the description of a group.
+pub(super) fn path_of(given: &str) -> Result<PathBuf, PbftError> {
     let by_name = description_of(given);
     let file = if is_group_name(given) && by_name.exists() { by_name } else { PathBuf::from(given) };
     if is_group_name(given) && !file.exists() {
         return Err(PbftError::NoDescription(given.to_owned()));
     }
-    described(&file)
+    Ok(file)
 }
 
 /// Reads a file with the description of a group, and verifies it by itself.

@@ -1,5 +1,7 @@
-//! `robeing pbft form`, `propose`, `log` and `verify`.
+//! `robeing pbft form`, `epoch`, `propose`, `log` and `verify`.
 
+pub(super) mod ballots;
+mod epoch;
 mod files;
 
 use std::{
@@ -13,7 +15,7 @@ use robeing_groups::{
     exchange::{self, Ask, Decided, Enrolled, Page, Shown},
     is_group_name,
 };
-use robeing_proto::v1::{MessageCode, MessageStatus};
+use robeing_proto::v1::{GetTeamRequest, MessageCode, MessageStatus};
 use robeing_votes::Base64;
 
 pub use self::files::PbftError;
@@ -35,6 +37,7 @@ const DECIDE_WITHIN: Duration = Duration::from_secs(60);
 pub(super) async fn run(command: PbftCommand, fleet: &Connection) -> Result<Exit, CliError> {
     match command {
         PbftCommand::Form(args) => form(args, fleet).await,
+        PbftCommand::Epoch(args) => epoch::change(args, fleet).await,
         PbftCommand::Propose(args) => propose(args, fleet).await,
         PbftCommand::Log(args) => log(args, fleet).await,
         PbftCommand::Verify(args) => verify(&args, fleet),
@@ -84,13 +87,18 @@ async fn any_answer(
 }
 
 async fn form(args: FormGroupArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let FormGroupArgs { name, members, file } = args;
+    let FormGroupArgs { name, members, team, file } = args;
     if !is_group_name(&name) {
         return Err(PbftError::Group(GroupError::Name(name)).into());
     }
-    let members = Enrolment::in_order(&members).map_err(PbftError::Group)?;
     let path = file.unwrap_or_else(|| files::description_of(&name));
+    // Before the fleet is reached, if they are given.
+    let given = if team.is_none() { Enrolment::in_order(&members).map_err(PbftError::Group)? } else { Vec::new() };
     let client = client(fleet, None, Access::Use).await?;
+    let members = match team {
+        Some(id) => members_of(&client, id).await?,
+        None => given,
+    };
     let trusted = client.trusted().ok_or(PbftError::NoTrust)?;
     let (group, is_new) = match path.exists() {
         true => (files::described(&path)?, false),
@@ -104,16 +112,29 @@ async fn form(args: FormGroupArgs, fleet: &Connection) -> Result<Exit, CliError>
         // Before the members start: without it, nobody could verify what they decide.
         files::write(&path, &group.file().to_json())?;
     }
-    for member in &members {
+    start(&client, &group).await?;
+    io::stdout().lock().write_all(group_text(&group, &path).as_bytes())?;
+    Ok(Exit::Success)
+}
+
+/// Has all members start with the description of their group.
+async fn start(client: &FleetClient, group: &Group) -> Result<(), CliError> {
+    for member in group.names() {
         let question = Ask::Form { file: group.file().clone() };
-        let answer = ask(&client, member, &question, ANSWER_WITHIN).await??;
+        let answer = ask(client, member, &question, ANSWER_WITHIN).await??;
         let shown: Shown = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
         if !shown.status.problem.is_empty() {
             note(&format!("{member} does not take part: {}", shown.status.problem));
         }
     }
-    io::stdout().lock().write_all(group_text(&group, &path).as_bytes())?;
-    Ok(Exit::Success)
+    Ok(())
+}
+
+/// Returns the names of a team's members, if they can form a group.
+async fn members_of(client: &FleetClient, team: String) -> Result<Vec<String>, CliError> {
+    let team = client.get_team(GetTeamRequest { id: team }).await?;
+    let names: Vec<String> = team.members.into_iter().map(|member| member.name).collect();
+    Ok(Enrolment::in_order(&names).map_err(PbftError::Group)?)
 }
 
 /// Has agents enrol for a group, and returns the group.
@@ -206,6 +227,9 @@ async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {
 }
 
 fn verify(args: &LogFileArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    if let Some(ballot) = ballots::file(&args.file)? {
+        return ballots::verify(&ballot, fleet);
+    }
     let file = files::log(&args.file)?;
     let trusted = credentials::trusted(&fleet.credentials)?;
     match file.verify(trusted.as_ref().map(|(bundle, _)| bundle)) {

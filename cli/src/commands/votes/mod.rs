@@ -10,16 +10,19 @@ use std::{
 use jiff::Timestamp;
 use robeing_client::{ClientError, FleetClient, new_ballot_id};
 use robeing_proto::v1::{
-    Ballot, BallotState, CastVoteRequest, ElectorAddress, GetBallotRequest, ListBallotsRequest, OpenBallotRequest,
+    self, Ballot, BallotState, CastVoteRequest, ElectorAddress, GetBallotRequest, ListBallotsRequest, OpenBallotRequest,
     VoteChoice,
 };
 use robeing_votes::Report;
 use tokio::time::Instant;
 
 pub use self::file::BallotFileError;
-use super::{connect::client, credentials, duration};
+use super::{connect::client, credentials, duration, pbft};
 use crate::{
-    args::{CastArgs, Connection, Electors, Format, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VoteCommand, VoteWord},
+    args::{
+        BallotMode, CastArgs, Connection, Electors, Format, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VoteCommand,
+        VoteWord,
+    },
     error::CliError,
     exit::Exit,
     kubernetes::Access,
@@ -46,6 +49,14 @@ pub(super) async fn run(command: VoteCommand, fleet: &Connection) -> Result<Exit
 }
 
 async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    match (args.mode, args.group.is_some()) {
+        (Some(BallotMode::Majority), true) | (Some(BallotMode::Byzantine), false) => {
+            let problem = "the members of a group count the votes in the mode byzantine, and in no other: give --group";
+            return Err(CliError::Usage(format!("{problem} with it, or neither")));
+        }
+        (_, true) => return pbft::ballots::open(args, fleet).await,
+        (_, false) => {}
+    }
     let (wait, deadline, format) = (args.wait, args.deadline, args.output.output);
     let client = client(fleet, None, Access::Use).await?;
     let mut ballot = client.open_ballot(opening(args)).await?;
@@ -78,6 +89,7 @@ fn opening(args: OpenArgs) -> OpenBallotRequest {
         electorate: electors.collect(),
         threshold: args.threshold,
         deadline: Some(duration(args.deadline)),
+        mode: v1::BallotMode::Majority.into(),
     }
 }
 
@@ -150,6 +162,9 @@ fn option(options: &[String], choice: VoteChoice, named: Option<&str>) -> Result
 }
 
 async fn show(args: ShowArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    if args.group.is_some() {
+        return pbft::ballots::show(args, fleet).await;
+    }
     let client = client(fleet, None, Access::Use).await?;
     let has_waited = args.wait.is_some();
     if let Some(wait) = args.wait {
@@ -195,6 +210,9 @@ async fn list(args: ListArgs, fleet: &Connection) -> Result<Exit, CliError> {
 }
 
 fn verify(args: &VerifyArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    if let Some(ballot) = pbft::ballots::file(&args.file)? {
+        return pbft::ballots::verify(&ballot, fleet);
+    }
     let ballot = file::read(&args.file)?;
     let trusted = credentials::trusted(&fleet.credentials)?;
     let report = ballot.verify(trusted.as_ref().map(|(bundle, _)| bundle));
@@ -289,6 +307,8 @@ mod tests {
         let args = || OpenArgs {
             question: "why?".into(),
             to: vec![Electors { address: "data-0".into(), weight: 2 }],
+            mode: None,
+            group: None,
             options: Vec::new(),
             threshold: "2/3".into(),
             deadline: Duration::from_secs(30),

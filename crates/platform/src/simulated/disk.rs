@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::state::{Latency, Power, State, power_is_off};
 use crate::{Disk, DiskFile, DiskLock, FileStamp};
 
-/// An in-memory disk. Clones share it, like programs on one machine. Directories are durable once created; files behave
+/// An in-memory disk. Clones share it, like programs on one machine. Directories are durable once created, and gone once removed; files behave
 /// as on a real disk: a name is durable after [`Disk::sync_dir`], content after the file's sync.
 #[derive(Clone)]
 pub struct SimulatedDisk(Arc<Mutex<State>>);
@@ -235,6 +235,13 @@ impl Disk for SimulatedDisk {
         let mut state = self.state();
         let power = state.operate("remove", path, &[])?;
         state.remove(path)?;
+        if power == Power::Fails { Err(power_is_off()) } else { Ok(()) }
+    }
+
+    async fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        let power = state.operate("remove directory", dir, &[])?;
+        state.remove_directory(dir)?;
         if power == Power::Fails { Err(power_is_off()) } else { Ok(()) }
     }
 

@@ -170,6 +170,15 @@ impl State {
         }
     }
 
+    /// Removes an empty directory.
+    pub(super) fn remove_directory(&mut self, dir: &Path) -> io::Result<()> {
+        if !self.directory(dir)?.names.is_empty() {
+            return Err(io::Error::from(io::ErrorKind::DirectoryNotEmpty));
+        }
+        self.directories.remove(dir);
+        Ok(())
+    }
+
     fn directory(&mut self, dir: &Path) -> io::Result<&mut Directory> {
         self.directories.get_mut(dir).ok_or_else(|| not_found(dir))
     }

@@ -85,7 +85,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn count(&mut self, choice: Choice, option: u32, weight: u64) {
+    /// Counts a vote of this weight: what it chooses, and the option's number, from 1; 0: none.
+    pub fn count(&mut self, choice: Choice, option: u32, weight: u64) {
         match choice {
             Choice::Approve => self.approve += weight,
             Choice::Reject => self.reject += weight,
@@ -97,8 +98,9 @@ impl Tally {
         }
     }
 
-    /// Returns what the votes decide, and the approved option.
-    fn decide(&self, numerator: u32, denominator: u32) -> (FileOutcome, u32) {
+    /// Returns what the votes decide with this threshold: approved, rejected, or open, which becomes expired at the
+    /// deadline; and the number of the approved option, from 1; 0: none.
+    pub fn decide(&self, numerator: u32, denominator: u32) -> (FileOutcome, u32) {
         let needed = u128::from(numerator) * u128::from(self.total);
         let reaches = |weight: u64| u128::from(weight) * u128::from(denominator) >= needed;
         let missing = self.total.saturating_sub(self.approve + self.reject + self.abstain);

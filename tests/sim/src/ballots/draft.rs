@@ -139,6 +139,7 @@ impl Draft {
             electorate: self.electorate.iter().map(address).collect(),
             threshold: self.threshold.text.to_owned(),
             deadline: Some(tasks::millis(self.ttl.as_millis() as u64)),
+            ..OpenBallotRequest::default()
         }
     }
 

@@ -1,7 +1,8 @@
 //! The decisions of a group on the disk of a member, in segments.
 //!
-//! Nothing that the member says depends on them: a decision that is damaged is left out, and can be got from other
-//! members. The oldest segment is removed when there are too many.
+//! Nothing that the member says depends on them: a decision that is damaged, or can't be read, is left out, and can be
+//! got from other members. Only the last segment gets more, and is written anew when the log is opened; the others were
+//! synced as a whole. The oldest segment is removed when there are too many, or too many decisions.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use robeing_platform::{Disk, Random};
+use robeing_platform::{Disk, DiskFile, Random};
 use tracing::warn;
 
-use super::frames::{self, FrameError, FrameFile};
+use super::frames::{self, FrameFile};
 
 /// Begins the names of the segments.
 const PREFIX: &str = "decisions-";
@@ -23,6 +24,9 @@ const PREFIX: &str = "decisions-";
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 /// Maximum number of segments.
 pub const MAX_SEGMENTS: usize = 64;
+/// Number of decisions above which the oldest segment is removed when a segment begins: where each of them is, is in
+/// memory.
+pub const MAX_DECISIONS: usize = 500_000;
 /// Bytes of a decision's number, before it.
 const NUMBER: usize = 8;
 
@@ -37,7 +41,36 @@ pub struct DecisionLog {
     random: Arc<dyn Random>,
     folder: PathBuf,
     places: BTreeMap<u64, Place>,
-    segments: BTreeMap<u64, FrameFile>,
+    /// The files of the segments; `None` for one that can't be read.
+    segments: BTreeMap<u64, Option<Arc<dyn DiskFile>>>,
+    /// The last segment, if more can be appended to it.
+    latest: Option<FrameFile>,
+}
+
+/// A decision to be read, without the log.
+pub struct Stored {
+    number: u64,
+    file: Arc<dyn DiskFile>,
+    payload: Range<u64>,
+}
+
+impl Stored {
+    /// Returns the size of the decision, bytes.
+    pub fn size(&self) -> u64 {
+        self.payload.end.saturating_sub(self.payload.start)
+    }
+
+    /// Reads the decision; `None` if the disk fails.
+    pub async fn read(&self) -> Option<Bytes> {
+        let len = usize::try_from(self.size()).ok()?;
+        match self.file.read_at(self.payload.start, len).await {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                warn!(decision = self.number, %error, "a decision can't be read here, and is left out");
+                None
+            }
+        }
+    }
 }
 
 fn file_of(segment: u64) -> String {
@@ -58,37 +91,64 @@ impl DecisionLog {
     /// Opens the decisions in a folder.
     ///
     /// # Errors
-    /// The disk's error.
+    /// The disk's error, if the last segment can't be written anew.
     pub async fn open(disk: Arc<dyn Disk>, random: Arc<dyn Random>, folder: &Path) -> io::Result<Self> {
         let names = disk.list(folder).await?;
-        let folder = folder.to_owned();
-        let mut log = Self { disk, random, folder, places: BTreeMap::new(), segments: BTreeMap::new() };
-        for segment in names.iter().filter_map(|name| segment_of(name)) {
-            log.load(segment).await?;
+        let (folder, places, segments) = (folder.to_owned(), BTreeMap::new(), BTreeMap::new());
+        let mut log = Self { disk, random, folder, places, segments, latest: None };
+        let mut found: Vec<u64> = names.iter().filter_map(|name| segment_of(name)).collect();
+        found.sort_unstable();
+        let last = found.last().copied();
+        for segment in found {
+            log.load(segment, Some(segment) == last).await?;
         }
+        log.trim().await?;
         Ok(log)
     }
 
-    async fn load(&mut self, segment: u64) -> io::Result<()> {
+    /// Finds the decisions of a segment. What of it can't be read is left out.
+    async fn load(&mut self, segment: u64, is_last: bool) -> io::Result<()> {
         let path = self.folder.join(file_of(segment));
-        let salt = self.random.next_u64();
-        let (file, payloads) = match FrameFile::open(&self.disk, &path, salt).await {
-            Ok(opened) => opened,
-            Err(FrameError::Io(error)) => return Err(error),
-            Err(error @ FrameError::Damaged(_)) => {
-                warn!(file = %path.display(), %error, "decisions are lost here and are got from other members");
-                (FrameFile::create(&self.disk, &path, salt, &[]).await?, Vec::new())
+        self.segments.insert(segment, None);
+        let lost = |problem: &dyn std::fmt::Display| {
+            let file = path.display();
+            warn!(%file, error = %problem, "decisions are lost here and are got from other members");
+        };
+        let bytes = match frames::bytes_of(&self.disk, &path).await {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                lost(&error);
+                return Ok(());
             }
         };
-        let mut end = frames::FILE_HEADER as u64;
-        for payload in payloads {
-            let from = end + frames::FRAME_HEADER as u64;
-            end = from + payload.len() as u64;
-            if let Some(number) = number_of(&payload) {
-                self.places.insert(number, Place { segment, payload: from + NUMBER as u64..end });
+        let ranges = match frames::read_beginning(&bytes) {
+            Ok((content, problem)) => {
+                if let Some(problem) = problem {
+                    lost(&problem);
+                }
+                content.payloads
+            }
+            Err(error) => {
+                lost(&error);
+                Vec::new()
+            }
+        };
+        if is_last {
+            // What was torn or damaged is cut off, and what was not synced is.
+            let payloads: Vec<Vec<u8>> = ranges.iter().map(|range| bytes[range.clone()].to_vec()).collect();
+            let file = FrameFile::create(&self.disk, &path, self.random.next_u64(), &payloads).await?;
+            self.segments.insert(segment, Some(file.reader()));
+            self.latest = Some(file);
+        } else if let Ok(file) = self.disk.open(&path, false).await {
+            self.segments.insert(segment, Some(file));
+        }
+        // The whole frames are where they were.
+        for range in ranges {
+            if let Some(number) = number_of(&bytes[range.clone()]) {
+                let payload = (range.start + NUMBER) as u64..range.end as u64;
+                self.places.insert(number, Place { segment, payload });
             }
         }
-        self.segments.insert(segment, file);
         Ok(())
     }
 
@@ -97,12 +157,11 @@ impl DecisionLog {
     /// # Errors
     /// The disk's error. The log must then be opened again.
     pub async fn append(&mut self, decisions: &[(u64, Vec<u8>)]) -> io::Result<()> {
-        let latest = self.segments.last_key_value().filter(|(_, file)| file.size() < SEGMENT_BYTES);
-        let segment = match latest.map(|(segment, _)| *segment) {
-            Some(segment) => segment,
-            None => self.begin().await?,
-        };
-        let Some(file) = self.segments.get_mut(&segment) else { return Ok(()) };
+        if self.latest.as_ref().is_none_or(|file| file.size() >= SEGMENT_BYTES) {
+            self.begin().await?;
+        }
+        let segment = self.segments.last_key_value().map_or(0, |(latest, _)| *latest);
+        let Some(file) = self.latest.as_mut() else { return Ok(()) };
         let payloads: Vec<Vec<u8>> =
             decisions.iter().map(|(number, bytes)| [&number.to_be_bytes()[..], bytes].concat()).collect();
         let places = file.append(&payloads).await?;
@@ -113,30 +172,38 @@ impl DecisionLog {
         Ok(())
     }
 
-    /// Begins a segment, and removes the oldest one if there are too many.
-    async fn begin(&mut self) -> io::Result<u64> {
+    /// Begins a segment, and removes the oldest ones if there are too many.
+    async fn begin(&mut self) -> io::Result<()> {
         let segment = self.segments.last_key_value().map_or(0, |(latest, _)| latest.saturating_add(1));
         let path = self.folder.join(file_of(segment));
         let file = FrameFile::create(&self.disk, &path, self.random.next_u64(), &[]).await?;
-        self.segments.insert(segment, file);
-        if self.segments.len() > MAX_SEGMENTS
+        self.segments.insert(segment, Some(file.reader()));
+        self.latest = Some(file);
+        self.trim().await
+    }
+
+    /// Removes the oldest segments while there are too many, or too many decisions.
+    async fn trim(&mut self) -> io::Result<()> {
+        while self.is_full()
             && let Some((oldest, _)) = self.segments.pop_first()
         {
             self.places.retain(|_, place| place.segment != oldest);
             self.disk.remove(&self.folder.join(file_of(oldest))).await?;
             self.disk.sync_dir(&self.folder).await?;
         }
-        Ok(segment)
+        Ok(())
     }
 
-    /// Returns a decision; `None` if it is not here.
-    ///
-    /// # Errors
-    /// The disk's error.
-    pub async fn get(&self, number: u64) -> io::Result<Option<Bytes>> {
-        let Some(place) = self.places.get(&number) else { return Ok(None) };
-        let Some(file) = self.segments.get(&place.segment) else { return Ok(None) };
-        file.read(&place.payload).await.map(Some)
+    fn is_full(&self) -> bool {
+        let has_too_many = self.segments.len() > MAX_SEGMENTS || self.places.len() > MAX_DECISIONS;
+        has_too_many && self.segments.len() > 1
+    }
+
+    /// Returns where a decision is; `None` if it is not here.
+    pub fn get(&self, number: u64) -> Option<Stored> {
+        let place = self.places.get(&number)?;
+        let file = Arc::clone(self.segments.get(&place.segment)?.as_ref()?);
+        Some(Stored { number, file, payload: place.payload.clone() })
     }
 
     /// Returns whether a decision is here.

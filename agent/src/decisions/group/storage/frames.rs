@@ -94,6 +94,17 @@ fn frame_at(bytes: &[u8], salt: u64, at: usize, numbers: &Range<u64>) -> Option<
 /// # Errors
 /// [`FrameError::Damaged`] if it is no such file, or was damaged after it was synced.
 pub fn read(bytes: &[u8]) -> Result<Content, FrameError> {
+    match read_beginning(bytes)? {
+        (content, None) => Ok(content),
+        (_, Some(problem)) => Err(FrameError::Damaged(problem)),
+    }
+}
+
+/// Reads a file up to where it was damaged after it was synced, if it was. Returns what is wrong there.
+///
+/// # Errors
+/// [`FrameError::Damaged`] if it is no such file.
+pub fn read_beginning(bytes: &[u8]) -> Result<(Content, Option<&'static str>), FrameError> {
     let damaged = FrameError::Damaged;
     let mut fields = bytes.get(..FILE_HEADER).ok_or(damaged("it ends in its header"))?;
     let sum = crc32c::crc32c(&fields[..16]);
@@ -107,10 +118,9 @@ pub fn read(bytes: &[u8]) -> Result<Content, FrameError> {
         payloads.push(payload);
     }
     let later = next + 1..next.saturating_add(AHEAD);
-    if (end + 1..bytes.len()).any(|at| frame_at(bytes, salt, at, &later).is_some()) {
-        return Err(damaged("a part in its middle is not what was written"));
-    }
-    Ok(Content { payloads, end, is_torn: end < bytes.len() })
+    let has_later = (end + 1..bytes.len()).any(|at| frame_at(bytes, salt, at, &later).is_some());
+    let problem = has_later.then_some("a part in its middle is not what was written");
+    Ok((Content { payloads, end, is_torn: end < bytes.len() }, problem))
 }
 
 /// A file to which frames are appended.
@@ -142,11 +152,7 @@ impl FrameFile {
     /// # Errors
     /// [`FrameError`] if it can't be read, was damaged, or can't be written.
     pub async fn open(disk: &Arc<dyn Disk>, path: &Path, salt: u64) -> Result<(Self, Vec<Vec<u8>>), FrameError> {
-        let len = disk.open(path, false).await?.len().await?;
-        if len > MAX_FILE {
-            return Err(FrameError::Damaged("it is larger than any that is written"));
-        }
-        let bytes = disk.read(path).await?;
+        let bytes = bytes_of(disk, path).await?;
         let content = read(&bytes)?;
         if content.is_torn {
             let torn = bytes.len() - content.end;
@@ -155,6 +161,11 @@ impl FrameFile {
         let payloads: Vec<Vec<u8>> = content.payloads.into_iter().map(|payload| bytes[payload].to_vec()).collect();
         drop(bytes);
         Ok((Self::create(disk, path, salt, &payloads).await?, payloads))
+    }
+
+    /// Returns the file, to read payloads of it.
+    pub fn reader(&self) -> Arc<dyn DiskFile> {
+        Arc::clone(&self.file)
     }
 
     /// Appends frames, all of which are synced when this returns. Returns where their payloads are. After an error, it
@@ -189,19 +200,21 @@ impl FrameFile {
         Ok(())
     }
 
-    /// Reads a payload.
-    ///
-    /// # Errors
-    /// The disk's error.
-    pub async fn read(&self, place: &Range<u64>) -> io::Result<Bytes> {
-        let len = usize::try_from(place.end.saturating_sub(place.start)).map_err(io::Error::other)?;
-        self.file.read_at(place.start, len).await
-    }
-
     /// Returns the size of the file, bytes.
     pub fn size(&self) -> u64 {
         self.end
     }
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// [`FrameError`] if it can't be read, or is too large to be one of frames.
+pub async fn bytes_of(disk: &Arc<dyn Disk>, path: &Path) -> Result<Bytes, FrameError> {
+    if disk.open(path, false).await?.len().await? > MAX_FILE {
+        return Err(FrameError::Damaged("it is larger than any that is written"));
+    }
+    Ok(disk.read(path).await?)
 }
 
 /// Returns a file as pieces, and its size.
@@ -255,6 +268,11 @@ mod tests {
             wrong[at] ^= 1;
             assert!(matches!(read(&wrong), Err(FrameError::Damaged(_))), "{at}");
         }
+        // What comes before the damage can be read.
+        let mut wrong = bytes.clone();
+        wrong[FILE_HEADER + FRAME_HEADER + 10 + FRAME_HEADER] ^= 1;
+        let (content, problem) = read_beginning(&wrong).expect("its header is right");
+        assert_eq!((payloads_of(&wrong, &content), problem.is_some()), (frames[..1].to_vec(), true));
         assert!(matches!(read(b""), Err(FrameError::Damaged(_))));
     }
 

@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `identity` | the random identity of this disk, and the key's seed: written once |
 //! | `records` | what the replica must not forget: synced before anything is said that depends on it |
+//! | `records-N`, `initial-N` | the same in the epoch N of the group, and the state with which that starts |
 //! | `request-ids` | up to which number requests of this member may have been numbered |
 //! | `decisions-…` | the decisions; see [`decision_log`] |
 //! | `group.json` | the description of the group; from then on the member may have voted |
+//! | `enrolled` | when the member enrolled last: a key that no group can be formed with any more may be removed |
 //! | `lock` | held by the process that is the member |
 //!
 //! Invariants:
@@ -25,6 +27,8 @@
 
 mod decision_log;
 mod frames;
+mod identity;
+mod reading;
 #[cfg(test)]
 mod tests;
 
@@ -36,13 +40,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use robeing_bft::{certificate::Decision, epoch::Incarnation, record::Record, replica::Sync, wire::Wire};
+use robeing_bft::{certificate::Decision, record::Record, replica::Sync, state::State, wire::Wire};
 use robeing_groups::{Group, GroupFile, MAX_GROUP_FILE_BYTES};
 use robeing_platform::{AtomicFile, Disk, DiskLock, Platform, Random};
 
+pub use self::{identity::Identity, reading::Reading};
 use self::{
     decision_log::DecisionLog,
     frames::{FrameError, FrameFile},
+    reading::Found,
 };
 
 /// The file with the description of the group.
@@ -50,12 +56,22 @@ const GROUP: &str = "group.json";
 const IDENTITY: &str = "identity";
 const RECORDS: &str = "records";
 const REQUEST_IDS: &str = "request-ids";
+const ENROLLED: &str = "enrolled";
 const LOCK: &str = "lock";
-const IDENTITY_MAGIC: &[u8; 8] = b"RBGRPID1";
 /// Number of requests for which numbers are reserved at once.
 const RESERVED_AT_ONCE: u64 = 1_024;
 /// Number of decisions that are in the records alone, at most, before they are written to the log.
 const MAX_UNLOGGED: usize = 64;
+
+/// Returns the file of the records in an epoch.
+fn records_of(epoch: u64) -> String {
+    if epoch == 0 { RECORDS.to_owned() } else { format!("{RECORDS}-{epoch}") }
+}
+
+/// Returns the file of the state with which an epoch starts.
+fn initial_of(epoch: u64) -> String {
+    format!("initial-{epoch}")
+}
 
 /// Why a member can't use its disk.
 #[derive(Debug, thiserror::Error)]
@@ -69,13 +85,13 @@ pub enum StoreError {
     /// Something is gone that was there when the member was admitted.
     #[error(
         "{} is gone, so this disk was lost; a member must not forget what it has said, and does not come back under \
-         its old identity: remove the folder, and form a new group", .0.display()
+         its old identity: remove the folder, and have the members decide on a next epoch", .0.display()
     )]
     Lost(PathBuf),
     /// Something is not what was written.
     #[error(
         "{} can't be used: {problem}; a member must not forget what it has said, and does not come back under its old \
-         identity: remove the folder, and form a new group", .file.display()
+         identity: remove the folder, and have the members decide on a next epoch", .file.display()
     )]
     Damaged {
         /// The file.
@@ -101,40 +117,6 @@ impl StoreError {
             FrameError::Io(error) => Self::Io(error),
             FrameError::Damaged(problem) => Self::damaged(file, problem),
         }
-    }
-}
-
-/// Who a member is in its group: the identity of its disk, and the seed of its key.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// The identity of the disk.
-    pub incarnation: Incarnation,
-    /// The seed of the ed25519 key: a secret.
-    pub seed: [u8; 32],
-}
-
-impl std::fmt::Debug for Identity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Identity({:?})", self.incarnation)
-    }
-}
-
-impl Identity {
-    fn to_bytes(self) -> Bytes {
-        let mut out = IDENTITY_MAGIC.to_vec();
-        out.extend_from_slice(&self.incarnation.0);
-        out.extend_from_slice(&self.seed);
-        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
-        out.into()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (body, sum) = bytes.split_last_chunk::<4>()?;
-        let rest = body.strip_prefix(&IDENTITY_MAGIC[..])?;
-        let (incarnation, seed) = rest.split_first_chunk::<16>()?;
-        let seed = seed.try_into().ok()?;
-        let is_whole = crc32c::crc32c(body).to_le_bytes() == *sum;
-        is_whole.then_some(Self { incarnation: Incarnation(*incarnation), seed })
     }
 }
 
@@ -186,6 +168,49 @@ impl Folder {
         Ok(new)
     }
 
+    /// Notes when the member enrolled, Unix milliseconds.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk fails.
+    pub async fn enrolled_at(&self, at_ms: u64) -> Result<(), StoreError> {
+        self.replace(ENROLLED, Bytes::copy_from_slice(&at_ms.to_be_bytes())).await
+    }
+
+    /// Returns when the member enrolled last, Unix milliseconds; 0 if it is not known. `None` if the group was formed:
+    /// its key is never removed.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk fails.
+    pub async fn unformed_since(&self) -> Result<Option<u64>, StoreError> {
+        if self.read(GROUP).await?.is_some() {
+            return Ok(None);
+        }
+        let at = self.read(ENROLLED).await?.and_then(|bytes| <[u8; 8]>::try_from(&bytes[..]).ok());
+        Ok(Some(at.map_or(0, u64::from_be_bytes)))
+    }
+
+    /// Removes the key of a group that was not formed, and all that belongs to it.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk fails. It may be removed again.
+    pub async fn discard(&self) -> Result<(), StoreError> {
+        if self.read(GROUP).await?.is_some() {
+            return Err(StoreError::damaged(&self.path.join(GROUP), "its group was formed meanwhile"));
+        }
+        // Without an identity, the rest is of an enrolment that was interrupted.
+        let mut files = self.disk.list(&self.path).await?;
+        files.sort_by_key(|file| file != IDENTITY);
+        for file in files {
+            self.disk.remove(&self.path.join(file)).await?;
+        }
+        self.disk.sync_dir(&self.path).await?;
+        self.disk.remove_dir(&self.path).await?;
+        if let Some(groups) = self.path.parent() {
+            self.disk.sync_dir(groups).await?;
+        }
+        Ok(())
+    }
+
     /// Returns the identity of the member, if there is one.
     ///
     /// # Errors
@@ -218,18 +243,56 @@ impl Folder {
         self.replace(GROUP, json.into()).await
     }
 
-    /// Opens the member's records. Returns them with who the member is.
+    /// Keeps the description of a later epoch of the group, which starts with this state: the member may vote in it
+    /// from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk fails. Then the member is in the epoch before, or in none.
+    pub async fn admit_next(&self, group: &Group, initial: &State) -> Result<(), StoreError> {
+        let number = group.epoch().number;
+        let identity = self.known_identity().await?.ok_or_else(|| StoreError::Lost(self.path.join(IDENTITY)))?;
+        self.replace(&initial_of(number), initial.encoded().into()).await?;
+        let file = records_of(number);
+        // What is there is of an attempt that was interrupted.
+        if self.read(&file).await?.is_none() {
+            let records = [pack(&[Record::Identity(identity.incarnation)])];
+            FrameFile::create(&self.disk, &self.path.join(file), self.random.next_u64(), &records).await?;
+        }
+        // From here on, this epoch is the one that the member is in.
+        self.admit(group).await
+    }
+
+    /// Returns the state with which a later epoch of the group starts.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is gone, damaged, or can't be read.
+    pub async fn initial(&self, epoch: u64) -> Result<State, StoreError> {
+        let file = initial_of(epoch);
+        let bytes = self.read(&file).await?.ok_or_else(|| StoreError::Lost(self.path.join(&file)))?;
+        State::decoded(&bytes).map_err(|error| StoreError::damaged(&self.path.join(&file), error))
+    }
+
+    /// Opens the member's records in the first epoch of the group, as [`Folder::open_in`] does.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails, was lost or is damaged, or another process is the member.
+    #[cfg(test)]
     pub async fn open(&self) -> Result<(Store, Identity, Vec<Record>), StoreError> {
+        self.open_in(0).await
+    }
+
+    /// Opens the member's records in an epoch of the group. Returns them with who the member is.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the disk fails, was lost or is damaged, or another process is the member.
+    pub async fn open_in(&self, epoch: u64) -> Result<(Store, Identity, Vec<Record>), StoreError> {
         let lock = self.disk.lock(&self.path.join(LOCK)).await.map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => StoreError::Locked(self.path.clone()),
             _ => error.into(),
         })?;
         let lost = |file: &str| StoreError::Lost(self.path.join(file));
         let identity = self.known_identity().await?.ok_or_else(|| lost(IDENTITY))?;
-        let path = self.path.join(RECORDS);
+        let path = self.path.join(records_of(epoch));
         let opened = FrameFile::open(&self.disk, &path, self.random.next_u64()).await;
         let (file, payloads) = opened.map_err(|error| StoreError::of(&path, error))?;
         let mut records = Vec::new();
@@ -385,31 +448,29 @@ impl Store {
         Ok(())
     }
 
-    /// Returns encoded decisions from a number on: at most so many, and of at most so many bytes, but one in any case.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the disk fails.
-    pub async fn read(&self, from: u64, limit: usize, most: usize) -> Result<Vec<Bytes>, StoreError> {
+    /// Finds decisions from a number on: at most so many, and of at most so many bytes, but one in any case. They are
+    /// read by [`Reading::read`], for which the member need not wait.
+    pub fn find(&self, from: u64, limit: usize, most: usize) -> Reading {
         let logged = self.log.numbers_from(from);
         let unlogged = self.unlogged.iter().map(|(number, _)| *number).filter(|number| *number >= from);
         let mut numbers: Vec<u64> = logged.take(limit).collect();
         numbers.extend(unlogged);
         numbers.sort_unstable();
-        let (mut read, mut bytes) = (Vec::new(), 0);
+        let (mut found, mut bytes) = (Vec::new(), 0_u64);
         for number in numbers.into_iter().take(limit) {
             let unlogged = self.unlogged.iter().find(|(known, _)| *known == number);
             let decision = match unlogged {
-                Some((_, decision)) => Some(Bytes::copy_from_slice(decision)),
-                None => self.log.get(number).await?,
+                Some((_, decision)) => Some(Found::Here(Bytes::copy_from_slice(decision))),
+                None => self.log.get(number).map(Found::Stored),
             };
             let Some(decision) = decision else { continue };
-            bytes += decision.len();
-            if bytes > most && !read.is_empty() {
+            bytes = bytes.saturating_add(decision.size());
+            if bytes > most as u64 && !found.is_empty() {
                 break;
             }
-            read.push(decision);
+            found.push(decision);
         }
-        Ok(read)
+        Reading(found)
     }
 
     /// Returns the first decision up to this one that is missing, from a number on. Those that had to be removed

@@ -175,17 +175,48 @@ async fn decisions_are_read_back_in_order_and_the_oldest_are_removed() {
     disk.crash(1);
     let mut log = open().await.expect("a log");
     assert_eq!((log.last(), log.first_missing(1, 4)), (4, Some(3)));
-    assert_eq!(log.get(2).await.expect("it is read"), Some(Bytes::from(vec![2; 100])));
-    assert_eq!(log.get(3).await.expect("there is none"), None);
+    assert_eq!(log.get(2).expect("it is here").read().await, Some(Bytes::from(vec![2; 100])));
+    assert!(log.get(3).is_none());
     log.append(&[(3, vec![3])]).await.expect("it is written");
     assert_eq!((log.first_missing(1, 4), log.is_cut()), (None, false));
     assert_eq!(log.numbers_from(2).collect::<Vec<_>>(), [2, 3, 4]);
-    // Damage costs the decisions of a segment, and no more.
+    // Damage costs the decisions behind it in its segment, and no more.
     drop(log);
     let segment = here.join("decisions-0000000000000000");
-    disk.flip(&segment, 40, 1).expect("it is changed");
+    disk.flip(&segment, 100, 1).expect("it is changed");
+    let log = open().await.expect("a log");
+    assert_eq!((log.last(), log.is_cut()), (1, false));
+    assert_eq!(log.get(1).expect("it is here").read().await, Some(Bytes::from(vec![1])));
+    drop(log);
+    disk.flip(&segment, 10, 1).expect("it is changed");
     let log = open().await.expect("a log");
     assert_eq!((log.last(), log.is_cut()), (0, false));
+}
+
+#[tokio::test]
+async fn segments_before_the_last_one_are_only_read_and_may_be_lost() {
+    let disk = SimulatedDisk::new(0);
+    let here = Path::new(GROUPS);
+    disk.create_dir_all(here).await.expect("a folder");
+    let platform = platform(&disk, 1);
+    let open = || DecisionLog::open(Arc::clone(&platform.disk), Arc::clone(&platform.random), here);
+    let mut log = open().await.expect("a log");
+    log.append(&[(1, vec![1]), (2, vec![2])]).await.expect("they are written");
+    drop(log);
+    let [first, second, third] = [0, 1, 2].map(|segment| here.join(format!("decisions-{segment:016x}")));
+    disk.rename(&first, &second).await.expect("it is there");
+    // The file of no decision is no file of a log.
+    let file = disk.open(&first, true).await.expect("it is made");
+    file.write_at_and_sync(0, Bytes::from_static(b"nonsense")).await.expect("it is written");
+    let mut log = open().await.expect("a log");
+    assert_eq!((log.last(), log.is_cut()), (2, false));
+    log.append(&[(3, vec![3])]).await.expect("it is written");
+    drop(log);
+    disk.rename(&second, &third).await.expect("it is there");
+    let before = disk.content(&first).expect("it is there");
+    let log = open().await.expect("a log");
+    assert_eq!(log.numbers_from(1).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(disk.content(&first).expect("it is there"), before, "it is not written");
 }
 
 #[tokio::test]
@@ -223,14 +254,14 @@ async fn decisions_are_in_the_log_before_the_records_drop_them() {
     let decided = [decision(1), decision(2)];
     let appended = decided.iter().map(|one| Sync::Append(Record::Decided(Box::new(one.clone())))).collect();
     store.save(appended, &decided).await.expect("it is saved");
-    assert_eq!(store.read(1, 10, 1 << 20).await.expect("they are read").len(), 2);
+    assert_eq!(store.find(1, 10, 1 << 20).read().await.len(), 2);
     store.save(vec![Sync::Replace(all(2))], &[]).await.expect("it is saved");
     drop(store);
     disk.crash(1);
     let (mut store, ..) = folder(&disk).open().await.expect("it opens");
-    let read = store.read(1, 10, 1 << 20).await.expect("they are read");
+    let read = store.find(1, 10, 1 << 20).read().await;
     assert_eq!(read, [decision(1).encoded(), decision(2).encoded()]);
-    assert_eq!(store.read(1, 10, 0).await.expect("one is read in any case").len(), 1);
+    assert_eq!(store.find(1, 10, 0).read().await.len(), 1);
     assert_eq!((store.first_missing(1, 2), store.first_missing(1, 3)), (None, Some(3)));
     // Records that do not know what is in the log are older than what the member has said.
     assert!(store.check_age(2).is_ok());
@@ -292,7 +323,7 @@ async fn a_decision_that_is_not_executed_yet_does_not_get_into_the_log() {
     disk.crash(1);
     let (mut store, ..) = folder(&disk).open().await.expect("it opens");
     assert!(store.check_age(3).is_ok(), "it comes back");
-    let read = store.read(1, 10, 1 << 20).await.expect("they are read");
+    let read = store.find(1, 10, 1 << 20).read().await;
     assert_eq!(read, [decision(2).encoded(), decision(3).encoded()]);
     // Those that were too early come when they are executed.
     store.fill(&answer, 4..=4).await.expect("it is kept");

@@ -1,0 +1,307 @@
+//! Ballots that the members of a group count themselves: `vote open`, `show` and `verify` with `--group`.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    time::Duration,
+};
+
+use robeing_client::{FleetClient, new_proposal_id};
+use robeing_groups::{
+    Group, GroupError,
+    ballot::{
+        Attestation, BallotRecord, BallotReport, GROUP_BALLOT_FILE_VERSION, GroupBallotFile, Opening, ballot_id,
+        ballot_id_of,
+    },
+    exchange::{self, Ask, BallotShown, Opened},
+};
+use robeing_votes::{FileOutcome, hex};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+use super::{ANSWER_WITHIN, DECIDE_WITHIN, PbftError, any_answer, ask, files};
+use crate::{
+    args::{Connection, Format, OpenArgs, ShowArgs},
+    commands::{connect::client, credentials},
+    error::CliError,
+    exit::Exit,
+    kubernetes::Access,
+    render::{group_ballot_text, note, open_group_ballot_text},
+};
+
+/// Pause between two questions whether a ballot is closed.
+const POLL_PAUSE: Duration = Duration::from_millis(500);
+/// How long after its deadline the end of a ballot is waited for.
+const AFTER_DEADLINE: Duration = Duration::from_secs(30);
+/// Longest time that a command waits: an instant that is much later can't be computed.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Maximum size of the file of a ballot that is read, bytes.
+const MAX_FILE_BYTES: usize = 1 << 20;
+/// Most digits after the point of a share.
+const MAX_DECIMALS: usize = 7;
+
+/// Reads a share: `2/3`, `66%` or `0.66`.
+fn share(text: &str) -> Option<(u32, u32)> {
+    let digits = |text: &str| {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number { text.parse::<u32>().ok() } else { None }
+    };
+    if let Some((numerator, denominator)) = text.split_once('/') {
+        return digits(numerator).zip(digits(denominator));
+    }
+    let (number, unit) = text.strip_suffix('%').map_or((text, 1_u32), |percent| (percent, 100));
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    if decimals.len() > MAX_DECIMALS {
+        return None;
+    }
+    let scale = 10_u32.checked_pow(u32::try_from(decimals.len()).ok()?)?;
+    let numerator = digits(whole)?.checked_mul(scale)?.checked_add(digits(decimals)?)?;
+    Some((numerator, unit.checked_mul(scale)?))
+}
+
+/// Documents are for ballots of the coordinators.
+fn check_format(format: Format) -> Result<(), CliError> {
+    match format {
+        Format::Table => Ok(()),
+        _ => {
+            let problem = "a ballot of a group is JSON in its file: give `vote show` --file instead of --output";
+            Err(CliError::Usage(problem.into()))
+        }
+    }
+}
+
+/// Opens a ballot.
+pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    check_format(args.output.output)?;
+    let group = files::group(args.group.as_deref().unwrap_or_default())?;
+    let threshold = share(&args.threshold);
+    let no_share = || CliError::Usage(format!("{:?} is no share: write it as 2/3, 66% or 0.66", args.threshold));
+    let opening = Opening {
+        group: *group.epoch().domain(),
+        nonce: new_proposal_id(),
+        at_ms: 0,
+        ttl_ms: u64::try_from(args.deadline.as_millis()).unwrap_or(u64::MAX),
+        question: args.question.clone(),
+        options: args.options.clone(),
+        threshold: threshold.ok_or_else(no_share)?,
+    };
+    let client = client(fleet, None, Access::Use).await?;
+    let opening = client.signed_ballot(opening)?;
+    let id = ballot_id(&opening).0;
+    let question = Ask::OpenBallot { group: group.name().to_owned(), opening };
+    let (member, answer) = any_answer(&client, &group, None, &question, DECIDE_WITHIN).await?;
+    let opened: Opened = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
+    if opened.ballot != hex(&id) {
+        note(&format!("{member} says that it has opened another ballot; see `robeing pbft log`"));
+        return Ok(Exit::TaskFailed);
+    }
+    if !args.wait {
+        writeln!(io::stdout().lock(), "{}", hex(&id))?;
+        return Ok(Exit::Success);
+    }
+    note(&format!("waiting for ballot {}; it goes on without this command", hex(&id)));
+    let until = Instant::now() + args.deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
+    shown(&client, &group, &id, (until, None)).await
+}
+
+/// Shows a ballot.
+pub(in crate::commands) async fn show(args: ShowArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    check_format(args.output.output)?;
+    let group = files::group(args.group.as_deref().unwrap_or_default())?;
+    let id = ballot_id_of(&args.ballot).map_err(PbftError::Group)?.0;
+    let client = client(fleet, None, Access::Use).await?;
+    let until = Instant::now() + args.wait.unwrap_or_default().min(LONGEST);
+    let exit = shown(&client, &group, &id, (until, args.file.as_deref())).await?;
+    // A ballot that is shown was found, whatever came of it.
+    Ok(if args.wait.is_some() { exit } else { Exit::Success })
+}
+
+/// Asks the members for a ballot until its outcome is proved, or until this time, and prints it.
+async fn shown(
+    client: &FleetClient,
+    group: &Group,
+    id: &[u8; 32],
+    (until, file): (Instant, Option<&Path>),
+) -> Result<Exit, CliError> {
+    loop {
+        let found = gather(client, group, id).await?;
+        if let Some(ballot) = found.proved(group) {
+            let report = ballot.verify(client.trusted().as_ref()).map_err(PbftError::Group)?;
+            if let Some(path) = file {
+                files::write(path, &ballot.to_json())?;
+            }
+            io::stdout().lock().write_all(group_ballot_text(&report, None).as_bytes())?;
+            return Ok(exit_of(&report));
+        }
+        if Instant::now() >= until {
+            let Some((member, shown, record)) = found.first else { return Err(found.problem.into()) };
+            let opening = Opening::read(&shown.opening).map_err(PbftError::Group)?;
+            io::stdout().lock().write_all(open_group_ballot_text(group, &opening, &record, &member).as_bytes())?;
+            return match file {
+                Some(path) => Err(PbftError::NotClosed(path.to_owned()).into()),
+                None => Ok(Exit::TimedOut),
+            };
+        }
+        sleep(POLL_PAUSE.min(until.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// Has the members of a group vote on a question, and returns what came of it, proved.
+pub(super) async fn decide(
+    client: &FleetClient,
+    group: &Group,
+    question: String,
+    deadline: Duration,
+) -> Result<BallotReport, CliError> {
+    let opening = Opening {
+        group: *group.epoch().domain(),
+        nonce: new_proposal_id(),
+        at_ms: 0,
+        ttl_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        question,
+        options: Vec::new(),
+        threshold: (2, 3),
+    };
+    let opening = client.signed_ballot(opening)?;
+    let id = ballot_id(&opening).0;
+    let ask = Ask::OpenBallot { group: group.name().to_owned(), opening };
+    any_answer(client, group, None, &ask, DECIDE_WITHIN).await?;
+    note(&format!("waiting for the votes of the members in ballot {}", hex(&id)));
+    let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
+    loop {
+        let found = gather(client, group, &id).await?;
+        if let Some(ballot) = found.proved(group) {
+            return Ok(ballot.verify(client.trusted().as_ref()).map_err(PbftError::Group)?);
+        }
+        if Instant::now() >= until {
+            return Err(found.problem.into());
+        }
+        sleep(POLL_PAUSE).await;
+    }
+}
+
+/// What the members say of a ballot.
+struct Found {
+    /// What the first one says that knows it.
+    first: Option<(String, BallotShown, BallotRecord)>,
+    /// What closed ballots members have signed, and who has.
+    signed: Vec<(BallotShown, BallotRecord, Vec<Attestation>)>,
+    /// Why one of them has not said anything.
+    problem: PbftError,
+}
+
+impl Found {
+    /// Returns the ballot if a quorum has signed the same.
+    fn proved(&self, group: &Group) -> Option<GroupBallotFile> {
+        let need = group.epoch().quorums().quorum();
+        let (shown, record, attested) = self.signed.iter().find(|(_, _, attested)| attested.len() >= need)?;
+        Some(GroupBallotFile::of(group, shown.opening.clone(), record, attested.clone()))
+    }
+}
+
+/// Asks all members for a ballot. What one says wrongly is left out, and noted.
+async fn gather(client: &FleetClient, group: &Group, id: &[u8; 32]) -> Result<Found, CliError> {
+    let mut found = Found { first: None, signed: Vec::new(), problem: PbftError::NoMember(String::new()) };
+    let question = Ask::ShowBallot { group: group.name().to_owned(), ballot: hex(id) };
+    for member in group.names() {
+        let answer = match ask(client, member, &question, ANSWER_WITHIN).await? {
+            Ok(answer) => answer,
+            Err(problem) => {
+                // What one says is worth more than that another is away.
+                if !matches!(found.problem, PbftError::Refused { .. }) {
+                    found.problem = problem;
+                }
+                continue;
+            }
+        };
+        let said = exchange::read::<BallotShown>("answer of a member", &answer)
+            .and_then(|shown| shown.read(group, member, id).map(|(record, attested)| (shown, record, attested)));
+        match said {
+            Ok((shown, record, attested)) => found.add(member, shown, record, attested),
+            Err(error) => {
+                note(&format!("{member}: {error}"));
+                found.problem = PbftError::Group(error);
+            }
+        }
+    }
+    Ok(found)
+}
+
+impl Found {
+    fn add(&mut self, member: &str, shown: BallotShown, record: BallotRecord, attested: Option<Attestation>) {
+        if self.first.is_none() {
+            self.first = Some((member.to_owned(), shown.clone(), record.clone()));
+        }
+        let Some(attestation) = attested else { return };
+        match self.signed.iter_mut().find(|(_, known, _)| *known == record) {
+            Some((_, _, signers)) => signers.push(attestation),
+            None => self.signed.push((shown, record, vec![attestation])),
+        }
+    }
+}
+
+fn exit_of(report: &BallotReport) -> Exit {
+    match report.record.outcome {
+        FileOutcome::Approved => Exit::Success,
+        FileOutcome::Rejected | FileOutcome::Expired | FileOutcome::Open => Exit::TaskFailed,
+    }
+}
+
+/// What tells the kinds of files apart.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Kind {
+    api_version: String,
+}
+
+/// Reads a file if it is one of a ballot of a group. `None`: it is something else, or can't be read. This verifies
+/// nothing.
+pub(in crate::commands) fn file(path: &Path) -> Result<Option<GroupBallotFile>, CliError> {
+    let Ok(json) = files::read(path, MAX_FILE_BYTES) else { return Ok(None) };
+    let kind = serde_json::from_slice::<Kind>(&json);
+    if kind.is_ok_and(|kind| kind.api_version == GROUP_BALLOT_FILE_VERSION) {
+        let failed = |problem: GroupError| PbftError::Form { file: path.to_owned(), problem: Box::new(problem) };
+        return Ok(Some(GroupBallotFile::from_json(&json).map_err(failed)?));
+    }
+    Ok(None)
+}
+
+/// Verifies the file of a ballot, and prints what is in it.
+pub(in crate::commands) fn verify(ballot: &GroupBallotFile, fleet: &Connection) -> Result<Exit, CliError> {
+    let trusted = credentials::trusted(&fleet.credentials)?;
+    match ballot.verify(trusted.as_ref().map(|(bundle, _)| bundle)) {
+        Ok(report) => {
+            let source = trusted.as_ref().map(|(_, source)| source.as_str());
+            io::stdout().lock().write_all(group_ballot_text(&report, source).as_bytes())?;
+            Ok(Exit::Success)
+        }
+        Err(error) => {
+            note(&format!("the file is not right: {error}"));
+            Ok(Exit::TaskFailed)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_what_is_written_exactly() {
+        for (text, share_of) in [
+            ("2/3", Some((2, 3))),
+            ("66%", Some((660, 1_000))),
+            ("0.66", Some((66, 100))),
+            ("1", Some((10, 10))),
+            ("66.5%", Some((665, 1_000))),
+            ("", None),
+            ("x", None),
+            ("-1/3", None),
+            ("1/", None),
+            ("0.", None),
+            ("0.12345678", None),
+        ] {
+            assert_eq!(share(text), share_of, "{text}");
+        }
+    }
+}
