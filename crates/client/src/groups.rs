@@ -69,10 +69,7 @@ impl FleetClient {
     }
 
     /// Signs something with the key of this client's certificate, at this time, Unix milliseconds.
-    fn sign_now(
-        &self,
-        sign: impl FnOnce(&Own<'_>, u64) -> Result<Signed, GroupError>,
-    ) -> Result<Signed, ClientError> {
+    fn sign_now(&self, sign: impl FnOnce(&Own<'_>, u64) -> Result<Signed, GroupError>) -> Result<Signed, ClientError> {
         let problem = |problem: &str| ClientError::NotProposed { problem: problem.to_owned() };
         let none = "members take proposals of those with a certificate alone: give --certificate and --private-key, or \
                     --ca";

@@ -53,12 +53,7 @@ impl Groups {
     }
 
     /// Has the group end its epoch, with the approvals of a quorum.
-    pub(super) async fn change(
-        &self,
-        group: &str,
-        next: Vec<Signed>,
-        approvals: &[Base64],
-    ) -> Result<Decided, String> {
+    pub(super) async fn change(&self, group: &str, next: Vec<Signed>, approvals: &[Base64]) -> Result<Decided, String> {
         let (member, next) = self.next_of(group, next).await?;
         let change = next.change(approvals).map_err(text)?;
         let (done, decided) = oneshot::channel();

@@ -10,8 +10,8 @@ use std::{
 use jiff::Timestamp;
 use robeing_client::{ClientError, FleetClient, new_ballot_id};
 use robeing_proto::v1::{
-    self, Ballot, BallotState, CastVoteRequest, ElectorAddress, GetBallotRequest, ListBallotsRequest, OpenBallotRequest,
-    VoteChoice,
+    self, Ballot, BallotState, CastVoteRequest, ElectorAddress, GetBallotRequest, ListBallotsRequest,
+    OpenBallotRequest, VoteChoice,
 };
 use robeing_votes::Report;
 use tokio::time::Instant;

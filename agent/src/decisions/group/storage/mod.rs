@@ -44,12 +44,12 @@ use robeing_bft::{certificate::Decision, record::Record, replica::Sync, state::S
 use robeing_groups::{Group, GroupFile, MAX_GROUP_FILE_BYTES};
 use robeing_platform::{AtomicFile, Disk, DiskLock, Platform, Random};
 
-pub use self::{identity::Identity, reading::Reading};
 use self::{
     decision_log::DecisionLog,
     frames::{FrameError, FrameFile},
     reading::Found,
 };
+pub use self::{identity::Identity, reading::Reading};
 
 /// The file with the description of the group.
 const GROUP: &str = "group.json";
