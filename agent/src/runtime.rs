@@ -218,8 +218,8 @@ impl Messages {
         let voter = Voter::new(Arc::clone(&name), Arc::clone(&upstream), transport.clone(), Arc::clone(&random))?;
         let decider = roles::handler(config.role, handler);
         let handler = VotingHandler::new(Arc::clone(&decider), voter, VotingMetrics::new(metrics));
-        let groups = groups(config, platform, transport, (&stop, decider));
-        let counters = MessagingMetrics::new(metrics);
+        let (counters, groups) =
+            (MessagingMetrics::new(metrics), groups(config, platform, transport, (&stop, decider)));
         let sent = counters.sent_count();
         let messenger = Messenger::start(messaging::driver::Deps {
             name: Arc::clone(&name),

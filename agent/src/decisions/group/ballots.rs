@@ -156,7 +156,7 @@ impl Part {
 
     /// Has the handler decide. `None`: it does not vote.
     async fn decide(&self, shown: &str) -> Option<MemberVote> {
-        let Some(handler) = self.groups.0.decider.get() else { return None };
+        let handler = self.groups.0.decider.get()?;
         let (opening, author) = match self.opening().await {
             Ok(opened) => opened,
             Err(error) => {

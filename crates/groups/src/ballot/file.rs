@@ -178,7 +178,7 @@ fn recount(group: &Group, opening: &Opening, record: &BallotRecord) -> Result<()
         tally.count(vote.choice, vote.option, 1);
         last = vote.seq;
     }
-    let over: BTreeSet<&PublicKey> = record.expired.iter().filter(|key| is_member(*key)).collect();
+    let over: BTreeSet<&PublicKey> = record.expired.iter().filter(|key| is_member(key)).collect();
     let is_over = over.len() >= group.epoch().quorums().weak();
     let follows = match tally.decide(numerator, denominator) {
         (FileOutcome::Open, _) if is_over => (FileOutcome::Expired, 0),

@@ -95,7 +95,7 @@ impl Borrower {
                 self.calls.pause(PAUSE).await;
             }
         }
-        while !self.look(&id, 0).await.is_some_and(|allocation| allocation.state() != AllocationState::Granted) {
+        while self.look(&id, 0).await.is_none_or(|allocation| allocation.state() == AllocationState::Granted) {
             self.calls.pause(READ_AGAIN).await;
         }
         self.renew_in_vain(&id, allocation.token).await;
