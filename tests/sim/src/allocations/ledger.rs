@@ -140,7 +140,16 @@ impl Known {
             AllocationState::Released => self.may_end,
             AllocationState::Expired => !self.is_leased(now),
             AllocationState::HolderGone => self.is_left(left, holder.into_iter()),
-            AllocationState::AgentLost => self.is_left(left, told.parts.iter().map(|part| part.agent.as_str())),
+            AllocationState::AgentLost => {
+                // An agent that has left for good has no name any more.
+                let names =
+                    told.parts.iter().map(|part| part.agent.as_str()).chain(self.agents.iter().map(String::as_str));
+                let mut named = names.filter(|name| !name.is_empty()).peekable();
+                match named.peek() {
+                    Some(_) => self.is_left(left, named),
+                    None => left.values().any(|at| *at >= self.at),
+                }
+            }
             AllocationState::NotGranted => {
                 let waits = !self.draft.wait.is_zero() && self.token == 0;
                 waits && now + ROUNDING >= self.at + self.draft.wait.mul_f64(0.95)
