@@ -53,9 +53,9 @@ impl fmt::Display for Repeated {
 pub struct Outvoted(BTreeMap<String, Outvotes>);
 
 impl Outvoted {
-    /// Notes a record that tells that an agent was outvoted so often since the record before, and has ended so many
-    /// attempts so far, as far as that is known. Of the first record only the latest time counts: the others were before
-    /// it, nobody knows how long, among attempts that are not counted.
+    /// Notes a record that tells that an agent was outvoted so often since the record before, and how many attempts it
+    /// has ended so far, if that is known. Of the first record only the latest time counts: the others were before it,
+    /// nobody knows how long, among attempts that are not counted.
     pub fn note(&mut self, agent: &str, times: u64, ended: Option<u64>, now_ms: u64) {
         match self.0.get_mut(agent) {
             Some(of) => of.times = of.times.saturating_add(times),

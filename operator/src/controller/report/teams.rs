@@ -21,6 +21,15 @@ pub(super) fn happened(
 
 fn changed(before: Option<&TeamStatus>, team: &TeamStatus, events: &mut Vec<EventRecord>) {
     let (name, id) = (&team.name, &team.id);
+    let is_formed = |team: &TeamStatus| !matches!(team.state, TeamState::NotFormed | TeamState::Disbanded);
+    if let Some(before) = before.filter(|before| before.id != team.id && is_formed(before)) {
+        events.push(normal("TeamDisbanded", "Disband", format!("Team {name:?} ({}) was disbanded.", before.id)));
+    }
+    if let Some(why) = team.message.as_ref().filter(|_| team.state != TeamState::NotFormed)
+        && before.is_none_or(|before| before.message.as_ref() != Some(why))
+    {
+        events.push(warning("TeamRefused", "Keep", format!("Nothing is done about the team {name:?} ({id}): {why}.")));
+    }
     if team.state == TeamState::NotFormed {
         let is_told = before.is_some_and(|before| before.state == team.state && before.message == team.message);
         if !is_told {
