@@ -19,6 +19,10 @@ pub(super) fn happened(
     }
 }
 
+fn is_formed(team: &TeamStatus) -> bool {
+    !matches!(team.state, TeamState::NotFormed | TeamState::Disbanded)
+}
+
 /// Returns a message without its figures: how many agents are free may change every second.
 fn without_figures(team: &TeamStatus) -> Option<String> {
     team.message.as_ref().map(|message| message.chars().filter(|letter| !letter.is_ascii_digit()).collect())
@@ -26,7 +30,6 @@ fn without_figures(team: &TeamStatus) -> Option<String> {
 
 fn changed(before: Option<&TeamStatus>, team: &TeamStatus, events: &mut Vec<EventRecord>) {
     let (name, id) = (&team.name, &team.id);
-    let is_formed = |team: &TeamStatus| !matches!(team.state, TeamState::NotFormed | TeamState::Disbanded);
     if let Some(before) = before.filter(|before| before.id != team.id && is_formed(before)) {
         events.push(normal("TeamDisbanded", "Disband", format!("Team {name:?} ({}) was disbanded.", before.id)));
     }
