@@ -57,12 +57,10 @@ impl Outvoted {
     /// has ended so far, if that is known. Of the first record only the latest time counts: the others were before it,
     /// nobody knows how long, among attempts that are not counted.
     pub fn note(&mut self, agent: &str, times: u64, ended: Option<u64>, now_ms: u64) {
-        match self.0.get_mut(agent) {
-            Some(of) => of.times = of.times.saturating_add(times),
-            None if times > 0 && self.0.len() < MAX_WATCHED_AGENTS => {
-                self.0.insert(agent.to_owned(), Outvotes { times: 1, since_ms: now_ms, ended });
-            }
-            None => {}
+        if let Some(of) = self.0.get_mut(agent) {
+            of.times = of.times.saturating_add(times);
+        } else if times > 0 && self.0.len() < MAX_WATCHED_AGENTS {
+            self.0.insert(agent.to_owned(), Outvotes { times: 1, since_ms: now_ms, ended });
         }
     }
 
