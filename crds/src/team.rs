@@ -86,7 +86,7 @@ pub struct TeamStatus {
     /// Number of the leader's election.
     #[serde(default)]
     pub term: u64,
-    /// Why it is not formed.
+    /// Why it is not formed, disbanded or looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

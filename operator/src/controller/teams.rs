@@ -8,7 +8,7 @@ use robeing_client::{
     Security,
     coordinators::{CoordinatorClient, Error},
 };
-use robeing_crds::{RobeingClusterStatus, Role, Team, TeamState, TeamStatus};
+use robeing_crds::{RobeingClusterStatus, Role, Team, TeamState, TeamStatus, limits::MAX_TEAM_STATUSES};
 use robeing_identity::digest;
 use robeing_proto::v1;
 use tonic::Code;
@@ -36,23 +36,41 @@ pub(crate) async fn keep(
     let known: &[TeamStatus] = before.map_or(&[], |before| before.teams.as_slice());
     let cluster = observation.cluster.metadata.uid.as_deref().unwrap_or_default();
     let mut kept = Vec::with_capacity(teams.len());
+    // Without a quorum no call has an answer, and nothing else is done for the fleet while one is waited for. So after
+    // the first one that has none, no other team is asked about in this round.
+    let mut answers = true;
     // First those that are not wanted any more, whose members are free then.
-    for gone in known.iter().filter(|known| teams.iter().all(|team| team.name != known.name)) {
-        if coordinator.disband(&gone.id).await.is_err() {
+    for gone in known.iter().filter(|known| is_uuid(&known.id) && teams.iter().all(|team| team.name != known.name)) {
+        if !answers {
             kept.push(gone.clone());
+        } else if let Err(error) = coordinator.disband(&gone.id).await {
+            answers = is_refusal(&error);
+            kept.push(unchanged(gone, &error));
         }
     }
+    let has_room = has_room(kept.len(), teams.len());
     for team in teams {
         let known = known.iter().find(|known| known.name == team.name);
+        if !answers || (known.is_none() && !has_room) {
+            kept.extend(known.cloned());
+            continue;
+        }
         match coordinator.keep(cluster, team, known).await {
             Ok(status) => kept.push(status),
             Err(error) => {
                 tracing::debug!(team = team.name, %error, "nothing is known of the team now");
-                kept.extend(known.cloned());
+                answers = is_refusal(&error);
+                kept.extend(known.map(|known| unchanged(known, &error)));
             }
         }
     }
     Some(kept)
+}
+
+/// Returns whether new teams of this many in the spec are formed while so many others are still to be disbanded: the
+/// status has room for [`MAX_TEAM_STATUSES`], with more of them it would be refused, and a team that is not in it is lost.
+fn has_room(gone: usize, teams: usize) -> bool {
+    gone + teams <= MAX_TEAM_STATUSES as usize
 }
 
 /// Returns whether all teams of the spec are as they should be, so that nothing changes soon.
@@ -68,8 +86,14 @@ impl Coordinator<'_> {
         if let Some(replaced) = replaced {
             self.disband(replaced).await?;
         }
-        let mut found = self.client.team(self.address, &self.security, id.clone()).await?;
-        if found.as_ref().is_some_and(|found| found.state() == v1::TeamState::Disbanded) {
+        let mut found = match self.client.team(self.address, &self.security, id.clone()).await {
+            // Such as a coordinator of a version without teams.
+            Err(error) if is_refusal(&error) && known.is_none_or(|known| known.state == TeamState::NotFormed) => {
+                return Ok(not_formed(team, id, spec, &error));
+            }
+            found => found?,
+        };
+        if found.as_ref().is_some_and(|found| !is_open_for(found, team)) {
             id = id_of(cluster, &spec, &id);
             found = None;
         }
@@ -107,6 +131,15 @@ fn id_of(cluster: &str, spec: &str, replaced: &str) -> String {
     [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-")
 }
 
+/// Returns whether a text has the form of a UUID, which coordinators take.
+fn is_uuid(text: &str) -> bool {
+    let is_right = |(place, byte): (usize, u8)| match place {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
+    };
+    text.len() == 36 && text.bytes().enumerate().all(is_right)
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string does not fail.
@@ -118,7 +151,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Returns the id of the team with this digest, and the id of one that was formed for another spec and is to be
 /// disbanded.
 fn ids<'a>(cluster: &str, spec: &str, known: Option<&'a TeamStatus>) -> (String, Option<&'a str>) {
-    match known {
+    match known.filter(|known| is_uuid(&known.id)) {
         None => (id_of(cluster, spec, ""), None),
         Some(known) if known.spec_digest == spec => (known.id.clone(), None),
         Some(known) => (id_of(cluster, spec, &known.id), Some(known.id.as_str())),
@@ -141,6 +174,17 @@ fn request(team: &Team, id: &str) -> v1::FormTeamRequest {
         role: role.into(),
         skills: team.skills.clone(),
     }
+}
+
+/// Returns whether a team is not disbanded, and was formed for this one of the spec. Somebody else who knows the cluster
+/// can form one under its id before.
+fn is_open_for(found: &v1::Team, team: &Team) -> bool {
+    let mut asked = request(team, &found.id);
+    asked.skills.sort_unstable();
+    asked.skills.dedup();
+    found.state() != v1::TeamState::Disbanded
+        && (&found.purpose, found.asked, found.partial) == (&asked.purpose, asked.size, asked.partial)
+        && (found.role, &found.skills) == (asked.role, &asked.skills)
 }
 
 /// Returns whether a coordinator has decided against a team, rather than not having answered.
@@ -179,12 +223,21 @@ fn status(team: &Team, id: String, spec_digest: String, formed: &v1::Team) -> Te
 }
 
 fn not_formed(team: &Team, id: String, spec_digest: String, error: &Error) -> TeamStatus {
-    let message = match error {
+    let (name, size) = (team.name.clone(), team.size);
+    TeamStatus { name, id, spec_digest, size, message: Some(reason(error)), ..TeamStatus::default() }
+}
+
+/// Returns what is known of a team after this error, with the reason if it is a refusal.
+fn unchanged(known: &TeamStatus, error: &Error) -> TeamStatus {
+    let message = if is_refusal(error) { Some(reason(error)) } else { known.message.clone() };
+    TeamStatus { message, ..known.clone() }
+}
+
+fn reason(error: &Error) -> String {
+    match error {
         Error::Refused { message, .. } => message.clone(),
         other => other.to_string(),
-    };
-    let (name, size) = (team.name.clone(), team.size);
-    TeamStatus { name, id, spec_digest, size, message: Some(message), ..TeamStatus::default() }
+    }
 }
 
 #[cfg(test)]
@@ -194,6 +247,10 @@ mod tests {
     fn team(size: u32) -> Team {
         let (name, purpose) = ("review".to_owned(), "review the release".to_owned());
         Team { name, purpose, size, partial: false, role: Some(Role::Worker), skills: vec!["ocr".to_owned()] }
+    }
+
+    fn failed(code: Code) -> Error {
+        Error::Refused { method: "FormTeam", address: "a".to_owned(), code, message: "too few".to_owned() }
     }
 
     #[test]
@@ -209,6 +266,10 @@ mod tests {
         assert_eq!((second == first, replaced), (false, Some(first.as_str())));
         let known = TeamStatus { id: second.clone(), spec_digest: other, ..TeamStatus::default() };
         assert_ne!(ids("u", &spec, Some(&known)).0, first, "the first one is disbanded");
+        for id in ["", "review", "0190a0b0-0000-8000-8000-00000000000g"] {
+            let broken = TeamStatus { id: id.to_owned(), spec_digest: "another".to_owned(), ..TeamStatus::default() };
+            assert_eq!(ids("u", &spec, Some(&broken)), (first.clone(), None), "no coordinator takes {id:?}");
+        }
     }
 
     #[test]
@@ -217,6 +278,7 @@ mod tests {
         let lengths: Vec<usize> = id.split('-').map(str::len).collect();
         assert_eq!(lengths, [8, 4, 4, 4, 12]);
         assert_eq!((&id[14..15], id[19..20].contains(['8', '9', 'a', 'b'])), ("8", true), "{id}");
+        assert!(is_uuid(&id) && !is_uuid(&id[1..]) && !is_uuid(&id.replace('-', "0")), "{id}");
     }
 
     #[test]
@@ -228,15 +290,47 @@ mod tests {
         let shown = status(&team(3), "i".to_owned(), "s".to_owned(), &formed);
         assert_eq!((shown.state, shown.size, shown.term, shown.leader), (TeamState::Active, 3, 2, None));
         assert!(are_settled(None) && are_settled(Some(&[])));
-        let refused = Error::Refused {
-            method: "FormTeam",
-            address: "a".to_owned(),
-            code: Code::ResourceExhausted,
-            message: "too few".to_owned(),
-        };
+        let refused = failed(Code::ResourceExhausted);
         assert!(is_refusal(&refused) && !is_refusal(&Error::NoAddress));
         let shown = not_formed(&team(3), "i".to_owned(), "s".to_owned(), &refused);
         assert_eq!((shown.state, shown.message.as_deref()), (TeamState::NotFormed, Some("too few")));
         assert!(!are_settled(Some(&[shown])));
+    }
+    #[test]
+    fn a_team_that_somebody_else_has_formed_under_the_id_is_not_taken_for_that_of_the_spec() {
+        let mut asked = team(3);
+        asked.skills = ["ocr", "law", "ocr"].map(str::to_owned).to_vec();
+        let skills = ["law", "ocr"].map(str::to_owned).to_vec();
+        let (purpose, role) = (asked.purpose.clone(), v1::Role::Worker.into());
+        let formed = v1::Team { purpose, asked: 3, size: 2, role, skills, ..v1::Team::default() };
+        assert!(is_open_for(&formed, &asked));
+        let disbanded = v1::TeamState::Disbanded.into();
+        for other in [
+            v1::Team { state: disbanded, ..formed.clone() },
+            v1::Team { purpose: "another".to_owned(), ..formed.clone() },
+            v1::Team { asked: 2, ..formed.clone() },
+            v1::Team { partial: true, ..formed.clone() },
+            v1::Team { role: v1::Role::Guardian.into(), ..formed.clone() },
+            v1::Team { skills: Vec::new(), ..formed.clone() },
+        ] {
+            assert!(!is_open_for(&other, &asked), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn why_a_team_is_not_disbanded_is_told_and_that_nobody_answers_is_not() {
+        let known = TeamStatus { state: TeamState::Active, term: 2, ..TeamStatus::default() };
+        let refused = unchanged(&known, &failed(Code::PermissionDenied));
+        assert_eq!(refused, TeamStatus { message: Some("too few".to_owned()), ..known.clone() });
+        for error in [failed(Code::DeadlineExceeded), failed(Code::Unavailable), Error::NoAddress] {
+            assert_eq!((unchanged(&known, &error), is_refusal(&error)), (known.clone(), false));
+        }
+    }
+
+    #[test]
+    fn the_status_has_room_for_all_teams_that_are_formed() {
+        let most = MAX_TEAM_STATUSES as usize;
+        assert!(has_room(most - 1, 1) && has_room(0, most));
+        assert!(!has_room(most, 1) && !has_room(most - 1, 2));
     }
 }

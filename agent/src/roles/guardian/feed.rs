@@ -220,10 +220,9 @@ impl Feed {
         self.watch.tick(now_ms)
     }
 
-    /// Takes the agents that others outvote again and again.
-    pub fn outvoted(&mut self, now_ms: u64) -> Vec<Repeated> {
-        let counts = &self.counts;
-        self.outvoted.take_repeated(|agent| ended(counts, agent), now_ms)
+    /// Takes those of these agents that others outvote again and again.
+    pub fn outvoted(&mut self, agents: &[v1::Agent], now_ms: u64) -> Vec<Repeated> {
+        self.outvoted.take_of(agents, now_ms)
     }
 
     /// Returns whether an agent may be quarantined now by the guardian `own`.
@@ -255,9 +254,9 @@ pub fn reason(anomaly: &Anomaly) -> String {
     format!("{}: severe anomalies in several seconds within a minute", figures(anomaly))
 }
 
-/// Returns how many attempts an agent has ended, by those that succeeded and failed.
-fn ended(counts: &BTreeMap<String, (u64, u64)>, agent: &str) -> u64 {
-    counts.get(agent).map_or(0, |(succeeded, failed)| succeeded.saturating_add(*failed))
+/// Returns how many attempts an agent has ended, by those that succeeded and failed; `None`: it is not known.
+fn ended(counts: &BTreeMap<String, (u64, u64)>, agent: &str) -> Option<u64> {
+    counts.get(agent).map(|(succeeded, failed)| succeeded.saturating_add(*failed))
 }
 
 /// Returns the number of windows between two times.
@@ -440,17 +439,18 @@ mod tests {
     #[test]
     fn an_agent_that_is_outvoted_again_and_again_is_found_from_the_beginning() {
         let mut feed = Feed::default();
-        let detail = format!("on Result, {} times: other agents agree on another output", LEAST - 1);
+        let often = format!("on Result, {} times: other agents agree on another output", LEAST - 1);
         let outvoted = |detail: &str| record(1, ["worker/a", "result.outvoted", "t", "denied", detail]);
-        feed.record(&outvoted(&detail), true, 0);
+        feed.record(&outvoted(&often), true, 0);
         feed.agents(&[agent("a", 500, 0)], None, 0);
-        feed.record(&outvoted(&detail), false, 0);
-        assert_eq!(feed.outvoted(0), [], "what was before this guardian began does not count");
-        feed.record(&outvoted("on Result, once: other agents agree on another output"), false, WINDOW_MS);
-        feed.agents(&[agent("a", 500, LEAST)], None, WINDOW_MS);
-        let found = feed.outvoted(WINDOW_MS);
+        feed.record(&outvoted("on Result, once: other agents agree on another output"), false, 0);
+        assert_eq!(feed.outvoted(&[agent("a", 500, 1)], 0), [], "what was before this guardian began does not count");
+        feed.record(&outvoted(&often), false, WINDOW_MS);
+        let lost = v1::Agent { state: v1::AgentState::Lost.into(), ..agent("a", 500, LEAST) };
+        assert_eq!(feed.outvoted(&[lost], WINDOW_MS), [], "it is judged when it is back");
+        let found = feed.outvoted(&[agent("a", 500, LEAST)], WINDOW_MS);
         assert_eq!(found, [Repeated { agent: "a".to_owned(), times: LEAST, within_ms: WINDOW_MS }]);
-        assert_eq!(feed.outvoted(WINDOW_MS), [], "it is found once");
+        assert_eq!(feed.outvoted(&[agent("a", 500, LEAST)], WINDOW_MS), [], "it is found once");
     }
 
     #[test]

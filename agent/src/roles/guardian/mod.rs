@@ -132,7 +132,7 @@ impl Guardian {
             seen.records.iter().for_each(|record| feed.record(record, is_first, now));
             feed.agents(&seen.agents, seen.activity.as_deref(), now);
             is_first = false;
-            let (found, outvoted) = (feed.tick(now), feed.outvoted(now));
+            let (found, outvoted) = (feed.tick(now), feed.outvoted(&seen.agents, now));
             self.metrics.judged.set(i64::try_from(feed.judged()).unwrap_or(i64::MAX));
             let flags = outvoted.iter().map(|of| Accused::new(&of.agent, of.to_string()));
             let flags = flags.chain(found.iter().map(|of| Accused::new(&of.agent, figures(of))));

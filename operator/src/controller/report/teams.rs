@@ -19,10 +19,28 @@ pub(super) fn happened(
     }
 }
 
+fn is_formed(team: &TeamStatus) -> bool {
+    !matches!(team.state, TeamState::NotFormed | TeamState::Disbanded)
+}
+
+/// Returns a message without its figures: how many agents are free may change every second.
+fn without_figures(team: &TeamStatus) -> Option<String> {
+    team.message.as_ref().map(|message| message.chars().filter(|letter| !letter.is_ascii_digit()).collect())
+}
+
 fn changed(before: Option<&TeamStatus>, team: &TeamStatus, events: &mut Vec<EventRecord>) {
     let (name, id) = (&team.name, &team.id);
+    if let Some(before) = before.filter(|before| before.id != team.id && is_formed(before)) {
+        events.push(normal("TeamDisbanded", "Disband", format!("Team {name:?} ({}) was disbanded.", before.id)));
+    }
+    if let Some(why) = team.message.as_ref().filter(|_| team.state != TeamState::NotFormed)
+        && before.is_none_or(|before| before.message.as_ref() != Some(why))
+    {
+        events.push(warning("TeamRefused", "Keep", format!("Nothing is done about the team {name:?} ({id}): {why}.")));
+    }
     if team.state == TeamState::NotFormed {
-        let is_told = before.is_some_and(|before| before.state == team.state && before.message == team.message);
+        let is_told =
+            before.is_some_and(|before| before.state == team.state && without_figures(before) == without_figures(team));
         if !is_told {
             let why = team.message.as_deref().unwrap_or("for an unknown reason");
             events.push(warning("TeamNotFormed", "Form", format!("Team {name:?} is not formed: {why}.")));

@@ -23,9 +23,13 @@ fn reasons(before: Option<Vec<TeamStatus>>, after: Vec<TeamStatus>) -> Vec<Strin
 fn what_becomes_of_a_team_is_told_once() {
     use TeamState::{Active, Degraded, Disbanded, Forming, NotFormed};
     let one = |id, state, term| vec![team(id, state, term)];
+    let free = |why: &str| vec![TeamStatus { message: Some(why.to_owned()), ..team("i", NotFormed, 0) }];
+    let refused = vec![TeamStatus { message: Some("no".to_owned()), ..team("i", Active, 1) }];
     let steps = [
         (None, one("i", NotFormed, 0), vec!["TeamNotFormed"]),
         (Some(one("i", NotFormed, 0)), one("i", NotFormed, 0), vec![]),
+        (Some(free("2 are free")), free("10 are free"), vec![]),
+        (Some(free("2 are free")), free("none is known"), vec!["TeamNotFormed"]),
         (Some(one("i", NotFormed, 0)), one("i", Forming, 1), vec!["TeamFormed"]),
         (None, one("i", Active, 1), vec!["TeamFormed", "TeamActive"]),
         (Some(one("i", Forming, 1)), one("i", Active, 1), vec!["TeamActive"]),
@@ -34,6 +38,12 @@ fn what_becomes_of_a_team_is_told_once() {
         (Some(one("i", Active, 1)), one("i", Disbanded, 1), vec!["TeamDisbanded"]),
         (Some(one("i", Disbanded, 1)), one("j", Forming, 1), vec!["TeamFormed"]),
         (Some(one("i", Active, 1)), vec![], vec!["TeamDisbanded"]),
+        (Some(one("i", Active, 1)), one("j", Forming, 1), vec!["TeamDisbanded", "TeamFormed"]),
+        (Some(one("i", Degraded, 1)), one("j", NotFormed, 0), vec!["TeamDisbanded", "TeamNotFormed"]),
+        (Some(one("i", NotFormed, 0)), one("j", Forming, 1), vec!["TeamFormed"]),
+        (Some(one("i", Active, 1)), refused.clone(), vec!["TeamRefused"]),
+        (Some(refused.clone()), refused.clone(), vec![]),
+        (Some(refused), one("i", Active, 1), vec![]),
     ];
     for (before, after, expected) in steps {
         assert_eq!(reasons(before.clone(), after.clone()), expected, "{before:?} {after:?}");
