@@ -149,7 +149,9 @@ impl Fleet {
                 && !excluded.contains(&id)
         };
         let Some(team) = task.team else {
-            return indexes.free.with_room(asked.amounts, fits);
+            // Else many agents that are busy would be looked at for each task.
+            let has_slot = self.indexes.schedule.free.count(needs) > 0;
+            return if has_slot { indexes.free.with_room(asked.amounts, fits) } else { Vec::new() };
         };
         let has_room = |id: &AgentId| indexes.agents.get(id).is_some_and(|agent| agent.free().covers(asked.amounts));
         let members = self.team(team).into_iter().flat_map(|team| &team.members).map(|member| member.agent);
