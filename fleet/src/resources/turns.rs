@@ -187,7 +187,6 @@ impl Fleet {
     /// keeps others waiting, unless the queue has a smaller share than its queue; and one of the same queue that waits
     /// for the queue's quota.
     pub(super) fn others_come_before(&self, queue: &str) -> bool {
-        let resources = &self.state.resources;
         self.indexes.resources.waiting > 0 && (self.sweep_is_due() || self.is_held_back(queue))
     }
 
