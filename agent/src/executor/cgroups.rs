@@ -271,11 +271,12 @@ impl Cgroup {
     /// Returns the limit of memory, bytes, if the group had no more than that and needed it.
     pub(super) fn met_limit(&self) -> Option<u64> {
         let (folder, limit) = self.memory.as_ref()?;
-        let times = match self.version {
-            Version::One => fs::read_to_string(folder.join("memory.failcnt")).ok()?.trim().parse().ok()?,
-            Version::Two => count(&folder.join("memory.events"), "max"),
+        let is_met = match self.version {
+            // Both limits are the same; where swap is counted, too, only that of both is met.
+            Version::One => ["memory.failcnt", "memory.memsw.failcnt"].iter().any(|file| is_counted(&folder.join(file))),
+            Version::Two => count(&folder.join("memory.events"), "max") > 0,
         };
-        (times > 0).then_some(*limit)
+        is_met.then_some(*limit)
     }
 
     /// Returns the limit of memory, bytes, if processes of the group were killed because they needed more.
@@ -382,6 +383,11 @@ fn split(mount: &Path, groups: &[(&str, &str)], controller: &str) -> Option<Path
 fn names(list: &Path) -> bool {
     let list = fs::read_to_string(list).unwrap_or_default();
     ["cpu", "memory"].into_iter().all(|wanted| list.split_ascii_whitespace().any(|name| name == wanted))
+}
+
+/// Returns whether a file has a number above 0, and nothing else.
+fn is_counted(file: &Path) -> bool {
+    fs::read_to_string(file).is_ok_and(|text| text.trim().parse().is_ok_and(|number: u64| number > 0))
 }
 
 /// Returns the number after a name in a file with a name and a number in each line; 0 if there is none.

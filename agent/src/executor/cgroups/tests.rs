@@ -145,7 +145,10 @@ fn it_is_known_whether_processes_were_killed_at_the_limit_of_memory() {
     let files = [("cpu/tasks", ""), ("memory/tasks", "")];
     let groups = found(one.path(), "4:memory:/\n3:cpu:/\n", &files).expect("groups can be made");
     let group = groups.open(SOME).expect("it is made");
-    fs::write(group.folders[1].join("memory.failcnt"), "3\n").expect("a file");
+    for (file, times) in [("memory.failcnt", "0\n"), ("memory.memsw.failcnt", "3\n")] {
+        assert_eq!(group.met_limit(), None);
+        fs::write(group.folders[1].join(file), times).expect("a file");
+    }
     let control = "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n";
     fs::write(group.folders[1].join("memory.oom_control"), control).expect("a file");
     assert_eq!((group.met_limit(), group.killed_at()), (Some(64 << 20), Some(64 << 20)));
