@@ -50,6 +50,9 @@ const LONG_PERIOD_US: u64 = 1_000_000;
 const MIN_QUOTA_US: u64 = 1_000;
 /// A quota that the kernel takes, and no machine can use up, µs.
 const MAX_QUOTA_US: u64 = 1 << 43;
+/// How much more of memory and swap together there is than of memory with version 1, bytes: the largest page. Without it,
+/// the limit of both would be met first, and new kernels do not count that.
+const SWAP_BYTES: u64 = 64 << 10;
 /// How often the agent's processes are moved below its group at most, before controllers can be enabled there. Some may
 /// be started meanwhile.
 const MAX_MOVES: usize = 8;
@@ -245,10 +248,10 @@ fn limit_cpu(version: Version, folder: &Path, millis: u64) -> io::Result<()> {
 }
 
 fn limit_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
-    let bytes = bytes.to_string();
+    let (bytes, with_swap) = (bytes.to_string(), bytes.saturating_add(SWAP_BYTES).to_string());
     // Not every kernel counts swap, or ends all processes of a group when the memory is used up.
     let (limit, others) = match version {
-        Version::One => ("memory.limit_in_bytes", vec![("memory.memsw.limit_in_bytes", bytes.as_str())]),
+        Version::One => ("memory.limit_in_bytes", vec![("memory.memsw.limit_in_bytes", with_swap.as_str())]),
         Version::Two => ("memory.max", vec![("memory.swap.max", "0"), ("memory.oom.group", "1")]),
     };
     fs::write(folder.join(limit), &bytes)?;
@@ -272,8 +275,7 @@ impl Cgroup {
     pub(super) fn met_limit(&self) -> Option<u64> {
         let (folder, limit) = self.memory.as_ref()?;
         let is_met = match self.version {
-            // Both limits are the same; where swap is counted, too, only that of both is met.
-            Version::One => ["memory.failcnt", "memory.memsw.failcnt"].iter().any(|file| is_counted(&folder.join(file))),
+            Version::One => is_counted(&folder.join("memory.failcnt")),
             Version::Two => count(&folder.join("memory.events"), "max") > 0,
         };
         is_met.then_some(*limit)

@@ -145,9 +145,10 @@ fn it_is_known_whether_processes_were_killed_at_the_limit_of_memory() {
     let files = [("cpu/tasks", ""), ("memory/tasks", "")];
     let groups = found(one.path(), "4:memory:/\n3:cpu:/\n", &files).expect("groups can be made");
     let group = groups.open(SOME).expect("it is made");
-    for (file, times) in [("memory.failcnt", "0\n"), ("memory.memsw.failcnt", "3\n")] {
+    assert_eq!(read(&group.folders[1], "memory.memsw.limit_in_bytes"), ((64 << 20) + SWAP_BYTES).to_string());
+    for times in ["0\n", "3\n"] {
         assert_eq!(group.met_limit(), None);
-        fs::write(group.folders[1].join(file), times).expect("a file");
+        fs::write(group.folders[1].join("memory.failcnt"), times).expect("a file");
     }
     let control = "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n";
     fs::write(group.folders[1].join("memory.oom_control"), control).expect("a file");
