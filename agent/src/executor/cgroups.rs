@@ -3,7 +3,8 @@
 //! Each attempt has a group of its own below that of the agent: one of version 2 if this process may make such groups
 //! with the controllers `cpu` and `memory`, else one of version 1 of each of these controllers. The command enters it
 //! between fork and exec, so that none of its processes was ever outside. When the attempt ends, whatever is left in the
-//! group is killed, also what has left the command's process group and session, and the group is removed.
+//! group is killed, also what has left the command's process group and session, and the group is removed. What an agent
+//! leaves behind that is killed itself, the next one removes that makes groups in the same place.
 //!
 //! Where the machine does not allow it, which is so in most containers, commands run without, and the agent says so
 //! once.
@@ -12,7 +13,7 @@ use std::{
     fs::{self, File},
     io,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,6 +22,7 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -35,15 +37,29 @@ use tokio::{
 const MOUNT: &str = "/sys/fs/cgroup";
 /// The groups of this process.
 const OWN: &str = "/proc/self/cgroup";
-/// The names of the groups of attempts begin with this; the agent's process id and a number follow.
+/// The names of the groups of attempts begin with this; what [`owner`] returns and a number follow.
 const PREFIX: &str = "robeing-attempt-";
 /// The group of version 2 that an agent moves itself into, because a group that has others below it with limits may have
 /// no process of its own.
 const AGENT_GROUP: &str = "robeing-agent";
 /// The period of a quota of processor time, µs: what the kernel has as the default.
 const PERIOD_US: u64 = 100_000;
+/// The period of a quota that would be too small for the other one, µs: the longest that the kernel takes.
+const LONG_PERIOD_US: u64 = 1_000_000;
 /// The smallest quota that the kernel takes, µs.
 const MIN_QUOTA_US: u64 = 1_000;
+/// A quota that the kernel takes, and no machine can use up, µs.
+const MAX_QUOTA_US: u64 = 1 << 43;
+/// How much more of memory and swap together there is than of memory with version 1, bytes: the largest page. Without it,
+/// the limit of both would be met first, and new kernels do not count that.
+const SWAP_BYTES: u64 = 64 << 10;
+/// How often the agent's processes are moved below its group at most, before controllers can be enabled there. Some may
+/// be started meanwhile.
+const MAX_MOVES: usize = 8;
+/// How many processes, each the parent of the one before, are looked at for the agent.
+const MAX_ANCESTORS: usize = 64;
+/// How many levels of groups that commands have made below their own are removed.
+const MAX_LEVELS: usize = 16;
 /// How long the removal of a group is tried. A process that hangs in the kernel keeps it.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
 /// The pause between two tries.
@@ -79,6 +95,8 @@ struct Cgroups {
 pub(super) struct Cgroup {
     version: Version,
     folders: Vec<PathBuf>,
+    /// The folder that has the limit of memory, and the limit, bytes; `None` if memory is not limited.
+    memory: Option<(PathBuf, u64)>,
     runtime: Option<Handle>,
 }
 
@@ -166,21 +184,25 @@ impl Cgroups {
     /// Checks that groups can be made.
     fn check(&self) -> Result<(), String> {
         for folder in [&self.cpu, &self.memory] {
-            let probe = folder.join(format!("{PREFIX}{}-probe", std::process::id()));
+            let probe = folder.join(fresh_name());
             let made = fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe));
             made.map_err(|error| format!("no group can be made in {}: {error}", folder.display()))?;
         }
         Ok(())
     }
 
-    /// Removes the groups of agents that are gone.
+    /// Removes the groups of agents that are gone. Those of agents in other containers are left alone: whether their
+    /// processes run is not known here.
     fn remove_left_over(&self) {
         for folder in [&self.cpu, &self.memory] {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
                 let name = entry.file_name();
                 let rest = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
-                let Some((agent, _)) = rest.and_then(|rest| rest.split_once('-')) else { continue };
-                if !Path::new("/proc").join(agent).exists() {
+                let mut parts = rest.into_iter().flat_map(|rest| rest.split('-'));
+                let (Some(namespace), Some(pid), Some(started)) = (parts.next(), parts.next(), parts.next()) else {
+                    continue;
+                };
+                if namespace == own_namespace() && stat(pid, START_FIELD).as_deref() != Some(started) {
                     end(self.version, &entry.path());
                 }
             }
@@ -189,9 +211,9 @@ impl Cgroups {
 
     /// Makes a group with these limits.
     fn open(&self, allowance: Allowance) -> io::Result<Cgroup> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut group = Cgroup { version: self.version, folders: Vec::new(), runtime: Handle::try_current().ok() };
+        let name = fresh_name();
+        let (version, runtime) = (self.version, Handle::try_current().ok());
+        let mut group = Cgroup { version, folders: Vec::new(), memory: None, runtime };
         let (cpu, memory) = (self.cpu.join(&name), self.memory.join(&name));
         for folder in [&cpu, &memory] {
             if !group.folders.contains(folder) {
@@ -200,29 +222,43 @@ impl Cgroups {
             }
         }
         if allowance.cpu_millis > 0 {
-            let quota = allowance.cpu_millis.saturating_mul(PERIOD_US / 1_000).max(MIN_QUOTA_US);
-            match self.version {
-                Version::One => {
-                    fs::write(cpu.join("cpu.cfs_period_us"), PERIOD_US.to_string())?;
-                    fs::write(cpu.join("cpu.cfs_quota_us"), quota.to_string())?;
-                }
-                Version::Two => fs::write(cpu.join("cpu.max"), format!("{quota} {PERIOD_US}"))?,
-            }
+            limit_cpu(version, &cpu, allowance.cpu_millis)?;
         }
         if allowance.memory_bytes > 0 {
-            let bytes = allowance.memory_bytes.to_string();
-            // Not every kernel counts swap, or ends all processes of a group when the memory is used up.
-            let (limit, others) = match self.version {
-                Version::One => ("memory.limit_in_bytes", vec![("memory.memsw.limit_in_bytes", bytes.as_str())]),
-                Version::Two => ("memory.max", vec![("memory.swap.max", "0"), ("memory.oom.group", "1")]),
-            };
-            fs::write(memory.join(limit), &bytes)?;
-            for (file, value) in others {
-                let _ = fs::write(memory.join(file), value);
-            }
+            limit_memory(version, &memory, allowance.memory_bytes)?;
+            group.memory = Some((memory, allowance.memory_bytes));
         }
         Ok(group)
     }
+}
+
+fn limit_cpu(version: Version, folder: &Path, millis: u64) -> io::Result<()> {
+    let is_small = millis.saturating_mul(PERIOD_US / 1_000) < MIN_QUOTA_US;
+    let period = if is_small { LONG_PERIOD_US } else { PERIOD_US };
+    let quota = millis.saturating_mul(period / 1_000).clamp(MIN_QUOTA_US, MAX_QUOTA_US);
+    if version == Version::Two {
+        return fs::write(folder.join("cpu.max"), format!("{quota} {period}"));
+    }
+    fs::write(folder.join("cpu.cfs_period_us"), period.to_string())?;
+    match fs::write(folder.join("cpu.cfs_quota_us"), quota.to_string()) {
+        // Version 1 takes no more than a group above has, whose quota binds the command as well.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        written => written,
+    }
+}
+
+fn limit_memory(version: Version, folder: &Path, bytes: u64) -> io::Result<()> {
+    let (bytes, with_swap) = (bytes.to_string(), bytes.saturating_add(SWAP_BYTES).to_string());
+    // Not every kernel counts swap, or ends all processes of a group when the memory is used up.
+    let (limit, others) = match version {
+        Version::One => ("memory.limit_in_bytes", vec![("memory.memsw.limit_in_bytes", with_swap.as_str())]),
+        Version::Two => ("memory.max", vec![("memory.swap.max", "0"), ("memory.oom.group", "1")]),
+    };
+    fs::write(folder.join(limit), &bytes)?;
+    for (file, value) in others {
+        let _ = fs::write(folder.join(file), value);
+    }
+    Ok(())
 }
 
 impl Cgroup {
@@ -233,6 +269,27 @@ impl Cgroup {
             entry.map(OwnedFd::from)
         };
         self.folders.iter().map(open).collect()
+    }
+
+    /// Returns the limit of memory, bytes, if the group had no more than that and needed it.
+    pub(super) fn met_limit(&self) -> Option<u64> {
+        let (folder, limit) = self.memory.as_ref()?;
+        let is_met = match self.version {
+            Version::One => is_counted(&folder.join("memory.failcnt")),
+            Version::Two => count(&folder.join("memory.events"), "max") > 0,
+        };
+        is_met.then_some(*limit)
+    }
+
+    /// Returns the limit of memory, bytes, if processes of the group were killed because they needed more.
+    pub(super) fn killed_at(&self) -> Option<u64> {
+        let (folder, _) = self.memory.as_ref()?;
+        let file = match self.version {
+            Version::One => "memory.oom_control",
+            Version::Two => "memory.events",
+        };
+        // The kernel also counts those that were killed because a group above, or the machine, has no memory left.
+        self.met_limit().filter(|_| count(&folder.join(file), "oom_kill") > 0)
     }
 
     /// Kills what is left in the group, and removes it.
@@ -277,13 +334,24 @@ async fn remove(version: Version, mut folders: Vec<PathBuf>) {
 
 /// Kills what runs in a group and removes the group. Returns whether it is gone.
 fn end(version: Version, folder: &Path) -> bool {
+    end_levels(version, folder, MAX_LEVELS)
+}
+
+fn end_levels(version: Version, folder: &Path, levels: usize) -> bool {
     // Linux before 5.14 can't kill a whole group.
     if version == Version::One || fs::write(folder.join("cgroup.kill"), "1").is_err() {
         kill_each(folder);
     }
     match fs::remove_dir(folder) {
-        Ok(()) => true,
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        // The command may have made groups below its own.
+        Err(_) if levels > 0 => {
+            let below = fs::read_dir(folder).into_iter().flatten().flatten();
+            let groups = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let left = groups.filter(|group| !end_levels(version, &group.path(), levels - 1)).count();
+            left == 0 && fs::remove_dir(folder).is_ok()
+        }
+        removed => removed.is_ok(),
     }
 }
 
@@ -298,10 +366,12 @@ fn kill_each(folder: &Path) {
 }
 
 /// Returns the folder of a group below its mount. In a container, the path may be one of the host, while only the
-/// container's own group is mounted.
+/// container's own group is mounted; or lead out of what is mounted, if the process was moved there from outside.
 fn below(mount: &Path, path: &str) -> PathBuf {
-    let folder = mount.join(path.trim_start_matches('/'));
-    if folder.is_dir() { folder } else { mount.to_owned() }
+    let path = Path::new(path.trim_start_matches('/'));
+    let is_inside = path.components().all(|component| matches!(component, Component::Normal(_)));
+    let folder = mount.join(path);
+    if is_inside && folder.is_dir() { folder } else { mount.to_owned() }
 }
 
 /// Returns the folder of the group of version 1 with a controller.
@@ -317,16 +387,35 @@ fn names(list: &Path) -> bool {
     ["cpu", "memory"].into_iter().all(|wanted| list.split_ascii_whitespace().any(|name| name == wanted))
 }
 
+/// Returns whether a file has a number above 0, and nothing else.
+fn is_counted(file: &Path) -> bool {
+    fs::read_to_string(file).is_ok_and(|text| text.trim().parse().is_ok_and(|number: u64| number > 0))
+}
+
+/// Returns the number after a name in a file with a name and a number in each line; 0 if there is none.
+fn count(file: &Path, name: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(found, _)| *found == name).and_then(|(_, number)| number.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Enables the controllers for the groups below one of version 2. If that has processes of its own, and all of them are
-/// this one and its children, they are moved into a group below it, as the kernel requires.
+/// this one and what it has started, they are moved into a group below it, as the kernel requires.
 fn enable(folder: &Path) -> io::Result<()> {
     let (control, both) = (folder.join("cgroup.subtree_control"), "+cpu +memory");
-    if fs::write(&control, both).is_ok() {
-        return Ok(());
+    for _ in 0..MAX_MOVES {
+        if fs::write(&control, both).is_ok() {
+            return Ok(());
+        }
+        move_below(folder)?;
     }
+    fs::write(&control, both)
+}
+
+fn move_below(folder: &Path) -> io::Result<()> {
     let inside = fs::read_to_string(folder.join("cgroup.procs"))?;
     let pids: Vec<&str> = inside.lines().collect();
-    if !pids.iter().all(|pid| is_own(pid)) {
+    if !pids.iter().all(|pid| is_own(pid) || has_ended(pid)) {
         return Err(io::Error::other("the group has processes that are not the agent's"));
     }
     let agents = folder.join(AGENT_GROUP);
@@ -335,127 +424,65 @@ fn enable(folder: &Path) -> io::Result<()> {
         _ => {}
     }
     for pid in pids {
-        fs::write(agents.join("cgroup.procs"), pid)?;
+        match fs::write(agents.join("cgroup.procs"), pid) {
+            // It may have ended meanwhile.
+            Err(error) if error.raw_os_error() != Some(Errno::ESRCH as i32) => return Err(error),
+            _ => {}
+        }
     }
-    fs::write(&control, both)
+    Ok(())
 }
 
-/// Returns whether a process is this one or one of its children.
+/// Returns whether a process is this one, or was started by it or by what it has started.
 fn is_own(pid: &str) -> bool {
     let own = std::process::id().to_string();
-    let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
+    let mut pid = pid.to_owned();
+    for _ in 0..MAX_ANCESTORS {
+        if pid == own {
+            return true;
+        }
+        let Some(parent) = stat(&pid, PARENT_FIELD) else { return false };
+        pid = parent;
+    }
+    false
+}
+
+/// Returns whether a process that this one could see has ended. 0 stands for one that it can't see.
+fn has_ended(pid: &str) -> bool {
+    pid != "0" && !Path::new("/proc").join(pid).exists()
+}
+
+/// The fields of `/proc/PID/stat`, as numbered in proc_pid_stat(5).
+const PARENT_FIELD: usize = 4;
+const START_FIELD: usize = 22;
+
+/// Returns a field of `/proc/PID/stat`, from the third one on; `None` if there is no such process.
+fn stat(pid: &str, field: usize) -> Option<String> {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat")).ok()?;
     // "PID (NAME) STATE PARENT ...", where NAME may contain anything.
-    pid == own || stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)) == Some(own.as_str())
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split_ascii_whitespace().nth(field.checked_sub(3)?).map(str::to_owned)
+}
+
+/// Returns the number of the namespace in which this process has its id. Each container has its own.
+fn own_namespace() -> String {
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let number: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    if number.is_empty() { "0".to_owned() } else { number }
+}
+
+/// Returns a name for a group that no other executor of this process uses, either.
+fn fresh_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{PREFIX}{}-{}", owner(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Returns what tells this process from all others on the machine, also from a later one with the same id: the
+/// namespace of its id, the id, and when it was started.
+fn owner() -> String {
+    let pid = std::process::id().to_string();
+    format!("{}-{pid}-{}", own_namespace(), stat(&pid, START_FIELD).unwrap_or_default())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SOME: Allowance = Allowance { cpu_millis: 1_500, memory_bytes: 64 << 20 };
-
-    /// Makes files as a kernel shows them, and returns where groups can be made, or why not.
-    fn found(mount: &Path, own: &str, files: &[(&str, &str)]) -> Result<Cgroups, String> {
-        for (path, content) in files {
-            let file = mount.join(path);
-            fs::create_dir_all(file.parent().expect("it is in a folder")).expect("a folder");
-            fs::write(file, content).expect("a file");
-        }
-        Cgroups::find(mount, own)
-    }
-
-    fn folder() -> tempfile::TempDir {
-        tempfile::tempdir().expect("a folder")
-    }
-
-    fn read(folder: &Path, file: &str) -> String {
-        fs::read_to_string(folder.join(file)).expect(file)
-    }
-
-    const BOTH: &str = "cpuset cpu io memory pids\n";
-
-    #[test]
-    fn a_group_of_version_2_has_a_quota_and_a_limit() {
-        let mount = folder();
-        let files = [
-            ("cgroup.controllers", BOTH),
-            ("pods/one/cgroup.controllers", BOTH),
-            ("pods/one/cgroup.subtree_control", "cpu memory\n"),
-        ];
-        let groups = found(mount.path(), "0::/pods/one\n", &files).expect("groups can be made");
-        let group = groups.open(SOME).expect("it is made");
-        let [made] = &group.folders[..] else { panic!("one for both: {group:?}") };
-        assert_eq!(made.parent(), Some(mount.path().join("pods/one").as_path()));
-        assert_eq!(read(made, "cpu.max"), "150000 100000");
-        assert_eq!(read(made, "memory.max"), (64 << 20).to_string());
-        assert_eq!(read(made, "memory.swap.max"), "0");
-        assert_eq!(group.entries().expect("they are opened").len(), 1);
-        let made = made.clone();
-        drop(group);
-        assert_eq!(read(&made, "cgroup.kill"), "1");
-    }
-
-    #[test]
-    fn groups_of_version_1_are_made_where_there_are_none_of_version_2() {
-        let mount = folder();
-        let own = "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n1:name=systemd:/\n0::/\n";
-        let files = [("unified/cgroup.controllers", "\n"), ("cpu,cpuacct/tasks", ""), ("memory/docker/x/tasks", "")];
-        let groups = found(mount.path(), own, &files).expect("groups can be made");
-        assert_eq!(groups.version, Version::One);
-        assert_eq!(groups.cpu, mount.path().join("cpu,cpuacct"), "only the container's own group is mounted");
-        let group = groups.open(SOME).expect("it is made");
-        let [cpu, memory] = &group.folders[..] else { panic!("one for each: {group:?}") };
-        let quota = ["cpu.cfs_quota_us", "cpu.cfs_period_us"].map(|file| read(cpu, file));
-        assert_eq!(quota, ["150000", "100000"]);
-        assert_eq!(read(memory, "memory.limit_in_bytes"), (64 << 20).to_string());
-        assert_eq!(group.entries().expect("they are opened").len(), 2);
-    }
-
-    #[test]
-    fn what_is_not_granted_is_not_limited() {
-        let mount = folder();
-        let files = [("cgroup.controllers", BOTH), ("cgroup.subtree_control", "cpu memory")];
-        let groups = found(mount.path(), "0::/\n", &files).expect("groups can be made");
-        let group = groups.open(Allowance { cpu_millis: 1, memory_bytes: 0 }).expect("it is made");
-        assert_eq!(read(&group.folders[0], "cpu.max"), "1000 100000", "the least that the kernel takes");
-        assert!(!group.folders[0].join("memory.max").exists());
-    }
-
-    #[test]
-    fn controllers_are_enabled_and_an_agent_that_has_moved_below_its_group_finds_it_again() {
-        let mount = folder();
-        let own = std::process::id().to_string();
-        let files = [("cgroup.controllers", BOTH)];
-        let groups = found(mount.path(), "0::/\n", &files).expect("controllers can be enabled");
-        assert_eq!(read(mount.path(), "cgroup.subtree_control"), "+cpu +memory");
-        fs::create_dir(mount.path().join(AGENT_GROUP)).expect("a folder");
-        let again = [("cgroup.subtree_control", "cpu memory")];
-        assert_eq!(found(mount.path(), &format!("0::/{AGENT_GROUP}\n"), &again), Ok(groups));
-        assert!(is_own(&own) && !is_own("1") && !is_own("nonsense"));
-    }
-
-    #[test]
-    fn it_is_said_why_no_groups_can_be_made() {
-        let mount = folder();
-        let why = |own: &str, files: &[(&str, &str)]| found(mount.path(), own, files).expect_err("there are none");
-        assert!(why("", &[]).contains("no controller cpu of version 1"));
-        assert!(why("0::/\n", &[("cgroup.controllers", "pids\n")]).contains("cpu and memory of version 2"));
-        assert!(why("3:cpu:/\n", &[("cpu/tasks", "")]).contains("no controller memory of version 1"));
-    }
-
-    #[test]
-    fn groups_of_agents_that_are_gone_are_removed() {
-        let mount = folder();
-        let files = [("cgroup.controllers", BOTH), ("cgroup.subtree_control", "cpu memory")];
-        let groups = found(mount.path(), "0::/\n", &files).expect("groups can be made");
-        let group = |agent: &str| mount.path().join(format!("{PREFIX}{agent}-7"));
-        let own = std::process::id().to_string();
-        // No process has so high a number.
-        for agent in [own.as_str(), "999999999"] {
-            fs::create_dir(group(agent)).expect("a folder");
-        }
-        groups.remove_left_over();
-        // In a folder that is no control group, the file is left behind.
-        assert!(group("999999999").join("cgroup.kill").exists() && !group(&own).join("cgroup.kill").exists());
-    }
-}
+mod tests;

@@ -24,7 +24,9 @@
 //! - An attempt that was granted resources runs in a control group with a quota of processor time and a limit of memory,
 //!   where the machine allows it ([`cgroups`](super::cgroups)). `ROBEING_CPU_MILLIS` and `ROBEING_MEMORY_BYTES` are what
 //!   was granted, and `ROBEING_BOUND` is whether that binds the command (`true` or `false`); without resources, none of
-//!   them is set. All processes in the group are killed when the attempt ends, also one that left the process group or session.
+//!   them is set. All processes in the group are killed when the attempt ends, also one that left the process group or
+//!   session. If processes of the group were killed at the limit of memory, a failure says so; one that the limit does
+//!   not let start fails, and the agent stays in the fleet.
 
 use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, sync::Arc, time::Duration};
 
@@ -46,7 +48,7 @@ use super::{
     presence::{Look, Presence, TRY_AGAIN},
     process_group::ProcessGroup,
     program::{self, Program},
-    text::{lossy, rfc3339, timed_out},
+    text::{lossy, needs_more, not_started_within, rfc3339, timed_out},
 };
 
 /// The exit code with which a command reports that no other attempt at this task can succeed: `EX_DATAERR` of
@@ -135,9 +137,13 @@ impl CommandExecutor {
             && let Some(group) = self.binding.open(allowance).await
         {
             let launched = self.launch(work, Some(&group), stop).await;
-            match launched {
-                Err(Unlaunched::Unbound(why)) => self.binding.tell(&why),
-                launched => return launched.map(|launched| (launched, Some(group))),
+            match (launched, group.met_limit()) {
+                // The kernel counts what a start needs, too: the agent lacks nothing.
+                (Err(Unlaunched::Short(_) | Unlaunched::Unbound(_) | Unlaunched::Failed(_)), Some(limit)) => {
+                    return Err(Unlaunched::Failed(not_started_within(self.program(), limit)));
+                }
+                (Err(Unlaunched::Unbound(why)), None) => self.binding.tell(&why),
+                (launched, _) => return launched.map(|launched| (launched, Some(group))),
             }
         }
         self.launch(work, None, stop).await.map(|launched| (launched, None))
@@ -297,10 +303,11 @@ impl CommandExecutor {
         };
         let mut pipes = self.pipes(&mut launched, work.input);
         let end = self.see_through(&mut launched.group, &mut pipes, &stop).await;
+        let killed_at = bound.as_ref().and_then(Cgroup::killed_at);
         if let Some(group) = bound {
             group.end().await;
         }
-        conclude(self.program(), &self.limits, end, pipes)
+        conclude(self.program(), &self.limits, end, pipes, killed_at)
     }
 }
 
@@ -433,8 +440,9 @@ enum End {
     Stopped(Why),
 }
 
-/// Converts the end of a command and its output into an outcome.
-fn conclude(program: &str, limits: &Limits, end: End, pipes: Pipes) -> Outcome {
+/// Converts the end of a command and its output into an outcome. `killed_at` is the limit of memory at which processes
+/// of it were killed.
+fn conclude(program: &str, limits: &Limits, end: End, pipes: Pipes, killed_at: Option<u64>) -> Outcome {
     // The last output may have exceeded the limit after the command exited.
     let overflowed = pipes.overflowed();
     let (output, stderr_tail) = pipes.into_parts();
@@ -446,7 +454,7 @@ fn conclude(program: &str, limits: &Limits, end: End, pipes: Pipes) -> Outcome {
         End::Exited(Ok(status)) if status.success() => {
             return Outcome::Succeeded { output: output.into() };
         }
-        End::Exited(Ok(status)) => exited(program, status),
+        End::Exited(Ok(status)) => exited(program, status, killed_at),
         End::Exited(Err(error)) => {
             let message = format!("waiting for the command {program:?} to exit failed: {error}");
             Failure::new(FailureKind::Exit, true, message)
@@ -464,17 +472,19 @@ fn too_large(program: &str, limits: &Limits) -> Failure {
     Failure::new(FailureKind::OutputTooLarge, false, message)
 }
 
-fn exited(program: &str, status: ExitStatus) -> Failure {
+fn exited(program: &str, status: ExitStatus, killed_at: Option<u64>) -> Failure {
+    let at_limit = killed_at.map(|limit| format!("; {}", needs_more(limit)));
     match (status.code(), status.signal()) {
         (Some(code), _) => {
             let retryable = code != PERMANENT_FAILURE_EXIT_CODE;
-            let message = format!("the command {program:?} exited with code {code}");
+            let message = format!("the command {program:?} exited with code {code}{}", at_limit.unwrap_or_default());
             Failure { code: Some(code), ..Failure::new(FailureKind::Exit, retryable, message) }
         }
         (None, number) => {
             let number = number.unwrap_or_default();
             let name = Signal::try_from(number).map_or("an unknown signal", Signal::as_str);
-            let hint = if number == Signal::SIGKILL as i32 { "; it may have run out of memory" } else { "" };
+            let guess = if number == Signal::SIGKILL as i32 { "; it may have run out of memory" } else { "" };
+            let hint = at_limit.unwrap_or_else(|| guess.to_owned());
             let message = format!("the command {program:?} was ended by {name} (signal {number}){hint}");
             Failure { code: Some(number), ..Failure::new(FailureKind::Signal, true, message) }
         }

@@ -47,6 +47,17 @@ pub(super) fn timed_out(limit: Duration) -> Failure {
     )
 }
 
+/// Tells that a command reached its limit of memory, bytes, and what to do.
+pub(super) fn needs_more(limit: u64) -> String {
+    format!("it reached the memory limit of {limit} bytes that its task was granted: submit the task with more memory")
+}
+
+/// Returns the failure of a command that its limit of memory, bytes, does not let start. Another attempt has no more.
+pub(super) fn not_started_within(program: &str, limit: u64) -> Failure {
+    let message = format!("the command {program:?} can't be started: {}", needs_more(limit));
+    Failure::new(FailureKind::Spawn, false, message)
+}
+
 /// Waits until the time limit of an attempt has passed, and returns its failure. Without a limit it never completes.
 pub(super) async fn at_limit(limit: Option<Duration>) -> Failure {
     match limit {

@@ -60,8 +60,22 @@ async fn a_command_that_takes_more_memory_than_it_was_granted_is_killed() {
     let greedy = shell("head -c 200000000 /dev/zero | tail >/dev/null");
     let failed = failure(&greedy, granted(1_000, 32 << 20)).await;
     assert!(matches!(failed.kind, FailureKind::Exit | FailureKind::Signal), "{failed:?}");
+    assert!(failed.message.contains("the memory limit of 33554432 bytes"), "{failed:?}");
     let sparing = shell("head -c 200000000 /dev/zero | wc -c");
     assert_eq!(output(&sparing, granted(1_000, 32 << 20)).await.trim(), "200000000");
+}
+
+#[tokio::test]
+async fn a_command_that_its_memory_does_not_let_start_fails_and_the_agent_can_start_others() {
+    if !is_bound().await {
+        return;
+    }
+    let executor = shell("echo started");
+    let failed = failure(&executor, granted(500, 4_096)).await;
+    assert!(matches!(failed.kind, FailureKind::Spawn | FailureKind::Signal), "{failed:?}");
+    assert!(failed.message.contains("memory"), "{failed:?}");
+    assert_eq!(executor.presence().map(|presence| *presence.borrow()), Some(true), "the agent lacks nothing");
+    assert_eq!(output(&executor, granted(500, 64 << 20)).await, "started\n");
 }
 
 #[tokio::test]

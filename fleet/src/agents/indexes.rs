@@ -105,6 +105,12 @@ impl AgentIndexes {
         self.records.speed -= u64::from(agent.record.speed);
     }
 
+    /// Returns how many agents are in a session, whatever their state.
+    pub(crate) fn in_session(&self) -> u32 {
+        let states = [AgentState::Live, AgentState::Standby, AgentState::Draining, AgentState::Unhealthy];
+        states.into_iter().map(|state| self.counts[state as usize]).sum()
+    }
+
     /// Returns the record with which a new agent starts: the mean of all known agents.
     pub(crate) fn newcomer(&self) -> TrackRecord {
         let sums = self.records;

@@ -19,6 +19,8 @@ pub(crate) struct ResourceIndexes {
     pub free: Room,
     /// What the live ones of them contribute, free or not.
     pub whole: Room,
+    /// What each of them contributes, live or not.
+    pub offered: Room,
     /// What all of them contribute.
     pub contributed: Amounts,
     /// What is granted.
@@ -73,6 +75,7 @@ impl ResourceIndexes {
     pub(crate) fn enter_contribution(&mut self, contribution: &Contribution) {
         let Contribution { number, agent, amounts } = contribution;
         self.contributed = self.contributed.plus(*amounts);
+        self.offered.insert(*agent, *amounts);
         let used = AgentUse { number: *number, contributed: *amounts, ..AgentUse::default() };
         self.agents.insert(*agent, used);
     }
@@ -81,12 +84,15 @@ impl ResourceIndexes {
     pub(crate) fn leave_contribution(&mut self, contribution: &Contribution) {
         self.with_agent(contribution.agent, |agent| agent.is_live = false);
         self.contributed = self.contributed.minus(contribution.amounts);
+        self.offered.remove(contribution.agent, contribution.amounts);
         self.agents.remove(&contribution.agent);
     }
 
     /// Notes what an agent contributes now. No less than what is granted of it.
     pub(crate) fn set_amounts(&mut self, agent: AgentId, before: Amounts, amounts: Amounts) {
         self.contributed = self.contributed.minus(before).plus(amounts);
+        self.offered.remove(agent, before);
+        self.offered.insert(agent, amounts);
         self.with_agent(agent, |agent| agent.contributed = amounts);
     }
 

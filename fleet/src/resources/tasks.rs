@@ -91,8 +91,10 @@ impl Task {
 }
 
 impl Fleet {
-    /// Refuses a submission that needs more than any live agent contributes or its queue's quota allows, and one for
-    /// whose needs there is no room in the index.
+    /// Refuses a submission that needs more than any agent in the fleet contributes or its queue's quota allows, and
+    /// one for whose needs there is no room in the index. An agent that gives nothing at the moment, such as an
+    /// unhealthy one, counts; and while there are no agents at all, as in a fleet that has just started, nobody knows
+    /// what there will be: such a task waits, as others do.
     pub(crate) fn check_task_resources(&self, submission: &SubmitTask) -> Result<(), Refusal> {
         let Some(asked) = &submission.resources else { return Ok(()) };
         // A fleet without the feature says so when the command is applied.
@@ -102,8 +104,9 @@ impl Fleet {
         self.check_queue(&asked.queue)?;
         self.check_quota(&asked.queue, Amounts::NONE, asked.amounts)?;
         let (indexes, parts) = (&self.indexes.resources, [Part { amounts: asked.amounts, agent: None }]);
-        if indexes.whole.place(&parts, false, indexes.contributed).is_none() {
-            let short = indexes.whole.shortages(&parts);
+        let is_offered = indexes.offered.place(&parts, false, indexes.contributed).is_some();
+        if !is_offered && self.indexes.agents.in_session() > 0 {
+            let short = indexes.offered.shortages(&parts);
             return Err(Refusal::InsufficientResources { short, others_wait: false });
         }
         let needing = &self.indexes.schedule.needing;
@@ -130,7 +133,7 @@ impl Fleet {
     fn queue_has_turn(&self, queue: &str, amounts: Amounts) -> bool {
         let (queue, indexes) = (self.queue_for(queue), &self.indexes.resources);
         indexes.waiting + indexes.granted < MAX_LIVE_ALLOCATIONS
-            && !self.others_come_before(queue)
+            && !self.requests_come_before(queue)
             && self.check_quota(queue, self.used_from(queue), amounts).is_ok()
     }
 
@@ -146,7 +149,9 @@ impl Fleet {
                 && !excluded.contains(&id)
         };
         let Some(team) = task.team else {
-            return indexes.free.with_room(asked.amounts, fits);
+            // Else many agents that are busy would be looked at for each task.
+            let has_slot = self.indexes.schedule.free.count(needs) > 0;
+            return if has_slot { indexes.free.with_room(asked.amounts, fits) } else { Vec::new() };
         };
         let has_room = |id: &AgentId| indexes.agents.get(id).is_some_and(|agent| agent.free().covers(asked.amounts));
         let members = self.team(team).into_iter().flat_map(|team| &team.members).map(|member| member.agent);

@@ -77,8 +77,8 @@ impl Fleet {
         self.sweep_at(Some(now.saturating_add(SWEEP_PAUSE_MS)));
     }
 
-    /// Looks at the next few needs of tasks that wait for resources, once no request is left in this round, and gives
-    /// the first task that can be given to an agent. Then the round ends until the given time, if any.
+    /// Looks at the next few needs of tasks that wait for resources, once no request is left in this round. The first
+    /// agent that is found for one takes a task. Then the round ends until the given time, if any.
     fn sweep_tasks(&mut self, until: Option<FleetMillis>, effects: &mut Vec<Effect>) {
         let now = self.state.now.fleet;
         // Else the tasks would wait for this very sweep.
@@ -93,7 +93,10 @@ impl Fleet {
             };
             if let Some((seq, agent)) = self.first_with_room(&shape) {
                 self.state.resources.tasks_after = after;
-                self.assign(seq, agent, effects);
+                // Of all that this agent can take, that of the queue with the smallest share.
+                let next = self.state.agents.known.get(&agent).and_then(|agent| self.next_needing(agent));
+                let next = next.map_or(seq, |(_, (_, first))| first);
+                self.assign(next, agent, effects);
                 return self.sweep_at(Some(now));
             }
             self.state.resources.tasks_after = Some(shape);
@@ -184,13 +187,22 @@ impl Fleet {
     /// keeps others waiting, unless the queue has a smaller share than its queue; and one of the same queue that waits
     /// for the queue's quota.
     pub(super) fn others_come_before(&self, queue: &str) -> bool {
+        self.indexes.resources.waiting > 0 && (self.sweep_is_due() || self.is_held_back(queue))
+    }
+
+    /// Returns whether requests that wait come before a task of this queue: as before a new request, but not those that
+    /// were looked at in this round, once the needs of tasks are looked at. The sweep does not come back to the needs
+    /// that it has passed, so a task that becomes ready then, or a slot that becomes free, would wait for another round.
+    pub(super) fn requests_come_before(&self, queue: &str) -> bool {
         let resources = &self.state.resources;
-        if self.indexes.resources.waiting == 0 {
-            return false;
-        }
-        if self.sweep_is_due() {
-            return true;
-        }
+        let were_looked_at = resources.tasks_after.is_some() && !resources.tasks_again;
+        let are_due = self.sweep_is_due() && !were_looked_at;
+        self.indexes.resources.waiting > 0 && (are_due || self.is_held_back(queue))
+    }
+
+    /// Returns whether a request keeps this queue waiting, after all were looked at.
+    fn is_held_back(&self, queue: &str) -> bool {
+        let resources = &self.state.resources;
         let holder = resources.held_by.and_then(|seq| resources.allocations.get(seq));
         let is_next = |holder: &Arc<Allocation>| {
             holder.queue != queue && self.share_of(queue).compare(self.share_of(&holder.queue)) == Ordering::Less

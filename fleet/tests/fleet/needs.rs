@@ -94,6 +94,26 @@ fn what_no_agent_could_ever_give_is_refused_at_submission() {
 }
 
 #[test]
+fn what_an_agent_may_give_that_gives_nothing_now_is_waited_for() {
+    let mut trial = Trial::newest();
+    let first = trial.submit(needing(1, 3, 0));
+    assert_eq!(trial.state(first), TaskState::Queued, "no agent has joined a fleet that has just started");
+    let stay = trial.join(AgentJoin { slots: 16, ..worker("agent-1") });
+    assert!(matches!(refused(&mut trial, needing(2, 1, 0)), Refusal::InsufficientResources { .. }), "it gives nothing");
+    trial.contribute(stay, amounts(4, 0));
+    trial.after(0);
+    assert_eq!(trial.holder(first), Some(stay.agent));
+    let other = trial.join(worker("agent-2"));
+    trial.contribute(other, amounts(1, 0));
+    trial.unhealthy(stay, "its disk is full");
+    let second = trial.submit(needing(3, 4, 0));
+    assert_eq!(trial.state(second), TaskState::Queued, "an unhealthy agent may be healthy again");
+    assert!(matches!(refused(&mut trial, needing(4, 5, 0)), Refusal::InsufficientResources { .. }));
+    trial.lose(stay);
+    assert!(matches!(refused(&mut trial, needing(5, 4, 0)), Refusal::InsufficientResources { .. }), "it has left");
+}
+
+#[test]
 fn a_fleet_of_an_earlier_version_takes_no_task_that_needs_resources() {
     let mut trial = Trial::new();
     trial.join(worker("a"));
@@ -146,6 +166,41 @@ fn queues_have_their_shares_of_tasks_too() {
     trial.complete(stay, all, 1, success());
     let assigned: Vec<u128> = trial.assigned().into_iter().map(|(task, _)| task.0).collect();
     assert_eq!(assigned, [10, 20, 11, 21]);
+}
+
+#[test]
+fn queues_have_their_shares_of_what_an_agent_contributes_more() {
+    let (mut trial, [stay]) = wide([amounts(4, 0)]);
+    set(&mut trial, &["a", "b"].map(|name| (name, 1, Quota::default())));
+    trial.submit(needing(1, 4, 0));
+    for (n, queue) in [(10, "a"), (20, "b")] {
+        for more in 0..4 {
+            trial.submit(from(queue, task(n + more), amounts(1, 0)));
+        }
+    }
+    trial.contribute(stay, amounts(8, 0));
+    trial.after(0);
+    let assigned: Vec<u128> = trial.assigned().into_iter().map(|(task, _)| task.0).collect();
+    assert_eq!(assigned, [10, 20, 11, 21], "found by their needs, and given in turns");
+}
+
+#[test]
+fn a_task_that_becomes_ready_while_the_needs_of_others_are_looked_at_is_not_forgotten() {
+    let (mut trial, [stay]) = wide([amounts(10, 10)]);
+    assert_eq!(trial.request(request(1, amounts(10, 5))), granted(1));
+    assert_eq!(trial.request(request(2, amounts(0, 5))), granted(2));
+    // Nobody could give it, so it waits and keeps nobody waiting.
+    assert_eq!(trial.request(patient(3, amounts(100, 0))), WAITS);
+    // The needs are looked at in this order: for the second ones there is no room.
+    let late = trial.submit(SubmitTask { delay: Some(500), ..needing(11, 1, 1) });
+    let large = trial.submit(needing(12, 1, 9));
+    let small = trial.submit(needing(13, 2, 1));
+    trial.after(0);
+    trial.free(1, None);
+    // The look at the needs is due before the delay is over, and goes on after that.
+    trial.after(1_000);
+    assert_eq!((trial.holder(small), trial.holder(late)), (Some(stay.agent), Some(stay.agent)));
+    assert_eq!((trial.state(large), token(&trial, 3)), (TaskState::Queued, None));
 }
 
 #[test]
