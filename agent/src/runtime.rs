@@ -195,6 +195,17 @@ struct Messages {
     _ends: DropGuard,
 }
 
+/// Gives those who send messages what they send them with.
+fn hand_out(post: impl Fn() -> MessengerPost, executor: &dyn Executor, wanted: Option<oneshot::Sender<MessengerPost>>) {
+    if let Some(mail) = executor.mail() {
+        mail.set_post(Arc::new(post()));
+    }
+    if let Some(wanted) = wanted {
+        // The program may have stopped waiting for it.
+        let _ = wanted.send(post());
+    }
+}
+
 impl Messages {
     async fn start(
         config: &AgentConfig,
@@ -236,14 +247,7 @@ impl Messages {
         })
         .await?;
         let durable = DurableSender::new(Arc::clone(&upstream), platform.clone()).counted_by(sent.clone());
-        let post = || MessengerPost { messenger: messenger.clone(), durable: durable.clone() };
-        if let Some(mail) = executor.mail() {
-            mail.set_post(Arc::new(post()));
-        }
-        if let Some(wanted) = extras.post {
-            // The program may have stopped waiting for it.
-            let _ = wanted.send(post());
-        }
+        hand_out(|| MessengerPost { messenger: messenger.clone(), durable: durable.clone() }, executor, extras.post);
         let mailbox = mailbox::Deps {
             cluster_id: config.cluster_id.clone(),
             name,
