@@ -41,7 +41,7 @@ mod tests;
 
 pub use self::{
     call::Call,
-    enrolment::{ENROLMENT_TYPE, Enrolment},
+    enrolment::{ENROLMENT_TYPE, Enrolment, NEXT_ENROLMENT_TYPE},
     epoch::{NextEpoch, is_approved},
     error::GroupError,
     group_file::{EarlierEpoch, GROUP_FILE_VERSION, Group, GroupFile},

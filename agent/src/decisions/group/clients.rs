@@ -120,7 +120,8 @@ impl Groups {
         folder.enrolled_at(at_ms).await.map_err(text)?;
         let incarnation = identity.incarnation;
         let enrolment = Enrolment { fleet, group: group.to_owned(), members, name, incarnation, key, at_ms };
-        Ok(Enrolled { enrolment: enrolment.sign(&own).map_err(text)? })
+        let signed = if is_next { enrolment.sign_next(&own) } else { enrolment.sign(&own) };
+        Ok(Enrolled { enrolment: signed.map_err(text)? })
     }
 
     /// Makes room for a key, if there is none: removes the oldest key that no group can be formed with any more.

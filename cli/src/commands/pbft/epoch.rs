@@ -97,10 +97,11 @@ async fn approvals(
         let (mut approvals, mut problem) = (Vec::new(), String::new());
         for member in group.names() {
             match ask(client, member, &question, ANSWER_WITHIN).await? {
-                Ok(answer) => {
-                    let answer: Approved = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
-                    approvals.push(answer.approval);
-                }
+                Ok(answer) => match exchange::read::<Approved>("answer of a member", &answer) {
+                    // One that is none would have the group refuse all of them.
+                    Ok(Approved { approval }) if next.is_approval(group, member, &approval) => approvals.push(approval),
+                    _ => problem = format!("{member} has not approved them, and says that it has"),
+                },
                 Err(error) => problem = error.to_string(),
             }
             if approvals.len() == need {

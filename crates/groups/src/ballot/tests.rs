@@ -13,7 +13,7 @@ use super::*;
 use crate::{
     Call, Group, GroupError, GroupFile, Ledger, MAX_BALLOT_TTL_MS, MAX_CLOSED_BALLOTS, MAX_OPEN_BALLOTS,
     MAX_OPTION_BYTES, MAX_QUESTION_BYTES, NextEpoch, Signed, is_approved,
-    tests::{NOW, authority, certified, enrolled, signer},
+    tests::{NOW, authority, certified, enrolled, enrolled_next, signer},
 };
 
 /// A group of the members 1 to 4, with a ledger.
@@ -260,7 +260,7 @@ fn the_largest_opening_fits_into_a_call() {
 #[test]
 fn the_next_members_are_approved_by_a_quorum_of_votes_for_just_them() {
     let mut council = Council::new();
-    let next = NextEpoch::verify(&council.group, enrolled(&council.authority)).unwrap();
+    let next = NextEpoch::verify(&council.group, enrolled_next(&council.authority)).unwrap();
     let asks = |council: &Council, nonce: u8, threshold: (u32, u32)| {
         council.signed(&Opening { question: next.question(), threshold, ..council.opening(nonce, &[]) })
     };

@@ -177,7 +177,7 @@ async fn a_description_whose_epochs_were_not_decided_is_refused() {
     let file = stage.changed(&group, &next).await;
     // Other members than those that were decided on.
     let mut forged = file.clone();
-    forged.members = Fleet::new().group().0.file().members.clone();
+    forged.members = Fleet::new().next_enrolments();
     let refused = stage.ask("a", &Ask::Form { file: forged }).await.expect_err("it is refused");
     assert!(refused.contains("of another epoch"), "{refused}");
     // Another decision.
