@@ -24,6 +24,8 @@ pub const VERIFIED_ASIDE: usize = 2 * 1024;
 pub const SEND_WITHIN: Duration = Duration::from_secs(5);
 /// How long another member may take to answer a question for decisions.
 pub const ASK_WITHIN: Duration = Duration::from_secs(10);
+/// How long one other agent may take to give a whole state: then another one is asked.
+pub const STATE_WITHIN: Duration = Duration::from_secs(120);
 /// Pause between questions for missing decisions.
 pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a member starts again whose disk has failed.
