@@ -48,7 +48,7 @@ use crate::{
     },
 };
 
-/// A ballot that is open, as a member sees it.
+/// A ballot whose deadline matters, as a member sees it: it is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenBallot {
     id: Digest,
@@ -61,7 +61,8 @@ pub struct OpenBallot {
     has_expired: bool,
 }
 
-/// Returns the ballots that are open, for the member with this key.
+/// Returns the ballots that are open, for the member with this key, and one that is closed and forgotten, if room is so
+/// short that it matters when its deadline is over.
 pub fn open_for(ballots: &Ballots, me: &PublicKey) -> Vec<OpenBallot> {
     let open = |ballot: &GroupBallot| OpenBallot {
         id: ballot.record().ballot,
@@ -70,7 +71,12 @@ pub fn open_for(ballots: &Ballots, me: &PublicKey) -> Vec<OpenBallot> {
         has_voted: ballot.has_voted(me),
         has_expired: ballot.has_expired_for(me),
     };
-    ballots.all().filter(|ballot| !ballot.is_closed()).map(open).collect()
+    let forgotten = |(id, deadline_ms)| {
+        let (signed, has_voted, has_expired) = (Bytes::new(), true, false);
+        OpenBallot { id, signed, deadline_ms, has_voted, has_expired }
+    };
+    let all = ballots.all().filter(|ballot| !ballot.is_closed()).map(open);
+    all.chain(ballots.awaited(me).map(forgotten)).collect()
 }
 
 /// What a member knows of a ballot.
@@ -165,6 +171,10 @@ impl Part {
             }
         };
         let left = self.left().await;
+        if left.is_zero() {
+            // A handler that replies at once would vote after the deadline.
+            return None;
+        }
         let notice = notice(&self.member.group, shown, (&opening, author.as_str()));
         let reply = match timeout(left, self.ask(&**handler, left, notice)).await {
             Ok(Ok(reply)) => reply,
