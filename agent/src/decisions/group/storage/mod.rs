@@ -160,7 +160,7 @@ impl Folder {
         Ok(new)
     }
 
-    /// Notes when the member enrolled, Unix milliseconds.
+    /// Notes when the member enrolled, Unix milliseconds, or later, if its key is to be kept for longer.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails.
