@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// Maximum number of groups that an agent is a member of, or has a key for.
 pub const MAX_GROUPS: usize = 16;
-/// How long the key of an agent is kept that has enrolled for the next epoch of a group, and is no member yet, ms: a day.
-/// The epoch may begin long after the enrolment, and a new member whose key is gone by then is lost to the group.
+/// How long the key of an agent is kept that has enrolled for the next epoch of a group, and is no member yet, ms: a
+/// day. The epoch may begin long after the enrolment, and a new member whose key is gone by then is lost to the group.
 pub const NEXT_KEPT_MS: u64 = 24 * 3_600 * 1_000;
 /// Maximum number of messages that are verified or wait for one replica: each other member has an equal share. What
 /// does not fit is dropped, and sent again.
