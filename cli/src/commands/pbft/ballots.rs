@@ -31,6 +31,8 @@ use crate::{
 
 /// Pause between two questions whether a ballot is closed.
 const POLL_PAUSE: Duration = Duration::from_millis(500);
+/// How long one more member may take to keep a ballot.
+const KEEP_WITHIN: Duration = Duration::from_secs(5);
 /// How long after its deadline the end of a ballot is waited for.
 const AFTER_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest time that a command waits: an instant that is much later can't be computed.
@@ -113,7 +115,7 @@ async fn opened(client: &FleetClient, group: &Group, question: &Ask) -> Result<(
         if more == 0 {
             break;
         }
-        if ask(client, member, question, ANSWER_WITHIN).await?.is_ok() {
+        if ask(client, member, question, KEEP_WITHIN).await?.is_ok() {
             more -= 1;
         }
     }

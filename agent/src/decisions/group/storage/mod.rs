@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `identity` | the random identity of this disk, and the key's seed: written once |
 //! | `records` | what the replica must not forget: synced before anything is said that depends on it |
-//! | `records-N`, `initial-N` | the same in the epoch N, and the state with which that starts; earlier ones are removed |
+//! | `records-N`, `initial-N` | the same in the epoch N, and the state with which that starts; older ones are removed |
 //! | `request-ids` | up to which number requests of this member may have been numbered |
 //! | `decisions-…` | the decisions; see [`decision_log`] |
 //! | `group.json` | the description of the group; from then on the member may have voted |
