@@ -11,8 +11,8 @@ use robeing_votes::{Base64, Choice, FileOutcome, MAX_OPTIONS, MAX_REASON_BYTES};
 
 use super::*;
 use crate::{
-    Call, Group, GroupError, GroupFile, Ledger, MAX_BALLOT_TTL_MS, MAX_CLOSED_BALLOTS,
-    MAX_FORGOTTEN_BALLOTS, MAX_OPEN_BALLOTS, MAX_OPTION_BYTES, MAX_QUESTION_BYTES, NextEpoch, Signed, is_approved,
+    Call, Group, GroupError, GroupFile, Ledger, MAX_BALLOT_TTL_MS, MAX_CLOSED_BALLOTS, MAX_FORGOTTEN_BALLOTS,
+    MAX_OPEN_BALLOTS, MAX_OPTION_BYTES, MAX_QUESTION_BYTES, NextEpoch, Signed, is_approved,
     tests::{NOW, authority, certified, enrolled, enrolled_next, signer},
 };
 
