@@ -98,6 +98,11 @@ impl Pending {
         self.order.values().take(count).filter_map(|key| self.requests.get(key)).map(|entry| &entry.request)
     }
 
+    /// Returns the requests of a client, of which there are at most [`MAX_PENDING_PER_CLIENT`].
+    pub fn of(&self, client: &PublicKey) -> impl Iterator<Item = &Request> {
+        self.requests.range((*client, 0)..=(*client, u64::MAX)).map(|(_, entry)| &entry.request)
+    }
+
     /// Returns whether this request waits.
     pub fn contains(&self, key: &RequestKey) -> bool {
         self.requests.contains_key(key)

@@ -9,8 +9,12 @@ use robeing_bft::{
 
 use crate::{GroupError, MAX_AGE_MS, MAX_GROUP_MEMBERS, MIN_GROUP_MEMBERS, Own, Signed, is_group_name};
 
-/// The type of an enrolment, which is signed with it.
+/// The type of an enrolment for a new group, which is signed with it.
 pub const ENROLMENT_TYPE: &str = "application/vnd.robeing.group-member.v1";
+/// The type of an enrolment for a later epoch of a group, which is signed with it. It is another one, so that whoever
+/// passes such enrolments on can't form a new group of the same name with them: a member that had started in that could
+/// not start in the later epoch of the right one.
+pub const NEXT_ENROLMENT_TYPE: &str = "application/vnd.robeing.group-next-member.v1";
 /// What errors call it.
 const WHAT: &str = "enrolment of a member";
 
@@ -73,13 +77,25 @@ impl Enrolment {
         Ok(names)
     }
 
-    /// Signs the enrolment.
+    /// Signs the enrolment for a new group.
     ///
     /// # Errors
     /// [`GroupError`] if it is not allowed, or can't be signed.
     pub fn sign(&self, own: &Own<'_>) -> Result<Signed, GroupError> {
+        self.sign_as(ENROLMENT_TYPE, own)
+    }
+
+    /// Signs the enrolment for a later epoch of a group.
+    ///
+    /// # Errors
+    /// [`GroupError`] if it is not allowed, or can't be signed.
+    pub fn sign_next(&self, own: &Own<'_>) -> Result<Signed, GroupError> {
+        self.sign_as(NEXT_ENROLMENT_TYPE, own)
+    }
+
+    fn sign_as(&self, kind: &str, own: &Own<'_>) -> Result<Signed, GroupError> {
         self.check()?;
-        Signed::make(WHAT, ENROLMENT_TYPE, self.encoded(), own)
+        Signed::make(WHAT, kind, self.encoded(), own)
     }
 
     fn check(&self) -> Result<(), GroupError> {
@@ -93,15 +109,36 @@ impl Enrolment {
         if is_member { Ok(()) } else { Err(GroupError::Other { what: WHAT, part: "group: it is of no member" }) }
     }
 
-    /// Reads a signed enrolment, and verifies that the member itself signed it, with a certificate that was valid then.
-    /// Whether the authority can be trusted, the caller decides.
+    /// Reads a signed enrolment. This verifies no signature.
+    ///
+    /// # Errors
+    /// [`GroupError`] if it is malformed, or not allowed.
+    pub fn read(signed: &Signed) -> Result<Self, GroupError> {
+        let enrolment = Self::decoded(&signed.statement.0).map_err(GroupError::undecodable(WHAT))?;
+        enrolment.check()?;
+        Ok(enrolment)
+    }
+
+    /// Reads a signed enrolment for a new group, and verifies that the member itself signed it, with a certificate that
+    /// was valid then. Whether the authority can be trusted, the caller decides.
     ///
     /// # Errors
     /// [`GroupError`] with what is wrong.
     pub fn verify(signed: &Signed) -> Result<Self, GroupError> {
-        let enrolment = Self::decoded(&signed.statement.0).map_err(GroupError::undecodable(WHAT))?;
-        enrolment.check()?;
-        let id = signed.verify(WHAT, ENROLMENT_TYPE, enrolment.at_ms)?;
+        Self::verify_as(ENROLMENT_TYPE, signed)
+    }
+
+    /// Verifies an enrolment for a later epoch of a group like [`verify`](Self::verify).
+    ///
+    /// # Errors
+    /// [`GroupError`] with what is wrong.
+    pub fn verify_next(signed: &Signed) -> Result<Self, GroupError> {
+        Self::verify_as(NEXT_ENROLMENT_TYPE, signed)
+    }
+
+    fn verify_as(kind: &str, signed: &Signed) -> Result<Self, GroupError> {
+        let enrolment = Self::read(signed)?;
+        let id = signed.verify(WHAT, kind, enrolment.at_ms)?;
         let Self { fleet, name, .. } = &enrolment;
         if !id.role().is_agent() || id.name() != name || id.realm().to_string() != *fleet {
             let (found, expected, fleet) = (id.to_string(), name.clone(), fleet.clone());

@@ -6,6 +6,7 @@
 
 use robeing_bft::{
     certificate::Endorsement,
+    crypto::{Context, Ed25519},
     epoch::{EpochChange, Membership},
     error::DecodeError,
     wire::Wire,
@@ -29,14 +30,16 @@ pub struct NextEpoch {
 }
 
 impl NextEpoch {
-    /// Verifies the enrolments of the members of a group's next epoch, in the order of their names. Whether their
-    /// authorities can be trusted, and whether they are new, the caller decides.
+    /// Verifies the enrolments of the members of a group's next epoch, in the order of their names, and that the group
+    /// can be described with them. Whether their authorities can be trusted, and whether they are new, the caller
+    /// decides.
     ///
     /// # Errors
     /// [`GroupError`] with what is wrong.
     pub fn verify(group: &Group, signed: Vec<Signed>) -> Result<Self, GroupError> {
         let (enrolments, membership) = membership_of(&signed, group.epoch().number.saturating_add(1))?;
         membership.check_follows(group.epoch())?;
+        group.file().check_room(&membership, &signed)?;
         Ok(Self { enrolments, signed, membership })
     }
 
@@ -73,6 +76,15 @@ impl NextEpoch {
     /// Returns the question of the ballot by which the present members decide.
     pub fn question(&self) -> String {
         question(&self.membership)
+    }
+
+    /// Returns whether an encoded approval is that of a member of the group.
+    pub fn is_approval(&self, group: &Group, member: &str, approval: &Base64) -> bool {
+        let Ok(Endorsement { replica, signature }) = Endorsement::decoded(&approval.0) else { return false };
+        let Some(key) = group.key_of(member) else { return false };
+        let scope = group.epoch().scope();
+        let next = self.membership.domain();
+        scope.key(replica) == Some(key) && Context::Approval.verify(scope.domain(), &next, key, &signature, &Ed25519)
     }
 
     /// Returns the change with its encoded approvals: of a quorum of the present members, one each.

@@ -18,6 +18,10 @@ use crate::{Enrolment, GroupError, Ledger, MAX_EPOCHS, MAX_GROUP_FILE_BYTES, MAX
 pub const GROUP_FILE_VERSION: &str = "robeing.io/group-file/v1";
 /// What errors call it.
 const WHAT: &str = "description of the group";
+/// Size of a member's signature in a proof, bytes: its index, and 64 bytes.
+const ENDORSEMENT_BYTES: usize = 66;
+/// Size of a proof without signatures, and of what is around a change of members, bytes, at most.
+const PROOF_BYTES: usize = 256;
 
 /// An epoch that has ended, and what proves that the next one follows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,12 +58,13 @@ pub struct Group {
     initial: State,
 }
 
-/// Verifies enrolments as those of the members of an epoch.
+/// Verifies enrolments as those of the members of an epoch: of a new group, or of a later epoch.
 pub(crate) fn membership_of(members: &[Signed], number: u64) -> Result<(Vec<Enrolment>, Membership), GroupError> {
     if members.len() > MAX_GROUP_MEMBERS {
         return Err(GroupError::Members(members.len()));
     }
-    let enrolments = members.iter().map(Enrolment::verify).collect::<Result<Vec<_>, _>>()?;
+    let verify = |one: &Signed| if number == 0 { Enrolment::verify(one) } else { Enrolment::verify_next(one) };
+    let enrolments = members.iter().map(verify).collect::<Result<Vec<_>, _>>()?;
     let Some(first) = enrolments.first() else { return Err(GroupError::Members(0)) };
     for (part, same) in [
         ("fleet", enrolments.iter().all(|one| one.fleet == first.fleet)),
@@ -114,6 +119,24 @@ impl GroupFile {
         let Self { api_version, members: before, mut earlier } = self;
         earlier.push(EarlierEpoch { members: before, decision, stable });
         Self { api_version, members, earlier }
+    }
+
+    /// Checks that there can be a description of the group in its next epoch, whose members have enrolled: without one,
+    /// nobody could start in it, and the group would end with this epoch.
+    ///
+    /// # Errors
+    /// [`GroupError`] if there are too many epochs, or it would be too large.
+    pub(crate) fn check_room(&self, next: &Membership, enrolled: &[Signed]) -> Result<(), GroupError> {
+        if self.earlier.len().saturating_add(1) >= MAX_EPOCHS {
+            let problem = format!("it has {MAX_EPOCHS} epochs, the most there may be: form a new group");
+            return Err(GroupError::malformed(WHAT, problem));
+        }
+        // The largest that may end the epoch: the change with its approvals, and the proofs of it and of the state.
+        let proof = PROOF_BYTES.saturating_add(self.members.len().saturating_mul(ENDORSEMENT_BYTES));
+        let decision = next.encoded().len().saturating_add(proof.saturating_mul(2));
+        let [decision, stable] = [decision, proof].map(|bytes| Base64(vec![0; bytes].into()));
+        let whole = self.clone().followed_by(enrolled.to_vec(), decision, stable);
+        GroupError::if_larger("description of the group in its next epoch", whole.to_json().len(), MAX_GROUP_FILE_BYTES)
     }
 
     /// Reads a description. This verifies nothing.
@@ -230,7 +253,7 @@ impl Group {
         let earlier = self.file.earlier.iter().flat_map(|epoch| &epoch.members);
         let mut untrusted = earlier.chain(&self.file.members).filter(|one| !one.is_trusted_by(bundle));
         match untrusted.next() {
-            Some(one) => Err(GroupError::Untrusted(Enrolment::verify(one)?.name)),
+            Some(one) => Err(GroupError::Untrusted(Enrolment::read(one)?.name)),
             None => Ok(()),
         }
     }

@@ -138,7 +138,7 @@ impl Application for Ledger {
             seq.put(&mut out);
         }
         if !self.ballots.is_empty() {
-            self.ballots.put(&mut out);
+            self.ballots.put(&self.electorate, &mut out);
         }
         out.into()
     }

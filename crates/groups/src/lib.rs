@@ -41,7 +41,7 @@ mod tests;
 
 pub use self::{
     call::Call,
-    enrolment::{ENROLMENT_TYPE, Enrolment},
+    enrolment::{ENROLMENT_TYPE, Enrolment, NEXT_ENROLMENT_TYPE},
     epoch::{NextEpoch, is_approved},
     error::GroupError,
     group_file::{EarlierEpoch, GROUP_FILE_VERSION, Group, GroupFile},
@@ -71,6 +71,8 @@ pub const MAX_BALLOT_TTL_MS: u64 = 30 * 24 * 3_600 * 1_000;
 pub const MAX_OPEN_BALLOTS: usize = 4;
 /// Number of closed ballots that are kept of those that were opened through one member: the latest.
 pub const MAX_CLOSED_BALLOTS: usize = 8;
+/// Maximum number of forgotten ballots that were opened through one member, and whose deadlines are not over.
+pub const MAX_FORGOTTEN_BALLOTS: usize = 256;
 /// Maximum size of a signed statement, bytes.
 pub const MAX_STATEMENT_BYTES: usize = 32 * 1024;
 /// Maximum size of a signature, bytes: that of the largest kind of key.

@@ -6,10 +6,11 @@ use robeing_bft::{
     application::Application,
     certificate::Seq,
     crypto::{Ed25519Signer, PublicKey, Signer},
-    epoch::Incarnation,
+    epoch::{Incarnation, ReplicaId},
     wire::Wire,
 };
 use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle};
+use robeing_votes::Base64;
 
 use super::{exchange::Ask, ledger::ENTRY, log_file::entry_of, *};
 
@@ -68,6 +69,15 @@ pub(crate) fn enrolled(authority: &Authority) -> Vec<Signed> {
     names().into_iter().zip(1..).map(sign).collect()
 }
 
+/// Returns the enrolments of the same members for a later epoch.
+pub(crate) fn enrolled_next(authority: &Authority) -> Vec<Signed> {
+    let sign = |(name, number): (String, u8)| {
+        let member = certified(authority, PeerRole::Worker, &name);
+        enrolment(&name, number).sign_next(&member.own()).unwrap()
+    };
+    names().into_iter().zip(1..).map(sign).collect()
+}
+
 pub(crate) fn authority() -> Authority {
     Authority::create(&realm(), NOW).unwrap()
 }
@@ -112,7 +122,7 @@ fn nobody_puts_a_key_of_its_own_into_a_group() {
     assert!(matches!(verify(forged), Err(GroupError::OtherSigner { .. })));
     // With the signature of the right one.
     let mut forged = good.clone();
-    forged[1].statement = robeing_votes::Base64(enrolment("b", 9).encoded().into());
+    forged[1].statement = Base64(enrolment("b", 9).encoded().into());
     assert!(matches!(verify(forged), Err(GroupError::NotProved { .. })));
     // Of an enrolment in another group, or one of other members.
     let member = certified(&authority, PeerRole::Worker, "b");
@@ -151,6 +161,63 @@ fn a_group_has_four_to_sixteen_members_and_a_plain_name() {
     }
 }
 
+#[test]
+fn whoever_passes_enrolments_for_the_next_epoch_on_forms_no_new_group_with_them() {
+    let authority = authority();
+    let (founding, next) = (enrolled(&authority), enrolled_next(&authority));
+    assert!(matches!(GroupFile::of(next.clone()), Err(GroupError::NotProved { .. })));
+    let new = GroupFile { api_version: GROUP_FILE_VERSION.into(), members: next.clone(), earlier: Vec::new() };
+    assert!(matches!(new.verify(), Err(GroupError::NotProved { .. })));
+    let group = GroupFile::of(founding.clone()).unwrap().verify().unwrap();
+    assert!(NextEpoch::verify(&group, next).is_ok());
+    assert!(matches!(NextEpoch::verify(&group, founding), Err(GroupError::NotProved { .. })), "nor the reverse");
+}
+
+#[test]
+fn an_epoch_that_could_not_be_described_is_not_decided_on() {
+    let authority = authority();
+    let next = enrolled_next(&authority);
+    let mut file = GroupFile::of(enrolled(&authority)).unwrap();
+    let group = file.clone().verify().unwrap();
+    let membership = NextEpoch::verify(&group, next.clone()).unwrap().membership().clone();
+    let ended = EarlierEpoch { members: Vec::new(), decision: Base64(Bytes::new()), stable: Base64(Bytes::new()) };
+    file.earlier = vec![ended.clone(); MAX_EPOCHS - 2];
+    assert_eq!(file.check_room(&membership, &next), Ok(()));
+    file.earlier.push(ended.clone());
+    assert!(matches!(file.check_room(&membership, &next), Err(GroupError::Malformed { .. })), "it is the last epoch");
+    // As large as may be, and a little larger.
+    file.earlier = vec![ended];
+    let grown = |bytes: usize| {
+        let mut file = file.clone();
+        file.earlier[0].decision = Base64(vec![0; bytes].into());
+        file.check_room(&membership, &next)
+    };
+    let (mut fits, mut too_large) = (0, MAX_GROUP_FILE_BYTES);
+    while too_large - fits > 1 {
+        let middle = usize::midpoint(fits, too_large);
+        *(if grown(middle).is_ok() { &mut fits } else { &mut too_large }) = middle;
+    }
+    assert!(matches!(grown(too_large), Err(GroupError::TooLarge { bytes, .. }) if bytes <= MAX_GROUP_FILE_BYTES + 4));
+    assert!(grown(fits).is_ok() && fits > MAX_GROUP_FILE_BYTES / 2, "{fits}");
+}
+
+#[test]
+fn an_approval_is_of_the_member_that_gives_it() {
+    let authority = authority();
+    let group = GroupFile::of(enrolled(&authority)).unwrap().verify().unwrap();
+    let next = NextEpoch::verify(&group, enrolled_next(&authority)).unwrap();
+    let approval = |replica: u16, number: u8| {
+        let given = next.membership().approve(group.epoch().scope(), ReplicaId(replica), &signer(number));
+        Base64(given.encoded().into())
+    };
+    assert!(next.is_approval(&group, "b", &approval(1, 2)));
+    assert!(!next.is_approval(&group, "a", &approval(1, 2)), "another one has given it");
+    assert!(!next.is_approval(&group, "b", &approval(2, 2)), "it would stand for another one");
+    assert!(!next.is_approval(&group, "b", &approval(1, 3)), "another one has signed it");
+    assert!(!next.is_approval(&group, "e", &approval(1, 2)), "no member has given it");
+    assert!(!next.is_approval(&group, "b", &Base64(Bytes::from_static(b"x"))));
+}
+
 fn proposal(group: &Group, id: u8, text: &str) -> Proposal {
     let text = Bytes::copy_from_slice(text.as_bytes());
     Proposal { group: *group.epoch().domain(), id: [id; 16], at_ms: NOW, text }
@@ -165,7 +232,7 @@ fn a_proposal_is_of_its_author_and_for_one_group() {
     let (read, author) = Proposal::verify(&signed, &group).unwrap();
     assert_eq!((read.text, author), (Bytes::from_static(b"deploy"), "client:ada".to_owned()));
     let mut changed = signed.clone();
-    changed.statement = robeing_votes::Base64(proposal(&group, 1, "delete").encoded().into());
+    changed.statement = Base64(proposal(&group, 1, "delete").encoded().into());
     assert!(matches!(Proposal::verify(&changed, &group), Err(GroupError::NotProved { .. })));
     let elsewhere = Proposal { group: Default::default(), ..proposal(&group, 1, "deploy") };
     let elsewhere = elsewhere.sign(&ada.own()).unwrap();

@@ -12,7 +12,11 @@
 //! 3. **Silence is no vote.** A handler that refuses, or accepts without a reply, has not voted.
 //! 4. **A deadline is over by this member's own clock**, and not before: it says so in the log itself.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use robeing_bft::{
@@ -25,6 +29,7 @@ use robeing_groups::{
     Call, Group, Signed,
     ballot::{BallotRecord, Ballots, GroupBallot, MemberVote, Opening},
 };
+use robeing_platform::sync::Mutex;
 use robeing_votes::hex;
 use serde_json::json;
 use tokio::{
@@ -38,7 +43,7 @@ use super::{
     Groups, Member,
     clients::aside,
     host::{Command, NotDecided},
-    limits::{CLOCK_PAUSE, DECIDED_AT_ONCE, LEAST_OPEN, VOTE_PAUSE},
+    limits::{CLOCK_PAUSE, DECIDED_AT_ONCE, LEAST_OPEN, VOTE_PAUSE, WARN_PAUSE},
 };
 use crate::{
     decisions::Decision,
@@ -48,7 +53,7 @@ use crate::{
     },
 };
 
-/// A ballot that is open, as a member sees it.
+/// A ballot whose deadline matters, as a member sees it: it is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenBallot {
     id: Digest,
@@ -61,7 +66,8 @@ pub struct OpenBallot {
     has_expired: bool,
 }
 
-/// Returns the ballots that are open, for the member with this key.
+/// Returns the ballots that are open, for the member with this key, and one that is closed and forgotten, if room is so
+/// short that it matters when its deadline is over.
 pub fn open_for(ballots: &Ballots, me: &PublicKey) -> Vec<OpenBallot> {
     let open = |ballot: &GroupBallot| OpenBallot {
         id: ballot.record().ballot,
@@ -70,7 +76,12 @@ pub fn open_for(ballots: &Ballots, me: &PublicKey) -> Vec<OpenBallot> {
         has_voted: ballot.has_voted(me),
         has_expired: ballot.has_expired_for(me),
     };
-    ballots.all().filter(|ballot| !ballot.is_closed()).map(open).collect()
+    let forgotten = |(id, deadline_ms)| {
+        let (signed, has_voted, has_expired) = (Bytes::new(), true, false);
+        OpenBallot { id, signed, deadline_ms, has_voted, has_expired }
+    };
+    let all = ballots.all().filter(|ballot| !ballot.is_closed()).map(open);
+    all.chain(ballots.awaited(me).map(forgotten)).collect()
 }
 
 /// What a member knows of a ballot.
@@ -94,14 +105,15 @@ pub fn known(ballot: &GroupBallot, scope: &Scope, signer: &dyn Signer) -> KnownB
 pub(super) async fn take_part(groups: Groups, member: Arc<Member>, mut open: watch::Receiver<Vec<OpenBallot>>) {
     // There are no more than the group's state may have.
     let mut running: BTreeMap<Digest, AbortOnDropHandle<()>> = BTreeMap::new();
-    let room = Arc::new(Semaphore::new(DECIDED_AT_ONCE));
+    let (room, warnings) = (Arc::new(Semaphore::new(DECIDED_AT_ONCE)), Arc::new(Warnings::default()));
     loop {
         let ballots = open.borrow_and_update().clone();
         running.retain(|id, _| ballots.iter().any(|ballot| ballot.id == *id));
         for ballot in ballots {
             running.entry(ballot.id).or_insert_with(|| {
-                let (groups, member, room) = (groups.clone(), Arc::clone(&member), Arc::clone(&room));
-                let part = Part { groups, member, room, ballot };
+                let (groups, member) = (groups.clone(), Arc::clone(&member));
+                let (room, warnings) = (Arc::clone(&room), Arc::clone(&warnings));
+                let part = Part { groups, member, room, warnings, ballot };
                 AbortOnDropHandle::new(tokio::spawn(part.run()))
             });
         }
@@ -112,11 +124,29 @@ pub(super) async fn take_part(groups: Groups, member: Arc<Member>, mut open: wat
     }
 }
 
+/// When it was warned last of a ballot that nobody has provably opened. A member that lies can have thousands of them
+/// opened in a second, and must not fill the log with them.
+#[derive(Default)]
+struct Warnings(Mutex<Option<Instant>>);
+
+impl Warnings {
+    /// Returns whether to warn now.
+    fn may_warn(&self) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|at| at.elapsed() >= WARN_PAUSE);
+        if is_due {
+            *last = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
 /// This agent's part in one ballot.
 struct Part {
     groups: Groups,
     member: Arc<Member>,
     room: Arc<Semaphore>,
+    warnings: Arc<Warnings>,
     ballot: OpenBallot,
 }
 
@@ -160,11 +190,18 @@ impl Part {
         let (opening, author) = match self.opening().await {
             Ok(opened) => opened,
             Err(error) => {
-                warn!(ballot = shown, error, "no vote in a ballot of a group: nobody whom this agent trusts opened it");
+                if self.warnings.may_warn() {
+                    let why = "nobody whom this agent trusts opened it; there may be more in the next minute";
+                    warn!(ballot = shown, error, "no vote in a ballot of a group: {why}");
+                }
                 return None;
             }
         };
         let left = self.left().await;
+        if left.is_zero() {
+            // A handler that replies at once would vote after the deadline.
+            return None;
+        }
         let notice = notice(&self.member.group, shown, (&opening, author.as_str()));
         let reply = match timeout(left, self.ask(&**handler, left, notice)).await {
             Ok(Ok(reply)) => reply,
@@ -261,4 +298,20 @@ fn notice(group: &Group, id: &str, (opening, author): (&Opening, &str)) -> Bytes
         "openedBy": author,
     });
     notice.to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_ballots_of_nobody_one_in_a_minute_is_warned_of() {
+        let warnings = Warnings::default();
+        assert!(warnings.may_warn());
+        assert!((0..1_000).all(|_| !warnings.may_warn()));
+        advance(WARN_PAUSE).await;
+        assert!(warnings.may_warn() && !warnings.may_warn());
+    }
 }

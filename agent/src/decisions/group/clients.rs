@@ -22,7 +22,7 @@ use tracing::info;
 use super::{
     Groups, Member,
     host::Command,
-    limits::MAX_GROUPS,
+    limits::{MAX_GROUPS, NEXT_KEPT_MS},
     papers::Papers,
     storage::{Folder, Identity},
 };
@@ -117,10 +117,12 @@ impl Groups {
         let identity = folder.identity(new).await.map_err(text)?;
         let key = public_key(&identity).ok_or("the key of this group can't be used; remove its folder")?;
         let at_ms = papers.now();
-        folder.enrolled_at(at_ms).await.map_err(text)?;
+        let kept = if is_next { NEXT_KEPT_MS } else { 0 };
+        folder.enrolled_at(at_ms.saturating_add(kept)).await.map_err(text)?;
         let incarnation = identity.incarnation;
         let enrolment = Enrolment { fleet, group: group.to_owned(), members, name, incarnation, key, at_ms };
-        Ok(Enrolled { enrolment: enrolment.sign(&own).map_err(text)? })
+        let signed = if is_next { enrolment.sign_next(&own) } else { enrolment.sign(&own) };
+        Ok(Enrolled { enrolment: signed.map_err(text)? })
     }
 
     /// Makes room for a key, if there is none: removes the oldest key that no group can be formed with any more.
@@ -142,7 +144,7 @@ impl Groups {
         let Some((_, group, folder)) = oldest else {
             return Err(format!(
                 "this agent has keys for {} groups, the most there may be: leave one, as docs/decisions.md says, or \
-                 wait until one that was not formed is 20 minutes old",
+                 wait until one that was not formed is 20 minutes old, or a day if it is for a next epoch",
                 names.len()
             ));
         };

@@ -10,6 +10,8 @@
 //! 1. **Nobody but the members decides who follows them.** A member approves only what a quorum of them has approved by
 //!    a ballot in its own state.
 //! 2. **One epoch at a time.** The replica of the epoch before has ended, and its disk is free, before the next starts.
+//! 3. **Nobody stops a member half-way.** Once it has begun to start in another epoch, it goes on also if whoever asked
+//!    waits no more; and who gives a state slowly, or a wrong one, only delays it ([`STATE_WITHIN`]).
 
 use std::sync::Arc;
 
@@ -20,13 +22,14 @@ use robeing_groups::{
     exchange::{self, Approved, Ask, Decided, HandedOver, MAX_PAGE_BYTES, StatePart},
 };
 use robeing_votes::Base64;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 use tracing::{info, warn};
 
 use super::{
     Groups, Member,
     clients::{aside, text},
     host::Command,
+    limits::STATE_WITHIN,
     post::Post,
 };
 
@@ -88,8 +91,26 @@ impl Groups {
         Ok(StatePart { bytes: Base64(part), size: bytes.len() as u64 })
     }
 
-    /// Starts as a member of a later epoch of a group.
+    /// Starts as a member of a later epoch of a group, also if nobody waits for that any more.
     pub(super) async fn adopt(&self, group: Group) -> Result<Arc<Member>, String> {
+        let known = self.member(group.name()).filter(|member| member.group.fingerprint() == group.fingerprint());
+        if let Some(member) = known {
+            return Ok(member);
+        }
+        let busy = "this agent is about to start in the next epoch of a group; ask again later";
+        let room = Arc::clone(&self.0.adopting).try_acquire_owned().map_err(|_| busy)?;
+        let groups = self.clone();
+        let adopting = self.0.tasks.spawn(async move {
+            let _room = room;
+            tokio::select! {
+                () = groups.0.stop.cancelled() => Err("this agent is shutting down".to_owned()),
+                adopted = groups.adopt_alone(group) => adopted,
+            }
+        });
+        adopting.await.unwrap_or_else(|error| Err(text(error)))
+    }
+
+    async fn adopt_alone(&self, group: Group) -> Result<Arc<Member>, String> {
         let folder = self.folder_of(group.name())?;
         let papers = self.papers().await?;
         let _turn = self.0.forming.lock().await;
@@ -147,7 +168,8 @@ impl Groups {
         let before = group.before().map(|epoch| &epoch.members[..]).unwrap_or_default();
         let members = before.iter().chain(&group.epoch().members).map(|member| member.name.as_str());
         for other in members.filter(|name| **name != *self.0.me) {
-            match fetch(&**post, other, group, start).await {
+            let fetched = timeout(STATE_WITHIN, fetch(&**post, other, group, start)).await;
+            match fetched.unwrap_or_else(|_| Err("it takes too long".to_owned())) {
                 Ok(state) => return Ok(state),
                 Err(error) => warn!(group = group.name(), other, error, "a state can't be got from a member"),
             }
@@ -164,7 +186,7 @@ async fn handover_of(member: &Member) -> Option<Arc<Handover>> {
 }
 
 /// Gets the state with which the epoch of a group starts from another agent.
-async fn fetch(post: &dyn Post, other: &str, group: &Group, start: Checkpoint) -> Result<State, String> {
+pub(super) async fn fetch(post: &dyn Post, other: &str, group: &Group, start: Checkpoint) -> Result<State, String> {
     let mut bytes = Vec::new();
     loop {
         let (name, epoch, from) = (group.name().to_owned(), group.epoch().number, bytes.len() as u64);
@@ -174,8 +196,8 @@ async fn fetch(post: &dyn Post, other: &str, group: &Group, start: Checkpoint) -
         if bytes.len() as u64 >= size {
             break;
         }
-        // The length of the state is before it.
-        if part.is_empty() || bytes.len() > MAX_STATE_BYTES + 4 {
+        // The length of the state is before it. All parts but the last one are whole, so there are few.
+        if part.len() < MAX_PAGE_BYTES || bytes.len() > MAX_STATE_BYTES + 4 {
             return Err("it is too large, or is cut".into());
         }
     }

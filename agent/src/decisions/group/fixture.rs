@@ -50,7 +50,21 @@ impl Fleet {
     }
 
     pub fn enrolment(&self, name: &str, identity: &Identity) -> Signed {
-        let enrolment = Enrolment {
+        let own = self.certify(PeerRole::Worker, name);
+        Self::statement(name, identity).sign(&own.own()).expect("an enrolment")
+    }
+
+    /// Returns the enrolments of the agents `a` to `d` for a later epoch.
+    pub fn next_enrolments(&self) -> Vec<Signed> {
+        let sign = |(name, number): (String, u8)| {
+            let own = self.certify(PeerRole::Worker, &name);
+            Self::statement(&name, &identity(number)).sign_next(&own.own()).expect("an enrolment")
+        };
+        names().into_iter().zip(1..).map(sign).collect()
+    }
+
+    fn statement(name: &str, identity: &Identity) -> Enrolment {
+        Enrolment {
             fleet: realm().to_string(),
             group: GROUP.into(),
             members: names(),
@@ -58,8 +72,7 @@ impl Fleet {
             incarnation: identity.incarnation,
             key: signer(identity).public_key(),
             at_ms: NOW,
-        };
-        enrolment.sign(&self.certify(PeerRole::Worker, name).own()).expect("an enrolment")
+        }
     }
 }
 

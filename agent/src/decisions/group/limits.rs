@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// Maximum number of groups that an agent is a member of, or has a key for.
 pub const MAX_GROUPS: usize = 16;
+/// How long the key of an agent is kept that has enrolled for the next epoch of a group, and is no member yet, ms: a
+/// day. The epoch may begin long after the enrolment, and a new member whose key is gone by then is lost to the group.
+pub const NEXT_KEPT_MS: u64 = 24 * 3_600 * 1_000;
 /// Maximum number of messages that are verified or wait for one replica: each other member has an equal share. What
 /// does not fit is dropped, and sent again.
 pub const MAX_INBOX: usize = 1_024;
@@ -24,6 +27,8 @@ pub const VERIFIED_ASIDE: usize = 2 * 1024;
 pub const SEND_WITHIN: Duration = Duration::from_secs(5);
 /// How long another member may take to answer a question for decisions.
 pub const ASK_WITHIN: Duration = Duration::from_secs(10);
+/// How long one other agent may take to give a whole state: then another one is asked.
+pub const STATE_WITHIN: Duration = Duration::from_secs(120);
 /// Pause between questions for missing decisions.
 pub const FETCH_PAUSE: Duration = Duration::from_secs(1);
 /// Pause before a member starts again whose disk has failed.

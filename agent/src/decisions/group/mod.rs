@@ -131,6 +131,8 @@ struct Inner {
     unusable: Mutex<BTreeMap<String, String>>,
     /// Groups are enrolled for and formed one after another.
     forming: tokio::sync::Mutex<()>,
+    /// The room for the one group whose next epoch this agent starts in.
+    adopting: Arc<Semaphore>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -159,6 +161,7 @@ impl Groups {
             members: Mutex::new(BTreeMap::new()),
             unusable: Mutex::new(BTreeMap::new()),
             forming: tokio::sync::Mutex::new(()),
+            adopting: Arc::new(Semaphore::new(1)),
             stop,
             tasks: TaskTracker::new(),
         }))

@@ -31,6 +31,8 @@ use crate::{
 
 /// Pause between two questions whether a ballot is closed.
 const POLL_PAUSE: Duration = Duration::from_millis(500);
+/// How long one more member may take to keep a ballot.
+const KEEP_WITHIN: Duration = Duration::from_secs(5);
 /// How long after its deadline the end of a ballot is waited for.
 const AFTER_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest time that a command waits: an instant that is much later can't be computed.
@@ -89,7 +91,7 @@ pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Res
     let opening = client.signed_ballot(opening)?;
     let id = ballot_id(&opening).0;
     let question = Ask::OpenBallot { group: group.name().to_owned(), opening };
-    let (member, answer) = any_answer(&client, &group, None, &question, DECIDE_WITHIN).await?;
+    let (member, answer) = opened(&client, &group, &question).await?;
     let opened: Opened = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
     if opened.ballot != hex(&id) {
         note(&format!("{member} says that it has opened another ballot; see `robeing pbft log`"));
@@ -102,6 +104,22 @@ pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Res
     note(&format!("waiting for ballot {}; it goes on without this command", hex(&id)));
     let until = Instant::now() + args.deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
     shown(&client, &group, &id, (until, None)).await
+}
+
+/// Has a ballot opened through f + 1 members, one of which does not lie: it keeps the ballot, whoever else has it
+/// forgotten. Returns the answer of the first one. That the others are away does no harm if that one does not lie.
+async fn opened(client: &FleetClient, group: &Group, question: &Ask) -> Result<(String, Vec<u8>), CliError> {
+    let (first, answer) = any_answer(client, group, None, question, DECIDE_WITHIN).await?;
+    let mut more = group.epoch().quorums().faulty();
+    for member in group.names().filter(|name| *name != first) {
+        if more == 0 {
+            break;
+        }
+        if ask(client, member, question, KEEP_WITHIN).await?.is_ok() {
+            more -= 1;
+        }
+    }
+    Ok((first, answer))
 }
 
 /// Shows a ballot.
@@ -165,7 +183,7 @@ pub(super) async fn decide(
     let opening = client.signed_ballot(opening)?;
     let id = ballot_id(&opening).0;
     let ask = Ask::OpenBallot { group: group.name().to_owned(), opening };
-    any_answer(client, group, None, &ask, DECIDE_WITHIN).await?;
+    opened(client, group, &ask).await?;
     note(&format!("waiting for the votes of the members in ballot {}", hex(&id)));
     let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
     loop {

@@ -9,7 +9,7 @@ use std::{
 
 use robeing_client::FleetClient;
 use robeing_groups::{
-    Enrolment, Group, GroupError, MAX_GROUP_FILE_BYTES, NextEpoch, Signed,
+    Enrolment, Group, GroupError, MAX_AGE_MS, MAX_GROUP_FILE_BYTES, NextEpoch, Signed,
     exchange::{self, Approved, Ask, Enrolled, HandedOver},
 };
 use robeing_votes::FileOutcome;
@@ -27,6 +27,8 @@ use crate::{
 
 /// How long the members may take to prove the state with which the next epoch starts.
 const PROVE_WITHIN: Duration = Duration::from_secs(30);
+/// How long enrolments are new enough for sure.
+const NEW_FOR: Duration = Duration::from_millis(MAX_AGE_MS / 2);
 /// Pause between two questions for it.
 const POLL_PAUSE: Duration = Duration::from_millis(500);
 
@@ -44,14 +46,20 @@ pub(super) async fn change(args: EpochArgs, fleet: &Connection) -> Result<Exit, 
     }
     let next = enrolled(&client, &group, &args).await?;
     next.check_trust(&trusted).map_err(PbftError::Group)?;
+    // Or of somebody else, who did not keep the enrolments: new ones are of the same disks and keys.
+    if let Some(later) = ended(&client, &group, next.signed(), Duration::ZERO).await? {
+        return finish(&client, &later, &path).await;
+    }
     // Before the epoch ends: without the enrolments, nobody could describe the next one.
     let json = serde_json::to_string_pretty(next.signed()).unwrap_or_default();
     files::write(&pending_of(&path), &json)?;
+    let since = Instant::now();
     let report = ballots::decide(&client, &group, next.question(), args.deadline).await?;
     if report.record.outcome != FileOutcome::Approved {
         let votes = format!("{} of {} have voted", report.record.votes.len(), group.names().count());
         return Err(PbftError::NotApproved(votes).into());
     }
+    let next = renewed(&client, &group, &args, (next, since)).await?;
     let approvals = approvals(&client, &group, &next).await?;
     let question = Ask::Change { group: group.name().to_owned(), next: next.signed().to_vec(), approvals };
     if let Err(error) = any_answer(&client, &group, None, &question, DECIDE_WITHIN).await {
@@ -84,6 +92,25 @@ async fn enrolled(client: &FleetClient, group: &Group, args: &EpochArgs) -> Resu
     Ok(NextEpoch::verify(group, signed).map_err(PbftError::Group)?)
 }
 
+/// Has the next members enrol again if the present ones have taken long to vote, as these approve only what is new. The
+/// disks and keys are the same, so the ballot is about them, too.
+async fn renewed(
+    client: &FleetClient,
+    group: &Group,
+    args: &EpochArgs,
+    (next, since): (NextEpoch, Instant),
+) -> Result<NextEpoch, CliError> {
+    if since.elapsed() < NEW_FOR {
+        return Ok(next);
+    }
+    let again = enrolled(client, group, args).await?;
+    if again.membership() == next.membership() {
+        return Ok(again);
+    }
+    let problem = "an agent has another disk or key than when they voted; call it again";
+    Err(PbftError::NotApproved(problem.into()).into())
+}
+
 /// Gets the approvals of a quorum of the members.
 async fn approvals(
     client: &FleetClient,
@@ -97,10 +124,11 @@ async fn approvals(
         let (mut approvals, mut problem) = (Vec::new(), String::new());
         for member in group.names() {
             match ask(client, member, &question, ANSWER_WITHIN).await? {
-                Ok(answer) => {
-                    let answer: Approved = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
-                    approvals.push(answer.approval);
-                }
+                Ok(answer) => match exchange::read::<Approved>("answer of a member", &answer) {
+                    // One that is none would have the group refuse all of them.
+                    Ok(Approved { approval }) if next.is_approval(group, member, &approval) => approvals.push(approval),
+                    _ => problem = format!("{member} has not approved them, and says that it has"),
+                },
                 Err(error) => problem = error.to_string(),
             }
             if approvals.len() == need {

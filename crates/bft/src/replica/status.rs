@@ -32,20 +32,23 @@ impl<A: Application> Replica<A> {
         cx.broadcast(Message::Status(signed));
     }
 
-    /// Sends waiting requests to the primary again, and those of this member to all: it is their client, and a client whose
-    /// request is not executed in time sends it to all, so that they suspect the primary as well (1999, section 4.1).
+    /// Sends waiting requests to the primary again, and those of this member to all: it is their client, and a client
+    /// whose request is not executed in time sends it to all, so that they suspect the primary as well (1999, section
+    /// 4.1). All of its own: other clients could send this member alone so many that its own are not among the first.
     pub(super) fn forward(&self, cx: &mut Cx<'_>) {
         if self.has_ended() || self.active && self.is_primary() {
             return;
         }
-        let own = cx.signer.public_key();
-        let requests: Vec<Request> = self.pending.first(FORWARDED_AT_ONCE).cloned().collect();
-        for request in requests {
-            if request.client == own {
-                cx.broadcast(Message::Request(request));
-            } else if self.active {
-                cx.send(self.epoch.primary(self.view), Message::Request(request));
-            }
+        let me = cx.signer.public_key();
+        let own: Vec<Request> = self.pending.of(&me).cloned().collect();
+        own.into_iter().for_each(|request| cx.broadcast(Message::Request(request)));
+        if !self.active {
+            return;
+        }
+        let first = self.pending.first(FORWARDED_AT_ONCE).filter(|request| request.client != me);
+        let others: Vec<Request> = first.cloned().collect();
+        for request in others {
+            cx.send(self.epoch.primary(self.view), Message::Request(request));
         }
     }
 

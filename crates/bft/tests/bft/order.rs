@@ -4,6 +4,7 @@ use robeing_bft::{
     certificate::{Proposal, Seq, View},
     crypto::Context,
     epoch::ReplicaId,
+    limits::{FORWARDED_AT_ONCE, MAX_PENDING_PER_CLIENT},
     message::{Batch, Message, Operation, PrePrepare, Request, Vote},
     replica::{Replica, Timer},
 };
@@ -119,4 +120,25 @@ fn a_request_of_a_member_reaches_all_if_the_primary_is_silent() {
     }
     lan.run();
     assert_eq!(lan.executed(), [0, 1, 1, 1]);
+}
+
+#[test]
+fn requests_of_others_do_not_keep_those_of_a_member_from_reaching_all() {
+    let group = Group::new(4);
+    let mut lan = group.lan();
+    lan.cut[0] = true;
+    // As many as are forwarded at once, which nobody else knows.
+    for client in &group.clients[..FORWARDED_AT_ONCE / MAX_PENDING_PER_CLIENT] {
+        for id in 1..=MAX_PENDING_PER_CLIENT as u64 {
+            let request = lan.request(id, "theirs", client);
+            lan.give(1, request).unwrap();
+        }
+    }
+    let request = lan.request(1, "mine", &group.members[1]);
+    lan.give(1, request).unwrap();
+    lan.run();
+    lan.ticks(1);
+    for member in 1..4 {
+        assert!(lan.timers[member][Timer::View as usize].is_some(), "{member} suspects the primary soon");
+    }
 }

@@ -7,7 +7,7 @@
 //!   can no longer be reached.
 //! - **The deadline.** The log has no clock. Each member says in the log that, by its own clock, the deadline is over,
 //!   and the ballot has expired when f + 1 of them have said so: one of them does not lie.
-//! - **Closed once.** What comes later changes nothing.
+//! - **Opened once, closed once.** What comes later changes nothing, also when the ballot is forgotten.
 //! - **A ballot ends with its epoch.** The next one knows none of those before.
 //!
 //! Members sign what a closed ballot has come to ([`BallotRecord`]). With the signatures of a quorum, it is proved to

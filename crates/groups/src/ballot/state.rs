@@ -1,4 +1,14 @@
 //! The ballots of a group, as a part of its replicated state.
+//!
+//! **A ballot is opened once.** Whoever has its opening could otherwise have it opened again when it is closed and
+//! forgotten, and it could come to something else, also signed by a quorum. So the ids of forgotten ballots are kept
+//! until their deadlines are over, and no ballot is opened whose deadline is. The log's time, by which that is judged,
+//! is what f + 1 members have reached by what they said of deadlines: one of them does not lie.
+//!
+//! **A ballot is kept by each member through which it was opened**, and forgotten when all have forgotten it. So a
+//! member that lies, and is the first to have somebody's ballot opened, can't have it forgotten.
+
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use bytes::Bytes;
 use robeing_bft::{
@@ -16,7 +26,7 @@ use super::{
     record::{BallotRecord, CountedVote},
     vote::MemberVote,
 };
-use crate::{MAX_CLOSED_BALLOTS, MAX_OPEN_BALLOTS, Signed};
+use crate::{MAX_CLOSED_BALLOTS, MAX_FORGOTTEN_BALLOTS, MAX_GROUP_MEMBERS, MAX_OPEN_BALLOTS, Signed};
 
 /// Why a ballot is not opened, or a vote is not counted. It is a part of the replicated result, so each has a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,11 +49,28 @@ pub enum Refusal {
     /// The ballot has no such option.
     #[error("the ballot has no such option")]
     NoOption,
+    /// Its deadline is over by the clocks of f + 1 members.
+    #[error("the deadline of the ballot is over")]
+    Over,
+    /// Too many ballots that were opened through the member were closed before their deadlines.
+    #[error(
+        "{MAX_FORGOTTEN_BALLOTS} ballots that were opened through this member were closed before their deadlines, \
+         which are not over yet; ask another member"
+    )]
+    Many,
 }
 
 impl Refusal {
-    const ALL: [Self; 6] =
-        [Self::OtherGroup, Self::Full, Self::Unknown, Self::Closed, Self::VotedBefore, Self::NoOption];
+    const ALL: [Self; 8] = [
+        Self::OtherGroup,
+        Self::Full,
+        Self::Unknown,
+        Self::Closed,
+        Self::VotedBefore,
+        Self::NoOption,
+        Self::Over,
+        Self::Many,
+    ];
 
     /// Returns the result of a call that is refused.
     pub(crate) fn to_bytes(self) -> Bytes {
@@ -56,6 +83,10 @@ impl Refusal {
         let [number] = bytes else { return None };
         Self::ALL.get(usize::from(*number).checked_sub(1)?).copied()
     }
+}
+
+fn put_count(count: usize, out: &mut Vec<u8>) {
+    u32::try_from(count).unwrap_or(u32::MAX).put(out);
 }
 
 /// Who votes: the members of the epoch.
@@ -94,8 +125,8 @@ pub struct GroupBallot {
     /// The opening with its signature, encoded. Nobody has verified that.
     signed: Bytes,
     opening: Opening,
-    /// The member through which it was opened.
-    through: PublicKey,
+    /// The members through which it was opened, and which keep it.
+    through: Vec<PublicKey>,
     record: BallotRecord,
 }
 
@@ -161,40 +192,142 @@ impl GroupBallot {
     }
 }
 
+/// A ballot that was closed and forgotten before its deadline, so that it is not opened again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Forgotten {
+    ballot: Digest,
+    deadline_ms: u64,
+    /// The member that has kept it for longest.
+    through: PublicKey,
+}
+
+impl Wire for Forgotten {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.ballot.put(out);
+        self.deadline_ms.put(out);
+        self.through.put(out);
+    }
+
+    fn take(input: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { ballot: Wire::take(input)?, deadline_ms: Wire::take(input)?, through: Wire::take(input)? })
+    }
+}
+
 /// The ballots of a group, in the order of their openings. Each member has an equal share of the room, so that one that
 /// lies can't fill it, and can't have the closed ballots of others forgotten.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ballots(Vec<GroupBallot>);
+pub struct Ballots {
+    all: Vec<GroupBallot>,
+    forgotten: Vec<Forgotten>,
+    /// The latest deadline of which each member has said that it is over, Unix milliseconds.
+    clocks: BTreeMap<PublicKey, u64>,
+}
 
 impl Ballots {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty() && self.forgotten.is_empty() && self.clocks.is_empty()
     }
 
-    pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        self.0.put(out);
+    pub(crate) fn put(&self, electorate: &Electorate, out: &mut Vec<u8>) {
+        electorate.domain.put(out);
+        self.all.put(out);
+        put_count(self.forgotten.len(), out);
+        self.forgotten.iter().for_each(|one| one.put(out));
+        put_count(self.clocks.len(), out);
+        for (member, time) in &self.clocks {
+            member.put(out);
+            time.put(out);
+        }
     }
 
-    /// Reads ballots, and leaves out those of other epochs, which ended with them.
+    /// Reads ballots. Those of another epoch have ended with it, and are left out.
     pub(crate) fn take(input: &mut Reader<'_>, electorate: &Electorate) -> Result<Self, DecodeError> {
-        let mut ballots: Vec<GroupBallot> = Wire::take(input)?;
-        ballots.retain(|ballot| ballot.opening.group == electorate.domain);
-        Ok(Self(ballots))
+        let domain = Digest::take(input)?;
+        let all = Wire::take(input)?;
+        let count = input.length(MAX_GROUP_MEMBERS * MAX_FORGOTTEN_BALLOTS)?;
+        let forgotten = (0..count).map(|_| Forgotten::take(input)).collect::<Result<_, _>>()?;
+        let count = input.length(MAX_GROUP_MEMBERS)?;
+        let clock = |_| Ok((PublicKey::take(input)?, u64::take(input)?));
+        let clocks = (0..count).map(clock).collect::<Result<_, DecodeError>>()?;
+        Ok(if domain == electorate.domain { Self { all, forgotten, clocks } } else { Self::default() })
     }
 
     /// Returns the ballots that are known, in the order of their openings.
     pub fn all(&self) -> impl Iterator<Item = &GroupBallot> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// Returns a ballot.
     pub fn get(&self, id: &Digest) -> Option<&GroupBallot> {
-        self.0.iter().find(|ballot| ballot.record.ballot == *id)
+        self.all.iter().find(|ballot| ballot.record.ballot == *id)
+    }
+
+    /// Returns a forgotten ballot, with its deadline, Unix milliseconds, of which a member should say when it is over:
+    /// room for more of them is short, and the member has not said that of a later one. It is the next one of those.
+    pub fn awaited(&self, member: &PublicKey) -> Option<(Digest, u64)> {
+        let mut counts: BTreeMap<&PublicKey, usize> = BTreeMap::new();
+        self.forgotten.iter().for_each(|one| *counts.entry(&one.through).or_default() += 1);
+        let said = self.clocks.get(member).copied().unwrap_or_default();
+        let many = MAX_FORGOTTEN_BALLOTS / 2;
+        let is_short = |through: &PublicKey| counts.get(through).is_some_and(|count| *count > many);
+        let awaited = self.forgotten.iter().filter(|one| one.deadline_ms > said && is_short(&one.through));
+        awaited.min_by_key(|one| one.deadline_ms).map(|one| (one.ballot, one.deadline_ms))
+    }
+
+    /// Returns the log's time: the latest deadline that is over by the clock of a member that does not lie, Unix
+    /// milliseconds.
+    fn time(&self, electorate: &Electorate) -> u64 {
+        let mut said: Vec<u64> = self.clocks.values().copied().collect();
+        said.sort_unstable_by_key(|time| Reverse(*time));
+        said.get(electorate.weak().saturating_sub(1)).copied().unwrap_or_default()
+    }
+
+    fn is_forgotten(&self, id: &Digest) -> bool {
+        self.forgotten.iter().any(|one| one.ballot == *id)
     }
 
     fn still_open(&mut self, id: &Digest) -> Result<&mut GroupBallot, Refusal> {
-        let ballot = self.0.iter_mut().find(|ballot| ballot.record.ballot == *id).ok_or(Refusal::Unknown)?;
+        let unknown = if self.is_forgotten(id) { Refusal::Closed } else { Refusal::Unknown };
+        let ballot = self.all.iter_mut().find(|ballot| ballot.record.ballot == *id).ok_or(unknown)?;
         if ballot.is_closed() { Err(Refusal::Closed) } else { Ok(ballot) }
+    }
+
+    /// Makes room for one more ballot that a member keeps: it forgets the oldest closed one if there are too many.
+    fn make_room(&mut self, through: &PublicKey, time: u64) -> Result<(), Refusal> {
+        self.forgotten.retain(|one| one.deadline_ms > time);
+        let kept = self.all.iter().enumerate().filter(|(_, one)| one.through.contains(through));
+        let (closed, open): (Vec<_>, Vec<_>) = kept.partition(|(_, one)| one.is_closed());
+        if open.len() >= MAX_OPEN_BALLOTS {
+            return Err(Refusal::Full);
+        }
+        let oldest = closed.first().filter(|_| closed.len() >= MAX_CLOSED_BALLOTS).map(|(index, _)| *index);
+        let Some(oldest) = oldest else { return Ok(()) };
+        let Some(ballot) = self.all.get_mut(oldest) else { return Ok(()) };
+        if ballot.through.len() > 1 {
+            ballot.through.retain(|one| one != through);
+            return Ok(());
+        }
+        let (deadline_ms, ballot) = (ballot.opening.deadline_ms(), ballot.record.ballot);
+        if deadline_ms > time {
+            let of_member = self.forgotten.iter().filter(|one| one.through == *through).count();
+            if of_member >= MAX_FORGOTTEN_BALLOTS {
+                return Err(Refusal::Many);
+            }
+            self.forgotten.push(Forgotten { ballot, deadline_ms, through: *through });
+        }
+        self.all.remove(oldest);
+        Ok(())
+    }
+
+    /// Has one more member keep a ballot, if it has room.
+    fn keep(&mut self, id: &Digest, through: &PublicKey, time: u64) {
+        let is_kept = self.get(id).is_none_or(|ballot| ballot.through.contains(through));
+        if is_kept || self.make_room(through, time).is_err() {
+            return;
+        }
+        if let Some(ballot) = self.all.iter_mut().find(|ballot| ballot.record.ballot == *id) {
+            ballot.through.push(*through);
+        }
     }
 
     /// Opens a ballot, once. Returns the decision that opened it.
@@ -209,26 +342,22 @@ impl Ballots {
         if opening.group != electorate.domain {
             return Err(Refusal::OtherGroup);
         }
-        let ballot = Digest::of_bytes(&signed);
-        if let Some(known) = self.get(&ballot) {
-            return Ok(known.record.opened);
+        let (ballot, time) = (Digest::of_bytes(&signed), self.time(electorate));
+        if let Some(opened) = self.get(&ballot).map(|known| known.record.opened) {
+            self.keep(&ballot, through, time);
+            return Ok(opened);
         }
-        let of_member = |is_closed: bool| {
-            let is_it = move |one: &&GroupBallot| one.through == *through && one.is_closed() == is_closed;
-            self.0.iter().filter(is_it).count()
-        };
-        if of_member(false) >= MAX_OPEN_BALLOTS {
-            return Err(Refusal::Full);
+        if self.is_forgotten(&ballot) {
+            return Err(Refusal::Closed);
         }
-        if of_member(true) >= MAX_CLOSED_BALLOTS
-            && let Some(oldest) = self.0.iter().position(|one| one.through == *through && one.is_closed())
-        {
-            self.0.remove(oldest);
+        if opening.deadline_ms() <= time {
+            return Err(Refusal::Over);
         }
+        self.make_room(through, time)?;
         let (outcome, option, closed) = (FileOutcome::Open, 0, None);
         let (votes, expired) = (Vec::new(), Vec::new());
         let record = BallotRecord { ballot, opened: seq, closed, outcome, option, votes, expired };
-        self.0.push(GroupBallot { signed, opening, through: *through, record });
+        self.all.push(GroupBallot { signed, opening, through: vec![*through], record });
         Ok(seq)
     }
 
@@ -252,13 +381,18 @@ impl Ballots {
         Ok(seq)
     }
 
-    /// Notes that a deadline is over by the clock of a member.
+    /// Notes that a deadline is over by the clock of a member, also if the ballot is closed.
     pub(crate) fn expire(
         &mut self,
         (seq, by): (Seq, &PublicKey),
         electorate: &Electorate,
         id: &Digest,
     ) -> Result<Seq, Refusal> {
+        let deadline = self.get(id).map(|ballot| ballot.opening.deadline_ms());
+        let forgotten = || self.forgotten.iter().find(|one| one.ballot == *id).map(|one| one.deadline_ms);
+        let deadline = deadline.or_else(forgotten).ok_or(Refusal::Unknown)?;
+        let clock = self.clocks.entry(*by).or_default();
+        *clock = deadline.max(*clock);
         let ballot = self.still_open(id)?;
         if !ballot.has_expired_for(by) {
             ballot.record.expired.push(*by);

@@ -11,9 +11,9 @@ use robeing_votes::{Base64, Choice, FileOutcome, MAX_OPTIONS, MAX_REASON_BYTES};
 
 use super::*;
 use crate::{
-    Call, Group, GroupError, GroupFile, Ledger, MAX_BALLOT_TTL_MS, MAX_CLOSED_BALLOTS, MAX_OPEN_BALLOTS,
-    MAX_OPTION_BYTES, MAX_QUESTION_BYTES, NextEpoch, Signed, is_approved,
-    tests::{NOW, authority, certified, enrolled, signer},
+    Call, Group, GroupError, GroupFile, Ledger, MAX_BALLOT_TTL_MS, MAX_CLOSED_BALLOTS, MAX_FORGOTTEN_BALLOTS,
+    MAX_OPEN_BALLOTS, MAX_OPTION_BYTES, MAX_QUESTION_BYTES, NextEpoch, Signed, is_approved,
+    tests::{NOW, authority, certified, enrolled, enrolled_next, signer},
 };
 
 /// A group of the members 1 to 4, with a ledger.
@@ -40,7 +40,8 @@ impl Council {
         Opening {
             group: *self.group.epoch().domain(),
             nonce: [nonce; 16],
-            at_ms: NOW,
+            // Later ones have later deadlines.
+            at_ms: NOW + u64::from(nonce) * 1_000,
             ttl_ms: 30_000,
             question: "deploy?".into(),
             options: options.iter().map(|option| (*option).to_owned()).collect(),
@@ -63,6 +64,19 @@ impl Council {
         let signed = self.signed(&self.opening(nonce, options));
         self.call(member, &Call::open(&signed)).unwrap();
         signed
+    }
+
+    /// Opens a ballot through a member, and has it closed by votes.
+    fn closed(&mut self, member: u8, nonce: u8) -> Signed {
+        let signed = self.open(member, nonce, &[]);
+        for voter in 1..=3 {
+            self.vote(voter, &signed, Choice::Approve, 0).unwrap();
+        }
+        signed
+    }
+
+    fn is_known(&self, signed: &Signed) -> bool {
+        self.ledger.ballots().get(&ballot_id(signed)).is_some()
     }
 
     fn vote(&mut self, member: u8, signed: &Signed, choice: Choice, option: u32) -> Result<u64, Refusal> {
@@ -184,11 +198,97 @@ fn each_member_has_its_own_room_for_ballots() {
 }
 
 #[test]
+fn a_ballot_that_is_forgotten_is_not_opened_again() {
+    let mut council = Council::new();
+    let first = council.closed(1, 1);
+    for nonce in 2..=1 + MAX_CLOSED_BALLOTS as u8 {
+        council.closed(1, nonce);
+    }
+    assert!(!council.is_known(&first));
+    // A member that lies has kept the opening.
+    assert_eq!(council.call(4, &Call::open(&first)), Err(Refusal::Closed));
+    assert_eq!(council.vote(4, &first, Choice::Reject, 0), Err(Refusal::Closed));
+    let mut again = Ledger::of(council.group.epoch().scope());
+    again.restore(&council.ledger.snapshot()).unwrap();
+    assert_eq!(again, council.ledger, "it is a part of the state");
+    // Nor when its deadline is over: one says so, who may lie, and then another one.
+    assert_eq!(council.expire(4, &first), Err(Refusal::Closed));
+    assert_eq!(council.expire(4, &council.signed(&council.opening(99, &[]))), Err(Refusal::Unknown));
+    assert_eq!(council.call(4, &Call::open(&first)), Err(Refusal::Closed));
+    assert_eq!(council.expire(2, &first), Err(Refusal::Closed));
+    council.open(2, 50, &[]);
+    assert_eq!(council.call(4, &Call::open(&first)), Err(Refusal::Over));
+    let late = Opening { nonce: [60; 16], ..council.opening(1, &[]) };
+    let late = council.signed(&late);
+    assert_eq!(council.call(3, &Call::open(&late)), Err(Refusal::Over), "no other one with that deadline");
+}
+
+#[test]
+fn a_ballot_is_kept_by_each_member_through_which_it_was_opened() {
+    let mut council = Council::new();
+    // A member that lies is the first to have it opened.
+    let ballot = council.open(4, 1, &[]);
+    assert_eq!(council.call(1, &Call::open(&ballot)), Ok(1));
+    assert_eq!(council.call(1, &Call::open(&ballot)), Ok(1), "it is kept once");
+    for voter in 1..=3 {
+        council.vote(voter, &ballot, Choice::Approve, 0).unwrap();
+    }
+    for nonce in 2..=20 {
+        council.closed(4, nonce);
+    }
+    assert!(council.is_known(&ballot), "another member keeps it");
+    for nonce in 21..21 + MAX_CLOSED_BALLOTS as u8 {
+        council.closed(1, nonce);
+    }
+    assert!(!council.is_known(&ballot));
+    assert_eq!(council.call(2, &Call::open(&ballot)), Err(Refusal::Closed));
+    // Who has no room for it is told that it is open all the same.
+    for nonce in 50..50 + MAX_OPEN_BALLOTS as u8 {
+        council.open(3, nonce, &[]);
+    }
+    let ballot = council.open(2, 60, &[]);
+    assert!(council.call(3, &Call::open(&ballot)).is_ok());
+    let more = council.signed(&council.opening(61, &[]));
+    assert_eq!(council.call(3, &Call::open(&more)), Err(Refusal::Full));
+}
+
+#[test]
+fn forgotten_ballots_have_a_limit_until_their_deadlines_are_over() {
+    let mut council = Council::new();
+    let own = certified(&council.authority, PeerRole::Client, "ada");
+    let open = |council: &mut Council, number: usize| {
+        let mut nonce = [0; 16];
+        nonce[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        // One vote is enough to close it.
+        let opening = Opening { nonce, threshold: (1, 4), ..council.opening(1, &[]) };
+        let signed = opening.sign(&own.own()).unwrap();
+        council.call(4, &Call::open(&signed))?;
+        council.vote(4, &signed, Choice::Approve, 0)
+    };
+    for number in 0..MAX_CLOSED_BALLOTS + MAX_FORGOTTEN_BALLOTS {
+        assert_eq!(council.ledger.ballots().awaited(&key(1)).is_some(), number > MAX_CLOSED_BALLOTS + 128, "{number}");
+        assert!(open(&mut council, number).is_ok(), "{number}");
+    }
+    assert_eq!(open(&mut council, 999), Err(Refusal::Many));
+    council.closed(1, 2);
+    let (ballot, deadline) = council.ledger.ballots().awaited(&key(1)).unwrap();
+    assert_eq!(deadline, council.opening(1, &[]).deadline_ms());
+    for member in 1..=2 {
+        assert_eq!(council.call(member, &Call::expire(&ballot)), Err(Refusal::Closed));
+        assert_eq!(council.ledger.ballots().awaited(&key(member)), None, "it has said so");
+    }
+    let later = council.open(4, 3, &[]);
+    assert!(council.is_known(&later), "there is room again");
+    assert_eq!(council.ledger.ballots().awaited(&key(3)), None);
+}
+
+#[test]
 fn the_largest_state_of_ballots_fits_into_a_snapshot() {
     // The longest vote, sixteen of them, and the largest opening, in each place of the largest group.
     let vote = 32 + 1 + 4 + 4 + MAX_REASON_BYTES + 8;
-    let ballot = opening::MAX_OPENING_BYTES + 16 * (vote + 32) + 256;
-    let ballots = crate::MAX_GROUP_MEMBERS * (MAX_OPEN_BALLOTS + MAX_CLOSED_BALLOTS + 1) * ballot;
+    let ballot = opening::MAX_OPENING_BYTES + 16 * (vote + 2 * 32) + 256;
+    let of_member = (MAX_OPEN_BALLOTS + MAX_CLOSED_BALLOTS + 1) * ballot + (MAX_FORGOTTEN_BALLOTS + 1) * 72;
+    let ballots = crate::MAX_GROUP_MEMBERS * of_member;
     assert!(ballots + crate::REMEMBERED * 40 < robeing_bft::limits::MAX_SNAPSHOT_BYTES, "{ballots}");
 }
 
@@ -260,7 +360,7 @@ fn the_largest_opening_fits_into_a_call() {
 #[test]
 fn the_next_members_are_approved_by_a_quorum_of_votes_for_just_them() {
     let mut council = Council::new();
-    let next = NextEpoch::verify(&council.group, enrolled(&council.authority)).unwrap();
+    let next = NextEpoch::verify(&council.group, enrolled_next(&council.authority)).unwrap();
     let asks = |council: &Council, nonce: u8, threshold: (u32, u32)| {
         council.signed(&Opening { question: next.question(), threshold, ..council.opening(nonce, &[]) })
     };

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `identity` | the random identity of this disk, and the key's seed: written once |
 //! | `records` | what the replica must not forget: synced before anything is said that depends on it |
-//! | `records-N`, `initial-N` | the same in the epoch N of the group, and the state with which that starts |
+//! | `records-N`, `initial-N` | the same in the epoch N, and the state with which that starts; older ones are removed |
 //! | `request-ids` | up to which number requests of this member may have been numbered |
 //! | `decisions-…` | the decisions; see [`decision_log`] |
 //! | `group.json` | the description of the group; from then on the member may have voted |
@@ -26,6 +26,7 @@
 //! What can't be found out is that all files were replaced by older copies of themselves: never restore a backup.
 
 mod decision_log;
+mod epochs;
 mod frames;
 mod identity;
 mod reading;
@@ -40,12 +41,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use robeing_bft::{certificate::Decision, record::Record, replica::Sync, state::State, wire::Wire};
+use robeing_bft::{certificate::Decision, record::Record, replica::Sync, wire::Wire};
 use robeing_groups::{Group, GroupFile, MAX_GROUP_FILE_BYTES};
 use robeing_platform::{AtomicFile, Disk, DiskLock, Platform, Random};
 
 use self::{
     decision_log::DecisionLog,
+    epochs::records_of,
     frames::{FrameError, FrameFile},
     reading::Found,
 };
@@ -62,16 +64,6 @@ const LOCK: &str = "lock";
 const RESERVED_AT_ONCE: u64 = 1_024;
 /// Number of decisions that are in the records alone, at most, before they are written to the log.
 const MAX_UNLOGGED: usize = 64;
-
-/// Returns the file of the records in an epoch.
-fn records_of(epoch: u64) -> String {
-    if epoch == 0 { RECORDS.to_owned() } else { format!("{RECORDS}-{epoch}") }
-}
-
-/// Returns the file of the state with which an epoch starts.
-fn initial_of(epoch: u64) -> String {
-    format!("initial-{epoch}")
-}
 
 /// Why a member can't use its disk.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +160,7 @@ impl Folder {
         Ok(new)
     }
 
-    /// Notes when the member enrolled, Unix milliseconds.
+    /// Notes when the member enrolled, Unix milliseconds, or later, if its key is to be kept for longer.
     ///
     /// # Errors
     /// [`StoreError`] if the disk fails.
@@ -241,35 +233,6 @@ impl Folder {
             return Err(StoreError::damaged(&self.path.join(GROUP), "it is too large to be read again"));
         }
         self.replace(GROUP, json.into()).await
-    }
-
-    /// Keeps the description of a later epoch of the group, which starts with this state: the member may vote in it
-    /// from now on.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the disk fails. Then the member is in the epoch before, or in none.
-    pub async fn admit_next(&self, group: &Group, initial: &State) -> Result<(), StoreError> {
-        let number = group.epoch().number;
-        let identity = self.known_identity().await?.ok_or_else(|| StoreError::Lost(self.path.join(IDENTITY)))?;
-        self.replace(&initial_of(number), initial.encoded().into()).await?;
-        let file = records_of(number);
-        // What is there is of an attempt that was interrupted.
-        if self.read(&file).await?.is_none() {
-            let records = [pack(&[Record::Identity(identity.incarnation)])];
-            FrameFile::create(&self.disk, &self.path.join(file), self.random.next_u64(), &records).await?;
-        }
-        // From here on, this epoch is the one that the member is in.
-        self.admit(group).await
-    }
-
-    /// Returns the state with which a later epoch of the group starts.
-    ///
-    /// # Errors
-    /// [`StoreError`] if it is gone, damaged, or can't be read.
-    pub async fn initial(&self, epoch: u64) -> Result<State, StoreError> {
-        let file = initial_of(epoch);
-        let bytes = self.read(&file).await?.ok_or_else(|| StoreError::Lost(self.path.join(&file)))?;
-        State::decoded(&bytes).map_err(|error| StoreError::damaged(&self.path.join(&file), error))
     }
 
     /// Opens the member's records in the first epoch of the group, as [`Folder::open_in`] does.

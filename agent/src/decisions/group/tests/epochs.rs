@@ -3,11 +3,12 @@
 use robeing_groups::{
     NextEpoch,
     ballot::{BallotRecord, Opening, ballot_id},
-    exchange::{Approved, BallotShown, HandedOver},
+    exchange::{Approved, BallotShown, HandedOver, StatePart},
 };
-use robeing_votes::{FileOutcome, hex};
+use robeing_votes::{Base64, FileOutcome, hex};
 
 use super::*;
+use crate::decisions::group::epochs::fetch;
 
 /// Approves everything.
 struct Yes;
@@ -177,7 +178,7 @@ async fn a_description_whose_epochs_were_not_decided_is_refused() {
     let file = stage.changed(&group, &next).await;
     // Other members than those that were decided on.
     let mut forged = file.clone();
-    forged.members = Fleet::new().group().0.file().members.clone();
+    forged.members = Fleet::new().next_enrolments();
     let refused = stage.ask("a", &Ask::Form { file: forged }).await.expect_err("it is refused");
     assert!(refused.contains("of another epoch"), "{refused}");
     // Another decision.
@@ -189,4 +190,55 @@ async fn a_description_whose_epochs_were_not_decided_is_refused() {
     forged.earlier[0].members = Fleet::new().group().0.file().members.clone();
     assert!(stage.ask("a", &Ask::Form { file: forged }).await.is_err());
     stage.answered("a", &Ask::Form { file }).await;
+}
+
+#[tokio::test]
+async fn an_agent_starts_in_the_next_epoch_although_nobody_waits_for_that_any_more() {
+    let stage = Stage::of_five().await;
+    let group = stage.formed().await;
+    let next = stage.enrolled_next(&group, &all()).await;
+    stage.decided(&group, &next).await;
+    // Who enrols again has the same disk and key, so the ballot is about that, too.
+    let again = stage.enrolled_next(&group, &all()).await;
+    assert!(again.membership() == next.membership() && again.signed() != next.signed());
+    let file = stage.changed(&group, &again).await;
+    let later = file.clone().verify().expect("a group");
+    let until = Instant::now() + Duration::from_secs(60);
+    for name in all() {
+        let asked = timeout(Duration::ZERO, stage.groups(&name).adopt(later.clone())).await;
+        assert!(asked.is_err(), "it has only begun");
+        loop {
+            if let Ok(answer) = stage.ask(&name, &Ask::Show { group: GROUP.into() }).await
+                && exchange::read::<Shown>("answer", &answer).expect("a status").file == file
+            {
+                break;
+            }
+            assert!(Instant::now() < until, "{name} is not in the next epoch");
+            sleep(Duration::from_millis(50)).await;
+        }
+        let folder = stage.data(&name).join("groups").join(GROUP);
+        let has = |file: &str| folder.join(file).exists();
+        assert!(has("records-1") && has("initial-1") && !has("records"), "{name}");
+    }
+    let number = stage.propose("e", &later, 1, "one").await;
+    assert_eq!(stage.history("a", &later, number).await, ["one"]);
+}
+
+/// Gives a state byte by byte.
+struct Drip;
+
+#[async_trait]
+impl Post for Drip {
+    async fn send(&self, _: &str, _: Bytes) {}
+
+    async fn ask(&self, _: &str, _: Bytes) -> Result<Bytes, String> {
+        Ok(exchange::json(&StatePart { bytes: Base64(Bytes::from_static(b"x")), size: 1 << 20 }))
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_gives_a_state_byte_by_byte_holds_nobody_up() {
+    let group = Fleet::new().group().0;
+    let refused = fetch(&Drip, "b", &group, group.epoch().start()).await.expect_err("it is refused");
+    assert_eq!(refused, "it is too large, or is cut");
 }

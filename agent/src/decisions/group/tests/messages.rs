@@ -133,3 +133,27 @@ async fn a_key_that_no_group_can_be_formed_with_any_more_makes_room() {
     let refused = enrol("last").await.expect_err("there is no room");
     assert!(refused.contains("the most there may be"), "{refused}");
 }
+
+#[tokio::test]
+async fn a_key_for_a_next_epoch_is_kept_for_a_day() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let clock = Arc::new(Clock { fleet: Fleet::new(), ahead: Mutex::new(0) });
+    let source = Arc::clone(&clock) as Arc<dyn PaperSource>;
+    let data = dir.path().to_owned();
+    let groups = Groups::new("a".into(), Some(data.clone()), Platform::real(), source, CancellationToken::new());
+    let ask = async |ask: Ask| groups.answer(&ask.to_bytes()).await.map(drop);
+    ask(Ask::EnrolNext { group: "next".into(), members: names() }).await.expect("there is room");
+    for number in 1..limits::MAX_GROUPS {
+        let group = format!("g-{number:02}");
+        ask(Ask::Enrol { group: group.clone(), members: names() }).await.expect("there is room");
+        // It is formed, so only the other key can make room.
+        fs::write(data.join("groups").join(group).join("group.json"), "{}").expect("written");
+    }
+    let kept = 2 * robeing_groups::MAX_AGE_MS + limits::NEXT_KEPT_MS;
+    for (ahead, is_kept) in [(kept - 60_000, true), (kept + 60_000, false)] {
+        *clock.ahead.lock().expect("no test panics") = ahead;
+        let enrolled = ask(Ask::Enrol { group: "more".into(), members: names() }).await;
+        assert_eq!(enrolled.is_err(), is_kept, "{enrolled:?}");
+        assert_eq!(data.join("groups").join("next").exists(), is_kept, "{ahead}");
+    }
+}
