@@ -29,7 +29,7 @@ use robeing_proto::{
     },
     v1::{self, directory_client::DirectoryClient, fleet_client::FleetClient},
 };
-use robeing_settings::{AuthorityConfig, CoordinatorConfig, FleetLimits, TlsMode, Weights, settings};
+use robeing_settings::{AuthorityConfig, BallotDefaults, CoordinatorConfig, FleetLimits, TlsMode, Weights, settings};
 use robeing_telemetry::Metrics;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
@@ -133,6 +133,7 @@ async fn run(network: MemoryNetwork, stop: CancellationToken) -> Result<(), Fail
         disconnect_grace: Duration::from_millis(50),
         limits: FleetLimits { result_ttl: Some(Duration::from_secs(1)), ..FleetLimits::default() },
         snapshot_after: 10_000,
+        ballots: BallotDefaults::default(),
         expected_agents: None,
         metrics_listen: None,
     };

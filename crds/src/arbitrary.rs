@@ -32,10 +32,10 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
         let room = (limits::MAX_CLUSTER_AND_POOL_NAME - name.len() as u32).min(limits::MAX_POOL_NAME);
         let pools = vec(pool(most_agents), 0..4);
         let pool_names = proptest::collection::btree_set(names("[a-z0-9]", room), 4);
-        let others = (identity(), policies(), webhooks());
+        let others = (identity(), policies(), webhooks(), consensus());
         let parts = (names("[a-z]", 63), pools, pool_names, coordinators(), recovery(), weights(), others);
         parts.prop_map(move |(namespace, mut pools, names, coordinators, recovery, weights, others)| {
-            let (identity, policies, webhooks) = others;
+            let (identity, policies, webhooks, consensus) = others;
             // The schema takes no webhooks that nobody calls.
             let is_called = pools.iter().any(|pool| pool["role"] == "Messenger");
             let gateway = if is_called { json!({"webhooks": webhooks}) } else { json!({}) };
@@ -48,6 +48,7 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
                 "pools": pools,
                 "recovery": recovery,
                 "scheduling": {"weights": weights},
+                "consensus": consensus,
                 "identity": identity,
                 "policies": policies,
                 "gateway": gateway,
@@ -328,6 +329,13 @@ fn recovery() -> impl Strategy<Value = Value> {
             ("maxAttempts", attempts),
         ])
     })
+}
+
+fn consensus() -> impl Strategy<Value = Value> {
+    let bounds = Span { least: limits::MIN_DEADLINE, most: limits::MAX_DEADLINE, ..settings::BALLOT_DEADLINE };
+    let threshold = maybe(prop::sample::select(vec!["2/3", "1/2", "66%", "100%", "9999/9999"]));
+    (threshold, maybe(span(bounds)))
+        .prop_map(|(threshold, deadline)| object([("threshold", threshold), ("deadline", deadline)]))
 }
 
 fn duration(least: time::Duration, most: time::Duration) -> impl Strategy<Value = time::Duration> {

@@ -99,7 +99,7 @@ pub struct RobeingClusterSpec {
     #[serde(default)]
     pub scheduling: Scheduling,
 
-    /// How ballots among agents are decided.
+    /// The threshold and the deadline of ballots whose openers set none.
     #[serde(default)]
     pub consensus: Consensus,
 

@@ -15,7 +15,7 @@ use robeing_client::{FleetClient, Settings, SubmitOptions};
 use robeing_coordinator as coordinator;
 use robeing_platform::{Host, Platform};
 use robeing_proto::v1::{Consistency, FleetStatus, TaskSpec};
-use robeing_settings::{AuthorityConfig, CoordinatorConfig, FleetLimits, TlsMode, Weights};
+use robeing_settings::{AuthorityConfig, BallotDefaults, CoordinatorConfig, FleetLimits, TlsMode, Weights};
 use robeing_telemetry::Metrics;
 use robeing_tests::{
     ports::Ports,
@@ -60,6 +60,7 @@ fn config(name: &str, data: &Path, members: &[(String, String)]) -> CoordinatorC
         disconnect_grace: Duration::from_millis(50),
         limits: FleetLimits::default(),
         snapshot_after: 10_000,
+        ballots: BallotDefaults::default(),
         expected_agents: None,
         metrics_listen: None,
         tls: TlsMode::Off,

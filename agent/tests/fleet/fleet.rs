@@ -15,8 +15,8 @@ use robeing_platform::{
 };
 use robeing_proto::v1::{self, fleet_client::FleetClient};
 use robeing_settings::{
-    AgentConfig, AgentRole, AuthorityConfig, Contribute, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly,
-    TlsMode, Weights,
+    AgentConfig, AgentRole, AuthorityConfig, BallotDefaults, Contribute, CoordinatorConfig, EnrolmentConfig,
+    FleetLimits, OnAnomaly, TlsMode, Weights,
 };
 use robeing_telemetry::Metrics;
 use tokio::{task::JoinHandle, time::Instant};
@@ -139,6 +139,7 @@ impl TestFleet {
             disconnect_grace: Duration::from_millis(50),
             limits: FleetLimits::default(),
             snapshot_after: 30,
+            ballots: BallotDefaults::default(),
             expected_agents: None,
             metrics_listen: None,
         };

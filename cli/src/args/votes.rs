@@ -102,13 +102,15 @@ pub struct OpenArgs {
     #[arg(long = "option", value_name = "TEXT")]
     pub options: Vec<String>,
 
-    /// The share of the weight of all members that has to approve: 2/3, 66% or 0.66
-    #[arg(long, value_name = "FRACTION", default_value = "2/3")]
-    pub threshold: String,
+    /// The share of the weight of all members that has to approve: 2/3, 66% or 0.66; defaults to the fleet's
+    /// (spec.consensus), 2/3 unless it sets one, and with --group to 2/3
+    #[arg(long, value_name = "FRACTION")]
+    pub threshold: Option<String>,
 
-    /// How long members have to vote, up to 30days
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = humantime::parse_duration)]
-    pub deadline: Duration,
+    /// How long members have to vote, up to 30days; defaults to the fleet's deadline (spec.consensus), 30s unless it
+    /// sets one, and with --group to 30s
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub deadline: Option<Duration>,
 
     /// Wait until the ballot is closed
     #[arg(long)]
@@ -131,11 +133,12 @@ pub struct ApprovalArgs {
     #[arg(long, value_name = "ADDRESS[=WEIGHT]", value_delimiter = ',', value_parser = electors)]
     pub require_approval: Vec<Electors>,
 
-    /// The share of the weight of all who are asked that has to approve: 2/3 (the default), 66% or 0.66
+    /// The share of the weight of all who are asked that has to approve: 2/3, 66% or 0.66; defaults to the fleet's
+    /// (spec.consensus), 2/3 unless it sets one
     #[arg(long, value_name = "FRACTION", requires = "require_approval")]
     pub approval_threshold: Option<String>,
 
-    /// How long they have to vote; defaults to 30s
+    /// How long they have to vote; defaults to the fleet's deadline (spec.consensus), 30s unless it sets one
     #[arg(long, value_name = "DURATION", requires = "require_approval", value_parser = humantime::parse_duration)]
     pub approval_deadline: Option<Duration>,
 

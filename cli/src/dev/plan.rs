@@ -196,6 +196,7 @@ fn coordinator(spec: &RobeingClusterSpec, index: usize, fleet: Members<'_>) -> P
         health_check_interval: spec.recovery.health_check_interval.get(),
         max_attempts: spec.recovery.max_attempts,
         weights: (&spec.scheduling.weights).into(),
+        ballots: (&spec.consensus).into(),
         tls,
         authority: authority(tls, data),
         ..CoordinatorConfig::new(name.clone(), cluster.into(), coordinators[index].clone())
@@ -432,6 +433,7 @@ stringData: {token: s3cret}
             health_check_interval: spec.recovery.health_check_interval.get(),
             max_attempts: spec.recovery.max_attempts,
             weights: (&spec.scheduling.weights).into(),
+            ballots: (&spec.consensus).into(),
             tls: plan.tls,
             authority: authority(plan.tls, data),
             ..CoordinatorConfig::new(process.name.clone(), plan.name.clone(), own)
@@ -460,6 +462,16 @@ stringData: {token: s3cret}
                         check_agent(process, pool.expect("it is in the manifest"), &spec, &plan, Path::new(&data));
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_manifest_sets_for_ballots_is_told_to_every_coordinator() {
+        let plan = plan(&format!("{MANIFEST}  consensus: {{threshold: 66%, deadline: 1m30s}}\n"));
+        for process in plan.processes.iter().filter(|process| process.kind == ProcessKind::Coordinator) {
+            for told in ["--ballot-threshold=66/100", "--ballot-deadline=1m30s"] {
+                assert!(process.arguments.iter().any(|argument| argument == told), "{:?}", process.arguments);
             }
         }
     }

@@ -19,7 +19,7 @@ impl Parts {
 
     /// Returns what opens ballots. Each has room of its own for those that are being opened.
     pub(super) fn ballots(&self, security: Option<&Security>) -> Ballots {
-        let Self { member, state, proposer, observer, rooms, outside, .. } = self.clone();
+        let Self { member, state, proposer, observer, rooms, outside, ballot_defaults, .. } = self.clone();
         let fleet = security.map_or_else(|| member.cluster_id().to_owned(), |security| security.realm.to_string());
         let verifying = security.map(|security| Verifying {
             trust: security.trust.clone(),
@@ -34,6 +34,7 @@ impl Parts {
             platform: outside.platform,
             name: member.name().into(),
             fleet: fleet.into(),
+            defaults: ballot_defaults,
             verifying,
             opening: Arc::new(Semaphore::new(MAX_OPENING)),
         }

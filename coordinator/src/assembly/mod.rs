@@ -26,7 +26,7 @@ use robeing_proto::{
         messages_server::MessagesServer, resources_server::ResourcesServer, teams_server::TeamsServer,
     },
 };
-use robeing_settings::CoordinatorConfig;
+use robeing_settings::{BallotDefaults, CoordinatorConfig};
 use robeing_telemetry::Metrics;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -131,7 +131,7 @@ pub async fn assemble(
     info!(name = config.name, node_id = format!("{:016x}", identity.node_id), address, "coordinator started");
     let member = Member::new(identity, address, outside.platform.host.pid());
     let rights = CallerRights(security.as_ref().map(|security| (security.rights.clone(), security.trust.clone())));
-    let parts = Parts::new(consensus, member, outside, lifetime.clone(), rights, metrics);
+    let parts = Parts::new(consensus, member, outside, lifetime.clone(), rights, config.ballots, metrics);
     let restraint =
         Restraint::new(&parts.raft, election_timing(config), lifetime.tasks().clone(), lifetime.stop().clone());
     let connections = LeaderConnections::default();
@@ -179,6 +179,7 @@ struct Parts {
     rooms: Arc<Rooms>,
     policies: Policies,
     rights: CallerRights,
+    ballot_defaults: BallotDefaults,
     refusals: Refusals,
     outside: Outside,
     lifetime: Lifetime,
@@ -191,6 +192,7 @@ impl Parts {
         outside: Outside,
         lifetime: Lifetime,
         rights: CallerRights,
+        ballot_defaults: BallotDefaults,
         metrics: &Metrics,
     ) -> Self {
         let Consensus { raft, log, fleet, observer, role, proposer, clock, snapshots } = consensus;
@@ -248,6 +250,7 @@ impl Parts {
             rooms,
             policies,
             rights,
+            ballot_defaults,
             refusals: Refusals::new(metrics),
             outside,
             lifetime,

@@ -121,7 +121,7 @@ impl Ballots {
                 members
             }
         };
-        let ballot = draft.opened(&self.fleet, opener, members);
+        let ballot = draft.opened(&self.fleet, self.defaults, opener, members);
         let bytes = resolving.bytes.saturating_add(ballot.counted_bytes());
         let room = self.state.look(|fleet| fleet.check_room_for_ballots(opener, more, bytes));
         room.map_err(BallotError::Refused)?;
@@ -144,10 +144,9 @@ struct Resolving {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use robeing_fleet::{BallotId, Fraction, limits::MAX_QUESTION_BYTES};
+    use robeing_fleet::{BallotId, limits::MAX_QUESTION_BYTES};
 
     use super::*;
-    use crate::ballots::opening::DEFAULT_TTL_MS;
 
     fn task() -> SubmitTask {
         SubmitTask::new(TaskId(7), "deploy", Bytes::new())
@@ -163,7 +162,7 @@ mod tests {
         let electorate = vec![v1::ElectorAddress { address: "client:ann".into(), weight: 0 }];
         let asked = v1::RequiredApproval { electorate, ..v1::RequiredApproval::default() };
         let draft = Draft::of_task(&task(), asked.clone()).expect("it is right");
-        assert_eq!((draft.id, draft.threshold, draft.ttl), (BallotId(7), Fraction::TWO_THIRDS, DEFAULT_TTL_MS));
+        assert_eq!((draft.id, draft.threshold, draft.ttl), (BallotId(7), None, None));
         // The digest of nothing.
         let input = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let sentence = format!("May task {} of the kind \"deploy\" run with the input of SHA-256 {input}?", TaskId(7));
@@ -186,7 +185,7 @@ mod tests {
         let spec =
             ApprovalSpec { deadline_seconds: Some(60), threshold: Some("1/2".into()), ..by(&["a", "client:b=3"]) };
         let draft = Draft::of_policy(&task(), &spec, "it is large").expect("it is right");
-        assert_eq!((draft.electorate.len(), draft.ttl), (2, 60_000));
+        assert_eq!((draft.electorate.len(), draft.ttl), (2, Some(60_000)));
         let question = draft.asked_about(&task()).question;
         assert!(question.starts_with("May task ") && question.ends_with("? it is large"), "{question}");
         assert_eq!(check_approval(&spec), Ok(()));

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use robeing_fleet::{Ballot, BallotId, Refusal, Reply};
 use robeing_platform::Platform;
 use robeing_proto::v1;
+use robeing_settings::BallotDefaults;
 use robeing_votes::VoteError;
 use tokio::sync::Semaphore;
 
@@ -152,6 +153,8 @@ pub struct Ballots {
     pub name: Arc<str>,
     /// The fleet, as votes name it in ballots that are opened here; see [`Ballot::fleet`].
     pub fleet: Arc<str>,
+    /// What ballots that are opened here have if their openers do not set it.
+    pub defaults: BallotDefaults,
     /// What signed votes are verified with; nothing of it exists without TLS.
     pub verifying: Option<Verifying>,
     /// The room for ballots that are being opened.

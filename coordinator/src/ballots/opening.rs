@@ -9,6 +9,7 @@ use robeing_fleet::{
 };
 use robeing_platform::uuid_v7;
 use robeing_proto::v1;
+use robeing_settings::BallotDefaults;
 use robeing_votes::{BallotContent, hex};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -19,9 +20,6 @@ use super::{
     unexpected,
 };
 use crate::api::convert::{self, BadField};
-
-/// How long members have to vote if the request does not say it, ms.
-pub const DEFAULT_TTL_MS: u64 = 30_000;
 
 /// Stands for the number of a ballot that is gone: the state machine numbered it, but nobody is told the number.
 const UNTOLD: u64 = 0;
@@ -35,9 +33,10 @@ pub struct Draft {
     pub question: String,
     pub options: Vec<String>,
     pub electorate: Vec<Addressed>,
-    pub threshold: Fraction,
-    /// How long members have to vote, ms.
-    pub ttl: u64,
+    /// `None`: the fleet's.
+    pub threshold: Option<Fraction>,
+    /// How long members have to vote, ms; `None`: as long as the fleet sets.
+    pub ttl: Option<u64>,
 }
 
 /// Refuses a ballot that others than the coordinators would have to count.
@@ -74,14 +73,14 @@ impl Draft {
         };
         options.iter().try_for_each(check_option)?;
         let threshold = match threshold.as_str() {
-            "" => Fraction::TWO_THIRDS,
+            "" => None,
             text => {
                 check_bytes("threshold", text, MAX_THRESHOLD_BYTES)?;
-                text.parse::<Fraction>().map_err(|problem| convert::bad("threshold", problem))?
+                Some(text.parse::<Fraction>().map_err(|problem| convert::bad("threshold", problem))?)
             }
         };
-        let ttl = convert::millis("deadline", deadline)?.unwrap_or(DEFAULT_TTL_MS);
-        if !(1..=MAX_BALLOT_DURATION_MS).contains(&ttl) {
+        let ttl = convert::millis("deadline", deadline)?;
+        if let Some(ttl) = ttl.filter(|ttl| !(1..=MAX_BALLOT_DURATION_MS).contains(ttl)) {
             let problem = format!("it is {ttl} ms, must be 1 to {MAX_BALLOT_DURATION_MS} ms (30 days)");
             return Err(convert::bad("deadline", problem));
         }
@@ -89,19 +88,29 @@ impl Draft {
     }
 
     /// Returns whether this is the ballot that `opener` has opened before. Whom its addresses stood for does not count:
-    /// they may stand for others by now. How they are written does.
+    /// they may stand for others by now. How they are written does. What it leaves to the fleet does not count either:
+    /// the fleet may set something else by now.
     fn is_same_as(&self, known: &Ballot, opener: &str) -> bool {
         *known.opened_by == *opener
             && *known.question == *self.question
             && known.options == self.options
-            && (known.threshold, known.ttl) == (self.threshold, self.ttl)
+            && self.threshold.is_none_or(|threshold| threshold == known.threshold)
+            && self.ttl.is_none_or(|ttl| ttl == known.ttl)
             && known.asked == Addressed::digest(&self.electorate)
     }
 
-    /// Returns the command that opens the ballot in this fleet.
-    pub(super) fn opened(self, fleet: &str, opener: &str, members: Vec<Member>) -> OpenBallot {
+    /// Returns the command that opens the ballot in this fleet, with the defaults for what it does not set.
+    pub(super) fn opened(
+        self,
+        fleet: &str,
+        defaults: BallotDefaults,
+        opener: &str,
+        members: Vec<Member>,
+    ) -> OpenBallot {
         let asked = Addressed::digest(&self.electorate);
         let Self { id, question, options, threshold, ttl, electorate: _ } = self;
+        let threshold = threshold.unwrap_or(defaults.threshold);
+        let ttl = ttl.unwrap_or_else(|| defaults.ttl_ms());
         let content = BallotContent {
             fleet,
             id: id.0,
@@ -191,7 +200,7 @@ impl Ballots {
             return Ok(ballot);
         }
         let members = self.electors(id, &draft.electorate).await?;
-        let open = draft.clone().opened(&self.fleet, opener, members);
+        let open = draft.clone().opened(&self.fleet, self.defaults, opener, members);
         if let Some(refusal) = self.without_room(&open) {
             return Err(BallotError::Refused(refusal));
         }
@@ -251,9 +260,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_has_defaults() {
+    fn what_is_left_out_has_the_defaults_of_the_fleet() {
         let draft = check(|_| {}).expect("a ballot");
-        assert_eq!((draft.id, draft.threshold, draft.ttl), (BallotId(9), Fraction::TWO_THIRDS, DEFAULT_TTL_MS));
+        assert_eq!((draft.id, draft.threshold, draft.ttl), (BallotId(9), None, None));
+        let threshold = Fraction { numerator: 66, denominator: 100 };
+        let of = BallotDefaults { threshold, deadline: std::time::Duration::from_secs(90) };
+        let open = draft.clone().opened("one", of, "client:ann", Vec::new());
+        assert_eq!((open.threshold, open.ttl), (threshold, 90_000));
+        let open = draft.opened("one", BallotDefaults::default(), "client:ann", Vec::new());
+        assert_eq!((open.threshold, open.ttl), (Fraction::TWO_THIRDS, 30_000));
+        let set = check(|request| request.threshold = "1/2".into()).expect("a ballot");
+        let open = set.opened("one", of, "client:ann", Vec::new());
+        assert_eq!((open.threshold, open.ttl), (Fraction { numerator: 1, denominator: 2 }, 90_000));
     }
 
     #[test]
@@ -298,13 +316,21 @@ mod tests {
     #[test]
     fn a_ballot_is_the_same_if_the_same_opener_asks_the_same_in_the_same_words() {
         let draft = check(|_| {}).expect("a ballot");
-        let known = draft.clone().opened("one", "client:ann", Vec::new()).opened(UNTOLD, Stamp::default());
+        let opened = draft.clone().opened("one", BallotDefaults::default(), "client:ann", Vec::new());
+        let known = opened.opened(UNTOLD, Stamp::default());
         assert!(draft.is_same_as(&known, "client:ann"));
         assert!(!draft.is_same_as(&known, "client:bob"));
         let heavier = check(|request| request.electorate[0].weight = 3).expect("a ballot");
         assert!(!heavier.is_same_as(&known, "client:ann"), "the weight is another one");
         let others = check(|request| request.electorate[0].address = "role:worker".into()).expect("a ballot");
         assert!(!others.is_same_as(&known, "client:ann"), "others vote");
+        let said = check(|request| request.threshold = "2/3".into()).expect("a ballot");
+        assert!(said.is_same_as(&known, "client:ann"), "it is the fleet's threshold");
+        let easier = check(|request| request.threshold = "1/2".into()).expect("a ballot");
+        assert!(!easier.is_same_as(&known, "client:ann"), "the threshold is another one");
+        let longer = WireDuration { seconds: 31, nanos: 0 };
+        let longer = check(|request| request.deadline = Some(longer)).expect("a ballot");
+        assert!(!longer.is_same_as(&known, "client:ann"), "the deadline is another one");
     }
 
     #[test]
@@ -312,7 +338,8 @@ mod tests {
         let elector =
             |name: &str, weight| Member { name: name.to_owned(), weight, is_agent: !name.contains(':'), signs: true };
         let draft = check(|request| request.options = vec!["a".into(), "\"b\"".into()]).expect("a ballot");
-        let open = draft.opened("spiffe://x", "client:ann", vec![elector("a", 1), elector("client:ann", 3)]);
+        let members = vec![elector("a", 1), elector("client:ann", 3)];
+        let open = draft.opened("spiffe://x", BallotDefaults::default(), "client:ann", members);
         let content = BallotContent {
             fleet: "spiffe://x",
             id: 9,
@@ -320,7 +347,7 @@ mod tests {
             options: &["a".to_owned(), "\"b\"".to_owned()],
             electorate: vec![("a", 1), ("client:ann", 3)],
             threshold: (2, 3),
-            ttl: DEFAULT_TTL_MS,
+            ttl: 30_000,
         };
         assert_eq!(open.digest, content.digest());
         assert_eq!((open.fleet.as_str(), open.electorate[0].signs), ("spiffe://x", true));

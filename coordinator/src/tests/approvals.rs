@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{BallotId, BallotOutcome, FailureKind, Task, TaskId, TaskState, limits::MAX_OPEN_BALLOTS_OF_ONE};
+use robeing_fleet::{
+    BallotId, BallotOutcome, FailureKind, Fraction, Task, TaskId, TaskState, limits::MAX_OPEN_BALLOTS_OF_ONE,
+};
 use robeing_net::gate::Caller;
 use robeing_proto::{
     internal::v1::completion::Outcome,
     v1::{self, CastVoteRequest, ElectorAddress, RequiredApproval, TaskSpec, VoteChoice},
 };
+use robeing_settings::BallotDefaults;
 
 use crate::{
     policies::stored,
     tests::{
         agent::TestAgent,
         fleet::{TestFleet, task},
-        mail::mailbox::start,
+        mail::mailbox::{in_force, start},
     },
 };
 
@@ -156,4 +159,22 @@ async fn a_task_waits_for_its_approval_at_every_leader() {
     vote(&fleet, next, 1, "client:ann", VoteChoice::Approve).await;
     let is_ready = |fleet: &TestFleet| look(fleet, next, 1).is_some_and(|task| task.is_ready());
     fleet.until("the task waits for an agent", is_ready).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_approval_of_a_task_has_the_threshold_and_the_deadline_of_the_fleet_unless_it_sets_them() {
+    let threshold = Fraction { numerator: 1, denominator: 2 };
+    let deadline = std::time::Duration::from_secs(90);
+    let fleet = TestFleet::start_with_ballots(BallotDefaults { threshold, deadline });
+    let leader = fleet.led().await;
+    in_force(&fleet).await;
+    let unset = asked(1, &["client:ann"]);
+    let approval = unset.requires_approval.clone().map(|approval| RequiredApproval { deadline: None, ..approval });
+    accepts(&fleet, leader, TaskSpec { requires_approval: approval, ..unset }).await;
+    accepts(&fleet, leader, asked(2, &["client:ann"])).await;
+    for (id, ttl) in [(1, 90_000), (2, 600_000)] {
+        until(&fleet, leader, id, TaskState::Queued).await;
+        let ballot = fleet.tested(leader).state.look(|fleet| fleet.ballot(BallotId(id)).cloned()).expect("it is open");
+        assert_eq!((ballot.threshold, ballot.ttl), (threshold, ttl), "{id}");
+    }
 }

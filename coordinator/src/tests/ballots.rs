@@ -3,14 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{AgentCommand, BallotId, Command, NOTICE_KIND, NOTICE_SENDER, Reply};
+use robeing_fleet::{AgentCommand, BallotId, Command, Fraction, NOTICE_KIND, NOTICE_SENDER, Reply};
 use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, SigningRequest};
 use robeing_platform::Platform;
 use robeing_proto::v1::{
     self, BallotState, CastVoteRequest, ElectorAddress, GetBallotRequest, ListBallotsRequest, OpenBallotRequest,
     VoteChoice, ballots_client::BallotsClient, ballots_server::Ballots as _,
 };
-use robeing_settings::Enrolment;
+use robeing_settings::{BallotDefaults, Enrolment};
 use robeing_votes::{Choice, Evidence, Expect, KeyBinding, VoteStatement, VotingKey, hex, verify};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -158,6 +158,27 @@ async fn a_ballot_that_is_not_decided_expires_at_its_deadline() {
     let at_once = get(&fleet, at, 7, 60).await.expect("it is known");
     assert_eq!(at_once.state(), BallotState::Expired);
     assert_eq!(code(get(&fleet, at, 8, 0).await), Code::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ballot_without_threshold_and_deadline_has_those_of_the_fleet() {
+    let threshold = Fraction { numerator: 66, denominator: 100 };
+    let fleet = TestFleet::start_with_ballots(BallotDefaults { threshold, deadline: Duration::from_secs(90) });
+    let leader = fleet.led().await;
+    in_force(&fleet).await;
+    let at = fleet.followers(leader)[0];
+    let unset = OpenBallotRequest { deadline: None, ..asked(7, &[("client:ann", 33), ("client:bob", 17)]) };
+    let ballot = open(&fleet, at, unset.clone()).await.expect("it is opened");
+    assert_eq!((ballot.threshold.as_str(), ballot.ttl_ms), ("66/100", 90_000));
+    let after = cast(&fleet, leader, vote(7, "client:ann", VoteChoice::Approve)).await.expect("it counts");
+    assert_eq!(after.state(), BallotState::Approved, "66 of 100 are 66 %, which are less than two thirds");
+    let again = open(&fleet, leader, unset).await.expect("it is the same");
+    assert_eq!((again.state(), again.ttl_ms), (BallotState::Approved, 90_000));
+    let set = OpenBallotRequest { threshold: "2/3".into(), ..asked(8, &[("client:ann", 33), ("client:bob", 17)]) };
+    let ballot = open(&fleet, at, set).await.expect("it is opened");
+    assert_eq!((ballot.threshold.as_str(), ballot.ttl_ms), ("2/3", OPEN_FOR * 1_000));
+    let after = cast(&fleet, leader, vote(8, "client:ann", VoteChoice::Approve)).await.expect("it counts");
+    assert_eq!(after.state(), BallotState::Open, "it has the threshold that its opener sets");
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use robeing_platform::{
     simulated::{HostNetwork, MemoryNetwork, SeededRandom, SimulatedDisk},
 };
 use robeing_proto::v1;
-use robeing_settings::{AuthorityConfig, CoordinatorConfig, Enrolment, FleetLimits, TlsMode, Weights};
+use robeing_settings::{AuthorityConfig, BallotDefaults, CoordinatorConfig, Enrolment, FleetLimits, TlsMode, Weights};
 use robeing_telemetry::Metrics;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -99,6 +99,7 @@ pub struct TestFleet {
     pub security: Option<FleetSecurity>,
     pub network: MemoryNetwork,
     pub disks: Vec<SimulatedDisk>,
+    ballots: BallotDefaults,
     running: Vec<Option<Process>>,
     starts: u64,
 }
@@ -106,7 +107,12 @@ pub struct TestFleet {
 impl TestFleet {
     /// Starts three coordinators with empty disks.
     pub fn start() -> Self {
-        Self::start_with(None)
+        Self::start_with(None, BallotDefaults::default())
+    }
+
+    /// Same as [`TestFleet::start`], with these defaults of ballots.
+    pub fn start_with_ballots(ballots: BallotDefaults) -> Self {
+        Self::start_with(None, ballots)
     }
 
     /// Starts three coordinators that speak TLS alone, and an authority for them.
@@ -114,12 +120,12 @@ impl TestFleet {
         let authority = Authority::create(&realm(), Platform::real().clock.unix_millis()).expect("it is made");
         let trust = authority.certificate_pem().to_owned();
         let certifier = Arc::new(Certifier::new(authority, &trust, JOIN_KEY).expect("it is trusted"));
-        Self::start_with(Some(FleetSecurity { certifier, enrolment }))
+        Self::start_with(Some(FleetSecurity { certifier, enrolment }), BallotDefaults::default())
     }
 
-    fn start_with(security: Option<FleetSecurity>) -> Self {
+    fn start_with(security: Option<FleetSecurity>, ballots: BallotDefaults) -> Self {
         let network = MemoryNetwork::default();
-        let mut fleet = Self { security, network, disks: Vec::new(), running: Vec::new(), starts: 0 };
+        let mut fleet = Self { security, network, disks: Vec::new(), ballots, running: Vec::new(), starts: 0 };
         while fleet.disks.len() < COORDINATORS {
             fleet.run_another();
         }
@@ -162,6 +168,7 @@ impl TestFleet {
             disconnect_grace: Duration::from_millis(50),
             limits: FleetLimits::default(),
             snapshot_after: 10_000,
+            ballots: self.ballots,
             expected_agents: None,
             metrics_listen: None,
         };

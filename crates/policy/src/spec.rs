@@ -73,11 +73,12 @@ pub struct ApprovalSpec {
         schemars(length(min = 1, max = MAX_APPROVERS), inner(length(min = 1, max = MAX_APPROVER_BYTES)))
     )]
     pub electorate: Vec<String>,
-    /// The share of the weight of all of them that has to approve, such as `2/3`, `66%` or `0.66`. Default: `2/3`.
+    /// The share of the weight of all of them that has to approve, such as `2/3`, `66%` or `0.66`. Default: what
+    /// the fleet sets in `spec.consensus`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = MAX_THRESHOLD_BYTES)))]
     pub threshold: Option<String>,
-    /// How long they have to vote, in seconds. Default: 30.
+    /// How long they have to vote, in seconds. Default: what the fleet sets in `spec.consensus`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = MAX_APPROVAL_SECONDS)))]
     pub deadline_seconds: Option<u32>,

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    AuthorityConfig, TlsMode,
+    AuthorityConfig, BallotDefaults, TlsMode,
     settings::{
         DISCONNECT_GRACE, HEALTH_CHECK_INTERVAL, HEARTBEAT_INTERVAL, LOAD_TERM, MAX_ATTEMPTS, PERFORMANCE_TERM,
         SESSION_TIMEOUT, SNAPSHOT_AFTER, SPECIALIZATION_TERM,
@@ -56,6 +56,8 @@ pub struct CoordinatorConfig {
     /// Number of log entries after which a snapshot is written. A hundredth of that number is kept behind a snapshot,
     /// for coordinators that lag slightly.
     pub snapshot_after: u32,
+    /// The threshold and the deadline of ballots whose openers set none.
+    pub ballots: BallotDefaults,
     /// Number of agents that the deployment is meant to have (`AGENT_COUNT`). For display only, never enforced.
     pub expected_agents: Option<u32>,
     /// Address for metrics and probes over HTTP, `host:port`.
@@ -86,6 +88,7 @@ impl CoordinatorConfig {
             disconnect_grace: DISCONNECT_GRACE.default,
             limits: FleetLimits::default(),
             snapshot_after: SNAPSHOT_AFTER.default,
+            ballots: BallotDefaults::default(),
             expected_agents: None,
             metrics_listen: None,
             tls: TlsMode::default(),

@@ -5,6 +5,7 @@
 //! [`parse`] reads what [`Startup::to_env`] and [`Startup::to_args`] write; [`text`] formats single values.
 
 mod agent;
+mod ballots;
 mod command;
 mod contribute;
 mod coordinator;
@@ -23,12 +24,14 @@ mod tests;
 use std::ffi::OsString;
 
 pub use agent::*;
+pub use ballots::BallotDefaults;
 pub use command::command;
 pub use contribute::Contribute;
 pub use coordinator::*;
 pub use definition::{Defined, For, Number, Setting, Span, Term};
 pub use forms::{DEFAULT_PORT, MAX_COORDINATORS, MIN_INTERVAL, local_port};
 use forms::{number, span};
+pub use robeing_fleet::Fraction;
 pub use said::{CommandLine, Said};
 pub use security::{
     AuthorityConfig, DEFAULT_NAMESPACE, DEFAULT_TRUST_DOMAIN, Enrolment, EnrolmentConfig, JoinProof, TlsMode,
@@ -199,6 +202,7 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
         result_ttl: span(sources, &settings::RESULT_TTL)?,
     };
     config.snapshot_after = number(sources, &settings::SNAPSHOT_AFTER)?.unwrap_or(config.snapshot_after);
+    config.ballots = ballots::ballots(sources)?;
     config.expected_agents = number(sources, &settings::AGENT_COUNT)?;
     config.tls = common.tls;
     config.authority = authority(sources, common.tls)?;

@@ -3,7 +3,8 @@
 use std::{ffi::OsString, fmt, path::Path};
 
 use super::{
-    AgentConfig, Contribute, CoordinatorConfig, ExecutorSpec, FleetLimits, JoinProof, Process, ProcessRole, Startup,
+    AgentConfig, BallotDefaults, Contribute, CoordinatorConfig, ExecutorSpec, FleetLimits, JoinProof, Process,
+    ProcessRole, Startup,
     command::EXIT_WITH_PARENT,
     definition::{Number, Setting, Span},
     settings::{self, HOSTNAME},
@@ -105,6 +106,11 @@ fn coordinator(config: &CoordinatorConfig, list: &mut List) {
     list.number(&settings::MAX_BYTES, max_bytes);
     list.span(&settings::RESULT_TTL, result_ttl);
     list.number(&settings::SNAPSHOT_AFTER, Some(config.snapshot_after));
+    // Said only where they are set, so that the processes of fleets that do not set them are told what they were.
+    let (ballots, unset) = (config.ballots, BallotDefaults::default());
+    let threshold = (ballots.threshold != unset.threshold).then(|| ballots.threshold.to_string());
+    list.some(&settings::BALLOT_THRESHOLD, threshold.as_deref());
+    list.span(&settings::BALLOT_DEADLINE, (ballots.deadline != unset.deadline).then_some(ballots.deadline));
     list.number(&settings::AGENT_COUNT, config.expected_agents);
     list.text(&settings::TLS, config.tls.as_str());
     let authority = &config.authority;

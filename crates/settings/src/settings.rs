@@ -1,11 +1,11 @@
-//! The definitions of all settings. The command line, the environment, the operator, `robeing dev` and the schema of
-//! the resource take names, bounds and defaults from here. The limits of the state machine are defined by it
-//! ([`robeing_fleet::limits`]) and reused here.
+//! The definitions of all settings. The command line, the environment, the operator, `robeing dev` and the resource's
+//! schema take names, bounds and defaults from here. The limits of the state machine are [`robeing_fleet::limits`].
 
 use std::time::Duration;
 
 use robeing_fleet::limits;
 
+pub use super::ballots::{BALLOT_DEADLINE, BALLOT_THRESHOLD};
 pub use super::contribute::CONTRIBUTE;
 pub use super::security::{
     CA, ENROLMENT, JOIN, JOIN_SECRET, JOIN_TOKEN, NAMESPACE, RIGHTS, SERVICE_ACCOUNT_TOKEN, TLS, TRUST, TRUST_DOMAIN,
@@ -30,8 +30,7 @@ pub const HEARTBEATS_PER_SESSION: u32 = 2;
 pub const POD_IP: &str = "POD_IP";
 /// The environment variable with the name of a machine.
 pub const HOSTNAME: &str = "HOSTNAME";
-/// The environment variable that tells a user's worker process where to attach to its agent. Not a setting of Robeing
-/// itself.
+/// The environment variable that tells a user's worker process where to attach; not a setting of Robeing itself.
 pub const WORKER_ADDRESS: &str = "ROBEING_WORKER_ADDRESS";
 
 /// The role of the process; see [`ProcessRole`](super::ProcessRole).
@@ -267,8 +266,7 @@ pub const RESULT_TTL: Span = Span {
     default: Duration::from_millis(limits::DEFAULT_RESULT_TTL_MS),
 };
 
-/// Number of log entries after which a snapshot is written. Small numbers are refused, because a snapshot costs far
-/// more than an entry.
+/// Number of log entries after which a snapshot is written. Few are refused: a snapshot costs far more than an entry.
 pub const SNAPSHOT_AFTER: Number<u32> = Number {
     setting: Setting::new(
         For::Coordinators,
@@ -471,6 +469,8 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &MAX_BYTES,
     &RESULT_TTL,
     &SNAPSHOT_AFTER,
+    &BALLOT_THRESHOLD,
+    &BALLOT_DEADLINE,
     &CA,
     &ENROLMENT,
     &TRUST_DOMAIN,

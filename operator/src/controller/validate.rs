@@ -9,8 +9,8 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 use robeing_crds::{
-    AgentPorts, Enrolment, Executor, Gateway, ImagePullPolicy, Messages, PodOverrides, Pool, Recovery, RobeingCluster,
-    Role, SecretKey, Storage, Weights,
+    AgentPorts, Consensus, Enrolment, Executor, Gateway, ImagePullPolicy, Messages, PodOverrides, Pool, Recovery,
+    RobeingCluster, Role, SecretKey, Storage, Weights,
 };
 use robeing_settings::{
     Contribute, ExecutorSpec, MessagesSpec,
@@ -98,6 +98,8 @@ pub struct ValidatedCluster {
     pub refused: Vec<RefusedPool>,
     /// The weights of an agent's score for a task.
     pub weights: Weights,
+    /// The defaults of ballots.
+    pub consensus: Consensus,
     /// The settings of failure detection and recovery.
     pub recovery: Recovery,
     /// What messengers call outside the fleet.
@@ -253,6 +255,7 @@ pub fn validate(
         pools,
         refused,
         weights: spec.scheduling.weights.clone(),
+        consensus: spec.consensus.clone(),
         recovery: spec.recovery.clone(),
         enrolment: spec.identity.enrolment,
         trust_domain: spec.identity.trust_domain.clone(),

@@ -123,6 +123,7 @@ fn check_coordinators(cluster: &RobeingCluster, built: &Built) {
             health_check_interval: recovery.health_check_interval.get(),
             max_attempts: recovery.max_attempts,
             weights: (&cluster.spec.scheduling.weights).into(),
+            ballots: (&cluster.spec.consensus).into(),
             authority: AuthorityConfig {
                 join: None,
                 directory: Some(PathBuf::from(names::AUTHORITY_DIRECTORY)),
@@ -254,6 +255,26 @@ fn no_agent_refuses_slots_that_the_schema_takes() {
         check_pool(&cluster.spec.pools[0], &Built::of(&cluster));
     }
     assert!(robeing_crds::parse_manifest(&manifest(limits::MAX_SLOTS + 1)).is_err());
+}
+
+#[test]
+fn what_the_resource_sets_for_ballots_is_in_the_environment_of_coordinators_and_defaults_are_not() {
+    let told = |consensus: &str| {
+        let manifest = format!(
+            "{{apiVersion: robeing.io/v1alpha1, kind: RobeingCluster, metadata: {{name: a, namespace: b, uid: c}}, \
+             spec: {{consensus: {consensus}, pools: [{{name: p, executor: {{echo: {{}}}}}}]}}}}"
+        );
+        let cluster = robeing_crds::parse_manifest(&manifest).unwrap_or_else(|error| panic!("{error}"));
+        let built = Built::of(&cluster);
+        check_coordinators(&cluster, &built);
+        let pod = names::coordinator("a", 0);
+        let environment = built.told("StatefulSet", &names::coordinators("a"), "coordinator", &pod);
+        ["ROBEING_BALLOT_THRESHOLD", "ROBEING_BALLOT_DEADLINE"].map(|name| environment.get(name).cloned())
+    };
+    assert_eq!(told("{}"), [None, None]);
+    assert_eq!(told("{threshold: 2/3, deadline: 30s}"), [None, None]);
+    assert_eq!(told("{threshold: 66%}"), [Some("66/100".to_owned()), None]);
+    assert_eq!(told("{deadline: 1m30s}"), [None, Some("1m30s".to_owned())]);
 }
 
 #[test]

@@ -16,8 +16,8 @@ use robeing_platform::{
     simulated::{SeededRandom, SimulatedDisk},
 };
 use robeing_settings::{
-    AgentConfig, AgentRole, AuthorityConfig, Contribute, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly,
-    TlsMode, Weights,
+    AgentConfig, AgentRole, AuthorityConfig, BallotDefaults, Contribute, CoordinatorConfig, EnrolmentConfig,
+    FleetLimits, OnAnomaly, TlsMode, Weights,
 };
 use robeing_telemetry::Metrics;
 use tokio::sync::oneshot;
@@ -141,6 +141,7 @@ fn coordinator_config(name: String, profile: &Profile) -> CoordinatorConfig {
         disconnect_grace: Duration::from_millis(50),
         limits: FleetLimits::default(),
         snapshot_after: SNAPSHOT_AFTER,
+        ballots: BallotDefaults::default(),
         expected_agents: None,
         metrics_listen: None,
     }

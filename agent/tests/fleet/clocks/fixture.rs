@@ -20,8 +20,8 @@ use robeing_net::Transport;
 use robeing_platform::{Clock, Connection, Listener, Network, Platform, TcpNetwork, simulated::WrongClock, uuid_v7};
 use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient};
 use robeing_settings::{
-    AgentConfig, AgentRole, AuthorityConfig, Contribute, CoordinatorConfig, EnrolmentConfig, FleetLimits, OnAnomaly,
-    TlsMode, Weights,
+    AgentConfig, AgentRole, AuthorityConfig, BallotDefaults, Contribute, CoordinatorConfig, EnrolmentConfig,
+    FleetLimits, OnAnomaly, TlsMode, Weights,
 };
 use robeing_telemetry::Metrics;
 use tempfile::TempDir;
@@ -190,6 +190,7 @@ impl Fleet {
             disconnect_grace: Duration::from_millis(50),
             limits: FleetLimits::default(),
             snapshot_after: 30,
+            ballots: BallotDefaults::default(),
             expected_agents: None,
             metrics_listen: None,
         };

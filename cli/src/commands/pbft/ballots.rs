@@ -29,6 +29,10 @@ use crate::{
     render::{group_ballot_text, note, open_group_ballot_text},
 };
 
+/// The share that has to approve, and how long members have to vote, if the command does not say it: what the fleet
+/// sets is known to coordinators alone, which have no part in these ballots.
+const SHARE: (u32, u32) = (2, 3);
+const OPEN_FOR: Duration = Duration::from_secs(30);
 /// Pause between two questions whether a ballot is closed.
 const POLL_PAUSE: Duration = Duration::from_millis(500);
 /// How long one more member may take to keep a ballot.
@@ -76,13 +80,15 @@ fn check_format(format: Format) -> Result<(), CliError> {
 pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
     check_format(args.output.output)?;
     let group = files::group(args.group.as_deref().unwrap_or_default())?;
-    let threshold = share(&args.threshold);
-    let no_share = || CliError::Usage(format!("{:?} is no share: write it as 2/3, 66% or 0.66", args.threshold));
+    let (given, deadline) = (args.threshold.as_deref(), args.deadline.unwrap_or(OPEN_FOR));
+    let threshold = given.map_or(Some(SHARE), share);
+    let given = given.unwrap_or_default();
+    let no_share = || CliError::Usage(format!("{given:?} is no share: write it as 2/3, 66% or 0.66"));
     let opening = Opening {
         group: *group.epoch().domain(),
         nonce: new_proposal_id(),
         at_ms: 0,
-        ttl_ms: u64::try_from(args.deadline.as_millis()).unwrap_or(u64::MAX),
+        ttl_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         question: args.question.clone(),
         options: args.options.clone(),
         threshold: threshold.ok_or_else(no_share)?,
@@ -102,7 +108,7 @@ pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Res
         return Ok(Exit::Success);
     }
     note(&format!("waiting for ballot {}; it goes on without this command", hex(&id)));
-    let until = Instant::now() + args.deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
+    let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
     shown(&client, &group, &id, (until, None)).await
 }
 

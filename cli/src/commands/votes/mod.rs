@@ -57,7 +57,7 @@ async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
         (_, true) => return pbft::ballots::open(args, fleet).await,
         (_, false) => {}
     }
-    let (wait, deadline, format) = (args.wait, args.deadline, args.output.output);
+    let (wait, format) = (args.wait, args.output.output);
     let client = client(fleet, None, Access::Use).await?;
     let mut ballot = client.open_ballot(opening(args)).await?;
     if !wait {
@@ -68,6 +68,7 @@ async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
         note(&format!("waiting for ballot {}; it goes on without this command", ballot.id));
     }
     if ballot.state() == BallotState::Open {
+        let deadline = Duration::from_millis(ballot.ttl_ms);
         let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
         let opened = ballot;
         ballot = closed(&client, &opened.id, until).await?;
@@ -87,8 +88,9 @@ fn opening(args: OpenArgs) -> OpenBallotRequest {
         question: args.question,
         options: args.options,
         electorate: electors.collect(),
-        threshold: args.threshold,
-        deadline: Some(duration(args.deadline)),
+        // What is not given is left to the fleet.
+        threshold: args.threshold.unwrap_or_default(),
+        deadline: args.deadline.map(duration),
         mode: v1::BallotMode::Majority.into(),
     }
 }
@@ -310,15 +312,18 @@ mod tests {
             mode: None,
             group: None,
             options: Vec::new(),
-            threshold: "2/3".into(),
-            deadline: Duration::from_secs(30),
+            threshold: None,
+            deadline: None,
             wait: false,
             id: None,
             output: crate::args::Output { output: Format::Table },
         };
         let (one, other) = (opening(args()), opening(args()));
         assert_ne!(one.id, other.id);
-        assert_eq!((one.electorate[0].weight, one.deadline), (2, Some(duration(Duration::from_secs(30)))));
+        assert_eq!((one.electorate[0].weight, one.threshold.as_str(), one.deadline), (2, "", None));
+        let (threshold, deadline) = (Some("0.66".into()), Some(Duration::from_secs(60)));
+        let set = opening(OpenArgs { threshold, deadline, ..args() });
+        assert_eq!((set.threshold.as_str(), set.deadline), ("0.66", Some(duration(Duration::from_secs(60)))));
         assert_eq!(opening(OpenArgs { id: Some("7".into()), ..args() }).id, "7");
     }
 }

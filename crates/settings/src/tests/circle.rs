@@ -256,6 +256,14 @@ fn limits() -> impl Strategy<Value = FleetLimits> {
     })
 }
 
+fn ballots() -> impl Strategy<Value = BallotDefaults> {
+    let share = (within(1, u32::MAX), within(1, u32::MAX))
+        .prop_map(|(one, other)| Fraction { numerator: one.min(other), denominator: one.max(other) });
+    let threshold = prop_oneof![Just(Fraction::TWO_THIRDS), share];
+    (threshold, of_span(settings::BALLOT_DEADLINE))
+        .prop_map(|(threshold, deadline)| BallotDefaults { threshold, deadline })
+}
+
 fn coordinator_settings() -> impl Strategy<Value = Process> {
     let who = (name(), name(), address(1), prop::option::of(address(0)), prop::option::of(address(0)), data());
     let members = distinct(address(1), 7);
@@ -268,6 +276,7 @@ fn coordinator_settings() -> impl Strategy<Value = Process> {
         limits(),
         of_number(settings::SNAPSHOT_AFTER),
         prop::option::of(of_number(settings::AGENT_COUNT)),
+        ballots(),
     );
     (who, members, times, numbers, mode(), authority()).prop_map(|(who, members, times, numbers, mode, authority)| {
         let (name, cluster_id, listen, advertise, metrics_listen, data) = who;
@@ -288,7 +297,9 @@ fn coordinator_settings() -> impl Strategy<Value = Process> {
         (config.heartbeat_interval, config.session_timeout) = (heartbeat_interval, session_timeout);
         (config.health_check_interval, config.disconnect_grace) = (health_check_interval, disconnect_grace);
         (config.election_timeout_min, config.election_timeout_max) = (min, min + more);
-        (config.max_attempts, config.weights, config.limits, config.snapshot_after, config.expected_agents) = numbers;
+        let (max_attempts, weights, limits, snapshot_after, expected_agents, ballots) = numbers;
+        (config.max_attempts, config.weights, config.limits) = (max_attempts, weights, limits);
+        (config.snapshot_after, config.expected_agents, config.ballots) = (snapshot_after, expected_agents, ballots);
         Process::Coordinator(config)
     })
 }
@@ -353,6 +364,7 @@ fn the_defaults_that_help_shows_are_those_that_are_taken() {
         settings::CLUSTER_ID,
         settings::ELECTION_TIMEOUT,
         settings::WEIGHTS,
+        settings::BALLOT_THRESHOLD,
         settings::TLS,
         settings::TRUST_DOMAIN,
         settings::NAMESPACE,

@@ -20,7 +20,7 @@ use k8s_openapi::{
     },
 };
 use robeing_crds::Storage;
-use robeing_settings::{ProcessRole, settings, text};
+use robeing_settings::{BallotDefaults, ProcessRole, settings, text};
 
 use super::{
     identity, metadata,
@@ -165,8 +165,19 @@ fn environment(fleet: &ValidatedCluster) -> Vec<EnvVar> {
     if health_checks != settings::HEALTH_CHECK_INTERVAL.default {
         environment.push(env(&settings::HEALTH_CHECK_INTERVAL, text::duration(health_checks)));
     }
+    environment.extend(ballots(fleet));
     environment.extend(identity::coordinator_environment(fleet));
     environment
+}
+
+/// Returns the settings of ballots; none that is the coordinators' own default, for the same reason.
+fn ballots(fleet: &ValidatedCluster) -> impl Iterator<Item = EnvVar> {
+    let (given, own) = (BallotDefaults::from(&fleet.consensus), BallotDefaults::default());
+    let threshold = Some(given.threshold).filter(|threshold| *threshold != own.threshold);
+    let deadline = Some(given.deadline).filter(|deadline| *deadline != own.deadline);
+    let threshold = threshold.map(|threshold| env(&settings::BALLOT_THRESHOLD, threshold.to_string()));
+    let deadline = deadline.map(|deadline| env(&settings::BALLOT_DEADLINE, text::duration(deadline)));
+    threshold.into_iter().chain(deadline)
 }
 
 /// Returns the claim template. Its size stays as it was when the StatefulSet was created; the claims themselves are
