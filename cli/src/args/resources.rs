@@ -206,9 +206,13 @@ from it stays granted. For example:
 
 `robeing resources list` shows them.")]
 pub struct QueuesArgs {
-    /// The queues; none of them: there is only "default", without a quota
-    #[arg(value_name = "NAME[=WEIGHT][,RESOURCE=MOST...]", value_parser = queue)]
+    /// The queues; one that was set before and is not named is no longer there
+    #[arg(value_name = "NAME[=WEIGHT][,RESOURCE=MOST...]", required_unless_present = "none", value_parser = queue)]
     pub queues: Vec<QueueSpec>,
+
+    /// Remove all queues: there is only "default" then, without a quota
+    #[arg(long, conflicts_with = "queues")]
+    pub none: bool,
 }
 
 #[cfg(test)]

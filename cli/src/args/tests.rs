@@ -274,7 +274,10 @@ fn wrong_lines_about_teams_and_resources_are_refused_with_a_reason() {
         ("resources renew 7", "--token <N>"),
         ("resources release", "<ALLOCATION>"),
         ("resources queues a=0", "from 1 to 1000"),
+        ("resources queues", "NAME[=WEIGHT]"),
+        ("resources queues a --none", "cannot be used with"),
     ]);
+    parsed("resources queues --none").expect("all are to be removed");
 }
 
 #[test]

@@ -200,7 +200,7 @@ pub enum VoteWord {
 #[command(after_long_help = "\
 You vote as whoever your credentials name: client:NAME. With a certificate, the vote is signed, so that anybody can \
 verify it; with a token, the coordinator that takes it attests that it is yours. A vote can't be changed. The same \
-vote cast again counts once; one that is signed anew is another one.")]
+vote for the same reason, cast again, counts once; another one is refused.")]
 pub struct CastArgs {
     /// The id of the ballot
     pub ballot: String,

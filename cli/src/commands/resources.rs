@@ -1,6 +1,9 @@
 //! `robeing resources list`, `request`, `show`, `renew`, `release` and `queues`.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use robeing_client::{FleetClient, new_allocation_id};
@@ -20,7 +23,7 @@ use crate::{
     error::CliError,
     exit::Exit,
     kubernetes::Access,
-    render::{allocation_text, allocations_table, note, print_list, print_one, resources_text},
+    render::{allocation_text, allocations_table, note, print_list, print_one, queue_line, resources_text},
 };
 
 /// How long one call waits for an allocation.
@@ -32,6 +35,8 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Number of agents, and of allocations, that one call lists.
 const AGENTS_PAGE: u32 = 1_000;
 const PAGE: u32 = 100;
+/// The queue that there is unless it is set, with the weight 1 and no quota.
+const DEFAULT_QUEUE: &str = "default";
 
 pub(super) async fn run(command: ResourcesCommand, fleet: &Connection) -> Result<Exit, CliError> {
     match command {
@@ -157,7 +162,16 @@ async fn release(args: FreeArgs, fleet: &Connection) -> Result<Exit, CliError> {
 
 async fn queues(args: QueuesArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let client = client(fleet, None, Access::Administer).await?;
-    client.set_queues(SetQueuesRequest { queues: args.queues.into_iter().map(queue).collect() }).await?;
+    let named = if args.none { Vec::new() } else { args.queues };
+    let mut queues: Vec<ResourceQueue> = named.into_iter().map(queue).collect();
+    client.set_queues(SetQueuesRequest { queues: queues.clone() }).await?;
+    if queues.iter().all(|queue| queue.name != DEFAULT_QUEUE) {
+        queues.insert(0, queue(QueueSpec { name: DEFAULT_QUEUE.into(), weight: 1, ..QueueSpec::default() }));
+    }
+    let mut out = io::stdout().lock();
+    for queue in &queues {
+        writeln!(out, "{}", queue_line(queue))?;
+    }
     Ok(Exit::Success)
 }
 

@@ -23,7 +23,7 @@ pub use group_ballots::{group_ballot_text, open_group_ballot_text};
 pub use groups::{decisions_table, group_text, log_report_text};
 pub use message::{inbox_line, inbox_table, outcome_text, outcomes_table, unanswered_text};
 pub use policies::policy_table;
-pub use resources::{allocation_text, allocations_table, amounts_text, resources_text};
+pub use resources::{allocation_text, allocations_table, amounts_text, queue_line, resources_text};
 pub use status::{agent_text, agents_table, live_view, resource_text, status_text};
 pub use table::table;
 pub use task::{change_line, results_table, task_text, tasks_table};

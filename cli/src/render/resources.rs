@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use robeing_proto::v1::{Allocation, AllocationState, ListResourcesResponse, ResourceAmounts, ResourceQuota};
+use robeing_proto::v1::{
+    Allocation, AllocationState, ListResourcesResponse, ResourceAmounts, ResourceQueue, ResourceQuota,
+};
 use robeing_settings::quantities::{amount_text, cpu_text};
 
 use super::{
@@ -45,6 +47,13 @@ fn quota(quota: Option<&ResourceQuota>) -> String {
     ];
     let limits = limits.into_iter().filter_map(|(name, most)| Some(format!("{name} {}", most?)));
     limits.collect::<Vec<_>>().join(", ")
+}
+
+/// Formats a queue that was set: its name, weight and quota.
+pub fn queue_line(queue: &ResourceQueue) -> String {
+    let most = quota(queue.quota.as_ref());
+    let most = if most.is_empty() { "no quota".to_owned() } else { format!("at most {most}") };
+    printable(&format!("{}: weight {}, {most}", queue.name, queue.weight))
 }
 
 /// Formats `robeing resources list`: agents, then the sums, then queues.
@@ -161,7 +170,7 @@ pub fn allocation_text(allocation: &Allocation, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use robeing_proto::v1::{AgentResources, ResourceQueue, ResourceSums, allocation::Part};
+    use robeing_proto::v1::{AgentResources, ResourceSums, allocation::Part};
 
     use super::*;
 
@@ -188,6 +197,15 @@ mod tests {
             assert!(text.contains(shown), "{shown}: {text}");
         }
         assert_eq!(resources_text(&ListResourcesResponse::default()), "no agent contributes resources\n");
+    }
+
+    #[test]
+    fn a_queue_that_was_set_is_one_line() {
+        let mut queue = ResourceQueue { name: "batch".into(), weight: 3, ..ResourceQueue::default() };
+        assert_eq!(queue_line(&queue), "batch: weight 3, no quota");
+        let (cpu_millis, memory_bytes) = (Some(16_000), Some(64 << 30));
+        queue.quota = Some(ResourceQuota { cpu_millis, memory_bytes, ..ResourceQuota::default() });
+        assert_eq!(queue_line(&queue), "batch: weight 3, at most cpu 16, memory 64Gi");
     }
 
     #[test]

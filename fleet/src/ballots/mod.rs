@@ -248,11 +248,13 @@ fn largest_vote(member: &str) -> u64 {
 }
 
 impl Vote {
-    /// Returns whether casting this would be the same vote again.
+    /// Returns whether casting this would be the same vote again. What is signed may contain a time and be signed with
+    /// another key the next time, so the same choice for the same reason is the same vote, whatever its evidence.
     fn is_same_as(&self, cast: &CastVote) -> bool {
         let envelope = self.evidence.as_ref().map(|evidence| &evidence.envelope);
         let cast_envelope = cast.evidence.as_ref().map(|evidence| &evidence.envelope);
-        (self.choice, self.option, envelope) == (cast.choice, cast.option, cast_envelope)
+        let is_same_choice = (self.choice, self.option) == (cast.choice, cast.option);
+        is_same_choice && (envelope == cast_envelope || self.reason == cast.reason)
     }
 
     fn counted_bytes(&self) -> u64 {

@@ -42,6 +42,11 @@ fn lone(n: u128) -> OpenBallot {
     OpenBallot { electorate: vec![Elector { letter: None, ..elector("client:c", 0) }], ..ballot(n) }
 }
 
+/// Returns evidence of the same authority as `evidence(b"one")`, signed at another time.
+fn signed_anew() -> VoteEvidence {
+    VoteEvidence { envelope: Bytes::from_static(b"other"), ..evidence(b"one") }
+}
+
 #[test]
 fn a_ballot_is_opened_once_and_its_agents_are_told_by_letters() {
     let mut trial = Trial::newest();
@@ -140,12 +145,12 @@ fn a_vote_is_counted_once() {
     assert_eq!(trial.cast(same.clone()), again(None));
     assert_eq!(trial.cast(CastVote { attested_by: "c-1".to_owned(), ..signed.clone() }), again(None));
     assert_eq!(trial.effects, []);
-    let other_envelope = VoteEvidence { envelope: Bytes::from_static(b"other"), ..evidence(b"one") };
+    let otherwise = CastVote { reason: "another".to_owned(), ..signed.clone() };
     for (ballot, member, other) in [
         (1, "a", vote(1, "a", Choice::Reject)),
-        (1, "a", CastVote { evidence: Some(evidence(b"one")), ..vote(1, "a", Choice::Approve) }),
-        (2, "b", CastVote { evidence: None, ..signed.clone() }),
-        (2, "b", CastVote { evidence: Some(other_envelope), ..signed.clone() }),
+        (1, "a", CastVote { evidence: Some(evidence(b"one")), ..same.clone() }),
+        (2, "b", CastVote { evidence: None, ..otherwise.clone() }),
+        (2, "b", CastVote { evidence: Some(signed_anew()), ..otherwise }),
     ] {
         let refused = Refusal::AlreadyVoted { ballot: id(ballot), member: member.to_owned() };
         assert_eq!(trial.cast(other), Reply::Refused(refused));
@@ -156,6 +161,24 @@ fn a_vote_is_counted_once() {
     assert_eq!(trial.cast(same), again(Some(BallotOutcome::Expired)), "also when it is closed");
     let refused = Refusal::AlreadyVoted { ballot: id(1), member: "a".to_owned() };
     assert_eq!(trial.cast(vote(1, "a", Choice::Reject)), Reply::Refused(refused));
+}
+
+#[test]
+fn the_same_vote_for_the_same_reason_changes_nothing_although_it_is_signed_anew() {
+    let mut trial = Trial::newest();
+    trial.open(ballot(1));
+    let first = CastVote { evidence: Some(evidence(b"one")), ..vote(1, "a", Choice::Approve) };
+    assert_eq!(trial.cast(first.clone()), OPEN);
+    assert_eq!(trial.cast(vote(1, "b", Choice::Approve)), closed_as(APPROVED));
+    let before = trial.fleet.ballot(id(1)).cloned();
+    for evidence in [Some(signed_anew()), Some(evidence(b"two")), None] {
+        let again = Reply::VoteCast { existing: true, outcome: Some(APPROVED) };
+        assert_eq!(trial.cast(CastVote { evidence, ..first.clone() }), again);
+        assert_eq!(trial.effects, []);
+        assert_eq!(trial.fleet.ballot(id(1)), before.as_ref(), "the first one stays");
+    }
+    let refused = Refusal::AlreadyVoted { ballot: id(1), member: "a".to_owned() };
+    assert_eq!(trial.cast(CastVote { choice: Choice::Reject, ..first }), Reply::Refused(refused));
 }
 
 #[test]

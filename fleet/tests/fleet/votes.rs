@@ -61,7 +61,7 @@ pub fn approval() -> impl Strategy<Value = OpenBallot> {
 prop_compose! {
     fn casting()(
         ballot in 0..=2 * BALLOTS, member in 0..8u8, choice in 0..6u8, option in 0..4u32,
-        evidence in prop::option::of((0..3u8, 0..2u8)),
+        evidence in prop::option::of((0..3u8, 0..2u8)), reason in prop_oneof![Just("because"), Just("so")],
     ) -> CastVote {
         let evidence = evidence.map(|(authority, envelope)| VoteEvidence {
             envelope: Bytes::from(vec![envelope; 3]),
@@ -75,7 +75,7 @@ prop_compose! {
             member: if member < 6 { name_of(member) } else { "client:carol".to_owned() },
             choice,
             option: if choice == Choice::Approve || option == 3 { option } else { 0 },
-            reason: "because".to_owned(),
+            reason: reason.to_owned(),
             evidence,
             attested_by: "c-0".to_owned(),
         }
@@ -296,7 +296,8 @@ impl Twin {
         }
         let envelope = |vote: &CastVote| vote.evidence.as_ref().map(|evidence| evidence.envelope.clone());
         if let Some((first, _)) = known.votes.iter().find(|(vote, _)| vote.member == member) {
-            let same = (first.choice, first.option, envelope(first)) == (vote.choice, vote.option, envelope(vote));
+            let same = (first.choice, first.option) == (vote.choice, vote.option)
+                && (envelope(first) == envelope(vote) || first.reason == vote.reason);
             let again = Reply::VoteCast { existing: true, outcome: known.outcome() };
             return if same { again } else { Reply::Refused(Refusal::AlreadyVoted { ballot, member }) };
         }
