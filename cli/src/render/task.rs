@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use robeing_proto::v1::{Attempt, Failure, Task, TaskState, Verify};
+use robeing_client::is_finished;
+use robeing_proto::v1::{Attempt, Failure, Task, TaskApproval, TaskState, Verify};
 
 use super::{
     resources::amounts_text,
@@ -71,6 +72,18 @@ fn failure_text(failure: &Failure) -> String {
     }
 }
 
+/// Formats the approval of a task in a state. A ballot that has not approved a finished task may be rejected, expired, or
+/// still open.
+fn approval_text(TaskApproval { ballot, approved }: &TaskApproval, state: TaskState) -> String {
+    if *approved {
+        format!("approved by ballot {ballot}")
+    } else if is_finished(state) {
+        format!("ballot {ballot}; see `robeing vote show {ballot}`")
+    } else {
+        format!("waits for ballot {ballot}")
+    }
+}
+
 /// Formats one change of a task as a line, as `robeing task ID --watch` prints it.
 pub fn change_line(task: &Task, now: Timestamp) -> String {
     let mut line = format!("{:.3}  {}", now, state_word(task.state()));
@@ -103,8 +116,7 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     line("State", state_word(task.state()));
     line("Waiting for", task.waiting_for.clone());
     if let Some(approval) = &task.approval {
-        let state = if approval.approved { "approved" } else { "not approved" };
-        line("Approval", format!("{state} by ballot {}", approval.ballot));
+        line("Approval", approval_text(approval, task.state()));
     }
     if let Some(Verify { agents, agree, pointer }) = &task.verify {
         let part = pointer.as_ref().map(|pointer| format!(" at {pointer:?}")).unwrap_or_default();
