@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use robeing_client::is_finished;
-use robeing_proto::v1::{Attempt, Failure, Task, TaskApproval, TaskState, Verify};
+use robeing_proto::v1::{Attempt, AttemptState, Failure, Task, TaskApproval, TaskState, Verify};
 
 use super::{
     resources::amounts_text,
@@ -15,9 +15,12 @@ use super::{
     },
 };
 
-/// Returns the agent that has the task, or had it last.
+/// Returns the agent that has the task, or had it last. The output of a verified task is that of the first attempt that
+/// was not outvoted.
 fn agent_of(task: &Task) -> String {
-    task.attempts.last().map(|attempt| attempt.agent.clone()).unwrap_or_default()
+    let is_verified = task.verify.is_some() && task.state() == TaskState::Succeeded;
+    let right = task.attempts.iter().find(|attempt| is_verified && attempt.state() == AttemptState::Succeeded);
+    right.or(task.attempts.last()).map(|attempt| attempt.agent.clone()).unwrap_or_default()
 }
 
 /// Formats the list of `robeing tasks`.

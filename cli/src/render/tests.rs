@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use robeing_proto::v1::{
     Agent, AgentCounts, AgentState, Attempt, AttemptState, AuditRecord, Coordinator, CoordinatorState, Failure,
     FailureKind, FleetStatus, LeaderScore, PoolStatus, Quarantine, RecoveryAction, RecoveryStep, ResourceAmounts, Role,
-    Score, Task, TaskApproval, TaskCounts, TaskState,
+    Score, Task, TaskApproval, TaskCounts, TaskState, Verify,
 };
 
 use super::*;
@@ -365,6 +365,26 @@ fn a_task_shows_what_is_known_of_its_approval() {
     assert_eq!(shown(true, succeeded()).as_deref(), Some("approved by ballot b"));
     assert_eq!(shown(false, queued()).as_deref(), Some("waits for ballot b"));
     assert_eq!(shown(false, failed()).as_deref(), Some("ballot b; see `robeing vote show b`"));
+}
+
+#[test]
+fn the_agent_of_a_verified_task_is_the_first_that_was_right() {
+    let attempt = |agent: &str, state: AttemptState| Attempt {
+        agent: agent.into(),
+        state: state.into(),
+        ..Attempt::default()
+    };
+    let attempts = vec![
+        attempt("data-0", AttemptState::Outvoted),
+        attempt("data-1", AttemptState::Succeeded),
+        attempt("data-2", AttemptState::Succeeded),
+        attempt("data-3", AttemptState::Cancelled),
+    ];
+    let verified = Task { verify: Some(Verify::default()), attempts, ..succeeded() };
+    let line = change_line(&verified, now());
+    assert!(line.contains("by data-1 after"), "{line}");
+    let line = change_line(&Task { verify: None, ..verified }, now());
+    assert!(line.contains("by data-3 after"), "{line}");
 }
 
 #[test]
