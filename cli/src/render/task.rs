@@ -186,7 +186,7 @@ fn why_text(task: &Task, now: Timestamp) -> String {
             "\nThe score is the sum of its three terms; of the candidates, the agent with the highest gets the task.\n",
         );
     }
-    if task.verify.is_some() {
+    if task.verify.is_some() && task.attempts.iter().any(|attempt| !attempt.digest.is_empty()) {
         text.push_str("\nAttempts with the same digest have the same output:\n");
         for attempt in task.attempts.iter().filter(|attempt| !attempt.digest.is_empty()) {
             let digest: String = attempt.digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();

@@ -388,6 +388,16 @@ fn the_agent_of_a_verified_task_is_the_first_that_was_right() {
 }
 
 #[test]
+fn digests_are_announced_only_if_there_are_some() {
+    let mut verified = Task { verify: Some(Verify::default()), ..succeeded() };
+    let text = task_text(&verified, true, now());
+    assert!(!text.contains("same digest"), "{text}");
+    verified.attempts[1].digest = vec![0xab; 32].into();
+    let text = task_text(&verified, true, now());
+    assert!(text.contains("same output:\n  abababababababab  data-1 (Succeeded)\n"), "{text}");
+}
+
+#[test]
 fn a_status_without_a_leader_says_so() {
     assert!(status_text(&FleetStatus::default()).contains("Leader:         none (no majority"));
 }
