@@ -366,7 +366,10 @@ pub enum Refusal {
         allocation: AllocationId,
     },
     /// The fencing token is not that of a lease that lasts.
-    #[error("the lease of allocation {allocation} is over, or has another token; ask for the resources again")]
+    #[error(
+        "the lease of allocation {allocation} is over or has another token; see `robeing resources show {allocation}`, \
+         and ask for the resources again if it is over"
+    )]
     #[bilrost(tag(35), message)]
     StaleToken {
         /// The allocation.

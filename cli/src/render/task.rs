@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use jiff::Timestamp;
-use robeing_proto::v1::{Attempt, Failure, Task, TaskState, Verify};
+use robeing_client::is_finished;
+use robeing_proto::v1::{Attempt, AttemptState, Failure, Task, TaskApproval, TaskState, Verify};
 
 use super::{
     resources::amounts_text,
@@ -14,9 +15,12 @@ use super::{
     },
 };
 
-/// Returns the agent that has the task, or had it last.
+/// Returns the agent that has the task, or had it last. The output of a verified task is that of the first attempt that
+/// was not outvoted.
 fn agent_of(task: &Task) -> String {
-    task.attempts.last().map(|attempt| attempt.agent.clone()).unwrap_or_default()
+    let is_verified = task.verify.is_some() && task.state() == TaskState::Succeeded;
+    let right = task.attempts.iter().find(|attempt| is_verified && attempt.state() == AttemptState::Succeeded);
+    right.or(task.attempts.last()).map(|attempt| attempt.agent.clone()).unwrap_or_default()
 }
 
 /// Formats the list of `robeing tasks`.
@@ -71,6 +75,18 @@ fn failure_text(failure: &Failure) -> String {
     }
 }
 
+/// Formats the approval of a task in a state. A ballot that has not approved a finished task may be rejected, expired, or
+/// still open.
+fn approval_text(TaskApproval { ballot, approved }: &TaskApproval, state: TaskState) -> String {
+    if *approved {
+        format!("approved by ballot {ballot}")
+    } else if is_finished(state) {
+        format!("ballot {ballot}; see `robeing vote show {ballot}`")
+    } else {
+        format!("waits for ballot {ballot}")
+    }
+}
+
 /// Formats one change of a task as a line, as `robeing task ID --watch` prints it.
 pub fn change_line(task: &Task, now: Timestamp) -> String {
     let mut line = format!("{:.3}  {}", now, state_word(task.state()));
@@ -103,8 +119,7 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     line("State", state_word(task.state()));
     line("Waiting for", task.waiting_for.clone());
     if let Some(approval) = &task.approval {
-        let state = if approval.approved { "approved" } else { "not approved" };
-        line("Approval", format!("{state} by ballot {}", approval.ballot));
+        line("Approval", approval_text(approval, task.state()));
     }
     if let Some(Verify { agents, agree, pointer }) = &task.verify {
         let part = pointer.as_ref().map(|pointer| format!(" at {pointer:?}")).unwrap_or_default();
@@ -171,7 +186,7 @@ fn why_text(task: &Task, now: Timestamp) -> String {
             "\nThe score is the sum of its three terms; of the candidates, the agent with the highest gets the task.\n",
         );
     }
-    if task.verify.is_some() {
+    if task.verify.is_some() && task.attempts.iter().any(|attempt| !attempt.digest.is_empty()) {
         text.push_str("\nAttempts with the same digest have the same output:\n");
         for attempt in task.attempts.iter().filter(|attempt| !attempt.digest.is_empty()) {
             let digest: String = attempt.digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();

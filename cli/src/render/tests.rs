@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use robeing_proto::v1::{
     Agent, AgentCounts, AgentState, Attempt, AttemptState, AuditRecord, Coordinator, CoordinatorState, Failure,
     FailureKind, FleetStatus, LeaderScore, PoolStatus, Quarantine, RecoveryAction, RecoveryStep, ResourceAmounts, Role,
-    Score, Task, TaskCounts, TaskState,
+    Score, Task, TaskApproval, TaskCounts, TaskState, Verify,
 };
 
 use super::*;
@@ -353,6 +353,48 @@ fn a_task_shows_the_resources_that_it_needs() {
     let resources = Some(ResourceAmounts { cpu_millis: 1_500, memory_bytes: 1 << 30, ..ResourceAmounts::default() });
     let text = task_text(&Task { resources, queue: "batch".into(), ..queued() }, false, now());
     assert!(text.contains("\nResources:      cpu 1500m, memory 1Gi from queue \"batch\"\n"), "{text}");
+}
+
+#[test]
+fn a_task_shows_what_is_known_of_its_approval() {
+    let shown = |approved: bool, task: Task| {
+        let approval = Some(TaskApproval { ballot: "b".into(), approved });
+        let text = task_text(&Task { approval, ..task }, false, now());
+        text.lines().find_map(|line| line.strip_prefix("Approval:       ").map(str::to_owned))
+    };
+    assert_eq!(shown(true, succeeded()).as_deref(), Some("approved by ballot b"));
+    assert_eq!(shown(false, queued()).as_deref(), Some("waits for ballot b"));
+    assert_eq!(shown(false, failed()).as_deref(), Some("ballot b; see `robeing vote show b`"));
+}
+
+#[test]
+fn the_agent_of_a_verified_task_is_the_first_that_was_right() {
+    let attempt = |agent: &str, state: AttemptState| Attempt {
+        agent: agent.into(),
+        state: state.into(),
+        ..Attempt::default()
+    };
+    let attempts = vec![
+        attempt("data-0", AttemptState::Outvoted),
+        attempt("data-1", AttemptState::Succeeded),
+        attempt("data-2", AttemptState::Succeeded),
+        attempt("data-3", AttemptState::Cancelled),
+    ];
+    let verified = Task { verify: Some(Verify::default()), attempts, ..succeeded() };
+    let line = change_line(&verified, now());
+    assert!(line.contains("by data-1 after"), "{line}");
+    let line = change_line(&Task { verify: None, ..verified }, now());
+    assert!(line.contains("by data-3 after"), "{line}");
+}
+
+#[test]
+fn digests_are_announced_only_if_there_are_some() {
+    let mut verified = Task { verify: Some(Verify::default()), ..succeeded() };
+    let text = task_text(&verified, true, now());
+    assert!(!text.contains("same digest"), "{text}");
+    verified.attempts[1].digest = vec![0xab; 32].into();
+    let text = task_text(&verified, true, now());
+    assert!(text.contains("same output:\n  abababababababab  data-1 (Succeeded)\n"), "{text}");
 }
 
 #[test]
