@@ -369,11 +369,8 @@ fn a_task_shows_what_is_known_of_its_approval() {
 
 #[test]
 fn the_agent_of_a_verified_task_is_the_first_that_was_right() {
-    let attempt = |agent: &str, state: AttemptState| Attempt {
-        agent: agent.into(),
-        state: state.into(),
-        ..Attempt::default()
-    };
+    let attempt =
+        |agent: &str, state: AttemptState| Attempt { agent: agent.into(), state: state.into(), ..Attempt::default() };
     let attempts = vec![
         attempt("data-0", AttemptState::Outvoted),
         attempt("data-1", AttemptState::Succeeded),
