@@ -30,10 +30,12 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
     let most = limits::MAX_CLUSTER_NAME;
     names("[a-z]", most).prop_flat_map(move |name| {
         let room = (limits::MAX_CLUSTER_AND_POOL_NAME - name.len() as u32).min(limits::MAX_POOL_NAME);
-        let pools = vec(pool(most_agents), 0..4);
+        // Boxed, because a test's thread has too little stack for all of them in one value.
+        let pools = vec(pool(most_agents).boxed(), 0..4).boxed();
         let pool_names = proptest::collection::btree_set(names("[a-z0-9]", room), 4);
-        let others = (identity(), policies(), webhooks(), consensus());
-        let parts = (names("[a-z]", 63), pools, pool_names, coordinators(), recovery(), weights(), others);
+        let others = (identity().boxed(), policies().boxed(), webhooks().boxed(), consensus().boxed());
+        let (coordinators, recovery) = (coordinators().boxed(), recovery().boxed());
+        let parts = (names("[a-z]", 63), pools, pool_names, coordinators, recovery, weights(), others.boxed());
         parts.prop_map(move |(namespace, mut pools, names, coordinators, recovery, weights, others)| {
             let (identity, policies, webhooks, consensus) = others;
             // The schema takes no webhooks that nobody calls.
