@@ -4,7 +4,7 @@ use robeing_settings::{AgentRole, ProcessRole};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The role of a pool's agents.
+/// The role of agents.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[schemars(inline)]
 pub enum Role {

@@ -81,7 +81,7 @@ mistakes! {
     VoteCountedTwice = "vote-counted-twice",
     /// A ballot that is closed still takes votes, and its outcome is that of all of them.
     OutcomeRecomputed = "outcome-recomputed",
-    /// A vote counts although whoever cast it is no member of the ballot.
+    /// A vote of somebody who is no member of the ballot counts.
     OutsiderVotes = "outsider-votes",
     /// A ballot's threshold is a share of those who have voted instead of the whole electorate.
     ShareOfVoters = "share-of-voters",

@@ -13,7 +13,7 @@ pub const CLI: &str = "robeing";
 /// If it was not built.
 pub fn program(name: &str) -> PathBuf {
     let test = env::current_exe().expect("a test knows its own path");
-    // target/<profile>/deps/<test>, or target/<profile>/<binary>
+    // target/<profile>/deps/<test>, target/<profile>/examples/<example>, or target/<profile>/<binary>
     let found = test.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| {
         panic!("there is no program {name} near {}; build it first: cargo build --workspace --bins", test.display())

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::{
     processes::send,
     program::{CLI, program},
-    wait::{PATIENCE, eventually},
+    wait::{PATIENCE, eventually, in_time_within},
 };
 
 /// The result of a command.
@@ -134,8 +134,7 @@ impl Terminal {
     async fn end_of(command: Command, what: &str, patience: Duration) -> Ended {
         let mut command = tokio::process::Command::from(command);
         command.kill_on_drop(true);
-        let output = tokio::time::timeout(patience, command.output()).await;
-        let output = output.unwrap_or_else(|_| panic!("{what}: not done within {patience:?}"));
+        let output = in_time_within(patience, what, command.output()).await;
         let output = output.expect("the program can be started");
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }

@@ -43,9 +43,17 @@ pub async fn eventually_within<T, S: Debug>(
 /// # Panics
 /// If it does not complete within [`PATIENCE`].
 pub async fn in_time<T>(expected: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+    in_time_within(PATIENCE, expected, future).await
+}
+
+/// Like [`in_time`], for what takes longer.
+///
+/// # Panics
+/// If the future does not complete within this time.
+pub async fn in_time_within<T>(patience: Duration, expected: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(patience, future).await {
         Ok(done) => done,
-        Err(_) => panic!("{expected}: not done within {PATIENCE:?}"),
+        Err(_) => panic!("{expected}: not done within {patience:?}"),
     }
 }
 

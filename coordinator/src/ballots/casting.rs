@@ -156,10 +156,9 @@ fn with_vote(mut ballot: Ballot, vote: CastVote, outcome: Option<BallotOutcome>,
 #[cfg(test)]
 mod tests {
     use robeing_identity::PeerRole;
-    use robeing_net::security::PeerIdentity;
 
     use super::*;
-    use crate::{fixture::closed_ballot, identity::fixture::realm};
+    use crate::{fixture::closed_ballot, identity::fixture::member};
 
     #[test]
     fn a_vote_that_counts_is_in_the_answer_although_the_ballot_is_dropped() {
@@ -192,10 +191,6 @@ mod tests {
 
     #[test]
     fn one_votes_as_oneself_and_without_tls_as_whom_one_says() {
-        let member = |role, name| {
-            let id = realm().member(role, name).expect("it is a name");
-            Caller::Member(Arc::new(PeerIdentity { id, key: [7; 32] }))
-        };
         let (agent, client) = (member(PeerRole::Worker, "a"), member(PeerRole::Client, "ann"));
         let user = Caller::user("ann");
         let of = |caller: &Caller, named: &str| member_of(caller, named.to_owned()).ok();

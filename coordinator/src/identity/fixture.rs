@@ -11,7 +11,8 @@ use ring::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
 };
 use robeing_fleet::{EnrolmentMode, IdentityConfig, TokenIssuer};
-use robeing_identity::{Authority, Realm};
+use robeing_identity::{Authority, PeerRole, Realm};
+use robeing_net::{gate::Caller, security::PeerIdentity};
 use robeing_platform::Clock;
 use robeing_settings::Enrolment;
 use serde_json::{Value, json};
@@ -30,6 +31,12 @@ pub const JOIN_KEY: &str = "the join key of the tests";
 /// The fleet of the tests.
 pub fn realm() -> Realm {
     Realm::new("robeing.local", "default", "test").expect("it is a realm")
+}
+
+/// A caller with a certificate of this name.
+pub fn member(role: PeerRole, name: &str) -> Caller {
+    let id = realm().member(role, name).expect("it is a name");
+    Caller::Member(Arc::new(PeerIdentity { id, key: [7; 32] }))
 }
 
 /// A new authority that trusts itself alone.

@@ -159,22 +159,13 @@ pub fn sender_and_role(sender: &str, role_of: impl FnOnce(&str) -> Option<Role>)
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use robeing_net::security::PeerIdentity;
-
     use super::*;
-    use crate::identity::fixture::realm;
-
-    fn member(role: PeerRole) -> Caller {
-        let id = realm().member(role, "x").expect("it is a name");
-        Caller::Member(Arc::new(PeerIdentity { id, key: [7; 32] }))
-    }
+    use crate::identity::fixture::member;
 
     #[test]
     fn a_sender_is_named_by_its_certificate_or_token_and_clients_are_told_from_agents() {
-        assert_eq!(sender_name(&member(PeerRole::Worker)), "x");
-        assert_eq!(sender_name(&member(PeerRole::Client)), "client:x");
+        assert_eq!(sender_name(&member(PeerRole::Worker, "x")), "x");
+        assert_eq!(sender_name(&member(PeerRole::Client, "x")), "client:x");
         assert_eq!(sender_name(&Caller::user("ann")), "client:ann");
         assert_eq!(sender_name(&Caller::Plaintext), "client:anonymous");
     }

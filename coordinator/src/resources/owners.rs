@@ -61,22 +61,14 @@ fn agent(caller: &Caller) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use robeing_fleet::{
         AgentCommand, AllocationId, Amounts, Command, ControlCommand, Feature, FleetConfig, FormTeam, Reply,
         RequestResources, ResourceCommand, Stamp, TaskId, TeamCommand, TeamId, TeamNeeds,
     };
     use robeing_identity::PeerRole;
-    use robeing_net::security::PeerIdentity;
 
     use super::*;
-    use crate::{fixture, identity::fixture::realm};
-
-    fn member(role: PeerRole, name: &str) -> Caller {
-        let id = realm().member(role, name).expect("it is a name");
-        Caller::Member(Arc::new(PeerIdentity { id, key: [7; 32] }))
-    }
+    use crate::{fixture, identity::fixture::member};
 
     /// A fleet with the agents a and b, of which one is in the team 5, which ann has formed.
     fn fleet() -> (Fleet, String, String) {

@@ -58,7 +58,7 @@ impl Waiting {
         {
             return;
         }
-        // The sender is kept while somebody waits, so this is never reached; whoever waits has a deadline anyway.
+        // The sender is kept while somebody waits, so this is never reached; callers have a deadline anyway.
         std::future::pending().await
     }
 }

@@ -1,4 +1,4 @@
-//! Who may disband a team: whoever has formed it, its leader in its term, and administrators.
+//! Who may disband a team: the caller that formed it, its leader in its term, and administrators.
 
 use robeing_fleet::{AuditCommand, AuditEntry, AuditOutcome, Command, Refusal, Reply, Team, TeamCommand};
 use robeing_net::gate::Caller;

@@ -163,26 +163,15 @@ fn gauged(count: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use robeing_fleet::{
-        AgentCommand, AgentJoin, Command, ControlCommand, Fleet, FleetConfig, FormTeam, Reply, Role, Stamp,
-        TeamCommand, TeamId, TeamNeeds, known_version,
+        AgentCommand, Command, ControlCommand, Fleet, FleetConfig, FormTeam, Reply, Stamp, TeamCommand, TeamId,
+        TeamNeeds, known_version,
     };
 
     use super::*;
+    use crate::fixture;
 
     fn join(n: usize) -> Command {
-        Command::Agent(AgentCommand::Joined(AgentJoin {
-            name: format!("a{n}"),
-            incarnation: 1,
-            role: Role::Worker,
-            pool: None,
-            specializations: Vec::new(),
-            slots: 1,
-            address: String::new(),
-            process: None,
-            pid: 1,
-            version: String::new(),
-            sealing_key: None,
-        }))
+        Command::Agent(AgentCommand::Joined(fixture::join(&format!("a{n}"), 1)))
     }
 
     fn form(n: usize) -> Command {

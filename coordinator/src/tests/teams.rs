@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use robeing_fleet::{Command, LetterId, Refusal, TaskCommand, TaskId, TeamId};
 use robeing_identity::PeerRole;
-use robeing_net::{gate::Caller, security::PeerIdentity};
+use robeing_net::gate::Caller;
 use robeing_proto::v1::{
     self, DisbandTeamRequest, FormTeamRequest, GetTeamRequest, ListTeamsRequest, ReportPathsRequest,
     SendMessageRequest, TeamState, teams_server::Teams as _,
@@ -16,7 +16,7 @@ use crate::{
     fixture,
     identity::{
         client_rights::ClientRights,
-        fixture::{certifier, realm, trust},
+        fixture::{certifier, member, trust},
         rights::ClientRights as Rights,
         rights_file::CurrentRights,
     },
@@ -116,11 +116,6 @@ fn with_tls(fleet: &TestFleet, at: usize) -> Teams {
     let rights = ClientRights::File(CurrentRights::fixed(rights));
     let trust = trust(Arc::new(certifier()), Enrolment::Proof).1;
     Teams { rights: CallerRights(Some((rights, trust))), ..fleet.tested(at).teams.teams }
-}
-
-fn member(role: PeerRole, name: &str) -> Caller {
-    let id = realm().member(role, name).expect("it is a name");
-    Caller::Member(Arc::new(PeerIdentity { id, key: [7; 32] }))
 }
 
 #[tokio::test(start_paused = true)]

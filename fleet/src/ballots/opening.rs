@@ -14,7 +14,7 @@ impl Fleet {
         if let Err(refusal) = ballot.check() {
             return Some(refusal);
         }
-        let refusal = self.check_ballot_room(ballot, &ballot.notices(self.state.now.wall)).err()?;
+        let refusal = self.check_ballot_room(ballot).err()?;
         self.opened_before(ballot).is_none().then_some(refusal)
     }
 
@@ -25,10 +25,10 @@ impl Fleet {
         if let Some(reply) = self.opened_before(&ballot) {
             return reply;
         }
-        let notices = ballot.notices(self.state.now.wall);
-        if let Err(refusal) = self.check_ballot_room(&ballot, &notices) {
-            return Reply::Refused(refusal);
-        }
+        let notices = match self.check_ballot_room(&ballot) {
+            Ok(notices) => notices,
+            Err(refusal) => return Reply::Refused(refusal),
+        };
         self.open_new_ballot(ballot, notices, jobs, effects);
         Reply::BallotOpened { existing: false }
     }
@@ -61,12 +61,16 @@ impl Fleet {
         })
     }
 
-    pub(crate) fn check_ballot_room(&self, ballot: &OpenBallot, notices: &[PostLetter]) -> Result<(), Refusal> {
+    /// Refuses a ballot if there is no room for it or for the letters to its members. Returns these, which are only made
+    /// if there is room for the ballot.
+    pub(crate) fn check_ballot_room(&self, ballot: &OpenBallot) -> Result<Vec<PostLetter>, Refusal> {
         self.check_room_for_ballots(&ballot.opened_by, 1, ballot.counted_bytes())?;
+        let notices = ballot.notices(self.state.now.wall);
         if let Some(notice) = notices.iter().find(|notice| self.letter(notice.id).is_some()) {
             return Err(Refusal::LetterConflict { letter: notice.id });
         }
-        self.check_mail_room(notices)
+        self.check_mail_room(&notices)?;
+        Ok(notices)
     }
 
     /// Refuses so many more ballots of an opener, which count for `bytes` together, if there is no room for all of them.

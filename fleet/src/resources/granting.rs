@@ -51,10 +51,31 @@ impl Fleet {
             Ok(agents) => agents,
             Err(refusal) => return Reply::Refused(refusal),
         };
+        let id = request.id;
+        let seq = self.add_allocation(request, parts, AllocationState::Waiting, None);
+        let token = match agents {
+            Some(agents) => self.grant(seq, agents, effects),
+            None => {
+                effects.push(Effect::AllocationChanged { id });
+                // It may keep others waiting.
+                self.wake_allocations();
+                None
+            }
+        };
+        Reply::Allocated { existing: false, token }
+    }
+
+    /// Adds an allocation with a new id, and makes room for it. Returns its number.
+    pub(super) fn add_allocation(
+        &mut self,
+        request: RequestResources,
+        parts: Vec<Part>,
+        state: AllocationState,
+        attempt: Option<u32>,
+    ) -> u64 {
         self.make_room_for_allocation();
         let RequestResources { id, holder, queue, parts: _, spread, ttl, wait, requested_by } = request;
         let (requested, round) = (self.state.now, self.state.resources.round);
-        let state = AllocationState::Waiting;
         let allocation = self.state.resources.allocations.add(|seq| Allocation {
             seq,
             id,
@@ -68,20 +89,10 @@ impl Fleet {
             requested_by,
             round,
             state,
-            attempt: None,
+            attempt,
         });
-        let seq = allocation.seq;
         self.indexes.enter_allocation(allocation);
-        let token = match agents {
-            Some(agents) => self.grant(seq, agents, effects),
-            None => {
-                effects.push(Effect::AllocationChanged { id });
-                // It may keep others waiting.
-                self.wake_allocations();
-                None
-            }
-        };
-        Reply::Allocated { existing: false, token }
+        allocation.seq
     }
 
     /// Refuses a request of a holder that is gone, one from a queue that is not there, one for which there is no room,
@@ -211,7 +222,7 @@ impl Fleet {
     }
 
     /// Drops the allocations that ended first, if it takes that to keep another one.
-    pub(super) fn make_room_for_allocation(&mut self) {
+    fn make_room_for_allocation(&mut self) {
         while self.state.resources.allocations.len() >= MAX_ALLOCATIONS
             && let Some((_, seq)) = self.indexes.resources.ended.first().copied()
         {

@@ -11,8 +11,9 @@ use std::{cmp::Reverse, fmt, sync::Arc};
 use bilrost::Message;
 
 use super::{
-    Allocation, AllocationState, Holder, Part,
+    AllocationState, Holder, Part,
     amounts::{Amounts, Resource},
+    command::RequestResources,
     share::Share,
 };
 use crate::{
@@ -217,34 +218,25 @@ impl Fleet {
     /// number of the allocation; `None` if the task needs none.
     pub(crate) fn take_room(&mut self, task: &Task, agent: AgentId, attempt: u32) -> Option<u64> {
         let asked = &task.resources.as_ref()?.asked;
-        self.make_room_for_allocation();
         self.state.resources.tokens += 1;
-        let (token, requested, round) = (self.state.resources.tokens, self.state.now, self.state.resources.round);
-        let id = self.fresh_allocation(task, attempt);
-        let holder = Holder::Task(self.known_id(task));
-        let queue = self.queue_for(&asked.queue).to_owned();
-        let parts = vec![Part { amounts: asked.amounts, agent: Some(agent) }];
-        let allocation = self.state.resources.allocations.add(|seq| Allocation {
-            seq,
-            id,
-            holder,
-            queue,
-            parts,
+        let (token, at) = (self.state.resources.tokens, self.state.now);
+        let request = RequestResources {
+            id: self.fresh_allocation(task, attempt),
+            holder: Holder::Task(self.known_id(task)),
+            queue: self.queue_for(&asked.queue).to_owned(),
+            parts: vec![asked.amounts],
             spread: false,
             ttl: MAX_DURATION_MS,
             wait: 0,
-            requested,
             requested_by: String::new(),
-            round,
-            state: AllocationState::Granted { token, at: requested, expires: FleetMillis::MAX },
-            attempt: Some(attempt),
-        });
-        let seq = allocation.seq;
-        self.indexes.enter_allocation(allocation);
-        Some(seq)
+        };
+        let parts = vec![Part { amounts: asked.amounts, agent: Some(agent) }];
+        let state = AllocationState::Granted { token, at, expires: FleetMillis::MAX };
+        Some(self.add_allocation(request, parts, state, Some(attempt)))
     }
 
-    /// Returns an id that no allocation has. That the first one is taken is a chance in 2^122.
+    /// Returns an id that no allocation has. The first one is rarely taken: by what an earlier task with the same id had,
+    /// or by a request that was given this id on purpose.
     fn fresh_allocation(&self, task: &Task, attempt: u32) -> AllocationId {
         let mut id = AllocationId(derived(task.id.0, u64::from(attempt)));
         while self.allocation(id).is_some() {

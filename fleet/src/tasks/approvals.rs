@@ -50,9 +50,7 @@ impl Fleet {
         if self.ballot(ballot.id).is_some() {
             return Err(Refusal::BallotTaken { ballot: ballot.id });
         }
-        // The letters to its members are only made if there is room for it.
-        self.check_room_for_ballots(&ballot.opened_by, 1, ballot.counted_bytes())?;
-        self.check_ballot_room(ballot, &ballot.notices(self.state.now.wall))
+        self.check_ballot_room(ballot).map(drop)
     }
 
     /// Opens the ballot of a task that was just accepted, for which there is room.

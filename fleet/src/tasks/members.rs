@@ -51,20 +51,23 @@ pub(crate) fn derived(parent: u128, seq: u64) -> u128 {
 }
 
 impl Fleet {
+    /// Returns the task whose result a member verifies; `None` if the task is no member.
+    fn parent_of(&self, task: &Task) -> Option<&Arc<Task>> {
+        self.state.tasks.kept.get(&task.member_of?)
+    }
+
     /// Returns the input of a task. A member has that of the task whose result it verifies.
     pub fn input_of<'a>(&'a self, task: &'a Task) -> &'a Bytes {
-        let parent = task.member_of.and_then(|seq| self.state.tasks.kept.get(&seq));
-        parent.map_or(&task.input, |parent| &parent.input)
+        self.parent_of(task).map_or(&task.input, |parent| &parent.input)
     }
 
     /// Returns the deadline of a task. A member has that of the task whose result it verifies.
     pub fn deadline_of(&self, task: &Task) -> Option<FleetMillis> {
-        let parent = task.member_of.and_then(|seq| self.state.tasks.kept.get(&seq));
-        parent.map_or(task.deadline, |parent| parent.deadline)
+        self.parent_of(task).map_or(task.deadline, |parent| parent.deadline)
     }
 
-    /// Returns a task as readers see it, who know of no members: one with several runs has those that are going on among its
-    /// attempts, under the next numbers.
+    /// Returns a task as readers see it, who know of no members: one with several runs has those that have not ended
+    /// among its attempts, under the next numbers.
     pub fn with_runs(&self, task: &Arc<Task>) -> Arc<Task> {
         let Some(verification) = &task.verification else { return Arc::clone(task) };
         let run = |seq: &u64| self.state.tasks.kept.get(seq)?.current().cloned();
@@ -77,13 +80,12 @@ impl Fleet {
 
     /// Returns the id of a task as users know it: a member goes by that of the task whose result it verifies.
     pub fn known_id(&self, task: &Task) -> TaskId {
-        let parent = task.member_of.and_then(|seq| self.state.tasks.kept.get(&seq));
-        parent.map_or(task.id, |parent| parent.id)
+        self.parent_of(task).map_or(task.id, |parent| parent.id)
     }
 
     /// Returns what is compared of a member's output; `None` if the task is no member.
     pub fn compared_of(&self, task: TaskId) -> Option<Compared> {
-        let parent = self.task(task)?.member_of.and_then(|seq| self.state.tasks.kept.get(&seq))?;
+        let parent = self.parent_of(self.task(task)?)?;
         Some(match &parent.verification.as_ref()?.asked.pointer {
             None => Compared::Bytes,
             Some(pointer) => Compared::Json(pointer.clone()),
@@ -169,7 +171,7 @@ impl Fleet {
 
     /// Returns the agents that can't take a task: those that hold another member of the same one, or have had their turn.
     pub(crate) fn excluded(&self, task: &Task) -> Vec<AgentId> {
-        let parent = task.member_of.and_then(|parent| self.state.tasks.kept.get(&parent));
+        let parent = self.parent_of(task);
         let Some((parent, verification)) = parent.and_then(|task| Some((task, task.verification.as_ref()?))) else {
             return Vec::new();
         };

@@ -43,7 +43,7 @@ fn lone(n: u128) -> OpenBallot {
 }
 
 /// Returns evidence of the same authority as `evidence(b"one")`, signed at another time.
-fn signed_anew() -> VoteEvidence {
+fn signed_again() -> VoteEvidence {
     VoteEvidence { envelope: Bytes::from_static(b"other"), ..evidence(b"one") }
 }
 
@@ -150,7 +150,7 @@ fn a_vote_is_counted_once() {
         (1, "a", vote(1, "a", Choice::Reject)),
         (1, "a", CastVote { evidence: Some(evidence(b"one")), ..same.clone() }),
         (2, "b", CastVote { evidence: None, ..otherwise.clone() }),
-        (2, "b", CastVote { evidence: Some(signed_anew()), ..otherwise }),
+        (2, "b", CastVote { evidence: Some(signed_again()), ..otherwise }),
     ] {
         let refused = Refusal::AlreadyVoted { ballot: id(ballot), member: member.to_owned() };
         assert_eq!(trial.cast(other), Reply::Refused(refused));
@@ -164,14 +164,14 @@ fn a_vote_is_counted_once() {
 }
 
 #[test]
-fn the_same_vote_for_the_same_reason_changes_nothing_although_it_is_signed_anew() {
+fn the_same_vote_for_the_same_reason_changes_nothing_although_it_is_signed_again() {
     let mut trial = Trial::newest();
     trial.open(ballot(1));
     let first = CastVote { evidence: Some(evidence(b"one")), ..vote(1, "a", Choice::Approve) };
     assert_eq!(trial.cast(first.clone()), OPEN);
     assert_eq!(trial.cast(vote(1, "b", Choice::Approve)), closed_as(APPROVED));
     let before = trial.fleet.ballot(id(1)).cloned();
-    for evidence in [Some(signed_anew()), Some(evidence(b"two")), None] {
+    for evidence in [Some(signed_again()), Some(evidence(b"two")), None] {
         let again = Reply::VoteCast { existing: true, outcome: Some(APPROVED) };
         assert_eq!(trial.cast(CastVote { evidence, ..first.clone() }), again);
         assert_eq!(trial.effects, []);

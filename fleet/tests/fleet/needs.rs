@@ -197,7 +197,7 @@ fn a_task_that_becomes_ready_while_the_needs_of_others_are_looked_at_is_not_forg
     let small = trial.submit(needing(13, 2, 1));
     trial.after(0);
     trial.free(1, None);
-    // The look at the needs is due before the delay is over, and goes on after that.
+    // The look at the needs is due before the delay is over, and continues after that.
     trial.after(1_000);
     assert_eq!((trial.holder(small), trial.holder(late)), (Some(stay.agent), Some(stay.agent)));
     assert_eq!((trial.state(large), token(&trial, 3)), (TaskState::Queued, None));

@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Error, Result};
-use robeing_tests::processes::{TICKS_PER_SECOND, cpu_ticks};
+use robeing_tests::{
+    bench::Spread,
+    processes::{TICKS_PER_SECOND, cpu_ticks},
+};
 use tokio::task::JoinSet;
 
 use crate::{etcd::Etcd, ours::Ours};
@@ -22,8 +25,10 @@ pub enum Peer {
 /// What was measured of one peer in one round.
 pub struct Sample {
     took: Duration,
-    /// The time that each ballot took, in ascending order.
-    latencies: Vec<Duration>,
+    /// The number of ballots that were decided.
+    ballots: usize,
+    /// The time that each took.
+    pub latency: Spread,
     /// Processor time of the peer's processes, in seconds.
     cpu: f64,
 }
@@ -59,8 +64,8 @@ impl Peer {
         while let Some(ended) = callers.join_next().await {
             latencies.append(&mut ended??);
         }
-        latencies.sort_unstable();
-        Ok(Sample { took: start.elapsed(), latencies, cpu: self.cpu() - cpu })
+        let (took, cpu) = (start.elapsed(), self.cpu() - cpu);
+        Ok(Sample { took, ballots: latencies.len(), latency: Spread::of(latencies), cpu })
     }
 }
 
@@ -80,17 +85,11 @@ async fn decide(peer: Arc<Peer>, end: Instant) -> Result<Vec<Duration>, Error> {
 impl Sample {
     /// Returns the decided ballots per second.
     pub fn rate(&self) -> f64 {
-        self.latencies.len() as f64 / self.took.as_secs_f64()
-    }
-
-    /// Returns the latency of this percentile, in milliseconds.
-    pub fn percentile(&self, percent: usize) -> f64 {
-        let index = (self.latencies.len() * percent / 100).min(self.latencies.len().saturating_sub(1));
-        self.latencies.get(index).map_or(0.0, |latency| latency.as_secs_f64() * 1e3)
+        self.ballots as f64 / self.took.as_secs_f64()
     }
 
     /// Returns the processor time of the peer's processes for one ballot, in microseconds.
     pub fn cpu_per_ballot(&self) -> f64 {
-        self.cpu * 1e6 / self.latencies.len().max(1) as f64
+        self.cpu * 1e6 / self.ballots.max(1) as f64
     }
 }

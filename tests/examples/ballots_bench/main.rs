@@ -18,7 +18,6 @@ mod report;
 mod voters;
 
 use std::{
-    env,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -28,7 +27,11 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use devkube::{Tools, Wanted};
-use robeing_tests::{bench::Report, local_fleet::Location};
+use robeing_tests::{
+    bench::Report,
+    local_fleet::Location,
+    program::{AGENT, program},
+};
 
 use self::{
     etcd::Etcd,
@@ -133,7 +136,7 @@ async fn measure(args: &Args) -> Result<String> {
 
 async fn measure_mode(args: &Args, mode: Mode, data: &Path, etcd: &Path, rows: &mut Vec<Row>) -> Result<()> {
     let place = Location {
-        agent_bin: args.agent_bin.clone().or_else(agent_of_this_build),
+        agent_bin: Some(args.agent_bin.clone().unwrap_or_else(|| program(AGENT))),
         parent: Some(data.to_owned()),
         plaintext: mode == Mode::Plaintext,
         ..Location::default()
@@ -166,11 +169,4 @@ async fn measure_mode(args: &Args, mode: Mode, data: &Path, etcd: &Path, rows: &
         rows.push(Row::new(mode.name(), in_flight, &rounds));
     }
     Ok(())
-}
-
-/// Returns the agent program of the build that this program is an example of, if it is there.
-fn agent_of_this_build() -> Option<PathBuf> {
-    let examples = env::current_exe().ok()?;
-    let program = examples.parent()?.parent()?.join("robeing-agent");
-    program.exists().then_some(program)
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use robeing_tests::bench::median;
 use serde::Serialize;
 
 use crate::load::Sample;
@@ -46,11 +47,14 @@ struct Figures {
 impl Row {
     /// Creates the row of some rounds.
     pub fn new(mode: &'static str, in_flight: usize, rounds: &[Round]) -> Self {
-        let over = |value: &dyn Fn(&Round) -> f64| median(rounds.iter().map(value).collect());
+        let over = |value: &dyn Fn(&Round) -> f64| {
+            let values: Vec<f64> = rounds.iter().map(value).collect();
+            median(values, |value| *value).unwrap_or_default()
+        };
         let figures = |of: usize| Figures {
             ballots_per_s: over(&|round| round[of].rate()),
-            p50_ms: over(&|round| round[of].percentile(50)),
-            p99_ms: over(&|round| round[of].percentile(99)),
+            p50_ms: over(&|round| round[of].latency.p50_ms),
+            p99_ms: over(&|round| round[of].latency.p99_ms),
             servers_cpu_us: over(&|round| round[of].cpu_per_ballot()),
         };
         Self {
@@ -59,7 +63,7 @@ impl Row {
             robeing: figures(0),
             etcd: figures(1),
             robeing_by_etcd: over(&|[robeing, etcd]| robeing.rate() / etcd.rate()),
-            p50_robeing_by_etcd: over(&|[robeing, etcd]| robeing.percentile(50) / etcd.percentile(50)),
+            p50_robeing_by_etcd: over(&|[robeing, etcd]| robeing.latency.p50_ms / etcd.latency.p50_ms),
         }
     }
 }
@@ -92,9 +96,4 @@ impl Figures {
             "{mode:<10} {in_flight:>9} {peer:<8} {ballots_per_s:>10.0} {p50_ms:>9.2} {p99_ms:>9.2} {servers_cpu_us:>11.0}"
         )
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
 }

@@ -30,6 +30,9 @@ macro_rules! checks {
     };
 }
 
+/// A violation: the check that fails, and what is wrong.
+pub type Wrong = (Check, String);
+
 checks! {
     Lost = "lost": "no accepted task disappears before its TTL, and each one finishes",
     Once = "once": "a task finishes only once",

@@ -13,7 +13,7 @@ use robeing_agent::session::lease::MARGIN;
 use crate::{
     allocations::AllocationLedger,
     ballots::BallotLedger,
-    checks::Check,
+    checks::{Check, Wrong},
     clocks::Times,
     faults::Ill,
     history::{Answer, Call, Op},
@@ -215,6 +215,14 @@ impl Record {
     pub fn violation(&self, check: Check, what: String) {
         tracing::error!(target: "robeing_sim", what, "violation");
         self.notes().violation(check, what);
+    }
+
+    /// Records what happens, and the violation if there is one.
+    pub fn check(&self, happens: impl FnOnce(&mut Notes) -> Result<(), Wrong>) {
+        let wrong = happens(&mut self.notes()).err();
+        if let Some((check, what)) = wrong {
+            self.violation(check, what);
+        }
     }
 
     /// Records that a call begins; returns its number.

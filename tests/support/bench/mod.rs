@@ -12,6 +12,7 @@ mod throughput;
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
+pub use measure::{Spread, median};
 pub use report::{Report, Takeovers, Throughput};
 
 use crate::local_fleet::Location;

@@ -14,7 +14,7 @@ use robeing_groups::{
     exchange::{Ask, BallotShown, Decided, Enrolled, Opened, Shown, Status, json},
     is_group_name,
 };
-use robeing_identity::random_bytes;
+use robeing_identity::{TrustBundle, random_bytes};
 use robeing_votes::{Base64, hex};
 use tokio::{sync::oneshot, task::spawn_blocking};
 use tracing::info;
@@ -36,7 +36,7 @@ pub(super) fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-/// Verifies signatures on another thread: whoever handles messages handles those of all groups.
+/// Verifies signatures on another thread: the one that handles messages handles those of all groups.
 pub(super) async fn aside<T: Send + 'static>(
     verify: impl FnOnce() -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
@@ -168,11 +168,8 @@ impl Groups {
             return Ok(member);
         }
         self.check_own(&group, &folder).await?;
-        if papers.fleet().as_deref() != Some(&*group.epoch().fleet) {
-            return Err("the group is of another fleet than this agent".into());
-        }
-        let bundle = papers.bundle().ok_or("this agent does not know the authorities of its fleet yet")?;
-        group.check_trust(bundle).map_err(text)?;
+        check_fleet(&*papers, &group)?;
+        group.check_trust(bundle_of(&*papers)?).map_err(text)?;
         let too_old = |error: GroupError| format!("{error}; if other members have started with it, use another name");
         group.check_age(papers.now()).map_err(too_old)?;
         folder.admit(&group).await.map_err(text)?;
@@ -180,8 +177,8 @@ impl Groups {
         Ok(self.attend(Arc::new(group)))
     }
 
-    /// Checks that this agent may start as a member of a new group.
-    async fn check_own(&self, group: &Group, folder: &Folder) -> Result<(), String> {
+    /// Checks that this agent may start as a member of a group in which it does not take part.
+    pub(super) async fn check_own(&self, group: &Group, folder: &Folder) -> Result<(), String> {
         if folder.group().await.map_err(text)?.is_some() {
             return Err("this agent is a member of the group, and can't take part: its log says why".into());
         }
@@ -208,10 +205,7 @@ impl Groups {
         let papers = self.papers().await?;
         let (call, group) = (proposal.clone(), Arc::clone(&member.group));
         let (read, author) = aside(move || Proposal::verify(&call, &group).map_err(text)).await?;
-        let is_trusted = papers.bundle().is_some_and(|bundle| proposal.is_trusted_by(bundle));
-        if !is_trusted {
-            return Err(GroupError::Untrusted(author).to_string());
-        }
+        check_signer(&*papers, proposal, author)?;
         read.check_age(papers.now()).map_err(text)?;
         Ok(Decided { decision: decided(&member, Call::propose(proposal)).await? })
     }
@@ -222,10 +216,7 @@ impl Groups {
         let papers = self.papers().await?;
         let (signed, group) = (opening.clone(), Arc::clone(&member.group));
         let (read, author) = aside(move || Opening::verify(&signed, &group).map_err(text)).await?;
-        let is_trusted = papers.bundle().is_some_and(|bundle| opening.is_trusted_by(bundle));
-        if !is_trusted {
-            return Err(GroupError::Untrusted(author).to_string());
-        }
+        check_signer(&*papers, opening, author)?;
         read.check_age(papers.now()).map_err(text)?;
         let decision = decided(&member, Call::open(opening)).await?;
         Ok(Opened { ballot: hex(&ballot_id(opening).0), decision })
@@ -243,6 +234,25 @@ impl Groups {
         let opening = Signed::decoded(&known.signed).map_err(text)?;
         Ok(BallotShown { opening, record: Base64(known.record.encoded().into()), signature })
     }
+}
+
+/// Returns the authorities that this agent trusts.
+pub(super) fn bundle_of(papers: &dyn Papers) -> Result<&TrustBundle, String> {
+    papers.bundle().ok_or_else(|| "this agent does not know the authorities of its fleet yet".to_owned())
+}
+
+/// Checks that a group is of this agent's fleet.
+pub(super) fn check_fleet(papers: &dyn Papers, group: &Group) -> Result<(), String> {
+    if papers.fleet().as_deref() == Some(&*group.epoch().fleet) {
+        return Ok(());
+    }
+    Err("the group is of another fleet than this agent".to_owned())
+}
+
+/// Checks that this agent trusts the authority by which `author` has signed.
+fn check_signer(papers: &dyn Papers, signed: &Signed, author: String) -> Result<(), String> {
+    let is_trusted = papers.bundle().is_some_and(|bundle| signed.is_trusted_by(bundle));
+    if is_trusted { Ok(()) } else { Err(GroupError::Untrusted(author).to_string()) }
 }
 
 /// Has the group decide a call. Returns the number of the decision.

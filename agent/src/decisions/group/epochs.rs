@@ -10,8 +10,8 @@
 //! 1. **Nobody but the members decides who follows them.** A member approves only what a quorum of them has approved by
 //!    a ballot in its own state.
 //! 2. **One epoch at a time.** The replica of the epoch before has ended, and its disk is free, before the next starts.
-//! 3. **Nobody stops a member half-way.** Once it has begun to start in another epoch, it goes on also if whoever asked
-//!    waits no more; and who gives a state slowly, or a wrong one, only delays it ([`STATE_WITHIN`]).
+//! 3. **Nobody stops a member half-way.** Once it has begun to start in another epoch, it continues also if the client
+//!    waits no more; an agent that gives a state slowly, or a wrong one, only delays it ([`STATE_WITHIN`]).
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use tracing::{info, warn};
 
 use super::{
     Groups, Member,
-    clients::{aside, text},
+    clients::{aside, bundle_of, check_fleet, text},
     host::Command,
     limits::STATE_WITHIN,
     post::Post,
@@ -40,8 +40,7 @@ impl Groups {
         let group = Arc::clone(&member.group);
         let next = aside(move || NextEpoch::verify(&group, next).map_err(text)).await?;
         let papers = self.papers().await?;
-        let bundle = papers.bundle().ok_or("this agent does not know the authorities of its fleet yet")?;
-        next.check_trust(bundle).map_err(text)?;
+        next.check_trust(bundle_of(&*papers)?).map_err(text)?;
         Ok((member, next))
     }
 
@@ -123,17 +122,14 @@ impl Groups {
                 let name = group.name();
                 return Err(format!("this agent is in an epoch of the group {name:?} that is not before this one"));
             }
-        } else if folder.group().await.map_err(text)?.is_some() {
-            return Err("this agent is a member of the group, and can't take part: its log says why".into());
+            self.check_identity(&group, &folder).await?;
+        } else {
+            self.check_own(&group, &folder).await?;
         }
-        self.check_identity(&group, &folder).await?;
-        if papers.fleet().as_deref() != Some(&*group.epoch().fleet) {
-            return Err("the group is of another fleet than this agent".into());
-        }
-        // Whoever is a member knows by its own epoch that the next one is right.
+        check_fleet(&*papers, &group)?;
+        // A member knows by its own epoch that the next one is right.
         if current.is_none() {
-            let bundle = papers.bundle().ok_or("this agent does not know the authorities of its fleet yet")?;
-            group.check_trust(bundle).map_err(text)?;
+            group.check_trust(bundle_of(&*papers)?).map_err(text)?;
         }
         let state = self.state_of(&group, current.as_deref()).await?;
         if let Some(member) = &current {

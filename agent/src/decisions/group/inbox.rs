@@ -4,7 +4,7 @@
 //!
 //! 1. **Each member has an equal share of the room.** One that sends more than its share loses its own messages, and no
 //!    other's.
-//! 2. **Whoever handles messages verifies none.** A task for each other member does, so one whose messages take long to
+//! 2. **The handler of messages verifies none.** A task for each other member does, so one whose messages take long to
 //!    verify holds up its own alone.
 
 use std::{collections::BTreeMap, sync::Arc};

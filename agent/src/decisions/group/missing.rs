@@ -11,7 +11,7 @@ pub struct Missing {
 
 impl Missing {
     /// Takes the answer of one of so many other members, who are asked in turn for decisions from `wanted` on. Returns
-    /// the number to go on with if none of them has `wanted`, but one has later ones: they have removed the others.
+    /// the number to continue with if none of them has `wanted`, but one has later ones: they have removed the others.
     pub fn answered(&mut self, wanted: u64, got: impl Iterator<Item = u64>, others: usize) -> Option<u64> {
         let first = got.filter(|number| *number >= wanted).min();
         if first == Some(wanted) {
@@ -37,7 +37,7 @@ mod tests {
         assert_eq!(missing.answered(1, [40, 41].into_iter(), 3), None);
         assert_eq!(missing.answered(1, [].into_iter(), 3), None, "it is away");
         assert_eq!(missing.answered(1, [30, 31].into_iter(), 3), Some(30));
-        // It is asked anew for what comes then.
+        // For what comes then, all are asked again.
         assert_eq!(missing.answered(30, [30].into_iter(), 3), None);
         assert_eq!(missing.answered(50, [60].into_iter(), 3), None);
         assert_eq!(missing.answered(50, [60].into_iter(), 3), None);

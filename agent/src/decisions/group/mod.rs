@@ -14,7 +14,7 @@
 //! 3. **A member that lost its disk does not come back.** It is refused by its own records, or by their lack.
 //! 4. **Bounded.** What waits for a replica, for another member or for a client has a named limit ([`limits`]); what is
 //!    more is dropped or refused.
-//! 5. **Whoever handles messages waits for no message between members.** They are verified by tasks of their own
+//! 5. **The handler of messages waits for no message between members.** They are verified by tasks of their own
 //!    ([`inbox`]).
 //!
 //! | module | job |
@@ -261,7 +261,7 @@ impl Groups {
         let Some((group, bytes)) = from_peer(&packet.payload) else {
             return HandlerOutcome::Refused { reason: "the message names no group".into() };
         };
-        // Whoever is no member has nothing to say; who it is, its signature proves.
+        // Only members are heard. Which of them has said it, the signature proves.
         let member = self.member(group).filter(|member| member.group.names().any(|name| name == &*packet.sender));
         let Some(member) = member else {
             let reason = format!("this agent and the sender are not members of one group {group:?}");
@@ -272,7 +272,7 @@ impl Groups {
     }
 }
 
-/// Takes part in a group until the agent stops, or it must not go on.
+/// Takes part in a group until it is stopped, or must not continue.
 async fn serve(groups: Groups, member: Arc<Member>, mut queues: Queues) {
     let _ended = member.ended.clone().drop_guard();
     loop {
@@ -288,7 +288,7 @@ async fn serve(groups: Groups, member: Arc<Member>, mut queues: Queues) {
             tokio::select! {
                 () = member.stop.cancelled() => return,
                 () = &mut pause => break,
-                // Whoever asks meanwhile is told the problem, as nobody answers.
+                // A client that asks meanwhile is told the problem, as nobody answers.
                 Some(command) = queues.commands.recv() => drop(command),
             }
         }

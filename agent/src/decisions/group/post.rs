@@ -16,9 +16,6 @@ use tracing::{debug, warn};
 use super::limits::{ASK_WITHIN, MAX_OUTBOX, MAX_OUTBOX_BYTES, SEND_WITHIN};
 use crate::messaging::{Address, Messenger, Outgoing, Priority, packet::MAX_PAYLOAD};
 
-/// The priority of what members send each other: the highest.
-const PRIORITY: u32 = 10;
-
 /// Sends messages to other members.
 #[async_trait]
 pub trait Post: Send + Sync + 'static {
@@ -38,7 +35,7 @@ impl Post for Messenger {
         let message = Outgoing {
             requires_ack: false,
             deadline: SEND_WITHIN,
-            priority: Priority::new(PRIORITY).unwrap_or_default(),
+            priority: Priority::HIGHEST,
             ..Outgoing::new(Address::Agent(to.into()), PEER_KIND, payload)
         };
         let outcome = Self::send(self, message).await;
@@ -111,7 +108,7 @@ impl Peers {
                 self.queues.get(usize::from(index)).map(std::slice::from_ref).unwrap_or_default()
             }
         };
-        // Whoever asks for much and takes none of it causes no work.
+        // A member that asks for much and takes none of it causes no work.
         if !chosen.iter().flatten().any(Queue::has_room) {
             return;
         }

@@ -296,7 +296,7 @@ impl Cgroup {
     pub(super) async fn end(mut self) {
         let removed = remove(self.version, std::mem::take(&mut self.folders));
         match self.runtime.take() {
-            // It goes on if nobody waits for it any more, and fails only if the runtime ends.
+            // It continues if nobody waits for it any more, and fails only if the runtime ends.
             Some(runtime) => drop(runtime.spawn(removed).await),
             None => removed.await,
         }

@@ -23,7 +23,7 @@ pub(super) struct Passed {
     pub sender: Arc<str>,
     pub id: PacketId,
     pub kind: Arc<str>,
-    /// How it is sealed, if whoever sealed it can open sealed replies.
+    /// How it is sealed, if the one that sealed it can open sealed replies.
     pub wrapped: Option<Wrapped>,
 }
 

@@ -62,7 +62,8 @@ fn leaving() -> Outcome {
 }
 
 /// Gives a packet, which is within the limits, to this agent itself, and waits for the outcome. The reply to one of another
-/// agent, which this one passes on as a messenger, is sealed: whoever has asked for that may not be its sender.
+/// agent, which this one passes on as a messenger, is sealed: the peer that has asked for that may not be its
+/// sender.
 async fn deliver_to_self(shared: &Shared, packet: Packet) -> Outcome {
     let within = Duration::from_millis(packet.deadline_in_ms);
     let report = match shared.post_to_self(packet) {

@@ -40,7 +40,7 @@ impl From<Outcome> for Report {
 
 /// For whom a reply is sealed.
 pub(super) enum Seal {
-    /// For whoever sealed this copy, which was handled.
+    /// For the one that sealed this copy, which was handled.
     Copy(Arc<Passed>),
     /// For the sender of the packet that this is a copy of, whose key the directory knows.
     Sender(Arc<Passed>),
@@ -79,7 +79,8 @@ impl Shared {
         }
     }
 
-    /// Returns what a messenger is told for its copy of a packet that was handled before; `None`: it came directly.
+    /// Returns what a messenger is told for its copy of a packet that was handled before. `copy` is `None`: that came
+    /// directly.
     pub fn repeated(&self, inbox: &Inbox, copy: Option<Passed>, outcome: Outcome) -> Report {
         let Some(copy) = copy.filter(|_| has_reply(&outcome)) else { return outcome.into() };
         let number = inbox.memory().number(&copy.sender, copy.id);
@@ -147,7 +148,7 @@ fn sealed(reply: &[u8], seal: impl FnOnce() -> Result<Bytes, SealingError>) -> O
 /// The sender's side: a packet as messengers may see it.
 pub(super) struct ForMessengers {
     pub packet: Packet,
-    /// Opens its reply; `None`: it is not sealed, or by whoever sends it.
+    /// Opens its reply; `None`: it is not sealed, or its sender has sealed it itself.
     secret: Option<ReplyKey>,
 }
 

@@ -349,7 +349,7 @@ impl Shared {
             return;
         }
         if is_letters(peer) {
-            // They pass no messenger, and are sealed by whoever waits for them.
+            // They pass no messenger, and are sealed by the task that waits for them.
             self.letters().report(peer, reports.into_iter().map(|(id, report)| (id, report.outcome)));
             return;
         }

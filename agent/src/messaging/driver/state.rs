@@ -23,7 +23,8 @@ pub(super) const FAILURES: u32 = 2;
 pub const MAX_UNSENT: usize = 8_192;
 /// See [`MAX_UNSENT`], in bytes: 4 MiB.
 pub const MAX_UNSENT_BYTES: usize = 4 << 20;
-/// Number of replies that are sealed in a row, before other tasks of the thread have their turn: about 3 ms.
+/// Number of replies that are sealed, or keys that are wrapped, in a row, before other tasks of the thread have their
+/// turn: about 3 ms.
 pub const SEALS_IN_A_ROW: usize = 32;
 
 /// The link to another agent: what its task shares with senders and with the dispatcher.

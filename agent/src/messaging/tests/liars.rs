@@ -278,7 +278,7 @@ async fn a_messenger_that_seals_a_copy_of_its_own_gets_no_reply_that_it_can_open
     assert_eq!(victim.handler.handled().len(), 1);
 }
 
-/// Opens a sealed reply to this packet by the secret of whoever sealed that.
+/// Opens a sealed reply to this packet by the secret of the one that sealed that.
 fn by_secret(secret: &sealing::ReplyKey, sealed: &Packet, reply: &Bytes) -> Option<Bytes> {
     secret.open(&sealing::about(sealed), reply.strip_prefix(sealing::REPLY_MARK).expect("a mark")).ok()
 }
@@ -361,8 +361,8 @@ async fn a_copy_that_a_messenger_brings_again_has_its_reply_also_if_the_key_of_i
         };
         assert_eq!(by_secret(&secret, &sealed, &reply).as_deref(), Some(&b"a secret"[..]));
     }
-    let (anew, _) = of_boss("victim", "a secret");
-    messenger.send(vec![Packet { seq: 4, ..anew }]).await;
+    let (another, _) = of_boss("victim", "a secret");
+    messenger.send(vec![Packet { seq: 4, ..another }]).await;
     assert_eq!(messenger.outcome().await, Outcome::reply_forgotten());
     assert_eq!(victim.handler.handled().len(), 1);
 }
@@ -378,8 +378,8 @@ async fn a_frame_of_repetitions_has_its_replies_sealed_a_few_at_a_time() {
     let (sealed, _) = of_boss("victim", "a secret");
     liar.send(vec![Packet { seq: 1, ..sealed.clone() }]).await;
     assert!(liar.outcome().await.is_accepted());
-    let (anew, secret) = of_boss("victim", "something else");
-    liar.send((2..).take(REPETITIONS).map(|seq| Packet { seq, ..anew.clone() }).collect()).await;
+    let (another, secret) = of_boss("victim", "something else");
+    liar.send((2..).take(REPETITIONS).map(|seq| Packet { seq, ..another.clone() }).collect()).await;
     let mut outcomes = Vec::new();
     while outcomes.len() < REPETITIONS {
         let frame = liar.frames.message().await.unwrap().expect("a frame");
@@ -388,7 +388,7 @@ async fn a_frame_of_repetitions_has_its_replies_sealed_a_few_at_a_time() {
     }
     for (_, outcome) in outcomes {
         let Outcome::Accepted { reply: Some(reply), reply_is_sealed: true, .. } = outcome else { panic!("not sealed") };
-        assert!(by_secret(&secret, &anew, &reply).is_none());
+        assert!(by_secret(&secret, &another, &reply).is_none());
     }
     assert_eq!(victim.handler.handled().len(), 1);
 }

@@ -110,7 +110,7 @@ async fn copies_that_come_by_two_messengers_while_the_first_one_is_handled_have_
     let _other = fleet.messenger("relay-2").await;
     fleet.publish_keys();
     b.handler.set_open(false);
-    // Each of them is sealed anew.
+    // Each of them is sealed on its own.
     let first = a.messenger.send_via("relay", with_id(7, "hang"));
     let second = async {
         sleep(Duration::from_secs(1)).await;

@@ -15,6 +15,7 @@ use robeing_groups::{
     },
     exchange::{self, Ask, BallotShown, Opened},
 };
+use robeing_settings::Fraction;
 use robeing_votes::{FileOutcome, hex};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
@@ -31,7 +32,7 @@ use crate::{
 
 /// The share that has to approve, and how long members have to vote, if the command does not say it: what the fleet
 /// sets is known to coordinators alone, which have no part in these ballots.
-const SHARE: (u32, u32) = (2, 3);
+const SHARE: Fraction = Fraction::TWO_THIRDS;
 const OPEN_FOR: Duration = Duration::from_secs(30);
 /// Pause between two questions whether a ballot is closed.
 const POLL_PAUSE: Duration = Duration::from_millis(500);
@@ -43,27 +44,6 @@ const AFTER_DEADLINE: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Maximum size of the file of a ballot that is read, bytes.
 const MAX_FILE_BYTES: usize = 1 << 20;
-/// Most digits after the point of a share.
-const MAX_DECIMALS: usize = 7;
-
-/// Reads a share: `2/3`, `66%` or `0.66`.
-fn share(text: &str) -> Option<(u32, u32)> {
-    let digits = |text: &str| {
-        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        if is_number { text.parse::<u32>().ok() } else { None }
-    };
-    if let Some((numerator, denominator)) = text.split_once('/') {
-        return digits(numerator).zip(digits(denominator));
-    }
-    let (number, unit) = text.strip_suffix('%').map_or((text, 1_u32), |percent| (percent, 100));
-    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
-    if decimals.len() > MAX_DECIMALS {
-        return None;
-    }
-    let scale = 10_u32.checked_pow(u32::try_from(decimals.len()).ok()?)?;
-    let numerator = digits(whole)?.checked_mul(scale)?.checked_add(digits(decimals)?)?;
-    Some((numerator, unit.checked_mul(scale)?))
-}
 
 /// Documents are for ballots of the coordinators.
 fn check_format(format: Format) -> Result<(), CliError> {
@@ -80,10 +60,11 @@ fn check_format(format: Format) -> Result<(), CliError> {
 pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
     check_format(args.output.output)?;
     let group = files::group(args.group.as_deref().unwrap_or_default())?;
-    let (given, deadline) = (args.threshold.as_deref(), args.deadline.unwrap_or(OPEN_FOR));
-    let threshold = given.map_or(Some(SHARE), share);
-    let given = given.unwrap_or_default();
-    let no_share = || CliError::Usage(format!("{given:?} is no share: write it as 2/3, 66% or 0.66"));
+    let share = match args.threshold.as_deref() {
+        Some(text) => text.parse::<Fraction>().map_err(|error| CliError::Usage(error.to_string()))?,
+        None => SHARE,
+    };
+    let deadline = args.deadline.unwrap_or(OPEN_FOR);
     let opening = Opening {
         group: *group.epoch().domain(),
         nonce: new_proposal_id(),
@@ -91,7 +72,7 @@ pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Res
         ttl_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         question: args.question.clone(),
         options: args.options.clone(),
-        threshold: threshold.ok_or_else(no_share)?,
+        threshold: (share.numerator, share.denominator),
     };
     let client = client(fleet, None, Access::Use).await?;
     let opening = client.signed_ballot(opening)?;
@@ -302,30 +283,6 @@ pub(in crate::commands) fn verify(ballot: &GroupBallotFile, fleet: &Connection) 
         Err(error) => {
             note(&format!("the file is not right: {error}"));
             Ok(Exit::TaskFailed)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_share_is_what_is_written_exactly() {
-        for (text, share_of) in [
-            ("2/3", Some((2, 3))),
-            ("66%", Some((660, 1_000))),
-            ("0.66", Some((66, 100))),
-            ("1", Some((10, 10))),
-            ("66.5%", Some((665, 1_000))),
-            ("", None),
-            ("x", None),
-            ("-1/3", None),
-            ("1/", None),
-            ("0.", None),
-            ("0.12345678", None),
-        ] {
-            assert_eq!(share(text), share_of, "{text}");
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::{
 const PROVE_WITHIN: Duration = Duration::from_secs(30);
 /// How long enrolments are new enough for sure.
 const NEW_FOR: Duration = Duration::from_millis(MAX_AGE_MS / 2);
-/// Pause between two questions for it.
+/// Pause between two questions for what the members are to prove or approve.
 const POLL_PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) async fn change(args: EpochArgs, fleet: &Connection) -> Result<Exit, CliError> {

@@ -230,17 +230,14 @@ impl Borrower {
     /// Lists the allocations at a coordinator, of which none may be missing unless only those are listed that have not
     /// ended. Returns whether there was a response.
     async fn list(&self, coordinator: usize, live: bool) -> bool {
-        let mut known = self.calls.record.notes().allocations.acknowledged();
-        if live {
-            known.clear();
-        }
+        let known = self.calls.record.notes().allocations.acknowledged();
         let request = ListAllocationsRequest { live, limit: PAGE, ..ListAllocationsRequest::default() };
         let listing = self.calls.call(coordinator, Duration::ZERO, async |channel| {
             limited!(ResourcesClient::new(channel)).list_allocations(request).await
         });
         match listing.await {
             Ok(page) => {
-                self.calls.record.allocation(|ledger, now| ledger.listed(now, &known, &page.allocations));
+                self.calls.record.allocation(|ledger, now| ledger.listed(now, &known, !live, &page.allocations));
                 true
             }
             Err(status) => {

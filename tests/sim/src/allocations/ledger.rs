@@ -11,13 +11,10 @@ use robeing_proto::v1::{self, AllocationState, ListResourcesResponse, ResourceAm
 
 use super::draft::Draft;
 use crate::{
-    checks::Check,
+    checks::{Check, Wrong},
     hosts::{CPU, MEMORY},
     record::ROUNDING,
 };
-
-/// A violation: the check that fails, and what is wrong.
-pub type Wrong = (Check, String);
 
 /// How far an allocation is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -263,14 +260,14 @@ impl AllocationLedger {
             Stage::Ended => return known.has_ended(now, &self.left, told).map_err(in_words),
         }
         let owner = &*self.tokens.entry(told.token).or_insert_with(|| id.clone());
-        if told.token == 0 || owner != id {
+        if owner != id {
             return Err((Check::Fenced, format!("allocation {id} has token {}, as has {owner}", told.token)));
         }
         Ok(())
     }
 
-    /// Records a listing of allocations as they were at one moment. Of `known`, which a client knew to exist before,
-    /// none may be missing.
+    /// Records a listing of allocations as they were at one moment. `known`: those that a client knew to exist before,
+    /// of which none may be missing in a listing of `all`.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -278,6 +275,7 @@ impl AllocationLedger {
         &mut self,
         now: Duration,
         known: &BTreeMap<String, Since>,
+        all: bool,
         listed: &[v1::Allocation],
     ) -> Result<(), Wrong> {
         let mut given: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
@@ -292,7 +290,8 @@ impl AllocationLedger {
         if let Some((agent, given)) = given.into_iter().find(|(_, given)| !covers([CPU, MEMORY], *given)) {
             return Err((Check::Share, format!("{given:?} of {agent} is granted, of {CPU} and {MEMORY}: {listed:?}")));
         }
-        match known.keys().find(|id| listed.iter().all(|allocation| allocation.id != **id)) {
+        let mut expected = known.keys().filter(|_| all);
+        match expected.find(|id| listed.iter().all(|allocation| allocation.id != **id)) {
             Some(missing) => Err((Check::Granted, format!("allocation {missing} was asked for, but is not listed"))),
             None => Ok(()),
         }
@@ -319,7 +318,7 @@ pub fn unfreed(pool: &ListResourcesResponse) -> Option<String> {
     let sums = pool.sums.unwrap_or_default();
     let live = pool.agents.iter().filter(|agent| agent.live);
     let whole = live.map(|agent| amounts(agent.contributed.as_ref())).fold([0; 2], plus);
-    let is_free = amounts(sums.used.as_ref()) == [0; 2] && amounts(sums.free.as_ref()) == whole;
+    let is_free = whole != [0; 2] && amounts(sums.used.as_ref()) == [0; 2] && amounts(sums.free.as_ref()) == whole;
     let is_idle = (sums.waiting, sums.granted) == (0, 0);
     (!is_free || !is_idle).then(|| format!("live agents contribute {whole:?}, but the sums are {sums:?}"))
 }
@@ -450,12 +449,15 @@ mod tests {
     fn no_agent_gives_more_than_it_contributes_and_every_allocation_is_listed() {
         let listed = |allocations: &[v1::Allocation], known: &[&str]| {
             let known = known.iter().map(|id| ((*id).to_owned(), Since::default())).collect();
-            ledger(&["1", "2"]).listed(SOON, &known, allocations).err().map(|(check, _)| check)
+            ledger(&["1", "2"]).listed(SOON, &known, true, allocations).err().map(|(check, _)| check)
         };
         let other = |agents| told("2", AllocationState::Granted, 2, agents);
         assert_eq!(listed(&[granted("1", 1), other(["b", "a"])], &["1", "2"]), None);
         assert_eq!(listed(&[granted("1", 1), other(["a", "b"])], &[]), Some(Check::Share));
         assert_eq!(listed(&[granted("1", 1)], &["2"]), Some(Check::Granted));
+        let ended = BTreeMap::from([("2".to_owned(), Since(Stage::Ended))]);
+        let live = |allocation| ledger(&["1", "2"]).listed(SOON, &ended, false, &[allocation]).is_ok();
+        assert!(live(granted("1", 1)) && !live(other(["b", "a"])), "the second one has ended");
     }
 
     #[test]
@@ -471,6 +473,7 @@ mod tests {
         assert_eq!(overused(&pool(CPU, of(CPU), 0)), None);
         assert!(overused(&pool(CPU, of(CPU + 1), 0)).is_some() && overused(&pool(CPU - 1, None, 0)).is_some());
         assert_eq!(unfreed(&pool(CPU, None, CPU)), None);
+        assert!(unfreed(&ListResourcesResponse::default()).is_some(), "nobody contributes anything");
         assert!(unfreed(&pool(CPU, of(1), CPU)).is_some() && unfreed(&pool(CPU, None, CPU - 1)).is_some());
     }
 }

@@ -7,20 +7,12 @@ mod ledger;
 
 use std::time::Duration;
 
-use self::ledger::Wrong;
 pub use self::{borrower::Borrower, ledger::AllocationLedger};
-use crate::record::Record;
+use crate::{checks::Wrong, record::Record};
 
 impl Record {
     /// Records what happens to an allocation, and the violation if there is one.
     fn allocation(&self, happens: impl FnOnce(&mut AllocationLedger, Duration) -> Result<(), Wrong>) {
-        let wrong = {
-            let mut notes = self.notes();
-            let now = notes.now;
-            happens(&mut notes.allocations, now).err()
-        };
-        if let Some((check, what)) = wrong {
-            self.violation(check, what);
-        }
+        self.check(|notes| happens(&mut notes.allocations, notes.now));
     }
 }

@@ -31,9 +31,8 @@ pub struct Applicant {
 impl Applicant {
     /// Runs the applicant; returns when every task has ended.
     pub async fn run(self) {
-        let Calls { platform, coordinators, during, record, .. } = self.calls.clone();
         // It opens no ballots itself.
-        let opener = Opener { platform, coordinators, ballots: 0, odd_role: self.odd_role, during, record };
+        let opener = Opener { calls: self.calls.clone(), ballots: 0, odd_role: self.odd_role };
         join_all((0..TASKS).map(|number| self.activity(&opener, number))).await;
     }
 

@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use robeing_proto::v1::{self, BallotState, FailureKind, TaskState, ballot::Vote};
 
 use super::{
-    ledger::{BallotLedger, Known, Wrong},
+    ledger::{BallotLedger, Known},
     recount::Recount,
     rule::decide,
 };
-use crate::checks::Check;
+use crate::checks::{Check, Wrong};
 
 /// What is known of a task that waits for a ballot.
 #[derive(Default)]

@@ -14,10 +14,10 @@ use super::{
     recount::{Outcome, Recount},
     rule::decide,
 };
-use crate::{checks::Check, record::ROUNDING};
-
-/// A violation: the check that fails, and what is wrong.
-pub type Wrong = (Check, String);
+use crate::{
+    checks::{Check, Wrong},
+    record::ROUNDING,
+};
 
 /// What clients knew of a ballot when a call began. Its response must not know less.
 #[derive(Clone, Copy, Default)]

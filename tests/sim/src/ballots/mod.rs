@@ -12,20 +12,12 @@ mod rule;
 
 use std::time::Duration;
 
-use self::ledger::Wrong;
 pub use self::{agent::answer, applicant::Applicant, ledger::BallotLedger, opener::Opener};
-use crate::record::Record;
+use crate::{checks::Wrong, record::Record};
 
 impl Record {
     /// Records what happens to a ballot, and the violation if there is one.
     fn ballot(&self, happens: impl FnOnce(&mut BallotLedger, Duration) -> Result<(), Wrong>) {
-        let wrong = {
-            let mut notes = self.notes();
-            let now = notes.now;
-            happens(&mut notes.ballots, now).err()
-        };
-        if let Some((check, what)) = wrong {
-            self.violation(check, what);
-        }
+        self.check(|notes| happens(&mut notes.ballots, notes.now));
     }
 }

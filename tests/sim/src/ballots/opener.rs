@@ -1,20 +1,16 @@
 //! The opener: a client that opens ballots at any coordinator and votes in them for people, repeats calls for whose
 //! responses it did not wait, tries what must not count, and follows every ballot to its end.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use futures::future::join_all;
-use robeing_net::{Transport, limited};
-use robeing_platform::Platform;
+use robeing_net::limited;
 use robeing_proto::v1::{
     self, BallotState, CastVoteRequest, GetBallotRequest, ListBallotsRequest, OpenBallotRequest,
     ballots_client::BallotsClient,
 };
 use robeing_settings::AgentRole;
-use tokio::{
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{task::JoinSet, time::sleep};
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{
@@ -22,15 +18,13 @@ use super::{
     ledger::Since,
     rule::{Cast, Decided, decide},
 };
-use crate::{calls::is_refusal, checks::Check, clients::below, mail::agents, record::Record, tasks};
+use crate::{
+    calls::{Calls, PAUSE, is_refusal},
+    checks::Check,
+    mail::agents,
+    tasks,
+};
 
-/// The timeout of a call, besides the time for which it waits.
-const CALL_TIMEOUT: Duration = Duration::from_secs(3);
-/// One of this many calls has a timeout of [`HASTY`], so that it mostly takes effect without a response.
-const HASTY_ONE_OF: u64 = 8;
-const HASTY: Duration = Duration::from_millis(30);
-/// The longest pause before a call is repeated, in milliseconds.
-const PAUSE: u64 = 300;
 /// The longest time for which a call waits for the end of a ballot, in milliseconds.
 const WAIT: u64 = 3_000;
 /// The longest pause before most votes, in milliseconds; one of [`LAST_ONE_OF`] comes at any time until the deadline.
@@ -49,33 +43,15 @@ const PAGE: u32 = 100;
 
 /// The opener.
 pub struct Opener {
-    /// Its platform.
-    pub platform: Platform,
-    /// The addresses of the coordinators.
-    pub coordinators: Vec<String>,
+    /// Makes its calls.
+    pub calls: Calls,
     /// The number of ballots.
     pub ballots: usize,
     /// The role of the last agent.
     pub odd_role: AgentRole,
-    /// The time over which it opens them.
-    pub during: Duration,
-    /// The record of the run.
-    pub record: Record,
 }
 
 impl Opener {
-    fn below(&self, bound: u64) -> u64 {
-        below(&*self.platform.random, bound)
-    }
-
-    async fn pause(&self, most: u64) {
-        sleep(Duration::from_millis(1 + self.below(most))).await;
-    }
-
-    fn any(&self) -> usize {
-        self.below(self.coordinators.len() as u64) as usize
-    }
-
     /// Makes one call that may wait for so long.
     async fn call<T, F: Future<Output = Result<Response<T>, Status>>>(
         &self,
@@ -83,28 +59,21 @@ impl Opener {
         wait: Duration,
         call: impl FnOnce(BallotsClient<Channel>) -> F,
     ) -> Result<T, Status> {
-        let transport = Transport::new(Arc::clone(&self.platform.network));
-        let address = &self.coordinators[coordinator];
-        let channel = transport.channel(address).expect("the simulation's addresses are host:port");
-        let within = wait + if self.below(HASTY_ONE_OF) == 0 { HASTY } else { CALL_TIMEOUT };
-        match timeout(within, call(limited!(BallotsClient::new(channel)))).await {
-            Ok(answer) => answer.map(Response::into_inner),
-            Err(_) => Err(Status::deadline_exceeded("no answer")),
-        }
+        self.calls.call(coordinator, wait, |channel| call(limited!(BallotsClient::new(channel)))).await
     }
 
     fn since(&self, id: &str) -> Since {
-        self.record.notes().ballots.since(id)
+        self.calls.record.notes().ballots.since(id)
     }
 
     fn told(&self, since: Since, ballot: &v1::Ballot) {
-        self.record.ballot(|ledger, now| ledger.told(now, since, ballot));
+        self.calls.record.ballot(|ledger, now| ledger.told(now, since, ballot));
     }
 
     /// Records a refusal for which there is no reason.
     fn refused(&self, id: &str, status: &Status) {
         if is_refusal(status.code()) {
-            self.record.violation(Check::Opened, format!("ballot {id}: a call was refused: {status}"));
+            self.calls.record.violation(Check::Opened, format!("ballot {id}: a call was refused: {status}"));
         }
     }
 
@@ -117,28 +86,24 @@ impl Opener {
         }
         activities.join_all().await;
         // By now leaders have died, and all coordinators may have lost power.
-        let (calm_from, now) = {
-            let notes = opener.record.notes();
-            (notes.calm_from, notes.now)
-        };
-        sleep(calm_from.saturating_sub(now)).await;
-        for coordinator in 0..opener.coordinators.len() {
+        opener.calls.calm().await;
+        for coordinator in 0..opener.calls.coordinators.len() {
             while !opener.list(coordinator).await {
-                opener.pause(PAUSE).await;
+                opener.calls.pause(PAUSE).await;
             }
         }
-        let opened = opener.record.notes().ballots.opened();
+        let opened = opener.calls.record.notes().ballots.opened();
         for id in opened.keys() {
             while opener.look(id, 0).await.is_none() {
-                opener.pause(PAUSE).await;
+                opener.calls.pause(PAUSE).await;
             }
         }
     }
 
     /// Runs through the life of one ballot.
     async fn activity(self: Rc<Self>, number: usize) {
-        self.pause(self.during.as_millis() as u64).await;
-        let draft = Draft::draw(&*self.platform.random, number, self.odd_role);
+        self.calls.pause_to_begin().await;
+        let draft = Draft::draw(&*self.calls.platform.random, number, self.odd_role);
         let Some(ballot) = self.open(draft).await else { return };
         let votes = self.vote_for_people(&ballot);
         let tries = self.try_what_must_not_be(&ballot);
@@ -148,9 +113,9 @@ impl Opener {
 
     /// Opens a ballot; returns it once that is acknowledged. `None`: its addresses stand for nobody.
     async fn open(&self, draft: Draft) -> Option<v1::Ballot> {
-        let id = tasks::new_id(&self.platform);
+        let id = tasks::new_id(&self.calls.platform);
         let request = draft.request(&id);
-        self.record.ballot(|ledger, now| {
+        self.calls.record.ballot(|ledger, now| {
             ledger.asks(now, &id, draft);
             Ok(())
         });
@@ -158,7 +123,7 @@ impl Opener {
         while nobody < MOST_NOBODY {
             match self.try_to_open(request.clone()).await {
                 Ok(ballot) => {
-                    self.record.notes().ballots.opens(&id);
+                    self.calls.record.notes().ballots.opens(&id);
                     return Some(ballot);
                 }
                 Err(status) if status.code() == Code::NotFound => nobody += 1,
@@ -166,7 +131,7 @@ impl Opener {
                 Err(status) if status.code() == Code::FailedPrecondition => {}
                 Err(status) => self.refused(&id, &status),
             }
-            self.pause(PAUSE).await;
+            self.calls.pause(PAUSE).await;
         }
         None
     }
@@ -174,7 +139,7 @@ impl Opener {
     /// Makes one call to open a ballot.
     async fn try_to_open(&self, request: OpenBallotRequest) -> Result<v1::Ballot, Status> {
         let since = self.since(&request.id);
-        let opening = self.call(self.any(), Duration::ZERO, async |mut client| client.open_ballot(request).await);
+        let opening = self.call(self.calls.any(), Duration::ZERO, async |mut client| client.open_ballot(request).await);
         let ballot = opening.await?.ballot.unwrap_or_default();
         self.told(since, &ballot);
         Ok(ballot)
@@ -182,17 +147,17 @@ impl Opener {
 
     /// Opens a ballot again that is acknowledged, asks something else under its id, and votes from outside.
     async fn try_what_must_not_be(&self, ballot: &v1::Ballot) {
-        if self.below(AGAIN_ONE_OF) == 0 {
-            self.pause(SOON).await;
-            let request = self.record.notes().ballots.request(&ballot.id);
+        if self.calls.below(AGAIN_ONE_OF) == 0 {
+            self.calls.pause(SOON).await;
+            let request = self.calls.record.notes().ballots.request(&ballot.id);
             self.open_again(request).await;
         }
-        self.pause(SOON).await;
+        self.calls.pause(SOON).await;
         let is_outside = |name: &String| ballot.electorate.iter().all(|member| member.name != *name);
         let mut outside = agents();
         outside.push(OUTSIDER.to_owned());
         outside.retain(is_outside);
-        let member = outside.swap_remove(self.below(outside.len() as u64) as usize);
+        let member = outside.swap_remove(self.calls.below(outside.len() as u64) as usize);
         let cast = Cast::approval(ballot.options.len());
         self.vote_in_vain(&ballot.id, &member, &cast, (Check::Electors, Code::PermissionDenied)).await;
     }
@@ -200,13 +165,13 @@ impl Opener {
     /// Opens a ballot again, or one with another question under its id, which must be refused.
     async fn open_again(&self, request: Option<OpenBallotRequest>) {
         let Some(mut request) = request else { return };
-        let (id, is_other) = (request.id.clone(), self.below(2) == 0);
+        let (id, is_other) = (request.id.clone(), self.calls.below(2) == 0);
         if is_other {
             request.question.push_str(" Or not?");
         }
         match self.try_to_open(request).await {
             Ok(_) if is_other => {
-                self.record.violation(Check::Opened, format!("ballot {id} was opened with another question"));
+                self.calls.record.violation(Check::Opened, format!("ballot {id} was opened with another question"));
             }
             Err(status) if is_other && status.code() == Code::AlreadyExists => {}
             Err(status) => self.refused(&id, &status),
@@ -224,30 +189,30 @@ impl Opener {
     async fn vote(&self, ballot: &v1::Ballot, person: &str) {
         let id = &ballot.id;
         let Decided { cast: Some(cast), after } = decide(id, person, ballot.options.len()) else { return };
-        let most = if self.below(LAST_ONE_OF) == 0 { ballot.ttl_ms } else { SOON };
+        let most = if self.calls.below(LAST_ONE_OF) == 0 { ballot.ttl_ms } else { SOON };
         sleep(after).await;
-        self.pause(most).await;
-        self.record.notes().ballots.casts(id, person);
+        self.calls.pause(most).await;
+        self.calls.record.notes().ballots.casts(id, person);
         loop {
             match self.try_to_vote(id, person, &cast).await {
                 Ok(()) => break,
                 Err(status) if status.code() == Code::FailedPrecondition => {
-                    self.record.ballot(|ledger, now| ledger.is_late(now, id, person));
+                    self.calls.record.ballot(|ledger, now| ledger.is_late(now, id, person));
                     return;
                 }
                 Err(status) => self.refused(id, &status),
             }
-            self.pause(PAUSE).await;
+            self.calls.pause(PAUSE).await;
         }
-        self.record.ballot(|ledger, _| ledger.counts(id, person));
-        if self.below(AGAIN_ONE_OF) == 0 {
-            self.pause(SOON).await;
+        self.calls.record.ballot(|ledger, _| ledger.counts(id, person));
+        if self.calls.below(AGAIN_ONE_OF) == 0 {
+            self.calls.pause(SOON).await;
             if let Err(status) = self.try_to_vote(id, person, &cast).await {
                 self.refused(id, &status);
             }
         }
-        if self.below(AGAIN_ONE_OF) == 0 {
-            self.pause(SOON).await;
+        if self.calls.below(AGAIN_ONE_OF) == 0 {
+            self.calls.pause(SOON).await;
             let other = cast.other(ballot.options.len());
             self.vote_in_vain(id, person, &other, (Check::Counted, Code::AlreadyExists)).await;
         }
@@ -264,7 +229,7 @@ impl Opener {
             member: member.to_owned(),
             ..CastVoteRequest::default()
         };
-        let casting = self.call(self.any(), Duration::ZERO, async |mut client| client.cast_vote(request).await);
+        let casting = self.call(self.calls.any(), Duration::ZERO, async |mut client| client.cast_vote(request).await);
         self.told(since, &casting.await?.ballot.unwrap_or_default());
         Ok(())
     }
@@ -277,12 +242,12 @@ impl Opener {
                 Err(status) if status.code() == code => return,
                 Err(status) if is_refusal(status.code()) => format!("was refused otherwise: {status}"),
                 Err(_) => {
-                    self.pause(PAUSE).await;
+                    self.calls.pause(PAUSE).await;
                     continue;
                 }
             };
             let what = format!("ballot {id}: a vote of {member}, which must be refused with {code:?}, {what}");
-            return self.record.violation(check, what);
+            return self.calls.record.violation(check, what);
         }
     }
 
@@ -290,13 +255,13 @@ impl Opener {
     pub async fn follow(&self, id: &str) -> v1::Ballot {
         loop {
             let Some(ballot) = self.look(id, WAIT).await else {
-                self.pause(PAUSE).await;
+                self.calls.pause(PAUSE).await;
                 continue;
             };
             if ballot.state() != BallotState::Open {
                 return ballot;
             }
-            if let Some(vote) = ballot.votes.last().filter(|_| self.below(AGAIN_ONE_OF) == 0) {
+            if let Some(vote) = ballot.votes.last().filter(|_| self.calls.below(AGAIN_ONE_OF) == 0) {
                 let cast = Cast { choice: vote.choice(), option: vote.option, reason: vote.reason.clone() };
                 let other = cast.other(ballot.options.len());
                 self.vote_in_vain(id, &vote.member, &other, (Check::Counted, Code::AlreadyExists)).await;
@@ -312,17 +277,17 @@ impl Opener {
         if silent.is_empty() {
             return;
         }
-        let member = silent.swap_remove(self.below(silent.len() as u64) as usize);
+        let member = silent.swap_remove(self.calls.below(silent.len() as u64) as usize);
         let cast = Cast::approval(ballot.options.len());
         self.vote_in_vain(&ballot.id, member, &cast, (Check::Counted, Code::FailedPrecondition)).await;
     }
 
     /// Reads a ballot that was acknowledged, and may wait for its end for at most `wait` ms.
     pub async fn look(&self, id: &str, wait: u64) -> Option<v1::Ballot> {
-        let (since, wait) = (self.since(id), if wait == 0 { 0 } else { self.below(wait) });
+        let (since, wait) = (self.since(id), if wait == 0 { 0 } else { self.calls.below(wait) });
         let request = GetBallotRequest { id: id.to_owned(), wait: Some(tasks::millis(wait)), evidence: false };
         let within = Duration::from_millis(wait);
-        match self.call(self.any(), within, async |mut client| client.get_ballot(request).await).await {
+        match self.call(self.calls.any(), within, async |mut client| client.get_ballot(request).await).await {
             Ok(ballot) => {
                 self.told(since, &ballot);
                 Some(ballot)
@@ -336,7 +301,7 @@ impl Opener {
 
     /// Lists all ballots at a coordinator, of which none may be missing. Returns whether there was a response.
     async fn list(&self, coordinator: usize) -> bool {
-        let opened = self.record.notes().ballots.opened();
+        let opened = self.calls.record.notes().ballots.opened();
         let request = ListBallotsRequest { limit: PAGE, ..ListBallotsRequest::default() };
         let listing = self.call(coordinator, Duration::ZERO, async |mut client| client.list_ballots(request).await);
         let page = match listing.await {
@@ -350,8 +315,8 @@ impl Opener {
             self.told(opened.get(&ballot.id).copied().unwrap_or_default(), ballot);
         }
         for id in opened.keys().filter(|id| page.ballots.iter().all(|ballot| ballot.id != **id)) {
-            let at = &self.coordinators[coordinator];
-            self.record.violation(Check::Opened, format!("ballot {id} was opened, but {at} does not list it"));
+            let at = &self.calls.coordinators[coordinator];
+            self.calls.record.violation(Check::Opened, format!("ballot {id} was opened, but {at} does not list it"));
         }
         true
     }

@@ -1,4 +1,4 @@
-//! Counts the votes of a ballot anew, by exact fractions and from nothing but what clients are told. It shares no code
+//! Counts the votes of a ballot again, by exact fractions and from nothing but what clients are told. It shares no code
 //! with the fleet.
 
 use robeing_proto::v1::{

@@ -12,7 +12,13 @@ use tokio::time::{sleep, timeout};
 use tonic::{Code, Response, Status, transport::Channel};
 
 use super::{ARRIVES_WITHIN, Draft, Fate, Traffic, Way, agents, status_ends};
-use crate::{checks::Check, clients::below, profile::between, record::Record, tasks};
+use crate::{
+    checks::Check,
+    clients::below,
+    profile::between,
+    record::Record,
+    tasks::{self, millis},
+};
 
 /// The timeout of a call, besides the time that the receiver has.
 const CALL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -41,10 +47,6 @@ pub struct Correspondent {
     pub during: Duration,
     /// The record of the run.
     pub record: Record,
-}
-
-fn millis(ms: u64) -> prost_types::Duration {
-    prost_types::Duration { seconds: (ms / 1_000) as i64, nanos: (ms % 1_000) as i32 * 1_000_000 }
 }
 
 impl Correspondent {

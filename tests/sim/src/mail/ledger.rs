@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-use crate::{checks::Check, record::ROUNDING};
-
-/// A violation: the check that fails, and what is wrong.
-pub type Wrong = (Check, String);
+use crate::{
+    checks::{Check, Wrong},
+    record::ROUNDING,
+};
 
 /// How a message travels.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

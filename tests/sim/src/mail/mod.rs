@@ -17,7 +17,7 @@ pub use self::{
     handler::SimulatedHandler,
     ledger::{Fate, Handled, Ledger, Posted, Way},
 };
-use crate::{clients::below, faults::Host, hosts::SIZE, profile::between, record::Record};
+use crate::{checks::Wrong, clients::below, faults::Host, hosts::SIZE, profile::between, record::Record};
 
 /// The type of a message that is accepted.
 const GOOD: &str = "note";
@@ -124,7 +124,7 @@ fn status_ends(
     id: &str,
     status: &MessageStatus,
     is_ambiguous: bool,
-) -> Result<(), ledger::Wrong> {
+) -> Result<(), Wrong> {
     match status.code() {
         MessageCode::Accepted => ledger.ends(now, id, Fate::Accepted),
         MessageCode::Refused => ledger.ends(now, id, Fate::Refused),
@@ -144,14 +144,7 @@ fn status_ends(
 
 impl Record {
     /// Records what happens to a message, and the violation if there is one.
-    fn message(&self, happens: impl FnOnce(&mut Ledger, Duration) -> Result<(), ledger::Wrong>) {
-        let wrong = {
-            let mut notes = self.notes();
-            let now = notes.now;
-            happens(&mut notes.ledger, now).err()
-        };
-        if let Some((check, what)) = wrong {
-            self.violation(check, what);
-        }
+    fn message(&self, happens: impl FnOnce(&mut Ledger, Duration) -> Result<(), Wrong>) {
+        self.check(|notes| happens(&mut notes.ledger, notes.now));
     }
 }

@@ -62,10 +62,8 @@ impl Former {
         self.calls.record.notes().teams.since(id)
     }
 
-    fn told(&self, since: Since, team: Option<&v1::Team>) {
-        if let Some(team) = team {
-            self.calls.record.team(|ledger| ledger.told(since, team));
-        }
+    fn told(&self, since: Since, team: &v1::Team) {
+        self.calls.record.team(|ledger| ledger.told(since, team));
     }
 
     /// Records a refusal for which there is no reason.
@@ -116,7 +114,7 @@ impl Former {
             });
             match forming.await {
                 Ok(response) => {
-                    self.told(since, response.team.as_ref());
+                    self.told(since, &response.team.unwrap_or_default());
                     self.calls.record.notes().teams.forms(&id);
                     return Some(id);
                 }
@@ -137,7 +135,7 @@ impl Former {
             limited!(TeamsClient::new(channel)).get_team(request).await
         });
         match reading.await {
-            Ok(team) => self.told(since, Some(&team)),
+            Ok(team) => self.told(since, &team),
             Err(status) => self.refused(id, &status),
         }
     }
@@ -167,7 +165,7 @@ impl Former {
         let disbanding = self.calls.call(self.calls.any(), Duration::ZERO, async |channel| {
             limited!(TeamsClient::new(channel)).disband_team(request).await
         });
-        self.told(since, disbanding.await?.team.as_ref());
+        self.told(since, &disbanding.await?.team.unwrap_or_default());
         Ok(())
     }
 

@@ -7,10 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use robeing_proto::v1::{self, AgentState, TeamState};
 
 use super::draft::{Draft, fits};
-use crate::checks::Check;
-
-/// A violation: the check that fails, and what is wrong.
-pub type Wrong = (Check, String);
+use crate::checks::{Check, Wrong};
 
 /// What clients knew of a team when a call began. Its response must not know less.
 #[derive(Clone, Copy, Default)]

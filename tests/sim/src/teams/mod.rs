@@ -5,16 +5,12 @@ mod draft;
 mod former;
 mod ledger;
 
-use self::ledger::Wrong;
 pub use self::{former::Former, ledger::TeamLedger};
-use crate::record::Record;
+use crate::{checks::Wrong, record::Record};
 
 impl Record {
     /// Records what happens to a team, and the violation if there is one.
     fn team(&self, happens: impl FnOnce(&mut TeamLedger) -> Result<(), Wrong>) {
-        let wrong = happens(&mut self.notes().teams).err();
-        if let Some((check, what)) = wrong {
-            self.violation(check, what);
-        }
+        self.check(|notes| happens(&mut notes.teams));
     }
 }

@@ -45,10 +45,7 @@ impl Requester {
             if let Some(task) = self.calls.task(&id).await
                 && results::note(&self.calls.record, &task)
             {
-                let wrong = self.calls.record.notes().verified.ends(&task).err();
-                if let Some((check, what)) = wrong {
-                    self.calls.record.violation(check, what);
-                }
+                self.calls.record.check(|notes| notes.verified.ends(&task));
                 return;
             }
             self.calls.pause(READ_AGAIN).await;

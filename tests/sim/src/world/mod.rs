@@ -101,6 +101,17 @@ fn correspondent(n: usize) -> String {
     format!("correspondent-{n}")
 }
 
+/// Returns what the client of this name needs to make calls.
+fn calls(shared: &Shared, name: &str) -> Calls {
+    Calls {
+        name: name.to_owned(),
+        platform: shared.platform(name, SimulatedDisk::new(0)),
+        coordinators: addresses(),
+        during: FAULTS_TO,
+        record: shared.record.clone(),
+    }
+}
+
 /// Returns the names of all hosts and clients on the network.
 fn everybody() -> Vec<String> {
     let clients = (0..SUBMITTERS).map(submitter).chain([WATCHER.to_owned(), OPERATOR.to_owned()]);
@@ -227,14 +238,7 @@ impl World {
     fn add_customers(&mut self) {
         let shared = self.shared.clone();
         let run = async move || {
-            let calls = Calls {
-                name: CUSTOMERS.to_owned(),
-                platform: shared.platform(CUSTOMERS, SimulatedDisk::new(0)),
-                coordinators: addresses(),
-                during: FAULTS_TO,
-                record: shared.record.clone(),
-            };
-            Customers { calls, odd_role: shared.profile.odd_role }.run().await;
+            Customers { calls: calls(&shared, CUSTOMERS), odd_role: shared.profile.odd_role }.run().await;
         };
         self.clients.insert(CUSTOMERS.to_owned(), Process::new(self.random.next_u64(), program(run)));
     }
@@ -243,12 +247,9 @@ impl World {
         let shared = self.shared.clone();
         let run = async move || {
             let opener = Opener {
-                platform: shared.platform(OPENER, SimulatedDisk::new(0)),
-                coordinators: addresses(),
+                calls: calls(&shared, OPENER),
                 ballots: shared.profile.ballots,
                 odd_role: shared.profile.odd_role,
-                during: FAULTS_TO,
-                record: shared.record.clone(),
             };
             opener.run().await;
         };

@@ -16,7 +16,7 @@ use super::Host;
 use crate::decisions::group::{limits::FETCH_PAUSE, post::Post};
 
 impl Host {
-    /// Goes on behind decisions that no other member has any more.
+    /// Skips decisions that no other member has any more.
     pub(super) fn pass_over(&mut self, decisions: &[Decision]) {
         let (wanted, executed) = (self.complete + 1, self.replica.executed().0);
         let got = decisions.iter().map(|decision| decision.seq().0).filter(|number| *number <= executed);

@@ -1,7 +1,7 @@
 //! The decisions of a group on the disk of a member, in segments.
 //!
 //! Nothing that the member says depends on them: a decision that is damaged, or can't be read, is left out, and can be
-//! got from other members. Only the last segment gets more, and is written anew when the log is opened; the others were
+//! got from other members. Only the last segment gets more, and is rewritten when the log is opened; the others were
 //! synced as a whole. The oldest segment is removed when there are too many, or too many decisions.
 
 use std::{
@@ -91,7 +91,7 @@ impl DecisionLog {
     /// Opens the decisions in a folder.
     ///
     /// # Errors
-    /// The disk's error, if the last segment can't be written anew.
+    /// The disk's error, if the last segment can't be rewritten, or an old one removed.
     pub async fn open(disk: Arc<dyn Disk>, random: Arc<dyn Random>, folder: &Path) -> io::Result<Self> {
         let names = disk.list(folder).await?;
         let (folder, places, segments) = (folder.to_owned(), BTreeMap::new(), BTreeMap::new());

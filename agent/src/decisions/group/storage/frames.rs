@@ -146,7 +146,7 @@ impl FrameFile {
         Ok(Self { whole, file, disk: Arc::clone(disk), salt, end, next: 1 + payloads.len() as u64 })
     }
 
-    /// Opens a file, and returns it with its payloads. It is written anew: what was torn is gone, and what an earlier
+    /// Opens a file, and returns it with its payloads. It is rewritten: what was torn is gone, and what an earlier
     /// process could not sync, but left in the system's memory, is synced.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Decisions that are read while the member goes on.
+//! Decisions that are read while the member continues.
 
 use bytes::Bytes;
 

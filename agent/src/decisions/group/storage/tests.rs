@@ -51,6 +51,26 @@ async fn script(disk: &SimulatedDisk, group: &Group) -> Option<u64> {
     Some(6)
 }
 
+/// Returns a disk on which a member has enrolled.
+async fn used(group: &Group) -> SimulatedDisk {
+    let disk = SimulatedDisk::new(0);
+    assert_eq!(script(&disk, group).await, Some(6));
+    disk
+}
+
+/// Returns a disk with a folder for decisions, and the platform with it.
+async fn disk_of_log() -> (SimulatedDisk, Platform) {
+    let disk = SimulatedDisk::new(0);
+    disk.create_dir_all(Path::new(GROUPS)).await.expect("a folder");
+    let platform = platform(&disk, 1);
+    (disk, platform)
+}
+
+async fn open_log(platform: &Platform) -> DecisionLog {
+    let log = DecisionLog::open(Arc::clone(&platform.disk), Arc::clone(&platform.random), Path::new(GROUPS)).await;
+    log.expect("a log")
+}
+
 #[tokio::test]
 async fn the_power_may_go_during_any_operation() {
     let (group, _) = Fleet::new().group();
@@ -64,7 +84,7 @@ async fn the_power_may_go_during_any_operation() {
             disk.crash(seed);
             let here = format!("operation {operation}, seed {seed}");
             let Some(saved) = saved else {
-                // It goes on with the same identity or another one, as nobody knows it yet.
+                // The member continues with the same identity or another one, as nobody knows it yet.
                 assert!(folder(&disk).identity(identity(1)).await.is_ok(), "{here}");
                 continue;
             };
@@ -83,8 +103,7 @@ async fn the_power_may_go_during_any_operation() {
 async fn a_member_that_lost_a_part_of_its_disk_does_not_come_back() {
     let (group, _) = Fleet::new().group();
     for file in [IDENTITY, RECORDS, REQUEST_IDS] {
-        let disk = SimulatedDisk::new(0);
-        assert_eq!(script(&disk, &group).await, Some(6));
+        let disk = used(&group).await;
         disk.remove(&path(file)).await.expect("it is there");
         let error = folder(&disk).open().await.err().expect("it is refused");
         assert!(matches!(error, StoreError::Lost(_)), "{file}: {error}");
@@ -99,8 +118,7 @@ async fn a_member_that_lost_a_part_of_its_disk_does_not_come_back() {
 #[tokio::test]
 async fn a_wiped_disk_gets_another_identity() {
     let (group, _) = Fleet::new().group();
-    let disk = SimulatedDisk::new(0);
-    assert_eq!(script(&disk, &group).await, Some(6));
+    let disk = used(&group).await;
     disk.wipe();
     assert!(folder(&disk).group().await.expect("nothing is wrong").is_none());
     assert!(matches!(folder(&disk).open().await, Err(StoreError::Lost(_) | StoreError::Io(_))));
@@ -111,8 +129,7 @@ async fn a_wiped_disk_gets_another_identity() {
 #[tokio::test]
 async fn damage_is_told_from_a_torn_end() {
     let (group, _) = Fleet::new().group();
-    let disk = SimulatedDisk::new(0);
-    assert_eq!(script(&disk, &group).await, Some(6));
+    let disk = used(&group).await;
     let len = disk.content(&path(RECORDS)).expect("it is there").len() as u64;
     // The last record was being written.
     disk.cut(&path(RECORDS), len - 1).expect("it is cut");
@@ -123,12 +140,10 @@ async fn damage_is_told_from_a_torn_end() {
     disk.flip(&path(RECORDS), 60, 1).expect("it is changed");
     let error = folder(&disk).open().await.err().expect("it is refused");
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-    let disk = SimulatedDisk::new(0);
-    assert_eq!(script(&disk, &group).await, Some(6));
+    let disk = used(&group).await;
     disk.flip(&path(IDENTITY), 20, 1).expect("it is changed");
     assert!(matches!(folder(&disk).open().await, Err(StoreError::Damaged { .. })));
-    let disk = SimulatedDisk::new(0);
-    assert_eq!(script(&disk, &group).await, Some(6));
+    let disk = used(&group).await;
     disk.flip(&path(GROUP), 200, 1).expect("it is changed");
     assert!(matches!(folder(&disk).group().await, Err(StoreError::Damaged { .. })));
 }
@@ -136,8 +151,7 @@ async fn damage_is_told_from_a_torn_end() {
 #[tokio::test]
 async fn a_member_runs_once() {
     let (group, _) = Fleet::new().group();
-    let disk = SimulatedDisk::new(0);
-    assert_eq!(script(&disk, &group).await, Some(6));
+    let disk = used(&group).await;
     let first = folder(&disk).open().await.expect("it is free");
     assert!(matches!(folder(&disk).open().await, Err(StoreError::Locked(_))));
     drop(first);
@@ -147,8 +161,7 @@ async fn a_member_runs_once() {
 #[tokio::test]
 async fn no_number_of_a_request_comes_twice() {
     let (group, _) = Fleet::new().group();
-    let disk = SimulatedDisk::new(0);
-    assert_eq!(script(&disk, &group).await, Some(6));
+    let disk = used(&group).await;
     let mut last = 0;
     for seed in 0..3 {
         let (mut store, ..) = folder(&disk).open().await.expect("it opens");
@@ -164,16 +177,13 @@ async fn no_number_of_a_request_comes_twice() {
 
 #[tokio::test]
 async fn decisions_are_read_back_in_order_and_the_oldest_are_removed() {
-    let disk = SimulatedDisk::new(0);
+    let (disk, platform) = disk_of_log().await;
     let here = Path::new(GROUPS);
-    disk.create_dir_all(here).await.expect("a folder");
-    let platform = platform(&disk, 1);
-    let open = || DecisionLog::open(Arc::clone(&platform.disk), Arc::clone(&platform.random), here);
-    let mut log = open().await.expect("a log");
+    let mut log = open_log(&platform).await;
     assert_eq!((log.last(), log.first_missing(1, 0), log.first_missing(1, 2)), (0, None, Some(1)));
     log.append(&[(1, vec![1]), (2, vec![2; 100]), (4, vec![4])]).await.expect("they are written");
     disk.crash(1);
-    let mut log = open().await.expect("a log");
+    let mut log = open_log(&platform).await;
     assert_eq!((log.last(), log.first_missing(1, 4)), (4, Some(3)));
     assert_eq!(log.get(2).expect("it is here").read().await, Some(Bytes::from(vec![2; 100])));
     assert!(log.get(3).is_none());
@@ -184,23 +194,20 @@ async fn decisions_are_read_back_in_order_and_the_oldest_are_removed() {
     drop(log);
     let segment = here.join("decisions-0000000000000000");
     disk.flip(&segment, 100, 1).expect("it is changed");
-    let log = open().await.expect("a log");
+    let log = open_log(&platform).await;
     assert_eq!((log.last(), log.is_cut()), (1, false));
     assert_eq!(log.get(1).expect("it is here").read().await, Some(Bytes::from(vec![1])));
     drop(log);
     disk.flip(&segment, 10, 1).expect("it is changed");
-    let log = open().await.expect("a log");
+    let log = open_log(&platform).await;
     assert_eq!((log.last(), log.is_cut()), (0, false));
 }
 
 #[tokio::test]
 async fn segments_before_the_last_one_are_only_read_and_may_be_lost() {
-    let disk = SimulatedDisk::new(0);
+    let (disk, platform) = disk_of_log().await;
     let here = Path::new(GROUPS);
-    disk.create_dir_all(here).await.expect("a folder");
-    let platform = platform(&disk, 1);
-    let open = || DecisionLog::open(Arc::clone(&platform.disk), Arc::clone(&platform.random), here);
-    let mut log = open().await.expect("a log");
+    let mut log = open_log(&platform).await;
     log.append(&[(1, vec![1]), (2, vec![2])]).await.expect("they are written");
     drop(log);
     let [first, second, third] = [0, 1, 2].map(|segment| here.join(format!("decisions-{segment:016x}")));
@@ -208,13 +215,13 @@ async fn segments_before_the_last_one_are_only_read_and_may_be_lost() {
     // The file of no decision is no file of a log.
     let file = disk.open(&first, true).await.expect("it is made");
     file.write_at_and_sync(0, Bytes::from_static(b"nonsense")).await.expect("it is written");
-    let mut log = open().await.expect("a log");
+    let mut log = open_log(&platform).await;
     assert_eq!((log.last(), log.is_cut()), (2, false));
     log.append(&[(3, vec![3])]).await.expect("it is written");
     drop(log);
     disk.rename(&second, &third).await.expect("it is there");
     let before = disk.content(&first).expect("it is there");
-    let log = open().await.expect("a log");
+    let log = open_log(&platform).await;
     assert_eq!(log.numbers_from(1).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(disk.content(&first).expect("it is there"), before, "it is not written");
 }
@@ -222,8 +229,7 @@ async fn segments_before_the_last_one_are_only_read_and_may_be_lost() {
 #[tokio::test]
 async fn after_a_failed_sync_the_disk_is_opened_again_and_goes_on() {
     let (group, _) = Fleet::new().group();
-    let disk = SimulatedDisk::new(0);
-    assert_eq!(script(&disk, &group).await, Some(6));
+    let disk = used(&group).await;
     let (mut store, ..) = folder(&disk).open().await.expect("it opens");
     disk.fail_sync_after(0);
     assert!(store.save(vec![view(7)], &[]).await.is_err());
@@ -248,8 +254,7 @@ fn decision(seq: u64) -> Decision {
 #[tokio::test]
 async fn decisions_are_in_the_log_before_the_records_drop_them() {
     let (group, _) = Fleet::new().group();
-    let disk = SimulatedDisk::new(0);
-    assert_eq!(script(&disk, &group).await, Some(6));
+    let disk = used(&group).await;
     let (mut store, ..) = folder(&disk).open().await.expect("it opens");
     let decided = [decision(1), decision(2)];
     let appended = decided.iter().map(|one| Sync::Append(Record::Decided(Box::new(one.clone())))).collect();
@@ -268,13 +273,6 @@ async fn decisions_are_in_the_log_before_the_records_drop_them() {
     assert!(matches!(store.check_age(1), Err(StoreError::Damaged { .. })));
     store.fill(&[decision(2), decision(3)], 1..=3).await.expect("they are kept");
     assert_eq!(store.first_missing(1, 3), None);
-}
-
-/// Returns a disk on which a member has enrolled.
-async fn used(group: &Group) -> SimulatedDisk {
-    let disk = SimulatedDisk::new(0);
-    assert_eq!(script(&disk, group).await, Some(6));
-    disk
 }
 
 /// Saves two decisions at once, with a checkpoint between them.

@@ -55,7 +55,7 @@ impl Stage {
         }
     }
 
-    async fn opened(&self, name: &str, opening: &Opening) -> Digest {
+    pub(super) async fn opened(&self, name: &str, opening: &Opening) -> Digest {
         let opening = opening.sign(&self.fleet.certify(PeerRole::Client, "ada").own()).expect("a ballot");
         let ask = Ask::OpenBallot { group: GROUP.into(), opening: opening.clone() };
         let answer = self.ask(name, &ask).await.expect("it is opened");
@@ -79,7 +79,7 @@ impl Stage {
     }
 
     /// Waits until a ballot is closed for a member.
-    async fn closed(&self, name: &str, ballot: &Digest) -> (BallotShown, BallotRecord) {
+    pub(super) async fn closed(&self, name: &str, ballot: &Digest) -> (BallotShown, BallotRecord) {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
             let (shown, record) = self.shown(name, ballot).await;

@@ -2,10 +2,10 @@
 
 use robeing_groups::{
     NextEpoch,
-    ballot::{BallotRecord, Opening, ballot_id},
-    exchange::{Approved, BallotShown, HandedOver, StatePart},
+    ballot::Opening,
+    exchange::{Approved, HandedOver, StatePart},
 };
-use robeing_votes::{Base64, FileOutcome, hex};
+use robeing_votes::{Base64, FileOutcome};
 
 use super::*;
 use crate::decisions::group::epochs::fetch;
@@ -70,20 +70,9 @@ impl Stage {
             options: Vec::new(),
             threshold: (2, 3),
         };
-        let opening = opening.sign(&self.fleet.certify(PeerRole::Client, "ada").own()).expect("a ballot");
-        let ballot = hex(&ballot_id(&opening).0);
-        self.ask("a", &Ask::OpenBallot { group: GROUP.into(), opening }).await.expect("it is opened");
-        let until = Instant::now() + Duration::from_secs(60);
-        loop {
-            let answer = self.answered("a", &Ask::ShowBallot { group: GROUP.into(), ballot: ballot.clone() }).await;
-            let shown: BallotShown = exchange::read("answer", &answer).expect("a ballot");
-            let record = BallotRecord::decoded(&shown.record.0).expect("a record");
-            if record.closed.is_some() {
-                return assert_eq!(record.outcome, FileOutcome::Approved);
-            }
-            assert!(Instant::now() < until, "it is open: {record:?}");
-            sleep(Duration::from_millis(50)).await;
-        }
+        let ballot = self.opened("a", &opening).await;
+        let (_, record) = self.closed("a", &ballot).await;
+        assert_eq!(record.outcome, FileOutcome::Approved);
     }
 
     /// Ends the epoch, and returns the description of the group in the next one.
@@ -160,7 +149,7 @@ async fn the_next_epoch_is_a_decision_of_the_one_before_and_a_lost_member_comes_
     }
     let old = stage.ask("a", &Ask::Propose { group: GROUP.into(), proposal: stage.proposal(&group, 4, "old") }).await;
     assert!(old.expect_err("it is of the epoch before").contains("of another group"));
-    // Members that start again go on in the epoch that they are in.
+    // Members that start again stay in the epoch that they are in.
     for name in all() {
         stage.stop(&name).await;
         stage.start(&name).await;

@@ -220,7 +220,7 @@ impl Stage {
         }
     }
 
-    /// Verifies decisions as whoever has nothing but the file, and returns what was decided.
+    /// Verifies decisions as anyone who has nothing but the file, and returns what was decided.
     fn texts(&self, group: &Group, page: Page) -> Vec<String> {
         let file = LogFile::of(group, page.decisions);
         let read = LogFile::from_json(file.to_json().as_bytes()).expect("a file");
@@ -288,7 +288,7 @@ async fn a_member_whose_disk_was_wiped_does_not_come_back() {
     let refused = stage.ask("d", &form).await.expect_err("it is refused");
     assert!(refused.contains("does not come back under its old identity"), "{refused}");
     // Nor with a new key.
-    stage.ask("d", &Ask::Enrol { group: GROUP.into(), members: names() }).await.expect("it may enrol anew");
+    stage.ask("d", &Ask::Enrol { group: GROUP.into(), members: names() }).await.expect("it may enrol again");
     let refused = stage.ask("d", &form).await.expect_err("it is refused");
     assert!(refused.contains("another key of this agent"), "{refused}");
     stage.propose("b", &group, 2, "two").await;
