@@ -140,7 +140,7 @@ pub fn to_approve(n: u128) -> SubmitTask {
 
 /// Returns a task that runs on three agents, two of which must agree.
 pub fn to_verify(n: u128) -> SubmitTask {
-    SubmitTask { verify: Some(Box::new(Verify { agents: 3, agree: 2, pointer: None })), ..task(n) }
+    SubmitTask { verify: Some(Box::new(Verify { agents: 3, agree: 2, pointer: None, compare: None })), ..task(n) }
 }
 
 /// Returns an output with the digest that a test coordinator computes of it.

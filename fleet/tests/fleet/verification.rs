@@ -20,7 +20,7 @@ use crate::{
 pub fn asked() -> impl Strategy<Value = Verify> {
     (2..5u32, 2..5u32, prop::bool::weighted(0.05)).prop_map(|(agents, agree, is_wrong)| {
         let agree = if is_wrong { agents + 1 } else { agree.min(agents) };
-        Verify { agents, agree, pointer: None }
+        Verify { agents, agree, pointer: None, compare: None }
     })
 }
 
@@ -158,7 +158,7 @@ fn those_who_still_run_when_it_is_decided_are_stopped_and_keep_their_slots_until
 fn a_task_fails_as_soon_as_enough_agents_can_not_agree_any_more() {
     let (mut trial, stays) = with_workers(3);
     let id =
-        trial.submit(SubmitTask { verify: Some(Box::new(Verify { agents: 3, agree: 3, pointer: None })), ..task(1) });
+        trial.submit(SubmitTask { verify: Some(Box::new(Verify { agents: 3, agree: 3, pointer: None, compare: None })), ..task(1) });
     says(&mut trial, stays[0], "a");
     says(&mut trial, stays[1], "b");
     let failed = trial.task(id);
@@ -269,7 +269,7 @@ fn an_agent_that_is_outvoted_often_is_recorded_once_in_ten_seconds_with_how_ofte
 #[test]
 fn a_member_that_fails_is_tried_again_as_its_task_would_be() {
     let (mut trial, stays) = with_workers(2);
-    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
     let id = trial.submit(SubmitTask { verify, retry: retry(2), ..task(1) });
     let (member, attempt) = trial.held_by(stays[0]);
     trial.complete(stays[0], member, attempt, failure(true));
@@ -301,7 +301,7 @@ fn an_output_that_is_kept_already_needs_no_room() {
     let mut trial = Trial::with(FleetConfig { max_bytes: MAX_INPUT_BYTES as u64, ..FleetConfig::default() });
     trial.apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
     let stays = ["w0", "w1"].map(|name| trial.join(worker(name)));
-    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
     let id = trial.submit(SubmitTask { verify, ..task(1) });
     let output = Bytes::from(vec![7; MAX_INPUT_BYTES]);
     let answer = |trial: &mut Trial, stay| {
@@ -358,7 +358,7 @@ fn members_end_with_their_task_and_are_nobodys_tasks() {
 #[test]
 fn the_deadline_of_a_task_is_that_of_its_runs() {
     let (mut trial, stays) = with_workers(2);
-    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
     let id = trial.submit(SubmitTask { deadline_in: Some(100), verify, ..task(1) });
     let (member, _) = trial.held_by(stays[0]);
     assert_eq!(trial.fleet.deadline_of(trial.task(member)), trial.task(id).deadline);
@@ -374,7 +374,7 @@ fn the_deadline_of_a_task_is_that_of_its_runs() {
     for (stay, (member, attempt)) in held {
         trial.complete(stay, member, attempt, Outcome::Stopped);
     }
-    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
     let id = trial.submit(SubmitTask { deadline_in: Some(100), verify, ..task(2) });
     let (member, attempt) = trial.held_by(stays[0]);
     let Outcome::Failed(failure) = failure(false) else { panic!("a failure") };

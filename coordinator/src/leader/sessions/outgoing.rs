@@ -204,7 +204,7 @@ mod tests {
         let (mut fleet, ..) = fleet_with_agent();
         let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
         fleet.apply(Stamp::at(1), raise, &mut Vec::new());
-        let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+        let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
         let submission = SubmitTask { verify, deadline_in: Some(500), ..task(1, Bytes::from_static(b"in")) };
         let mut effects = Vec::new();
         fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(submission)), &mut effects);
