@@ -317,8 +317,8 @@ pub const MAX_POLICIES_BYTES: usize = 512 * 1024;
 /// Most bytes of a policy in a snapshot besides what counts against [`MAX_POLICIES_BYTES`].
 pub const MAX_POLICY_OVERHEAD: u64 = 64;
 /// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots, teams, the resource pool and policies in a
-/// snapshot, and of the members and comparisons of tasks with results to be verified. They have fixed limits, so this is part of
-/// [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
+/// snapshot, and of the members and comparisons of tasks with results to be verified. They have fixed limits, so this is
+/// part of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
 pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
     + MAX_BARS as u64 * MAX_BAR_OVERHEAD

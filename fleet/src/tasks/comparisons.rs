@@ -197,7 +197,7 @@ mod tests {
     fn two_outputs_of_the_largest_size_are_an_input() {
         assert_eq!(framed(b"12 3", b"\n").as_ref(), b"4 1\n12 3\n");
         assert_eq!(framed(b"", b"").as_ref(), b"0 0\n");
-        let largest = vec![0; MAX_COMPARED_BYTES];
+        let largest = vec![0_u8; MAX_COMPARED_BYTES];
         assert!(framed(&largest, &largest).len() <= MAX_INPUT_BYTES);
     }
 

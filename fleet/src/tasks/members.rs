@@ -219,7 +219,8 @@ impl Fleet {
         is_excluded.then(|| verification.members.last().copied().unwrap_or(seq))
     }
 
-    /// Removes a member or a comparison, whose current attempt is not in the slot of its agent any more, or is being stopped there.
+    /// Removes a member or a comparison, whose current attempt is not in the slot of its agent any more, or is being stopped
+    /// there.
     pub(super) fn remove_member(&mut self, seq: u64, effects: &mut Vec<Effect>) {
         let Some(member) = self.state.tasks.kept.remove(&seq) else { return };
         self.snapshots.save_task(&member);
