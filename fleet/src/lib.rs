@@ -84,6 +84,7 @@ pub use tasks::{
     Attempt, AttemptEnd, Task, TaskState,
     approvals::Approval,
     command::{Completion, Failure, FailureKind, Outcome, RetryPolicy, SubmitTask, TaskCommand},
+    comparisons::Comparison,
     members::Compared,
     query::{Counts, TaskFilter, TaskPage},
     verification::{Answer, Verification, Verify},

@@ -89,6 +89,8 @@ mistakes! {
     UnapprovedRuns = "unapproved-runs",
     /// A result is accepted that one agent fewer gave than must agree.
     LieAccepted = "lie-accepted",
+    /// Outputs that a comparison has found to be different count as equal.
+    DifferentIsEqual = "different-is-equal",
     /// The leader of a team is replaced under the same term.
     TermStays = "term-stays",
     /// What is granted of an agent's contribution can be granted again.

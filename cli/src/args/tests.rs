@@ -313,6 +313,8 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("submit --kind k --priority 11", "invalid value"),
         ("submit --kind k --deadline soon", "invalid value"),
         ("submit --kind k --wait-timeout 1s", "--wait"),
+        ("submit --kind k --verify-compare near", "--verify <AGREE/AGENTS>"),
+        ("submit --kind k --verify 2/3 --verify-compare near --verify-json /n", "cannot be used with"),
         ("task", "<ID>"),
         ("task x --why --watch", "cannot be used with"),
         ("cancel", "<IDS>"),

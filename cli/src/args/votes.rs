@@ -182,6 +182,12 @@ pub struct VerifyResultArgs {
     /// Without it, all bytes are compared; with an empty one, all of the JSON
     #[arg(long, value_name = "POINTER", requires = "verify")]
     pub verify_json: Option<String>,
+
+    /// Have tasks of this kind say which outputs are equal, by agents with this specialization. Their input is a line with
+    /// the lengths of two outputs in bytes, such as "4 5", and then these; their output is true or false. Outputs with the
+    /// same bytes are equal anyway
+    #[arg(long, value_name = "KIND", requires = "verify", conflicts_with = "verify_json")]
+    pub verify_compare: Option<String>,
 }
 
 /// What a member votes.

@@ -8,6 +8,8 @@ pub struct Waiting<'a> {
     task: &'a Task,
     /// Number of fitting agents by state.
     fitting: [usize; 5],
+    /// Number of live agents that may compare its outputs.
+    comparers: usize,
 }
 
 /// Returns what a task needs besides a free slot.
@@ -18,13 +20,18 @@ fn and_resources(task: &Task) -> String {
 impl<'a> Waiting<'a> {
     /// Returns what `task` waits for, before any agent is counted; `None` if the task is not queued.
     pub fn of(task: &'a Task) -> Option<Self> {
-        (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 5] })
+        (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 5], comparers: 0 })
     }
 
     /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
     /// counted.
     pub fn needs_agents(&self) -> bool {
-        self.task.is_due() && self.task.team.is_none()
+        self.task.is_due() && (self.task.team.is_none() || self.compares().is_some())
+    }
+
+    /// Returns the kind of the tasks that compare its outputs, if there are such.
+    fn compares(&self) -> Option<&'a String> {
+        self.task.verification.as_ref()?.asked.compare.as_ref()
     }
 
     /// Counts an agent.
@@ -33,6 +40,8 @@ impl<'a> Waiting<'a> {
         if needs.fit(agent.role, agent.has_specialization(needs.domain)) {
             self.fitting[agent.state as usize] += 1;
         }
+        let compares = self.compares().is_some_and(|kind| agent.has_specialization(kind));
+        self.comparers += usize::from(compares && agent.state == AgentState::Live);
     }
 
     /// Returns what the task waits for at the time `now`, as text.
@@ -57,6 +66,9 @@ impl<'a> Waiting<'a> {
             let (live, asked) = (self.fitting[AgentState::Live as usize], verification.asked.agents as usize);
             if task.team.is_none() && live < asked {
                 words.push_str(&format!("; only {live} live agents fit it"));
+            }
+            if let Some(what) = verification.comparison_words() {
+                words.push_str(&format!("; and for {what}, which {} live agents have", self.comparers));
             }
             return words;
         }

@@ -9,6 +9,7 @@ mod ballot_limits;
 mod ballots;
 mod bars;
 mod codec;
+mod comparisons;
 mod crews;
 mod directory;
 mod fixture;

@@ -13,7 +13,7 @@ use robeing_fleet::{
 
 use crate::fixture::{
     amounts, answered, ballot, enrolment, evidence, letter, pooled, request, retry, signing, specialist, success, task,
-    team, to_approve, to_verify, vote, with_key, worker,
+    team, to_approve, to_compare, to_verify, vote, with_key, worker,
 };
 
 pub fn trusted() -> IdentityConfig {
@@ -157,12 +157,13 @@ pub fn verification_commands() -> Vec<Command> {
         }))
     };
     let failed = Failure { kind: FailureKind::Disagreement, retryable: false, ..failure() };
-    let verify = Some(Box::new(Verify { agents: 5, agree: 4, pointer: Some("/total".to_owned()) }));
+    let verify = Some(Box::new(Verify { agents: 5, agree: 4, pointer: Some("/total".to_owned()), compare: None }));
     vec![
         Command::Task(TaskCommand::Submit(to_verify(201))),
         Command::Task(TaskCommand::Submit(SubmitTask { verify, delay: Some(5), ..to_verify(301) })),
         complete(answered("x")),
         complete(Outcome::Failed(failed)),
+        Command::Task(TaskCommand::Submit(to_compare(401))),
     ]
 }
 

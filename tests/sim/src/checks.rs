@@ -73,7 +73,7 @@ checks! {
     Verdict = "verdict": "the outcome of a ballot is what its votes amount to by exact fractions, and never changes",
     Expired = "expired": "a ballot expires only after its deadline, and only if it is not decided by then",
     Approved = "approved": "a task that needs an approval starts only once its ballot has approved it, and fails if it does not",
-    Verified = "verified": "a verified result is what enough different agents gave; without one, the task fails for disagreement",
+    Verified = "verified": "a verified result is what enough different agents gave, or outputs that others find equal to it; without one, the task fails for disagreement",
     Formed = "formed": "a team that is acknowledged stays what was asked for, and is there until a client disbands it",
     Crew = "crew": "an agent is in one team at most, and a team has no more members than it should",
     Leader = "leader": "a term of a team has one leader, who is a member; terms only grow, and earlier leaders are refused",

@@ -112,7 +112,8 @@ fn drain<T>(queue: &mut VecDeque<T>, size: impl Fn(&T) -> usize) -> Vec<T> {
     queue.drain(..fitting).collect()
 }
 
-/// A task of which an agent gets an attempt. A run of a task whose result is verified has the input and deadline of that one.
+/// A task of which an agent gets an attempt. A run of a task whose result is verified has the input and deadline of that one;
+/// one that compares outputs, these and that deadline.
 struct Given {
     task: Arc<Task>,
     input: Bytes,
@@ -130,7 +131,7 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
             if !budget.take(input.len() + task.kind.len() + ASSIGNMENT_BYTES) {
                 break;
             }
-            tasks.push(Given { task: Arc::clone(task), input: input.clone(), deadline: fleet.deadline_of(task) });
+            tasks.push(Given { task: Arc::clone(task), input, deadline: fleet.deadline_of(task) });
         }
         attempts.pop_front();
     }
@@ -204,7 +205,7 @@ mod tests {
         let (mut fleet, ..) = fleet_with_agent();
         let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
         fleet.apply(Stamp::at(1), raise, &mut Vec::new());
-        let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+        let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
         let submission = SubmitTask { verify, deadline_in: Some(500), ..task(1, Bytes::from_static(b"in")) };
         let mut effects = Vec::new();
         fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(submission)), &mut effects);
