@@ -1,5 +1,5 @@
-//! Calls that wait for news of one thing each, such as the end of a ballot. The state machine waits for what is done here,
-//! so it only passes the news on.
+//! Calls that wait for news of one thing each, such as the end of a ballot. The state machine waits for what is done
+//! here, so it only passes the news on.
 
 use std::{collections::BTreeMap, sync::Arc};
 

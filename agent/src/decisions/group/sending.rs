@@ -14,8 +14,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::limits::STATE_WITHIN;
 
-/// Which state it is: the fingerprint of the group in the epoch that this member is in, and the number of the epoch that
-/// starts with the state.
+/// Which state it is: the fingerprint of the group in the epoch that this member is in, and the number of the epoch
+/// that starts with the state.
 pub type Key = (String, u64);
 
 struct Sent {
@@ -59,8 +59,8 @@ impl Sending {
         }
     }
 
-    /// Returns the part of a state that begins with the byte `from`, at most [`MAX_PAGE_BYTES`]. `encode` is run only if
-    /// the state is not being sent.
+    /// Returns the part of a state that begins with the byte `from`, at most [`MAX_PAGE_BYTES`]. `encode` is run only
+    /// if the state is not being sent.
     ///
     /// # Errors
     /// That of `encode`.
