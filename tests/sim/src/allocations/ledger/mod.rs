@@ -46,9 +46,9 @@ struct Known {
     /// Whether a client has asked to release it.
     may_end: bool,
     stage: Stage,
-    /// Its fencing token; 0: no client was told of it.
+    /// Its fencing token; 0: it is not known to have been granted.
     token: u64,
-    /// The agents that give its parts, as a client was told.
+    /// The agents that give its parts.
     agents: Vec<String>,
     /// From when on, at the earliest, its lease counts: when its grant was stamped, or the newest renewal was sent that
     /// is acknowledged; before its grant, when it was asked for.
@@ -137,7 +137,7 @@ impl Known {
         let holder = self.draft.holding_agent();
         let is_right = match state {
             AllocationState::Released => self.may_end,
-            AllocationState::Expired => !self.is_leased(self.freed_at.unwrap_or(now)),
+            AllocationState::Expired => self.token > 0 && !self.is_leased(self.freed_at.unwrap_or(now)),
             AllocationState::HolderGone => self.is_left(left, holder.into_iter()),
             AllocationState::AgentLost => {
                 // An agent that has left for good has no name any more.

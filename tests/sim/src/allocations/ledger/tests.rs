@@ -50,6 +50,17 @@ fn check(ledger: &mut AllocationLedger, now: Duration, told: &v1::Allocation) ->
     ledger.told(now, Since::default(), told).err().map(|(check, _)| check)
 }
 
+/// Returns the check that fails if this is granted after a log entry that was stamped and applied at `now`.
+fn apply(ledger: &mut AllocationLedger, now: Duration, granted: &[v1::Allocation]) -> Option<Check> {
+    let granted: Vec<Granted> = granted.iter().map(Granted::told).collect();
+    ledger.applied(now, now, &granted).err().map(|(check, _)| check)
+}
+
+/// Has the log grant the allocation of a ledger at the beginning.
+fn held(ledger: &mut AllocationLedger) {
+    assert_eq!(apply(ledger, Duration::ZERO, &[granted("1", 1)]), None);
+}
+
 #[test]
 fn an_allocation_is_what_was_asked_for_and_is_granted_once() {
     let first = |told: &v1::Allocation| check(&mut ledger(&["1"]), SOON, told);
@@ -90,9 +101,13 @@ fn an_allocation_ends_for_a_reason_and_not_before_its_lease() {
     let nothing = |_: &mut AllocationLedger| {};
     assert_eq!(of(Released, SOON, nothing), Some(Check::Leased));
     assert_eq!(of(Released, SOON, |ledger| ledger.releases("1")), None);
-    assert_eq!(of(Expired, SOON, nothing), Some(Check::Leased));
-    assert_eq!(of(Expired, LATE, nothing), None);
-    assert_eq!(of(Expired, LATE, |ledger| ledger.renews("1", LATE - SOON)), Some(Check::Leased));
+    assert_eq!(of(Expired, LATE, nothing), Some(Check::Leased), "it was never granted");
+    assert_eq!([of(Expired, SOON, held), of(Expired, LATE, held)], [Some(Check::Leased), None]);
+    let renewed = |ledger: &mut AllocationLedger| {
+        held(ledger);
+        ledger.renews("1", LATE - SOON);
+    };
+    assert_eq!(of(Expired, LATE, renewed), Some(Check::Leased));
     assert_eq!(of(AgentLost, SOON, |ledger| ledger.leaves("c", SOON)), Some(Check::Leased), "it gives nothing");
     assert_eq!(of(AgentLost, SOON, |ledger| ledger.leaves("b", SOON)), None);
     assert_eq!(of(HolderGone, SOON, |ledger| ledger.leaves("b", SOON)), Some(Check::Leased), "it holds nothing");
@@ -101,6 +116,7 @@ fn an_allocation_ends_for_a_reason_and_not_before_its_lease() {
     let waits = |ledger: &mut AllocationLedger| ledger.asks(Duration::ZERO, "1", draft(LEASE));
     assert_eq!([of(NotGranted, SOON, waits), of(NotGranted, LATE, waits)], [Some(Check::Leased), None]);
     let mut ledger = ledger(&["1"]);
+    held(&mut ledger);
     assert_eq!(check(&mut ledger, LATE, &ended(Expired)), None);
     ledger.releases("1");
     assert_eq!(check(&mut ledger, LATE, &ended(Released)), Some(Check::Leased), "it had expired");
@@ -149,12 +165,6 @@ fn what_is_used_or_not_free_is_noticed() {
     assert_eq!(unfreed(&pool(CPU, None, CPU)), None);
     assert!(unfreed(&ListResourcesResponse::default()).is_some(), "nobody contributes anything");
     assert!(unfreed(&pool(CPU, of(1), CPU)).is_some() && unfreed(&pool(CPU, None, CPU - 1)).is_some());
-}
-
-/// Returns the check that fails if this is granted after a log entry that was stamped and applied at `now`.
-fn apply(ledger: &mut AllocationLedger, now: Duration, granted: &[v1::Allocation]) -> Option<Check> {
-    let granted: Vec<Granted> = granted.iter().map(Granted::told).collect();
-    ledger.applied(now, now, &granted).err().map(|(check, _)| check)
 }
 
 #[test]
