@@ -119,7 +119,7 @@ impl State {
     pub fn of(granted: &str, teams: &str) -> Self {
         let team = |text: &str| {
             let mut words = text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned);
-            Some((words.next()?, words.collect()))
+            Some((words.next()?, words.collect::<BTreeSet<String>>()))
         };
         Self {
             granted: granted.split(',').filter_map(Granted::of).collect(),
