@@ -20,6 +20,7 @@ use crate::{
     Agent, AgentId, AllocationId, Feature, Fleet, FleetMillis, Refusal, Role, SubmitTask, Task,
     config::{check_name, invalid},
     limits::{DEFAULT_QUEUE, MAX_DURATION_MS, MAX_LIVE_ALLOCATIONS, MAX_TASK_SHAPES},
+    sabotage::{Mistake, planted},
     schedule::{
         needing::Shape,
         queue::{Rank, first},
@@ -249,7 +250,7 @@ impl Fleet {
     /// attempt. Does nothing if it has ended with the agent's session.
     pub(crate) fn free_attempt(&mut self, seq: u64) {
         let is_live = self.state.resources.allocations.get(seq).is_some_and(|allocation| !allocation.is_ended());
-        if is_live {
+        if is_live && !planted(Mistake::NeedsNotFreed) {
             self.forget_allocation(seq);
             self.wake_allocations();
         }

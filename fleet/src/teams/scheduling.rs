@@ -5,6 +5,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     Agent, AgentId, Fleet, Task, TeamId,
+    sabotage::{Mistake, planted},
     schedule::{free_agents::Needs, score::score},
 };
 
@@ -17,7 +18,7 @@ impl Fleet {
         let weights = &self.state.config.weights;
         let needs = task.needs();
         let excluded = self.excluded(task);
-        let Some(team) = task.team else {
+        let Some(team) = task.team.filter(|_| !planted(Mistake::OutsiderRuns)) else {
             let best = |excluded: &[AgentId]| self.indexes.schedule.free.best(needs, excluded, weights);
             // An agent that has a part in what it judges is only taken if no other one is free.
             let others = self.involved(task).and_then(|involved| best(&involved));

@@ -65,20 +65,8 @@ pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Res
         None => SHARE,
     };
     let deadline = args.deadline.unwrap_or(OPEN_FOR);
-    let opening = Opening {
-        group: *group.epoch().domain(),
-        nonce: new_proposal_id(),
-        at_ms: 0,
-        ttl_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-        question: args.question.clone(),
-        options: args.options.clone(),
-        threshold: (share.numerator, share.denominator),
-    };
     let client = client(fleet, None, Access::Use).await?;
-    let opening = client.signed_ballot(opening)?;
-    let id = ballot_id(&opening).0;
-    let question = Ask::OpenBallot { group: group.name().to_owned(), opening };
-    let (member, answer) = opened(&client, &group, &question).await?;
+    let (id, (member, answer)) = begin(&client, &group, (args.question, args.options), (share, deadline)).await?;
     let opened: Opened = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
     if opened.ballot != hex(&id) {
         note(&format!("{member} says that it has opened another ballot; see `robeing pbft log`"));
@@ -91,6 +79,28 @@ pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Res
     note(&format!("waiting for ballot {}; it goes on without this command", hex(&id)));
     let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
     shown(&client, &group, &id, (until, None)).await
+}
+
+/// Signs a ballot and has it opened. Returns its id, and the first member that has opened it, with its answer.
+async fn begin(
+    client: &FleetClient,
+    group: &Group,
+    (question, options): (String, Vec<String>),
+    (share, deadline): (Fraction, Duration),
+) -> Result<([u8; 32], (String, Vec<u8>)), CliError> {
+    let opening = Opening {
+        group: *group.epoch().domain(),
+        nonce: new_proposal_id(),
+        at_ms: 0,
+        ttl_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        question,
+        options,
+        threshold: (share.numerator, share.denominator),
+    };
+    let opening = client.signed_ballot(opening)?;
+    let id = ballot_id(&opening).0;
+    let ask = Ask::OpenBallot { group: group.name().to_owned(), opening };
+    Ok((id, opened(client, group, &ask).await?))
 }
 
 /// Has a ballot opened through f + 1 members, one of which does not lie: it keeps the ballot, whoever else has it
@@ -158,19 +168,7 @@ pub(super) async fn decide(
     question: String,
     deadline: Duration,
 ) -> Result<BallotReport, CliError> {
-    let opening = Opening {
-        group: *group.epoch().domain(),
-        nonce: new_proposal_id(),
-        at_ms: 0,
-        ttl_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-        question,
-        options: Vec::new(),
-        threshold: (2, 3),
-    };
-    let opening = client.signed_ballot(opening)?;
-    let id = ballot_id(&opening).0;
-    let ask = Ask::OpenBallot { group: group.name().to_owned(), opening };
-    opened(client, group, &ask).await?;
+    let (id, _) = begin(client, group, (question, Vec::new()), (SHARE, deadline)).await?;
     note(&format!("waiting for the votes of the members in ballot {}", hex(&id)));
     let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
     loop {
