@@ -38,8 +38,14 @@ fn encoded(command: &Command) -> Vec<u8> {
 /// Formats a command without the field of the feature that exists only for tests of upgrades, and without those that
 /// were added later and are not set.
 fn shown(command: &Command) -> String {
-    let unset =
-        [", trial: false", ", approval: None", ", verify: None", ", team: None, team_term: None", ", resources: None"];
+    let unset = [
+        ", trial: false",
+        ", approval: None",
+        ", verify: None",
+        ", team: None, team_term: None",
+        ", resources: None",
+        ", contributed: None",
+    ];
     unset.into_iter().fold(format!("{command:?}"), |text, field| text.replace(field, ""))
 }
 
