@@ -84,6 +84,7 @@ fn applied(command: Command) -> Reply {
         pid: 1,
         version: "0.1.0".to_owned(),
         sealing_key: None,
+        contributed: None,
     };
     let newest = Command::Control(ControlCommand::RaiseVersion(known_version()));
     for command in [newest, Command::Agent(AgentCommand::Joined(agent))] {

@@ -273,6 +273,9 @@ pub const MAX_CANDIDATES: usize = 2_048;
 /// Most different needs of unfinished tasks that need resources: amounts, queue, kind or specialization, role and team. Each
 /// free slot of an agent costs a look at each of them.
 pub const MAX_TASK_SHAPES: usize = 1_000;
+/// How long after the newest agent has joined others are expected to join, ms of fleet time: ten seconds. Meanwhile a task
+/// waits that needs more than any agent contributes.
+pub const JOINING_MS: u64 = 10 * 1000;
 /// Most allocations, including the ended ones that are kept. Beyond it, the ones that ended first are dropped.
 pub const MAX_ALLOCATIONS: usize = 20_000;
 /// Most allocations that are granted or waited for.

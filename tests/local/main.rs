@@ -15,6 +15,7 @@ mod drain;
 mod edges;
 mod firewall;
 mod formats;
+mod frozen;
 mod gateway;
 mod guardian;
 mod health;

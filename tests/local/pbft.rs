@@ -117,6 +117,40 @@ async fn a_group_decides_while_its_members_are_killed_and_stopped_in_turn_and_fo
     does_not_come_back(&mut fleet, &person).await;
 }
 
+#[tokio::test]
+async fn a_proposal_gets_past_a_frozen_member_and_the_status_says_who_does_not_answer() {
+    // The coordinators don't notice so soon that a member is frozen, and pass on what it is asked.
+    let pool = PoolSpec::new("council", 4);
+    let mut fleet = Fleet::start(FleetSpec::new(3).pool(pool).session_timeout("20s").with_tls()).await;
+    let person = Person::of(&fleet);
+    person.succeeds(&["pbft", "form", "council", "--members", MEMBERS]).await;
+    person.succeeds(&["pbft", "propose", "council", "first"]).await;
+    let all = person.run(&["pbft", "status", "council"]).await;
+    assert!(all.success().contains("Can decide:   yes, 4 of 4 members running and 3 needed\n"), "{all:?}");
+
+    // The one that is asked first, and the primary of the first view.
+    fleet.freeze("council-0");
+    let proposed = person.run(&["pbft", "propose", "council", "second"]).await;
+    proposed.success();
+    assert!(proposed.stderr.contains("no answer of council-0 within 2 s"), "{proposed:?}");
+    let log = person.run(&["pbft", "log", "council", "-o", "json"]).await.json();
+    let decisions = log.as_array().expect("a list").iter();
+    let texts: Vec<&serde_json::Value> = decisions.map(|decision| &decision["proposals"][0]["text"]).collect();
+    assert!(texts.iter().any(|text| **text == "second"), "{log}");
+    let status = person.run(&["pbft", "status", "council", "-o", "json"]).await.json();
+    let states: Vec<&serde_json::Value> = (0..4).map(|number| &status["members"][number]["state"]).collect();
+    assert_eq!((states[0].as_str(), states[1].as_str() == Some("silent")), (Some("silent"), false), "{status}");
+
+    fleet.freeze("council-1");
+    let few = person.run(&["pbft", "status", "council"]).await;
+    assert_eq!(few.code, Some(1), "{few:?}");
+    assert!(few.stdout.contains("Can decide:   no, 2 of 4 members running and 3 needed\n"), "{few:?}");
+    for member in ["council-0", "council-1"] {
+        fleet.thaw(member);
+    }
+    person.succeeds(&["pbft", "propose", "council", "third"]).await;
+}
+
 /// The file of decisions is right, until something in it is changed.
 async fn is_verified(person: &Person) {
     for number in 0..4 {

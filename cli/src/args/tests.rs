@@ -60,6 +60,7 @@ fn the_help_texts() {
         "resources queues",
         "pbft",
         "pbft form",
+        "pbft status",
         "pbft epoch",
         "pbft propose",
         "pbft log",

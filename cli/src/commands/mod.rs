@@ -76,7 +76,10 @@ fn what_is_left(command: &Command) -> &'static str {
             "; whether the resources were granted is not known, and a request that waits goes on"
         }
         Command::Resources(ResourcesCommand::Release(_)) => "; whether the allocation was released is not known",
+        Command::Resources(ResourcesCommand::Renew(_)) => "; whether the lease was renewed is not known",
+        Command::Resources(ResourcesCommand::Queues(_)) => "; whether the queues were set is not known",
         Command::Pbft(PbftCommand::Form(_)) => "; some of the members may have started: run it again to be sure",
+        Command::Pbft(PbftCommand::Epoch(_)) => "; call it again: it continues from there",
         Command::Pbft(PbftCommand::Propose(_)) => "; whether the proposal is decided is not known",
         Command::Quarantine(_) | Command::Remove(_) => "; whether the agent was barred is not known",
         Command::Policies(PolicyCommand::Set(_)) => "; whether the policies were set is not known",

@@ -100,7 +100,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    pub(crate) fn refused(status: Status) -> Self {
+    pub(crate) fn refused(status: &Status) -> Self {
         let message = status.message().to_owned();
         match status.code() {
             Code::NotFound => Self::NotFound { message },

@@ -17,7 +17,7 @@ use robeing_proto::v1::{
 };
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Streaming, transport::Server};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::*;
 

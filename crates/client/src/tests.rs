@@ -16,6 +16,7 @@ use robeing_proto::v1::{
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::Code;
 
 use super::{
     coordinators::{Audit, CoordinatorClient},

@@ -164,6 +164,13 @@ impl Stopping {
 }
 
 impl PoolMembers {
+    /// Returns whether a pool of this shape lacks agents, live or on standby. One that drains is to be replaced; if
+    /// `replicas` is not fixed, one that was lost is expected back.
+    pub(crate) fn lacks_any(&self, replicas: Option<u32>, standby: u32) -> bool {
+        let present = self.live + self.unhealthy + self.standby.len() as u32;
+        replicas.map_or(self.lost > 0, |replicas| present < replicas.saturating_add(standby))
+    }
+
     /// Returns how many agents should be live in a pool of this shape: if `replicas` is not fixed, at least one of its
     /// members.
     pub(crate) fn desired(&self, replicas: Option<u32>, standby: u32) -> u32 {

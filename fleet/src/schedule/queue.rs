@@ -131,6 +131,7 @@ mod tests {
             pid: 1,
             version: String::new(),
             sealing_key: None,
+            contributed: None,
         };
         let joined = fleet.apply(Stamp::at(1), Command::Agent(AgentCommand::Joined(join)), &mut effects);
         let agent = if let Reply::Joined { agent, .. } = joined { agent } else { AgentId(u32::MAX) };

@@ -1,9 +1,10 @@
 //! The resource pool: contributions, requests, leases, queues and their fairness.
 
 use robeing_fleet::{
-    AgentId, AgentJoin, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Effect, Fleet, FleetConfig,
-    Holder, PoolSums, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, Shortage, TeamId,
-    limits::ALLOCATION_TTL_MS,
+    AgentCommand, AgentId, AgentJoin, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Effect, Feature,
+    Fleet, FleetConfig, Holder, PoolSums, QueueShape, Quota, Refusal, Reply, RequestResources, Resource,
+    ResourceCommand, Shortage, TeamId,
+    limits::{ALLOCATION_TTL_MS, MAX_AMOUNT},
 };
 
 use crate::fixture::{OpenSession, Trial, amounts, patient, request, success, task, team, worker};
@@ -249,6 +250,49 @@ fn an_agent_contributes_as_long_as_its_session_lasts_and_no_less_than_is_granted
     trial.contribute(again, amounts(1, 0));
     trial.contribute(again, Amounts::NONE);
     assert_eq!(trial.fleet.contribution(again.agent), None);
+}
+
+/// Returns the join of an agent that contributes this from then on, of its first process or a later one.
+fn contributing(incarnation: u64, amounts: Amounts) -> AgentJoin {
+    AgentJoin { incarnation, contributed: Some(Box::new(amounts)), ..worker("agent-1") }
+}
+
+#[test]
+fn a_join_says_what_the_agent_contributes_as_a_later_command_does() {
+    let mut trial = Trial::newest();
+    let contributed = |trial: &Trial, stay: OpenSession| trial.fleet.contribution(stay.agent).map(|of| of.contributed);
+    let first = trial.join(contributing(1, amounts(4, 8)));
+    assert_eq!(contributed(&trial, first), Some(amounts(4, 8)));
+    assert!(!trial.fleet.lacks_contribution(first.agent, first.session, amounts(4, 8)));
+    assert_eq!(trial.request(request(1, amounts(3, 0))), granted(1));
+    let moved = AgentJoin { address: "127.0.0.1:2".to_owned(), ..worker("agent-1") };
+    assert_eq!(trial.join(moved), first, "the same session");
+    assert_eq!(contributed(&trial, first), Some(amounts(4, 8)), "it does not say");
+    assert_eq!(trial.join(contributing(1, amounts(2, 9))), first);
+    assert_eq!(contributed(&trial, first), Some(amounts(3, 9)), "no less than is granted");
+    trial.free(1, None);
+    assert_eq!(trial.join(contributing(1, Amounts::NONE)), first);
+    assert_eq!(contributed(&trial, first), None);
+    let next = trial.join(contributing(2, amounts(1, 0)));
+    assert_eq!(contributed(&trial, next), Some(amounts(1, 0)), "another process");
+    trial.lose(next);
+    assert_eq!(trial.fleet.pool_sums().contributed, Amounts::NONE);
+    let back = trial.join(contributing(2, amounts(5, 5)));
+    assert_eq!((contributed(&trial, back), trial.fleet.pool_sums().agents), (Some(amounts(5, 5)), 1));
+}
+
+#[test]
+fn a_join_that_contributes_is_refused_before_its_version_and_above_the_limit() {
+    let joined = |amounts| Command::Agent(AgentCommand::Joined(contributing(1, amounts)));
+    let refused = Trial::new().apply(joined(amounts(1, 0)));
+    let since = Feature::Resources.since();
+    assert!(matches!(refused, Reply::Refused(Refusal::NotInForce { since: of, .. }) if of == since), "{refused:?}");
+    let mut trial = Trial::newest();
+    let Reply::Refused(Refusal::Invalid { field, .. }) = trial.apply(joined(amounts(0, MAX_AMOUNT + 1))) else {
+        panic!("it is accepted");
+    };
+    assert_eq!(field, "contributed.memory");
+    assert!(matches!(trial.apply(joined(amounts(0, MAX_AMOUNT))), Reply::Joined { .. }));
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn shown(command: &Command) -> String {
         ", team: None, team_term: None",
         ", resources: None",
         ", compare: None",
+        ", contributed: None",
     ];
     unset.into_iter().fold(format!("{command:?}"), |text, field| text.replace(field, ""))
 }

@@ -56,6 +56,7 @@ pub fn worker(name: &str) -> AgentJoin {
         pid: 1,
         version: "0.1.0".to_owned(),
         sealing_key: None,
+        contributed: None,
     }
 }
 

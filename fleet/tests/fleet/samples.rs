@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AllocationId, Amounts, AuditCommand, AuditEntry, AuditOutcome, BallotCommand, BallotId,
-    BallotOutcome, BarKind, CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode, Failure,
-    FailureKind, FleetConfig, FormTeam, Holder, IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome,
-    LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter,
-    ProofKind, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, Role, SessionId,
-    Shortage, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds,
-    TokenIssuer, Verify,
+    AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, AuditOutcome, BallotCommand,
+    BallotId, BallotOutcome, BarKind, CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode,
+    Failure, FailureKind, FleetConfig, FormTeam, Holder, IdentityCommand, IdentityConfig, LetterAnswer, LetterId,
+    LetterOutcome, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust,
+    PostLetter, ProofKind, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, Role,
+    SessionId, Shortage, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TeamCommand, TeamId,
+    TeamNeeds, TokenIssuer, Verify,
 };
 
 use crate::fixture::{
@@ -209,7 +209,9 @@ pub fn resource_commands() -> Vec<Command> {
         ResourceCommand::SetQueues(Vec::new()),
         contribute(Amounts::NONE),
     ];
-    commands.into_iter().map(Command::Resource).collect()
+    let contributed = Some(Box::new(amounts(4_000, 8)));
+    let joined = Command::Agent(AgentCommand::Joined(AgentJoin { contributed, ..worker("r") }));
+    commands.into_iter().map(Command::Resource).chain([joined]).collect()
 }
 
 fn failure() -> Failure {

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    iter,
     path::Path,
     time::Duration,
 };
@@ -20,7 +21,11 @@ use robeing_votes::{FileOutcome, hex};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use super::{ANSWER_WITHIN, DECIDE_WITHIN, PbftError, any_answer, ask, files};
+use super::{
+    ANSWER_WITHIN, DECIDE_WITHIN, PbftError,
+    asking::{all, any_answer, ask, some, undecided},
+    files,
+};
 use crate::{
     args::{Connection, Format, OpenArgs, ShowArgs},
     commands::{connect::client, credentials},
@@ -106,16 +111,13 @@ async fn begin(
 /// Has a ballot opened through f + 1 members, one of which does not lie: it keeps the ballot, whoever else has it
 /// forgotten. Returns the answer of the first one. That the others are away does no harm if that one does not lie.
 async fn opened(client: &FleetClient, group: &Group, question: &Ask) -> Result<(String, Vec<u8>), CliError> {
-    let (first, answer) = any_answer(client, group, None, question, DECIDE_WITHIN).await?;
-    let mut more = group.epoch().quorums().faulty();
-    for member in group.names().filter(|name| *name != first) {
-        if more == 0 {
-            break;
-        }
-        if ask(client, member, question, KEEP_WITHIN).await?.is_ok() {
-            more -= 1;
-        }
-    }
+    let began = Instant::now();
+    let answered = any_answer(client, group, None, question, DECIDE_WITHIN).await;
+    let (first, answer) = answered.map_err(|error| undecided(error, began))?;
+    let others: Vec<&str> = group.names().filter(|name| *name != first).collect();
+    let faulty = group.epoch().quorums().faulty();
+    let kept = some(&others, faulty, iter::repeat(faulty), |member| ask(client, member, question, KEEP_WITHIN));
+    kept.await?;
     Ok((first, answer))
 }
 
@@ -202,12 +204,14 @@ impl Found {
     }
 }
 
-/// Asks all members for a ballot. What one says wrongly is left out, and noted.
+/// Asks all members for a ballot, and waits only briefly for those that are silent once a quorum has answered. What one
+/// says wrongly is left out, and noted.
 async fn gather(client: &FleetClient, group: &Group, id: &[u8; 32]) -> Result<Found, CliError> {
     let mut found = Found { first: None, signed: Vec::new(), problem: PbftError::NoMember(String::new()) };
     let question = Ask::ShowBallot { group: group.name().to_owned(), ballot: hex(id) };
-    for member in group.names() {
-        let answer = match ask(client, member, &question, ANSWER_WITHIN).await? {
+    let (members, quorum): (Vec<&str>, usize) = (group.names().collect(), group.epoch().quorums().quorum());
+    for (member, answer) in all(&members, quorum, |member| ask(client, member, &question, ANSWER_WITHIN)).await? {
+        let answer = match answer {
             Ok(answer) => answer,
             Err(problem) => {
                 // What one says is worth more than that another is away.
