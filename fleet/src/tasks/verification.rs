@@ -17,6 +17,7 @@ use crate::{
     config::{check_length, invalid},
     limits::{MAX_KEPT_ATTEMPTS, MAX_POINTER_BYTES, MAX_VERIFYING_AGENTS},
     sabotage::{Mistake, planted},
+    words::count,
 };
 
 /// On how many agents a task runs, and how many of them must agree.
@@ -143,9 +144,10 @@ impl Verification {
         let is_first = |answer: &&Answer| answer.output.is_some();
         let different = answers.iter().filter(is_first).count();
         format!(
-            "{agree} of {agents} agents had to give the same output, which can't be any more: {} answered, with {different} \
-             different outputs, and {} failed",
+            "{agree} of {agents} agents had to give the same output, which can't be any more: {} answered, with {}, and {} \
+             failed",
             answers.len(),
+            count(different, "different output"),
             failed.len()
         )
     }

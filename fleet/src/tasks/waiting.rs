@@ -1,7 +1,9 @@
 //! Explains what a queued task waits for. This requires a scan of all agents, so the agents are counted one by one and
 //! the caller can read them in slices.
 
-use crate::{Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, schedule::free_agents::Needs};
+use crate::{
+    Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, schedule::free_agents::Needs, words::count,
+};
 
 /// What a queued task waits for.
 pub struct Waiting<'a> {
@@ -56,7 +58,8 @@ impl<'a> Waiting<'a> {
             let mut words = verification.waiting_for();
             let (live, asked) = (self.fitting[AgentState::Live as usize], verification.asked.agents as usize);
             if task.team.is_none() && live < asked {
-                words.push_str(&format!("; only {live} live agents fit it"));
+                let fit = if live == 1 { "fits" } else { "fit" };
+                words.push_str(&format!("; only {} {fit} it", count(live, "live agent")));
             }
             return words;
         }
@@ -66,9 +69,11 @@ impl<'a> Waiting<'a> {
         let fitting = |state: AgentState| self.fitting[state as usize];
         let live = fitting(AgentState::Live);
         if live > 0 {
-            return match task.resources {
-                None => format!("a free slot: all {live} fitting agents are busy"),
-                Some(_) => format!("a free slot{} at one of {live} fitting agents", and_resources(task)),
+            return match (&task.resources, live) {
+                (None, 1) => "a free slot: the one fitting agent is busy".to_owned(),
+                (None, _) => format!("a free slot: all {live} fitting agents are busy"),
+                (Some(_), 1) => format!("a free slot{} at the one fitting agent", and_resources(task)),
+                (Some(_), _) => format!("a free slot{} at one of {live} fitting agents", and_resources(task)),
             };
         }
         let role = task.required_role.map(|role| format!("role {role:?}"));
