@@ -101,7 +101,7 @@ pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Res
 /// forgotten. Returns the answer of the first one. That the others are away does no harm if that one does not lie.
 async fn opened(client: &FleetClient, group: &Group, question: &Ask) -> Result<(String, Vec<u8>), CliError> {
     let began = Instant::now();
-    let answered = any_answer(client, group, None, question, DECIDE_WITHIN).await;
+    let answered = any_answer(client, group, question, DECIDE_WITHIN).await;
     let (first, answer) = answered.map_err(|error| undecided(error, began))?;
     let others: Vec<&str> = group.names().filter(|name| *name != first).collect();
     let faulty = group.epoch().quorums().faulty();
