@@ -34,6 +34,7 @@ mod tasks;
 mod teams;
 mod timers;
 mod version;
+mod words;
 
 pub use agents::{
     Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord,

@@ -159,6 +159,8 @@ async fn is_verified(person: &Person) {
         assert!(verified.success().contains("decisions, all proved"), "{verified:?}");
         assert!(verified.success().contains("client:cli"), "{verified:?}");
     }
+    let document = person.run(&["pbft", "verify", "council-0.json", "-o", "json"]).await.json();
+    assert_eq!((&document["missing"], &document["decisions"][0]["decision"]), (&0.into(), &1.into()), "{document}");
     let alone = person.terminal.run(&["pbft", "verify", "council-0.json"]).await;
     assert!(alone.success().contains("to be compared with the fleet's: sha256:"), "{alone:?}");
     let text = fs::read_to_string(person.terminal.dir().join("council-0.json")).expect("it was written");
@@ -232,6 +234,10 @@ async fn is_verified_as_a_file(person: &Person, id: &str) {
     }
     let alone = person.terminal.run(&["vote", "verify", "ballot.json"]).await;
     assert!(alone.success().contains("to be compared with the fleet's: sha256:"), "{alone:?}");
+    let document = person.run(&["vote", "show", id, "--group", "council", "-o", "json"]).await.json();
+    assert_eq!((document["id"].as_str(), document["outcome"].as_str()), (Some(id), Some("approved")), "{document}");
+    let checked = person.run(&["vote", "verify", "ballot.json", "-o", "json"]).await.json();
+    assert_eq!((&checked["votes"], &checked["option"]), (&document["votes"], &serde_json::json!(2)), "{checked}");
     let text = fs::read_to_string(person.terminal.dir().join("ballot.json")).expect("it was written");
     let mut file: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
     let attestations = file["attestations"].as_array_mut().expect("a list");

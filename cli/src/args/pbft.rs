@@ -162,4 +162,8 @@ the authors are. (nobody) has signed nothing, and who is (untrusted) is certifie
 pub struct LogFileArgs {
     /// The file, as `robeing pbft log --file` or `robeing vote show --group --file` writes it
     pub file: PathBuf,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
 }

@@ -206,7 +206,10 @@ pub enum VoteWord {
 #[command(after_long_help = "\
 You vote as whoever your credentials name: client:NAME. With a certificate, the vote is signed, so that anybody can \
 verify it; with a token, the coordinator that takes it attests that it is yours. A vote can't be changed. The same \
-vote for the same reason, cast again, counts once; another one is refused.")]
+vote for the same reason, cast again, counts once; another one is refused.
+
+The exit code is 0 if the vote is counted, 3 if it is refused, because the ballot is closed, you are no member or have \
+cast another vote, and 4 if there is no such ballot.")]
 pub struct CastArgs {
     /// The id of the ballot
     pub ballot: String,
@@ -299,6 +302,10 @@ pub struct VerifyArgs {
     /// Believe votes that are not signed, of members without certificates
     #[arg(long)]
     pub attested: bool,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[cfg(test)]

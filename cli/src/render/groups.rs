@@ -146,6 +146,38 @@ pub fn decisions_table(decisions: &[CheckedDecision]) -> String {
     table(["DECISION", "AUTHOR", "PROPOSED BY", "PROVED BY", "TEXT"], rows)
 }
 
+/// What was found in a file of decisions, for documents: everything in it is proved.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogReportDocument<'a> {
+    group: &'a str,
+    fleet: &'a str,
+    members: Vec<&'a str>,
+    fingerprint: String,
+    /// Where the trusted authorities came from, if any were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_from: Option<&'a str>,
+    /// The SHA-256 digests of the authorities that have certified the members.
+    authorities: &'a [String],
+    decisions: Vec<DecisionDocument<'a>>,
+    /// How many decisions before the last one are missing.
+    missing: u64,
+}
+
+/// Returns what was found in a file of decisions. `source`: where the trusted authorities are from, if they are known.
+pub fn log_report_document<'a>(report: &'a LogReport, source: Option<&'a str>) -> LogReportDocument<'a> {
+    LogReportDocument {
+        group: report.group.name(),
+        fleet: &report.group.epoch().fleet,
+        members: report.group.names().collect(),
+        fingerprint: report.group.fingerprint(),
+        trusted_from: source,
+        authorities: &report.authorities,
+        decisions: decisions_document(&report.decisions),
+        missing: report.missing,
+    }
+}
+
 /// Formats what was found in a file of decisions. `source`: where the trusted authorities are from, if they are known.
 pub fn log_report_text(report: &LogReport, source: Option<&str>) -> String {
     let mut text = String::new();

@@ -173,7 +173,7 @@ async fn a_task_runs_with_the_resources_that_it_needs_or_waits_or_is_refused() {
     // Until then others are expected.
     tokio::time::sleep(Duration::from_millis(2 * JOINING_MS)).await;
     let refusal = submit(&fleet, leader, 1, 2_000).await.refusal.expect("nobody has so much");
-    let expected = "Insufficient resources: cpu: 2000 millis asked, 1000 free";
+    let expected = "Insufficient resources: cpu: 2000 millis asked, 1000 contributed";
     assert!(refusal.code == "RESOURCE_EXHAUSTED" && refusal.message.starts_with(expected), "{refusal:?}");
     for id in [1, 2] {
         assert_eq!(submit(&fleet, leader, id, 800).await.refusal, None);

@@ -196,7 +196,9 @@ impl Fleet {
         match agents {
             Some(agents) => Ok(Some(agents)),
             None if request.wait > 0 => Ok(None),
-            None => Err(Refusal::InsufficientResources { short: self.shortages(parts), others_wait }),
+            None => {
+                Err(Refusal::InsufficientResources { short: self.shortages(parts), others_wait, contributed: false })
+            }
         }
     }
 

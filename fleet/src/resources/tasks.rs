@@ -109,7 +109,7 @@ impl Fleet {
         let is_offered = indexes.offered.place(&parts, false, indexes.contributed).is_some();
         if !is_offered && self.indexes.agents.in_session() > 0 && !self.expects_agents() {
             let short = indexes.offered.shortages(&parts);
-            return Err(Refusal::InsufficientResources { short, others_wait: false });
+            return Err(Refusal::InsufficientResources { short, others_wait: false, contributed: true });
         }
         let needing = &self.indexes.schedule.needing;
         if needing.len() < MAX_TASK_SHAPES || needing.knows(&Shape::of_submission(submission, asked)) {

@@ -22,6 +22,7 @@ use crate::{
     limits::{MAX_KEPT_ATTEMPTS, MAX_POINTER_BYTES, MAX_VERIFYING_AGENTS},
     sabotage::{Mistake, planted},
     tasks::comparisons::Comparison,
+    words::count,
 };
 
 /// On how many agents a task runs, and how many of them must agree.
@@ -253,10 +254,10 @@ impl Verification {
     pub(crate) fn disagreement(&self) -> String {
         let Self { asked: Verify { agents, agree, .. }, answers, failed, .. } = self;
         format!(
-            "{agree} of {agents} agents had to give the same output, which can't be any more: {} answered, with {} \
-             different outputs, and {} failed",
+            "{agree} of {agents} agents had to give the same output, which can't be any more: {} answered, with {}, and {} \
+             failed",
             answers.len(),
-            self.classes().len(),
+            count(self.classes().len(), "different output"),
             failed.len()
         )
     }

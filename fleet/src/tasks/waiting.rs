@@ -1,7 +1,10 @@
 //! Explains what a queued task waits for. This requires a scan of all agents, so the agents are counted one by one and
 //! the caller can read them in slices.
 
-use crate::{Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, schedule::free_agents::Needs};
+use crate::{
+    Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, Verification, schedule::free_agents::Needs,
+    words::count,
+};
 
 /// What a queued task waits for.
 pub struct Waiting<'a> {
@@ -44,6 +47,22 @@ impl<'a> Waiting<'a> {
         self.comparers += usize::from(compares && agent.state == AgentState::Live);
     }
 
+    /// Returns what a verified task waits for, as text.
+    fn verified(&self, verification: &Verification) -> String {
+        let task = self.task;
+        let mut words = verification.waiting_for();
+        let (live, asked) = (self.fitting[AgentState::Live as usize], verification.asked.agents as usize);
+        if task.team.is_none() && live < asked {
+            let fit = if live == 1 { "fits" } else { "fit" };
+            words.push_str(&format!("; only {} {fit} it", count(live, "live agent")));
+        }
+        if let Some(what) = verification.comparison_words() {
+            let have = if self.comparers == 1 { "has" } else { "have" };
+            words.push_str(&format!("; and for {what}, which {} {have}", count(self.comparers, "live agent")));
+        }
+        words
+    }
+
     /// Returns what the task waits for at the time `now`, as text.
     pub fn words(&self, now: FleetMillis) -> String {
         let task = self.task;
@@ -62,15 +81,7 @@ impl<'a> Waiting<'a> {
             };
         }
         if let Some(verification) = &task.verification {
-            let mut words = verification.waiting_for();
-            let (live, asked) = (self.fitting[AgentState::Live as usize], verification.asked.agents as usize);
-            if task.team.is_none() && live < asked {
-                words.push_str(&format!("; only {live} live agents fit it"));
-            }
-            if let Some(what) = verification.comparison_words() {
-                words.push_str(&format!("; and for {what}, which {} live agents have", self.comparers));
-            }
-            return words;
+            return self.verified(verification);
         }
         if let Some(team) = task.team {
             return format!("a member of team {team} that fits it and has a free slot{}", and_resources(task));
@@ -78,9 +89,11 @@ impl<'a> Waiting<'a> {
         let fitting = |state: AgentState| self.fitting[state as usize];
         let live = fitting(AgentState::Live);
         if live > 0 {
-            return match task.resources {
-                None => format!("a free slot: all {live} fitting agents are busy"),
-                Some(_) => format!("a free slot{} at one of {live} fitting agents", and_resources(task)),
+            return match (&task.resources, live) {
+                (None, 1) => "a free slot: the one fitting agent is busy".to_owned(),
+                (None, _) => format!("a free slot: all {live} fitting agents are busy"),
+                (Some(_), 1) => format!("a free slot{} at the one fitting agent", and_resources(task)),
+                (Some(_), _) => format!("a free slot{} at one of {live} fitting agents", and_resources(task)),
             };
         }
         let role = task.required_role.map(|role| format!("role {role:?}"));

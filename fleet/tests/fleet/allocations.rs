@@ -91,8 +91,9 @@ fn what_is_granted_is_taken_until_it_is_released() {
 fn what_is_not_free_is_refused_and_the_refusal_says_what_is_short() {
     let (mut trial, _) = pool([amounts(4_000, 8), amounts(2_000, 8)]);
     let before = trial.fleet.encode();
-    let short =
-        |of: &[Shortage]| Reply::Refused(Refusal::InsufficientResources { short: of.to_vec(), others_wait: false });
+    let short = |of: &[Shortage]| {
+        Reply::Refused(Refusal::InsufficientResources { short: of.to_vec(), others_wait: false, contributed: false })
+    };
     let of = |resource, asked, free, of_one| Shortage { resource, asked, free, of_one };
     let cpu = of(Resource::Cpu, 7_000, 6_000, false);
     assert_eq!(trial.request(request(1, amounts(7_000, 1))), short(&[cpu]));
@@ -155,7 +156,7 @@ fn nothing_overtakes_a_large_request_that_waits() {
     set(&mut trial, &[("zeta", 1, Quota::default())]);
     trial.request(from("zeta", request(1, amounts(2, 0))));
     assert_eq!(trial.request(patient(2, amounts(4, 0))), WAITS);
-    let waits = Refusal::InsufficientResources { short: Vec::new(), others_wait: true };
+    let waits = Refusal::InsufficientResources { short: Vec::new(), others_wait: true, contributed: false };
     assert_eq!(trial.request(request(3, amounts(1, 0))), Reply::Refused(waits), "from its own queue");
     let other = from("zeta", request(3, amounts(1, 0)));
     let refused = trial.request(other);

@@ -35,9 +35,9 @@ fn encoded(command: &Command) -> Vec<u8> {
     bytes
 }
 
-/// Formats a command without the field of the feature that exists only for tests of upgrades, and without those that
-/// were added later and are not set.
-fn shown(command: &Command) -> String {
+/// Formats a command or a reply without the field of the feature that exists only for tests of upgrades, and without
+/// those that were added later and are not set.
+fn shown(message: &impl std::fmt::Debug) -> String {
     let unset = [
         ", trial: false",
         ", approval: None",
@@ -46,8 +46,9 @@ fn shown(command: &Command) -> String {
         ", resources: None",
         ", compare: None",
         ", contributed: None",
+        ", contributed: false",
     ];
-    unset.into_iter().fold(format!("{command:?}"), |text, field| text.replace(field, ""))
+    unset.into_iter().fold(format!("{message:?}"), |text, field| text.replace(field, ""))
 }
 
 /// A fleet that contains some of everything.
@@ -114,7 +115,7 @@ fn the_bytes_of_commands_and_replies_are_what_they_always_were() {
         let mut bytes = Vec::new();
         encode_reply(&reply, &mut bytes);
         assert_eq!(decode_reply(&bytes), Ok(reply.clone()));
-        writeln!(table, "{reply:?}\n    {}", hex(&bytes)).expect("a string takes it");
+        writeln!(table, "{}\n    {}", shown(&reply), hex(&bytes)).expect("a string takes it");
     }
     insta::assert_snapshot!(table);
 }

@@ -151,7 +151,7 @@ fn different_outputs_that_a_comparison_finds_equal_agree() {
     assert_eq!(trial.fleet.compared_of(comparison), None, "what it says is compared with nothing");
     let words = trial.fleet.waiting_for(id, trial.now).expect("it is queued");
     let compared = "the outputs of attempts 1 and 2 to be compared by an agent with the specialization \"near\"";
-    assert!(words.contains(compared) && words.ends_with("which 1 live agents have"), "{words}");
+    assert!(words.contains(compared) && words.ends_with("which 1 live agent has"), "{words}");
     assert_eq!(judges(&mut trial, judge, "true\n"), Reply::Completed);
     let done = trial.task(id);
     assert_eq!((done.state, done.output.as_deref()), (TaskState::Succeeded, Some(&b"1.00"[..])), "the first one");

@@ -114,7 +114,7 @@ impl Twin {
                 let found = fleet.allocation(request.id).expect("it is kept");
                 assert_eq!(found.token(), *token);
             }
-            Reply::Refused(Refusal::InsufficientResources { short, others_wait }) => {
+            Reply::Refused(Refusal::InsufficientResources { short, others_wait, contributed: false }) => {
                 assert_eq!(request.wait, 0);
                 let free = fleet.pool_sums().free;
                 let asked = request.parts.iter().fold(Amounts::NONE, |sum, part| sum.plus(*part));

@@ -60,7 +60,7 @@ fn a_task_starts_only_where_what_it_needs_is_free_and_has_it_until_its_attempt_e
     assert_eq!(trial.state(second), TaskState::Queued);
     let why = trial.fleet.waiting_for(second, trial.fleet.now().fleet).expect("it waits");
     let expected = "a free slot and the resources that it needs (cpu 2 millis, memory 1 bytes, from queue \"default\") \
-                    at one of 1 fitting agents";
+                    at the one fitting agent";
     assert_eq!(why, expected);
     let other = trial.submit(task(3));
     assert_eq!(trial.holder(other), Some(stay.agent), "one that needs nothing waits for no other");
@@ -79,11 +79,19 @@ fn what_no_agent_could_ever_give_is_refused_at_submission() {
     let short = |resource, asked, free, of_one| Refusal::InsufficientResources {
         short: vec![Shortage { resource, asked, free, of_one }],
         others_wait: false,
+        contributed: true,
     };
     assert_eq!(refused(&mut trial, needing(1, 5, 1)), short(Resource::Cpu, 5, 4, true));
     assert_eq!(refused(&mut trial, needing(1, 1, 25)), short(Resource::Memory, 25, 24, false));
-    let none = Refusal::InsufficientResources { short: Vec::new(), others_wait: false };
+    let none = Refusal::InsufficientResources { short: Vec::new(), others_wait: false, contributed: true };
     assert_eq!(refused(&mut trial, needing(1, 3, 9)), none, "no agent has both");
+    let words = "Insufficient resources: no agent contributes all of it; ask for less, or let agents contribute more";
+    assert_eq!(none.to_string(), words);
+    assert_eq!(
+        refused(&mut trial, needing(1, 5, 25)).to_string(),
+        "Insufficient resources: cpu: 5 millis asked of one agent, at most 4 contributed by one; memory: 25 bytes asked, 24 \
+         contributed; ask for less, or let agents contribute more"
+    );
     let of_small = from("small", task(1), amounts(2, 0));
     assert!(matches!(refused(&mut trial, of_small), Refusal::OverQuota { quota: 1, .. }));
     for (queue, field) in [("nowhere", "queue"), ("", "queue")] {

@@ -384,8 +384,12 @@ fn resource_replies() -> Vec<Reply> {
         Reply::Allocated { existing: false, token: Some(300) },
         Reply::Allocated { existing: true, token: None },
         Reply::LeaseRenewed { ttl: 60_000 },
-        Reply::Refused(Refusal::InsufficientResources { short: vec![short(false), short(true)], others_wait: false }),
-        Reply::Refused(Refusal::InsufficientResources { short: Vec::new(), others_wait: true }),
+        Reply::Refused(Refusal::InsufficientResources {
+            short: vec![short(false), short(true)],
+            others_wait: false,
+            contributed: false,
+        }),
+        Reply::Refused(Refusal::InsufficientResources { short: Vec::new(), others_wait: true, contributed: false }),
         Reply::Refused(Refusal::UnknownAllocation { allocation }),
         Reply::Refused(Refusal::AllocationConflict { allocation }),
         Reply::Refused(Refusal::StaleToken { allocation }),
@@ -397,5 +401,10 @@ fn resource_replies() -> Vec<Reply> {
             quota: 9_000,
         }),
         Reply::Refused(Refusal::HolderGone { holder: "agent:a".to_owned() }),
+        Reply::Refused(Refusal::InsufficientResources {
+            short: vec![short(true)],
+            others_wait: false,
+            contributed: true,
+        }),
     ]
 }

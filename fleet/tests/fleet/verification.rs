@@ -210,7 +210,7 @@ fn agents_are_different_and_come_as_they_are_free() {
     let other = trial.submit(task(50));
     assert_eq!(trial.holder(other), Some(wide.agent));
     let shortage = trial.fleet.waiting_for(id, trial.now).expect("it is queued");
-    assert!(shortage.ends_with("and 0 failed; only 1 live agents fit it"), "{shortage}");
+    assert!(shortage.ends_with("and 0 failed; only 1 live agent fits it"), "{shortage}");
     let late = trial.join(worker("late"));
     says(&mut trial, late, "x");
     assert_eq!(trial.state(id), TaskState::Succeeded);

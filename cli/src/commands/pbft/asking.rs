@@ -49,11 +49,10 @@ pub(super) fn members<'a>(group: &'a Group, via: Option<&str>) -> Result<Vec<&'a
 pub(super) async fn any_answer(
     client: &FleetClient,
     group: &Group,
-    via: Option<&str>,
     question: &Ask,
     within: Duration,
 ) -> Result<(String, Vec<u8>), CliError> {
-    let members = members(group, via)?;
+    let members = members(group, None)?;
     let faulty = group.epoch().quorums().faulty();
     let (member, answer) = first(&members, faulty, |member| ask(client, member, question, within)).await?;
     Ok((member.to_owned(), answer))
@@ -74,7 +73,7 @@ pub(super) fn undecided(error: CliError, began: Instant) -> CliError {
 /// next is asked at once. What is asked must have its effect once, however many members are asked.
 ///
 /// # Errors
-/// What the last one said, if none has answered.
+/// What the last one said that has refused, or else why one has not answered, if none has.
 pub(super) async fn first<'a, T, A>(
     members: &[&'a str],
     faulty: usize,
@@ -89,7 +88,7 @@ where
 
 /// Asks members until so many have answered: as many at first, and whenever they are silent for [`SILENT_AFTER`] as many
 /// more as `more` says, and none when that ends. For one that refuses, the next is asked at once. Returns the answers,
-/// fewer if there are no more, and what the last one said that has not answered.
+/// fewer if there are no more, and what the last one said that has refused, or else why one has not answered.
 pub(super) async fn some<'a, T, A>(
     members: &[&'a str],
     need: usize,
@@ -120,7 +119,11 @@ where
                             silent.push(next);
                             under_way.push(begin(next));
                         }
-                        problem = Some(error);
+                        // What one says is worth more than that another is away.
+                        let says = matches!(problem, Some(PbftError::Refused { .. }));
+                        if !says || matches!(error, PbftError::Refused { .. }) {
+                            problem = Some(error);
+                        }
                     }
                 }
             }
@@ -250,6 +253,9 @@ mod tests {
         let script = Script::new(|_| Some(Err(())));
         let error = first(&MEMBERS[..2], 0, |member| script.ask(member)).await.expect_err("both refuse").to_string();
         assert_eq!(error, "b refuses: it is full");
+        let script = Script::new(|member| if member == "a" { None } else { Some(Err(())) });
+        let error = first(&MEMBERS[..3], 1, |member| script.ask(member)).await.expect_err("one is frozen").to_string();
+        assert_eq!(error, "c refuses: it is full", "what it says tells more");
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,7 @@ use robeing_groups::{
 use robeing_settings::Fraction;
 use robeing_votes::{FileOutcome, hex};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -32,7 +33,10 @@ use crate::{
     error::CliError,
     exit::Exit,
     kubernetes::Access,
-    render::{group_ballot_text, note, open_group_ballot_text},
+    render::{
+        group_ballot_document, group_ballot_text, note, open_group_ballot_document, open_group_ballot_text,
+        write_document,
+    },
 };
 
 /// The share that has to approve, and how long members have to vote, if the command does not say it: what the fleet
@@ -50,20 +54,9 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Maximum size of the file of a ballot that is read, bytes.
 const MAX_FILE_BYTES: usize = 1 << 20;
 
-/// Documents are for ballots of the coordinators.
-fn check_format(format: Format) -> Result<(), CliError> {
-    match format {
-        Format::Table => Ok(()),
-        _ => {
-            let problem = "a ballot of a group is JSON in its file: give `vote show` --file instead of --output";
-            Err(CliError::Usage(problem.into()))
-        }
-    }
-}
-
 /// Opens a ballot.
 pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    check_format(args.output.output)?;
+    let format = args.output.output;
     let group = files::group(args.group.as_deref().unwrap_or_default())?;
     let share = match args.threshold.as_deref() {
         Some(text) => text.parse::<Fraction>().map_err(|error| CliError::Usage(error.to_string()))?,
@@ -78,12 +71,18 @@ pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Res
         return Ok(Exit::TaskFailed);
     }
     if !args.wait {
-        writeln!(io::stdout().lock(), "{}", hex(&id))?;
+        let mut out = io::stdout().lock();
+        match format {
+            Format::Table => writeln!(out, "{}", hex(&id))?,
+            format => write_document(&mut out, format, &json!({"id": hex(&id)}))?,
+        }
         return Ok(Exit::Success);
     }
-    note(&format!("waiting for ballot {}; it goes on without this command", hex(&id)));
+    if format == Format::Table {
+        note(&format!("waiting for ballot {}; it goes on without this command", hex(&id)));
+    }
     let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
-    shown(&client, &group, &id, (until, None)).await
+    shown(&client, &group, &id, Showing { until, file: None, format }).await
 }
 
 /// Signs a ballot and has it opened. Returns its id, and the first member that has opened it, with its answer.
@@ -112,7 +111,7 @@ async fn begin(
 /// forgotten. Returns the answer of the first one. That the others are away does no harm if that one does not lie.
 async fn opened(client: &FleetClient, group: &Group, question: &Ask) -> Result<(String, Vec<u8>), CliError> {
     let began = Instant::now();
-    let answered = any_answer(client, group, None, question, DECIDE_WITHIN).await;
+    let answered = any_answer(client, group, question, DECIDE_WITHIN).await;
     let (first, answer) = answered.map_err(|error| undecided(error, began))?;
     let others: Vec<&str> = group.names().filter(|name| *name != first).collect();
     let faulty = group.epoch().quorums().faulty();
@@ -123,14 +122,23 @@ async fn opened(client: &FleetClient, group: &Group, question: &Ask) -> Result<(
 
 /// Shows a ballot.
 pub(in crate::commands) async fn show(args: ShowArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    check_format(args.output.output)?;
+    let format = args.output.output;
     let group = files::group(args.group.as_deref().unwrap_or_default())?;
     let id = ballot_id_of(&args.ballot).map_err(PbftError::Group)?.0;
     let client = client(fleet, None, Access::Use).await?;
     let until = Instant::now() + args.wait.unwrap_or_default().min(LONGEST);
-    let exit = shown(&client, &group, &id, (until, args.file.as_deref())).await?;
+    let exit = shown(&client, &group, &id, Showing { until, file: args.file.as_deref(), format }).await?;
     // A ballot that is shown was found, whatever came of it.
     Ok(if args.wait.is_some() { exit } else { Exit::Success })
+}
+
+/// How a ballot is shown.
+struct Showing<'a> {
+    /// Until when its outcome is waited for.
+    until: Instant,
+    /// The file that it is written to.
+    file: Option<&'a Path>,
+    format: Format,
 }
 
 /// Asks the members for a ballot until its outcome is proved, or until this time, and prints it.
@@ -138,7 +146,7 @@ async fn shown(
     client: &FleetClient,
     group: &Group,
     id: &[u8; 32],
-    (until, file): (Instant, Option<&Path>),
+    Showing { until, file, format }: Showing<'_>,
 ) -> Result<Exit, CliError> {
     loop {
         let found = gather(client, group, id).await?;
@@ -147,19 +155,37 @@ async fn shown(
             if let Some(path) = file {
                 files::write(path, &ballot.to_json())?;
             }
-            io::stdout().lock().write_all(group_ballot_text(&report, None).as_bytes())?;
+            print_report(&report, None, format)?;
             return Ok(exit_of(&report));
         }
         if Instant::now() >= until {
             let Some((member, shown, record)) = found.first else { return Err(found.problem.into()) };
             let opening = Opening::read(&shown.opening).map_err(PbftError::Group)?;
-            io::stdout().lock().write_all(open_group_ballot_text(group, &opening, &record, &member).as_bytes())?;
+            let mut out = io::stdout().lock();
+            match format {
+                Format::Table => {
+                    out.write_all(open_group_ballot_text(group, &opening, &record, &member).as_bytes())?;
+                }
+                format => {
+                    let document = open_group_ballot_document(group, &opening, &record, &member);
+                    write_document(&mut out, format, &document)?;
+                }
+            }
             return match file {
                 Some(path) => Err(PbftError::NotClosed(path.to_owned()).into()),
                 None => Ok(Exit::TimedOut),
             };
         }
         sleep(POLL_PAUSE.min(until.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// Prints a ballot whose outcome is proved. `source`: where the trusted authorities are from, if that is known.
+fn print_report(report: &BallotReport, source: Option<&str>, format: Format) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Table => Ok(out.write_all(group_ballot_text(report, source).as_bytes())?),
+        format => write_document(&mut out, format, &group_ballot_document(report, source)),
     }
 }
 
@@ -274,12 +300,16 @@ pub(in crate::commands) fn file(path: &Path) -> Result<Option<GroupBallotFile>, 
 }
 
 /// Verifies the file of a ballot, and prints what is in it.
-pub(in crate::commands) fn verify(ballot: &GroupBallotFile, fleet: &Connection) -> Result<Exit, CliError> {
+pub(in crate::commands) fn verify(
+    ballot: &GroupBallotFile,
+    fleet: &Connection,
+    format: Format,
+) -> Result<Exit, CliError> {
     let trusted = credentials::trusted(&fleet.credentials)?;
     match ballot.verify(trusted.as_ref().map(|(bundle, _)| bundle)) {
         Ok(report) => {
             let source = trusted.as_ref().map(|(_, source)| source.as_str());
-            io::stdout().lock().write_all(group_ballot_text(&report, source).as_bytes())?;
+            print_report(&report, source, format)?;
             Ok(Exit::Success)
         }
         Err(error) => {

@@ -66,7 +66,7 @@ pub(super) async fn change(args: EpochArgs, fleet: &Connection) -> Result<Exit, 
     let next = renewed(&client, &group, &args, (next, since)).await?;
     let approvals = approvals(&client, &group, &next).await?;
     let question = Ask::Change { group: group.name().to_owned(), next: next.signed().to_vec(), approvals };
-    if let Err(error) = any_answer(&client, &group, None, &question, DECIDE_WITHIN).await {
+    if let Err(error) = any_answer(&client, &group, &question, DECIDE_WITHIN).await {
         // It may have been decided nevertheless.
         note(&error.to_string());
     }

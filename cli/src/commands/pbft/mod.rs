@@ -28,7 +28,9 @@ use crate::{
     error::CliError,
     exit::Exit,
     kubernetes::Access,
-    render::{decisions_document, decisions_table, group_text, log_report_text, note, write_document},
+    render::{
+        decisions_document, decisions_table, group_text, log_report_document, log_report_text, note, write_document,
+    },
 };
 
 /// How long a member may take to answer.
@@ -163,14 +165,18 @@ async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {
 
 fn verify(args: &LogFileArgs, fleet: &Connection) -> Result<Exit, CliError> {
     if let Some(ballot) = ballots::file(&args.file)? {
-        return ballots::verify(&ballot, fleet);
+        return ballots::verify(&ballot, fleet, args.output.output);
     }
     let file = files::log(&args.file)?;
     let trusted = credentials::trusted(&fleet.credentials)?;
     match file.verify(trusted.as_ref().map(|(bundle, _)| bundle)) {
         Ok(report) => {
             let source = trusted.as_ref().map(|(_, source)| source.as_str());
-            io::stdout().lock().write_all(log_report_text(&report, source).as_bytes())?;
+            let mut out = io::stdout().lock();
+            match args.output.output {
+                Format::Table => out.write_all(log_report_text(&report, source).as_bytes())?,
+                format => write_document(&mut out, format, &log_report_document(&report, source))?,
+            }
             Ok(Exit::Success)
         }
         Err(error) => {

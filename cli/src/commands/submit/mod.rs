@@ -226,7 +226,7 @@ fn differences(asked: &TaskSpec, task: &Task) -> Vec<String> {
         format!("specialization {}", or_none(&task.required_specialization)),
     );
     let attempts = asked.retry.as_ref().map_or(0, |retry| retry.max_attempts);
-    compare(attempts != 0 && attempts != task.max_attempts, format!("{} attempts", task.max_attempts));
+    compare(attempts != 0 && attempts != task.max_attempts, plural(task.max_attempts as usize, "attempt"));
     compare(asked.requires_approval.is_some() && task.approval.is_none(), "no approval".into());
     let verified = match &task.verify {
         None => "a result that is not verified".into(),
