@@ -86,6 +86,7 @@ pub use tasks::{
     command::{Completion, Failure, FailureKind, Outcome, RetryPolicy, SubmitTask, TaskCommand},
     members::Compared,
     query::{Counts, TaskFilter, TaskPage},
+    running::{Remains, TaskRun},
     verification::{Answer, Verification, Verify},
     waiting::Waiting,
 };

@@ -59,7 +59,7 @@ fn check_verifications(state: &State) -> Check {
 }
 
 fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
-    let Verification { asked, launched, members, answers, failed } = verification;
+    let Verification { asked, launched, members, answers, failed, stopping } = verification;
     let found: Vec<&Task> = members.iter().filter_map(|seq| state.tasks.kept.get(seq)).map(AsRef::as_ref).collect();
     let is_member = |member: &&Task| {
         member.member_of == Some(task.seq)
@@ -76,7 +76,7 @@ fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
     let count = members.len() + answers.len() + failed.len();
     let state = match (task.state.is_final(), launched) {
         (true, _) => members.is_empty() && answers.is_empty(),
-        (false, false) => count == 0,
+        (false, false) => count == 0 && stopping.is_empty(),
         (false, true) => {
             count == asked.agents as usize && verification.agreed().is_none() && verification.is_possible()
         }
@@ -90,6 +90,7 @@ fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
         && found.iter().all(is_member)
         && agents.len() == turns.len()
         && failed.len() <= asked.agents as usize
+        && stopping.len() <= asked.agents as usize
         && outputs
         && fits
         && state

@@ -75,6 +75,10 @@ pub struct Verification {
     /// The agents that made members fail for good. Only how many they are matters: see [`Task::spent`].
     #[bilrost(5)]
     pub failed: Vec<AgentId>,
+    /// The ids of members that were removed while an agent was still stopping an attempt of them, so that it can be told
+    /// when nothing of the task runs any more. There are no more of them than agents were asked for.
+    #[bilrost(6)]
+    pub stopping: Vec<TaskId>,
 }
 
 impl Verify {
@@ -98,7 +102,8 @@ impl Verify {
 
 impl Verification {
     pub(crate) fn of(asked: Verify) -> Self {
-        Self { asked, launched: false, members: Vec::new(), answers: Vec::new(), failed: Vec::new() }
+        let (members, answers, failed, stopping) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { asked, launched: false, members, answers, failed, stopping }
     }
 
     /// Returns how many answers have this digest.
