@@ -53,12 +53,21 @@ impl Fleet {
         let task = self.task(id);
         let parts = task.map_or_else(|| vec![id], |task| self.parts_of(task));
         let current = parts.iter().filter_map(|part| self.task(*part)?.current()).map(|attempt| attempt.agent);
-        let stopping = parts.iter().flat_map(|part| self.indexes.agents.stopping.of_task(*part));
+        let stopping = parts.iter().flat_map(|part| self.stopping_of(*part));
         let agents = current.chain(stopping.map(|(_, agent)| agent));
         Remains {
             is_final: task.is_none_or(|task| task.state.is_final()),
             agents: agents.filter_map(|agent| Some(Arc::clone(&self.agent(agent)?.name))).collect(),
         }
+    }
+
+    /// Returns the attempts that agents are stopping for a task id. What an agent held that was just lost may still be in
+    /// the index, but runs no more.
+    fn stopping_of(&self, part: TaskId) -> impl Iterator<Item = (u32, AgentId)> + '_ {
+        let holds = move |(attempt, agent): &(u32, AgentId)| {
+            self.agent(*agent).is_some_and(|agent| agent.held.contains_key(&(part, *attempt)))
+        };
+        self.indexes.agents.stopping.of_task(part).filter(holds)
     }
 
     /// Returns the attempt with a number, or the newest one. Of a task with several runs, those that have not ended, each
@@ -82,7 +91,7 @@ impl Fleet {
     /// Returns the agent that has an attempt, had it, or is stopping it; `None` if that is not known (any more).
     pub fn holder_of(&self, task: TaskId, attempt: u32) -> Option<AgentId> {
         let kept = self.task(task).and_then(|task| task.attempts.iter().find(|of| of.number == attempt));
-        let stopping = || self.indexes.agents.stopping.of_task(task).find(|(number, _)| *number == attempt);
+        let stopping = || self.stopping_of(task).find(|(number, _)| *number == attempt);
         kept.map(|of| of.agent).or_else(|| stopping().map(|(_, agent)| agent))
     }
 }
