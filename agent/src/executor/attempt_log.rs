@@ -369,12 +369,15 @@ mod tests {
         let lines: Vec<_> =
             log.read(0, usize::MAX).lines.into_iter().map(|line| (line.stream, line.text, line.is_cut)).collect();
         let line = |stream, text: &str| (stream, text.to_owned(), false);
-        assert_eq!(lines, [
-            line(LogStream::Stderr, "err"),
-            line(LogStream::Stdout, "output"),
-            line(LogStream::Worker, "of a worker"),
-            line(LogStream::Worker, "in two lines"),
-        ]);
+        assert_eq!(
+            lines,
+            [
+                line(LogStream::Stderr, "err"),
+                line(LogStream::Stdout, "output"),
+                line(LogStream::Worker, "of a worker"),
+                line(LogStream::Worker, "in two lines"),
+            ]
+        );
     }
 
     #[test]
@@ -388,12 +391,10 @@ mod tests {
         let lines = log.read(0, usize::MAX).lines;
         let seen: Vec<_> = lines.iter().map(|line| (line.text.len(), line.is_cut)).collect();
         let replaced = MAX_LINE_BYTES / 3 * 3;
-        assert_eq!(seen, [
-            (MAX_LINE_BYTES, false),
-            (MAX_LINE_BYTES, true),
-            (MAX_LINE_BYTES - 1, true),
-            (replaced, true)
-        ]);
+        assert_eq!(
+            seen,
+            [(MAX_LINE_BYTES, false), (MAX_LINE_BYTES, true), (MAX_LINE_BYTES - 1, true), (replaced, true)]
+        );
     }
 
     #[test]
