@@ -11,7 +11,8 @@
 //!   guard or the program itself, the start is retried for a second. Then the attempt is handed back, since it never
 //!   started, and the agent leaves the fleet until it can start commands again.
 //! - When an attempt is cancelled or its time limit passes, its whole group gets SIGTERM, and after the grace period
-//!   SIGKILL. A cancelled attempt has stopped when the group is empty, or after [`STOPPED_WITHIN`]. A command that exceeds the output limit, or whose future is dropped, gets SIGKILL at once.
+//!   SIGKILL. A cancelled attempt has stopped when the group is empty, or after [`STOPPED_WITHIN`]. A command that
+//!   exceeds the output limit, or whose future is dropped, gets SIGKILL at once.
 //! - The command's own process decides how the attempt ends. Processes of its group that still have the output open
 //!   when it exits, such as `tee` in `exec > >(tee log)`, have [`Limits::output_grace`], but no longer than the time
 //!   limit, to write and close it; a reader such as `cat` in a shell pipeline would wait for them, too. After a failure
