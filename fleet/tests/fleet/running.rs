@@ -68,7 +68,7 @@ fn an_attempt_that_was_ended_before_the_cancellation_is_waited_for_too() {
     let mut trial = Trial::new();
     let (first, second) = (trial.join(worker("a")), trial.join(worker("b")));
     let id = trial.submit(SubmitTask { attempt_timeout: Some(100), retry: retry(2), ..task(1) });
-    trial.after(100 + ATTEMPT_GRACE_MS);
+    trial.after(101 + ATTEMPT_GRACE_MS);
     trial.after(60_000);
     let current = trial.holder(id).expect("it is tried again");
     assert_eq!(remains(&trial, id), (false, on(&["a", "b"])), "one stops, and the other runs");
