@@ -88,6 +88,7 @@ pub use tasks::{
     comparisons::Comparison,
     members::Compared,
     query::{Counts, TaskFilter, TaskPage},
+    running::{Remains, TaskRun},
     verification::{Answer, Verification, Verify},
     waiting::Waiting,
 };

@@ -21,6 +21,7 @@ mod guardian;
 mod health;
 mod hostile;
 mod identity;
+mod logs;
 mod many_slots;
 mod messages;
 mod observability;

@@ -33,6 +33,7 @@ fn the_help_texts() {
         "tasks",
         "task",
         "cancel",
+        "logs",
         "agents",
         "status",
         "send",

@@ -238,7 +238,7 @@ fn the_id_of_a_task_has_one_name() {
     let submitted = SubmitResult { task_id: "t".into(), existing: true, refusal: None };
     let form = serde_json::to_value(Document::of(&submitted).expect("it has a form")).expect("plain");
     assert_eq!(form, serde_json::json!({"id": "t", "existing": true}));
-    let cancelled = CancelResult { task_id: "t".into(), state: TaskState::Cancelled.into(), refusal: None };
+    let cancelled = CancelResult { task_id: "t".into(), state: TaskState::Cancelled.into(), ..Default::default() };
     let form = serde_json::to_value(Document::of(&cancelled).expect("it has a form")).expect("plain");
     assert_eq!(form, serde_json::json!({"id": "t", "state": "TASK_STATE_CANCELLED"}));
 }

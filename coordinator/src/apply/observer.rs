@@ -20,6 +20,7 @@ use crate::{
     ballots::{self, counters::BallotCounters},
     directory::changed::ChangedAgents,
     leader::{recoveries::Recoveries, sessions::SessionTable, shortages::Shortages},
+    logs::KeptLogs,
     mail::{mailboxes::Mailboxes, waiters::LetterWaiters},
     policies::PolicyNews,
     raft::{Observer, Told},
@@ -40,6 +41,8 @@ pub struct ApplyObserver {
     waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
     /// The sessions that this coordinator serves as leader.
     pub sessions: SessionTable,
+    /// What this coordinator keeps, as leader, of attempts that are followed.
+    pub logs: KeptLogs,
     /// The agents that have changed in the directory.
     pub directory: ChangedAgents,
     /// The agents that were barred.
@@ -74,6 +77,7 @@ impl ApplyObserver {
             installs: watch::Sender::new(0),
             waiters: Mutex::default(),
             sessions,
+            logs: KeptLogs::default(),
             directory: ChangedAgents::default(),
             barred: ChangedAgents::default(),
             recoveries: Recoveries::default(),

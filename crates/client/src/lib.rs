@@ -10,6 +10,7 @@ pub mod coordinators;
 mod distrust;
 mod error;
 mod groups;
+mod logs;
 mod messages;
 mod resources;
 mod security;
@@ -33,6 +34,7 @@ pub use ballots::{new_ballot_id, threshold};
 pub use error::{ClientError, io_cause};
 use futures::stream::{FuturesUnordered, StreamExt};
 pub use groups::new_proposal_id;
+pub use logs::TaskLogs;
 pub use messages::new_message_id;
 pub use resources::new_allocation_id;
 pub use robeing_net::client::{ByteStream, Dialer};
@@ -196,13 +198,15 @@ impl FleetClient {
         .await
     }
 
-    /// Cancels tasks. The response has a result for each.
+    /// Cancels tasks. The response has a result for each, and comes when nothing of them runs any more, or the request's
+    /// `wait` is over.
     pub async fn cancel_tasks(&self, request: CancelTasksRequest) -> Result<CancelTasksResponse, ClientError> {
-        self.call(|mut rpc| {
-            let request = request.clone();
+        let wait = request.wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default();
+        let attempt = |target| {
+            let (mut rpc, request) = (self.rpc(target), request.clone());
             async move { rpc.cancel_tasks(request).await }
-        })
-        .await
+        };
+        self.call_for(wait, attempt).await
     }
 
     /// Returns the agents of the fleet, sorted by name; lost agents are included only if `include_lost` is set.

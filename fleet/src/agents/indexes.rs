@@ -157,9 +157,18 @@ impl Stopping {
 
     /// Returns the highest fencing number that an agent may still be stopping for this task id; 0 if there is none.
     pub(crate) fn highest(&self, task: TaskId) -> u32 {
+        self.of_task(task).next_back().map_or(0, |(attempt, _)| attempt)
+    }
+
+    /// Returns the attempts that agents are stopping for this task id, by their fencing numbers.
+    pub(crate) fn of_task(&self, task: TaskId) -> impl DoubleEndedIterator<Item = (u32, AgentId)> + '_ {
         let range = (task, 0, AgentId(0))..=(task, u32::MAX, AgentId(u32::MAX));
-        let last = self.attempts.range(range).next_back();
-        last.map_or(0, |(_, attempt, _)| *attempt)
+        self.attempts.range(range).map(|(_, attempt, agent)| (*attempt, *agent))
+    }
+
+    /// Returns whether an agent is stopping an attempt of this task id.
+    pub(crate) fn has(&self, task: TaskId) -> bool {
+        self.of_task(task).next().is_some()
     }
 }
 

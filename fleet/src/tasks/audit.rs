@@ -59,7 +59,7 @@ fn check_verifications(state: &State) -> Check {
 }
 
 fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
-    let Verification { asked, launched, members, answers, failed, comparisons, comparing } = verification;
+    let Verification { asked, launched, members, answers, failed, comparisons, comparing, stopping } = verification;
     let count = members.len() + answers.len() + failed.len();
     // What follows looks at pairs of them.
     if asked.check().is_err() || count > asked.agents as usize {
@@ -80,7 +80,7 @@ fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
     let outputs = answers.iter().all(|answer| digests.insert(answer.digest) == answer.output.is_some());
     let ends = match (task.state.is_final(), launched) {
         (true, _) => members.is_empty() && answers.is_empty() && comparing.is_none(),
-        (false, false) => count + comparisons.len() == 0 && comparing.is_none(),
+        (false, false) => count + comparisons.len() + stopping.len() == 0 && comparing.is_none(),
         (false, true) => {
             count == asked.agents as usize && verification.agreed().is_none() && verification.is_possible()
         }
@@ -93,6 +93,8 @@ fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
         && found.iter().all(is_member)
         && agents.len() == turns.len()
         && failed.len() <= asked.agents as usize
+        // The members, and the comparison that ran when the task ended.
+        && stopping.len() <= asked.agents as usize + 1
         && outputs
         && fits
         && ends

@@ -232,6 +232,9 @@ impl Fleet {
         if let Some(from) = member.displaced_from {
             self.settle_displaced(from, effects);
         }
+        if let Some(parent) = member.member_of.filter(|_| self.indexes.agents.stopping.has(member.id)) {
+            self.change_verification(parent, |verification| verification.stopping.push(member.id));
+        }
         self.task_is_gone(member.id, effects);
     }
 

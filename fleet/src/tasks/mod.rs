@@ -9,6 +9,7 @@ pub(crate) mod comparisons;
 pub(crate) mod indexes;
 pub(crate) mod members;
 pub(crate) mod query;
+pub(crate) mod running;
 pub(crate) mod state;
 mod submission;
 pub(crate) mod verification;

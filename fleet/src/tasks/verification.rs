@@ -92,6 +92,11 @@ pub struct Verification {
     /// [`Verification::compared`].
     #[bilrost(7)]
     pub comparing: Option<u64>,
+    /// The ids of members, and of the last comparison, that were removed while an agent was still stopping an attempt of
+    /// them, so that it can be told when nothing of the task runs any more. There is at most one more of them than agents
+    /// were asked for.
+    #[bilrost(8)]
+    pub stopping: Vec<TaskId>,
 }
 
 /// Answers with outputs that are equal as far as that is known.
@@ -150,6 +155,7 @@ impl Verification {
             failed: Vec::new(),
             comparisons: Vec::new(),
             comparing: None,
+            stopping: Vec::new(),
         }
     }
 

@@ -28,6 +28,7 @@ mod policies;
 mod pools;
 mod queries;
 mod recovery;
+mod running;
 mod samples;
 mod scheduling;
 mod sessions;
