@@ -1,6 +1,8 @@
 //! Explains what a queued task waits for. This requires a scan of all agents, so the agents are counted one by one and
 //! the caller can read them in slices.
 
+use std::sync::Arc;
+
 use crate::{
     Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, Verification, schedule::free_agents::Needs,
     words::count,
@@ -11,8 +13,12 @@ pub struct Waiting<'a> {
     task: &'a Task,
     /// Number of fitting agents by state.
     fitting: [usize; 5],
+    /// The names of the agents that gave what is to be compared.
+    givers: Vec<&'a Arc<str>>,
     /// Number of live agents that may compare its outputs.
     comparers: usize,
+    /// Number of live agents that could, and gave what is to be compared.
+    biased: usize,
 }
 
 /// Returns what a task needs besides a free slot.
@@ -23,7 +29,8 @@ fn and_resources(task: &Task) -> String {
 impl<'a> Waiting<'a> {
     /// Returns what `task` waits for, before any agent is counted; `None` if the task is not queued.
     pub fn of(task: &'a Task) -> Option<Self> {
-        (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 5], comparers: 0 })
+        let waits = task.state == TaskState::Queued;
+        waits.then(|| Self { task, fitting: [0; 5], givers: task.givers(), comparers: 0, biased: 0 })
     }
 
     /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
@@ -44,7 +51,11 @@ impl<'a> Waiting<'a> {
             self.fitting[agent.state as usize] += 1;
         }
         let compares = self.compares().is_some_and(|kind| agent.has_specialization(kind));
-        self.comparers += usize::from(compares && agent.state == AgentState::Live);
+        if compares && agent.state == AgentState::Live {
+            let is_biased = self.givers.contains(&&agent.name);
+            self.biased += usize::from(is_biased);
+            self.comparers += usize::from(!is_biased);
+        }
     }
 
     /// Returns what a verified task waits for, as text.
@@ -59,6 +70,9 @@ impl<'a> Waiting<'a> {
         if let Some(what) = verification.comparison_words() {
             let have = if self.comparers == 1 { "has" } else { "have" };
             words.push_str(&format!("; and for {what}, which {} {have}", count(self.comparers, "live agent")));
+            if self.biased > 0 {
+                words.push_str(&format!(" besides {} that gave one of them", self.biased));
+            }
         }
         words
     }
