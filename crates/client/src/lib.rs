@@ -31,6 +31,7 @@ use std::{
 
 pub use address::Address;
 pub use ballots::{new_ballot_id, threshold};
+use calls::Repeat;
 pub use error::{ClientError, io_cause};
 use futures::stream::{FuturesUnordered, StreamExt};
 pub use groups::new_proposal_id;
@@ -206,7 +207,7 @@ impl FleetClient {
             let (mut rpc, request) = (self.rpc(target), request.clone());
             async move { rpc.cancel_tasks(request).await }
         };
-        self.call_for(wait, attempt).await
+        self.call_for(Repeat::AtOnce, wait, attempt).await
     }
 
     /// Returns the agents of the fleet, sorted by name; lost agents are included only if `include_lost` is set.
