@@ -135,10 +135,7 @@ impl FleetClient {
 
     /// Returns the first good answer of those that still owe one, if it comes soon. What one endpoint refuses, another one
     /// may have done already: the one that refuses can be of an earlier version, or no coordinator at all.
-    async fn good_answer<T>(
-        &self,
-        mut under_way: impl Stream<Item = (usize, Answer<T>)> + Unpin,
-    ) -> Option<T> {
+    async fn good_answer<T>(&self, mut under_way: impl Stream<Item = (usize, Answer<T>)> + Unpin) -> Option<T> {
         let good = async {
             while let Some((target, answer)) = under_way.next().await {
                 if let Ok(Ok(answer)) = answer {
