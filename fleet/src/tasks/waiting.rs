@@ -19,18 +19,27 @@ pub struct Waiting<'a> {
     comparers: usize,
     /// Number of live agents that could, and gave what is to be compared.
     biased: usize,
-}
-
-/// Returns what a task needs besides a free slot.
-fn and_resources(task: &Task) -> String {
-    task.resources.as_ref().map_or(String::new(), |claim| format!(" and the resources that it needs ({})", claim.asked))
+    /// An agent contributes what it needs.
+    is_offered: bool,
 }
 
 impl<'a> Waiting<'a> {
     /// Returns what `task` waits for, before any agent is counted; `None` if the task is not queued.
     pub fn of(task: &'a Task) -> Option<Self> {
-        let waits = task.state == TaskState::Queued;
-        waits.then(|| Self { task, fitting: [0; 5], givers: task.givers(), comparers: 0, biased: 0 })
+        let (waits, fitting) = (task.state == TaskState::Queued, [0; 5]);
+        waits.then(|| Self { task, fitting, givers: task.givers(), comparers: 0, biased: 0, is_offered: true })
+    }
+
+    /// Notes whether any agent contributes what the task needs: one may wait for an agent that is expected to.
+    pub fn note_offers(&mut self, fleet: &Fleet) {
+        self.is_offered = fleet.is_offered(self.task);
+    }
+
+    /// Returns what the task needs besides a free slot.
+    fn and_resources(&self) -> String {
+        let Some(claim) = &self.task.resources else { return String::new() };
+        let how = if self.is_offered { "" } else { "; no agent contributes as much" };
+        format!(" and the resources that it needs ({}{how})", claim.asked)
     }
 
     /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
@@ -98,7 +107,7 @@ impl<'a> Waiting<'a> {
             return self.verified(verification);
         }
         if let Some(team) = task.team {
-            return format!("a member of team {team} that fits it and has a free slot{}", and_resources(task));
+            return format!("a member of team {team} that fits it and has a free slot{}", self.and_resources());
         }
         let fitting = |state: AgentState| self.fitting[state as usize];
         let live = fitting(AgentState::Live);
@@ -106,8 +115,8 @@ impl<'a> Waiting<'a> {
             return match (&task.resources, live) {
                 (None, 1) => "a free slot: the one fitting agent is busy".to_owned(),
                 (None, _) => format!("a free slot: all {live} fitting agents are busy"),
-                (Some(_), 1) => format!("a free slot{} at the one fitting agent", and_resources(task)),
-                (Some(_), _) => format!("a free slot{} at one of {live} fitting agents", and_resources(task)),
+                (Some(_), 1) => format!("a free slot{} at the one fitting agent", self.and_resources()),
+                (Some(_), _) => format!("a free slot{} at one of {live} fitting agents", self.and_resources()),
             };
         }
         let role = task.required_role.map(|role| format!("role {role:?}"));
@@ -142,6 +151,7 @@ impl Fleet {
     /// agents; use [`Waiting`] to do so in slices.
     pub fn waiting_for(&self, id: TaskId, now: FleetMillis) -> Option<String> {
         let mut waiting = Waiting::of(self.task(id)?)?;
+        waiting.note_offers(self);
         self.agents().for_each(|agent| waiting.count(agent));
         Some(waiting.words(now))
     }
