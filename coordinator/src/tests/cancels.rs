@@ -53,7 +53,7 @@ async fn a_cancellation_is_confirmed_when_the_agent_has_said_that_all_has_stoppe
     for at in [leader, fleet.followers(leader)[0]] {
         let cancelling = cancel(&fleet, at, &[1], Duration::from_secs(2));
         if at == leader {
-            assert_eq!(agent.stops().await, [attempt.clone()]);
+            assert_eq!(agent.stops().await, std::slice::from_ref(&attempt));
         }
         let begun = Instant::now();
         let result = results(cancelling).await.remove(0);
