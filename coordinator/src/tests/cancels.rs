@@ -54,7 +54,7 @@ async fn a_cancellation_is_confirmed_when_the_agent_has_said_that_all_has_stoppe
     for at in [leader, fleet.followers(leader)[0]] {
         let cancelling = cancel(&fleet, at, &[1], Duration::from_secs(2));
         if at == leader {
-            assert_eq!(agent.stops().await, [attempt.clone()]);
+            assert_eq!(agent.stops().await, std::slice::from_ref(&attempt));
         }
         let begun = Instant::now();
         let result = results(cancelling).await.remove(0);
@@ -97,7 +97,7 @@ async fn what_runs_of_a_task_that_is_forgotten_at_once_is_waited_for() {
     assert_eq!(told[0].refusal, None);
     let attempt = agent.assigned().await;
     let waiting = cancel(&fleet, leader, &[1], Duration::from_secs(60));
-    assert_eq!(agent.stops().await, [attempt.clone()]);
+    assert_eq!(agent.stops().await, std::slice::from_ref(&attempt));
     let is_gone = |fleet: &TestFleet| fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(1)).is_none());
     fleet.until("it is forgotten", is_gone).await;
     tokio::time::sleep(Duration::from_secs(1)).await;

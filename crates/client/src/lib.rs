@@ -31,7 +31,6 @@ use std::{
 
 pub use address::Address;
 pub use ballots::{new_ballot_id, threshold};
-use calls::Repeat;
 pub use error::{ClientError, io_cause};
 use futures::stream::{FuturesUnordered, StreamExt};
 pub use groups::new_proposal_id;
@@ -207,7 +206,7 @@ impl FleetClient {
             let (mut rpc, request) = (self.rpc(target), request.clone());
             async move { rpc.cancel_tasks(request).await }
         };
-        self.call_for(Repeat::AtOnce, wait, attempt).await
+        self.call_for(calls::Repeat::AtOnce, wait, attempt).await
     }
 
     /// Returns the agents of the fleet, sorted by name; lost agents are included only if `include_lost` is set.
