@@ -2,18 +2,21 @@
 how long that takes. A gang is a processor of each of several agents or nodes, all or nothing.
 
 Both have as many logical processors, many more than the gangs at once need: Ray learns only after a while that those of a
-removed group are free. Both are called from this process, by threads that each create and remove one gang after the other. Robeing runs without TLS, as Ray does, with as many agents as Ray has nodes. Each request and release is in the
-log of a majority of Robeing's coordinators, on the disk, before it is answered; Ray keeps placement groups in memory, and
-returns from a removal when it is noted. A Ray of a single node, which needs no agreement between nodes, and a Robeing of a
-single coordinator are measured, too. The peers are measured in turn within each round, every other time in the opposite
-order; the medians of the rounds are reported. The last line is JSON.
+removed group are free. Both are called from this process, by threads that each create and remove one gang after the other.
+Robeing runs without TLS, as Ray does, with as many agents as Ray has nodes. Each request and release is in the log of a
+majority of Robeing's coordinators, on the disk, before it is answered; Ray keeps placement groups in memory, and returns
+from a removal when it is noted. A Ray of a single node, which needs no agreement between nodes, and a Robeing of a single
+coordinator are measured, too. The peers are measured in turn within each round, every other time in the opposite order; the
+medians of the rounds are reported. The last line is JSON.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -146,32 +149,39 @@ def show(report):
     print(f"\n{json.dumps(report)}")
 
 
+def measure_in(folder, short, args):
+    """Starts the peers in these folders, and measures them. Ray's sockets are in the second one: their paths must be short."""
+    (folder / "api").mkdir()
+    api = robeing_fleet.generate(ROOT, folder / "api")
+    peers = []
+    try:
+        # Ray comes first, since it gives up early if its processes start slowly.
+        for nodes, cpus in ((args.agents, args.cpus), (1, args.agents * args.cpus)):
+            peers.append(ray_cluster.Ray(short / f"ray-{nodes}", nodes, cpus, args.size))
+        for coordinators in (1, 3):
+            fleet = (args.robeing, api, folder, coordinators, args.agents, args.cpus, args.size)
+            peers.insert(0, robeing_fleet.Robeing(*fleet))
+        report = {"bench": "gangs", "processors": os.cpu_count(), "sync_us": sync_us(folder)}
+        report |= {name: getattr(args, name) for name in ("size", "agents", "cpus", "rounds", "millis")}
+        report["ray"] = ray_cluster.ray.__version__
+        report["rows"] = measure(peers, args)
+        return report
+    finally:
+        for peer in reversed(peers):
+            peer.stop()
+
+
 def main():
     args = arguments()
+    # The script that starts this ends all processes then, and the janitor removes the folders.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     args.data.mkdir(parents=True, exist_ok=True)
-    peers = []
-    with (
-        tempfile.TemporaryDirectory(prefix="gangs-", dir=args.data) as folder,
-        # Ray's sockets are there, whose paths must be short.
-        tempfile.TemporaryDirectory(prefix="gangs-", ignore_cleanup_errors=True) as short,
-    ):
-        folder = pathlib.Path(folder)
-        (folder / "api").mkdir()
-        api = robeing_fleet.generate(ROOT, folder / "api")
-        try:
-            for coordinators in (3, 1):
-                fleet = (args.robeing, api, folder, coordinators, args.agents, args.cpus, args.size)
-                peers.append(robeing_fleet.Robeing(*fleet))
-            for nodes, cpus in ((args.agents, args.cpus), (1, args.agents * args.cpus)):
-                place = pathlib.Path(short) / f"ray-{nodes}"
-                peers.append(ray_cluster.Ray(place, nodes, cpus, args.size))
-            report = {"bench": "gangs", "processors": os.cpu_count(), "sync_us": sync_us(folder)}
-            report |= {name: getattr(args, name) for name in ("size", "agents", "cpus", "rounds", "millis")}
-            report["ray"] = ray_cluster.ray.__version__
-            report["rows"] = measure(peers, args)
-        finally:
-            for peer in reversed(peers):
-                peer.stop()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="gangs-", dir=args.data))
+    short = pathlib.Path(tempfile.mkdtemp(prefix="gangs-"))
+    janitor = [sys.executable, pathlib.Path(__file__).with_name("janitor.py"), folder, short]
+    with subprocess.Popen(janitor, stdin=subprocess.PIPE):
+        report = measure_in(folder, short, args)
     show(report)
 
 

@@ -1,6 +1,8 @@
 """A local Ray cluster, and gangs that are placement groups."""
 
+import logging
 import os
+import signal
 
 # Nothing is sent to anybody.
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -9,6 +11,8 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, remove_placement_group
 
+# It warns of settings that nobody here has made.
+logging.getLogger("ray").setLevel(logging.ERROR)
 # How long a gang may take, seconds.
 CALL = 20
 # No workers are started ahead: they are not needed, and would take processor time meanwhile.
@@ -37,7 +41,10 @@ class Ray:
 
     def begin(self):
         """Connects to the cluster: a process can do so with one at a time."""
+        ended_by = signal.getsignal(signal.SIGTERM)
         ray.init(address=self.cluster.address, log_to_driver=False, configure_logging=False)
+        # Its own one waits for Ray, which may be gone.
+        signal.signal(signal.SIGTERM, ended_by)
 
     def end(self):
         """Leaves the cluster."""

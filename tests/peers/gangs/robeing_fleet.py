@@ -36,7 +36,7 @@ spec:
 def generate(root, folder):
     """Generates the client of the API into a folder, and returns its modules `resources` and `fleet`."""
     protos = root / "proto"
-    names = [f"robeing/v1/{name}.proto" for name in ("types", "fleet", "resources")]
+    names = [str(path.relative_to(protos)) for path in sorted(protos.glob("robeing/v1/*.proto"))]
     known = pathlib.Path(grpc_tools.__file__).parent / "_proto"
     arguments = ["protoc", f"-I{protos}", f"-I{known}", f"--python_out={folder}", f"--grpc_python_out={folder}"]
     if protoc.main([*arguments, *names]) != 0:
