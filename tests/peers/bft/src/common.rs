@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    str::FromStr,
     sync::mpsc::Receiver,
     time::{Duration, Instant},
 };
@@ -12,15 +13,16 @@ use robeing_bft::{
     certificate::Seq,
     crypto::{Ed25519Signer, PublicKey, Signer},
     epoch::{Epoch, Incarnation, Member, Membership, Parameters},
-    limits::MAX_PENDING_PER_CLIENT,
+    limits::{MAX_BATCH_REQUESTS, MAX_PENDING_PER_CLIENT},
     message::{Operation, Request},
     state::State,
 };
+use serde::Serialize;
 
 /// Number of clients.
 const CLIENTS: u16 = 32;
-/// Number of requests that wait for their decisions if each decision is one request.
-const OUTSTANDING: usize = 16;
+/// Most requests that wait for their decisions at once.
+pub const MAX_OUTSTANDING: usize = CLIENTS as usize * MAX_PENDING_PER_CLIENT;
 /// How long a group may take for the next decision.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -103,14 +105,38 @@ pub struct Sample {
     pub p99_ms: f64,
 }
 
-/// Returns how many requests are kept waiting for their decisions, for batches of this size.
-pub fn outstanding(batch: u32) -> usize {
-    if batch == 1 { OUTSTANDING } else { usize::from(CLIENTS) * MAX_PENDING_PER_CLIENT }
+/// What a group is asked for.
+#[derive(Clone, Copy, Serialize)]
+pub struct Load {
+    /// Most requests of a batch.
+    pub batch: u32,
+    /// Number of requests that wait for their decisions at any time.
+    pub outstanding: usize,
+}
+
+impl FromStr for Load {
+    type Err = String;
+
+    /// Reads `BATCHxOUTSTANDING`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (batch, outstanding) = text.split_once('x').unwrap_or_default();
+        match (batch.parse(), outstanding.parse()) {
+            (Ok(batch), Ok(outstanding))
+                if (1..=MAX_BATCH_REQUESTS as u32).contains(&batch) && (1..=MAX_OUTSTANDING).contains(&outstanding) =>
+            {
+                Ok(Self { batch, outstanding })
+            }
+            _ => Err(format!(
+                "give the size of batches and the number of requests that wait, such as 100x512; at most \
+                 {MAX_BATCH_REQUESTS}x{MAX_OUTSTANDING}"
+            )),
+        }
+    }
 }
 
 /// Keeps requests with calls of so many bytes outstanding, and measures a group for some time, after a tenth of that as
 /// warm-up.
-pub fn drive(epoch: &Epoch, group: &dyn Group, batch: u32, call_bytes: usize, time: Duration) -> Sample {
+pub fn drive(epoch: &Epoch, group: &dyn Group, outstanding: usize, call_bytes: usize, time: Duration) -> Sample {
     let signers: Vec<Ed25519Signer> = (0..CLIENTS).map(client).collect();
     let index: BTreeMap<PublicKey, usize> = signers.iter().map(Signer::public_key).zip(0..).collect();
     let mut ids = vec![0_u64; signers.len()];
@@ -122,7 +148,7 @@ pub fn drive(epoch: &Epoch, group: &dyn Group, batch: u32, call_bytes: usize, ti
         sent.insert((client, ids[client]), Instant::now());
         group.submit(request);
     };
-    (0..outstanding(batch)).for_each(|number| submit(number % usize::from(CLIENTS), &mut sent));
+    (0..outstanding).for_each(|number| submit(number % usize::from(CLIENTS), &mut sent));
     let counted_from = Instant::now() + time / 10;
     let (mut decisions, mut latencies) = (0_u64, Vec::new());
     while counted_from.elapsed() < time {

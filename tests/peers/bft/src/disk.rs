@@ -44,8 +44,10 @@ fn keep(mut file: File, batches: &Receiver<Batch>) -> io::Result<()> {
             written += batch.len() as u64;
         }
         file.sync_data()?;
-        // Nobody waits once the group has ended.
-        all.into_iter().for_each(|(_, waits)| drop(waits.send(())));
+        for (_, waits) in all {
+            // Nobody does once the group has ended.
+            let _ = waits.send(());
+        }
     }
     Ok(())
 }

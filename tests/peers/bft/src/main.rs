@@ -26,10 +26,10 @@ mod wire;
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
-use robeing_bft::limits::{MAX_BATCH_BYTES, MAX_BATCH_REQUESTS, MAX_MEMBERS, MIN_MEMBERS};
+use robeing_bft::limits::{MAX_BATCH_BYTES, MAX_MEMBERS, MIN_MEMBERS};
 
 use self::{
-    common::{Sample, drive, group},
+    common::{Load, Sample, drive, group},
     ours::Ours,
     report::{Report, Round, Row},
     simplex::{Leader, Simplex},
@@ -45,17 +45,16 @@ struct Args {
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [4, 7],
         value_parser = clap::value_parser!(u16).range(MIN_MEMBERS as i64..=MAX_MEMBERS as i64))]
     members: Vec<u16>,
-    /// Most requests of a batch, separated by commas
-    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 100],
-        value_parser = clap::value_parser!(u32).range(1..=MAX_BATCH_REQUESTS as i64))]
-    batch: Vec<u32>,
+    /// Most requests of a batch, and number of requests that wait for their decisions at any time; separated by commas
+    #[arg(long, value_name = "BATCHxN", value_delimiter = ',', default_values = ["1x1", "1x16", "100x512"])]
+    load: Vec<Load>,
     /// Bytes that a request asks to decide on
     #[arg(long, value_name = "N", default_value_t = 1_024, value_parser = clap::value_parser!(u32).range(..=32 * 1_024))]
     payload: u32,
     /// Milliseconds that each message between replicas takes
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1_000))]
     delay: u64,
-    /// Rounds for each number of members and batch
+    /// Rounds for each number of members and load
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Milliseconds for which each group is measured in a round, after a tenth of that as warm-up
@@ -91,9 +90,9 @@ fn main() -> ExitCode {
         eprintln!("this is a debug build: its figures are meaningless; use --release");
     }
     // Else the batches of robeing-bft would be smaller.
-    let batch_bytes = |batch: &u32| *batch as usize * (args.payload as usize + REQUEST_OVERHEAD);
-    if args.batch.iter().map(batch_bytes).any(|bytes| bytes > MAX_BATCH_BYTES) {
-        eprintln!("a batch has at most {MAX_BATCH_BYTES} bytes: give a smaller --batch or --payload");
+    let batch_bytes = |load: &Load| load.batch as usize * (args.payload as usize + REQUEST_OVERHEAD);
+    if args.load.iter().map(batch_bytes).any(|bytes| bytes > MAX_BATCH_BYTES) {
+        eprintln!("a batch has at most {MAX_BATCH_BYTES} bytes: give a smaller --payload, or smaller batches");
         return ExitCode::FAILURE;
     }
     match measure(&args) {
@@ -112,43 +111,45 @@ fn measure(args: &Args) -> std::io::Result<Report> {
     let sync = disk::sync_time(&args.data)?;
     let mut rows = Vec::new();
     for members in &args.members {
-        for batch in &args.batch {
+        for load in &args.load {
             let mut rounds: Vec<Round> = Vec::new();
             for number in 0..args.rounds {
-                let round = measure_round(args, *members, *batch, number % 2 == 1)?;
+                let round = measure_round(args, *members, *load, number % 2 == 1)?;
                 let rates = round.map(|sample| format!("{:.0}", sample.decisions_per_s)).join(", ");
-                eprintln!("n = {members}, batches of up to {batch}, round {}: {rates} decisions/s", number + 1);
+                let Load { batch, outstanding } = load;
+                eprintln!("n = {members}, load {batch}x{outstanding}, round {}: {rates} decisions/s", number + 1);
                 rounds.push(round);
             }
-            rows.extend((0..Kind::ALL.len()).map(|of| Row::new(*members, *batch, of, &rounds)));
+            rows.extend((0..Kind::ALL.len()).map(|of| Row::new(*members, *load, of, &rounds)));
         }
     }
     Ok(Report::new(args, sync, rows))
 }
 
 /// Measures each group once.
-fn measure_round(args: &Args, members: u16, batch: u32, reversed: bool) -> std::io::Result<Round> {
+fn measure_round(args: &Args, members: u16, load: Load, reversed: bool) -> std::io::Result<Round> {
     let mut samples = [None; Kind::ALL.len()];
     let mut order: Vec<usize> = (0..Kind::ALL.len()).collect();
     if reversed {
         order.reverse();
     }
     for of in order {
-        samples[of] = Some(measure_one(Kind::ALL[of], args, members, batch)?);
+        samples[of] = Some(measure_one(Kind::ALL[of], args, members, load)?);
     }
     Ok(samples.map(|sample| sample.expect("each is measured")))
 }
 
-fn measure_one(kind: Kind, args: &Args, members: u16, batch: u32) -> std::io::Result<Sample> {
+fn measure_one(kind: Kind, args: &Args, members: u16, load: Load) -> std::io::Result<Sample> {
     let (time, delay) = (Duration::from_millis(args.millis), Duration::from_millis(args.delay));
+    let Load { batch, outstanding } = load;
     let (epoch, initial) = group(members, batch);
     let folder = tempfile::tempdir_in(&args.data)?;
     let payload = args.payload as usize;
     Ok(match kind {
-        Kind::Ours => drive(&epoch, &Ours::start(&epoch, &initial, folder, delay), batch, payload, time),
+        Kind::Ours => drive(&epoch, &Ours::start(&epoch, &initial, folder, delay), outstanding, payload, time),
         Kind::Simplex(leader) => {
             let simplex = Simplex::start(epoch.clone(), batch, leader, folder, delay);
-            drive(&epoch, &simplex, batch, payload, time)
+            drive(&epoch, &simplex, outstanding, payload, time)
         }
     })
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     Args, Kind,
-    common::{Sample, outstanding},
+    common::{Load, Sample},
 };
 
 /// The samples of one round, in the order of [`Kind::ALL`].
@@ -32,8 +32,8 @@ pub struct Report {
 #[derive(Serialize)]
 pub struct Row {
     members: u16,
-    batch: u32,
-    outstanding: usize,
+    #[serde(flatten)]
+    load: Load,
     group: &'static str,
     decisions_per_s: f64,
     requests_per_s: f64,
@@ -65,12 +65,11 @@ impl Report {
 
 impl Row {
     /// Creates the row of a group, which is the one with this number in each round.
-    pub fn new(members: u16, batch: u32, of: usize, rounds: &[Round]) -> Self {
+    pub fn new(members: u16, load: Load, of: usize, rounds: &[Round]) -> Self {
         let over = |value: &dyn Fn(&Round) -> f64| median(rounds.iter().map(value).collect());
         Self {
             members,
-            batch,
-            outstanding: outstanding(batch),
+            load,
             group: Kind::ALL[of].name(),
             decisions_per_s: over(&|round| round[of].decisions_per_s),
             requests_per_s: over(&|round| round[of].requests_per_s),
@@ -97,8 +96,18 @@ impl fmt::Display for Report {
         writeln!(f, "Medians of {rounds} rounds; ratios are those of robeing-bft by those of the group\n")?;
         writeln!(
             f,
-            "{:>2} {:>6} {:<17} {:>12} {:>11} {:>8} {:>8} {:>10} {:>9} {:>8}",
-            "n", "batch", "group", "decisions/s", "requests/s", "p50 ms", "p99 ms", "x decided", "x request", "x p50"
+            "{:>2} {:>6} {:>7} {:<17} {:>12} {:>11} {:>8} {:>8} {:>10} {:>9} {:>8}",
+            "n",
+            "batch",
+            "waiting",
+            "group",
+            "decisions/s",
+            "requests/s",
+            "p50 ms",
+            "p99 ms",
+            "x decided",
+            "x request",
+            "x p50"
         )?;
         self.rows.iter().try_for_each(|row| row.write(f))
     }
@@ -106,8 +115,20 @@ impl fmt::Display for Report {
 
 impl Row {
     fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { members, batch, group, decisions_per_s, requests_per_s, p50_ms, p99_ms, .. } = self;
-        write!(f, "{members:>2} {batch:>6} {group:<17} {decisions_per_s:>12.0} {requests_per_s:>11.0}")?;
+        let Self {
+            members,
+            load: Load { batch, outstanding },
+            group,
+            decisions_per_s,
+            requests_per_s,
+            p50_ms,
+            p99_ms,
+            ..
+        } = self;
+        write!(
+            f,
+            "{members:>2} {batch:>6} {outstanding:>7} {group:<17} {decisions_per_s:>12.0} {requests_per_s:>11.0}"
+        )?;
         write!(f, " {p50_ms:>8.2} {p99_ms:>8.2} {:>10.2}", self.robeing_decisions_by_its)?;
         writeln!(f, " {:>9.2} {:>8.2}", self.robeing_requests_by_its, self.robeing_p50_by_its)
     }
