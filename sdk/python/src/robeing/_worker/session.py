@@ -1,0 +1,227 @@
+"""The session with one agent: what it gives, and what became of it, over one stream.
+
+Invariants:
+
+1. Each attempt is answered once, by its outcome. One that was told to stop is answered when it has ended.
+2. When the stream ends, all that it gave is stopped, because the fleet runs it elsewhere. That is also so when the
+   agent is frozen: it does not answer pings then.
+3. Nothing waits without a bound: an agent gives no more attempts than it has slots, and what it does not read is
+   dropped at a limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc import aio
+
+from robeing._worker.outcome import Failed, Outcome, Stopped
+from robeing.context import Context
+from robeing.worker.v1 import worker_pb2 as wire
+from robeing.worker.v1.worker_pb2_grpc import WorkerStub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from robeing._worker.runner import Runner
+    from robeing.fleet import Fleet
+
+log = logging.getLogger("robeing")
+
+# A silent agent is sent a ping after this time, and is taken for frozen if it does not answer within the same time.
+KEEP_ALIVE_MS = 1_000
+# The largest message that an agent sends or takes: a task's input has 1 MiB at most.
+MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+# The most messages that wait to be sent. An agent has at most 4,096 slots, so that many it does not read.
+MAX_UNSENT = 8_192
+# How long handlers have to end when the stream has ended, seconds. Those that take longer go on without it.
+STOP_WITHIN = 5.0
+# The most bytes of the process's name.
+MAX_NAME_BYTES = 63
+
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEP_ALIVE_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # The agent is on the same machine.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+)
+
+_Key = tuple[str, int]
+_Stream = aio.StreamStreamCall[wire.FromProcess, wire.ToProcess]
+
+
+class Session:
+    """A session with the agent at an address."""
+
+    def __init__(self, runner: Runner, address: str, name: str, fleet: Callable[[], Fleet] | None = None) -> None:
+        self._runner = runner
+        self._address = address
+        self._name = name.encode()[:MAX_NAME_BYTES].decode("utf-8", "ignore")
+        self._fleet = fleet
+        self._loop = asyncio.get_running_loop()
+        self._running: dict[_Key, tuple[Context, asyncio.Task[Outcome]]] = {}
+        self._unsent: deque[wire.FromProcess] = deque()
+        self._wake = asyncio.Event()
+        self._sent = asyncio.Event()
+        self._checks: set[asyncio.Task[None]] = set()
+        self._max_output = 0
+        # Whether the agent has accepted this process.
+        self.was_welcome = False
+
+    async def attach(self) -> None:
+        """Runs what the agent gives until the stream ends.
+
+        Raises:
+            aio.AioRpcError: why it ended, or never began.
+        """
+        async with aio.insecure_channel(self._address, options=_OPTIONS) as channel:
+            stream: _Stream = WorkerStub(channel).Attach()
+            writing = self._loop.create_task(self._write(stream))
+            try:
+                await self._read(stream)
+            finally:
+                writing.cancel()
+                await self._stop_all()
+                stream.cancel()
+
+    async def finish(self) -> None:
+        """Waits until all results were sent."""
+        await self._sent.wait()
+
+    async def _write(self, stream: _Stream) -> None:
+        hello = wire.Hello(name=self._name, answers_health_checks=True)
+        await stream.write(wire.FromProcess(hello=hello))
+        unsent = self._unsent
+        try:
+            while True:
+                while unsent:
+                    await stream.write(unsent[0])
+                    unsent.popleft()
+                self._sent.set()
+                self._wake.clear()
+                await self._wake.wait()
+        except (aio.AioRpcError, asyncio.InvalidStateError):
+            # The stream has ended, which reading tells.
+            unsent.clear()
+            self._sent.set()
+
+    async def _read(self, stream: _Stream) -> None:
+        while True:
+            message = await stream.read()
+            if not isinstance(message, wire.ToProcess):
+                # The end of the stream.
+                return
+            which = message.WhichOneof("message")
+            if which == "task":
+                self._begin(message.task)
+            elif which == "stop":
+                self._stop(message.stop)
+            elif which == "health_check":
+                check = self._loop.create_task(self._answer(message.health_check.seq))
+                self._checks.add(check)
+                check.add_done_callback(self._checks.discard)
+            elif which == "welcome":
+                self._welcome(message.welcome)
+
+    def _welcome(self, welcome: wire.Welcome) -> None:
+        self.was_welcome = True
+        self._max_output = welcome.max_output_bytes
+        slots = f"{welcome.slots} task{'' if welcome.slots == 1 else 's'} at once"
+        log.info("attached to %s at %s, which runs %s", welcome.agent, self._address, slots)
+
+    def _begin(self, task: wire.Task) -> None:
+        if self._runner.draining:
+            # It fails when this process leaves, and runs elsewhere.
+            return
+        key = (task.task_id, task.attempt)
+        if key in self._running:
+            return
+        limits = [limit for limit in (task.deadline_in_ms, task.time_limit_ms) if limit]
+        context = Context(
+            task.task_id,
+            task.attempt,
+            task.kind,
+            ends=time.monotonic() + min(limits) / 1_000 if limits else None,
+            fleet=self._fleet,
+        )
+        attempt = self._loop.create_task(self._runner.run(context, task.input))
+        self._running[key] = (context, attempt)
+        self._runner.began()
+        # Not in the coroutine: one that is cancelled before it has begun runs nothing of it.
+        attempt.add_done_callback(partial(self._ended, key))
+
+    def _stop(self, stop: wire.Stop) -> None:
+        found = self._running.get((stop.task_id, stop.attempt))
+        if found is not None:
+            context, attempt = found
+            context._stop()
+            attempt.cancel()
+
+    def _ended(self, key: _Key, attempt: asyncio.Task[Outcome]) -> None:
+        del self._running[key]
+        self._send(wire.FromProcess(result=self._result(key, attempt)))
+        self._runner.ended()
+
+    def _result(self, key: _Key, attempt: asyncio.Task[Outcome]) -> wire.TaskResult:
+        task_id, number = key
+        outcome = _outcome(attempt)
+        if isinstance(outcome, bytes):
+            if len(outcome) <= self._max_output:
+                return wire.TaskResult(task_id=task_id, attempt=number, output=outcome)
+            size = f"{len(outcome):,} bytes, of which {self._max_output:,} are allowed"
+            outcome = Failed(f"the output has {size}; return less, or a reference", permanent=True)
+        if isinstance(outcome, Stopped):
+            return wire.TaskResult(task_id=task_id, attempt=number, stopped=wire.Stopped())
+        failure = wire.Failure(
+            message=outcome.message, code=outcome.code, details=outcome.details, permanent=outcome.permanent
+        )
+        return wire.TaskResult(task_id=task_id, attempt=number, failure=failure)
+
+    def _send(self, message: wire.FromProcess) -> None:
+        if len(self._unsent) < MAX_UNSENT:
+            self._sent.clear()
+            self._unsent.append(message)
+            self._wake.set()
+
+    async def _answer(self, seq: int) -> None:
+        unhealthy = await self._runner.unhealthy()
+        self._send(wire.FromProcess(health=wire.Health(seq=seq, unhealthy=unhealthy)))
+
+    async def _stop_all(self) -> None:
+        attempts = [attempt for _, attempt in self._running.values()]
+        for context, attempt in self._running.values():
+            context._stop()
+            attempt.cancel()
+        for check in self._checks:
+            check.cancel()
+        if attempts:
+            _, going_on = await asyncio.wait(attempts, timeout=STOP_WITHIN)
+            if going_on:
+                log.warning("%d handlers go on, though the fleet runs their tasks elsewhere", len(going_on))
+
+
+def _outcome(attempt: asyncio.Task[Outcome]) -> Outcome:
+    if attempt.cancelled():
+        return Stopped()
+    error = attempt.exception()
+    if error is not None:
+        log.error("an attempt could not be run", exc_info=error)
+        return Failed(f"the process could not run it: {type(error).__qualname__}: {error}")
+    return attempt.result()
+
+
+def is_gone(error: aio.AioRpcError) -> bool:
+    """Returns whether an error only says that the agent is not there."""
+    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

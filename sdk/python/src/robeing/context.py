@@ -1,0 +1,133 @@
+"""What a handler knows of the attempt that it runs, and what it can ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from robeing.fleet import Fleet
+
+__all__ = ["Context", "Fence", "current"]
+
+
+class Fence(NamedTuple):
+    """The fencing token of an attempt, for side effects in systems that refuse those of earlier attempts.
+
+    `attempt` grows with each attempt of the task. A system that remembers the largest one that it has seen of a
+    `task_id`, and refuses smaller ones, takes nothing of an attempt that was given up, however late it comes.
+    """
+
+    task_id: str
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"{self.task_id}/{self.attempt}"
+
+
+class Context:
+    """The attempt that a handler runs.
+
+    A handler gets it by a parameter that is annotated with this class, or from `current()`. The methods can be called
+    from any thread.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        attempt: int,
+        kind: str,
+        *,
+        ends: float | None = None,
+        report: Callable[[float | None, str], None] | None = None,
+        fleet: Callable[[], Fleet] | None = None,
+    ) -> None:
+        """Creates the context of an attempt that `ends` at a time of `time.monotonic()`."""
+        self.task_id = task_id
+        """The id of the task, a UUID."""
+        self.attempt = attempt
+        """The number of the attempt: 1 for the first."""
+        self.kind = kind
+        """The kind of the task."""
+        self._ends = ends
+        self._report = report
+        self._fleet = fleet
+        self._stopped = threading.Event()
+        self._parts = 0
+
+    def __repr__(self) -> str:
+        return f"Context({self.kind!r}, {self.fence})"
+
+    @property
+    def fence(self) -> Fence:
+        """The fencing token of this attempt, for side effects."""
+        return Fence(self.task_id, self.attempt)
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the attempt's time limit or the task's deadline; `None` if it has neither."""
+        return None if self._ends is None else max(0.0, self._ends - time.monotonic())
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the attempt was stopped: its result is not wanted any more.
+
+        Coroutines, and functions in processes, get `asyncio.CancelledError` by themselves; functions in threads ask.
+        """
+        return self._stopped.is_set()
+
+    def raise_if_cancelled(self) -> None:
+        """Raises `asyncio.CancelledError` if the attempt was stopped."""
+        if self.cancelled:
+            raise asyncio.CancelledError(f"attempt {self.fence} was stopped")
+
+    def wait_cancelled(self, timeout: float) -> bool:
+        """Waits in a thread until the attempt is stopped, for `timeout` seconds at most; returns whether it was."""
+        return self._stopped.wait(timeout)
+
+    def progress(self, fraction: float | None = None, message: str = "") -> None:
+        """Reports how far the attempt is: `fraction` from 0 to 1, and a short text."""
+        if fraction is not None and not 0 <= fraction <= 1:
+            raise ValueError(f"the fraction must be from 0 to 1, but is {fraction}")
+        if self._report is not None:
+            self._report(fraction, message)
+
+    @property
+    def fleet(self) -> Fleet:
+        """A client of the fleet, which all handlers of the process share; see `App(fleet=…)`."""
+        if self._fleet is None:
+            raise RuntimeError("only coroutines have a client of the fleet; a function in a thread or process has none")
+        return self._fleet()
+
+    async def gather(self, kind: Any, inputs: Any, **options: Any) -> list[Any]:
+        """Submits subtasks, waits for all of them, and returns their outputs in the order of `inputs`.
+
+        As `Fleet.gather`, but another attempt of this task finds the subtasks of this one that succeeded instead of
+        submitting them again, as long as the handler asks for the same ones in the same order. Subtasks end with the
+        deadline of this attempt, unless `deadline` is given.
+        """
+        self._parts += 1
+        return await self.fleet.gather(kind, inputs, _part_of=(self.fence, self._parts, self.remaining), **options)
+
+    def _stop(self) -> None:
+        self._stopped.set()
+
+
+_current: ContextVar[Context] = ContextVar("robeing_context")
+
+
+def current() -> Context:
+    """Returns the attempt that runs here.
+
+    Raises:
+        RuntimeError: this is no handler of a task.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise RuntimeError("no task runs here: current() is for handlers, and what they call") from None
