@@ -6,14 +6,21 @@ import asyncio
 import threading
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
+    from typing_extensions import Unpack
+
+    from robeing._client.many import Inputs
+    from robeing._client.specs import TaskOptions
     from robeing.fleet import Fleet
 
 __all__ = ["Context", "Fence", "current"]
+
+I = TypeVar("I")  # noqa: E741
+R = TypeVar("R")
 
 
 class Fence(NamedTuple):
@@ -104,15 +111,31 @@ class Context:
             raise RuntimeError("only coroutines have a client of the fleet; a function in a thread or process has none")
         return self._fleet()
 
-    async def gather(self, kind: Any, inputs: Any, **options: Any) -> list[Any]:
+    @overload
+    async def gather(
+        self, task: Callable[[I], Coroutine[Any, Any, R]], inputs: Inputs, /, **options: Unpack[TaskOptions]
+    ) -> list[R]: ...
+    @overload
+    async def gather(self, task: Callable[[I], R], inputs: Inputs, /, **options: Unpack[TaskOptions]) -> list[R]: ...
+    @overload
+    async def gather(
+        self, task: str | Callable[..., Any], inputs: Inputs, /, **options: Unpack[TaskOptions]
+    ) -> list[Any]: ...
+    async def gather(
+        self, task: str | Callable[..., Any], inputs: Inputs, /, **options: Unpack[TaskOptions]
+    ) -> list[Any]:
         """Submits subtasks, waits for all of them, and returns their outputs in the order of `inputs`.
 
         As `Fleet.gather`, but another attempt of this task finds the subtasks of this one that succeeded instead of
         submitting them again, as long as the handler asks for the same ones in the same order. Subtasks end with the
         deadline of this attempt, unless `deadline` is given.
         """
+        from robeing._client.parts import Part  # noqa: PLC0415
+        from robeing._client.specs import Form  # noqa: PLC0415
+
         self._parts += 1
-        return await self.fleet.gather(kind, inputs, _part_of=(self.fence, self._parts, self.remaining), **options)
+        part = Part(self.fence, self._parts, self.remaining)
+        return await self.fleet._gather(Form(task, options, is_many=True), inputs, part)
 
     def _stop(self) -> None:
         self._stopped.set()
