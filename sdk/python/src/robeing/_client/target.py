@@ -26,6 +26,8 @@ RECONNECT_MS = 100
 _OPTIONS = (
     ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
     ("grpc.keepalive_timeout_ms", KEEP_ALIVE_MS),
+    # This one counts in the versions of gRPC since 2024, and is a minute otherwise.
+    ("grpc.http2.ping_timeout_ms", KEEP_ALIVE_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

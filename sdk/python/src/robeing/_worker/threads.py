@@ -22,6 +22,7 @@ class Threads:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="robeing")
         self._running = 0
+        self._waiting: set[asyncio.Future[Outcome]] = set()
 
     @property
     def running(self) -> int:
@@ -32,17 +33,23 @@ class Threads:
         """Runs a function in a thread. If this is cancelled, it tells the function, and waits until it has ended."""
         call = self._pool.submit(self._counted, definition, context, data)
         waiting = asyncio.wrap_future(call)
-        while True:
-            try:
-                return await asyncio.shield(waiting)
-            except asyncio.CancelledError:
-                context._stop()
-                if call.cancel():
-                    return Stopped()
+        self._waiting.add(waiting)
+        try:
+            while True:
+                try:
+                    return await asyncio.shield(waiting)
+                except asyncio.CancelledError:
+                    context._stop()
+                    if call.cancel() or waiting.cancelled():
+                        return Stopped()
+        finally:
+            self._waiting.discard(waiting)
 
     def close(self) -> None:
-        """Takes no more functions."""
+        """Takes no more functions, and waits for none."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        for waiting in self._waiting:
+            waiting.cancel()
 
     def _counted(self, definition: Definition, context: Context, data: bytes) -> Outcome:
         self._running += 1
