@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Optional, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
 from pydantic import BaseModel, Field
@@ -72,7 +72,7 @@ class Job(BaseModel):
         (dict[str, int], b'{"a":1}', {"a": 1}),
         (Mapping[str, list[int]], b'{"a":[1]}', {"a": [1]}),
         (int | None, b"null", None),
-        (Optional[list[int]], b"[1]", [1]),  # noqa: UP045
+        (list[int] | None, b"[1]", [1]),
         (Literal["a", 1], b"1", 1),
         (Color, b'"red"', Color.RED),
         (Point, b'{"x":1}', Point(1)),

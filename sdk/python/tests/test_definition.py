@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from pydantic import BaseModel
 
 from robeing import App, BadValueError, Context, NotStartedError
 from robeing._worker.definition import Definition, definition_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Size(BaseModel):
@@ -103,12 +108,13 @@ def test_what_can_not_be_called_is_refused_before_anything_runs() -> None:
 def test_declarations_out_of_bounds_are_refused() -> None:
     app = App()
     app.task("a")(lambda: None)
-    for declare, problem in [
+    declarations: list[tuple[Callable[[], object], str]] = [
         (lambda: app.task("a")(lambda: None), "have a handler already"),
         (lambda: app.task("b", slots=0)(lambda: None), "at least one slot"),
         (lambda: app.task("")(lambda: None), "1 to 253 bytes"),
         (lambda: app.task("ä" * 127)(lambda: None), "1 to 253 bytes"),
-    ]:
+    ]
+    for declare, problem in declarations:
         with pytest.raises(ValueError, match=problem):
             declare()
 

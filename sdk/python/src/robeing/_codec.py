@@ -110,6 +110,8 @@ def from_json(data: bytes) -> Any:
 
 def to_json(value: object) -> bytes:
     """Writes JSON."""
+    if value is None:
+        return b"null"
     try:
         return _ENCODER.encode(value).encode()
     except RecursionError:

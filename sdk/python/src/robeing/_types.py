@@ -97,14 +97,22 @@ def _class(kind: type) -> Check:
     raise UnknownTypeError
 
 
-def _scalar(kind: type, expected: str) -> Check:
-    def check(value: Any) -> Any:
-        # Not isinstance: a boolean is an instance of int.
-        if type(value) is kind:
-            return value
-        raise other_than(expected, value)
+class _Scalar:
+    """Takes values of one type. Arrays of them are checked at once, since there are many."""
 
-    return check
+    def __init__(self, kind: type, expected: str) -> None:
+        self._kinds = {kind}
+        self._expected = expected
+
+    def __call__(self, value: Any) -> Any:
+        # Not isinstance: a boolean is an instance of int.
+        if type(value) in self._kinds:
+            return value
+        raise other_than(self._expected, value)
+
+    def takes_all(self, values: list[Any]) -> bool:
+        """Returns whether all values are of the type."""
+        return self._kinds.issuperset(map(type, values))
 
 
 def _float(value: Any) -> float:
@@ -114,12 +122,12 @@ def _float(value: Any) -> float:
 
 
 _SCALARS: dict[object, Check] = {
-    None: _scalar(type(None), "null"),
-    type(None): _scalar(type(None), "null"),
-    bool: _scalar(bool, "a boolean"),
-    int: _scalar(int, "an integer"),
+    None: _Scalar(type(None), "null"),
+    type(None): _Scalar(type(None), "null"),
+    bool: _Scalar(bool, "a boolean"),
+    int: _Scalar(int, "an integer"),
     float: _float,
-    str: _scalar(str, "a string"),
+    str: _Scalar(str, "a string"),
 }
 
 
@@ -130,7 +138,9 @@ def _array(make: Callable[[list[Any]], Any]) -> Callable[[tuple[Any, ...]], Chec
         def check(value: Any) -> Any:
             if type(value) is not list:
                 raise other_than("an array", value)
-            return make(value if item is same else _items(value, [item] * len(value)))
+            if item is same or (isinstance(item, _Scalar) and item.takes_all(value)):
+                return make(value)
+            return make(_items(value, [item] * len(value)))
 
         return check
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from robeing._client.many import Inputs
-    from robeing._client.specs import TaskOptions
+    from robeing._client.specs import Loose, TaskOptions
     from robeing.fleet import Fleet
 
 __all__ = ["Context", "Fence", "current"]
@@ -64,8 +64,10 @@ class Context:
         self._ends = ends
         self._report = report
         self._fleet = fleet
-        self._stopped = threading.Event()
         self._parts = 0
+        self._is_stopped = False
+        # Made when a thread waits, which few do.
+        self._stopped: threading.Event | None = None
 
     def __repr__(self) -> str:
         return f"Context({self.kind!r}, {self.fence})"
@@ -86,7 +88,7 @@ class Context:
 
         Coroutines, and functions in processes, get `asyncio.CancelledError` by themselves; functions in threads ask.
         """
-        return self._stopped.is_set()
+        return self._is_stopped
 
     def raise_if_cancelled(self) -> None:
         """Raises `asyncio.CancelledError` if the attempt was stopped."""
@@ -95,7 +97,9 @@ class Context:
 
     def wait_cancelled(self, timeout: float) -> bool:
         """Waits in a thread until the attempt is stopped, for `timeout` seconds at most; returns whether it was."""
-        return self._stopped.wait(timeout)
+        stopped = self._stopped = self._stopped or threading.Event()
+        # Asked only now: whoever stops the attempt meanwhile has seen the event, or is seen here.
+        return self._is_stopped or stopped.wait(timeout)
 
     def progress(self, fraction: float | None = None, message: str = "") -> None:
         """Reports how far the attempt is: `fraction` from 0 to 1, and a short text."""
@@ -107,8 +111,12 @@ class Context:
     @property
     def fleet(self) -> Fleet:
         """A client of the fleet, which all handlers of the process share; see `App(fleet=…)`."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError("only coroutines have a client; a function in a thread or process has none") from None
         if self._fleet is None:
-            raise RuntimeError("only coroutines have a client of the fleet; a function in a thread or process has none")
+            raise RuntimeError("this context has no client of a fleet")
         return self._fleet()
 
     @overload
@@ -118,9 +126,7 @@ class Context:
     @overload
     async def gather(self, task: Callable[[I], R], inputs: Inputs, /, **options: Unpack[TaskOptions]) -> list[R]: ...
     @overload
-    async def gather(
-        self, task: str | Callable[..., Any], inputs: Inputs, /, **options: Unpack[TaskOptions]
-    ) -> list[Any]: ...
+    async def gather(self, task: Loose, inputs: Inputs, /, **options: Unpack[TaskOptions]) -> list[Any]: ...
     async def gather(
         self, task: str | Callable[..., Any], inputs: Inputs, /, **options: Unpack[TaskOptions]
     ) -> list[Any]:
@@ -138,7 +144,9 @@ class Context:
         return await self.fleet._gather(Form(task, options, is_many=True), inputs, part)
 
     def _stop(self) -> None:
-        self._stopped.set()
+        self._is_stopped = True
+        if self._stopped is not None:
+            self._stopped.set()
 
 
 _current: ContextVar[Context] = ContextVar("robeing_context")

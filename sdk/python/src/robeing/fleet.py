@@ -16,6 +16,7 @@ from robeing._client.many import Inputs, Result, Results, each
 from robeing._client.parts import Part, specs
 from robeing._client.results import output_of
 from robeing._client.specs import Form, TaskOptions
+from robeing._client.submissions import WINDOW
 from robeing.errors import FleetError, RobeingError, SubmitError, TaskExpiredError
 from robeing.v1 import fleet_pb2, types_pb2
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from robeing._client.specs import Loose
     from robeing._client.submissions import Submission
 
 __all__ = ["Fleet", "Result", "TaskHandle", "TaskOptions"]
@@ -165,9 +167,7 @@ class Fleet:
     @overload
     async def submit(self, task: Callable[[I], R], input: I, /, **options: Unpack[TaskOptions]) -> TaskHandle[R]: ...
     @overload
-    async def submit(
-        self, task: str | Callable[..., Any], input: object = None, /, **options: Unpack[TaskOptions]
-    ) -> TaskHandle[Any]: ...
+    async def submit(self, task: Loose, input: object = None, /, **options: Unpack[TaskOptions]) -> TaskHandle[Any]: ...
     async def submit(
         self, task: str | Callable[..., Any], input: object = None, /, **options: Unpack[TaskOptions]
     ) -> TaskHandle[Any]:
@@ -193,9 +193,7 @@ class Fleet:
     @overload
     async def run(self, task: Callable[[I], R], input: I, /, **options: Unpack[TaskOptions]) -> R: ...
     @overload
-    async def run(
-        self, task: str | Callable[..., Any], input: object = None, /, **options: Unpack[TaskOptions]
-    ) -> Any: ...
+    async def run(self, task: Loose, input: object = None, /, **options: Unpack[TaskOptions]) -> Any: ...
     async def run(self, task: str | Callable[..., Any], input: object = None, /, **options: Unpack[TaskOptions]) -> Any:
         """Submits a task as `submit` does, waits until it has finished, and returns its output.
 
@@ -220,7 +218,7 @@ class Fleet:
     ) -> list[TaskHandle[R]]: ...
     @overload
     async def submit_many(
-        self, task: str | Callable[..., Any], inputs: Inputs, /, **options: Unpack[TaskOptions]
+        self, task: Loose, inputs: Inputs, /, **options: Unpack[TaskOptions]
     ) -> list[TaskHandle[Any]]: ...
     async def submit_many(
         self, task: str | Callable[..., Any], inputs: Inputs, /, **options: Unpack[TaskOptions]
@@ -237,8 +235,12 @@ class Fleet:
         opened = await self._connection.open()
         submissions: list[Submission] = []
         async for value in each(inputs):
-            spec = form.spec(value)
-            submissions.append(await opened.submissions.submit(spec, wait=False, room_for=form.room_for(ROOM_FOR_MANY)))
+            room_for = form.room_for(ROOM_FOR_MANY)
+            submissions.append(await opened.submissions.submit(form.spec(value), wait=False, room_for=room_for))
+            # This one was answered before there was room for the newest.
+            answered = submissions[-WINDOW - 1] if len(submissions) > WINDOW else None
+            if answered is not None and answered.lost is not None:
+                raise answered.lost
         handles: dict[int, TaskHandle[Any]] = {}
         failures: list[tuple[int, FleetError]] = []
         for index, submission in enumerate(submissions):
@@ -259,9 +261,7 @@ class Fleet:
         self, task: Callable[[I], R], inputs: Inputs, /, **options: Unpack[TaskOptions]
     ) -> AsyncIterator[Result[R]]: ...
     @overload
-    def map(
-        self, task: str | Callable[..., Any], inputs: Inputs, /, **options: Unpack[TaskOptions]
-    ) -> AsyncIterator[Result[Any]]: ...
+    def map(self, task: Loose, inputs: Inputs, /, **options: Unpack[TaskOptions]) -> AsyncIterator[Result[Any]]: ...
     async def map(
         self, task: str | Callable[..., Any], inputs: Inputs, /, **options: Unpack[TaskOptions]
     ) -> AsyncIterator[Result[Any]]:
@@ -285,9 +285,7 @@ class Fleet:
     @overload
     async def gather(self, task: Callable[[I], R], inputs: Inputs, /, **options: Unpack[TaskOptions]) -> list[R]: ...
     @overload
-    async def gather(
-        self, task: str | Callable[..., Any], inputs: Inputs, /, **options: Unpack[TaskOptions]
-    ) -> list[Any]: ...
+    async def gather(self, task: Loose, inputs: Inputs, /, **options: Unpack[TaskOptions]) -> list[Any]: ...
     async def gather(
         self, task: str | Callable[..., Any], inputs: Inputs, /, **options: Unpack[TaskOptions]
     ) -> list[Any]:

@@ -37,6 +37,8 @@ _MAY_PASS = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.ABORTED,
 )
+# What gRPC says of a stream that broke, in grpc/_cython/_cygrpc/aio/call.pyx.pxi.
+_BROKEN = "Internal error from Core"
 # What gRPC says of a server whose certificate it does not take.
 _NOT_TRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification", "certificate verify failed")
 
@@ -155,7 +157,7 @@ class Tries:
         """
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
             raise NoFleetError(f"the server at {target.name} is not a Robeing coordinator ({error.details()})")
-        if error.code() not in _MAY_PASS:
+        if error.code() not in _MAY_PASS and not is_local(error):
             raise refused(error)
         distrust = await self._distrust(target, error)
         self._distrusts = self._distrusts + 1 if distrust is not None else 0
@@ -195,6 +197,14 @@ class Tries:
                 "certificate or token that `robeing client create` or Kubernetes made"
             )
         return None
+
+
+def is_local(error: aio.AioRpcError) -> bool:
+    """Returns whether gRPC itself made an error, because a stream broke while something was written to it.
+
+    The status that the other side sent, if it sent any, is lost then.
+    """
+    return error.code() is grpc.StatusCode.INTERNAL and error.details() == _BROKEN
 
 
 def refused(error: aio.AioRpcError) -> RefusedError:

@@ -85,6 +85,7 @@ class Results(Generic[R]):
         self._ready: deque[Result[R]] = deque()
         self._news = asyncio.Event()
         self._submitted = 0
+        self._lost: FleetError | None = None
         self._taken = 0
         self.unfinished: set[str] = set()
         """The ids of tasks whose results did not come yet."""
@@ -113,6 +114,8 @@ class Results(Generic[R]):
     async def _submit(self) -> None:
         async for spec in self._specs:
             await self._window.acquire()
+            if self._lost is not None:
+                raise self._lost
             submission = await self._opened.submissions.submit(spec, wait=True, room_for=self._room_for)
             index, self._submitted = self._submitted, self._submitted + 1
             self.unfinished.add(submission.task_id)
@@ -121,6 +124,7 @@ class Results(Generic[R]):
 
     def _finished(self, index: int, submission: Submission, _: asyncio.Future[types_pb2.Task]) -> None:
         self.unfinished.discard(submission.spec.id)
+        self._lost = self._lost or submission.lost
         accepted = _outcome(submission.accepted)
         finished = _outcome(submission.finished)
         is_accepted = isinstance(accepted, fleet_pb2.SubmitResult)

@@ -51,7 +51,7 @@ _Stream = aio.StreamStreamCall[fleet_pb2.SubmitStreamRequest, fleet_pb2.SubmitSt
 class Submission:
     """A task that is being submitted."""
 
-    __slots__ = ("accepted", "finished", "room_until", "size", "spec", "tag", "task_id")
+    __slots__ = ("accepted", "finished", "lost", "room_until", "size", "spec", "tag", "task_id")
 
     def __init__(self, spec: types_pb2.TaskSpec, tag: int, room_until: float, *, wait: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -60,6 +60,8 @@ class Submission:
         self.tag = tag
         self.room_until = room_until
         self.task_id = spec.id
+        # Why nothing more is heard of it, which is also so of others: the fleet does not answer this client.
+        self.lost: FleetError | None = None
         self.accepted: asyncio.Future[fleet_pb2.SubmitResult] = loop.create_future()
         self.finished: asyncio.Future[types_pb2.Task] | None = loop.create_future() if wait else None
 
@@ -328,10 +330,12 @@ class Submissions:
     def _fail_all(self, error: FleetError) -> None:
         for submission in list(self._unanswered.values()):
             self._answered(submission)
+            submission.lost = error
             submission.fail(error)
             self._settle(submission)
         unfinished, self._unfinished = self._unfinished, {}
         for submission in unfinished.values():
+            submission.lost = error
             self._finish(submission, error)
         self._to_send.clear()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robeing._worker.definition import ANY_KIND, Definition
 from robeing._worker.outcome import Failed, Outcome
@@ -13,7 +13,7 @@ from robeing._worker.processes import Children
 from robeing._worker.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from robeing.context import Context
 
@@ -44,48 +44,44 @@ class Runner:
         self.threads = Threads()
         # Set while the process is stopping: it starts no more attempts.
         self.draining = False
-        self._running = 0
+        # The number of attempts that run.
+        self.running = 0
         self._idle = asyncio.Event()
-        self._idle.set()
 
-    async def run(self, context: Context, data: bytes) -> Outcome:
+    def run(self, context: Context, data: bytes) -> Coroutine[Any, Any, Outcome]:
         """Runs an attempt to its end. If this is cancelled, the handler is told to stop, and waited for."""
         definition = self._definitions.get(context.kind) or self._definitions.get(ANY_KIND)
         if definition is None:
-            known = ", ".join(self._definitions) or "none"
-            return Failed(f"this process has no handler for tasks of the kind {context.kind!r}; it has {known}")
+            return self._unknown(context)
         limit = self._limits.get(definition.kind)
-        if limit is None:
-            return await self._run(definition, context, data)
-        async with limit:
-            return await self._run(definition, context, data)
+        running = self._place(definition, context, data)
+        return running if limit is None else _within(limit, running)
 
-    async def _run(self, definition: Definition, context: Context, data: bytes) -> Outcome:
+    def _place(self, definition: Definition, context: Context, data: bytes) -> Coroutine[Any, Any, Outcome]:
         if definition.where == "loop":
-            return await definition.run_here(context, data)
+            return definition.run_here(context, data)
         if definition.where == "thread":
-            return await self.threads.run(definition, context, data)
-        return await self._children[definition.kind].run(context, data)
+            return self.threads.run(definition, context, data)
+        return self._children[definition.kind].run(context, data)
+
+    async def _unknown(self, context: Context) -> Outcome:
+        known = ", ".join(self._definitions) or "none"
+        return Failed(f"this process has no handler for tasks of the kind {context.kind!r}; it has {known}")
 
     def began(self) -> None:
         """Counts an attempt."""
-        self._running += 1
-        self._idle.clear()
+        self.running += 1
 
     def ended(self) -> None:
-        """Counts the end of an attempt, when its result was written."""
-        self._running -= 1
-        if self._running == 0:
+        """Counts the end of an attempt."""
+        self.running -= 1
+        if self.draining and self.running == 0:
             self._idle.set()
 
     async def idle(self) -> None:
-        """Waits until no attempt runs."""
-        await self._idle.wait()
-
-    @property
-    def running(self) -> int:
-        """The number of attempts that run."""
-        return self._running
+        """Waits, while the process is stopping, until no attempt runs."""
+        if self.running:
+            await self._idle.wait()
 
     async def unhealthy(self) -> str:
         """Returns why the process can't run tasks now; nothing if it can."""
@@ -107,6 +103,15 @@ class Runner:
         for children in self._children.values():
             children.close()
         self.threads.close()
+
+
+async def _within(limit: asyncio.Semaphore, running: Coroutine[Any, Any, Outcome]) -> Outcome:
+    try:
+        async with limit:
+            return await running
+    finally:
+        # If it was stopped before it began.
+        running.close()
 
 
 def _at_once(definition: Definition) -> int | None:

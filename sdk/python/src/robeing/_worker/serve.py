@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from grpc import aio
 
 from robeing._worker import addresses
-from robeing._worker.session import Session, is_gone
+from robeing._worker.session import Session, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -117,7 +117,7 @@ class Server:
                 await session.attach()
                 why = "the agent ended the session"
             except aio.AioRpcError as error:
-                why = "no agent answers" if is_gone(error) and not session.was_welcome else str(error.details())
+                why = "the agent is gone" if session.was_welcome else said(error)
             finally:
                 self._open.discard(session)
             if session.was_welcome:

@@ -15,7 +15,6 @@ import asyncio
 import logging
 import time
 from collections import deque
-from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
@@ -64,6 +63,18 @@ _Key = tuple[str, int]
 _Stream = aio.StreamStreamCall[wire.FromProcess, wire.ToProcess]
 
 
+class _Attempt:
+    """An attempt that runs."""
+
+    __slots__ = ("context", "has_begun", "key", "task")
+
+    def __init__(self, key: _Key, context: Context) -> None:
+        self.key = key
+        self.context = context
+        self.has_begun = False
+        self.task: asyncio.Task[None]
+
+
 class Session:
     """A session with the agent at an address."""
 
@@ -73,7 +84,7 @@ class Session:
         self._name = name.encode()[:MAX_NAME_BYTES].decode("utf-8", "ignore")
         self._fleet = fleet
         self._loop = asyncio.get_running_loop()
-        self._running: dict[_Key, tuple[Context, asyncio.Task[Outcome]]] = {}
+        self._running: dict[_Key, _Attempt] = {}
         self._unsent: deque[wire.FromProcess] = deque()
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
@@ -150,35 +161,49 @@ class Session:
         key = (task.task_id, task.attempt)
         if key in self._running:
             return
-        limits = [limit for limit in (task.deadline_in_ms, task.time_limit_ms) if limit]
-        context = Context(
-            task.task_id,
-            task.attempt,
-            task.kind,
-            ends=time.monotonic() + min(limits) / 1_000 if limits else None,
-            fleet=self._fleet,
-        )
-        attempt = self._loop.create_task(self._runner.run(context, task.input))
-        self._running[key] = (context, attempt)
+        within = task.deadline_in_ms or task.time_limit_ms
+        ends = None
+        if within:
+            ends = time.monotonic() + min(within, task.time_limit_ms or within) / 1_000
+        context = Context(task.task_id, task.attempt, task.kind, ends=ends, fleet=self._fleet)
+        attempt = _Attempt(key, context)
+        self._running[key] = attempt
         self._runner.began()
-        # Not in the coroutine: one that is cancelled before it has begun runs nothing of it.
-        attempt.add_done_callback(partial(self._ended, key))
+        attempt.task = self._loop.create_task(self._run(attempt, task.input))
+
+    async def _run(self, attempt: _Attempt, data: bytes) -> None:
+        attempt.has_begun = True
+        outcome: Outcome = Stopped()
+        try:
+            outcome = await self._runner.run(attempt.context, data)
+        except asyncio.CancelledError:
+            # It was stopped while it waited to be run.
+            pass
+        except Exception as error:
+            log.exception("an attempt could not be run")
+            outcome = Failed(f"the process could not run it: {type(error).__qualname__}: {error}")
+        finally:
+            self._ended(attempt, outcome)
 
     def _stop(self, stop: wire.Stop) -> None:
-        found = self._running.get((stop.task_id, stop.attempt))
-        if found is not None:
-            context, attempt = found
-            context._stop()
-            attempt.cancel()
+        attempt = self._running.get((stop.task_id, stop.attempt))
+        if attempt is not None:
+            self._end(attempt)
 
-    def _ended(self, key: _Key, attempt: asyncio.Task[Outcome]) -> None:
-        del self._running[key]
-        self._send(wire.FromProcess(result=self._result(key, attempt)))
+    def _end(self, attempt: _Attempt) -> None:
+        attempt.context._stop()
+        attempt.task.cancel()
+        if not attempt.has_begun:
+            # Nothing of it will run.
+            self._ended(attempt, Stopped())
+
+    def _ended(self, attempt: _Attempt, outcome: Outcome) -> None:
+        del self._running[attempt.key]
+        self._send(wire.FromProcess(result=self._result(attempt.key, outcome)))
         self._runner.ended()
 
-    def _result(self, key: _Key, attempt: asyncio.Task[Outcome]) -> wire.TaskResult:
+    def _result(self, key: _Key, outcome: Outcome) -> wire.TaskResult:
         task_id, number = key
-        outcome = _outcome(attempt)
         if isinstance(outcome, bytes):
             if len(outcome) <= self._max_output:
                 return wire.TaskResult(task_id=task_id, attempt=number, output=outcome)
@@ -202,10 +227,9 @@ class Session:
         self._send(wire.FromProcess(health=wire.Health(seq=seq, unhealthy=unhealthy)))
 
     async def _stop_all(self) -> None:
-        attempts = [attempt for _, attempt in self._running.values()]
-        for context, attempt in self._running.values():
-            context._stop()
-            attempt.cancel()
+        for attempt in list(self._running.values()):
+            self._end(attempt)
+        attempts = [attempt.task for attempt in self._running.values()]
         for check in self._checks:
             check.cancel()
         if attempts:
@@ -214,16 +238,6 @@ class Session:
                 log.warning("%d handlers go on, though the fleet runs their tasks elsewhere", len(going_on))
 
 
-def _outcome(attempt: asyncio.Task[Outcome]) -> Outcome:
-    if attempt.cancelled():
-        return Stopped()
-    error = attempt.exception()
-    if error is not None:
-        log.error("an attempt could not be run", exc_info=error)
-        return Failed(f"the process could not run it: {type(error).__qualname__}: {error}")
-    return attempt.result()
-
-
-def is_gone(error: aio.AioRpcError) -> bool:
-    """Returns whether an error only says that the agent is not there."""
-    return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+def said(error: aio.AioRpcError) -> str:
+    """Returns why an agent could not be attached to."""
+    return "no agent answers" if error.code() is grpc.StatusCode.UNAVAILABLE else error.details() or error.code().name
