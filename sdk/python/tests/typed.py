@@ -50,5 +50,5 @@ async def use() -> None:
         async for result in fleet.map(add, ([n] for n in range(9))):
             assert_type(result, Result[int])
             assert_type(result.value, int)
-        await fleet.run(add, ["a"])  # type: ignore[list-item]
+        await fleet.run(add, ["a"])  # type: ignore[arg-type]
         await fleet.run(add, [1], prio=9)  # type: ignore[call-overload]

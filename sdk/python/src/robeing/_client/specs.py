@@ -18,8 +18,7 @@ from robeing.v1 import types_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from typing_extensions import Concatenate
+    from typing import Concatenate
 
     # A kind, or a handler whose input is not the value of its only parameter: its types say nothing of a submission.
     Loose = str | Callable[[], Any] | Callable[Concatenate[Any, Any, ...], Any]
