@@ -137,7 +137,10 @@ fn hint(error: &ClientError) -> &'static str {
             "; give --trust with --certificate and --private-key (`robeing client create` makes them) or with \
              --token-file, or --ca with the directory of the fleet's authority"
         }
-        ClientError::Refused { code: Code::PermissionDenied, .. } => {
+        // What is not refused for want of a right says itself what to do.
+        ClientError::Refused { code: Code::PermissionDenied, message }
+            if message.contains(" may not call ") || message.contains(" have the right ") =>
+        {
             "; an administrator of the fleet can give you the right, or use other credentials"
         }
         ClientError::BadEndpoint { .. }
@@ -231,12 +234,17 @@ mod tests {
             (
                 refused(Code::Unauthenticated, "who are you"),
                 Exit::Refused,
-                "the fleet refused (Unauthenticated): who are you; give --trust with --certificate",
+                "the fleet refused (UNAUTHENTICATED): who are you; give --trust with --certificate",
             ),
             (
                 refused(Code::PermissionDenied, "client/ada may not call this"),
                 Exit::Refused,
                 "client/ada may not call this; an administrator of the fleet can give you the right",
+            ),
+            (
+                refused(Code::PermissionDenied, "client:ada is no member of the ballot"),
+                Exit::Refused,
+                "the fleet refused (PERMISSION_DENIED): client:ada is no member of the ballot",
             ),
             (
                 ClientError::Untrusted { endpoint: endpoint.clone(), problem },
@@ -257,6 +265,8 @@ mod tests {
             let error = CliError::from(error);
             assert_eq!(error.exit(), exit, "{error}");
             assert!(error.to_string().contains(sentence), "{error}");
+            let is_told_of_rights = error.to_string().contains("give you the right");
+            assert_eq!(is_told_of_rights, sentence.contains("give you the right"), "{error}");
         }
     }
 }

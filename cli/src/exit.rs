@@ -6,8 +6,8 @@
 pub enum Exit {
     /// The command did everything that was requested.
     Success = 0,
-    /// A task that was waited for did not succeed, a message was not accepted, a question was not replied to, or a ballot
-    /// was not approved.
+    /// A task that was waited for did not succeed (or its result expired), a message was not accepted, a question was not
+    /// replied to, a ballot was not approved, a lease has ended, a group can't decide, or a file is not right.
     TaskFailed = 1,
     /// The command line or an input file is invalid.
     Usage = 2,
@@ -45,25 +45,18 @@ impl Exit {
         self as u8
     }
 
-    /// Returns the description for the help text.
+    /// Returns the description for the help text, which is one line of it.
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Success => "everything asked for was done",
-            Self::TaskFailed => {
-                "a task that was waited for failed, was cancelled or dead-lettered, or its result expired; a message was \
-                 not accepted, or `robeing ask` got no reply; a ballot was not approved, or its file is not right"
-            }
+            Self::TaskFailed => "a task, message, question, ballot, group or checked file did not succeed",
             Self::Usage => "the command line, a manifest or an input file is wrong or can't be read",
             Self::Refused => "the fleet or Kubernetes refused, or an input is over a limit",
-            Self::NotFound => {
-                "no such task or message (malformed ids included), agent, ballot or team, or no such fleet"
-            }
+            Self::NotFound => "no such fleet, agent, task, message or other id (malformed ids included)",
             Self::Unreachable => "no coordinator answers, or the fleet has no leader",
             Self::TimedOut => "what was waited for did not happen in the time given",
-            Self::Local => "something on this machine failed: a data directory, a port, a process, a kubeconfig",
-            Self::Interrupted => {
-                "ended by Ctrl-C; for robeing dev, by a second one (the first one stops it gracefully: 0)"
-            }
+            Self::Local => "failed on this machine: a data directory, a port, a process, a kubeconfig",
+            Self::Interrupted => "ended by Ctrl-C (the first one stops robeing dev gracefully: 0)",
         }
     }
 
@@ -80,6 +73,18 @@ impl Exit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The width of a narrow terminal, columns.
+    const NARROW: usize = 80;
+
+    #[test]
+    fn each_code_is_one_line_of_the_help() {
+        let table = Exit::table();
+        assert_eq!(table.lines().count(), 1 + Exit::ALL.len());
+        for line in table.lines() {
+            assert!(line.chars().count() <= NARROW, "it is wrapped: {line}");
+        }
+    }
 
     #[test]
     fn every_code_is_documented_once() {

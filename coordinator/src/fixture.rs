@@ -24,6 +24,7 @@ pub fn join(name: &str, slots: u32) -> AgentJoin {
         pid: 1,
         version: String::new(),
         sealing_key: None,
+        contributed: None,
     }
 }
 

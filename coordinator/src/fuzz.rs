@@ -20,6 +20,7 @@ use robeing_proto::{
     v1::{SendMessageRequest, TaskSpec},
 };
 use robeing_settings::Enrolment;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use crate::{
@@ -36,6 +37,7 @@ use crate::{
         opening::join,
         reconcile::{self, MAX_HELD},
     },
+    logs::kept::{KeptLogs, MAX_LINE_BYTES, MAX_LINES, MAX_PROGRESS_TEXT},
     mail::{address::Address, draft::Draft},
 };
 
@@ -84,6 +86,7 @@ fn applied(command: Command) -> Reply {
         pid: 1,
         version: "0.1.0".to_owned(),
         sealing_key: None,
+        contributed: None,
     };
     let newest = Command::Control(ControlCommand::RaiseVersion(known_version()));
     for command in [newest, Command::Agent(AgentCommand::Joined(agent))] {
@@ -153,7 +156,8 @@ pub fn submission(bytes: &[u8]) {
     }
 }
 
-/// A message of an agent in its session: its Hello becomes a member, and its completions results.
+/// A message of an agent in its session: its Hello becomes a member, its completions results, and of its lines no more is
+/// kept than may be.
 pub fn session(bytes: &[u8]) {
     let Ok(AgentMessage { message: Some(message) }) = AgentMessage::decode(bytes) else { return };
     match message {
@@ -180,6 +184,17 @@ pub fn session(bytes: &[u8]) {
                     Ok(result) => drop(applied(Command::Task(TaskCommand::Complete(result)))),
                     Err(refused) => check_sentence(refused),
                 }
+            }
+        }
+        agent_message::Message::AttemptLog(log) => {
+            let Ok(task) = convert::task_id(&log.task_id) else { return };
+            let (logs, key) = (KeptLogs::default(), (task, log.attempt));
+            assert!(logs.follow(key, AgentId(1), Instant::now()).is_some(), "nobody else follows anything");
+            logs.received(AgentId(1), log);
+            let kept = logs.read(key, 0, 0, usize::MAX);
+            assert!(kept.lines.len() <= MAX_LINES && kept.lines.iter().all(|line| line.text.len() <= MAX_LINE_BYTES));
+            if let Some((progress, _)) = kept.progress {
+                assert!((0.0..=1.0).contains(&progress.fraction) && progress.text.len() <= MAX_PROGRESS_TEXT);
             }
         }
         _ => {}

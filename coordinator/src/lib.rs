@@ -23,6 +23,7 @@ pub mod fuzz;
 mod identity;
 mod leader;
 mod lifetime;
+mod logs;
 mod mail;
 mod member;
 mod members;

@@ -25,6 +25,7 @@ fn join(n: u32, slots: u32) -> Command {
         pid: 1,
         version: "1".to_owned(),
         sealing_key: None,
+        contributed: None,
     }))
 }
 

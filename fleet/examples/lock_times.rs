@@ -103,6 +103,7 @@ fn join(name: String, slots: u32) -> Command {
         pid: 1,
         version: "1".to_owned(),
         sealing_key: None,
+        contributed: None,
     }))
 }
 

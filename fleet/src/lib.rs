@@ -34,6 +34,7 @@ mod tasks;
 mod teams;
 mod timers;
 mod version;
+mod words;
 
 pub use agents::{
     Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord,
@@ -84,8 +85,10 @@ pub use tasks::{
     Attempt, AttemptEnd, Task, TaskState,
     approvals::Approval,
     command::{Completion, Failure, FailureKind, Outcome, RetryPolicy, SubmitTask, TaskCommand},
+    comparisons::Comparison,
     members::Compared,
     query::{Counts, TaskFilter, TaskPage},
+    running::{Remains, TaskRun},
     verification::{Answer, Verification, Verify},
     waiting::Waiting,
 };

@@ -30,6 +30,8 @@ const _: () = assert!(MAX_VERIFYING_AGENTS as usize <= MAX_KEPT_ATTEMPTS);
 /// queued, and each free slot of an agent that has had its turn at all of them costs a look at each: that is what this
 /// bounds.
 pub const MAX_VERIFIED_TASKS: u32 = 100;
+/// Largest output that tasks compare with others, bytes: two of them are an input of at most [`MAX_INPUT_BYTES`].
+pub const MAX_COMPARED_BYTES: usize = MAX_INPUT_BYTES / 2 - 16;
 /// Longest JSON pointer to what is compared of outputs, bytes.
 pub const MAX_POINTER_BYTES: usize = 256;
 /// Longest duration a task or the configuration may name, ms: 366 days.
@@ -271,6 +273,9 @@ pub const MAX_CANDIDATES: usize = 2_048;
 /// Most different needs of unfinished tasks that need resources: amounts, queue, kind or specialization, role and team. Each
 /// free slot of an agent costs a look at each of them.
 pub const MAX_TASK_SHAPES: usize = 1_000;
+/// How long after the newest agent has joined others are expected to join, ms of fleet time: ten seconds. Meanwhile a task
+/// waits that needs more than any agent contributes.
+pub const JOINING_MS: u64 = 10 * 1000;
 /// Most allocations, including the ended ones that are kept. Beyond it, the ones that ended first are dropped.
 pub const MAX_ALLOCATIONS: usize = 20_000;
 /// Most allocations that are granted or waited for.
@@ -315,8 +320,8 @@ pub const MAX_POLICIES_BYTES: usize = 512 * 1024;
 /// Most bytes of a policy in a snapshot besides what counts against [`MAX_POLICIES_BYTES`].
 pub const MAX_POLICY_OVERHEAD: u64 = 64;
 /// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots, teams, the resource pool and policies in a
-/// snapshot, and of the members of tasks with results to be verified. They have fixed limits, so this is part of
-/// [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
+/// snapshot, and of the members and comparisons of tasks with results to be verified. They have fixed limits, so this is
+/// part of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
 pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
     + MAX_BARS as u64 * MAX_BAR_OVERHEAD
@@ -334,4 +339,4 @@ pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_SET_QUEUES as u64 * MAX_QUEUE_OVERHEAD
     + MAX_POLICIES_BYTES as u64
     + MAX_POLICIES as u64 * MAX_POLICY_OVERHEAD
-    + (MAX_VERIFIED_TASKS * MAX_VERIFYING_AGENTS) as u64 * MAX_TASK_OVERHEAD;
+    + (MAX_VERIFIED_TASKS * (MAX_VERIFYING_AGENTS + 1)) as u64 * MAX_TASK_OVERHEAD;

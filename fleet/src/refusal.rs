@@ -107,7 +107,7 @@ pub enum Refusal {
     /// The command needs a feature that is not in force.
     #[error(
         "the feature {feature} needs fleet version {since}, and this fleet is at {current}: it comes into force once every \
-         coordinator runs a version that has it"
+         coordinator runs, in a version that has it, which takes a fleet that has just started a few seconds"
     )]
     #[bilrost(tag(20), message)]
     NotInForce {
@@ -238,7 +238,7 @@ pub enum Refusal {
         by: String,
     },
     /// The ballot does not exist.
-    #[error("no ballot {ballot}: it was never opened, or is forgotten")]
+    #[error("no ballot {ballot}: it was never opened, or is forgotten; `robeing vote list` lists those there are")]
     #[bilrost(tag(22), message)]
     UnknownBallot {
         /// The requested id.
@@ -254,7 +254,10 @@ pub enum Refusal {
         ballot: BallotId,
     },
     /// Whoever votes is not in the ballot's electorate.
-    #[error("{member} is not in the electorate of ballot {ballot}, and only its members can vote")]
+    #[error(
+        "{member} is not in the electorate of ballot {ballot}, and only its members can vote: `robeing vote show {ballot}` \
+         lists them"
+    )]
     #[bilrost(tag(24), message)]
     NotElector {
         /// The ballot.
@@ -265,7 +268,9 @@ pub enum Refusal {
         member: String,
     },
     /// The member has cast another vote.
-    #[error("{member} has cast another vote in ballot {ballot}, and the first one counts; see the ballot")]
+    #[error(
+        "{member} has cast another vote in ballot {ballot}, and the first one counts: see `robeing vote show {ballot}`"
+    )]
     #[bilrost(tag(25), message)]
     AlreadyVoted {
         /// The ballot.
@@ -276,7 +281,7 @@ pub enum Refusal {
         member: String,
     },
     /// The ballot has an outcome, or its deadline has passed.
-    #[error("ballot {ballot} is closed and takes no votes; see the ballot for its outcome")]
+    #[error("ballot {ballot} is closed and takes no votes: `robeing vote show {ballot}` shows its outcome")]
     #[bilrost(tag(26), message)]
     BallotClosed {
         /// The ballot.
@@ -284,7 +289,7 @@ pub enum Refusal {
         ballot: BallotId,
     },
     /// The team does not exist.
-    #[error("no team {team}: it was never formed, or is forgotten")]
+    #[error("no team {team}: it was never formed, or is forgotten; `robeing team list --all` lists those there are")]
     #[bilrost(tag(27), message)]
     UnknownTeam {
         /// The requested id.
@@ -309,8 +314,9 @@ pub enum Refusal {
     },
     /// There are not enough agents that fit and are in no team.
     #[error(
-        "a team of {wanted} needs {wanted} live agents that fit and are in no other team, and there are {free}; form a \
-         smaller one, allow fewer members, or disband another team"
+        "a team of {wanted} needs as many live agents that fit and are in no other team, and {}; form a smaller one, allow \
+         fewer members, or disband another team",
+        there(*.free)
     )]
     #[bilrost(tag(30), message)]
     TooFewAgents {
@@ -322,7 +328,10 @@ pub enum Refusal {
         free: u32,
     },
     /// The leader in whose name this was to be done is one no longer.
-    #[error("team {team} is in term {current} and has another leader than in term {term}; see the team for its leader")]
+    #[error(
+        "team {team} is in term {current} and has another leader than in term {term}: `robeing team show {team}` shows its \
+         leader"
+    )]
     #[bilrost(tag(31), message)]
     StaleTerm {
         /// The team.
@@ -336,10 +345,7 @@ pub enum Refusal {
         current: u64,
     },
     /// What is asked for is not free.
-    #[error(
-        "Insufficient resources: {}; ask for less, ask to wait, or let agents contribute more",
-        in_words(.short, *.others_wait)
-    )]
+    #[error("Insufficient resources: {}", in_words(.short, *.others_wait, *.contributed))]
     #[bilrost(tag(32), message)]
     InsufficientResources {
         /// The resources that are short; none if something else is in the way.
@@ -348,9 +354,15 @@ pub enum Refusal {
         /// Requests wait.
         #[bilrost(2)]
         others_wait: bool,
+        /// It is a task's, and short is what agents contribute, free or not: none could ever run it.
+        #[bilrost(3)]
+        contributed: bool,
     },
     /// The allocation does not exist.
-    #[error("no allocation {allocation}: it was never asked for, or is forgotten")]
+    #[error(
+        "no allocation {allocation}: it was never asked for, or is forgotten; `robeing resources list --allocations --all` \
+         lists those there are"
+    )]
     #[bilrost(tag(33), message)]
     UnknownAllocation {
         /// The requested id.
@@ -423,4 +435,13 @@ pub enum Refusal {
         #[bilrost(1)]
         ballot: BallotId,
     },
+}
+
+/// Says how many agents there are.
+fn there(free: u32) -> String {
+    match free {
+        0 => "there is none".to_owned(),
+        1 => "there is one".to_owned(),
+        _ => format!("there are {free}"),
+    }
 }

@@ -89,12 +89,22 @@ mistakes! {
     UnapprovedRuns = "unapproved-runs",
     /// A result is accepted that one agent fewer gave than must agree.
     LieAccepted = "lie-accepted",
+    /// Outputs that a comparison has found to be different count as equal.
+    DifferentIsEqual = "different-is-equal",
     /// The leader of a team is replaced under the same term.
     TermStays = "term-stays",
     /// What is granted of an agent's contribution can be granted again.
     AllocationOver = "allocation-over",
     /// A renewal of a lease is acknowledged and forgotten.
     RenewalForgotten = "renewal-forgotten",
+    /// A lease counts from the request instead of from its grant.
+    LeaseFromRequest = "lease-from-request",
+    /// The quota of a queue is ignored.
+    QuotaIgnored = "quota-ignored",
+    /// What an attempt had of an agent's resources is not free once it has ended.
+    NeedsNotFreed = "needs-not-freed",
+    /// A task that is addressed to a team is given to the best agent, whether that is a member or not.
+    OutsiderRuns = "outsider-runs",
     /// Some successes of agents are not counted, different ones on each coordinator.
     ApplyByChance = "apply-by-chance",
 }

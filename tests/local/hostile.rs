@@ -185,8 +185,11 @@ async fn what_asks_for_much_more_than_it_brings_is_refused_and_takes_no_memory()
 
     // A reason that would be kept with each of a thousand tasks.
     let ids: Vec<String> = (0..1_000).map(|_| robeing_client::new_task_id()).collect();
-    let cancel =
-        |ids: &[String], reason: usize| v1::CancelTasksRequest { ids: ids.to_vec(), reason: "r".repeat(reason) };
+    let cancel = |ids: &[String], reason: usize| v1::CancelTasksRequest {
+        ids: ids.to_vec(),
+        reason: "r".repeat(reason),
+        wait: None,
+    };
     assert_refused(client.cancel_tasks(cancel(&ids, 4 * MIB)).await, Code::InvalidArgument, "reason");
     assert_refused(client.cancel_tasks(cancel(&ids, 1025)).await, Code::InvalidArgument, "1024 at most");
     let same = vec![ids[0].clone(); 1_000];

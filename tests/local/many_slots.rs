@@ -113,7 +113,7 @@ async fn a_leader_that_dies_takes_nothing_from_agents_that_run_thousands_of_task
     fleet.leader_other_than(&old).await;
     // A stop reaches an agent over its session with the new leader.
     let cancelled: Vec<String> = ids.iter().step_by(all / 16).cloned().collect();
-    let cancel = CancelTasksRequest { ids: cancelled.clone(), reason: "a test".into() };
+    let cancel = CancelTasksRequest { ids: cancelled.clone(), reason: "a test".into(), wait: None };
     fleet.client().cancel_tasks(cancel).await.expect("a leader cancels");
     let stops = || seen.stops.load(Ordering::SeqCst);
     eventually("cancelled tasks are stopped", async || check(stops() == cancelled.len(), (), stops())).await;

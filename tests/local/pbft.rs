@@ -117,6 +117,40 @@ async fn a_group_decides_while_its_members_are_killed_and_stopped_in_turn_and_fo
     does_not_come_back(&mut fleet, &person).await;
 }
 
+#[tokio::test]
+async fn a_proposal_gets_past_a_frozen_member_and_the_status_says_who_does_not_answer() {
+    // The coordinators don't notice so soon that a member is frozen, and pass on what it is asked.
+    let pool = PoolSpec::new("council", 4);
+    let mut fleet = Fleet::start(FleetSpec::new(3).pool(pool).session_timeout("20s").with_tls()).await;
+    let person = Person::of(&fleet);
+    person.succeeds(&["pbft", "form", "council", "--members", MEMBERS]).await;
+    person.succeeds(&["pbft", "propose", "council", "first"]).await;
+    let all = person.run(&["pbft", "status", "council"]).await;
+    assert!(all.success().contains("Can decide:   yes, 4 of 4 members running and 3 needed\n"), "{all:?}");
+
+    // The one that is asked first, and the primary of the first view.
+    fleet.freeze("council-0");
+    let proposed = person.run(&["pbft", "propose", "council", "second"]).await;
+    proposed.success();
+    assert!(proposed.stderr.contains("no answer of council-0 within 2 s"), "{proposed:?}");
+    let log = person.run(&["pbft", "log", "council", "-o", "json"]).await.json();
+    let decisions = log.as_array().expect("a list").iter();
+    let texts: Vec<&serde_json::Value> = decisions.map(|decision| &decision["proposals"][0]["text"]).collect();
+    assert!(texts.iter().any(|text| **text == "second"), "{log}");
+    let status = person.run(&["pbft", "status", "council", "-o", "json"]).await.json();
+    let states: Vec<&serde_json::Value> = (0..4).map(|number| &status["members"][number]["state"]).collect();
+    assert_eq!((states[0].as_str(), states[1].as_str() == Some("silent")), (Some("silent"), false), "{status}");
+
+    fleet.freeze("council-1");
+    let few = person.run(&["pbft", "status", "council"]).await;
+    assert_eq!(few.code, Some(1), "{few:?}");
+    assert!(few.stdout.contains("Can decide:   no, 2 of 4 members running and 3 needed\n"), "{few:?}");
+    for member in ["council-0", "council-1"] {
+        fleet.thaw(member);
+    }
+    person.succeeds(&["pbft", "propose", "council", "third"]).await;
+}
+
 /// The file of decisions is right, until something in it is changed.
 async fn is_verified(person: &Person) {
     for number in 0..4 {
@@ -125,6 +159,8 @@ async fn is_verified(person: &Person) {
         assert!(verified.success().contains("decisions, all proved"), "{verified:?}");
         assert!(verified.success().contains("client:cli"), "{verified:?}");
     }
+    let document = person.run(&["pbft", "verify", "council-0.json", "-o", "json"]).await.json();
+    assert_eq!((&document["missing"], &document["decisions"][0]["decision"]), (&0.into(), &1.into()), "{document}");
     let alone = person.terminal.run(&["pbft", "verify", "council-0.json"]).await;
     assert!(alone.success().contains("to be compared with the fleet's: sha256:"), "{alone:?}");
     let text = fs::read_to_string(person.terminal.dir().join("council-0.json")).expect("it was written");
@@ -198,6 +234,10 @@ async fn is_verified_as_a_file(person: &Person, id: &str) {
     }
     let alone = person.terminal.run(&["vote", "verify", "ballot.json"]).await;
     assert!(alone.success().contains("to be compared with the fleet's: sha256:"), "{alone:?}");
+    let document = person.run(&["vote", "show", id, "--group", "council", "-o", "json"]).await.json();
+    assert_eq!((document["id"].as_str(), document["outcome"].as_str()), (Some(id), Some("approved")), "{document}");
+    let checked = person.run(&["vote", "verify", "ballot.json", "-o", "json"]).await.json();
+    assert_eq!((&checked["votes"], &checked["option"]), (&document["votes"], &serde_json::json!(2)), "{checked}");
     let text = fs::read_to_string(person.terminal.dir().join("ballot.json")).expect("it was written");
     let mut file: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
     let attestations = file["attestations"].as_array_mut().expect("a list");

@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use robeing_proto::v1::Consistency;
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     terminal::{Ended, Terminal},
@@ -58,6 +59,31 @@ async fn what_agents_contribute_is_granted_released_and_free_when_an_agent_is_ki
     person.run(&["resources", "release", &id]).await.success();
     let left = person.run(&["resources", "list", "--allocations"]).await;
     assert_eq!(left.success(), "no allocations\n");
+}
+
+#[tokio::test]
+async fn a_task_that_needs_resources_is_taken_as_soon_as_the_fleet_knows_such_tasks() {
+    let pool = PoolSpec::new("work", 2).flag("contribute", "cpu=2");
+    let mut fleet = Fleet::prepare(FleetSpec::new(3).pool(pool));
+    fleet.start_all();
+    let person = Person { terminal: Terminal::default(), endpoints: fleet.endpoints().join(",") };
+    eventually("a fleet of the newest version", async || {
+        let status = fleet.client().status(Consistency::Linearizable).await.map_err(|error| error.to_string())?;
+        check(status.fleet_version > 1, (), format!("{status:?}"))
+    })
+    .await;
+    // Agents that have joined before are about to contribute, and others to join.
+    let submit = ["submit", "--kind", "sum", "--cpu", "2", "--wait"];
+    let (first, second) = tokio::join!(person.run(&submit), person.run(&submit));
+    for ended in [first, second] {
+        ended.success();
+    }
+    let large = eventually("a task that no agent can run is refused once no more are expected", async || {
+        let ended = person.run(&["submit", "--kind", "sum", "--cpu", "3", "--deadline", "1s"]).await;
+        check(ended.code != Some(0), ended.clone(), ended)
+    })
+    .await;
+    large.assert_failed(3, "Insufficient resources: cpu: 3000 millis asked of one agent, at most 2000");
 }
 
 #[tokio::test]

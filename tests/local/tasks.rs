@@ -43,7 +43,7 @@ fn assert_refused(result: &SubmitResult, code: &str, words: &str) {
 }
 
 async fn cancel(client: &FleetClient, id: &str) -> TaskState {
-    let request = CancelTasksRequest { ids: vec![id.into()], reason: "not wanted".into() };
+    let request = CancelTasksRequest { ids: vec![id.into()], reason: "not wanted".into(), wait: None };
     let answer = client.cancel_tasks(request).await.unwrap_or_else(|error| panic!("not cancelled: {error}"));
     assert_eq!(answer.results[0].refusal, None);
     answer.results[0].state()
@@ -226,7 +226,7 @@ async fn what_can_not_be_taken_is_refused_with_the_reason() {
     let request = GetTaskRequest { id: unknown.clone(), ..GetTaskRequest::default() };
     let answer = client.get_task(request).await;
     assert!(matches!(&answer, Err(ClientError::NotFound { message }) if message.contains(&unknown)), "{answer:?}");
-    let request = CancelTasksRequest { ids: vec![unknown.clone()], reason: String::new() };
+    let request = CancelTasksRequest { ids: vec![unknown.clone()], ..CancelTasksRequest::default() };
     let answer = client.cancel_tasks(request).await.expect("the call as a whole is valid");
     assert_eq!(answer.results[0].refusal.as_ref().map(|refusal| refusal.code.as_str()), Some("NOT_FOUND"));
 }

@@ -172,7 +172,7 @@ async fn every_member_has_one_vote_and_nobody_else_has_any() {
     }
     for again in ["reject", "approve"] {
         let second = person.run(&["vote", "cast", &id, again, "--reason", "a second one"]).await;
-        second.assert_failed(3, "the fleet refused (AlreadyExists)");
+        second.assert_failed(3, "the fleet refused (ALREADY_EXISTS)");
     }
     let shown = person.sees(&id, "one vote", |ballot| !votes(ballot).is_empty()).await;
     assert_eq!((votes(&shown).len(), &votes(&shown)[0]["reason"]), (1, &json!("a first one")), "{shown}");
@@ -180,9 +180,9 @@ async fn every_member_has_one_vote_and_nobody_else_has_any() {
 
     let id = person.opens(2, &["is silence golden?", "--to", "voters-0", "--deadline", "10m"]).await;
     let stranger = person.run(&["vote", "cast", &id, "approve"]).await;
-    stranger.assert_failed(3, "the fleet refused (PermissionDenied)");
+    stranger.assert_failed(3, "the fleet refused (PERMISSION_DENIED)");
     let impostor = person.run(&["vote", "cast", &id, "approve", "--member", "voters-0"]).await;
-    impostor.assert_failed(3, "the fleet refused (PermissionDenied)");
+    impostor.assert_failed(3, "the fleet refused (PERMISSION_DENIED)");
     let unknown = "00000000-0000-4000-8000-000000000099";
     assert_eq!(person.run(&["vote", "cast", unknown, "approve"]).await.code, Some(4));
     let nobody = person.run(&["vote", "open", "who?", "--to", "pool:nobodys"]).await;

@@ -176,7 +176,7 @@ async fn a_cancelled_task_is_stopped_in_its_process() {
     let ids = fleet.submit((0..2).map(|_| task(&format!("{}\n{}", gate.wait(), answer("through")))).collect()).await;
     let group = fleet.executing(&ids[0], 1).await;
     fleet.executing(&ids[1], 1).await;
-    let request = CancelTasksRequest { ids: vec![ids[0].clone()], reason: "not wanted".into() };
+    let request = CancelTasksRequest { ids: vec![ids[0].clone()], reason: "not wanted".into(), wait: None };
     fleet.client().cancel_tasks(request).await.expect("it runs");
     no_process_left(group).await;
     fleet.finished(&ids[0], TaskState::Cancelled).await;

@@ -11,7 +11,8 @@
 //!   guard or the program itself, the start is retried for a second. Then the attempt is handed back, since it never
 //!   started, and the agent leaves the fleet until it can start commands again.
 //! - When an attempt is cancelled or its time limit passes, its whole group gets SIGTERM, and after the grace period
-//!   SIGKILL. A command that exceeds the output limit, or whose future is dropped, gets SIGKILL at once.
+//!   SIGKILL. A cancelled attempt has stopped when the group is empty, or after [`STOPPED_WITHIN`]. A command that
+//!   exceeds the output limit, or whose future is dropped, gets SIGKILL at once.
 //! - The command's own process decides how the attempt ends. Processes of its group that still have the output open
 //!   when it exits, such as `tee` in `exec > >(tee log)`, have [`Limits::output_grace`], but no longer than the time
 //!   limit, to write and close it; a reader such as `cat` in a shell pipeline would wait for them, too. After a failure
@@ -40,14 +41,15 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Allowance, Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome,
+    Allowance, Attempt, AttemptLog, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome,
     cgroups::{Binding, Cgroup},
     guard::{Guard, SessionInfo},
     launcher::{Launch, Launched, Launcher, NotLaunched},
     pipes::Pipes,
     presence::{Look, Presence, TRY_AGAIN},
-    process_group::ProcessGroup,
+    process_group::{GONE_WITHIN, ProcessGroup},
     program::{self, Program},
+    stop::{Stop, Why},
     text::{lossy, needs_more, not_started_within, rfc3339, timed_out},
 };
 
@@ -60,6 +62,10 @@ pub const SESSION_GRACE: Duration = Duration::from_secs(1);
 
 /// How long stderr may stay open after a success with complete output, while processes of the group remain.
 pub const STDERR_GRACE: Duration = Duration::from_secs(1);
+
+/// How long the processes of an attempt that was cancelled may take to disappear after SIGKILL before the attempt counts
+/// as stopped nevertheless. Only one that hangs in the kernel takes so long, such as on an unreachable network disk.
+pub const STOPPED_WITHIN: Duration = Duration::from_secs(60);
 
 /// The command to run, and its limits.
 #[derive(Debug, Clone, Default)]
@@ -93,6 +99,8 @@ pub(crate) struct Work {
     pub(crate) time_limit: Option<Duration>,
     /// What its processes may use.
     pub(crate) allowance: Option<Allowance>,
+    /// Gets what it writes.
+    pub(crate) log: AttemptLog,
 }
 
 /// Runs each attempt as a process.
@@ -204,10 +212,10 @@ impl CommandExecutor {
         Ok(launch)
     }
 
-    fn pipes(&self, launched: &mut Launched, input: Bytes) -> Pipes {
+    fn pipes(&self, launched: &mut Launched, input: Bytes, log: AttemptLog) -> Pipes {
         let stdin = launched.stdin.take().map(|pipe| (pipe, input));
         let (stdout, stderr) = (launched.stdout.take(), launched.stderr.take());
-        Pipes::new(stdin, stdout, stderr, self.limits.max_output, self.limits.stderr_tail)
+        Pipes::new(stdin, stdout, stderr, &self.limits, log)
     }
 
     /// Waits for a started command and its group to end, stopping them if requested.
@@ -241,7 +249,7 @@ impl CommandExecutor {
             }
             End::Overflowed => end,
         };
-        group.finish().await;
+        group.finish(gone_within(&end)).await;
         pipes.drain();
         end
     }
@@ -301,11 +309,11 @@ impl CommandExecutor {
                 return Outcome::NotBegun;
             }
         };
-        let mut pipes = self.pipes(&mut launched, work.input);
+        let mut pipes = self.pipes(&mut launched, work.input, work.log);
         let end = self.see_through(&mut launched.group, &mut pipes, &stop).await;
         let killed_at = bound.as_ref().and_then(Cgroup::killed_at);
         if let Some(group) = bound {
-            group.end().await;
+            group.end(gone_within(&end)).await;
         }
         conclude(self.program(), &self.limits, end, pipes, killed_at)
     }
@@ -320,8 +328,8 @@ impl Executor for CommandExecutor {
             ("ROBEING_KIND", Some(attempt.kind)),
             ("ROBEING_DEADLINE", attempt.deadline.map(|deadline| rfc3339(deadline.unix_ms))),
         ];
-        let Attempt { input, time_limit, allowance, .. } = attempt;
-        self.run_with(Work { env, input, time_limit, allowance }, cancel).await
+        let Attempt { input, time_limit, allowance, log, .. } = attempt;
+        self.run_with(Work { env, input, time_limit, allowance, log }, cancel).await
     }
 
     fn lease(&self, left: Option<Duration>) {
@@ -395,49 +403,19 @@ fn look(launcher: &Arc<Launcher>, program: &Arc<Program>) -> Look {
     })
 }
 
-/// What can stop an attempt from outside.
-struct Stop {
-    cancel: CancellationToken,
-    limit: Option<(Duration, Instant)>,
-}
-
-/// What stopped an attempt.
-#[derive(Debug, Clone, Copy)]
-enum Why {
-    Cancelled,
-    TimedOut(Duration),
-}
-
-impl Stop {
-    fn new(time_limit: Option<Duration>, cancel: CancellationToken) -> Self {
-        // A limit that the clock can't represent counts as none.
-        let limit = time_limit.and_then(|limit| Some((limit, Instant::now().checked_add(limit)?)));
-        Self { cancel, limit }
-    }
-
-    async fn requested(&self) -> Why {
-        let at_limit = async {
-            match self.limit {
-                Some((limit, at)) => {
-                    sleep_until(at).await;
-                    Why::TimedOut(limit)
-                }
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => Why::Cancelled,
-            why = at_limit => why,
-        }
-    }
-}
-
 /// How a command's run ended.
 enum End {
     Exited(io::Result<ExitStatus>),
     Overflowed,
     Stopped(Why),
+}
+
+/// Returns how long the processes of a command have to disappear. Who cancels a task may want to know that they are gone.
+fn gone_within(end: &End) -> Duration {
+    match end {
+        End::Stopped(Why::Cancelled) => STOPPED_WITHIN,
+        End::Stopped(Why::TimedOut(_)) | End::Exited(_) | End::Overflowed => GONE_WITHIN,
+    }
 }
 
 /// Converts the end of a command and its output into an outcome. `killed_at` is the limit of memory at which processes

@@ -12,6 +12,7 @@ use robeing_target::TargetError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub mod attempt_log;
 pub mod cgroups;
 pub mod command;
 pub mod echo;
@@ -26,8 +27,10 @@ mod presence;
 mod process_group;
 mod program;
 mod start;
+mod stop;
 mod text;
 
+pub use attempt_log::{AttemptLog, LogStream};
 pub use cgroups::Allowance;
 pub use command::{CommandConfig, CommandExecutor, PERMANENT_FAILURE_EXIT_CODE, SESSION_GRACE};
 pub use echo::EchoExecutor;
@@ -136,6 +139,8 @@ pub struct Attempt {
     pub time_limit: Option<Duration>,
     /// What the attempt was granted of the fleet's resource pool, to which an executor of processes binds them.
     pub allowance: Option<Allowance>,
+    /// Gets what the attempt says while it runs, for those who follow it.
+    pub log: AttemptLog,
 }
 
 /// The deadline of a task, as known when an attempt starts.

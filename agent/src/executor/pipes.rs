@@ -16,6 +16,8 @@ use tokio::{
     process::{ChildStderr, ChildStdin, ChildStdout},
 };
 
+use super::{AttemptLog, Limits, LogStream};
+
 /// Bytes read from a pipe at a time.
 const CHUNK: usize = 16 << 10;
 
@@ -26,6 +28,7 @@ pub(super) struct Pipes {
     stderr: Option<ChildStderr>,
     output: Output,
     tail: Tail,
+    log: AttemptLog,
 }
 
 impl Pipes {
@@ -33,10 +36,10 @@ impl Pipes {
         stdin: Option<(ChildStdin, Bytes)>,
         stdout: Option<ChildStdout>,
         stderr: Option<ChildStderr>,
-        max_output: usize,
-        stderr_tail: usize,
+        limits: &Limits,
+        log: AttemptLog,
     ) -> Self {
-        Self { stdin, stdout, stderr, output: Output::new(max_output), tail: Tail::new(stderr_tail) }
+        Self { stdin, stdout, stderr, output: Output::new(limits.max_output), tail: Tail::new(limits.stderr_tail), log }
     }
 
     /// Moves data for as long as it is polled. Completes only when the output exceeds its limit. Cancel-safe.
@@ -77,6 +80,7 @@ impl Pipes {
         let stdout = self.stdout.take().filter(|_| !self.output.discarding);
         if let Some(stdout) = stdout {
             drain_now(&stdout, |bytes| {
+                self.log.write(LogStream::Stdout, bytes);
                 self.output.push(bytes);
                 !self.output.overflowed()
             });
@@ -85,6 +89,7 @@ impl Pipes {
             // A process outside the group that writes faster than this loop reads must not keep it running forever.
             let mut left = self.tail.limit.saturating_add(MAX_PIPE);
             drain_now(&stderr, |bytes| {
+                self.log.write(LogStream::Stderr, bytes);
                 self.tail.push(bytes);
                 left = left.saturating_sub(bytes.len());
                 left > 0
@@ -109,12 +114,20 @@ impl Pipes {
             self.stdin = None;
         }
         if let Some(pipe) = &mut self.stdout
-            && poll_read_all(pipe, cx, |bytes| self.output.push(bytes)).is_ready()
+            && poll_read_all(pipe, cx, |bytes| {
+                self.log.write(LogStream::Stdout, bytes);
+                self.output.push(bytes);
+            })
+            .is_ready()
         {
             self.stdout = None;
         }
         if let Some(pipe) = &mut self.stderr
-            && poll_read_all(pipe, cx, |bytes| self.tail.push(bytes)).is_ready()
+            && poll_read_all(pipe, cx, |bytes| {
+                self.log.write(LogStream::Stderr, bytes);
+                self.tail.push(bytes);
+            })
+            .is_ready()
         {
             self.stderr = None;
         }

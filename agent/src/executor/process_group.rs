@@ -22,7 +22,7 @@ use super::{guard::Guard, reaper};
 
 /// How long a group may take to disappear after SIGKILL. If it takes longer, a process hangs in the kernel, for example
 /// on an unreachable network disk, and no signal ends it.
-const GONE_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const GONE_WITHIN: Duration = Duration::from_secs(2);
 /// The first and the longest pause between two checks of a group that is being killed.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_micros(200), Duration::from_millis(20));
 
@@ -96,10 +96,10 @@ impl ProcessGroup {
         }
     }
 
-    /// Kills the rest of the group and waits, for a bounded time, until it is gone.
-    pub(super) async fn finish(&mut self) {
+    /// Kills the rest of the group and waits until it is gone, but no longer than `within`.
+    pub(super) async fn finish(&mut self, within: Duration) {
         if let Some(leader) = &mut self.leader {
-            bury(self.id, leader, self.is_gone, self.guard.as_deref()).await;
+            bury(self.id, leader, self.is_gone, self.guard.as_deref(), within).await;
             self.leader = None;
         }
     }
@@ -115,7 +115,7 @@ impl Drop for ProcessGroup {
         }
         let (id, is_gone, guard) = (self.id, self.is_gone, self.guard.take());
         // Ends after about GONE_WITHIN at the latest, or with the runtime, which ends only with the agent.
-        self.runtime.spawn(async move { bury(id, &mut leader, is_gone, guard.as_deref()).await });
+        self.runtime.spawn(async move { bury(id, &mut leader, is_gone, guard.as_deref(), GONE_WITHIN).await });
     }
 }
 
@@ -125,8 +125,8 @@ fn signal(group: Pid, signal: impl Into<Option<Signal>>) -> bool {
     !matches!(killpg(group, signal), Err(Errno::ESRCH))
 }
 
-async fn bury(group: Pid, leader: &mut Child, is_gone: bool, guard: Option<&Guard>) {
-    let give_up = Instant::now() + GONE_WITHIN;
+async fn bury(group: Pid, leader: &mut Child, is_gone: bool, guard: Option<&Guard>, within: Duration) {
+    let give_up = Instant::now() + within;
     if !is_gone {
         signal(group, Signal::SIGKILL);
     }
@@ -138,7 +138,7 @@ async fn bury(group: Pid, leader: &mut Child, is_gone: bool, guard: Option<&Guar
         }
     } else {
         // The group stays registered with the guard, which tries again when the agent ends.
-        tracing::warn!(%group, "a command's process group still exists {GONE_WITHIN:?} after SIGKILL");
+        tracing::warn!(%group, "a command's process group still exists {within:?} after SIGKILL");
     }
     reaper::sweep();
 }

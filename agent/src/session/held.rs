@@ -236,6 +236,11 @@ impl Held {
         batch
     }
 
+    /// Whether this attempt is held.
+    pub fn has(&self, key: &Key) -> bool {
+        self.states.contains_key(key)
+    }
+
     /// The number of attempts held.
     pub fn len(&self) -> usize {
         self.states.len()

@@ -32,6 +32,8 @@
 //! 9. **Health checks are answered, and an unhealthy agent hands its work back.** A health check waits for nothing but
 //!    the executor. When the leader counts the agent as unhealthy, all running attempts are stopped before they are
 //!    handed back. An agent whose executor has failed stops everything before it reports the failure, and exits.
+//! 10. **Who follows an attempt holds up nothing.** Lines and progress are sent only of attempts that the leader follows,
+//!    within a rate, and after everything else (see [`logs`]).
 
 mod deps;
 mod drain;
@@ -40,6 +42,7 @@ mod health;
 pub mod held;
 pub mod lease;
 mod link;
+pub mod logs;
 mod metrics;
 pub mod search;
 pub(crate) mod wire;

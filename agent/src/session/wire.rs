@@ -9,7 +9,7 @@ use robeing_proto::{
 };
 
 use super::held::Waiting;
-use crate::executor::{Allowance, Attempt, Deadline, Failure, FailureKind, Outcome};
+use crate::executor::{Allowance, Attempt, AttemptLog, Deadline, Failure, FailureKind, Outcome};
 
 /// Returns the attempt for an assignment that has waited for `waited`, on a machine whose wall clock reads `unix_ms`.
 /// `Err`: its whole time limit has passed.
@@ -36,7 +36,8 @@ pub(crate) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Resul
     let allowance =
         resources.map(|v1::ResourceAmounts { cpu_millis, memory_bytes, .. }| Allowance { cpu_millis, memory_bytes });
     let allowance = allowance.filter(|allowance| *allowance != Allowance::default());
-    Ok(Attempt { task_id, attempt, kind, input, deadline, time_limit, allowance })
+    let log = AttemptLog::default();
+    Ok(Attempt { task_id, attempt, kind, input, deadline, time_limit, allowance, log })
 }
 
 /// Converts an outcome for the coordinator.

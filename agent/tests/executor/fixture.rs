@@ -2,13 +2,23 @@
 
 use std::{
     fs,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
-use robeing_agent::executor::{Attempt, CommandConfig, CommandExecutor, Deadline, Executor, Failure, Limits, Outcome};
-use tokio::time::{Instant, sleep};
+use robeing_agent::executor::{
+    Attempt, AttemptLog, CommandConfig, CommandExecutor, Deadline, Executor, Failure, Limits, Outcome,
+    attempt_log::MAX_LOG_BYTES,
+};
+use robeing_platform::Platform;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long these tests wait for anything at most, on a busy machine.
@@ -29,7 +39,14 @@ pub fn attempt(input: impl Into<Bytes>) -> Attempt {
         deadline: None,
         time_limit: None,
         allowance: None,
+        log: AttemptLog::default(),
     }
+}
+
+/// Returns the same attempt with a log that keeps what it says, and that log.
+pub fn logged(attempt: Attempt) -> (Attempt, AttemptLog) {
+    let log = AttemptLog::new(Platform::real().clock, Arc::new(Notify::new()), MAX_LOG_BYTES);
+    (Attempt { log: log.clone(), ..attempt }, log)
 }
 
 pub fn limits() -> Limits {

@@ -8,6 +8,7 @@ mod guard;
 mod health;
 mod http;
 mod late_output;
+mod lines;
 mod orphans;
 mod python;
 mod shortage;

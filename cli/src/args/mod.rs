@@ -3,6 +3,7 @@
 mod dev;
 mod identity;
 mod line;
+mod logs;
 mod messages;
 mod pbft;
 mod reading;
@@ -21,8 +22,9 @@ pub use identity::{
     MAX_REASON_BYTES, PolicyCommand, PolicyFileArgs, ReleaseArgs, SetPoliciesArgs, ShowPoliciesArgs, TokenCommand,
 };
 pub use line::{called_as, grammar, parse};
+pub use logs::{CANCEL_WAIT, CancelArgs, LogsArgs};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
-pub use pbft::{EpochArgs, FormGroupArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs};
+pub use pbft::{EpochArgs, FormGroupArgs, GroupStatusArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs};
 pub use resources::{
     AmountArgs, FreeArgs, ListResourcesArgs, QueueSpec, QueuesArgs, RenewArgs, RequestArgs, ResourcesCommand,
     ShowAllocationArgs,
@@ -62,6 +64,8 @@ pub enum Command {
     Task(TaskArgs),
     /// Cancel tasks
     Cancel(CancelArgs),
+    /// Print the recent lines of a task, and follow it
+    Logs(LogsArgs),
     /// List the agents, with their process ids
     Agents(AgentsArgs),
     /// Show the status of the fleet: leader, coordinators, pools and tasks
@@ -329,7 +333,8 @@ pub struct TaskArgs {
     #[arg(long)]
     pub why: bool,
 
-    /// Follow the task until it has finished; exit code 1 if it did not succeed. With -o json, one line per change
+    /// Follow the task and its progress until it has finished; exit code 1 if it did not succeed. With -o json, one line
+    /// per change
     #[arg(long, conflicts_with = "why")]
     pub watch: bool,
 
@@ -340,22 +345,6 @@ pub struct TaskArgs {
     /// Selects the consistency of reads.
     #[command(flatten)]
     pub reading: Reading,
-    /// Selects the output format.
-    #[command(flatten)]
-    pub output: Output,
-}
-
-/// Arguments of `cancel`.
-#[derive(Args, Debug)]
-pub struct CancelArgs {
-    /// The tasks' ids
-    #[arg(required = true)]
-    pub ids: Vec<String>,
-
-    /// The reason, which is stored with the tasks
-    #[arg(long, default_value = "")]
-    pub reason: String,
-
     /// Selects the output format.
     #[command(flatten)]
     pub output: Output,

@@ -4,11 +4,15 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 
+use super::Output;
+
 /// The subcommands of `pbft`.
 #[derive(Debug, Subcommand)]
 pub enum PbftCommand {
     /// Form a group of agents
     Form(FormGroupArgs),
+    /// Show how the members of a group are doing, and which of them do not answer
+    Status(GroupStatusArgs),
     /// Have a group decide on other members, who follow in its next epoch
     Epoch(EpochArgs),
     /// Have a group decide something
@@ -45,6 +49,22 @@ pub struct FormGroupArgs {
     pub file: Option<PathBuf>,
 }
 
+/// Arguments of `pbft status`.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+All members are asked at once, and have 2 seconds to answer. What they say is not proved: one that lies can say \
+anything. For what was decided, see `robeing pbft log`.
+
+The exit code is 0 if enough members run so that the group can decide, and 1 if too few do.")]
+pub struct GroupStatusArgs {
+    /// The group: its name, if NAME.group.json is in the current directory, or the file with its description
+    pub group: String,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
+}
+
 /// Arguments of `pbft epoch`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
@@ -77,7 +97,11 @@ pub struct EpochArgs {
 #[command(after_long_help = "\
 The number of the decision is printed. What is proposed is signed with the key of your certificate.
 
-If a member is away, the next one is asked. A proposal is decided once.")]
+One member is asked, and others as well if it does not answer within 2 seconds. A proposal is decided once, however \
+many members are asked.
+
+The exit code is 0 if it is decided, 1 if no member can be asked, or one says that it is decided and does not prove \
+it, 3 if members refuse it, and 6 if it was not decided within a minute: it may still be.")]
 pub struct ProposeArgs {
     /// The group: its name, if NAME.group.json is in the current directory, or the file with its description
     pub group: String,
@@ -90,7 +114,7 @@ pub struct ProposeArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "text")]
     pub file: Option<PathBuf>,
 
-    /// Ask this member
+    /// Ask this member, and no other
     #[arg(long, value_name = "NAME")]
     pub via: Option<String>,
 }
@@ -117,9 +141,13 @@ pub struct LogArgs {
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
 
-    /// Ask this member
+    /// Ask this member, and no other
     #[arg(long, value_name = "NAME")]
     pub via: Option<String>,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// Arguments of `pbft verify`.
@@ -134,4 +162,8 @@ the authors are. (nobody) has signed nothing, and who is (untrusted) is certifie
 pub struct LogFileArgs {
     /// The file, as `robeing pbft log --file` or `robeing vote show --group --file` writes it
     pub file: PathBuf,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
 }

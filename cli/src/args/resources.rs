@@ -79,7 +79,8 @@ refused with \"Insufficient resources\" and which are short; with --wait it wait
 granted is yours until you release it or its lease ends: renew the lease before, with `robeing resources renew`. It is \
 also released when the task it is for is finished, and ends when an agent that gives a part of it is lost.
 
-The exit code is 0 if it is granted, 3 if it is refused, and 6 if it was not granted in time.")]
+The exit code is 0 if it is granted, 1 if it has ended before, because its holder is gone, 3 if it is refused, and 6 if \
+it was not granted in time.")]
 pub struct RequestArgs {
     /// What is asked for, or each part of it.
     #[command(flatten)]
@@ -131,6 +132,9 @@ pub struct ShowAllocationArgs {
 
 /// Arguments of `resources renew`.
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+The exit code is 3 if the lease is over or has another token, and 4 if there is no such allocation: what it granted is \
+not yours any more then.")]
 pub struct RenewArgs {
     /// The id of the allocation
     pub allocation: String,
@@ -142,6 +146,9 @@ pub struct RenewArgs {
 
 /// Arguments of `resources release`.
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+To release what has ended already is no error. The exit code is 3 if the token is another one, or you may not, and 4 if \
+there is no such allocation.")]
 pub struct FreeArgs {
     /// The id of the allocation
     pub allocation: String,

@@ -31,6 +31,9 @@ With -o json or yaml, the task of --input is one object, and the tasks of --inpu
 there is only one. The fields are those of `robeing task`; without --wait they are id and, where applicable, existing \
 (the key was already known) and refusal.
 
+The exit code is 3 if a task is refused. With --wait, it is 1 if a task failed, was cancelled or dead-lettered, or its \
+result has expired, and 6 if --wait-timeout has passed.
+
 An input can have at most 1 MiB; a file of many inputs or tasks at most 1,000,000 lines and 1 GiB.")]
 pub struct SubmitArgs {
     /// The kind of the task. Agents with a specialization of this name are preferred, but others can run it, too. To

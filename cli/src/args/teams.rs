@@ -33,7 +33,9 @@ highest score leads: 0.3 experience + 0.3 reliability + 0.2 resources + 0.2 avai
 replaced by the next best, and a leader that is lost by another member, under a new term.
 
 Submit a task to a team with `robeing submit --team ID`: only its members run it. Send a message to all members with \
-`robeing broadcast --to team:ID`.")]
+`robeing broadcast --to team:ID`.
+
+The exit code is 3 if there are too few agents, unless --partial is given and there is one.")]
 pub struct FormArgs {
     /// What the team is for, at most 1 KiB
     #[arg(long, value_name = "TEXT")]
@@ -93,6 +95,10 @@ pub struct ListTeamsArgs {
 
 /// Arguments of `team disband`.
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+Who has formed the team can disband it, its leader if it gives its term, and who has the right admin.
+
+The exit code is 3 if you may not, or the term is over, and 4 if there is no such team.")]
 pub struct DisbandArgs {
     /// The id of the team
     pub team: String,

@@ -182,6 +182,12 @@ pub struct VerifyResultArgs {
     /// Without it, all bytes are compared; with an empty one, all of the JSON
     #[arg(long, value_name = "POINTER", requires = "verify")]
     pub verify_json: Option<String>,
+
+    /// Have tasks of this kind say which outputs are equal, by agents with this specialization. Their input is a line with
+    /// the lengths of two outputs in bytes, such as "4 5", and then these; their output is true or false. Outputs with the
+    /// same bytes are equal anyway
+    #[arg(long, value_name = "KIND", requires = "verify", conflicts_with = "verify_json")]
+    pub verify_compare: Option<String>,
 }
 
 /// What a member votes.
@@ -200,7 +206,10 @@ pub enum VoteWord {
 #[command(after_long_help = "\
 You vote as whoever your credentials name: client:NAME. With a certificate, the vote is signed, so that anybody can \
 verify it; with a token, the coordinator that takes it attests that it is yours. A vote can't be changed. The same \
-vote for the same reason, cast again, counts once; another one is refused.")]
+vote for the same reason, cast again, counts once; another one is refused.
+
+The exit code is 0 if the vote is counted, 3 if it is refused, because the ballot is closed, you are no member or have \
+cast another vote, and 4 if there is no such ballot.")]
 pub struct CastArgs {
     /// The id of the ballot
     pub ballot: String,
@@ -293,6 +302,10 @@ pub struct VerifyArgs {
     /// Believe votes that are not signed, of members without certificates
     #[arg(long)]
     pub attested: bool,
+
+    /// Selects the output format.
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[cfg(test)]

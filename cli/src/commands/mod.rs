@@ -5,6 +5,7 @@ mod bars;
 pub(crate) mod clients;
 mod connect;
 pub(crate) mod credentials;
+mod logs;
 mod messages;
 pub(crate) mod pbft;
 pub(crate) mod policies;
@@ -66,6 +67,7 @@ pub async fn run(cli: Cli) -> Result<Exit, CliError> {
 fn what_is_left(command: &Command) -> &'static str {
     match command {
         Command::Task(args) if args.watch => "; the task continues",
+        Command::Logs(args) if args.follow => "; the task continues",
         Command::Cancel(_) => "; whether anything was cancelled is not known",
         Command::Send(_) | Command::Ask(_) | Command::Broadcast(_) => "; whether the message was handled is not known",
         Command::Vote(VoteCommand::Open(_)) => "; whether the ballot was opened is not known, and one that was goes on",
@@ -76,7 +78,10 @@ fn what_is_left(command: &Command) -> &'static str {
             "; whether the resources were granted is not known, and a request that waits goes on"
         }
         Command::Resources(ResourcesCommand::Release(_)) => "; whether the allocation was released is not known",
+        Command::Resources(ResourcesCommand::Renew(_)) => "; whether the lease was renewed is not known",
+        Command::Resources(ResourcesCommand::Queues(_)) => "; whether the queues were set is not known",
         Command::Pbft(PbftCommand::Form(_)) => "; some of the members may have started: run it again to be sure",
+        Command::Pbft(PbftCommand::Epoch(_)) => "; call it again: it continues from there",
         Command::Pbft(PbftCommand::Propose(_)) => "; whether the proposal is decided is not known",
         Command::Quarantine(_) | Command::Remove(_) => "; whether the agent was barred is not known",
         Command::Policies(PolicyCommand::Set(_)) => "; whether the policies were set is not known",
@@ -100,6 +105,7 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Tasks(args) => tasks::list(args, fleet).await,
         Command::Task(args) => tasks::show(args, fleet).await,
         Command::Cancel(args) => tasks::cancel(args, fleet).await,
+        Command::Logs(args) => logs::show(args, fleet).await,
         Command::Agents(args) => view::agents(args, fleet).await,
         Command::Status(args) => view::status(args, fleet).await,
         Command::Send(args) => messages::send(args, fleet).await,

@@ -1,23 +1,30 @@
 //! `robeing tasks`, `robeing task` and `robeing cancel`.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Instant,
+};
 
 use jiff::Timestamp;
 use robeing_client::{FleetClient, is_finished};
 use robeing_proto::v1::{
-    CancelResult, CancelTasksRequest, GetTaskRequest, ListTasksRequest, Refusal, Task, TaskState, WatchTasksRequest,
+    CancelResult, CancelTasksRequest, GetTaskRequest, ListTasksRequest, Refusal, Task, TaskProgress, TaskState,
+    WatchTasksRequest,
 };
 use uuid::Uuid;
 
-use super::connect::{client, consistency};
+use super::{
+    connect::{client, consistency},
+    duration,
+};
 use crate::{
     args::{CancelArgs, Connection, Format, StateFilter, TaskArgs, TasksArgs},
     error::CliError,
     exit::Exit,
     kubernetes::Access,
     render::{
-        Document, change_line, note, print_list, print_one, printable_text, state_in_sentence, state_word, table,
-        task_text, tasks_table, write_line,
+        Document, change_line, note, print_list, print_one, printable_text, progress_line, state_in_sentence,
+        state_word, table, task_text, tasks_table, write_line,
     },
 };
 
@@ -125,6 +132,7 @@ async fn watch(client: &FleetClient, mut task: Task, format: Format) -> Result<E
         from_revision: task.revision,
         ids: vec![task.id.clone()],
         include_output: true,
+        include_progress: true,
         ..Default::default()
     });
     loop {
@@ -136,6 +144,7 @@ async fn watch(client: &FleetClient, mut task: Task, format: Format) -> Result<E
         printed?;
         task = loop {
             let changes = watch.next().await?;
+            changes.progress.iter().try_for_each(|progress| print_progress(progress, format))?;
             if let Some(newest) = changes.tasks.into_iter().rfind(|changed| changed.id == task.id) {
                 break newest;
             }
@@ -156,48 +165,81 @@ fn print_change(task: &Task, format: Format) -> Result<(), CliError> {
     Ok(())
 }
 
+fn print_progress(progress: &TaskProgress, format: Format) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Table => out.write_all(progress_line(progress, Timestamp::now()).as_bytes())?,
+        Format::Json | Format::Yaml => write_line(&mut out, format, &Document::of(progress)?)?,
+    }
+    out.flush()?;
+    Ok(())
+}
+
 pub(super) async fn cancel(args: CancelArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    let wait = args.wait();
     let (ids, others): (Vec<String>, Vec<String>) = args.ids.into_iter().partition(|id| is_task_id(id));
     let mut results = Vec::new();
     if !ids.is_empty() {
         let client = client(fleet, None, Access::Use).await?;
-        for ids in ids.chunks(PAGE) {
-            let request = CancelTasksRequest { ids: ids.to_vec(), reason: args.reason.clone() };
+        let until = wait.map(|wait| Instant::now() + wait);
+        let pages = ids.chunks(PAGE);
+        // All are cancelled before any is waited for.
+        let cancels_first = wait.is_some() && pages.len() > 1;
+        for ids in pages.clone().filter(|_| cancels_first) {
+            let request = CancelTasksRequest { ids: ids.to_vec(), reason: args.reason.clone(), wait: None };
+            client.cancel_tasks(request).await?;
+        }
+        for ids in pages {
+            let wait = until.map(|until| duration(until.saturating_duration_since(Instant::now())));
+            let request = CancelTasksRequest { ids: ids.to_vec(), reason: args.reason.clone(), wait };
             results.extend(client.cancel_tasks(request).await?.results);
         }
     }
     results.extend(others.into_iter().map(|id| {
         let refusal = Some(Refusal { code: "NOT_FOUND".into(), message: no_task_id(&id) });
-        CancelResult { task_id: id, state: 0, refusal }
+        CancelResult { task_id: id, refusal, ..CancelResult::default() }
     }));
-    let printed = print_list(&mut io::stdout().lock(), args.output.output, &results, cancel_table);
-    CliError::if_read(printed, cancel_exit(&results))
+    let table = |results: &[CancelResult]| cancel_table(results, wait.is_some());
+    let printed = print_list(&mut io::stdout().lock(), args.output.output, &results, table);
+    CliError::if_read(printed, cancel_exit(&results, wait.is_some()))
 }
 
 /// Returns whether a task can have this id. Other ids are not sent, because the fleet would refuse all ids in that
 /// call.
-fn is_task_id(id: &str) -> bool {
+pub(super) fn is_task_id(id: &str) -> bool {
     Uuid::parse_str(id).is_ok()
 }
 
-fn no_task_id(id: &str) -> String {
+pub(super) fn no_task_id(id: &str) -> String {
     format!("there is no task {id:?}: a task's id is a UUID, as `robeing submit` and `robeing tasks` print it")
 }
 
-fn cancel_table(results: &[CancelResult]) -> String {
+fn cancel_table(results: &[CancelResult], waited: bool) -> String {
     table(
         ["ID", "STATE", "NOTE"],
         results.iter().map(|result| {
             let (state, note) = match (&result.refusal, result.state()) {
-                (Some(refusal), _) => (String::new(), refusal.message.clone()),
-                (None, TaskState::Cancelled) => (state_word(TaskState::Cancelled), String::new()),
+                (Some(refusal), _) => return [result.task_id.clone(), String::new(), refusal.message.clone()],
+                (None, TaskState::Cancelled) => (state_word(TaskState::Cancelled), None),
                 (None, state) => {
-                    (state_word(state), format!("had {} before; nothing was cancelled", ended_in_words(state)))
+                    let note = format!("had {} before; nothing was cancelled", ended_in_words(state));
+                    (state_word(state), Some(note))
                 }
             };
-            [result.task_id.clone(), state, note]
+            let remains = waited.then(|| remains_in_words(result));
+            let notes: Vec<String> = [note, remains].into_iter().flatten().collect();
+            [result.task_id.clone(), state, notes.join("; ")]
         }),
     )
+}
+
+/// Returns what runs of a task that was waited for.
+fn remains_in_words(result: &CancelResult) -> String {
+    match &result.stopping_agents[..] {
+        _ if result.stopped => "nothing of it runs any more".to_owned(),
+        [] => "whether anything of it runs is not known".to_owned(),
+        agents => format!("it is still being stopped by {}", agents.join(", ")),
+    }
 }
 
 /// Returns how a task ended, as the end of "it had …".
@@ -208,8 +250,9 @@ fn ended_in_words(state: TaskState) -> String {
     }
 }
 
-/// Returns the exit code. A refusal for another reason takes precedence over an unknown task.
-fn cancel_exit(results: &[CancelResult]) -> Exit {
+/// Returns the exit code. A refusal for another reason takes precedence over an unknown task, and both over one that was
+/// waited for in vain.
+fn cancel_exit(results: &[CancelResult], waited: bool) -> Exit {
     let mut exit = Exit::Success;
     for refusal in results.iter().filter_map(|result| result.refusal.as_ref()) {
         match refusal.code.as_str() {
@@ -217,6 +260,10 @@ fn cancel_exit(results: &[CancelResult]) -> Exit {
             "NOT_FOUND" => {}
             _ => exit = Exit::Refused,
         }
+    }
+    let runs = |result: &CancelResult| result.refusal.is_none() && !result.stopped;
+    if exit == Exit::Success && waited && results.iter().any(runs) {
+        return Exit::TimedOut;
     }
     exit
 }
@@ -227,33 +274,56 @@ mod tests {
 
     fn refused(code: &str) -> CancelResult {
         let refusal = Some(Refusal { code: code.into(), message: "because".into() });
-        CancelResult { task_id: "t".into(), state: 0, refusal }
+        CancelResult { task_id: "t".into(), refusal, ..CancelResult::default() }
+    }
+
+    fn ended(state: TaskState) -> CancelResult {
+        CancelResult { task_id: "t".into(), state: state.into(), ..CancelResult::default() }
     }
 
     #[test]
     fn the_exit_code_of_cancel_tells_the_worst() {
-        let done = CancelResult { task_id: "t".into(), state: TaskState::Cancelled.into(), refusal: None };
-        assert_eq!(cancel_exit(std::slice::from_ref(&done)), Exit::Success);
-        assert_eq!(cancel_exit(&[done, refused("NOT_FOUND")]), Exit::NotFound);
-        assert_eq!(cancel_exit(&[refused("RESOURCE_EXHAUSTED"), refused("NOT_FOUND")]), Exit::Refused);
+        let done = ended(TaskState::Cancelled);
+        assert_eq!(cancel_exit(std::slice::from_ref(&done), false), Exit::Success);
+        assert_eq!(cancel_exit(&[done.clone(), refused("NOT_FOUND")], true), Exit::NotFound);
+        assert_eq!(cancel_exit(&[refused("RESOURCE_EXHAUSTED"), refused("NOT_FOUND")], false), Exit::Refused);
+        let stopped = CancelResult { stopped: true, ..done.clone() };
+        assert_eq!(cancel_exit(std::slice::from_ref(&stopped), true), Exit::Success);
+        assert_eq!(cancel_exit(&[stopped, done], true), Exit::TimedOut);
     }
 
     #[test]
     fn cancel_says_how_a_task_had_ended_before() {
-        let ended = |state: TaskState| CancelResult { task_id: "t".into(), state: state.into(), refusal: None };
         let results = [
             ended(TaskState::Cancelled),
             ended(TaskState::Succeeded),
             ended(TaskState::DeadLettered),
             refused("NOT_FOUND"),
         ];
-        insta::assert_snapshot!(cancel_table(&results), @"
+        insta::assert_snapshot!(cancel_table(&results, false), @"
         ID   STATE          NOTE
         t    Cancelled      -
         t    Succeeded      had succeeded before; nothing was cancelled
         t    DeadLettered   had been dead-lettered before; nothing was cancelled
         t    -              because
         ");
+    }
+
+    #[test]
+    fn cancel_says_whether_anything_still_runs_if_it_waited() {
+        let stopped = CancelResult { stopped: true, ..ended(TaskState::Succeeded) };
+        let stopping_agents = vec!["a-1".to_owned(), "a-2".to_owned()];
+        let runs = CancelResult { stopping_agents, ..ended(TaskState::Cancelled) };
+        let text = cancel_table(&[stopped, runs, ended(TaskState::Cancelled)], true);
+        let notes: Vec<&str> = text.lines().skip(1).map(|line| line.split("   ").last().unwrap_or_default()).collect();
+        assert_eq!(
+            notes.iter().map(|note| note.trim()).collect::<Vec<_>>(),
+            [
+                "had succeeded before; nothing was cancelled; nothing of it runs any more",
+                "it is still being stopped by a-1, a-2",
+                "whether anything of it runs is not known",
+            ]
+        );
     }
 
     #[test]

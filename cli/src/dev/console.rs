@@ -40,6 +40,8 @@ const REASON: &str = " why=";
 const POLL: Duration = Duration::from_millis(500);
 /// Timeout of a poll.
 const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The fleet version of a new fleet, until its coordinators have found out that all of them support a newer one.
+const FIRST_FLEET_VERSION: u32 = 1;
 /// Printed when the reader of standard output is gone.
 const UNREAD: &str = "nobody reads the output any more, so the fleet is stopped; redirect it to a file or /dev/null to run without a reader";
 
@@ -395,12 +397,20 @@ impl Observer {
         }
         self.present = present;
         self.keep_lengths(seen);
-        let (working, standby) = self.plan.agents;
-        if !self.was_ready && !self.leader.is_empty() && counts.live + counts.standby >= working + standby {
+        if !self.was_ready && self.is_ready(&seen.status) {
             news.push(format!("ready   fleet {}: submit tasks with robeing submit", self.plan.name));
             self.was_ready = true;
         }
         news
+    }
+
+    /// Returns whether the fleet can do whatever its users ask for: it has a leader and all agents, and its features are
+    /// in force.
+    fn is_ready(&self, status: &FleetStatus) -> bool {
+        let (working, standby) = self.plan.agents;
+        let present = status.agents.map_or(0, |counts| counts.live + counts.standby);
+        let is_complete = !status.leader.is_empty() && present >= working + standby;
+        is_complete && status.fleet_version > FIRST_FLEET_VERSION
     }
 
     /// Keeps the lengths of the logs when the poll began that was just answered.

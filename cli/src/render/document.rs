@@ -50,6 +50,8 @@ named!(
     SetPoliciesResponse,
     SubmitResult,
     Task,
+    TaskLogsResponse,
+    TaskProgress,
     Team,
 );
 

@@ -6,7 +6,8 @@ use robeing_groups::{
     Call, CheckedDecision, CheckedEntry, Group, LogReport,
     ballot::{MemberVote, ballot_id},
 };
-use robeing_votes::hex;
+use robeing_votes::{Base64, hex};
+use serde::Serialize;
 
 use super::{
     table::table,
@@ -70,6 +71,64 @@ fn text_of(entry: &CheckedEntry) -> String {
     }
 }
 
+/// A decision, for documents.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DecisionDocument<'a> {
+    decision: u64,
+    proved_by: &'a [String],
+    proposals: Vec<ProposalDocument<'a>>,
+}
+
+/// What was proposed, for documents.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ProposalDocument<'a> {
+    /// `None`: nobody provably did.
+    author: Option<&'a str>,
+    /// Whether an authority that is trusted certified the author; left out if it is not known which ones are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_trusted: Option<bool>,
+    proposed_by: &'a str,
+    /// What is proposed, if it is text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    /// What is proposed, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<Base64>,
+    /// What it does to a ballot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ballot: Option<String>,
+    /// Whether it was decided before, and counts for nothing here.
+    is_repeated: bool,
+}
+
+/// Returns decisions for documents.
+pub fn decisions_document(decisions: &[CheckedDecision]) -> Vec<DecisionDocument<'_>> {
+    let documents = decisions.iter().map(|decision| DecisionDocument {
+        decision: decision.seq,
+        proved_by: &decision.signers,
+        proposals: decision.entries.iter().map(ProposalDocument::of).collect(),
+    });
+    documents.collect()
+}
+
+impl<'a> ProposalDocument<'a> {
+    fn of(entry: &'a CheckedEntry) -> Self {
+        let bytes = entry.proposal.as_ref().map(|proposal| &proposal.text);
+        let text = bytes.and_then(|bytes| str::from_utf8(bytes).ok());
+        Self {
+            author: entry.author.as_deref().ok(),
+            is_trusted: entry.is_trusted,
+            proposed_by: &entry.proposed_by,
+            text,
+            bytes: bytes.filter(|_| text.is_none()).cloned().map(Base64),
+            ballot: entry.ballot.as_ref().map(ballot_text),
+            is_repeated: entry.is_repeated,
+        }
+    }
+}
+
 /// Formats decisions as a table, one line for each proposal.
 pub fn decisions_table(decisions: &[CheckedDecision]) -> String {
     if decisions.is_empty() {
@@ -85,6 +144,38 @@ pub fn decisions_table(decisions: &[CheckedDecision]) -> String {
         decision.entries.iter().map(row).chain(nothing)
     });
     table(["DECISION", "AUTHOR", "PROPOSED BY", "PROVED BY", "TEXT"], rows)
+}
+
+/// What was found in a file of decisions, for documents: everything in it is proved.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogReportDocument<'a> {
+    group: &'a str,
+    fleet: &'a str,
+    members: Vec<&'a str>,
+    fingerprint: String,
+    /// Where the trusted authorities came from, if any were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_from: Option<&'a str>,
+    /// The SHA-256 digests of the authorities that have certified the members.
+    authorities: &'a [String],
+    decisions: Vec<DecisionDocument<'a>>,
+    /// How many decisions before the last one are missing.
+    missing: u64,
+}
+
+/// Returns what was found in a file of decisions. `source`: where the trusted authorities are from, if they are known.
+pub fn log_report_document<'a>(report: &'a LogReport, source: Option<&'a str>) -> LogReportDocument<'a> {
+    LogReportDocument {
+        group: report.group.name(),
+        fleet: &report.group.epoch().fleet,
+        members: report.group.names().collect(),
+        fingerprint: report.group.fingerprint(),
+        trusted_from: source,
+        authorities: &report.authorities,
+        decisions: decisions_document(&report.decisions),
+        missing: report.missing,
+    }
 }
 
 /// Formats what was found in a file of decisions. `source`: where the trusted authorities are from, if they are known.

@@ -2,9 +2,12 @@
 //! parameter.
 
 mod audit;
+mod ballot_report;
 mod document;
 mod group_ballots;
+mod group_status;
 mod groups;
+mod logs;
 mod message;
 mod policies;
 mod resources;
@@ -18,9 +21,12 @@ mod words;
 use std::io::{self, Write};
 
 pub use audit::{audit_line, audit_table};
+pub use ballot_report::report_document;
 pub use document::{Document, Named, documents, write_document, write_line};
-pub use group_ballots::{group_ballot_text, open_group_ballot_text};
-pub use groups::{decisions_table, group_text, log_report_text};
+pub use group_ballots::{group_ballot_document, group_ballot_text, open_group_ballot_document, open_group_ballot_text};
+pub use group_status::{GroupStatus, MemberState, MemberStatus, ProtocolStatus};
+pub use groups::{decisions_document, decisions_table, group_text, log_report_document, log_report_text};
+pub use logs::{log_line, progress_line, progress_text};
 pub use message::{inbox_line, inbox_table, outcome_text, outcomes_table, unanswered_text};
 pub use policies::policy_table;
 pub use resources::{allocation_text, allocations_table, amounts_text, queue_line, resources_text};

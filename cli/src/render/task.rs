@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use robeing_client::is_finished;
-use robeing_proto::v1::{Attempt, AttemptState, Failure, Task, TaskApproval, TaskState, Verify};
+use robeing_proto::v1::{Attempt, AttemptState, Comparison, Failure, Task, TaskApproval, TaskState, Verify};
 
 use super::{
     resources::amounts_text,
@@ -87,6 +87,13 @@ fn approval_text(TaskApproval { ballot, approved }: &TaskApproval, state: TaskSt
     }
 }
 
+/// Formats how the result of a task is verified.
+fn verification_text(Verify { agents, agree, pointer, compare }: &Verify) -> String {
+    let part = pointer.as_ref().map(|pointer| format!(" at {pointer:?}")).unwrap_or_default();
+    let by = if compare.is_empty() { String::new() } else { format!(", as tasks of the kind {compare:?} say") };
+    format!("{agree} of {agents} agents must give the same output{part}{by}")
+}
+
 /// Formats one change of a task as a line, as `robeing task ID --watch` prints it.
 pub fn change_line(task: &Task, now: Timestamp) -> String {
     let mut line = format!("{:.3}  {}", now, state_word(task.state()));
@@ -121,9 +128,8 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     if let Some(approval) = &task.approval {
         line("Approval", approval_text(approval, task.state()));
     }
-    if let Some(Verify { agents, agree, pointer }) = &task.verify {
-        let part = pointer.as_ref().map(|pointer| format!(" at {pointer:?}")).unwrap_or_default();
-        line("Verification", format!("{agree} of {agents} agents must give the same output{part}"));
+    if let Some(verify) = &task.verify {
+        line("Verification", verification_text(verify));
     }
     line("Priority", task.priority.to_string());
     line("Attempts", format!("{} (counted: {} of {})", task.attempt, task.attempts_used, task.max_attempts));
@@ -193,9 +199,32 @@ fn why_text(task: &Task, now: Timestamp) -> String {
             let _ = writeln!(text, "  {digest}  {} ({})", printable(&attempt.agent), attempt_word(attempt.state()));
         }
     }
+    text.push_str(&comparisons_text(task));
     if task.state() == TaskState::Queued {
         let waits = if task.waiting_for.is_empty() { "an agent" } else { &task.waiting_for };
         let _ = writeln!(text, "Waiting for: {}", printable(waits));
+    }
+    text
+}
+
+/// Formats which outputs were found equal and which different, and by whom.
+fn comparisons_text(task: &Task) -> String {
+    let agent = |number: u32| {
+        let attempt = task.attempts.iter().find(|attempt| attempt.number == number);
+        attempt.map(|attempt| format!(" ({})", printable(&attempt.agent))).unwrap_or_default()
+    };
+    let mut text = String::new();
+    for (n, Comparison { one, other, agent: by, equal }) in task.comparisons.iter().enumerate() {
+        if n == 0 {
+            text.push_str("\nOutputs that were compared:\n");
+        }
+        let found = match equal {
+            Some(true) => "are equal",
+            Some(false) => "differ",
+            None => "are being compared",
+        };
+        let by = if by.is_empty() { String::new() } else { format!(", says {}", printable(by)) };
+        let _ = writeln!(text, "  attempts {one}{} and {other}{} {found}{by}", agent(*one), agent(*other));
     }
     text
 }

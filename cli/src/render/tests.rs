@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use robeing_proto::v1::{
-    Agent, AgentCounts, AgentState, Attempt, AttemptState, AuditRecord, Coordinator, CoordinatorState, Failure,
-    FailureKind, FleetStatus, LeaderScore, PoolStatus, Quarantine, RecoveryAction, RecoveryStep, ResourceAmounts, Role,
-    Score, Task, TaskApproval, TaskCounts, TaskState, Verify,
+    Agent, AgentCounts, AgentState, Attempt, AttemptState, AuditRecord, Comparison, Coordinator, CoordinatorState,
+    Failure, FailureKind, FleetStatus, LeaderScore, PoolStatus, Quarantine, RecoveryAction, RecoveryStep,
+    ResourceAmounts, Role, Score, Task, TaskApproval, TaskCounts, TaskState, Verify,
 };
 
 use super::*;
@@ -238,7 +238,7 @@ fn the_id_of_a_task_has_one_name() {
     let submitted = SubmitResult { task_id: "t".into(), existing: true, refusal: None };
     let form = serde_json::to_value(Document::of(&submitted).expect("it has a form")).expect("plain");
     assert_eq!(form, serde_json::json!({"id": "t", "existing": true}));
-    let cancelled = CancelResult { task_id: "t".into(), state: TaskState::Cancelled.into(), refusal: None };
+    let cancelled = CancelResult { task_id: "t".into(), state: TaskState::Cancelled.into(), ..Default::default() };
     let form = serde_json::to_value(Document::of(&cancelled).expect("it has a form")).expect("plain");
     assert_eq!(form, serde_json::json!({"id": "t", "state": "TASK_STATE_CANCELLED"}));
 }
@@ -392,6 +392,28 @@ fn digests_are_announced_only_if_there_are_some() {
     verified.attempts[1].digest = vec![0xab; 32].into();
     let text = task_text(&verified, true, now());
     assert!(text.contains("same output:\n  abababababababab  data-1 (Succeeded)\n"), "{text}");
+}
+
+#[test]
+fn what_was_compared_is_shown_with_who_has_found_what() {
+    let attempt = |number: u32, agent: &str| Attempt { number, agent: agent.into(), ..Attempt::default() };
+    let compared = |one, other, agent: &str, equal| Comparison { one, other, agent: agent.into(), equal };
+    let compares = Task {
+        verify: Some(Verify { agents: 3, agree: 2, pointer: None, compare: "near".into() }),
+        attempts: vec![attempt(1, "data-0"), attempt(2, "data-1"), attempt(3, "data-2")],
+        comparisons: vec![
+            compared(1, 2, "judge-0", Some(false)),
+            compared(1, 3, "", Some(true)),
+            compared(2, 3, "", None),
+        ],
+        ..succeeded()
+    };
+    let text = task_text(&compares, true, now());
+    assert!(text.contains("2 of 3 agents must give the same output, as tasks of the kind \"near\" say\n"), "{text}");
+    let told = "\nOutputs that were compared:\n  attempts 1 (data-0) and 2 (data-1) differ, says judge-0\n  \
+                attempts 1 (data-0) and 3 (data-2) are equal\n  \
+                attempts 2 (data-1) and 3 (data-2) are being compared\n";
+    assert!(text.contains(told), "{text}");
 }
 
 #[test]

@@ -79,7 +79,7 @@ async fn who_may_not_submit_is_told_that_nothing_was_submitted() {
     for more in [&[][..], &["--inputs", "three"], &["--wait"]] {
         let line = [&["submit", "--kind", "k", "--endpoint", &fleet.endpoints[0]], more].concat();
         let ended = Ended::of(start(&bench, &line).wait_with_output().expect("it is our child"));
-        ended.assert(3, "nothing was submitted\nerror: the fleet refused (PermissionDenied): ");
+        ended.assert(3, "nothing was submitted\nerror: the fleet refused (PERMISSION_DENIED): ");
     }
 }
 

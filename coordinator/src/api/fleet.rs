@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures::{StreamExt, future::join_all, stream::BoxStream};
 use prost::Message;
 use robeing_fleet::{
-    Agent, AgentState, Bar, Command, Fleet, Reply, Stamp, Task, TaskCommand, TaskFilter, TaskId, Waiting,
+    Agent, AgentState, Bar, Fleet, Stamp, Task, TaskFilter, Waiting,
     limits::{MAX_PAGE, MAX_SCANNED},
 };
 use robeing_net::gate::Caller;
@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     api::{
+        cancels::Cancels,
         convert::{self, Figures, Parts},
         errors,
         submissions::Submissions,
@@ -23,9 +24,9 @@ use crate::{
     },
     clock::FleetClock,
     leader::{describe::Descriptions, role::RaftRole, standing::Standing},
+    logs::{TaskLogs, task::Wanted},
     member::Member,
     members::Members,
-    propose::Proposer,
     raft::RaftHandle,
     read::StateReader,
     warnings,
@@ -39,8 +40,6 @@ const MAX_LOOKED_AT: usize = 100_000;
 const DEFAULT_PAGE: usize = 100;
 /// Bytes of submissions in unary calls in progress at once. A stream waits until there is room; a call can't.
 pub const MAX_CALLED_BYTES: usize = 64 * 1024 * 1024;
-/// Maximum size of a cancellation reason, bytes. It is kept with every task that is cancelled for it.
-pub const MAX_REASON_BYTES: usize = 1024;
 
 /// The Fleet service.
 pub struct FleetService {
@@ -49,11 +48,12 @@ pub struct FleetService {
     pub standing: Standing,
     pub descriptions: Descriptions,
     pub state: StateReader,
-    pub proposer: Proposer,
     pub clock: FleetClock,
     pub raft: RaftHandle,
     pub submissions: Submissions,
     pub watches: Watches,
+    pub cancels: Cancels,
+    pub logs: TaskLogs,
     /// The room for submissions in unary calls.
     pub room: CallRoom,
 }
@@ -212,20 +212,6 @@ fn filter(request: v1::ListTasksRequest) -> Result<TaskFilter, Status> {
     })
 }
 
-fn cancel_result(task: TaskId, reply: Option<&Reply>) -> v1::CancelResult {
-    let task_id = task.to_string();
-    match reply {
-        Some(Reply::Cancelled(state)) => {
-            v1::CancelResult { task_id, state: convert::task_state(*state).into(), refusal: None }
-        }
-        Some(Reply::Refused(refusal)) => {
-            v1::CancelResult { task_id, state: 0, refusal: Some(convert::refusal(refusal)) }
-        }
-        Some(other) => v1::CancelResult { task_id, state: 0, refusal: Some(errors::unexpected(other)) },
-        None => v1::CancelResult { task_id, ..Default::default() },
-    }
-}
-
 /// Returns the response about one agent, with its recoveries.
 fn named_agent(found: Option<&Known>, revision: u64) -> v1::ListAgentsResponse {
     let told = |(agent, bar): &Known| v1::Agent {
@@ -240,6 +226,7 @@ impl v1::fleet_server::Fleet for FleetService {
     type SubmitStreamStream = BoxStream<'static, Result<v1::SubmitStreamResponse, Status>>;
     type WatchTasksStream = BoxStream<'static, Result<v1::WatchTasksResponse, Status>>;
     type WatchStatusStream = BoxStream<'static, Result<v1::WatchStatusResponse, Status>>;
+    type TaskLogsStream = BoxStream<'static, Result<v1::TaskLogsResponse, Status>>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let by = Caller::of(request.extensions());
@@ -312,29 +299,25 @@ impl v1::fleet_server::Fleet for FleetService {
             return Err(errors::too_many("ids", request.ids.len(), MAX_ITEMS));
         }
         self.state.ready_to_read(0).await?;
-        Ok(Response::new(self.watches.tasks(request)?.boxed()))
+        let with_progress = request.include_progress.then(|| (request.ids.clone(), request.from_revision));
+        let changes = self.watches.tasks(request)?.boxed();
+        Ok(Response::new(match with_progress {
+            Some((ids, from)) => self.logs.with_progress(changes, &ids, from)?.boxed(),
+            None => changes,
+        }))
     }
 
     async fn cancel_tasks(
         &self,
         request: Request<v1::CancelTasksRequest>,
     ) -> Result<Response<v1::CancelTasksResponse>, Status> {
-        let request = request.into_inner();
-        if request.ids.len() > MAX_ITEMS {
-            return Err(errors::too_many("ids", request.ids.len(), MAX_ITEMS));
-        }
-        if request.reason.len() > MAX_REASON_BYTES {
-            return Err(errors::too_long("reason", request.reason.len(), MAX_REASON_BYTES));
-        }
-        let tasks = request.ids.iter().map(|id| convert::task_id(id)).collect::<Result<Vec<_>, _>>()?;
-        // One command per task, however often it is named.
-        let mut replies: BTreeMap<TaskId, Option<Reply>> = tasks.iter().map(|task| (*task, None)).collect();
-        let cancel = |task: &TaskId| Command::Task(TaskCommand::Cancel { task: *task, reason: request.reason.clone() });
-        let commands: Vec<Command> = replies.keys().map(cancel).collect();
-        let told = self.proposer.propose(self.proposer.sender(), &commands).await?;
-        replies.values_mut().zip(told).for_each(|(reply, told)| *reply = Some(told));
-        let result = |task: TaskId| cancel_result(task, replies.get(&task).and_then(Option::as_ref));
-        Ok(Response::new(v1::CancelTasksResponse { results: tasks.into_iter().map(result).collect() }))
+        Ok(Response::new(self.cancels.cancel(request.into_inner()).await?))
+    }
+
+    async fn task_logs(&self, request: Request<v1::TaskLogsRequest>) -> Result<Response<Self::TaskLogsStream>, Status> {
+        let wanted = Wanted::of(request.into_inner())?;
+        self.state.ready_to_read(0).await?;
+        Ok(Response::new(self.logs.open(wanted)?.boxed()))
     }
 
     async fn list_agents(
@@ -399,7 +382,7 @@ impl v1::fleet_server::Fleet for FleetService {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::FleetConfig;
+    use robeing_fleet::{Command, FleetConfig, TaskId};
     use robeing_proto::budget::MESSAGE_BUDGET_BYTES;
 
     use super::*;

@@ -186,6 +186,7 @@ impl SessionService {
             None => return Err(Status::deadline_exceeded("the session could not be opened in time; try again")),
         };
         let mut session = Session::new(self, opened, term);
+        session.follow_again();
         if sender.send(Ok(message(welcome))).await.is_ok() {
             session.run(inbound, sender).await;
         }
@@ -289,6 +290,14 @@ impl Session {
         }
     }
 
+    /// Asks for the lines of attempts that are followed, of which the agent sends nothing over a new connection.
+    fn follow_again(&self) {
+        let orders = self.service.observer.logs.orders_for(self.agent);
+        if !orders.is_empty() {
+            self.link.put(|outbox| outbox.follows.extend(orders));
+        }
+    }
+
     /// Handles a message. Returns whether to continue.
     async fn handle(&mut self, said: FromAgent) -> bool {
         let (agent, session) = (self.agent, self.session);
@@ -303,6 +312,7 @@ impl Session {
             }
             FromAgent::Completions(completions) => self.complete(completions.completions),
             FromAgent::HealthReport(report) => self.health.answered(report),
+            FromAgent::AttemptLog(log) => self.service.observer.logs.received(agent, log),
             FromAgent::Drain(_) => {
                 let draining = Command::Agent(AgentCommand::Draining { agent, session });
                 if self.service.proposer.propose_one(draining).await.is_ok() {

@@ -176,7 +176,8 @@ impl Watches {
                 // Also sent when the watch is caught up, so that the watcher knows that it has seen everything.
                 let caught_up = !more && watch.cursor != before && watch.ids.is_empty();
                 if !tasks.is_empty() || !gone_ids.is_empty() || caught_up {
-                    yield Ok(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids });
+                    let revision = watch.cursor;
+                    yield Ok(v1::WatchTasksResponse { tasks, revision, gone_ids, ..Default::default() });
                 }
                 if more {
                     tokio::task::yield_now().await;
@@ -254,7 +255,7 @@ mod tests {
         loop {
             let found = watch.changes(fleet);
             let (tasks, more) = watch.fit(&found);
-            messages.push(v1::WatchTasksResponse { tasks, revision: watch.cursor, gone_ids: Vec::new() });
+            messages.push(v1::WatchTasksResponse { tasks, revision: watch.cursor, ..Default::default() });
             if !more {
                 return messages;
             }

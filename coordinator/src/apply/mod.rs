@@ -2,3 +2,4 @@
 
 pub mod observer;
 pub mod result_stream;
+pub mod waiters;

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use robeing_fleet::{Effect, Fleet, Stamp, Task, TaskId};
+use robeing_fleet::{AllocationId, Ballot, BallotId, Effect, Fleet, Stamp, Task, TaskId};
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::{
     sync::{Notify, watch},
@@ -13,14 +13,18 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    apply::result_stream::{Letter, ResultStream},
-    ballots::{counters::BallotCounters, waiters::BallotWaiters},
+    apply::{
+        result_stream::{Letter, ResultStream},
+        waiters::Waiters,
+    },
+    ballots::{self, counters::BallotCounters},
     directory::changed::ChangedAgents,
     leader::{recoveries::Recoveries, sessions::SessionTable, shortages::Shortages},
+    logs::KeptLogs,
     mail::{mailboxes::Mailboxes, waiters::LetterWaiters},
     policies::PolicyNews,
     raft::{Observer, Told},
-    resources::waiters::AllocationWaiters,
+    resources,
 };
 
 struct Waiter {
@@ -37,6 +41,8 @@ pub struct ApplyObserver {
     waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
     /// The sessions that this coordinator serves as leader.
     pub sessions: SessionTable,
+    /// What this coordinator keeps, as leader, of attempts that are followed.
+    pub logs: KeptLogs,
     /// The agents that have changed in the directory.
     pub directory: ChangedAgents,
     /// The agents that were barred.
@@ -46,9 +52,9 @@ pub struct ApplyObserver {
     /// Those who wait for the outcomes of letters.
     pub letters: Arc<LetterWaiters>,
     /// Those who wait for ballots to close.
-    pub ballots: Arc<BallotWaiters>,
+    pub ballots: Arc<Waiters<BallotId, Arc<Ballot>>>,
     /// Those who wait for allocations to change.
-    pub allocations: Arc<AllocationWaiters>,
+    pub allocations: Arc<Waiters<AllocationId, ()>>,
     /// Counts votes, and ballots that close.
     pub ballot_counters: BallotCounters,
     /// The mailboxes that agents have opened here.
@@ -71,12 +77,13 @@ impl ApplyObserver {
             installs: watch::Sender::new(0),
             waiters: Mutex::default(),
             sessions,
+            logs: KeptLogs::default(),
             directory: ChangedAgents::default(),
             barred: ChangedAgents::default(),
             recoveries: Recoveries::default(),
             letters: Arc::default(),
-            ballots: Arc::default(),
-            allocations: Arc::default(),
+            ballots: Waiters::new(ballots::MAX_WAITING),
+            allocations: Waiters::new(resources::MAX_WAITING),
             ballot_counters: BallotCounters::default(),
             mailboxes: Mailboxes::default(),
             shortages: Shortages::default(),
@@ -192,11 +199,11 @@ impl ApplyObserver {
             Effect::BallotClosed { .. } => {
                 if let Some(ballot) = ballot {
                     self.ballot_counters.closed(&ballot);
-                    self.ballots.closed(&ballot);
+                    self.ballots.tell(ballot.id, ballot);
                 }
             }
             Effect::VoteCast { choice, .. } => self.ballot_counters.cast(choice),
-            Effect::AllocationChanged { id } => self.allocations.changed(id),
+            Effect::AllocationChanged { id } => self.allocations.tell(id, ()),
             Effect::PoliciesChanged => self.policies.changed(),
             Effect::TrustChanged | Effect::BallotOpened { .. } | Effect::TeamChanged { .. } => {}
         }
@@ -220,7 +227,7 @@ impl Observer for ApplyObserver {
 
     fn installed(&self, revision: u64, audited: u64) {
         self.installs.send_modify(|installs| *installs += 1);
-        self.allocations.changed_all();
+        self.allocations.tell_all(&());
         self.directory.note_everything();
         self.barred.note_everything();
         self.mailboxes.wake_all();

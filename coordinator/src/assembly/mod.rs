@@ -4,6 +4,7 @@
 mod ballots;
 mod consensus;
 mod directory;
+mod fleet;
 mod leading;
 mod mail;
 mod resources;
@@ -18,8 +19,8 @@ use robeing_proto::{
     FILE_DESCRIPTOR_SET,
     encoded::directory::directory_server::DirectoryServer,
     internal::v1::{
-        enrolment_server::EnrolmentServer, guards_server::GuardsServer, mailbox_server::MailboxServer,
-        raft_server::RaftServer, session_server::SessionServer,
+        enrolment_server::EnrolmentServer, guards_server::GuardsServer, logs_server::LogsServer,
+        mailbox_server::MailboxServer, raft_server::RaftServer, session_server::SessionServer,
     },
     v1::{
         admin_server::AdminServer, ballots_server::BallotsServer, fleet_server::FleetServer,
@@ -42,13 +43,12 @@ use crate::{
         admin::AdminService,
         directory::DirectoryService,
         flags::FlagPace,
-        fleet::{CallRoom, FleetService},
+        fleet::FleetService,
         guards::GuardReports,
+        logs::LogsService,
         raft::RaftService,
         session::SessionService,
-        submissions::Submissions,
         trust::{Issuing, TrustAdmin},
-        watches::Watches,
     },
     apply::observer::ApplyObserver,
     ballots::counters,
@@ -76,7 +76,7 @@ use crate::{
         standing::Standing,
         transfer::Transfer,
     },
-    lifetime::{Leaving, Lifetime},
+    lifetime::Lifetime,
     member::Member,
     members::Members,
     metrics,
@@ -350,37 +350,6 @@ impl Parts {
         ConsensusServer { id: member.id(), raft, log, contradicted, disk, dir, clock, seed, restraint }
     }
 
-    fn submissions(&self, security: Option<&Security>) -> Submissions {
-        let Self { members, state, proposer, observer, rooms, policies, outside, lifetime, .. } = self.clone();
-        let leaving = Leaving::new(&lifetime, members);
-        let (ballots, platform) = (self.ballots(security), outside.platform);
-        Submissions { state, proposer, observer, rooms, policies, ballots, platform, leaving, lifetime }
-    }
-
-    fn watches(&self) -> Watches {
-        let Self { members, standing, state, observer, lifetime, .. } = self.clone();
-        Watches { state, observer, standing, leaving: Leaving::new(&lifetime, members) }
-    }
-
-    fn fleet_service(&self, security: Option<&Security>) -> FleetService {
-        let Self { member, members, standing, descriptions, state, proposer, clock, raft, .. } = self.clone();
-        let (submissions, watches) = (self.submissions(security), self.watches());
-        let room = CallRoom::default();
-        FleetService {
-            member,
-            members,
-            standing,
-            descriptions,
-            state,
-            proposer,
-            clock,
-            raft,
-            submissions,
-            watches,
-            room,
-        }
-    }
-
     fn session_service(&self) -> SessionService {
         let Self { member, members, standing, state, proposer, observer, clock, policies, outside, lifetime, .. } =
             self.clone();
@@ -478,6 +447,7 @@ impl Parts {
         let mut routes = Routes::builder();
         routes
             .add_service(limited!(FleetServer::new(self.fleet_service(security))))
+            .add_service(limited!(LogsServer::new(LogsService(self.leader_logs()))))
             .add_service(limited!(DirectoryServer::new(directory)))
             .add_service(limited!(SessionServer::new(self.session_service())))
             .add_service(limited!(GuardsServer::new(self.guard_reports())))

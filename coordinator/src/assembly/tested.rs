@@ -3,11 +3,12 @@
 use super::Parts;
 use crate::{
     api::{
-        ballots::BallotsService, directory::DirectoryService, messages::MessagesService, resources::ResourcesService,
-        submissions::Submissions, teams::TeamsService, watches::Watches,
+        ballots::BallotsService, cancels::Cancels, directory::DirectoryService, messages::MessagesService,
+        resources::ResourcesService, submissions::Submissions, teams::TeamsService, watches::Watches,
     },
     identity::security::Security,
     leader::{membership_change::MembershipChange, standing::Standing},
+    logs::TaskLogs,
     member::Member,
     members::Members,
     policies::Policies,
@@ -26,6 +27,8 @@ pub struct Tested {
     pub change: MembershipChange,
     pub submissions: Submissions,
     pub watches: Watches,
+    pub cancels: Cancels,
+    pub logs: TaskLogs,
     pub directory: DirectoryService,
     pub messages: MessagesService,
     pub ballots: BallotsService,
@@ -39,7 +42,7 @@ impl Parts {
         let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
         let (submissions, watches, messages) = (self.submissions(security), self.watches(), self.messages_service());
         let (ballots, teams) = (self.ballots_service(security), self.teams_service());
-        let resources = self.resources_service();
+        let (resources, cancels, logs) = (self.resources_service(), self.cancels(), self.task_logs());
         Tested {
             member,
             members,
@@ -49,6 +52,8 @@ impl Parts {
             change,
             submissions,
             watches,
+            cancels,
+            logs,
             directory,
             messages,
             ballots,

@@ -14,7 +14,7 @@
 //! - [`approving`] finds the members of the ballots that tasks wait for, which are opened with their tasks.
 //! - [`casting`] casts votes. [`evidence`] verifies them before they are proposed, so that no vote whose signature is
 //!   wrong gets into the log.
-//! - [`reading`] reads ballots, and waits for their ends, of which [`waiters`] are told.
+//! - [`reading`] reads ballots, and waits for their ends, of which the [`waiters`](crate::apply::waiters) are told.
 
 pub mod approving;
 pub mod casting;
@@ -23,7 +23,6 @@ pub mod electorate;
 pub mod evidence;
 pub mod opening;
 pub mod reading;
-pub mod waiters;
 
 use std::sync::Arc;
 
@@ -47,6 +46,8 @@ use crate::{
 /// Maximum number of ballots that are being opened at one coordinator at once: each goes through all agents for each of
 /// its addresses.
 pub const MAX_OPENING: usize = 16;
+/// Maximum number of calls that wait for ballots to close at one coordinator.
+pub const MAX_WAITING: usize = 4_096;
 
 /// Why a call about ballots has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

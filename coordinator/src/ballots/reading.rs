@@ -6,10 +6,8 @@ use bytes::Bytes;
 use robeing_fleet::{Ballot, BallotId};
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    BallotError, Ballots,
-    waiters::{MAX_WAITING, Waiting},
-};
+use super::{BallotError, Ballots, MAX_WAITING};
+use crate::apply::waiters::Waiting;
 
 /// Longest wait of a call for the end of a ballot.
 pub const MAX_WAIT: Duration = Duration::from_secs(600);
@@ -44,11 +42,11 @@ impl Ballots {
     }
 
     /// Returns a ballot once it has closed; `None` if it has closed and is not kept any more.
-    async fn end(&self, id: BallotId, mut waiting: Waiting) -> Option<Arc<Ballot>> {
+    async fn end(&self, id: BallotId, mut waiting: Waiting<BallotId, Arc<Ballot>>) -> Option<Arc<Ballot>> {
         let mut installs = self.observer.installs();
         loop {
             tokio::select! {
-                ballot = waiting.closed() => return Some(ballot),
+                ballot = waiting.news() => return Some(ballot),
                 // What has closed in a state that was installed as a whole is not reported.
                 Ok(()) = installs.changed() => match self.known(id) {
                     Some(ballot) if ballot.is_open() => {}

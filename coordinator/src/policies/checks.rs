@@ -72,16 +72,11 @@ impl Policies {
     }
 
     fn check_submission(&self, compiled: &Compiled, asker: &Asker, task: &mut SubmitTask) -> Option<Held> {
+        if let Some(refused) = self.refusal_of_comparisons(compiled, asker, task) {
+            return Some(self.known_or(task, &refused));
+        }
         let id = task.id.to_string();
-        let object = Object::Submission(Submission {
-            task_id: &id,
-            submitter: &task.submitter,
-            kind: &task.kind,
-            specialization: task.required_specialization.as_deref().unwrap_or_default(),
-            priority: u32::from(task.priority),
-            labels: &[],
-            input: &task.input,
-        });
+        let object = submission(&id, task, &task.kind, task.required_specialization.as_deref());
         match self.check(compiled, asker, object, &task.input) {
             Checked::Allowed => None,
             Checked::Redacted(input) => redact(task, input),
@@ -89,13 +84,27 @@ impl Policies {
                 let refused = demand.redacted.clone().and_then(|input| redact(task, input));
                 refused.or(Some(Held::Approval(demand, message)))
             }
-            // A task that was accepted before is the same task, and what is allowed now does not matter for it. It is
-            // answered here: by the time it were proposed, it could have expired, and be a new task that nobody allowed.
-            Checked::Refused(refused) => {
-                let known = self.0.state.look(|fleet| fleet.submitted_before(task));
-                Some(Held::Answered(known.ok_or_else(|| api_refusal(&refused))))
-            }
+            Checked::Refused(refused) => Some(self.known_or(task, &refused)),
         }
+    }
+
+    /// Returns the refusal of the tasks that would compare outputs of this one, as if they were submitted with its input.
+    /// One that needs an approval can't have it: the ballot would be about the task.
+    fn refusal_of_comparisons(&self, compiled: &Compiled, asker: &Asker, task: &SubmitTask) -> Option<PolicyRefusal> {
+        let kind = task.verify.as_ref()?.compare.as_ref()?;
+        let id = task.id.to_string();
+        match self.check(compiled, asker, submission(&id, task, kind, Some(kind)), &task.input) {
+            Checked::Refused(refused) => Some(refused),
+            Checked::Allowed | Checked::Redacted(_) => None,
+        }
+    }
+
+    /// Returns the answer to a task that policies refuse. One that was accepted before is the same task, and what is allowed
+    /// now does not matter for it. It is answered here: by the time it were proposed, it could have expired, and be a new
+    /// task that nobody allowed.
+    fn known_or(&self, task: &SubmitTask, refused: &PolicyRefusal) -> Held {
+        let known = self.0.state.look(|fleet| fleet.submitted_before(task));
+        Held::Answered(known.ok_or_else(|| api_refusal(refused)))
     }
 
     /// Returns whether results may have to be checked.
@@ -185,6 +194,19 @@ impl Policies {
         self.0.deeds.count(&asker.user, input.event(), deeds);
         checked
     }
+}
+
+/// Returns what policies see of a submission, or of a task of another kind that it entails.
+fn submission<'a>(id: &'a str, task: &'a SubmitTask, kind: &'a str, specialization: Option<&'a str>) -> Object<'a> {
+    Object::Submission(Submission {
+        task_id: id,
+        submitter: &task.submitter,
+        kind,
+        specialization: specialization.unwrap_or_default(),
+        priority: u32::from(task.priority),
+        labels: &[],
+        input: &task.input,
+    })
 }
 
 /// Replaces the input of a submission. Returns its refusal if it is too large then.

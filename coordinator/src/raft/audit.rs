@@ -2,7 +2,7 @@
 //! and check the fleet's invariants after every log entry. Computes the checksum and the audit only if a subscriber
 //! listens at level TRACE.
 
-use robeing_fleet::{Effect, Fleet, LossReason, RecoveryEvent, Stamp};
+use robeing_fleet::{Effect, Fleet, LossReason, RecoveryEvent, Stamp, limits::MAX_PAGE};
 use tracing::Level;
 
 use super::{NodeId, Vote};
@@ -71,8 +71,39 @@ pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
         .collect();
     let (checksum, broken) = (fleet.checksum(), fleet.audit().err().unwrap_or_default());
     let (finished, assigned, sessions) = (finished.join(" "), assigned.join(","), sessions.join(","));
-    let silent = silent.join(" ");
-    tracing::trace!(target: APPLIED, index, checksum, finished, assigned, sessions, silent, broken);
+    let (silent, granted, teams) = (silent.join(" "), granted(fleet), teams(fleet));
+    tracing::trace!(target: APPLIED, index, checksum, finished, assigned, sessions, silent, granted, teams, broken);
+}
+
+/// Returns the granted allocations: the id, the fencing token, the holder and the queue of each, and for each of its
+/// parts the agent that gives it, the thousandths of a processor and the bytes of memory.
+fn granted(fleet: &Fleet) -> String {
+    let (mut granted, mut before) = (Vec::new(), None);
+    loop {
+        let (page, next) = fleet.allocations(before, MAX_PAGE, true);
+        for allocation in page {
+            let Some(token) = allocation.token() else { continue };
+            let mut words = format!("{} {token} {} {}", allocation.id, allocation.holder, allocation.queue);
+            for part in &allocation.parts {
+                let agent = part.agent.and_then(|id| fleet.agent(id)).map_or("?", |agent| &*agent.name);
+                words.push_str(&format!(" {agent} {} {}", part.amounts.cpu, part.amounts.memory));
+            }
+            granted.push(words);
+        }
+        if next.is_none() {
+            return granted.join(",");
+        }
+        before = next;
+    }
+}
+
+/// Returns the newest teams that are not disbanded: the id of each, and the names of its members.
+fn teams(fleet: &Fleet) -> String {
+    let open = fleet.teams(None, MAX_PAGE, true).into_iter().map(|team| {
+        let names = team.members.iter().map(|member| &*member.name);
+        [team.id.to_string()].into_iter().chain(names.map(str::to_owned)).collect::<Vec<_>>().join(" ")
+    });
+    open.collect::<Vec<_>>().join(",")
 }
 
 fn is_silence(event: &RecoveryEvent) -> bool {

@@ -6,14 +6,12 @@
 mod owners;
 mod reading;
 mod requesting;
-pub mod waiters;
 
 use std::sync::Arc;
 
 use robeing_fleet::{Allocation, AllocationId, Command, Refusal, Reply, ResourceCommand};
 use robeing_platform::Platform;
 use robeing_proto::v1;
-use tokio::sync::Semaphore;
 
 pub use self::reading::Seen;
 use crate::{
@@ -73,8 +71,6 @@ pub struct ResourcePool {
     pub rights: CallerRights,
     /// The source of ids.
     pub platform: Platform,
-    /// The room for calls that wait.
-    pub waiting: Arc<Semaphore>,
 }
 
 impl ResourcePool {

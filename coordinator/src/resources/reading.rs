@@ -66,13 +66,12 @@ impl ResourcePool {
             return self.current(id).await;
         }
         let until = Instant::now() + wait.min(MAX_WAIT);
-        let full = |_| ResourceError::TooManyWaiting { most: MAX_WAITING };
-        let _room = self.waiting.try_acquire().map_err(full)?;
         // Before the state is read, or a change may be missed.
-        let mut waiting = self.observer.allocations.wait_for(id);
+        let waiting = self.observer.allocations.wait_for(id);
+        let mut waiting = waiting.ok_or(ResourceError::TooManyWaiting { most: MAX_WAITING })?;
         let mut allocation = self.current(id).await?;
         while matches!(allocation.state, AllocationState::Waiting) {
-            if timeout_at(until, waiting.changed()).await.is_err() {
+            if timeout_at(until, waiting.news()).await.is_err() {
                 break;
             }
             let now = self.state.look(|fleet| fleet.allocation(id).cloned());

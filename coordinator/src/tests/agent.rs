@@ -78,6 +78,13 @@ impl TestAgent {
         Self::start(fleet, leader, name, 1, |_| None).await
     }
 
+    /// Same as [`TestAgent::join`]. The agent contributes this many thousandths of a processor.
+    pub async fn join_contributing(fleet: &TestFleet, leader: usize, name: &'static str, cpu_millis: u64) -> Self {
+        let contributed = Some(v1::ResourceAmounts { cpu_millis, ..v1::ResourceAmounts::default() });
+        let says = |hello: internal::Hello| internal::Hello { contributed, ..hello };
+        Self::start_saying(fleet, leader, (name, 1), |_| None, says).await
+    }
+
     /// Same as [`TestAgent::join`], from the machine with this number.
     pub async fn join_from(fleet: &TestFleet, leader: usize, name: &'static str, machine: u8) -> Self {
         Self::start(fleet, leader, name, machine, |_| None).await
@@ -112,13 +119,36 @@ impl TestAgent {
         Self::start(fleet, leader, name, machine, work).await
     }
 
+    /// Same as [`TestAgent::join_to_work_from`], with a specialization.
+    pub async fn join_with_skill(
+        fleet: &TestFleet,
+        leader: usize,
+        (name, skill): (&'static str, &str),
+        machine: u8,
+        work: Work,
+    ) -> Self {
+        let specializations = vec![skill.to_owned()];
+        let says = |hello: internal::Hello| internal::Hello { specializations, ..hello };
+        Self::start_saying(fleet, leader, (name, machine), work, says).await
+    }
+
     async fn start(fleet: &TestFleet, leader: usize, name: &'static str, machine: u8, work: Work) -> Self {
+        Self::start_saying(fleet, leader, (name, machine), work, |hello| hello).await
+    }
+
+    async fn start_saying(
+        fleet: &TestFleet,
+        leader: usize,
+        (name, machine): (&'static str, u8),
+        work: Work,
+        says: impl FnOnce(internal::Hello) -> internal::Hello,
+    ) -> Self {
         let network = HostNetwork::new(fleet.network.clone(), CancellationToken::new()).at([10, 0, 2, machine]);
         let (transport, own) = (Transport::new(Arc::new(network)), format!("10.0.2.{machine}:7000"));
         let mut listener = transport.bind(&own).await.expect("its address is free").into_listener();
         let listening = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
         let silent = CancellationToken::new();
-        let session = connect(&transport, leader, hello(name, &own), silent.clone(), work).await;
+        let session = connect(&transport, leader, says(hello(name, &own)), silent.clone(), work).await;
         let listening = AbortOnDropHandle::new(listening);
         Self { name, silent, session, listening, transport, own }
     }

@@ -99,6 +99,9 @@ async fn a_submission_is_denied_redacted_or_taken_at_any_coordinator_and_the_log
         // Another submission of the same is the same task.
         assert_eq!(submit(&fleet, at, of(id + 1, "report", r#"{"token": "t", "n": 1.0}"#)).await, Ok(TaskId(id + 1)));
     }
+    let verify = Some(v1::Verify { agents: 3, agree: 2, pointer: None, compare: "deploy".to_owned() });
+    let hidden = submit(&fleet, leader, TaskSpec { verify, ..of(25, "report", "x") }).await;
+    assert_eq!(hidden, refused("PERMISSION_DENIED", "policy no-deploys denies this: deploy elsewhere"));
     set(&fleet, leader, &[]).await;
     assert_eq!(submit(&fleet, leader, of(30, "deploy", "x")).await, Ok(TaskId(30)));
     set(&fleet, leader, &[NO_DEPLOYS]).await;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::{AllocationId, Amounts, Command, Holder, Reply, ResourceCommand, TaskCommand, TaskId, TaskState};
+use robeing_fleet::{
+    AllocationId, Amounts, Command, Holder, Reply, ResourceCommand, TaskCommand, TaskId, TaskState, limits::JOINING_MS,
+};
 use robeing_net::gate::Caller;
 use robeing_proto::v1::{
     self, AllocationState, GetAllocationRequest, ListAllocationsRequest, ListResourcesRequest, ReleaseResourcesRequest,
@@ -49,7 +51,7 @@ async fn release(fleet: &TestFleet, at: usize, id: u128, token: u64) -> Result<(
     fleet.tested(at).resources.release_resources(Request::new(request)).await.map(drop)
 }
 
-/// Makes an agent contribute, as the leader does after it has joined.
+/// Makes an agent contribute, as the leader does for one that joined before the fleet could keep that.
 async fn contribute(fleet: &TestFleet, leader: usize, name: &str, cpu: u64) {
     let tested = fleet.tested(leader);
     let found = tested.state.look(|fleet| fleet.agent_by_name(name).map(|agent| (agent.id, agent.session)));
@@ -152,12 +154,26 @@ async fn submit(fleet: &TestFleet, at: usize, id: u128, cpu_millis: u64) -> Subm
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_that_has_a_session_contributes_already() {
+    let (fleet, leader) = start().await;
+    assert_eq!(submit(&fleet, leader, 1, 800).await.refusal, None, "nobody knows yet what there will be");
+    let _a = TestAgent::join_contributing(&fleet, leader, "a", 1_000).await;
+    let found = fleet.tested(leader).state.look(|fleet| {
+        let contributed = fleet.agent_by_name("a").and_then(|agent| fleet.contribution(agent.id));
+        (contributed.map(|found| found.contributed.cpu), fleet.task(TaskId(1)).map(|task| task.state))
+    });
+    assert_eq!(found, (Some(1_000), Some(TaskState::Assigned)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_runs_with_the_resources_that_it_needs_or_waits_or_is_refused() {
     let (fleet, leader) = start().await;
     let _a = TestAgent::join(&fleet, leader, "a").await;
     contribute(&fleet, leader, "a", 1_000).await;
+    // Until then others are expected.
+    tokio::time::sleep(Duration::from_millis(2 * JOINING_MS)).await;
     let refusal = submit(&fleet, leader, 1, 2_000).await.refusal.expect("nobody has so much");
-    let expected = "Insufficient resources: cpu: 2000 millis asked, 1000 free";
+    let expected = "Insufficient resources: cpu: 2000 millis asked, 1000 contributed";
     assert!(refusal.code == "RESOURCE_EXHAUSTED" && refusal.message.starts_with(expected), "{refusal:?}");
     for id in [1, 2] {
         assert_eq!(submit(&fleet, leader, id, 800).await.refusal, None);

@@ -9,16 +9,60 @@ use robeing_proto::{
     v1::{self, TaskSpec, Verify},
 };
 
-use crate::tests::{
-    agent::TestAgent,
-    fleet::{TestFleet, task},
-    mail::mailbox::start,
+use crate::{
+    api::convert::{self, Parts},
+    tests::{
+        agent::TestAgent,
+        fleet::{TestFleet, task},
+        mail::mailbox::start,
+    },
 };
 
 /// A task that two of three agents must agree on.
 fn of_three(id: u128, kind: &str, pointer: Option<&str>) -> TaskSpec {
-    let verify = Verify { agents: 3, agree: 2, pointer: pointer.map(str::to_owned) };
+    let verify = Verify { agents: 3, agree: 2, pointer: pointer.map(str::to_owned), compare: String::new() };
     TaskSpec { kind: kind.into(), verify: Some(verify), ..task(id) }
+}
+
+/// Joins three agents with the specialization `sum`, which answer with different numbers, and one that compares them.
+async fn agents_and_judge(fleet: &TestFleet, leader: usize) -> [TestAgent; 4] {
+    fn difference(given: &[u8]) -> Option<f64> {
+        let (lengths, outputs) = std::str::from_utf8(given).ok()?.split_once('\n')?;
+        let (one, other) = outputs.split_at_checked(lengths.split_once(' ')?.0.parse().ok()?)?;
+        Some((one.parse::<f64>().ok()? - other.parse::<f64>().ok()?).abs())
+    }
+    [
+        TestAgent::join_with_skill(fleet, leader, ("w-0", "sum"), 1, |_| Some(Outcome::Output("1.004".into()))).await,
+        TestAgent::join_with_skill(fleet, leader, ("w-1", "sum"), 2, |_| Some(Outcome::Output("1.0".into()))).await,
+        TestAgent::join_with_skill(fleet, leader, ("w-2", "sum"), 3, |_| Some(Outcome::Output("8".into()))).await,
+        TestAgent::join_with_skill(fleet, leader, ("judge", "near"), 4, |given| {
+            let is_near = difference(&given.input).map(|by| (by < 0.01).to_string());
+            Some(Outcome::Output(is_near.unwrap_or_default().into()))
+        })
+        .await,
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn different_outputs_agree_if_a_task_that_compares_them_says_so() {
+    let (fleet, leader) = start().await;
+    let _agents = agents_and_judge(&fleet, leader).await;
+    let verify = Verify { agents: 3, agree: 2, compare: "near".into(), ..Verify::default() };
+    let spec = TaskSpec { verify: Some(verify), required_specialization: "sum".into(), ..task(0x100) };
+    assert_eq!(submit(&fleet, leader, spec).await.refusal, None);
+    let done = ended(&fleet, leader, 0x100).await;
+    assert_eq!(done.state, TaskState::Succeeded, "{done:?}");
+    assert!(done.output.as_ref().is_some_and(|output| output.starts_with(b"1.0")), "{done:?}");
+    let now = fleet.tested(leader).state.look(|fleet| fleet.now());
+    let parts = Parts { attempts: true, ..Parts::default() };
+    let shown = convert::task(&done, parts, now);
+    let of = |number: u32| shown.attempts.iter().find(|attempt| attempt.number == number).map(|found| &*found.agent);
+    assert!(shown.comparisons.iter().any(|found| found.equal == Some(true)), "{shown:?}");
+    for found in &shown.comparisons {
+        let is_near = of(found.one) != Some("w-2") && of(found.other) != Some("w-2");
+        assert_eq!((found.equal, &*found.agent), (Some(is_near), "judge"), "{shown:?}");
+    }
+    assert!(convert::task(&done, Parts::default(), now).comparisons.is_empty());
 }
 
 async fn submit(fleet: &TestFleet, at: usize, spec: TaskSpec) -> v1::SubmitResult {
@@ -86,7 +130,7 @@ async fn a_task_on_which_nobody_agrees_fails_and_so_does_one_without_what_is_com
         let kind = failed.failure.as_ref().map(|failure| failure.kind);
         assert_eq!((failed.state, kind), (TaskState::Failed, Some(FailureKind::Disagreement)), "{failed:?}");
     }
-    let wrong = TaskSpec { verify: Some(Verify { agents: 3, agree: 4, pointer: None }), ..task(0x400) };
+    let wrong = TaskSpec { verify: Some(Verify { agents: 3, agree: 4, ..Verify::default() }), ..task(0x400) };
     let refusal = submit(&fleet, leader, wrong).await.refusal.expect("it is wrong");
     assert_eq!(refusal.code, "INVALID_ARGUMENT");
 }

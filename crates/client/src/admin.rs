@@ -1,5 +1,6 @@
-//! Calls of the Admin service about who may be in the fleet, and its policies. They are retried like all others: a join token or a
-//! certificate that is made a second time replaces one that never arrived.
+//! Calls of the Admin service about who may be in the fleet, and its policies. They are retried like all others: a join
+//! token or a certificate that is made a second time replaces one that never arrived. What sets or makes something is called
+//! at one coordinator at a time.
 
 use robeing_proto::v1::{
     BarAgentRequest, BarAgentResponse, CertifyClientRequest, CertifyClientResponse, CreateJoinTokenRequest,
@@ -7,12 +8,12 @@ use robeing_proto::v1::{
     ReleaseAgentRequest, ReleaseAgentResponse, SetPoliciesRequest, SetPoliciesResponse,
 };
 
-use super::{ClientError, FleetClient};
+use super::{ClientError, FleetClient, calls::Repeat};
 
 impl FleetClient {
     /// Bars an agent from the fleet. An agent that is barred in this way already is no error.
     pub async fn bar_agent(&self, request: BarAgentRequest) -> Result<BarAgentResponse, ClientError> {
-        self.call_admin(|mut rpc| {
+        self.call_admin(Repeat::InTurn, |mut rpc| {
             let request = request.clone();
             async move { rpc.bar_agent(request).await }
         })
@@ -21,7 +22,7 @@ impl FleetClient {
 
     /// Lets an agent enrol again that was barred. The response states whether it was.
     pub async fn release_agent(&self, request: ReleaseAgentRequest) -> Result<ReleaseAgentResponse, ClientError> {
-        self.call_admin(|mut rpc| {
+        self.call_admin(Repeat::InTurn, |mut rpc| {
             let request = request.clone();
             async move { rpc.release_agent(request).await }
         })
@@ -33,7 +34,7 @@ impl FleetClient {
         &self,
         request: CreateJoinTokenRequest,
     ) -> Result<CreateJoinTokenResponse, ClientError> {
-        self.call_admin(|mut rpc| {
+        self.call_admin(Repeat::InTurn, |mut rpc| {
             let request = request.clone();
             async move { rpc.create_join_token(request).await }
         })
@@ -42,7 +43,7 @@ impl FleetClient {
 
     /// Certifies the key of a client.
     pub async fn certify_client(&self, request: CertifyClientRequest) -> Result<CertifyClientResponse, ClientError> {
-        self.call_admin(|mut rpc| {
+        self.call_admin(Repeat::InTurn, |mut rpc| {
             let request = request.clone();
             async move { rpc.certify_client(request).await }
         })
@@ -51,7 +52,7 @@ impl FleetClient {
 
     /// Sets the policies of the fleet, in place of those that it has.
     pub async fn set_policies(&self, request: SetPoliciesRequest) -> Result<SetPoliciesResponse, ClientError> {
-        self.call_admin(|mut rpc| {
+        self.call_admin(Repeat::InTurn, |mut rpc| {
             let request = request.clone();
             async move { rpc.set_policies(request).await }
         })
@@ -60,7 +61,7 @@ impl FleetClient {
 
     /// Returns the policies of the fleet.
     pub async fn get_policies(&self) -> Result<Policies, ClientError> {
-        self.call_admin(|mut rpc| async move { rpc.get_policies(GetPoliciesRequest {}).await }).await
+        self.call_admin(Repeat::AtOnce, |mut rpc| async move { rpc.get_policies(GetPoliciesRequest {}).await }).await
     }
 
     /// Returns one page of the audit log.
@@ -68,6 +69,6 @@ impl FleetClient {
         &self,
         request: ListAuditRecordsRequest,
     ) -> Result<ListAuditRecordsResponse, ClientError> {
-        self.call_admin(|mut rpc| async move { rpc.list_audit_records(request).await }).await
+        self.call_admin(Repeat::AtOnce, |mut rpc| async move { rpc.list_audit_records(request).await }).await
     }
 }

@@ -12,7 +12,9 @@ use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    ClientError, FleetClient, Wire, limited,
+    ClientError, FleetClient, Wire,
+    calls::Repeat,
+    limited,
     messages::{AFTER_WAIT, wait},
 };
 
@@ -157,7 +159,7 @@ impl FleetClient {
         A: Future<Output = Result<Response<T>, Status>>,
     {
         let extra = if extra.is_zero() { extra } else { extra + AFTER_WAIT };
-        self.call_for(extra, |target| {
+        self.call_for(Repeat::AtOnce, extra, |target| {
             let call = attempt(limited!(BallotsClient::new(self.wire(target))));
             async move {
                 // A fleet of the version before is one, though it has no such service.

@@ -90,7 +90,7 @@ pub enum ClientError {
         message: String,
     },
     /// The fleet refused the call.
-    #[error("the fleet refused ({code:?}): {message}")]
+    #[error("the fleet refused ({}): {message}", code_name(*.code))]
     Refused {
         /// The gRPC status code.
         code: Code,
@@ -100,12 +100,35 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    pub(crate) fn refused(status: Status) -> Self {
+    pub(crate) fn refused(status: &Status) -> Self {
         let message = status.message().to_owned();
         match status.code() {
             Code::NotFound => Self::NotFound { message },
             code => Self::Refused { code, message },
         }
+    }
+}
+
+/// Returns the name of a gRPC code, as the documentation has it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

@@ -1,14 +1,16 @@
-//! A client of a fleet. Any coordinator can serve a call, so a call that one coordinator doesn't answer is retried at
-//! the next one, within a time limit that the user sets. Every call can be repeated safely, because the caller
-//! generates the task ids.
+//! A client of a fleet. Any coordinator can serve a call, so a call that one coordinator doesn't answer is made at the
+//! next one, within a time limit that the user sets. Every call can be repeated safely, because the caller generates the
+//! task ids.
 
 mod address;
 mod admin;
 mod ballots;
+mod calls;
 pub mod coordinators;
 mod distrust;
 mod error;
 mod groups;
+mod logs;
 mod messages;
 mod resources;
 mod security;
@@ -32,6 +34,7 @@ pub use ballots::{new_ballot_id, threshold};
 pub use error::{ClientError, io_cause};
 use futures::stream::{FuturesUnordered, StreamExt};
 pub use groups::new_proposal_id;
+pub use logs::TaskLogs;
 pub use messages::new_message_id;
 pub use resources::new_allocation_id;
 pub use robeing_net::client::{ByteStream, Dialer};
@@ -50,8 +53,8 @@ use security::Channels;
 pub use security::{Bearer, ClientIdentity, Security};
 pub use submit::{DEFAULT_UNFINISHED, DEFAULT_WINDOW, SubmitEvent, SubmitOptions};
 pub use teams::new_team_id;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::{Code, Response, Status, service::interceptor::InterceptedService, transport::Channel};
+use tokio::time::timeout;
+use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use uuid::Uuid;
 pub use watch::TaskWatch;
 
@@ -59,11 +62,6 @@ pub use watch::TaskWatch;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a call is tried, over all endpoints, unless [`Settings`] override it.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one endpoint has to answer while there are others to try.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Pause after every endpoint has failed once; it doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(25);
-const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 /// A connection that is silent for `interval` is sent a keep-alive ping, and is closed when the ping isn't answered
 /// within `timeout`.
 const KEEP_ALIVE: KeepAlive =
@@ -200,13 +198,15 @@ impl FleetClient {
         .await
     }
 
-    /// Cancels tasks. The response has a result for each.
+    /// Cancels tasks. The response has a result for each, and comes when nothing of them runs any more, or the request's
+    /// `wait` is over.
     pub async fn cancel_tasks(&self, request: CancelTasksRequest) -> Result<CancelTasksResponse, ClientError> {
-        self.call(|mut rpc| {
-            let request = request.clone();
+        let wait = request.wait.and_then(|wait| Duration::try_from(wait).ok()).unwrap_or_default();
+        let attempt = |target| {
+            let (mut rpc, request) = (self.rpc(target), request.clone());
             async move { rpc.cancel_tasks(request).await }
-        })
-        .await
+        };
+        self.call_for(wait, attempt).await
     }
 
     /// Returns the agents of the fleet, sorted by name; lost agents are included only if `include_lost` is set.
@@ -248,55 +248,6 @@ impl FleetClient {
     pub async fn status(&self, consistency: Consistency) -> Result<FleetStatus, ClientError> {
         let request = GetStatusRequest { consistency: consistency.into() };
         self.call(|mut rpc| async move { rpc.get_status(request).await }).await
-    }
-
-    /// Makes a call. If an endpoint does not answer, the call is retried at the next one, for as long as the settings
-    /// allow; so the call must be safe to repeat.
-    pub async fn call<T, F, A>(&self, attempt: F) -> Result<T, ClientError>
-    where
-        F: Fn(Rpc<Wire>) -> A,
-        A: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.call_at(|target| attempt(self.rpc(target))).await
-    }
-
-    /// Makes a call of the Admin service, as [`FleetClient::call`] does.
-    pub async fn call_admin<T, F, A>(&self, attempt: F) -> Result<T, ClientError>
-    where
-        F: Fn(AdminClient<Wire>) -> A,
-        A: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.call_at(|target| attempt(self.admin(target))).await
-    }
-
-    /// Makes a call that `attempt` makes at an endpoint, until one answers.
-    async fn call_at<T, F, A>(&self, attempt: F) -> Result<T, ClientError>
-    where
-        F: Fn(usize) -> A,
-        A: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.call_for(Duration::ZERO, attempt).await
-    }
-
-    /// Makes a call that `attempt` makes at an endpoint, until one answers. An answer may take `extra` longer than
-    /// usual, because the call waits for something.
-    async fn call_for<T, F, A>(&self, extra: Duration, attempt: F) -> Result<T, ClientError>
-    where
-        F: Fn(usize) -> A,
-        A: Future<Output = Result<Response<T>, Status>>,
-    {
-        self.contact().await?;
-        let mut tries = Tries { extra, ..Tries::new(self) };
-        loop {
-            let target = self.current();
-            let ends = tries.attempt_ends();
-            let status = match timeout_at(ends, attempt(target)).await {
-                Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                Ok(Err(status)) => status,
-                Err(_) => Status::unavailable(format!("{} did not answer in time", self.name(target))),
-            };
-            tries.failed(target, status).await?;
-        }
     }
 
     /// Connects to all endpoints at once to find one that accepts connections. Does nothing once one has.
@@ -353,118 +304,6 @@ impl FleetClient {
     fn wire(&self, target: usize) -> Wire {
         self.inner.targets[target].channels.wire()
     }
-
-    /// Moves from `target` to the next endpoint, unless another call already has.
-    fn fail_over(&self, target: usize) {
-        let next = (target + 1) % self.inner.targets.len();
-        let _ = self.inner.current.compare_exchange(target, next, Ordering::Relaxed, Ordering::Relaxed);
-    }
-}
-
-/// The retries of one call: its deadline and the pauses between rounds.
-pub(crate) struct Tries {
-    client: FleetClient,
-    began: Instant,
-    failures: usize,
-    /// Number of failures in a row because an endpoint and this client do not trust each other.
-    distrusts: usize,
-    pause: Duration,
-    /// How much longer than usual an answer may take.
-    extra: Duration,
-}
-
-impl Tries {
-    pub(crate) fn new(client: &FleetClient) -> Self {
-        Self {
-            client: client.clone(),
-            began: Instant::now(),
-            failures: 0,
-            distrusts: 0,
-            pause: FIRST_PAUSE,
-            extra: Duration::ZERO,
-        }
-    }
-
-    fn ends(&self) -> Instant {
-        self.began + self.client.inner.settings.request_timeout + self.extra
-    }
-
-    /// Returns the deadline of an attempt that starts now.
-    pub(crate) fn attempt_ends(&self) -> Instant {
-        match self.client.inner.targets.len() {
-            1 => self.ends(),
-            _ => self.ends().min(Instant::now() + ATTEMPT_TIMEOUT + self.extra),
-        }
-    }
-
-    /// Resets the time limit and the pauses after an answer.
-    pub(crate) fn succeeded(&mut self) {
-        self.began = Instant::now();
-        self.failures = 0;
-        self.distrusts = 0;
-        self.pause = FIRST_PAUSE;
-    }
-
-    /// Records a failed attempt at an endpoint, and pauses if all endpoints have failed in this round.
-    ///
-    /// # Errors
-    /// The failure as a [`ClientError`], if a retry would not help or there is no time left for one.
-    pub(crate) async fn failed(&mut self, target: usize, status: Status) -> Result<(), ClientError> {
-        let Inner { targets, settings, .. } = &*self.client.inner;
-        let endpoint = &targets[target].name;
-        if is_foreign(&status) {
-            return Err(ClientError::NotAFleet { endpoint: endpoint.clone(), cause: error::cause(&status) });
-        }
-        if !may_retry(&status) {
-            return Err(ClientError::refused(status));
-        }
-        let distrust = distrust::distrust(&status, endpoint, settings.security.trust_source());
-        self.distrusts = if distrust.is_some() { self.distrusts + 1 } else { 0 };
-        self.client.fail_over(target);
-        self.failures += 1;
-        let round_is_over = self.failures.is_multiple_of(targets.len());
-        let pause = if round_is_over { self.pause } else { Duration::ZERO };
-        let is_late = Instant::now() + pause >= self.ends();
-        match distrust {
-            // One of them may be another fleet's; if it is all of them, trying again does not help.
-            Some(error) if is_late || self.distrusts >= targets.len() => return Err(error),
-            None if is_late => {
-                return Err(ClientError::Unavailable {
-                    endpoints: self.client.endpoints().join(", "),
-                    waited: self.began.elapsed(),
-                    cause: error::cause(&status),
-                });
-            }
-            _ => {}
-        }
-        if round_is_over {
-            sleep(pause).await;
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        }
-        Ok(())
-    }
-}
-
-/// What the HTTP/2 library reports when the peer does not speak HTTP/2.
-const NO_HTTP2: [&str; 2] = ["frame with invalid size", "unspecific protocol error detected"];
-
-/// Returns whether the answer is from a server that does not have this service or does not speak gRPC.
-fn is_foreign(status: &Status) -> bool {
-    let cause = error::cause(status);
-    status.code() == Code::Unimplemented
-        || cause.starts_with("grpc-status header missing")
-        || NO_HTTP2.iter().any(|words| cause.contains(words))
-}
-
-/// Returns whether another coordinator, or the same one a little later, might answer. A status with a source was
-/// created on this side, because the connection broke.
-fn may_retry(status: &Status) -> bool {
-    std::error::Error::source(status).is_some() || retryable(status.code())
-}
-
-/// Returns whether a fleet that answers with this code might answer differently a little later.
-fn retryable(code: Code) -> bool {
-    matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted)
 }
 
 #[cfg(any(test, feature = "stub"))]

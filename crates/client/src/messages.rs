@@ -12,7 +12,7 @@ use robeing_sealing::letters::{self, Prepared};
 use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
-use super::{ClientError, FleetClient, Wire, limited};
+use super::{ClientError, FleetClient, Wire, calls::Repeat, limited};
 
 /// Maximum time that a coordinator may take to answer after the wait that a call asks for.
 pub(super) const AFTER_WAIT: Duration = Duration::from_secs(3);
@@ -37,7 +37,7 @@ impl FleetClient {
     /// set, too.
     pub async fn send_message(&self, request: SendMessageRequest) -> Result<SendMessageResponse, ClientError> {
         let extra = if request.durable { Duration::ZERO } else { wait(request.deadline) };
-        self.call_messages(extra, |mut rpc| {
+        self.call_messages(Repeat::AtOnce, extra, |mut rpc| {
             let request = request.clone();
             async move { rpc.send_message(request).await }
         })
@@ -80,7 +80,7 @@ impl FleetClient {
 
     /// Returns to whom a message would go, and their keys.
     async fn resolve_message(&self, request: ResolveMessageRequest) -> Result<ResolveMessageResponse, ClientError> {
-        self.call_for(Duration::ZERO, |target| {
+        self.call_for(Repeat::AtOnce, Duration::ZERO, |target| {
             let mut rpc = limited!(MessagesClient::new(self.wire(target)));
             let request = request.clone();
             async move {
@@ -97,7 +97,7 @@ impl FleetClient {
     /// Returns what became of a message. [`ClientError::NotFound`] if the fleet does not know it, or not any more.
     pub async fn get_message(&self, request: GetMessageRequest) -> Result<MessageStatus, ClientError> {
         let extra = wait(request.wait);
-        self.call_messages(extra, |mut rpc| {
+        self.call_messages(Repeat::AtOnce, extra, |mut rpc| {
             let request = request.clone();
             async move { rpc.get_message(request).await }
         })
@@ -105,10 +105,10 @@ impl FleetClient {
     }
 
     /// Returns messages in the built-in inbox of an agent. Messages that are taken out by a call whose answer gets lost
-    /// are lost with it.
+    /// are lost with it, so it is made at one coordinator at a time.
     pub async fn read_inbox(&self, request: ReadInboxRequest) -> Result<ReadInboxResponse, ClientError> {
         let extra = wait(request.wait);
-        self.call_messages(extra, |mut rpc| {
+        self.call_messages(Repeat::InTurn, extra, |mut rpc| {
             let request = request.clone();
             async move { rpc.read_inbox(request).await }
         })
@@ -116,13 +116,13 @@ impl FleetClient {
     }
 
     /// Makes a call of the Messages service, as [`FleetClient::call`] does, that may take `extra` longer.
-    async fn call_messages<T, F, A>(&self, extra: Duration, attempt: F) -> Result<T, ClientError>
+    async fn call_messages<T, F, A>(&self, repeat: Repeat, extra: Duration, attempt: F) -> Result<T, ClientError>
     where
         F: Fn(MessagesClient<Wire>) -> A,
         A: Future<Output = Result<Response<T>, Status>>,
     {
         let extra = if extra.is_zero() { extra } else { extra + AFTER_WAIT };
-        self.call_for(extra, |target| {
+        self.call_for(repeat, extra, |target| {
             let call = attempt(limited!(MessagesClient::new(self.wire(target))));
             async move {
                 // A fleet of the version before is one, though it has no such service.

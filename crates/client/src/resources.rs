@@ -1,4 +1,5 @@
-//! Calls of the Resources service. Calls are retried like all others: the caller draws the ids of allocations.
+//! Calls of the Resources service. Calls are retried like all others: the caller draws the ids of allocations. What is
+//! set, such as the end of a lease, is set through one coordinator at a time.
 
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
 use super::{
-    ClientError, FleetClient, Wire, limited,
+    ClientError, FleetClient, Wire,
+    calls::Repeat,
+    limited,
     messages::{AFTER_WAIT, wait},
 };
 
@@ -25,7 +28,7 @@ impl FleetClient {
     /// retry is the same request; see [`new_allocation_id`]. [`ClientError::Refused`] if they are not free and the
     /// request does not wait.
     pub async fn request_resources(&self, request: RequestResourcesRequest) -> Result<Allocation, ClientError> {
-        let asked = self.call_resources(Duration::ZERO, |mut rpc| {
+        let asked = self.call_resources(Repeat::AtOnce, Duration::ZERO, |mut rpc| {
             let request = request.clone();
             async move { rpc.request_resources(request).await }
         });
@@ -34,7 +37,7 @@ impl FleetClient {
 
     /// Releases an allocation. Does nothing if it has ended.
     pub async fn release_resources(&self, request: ReleaseResourcesRequest) -> Result<(), ClientError> {
-        let released = self.call_resources(Duration::ZERO, |mut rpc| {
+        let released = self.call_resources(Repeat::AtOnce, Duration::ZERO, |mut rpc| {
             let request = request.clone();
             async move { rpc.release_resources(request).await }
         });
@@ -43,7 +46,7 @@ impl FleetClient {
 
     /// Renews a lease. Whoever holds one repeats this in time.
     pub async fn renew_lease(&self, request: RenewLeaseRequest) -> Result<RenewLeaseResponse, ClientError> {
-        self.call_resources(Duration::ZERO, |mut rpc| {
+        self.call_resources(Repeat::InTurn, Duration::ZERO, |mut rpc| {
             let request = request.clone();
             async move { rpc.renew_lease(request).await }
         })
@@ -53,7 +56,7 @@ impl FleetClient {
     /// Returns an allocation. [`ClientError::NotFound`] if the fleet does not know it, or not any more.
     pub async fn get_allocation(&self, request: GetAllocationRequest) -> Result<Allocation, ClientError> {
         let extra = wait(request.wait);
-        self.call_resources(extra, |mut rpc| {
+        self.call_resources(Repeat::AtOnce, extra, |mut rpc| {
             let request = request.clone();
             async move { rpc.get_allocation(request).await }
         })
@@ -65,7 +68,7 @@ impl FleetClient {
         &self,
         request: ListAllocationsRequest,
     ) -> Result<ListAllocationsResponse, ClientError> {
-        self.call_resources(Duration::ZERO, |mut rpc| {
+        self.call_resources(Repeat::AtOnce, Duration::ZERO, |mut rpc| {
             let request = request.clone();
             async move { rpc.list_allocations(request).await }
         })
@@ -74,7 +77,7 @@ impl FleetClient {
 
     /// Returns a page of what agents contribute, with the queues and the sums.
     pub async fn list_resources(&self, request: ListResourcesRequest) -> Result<ListResourcesResponse, ClientError> {
-        self.call_resources(Duration::ZERO, |mut rpc| {
+        self.call_resources(Repeat::AtOnce, Duration::ZERO, |mut rpc| {
             let request = request.clone();
             async move { rpc.list_resources(request).await }
         })
@@ -83,7 +86,7 @@ impl FleetClient {
 
     /// Sets the queues that have a weight or a quota.
     pub async fn set_queues(&self, request: SetQueuesRequest) -> Result<(), ClientError> {
-        let set = self.call_resources(Duration::ZERO, |mut rpc| {
+        let set = self.call_resources(Repeat::InTurn, Duration::ZERO, |mut rpc| {
             let request = request.clone();
             async move { rpc.set_queues(request).await }
         });
@@ -91,13 +94,13 @@ impl FleetClient {
     }
 
     /// Makes a call of the Resources service, as [`FleetClient::call`] does, that may take `extra` longer.
-    async fn call_resources<T, F, A>(&self, extra: Duration, attempt: F) -> Result<T, ClientError>
+    async fn call_resources<T, F, A>(&self, repeat: Repeat, extra: Duration, attempt: F) -> Result<T, ClientError>
     where
         F: Fn(ResourcesClient<Wire>) -> A,
         A: Future<Output = Result<Response<T>, Status>>,
     {
         let extra = if extra.is_zero() { extra } else { extra + AFTER_WAIT };
-        self.call_for(extra, |target| {
+        self.call_for(repeat, extra, |target| {
             let call = attempt(limited!(ResourcesClient::new(self.wire(target))));
             async move {
                 // A fleet of the version before is one, though it has no such service.

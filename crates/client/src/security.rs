@@ -166,6 +166,14 @@ impl Channels {
         }
     }
 
+    /// Returns the connection for a call that needs no token.
+    pub fn channel(&self) -> Channel {
+        match &self.without_token {
+            Some((server, open)) if server.is_found() => open.clone(),
+            _ => self.channel.clone(),
+        }
+    }
+
     /// Returns the connection for the next call. The first call to a server without TLS fails, as one to a server that is
     /// away, and is to be tried again.
     pub fn wire(&self) -> Wire {

@@ -8,16 +8,16 @@ use std::{
 
 use futures::Stream;
 use robeing_proto::v1::{
-    self, ListAgentsResponse, Refusal, StreamedAnswer, SubmitRequest, SubmitResponse, SubmitResult,
-    SubmitStreamRequest, SubmitStreamResponse, TaskSpec, WatchStatusRequest, WatchStatusResponse, WatchTasksRequest,
-    WatchTasksResponse,
+    self, ListAgentsResponse, LogLine, Refusal, StreamedAnswer, SubmitRequest, SubmitResponse, SubmitResult,
+    SubmitStreamRequest, SubmitStreamResponse, TaskLogsRequest, TaskLogsResponse, TaskSpec, WatchStatusRequest,
+    WatchStatusResponse, WatchTasksRequest, WatchTasksResponse,
     admin_server::{Admin, AdminServer},
     fleet_server::{Fleet, FleetServer},
     streamed_answer::Answer,
 };
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Streaming, transport::Server};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::*;
 
@@ -32,6 +32,8 @@ pub struct Shared {
     pub most_unanswered: usize,
     /// The watch requests received.
     pub watches: Vec<WatchTasksRequest>,
+    /// The requests to follow tasks.
+    pub logs: Vec<TaskLogsRequest>,
     /// Number of calls received.
     pub calls: usize,
     /// The agents that are barred.
@@ -165,6 +167,7 @@ impl Fleet for Stub {
     type SubmitStreamStream = Told<SubmitStreamResponse>;
     type WatchTasksStream = Told<WatchTasksResponse>;
     type WatchStatusStream = Told<WatchStatusResponse>;
+    type TaskLogsStream = Told<TaskLogsResponse>;
 
     async fn submit(&self, _: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
         Err(Status::unimplemented("the client submits on streams"))
@@ -201,7 +204,8 @@ impl Fleet for Stub {
         let request = request.into_inner();
         let tasks = request.ids.iter().filter(|id| *id != "gone").map(|id| finished(id)).collect();
         let gone_ids = request.ids.iter().filter(|id| *id == "gone").cloned().collect();
-        let changes = WatchTasksResponse { tasks, revision: request.from_revision + 7, gone_ids };
+        let revision = request.from_revision + 7;
+        let changes = WatchTasksResponse { tasks, revision, gone_ids, ..WatchTasksResponse::default() };
         self.shared().watches.push(request);
         let first = futures::stream::iter([Ok(changes)]);
         if self.manners().end_watches {
@@ -213,6 +217,21 @@ impl Fleet for Stub {
     async fn cancel_tasks(&self, _: Request<CancelTasksRequest>) -> Result<Response<CancelTasksResponse>, Status> {
         self.begin().await?;
         Ok(Response::new(CancelTasksResponse::default()))
+    }
+
+    async fn task_logs(&self, request: Request<TaskLogsRequest>) -> Result<Response<Self::TaskLogsStream>, Status> {
+        self.begin().await?;
+        let request = request.into_inner();
+        let (first, follow) = (request.after.first().map_or(0, |of| of.next), request.follow);
+        let lines = vec![LogLine { text: first.to_string(), ..LogLine::default() }];
+        let said = TaskLogsResponse { attempt: 1, agent: "a".into(), first, lines, ..TaskLogsResponse::default() };
+        self.shared().logs.push(request);
+        let end = match self.manners().end_watches {
+            true => Some(Err(Status::unavailable("shutting down"))),
+            false if follow => Some(Ok(TaskLogsResponse { finished: true, ..TaskLogsResponse::default() })),
+            false => None,
+        };
+        Ok(Response::new(Box::pin(futures::stream::iter([Ok(said)]).chain(futures::stream::iter(end)))))
     }
 
     async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {

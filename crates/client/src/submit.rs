@@ -22,7 +22,12 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::{ATTEMPT_TIMEOUT, ClientError, FleetClient, Tries, is_finished, new_task_id, watch_pool::Awaited};
+use super::{
+    ClientError, FleetClient,
+    calls::{ATTEMPT_TIMEOUT, Tries},
+    is_finished, new_task_id,
+    watch_pool::Awaited,
+};
 
 /// Maximum number of tasks that are sent and not yet answered, unless [`SubmitOptions`] override it.
 pub const DEFAULT_WINDOW: usize = 1_024;
@@ -119,7 +124,7 @@ impl FleetClient {
             tries: Tries::new(self),
             on_event,
         };
-        self.contact().await?;
+        self.find_answering().await?;
         submission.tries.succeeded();
         submission.draw();
         while !submission.is_done() {

@@ -10,7 +10,7 @@ use robeing_proto::v1::{
 use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
-use super::{ClientError, FleetClient, Wire, limited};
+use super::{ClientError, FleetClient, Wire, calls::Repeat, limited};
 
 /// Generates an id for a team.
 pub fn new_team_id() -> String {
@@ -60,7 +60,7 @@ impl FleetClient {
         F: Fn(TeamsClient<Wire>) -> A,
         A: Future<Output = Result<Response<T>, Status>>,
     {
-        self.call_for(Duration::ZERO, |target| {
+        self.call_for(Repeat::AtOnce, Duration::ZERO, |target| {
             let call = attempt(limited!(TeamsClient::new(self.wire(target))));
             async move {
                 // A fleet of the version before is one, though it has no such service.

@@ -11,11 +11,12 @@ use robeing_net::{
 };
 use robeing_platform::Platform;
 use robeing_proto::v1::{
-    BarAgentRequest, CreateJoinTokenRequest, ReleaseAgentRequest, SendMessageRequest, SubmitRequest, TaskSpec,
-    WatchTasksRequest, fleet_server::FleetServer,
+    BarAgentRequest, CreateJoinTokenRequest, LogPosition, ReleaseAgentRequest, SendMessageRequest, SubmitRequest,
+    TaskLogsRequest, TaskSpec, WatchTasksRequest, fleet_server::FleetServer,
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::Code;
 
 use super::{
     coordinators::{Audit, CoordinatorClient},
@@ -202,6 +203,37 @@ async fn a_watch_goes_on_from_its_last_revision() {
     }
     let asked: Vec<_> = running.stub.shared().watches.iter().map(|request| request.from_revision).collect();
     assert_eq!(asked, [3, 10, 17]);
+}
+
+#[tokio::test]
+async fn who_follows_a_task_goes_on_after_the_last_line() {
+    let ending = Manners { end_watches: true, ..Default::default() };
+    let running = stub(&[ending.clone(), ending]).await;
+    let mut logs = running.client().task_logs(TaskLogsRequest { id: "t".into(), follow: true, ..Default::default() });
+    for expected in ["0", "1", "2"] {
+        let said = logs.next().await.expect("it goes on").expect("it has not ended");
+        assert_eq!(said.lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), [expected]);
+    }
+    let asked: Vec<_> = running.stub.shared().logs.iter().map(|request| request.after.clone()).collect();
+    let position = |next| vec![LogPosition { attempt: 1, agent: "a".into(), next }];
+    assert_eq!(asked, [vec![], position(1), position(2)]);
+}
+
+#[tokio::test]
+async fn who_follows_a_task_is_told_its_end() {
+    let running = stub(&[Manners::default()]).await;
+    let mut logs = running.client().task_logs(TaskLogsRequest { id: "t".into(), follow: true, ..Default::default() });
+    assert!(!logs.next().await.expect("a line").expect("a line").finished);
+    assert!(logs.next().await.expect("the end").expect("the end").finished);
+    assert!(logs.next().await.expect("it has ended").is_none());
+}
+
+#[tokio::test]
+async fn what_is_there_now_of_a_task_is_returned_once() {
+    let running = stub(&[Manners::default()]).await;
+    let mut logs = running.client().task_logs(TaskLogsRequest { id: "t".into(), ..Default::default() });
+    assert!(logs.next().await.expect("a line").is_some());
+    assert!(logs.next().await.expect("no more").is_none());
 }
 
 #[tokio::test]

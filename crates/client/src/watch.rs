@@ -6,7 +6,7 @@ use robeing_proto::v1::{WatchTasksRequest, WatchTasksResponse};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use super::{ClientError, FleetClient, Tries};
+use super::{ClientError, FleetClient, calls::Tries};
 
 /// Changes of tasks as they happen; see [`FleetClient::watch_tasks`].
 pub struct TaskWatch {

@@ -1,7 +1,7 @@
 //! The description of a group.
 
 use robeing_bft::{
-    certificate::{Decision, Stable},
+    certificate::{Decision, Stable, View},
     crypto::{Ed25519, PublicKey},
     epoch::{Epoch, Membership, Parameters},
     error::EpochError,
@@ -228,6 +228,12 @@ impl Group {
     /// Returns the members' names, in their order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.epoch.members.iter().map(|member| member.name.as_str())
+    }
+
+    /// Returns the name of the member that is the primary of a view.
+    pub fn primary(&self, view: u64) -> &str {
+        let replica = self.epoch.primary(View(view));
+        self.epoch.members.get(usize::from(replica.0)).map_or("", |member| member.name.as_str())
     }
 
     /// Returns the name of the member with this key.

@@ -1,6 +1,6 @@
 //! Channels for clients outside the fleet: to a TCP address, or over connections opened by a [`Dialer`].
 
-use std::{io, sync::Arc, time::Duration};
+use std::{error::Error, io, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
@@ -9,7 +9,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint, Uri},
+};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower::service_fn;
 
 use crate::{
@@ -90,6 +94,19 @@ pub fn dialed_channel(dialer: Arc<dyn Dialer>, slot: usize, keep_alive: KeepAliv
             }
         }
     }))
+}
+
+/// Asks the server at the end of a channel for its health, which anyone may do. Succeeds with whatever answer: somebody is
+/// there. A frozen process takes connections, too, but answers nothing; so give this a time limit.
+///
+/// # Errors
+/// If the connection fails, or the server is about to leave.
+pub async fn answers(channel: Channel) -> Result<(), Status> {
+    match HealthClient::new(channel).check(HealthCheckRequest::default()).await {
+        // A status with a source was created on this side.
+        Err(status) if status.source().is_some() || status.code() == Code::Unavailable => Err(status),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// Connects to `host:port` and closes the connection: succeeds if something is listening there.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bilrost::{Enumeration, Message, Oneof};
 
-use crate::{AgentId, Effect, Fleet, Reply, SessionId, codec::Endpoint, steps::Jobs};
+use crate::{AgentId, Amounts, Effect, Fleet, Reply, SessionId, codec::Endpoint, steps::Jobs};
 
 /// A command for one agent. All domains share one range of field numbers; see `codec`.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof)]
@@ -151,6 +151,11 @@ pub struct AgentJoin {
     /// Public key for payloads that only the agent can read: X25519. Needs [`Feature::Mail`](crate::Feature::Mail).
     #[bilrost(tag(11), encoding(plainbytes))]
     pub sealing_key: Option<[u8; 32]>,
+    /// What it contributes to the resource pool from its join on, at least what is granted of it. `None` if the join does
+    /// not say so: then it contributes what [`Contribute`](crate::ResourceCommand::Contribute) says. Needs
+    /// [`Feature::Resources`](crate::Feature::Resources).
+    #[bilrost(12)]
+    pub contributed: Option<Box<Amounts>>,
 }
 
 /// How many agents a pool should have. The newest join decides, unless the pool was set by [`PoolCommand::Set`].

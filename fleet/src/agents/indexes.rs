@@ -157,13 +157,29 @@ impl Stopping {
 
     /// Returns the highest fencing number that an agent may still be stopping for this task id; 0 if there is none.
     pub(crate) fn highest(&self, task: TaskId) -> u32 {
+        self.of_task(task).next_back().map_or(0, |(attempt, _)| attempt)
+    }
+
+    /// Returns the attempts that agents are stopping for this task id, by their fencing numbers.
+    pub(crate) fn of_task(&self, task: TaskId) -> impl DoubleEndedIterator<Item = (u32, AgentId)> + '_ {
         let range = (task, 0, AgentId(0))..=(task, u32::MAX, AgentId(u32::MAX));
-        let last = self.attempts.range(range).next_back();
-        last.map_or(0, |(_, attempt, _)| *attempt)
+        self.attempts.range(range).map(|(_, attempt, agent)| (*attempt, *agent))
+    }
+
+    /// Returns whether an agent is stopping an attempt of this task id.
+    pub(crate) fn has(&self, task: TaskId) -> bool {
+        self.of_task(task).next().is_some()
     }
 }
 
 impl PoolMembers {
+    /// Returns whether a pool of this shape lacks agents, live or on standby. One that drains is to be replaced; if
+    /// `replicas` is not fixed, one that was lost is expected back.
+    pub(crate) fn lacks_any(&self, replicas: Option<u32>, standby: u32) -> bool {
+        let present = self.live + self.unhealthy + self.standby.len() as u32;
+        replicas.map_or(self.lost > 0, |replicas| present < replicas.saturating_add(standby))
+    }
+
     /// Returns how many agents should be live in a pool of this shape: if `replicas` is not fixed, at least one of its
     /// members.
     pub(crate) fn desired(&self, replicas: Option<u32>, standby: u32) -> u32 {

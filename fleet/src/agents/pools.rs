@@ -5,11 +5,11 @@
 
 use std::collections::BTreeSet;
 
-use super::state::Pool;
+use super::{indexes::PoolMembers, state::Pool};
 use crate::{
     AgentId, AgentState, Effect, Fleet, PoolShape, RecoveryEvent, Refusal, Reply,
     config::{check_name, invalid},
-    limits::{MAX_AGENTS, MAX_POOLS},
+    limits::{JOINING_MS, MAX_AGENTS, MAX_POOLS},
     steps::{Job, Jobs},
 };
 
@@ -88,6 +88,21 @@ impl Fleet {
         };
         let desired = members.desired(shape.replicas, shape.standby);
         desired.saturating_sub(members.live)
+    }
+
+    /// Returns whether agents are expected to join: the newest one has joined less than [`JOINING_MS`] ago, or a pool has
+    /// fewer than it should have.
+    pub(crate) fn expects_agents(&self) -> bool {
+        let newest = self.state.agents.known.last_key_value();
+        let until = newest.map(|(_, agent)| agent.joined_at.fleet.saturating_add(JOINING_MS));
+        if until.is_some_and(|until| self.state.now.fleet < until) {
+            return true;
+        }
+        let nobody = PoolMembers::default();
+        self.state.agents.pools.iter().any(|(name, pool)| {
+            let members = self.indexes.agents.pools.get(name).unwrap_or(&nobody);
+            members.lacks_any(pool.replicas, pool.standby)
+        })
     }
 
     /// Activates the standby agent with the lowest number if the pool lacks a live agent. If an agent `failed`, this is

@@ -38,7 +38,8 @@ impl AgentJoin {
             check_name("pool", &pool.name)?;
         }
         check_length("address", &self.address, MAX_NAME_BYTES)?;
-        check_length("version", &self.version, MAX_NAME_BYTES)
+        check_length("version", &self.version, MAX_NAME_BYTES)?;
+        self.contributed.as_ref().map_or(Ok(()), |amounts| amounts.check("contributed"))
     }
 }
 
@@ -111,8 +112,9 @@ impl Fleet {
         jobs.push(Job::Pull(id));
     }
 
-    /// Updates a known agent and its pool with what a join reports.
+    /// Updates a known agent, its pool and what it contributes with what a join reports.
     fn describe(&mut self, id: AgentId, join: AgentJoin) {
+        let contributed = join.contributed;
         let pool = self.note_pool(join.pool.as_ref());
         self.change_agent(id, |agent| {
             agent.role = join.role;
@@ -126,6 +128,9 @@ impl Fleet {
             agent.version = join.version;
             agent.sealing_key = join.sealing_key;
         });
+        if let Some(amounts) = contributed {
+            self.note_contribution(id, *amounts);
+        }
     }
 
     /// Returns whether the key of an agent in this session is not the one that the fleet has, and can be recorded.

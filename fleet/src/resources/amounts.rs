@@ -188,6 +188,18 @@ impl Quota {
     }
 }
 
+impl Shortage {
+    /// Formats it where what is free of it is all that agents contribute.
+    fn of_contributed(&self) -> String {
+        let Shortage { resource, asked, free, of_one } = self;
+        let (name, unit) = (resource.name(), resource.unit());
+        match of_one {
+            false => format!("{name}: {asked} {unit} asked, {free} contributed"),
+            true => format!("{name}: {asked} {unit} asked of one agent, at most {free} contributed by one"),
+        }
+    }
+}
+
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Shortage { resource, asked, free, of_one } = self;
@@ -199,13 +211,19 @@ impl fmt::Display for Shortage {
     }
 }
 
-/// Says which resources are short, or what else is in the way.
-pub(crate) fn in_words(short: &[Shortage], others_wait: bool) -> String {
-    if short.is_empty() {
-        return match others_wait {
-            true => "requests that wait come first".to_owned(),
-            false => "no choice of agents has room for all parts".to_owned(),
-        };
-    }
-    short.iter().map(Shortage::to_string).collect::<Vec<_>>().join("; ")
+/// Says which resources are short, or what else is in the way, and what to do. `contributed`: what is free is what agents
+/// contribute.
+pub(crate) fn in_words(short: &[Shortage], others_wait: bool, contributed: bool) -> String {
+    let remedy = match contributed {
+        false => "ask for less, ask to wait, or let agents contribute more",
+        true => "ask for less, or let agents contribute more",
+    };
+    let problem = match (short, others_wait, contributed) {
+        ([], true, _) => "requests that wait come first".to_owned(),
+        ([], false, false) => "no choice of agents has room for all parts".to_owned(),
+        ([], false, true) => "no agent contributes all of it".to_owned(),
+        (short, _, false) => short.iter().map(Shortage::to_string).collect::<Vec<_>>().join("; "),
+        (short, _, true) => short.iter().map(Shortage::of_contributed).collect::<Vec<_>>().join("; "),
+    };
+    format!("{problem}; {remedy}")
 }

@@ -1,4 +1,5 @@
-//! What agents contribute, from their word until their sessions end, and the queues of the administrator.
+//! What agents contribute, from their joins or their later word until their sessions end, and the queues of the
+//! administrator.
 
 use super::{Contribution, Holder, Queue, amounts::Amounts, command::QueueShape};
 use crate::{
@@ -11,12 +12,14 @@ impl Fleet {
     /// Returns whether an agent in this session is known to contribute something else, and this can be recorded, or
     /// what is granted of it if that is more.
     pub fn lacks_contribution(&self, id: AgentId, session: SessionId, amounts: Amounts) -> bool {
-        let known = self.indexes.resources.agents.get(&id);
-        let differs = match known {
+        self.contributes_other(id, amounts) && self.has(Feature::Resources) && self.in_session(id, session)
+    }
+
+    fn contributes_other(&self, id: AgentId, amounts: Amounts) -> bool {
+        match self.indexes.resources.agents.get(&id) {
             None => amounts != Amounts::NONE,
             Some(agent) => agent.contributed != amounts.at_least(agent.used),
-        };
-        differs && self.has(Feature::Resources) && self.in_session(id, session)
+        }
     }
 
     pub(super) fn contribute(&mut self, id: AgentId, session: SessionId, amounts: Amounts) -> Reply {
@@ -26,16 +29,23 @@ impl Fleet {
         if !self.in_session(id, session) {
             return Reply::Refused(Refusal::StaleSession);
         }
+        self.note_contribution(id, amounts);
+        Reply::Done
+    }
+
+    /// Notes what a known agent contributes from now on.
+    pub(crate) fn note_contribution(&mut self, id: AgentId, amounts: Amounts) {
+        if !self.contributes_other(id, amounts) {
+            return;
+        }
         let known = self.indexes.resources.agents.get(&id).map(|agent| (agent.number, agent.used));
         match known {
             Some((number, used)) if amounts.at_least(used) == Amounts::NONE => self.drop_contribution(number),
             // What is granted stays granted, and no more is.
             Some((number, used)) => self.change_contribution(number, amounts.at_least(used)),
-            None if amounts == Amounts::NONE => return Reply::Done,
             None => self.add_contribution(id, amounts),
         }
         self.wake_allocations();
-        Reply::Done
     }
 
     fn add_contribution(&mut self, agent: AgentId, amounts: Amounts) {

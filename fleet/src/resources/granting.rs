@@ -13,6 +13,7 @@ use crate::{
         DEFAULT_QUEUE, MAX_ALLOCATIONS, MAX_ASKED_BY_ONE, MAX_ASKED_FOR_ONE, MAX_HELD_BY_ONE, MAX_LIVE_ALLOCATIONS,
         MAX_PARTS_OF_ONE,
     },
+    sabotage::{Mistake, planted},
 };
 
 /// How many queues a refusal names.
@@ -170,7 +171,7 @@ impl Fleet {
     }
 
     pub(super) fn check_quota(&self, name: &str, used: Amounts, asked: Amounts) -> Result<(), Refusal> {
-        match self.queue_of(name).quota.exceeded_by(used.plus(asked)) {
+        match self.queue_of(name).quota.exceeded_by(used.plus(asked)).filter(|_| !planted(Mistake::QuotaIgnored)) {
             None => Ok(()),
             Some((resource, quota)) => Err(Refusal::OverQuota {
                 queue: name.to_owned(),
@@ -195,7 +196,9 @@ impl Fleet {
         match agents {
             Some(agents) => Ok(Some(agents)),
             None if request.wait > 0 => Ok(None),
-            None => Err(Refusal::InsufficientResources { short: self.shortages(parts), others_wait }),
+            None => {
+                Err(Refusal::InsufficientResources { short: self.shortages(parts), others_wait, contributed: false })
+            }
         }
     }
 
@@ -213,7 +216,8 @@ impl Fleet {
             for (part, agent) in allocation.parts.iter_mut().zip(agents) {
                 part.agent = Some(agent);
             }
-            let expires = at.fleet.saturating_add(allocation.ttl);
+            let from = if planted(Mistake::LeaseFromRequest) { allocation.requested } else { at };
+            let expires = from.fleet.saturating_add(allocation.ttl);
             allocation.state = AllocationState::Granted { token, at, expires };
             allocation.id
         })?;

@@ -20,6 +20,7 @@ use crate::{
     Agent, AgentId, AllocationId, Feature, Fleet, FleetMillis, Refusal, Role, SubmitTask, Task,
     config::{check_name, invalid},
     limits::{DEFAULT_QUEUE, MAX_DURATION_MS, MAX_LIVE_ALLOCATIONS, MAX_TASK_SHAPES},
+    sabotage::{Mistake, planted},
     schedule::{
         needing::Shape,
         queue::{Rank, first},
@@ -94,8 +95,8 @@ impl Task {
 impl Fleet {
     /// Refuses a submission that needs more than any agent in the fleet contributes or its queue's quota allows, and
     /// one for whose needs there is no room in the index. An agent that gives nothing at the moment, such as an
-    /// unhealthy one, counts; and while there are no agents at all, as in a fleet that has just started, nobody knows
-    /// what there will be: such a task waits, as others do.
+    /// unhealthy one, counts; and while there are no agents at all, or others are expected, as in a fleet that has just
+    /// started, nobody knows what there will be: such a task waits, as one does whose specialization no agent has.
     pub(crate) fn check_task_resources(&self, submission: &SubmitTask) -> Result<(), Refusal> {
         let Some(asked) = &submission.resources else { return Ok(()) };
         // A fleet without the feature says so when the command is applied.
@@ -106,9 +107,9 @@ impl Fleet {
         self.check_quota(&asked.queue, Amounts::NONE, asked.amounts)?;
         let (indexes, parts) = (&self.indexes.resources, [Part { amounts: asked.amounts, agent: None }]);
         let is_offered = indexes.offered.place(&parts, false, indexes.contributed).is_some();
-        if !is_offered && self.indexes.agents.in_session() > 0 {
+        if !is_offered && self.indexes.agents.in_session() > 0 && !self.expects_agents() {
             let short = indexes.offered.shortages(&parts);
-            return Err(Refusal::InsufficientResources { short, others_wait: false });
+            return Err(Refusal::InsufficientResources { short, others_wait: false, contributed: true });
         }
         let needing = &self.indexes.schedule.needing;
         if needing.len() < MAX_TASK_SHAPES || needing.knows(&Shape::of_submission(submission, asked)) {
@@ -249,7 +250,7 @@ impl Fleet {
     /// attempt. Does nothing if it has ended with the agent's session.
     pub(crate) fn free_attempt(&mut self, seq: u64) {
         let is_live = self.state.resources.allocations.get(seq).is_some_and(|allocation| !allocation.is_ended());
-        if is_live {
+        if is_live && !planted(Mistake::NeedsNotFreed) {
             self.forget_allocation(seq);
             self.wake_allocations();
         }

@@ -214,6 +214,7 @@ mod tests {
             pid: 1,
             version: String::new(),
             sealing_key: None,
+            contributed: None,
         }))
     }
 

@@ -131,12 +131,13 @@ mod tests {
             pid: 1,
             version: String::new(),
             sealing_key: None,
+            contributed: None,
         };
         let joined = fleet.apply(Stamp::at(1), Command::Agent(AgentCommand::Joined(join)), &mut effects);
         let agent = if let Reply::Joined { agent, .. } = joined { agent } else { AgentId(u32::MAX) };
         for n in 0..u128::from(MAX_VERIFIED_TASKS) {
             let (agents, agree) = (MAX_VERIFYING_AGENTS, MAX_VERIFYING_AGENTS);
-            let verify = Some(Box::new(Verify { agents, agree, pointer: None }));
+            let verify = Some(Box::new(Verify { agents, agree, pointer: None, compare: None }));
             let task = SubmitTask { verify, ..SubmitTask::new(TaskId(n), "sum", Bytes::new()) };
             fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task)), &mut effects);
         }

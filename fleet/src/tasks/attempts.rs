@@ -195,7 +195,7 @@ impl Fleet {
         let digest = outcome.digest();
         match outcome.within_limits() {
             Outcome::Succeeded(output) | Outcome::Answered { output, .. }
-                if self.has_room(output.len()) || self.has_output(seq, digest) =>
+                if self.has_room(output.len()) || self.needs_no_room(seq, digest) =>
             {
                 self.succeeded(seq, id, (task, attempt), ran_us, (output, digest), effects);
             }
@@ -232,7 +232,7 @@ impl Fleet {
     }
 
     /// Returns whether this many more bytes may be stored for an accepted task.
-    fn has_room(&self, bytes: usize) -> bool {
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.indexes.tasks.bytes.saturating_add(bytes as u64) <= self.state.config.most_stored()
     }
 
@@ -260,6 +260,14 @@ impl Fleet {
         effects: &mut Vec<Effect>,
     ) {
         let Some(task) = self.state.tasks.kept.get(&seq) else { return };
+        let verification = task.member_of.and_then(|parent| self.verification(parent));
+        if let Some(parent) = task.member_of.filter(|_| verification.is_some_and(|of| of.comparing == Some(seq))) {
+            return self.comparison_answered((seq, parent), id, held, ran_us, &output, effects);
+        }
+        if let Some(message) = verification.and_then(|of| of.too_large(output.len())) {
+            let failure = own_failure(FailureKind::OutputTooLarge, &message, false);
+            return self.failed(seq, id, held, failure, effects);
+        }
         if task.member_of.is_some() && digest.is_none() {
             let message = "the coordinators did not compare the output, although it is to be verified";
             let failure = own_failure(FailureKind::Internal, message, true);
@@ -287,7 +295,15 @@ impl Fleet {
         self.pull(id, effects);
     }
 
-    fn failed(&mut self, seq: u64, id: AgentId, held: (TaskId, u32), mut failure: Failure, effects: &mut Vec<Effect>) {
+    /// Takes the failure of a current attempt, which is `held` by this agent.
+    pub(super) fn failed(
+        &mut self,
+        seq: u64,
+        id: AgentId,
+        held: (TaskId, u32),
+        mut failure: Failure,
+        effects: &mut Vec<Effect>,
+    ) {
         // The texts are kept with the attempt and, if it is the last one, also with the task.
         if !self.has_room(2 * (failure.message.len() + failure.stderr_tail.len())) {
             cut(&mut failure.message, SCARCE_TEXT_BYTES, false);

@@ -52,14 +52,19 @@ fn check_verifications(state: &State) -> Check {
         let is_sound = state.version >= Feature::Verification.since() && is_sound(state, task, verification);
         ensure(is_sound, || format!("task {}: verification", task.id))?;
         verified += u32::from(!task.state.is_final());
-        listed += verification.members.len();
+        listed += verification.members.len() + usize::from(verification.comparing.is_some());
     }
     ensure(members == listed, || format!("{members} members instead of {listed}"))?;
     ensure(verified <= MAX_VERIFIED_TASKS, || format!("{verified} tasks with results to be verified"))
 }
 
 fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
-    let Verification { asked, launched, members, answers, failed } = verification;
+    let Verification { asked, launched, members, answers, failed, comparisons, comparing, stopping } = verification;
+    let count = members.len() + answers.len() + failed.len();
+    // What follows looks at pairs of them.
+    if asked.check().is_err() || count > asked.agents as usize {
+        return false;
+    }
     let found: Vec<&Task> = members.iter().filter_map(|seq| state.tasks.kept.get(seq)).map(AsRef::as_ref).collect();
     let is_member = |member: &&Task| {
         member.member_of == Some(task.seq)
@@ -73,26 +78,48 @@ fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
     let mut digests = BTreeSet::new();
     // Of each digest, the first one keeps its output, and the others none.
     let outputs = answers.iter().all(|answer| digests.insert(answer.digest) == answer.output.is_some());
-    let count = members.len() + answers.len() + failed.len();
-    let state = match (task.state.is_final(), launched) {
-        (true, _) => members.is_empty() && answers.is_empty(),
-        (false, false) => count == 0,
+    let ends = match (task.state.is_final(), launched) {
+        (true, _) => members.is_empty() && answers.is_empty() && comparing.is_none(),
+        (false, false) => count + comparisons.len() + stopping.len() == 0 && comparing.is_none(),
         (false, true) => {
             count == asked.agents as usize && verification.agreed().is_none() && verification.is_possible()
         }
     };
     let fits = answers.iter().filter_map(|answer| answer.output.as_ref()).all(|output| output.len() <= MAX_INPUT_BYTES);
-    asked.check().is_ok()
-        && task.member_of.is_none()
+    task.member_of.is_none()
         && task.state != TaskState::Assigned
         && found.len() == members.len()
         && members.is_sorted_by(|one, next| one < next)
         && found.iter().all(is_member)
         && agents.len() == turns.len()
         && failed.len() <= asked.agents as usize
+        // The members, and the comparison that ran when the task ended.
+        && stopping.len() <= asked.agents as usize + 1
         && outputs
         && fits
-        && state
+        && ends
+        && are_comparisons_sound(state, task, verification)
+}
+
+/// Checks that no two outputs were compared twice, and that two are being compared exactly if that is needed.
+fn are_comparisons_sound(state: &State, task: &Task, verification: &Verification) -> bool {
+    let Verification { asked, members, comparisons, comparing, .. } = verification;
+    let pairs: BTreeSet<(u32, u32)> = comparisons.iter().map(|found| (found.one, found.other)).collect();
+    let is_comparison = |child: &Arc<Task>| {
+        child.member_of == Some(task.seq)
+            && !child.state.is_final()
+            && child.input.is_empty()
+            && asked.compare.as_ref() == Some(&child.kind)
+            && asked.compare == child.required_specialization
+            && (child.team, child.resources.is_none(), child.verification.is_none()) == (None, true, true)
+    };
+    let exists = |seq: &u64| !members.contains(seq) && state.tasks.kept.get(seq).is_some_and(is_comparison);
+    pairs.len() == comparisons.len()
+        && pairs.len() <= (asked.agents * (asked.agents - 1) / 2) as usize
+        && (asked.compare.is_some() || pairs.is_empty())
+        && pairs.iter().all(|(one, other)| one < other)
+        && comparing.is_some() == verification.compared().is_some()
+        && comparing.iter().all(exists)
 }
 
 fn check_task(task: &Task, now: u64) -> Check {

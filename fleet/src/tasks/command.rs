@@ -213,8 +213,8 @@ pub enum FailureKind {
     /// The ballot that should approve the task was rejected, or expired. Needs
     /// [`Feature::Approvals`](crate::Feature::Approvals).
     NotApproved = 12,
-    /// The agents that ran the task did not agree on an output, or what must be compared is not in an output. Needs
-    /// [`Feature::Verification`](crate::Feature::Verification).
+    /// The agents that ran the task did not agree on an output, what must be compared is not in an output, or outputs could
+    /// not be compared. Needs [`Feature::Verification`](crate::Feature::Verification).
     Disagreement = 13,
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::verification::{Answer, Verification};
+use super::verification::{Answer, Judged, Verification};
 use crate::{
     Agent, AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, FleetMillis,
     Refusal, Role, SubmitTask, Task, TaskId, TaskState, audit_log::action, config::invalid, limits::MAX_VERIFIED_TASKS,
@@ -51,14 +51,16 @@ pub(crate) fn derived(parent: u128, seq: u64) -> u128 {
 }
 
 impl Fleet {
-    /// Returns the task whose result a member verifies; `None` if the task is no member.
-    fn parent_of(&self, task: &Task) -> Option<&Arc<Task>> {
+    /// Returns the task whose result a member, or a comparison, verifies; `None` if the task is neither.
+    pub(super) fn parent_of(&self, task: &Task) -> Option<&Arc<Task>> {
         self.state.tasks.kept.get(&task.member_of?)
     }
 
-    /// Returns the input of a task. A member has that of the task whose result it verifies.
-    pub fn input_of<'a>(&'a self, task: &'a Task) -> &'a Bytes {
-        self.parent_of(task).map_or(&task.input, |parent| &parent.input)
+    /// Returns the input of a task. A member has that of the task whose result it verifies, and a comparison the two
+    /// outputs that it compares.
+    pub fn input_of(&self, task: &Task) -> Bytes {
+        let of_parent = || self.parent_of(task).map(|parent| parent.input.clone());
+        self.outputs_for(task).or_else(of_parent).unwrap_or_else(|| task.input.clone())
     }
 
     /// Returns the deadline of a task. A member has that of the task whose result it verifies.
@@ -85,7 +87,11 @@ impl Fleet {
 
     /// Returns what is compared of a member's output; `None` if the task is no member.
     pub fn compared_of(&self, task: TaskId) -> Option<Compared> {
-        let parent = self.parent_of(self.task(task)?)?;
+        let task = self.task(task)?;
+        if self.compares_for(task).is_some() {
+            return None;
+        }
+        let parent = self.parent_of(task)?;
         Some(match &parent.verification.as_ref()?.asked.pointer {
             None => Compared::Bytes,
             Some(pointer) => Compared::Json(pointer.clone()),
@@ -121,23 +127,25 @@ impl Fleet {
     pub(super) fn launch(&mut self, parent: u64, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&parent).cloned() else { return };
         let agents = task.verification.as_ref().map_or(0, |verification| verification.asked.agents);
-        let mut members = Vec::new();
-        for _ in 0..agents {
-            let seq = self.state.tasks.next_seq;
-            let id = self.free_id(task.id, seq);
-            self.state.tasks.next_seq += 1;
-            let floor = self.indexes.agents.stopping.highest(id);
-            let mut member = Task::member(&task, seq, id, self.state.now, floor);
-            member.revision = self.next_revision();
-            self.indexes.add_task(&member);
-            self.state.tasks.kept.insert(seq, Arc::new(member));
-            members.push(seq);
-        }
+        let members: Vec<u64> = (0..agents).map(|_| self.add_child(&task, |member| member)).collect();
         self.change_verification(parent, |verification| {
             verification.members = members;
             verification.launched = true;
         });
         self.place_members(parent, effects);
+    }
+
+    /// Adds a task that verifies the result of this one, which is a member before it is changed. Returns its number.
+    pub(super) fn add_child(&mut self, parent: &Task, change: impl FnOnce(Task) -> Task) -> u64 {
+        let seq = self.state.tasks.next_seq;
+        let id = self.free_id(parent.id, seq);
+        self.state.tasks.next_seq += 1;
+        let floor = self.indexes.agents.stopping.highest(id);
+        let mut child = change(Task::member(parent, seq, id, self.state.now, floor));
+        child.revision = self.next_revision();
+        self.indexes.add_task(&child);
+        self.state.tasks.kept.insert(seq, Arc::new(child));
+        seq
     }
 
     /// Returns an id for a member of this task that no task has. That the first one is taken is a chance in 2^122.
@@ -149,7 +157,7 @@ impl Fleet {
         id
     }
 
-    fn change_verification(&mut self, parent: u64, change: impl FnOnce(&mut Verification)) {
+    pub(super) fn change_verification(&mut self, parent: u64, change: impl FnOnce(&mut Verification)) {
         self.change_task(parent, |task| {
             if let Some(verification) = &mut task.verification {
                 change(verification);
@@ -157,24 +165,34 @@ impl Fleet {
         });
     }
 
-    fn verification(&self, parent: u64) -> Option<&Verification> {
+    pub(super) fn verification(&self, parent: u64) -> Option<&Verification> {
         self.state.tasks.kept.get(&parent)?.verification.as_deref()
     }
 
-    /// Gives the queued members of a task to agents. When an agent holds one no more, the others may go to it.
+    /// Gives the queued members of a task, and its comparison, to agents. When an agent holds one no more, the others may
+    /// go to it.
     pub(super) fn place_members(&mut self, parent: u64, effects: &mut Vec<Effect>) {
-        let members = self.verification(parent).map_or(Vec::new(), |verification| verification.members.clone());
-        for seq in members {
+        let Some(verification) = self.verification(parent) else { return };
+        let children: Vec<u64> = verification.members.iter().copied().chain(verification.comparing).collect();
+        for seq in children {
             self.place_one(seq, effects);
         }
     }
 
-    /// Returns the agents that can't take a task: those that hold another member of the same one, or have had their turn.
+    /// Returns the agents that can't take a task: those that hold another member of the same one, or have had their turn;
+    /// and those whose outputs it compares.
     pub(crate) fn excluded(&self, task: &Task) -> Vec<AgentId> {
+        if let Some((parent, verification)) = self.compares_for(task) {
+            let names = parent.names_of(verification.compared());
+            return names.filter_map(|name| self.indexes.agents.names.get(name).copied()).collect();
+        }
         let parent = self.parent_of(task);
-        let Some((parent, verification)) = parent.and_then(|task| Some((task, task.verification.as_ref()?))) else {
-            return Vec::new();
-        };
+        let verified = parent.and_then(|task| Some((task, task.verification.as_ref()?)));
+        verified.map_or(Vec::new(), |(parent, verification)| self.had_turns(parent, verification))
+    }
+
+    /// Returns the agents that hold a member of a task, or have had their turn.
+    pub(super) fn had_turns(&self, parent: &Task, verification: &Verification) -> Vec<AgentId> {
         let holder = |seq: &u64| Some(self.state.tasks.kept.get(seq)?.current()?.agent);
         // One that has left and joined again is still the same agent.
         let spent = parent.spent().filter_map(|name| self.indexes.agents.names.get(name).copied());
@@ -189,6 +207,10 @@ impl Fleet {
         }
         let parent = self.state.tasks.kept.get(members.get(&seq)?)?;
         let verification = parent.verification.as_ref()?;
+        if verification.comparing == Some(seq) {
+            let mut names = parent.names_of(verification.compared());
+            return names.any(|name| *name == agent.name).then_some(seq);
+        }
         let holds = |seq: &u64| {
             let task = self.state.tasks.kept.get(seq);
             task.and_then(|task| task.current()).is_some_and(|attempt| attempt.agent == agent.id)
@@ -197,8 +219,9 @@ impl Fleet {
         is_excluded.then(|| verification.members.last().copied().unwrap_or(seq))
     }
 
-    /// Removes a member, whose current attempt is not in the slot of its agent any more, or is being stopped there.
-    fn remove_member(&mut self, seq: u64, effects: &mut Vec<Effect>) {
+    /// Removes a member or a comparison, whose current attempt is not in the slot of its agent any more, or is being stopped
+    /// there.
+    pub(super) fn remove_member(&mut self, seq: u64, effects: &mut Vec<Effect>) {
         let Some(member) = self.state.tasks.kept.remove(&seq) else { return };
         self.snapshots.save_task(&member);
         self.indexes.drop_task(&member);
@@ -209,14 +232,20 @@ impl Fleet {
         if let Some(from) = member.displaced_from {
             self.settle_displaced(from, effects);
         }
+        if let Some(parent) = member.member_of.filter(|_| self.indexes.agents.stopping.has(member.id)) {
+            self.change_verification(parent, |verification| verification.stopping.push(member.id));
+        }
         self.task_is_gone(member.id, effects);
     }
 
-    /// Returns whether a member answers with an output that is kept already, so that it needs no more room.
-    pub(super) fn has_output(&self, seq: u64, digest: Option<[u8; 32]>) -> bool {
+    /// Returns whether the output of a task needs no more room: a member may answer with one that is kept already, and what
+    /// a comparison says is not kept as an output.
+    pub(super) fn needs_no_room(&self, seq: u64, digest: Option<[u8; 32]>) -> bool {
         let parent = self.state.tasks.kept.get(&seq).and_then(|task| task.member_of);
         let verification = parent.and_then(|parent| self.verification(parent));
-        verification.is_some_and(|of| of.answers.iter().any(|answer| Some(answer.digest) == digest))
+        verification.is_some_and(|of| {
+            of.comparing == Some(seq) || of.answers.iter().any(|answer| Some(answer.digest) == digest)
+        })
     }
 
     /// Takes the answer of a member, whose agent's slot is free.
@@ -243,9 +272,10 @@ impl Fleet {
             verification.members.retain(|member| *member != seq);
         });
         self.judge(parent, false, effects);
+        self.compare_next(parent, effects);
     }
 
-    /// Takes note that a member has failed for good.
+    /// Takes note that a member, or a comparison, has failed for good.
     pub(super) fn member_failed(
         &mut self,
         (seq, parent): (u64, u64),
@@ -253,6 +283,9 @@ impl Fleet {
         failure: Failure,
         effects: &mut Vec<Effect>,
     ) {
+        if self.verification(parent).is_some_and(|verification| verification.comparing == Some(seq)) {
+            return self.comparison_failed((seq, parent), &failure, effects);
+        }
         let current = self.state.tasks.kept.get(&seq).and_then(|task| task.current()).cloned();
         let Some(attempt) = current else { return };
         let now = self.state.now;
@@ -271,10 +304,10 @@ impl Fleet {
 
     /// Ends a task if enough agents agree, or can't any more. `is_late` tells that the last of them has missed the deadline,
     /// of which agents know a little earlier than the state machine.
-    fn judge(&mut self, parent: u64, is_late: bool, effects: &mut Vec<Effect>) {
+    pub(super) fn judge(&mut self, parent: u64, is_late: bool, effects: &mut Vec<Effect>) {
         let Some(verification) = self.verification(parent) else { return };
-        if let Some(agreed) = verification.agreed() {
-            return self.agree(parent, agreed, effects);
+        if let Some((output, judged)) = verification.outcome() {
+            return self.agree(parent, output, &judged, effects);
         }
         if verification.is_possible() {
             return;
@@ -288,18 +321,16 @@ impl Fleet {
 
     /// Ends a task with the output that enough agents agree on. Only now it is known whose answer was right: that is what
     /// their records show.
-    fn agree(&mut self, parent: u64, agreed: [u8; 32], effects: &mut Vec<Effect>) {
+    fn agree(&mut self, parent: u64, output: Bytes, judged: &[Judged], effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&parent) else { return };
-        let answers = task.verification.as_ref().map_or(Vec::new(), |verification| verification.answers.clone());
-        let names: Vec<_> = answers.iter().map(|answer| task.agent_of(answer.attempt)).collect();
-        let output = answers.iter().find_map(|answer| answer.output.clone().filter(|_| answer.digest == agreed));
+        let names: Vec<_> = judged.iter().map(|answer| task.agent_of(answer.attempt)).collect();
         self.finish(parent, TaskState::Succeeded, effects, |task, now| {
-            task.close_verification(Some(agreed));
-            task.output = Some(output.unwrap_or_default());
+            task.close_verification(judged);
+            task.output = Some(output);
             task.finish(now, TaskState::Succeeded, None);
         });
-        for (answer, name) in answers.iter().zip(names) {
-            let is_right = answer.digest == agreed;
+        for (answer, name) in judged.iter().zip(names) {
+            let Some(is_right) = answer.is_right else { continue };
             // To leave and to join again does not save its record.
             let agent = name.and_then(|name| self.indexes.agents.names.get(&name).copied()).unwrap_or(answer.agent);
             self.change_work(agent, |agent| match is_right {
@@ -335,7 +366,7 @@ impl Fleet {
         self.record(&actor, action::OUTVOTED, &subject, AuditOutcome::Denied, detail);
     }
 
-    /// Removes the members of a task that ends, and has their agents stop.
+    /// Removes the members and the comparison of a task that ends, and has their agents stop.
     pub(crate) fn disband(&mut self, parent: u64, effects: &mut Vec<Effect>) {
         self.stop_members(parent, (CancelCause::Cancelled, AttemptEnd::Cancelled, None), effects);
     }
@@ -356,7 +387,7 @@ impl Fleet {
             return;
         }
         let Some(verification) = self.verification(parent) else { return };
-        let members = verification.members.clone();
+        let (members, comparing) = (verification.members.clone(), verification.comparing);
         let now = self.state.now;
         for seq in &members {
             let current = self.state.tasks.kept.get(seq).and_then(|task| task.current()).cloned();
@@ -367,6 +398,10 @@ impl Fleet {
                 self.change_task(parent, |task| task.note_attempt(Attempt { ended_at, end, failure, ..attempt }));
             }
         }
-        self.change_task(parent, |task| task.close_verification(None));
+        if let Some(seq) = comparing {
+            self.stop_current(seq, cause, effects);
+            self.remove_member(seq, effects);
+        }
+        self.change_task(parent, |task| task.close_verification(&[]));
     }
 }

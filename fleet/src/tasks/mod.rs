@@ -5,9 +5,11 @@ pub(crate) mod approvals;
 pub(crate) mod attempts;
 pub(crate) mod audit;
 pub(crate) mod command;
+pub(crate) mod comparisons;
 pub(crate) mod indexes;
 pub(crate) mod members;
 pub(crate) mod query;
+pub(crate) mod running;
 pub(crate) mod state;
 mod submission;
 pub(crate) mod verification;
@@ -212,8 +214,8 @@ pub struct Task {
     /// How the task's result is verified, by the outputs of other tasks, its members.
     #[bilrost(30)]
     pub verification: Option<Box<Verification>>,
-    /// The number of the task whose result this one verifies. It is no task that anybody submitted, and is removed when it
-    /// ends.
+    /// The number of the task whose result this one verifies, as a member or a comparison. It is no task that anybody
+    /// submitted, and is removed when it ends.
     #[bilrost(31)]
     pub member_of: Option<u64>,
     /// The task was submitted with [`Feature::Trial`](crate::Feature::Trial).

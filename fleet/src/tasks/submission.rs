@@ -162,8 +162,8 @@ impl Fleet {
         let input = submission.input.len() as u64;
         let count = |state: TaskState| self.indexes.tasks.counts[state as usize];
         let limit = self.queue_places(submission.required_role);
-        // A task whose result is verified has a run of its own for each agent.
-        let runs = submission.verify.as_ref().map_or(0, |verify| verify.agents);
+        // A task whose result is verified has a run of its own for each agent, and may have a comparison besides.
+        let runs = submission.verify.as_ref().map_or(0, |verify| verify.agents + u32::from(verify.compare.is_some()));
         if (count(TaskState::Queued) + count(TaskState::Assigned)).saturating_add(runs) >= limit {
             return Err(Refusal::QueueFull { limit });
         }

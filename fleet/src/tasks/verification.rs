@@ -6,6 +6,10 @@
 //! removed once it has said it. Each agent has one turn: it takes no member while it holds another one of the same task, nor
 //! after it has answered, or has made a member fail for good. Agents are told apart by their names, because one that leaves
 //! and joins again has another number.
+//!
+//! Outputs are equal if their digests are. If the task names a kind that compares, a task of that kind may also find two of
+//! them equal; see [`comparisons`](super::comparisons). Then answers fall into classes: an output joins the first class with
+//! whose first output it is equal, so that each output is compared with at most one of each class.
 
 use std::sync::Arc;
 
@@ -14,9 +18,11 @@ use bytes::Bytes;
 
 use crate::{
     AgentId, Attempt, AttemptEnd, Refusal, Stamp, SubmitTask, Task, TaskId, TaskState,
-    config::{check_length, invalid},
+    config::{check_length, check_name, invalid},
     limits::{MAX_KEPT_ATTEMPTS, MAX_POINTER_BYTES, MAX_VERIFYING_AGENTS},
     sabotage::{Mistake, planted},
+    tasks::comparisons::Comparison,
+    words::count,
 };
 
 /// On how many agents a task runs, and how many of them must agree.
@@ -33,6 +39,10 @@ pub struct Verify {
     /// because nothing that takes long may be done while the state is locked. At most [`MAX_POINTER_BYTES`].
     #[bilrost(3)]
     pub pointer: Option<String>,
+    /// The kind of the tasks that compare outputs, which agents with this specialization run; `None`: outputs are equal if
+    /// what is compared of them is. Not with a pointer. A name, as that of any kind.
+    #[bilrost(4)]
+    pub compare: Option<String>,
 }
 
 /// What an agent has answered.
@@ -75,6 +85,39 @@ pub struct Verification {
     /// The agents that made members fail for good. Only how many they are matters: see [`Task::spent`].
     #[bilrost(5)]
     pub failed: Vec<AgentId>,
+    /// What comparisons have found, in that order. It is kept once the task has ended.
+    #[bilrost(6)]
+    pub comparisons: Vec<Comparison>,
+    /// The comparison that has not ended, by its number in the order of acceptance. It is about
+    /// [`Verification::compared`].
+    #[bilrost(7)]
+    pub comparing: Option<u64>,
+    /// The ids of members, and of the last comparison, that were removed while an agent was still stopping an attempt of
+    /// them, so that it can be told when nothing of the task runs any more. There is at most one more of them than agents
+    /// were asked for.
+    #[bilrost(8)]
+    pub stopping: Vec<TaskId>,
+}
+
+/// Answers with outputs that are equal as far as that is known.
+pub(crate) struct Class<'a> {
+    /// The first one, with which others are compared.
+    first: &'a Answer,
+    /// The different digests of their outputs.
+    digests: Vec<[u8; 32]>,
+    /// How many answers there are.
+    count: u32,
+    /// The first one of the earlier class with which `first` is to be compared, if nobody knows yet whether it is equal.
+    against: Option<&'a Answer>,
+}
+
+/// What is known of an answer once enough agents agree.
+pub(super) struct Judged {
+    pub agent: AgentId,
+    pub attempt: u32,
+    pub speed: u32,
+    /// Whether its output is equal to the one that enough agree on; `None` if nobody has compared them.
+    pub is_right: Option<bool>,
 }
 
 impl Verify {
@@ -87,7 +130,13 @@ impl Verify {
             let problem = format!("is {}, must be 2 to {}, the number of agents", self.agree, self.agents);
             return Err(invalid("verify.agree", problem));
         }
+        if let Some(kind) = &self.compare {
+            check_name("verify.compare", kind)?;
+        }
         let Some(pointer) = &self.pointer else { return Ok(()) };
+        if self.compare.is_some() {
+            return Err(invalid("verify.compare", "can't be given with verify.pointer; leave one of them out"));
+        }
         check_length("verify.pointer", pointer, MAX_POINTER_BYTES)?;
         match pointer.is_empty() || pointer.starts_with('/') {
             true => Ok(()),
@@ -98,7 +147,16 @@ impl Verify {
 
 impl Verification {
     pub(crate) fn of(asked: Verify) -> Self {
-        Self { asked, launched: false, members: Vec::new(), answers: Vec::new(), failed: Vec::new() }
+        Self {
+            asked,
+            launched: false,
+            members: Vec::new(),
+            answers: Vec::new(),
+            failed: Vec::new(),
+            comparisons: Vec::new(),
+            comparing: None,
+            stopping: Vec::new(),
+        }
     }
 
     /// Returns how many answers have this digest.
@@ -106,25 +164,86 @@ impl Verification {
         self.answers.iter().filter(|answer| answer.digest == *digest).count() as u32
     }
 
-    /// Returns how many agents agree on the output that most agree on.
-    pub(crate) fn most(&self) -> u32 {
-        self.answers.iter().map(|answer| self.count(&answer.digest)).max().unwrap_or(0)
+    /// Returns whether the outputs of two answers with different digests are equal; `None` if nobody has compared them.
+    fn are_equal(&self, one: &Answer, other: &Answer) -> Option<bool> {
+        if self.asked.compare.is_none() {
+            return Some(false);
+        }
+        let pair = (one.attempt.min(other.attempt), one.attempt.max(other.attempt));
+        let found = self.comparisons.iter().find(|found| (found.one, found.other) == pair);
+        found.map(|found| found.equal)
     }
 
-    /// Returns the digest that enough agents agree on.
-    pub(crate) fn agreed(&self) -> Option<[u8; 32]> {
+    /// Returns the classes of the answers, in the order of their first ones.
+    fn classes(&self) -> Vec<Class<'_>> {
+        let mut classes: Vec<Class<'_>> = Vec::new();
+        for answer in self.answers.iter().filter(|answer| answer.output.is_some()) {
+            let (digest, count) = (answer.digest, self.count(&answer.digest));
+            let verdicts = classes.iter().map(|class| self.are_equal(class.first, answer));
+            let found = verdicts.enumerate().find(|(_, equal)| *equal != Some(false));
+            match found {
+                Some((place, Some(_))) => {
+                    classes[place].digests.push(digest);
+                    classes[place].count += count;
+                }
+                found => {
+                    let against = found.map(|(place, _)| classes[place].first);
+                    classes.push(Class { first: answer, digests: vec![digest], count, against });
+                }
+            }
+        }
+        classes
+    }
+
+    /// Returns the attempts whose outputs are to be compared next, or are being compared: the first ones of which nobody
+    /// knows whether they are equal. Later answers don't change them.
+    pub fn compared(&self) -> Option<[u32; 2]> {
+        self.classes().into_iter().find_map(|class| Some([class.against?.attempt, class.first.attempt]))
+    }
+
+    /// Returns how many agents agree on the output that most agree on, as far as that is known.
+    pub(crate) fn most(&self) -> u32 {
+        self.classes().iter().map(|class| class.count).max().unwrap_or(0)
+    }
+
+    /// Returns the answers with the output that enough agents agree on.
+    pub(crate) fn agreed(&self) -> Option<Class<'_>> {
         let agree = self.asked.agree - u32::from(planted(Mistake::LieAccepted));
-        self.answers.iter().map(|answer| answer.digest).find(|digest| self.count(digest) >= agree)
+        self.classes().into_iter().find(|class| class.count >= agree)
     }
 
     /// Returns whether enough agents can still agree.
     pub(crate) fn is_possible(&self) -> bool {
-        !self.launched || self.most() + self.members.len() as u32 >= self.asked.agree
+        let (settled, open): (Vec<_>, Vec<_>) = self.classes().into_iter().partition(|class| class.against.is_none());
+        let most = settled.iter().map(|class| class.count).max().unwrap_or(0);
+        let left = open.iter().map(|class| class.count).sum::<u32>() + self.members.len() as u32;
+        !self.launched || most + left >= self.asked.agree
+    }
+
+    /// Returns the output that enough agents agree on, and what that says about each answer. An answer is outvoted only by
+    /// a comparison, or without any by its digest.
+    pub(super) fn outcome(&self) -> Option<(Bytes, Vec<Judged>)> {
+        let (agreed, classes) = (self.agreed()?, self.classes());
+        let is_right = |answer: &Answer| {
+            if agreed.digests.contains(&answer.digest) {
+                return Some(true);
+            }
+            let class = classes.iter().find(|class| class.digests.contains(&answer.digest))?;
+            self.are_equal(class.first, agreed.first)
+        };
+        let judged = self.answers.iter().map(|answer| Judged {
+            agent: answer.agent,
+            attempt: answer.attempt,
+            speed: answer.speed,
+            is_right: is_right(answer),
+        });
+        Some((agreed.first.output.clone().unwrap_or_default(), judged.collect()))
     }
 
     /// Returns the bytes that count against the fleet's budget.
     pub(crate) fn stored_bytes(&self) -> usize {
-        self.answers.iter().filter_map(|answer| answer.output.as_ref()).map(Bytes::len).sum()
+        let outputs: usize = self.answers.iter().filter_map(|answer| answer.output.as_ref()).map(Bytes::len).sum();
+        outputs + self.comparisons.iter().map(|found| found.by.len()).sum::<usize>()
     }
 
     /// Returns what the task waits for, for readers.
@@ -140,12 +259,11 @@ impl Verification {
     /// Returns why the task fails, for readers.
     pub(crate) fn disagreement(&self) -> String {
         let Self { asked: Verify { agents, agree, .. }, answers, failed, .. } = self;
-        let is_first = |answer: &&Answer| answer.output.is_some();
-        let different = answers.iter().filter(is_first).count();
         format!(
-            "{agree} of {agents} agents had to give the same output, which can't be any more: {} answered, with {different} \
-             different outputs, and {} failed",
+            "{agree} of {agents} agents had to give the same output, which can't be any more: {} answered, with {}, and {} \
+             failed",
             answers.len(),
+            count(self.classes().len(), "different output"),
             failed.len()
         )
     }
@@ -166,6 +284,12 @@ impl Task {
     /// Returns the name of the agent that had this attempt, if the attempt is kept.
     pub(crate) fn agent_of(&self, attempt: u32) -> Option<Arc<str>> {
         self.attempts.iter().find(|of| of.number == attempt).map(|of| Arc::clone(&of.agent_name))
+    }
+
+    /// Returns the names of the agents that had these attempts, as far as they are kept.
+    pub(super) fn names_of(&self, attempts: Option<[u32; 2]>) -> impl Iterator<Item = &Arc<str>> {
+        let is_one = move |attempt: &&Attempt| attempts.is_some_and(|numbers| numbers.contains(&attempt.number));
+        self.attempts.iter().filter(is_one).map(|attempt| &attempt.agent_name)
     }
 
     /// Returns whether the task may start now, and is waited for by members that are not there yet.
@@ -209,15 +333,21 @@ impl Task {
         number
     }
 
-    /// Marks the attempts of those who gave another output than this one, and forgets what was kept to compare.
-    pub(super) fn close_verification(&mut self, agreed: Option<[u8; 32]>) {
+    /// Marks the attempts of those who are outvoted, and of those of whom nobody knows whether they are, who came too late;
+    /// and forgets what was kept to compare.
+    pub(super) fn close_verification(&mut self, judged: &[Judged]) {
         let Some(verification) = &mut self.verification else { return };
         verification.answers.clear();
         verification.members.clear();
-        let Some(agreed) = agreed else { return };
-        for attempt in &mut self.attempts {
-            if attempt.end == Some(AttemptEnd::Succeeded) && attempt.digest != Some(agreed) {
-                attempt.end = Some(AttemptEnd::Outvoted);
+        verification.comparing = None;
+        for answer in judged {
+            let end = match answer.is_right {
+                Some(true) => continue,
+                Some(false) => AttemptEnd::Outvoted,
+                None => AttemptEnd::Cancelled,
+            };
+            if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.number == answer.attempt) {
+                attempt.end = Some(end);
             }
         }
     }

@@ -1,13 +1,18 @@
 //! Explains what a queued task waits for. This requires a scan of all agents, so the agents are counted one by one and
 //! the caller can read them in slices.
 
-use crate::{Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, schedule::free_agents::Needs};
+use crate::{
+    Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, Verification, schedule::free_agents::Needs,
+    words::count,
+};
 
 /// What a queued task waits for.
 pub struct Waiting<'a> {
     task: &'a Task,
     /// Number of fitting agents by state.
     fitting: [usize; 5],
+    /// Number of live agents that may compare its outputs.
+    comparers: usize,
 }
 
 /// Returns what a task needs besides a free slot.
@@ -18,13 +23,18 @@ fn and_resources(task: &Task) -> String {
 impl<'a> Waiting<'a> {
     /// Returns what `task` waits for, before any agent is counted; `None` if the task is not queued.
     pub fn of(task: &'a Task) -> Option<Self> {
-        (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 5] })
+        (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 5], comparers: 0 })
     }
 
     /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
     /// counted.
     pub fn needs_agents(&self) -> bool {
-        self.task.is_due() && self.task.team.is_none()
+        self.task.is_due() && (self.task.team.is_none() || self.compares().is_some())
+    }
+
+    /// Returns the kind of the tasks that compare its outputs, if there are such.
+    fn compares(&self) -> Option<&'a String> {
+        self.task.verification.as_ref()?.asked.compare.as_ref()
     }
 
     /// Counts an agent.
@@ -33,6 +43,24 @@ impl<'a> Waiting<'a> {
         if needs.fit(agent.role, agent.has_specialization(needs.domain)) {
             self.fitting[agent.state as usize] += 1;
         }
+        let compares = self.compares().is_some_and(|kind| agent.has_specialization(kind));
+        self.comparers += usize::from(compares && agent.state == AgentState::Live);
+    }
+
+    /// Returns what a verified task waits for, as text.
+    fn verified(&self, verification: &Verification) -> String {
+        let task = self.task;
+        let mut words = verification.waiting_for();
+        let (live, asked) = (self.fitting[AgentState::Live as usize], verification.asked.agents as usize);
+        if task.team.is_none() && live < asked {
+            let fit = if live == 1 { "fits" } else { "fit" };
+            words.push_str(&format!("; only {} {fit} it", count(live, "live agent")));
+        }
+        if let Some(what) = verification.comparison_words() {
+            let have = if self.comparers == 1 { "has" } else { "have" };
+            words.push_str(&format!("; and for {what}, which {} {have}", count(self.comparers, "live agent")));
+        }
+        words
     }
 
     /// Returns what the task waits for at the time `now`, as text.
@@ -53,12 +81,7 @@ impl<'a> Waiting<'a> {
             };
         }
         if let Some(verification) = &task.verification {
-            let mut words = verification.waiting_for();
-            let (live, asked) = (self.fitting[AgentState::Live as usize], verification.asked.agents as usize);
-            if task.team.is_none() && live < asked {
-                words.push_str(&format!("; only {live} live agents fit it"));
-            }
-            return words;
+            return self.verified(verification);
         }
         if let Some(team) = task.team {
             return format!("a member of team {team} that fits it and has a free slot{}", and_resources(task));
@@ -66,9 +89,11 @@ impl<'a> Waiting<'a> {
         let fitting = |state: AgentState| self.fitting[state as usize];
         let live = fitting(AgentState::Live);
         if live > 0 {
-            return match task.resources {
-                None => format!("a free slot: all {live} fitting agents are busy"),
-                Some(_) => format!("a free slot{} at one of {live} fitting agents", and_resources(task)),
+            return match (&task.resources, live) {
+                (None, 1) => "a free slot: the one fitting agent is busy".to_owned(),
+                (None, _) => format!("a free slot: all {live} fitting agents are busy"),
+                (Some(_), 1) => format!("a free slot{} at the one fitting agent", and_resources(task)),
+                (Some(_), _) => format!("a free slot{} at one of {live} fitting agents", and_resources(task)),
             };
         }
         let role = task.required_role.map(|role| format!("role {role:?}"));

@@ -5,6 +5,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use crate::{
     Agent, AgentId, Fleet, Task, TeamId,
+    sabotage::{Mistake, planted},
     schedule::{free_agents::Needs, score::score},
 };
 
@@ -17,7 +18,12 @@ impl Fleet {
         let weights = &self.state.config.weights;
         let needs = task.needs();
         let excluded = self.excluded(task);
-        let Some(team) = task.team else { return self.indexes.schedule.free.best(needs, &excluded, weights) };
+        let Some(team) = task.team.filter(|_| !planted(Mistake::OutsiderRuns)) else {
+            let best = |excluded: &[AgentId]| self.indexes.schedule.free.best(needs, excluded, weights);
+            // An agent that has a part in what it judges is only taken if no other one is free.
+            let others = self.involved(task).and_then(|involved| best(&involved));
+            return others.or_else(|| best(&excluded));
+        };
         let rank = |agent: &&Arc<Agent>| {
             let matched = agent.has_specialization(needs.domain);
             (Reverse(score(weights, agent, matched).total), !matched, agent.role, agent.load(), agent.id)

@@ -23,6 +23,7 @@ fn join(n: u32, role: Role, skills: &[usize]) -> Command {
         pid: 1,
         version: String::new(),
         sealing_key: None,
+        contributed: None,
     }))
 }
 

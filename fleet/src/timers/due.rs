@@ -32,8 +32,7 @@ impl Fleet {
 
     fn deadline_passed(&mut self, seq: u64, effects: &mut Vec<Effect>) {
         self.stop_current(seq, CancelCause::Deadline, effects);
-        let message = "the deadline passed before the task was finished";
-        let failure = own_failure(FailureKind::Deadline, message, false);
+        let failure = own_failure(FailureKind::Deadline, &self.late_words(seq), false);
         self.members_are_late(seq, &failure, effects);
         self.finish(seq, TaskState::Failed, effects, |task, now| {
             task.end_attempt(now, AttemptEnd::TimedOut, Some(failure.clone()));

@@ -1,9 +1,10 @@
 //! The resource pool: contributions, requests, leases, queues and their fairness.
 
 use robeing_fleet::{
-    AgentId, AgentJoin, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Effect, Fleet, FleetConfig,
-    Holder, PoolSums, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, Shortage, TeamId,
-    limits::ALLOCATION_TTL_MS,
+    AgentCommand, AgentId, AgentJoin, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Effect, Feature,
+    Fleet, FleetConfig, Holder, PoolSums, QueueShape, Quota, Refusal, Reply, RequestResources, Resource,
+    ResourceCommand, Shortage, TeamId,
+    limits::{ALLOCATION_TTL_MS, MAX_AMOUNT},
 };
 
 use crate::fixture::{OpenSession, Trial, amounts, patient, request, success, task, team, worker};
@@ -90,8 +91,9 @@ fn what_is_granted_is_taken_until_it_is_released() {
 fn what_is_not_free_is_refused_and_the_refusal_says_what_is_short() {
     let (mut trial, _) = pool([amounts(4_000, 8), amounts(2_000, 8)]);
     let before = trial.fleet.encode();
-    let short =
-        |of: &[Shortage]| Reply::Refused(Refusal::InsufficientResources { short: of.to_vec(), others_wait: false });
+    let short = |of: &[Shortage]| {
+        Reply::Refused(Refusal::InsufficientResources { short: of.to_vec(), others_wait: false, contributed: false })
+    };
     let of = |resource, asked, free, of_one| Shortage { resource, asked, free, of_one };
     let cpu = of(Resource::Cpu, 7_000, 6_000, false);
     assert_eq!(trial.request(request(1, amounts(7_000, 1))), short(&[cpu]));
@@ -154,7 +156,7 @@ fn nothing_overtakes_a_large_request_that_waits() {
     set(&mut trial, &[("zeta", 1, Quota::default())]);
     trial.request(from("zeta", request(1, amounts(2, 0))));
     assert_eq!(trial.request(patient(2, amounts(4, 0))), WAITS);
-    let waits = Refusal::InsufficientResources { short: Vec::new(), others_wait: true };
+    let waits = Refusal::InsufficientResources { short: Vec::new(), others_wait: true, contributed: false };
     assert_eq!(trial.request(request(3, amounts(1, 0))), Reply::Refused(waits), "from its own queue");
     let other = from("zeta", request(3, amounts(1, 0)));
     let refused = trial.request(other);
@@ -249,6 +251,49 @@ fn an_agent_contributes_as_long_as_its_session_lasts_and_no_less_than_is_granted
     trial.contribute(again, amounts(1, 0));
     trial.contribute(again, Amounts::NONE);
     assert_eq!(trial.fleet.contribution(again.agent), None);
+}
+
+/// Returns the join of an agent that contributes this from then on, of its first process or a later one.
+fn contributing(incarnation: u64, amounts: Amounts) -> AgentJoin {
+    AgentJoin { incarnation, contributed: Some(Box::new(amounts)), ..worker("agent-1") }
+}
+
+#[test]
+fn a_join_says_what_the_agent_contributes_as_a_later_command_does() {
+    let mut trial = Trial::newest();
+    let contributed = |trial: &Trial, stay: OpenSession| trial.fleet.contribution(stay.agent).map(|of| of.contributed);
+    let first = trial.join(contributing(1, amounts(4, 8)));
+    assert_eq!(contributed(&trial, first), Some(amounts(4, 8)));
+    assert!(!trial.fleet.lacks_contribution(first.agent, first.session, amounts(4, 8)));
+    assert_eq!(trial.request(request(1, amounts(3, 0))), granted(1));
+    let moved = AgentJoin { address: "127.0.0.1:2".to_owned(), ..worker("agent-1") };
+    assert_eq!(trial.join(moved), first, "the same session");
+    assert_eq!(contributed(&trial, first), Some(amounts(4, 8)), "it does not say");
+    assert_eq!(trial.join(contributing(1, amounts(2, 9))), first);
+    assert_eq!(contributed(&trial, first), Some(amounts(3, 9)), "no less than is granted");
+    trial.free(1, None);
+    assert_eq!(trial.join(contributing(1, Amounts::NONE)), first);
+    assert_eq!(contributed(&trial, first), None);
+    let next = trial.join(contributing(2, amounts(1, 0)));
+    assert_eq!(contributed(&trial, next), Some(amounts(1, 0)), "another process");
+    trial.lose(next);
+    assert_eq!(trial.fleet.pool_sums().contributed, Amounts::NONE);
+    let back = trial.join(contributing(2, amounts(5, 5)));
+    assert_eq!((contributed(&trial, back), trial.fleet.pool_sums().agents), (Some(amounts(5, 5)), 1));
+}
+
+#[test]
+fn a_join_that_contributes_is_refused_before_its_version_and_above_the_limit() {
+    let joined = |amounts| Command::Agent(AgentCommand::Joined(contributing(1, amounts)));
+    let refused = Trial::new().apply(joined(amounts(1, 0)));
+    let since = Feature::Resources.since();
+    assert!(matches!(refused, Reply::Refused(Refusal::NotInForce { since: of, .. }) if of == since), "{refused:?}");
+    let mut trial = Trial::newest();
+    let Reply::Refused(Refusal::Invalid { field, .. }) = trial.apply(joined(amounts(0, MAX_AMOUNT + 1))) else {
+        panic!("it is accepted");
+    };
+    assert_eq!(field, "contributed.memory");
+    assert!(matches!(trial.apply(joined(amounts(0, MAX_AMOUNT))), Reply::Joined { .. }));
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-fn hex(bytes: &[u8]) -> String {
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").expect("a string takes it");
         text
@@ -35,12 +35,20 @@ fn encoded(command: &Command) -> Vec<u8> {
     bytes
 }
 
-/// Formats a command without the field of the feature that exists only for tests of upgrades, and without those that
-/// were added later and are not set.
-fn shown(command: &Command) -> String {
-    let unset =
-        [", trial: false", ", approval: None", ", verify: None", ", team: None, team_term: None", ", resources: None"];
-    unset.into_iter().fold(format!("{command:?}"), |text, field| text.replace(field, ""))
+/// Formats a command or a reply without the field of the feature that exists only for tests of upgrades, and without
+/// those that were added later and are not set.
+fn shown(message: &impl std::fmt::Debug) -> String {
+    let unset = [
+        ", trial: false",
+        ", approval: None",
+        ", verify: None",
+        ", team: None, team_term: None",
+        ", resources: None",
+        ", compare: None",
+        ", contributed: None",
+        ", contributed: false",
+    ];
+    unset.into_iter().fold(format!("{message:?}"), |text, field| text.replace(field, ""))
 }
 
 /// A fleet that contains some of everything.
@@ -107,13 +115,13 @@ fn the_bytes_of_commands_and_replies_are_what_they_always_were() {
         let mut bytes = Vec::new();
         encode_reply(&reply, &mut bytes);
         assert_eq!(decode_reply(&bytes), Ok(reply.clone()));
-        writeln!(table, "{reply:?}\n    {}", hex(&bytes)).expect("a string takes it");
+        writeln!(table, "{}\n    {}", shown(&reply), hex(&bytes)).expect("a string takes it");
     }
     insta::assert_snapshot!(table);
 }
 
 /// Returns the bytes of a state, which are read as the same state.
-fn stable(fleet: &Fleet) -> Vec<u8> {
+pub fn stable(fleet: &Fleet) -> Vec<u8> {
     let bytes = fleet.encode();
     let restored = Fleet::decode(&bytes).expect("a fleet's own snapshot");
     assert_eq!((restored.encode(), restored.version()), (bytes.clone(), fleet.version()));

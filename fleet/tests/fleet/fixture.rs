@@ -56,6 +56,7 @@ pub fn worker(name: &str) -> AgentJoin {
         pid: 1,
         version: "0.1.0".to_owned(),
         sealing_key: None,
+        contributed: None,
     }
 }
 
@@ -140,7 +141,13 @@ pub fn to_approve(n: u128) -> SubmitTask {
 
 /// Returns a task that runs on three agents, two of which must agree.
 pub fn to_verify(n: u128) -> SubmitTask {
-    SubmitTask { verify: Some(Box::new(Verify { agents: 3, agree: 2, pointer: None })), ..task(n) }
+    SubmitTask { verify: Some(Box::new(Verify { agents: 3, agree: 2, pointer: None, compare: None })), ..task(n) }
+}
+
+/// Returns a task that runs on three workers, two of which must agree as a task of the kind `near` says.
+pub fn to_compare(n: u128) -> SubmitTask {
+    let verify = Verify { agents: 3, agree: 2, pointer: None, compare: Some("near".to_owned()) };
+    SubmitTask { verify: Some(Box::new(verify)), required_role: Some(Role::Worker), ..task(n) }
 }
 
 /// Returns an output with the digest that a test coordinator computes of it.

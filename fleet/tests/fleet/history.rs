@@ -10,7 +10,7 @@ use robeing_fleet::{
 };
 
 use crate::{
-    approvals, crews, directory, leases, letters, life,
+    approvals, comparisons, crews, directory, leases, letters, life,
     naive::{self, Wanted},
     ops::{Lie, Op},
     trust, verification, votes,
@@ -115,12 +115,13 @@ impl History {
         });
         let agent = self.fleet.agent(completion.agent).cloned();
         let next = agent.filter(|a| a.state == AgentState::Live).and_then(|a| naive::next(&self.fleet, &a));
-        let succeeded = matches!(completion.outcome, Outcome::Succeeded(_) | Outcome::Answered { .. });
+        let succeeded = matches!(completion.outcome, Outcome::Succeeded(_) | Outcome::Answered { .. })
+            && comparisons::says_something(&self.fleet, &completion);
         let refused = self.fleet.totals().stale_refused;
-        let task = completion.task;
+        let (task, by) = (completion.task, completion.agent);
         let (reply, effects) = self.apply(Command::Task(TaskCommand::Complete(completion)));
         let assigned = effects.iter().find_map(|e| match e {
-            Effect::Assign { task, .. } => Some(*task),
+            Effect::Assign { task, agent, .. } if *agent == by => Some(*task),
             _ => None,
         });
         assert_eq!(reply == Reply::Completed, counts, "{reply:?}");
@@ -135,7 +136,11 @@ impl History {
         if counts && succeeded {
             // A task that needs resources may come first.
             let needs = |id: &TaskId| self.fleet.task(*id).is_some_and(|task| task.resources.is_some());
-            assert!(assigned == next || assigned.as_ref().is_some_and(needs), "the naive queue's choice is {next:?}");
+            // Or the next comparison, if there is nothing else; and what was next may have ended by this.
+            let is_new = |id: &TaskId| self.before.tasks.values().all(|task| task.id != *id);
+            let has_ended = next.is_some_and(|next| self.fleet.task(next).is_none());
+            let other = assigned.as_ref().is_some_and(|id| needs(id) || next.is_none() && is_new(id));
+            assert!(assigned == next || other || has_ended, "the naive queue's choice is {next:?}");
         }
     }
 

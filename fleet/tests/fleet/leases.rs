@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentId, AgentState, Allocation, AllocationEnd, AllocationId, AllocationState, Amounts, Command, Feature, Fleet,
-    Holder, PoolSums, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, TaskId,
-    TaskResources, TeamId,
+    AgentCommand, AgentId, AgentState, Allocation, AllocationEnd, AllocationId, AllocationState, Amounts, Command,
+    Feature, Fleet, Holder, PoolSums, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand,
+    TaskId, TaskResources, TeamId,
 };
 
 use crate::{crews, ops::name_of};
@@ -101,6 +101,7 @@ impl Twin {
             return;
         }
         self.check_reply(fleet, command, reply);
+        check_join(fleet, command, reply);
         self.check_changes(&now);
         check_sums(fleet, &now);
         self.known = now;
@@ -113,7 +114,7 @@ impl Twin {
                 let found = fleet.allocation(request.id).expect("it is kept");
                 assert_eq!(found.token(), *token);
             }
-            Reply::Refused(Refusal::InsufficientResources { short, others_wait }) => {
+            Reply::Refused(Refusal::InsufficientResources { short, others_wait, contributed: false }) => {
                 assert_eq!(request.wait, 0);
                 let free = fleet.pool_sums().free;
                 let asked = request.parts.iter().fold(Amounts::NONE, |sum, part| sum.plus(*part));
@@ -154,6 +155,15 @@ impl Twin {
         assert!(fresh.iter().all(|token| *token > self.newest_token), "{fresh:?}");
         self.newest_token = fresh.last().copied().unwrap_or(self.newest_token);
     }
+}
+
+/// Checks that an agent contributes what its join says, but no less than what is granted of it.
+fn check_join(fleet: &Fleet, command: &Command, reply: &Reply) {
+    let (Command::Agent(AgentCommand::Joined(join)), Reply::Joined { agent, .. }) = (command, reply) else { return };
+    let Some(said) = join.contributed.as_deref() else { return };
+    let found = fleet.contribution(*agent);
+    let (contributed, used) = found.map_or((Amounts::NONE, Amounts::NONE), |found| (found.contributed, found.used));
+    assert_eq!(contributed, said.at_least(used), "what it gives to tasks that it takes as it joins is part of it");
 }
 
 fn check_sums(fleet: &Fleet, now: &BTreeMap<u64, Allocation>) {

@@ -253,6 +253,11 @@ fn is_untold(before: &Before, fleet: &Fleet, held: Held) -> bool {
         return false;
     }
     let parent = was.member_of.and_then(|parent| before.tasks.get(&parent));
+    let verification = parent.and_then(|parent| parent.verification.as_ref());
+    // What became of a comparison is only told by what it has found.
+    if verification.is_some_and(|verification| verification.comparing == Some(was.seq)) {
+        return true;
+    }
     parent.and_then(|parent| fleet.task(parent.id)).is_none_or(|parent| parent.state.is_final())
 }
 

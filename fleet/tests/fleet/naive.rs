@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use robeing_fleet::{
-    Agent, AgentId, AgentState, Amounts, Fleet, Resource, Role, ScoreTerms, SubmitTask, Task, TaskId, TaskResources,
-    TeamId,
+    Agent, AgentId, AgentState, Amounts, Answer, Fleet, Resource, Role, ScoreTerms, SubmitTask, Task, TaskId,
+    TaskResources, TeamId, Verification,
 };
 
 /// The properties of a task that matter for choosing.
@@ -95,13 +95,51 @@ pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, 
     Some((id, terms, candidates.len() as u32))
 }
 
-/// Returns the names of the agents that have, or have had, a member of the task whose result this one verifies.
+/// Returns the attempts with the first two outputs of which it is not known whether they are equal.
+pub fn next_pair(verification: &Verification) -> Option<(u32, u32)> {
+    verification.asked.compare.as_ref()?;
+    let verdict = |pair: (u32, u32)| {
+        let found = verification.comparisons.iter().find(|found| (found.one, found.other) == pair);
+        found.map(|found| found.equal)
+    };
+    let (mut seen, mut different): (Vec<[u8; 32]>, Vec<&Answer>) = (Vec::new(), Vec::new());
+    for answer in &verification.answers {
+        if seen.contains(&answer.digest) {
+            continue;
+        }
+        seen.push(answer.digest);
+        let mut is_new = true;
+        for first in &different {
+            match verdict((first.attempt, answer.attempt)) {
+                None => return Some((first.attempt, answer.attempt)),
+                Some(false) => {}
+                Some(true) => {
+                    is_new = false;
+                    break;
+                }
+            }
+        }
+        if is_new {
+            different.push(answer);
+        }
+    }
+    None
+}
+
+/// Returns the names of the agents that have, or have had, a member of the task whose result this one verifies; and of
+/// those whose outputs it compares.
 pub fn had_turns(fleet: &Fleet, task: &Task) -> Vec<Arc<str>> {
     let Some(parent) = task.member_of else { return Vec::new() };
-    let of_parent = |t: &&Arc<Task>| t.member_of == Some(parent) && t.seq != task.seq;
+    let parent = fleet.changed_tasks_since(0).find(|t| t.seq == parent).expect("a member has a task");
+    let verification = parent.verification.as_ref().expect("a member verifies its result");
+    if verification.comparing == Some(task.seq) {
+        let (one, other) = next_pair(verification).expect("it compares something");
+        let said = parent.attempts.iter().filter(|attempt| [one, other].contains(&attempt.number));
+        return said.map(|attempt| attempt.agent_name.clone()).collect();
+    }
+    let of_parent = |t: &&Arc<Task>| verification.members.contains(&t.seq) && t.seq != task.seq;
     let others = fleet.changed_tasks_since(0).filter(of_parent);
     let mut agents: Vec<Arc<str>> = others.filter_map(|t| Some(t.current()?.agent_name.clone())).collect();
-    let parent = fleet.changed_tasks_since(0).find(|t| t.seq == parent).expect("a member has a task");
     agents.extend(parent.attempts.iter().map(|attempt| attempt.agent_name.clone()));
     agents
 }

@@ -2,13 +2,16 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentJoin, Amounts, Command, Feature, Holder, Quota, Refusal, Reply, Resource, ResourceCommand, Shortage,
-    SubmitTask, TaskCommand, TaskId, TaskResources, TaskState, limits::MAX_TASK_SHAPES,
+    AgentJoin, Amounts, Command, Feature, FleetConfig, Holder, PoolShape, Quota, Refusal, Reply, Resource,
+    ResourceCommand, Shortage, SubmitTask, TaskCommand, TaskId, TaskResources, TaskState,
+    limits::{JOINING_MS, MAX_TASK_SHAPES},
 };
 
 use crate::{
     allocations::{WAITS, granted, set, token},
-    fixture::{OpenSession, Trial, amounts, answered, failure, patient, request, success, task, to_verify, worker},
+    fixture::{
+        OpenSession, Trial, amounts, answered, failure, patient, pooled, request, success, task, to_verify, worker,
+    },
 };
 
 fn from(queue: &str, task: SubmitTask, needed: Amounts) -> SubmitTask {
@@ -20,7 +23,7 @@ fn needing(n: u128, cpu: u64, memory: u64) -> SubmitTask {
     from("default", task(n), amounts(cpu, memory))
 }
 
-/// Returns a fleet with agents that contribute this and have more slots than that is enough for.
+/// Returns a fleet with agents that contribute this and have more slots than that is enough for. No others are expected.
 fn wide<const N: usize>(contributed: [Amounts; N]) -> (Trial, [OpenSession; N]) {
     let mut trial = Trial::newest();
     let mut n = 0;
@@ -30,6 +33,7 @@ fn wide<const N: usize>(contributed: [Amounts; N]) -> (Trial, [OpenSession; N]) 
         assert_eq!(trial.contribute(stay, amounts), Reply::Done);
         stay
     });
+    trial.after(JOINING_MS);
     (trial, stays)
 }
 
@@ -56,7 +60,7 @@ fn a_task_starts_only_where_what_it_needs_is_free_and_has_it_until_its_attempt_e
     assert_eq!(trial.state(second), TaskState::Queued);
     let why = trial.fleet.waiting_for(second, trial.fleet.now().fleet).expect("it waits");
     let expected = "a free slot and the resources that it needs (cpu 2 millis, memory 1 bytes, from queue \"default\") \
-                    at one of 1 fitting agents";
+                    at the one fitting agent";
     assert_eq!(why, expected);
     let other = trial.submit(task(3));
     assert_eq!(trial.holder(other), Some(stay.agent), "one that needs nothing waits for no other");
@@ -75,11 +79,19 @@ fn what_no_agent_could_ever_give_is_refused_at_submission() {
     let short = |resource, asked, free, of_one| Refusal::InsufficientResources {
         short: vec![Shortage { resource, asked, free, of_one }],
         others_wait: false,
+        contributed: true,
     };
     assert_eq!(refused(&mut trial, needing(1, 5, 1)), short(Resource::Cpu, 5, 4, true));
     assert_eq!(refused(&mut trial, needing(1, 1, 25)), short(Resource::Memory, 25, 24, false));
-    let none = Refusal::InsufficientResources { short: Vec::new(), others_wait: false };
+    let none = Refusal::InsufficientResources { short: Vec::new(), others_wait: false, contributed: true };
     assert_eq!(refused(&mut trial, needing(1, 3, 9)), none, "no agent has both");
+    let words = "Insufficient resources: no agent contributes all of it; ask for less, or let agents contribute more";
+    assert_eq!(none.to_string(), words);
+    assert_eq!(
+        refused(&mut trial, needing(1, 5, 25)).to_string(),
+        "Insufficient resources: cpu: 5 millis asked of one agent, at most 4 contributed by one; memory: 25 bytes asked, 24 \
+         contributed; ask for less, or let agents contribute more"
+    );
     let of_small = from("small", task(1), amounts(2, 0));
     assert!(matches!(refused(&mut trial, of_small), Refusal::OverQuota { quota: 1, .. }));
     for (queue, field) in [("nowhere", "queue"), ("", "queue")] {
@@ -99,18 +111,91 @@ fn what_an_agent_may_give_that_gives_nothing_now_is_waited_for() {
     let first = trial.submit(needing(1, 3, 0));
     assert_eq!(trial.state(first), TaskState::Queued, "no agent has joined a fleet that has just started");
     let stay = trial.join(AgentJoin { slots: 16, ..worker("agent-1") });
+    trial.after(JOINING_MS);
     assert!(matches!(refused(&mut trial, needing(2, 1, 0)), Refusal::InsufficientResources { .. }), "it gives nothing");
     trial.contribute(stay, amounts(4, 0));
     trial.after(0);
     assert_eq!(trial.holder(first), Some(stay.agent));
     let other = trial.join(worker("agent-2"));
     trial.contribute(other, amounts(1, 0));
+    trial.after(JOINING_MS);
     trial.unhealthy(stay, "its disk is full");
     let second = trial.submit(needing(3, 4, 0));
     assert_eq!(trial.state(second), TaskState::Queued, "an unhealthy agent may be healthy again");
     assert!(matches!(refused(&mut trial, needing(4, 5, 0)), Refusal::InsufficientResources { .. }));
     trial.lose(stay);
     assert!(matches!(refused(&mut trial, needing(5, 4, 0)), Refusal::InsufficientResources { .. }), "it has left");
+}
+
+#[test]
+fn what_no_agent_could_give_is_waited_for_while_others_may_follow_the_newest_agent() {
+    let mut trial = Trial::newest();
+    trial.join(contributing(1, worker("agent-1")));
+    trial.after(JOINING_MS - 1);
+    let first = trial.submit(needing(1, 4, 0));
+    assert_eq!(trial.state(first), TaskState::Queued);
+    trial.after(1);
+    assert!(matches!(refused(&mut trial, needing(2, 4, 0)), Refusal::InsufficientResources { .. }));
+    let late = trial.join(contributing(4, worker("agent-2")));
+    assert_eq!(trial.holder(first), Some(late.agent));
+    let second = trial.submit(needing(2, 5, 0));
+    assert_eq!(trial.state(second), TaskState::Queued, "a third one may follow");
+}
+
+/// Returns this join of an agent that contributes so much from then on.
+fn contributing(cpu: u64, join: AgentJoin) -> AgentJoin {
+    AgentJoin { slots: 16, contributed: Some(Box::new(amounts(cpu, 0))), ..join }
+}
+
+#[test]
+fn an_agent_that_joins_contributes_at_once_and_takes_what_has_waited_for_it() {
+    let mut trial = Trial::newest();
+    let id = trial.submit(needing(1, 3, 0));
+    let stay = trial.join(contributing(4, worker("agent-1")));
+    assert_eq!(trial.assigned(), [(id, 1)], "in the same step");
+    assert_eq!((trial.holder(id), used(&trial)), (Some(stay.agent), amounts(3, 0)));
+    let second = trial.submit(needing(2, 1, 0));
+    assert_eq!(trial.holder(second), Some(stay.agent), "it needs no other command");
+}
+
+#[test]
+fn what_no_agent_could_give_is_waited_for_while_a_pool_lacks_agents() {
+    let mut trial = Trial::newest();
+    let insufficient = |trial: &mut Trial, task| matches!(refused(trial, task), Refusal::InsufficientResources { .. });
+    trial.join(contributing(1, pooled("a", Some(1), 1)));
+    trial.after(JOINING_MS);
+    let first = trial.submit(needing(1, 4, 0));
+    assert_eq!(trial.state(first), TaskState::Queued, "its standby has not joined");
+    let other = trial.join(contributing(4, pooled("b", Some(2), 0)));
+    assert_eq!(trial.holder(first), Some(other.agent));
+    trial.after(JOINING_MS);
+    assert!(insufficient(&mut trial, needing(2, 5, 0)), "all are there");
+    trial.unhealthy(other, "its disk is full");
+    assert!(insufficient(&mut trial, needing(2, 5, 0)), "it is there as well");
+    trial.drain(other);
+    let second = trial.submit(needing(2, 5, 0));
+    assert_eq!(trial.state(second), TaskState::Queued, "it is to be replaced");
+    trial.set_pools(vec![PoolShape { name: "data".to_owned(), replicas: Some(1), standby: 0 }]);
+    assert!(insufficient(&mut trial, needing(3, 5, 0)), "not any more");
+    let large = PoolShape { name: "large".to_owned(), replicas: Some(1), standby: 0 };
+    trial.set_pools(vec![large]);
+    let third = trial.submit(needing(3, 5, 0));
+    assert_eq!(trial.state(third), TaskState::Queued, "nobody of this pool has joined");
+}
+
+#[test]
+fn an_agent_that_was_lost_is_expected_back_in_a_pool_without_a_fixed_size_until_it_is_forgotten() {
+    let mut trial = Trial::newest();
+    trial.join(contributing(1, pooled("a", None, 0)));
+    let other = trial.join(contributing(4, pooled("b", None, 0)));
+    trial.lose(other);
+    trial.after(JOINING_MS);
+    let first = trial.submit(needing(1, 4, 0));
+    assert_eq!(trial.state(first), TaskState::Queued);
+    trial.after(FleetConfig::default().lost_agent_ttl);
+    assert!(matches!(refused(&mut trial, needing(2, 4, 0)), Refusal::InsufficientResources { .. }));
+    let back = trial.join(contributing(4, pooled("b", None, 0)));
+    assert_eq!(trial.holder(first), Some(back.agent));
 }
 
 #[test]

@@ -98,6 +98,7 @@ prop_compose! {
     fn joining()(
         name in 0..9u8, incarnation in 0..3u64, role in 0..6usize, skills in prop::collection::vec(0..4usize, 0..3),
         slots in 0..4u32, pool in prop::option::of((0..2u8, prop::option::of(0..4u32), 0..3u32)), keyed in prop::bool::weighted(0.2),
+        contributed in prop::option::weighted(0.3, leases::amounts()),
     ) -> AgentJoin {
         AgentJoin {
             name: name_of(name),
@@ -111,6 +112,7 @@ prop_compose! {
             pid: 1,
             version: "1".to_owned(),
             sealing_key: keyed.then_some([incarnation as u8; 32]),
+            contributed: contributed.map(Box::new),
         }
     }
 }

@@ -126,7 +126,7 @@ fn a_queued_task_says_what_it_waits_for() {
     let second = trial.submit(task(2));
     assert_eq!(
         trial.fleet.waiting_for(second, trial.now).as_deref(),
-        Some("a free slot: all 1 fitting agents are busy")
+        Some("a free slot: the one fitting agent is busy")
     );
     trial.drain(stay);
     assert_eq!(

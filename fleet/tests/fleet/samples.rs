@@ -2,18 +2,18 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentCommand, AgentId, AllocationId, Amounts, AuditCommand, AuditEntry, AuditOutcome, BallotCommand, BallotId,
-    BallotOutcome, BarKind, CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode, Failure,
-    FailureKind, FleetConfig, FormTeam, Holder, IdentityCommand, IdentityConfig, LetterAnswer, LetterId, LetterOutcome,
-    LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter,
-    ProofKind, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, Role, SessionId,
-    Shortage, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds,
-    TokenIssuer, Verify,
+    AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, AuditOutcome, BallotCommand,
+    BallotId, BallotOutcome, BarKind, CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode,
+    Failure, FailureKind, FleetConfig, FormTeam, Holder, IdentityCommand, IdentityConfig, LetterAnswer, LetterId,
+    LetterOutcome, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust,
+    PostLetter, ProofKind, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, Role,
+    SessionId, Shortage, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TeamCommand, TeamId,
+    TeamNeeds, TokenIssuer, Verify,
 };
 
 use crate::fixture::{
     amounts, answered, ballot, enrolment, evidence, letter, pooled, request, retry, signing, specialist, success, task,
-    team, to_approve, to_verify, vote, with_key, worker,
+    team, to_approve, to_compare, to_verify, vote, with_key, worker,
 };
 
 pub fn trusted() -> IdentityConfig {
@@ -157,12 +157,13 @@ pub fn verification_commands() -> Vec<Command> {
         }))
     };
     let failed = Failure { kind: FailureKind::Disagreement, retryable: false, ..failure() };
-    let verify = Some(Box::new(Verify { agents: 5, agree: 4, pointer: Some("/total".to_owned()) }));
+    let verify = Some(Box::new(Verify { agents: 5, agree: 4, pointer: Some("/total".to_owned()), compare: None }));
     vec![
         Command::Task(TaskCommand::Submit(to_verify(201))),
         Command::Task(TaskCommand::Submit(SubmitTask { verify, delay: Some(5), ..to_verify(301) })),
         complete(answered("x")),
         complete(Outcome::Failed(failed)),
+        Command::Task(TaskCommand::Submit(to_compare(401))),
     ]
 }
 
@@ -208,7 +209,9 @@ pub fn resource_commands() -> Vec<Command> {
         ResourceCommand::SetQueues(Vec::new()),
         contribute(Amounts::NONE),
     ];
-    commands.into_iter().map(Command::Resource).collect()
+    let contributed = Some(Box::new(amounts(4_000, 8)));
+    let joined = Command::Agent(AgentCommand::Joined(AgentJoin { contributed, ..worker("r") }));
+    commands.into_iter().map(Command::Resource).chain([joined]).collect()
 }
 
 fn failure() -> Failure {
@@ -381,8 +384,12 @@ fn resource_replies() -> Vec<Reply> {
         Reply::Allocated { existing: false, token: Some(300) },
         Reply::Allocated { existing: true, token: None },
         Reply::LeaseRenewed { ttl: 60_000 },
-        Reply::Refused(Refusal::InsufficientResources { short: vec![short(false), short(true)], others_wait: false }),
-        Reply::Refused(Refusal::InsufficientResources { short: Vec::new(), others_wait: true }),
+        Reply::Refused(Refusal::InsufficientResources {
+            short: vec![short(false), short(true)],
+            others_wait: false,
+            contributed: false,
+        }),
+        Reply::Refused(Refusal::InsufficientResources { short: Vec::new(), others_wait: true, contributed: false }),
         Reply::Refused(Refusal::UnknownAllocation { allocation }),
         Reply::Refused(Refusal::AllocationConflict { allocation }),
         Reply::Refused(Refusal::StaleToken { allocation }),
@@ -394,5 +401,10 @@ fn resource_replies() -> Vec<Reply> {
             quota: 9_000,
         }),
         Reply::Refused(Refusal::HolderGone { holder: "agent:a".to_owned() }),
+        Reply::Refused(Refusal::InsufficientResources {
+            short: vec![short(true)],
+            others_wait: false,
+            contributed: true,
+        }),
     ]
 }

@@ -264,7 +264,7 @@ fn a_task_that_several_agents_run_is_run_by_as_many_members_of_its_team_and_coun
     let (mut trial, stays) = with_workers(4);
     trial.form(team(1, 3));
     let of_team = |n, agents| {
-        let verify = Some(Box::new(Verify { agents, agree: 2, pointer: None }));
+        let verify = Some(Box::new(Verify { agents, agree: 2, pointer: None, compare: None }));
         SubmitTask { verify, ..addressed(n, 1) }
     };
     let refused = trial.apply(Command::Task(TaskCommand::Submit(of_team(9, 4))));

@@ -11,27 +11,40 @@ use robeing_fleet::{
 };
 
 use crate::{
+    comparisons,
     fixture::{OpenSession, Trial, answered, ballot, failure, retry, success, task, to_verify, vote, worker},
     life::Before,
     naive,
+    ops::KINDS,
 };
 
 /// What generated tasks ask for, which is sometimes out of bounds.
 pub fn asked() -> impl Strategy<Value = Verify> {
-    (2..5u32, 2..5u32, prop::bool::weighted(0.05)).prop_map(|(agents, agree, is_wrong)| {
+    let compares = prop::bool::weighted(0.5);
+    (2..5u32, 2..5u32, prop::bool::weighted(0.05), compares).prop_map(|(agents, agree, is_wrong, compares)| {
         let agree = if is_wrong { agents + 1 } else { agree.min(agents) };
-        Verify { agents, agree, pointer: None }
+        Verify { agents, agree, pointer: None, compare: compares.then(|| KINDS[2].to_owned()) }
     })
 }
 
-/// Returns the outcome as a coordinator would propose it: outputs of members have a digest.
+/// Returns the digest that a coordinator would compute of an output. Comparisons have more different ones to do with.
+fn digest(asked: &Verify, output: &[u8]) -> [u8; 32] {
+    [output.first().copied().unwrap_or(0) % if asked.compare.is_some() { 4 } else { 2 }; 32]
+}
+
+/// Returns the outcome as a coordinator would propose it: outputs of members have a digest. Comparisons mostly say what they
+/// should.
 pub fn compared(fleet: &Fleet, task: TaskId, outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Succeeded(output) if fleet.compared_of(task).is_some() => {
-            let digest = [output.first().copied().unwrap_or(0) % 2; 32];
+    let parent = comparisons::parent_of(fleet, task).and_then(|parent| parent.verification.as_ref());
+    match (parent, outcome) {
+        (Some(_), Outcome::Succeeded(output)) if comparisons::is_comparison(fleet, task) => {
+            Outcome::Succeeded(comparisons::saying(output))
+        }
+        (Some(verification), Outcome::Succeeded(output)) => {
+            let digest = digest(&verification.asked, &output);
             Outcome::Answered { output, digest }
         }
-        outcome => outcome,
+        (_, outcome) => outcome,
     }
 }
 
@@ -59,13 +72,17 @@ pub fn check(fleet: &Fleet, before: &Before) {
         let Verify { agents, agree, .. } = verification.asked;
         let turns: BTreeSet<_> = task.attempts.iter().map(|attempt| &attempt.agent_name).collect();
         assert!(turns.len() == task.attempts.len() && turns.len() <= agents as usize, "each has one turn: {task:?}");
+        comparisons::check(fleet, before.tasks.get(&task.seq), task, verification);
         match task.state {
+            TaskState::Succeeded if verification.asked.compare.is_some() => {
+                comparisons::check_result(task, verification, digest);
+            }
             TaskState::Succeeded => {
                 let digests: BTreeSet<_> = said(AttemptEnd::Succeeded).map(|attempt| attempt.digest).collect();
                 assert_eq!((digests.len(), said(AttemptEnd::Succeeded).count()), (1, agree as usize), "{task:?}");
                 assert!(said(AttemptEnd::Outvoted).all(|attempt| !digests.contains(&attempt.digest)), "{task:?}");
-                let digest = [task.output.as_ref().and_then(|output| output.first()).map_or(0, |byte| byte % 2); 32];
-                assert_eq!(digests.first(), Some(&Some(digest)), "{task:?}");
+                let digest = task.output.as_ref().map(|output| digest(&verification.asked, output));
+                assert_eq!(digests.first(), Some(&digest), "{task:?}");
             }
             _ => assert_eq!(said(AttemptEnd::Outvoted).count(), 0, "{task:?}"),
         }
@@ -105,7 +122,7 @@ fn a_task_has_the_output_that_enough_agents_agree_on_and_the_others_are_outvoted
         .collect();
     assert_eq!(agents.len(), 3, "all run at once: {:?}", trial.effects);
     let (member, _) = trial.held_by(stays[0]);
-    assert_eq!(trial.fleet.input_of(trial.task(member)), &trial.task(id).input);
+    assert_eq!(trial.fleet.input_of(trial.task(member)), trial.task(id).input);
     assert_eq!(trial.fleet.known_id(trial.task(member)), id);
     let shown = trial.fleet.with_runs(trial.fleet.task(id).expect("it is kept"));
     let runs: Vec<_> = shown.attempts.iter().map(|run| (run.number, &*run.agent_name, run.end)).collect();
@@ -157,8 +174,10 @@ fn those_who_still_run_when_it_is_decided_are_stopped_and_keep_their_slots_until
 #[test]
 fn a_task_fails_as_soon_as_enough_agents_can_not_agree_any_more() {
     let (mut trial, stays) = with_workers(3);
-    let id =
-        trial.submit(SubmitTask { verify: Some(Box::new(Verify { agents: 3, agree: 3, pointer: None })), ..task(1) });
+    let id = trial.submit(SubmitTask {
+        verify: Some(Box::new(Verify { agents: 3, agree: 3, pointer: None, compare: None })),
+        ..task(1)
+    });
     says(&mut trial, stays[0], "a");
     says(&mut trial, stays[1], "b");
     let failed = trial.task(id);
@@ -191,7 +210,7 @@ fn agents_are_different_and_come_as_they_are_free() {
     let other = trial.submit(task(50));
     assert_eq!(trial.holder(other), Some(wide.agent));
     let shortage = trial.fleet.waiting_for(id, trial.now).expect("it is queued");
-    assert!(shortage.ends_with("and 0 failed; only 1 live agents fit it"), "{shortage}");
+    assert!(shortage.ends_with("and 0 failed; only 1 live agent fits it"), "{shortage}");
     let late = trial.join(worker("late"));
     says(&mut trial, late, "x");
     assert_eq!(trial.state(id), TaskState::Succeeded);
@@ -269,7 +288,7 @@ fn an_agent_that_is_outvoted_often_is_recorded_once_in_ten_seconds_with_how_ofte
 #[test]
 fn a_member_that_fails_is_tried_again_as_its_task_would_be() {
     let (mut trial, stays) = with_workers(2);
-    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
     let id = trial.submit(SubmitTask { verify, retry: retry(2), ..task(1) });
     let (member, attempt) = trial.held_by(stays[0]);
     trial.complete(stays[0], member, attempt, failure(true));
@@ -301,7 +320,7 @@ fn an_output_that_is_kept_already_needs_no_room() {
     let mut trial = Trial::with(FleetConfig { max_bytes: MAX_INPUT_BYTES as u64, ..FleetConfig::default() });
     trial.apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
     let stays = ["w0", "w1"].map(|name| trial.join(worker(name)));
-    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
     let id = trial.submit(SubmitTask { verify, ..task(1) });
     let output = Bytes::from(vec![7; MAX_INPUT_BYTES]);
     let answer = |trial: &mut Trial, stay| {
@@ -358,7 +377,7 @@ fn members_end_with_their_task_and_are_nobodys_tasks() {
 #[test]
 fn the_deadline_of_a_task_is_that_of_its_runs() {
     let (mut trial, stays) = with_workers(2);
-    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
     let id = trial.submit(SubmitTask { deadline_in: Some(100), verify, ..task(1) });
     let (member, _) = trial.held_by(stays[0]);
     assert_eq!(trial.fleet.deadline_of(trial.task(member)), trial.task(id).deadline);
@@ -374,7 +393,7 @@ fn the_deadline_of_a_task_is_that_of_its_runs() {
     for (stay, (member, attempt)) in held {
         trial.complete(stay, member, attempt, Outcome::Stopped);
     }
-    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+    let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
     let id = trial.submit(SubmitTask { deadline_in: Some(100), verify, ..task(2) });
     let (member, attempt) = trial.held_by(stays[0]);
     let Outcome::Failed(failure) = failure(false) else { panic!("a failure") };
@@ -426,7 +445,9 @@ fn an_output_that_nobody_compared_is_no_answer_and_one_that_need_not_be_counts()
 fn the_limits_of_verification_hold_at_their_edges() {
     let mut trial = Trial::newest();
     let with = |agents, agree, pointer: Option<String>| {
-        SubmitTask { verify: Some(Box::new(Verify { agents, agree, pointer })), ..task(1) }.check().is_ok()
+        SubmitTask { verify: Some(Box::new(Verify { agents, agree, pointer, compare: None })), ..task(1) }
+            .check()
+            .is_ok()
     };
     let pointer = |bytes: usize| Some(format!("/{}", "a".repeat(bytes - 1)));
     assert!(with(MAX_VERIFYING_AGENTS, MAX_VERIFYING_AGENTS, pointer(MAX_POINTER_BYTES)) && with(2, 2, None));

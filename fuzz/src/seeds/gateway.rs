@@ -43,7 +43,7 @@ fn task() -> TaskSpec {
             deadline: after(60),
             question: "May it run?".into(),
         }),
-        verify: Some(Verify { agents: 3, agree: 2, pointer: Some("/sum".into()) }),
+        verify: Some(Verify { agents: 3, agree: 2, pointer: Some("/sum".into()), compare: String::new() }),
         team: "018f4e3a-0000-7000-8000-000000000007".into(),
         team_term: 1,
         resources: Some(ResourceAmounts { cpu_millis: 500, memory_bytes: 1 << 20, ..ResourceAmounts::default() }),

@@ -73,7 +73,7 @@ checks! {
     Verdict = "verdict": "the outcome of a ballot is what its votes amount to by exact fractions, and never changes",
     Expired = "expired": "a ballot expires only after its deadline, and only if it is not decided by then",
     Approved = "approved": "a task that needs an approval starts only once its ballot has approved it, and fails if it does not",
-    Verified = "verified": "a verified result is what enough different agents gave; without one, the task fails for disagreement",
+    Verified = "verified": "a verified result is what enough different agents gave, or outputs that others find equal to it; without one, the task fails for disagreement",
     Formed = "formed": "a team that is acknowledged stays what was asked for, and is there until a client disbands it",
     Crew = "crew": "an agent is in one team at most, and a team has no more members than it should",
     Leader = "leader": "a term of a team has one leader, who is a member; terms only grow, and earlier leaders are refused",
@@ -83,6 +83,9 @@ checks! {
     Fenced = "fenced": "each grant has a fencing token of its own, higher than those of all earlier ones; others are refused",
     Leased = "leased": "an allocation ends only on request, with its holder or an agent, or once its lease or wait is over",
     Freed = "freed": "everything is free again once nobody holds anything",
+    Quota = "quota": "no more is granted from a queue than its quota allows",
+    Claimed = "claimed": "an attempt has what its task needs, at its agent and from its queue, and nothing once it has ended",
+    Addressed = "addressed": "a task that is addressed to a team is given to its members alone",
     Busy = "busy": "something happens in every run",
 }
 
@@ -113,9 +116,12 @@ pub fn violations(notes: &mut Notes) -> Vec<String> {
     let [_, approved, rejected, expired] = notes.ballots.counts_of();
     let all = |counts: [usize; 2]| counts.iter().sum::<usize>();
     let [_, granted, _] = notes.allocations.counts();
-    let of_customers = [all(notes.ballots.tasks_of()), all(notes.verified.counts()), notes.teams.counts()[0], granted];
+    let [claimed, _] = notes.needs.counts();
+    let of_teams = [notes.teams.counts()[0], notes.teams.orders.ended()];
+    let of_customers = [all(notes.ballots.tasks_of()), all(notes.verified.counts()), granted, claimed];
     let happened = [notes.accepted.len(), notes.begun.len(), notes.applied.len(), notes.ledger.counts()[1]];
-    if happened.iter().chain(&of_customers).any(|count| *count == 0) || approved + rejected + expired == 0 {
+    let mut counts = happened.iter().chain(&of_customers).chain(&of_teams);
+    if counts.any(|count| *count == 0) || approved + rejected + expired == 0 {
         notes.violation(Check::Busy, "nothing happened in this run".to_owned());
     }
     std::mem::take(&mut notes.violations)
@@ -224,9 +230,11 @@ fn of_customers(notes: &Notes) -> String {
     let [agreed, disagreed] = notes.verified.counts();
     let [teams, disbanded, terms] = notes.teams.counts();
     let [requests, granted, renewals] = notes.allocations.counts();
+    let ([claimed, attempts], addressed) = (notes.needs.counts(), notes.teams.orders.ended());
     format!(
         "{approved} tasks approved and {refused} not, {agreed} verified and {disagreed} not, {teams} teams ({disbanded} \
-         disbanded, {terms} leaders), {requests} requests for resources ({granted} granted, {renewals} renewals)"
+         disbanded, {terms} leaders, {addressed} tasks), {requests} requests for resources ({granted} granted, {renewals} \
+         renewals), {claimed} tasks with resources ({attempts} attempts)"
     )
 }
 

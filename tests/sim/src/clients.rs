@@ -243,7 +243,7 @@ impl Submitter {
         if let Some(accepted) = self.record.notes().accepted.get_mut(id) {
             accepted.cancelled = true;
         }
-        let request = v1::CancelTasksRequest { ids: vec![id.to_owned()], reason: "simulated".to_owned() };
+        let request = v1::CancelTasksRequest { ids: vec![id.to_owned()], reason: "simulated".to_owned(), wait: None };
         let call = self.record.asked(Op::Cancel(id.to_owned()));
         let answer = self.call(self.any(), async |mut fleet| fleet.cancel_tasks(request).await).await;
         let Some(result) = answer.ok().and_then(|mut response| response.results.pop()) else { return };

@@ -2,7 +2,13 @@
 
 use robeing_settings::AgentRole;
 
-use crate::{allocations::Borrower, ballots::Applicant, calls::Calls, teams::Former, verified::Requester};
+use crate::{
+    allocations::{Borrower, Tenant},
+    ballots::Applicant,
+    calls::Calls,
+    teams::{Delegator, Former},
+    verified::Requester,
+};
 
 /// The customers.
 pub struct Customers {
@@ -19,7 +25,9 @@ impl Customers {
         let applicant = Applicant { calls: calls.clone(), odd_role };
         let requester = Requester { calls: calls.clone() };
         let former = Former { calls: calls.clone() };
+        let delegator = Delegator { calls: calls.clone() };
+        let tenant = Tenant { calls: calls.clone() };
         let borrower = Borrower { calls };
-        tokio::join!(applicant.run(), requester.run(), former.run(), borrower.run());
+        tokio::join!(applicant.run(), requester.run(), former.run(), delegator.run(), tenant.run(), borrower.run());
     }
 }

@@ -14,6 +14,8 @@ use crate::{checks::Check, faults::Ill, record::Record, running::Running, verifi
 const STUBBORN_FOR: Duration = Duration::from_millis(300);
 /// How long a deaf task continues after it was asked to stop, at most.
 const DEAF_FOR: Duration = Duration::from_millis(700);
+/// How long it takes to compare two outputs.
+const COMPARES_FOR: Duration = Duration::from_millis(20);
 /// Tasks whose kind has this prefix name the specialization that they need.
 const SPECIALIZED: &str = "special/";
 /// Tasks whose kind has this prefix name the role that they need.
@@ -73,7 +75,7 @@ pub enum Course {
     /// Ignores its time limit and that it is asked to stop: it continues for this many milliseconds after the limit,
     /// and succeeds. Later attempts take half the limit.
     Overrun(u64),
-    /// Succeeds after this many milliseconds with the output that [`verified::says`]: its result is verified.
+    /// Succeeds after this many milliseconds with [`verified::output`]: its result is verified.
     Verify(u64),
     /// Never ends on its own.
     Hang,
@@ -132,6 +134,12 @@ fn failed(kind: FailureKind, message: &str, retryable: bool) -> Outcome {
 
 impl SimulatedExecutor {
     async fn work(&self, attempt: &Attempt) -> Outcome {
+        if attempt.kind == verified::COMPARER
+            && let Some(equal) = verified::compare(&attempt.input)
+        {
+            tokio::time::sleep(COMPARES_FOR).await;
+            return Outcome::Succeeded { output: equal.to_string().into() };
+        }
         let Some(course) = Course::of(&attempt.input) else {
             let what = format!("task {} got another input: {:?}", attempt.task_id, attempt.input);
             self.record.violation(Check::Input, what);
@@ -142,8 +150,7 @@ impl SimulatedExecutor {
         let (ms, outcome) = match course {
             Course::Succeed(ms) | Course::Stubborn(ms) | Course::Deaf(ms) => (ms, None),
             Course::Verify(ms) => {
-                let subject = verified::subject(&attempt.input).unwrap_or_default();
-                output = verified::says(subject, &self.agent).into_bytes();
+                output = verified::output(&attempt.input, &self.agent).into_bytes();
                 (ms, None)
             }
             Course::Large(bytes) => {
@@ -181,7 +188,9 @@ impl SimulatedExecutor {
     }
 
     fn check_fit(&self, attempt: &Attempt) {
+        let compares = (attempt.kind == verified::COMPARER).then_some(verified::COMPARER);
         let (special, of_role) = (attempt.kind.strip_prefix(SPECIALIZED), attempt.kind.strip_prefix(OF_ROLE));
+        let special = special.or(compares);
         let has_not = special.is_some_and(|needed| !self.specializations.iter().any(|has| has == needed));
         // A task without requirements is for workers and specialists.
         let (is_any, is_general) =

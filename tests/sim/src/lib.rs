@@ -26,6 +26,7 @@ mod record;
 mod results;
 mod running;
 mod sabotage;
+mod state;
 mod tasks;
 mod teams;
 mod time;

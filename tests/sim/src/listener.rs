@@ -18,6 +18,7 @@ use tracing_subscriber::{
 use crate::{
     clocks::Times,
     record::{Applied, Assigned, Notes, Record},
+    state::State,
 };
 
 /// The consensus library. Its events contain real times, which differ between runs.
@@ -54,6 +55,8 @@ struct Fields {
     assigned: String,
     sessions: String,
     silent: String,
+    granted: String,
+    teams: String,
     broken: String,
 }
 
@@ -85,6 +88,8 @@ impl Visit for Fields {
             "assigned" => self.assigned = value.to_owned(),
             "sessions" => self.sessions = value.to_owned(),
             "silent" => self.silent = value.to_owned(),
+            "granted" => self.granted = value.to_owned(),
+            "teams" => self.teams = value.to_owned(),
             "broken" => self.broken = value.to_owned(),
             _ => {}
         }
@@ -145,7 +150,7 @@ fn note(notes: &mut Notes, target: &str, fields: Fields) {
             sessions: fields.sessions.split(',').filter_map(session).collect(),
             silent: fields.silent.split_whitespace().map(str::to_owned).collect(),
         };
-        notes.applied(fields.index, applied, &fields.broken);
+        notes.applied(fields.index, applied, State::of(&fields.granted, &fields.teams), &fields.broken);
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use robeing_agent::session::lease::MARGIN;
 
 use crate::{
-    allocations::AllocationLedger,
+    allocations::{AllocationLedger, NeedsLedger},
     ballots::BallotLedger,
     checks::{Check, Wrong},
     clocks::Times,
@@ -20,6 +20,7 @@ use crate::{
     hosts::SESSION_TIMEOUT,
     lives::{Asked, Seen},
     mail::Ledger,
+    state::State,
     teams::TeamLedger,
     verified::VerifiedLedger,
 };
@@ -181,6 +182,8 @@ pub struct Notes {
     pub teams: TeamLedger,
     /// All allocations.
     pub allocations: AllocationLedger,
+    /// All tasks that need resources.
+    pub needs: NeedsLedger,
     /// The number of injected faults, by kind.
     pub faults: BTreeMap<&'static str, u32>,
     /// The number of snapshots that coordinators wrote.
@@ -373,8 +376,8 @@ impl Notes {
         }
     }
 
-    /// Records the effects of a log entry on any coordinator.
-    pub fn applied(&mut self, index: u64, applied: Applied, broken: &str) {
+    /// Records the effects of a log entry on any coordinator, and what its state has after it.
+    pub fn applied(&mut self, index: u64, applied: Applied, state: State, broken: &str) {
         if !broken.is_empty() {
             self.violation(Check::Audit, format!("after entry {index} the state is inconsistent: {broken}"));
         }
@@ -396,15 +399,8 @@ impl Notes {
                     self.check_health(agent, "gets", task);
                 }
                 self.check_kept(&applied);
-                for (session, agent) in &applied.sessions {
-                    let ended = match agent {
-                        Some(agent) => self.sessions.insert(*session, agent.clone()),
-                        None => self.sessions.remove(session),
-                    };
-                    if let Some(agent) = ended {
-                        self.allocations.leaves(&agent, self.now);
-                    }
-                }
+                let lost = self.follow_sessions(&applied);
+                self.check_state(&applied, state, stamped.unwrap_or_default(), &lost);
                 self.applied_at.insert(index, self.now);
                 self.finished_at.extend(applied.finished.iter().map(|id| (id.clone(), self.now)));
                 let ended = stamped.unwrap_or(self.now);
@@ -412,6 +408,22 @@ impl Notes {
                 self.applied.insert(index, applied);
             }
         }
+    }
+
+    /// Records the sessions that begin and end with a log entry. Returns the agents of which one ends.
+    fn follow_sessions(&mut self, applied: &Applied) -> BTreeSet<String> {
+        let mut lost = BTreeSet::new();
+        for (session, agent) in &applied.sessions {
+            let ended = match agent {
+                Some(agent) => self.sessions.insert(*session, agent.clone()),
+                None => self.sessions.remove(session),
+            };
+            if let Some(agent) = ended {
+                self.allocations.leaves(&agent, self.now);
+                lost.insert(agent);
+            }
+        }
+        lost
     }
 
     /// Checks that an agent that is assigned an attempt has a free slot, in fact and not only in the state.

@@ -27,8 +27,8 @@ fn ending(task: &v1::Task) -> String {
     )
 }
 
-/// Returns what is wrong with a finished task's result.
-fn wrong(task: &v1::Task, accepted: &Accepted) -> Option<(Check, String)> {
+/// Returns what is wrong with a finished task's result. `may_end`: it may be cancelled with its team.
+fn wrong(task: &v1::Task, accepted: &Accepted, may_end: bool) -> Option<(Check, String)> {
     match task.state() {
         // Its agents sign nothing, or they would not agree.
         TaskState::Succeeded if task.verify.is_some() => None,
@@ -40,7 +40,7 @@ fn wrong(task: &v1::Task, accepted: &Accepted) -> Option<(Check, String)> {
             let what = format!("its output {output:?} is not that of its last attempt: {last:?}");
             (!current).then_some((Check::Result, what))
         }
-        TaskState::Cancelled if !accepted.cancelled => {
+        TaskState::Cancelled if !accepted.cancelled && !may_end => {
             Some((Check::Cancel, "it is cancelled, but no client asked for it".to_owned()))
         }
         _ => None,
@@ -52,11 +52,12 @@ pub fn note(record: &Record, task: &v1::Task) -> bool {
     if !is_final(task) {
         return false;
     }
-    let (known, fleeting) = {
+    let (known, fleeting, may_end) = {
         let notes = record.notes();
-        (notes.accepted.get(&task.id).cloned().unwrap_or_default(), notes.fleeting.contains(&task.id))
+        let known = notes.accepted.get(&task.id).cloned().unwrap_or_default();
+        (known, notes.fleeting.contains(&task.id), notes.teams.may_end_task(&task.id))
     };
-    if let Some((check, problem)) = wrong(task, &known) {
+    if let Some((check, problem)) = wrong(task, &known, may_end) {
         record.violation(check, format!("task {}: {problem}", task.id));
     }
     // Its id may belong to another task by now.

@@ -17,6 +17,10 @@ impl Record {
         notes.check_delay(task);
         notes.check_health(agent, "starts", task);
         notes.ballots.starts(task);
+        let wrong = notes.needs.starts(agent, task, attempt).err();
+        if let Some((check, what)) = wrong {
+            notes.violation(check, what);
+        }
         drop(notes);
         Running { record: self.clone(), task: task.to_owned(), attempt, number }
     }

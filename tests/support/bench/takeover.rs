@@ -188,7 +188,7 @@ async fn submit_and_forget(client: &FleetClient, file: &Path) -> Result<()> {
 
 /// Cancels a task that is no longer needed.
 async fn forget(client: &FleetClient, id: String) -> Result<()> {
-    client.cancel_tasks(CancelTasksRequest { ids: vec![id], reason: "measured".into() }).await?;
+    client.cancel_tasks(CancelTasksRequest { ids: vec![id], reason: "measured".into(), wait: None }).await?;
     Ok(())
 }
 

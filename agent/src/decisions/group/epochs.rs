@@ -76,18 +76,20 @@ impl Groups {
     pub(super) async fn state_part(&self, group: &str, epoch: u64, from: u64) -> Result<StatePart, String> {
         let member = self.member_of(group)?;
         let number = member.group.epoch().number;
-        let state = if epoch == number && epoch > 0 {
-            self.folder_of(group)?.initial(epoch).await.map_err(text)?
-        } else if Some(epoch) == number.checked_add(1) {
-            let handover = handover_of(&member).await;
-            handover.ok_or("the epoch before has not ended here")?.state.clone()
-        } else {
+        let is_present = epoch == number && epoch > 0;
+        if !is_present && Some(epoch) != number.checked_add(1) {
             return Err(format!("this agent does not have the state with which the epoch {epoch} starts"));
+        }
+        let encode = async {
+            let state = if is_present {
+                self.folder_of(group)?.initial(epoch).await.map_err(text)?
+            } else {
+                let handover = handover_of(&member).await;
+                handover.ok_or("the epoch before has not ended here")?.state.clone()
+            };
+            Ok::<_, String>(Bytes::from(state.encoded()))
         };
-        let bytes = Bytes::from(state.encoded());
-        let from = usize::try_from(from).map_or(bytes.len(), |from| from.min(bytes.len()));
-        let part = bytes.slice(from..bytes.len().min(from.saturating_add(MAX_PAGE_BYTES)));
-        Ok(StatePart { bytes: Base64(part), size: bytes.len() as u64 })
+        self.0.sending.part(&(member.group.fingerprint(), epoch), from, encode).await
     }
 
     /// Starts as a member of a later epoch of a group, also if nobody waits for that any more.

@@ -28,6 +28,7 @@
 //! | [`clients`] | enrolling, forming, proposing, showing |
 //! | [`ballots`] | has the agent's handler of messages decide ballots of its groups |
 //! | `epochs` | other members follow |
+//! | `sending` | the state that another agent starts with, in parts |
 
 pub mod ballots;
 mod clients;
@@ -40,6 +41,7 @@ pub mod limits;
 pub mod missing;
 pub mod papers;
 pub mod post;
+mod sending;
 pub mod storage;
 #[cfg(test)]
 mod tests;
@@ -72,6 +74,7 @@ use self::{
     limits::{MAX_COMMANDS, RETRY_PAUSE},
     papers::PaperSource,
     post::Post,
+    sending::Sending,
     storage::Folder,
 };
 use crate::messaging::{
@@ -133,6 +136,8 @@ struct Inner {
     forming: tokio::sync::Mutex<()>,
     /// The room for the one group whose next epoch this agent starts in.
     adopting: Arc<Semaphore>,
+    /// The state with which an epoch starts that another agent gets from this one.
+    sending: Sending,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -162,6 +167,7 @@ impl Groups {
             unusable: Mutex::new(BTreeMap::new()),
             forming: tokio::sync::Mutex::new(()),
             adopting: Arc::new(Semaphore::new(1)),
+            sending: Sending::default(),
             stop,
             tasks: TaskTracker::new(),
         }))

@@ -292,9 +292,9 @@ impl Cgroup {
         self.met_limit().filter(|_| count(&folder.join(file), "oom_kill") > 0)
     }
 
-    /// Kills what is left in the group, and removes it.
-    pub(super) async fn end(mut self) {
-        let removed = remove(self.version, std::mem::take(&mut self.folders));
+    /// Kills what is left in the group, and removes it, within a time.
+    pub(super) async fn end(mut self, within: Duration) {
+        let removed = remove(self.version, std::mem::take(&mut self.folders), within);
         match self.runtime.take() {
             // It continues if nobody waits for it any more, and fails only if the runtime ends.
             Some(runtime) => drop(runtime.spawn(removed).await),
@@ -309,14 +309,14 @@ impl Drop for Cgroup {
         let left: Vec<PathBuf> = folders.into_iter().filter(|folder| !end(self.version, folder)).collect();
         if let Some(runtime) = self.runtime.take().filter(|_| !left.is_empty()) {
             // Ends after about GONE_WITHIN at the latest, or with the runtime, which ends only with the agent.
-            runtime.spawn(remove(self.version, left));
+            runtime.spawn(remove(self.version, left, GONE_WITHIN));
         }
     }
 }
 
 /// Kills what is left in the groups, and removes them, for a bounded time.
-async fn remove(version: Version, mut folders: Vec<PathBuf>) {
-    let give_up = Instant::now() + GONE_WITHIN;
+async fn remove(version: Version, mut folders: Vec<PathBuf>, within: Duration) {
+    let give_up = Instant::now() + within;
     while !folders.is_empty() {
         let rest = move || folders.into_iter().filter(|folder| !end(version, folder)).collect::<Vec<_>>();
         // It fails only if the runtime ends.
@@ -325,7 +325,7 @@ async fn remove(version: Version, mut folders: Vec<PathBuf>) {
             return;
         }
         if Instant::now() >= give_up {
-            tracing::warn!(?folders, "control groups can't be removed {GONE_WITHIN:?} after their attempt has ended");
+            tracing::warn!(?folders, "control groups can't be removed {within:?} after their attempt has ended");
             return;
         }
         sleep(TRY_AGAIN).await;

@@ -8,7 +8,9 @@ use std::{
 };
 
 use prometheus_client::metrics::gauge::Gauge;
-use robeing_proto::worker::v1::{Health as Said, HealthCheck, Stop, TaskResult, ToProcess, task_result, to_process};
+use robeing_proto::worker::v1::{
+    Health as Said, HealthCheck, Progress, Stop, TaskLog, TaskProgress, TaskResult, ToProcess, task_result, to_process,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -16,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::executor::{Attempt, Health};
+use crate::executor::{Attempt, AttemptLog, Health};
 
 /// The maximum number of attached processes.
 pub const MAX_PROCESSES: usize = 64;
@@ -63,10 +65,16 @@ struct Process {
     name: Arc<str>,
     outgoing: mpsc::Sender<ToProcess>,
     detached: CancellationToken,
-    running: BTreeMap<Key, oneshot::Sender<Answer>>,
+    running: BTreeMap<Key, Running>,
     /// The number of abandoned attempts that the process has not answered.
     unanswered: usize,
     health: ProcessHealth,
+}
+
+/// An attempt that a process runs.
+struct Running {
+    answer: oneshot::Sender<Answer>,
+    log: AttemptLog,
 }
 
 /// The health of a process.
@@ -163,9 +171,9 @@ impl Attached {
             process = %process.name, running = running.len(), limit = robeing_net::message_limit(),
             "a process sent a message over the limit, in bytes, and is detached; answer with less, or with a reference"
         );
-        for waiting in running.into_values() {
+        for attempt in running.into_values() {
             // The receiver may have given up.
-            let _ = waiting.send(Answer::TooLarge { is_only });
+            let _ = attempt.answer.send(Answer::TooLarge { is_only });
         }
     }
 
@@ -176,7 +184,7 @@ impl Attached {
         let (number, process) =
             state.processes.iter_mut().min_by_key(|(_, process)| (!process.health.is_well(), process.running.len()))?;
         let (answered, answer) = oneshot::channel();
-        process.running.insert(key.clone(), answered);
+        process.running.insert(key.clone(), Running { answer: answered, log: attempt.log.clone() });
         Some(Begun {
             attached: Arc::clone(self),
             process: *number,
@@ -199,9 +207,30 @@ impl Attached {
             process.unanswered = process.unanswered.saturating_sub(1);
         }
         drop(state);
-        if waiting.is_none_or(|waiting| waiting.send(Answer::Said(outcome)).is_err()) {
+        if waiting.is_none_or(|waiting| waiting.answer.send(Answer::Said(outcome)).is_err()) {
             debug!(task = key.0, attempt = key.1, "ignored a result that nothing waits for");
         }
+    }
+
+    /// Takes note of how far an attempt of a process is. It is ignored if the process does not run that attempt.
+    pub fn progressed(&self, number: u64, progress: TaskProgress) {
+        let TaskProgress { task_id, attempt, progress } = progress;
+        let Progress { fraction, text } = progress.unwrap_or_default();
+        if let Some(log) = self.log_of(number, &(task_id, attempt)) {
+            log.progress(fraction, &text);
+        }
+    }
+
+    /// Takes lines of an attempt of a process. They are ignored if the process does not run that attempt.
+    pub fn logged(&self, number: u64, lines: TaskLog) {
+        let TaskLog { task_id, attempt, lines } = lines;
+        if let Some(log) = self.log_of(number, &(task_id, attempt)) {
+            lines.iter().for_each(|line| log.line(line));
+        }
+    }
+
+    fn log_of(&self, number: u64, key: &Key) -> Option<AttemptLog> {
+        Some(self.lock().processes.get(&number)?.running.get(key)?.log.clone())
     }
 
     /// Checks the health of the processes. The agent is as healthy as the healthiest of them; without any process it is

@@ -8,11 +8,15 @@ use std::{
 
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
+use robeing_platform::Platform;
 use robeing_proto::worker::v1::{self as proto, FromProcess, from_process};
 
 use super::{attached::Attached, mail::WorkerMail, outcome};
 use crate::{
-    executor::{Attempt, Limits, Outcome},
+    executor::{
+        Attempt, AttemptLog, Limits, Outcome,
+        attempt_log::{MAX_LINE_BYTES, MAX_LINES, MAX_LOG_BYTES, MAX_PROGRESS_TEXT},
+    },
     messaging::handlers::worker::outgoing,
 };
 
@@ -37,6 +41,7 @@ pub fn process(mut bytes: &[u8]) {
         deadline: None,
         time_limit: None,
         allowance: None,
+        log: AttemptLog::new(Platform::real().clock, Arc::default(), MAX_LOG_BYTES),
     };
     let mut begun = attached.begin(&attempt).expect("a process is attached");
     mail.join(member.number, member.sender.clone());
@@ -51,15 +56,27 @@ pub fn process(mut bytes: &[u8]) {
             Some(from_process::Message::Health(health)) => attached.said_health(member.number, health),
             Some(from_process::Message::MessageOutcome(said)) => mail.answered(member.number, said),
             Some(from_process::Message::SendMessage(message)) => sent(message),
+            Some(from_process::Message::Progress(progress)) => attached.progressed(member.number, progress),
+            Some(from_process::Message::Log(log)) => attached.logged(member.number, log),
             Some(from_process::Message::Hello(_)) | None => {}
         }
         is_delivered = is_delivered || delivery.as_mut().poll(&mut context).is_ready();
     }
+    check_log(&attempt.log);
     let answer = pin!(begun.answer()).poll(&mut context);
     if let Poll::Ready(Some(answer)) = answer {
         check(outcome(&LIMITS, "process", answer));
     }
     attached.overwhelmed(member.number);
+}
+
+fn check_log(log: &AttemptLog) {
+    let kept = log.read(0, usize::MAX);
+    assert!(kept.is_all && kept.lines.len() <= MAX_LINES);
+    assert!(kept.lines.iter().all(|line| line.text.len() <= MAX_LINE_BYTES));
+    if let Some((progress, _)) = log.progress_after(0) {
+        assert!((0.0..=1.0).contains(&progress.fraction) && progress.text.len() <= MAX_PROGRESS_TEXT);
+    }
 }
 
 fn check(outcome: Outcome) {

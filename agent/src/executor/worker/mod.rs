@@ -11,7 +11,8 @@
 //!    agent can't end the work by force; only the process itself can.
 //! 5. An unhealthy process gets no attempts while another is healthy. The agent is unhealthy when all processes are.
 //! 6. A process that does not read its messages is detached rather than waited for.
-//! 7. Messages of other agents go to processes that announce that they handle them. One that is gone before it answers
+//! 7. Lines and progress of an attempt are taken only from the process that runs it.
+//! 8. Messages of other agents go to processes that announce that they handle them. One that is gone before it answers
 //!    leaves its messages to another.
 
 mod attached;

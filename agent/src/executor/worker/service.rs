@@ -183,6 +183,10 @@ async fn listen(
             Ok(Some(FromProcess { message: Some(from_process::Message::SendMessage(message)) })) => {
                 letters.send(message);
             }
+            Ok(Some(FromProcess { message: Some(from_process::Message::Progress(progress)) })) => {
+                attached.progressed(number, progress);
+            }
+            Ok(Some(FromProcess { message: Some(from_process::Message::Log(log)) })) => attached.logged(number, log),
             Ok(Some(FromProcess { message: Some(from_process::Message::Hello(_)) })) => {
                 break Err(Status::invalid_argument("a process sends Hello once, as its first message"));
             }

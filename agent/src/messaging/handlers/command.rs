@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Delivery, Handler, HandlerError, HandlerOutcome};
 use crate::{
-    executor::{CommandConfig, CommandExecutor, Limits, Outcome as Ran, command::Work},
+    executor::{AttemptLog, CommandConfig, CommandExecutor, Limits, Outcome as Ran, command::Work},
     messaging::{
         outcome::{MAX_REASON, MAX_REPLY},
         packet::Packet,
@@ -60,7 +60,8 @@ fn work(packet: &Packet, deadline: Instant) -> Work {
         ("ROBEING_MESSAGE_REPLY_TO", packet.reply_to.map(|id| id.to_string())),
         ("ROBEING_MESSAGE_KEY_ID", packet.key_id.as_deref().map(Into::into)),
     ];
-    Work { env, input: packet.payload.clone(), time_limit: None, allowance: None }
+    let log = AttemptLog::default();
+    Work { env, input: packet.payload.clone(), time_limit: None, allowance: None, log }
 }
 
 #[async_trait]

@@ -97,6 +97,7 @@ impl Driver {
             self.held.send_again();
         }
         self.health.reset();
+        self.logs.nobody_follows();
         self.leader_link = LeaderLink::Open(link);
         self.suspect_link = None;
         self.complaint.clear();
@@ -123,6 +124,7 @@ impl Driver {
             Some(Heard::CompletionAcks(acks)) => self.acknowledged(acks.acks),
             Some(Heard::HealthCheck(check)) => self.health.ask(&check, Arc::clone(&self.deps.executor)),
             Some(Heard::HandBack(_)) => self.hand_back_all(),
+            Some(Heard::FollowAttempt(order)) => self.logs.follow(order, Instant::now()),
             Some(Heard::SessionEnded(ended)) => {
                 let (reason, held) = (ended.reason, self.held.len());
                 match self.phase {
@@ -208,8 +210,11 @@ impl Driver {
     }
 
     pub(super) fn wants_to_say(&self) -> bool {
-        let beat_is_due = self.session.as_ref().is_some_and(|s| Instant::now() >= s.lease.next_heartbeat());
-        beat_is_due || self.drain_unsaid || self.leave_unsaid || self.held.has_unsent() || self.health.has_report()
+        let now = Instant::now();
+        let beat_is_due = self.session.as_ref().is_some_and(|s| now >= s.lease.next_heartbeat());
+        let log_is_due = self.logs.due().is_some_and(|due| now >= due);
+        let has_others = self.drain_unsaid || self.leave_unsaid || self.held.has_unsent() || self.health.has_report();
+        beat_is_due || has_others || log_is_due
     }
 
     /// Sends the most urgent pending message.
@@ -230,6 +235,10 @@ impl Driver {
                 Say::Completions(internal::Completions { completions: self.held.batch() })
             }
             _ if std::mem::take(&mut self.leave_unsaid) => Say::Leave(internal::Leave {}),
+            _ if self.logs.due().is_some_and(|due| now >= due) => match self.logs.next_message(now, &self.held) {
+                Some(log) => Say::AttemptLog(log),
+                None => return,
+            },
             _ => return,
         };
         let leaves = matches!(message, Say::Leave(_));

@@ -25,6 +25,7 @@ use super::{
     held::{Held, Key},
     lease::Lease,
     link::{Greeting, Link, LinkError},
+    logs::AttemptLogs,
     search::Search,
     wire,
 };
@@ -88,6 +89,7 @@ pub(super) struct Driver {
     held: Held,
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     health: HealthChecks,
+    logs: AttemptLogs,
     /// Why the executor can never run attempts again, and the latest time at which the agent exits.
     failed: Option<(String, Instant)>,
     phase: Phase,
@@ -119,6 +121,7 @@ impl Driver {
             held: Held::new(deps.config.slots),
             running: FuturesUnordered::new(),
             health: HealthChecks::default(),
+            logs: AttemptLogs::new(Arc::clone(&deps.platform.clock), deps.config.slots, now),
             failed: None,
             phase: Phase::Working,
             asked_to_stop: false,
@@ -164,7 +167,8 @@ impl Driver {
     async fn next_event(&mut self, shutdown: &CancellationToken, idle: &CancellationToken) -> Event {
         let wants_to_say = self.wants_to_say();
         let (asked_to_stop, working) = (self.asked_to_stop, self.phase == Phase::Working);
-        let Self { leader_link, running, timer, health, .. } = self;
+        let Self { leader_link, running, timer, health, logs, .. } = self;
+        let is_clean = !logs.is_dirty();
         tokio::select! {
             biased;
             () = timer.as_mut() => Event::Time,
@@ -172,6 +176,7 @@ impl Driver {
             () = idle.cancelled(), if working => Event::Time,
             Some(done) = running.next() => Event::Done(done),
             checked = health.answered() => Event::Checked(checked),
+            () = logs.changed(), if is_clean => Event::Time,
             event = Self::link_event(leader_link, wants_to_say) => event,
         }
     }
@@ -267,8 +272,9 @@ impl Driver {
                     }
                     next = next.min(self.progress + SEND_AGAIN_AFTER);
                 }
-                // A heartbeat that is due already waits for room on the stream, not for the timer.
-                next = if beat > now { next.min(beat) } else { next };
+                // What is due already waits for room on the stream, not for the timer.
+                let waits = [Some(beat), self.logs.due()].into_iter().flatten().filter(|due| *due > now);
+                next = waits.fold(next, Instant::min);
             }
         }
         if self.timer.deadline() != next {
@@ -369,7 +375,8 @@ impl Driver {
             let key = Key::from(&waiting.assignment);
             let waited = now.saturating_duration_since(waiting.received);
             match wire::attempt(waiting, waited, self.deps.platform.clock.unix_millis()) {
-                Ok(attempt) => {
+                Ok(mut attempt) => {
+                    attempt.log = self.logs.begin(&key);
                     let executor = Arc::clone(&self.deps.executor);
                     let span = debug_span!("attempt", task = key.task_id, attempt = key.attempt, kind = attempt.kind);
                     let run = async move {
@@ -402,6 +409,7 @@ impl Driver {
 
     fn ended(&mut self, key: Key, outcome: completion::Outcome, ran: Duration) {
         self.deps.metrics.ended(&outcome);
+        self.logs.ended(&key, Instant::now());
         self.held.finished(key, outcome, u64::try_from(ran.as_micros()).unwrap_or(u64::MAX));
     }
 
@@ -411,11 +419,13 @@ impl Driver {
         }
         // Dropping an attempt kills its processes at once.
         self.running.clear();
+        self.logs.all_ended(Instant::now());
     }
 
     fn hand_back_running(&mut self) {
         warn!(running = self.held.running(), "the drain timeout passed: stopping what runs and handing it back");
         self.running.clear();
+        self.logs.all_ended(Instant::now());
         self.held.hand_back_running();
     }
 

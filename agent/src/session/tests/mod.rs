@@ -4,6 +4,7 @@ mod attempts;
 mod draining;
 mod health;
 mod lease;
+mod logs;
 mod presence;
 mod resume;
 mod script;

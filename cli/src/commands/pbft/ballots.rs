@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    iter,
     path::Path,
     time::Duration,
 };
@@ -18,16 +19,24 @@ use robeing_groups::{
 use robeing_settings::Fraction;
 use robeing_votes::{FileOutcome, hex};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{ANSWER_WITHIN, DECIDE_WITHIN, PbftError, any_answer, ask, files};
+use super::{
+    ANSWER_WITHIN, DECIDE_WITHIN, PbftError,
+    asking::{all, any_answer, ask, some, undecided},
+    files,
+};
 use crate::{
     args::{Connection, Format, OpenArgs, ShowArgs},
     commands::{connect::client, credentials},
     error::CliError,
     exit::Exit,
     kubernetes::Access,
-    render::{group_ballot_text, note, open_group_ballot_text},
+    render::{
+        group_ballot_document, group_ballot_text, note, open_group_ballot_document, open_group_ballot_text,
+        write_document,
+    },
 };
 
 /// The share that has to approve, and how long members have to vote, if the command does not say it: what the fleet
@@ -45,80 +54,91 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Maximum size of the file of a ballot that is read, bytes.
 const MAX_FILE_BYTES: usize = 1 << 20;
 
-/// Documents are for ballots of the coordinators.
-fn check_format(format: Format) -> Result<(), CliError> {
-    match format {
-        Format::Table => Ok(()),
-        _ => {
-            let problem = "a ballot of a group is JSON in its file: give `vote show` --file instead of --output";
-            Err(CliError::Usage(problem.into()))
-        }
-    }
-}
-
 /// Opens a ballot.
 pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    check_format(args.output.output)?;
+    let format = args.output.output;
     let group = files::group(args.group.as_deref().unwrap_or_default())?;
     let share = match args.threshold.as_deref() {
         Some(text) => text.parse::<Fraction>().map_err(|error| CliError::Usage(error.to_string()))?,
         None => SHARE,
     };
     let deadline = args.deadline.unwrap_or(OPEN_FOR);
-    let opening = Opening {
-        group: *group.epoch().domain(),
-        nonce: new_proposal_id(),
-        at_ms: 0,
-        ttl_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-        question: args.question.clone(),
-        options: args.options.clone(),
-        threshold: (share.numerator, share.denominator),
-    };
     let client = client(fleet, None, Access::Use).await?;
-    let opening = client.signed_ballot(opening)?;
-    let id = ballot_id(&opening).0;
-    let question = Ask::OpenBallot { group: group.name().to_owned(), opening };
-    let (member, answer) = opened(&client, &group, &question).await?;
+    let (id, (member, answer)) = begin(&client, &group, (args.question, args.options), (share, deadline)).await?;
     let opened: Opened = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
     if opened.ballot != hex(&id) {
         note(&format!("{member} says that it has opened another ballot; see `robeing pbft log`"));
         return Ok(Exit::TaskFailed);
     }
     if !args.wait {
-        writeln!(io::stdout().lock(), "{}", hex(&id))?;
+        let mut out = io::stdout().lock();
+        match format {
+            Format::Table => writeln!(out, "{}", hex(&id))?,
+            format => write_document(&mut out, format, &json!({"id": hex(&id)}))?,
+        }
         return Ok(Exit::Success);
     }
-    note(&format!("waiting for ballot {}; it goes on without this command", hex(&id)));
+    if format == Format::Table {
+        note(&format!("waiting for ballot {}; it goes on without this command", hex(&id)));
+    }
     let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
-    shown(&client, &group, &id, (until, None)).await
+    shown(&client, &group, &id, Showing { until, file: None, format }).await
+}
+
+/// Signs a ballot and has it opened. Returns its id, and the first member that has opened it, with its answer.
+async fn begin(
+    client: &FleetClient,
+    group: &Group,
+    (question, options): (String, Vec<String>),
+    (share, deadline): (Fraction, Duration),
+) -> Result<([u8; 32], (String, Vec<u8>)), CliError> {
+    let opening = Opening {
+        group: *group.epoch().domain(),
+        nonce: new_proposal_id(),
+        at_ms: 0,
+        ttl_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        question,
+        options,
+        threshold: (share.numerator, share.denominator),
+    };
+    let opening = client.signed_ballot(opening)?;
+    let id = ballot_id(&opening).0;
+    let ask = Ask::OpenBallot { group: group.name().to_owned(), opening };
+    Ok((id, opened(client, group, &ask).await?))
 }
 
 /// Has a ballot opened through f + 1 members, one of which does not lie: it keeps the ballot, whoever else has it
 /// forgotten. Returns the answer of the first one. That the others are away does no harm if that one does not lie.
 async fn opened(client: &FleetClient, group: &Group, question: &Ask) -> Result<(String, Vec<u8>), CliError> {
-    let (first, answer) = any_answer(client, group, None, question, DECIDE_WITHIN).await?;
-    let mut more = group.epoch().quorums().faulty();
-    for member in group.names().filter(|name| *name != first) {
-        if more == 0 {
-            break;
-        }
-        if ask(client, member, question, KEEP_WITHIN).await?.is_ok() {
-            more -= 1;
-        }
-    }
+    let began = Instant::now();
+    let answered = any_answer(client, group, question, DECIDE_WITHIN).await;
+    let (first, answer) = answered.map_err(|error| undecided(error, began))?;
+    let others: Vec<&str> = group.names().filter(|name| *name != first).collect();
+    let faulty = group.epoch().quorums().faulty();
+    let kept = some(&others, faulty, iter::repeat(faulty), |member| ask(client, member, question, KEEP_WITHIN));
+    kept.await?;
     Ok((first, answer))
 }
 
 /// Shows a ballot.
 pub(in crate::commands) async fn show(args: ShowArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    check_format(args.output.output)?;
+    let format = args.output.output;
     let group = files::group(args.group.as_deref().unwrap_or_default())?;
     let id = ballot_id_of(&args.ballot).map_err(PbftError::Group)?.0;
     let client = client(fleet, None, Access::Use).await?;
     let until = Instant::now() + args.wait.unwrap_or_default().min(LONGEST);
-    let exit = shown(&client, &group, &id, (until, args.file.as_deref())).await?;
+    let exit = shown(&client, &group, &id, Showing { until, file: args.file.as_deref(), format }).await?;
     // A ballot that is shown was found, whatever came of it.
     Ok(if args.wait.is_some() { exit } else { Exit::Success })
+}
+
+/// How a ballot is shown.
+struct Showing<'a> {
+    /// Until when its outcome is waited for.
+    until: Instant,
+    /// The file that it is written to.
+    file: Option<&'a Path>,
+    format: Format,
 }
 
 /// Asks the members for a ballot until its outcome is proved, or until this time, and prints it.
@@ -126,7 +146,7 @@ async fn shown(
     client: &FleetClient,
     group: &Group,
     id: &[u8; 32],
-    (until, file): (Instant, Option<&Path>),
+    Showing { until, file, format }: Showing<'_>,
 ) -> Result<Exit, CliError> {
     loop {
         let found = gather(client, group, id).await?;
@@ -135,19 +155,37 @@ async fn shown(
             if let Some(path) = file {
                 files::write(path, &ballot.to_json())?;
             }
-            io::stdout().lock().write_all(group_ballot_text(&report, None).as_bytes())?;
+            print_report(&report, None, format)?;
             return Ok(exit_of(&report));
         }
         if Instant::now() >= until {
             let Some((member, shown, record)) = found.first else { return Err(found.problem.into()) };
             let opening = Opening::read(&shown.opening).map_err(PbftError::Group)?;
-            io::stdout().lock().write_all(open_group_ballot_text(group, &opening, &record, &member).as_bytes())?;
+            let mut out = io::stdout().lock();
+            match format {
+                Format::Table => {
+                    out.write_all(open_group_ballot_text(group, &opening, &record, &member).as_bytes())?;
+                }
+                format => {
+                    let document = open_group_ballot_document(group, &opening, &record, &member);
+                    write_document(&mut out, format, &document)?;
+                }
+            }
             return match file {
                 Some(path) => Err(PbftError::NotClosed(path.to_owned()).into()),
                 None => Ok(Exit::TimedOut),
             };
         }
         sleep(POLL_PAUSE.min(until.saturating_duration_since(Instant::now()))).await;
+    }
+}
+
+/// Prints a ballot whose outcome is proved. `source`: where the trusted authorities are from, if that is known.
+fn print_report(report: &BallotReport, source: Option<&str>, format: Format) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match format {
+        Format::Table => Ok(out.write_all(group_ballot_text(report, source).as_bytes())?),
+        format => write_document(&mut out, format, &group_ballot_document(report, source)),
     }
 }
 
@@ -158,19 +196,7 @@ pub(super) async fn decide(
     question: String,
     deadline: Duration,
 ) -> Result<BallotReport, CliError> {
-    let opening = Opening {
-        group: *group.epoch().domain(),
-        nonce: new_proposal_id(),
-        at_ms: 0,
-        ttl_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-        question,
-        options: Vec::new(),
-        threshold: (2, 3),
-    };
-    let opening = client.signed_ballot(opening)?;
-    let id = ballot_id(&opening).0;
-    let ask = Ask::OpenBallot { group: group.name().to_owned(), opening };
-    opened(client, group, &ask).await?;
+    let (id, _) = begin(client, group, (question, Vec::new()), (SHARE, deadline)).await?;
     note(&format!("waiting for the votes of the members in ballot {}", hex(&id)));
     let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
     loop {
@@ -204,12 +230,14 @@ impl Found {
     }
 }
 
-/// Asks all members for a ballot. What one says wrongly is left out, and noted.
+/// Asks all members for a ballot, and waits only briefly for those that are silent once a quorum has answered. What one
+/// says wrongly is left out, and noted.
 async fn gather(client: &FleetClient, group: &Group, id: &[u8; 32]) -> Result<Found, CliError> {
     let mut found = Found { first: None, signed: Vec::new(), problem: PbftError::NoMember(String::new()) };
     let question = Ask::ShowBallot { group: group.name().to_owned(), ballot: hex(id) };
-    for member in group.names() {
-        let answer = match ask(client, member, &question, ANSWER_WITHIN).await? {
+    let (members, quorum): (Vec<&str>, usize) = (group.names().collect(), group.epoch().quorums().quorum());
+    for (member, answer) in all(&members, quorum, |member| ask(client, member, &question, ANSWER_WITHIN)).await? {
+        let answer = match answer {
             Ok(answer) => answer,
             Err(problem) => {
                 // What one says is worth more than that another is away.
@@ -272,12 +300,16 @@ pub(in crate::commands) fn file(path: &Path) -> Result<Option<GroupBallotFile>, 
 }
 
 /// Verifies the file of a ballot, and prints what is in it.
-pub(in crate::commands) fn verify(ballot: &GroupBallotFile, fleet: &Connection) -> Result<Exit, CliError> {
+pub(in crate::commands) fn verify(
+    ballot: &GroupBallotFile,
+    fleet: &Connection,
+    format: Format,
+) -> Result<Exit, CliError> {
     let trusted = credentials::trusted(&fleet.credentials)?;
     match ballot.verify(trusted.as_ref().map(|(bundle, _)| bundle)) {
         Ok(report) => {
             let source = trusted.as_ref().map(|(_, source)| source.as_str());
-            io::stdout().lock().write_all(group_ballot_text(&report, source).as_bytes())?;
+            print_report(&report, source, format)?;
             Ok(Exit::Success)
         }
         Err(error) => {

@@ -15,7 +15,11 @@ use robeing_groups::{
 use robeing_votes::FileOutcome;
 use tokio::time::{Instant, sleep};
 
-use super::{ANSWER_WITHIN, DECIDE_WITHIN, PbftError, any_answer, ask, ballots, files};
+use super::{
+    ANSWER_WITHIN, DECIDE_WITHIN, PbftError,
+    asking::{all, any_answer, ask},
+    ballots, files,
+};
 use crate::{
     args::{Connection, EpochArgs},
     commands::connect::client,
@@ -62,7 +66,7 @@ pub(super) async fn change(args: EpochArgs, fleet: &Connection) -> Result<Exit, 
     let next = renewed(&client, &group, &args, (next, since)).await?;
     let approvals = approvals(&client, &group, &next).await?;
     let question = Ask::Change { group: group.name().to_owned(), next: next.signed().to_vec(), approvals };
-    if let Err(error) = any_answer(&client, &group, None, &question, DECIDE_WITHIN).await {
+    if let Err(error) = any_answer(&client, &group, &question, DECIDE_WITHIN).await {
         // It may have been decided nevertheless.
         note(&error.to_string());
     }
@@ -120,10 +124,11 @@ async fn approvals(
     let need = group.epoch().quorums().quorum();
     let until = Instant::now() + PROVE_WITHIN;
     let question = Ask::Approve { group: group.name().to_owned(), next: next.signed().to_vec() };
+    let members: Vec<&str> = group.names().collect();
     loop {
         let (mut approvals, mut problem) = (Vec::new(), String::new());
-        for member in group.names() {
-            match ask(client, member, &question, ANSWER_WITHIN).await? {
+        for (member, answer) in all(&members, need, |member| ask(client, member, &question, ANSWER_WITHIN)).await? {
+            match answer {
                 Ok(answer) => match exchange::read::<Approved>("answer of a member", &answer) {
                     // One that is none would have the group refuse all of them.
                     Ok(Approved { approval }) if next.is_approval(group, member, &approval) => approvals.push(approval),
@@ -152,9 +157,10 @@ async fn ended(
 ) -> Result<Option<Group>, CliError> {
     let until = Instant::now() + within;
     let question = Ask::Handover { group: group.name().to_owned() };
+    let (members, quorum): (Vec<&str>, usize) = (group.names().collect(), group.epoch().quorums().quorum());
     loop {
-        for member in group.names() {
-            let Ok(answer) = ask(client, member, &question, ANSWER_WITHIN).await? else { continue };
+        for (member, answer) in all(&members, quorum, |member| ask(client, member, &question, ANSWER_WITHIN)).await? {
+            let Ok(answer) = answer else { continue };
             let Ok(over) = exchange::read::<HandedOver>("answer of a member", &answer) else { continue };
             let file = group.file().clone().followed_by(next.to_vec(), over.decision, over.stable);
             match file.verify() {

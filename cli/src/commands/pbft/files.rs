@@ -5,11 +5,12 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use robeing_groups::{Group, GroupError, GroupFile, LogFile, MAX_GROUP_FILE_BYTES, MAX_LOG_FILE_BYTES, is_group_name};
 
-use crate::exit::Exit;
+use crate::{exit::Exit, render::short_duration};
 
 /// The permissions of the files, which are made to be passed on.
 const EVERYONE_READS: u32 = 0o644;
@@ -59,13 +60,30 @@ pub enum PbftError {
         reason: String,
     },
     /// An agent has not answered.
-    #[error("{member} has not answered: {reason}; all members must run to form a group, and most of them to decide")]
+    #[error(
+        "{member} has not answered: {reason}; all members must run to form a group, and most of them to decide: see \
+         `robeing pbft status`"
+    )]
     Away {
         /// The agent.
         member: String,
         /// What became of the question.
         reason: String,
     },
+    /// A member says that something is decided, and does not prove it.
+    #[error("{member} says that it is decision {decision}, and does not prove it; see `robeing pbft log`")]
+    NotProved {
+        /// The member.
+        member: String,
+        /// The number of the decision.
+        decision: u64,
+    },
+    /// A proposal was not decided in time.
+    #[error(
+        "no member has said within {} that it is decided, and it may still be: see `robeing pbft log` before you propose \
+         it again, and `robeing pbft status` for who does not answer", short_duration(*.0)
+    )]
+    Undecided(Duration),
     /// The description that is there is of another group.
     #[error(
         "{} describes another group than the one to be formed; give another file with --file, or another name",
@@ -97,8 +115,8 @@ impl PbftError {
             Self::Group(_) | Self::OtherGroup(_) | Self::NoTrust => Exit::Usage,
             Self::Write { .. } => Exit::Local,
             Self::Refused { .. } => Exit::Refused,
-            Self::Away { .. } | Self::NotApproved(_) => Exit::TaskFailed,
-            Self::NotClosed(_) => Exit::TimedOut,
+            Self::Away { .. } | Self::NotApproved(_) | Self::NotProved { .. } => Exit::TaskFailed,
+            Self::NotClosed(_) | Self::Undecided(_) => Exit::TimedOut,
             Self::NoMember(_) => Exit::NotFound,
         }
     }

@@ -1,32 +1,36 @@
-//! `robeing pbft form`, `epoch`, `propose`, `log` and `verify`.
+//! `robeing pbft form`, `status`, `epoch`, `propose`, `log` and `verify`.
 
+mod asking;
 pub(super) mod ballots;
 mod epoch;
 mod files;
+mod propose;
+mod status;
 
 use std::{
     io::{self, Write},
     time::Duration,
 };
 
-use robeing_client::{FleetClient, new_proposal_id};
+use robeing_client::FleetClient;
 use robeing_groups::{
-    CheckedDecision, Enrolment, Group, GroupError, GroupFile, LogFile, MAX_TEXT_BYTES, Proposal, Seen, entries_of,
-    exchange::{self, Ask, Decided, Enrolled, Page, Shown},
+    CheckedDecision, Enrolment, Group, GroupError, GroupFile, LogFile, Seen, entries_of,
+    exchange::{self, Ask, Enrolled, Page, Shown},
     is_group_name,
 };
-use robeing_proto::v1::{GetTeamRequest, MessageCode, MessageStatus};
-use robeing_votes::Base64;
+use robeing_proto::v1::GetTeamRequest;
 
+use self::asking::ask;
 pub use self::files::PbftError;
 use super::{connect::client, credentials};
 use crate::{
-    args::{Connection, FormGroupArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs},
+    args::{Connection, FormGroupArgs, Format, LogArgs, LogFileArgs, PbftCommand},
     error::CliError,
     exit::Exit,
-    inputs::read_message,
     kubernetes::Access,
-    render::{decisions_table, group_text, log_report_text, note, outcome_text},
+    render::{
+        decisions_document, decisions_table, group_text, log_report_document, log_report_text, note, write_document,
+    },
 };
 
 /// How long a member may take to answer.
@@ -37,53 +41,12 @@ const DECIDE_WITHIN: Duration = Duration::from_secs(60);
 pub(super) async fn run(command: PbftCommand, fleet: &Connection) -> Result<Exit, CliError> {
     match command {
         PbftCommand::Form(args) => form(args, fleet).await,
+        PbftCommand::Status(args) => status::show(args, fleet).await,
         PbftCommand::Epoch(args) => epoch::change(args, fleet).await,
-        PbftCommand::Propose(args) => propose(args, fleet).await,
+        PbftCommand::Propose(args) => propose::run(args, fleet).await,
         PbftCommand::Log(args) => log(args, fleet).await,
         PbftCommand::Verify(args) => verify(&args, fleet),
     }
-}
-
-/// Asks an agent. Returns its reply, or why there is none.
-async fn ask(
-    client: &FleetClient,
-    member: &str,
-    question: &Ask,
-    within: Duration,
-) -> Result<Result<Vec<u8>, PbftError>, CliError> {
-    let member = member.to_owned();
-    let Some(status) = client.ask_member(&member, question, within).await? else {
-        return Ok(Err(PbftError::Away { member, reason: "no agent has this name".into() }));
-    };
-    let MessageStatus { reason, reply, .. } = &status;
-    Ok(match (status.code(), reply) {
-        (MessageCode::Accepted, Some(reply)) => Ok(reply.to_vec()),
-        (MessageCode::Refused, _) => Err(PbftError::Refused { member, reason: reason.clone() }),
-        _ => Err(PbftError::Away { member, reason: outcome_text(&status).trim_end().to_owned() }),
-    })
-}
-
-/// Asks one member of a group after another until one answers.
-async fn any_answer(
-    client: &FleetClient,
-    group: &Group,
-    via: Option<&str>,
-    question: &Ask,
-    within: Duration,
-) -> Result<(String, Vec<u8>), CliError> {
-    let mut last = PbftError::NoMember(via.unwrap_or_default().to_owned());
-    for member in group.names().filter(|name| via.is_none_or(|via| via == *name)) {
-        match ask(client, member, question, within).await? {
-            Ok(answer) => return Ok((member.to_owned(), answer)),
-            Err(error) => {
-                if via.is_none() {
-                    note(&error.to_string());
-                }
-                last = error;
-            }
-        }
-    }
-    Err(last.into())
 }
 
 async fn form(args: FormGroupArgs, fleet: &Connection) -> Result<Exit, CliError> {
@@ -150,54 +113,24 @@ async fn enrolled(client: &FleetClient, name: &str, members: &[String]) -> Resul
     Ok(group.map_err(PbftError::Group)?)
 }
 
-async fn propose(args: ProposeArgs, fleet: &Connection) -> Result<Exit, CliError> {
-    let group = files::group(&args.group)?;
-    let text = match (&args.file, args.text) {
-        (Some(file), _) => read_message(file)?,
-        (None, text) => text.unwrap_or_default().into_bytes(),
-    };
-    if text.len() > MAX_TEXT_BYTES {
-        let (what, bytes, most) = ("text of the proposal", text.len(), MAX_TEXT_BYTES);
-        return Err(PbftError::Group(GroupError::TooLarge { what, bytes, most }).into());
-    }
-    let client = client(fleet, None, Access::Use).await?;
-    let proposal = client.signed_proposal(&group, new_proposal_id(), text.into())?;
-    let (mine, author) = Proposal::verify(&proposal, &group).map_err(PbftError::Group)?;
-    let question = Ask::Propose { group: group.name().to_owned(), proposal };
-    let (member, answer) = any_answer(&client, &group, args.via.as_deref(), &question, DECIDE_WITHIN).await?;
-    let Decided { decision } = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
-    // The member may lie, and so may whoever passes its answer on. A decision proves itself, but any does: it must be
-    // one of this very proposal.
-    let page = page(&client, &group, Some(&member), (decision, 1)).await?;
-    let mut seen = Seen::new();
-    let proved = page.decisions.first().map(|Base64(bytes)| entries_of(&group, bytes, None, &mut seen)).transpose();
-    match proved.map_err(PbftError::Group)? {
-        Some(proved) if proved.seq == decision && proved.decides(&mine, &author) => {
-            writeln!(io::stdout().lock(), "{decision}")?;
-            Ok(Exit::Success)
-        }
-        _ => {
-            let says = format!("{member} says that it is decision {decision}, and does not prove it");
-            note(&format!("{says}; see `robeing pbft log`"));
-            Ok(Exit::TaskFailed)
-        }
-    }
-}
-
-/// Returns decisions of a group from a number on, as a member has them.
-async fn page(
+/// Returns decisions of a group from a number on, as one of these members has them, which is asked first from then on.
+async fn page<'a>(
     client: &FleetClient,
-    group: &Group,
-    via: Option<&str>,
+    group: &'a Group,
+    members: &mut [&'a str],
     (from, limit): (u64, u32),
 ) -> Result<Page, CliError> {
     let question = Ask::Log { group: group.name().to_owned(), from, limit };
-    let (_, answer) = any_answer(client, group, via, &question, ANSWER_WITHIN).await?;
+    let faulty = group.epoch().quorums().faulty();
+    let asked = asking::first(members, faulty, |member| ask(client, member, &question, ANSWER_WITHIN));
+    let (member, answer) = asked.await?;
+    members.sort_by_key(|name| *name != member);
     Ok(exchange::read("answer of a member", &answer).map_err(PbftError::Group)?)
 }
 
 async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let group = files::group(&args.group)?;
+    let mut members = asking::members(&group, args.via.as_deref())?;
     let client = client(fleet, None, Access::Use).await?;
     let trusted = client.trusted();
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
@@ -205,7 +138,7 @@ async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let mut decisions: Vec<CheckedDecision> = Vec::new();
     while decisions.len() < limit {
         let left = u32::try_from(limit - decisions.len()).unwrap_or(u32::MAX);
-        let page = page(&client, &group, args.via.as_deref(), (from, left.min(exchange::MAX_PAGE))).await?;
+        let page = page(&client, &group, &mut members, (from, left.min(exchange::MAX_PAGE))).await?;
         let count = decisions.len();
         for bytes in page.decisions {
             let checked = entries_of(&group, &bytes.0, trusted.as_ref(), &mut seen).map_err(PbftError::Group)?;
@@ -222,20 +155,28 @@ async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {
     if let Some(path) = &args.file {
         files::write(path, &LogFile::of(&group, kept).to_json())?;
     }
-    io::stdout().lock().write_all(decisions_table(&decisions).as_bytes())?;
+    let mut out = io::stdout().lock();
+    match args.output.output {
+        Format::Table => out.write_all(decisions_table(&decisions).as_bytes())?,
+        format => write_document(&mut out, format, &decisions_document(&decisions))?,
+    }
     Ok(Exit::Success)
 }
 
 fn verify(args: &LogFileArgs, fleet: &Connection) -> Result<Exit, CliError> {
     if let Some(ballot) = ballots::file(&args.file)? {
-        return ballots::verify(&ballot, fleet);
+        return ballots::verify(&ballot, fleet, args.output.output);
     }
     let file = files::log(&args.file)?;
     let trusted = credentials::trusted(&fleet.credentials)?;
     match file.verify(trusted.as_ref().map(|(bundle, _)| bundle)) {
         Ok(report) => {
             let source = trusted.as_ref().map(|(_, source)| source.as_str());
-            io::stdout().lock().write_all(log_report_text(&report, source).as_bytes())?;
+            let mut out = io::stdout().lock();
+            match args.output.output {
+                Format::Table => out.write_all(log_report_text(&report, source).as_bytes())?,
+                format => write_document(&mut out, format, &log_report_document(&report, source))?,
+            }
             Ok(Exit::Success)
         }
         Err(error) => {

@@ -144,6 +144,7 @@ fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
             agents,
             agree,
             pointer: args.approval.verification.verify_json.clone(),
+            compare: args.approval.verification.verify_compare.clone().unwrap_or_default(),
         }),
         ..Default::default()
     };
@@ -225,7 +226,7 @@ fn differences(asked: &TaskSpec, task: &Task) -> Vec<String> {
         format!("specialization {}", or_none(&task.required_specialization)),
     );
     let attempts = asked.retry.as_ref().map_or(0, |retry| retry.max_attempts);
-    compare(attempts != 0 && attempts != task.max_attempts, format!("{} attempts", task.max_attempts));
+    compare(attempts != 0 && attempts != task.max_attempts, plural(task.max_attempts as usize, "attempt"));
     compare(asked.requires_approval.is_some() && task.approval.is_none(), "no approval".into());
     let verified = match &task.verify {
         None => "a result that is not verified".into(),
@@ -315,7 +316,7 @@ mod tests {
             ["another input", "priority 5", "role any", "specialization none", "3 attempts", "no deadline"]
         );
         let requires_approval = Some(RequiredApproval::default());
-        let verify = Some(Verify { agents: 3, agree: 2, pointer: None });
+        let verify = Some(Verify { agents: 3, agree: 2, ..Verify::default() });
         let asked = TaskSpec { requires_approval, verify: verify.clone(), ..super::tests::asked() };
         assert_eq!(differences(&asked, &task()), ["no approval", "a result that is not verified"]);
         let resources = Some(resource_amounts(&AmountArgs { cpu: 2_000, ..AmountArgs::default() }));

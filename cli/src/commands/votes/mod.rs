@@ -26,7 +26,10 @@ use crate::{
     error::CliError,
     exit::Exit,
     kubernetes::Access,
-    render::{ballot_text, ballots_table, note, print_list, print_one, report_note, report_text},
+    render::{
+        ballot_text, ballots_table, note, print_list, print_one, report_document, report_note, report_text,
+        write_document,
+    },
 };
 
 /// How long one call waits for the end of a ballot.
@@ -213,13 +216,17 @@ async fn list(args: ListArgs, fleet: &Connection) -> Result<Exit, CliError> {
 
 fn verify(args: &VerifyArgs, fleet: &Connection) -> Result<Exit, CliError> {
     if let Some(ballot) = pbft::ballots::file(&args.file)? {
-        return pbft::ballots::verify(&ballot, fleet);
+        return pbft::ballots::verify(&ballot, fleet, args.output.output);
     }
     let ballot = file::read(&args.file)?;
     let trusted = credentials::trusted(&fleet.credentials)?;
     let report = ballot.verify(trusted.as_ref().map(|(bundle, _)| bundle));
     let source = trusted.as_ref().map(|(_, source)| source.as_str());
-    io::stdout().lock().write_all(report_text(&ballot, &report, source).as_bytes())?;
+    let mut out = io::stdout().lock();
+    match args.output.output {
+        Format::Table => out.write_all(report_text(&ballot, &report, source).as_bytes())?,
+        format => write_document(&mut out, format, &report_document(&ballot, &report, source))?,
+    }
     if let Some(problem) = report_note(&report, args.attested) {
         note(&problem);
     }

@@ -30,14 +30,17 @@ pub fn result_size(task: &v1::Task) -> usize {
     let texts = [&task.id, &task.kind, &task.submitter, &task.required_specialization];
     let more = [&task.idempotency_key, &task.cancel_reason, &task.waiting_for, &task.team, &task.queue];
     let pointer = task.verify.as_ref().and_then(|verify| verify.pointer.as_ref());
+    let compare = task.verify.as_ref().map(|verify| &verify.compare);
+    let compared = task.comparisons.iter().map(|compared| compared.agent.len() + ANSWER_BYTES / 4);
     let ballot = task.approval.as_ref().map(|approval| &approval.ballot);
     ANSWER_BYTES
-        + texts.into_iter().chain(more).chain(pointer).chain(ballot).map(String::len).sum::<usize>()
+        + texts.into_iter().chain(more).chain(pointer).chain(compare).chain(ballot).map(String::len).sum::<usize>()
         + task.input.len()
         + task.output.len()
         + task.resources.map_or(0, |_| ANSWER_BYTES / 4)
         + failure(&task.failure)
         + task.attempts.iter().map(attempt).sum::<usize>()
+        + compared.sum::<usize>()
 }
 
 /// Converts a refusal to its API form.

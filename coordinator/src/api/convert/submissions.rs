@@ -75,7 +75,9 @@ pub fn submission(
         result_ttl: millis("result_ttl", spec.result_ttl)?,
         submitter: spec.submitter,
         resources: resources(spec.resources, spec.queue)?,
-        verify: spec.verify.map(|v1::Verify { agents, agree, pointer }| Box::new(Verify { agents, agree, pointer })),
+        verify: spec.verify.map(|v1::Verify { agents, agree, pointer, compare }| {
+            Box::new(Verify { agents, agree, pointer, compare: some(compare) })
+        }),
         ..SubmitTask::new(id, spec.kind, spec.input)
     })
 }
@@ -95,6 +97,16 @@ mod tests {
         assert_eq!(read("", 3), (false, None));
         assert_eq!(read(team, 3), (true, Some(3)));
         assert_eq!(read(team, 0), (true, None));
+    }
+
+    #[test]
+    fn outputs_are_compared_by_tasks_of_a_kind_if_one_is_given() {
+        let read = |compare: &str| {
+            let verify = v1::Verify { agents: 3, agree: 2, pointer: None, compare: compare.to_owned() };
+            let spec = v1::TaskSpec { verify: Some(verify), ..v1::TaskSpec::default() };
+            submission(spec, RetryPolicy::default(), || 7).map(|task| task.verify.and_then(|verify| verify.compare))
+        };
+        assert_eq!((read(""), read("near")), (Ok(None), Ok(Some("near".to_owned()))));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use robeing_fleet::{Approval, Attempt, AttemptEnd, ScoreTerms, Stamp, Task, TaskState, Verify};
+use robeing_fleet::{Approval, Attempt, AttemptEnd, ScoreTerms, Stamp, Task, TaskState, Verification, Verify};
 use robeing_proto::v1;
 
 use super::{
@@ -73,7 +73,25 @@ fn approval(approval: Approval) -> v1::TaskApproval {
 }
 
 fn verify(asked: &Verify) -> v1::Verify {
-    v1::Verify { agents: asked.agents, agree: asked.agree, pointer: asked.pointer.clone() }
+    v1::Verify {
+        agents: asked.agents,
+        agree: asked.agree,
+        pointer: asked.pointer.clone(),
+        compare: asked.compare.clone().unwrap_or_default(),
+    }
+}
+
+/// Returns which outputs were compared, and which are being compared.
+fn comparisons(verification: &Verification) -> Vec<v1::Comparison> {
+    let ended = verification.comparisons.iter().map(|found| v1::Comparison {
+        one: found.one,
+        other: found.other,
+        agent: found.by.to_string(),
+        equal: Some(found.equal),
+    });
+    let running = verification.comparing.and_then(|_| verification.compared());
+    let running = running.map(|[one, other]| v1::Comparison { one, other, agent: String::new(), equal: None });
+    ended.chain(running).collect()
 }
 
 /// Which of a task's large parts to include.
@@ -117,6 +135,10 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
         attempts_used: task.attempts_used,
         approval: task.approval.map(approval),
         verify: task.verification.as_ref().map(|verification| verify(&verification.asked)),
+        comparisons: match &task.verification {
+            Some(verification) if parts.attempts => comparisons(verification),
+            _ => Vec::new(),
+        },
         team: task.team.map(|team| team.to_string()).unwrap_or_default(),
         resources: task.resources.as_ref().map(|claim| told_amounts(claim.asked.amounts)),
         queue: task.resources.as_ref().map(|claim| claim.asked.queue.clone()).unwrap_or_default(),

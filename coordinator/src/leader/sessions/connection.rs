@@ -1,18 +1,23 @@
 //! The messages that wait to be sent over one connection of an agent.
 
+use std::collections::BTreeMap;
+
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
-use robeing_proto::internal::v1::{CompletionAck, HealthCheck};
+use robeing_proto::internal::v1::{CompletionAck, FollowAttempt, HealthCheck};
 use tokio::sync::Notify;
 
 use crate::leader::sessions::AttemptKey;
 
-/// What waits to be sent to one agent. Bounded by the agent's slots and by the completions that it has sent.
+/// What waits to be sent to one agent. Bounded by the agent's slots, by the completions that it has sent, and by the
+/// number of attempts that are followed.
 #[derive(Default)]
 pub struct Outbox {
     /// Attempts to run. Their contents are read from the state when they are sent.
     pub assignments: Vec<AttemptKey>,
     /// Attempts to stop.
     pub stops: Vec<AttemptKey>,
+    /// Attempts of which the lines are wanted, or not any more.
+    pub follows: BTreeMap<AttemptKey, FollowAttempt>,
     /// Acknowledgements of completions.
     pub acks: Vec<CompletionAck>,
     /// The newest heartbeat to answer.
@@ -31,6 +36,7 @@ impl Outbox {
     fn is_empty(&self) -> bool {
         self.assignments.is_empty()
             && self.stops.is_empty()
+            && self.follows.is_empty()
             && self.acks.is_empty()
             && self.heartbeat.is_none()
             && self.health_check.is_none()

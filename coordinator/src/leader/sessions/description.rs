@@ -1,5 +1,5 @@
 //! Records the key of an agent whose session began before the fleet could keep it, or without one, and what the agent
-//! contributes to the resource pool.
+//! contributes to the resource pool, if the fleet could not keep that either or it is not what the join says.
 //!
 //! Opening a resumed session writes nothing: on a slow disk, the agent would count as lost meanwhile. So the leader
 //! that has the session looks at each heartbeat, until both are known.

@@ -34,6 +34,7 @@ use robeing_fleet::{
     sabotage::{Mistake, planted},
 };
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
+use robeing_proto::internal::v1::FollowAttempt;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -410,6 +411,17 @@ impl SessionTable {
         if let Some(link) = self.link(agent, session) {
             link.put(|outbox| outbox.stops.push(attempt));
         }
+    }
+
+    /// Sends the order to follow an attempt, or to stop that, to an agent. Returns whether it is connected here; otherwise
+    /// it is asked when it connects.
+    pub fn follow(&self, agent: AgentId, attempt: AttemptKey, order: FollowAttempt) -> bool {
+        let link = self.sessions().entries.get(&agent).and_then(|entry| entry.link.clone());
+        let is_connected = link.is_some();
+        if let Some(link) = link {
+            link.put(|outbox| drop(outbox.follows.insert(attempt, order)));
+        }
+        is_connected
     }
 
     /// Waits until no other connection of this name is being opened. Cancellation-safe.

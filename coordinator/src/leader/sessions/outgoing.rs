@@ -2,7 +2,10 @@
 //! keys; their contents are read from the state in slices when they are sent, so that a slow agent keeps nothing in
 //! memory, and an attempt that has ended meanwhile is not sent at all.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost::Message;
@@ -34,6 +37,7 @@ pub struct Outgoing {
     acks: VecDeque<internal::CompletionAck>,
     stops: VecDeque<AttemptKey>,
     assignments: VecDeque<AttemptKey>,
+    follows: BTreeMap<AttemptKey, internal::FollowAttempt>,
     hand_back: bool,
     drained: bool,
     ended: Option<String>,
@@ -47,12 +51,14 @@ impl Outgoing {
         self.acks.extend(outbox.acks);
         self.stops.extend(outbox.stops);
         self.assignments.extend(outbox.assignments);
+        self.follows.extend(outbox.follows);
         self.hand_back |= outbox.hand_back;
         self.drained |= outbox.drained;
         self.ended = outbox.ended.or(self.ended.take());
         if self.ended.is_some() {
             self.stops.clear();
             self.assignments.clear();
+            self.follows.clear();
         }
     }
 
@@ -63,6 +69,7 @@ impl Outgoing {
             && self.acks.is_empty()
             && self.stops.is_empty()
             && self.assignments.is_empty()
+            && self.follows.is_empty()
             && !self.hand_back
             && !self.drained
             && self.ended.is_none()
@@ -94,6 +101,10 @@ impl Outgoing {
                 return Some(ToAgent::Assignments(internal::Assignments { assignments }));
             }
         }
+        // Sent after all assignments, so that the agent knows the attempts.
+        if let Some((_, order)) = self.follows.pop_first() {
+            return Some(ToAgent::FollowAttempt(order));
+        }
         // Sent after all assignments, so that the agent hands back those, too.
         if std::mem::take(&mut self.hand_back) {
             return Some(ToAgent::HandBack(internal::HandBack {}));
@@ -112,7 +123,8 @@ fn drain<T>(queue: &mut VecDeque<T>, size: impl Fn(&T) -> usize) -> Vec<T> {
     queue.drain(..fitting).collect()
 }
 
-/// A task of which an agent gets an attempt. A run of a task whose result is verified has the input and deadline of that one.
+/// A task of which an agent gets an attempt. A run of a task whose result is verified has the input and deadline of that one;
+/// one that compares outputs, these and that deadline.
 struct Given {
     task: Arc<Task>,
     input: Bytes,
@@ -130,7 +142,7 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
             if !budget.take(input.len() + task.kind.len() + ASSIGNMENT_BYTES) {
                 break;
             }
-            tasks.push(Given { task: Arc::clone(task), input: input.clone(), deadline: fleet.deadline_of(task) });
+            tasks.push(Given { task: Arc::clone(task), input, deadline: fleet.deadline_of(task) });
         }
         attempts.pop_front();
     }
@@ -204,7 +216,7 @@ mod tests {
         let (mut fleet, ..) = fleet_with_agent();
         let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
         fleet.apply(Stamp::at(1), raise, &mut Vec::new());
-        let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None }));
+        let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
         let submission = SubmitTask { verify, deadline_in: Some(500), ..task(1, Bytes::from_static(b"in")) };
         let mut effects = Vec::new();
         fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(submission)), &mut effects);
@@ -239,6 +251,25 @@ mod tests {
             panic!("it is sent");
         };
         assert_eq!(given.assignments[0].resources.map(|granted| granted.cpu_millis), Some(500));
+    }
+
+    #[test]
+    fn an_attempt_is_assigned_before_it_is_followed_and_the_newest_order_counts() {
+        let (mut fleet, ..) = fleet_with_agent();
+        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task(1, Bytes::new()))), &mut Vec::new());
+        let fleet = SharedFleet::new(fleet);
+        let order = |stop| internal::FollowAttempt { attempt: 1, stop, ..Default::default() };
+        let mut outgoing = Outgoing::default();
+        for stop in [false, true] {
+            let follows = [((TaskId(1), 1), order(stop))].into();
+            outgoing.add(Outbox { follows, assignments: vec![(TaskId(1), 1)], ..Outbox::default() });
+        }
+        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::Assignments(_))));
+        assert_eq!(outgoing.next(&fleet, 1), Some(ToAgent::FollowAttempt(order(true))));
+        assert!(outgoing.is_empty());
+        let follows = [((TaskId(1), 1), order(false))].into();
+        outgoing.add(Outbox { follows, ended: Some("over".to_owned()), ..Outbox::default() });
+        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::SessionEnded(_))));
     }
 
     #[test]

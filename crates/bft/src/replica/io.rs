@@ -1,5 +1,7 @@
 //! What goes into a replica, and what comes out.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::{
@@ -136,6 +138,16 @@ pub enum Refusal {
     Ended,
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooOld => "it is older than many that were made later",
+            Self::Full => "too many wait already",
+            Self::Ended => "the epoch has ended",
+        })
+    }
+}
+
 /// Why a replica halts. Each is an error of this process or of more than f members.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
@@ -145,6 +157,16 @@ pub enum Fault {
     StateTooLarge(Seq),
     /// The application cannot read a snapshot.
     Snapshot(String),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Diverged(Seq(number)) => write!(f, "a quorum has another state after decision {number}"),
+            Self::StateTooLarge(Seq(number)) => write!(f, "the state after decision {number} is too large"),
+            Self::Snapshot(problem) => write!(f, "it can't read a snapshot of the state: {problem}"),
+        }
+    }
 }
 
 /// What a host has to do after a step, in this order.

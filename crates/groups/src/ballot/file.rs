@@ -147,7 +147,11 @@ fn signers(group: &Group, record: &BallotRecord, attestations: &[Attestation]) -
     }
     let need = group.epoch().quorums().quorum();
     if signers.len() < need {
-        return Err(not_proved(format!("{} members have signed it, and {need} must", signers.len())));
+        let signed = match signers.len() {
+            1 => "1 member has".to_owned(),
+            count => format!("{count} members have"),
+        };
+        return Err(not_proved(format!("{signed} signed it, and {need} must")));
     }
     Ok(signers.into_iter().collect())
 }

@@ -42,6 +42,7 @@ impl v1::fleet_server::Fleet for Coordinator {
     type SubmitStreamStream = Told<v1::SubmitStreamResponse>;
     type WatchTasksStream = Told<v1::WatchTasksResponse>;
     type WatchStatusStream = Told<v1::WatchStatusResponse>;
+    type TaskLogsStream = Told<v1::TaskLogsResponse>;
 
     async fn watch_status(&self, request: Request<v1::WatchStatusRequest>) -> Answer<Self::WatchStatusStream> {
         assert_eq!(request.into_inner().at_most_every, APART.try_into().ok());
@@ -84,6 +85,10 @@ impl v1::fleet_server::Fleet for Coordinator {
     }
 
     async fn cancel_tasks(&self, _: Request<v1::CancelTasksRequest>) -> Answer<v1::CancelTasksResponse> {
+        not_here()
+    }
+
+    async fn task_logs(&self, _: Request<v1::TaskLogsRequest>) -> Answer<Self::TaskLogsStream> {
         not_here()
     }
 

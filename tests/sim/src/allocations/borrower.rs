@@ -1,5 +1,5 @@
-//! The borrower: a client that asks for resources at any coordinator, renews some leases, and releases what it has, or
-//! forgets it. In the end all has to be free.
+//! The borrower: a client that asks for resources at any coordinator, some of them from a queue with a quota, renews
+//! some leases, and releases what it has, or forgets it. In the end all has to be free.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use robeing_proto::v1::{
 use tonic::{Code, Status};
 
 use super::{
-    draft::Draft,
+    draft::{Draft, LIMITED},
     ledger::{Since, overused, unfreed},
 };
 use crate::{
@@ -39,7 +39,8 @@ const READ_AGAIN: u64 = 1_000;
 const MOST_TRIES: u32 = 5;
 /// The page size of listings.
 const PAGE: u32 = 100;
-/// How long after the fleet is calm everything must be free: the longest wait and the longest lease, and some more.
+/// How long after the fleet is calm, and all tasks that need resources have ended, everything must be free: the longest
+/// wait and the longest lease, and some more.
 const FREED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The borrower.
@@ -106,6 +107,10 @@ impl Borrower {
         let id = tasks::new_id(&self.calls.platform);
         let draft = Draft::draw(&*self.calls.platform.random, &self.calls.name, number);
         let request = draft.request(&id);
+        // Before, the queue is refused.
+        while draft.queue == LIMITED && !self.calls.record.notes().allocations.has_quota() {
+            self.calls.pause(PAUSE).await;
+        }
         self.calls.record.allocation(|ledger, now| {
             ledger.asks(now, &id, draft);
             Ok(())
@@ -230,7 +235,10 @@ impl Borrower {
     /// Lists the allocations at a coordinator, of which none may be missing unless only those are listed that have not
     /// ended. Returns whether there was a response.
     async fn list(&self, coordinator: usize, live: bool) -> bool {
-        let known = self.calls.record.notes().allocations.acknowledged();
+        let (known, ended) = {
+            let notes = self.calls.record.notes();
+            (notes.allocations.acknowledged(), notes.needs.ended())
+        };
         let request = ListAllocationsRequest { live, limit: PAGE, ..ListAllocationsRequest::default() };
         let listing = self.calls.call(coordinator, Duration::ZERO, async |channel| {
             limited!(ResourcesClient::new(channel)).list_allocations(request).await
@@ -238,6 +246,7 @@ impl Borrower {
         match listing.await {
             Ok(page) => {
                 self.calls.record.allocation(|ledger, now| ledger.listed(now, &known, !live, &page.allocations));
+                self.calls.record.check(|notes| notes.needs.listed(&ended, &page.allocations));
                 true
             }
             Err(status) => {
@@ -249,17 +258,24 @@ impl Borrower {
 
     /// Reads what agents contribute, and what of it is used.
     async fn pool(&self) -> Option<ListResourcesResponse> {
+        let was_set = self.calls.record.notes().allocations.has_quota();
         let reading = self.calls.call(self.calls.any(), Duration::ZERO, async |channel| {
             limited!(ResourcesClient::new(channel)).list_resources(ListResourcesRequest::default()).await
         });
         let pool = reading.await.ok()?;
-        self.calls.record.allocation(|_, _| overused(&pool).map_or(Ok(()), Err));
+        self.calls.record.allocation(|ledger, _| {
+            overused(&pool).map_or(Ok(()), Err)?;
+            ledger.check_queues(was_set, &pool.queues)
+        });
         Some(pool)
     }
 
     /// Waits until nothing is granted or waited for, and everything is free.
     async fn wait_until_free(&self) {
-        let until = self.calls.record.notes().calm_from + FREED_WITHIN;
+        while !self.calls.record.notes().needs.is_over() {
+            self.calls.pause(PAUSE).await;
+        }
+        let until = self.calls.now() + FREED_WITHIN;
         loop {
             let taken = match self.pool().await {
                 Some(pool) => unfreed(&pool),
@@ -267,7 +283,7 @@ impl Borrower {
             };
             let Some(taken) = taken else { return };
             if self.calls.now() > until {
-                let what = format!("{FREED_WITHIN:?} after the fleet is calm not everything is free: {taken}");
+                let what = format!("{FREED_WITHIN:?} after all tasks have ended, not everything is free: {taken}");
                 return self.calls.record.violation(Check::Freed, what);
             }
             self.calls.pause(PAUSE).await;

@@ -1,12 +1,16 @@
 //! What is known of every team of a run, and the checks of what clients are told: that a team stays what was asked for
 //! until a client disbands it, that each of its terms has one leader and terms only grow, that an agent is in one team
-//! at most, and that members and leaders are replaced.
+//! at most, and that members and leaders are replaced. Tasks that are addressed to a team are in
+//! [`orders`](super::orders).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use robeing_proto::v1::{self, AgentState, TeamState};
 
-use super::draft::{Draft, fits};
+use super::{
+    draft::{Draft, fits},
+    orders::Orders,
+};
 use crate::checks::{Check, Wrong};
 
 /// What clients knew of a team when a call began. Its response must not know less.
@@ -37,6 +41,8 @@ struct Known {
 #[derive(Default)]
 pub struct TeamLedger {
     teams: BTreeMap<String, Known>,
+    /// The tasks that are addressed to teams.
+    pub orders: Orders,
 }
 
 /// Returns what never changes of a team.
@@ -146,6 +152,23 @@ impl TeamLedger {
         if let Some(known) = self.teams.get_mut(id) {
             known.may_end = true;
         }
+    }
+
+    /// Returns whether a client has asked to disband a team.
+    pub fn may_end(&self, id: &str) -> bool {
+        self.teams.get(id).is_some_and(|known| known.may_end)
+    }
+
+    /// Returns whether a task may be cancelled because a client has asked to disband its team.
+    pub fn may_end_task(&self, task: &str) -> bool {
+        self.orders.team_of(task).is_some_and(|team| self.may_end(team))
+    }
+
+    /// Returns the teams that are formed and that no client has asked to disband, and whether the members of each have
+    /// a skill.
+    pub fn open(&self) -> Vec<(String, bool)> {
+        let open = self.teams.iter().filter(|(_, known)| known.is_formed && !known.may_end);
+        open.map(|(id, known)| (id.clone(), !known.draft.skills.is_empty())).collect()
     }
 
     /// Returns the newest term of a team that a client was told of.

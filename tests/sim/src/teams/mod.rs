@@ -1,11 +1,13 @@
 //! The teams of a run: a client forms them at any coordinator, reads them while faults replace members and leaders, and
-//! disbands some.
+//! disbands some. Another one addresses tasks to them.
 
+mod delegator;
 mod draft;
 mod former;
 mod ledger;
+mod orders;
 
-pub use self::{former::Former, ledger::TeamLedger};
+pub use self::{delegator::Delegator, former::Former, ledger::TeamLedger};
 use crate::{checks::Wrong, record::Record};
 
 impl Record {

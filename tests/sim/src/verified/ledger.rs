@@ -4,14 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use robeing_proto::v1::{self, AttemptState, FailureKind, TaskState};
 
-use super::says;
+use super::{meaning, says};
 use crate::checks::{Check, Wrong};
+
+/// What the message of a task says of whose outputs two could not be compared.
+const INCOMPARABLE: &str = "could not be compared";
 
 /// A task that a client has asked for.
 struct Known {
     /// The number of agents that run it, and how many of them must agree.
     agents: usize,
     agree: usize,
+    /// Whether other tasks say which outputs are equal.
+    is_compared: bool,
     /// The agents whose executors had an answer.
     answered: BTreeSet<String>,
     ended: Option<TaskState>,
@@ -47,6 +52,23 @@ fn of_state<'a>(task: &'a v1::Task, states: &[AttemptState]) -> Vec<&'a str> {
     attempts.map(|attempt| attempt.agent.as_str()).collect()
 }
 
+/// Returns what is wrong with what was found about the outputs of a task.
+fn wrong_comparison(task: &v1::Task) -> Option<String> {
+    let agent = |number: u32| {
+        let attempt = task.attempts.iter().find(|attempt| attempt.number == number);
+        attempt.map(|attempt| attempt.agent.as_str())
+    };
+    task.comparisons.iter().find_map(|found| {
+        let (one, other) = (agent(found.one)?, agent(found.other)?);
+        if [one, other].contains(&found.agent.as_str()) {
+            return Some(format!("has had {one} and {other} compared by one of them"));
+        }
+        let is_equal = says(&task.id, one) == says(&task.id, other);
+        let is_wrong = found.equal.is_some_and(|equal| equal != is_equal);
+        is_wrong.then(|| format!("counts {one} and {other} as {:?}, and they are not", found.equal))
+    })
+}
+
 impl Known {
     /// Returns what is wrong with the end of a task.
     fn wrong(&self, task: &v1::Task) -> Option<String> {
@@ -58,6 +80,9 @@ impl Known {
         if let Some(silent) = agents.iter().find(|agent| !self.answered.contains(**agent)) {
             return Some(format!("counts an answer of {silent}, which gave none"));
         }
+        if let Some(wrong) = wrong_comparison(task) {
+            return Some(wrong);
+        }
         let said = Said { id: &task.id, agents };
         match task.state() {
             TaskState::Succeeded => self.wrong_result(task, &said),
@@ -68,13 +93,14 @@ impl Known {
 
     fn wrong_result(&self, task: &v1::Task, said: &Said<'_>) -> Option<String> {
         let output = String::from_utf8_lossy(&task.output);
-        let agreeing = said.count(&output);
+        let output = meaning(&output);
+        let agreeing = said.count(output);
         if agreeing < self.agree {
             return Some(format!("has the result {output:?}, which {agreeing} of {:?} gave", said.agents));
         }
         let outvoted = of_state(task, &[AttemptState::Outvoted]);
         let mut agents = said.agents.iter();
-        let miscounted = agents.find(|agent| (says(&task.id, agent) == *output) == outvoted.contains(agent));
+        let miscounted = agents.find(|agent| (says(&task.id, agent) == output) == outvoted.contains(agent));
         miscounted.map(|agent| format!("has the result {output:?}, and counts {agent} on the other side"))
     }
 
@@ -83,11 +109,17 @@ impl Known {
         let failed = of_state(task, &[AttemptState::Failed, AttemptState::TimedOut, AttemptState::Lost]).len();
         let left = self.agents.saturating_sub(said.agents.len() + failed);
         let most = said.most();
+        let is_incomparable = |failure: &v1::Failure| failure.message.contains(INCOMPARABLE);
+        let is_incomparable = self.is_compared && task.failure.as_ref().is_some_and(is_incomparable);
         match kind {
+            Some(FailureKind::Disagreement) if is_incomparable => None,
             Some(FailureKind::Disagreement) if most + left >= self.agree => {
                 Some(format!("has failed for disagreement, although {most} agreed and {left} could answer"))
             }
-            Some(FailureKind::Deadline) if most >= self.agree => Some(format!("is late, although {most} agreed")),
+            // Nobody may have been there to compare their outputs.
+            Some(FailureKind::Deadline) if most >= self.agree && !self.is_compared => {
+                Some(format!("is late, although {most} agreed"))
+            }
             Some(FailureKind::Disagreement | FailureKind::Deadline) => None,
             other => Some(format!("has failed for {other:?}")),
         }
@@ -95,9 +127,10 @@ impl Known {
 }
 
 impl VerifiedLedger {
-    /// Records that a client asks for a task that runs on so many agents, of which so many must agree.
-    pub fn asks(&mut self, id: &str, agents: usize, agree: usize) {
-        let known = Known { agents, agree, answered: BTreeSet::new(), ended: None };
+    /// Records that a client asks for a task that runs on so many agents, of which so many must agree, as other tasks say or
+    /// not.
+    pub fn asks(&mut self, id: &str, agents: usize, agree: usize, is_compared: bool) {
+        let known = Known { agents, agree, is_compared, answered: BTreeSet::new(), ended: None };
         self.tasks.insert(id.to_owned(), known);
     }
 
@@ -167,7 +200,7 @@ mod tests {
 
     fn is_right(agents: &[String], task: &v1::Task) -> bool {
         let mut ledger = VerifiedLedger::default();
-        ledger.asks(ID, 3, 2);
+        ledger.asks(ID, 3, 2, false);
         agents.iter().for_each(|agent| ledger.answers(ID, agent));
         ledger.ends(task).is_ok()
     }
@@ -198,6 +231,25 @@ mod tests {
         let mut miscounted = ended(&agents(2, 1, 0), Ok(&right));
         miscounted.attempts[2].state = AttemptState::Succeeded.into();
         assert!(!is_right(&agents(2, 1, 0), &miscounted));
+    }
+
+    #[test]
+    fn what_is_found_equal_means_the_same_and_nobody_judges_its_own_output() {
+        let right = truth(ID);
+        let all = agents(2, 1, 0);
+        let holds = |one, other, agent: &str, equal| {
+            let mut task = ended(&all, Ok(&format!("{right}, as {}", all[0])));
+            for (number, attempt) in (1..).zip(&mut task.attempts) {
+                attempt.number = number;
+                let state = if number == 3 { AttemptState::Outvoted } else { AttemptState::Succeeded };
+                attempt.state = state.into();
+            }
+            task.comparisons = vec![v1::Comparison { one, other, agent: agent.to_owned(), equal: Some(equal) }];
+            is_right(&all, &task)
+        };
+        assert!(holds(1, 2, "judge", true) && holds(1, 3, "judge", false));
+        assert!(!holds(1, 2, "judge", false) && !holds(1, 3, "judge", true));
+        assert!(!holds(1, 2, &all[1], true));
     }
 
     #[test]

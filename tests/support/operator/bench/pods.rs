@@ -185,6 +185,7 @@ impl v1::fleet_server::Fleet for Coordinator {
     type SubmitStreamStream = Stream<v1::SubmitStreamResponse>;
     type WatchTasksStream = Stream<v1::WatchTasksResponse>;
     type WatchStatusStream = Stream<v1::WatchStatusResponse>;
+    type TaskLogsStream = Stream<v1::TaskLogsResponse>;
 
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
         let applied = self.asked.fetch_add(1, Ordering::Relaxed);
@@ -256,6 +257,10 @@ impl v1::fleet_server::Fleet for Coordinator {
         &self,
         _: Request<v1::CancelTasksRequest>,
     ) -> Result<Response<v1::CancelTasksResponse>, Status> {
+        not_here()
+    }
+
+    async fn task_logs(&self, _: Request<v1::TaskLogsRequest>) -> Result<Response<Self::TaskLogsStream>, Status> {
         not_here()
     }
 }

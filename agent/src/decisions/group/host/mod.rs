@@ -388,12 +388,12 @@ impl Host {
             }
             Event::Refused { client, id, why } if client == self.signer.public_key() => {
                 if let Some(done) = self.waiting.remove(&id) {
-                    let _ = done.send(later(format!("the proposal is not accepted now ({why:?}); propose it again")));
+                    let _ = done.send(later(format!("the proposal is not accepted now: {why}; propose it again")));
                 }
             }
             Event::Refused { .. } | Event::Stable(_) => {}
             Event::Halted(fault) => {
-                return Err(HostError::Halted { group: group.to_owned(), fault: format!("{fault:?}") });
+                return Err(HostError::Halted { group: group.to_owned(), fault: fault.to_string() });
             }
         }
         Ok(())

@@ -107,7 +107,7 @@ impl Coordinators {
 
     /// Cancels a task.
     pub async fn cancel(&self, caller: &Caller, id: &str, reason: &str) -> Result<v1::CancelResult, Status> {
-        let request = v1::CancelTasksRequest { ids: vec![id.to_owned()], reason: reason.to_owned() };
+        let request = v1::CancelTasksRequest { ids: vec![id.to_owned()], reason: reason.to_owned(), wait: None };
         let answer = self.call(caller, request, Duration::ZERO, async |channel, request| {
             limited!(FleetClient::new(channel)).cancel_tasks(request).await
         });

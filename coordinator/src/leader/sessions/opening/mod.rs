@@ -153,8 +153,7 @@ impl SessionOpener {
             let welcome = self.welcome(term, session, resumed, waited_seq);
             let answers_health_checks = hello.answers_health_checks;
             let sealing_key = sealing_key(&hello).ok().flatten();
-            // More is refused, and would be tried again and again.
-            let contributed = hello.contributed.as_ref().map_or(Amounts::NONE, convert::amounts).at_most(MAX_AMOUNT);
+            let contributed = contributed(&hello);
             let opened = Opened { agent, session, link, answers_health_checks, sealing_key, contributed };
             return Ok((opened, welcome));
         }
@@ -186,10 +185,12 @@ impl SessionOpener {
         process: Option<SocketAddr>,
         term: u64,
     ) -> Result<OpenSession, JoinFailed> {
-        let (rival, known, open, keys, is_claim) = self.state.look(|fleet| {
+        let (rival, known, open, has, is_claim) = self.state.look(|fleet| {
             let (rival, known, open) = (rival(fleet, hello, process), resumable(fleet, hello), others(fleet, hello));
-            (rival, known, open, fleet.has(Feature::Mail), is_claim(fleet, &hello.name))
+            let has = [Feature::Mail, Feature::Resources].map(|feature| fleet.has(feature));
+            (rival, known, open, has, is_claim(fleet, &hello.name))
         });
+        let [keys, resources] = has;
         if let Some(session) = rival {
             return Err(JoinFailed::Refused(Status::already_exists(format!(
                 "another process holds the agent name {:?} (session {}); this one can join once that one has left or counts \
@@ -197,8 +198,8 @@ impl SessionOpener {
                 hello.name, session.0
             ))));
         }
-        // Not even a key that the fleet could not have when the session began is worth a write here: on a slow disk, the
-        // agent would count as lost meanwhile. The key is recorded once the session is open.
+        // Not even what the fleet could not keep when the session began is worth a write here, a key or what the agent
+        // contributes: on a slow disk, the agent would count as lost meanwhile. It is recorded once the session is open.
         if let Some((agent, session, _)) = known.filter(|(.., known)| *known == process) {
             return Ok(OpenSession { agent, session, resumed: true });
         }
@@ -206,6 +207,7 @@ impl SessionOpener {
         // old location.
         let mut join = join(hello, process).map_err(JoinFailed::Refused)?;
         join.sealing_key = join.sealing_key.filter(|_| keys);
+        join.contributed = join.contributed.filter(|_| resources);
         // A join that is out of bounds is refused whatever the state, so it need not go into the log.
         let refused = |refusal: Refusal| JoinFailed::Refused(Status::failed_precondition(refusal.to_string()));
         join.check().map_err(refused)?;
@@ -282,6 +284,12 @@ fn sealing_key(hello: &internal::Hello) -> Result<Option<[u8; 32]>, Status> {
     }
 }
 
+/// Returns what the sender of this Hello contributes, at most what a fleet takes: more is refused, and would be tried
+/// again and again.
+fn contributed(hello: &internal::Hello) -> Amounts {
+    hello.contributed.as_ref().map_or(Amounts::NONE, convert::amounts).at_most(MAX_AMOUNT)
+}
+
 /// Returns the occupied slots of an agent, in order; `None` if this session of it is over.
 fn slots_of(fleet: &Fleet, agent: AgentId, session: SessionId) -> Option<Vec<Held>> {
     let agent = fleet.agent(agent).filter(|agent| agent.session == session && agent.state != AgentState::Lost)?;
@@ -325,6 +333,7 @@ pub(crate) fn join(hello: &internal::Hello, process: Option<SocketAddr>) -> Resu
         pid: hello.pid,
         version: hello.version.clone(),
         sealing_key: sealing_key(hello)?,
+        contributed: hello.contributed.is_some().then(|| Box::new(contributed(hello))),
     })
 }
 

@@ -61,6 +61,17 @@ fn a_sealing_key_has_the_length_of_one_or_none() {
 }
 
 #[test]
+fn a_join_says_what_the_agent_contributes_but_no_more_than_is_taken() {
+    assert_eq!(join(&hello(1), None).unwrap().contributed, None, "it says nothing");
+    for (said, taken) in [(0, 0), (4_000, 4_000), (u64::MAX, MAX_AMOUNT)] {
+        let contributed = Some(v1::ResourceAmounts { cpu_millis: said, ..v1::ResourceAmounts::default() });
+        let joined = join(&internal::Hello { contributed, ..hello(1) }, None).unwrap();
+        assert_eq!(joined.check(), Ok(()));
+        assert_eq!(joined.contributed.as_deref(), Some(&Amounts { cpu: taken, ..Amounts::NONE }));
+    }
+}
+
+#[test]
 fn another_process_of_the_same_name_waits_until_the_first_is_gone() {
     let mut fleet = Fleet::new(FleetConfig::default());
     let (first, second) = (hello(1), hello(2));

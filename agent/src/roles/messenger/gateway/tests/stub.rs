@@ -155,6 +155,7 @@ impl Fleet for Service {
     type SubmitStreamStream = Answers<v1::SubmitStreamResponse>;
     type WatchTasksStream = Answers<v1::WatchTasksResponse>;
     type WatchStatusStream = Answers<v1::WatchStatusResponse>;
+    type TaskLogsStream = Answers<v1::TaskLogsResponse>;
 
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         self.0.seen("Submit", &request)?;
@@ -179,11 +180,11 @@ impl Fleet for Service {
         let mut cancelled = |id: String| match tasks.get_mut(&id) {
             Some(task) => {
                 (task.state, task.cancel_reason) = (TaskState::Cancelled.into(), request.reason.clone());
-                v1::CancelResult { task_id: id, state: task.state, refusal: None }
+                v1::CancelResult { task_id: id, state: task.state, ..Default::default() }
             }
             None => {
                 let refusal = v1::Refusal { code: "NOT_FOUND".into(), message: format!("no task {id}") };
-                v1::CancelResult { task_id: id, state: 0, refusal: Some(refusal) }
+                v1::CancelResult { task_id: id, refusal: Some(refusal), ..Default::default() }
             }
         };
         let results = request.ids.iter().cloned().map(&mut cancelled).collect();
@@ -206,7 +207,7 @@ impl Fleet for Service {
                 tasks.retain(|task| ids.contains(&task.id) || ids.is_empty() && task.revision > from);
                 let have_ended = !ids.is_empty() && tasks.iter().all(|task| has_ended(task.state()));
                 from = revision;
-                yield Ok(v1::WatchTasksResponse { tasks, revision, gone_ids });
+                yield Ok(v1::WatchTasksResponse { tasks, revision, gone_ids, ..Default::default() });
                 if have_ended || changes.changed().await.is_err() {
                     return;
                 }
@@ -239,6 +240,10 @@ impl Fleet for Service {
         &self,
         _: Request<v1::WatchStatusRequest>,
     ) -> Result<Response<Self::WatchStatusStream>, Status> {
+        unserved()
+    }
+
+    async fn task_logs(&self, _: Request<v1::TaskLogsRequest>) -> Result<Response<Self::TaskLogsStream>, Status> {
         unserved()
     }
 }

@@ -1,11 +1,14 @@
 //! Generates manifests for property tests: unusual texts, names of extreme length, values at their bounds, and now and
 //! then one that the schema refuses.
 
+mod pods;
+mod pools;
+
 use std::{collections::BTreeMap, time};
 
 use proptest::{collection::vec, prelude::*, sample::subsequence, strategy::Union, string::string_regex};
 use robeing_settings::{
-    Span, Term, WEBHOOK_SECRET_VARIABLES,
+    Span, Term,
     settings::{
         self, HEALTH_CHECK_INTERVAL, HEARTBEATS_PER_SESSION, LOAD_TERM, PERFORMANCE_TERM, SESSION_TIMEOUT,
         SPECIALIZATION_TERM,
@@ -14,6 +17,10 @@ use robeing_settings::{
 };
 use serde_json::{Map, Value, json};
 
+use self::{
+    pods::{images, resources, template},
+    pools::pool,
+};
 use crate::{API_VERSION, KIND, RobeingCluster, limits, parse_manifest};
 
 /// Marks a field that is left out of a generated object.
@@ -33,31 +40,50 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
         // Boxed, because a test's thread has too little stack for all of them in one value.
         let pools = vec(pool(most_agents).boxed(), 0..4).boxed();
         let pool_names = proptest::collection::btree_set(names("[a-z0-9]", room), 4);
-        let others = (identity().boxed(), policies().boxed(), webhooks().boxed(), consensus().boxed());
-        let (coordinators, recovery) = (coordinators().boxed(), recovery().boxed());
-        let parts = (names("[a-z]", 63), pools, pool_names, coordinators, recovery, weights(), others.boxed());
-        parts.prop_map(move |(namespace, mut pools, names, coordinators, recovery, weights, others)| {
-            let (identity, policies, webhooks, consensus) = others;
+        let others = (identity().boxed(), policies().boxed(), webhooks().boxed(), consensus().boxed(), teams().boxed());
+        let fleet = (coordinators().boxed(), recovery().boxed(), weights().boxed(), images().boxed());
+        let scaled = prop::option::weighted(0.2, within(0, most_agents.min(limits::MAX_POOL_REPLICAS)));
+        let sizes = (scaled, prop::bool::weighted(0.1));
+        let parts = (names("[a-z]", 63), pools, pool_names, fleet.boxed(), others.boxed(), sizes.boxed());
+        parts.prop_map(move |(namespace, mut pools, names, fleet, others, (scaled, suspend))| {
+            let (coordinators, recovery, weights, [image, image_pull_policy, image_pull_secrets]) = fleet;
+            let (identity, policies, webhooks, consensus, teams) = others;
             // The schema takes no webhooks that nobody calls.
             let is_called = pools.iter().any(|pool| pool["role"] == "Messenger");
             let gateway = if is_called { json!({"webhooks": webhooks}) } else { json!({}) };
             for (pool, name) in pools.iter_mut().zip(names) {
                 pool["name"] = json!(name);
             }
+            let (scaled_pool, replicas) = scaled.and_then(|replicas| scale(&mut pools, replicas)).unwrap_or_default();
+            let spec = object([
+                ("image", image),
+                ("imagePullPolicy", image_pull_policy),
+                ("imagePullSecrets", image_pull_secrets),
+                ("coordinators", coordinators),
+                ("pools", json!(pools)),
+                ("scaledPool", scaled_pool),
+                ("replicas", replicas),
+                ("recovery", recovery),
+                ("scheduling", json!({"weights": weights})),
+                ("consensus", consensus),
+                ("identity", identity),
+                ("policies", policies),
+                ("gateway", gateway),
+                ("teams", teams),
+                ("suspend", json!(suspend)),
+            ]);
             let metadata = json!({"name": name, "namespace": namespace, "uid": "11111111-2222-3333-4444-555555555555"});
-            let spec = json!({
-                "coordinators": coordinators,
-                "pools": pools,
-                "recovery": recovery,
-                "scheduling": {"weights": weights},
-                "consensus": consensus,
-                "identity": identity,
-                "policies": policies,
-                "gateway": gateway,
-            });
             json!({"apiVersion": API_VERSION, "kind": KIND, "metadata": metadata, "spec": spec}).to_string()
         })
     })
+}
+
+/// Leaves the size of the first pool to the spec. Returns the fields that say which pool it is and which size it has;
+/// `None`: there are no pools.
+fn scale(pools: &mut [Value], replicas: u32) -> Option<(Value, Value)> {
+    let pool = pools.first_mut()?.as_object_mut()?;
+    pool.remove("replicas");
+    Some((pool.get("name")?.clone(), json!(replicas)))
 }
 
 /// A text of unusual words: what shells, JSON, YAML and Kubernetes give a special meaning.
@@ -113,136 +139,18 @@ fn maybe<T: Into<Value> + Clone + std::fmt::Debug>(value: impl Strategy<Value = 
     prop::option::of(value).prop_map(|value| value.map_or(NOTHING, Into::into))
 }
 
-fn pool(most_agents: u32) -> impl Strategy<Value = Value> {
-    let role = prop::sample::select(vec!["Worker", "Specialist", "Messenger", "Guardian"]);
-    let agents = (
-        maybe(within(0, most_agents.min(limits::MAX_POOL_REPLICAS))),
-        maybe(within(0, most_agents.min(limits::MAX_POOL_STANDBY))),
-        maybe(within(settings::SLOTS.least, limits::MAX_SLOTS)),
-    );
-    let pods = (container(), template(), maybe(ports()));
-    let work = (executor(), maybe(messages()));
-    (role, specializations(), agents, work, pods).prop_map(|(role, skills, agents, (executor, messages), pods)| {
-        let (replicas, standby, slots) = agents;
-        let (container, template, ports) = pods;
-        // Do not waste many cases on combinations that the schema or the operator refuses.
-        let role = if role == "Specialist" && skills.is_empty() { "Worker" } else { role };
-        let is_worker = executor.get("worker").is_some();
-        let messages = if messages.get("worker").is_some() && !is_worker { json!({"inbox": {}}) } else { messages };
-        let container = if is_worker && container == NOTHING { image() } else { container };
-        object([
-            ("role", json!(role)),
-            ("specializations", json!(skills)),
-            ("replicas", replicas),
-            ("standby", standby),
-            ("slots", slots),
-            ("executor", executor),
-            ("messages", messages),
-            ("container", container),
-            ("template", template),
-            ("agentPorts", ports),
-        ])
-    })
-}
-
-fn specializations() -> impl Strategy<Value = Vec<String>> {
-    let longest = limits::MAX_SPECIALIZATION_NAME - 2;
-    let skill = prop_oneof![
-        60 => matching("[a-z0-9]([-_a-z0-9]{0,20}[a-z0-9])?"),
-        20 => matching(&format!("[a-z][-_a-z0-9]{{{longest}}}[a-z0-9]")),
-        1 => odd_text(),
-    ];
-    let most = limits::MAX_SPECIALIZATIONS as usize;
-    prop_oneof![3 => proptest::collection::btree_set(skill, 0..4).boxed(), 1 => numbered(most).boxed()]
-        .prop_map(|skills| skills.into_iter().collect())
-}
-
-/// A set of `most` specializations.
-fn numbered(most: usize) -> impl Strategy<Value = std::collections::BTreeSet<String>> {
-    Just((0..most).map(|index| format!("skill_{index}")).collect())
-}
-
-fn command() -> impl Strategy<Value = Value> {
-    (matching("[!-~]{1,12}"), vec(odd_text(), 0..4)).prop_map(|(program, mut words)| {
-        words.insert(0, program);
-        json!({"command": {"argv": words}})
-    })
-}
-
-fn messages() -> impl Strategy<Value = Value> {
-    let http = url().prop_map(|url| json!({"http": {"url": url}}));
-    prop_oneof![2 => command(), 2 => http, 1 => Just(json!({"worker": {}})), 1 => Just(json!({"inbox": {}}))]
-}
-
-fn executor() -> impl Strategy<Value = Value> {
-    prop_oneof![2 => command(), 2 => http(), 1 => Just(json!({"worker": {}})), 1 => Just(json!({"echo": {}}))]
-}
-
-fn url() -> impl Strategy<Value = String> {
-    let url = (maybe(matching("[a-z$]{1,9}:[a-z$%]{1,9}@")), matching("[a-z]{1,9}"), matching("/[!-\"$-;=?-~]{0,20}"));
-    url.prop_map(|(user, host, path)| format!("http://{}{host}:9000{path}", user.as_str().unwrap_or_default()))
-}
-
-fn http() -> impl Strategy<Value = Value> {
-    let value = matching("[ -~äß漢$]{0,20}");
-    let from = (maybe(matching("[ -~]{0,10}")), matching("[a-z]{1,9}"), matching("[a-z]{1,9}"));
-    let from = from.prop_map(|(prefix, name, key)| {
-        object([("prefix", prefix), ("valueFrom", json!({"secretKeyRef": {"name": name, "key": key}}))])
-    });
-    let header = prop_oneof![value.prop_map(|value| json!({"value": value})), from];
-    let headers = vec(header, 0..4).prop_map(|headers| {
-        let named = headers.into_iter().enumerate().map(|(index, mut header)| {
-            header["name"] = json!(format!("X-Header-{index}"));
-            header
-        });
-        json!(named.collect::<Vec<_>>())
-    });
-    let path = maybe(matching("/[a-z$]{0,12}"));
-    (url(), path, headers)
-        .prop_map(|(url, path, headers)| json!({"http": object([("url", json!(url)), ("healthPath", path), ("headers", headers)])}))
-}
-
-fn image() -> Value {
-    json!({"image": "example/image:1"})
-}
-
-fn container() -> impl Strategy<Value = Value> {
-    let container = environment().prop_map(|environment| {
-        let mut container = image();
-        container["env"] = environment;
-        container
-    });
-    maybe(container)
-}
-
-/// Environment variables of the user, and some that a template cannot override.
-fn environment() -> impl Strategy<Value = Value> {
-    let fixed = [settings::ROLE, settings::CLUSTER_ID, settings::NAME, settings::LISTEN, settings::METRICS_LISTEN];
-    let mut names = vec![format!("{WEBHOOK_SECRET_VARIABLES}1"), "LANG".to_owned(), "TOKEN".to_owned()];
-    names.extend(fixed.iter().map(|setting| setting.variable().to_owned()));
-    let count = names.len();
-    subsequence(names, 0..=count).prop_map(|names| {
-        let variables = names.into_iter().map(|name| json!({"name": name, "value": "not-mine $(POD_IP)"}));
-        json!(variables.collect::<Vec<_>>())
-    })
-}
-
-fn template() -> impl Strategy<Value = Value> {
-    let grace = maybe(within(1, limits::MAX_GRACE_SECONDS));
-    let template = (grace, environment())
-        .prop_map(|(grace, env)| object([("terminationGracePeriodSeconds", grace), ("env", env)]));
-    maybe(template)
-}
-
-fn ports() -> impl Strategy<Value = Value> {
-    let port = || maybe(within(1, limits::MAX_PORT));
-    (port(), port(), port())
-        .prop_map(|(grpc, metrics, attach)| object([("grpc", grpc), ("metrics", metrics), ("attach", attach)]))
-}
-
 fn coordinators() -> impl Strategy<Value = Value> {
     let replicas = maybe(prop::sample::select(vec![1_u32, 3, 5, 7]));
-    (replicas, template()).prop_map(|(replicas, template)| object([("replicas", replicas), ("template", template)]))
+    let coordinators = (replicas, maybe(storage()), maybe(resources()).boxed(), template().boxed());
+    coordinators.prop_map(|(replicas, storage, resources, template)| {
+        object([("replicas", replicas), ("storage", storage), ("resources", resources), ("template", template)])
+    })
+}
+
+fn storage() -> impl Strategy<Value = Value> {
+    let size = prop::sample::select(vec!["1Gi", "500M", "1.5Ti"]);
+    (size, maybe(matching("[a-z]{1,9}")))
+        .prop_map(|(size, class)| object([("size", json!(size)), ("storageClassName", class)]))
 }
 
 /// Who approves, which the schema also accepts for an action that needs no approval.
@@ -284,6 +192,37 @@ fn webhooks() -> impl Strategy<Value = Value> {
         }
         json!(webhooks)
     })
+}
+
+/// Teams, often as many as the schema allows.
+fn teams() -> impl Strategy<Value = Value> {
+    let count = prop_oneof![4 => 0..4_usize, 1 => Just(limits::MAX_TEAMS as usize)];
+    count.prop_flat_map(|count| vec(team(), count)).prop_map(|mut teams| {
+        for (n, team) in teams.iter_mut().enumerate() {
+            let length = if n % 2 == 0 { 1 } else { limits::MAX_TEAM_NAME as usize };
+            team["name"] = json!(format!("{n:t>length$}"));
+        }
+        json!(teams)
+    })
+}
+
+fn team() -> impl Strategy<Value = Value> {
+    let purpose = prop_oneof![odd_text(), Just("p".repeat(limits::MAX_TEAM_PURPOSE as usize))];
+    let role = maybe(prop::sample::select(vec!["Worker", "Specialist", "Messenger", "Guardian"]));
+    let longest = limits::MAX_SPECIALIZATION_NAME;
+    let skill = prop_oneof![matching("[_a-z0-9]{1,20}"), matching(&format!("[a-z]{{{longest}}}"))];
+    let skills = vec(skill, 0..=limits::MAX_TEAM_SKILLS as usize);
+    (purpose, within(1, limits::MAX_TEAM_SIZE), maybe(any::<bool>()), role, skills).prop_map(
+        |(purpose, size, partial, role, skills)| {
+            object([
+                ("purpose", json!(purpose)),
+                ("size", json!(size)),
+                ("partial", partial),
+                ("role", role),
+                ("skills", json!(skills)),
+            ])
+        },
+    )
 }
 
 fn webhook() -> impl Strategy<Value = Value> {
@@ -359,4 +298,55 @@ fn weights() -> impl Strategy<Value = BTreeMap<&'static str, i32>> {
     (of(SPECIALIZATION_TERM), of(LOAD_TERM), of(PERFORMANCE_TERM)).prop_map(|(specialization, load, performance)| {
         [specialization, load, performance].into_iter().flatten().collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::{strategy::ValueTree, test_runner::TestRunner};
+
+    use super::*;
+    use crate::schema::openapi;
+
+    /// Returns the fields that the schema has at a path, also those of the items of lists.
+    fn declared(schema: &Value, path: &[&str]) -> BTreeSet<String> {
+        let part = path.iter().fold(schema, |schema, name| {
+            let part = &schema["properties"][*name];
+            part.get("items").unwrap_or(part)
+        });
+        part["properties"].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Adds the fields that an object has at a path, also those of the items of lists.
+    fn note(value: &Value, path: &[&str], fields: &mut BTreeSet<String>) {
+        match (value, path) {
+            (Value::Array(items), _) => items.iter().for_each(|item| note(item, path, fields)),
+            (Value::Object(object), []) => fields.extend(object.keys().cloned()),
+            (Value::Object(object), [name, rest @ ..]) => {
+                object.get(*name).into_iter().for_each(|value| note(value, rest, fields));
+            }
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn everything_that_a_spec_can_say_is_generated() {
+        let (mut runner, strategy, schema) = (TestRunner::deterministic(), manifests(2), openapi());
+        let manifests: Vec<Value> = (0..100)
+            .map(|_| {
+                let manifest = strategy.new_tree(&mut runner).expect("a manifest").current();
+                serde_json::from_str(&manifest).expect("a manifest is JSON")
+            })
+            .collect();
+        let coordinators = ["spec.coordinators", "spec.coordinators.storage", "spec.coordinators.template"];
+        let agents = ["spec.pools", "spec.pools.template", "spec.pools.agentPorts", "spec.teams"];
+        let others = ["spec", "spec.recovery", "spec.consensus", "spec.identity", "spec.gateway.webhooks"];
+        for path in coordinators.into_iter().chain(agents).chain(others) {
+            let names: Vec<&str> = path.split('.').collect();
+            let mut generated = BTreeSet::new();
+            manifests.iter().for_each(|manifest| note(manifest, &names, &mut generated));
+            assert_eq!(generated, declared(&schema, &names), "{path}");
+        }
+    }
 }

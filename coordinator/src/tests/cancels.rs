@@ -1,0 +1,114 @@
+//! Cancelling tasks, and waiting until nothing of them runs any more.
+
+use std::time::Duration;
+
+use robeing_fleet::TaskId;
+use robeing_net::gate::Caller;
+use robeing_proto::{
+    internal::v1::{self as internal, completion::Outcome},
+    v1::{self, CancelTasksRequest},
+};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tonic::Status;
+
+use crate::{
+    api::cancels::MAX_WAITING_CALLS,
+    tests::{
+        fleet::{SESSION_TIMEOUT, TestFleet, task},
+        scripted::{NAME, Scripted},
+    },
+};
+
+async fn submit(fleet: &TestFleet, at: usize, ids: &[u128]) {
+    let tasks = ids.iter().map(|id| task(*id)).collect();
+    let results = fleet.tested(at).submissions.submit(tasks, &Caller::Plaintext).await.expect("somebody leads");
+    assert!(results.iter().all(|result| result.refusal.is_none()), "{results:?}");
+}
+
+type Cancelling = JoinHandle<Result<v1::CancelTasksResponse, Status>>;
+
+/// Cancels tasks at a coordinator, and waits there.
+fn cancel(fleet: &TestFleet, at: usize, ids: &[u128], wait: Duration) -> Cancelling {
+    let cancels = fleet.tested(at).cancels;
+    let ids = ids.iter().map(|id| TaskId(*id).to_string()).collect();
+    let request = CancelTasksRequest { ids, wait: wait.try_into().ok(), ..CancelTasksRequest::default() };
+    tokio::spawn(async move { cancels.cancel(request).await })
+}
+
+async fn results(cancelling: Cancelling) -> Vec<v1::CancelResult> {
+    let ended = timeout(Duration::from_secs(120), cancelling).await.expect("it ends").expect("no panic");
+    ended.expect("it is answered").results
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancellation_is_confirmed_when_the_agent_has_said_that_all_has_stopped() {
+    let fleet = TestFleet::start();
+    let leader = fleet.led().await;
+    let mut agent = Scripted::join(&fleet, leader).await;
+    submit(&fleet, leader, &[1]).await;
+    let attempt = agent.assigned().await;
+    for at in [leader, fleet.followers(leader)[0]] {
+        let cancelling = cancel(&fleet, at, &[1], Duration::from_secs(2));
+        if at == leader {
+            assert_eq!(agent.stops().await, [attempt.clone()]);
+        }
+        let begun = Instant::now();
+        let result = results(cancelling).await.remove(0);
+        assert!(begun.elapsed() <= Duration::from_secs(3), "{:?}", begun.elapsed());
+        assert_eq!((result.state(), result.stopped), (v1::TaskState::Cancelled, false));
+        assert_eq!(result.stopping_agents, [NAME]);
+    }
+    let waiting = cancel(&fleet, fleet.followers(leader)[0], &[1], Duration::from_secs(60));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!waiting.is_finished());
+    agent.complete(&attempt, Outcome::Stopped(internal::Stopped {})).await;
+    let said = Instant::now();
+    let result = results(waiting).await.remove(0);
+    assert_eq!((result.stopped, result.stopping_agents.len()), (true, 0));
+    assert!(said.elapsed() < Duration::from_secs(1), "{:?}", said.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ran_on_an_agent_that_is_lost_has_stopped() {
+    let fleet = TestFleet::start();
+    let leader = fleet.led().await;
+    let mut agent = Scripted::join(&fleet, leader).await;
+    submit(&fleet, leader, &[1]).await;
+    agent.assigned().await;
+    let waiting = cancel(&fleet, leader, &[1], Duration::from_secs(60));
+    agent.stops().await;
+    agent.fall_silent();
+    let begun = Instant::now();
+    assert!(results(waiting).await[0].stopped);
+    assert!(begun.elapsed() >= SESSION_TIMEOUT / 2, "its lease must end first: {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_that_do_not_run_are_confirmed_at_once_and_unknown_ones_are_refused() {
+    let fleet = TestFleet::start();
+    let leader = fleet.led().await;
+    submit(&fleet, leader, &[1]).await;
+    let at = fleet.followers(leader)[0];
+    let begun = Instant::now();
+    let told = results(cancel(&fleet, at, &[1, 2, 1], Duration::from_secs(60))).await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_eq!(told.iter().map(|result| result.stopped).collect::<Vec<_>>(), [true, false, true]);
+    assert_eq!(told[1].refusal.as_ref().map(|refusal| refusal.code.as_str()), Some("NOT_FOUND"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_calls_wait_as_may() {
+    let fleet = TestFleet::start();
+    let leader = fleet.led().await;
+    let cancels = fleet.tested(leader).cancels;
+    let _others = cancels.room.try_acquire_many(MAX_WAITING_CALLS as u32 - 1).expect("nobody waits");
+    assert_eq!(results(cancel(&fleet, leader, &[1], Duration::ZERO)).await.len(), 1);
+    let _last = cancels.room.try_acquire().expect("there is one place");
+    let refused = cancel(&fleet, leader, &[1], Duration::ZERO).await.expect("no panic").expect_err("all wait");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    let without = CancelTasksRequest { ids: vec![TaskId(1).to_string()], ..CancelTasksRequest::default() };
+    cancels.cancel(without).await.expect("who does not wait needs no place");
+}
