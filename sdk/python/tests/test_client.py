@@ -360,11 +360,11 @@ async def test_tasks_are_cancelled() -> None:
     async with client() as (fleet, [coordinator]):
         coordinator.state.work = lambda spec: spec.input or None
         handle = await fleet.submit("echo")
-        assert await handle.cancel("not wanted") == types.TASK_STATE_CANCELLED
+        assert (await handle.cancel("not wanted")).state == types.TASK_STATE_CANCELLED
         with pytest.raises(TaskCancelledError, match="was cancelled: not wanted"):
             await handle
         done = await fleet.submit("echo", 1)
-        assert await done.cancel() == types.TASK_STATE_SUCCEEDED
+        assert (await done.cancel(wait=timedelta(milliseconds=1))).state == types.TASK_STATE_SUCCEEDED
         handles = await fleet.submit_many("echo", [None] * 2_500)
         results = await fleet.cancel(*(handle.id for handle in handles))
         assert [result.task_id for result in results] == [handle.id for handle in handles]
@@ -461,3 +461,34 @@ async def test_inputs_are_not_taken_any_more_once_the_fleet_does_not_answer() ->
             with pytest.raises(UnavailableError):
                 await submitting("echo", inputs())
             assert taken <= 2 * submissions.WINDOW + 2
+
+
+async def test_a_cancellation_may_take_as_long_as_it_waits() -> None:
+    async with client(2, request_timeout=0.3) as (fleet, [coordinator, _]):
+        coordinator.state.work = lambda _: None
+        handle = await fleet.submit("echo")
+        assert (await handle.cancel(wait=0.6)).state == types.TASK_STATE_CANCELLED
+
+
+async def test_the_lines_of_a_task_are_followed_from_coordinator_to_coordinator() -> None:
+    async with client(2) as (fleet, coordinators):
+        state = coordinators[0].state
+        state.lines = [f"line {number}" for number in range(7)]
+        handle = await fleet.submit("echo")
+        for ends in (False, True):
+            for coordinator in coordinators:
+                coordinator.manners.ends_watches = ends
+            assert [line async for line in handle.logs()] == state.lines
+        assert [line async for said in fleet.logs(handle.id) for line in said.lines]
+        assert [[after.next for after in request.after] for request in state.followed[1:6]] == [[], [2], [4], [6], [7]]
+
+
+async def test_the_progress_of_a_task_is_followed_to_its_end() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda _: None
+        handle = await fleet.submit("echo")
+        seen = []
+        async for progress in handle.progress():
+            seen.append((progress.fraction, progress.text))
+            await coordinator.state.finish(handle.id, types.TASK_STATE_SUCCEEDED)
+        assert seen == [(0.5, "half")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -12,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from robeing import App, Context, PermanentError, TaskError, current
 from robeing._worker.outcome import MAX_DETAILS_BYTES, MAX_MESSAGE_BYTES
+from robeing._worker.reports import MAX_LINE_BYTES, MAX_LINES, MAX_LINES_BYTES, MAX_TEXT_BYTES, pass_on_logs
+from robeing.worker.v1 import worker_pb2 as wire
 from tests.fakes.agent import MAX_OUTPUT, FakeAgent, Process
 from tests.fakes.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-
-    from robeing.worker.v1 import worker_pb2 as wire
 
 
 @contextlib.asynccontextmanager
@@ -306,6 +307,7 @@ def pid_of(number: int) -> list[int]:
 def hang(directory: str, context: Context) -> None:
     """Ends when it is stopped, and leaves a file that says so."""
     context.progress(0.5, "half")
+    context.log("from a process")
     with open(f"{directory}/begun", "w", encoding="utf-8") as file:  # noqa: PTH123
         file.write(str(os.getpid()))
     try:
@@ -366,6 +368,10 @@ async def test_a_process_that_is_stopped_gets_cancelled_error(tmp_path: os.PathL
     async with serving(in_processes) as (_, process):
         task = await process.give("hang", f'"{tmp_path}"'.encode())
         await until("it runs", lambda: os.path.exists(f"{tmp_path}/begun"))  # noqa: PTH110
+        assert (await process.reports.get()) == wire.TaskProgress(
+            task_id=task.task_id, attempt=1, progress=wire.Progress(fraction=0.5, text="half")
+        )
+        assert (await process.reports.get()) == wire.TaskLog(task_id=task.task_id, attempt=1, lines=["from a process"])
         await process.stop(task)
         assert outcome_of(await process.result()) == "stopped"
         assert os.path.exists(f"{tmp_path}/cancelled-True")  # noqa: PTH110
@@ -510,11 +516,67 @@ async def test_the_same_attempt_is_not_begun_twice() -> None:
 
     async with serving(app) as (_, process):
         task = await process.give("count")
-        from robeing.worker.v1 import worker_pb2  # noqa: PLC0415
-
-        await process.outgoing.put(worker_pb2.ToProcess(task=task))
+        await process.outgoing.put(wire.ToProcess(task=task))
         await process.health()
         gate.set()
         assert (await process.result()).output == b"1"
         await process.health()
         assert process.results.empty()
+
+
+async def test_progress_and_lines_reach_the_agent_before_the_result_and_the_last_progress_counts() -> None:
+    app = App()
+
+    @app.task("tell")
+    async def tell(context: Context) -> None:
+        for percent in range(101):
+            context.progress(percent / 100, f"{percent} of 100")
+        context.progress(text="nearly done")
+        context.log("one\ntwo")
+        logging.getLogger("user").warning("by %s", "logging")
+        with contextlib.suppress(ValueError):
+            context.progress(1.5)
+
+    pass_on_logs()
+    async with serving(app) as (_, process):
+        task = await process.give("tell")
+        assert outcome_of(await process.result()) == "output"
+        progress, lines = await process.reports.get(), await process.reports.get()
+        assert process.reports.empty()
+    assert isinstance(progress, wire.TaskProgress)
+    assert isinstance(lines, wire.TaskLog)
+    assert (progress.task_id, progress.attempt) == (task.task_id, 1)
+    assert (progress.progress.fraction, progress.progress.text) == (1.0, "nearly done")
+    assert list(lines.lines) == ["one", "two", "WARNING user: by logging"]
+
+
+async def test_what_threads_say_is_sent_while_they_run_and_bounded() -> None:
+    app = App()
+    gate = threading.Event()
+
+    @app.task("much")
+    def much(context: Context) -> None:
+        context.progress(0.1, "ä" * 1_000)
+        context.log("x" * 10_000)
+        for number in range(5_000):
+            context.log(str(number))
+        gate.wait()
+        context.log("y" * 4_000 + "\n" + "\n".join(["z" * 4_000] * 100))
+
+    async with serving(app) as (_, process):
+        await process.give("much")
+        progress = await process.reports.get()
+        assert isinstance(progress, wire.TaskProgress)
+        assert len(progress.progress.text.encode()) == MAX_TEXT_BYTES
+        seen: list[str] = []
+        while not seen or seen[-1] != "4999":
+            lines = await asyncio.wait_for(process.reports.get(), 20)
+            assert isinstance(lines, wire.TaskLog)
+            assert len(lines.lines) <= MAX_LINES
+            assert all(len(line) <= MAX_LINE_BYTES for line in lines.lines)
+            seen += lines.lines
+        gate.set()
+        assert outcome_of(await process.result()) == "output"
+        lines = await process.reports.get()
+        assert isinstance(lines, wire.TaskLog)
+        assert MAX_LINES_BYTES - 4_000 < sum(map(len, lines.lines)) <= MAX_LINES_BYTES, "the newest ones"

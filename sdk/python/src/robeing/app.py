@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from robeing._worker import workers
 from robeing._worker.definition import ATTRIBUTE, Definition, Where
+from robeing._worker.reports import pass_on_logs
 from robeing._worker.runner import Runner
 from robeing._worker.serve import Server
 from robeing.errors import NotStartedError
@@ -121,6 +122,7 @@ class App:
             return
         if not logging.getLogger().handlers:
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        pass_on_logs()
         if processes > 1 and workers.watcher() is None:
             sys.exit(workers.supervise(processes, drain))
         asyncio.run(self._run(addresses, drain, fleet))

@@ -37,6 +37,22 @@ class Fence(NamedTuple):
         return f"{self.task_id}/{self.attempt}"
 
 
+class Progress(NamedTuple):
+    """How far an attempt is."""
+
+    fraction: float
+    text: str
+
+
+class Lines(NamedTuple):
+    """Lines for those who follow an attempt."""
+
+    lines: tuple[str, ...]
+
+
+Report = Progress | Lines
+
+
 class Context:
     """The attempt that a handler runs.
 
@@ -51,7 +67,7 @@ class Context:
         kind: str,
         *,
         ends: float | None = None,
-        report: Callable[[float | None, str], None] | None = None,
+        report: Callable[[Context, Report], None] | None = None,
         fleet: Callable[[], Fleet] | None = None,
     ) -> None:
         """Creates the context of an attempt that `ends` at a time of `time.monotonic()`."""
@@ -65,6 +81,7 @@ class Context:
         self._report = report
         self._fleet = fleet
         self._parts = 0
+        self._fraction = 0.0
         self._is_stopped = False
         # Made when a thread waits, which few do.
         self._stopped: threading.Event | None = None
@@ -101,12 +118,20 @@ class Context:
         # Asked only now: whoever stops the attempt meanwhile has seen the event, or is seen here.
         return self._is_stopped or stopped.wait(timeout)
 
-    def progress(self, fraction: float | None = None, message: str = "") -> None:
-        """Reports how far the attempt is: `fraction` from 0 to 1, and a short text."""
-        if fraction is not None and not 0 <= fraction <= 1:
-            raise ValueError(f"the fraction must be from 0 to 1, but is {fraction}")
-        if self._report is not None:
-            self._report(fraction, message)
+    def progress(self, fraction: float | None = None, text: str = "") -> None:
+        """Tells those who follow the task how far it is: a fraction from 0 to 1, and a short text.
+
+        Without a fraction it stays as it was. Of several calls within a tenth of a second, the last one counts.
+        """
+        if fraction is not None:
+            if not 0 <= fraction <= 1:
+                raise ValueError(f"the fraction must be from 0 to 1, but is {fraction}")
+            self._fraction = fraction
+        self._tell(Progress(self._fraction, text))
+
+    def log(self, text: str) -> None:
+        """Writes lines for those who follow the task. What a handler logs by `logging` is written by itself."""
+        self._tell(Lines(tuple(text.splitlines())))
 
     @property
     def fleet(self) -> Fleet:
@@ -142,6 +167,10 @@ class Context:
         self._parts += 1
         part = Part(self.fence, self._parts, self.remaining)
         return await self.fleet._gather(Form(task, options, is_many=True), inputs, part)
+
+    def _tell(self, report: Report) -> None:
+        if self._report is not None:
+            self._report(self, report)
 
     def _stop(self) -> None:
         self._is_stopped = True

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from robeing._client import watching
+from robeing._client import following, watching
 from robeing._client.calls import REQUEST_TIMEOUT, Calls
 from robeing._client.connection import Connection
 from robeing._client.credentials import Files
@@ -15,7 +15,7 @@ from robeing._client.kubernetes import Location
 from robeing._client.many import Inputs, Result, Results, each
 from robeing._client.parts import Part, specs
 from robeing._client.results import output_of
-from robeing._client.specs import Form, TaskOptions
+from robeing._client.specs import Form, TaskOptions, duration
 from robeing._client.submissions import WINDOW
 from robeing.errors import FleetError, RobeingError, SubmitError, TaskExpiredError
 from robeing.v1 import fleet_pb2, types_pb2
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from robeing._client.specs import Loose
+    from robeing._client.specs import Loose, Seconds
     from robeing._client.submissions import Submission
 
 __all__ = ["Fleet", "Result", "TaskHandle", "TaskOptions"]
@@ -84,10 +84,26 @@ class TaskHandle(Generic[R]):
         """Yields the task whenever it has changed, until it has finished."""
         return self._fleet._until_finished(self.id)
 
-    async def cancel(self, reason: str = "") -> types_pb2.TaskState.ValueType:
-        """Cancels the task, and returns its state: cancelled, or that in which it had finished before."""
-        (result,) = await self._fleet.cancel(self.id, reason=reason)
-        return result.state
+    async def logs(self, *, follow: bool = True) -> AsyncIterator[str]:
+        """Yields the recent lines of the task's newest attempt, and with `follow` what comes until it has finished."""
+        async for said in self._fleet.logs(self.id, follow=follow):
+            for line in said.lines:
+                yield line.text
+
+    async def progress(self) -> AsyncIterator[types_pb2.AttemptProgress]:
+        """Yields how far the task is, as its attempts say, until it has finished."""
+        opened = await self._fleet._connection.open()
+        request = fleet_pb2.WatchTasksRequest(ids=[self.id], include_progress=True)
+        async for change in watching.changes(opened.calls, request):
+            for said in change.progress:
+                yield said.progress
+            if self.id in change.gone_ids or any(map(watching.is_finished, change.tasks)):
+                return
+
+    async def cancel(self, reason: str = "", *, wait: Seconds | None = None) -> fleet_pb2.CancelResult:
+        """Cancels the task, as `Fleet.cancel` does."""
+        (result,) = await self._fleet.cancel(self.id, reason=reason, wait=wait)
+        return result
 
 
 class Fleet:
@@ -299,16 +315,22 @@ class Fleet:
         """
         return await self._gather(Form(task, options, is_many=True), inputs, None)
 
-    async def cancel(self, *task_ids: str, reason: str = "") -> list[fleet_pb2.CancelResult]:
+    async def cancel(
+        self, *task_ids: str, reason: str = "", wait: Seconds | None = None
+    ) -> list[fleet_pb2.CancelResult]:
         """Cancels tasks, and returns the result of each, in their order.
 
-        Each has the state of the task now: cancelled, or that in which it had finished before; or a refusal.
+        Each has the state of the task now: cancelled, or that in which it had finished before; or a refusal. With
+        `wait` (at most ten minutes), it also says whether nothing of the task runs any more: the call waits for that.
         """
+        request = fleet_pb2.CancelTasksRequest(reason=reason)
+        if wait is not None:
+            request.wait.CopyFrom(duration(wait))
         opened = await self._connection.open()
         results: list[fleet_pb2.CancelResult] = []
         for start in range(0, len(task_ids), MAX_CANCELLED):
-            ids = task_ids[start : start + MAX_CANCELLED]
-            results.extend(await _cancelled(opened.calls, fleet_pb2.CancelTasksRequest(ids=ids, reason=reason)))
+            request.ids[:] = task_ids[start : start + MAX_CANCELLED]
+            results.extend(await _cancelled(opened.calls, request))
         return results
 
     async def get(self, task_id: str, *, include_input: bool = False) -> types_pb2.Task:
@@ -368,6 +390,19 @@ class Fleet:
         async for change in watching.changes(opened.calls, request):
             for task in change.tasks:
                 yield task
+
+    async def logs(
+        self, task_id: str, *, follow: bool = False, attempt: int = 0
+    ) -> AsyncIterator[fleet_pb2.TaskLogsResponse]:
+        """Yields the recent lines and the progress of a task's newest attempt, or of the one with this number.
+
+        With `follow`, also what comes of it, and of later attempts, until the task has finished. Lines are kept by
+        agents for a while: some may be missing, and then it says so.
+        """
+        opened = await self._connection.open()
+        request = fleet_pb2.TaskLogsRequest(id=task_id, follow=follow, attempt=attempt)
+        async for said in following.logs(opened.calls, request):
+            yield said
 
     async def agents(self, *, include_lost: bool = False) -> list[types_pb2.Agent]:
         """Returns the agents of the fleet, in the order of their names."""
@@ -439,5 +474,6 @@ class Fleet:
 
 
 async def _cancelled(calls: Calls, request: fleet_pb2.CancelTasksRequest) -> Iterable[fleet_pb2.CancelResult]:
-    answer = await calls.call(lambda stub, within: stub.CancelTasks(request, timeout=within))
+    extra = request.wait.ToTimedelta().total_seconds()
+    answer = await calls.call(lambda stub, within: stub.CancelTasks(request, timeout=within), extra)
     return answer.results

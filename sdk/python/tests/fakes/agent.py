@@ -27,6 +27,7 @@ class Process:
         self.hello = hello
         self.outgoing: asyncio.Queue[wire.ToProcess | None] = asyncio.Queue()
         self.results: asyncio.Queue[wire.TaskResult] = asyncio.Queue()
+        self.reports: asyncio.Queue[wire.TaskProgress | wire.TaskLog] = asyncio.Queue()
         self.healths: asyncio.Queue[wire.Health] = asyncio.Queue()
         self.is_attached = True
         self._numbers = itertools.count(1)
@@ -121,4 +122,8 @@ async def _read(process: Process, context: Any) -> None:
             await process.results.put(message.result)
         elif message.HasField("health"):
             await process.healths.put(message.health)
+        elif message.HasField("progress"):
+            await process.reports.put(message.progress)
+        elif message.HasField("log"):
+            await process.reports.put(message.log)
     await process.detach()

@@ -38,6 +38,8 @@ class State:
     largest_batch: int = 0
     cancelled: list[str] = field(default_factory=list)
     watches: list[api.WatchTasksRequest] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    followed: list[api.TaskLogsRequest] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
     revision: int = 0
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -232,7 +234,14 @@ class Coordinator(FleetServicer):
                 told_gone.update(gone)
                 revision = self.state.revision
             if tasks or gone:
-                await context.write(api.WatchTasksResponse(tasks=tasks, revision=revision, gone_ids=gone))
+                progress = [
+                    api.TaskProgress(task_id=task.id, progress=types.AttemptProgress(fraction=0.5, text="half"))
+                    for task in tasks
+                    if request.include_progress and not self._is_finished(task.id)
+                ]
+                await context.write(
+                    api.WatchTasksResponse(tasks=tasks, revision=revision, gone_ids=gone, progress=progress)
+                )
                 if self.manners.ends_watches:
                     await context.abort(StatusCode.UNAVAILABLE, "the watch ends")
 
@@ -255,6 +264,8 @@ class Coordinator(FleetServicer):
         """Cancels tasks."""
         await self._begin(context)
         results = []
+        if request.HasField("wait"):
+            await asyncio.sleep(request.wait.ToTimedelta().total_seconds())
         for task_id in request.ids:
             if not self._is_finished(task_id):
                 self.state.cancelled.append(task_id)
@@ -274,6 +285,21 @@ class Coordinator(FleetServicer):
         """Returns the status."""
         await self._begin(context)
         return api.FleetStatus(cluster_id="fake", leader="fake-0")
+
+    async def TaskLogs(self, request: api.TaskLogsRequest, context: Any) -> None:  # type: ignore[override]  # noqa: N802
+        """Tells lines, two at a time, and breaks after each message if it ends watches."""
+        await self._begin(context)
+        self.state.followed.append(request)
+        first = max((after.next for after in request.after), default=0)
+        lines = self.state.lines
+        while first < len(lines):
+            told = [types.LogLine(text=text) for text in lines[first : first + 2]]
+            await context.write(api.TaskLogsResponse(attempt=1, agent="a", first=first, lines=told))
+            if self.manners.ends_watches:
+                await context.abort(StatusCode.UNAVAILABLE, "the stream ends")
+            first += 2
+        if request.follow:
+            await context.write(api.TaskLogsResponse(finished=True))
 
     async def Submit(self, request: api.SubmitRequest, context: Any) -> api.SubmitResponse:  # noqa: N802
         """Accepts tasks."""

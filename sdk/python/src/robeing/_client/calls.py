@@ -67,14 +67,16 @@ class Calls:
         """The coordinators, for messages."""
         return ", ".join(dict.fromkeys(target.name for target in self.targets))
 
-    async def call(self, attempt: Callable[[FleetAsyncStub, float], Awaitable[T]]) -> T:
+    async def call(self, attempt: Callable[[FleetAsyncStub, float], Awaitable[T]], extra: float = 0.0) -> T:
         """Makes a call, until a coordinator answers it. `attempt` gets the seconds that it may take.
+
+        An answer may take `extra` seconds longer than usual, because the call waits for something.
 
         Raises:
             FleetError: the fleet refuses the call, or does not answer it.
         """
         await self.contact()
-        tries = Tries(self)
+        tries = Tries(self, extra)
         while True:
             target = self.current
             within = tries.attempt_ends() - time.monotonic()
@@ -129,8 +131,9 @@ class Calls:
 class Tries:
     """The retries of one call: its deadline, and the pauses between rounds."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, extra: float = 0.0) -> None:
         self._calls = calls
+        self._extra = extra
         self.succeeded()
 
     def succeeded(self) -> None:
@@ -143,11 +146,13 @@ class Tries:
     @property
     def ends(self) -> float:
         """When the call is given up, by `time.monotonic()`."""
-        return self.began + self._calls.request_timeout
+        return self.began + self._calls.request_timeout + self._extra
 
     def attempt_ends(self) -> float:
         """Returns when an attempt that starts now is given up."""
-        return self.ends if len(self._calls.targets) == 1 else min(self.ends, time.monotonic() + ATTEMPT_TIMEOUT)
+        if len(self._calls.targets) == 1:
+            return self.ends
+        return min(self.ends, time.monotonic() + ATTEMPT_TIMEOUT + self._extra)
 
     async def failed(self, target: Target, error: aio.AioRpcError) -> None:
         """Takes in a failed attempt, and pauses if all coordinators have failed in this round.

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from robeing._worker.definition import definition_of
 from robeing._worker.outcome import Failed, Outcome, Stopped
+from robeing._worker.reports import pass_on_logs
 from robeing.context import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
+
+    from robeing.context import Report
 
 Message = tuple[str, int, str, float | None, bytes]
 
@@ -44,17 +47,18 @@ def main(connection: Connection[Any, Any], function: Callable[..., Any]) -> None
     if definition is None:
         raise RuntimeError(f"{function!r} is no handler when it is imported by another process")
     messages: SimpleQueue[Message] = SimpleQueue()
+    pass_on_logs()
     threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()
     sending = threading.Lock()
 
-    def send(message: Outcome | tuple[float | None, str]) -> None:
+    def send(message: Outcome | Report) -> None:
         with sending:
             connection.send(message)
 
     while True:
         task_id, attempt, kind, remaining, data = messages.get()
         ends = None if remaining is None else time.monotonic() + remaining
-        context = Context(task_id, attempt, kind, ends=ends, report=lambda *report: send(report))
+        context = Context(task_id, attempt, kind, ends=ends, report=lambda _, report: send(report))
         outcome: Outcome = Failed("it was not run")
         try:
             running.context = context

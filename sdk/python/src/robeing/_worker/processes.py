@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from robeing._worker.child import main
 from robeing._worker.outcome import Failed, Outcome, Stopped
+from robeing.context import Lines, Progress
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -125,9 +126,8 @@ class _Child:
             self.is_usable = False
             outcome: Outcome = self._gone()
         else:
-            if not isinstance(message, (bytes, Failed, Stopped)):
-                fraction, text = message
-                context.progress(fraction, text)
+            if isinstance(message, (Progress, Lines)):
+                context._tell(message)
                 return
             outcome = message
         if not answered.done():

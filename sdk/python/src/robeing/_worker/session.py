@@ -12,7 +12,9 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ import grpc
 from grpc import aio
 
 from robeing._worker.outcome import Failed, Outcome, Stopped
+from robeing._worker.reports import Reports
 from robeing.context import Context
 from robeing.worker.v1 import worker_pb2 as wire
 from robeing.worker.v1.worker_pb2_grpc import WorkerStub
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from robeing._worker.runner import Runner
+    from robeing.context import Report
     from robeing.fleet import Fleet
 
 log = logging.getLogger("robeing")
@@ -66,12 +70,13 @@ _Stream = aio.StreamStreamCall[wire.FromProcess, wire.ToProcess]
 class _Attempt:
     """An attempt that runs."""
 
-    __slots__ = ("context", "has_begun", "key", "task")
+    __slots__ = ("context", "has_begun", "key", "reports", "task")
 
     def __init__(self, key: _Key, context: Context) -> None:
         self.key = key
         self.context = context
         self.has_begun = False
+        self.reports: Reports | None = None
         self.task: asyncio.Task[None]
 
 
@@ -84,6 +89,7 @@ class Session:
         self._name = name.encode()[:MAX_NAME_BYTES].decode("utf-8", "ignore")
         self._fleet = fleet
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._running: dict[_Key, _Attempt] = {}
         self._unsent: deque[wire.FromProcess] = deque()
         self._wake = asyncio.Event()
@@ -114,10 +120,10 @@ class Session:
         await self._sent.wait()
 
     async def _write(self, stream: _Stream) -> None:
-        hello = wire.Hello(name=self._name, answers_health_checks=True)
-        await stream.write(wire.FromProcess(hello=hello))
         unsent = self._unsent
+        hello = wire.Hello(name=self._name, answers_health_checks=True)
         try:
+            await stream.write(wire.FromProcess(hello=hello))
             while True:
                 while unsent:
                     await stream.write(unsent[0])
@@ -165,7 +171,7 @@ class Session:
         ends = None
         if within:
             ends = time.monotonic() + min(within, task.time_limit_ms or within) / 1_000
-        context = Context(task.task_id, task.attempt, task.kind, ends=ends, fleet=self._fleet)
+        context = Context(task.task_id, task.attempt, task.kind, ends=ends, report=self._report, fleet=self._fleet)
         attempt = _Attempt(key, context)
         self._running[key] = attempt
         self._runner.began()
@@ -199,6 +205,8 @@ class Session:
 
     def _ended(self, attempt: _Attempt, outcome: Outcome) -> None:
         del self._running[attempt.key]
+        if attempt.reports is not None:
+            attempt.reports.flush()
         self._send(wire.FromProcess(result=self._result(attempt.key, outcome)))
         self._runner.ended()
 
@@ -215,6 +223,21 @@ class Session:
             message=outcome.message, code=outcome.code, details=outcome.details, permanent=outcome.permanent
         )
         return wire.TaskResult(task_id=task_id, attempt=number, failure=failure)
+
+    def _report(self, context: Context, report: Report) -> None:
+        """Tells those who follow an attempt something, in any thread."""
+        if threading.get_ident() != self._thread:
+            # The loop may have ended while a thread goes on.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._report, context, report)
+            return
+        attempt = self._running.get((context.task_id, context.attempt))
+        if attempt is None:
+            # It has ended, or was stopped and goes on.
+            return
+        if attempt.reports is None:
+            attempt.reports = Reports(self._loop, attempt.key, self._send)
+        attempt.reports.take(report)
 
     def _send(self, message: wire.FromProcess) -> None:
         if len(self._unsent) < MAX_UNSENT:

@@ -353,11 +353,14 @@ class WatchTasksRequest(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     SUBMITTER_FIELD_NUMBER: _builtins.int
     INCLUDE_OUTPUT_FIELD_NUMBER: _builtins.int
+    INCLUDE_PROGRESS_FIELD_NUMBER: _builtins.int
     from_revision: _builtins.int
     """Return changes after this revision. 0: all existing tasks, then changes."""
     kind: _builtins.str
     submitter: _builtins.str
     include_output: _builtins.bool
+    include_progress: _builtins.bool
+    """Also send the progress of running attempts. Only with `ids`, of which there may then be at most 16."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 1,000."""
@@ -373,10 +376,11 @@ class WatchTasksRequest(_message.Message):
         kind: _builtins.str = ...,
         submitter: _builtins.str = ...,
         include_output: _builtins.bool = ...,
+        include_progress: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "ids", b"ids", "include_output", b"include_output", "kind", b"kind", "states", b"states", "submitter", b"submitter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_revision", b"from_revision", "ids", b"ids", "include_output", b"include_output", "include_progress", b"include_progress", "kind", b"kind", "states", b"states", "submitter", b"submitter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,6 +393,7 @@ class WatchTasksResponse(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     GONE_IDS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """All changes up to this revision have been sent."""
     @_builtins.property
@@ -397,20 +402,182 @@ class WatchTasksResponse(_message.Message):
     def gone_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids from the request that no longer exist (their results expired), or never existed."""
 
+    @_builtins.property
+    def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskProgress]:
+        """The newest progress of attempts, with `include_progress`. It changes no revision."""
+
     def __init__(
         self,
         *,
         tasks: _abc.Iterable[_types_pb2.Task] | None = ...,
         revision: _builtins.int = ...,
         gone_ids: _abc.Iterable[_builtins.str] | None = ...,
+        progress: _abc.Iterable[Global___TaskProgress] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone_ids", b"gone_ids", "revision", b"revision", "tasks", b"tasks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone_ids", b"gone_ids", "progress", b"progress", "revision", b"revision", "tasks", b"tasks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchTasksResponse: _TypeAlias = WatchTasksResponse  # noqa: Y015
+
+@_typing.final
+class TaskProgress(_message.Message):
+    """The progress of a task's attempt, as what runs it says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    attempt: _builtins.int
+    """Number of the attempt. Of a task whose result is verified, each agent counts its own attempts."""
+    agent: _builtins.str
+    """Name of the agent."""
+    @_builtins.property
+    def progress(self) -> _types_pb2.AttemptProgress: ...
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        agent: _builtins.str = ...,
+        progress: _types_pb2.AttemptProgress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt", b"attempt", "progress", b"progress", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskProgress: _TypeAlias = TaskProgress  # noqa: Y015
+
+@_typing.final
+class TaskLogsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    follow: _builtins.bool
+    """Go on until the task has finished. Without it, the stream ends once what is kept now was sent."""
+    attempt: _builtins.int
+    """Only the attempt with this number; 0: the newest one and, with `follow`, those that come after it. Of a task whose
+    result is verified, the attempts that run; their lines are not kept any more when they have ended.
+    """
+    @_builtins.property
+    def after(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogPosition]:
+        """Where to resume, at most 16: lines before these are not sent again."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        follow: _builtins.bool = ...,
+        attempt: _builtins.int = ...,
+        after: _abc.Iterable[Global___LogPosition] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "attempt", b"attempt", "follow", b"follow", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskLogsRequest: _TypeAlias = TaskLogsRequest  # noqa: Y015
+
+@_typing.final
+class LogPosition(_message.Message):
+    """A place in the lines of an attempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    agent: _builtins.str
+    """Name of the agent that has, or had, the attempt."""
+    next: _builtins.int
+    """Number of the first line that is wanted."""
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        agent: _builtins.str = ...,
+        next: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt", b"attempt", "next", b"next"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogPosition: _TypeAlias = LogPosition  # noqa: Y015
+
+@_typing.final
+class TaskLogsResponse(_message.Message):
+    """What is new of an attempt; with `finished`, of none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    CAUGHT_UP_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    FINISHED_FIELD_NUMBER: _builtins.int
+    attempt: _builtins.int
+    """Number of the attempt. Of a task whose result is verified, each agent counts its own attempts."""
+    agent: _builtins.str
+    """Name of the agent that has, or had, the attempt."""
+    first: _builtins.int
+    """Number of the first of `lines` among all lines of the attempt, from 0; the number of the next line if there are none.
+    Lines between the last one that was sent and this one are not kept any more.
+    """
+    caught_up: _builtins.bool
+    """All lines that the agent had when it was asked have been sent."""
+    ended: _builtins.bool
+    """The attempt has ended, and all its lines have been sent."""
+    missing: _builtins.str
+    """Why lines of the attempt can't be had, as text; empty: they can."""
+    finished: _builtins.bool
+    """The task has finished, or is not known any more, or the attempt that was asked for has ended. This is the last message
+    of a stream with `follow`.
+    """
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.LogLine]: ...
+    @_builtins.property
+    def progress(self) -> _types_pb2.AttemptProgress:
+        """The newest progress, if it is new."""
+
+    def __init__(
+        self,
+        *,
+        attempt: _builtins.int = ...,
+        agent: _builtins.str = ...,
+        first: _builtins.int = ...,
+        lines: _abc.Iterable[_types_pb2.LogLine] | None = ...,
+        progress: _types_pb2.AttemptProgress | None = ...,
+        caught_up: _builtins.bool = ...,
+        ended: _builtins.bool = ...,
+        missing: _builtins.str = ...,
+        finished: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt", b"attempt", "caught_up", b"caught_up", "ended", b"ended", "finished", b"finished", "first", b"first", "lines", b"lines", "missing", b"missing", "progress", b"progress"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskLogsResponse: _TypeAlias = TaskLogsResponse  # noqa: Y015
 
 @_typing.final
 class CancelTasksRequest(_message.Message):
@@ -418,21 +585,27 @@ class CancelTasksRequest(_message.Message):
 
     IDS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """At most 1 KiB."""
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At most 1,000."""
 
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait until nothing of the tasks runs any more, at most 10 min. Unset: not at all."""
+
     def __init__(
         self,
         *,
         ids: _abc.Iterable[_builtins.str] | None = ...,
         reason: _builtins.str = ...,
+        wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids", "reason", b"reason", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -445,21 +618,31 @@ class CancelResult(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    STOPPING_AGENTS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     state: _types_pb2.TaskState.ValueType
     """State of the task now: CANCELLED, or the state in which it had finished before."""
+    stopped: _builtins.bool
+    """Nothing of the task runs any more: all agents that ran it have said so, or are proved to be gone. Only with `wait`."""
     @_builtins.property
     def refusal(self) -> Global___Refusal: ...
+    @_builtins.property
+    def stopping_agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the agents that have not said so when the wait was over. Only with `wait`."""
+
     def __init__(
         self,
         *,
         task_id: _builtins.str = ...,
         state: _types_pb2.TaskState.ValueType = ...,
         refusal: Global___Refusal | None = ...,
+        stopped: _builtins.bool = ...,
+        stopping_agents: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal", "state", b"state", "stopped", b"stopped", "stopping_agents", b"stopping_agents", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -65,6 +65,11 @@ class FleetStub(object):
                 request_serializer=robeing_dot_v1_dot_fleet__pb2.CancelTasksRequest.SerializeToString,
                 response_deserializer=robeing_dot_v1_dot_fleet__pb2.CancelTasksResponse.FromString,
                 _registered_method=True)
+        self.TaskLogs = channel.unary_stream(
+                '/robeing.v1.Fleet/TaskLogs',
+                request_serializer=robeing_dot_v1_dot_fleet__pb2.TaskLogsRequest.SerializeToString,
+                response_deserializer=robeing_dot_v1_dot_fleet__pb2.TaskLogsResponse.FromString,
+                _registered_method=True)
         self.ListAgents = channel.unary_unary(
                 '/robeing.v1.Fleet/ListAgents',
                 request_serializer=robeing_dot_v1_dot_fleet__pb2.ListAgentsRequest.SerializeToString,
@@ -128,6 +133,15 @@ class FleetServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TaskLogs(self, request, context):
+        """Returns the recent lines and the progress of a task's newest attempt and, with `follow`, what comes of it and of later
+        attempts until the task has finished. Lines are kept by the agent, not by the coordinators' log: some may be missing,
+        and then the response says so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListAgents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -182,6 +196,11 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.CancelTasks,
                     request_deserializer=robeing_dot_v1_dot_fleet__pb2.CancelTasksRequest.FromString,
                     response_serializer=robeing_dot_v1_dot_fleet__pb2.CancelTasksResponse.SerializeToString,
+            ),
+            'TaskLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.TaskLogs,
+                    request_deserializer=robeing_dot_v1_dot_fleet__pb2.TaskLogsRequest.FromString,
+                    response_serializer=robeing_dot_v1_dot_fleet__pb2.TaskLogsResponse.SerializeToString,
             ),
             'ListAgents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAgents,
@@ -361,6 +380,33 @@ class Fleet(object):
             '/robeing.v1.Fleet/CancelTasks',
             robeing_dot_v1_dot_fleet__pb2.CancelTasksRequest.SerializeToString,
             robeing_dot_v1_dot_fleet__pb2.CancelTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TaskLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/robeing.v1.Fleet/TaskLogs',
+            robeing_dot_v1_dot_fleet__pb2.TaskLogsRequest.SerializeToString,
+            robeing_dot_v1_dot_fleet__pb2.TaskLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,11 @@ class FleetStub:
     revision.
     """
     CancelTasks: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CancelTasksRequest, _fleet_pb2.CancelTasksResponse]
+    TaskLogs: _grpc.UnaryStreamMultiCallable[_fleet_pb2.TaskLogsRequest, _fleet_pb2.TaskLogsResponse]
+    """Returns the recent lines and the progress of a task's newest attempt and, with `follow`, what comes of it and of later
+    attempts until the task has finished. Lines are kept by the agent, not by the coordinators' log: some may be missing,
+    and then the response says so.
+    """
     ListAgents: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListAgentsRequest, _fleet_pb2.ListAgentsResponse]
     GetStatus: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetStatusRequest, _fleet_pb2.FleetStatus]
     WatchStatus: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchStatusRequest, _fleet_pb2.WatchStatusResponse]
@@ -76,6 +81,11 @@ class FleetAsyncStub(FleetStub):
     revision.
     """
     CancelTasks: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CancelTasksRequest, _fleet_pb2.CancelTasksResponse]  # type: ignore[assignment]
+    TaskLogs: _aio.UnaryStreamMultiCallable[_fleet_pb2.TaskLogsRequest, _fleet_pb2.TaskLogsResponse]  # type: ignore[assignment]
+    """Returns the recent lines and the progress of a task's newest attempt and, with `follow`, what comes of it and of later
+    attempts until the task has finished. Lines are kept by the agent, not by the coordinators' log: some may be missing,
+    and then the response says so.
+    """
     ListAgents: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListAgentsRequest, _fleet_pb2.ListAgentsResponse]  # type: ignore[assignment]
     GetStatus: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetStatusRequest, _fleet_pb2.FleetStatus]  # type: ignore[assignment]
     WatchStatus: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchStatusRequest, _fleet_pb2.WatchStatusResponse]  # type: ignore[assignment]
@@ -137,6 +147,17 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.CancelTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.CancelTasksResponse, _abc.Awaitable[_fleet_pb2.CancelTasksResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def TaskLogs(
+        self,
+        request: _fleet_pb2.TaskLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_fleet_pb2.TaskLogsResponse], _abc.AsyncIterator[_fleet_pb2.TaskLogsResponse]]:
+        """Returns the recent lines and the progress of a task's newest attempt and, with `follow`, what comes of it and of later
+        attempts until the task has finished. Lines are kept by the agent, not by the coordinators' log: some may be missing,
+        and then the response says so.
+        """
 
     @_abc_1.abstractmethod
     def ListAgents(

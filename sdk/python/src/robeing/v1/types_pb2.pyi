@@ -115,7 +115,9 @@ class _FailureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureKi
     FAILURE_KIND_NOT_APPROVED: _FailureKind.ValueType  # 13
     """The ballot that should approve the task was rejected, or expired."""
     FAILURE_KIND_DISAGREEMENT: _FailureKind.ValueType  # 14
-    """The agents that ran the task did not agree on an output, or what is to be compared is not in an output."""
+    """The agents that ran the task did not agree on an output, what is to be compared is not in an output, or outputs could
+    not be compared.
+    """
 
 class FailureKind(_FailureKind, metaclass=_FailureKindEnumTypeWrapper): ...
 
@@ -148,7 +150,9 @@ FAILURE_KIND_DENIED: FailureKind.ValueType  # 12
 FAILURE_KIND_NOT_APPROVED: FailureKind.ValueType  # 13
 """The ballot that should approve the task was rejected, or expired."""
 FAILURE_KIND_DISAGREEMENT: FailureKind.ValueType  # 14
-"""The agents that ran the task did not agree on an output, or what is to be compared is not in an output."""
+"""The agents that ran the task did not agree on an output, what is to be compared is not in an output, or outputs could
+not be compared.
+"""
 Global___FailureKind: _TypeAlias = FailureKind  # noqa: Y015
 
 class _AttemptState:
@@ -185,6 +189,32 @@ ATTEMPT_STATE_HANDED_BACK: AttemptState.ValueType  # 7
 ATTEMPT_STATE_OUTVOTED: AttemptState.ValueType  # 8
 """It succeeded, but other agents agree on another output."""
 Global___AttemptState: _TypeAlias = AttemptState  # noqa: Y015
+
+class _LogStream:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LogStreamEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LogStream.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOG_STREAM_UNSPECIFIED: _LogStream.ValueType  # 0
+    LOG_STREAM_STDOUT: _LogStream.ValueType  # 1
+    """The stdout of a command, which is also the task's output."""
+    LOG_STREAM_STDERR: _LogStream.ValueType  # 2
+    """The stderr of a command."""
+    LOG_STREAM_WORKER: _LogStream.ValueType  # 3
+    """The agent's API for attached processes."""
+
+class LogStream(_LogStream, metaclass=_LogStreamEnumTypeWrapper):
+    """What an attempt writes a line to."""
+
+LOG_STREAM_UNSPECIFIED: LogStream.ValueType  # 0
+LOG_STREAM_STDOUT: LogStream.ValueType  # 1
+"""The stdout of a command, which is also the task's output."""
+LOG_STREAM_STDERR: LogStream.ValueType  # 2
+"""The stderr of a command."""
+LOG_STREAM_WORKER: LogStream.ValueType  # 3
+"""The agent's API for attached processes."""
+Global___LogStream: _TypeAlias = LogStream  # noqa: Y015
 
 class _AgentState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -450,6 +480,7 @@ class Verify(_message.Message):
     AGENTS_FIELD_NUMBER: _builtins.int
     AGREE_FIELD_NUMBER: _builtins.int
     POINTER_FIELD_NUMBER: _builtins.int
+    COMPARE_FIELD_NUMBER: _builtins.int
     agents: _builtins.int
     """2 to 8 different agents, at once or as they come free."""
     agree: _builtins.int
@@ -460,22 +491,68 @@ class Verify(_message.Message):
     output, whatever they are; empty: all of its JSON. Only what is compared is verified: the rest of the task's output is
     that of one agent.
     """
+    compare: _builtins.str
+    """The kind of the tasks that say whether two outputs are equal, for outputs that may differ in their bytes; empty: none.
+    At most 253 bytes, and not with `pointer`. Such a task goes to an agent that has the kind as a specialization and gave
+    neither of the outputs, and that does not run the verified task at all if such an agent is free. Its input is a line
+    with the lengths of the outputs in bytes, in decimal and separated by a space, and then the outputs; its output must be
+    "true" or "false", with white space around it or not. It has the priority, attempt timeout and retry policy of the task,
+    and its deadline. If it fails for good, so does the task. Outputs may have 524,272 bytes. Outputs with the same bytes
+    are equal without being compared; any other is compared with the first of those that are equal to each other, for
+    each of these until it is equal to one.
+    """
     def __init__(
         self,
         *,
         agents: _builtins.int = ...,
         agree: _builtins.int = ...,
         pointer: _builtins.str | None = ...,
+        compare: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_pointer", b"_pointer", "pointer", b"pointer"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pointer", b"_pointer", "agents", b"agents", "agree", b"agree", "pointer", b"pointer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pointer", b"_pointer", "agents", b"agents", "agree", b"agree", "compare", b"compare", "pointer", b"pointer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pointer: _TypeAlias = _typing.Literal["pointer"]  # noqa: Y015
     _WhichOneofArgType__pointer: _TypeAlias = _typing.Literal["_pointer", b"_pointer"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pointer) -> _WhichOneofReturnType__pointer | None: ...
 
 Global___Verify: _TypeAlias = Verify  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    """Two outputs of a task whose result is verified that a task of the kind `Verify.compare` compares."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ONE_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    EQUAL_FIELD_NUMBER: _builtins.int
+    one: _builtins.int
+    """The numbers of the attempts that gave them, the lower one first."""
+    other: _builtins.int
+    agent: _builtins.str
+    """Name of the agent that has compared them; empty if nobody has yet, or if there was no room to keep it."""
+    equal: _builtins.bool
+    """Whether they are equal. Unset: they are still being compared."""
+    def __init__(
+        self,
+        *,
+        one: _builtins.int = ...,
+        other: _builtins.int = ...,
+        agent: _builtins.str = ...,
+        equal: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_equal", b"_equal", "equal", b"equal"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_equal", b"_equal", "agent", b"agent", "equal", b"equal", "one", b"one", "other", b"other"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__equal: _TypeAlias = _typing.Literal["equal"]  # noqa: Y015
+    _WhichOneofArgType__equal: _TypeAlias = _typing.Literal["_equal", b"_equal"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__equal) -> _WhichOneofReturnType__equal | None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
 class RequiredApproval(_message.Message):
@@ -701,6 +778,67 @@ class Attempt(_message.Message):
 Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
+class LogLine(_message.Message):
+    """A line that an attempt has written."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    stream: Global___LogStream.ValueType
+    text: _builtins.str
+    """Without its end, and with invalid UTF-8 replaced; at most 4 KiB."""
+    cut: _builtins.bool
+    """The line was longer, and only its beginning is kept."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was written, by the clock of the agent's machine."""
+
+    def __init__(
+        self,
+        *,
+        stream: Global___LogStream.ValueType = ...,
+        text: _builtins.str = ...,
+        cut: _builtins.bool = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "stream", b"stream", "text", b"text", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogLine: _TypeAlias = LogLine  # noqa: Y015
+
+@_typing.final
+class AttemptProgress(_message.Message):
+    """How far an attempt is, as what runs it says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRACTION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    fraction: _builtins.float
+    """0 to 1."""
+    text: _builtins.str
+    """At most 256 bytes."""
+    def __init__(
+        self,
+        *,
+        fraction: _builtins.float = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptProgress: _TypeAlias = AttemptProgress  # noqa: Y015
+
+@_typing.final
 class Task(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -729,6 +867,7 @@ class Task(_message.Message):
     ATTEMPTS_USED_FIELD_NUMBER: _builtins.int
     APPROVAL_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
+    COMPARISONS_FIELD_NUMBER: _builtins.int
     TEAM_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
@@ -791,6 +930,10 @@ class Task(_message.Message):
         """
 
     @_builtins.property
+    def comparisons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Comparison]:
+        """Which outputs were compared by a task of the kind `verify.compare`, in that order. Present with the attempts."""
+
+    @_builtins.property
     def resources(self) -> _resources_pb2.ResourceAmounts:
         """What the task needs of the agent that runs it; unset: no resources. While an attempt runs, the task holds an allocation
         of this.
@@ -824,13 +967,14 @@ class Task(_message.Message):
         attempts_used: _builtins.int = ...,
         approval: Global___TaskApproval | None = ...,
         verify: Global___Verify | None = ...,
+        comparisons: _abc.Iterable[Global___Comparison] | None = ...,
         team: _builtins.str = ...,
         resources: _resources_pb2.ResourceAmounts | None = ...,
         queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "deadline", b"deadline", "expires_at", b"expires_at", "failure", b"failure", "finished_at", b"finished_at", "not_before", b"not_before", "resources", b"resources", "submitted_at", b"submitted_at", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempt", b"attempt", "attempts", b"attempts", "attempts_used", b"attempts_used", "cancel_reason", b"cancel_reason", "deadline", b"deadline", "expires_at", b"expires_at", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "idempotency_key", b"idempotency_key", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "not_before", b"not_before", "output", b"output", "priority", b"priority", "queue", b"queue", "required_role", b"required_role", "required_specialization", b"required_specialization", "resources", b"resources", "revision", b"revision", "state", b"state", "submitted_at", b"submitted_at", "submitter", b"submitter", "team", b"team", "verify", b"verify", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempt", b"attempt", "attempts", b"attempts", "attempts_used", b"attempts_used", "cancel_reason", b"cancel_reason", "comparisons", b"comparisons", "deadline", b"deadline", "expires_at", b"expires_at", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "idempotency_key", b"idempotency_key", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "not_before", b"not_before", "output", b"output", "priority", b"priority", "queue", b"queue", "required_role", b"required_role", "required_specialization", b"required_specialization", "resources", b"resources", "revision", b"revision", "state", b"state", "submitted_at", b"submitted_at", "submitter", b"submitter", "team", b"team", "verify", b"verify", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,8 +5,10 @@ The API of an agent with the executor `worker`, on its loopback address: process
 This file imports no other; clients can be generated from it in any language.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -71,6 +73,8 @@ class FromProcess(_message.Message):
     HEALTH_FIELD_NUMBER: _builtins.int
     MESSAGE_OUTCOME_FIELD_NUMBER: _builtins.int
     SEND_MESSAGE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -87,6 +91,14 @@ class FromProcess(_message.Message):
     def send_message(self) -> Global___SendMessage:
         """Sends a message to another agent."""
 
+    @_builtins.property
+    def progress(self) -> Global___TaskProgress:
+        """Tells how far a task is."""
+
+    @_builtins.property
+    def log(self) -> Global___TaskLog:
+        """Writes lines to the log of a task."""
+
     def __init__(
         self,
         *,
@@ -95,12 +107,14 @@ class FromProcess(_message.Message):
         health: Global___Health | None = ...,
         message_outcome: Global___MessageOutcome | None = ...,
         send_message: Global___SendMessage | None = ...,
+        progress: Global___TaskProgress | None = ...,
+        log: Global___TaskLog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "hello", b"hello", "message", b"message", "message_outcome", b"message_outcome", "result", b"result", "send_message", b"send_message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "hello", b"hello", "log", b"log", "message", b"message", "message_outcome", b"message_outcome", "progress", b"progress", "result", b"result", "send_message", b"send_message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "hello", b"hello", "message", b"message", "message_outcome", b"message_outcome", "result", b"result", "send_message", b"send_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "hello", b"hello", "log", b"log", "message", b"message", "message_outcome", b"message_outcome", "progress", b"progress", "result", b"result", "send_message", b"send_message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "result", "health", "message_outcome", "send_message"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "result", "health", "message_outcome", "send_message", "progress", "log"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -251,6 +265,92 @@ class Stopped(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Stopped: _TypeAlias = Stopped  # noqa: Y015
+
+@_typing.final
+class Progress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRACTION_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    fraction: _builtins.float
+    """0 to 1; what is outside is moved to the nearer end."""
+    text: _builtins.str
+    """A human-readable text; at most 256 bytes are kept."""
+    def __init__(
+        self,
+        *,
+        fraction: _builtins.float = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fraction", b"fraction", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class TaskProgress(_message.Message):
+    """How far a task is. It is ignored if the process does not run the task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    attempt: _builtins.int
+    """The `attempt` of the Task."""
+    @_builtins.property
+    def progress(self) -> Global___Progress: ...
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        progress: Global___Progress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "progress", b"progress", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskProgress: _TypeAlias = TaskProgress  # noqa: Y015
+
+@_typing.final
+class TaskLog(_message.Message):
+    """Lines for those who follow a task. They are ignored if the process does not run the task. The agent keeps the newest
+    1,000 lines, or 64 KiB, of a task.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    attempt: _builtins.int
+    """The `attempt` of the Task."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lines without their ends; at most 4 KiB of each are kept."""
+
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        lines: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "lines", b"lines", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskLog: _TypeAlias = TaskLog  # noqa: Y015
 
 @_typing.final
 class ToProcess(_message.Message):
