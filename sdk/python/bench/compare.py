@@ -113,7 +113,7 @@ async def with_dev(programs: Path, options: argparse.Namespace) -> list[dict[str
             MANIFEST.format(coordinators=options.coordinators, agents=options.processes, slots=options.slots)
         )
         log = (Path(folder) / "dev.log").open("w+")
-        command = [str(programs / "robeing"), "dev", "--file", str(manifest), "--name", "bench"]
+        command = [str(programs / "robeing"), "dev", "-f", str(manifest), "--name", "bench"]
         # Started before anything else runs in the event loop.
         dev = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)  # noqa: ASYNC220
         try:

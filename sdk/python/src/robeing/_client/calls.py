@@ -161,7 +161,9 @@ class Tries:
             FleetError: the failure, if another attempt would not help, or there is no time for one.
         """
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            raise NoFleetError(f"the server at {target.name} is not a Robeing coordinator ({error.details()})")
+            raise NoFleetError(
+                f"the server at {target.name} is not a Robeing coordinator, or of an older version ({error.details()})"
+            )
         if error.code() not in _MAY_PASS and not is_local(error):
             raise refused(error)
         distrust = await self._distrust(target, error)
