@@ -25,7 +25,9 @@ WITHIN = 120.0
 def program() -> Path | None:
     """Returns the program `robeing`: that of ROBEING_BIN, or that of a build of this repository."""
     said = os.environ.get("ROBEING_BIN")
-    found = Path(said) if said else REPOSITORY / "target" / "debug" / "robeing"
+    if said:
+        return Path(said)
+    found = REPOSITORY / "target" / "debug" / "robeing"
     return found if found.exists() else None
 
 
