@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,40 +12,16 @@ from robeing import Fleet, NoFleetError, UntrustedError, _dev
 from robeing._client.address import parse
 from robeing._client.credentials import Files
 from robeing._client.find import Place, find
-from robeing._worker import addresses
+from robeing._worker.addresses import Agents
 from robeing.errors import NotStartedError
 from tests.fakes.fleet import Coordinator, State, fleet_of
+from tests.fakes.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import Authority
-
-
-class Registry:
-    """The registry of fleets of `robeing dev`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / "robeing"
-        self.folder.mkdir(mode=0o700)
-        self.folder.chmod(0o700)
-        self._locked: list[Any] = []
-
-    def add(self, name: str, *endpoints: str, started: int = 1, runs: bool = True, **fields: object) -> None:
-        """Adds a fleet."""
-        entry = {"name": name, "pid": 7, "startedUnixMs": started, "endpoints": endpoints, "data": "/data", **fields}
-        path = self.folder / f"{name}-{started}.json"
-        path.write_text(json.dumps(entry))
-        if runs:
-            file = path.open("rb")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            self._locked.append(file)
-
-    def close(self) -> None:
-        """Ends all fleets."""
-        for file in self._locked:
-            file.close()
 
 
 @pytest.fixture
@@ -166,22 +140,24 @@ def test_endpoints_are_read_as_the_command_line_does() -> None:
 def test_agents_are_found_where_the_program_or_the_environment_says_or_dev_runs(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert addresses.chosen([], None) is None
-    assert addresses.found(None) == ["127.0.0.1:8081"]
-    assert addresses.found("one") == [], "a fleet that is named is waited for"
-    registry.add(
-        "one", attachable=[{"agent": "own-0", "address": "127.0.0.1:5"}, {"agent": "own-1", "address": "127.0.0.1:6"}]
-    )
+    assert Agents().chosen() is None
+    assert Agents().found() == ["127.0.0.1:8081"]
+    assert Agents(fleet="one").found() == [], "a fleet that is named is waited for"
+    attachable = {"own-0": "127.0.0.1:5", "own-1": "127.0.0.1:6", "other-0": "127.0.0.1:7"}
+    registry.add("one", attachable=[{"agent": agent, "address": address} for agent, address in attachable.items()])
     registry.add("newer", started=2)
-    assert addresses.found(None) == ["127.0.0.1:5", "127.0.0.1:6"], "one without such agents is passed over"
-    assert addresses.found("one") == ["127.0.0.1:5", "127.0.0.1:6"]
+    assert Agents().found() == list(attachable.values()), "a fleet without such agents is passed over"
+    assert Agents(fleet="one", pool="own").found() == ["127.0.0.1:5", "127.0.0.1:6"]
+    assert Agents(pool="other").found() == ["127.0.0.1:7"]
+    assert Agents(pool="none").found() == []
     monkeypatch.setenv("ROBEING_WORKER_ADDRESS", "127.0.0.1:1, [::1]:2,")
-    assert addresses.chosen([], None) == ["127.0.0.1:1", "[::1]:2"]
-    assert addresses.chosen(["a:3"], None) == ["a:3"]
-    assert addresses.chosen([], "one") is None
+    assert Agents().chosen() == ["127.0.0.1:1", "[::1]:2"]
+    assert Agents(("a:3",)).chosen() == ["a:3"]
+    assert Agents(fleet="one").chosen() is None
+    assert Agents(pool="own").chosen() is None
     for wrong in ("a", "a:", ":1", "a:0", "a:65536", "a:b"):
         with pytest.raises(NotStartedError, match="no address of an agent"):
-            addresses.chosen([wrong], None)
+            Agents((wrong,)).chosen()
 
 
 async def test_a_client_and_a_coordinator_prove_who_they_are(authority: Authority, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tests.fakes.agent import FakeAgent
+from tests.fakes.registry import Registry
 from tests.fakes.waiting import SOON, until
 
 if TYPE_CHECKING:
@@ -150,3 +151,23 @@ async def test_an_app_that_can_not_run_says_why(tmp_path: Path) -> None:
                 stderr = await asyncio.wait_for(process.stderr.read(), SOON)
                 assert said in stderr.decode()
                 assert await ended(process) == 1
+
+
+async def test_a_program_attaches_to_the_agents_of_a_fleet_that_is_started_later(tmp_path: Path) -> None:
+    text = FIVE_LINES.replace("app.run()", 'app.run(pool="own")')
+    registry = Registry(tmp_path)
+    try:
+        async with FakeAgent() as one, FakeAgent() as other, program(tmp_path, text, one) as process:
+            attachable = [{"agent": "own-0", "address": one.address}, {"agent": "other-0", "address": other.address}]
+            registry.add("dev", attachable=attachable)
+            attached = await one.attached()
+            assert (await attached.run("sum", b"[1]")).output == b"1"
+            registry.close()
+            newer = [{"agent": "own-0", "address": other.address}]
+            registry.add("dev", started=2, attachable=newer)
+            await other.attached()
+            assert attached.is_attached, "it stays as long as the agent is there"
+            process.send_signal(signal.SIGINT)
+            assert await ended(process) == 0
+    finally:
+        registry.close()

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from robeing._worker import workers
+from robeing._worker.addresses import Agents
 from robeing._worker.definition import ATTRIBUTE, Definition, Where
 from robeing._worker.reports import pass_on_logs
 from robeing._worker.runner import Runner
@@ -102,12 +103,20 @@ class App:
         """The kinds of tasks that have a handler."""
         return sorted(self._definitions)
 
-    def run(self, *addresses: str, processes: int = 1, drain: float = 20.0, fleet: str | None = None) -> None:
+    def run(
+        self,
+        *addresses: str,
+        fleet: str | None = None,
+        pool: str | None = None,
+        processes: int = 1,
+        drain: float = 20.0,
+    ) -> None:
         """Runs tasks until the process gets SIGTERM or SIGINT.
 
         It attaches to the agents at `addresses`, or else to those in the environment variable ROBEING_WORKER_ADDRESS
-        (separated by commas), or else to those of the newest fleet of `robeing dev`, or of the one that is called
-        `fleet`, or else to 127.0.0.1:8081. If the agent is not there, it waits for it.
+        (separated by commas), or else to those of the newest fleet of `robeing dev`, or else to 127.0.0.1:8081. With
+        `fleet` and `pool`, it attaches to the agents of the fleet of `robeing dev` that is called so, or of a pool of
+        it. If an agent is not there, it waits for it.
 
         The first signal lets tasks that run end within `drain` seconds; the second one ends them.
 
@@ -125,15 +134,15 @@ class App:
         pass_on_logs()
         if processes > 1 and workers.watcher() is None:
             sys.exit(workers.supervise(processes, drain))
-        asyncio.run(self._run(addresses, drain, fleet))
+        asyncio.run(self._run(Agents(addresses, fleet, pool), drain))
         stuck = self._runner.threads.running
         if stuck:
             log.warning("ending, though %d functions in threads go on", stuck)
             logging.shutdown()
             os._exit(1)
 
-    async def _run(self, addresses: tuple[str, ...], drain: float, fleet: str | None) -> None:
-        server = self._server(addresses, fleet)
+    async def _run(self, agents: Agents, drain: float) -> None:
+        server = self._server(agents)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
@@ -143,9 +152,11 @@ class App:
         finally:
             watching.cancel()
 
-    async def serve(self, *addresses: str, drain: float = 0.0, fleet: str | None = None) -> None:
+    async def serve(
+        self, *addresses: str, fleet: str | None = None, pool: str | None = None, drain: float = 0.0
+    ) -> None:
         """Runs tasks until this is cancelled, as `run` does, in a program that has its own event loop and signals."""
-        server = self._server(addresses, fleet)
+        server = self._server(Agents(addresses, fleet, pool))
         serving = asyncio.ensure_future(self._serve(server, drain))
         try:
             await asyncio.shield(serving)
@@ -154,11 +165,11 @@ class App:
             await serving
             raise
 
-    def _server(self, addresses: tuple[str, ...], fleet: str | None) -> Server:
+    def _server(self, agents: Agents) -> Server:
         if not self._definitions:
             raise NotStartedError("the app has no handlers; decorate one with @app.task(kind)")
         self._runner = Runner(self._definitions, self._health)
-        return Server(self._runner, addresses, fleet, self._client)
+        return Server(self._runner, agents, self._client)
 
     async def _serve(self, server: Server, drain: float) -> None:
         try:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from grpc import aio
 
-from robeing._worker import addresses
 from robeing._worker.session import Session, said
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    from robeing._worker.addresses import Agents
     from robeing._worker.runner import Runner
     from robeing.fleet import Fleet
 
@@ -35,21 +35,15 @@ FINISH_WITHIN = 1.0
 class Server:
     """Attaches to agents, and runs what they give."""
 
-    def __init__(
-        self,
-        runner: Runner,
-        given: Sequence[str] = (),
-        fleet_name: str | None = None,
-        fleet: Callable[[], Fleet] | None = None,
-    ) -> None:
-        """Prepares sessions with the agents at these addresses, or else with those of a fleet of `robeing dev`.
+    def __init__(self, runner: Runner, agents: Agents, fleet: Callable[[], Fleet] | None = None) -> None:
+        """Prepares sessions with these agents.
 
         Raises:
             NotStartedError: an address is wrong.
         """
         self._runner = runner
-        self._chosen = addresses.chosen(given, fleet_name)
-        self._fleet_name = fleet_name
+        self._agents = agents
+        self._chosen = agents.chosen()
         self._fleet = fleet
         self._name = f"{Path(sys.argv[0]).stem or 'python'}-{os.getpid()}"
         self._kept: dict[str, asyncio.Task[None]] = {}
@@ -94,7 +88,7 @@ class Server:
         while True:
             there = self._chosen
             if there is None:
-                there = await asyncio.to_thread(addresses.found, self._fleet_name)
+                there = await asyncio.to_thread(self._agents.found)
             for address in there:
                 if address not in self._kept:
                     self._kept[address] = asyncio.create_task(self._keep(address))
@@ -125,7 +119,7 @@ class Server:
             if why != told:
                 log.warning("not attached to %s: %s; trying again", address, why)
                 told = why
-            if not self._chosen and address not in await asyncio.to_thread(addresses.found, self._fleet_name):
+            if not self._chosen and address not in await asyncio.to_thread(self._agents.found):
                 return
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(2 * pause, LONGEST_PAUSE)
