@@ -258,6 +258,22 @@ async def test_gathered_outputs_are_in_order_and_a_failure_cancels_the_others() 
         with pytest.raises(TaskFailedError, match="bad luck"):
             await fleet.gather("echo", range(10))
         assert len(coordinator.state.cancelled) == 9
+        # What was not submitted by then is not submitted afterwards either.
+        taken = 0
+
+        async def slowly() -> AsyncIterator[int]:
+            nonlocal taken
+            for number in range(7, 1_000):
+                await asyncio.sleep(0)
+                taken = number
+                yield number
+
+        with pytest.raises(TaskFailedError, match="bad luck"):
+            await fleet.gather("echo", slowly())
+        before, submitted = taken, len(coordinator.state.tasks)
+        await fleet.status()
+        assert (taken, len(coordinator.state.tasks)) == (before, submitted)
+        assert len(coordinator.state.cancelled) == submitted - 100 - 2
 
 
 async def test_a_stream_that_breaks_is_resumed_and_no_task_is_accepted_twice() -> None:

@@ -94,11 +94,12 @@ class TaskHandle(Generic[R]):
         """Yields how far the task is, as its attempts say, until it has finished."""
         opened = await self._fleet._connection.open()
         request = fleet_pb2.WatchTasksRequest(ids=[self.id], include_progress=True)
-        async for change in watching.changes(opened.calls, request):
-            for said in change.progress:
-                yield said.progress
-            if self.id in change.gone_ids or any(map(watching.is_finished, change.tasks)):
-                return
+        async with contextlib.aclosing(watching.changes(opened.calls, request)) as changes:
+            async for change in changes:
+                for said in change.progress:
+                    yield said.progress
+                if self.id in change.gone_ids or any(map(watching.is_finished, change.tasks)):
+                    return
 
     async def cancel(self, reason: str = "", *, wait: Seconds | None = None) -> fleet_pb2.CancelResult:
         """Cancels the task, as `Fleet.cancel` does."""
@@ -291,8 +292,9 @@ class Fleet:
         form = Form(task, options, is_many=True)
         opened = await self._connection.open()
         results: Results[Any] = Results(opened, specs(form, inputs), form.decode, form.room_for(ROOM_FOR_MANY))
-        async for result in results:
-            yield result
+        async with contextlib.aclosing(results.each()) as coming:
+            async for result in coming:
+                yield result
 
     @overload
     async def gather(
@@ -387,9 +389,10 @@ class Fleet:
             include_output=include_output,
             from_revision=from_revision,
         )
-        async for change in watching.changes(opened.calls, request):
-            for task in change.tasks:
-                yield task
+        async with contextlib.aclosing(watching.changes(opened.calls, request)) as changes:
+            async for change in changes:
+                for task in change.tasks:
+                    yield task
 
     async def logs(
         self, task_id: str, *, follow: bool = False, attempt: int = 0
@@ -401,8 +404,9 @@ class Fleet:
         """
         opened = await self._connection.open()
         request = fleet_pb2.TaskLogsRequest(id=task_id, follow=follow, attempt=attempt)
-        async for said in following.logs(opened.calls, request):
-            yield said
+        async with contextlib.aclosing(following.logs(opened.calls, request)) as coming:
+            async for said in coming:
+                yield said
 
     async def agents(self, *, include_lost: bool = False) -> list[types_pb2.Agent]:
         """Returns the agents of the fleet, in the order of their names."""
@@ -429,13 +433,14 @@ class Fleet:
     async def _until_finished(self, task_id: str) -> AsyncIterator[types_pb2.Task]:
         opened = await self._connection.open()
         request = fleet_pb2.WatchTasksRequest(ids=[task_id], include_output=True)
-        async for change in watching.changes(opened.calls, request):
-            for task in change.tasks:
-                yield task
-                if watching.is_finished(task):
-                    return
-            if task_id in change.gone_ids:
-                raise TaskExpiredError(task_id)
+        async with contextlib.aclosing(watching.changes(opened.calls, request)) as changes:
+            async for change in changes:
+                for task in change.tasks:
+                    yield task
+                    if watching.is_finished(task):
+                        return
+                if task_id in change.gone_ids:
+                    raise TaskExpiredError(task_id)
 
     async def _gather(self, form: Form, inputs: Inputs, part: Part | None) -> list[Any]:
         outputs: dict[int, Any] = {}
@@ -465,11 +470,13 @@ class Fleet:
         opened = await self._connection.open()
         results: Results[Any] = Results(opened, tasks, form.decode, form.room_for(ROOM_FOR_MANY))
         try:
-            async for result in results:
-                take(result)
+            # Closed before the others are cancelled, so that no more are submitted.
+            async with contextlib.aclosing(results.each()) as coming:
+                async for result in coming:
+                    take(result)
         except RobeingError:
             with contextlib.suppress(FleetError):
-                await self.cancel(*results.unfinished, reason="another one of the same tasks failed")
+                await self.cancel(*await results.unfinished(), reason="another one of the same tasks failed")
             raise
 
 

@@ -267,6 +267,10 @@ class Coordinator(FleetServicer):
         if request.HasField("wait"):
             await asyncio.sleep(request.wait.ToTimedelta().total_seconds())
         for task_id in request.ids:
+            if task_id not in self.state.tasks:
+                refusal = api.Refusal(code="NOT_FOUND", message="there is no such task")
+                results.append(api.CancelResult(task_id=task_id, refusal=refusal))
+                continue
             if not self._is_finished(task_id):
                 self.state.cancelled.append(task_id)
                 await self.state.finish(task_id, types.TASK_STATE_CANCELLED, cancel_reason=request.reason)

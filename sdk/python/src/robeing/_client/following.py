@@ -12,7 +12,7 @@ from robeing._client.watching import HEALTHY_AFTER, broken
 from robeing.v1 import fleet_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from robeing._client.calls import Calls
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_POSITIONS = 16
 
 
-async def logs(calls: Calls, request: fleet_pb2.TaskLogsRequest) -> AsyncIterator[fleet_pb2.TaskLogsResponse]:
+async def logs(calls: Calls, request: fleet_pb2.TaskLogsRequest) -> AsyncGenerator[fleet_pb2.TaskLogsResponse, None]:
     """Yields what the attempts of a task say, until the task has finished, or else what is kept now.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -87,10 +87,18 @@ class Results(Generic[R]):
         self._submitted = 0
         self._lost: FleetError | None = None
         self._taken = 0
-        self.unfinished: set[str] = set()
-        """The ids of tasks whose results did not come yet."""
+        self._unfinished: dict[int, Submission] = {}
 
-    async def __aiter__(self) -> AsyncIterator[Result[R]]:
+    async def unfinished(self) -> list[str]:
+        """Returns the ids of the accepted tasks whose results did not come yet."""
+        submissions = list(self._unfinished.values())
+        # Those that are on their way can't be cancelled before they are accepted.
+        unanswered = [submission.accepted for submission in submissions if not submission.accepted.done()]
+        if unanswered:
+            await asyncio.wait(unanswered)
+        return [one.task_id for one in submissions if isinstance(_outcome(one.accepted), fleet_pb2.SubmitResult)]
+
+    async def each(self) -> AsyncGenerator[Result[R], None]:
         """Submits the tasks, and yields their results."""
         submitting = asyncio.get_running_loop().create_task(self._submit())
         submitting.add_done_callback(lambda _: self._news.set())
@@ -118,12 +126,12 @@ class Results(Generic[R]):
                 raise self._lost
             submission = await self._opened.submissions.submit(spec, wait=True, room_for=self._room_for)
             index, self._submitted = self._submitted, self._submitted + 1
-            self.unfinished.add(submission.task_id)
+            self._unfinished[index] = submission
             if submission.finished is not None:
                 submission.finished.add_done_callback(partial(self._finished, index, submission))
 
     def _finished(self, index: int, submission: Submission, _: asyncio.Future[types_pb2.Task]) -> None:
-        self.unfinished.discard(submission.spec.id)
+        self._unfinished.pop(index, None)
         self._lost = self._lost or submission.lost
         accepted = _outcome(submission.accepted)
         finished = _outcome(submission.finished)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from robeing.errors import FleetError, TaskExpiredError
 from robeing.v1 import fleet_pb2, types_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from robeing._client.calls import Calls
 
@@ -45,7 +46,9 @@ def broken(why: str) -> aio.AioRpcError:
     return aio.AioRpcError(StatusCode.UNAVAILABLE, aio.Metadata(), aio.Metadata(), details=why)
 
 
-async def changes(calls: Calls, request: fleet_pb2.WatchTasksRequest) -> AsyncIterator[fleet_pb2.WatchTasksResponse]:
+async def changes(
+    calls: Calls, request: fleet_pb2.WatchTasksRequest
+) -> AsyncGenerator[fleet_pb2.WatchTasksResponse, None]:
     """Yields the changes of tasks, without an end, at another coordinator if one is gone.
 
     Raises:
@@ -123,17 +126,21 @@ class Awaited:
         try:
             async with self._room:
                 request = fleet_pb2.WatchTasksRequest(ids=sorted(watch.left), include_output=True)
-                async for change in changes(self._calls, request):
-                    for task in change.tasks:
-                        if is_finished(task):
-                            self._tell(watch, task.id, task)
-                    for task_id in change.gone_ids:
-                        self._tell(watch, task_id, TaskExpiredError(task_id))
-                    if not watch.left:
-                        return
+                async with contextlib.aclosing(changes(self._calls, request)) as coming:
+                    async for change in coming:
+                        self._take(watch, change)
+                        if not watch.left:
+                            return
         except FleetError as error:
             for task_id in list(watch.left):
                 self._tell(watch, task_id, error)
+
+    def _take(self, watch: _Watch, change: fleet_pb2.WatchTasksResponse) -> None:
+        for task in change.tasks:
+            if is_finished(task):
+                self._tell(watch, task.id, task)
+        for task_id in change.gone_ids:
+            self._tell(watch, task_id, TaskExpiredError(task_id))
 
     def _tell(self, watch: _Watch, task_id: str, outcome: types_pb2.Task | FleetError) -> None:
         watch.left.discard(task_id)

@@ -112,8 +112,13 @@ class Server:
                 why = "the agent ended the session"
             except aio.AioRpcError as error:
                 why = "the agent is gone" if session.was_welcome else said(error)
+            except Exception:
+                log.exception("the session with %s failed", address)
+                why = "the session failed"
             finally:
                 self._open.discard(session)
+            if self._stopping.is_set():
+                return
             if session.was_welcome:
                 pause, told = FIRST_PAUSE, None
             if why != told:

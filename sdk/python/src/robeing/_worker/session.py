@@ -94,6 +94,8 @@ class Session:
         self._unsent: deque[wire.FromProcess] = deque()
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
+        self._stream: _Stream | None = None
+        self._has_ended = asyncio.Event()
         self._checks: set[asyncio.Task[None]] = set()
         self._max_output = 0
         # Whether the agent has accepted this process.
@@ -107,17 +109,23 @@ class Session:
         """
         async with aio.insecure_channel(self._address, options=_OPTIONS) as channel:
             stream: _Stream = WorkerStub(channel).Attach()
+            self._stream = stream
             writing = self._loop.create_task(self._write(stream))
             try:
                 await self._read(stream)
             finally:
+                self._has_ended.set()
                 writing.cancel()
                 await self._stop_all()
                 stream.cancel()
 
     async def finish(self) -> None:
-        """Waits until all results were sent."""
+        """Ends the stream once all results were sent, and waits until the agent has ended it, too."""
         await self._sent.wait()
+        if self._stream is not None:
+            with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
+                await self._stream.done_writing()
+            await self._has_ended.wait()
 
     async def _write(self, stream: _Stream) -> None:
         unsent = self._unsent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ class Threads:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="robeing")
         self._running = 0
+        self._counting = threading.Lock()
         self._waiting: set[asyncio.Future[Outcome]] = set()
 
     @property
@@ -52,8 +54,10 @@ class Threads:
             waiting.cancel()
 
     def _counted(self, definition: Definition, context: Context, data: bytes) -> Outcome:
-        self._running += 1
+        with self._counting:
+            self._running += 1
         try:
             return definition.run_blocking(context, data)
         finally:
-            self._running -= 1
+            with self._counting:
+                self._running -= 1
