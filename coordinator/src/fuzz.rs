@@ -189,7 +189,7 @@ pub fn session(bytes: &[u8]) {
         agent_message::Message::AttemptLog(log) => {
             let Ok(task) = convert::task_id(&log.task_id) else { return };
             let (logs, key) = (KeptLogs::default(), (task, log.attempt));
-            assert!(logs.follow(key, AgentId(1), Instant::now()).is_some(), "nobody else follows anything");
+            assert!(logs.begin(key, AgentId(1), Instant::now(), |_| true).is_some(), "nobody else follows anything");
             logs.received(AgentId(1), log);
             let kept = logs.read(key, 0, 0, usize::MAX);
             assert!(kept.lines.len() <= MAX_LINES && kept.lines.iter().all(|line| line.text.len() <= MAX_LINE_BYTES));

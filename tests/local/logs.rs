@@ -40,10 +40,12 @@ async fn a_task_is_followed_at_every_coordinator() {
     }
     let coordinators = fleet.coordinators();
     let [first, second, third] = &coordinators[..] else { panic!("three coordinators") };
+    let (follow, watch) = (["logs", "-f", &id], ["task", &id, "--watch"]);
+    let follow_documents = ["logs", "-f", &id, "-o", "json"];
     let (followed, watched, documents, ()) = tokio::join!(
-        robeing(&terminal, &fleet, first, &["logs", "-f", &id]),
-        robeing(&terminal, &fleet, second, &["task", &id, "--watch"]),
-        robeing(&terminal, &fleet, third, &["logs", "-f", &id, "-o", "json"]),
+        robeing(&terminal, &fleet, first, &follow),
+        robeing(&terminal, &fleet, second, &watch),
+        robeing(&terminal, &fleet, third, &follow_documents),
         async {
             // They are told what came before and after they began, in any order.
             tokio::task::yield_now().await;

@@ -33,7 +33,7 @@
 //!    the executor. When the leader counts the agent as unhealthy, all running attempts are stopped before they are
 //!    handed back. An agent whose executor has failed stops everything before it reports the failure, and exits.
 //! 10. **Who follows an attempt holds up nothing.** Lines and progress are sent only of attempts that the leader follows,
-//!    within a rate, and after everything else (see [`logs`]).
+//!     within a rate, and after everything else (see [`logs`]).
 
 mod deps;
 mod drain;

@@ -39,6 +39,9 @@ const LOOK_APART: Duration = Duration::from_millis(5);
 /// The names of the agents on which tasks still run, by task; none of a task of which nothing runs.
 type Running = BTreeMap<TaskId, BTreeSet<Arc<str>>>;
 
+/// The parts that tasks have been seen to have: one whose results are not kept is forgotten before its parts have stopped.
+type Parts = BTreeMap<TaskId, BTreeSet<TaskId>>;
+
 /// Cancels tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Cancels {
@@ -87,6 +90,11 @@ impl Cancels {
     pub async fn cancel(&self, request: v1::CancelTasksRequest) -> Result<v1::CancelTasksResponse, Status> {
         let (tasks, wait) = check(&request)?;
         let _room = wait.map(|_| self.room.try_acquire().map_err(|_| too_many_wait())).transpose()?;
+        let mut parts = Parts::new();
+        if wait.is_some() {
+            self.state.ready_to_read(v1::Consistency::Linearizable.into()).await?;
+            self.running(&tasks, &mut parts).await;
+        }
         // One command per task, however often it is named.
         let mut replies: BTreeMap<TaskId, Option<Reply>> = tasks.iter().map(|task| (*task, None)).collect();
         let cancel = |task: &TaskId| Command::Task(TaskCommand::Cancel { task: *task, reason: request.reason.clone() });
@@ -98,7 +106,7 @@ impl Cancels {
         if let Some(wait) = wait {
             let accepted = tasks.iter().zip(&results).filter(|(_, result)| result.refusal.is_none());
             let accepted = accepted.map(|(task, _)| *task).collect();
-            let running = self.until_stopped(accepted, wait).await?;
+            let running = self.until_stopped(accepted, parts, wait).await?;
             for (task, result) in tasks.iter().zip(&mut results) {
                 let agents = running.get(task);
                 result.stopped = result.refusal.is_none() && agents.is_none();
@@ -109,7 +117,12 @@ impl Cancels {
     }
 
     /// Waits until nothing of these tasks runs any more, or for so long. Returns what runs then.
-    async fn until_stopped(&self, tasks: BTreeSet<TaskId>, within: Duration) -> Result<Running, Status> {
+    async fn until_stopped(
+        &self,
+        tasks: BTreeSet<TaskId>,
+        mut parts: Parts,
+        within: Duration,
+    ) -> Result<Running, Status> {
         let until = Instant::now() + within;
         // The commands may be applied at the leader alone so far.
         self.state.ready_to_read(v1::Consistency::Linearizable.into()).await?;
@@ -118,7 +131,7 @@ impl Cancels {
         loop {
             revisions.mark_unchanged();
             let looked = Instant::now();
-            let running = self.running(&left).await;
+            let running = self.running(&left, &mut parts).await;
             if running.is_empty() || looked >= until {
                 return Ok(running);
             }
@@ -136,12 +149,19 @@ impl Cancels {
         }
     }
 
-    /// Returns what runs of these tasks now.
-    async fn running(&self, tasks: &[TaskId]) -> Running {
+    /// Returns what runs of these tasks now, and of the parts that they have, or had before. Adds to these.
+    async fn running(&self, tasks: &[TaskId], parts: &mut Parts) -> Running {
         let mut running = Running::new();
         for tasks in tasks.chunks(MAX_LOOKED_AT) {
             self.state.look(|fleet| {
-                let remains = tasks.iter().map(|task| (*task, fleet.remains_of(*task)));
+                let mut remains = |task: TaskId| {
+                    let has = fleet.parts_of(task);
+                    if !has.is_empty() {
+                        parts.entry(task).or_default().extend(has);
+                    }
+                    fleet.remains_with(task, parts.get(&task).into_iter().flatten().copied())
+                };
+                let remains = tasks.iter().map(|task| (*task, remains(*task)));
                 running.extend(remains.filter(|(_, of)| !of.is_nothing()).map(|(task, of)| (task, of.agents)));
             });
             tokio::task::yield_now().await;

@@ -71,6 +71,7 @@ impl FleetService {
     /// Returns what a task waits for, as text.
     async fn waiting_for(&self, task: &Task) -> Option<String> {
         let mut waiting = Waiting::of(task)?;
+        self.state.look(|fleet| waiting.note_offers(fleet));
         let mut after = None;
         while waiting.needs_agents()
             && let Some(slice) = self.state.agents_after(after).await

@@ -292,10 +292,9 @@ impl Session {
 
     /// Asks for the lines of attempts that are followed, of which the agent sends nothing over a new connection.
     fn follow_again(&self) {
-        let orders = self.service.observer.logs.orders_for(self.agent);
-        if !orders.is_empty() {
+        self.service.observer.logs.resume(self.agent, |orders| {
             self.link.put(|outbox| outbox.follows.extend(orders));
-        }
+        });
     }
 
     /// Handles a message. Returns whether to continue.

@@ -42,9 +42,9 @@ struct Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        if let Some(stop) = self.observer.logs.unfollow(self.key, Instant::now()) {
+        self.observer.logs.end(self.key, Instant::now(), |stop| {
             self.observer.sessions.follow(self.agent, self.key, stop);
-        }
+        });
     }
 }
 
@@ -114,10 +114,10 @@ impl LeaderLogs {
         let unknown = || Status::not_found("the coordinators do not know this attempt, or its agent, any more");
         let (agent, name) = self.state.look(|fleet| holder(fleet, key)).ok_or_else(unknown)?;
         let full = || Status::resource_exhausted("too many attempts are followed now; try again later");
-        let (news, order) = self.observer.logs.follow(key, agent, Instant::now()).ok_or_else(full)?;
+        let ask = |order| self.observer.sessions.follow(agent, key, order);
+        let (news, is_asked) = self.observer.logs.begin(key, agent, Instant::now(), ask).ok_or_else(full)?;
         let observer = Arc::clone(&self.observer);
         let mut follower = Follower { observer, agent, key, news };
-        let is_asked = order.is_none_or(|order| self.observer.sessions.follow(agent, key, order));
         let within = if is_asked { ANSWER_WITHIN } else { Duration::ZERO };
         let (until, problem) = (Instant::now() + within, no_answer(&name, is_asked));
         let (mut roles, leaving) = (self.standing.roles(), self.leaving.clone());

@@ -18,6 +18,7 @@ use crate::{
     api::cancels::MAX_WAITING_CALLS,
     tests::{
         fleet::{SESSION_TIMEOUT, TestFleet, task},
+        mail::mailbox::start,
         scripted::{NAME, Scripted},
     },
 };
@@ -53,7 +54,7 @@ async fn a_cancellation_is_confirmed_when_the_agent_has_said_that_all_has_stoppe
     for at in [leader, fleet.followers(leader)[0]] {
         let cancelling = cancel(&fleet, at, &[1], Duration::from_secs(2));
         if at == leader {
-            assert_eq!(agent.stops().await, [attempt.clone()]);
+            assert_eq!(agent.stops().await, std::slice::from_ref(&attempt));
         }
         let begun = Instant::now();
         let result = results(cancelling).await.remove(0);
@@ -84,6 +85,25 @@ async fn what_ran_on_an_agent_that_is_lost_has_stopped() {
     let begun = Instant::now();
     assert!(results(waiting).await[0].stopped);
     assert!(begun.elapsed() >= SESSION_TIMEOUT / 2, "its lease must end first: {:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_of_a_task_that_is_forgotten_at_once_is_waited_for() {
+    let (fleet, leader) = start().await;
+    let mut agent = Scripted::join(&fleet, leader).await;
+    let verify = Some(v1::Verify { agents: 2, agree: 2, ..v1::Verify::default() });
+    let spec = v1::TaskSpec { verify, result_ttl: Some(prost_types::Duration::default()), ..task(1) };
+    let told = fleet.tested(leader).submissions.submit(vec![spec], &Caller::Plaintext).await.expect("somebody leads");
+    assert_eq!(told[0].refusal, None);
+    let attempt = agent.assigned().await;
+    let waiting = cancel(&fleet, leader, &[1], Duration::from_secs(60));
+    assert_eq!(agent.stops().await, std::slice::from_ref(&attempt));
+    let is_gone = |fleet: &TestFleet| fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(1)).is_none());
+    fleet.until("it is forgotten", is_gone).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!waiting.is_finished());
+    agent.complete(&attempt, Outcome::Stopped(internal::Stopped {})).await;
+    assert!(results(waiting).await[0].stopped);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,10 +7,10 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::stream::{FuturesUnordered, Stream, StreamExt};
 use robeing_net::client::answers;
 use robeing_proto::v1::{admin_client::AdminClient, fleet_client::FleetClient as Rpc};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, error::Elapsed, sleep, sleep_until, timeout, timeout_at};
 use tonic::{Code, Response, Status};
 
 use super::{ClientError, FleetClient, Inner, Wire, distrust, error};
@@ -19,9 +19,14 @@ use super::{ClientError, FleetClient, Inner, Wire, distrust, error};
 pub(super) const HEDGE_AFTER: Duration = Duration::from_secs(1);
 /// How long one endpoint has to answer while there are others to try.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a good answer of another endpoint is waited for once one has refused a call that is under way at several.
+const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 /// Pause after every endpoint has failed once; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
+
+/// What an endpoint answers in its time.
+type Answer<T> = Result<Result<Response<T>, Status>, Elapsed>;
 
 /// How a call may be repeated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,11 +123,29 @@ impl FleetClient {
                         Ok(Err(status)) => status,
                         Err(_) => Status::unavailable(format!("{} did not answer in time", self.name(target))),
                     };
-                    next_at = Instant::now() + tries.note(target, &status)?;
+                    next_at = match tries.note(target, &status) {
+                        Ok(pause) => Instant::now() + pause,
+                        Err(error) => return self.good_answer(under_way).await.ok_or(error),
+                    };
                 }
                 () = sleep_until(next_at), if asked.len() < most => {}
             }
         }
+    }
+
+    /// Returns the first good answer of those that still owe one, if it comes soon. What one endpoint refuses, another one
+    /// may have done already: the one that refuses can be of an earlier version, or no coordinator at all.
+    async fn good_answer<T>(&self, mut under_way: impl Stream<Item = (usize, Answer<T>)> + Unpin) -> Option<T> {
+        let good = async {
+            while let Some((target, answer)) = under_way.next().await {
+                if let Ok(Ok(answer)) = answer {
+                    self.prefer(target);
+                    return Some(answer.into_inner());
+                }
+            }
+            None
+        };
+        timeout(OTHERS_WITHIN, good).await.ok().flatten()
     }
 
     /// Moves to an endpoint that has answered.
@@ -312,6 +335,38 @@ mod tests {
             async move { rpc.get_status(GetStatusRequest::default()).await }
         });
         wait.await.expect("one answers a question that may take long");
+    }
+
+    /// Makes a call that the second of two endpoints refuses, and the first one answers after this time, if it does. Returns
+    /// how long that took as well.
+    async fn refused_by_the_second(first: Option<Duration>) -> (Result<u32, ClientError>, Duration) {
+        let running = stub(&[Manners::default(), Manners::default()]).await;
+        let client = client(&running.endpoints).await;
+        tokio::time::pause();
+        let began = Instant::now();
+        let answer = client.call_for(Repeat::AtOnce, Duration::ZERO, |target| async move {
+            match (target, first) {
+                (0, Some(after)) => sleep(after).await,
+                (0, None) => std::future::pending().await,
+                _ => return Err(Status::permission_denied("not you")),
+            }
+            Ok(Response::new(7))
+        });
+        (answer.await, began.elapsed())
+    }
+
+    #[tokio::test]
+    async fn a_good_answer_counts_more_than_a_refusal_of_another_endpoint_if_it_comes_soon() {
+        let (answer, _) = refused_by_the_second(Some(HEDGE_AFTER + OTHERS_WITHIN / 2)).await;
+        assert_eq!(answer.expect("the first one has done it"), 7);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_although_another_endpoint_is_silent() {
+        let (answer, took) = refused_by_the_second(None).await;
+        let error = answer.expect_err("the second one refuses");
+        assert!(matches!(&error, ClientError::Refused { code: Code::PermissionDenied, .. }), "{error:?}");
+        assert!(took < HEDGE_AFTER + OTHERS_WITHIN + Duration::from_millis(100), "{took:?}");
     }
 
     #[tokio::test]

@@ -206,7 +206,7 @@ impl FleetClient {
             let (mut rpc, request) = (self.rpc(target), request.clone());
             async move { rpc.cancel_tasks(request).await }
         };
-        self.call_for(wait, attempt).await
+        self.call_for(calls::Repeat::AtOnce, wait, attempt).await
     }
 
     /// Returns the agents of the fleet, sorted by name; lost agents are included only if `include_lost` is set.

@@ -6,7 +6,7 @@ use robeing_proto::v1::{LogPosition, TaskLogsRequest, TaskLogsResponse};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use super::{ClientError, FleetClient, Tries};
+use super::{ClientError, FleetClient, calls::Tries};
 
 /// Maximum number of positions in a request; the newest attempts count.
 const MAX_POSITIONS: usize = 16;

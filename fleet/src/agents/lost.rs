@@ -126,7 +126,10 @@ impl Fleet {
             self.forget(agent);
         } else if !requeued.is_empty() {
             let tasks = requeued.len() as u32;
-            self.displace(agent, tasks);
+            // Runs of a task that has several are counted already.
+            let is_single = |seq: &&u64| self.state.tasks.kept.get(*seq).is_some_and(|task| task.member_of.is_none());
+            let single = requeued.iter().filter(is_single).count() as u32;
+            self.displace(agent, single);
             let total = &mut self.state.totals.redistributed;
             *total = total.saturating_add(u64::from(tasks));
             effects.push(Effect::Redistributed { from: agent, tasks });
@@ -149,7 +152,7 @@ impl Fleet {
             self.fail_attempt(seq, AttemptEnd::Lost, failure, effects);
             return false;
         }
-        let now = self.state.now;
+        let (now, is_run) = (self.state.now, task.member_of.is_some());
         self.change_task(seq, |task| {
             task.end_attempt(now, AttemptEnd::Lost, Some(failure));
             if planted(Mistake::LossNotCounted) {
@@ -158,6 +161,10 @@ impl Fleet {
             task.requeue(now, 0);
             task.displaced_from = Some(from);
         });
+        if is_run {
+            // At once: its task may end, and it with that, before all that the agent held is queued again.
+            self.displace(from, 1);
+        }
         true
     }
 }

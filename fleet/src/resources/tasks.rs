@@ -105,10 +105,9 @@ impl Fleet {
         }
         self.check_queue(&asked.queue)?;
         self.check_quota(&asked.queue, Amounts::NONE, asked.amounts)?;
-        let (indexes, parts) = (&self.indexes.resources, [Part { amounts: asked.amounts, agent: None }]);
-        let is_offered = indexes.offered.place(&parts, false, indexes.contributed).is_some();
-        if !is_offered && self.indexes.agents.in_session() > 0 && !self.expects_agents() {
-            let short = indexes.offered.shortages(&parts);
+        if !self.offers(asked.amounts) && self.indexes.agents.in_session() > 0 && !self.expects_agents() {
+            let parts = [Part { amounts: asked.amounts, agent: None }];
+            let short = self.indexes.resources.offered.shortages(&parts);
             return Err(Refusal::InsufficientResources { short, others_wait: false, contributed: true });
         }
         let needing = &self.indexes.schedule.needing;
@@ -120,6 +119,16 @@ impl Fleet {
             limit: MAX_TASK_SHAPES as u64,
             remedy: "ask for the same amounts as other tasks, or submit this one when some have finished".to_owned(),
         })
+    }
+
+    /// Returns whether an agent in the fleet contributes what a task needs, free or not.
+    pub(crate) fn is_offered(&self, task: &Task) -> bool {
+        task.resources.as_ref().is_none_or(|claim| self.offers(claim.asked.amounts))
+    }
+
+    fn offers(&self, amounts: Amounts) -> bool {
+        let (indexes, parts) = (&self.indexes.resources, [Part { amounts, agent: None }]);
+        indexes.offered.place(&parts, false, indexes.contributed).is_some()
     }
 
     /// Returns the queue for whose share a task counts that asked for this one.

@@ -427,6 +427,10 @@ impl Fleet {
             return;
         };
         let (id, session, key) = (current.agent, current.session, (task.id, current.number));
+        // One that was just lost holds nothing any more, although not all that it held is queued again yet.
+        if !self.state.agents.known.get(&id).is_some_and(|agent| agent.held.contains_key(&key)) {
+            return;
+        }
         let frees_slot = planted(Mistake::CancelFreesSlot);
         if !frees_slot {
             self.indexes.agents.stopping.insert((key.0, key.1, id));

@@ -58,6 +58,11 @@ fn check_verifications(state: &State) -> Check {
     ensure(verified <= MAX_VERIFIED_TASKS, || format!("{verified} tasks with results to be verified"))
 }
 
+/// Returns how many pairs there are of so many outputs: as many comparisons as a task may have.
+fn pairs_of(outputs: u32) -> u32 {
+    outputs * outputs.saturating_sub(1) / 2
+}
+
 fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
     let Verification { asked, launched, members, answers, failed, comparisons, comparing, stopping } = verification;
     let count = members.len() + answers.len() + failed.len();
@@ -93,8 +98,7 @@ fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
         && found.iter().all(is_member)
         && agents.len() == turns.len()
         && failed.len() <= asked.agents as usize
-        // The members, and the comparison that ran when the task ended.
-        && stopping.len() <= asked.agents as usize + 1
+        && stopping.len() <= (asked.agents + pairs_of(asked.agents)) as usize
         && outputs
         && fits
         && ends
@@ -115,7 +119,7 @@ fn are_comparisons_sound(state: &State, task: &Task, verification: &Verification
     };
     let exists = |seq: &u64| !members.contains(seq) && state.tasks.kept.get(seq).is_some_and(is_comparison);
     pairs.len() == comparisons.len()
-        && pairs.len() <= (asked.agents * (asked.agents - 1) / 2) as usize
+        && pairs.len() <= pairs_of(asked.agents) as usize
         && (asked.compare.is_some() || pairs.is_empty())
         && pairs.iter().all(|(one, other)| one < other)
         && comparing.is_some() == verification.compared().is_some()

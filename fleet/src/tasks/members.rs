@@ -180,10 +180,10 @@ impl Fleet {
     }
 
     /// Returns the agents that can't take a task: those that hold another member of the same one, or have had their turn;
-    /// and those whose outputs it compares.
+    /// and those that gave what it compares.
     pub(crate) fn excluded(&self, task: &Task) -> Vec<AgentId> {
-        if let Some((parent, verification)) = self.compares_for(task) {
-            let names = parent.names_of(verification.compared());
+        if let Some((parent, _)) = self.compares_for(task) {
+            let names = parent.givers().into_iter();
             return names.filter_map(|name| self.indexes.agents.names.get(name).copied()).collect();
         }
         let parent = self.parent_of(task);
@@ -208,8 +208,7 @@ impl Fleet {
         let parent = self.state.tasks.kept.get(members.get(&seq)?)?;
         let verification = parent.verification.as_ref()?;
         if verification.comparing == Some(seq) {
-            let mut names = parent.names_of(verification.compared());
-            return names.any(|name| *name == agent.name).then_some(seq);
+            return parent.givers().contains(&&agent.name).then_some(seq);
         }
         let holds = |seq: &u64| {
             let task = self.state.tasks.kept.get(seq);

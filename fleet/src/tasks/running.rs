@@ -40,20 +40,26 @@ impl Fleet {
         members.filter_map(|seq| self.state.tasks.kept.get(seq))
     }
 
-    /// Returns the ids under which agents have attempts at a task: its own, and those of all that is a part of it and ends
-    /// with it.
-    fn parts_of(&self, task: &Task) -> Vec<TaskId> {
+    /// Returns the ids under which agents have attempts at a task besides its own: those of all that is a part of it and
+    /// ends with it. None once the task is forgotten, which can be before all that runs of it has stopped.
+    pub fn parts_of(&self, id: TaskId) -> Vec<TaskId> {
+        let Some(task) = self.task(id) else { return Vec::new() };
         let members = self.members_of(task).map(|member| member.id);
         let comparison = task.verification.iter().filter_map(|verification| verification.comparing);
         let comparison = comparison.filter_map(|seq| Some(self.state.tasks.kept.get(&seq)?.id));
         let removed = task.verification.iter().flat_map(|verification| verification.stopping.iter().copied());
-        std::iter::once(task.id).chain(members).chain(comparison).chain(removed).collect()
+        members.chain(comparison).chain(removed).collect()
     }
 
     /// Returns what runs of a task and of its parts.
     pub fn remains_of(&self, id: TaskId) -> Remains {
+        self.remains_with(id, self.parts_of(id))
+    }
+
+    /// Returns what runs of a task and of these parts, which it has or had when it was still known.
+    pub fn remains_with(&self, id: TaskId, parts: impl IntoIterator<Item = TaskId>) -> Remains {
         let task = self.task(id);
-        let parts = task.map_or_else(|| vec![id], |task| self.parts_of(task));
+        let parts: Vec<TaskId> = std::iter::once(id).chain(parts).collect();
         let current = parts.iter().filter_map(|part| self.task(*part)?.current()).map(|attempt| attempt.agent);
         let stopping = parts.iter().flat_map(|part| self.stopping_of(*part));
         let agents = current.chain(stopping.map(|(_, agent)| agent));

@@ -92,9 +92,9 @@ pub struct Verification {
     /// [`Verification::compared`].
     #[bilrost(7)]
     pub comparing: Option<u64>,
-    /// The ids of members, and of the last comparison, that were removed while an agent was still stopping an attempt of
-    /// them, so that it can be told when nothing of the task runs any more. There is at most one more of them than agents
-    /// were asked for.
+    /// The ids of members and comparisons that were removed while an agent was still stopping an attempt of them, so that it
+    /// can be told when nothing of the task runs any more. There are at most as many as agents were asked for, and pairs of
+    /// these.
     #[bilrost(8)]
     pub stopping: Vec<TaskId>,
 }
@@ -201,6 +201,15 @@ impl Verification {
         self.classes().into_iter().find_map(|class| Some([class.against?.attempt, class.first.attempt]))
     }
 
+    /// Returns the attempts that gave one of the outputs that are compared, or the same bytes.
+    fn gave_compared(&self) -> Vec<u32> {
+        let Some(compared) = self.compared() else { return Vec::new() };
+        let is_compared = |answer: &&Answer| compared.contains(&answer.attempt);
+        let digests: Vec<[u8; 32]> = self.answers.iter().filter(is_compared).map(|answer| answer.digest).collect();
+        let gave = self.answers.iter().filter(|answer| digests.contains(&answer.digest));
+        gave.map(|answer| answer.attempt).collect()
+    }
+
     /// Returns how many agents agree on the output that most agree on, as far as that is known.
     pub(crate) fn most(&self) -> u32 {
         self.classes().iter().map(|class| class.count).max().unwrap_or(0)
@@ -286,10 +295,11 @@ impl Task {
         self.attempts.iter().find(|of| of.number == attempt).map(|of| Arc::clone(&of.agent_name))
     }
 
-    /// Returns the names of the agents that had these attempts, as far as they are kept.
-    pub(super) fn names_of(&self, attempts: Option<[u32; 2]>) -> impl Iterator<Item = &Arc<str>> {
-        let is_one = move |attempt: &&Attempt| attempts.is_some_and(|numbers| numbers.contains(&attempt.number));
-        self.attempts.iter().filter(is_one).map(|attempt| &attempt.agent_name)
+    /// Returns the names of the agents that gave one of the outputs that are compared, or the same bytes.
+    pub(super) fn givers(&self) -> Vec<&Arc<str>> {
+        let attempts = self.verification.as_ref().map_or(Vec::new(), |verification| verification.gave_compared());
+        let gave = self.attempts.iter().filter(|attempt| attempts.contains(&attempt.number));
+        gave.map(|attempt| &attempt.agent_name).collect()
     }
 
     /// Returns whether the task may start now, and is waited for by members that are not there yet.

@@ -1,6 +1,8 @@
 //! Explains what a queued task waits for. This requires a scan of all agents, so the agents are counted one by one and
 //! the caller can read them in slices.
 
+use std::sync::Arc;
+
 use crate::{
     Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, Verification, schedule::free_agents::Needs,
     words::count,
@@ -11,19 +13,33 @@ pub struct Waiting<'a> {
     task: &'a Task,
     /// Number of fitting agents by state.
     fitting: [usize; 5],
+    /// The names of the agents that gave what is to be compared.
+    givers: Vec<&'a Arc<str>>,
     /// Number of live agents that may compare its outputs.
     comparers: usize,
-}
-
-/// Returns what a task needs besides a free slot.
-fn and_resources(task: &Task) -> String {
-    task.resources.as_ref().map_or(String::new(), |claim| format!(" and the resources that it needs ({})", claim.asked))
+    /// Number of live agents that could, and gave what is to be compared.
+    biased: usize,
+    /// An agent contributes what it needs.
+    is_offered: bool,
 }
 
 impl<'a> Waiting<'a> {
     /// Returns what `task` waits for, before any agent is counted; `None` if the task is not queued.
     pub fn of(task: &'a Task) -> Option<Self> {
-        (task.state == TaskState::Queued).then_some(Self { task, fitting: [0; 5], comparers: 0 })
+        let (waits, fitting) = (task.state == TaskState::Queued, [0; 5]);
+        waits.then(|| Self { task, fitting, givers: task.givers(), comparers: 0, biased: 0, is_offered: true })
+    }
+
+    /// Notes whether any agent contributes what the task needs: one may wait for an agent that is expected to.
+    pub fn note_offers(&mut self, fleet: &Fleet) {
+        self.is_offered = fleet.is_offered(self.task);
+    }
+
+    /// Returns what the task needs besides a free slot.
+    fn and_resources(&self) -> String {
+        let Some(claim) = &self.task.resources else { return String::new() };
+        let how = if self.is_offered { "" } else { "; no agent contributes as much" };
+        format!(" and the resources that it needs ({}{how})", claim.asked)
     }
 
     /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
@@ -44,7 +60,11 @@ impl<'a> Waiting<'a> {
             self.fitting[agent.state as usize] += 1;
         }
         let compares = self.compares().is_some_and(|kind| agent.has_specialization(kind));
-        self.comparers += usize::from(compares && agent.state == AgentState::Live);
+        if compares && agent.state == AgentState::Live {
+            let is_biased = self.givers.contains(&&agent.name);
+            self.biased += usize::from(is_biased);
+            self.comparers += usize::from(!is_biased);
+        }
     }
 
     /// Returns what a verified task waits for, as text.
@@ -59,6 +79,9 @@ impl<'a> Waiting<'a> {
         if let Some(what) = verification.comparison_words() {
             let have = if self.comparers == 1 { "has" } else { "have" };
             words.push_str(&format!("; and for {what}, which {} {have}", count(self.comparers, "live agent")));
+            if self.biased > 0 {
+                words.push_str(&format!(" besides {} that gave one of them", self.biased));
+            }
         }
         words
     }
@@ -84,7 +107,7 @@ impl<'a> Waiting<'a> {
             return self.verified(verification);
         }
         if let Some(team) = task.team {
-            return format!("a member of team {team} that fits it and has a free slot{}", and_resources(task));
+            return format!("a member of team {team} that fits it and has a free slot{}", self.and_resources());
         }
         let fitting = |state: AgentState| self.fitting[state as usize];
         let live = fitting(AgentState::Live);
@@ -92,8 +115,8 @@ impl<'a> Waiting<'a> {
             return match (&task.resources, live) {
                 (None, 1) => "a free slot: the one fitting agent is busy".to_owned(),
                 (None, _) => format!("a free slot: all {live} fitting agents are busy"),
-                (Some(_), 1) => format!("a free slot{} at the one fitting agent", and_resources(task)),
-                (Some(_), _) => format!("a free slot{} at one of {live} fitting agents", and_resources(task)),
+                (Some(_), 1) => format!("a free slot{} at the one fitting agent", self.and_resources()),
+                (Some(_), _) => format!("a free slot{} at one of {live} fitting agents", self.and_resources()),
             };
         }
         let role = task.required_role.map(|role| format!("role {role:?}"));
@@ -128,6 +151,7 @@ impl Fleet {
     /// agents; use [`Waiting`] to do so in slices.
     pub fn waiting_for(&self, id: TaskId, now: FleetMillis) -> Option<String> {
         let mut waiting = Waiting::of(self.task(id)?)?;
+        waiting.note_offers(self);
         self.agents().for_each(|agent| waiting.count(agent));
         Some(waiting.words(now))
     }

@@ -246,6 +246,100 @@ fn a_comparison_outlives_the_agent_that_runs_it() {
     assert_eq!((trial.state(id), found(&trial, id)), (TaskState::Succeeded, vec![(1, 2, true, "other".to_owned())]));
 }
 
+/// A fleet with two workers, and one that can compare as well and has a slot left for another task.
+fn with_wide() -> (Trial, [OpenSession; 2], OpenSession) {
+    let mut trial = Trial::newest();
+    let stays = ["w0", "w1"].map(|name| trial.join(worker(name)));
+    let wide = trial.join(AgentJoin { slots: 3, specializations: vec!["near".to_owned()], ..worker("wide") });
+    (trial, stays, wide)
+}
+
+/// Returns the comparison that an agent runs.
+fn compared_by(trial: &Trial, stay: OpenSession) -> (TaskId, u32) {
+    let mut held = trial.fleet.held(stay.agent);
+    let held = held.find(|held| is_comparison(&trial.fleet, held.task)).expect("it compares");
+    (held.task, held.attempt)
+}
+
+#[test]
+fn a_task_that_ends_with_a_run_of_a_lost_agent_leaves_nothing_of_its_comparison_there() {
+    let (mut trial, stays, wide) = with_wide();
+    let submission = to_compare(1);
+    let verify = submission.verify.clone().map(|of| Box::new(Verify { agree: 3, ..*of }));
+    let id = trial.submit(SubmitTask { verify, retry: retry(1), ..submission });
+    says(&mut trial, stays[0], "a");
+    says(&mut trial, stays[1], "b");
+    compared_by(&trial, wide);
+    trial.lose(wide);
+    assert_eq!(trial.state(id), TaskState::Failed, "three can't agree any more");
+    assert!(trial.fleet.remains_of(id).is_nothing());
+    let again = trial.join(worker("wide"));
+    assert!(is_free(&trial, again));
+}
+
+#[test]
+fn a_run_of_a_lost_agent_that_ends_with_the_comparison_of_the_same_agent_is_redistributed() {
+    let (mut trial, stays, wide) = with_wide();
+    let id = trial.submit(SubmitTask { retry: retry(2), ..to_compare(1) });
+    let other = trial.submit(SubmitTask { required_specialization: Some("near".to_owned()), ..task(2) });
+    says(&mut trial, stays[0], "a");
+    says(&mut trial, stays[1], "b");
+    let (comparison, attempt) = compared_by(&trial, wide);
+    trial.complete(wide, comparison, attempt, Outcome::Succeeded(Bytes::from_static(b"maybe")));
+    trial.after(DEFAULT_MAX_BACKOFF_MS);
+    assert_eq!(compared_by(&trial, wide), (comparison, attempt + 1), "it is the last attempt");
+    trial.lose(wide);
+    assert_eq!((trial.state(id), trial.state(other)), (TaskState::Failed, TaskState::Queued));
+    assert_eq!(trial.recovery(wide.agent), ["lost (Silent) 0", "redistributed 1 0", "removed 0"]);
+    trial.join(specialist("late", "near"));
+    assert_eq!(trial.recovery(wide.agent).last().map(String::as_str), Some("redistributed 1 0"), "the other one");
+}
+
+#[test]
+fn a_task_remembers_all_runs_and_comparisons_that_agents_have_not_stopped() {
+    const LIMIT: u64 = 600_000;
+    let mut trial = Trial::newest();
+    let stays = ["w0", "w1", "w2"].map(|name| trial.join(AgentJoin { slots: 2, ..worker(name) }));
+    let judge = trial.join(AgentJoin { slots: 6, ..specialist("judge", "near") });
+    let id = trial.submit(SubmitTask { attempt_timeout: Some(LIMIT), retry: retry(2), ..to_compare(1) });
+    // Each first attempt takes too long, and its agent never says that it has stopped it.
+    let again = |trial: &mut Trial| {
+        trial.after(LIMIT + ATTEMPT_GRACE_MS + 1);
+        trial.after(DEFAULT_MAX_BACKOFF_MS);
+    };
+    again(&mut trial);
+    for (stay, output) in stays.into_iter().zip(["a", "b", "c"]) {
+        says(&mut trial, stay, output);
+    }
+    for _ in 0..3 {
+        again(&mut trial);
+        judges(&mut trial, judge, "false");
+    }
+    let verification = trial.task(id).verification.as_ref().expect("it is verified");
+    assert_eq!((trial.state(id), verification.stopping.len()), (TaskState::Failed, 6));
+    assert_eq!(trial.fleet.remains_of(id).agents.len(), 4);
+    Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+}
+
+#[test]
+fn whoever_gave_the_bytes_of_a_compared_output_does_not_compare_it_either() {
+    let near = |name: &str| AgentJoin { specializations: vec!["near".to_owned()], ..worker(name) };
+    let mut trial = Trial::newest();
+    let stays = ["w0", "w1", "w2", "w3"].map(|name| trial.join(near(name)));
+    let submission = to_compare(1);
+    let verify = submission.verify.clone().map(|of| Box::new(Verify { agents: 4, agree: 3, ..*of }));
+    let id = trial.submit(SubmitTask { verify, ..submission });
+    for (stay, output) in stays.into_iter().zip(["a", "a", "b"]) {
+        says(&mut trial, stay, output);
+    }
+    assert!(stays[..3].iter().all(|stay| is_free(&trial, *stay)), "one of them gave the other output, too");
+    let words = trial.fleet.waiting_for(id, trial.now).expect("it is queued");
+    assert!(words.ends_with("which 1 live agent has besides 3 that gave one of them"), "{words}");
+    says(&mut trial, stays[3], "c");
+    judges(&mut trial, stays[3], "true");
+    assert_eq!((trial.state(id), found(&trial, id)), (TaskState::Succeeded, vec![(1, 3, true, "w3".to_owned())]));
+}
+
 #[test]
 fn a_task_fails_if_two_outputs_can_not_be_compared() {
     let failed = |attempts, said: Outcome| {

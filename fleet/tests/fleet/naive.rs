@@ -127,14 +127,22 @@ pub fn next_pair(verification: &Verification) -> Option<(u32, u32)> {
 }
 
 /// Returns the names of the agents that have, or have had, a member of the task whose result this one verifies; and of
-/// those whose outputs it compares.
+/// those that gave what it compares.
 pub fn had_turns(fleet: &Fleet, task: &Task) -> Vec<Arc<str>> {
     let Some(parent) = task.member_of else { return Vec::new() };
     let parent = fleet.changed_tasks_since(0).find(|t| t.seq == parent).expect("a member has a task");
     let verification = parent.verification.as_ref().expect("a member verifies its result");
     if verification.comparing == Some(task.seq) {
         let (one, other) = next_pair(verification).expect("it compares something");
-        let said = parent.attempts.iter().filter(|attempt| [one, other].contains(&attempt.number));
+        let digest_of = |number: u32| {
+            let answer = verification.answers.iter().find(|answer| answer.attempt == number);
+            answer.expect("its output is kept").digest
+        };
+        let compared = [one, other].map(digest_of);
+        let gave = |number: u32| compared.contains(&digest_of(number));
+        let answered = verification.answers.iter().map(|answer| answer.attempt).filter(|number| gave(*number));
+        let numbers: Vec<u32> = answered.collect();
+        let said = parent.attempts.iter().filter(|attempt| numbers.contains(&attempt.number));
         return said.map(|attempt| attempt.agent_name.clone()).collect();
     }
     let of_parent = |t: &&Arc<Task>| verification.members.contains(&t.seq) && t.seq != task.seq;

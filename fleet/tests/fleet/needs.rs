@@ -134,6 +134,8 @@ fn what_no_agent_could_give_is_waited_for_while_others_may_follow_the_newest_age
     trial.after(JOINING_MS - 1);
     let first = trial.submit(needing(1, 4, 0));
     assert_eq!(trial.state(first), TaskState::Queued);
+    let why = trial.fleet.waiting_for(first, trial.now).expect("it waits");
+    assert!(why.contains("cpu 4 millis, from queue \"default\"; no agent contributes as much) at the one"), "{why}");
     trial.after(1);
     assert!(matches!(refused(&mut trial, needing(2, 4, 0)), Refusal::InsufficientResources { .. }));
     let late = trial.join(contributing(4, worker("agent-2")));

@@ -64,6 +64,22 @@ fn what_is_forgotten_runs_until_its_agent_has_said_that_it_stopped() {
 }
 
 #[test]
+fn the_runs_of_a_task_that_is_forgotten_are_found_by_who_knew_its_parts() {
+    let mut trial = Trial::newest();
+    let stays = ["a", "b", "c"].map(|name| trial.join(worker(name)));
+    let id = trial.submit(SubmitTask { result_ttl: Some(0), ..to_verify(1) });
+    let parts = trial.fleet.parts_of(id);
+    assert_eq!(parts.len(), 3);
+    trial.cancel(id);
+    trial.after(1);
+    assert!(trial.fleet.task(id).is_none() && trial.fleet.parts_of(id).is_empty());
+    let left = |trial: &Trial| trial.fleet.remains_with(id, parts.iter().copied()).agents.len();
+    assert_eq!(left(&trial), 3);
+    stays.into_iter().for_each(|stay| stops(&mut trial, stay));
+    assert!(trial.fleet.remains_with(id, parts.iter().copied()).is_nothing());
+}
+
+#[test]
 fn an_attempt_that_was_ended_before_the_cancellation_is_waited_for_too() {
     let mut trial = Trial::new();
     let (first, second) = (trial.join(worker("a")), trial.join(worker("b")));

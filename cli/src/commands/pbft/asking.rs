@@ -1,7 +1,7 @@
 //! How members of a group are asked: others as well when one is silent, as a frozen process is, which neither answers nor
 //! breaks its connections.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, iter, time::Duration};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use robeing_client::FleetClient;
@@ -84,6 +84,33 @@ where
 {
     let (mut found, problem) = some(members, 1, [faulty.max(1), members.len()], ask).await?;
     found.pop().ok_or_else(|| problem.unwrap_or(PbftError::NoMember(String::new())).into())
+}
+
+/// Asks members until so many say that something is done that one of them does not lie: `faulty`, and one more. The first one
+/// has the longer time, as the group may have to decide, and the others the shorter one. What is asked must have its effect
+/// once, however many members are asked.
+///
+/// # Errors
+/// As [`first`] if nobody says so; [`PbftError::TooFew`] if too few do.
+pub(super) async fn enough<'a, T, A>(
+    members: &[&'a str],
+    faulty: usize,
+    [longer, shorter]: [Duration; 2],
+    ask: impl Fn(&'a str, Duration) -> A,
+) -> Result<(), CliError>
+where
+    A: Future<Output = Asked<T>>,
+{
+    let (by, _) = first(members, faulty, |member| ask(member, longer)).await?;
+    let others: Vec<&'a str> = members.iter().copied().filter(|name| *name != by).collect();
+    let (done, problem) = some(&others, faulty, iter::repeat(faulty), |member| ask(member, shorter)).await?;
+    if done.len() >= faulty {
+        return Ok(());
+    }
+    if let Some(problem) = problem {
+        note(&problem.to_string());
+    }
+    Err(PbftError::TooFew { said: done.len() + 1, need: faulty + 1 }.into())
 }
 
 /// Asks members until so many have answered: as many at first, and whenever they are silent for [`SILENT_AFTER`] as many
@@ -266,6 +293,22 @@ mod tests {
         assert_eq!(script.began.elapsed(), WITHIN + 2 * SILENT_AFTER);
         let nobody = first(&[], 0, |member| script.ask(member)).await.expect_err("nobody is asked");
         assert!(matches!(nobody, CliError::Pbft(PbftError::NoMember(_))), "{nobody}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_more_members_say_than_may_lie_is_not_believed() {
+        let within = [WITHIN; 2];
+        let script = Script::new(|member| (member < "d").then_some(Ok(())));
+        enough(&MEMBERS, 2, within, |member, _| script.ask(member)).await.expect("three say so");
+        assert_eq!(script.asked(), at(&[("a", 0), ("b", 0), ("c", 0)]));
+        let script = Script::new(|member| (member < "c").then_some(Ok(())));
+        let error = enough(&MEMBERS, 2, within, |member, _| script.ask(member)).await.expect_err("two may lie");
+        assert!(matches!(error, CliError::Pbft(PbftError::TooFew { said: 2, need: 3 })), "{error}");
+        let script = Script::new(|member| Some(if member > "e" { Ok(()) } else { Err(()) }));
+        let error = enough(&MEMBERS, 2, within, |member, _| script.ask(member)).await.expect_err("the others refuse");
+        assert!(matches!(error, CliError::Pbft(PbftError::TooFew { said: 2, need: 3 })), "{error}");
+        let script = Script::new(|_| Some(Ok(())));
+        enough(&MEMBERS[..1], 0, within, |member, _| script.ask(member)).await.expect("nobody lies");
     }
 
     #[tokio::test(start_paused = true)]

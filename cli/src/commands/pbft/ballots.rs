@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, Write},
-    iter,
     path::Path,
     time::Duration,
 };
@@ -24,7 +23,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     ANSWER_WITHIN, DECIDE_WITHIN, PbftError,
-    asking::{all, any_answer, ask, some, undecided},
+    asking::{Asked, all, ask, enough, members, undecided},
     files,
 };
 use crate::{
@@ -64,12 +63,7 @@ pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Res
     };
     let deadline = args.deadline.unwrap_or(OPEN_FOR);
     let client = client(fleet, None, Access::Use).await?;
-    let (id, (member, answer)) = begin(&client, &group, (args.question, args.options), (share, deadline)).await?;
-    let opened: Opened = exchange::read("answer of a member", &answer).map_err(PbftError::Group)?;
-    if opened.ballot != hex(&id) {
-        note(&format!("{member} says that it has opened another ballot; see `robeing pbft log`"));
-        return Ok(Exit::TaskFailed);
-    }
+    let id = begin(&client, &group, (args.question, args.options), (share, deadline)).await?;
     if !args.wait {
         let mut out = io::stdout().lock();
         match format {
@@ -85,13 +79,13 @@ pub(in crate::commands) async fn open(args: OpenArgs, fleet: &Connection) -> Res
     shown(&client, &group, &id, Showing { until, file: None, format }).await
 }
 
-/// Signs a ballot and has it opened. Returns its id, and the first member that has opened it, with its answer.
+/// Signs a ballot and has it opened. Returns its id.
 async fn begin(
     client: &FleetClient,
     group: &Group,
     (question, options): (String, Vec<String>),
     (share, deadline): (Fraction, Duration),
-) -> Result<([u8; 32], (String, Vec<u8>)), CliError> {
+) -> Result<[u8; 32], CliError> {
     let opening = Opening {
         group: *group.epoch().domain(),
         nonce: new_proposal_id(),
@@ -103,21 +97,32 @@ async fn begin(
     };
     let opening = client.signed_ballot(opening)?;
     let id = ballot_id(&opening).0;
-    let ask = Ask::OpenBallot { group: group.name().to_owned(), opening };
-    Ok((id, opened(client, group, &ask).await?))
+    let question = Ask::OpenBallot { group: group.name().to_owned(), opening };
+    let (asked, faulty, began) = (members(group, None)?, group.epoch().quorums().faulty(), Instant::now());
+    // One of these does not lie: it keeps the ballot, whoever else has it forgotten.
+    let opened = enough(&asked, faulty, [DECIDE_WITHIN, KEEP_WITHIN], |member, within| {
+        opened_by(client, member, (&question, &id), within)
+    });
+    opened.await.map_err(|error| undecided(error, began))?;
+    Ok(id)
 }
 
-/// Has a ballot opened through f + 1 members, one of which does not lie: it keeps the ballot, whoever else has it
-/// forgotten. Returns the answer of the first one. That the others are away does no harm if that one does not lie.
-async fn opened(client: &FleetClient, group: &Group, question: &Ask) -> Result<(String, Vec<u8>), CliError> {
-    let began = Instant::now();
-    let answered = any_answer(client, group, question, DECIDE_WITHIN).await;
-    let (first, answer) = answered.map_err(|error| undecided(error, began))?;
-    let others: Vec<&str> = group.names().filter(|name| *name != first).collect();
-    let faulty = group.epoch().quorums().faulty();
-    let kept = some(&others, faulty, iter::repeat(faulty), |member| ask(client, member, question, KEEP_WITHIN));
-    kept.await?;
-    Ok((first, answer))
+/// Has a member open a ballot, or keep it if it is open. The member may lie, and so may whoever passes its answer on.
+async fn opened_by(
+    client: &FleetClient,
+    member: &str,
+    (question, id): (&Ask, &[u8; 32]),
+    within: Duration,
+) -> Asked<()> {
+    let answer = match ask(client, member, question, within).await? {
+        Ok(answer) => answer,
+        Err(error) => return Ok(Err(error)),
+    };
+    Ok(match exchange::read::<Opened>("answer of a member", &answer) {
+        Ok(opened) if opened.ballot == hex(id) => Ok(()),
+        Ok(_) => Err(PbftError::OtherBallot(member.to_owned())),
+        Err(error) => Err(error.into()),
+    })
 }
 
 /// Shows a ballot.
@@ -196,7 +201,7 @@ pub(super) async fn decide(
     question: String,
     deadline: Duration,
 ) -> Result<BallotReport, CliError> {
-    let (id, _) = begin(client, group, (question, Vec::new()), (SHARE, deadline)).await?;
+    let id = begin(client, group, (question, Vec::new()), (SHARE, deadline)).await?;
     note(&format!("waiting for the votes of the members in ballot {}", hex(&id)));
     let until = Instant::now() + deadline.saturating_add(AFTER_DEADLINE).min(LONGEST);
     loop {

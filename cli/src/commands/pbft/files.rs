@@ -78,6 +78,20 @@ pub enum PbftError {
         /// The number of the decision.
         decision: u64,
     },
+    /// A member says that it has opened another ballot than it was asked to.
+    #[error("{0} says that it has opened another ballot; see `robeing pbft log`")]
+    OtherBallot(String),
+    /// Too few members say that something was done: all of them may lie.
+    #[error(
+        "{said} of the members say that it is done, and {need} must, so that one of them does not lie: see `robeing pbft \
+         status` for who does not answer, and whether it was done before you repeat it"
+    )]
+    TooFew {
+        /// How many say so.
+        said: usize,
+        /// How many must.
+        need: usize,
+    },
     /// A proposal was not decided in time.
     #[error(
         "no member has said within {} that it is decided, and it may still be: see `robeing pbft log` before you propose \
@@ -115,8 +129,10 @@ impl PbftError {
             Self::Group(_) | Self::OtherGroup(_) | Self::NoTrust => Exit::Usage,
             Self::Write { .. } => Exit::Local,
             Self::Refused { .. } => Exit::Refused,
-            Self::Away { .. } | Self::NotApproved(_) | Self::NotProved { .. } => Exit::TaskFailed,
-            Self::NotClosed(_) | Self::Undecided(_) => Exit::TimedOut,
+            Self::Away { .. } | Self::NotApproved(_) | Self::NotProved { .. } | Self::OtherBallot(_) => {
+                Exit::TaskFailed
+            }
+            Self::NotClosed(_) | Self::Undecided(_) | Self::TooFew { .. } => Exit::TimedOut,
             Self::NoMember(_) => Exit::NotFound,
         }
     }

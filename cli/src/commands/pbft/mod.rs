@@ -20,7 +20,7 @@ use robeing_groups::{
 };
 use robeing_proto::v1::GetTeamRequest;
 
-use self::asking::ask;
+use self::asking::{Asked, ask};
 pub use self::files::PbftError;
 use super::{connect::client, credentials};
 use crate::{
@@ -122,10 +122,16 @@ async fn page<'a>(
 ) -> Result<Page, CliError> {
     let question = Ask::Log { group: group.name().to_owned(), from, limit };
     let faulty = group.epoch().quorums().faulty();
-    let asked = asking::first(members, faulty, |member| ask(client, member, &question, ANSWER_WITHIN));
-    let (member, answer) = asked.await?;
+    let (member, page) = asking::first(members, faulty, |member| page_of(client, member, &question)).await?;
     members.sort_by_key(|name| *name != member);
-    Ok(exchange::read("answer of a member", &answer).map_err(PbftError::Group)?)
+    Ok(page)
+}
+
+async fn page_of(client: &FleetClient, member: &str, question: &Ask) -> Asked<Page> {
+    Ok(match ask(client, member, question, ANSWER_WITHIN).await? {
+        Ok(answer) => exchange::read("answer of a member", &answer).map_err(PbftError::Group),
+        Err(error) => Err(error),
+    })
 }
 
 async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {
@@ -139,14 +145,29 @@ async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {
     while decisions.len() < limit {
         let left = u32::try_from(limit - decisions.len()).unwrap_or(u32::MAX);
         let page = page(&client, &group, &mut members, (from, left.min(exchange::MAX_PAGE))).await?;
-        let count = decisions.len();
+        let (count, mut wrong) = (decisions.len(), None);
         for bytes in page.decisions {
-            let checked = entries_of(&group, &bytes.0, trusted.as_ref(), &mut seen).map_err(PbftError::Group)?;
+            let checked = match entries_of(&group, &bytes.0, trusted.as_ref(), &mut seen) {
+                Ok(checked) => checked,
+                Err(error) => {
+                    wrong = Some(error);
+                    break;
+                }
+            };
             if checked.seq >= from {
                 from = checked.seq.saturating_add(1);
                 decisions.push(checked);
                 kept.push(bytes);
             }
+        }
+        if let Some(error) = wrong {
+            // It comes first since it has answered; the others are asked for the rest.
+            let liar = members.remove(0);
+            if members.is_empty() {
+                return Err(PbftError::Group(error).into());
+            }
+            note(&format!("{liar}: {error}"));
+            continue;
         }
         if decisions.len() == count || from > page.last {
             break;

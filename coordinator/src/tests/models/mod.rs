@@ -5,6 +5,7 @@
 //! A model can't show what happens within the locks of the libraries, or how long a thread has to wait.
 
 mod letters;
+mod logs;
 mod mailbox;
 mod results;
 mod sessions;
