@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
 from google.protobuf import duration_pb2
@@ -111,6 +112,8 @@ def new_task_id() -> str:
     return str(uuid.UUID(int=number))
 
 
+# A program has few kinds, and submits many tasks of each.
+@lru_cache(maxsize=256)
 def _read(task: str | Callable[..., Any]) -> tuple[str, Callable[[Any], bytes], Callable[[bytes], Any]]:
     if isinstance(task, str):
         return task, encode_input, decode_output
