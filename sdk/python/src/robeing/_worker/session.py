@@ -41,7 +41,7 @@ log = logging.getLogger("robeing")
 KEEP_ALIVE_MS = 1_000
 # The largest message that an agent sends or takes: a task's input has 1 MiB at most.
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-# The most messages that wait to be sent. An agent has at most 4,096 slots, so that many it does not read.
+# The most messages that wait to be sent, besides the results, of which there are no more than the agent has slots.
 MAX_UNSENT = 8_192
 # How long handlers have to end when the stream has ended, seconds. Those that take longer go on without it.
 STOP_WITHIN = 5.0
@@ -92,8 +92,9 @@ class Session:
         self._thread = threading.get_ident()
         self._running: dict[_Key, _Attempt] = {}
         self._unsent: deque[wire.FromProcess] = deque()
-        self._wake = asyncio.Event()
+        self._is_writing = False
         self._sent = asyncio.Event()
+        self._flushing: set[asyncio.Task[None]] = set()
         self._stream: _Stream | None = None
         self._has_ended = asyncio.Event()
         self._checks: set[asyncio.Task[None]] = set()
@@ -110,39 +111,50 @@ class Session:
         async with aio.insecure_channel(self._address, options=_OPTIONS) as channel:
             stream: _Stream = WorkerStub(channel).Attach()
             self._stream = stream
-            writing = self._loop.create_task(self._write(stream))
+            self._send(wire.FromProcess(hello=wire.Hello(name=self._name, answers_health_checks=True)))
             try:
                 await self._read(stream)
             finally:
                 self._has_ended.set()
-                writing.cancel()
                 await self._stop_all()
                 stream.cancel()
 
     async def finish(self) -> None:
         """Ends the stream once all results were sent, and waits until the agent has ended it, too."""
-        await self._sent.wait()
+        while self._flushing or self._is_writing:
+            self._sent.clear()
+            await self._sent.wait()
         if self._stream is not None:
             with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
                 await self._stream.done_writing()
             await self._has_ended.wait()
 
-    async def _write(self, stream: _Stream) -> None:
+    async def _flush(self) -> None:
+        """Sends what there is to be sent, unless that is being done."""
+        stream = self._stream
+        if self._is_writing or stream is None:
+            return
+        self._is_writing = True
         unsent = self._unsent
-        hello = wire.Hello(name=self._name, answers_health_checks=True)
         try:
-            await stream.write(wire.FromProcess(hello=hello))
-            while True:
-                while unsent:
-                    await stream.write(unsent[0])
-                    unsent.popleft()
-                self._sent.set()
-                self._wake.clear()
-                await self._wake.wait()
+            while unsent:
+                await stream.write(unsent.popleft())
         except (aio.AioRpcError, asyncio.InvalidStateError):
             # The stream has ended, which reading tells.
             unsent.clear()
+        finally:
+            self._is_writing = False
             self._sent.set()
+
+    def _flush_soon(self) -> None:
+        if not self._is_writing:
+            flushing = self._loop.create_task(self._flush())
+            self._flushing.add(flushing)
+            flushing.add_done_callback(self._flushed)
+
+    def _flushed(self, flushing: asyncio.Task[None]) -> None:
+        self._flushing.discard(flushing)
+        self._sent.set()
 
     async def _read(self, stream: _Stream) -> None:
         while True:
@@ -198,6 +210,8 @@ class Session:
             outcome = Failed(f"the process could not run it: {type(error).__qualname__}: {error}")
         finally:
             self._ended(attempt, outcome)
+        # Here, and not by another task: that is one step of the event loop less for each attempt.
+        await self._flush()
 
     def _stop(self, stop: wire.Stop) -> None:
         attempt = self._running.get((stop.task_id, stop.attempt))
@@ -210,12 +224,13 @@ class Session:
         if not attempt.has_begun:
             # Nothing of it will run.
             self._ended(attempt, Stopped())
+            self._flush_soon()
 
     def _ended(self, attempt: _Attempt, outcome: Outcome) -> None:
         del self._running[attempt.key]
         if attempt.reports is not None:
             attempt.reports.flush()
-        self._send(wire.FromProcess(result=self._result(attempt.key, outcome)))
+        self._unsent.append(wire.FromProcess(result=self._result(attempt.key, outcome)))
         self._runner.ended()
 
     def _result(self, key: _Key, outcome: Outcome) -> wire.TaskResult:
@@ -249,9 +264,8 @@ class Session:
 
     def _send(self, message: wire.FromProcess) -> None:
         if len(self._unsent) < MAX_UNSENT:
-            self._sent.clear()
             self._unsent.append(message)
-            self._wake.set()
+        self._flush_soon()
 
     async def _answer(self, seq: int) -> None:
         unhealthy = await self._runner.unhealthy()
