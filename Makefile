@@ -42,7 +42,7 @@ IMAGE_MOST_BYTES := 55000000
 IMAGE_BUILT := $(TARGET)/$(IMAGE_TARGET)/image
 
 .DEFAULT_GOAL := help
-.PHONY: help build fmt fmt-check lint test demo bench bench-operator sim fuzz crds image e2e docs-check ci
+.PHONY: help build fmt fmt-check lint test python bench-python demo bench bench-operator sim fuzz crds image e2e docs-check ci
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,17 @@ lint: ## Check all code with clippy (warnings are errors), the dependency rules 
 
 test: ## Install what is missing, run all tests even if some fail; KUBE=no: without those that need root and Kubernetes
 	@CARGO='$(CARGO)' CARGO_TARGET_DIR='$(TARGET)' KUBE='$(KUBE)' $(CONTAINED) bash tests/run
+
+python: ## Check and test the Python SDK in sdk/python, also with a real fleet; ARGS='-k name' selects tests
+	@$(SETUP) build python
+	$(CARGO) build --workspace --bin robeing --bin robeing-agent
+	ROBEING_BIN='$(abspath $(TARGET))/debug/robeing' $(CONTAINED) bash sdk/python/tools/check $(ARGS)
+
+bench-python: ## Compare a handler by the Python SDK with one over the raw stubs; ARGS='--help' lists the options
+	@$(SETUP) build python
+	$(CARGO) build --release --workspace --bin robeing --bin robeing-agent
+	$(CONTAINED) bash sdk/python/tools/in-venv python -m bench.compare $(ARGS)
+	$(CONTAINED) bash sdk/python/tools/in-venv python -m bench.compare --dev '$(abspath $(TARGET))/release' $(ARGS)
 
 demo: $(if $(filter kube,$(CLUSTER)),image) ## Run 500 tasks while an agent and the leader are killed, check all; CLUSTER=kube: on Kubernetes
 	@$(SETUP) build $(filter kube,$(CLUSTER))

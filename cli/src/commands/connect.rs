@@ -125,6 +125,7 @@ mod tests {
             endpoints: vec![format!("http://127.0.0.1:{started_unix_ms}")],
             data: "/tmp".into(),
             identity: None,
+            attachable: vec![],
         }
     }
 

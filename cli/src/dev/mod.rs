@@ -137,6 +137,7 @@ impl DevFleet {
             &plan.endpoints(),
             data.path(),
             identity.as_ref().map(|identity| identity.client().clone()),
+            &plan.attachable,
         );
         let registration = registration.map_err(|error| error.to_string());
         let (events, receiver) = broadcast::channel(EVENTS);

@@ -32,6 +32,19 @@ pub struct RunningFleet {
     /// The user's credentials for the fleet; `None` if it runs without TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Credentials>,
+    /// The agents that processes of the user's attach to; programs of the Python SDK find them here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachable: Vec<Attachable>,
+}
+
+/// An agent that processes of the user's attach to.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachable {
+    /// The agent's name.
+    pub agent: String,
+    /// The address (host:port) to attach at.
+    pub address: String,
 }
 
 /// The user's credentials for a fleet, PEM.
@@ -127,11 +140,17 @@ fn is_trusted(directory: &Path) -> bool {
 }
 
 impl Registration {
-    /// Registers a running fleet.
+    /// Registers a running fleet. `attachable` are the agents that processes attach to, with their addresses.
     ///
     /// # Errors
     /// If the entry can't be written.
-    pub fn write(name: &str, endpoints: &[String], data: &Path, identity: Option<ClientIdentity>) -> io::Result<Self> {
+    pub fn write(
+        name: &str,
+        endpoints: &[String],
+        data: &Path,
+        identity: Option<ClientIdentity>,
+        attachable: &[(String, String)],
+    ) -> io::Result<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let fleet = RunningFleet {
             name: name.into(),
@@ -144,6 +163,10 @@ impl Registration {
                 let (certificate, key) = identity.certificate?;
                 Some(Credentials { trust: identity.trust, certificate, key })
             }),
+            attachable: attachable
+                .iter()
+                .map(|(agent, address)| Attachable { agent: agent.clone(), address: address.clone() })
+                .collect(),
         };
         Self::write_in_one_of(&directories(), &fleet)
     }
@@ -230,6 +253,7 @@ mod tests {
             endpoints: vec!["http://127.0.0.1:4000".into()],
             data: "/data".into(),
             identity: None,
+            attachable: vec![Attachable { agent: "own-0".into(), address: "127.0.0.1:5000".into() }],
         }
     }
 
@@ -265,6 +289,17 @@ mod tests {
         assert_eq!(running_in(&dir), [fleet("a")]);
         drop(registration);
         assert_eq!(running_in(&dir), []);
+    }
+
+    #[test]
+    fn other_programs_read_where_processes_attach_and_entries_of_older_versions_have_nothing_of_it() {
+        let written = serde_json::to_value(fleet("a")).expect("plain data");
+        assert_eq!(written["attachable"], serde_json::json!([{"agent": "own-0", "address": "127.0.0.1:5000"}]));
+        let mut older = written;
+        older.as_object_mut().expect("an object").remove("attachable");
+        let read: RunningFleet = serde_json::from_value(older.clone()).expect("it is read");
+        assert_eq!(read, RunningFleet { attachable: vec![], ..fleet("a") });
+        assert_eq!(serde_json::to_value(read).expect("plain data"), older, "nothing is written as nothing");
     }
 
     #[test]

@@ -1,0 +1,183 @@
+"""Tasks as they are submitted, from what users write."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import time
+import uuid
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
+
+from google.protobuf import duration_pb2
+
+from robeing._codec import decode_output, decoder, encode_input, encoder
+from robeing._worker.definition import definition_of
+from robeing.context import Context
+from robeing.v1 import types_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Concatenate
+
+    # A kind, or a handler whose input is not the value of its only parameter: its types say nothing of a submission.
+    Loose = str | Callable[[], Any] | Callable[Concatenate[Any, Any, ...], Any]
+
+# A number of seconds, or a timedelta.
+Seconds = float | timedelta
+
+
+class TaskOptions(TypedDict, total=False):
+    """The options of a submission. Times are seconds or `timedelta`; what is not given is as the fleet has it."""
+
+    id: str
+    """A UUID of the task, so that a submission repeated with it is the same task."""
+    key: str
+    """Idempotency key: a submission with the same key, kind and input is the same task."""
+    priority: int
+    """1 (last) to 10 (first); 5 unless given."""
+    deadline: Seconds
+    """The task fails if it has not finished after this time."""
+    delay: Seconds
+    """The task is not started before this time has passed."""
+    attempt_timeout: Seconds
+    """How long one attempt may take."""
+    max_attempts: int
+    """How often the task is tried, with the first attempt."""
+    initial_backoff: Seconds
+    """The pause before the second attempt; it grows with each."""
+    max_backoff: Seconds
+    """The longest pause between attempts."""
+    role: str
+    """Only agents of this role run the task: worker, specialist, messenger or guardian."""
+    specialization: str
+    """Only agents with this specialization run the task."""
+    result_ttl: Seconds
+    """How long the finished task is kept."""
+    submitter: str
+    """Who submits it, for lists and fair shares; ROBEING_SUBMITTER or the user's name unless given."""
+    team: str
+    """Only members of this team, a UUID, run the task."""
+    room_for: float
+    """How long to try again if the fleet has no room for the task, seconds."""
+    template: types_pb2.TaskSpec
+    """What else the task has, such as `verify` or `resources`."""
+
+
+_DURATIONS = {
+    "deadline": "deadline_in",
+    "delay": "delay",
+    "attempt_timeout": "attempt_timeout",
+    "result_ttl": "result_ttl",
+}
+_TEXTS = {"id": "id", "key": "idempotency_key", "specialization": "required_specialization", "team": "team"}
+_BACKOFFS = ("initial_backoff", "max_backoff")
+_ROLES = {name.removeprefix("ROLE_").lower(): number for name, number in types_pb2.Role.items() if number}
+
+
+class Form:
+    """How the tasks of one kind are written, with their options; and how their outputs are read."""
+
+    def __init__(self, task: str | Callable[..., Any], options: TaskOptions, *, is_many: bool = False) -> None:
+        if is_many and (options.keys() & {"id", "key"}):
+            raise TypeError("many tasks can't have the same id or key; submit each by itself")
+        self.kind, self._encode, self.decode = _read(task)
+        self._template = _template(self.kind, options)
+        self._room_for = options.get("room_for")
+
+    def room_for(self, default: float) -> float:
+        """Returns how long to try if the fleet has no room, seconds."""
+        return default if self._room_for is None else self._room_for
+
+    def spec(self, value: object) -> types_pb2.TaskSpec:
+        """Returns a task with this input, with an id.
+
+        Raises:
+            BadValueError: the input can't be written.
+        """
+        spec = types_pb2.TaskSpec()
+        spec.CopyFrom(self._template)
+        spec.input = self._encode(value)
+        if not spec.id:
+            spec.id = new_task_id()
+        return spec
+
+
+def new_task_id() -> str:
+    """Makes the id of a task: a UUID of version 7, which sorts by the time of its creation."""
+    now = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    number = (now & (2**48 - 1)) << 80 | 7 << 76 | (random >> 68) << 64 | 2 << 62 | random & (2**62 - 1)
+    return str(uuid.UUID(int=number))
+
+
+# A program has few kinds, and submits many tasks of each.
+@lru_cache(maxsize=256)
+def _read(task: str | Callable[..., Any]) -> tuple[str, Callable[[Any], bytes], Callable[[bytes], Any]]:
+    if isinstance(task, str):
+        return task, encode_input, decode_output
+    definition = definition_of(task)
+    if definition is None:
+        raise TypeError(
+            f"{task!r} is no handler of tasks; decorate it with @app.task(kind), or give the kind as a string"
+        )
+    hints = get_type_hints(task, include_extras=True)
+    decode = decoder(hints.pop("return", Any))
+    inputs = [hint for hint in hints.values() if hint is not Context]
+    return definition.kind, encoder(inputs[0]) if len(inputs) == 1 else encode_input, decode
+
+
+def _template(kind: str, options: TaskOptions) -> types_pb2.TaskSpec:
+    unknown = options.keys() - TaskOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(
+            f"{', '.join(sorted(unknown))} is no option of a task; there are {', '.join(TaskOptions.__annotations__)}"
+        )
+    spec = types_pb2.TaskSpec()
+    if "template" in options:
+        spec.CopyFrom(options["template"])
+    spec.kind = kind
+    given: dict[str, Any] = dict(options)
+    for option, name in _TEXTS.items():
+        if option in given:
+            setattr(spec, name, given[option])
+    for option, name in _DURATIONS.items():
+        if option in given:
+            getattr(spec, name).CopyFrom(duration(given[option]))
+    for option in _BACKOFFS:
+        if option in given:
+            getattr(spec.retry, option).CopyFrom(duration(given[option]))
+    if "max_attempts" in given:
+        spec.retry.max_attempts = given["max_attempts"]
+    if "priority" in given:
+        spec.priority = given["priority"]
+    if "role" in given:
+        spec.required_role = _role(given["role"])
+    spec.submitter = given.get("submitter") or spec.submitter or _submitter()
+    return spec
+
+
+def _role(name: str) -> types_pb2.Role.ValueType:
+    number = _ROLES.get(name.lower())
+    if number is None:
+        raise ValueError(f"{name!r} is no role; there are {', '.join(_ROLES)}")
+    return number
+
+
+def duration(given: Seconds) -> duration_pb2.Duration:
+    """Returns a time as a message."""
+    nanos = round((given.total_seconds() if isinstance(given, timedelta) else given) * 1_000_000_000)
+    if nanos < 0:
+        raise ValueError(f"a time can't be negative, but is {given}")
+    return duration_pb2.Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
+
+
+def _submitter() -> str:
+    said = os.environ.get("ROBEING_SUBMITTER") or os.environ.get("USER")
+    if said:
+        return said
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "anonymous"

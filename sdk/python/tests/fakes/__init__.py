@@ -1,0 +1,1 @@
+"""What the SDK talks to, played by servers in the test's process that speak the real protocols."""

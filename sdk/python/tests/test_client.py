@@ -1,0 +1,510 @@
+"""A client of a fleet whose coordinators misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from grpc import StatusCode
+
+from robeing import (
+    App,
+    BadValueError,
+    Fleet,
+    FleetError,
+    NoFleetError,
+    NotFoundError,
+    RefusedError,
+    SubmitError,
+    TaskCancelledError,
+    TaskExpiredError,
+    TaskFailedError,
+    Text,
+    UnavailableError,
+)
+from robeing._client import many, submissions
+from robeing.v1 import types_pb2 as types
+from tests.fakes.fleet import Coordinator, fleet_of
+from tests.fakes.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+app = App()
+
+
+@app.task("sum")
+async def add(xs: list[int]) -> int:
+    """Adds numbers."""
+    return sum(xs)
+
+
+@app.task("shout")
+def shout(text: Text) -> Text:
+    """Shouts."""
+    return text.upper()
+
+
+@contextlib.asynccontextmanager
+async def client(count: int = 1, **options: Any) -> AsyncIterator[tuple[Fleet, list[Coordinator]]]:
+    """Starts a fleet, and connects to it."""
+    async with fleet_of(count) as coordinators:
+        endpoints = [coordinator.endpoint for coordinator in coordinators]
+        async with Fleet.connect(*endpoints, **options) as fleet:
+            yield fleet, coordinators
+
+
+async def test_a_task_is_submitted_and_its_output_is_read() -> None:
+    async with client() as (fleet, [coordinator]):
+        assert await fleet.run("echo", {"a": [1]}) == {"a": [1]}
+        assert await fleet.run("echo", b"\xff") == b"\xff"
+        assert await fleet.run("echo") is None
+        handle = await fleet.submit("echo", [1, 2])
+        assert not handle.existing
+        assert await handle == [1, 2]
+        assert await handle.result() == [1, 2]
+        assert (await handle.get()).kind == "echo"
+        assert len(coordinator.state.tasks) == 4
+
+
+async def test_the_types_of_a_handler_say_how_its_input_and_output_are_written() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda spec: b"6" if spec.kind == "sum" else spec.input.upper()
+        assert await fleet.run(add, [1, 2, 3]) == 6
+        assert await fleet.run(shout, "plain") == "PLAIN"
+        assert [spec.input for spec in coordinator.state.specs.values()] == [b"[1,2,3]", b"plain"]
+        coordinator.state.work = lambda _: b'"six"'
+        with pytest.raises(BadValueError, match="must be an integer"):
+            await fleet.run(add, [1])
+
+        def stranger() -> None: ...
+
+        with pytest.raises(TypeError, match="is no handler"):
+            await fleet.run(stranger)
+
+
+async def test_options_are_those_of_the_task() -> None:
+    template = types.TaskSpec(verify=types.Verify(agents=3, agree=2), kind="other")
+    async with client() as (fleet, [coordinator]):
+        await fleet.submit(
+            "echo",
+            id="00000000-0000-7000-8000-000000000001",
+            key="k",
+            priority=9,
+            deadline=timedelta(minutes=1),
+            delay=0.5,
+            attempt_timeout=2,
+            max_attempts=7,
+            initial_backoff=0.1,
+            max_backoff=1,
+            role="Specialist",
+            specialization="math",
+            result_ttl=3_600,
+            submitter="ann",
+            team="t",
+            template=template,
+        )
+        (spec,) = coordinator.state.specs.values()
+    assert (spec.id, spec.idempotency_key, spec.kind) == ("00000000-0000-7000-8000-000000000001", "k", "echo")
+    assert (spec.priority, spec.required_role, spec.required_specialization) == (9, types.ROLE_SPECIALIST, "math")
+    assert (spec.deadline_in.seconds, spec.delay.nanos, spec.attempt_timeout.seconds) == (60, 500_000_000, 2)
+    assert (spec.retry.max_attempts, spec.retry.initial_backoff.nanos, spec.retry.max_backoff.seconds) == (7, 10**8, 1)
+    assert (spec.result_ttl.seconds, spec.submitter, spec.team, spec.verify.agree) == (3_600, "ann", "t", 2)
+
+
+async def test_wrong_options_are_refused_before_anything_is_sent() -> None:
+    async with client() as (fleet, [coordinator]):
+        for options, problem in [
+            ({"prio": 3}, "prio is no option of a task"),
+            ({"role": "boss"}, "no role; there are"),
+            ({"deadline": -1}, "can't be negative"),
+        ]:
+            with pytest.raises((TypeError, ValueError), match=problem):
+                await fleet.submit("echo", **options)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="many tasks can't have the same id or key"):
+            await fleet.submit_many("echo", [1], key="k")
+        assert coordinator.calls == 0
+
+
+async def test_a_failed_task_raises_its_failure_with_the_remote_traceback() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda _: ValueError("bad luck")
+        with pytest.raises(TaskFailedError, match=r"failed after 2 attempts: bad luck\nTraceback: …") as error:
+            await fleet.run("echo")
+        assert error.value.failure is not None
+        assert error.value.details == "Traceback: …"
+        handle = await fleet.submit("echo")
+        with pytest.raises(TaskFailedError):
+            await handle
+
+
+async def test_a_refused_task_raises_the_refusal_of_the_fleet() -> None:
+    async with client() as (fleet, _):
+        with pytest.raises(RefusedError, match=r"INVALID_ARGUMENT\): priority") as error:
+            await fleet.submit("echo", priority=11)
+        assert error.value.code == "INVALID_ARGUMENT"
+        assert await fleet.run("echo", 1) == 1, "the stream goes on"
+
+
+async def test_100_000_tasks_are_each_accepted_once_within_the_window() -> None:
+    count = 100_000
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda _: None
+        drawn = 0
+
+        def inputs() -> Any:
+            nonlocal drawn
+            for number in range(count):
+                assert number - len(coordinator.state.tasks) <= submissions.WINDOW, "inputs are taken as there is room"
+                drawn = number + 1
+                yield number
+
+        handles = await fleet.submit_many("echo", inputs())
+        assert drawn == count
+        assert [coordinator.state.specs[handle.id].input for handle in handles[::9_999]] == [
+            str(number).encode() for number in range(0, count, 9_999)
+        ]
+        assert len(coordinator.state.tasks) == count
+        assert set(coordinator.state.accepted.values()) == {1}
+        assert 1 < coordinator.state.largest_batch <= submissions.BATCH_TASKS
+
+
+async def test_large_inputs_fill_a_message_to_its_bytes() -> None:
+    async with client() as (fleet, [coordinator]):
+        await fleet.submit_many("echo", (bytes(300_000) for _ in range(30)))
+        assert coordinator.state.largest_batch == 3
+        await fleet.submit("echo", bytes(3 * 1024 * 1024))
+        assert len(coordinator.state.tasks) == 31
+
+
+async def test_many_results_come_as_tasks_finish_and_no_more_are_out_than_the_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(many, "MAP_WINDOW", 50)
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda spec: None if spec.input == b"0" else spec.input
+        first = ""
+        seen = []
+        async for result in fleet.map("echo", range(1_000)):
+            seen.append(result.value)
+            assert result.index == result.value
+            if len(seen) == 500:
+                assert coordinator.state.accepted.total() <= 500 + 50 + 1
+                first = next(iter(coordinator.state.tasks))
+                await coordinator.state.finish(first, types.TASK_STATE_SUCCEEDED, output=b"0")
+        assert 0 in seen[499:]
+        assert sorted(seen) == list(range(1_000))
+        assert coordinator.state.most_unfinished <= 50
+
+
+async def test_results_have_the_failures_of_their_tasks() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda spec: ValueError("odd") if spec.input in b"13" else spec.input
+
+        async def numbers() -> AsyncIterator[int]:
+            for number in range(5):
+                yield number
+
+        results = [result async for result in fleet.map("echo", numbers())]
+        assert sorted(result.index for result in results if result.error is not None) == [1, 3]
+        failed = next(result for result in results if result.error is not None)
+        with pytest.raises(TaskFailedError, match="odd"):
+            _ = failed.value
+        results = [result async for result in fleet.map("echo", [1], priority=11)]
+        assert isinstance(results[0].error, RefusedError)
+        assert results[0].task_id == ""
+
+
+async def test_an_input_that_can_not_be_written_ends_the_submission() -> None:
+    async with client() as (fleet, _):
+        with pytest.raises(BadValueError, match="object"):
+            await fleet.submit_many("echo", [1, object()])
+        with pytest.raises(BadValueError, match="object"):
+            async for _ in fleet.map("echo", [1, object()]):
+                pass
+
+
+async def test_some_of_many_that_are_refused_are_told_with_those_that_are_not() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.manners.full = 2
+        with pytest.raises(
+            SubmitError, match=r"2 of 5 tasks were not accepted; the first, number 0: .*queue is full"
+        ) as error:
+            await fleet.submit_many("echo", range(5), room_for=0)
+        assert [index for index, _ in error.value.failures] == [0, 1]
+        assert sorted(error.value.accepted) == [2, 3, 4]
+
+
+async def test_many_tasks_wait_for_room_and_a_single_one_only_if_asked_to() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.manners.full = 3
+        assert len(await fleet.submit_many("echo", range(5))) == 5
+        coordinator.manners.full = 1
+        with pytest.raises(RefusedError, match="RESOURCE_EXHAUSTED"):
+            await fleet.submit("echo")
+        coordinator.manners.full = 1
+        await fleet.submit("echo", room_for=10)
+        assert len(coordinator.state.tasks) == 6
+
+
+async def test_gathered_outputs_are_in_order_and_a_failure_cancels_the_others() -> None:
+    async with client() as (fleet, [coordinator]):
+        assert await fleet.gather("echo", range(100)) == list(range(100))
+        coordinator.state.work = lambda spec: ValueError("bad luck") if spec.input == b"7" else None
+        with pytest.raises(TaskFailedError, match="bad luck"):
+            await fleet.gather("echo", range(10))
+        assert len(coordinator.state.cancelled) == 9
+        # What was not submitted by then is not submitted afterwards either.
+        taken = 0
+
+        async def slowly() -> AsyncIterator[int]:
+            nonlocal taken
+            for number in range(7, 1_000):
+                await asyncio.sleep(0)
+                taken = number
+                yield number
+
+        with pytest.raises(TaskFailedError, match="bad luck"):
+            await fleet.gather("echo", slowly())
+        before, submitted = taken, len(coordinator.state.tasks)
+        await fleet.status()
+        assert (taken, len(coordinator.state.tasks)) == (before, submitted)
+        assert len(coordinator.state.cancelled) == submitted - 100 - 2
+
+
+async def test_a_stream_that_breaks_is_resumed_and_no_task_is_accepted_twice() -> None:
+    async with client(3) as (fleet, coordinators):
+        for coordinator in coordinators:
+            coordinator.manners.break_after = 700
+        results = [result.value async for result in fleet.map("echo", range(5_000))]
+        assert sorted(results) == list(range(5_000))
+        state = coordinators[0].state
+        assert len(state.tasks) == 5_000
+        assert set(state.accepted.values()) == {1}
+        assert sum(coordinator.manners.break_after is None for coordinator in coordinators) == 3
+
+
+async def test_what_was_accepted_before_a_stream_broke_is_watched() -> None:
+    async with client(2) as (fleet, [first, second]):
+        first.state.work = lambda _: None
+        running = asyncio.ensure_future(fleet.run("echo", 1))
+        await until("it is accepted", lambda: first.state.tasks)
+        task_id = next(iter(first.state.tasks))
+        await first.stop()
+        await second.state.finish(task_id, types.TASK_STATE_SUCCEEDED, output=b"2")
+        assert await running == 2
+        assert second.state.accepted[task_id] == 1
+
+
+async def test_a_coordinator_without_a_leader_is_left_for_another() -> None:
+    async with client(2) as (fleet, [first, second]):
+        first.manners.unavailable = 10**9
+        assert await fleet.run("echo", 1) == 1
+        assert (await fleet.status()).cluster_id == "fake"
+        assert second.calls >= 2
+        # Passing refusals of single tasks are tried again, too.
+        second.manners.refuse = 2
+        assert await fleet.run("echo", 2) == 2
+
+
+async def test_a_silent_coordinator_is_left_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submissions, "ATTEMPT_TIMEOUT", 0.3)
+    async with client(2) as (fleet, [first, second]):
+        first.manners.deaf = second.manners.deaf = True
+        running = asyncio.ensure_future(fleet.run("echo", 1))
+        await until("one is called", lambda: first.calls + second.calls)
+        (first if second.calls else second).manners.deaf = False
+        assert await running == 1
+
+
+async def test_a_fleet_that_does_not_answer_is_given_up_after_the_time_limit() -> None:
+    async with client(2, request_timeout=0.7) as (fleet, coordinators):
+        for coordinator in coordinators:
+            coordinator.manners.unavailable = 10**9
+        began = time.monotonic()
+        with pytest.raises(UnavailableError, match=r"has not answered for .* \(no leader is known now\)"):
+            await fleet.run("echo")
+        with pytest.raises(UnavailableError):
+            await fleet.get("x")
+        assert 0.7 < time.monotonic() - began < 10
+        for coordinator in coordinators:
+            coordinator.manners.unavailable = 0
+        assert await fleet.run("echo", 1) == 1, "the client can still be used"
+
+
+async def test_a_caller_without_the_right_is_told_at_once() -> None:
+    async with client(2) as (fleet, coordinators):
+        for coordinator in coordinators:
+            coordinator.manners.forbids = StatusCode.PERMISSION_DENIED
+        for call in (fleet.run("echo"), fleet.submit_many("echo", range(5)), fleet.cancel("x")):
+            with pytest.raises(FleetError) as error:
+                await call
+            assert "PERMISSION_DENIED" in str(error.value)
+        assert sum(coordinator.calls for coordinator in coordinators) <= 6, "it is not tried again and again"
+
+
+async def test_where_nothing_listens_there_is_no_fleet() -> None:
+    fleet = Fleet.connect("127.0.0.1:1", "127.0.0.1:2")
+    with pytest.raises(NoFleetError, match=r"no fleet answers at http://127.0.0.1:1, .* \(connection refused\)"):
+        await fleet.run("echo")
+    with pytest.raises(NoFleetError):
+        await fleet.status()
+    await fleet.close()
+
+
+async def test_a_result_that_expired_is_told() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda _: None
+        running = asyncio.ensure_future(fleet.run("echo"))
+        handle = await fleet.submit("echo")
+        waiting = asyncio.ensure_future(handle.result())
+        await until("both are accepted", lambda: len(coordinator.state.tasks) == 2)
+        for task_id in list(coordinator.state.tasks):
+            await coordinator.state.expire(task_id)
+        for future in (running, waiting):
+            with pytest.raises(TaskExpiredError):
+                await future
+        with pytest.raises(NotFoundError):
+            await handle.get()
+
+
+async def test_tasks_are_cancelled() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda spec: spec.input or None
+        handle = await fleet.submit("echo")
+        assert (await handle.cancel("not wanted")).state == types.TASK_STATE_CANCELLED
+        with pytest.raises(TaskCancelledError, match="was cancelled: not wanted"):
+            await handle
+        done = await fleet.submit("echo", 1)
+        assert (await done.cancel(wait=timedelta(milliseconds=1))).state == types.TASK_STATE_SUCCEEDED
+        handles = await fleet.submit_many("echo", [None] * 2_500)
+        results = await fleet.cancel(*(handle.id for handle in handles))
+        assert [result.task_id for result in results] == [handle.id for handle in handles]
+
+
+async def test_a_task_is_followed_to_its_end_by_whichever_coordinator() -> None:
+    async with client(2) as (fleet, coordinators):
+        for coordinator in coordinators:
+            coordinator.manners.ends_watches = True
+        state = coordinators[0].state
+        state.work = lambda _: None
+        handle = await fleet.submit("echo")
+        seen = []
+        async for task in handle.watch():
+            seen.append(task.state)
+            if task.state == types.TASK_STATE_QUEUED:
+                await state.finish(handle.id, types.TASK_STATE_ASSIGNED)
+            elif task.state == types.TASK_STATE_ASSIGNED:
+                await state.finish(handle.id, types.TASK_STATE_SUCCEEDED)
+        assert seen == [types.TASK_STATE_QUEUED, types.TASK_STATE_ASSIGNED, types.TASK_STATE_SUCCEEDED]
+        assert [request.from_revision for request in state.watches] == [0, 1, 2]
+
+
+async def test_all_tasks_are_watched_from_a_revision() -> None:
+    async with client() as (fleet, _):
+        first = await fleet.submit("echo", 1)
+        revision = (await first.finished()).revision
+        second = await fleet.submit("echo", 2)
+        async for task in fleet.watch(from_revision=revision):
+            assert task.id == second.id
+            break
+
+
+async def test_many_waiters_share_a_watch_and_one_that_nobody_needs_is_ended() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda _: None
+        handles = await fleet.submit_many("echo", range(1_500))
+        waiting = [asyncio.ensure_future(handle.finished()) for handle in handles for _ in range(2)]
+        await until("they are watched", lambda: len(coordinator.state.watches) == 2)
+        assert sorted(len(request.ids) for request in coordinator.state.watches) == [500, 1_000]
+        opened = await fleet._connection.open()
+        for one in waiting[2:]:
+            one.cancel()
+        await asyncio.gather(*waiting[2:], return_exceptions=True)
+        await until("one watch is left", lambda: len(opened.awaited._running) == 1)
+        await coordinator.state.finish(handles[0].id, types.TASK_STATE_SUCCEEDED)
+        assert {task.id for task in await asyncio.gather(*waiting[:2])} == {handles[0].id}
+        await until("none is left", lambda: not opened.awaited._running)
+
+
+async def test_pages_are_put_together() -> None:
+    async with client() as (fleet, _):
+        handles = await fleet.submit_many("echo", range(5))
+        assert [task.id async for task in fleet.tasks(kind="echo")] == [handle.id for handle in handles]
+        assert [agent.name for agent in await fleet.agents()] == ["a", "b", "c"]
+
+
+async def test_a_closed_client_ends_what_waits() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda _: None
+        running = asyncio.ensure_future(fleet.run("echo"))
+        await until("it is accepted", lambda: coordinator.state.tasks)
+        await fleet.close()
+        with pytest.raises(UnavailableError, match="the client was closed"):
+            await running
+        with pytest.raises(UnavailableError):
+            await fleet.run("echo")
+
+
+async def test_a_waiter_that_is_cancelled_does_no_harm() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda _: None
+        running = asyncio.ensure_future(fleet.run("echo"))
+        await until("it is accepted", lambda: coordinator.state.tasks)
+        running.cancel()
+        task_id = next(iter(coordinator.state.tasks))
+        await coordinator.state.finish(task_id, types.TASK_STATE_SUCCEEDED)
+        coordinator.state.work = lambda spec: spec.input
+        assert await fleet.run("echo", 1) == 1
+
+
+async def test_inputs_are_not_taken_any_more_once_the_fleet_does_not_answer() -> None:
+    async with client(request_timeout=0.3) as (fleet, [coordinator]):
+        for submitting in (fleet.submit_many, fleet.gather):
+            coordinator.manners.unavailable = 10**9
+            taken = 0
+
+            def inputs() -> Any:
+                nonlocal taken
+                for number in range(100_000):
+                    taken = number + 1
+                    yield number
+
+            with pytest.raises(UnavailableError):
+                await submitting("echo", inputs())
+            assert taken <= 2 * submissions.WINDOW + 2
+
+
+async def test_a_cancellation_may_take_as_long_as_it_waits() -> None:
+    async with client(2, request_timeout=0.3) as (fleet, [coordinator, _]):
+        coordinator.state.work = lambda _: None
+        handle = await fleet.submit("echo")
+        assert (await handle.cancel(wait=0.6)).state == types.TASK_STATE_CANCELLED
+
+
+async def test_the_lines_of_a_task_are_followed_from_coordinator_to_coordinator() -> None:
+    async with client(2) as (fleet, coordinators):
+        state = coordinators[0].state
+        state.lines = [f"line {number}" for number in range(7)]
+        handle = await fleet.submit("echo")
+        for ends in (False, True):
+            for coordinator in coordinators:
+                coordinator.manners.ends_watches = ends
+            assert [line async for line in handle.logs()] == state.lines
+        assert [line async for said in fleet.logs(handle.id) for line in said.lines]
+        assert [[after.next for after in request.after] for request in state.followed[1:6]] == [[], [2], [4], [6], [7]]
+
+
+async def test_the_progress_of_a_task_is_followed_to_its_end() -> None:
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda _: None
+        handle = await fleet.submit("echo")
+        seen = []
+        async for progress in handle.progress():
+            seen.append((progress.fraction, progress.text))
+            await coordinator.state.finish(handle.id, types.TASK_STATE_SUCCEEDED)
+        assert seen == [(0.5, "half")]
