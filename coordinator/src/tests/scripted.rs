@@ -76,6 +76,26 @@ async fn connect(
     (sender, opened.expect("the leader accepts agents").into_inner())
 }
 
+/// Returns the next message of interest.
+async fn next(told: &mut Streaming<CoordinatorMessage>) -> ToAgent {
+    let next = async {
+        loop {
+            let told = told.message().await.expect("the session continues").expect("the session continues");
+            match told.message {
+                Some(
+                    ToAgent::HeartbeatAck(_)
+                    | ToAgent::HealthCheck(_)
+                    | ToAgent::CompletionAcks(_)
+                    | ToAgent::Opening(_),
+                )
+                | None => {}
+                Some(told) => return told,
+            }
+        }
+    };
+    timeout(SOON, next).await.expect("a message")
+}
+
 impl Scripted {
     /// Opens a session with the coordinator `leader`, which leads.
     pub async fn join(fleet: &TestFleet, leader: usize) -> Self {
@@ -83,19 +103,19 @@ impl Scripted {
         let transport = Transport::new(Arc::new(network));
         let mut listener = transport.bind(OWN).await.expect("its address is free").into_listener();
         let listening = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-        let (sender, told) = connect(&transport, leader, 0).await;
+        let (sender, mut told) = connect(&transport, leader, 0).await;
+        assert!(matches!(next(&mut told).await, ToAgent::Welcome(_)));
+        // No heartbeat is allowed before it.
         let beats = AbortOnDropHandle::new(tokio::spawn(beat(sender.clone())));
-        let mut agent = Self { sender, told, beats, transport, _listening: AbortOnDropHandle::new(listening) };
-        assert!(matches!(agent.next().await, ToAgent::Welcome(_)));
-        agent
+        Self { sender, told, beats, transport, _listening: AbortOnDropHandle::new(listening) }
     }
 
     /// Comes back over a new connection, in the same session.
     pub async fn resume(&mut self, fleet: &TestFleet, leader: usize) {
         let session = fleet.tested(leader).state.look(|fleet| fleet.agent_by_name(NAME).map(|agent| agent.session.0));
         (self.sender, self.told) = connect(&self.transport, leader, session.expect("it has a session")).await;
-        self.beats = AbortOnDropHandle::new(tokio::spawn(beat(self.sender.clone())));
         assert!(matches!(self.next().await, ToAgent::Welcome(internal::Welcome { resumed: true, .. })));
+        self.beats = AbortOnDropHandle::new(tokio::spawn(beat(self.sender.clone())));
     }
 
     /// Stops sending heartbeats, over a connection that stays open.
@@ -109,22 +129,7 @@ impl Scripted {
 
     /// Returns the next message of interest.
     pub async fn next(&mut self) -> ToAgent {
-        let next = async {
-            loop {
-                let told = self.told.message().await.expect("the session continues").expect("the session continues");
-                match told.message {
-                    Some(
-                        ToAgent::HeartbeatAck(_)
-                        | ToAgent::HealthCheck(_)
-                        | ToAgent::CompletionAcks(_)
-                        | ToAgent::Opening(_),
-                    )
-                    | None => {}
-                    Some(told) => return told,
-                }
-            }
-        };
-        timeout(SOON, next).await.expect("a message")
+        next(&mut self.told).await
     }
 
     /// Returns the next assignment, which must be the only one.

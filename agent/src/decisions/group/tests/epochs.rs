@@ -136,7 +136,8 @@ async fn the_next_epoch_is_a_decision_of_the_one_before_and_a_lost_member_comes_
     let file = stage.changed(&group, &next).await;
     // The epoch has ended.
     let late = stage.ask("a", &Ask::Propose { group: GROUP.into(), proposal: stage.proposal(&group, 9, "late") }).await;
-    assert!(late.expect_err("it has ended").contains("Ended"));
+    let refused = late.expect_err("it has ended");
+    assert!(refused.contains("the epoch has ended"), "{refused}");
     for name in all() {
         stage.answered(&name, &Ask::Form { file: file.clone() }).await;
         stage.ask(&name, &Ask::Form { file: file.clone() }).await.expect("it is a member already");
