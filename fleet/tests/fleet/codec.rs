@@ -35,8 +35,7 @@ fn encoded(command: &Command) -> Vec<u8> {
     bytes
 }
 
-/// Formats a command or a reply without the field of the feature that exists only for tests of upgrades, and without
-/// those that were added later and are not set.
+/// Formats a command or a reply without the field of tests of upgrades, and without later ones that are not set.
 fn shown(message: &impl std::fmt::Debug) -> String {
     let unset = [
         ", trial: false",
