@@ -139,7 +139,8 @@ impl Twin {
         match command {
             Command::Control(ControlCommand::RaiseVersion(version)) if *reply == Reply::Done => self.version = *version,
             Command::Agent(AgentCommand::Joined(join))
-                if join.sealing_key.is_some() && self.version < Feature::Mail.since() =>
+                if (join.sealing_key.is_some() && self.version < Feature::Mail.since())
+                    || (join.contributed.is_some() && self.version < Feature::Resources.since()) =>
             {
                 assert!(matches!(reply, Reply::Refused(_)), "{reply:?}");
             }
