@@ -68,6 +68,7 @@ pub fn wordy_failure() -> Outcome {
         stderr_tail: text,
         retryable: false,
         retry_after_ms: 0,
+        name: String::new(),
     })
 }
 

@@ -149,7 +149,10 @@ pub fn send_message(bytes: &[u8]) {
 
 /// A task that a client submits.
 pub fn submission(bytes: &[u8]) {
-    let Ok(spec) = TaskSpec::decode(bytes) else { return };
+    let Ok(mut spec) = TaskSpec::decode(bytes) else { return };
+    if let Err(refused) = convert::start_after(&mut spec, NOW) {
+        return check_sentence(refused);
+    }
     match convert::submission(spec, RetryPolicy::default(), || 7) {
         Ok(task) => drop(applied(Command::Task(TaskCommand::Submit(task)))),
         Err(refused) => check_sentence(refused),

@@ -35,7 +35,9 @@ mod propose;
 pub mod raft;
 mod read;
 mod resources;
+mod schedules;
 mod teams;
+mod unmet;
 mod upkeep;
 mod verify;
 mod warnings;
@@ -198,6 +200,9 @@ fn fleet_config(config: &CoordinatorConfig) -> FleetConfig {
     fleet.max_tasks = config.limits.max_tasks.unwrap_or(fleet.max_tasks);
     fleet.max_bytes = config.limits.max_bytes.unwrap_or(fleet.max_bytes);
     fleet.result_ttl = config.limits.result_ttl.map_or(fleet.result_ttl, |ttl| ttl.as_millis() as u64);
+    let window = config.limits.idempotency_window.map(|window| window.as_millis() as u64);
+    // The default is said by 0, which every version reads.
+    fleet.idempotency_window = window.filter(|window| *window != fleet.key_window()).unwrap_or(0);
     fleet
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use robeing_fleet::{Command, ControlCommand, FleetConfig, FleetMillis, Reply};
+use robeing_fleet::{Command, ControlCommand, Feature, Fleet, FleetConfig, FleetMillis, Reply};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -48,6 +48,8 @@ const TICK_SHORTEST: Duration = Duration::from_secs(1);
 /// Longest time without a tick while something is pending.
 const TICK_LONGEST: Duration = Duration::from_secs(10);
 
+/// Pause before the part of the configuration is set that not every coordinator knows yet.
+const CONFIGURE_AGAIN: Duration = Duration::from_secs(1);
 /// Pause before recording that the log has begun is retried.
 const NOTE_RETRY: Duration = Duration::from_secs(5);
 
@@ -203,20 +205,37 @@ impl SnapshotKeeper {
     }
 }
 
+/// Returns the part of a configuration that every coordinator of the fleet knows.
+fn in_force(config: &FleetConfig, fleet: &Fleet) -> FleetConfig {
+    let idempotency_window = if fleet.has(Feature::KeyWindow) { config.idempotency_window } else { 0 };
+    FleetConfig { idempotency_window, ..config.clone() }
+}
+
 /// Aligns the fleet's configuration with this coordinator's whenever it begins to lead. Runs until the coordinator
 /// stops.
 pub async fn configuration(standing: Standing, state: StateReader, proposer: Proposer, config: FleetConfig) {
     let mut raft_role = standing.roles();
     loop {
         let Some(term) = until_leading(&mut raft_role).await else { return };
-        if state.look(|fleet| *fleet.config() != config) {
-            match proposer.propose_one(Command::Control(ControlCommand::Configure(config.clone()))).await {
-                Ok(Reply::Refused(refusal)) => warn!(%refusal, "the fleet's configuration was refused"),
-                Ok(_) => info!("the fleet's configuration was changed"),
-                Err(error) => warn!(%error, "the fleet's configuration could not be changed"),
+        loop {
+            let (wanted, is_set) = state.look(|fleet| {
+                let wanted = in_force(&config, fleet);
+                let is_set = *fleet.config() == wanted;
+                (wanted, is_set)
+            });
+            let is_all = wanted == config;
+            if !is_set {
+                match proposer.propose_one(Command::Control(ControlCommand::Configure(wanted))).await {
+                    Ok(Reply::Refused(refusal)) => warn!(%refusal, "the fleet's configuration was refused"),
+                    Ok(_) => info!("the fleet's configuration was changed"),
+                    Err(error) => warn!(%error, "the fleet's configuration could not be changed"),
+                }
+            }
+            tokio::select! {
+                () = until_not_leading(&mut raft_role, term) => break,
+                () = tokio::time::sleep(CONFIGURE_AGAIN), if !is_all => {}
             }
         }
-        until_not_leading(&mut raft_role, term).await;
     }
 }
 

@@ -33,6 +33,7 @@ fn disagreement(message: String) -> Failure {
         stderr_tail: String::new(),
         retryable: false,
         retry_after_ms: 0,
+        name: String::new(),
     }
 }
 

@@ -41,6 +41,11 @@ pub(crate) fn quantity(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": MAX_QUANTITY })
 }
 
+/// Returns the schema of a moment, as text in the form of RFC 3339.
+pub(crate) fn time(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "format": "date-time" })
+}
+
 /// Returns the schema of a container's requests and limits, with rules that check the quantities.
 pub(crate) fn resources(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = slim::<ResourceRequirements>(generator);

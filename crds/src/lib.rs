@@ -23,10 +23,12 @@ mod recovery;
 mod reference;
 mod role;
 mod rules;
+mod schedule;
 mod scheduling;
 mod schema;
 mod spec;
 mod status;
+mod task_kind;
 mod team;
 mod threshold;
 
@@ -46,12 +48,14 @@ pub use pool::{
 pub use recovery::Recovery;
 pub use reference::reference;
 pub use role::Role;
+pub use schedule::{ConcurrencyPolicy, MissedRuns, RunState, Schedule, ScheduleStatus, ScheduledTask};
 pub use scheduling::{Scheduling, Weights};
 pub use schema::{crd, crd_yaml};
 pub use spec::{ImagePullPolicy, RobeingCluster, RobeingClusterSpec};
 pub use status::{
     AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
 };
+pub use task_kind::{TaskKind, TaskKindResources, TaskKindRetry};
 pub use team::{Team, TeamState, TeamStatus};
 pub use threshold::{ParseThresholdError, Threshold};
 

@@ -36,6 +36,45 @@ pub const MAX_TEAM_PURPOSE: u32 = 256;
 pub const MAX_TEAM_SIZE: u32 = 64;
 /// Maximum number of skills that the members of a team must have: what coordinators accept.
 pub const MAX_TEAM_SKILLS: u32 = 8;
+/// Maximum number of kinds of tasks whose needs a cluster sets; coordinators accept more.
+pub const MAX_TASK_KINDS: u32 = 64;
+/// Maximum length of the name of a kind of tasks, in characters, so that it is at most 253 bytes, which coordinators accept.
+pub const MAX_KIND_NAME: u32 = 63;
+/// Maximum length of the name of a kind's queue, in characters, so that it is at most 253 bytes.
+pub const MAX_KIND_QUEUE: u32 = 63;
+/// Maximum number of skills that the tasks of a kind require: what coordinators accept.
+pub const MAX_KIND_SKILLS: u32 = 8;
+/// Minimum deadline and time for an attempt of a kind: the unit of coordinators.
+pub const MIN_KIND_TIME: Duration = Duration::from_millis(1);
+/// Maximum deadline, time for an attempt and backoff of a kind: 366 days, what coordinators accept.
+pub const MAX_KIND_TIME: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Minimum factor from one backoff to the next, percent: one that stays the same.
+pub const MIN_MULTIPLIER_PERCENT: u32 = 100;
+/// Maximum factor from one backoff to the next, percent: what coordinators accept.
+pub const MAX_MULTIPLIER_PERCENT: u32 = 10_000;
+/// Maximum number of schedules that a cluster keeps.
+pub const MAX_SCHEDULES: u32 = 100;
+/// Maximum number of schedules in the status of a cluster: also those that are about to be removed.
+pub const MAX_SCHEDULE_STATUSES: u32 = 2 * MAX_SCHEDULES;
+/// Maximum length of a schedule's name, in characters: what coordinators accept.
+pub const MAX_SCHEDULE_NAME: u32 = 63;
+/// Maximum length of a cron expression, in characters of one byte each: what coordinators accept.
+pub const MAX_CRON: u32 = robeing_cron::MAX_CRON_BYTES as u32;
+/// Maximum length of a time zone's name, in characters of one byte each: what coordinators accept.
+pub const MAX_TIME_ZONE: u32 = robeing_cron::MAX_ZONE_BYTES as u32;
+/// Maximum number of runs of a schedule that start late: what coordinators accept.
+pub const MAX_MISSED_RUNS: u32 = 100;
+/// Maximum length of the input of a schedule's task, in characters, so that it is at most 64 KiB, which coordinators
+/// accept.
+pub const MAX_SCHEDULE_INPUT: u32 = 16 * 1024;
+/// Lowest priority of a task.
+pub const MIN_PRIORITY: u32 = 1;
+/// Highest priority of a task.
+pub const MAX_PRIORITY: u32 = 10;
+/// Minimum deadline, time limit and the like of a schedule's task.
+pub const MIN_TASK_SPAN: Duration = Duration::from_millis(1);
+/// Maximum deadline, time limit and the like of a schedule's task: 366 days, what coordinators accept.
+pub const MAX_TASK_SPAN: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Maximum number of specializations of one pool.
 pub const MAX_SPECIALIZATIONS: u32 = settings::MAX_SPECIALIZATIONS as u32;
 /// Maximum length of a specialization, in characters of one byte each.

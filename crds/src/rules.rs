@@ -256,6 +256,70 @@ pub(crate) fn team_name() -> Rule {
     rule("self.matches('^[-a-z0-9]+$')", "The name of a team must be lower-case letters, digits and '-'.")
 }
 
+pub(crate) fn kind_name() -> Rule {
+    rule("!self.matches('[[:cntrl:]]')", "The name of a kind must be one line of text, without control characters.")
+}
+
+pub(crate) fn queue_has_resources() -> Rule {
+    rule(
+        "!has(self.queue) || has(self.resources)",
+        "Only tasks that take resources count for the share of a queue; set resources too, or remove queue.",
+    )
+    .field_path(".queue")
+}
+
+pub(crate) fn some_resource() -> Rule {
+    let set = ["cpu", "memory", "storage", "bandwidth"].map(|name| format!("has(self.{name})"));
+    rule(set.join(" || "), "The resources must set at least one of cpu, memory, storage and bandwidth; or remove them.")
+}
+
+/// Rejects what is not a whole number of thousandths of a CPU, which is the unit of the resource pool.
+pub(crate) fn cpu_amount() -> Rule {
+    rule(
+        "self.matches('^([0-9]{1,9}([.][0-9]{1,3})?|[0-9]{1,12}m)$') && self.matches('[1-9]')",
+        "The CPU must be above zero and in whole thousandths of a CPU, such as 500m, 2 or 1.5.",
+    )
+}
+
+/// Rejects what is not a whole number of bytes or bits that the resource pool can hold.
+pub(crate) fn whole_amount() -> Rule {
+    rule(
+        "self.matches('^[1-9][0-9]{0,14}([kMGTP]|[KMGTP]i)?$') && !quantity(self).isGreaterThan(quantity('256Ti'))",
+        "The amount must be a whole number above zero, with or without a unit, and at most 256Ti, such as 512Mi or 100M.",
+    )
+}
+
+pub(crate) fn schedule_name() -> Rule {
+    rule(
+        "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+        "The name of a schedule must be lower-case letters, digits and '-', and start and end with a letter or digit.",
+    )
+}
+
+/// Accepts some texts that are no expression; for the rest see [`crate::Schedule::problem`].
+pub(crate) fn cron_form() -> Rule {
+    rule(
+        "self.matches('^(@[a-z]+|([^[:space:]]+ +){4}[^[:space:]]+)$')",
+        "When a schedule is due must be five fields with spaces between them: minute, hour, day of the month, month and \
+         day of the week, such as 30 4 * * mon-fri; or one of @hourly, @daily, @weekly, @monthly and @yearly.",
+    )
+}
+
+pub(crate) fn time_zone_form() -> Rule {
+    rule(
+        "self.matches('^[-+/_A-Za-z0-9]+$')",
+        "The time zone must be a name of the IANA database, such as Europe/Berlin or Etc/UTC.",
+    )
+}
+
+pub(crate) fn missed_limit_has_use() -> Rule {
+    rule(
+        "!has(self.missedLimit) || self.missedRuns == 'All'",
+        "Only if all missed runs start late is their number limited; set missedRuns to All, or remove missedLimit.",
+    )
+    .field_path(".missedLimit")
+}
+
 pub(crate) fn webhooks_have_a_messenger() -> Rule {
     rule(
         "!has(self.spec.gateway) || !has(self.spec.gateway.webhooks) || size(self.spec.gateway.webhooks) == 0 || \

@@ -7,8 +7,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Consensus, Coordinators, Gateway, Identity, Pool, Recovery, RobeingClusterStatus, Scheduling, Team, embedded,
-    limits::{MAX_IMAGE, MAX_POD_LIST, MAX_POLICIES, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOLS, MAX_TEAMS},
+    Consensus, Coordinators, Gateway, Identity, Pool, Recovery, RobeingClusterStatus, Schedule, Scheduling, TaskKind,
+    Team, embedded,
+    limits::{
+        MAX_IMAGE, MAX_POD_LIST, MAX_POLICIES, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOLS, MAX_SCHEDULES,
+        MAX_TASK_KINDS, MAX_TEAMS,
+    },
     rules,
 };
 
@@ -122,12 +126,27 @@ pub struct RobeingClusterSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub policies: Vec<PolicySpec>,
 
+    /// What tasks need by their kind, unless they say it themselves. The names of the kinds are unique; kinds that are not
+    /// here need nothing special. If one of them is refused by the fleet, none of them is set, and a condition of the
+    /// cluster tells what is wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_TASK_KINDS))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub task_kinds: Vec<TaskKind>,
+
     /// Teams of agents that the operator keeps. Their names are unique. Agents must be in the fleet before a team of them
     /// is formed; `status.teams` has the ids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_TEAMS))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub teams: Vec<Team>,
+
+    /// Schedules that the operator keeps: tasks that are submitted again and again. Their names are unique in the fleet.
+    /// `status.schedules` tells when each runs next, and what became of its last run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_SCHEDULES))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub schedules: Vec<Schedule>,
 
     /// Stop assigning tasks and scale the pools to zero. The coordinators keep running and keep their state.
     #[serde(default)]

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    TeamStatus, embedded,
-    limits::{MAX_POOLS, MAX_TEAM_STATUSES},
+    ScheduleStatus, TeamStatus, embedded,
+    limits::{MAX_POOLS, MAX_SCHEDULE_STATUSES, MAX_TEAM_STATUSES},
 };
 
 /// The `type`s of a cluster's conditions.
@@ -24,6 +24,8 @@ pub mod condition_types {
     pub const SUSPENDED: &str = "Suspended";
     /// Members prove who they are, and connections are encrypted; the reason states what weakens that.
     pub const IDENTITY: &str = "Identity";
+    /// For each task that waits there is an agent that could run it; the message states what tasks wait for in vain.
+    pub const TASKS_SCHEDULABLE: &str = "TasksSchedulable";
 }
 
 /// The observed state of the fleet.
@@ -70,6 +72,12 @@ pub struct RobeingClusterStatus {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub teams: Vec<TeamStatus>,
 
+    /// The schedules that the operator keeps, and those that it is about to remove.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_SCHEDULE_STATUSES))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub schedules: Vec<ScheduleStatus>,
+
     /// Number of agents in the pool that `spec.scaledPool` names, without standby agents; autoscalers that target the
     /// RobeingCluster read it.
     #[serde(default)]
@@ -84,7 +92,7 @@ pub struct RobeingClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
 
-    /// The conditions Ready, Progressing, Degraded, QuorumHealthy and Suspended.
+    /// The conditions Ready, Progressing, Degraded, QuorumHealthy, Suspended, Identity and TasksSchedulable.
     #[serde(default)]
     #[schemars(schema_with = "embedded::list_of::<Condition>")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

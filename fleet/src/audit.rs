@@ -10,12 +10,15 @@ use crate::{
     fleet::State,
     identity::audit::check_identity,
     indexes::Indexes,
+    kinds::audit::check_kinds,
     limits::*,
     mail::audit::check_mail,
     policies::audit::check_policies,
+    queues::audit::{check_queues, check_turns},
     resources::audit::{check_grants, check_resources},
     schedule::audit::check_work_conserving,
-    tasks::audit::check_tasks,
+    schedules::audit::check_schedules,
+    tasks::{audit::check_tasks, keys::check_keys},
     teams::audit::{check_staffed, check_teams},
     version::{FIRST_VERSION, known_version},
 };
@@ -32,14 +35,16 @@ pub(crate) fn ensure(holds: bool, problem: impl FnOnce() -> String) -> Check {
 impl Fleet {
     /// Checks every invariant: slots are conserved, each assigned task has one current attempt, indexes equal those
     /// rebuilt from the state, no pool lacks live agents while some are on standby, no team lacks a member while an agent
-    /// that fits it is in none, no request for resources waits that could be granted, and no ready task waits while an
-    /// agent that fits it has a free slot. The error names the violated invariant.
+    /// that fits it is in none, no request for resources waits that could be granted, no turn is later than it should be,
+    /// and no ready task that no limit holds back waits while an agent that fits it has a free slot. The error names the
+    /// violated invariant.
     pub fn audit(&self) -> Result<(), String> {
         check_state(&self.state)?;
         ensure(self.indexes == Indexes::rebuild(&self.state), || "an index differs from the rebuilt one".to_owned())?;
         check_standby(self)?;
         check_staffed(self)?;
         check_grants(self)?;
+        check_turns(self)?;
         check_work_conserving(self)
     }
 }
@@ -62,9 +67,13 @@ pub(crate) fn check_state(state: &State) -> Check {
     check_audit_log(state)?;
     check_mail(state)?;
     check_policies(state)?;
+    check_kinds(state)?;
     check_ballots(state)?;
     check_teams(state)?;
-    check_resources(state)
+    check_resources(state)?;
+    check_queues(state)?;
+    check_schedules(state)?;
+    check_keys(state)
 }
 
 /// Checks that each agent's count of displaced tasks is right, and that the redistribution of an agent's tasks is
@@ -107,5 +116,17 @@ fn check_slots(state: &State) -> Check {
             }
         }
     }
-    ensure(active == current, || "taken slots and current attempts differ".to_owned())
+    ensure(active == current, || "taken slots and current attempts differ".to_owned())?;
+    check_slots_of_attempts(state)
+}
+
+/// Checks that each current attempt takes as many slots of its agent as its task asks for.
+fn check_slots_of_attempts(state: &State) -> Check {
+    for task in state.tasks.kept.values() {
+        let Some(attempt) = task.current() else { continue };
+        let agent = state.agents.known.get(&attempt.agent);
+        let taken = agent.map_or(0, |agent| agent.slots_of(task.id, attempt.number));
+        ensure(taken == task.slots(), || format!("task {} has {taken} slots of {}", task.id, task.slots()))?;
+    }
+    Ok(())
 }

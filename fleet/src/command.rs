@@ -3,8 +3,8 @@
 use bilrost::Oneof;
 
 use crate::{
-    AgentCommand, AuditCommand, BallotCommand, FleetConfig, IdentityCommand, MailCommand, PolicyCommand, PoolCommand,
-    ResourceCommand, TaskCommand, TeamCommand,
+    AgentCommand, AuditCommand, BallotCommand, FleetConfig, IdentityCommand, KindCommand, MailCommand, PolicyCommand,
+    PoolCommand, QueueCommand, ResourceCommand, ScheduleCommand, TaskCommand, TeamCommand,
 };
 
 /// One command of the batch in a log entry.
@@ -32,6 +32,12 @@ pub enum Command {
     Team(TeamCommand),
     /// A command for the resource pool.
     Resource(ResourceCommand),
+    /// A command for kinds of tasks.
+    Kind(KindCommand),
+    /// A command for the queues of tasks.
+    Queue(QueueCommand),
+    /// A command for a schedule.
+    Schedule(ScheduleCommand),
 }
 
 /// A command for the fleet itself. All domains share one range of field numbers; see `codec`.

@@ -29,6 +29,10 @@ pub struct FleetConfig {
     /// How long a lost agent is remembered, ms.
     #[bilrost(7)]
     pub lost_agent_ttl: u64,
+    /// For how long an idempotency key stands for its first task at least, from the acceptance of the task on, ms; 0: for
+    /// [`DEFAULT_KEY_WINDOW_MS`]. Another one needs [`Feature::KeyWindow`](crate::Feature::KeyWindow).
+    #[bilrost(140)]
+    pub idempotency_window: u64,
 }
 
 /// Weights of the score's terms, in points.
@@ -77,6 +81,7 @@ impl Default for FleetConfig {
             max_tasks: DEFAULT_MAX_TASKS,
             max_bytes: DEFAULT_MAX_BYTES,
             lost_agent_ttl: DEFAULT_LOST_AGENT_TTL_MS,
+            idempotency_window: 0,
         }
     }
 }
@@ -156,6 +161,7 @@ impl FleetConfig {
         self.retry.check("retry")?;
         check_duration("result_ttl", Some(self.result_ttl), 0)?;
         check_duration("lost_agent_ttl", Some(self.lost_agent_ttl), 0)?;
+        check_duration("idempotency_window", Some(self.idempotency_window), 0)?;
         if self.max_queued == 0 {
             return Err(invalid("max_queued", "must be at least 1"));
         }

@@ -14,6 +14,8 @@ pub enum CancelCause {
     Deadline,
     /// The attempt exceeded its timeout.
     TimedOut,
+    /// The attempt made no progress.
+    Stalled,
 }
 
 /// Something to do or to report after a command.
@@ -142,4 +144,6 @@ pub enum Effect {
         /// The allocation.
         id: AllocationId,
     },
+    /// A schedule was set, changed or removed, or one is due at another time.
+    SchedulesChanged,
 }

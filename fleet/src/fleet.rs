@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bilrost::Message;
 
 use crate::{
-    Agent, AgentId, AgentState, Command, ControlCommand, Effect, FleetConfig, PoolCommand, Refusal, Reply, Stamp, Task,
-    TaskState,
+    Agent, AgentId, AgentState, Command, ControlCommand, Effect, Feature, FleetConfig, PoolCommand, Refusal, Reply,
+    Stamp, Task, TaskState,
     agents::{
         directory::{DirectoryChanges, Shown},
         state::Agents,
@@ -16,14 +16,17 @@ use crate::{
     ballots::state::Ballots,
     identity::state::Identity,
     indexes::Indexes,
+    kinds::TaskKinds,
     limits::{MAX_FIRINGS, MAX_TIME_MS},
     mail::state::Mail,
     policies::Policies,
+    queues::state::Queues,
     resources::state::Resources,
     schedule::speed::KindTimes,
+    schedules::state::Schedules,
     snapshot::Snapshots,
     steps::Jobs,
-    tasks::state::Tasks,
+    tasks::{keys::SpentKeys, links::settling::Unsettled, state::Tasks},
     teams::{members::ChangedAgents, state::Teams},
     version::{FIRST_VERSION, known_version},
 };
@@ -75,6 +78,10 @@ pub(crate) struct State {
     pub ballots: Ballots,
     pub teams: Teams,
     pub resources: Resources,
+    pub task_kinds: TaskKinds,
+    pub queues: Queues,
+    pub schedules: Schedules,
+    pub keys: SpentKeys,
 }
 
 /// How far a command has been applied.
@@ -114,6 +121,8 @@ pub struct Fleet {
     pub(crate) directory: DirectoryChanges,
     /// The agents that the running step has changed, which may matter to teams.
     pub(crate) changed_agents: ChangedAgents,
+    /// What the ends of tasks still mean for others; nothing between two commands.
+    pub(crate) unsettled: Unsettled,
 }
 
 impl Fleet {
@@ -139,6 +148,10 @@ impl Fleet {
             ballots: Ballots::default(),
             teams: Teams::default(),
             resources: Resources::default(),
+            task_kinds: None,
+            queues: Queues::default(),
+            schedules: Schedules::default(),
+            keys: SpentKeys::default(),
         };
         Fleet::from_state(state)
     }
@@ -151,6 +164,7 @@ impl Fleet {
             snapshots: Snapshots::default(),
             directory: DirectoryChanges::default(),
             changed_agents: ChangedAgents::default(),
+            unsettled: Unsettled::default(),
         }
     }
 
@@ -192,14 +206,21 @@ impl Fleet {
         mut steps: usize,
         effects: &mut Vec<Effect>,
     ) -> Progress {
-        while left_to_fire > 0 {
+        while left_to_fire > 0 || self.has_opened() {
             if steps == 0 {
                 return Progress::Halfway(Unfinished(Box::new(Rest::Fire { left_to_fire, command })));
             }
-            let Some(timer) = self.indexes.timers.pop_due(self.state.now.fleet) else { break };
-            self.fire(timer, effects);
+            let due = if left_to_fire > 0 { self.indexes.timers.pop_due(self.state.now.fleet) } else { None };
+            match due {
+                Some(timer) => {
+                    self.fire(timer, effects);
+                    left_to_fire -= 1;
+                }
+                // Those that were held back come before what the command submits.
+                None if self.has_opened() => self.admit_one(effects),
+                None => break,
+            }
             self.report_directory(effects);
-            left_to_fire -= 1;
             steps -= 1;
         }
         let mut jobs = Jobs::default();
@@ -211,9 +232,14 @@ impl Fleet {
         self.work_off(reply, jobs, steps, effects)
     }
 
-    /// Does what every step of a command ends with. Timers change nothing that matters to the members of teams.
+    /// Does what every step of a command ends with. Timers change nothing that matters to the members of teams. What
+    /// they mean for tasks with links is done with the command that follows.
     pub(crate) fn end_step(&mut self, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         self.settle_teams(jobs, effects);
+        self.schedule_settling(jobs);
+        if self.has_opened() {
+            jobs.admit_next();
+        }
         self.report_directory(effects);
     }
 
@@ -246,6 +272,9 @@ impl Fleet {
             Command::Ballot(command) => self.run_ballots(command, jobs, effects),
             Command::Team(command) => self.run_teams(command, jobs, effects),
             Command::Resource(command) => self.run_resources(command, effects),
+            Command::Kind(command) => self.run_kinds(command),
+            Command::Queue(command) => self.run_queues(command, jobs),
+            Command::Schedule(command) => self.run_schedules(command, jobs, effects),
         }
     }
 
@@ -254,8 +283,18 @@ impl Fleet {
         if asked < current || asked > known_version() {
             return Reply::Refused(Refusal::Version { asked, current, known: known_version() });
         }
+        if !self.has(Feature::Queues) && asked >= Feature::Queues.since() {
+            self.begin_sharing();
+        }
         self.state.version = asked;
         Reply::Done
+    }
+
+    /// Has the submitters of the tasks count that are accepted from now on.
+    fn begin_sharing(&mut self) {
+        let waits = self.indexes.schedule.gate.has_tasks();
+        self.state.queues.shared_from = if waits { self.state.tasks.next_seq } else { 0 };
+        self.indexes.schedule.shared_from = self.state.queues.shared_from;
     }
 
     pub(crate) fn next_revision(&mut self) -> u64 {
@@ -334,11 +373,15 @@ impl Fleet {
     ) {
         let now = self.state.now;
         self.disband(seq, effects);
+        let keeps_dead = self.has(Feature::DeadLetters);
         let finished = self.change_task(seq, |task| {
             change(task, now);
-            (task.id, task.displaced_from.take(), task.team.is_some())
+            if keeps_dead {
+                task.note_death(now);
+            }
+            (task.id, task.displaced_from.take(), task.team.is_some(), task.links.is_some())
         });
-        let Some((task, displaced_from, is_of_team)) = finished else { return };
+        let Some((task, displaced_from, is_of_team, is_linked)) = finished else { return };
         if is_of_team {
             self.count_team_end(seq);
         }
@@ -350,10 +393,13 @@ impl Fleet {
             _ => &mut totals.failed,
         };
         *total = total.saturating_add(1);
+        self.bound_dead_letters();
         effects.push(Effect::Finished { task });
         if let Some(from) = displaced_from {
             self.settle_displaced(from, effects);
         }
+        self.run_ended(task, state);
         self.task_is_gone(task, effects);
+        self.note_end(seq, is_linked);
     }
 }

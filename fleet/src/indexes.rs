@@ -11,7 +11,8 @@ use crate::{
     mail::{Letter, indexes::MailIndexes},
     resources::{Allocation, indexes::ResourceIndexes},
     schedule::Schedule,
-    tasks::indexes::TaskIndexes,
+    schedules::indexes::ScheduleIndexes,
+    tasks::{indexes::TaskIndexes, keys::KeyIndexes, links::indexes::LinkIndexes},
     teams::{Team, indexes::TeamIndexes},
     timers::Timers,
 };
@@ -20,12 +21,15 @@ use crate::{
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Indexes {
     pub tasks: TaskIndexes,
+    pub links: LinkIndexes,
     pub agents: AgentIndexes,
     pub identity: IdentityIndexes,
     pub mail: MailIndexes,
     pub ballots: BallotIndexes,
     pub teams: TeamIndexes,
     pub resources: ResourceIndexes,
+    pub schedules: ScheduleIndexes,
+    pub keys: KeyIndexes,
     pub schedule: Schedule,
     pub timers: Timers,
 }
@@ -33,9 +37,15 @@ pub(crate) struct Indexes {
 impl Indexes {
     /// Computes the indexes from the state.
     pub(crate) fn rebuild(state: &State) -> Indexes {
-        let mut indexes = Indexes::default();
+        let mut indexes = Indexes { schedule: Schedule::of(state), ..Indexes::default() };
         for task in state.tasks.kept.values() {
             indexes.add_task(task);
+        }
+        for task in state.tasks.kept.values() {
+            indexes.link(task, &state.tasks.kept);
+        }
+        if let Some(at) = indexes.schedule.set_bucket_timer() {
+            indexes.timers.set_buckets(at);
         }
         for letter in state.mail.letters.iter() {
             indexes.enter_letter(letter);
@@ -58,6 +68,12 @@ impl Indexes {
         if let Some(at) = state.resources.sweep {
             indexes.timers.set_sweep(at);
         }
+        for schedule in state.schedules.kept.iter() {
+            indexes.schedules.enter(schedule);
+        }
+        for key in state.keys.kept.iter() {
+            indexes.keys.enter(key);
+        }
         // As if no agent had a session; entering the agents corrects that.
         indexes.identity = IdentityIndexes::rebuild(&state.identity);
         for agent in state.agents.known.values() {
@@ -78,11 +94,13 @@ impl Indexes {
     pub(crate) fn drop_task(&mut self, task: &Task) {
         self.leave_task(task);
         self.tasks.drop(task);
+        self.links.drop(task);
     }
 
     /// Indexes a task after a change.
     pub(crate) fn enter_task(&mut self, task: &Task) {
         self.tasks.enter(task);
+        self.links.enter(task);
         self.timers.set_task(task);
         self.schedule.enter_task(task);
         self.teams.enter_task(task);
@@ -91,6 +109,7 @@ impl Indexes {
     /// Removes a task before a change.
     pub(crate) fn leave_task(&mut self, task: &Task) {
         self.tasks.leave(task);
+        self.links.leave(task);
         self.timers.clear_task(task);
         self.schedule.leave_task(task);
         self.teams.leave_task(task);

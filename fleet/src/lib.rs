@@ -1,5 +1,5 @@
 //! The replicated state machine of a fleet: agents, tasks and their scheduling, who may be in the fleet, the audit log,
-//! policies, durable messages, ballots, teams, and the resource pool.
+//! policies, durable messages, ballots, teams, the resource pool, queues of tasks, and schedules.
 //!
 //! The crate is pure and deterministic: [`Fleet::apply`] takes the time from its caller, draws no random numbers and
 //! never iterates in an unspecified order, so the same log gives the same state on every coordinator, byte for byte.
@@ -18,16 +18,19 @@ mod fleet;
 mod identity;
 mod ids;
 mod indexes;
+mod kinds;
 pub mod limits;
 mod mail;
 mod numbered;
 mod policies;
 mod query;
+mod queues;
 mod refusal;
 mod reply;
 mod resources;
 pub mod sabotage;
 mod schedule;
+mod schedules;
 mod snapshot;
 mod steps;
 mod tasks;
@@ -39,6 +42,7 @@ mod words;
 pub use agents::{
     Agent, AgentState, Held, HeldState, Loss, PoolView, TrackRecord,
     command::{AgentCommand, AgentJoin, LossReason, PoolCommand, PoolShape, Role},
+    kinds::KindRecord,
     query::AgentCounts,
     recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep},
     role::{COORDINATOR_TRAITS, Places, RoleTraits},
@@ -64,12 +68,18 @@ pub use identity::{
     command::{Enrol, EnrolmentMode, IdentityCommand, IdentityConfig, PoolTrust, TokenIssuer},
 };
 pub use ids::{AgentId, AllocationId, BallotId, FleetMillis, LetterId, SessionId, Stamp, TaskId, TeamId, UnixMillis};
+pub use kinds::{RetryDefaults, TaskKind, TaskKindList, command::KindCommand};
 pub use mail::{
     Letter, LetterOutcome, LetterState,
     command::{LetterAnswer, MailCommand, PostLetter},
     query::{LetterCursor, MailCounts},
 };
 pub use policies::{PolicyList, StoredPolicy, command::PolicyCommand};
+pub use queues::{
+    AskedLane, EACH_KEY, Lane, Limit, QueueRules, Rate,
+    command::{QueueCommand, TaskQueue},
+    query::{Served, TaskQueueView},
+};
 pub use refusal::Refusal;
 pub use reply::{Reply, StaleReason};
 pub use resources::{
@@ -79,16 +89,36 @@ pub use resources::{
     query::{AgentResources, PoolSums, QueueView},
     tasks::{Claim, TaskResources},
 };
-pub use schedule::score::ScoreTerms;
+pub use schedule::{
+    candidates::{Candidate, Candidates, Obstacle},
+    score::ScoreTerms,
+    unschedulable::{UnmetNeed, UnmetNeeds},
+};
+pub use schedules::{
+    Concurrency, MissedRuns, RunEnd, Schedule, ScheduleProblem, ScheduleRun, ScheduleSpec, ScheduleTotals,
+    ScheduledFor, Setter,
+    command::{FireSchedule, ScheduleCommand, SetSchedule},
+    query::ScheduleCounts,
+};
 pub use snapshot::{Part, Snapshot};
 pub use tasks::{
     Attempt, AttemptEnd, Task, TaskState,
     approvals::Approval,
     command::{Completion, Failure, FailureKind, Outcome, RetryPolicy, SubmitTask, TaskCommand},
     comparisons::Comparison,
+    dead::{DeadCursor, DropDead, RetryDead, Revival},
+    demand::Demand,
+    links::{
+        AskedLinks, Awaited, ChildOf, Children, Dependency, Join, Links, OnFailure, PartOf, Passing, Split, Verdict,
+        children::child_id,
+        graph::{Cycle, submission_order},
+        suspending::Suspension,
+    },
     members::Compared,
     query::{Counts, TaskFilter, TaskPage},
+    retries::{FailureMatch, Jitter},
     running::{Remains, TaskRun},
+    timing::{TaskTiming, Timing},
     verification::{Answer, Verification, Verify},
     waiting::Waiting,
 };

@@ -32,12 +32,70 @@ const _: () = assert!(MAX_VERIFYING_AGENTS as usize <= MAX_KEPT_ATTEMPTS);
 pub const MAX_VERIFIED_TASKS: u32 = 100;
 /// Largest output that tasks compare with others, bytes: two of them are an input of at most [`MAX_INPUT_BYTES`].
 pub const MAX_COMPARED_BYTES: usize = MAX_INPUT_BYTES / 2 - 16;
+/// Most runs and comparisons of one task that have ended and are remembered while agents stop them. Beyond it, those
+/// that ended first are forgotten. Those of one epoch are never more.
+pub const MAX_STOPPING_PARTS: usize = 64;
+const _: () = assert!((MAX_VERIFYING_AGENTS * (MAX_VERIFYING_AGENTS + 1) / 2) as usize <= MAX_STOPPING_PARTS);
+/// Most tasks that one task may depend on. A task that needs the results of more has them as its parts.
+pub const MAX_DEPENDENCIES: usize = 1_000;
+/// Bytes that a task on which another one depends counts for against `FleetConfig::max_bytes`.
+pub const DEPENDENCY_BYTES: usize = 48;
+/// Most parts of a task that is split, and most subtasks of one task.
+pub const MAX_SUBTASKS: u32 = 1_000_000;
+/// Most subtasks that one attempt may ask for; the next attempt may ask for others.
+pub const MAX_SUBTASKS_AT_ONCE: usize = 1_000;
+/// Most tasks that the subtasks for which one attempt asks depend on, counted for each of them.
+pub const MAX_SUBTASK_DEPENDENCIES: usize = 10_000;
+/// Most attempts at one task that may ask for subtasks.
+pub const MAX_SUSPENSIONS: u32 = 1_000;
+/// Most tasks above a part or subtask in its tree.
+pub const MAX_TASK_DEPTH: u32 = 16;
+/// Most bytes of results that an attempt at a task is given, as outputs, reasons of failures, and overhead: with the
+/// largest input, they are smaller than the 4 MiB of a message that clients of gRPC take unless they are told
+/// otherwise.
+pub const MAX_PASSED_BYTES: u64 = (3 * 1024 - 64) * 1024;
+/// Bytes that the result of a task on which another one depends counts for besides its output.
+pub const DEPENDENCY_OVERHEAD: u64 = 64;
+/// Bytes that the result of a part or subtask counts for besides its output.
+pub const CHILD_OVERHEAD: u64 = 8;
+/// Longest reason of a failure that is passed on with a result, bytes.
+pub const MAX_PASSED_REASON_BYTES: usize = 512;
+/// How long a task that is split waits for another of its parts to be submitted, ms of fleet time: ten minutes.
+pub const ASSEMBLY_TIMEOUT_MS: u64 = 600 * 1000;
 /// Longest JSON pointer to what is compared of outputs, bytes.
 pub const MAX_POINTER_BYTES: usize = 256;
 /// Longest duration a task or the configuration may name, ms: 366 days.
 pub const MAX_DURATION_MS: u64 = 366 * 24 * 3600 * 1000;
 /// Most kinds whose mean duration is remembered for relative speed; the kind not seen for longest is dropped first.
 pub const MAX_TIMED_KINDS: usize = 256;
+/// Most kinds of which an agent has a record of its own; the kind that counted for it longest ago is dropped first.
+pub const MAX_KIND_RECORDS: usize = 8;
+/// Most agents of one set that are looked at for a task of a kind for which some agents have a record of their own, besides
+/// the best of those. A better one behind them is passed over.
+pub const MAX_KIND_LOOKS: usize = 16;
+/// Most agents of one set that are looked at for a task that takes several slots or several skills, the ones with the best
+/// scores first. Those behind them count as having no room.
+pub const MAX_WIDE_LOOKS: usize = 2_048;
+/// Most agents with room for such a task of one set whose scores are compared.
+pub const MAX_WIDE_FOUND: usize = 32;
+/// Most specializations that a task may require of an agent.
+pub const MAX_TASK_SKILLS: usize = 8;
+/// Most kinds whose defaults are set.
+pub const MAX_TASK_KINDS: usize = 256;
+/// Most bytes of a kind that is set in a snapshot: with a name, skills, a queue, and names of failures of the longest
+/// length.
+pub const MAX_TASK_KIND_OVERHEAD: u64 =
+    ((MAX_TASK_SKILLS + 2) * MAX_NAME_BYTES + MAX_NON_RETRYABLE * (MAX_FAILURE_NAME_BYTES + 32) + 512) as u64;
+/// Most bytes of an agent's record for one kind in a snapshot.
+pub const MAX_KIND_RECORD_OVERHEAD: u64 = MAX_NAME_BYTES as u64 + 64;
+/// Most attempts of one agent that are looked at to tell when it is expected to have room for a task.
+pub const MAX_EXPECTED_LOOKS: usize = 64;
+/// Most agents that are told of those that could take a task: those that can take it now, then those with the best scores.
+pub const MAX_CANDIDATES_TOLD: usize = 32;
+/// Most different needs of waiting tasks that are looked at to tell which of them no agent meets.
+pub const MAX_NEEDS_LOOKED_AT: usize = 64;
+/// Most waiting tasks of one kind and role that are looked at for what they need.
+pub const MAX_TASKS_OF_NEED: usize = 16;
 /// Most tasks on a page of a listing.
 pub const MAX_PAGE: usize = 1_000;
 /// Default of `FleetConfig::max_queued`.
@@ -96,6 +154,23 @@ pub const ATTEMPT_GRACE_MS: u64 = 5_000;
 pub const MAX_RETRY_AFTER_MS: u64 = 3_600_000;
 /// Hand-backs of one task that are free; further ones count as attempts, so that no task is handed back forever.
 pub const MAX_FREE_HAND_BACKS: u32 = 100;
+/// Largest part of a backoff by which jitter may shorten it, percent.
+pub const MAX_JITTER_PERCENT: u32 = 100;
+/// Most failures that a task may name after which it is not tried again.
+pub const MAX_NON_RETRYABLE: usize = 16;
+/// Longest name of a failure, bytes.
+pub const MAX_FAILURE_NAME_BYTES: usize = 128;
+/// Most dead letters. Beyond it, the ones that died first are none any more.
+pub const MAX_DEAD_LETTERS: usize = 10_000;
+/// One place in this many, and one byte, that a fleet has for tasks may be taken by dead letters.
+pub const PLACES_PER_DEAD_LETTER: usize = 4;
+/// Least number of bytes that a dead letter counts for, so that a large one makes few small ones go: 4 KiB.
+pub const LEAST_DEAD_LETTER_BYTES: u64 = 4 * 1024;
+/// How long a dead letter is kept, ms of fleet time: 7 days, or for as long as other results if that is longer.
+pub const DEAD_LETTER_TTL_MS: u64 = 7 * 24 * 3600 * 1000;
+/// How long a dead letter is kept at least once it is dropped, ms of fleet time, so that dropping it again has the same
+/// reply: a minute.
+pub const DROPPED_TTL_MS: u64 = 60 * 1000;
 /// Longest reason why an agent is unhealthy or barred, bytes; a longer reason of a bar is cut.
 pub const MAX_REASON_BYTES: usize = 256;
 /// Most recovery steps kept with an agent, newest last.
@@ -292,11 +367,36 @@ pub const MAX_ASKED_FOR_ONE: usize = MAX_HELD_BY_ONE / 4;
 pub const MAX_ASKED_BY_ONE: usize = MAX_LIVE_ALLOCATIONS / 4;
 /// The name of the queue that is always there.
 pub const DEFAULT_QUEUE: &str = "default";
-/// Most queues: the one that is always there, those that are set, and those that were set and from which something is
-/// granted or waited for.
+/// Most queues of the resource pool: the one that is always there, those that are set, and those that were set and from
+/// which something is granted or waited for. Queues of tasks don't count.
 pub const MAX_QUEUES: usize = 128;
 /// Most queues that one [`crate::ResourceCommand::SetQueues`] may name.
 pub const MAX_SET_QUEUES: usize = 64;
+/// Most queues from which something is granted or waited for: those, and the queues of tasks, also if they were removed.
+pub const MAX_USED_QUEUES: usize = MAX_QUEUES + 2 * MAX_TASK_QUEUES;
+/// Most queues of tasks that are set.
+pub const MAX_TASK_QUEUES: usize = 1_024;
+/// Most queues of tasks that one [`crate::QueueCommand::Update`] may set and remove.
+pub const MAX_UPDATED_QUEUES: usize = 100;
+/// Most limits of a queue of tasks.
+pub const MAX_LIMITS: usize = 32;
+/// Most tokens of a bucket, and most that come in within the time that its rate names.
+pub const MAX_BURST: u32 = 1_000_000;
+/// Most buckets that are not full, and are kept therefore. Tasks with other keys whose rates are limited are refused then;
+/// for those that wait already, the bucket that would be full first is forgotten.
+pub const MAX_BUCKETS: usize = 10_000;
+/// Most different kinds, or required specializations, of tasks that wait in a queue with limits: whenever a limit holds
+/// them back no more, each costs a look.
+pub const MAX_LIMITED_DOMAINS: usize = 1_000;
+/// What a queue of weight 1 is served by one start of a task, while others wait. Weights up to 16 divide it.
+pub const SHARE_STEP: u64 = 720_720;
+/// Most submitters of which it is known what they were served. Beyond it, those of the queue that has most start over.
+pub const MAX_SHARES: usize = 8_192;
+/// How long waiting is worth one priority more in a queue that is set without saying it, ms of fleet time: ten minutes. In
+/// queues that are not set, priorities do not age.
+pub const DEFAULT_AGING_MS: u64 = 600 * 1000;
+/// How long to wait before what was refused for lack of room is submitted again, ms, unless more is known.
+pub const QUEUE_RETRY_MS: u64 = 1_000;
 /// Most weight of a queue.
 pub const MAX_QUEUE_WEIGHT: u32 = 1_000;
 /// Weight of a queue that was not set.
@@ -311,6 +411,49 @@ pub const MAX_ALLOCATION_OVERHEAD: u64 = 4 * 1024;
 pub const MAX_CONTRIBUTION_OVERHEAD: u64 = 96;
 /// Most bytes of a set queue in a snapshot.
 pub const MAX_QUEUE_OVERHEAD: u64 = 512;
+/// Most bytes of a queue of tasks in a snapshot, with its limits.
+pub const MAX_TASK_QUEUE_OVERHEAD: u64 = 10 * 1024;
+/// Most bytes of what a submitter or a queue was served in a snapshot.
+pub const MAX_SHARE_OVERHEAD: u64 = 544;
+/// Most bytes of a bucket in a snapshot.
+pub const MAX_BUCKET_OVERHEAD: u64 = 544;
+/// Most schedules.
+pub const MAX_SCHEDULES: usize = 1_000;
+/// Longest name of a schedule, bytes.
+pub const MAX_SCHEDULE_NAME_BYTES: usize = 63;
+/// Longest cron expression of a schedule, bytes.
+pub const MAX_CRON_BYTES: usize = 256;
+/// Longest name of a time zone, bytes.
+pub const MAX_ZONE_BYTES: usize = 64;
+/// Largest input of the task of a schedule, bytes: 64 KiB.
+pub const MAX_SCHEDULE_INPUT_BYTES: usize = 64 * 1024;
+/// For how long an idempotency key stands for its first task at least, from the acceptance of the task on, unless the
+/// configuration says otherwise, ms: one hour. A key stands for its task in any case for as long as that is kept.
+pub const DEFAULT_KEY_WINDOW_MS: u64 = 3600 * 1000;
+/// What a kept key of a task that is forgotten counts for besides itself, bytes.
+pub const SPENT_KEY_OVERHEAD: u64 = 64;
+/// Most bytes of keys of tasks that are forgotten: 128 MiB. From half of it on, submissions with keys are refused; beyond
+/// it, because tasks that had been accepted are forgotten, the keys whose windows end first are dropped.
+pub const MAX_KEPT_KEY_BYTES: u64 = 128 * 1024 * 1024;
+/// Most keys that are dropped when one is kept: more than make room for the longest one.
+pub const MAX_KEYS_FORGOTTEN: usize = 16;
+const _: () = assert!(MAX_KEYS_FORGOTTEN as u64 * SPENT_KEY_OVERHEAD > MAX_KEY_BYTES as u64 + SPENT_KEY_OVERHEAD);
+/// Most runs of a schedule that start although they were missed.
+pub const MAX_MISSED_RUNS: u32 = 100;
+/// How many of them do unless the schedule says otherwise.
+pub const DEFAULT_MISSED_RUNS: u32 = 10;
+/// How long after it was due a run may start if missed runs are skipped, unless the schedule says otherwise, ms: one minute.
+pub const DEFAULT_START_WITHIN_MS: u64 = 60 * 1000;
+/// Most runs of a schedule that are not finished; while there are as many, none starts.
+pub const MAX_ACTIVE_RUNS: usize = 100;
+/// Most finished runs that are kept with a schedule, the newest.
+pub const MAX_KEPT_RUNS: usize = 10;
+/// Longest reason that is kept why a run did not start, bytes; a longer one is cut.
+pub const MAX_PROBLEM_BYTES: usize = 512;
+/// Most rights of who has set a schedule.
+pub const MAX_SETTER_RIGHTS: usize = 8;
+/// Most bytes of a schedule in a snapshot besides the input of its task.
+pub const MAX_SCHEDULE_OVERHEAD: u64 = 32 * 1024;
 /// Most policies.
 pub const MAX_POLICIES: usize = 64;
 /// Longest policy as JSON, bytes: 64 KiB.
@@ -319,9 +462,10 @@ pub const MAX_POLICY_BYTES: usize = 64 * 1024;
 pub const MAX_POLICIES_BYTES: usize = 512 * 1024;
 /// Most bytes of a policy in a snapshot besides what counts against [`MAX_POLICIES_BYTES`].
 pub const MAX_POLICY_OVERHEAD: u64 = 64;
-/// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots, teams, the resource pool and policies in a
-/// snapshot, and of the members and comparisons of tasks with results to be verified. They have fixed limits, so this is
-/// part of [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
+/// Most bytes of enrolments, bars, used proofs, the audit log, letters, ballots, teams, the resource pool, queues of tasks,
+/// policies, kinds of tasks, records of agents by kind, schedules, and keys of tasks that are forgotten in a snapshot, and of
+/// the members and comparisons of tasks with results to be verified. They have fixed limits, so this is part of
+/// [`MAX_SNAPSHOT_BYTES`] as well, and which configurations are accepted does not depend on it.
 pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ENROLMENTS as u64 * MAX_ENROLMENT_OVERHEAD
     + MAX_BARS as u64 * MAX_BAR_OVERHEAD
@@ -337,6 +481,14 @@ pub const MAX_OTHER_BYTES: u64 = MAX_IDENTITY_CONFIG_BYTES
     + MAX_ALLOCATIONS as u64 * MAX_ALLOCATION_OVERHEAD
     + MAX_AGENTS as u64 * MAX_CONTRIBUTION_OVERHEAD
     + MAX_SET_QUEUES as u64 * MAX_QUEUE_OVERHEAD
+    + MAX_TASK_QUEUES as u64 * MAX_TASK_QUEUE_OVERHEAD
+    + (MAX_SHARES + MAX_USED_QUEUES) as u64 * MAX_SHARE_OVERHEAD
+    + MAX_BUCKETS as u64 * MAX_BUCKET_OVERHEAD
+    + MAX_SCHEDULES as u64 * (MAX_SCHEDULE_INPUT_BYTES as u64 + MAX_SCHEDULE_OVERHEAD)
+    + MAX_KEPT_KEY_BYTES
     + MAX_POLICIES_BYTES as u64
     + MAX_POLICIES as u64 * MAX_POLICY_OVERHEAD
-    + (MAX_VERIFIED_TASKS * (MAX_VERIFYING_AGENTS + 1)) as u64 * MAX_TASK_OVERHEAD;
+    + MAX_TASK_KINDS as u64 * MAX_TASK_KIND_OVERHEAD
+    + MAX_AGENTS as u64 * MAX_KIND_RECORDS as u64 * MAX_KIND_RECORD_OVERHEAD
+    + (MAX_VERIFIED_TASKS * (MAX_VERIFYING_AGENTS + 1)) as u64
+        * (MAX_TASK_OVERHEAD + (MAX_TASK_SKILLS * MAX_NAME_BYTES) as u64);

@@ -2,7 +2,7 @@
 
 use bilrost::{Enumeration, Message, Oneof};
 
-use crate::{AgentId, BallotOutcome, LetterOutcome, Refusal, SessionId, TaskId, TaskState};
+use crate::{AgentId, BallotOutcome, LetterOutcome, Refusal, SessionId, TaskId, TaskState, UnixMillis};
 
 /// The reply to a command.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof, Message)]
@@ -74,6 +74,13 @@ pub enum Reply {
         #[bilrost(1)]
         revision: u64,
     },
+    /// The kinds are set.
+    #[bilrost(tag(120), message)]
+    KindsSet {
+        /// The fleet's revision when they last changed.
+        #[bilrost(1)]
+        revision: u64,
+    },
     /// The ballot is open, or was opened before.
     #[bilrost(tag(25), message)]
     BallotOpened {
@@ -124,6 +131,43 @@ pub enum Reply {
         /// How long it lasts from now on, ms of fleet time.
         #[bilrost(1)]
         ttl: u64,
+    },
+    /// The dead letter is tried again.
+    #[bilrost(tag(41), message)]
+    DeadRetried {
+        /// The task's epoch now.
+        #[bilrost(1)]
+        epoch: u32,
+        /// It had been tried again before. It may have ended.
+        #[bilrost(2)]
+        existing: bool,
+    },
+    /// The dead letter is dropped.
+    #[bilrost(tag(42), message)]
+    DeadDropped {
+        /// It had been dropped before, or made room for others.
+        #[bilrost(1)]
+        existing: bool,
+    },
+    /// The schedule is set.
+    #[bilrost(tag(140), message)]
+    ScheduleSet {
+        /// How often it was changed, counting from 1.
+        #[bilrost(1)]
+        generation: u64,
+        /// When it is due next; `None` if it is suspended, or is never due again.
+        #[bilrost(2)]
+        next: Option<UnixMillis>,
+    },
+    /// It is decided about the moment of a schedule, or a run was started by hand.
+    #[bilrost(tag(141), message)]
+    ScheduleFired {
+        /// The task of the run that has started; `None` if none has.
+        #[bilrost(1)]
+        task: Option<TaskId>,
+        /// The run had started before.
+        #[bilrost(2)]
+        existing: bool,
     },
     /// The command was applied, but the coordinator that proposed it can't decode the reply. The state machine never
     /// returns this.

@@ -87,6 +87,16 @@ mistakes! {
     ShareOfVoters = "share-of-voters",
     /// A task that needs an approval runs although its ballot was rejected or has expired.
     UnapprovedRuns = "unapproved-runs",
+    /// A task that no agent takes waits on although its queue expiry has passed.
+    QueueExpiryIgnored = "queue-expiry-ignored",
+    /// A task is tried again after a failure that it names as one after which it is not.
+    NonRetryableRetried = "non-retryable-retried",
+    /// A dead letter is tried again under the epoch in which it died.
+    EpochStays = "epoch-stays",
+    /// A leader ends no attempt that makes no progress.
+    StallIgnored = "stall-ignored",
+    /// A leader ends attempts after their progress timeout although they make progress.
+    ProgressIgnored = "progress-ignored",
     /// A result is accepted that one agent fewer gave than must agree.
     LieAccepted = "lie-accepted",
     /// Outputs that a comparison has found to be different count as equal.
@@ -105,6 +115,24 @@ mistakes! {
     NeedsNotFreed = "needs-not-freed",
     /// A task that is addressed to a team is given to the best agent, whether that is a member or not.
     OutsiderRuns = "outsider-runs",
+    /// A task begins although the last one that it depends on has not ended.
+    DependencyIgnored = "dependency-ignored",
+    /// A part that has not succeeded counts as if it had.
+    FailedPartCounted = "failed-part-counted",
+    /// The children of a task that has ended are not cancelled.
+    SubtasksSurvive = "subtasks-survive",
+    /// An attempt takes one slot of its agent, however many its task asks for.
+    SlotsIgnored = "slots-ignored",
+    /// What a queue or submitter is served does not count, so that those that come first stay first.
+    SharesIgnored = "shares-ignored",
+    /// One task more of a queue or a key runs than its limit allows.
+    LimitExceeded = "limit-exceeded",
+    /// Starts of tasks take no tokens.
+    TokensIgnored = "tokens-ignored",
+    /// A firing of a schedule counts although its moment was decided before.
+    FiringRepeated = "firing-repeated",
+    /// Of the runs of a schedule that were missed, the newest alone starts, whatever the schedule says.
+    MissedForgotten = "missed-forgotten",
     /// Some successes of agents are not counted, different ones on each coordinator.
     ApplyByChance = "apply-by-chance",
 }

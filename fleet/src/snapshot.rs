@@ -16,12 +16,13 @@ use std::{
 };
 
 use crate::{
-    Agent, AgentId, Allocation, AuditRecord, Ballot, Bar, Contribution, Enrolment, Fleet, KnownAuthority, Letter, Task,
-    Team,
+    Agent, AgentId, Allocation, AuditRecord, Ballot, Bar, Contribution, Enrolment, Fleet, KnownAuthority, Letter,
+    Schedule, Task, Team,
     codec::{CodecError, StateWriter},
     fleet::State,
     identity::SpentProof,
     numbered::{Entry, Numbered},
+    tasks::keys::SpentKey,
 };
 
 /// The snapshots that are being taken of a fleet. A clone of the fleet has none.
@@ -49,6 +50,8 @@ pub(crate) struct Rest {
     pub teams: Untaken<u64, Team>,
     pub contributions: Untaken<u64, Contribution>,
     pub allocations: Untaken<u64, Allocation>,
+    pub schedules: Untaken<u64, Schedule>,
+    pub keys: Untaken<u64, SpentKey>,
     /// The fleet itself, after another state has replaced it.
     retired: Option<Arc<Fleet>>,
 }
@@ -153,6 +156,8 @@ enum Content {
     Teams(Vec<Arc<Team>>),
     Contributions(Vec<Arc<Contribution>>),
     Allocations(Vec<Arc<Allocation>>),
+    Schedules(Vec<Arc<Schedule>>),
+    Keys(Vec<Arc<SpentKey>>),
 }
 
 impl Content {
@@ -170,6 +175,8 @@ impl Content {
             Content::Teams(teams) => teams.len(),
             Content::Contributions(contributions) => contributions.len(),
             Content::Allocations(allocations) => allocations.len(),
+            Content::Schedules(schedules) => schedules.len(),
+            Content::Keys(keys) => keys.len(),
         }
     }
 }
@@ -189,6 +196,8 @@ enum Stage {
     Teams,
     Contributions,
     Allocations,
+    Schedules,
+    Keys,
     End,
 }
 
@@ -206,13 +215,15 @@ impl Stage {
             Stage::Authorities => Stage::Teams,
             Stage::Teams => Stage::Contributions,
             Stage::Contributions => Stage::Allocations,
-            Stage::Allocations | Stage::End => Stage::End,
+            Stage::Allocations => Stage::Schedules,
+            Stage::Schedules => Stage::Keys,
+            Stage::Keys | Stage::End => Stage::End,
         }
     }
 
     /// Takes up to `limit` entries of this stage. Fewer mean that these are the last.
     fn take(self, rest: &mut Rest, state: &State, limit: usize) -> Option<Content> {
-        let State { agents, tasks, identity, audit_log, mail, ballots, teams, resources, .. } = state;
+        let State { agents, tasks, identity, audit_log, mail, ballots, teams, resources, schedules, keys, .. } = state;
         Some(match self {
             Stage::Agents => Content::Agents(rest.agents.take(&agents.known, limit, |AgentId(id)| AgentId(id + 1))),
             Stage::Tasks => Content::Tasks(rest.tasks.take(&tasks.kept, limit, |seq| seq + 1)),
@@ -226,6 +237,8 @@ impl Stage {
             Stage::Teams => Content::Teams(rest.teams.take_of(&teams.kept, limit)),
             Stage::Contributions => Content::Contributions(rest.contributions.take_of(&resources.contributions, limit)),
             Stage::Allocations => Content::Allocations(rest.allocations.take_of(&resources.allocations, limit)),
+            Stage::Schedules => Content::Schedules(rest.schedules.take_of(&schedules.kept, limit)),
+            Stage::Keys => Content::Keys(rest.keys.take_of(&keys.kept, limit)),
             Stage::End => return None,
         })
     }
@@ -250,7 +263,8 @@ const ENTRY_BYTES: usize = 192;
 impl Fleet {
     /// Begins a snapshot of the current state. The cost does not grow with the number of entries.
     pub fn begin_snapshot(&mut self) -> Snapshot {
-        let State { tasks, agents, identity, audit_log, mail, ballots, teams, resources, .. } = &self.state;
+        let State { tasks, agents, identity, audit_log, mail, ballots, teams, resources, schedules, keys, .. } =
+            &self.state;
         let rest = Arc::new(Mutex::new(Rest {
             agents: Untaken { next: AgentId(0), end: AgentId(agents.next), saved: BTreeMap::new() },
             tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
@@ -264,6 +278,8 @@ impl Fleet {
             teams: Untaken::all(&teams.kept),
             contributions: Untaken::all(&resources.contributions),
             allocations: Untaken::all(&resources.allocations),
+            schedules: Untaken::all(&schedules.kept),
+            keys: Untaken::all(&keys.kept),
             retired: None,
         }));
         let others = mail.letters.len()
@@ -272,6 +288,8 @@ impl Fleet {
             + teams.kept.len()
             + resources.contributions.len()
             + resources.allocations.len()
+            + schedules.kept.len()
+            + keys.kept.len()
             + identity.enrolments.len()
             + identity.bars.len()
             + identity.spent.len()
@@ -332,6 +350,8 @@ impl Snapshot {
             Content::Teams(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Contributions(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Allocations(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Schedules(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Keys(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
         }
     }
 

@@ -1,7 +1,8 @@
 //! The work of a command after its first step, where it grows with the fleet: the attempts of a lost agent, the slots
 //! of a joining agent, the standbys of a pool, the agents to be ranked again, the letters about a ballot, the tasks and
-//! members of a team that is disbanded, what a lost agent held and gave of the resource pool. It is divided into steps
-//! of about the same small cost, so that readers of the state need not wait for all of it. Nothing else is applied in
+//! members of a team that is disbanded, what a lost agent held and gave of the resource pool, the tasks that depend on
+//! one that has ended, and its children, tasks that limits hold back no more, tasks that age otherwise. It is divided into
+//! steps of about the same small cost, so that readers of the state need not wait for all of it. Nothing else is applied in
 //! between, so the result does not depend on the division.
 
 use std::vec;
@@ -46,6 +47,12 @@ pub(crate) enum Job {
     Staff(vec::IntoIter<AgentId>),
     /// End what an agent whose session has ended holds and gives of the resource pool.
     Withdraw(AgentId, Holder),
+    /// Give tasks to agents that limits hold back no more.
+    Admit,
+    /// Have the tasks after this number age as their queues say.
+    Age(u64),
+    /// Do what the ends of tasks mean for those that are linked to them.
+    Settle,
 }
 
 #[derive(Debug)]
@@ -70,6 +77,23 @@ impl Jobs {
             }
         }
         self.0.insert(0, Job::Pull(agent));
+    }
+
+    /// Gives the tasks to agents that limits hold back no more, next: but once those wait as well that are about to be
+    /// queued again, and those wait no more that are about to be cancelled.
+    pub(crate) fn admit_next(&mut self) {
+        let comes_first = |job: &Job| matches!(job, Job::Admit | Job::Requeue(_) | Job::EndTasks(..));
+        let is_settling = matches!(self.0.as_slice(), [Job::Settle]);
+        if !is_settling && !self.0.iter().any(comes_first) {
+            self.0.push(Job::Admit);
+        }
+    }
+
+    /// Does what the ends of tasks mean for others, after everything else.
+    pub(crate) fn settle_afterwards(&mut self) {
+        if !matches!(self.0.first(), Some(Job::Settle)) {
+            self.0.insert(0, Job::Settle);
+        }
     }
 
     /// Adds a job that is done next, before all others.
@@ -146,6 +170,13 @@ impl Fleet {
                     jobs.push(Job::Withdraw(agent, holder));
                 }
             }
+            Job::Admit => self.admit_one(effects),
+            Job::Age(after) => {
+                if let Some(last) = self.age_some(after) {
+                    jobs.push(Job::Age(last));
+                }
+            }
+            Job::Settle => self.settle_one(effects),
         }
     }
 

@@ -7,7 +7,8 @@
 //! needs it is refused, so every program that knows the version in force can read what any other program writes.
 
 use crate::{
-    AgentCommand, Command, Completion, Failure, FailureKind, Fleet, LossReason, Outcome, Refusal, Reply, TaskCommand,
+    AgentCommand, Command, Completion, ControlCommand, Failure, FailureKind, Fleet, LossReason, Outcome, Refusal,
+    Reply, TaskCommand,
 };
 
 /// The version of a new fleet.
@@ -42,6 +43,20 @@ pub enum Feature {
     Teams,
     /// The resource pool, and tasks that need resources of it.
     Resources,
+    /// Queue expiries, progress timeouts, jitter, names of failures, and failures that are not tried again.
+    Timing,
+    /// Dead letters, which are kept for longer, and are tried again or dropped.
+    DeadLetters,
+    /// Tasks that depend on others, are split, or are suspended until their subtasks have ended.
+    Graphs,
+    /// Queues of tasks with shares, limits and priorities that age, and shares of submitters.
+    Queues,
+    /// What kinds of tasks need, tasks that take several slots or skills, and records of agents by kind.
+    Kinds,
+    /// Schedules, and the tasks of their runs.
+    Schedules,
+    /// Idempotency keys that outlive their tasks.
+    KeyWindow,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -60,6 +75,13 @@ impl Feature {
         Feature::Verification,
         Feature::Teams,
         Feature::Resources,
+        Feature::Timing,
+        Feature::DeadLetters,
+        Feature::Graphs,
+        Feature::Queues,
+        Feature::Kinds,
+        Feature::Schedules,
+        Feature::KeyWindow,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -69,7 +91,18 @@ impl Feature {
         match self {
             Feature::Identity => 2,
             Feature::Mail | Feature::RolePriority | Feature::Policies | Feature::Describe => 3,
-            Feature::Ballots | Feature::Approvals | Feature::Verification | Feature::Teams | Feature::Resources => 4,
+            Feature::Ballots
+            | Feature::Approvals
+            | Feature::Verification
+            | Feature::Teams
+            | Feature::Resources
+            | Feature::Timing
+            | Feature::DeadLetters
+            | Feature::Graphs
+            | Feature::Queues
+            | Feature::Kinds
+            | Feature::Schedules
+            | Feature::KeyWindow => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }
@@ -88,6 +121,13 @@ impl Feature {
             Feature::Verification => "verified results",
             Feature::Teams => "teams",
             Feature::Resources => "resources",
+            Feature::Timing => "timing",
+            Feature::DeadLetters => "dead letters",
+            Feature::Graphs => "task graphs",
+            Feature::Queues => "queues of tasks",
+            Feature::Kinds => "kinds",
+            Feature::Schedules => "schedules",
+            Feature::KeyWindow => "idempotency window",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -109,7 +149,14 @@ impl Feature {
             | Feature::Approvals
             | Feature::Verification
             | Feature::Teams
-            | Feature::Resources => true,
+            | Feature::Resources
+            | Feature::Timing
+            | Feature::DeadLetters
+            | Feature::Graphs
+            | Feature::Queues
+            | Feature::Kinds
+            | Feature::Schedules
+            | Feature::KeyWindow => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -131,6 +178,12 @@ impl Command {
             Command::Ballot(_) => Some(Feature::Ballots),
             Command::Team(_) => Some(Feature::Teams),
             Command::Resource(_) => Some(Feature::Resources),
+            Command::Queue(_) => Some(Feature::Queues),
+            Command::Kind(_) => Some(Feature::Kinds),
+            Command::Schedule(command) => Some(command.feature()),
+            Command::Control(ControlCommand::Configure(config)) if config.idempotency_window > 0 => {
+                Some(Feature::KeyWindow)
+            }
             Command::Agent(_) | Command::Pool(_) | Command::Control(_) => None,
         }
     }
@@ -146,6 +199,9 @@ impl Reply {
             Reply::BallotOpened { .. } | Reply::VoteCast { .. } => Some(Feature::Ballots),
             Reply::TeamFormed { .. } | Reply::TeamDisbanded { .. } => Some(Feature::Teams),
             Reply::Allocated { .. } | Reply::LeaseRenewed { .. } => Some(Feature::Resources),
+            Reply::DeadRetried { .. } | Reply::DeadDropped { .. } => Some(Feature::DeadLetters),
+            Reply::KindsSet { .. } => Some(Feature::Kinds),
+            Reply::ScheduleSet { .. } | Reply::ScheduleFired { .. } => Some(Feature::Schedules),
             Reply::Refused(refusal) => refusal.feature(),
             Reply::Submitted { .. }
             | Reply::Cancelled(_)
@@ -188,6 +244,13 @@ impl Refusal {
             | Refusal::StaleToken { .. }
             | Refusal::OverQuota { .. }
             | Refusal::HolderGone { .. } => Some(Feature::Resources),
+            Refusal::NotDead { .. } | Refusal::StillNeeded { .. } => Some(Feature::DeadLetters),
+            Refusal::UnknownDependency { .. } | Refusal::NoPart { .. } => Some(Feature::Graphs),
+            Refusal::TaskQueueFull { .. } => Some(Feature::Queues),
+            Refusal::UnknownSchedule { .. }
+            | Refusal::ScheduleManaged { .. }
+            | Refusal::ScheduleMoved { .. }
+            | Refusal::ScheduleBusy { .. } => Some(Feature::Schedules),
             Refusal::QueueFull { .. }
             | Refusal::TooManyTasks { .. }
             | Refusal::StorageFull { .. }
@@ -211,10 +274,14 @@ impl TaskCommand {
         match self {
             #[cfg(feature = "trial")]
             TaskCommand::Submit(task) if task.trial => Some(Feature::Trial),
+            TaskCommand::Submit(task) if task.links.is_some() => Some(Feature::Graphs),
             TaskCommand::Submit(task) if task.verify.is_some() => Some(Feature::Verification),
             TaskCommand::Submit(task) if task.approval.is_some() => Some(Feature::Approvals),
             TaskCommand::Submit(task) if task.team.is_some() || task.team_term.is_some() => Some(Feature::Teams),
             TaskCommand::Submit(task) if task.resources.is_some() => Some(Feature::Resources),
+            TaskCommand::Submit(task) if task.timing.is_some() => Some(Feature::Timing),
+            TaskCommand::Submit(task) if task.lane.is_some() => Some(Feature::Queues),
+            TaskCommand::Submit(task) if task.demand.is_some() => Some(Feature::Kinds),
             TaskCommand::Complete(Completion {
                 outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
                 ..
@@ -227,6 +294,20 @@ impl TaskCommand {
                 outcome: Outcome::Answered { .. } | Outcome::Failed(Failure { kind: FailureKind::Disagreement, .. }),
                 ..
             }) => Some(Feature::Verification),
+            TaskCommand::Complete(Completion {
+                outcome:
+                    Outcome::Suspended(_)
+                    | Outcome::Failed(Failure {
+                        kind: FailureKind::Dependency | FailureKind::Subtask | FailureKind::ResultsTooLarge,
+                        ..
+                    }),
+                ..
+            }) => Some(Feature::Graphs),
+            TaskCommand::Complete(Completion { outcome: Outcome::Failed(failure), .. }) if failure.needs_timing() => {
+                Some(Feature::Timing)
+            }
+            TaskCommand::RetryDead(_) | TaskCommand::DropDead(_) => Some(Feature::DeadLetters),
+            TaskCommand::Stalled { .. } => Some(Feature::Timing),
             TaskCommand::Submit(_) | TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,
         }
     }

@@ -131,6 +131,10 @@ fn every_reason_and_event_of_the_operator_is_explained() {
     let marks = [
         ("controller/report/conditions.rs", r#"said("True","#),
         ("controller/report/conditions.rs", r#"said("False","#),
+        ("controller/report/unmet.rs", r#"said("True","#),
+        ("controller/report/unmet.rs", r#"said("False","#),
+        ("controller/report/unmet.rs", "normal("),
+        ("controller/report/unmet.rs", "warning("),
         ("controller/report/events.rs", "normal("),
         ("controller/report/events.rs", "warning("),
         ("controller/health.rs", "=>"),

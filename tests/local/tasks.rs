@@ -123,8 +123,9 @@ async fn a_failed_attempt_is_repeated_after_its_backoff() {
         initial_backoff: millis(200),
         max_backoff: millis(10_000),
         multiplier_percent: 300,
+        ..RetryPolicy::default()
     };
-    let failing = TaskSpec { retry: Some(retry), ..task("echo 'no luck' >&2; exit 7") };
+    let failing = TaskSpec { retry: Some(retry.clone()), ..task("echo 'no luck' >&2; exit 7") };
     let failing = fleet.submit_one(failing).await;
     // This one succeeds at its second attempt.
     let passing = task(&format!("[ $ROBEING_ATTEMPT = 2 ] || exit 1\n{}", answer("lucky")));

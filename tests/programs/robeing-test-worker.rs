@@ -168,5 +168,5 @@ async fn output(argv: &[String], task: &Task, stop: oneshot::Receiver<()>) -> st
 }
 
 fn failed(message: String, code: Option<i32>, details: &str) -> task_result::Outcome {
-    task_result::Outcome::Failure(Failure { message, code, details: details.to_owned(), permanent: false })
+    task_result::Outcome::Failure(Failure { message, code, details: details.to_owned(), ..Failure::default() })
 }

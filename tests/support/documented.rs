@@ -14,10 +14,19 @@ fn read(document: &str) -> String {
 /// # Panics
 /// If the document has no such section.
 pub fn commands(document: &str, heading: &str) -> Vec<String> {
+    blocks(document, heading, "sh")
+}
+
+/// Returns the blocks of a language in the section of this heading.
+///
+/// # Panics
+/// If the document has no such section.
+pub fn blocks(document: &str, heading: &str, language: &str) -> Vec<String> {
     let text = read(document);
     let section = text.split("\n## ").find_map(|section| section.strip_prefix(heading)?.strip_prefix('\n'));
     let section = section.unwrap_or_else(|| panic!("{document} has no section {heading:?}"));
-    section.split("```sh\n").skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0.to_owned())).collect()
+    let begins = format!("```{language}\n");
+    section.split(&begins).skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0.to_owned())).collect()
 }
 
 /// Returns the only manifest of this kind in a document such as `docs/kubernetes.md`.

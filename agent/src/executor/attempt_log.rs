@@ -9,7 +9,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -106,6 +106,8 @@ struct Shared {
     /// Notified when there is something new while the attempt is followed.
     news: Arc<Notify>,
     is_followed: AtomicBool,
+    /// How many times something was said.
+    said: AtomicU64,
     /// The most bytes that are kept.
     most: usize,
     kept: Mutex<Kept>,
@@ -143,8 +145,8 @@ impl AttemptLog {
     /// Creates an empty log of at most `most` bytes, or [`MAX_LOG_BYTES`] if that is less; at least one line is kept.
     /// `news` is notified when something is written while the attempt is followed.
     pub fn new(clock: Arc<dyn Clock>, news: Arc<Notify>, most: usize) -> Self {
-        let (is_followed, most) = (AtomicBool::new(false), most.min(MAX_LOG_BYTES));
-        Self(Some(Arc::new(Shared { clock, news, is_followed, most, kept: Mutex::default() })))
+        let (is_followed, said, most) = (AtomicBool::new(false), AtomicU64::new(0), most.min(MAX_LOG_BYTES));
+        Self(Some(Arc::new(Shared { clock, news, is_followed, said, most, kept: Mutex::default() })))
     }
 
     /// Writes what a command has written to its stdout or stderr, wherever lines end in it. A carriage return ends a
@@ -170,6 +172,16 @@ impl AttemptLog {
         if let Some(progress) = Progress::new(fraction, text) {
             self.change(|kept, _, _| kept.set_progress(progress));
         }
+    }
+
+    /// Records that the attempt does something of which there is nothing to read.
+    pub fn touch(&self) {
+        self.change(|_, _, _| {});
+    }
+
+    /// Returns how many times the attempt has said or done something: as long as that grows, it makes progress.
+    pub fn said(&self) -> u64 {
+        self.0.as_ref().map_or(0, |shared| shared.said.load(Ordering::Relaxed))
     }
 
     /// Completes the lines whose ends did not come, because the attempt has ended.
@@ -228,6 +240,7 @@ impl AttemptLog {
         let Some(shared) = &self.0 else { return };
         let now = shared.clock.unix_millis();
         change(&mut shared.kept(), shared.most, now);
+        shared.said.fetch_add(1, Ordering::Relaxed);
         // Who sets this looks at what is kept afterwards, so that nothing is missed.
         if shared.is_followed.load(Ordering::Relaxed) {
             shared.news.notify_one();

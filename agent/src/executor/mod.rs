@@ -141,6 +141,54 @@ pub struct Attempt {
     pub allowance: Option<Allowance>,
     /// Gets what the attempt says while it runs, for those who follow it.
     pub log: AttemptLog,
+    /// The results of the tasks that the task depends on, as submitted, then those of its parts or subtasks, in order.
+    /// Only attached processes see them.
+    pub results: Vec<PassedResult>,
+    /// What an earlier attempt at the task has left to this one when it was suspended.
+    pub carried: Bytes,
+}
+
+/// The result of a task that is passed on to another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedResult {
+    /// The task's id; empty for parts and subtasks.
+    pub task_id: String,
+    /// How the task ended.
+    pub end: PassedEnd,
+}
+
+/// How a task ended whose result is passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PassedEnd {
+    /// It succeeded, with this output.
+    Succeeded(Bytes),
+    /// It failed, for this reason.
+    Failed(String),
+    /// It was cancelled or skipped, for this reason.
+    Cancelled(String),
+}
+
+/// A subtask that an attempt asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Subtask {
+    /// The kind of work.
+    pub kind: String,
+    /// The input.
+    pub input: Bytes,
+    /// 1 (lowest) to 10 (highest); 0: that of the task.
+    pub priority: u32,
+    /// The time after which it fails if it has not ended.
+    pub deadline: Option<Duration>,
+    /// The time before which it is not started.
+    pub delay: Option<Duration>,
+    /// The time limit of one attempt at it.
+    pub time_limit: Option<Duration>,
+    /// The maximum number of attempts at it; 0: the fleet's default.
+    pub max_attempts: u32,
+    /// The specialization that an agent must have; empty: none.
+    pub required_specialization: String,
+    /// The ids of the tasks that must have succeeded before it is started.
+    pub depends_on: Vec<String>,
 }
 
 /// The deadline of a task, as known when an attempt starts.
@@ -165,6 +213,13 @@ pub enum Outcome {
     Failed(Failure),
     /// The attempt was stopped because `cancel` fired.
     Cancelled,
+    /// The task waits for subtasks; another attempt is given their results.
+    Suspended {
+        /// The subtasks.
+        subtasks: Vec<Subtask>,
+        /// What the next attempt is given besides their results.
+        carried: Bytes,
+    },
     /// The attempt never started, through no fault of the task: the agent has nothing to run it with, or lacks a
     /// resource for it.
     NotBegun,
@@ -187,12 +242,15 @@ pub struct Failure {
     pub retryable: bool,
     /// The minimum delay before the next attempt; `None`: unspecified.
     pub retry_after: Option<Duration>,
+    /// What an attached process calls the failure; empty: nothing. At most
+    /// [`MAX_FAILURE_NAME_BYTES`](robeing_fleet::limits::MAX_FAILURE_NAME_BYTES).
+    pub name: String,
 }
 
 impl Failure {
     fn new(kind: FailureKind, retryable: bool, message: impl Into<String>) -> Self {
-        let (message, stderr_tail) = (message.into(), String::new());
-        Self { kind, message, code: None, stderr_tail, retryable, retry_after: None }
+        let (message, stderr_tail, name) = (message.into(), String::new(), String::new());
+        Self { kind, message, code: None, stderr_tail, retryable, retry_after: None, name }
     }
 }
 

@@ -8,6 +8,7 @@ use robeing_fleet::limits::MAX_SLOTS;
 use robeing_proto::{
     budget::{MESSAGE_BUDGET_BYTES, MessageBudget},
     internal::v1::{self as internal, completion},
+    v1,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -270,7 +271,13 @@ impl Held {
 fn size(completion: &internal::Completion) -> usize {
     let outcome = match &completion.outcome {
         Some(completion::Outcome::Output(output)) => output.len(),
-        Some(completion::Outcome::Failure(failure)) => failure.message.len() + failure.stderr_tail.len(),
+        Some(completion::Outcome::Failure(failure)) => {
+            failure.message.len() + failure.stderr_tail.len() + failure.name.len()
+        }
+        Some(completion::Outcome::Suspended(asked)) => {
+            let subtask = |of: &v1::TaskSpec| COMPLETION_OVERHEAD + of.kind.len() + of.input.len();
+            asked.carried.len() + asked.subtasks.iter().map(subtask).sum::<usize>()
+        }
         _ => 0,
     };
     COMPLETION_OVERHEAD + completion.task_id.len() + outcome

@@ -48,6 +48,7 @@ impl SessionMetrics {
             completion::Outcome::Failure(_) => "failed",
             completion::Outcome::Stopped(_) => "stopped",
             completion::Outcome::HandedBack(_) => "handed_back",
+            completion::Outcome::Suspended(_) => "suspended",
         };
         self.completions.get_or_create(&Ended { outcome }).inc();
     }

@@ -33,7 +33,8 @@
 //!    the executor. When the leader counts the agent as unhealthy, all running attempts are stopped before they are
 //!    handed back. An agent whose executor has failed stops everything before it reports the failure, and exits.
 //! 10. **Who follows an attempt holds up nothing.** Lines and progress are sent only of attempts that the leader follows,
-//!     within a rate, and after everything else (see [`logs`]).
+//!     within a rate, and after everything else (see [`logs`]). That attempts with a progress timeout make progress is
+//!     said whoever follows them (see [`progress`]).
 
 mod deps;
 mod drain;
@@ -44,6 +45,7 @@ pub mod lease;
 mod link;
 pub mod logs;
 mod metrics;
+pub mod progress;
 pub mod search;
 pub(crate) mod wire;
 

@@ -9,13 +9,25 @@ use robeing_proto::{
 };
 
 use super::held::Waiting;
-use crate::executor::{Allowance, Attempt, AttemptLog, Deadline, Failure, FailureKind, Outcome};
+use crate::executor::{
+    Allowance, Attempt, AttemptLog, Deadline, Failure, FailureKind, Outcome, PassedEnd, PassedResult, Subtask,
+};
 
 /// Returns the attempt for an assignment that has waited for `waited`, on a machine whose wall clock reads `unix_ms`.
 /// `Err`: its whole time limit has passed.
 pub(crate) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Result<Attempt, completion::Outcome> {
-    let internal::Assignment { task_id, attempt, kind, input, deadline_in_ms, time_limit_ms, resources } =
-        waiting.assignment;
+    let internal::Assignment {
+        task_id,
+        attempt,
+        kind,
+        input,
+        deadline_in_ms,
+        time_limit_ms,
+        resources,
+        results,
+        carried,
+        ..
+    } = waiting.assignment;
     let limit = (time_limit_ms > 0).then(|| Duration::from_millis(time_limit_ms));
     let time_limit = limit.map(|limit| limit.saturating_sub(waited));
     if time_limit == Some(Duration::ZERO) {
@@ -36,8 +48,8 @@ pub(crate) fn attempt(waiting: Waiting, waited: Duration, unix_ms: u64) -> Resul
     let allowance =
         resources.map(|v1::ResourceAmounts { cpu_millis, memory_bytes, .. }| Allowance { cpu_millis, memory_bytes });
     let allowance = allowance.filter(|allowance| *allowance != Allowance::default());
-    let log = AttemptLog::default();
-    Ok(Attempt { task_id, attempt, kind, input, deadline, time_limit, allowance, log })
+    let (log, results) = (AttemptLog::default(), results.into_iter().map(passed).collect());
+    Ok(Attempt { task_id, attempt, kind, input, deadline, time_limit, allowance, log, results, carried })
 }
 
 /// Converts an outcome for the coordinator.
@@ -47,6 +59,39 @@ pub(super) fn outcome(outcome: Outcome) -> completion::Outcome {
         Outcome::Failed(failure) => completion::Outcome::Failure(self::failure(failure)),
         Outcome::Cancelled => completion::Outcome::Stopped(internal::Stopped {}),
         Outcome::NotBegun => completion::Outcome::HandedBack(internal::HandedBack {}),
+        Outcome::Suspended { subtasks, carried } => {
+            let subtasks = subtasks.into_iter().map(subtask).collect();
+            completion::Outcome::Suspended(internal::Suspended { subtasks, carried })
+        }
+    }
+}
+
+/// Converts the result of another task.
+fn passed(result: internal::PassedResult) -> PassedResult {
+    let end = match result.state() {
+        v1::TaskState::Unspecified | v1::TaskState::Succeeded => PassedEnd::Succeeded(result.output),
+        v1::TaskState::Cancelled => PassedEnd::Cancelled(result.reason),
+        _ => PassedEnd::Failed(result.reason),
+    };
+    PassedResult { task_id: result.task_id, end }
+}
+
+/// Converts a subtask for the coordinator.
+fn subtask(subtask: Subtask) -> v1::TaskSpec {
+    let duration = |of: Option<Duration>| of.and_then(|of| prost_types::Duration::try_from(of).ok());
+    let dependency = |task| v1::Dependency { task, on_failure: v1::OnFailure::Fail.into() };
+    let max_attempts = subtask.max_attempts;
+    v1::TaskSpec {
+        kind: subtask.kind,
+        input: subtask.input,
+        priority: subtask.priority,
+        deadline_in: duration(subtask.deadline),
+        delay: duration(subtask.delay),
+        attempt_timeout: duration(subtask.time_limit),
+        retry: (max_attempts > 0).then(|| v1::RetryPolicy { max_attempts, ..v1::RetryPolicy::default() }),
+        required_specialization: subtask.required_specialization,
+        depends_on: subtask.depends_on.into_iter().map(dependency).collect(),
+        ..v1::TaskSpec::default()
     }
 }
 
@@ -74,6 +119,7 @@ fn failure(failure: Failure) -> v1::Failure {
         stderr_tail: failure.stderr_tail,
         retryable: failure.retryable,
         retry_after_ms: failure.retry_after.map_or(0, retry_after_ms),
+        name: failure.name,
     }
 }
 
@@ -82,13 +128,42 @@ mod tests {
     use super::*;
 
     #[test]
+    fn results_and_subtasks_are_passed_on_as_they_are() {
+        let result = |state: v1::TaskState, reason: &str| {
+            let (task_id, output) = ("t".to_owned(), "out".into());
+            passed(internal::PassedResult { task_id, state: state.into(), output, reason: reason.to_owned() }).end
+        };
+        assert_eq!(result(v1::TaskState::Unspecified, ""), PassedEnd::Succeeded("out".into()));
+        assert_eq!(result(v1::TaskState::DeadLettered, "lost"), PassedEnd::Failed("lost".to_owned()));
+        assert_eq!(result(v1::TaskState::Cancelled, "skipped"), PassedEnd::Cancelled("skipped".to_owned()));
+        let asked = Subtask {
+            kind: "k".to_owned(),
+            deadline: Some(Duration::from_secs(3)),
+            max_attempts: 2,
+            depends_on: vec!["d".to_owned()],
+            ..Subtask::default()
+        };
+        let subtasks = vec![asked, Subtask::default()];
+        let told = outcome(Outcome::Suspended { subtasks, carried: "state".into() });
+        let completion::Outcome::Suspended(told) = &told else { panic!("{told:?}") };
+        assert_eq!(&*told.carried, b"state");
+        let first = &told.subtasks[0];
+        assert_eq!(
+            (&*first.kind, first.deadline_in.map(|span| span.seconds), first.depends_on.len()),
+            ("k", Some(3), 1)
+        );
+        assert_eq!(first.retry.as_ref().map(|retry| retry.max_attempts), Some(2));
+        assert_eq!(told.subtasks[1], v1::TaskSpec::default());
+    }
+
+    #[test]
     fn no_more_of_a_wait_is_told_than_is_heeded() {
         for (asked, told) in
             [(None, 0), (Some(Duration::from_secs(17)), 17_000), (Some(Duration::MAX), MAX_RETRY_AFTER_MS)]
         {
             let (kind, message) = (FailureKind::Http, String::new());
-            let stderr_tail = String::new();
-            let failed = Failure { kind, message, code: None, stderr_tail, retryable: true, retry_after: asked };
+            let (stderr_tail, name) = (String::new(), String::new());
+            let failed = Failure { kind, message, code: None, stderr_tail, retryable: true, retry_after: asked, name };
             assert_eq!(failure(failed).retry_after_ms, told, "{asked:?}");
         }
     }

@@ -39,6 +39,8 @@ pub fn attempt(input: impl Into<Bytes>) -> Attempt {
         deadline: None,
         time_limit: None,
         allowance: None,
+        results: Vec::new(),
+        carried: Bytes::new(),
         log: AttemptLog::default(),
     }
 }

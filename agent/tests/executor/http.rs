@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{DEADLINE, SOON, attempt, failure, output, run};
+use crate::fixture::{DEADLINE, SOON, attempt, failure, logged, output, run};
 
 pub type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -121,6 +121,13 @@ async fn the_input_is_posted_and_the_body_of_the_answer_is_the_output() {
     let answered = output(&server.executor(), with_deadline).await;
     assert_eq!(answered, "POST /run?x=1 t-1 7 count 2026-11-23T10:00:00.123Z input");
     assert_eq!(server.executor().name(), "http");
+}
+
+#[tokio::test]
+async fn what_a_server_answers_is_progress_of_the_attempt() {
+    let server = Server::always(200, "ok").await;
+    let (task, log) = logged(attempt("input"));
+    assert_eq!((log.said(), output(&server.executor(), task).await.as_str(), log.said()), (0, "ok", 1));
 }
 
 #[tokio::test]

@@ -13,5 +13,6 @@ mod orphans;
 mod python;
 mod shortage;
 mod stopping;
+mod suspending;
 mod terminal;
 mod worker;

@@ -139,7 +139,7 @@ pub fn output(bytes: usize) -> task_result::Outcome {
 
 fn said(message: &str, details: &str, permanent: bool) -> task_result::Outcome {
     let (message, details) = (message.into(), details.into());
-    task_result::Outcome::Failure(Failure { message, code: Some(7), details, permanent })
+    task_result::Outcome::Failure(Failure { message, code: Some(7), details, permanent, name: "KeyError".into() })
 }
 
 #[tokio::test]
@@ -165,6 +165,7 @@ async fn a_process_gets_the_task_and_its_answer_is_the_output() {
             input: "1 2 3".into(),
             deadline_in_ms: 1_500,
             time_limit_ms: 600_000,
+            ..Task::default()
         }
     );
     process.answer(&task, output(MAX_OUTPUT)).await;
@@ -182,7 +183,7 @@ async fn what_a_process_says_of_a_failure_is_told() {
         (Some(said("", "at line 1", true)), false, "mine failed without a reason"),
         (Some(said(&long, &format!("{long}at line 1"), true)), false, &long[..DEFAULT_STDERR_TAIL]),
         (Some(task_result::Outcome::Stopped(Stopped {})), true, "mine stopped the attempt without being asked to"),
-        (None, false, "mine answered without an outcome; set output, failure or stopped"),
+        (None, false, "mine answered without an outcome; set output, failure, suspend or stopped"),
     ] {
         let running = agent.run(attempt(""));
         let task = process.task().await;

@@ -1,36 +1,48 @@
 //! The arguments of the command line, and its help.
 
+mod dead;
 mod dev;
 mod identity;
 mod line;
+mod links;
 mod logs;
 mod messages;
 mod pbft;
+mod queues;
 mod reading;
 mod resources;
+mod schedules;
 mod submit;
 mod teams;
+mod timing;
 mod votes;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+pub use dead::{DeadCommand, DropDeadArgs, Letters, ListDeadArgs, RetryDeadArgs};
 pub use dev::DevArgs;
 pub use identity::{
     AuditArgs, BarArgs, ClientCommand, ClientFiles, CreateClientArgs, CreateTokenArgs, MAX_CLIENT_NAME,
     MAX_REASON_BYTES, PolicyCommand, PolicyFileArgs, ReleaseArgs, SetPoliciesArgs, ShowPoliciesArgs, TokenCommand,
 };
 pub use line::{called_as, grammar, parse};
+pub use links::{DependsOn, JoinWord, LinkArgs, OnFailureWord, join};
 pub use logs::{CANCEL_WAIT, CancelArgs, LogsArgs};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
 pub use pbft::{EpochArgs, FormGroupArgs, GroupStatusArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs};
+pub use queues::{Aging, LimitSpec, ListQueuesArgs, QueuesCommand, RemoveQueuesArgs, SetQueuesArgs};
 pub use resources::{
     AmountArgs, FreeArgs, ListResourcesArgs, QueueSpec, QueuesArgs, RenewArgs, RequestArgs, ResourcesCommand,
     ShowAllocationArgs,
 };
+pub use schedules::{
+    ConcurrencyWord, ListSchedulesArgs, MissedWord, RunScheduleArgs, ScheduleArgs, ScheduleCommand, SetScheduleArgs,
+};
 pub use submit::SubmitArgs;
 pub use teams::{DisbandArgs, FormArgs, ListTeamsArgs, ShowTeamArgs, TeamCommand};
+pub use timing::TimingArgs;
 pub use votes::{
     Agreement, ApprovalArgs, BallotMode, CastArgs, Electors, ListArgs, OpenArgs, ShowArgs, VerifyArgs,
     VerifyResultArgs, VoteCommand, VoteWord,
@@ -64,6 +76,9 @@ pub enum Command {
     Task(TaskArgs),
     /// Cancel tasks
     Cancel(CancelArgs),
+    /// List tasks that failed for good, try them again, or drop them
+    #[command(subcommand, disable_help_subcommand = true)]
+    Dead(DeadCommand),
     /// Print the recent lines of a task, and follow it
     Logs(LogsArgs),
     /// List the agents, with their process ids
@@ -86,9 +101,15 @@ pub enum Command {
     /// Form teams of agents, and show what they do
     #[command(subcommand, disable_help_subcommand = true)]
     Team(TeamCommand),
+    /// Set schedules, by which tasks are submitted again and again, and show their runs
+    #[command(subcommand, disable_help_subcommand = true)]
+    Schedule(ScheduleCommand),
     /// Show the resource pool, ask for resources and release them
     #[command(subcommand, disable_help_subcommand = true)]
     Resources(ResourcesCommand),
+    /// List the queues of tasks, and set their shares and limits
+    #[command(subcommand, disable_help_subcommand = true)]
+    Queues(QueuesCommand),
     /// Form groups of agents that decide by Byzantine agreement, and verify what they decide
     #[command(subcommand, disable_help_subcommand = true)]
     Pbft(PbftCommand),
@@ -341,6 +362,10 @@ pub struct TaskArgs {
     /// Write only the task's output, unmodified
     #[arg(long, conflicts_with_all = ["why", "watch", "output"])]
     pub result: bool,
+
+    /// Show the task with its parts and subtasks, and theirs, at most 10,000 tasks
+    #[arg(long, conflicts_with_all = ["why", "watch", "result"])]
+    pub tree: bool,
 
     /// Selects the consistency of reads.
     #[command(flatten)]

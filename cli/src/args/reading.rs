@@ -6,6 +6,16 @@ use super::SubmitArgs;
 use crate::inputs;
 
 impl SubmitArgs {
+    /// Reads the workflow, if one is named, on a blocking thread, because standard input can block.
+    ///
+    /// # Errors
+    /// See [`inputs::read_workflow`].
+    pub async fn read_workflow(&self) -> Result<Option<inputs::Workflow>, inputs::InputError> {
+        let Some(file) = self.workflow.clone() else { return Ok(None) };
+        let failed = |error| inputs::InputError::Read { from: "the workflow".into(), error: io::Error::other(error) };
+        tokio::task::spawn_blocking(move || inputs::read_workflow(&file)).await.map_err(failed)?.map(Some)
+    }
+
     /// Reads the inputs of the tasks, on a blocking thread, because standard input can block.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
-use super::{AgentRole, AmountArgs, ApprovalArgs, Output};
+use super::{AgentRole, AmountArgs, ApprovalArgs, LinkArgs, Output, TimingArgs};
 
 /// Arguments of `submit`.
 #[derive(Args, Debug)]
@@ -16,12 +16,27 @@ passed as the input exactly as written, with all its digits, fields and spaces. 
     {\"file\": \"a.csv\", \"size\": 18446744073709551616}
 
 --tasks reads one JSON object per line, with the options of its task: input (a value as above; empty if omitted), \
-kind, key, priority, deadline, delay, timeout, maxAttempts, ttl, role and specialization, all optional and with the \
-same values as the flags. The flags apply to all lines that do not set the option. For example:
+kind, key, priority, deadline, delay, timeout, maxAttempts, ttl, role, specialization, queue and limitKey, all optional \
+and with the same values as the flags. The flags apply to all lines that do not set the option. For example:
 
     {\"input\": {\"file\": \"a.csv\"}, \"key\": \"a.csv\", \"priority\": 9, \"deadline\": \"10m\"}
 
 All lines are read before anything is submitted.
+
+With --split, the lines are the parts of one task, which ends by --join, and with it all parts that have not ended. \
+`robeing task ID --tree` shows them.
+
+-f reads a workflow: a YAML file of steps, each of which is a task. They are the parts of one task, which ends when all \
+of them have. A step starts when those have succeeded that dependsOn names. For example:
+
+    steps:
+    - {name: fetch, kind: fetch, input: {url: https://example.com}}
+    - {name: parse, kind: parse, dependsOn: [fetch], resultsAsInput: true}
+    - {name: clean, kind: clean, dependsOn: [{step: parse, onFailure: run}]}
+
+With strategy: pipeline, each step depends on the one before it and has its output as input. The options of a step are \
+those of a line of --tasks but key, and inputs, join and partKind, by which it is split. The flags apply to all steps \
+that do not set the option.
 
 Without --wait, the ids of the tasks are printed, one per line. With --wait, the output of a single task is written \
 unmodified, and many tasks are printed as a list. The client generates the task ids, so a submission that is retried, \
@@ -38,7 +53,7 @@ An input can have at most 1 MiB; a file of many inputs or tasks at most 1,000,00
 pub struct SubmitArgs {
     /// The kind of the task. Agents with a specialization of this name are preferred, but others can run it, too. To
     /// require one, use --specialization
-    #[arg(long, required_unless_present = "tasks")]
+    #[arg(long, required_unless_present_any = ["tasks", "workflow"])]
     pub kind: Option<String>,
 
     /// A file with the task's input; - reads standard input. Without it, the input is empty
@@ -52,6 +67,14 @@ pub struct SubmitArgs {
     /// A file of many tasks with options of their own, one JSON object per line; - reads standard input
     #[arg(long, value_name = "FILE.jsonl")]
     pub tasks: Option<PathBuf>,
+
+    /// A workflow: a file of steps that depend on each other; - reads standard input
+    #[arg(short = 'f', long = "filename", value_name = "FILE.yaml", conflicts_with_all = ["input", "inputs", "tasks", "split", "depends_on"])]
+    pub workflow: Option<PathBuf>,
+
+    /// How the task is linked with others.
+    #[command(flatten)]
+    pub links: LinkArgs,
 
     /// 1 (last) to 10 (first); defaults to 5
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10))]
@@ -77,6 +100,10 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_attempts: Option<u32>,
 
+    /// When the task may start, how long it may wait, and when it is tried again.
+    #[command(flatten)]
+    pub timing: TimingArgs,
+
     /// How long the task and its result are kept after it has finished
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub ttl: Option<Duration>,
@@ -85,9 +112,14 @@ pub struct SubmitArgs {
     #[arg(long, value_enum, ignore_case = true)]
     pub role: Option<AgentRole>,
 
-    /// Only agents with this specialization run the task; while there is none, it waits
+    /// Only agents with this specialization run the task; while there is none, it waits. Given several times: only agents
+    /// that have all of them
     #[arg(long, value_name = "NAME")]
-    pub specialization: Option<String>,
+    pub specialization: Vec<String>,
+
+    /// How many slots of its agent the task takes while it runs; defaults to what is set for its kind, or to one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub slots: Option<u32>,
 
     /// Only members of this team run the task; see `robeing team`
     #[arg(long, value_name = "UUID")]
@@ -101,10 +133,14 @@ pub struct SubmitArgs {
     #[command(flatten)]
     pub amounts: AmountArgs,
 
-    /// The queue for whose share of the resource pool the task counts: "default", or one that was set. With --cpu,
-    /// --memory, --storage or --bandwidth
+    /// The queue that the task waits in, and for whose share of the resource pool it counts: "default", or one that was set
+    /// by `robeing queues set`
     #[arg(long, value_name = "NAME")]
     pub queue: Option<String>,
+
+    /// The key that limits of the queue are about, such as the name of a customer
+    #[arg(long, value_name = "KEY")]
+    pub limit_key: Option<String>,
 
     /// Who must approve the task, and how its result is verified.
     #[command(flatten)]
@@ -115,8 +151,8 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "KEY", conflicts_with_all = ["inputs", "tasks"])]
     pub key: Option<String>,
 
-    /// The name of the submitter, for listing and fair sharing. Without it: $USER, else the user's name on this
-    /// machine, else "anonymous"
+    /// The name of the submitter, for listing, and for fair sharing unless the fleet knows who you are. Without it: $USER,
+    /// else the user's name on this machine, else "anonymous"
     #[arg(long, env = "ROBEING_SUBMITTER", hide_env_values = true, value_name = "NAME")]
     pub submitter: Option<String>,
 

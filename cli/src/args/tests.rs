@@ -25,64 +25,96 @@ fn the_grammar_is_sound() {
     grammar("robeing").debug_assert();
 }
 
+/// The commands whose help is looked at.
+const COMMANDS: &[&str] = &[
+    "dev",
+    "submit",
+    "tasks",
+    "task",
+    "cancel",
+    "dead",
+    "dead list",
+    "dead retry",
+    "dead drop",
+    "logs",
+    "agents",
+    "status",
+    "send",
+    "ask",
+    "broadcast",
+    "message",
+    "inbox",
+    "vote",
+    "vote open",
+    "vote cast",
+    "vote show",
+    "vote list",
+    "vote verify",
+    "team",
+    "team form",
+    "team show",
+    "team list",
+    "team disband",
+    "schedule",
+    "schedule list",
+    "schedule show",
+    "schedule set",
+    "schedule remove",
+    "schedule run",
+    "schedule suspend",
+    "schedule resume",
+    "resources",
+    "resources list",
+    "resources request",
+    "resources show",
+    "resources renew",
+    "resources release",
+    "resources queues",
+    "queues",
+    "queues list",
+    "queues set",
+    "queues remove",
+    "pbft",
+    "pbft form",
+    "pbft status",
+    "pbft epoch",
+    "pbft propose",
+    "pbft log",
+    "pbft verify",
+    "quarantine",
+    "remove",
+    "release",
+    "token",
+    "token create",
+    "client",
+    "client create",
+    "audit",
+    "crd",
+    "completions",
+];
+
 #[test]
 fn the_help_texts() {
-    let commands = [
-        "dev",
-        "submit",
-        "tasks",
-        "task",
-        "cancel",
-        "logs",
-        "agents",
-        "status",
-        "send",
-        "ask",
-        "broadcast",
-        "message",
-        "inbox",
-        "vote",
-        "vote open",
-        "vote cast",
-        "vote show",
-        "vote list",
-        "vote verify",
-        "team",
-        "team form",
-        "team show",
-        "team list",
-        "team disband",
-        "resources",
-        "resources list",
-        "resources request",
-        "resources show",
-        "resources renew",
-        "resources release",
-        "resources queues",
-        "pbft",
-        "pbft form",
-        "pbft status",
-        "pbft epoch",
-        "pbft propose",
-        "pbft log",
-        "pbft verify",
-        "quarantine",
-        "remove",
-        "release",
-        "token",
-        "token create",
-        "client",
-        "client create",
-        "audit",
-        "crd",
-        "completions",
-    ];
     let mut text = help_of(&[]);
-    for command in commands {
+    for command in COMMANDS {
         let path: Vec<&str> = command.split(' ').collect();
         text.push_str(&format!("\n==== {command}\n{}", help_of(&path)));
     }
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn every_command_in_the_guide_to_tasks_is_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tasks.md");
+    let guide = std::fs::read_to_string(path).expect("the guide can be read");
+    let shown: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("robeing ")).collect();
+    assert!(shown.len() > 10, "{shown:?}");
+    for line in shown {
+        let words = line.split(" #").next().unwrap_or_default().trim_end();
+        if let Err(error) = parsed(words) {
+            panic!("robeing {words} is refused: {error}");
+        }
+    }
 }
 
 #[test]
@@ -283,6 +315,48 @@ fn wrong_lines_about_teams_and_resources_are_refused_with_a_reason() {
 }
 
 #[test]
+fn wrong_lines_about_queues_are_refused_with_a_reason() {
+    are_refused(&[
+        ("queues", "Usage: robeing queues"),
+        ("queues set", "<NAME>"),
+        ("queues set a --weight 0", "invalid value"),
+        ("queues set a --weight 1001", "invalid value"),
+        ("queues set a --aging sometimes", "or never"),
+        ("queues set a --max-unfinished 0", "invalid value"),
+        ("queues set a --limit 5", "must be concurrency=N"),
+        ("queues remove", "<NAME>"),
+    ]);
+    let line = "queues set a b --weight 3 --limit concurrency=5 --limit *:rate=1/1s";
+    let Command::Queues(QueuesCommand::Set(args)) = parsed(line).expect("it is right").command else {
+        panic!("another")
+    };
+    assert_eq!((args.names.len(), args.weight, args.limits.len()), (2, 3, 2));
+    assert_eq!(args.aging, Aging::Every(Duration::from_secs(600)));
+}
+
+#[test]
+fn wrong_lines_about_schedules_are_refused_with_a_reason() {
+    are_refused(&[
+        ("schedule", "Usage: robeing schedule"),
+        ("schedule set nightly --cron @daily", "--kind <KIND>"),
+        ("schedule set nightly --kind k", "--cron <EXPRESSION>"),
+        ("schedule set nightly --cron @daily --kind k --missed most", "invalid value"),
+        ("schedule set nightly --cron @daily --kind k --concurrency never", "invalid value"),
+        ("schedule set nightly --cron @daily --kind k --missed-limit 101", "invalid value"),
+        ("schedule set nightly --cron @daily --kind k --start-within soon", "invalid value"),
+        ("schedule show", "<NAME>"),
+        ("schedule run", "<NAME>"),
+    ]);
+    let line = "schedule set nightly --cron @daily --kind k --missed all --missed-limit 100 --concurrency forbid";
+    let Command::Schedule(ScheduleCommand::Set(args)) = parsed(line).expect("it is right").command else {
+        panic!("another")
+    };
+    assert_eq!((args.name.as_str(), args.cron.as_str(), args.time_zone.as_deref()), ("nightly", "@daily", None));
+    assert_eq!((args.missed, args.missed_limit), (MissedWord::All, Some(100)));
+    assert_eq!((args.concurrency, args.suspended), (ConcurrencyWord::Forbid, false));
+}
+
+#[test]
 fn wrong_lines_about_groups_are_refused_with_a_reason() {
     are_refused(&[
         ("pbft", "Usage: robeing pbft"),
@@ -303,6 +377,7 @@ fn wrong_lines_about_groups_are_refused_with_a_reason() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn wrong_lines_are_refused_with_a_reason() {
     are_refused(&[
         ("submit", "--kind <KIND>"),
@@ -317,6 +392,14 @@ fn wrong_lines_are_refused_with_a_reason() {
         ("submit --kind k --wait-timeout 1s", "--wait"),
         ("submit --kind k --verify-compare near", "--verify <AGREE/AGENTS>"),
         ("submit --kind k --verify 2/3 --verify-compare near --verify-json /n", "cannot be used with"),
+        ("submit --kind k --delay 1s --not-before 2030-01-31T08:00:00Z", "cannot be used with"),
+        ("submit --kind k --not-before tomorrow", "write a time with its zone"),
+        ("submit --kind k --jitter 101", "invalid value"),
+        ("submit --kind k --non-retryable exot", "is no kind of failure"),
+        ("dead", "Usage: robeing dead"),
+        ("dead retry", "<IDS>"),
+        ("dead retry 7 --all", "cannot be used with"),
+        ("dead drop 7 --kind k", "--all"),
         ("task", "<ID>"),
         ("task x --why --watch", "cannot be used with"),
         ("cancel", "<IDS>"),

@@ -5,15 +5,19 @@ mod bars;
 pub(crate) mod clients;
 mod connect;
 pub(crate) mod credentials;
+mod dead;
 mod logs;
 mod messages;
 pub(crate) mod pbft;
 pub(crate) mod policies;
+mod queues;
 mod resources;
+mod schedules;
 mod submit;
 mod tasks;
 mod teams;
 mod tokens;
+mod tree;
 mod view;
 pub(crate) mod votes;
 
@@ -27,8 +31,8 @@ use robeing_proto::v1::{BarKind, Role};
 
 use crate::{
     args::{
-        AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, Format, PbftCommand, PolicyCommand,
-        ResourcesCommand, TeamCommand, TokenCommand, VoteCommand, grammar,
+        AgentRole, Cli, ClientCommand, Command, Connection, CrdArgs, DeadCommand, Format, PbftCommand, PolicyCommand,
+        QueuesCommand, ResourcesCommand, ScheduleCommand, TeamCommand, TokenCommand, VoteCommand, grammar,
     },
     dev,
     error::CliError,
@@ -69,17 +73,28 @@ fn what_is_left(command: &Command) -> &'static str {
         Command::Task(args) if args.watch => "; the task continues",
         Command::Logs(args) if args.follow => "; the task continues",
         Command::Cancel(_) => "; whether anything was cancelled is not known",
+        Command::Dead(DeadCommand::Retry(_)) => "; whether dead letters are tried again is not known",
+        Command::Dead(DeadCommand::Drop(_)) => "; whether dead letters were dropped is not known",
         Command::Send(_) | Command::Ask(_) | Command::Broadcast(_) => "; whether the message was handled is not known",
         Command::Vote(VoteCommand::Open(_)) => "; whether the ballot was opened is not known, and one that was goes on",
         Command::Vote(VoteCommand::Cast(_)) => "; whether the vote is counted is not known",
         Command::Team(TeamCommand::Form(_)) => "; whether the team was formed is not known",
         Command::Team(TeamCommand::Disband(_)) => "; whether the team was disbanded is not known",
+        Command::Schedule(ScheduleCommand::Run(_)) => "; whether a run was started is not known",
+        Command::Schedule(ScheduleCommand::Set(_)) => "; whether the schedule was set is not known",
+        Command::Schedule(ScheduleCommand::Remove(_)) => "; whether the schedule was removed is not known",
+        Command::Schedule(ScheduleCommand::Suspend(_) | ScheduleCommand::Resume(_)) => {
+            "; whether the schedule was changed is not known"
+        }
         Command::Resources(ResourcesCommand::Request(_)) => {
             "; whether the resources were granted is not known, and a request that waits goes on"
         }
         Command::Resources(ResourcesCommand::Release(_)) => "; whether the allocation was released is not known",
         Command::Resources(ResourcesCommand::Renew(_)) => "; whether the lease was renewed is not known",
-        Command::Resources(ResourcesCommand::Queues(_)) => "; whether the queues were set is not known",
+        Command::Resources(ResourcesCommand::Queues(_)) | Command::Queues(QueuesCommand::Set(_)) => {
+            "; whether the queues were set is not known"
+        }
+        Command::Queues(QueuesCommand::Remove(_)) => "; whether the queues were removed is not known",
         Command::Pbft(PbftCommand::Form(_)) => "; some of the members may have started: run it again to be sure",
         Command::Pbft(PbftCommand::Epoch(_)) => "; call it again: it continues from there",
         Command::Pbft(PbftCommand::Propose(_)) => "; whether the proposal is decided is not known",
@@ -105,6 +120,7 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Tasks(args) => tasks::list(args, fleet).await,
         Command::Task(args) => tasks::show(args, fleet).await,
         Command::Cancel(args) => tasks::cancel(args, fleet).await,
+        Command::Dead(command) => dead::run(command, fleet).await,
         Command::Logs(args) => logs::show(args, fleet).await,
         Command::Agents(args) => view::agents(args, fleet).await,
         Command::Status(args) => view::status(args, fleet).await,
@@ -115,7 +131,9 @@ async fn run_command(command: Command, fleet: &Connection) -> Result<Exit, CliEr
         Command::Inbox(args) => messages::inbox(args, fleet).await,
         Command::Vote(command) => votes::run(command, fleet).await,
         Command::Team(command) => teams::run(command, fleet).await,
+        Command::Schedule(command) => schedules::run(command, fleet).await,
         Command::Resources(command) => resources::run(command, fleet).await,
+        Command::Queues(command) => queues::run(command, fleet).await,
         Command::Pbft(command) => pbft::run(command, fleet).await,
         Command::Quarantine(args) => bars::bar(args, BarKind::Quarantined, fleet).await,
         Command::Remove(args) => bars::bar(args, BarKind::Removed, fleet).await,

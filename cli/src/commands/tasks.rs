@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     connect::{client, consistency},
-    duration,
+    duration, tree,
 };
 use crate::{
     args::{CancelArgs, Connection, Format, StateFilter, TaskArgs, TasksArgs},
@@ -80,10 +80,14 @@ pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, Cli
     let client = client(fleet, Some(&args.reading), Access::Use).await?;
     let request = GetTaskRequest {
         id: args.id.clone(),
-        include_input: !args.watch && !args.result,
+        include_input: !args.watch && !args.result && !args.tree,
         consistency: consistency(&args.reading).into(),
+        include_candidates: args.why && !args.watch,
     };
     let task = client.get_task(request).await?;
+    if args.tree {
+        return tree::show(&client, task, args.output.output).await;
+    }
     if args.watch {
         return watch(&client, task, args.output.output).await;
     }

@@ -50,6 +50,16 @@ pub enum DevEvent {
         /// Why.
         problem: String,
     },
+    /// The fleet has what the manifest says of kinds of tasks.
+    KindsSet {
+        /// Of how many kinds.
+        count: usize,
+    },
+    /// The fleet does not take what the manifest says of kinds of tasks.
+    KindsRefused {
+        /// Why.
+        problem: String,
+    },
     /// The process ended because the fleet stops.
     Stopped {
         /// The coordinator or agent.
@@ -82,6 +92,11 @@ impl fmt::Display for DevEvent {
             Self::PoliciesSet { count: 1 } => write!(f, "policy  1 is in force"),
             Self::PoliciesSet { count } => write!(f, "policy  {count} are in force"),
             Self::PoliciesRefused { problem } => write!(f, "failed  the policies are not in force: {problem}"),
+            Self::KindsSet { count: 1 } => write!(f, "kind    1 has its needs"),
+            Self::KindsSet { count } => write!(f, "kind    {count} have their needs"),
+            Self::KindsRefused { problem } => {
+                write!(f, "failed  what kinds of tasks need is not in force: {problem}")
+            }
             Self::Stopped { name } => write!(f, "stopped {name}"),
         }
     }

@@ -9,6 +9,7 @@ mod data;
 mod error;
 mod event;
 mod identity;
+mod kinds;
 mod logs;
 mod manifest;
 mod messengers;
@@ -32,6 +33,7 @@ use data::DataDir;
 pub use error::DevError;
 pub use event::DevEvent;
 pub use identity::DevIdentity;
+use kinds::KindSetter;
 use plan::{Plan, ProcessKind, attachable_agents, gateways};
 use policies::PolicySetter;
 use registry::Registration;
@@ -95,6 +97,7 @@ pub struct DevFleet {
     agents: Vec<Supervisor>,
     coordinators: Vec<Supervisor>,
     policies: Option<PolicySetter>,
+    kinds: Option<KindSetter>,
     events: broadcast::Sender<DevEvent>,
     registration: Result<Registration, String>,
     identity: Option<Arc<DevIdentity>>,
@@ -153,9 +156,12 @@ impl DevFleet {
                 ProcessKind::Agent { .. } => agents.push(supervisor),
             }
         }
-        let mut fleet = Self { plan, agents, coordinators, policies: None, events, registration, identity, data };
+        let mut fleet =
+            Self { plan, agents, coordinators, policies: None, kinds: None, events, registration, identity, data };
         let security = fleet.security().map_err(DevError::Credentials)?;
-        fleet.policies = Some(PolicySetter::start(fleet.endpoints(), security, policies, fleet.events.clone()));
+        let (endpoints, events) = (fleet.endpoints(), fleet.events.clone());
+        fleet.policies = Some(PolicySetter::start(endpoints.clone(), security.clone(), policies, events.clone()));
+        fleet.kinds = Some(KindSetter::start(endpoints, security, kinds::request(&cluster.spec.task_kinds), events));
         Ok((fleet, receiver))
     }
 
@@ -218,7 +224,7 @@ impl DevFleet {
     /// Stops all processes: the agents, then the coordinators, each group with SIGTERM, and with SIGKILL after
     /// [`STOP_GRACE`]. To kill them sooner, drop this future and call [`DevFleet::kill`].
     pub async fn stop(&mut self) {
-        self.policies = None;
+        (self.policies, self.kinds) = (None, None);
         for group in [&mut self.agents, &mut self.coordinators] {
             for supervisor in group.iter() {
                 supervisor.stop();

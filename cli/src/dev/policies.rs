@@ -10,9 +10,9 @@ use tonic::Code;
 use super::event::DevEvent;
 
 /// How long a call may take.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause before another try.
-const RETRY: Duration = Duration::from_millis(250);
+pub(super) const RETRY: Duration = Duration::from_millis(250);
 
 /// Sets policies in the background until it is dropped.
 #[derive(Debug)]
@@ -57,8 +57,8 @@ async fn set(endpoints: &[String], security: Security, request: &SetPoliciesRequ
     }
 }
 
-/// Returns whether the coordinators may take them later: when they have started, and all of them know policies.
-fn may_pass(error: &ClientError) -> bool {
+/// Returns whether the coordinators may take something later: when they have started, and all of them know such things.
+pub(super) fn may_pass(error: &ClientError) -> bool {
     match error {
         ClientError::Refused { code, .. } => *code == Code::FailedPrecondition,
         error => matches!(error, ClientError::Unreachable { .. } | ClientError::Unavailable { .. }),

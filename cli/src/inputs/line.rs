@@ -35,6 +35,8 @@ pub struct LineOptions {
     pub ttl: Option<Duration>,
     pub role: Option<AgentRole>,
     pub specialization: Option<String>,
+    pub queue: Option<String>,
+    pub limit_key: Option<String>,
 }
 
 /// The form of the lines of a file.
@@ -50,7 +52,7 @@ pub enum Form {
 }
 
 /// The fields of a line of [`Form::Tasks`].
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 13] = [
     "input",
     "kind",
     "key",
@@ -62,6 +64,8 @@ const FIELDS: [&str; 11] = [
     "ttl",
     "role",
     "specialization",
+    "queue",
+    "limitKey",
 ];
 
 /// Parses a line, or returns what is wrong with it.
@@ -99,6 +103,8 @@ fn task(object: &str, has_kind: bool) -> Result<LineInput, String> {
             "ttl" => options.ttl = field.duration()?,
             "role" => options.role = field.role()?,
             "specialization" => options.specialization = field.text()?,
+            "queue" => options.queue = field.text()?,
+            "limitKey" => options.limit_key = field.text()?,
             _ => return Err(format!("there is no field {name:?}; the fields are {}", FIELDS.join(", "))),
         }
         if seen.contains(&name) {

@@ -10,8 +10,10 @@ use std::{
 use crate::encoding::{Encoding, TELLING, decode};
 
 mod line;
+mod workflow;
 
 pub use line::{Form, LineInput, LineOptions};
+pub use workflow::{STEPS_LIMIT, Step, WORKFLOW_LIMIT, Workflow, parse_workflow, read_workflow};
 
 /// Maximum size in bytes of a task's input. The fleet enforces the same limit.
 pub const INPUT_LIMIT: usize = 1024 * 1024;
@@ -84,6 +86,14 @@ pub enum InputError {
     BadLines {
         /// One sentence per bad line, with file and line.
         problems: Vec<String>,
+    },
+    /// The file of a workflow is invalid. Nothing was submitted.
+    #[error("{from}: {problem}")]
+    Workflow {
+        /// The file.
+        from: String,
+        /// What is wrong.
+        problem: String,
     },
     /// A file of JSON lines contains no input.
     #[error("{from} has no inputs: write one JSON value per line")]

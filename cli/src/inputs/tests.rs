@@ -136,7 +136,7 @@ fn a_field_that_is_wrong_is_named_with_what_to_write() {
 fn a_task_has_an_input_and_options() {
     let lines = br#"{"input": "text", "key": "k1", "priority": 9}
 {"priority": 1, "input": {"b":1.0,"a":[18446744073709551616]}}
-{"kind": "k", "deadline": "1m30s", "delay": "5s", "timeout": "250ms", "maxAttempts": 2, "ttl": "1h", "role": "guardian", "specialization": "s"}
+{"kind": "k", "deadline": "1m30s", "delay": "5s", "timeout": "250ms", "maxAttempts": 2, "ttl": "1h", "role": "guardian", "specialization": "s", "queue": "q", "limitKey": "l"}
 {"input": null, "key": null}"#;
     let inputs = tasks(lines).expect("all lines are good");
     assert_eq!(texts(&inputs), ["text", r#"{"b":1.0,"a":[18446744073709551616]}"#, "", "null"]);
@@ -153,6 +153,8 @@ fn a_task_has_an_input_and_options() {
         ttl: Some(Duration::from_secs(3600)),
         role: Some(AgentRole::Guardian),
         specialization: Some("s".into()),
+        queue: Some("q".into()),
+        limit_key: Some("l".into()),
     };
     assert_eq!(inputs[2].options, all);
 }

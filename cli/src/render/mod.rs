@@ -3,6 +3,8 @@
 
 mod audit;
 mod ballot_report;
+mod candidates;
+mod dead;
 mod document;
 mod group_ballots;
 mod group_status;
@@ -10,11 +12,14 @@ mod groups;
 mod logs;
 mod message;
 mod policies;
+mod queues;
 mod resources;
+mod schedules;
 mod status;
 mod table;
 mod task;
 mod teams;
+mod tree;
 mod votes;
 mod words;
 
@@ -22,6 +27,7 @@ use std::io::{self, Write};
 
 pub use audit::{audit_line, audit_table};
 pub use ballot_report::report_document;
+pub use dead::dead_table;
 pub use document::{Document, Named, documents, write_document, write_line};
 pub use group_ballots::{group_ballot_document, group_ballot_text, open_group_ballot_document, open_group_ballot_text};
 pub use group_status::{GroupStatus, MemberState, MemberStatus, ProtocolStatus};
@@ -29,11 +35,14 @@ pub use groups::{decisions_document, decisions_table, group_text, log_report_doc
 pub use logs::{log_line, progress_line, progress_text};
 pub use message::{inbox_line, inbox_table, outcome_text, outcomes_table, unanswered_text};
 pub use policies::policy_table;
+pub use queues::queues_table;
 pub use resources::{allocation_text, allocations_table, amounts_text, queue_line, resources_text};
+pub use schedules::{removed_text, run_text, schedule_text, schedules_table};
 pub use status::{agent_text, agents_table, live_view, resource_text, status_text};
 pub use table::table;
 pub use task::{change_line, results_table, task_text, tasks_table};
 pub use teams::{team_text, teams_table};
+pub use tree::tree_text;
 pub use votes::{ballot_text, ballots_table, report_note, report_text};
 pub(crate) use words::moment;
 pub use words::{

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use robeing_proto::v1::{
-    Agent, AgentState, Coordinator, CoordinatorState, FleetStatus, Quarantine, RecoveryAction, RecoveryStep, TaskCounts,
+    Agent, AgentState, Coordinator, CoordinatorState, FleetStatus, KindPerformance, Quarantine, RecoveryAction,
+    RecoveryStep, TaskCounts,
 };
 
 use super::{
@@ -117,6 +118,8 @@ pub fn agent_text(agent: &Agent, now: Timestamp) -> String {
     line("Joined", moment(agent.joined_at.as_ref(), now));
     line("Process", pid(agent.pid));
     line("Address", agent.address.clone());
+    line("Performance", format!("{:.2}", agent.performance));
+    text.push_str(&kinds_table(agent));
     if agent.recovery.is_empty() {
         text.push_str("\nIt has been neither unhealthy nor lost since it joined.\n");
         return text;
@@ -134,6 +137,18 @@ pub fn agent_text(agent: &Agent, now: Timestamp) -> String {
     ));
     text.push_str("\nAFTER is the time since the agent was found unhealthy or lost.\n");
     text
+}
+
+/// Formats how well an agent does the kinds of tasks that it had lately; nothing if none of them has a figure of its own.
+fn kinds_table(agent: &Agent) -> String {
+    if agent.kinds.is_empty() {
+        return String::new();
+    }
+    let rows = agent.kinds.iter().map(|kind| {
+        let KindPerformance { kind, performance, success_rate, relative_speed } = kind;
+        [kind.clone(), format!("{performance:.2}"), format!("{success_rate:.2}"), format!("{relative_speed:.2}")]
+    });
+    format!("\n{}", table(["KIND", "PERFORMANCE", "SUCCESS", "SPEED"], rows))
 }
 
 fn begins(step: &RecoveryStep) -> bool {
@@ -200,6 +215,11 @@ pub fn status_text(status: &FleetStatus) -> String {
         agents.live, agents.standby, agents.unhealthy, agents.draining, agents.lost
     );
     let _ = writeln!(text, "Tasks:          {}", counts_text(&status.tasks.unwrap_or_default()));
+    for need in &status.unmet_needs {
+        let tasks = plural(need.tasks as usize, "task");
+        let words = format!("{tasks} of kind {:?} (such as {}): {}", need.kind, need.task_id, need.problem);
+        let _ = writeln!(text, "Unschedulable:  {}", printable(&words));
+    }
     let _ = writeln!(text, "Finished:       {} since the fleet began", finished_text(status));
     let _ = writeln!(
         text,

@@ -7,6 +7,7 @@ use robeing_client::is_finished;
 use robeing_proto::v1::{Attempt, AttemptState, Comparison, Failure, Task, TaskApproval, TaskState, Verify};
 
 use super::{
+    candidates::candidates_text,
     resources::amounts_text,
     table::table,
     words::{
@@ -68,10 +69,15 @@ fn took(task: &Task) -> String {
     }
 }
 
-fn failure_text(failure: &Failure) -> String {
-    match failure.message.as_str() {
+/// Formats a failure: its kind, what the handler calls it, and the message.
+pub(super) fn failure_text(failure: &Failure) -> String {
+    let word = match failure.name.as_str() {
         "" => failure_word(failure.kind()),
-        message => format!("{}: {message}", failure_word(failure.kind())),
+        name => format!("{} ({name})", failure_word(failure.kind())),
+    };
+    match failure.message.as_str() {
+        "" => word,
+        message => format!("{word}: {message}"),
     }
 }
 
@@ -94,16 +100,40 @@ fn verification_text(Verify { agents, agree, pointer, compare }: &Verify) -> Str
     format!("{agree} of {agents} agents must give the same output{part}{by}")
 }
 
-/// Formats one change of a task as a line, as `robeing task ID --watch` prints it.
-pub fn change_line(task: &Task, now: Timestamp) -> String {
-    let mut line = format!("{:.3}  {}", now, state_word(task.state()));
-    let detail = match task.state() {
+/// Formats what there is to say about a task in its state.
+pub(super) fn detail(task: &Task) -> String {
+    match task.state() {
         TaskState::Assigned => format!("to {}, attempt {}", agent_of(task), task.attempt),
         TaskState::Queued => task.waiting_for.clone(),
+        // It succeeded because of its parts.
+        TaskState::Succeeded if task.subtasks.is_some() && task.attempts.is_empty() => format!("after {}", took(task)),
         TaskState::Succeeded => format!("by {} after {}", agent_of(task), took(task)),
         TaskState::Cancelled => task.cancel_reason.clone(),
         _ => task.failure.as_ref().map(failure_text).unwrap_or_default(),
-    };
+    }
+}
+
+/// Formats what a task depends on, and its parts and subtasks: names and values of lines.
+fn links_lines(task: &Task) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if !task.depends_on.is_empty() {
+        let ids: Vec<&str> = task.depends_on.iter().map(|of| of.task.as_str()).collect();
+        lines.push(("Depends on", ids.join(", ")));
+    }
+    if let Some(of) = &task.part_of {
+        lines.push(("Part of", format!("{} of task {}", of.index, of.task)));
+    }
+    if let Some(of) = &task.subtasks {
+        let counts = format!("{} of {} ended, {} succeeded", of.ended, of.parts, of.succeeded);
+        lines.push(("Subtasks", format!("{counts}; see `robeing task {} --tree`", task.id)));
+    }
+    lines
+}
+
+/// Formats one change of a task as a line, as `robeing task ID --watch` prints it.
+pub fn change_line(task: &Task, now: Timestamp) -> String {
+    let mut line = format!("{:.3}  {}", now, state_word(task.state()));
+    let detail = detail(task);
     if !detail.is_empty() {
         line.push_str("  ");
         line.push_str(&printable(&detail));
@@ -131,23 +161,37 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     if let Some(verify) = &task.verify {
         line("Verification", verification_text(verify));
     }
+    links_lines(task).into_iter().for_each(|(name, value)| line(name, value));
     line("Priority", task.priority.to_string());
     line("Attempts", format!("{} (counted: {} of {})", task.attempt, task.attempts_used, task.max_attempts));
     line("Agent", agent_of(task));
     line("Submitter", task.submitter.clone());
+    if !task.schedule.is_empty() {
+        line("Schedule", format!("{}, due {}", task.schedule, moment(task.scheduled_for.as_ref(), now)));
+    }
     line("Key", task.idempotency_key.clone());
     line("Role", if task.required_role == 0 { String::new() } else { role_word(task.required_role()) });
-    line("Specialization", task.required_specialization.clone());
+    let skills: Vec<&str> =
+        std::iter::once(&task.required_specialization).chain(&task.skills).map(String::as_str).collect();
+    line("Specialization", skills.join(","));
+    line("Slots", if task.slots > 1 { task.slots.to_string() } else { String::new() });
     line("Team", task.team.clone());
-    if let Some(resources) = &task.resources {
-        line("Resources", format!("{} from queue {:?}", amounts_text(Some(resources)), task.queue));
+    match &task.resources {
+        Some(resources) => line("Resources", format!("{} from queue {:?}", amounts_text(Some(resources)), task.queue)),
+        None => line("Queue", task.queue.clone()),
     }
+    line("Limit key", task.limit_key.clone());
+    line("Submitted by", task.submitted_by.clone());
     line("Submitted", moment(task.submitted_at.as_ref(), now));
+    line("Tried again", moment(task.retried_at.as_ref(), now));
+    line("Epoch", if task.epoch == 0 { String::new() } else { task.epoch.to_string() });
     line("Not before", moment(task.not_before.as_ref(), now));
+    line("Expires", moment(task.queue_until.as_ref(), now));
     line("Deadline", moment(task.deadline.as_ref(), now));
     line("Finished", moment(task.finished_at.as_ref(), now));
     line("Took", took(task));
     line("Kept until", moment(task.expires_at.as_ref(), now));
+    line("Dead letter", if task.dead { format!("see `robeing dead retry {}`", task.id) } else { String::new() });
     line("Cancelled", task.cancel_reason.clone());
     if let Some(failure) = &task.failure {
         line("Failure", failure_text(failure));
@@ -200,6 +244,7 @@ fn why_text(task: &Task, now: Timestamp) -> String {
         }
     }
     text.push_str(&comparisons_text(task));
+    text.push_str(&candidates_text(task));
     if task.state() == TaskState::Queued {
         let waits = if task.waiting_for.is_empty() { "an agent" } else { &task.waiting_for };
         let _ = writeln!(text, "Waiting for: {}", printable(waits));

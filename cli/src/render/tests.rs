@@ -235,7 +235,7 @@ fn every_message_that_is_printed_has_a_form() {
 #[test]
 fn the_id_of_a_task_has_one_name() {
     use robeing_proto::v1::{CancelResult, SubmitResult};
-    let submitted = SubmitResult { task_id: "t".into(), existing: true, refusal: None };
+    let submitted = SubmitResult { task_id: "t".into(), existing: true, ..Default::default() };
     let form = serde_json::to_value(Document::of(&submitted).expect("it has a form")).expect("plain");
     assert_eq!(form, serde_json::json!({"id": "t", "existing": true}));
     let cancelled = CancelResult { task_id: "t".into(), state: TaskState::Cancelled.into(), ..Default::default() };

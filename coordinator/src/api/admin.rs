@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use robeing_fleet::{Command, PolicyCommand, PoolCommand, PoolShape, Reply, StoredPolicy, limits::MAX_NAME_BYTES};
+use robeing_fleet::{
+    Command, KindCommand, PolicyCommand, PoolCommand, PoolShape, Reply, StoredPolicy, TaskKind, limits::MAX_NAME_BYTES,
+};
 use robeing_net::{Transport, gate::Caller, limited};
 use robeing_proto::v1::{self, admin_client::AdminClient};
 use robeing_telemetry::Metrics;
@@ -13,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
 use crate::{
-    api::{activity::Leading, errors, trust::TrustAdmin},
+    api::{activity::Leading, convert, errors, trust::TrustAdmin},
     leader::{
         membership_change::{CATCH_UP_TIMEOUT, COMMIT_TIMEOUT, ChangeError},
         role::RaftRole,
@@ -301,6 +303,30 @@ impl v1::admin_server::Admin for AdminService {
         self.trust.state.ready_to_read(0).await?;
         let list = self.trust.state.look(|fleet| fleet.policies().cloned());
         Ok(Response::new(policies::all(list.as_deref())))
+    }
+
+    async fn set_task_kinds(
+        &self,
+        request: Request<v1::SetTaskKindsRequest>,
+    ) -> Result<Response<v1::SetTaskKindsResponse>, Status> {
+        let by = Caller::of(request.extensions()).name();
+        let kinds = request.into_inner().kinds.into_iter().map(convert::task_kind);
+        let kinds: Vec<TaskKind> = kinds.collect::<Result<_, _>>()?;
+        TaskKind::check_all(&kinds).map_err(|refusal| errors::refused(&refusal))?;
+        match self.proposer.propose_one(Command::Kind(KindCommand::Set { kinds, by })).await? {
+            Reply::KindsSet { revision } => Ok(Response::new(v1::SetTaskKindsResponse { revision })),
+            Reply::Refused(refusal) => Err(errors::refused(&refusal)),
+            other => Err(Status::internal(format!("unexpected reply {other:?}"))),
+        }
+    }
+
+    async fn get_task_kinds(
+        &self,
+        _request: Request<v1::GetTaskKindsRequest>,
+    ) -> Result<Response<v1::TaskKinds>, Status> {
+        self.trust.state.ready_to_read(0).await?;
+        let list = self.trust.state.look(|fleet| fleet.task_kinds().cloned());
+        Ok(Response::new(convert::told_kinds(list.as_deref())))
     }
 
     async fn flag_agent(

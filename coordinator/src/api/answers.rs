@@ -18,16 +18,20 @@ pub type Outcome = Result<Reply, v1::Refusal>;
 pub fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitResult) {
     match outcome {
         Ok(Reply::Submitted { task, existing }) => {
-            (Some(task), v1::SubmitResult { task_id: task.to_string(), existing, refusal: None })
+            let result = v1::SubmitResult { task_id: task.to_string(), existing, ..v1::SubmitResult::default() };
+            (Some(task), result)
         }
-        Ok(Reply::Refused(refusal)) => (None, refused(asked, convert::refusal(&refusal))),
+        Ok(Reply::Refused(refusal)) => {
+            let retry_after_ms = refusal.retry_after_ms().unwrap_or(0);
+            (None, v1::SubmitResult { retry_after_ms, ..refused(asked, convert::refusal(&refusal)) })
+        }
         Err(refusal) => (None, refused(asked, refusal)),
         Ok(other) => (None, refused(asked, errors::unexpected(&other))),
     }
 }
 
 fn refused(asked: TaskId, refusal: v1::Refusal) -> v1::SubmitResult {
-    v1::SubmitResult { task_id: asked.to_string(), existing: false, refusal: Some(refusal) }
+    v1::SubmitResult { task_id: asked.to_string(), refusal: Some(refusal), ..v1::SubmitResult::default() }
 }
 
 /// The parts of a finished task that are sent.

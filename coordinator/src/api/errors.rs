@@ -13,6 +13,7 @@ use crate::{
     mail::MailError,
     propose::ProposeError,
     resources::ResourceError,
+    schedules::ScheduleError,
     teams::TeamError,
 };
 
@@ -72,6 +73,7 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::TooFewAgents { .. }
         | Refusal::InsufficientResources { .. }
         | Refusal::OverQuota { .. }
+        | Refusal::TaskQueueFull { .. }
         | Refusal::Full { .. } => Code::ResourceExhausted,
         Refusal::InputTooLarge { .. } | Refusal::Invalid { .. } => Code::InvalidArgument,
         Refusal::Conflict { .. }
@@ -88,7 +90,9 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::UnknownLetter { .. }
         | Refusal::UnknownBallot { .. }
         | Refusal::UnknownTeam { .. }
-        | Refusal::UnknownAllocation { .. } => Code::NotFound,
+        | Refusal::UnknownDependency { .. }
+        | Refusal::UnknownAllocation { .. }
+        | Refusal::UnknownSchedule { .. } => Code::NotFound,
         Refusal::StaleSession
         | Refusal::Version { .. }
         | Refusal::NotInForce { .. }
@@ -97,6 +101,12 @@ fn code_of(refusal: &Refusal) -> Code {
         | Refusal::StaleTerm { .. }
         | Refusal::StaleToken { .. }
         | Refusal::HolderGone { .. }
+        | Refusal::NotDead { .. }
+        | Refusal::StillNeeded { .. }
+        | Refusal::NoPart { .. }
+        | Refusal::ScheduleManaged { .. }
+        | Refusal::ScheduleMoved { .. }
+        | Refusal::ScheduleBusy { .. }
         | Refusal::BallotClosed { .. } => Code::FailedPrecondition,
     }
 }
@@ -223,6 +233,22 @@ impl From<ResourceError> for Status {
             ResourceError::NotReadable(_) => Self::unavailable(message),
             ResourceError::TooManyWaiting { .. } => Self::resource_exhausted(message),
             ResourceError::NotYours { .. } => Self::permission_denied(message),
+        }
+    }
+}
+
+impl From<ScheduleError> for Status {
+    fn from(error: ScheduleError) -> Self {
+        let message = error.to_string();
+        match error {
+            ScheduleError::BadField(error) => error.into(),
+            ScheduleError::Cron(_) => Self::invalid_argument(message),
+            ScheduleError::Refused(refusal) => refused(&refusal),
+            ScheduleError::Propose(error) => error.into(),
+            ScheduleError::NotReadable(_) => Self::unavailable(message),
+            ScheduleError::NotYours { .. } | ScheduleError::NotAdmin { .. } => Self::permission_denied(message),
+            ScheduleError::Denied(_) => Self::permission_denied(message),
+            ScheduleError::NeedsApproval(_) => Self::failed_precondition(message),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use futures::{StreamExt, future::join_all, stream::BoxStream};
 use prost::Message;
 use robeing_fleet::{
-    Agent, AgentState, Bar, Fleet, Stamp, Task, TaskFilter, Waiting,
+    Agent, AgentState, Bar, Candidates, Fleet, Stamp, Task, TaskFilter, Waiting,
     limits::{MAX_PAGE, MAX_SCANNED},
 };
 use robeing_net::gate::Caller;
@@ -20,6 +20,7 @@ use crate::{
         convert::{self, Figures, Parts},
         errors,
         submissions::Submissions,
+        subtasks,
         watches::{self, Watches},
     },
     clock::FleetClock,
@@ -29,6 +30,7 @@ use crate::{
     members::Members,
     raft::RaftHandle,
     read::StateReader,
+    unmet::unmet_needs,
     warnings,
 };
 
@@ -40,6 +42,9 @@ const MAX_LOOKED_AT: usize = 100_000;
 const DEFAULT_PAGE: usize = 100;
 /// Bytes of submissions in unary calls in progress at once. A stream waits until there is room; a call can't.
 pub const MAX_CALLED_BYTES: usize = 64 * 1024 * 1024;
+
+/// Bytes that a part of a task counts for besides its input.
+const PART_BYTES: usize = 512;
 
 /// The Fleet service.
 pub struct FleetService {
@@ -72,14 +77,24 @@ impl FleetService {
     async fn waiting_for(&self, task: &Task) -> Option<String> {
         let mut waiting = Waiting::of(task)?;
         self.state.look(|fleet| waiting.note_offers(fleet));
-        let mut after = None;
+        let (now, mut after) = (self.clock.estimate().fleet, None);
         while waiting.needs_agents()
             && let Some(slice) = self.state.agents_after(after).await
         {
             after = slice.last().map(|agent| agent.id);
-            slice.iter().for_each(|agent| waiting.count(agent));
+            self.state.look(|fleet| slice.iter().for_each(|agent| waiting.count(fleet, agent, now)));
         }
-        Some(waiting.words(self.clock.estimate().fleet))
+        Some(waiting.words(now))
+    }
+
+    /// Returns the agents that could take a task.
+    async fn candidates<'a>(&self, task: &'a Task) -> Candidates<'a> {
+        let (mut candidates, mut after) = (Candidates::of(task, self.clock.estimate().fleet), None);
+        while let Some(slice) = self.state.agents_after(after).await {
+            after = slice.last().map(|agent| agent.id);
+            self.state.look(|fleet| slice.iter().for_each(|agent| candidates.look(fleet, agent)));
+        }
+        candidates
     }
 
     /// Returns the members, and the warnings of those that answer.
@@ -232,7 +247,9 @@ impl v1::fleet_server::Fleet for FleetService {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let by = Caller::of(request.extensions());
         let request = request.into_inner();
-        let bytes = u32::try_from(request.encoded_len()).unwrap_or(u32::MAX);
+        let inputs: usize = request.tasks.iter().map(|spec| spec.inputs.len()).sum();
+        let bytes = request.encoded_len() + inputs.min(convert::MAX_INPUTS) * PART_BYTES;
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let tasks = request.tasks;
         if tasks.len() > MAX_ITEMS {
             return Err(errors::too_many("tasks", tasks.len(), MAX_ITEMS));
@@ -263,6 +280,9 @@ impl v1::fleet_server::Fleet for FleetService {
         let (found, shown, now) = found.ok_or_else(|| errors::no_task(&request.id))?;
         let mut task = convert::task(&shown, parts, now);
         task.waiting_for = self.waiting_for(&found).await.unwrap_or_default();
+        if request.include_candidates && !found.state.is_final() {
+            convert::add_candidates(&mut task, self.candidates(&found).await);
+        }
         Ok(Response::new(task))
     }
 
@@ -306,6 +326,13 @@ impl v1::fleet_server::Fleet for FleetService {
             Some((ids, from)) => self.logs.with_progress(changes, &ids, from)?.boxed(),
             None => changes,
         }))
+    }
+
+    async fn list_subtasks(
+        &self,
+        request: Request<v1::ListSubtasksRequest>,
+    ) -> Result<Response<v1::ListSubtasksResponse>, Status> {
+        Ok(Response::new(subtasks::list(&self.state, request.into_inner()).await?))
     }
 
     async fn cancel_tasks(
@@ -372,6 +399,7 @@ impl v1::fleet_server::Fleet for FleetService {
         status.cluster_id = self.member.cluster_id().to_owned();
         status.coordinators = coordinators;
         status.warnings = warnings;
+        status.unmet_needs = unmet_needs(&self.state).await.into_iter().map(convert::unmet_need).collect();
         status.now = Some(convert::timestamp(self.clock.estimate().wall));
         let progress = self.raft.progress();
         status.term = self.raft.term();

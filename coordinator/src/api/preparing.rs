@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use robeing_fleet::{RetryPolicy, SubmitTask};
+use robeing_fleet::{Feature, SubmitTask};
 use robeing_net::gate::Caller;
 use robeing_platform::uuid_v7;
 use robeing_proto::v1;
@@ -13,6 +13,7 @@ use crate::{
     ballots::opening::Draft,
     mail::sender_name,
     policies::Held,
+    read::StateReader,
 };
 
 /// A task as it was submitted.
@@ -20,24 +21,49 @@ pub struct Prepared {
     pub task: SubmitTask,
     /// The ballot that it asks for.
     pub approval: Option<Draft>,
+    /// The parts that are submitted with it.
+    pub parts: Vec<SubmitTask>,
+}
+
+/// Notes who submits, if that is known: of those who do, each has a share of a queue.
+pub fn identify(state: &StateReader, by: &Caller, submissions: &mut [SubmitTask]) {
+    if matches!(by, Caller::Plaintext | Caller::Anonymous) || !state.look(|fleet| fleet.has(Feature::Queues)) {
+        return;
+    }
+    let identity = sender_name(by);
+    for submission in submissions {
+        submission.lane.get_or_insert_default().identity.clone_from(&identity);
+    }
 }
 
 impl Submissions {
-    /// Returns the submission of a task; an error if it is refused whatever the state.
-    pub fn prepare(&self, default_retry: RetryPolicy, mut spec: v1::TaskSpec) -> Result<Prepared, v1::SubmitResult> {
+    /// Returns the submission of a task; an error if it is refused whatever the state. A retry policy that is set in part gets
+    /// the other parts of its kind, as far as this coordinator knows it now.
+    pub fn prepare(&self, mut spec: v1::TaskSpec) -> Result<Prepared, v1::SubmitResult> {
         let task_id = convert::excerpt(&spec.id).to_owned();
         let fresh = || uuid_v7(&*self.platform.clock, &*self.platform.random);
-        let refused = |refusal| v1::SubmitResult { task_id, existing: false, refusal: Some(refusal) };
+        let refused = |refusal| v1::SubmitResult { task_id, refusal: Some(refusal), ..v1::SubmitResult::default() };
         let asked = spec.requires_approval.take();
-        let prepared = convert::submission(spec, default_retry, fresh).and_then(|task| {
-            let approval = asked.map(|asked| Draft::of_task(&task, asked)).transpose()?;
-            Ok(Prepared { task, approval })
-        });
+        let sets_retry = spec.retry.is_some();
+        let default_retry = sets_retry.then(|| self.state.look(|fleet| fleet.default_retry(&spec.kind)));
+        let default_retry = default_retry.unwrap_or_default();
+        let kind = spec.split.as_ref().map(|split| split.part_kind.clone()).unwrap_or_default();
+        // They are counted when the task is read, and not needed for that.
+        let inputs = spec.inputs.clone();
+        let prepared = convert::start_after(&mut spec, self.clock.estimate().wall)
+            .and_then(|()| convert::submission(spec, default_retry, fresh))
+            .and_then(|mut task| {
+                task.draw_jitter(|| self.platform.random.next_u64());
+                let approval = asked.map(|asked| Draft::of_task(&task, asked)).transpose()?;
+                let parts = if inputs.is_empty() { Vec::new() } else { convert::parts(&task, &kind, inputs) };
+                Ok(Prepared { task, approval, parts })
+            });
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return Err(refused(convert::bad_field(&error))),
         };
-        match prepared.task.check() {
+        let checked = prepared.task.check();
+        match checked.and_then(|()| prepared.parts.iter().try_for_each(SubmitTask::check)) {
             Ok(()) => Ok(prepared),
             Err(refusal) => Err(refused(convert::refusal(&refusal))),
         }
@@ -51,6 +77,7 @@ impl Submissions {
         submissions: &mut [SubmitTask],
         mut approvals: BTreeMap<usize, Draft>,
     ) -> BTreeMap<usize, Outcome> {
+        identify(&self.state, by, submissions);
         let mut answered: BTreeMap<usize, Outcome> = BTreeMap::new();
         for (n, held) in self.policies.check_submissions(submissions, by).await {
             match (held, submissions.get(n)) {

@@ -9,7 +9,8 @@ use futures::{
     stream::{BoxStream, FuturesUnordered},
 };
 use robeing_fleet::{
-    AgentCommand, AgentId, Command, Completion, Outcome, Reply, SessionId, StaleReason, TaskCommand,
+    AgentCommand, AgentId, Command, Completion, Failure, FailureKind, Feature, Outcome, Reply, SessionId, StaleReason,
+    TaskCommand,
     sabotage::{Mistake, planted},
 };
 use robeing_net::{ConnectInfo, gate::Caller};
@@ -32,6 +33,7 @@ use crate::{
     identity::{enrolled, refusals::Refusals},
     leader::{
         health::SessionHealth,
+        progress::SessionProgress,
         role::{RaftRole, until, until_not_leading},
         sessions::{
             SessionConnection,
@@ -210,6 +212,7 @@ struct Session {
     unanswered: Option<(u64, Instant)>,
     health: SessionHealth,
     description: Description,
+    progress: SessionProgress,
 }
 
 /// Acknowledgements of completions; `None` if their outcome is unknown (the agent sends them again then).
@@ -219,6 +222,7 @@ impl Session {
     fn new(service: SessionService, opened: Opened, term: u64) -> Self {
         let SessionService { state, observer, proposer, .. } = service.clone();
         let description = Description::new(state.clone(), proposer.clone(), &opened, term);
+        let progress = SessionProgress::new(state.clone(), proposer.clone(), opened.agent, term);
         let health = SessionHealth::new(state, observer, proposer, &opened, term);
         let Opened { agent, session, link, .. } = opened;
         Self {
@@ -233,6 +237,7 @@ impl Session {
             unanswered: None,
             health,
             description,
+            progress,
         }
     }
 
@@ -265,6 +270,7 @@ impl Session {
                 }
                 () = self.health.act() => {}
                 () = self.description.act() => {}
+                () = self.progress.act() => {}
                 Some(completed) = self.completing.next() => match completed {
                     Some(acks) => self.link.put(|outbox| outbox.acks.extend(acks)),
                     // The agent reconnects and sends them again.
@@ -312,6 +318,7 @@ impl Session {
             FromAgent::Completions(completions) => self.complete(completions.completions),
             FromAgent::HealthReport(report) => self.health.answered(report),
             FromAgent::AttemptLog(log) => self.service.observer.logs.received(agent, log),
+            FromAgent::Progressed(said) => self.progress.heard(said),
             FromAgent::Drain(_) => {
                 let draining = Command::Agent(AgentCommand::Draining { agent, session });
                 if self.service.proposer.propose_one(draining).await.is_ok() {
@@ -356,19 +363,34 @@ impl Session {
         if !refused.is_empty() {
             self.link.put(|outbox| outbox.acks.extend(refused));
         }
+        without_names(&self.service.state, &mut results);
         let (proposer, sender, agent) = (self.service.proposer.clone(), self.sender, self.agent);
         let policies = self.service.policies.concern_results().then(|| self.service.policies.clone());
-        let state = self.service.state.clone();
+        let (state, subtask_policies) = (self.service.state.clone(), self.service.policies.clone());
         self.completing.push(Box::pin(async move {
             if let Some(policies) = policies {
                 policies.check_results(agent, &mut results).await;
             }
+            subtask_policies.check_subtasks(agent, &mut results).await;
             compare(&state, &mut results);
             let encoded = |result| propose::encoded(&Command::Task(TaskCommand::Complete(result)));
             let commands: Vec<Bytes> = results.into_iter().map(encoded).collect();
             let replies = proposer.propose_encoded(Lane::Completions, sender, commands).await.ok()?;
             Some(about.into_iter().zip(replies).map(|(key, reply)| ack(key, verdict(&reply))).collect())
         }));
+    }
+}
+
+/// Removes the names of failures, which the log can't carry before all coordinators know them.
+fn without_names(state: &StateReader, results: &mut [Completion]) {
+    let is_named = |ended: &Completion| matches!(&ended.outcome, Outcome::Failed(of) if !of.name.is_empty());
+    if !results.iter().any(is_named) || state.look(|fleet| fleet.has(Feature::Timing)) {
+        return;
+    }
+    for ended in results {
+        if let Outcome::Failed(failure) = &mut ended.outcome {
+            failure.name.clear();
+        }
     }
 }
 
@@ -388,9 +410,23 @@ pub(crate) fn reported(
         Wire::Failure(failure) => Outcome::Failed(convert::failure_from_wire(failure)),
         Wire::Stopped(_) => Outcome::Stopped,
         Wire::HandedBack(_) => Outcome::HandedBack,
+        Wire::Suspended(asked) => convert::suspension(asked).map_or_else(refused_subtasks, Outcome::Suspended),
     };
     let outcome = outcome.within_limits();
     Ok(Completion { agent, session, task, attempt: completion.attempt, ran_us: completion.ran_us, outcome })
+}
+
+/// Returns the end of an attempt that asked for subtasks that can't be.
+fn refused_subtasks(problem: String) -> Outcome {
+    Outcome::Failed(Failure {
+        kind: FailureKind::Subtask,
+        message: problem,
+        code: None,
+        stderr_tail: String::new(),
+        retryable: false,
+        retry_after_ms: 0,
+        name: String::new(),
+    })
 }
 
 /// Waits until a majority confirms this leader at or after the arrival of the first heartbeat that could not be

@@ -5,19 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use robeing_fleet::{Command, Fleet, Refusal, Reply, SubmitTask, TaskCommand, TaskId};
+use robeing_fleet::{Reply, TaskId};
 use robeing_net::gate::Caller;
 use robeing_platform::Platform;
-use robeing_proto::{
-    budget::{MessageBudget, in_messages},
-    v1,
-};
-use tokio::{
-    sync::{mpsc, watch},
-    time::Instant,
-};
+use robeing_proto::{budget::MessageBudget, v1};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -32,10 +25,11 @@ use crate::{
         result_stream::{Letter, ResultStream},
     },
     ballots::Ballots,
+    clock::FleetClock,
     disk_space::Rooms,
     lifetime::{Leaving, Lifetime},
     policies::Policies,
-    propose::{self, Lane, ProposeError, Proposer, Sender},
+    propose::{ProposeError, Proposer, Sender},
     read::StateReader,
 };
 
@@ -44,8 +38,6 @@ use crate::{
 pub const MAX_OUTSTANDING: usize = 16_384;
 /// Maximum number of tasks read at once, so that commands do not wait long to be applied.
 const MAX_LOOKED_AT: usize = 1_000;
-/// The same, if some of them open ballots, of which each may have hundreds of members.
-const MAX_BALLOTS_LOOKED_AT: usize = 16;
 /// Messages in flight to one client; what exceeds this waits in the stream's mailbox.
 const SEND_BUFFER: usize = 1;
 /// Bytes of tasks of one stream that are not accepted yet; at this limit reading stops, which slows its client down.
@@ -55,109 +47,35 @@ const TASK_BYTES: usize = 256;
 /// Bytes that a task counts for if it asks for an approval: its ballot names all members, and so does the letter to them.
 const BALLOT_BYTES: usize = 16 * 1024;
 
+/// Maximum number of dependencies of all parts in one request, each of which has those of its task.
+const MAX_DEPENDENCIES_OF_PARTS: usize = 1_000_000;
+
 /// Accepts tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Submissions {
     pub state: StateReader,
     pub proposer: Proposer,
     pub observer: Arc<ApplyObserver>,
+    pub clock: FleetClock,
     pub rooms: Arc<Rooms>,
     /// What decides about submissions before they are proposed.
     pub policies: Policies,
     /// What finds the members of the ballots that tasks wait for.
     pub ballots: Ballots,
-    /// The source of task ids.
+    /// The source of task ids, and of the seeds of jitter.
     pub platform: Platform,
     pub leaving: Leaving,
     pub lifetime: Lifetime,
 }
 
 impl Submissions {
-    /// Returns the submissions that need not be proposed, because they are certain to be refused: there is no room in
-    /// the state, or on the coordinators' disks. The keys are indexes into `submissions`.
-    ///
-    /// The state is read again once it is up to date, because only then does it show which tasks are new: a repeated
-    /// submission is not refused, but answered with the task that was accepted.
-    async fn without_room(&self, submissions: &[SubmitTask]) -> BTreeMap<usize, Refusal> {
-        let disks = self.rooms.refusal(Instant::now());
-        let refusal = |fleet: &Fleet, submission: &SubmitTask| {
-            let of_disks =
-                || disks.clone().filter(|_| !fleet.knows(submission)).map(|reason| Refusal::NoRoom { reason });
-            fleet.refusal_of(submission).or_else(of_disks)
-        };
-        let opens = submissions.iter().any(|submission| submission.approval.is_some());
-        let at_once = if opens { MAX_BALLOTS_LOOKED_AT } else { MAX_LOOKED_AT };
-        let look = || {
-            let mut refused = BTreeMap::new();
-            for (group, start) in submissions.chunks(at_once).zip((0..).step_by(at_once)) {
-                self.state.look(|fleet| {
-                    let found = group.iter().enumerate().filter_map(|(n, of)| Some((start + n, refusal(fleet, of)?)));
-                    refused.extend(found);
-                });
-            }
-            refused
-        };
-        let refused = look();
-        if refused.is_empty() || self.state.ready_to_read(v1::Consistency::Linearizable.into()).await.is_err() {
-            return BTreeMap::new();
-        }
-        look()
-    }
-
-    /// Proposes the submissions of a caller that policies allow, and returns the outcomes of all, in order.
-    async fn propose(
-        &self,
-        sender: Sender,
-        by: &Caller,
-        prepared: Vec<Prepared>,
-    ) -> Result<Vec<Outcome>, ProposeError> {
-        let (mut submissions, mut approvals) = (Vec::with_capacity(prepared.len()), BTreeMap::new());
-        for (n, Prepared { task, approval }) in prepared.into_iter().enumerate() {
-            submissions.push(task);
-            approvals.extend(approval.map(|draft| (n, draft)));
-        }
-        let mut refused = self.checked(by, &mut submissions, approvals).await;
-        let without_room = self.without_room(&submissions).await;
-        for (n, refusal) in self.observer.shortages.counted(&submissions, without_room) {
-            refused.entry(n).or_insert(Ok(Reply::Refused(refusal)));
-        }
-        let count = submissions.len();
-        // Encoded once, and not kept twice while they wait.
-        let commands: Vec<Bytes> = submissions
-            .into_iter()
-            .enumerate()
-            .filter(|(n, _)| !refused.contains_key(n))
-            .map(|(_, submission)| propose::encoded(&Command::Task(TaskCommand::Submit(submission))))
-            .collect();
-        let mut outcomes: Vec<Outcome> = Vec::with_capacity(count);
-        let mut groups = in_messages(commands, Bytes::len).into_iter();
-        while let Some(group) = groups.next() {
-            let size = group.len();
-            match self.proposer.propose_encoded(Lane::Users, sender, group).await {
-                Ok(replies) => outcomes.extend(replies.into_iter().map(Ok)),
-                // Nothing of this group was accepted, and the next groups are not tried: all of them get this refusal.
-                Err(busy @ ProposeError::Busy) => {
-                    let left = size + groups.by_ref().map(|group| group.len()).sum::<usize>();
-                    outcomes.extend(std::iter::repeat_n(Err(convert::exhausted(&busy)), left));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if refused.is_empty() {
-            return Ok(outcomes);
-        }
-        let mut outcomes = outcomes.into_iter();
-        let outcome = |n| refused.remove(&n).or_else(|| outcomes.next());
-        Ok((0..count).filter_map(outcome).collect())
-    }
-
     /// Submits tasks of a caller, and returns an answer for each, in order.
     pub async fn submit(&self, tasks: Vec<v1::TaskSpec>, by: &Caller) -> Result<Vec<v1::SubmitResult>, Status> {
-        let default_retry = self.state.look(|fleet| fleet.config().retry);
+        check_inputs(tasks.iter())?;
         let mut submissions = Vec::with_capacity(tasks.len());
         let mut answers: Vec<Result<TaskId, v1::SubmitResult>> = Vec::with_capacity(tasks.len());
         for spec in tasks {
-            answers.push(self.prepare(default_retry, spec).map(|submission| {
+            answers.push(self.prepare(spec).map(|submission| {
                 let id = submission.task.id;
                 submissions.push(submission);
                 id
@@ -189,6 +107,7 @@ impl Submissions {
                 waiting: BTreeMap::new(),
                 proposed: 0,
                 proposed_bytes: 0,
+                held: VecDeque::new(),
                 proposing: FuturesUnordered::new(),
                 catching_up: None,
             };
@@ -210,13 +129,31 @@ impl Submissions {
     }
 }
 
+/// Refuses a request whose tasks have too many inputs of parts together, or whose parts would have too many
+/// dependencies. A task that has too many inputs alone is refused by itself.
+fn check_inputs<'a>(tasks: impl Iterator<Item = &'a v1::TaskSpec>) -> Result<(), Status> {
+    let (mut inputs, mut dependencies) = (0, 0_usize);
+    for spec in tasks.filter(|spec| spec.inputs.len() <= convert::MAX_INPUTS) {
+        inputs += spec.inputs.len();
+        dependencies = dependencies.saturating_add(spec.inputs.len().saturating_mul(spec.depends_on.len()));
+    }
+    if inputs > convert::MAX_INPUTS {
+        return Err(errors::too_many("inputs of parts", inputs, convert::MAX_INPUTS));
+    }
+    if dependencies > MAX_DEPENDENCIES_OF_PARTS {
+        return Err(errors::too_many("dependencies of parts", dependencies, MAX_DEPENDENCIES_OF_PARTS));
+    }
+    Ok(())
+}
+
 fn missing() -> Status {
     Status::internal("a reply is missing")
 }
 
 /// Returns the bytes that a task counts for while it is being proposed.
-fn counted_bytes(Prepared { task, approval }: &Prepared) -> usize {
-    task.input.len() + if approval.is_some() { BALLOT_BYTES } else { TASK_BYTES }
+fn counted_bytes(Prepared { task, approval, parts }: &Prepared) -> usize {
+    let of_parts: usize = parts.iter().map(|part| part.input.len() + TASK_BYTES).sum();
+    task.input.len() + of_parts + if approval.is_some() { BALLOT_BYTES } else { TASK_BYTES }
 }
 
 /// One task of a group that is being proposed.
@@ -234,6 +171,13 @@ struct Waiting {
     id: TaskId,
     /// Whether the task is known to be accepted. Only such a task can have expired if the state lacks it.
     accepted: bool,
+}
+
+/// A group that is to be proposed.
+struct Group {
+    asked: Vec<Asked>,
+    bytes: usize,
+    submissions: Vec<Prepared>,
 }
 
 /// A group that was proposed.
@@ -254,6 +198,8 @@ struct Serving {
     waiting: BTreeMap<u64, Waiting>,
     proposed: usize,
     proposed_bytes: usize,
+    /// Groups that are proposed after those before them, because tasks may depend on tasks of these.
+    held: VecDeque<Group>,
     proposing: FuturesUnordered<BoxFuture<'static, Proposed>>,
     installs: watch::Receiver<u64>,
     catching_up: Option<CatchingUp>,
@@ -405,11 +351,11 @@ impl Serving {
         if tasks.len() > MAX_OUTSTANDING {
             return Err(errors::too_many("tasks", tasks.len(), MAX_OUTSTANDING));
         }
-        let default_retry = self.submissions.state.look(|fleet| fleet.config().retry);
+        check_inputs(tasks.iter().filter_map(|task| task.task.as_ref()))?;
         let installs = *self.installs.borrow();
         let (mut asked, mut submissions) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
         for task in tasks {
-            match self.submissions.prepare(default_retry, task.task.unwrap_or_default()) {
+            match self.submissions.prepare(task.task.unwrap_or_default()) {
                 Ok(submission) => {
                     let id = submission.task.id;
                     if task.wait {
@@ -425,12 +371,22 @@ impl Serving {
         let bytes = submissions.iter().map(counted_bytes).sum();
         self.proposed += asked.len();
         self.proposed_bytes += bytes;
-        let (own, sender, by) = (self.submissions.clone(), self.sender, Arc::clone(&self.by));
-        self.proposing.push(Box::pin(async move {
-            let outcomes = own.propose(sender, &by, submissions).await;
-            Proposed { asked, bytes, outcomes }
-        }));
+        self.held.push_back(Group { asked, bytes, submissions });
+        self.propose_held();
         Ok(())
+    }
+
+    /// Proposes the groups that need not wait for earlier ones: groups with links do, and all that come after them.
+    fn propose_held(&mut self) {
+        let has_links = |group: &Group| group.submissions.iter().any(|task| task.task.links.is_some());
+        while self.held.front().is_some_and(|next| self.proposing.is_empty() || !has_links(next)) {
+            let Some(Group { asked, bytes, submissions }) = self.held.pop_front() else { return };
+            let (own, sender, by) = (self.submissions.clone(), self.sender, Arc::clone(&self.by));
+            self.proposing.push(Box::pin(async move {
+                let outcomes = own.propose(sender, &by, submissions).await;
+                Proposed { asked, bytes, outcomes }
+            }));
+        }
     }
 
     fn await_result(&mut self, tag: u64, id: TaskId) {
@@ -441,6 +397,7 @@ impl Serving {
     fn settle(&mut self, Proposed { asked, bytes, outcomes }: Proposed) -> Result<(), Status> {
         self.proposed -= asked.len();
         self.proposed_bytes -= bytes;
+        self.propose_held();
         let installs = *self.installs.borrow();
         let mut missed = false;
         let mut outcomes = outcomes?.into_iter();
@@ -451,7 +408,9 @@ impl Serving {
             match task {
                 Some(task) if wait => {
                     self.accepted(tag, id, task, existing);
-                    missed |= before != installs;
+                    // A task that its key still stands for may be forgotten.
+                    let is_here = || self.submissions.state.look(|fleet| fleet.task(task).is_some());
+                    missed |= before != installs || existing && !is_here();
                 }
                 None if wait => {
                     self.submissions.observer.forget(id, &self.mailbox, tag);
@@ -487,5 +446,26 @@ impl Serving {
     fn close(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         self.submissions.observer.forget_all(&self.mailbox, waiting.into_values().map(|waiting| waiting.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_request_have_no_more_dependencies_than_they_may() {
+        let split = |inputs: usize, depends_on: usize| v1::TaskSpec {
+            inputs: vec![Bytes::new(); inputs],
+            depends_on: vec![v1::Dependency::default(); depends_on],
+            ..v1::TaskSpec::default()
+        };
+        let tasks = [split(1_000, 999), split(1_000, 1), split(0, 1_000)];
+        assert!(check_inputs(tasks.iter()).is_ok());
+        let one_more = [split(1_000, 999), split(1_000, 1), split(1, 1)];
+        let refused = check_inputs(one_more.iter()).expect_err("it is one too many");
+        assert!(refused.message().contains("1000001 dependencies of parts"), "{refused}");
     }
 }

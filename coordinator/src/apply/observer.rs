@@ -65,6 +65,8 @@ pub struct ApplyObserver {
     pub policies: PolicyNews,
     /// Wakes the timers: something may be due earlier than before.
     pub timers: Notify,
+    /// Wakes what fires schedules: one may be due earlier than before.
+    pub schedules: Notify,
 }
 
 impl ApplyObserver {
@@ -89,6 +91,7 @@ impl ApplyObserver {
             shortages: Shortages::default(),
             policies: PolicyNews::default(),
             timers: Notify::new(),
+            schedules: Notify::new(),
         }
     }
 
@@ -205,6 +208,7 @@ impl ApplyObserver {
             Effect::VoteCast { choice, .. } => self.ballot_counters.cast(choice),
             Effect::AllocationChanged { id } => self.allocations.tell(id, ()),
             Effect::PoliciesChanged => self.policies.changed(),
+            Effect::SchedulesChanged => self.schedules.notify_one(),
             Effect::TrustChanged | Effect::BallotOpened { .. } | Effect::TeamChanged { .. } => {}
         }
     }
@@ -234,6 +238,7 @@ impl Observer for ApplyObserver {
         self.policies.changed();
         self.revision.send_replace(revision);
         self.audited.send_replace(audited);
+        self.schedules.notify_one();
         self.timers.notify_one();
     }
 

@@ -8,6 +8,7 @@ use super::Parts;
 use crate::{
     api::{
         cancels::{Cancels, MAX_WAITING_CALLS},
+        dead_letters::DeadLettersService,
         fleet::{CallRoom, FleetService},
         submissions::Submissions,
         watches::Watches,
@@ -19,10 +20,16 @@ use crate::{
 
 impl Parts {
     pub(super) fn submissions(&self, security: Option<&Security>) -> Submissions {
-        let Self { members, state, proposer, observer, rooms, policies, outside, lifetime, .. } = self.clone();
+        let Self { members, state, proposer, observer, clock, rooms, policies, outside, lifetime, .. } = self.clone();
         let leaving = Leaving::new(&lifetime, members);
         let (ballots, platform) = (self.ballots(security), outside.platform);
-        Submissions { state, proposer, observer, rooms, policies, ballots, platform, leaving, lifetime }
+        Submissions { state, proposer, observer, clock, rooms, policies, ballots, platform, leaving, lifetime }
+    }
+
+    /// Returns the DeadLetters service.
+    pub(super) fn dead_letters_service(&self) -> DeadLettersService {
+        let Self { state, proposer, outside, .. } = self.clone();
+        DeadLettersService { state, proposer, platform: outside.platform }
     }
 
     pub(super) fn watches(&self) -> Watches {

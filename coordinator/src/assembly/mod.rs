@@ -7,7 +7,9 @@ mod directory;
 mod fleet;
 mod leading;
 mod mail;
+mod queues;
 mod resources;
+mod schedules;
 mod teams;
 #[cfg(test)]
 mod tested;
@@ -23,8 +25,9 @@ use robeing_proto::{
         mailbox_server::MailboxServer, raft_server::RaftServer, session_server::SessionServer,
     },
     v1::{
-        admin_server::AdminServer, ballots_server::BallotsServer, fleet_server::FleetServer,
-        messages_server::MessagesServer, resources_server::ResourcesServer, teams_server::TeamsServer,
+        admin_server::AdminServer, ballots_server::BallotsServer, dead_letters_server::DeadLettersServer,
+        fleet_server::FleetServer, messages_server::MessagesServer, queues_server::QueuesServer,
+        resources_server::ResourcesServer, schedules_server::SchedulesServer, teams_server::TeamsServer,
     },
 };
 use robeing_settings::{BallotDefaults, CoordinatorConfig};
@@ -85,6 +88,7 @@ use crate::{
     propose::Proposer,
     raft::{ConsensusServer, RaftHandle, Restraint, SnapshotStats, log::Log},
     read::StateReader,
+    unmet,
     upkeep::{self, SnapshotKeeper},
     warnings::Warnings,
 };
@@ -294,6 +298,7 @@ impl Parts {
         lifetime.spawn(counters::run(self.standing.clone(), Arc::clone(&self.observer)));
         lifetime.spawn(self.score_keeper().run());
         lifetime.spawn(self.version_raiser().run());
+        lifetime.spawn(self.schedule_firer().run());
     }
 
     /// Starts the maintenance tasks: clock, timers, disk space, snapshots, fleet configuration and metrics.
@@ -322,6 +327,7 @@ impl Parts {
         };
         lifetime.spawn(keeper.run());
         lifetime.spawn(self.policies.clone().run(proposer.clone()));
+        lifetime.spawn(unmet::run(state.clone(), metrics.clone()));
         lifetime.spawn(upkeep::configuration(standing.clone(), state.clone(), proposer, fleet_config(config)));
         let sources = metrics::Sources { standing, members, state, observer, log, rooms, snapshots };
         lifetime.spawn(metrics::run(sources, metrics.clone()));
@@ -447,6 +453,7 @@ impl Parts {
         let mut routes = Routes::builder();
         routes
             .add_service(limited!(FleetServer::new(self.fleet_service(security))))
+            .add_service(limited!(DeadLettersServer::new(self.dead_letters_service())))
             .add_service(limited!(LogsServer::new(LogsService(self.leader_logs()))))
             .add_service(limited!(DirectoryServer::new(directory)))
             .add_service(limited!(SessionServer::new(self.session_service())))
@@ -456,6 +463,8 @@ impl Parts {
             .add_service(limited!(BallotsServer::new(self.ballots_service(security))))
             .add_service(limited!(TeamsServer::new(self.teams_service())))
             .add_service(limited!(ResourcesServer::new(self.resources_service())))
+            .add_service(limited!(QueuesServer::new(self.queues_service())))
+            .add_service(limited!(SchedulesServer::new(self.schedules_service())))
             .add_service(limited!(AdminServer::new(self.admin_service(security, metrics))))
             .add_service(limited!(RaftServer::new(self.raft_service(consensus, connections))))
             .add_service(health_service);

@@ -3,8 +3,9 @@
 use super::Parts;
 use crate::{
     api::{
-        ballots::BallotsService, cancels::Cancels, directory::DirectoryService, messages::MessagesService,
-        resources::ResourcesService, submissions::Submissions, teams::TeamsService, watches::Watches,
+        ballots::BallotsService, cancels::Cancels, dead_letters::DeadLettersService, directory::DirectoryService,
+        messages::MessagesService, queues::QueuesService, resources::ResourcesService, schedules::SchedulesService,
+        submissions::Submissions, teams::TeamsService, watches::Watches,
     },
     identity::security::Security,
     leader::{membership_change::MembershipChange, standing::Standing},
@@ -26,6 +27,7 @@ pub struct Tested {
     pub proposer: Proposer,
     pub change: MembershipChange,
     pub submissions: Submissions,
+    pub dead_letters: DeadLettersService,
     pub watches: Watches,
     pub cancels: Cancels,
     pub logs: TaskLogs,
@@ -34,6 +36,8 @@ pub struct Tested {
     pub ballots: BallotsService,
     pub teams: TeamsService,
     pub resources: ResourcesService,
+    pub queues: QueuesService,
+    pub schedules: SchedulesService,
     pub policies: Policies,
 }
 
@@ -42,7 +46,9 @@ impl Parts {
         let Self { member, members, standing, state, proposer, change, policies, .. } = self.clone();
         let (submissions, watches, messages) = (self.submissions(security), self.watches(), self.messages_service());
         let (ballots, teams) = (self.ballots_service(security), self.teams_service());
-        let (resources, cancels, logs) = (self.resources_service(), self.cancels(), self.task_logs());
+        let (resources, dead_letters) = (self.resources_service(), self.dead_letters_service());
+        let (cancels, logs, queues) = (self.cancels(), self.task_logs(), self.queues_service());
+        let schedules = self.schedules_service();
         Tested {
             member,
             members,
@@ -51,6 +57,7 @@ impl Parts {
             proposer,
             change,
             submissions,
+            dead_letters,
             watches,
             cancels,
             logs,
@@ -59,6 +66,8 @@ impl Parts {
             ballots,
             teams,
             resources,
+            queues,
+            schedules,
             policies,
         }
     }

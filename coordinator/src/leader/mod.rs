@@ -8,6 +8,7 @@ pub mod health;
 pub mod leader_watch;
 pub mod membership_change;
 pub mod pressure;
+pub mod progress;
 pub mod quorum_contact;
 pub mod recoveries;
 pub mod role;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use robeing_fleet::{
-    Agent, AgentId, Completion, Failure, FailureKind, Outcome, Refusal, Role, SubmitTask, Task, TaskId,
+    Agent, AgentId, Completion, Failure, FailureKind, Outcome, Refusal, Role, Setter, SubmitTask, Task, TaskId,
 };
 use robeing_net::gate::Caller;
 use robeing_policy::{
@@ -17,7 +17,10 @@ use super::{
     asker::{Asker, client, member},
     compiled::Compiled,
 };
-use crate::api::{answers::Outcome as Answer, convert};
+use crate::{
+    api::{answers::Outcome as Answer, convert},
+    identity::rights::Right,
+};
 
 /// Maximum number of inputs that are evaluated in one turn.
 const MAX_IN_TURN: usize = 32;
@@ -36,6 +39,7 @@ fn denied(refused: PolicyRefusal) -> Failure {
         stderr_tail: String::new(),
         retryable: false,
         retry_after_ms: 0,
+        name: String::new(),
     }
 }
 
@@ -107,6 +111,22 @@ impl Policies {
         Held::Answered(known.ok_or_else(|| api_refusal(refused)))
     }
 
+    /// Decides about the task of a run of a schedule, as if whoever has set that submitted it, and redacts its input. Returns
+    /// why it is refused.
+    pub async fn check_run(&self, task: &mut SubmitTask, set_by: &Setter) -> Option<String> {
+        let compiled = self.active(Event::Submission)?;
+        let rights = set_by.rights.iter().filter_map(|right| Right::parse(right)).map(Right::as_str).collect();
+        let asker = Asker { user: set_by.user.clone(), rights };
+        match self.in_turn(Event::Submission, || self.check_submission(&compiled, &asker, task)).await? {
+            Held::Answered(Err(refusal)) => Some(refusal.message),
+            // Some task has its id.
+            Held::Answered(Ok(_)) => None,
+            Held::Approval(_, reason) => {
+                Some(format!("a policy requires an approval, which no run can have: {reason}"))
+            }
+        }
+    }
+
     /// Returns whether results may have to be checked.
     pub fn concern_results(&self) -> bool {
         self.0.observer.policies.concerns(Event::Result)
@@ -135,6 +155,38 @@ impl Policies {
         }
     }
 
+    /// Decides about the subtasks that an agent's attempts ask for as about submissions of that agent, and redacts
+    /// their inputs. If one is refused, or would need an approval, the attempt has failed for good.
+    pub async fn check_subtasks(&self, agent: AgentId, completions: &mut [Completion]) {
+        let asks = |ended: &Completion| matches!(ended.outcome, Outcome::Suspended(_));
+        if !completions.iter().any(asks) {
+            return;
+        }
+        let Some(compiled) = self.active(Event::Submission) else { return };
+        let Some(agent) = self.0.state.look(|fleet| fleet.agent(agent).cloned()) else { return };
+        let asker = Asker::agent(role_name(&agent), &agent.name);
+        for ended in completions.iter_mut() {
+            let Outcome::Suspended(suspension) = &mut ended.outcome else { continue };
+            let mut problem = None;
+            for group in suspension.subtasks.chunks_mut(MAX_IN_TURN) {
+                let check = || group.iter_mut().find_map(|task| self.check_submission(&compiled, &asker, task));
+                problem = self.in_turn(Event::Submission, check).await;
+                if problem.is_some() {
+                    break;
+                }
+            }
+            if let Some(held) = problem {
+                let message = match held {
+                    Held::Answered(Err(refusal)) => format!("a subtask is refused: {}", refusal.message),
+                    Held::Answered(Ok(_)) => "a subtask is a task that was submitted before".to_owned(),
+                    Held::Approval(_, reason) => format!("a subtask would need an approval: {reason}"),
+                };
+                let refused = PolicyRefusal { needs_approval: false, message, approval: None };
+                ended.outcome = Outcome::Failed(denied(refused)).within_limits();
+            }
+        }
+    }
+
     fn check_result(
         &self,
         compiled: &Compiled,
@@ -146,7 +198,7 @@ impl Policies {
             Outcome::Succeeded(output) => (None, output.clone()),
             Outcome::Failed(failure) => (Some(failure), Bytes::new()),
             // Outputs are compared after this.
-            Outcome::Answered { .. } | Outcome::Stopped | Outcome::HandedBack => return,
+            Outcome::Answered { .. } | Outcome::Stopped | Outcome::HandedBack | Outcome::Suspended(_) => return,
         };
         let kind = failure.map(|failure| convert::failure_kind_name(failure.kind));
         let failure = failure.zip(kind.as_deref());

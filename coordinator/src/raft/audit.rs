@@ -2,7 +2,9 @@
 //! and check the fleet's invariants after every log entry. Computes the checksum and the audit only if a subscriber
 //! listens at level TRACE.
 
-use robeing_fleet::{Effect, Fleet, LossReason, RecoveryEvent, Stamp, limits::MAX_PAGE};
+use std::collections::BTreeMap;
+
+use robeing_fleet::{Effect, Fleet, LossReason, RecoveryEvent, Stamp, TaskState, limits::MAX_PAGE};
 use tracing::Level;
 
 use super::{NodeId, Vote};
@@ -71,8 +73,23 @@ pub(super) fn tell(index: u64, fleet: &Fleet, effects: &[Effect]) {
         .collect();
     let (checksum, broken) = (fleet.checksum(), fleet.audit().err().unwrap_or_default());
     let (finished, assigned, sessions) = (finished.join(" "), assigned.join(","), sessions.join(","));
-    let (silent, granted, teams) = (silent.join(" "), granted(fleet), teams(fleet));
-    tracing::trace!(target: APPLIED, index, checksum, finished, assigned, sessions, silent, granted, teams, broken);
+    let (silent, granted, teams, schedules) = (silent.join(" "), granted(fleet), teams(fleet), schedules(fleet));
+    let queued = queued(fleet);
+    tracing::trace!(
+        target: APPLIED,
+        index, checksum, finished, assigned, sessions, silent, granted, teams, schedules, queued, broken
+    );
+}
+
+/// Returns the running tasks, counted one by one: the queue of each group, the number of tasks, and the key if they have
+/// one.
+fn queued(fleet: &Fleet) -> String {
+    let mut groups: BTreeMap<(&str, &str), u32> = BTreeMap::new();
+    for task in fleet.changed_tasks_since(0).filter(|task| task.state == TaskState::Assigned) {
+        *groups.entry((task.queue(), task.limit_key())).or_default() += 1;
+    }
+    let words = groups.into_iter().map(|((queue, key), count)| format!("{queue} {count} {key}").trim_end().to_owned());
+    words.collect::<Vec<_>>().join(",")
 }
 
 /// Returns the granted allocations: the id, the fencing token, the holder and the queue of each, and for each of its
@@ -104,6 +121,35 @@ fn teams(fleet: &Fleet) -> String {
         [team.id.to_string()].into_iter().chain(names.map(str::to_owned)).collect::<Vec<_>>().join(" ")
     });
     open.collect::<Vec<_>>().join(",")
+}
+
+/// Returns the wall time, and the schedules: the name, the number and the generation of each, when it is due next (0 if it
+/// is not), the newest moment that was decided, and how many of its runs have started, were missed, were skipped and were
+/// refused; and of each run when it was due, its task, who has started it, and whether it has ended. Nothing if there are no
+/// schedules.
+fn schedules(fleet: &Fleet) -> String {
+    let kept = fleet.schedules_after("", MAX_PAGE).into_iter().map(|schedule| {
+        let (next, totals) = (schedule.next.unwrap_or_default(), schedule.totals);
+        let runs = schedule.runs.iter().map(|run| {
+            let by = if run.by_hand { "hand" } else { "time" };
+            let state = if run.end.is_some() { "ended" } else { "runs" };
+            format!(" {} {} {by} {state}", run.due, run.task)
+        });
+        format!(
+            ",{} {} {} {next} {} {} {} {} {}{}",
+            schedule.name,
+            schedule.seq,
+            schedule.generation,
+            schedule.decided,
+            totals.started,
+            totals.missed,
+            totals.busy,
+            totals.refused,
+            runs.collect::<String>()
+        )
+    });
+    let kept: String = kept.collect();
+    if kept.is_empty() { kept } else { format!("{}{kept}", fleet.now().wall) }
 }
 
 fn is_silence(event: &RecoveryEvent) -> bool {

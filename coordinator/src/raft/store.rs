@@ -79,7 +79,8 @@ impl Told {
             | Effect::VoteCast { .. }
             | Effect::BallotClosed { .. }
             | Effect::TeamChanged { .. }
-            | Effect::AllocationChanged { .. } => (None, None),
+            | Effect::AllocationChanged { .. }
+            | Effect::SchedulesChanged => (None, None),
         };
         let letter = match effect {
             Effect::LetterSettled { id } => fleet.letter(*id),

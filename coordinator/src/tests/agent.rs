@@ -33,10 +33,17 @@ fn completion(assignment: &internal::Assignment, work: Work) -> Option<internal:
     Some(internal::Completion { task_id, attempt, ran_us: 1, outcome: Some(work(assignment)?) })
 }
 
+/// Returns what an agent says when it starts an attempt that has a progress timeout.
+fn start(assignment: &internal::Assignment) -> internal::AttemptProgressed {
+    let (task_id, attempt) = (assignment.task_id.clone(), assignment.attempt);
+    internal::AttemptProgressed { task_id, attempt, ago_ms: 0 }
+}
+
 /// An agent with a session.
 pub struct TestAgent {
     name: &'static str,
     silent: CancellationToken,
+    stuck: CancellationToken,
     session: AbortOnDropHandle<()>,
     listening: AbortOnDropHandle<()>,
     transport: Transport,
@@ -60,7 +67,7 @@ async fn connect(
     transport: &Transport,
     leader: usize,
     hello: internal::Hello,
-    silent: CancellationToken,
+    (silent, stuck): (CancellationToken, CancellationToken),
     work: Work,
 ) -> AbortOnDropHandle<()> {
     let channel = transport.channel(&address(leader)).expect("it is an address");
@@ -69,7 +76,7 @@ async fn connect(
     let opened = limited!(SessionClient::new(channel)).open(ReceiverStream::new(messages)).await;
     let mut told = opened.expect("the leader accepts agents").into_inner();
     while !matches!(next(&mut told).await, Some(ToAgent::Welcome(_))) {}
-    AbortOnDropHandle::new(tokio::spawn(beat(sender, told, silent, work)))
+    AbortOnDropHandle::new(tokio::spawn(beat(sender, told, (silent, stuck), work)))
 }
 
 impl TestAgent {
@@ -100,7 +107,7 @@ impl TestAgent {
             sealing_key: key.to_vec().into(),
             ..hello(self.name, &self.own)
         };
-        self.session = connect(&self.transport, leader, hello, self.silent.clone(), |_| None).await;
+        self.session = connect(&self.transport, leader, hello, self.marks(), |_| None).await;
     }
 
     /// Same as [`TestAgent::join`]. `work` returns how each attempt ends.
@@ -147,15 +154,26 @@ impl TestAgent {
         let (transport, own) = (Transport::new(Arc::new(network)), format!("10.0.2.{machine}:7000"));
         let mut listener = transport.bind(&own).await.expect("its address is free").into_listener();
         let listening = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-        let silent = CancellationToken::new();
-        let session = connect(&transport, leader, says(hello(name, &own)), silent.clone(), work).await;
+        let (silent, stuck) = (CancellationToken::new(), CancellationToken::new());
+        let marks = (silent.clone(), stuck.clone());
+        let session = connect(&transport, leader, says(hello(name, &own)), marks, work).await;
         let listening = AbortOnDropHandle::new(listening);
-        Self { name, silent, session, listening, transport, own }
+        Self { name, silent, stuck, session, listening, transport, own }
+    }
+
+    fn marks(&self) -> (CancellationToken, CancellationToken) {
+        (self.silent.clone(), self.stuck.clone())
     }
 
     /// Stops sending heartbeats, over a connection that stays open.
     pub fn fall_silent(&self) {
         self.silent.cancel();
+    }
+
+    /// Makes no progress any more with the attempts that have a progress timeout. Before, it makes some with every
+    /// heartbeat.
+    pub fn get_stuck(&self) {
+        self.stuck.cancel();
     }
 
     /// Closes the connection. The process keeps running.
@@ -182,10 +200,11 @@ async fn next(told: &mut Streaming<CoordinatorMessage>) -> Option<ToAgent> {
 async fn beat(
     sender: mpsc::Sender<AgentMessage>,
     mut told: Streaming<CoordinatorMessage>,
-    silent: CancellationToken,
+    (silent, stuck): (CancellationToken, CancellationToken),
     work: Work,
 ) {
     let (mut beats, mut seq) = (interval(HEARTBEAT), 0);
+    let mut progressed = internal::Progressed::default();
     loop {
         tokio::select! {
             _ = beats.tick(), if !silent.is_cancelled() => {
@@ -194,11 +213,17 @@ async fn beat(
                 if sender.send(message(beat)).await.is_err() {
                     return;
                 }
+                let made = !stuck.is_cancelled() && !progressed.attempts.is_empty();
+                if made && sender.send(message(FromAgent::Progressed(progressed.clone()))).await.is_err() {
+                    return;
+                }
             }
             said = told.message() => match said {
                 Ok(Some(CoordinatorMessage { message: Some(ToAgent::Assignments(told)) })) => {
                     let completions = told.assignments.iter().filter_map(|assignment| completion(assignment, work));
                     let completions = internal::Completions { completions: completions.collect() };
+                    let watched = told.assignments.iter().filter(|of| of.progress_timeout_ms > 0);
+                    progressed.attempts.extend(watched.map(start));
                     if sender.send(message(FromAgent::Completions(completions))).await.is_err() {
                         return;
                     }

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use robeing_identity::Authority;
 use robeing_platform::{
-    AtomicFile, Disk, Platform,
+    AtomicFile, Clock, Disk, Platform,
     simulated::{HostNetwork, MemoryNetwork, SeededRandom, SimulatedDisk},
 };
 use robeing_proto::v1;
@@ -62,6 +62,19 @@ pub fn task(id: u128) -> v1::TaskSpec {
     }
 }
 
+/// A wall clock that goes with the test's time.
+struct TestClock {
+    /// What it shows at first, Unix milliseconds.
+    from: u64,
+    begun: Instant,
+}
+
+impl Clock for TestClock {
+    fn unix_millis(&self) -> u64 {
+        self.from + self.begun.elapsed().as_millis() as u64
+    }
+}
+
 /// A coordinator's process.
 struct Process {
     _running: AbortOnDropHandle<()>,
@@ -100,6 +113,8 @@ pub struct TestFleet {
     pub network: MemoryNetwork,
     pub disks: Vec<SimulatedDisk>,
     ballots: BallotDefaults,
+    /// The clock of all machines.
+    clock: Arc<dyn Clock>,
     running: Vec<Option<Process>>,
     starts: u64,
 }
@@ -107,12 +122,18 @@ pub struct TestFleet {
 impl TestFleet {
     /// Starts three coordinators with empty disks.
     pub fn start() -> Self {
-        Self::start_with(None, BallotDefaults::default())
+        Self::start_with(None, BallotDefaults::default(), Platform::real().clock)
+    }
+
+    /// Same as [`TestFleet::start`], on machines whose wall clocks go with the test's time, from this moment on.
+    pub fn start_at(from: u64) -> Self {
+        let clock = TestClock { from, begun: Instant::now() };
+        Self::start_with(None, BallotDefaults::default(), Arc::new(clock))
     }
 
     /// Same as [`TestFleet::start`], with these defaults of ballots.
     pub fn start_with_ballots(ballots: BallotDefaults) -> Self {
-        Self::start_with(None, ballots)
+        Self::start_with(None, ballots, Platform::real().clock)
     }
 
     /// Starts three coordinators that speak TLS alone, and an authority for them.
@@ -120,12 +141,13 @@ impl TestFleet {
         let authority = Authority::create(&realm(), Platform::real().clock.unix_millis()).expect("it is made");
         let trust = authority.certificate_pem().to_owned();
         let certifier = Arc::new(Certifier::new(authority, &trust, JOIN_KEY).expect("it is trusted"));
-        Self::start_with(Some(FleetSecurity { certifier, enrolment }), BallotDefaults::default())
+        let security = FleetSecurity { certifier, enrolment };
+        Self::start_with(Some(security), BallotDefaults::default(), Platform::real().clock)
     }
 
-    fn start_with(security: Option<FleetSecurity>, ballots: BallotDefaults) -> Self {
+    fn start_with(security: Option<FleetSecurity>, ballots: BallotDefaults, clock: Arc<dyn Clock>) -> Self {
         let network = MemoryNetwork::default();
-        let mut fleet = Self { security, network, disks: Vec::new(), ballots, running: Vec::new(), starts: 0 };
+        let mut fleet = Self { security, network, disks: Vec::new(), ballots, clock, running: Vec::new(), starts: 0 };
         while fleet.disks.len() < COORDINATORS {
             fleet.run_another();
         }
@@ -178,6 +200,7 @@ impl TestFleet {
             network: Arc::new(HostNetwork::new(self.network.clone(), gone.clone())),
             random: Arc::new(SeededRandom::new(self.starts)),
             disk: Arc::new(self.disks[n].clone()),
+            clock: Arc::clone(&self.clock),
             ..Platform::real()
         };
         let seen = Arc::clone(&tested);

@@ -44,7 +44,7 @@ async fn in_force(fleet: &TestFleet, leader: usize) {
 }
 
 /// Sets policies at a coordinator, and waits until all have them.
-async fn set(fleet: &TestFleet, at: usize, policies: &[&str]) {
+pub async fn set(fleet: &TestFleet, at: usize, policies: &[&str]) {
     let texts: Vec<String> = policies.iter().map(|policy| (*policy).to_owned()).collect();
     let policies = stored(&texts).expect("they are right");
     let command = robeing_fleet::PolicyCommand::Set { policies: policies.clone(), by: "ann".to_owned() };

@@ -1,11 +1,12 @@
-//! Calls of the Admin service about who may be in the fleet, and its policies. They are retried like all others: a join
+//! Calls of the Admin service about who may be in the fleet, its policies, and what kinds of tasks need. They are retried like all others: a join
 //! token or a certificate that is made a second time replaces one that never arrived. What sets or makes something is called
 //! at one coordinator at a time.
 
 use robeing_proto::v1::{
     BarAgentRequest, BarAgentResponse, CertifyClientRequest, CertifyClientResponse, CreateJoinTokenRequest,
-    CreateJoinTokenResponse, GetPoliciesRequest, ListAuditRecordsRequest, ListAuditRecordsResponse, Policies,
-    ReleaseAgentRequest, ReleaseAgentResponse, SetPoliciesRequest, SetPoliciesResponse,
+    CreateJoinTokenResponse, GetPoliciesRequest, GetTaskKindsRequest, ListAuditRecordsRequest,
+    ListAuditRecordsResponse, Policies, ReleaseAgentRequest, ReleaseAgentResponse, SetPoliciesRequest,
+    SetPoliciesResponse, SetTaskKindsRequest, SetTaskKindsResponse, TaskKinds,
 };
 
 use super::{ClientError, FleetClient, calls::Repeat};
@@ -62,6 +63,20 @@ impl FleetClient {
     /// Returns the policies of the fleet.
     pub async fn get_policies(&self) -> Result<Policies, ClientError> {
         self.call_admin(Repeat::AtOnce, |mut rpc| async move { rpc.get_policies(GetPoliciesRequest {}).await }).await
+    }
+
+    /// Sets what kinds of tasks need by default, in place of what was set.
+    pub async fn set_task_kinds(&self, request: SetTaskKindsRequest) -> Result<SetTaskKindsResponse, ClientError> {
+        self.call_admin(Repeat::InTurn, |mut rpc| {
+            let request = request.clone();
+            async move { rpc.set_task_kinds(request).await }
+        })
+        .await
+    }
+
+    /// Returns what kinds of tasks need by default.
+    pub async fn get_task_kinds(&self) -> Result<TaskKinds, ClientError> {
+        self.call_admin(Repeat::AtOnce, |mut rpc| async move { rpc.get_task_kinds(GetTaskKindsRequest {}).await }).await
     }
 
     /// Returns one page of the audit log.

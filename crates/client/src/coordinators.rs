@@ -12,7 +12,10 @@ use robeing_net::{
     client::{KeepAlive, tcp_channel},
     limited,
 };
-use robeing_proto::v1::{self, admin_client::AdminClient, fleet_client::FleetClient, teams_client::TeamsClient};
+use robeing_proto::v1::{
+    self, admin_client::AdminClient, fleet_client::FleetClient, schedules_client::SchedulesClient,
+    teams_client::TeamsClient,
+};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::security::Security;
@@ -185,6 +188,20 @@ impl CoordinatorClient {
         answer.map(drop).map_err(|status| refused("SetPolicies", address, &status))
     }
 
+    /// Sets what kinds of tasks need by default. A coordinator of a version without kinds refuses this with
+    /// [`Code::Unimplemented`], and a fleet whose coordinators are not all of a version with kinds with
+    /// [`Code::FailedPrecondition`].
+    pub async fn set_task_kinds(
+        &self,
+        address: &str,
+        security: &Security,
+        kinds: Vec<v1::TaskKind>,
+    ) -> Result<(), Error> {
+        let request = within(COMMAND_DEADLINE, v1::SetTaskKindsRequest { kinds });
+        let answer = AdminClient::new(self.channel(address, security)?).set_task_kinds(request).await;
+        answer.map(drop).map_err(|status| refused("SetTaskKinds", address, &status))
+    }
+
     /// Returns a team; `None` if the fleet does not know it, or not any more.
     pub async fn team(&self, address: &str, security: &Security, id: String) -> Result<Option<v1::Team>, Error> {
         let request = within(QUESTION_DEADLINE, v1::GetTeamRequest { id });
@@ -216,6 +233,47 @@ impl CoordinatorClient {
             Err(status) if status.code() != Code::NotFound => Err(refused("DisbandTeam", address, &status)),
             Ok(_) | Err(_) => Ok(()),
         }
+    }
+
+    /// Returns the schedules that are parts of the cluster's resource, without the inputs of their tasks. A coordinator of a
+    /// version without schedules refuses this with [`Code::Unimplemented`].
+    pub async fn managed_schedules(&self, address: &str, security: &Security) -> Result<Vec<v1::Schedule>, Error> {
+        let mut client = limited!(SchedulesClient::new(self.channel(address, security)?));
+        let mut schedules = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request =
+                v1::ListSchedulesRequest { limit: 0, page_token: page_token.clone(), managed: true, brief: true };
+            let page = client.list_schedules(within(QUESTION_DEADLINE, request)).await;
+            let page = page.map_err(|status| refused("ListSchedules", address, &status))?.into_inner();
+            schedules.extend(page.schedules);
+            // The pages are in order of the names, so the token only grows and the loop ends.
+            if page.next_page_token <= page_token {
+                return Ok(schedules);
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
+    /// Sets a schedule. A coordinator of a version without schedules refuses this with [`Code::Unimplemented`], and a fleet
+    /// whose coordinators are not all of a version with schedules with [`Code::FailedPrecondition`].
+    pub async fn set_schedule(
+        &self,
+        address: &str,
+        security: &Security,
+        schedule: v1::SetScheduleRequest,
+    ) -> Result<v1::Schedule, Error> {
+        let request = within(COMMAND_DEADLINE, schedule);
+        let answer = limited!(SchedulesClient::new(self.channel(address, security)?)).set_schedule(request).await;
+        let set = answer.map_err(|status| refused("SetSchedule", address, &status))?;
+        Ok(set.into_inner().schedule.unwrap_or_default())
+    }
+
+    /// Removes a schedule that is a part of the cluster's resource, unless there is none of this name.
+    pub async fn remove_schedule(&self, address: &str, security: &Security, name: String) -> Result<(), Error> {
+        let request = within(COMMAND_DEADLINE, v1::RemoveScheduleRequest { name, managed: true });
+        let answer = limited!(SchedulesClient::new(self.channel(address, security)?)).remove_schedule(request).await;
+        answer.map(drop).map_err(|status| refused("RemoveSchedule", address, &status))
     }
 
     /// Gives a coordinator a vote, by adding it to the members.

@@ -7,12 +7,15 @@ mod admin;
 mod ballots;
 mod calls;
 pub mod coordinators;
+mod dead_letters;
 mod distrust;
 mod error;
 mod groups;
 mod logs;
 mod messages;
+mod queues;
 mod resources;
+mod schedules;
 mod security;
 mod submit;
 mod teams;
@@ -46,8 +49,8 @@ use robeing_net::{
 };
 use robeing_proto::v1::{
     Agent, CancelTasksRequest, CancelTasksResponse, Consistency, FleetStatus, GetStatusRequest, GetTaskRequest,
-    ListAgentsRequest, ListTasksRequest, ListTasksResponse, Task, TaskState, admin_client::AdminClient,
-    fleet_client::FleetClient as Rpc,
+    ListAgentsRequest, ListSubtasksRequest, ListSubtasksResponse, ListTasksRequest, ListTasksResponse, Task, TaskState,
+    admin_client::AdminClient, fleet_client::FleetClient as Rpc,
 };
 use security::Channels;
 pub use security::{Bearer, ClientIdentity, Security};
@@ -194,6 +197,15 @@ impl FleetClient {
         self.call(|mut rpc| {
             let request = request.clone();
             async move { rpc.list_tasks(request).await }
+        })
+        .await
+    }
+
+    /// Returns one page of the parts or subtasks of a task. [`ClientError::NotFound`] if there is no such task.
+    pub async fn list_subtasks(&self, request: ListSubtasksRequest) -> Result<ListSubtasksResponse, ClientError> {
+        self.call(|mut rpc| {
+            let request = request.clone();
+            async move { rpc.list_subtasks(request).await }
         })
         .await
     }

@@ -214,6 +214,14 @@ impl Fleet for Stub {
         Ok(Response::new(Box::pin(first.chain(futures::stream::pending()))))
     }
 
+    async fn list_subtasks(
+        &self,
+        _: Request<v1::ListSubtasksRequest>,
+    ) -> Result<Response<v1::ListSubtasksResponse>, Status> {
+        self.begin().await?;
+        Ok(Response::new(v1::ListSubtasksResponse::default()))
+    }
+
     async fn cancel_tasks(&self, _: Request<CancelTasksRequest>) -> Result<Response<CancelTasksResponse>, Status> {
         self.begin().await?;
         Ok(Response::new(CancelTasksResponse::default()))
@@ -299,6 +307,17 @@ impl Admin for Stub {
     }
 
     async fn get_policies(&self, _: Request<v1::GetPoliciesRequest>) -> Result<Response<v1::Policies>, Status> {
+        unserved()
+    }
+
+    async fn set_task_kinds(
+        &self,
+        _: Request<v1::SetTaskKindsRequest>,
+    ) -> Result<Response<v1::SetTaskKindsResponse>, Status> {
+        unserved()
+    }
+
+    async fn get_task_kinds(&self, _: Request<v1::GetTaskKindsRequest>) -> Result<Response<v1::TaskKinds>, Status> {
         unserved()
     }
 

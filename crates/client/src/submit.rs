@@ -37,6 +37,9 @@ pub const DEFAULT_UNFINISHED: usize = 8_192;
 /// Maximum size in bytes of the tasks that are sent and not yet answered; a single larger task is sent alone. More
 /// would only wait at the coordinator, which stops reading from a stream until some of its tasks are written.
 pub const WINDOW_BYTES: usize = 4 * MESSAGE_BUDGET_BYTES;
+/// What an input of a part counts for besides its bytes: a message of several tasks has fewer of them than a
+/// coordinator takes.
+const INPUT_BYTES: usize = 128;
 /// Maximum number of tasks in one message of a stream.
 const BATCH_TASKS: usize = 256;
 /// Capacity of the channel of outgoing messages.
@@ -190,7 +193,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
                 spec.id = new_task_id();
             }
             self.to_send.push_back(self.drawn);
-            let bytes = spec.encoded_len();
+            let bytes = spec.encoded_len() + spec.inputs.len() * INPUT_BYTES;
             self.unanswered_bytes += bytes;
             self.unanswered.insert(self.drawn, Unanswered { spec, bytes });
             self.drawn += 1;
@@ -403,7 +406,7 @@ impl<I: Iterator<Item = TaskSpec>, F: FnMut(SubmitEvent)> Submission<I, F> {
     /// Handles a result. A coordinator reports acceptance before the result; a result alone counts as both.
     fn take_end(&mut self, tag: u64, task: Task) -> Result<(), ClientError> {
         if self.unanswered.contains_key(&tag) {
-            let result = SubmitResult { task_id: task.id.clone(), existing: false, refusal: None };
+            let result = SubmitResult { task_id: task.id.clone(), ..SubmitResult::default() };
             self.take_result(tag, result)?;
         }
         if self.unfinished.remove(&tag).is_some() {

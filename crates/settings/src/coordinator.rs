@@ -129,6 +129,8 @@ pub struct FleetLimits {
     pub max_bytes: Option<u64>,
     /// How long a finished task is kept.
     pub result_ttl: Option<Duration>,
+    /// For how long an idempotency key stands for its first task at least.
+    pub idempotency_window: Option<Duration>,
 }
 
 /// Returns the address at which others reach a process that listens at `bound`.

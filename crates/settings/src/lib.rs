@@ -11,6 +11,7 @@ mod contribute;
 mod coordinator;
 mod definition;
 mod forms;
+mod keeping;
 pub mod quantities;
 mod said;
 mod security;
@@ -200,6 +201,7 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
         max_tasks: number(sources, &settings::MAX_TASKS)?,
         max_bytes: number(sources, &settings::MAX_BYTES)?,
         result_ttl: span(sources, &settings::RESULT_TTL)?,
+        idempotency_window: span(sources, &settings::IDEMPOTENCY_WINDOW)?,
     };
     config.snapshot_after = number(sources, &settings::SNAPSHOT_AFTER)?.unwrap_or(config.snapshot_after);
     config.ballots = ballots::ballots(sources)?;

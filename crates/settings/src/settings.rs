@@ -7,6 +7,7 @@ use robeing_fleet::limits;
 
 pub use super::ballots::{BALLOT_DEADLINE, BALLOT_THRESHOLD};
 pub use super::contribute::CONTRIBUTE;
+pub use super::keeping::{IDEMPOTENCY_WINDOW, MAX_BYTES, MAX_QUEUED, MAX_TASKS, RESULT_TTL};
 pub use super::security::{
     CA, ENROLMENT, JOIN, JOIN_SECRET, JOIN_TOKEN, NAMESPACE, RIGHTS, SERVICE_ACCOUNT_TOKEN, TLS, TRUST, TRUST_DOMAIN,
 };
@@ -216,56 +217,6 @@ pub const LOAD_TERM: Term =
 pub const PERFORMANCE_TERM: Term =
     Term { name: "performance", least: 0, most: limits::MAX_WEIGHT, default: limits::DEFAULT_PERFORMANCE_WEIGHT };
 
-/// Maximum number of unfinished tasks.
-pub const MAX_QUEUED: Number<u32> = Number {
-    setting: Setting::new(For::Coordinators, "max-queued", &["ROBEING_MAX_QUEUED"], "N", "Maximum unfinished tasks"),
-    least: 1,
-    most: u32::MAX,
-    default: limits::DEFAULT_MAX_QUEUED,
-};
-
-/// Maximum number of tasks kept, including finished ones.
-pub const MAX_TASKS: Number<u32> = Number {
-    setting: Setting::new(
-        For::Coordinators,
-        "max-tasks",
-        &["ROBEING_MAX_TASKS"],
-        "N",
-        "Maximum tasks kept, including finished ones",
-    ),
-    least: 1,
-    most: u32::MAX,
-    default: limits::DEFAULT_MAX_TASKS,
-};
-
-/// Maximum total size of inputs and outputs held, in bytes.
-pub const MAX_BYTES: Number<u64> = Number {
-    setting: Setting::new(
-        For::Coordinators,
-        "max-bytes",
-        &["ROBEING_MAX_BYTES"],
-        "BYTES",
-        "Maximum total bytes of inputs and outputs held",
-    ),
-    least: 1,
-    most: u64::MAX,
-    default: limits::DEFAULT_MAX_BYTES,
-};
-
-/// How long a finished task is kept.
-pub const RESULT_TTL: Span = Span {
-    setting: Setting::new(
-        For::Coordinators,
-        "result-ttl",
-        &["ROBEING_RESULT_TTL"],
-        "DURATION",
-        "How long a finished task is kept",
-    ),
-    least: Duration::ZERO,
-    most: MAX_DURATION,
-    default: Duration::from_millis(limits::DEFAULT_RESULT_TTL_MS),
-};
-
 /// Number of log entries after which a snapshot is written. Few are refused: a snapshot costs far more than an entry.
 pub const SNAPSHOT_AFTER: Number<u32> = Number {
     setting: Setting::new(
@@ -468,6 +419,7 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &MAX_TASKS,
     &MAX_BYTES,
     &RESULT_TTL,
+    &IDEMPOTENCY_WINDOW,
     &SNAPSHOT_AFTER,
     &BALLOT_THRESHOLD,
     &BALLOT_DEADLINE,

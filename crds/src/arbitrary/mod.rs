@@ -1,8 +1,10 @@
 //! Generates manifests for property tests: unusual texts, names of extreme length, values at their bounds, and now and
 //! then one that the schema refuses.
 
+mod kinds;
 mod pods;
 mod pools;
+mod schedules;
 
 use std::{collections::BTreeMap, time};
 
@@ -18,8 +20,10 @@ use robeing_settings::{
 use serde_json::{Map, Value, json};
 
 use self::{
+    kinds::task_kinds,
     pods::{images, resources, template},
     pools::pool,
+    schedules::schedules,
 };
 use crate::{API_VERSION, KIND, RobeingCluster, limits, parse_manifest};
 
@@ -40,14 +44,15 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
         // Boxed, because a test's thread has too little stack for all of them in one value.
         let pools = vec(pool(most_agents).boxed(), 0..4).boxed();
         let pool_names = proptest::collection::btree_set(names("[a-z0-9]", room), 4);
-        let others = (identity().boxed(), policies().boxed(), webhooks().boxed(), consensus().boxed(), teams().boxed());
+        let kept = (teams().boxed(), task_kinds().boxed(), schedules().boxed());
+        let others = (identity().boxed(), policies().boxed(), webhooks().boxed(), consensus().boxed(), kept.boxed());
         let fleet = (coordinators().boxed(), recovery().boxed(), weights().boxed(), images().boxed());
         let scaled = prop::option::weighted(0.2, within(0, most_agents.min(limits::MAX_POOL_REPLICAS)));
         let sizes = (scaled, prop::bool::weighted(0.1));
         let parts = (names("[a-z]", 63), pools, pool_names, fleet.boxed(), others.boxed(), sizes.boxed());
         parts.prop_map(move |(namespace, mut pools, names, fleet, others, (scaled, suspend))| {
             let (coordinators, recovery, weights, [image, image_pull_policy, image_pull_secrets]) = fleet;
-            let (identity, policies, webhooks, consensus, teams) = others;
+            let (identity, policies, webhooks, consensus, (teams, task_kinds, schedules)) = others;
             // The schema takes no webhooks that nobody calls.
             let is_called = pools.iter().any(|pool| pool["role"] == "Messenger");
             let gateway = if is_called { json!({"webhooks": webhooks}) } else { json!({}) };
@@ -70,6 +75,8 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
                 ("policies", policies),
                 ("gateway", gateway),
                 ("teams", teams),
+                ("taskKinds", task_kinds),
+                ("schedules", schedules),
                 ("suspend", json!(suspend)),
             ]);
             let metadata = json!({"name": name, "namespace": namespace, "uid": "11111111-2222-3333-4444-555555555555"});
@@ -341,8 +348,10 @@ mod tests {
             .collect();
         let coordinators = ["spec.coordinators", "spec.coordinators.storage", "spec.coordinators.template"];
         let agents = ["spec.pools", "spec.pools.template", "spec.pools.agentPorts", "spec.teams"];
+        let kinds = ["spec.taskKinds", "spec.taskKinds.resources", "spec.taskKinds.retry"];
         let others = ["spec", "spec.recovery", "spec.consensus", "spec.identity", "spec.gateway.webhooks"];
-        for path in coordinators.into_iter().chain(agents).chain(others) {
+        let schedules = ["spec.schedules", "spec.schedules.task"];
+        for path in coordinators.into_iter().chain(agents).chain(kinds).chain(others).chain(schedules) {
             let names: Vec<&str> = path.split('.').collect();
             let mut generated = BTreeSet::new();
             manifests.iter().for_each(|manifest| note(manifest, &names, &mut generated));

@@ -142,6 +142,7 @@ fn check_document(document: &Document, report: &mut Report) -> Option<RobeingClu
     match serde_json::from_value(value) {
         Ok(cluster) => {
             check_pools(&cluster, report);
+            check_schedules(&cluster, report);
             Some(cluster)
         }
         Err(error) => {
@@ -159,6 +160,15 @@ fn check_pools(cluster: &RobeingCluster, report: &mut Report) {
         }
         if let Some((field, sentence)) = pool.messages.as_ref().and_then(Messages::problem) {
             report.add(&format!("spec.pools[{index}].messages.{field}"), sentence);
+        }
+    }
+}
+
+/// Reports what coordinators would refuse but no schema rule can express.
+fn check_schedules(cluster: &RobeingCluster, report: &mut Report) {
+    for (index, schedule) in cluster.spec.schedules.iter().enumerate() {
+        if let Some((field, sentence)) = schedule.problem() {
+            report.add(&format!("spec.schedules[{index}].{field}"), sentence);
         }
     }
 }

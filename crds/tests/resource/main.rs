@@ -2,9 +2,11 @@
 
 mod definition;
 mod hostile;
+mod kinds;
 mod kubectl;
 mod manifests;
 mod messages;
 mod refusal;
 mod refusals;
+mod schedules;
 mod status;

@@ -97,6 +97,17 @@ spec:
       terminationGracePeriodSeconds: 60
   consensus: {threshold: 66%, deadline: 1m30s}
   recovery: {heartbeatInterval: 1.5s, sessionTimeout: 3s}
+  schedules:
+  - {name: daily, cron: "@daily", task: {kind: report}}
+  - name: often
+    cron: "*/5 * * * mon-fri"
+    timeZone: Europe/Berlin
+    missedRuns: All
+    missedLimit: 3
+    startWithin: 1h
+    concurrencyPolicy: Replace
+    suspend: true
+    task: {kind: data, input: x, priority: 7, deadline: 10m, attemptTimeout: 1m, maxAttempts: 2, resultTtl: 24h, role: Specialist, specialization: nlp-2}
   suspend: true
 "#;
     let cluster = parse_manifest(text).unwrap_or_else(|error| panic!("{error}"));

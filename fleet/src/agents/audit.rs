@@ -28,6 +28,7 @@ pub(crate) fn check_standby(fleet: &Fleet) -> Check {
 
 fn check_each(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
     let mut names = BTreeSet::new();
+    let are_kinds_kept = state.version >= Feature::Kinds.since();
     for (id, agent) in &state.agents.known {
         let record = agent.record;
         let skills = &agent.specializations;
@@ -42,7 +43,9 @@ fn check_each(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
             ("revision", agent.revision <= state.revision && revisions.insert(agent.revision)),
             ("record", record.success <= TrackRecord::ONE && record.speed <= TrackRecord::ONE),
             ("attempt numbers", agent.held.keys().all(|(_, n)| u64::from(*n) < COUNTER_ROOM >> 32)),
-            ("slots", agent.slots <= MAX_SLOTS && agent.held.len() <= agent.slots as usize),
+            ("slots", agent.slots <= MAX_SLOTS && agent.are_slots_sound()),
+            ("wide attempts", agent.wide.is_empty() || are_kinds_kept),
+            ("records by kind", agent.are_kinds_sound(are_kinds_kept, state.revision)),
             ("specializations", skills.len() <= MAX_SPECIALIZATIONS && skills.is_sorted_by(|a, b| a < b)),
             (
                 "loss",

@@ -155,6 +155,11 @@ impl Stopping {
         self.by_agent.get(&agent).copied().unwrap_or(0)
     }
 
+    /// Returns the agents that are stopping an attempt at this task, one for each attempt.
+    pub(crate) fn agents_of(&self, task: TaskId) -> impl Iterator<Item = AgentId> {
+        self.of_task(task).map(|(_, agent)| agent)
+    }
+
     /// Returns the highest fencing number that an agent may still be stopping for this task id; 0 if there is none.
     pub(crate) fn highest(&self, task: TaskId) -> u32 {
         self.of_task(task).next_back().map_or(0, |(attempt, _)| attempt)

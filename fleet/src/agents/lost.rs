@@ -10,7 +10,7 @@ use crate::{
     SessionId, TaskId,
     agents::Loss,
     sabotage::{Mistake, planted},
-    schedule::queue::{self, Rank},
+    schedule::queue::urgency,
     steps::{Job, Jobs},
     tasks::attempts::own_failure,
 };
@@ -22,8 +22,8 @@ pub(crate) struct Requeue {
     /// How the agent was lost, as text; `None` if it left gracefully and is forgotten.
     pub lost: Option<String>,
     pub held: btree_map::IntoIter<(TaskId, u32), HeldState>,
-    /// The tasks' places in the queue. Once sorted, they are in reverse order, so that `pop` returns the first.
-    pub ranks: Vec<Rank>,
+    /// The tasks' places among all. Once sorted, they are in reverse order, so that `pop` returns the first.
+    pub ranks: Vec<(u8, u64)>,
     pub is_sorted: bool,
     pub requeued: Vec<u64>,
     /// The agents that pull tasks once all are queued again.
@@ -62,10 +62,10 @@ impl Fleet {
         let forget_at = now.fleet.saturating_add(self.state.config.lost_agent_ttl.max(1));
         let active = self.active_attempts(id);
         let ended = self.change_agent(id, |agent| {
-            let held = std::mem::take(&mut agent.held);
+            let held = agent.release_all();
             // A bar is no evidence of how well the agent works.
             if loss.is_some_and(|reason| reason != LossReason::Barred) {
-                agent.record.note_failure(active);
+                agent.note_loss(active);
             }
             agent.state = AgentState::Lost;
             agent.unhealthy = None;
@@ -99,7 +99,7 @@ impl Fleet {
     pub(crate) fn requeue(&mut self, mut requeue: Box<Requeue>, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         if let Some(((task, attempt), state)) = requeue.held.next() {
             match state {
-                HeldState::Active => requeue.ranks.extend(self.task(task).map(|task| queue::rank(task))),
+                HeldState::Active => requeue.ranks.extend(self.task(task).map(|task| urgency(task))),
                 HeldState::Stopping => self.indexes.agents.stopping.remove((task, attempt, requeue.agent)),
             }
         } else if !requeue.is_sorted {
@@ -144,11 +144,12 @@ impl Fleet {
     /// Ends the current attempt because its agent was lost: the task is queued again at once, or dead-lettered. Returns
     /// whether it is queued.
     pub(crate) fn lose_attempt(&mut self, seq: u64, from: AgentId, message: &str, effects: &mut Vec<Effect>) -> bool {
-        let failure = own_failure(FailureKind::AgentLost, message, true);
+        let mut failure = own_failure(FailureKind::AgentLost, message, true);
         let Some(task) = self.state.tasks.kept.get(&seq) else {
             return false;
         };
-        if task.is_used_up() {
+        task.judge(&mut failure);
+        if task.is_used_up() || !failure.retryable {
             self.fail_attempt(seq, AttemptEnd::Lost, failure, effects);
             return false;
         }

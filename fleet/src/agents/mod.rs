@@ -4,18 +4,21 @@ pub(crate) mod audit;
 pub(crate) mod command;
 pub(crate) mod directory;
 pub(crate) mod indexes;
+pub(crate) mod kinds;
 pub(crate) mod lost;
 mod pools;
 pub(crate) mod query;
 pub(crate) mod recovery;
 pub(crate) mod role;
 pub(crate) mod sessions;
+pub(crate) mod slots;
 pub(crate) mod state;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use bilrost::{Enumeration, Message};
 
+use self::kinds::KindRecord;
 use crate::{
     AgentId, FleetMillis, LossReason, Recovery, Role, SessionId, Stamp, TaskId,
     codec::Endpoint,
@@ -165,6 +168,16 @@ pub struct Agent {
     /// How many times it was outvoted since then, which the next record tells.
     #[bilrost(23)]
     pub(crate) outvoted: u32,
+    /// How many slots those of the attempts take that take more than one. Needs [`Feature::Kinds`](crate::Feature::Kinds).
+    #[bilrost(120)]
+    pub(crate) wide: BTreeMap<(TaskId, u32), u32>,
+    /// How many slots these take beyond one each.
+    #[bilrost(121)]
+    pub(crate) extra_slots: u32,
+    /// The agent's records for the kinds that counted for it last, sorted by kind; at most
+    /// [`MAX_KIND_RECORDS`](crate::limits::MAX_KIND_RECORDS). Needs [`Feature::Kinds`](crate::Feature::Kinds).
+    #[bilrost(122)]
+    pub kinds: Vec<KindRecord>,
 }
 
 /// The size of a pool.
@@ -181,24 +194,6 @@ pub struct PoolView {
 }
 
 impl Agent {
-    /// Returns the number of slots taken by running and stopping attempts.
-    pub fn used_slots(&self) -> u32 {
-        self.held.len() as u32
-    }
-
-    /// Returns the number of slots that may be given tasks.
-    pub(crate) fn free_slots(&self) -> u32 {
-        match self.state {
-            AgentState::Live => self.slots.saturating_sub(self.used_slots()),
-            _ => 0,
-        }
-    }
-
-    /// Returns the taken slots, by task.
-    pub fn held(&self) -> impl Iterator<Item = Held> + '_ {
-        self.held.iter().map(|((task, attempt), state)| Held { task: *task, attempt: *attempt, state: *state })
-    }
-
     /// Returns whether the agent has this specialization.
     pub fn has_specialization(&self, name: &str) -> bool {
         self.specializations.binary_search_by(|s| s.as_ref().cmp(name)).is_ok()
@@ -214,12 +209,6 @@ impl Agent {
         self.outvoted_at = Some(now);
         Some(std::mem::take(&mut self.outvoted))
     }
-
-    /// Returns the taken slots per thousand.
-    pub(crate) fn load(&self) -> u32 {
-        let slots = u64::from(self.slots.max(1));
-        (u64::from(self.used_slots()) * 1000 / slots) as u32
-    }
 }
 
 impl TrackRecord {
@@ -234,8 +223,7 @@ impl TrackRecord {
 
     /// Returns the performance, 0 to 1000: seven tenths success, three tenths speed.
     pub fn performance(&self) -> u32 {
-        let sum = u64::from(self.success) * 7 + u64::from(self.speed) * 3;
-        (sum / 10_000) as u32
+        performance(self.success, self.speed)
     }
 
     /// Records an attempt that succeeded at this relative speed.
@@ -253,6 +241,12 @@ impl TrackRecord {
         self.failed = self.failed.saturating_add(u64::from(attempts));
         self.success = moved(self.success, 0);
     }
+}
+
+/// Returns the performance of a record with these averages.
+fn performance(success: u32, speed: u32) -> u32 {
+    let sum = u64::from(success) * 7 + u64::from(speed) * 3;
+    (sum / 10_000) as u32
 }
 
 fn moved(mean: u32, sample: u32) -> u32 {

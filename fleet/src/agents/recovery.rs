@@ -313,7 +313,7 @@ impl Fleet {
 
     /// Returns how many attempts of an agent are active; attempts that it is stopping don't count.
     pub fn active_attempts(&self, id: AgentId) -> u32 {
-        let held = self.state.agents.known.get(&id).map_or(0, |agent| agent.used_slots());
+        let held = self.state.agents.known.get(&id).map_or(0, |agent| agent.held_attempts());
         held.saturating_sub(self.indexes.agents.stopping.of(id))
     }
 

@@ -184,6 +184,9 @@ impl Fleet {
             sealing_key: None,
             outvoted_at: None,
             outvoted: 0,
+            wide: BTreeMap::new(),
+            extra_slots: 0,
+            kinds: Vec::new(),
         };
         self.indexes.enter_agent(&agent, &self.state.config.weights);
         self.state.agents.known.insert(id, Arc::new(agent));

@@ -22,7 +22,14 @@ pub(crate) mod action {
     pub(crate) const QUARANTINE: &str = "agent.quarantine";
     pub(crate) const RELEASE: &str = "agent.release";
     pub(crate) const SET_POLICIES: &str = "policies.set";
+    pub(crate) const SET_KINDS: &str = "kinds.set";
     pub(crate) const OUTVOTED: &str = "result.outvoted";
+    pub(crate) const RETRY_DEAD: &str = "dead.retry";
+    pub(crate) const DROP_DEAD: &str = "dead.drop";
+    pub(crate) const SET_SCHEDULE: &str = "schedule.set";
+    pub(crate) const SUSPEND_SCHEDULE: &str = "schedule.suspend";
+    pub(crate) const RESUME_SCHEDULE: &str = "schedule.resume";
+    pub(crate) const REMOVE_SCHEDULE: &str = "schedule.remove";
 }
 
 /// What became of an action.

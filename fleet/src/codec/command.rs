@@ -11,8 +11,8 @@ use bilrost::{
 };
 
 use crate::{
-    AgentCommand, AuditCommand, BallotCommand, Command, ControlCommand, IdentityCommand, MailCommand, PolicyCommand,
-    PoolCommand, ResourceCommand, TaskCommand, TeamCommand,
+    AgentCommand, AuditCommand, BallotCommand, Command, ControlCommand, IdentityCommand, KindCommand, MailCommand,
+    PolicyCommand, PoolCommand, QueueCommand, ResourceCommand, ScheduleCommand, TaskCommand, TeamCommand,
 };
 
 /// Appends a command's message.
@@ -30,6 +30,9 @@ pub(super) fn write(command: &Command, out: &mut Vec<u8>) {
         Command::Ballot(command) => command.oneof_encode(out, &mut tags),
         Command::Team(command) => command.oneof_encode(out, &mut tags),
         Command::Resource(command) => command.oneof_encode(out, &mut tags),
+        Command::Kind(command) => command.oneof_encode(out, &mut tags),
+        Command::Queue(command) => command.oneof_encode(out, &mut tags),
+        Command::Schedule(command) => command.oneof_encode(out, &mut tags),
     }
 }
 
@@ -93,6 +96,18 @@ fn read_field(number: u32, wire_type: WireType, message: &mut &[u8]) -> Result<C
         let read = ResourceCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
         return read.map(|(command, _)| Command::Resource(command));
     }
+    if KindCommand::FIELD_TAGS.contains(&number) {
+        let read = KindCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Kind(command));
+    }
+    if QueueCommand::FIELD_TAGS.contains(&number) {
+        let read = QueueCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Queue(command));
+    }
+    if ScheduleCommand::FIELD_TAGS.contains(&number) {
+        let read = ScheduleCommand::oneof_decode_field_distinguished(number, wire_type, message, context);
+        return read.map(|(command, _)| Command::Schedule(command));
+    }
     if ControlCommand::FIELD_TAGS.contains(&number) {
         let mut command = ControlCommand::Tick;
         let read = ControlCommand::oneof_decode_field_distinguished(&mut command, number, wire_type, message, context);
@@ -119,11 +134,14 @@ mod tests {
             BallotCommand::FIELD_TAGS,
             TeamCommand::FIELD_TAGS,
             ResourceCommand::FIELD_TAGS,
+            KindCommand::FIELD_TAGS,
+            QueueCommand::FIELD_TAGS,
+            ScheduleCommand::FIELD_TAGS,
         ]
         .concat();
         numbers.sort_unstable();
         let before = numbers.len();
         numbers.dedup();
-        assert_eq!((numbers.len(), before), (31, 31), "{numbers:?}");
+        assert_eq!((numbers.len(), before), (41, 41), "{numbers:?}");
     }
 }

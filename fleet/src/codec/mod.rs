@@ -16,6 +16,7 @@
 mod address;
 mod command;
 mod ids;
+mod queues;
 mod state;
 
 use bilrost::{DecodeError, DecodeErrorKind, DistinguishedOwnedMessage, encoding::RawMessage};

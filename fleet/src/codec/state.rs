@@ -8,10 +8,10 @@ use bilrost::{
     encoding::{RawMessage, WireType, encode_varint},
 };
 
-use super::{CodecError, Kind, begin, decode};
+use super::{CodecError, Kind, begin, decode, queues::QueuesHead};
 use crate::{
     Agent, Allocation, AuditRecord, Ballot, Bar, Contribution, Enrolment, FleetConfig, FleetMillis, FleetRecoveryStep,
-    IdentityConfig, KnownAuthority, Letter, PolicyList, Stamp, Task, Team, UnixMillis,
+    IdentityConfig, KnownAuthority, Letter, PolicyList, Schedule, Stamp, Task, Team, UnixMillis,
     agents::{
         recovery::RecoveryLog,
         state::{Agents, Pool},
@@ -20,12 +20,17 @@ use crate::{
     ballots::state::Ballots,
     fleet::{State, Totals},
     identity::{SpentProof, state::Identity},
+    kinds::TaskKindList,
     mail::state::Mail,
     numbered::{Entry, Numbered},
     policies::Policies,
     resources::{Queue, state::Resources},
     schedule::{needing::Shape, speed::KindTimes},
-    tasks::state::Tasks,
+    schedules::state::Schedules,
+    tasks::{
+        keys::{SpentKey, SpentKeys},
+        state::Tasks,
+    },
     teams::state::Teams,
 };
 
@@ -73,6 +78,10 @@ struct Whole {
     contributions: Vec<Contribution>,
     #[bilrost(17)]
     allocations: Vec<Allocation>,
+    #[bilrost(140)]
+    schedules: Vec<Schedule>,
+    #[bilrost(141)]
+    keys: Vec<SpentKey>,
 }
 
 /// Everything that occurs once in the state.
@@ -124,6 +133,14 @@ struct Head {
     teams: NumberedHead,
     #[bilrost(22)]
     resources: ResourceHead,
+    #[bilrost(120)]
+    task_kinds: Option<TaskKindList>,
+    #[bilrost(100)]
+    queues: QueuesHead,
+    #[bilrost(140)]
+    schedules: NumberedHead,
+    #[bilrost(141)]
+    keys: NumberedHead,
 }
 
 /// What the head contains about identities.
@@ -271,12 +288,18 @@ impl Head {
             ballots,
             teams,
             resources,
+            task_kinds,
+            queues,
+            schedules,
+            keys,
         } = state;
         let Tasks { kept, next_seq } = tasks;
         let AuditLog { records } = audit_log;
         let Mail { letters } = mail;
         let Ballots { kept: ballots, authorities } = ballots;
         let Teams { kept: teams } = teams;
+        let Schedules { kept: schedules } = schedules;
+        let SpentKeys { kept: keys } = keys;
         let Agents { known, next, next_session, pools, recoveries } = agents;
         Self {
             version: *version,
@@ -300,6 +323,10 @@ impl Head {
             authorities: NumberedHead::of(authorities),
             teams: NumberedHead::of(teams),
             resources: ResourceHead::of(resources),
+            task_kinds: task_kinds.as_deref().cloned(),
+            queues: QueuesHead::of(queues),
+            schedules: NumberedHead::of(schedules),
+            keys: NumberedHead::of(keys),
         }
     }
 }
@@ -393,6 +420,8 @@ pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
     state.teams.kept.iter().for_each(|team| writer.entry(team.as_ref()));
     state.resources.contributions.iter().for_each(|contribution| writer.entry(contribution.as_ref()));
     state.resources.allocations.iter().for_each(|allocation| writer.entry(allocation.as_ref()));
+    state.schedules.kept.iter().for_each(|schedule| writer.entry(schedule.as_ref()));
+    state.keys.kept.iter().for_each(|key| writer.entry(key.as_ref()));
     writer.finish()
 }
 
@@ -408,64 +437,62 @@ fn by_number<K: Ord, V>(
     Ok(values.into_iter().map(|value| (number(&value), Arc::new(value))).collect())
 }
 
+impl Whole {
+    /// Refuses a message that was cut off between two fields, which is still well-formed.
+    fn check(&self) -> Result<(), CodecError> {
+        let Self { head, agents, tasks, recoveries, identity, policies, .. } = self;
+        let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);
+        let rules = [
+            (found == [head.agents, head.tasks, head.recoveries], "agents, tasks or recoveries are missing"),
+            (head.identity.is_configured == identity.is_some(), "the configuration of identities is missing"),
+            (head.has_policies == policies.is_some(), "the policies are missing"),
+        ];
+        match rules.into_iter().find(|(holds, _)| !holds) {
+            Some((_, problem)) => Err(CodecError::Inconsistent(problem.to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Reads a state. Doesn't check that a fleet can have this state.
 pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
     let whole = decode(Kind::State, bytes, |whole: &Whole| whole.head.version)?;
-    let Whole {
-        head,
-        agents,
-        tasks,
-        recoveries,
-        identity,
-        enrolments,
-        bars,
-        spent,
-        records,
-        letters,
-        policies,
-        ballots,
-        authorities,
-        teams,
-        contributions,
-        allocations,
-    } = whole;
-    let found = [agents.len(), tasks.len(), recoveries.len()].map(|count| count as u64);
-    if found != [head.agents, head.tasks, head.recoveries] {
-        return Err(CodecError::Inconsistent("agents, tasks or recoveries are missing".to_owned()));
-    }
-    if head.identity.is_configured != identity.is_some() {
-        return Err(CodecError::Inconsistent("the configuration of identities is missing".to_owned()));
-    }
-    if head.has_policies != policies.is_some() {
-        return Err(CodecError::Inconsistent("the policies are missing".to_owned()));
-    }
+    whole.check()?;
+    let head = whole.head;
     Ok(State {
         version: head.version,
         config: head.config,
         now: head.now,
         revision: head.revision,
         totals: head.totals,
-        tasks: Tasks { kept: by_number("tasks", tasks, |task| task.seq)?, next_seq: head.next_seq },
+        tasks: Tasks { kept: by_number("tasks", whole.tasks, |task| task.seq)?, next_seq: head.next_seq },
         agents: Agents {
-            known: by_number("agents", agents, |agent| agent.id)?,
+            known: by_number("agents", whole.agents, |agent| agent.id)?,
             next: head.next_agent,
             next_session: head.next_session,
             pools: head.pools,
-            recoveries: RecoveryLog::of(recoveries),
+            recoveries: RecoveryLog::of(whole.recoveries),
         },
         kinds: head.kinds,
         identity: Identity {
-            config: identity.map(Arc::new),
-            enrolments: head.identity.enrolments.with(enrolments)?,
-            bars: head.identity.bars.with(bars)?,
-            spent: head.identity.spent.with(spent)?,
+            config: whole.identity.map(Arc::new),
+            enrolments: head.identity.enrolments.with(whole.enrolments)?,
+            bars: head.identity.bars.with(whole.bars)?,
+            spent: head.identity.spent.with(whole.spent)?,
             forgotten_until: head.identity.forgotten_until,
         },
-        audit_log: AuditLog { records: head.records.with(records)? },
-        mail: Mail { letters: head.letters.with(letters)? },
-        policies: policies.map(Arc::new),
-        ballots: Ballots { kept: head.ballots.with(ballots)?, authorities: head.authorities.with(authorities)? },
-        teams: Teams { kept: head.teams.with(teams)? },
-        resources: head.resources.with(contributions, allocations)?,
+        audit_log: AuditLog { records: head.records.with(whole.records)? },
+        mail: Mail { letters: head.letters.with(whole.letters)? },
+        policies: whole.policies.map(Arc::new),
+        ballots: Ballots {
+            kept: head.ballots.with(whole.ballots)?,
+            authorities: head.authorities.with(whole.authorities)?,
+        },
+        teams: Teams { kept: head.teams.with(whole.teams)? },
+        resources: head.resources.with(whole.contributions, whole.allocations)?,
+        task_kinds: head.task_kinds.map(Arc::new),
+        queues: head.queues.into_queues(),
+        schedules: Schedules { kept: head.schedules.with(whole.schedules)? },
+        keys: SpentKeys { kept: head.keys.with(whole.keys)? },
     })
 }

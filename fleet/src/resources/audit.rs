@@ -54,7 +54,7 @@ pub(crate) fn check_resources(state: &State) -> Check {
         }
     }
     let most = held.values().max().copied().unwrap_or(0);
-    ensure(live <= MAX_LIVE_ALLOCATIONS && most <= MAX_HELD_BY_ONE && queues.len() <= MAX_QUEUES, || {
+    ensure(live <= MAX_LIVE_ALLOCATIONS && most <= MAX_HELD_BY_ONE && queues.len() <= MAX_USED_QUEUES, || {
         format!("{live} allocations, {most} of one holder, {} queues", queues.len())
     })?;
     ensure(askers.values().all(|asked| *asked <= MAX_ASKED_BY_ONE), || "too many of one caller".to_owned())?;

@@ -106,7 +106,9 @@ impl Fleet {
         if let Err(refusal) = QueueShape::check_all(&shapes) {
             return Reply::Refused(refusal);
         }
-        let stays = |name: &String| name == DEFAULT_QUEUE || shapes.iter().any(|shape| shape.name == *name);
+        let is_of_tasks = |name: &String| self.state.queues.set.contains_key(name);
+        let is_named = |name: &String| shapes.iter().any(|shape| shape.name == *name);
+        let stays = |name: &String| name == DEFAULT_QUEUE || is_named(name) || is_of_tasks(name);
         let left = self.indexes.resources.queues.keys().filter(|name| !stays(name)).count();
         if left + shapes.len() + 1 > MAX_QUEUES {
             return Reply::Refused(Refusal::Full {

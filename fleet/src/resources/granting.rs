@@ -1,5 +1,7 @@
 //! How requests are granted.
 
+use std::collections::BTreeSet;
+
 use super::{
     Allocation, AllocationState, Holder, Part, Queue,
     amounts::{Amounts, Shortage},
@@ -137,15 +139,22 @@ impl Fleet {
     }
 
     /// Refuses a queue that nobody has set: whoever asks could else get any number of shares.
-    pub(super) fn check_queue(&self, name: &str) -> Result<(), Refusal> {
-        let set = &self.state.resources.queues;
-        if name == DEFAULT_QUEUE || set.contains_key(name) {
+    pub(crate) fn check_queue(&self, name: &str) -> Result<(), Refusal> {
+        if self.knows_queue(name) {
             return Ok(());
         }
-        let known: Vec<&str> = set.keys().map(String::as_str).filter(|known| *known != DEFAULT_QUEUE).collect();
+        let set = self.state.queues.set.keys().chain(self.state.resources.queues.keys()).map(String::as_str);
+        let known: BTreeSet<&str> = set.filter(|known| *known != DEFAULT_QUEUE).collect();
+        let known: Vec<&str> = known.into_iter().collect();
         let others = known.get(..MAX_NAMED_QUEUES).unwrap_or(&known).join(", ");
         let others = if others.is_empty() { "none" } else { &others };
         Err(invalid("queue", format!("is {name:?}, which was not set; name {DEFAULT_QUEUE:?} or a set one: {others}")))
+    }
+
+    /// Returns whether there is a queue with this name.
+    pub(crate) fn knows_queue(&self, name: &str) -> bool {
+        let (of_tasks, of_resources) = (&self.state.queues.set, &self.state.resources.queues);
+        name == DEFAULT_QUEUE || of_resources.contains_key(name) || of_tasks.contains_key(name)
     }
 
     fn check_holder(&self, holder: &Holder) -> Result<(), Refusal> {
@@ -167,7 +176,8 @@ impl Fleet {
     }
 
     pub(super) fn queue_of(&self, name: &str) -> Queue {
-        self.state.resources.queues.get(name).copied().unwrap_or_default()
+        let set = self.state.resources.queues.get(name).copied();
+        set.unwrap_or_else(|| Queue { weight: self.weight_of(name), ..Queue::default() })
     }
 
     pub(super) fn check_quota(&self, name: &str, used: Amounts, asked: Amounts) -> Result<(), Refusal> {

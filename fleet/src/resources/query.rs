@@ -113,7 +113,7 @@ impl Fleet {
         names.sort_unstable();
         names.dedup();
         let view = |name: &String| {
-            let shape = set.get(name).copied().unwrap_or_default();
+            let shape = self.queue_of(name);
             let (used, waiting, granted) = match used.get(name) {
                 None => (Amounts::NONE, 0, 0),
                 Some(queue) => (queue.used, queue.waiting.len() as u32, queue.granted.len() as u32),

@@ -2,11 +2,11 @@
 //! allocation of them, which is granted in the same step and ends with the attempt.
 //!
 //! Tasks come after the requests that wait, by the rules for a request that is new. Among themselves they are served by
-//! the shares of their queues, then in the order of all tasks, when an agent has room for more. Where room is found
-//! elsewhere, all that wait are looked at in turns, by what they need. No task keeps room for itself: a large one waits
-//! while smaller ones leave it none.
+//! the shares of their queues, then by the turns of submitters and in the order of all tasks, when an agent has room for
+//! more. Where room is found elsewhere, all that wait are looked at in turns, by what they need. No task keeps room for
+//! itself: a large one waits while smaller ones leave it none.
 
-use std::{cmp::Reverse, fmt, sync::Arc};
+use std::fmt;
 
 use bilrost::Message;
 
@@ -22,9 +22,10 @@ use crate::{
     limits::{DEFAULT_QUEUE, MAX_DURATION_MS, MAX_LIVE_ALLOCATIONS, MAX_TASK_SHAPES},
     sabotage::{Mistake, planted},
     schedule::{
-        needing::Shape,
-        queue::{Rank, first},
-        score::score,
+        needing::{Needing, Shape},
+        place_of,
+        queue::Found,
+        submitters::Turn,
     },
     tasks::members::derived,
 };
@@ -103,6 +104,11 @@ impl Fleet {
         if !self.has(Feature::Resources) {
             return Ok(());
         }
+        self.check_asked(asked, || Shape::of_submission(submission, asked))
+    }
+
+    /// Refuses another unfinished task that needs these resources, of this shape.
+    pub(crate) fn check_asked(&self, asked: &TaskResources, shape: impl FnOnce() -> Shape) -> Result<(), Refusal> {
         self.check_queue(&asked.queue)?;
         self.check_quota(&asked.queue, Amounts::NONE, asked.amounts)?;
         if !self.offers(asked.amounts) && self.indexes.agents.in_session() > 0 && !self.expects_agents() {
@@ -111,7 +117,7 @@ impl Fleet {
             return Err(Refusal::InsufficientResources { short, others_wait: false, contributed: true });
         }
         let needing = &self.indexes.schedule.needing;
-        if needing.len() < MAX_TASK_SHAPES || needing.knows(&Shape::of_submission(submission, asked)) {
+        if needing.len() < MAX_TASK_SHAPES || needing.knows(&shape()) {
             return Ok(());
         }
         Err(Refusal::Full {
@@ -133,7 +139,7 @@ impl Fleet {
 
     /// Returns the queue for whose share a task counts that asked for this one.
     fn queue_for<'a>(&self, asked: &'a str) -> &'a str {
-        if self.state.resources.queues.contains_key(asked) { asked } else { DEFAULT_QUEUE }
+        if self.knows_queue(asked) { asked } else { DEFAULT_QUEUE }
     }
 
     /// Returns whether a task may start now as far as its queue and the requests that wait are concerned.
@@ -150,18 +156,17 @@ impl Fleet {
 
     /// Returns the agents that can take a task that needs these resources, but not more than a few.
     pub(crate) fn with_room(&self, task: &Task, asked: &TaskResources) -> Vec<AgentId> {
-        if !self.has_turn(asked) {
+        if !self.has_turn(asked) || self.is_held_back(task) {
             return Vec::new();
         }
         let (needs, excluded, indexes) = (task.needs(), self.excluded(task), &self.indexes.resources);
         let fits = |id: AgentId| {
-            let agent = self.state.agents.known.get(&id).filter(|agent| agent.free_slots() > 0);
-            agent.is_some_and(|agent| needs.fit(agent.role, agent.has_specialization(needs.domain)))
-                && !excluded.contains(&id)
+            let agent = self.state.agents.known.get(&id);
+            agent.is_some_and(|agent| needs.can_go_to(agent)) && !excluded.contains(&id)
         };
         let Some(team) = task.team else {
             // Else many agents that are busy would be looked at for each task.
-            let has_slot = self.indexes.schedule.free.count(needs) > 0;
+            let has_slot = self.indexes.schedule.free.has_any(needs);
             return if has_slot { indexes.free.with_room(asked.amounts, fits) } else { Vec::new() };
         };
         let has_room = |id: &AgentId| indexes.agents.get(id).is_some_and(|agent| agent.free().covers(asked.amounts));
@@ -173,38 +178,57 @@ impl Fleet {
     /// are found to have room.
     pub(crate) fn best_with_room(&self, task: &Task, asked: &TaskResources) -> Option<AgentId> {
         let (needs, weights) = (task.needs(), &self.state.config.weights);
-        let rank = |agent: &&Arc<Agent>| {
-            let matched = agent.has_specialization(needs.domain);
-            (Reverse(score(weights, agent, matched).total), !matched, agent.role, agent.load(), agent.id)
-        };
         let found = self.with_room(task, asked);
         let agents = found.iter().filter_map(|id| self.state.agents.known.get(id));
-        agents.min_by_key(rank).map(|agent| agent.id)
+        agents.min_by_key(|agent| place_of(agent, needs, weights)).map(|agent| agent.id)
     }
 
-    /// Returns the place of the task with resources that an agent with a free slot should take next, as
-    /// [`ReadyQueue::next_for`](crate::schedule::queue::ReadyQueue::next_for) does: that of the queue with the smallest
-    /// share for its weight, of equal ones the first task.
-    pub(crate) fn next_needing(&self, agent: &Agent) -> Option<(bool, Rank)> {
+    /// Returns the task with resources that an agent with a free slot should take next, and whether it is no task of a
+    /// specialist's domain: that of the queue with the smallest share for its weight, of equal ones the first task.
+    pub(crate) fn next_needing(&mut self, id: AgentId) -> Option<(bool, Found)> {
+        if self.indexes.schedule.needing.ready == 0 {
+            return None;
+        }
+        let mut needing = std::mem::take(&mut self.indexes.schedule.needing);
+        let agent = self.state.agents.known.get(&id).filter(|agent| agent.free_slots() > 0);
+        let found = agent.and_then(|agent| self.next_of(&mut needing, agent));
+        self.indexes.schedule.needing = needing;
+        found
+    }
+
+    fn next_of(&self, needing: &mut Needing, agent: &Agent) -> Option<(bool, Found)> {
         let free = self.indexes.resources.agents.get(&agent.id)?.free();
         let team = self.team_of(agent.id).map(|team| team.id);
-        let mut next: Option<(Share, (bool, Rank))> = None;
-        for (shape, ready) in self.indexes.schedule.needing.waiting() {
+        let (skip, rules) = (|seq: u64| self.skipped(seq, agent), self.rules());
+        let mut next: Option<(Share, bool, &str, Turn)> = None;
+        for (shape, ready) in needing.waiting() {
             let matched = agent.has_specialization(&shape.domain);
             let fits = free.covers(shape.amounts)
-                && shape.needs().fit(agent.role, matched)
+                && shape.needs().can_go_to(agent)
                 && shape.team.is_none_or(|of| team == Some(of));
-            if !fits || !self.queue_has_turn(&shape.queue, shape.amounts) {
+            let is_held = rules.gate.holds(&shape.queue, &shape.limit_key);
+            if !fits || is_held || !self.queue_has_turn(&shape.queue, shape.amounts) {
                 continue;
             }
-            let Some(rank) = first(ready, &|seq| self.skipped(seq, agent)) else { continue };
-            let place = (!(agent.role == Role::Specialist && matched), rank);
+            let served = |submitter: &str| rules.shares.of_submitter(&shape.queue, submitter);
+            let Some(turn) = ready.first(&served, &skip) else { continue };
+            let is_others = !(agent.role == Role::Specialist && matched);
             let share = self.share_of(self.queue_for(&shape.queue));
-            if next.is_none_or(|(other, found)| share.compare(other).then(place.cmp(&found)).is_lt()) {
-                next = Some((share, place));
-            }
+            next = Some(match next {
+                None => (share, is_others, shape.queue.as_str(), turn),
+                Some((least, of_others, queue, best)) => {
+                    let order = share.compare(least).then(is_others.cmp(&of_others));
+                    if queue == shape.queue && order.is_eq() {
+                        (least, of_others, queue, Turn::better(Some(best), turn)?)
+                    } else if order.then_with(|| turn.order().cmp(&best.order())).is_lt() {
+                        (share, is_others, shape.queue.as_str(), turn)
+                    } else {
+                        (least, of_others, queue, best)
+                    }
+                }
+            });
         }
-        next.map(|(_, place)| place)
+        next.map(|(_, is_others, queue, turn)| (is_others, Found::in_queue(queue, turn, rules)))
     }
 
     /// Returns the first ready task of a shape that an agent can take, and the agent.
@@ -212,14 +236,17 @@ impl Fleet {
         let mut parent = None;
         for (_, seq) in self.indexes.schedule.needing.ready_of(shape) {
             let task = self.state.tasks.kept.get(seq)?;
-            if parent.is_some() && task.member_of == parent {
+            if task.has_expired(self.state.now.fleet) || parent.is_some() && task.member_of == parent {
                 continue;
             }
             if let Some(agent) = self.best_for(task) {
                 return Some((*seq, agent));
             }
-            // Only runs of a verified task can't go to some agents that others can go to.
-            parent = Some(task.member_of?);
+            // Only runs of a verified task, and a task that its last agent is still stopping, can't go to some agents
+            // that others can go to.
+            if self.still_stopping(task).next().is_none() {
+                parent = Some(task.member_of?);
+            }
         }
         None
     }

@@ -94,9 +94,12 @@ impl Fleet {
             if let Some((seq, agent)) = self.first_with_room(&shape) {
                 self.state.resources.tasks_after = after;
                 // Of all that this agent can take, that of the queue with the smallest share.
-                let next = self.state.agents.known.get(&agent).and_then(|agent| self.next_needing(agent));
-                let next = next.map_or(seq, |(_, (_, first))| first);
-                self.assign(next, agent, effects);
+                let next = self.next_needing(agent).map(|(_, found)| found);
+                if let Some(found) = &next {
+                    self.count_start(found);
+                }
+                self.assign(next.map_or(seq, |found| found.seq()), agent, effects);
+                self.forget_idle_shares();
                 return self.sweep_at(Some(now));
             }
             self.state.resources.tasks_after = Some(shape);
@@ -187,7 +190,7 @@ impl Fleet {
     /// keeps others waiting, unless the queue has a smaller share than its queue; and one of the same queue that waits
     /// for the queue's quota.
     pub(super) fn others_come_before(&self, queue: &str) -> bool {
-        self.indexes.resources.waiting > 0 && (self.sweep_is_due() || self.is_held_back(queue))
+        self.indexes.resources.waiting > 0 && (self.sweep_is_due() || self.is_kept_waiting(queue))
     }
 
     /// Returns whether requests that wait come before a task of this queue: as before a new request, but not those that
@@ -197,11 +200,11 @@ impl Fleet {
         let resources = &self.state.resources;
         let were_looked_at = resources.tasks_after.is_some() && !resources.tasks_again;
         let are_due = self.sweep_is_due() && !were_looked_at;
-        self.indexes.resources.waiting > 0 && (are_due || self.is_held_back(queue))
+        self.indexes.resources.waiting > 0 && (are_due || self.is_kept_waiting(queue))
     }
 
     /// Returns whether a request keeps this queue waiting, after all were looked at.
-    fn is_held_back(&self, queue: &str) -> bool {
+    fn is_kept_waiting(&self, queue: &str) -> bool {
         let resources = &self.state.resources;
         let holder = resources.held_by.and_then(|seq| resources.allocations.get(seq));
         let is_next = |holder: &Arc<Allocation>| {

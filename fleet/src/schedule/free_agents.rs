@@ -1,9 +1,10 @@
 //! Which agent takes a task: the agents with a free slot, in sets per role and per role and specialization, ordered by
 //! score. However many agents there are, the best one is the first of one of a few sets.
 //!
-//! The part of a score that depends on the task is a single bonus for a match. It is never negative, so the best
-//! matching agent is the first of its specialization's set, and the best other agent, if it can win at all, is the
-//! first of its role's set.
+//! The part of a score that depends on the task is a single bonus for a match, but for the tasks of kinds for which some
+//! agents have another performance than for everything: these agents are in sets of these kinds, too. The bonus is never
+//! negative, so the best matching agent is the first of its specialization's set, and the best other agent, if it can win at
+//! all, is the first of its role's set.
 
 use std::{
     cmp::Reverse,
@@ -14,8 +15,11 @@ use std::{
 use crate::{
     Agent, AgentId, Role, Weights,
     sabotage::{Mistake, planted},
-    schedule::score::{match_bonus, score},
+    schedule::score::{match_bonus, score_by},
 };
+
+/// All agents, by number.
+pub(crate) type Known = BTreeMap<AgentId, Arc<Agent>>;
 
 /// What a task requires of an agent.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +30,12 @@ pub(crate) struct Needs<'a> {
     pub specialization_required: bool,
     /// The task's domain, which is matched with specializations: the required specialization, else the kind.
     pub domain: &'a str,
+    /// The task's kind, for which agents may have records of their own.
+    pub kind: &'a str,
+    /// The number of slots that an attempt takes.
+    pub slots: u32,
+    /// The specializations that the agent must have besides `domain`.
+    pub skills: &'a [String],
 }
 
 impl Needs<'_> {
@@ -41,20 +51,39 @@ impl Needs<'_> {
             None => matched || matches!(role, Role::Worker | Role::Specialist),
         }
     }
+
+    /// Returns whether an agent has the role and all specializations that are required, whatever it runs now.
+    pub(crate) fn suit(&self, agent: &Agent) -> bool {
+        self.fit(agent.role, agent.has_specialization(self.domain))
+            && self.skills.iter().all(|skill| agent.has_specialization(skill))
+    }
+
+    /// Returns whether an agent may take the task now as far as its role, specializations and slots are concerned.
+    pub(crate) fn can_go_to(&self, agent: &Agent) -> bool {
+        agent.free_slots() >= self.slots.max(1) && self.suit(agent)
+    }
+
+    /// Returns whether the task takes several slots or skills.
+    pub(crate) fn is_demanding(&self) -> bool {
+        self.slots > 1 || !self.skills.is_empty()
+    }
 }
 
 pub(crate) const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
 
 /// An agent's place in a set: score without the match bonus (best first), load per thousand, number.
-type Rank = (Reverse<i64>, u32, AgentId);
+pub(super) type Rank = (Reverse<i64>, u32, AgentId);
 
-type ByRole = [BTreeSet<Rank>; 4];
+pub(super) type ByRole = [BTreeSet<Rank>; 4];
 
 /// The agents with a free slot.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct FreeAgents {
-    any: ByRole,
-    specialized: BTreeMap<Arc<str>, ByRole>,
+    pub(super) any: ByRole,
+    pub(super) specialized: BTreeMap<Arc<str>, ByRole>,
+    /// By kind, the agents with another performance for it than for everything, ranked by that: those without the kind as a
+    /// specialization, and those with it.
+    pub(super) kinds: BTreeMap<Arc<str>, [ByRole; 2]>,
     #[cfg(test)]
     pub steps: StepCount,
 }
@@ -78,26 +107,27 @@ impl PartialEq for StepCount {
     }
 }
 
-fn rank(agent: &Agent, weights: &Weights) -> Rank {
-    let base = score(weights, agent, false).total;
+fn rank(agent: &Agent, performance: u32, weights: &Weights) -> Rank {
+    let base = score_by(weights, agent, performance, false).total;
     (Reverse(base), agent.load(), agent.id)
 }
 
 impl FreeAgents {
     #[cfg(test)]
-    fn step(&self) {
+    pub(super) fn step(&self) {
         self.steps.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
     #[cfg(not(test))]
-    fn step(&self) {}
+    pub(super) fn step(&self) {}
 
-    /// Adds `agent` if it has a free slot. Its load and record must not change until it is removed.
+    /// Adds `agent` if it has a free slot. Its load and records must not change until it is removed.
     pub(crate) fn insert(&mut self, agent: &Agent, weights: &Weights) {
         if agent.free_slots() == 0 {
             return;
         }
-        let rank = rank(agent, weights);
+        self.insert_by_kind(agent, weights);
+        let rank = rank(agent, agent.record.performance(), weights);
         self.step();
         self.any[agent.role as usize].insert(rank);
         for name in &agent.specializations {
@@ -110,12 +140,37 @@ impl FreeAgents {
         }
     }
 
+    fn insert_by_kind(&mut self, agent: &Agent, weights: &Weights) {
+        for (kind, performance) in agent.deviating() {
+            self.step();
+            let (rank, matched) = (rank(agent, performance, weights), agent.has_specialization(kind));
+            let sets = match self.kinds.get_mut(kind.as_ref()) {
+                Some(sets) => sets,
+                None => self.kinds.entry(Arc::clone(kind)).or_default(),
+            };
+            sets[usize::from(matched)][agent.role as usize].insert(rank);
+        }
+    }
+
+    fn remove_by_kind(&mut self, agent: &Agent, weights: &Weights) {
+        for (kind, performance) in agent.deviating() {
+            self.step();
+            let (rank, matched) = (rank(agent, performance, weights), agent.has_specialization(kind));
+            let Some(sets) = self.kinds.get_mut(kind.as_ref()) else { continue };
+            sets[usize::from(matched)][agent.role as usize].remove(&rank);
+            if sets.iter().flatten().all(BTreeSet::is_empty) {
+                self.kinds.remove(kind.as_ref());
+            }
+        }
+    }
+
     /// Removes `agent`, which must not have changed since it was inserted.
     pub(crate) fn remove(&mut self, agent: &Agent, weights: &Weights) {
         if agent.free_slots() == 0 {
             return;
         }
-        let rank = rank(agent, weights);
+        self.remove_by_kind(agent, weights);
+        let rank = rank(agent, agent.record.performance(), weights);
         self.step();
         self.any[agent.role as usize].remove(&rank);
         for name in &agent.specializations {
@@ -140,15 +195,36 @@ impl FreeAgents {
                 empty.remove();
                 true
             }
-            (None, None) => self.any.iter_mut().any(|set| set.pop_first().is_some()),
+            (None, None) => self.any.iter_mut().any(|set| set.pop_first().is_some()) || self.discard_one_by_kind(),
         }
+    }
+
+    fn discard_one_by_kind(&mut self) -> bool {
+        let Some(mut sets) = self.kinds.first_entry() else { return false };
+        if sets.get_mut().iter_mut().flatten().find_map(BTreeSet::pop_first).is_none() {
+            sets.remove();
+        }
+        true
     }
 
     /// Returns the agent with the best score. Of equal scores: a matching agent, then the first role of worker,
     /// specialist, messenger and guardian, then the lowest load, then the lowest number.
     ///
-    /// None of the `excluded` agents is taken, which must be few.
-    pub(crate) fn best(&self, needs: Needs<'_>, excluded: &[AgentId], weights: &Weights) -> Option<AgentId> {
+    /// None of the `excluded` agents is taken, which must be few. For a task that takes several slots or skills, and for one
+    /// of a kind for which agents have records of their own, only so many agents are looked at, of which it is the best.
+    pub(crate) fn best(
+        &self,
+        needs: Needs<'_>,
+        excluded: &[AgentId],
+        agents: &Known,
+        weights: &Weights,
+    ) -> Option<AgentId> {
+        if needs.is_demanding() {
+            return self.best_of_many(needs, excluded, agents, weights);
+        }
+        if let Some(of_kind) = self.kinds.get(needs.kind) {
+            return self.best_of_kind(of_kind, needs, excluded, agents, weights);
+        }
         let mut best = None;
         let mut consider = |role: Role, matched: bool, bonus: i64, set: &BTreeSet<Rank>| {
             self.step();
@@ -176,8 +252,30 @@ impl FreeAgents {
         best.map(|(.., id)| id)
     }
 
-    /// Returns how many agents with a free slot fit.
-    pub(crate) fn count(&self, needs: Needs<'_>) -> u32 {
+    /// Returns whether an agent has a free slot.
+    pub(crate) fn is_any_free(&self) -> bool {
+        self.any.iter().any(|set| !set.is_empty())
+    }
+
+    /// Returns the roles of agents with a free slot.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = Role> {
+        ROLES.into_iter().filter(|role| !self.any[*role as usize].is_empty())
+    }
+
+    /// Returns the specializations of agents with a free slot, with their roles.
+    pub(crate) fn matches(&self) -> impl Iterator<Item = (&str, Role)> {
+        self.specialized.iter().flat_map(|(name, sets)| {
+            let roles = ROLES.into_iter().filter(move |role| !sets[*role as usize].is_empty());
+            roles.map(move |role| (&**name, role))
+        })
+    }
+
+    /// Returns how many agents with enough free slots fit. For a task that takes several slots or skills, only so many are
+    /// looked at.
+    pub(crate) fn count(&self, needs: Needs<'_>, agents: &Known) -> u32 {
+        if needs.is_demanding() {
+            return self.count_many(needs, agents);
+        }
         let matching = self.specialized.get(needs.domain);
         let mut count = 0;
         for role in ROLES {

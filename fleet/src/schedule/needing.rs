@@ -1,24 +1,25 @@
-//! The tasks that need resources of an agent, by what they need: of those that need the same, the first one tells whether
-//! an agent can take any. However many tasks wait, as many looks are needed as there are different needs.
+//! The tasks that need resources of an agent, or several slots or skills, by what they need: of those that need the same, the
+//! first one tells whether an agent can take any. However many tasks wait, as many looks are needed as there are different
+//! needs.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
-};
+use std::{collections::BTreeMap, ops::Bound};
 
 use bilrost::Message;
 
 use super::{
+    columns::Vacant,
     free_agents::Needs,
+    line::Rules,
     queue::{Rank, rank},
+    submitters::Submitters,
 };
 use crate::{Amounts, Role, SubmitTask, Task, TaskResources, TeamId};
 
-/// What a task needs of an agent and of the resource pool.
+/// What a task needs of an agent and of the resource pool, and where it waits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Message)]
 #[bilrost(distinguished)]
 pub(crate) struct Shape {
-    /// The queue that was asked for.
+    /// The queue.
     #[bilrost(1)]
     pub queue: String,
     #[bilrost(2)]
@@ -33,6 +34,15 @@ pub(crate) struct Shape {
     pub team: Option<TeamId>,
     #[bilrost(6)]
     pub amounts: Amounts,
+    /// The key that limits of the queue are about; empty if it has none.
+    #[bilrost(100)]
+    pub limit_key: String,
+    /// The number of slots beyond the first.
+    #[bilrost(120)]
+    pub extra_slots: u32,
+    /// The further required specializations.
+    #[bilrost(121)]
+    pub skills: Vec<String>,
 }
 
 /// The unfinished tasks of one shape.
@@ -40,11 +50,11 @@ pub(crate) struct Shape {
 struct Tasks {
     /// The number of all of them.
     unfinished: u32,
-    /// The places of those that are ready.
-    ready: BTreeSet<Rank>,
+    /// Those that are ready, by submitter.
+    ready: Submitters,
 }
 
-/// The unfinished tasks that need resources.
+/// The unfinished tasks that need something particular.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Needing {
     shapes: BTreeMap<Shape, Tasks>,
@@ -53,58 +63,82 @@ pub(crate) struct Needing {
 }
 
 impl Shape {
-    fn of(needs: &Needs<'_>, team: Option<TeamId>, asked: &TaskResources) -> Shape {
+    /// Returns the shape of a task that requires this, is addressed to this team, needs this much of the resource pool,
+    /// waits in this queue and has this key.
+    pub(crate) fn of(
+        needs: &Needs<'_>,
+        team: Option<TeamId>,
+        amounts: Amounts,
+        (queue, limit_key): (&str, &str),
+    ) -> Shape {
         Shape {
-            queue: asked.queue.clone(),
+            queue: queue.to_owned(),
             role: needs.role,
             domain: needs.domain.to_owned(),
             specialization_required: needs.specialization_required,
             team,
-            amounts: asked.amounts,
+            amounts,
+            limit_key: limit_key.to_owned(),
+            extra_slots: needs.slots.saturating_sub(1),
+            skills: needs.skills.to_vec(),
         }
+    }
+
+    /// Returns the shape of a task that needs something particular.
+    pub(crate) fn of_task(task: &Task) -> Shape {
+        let amounts = task.resources.as_ref().map_or(Amounts::NONE, |claim| claim.asked.amounts);
+        Shape::of(&task.needs(), task.team, amounts, (task.queue(), task.limit_key()))
     }
 
     /// Returns the shape of a task that needs resources once it is accepted.
     pub(crate) fn of_submission(submission: &SubmitTask, asked: &TaskResources) -> Shape {
-        let skill = submission.required_specialization.as_deref();
-        let needs = Needs {
-            role: submission.required_role,
-            specialization_required: skill.is_some(),
-            domain: skill.unwrap_or(&submission.kind),
-        };
-        Shape::of(&needs, submission.team, asked)
+        let lane = (submission.queue(), submission.limit_key());
+        Shape::of(&submission.needs(), submission.team, asked.amounts, lane)
     }
 
-    /// Returns what it requires of an agent besides resources.
+    /// Returns a shape that comes before all others of a queue.
+    fn before_all_of(queue: &str) -> Shape {
+        let needs = Needs { role: None, specialization_required: false, domain: "", kind: "", slots: 1, skills: &[] };
+        Shape::of(&needs, None, Amounts::NONE, (queue, ""))
+    }
+
+    /// Returns what it requires of an agent besides resources. The kinds of its tasks may differ, and are not told.
     pub(crate) fn needs(&self) -> Needs<'_> {
-        Needs { role: self.role, specialization_required: self.specialization_required, domain: &self.domain }
+        Needs {
+            role: self.role,
+            specialization_required: self.specialization_required,
+            domain: &self.domain,
+            kind: "",
+            slots: self.extra_slots.saturating_add(1),
+            skills: &self.skills,
+        }
     }
 }
 
 impl Needing {
-    /// Indexes a task that needs these resources, after a change.
-    pub(crate) fn enter(&mut self, task: &Task, asked: &TaskResources) {
+    /// Indexes a task of a submitter that needs something particular, after a change.
+    pub(crate) fn enter(&mut self, task: &Task, submitter: &str) {
         if task.state.is_final() {
             return;
         }
-        let tasks = self.shapes.entry(Shape::of(&task.needs(), task.team, asked)).or_default();
+        let tasks = self.shapes.entry(Shape::of_task(task)).or_default();
         tasks.unfinished += 1;
         if task.is_ready() {
-            tasks.ready.insert(rank(task));
+            tasks.ready.insert(submitter, rank(task));
             self.ready += 1;
         }
     }
 
     /// Removes a task before a change.
-    pub(crate) fn leave(&mut self, task: &Task, asked: &TaskResources) {
+    pub(crate) fn leave(&mut self, task: &Task, submitter: &str) {
         if task.state.is_final() {
             return;
         }
-        let shape = Shape::of(&task.needs(), task.team, asked);
+        let shape = Shape::of_task(task);
         let Some(tasks) = self.shapes.get_mut(&shape) else { return };
         tasks.unfinished -= 1;
         if task.is_ready() {
-            tasks.ready.remove(&rank(task));
+            tasks.ready.remove(submitter, rank(task));
             self.ready -= 1;
         }
         if tasks.unfinished == 0 {
@@ -122,20 +156,41 @@ impl Needing {
         self.shapes.len()
     }
 
-    /// Returns the shapes of ready tasks, with the places of these.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = (&Shape, &BTreeSet<Rank>)> {
-        self.shapes.iter().map(|(shape, tasks)| (shape, &tasks.ready)).filter(|(_, ready)| !ready.is_empty())
+    /// Returns the shapes of ready tasks, with these.
+    pub(crate) fn waiting(&mut self) -> impl Iterator<Item = (&Shape, &mut Submitters)> {
+        let shapes = self.shapes.iter_mut().map(|(shape, tasks)| (shape, &mut tasks.ready));
+        shapes.filter(|(_, ready)| !ready.is_vacant())
+    }
+
+    /// Same as [`Needing::waiting`], for the tasks of one queue.
+    pub(crate) fn waiting_in(&mut self, queue: &str) -> impl Iterator<Item = (&Shape, &mut Submitters)> {
+        let shapes = self.shapes.range_mut(Shape::before_all_of(queue)..);
+        let of_queue = shapes.take_while(move |(shape, _)| shape.queue == queue);
+        of_queue.map(|(shape, tasks)| (shape, &mut tasks.ready)).filter(|(_, ready)| !ready.is_vacant())
+    }
+
+    /// Same as [`Needing::waiting`], for readers.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = (&Shape, &Submitters)> {
+        let shapes = self.shapes.iter().map(|(shape, tasks)| (shape, &tasks.ready));
+        shapes.filter(|(_, ready)| !ready.is_vacant())
     }
 
     /// Returns the next shape of ready tasks after this one; the first one after `None`.
     pub(crate) fn after(&self, shape: Option<&Shape>) -> Option<&Shape> {
         let start = shape.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = self.shapes.range::<Shape, _>((start, Bound::Unbounded));
-        rest.find(|(_, tasks)| !tasks.ready.is_empty()).map(|(shape, _)| shape)
+        rest.find(|(_, tasks)| !tasks.ready.is_vacant()).map(|(shape, _)| shape)
     }
 
-    /// Returns the places of the ready tasks of a shape, the first one in front.
+    /// Returns the places of the ready tasks of a shape, by submitter.
     pub(crate) fn ready_of(&self, shape: &Shape) -> impl Iterator<Item = &Rank> {
-        self.shapes.get(shape).into_iter().flat_map(|tasks| &tasks.ready)
+        self.shapes.get(shape).into_iter().flat_map(|tasks| tasks.ready.ranks())
+    }
+
+    /// Returns whether all turns are as looks need them.
+    pub(crate) fn is_sound(&self, rules: Rules<'_>) -> bool {
+        self.shapes.iter().all(|(shape, tasks)| {
+            tasks.ready.is_sound(&|submitter: &str| rules.shares.of_submitter(&shape.queue, submitter))
+        })
     }
 }

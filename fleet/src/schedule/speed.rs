@@ -51,6 +51,11 @@ impl KindTimes {
         TrackRecord::ONE / 2
     }
 
+    /// Returns how long attempts at tasks of a kind take on average, microseconds; `None` if that is not known.
+    pub(crate) fn mean(&self, kind: &str) -> Option<u64> {
+        self.kinds.get(kind).map(|time| time.mean_us)
+    }
+
     fn forget_oldest(&mut self) {
         let oldest = self.kinds.iter().min_by_key(|(_, time)| time.seen);
         if let Some(kind) = oldest.map(|(kind, _)| kind.clone()) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     Agent, AgentId, AgentState, Attempt, AttemptEnd, CancelCause, Completion, Effect, Failure, FailureKind, Fleet,
     HeldState, Outcome, Refusal, Reply, StaleReason, Stamp, Task, TaskId, TaskState, Weights,
-    limits::{MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_RETRY_AFTER_MS, MAX_TEXT_BYTES, SCARCE_TEXT_BYTES},
+    limits::{MAX_FAILURE_NAME_BYTES, MAX_FREE_HAND_BACKS, MAX_INPUT_BYTES, MAX_TEXT_BYTES, SCARCE_TEXT_BYTES},
     sabotage::{Mistake, planted},
     schedule::score::score,
 };
@@ -23,7 +23,7 @@ fn attempt_of(task: &Task, agent: &Agent, candidates: u32, weights: &Weights, no
         assigned_at: now,
         ended_at: None,
         end: None,
-        score: score(weights, agent, matched),
+        score: score(weights, agent, &task.kind, matched),
         candidates,
         failure: None,
         digest: None,
@@ -56,8 +56,8 @@ pub(crate) fn cut(text: &mut String, most: usize, tail: bool) {
 
 impl Outcome {
     /// Applies the limits: a failure's texts are cut to [`MAX_TEXT_BYTES`], and an output over [`MAX_INPUT_BYTES`]
-    /// becomes a final failure. Coordinators do this before a completion enters the log, so that refused bytes are not
-    /// replicated.
+    /// becomes a final failure, as does a suspension that is out of bounds. Coordinators do this before a completion
+    /// enters the log, so that refused bytes are not replicated.
     #[must_use]
     pub fn within_limits(self) -> Outcome {
         match self {
@@ -71,30 +71,42 @@ impl Outcome {
             Outcome::Failed(mut failure) => {
                 cut(&mut failure.message, MAX_TEXT_BYTES, false);
                 cut(&mut failure.stderr_tail, MAX_TEXT_BYTES, true);
+                cut(&mut failure.name, MAX_FAILURE_NAME_BYTES, false);
                 Outcome::Failed(failure)
             }
+            Outcome::Suspended(suspension) => match suspension.problem() {
+                Some(problem) => Outcome::Failed(own_failure(FailureKind::Subtask, &problem, false)),
+                None => Outcome::Suspended(suspension),
+            },
             Outcome::Succeeded(_) | Outcome::Answered { .. } | Outcome::Stopped | Outcome::HandedBack => self,
         }
     }
 }
 
 pub(crate) fn own_failure(kind: FailureKind, message: &str, retryable: bool) -> Failure {
-    Failure { kind, message: message.to_owned(), code: None, stderr_tail: String::new(), retryable, retry_after_ms: 0 }
+    let (message, stderr_tail, name) = (message.to_owned(), String::new(), String::new());
+    Failure { kind, message, code: None, stderr_tail, retryable, retry_after_ms: 0, name }
 }
 
 impl Fleet {
     /// Gives a task that is not in the state yet to the best agent with a free slot, if there is one.
     pub(crate) fn assign_new(&mut self, task: &mut Task, effects: &mut Vec<Effect>) {
         let weights = self.state.config.weights;
+        if self.is_being_admitted(task) {
+            return;
+        }
         let Some(id) = self.best_for(task) else {
             return;
         };
         let candidates = self.candidates_for(task);
         let now = self.state.now;
-        let key = (task.id, task.next_attempt());
+        let (key, slots) = ((task.id, task.next_attempt()), task.slots());
+        if !self.indexes.schedule.gate.has_no_limits() {
+            self.take_tokens(task.queue(), task.limit_key());
+        }
         let attempt = self.change_work(id, |agent| {
             let attempt = attempt_of(task, agent, candidates, &weights, now);
-            agent.held.insert(key, HeldState::Active);
+            agent.hold(key, slots);
             attempt
         });
         let Some(attempt) = attempt else { return };
@@ -108,6 +120,9 @@ impl Fleet {
     /// several agents, all members are placed.
     pub(crate) fn place(&mut self, seq: u64, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&seq) else { return };
+        if task.has_expired(self.state.now.fleet) {
+            return;
+        }
         let (lacks_members, parent) = (task.lacks_members(), task.member_of);
         match parent {
             _ if lacks_members => self.launch(seq, effects),
@@ -118,7 +133,7 @@ impl Fleet {
 
     /// Gives a queued task to the best agent with a free slot that can take it, if the task is ready and there is one.
     pub(super) fn place_one(&mut self, seq: u64, effects: &mut Vec<Effect>) {
-        let ready = self.state.tasks.kept.get(&seq).filter(|task| task.is_ready());
+        let ready = self.state.tasks.kept.get(&seq).filter(|task| task.is_ready() && !self.is_being_admitted(task));
         let best = ready.and_then(|task| self.best_for(task));
         if let Some(agent) = best {
             self.assign(seq, agent, effects);
@@ -132,12 +147,17 @@ impl Fleet {
 
     /// Gives `agent` its next queued task, if it has a free slot. Returns whether there was one.
     pub(crate) fn pull_one(&mut self, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
-        let free = self.state.agents.known.get(&agent).filter(|a| a.free_slots() > 0);
-        let next = free.and_then(|a| self.next_for(a));
-        if let Some(next) = next {
-            self.assign(next, agent, effects);
+        let Some(next) = self.next_for(agent) else { return false };
+        let task = self.state.tasks.kept.get(&next.seq());
+        if task.is_some_and(|task| task.has_expired(self.state.now.fleet)) {
+            // Its timer is about to end it.
+            self.queue_expired(next.seq(), effects);
+            return true;
         }
-        next.is_some()
+        self.count_start(&next);
+        self.assign(next.seq(), agent, effects);
+        self.forget_idle_shares();
+        true
     }
 
     /// Gives a ready task to an agent with a free slot, and the resources that it needs.
@@ -150,9 +170,13 @@ impl Fleet {
         let candidates = self.candidates_for(task);
         let attempt = attempt_of(task, agent, candidates, &weights, now);
         effects.push(assignment(task, &attempt));
-        let key = (task.id, attempt.number);
+        let (key, slots) = ((task.id, attempt.number), task.slots());
         let needing = task.resources.is_some().then(|| Arc::clone(task));
-        self.change_work(id, |agent| agent.held.insert(key, HeldState::Active));
+        if !self.indexes.schedule.gate.has_no_limits() {
+            let task = Arc::clone(task);
+            self.take_tokens(task.queue(), task.limit_key());
+        }
+        self.change_work(id, |agent| agent.hold(key, slots));
         let allocation = needing.and_then(|task| self.take_room(&task, id, key.1));
         let displaced_from = self.change_task(seq, |task| {
             task.begin_attempt(attempt);
@@ -179,7 +203,7 @@ impl Fleet {
             Some(HeldState::Active) => {}
             _ if any_counts => self.take_as_current(id, (task, attempt), effects),
             Some(HeldState::Stopping) => {
-                self.change_work(id, |a| a.held.remove(&(task, attempt)));
+                self.change_work(id, |a| a.release(&(task, attempt)));
                 self.indexes.agents.stopping.remove((task, attempt, id));
                 self.pull(id, effects);
                 if matches!(outcome, Outcome::Stopped | Outcome::HandedBack) {
@@ -208,8 +232,9 @@ impl Fleet {
                 self.failed(seq, id, (task, attempt), failure, effects);
             }
             Outcome::Failed(failure) => self.failed(seq, id, (task, attempt), failure, effects),
+            Outcome::Suspended(suspension) => self.suspend(seq, id, (task, attempt), suspension, effects),
             Outcome::Stopped | Outcome::HandedBack => {
-                self.change_work(id, |agent| agent.held.remove(&(task, attempt)));
+                self.change_work(id, |agent| agent.release(&(task, attempt)));
                 self.give_back(seq, unhealthy.then_some(id), effects);
                 self.pull(id, effects);
                 self.place(seq, effects);
@@ -224,7 +249,7 @@ impl Fleet {
     /// Prepares [`Mistake::StaleResultAccepted`]: ends the current attempt, so that the result of another one can be
     /// accepted. Everything else stays consistent, so that only the result can reveal the mistake.
     fn take_as_current(&mut self, id: AgentId, attempt: (TaskId, u32), effects: &mut Vec<Effect>) {
-        self.change_work(id, |agent| agent.held.remove(&attempt));
+        self.change_work(id, |agent| agent.release(&attempt));
         self.indexes.agents.stopping.remove((attempt.0, attempt.1, id));
         if let Some(seq) = self.indexes.tasks.ids.get(&attempt.0).copied() {
             self.stop_current(seq, CancelCause::Cancelled, effects);
@@ -242,7 +267,7 @@ impl Fleet {
         Reply::Stale(reason)
     }
 
-    fn why_stale(&self, task: TaskId) -> StaleReason {
+    pub(super) fn why_stale(&self, task: TaskId) -> StaleReason {
         match self.task(task) {
             None => StaleReason::UnknownTask,
             Some(task) if task.state.is_final() => StaleReason::Finished,
@@ -276,7 +301,7 @@ impl Fleet {
         let (parent, is_of_team) = (task.member_of, task.team.is_some());
         let speed = self.state.kinds.note(&task.kind, ran_us, self.state.revision);
         if let (Some(parent), Some(digest)) = (parent, digest) {
-            self.change_work(id, |agent| agent.held.remove(&held));
+            self.change_work(id, |agent| agent.release(&held));
             self.member_answered((seq, parent), (output, digest), speed, effects);
             return self.pull(id, effects);
         }
@@ -288,14 +313,15 @@ impl Fleet {
             task.output = Some(output);
             task.finish(now, TaskState::Succeeded, None);
         });
+        let sample = self.sample_of(id, seq);
         self.change_work(id, |agent| {
-            agent.held.remove(&held);
-            agent.record.note_success(speed);
+            agent.release(&held);
+            agent.note_success(speed, sample);
         });
         self.pull(id, effects);
     }
 
-    /// Takes the failure of a current attempt, which is `held` by this agent.
+    /// Ends the current attempt with a failure that its agent reports, or that is found in what it reports.
     pub(super) fn failed(
         &mut self,
         seq: u64,
@@ -304,16 +330,21 @@ impl Fleet {
         mut failure: Failure,
         effects: &mut Vec<Effect>,
     ) {
+        if let Some(task) = self.state.tasks.kept.get(&seq) {
+            task.judge(&mut failure);
+        }
         // The texts are kept with the attempt and, if it is the last one, also with the task.
-        if !self.has_room(2 * (failure.message.len() + failure.stderr_tail.len())) {
+        if !self.has_room(2 * (failure.message.len() + failure.stderr_tail.len() + failure.name.len())) {
             cut(&mut failure.message, SCARCE_TEXT_BYTES, false);
             failure.stderr_tail.clear();
+            failure.name.clear();
         }
         let counts = failure.kind != FailureKind::Deadline;
+        let sample = self.sample_of(id, seq);
         self.change_work(id, |agent| {
-            agent.held.remove(&held);
+            agent.release(&held);
             if counts {
-                agent.record.note_failure(1);
+                agent.note_failure(sample);
             }
         });
         let end = match failure.kind {
@@ -326,20 +357,19 @@ impl Fleet {
     }
 
     /// Ends the current attempt with a failure: the task waits for its next attempt, or ends if there is none.
-    pub(crate) fn fail_attempt(&mut self, seq: u64, end: AttemptEnd, failure: Failure, effects: &mut Vec<Effect>) {
+    pub(crate) fn fail_attempt(&mut self, seq: u64, end: AttemptEnd, mut failure: Failure, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&seq) else {
             return;
         };
+        task.judge(&mut failure);
         let again = failure.retryable && failure.kind != FailureKind::Deadline;
-        let (is_used_up, backoff) = (task.is_used_up(), task.retry.backoff(task.attempts_used));
+        let (is_used_up, mut pause) = (task.is_used_up(), task.pause_after(&failure));
         let (member_of, is_of_team) = (task.member_of, task.team.is_some());
         if is_of_team {
             self.count_team_attempt(seq, false);
         }
         if again && !is_used_up {
             let now = self.state.now;
-            let asked = failure.retry_after_ms.min(MAX_RETRY_AFTER_MS);
-            let mut pause = backoff.max(asked);
             if planted(Mistake::BackoffHalved) {
                 pause /= 2;
             }
@@ -435,14 +465,15 @@ impl Fleet {
         if !frees_slot {
             self.indexes.agents.stopping.insert((key.0, key.1, id));
         }
+        let sample = self.sample_of(id, seq);
         self.change_work(id, |agent| {
             if frees_slot {
-                agent.held.remove(&key);
+                agent.release(&key);
             } else {
-                agent.held.insert(key, HeldState::Stopping);
+                agent.stop(key);
             }
-            if cause == CancelCause::TimedOut {
-                agent.record.note_failure(1);
+            if matches!(cause, CancelCause::TimedOut | CancelCause::Stalled) {
+                agent.note_failure(sample);
             }
         });
         effects.push(Effect::Stop { agent: id, session, task: key.0, attempt: key.1, cause });

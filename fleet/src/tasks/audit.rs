@@ -7,6 +7,7 @@ use crate::{
     audit::{COUNTER_ROOM, Check, ensure},
     fleet::State,
     limits::*,
+    tasks::links::audit::check_links,
 };
 
 /// Checks each task on its own. `revisions` collects the revisions of everything checked.
@@ -25,8 +26,28 @@ pub(crate) fn check_tasks(state: &State, revisions: &mut BTreeSet<u64>) -> Check
             || format!("task {}: identity", task.id),
         )?;
         check_task(task, state.now.fleet).map_err(|what| format!("task {}: {what}", task.id))?;
+        let is_of_version = task.demand.is_none() || state.version >= Feature::Kinds.since();
+        ensure(is_of_version, || format!("task {}: several slots or skills before their version", task.id))?;
     }
+    check_dead_letters(state)?;
+    check_links(state)?;
     check_approvals(state)
+}
+
+/// Checks that what features have brought is there with them alone, and that dead letters are failures and not too
+/// many.
+fn check_dead_letters(state: &State) -> Check {
+    let (times, dead) = (Feature::Timing.since(), Feature::DeadLetters.since());
+    let mut count = 0;
+    for task in state.tasks.kept.values() {
+        let is_failure = matches!(task.state, TaskState::Failed | TaskState::DeadLettered);
+        let is_sound = (state.version >= times || task.timing.is_none())
+            && (state.version >= dead || !task.dead && task.revival.is_none())
+            && (!task.dead || is_failure && task.member_of.is_none() && task.links.is_none());
+        ensure(is_sound, || format!("task {}: timing or dead letter", task.id))?;
+        count += usize::from(task.dead);
+    }
+    ensure(count <= MAX_DEAD_LETTERS, || format!("{count} dead letters"))
 }
 
 /// Checks that a task that waits for an approval has an open ballot of its own, and has not started.
@@ -85,7 +106,10 @@ fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
     let outputs = answers.iter().all(|answer| digests.insert(answer.digest) == answer.output.is_some());
     let ends = match (task.state.is_final(), launched) {
         (true, _) => members.is_empty() && answers.is_empty() && comparing.is_none(),
-        (false, false) => count + comparisons.len() + stopping.len() == 0 && comparing.is_none(),
+        (false, false) => {
+            let is_new = count + comparisons.len() == 0 && comparing.is_none();
+            is_new && (stopping.is_empty() || task.revival.is_some())
+        }
         (false, true) => {
             count == asked.agents as usize && verification.agreed().is_none() && verification.is_possible()
         }
@@ -98,7 +122,7 @@ fn is_sound(state: &State, task: &Task, verification: &Verification) -> bool {
         && found.iter().all(is_member)
         && agents.len() == turns.len()
         && failed.len() <= asked.agents as usize
-        && stopping.len() <= (asked.agents + pairs_of(asked.agents)) as usize
+        && stopping.len() <= MAX_STOPPING_PARTS
         && outputs
         && fits
         && ends
@@ -116,6 +140,7 @@ fn are_comparisons_sound(state: &State, task: &Task, verification: &Verification
             && asked.compare.as_ref() == Some(&child.kind)
             && asked.compare == child.required_specialization
             && (child.team, child.resources.is_none(), child.verification.is_none()) == (None, true, true)
+            && child.demand.is_none()
     };
     let exists = |seq: &u64| !members.contains(seq) && state.tasks.kept.get(seq).is_some_and(is_comparison);
     pairs.len() == comparisons.len()
@@ -146,6 +171,7 @@ fn check_task(task: &Task, now: u64) -> Check {
                 && task.result_ttl <= MAX_DURATION_MS
                 && task.attempt_timeout.is_none_or(|t| t <= MAX_DURATION_MS),
         ),
+        ("demand", task.demand.as_ref().is_none_or(|of| of.is_sound(task.required_specialization.as_deref()))),
         ("times", times.into_iter().flatten().all(|t| t <= last) && past.into_iter().all(|at| at.fleet <= now)),
         (
             "final state",
@@ -166,6 +192,12 @@ fn check_task(task: &Task, now: u64) -> Check {
         ),
         ("attempt number", u64::from(task.attempt) < COUNTER_ROOM >> 32),
         ("attempts used", task.attempts_used <= task.retry.max_attempts),
+        ("timing", task.timing.as_ref().is_none_or(|timing| timing.asked.check().is_ok())),
+        (
+            "queue expiry",
+            task.queue_until().is_none_or(|at| task.state == TaskState::Queued && at <= last + MAX_DURATION_MS),
+        ),
+        ("revival", task.revival.as_ref().is_none_or(|revival| revival.at.fleet <= now)),
     ];
     match rules.into_iter().find(|(_, holds)| !holds) {
         Some((what, _)) => Err(what.to_owned()),

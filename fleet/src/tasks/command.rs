@@ -3,8 +3,14 @@
 use bilrost::{Enumeration, Message, Oneof};
 use bytes::Bytes;
 
+use super::{
+    dead::{DropDead, RetryDead},
+    links::{AskedLinks, suspending::Suspension},
+    timing::Timing,
+};
 use crate::{
-    AgentId, Effect, Fleet, OpenBallot, Reply, Role, SessionId, TaskId, TaskResources, TeamId, Verify, steps::Jobs,
+    AgentId, AskedLane, Demand, Effect, Fleet, OpenBallot, Reply, Role, SessionId, TaskId, TaskResources, TeamId,
+    Verify, steps::Jobs,
 };
 
 /// A command for one task. All domains share one range of field numbers; see `codec`.
@@ -31,6 +37,23 @@ pub enum TaskCommand {
     /// An attempt ended.
     #[bilrost(7)]
     Complete(Completion),
+    /// Tries a dead letter again. Needs [`Feature::DeadLetters`](crate::Feature::DeadLetters).
+    #[bilrost(41)]
+    RetryDead(RetryDead),
+    /// Drops a dead letter. Needs [`Feature::DeadLetters`](crate::Feature::DeadLetters).
+    #[bilrost(42)]
+    DropDead(DropDead),
+    /// An attempt has made no progress for as long as its task allows. Needs
+    /// [`Feature::Timing`](crate::Feature::Timing).
+    #[bilrost(tag(43), message)]
+    Stalled {
+        /// The task.
+        #[bilrost(1)]
+        task: TaskId,
+        /// Fencing number of the attempt.
+        #[bilrost(2)]
+        attempt: u32,
+    },
 }
 
 /// A task as submitted. Durations are in milliseconds from acceptance.
@@ -89,6 +112,10 @@ pub struct SubmitTask {
     #[cfg(feature = "trial")]
     #[bilrost(14)]
     pub trial: bool,
+    /// The rules about its time and its retries that only some tasks have. Needs
+    /// [`Feature::Timing`](crate::Feature::Timing).
+    #[bilrost(40)]
+    pub timing: Option<Box<Timing>>,
     /// The team whose members alone may run it. Needs [`Feature::Teams`](crate::Feature::Teams).
     #[bilrost(30)]
     pub team: Option<TeamId>,
@@ -99,6 +126,16 @@ pub struct SubmitTask {
     /// The resources that it needs while it runs. Needs [`Feature::Resources`](crate::Feature::Resources).
     #[bilrost(32)]
     pub resources: Option<Box<TaskResources>>,
+    /// The tasks that it depends on, its parts, and whose part it is. Needs
+    /// [`Feature::Graphs`](crate::Feature::Graphs).
+    #[bilrost(60)]
+    pub links: Option<Box<AskedLinks>>,
+    /// Where it waits, and who submits it. Needs [`Feature::Queues`](crate::Feature::Queues).
+    #[bilrost(100)]
+    pub lane: Option<Box<AskedLane>>,
+    /// What it takes of its agent beyond one slot and one skill. Needs [`Feature::Kinds`](crate::Feature::Kinds).
+    #[bilrost(120)]
+    pub demand: Option<Box<Demand>>,
 }
 
 /// How often a task is attempted, and the backoff between attempts.
@@ -140,7 +177,7 @@ pub struct Completion {
     #[bilrost(5)]
     pub ran_us: u64,
     /// How the attempt ended.
-    #[bilrost(oneof(6-9))]
+    #[bilrost(oneof(6-9, 60))]
     pub outcome: Outcome,
 }
 
@@ -171,6 +208,10 @@ pub enum Outcome {
         #[bilrost(tag(2), encoding(plainbytes))]
         digest: [u8; 32],
     },
+    /// The attempt ended because the task waits for subtasks; another attempt is given their results. Needs
+    /// [`Feature::Graphs`](crate::Feature::Graphs).
+    #[bilrost(60)]
+    Suspended(Suspension),
 }
 
 impl Outcome {
@@ -178,7 +219,11 @@ impl Outcome {
     pub(crate) fn digest(&self) -> Option<[u8; 32]> {
         match self {
             Outcome::Answered { digest, .. } => Some(*digest),
-            Outcome::Succeeded(_) | Outcome::Failed(_) | Outcome::Stopped | Outcome::HandedBack => None,
+            Outcome::Succeeded(_)
+            | Outcome::Failed(_)
+            | Outcome::Stopped
+            | Outcome::HandedBack
+            | Outcome::Suspended(_) => None,
         }
     }
 }
@@ -216,6 +261,17 @@ pub enum FailureKind {
     /// The agents that ran the task did not agree on an output, what must be compared is not in an output, or outputs could
     /// not be compared. Needs [`Feature::Verification`](crate::Feature::Verification).
     Disagreement = 13,
+    /// No agent took the task before its queue expiry passed. Needs [`Feature::Timing`](crate::Feature::Timing).
+    Expired = 40,
+    /// The attempt made no progress for as long as its task allows. Needs [`Feature::Timing`](crate::Feature::Timing).
+    Stalled = 41,
+    /// A task that the task depends on has not succeeded. Needs [`Feature::Graphs`](crate::Feature::Graphs).
+    Dependency = 60,
+    /// Too few parts of the task have succeeded, or were submitted, or its subtasks were refused. Needs
+    /// [`Feature::Graphs`](crate::Feature::Graphs).
+    Subtask = 61,
+    /// The results that the task would be given are too large. Needs [`Feature::Graphs`](crate::Feature::Graphs).
+    ResultsTooLarge = 62,
 }
 
 /// Why an attempt, or a task, failed.
@@ -241,6 +297,11 @@ pub struct Failure {
     /// [`MAX_RETRY_AFTER_MS`](crate::limits::MAX_RETRY_AFTER_MS) of it counts.
     #[bilrost(6)]
     pub retry_after_ms: u64,
+    /// What the handler calls the failure, such as a class of exceptions; empty if it gave no name. At most
+    /// [`MAX_FAILURE_NAME_BYTES`](crate::limits::MAX_FAILURE_NAME_BYTES); a longer one is cut. Needs
+    /// [`Feature::Timing`](crate::Feature::Timing).
+    #[bilrost(40)]
+    pub name: String,
 }
 
 impl Fleet {
@@ -249,6 +310,9 @@ impl Fleet {
             TaskCommand::Submit(submission) => self.submit(submission, jobs, effects),
             TaskCommand::Cancel { task, reason } => self.cancel(task, reason, effects),
             TaskCommand::Complete(completion) => self.complete(completion, effects),
+            TaskCommand::RetryDead(command) => self.retry_dead(command, effects),
+            TaskCommand::DropDead(command) => self.drop_dead(command),
+            TaskCommand::Stalled { task, attempt } => self.stalled(task, attempt, effects),
         }
     }
 }

@@ -73,10 +73,22 @@ impl Verification {
 }
 
 impl Task {
-    /// Makes a member a comparison, which any agent may run that has its kind as a specialization.
-    fn into_comparison(self, kind: &str) -> Task {
+    /// Makes a member a comparison, which any agent may run that has its kind as a specialization. What runs the task
+    /// may have to report progress; what compares its outputs is something else, and need not.
+    fn into_comparison(mut self, kind: &str) -> Task {
         let (kind, skill) = (kind.to_owned(), Some(kind.to_owned()));
-        Task { kind, required_role: None, required_specialization: skill, team: None, resources: None, ..self }
+        if let Some(timing) = &mut self.timing {
+            timing.asked.progress_timeout = None;
+        }
+        Task {
+            kind,
+            required_role: None,
+            required_specialization: skill,
+            team: None,
+            resources: None,
+            demand: None,
+            ..self
+        }
     }
 }
 
@@ -137,9 +149,10 @@ impl Fleet {
         let Some(task) = self.state.tasks.kept.get(&seq) else { return };
         let by = task.current().map(|attempt| Arc::clone(&attempt.agent_name));
         let speed = self.state.kinds.note(&task.kind, ran_us, self.state.revision);
+        let sample = self.kind_sample(id, &task.kind);
         self.change_work(id, |agent| {
-            agent.held.remove(&held);
-            agent.record.note_success(speed);
+            agent.release(&held);
+            agent.note_success(speed, sample);
         });
         let by = by.filter(|name| self.has_room(name.len())).unwrap_or_default();
         self.remove_member(seq, effects);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::dead::DeadLetters;
 use crate::{Task, TaskId, fixed_map::FixedMap};
 
 /// The indexes of tasks. They refer to tasks by their numbers in the order of acceptance.
@@ -17,6 +18,8 @@ pub(crate) struct TaskIndexes {
     pub members: BTreeMap<u64, u64>,
     /// Number of unfinished tasks whose results are verified.
     pub verified: u32,
+    /// The dead letters.
+    pub dead: DeadLetters,
 }
 
 impl TaskIndexes {
@@ -48,6 +51,7 @@ impl TaskIndexes {
         self.counts[task.state as usize] += 1;
         self.bytes += task.stored_bytes();
         self.verified += u32::from(is_verified(task));
+        self.dead.enter(task);
     }
 
     /// Removes a task before a change.
@@ -56,6 +60,7 @@ impl TaskIndexes {
         self.counts[task.state as usize] -= 1;
         self.bytes -= task.stored_bytes();
         self.verified -= u32::from(is_verified(task));
+        self.dead.leave(task);
     }
 }
 

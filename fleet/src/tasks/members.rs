@@ -8,7 +8,10 @@ use bytes::Bytes;
 use super::verification::{Answer, Judged, Verification};
 use crate::{
     Agent, AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, FleetMillis,
-    Refusal, Role, SubmitTask, Task, TaskId, TaskState, audit_log::action, config::invalid, limits::MAX_VERIFIED_TASKS,
+    Refusal, Role, SubmitTask, Task, TaskId, TaskState,
+    audit_log::action,
+    config::invalid,
+    limits::{MAX_STOPPING_PARTS, MAX_VERIFIED_TASKS},
     tasks::attempts::own_failure,
 };
 
@@ -148,8 +151,9 @@ impl Fleet {
         seq
     }
 
-    /// Returns an id for a member of this task that no task has. That the first one is taken is a chance in 2^122.
-    fn free_id(&self, parent: TaskId, seq: u64) -> TaskId {
+    /// Returns an id for a member or subtask of this task that no task has. That the first one is taken is a chance in
+    /// 2^122.
+    pub(super) fn free_id(&self, parent: TaskId, seq: u64) -> TaskId {
         let mut id = member_id(parent, seq);
         while self.indexes.tasks.ids.get(&id).is_some() {
             id = member_id(id, seq);
@@ -179,28 +183,38 @@ impl Fleet {
         }
     }
 
-    /// Returns the agents that can't take a task: those that hold another member of the same one, or have had their turn;
-    /// and those that gave what it compares.
+    /// Returns the agents that can't take a task, each once: those that hold another member of the same one, or have
+    /// had their turn; those that gave what it compares; and those that are still stopping an attempt at it that made
+    /// no progress.
     pub(crate) fn excluded(&self, task: &Task) -> Vec<AgentId> {
+        let mut agents: Vec<AgentId> = self.still_stopping(task).collect();
         if let Some((parent, _)) = self.compares_for(task) {
             let names = parent.givers().into_iter();
-            return names.filter_map(|name| self.indexes.agents.names.get(name).copied()).collect();
+            agents.extend(names.filter_map(|name| self.indexes.agents.names.get(name).copied()));
+        } else if let Some(parent) = self.parent_of(task)
+            && let Some(verification) = &parent.verification
+        {
+            agents.extend(self.had_turns(parent, verification));
         }
-        let parent = self.parent_of(task);
-        let verified = parent.and_then(|task| Some((task, task.verification.as_ref()?)));
-        verified.map_or(Vec::new(), |(parent, verification)| self.had_turns(parent, verification))
+        agents.sort_unstable();
+        agents.dedup();
+        agents
     }
 
     /// Returns the agents that hold a member of a task, or have had their turn.
-    pub(super) fn had_turns(&self, parent: &Task, verification: &Verification) -> Vec<AgentId> {
+    pub(crate) fn had_turns(&self, parent: &Task, verification: &Verification) -> Vec<AgentId> {
         let holder = |seq: &u64| Some(self.state.tasks.kept.get(seq)?.current()?.agent);
         // One that has left and joined again is still the same agent.
         let spent = parent.spent().filter_map(|name| self.indexes.agents.names.get(name).copied());
         verification.members.iter().filter_map(holder).chain(spent).collect()
     }
 
-    /// Returns the last of the members of a task that an agent can't take; `None` if it can, or the task is no member.
+    /// Returns the last of the members of a task that an agent can't take, or the task itself if it is no member;
+    /// `None` if the agent can take it.
     pub(crate) fn skipped(&self, seq: u64, agent: &Agent) -> Option<u64> {
+        if self.is_stopping_there(seq, agent.id) {
+            return Some(seq);
+        }
         let members = &self.indexes.tasks.members;
         if members.is_empty() {
             return None;
@@ -232,9 +246,20 @@ impl Fleet {
             self.settle_displaced(from, effects);
         }
         if let Some(parent) = member.member_of.filter(|_| self.indexes.agents.stopping.has(member.id)) {
-            self.change_verification(parent, |verification| verification.stopping.push(member.id));
+            self.note_stopping(parent, member.id);
         }
         self.task_is_gone(member.id, effects);
+    }
+
+    /// Notes that a part of a task was removed while an agent stops an attempt of it. Parts that have stopped are
+    /// forgotten.
+    fn note_stopping(&mut self, parent: u64, part: TaskId) {
+        let stopping = &self.indexes.agents.stopping;
+        let known = self.verification(parent).into_iter().flat_map(|of| of.stopping.iter().copied());
+        let mut parts: Vec<TaskId> = known.filter(|known| stopping.has(*known)).chain([part]).collect();
+        let excess = parts.len().saturating_sub(MAX_STOPPING_PARTS);
+        parts.drain(..excess);
+        self.change_verification(parent, |verification| verification.stopping = parts);
     }
 
     /// Returns whether the output of a task needs no more room: a member may answer with one that is kept already, and what
@@ -323,6 +348,7 @@ impl Fleet {
     fn agree(&mut self, parent: u64, output: Bytes, judged: &[Judged], effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&parent) else { return };
         let names: Vec<_> = judged.iter().map(|answer| task.agent_of(answer.attempt)).collect();
+        let kind = task.kind.clone();
         self.finish(parent, TaskState::Succeeded, effects, |task, now| {
             task.close_verification(judged);
             task.output = Some(output);
@@ -332,9 +358,10 @@ impl Fleet {
             let Some(is_right) = answer.is_right else { continue };
             // To leave and to join again does not save its record.
             let agent = name.and_then(|name| self.indexes.agents.names.get(&name).copied()).unwrap_or(answer.agent);
+            let sample = self.kind_sample(agent, &kind);
             self.change_work(agent, |agent| match is_right {
-                true => agent.record.note_success(answer.speed),
-                false => agent.record.note_failure(1),
+                true => agent.note_success(answer.speed, sample),
+                false => agent.note_failure(sample),
             });
             self.count_team_answer(parent, answer.attempt, is_right);
             if !is_right {

@@ -6,12 +6,18 @@ pub(crate) mod attempts;
 pub(crate) mod audit;
 pub(crate) mod command;
 pub(crate) mod comparisons;
+pub(crate) mod dead;
+pub(crate) mod demand;
 pub(crate) mod indexes;
+pub(crate) mod keys;
+pub(crate) mod links;
 pub(crate) mod members;
 pub(crate) mod query;
+pub(crate) mod retries;
 pub(crate) mod running;
 pub(crate) mod state;
 mod submission;
+pub(crate) mod timing;
 pub(crate) mod verification;
 pub(crate) mod waiting;
 
@@ -20,10 +26,12 @@ use std::sync::Arc;
 use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 
-use self::{approvals::Approval, verification::Verification};
+use self::{
+    approvals::Approval, dead::Revival, demand::Demand, links::Links, timing::TaskTiming, verification::Verification,
+};
 use crate::{
-    AgentId, Claim, Failure, FleetConfig, FleetMillis, RetryPolicy, Role, ScoreTerms, SessionId, Stamp, SubmitTask,
-    TaskId, TeamId,
+    AgentId, Claim, Failure, FleetConfig, FleetMillis, Lane, RetryPolicy, Role, ScheduledFor, ScoreTerms, SessionId,
+    Stamp, SubmitTask, TaskId, TeamId,
     limits::{ATTEMPT_GRACE_MS, MAX_KEPT_ATTEMPTS},
     schedule::free_agents::Needs,
 };
@@ -31,13 +39,14 @@ use crate::{
 /// The state of a task.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Enumeration)]
 pub enum TaskState {
-    /// The task waits for an approval, for an agent, or for its delay or backoff to pass.
+    /// The task waits for other tasks, for an approval, for an agent, or for its delay or backoff to pass.
     Queued = 0,
     /// The task was given to an agent.
     Assigned = 1,
     /// Final: an attempt succeeded.
     Succeeded = 2,
-    /// Final: an attempt failed and there is no further one, or the deadline passed.
+    /// Final: an attempt failed and there is no further one, or the deadline or the queue expiry passed. A dead letter
+    /// may be tried again, which is the only way out of a final state.
     Failed = 3,
     /// Final: the task was cancelled.
     Cancelled = 4,
@@ -56,7 +65,7 @@ impl TaskState {
         TaskState::DeadLettered,
     ];
 
-    /// Returns whether the task will never change again.
+    /// Returns whether the task has ended. It never changes again, unless it is a dead letter: see `dead`.
     pub fn is_final(self) -> bool {
         !matches!(self, TaskState::Queued | TaskState::Assigned)
     }
@@ -80,6 +89,9 @@ pub enum AttemptEnd {
     HandedBack = 5,
     /// Other agents agree on another output. Needs [`Feature::Verification`](crate::Feature::Verification).
     Outvoted = 6,
+    /// The attempt asked for subtasks, for which the task waits. It does not count against the retry policy. Needs
+    /// [`Feature::Graphs`](crate::Feature::Graphs).
+    Suspended = 60,
 }
 
 /// One assignment of a task to an agent.
@@ -222,18 +234,41 @@ pub struct Task {
     #[cfg(feature = "trial")]
     #[bilrost(28)]
     pub trial: bool,
+    /// The rules about its time and its retries that only some tasks have.
+    #[bilrost(40)]
+    pub timing: Option<Box<TaskTiming>>,
+    /// It has used up its attempts, or failed in a way that is not tried again, and may be tried again even so.
+    #[bilrost(41)]
+    pub dead: bool,
+    /// That it was a dead letter and was tried again.
+    #[bilrost(42)]
+    pub revival: Option<Box<Revival>>,
     /// The team whose members alone may run it.
     #[bilrost(50)]
     pub team: Option<TeamId>,
     /// The resources that it needs while it runs, and has.
     #[bilrost(52)]
     pub resources: Option<Box<Claim>>,
+    /// The tasks that it depends on, its children, and whose child it is.
+    #[bilrost(60)]
+    pub links: Option<Box<Links>>,
+    /// Where it waits, if it says so: otherwise in [`DEFAULT_QUEUE`](crate::limits::DEFAULT_QUEUE), or the queue of its
+    /// resources.
+    #[bilrost(100)]
+    pub lane: Option<Box<Lane>>,
+    /// What it takes of its agent beyond one slot and one skill. Needs [`Feature::Kinds`](crate::Feature::Kinds).
+    #[bilrost(120)]
+    pub demand: Option<Box<Demand>>,
+    /// The schedule that it is a run of.
+    #[bilrost(140)]
+    pub scheduled: Option<Box<ScheduledFor>>,
 }
 
 impl Task {
     /// Creates the task of a valid submission, in state `Queued`. `floor` is the highest fencing number that an agent
     /// may still be stopping for its id.
     pub(crate) fn accept(s: SubmitTask, seq: u64, now: Stamp, config: &FleetConfig, floor: u32) -> Task {
+        let may_start = now.fleet.saturating_add(s.delay.unwrap_or(0));
         Task {
             seq,
             id: s.id,
@@ -267,8 +302,15 @@ impl Task {
             member_of: None,
             #[cfg(feature = "trial")]
             trial: s.trial,
+            timing: s.timing.map(|asked| Box::new(TaskTiming::of(*asked, may_start))),
+            dead: false,
+            revival: None,
             team: s.team,
             resources: s.resources.map(|asked| Box::new(Claim { asked: *asked, allocation: None })),
+            lane: s.lane.map(|asked| Box::new(Lane { asked: *asked, aging: 0 })),
+            links: None,
+            demand: s.demand.and_then(|demand| Demand::of(demand.slots, demand.skills)),
+            scheduled: None,
         }
     }
 
@@ -277,13 +319,16 @@ impl Task {
         self.attempts.last().filter(|a| a.end.is_none())
     }
 
-    /// Returns whether the task is queued and waits for neither a delay, a backoff nor an approval.
+    /// Returns whether the task is queued and waits for neither a delay, a backoff, an approval nor other tasks.
     pub(crate) fn is_due(&self) -> bool {
-        self.state == TaskState::Queued && self.not_before.is_none() && self.awaited_ballot().is_none()
+        self.state == TaskState::Queued
+            && self.not_before.is_none()
+            && self.awaited_ballot().is_none()
+            && !self.awaits_tasks()
     }
 
-    /// Returns whether the task is queued and an agent may take it: it waits for neither a delay, a backoff nor an
-    /// approval, and does not run on several agents, by its members.
+    /// Returns whether the task is queued and an agent may take it: it waits for neither a delay, a backoff, an
+    /// approval nor other tasks, and does not run on several agents, by its members.
     pub fn is_ready(&self) -> bool {
         self.is_due() && self.verification.is_none()
     }
@@ -296,16 +341,20 @@ impl Task {
         Some(current.assigned_at.fleet.saturating_add(timeout).saturating_add(ATTEMPT_GRACE_MS))
     }
 
-    /// Returns how many bytes count against the fleet's budget: input, output, and the texts of failures and
-    /// cancellation.
+    /// Returns how many bytes count against the fleet's budget: input, output, where it waits, and the texts of failures,
+    /// of cancellation and of what is not tried again.
     pub fn stored_bytes(&self) -> u64 {
-        let text = |f: &Failure| f.message.len() + f.stderr_tail.len();
+        let text = |f: &Failure| f.message.len() + f.stderr_tail.len() + f.name.len();
         let attempts: usize = self.attempts.iter().filter_map(|a| a.failure.as_ref()).map(text).sum();
         let total = self.input.len()
             + self.output.as_ref().map_or(0, Bytes::len)
             + self.failure.as_ref().map_or(0, text)
             + self.cancel_reason.as_ref().map_or(0, String::len)
             + self.verification.as_ref().map_or(0, |verification| verification.stored_bytes())
+            + self.lane.as_ref().map_or(0, |lane| lane.asked.stored_bytes())
+            + self.timing.as_ref().map_or(0, |timing| timing.asked.stored_bytes())
+            + self.links.as_ref().map_or(0, |links| links.stored_bytes())
+            + self.demand.as_ref().map_or(0, |demand| demand.stored_bytes())
             + attempts;
         total as u64
     }
@@ -316,6 +365,9 @@ impl Task {
             role: self.required_role,
             specialization_required: self.required_specialization.is_some(),
             domain: self.required_specialization.as_deref().unwrap_or(&self.kind),
+            kind: &self.kind,
+            slots: self.slots(),
+            skills: self.skills(),
         }
     }
 
@@ -331,6 +383,7 @@ impl Task {
             self.attempts.remove(0);
         }
         self.state = TaskState::Assigned;
+        self.stop_waiting();
         self.attempt = attempt.number;
         self.attempts_used = self.attempts_used.saturating_add(1);
         if self.attempts.is_empty() {
@@ -362,6 +415,8 @@ impl Task {
         debug_assert!(state.is_final() && !self.state.is_final() && self.current().is_none());
         self.state = state;
         self.not_before = None;
+        self.stop_waiting();
+        self.close_links();
         self.failure = failure;
         self.finished_at = Some(now);
         self.expires_at = Some(now.fleet.saturating_add(self.result_ttl.max(1)));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::approvals::check_approval;
+use super::{approvals::check_approval, links::Links};
 use crate::{
     Approval, Effect, Feature, Fleet, Places, Refusal, Reply, Role, SubmitTask, Task, TaskId, TaskState,
     config::{check_duration, check_length, check_name, invalid},
@@ -33,9 +33,13 @@ impl SubmitTask {
             verify: None,
             #[cfg(feature = "trial")]
             trial: false,
+            timing: None,
             team: None,
             team_term: None,
             resources: None,
+            links: None,
+            lane: None,
+            demand: None,
         }
     }
 
@@ -66,7 +70,13 @@ impl SubmitTask {
             check_length("idempotency_key", key, MAX_KEY_BYTES)?;
         }
         check_length("submitter", &self.submitter, MAX_NAME_BYTES)?;
+        self.check_lane()?;
         self.check_verify()?;
+        self.check_links()?;
+        if let Some(timing) = &self.timing {
+            timing.check()?;
+        }
+        self.check_demand()?;
         if let Some(resources) = &self.resources {
             resources.check()?;
         }
@@ -74,7 +84,11 @@ impl SubmitTask {
     }
 
     fn is_same_as(&self, task: &Task) -> bool {
-        self.kind == task.kind && self.input == task.input && self.team == task.team
+        let part = task.child_of().map(|of| (of.task, of.index));
+        self.kind == task.kind
+            && self.input == task.input
+            && self.team == task.team
+            && self.part_of().map(|of| (of.task, of.index)) == part
     }
 }
 
@@ -85,7 +99,8 @@ impl Fleet {
         if let Err(refusal) = submission.check() {
             return Some(refusal);
         }
-        let refusal = self.check_room(submission).err()?;
+        let filled = self.with_defaults(submission);
+        let refusal = self.check_room(&filled, self.has_place(submission)).err()?;
         self.submitted_before(submission).is_none().then_some(refusal)
     }
 
@@ -96,33 +111,55 @@ impl Fleet {
         if let Some(reply) = self.submitted_before(&submission) {
             return reply;
         }
-        if let Err(refusal) = self.check_room(&submission) {
-            return Reply::Refused(refusal);
+        self.fill_defaults(&mut submission);
+        let checked = self.check_room(&submission, self.has_place(&submission));
+        let links = match checked.and_then(|()| self.links_of(&submission)) {
+            Ok(links) => links,
+            Err(refusal) => return Reply::Refused(refusal),
+        };
+        let (task, ballot) = (submission.id, submission.approval.take());
+        let approval = ballot.as_ref().map(|ballot| Approval { ballot: ballot.id, approved: false });
+        self.accept(submission, approval, links, effects);
+        if let Some(ballot) = ballot {
+            self.open_approval(*ballot, jobs, effects);
         }
+        Reply::Submitted { task, existing: false }
+    }
+
+    /// Accepts a task for which there is room, and gives it to an agent if it is ready and there is one.
+    pub(super) fn accept(
+        &mut self,
+        submission: SubmitTask,
+        approval: Option<Approval>,
+        links: Option<Box<Links>>,
+        effects: &mut Vec<Effect>,
+    ) {
         self.count_team_task(submission.team);
         self.state.totals.submitted = self.state.totals.submitted.saturating_add(1);
         let seq = self.state.tasks.next_seq;
         self.state.tasks.next_seq += 1;
         let floor = self.indexes.agents.stopping.highest(submission.id);
         let now = self.state.now;
-        let ballot = submission.approval.take();
         let mut task = Task::accept(submission, seq, now, &self.state.config, floor);
-        task.approval = ballot.as_ref().map(|ballot| Approval { ballot: ballot.id, approved: false });
-        let id = task.id;
+        (task.approval, task.links) = (approval, links);
+        self.set_lane(&mut task);
+        if task.awaits_tasks() {
+            task.stop_waiting();
+        }
         if task.is_ready() {
             self.assign_new(&mut task, effects);
         }
         task.revision = self.next_revision();
         self.indexes.add_task(&task);
-        let lacks_members = task.lacks_members();
+        self.indexes.link(&task, &self.state.tasks.kept);
+        let (lacks_members, is_linked) = (task.lacks_members(), task.links.is_some());
         self.state.tasks.kept.insert(seq, Arc::new(task));
         if lacks_members {
             self.launch(seq, effects);
         }
-        if let Some(ballot) = ballot {
-            self.open_approval(*ballot, jobs, effects);
+        if is_linked {
+            self.note_accepted(seq);
         }
-        Reply::Submitted { task: id, existing: false }
     }
 
     /// Returns whether the id or idempotency key of this submission belongs to a known task.
@@ -136,7 +173,10 @@ impl Fleet {
         let by_key = || self.indexes.tasks.keys.get(submission.idempotency_key.as_ref()?);
         let (seq, what) = match by_id {
             Some(seq) => (seq, "the id"),
-            None => (by_key()?, "the idempotency key"),
+            None => match by_key() {
+                Some(seq) => (seq, "the idempotency key"),
+                None => return self.spent_before(submission),
+            },
         };
         let task = self.state.tasks.kept.get(seq)?;
         if submission.is_same_as(task) && task.member_of.is_none() {
@@ -153,28 +193,58 @@ impl Fleet {
         Places { most, kept }.of(required.unwrap_or(Role::Worker))
     }
 
-    fn check_room(&self, submission: &SubmitTask) -> Result<(), Refusal> {
+    /// Refuses a submission for which there is no room. `has_place` tells that a place is kept for the task.
+    pub(super) fn check_room(&self, submission: &SubmitTask, has_place: bool) -> Result<(), Refusal> {
         if let Some(team) = submission.team {
             self.open_team(team)?;
             self.check_term(team, submission.team_term)?;
         }
+        let links = submission.links.as_ref().map_or(0, |links| links.stored_bytes());
+        let lane = submission.lane.as_ref().map_or(0, |lane| lane.stored_bytes());
+        let demand = submission.demand.as_ref().map_or(0, |demand| demand.stored_bytes());
+        let bytes = (submission.input.len() + links + lane + demand) as u64;
+        let runs = submission.verify.as_ref().map_or(0, |verify| verify.most_runs());
+        let more = if has_place { None } else { Some(u64::from(runs) + u64::from(submission.parts())) };
+        self.check_places(submission.required_role, more, bytes)?;
+        self.check_lane_room(submission, more)?;
+        self.check_verify_room(submission)?;
+        match submission.resources {
+            Some(_) => self.check_task_resources(submission)?,
+            None => self.check_demand_room(
+                submission.needs(),
+                submission.team,
+                (submission.queue(), submission.limit_key()),
+            )?,
+        }
+        self.check_key_room(submission)?;
+        submission.approval.as_ref().map_or(Ok(()), |ballot| self.check_approval_room(ballot))
+    }
+
+    /// Refuses a task that requires this role, and `more` others that come with it, if there are no places for all of
+    /// them; `None`: one is kept for it. Refuses it also if there is no room for its `bytes`.
+    pub(super) fn check_places(&self, role: Option<Role>, more: Option<u64>, bytes: u64) -> Result<(), Refusal> {
         let config = &self.state.config;
-        let input = submission.input.len() as u64;
-        let count = |state: TaskState| self.indexes.tasks.counts[state as usize];
-        let limit = self.queue_places(submission.required_role);
-        // A task whose result is verified has a run of its own for each agent, and may have a comparison besides.
-        let runs = submission.verify.as_ref().map_or(0, |verify| verify.agents + u32::from(verify.compare.is_some()));
-        if (count(TaskState::Queued) + count(TaskState::Assigned)).saturating_add(runs) >= limit {
-            return Err(Refusal::QueueFull { limit });
+        if let Some(more) = more {
+            self.check_queue_places(role, more)?;
+            let more = more.saturating_add(self.indexes.links.expected);
+            if (self.state.tasks.kept.len() as u64).saturating_add(more) >= u64::from(config.max_tasks) {
+                return Err(Refusal::TooManyTasks { limit: config.max_tasks });
+            }
         }
-        if self.state.tasks.kept.len().saturating_add(runs as usize) >= config.max_tasks as usize {
-            return Err(Refusal::TooManyTasks { limit: config.max_tasks });
-        }
-        if self.indexes.tasks.bytes.saturating_add(input) > config.max_bytes {
+        if self.indexes.tasks.bytes.saturating_add(bytes) > config.max_bytes {
             return Err(Refusal::StorageFull { limit: config.max_bytes });
         }
-        self.check_verify_room(submission)?;
-        self.check_task_resources(submission)?;
-        submission.approval.as_ref().map_or(Ok(()), |ballot| self.check_approval_room(ballot))
+        Ok(())
+    }
+
+    /// Refuses another unfinished task that requires this role, and `more` others that come with it, if there are too
+    /// many beside those for which places are kept.
+    pub(super) fn check_queue_places(&self, role: Option<Role>, more: u64) -> Result<(), Refusal> {
+        let count = |state: TaskState| u64::from(self.indexes.tasks.counts[state as usize]);
+        let (limit, more) = (self.queue_places(role), more.saturating_add(self.indexes.links.expected));
+        match (count(TaskState::Queued) + count(TaskState::Assigned)).saturating_add(more) >= u64::from(limit) {
+            true => Err(Refusal::QueueFull { limit }),
+            false => Ok(()),
+        }
     }
 }

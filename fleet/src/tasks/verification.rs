@@ -92,9 +92,9 @@ pub struct Verification {
     /// [`Verification::compared`].
     #[bilrost(7)]
     pub comparing: Option<u64>,
-    /// The ids of members and comparisons that were removed while an agent was still stopping an attempt of them, so that it
-    /// can be told when nothing of the task runs any more. There are at most as many as agents were asked for, and pairs of
-    /// these.
+    /// The ids of members and comparisons that were removed while an agent was still stopping an attempt of them, also
+    /// in earlier epochs, so that it can be told when nothing of the task runs any more; at most
+    /// [`MAX_STOPPING_PARTS`](crate::limits::MAX_STOPPING_PARTS).
     #[bilrost(8)]
     pub stopping: Vec<TaskId>,
 }
@@ -121,6 +121,11 @@ pub(super) struct Judged {
 }
 
 impl Verify {
+    /// Returns how many tasks may verify a result at a time: a run for each agent, and a comparison if there are any.
+    pub(super) fn most_runs(&self) -> u32 {
+        self.agents.saturating_add(u32::from(self.compare.is_some()))
+    }
+
     /// Refuses what is out of bounds.
     pub(crate) fn check(&self) -> Result<(), Refusal> {
         if !(2..=MAX_VERIFYING_AGENTS).contains(&self.agents) {
@@ -157,6 +162,12 @@ impl Verification {
             comparing: None,
             stopping: Vec::new(),
         }
+    }
+
+    /// Returns the verification as it begins again when the task is tried again as a dead letter. What agents are still
+    /// stopping is still waited for.
+    pub(super) fn again(&self) -> Self {
+        Self { stopping: self.stopping.clone(), ..Self::of(self.asked.clone()) }
     }
 
     /// Returns how many answers have this digest.
@@ -328,6 +339,11 @@ impl Task {
             approval: None,
             verification: None,
             member_of: Some(of.seq),
+            timing: of.timing.as_ref().map(|timing| timing.of_member()),
+            dead: false,
+            revival: None,
+            links: None,
+            scheduled: None,
             ..of.clone()
         }
     }

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use crate::{
-    Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, Verification, schedule::free_agents::Needs,
-    words::count,
+    Agent, AgentState, Fleet, FleetMillis, Task, TaskId, TaskState, Verification,
+    schedule::{free_agents::Needs, unschedulable::required},
+    words::{count, left, listed},
 };
 
 /// What a queued task waits for.
@@ -21,18 +22,36 @@ pub struct Waiting<'a> {
     biased: usize,
     /// An agent contributes what it needs.
     is_offered: bool,
+    /// Which limit of its queue holds it back.
+    limit: Option<String>,
+    /// Number of fitting live agents that have as many slots as the task takes, free or not.
+    large: usize,
+    /// When the first of them is expected to have so many free, as far as that is known.
+    expected: Option<FleetMillis>,
 }
 
 impl<'a> Waiting<'a> {
     /// Returns what `task` waits for, before any agent is counted; `None` if the task is not queued.
     pub fn of(task: &'a Task) -> Option<Self> {
-        let (waits, fitting) = (task.state == TaskState::Queued, [0; 5]);
-        waits.then(|| Self { task, fitting, givers: task.givers(), comparers: 0, biased: 0, is_offered: true })
+        let is_queued = task.state == TaskState::Queued;
+        is_queued.then(|| Self {
+            task,
+            fitting: [0; 5],
+            givers: task.givers(),
+            comparers: 0,
+            biased: 0,
+            is_offered: true,
+            limit: None,
+            large: 0,
+            expected: None,
+        })
     }
 
-    /// Notes whether any agent contributes what the task needs: one may wait for an agent that is expected to.
+    /// Notes whether a limit holds the task back, and whether any agent contributes what it needs: one may wait for an
+    /// agent that is expected to.
     pub fn note_offers(&mut self, fleet: &Fleet) {
         self.is_offered = fleet.is_offered(self.task);
+        self.limit = fleet.limit_words(self.task);
     }
 
     /// Returns what the task needs besides a free slot.
@@ -45,7 +64,7 @@ impl<'a> Waiting<'a> {
     /// Returns whether the task waits for an agent. If so, [`Waiting::words`] is right only once every agent is
     /// counted.
     pub fn needs_agents(&self) -> bool {
-        self.task.is_due() && (self.task.team.is_none() || self.compares().is_some())
+        self.limit.is_none() && self.task.is_due() && (self.task.team.is_none() || self.compares().is_some())
     }
 
     /// Returns the kind of the tasks that compare its outputs, if there are such.
@@ -53,11 +72,16 @@ impl<'a> Waiting<'a> {
         self.task.verification.as_ref()?.asked.compare.as_ref()
     }
 
-    /// Counts an agent.
-    pub fn count(&mut self, agent: &Agent) {
+    /// Counts an agent of this fleet at the time `now`.
+    pub fn count(&mut self, fleet: &Fleet, agent: &Agent, now: FleetMillis) {
         let needs: Needs<'_> = self.task.needs();
-        if needs.fit(agent.role, agent.has_specialization(needs.domain)) {
+        if needs.suit(agent) {
             self.fitting[agent.state as usize] += 1;
+            if agent.state == AgentState::Live && agent.slots >= needs.slots {
+                self.large += 1;
+                let expected = fleet.expected_free(agent, needs.slots, now);
+                self.expected = self.expected.into_iter().chain(expected).min();
+            }
         }
         let compares = self.compares().is_some_and(|kind| agent.has_specialization(kind));
         if compares && agent.state == AgentState::Live {
@@ -88,6 +112,15 @@ impl<'a> Waiting<'a> {
 
     /// Returns what the task waits for at the time `now`, as text.
     pub fn words(&self, now: FleetMillis) -> String {
+        if let Some(limit) = &self.limit {
+            return limit.clone();
+        }
+        let for_others = self.task.links.as_ref().and_then(|links| links.waiting_for());
+        for_others.unwrap_or_else(|| self.own_words(now))
+    }
+
+    /// Returns what a task waits for that waits for no other one.
+    fn own_words(&self, now: FleetMillis) -> String {
         let task = self.task;
         if let Some(ballot) = task.awaited_ballot() {
             return format!("approval by ballot {ballot}");
@@ -112,20 +145,12 @@ impl<'a> Waiting<'a> {
         let fitting = |state: AgentState| self.fitting[state as usize];
         let live = fitting(AgentState::Live);
         if live > 0 {
-            return match (&task.resources, live) {
-                (None, 1) => "a free slot: the one fitting agent is busy".to_owned(),
-                (None, _) => format!("a free slot: all {live} fitting agents are busy"),
-                (Some(_), 1) => format!("a free slot{} at the one fitting agent", self.and_resources()),
-                (Some(_), _) => format!("a free slot{} at one of {live} fitting agents", self.and_resources()),
-            };
+            return self.busy_words(live, now);
         }
-        let role = task.required_role.map(|role| format!("role {role:?}"));
-        let skill = task.required_specialization.as_ref();
-        let skill = skill.map(|name| format!("specialization {name:?}"));
-        let wanted: Vec<String> = role.into_iter().chain(skill).collect();
+        let wanted = required(task);
         let missing = match wanted.is_empty() {
             true => "takes its kind".to_owned(),
-            false => format!("has {}", wanted.join(" and ")),
+            false => format!("has {}", listed(&wanted)),
         };
         let mut others = Vec::new();
         for (state, word) in [
@@ -144,6 +169,34 @@ impl<'a> Waiting<'a> {
         };
         format!("an agent: no live one {missing}{others}")
     }
+
+    /// Returns what the task waits for while so many live agents fit.
+    fn busy_words(&self, live: usize, now: FleetMillis) -> String {
+        let task = self.task;
+        let slots = match task.slots() {
+            1 => "a free slot".to_owned(),
+            slots => format!("{slots} free slots"),
+        };
+        if self.large == 0 {
+            let have = if live == 1 {
+                "the one fitting agent has".to_owned()
+            } else {
+                format!("all {live} fitting agents have")
+            };
+            return format!("an agent with {} slots: {have} fewer", task.slots());
+        }
+        if task.resources.is_some() {
+            let at =
+                if live == 1 { "the one fitting agent".to_owned() } else { format!("one of {live} fitting agents") };
+            return format!("{slots}{} at {at}", self.and_resources());
+        }
+        let expected = self.expected.map(|at| format!("; the first is expected in {}", left(at.saturating_sub(now))));
+        let expected = expected.unwrap_or_default();
+        match live {
+            1 => format!("{slots}: the one fitting agent is busy{expected}"),
+            _ => format!("{slots}: all {live} fitting agents are busy{expected}"),
+        }
+    }
 }
 
 impl Fleet {
@@ -152,7 +205,7 @@ impl Fleet {
     pub fn waiting_for(&self, id: TaskId, now: FleetMillis) -> Option<String> {
         let mut waiting = Waiting::of(self.task(id)?)?;
         waiting.note_offers(self);
-        self.agents().for_each(|agent| waiting.count(agent));
+        self.agents().for_each(|agent| waiting.count(self, agent, now));
         Some(waiting.words(now))
     }
 }

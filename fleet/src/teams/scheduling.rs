@@ -1,17 +1,26 @@
 //! Which agent takes a task, and which task an agent takes, where teams play a part: a task that is addressed to a team
 //! goes to its members alone, who take other tasks as well.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
-    Agent, AgentId, Fleet, Task, TeamId,
+    Agent, AgentId, Fleet, Role, Task, TeamId,
     sabotage::{Mistake, planted},
-    schedule::{free_agents::Needs, score::score},
+    schedule::{
+        columns::{general_columns, own_columns},
+        free_agents::Needs,
+        place_of,
+        queue::{Found, ReadyQueue},
+    },
 };
 
 impl Fleet {
-    /// Returns the agent with a free slot that should take this task; `None` if there is none.
+    /// Returns the agent with a free slot that should take this task; `None` if there is none, or a limit holds the task
+    /// back.
     pub(crate) fn best_for(&self, task: &Task) -> Option<AgentId> {
+        if self.is_held_back(task) {
+            return None;
+        }
         if let Some(claim) = &task.resources {
             return self.best_with_room(task, &claim.asked);
         }
@@ -19,17 +28,14 @@ impl Fleet {
         let needs = task.needs();
         let excluded = self.excluded(task);
         let Some(team) = task.team.filter(|_| !planted(Mistake::OutsiderRuns)) else {
-            let best = |excluded: &[AgentId]| self.indexes.schedule.free.best(needs, excluded, weights);
+            let agents = &self.state.agents.known;
+            let best = |excluded: &[AgentId]| self.indexes.schedule.free.best(needs, excluded, agents, weights);
             // An agent that has a part in what it judges is only taken if no other one is free.
             let others = self.involved(task).and_then(|involved| best(&involved));
             return others.or_else(|| best(&excluded));
         };
-        let rank = |agent: &&Arc<Agent>| {
-            let matched = agent.has_specialization(needs.domain);
-            (Reverse(score(weights, agent, matched).total), !matched, agent.role, agent.load(), agent.id)
-        };
         let members = self.free_members(team, needs).filter(|agent| !excluded.contains(&agent.id));
-        members.min_by_key(rank).map(|agent| agent.id)
+        members.min_by_key(|agent| place_of(agent, needs, weights)).map(|agent| agent.id)
     }
 
     /// Returns how many agents with a free slot can take this task; if it needs resources, how many are found.
@@ -42,33 +48,56 @@ impl Fleet {
             let members = self.free_members(team, needs).filter(|agent| !excluded.contains(&agent.id));
             return members.count() as u32;
         }
-        let is_free = |id: &AgentId| {
-            let agent = self.state.agents.known.get(id).filter(|agent| agent.free_slots() > 0);
-            agent.is_some_and(|agent| needs.fit(agent.role, agent.has_specialization(needs.domain)))
-        };
+        let agents = &self.state.agents.known;
+        let is_free = |id: &AgentId| agents.get(id).is_some_and(|agent| needs.can_go_to(agent));
         let excluded = excluded.iter().filter(|id| is_free(id)).count() as u32;
-        self.indexes.schedule.free.count(needs).saturating_sub(excluded)
+        self.indexes.schedule.free.count(needs, agents).saturating_sub(excluded)
     }
 
-    /// Returns the members of a team that fit and have a free slot.
+    /// Returns the members of a team that fit and have as many slots free as the task takes.
     fn free_members<'a>(&'a self, team: TeamId, needs: Needs<'a>) -> impl Iterator<Item = &'a Arc<Agent>> {
         let members = self.team(team).into_iter().flat_map(|team| &team.members);
         let agents = members.filter_map(move |member| self.state.agents.known.get(&member.agent));
-        let fits = move |agent: &Agent| needs.fit(agent.role, agent.has_specialization(needs.domain));
-        agents.filter(move |agent| agent.free_slots() > 0 && fits(agent))
+        agents.filter(move |agent| needs.can_go_to(agent))
     }
 
-    /// Returns the number of the task that an agent should take next: one of everyone's, one of its team's, or one
-    /// that needs resources which it has free. It takes no member of a task of which it has had its turn.
-    pub(crate) fn next_for(&self, agent: &Agent) -> Option<u64> {
-        let schedule = &self.indexes.schedule;
-        let skip = |seq: u64| self.skipped(seq, agent);
-        let everyones = schedule.queue.next_for(agent, &skip);
-        let teams = match schedule.teams.is_empty() {
-            true => None,
-            false => self.team_of(agent.id).and_then(|team| schedule.teams.get(&team.id)?.next_for(agent, &skip)),
-        };
-        let needing = if schedule.needing.ready == 0 { None } else { self.next_needing(agent) };
-        everyones.into_iter().chain(teams).chain(needing).min().map(|(_, (_, seq))| seq)
+    /// Returns the task that an agent with a free slot should take next: one of everyone's, one of its team's, one that takes
+    /// several slots or skills, or one that needs resources which it has free. It takes no member of a task of which it has
+    /// had its turn.
+    pub(crate) fn next_for(&mut self, id: AgentId) -> Option<Found> {
+        let everyones = if self.indexes.schedule.queue.is_empty() { None } else { self.first_of_all(id) };
+        let teams = if self.indexes.schedule.teams.is_empty() { None } else { self.first_of_its_team(id) };
+        let (needing, wide) = (self.next_needing(id), self.next_wide(id));
+        let all = everyones.into_iter().chain(teams).chain(needing).chain(wide);
+        all.fold(None, Found::preferred).map(|(_, found)| found)
+    }
+
+    /// Returns the task of a queue that an agent with a free slot should take next, and whether it is no task of a
+    /// specialist's domain. A specialist takes a task of its domain first; other agents, and a specialist without such a
+    /// task, take any.
+    fn first_for(&self, tasks: &mut ReadyQueue, id: AgentId) -> Option<(bool, Found)> {
+        let agent = self.state.agents.known.get(&id).filter(|agent| agent.free_slots() > 0)?;
+        let (skip, rules) = (|seq: u64| self.skipped(seq, agent), self.rules());
+        let is_specialist = agent.role == Role::Specialist;
+        if is_specialist && let Some(found) = tasks.first(own_columns(agent), rules, &skip) {
+            return Some((false, found));
+        }
+        let own = (!is_specialist).then(|| own_columns(agent)).into_iter().flatten();
+        tasks.first(general_columns(agent.role).chain(own), rules, &skip).map(|found| (true, found))
+    }
+
+    fn first_of_all(&mut self, id: AgentId) -> Option<(bool, Found)> {
+        let mut tasks = std::mem::take(&mut self.indexes.schedule.queue);
+        let found = self.first_for(&mut tasks, id);
+        self.indexes.schedule.queue = tasks;
+        found
+    }
+
+    fn first_of_its_team(&mut self, id: AgentId) -> Option<(bool, Found)> {
+        let team = self.team_of(id)?.id;
+        let mut tasks = self.indexes.schedule.teams.remove(&team)?;
+        let found = self.first_for(&mut tasks, id);
+        self.indexes.schedule.teams.insert(team, tasks);
+        found
     }
 }

@@ -1,6 +1,6 @@
-//! What happens when a timer is due: deadlines, timeouts of attempts, the ends of delays and backoffs, the removal of
-//! finished tasks and lost agents, the expiry and removal of letters, ballots and allocations, and the removal of
-//! disbanded teams.
+//! What happens when a timer is due: deadlines, queue expiries, timeouts of attempts, the ends of delays and backoffs,
+//! the removal of finished tasks and lost agents, the expiry and removal of letters, ballots and allocations, the
+//! removal of disbanded teams, the end of the wait for the parts of a task, and tokens that come in.
 
 use crate::{
     AttemptEnd, CancelCause, Effect, FailureKind, Fleet, TaskState, tasks::attempts::own_failure, timers::Timer,
@@ -19,6 +19,7 @@ impl Fleet {
                 if let Some(task) = self.state.tasks.kept.remove(&seq) {
                     self.snapshots.save_task(&task);
                     self.indexes.drop_task(&task);
+                    self.keep_spent_key(&task);
                     self.next_revision();
                 }
             }
@@ -26,7 +27,10 @@ impl Fleet {
             Timer::Letter(seq) => self.letter_due(seq, effects),
             Timer::Ballot(seq) => self.ballot_due(seq, effects),
             Timer::Team(seq) => self.forget_team(seq),
+            Timer::Queue(seq) => self.queue_expired(seq, effects),
             Timer::Allocation(seq) => self.allocation_due(seq, effects),
+            Timer::Assembly(seq) => self.assembly_ran_out(seq, effects),
+            Timer::Buckets => self.bucket_due(),
         }
     }
 

@@ -1,9 +1,10 @@
 //! The timers in one ordered set. Each timer is derived from a task, an agent, a letter, a ballot, a team or an
-//! allocation, or from the resource pool, so none is part of a snapshot.
+//! allocation, from the resource pool, or from token buckets, so none is part of a snapshot. The expiry of a task that is
+//! kept for others is not in it.
 
 mod due;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{Agent, AgentId, Allocation, Ballot, FleetMillis, Letter, Task, TaskState, Team, limits::MAX_TIME_MS};
 
@@ -26,8 +27,14 @@ pub(crate) enum Timer {
     Ballot(u64),
     /// The end of the time for which a disbanded team is kept.
     Team(u64),
+    /// The end of the time for which a task may wait for its first attempt.
+    Queue(u64),
+    /// The end of the time within which another part of a task must be accepted.
+    Assembly(u64),
     /// The end of the wait or the lease of an allocation, or of the time for which an ended one is kept; or [`SWEEP`].
     Allocation(u64),
+    /// The first moment at which a token bucket has a token again, or is full.
+    Buckets,
 }
 
 /// A timer and its due time as one number, because an ordered set compares numbers in a few instructions and enums in
@@ -54,7 +61,10 @@ impl Due {
             Timer::Letter(seq) => (5, seq),
             Timer::Ballot(seq) => (6, seq),
             Timer::Team(seq) => (7, seq),
-            Timer::Allocation(seq) => (8, seq),
+            Timer::Queue(seq) => (8, seq),
+            Timer::Assembly(seq) => (9, seq),
+            Timer::Allocation(seq) => (10, seq),
+            Timer::Buckets => (14, 0),
         };
         // A timer that is due after the latest representable time never fires. Its due time must fit its bits.
         let at = at.min(MAX_TIME_MS + 1);
@@ -75,7 +85,10 @@ impl Due {
             5 => Timer::Letter(owner),
             6 => Timer::Ballot(owner),
             7 => Timer::Team(owner),
-            8 => Timer::Allocation(owner),
+            8 => Timer::Queue(owner),
+            9 => Timer::Assembly(owner),
+            10 => Timer::Allocation(owner),
+            14 => Timer::Buckets,
             _ => Timer::Forget(AgentId(owner as u32)),
         }
     }
@@ -85,6 +98,17 @@ impl Due {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Timers {
     due: BTreeSet<Due>,
+    /// The tasks that are kept for others, by their numbers: their expiries are not due meanwhile.
+    pinned: BTreeMap<u64, Pinned>,
+}
+
+/// A task that is kept for others.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Pinned {
+    /// For how many.
+    count: u32,
+    /// When it expires otherwise, if it has ended.
+    expiry: Option<FleetMillis>,
 }
 
 /// Calls `each` with the timers of a task in its current state.
@@ -103,8 +127,14 @@ fn of_task(task: &Task, mut each: impl FnMut(FleetMillis, Timer)) {
     {
         each(due, Timer::Ready(seq));
     }
+    if let Some(due) = task.assembly_due() {
+        each(due, Timer::Assembly(seq));
+    }
     if let Some(due) = task.expires_at {
         each(due, Timer::Expiry(seq));
+    }
+    if let Some(due) = task.queue_until() {
+        each(due, Timer::Queue(seq));
     }
 }
 
@@ -117,15 +147,55 @@ impl Timers {
     /// Sets the timers of a task.
     pub(crate) fn set_task(&mut self, task: &Task) {
         of_task(task, |due, timer| {
-            self.due.insert(Due::new(due, timer));
+            if let Some(pinned) = self.pinned_expiry(timer) {
+                pinned.expiry = Some(due);
+            } else {
+                self.due.insert(Due::new(due, timer));
+            }
         });
     }
 
     /// Clears the timers of a task, which must not have changed since they were set.
     pub(crate) fn clear_task(&mut self, task: &Task) {
         of_task(task, |due, timer| {
-            self.due.remove(&Due::new(due, timer));
+            if let Some(pinned) = self.pinned_expiry(timer) {
+                pinned.expiry = None;
+            } else {
+                self.due.remove(&Due::new(due, timer));
+            }
         });
+    }
+
+    /// Returns the pinned task whose expiry this is.
+    fn pinned_expiry(&mut self, timer: Timer) -> Option<&mut Pinned> {
+        match timer {
+            Timer::Expiry(seq) => self.pinned.get_mut(&seq),
+            _ => None,
+        }
+    }
+
+    /// Keeps a task for one more that needs its result: it does not expire until as many have let go of it.
+    pub(crate) fn pin(&mut self, task: &Task) {
+        let Self { due, pinned } = self;
+        let pinned = pinned.entry(task.seq).or_insert_with(|| {
+            if let Some(at) = task.expires_at {
+                due.remove(&Due::new(at, Timer::Expiry(task.seq)));
+            }
+            Pinned { count: 0, expiry: task.expires_at }
+        });
+        pinned.count = pinned.count.saturating_add(1);
+    }
+
+    /// Lets go of a task that was pinned.
+    pub(crate) fn unpin(&mut self, seq: u64) {
+        let Some(pinned) = self.pinned.get_mut(&seq) else { return };
+        pinned.count = pinned.count.saturating_sub(1);
+        if pinned.count > 0 {
+            return;
+        }
+        let expiry = pinned.expiry;
+        self.pinned.remove(&seq);
+        self.due.extend(expiry.map(|at| Due::new(at, Timer::Expiry(seq))));
     }
 
     /// Sets the timer of an agent.
@@ -198,6 +268,16 @@ impl Timers {
         self.due.remove(&Due::new(at, Timer::Allocation(SWEEP)));
     }
 
+    /// Sets the timer for the first one of the token buckets.
+    pub(crate) fn set_buckets(&mut self, at: FleetMillis) {
+        self.due.insert(Due::new(at, Timer::Buckets));
+    }
+
+    /// Clears the timer for the first one of the token buckets, which was set for `at`.
+    pub(crate) fn clear_buckets(&mut self, at: FleetMillis) {
+        self.due.remove(&Due::new(at, Timer::Buckets));
+    }
+
     /// Returns the earliest due time.
     pub(crate) fn next_due(&self) -> Option<FleetMillis> {
         self.due.first().map(|due| due.at())
@@ -214,7 +294,11 @@ impl Timers {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{arbitrary::any, prop_assert_eq, prop_oneof, proptest, strategy::Strategy};
+    use proptest::{
+        arbitrary::any,
+        prop_assert_eq, prop_oneof, proptest,
+        strategy::{Just, Strategy},
+    };
 
     use super::*;
 
@@ -228,7 +312,10 @@ mod tests {
             any::<u64>().prop_map(Timer::Letter),
             any::<u64>().prop_map(Timer::Ballot),
             any::<u64>().prop_map(Timer::Team),
+            any::<u64>().prop_map(Timer::Queue),
+            any::<u64>().prop_map(Timer::Assembly),
             any::<u64>().prop_map(Timer::Allocation),
+            Just(Timer::Buckets),
         ]
     }
 
@@ -243,7 +330,10 @@ mod tests {
             Timer::Letter(seq) => (5, seq),
             Timer::Ballot(seq) => (6, seq),
             Timer::Team(seq) => (7, seq),
-            Timer::Allocation(seq) => (8, seq),
+            Timer::Queue(seq) => (8, seq),
+            Timer::Assembly(seq) => (9, seq),
+            Timer::Allocation(seq) => (10, seq),
+            Timer::Buckets => (14, 0),
         }
     }
 
@@ -259,6 +349,33 @@ mod tests {
                 prop_assert_eq!((numbers.0.at(), numbers.0.timer()), (one, first));
             }
         }
+    }
+
+    #[test]
+    fn a_task_that_is_pinned_expires_when_all_have_let_go_of_it() {
+        let mut timers = Timers::default();
+        let mut task = Task::accept(
+            crate::SubmitTask::new(crate::TaskId(1), "k", bytes::Bytes::new()),
+            7,
+            crate::Stamp::at(1),
+            &crate::FleetConfig::default(),
+            0,
+        );
+        task.expires_at = Some(50);
+        timers.set_task(&task);
+        timers.pin(&task);
+        timers.pin(&task);
+        assert_eq!(timers.pop_due(100), None);
+        timers.clear_task(&task);
+        task.expires_at = Some(60);
+        timers.set_task(&task);
+        timers.unpin(7);
+        assert_eq!(timers.pop_due(100), None);
+        timers.unpin(7);
+        assert_eq!(timers.next_due(), Some(60));
+        assert_eq!(timers.pop_due(100), Some(Timer::Expiry(7)));
+        timers.unpin(7);
+        assert_eq!(timers, Timers::default());
     }
 
     #[test]

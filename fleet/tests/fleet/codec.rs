@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, BarKind, Choice, CodecError, Command, ControlCommand, Elector, FIRST_VERSION,
-    Feature, Fleet, IdentityCommand, LetterAnswer, LossReason, OpenBallot, PoolShape, Refusal, Reply, SessionId, Stamp,
+    Feature, Fleet, IdentityCommand, LetterAnswer, LossReason, OpenBallot, Refusal, Reply, SessionId, Stamp,
     SubmitTask, TaskCommand, TaskId, command_version, decode_command, decode_reply, encode_command, encode_reply,
     known_version,
 };
@@ -16,10 +16,14 @@ use crate::{
         Trial, amounts, answered, ballot, elector, enrolment, letter, patient, pooled, request, specialist, success,
         task, team, to_approve, to_verify, vote, with_key, worker,
     },
+    kind_samples::kind_commands,
+    queue_samples::queue_commands,
     samples::{
-        approval_commands, ballot_commands, commands, identity_commands, mail_commands, policy, policy_commands,
-        recorded, replies, resource_commands, shape, team_commands, trusted, verification_commands,
+        approval_commands, ballot_commands, commands, graph_commands, identity_commands, mail_commands, policy,
+        policy_commands, recorded, replies, resource_commands, shape, team_commands, trusted, verification_commands,
     },
+    schedule_samples::schedule_commands,
+    time_samples::{dead_letter_commands, timing_commands},
 };
 
 pub fn hex(bytes: &[u8]) -> String {
@@ -37,17 +41,16 @@ fn encoded(command: &Command) -> Vec<u8> {
 
 /// Formats a command or a reply without the field of tests of upgrades, and without later ones that are not set.
 fn shown(message: &impl std::fmt::Debug) -> String {
-    let unset = [
+    let flags = [
         ", trial: false",
-        ", approval: None",
-        ", verify: None",
         ", team: None, team_term: None",
-        ", resources: None",
-        ", compare: None",
-        ", contributed: None",
         ", contributed: false",
+        r#", name: """#,
+        ", idempotency_window: 0",
     ];
-    unset.into_iter().fold(format!("{message:?}"), |text, field| text.replace(field, ""))
+    let options = ["approval", "verify", "timing", "resources", "compare", "contributed", "links", "lane", "demand"];
+    let unset = flags.map(str::to_owned).into_iter().chain(options.map(|name| format!(", {name}: None")));
+    unset.fold(format!("{message:?}"), |text, field| text.replace(&field, ""))
 }
 
 /// A fleet that contains some of everything.
@@ -94,10 +97,20 @@ fn newest() -> Trial {
     for command in team_commands() {
         trial.apply(command);
     }
-    for command in resource_commands().into_iter().take(9) {
+    for command in resource_commands().into_iter().take(9).chain(kind_commands()) {
         trial.apply(command);
     }
     trial.request(patient(5, amounts(1, 1)));
+    for command in [timing_commands(), dead_letter_commands(), queue_commands()].concat() {
+        trial.apply(command);
+    }
+    for command in schedule_commands().into_iter().take(6) {
+        trial.apply(command);
+    }
+    let keyed = SubmitTask { idempotency_key: Some("key".to_owned()), result_ttl: Some(0), ..task(702) };
+    let keyed = trial.submit(keyed);
+    trial.cancel(keyed);
+    trial.after(1);
     trial
 }
 
@@ -251,13 +264,17 @@ fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not
     }
     let brought = [
         (2, identity_commands()),
-        (3, mail_commands()),
-        (3, policy_commands()),
+        (3, [mail_commands(), policy_commands()].concat()),
         (4, ballot_commands()),
         (4, approval_commands()),
         (4, verification_commands()),
         (4, team_commands()),
         (4, resource_commands()),
+        (4, timing_commands()),
+        (4, dead_letter_commands()),
+        (4, graph_commands()),
+        (4, [queue_commands(), kind_commands()].concat()),
+        (4, schedule_commands()),
     ];
     for (version, commands) in brought {
         let mut trial = Trial::new();
@@ -266,10 +283,8 @@ fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not
             assert_eq!(command_version(&encoded(&command)), version);
             let before = trial.fleet.encode();
             let reply = trial.apply(command);
-            assert!(
-                matches!(reply, Reply::Refused(Refusal::NotInForce { since, .. }) if since == version),
-                "{reply:?}"
-            );
+            let is_refused = matches!(reply, Reply::Refused(Refusal::NotInForce { since, .. }) if since == version);
+            assert!(is_refused, "{reply:?}");
             assert_eq!(trial.fleet.encode(), before, "nothing that an older program can't read");
         }
     }
@@ -282,7 +297,7 @@ fn a_submission_with_the_term_of_a_team_alone_can_be_read_since_teams_only() {
 }
 
 /// Returns the bytes of a state in which every message of this version has the first one in its header.
-fn as_of_the_first_version(bytes: &[u8]) -> Vec<u8> {
+pub fn as_of_the_first_version(bytes: &[u8]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     // In the header; and the head's first field, after the head's key and length.
     bytes[2] = 1;
@@ -293,44 +308,34 @@ fn as_of_the_first_version(bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_state_with_what_its_version_does_not_have_is_refused() {
+    let refused = |trial: Trial, problem: &str| {
+        let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
+        assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem.to_owned())));
+    };
     let mut trial = Trial::newest();
     trial.record(recorded());
-    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
-    let problem = "an audit log before its version".to_owned();
-    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    refused(trial, "an audit log before its version");
     let mut trial = Trial::newest();
     trial.identity(IdentityCommand::Configure(trusted()));
-    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
-    let problem = "identities before their version".to_owned();
-    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    refused(trial, "identities before their version");
     let mut trial = Trial::newest();
     trial.post(letter(1));
-    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
-    let problem = "letters before their version".to_owned();
-    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    refused(trial, "letters before their version");
     let mut trial = Trial::newest();
     trial.set_policies(vec![policy("a")]);
-    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
     // Setting them is recorded, and the audit log is checked first.
-    let problem = "an audit log before its version".to_owned();
-    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    refused(trial, "an audit log before its version");
     let mut trial = Trial::newest();
     trial.open(OpenBallot { electorate: vec![Elector { letter: None, ..elector("a", 0) }], ..ballot(1) });
-    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
-    let problem = "ballots before their version".to_owned();
-    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    refused(trial, "ballots before their version");
     let mut trial = Trial::newest();
     trial.join(worker("a"));
     trial.form(team(1, 1));
-    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
-    let problem = "teams before their version".to_owned();
-    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    refused(trial, "teams before their version");
     let mut trial = Trial::newest();
     let stay = trial.join(worker("a"));
     trial.contribute(stay, amounts(1, 1));
-    let refused = Fleet::decode(&as_of_the_first_version(&trial.fleet.encode()));
-    let problem = "resources before their version".to_owned();
-    assert_eq!(refused.err(), Some(CodecError::Inconsistent(problem)));
+    refused(trial, "resources before their version");
 }
 
 #[test]
@@ -408,18 +413,6 @@ fn a_value_that_a_later_version_has_added_is_told_as_newer() {
     assert_eq!(bytes.pop(), Some(LossReason::Failed as u8));
     bytes.push(99);
     assert_eq!(decode_command(&bytes), Err(CodecError::Unknown { what: "command", number: 4 }));
-}
-
-#[test]
-fn pools_that_are_set_stay_so() {
-    let mut trial = Trial::new();
-    trial.join(pooled("a", Some(1), 0));
-    trial.set_pools(vec![shape(Some(2), 0), PoolShape { name: "mail".to_owned(), ..shape(Some(1), 0) }]);
-    let mut restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
-    assert_eq!(restored.pools(), trial.fleet.pools());
-    let join = Command::Agent(AgentCommand::Joined(pooled("b", Some(7), 0)));
-    restored.apply(trial.stamp(), join, &mut Vec::new());
-    assert_eq!(restored.pools()[0].desired, 2, "the set size still counts");
 }
 
 #[test]

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, BallotCommand, BallotId,
     BarKind, CastVote, Choice, Command, Completion, ControlCommand, Effect, Elector, Enrol, Failure, FailureKind,
-    Fleet, FleetConfig, FormTeam, Fraction, HeldState, Holder, IdentityCommand, Letter, LetterAnswer, LetterId,
-    LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PostLetter, ProofKind,
-    RecoveryEvent, Reply, RequestResources, ResourceCommand, RetryPolicy, Role, SessionId, SingleUse, Stamp,
-    StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds, Verify,
+    Fleet, FleetConfig, FormTeam, Fraction, HeldState, Holder, IdentityCommand, KindCommand, Letter, LetterAnswer,
+    LetterId, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PostLetter,
+    ProofKind, RecoveryEvent, Reply, RequestResources, ResourceCommand, RetryPolicy, Role, SessionId, SingleUse, Stamp,
+    StoredPolicy, SubmitTask, Task, TaskCommand, TaskId, TaskKind, TaskState, TeamCommand, TeamId, TeamNeeds, Verify,
     VoteEvidence, known_version,
 };
 
@@ -227,6 +227,7 @@ pub fn failure(retryable: bool) -> Outcome {
         stderr_tail: "oops".to_owned(),
         retryable,
         retry_after_ms: 0,
+        name: String::new(),
     })
 }
 
@@ -315,6 +316,10 @@ impl Trial {
 
     pub fn set_policies(&mut self, policies: Vec<StoredPolicy>) -> Reply {
         self.apply(Command::Policy(PolicyCommand::Set { policies, by: "carol".to_owned() }))
+    }
+
+    pub fn set_kinds(&mut self, kinds: Vec<TaskKind>) -> Reply {
+        self.apply(Command::Kind(KindCommand::Set { kinds, by: "carol".to_owned() }))
     }
 
     pub fn post(&mut self, letter: PostLetter) -> Reply {

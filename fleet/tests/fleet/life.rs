@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use robeing_fleet::{
     Agent, AgentCommand, AgentId, AgentState, Attempt, AttemptEnd, BarKind, Command, ControlCommand, Effect, Failure,
-    FailureKind, Fleet, Held, IdentityCommand, LossReason, Reply, Role, Task, TaskState,
-    limits::{ATTEMPT_GRACE_MS, MAX_FREE_HAND_BACKS, MAX_RETRY_AFTER_MS},
+    FailureKind, Fleet, Held, IdentityCommand, Join, LossReason, Reply, Role, Task, TaskState,
+    limits::{ATTEMPT_GRACE_MS, DEAD_LETTER_TTL_MS, MAX_FREE_HAND_BACKS, MAX_RETRY_AFTER_MS},
 };
 
-use crate::{naive, verification};
+use crate::{dead, graph_twin, naive, verification};
 
 /// The tasks, by acceptance number, and the agents before a command.
 #[derive(Default)]
@@ -29,6 +29,24 @@ fn backoff(task: &Task, used: u32) -> u64 {
     pause.min(u128::from(policy.max_backoff)) as u64
 }
 
+/// The least pause that jitter may make of a backoff.
+fn shortened(task: &Task, pause: u64) -> u64 {
+    let jitter = task.timing.as_ref().and_then(|timing| timing.asked.jitter);
+    let percent = jitter.map_or(0, |jitter| u128::from(jitter.percent));
+    pause - (u128::from(pause) * percent / 100) as u64
+}
+
+/// Returns whether a task's rules say that it is not tried again after this failure.
+fn is_named(task: &Task, failure: &Failure) -> bool {
+    let mut rules = task.timing.iter().flat_map(|timing| &timing.asked.non_retryable);
+    rules.any(|of| {
+        let differs = of.kind.is_some_and(|kind| kind != failure.kind)
+            || of.code.is_some() && of.code != failure.code
+            || of.name.as_ref().is_some_and(|name| *name != failure.name);
+        !differs
+    })
+}
+
 fn failure_of(attempt: &Attempt) -> &Failure {
     attempt.failure.as_ref().expect("a failed attempt has a failure")
 }
@@ -37,8 +55,12 @@ fn failure_of(attempt: &Attempt) -> &Failure {
 struct Told {
     used: u32,
     hand_backs: u32,
-    /// When the task may be given to an agent, if a delay or backoff holds it back.
+    /// When the task may be given to an agent at the earliest, if a delay or backoff holds it back.
     not_before: Option<u64>,
+    /// The same at the latest, which is another time only if there is jitter.
+    latest: Option<u64>,
+    /// Until when the task may wait for its first attempt.
+    queue_until: Option<u64>,
     /// The last attempt ended in a way that allows no further one.
     last: bool,
     /// The command is a tick, so nothing happened except that time passed.
@@ -49,7 +71,7 @@ impl Told {
     /// An attempt ended now.
     fn ended(&mut self, task: &Task, attempt: &Attempt, now: u64) {
         assert_eq!(attempt.ended_at.map(|at| at.fleet), Some(now), "{attempt:?}");
-        let mut pause = 0;
+        let (mut least, mut most) = (0, 0);
         // An agent reports a timeout by a completion, not by a tick.
         let by_timer = self.is_tick && attempt.end == Some(AttemptEnd::TimedOut);
         let due = task.attempt_timeout.map(|most| attempt.assigned_at.fleet + most + ATTEMPT_GRACE_MS);
@@ -59,16 +81,22 @@ impl Told {
             AttemptEnd::Failed | AttemptEnd::TimedOut => {
                 let failure = failure_of(attempt);
                 self.last = !failure.retryable || failure.kind == FailureKind::Deadline;
-                pause = backoff(task, self.used).max(failure.retry_after_ms.min(MAX_RETRY_AFTER_MS));
+                if failure.kind != FailureKind::Stalled {
+                    let (pause, asked) = (backoff(task, self.used), failure.retry_after_ms.min(MAX_RETRY_AFTER_MS));
+                    (least, most) = (shortened(task, pause).max(asked), pause.max(asked));
+                }
             }
-            AttemptEnd::Lost => {}
+            AttemptEnd::Lost => self.last = !failure_of(attempt).retryable,
+            AttemptEnd::Suspended => self.used -= 1,
             AttemptEnd::HandedBack => {
                 self.hand_backs += 1;
                 self.used -= u32::from(self.hand_backs <= MAX_FREE_HAND_BACKS);
             }
         }
-        self.not_before = (pause > 0).then_some(now + pause);
+        [self.not_before, self.latest] = [least, most].map(|pause| (pause > 0).then_some(now + pause));
         self.last |= self.used >= task.retry.max_attempts;
+        let named = attempt.failure.as_ref().is_some_and(|failure| failure.retryable && is_named(task, failure));
+        assert!(!named, "it may be tried again after a failure after which it must not: {attempt:?}");
     }
 
     /// An attempt began now.
@@ -76,17 +104,21 @@ impl Told {
         assert_eq!(attempt.assigned_at.fleet, now);
         assert!(!self.last, "{} has another attempt after its last: {:?}", task.id, task.attempts);
         assert!(self.not_before.is_none_or(|at| at <= now), "{} was not due: {attempt:?}", task.id);
-        self.not_before = None;
+        assert!(self.queue_until.is_none_or(|at| at > now), "{} has expired: {attempt:?}", task.id);
+        (self.not_before, self.latest, self.queue_until) = (None, None, None);
         self.used += 1;
     }
 }
 
 /// Replays what happened to a task since `before`, and compares.
 fn check_task(before: Option<&Task>, task: &Task, command: &Command, now: u64) {
+    let not_before = before.map_or(task.not_before.filter(|at| *at > now), |task| task.not_before);
     let mut told = Told {
         used: before.map_or(0, |task| task.attempts_used),
         hand_backs: before.map_or(0, |task| task.hand_backs),
-        not_before: before.map_or(task.not_before.filter(|at| *at > now), |task| task.not_before),
+        not_before,
+        latest: not_before,
+        queue_until: before.and_then(Task::queue_until),
         last: false,
         is_tick: *command == Command::Control(ControlCommand::Tick),
     };
@@ -107,9 +139,10 @@ fn check_task(before: Option<&Task>, task: &Task, command: &Command, now: u64) {
     assert_eq!((task.attempts_used, task.hand_backs), (told.used, told.hand_backs), "{task:?}");
     assert!(task.attempts_used <= task.retry.max_attempts);
     if task.state.is_final() {
-        check_end(task, told.last, now);
+        check_end(task, told.last, before.and_then(Task::queue_until), now);
         return;
     }
+    assert!(task.queue_until().is_none_or(|at| at > now), "it has waited for too long: {task:?}");
     assert!(!told.last, "its attempts are used up: {task:?}");
     assert!(task.deadline.is_none_or(|at| at > now), "its deadline has passed: {task:?}");
     assert!(
@@ -117,19 +150,38 @@ fn check_task(before: Option<&Task>, task: &Task, command: &Command, now: u64) {
             .zip(task.current())
             .is_none_or(|(most, attempt)| { attempt.assigned_at.fleet + most + ATTEMPT_GRACE_MS > now })
     );
-    let held_back = told.not_before.filter(|at| *at > now && task.state == TaskState::Queued);
-    assert_eq!(task.not_before, held_back, "{task:?}");
+    let as_told = match task.not_before {
+        Some(at) if task.state == TaskState::Queued => {
+            at > now && told.not_before.is_none_or(|least| least <= at) && told.latest.is_some_and(|most| at <= most)
+        }
+        Some(_) => false,
+        None => task.state != TaskState::Queued || told.not_before.is_none_or(|at| at <= now),
+    };
+    assert!(as_told, "its pause is {:?} to {:?}: {task:?}", told.not_before, told.latest);
 }
 
-/// Checks a task that ended now: its last attempt, its deadline or a cancellation must allow this end.
-fn check_end(task: &Task, last: bool, now: u64) {
+/// Checks a task that ended now: its last attempt, its deadline, its queue expiry or a cancellation must allow this
+/// end.
+fn check_end(task: &Task, last: bool, queue_until: Option<u64>, now: u64) {
     let end = task.attempts.last().and_then(|attempt| attempt.end);
     let deadline = task.failure.as_ref().is_some_and(|failure| failure.kind == FailureKind::Deadline);
+    let because_of_others = matches!(
+        task.failure.as_ref().map(|failure| failure.kind),
+        Some(FailureKind::Dependency | FailureKind::Subtask | FailureKind::ResultsTooLarge)
+    );
     let allowed = match task.state {
+        TaskState::Succeeded if task.children().is_some_and(|children| children.join != Join::Resume) => {
+            task.output.is_some()
+        }
+        // What that means is checked elsewhere.
+        TaskState::Failed if because_of_others && task.links.is_some() => true,
         TaskState::Succeeded => end == Some(AttemptEnd::Succeeded),
         TaskState::Cancelled => task.cancel_reason.is_some() && task.attempts.iter().all(|a| a.end.is_some()),
         // The agent measures the remaining time by its own clock.
         TaskState::Failed if deadline => task.deadline.is_some_and(|at| at <= now) || end == Some(AttemptEnd::TimedOut),
+        TaskState::Failed if task.failure.as_ref().is_some_and(|f| f.kind == FailureKind::Expired) => {
+            queue_until.is_some_and(|at| at <= now)
+        }
         // Its ballot is checked elsewhere.
         TaskState::Failed if task.failure.as_ref().is_some_and(|f| f.kind == FailureKind::NotApproved) => {
             task.attempts.is_empty() && task.approval.is_some_and(|approval| !approval.approved)
@@ -142,16 +194,20 @@ fn check_end(task: &Task, last: bool, now: u64) {
     };
     assert!(allowed, "it must not end this way: {task:?}");
     assert_eq!(task.finished_at.map(|at| at.fleet), Some(now));
-    assert_eq!(task.expires_at, Some(now + task.result_ttl.max(1)));
+    let kept = task.result_ttl.max(if task.dead { DEAD_LETTER_TTL_MS } else { 1 });
+    assert_eq!(task.expires_at, Some(now + kept));
 }
 
-/// Returns whether this agent takes the one task before the other.
-fn goes_before(agent: &Agent, one: &Task, other: &Task) -> bool {
+/// Returns whether this agent takes the one task before the other. Of different queues, or submitters, either may be
+/// next, and limits may hold back those of one key.
+fn goes_before(fleet: &Fleet, agent: &Agent, one: &Task, other: &Task) -> bool {
+    let group =
+        |task: &Task| (task.queue().to_owned(), task.limit_key().to_owned(), fleet.submitter_of(task).to_owned());
     let rank = |task: &Task| {
         let own = agent.role == Role::Specialist && naive::Wanted::by(task).matches(agent);
-        (!own, 10 - task.priority, task.seq)
+        (!own, naive::rank(task))
     };
-    rank(one) < rank(other)
+    group(one) == group(other) && rank(one) < rank(other)
 }
 
 /// Checks that no task that waited all the time was passed over. Tasks that lost their agent are placed in the order of
@@ -166,18 +222,22 @@ fn check_order(before: &Before, fleet: &Fleet, command: &Command, effects: &[Eff
     );
     let assigned = |task: &&Task| requeues && task.state == TaskState::Assigned;
     let held = before.tasks.values().filter(assigned).filter_map(|task| fleet.task(task.id));
-    // Not every agent may take a member, and what needs resources waits for its queue's turn.
-    let is_plain = |task: &&Task| task.is_ready() && task.member_of.is_none() && task.resources.is_none();
+    // Not every agent may take a member, what needs resources waits for its queue's turn, and what takes several slots until
+    // an agent has them free.
+    let is_plain =
+        |task: &&Task| task.is_ready() && task.member_of.is_none() && task.resources.is_none() && task.demand.is_none();
     let requeued: Vec<&Task> = held.map(AsRef::as_ref).filter(is_plain).collect();
     let waited: Vec<&Task> =
         before.tasks.values().filter(|t| is_plain(t) && fleet.task(t.id).is_some_and(|now| **now == **t)).collect();
     for effect in effects {
         let Effect::Assign { agent, task, .. } = effect else { continue };
         let (Some(agent), Some(task)) = (fleet.agent(*agent), fleet.task(*task)) else { continue };
-        let passed = waited.iter().find(|t| naive::Wanted::by(t).fits(fleet, agent) && goes_before(agent, t, task));
+        let passed =
+            waited.iter().find(|t| naive::Wanted::by(t).fits(fleet, agent) && goes_before(fleet, agent, t, task));
         assert!(passed.is_none(), "{} takes {task:?} before {passed:?}", agent.name);
         let first = |t: &Task| (10 - t.priority, t.seq) < (10 - task.priority, task.seq);
-        let lost = |t: &&&Task| naive::Wanted::by(t).fits(fleet, agent) && goes_before(agent, t, task) && first(t);
+        let lost =
+            |t: &&&Task| naive::Wanted::by(t).fits(fleet, agent) && goes_before(fleet, agent, t, task) && first(t);
         let passed = requeued.iter().find(lost);
         assert!(passed.is_none(), "{} takes {task:?} before {passed:?}, which lost its agent", agent.name);
     }
@@ -328,10 +388,12 @@ pub fn check(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply, e
     let mut ends: Vec<&Attempt> = Vec::new();
     for task in &tasks {
         let was = before.tasks.get(&task.seq);
-        if task.verification.is_none() && was.is_none_or(|was| !was.state.is_final()) {
-            check_task(was, task, command, now);
+        let revived = was.filter(|was| was.epoch() < task.epoch()).map(dead::revived);
+        if task.verification.is_none() && (revived.is_some() || was.is_none_or(|was| !was.state.is_final())) {
+            check_task(revived.as_ref().or(was), task, command, now);
         }
-        assert!(task.expires_at.is_none_or(|at| at > now), "it is still there: {task:?}");
+        let is_kept = task.expires_at.is_none_or(|at| at > now) || graph_twin::is_needed(fleet, task);
+        assert!(is_kept, "it is still there: {task:?}");
         let known = |attempt: &&Attempt| {
             let was = was.and_then(|was| was.attempts.iter().find(|was| was.number == attempt.number));
             was.is_some_and(|was| was.end.is_some())

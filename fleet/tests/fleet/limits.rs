@@ -261,8 +261,15 @@ fn results_are_taken_beyond_the_budget_up_to_a_bound_and_then_outputs_are_refuse
     assert_eq!(trial.fleet.stored_bytes(), config.most_stored());
     let message = "m".repeat(MAX_TEXT_BYTES);
     let kind = FailureKind::Exit;
-    let failure =
-        Failure { kind, message, code: None, stderr_tail: "tail".into(), retryable: false, retry_after_ms: 0 };
+    let failure = Failure {
+        kind,
+        message,
+        code: None,
+        stderr_tail: "tail".into(),
+        retryable: false,
+        retry_after_ms: 0,
+        name: String::new(),
+    };
     let id = complete(&mut trial, Outcome::Failed(failure));
     let kept = trial.task(id).failure.clone().unwrap();
     assert_eq!((kept.message.len(), kept.stderr_tail.len()), (SCARCE_TEXT_BYTES, 0));

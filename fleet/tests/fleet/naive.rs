@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use robeing_fleet::{
-    Agent, AgentId, AgentState, Amounts, Answer, Fleet, Resource, Role, ScoreTerms, SubmitTask, Task, TaskId,
-    TaskResources, TeamId, Verification,
+    Agent, AgentId, AgentState, Amounts, Answer, Demand, Fleet, HeldState, Resource, RetryPolicy, Role, ScoreTerms,
+    SubmitTask, Task, TaskId, TaskResources, TeamId, Timing, Verification,
 };
 
 /// The properties of a task that matter for choosing.
@@ -15,19 +15,67 @@ pub struct Wanted<'a> {
     pub kind: &'a str,
     pub team: Option<TeamId>,
     pub resources: Option<&'a TaskResources>,
+    /// The task's id, if its attempts are watched for progress.
+    pub watched: Option<TaskId>,
+    pub slots: u32,
+    pub skills: &'a [String],
+}
+
+/// Returns a submission as it is accepted: with what its kind says and it does not.
+pub fn filled(fleet: &Fleet, submission: &SubmitTask) -> SubmitTask {
+    let kinds = fleet.task_kinds().map(|list| list.kinds.clone()).unwrap_or_default();
+    let Some(kind) = kinds.into_iter().find(|kind| kind.name == submission.kind) else { return submission.clone() };
+    let asked = submission.demand.as_deref().cloned().unwrap_or_default();
+    let (mut skill, mut skills) = (submission.required_specialization.clone(), asked.skills);
+    if skill.is_none() {
+        let mut all = kind.skills.into_iter();
+        skill = all.next();
+        skills = all.collect();
+    }
+    let slots = if asked.slots == 0 { kind.slots } else { asked.slots };
+    let fleets = fleet.config().retry;
+    let retry = RetryPolicy {
+        max_attempts: kind.retry.max_attempts.unwrap_or(fleets.max_attempts),
+        initial_backoff: kind.retry.initial_backoff.unwrap_or(fleets.initial_backoff),
+        max_backoff: kind.retry.max_backoff.unwrap_or(fleets.max_backoff),
+        multiplier_percent: kind.retry.multiplier_percent.unwrap_or(fleets.multiplier_percent),
+    };
+    let own_queue = submission.lane.as_ref().map(|lane| lane.queue.clone()).filter(|queue| !queue.is_empty());
+    let of_kind = kind.resources.map(|of_kind| {
+        let TaskResources { amounts, queue } = *of_kind;
+        Box::new(TaskResources { amounts, queue: own_queue.unwrap_or(queue) })
+    });
+    let own = submission.timing.as_deref().cloned().unwrap_or_default();
+    let progress_timeout = own.progress_timeout.or(kind.timing.and_then(|timing| timing.progress_timeout));
+    SubmitTask {
+        timing: Some(Box::new(Timing { progress_timeout, ..own })),
+        required_role: submission.required_role.or(kind.role),
+        required_specialization: skill,
+        demand: Some(Box::new(Demand { slots, skills })),
+        resources: submission.resources.clone().or(of_kind),
+        deadline_in: submission.deadline_in.or(kind.deadline_in),
+        attempt_timeout: submission.attempt_timeout.or(kind.attempt_timeout),
+        retry: submission.retry.or(Some(retry)),
+        ..submission.clone()
+    }
 }
 
 impl<'a> Wanted<'a> {
     pub fn by_submission(s: &'a SubmitTask) -> Wanted<'a> {
         let skill = s.required_specialization.as_deref();
         let resources = s.resources.as_deref();
-        Wanted { role: s.required_role, skill, kind: &s.kind, team: s.team, resources }
+        let watched = s.timing.as_ref().and_then(|timing| timing.progress_timeout).map(|_| s.id);
+        let slots = s.demand.as_ref().map_or(1, |demand| demand.slots.max(1));
+        let skills = s.demand.as_ref().map_or(&[][..], |demand| &demand.skills);
+        Wanted { role: s.required_role, skill, kind: &s.kind, team: s.team, resources, watched, slots, skills }
     }
 
     pub fn by(task: &'a Task) -> Wanted<'a> {
         let skill = task.required_specialization.as_deref();
         let resources = task.resources.as_ref().map(|claim| &claim.asked);
-        Wanted { role: task.required_role, skill, kind: &task.kind, team: task.team, resources }
+        let watched = task.progress_timeout().map(|_| task.id);
+        let (slots, skills) = (task.slots(), task.skills());
+        Wanted { role: task.required_role, skill, kind: &task.kind, team: task.team, resources, watched, slots, skills }
     }
 
     pub fn matches(&self, agent: &Agent) -> bool {
@@ -42,6 +90,14 @@ impl<'a> Wanted<'a> {
             return false;
         }
         if self.skill.is_some() && !self.matches(agent) {
+            return false;
+        }
+        // It has not stopped an earlier attempt at it.
+        let mut held = agent.held();
+        if held.any(|held| Some(held.task) == self.watched && held.state == HeldState::Stopping) {
+            return false;
+        }
+        if !self.skills.iter().all(|skill| agent.specializations.iter().any(|s| s.as_ref() == skill)) {
             return false;
         }
         match (self.role, agent.role) {
@@ -64,12 +120,14 @@ fn has_room(fleet: &Fleet, agent: &Agent, asked: &TaskResources) -> bool {
     free.is_some_and(|free| free.covers(asked.amounts)) && Resource::ALL.into_iter().all(within)
 }
 
-fn terms(fleet: &Fleet, agent: &Agent, matched: bool) -> ScoreTerms {
+fn terms(fleet: &Fleet, agent: &Agent, kind: &str, matched: bool) -> ScoreTerms {
     let weights = fleet.config().weights;
     let used = u64::from(agent.used_slots());
     let load = (used * 1000 / u64::from(agent.slots.max(1))) as i64;
-    let record = agent.record;
-    let performance = (u64::from(record.success) * 7 + u64::from(record.speed) * 3) / 10_000;
+    let own = agent.kinds.iter().find(|record| &*record.kind == kind);
+    let (success, speed) =
+        own.map_or((agent.record.success, agent.record.speed), |record| (record.success, record.speed));
+    let performance = (u64::from(success) * 7 + u64::from(speed) * 3) / 10_000;
     let specialization = i64::from(weights.specialization) * 1000 * i64::from(matched);
     let load = i64::from(weights.load) * load;
     let performance = i64::from(weights.performance) * performance as i64;
@@ -78,13 +136,13 @@ fn terms(fleet: &Fleet, agent: &Agent, matched: bool) -> ScoreTerms {
 
 /// Returns the agent that should get such a task now, its score, and the number of candidates.
 pub fn best(fleet: &Fleet, wanted: &Wanted<'_>) -> Option<(AgentId, ScoreTerms, u32)> {
-    let free = |a: &&Arc<Agent>| a.state == AgentState::Live && a.used_slots() < a.slots;
+    let free = |a: &&Arc<Agent>| a.state == AgentState::Live && a.used_slots() + wanted.slots <= a.slots;
     let candidates: Vec<&Arc<Agent>> = fleet.agents().filter(free).filter(|a| wanted.fits(fleet, a)).collect();
     let mut ranked: Vec<_> = candidates
         .iter()
         .map(|agent| {
             let matched = wanted.matches(agent);
-            let terms = terms(fleet, agent, matched);
+            let terms = terms(fleet, agent, wanted.kind, matched);
             let load = u64::from(agent.used_slots()) * 1000 / u64::from(agent.slots);
             let order = (-terms.total, !matched, agent.role, load, agent.id);
             (order, agent.id, terms)
@@ -156,13 +214,27 @@ fn may_take(fleet: &Fleet, task: &Task, agent: &Agent) -> bool {
     Wanted::by(task).fits(fleet, agent) && !had_turns(fleet, task).contains(&agent.name)
 }
 
-/// Returns the queued task that this agent should take next, of those that need no resources.
-pub fn next(fleet: &Fleet, agent: &Agent) -> Option<TaskId> {
-    let fits = |t: &&Arc<Task>| t.is_ready() && t.resources.is_none() && may_take(fleet, t, agent);
+/// Returns the place of a task among those of its submitter.
+pub fn rank(task: &Task) -> (u64, u64) {
+    let above = 10 - u64::from(task.priority);
+    let began = task.revival.as_ref().map_or(task.submitted_at, |revival| revival.at);
+    let order = match task.lane.as_ref().map_or(0, |lane| lane.aging) {
+        0 => above,
+        aging => began.fleet + above * aging,
+    };
+    (order, task.seq)
+}
+
+/// Returns the queued task that this agent should take next once it has so many more slots free, of those that need no
+/// resources. `is_held` tells that a limit holds a task back.
+pub fn next(fleet: &Fleet, agent: &Agent, freed: u32, is_held: impl Fn(&Task) -> bool) -> Option<TaskId> {
+    let has_room = |t: &Task| agent.used_slots() + t.slots() <= agent.slots + freed && !is_held(t);
+    let fits = |t: &&Arc<Task>| t.is_ready() && t.resources.is_none() && has_room(t) && may_take(fleet, t, agent);
     let mut queued: Vec<&Task> = fleet.changed_tasks_since(0).filter(fits).map(Arc::as_ref).collect();
     queued.sort_by_key(|t| {
         let domain = agent.role == Role::Specialist && Wanted::by(t).matches(agent);
-        (!domain, 10 - t.priority, t.seq)
+        let served = fleet.served(t);
+        (!domain, served.queue, t.queue().to_owned(), served.submitter, rank(t))
     });
     queued.first().map(|t| t.id)
 }

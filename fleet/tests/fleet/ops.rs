@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentJoin, Amounts, BallotId, Command, Failure, FailureKind, FleetConfig, OpenBallot, Outcome, PoolShape,
+    AgentJoin, Amounts, BallotId, Command, Demand, Failure, FailureKind, FleetConfig, OpenBallot, Outcome, PoolShape,
     RetryPolicy, Role, SubmitTask, TaskId, TeamId, Weights, known_version,
 };
 
-use crate::{crews, leases, letters, trust, verification, votes};
+use crate::{crews, fair, kinds, leases, letters, timing, trust, verification, votes};
 
 pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
 pub const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
@@ -34,6 +34,11 @@ pub enum Op {
     Leave(u16),
     Unhealthy(u16, bool),
     Healthy(u16, bool),
+    /// An attempt makes no progress: the current one, or another one.
+    Stalled(u16, bool),
+    /// A dead letter is tried again, in the epoch that is named.
+    RetryDead(u16, Option<u32>),
+    DropDead(u16, Option<u32>),
     /// The key of an agent, of its session or an earlier one.
     Describe(u16, bool),
     /// What an agent contributes, in its session or an earlier one.
@@ -51,6 +56,13 @@ pub fn name_of(n: u8) -> String {
     format!("agent-{n}")
 }
 
+/// What a task takes beyond one slot and one skill. Some name a skill twice, or without the first one, and are refused.
+fn demand() -> impl Strategy<Value = Demand> {
+    let skills = prop::option::weighted(0.3, prop::sample::select(KINDS.to_vec()));
+    (0..4u32, skills)
+        .prop_map(|(slots, skill)| Demand { slots, skills: skill.into_iter().map(ToOwned::to_owned).collect() })
+}
+
 prop_compose! {
     fn submission()(
         id in 0..40u128, kind in 0..4usize, size in 0..64usize, priority in 0..12u8,
@@ -58,7 +70,7 @@ prop_compose! {
         delay in prop::option::weighted(0.2, 0..5_000u64),
         attempt_timeout in prop::option::weighted(0.3, 0..3_000u64),
         attempts in 0..4u32, backoff in 0..500u64,
-        (role, skill, key, ttl, approval, verify, team, resources) in (
+        (role, skill, key, ttl, approval, verify, team, resources, timing, demand, (lane, submitter)) in (
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..6u8),
@@ -67,6 +79,9 @@ prop_compose! {
             prop::option::weighted(0.15, verification::asked()),
             prop::option::weighted(0.2, 0..crews::TEAMS),
             prop::option::weighted(0.3, leases::of_task()),
+            prop::option::weighted(0.4, timing::asked()),
+            prop::option::weighted(0.3, demand()),
+            fair::waiting(),
         ),
     ) -> SubmitTask {
         SubmitTask {
@@ -84,11 +99,14 @@ prop_compose! {
             required_specialization: skill.map(|s| KINDS[s].to_owned()),
             idempotency_key: key.map(|k| format!("key-{k}")),
             result_ttl: ttl,
-            submitter: "history".to_owned(),
+            submitter,
             approval: approval.map(|ballot| Box::new(OpenBallot { id: BallotId(id), ..ballot })),
             verify: verify.map(Box::new),
             team: team.map(TeamId),
             resources: resources.map(Box::new),
+            timing: timing.map(Box::new),
+            lane: lane.map(Box::new),
+            demand: demand.map(Box::new),
             ..SubmitTask::new(TaskId(id), KINDS[kind], Bytes::from(vec![id as u8; size / 32]))
         }
     }
@@ -121,16 +139,19 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     let kinds =
         prop::sample::select(vec![FailureKind::Exit, FailureKind::TimedOut, FailureKind::Deadline, FailureKind::Http]);
     let asked = prop_oneof![3 => Just(0), 1 => 1..3_000u64, 1 => Just(u64::MAX)];
-    let failed = (kinds, prop::bool::weighted(0.8), asked).prop_map(|(kind, retryable, retry_after_ms)| {
-        Outcome::Failed(Failure {
-            kind,
-            message: "no".to_owned(),
-            code: Some(1),
-            stderr_tail: String::new(),
-            retryable,
-            retry_after_ms,
-        })
-    });
+    let named = prop::bool::weighted(0.1);
+    let failed =
+        (kinds, prop::bool::weighted(0.8), asked, named).prop_map(|(kind, retryable, retry_after_ms, named)| {
+            Outcome::Failed(Failure {
+                kind,
+                message: "no".to_owned(),
+                code: Some(1),
+                stderr_tail: String::new(),
+                retryable,
+                retry_after_ms,
+                name: if named { timing::NAME.to_owned() } else { String::new() },
+            })
+        });
     prop_oneof![
         4 => prop::collection::vec(any::<u8>(), 0..4).prop_map(|v| Outcome::Succeeded(v.into())),
         3 => failed,
@@ -182,6 +203,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => any::<u16>().prop_map(Op::Leave),
         4 => (any::<u16>(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Op::Unhealthy(n, right)),
         4 => (any::<u16>(), any::<bool>()).prop_map(|(n, readmit)| Op::Healthy(n, readmit)),
+        4 => (any::<u16>(), prop::bool::weighted(0.9)).prop_map(|(n, right)| Op::Stalled(n, right)),
+        6 => (any::<u16>(), prop::option::weighted(0.5, 0..3u32)).prop_map(|(n, epoch)| Op::RetryDead(n, epoch)),
+        2 => (any::<u16>(), prop::option::weighted(0.5, 0..3u32)).prop_map(|(n, epoch)| Op::DropDead(n, epoch)),
         2 => (any::<u16>(), prop::bool::weighted(0.8)).prop_map(|(n, right)| Op::Describe(n, right)),
         8 => (any::<u16>(), leases::amounts(), prop::bool::weighted(0.9))
             .prop_map(|(n, amounts, right)| Op::Contribute(n, amounts, right)),
@@ -195,6 +219,8 @@ fn op() -> impl Strategy<Value = Op> {
         20 => votes::command().prop_map(Op::Other),
         12 => crews::command().prop_map(Op::Other),
         20 => leases::command().prop_map(Op::Other),
+        10 => fair::command().prop_map(Op::Other),
+        2 => kinds::command().prop_map(Op::Other),
     ]
 }
 

@@ -97,6 +97,7 @@ fn a_result_that_is_denied_is_final() {
         stderr_tail: String::new(),
         retryable: false,
         retry_after_ms: 0,
+        name: String::new(),
     };
     trial.complete(stay, id, 1, Outcome::Failed(denied.clone()));
     let task = trial.fleet.task(id).expect("it is kept");

@@ -1,8 +1,9 @@
 //! Pools whose size the administrator sets.
 
 use robeing_fleet::{
+    AgentCommand,
     AgentState::{self, Draining, Live, Lost, Standby},
-    Effect, PoolShape, PoolView, TaskState,
+    Command, Effect, Fleet, PoolShape, PoolView, TaskState,
 };
 
 use crate::fixture::{OpenSession, Trial, pooled, task};
@@ -124,4 +125,16 @@ fn the_same_word_again_changes_nothing() {
     assert_eq!(trial.set_pools(data(1, 1)), first);
     assert_eq!(trial.fleet.encode(), before);
     assert_eq!(trial.effects, []);
+}
+
+#[test]
+fn pools_that_are_set_stay_so() {
+    let mut trial = Trial::new();
+    trial.join(pooled("a", Some(1), 0));
+    trial.set_pools(vec![pool("data", Some(2), 0), pool("mail", Some(1), 0)]);
+    let mut restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+    assert_eq!(restored.pools(), trial.fleet.pools());
+    let join = Command::Agent(AgentCommand::Joined(pooled("b", Some(7), 0)));
+    restored.apply(trial.stamp(), join, &mut Vec::new());
+    assert_eq!(restored.pools()[0].desired, 2, "the set size still counts");
 }

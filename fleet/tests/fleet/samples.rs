@@ -4,16 +4,23 @@ use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, AuditOutcome, BallotCommand,
     BallotId, BallotOutcome, BarKind, CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode,
-    Failure, FailureKind, FleetConfig, FormTeam, Holder, IdentityCommand, IdentityConfig, LetterAnswer, LetterId,
-    LetterOutcome, LossReason, MailCommand, OpenBallot, Outcome, PolicyCommand, PoolCommand, PoolShape, PoolTrust,
-    PostLetter, ProofKind, QueueShape, Quota, Refusal, Reply, RequestResources, Resource, ResourceCommand, Role,
-    SessionId, Shortage, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState, TeamCommand, TeamId,
-    TeamNeeds, TokenIssuer, Verify,
+    Failure, FailureKind, FleetConfig, FormTeam, Holder, IdentityCommand, IdentityConfig, Join, LetterAnswer, LetterId,
+    LetterOutcome, LossReason, MailCommand, OnFailure, OpenBallot, Outcome, Passing, PolicyCommand, PoolCommand,
+    PoolShape, PoolTrust, PostLetter, ProofKind, QueueShape, Quota, Refusal, Reply, RequestResources, Resource,
+    ResourceCommand, Role, SessionId, Shortage, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState,
+    TeamCommand, TeamId, TeamNeeds, TokenIssuer, Verify,
 };
 
-use crate::fixture::{
-    amounts, answered, ballot, enrolment, evidence, letter, pooled, request, retry, signing, specialist, success, task,
-    team, to_approve, to_compare, to_verify, vote, with_key, worker,
+use crate::{
+    fixture::{
+        amounts, answered, ballot, enrolment, evidence, letter, pooled, request, retry, signing, specialist, success,
+        task, team, to_approve, to_compare, to_verify, vote, with_key, worker,
+    },
+    kind_samples::kind_commands,
+    links::{after, part, split, suspended},
+    queue_samples::{queue_commands, queue_replies},
+    schedule_samples::{schedule_commands, schedule_replies},
+    time_samples::{dead_letter_commands, dead_letter_replies, timing_commands},
 };
 
 pub fn trusted() -> IdentityConfig {
@@ -96,6 +103,7 @@ pub fn policy_commands() -> Vec<Command> {
         stderr_tail: String::new(),
         retryable: false,
         retry_after_ms: 0,
+        name: String::new(),
     };
     vec![
         set(vec![policy("a"), policy("b")]),
@@ -214,7 +222,37 @@ pub fn resource_commands() -> Vec<Command> {
     commands.into_iter().map(Command::Resource).chain([joined]).collect()
 }
 
-fn failure() -> Failure {
+pub fn graph_commands() -> Vec<Command> {
+    let complete = |outcome| {
+        Command::Task(TaskCommand::Complete(Completion {
+            agent: AgentId(7),
+            session: SessionId(300),
+            task: TaskId(5),
+            attempt: 1,
+            ran_us: 10,
+            outcome,
+        }))
+    };
+    let failed = |kind| complete(Outcome::Failed(Failure { kind, retryable: false, ..failure() }));
+    let mut graph = vec![
+        Command::Task(TaskCommand::Submit(split(401, 2, Join::Quorum))),
+        Command::Task(TaskCommand::Submit(part(402, 401, 1))),
+        Command::Task(TaskCommand::Submit(after(403, &[401, 402], OnFailure::Skip))),
+        Command::Task(TaskCommand::Submit(split(404, 300, Join::Reduce))),
+        complete(suspended(2)),
+        failed(FailureKind::Dependency),
+        failed(FailureKind::Subtask),
+        failed(FailureKind::ResultsTooLarge),
+    ];
+    if let Some(Command::Task(TaskCommand::Submit(task))) = graph.get_mut(2)
+        && let Some(links) = &mut task.links
+    {
+        links.passing = Passing::AsInput;
+    }
+    graph
+}
+
+pub fn failure() -> Failure {
     Failure {
         kind: FailureKind::Exit,
         message: "exit code 2".to_owned(),
@@ -222,6 +260,7 @@ fn failure() -> Failure {
         stderr_tail: "no such file".to_owned(),
         retryable: true,
         retry_after_ms: 0,
+        name: String::new(),
     }
 }
 
@@ -282,8 +321,10 @@ pub fn commands() -> Vec<Command> {
     .chain(ballot_commands())
     .chain(approval_commands())
     .chain(verification_commands())
-    .chain(team_commands())
-    .chain(resource_commands())
+    .chain([team_commands(), resource_commands(), timing_commands(), dead_letter_commands(), graph_commands()].concat())
+    .chain(queue_commands())
+    .chain(kind_commands())
+    .chain(schedule_commands())
     .collect()
 }
 
@@ -343,6 +384,14 @@ pub fn replies() -> Vec<Reply> {
     .chain(ballot_replies())
     .chain(team_replies())
     .chain(resource_replies())
+    .chain(dead_letter_replies())
+    .chain([
+        Reply::Refused(Refusal::UnknownDependency { task }),
+        Reply::Refused(Refusal::NoPart { task, index: 3, problem: "it has ended".to_owned() }),
+    ])
+    .chain(queue_replies())
+    .chain([Reply::KindsSet { revision: 300 }])
+    .chain(schedule_replies())
     .collect()
 }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentCommand, AgentState, AuditCommand, AuditEntry, AuditOutcome, AuditRecord, BarKind, Command, ControlCommand,
-    Effect, Enrol, EnrolmentMode, FIRST_VERSION, Feature, Fleet, IdentityCommand, IdentityConfig, PolicyCommand,
-    PoolTrust, ProofKind, Refusal, Reply, SingleUse, Stamp, StoredPolicy,
-    limits::{MAX_PAGE, MAX_PROOFS_FORGOTTEN, SPENT_PROOF_GRACE_MS},
+    Effect, Enrol, EnrolmentMode, FIRST_VERSION, Feature, Fleet, IdentityCommand, IdentityConfig, KindCommand,
+    PolicyCommand, PoolTrust, ProofKind, Refusal, Reply, SingleUse, Stamp, StoredPolicy, TaskKind,
+    limits::{DEFAULT_QUEUE, MAX_PAGE, MAX_PROOFS_FORGOTTEN, SPENT_PROOF_GRACE_MS},
 };
 
 use crate::{
@@ -108,6 +108,7 @@ pub struct Twin {
     records: Vec<Told>,
     epoch: u64,
     policies: Option<Vec<StoredPolicy>>,
+    kinds: Option<Vec<TaskKind>>,
 }
 
 impl Default for Twin {
@@ -122,6 +123,7 @@ impl Default for Twin {
             records: Vec::new(),
             epoch: 0,
             policies: None,
+            kinds: None,
         }
     }
 }
@@ -161,6 +163,10 @@ impl Twin {
                 assert!(matches!(reply, Reply::Refused(Refusal::NotInForce { .. })), "{reply:?}");
             }
             Command::Policy(PolicyCommand::Set { policies, by }) => self.set_policies(policies, by, reply, fleet),
+            Command::Kind(_) if self.version < Feature::Kinds.since() => {
+                assert!(matches!(reply, Reply::Refused(Refusal::NotInForce { .. })), "{reply:?}");
+            }
+            Command::Kind(KindCommand::Set { kinds, by }) => self.set_kinds(kinds, by, reply, fleet),
             Command::Audit(AuditCommand::Record(entries)) => {
                 for AuditEntry { actor, action, subject, outcome, .. } in entries.clone() {
                     self.records.push((actor, action, subject, outcome, now));
@@ -185,6 +191,27 @@ impl Twin {
             assert_eq!(revision, fleet.revision());
             self.told(subject, AuditOutcome::Done, fleet.now());
             self.policies = Some(policies.to_vec());
+        }
+    }
+
+    /// Those that name a queue which is not set are refused.
+    fn set_kinds(&mut self, kinds: &[TaskKind], by: &str, reply: &Reply, fleet: &Fleet) {
+        let subject = (by, "kinds.set", "kinds");
+        let Reply::KindsSet { revision } = reply else {
+            let is_of_tasks = |name: &str| fleet.task_queue(name).is_some_and(|of| of.rules.is_some());
+            let is_of_pool = |name: &str| fleet.resource_queues().iter().any(|of| of.name == name);
+            let is_known = |name: &str| name == DEFAULT_QUEUE || is_of_pool(name) || is_of_tasks(name);
+            let unknown = kinds.iter().filter_map(|kind| kind.resources.as_ref()).any(|of| !is_known(&of.queue));
+            assert!(unknown || TaskKind::check_all(kinds).is_err(), "{reply:?}");
+            return self.told(subject, AuditOutcome::Failed, fleet.now());
+        };
+        let mut sorted = kinds.to_vec();
+        sorted.sort_by(|one, other| one.name.cmp(&other.name));
+        assert_eq!(fleet.task_kinds().map_or(0, |list| list.revision), *revision);
+        if self.kinds.as_deref().unwrap_or_default() != sorted {
+            assert_eq!(*revision, fleet.revision());
+            self.told(subject, AuditOutcome::Done, fleet.now());
+            self.kinds = Some(sorted);
         }
     }
 
@@ -287,6 +314,7 @@ impl Twin {
 
     fn compare(&self, fleet: &Fleet) {
         assert_eq!(fleet.policies().map(|list| &list.policies), self.policies.as_ref());
+        assert_eq!(fleet.task_kinds().map(|list| &list.kinds), self.kinds.as_ref());
         assert_eq!(fleet.identity_config().map(AsRef::as_ref), self.config.as_ref());
         assert_eq!(fleet.spent_proofs(), self.spent.len());
         let known = fleet.enrolments_after(0).zip(&self.enrolled);

@@ -11,7 +11,7 @@ use robeing_fleet::{
 };
 
 use crate::{
-    comparisons,
+    comparisons, dead,
     fixture::{OpenSession, Trial, answered, ballot, failure, retry, success, task, to_verify, vote, worker},
     life::Before,
     naive,
@@ -86,8 +86,9 @@ pub fn check(fleet: &Fleet, before: &Before) {
             }
             _ => assert_eq!(said(AttemptEnd::Outvoted).count(), 0, "{task:?}"),
         }
-        let was = before.tasks.get(&task.seq);
-        assert!(was.is_none_or(|was| !was.state.is_final() || *was == **task), "{task:?}");
+        if let Some(was) = before.tasks.get(&task.seq).filter(|was| was.state.is_final()) {
+            dead::check_final(was, task, fleet.now().fleet);
+        }
     }
 }
 

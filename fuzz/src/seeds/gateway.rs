@@ -31,6 +31,7 @@ fn task() -> TaskSpec {
             initial_backoff: after(1),
             max_backoff: after(9),
             multiplier_percent: 150,
+            ..RetryPolicy::default()
         }),
         required_role: 2,
         required_specialization: "ocr".into(),
@@ -48,6 +49,9 @@ fn task() -> TaskSpec {
         team_term: 1,
         resources: Some(ResourceAmounts { cpu_millis: 500, memory_bytes: 1 << 20, ..ResourceAmounts::default() }),
         queue: "batch".into(),
+        slots: 2,
+        skills: vec!["law".into()],
+        ..TaskSpec::default()
     }
 }
 

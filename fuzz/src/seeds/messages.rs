@@ -227,6 +227,8 @@ fn coordinators() -> Vec<Seed> {
         deadline_in_ms: u64::MAX,
         time_limit_ms: u64::from(n),
         resources: Some(v1::ResourceAmounts { cpu_millis: 500, ..Default::default() }),
+        progress_timeout_ms: u64::from(n % 2) * 1_000,
+        ..Default::default()
     };
     let refs =
         |all: std::ops::Range<u32>| all.map(|n| internal::AttemptRef { task_id: TASK.into(), attempt: n }).collect();
@@ -249,8 +251,8 @@ fn coordinators() -> Vec<Seed> {
 fn workers() -> Vec<Seed> {
     use worker::{from_process::Message as Said, task_result::Outcome as Ended};
     let result = |outcome| Said::Result(worker::TaskResult { task_id: "t".into(), attempt: 1, outcome });
-    let failure =
-        worker::Failure { message: "é".repeat(20), code: Some(-1), details: "ü".repeat(20), permanent: true };
+    let (message, details) = ("é".repeat(20), "ü".repeat(20));
+    let failure = worker::Failure { message, code: Some(-1), details, permanent: true, ..Default::default() };
     let handled = worker::message_outcome::Outcome::Accepted(worker::MessageAccepted { reply: Some("yes".into()) });
     let send = worker::SendMessage {
         seq: 1,

@@ -13,7 +13,7 @@ fn of(target: &'static str, texts: &[(&str, &str)]) -> Vec<Seed> {
 }
 
 pub(super) fn seeds() -> Vec<Seed> {
-    [documents(), addresses()].concat()
+    [documents(), addresses(), timetables()].concat()
 }
 
 fn documents() -> Vec<Seed> {
@@ -105,4 +105,23 @@ fn addresses() -> Vec<Seed> {
         ("state", r#"[{"name":"a","url":"http://h/","secret":{"env":"SECRET"},"states":["queued"]}]"#),
     ]));
     seeds
+}
+
+fn timetables() -> Vec<Seed> {
+    of(
+        "timetable",
+        &[
+            ("berlin", "30 2 * * *\nEurope/Berlin\n1774659600000"),
+            ("often", "*/5 8-18 * * mon-fri\n\n1700000000000"),
+            ("macro", "@monthly\nEtc/UTC\n0"),
+            ("either-day", "0 0 13 * 5\nAmerica/New_York\n1700000000000"),
+            ("leap", "0 0 29 2 ?\nUTC\n4107542400000"),
+            ("hourly", "15 * * * *\nAustralia/Lord_Howe\n1774659600000"),
+            ("last", "59 23 31 12 7\nPacific/Apia\n253402300799999"),
+            ("never", "0 0 31 2,4 *\nUTC\n0"),
+            ("zone", "@daily\nEurope/Paderborn\n0"),
+            ("names", "0 0 1-7/2,15 jan,JUL-dec sun-sat\nAsia/Kathmandu\n1"),
+            ("steps", "*/99 */0 * * *\nUTC\n0"),
+        ],
+    )
 }

@@ -8,6 +8,7 @@ mod gateway;
 pub mod identity;
 mod messages;
 mod policies;
+mod schedules;
 pub mod votes;
 
 use std::fmt;
@@ -81,6 +82,7 @@ pub const TARGETS: &[Target] = &[
     Target::new("stored_policies", MESSAGE, policies::stored),
     Target::new("submission", MESSAGE, coordinator::submission),
     Target::new("target_url", SHORT, gateway::url),
+    Target::new("timetable", SHORT, schedules::timetable),
     Target::new("vote_binding", SHORT, votes::binding),
     Target::new("vote_envelope", MESSAGE, votes::envelope),
     Target::new("vote_reply", SHORT, decisions::reply),

@@ -6,6 +6,7 @@ pub mod build;
 pub(crate) mod execute;
 pub mod health;
 pub mod identity;
+pub mod kinds;
 pub mod observe;
 pub mod policies;
 pub(crate) mod ports;
@@ -14,6 +15,7 @@ pub mod release_replicas;
 pub(crate) mod repair;
 pub mod report;
 pub(crate) mod requeue;
+pub(crate) mod schedules;
 pub(crate) mod status_writer;
 pub(crate) mod teams;
 pub(crate) mod transports;
@@ -45,7 +47,7 @@ use self::{
 };
 use crate::{
     names,
-    quorum::{rollout, scale},
+    quorum::scale,
     runtime::{fleet_watch::FleetWatches, metrics::Metrics, retry::Refusals, stores::Caches},
 };
 
@@ -104,6 +106,8 @@ pub(crate) struct ClusterCache {
     pub(crate) pools: Option<Vec<v1::PoolSize>>,
     /// The policies that were sent to the coordinators last.
     pub(crate) policies: Option<Sent>,
+    /// What kinds of tasks need, as it was sent to the coordinators last.
+    pub(crate) kinds: Option<Sent>,
     /// The uid of the coordinator pod that was deleted last, while the watch cache still contains it.
     pub(crate) evicting: Option<String>,
     /// Since when coordinator pods have been missing.
@@ -239,22 +243,11 @@ async fn round(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clu
     kept.identity = identity::decide(&observation, context, cache).await;
     let mut outcome = match validate::validate(cluster, &context.operator_context, &kept) {
         Ok(fleet) => act(&observation, fleet, context, cache).await?,
-        Err(why) => Outcome {
-            fleet: None,
-            unbuildable: Some(why.to_string()),
-            refused: vec![],
-            changing: false,
-            scale: scale::Plan::new(0, scale::Step::Settled),
-            rollout: rollout::Step::Done,
-            declined: vec![],
-            unapplied: false,
-            uncreated: None,
-            policies: None,
-            teams: None,
-            identity: cache.identity.report().clone(),
-        },
+        Err(why) => Outcome::unbuildable(why.to_string(), cache.identity.report().clone()),
     };
-    outcome.teams = teams::keep(&observation, last_status(cluster, cache).as_ref(), context, cache).await;
+    let last = last_status(cluster, cache);
+    outcome.teams = teams::keep(&observation, last.as_ref(), context, cache).await;
+    outcome.schedules = schedules::keep(&observation, last.as_ref(), context, cache).await;
     let status = report(&observation, &outcome, context, cache).await?;
     let outlook = outlook(&observation, &outcome, &status, context, cache);
     let poll = poll(cluster, context);
@@ -287,7 +280,8 @@ fn outlook(
         well: !is(condition_types::DEGRADED)
             && is(condition_types::QUORUM_HEALTHY)
             && outcome.declined.is_empty()
-            && teams::are_settled(outcome.teams.as_deref()),
+            && teams::are_settled(outcome.teams.as_deref())
+            && schedules::are_settled(outcome.schedules.as_deref()),
         told,
         quiet: cache.happened.get_or_insert_with(Instant::now).elapsed(),
         due: due(observation, cache),
@@ -295,14 +289,15 @@ fn outlook(
 }
 
 /// Returns the time until something changes merely because time passes: what is reported about pods, existing or
-/// missing, or whether a refused request to the API server may be retried.
+/// missing, whether a refused request to the API server may be retried, or how long tasks have waited in vain.
 fn due(observation: &Observation, cache: &ClusterCache) -> Option<Duration> {
     let pods = observation.pods.iter().filter_map(|pod| health::changes_at(pod, observation.now)).min();
     let of_pods = pods.map(|at| at.duration_since(observation.now).unsigned_abs());
     let now = Instant::now();
     let missing = cache.missing_since.map(|since| since + CREATED_WITHIN);
     let later = missing.into_iter().chain(cache.refusals.next(now)).filter(|at| *at > now).min();
-    of_pods.into_iter().chain(later.map(|at| at - now)).chain(cache.identity.due()).min()
+    let of_tasks = observation.fleet.as_ref().ok().and_then(|answer| report::unmet_due(&answer.status));
+    of_pods.into_iter().chain(later.map(|at| at - now)).chain(cache.identity.due()).chain(of_tasks).min()
 }
 
 /// Queries the coordinators first and then reads the caches, so that the cached state is newer than the response,
@@ -364,6 +359,7 @@ async fn act(
         declined.push(error.to_string());
     }
     let policies = policies::set(observation, context, cache).await;
+    let kinds = kinds::set(observation, context, cache).await;
     let mut errors = set_deletion_costs(observation, &fleet, context, cache).await?;
     let target = apply::Target { client: &context.client, namespace: &fleet.namespace, owner: &fleet.uid };
     let mut stay: HashSet<String> = fleet.refused.iter().map(|pool| names::pool(&fleet.name, &pool.name)).collect();
@@ -400,20 +396,21 @@ async fn act(
         refused.push(error.to_string());
     }
     let uncreated = uncreated(observation, &scale, cache);
-    let changing = applied.changing;
     let (fleet, identity) = (Some(fleet), cache.identity.report().clone());
     Ok(Outcome {
         fleet,
         unbuildable: None,
         refused,
-        changing,
+        changing: applied.changing,
         scale,
         rollout,
         declined,
         unapplied,
         uncreated,
         policies,
+        kinds,
         teams: None,
+        schedules: None,
         identity,
     })
 }

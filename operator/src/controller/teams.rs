@@ -11,6 +11,7 @@ use robeing_client::{
 use robeing_crds::{RobeingClusterStatus, Role, Team, TeamState, TeamStatus, limits::MAX_TEAM_STATUSES};
 use robeing_identity::digest;
 use robeing_proto::v1;
+use serde::Serialize;
 use tonic::Code;
 
 use super::{ClusterCache, Context, observe::Observation};
@@ -113,10 +114,10 @@ impl Coordinator<'_> {
     }
 }
 
-/// Returns the digest of what a team is formed for. Fields that later versions add don't change it while they are not
-/// set.
-fn digest_of(team: &Team) -> String {
-    let json = serde_json::to_string(team).unwrap_or_default();
+/// Returns the digest of a part of the spec, such as what a team is formed for. Fields that later versions add don't change
+/// it while they are not set.
+pub(crate) fn digest_of(part: &impl Serialize) -> String {
+    let json = serde_json::to_string(part).unwrap_or_default();
     hex(&digest(json.as_bytes())[..8])
 }
 
@@ -187,8 +188,8 @@ fn is_open_for(found: &v1::Team, team: &Team) -> bool {
         && (found.role, &found.skills) == (asked.role, &asked.skills)
 }
 
-/// Returns whether a coordinator has decided against a team, rather than not having answered.
-fn is_refusal(error: &Error) -> bool {
+/// Returns whether a coordinator has decided against what it was asked for, rather than not having answered.
+pub(crate) fn is_refusal(error: &Error) -> bool {
     matches!(
         error.code(),
         Some(
@@ -233,7 +234,8 @@ fn unchanged(known: &TeamStatus, error: &Error) -> TeamStatus {
     TeamStatus { message, ..known.clone() }
 }
 
-fn reason(error: &Error) -> String {
+/// Returns why a coordinator has refused something, or else what has failed.
+pub(crate) fn reason(error: &Error) -> String {
     match error {
         Error::Refused { message, .. } => message.clone(),
         other => other.to_string(),

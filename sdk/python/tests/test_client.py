@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -97,7 +97,12 @@ async def test_options_are_those_of_the_task() -> None:
             priority=9,
             deadline=timedelta(minutes=1),
             delay=0.5,
+            not_before=datetime(2027, 1, 1, tzinfo=timezone.utc),
+            queue_expiry=3,
+            progress_timeout=4,
             attempt_timeout=2,
+            jitter=0.25,
+            non_retryable=["ValueError"],
             max_attempts=7,
             initial_backoff=0.1,
             max_backoff=1,
@@ -113,6 +118,8 @@ async def test_options_are_those_of_the_task() -> None:
     assert (spec.priority, spec.required_role, spec.required_specialization) == (9, types.ROLE_SPECIALIST, "math")
     assert (spec.deadline_in.seconds, spec.delay.nanos, spec.attempt_timeout.seconds) == (60, 500_000_000, 2)
     assert (spec.retry.max_attempts, spec.retry.initial_backoff.nanos, spec.retry.max_backoff.seconds) == (7, 10**8, 1)
+    assert (spec.not_before.seconds, spec.queue_expiry.seconds, spec.progress_timeout.seconds) == (1_798_761_600, 3, 4)
+    assert (spec.retry.jitter_percent, [match.name for match in spec.retry.non_retryable]) == (25, ["ValueError"])
     assert (spec.result_ttl.seconds, spec.submitter, spec.team, spec.verify.agree) == (3_600, "ann", "t", 2)
 
 
@@ -122,6 +129,8 @@ async def test_wrong_options_are_refused_before_anything_is_sent() -> None:
             ({"prio": 3}, "prio is no option of a task"),
             ({"role": "boss"}, "no role; there are"),
             ({"deadline": -1}, "can't be negative"),
+            ({"jitter": 2}, "from 0 to 1"),
+            ({"not_before": datetime(2027, 1, 1)}, "has no time zone"),
         ]:
             with pytest.raises((TypeError, ValueError), match=problem):
                 await fleet.submit("echo", **options)  # type: ignore[arg-type]
@@ -386,51 +395,6 @@ async def test_tasks_are_cancelled() -> None:
         assert [result.task_id for result in results] == [handle.id for handle in handles]
 
 
-async def test_a_task_is_followed_to_its_end_by_whichever_coordinator() -> None:
-    async with client(2) as (fleet, coordinators):
-        for coordinator in coordinators:
-            coordinator.manners.ends_watches = True
-        state = coordinators[0].state
-        state.work = lambda _: None
-        handle = await fleet.submit("echo")
-        seen = []
-        async for task in handle.watch():
-            seen.append(task.state)
-            if task.state == types.TASK_STATE_QUEUED:
-                await state.finish(handle.id, types.TASK_STATE_ASSIGNED)
-            elif task.state == types.TASK_STATE_ASSIGNED:
-                await state.finish(handle.id, types.TASK_STATE_SUCCEEDED)
-        assert seen == [types.TASK_STATE_QUEUED, types.TASK_STATE_ASSIGNED, types.TASK_STATE_SUCCEEDED]
-        assert [request.from_revision for request in state.watches] == [0, 1, 2]
-
-
-async def test_all_tasks_are_watched_from_a_revision() -> None:
-    async with client() as (fleet, _):
-        first = await fleet.submit("echo", 1)
-        revision = (await first.finished()).revision
-        second = await fleet.submit("echo", 2)
-        async for task in fleet.watch(from_revision=revision):
-            assert task.id == second.id
-            break
-
-
-async def test_many_waiters_share_a_watch_and_one_that_nobody_needs_is_ended() -> None:
-    async with client() as (fleet, [coordinator]):
-        coordinator.state.work = lambda _: None
-        handles = await fleet.submit_many("echo", range(1_500))
-        waiting = [asyncio.ensure_future(handle.finished()) for handle in handles for _ in range(2)]
-        await until("they are watched", lambda: len(coordinator.state.watches) == 2)
-        assert sorted(len(request.ids) for request in coordinator.state.watches) == [500, 1_000]
-        opened = await fleet._connection.open()
-        for one in waiting[2:]:
-            one.cancel()
-        await asyncio.gather(*waiting[2:], return_exceptions=True)
-        await until("one watch is left", lambda: len(opened.awaited._running) == 1)
-        await coordinator.state.finish(handles[0].id, types.TASK_STATE_SUCCEEDED)
-        assert {task.id for task in await asyncio.gather(*waiting[:2])} == {handles[0].id}
-        await until("none is left", lambda: not opened.awaited._running)
-
-
 async def test_pages_are_put_together() -> None:
     async with client() as (fleet, _):
         handles = await fleet.submit_many("echo", range(5))
@@ -484,27 +448,3 @@ async def test_a_cancellation_may_take_as_long_as_it_waits() -> None:
         coordinator.state.work = lambda _: None
         handle = await fleet.submit("echo")
         assert (await handle.cancel(wait=0.6)).state == types.TASK_STATE_CANCELLED
-
-
-async def test_the_lines_of_a_task_are_followed_from_coordinator_to_coordinator() -> None:
-    async with client(2) as (fleet, coordinators):
-        state = coordinators[0].state
-        state.lines = [f"line {number}" for number in range(7)]
-        handle = await fleet.submit("echo")
-        for ends in (False, True):
-            for coordinator in coordinators:
-                coordinator.manners.ends_watches = ends
-            assert [line async for line in handle.logs()] == state.lines
-        assert [line async for said in fleet.logs(handle.id) for line in said.lines]
-        assert [[after.next for after in request.after] for request in state.followed[1:6]] == [[], [2], [4], [6], [7]]
-
-
-async def test_the_progress_of_a_task_is_followed_to_its_end() -> None:
-    async with client() as (fleet, [coordinator]):
-        coordinator.state.work = lambda _: None
-        handle = await fleet.submit("echo")
-        seen = []
-        async for progress in handle.progress():
-            seen.append((progress.fraction, progress.text))
-            await coordinator.state.finish(handle.id, types.TASK_STATE_SUCCEEDED)
-        assert seen == [(0.5, "half")]

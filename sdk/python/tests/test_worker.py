@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from robeing import App, Context, PermanentError, TaskError, current
@@ -19,7 +16,7 @@ from tests.fakes.agent import MAX_OUTPUT, FakeAgent, Process
 from tests.fakes.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 
 @contextlib.asynccontextmanager
@@ -138,6 +135,7 @@ async def test_an_exception_is_a_failure_with_its_traceback() -> None:
     async with serving(app) as (_, process):
         failure = (await process.run("divide", b"0")).failure
     assert failure.message == "ZeroDivisionError: division by zero"
+    assert failure.name == "ZeroDivisionError"
     assert "return 1 / by" in failure.details
     assert "definition.py" not in failure.details, "frames of the SDK say nothing"
     assert not failure.permanent
@@ -161,6 +159,7 @@ async def test_what_another_attempt_would_repeat_is_permanent() -> None:
         assert (failure.message, failure.code, failure.permanent) == ("no such file", 2, True)
         failure = (await process.run("fail", b'"other"')).failure
         assert (failure.message, failure.code, failure.permanent) == ("busy", 11, False)
+        assert failure.name == "TaskError"
 
 
 async def test_an_input_of_another_type_fails_for_good_and_says_where() -> None:
@@ -292,115 +291,6 @@ async def test_a_thread_that_is_stopped_is_told_and_waited_for() -> None:
 
 def _nothing() -> None:
     """Does nothing."""
-
-
-in_processes = App()
-
-
-@in_processes.task("pid", run_in="process", slots=2)
-def pid_of(number: int) -> list[int]:
-    """Says where it runs."""
-    return [number, os.getpid()]
-
-
-@in_processes.task("hang", run_in="process", slots=2)
-def hang(directory: str, context: Context) -> None:
-    """Ends when it is stopped, and leaves a file that says so."""
-    context.progress(0.5, "half")
-    context.log("from a process")
-    with open(f"{directory}/begun", "w", encoding="utf-8") as file:  # noqa: PTH123
-        file.write(str(os.getpid()))
-    try:
-        time.sleep(600)
-    except asyncio.CancelledError:
-        with open(f"{directory}/cancelled-{context.cancelled}", "w", encoding="utf-8"):  # noqa: PTH123
-            pass
-        raise
-
-
-@in_processes.task("deaf", run_in="process", slots=2)
-def deaf(directory: str) -> None:
-    """Does not end when it is stopped."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with open(f"{directory}/begun", "w", encoding="utf-8") as file:  # noqa: PTH123
-        file.write(str(os.getpid()))
-    time.sleep(600)
-
-
-@in_processes.task("die", run_in="process", slots=2)
-def die() -> None:
-    """Dies."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@in_processes.task("raise", run_in="process", permanent=(ValueError,))
-def raises() -> None:
-    """Fails."""
-    raise ValueError("wrong")
-
-
-def _is_gone(pid: int) -> Callable[[], bool]:
-    def check() -> bool:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
-
-    return check
-
-
-async def test_functions_run_in_processes_that_are_kept() -> None:
-    async with serving(in_processes) as (_, process):
-        first = (await process.run("pid", b"1")).output
-        second = (await process.run("pid", b"2")).output
-        number, pid = eval(first)  # noqa: S307
-        assert number == 1
-        assert pid != os.getpid()
-        assert eval(second) == [2, pid]  # noqa: S307
-        failure = (await process.run("raise")).failure
-        assert (failure.message, failure.permanent) == ("ValueError: wrong", True)
-        assert 'raise ValueError("wrong")' in failure.details
-    await until("no process is left", _is_gone(pid))
-
-
-async def test_a_process_that_is_stopped_gets_cancelled_error(tmp_path: os.PathLike[str]) -> None:
-    async with serving(in_processes) as (_, process):
-        task = await process.give("hang", f'"{tmp_path}"'.encode())
-        await until("it runs", lambda: os.path.exists(f"{tmp_path}/begun"))  # noqa: PTH110
-        assert (await process.reports.get()) == wire.TaskProgress(
-            task_id=task.task_id, attempt=1, progress=wire.Progress(fraction=0.5, text="half")
-        )
-        assert (await process.reports.get()) == wire.TaskLog(task_id=task.task_id, attempt=1, lines=["from a process"])
-        await process.stop(task)
-        assert outcome_of(await process.result()) == "stopped"
-        assert os.path.exists(f"{tmp_path}/cancelled-True")  # noqa: PTH110
-        assert (await process.run("pid", b"1")).HasField("output"), "others go on"
-
-
-async def test_a_process_that_does_not_stop_is_killed(tmp_path: os.PathLike[str]) -> None:
-    async with serving(in_processes) as (_, process):
-        task = await process.give("deaf", f'"{tmp_path}"'.encode())
-
-        def pid() -> str:
-            with contextlib.suppress(OSError), open(f"{tmp_path}/begun", encoding="utf-8") as file:  # noqa: PTH123
-                return file.read()
-            return ""
-
-        await until("it runs", pid)
-        began = time.monotonic()
-        await process.stop(task)
-        assert outcome_of(await process.result()) == "stopped"
-        assert time.monotonic() - began >= 1.4, "it had its time to end"
-        assert _is_gone(int(pid()))()
-
-
-async def test_a_process_that_dies_takes_only_its_attempt_with_it() -> None:
-    async with serving(in_processes) as (_, process):
-        failure = (await process.run("die")).failure
-        assert failure.message == "the process that ran it was killed by SIGKILL"
-        assert not failure.permanent
-        assert (await process.run("die")).failure.message == failure.message, "another one was started"
 
 
 async def test_health_is_answered_while_tasks_run() -> None:

@@ -103,21 +103,34 @@ impl Calls {
 
     /// Makes one call to submit a task of this client. `NotFound`: its approval stands for nobody.
     pub async fn submit(&self, spec: &v1::TaskSpec) -> Result<(), Code> {
-        self.record.notes().others.insert(spec.id.clone());
-        let request = v1::SubmitRequest { tasks: vec![spec.clone()] };
+        self.submit_all(std::slice::from_ref(spec)).await
+    }
+
+    /// Makes one call to submit tasks of this client together. If it fails for one of them, others may be accepted.
+    pub async fn submit_all(&self, specs: &[v1::TaskSpec]) -> Result<(), Code> {
+        self.record.notes().others.extend(specs.iter().map(|spec| spec.id.clone()));
+        let request = v1::SubmitRequest { tasks: specs.to_vec() };
         let submitting = self.call(self.any(), Duration::ZERO, async |channel| {
             limited!(FleetClient::new(channel)).submit(request).await
         });
-        let refusal = match submitting.await {
-            Ok(response) => response.results.into_iter().next().and_then(|result| result.refusal),
+        match submitting.await {
+            Ok(response) => {
+                let answers = specs.iter().zip(response.results);
+                answers.map(|(spec, result)| self.accepted(spec, result.refusal)).fold(Ok(()), Result::and)
+            }
             Err(status) => {
                 let is_expected = !is_refusal(status.code()) || status.code() == Code::FailedPrecondition;
                 if !is_expected {
-                    self.record.violation(Check::Refused, format!("task {} was refused: {status}", spec.id));
+                    let ids: Vec<&str> = specs.iter().map(|spec| spec.id.as_str()).collect();
+                    self.record.violation(Check::Refused, format!("task {} was refused: {status}", ids.join(", ")));
                 }
-                return Err(status.code());
+                Err(status.code())
             }
-        };
+        }
+    }
+
+    /// Records whether a task is accepted.
+    fn accepted(&self, spec: &v1::TaskSpec, refusal: Option<v1::Refusal>) -> Result<(), Code> {
         let Some(refusal) = refusal else {
             self.record.notes().accepted.entry(spec.id.clone()).or_default();
             return Ok(());
@@ -136,7 +149,7 @@ impl Calls {
     /// Reads a task that was accepted. `None`: there is no response.
     pub async fn task(&self, id: &str) -> Option<v1::Task> {
         let consistency = v1::Consistency::Linearizable.into();
-        let request = v1::GetTaskRequest { id: id.to_owned(), include_input: false, consistency };
+        let request = v1::GetTaskRequest { id: id.to_owned(), consistency, ..v1::GetTaskRequest::default() };
         let reading = self.call(self.any(), Duration::ZERO, async |channel| {
             limited!(FleetClient::new(channel)).get_task(request).await
         });

@@ -35,7 +35,7 @@ pub type Wrong = (Check, String);
 
 checks! {
     Lost = "lost": "no accepted task disappears before its TTL, and each one finishes",
-    Once = "once": "a task finishes only once",
+    Once = "once": "a task finishes only once, or once more whenever it was tried again as a dead letter",
     Final = "final": "a finished task never changes",
     Result = "result": "a task's result is that of its current attempt, from the agent that it was assigned to",
     Lease = "lease": "a silent agent counts as lost only a quarter of the session timeout after its lease has ended",
@@ -74,6 +74,8 @@ checks! {
     Expired = "expired": "a ballot expires only after its deadline, and only if it is not decided by then",
     Approved = "approved": "a task that needs an approval starts only once its ballot has approved it, and fails if it does not",
     Verified = "verified": "a verified result is what enough different agents gave, or outputs that others find equal to it; without one, the task fails for disagreement",
+    Timed = "timed": "a task waits for its first attempt no longer than it may; an attempt without progress is ended, and no other",
+    Dead = "dead": "a task that fails for good is not tried again but on request, as a dead letter, each time in a new epoch",
     Formed = "formed": "a team that is acknowledged stays what was asked for, and is there until a client disbands it",
     Crew = "crew": "an agent is in one team at most, and a team has no more members than it should",
     Leader = "leader": "a term of a team has one leader, who is a member; terms only grow, and earlier leaders are refused",
@@ -85,6 +87,14 @@ checks! {
     Freed = "freed": "everything is free again once nobody holds anything",
     Quota = "quota": "no more is granted from a queue than its quota allows",
     Claimed = "claimed": "an attempt has what its task needs, at its agent and from its queue, and nothing once it has ended",
+    After = "after": "a task starts only once those on which it depends have ended, with their results, and not if they do not let it",
+    Joined = "joined": "a task that is split, or asks for subtasks, ends as they do, and none of them outlives it",
+    Limited = "limited": "no more tasks of a queue or a key run, or begin in any time, than its limits allow",
+    Fair = "fair": "the many tasks of one submitter take turns with the few of another",
+    Scheduled = "scheduled": "a schedule that is acknowledged stays what was asked for until it is removed",
+    Due = "due": "a run of a schedule starts once for each moment at which it is due, whoever leads, and never earlier",
+    Overdue = "overdue": "each moment at which a schedule is due is decided, and no more are missed than its policy says",
+    Overlap = "overlap": "runs of a schedule overlap only if its policy allows it",
     Addressed = "addressed": "a task that is addressed to a team is given to its members alone",
     Busy = "busy": "something happens in every run",
 }
@@ -113,14 +123,18 @@ pub fn violations(notes: &mut Notes) -> Vec<String> {
     for (check, what) in notes.ballots.early_starts() {
         notes.violation(check, what);
     }
+    for (id, schedule) in notes.schedules.unfinished() {
+        notes.violation(Check::Lost, format!("task {id} of schedule {schedule} was started, but never finished"));
+    }
     let [_, approved, rejected, expired] = notes.ballots.counts_of();
     let all = |counts: [usize; 2]| counts.iter().sum::<usize>();
     let [_, granted, _] = notes.allocations.counts();
-    let [claimed, _] = notes.needs.counts();
-    let of_teams = [notes.teams.counts()[0], notes.teams.orders.ended()];
+    let ([timed, _, again], [claimed, _]) = (notes.timed.counts(), notes.needs.counts());
+    let others = [notes.teams.counts()[0], notes.teams.orders.ended(), notes.schedules.counts()[1]];
     let of_customers = [all(notes.ballots.tasks_of()), all(notes.verified.counts()), granted, claimed];
+    let of_tasks = [timed, again, notes.graphs.counts()[0], notes.queues.counts()[0]];
     let happened = [notes.accepted.len(), notes.begun.len(), notes.applied.len(), notes.ledger.counts()[1]];
-    let mut counts = happened.iter().chain(&of_customers).chain(&of_teams);
+    let mut counts = happened.iter().chain(&of_customers).chain(&others).chain(&of_tasks);
     if counts.any(|count| *count == 0) || approved + rejected + expired == 0 {
         notes.violation(Check::Busy, "nothing happened in this run".to_owned());
     }
@@ -148,8 +162,8 @@ fn check_ends(notes: &mut Notes) {
             found.push((Check::Lost, format!("task {id} was accepted, but no log entry finished it")));
         }
     }
-    for (id, indexes) in finished.iter().filter(|(_, indexes)| indexes.len() > 1) {
-        found.push((Check::Once, format!("task {id} finished more than once, with the log entries {indexes:?}")));
+    for (id, indexes) in finished.iter().filter(|(id, indexes)| indexes.len() > notes.timed.lives(id)) {
+        found.push((Check::Once, format!("task {id} finished too often, with the log entries {indexes:?}")));
     }
     found.into_iter().for_each(|(check, what)| notes.violation(check, what));
 }
@@ -228,13 +242,18 @@ fn writes(notes: &Notes, from: Duration, to: Duration) -> usize {
 fn of_customers(notes: &Notes) -> String {
     let [approved, refused] = notes.ballots.tasks_of();
     let [agreed, disagreed] = notes.verified.counts();
+    let [timed, stalled, again] = notes.timed.counts();
     let [teams, disbanded, terms] = notes.teams.counts();
     let [requests, granted, renewals] = notes.allocations.counts();
     let ([claimed, attempts], addressed) = (notes.needs.counts(), notes.teams.orders.ended());
+    let ([of_graphs, parts], [of_queues, paced]) = (notes.graphs.counts(), notes.queues.counts());
+    let [schedules, runs, missed] = notes.schedules.counts();
     format!(
-        "{approved} tasks approved and {refused} not, {agreed} verified and {disagreed} not, {teams} teams ({disbanded} \
-         disbanded, {terms} leaders, {addressed} tasks), {requests} requests for resources ({granted} granted, {renewals} \
-         renewals), {claimed} tasks with resources ({attempts} attempts)"
+        "{approved} tasks approved and {refused} not, {agreed} verified and {disagreed} not, {timed} timed ({stalled} \
+         without progress, {again} dead ones tried again), {teams} teams ({disbanded} disbanded, {terms} leaders, \
+         {addressed} tasks), {requests} requests for resources ({granted} granted, {renewals} renewals), {claimed} \
+         tasks with resources ({attempts} attempts), {of_graphs} tasks of graphs ({parts} parts and subtasks), \
+         {of_queues} tasks of queues ({paced} attempts with a pace), {schedules} schedules ({runs} runs, {missed} missed)"
     )
 }
 

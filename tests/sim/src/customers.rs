@@ -6,7 +6,11 @@ use crate::{
     allocations::{Borrower, Tenant},
     ballots::Applicant,
     calls::Calls,
+    graphs::Organizer,
+    queued::Crowd,
+    schedules::Timekeeper,
     teams::{Delegator, Former},
+    timed::Planner,
     verified::Requester,
 };
 
@@ -26,8 +30,23 @@ impl Customers {
         let requester = Requester { calls: calls.clone() };
         let former = Former { calls: calls.clone() };
         let delegator = Delegator { calls: calls.clone() };
+        let planner = Planner { calls: calls.clone() };
         let tenant = Tenant { calls: calls.clone() };
+        let organizer = Organizer { calls: calls.clone() };
+        let crowd = Crowd { calls: calls.clone() };
+        let timekeeper = Timekeeper { calls: calls.clone() };
         let borrower = Borrower { calls };
-        tokio::join!(applicant.run(), requester.run(), former.run(), delegator.run(), tenant.run(), borrower.run());
+        tokio::join!(
+            applicant.run(),
+            requester.run(),
+            former.run(),
+            delegator.run(),
+            planner.run(),
+            tenant.run(),
+            organizer.run(),
+            crowd.run(),
+            borrower.run(),
+            timekeeper.run()
+        );
     }
 }

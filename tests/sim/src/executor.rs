@@ -8,7 +8,14 @@ use robeing_agent::executor::{Attempt, Executor, Failure, FailureKind, Health, O
 use robeing_settings::AgentRole;
 use tokio_util::sync::CancellationToken;
 
-use crate::{checks::Check, faults::Ill, record::Record, running::Running, verified};
+use crate::{
+    checks::Check,
+    faults::Ill,
+    graphs::Piece,
+    record::{Notes, Record},
+    running::Running,
+    timed, verified,
+};
 
 /// How long a stubborn task continues after it was asked to stop.
 const STUBBORN_FOR: Duration = Duration::from_millis(300);
@@ -16,6 +23,8 @@ const STUBBORN_FOR: Duration = Duration::from_millis(300);
 const DEAF_FOR: Duration = Duration::from_millis(700);
 /// How long it takes to compare two outputs.
 const COMPARES_FOR: Duration = Duration::from_millis(20);
+/// How often a steady task makes progress.
+const STEP: Duration = Duration::from_millis(200);
 /// Tasks whose kind has this prefix name the specialization that they need.
 const SPECIALIZED: &str = "special/";
 /// Tasks whose kind has this prefix name the role that they need.
@@ -79,6 +88,12 @@ pub enum Course {
     Verify(u64),
     /// Never ends on its own.
     Hang,
+    /// Makes no progress at the first attempt, and never ends on its own. Later attempts take this many milliseconds.
+    Stall(u64),
+    /// Makes progress for this many milliseconds, and succeeds.
+    Steady(u64),
+    /// Fails after this many milliseconds, in a way that the submitter does not want to be tried again.
+    Doom(u64),
 }
 
 impl Course {
@@ -94,6 +109,9 @@ impl Course {
             Self::Overrun(ms) => format!("overrun {ms}"),
             Self::Verify(ms) => format!("{} {ms}", verified::WORD),
             Self::Hang => "hang 0".to_owned(),
+            Self::Stall(ms) => format!("stall {ms}"),
+            Self::Steady(ms) => format!("steady {ms}"),
+            Self::Doom(ms) => format!("doom {ms}"),
         };
         if text.len() < len {
             text.push(' ');
@@ -117,8 +135,16 @@ impl Course {
             "overrun" => Some(Self::Overrun(number)),
             verified::WORD => Some(Self::Verify(number)),
             "hang" => Some(Self::Hang),
+            "stall" => Some(Self::Stall(number)),
+            "steady" => Some(Self::Steady(number)),
+            "doom" => Some(Self::Doom(number)),
             _ => None,
         }
+    }
+
+    /// Returns whether the coordinators go on without waiting for the end of an attempt that makes no progress.
+    fn has_progress_timeout(self) -> bool {
+        matches!(self, Self::Stall(_) | Self::Steady(_))
     }
 }
 
@@ -127,9 +153,33 @@ pub fn signature(task: &str, attempt: u32, agent: &str) -> String {
     format!("{task} {attempt} {agent}")
 }
 
-fn failed(kind: FailureKind, message: &str, retryable: bool) -> Outcome {
-    let (message, stderr_tail) = (message.to_owned(), String::new());
-    Outcome::Failed(Failure { kind, message, code: Some(1), stderr_tail, retryable, retry_after: None })
+/// Returns the outcome of an attempt that fails.
+pub fn failed(kind: FailureKind, message: &str, retryable: bool) -> Outcome {
+    let (message, stderr_tail, name) = (message.to_owned(), String::new(), String::new());
+    Outcome::Failed(Failure { kind, message, code: Some(1), stderr_tail, retryable, retry_after: None, name })
+}
+
+/// Returns a failure that may be tried again, were it not for its name.
+fn doomed() -> Outcome {
+    Outcome::Failed(Failure {
+        kind: FailureKind::Exit,
+        message: "the simulated task is doomed".to_owned(),
+        code: Some(1),
+        stderr_tail: String::new(),
+        retryable: true,
+        retry_after: None,
+        name: timed::DOOM.to_owned(),
+    })
+}
+
+/// Makes progress for this many milliseconds.
+async fn make_progress(attempt: &Attempt, ms: u64) {
+    let (mut passed, whole) = (Duration::ZERO, Duration::from_millis(ms));
+    while passed < whole {
+        attempt.log.progress(passed.as_secs_f64() / whole.as_secs_f64(), "");
+        tokio::time::sleep(STEP).await;
+        passed += STEP;
+    }
 }
 
 impl SimulatedExecutor {
@@ -139,6 +189,10 @@ impl SimulatedExecutor {
         {
             tokio::time::sleep(COMPARES_FOR).await;
             return Outcome::Succeeded { output: equal.to_string().into() };
+        }
+        if let Some(piece) = Piece::of(&attempt.input) {
+            tokio::time::sleep(piece.lasts()).await;
+            return piece.outcome(attempt, &signature(&attempt.task_id, attempt.attempt, &self.signs_as));
         }
         let Some(course) = Course::of(&attempt.input) else {
             let what = format!("task {} got another input: {:?}", attempt.task_id, attempt.input);
@@ -165,6 +219,13 @@ impl SimulatedExecutor {
                 (if attempt.attempt == 1 { limit + ms } else { limit / 2 }, None)
             }
             Course::Hang => std::future::pending().await,
+            Course::Stall(_) if attempt.attempt == 1 => std::future::pending().await,
+            Course::Stall(ms) => (ms, None),
+            Course::Steady(ms) => {
+                make_progress(attempt, ms).await;
+                (0, None)
+            }
+            Course::Doom(ms) => (ms, Some(doomed())),
         };
         tokio::time::sleep(Duration::from_millis(ms)).await;
         outcome.unwrap_or(Outcome::Succeeded { output: output.into() })
@@ -208,7 +269,9 @@ impl Executor for SimulatedExecutor {
         tracing::debug!(target: "robeing_sim", task = attempt.task_id, attempt.attempt, self.agent, "begun");
         self.check_fit(&attempt);
         self.record.notes().check_input(&attempt.task_id, &attempt.input);
-        let limited = attempt.time_limit.is_some();
+        self.record.check(|Notes { graphs, finished_at, .. }| graphs.begins(&attempt, finished_at));
+        let is_watched = Course::of(&attempt.input).is_some_and(Course::has_progress_timeout);
+        let limited = attempt.time_limit.is_some() || is_watched;
         let running = self.record.runs(&self.agent, &attempt.task_id, attempt.attempt, limited);
         let limit = match Course::of(&attempt.input) {
             Some(Course::Overrun(_)) => None,

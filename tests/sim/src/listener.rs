@@ -57,6 +57,8 @@ struct Fields {
     silent: String,
     granted: String,
     teams: String,
+    queued: String,
+    schedules: String,
     broken: String,
 }
 
@@ -90,6 +92,8 @@ impl Visit for Fields {
             "silent" => self.silent = value.to_owned(),
             "granted" => self.granted = value.to_owned(),
             "teams" => self.teams = value.to_owned(),
+            "queued" => self.queued = value.to_owned(),
+            "schedules" => self.schedules = value.to_owned(),
             "broken" => self.broken = value.to_owned(),
             _ => {}
         }
@@ -150,7 +154,8 @@ fn note(notes: &mut Notes, target: &str, fields: Fields) {
             sessions: fields.sessions.split(',').filter_map(session).collect(),
             silent: fields.silent.split_whitespace().map(str::to_owned).collect(),
         };
-        notes.applied(fields.index, applied, State::of(&fields.granted, &fields.teams), &fields.broken);
+        let state = State::of(&fields.granted, &fields.teams, &fields.schedules, &fields.queued);
+        notes.applied(fields.index, applied, state, &fields.broken);
     }
 }
 

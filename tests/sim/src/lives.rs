@@ -28,10 +28,14 @@ pub struct Asked {
     at: Duration,
     attempts: u32,
     pause: Duration,
+    /// By how many percent a pause may be shortened.
+    jitter: u32,
     deadline: Option<Duration>,
     timeout: Option<Duration>,
     /// The checksum of the input.
     checksum: u32,
+    /// How many slots it takes.
+    pub slots: usize,
 }
 
 /// What was seen of an attempt.
@@ -49,20 +53,20 @@ fn duration(wire: Option<prost_types::Duration>) -> Option<Duration> {
     wire.and_then(|wire| Duration::try_from(wire).ok())
 }
 
-/// Returns the pause after this many counted attempts.
+/// Returns the shortest pause after this many counted attempts.
 fn pause(asked: &Asked, counted: u32) -> Duration {
     let grown = GROWTH.saturating_pow(counted.saturating_sub(1));
-    asked.pause.saturating_mul(grown).min(LONGEST_PAUSE)
+    asked.pause.saturating_mul(grown).min(LONGEST_PAUSE) * (100 - asked.jitter) / 100
 }
 
 /// Returns whether `passed` is too short for something that takes `lasts`: whatever clocks do, fleet time is at most 5
 /// % fast.
-fn is_early(lasts: Duration, passed: Duration) -> bool {
+pub fn is_early(lasts: Duration, passed: Duration) -> bool {
     passed + ROUNDING < lasts.mul_f64(0.95)
 }
 
 fn counts(attempt: &v1::Attempt) -> bool {
-    attempt.state() != AttemptState::HandedBack
+    !matches!(attempt.state(), AttemptState::HandedBack | AttemptState::Suspended)
 }
 
 fn is_retryable(attempt: &v1::Attempt) -> bool {
@@ -82,7 +86,7 @@ fn miscounted(task: &v1::Task, asked: &Asked) -> Option<String> {
     }
     let (last, earlier) = task.attempts.split_last()?;
     let goes_on = |attempt: &v1::Attempt| match attempt.state() {
-        AttemptState::HandedBack | AttemptState::Lost => true,
+        AttemptState::HandedBack | AttemptState::Lost | AttemptState::Suspended => true,
         AttemptState::Failed | AttemptState::TimedOut => is_retryable(attempt),
         _ => false,
     };
@@ -104,14 +108,16 @@ fn miscounted(task: &v1::Task, asked: &Asked) -> Option<String> {
 impl Notes {
     /// Records a submission, if it is the first of its task.
     pub fn ask(&mut self, spec: &v1::TaskSpec) {
-        let retry = spec.retry.unwrap_or_default();
+        let retry = spec.retry.clone().unwrap_or_default();
         let asked = Asked {
             at: self.now,
             attempts: if retry.max_attempts == 0 { DEFAULT_ATTEMPTS } else { retry.max_attempts },
             pause: duration(retry.initial_backoff).unwrap_or(DEFAULT_PAUSE),
+            jitter: retry.jitter_percent,
             deadline: duration(spec.deadline_in),
             timeout: duration(spec.attempt_timeout),
             checksum: crc32c::crc32c(&spec.input),
+            slots: spec.slots.max(1) as usize,
         };
         self.asked.entry(spec.id.clone()).or_insert(asked);
     }
@@ -231,9 +237,10 @@ mod tests {
 
     #[test]
     fn ends_that_the_attempts_allow_are_fine_and_others_are_not() {
-        use AttemptState::{Failed, HandedBack, Lost, Succeeded, TimedOut};
+        use AttemptState::{Failed, HandedBack, Lost, Succeeded, Suspended, TimedOut};
         let fine = [
             task(TaskState::Succeeded, 2, &[Lost, HandedBack, Succeeded]),
+            task(TaskState::Succeeded, 2, &[Suspended, Lost, Succeeded]),
             task(TaskState::Failed, 2, &[Lost, Failed]),
             task(TaskState::DeadLettered, 2, &[Failed, TimedOut]),
             task(TaskState::Cancelled, 0, &[]),
@@ -241,6 +248,7 @@ mod tests {
         let wrong = [
             task(TaskState::Succeeded, 3, &[Lost, Failed, Succeeded]),
             task(TaskState::Succeeded, 1, &[Lost, Succeeded]),
+            task(TaskState::Succeeded, 1, &[Suspended]),
             task(TaskState::Failed, 1, &[Failed]),
             task(TaskState::DeadLettered, 2, &[Lost, Failed]),
             task(TaskState::DeadLettered, 1, &[HandedBack, Lost]),

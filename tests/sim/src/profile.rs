@@ -82,7 +82,7 @@ impl Profile {
             3 => 4,
             _ => 2,
         };
-        let mix = Mix::draw(&random);
+        let mix = Mix::draw(&random, slots);
         let crowd = slots == MANY_SLOTS && one_of(2);
         let work = between(&random, WORK) * u64::from(slots.min(4)) * 4;
         let tasks = (work / mix.average() / SUBMITTERS as u64).clamp(TASKS.0, TASKS.1) as usize;

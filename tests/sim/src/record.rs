@@ -16,12 +16,16 @@ use crate::{
     checks::{Check, Wrong},
     clocks::Times,
     faults::Ill,
+    graphs::GraphLedger,
     history::{Answer, Call, Op},
     hosts::SESSION_TIMEOUT,
     lives::{Asked, Seen},
     mail::Ledger,
+    queued::QueueLedger,
+    schedules::ScheduleLedger,
     state::State,
     teams::TeamLedger,
+    timed::TimedLedger,
     verified::VerifiedLedger,
 };
 
@@ -71,6 +75,8 @@ pub struct Accepted {
     pub cancelled: bool,
     /// Its end, as first read: everything that must never change.
     pub ended: Option<String>,
+    /// How many times it had been tried again as a dead letter then.
+    pub epoch: u32,
 }
 
 /// An attempt that an executor runs.
@@ -80,7 +86,8 @@ pub struct Run {
     pub agent: String,
     /// The number of the attempt.
     pub attempt: u32,
-    /// Whether it has a time limit, after which the coordinators continue without waiting for its end.
+    /// Whether it has a time limit or a progress timeout, after which the coordinators continue without waiting for its
+    /// end.
     pub limited: bool,
     /// Whether the coordinators asked it to stop.
     pub cancelled: bool,
@@ -178,12 +185,20 @@ pub struct Notes {
     pub ballots: BallotLedger,
     /// All tasks whose results are verified.
     pub verified: VerifiedLedger,
+    /// All tasks with rules about their time and their retries.
+    pub timed: TimedLedger,
+    /// All graphs of tasks.
+    pub graphs: GraphLedger,
+    /// All tasks in queues of their own.
+    pub queues: QueueLedger,
     /// All teams.
     pub teams: TeamLedger,
     /// All allocations.
     pub allocations: AllocationLedger,
     /// All tasks that need resources.
     pub needs: NeedsLedger,
+    /// All schedules.
+    pub schedules: ScheduleLedger,
     /// The number of injected faults, by kind.
     pub faults: BTreeMap<&'static str, u32>,
     /// The number of snapshots that coordinators wrote.
@@ -400,7 +415,7 @@ impl Notes {
                 }
                 self.check_kept(&applied);
                 let lost = self.follow_sessions(&applied);
-                self.check_state(&applied, state, stamped.unwrap_or_default(), &lost);
+                self.check_state(&applied, state, stamped, &lost);
                 self.applied_at.insert(index, self.now);
                 self.finished_at.extend(applied.finished.iter().map(|id| (id.clone(), self.now)));
                 let ended = stamped.unwrap_or(self.now);
@@ -426,13 +441,19 @@ impl Notes {
         lost
     }
 
-    /// Checks that an agent that is assigned an attempt has a free slot, in fact and not only in the state.
+    /// Checks that an agent that is assigned an attempt has as many free slots as it takes, in fact and not only in the state.
     fn check_slots(&mut self, index: u64, applied: &Applied) {
         for Assigned { agent, slots, task, attempt } in &applied.assigned {
-            let busy = self.runs.values().flatten().filter(|run| run.agent == *agent).count();
-            if busy >= *slots && self.is_alive(agent) {
+            let takes = |task: &str| self.asked.get(task).map_or(1, |asked| asked.slots);
+            let running = self.runs.iter().map(|(task, runs)| {
+                let here = runs.iter().filter(|run| run.agent == *agent).count();
+                here * takes(task)
+            });
+            let (busy, needed) = (running.sum::<usize>(), takes(task));
+            if busy + needed > *slots && self.is_alive(agent) {
                 let what = format!(
-                    "entry {index} assigns {agent} attempt {attempt} of task {task}, but its {slots} slots are taken"
+                    "entry {index} assigns {agent} attempt {attempt} of task {task}, which takes {needed}, but {busy} of its \
+                     {slots} slots are taken"
                 );
                 self.violation(Check::Slots, what);
             }

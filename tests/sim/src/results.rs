@@ -1,4 +1,5 @@
-//! Checks results as clients read them: a finished task never changes, and its result is that of its last attempt.
+//! Checks results as clients read them: a finished task never changes unless it is tried again as a dead letter, and
+//! its result is that of its last attempt.
 
 use robeing_proto::v1::{self, TaskState};
 
@@ -27,7 +28,8 @@ fn ending(task: &v1::Task) -> String {
     )
 }
 
-/// Returns what is wrong with a finished task's result. `may_end`: it may be cancelled with its team.
+/// Returns what is wrong with a finished task's result. `may_end`: it may be cancelled with its team, because of other
+/// tasks of its graph, or by the next run of its schedule.
 fn wrong(task: &v1::Task, accepted: &Accepted, may_end: bool) -> Option<(Check, String)> {
     match task.state() {
         // Its agents sign nothing, or they would not agree.
@@ -55,7 +57,10 @@ pub fn note(record: &Record, task: &v1::Task) -> bool {
     let (known, fleeting, may_end) = {
         let notes = record.notes();
         let known = notes.accepted.get(&task.id).cloned().unwrap_or_default();
-        (known, notes.fleeting.contains(&task.id), notes.teams.may_end_task(&task.id))
+        let of_others = notes.teams.may_end_task(&task.id) || notes.schedules.may_end_task(&task.id);
+        // Why a task of a graph is cancelled is checked with the whole graph.
+        let may_end = of_others || notes.graphs.has(task);
+        (known, notes.fleeting.contains(&task.id), may_end)
     };
     if let Some((check, problem)) = wrong(task, &known, may_end) {
         record.violation(check, format!("task {}: {problem}", task.id));
@@ -67,13 +72,15 @@ pub fn note(record: &Record, task: &v1::Task) -> bool {
     record.notes().check_life(task);
     let ended = ending(task);
     match known.ended {
-        Some(before) if before != ended => {
+        // It was read where it is not known yet that it was tried again.
+        Some(_) if task.epoch < known.epoch => {}
+        Some(before) if task.epoch == known.epoch && before != ended => {
             record.violation(Check::Final, format!("task {} was finished but changed: {before}, now {ended}", task.id));
         }
-        Some(_) => {}
-        None => {
+        Some(_) if task.epoch == known.epoch => {}
+        _ => {
             if let Some(accepted) = record.notes().accepted.get_mut(&task.id) {
-                accepted.ended = Some(ended);
+                (accepted.ended, accepted.epoch) = (Some(ended), task.epoch);
             }
         }
     }

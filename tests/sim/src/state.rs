@@ -1,5 +1,5 @@
-//! What the fleet's state has after a log entry, as coordinators report it: what is granted to whom, and who is in
-//! which team. So it is checked after every entry, and not only when a client looks.
+//! What the fleet's state has after a log entry, as coordinators report it: what is granted to whom, who is in which
+//! team, and what has become of schedules. So it is checked after every entry, and not only when a client looks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,11 @@ use std::{
 
 use robeing_proto::v1::{self, ResourceAmounts};
 
-use crate::record::{Applied, Notes};
+use crate::{
+    queued::Running,
+    record::{Applied, Notes},
+    schedules::Report,
+};
 
 /// Begins the holders that are tasks.
 const TASK: &str = "task:";
@@ -47,6 +51,10 @@ pub struct State {
     pub granted: Vec<Granted>,
     /// The members of each team that is not disbanded.
     pub teams: BTreeMap<String, BTreeSet<String>>,
+    /// The number of running tasks by queue and key.
+    pub running: Running,
+    /// The schedules.
+    pub schedules: Report,
 }
 
 /// Reads amounts of a response.
@@ -116,27 +124,38 @@ impl Granted {
 
 impl State {
     /// Reads what coordinators report.
-    pub fn of(granted: &str, teams: &str) -> Self {
+    pub fn of(granted: &str, teams: &str, schedules: &str, running: &str) -> Self {
         let team = |text: &str| {
             let mut words = text.split(' ').filter(|word| !word.is_empty()).map(str::to_owned);
             Some((words.next()?, words.collect::<BTreeSet<String>>()))
         };
+        let group = |text: &str| {
+            let mut words = text.split(' ').map(str::to_owned);
+            let (queue, count) = (words.next()?, words.next()?.parse().ok()?);
+            Some(((queue, words.next().unwrap_or_default()), count))
+        };
         Self {
             granted: granted.split(',').filter_map(Granted::of).collect(),
             teams: teams.split(',').filter_map(team).collect(),
+            running: running.split(',').filter_map(group).collect(),
+            schedules: Report::of(schedules),
         }
     }
 }
 
 impl Notes {
-    /// Checks what the state has after a log entry that was stamped at `at`. `lost`: the agents of which a session
-    /// ended with the entry.
-    pub fn check_state(&mut self, applied: &Applied, state: State, at: Duration, lost: &BTreeSet<String>) {
+    /// Checks what the state has after a log entry that was stamped at `at`, if that is known. `lost`: the agents of
+    /// which a session ended with the entry.
+    pub fn check_state(&mut self, applied: &Applied, state: State, at: Option<Duration>, lost: &BTreeSet<String>) {
         let found = [
-            self.allocations.applied(self.now, at, &state.granted),
+            self.queues.applied(applied, at, &state.running),
+            self.allocations.applied(self.now, at.unwrap_or_default(), &state.granted),
             self.needs.applied(applied, lost, &state.granted),
             self.teams.orders.applied(&applied.assigned, state.teams),
+            self.schedules.applied(&applied.finished, &state.schedules),
         ];
+        // No client waits for them.
+        self.others.extend(self.schedules.take_fresh());
         for (check, what) in found.into_iter().filter_map(Result::err) {
             self.violation(check, what);
         }
@@ -149,7 +168,12 @@ mod tests {
 
     #[test]
     fn what_coordinators_report_is_read() {
-        let state = State::of("1 7 task:5 default a 500 1024,2 8 client:c limited a 1 2 b 3 4", "t a b,u");
+        let state = State::of(
+            "1 7 task:5 default a 500 1024,2 8 client:c limited a 1 2 b 3 4",
+            "t a b,u",
+            "9,s 1 1 0 0 0 0 0 0",
+            "q 3,q 1 k",
+        );
         let part = |agent: &str, amounts| Part { agent: agent.to_owned(), amounts };
         let [one, other] = &state.granted[..] else { panic!("two allocations: {state:?}") };
         assert_eq!((one.id.as_str(), one.token, one.task(), one.queue.as_str()), ("1", 7, Some("5"), "default"));
@@ -158,6 +182,9 @@ mod tests {
         assert_eq!((other.task(), other.sum(), other.agents()), (None, [4, 6], vec!["a".to_owned(), "b".to_owned()]));
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
         assert_eq!(state.teams, BTreeMap::from([("t".to_owned(), names(&["a", "b"])), ("u".to_owned(), names(&[]))]));
-        assert_eq!(State::of("", ""), State::default());
+        let group = |key: &str| ("q".to_owned(), key.to_owned());
+        assert_eq!(state.running, BTreeMap::from([(group(""), 3), (group("k"), 1)]));
+        assert_eq!((state.schedules.wall, state.schedules.schedules.len()), (9, 1));
+        assert_eq!(State::of("", "", "", ""), State::default());
     }
 }

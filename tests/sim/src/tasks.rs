@@ -28,6 +28,8 @@ const LIMITS: (u64, u64) = (400, 1_000);
 /// How long tasks that ignore their limit continue after it, in milliseconds: mostly until the coordinators have given
 /// up the attempt and the next one waits or runs.
 const OVERRUN: (u64, u64) = (ATTEMPT_GRACE_MS - 100, ATTEMPT_GRACE_MS + 700);
+/// The most slots that a task takes.
+const WIDEST: u32 = 3;
 /// The maximum duration of short tasks, in milliseconds.
 const SHORT_TO: u64 = 150;
 
@@ -53,6 +55,8 @@ pub struct Mix {
     pub is_fleeting: bool,
     /// Whether some need a specialist, or an agent of a certain role.
     pub is_special: bool,
+    /// How many slots some tasks take; 0 if all take one.
+    pub wide: u32,
 }
 
 /// Returns the id of a new task.
@@ -67,8 +71,8 @@ pub fn millis(ms: u64) -> prost_types::Duration {
 }
 
 impl Mix {
-    /// Draws the mix of a run.
-    pub fn draw(random: &dyn Random) -> Self {
+    /// Draws the mix of a run whose agents have so many slots.
+    pub fn draw(random: &dyn Random, slots: u32) -> Self {
         let one_of = |n| below(random, n) == 0;
         Self {
             long: between(random, (1, 9)),
@@ -80,6 +84,7 @@ impl Mix {
             is_large: one_of(4),
             is_fleeting: one_of(2),
             is_special: one_of(2),
+            wide: if slots > 1 { slots.min(WIDEST) } else { 0 },
         }
     }
 
@@ -118,7 +123,8 @@ impl Mix {
         // A task that hangs is given up soon: waiting longer would show nothing more.
         let max_attempts = if course == Course::Hang { 2 } else { 0 };
         let retry = v1::RetryPolicy { max_attempts, initial_backoff: Some(millis(200)), ..v1::RetryPolicy::default() };
-        let needs = match below(random, 8) {
+        let drawn = below(random, 8);
+        let needs = match drawn {
             0 if self.is_special => Needs::Specialization(SPECIALIZATION),
             1 if self.is_special => Needs::Role(odd_role),
             _ => Needs::Nothing,
@@ -132,6 +138,7 @@ impl Mix {
             kind: needs.kind(),
             required_specialization,
             required_role: required_role.into(),
+            slots: if drawn == 2 { self.wide } else { 0 },
             input: course.input(if self.is_large && below(random, 12) == 0 { LARGE } else { 0 }),
             priority: 1 + below(random, 10) as u32,
             attempt_timeout: matches!(course, Course::Hang | Course::Overrun(_))

@@ -50,7 +50,9 @@ impl Watcher {
                     self.record.violation(Check::Watch, went_back);
                 }
                 revision = told.revision;
-                let ended = told.tasks.into_iter().filter(|task| results::note(&self.record, task)).map(|task| task.id);
+                let ended = told.tasks.into_iter().filter(|task| results::note(&self.record, task));
+                // Parts and subtasks are no client's.
+                let ended = ended.filter(|task| task.part_of.is_none()).map(|task| task.id);
                 let ended: Vec<String> = ended.collect();
                 let notes = self.record.notes();
                 let is_awaited = |id: &String| !notes.fleeting.contains(id) && !notes.others.contains(id);

@@ -96,8 +96,8 @@ fn read_into(text: &mut String, folder: &Path) {
 #[test]
 fn every_promise_has_a_check_with_a_name() {
     let told = told(&simulate(&["--checks"]));
-    let general = ["lost", "alone", "history", "votes", "damage", "verdict", "approved", "verified"];
-    let of_agents = ["leader", "addressed", "leased", "quota", "claimed"];
+    let general = ["lost", "alone", "history", "votes", "damage", "verdict", "approved", "verified", "dead"];
+    let of_agents = ["after", "joined", "leader", "addressed", "leased", "quota", "claimed", "limited", "fair"];
     for check in general.into_iter().chain(of_agents) {
         assert!(told.lines().any(|line| line.starts_with(check)), "{check} is not in {told}");
     }

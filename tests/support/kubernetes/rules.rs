@@ -39,6 +39,7 @@ pub fn refused() -> Vec<Refused> {
     all.extend(coordinators());
     all.extend(pools());
     all.extend(times());
+    all.extend(schedules());
     all
 }
 
@@ -154,6 +155,23 @@ fn times() -> Vec<Refused> {
         with_spec("too short a ballot", json!({"consensus": {"deadline": "1ms"}}), "deadline must be at least 100ms"),
         threshold("a majority in words", "most", "The threshold must be a fraction such as 2/3"),
         threshold("more than all", "3/2", "The threshold must be at most the whole electorate"),
+    ]
+}
+
+fn schedules() -> Vec<Refused> {
+    let schedule = |what, changed: Value, sentence| {
+        let mut schedule = json!({"name": "nightly", "cron": "30 4 * * *", "task": {"kind": "report"}});
+        if let (Some(schedule), Some(changed)) = (schedule.as_object_mut(), changed.as_object()) {
+            schedule.extend(changed.clone());
+        }
+        with_spec(what, json!({"schedules": [schedule]}), sentence)
+    };
+    vec![
+        schedule("a schedule with capitals", json!({"name": "Nightly"}), "The name of a schedule must be lower-case"),
+        schedule("four fields", json!({"cron": "30 4 * *"}), "When a schedule is due must be five fields"),
+        schedule("a zone with a space", json!({"timeZone": "Europe Berlin"}), "The time zone must be a name"),
+        schedule("a limit of one run", json!({"missedLimit": 3}), "Only if all missed runs start late"),
+        schedule("no time to start", json!({"startWithin": "0s"}), "startWithin must be at least 1ms"),
     ]
 }
 

@@ -19,7 +19,7 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-crds",
         folder: "crds",
-        uses: &["robeing-policy", "robeing-settings", "robeing-target"],
+        uses: &["robeing-cron", "robeing-policy", "robeing-settings", "robeing-target"],
         why: "the schema takes the bounds of settings, and a manifest is read without a fleet",
     },
     Crate { name: "robeing-fleet", folder: "fleet", uses: &[], why: "the state machine is pure" },
@@ -55,6 +55,12 @@ pub const CRATES: &[Crate] = &[
         why: "groups and their decisions are verified without network and clock",
     },
     Crate { name: "robeing-target", folder: "crates/target", uses: &[], why: "a URL is parsed without calling it" },
+    Crate {
+        name: "robeing-cron",
+        folder: "crates/cron",
+        uses: &[],
+        why: "when something is due follows from the time given",
+    },
     Crate {
         name: "robeing-net",
         folder: "crates/net",
@@ -97,6 +103,7 @@ pub const CRATES: &[Crate] = &[
         name: "robeing-coordinator",
         folder: "coordinator",
         uses: &[
+            "robeing-cron",
             "robeing-fleet",
             "robeing-identity",
             "robeing-net",
@@ -183,6 +190,7 @@ pub const PURE: &[Pure] = &[
         uses: &["bytes", "cel", "regex-automata", "schemars", "serde", "serde_json", "thiserror"],
     },
     Pure { name: "robeing-bft", uses: &["bytes", "ring", "thiserror"] },
+    Pure { name: "robeing-cron", uses: &["jiff", "thiserror"] },
 ];
 
 /// A library that only some crates may use.

@@ -56,7 +56,7 @@ use self::{
 pub(crate) use self::{retry_after::retry_after, transport::Transport, trouble::unreachable};
 pub use self::{tls::CertificatesError, transport::CLOSED_WITHIN};
 use super::{
-    Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome,
+    Attempt, AttemptLog, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome,
     presence::{Presence, TRY_AGAIN},
     text::{at_limit, lossy, rfc3339},
 };
@@ -209,7 +209,7 @@ impl HttpExecutor {
         if !answer.status().is_success() {
             return Err(Unanswered::Failed(self.refused(answer, progress).await));
         }
-        self.output(answer.into_body()).await.map_err(Unanswered::Failed)
+        self.output(answer.into_body(), &attempt.log).await.map_err(Unanswered::Failed)
     }
 
     /// Calls the server, retrying while it can't be reached.
@@ -248,7 +248,8 @@ impl HttpExecutor {
         Ok(request)
     }
 
-    async fn output(&self, mut body: Incoming) -> Result<Bytes, Failure> {
+    /// Reads an answer. Each part of it is progress.
+    async fn output(&self, mut body: Incoming, log: &AttemptLog) -> Result<Bytes, Failure> {
         let limit = self.limits.max_output;
         if body.size_hint().lower() > limit as u64 {
             return Err(self.too_large());
@@ -263,6 +264,7 @@ impl HttpExecutor {
                 return Err(self.too_large());
             }
             output.extend_from_slice(&data);
+            log.touch();
         }
         Ok(output.freeze())
     }

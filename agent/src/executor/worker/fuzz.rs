@@ -8,6 +8,7 @@ use std::{
 
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
+use robeing_fleet::limits::MAX_FAILURE_NAME_BYTES;
 use robeing_platform::Platform;
 use robeing_proto::worker::v1::{self as proto, FromProcess, from_process};
 
@@ -41,6 +42,8 @@ pub fn process(mut bytes: &[u8]) {
         deadline: None,
         time_limit: None,
         allowance: None,
+        results: Vec::new(),
+        carried: bytes::Bytes::new(),
         log: AttemptLog::new(Platform::real().clock, Arc::default(), MAX_LOG_BYTES),
     };
     let mut begun = attached.begin(&attempt).expect("a process is attached");
@@ -84,7 +87,10 @@ fn check(outcome: Outcome) {
         Outcome::Succeeded { output } => assert!(output.len() <= LIMITS.max_output),
         Outcome::Failed(failure) => {
             assert!(!failure.message.is_empty() && failure.stderr_tail.len() <= LIMITS.stderr_tail);
+            assert!(failure.name.len() <= MAX_FAILURE_NAME_BYTES);
         }
+        // The coordinators check what is asked for.
+        Outcome::Suspended { .. } => {}
         Outcome::Cancelled | Outcome::NotBegun => panic!("nobody has stopped it"),
     }
 }

@@ -25,7 +25,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use attached::{MAX_PROCESSES, MAX_UNHEALTHY, MAX_UNREAD};
+use bytes::Bytes;
 pub use mail::{MAX_SENDING, Post, WorkerMail};
+use robeing_fleet::limits::MAX_FAILURE_NAME_BYTES;
 use robeing_net::Transport;
 use robeing_proto::worker::v1::{self as proto, to_process};
 use robeing_telemetry::Metrics;
@@ -35,7 +37,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info};
 
 use self::attached::{Answer, Attached, Begun};
-use super::{Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome, text::at_limit};
+use super::{
+    Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome, PassedEnd, PassedResult, Subtask,
+    text::at_limit,
+};
 
 /// The address to listen on, and what to send to processes.
 #[derive(Debug, Clone)]
@@ -101,6 +106,8 @@ impl WorkerExecutor {
             input: attempt.input,
             deadline_in_ms: attempt.deadline.map_or(0, |deadline| millis(deadline.left).max(1)),
             time_limit_ms: attempt.time_limit.map_or(0, |limit| millis(limit).max(1)),
+            results: attempt.results.into_iter().map(passed).collect(),
+            carried: attempt.carried,
         };
         if begun.send(to_process::Message::Task(task)).await.is_none() {
             return Outcome::NotBegun;
@@ -175,14 +182,43 @@ fn outcome(limits: &Limits, process: &str, answer: Answer) -> Outcome {
             Outcome::Failed(Failure::new(FailureKind::OutputTooLarge, false, message))
         }
         Some(proto::task_result::Outcome::Failure(failure)) => Outcome::Failed(reported(limits, process, failure)),
+        Some(proto::task_result::Outcome::Suspend(asked)) => {
+            Outcome::Suspended { subtasks: asked.subtasks.into_iter().map(subtask).collect(), carried: asked.carried }
+        }
         Some(proto::task_result::Outcome::Stopped(_)) => {
             let message = format!("{process} stopped the attempt without being asked to");
             Outcome::Failed(Failure::new(FailureKind::Reported, true, message))
         }
         None => {
-            let message = format!("{process} answered without an outcome; set output, failure or stopped");
+            let message = format!("{process} answered without an outcome; set output, failure, suspend or stopped");
             Outcome::Failed(Failure::new(FailureKind::Reported, false, message))
         }
+    }
+}
+
+/// Returns the result of another task as a process is told it.
+fn passed(result: PassedResult) -> proto::GivenResult {
+    let (state, output, reason) = match result.end {
+        PassedEnd::Succeeded(output) => (proto::ResultState::Succeeded, output, String::new()),
+        PassedEnd::Failed(reason) => (proto::ResultState::Failed, Bytes::new(), reason),
+        PassedEnd::Cancelled(reason) => (proto::ResultState::Cancelled, Bytes::new(), reason),
+    };
+    proto::GivenResult { task_id: result.task_id, state: state.into(), output, reason }
+}
+
+/// Returns a subtask that a process asks for.
+fn subtask(asked: proto::Subtask) -> Subtask {
+    let span = |millis: u64| (millis > 0).then(|| Duration::from_millis(millis));
+    Subtask {
+        kind: asked.kind,
+        input: asked.input,
+        priority: asked.priority,
+        deadline: span(asked.deadline_in_ms),
+        delay: span(asked.delay_ms),
+        time_limit: span(asked.time_limit_ms),
+        max_attempts: asked.max_attempts,
+        required_specialization: asked.required_specialization,
+        depends_on: asked.depends_on,
     }
 }
 
@@ -192,6 +228,7 @@ fn reported(limits: &Limits, process: &str, failure: proto::Failure) -> Failure 
     let message = if said.is_empty() { format!("{process} failed without a reason") } else { said.to_owned() };
     let cut = failure.details.len().saturating_sub(most);
     Failure {
+        name: failure.name[..failure.name.floor_char_boundary(MAX_FAILURE_NAME_BYTES)].to_owned(),
         code: failure.code,
         stderr_tail: failure.details[failure.details.ceil_char_boundary(cut)..].to_owned(),
         ..Failure::new(FailureKind::Reported, !failure.permanent, message)

@@ -98,6 +98,7 @@ impl Driver {
         }
         self.health.reset();
         self.logs.nobody_follows();
+        self.attempt_progress.nothing_told(now);
         self.leader_link = LeaderLink::Open(link);
         self.suspect_link = None;
         self.complaint.clear();
@@ -212,9 +213,10 @@ impl Driver {
     pub(super) fn wants_to_say(&self) -> bool {
         let now = Instant::now();
         let beat_is_due = self.session.as_ref().is_some_and(|s| now >= s.lease.next_heartbeat());
-        let log_is_due = self.logs.due().is_some_and(|due| now >= due);
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        let is_later_due = is_due(self.logs.due()) || is_due(self.attempt_progress.due());
         let has_others = self.drain_unsaid || self.leave_unsaid || self.held.has_unsent() || self.health.has_report();
-        beat_is_due || has_others || log_is_due
+        beat_is_due || has_others || is_later_due
     }
 
     /// Sends the most urgent pending message.
@@ -235,6 +237,12 @@ impl Driver {
                 Say::Completions(internal::Completions { completions: self.held.batch() })
             }
             _ if std::mem::take(&mut self.leave_unsaid) => Say::Leave(internal::Leave {}),
+            _ if self.attempt_progress.due().is_some_and(|due| now >= due) => {
+                match self.attempt_progress.next_message(now) {
+                    Some(progressed) => Say::Progressed(progressed),
+                    None => return,
+                }
+            }
             _ if self.logs.due().is_some_and(|due| now >= due) => match self.logs.next_message(now, &self.held) {
                 Some(log) => Say::AttemptLog(log),
                 None => return,

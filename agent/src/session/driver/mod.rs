@@ -26,6 +26,7 @@ use super::{
     lease::Lease,
     link::{Greeting, Link, LinkError},
     logs::AttemptLogs,
+    progress::AttemptProgress,
     search::Search,
     wire,
 };
@@ -90,6 +91,7 @@ pub(super) struct Driver {
     running: FuturesUnordered<BoxFuture<'static, Done>>,
     health: HealthChecks,
     logs: AttemptLogs,
+    attempt_progress: AttemptProgress,
     /// Why the executor can never run attempts again, and the latest time at which the agent exits.
     failed: Option<(String, Instant)>,
     phase: Phase,
@@ -122,6 +124,7 @@ impl Driver {
             running: FuturesUnordered::new(),
             health: HealthChecks::default(),
             logs: AttemptLogs::new(Arc::clone(&deps.platform.clock), deps.config.slots, now),
+            attempt_progress: AttemptProgress::new(now),
             failed: None,
             phase: Phase::Working,
             asked_to_stop: false,
@@ -273,7 +276,8 @@ impl Driver {
                     next = next.min(self.progress + SEND_AGAIN_AFTER);
                 }
                 // What is due already waits for room on the stream, not for the timer.
-                let waits = [Some(beat), self.logs.due()].into_iter().flatten().filter(|due| *due > now);
+                let waits = [Some(beat), self.logs.due(), self.attempt_progress.due()];
+                let waits = waits.into_iter().flatten().filter(|due| *due > now);
                 next = waits.fold(next, Instant::min);
             }
         }
@@ -374,9 +378,11 @@ impl Driver {
         while let Some((waiting, cancel)) = self.held.start_next() {
             let key = Key::from(&waiting.assignment);
             let waited = now.saturating_duration_since(waiting.received);
+            let progress_timeout_ms = waiting.assignment.progress_timeout_ms;
             match wire::attempt(waiting, waited, self.deps.platform.clock.unix_millis()) {
                 Ok(mut attempt) => {
                     attempt.log = self.logs.begin(&key);
+                    self.attempt_progress.begin(&key, &attempt.log, progress_timeout_ms, now);
                     let executor = Arc::clone(&self.deps.executor);
                     let span = debug_span!("attempt", task = key.task_id, attempt = key.attempt, kind = attempt.kind);
                     let run = async move {
@@ -410,6 +416,7 @@ impl Driver {
     fn ended(&mut self, key: Key, outcome: completion::Outcome, ran: Duration) {
         self.deps.metrics.ended(&outcome);
         self.logs.ended(&key, Instant::now());
+        self.attempt_progress.ended(&key);
         self.held.finished(key, outcome, u64::try_from(ran.as_micros()).unwrap_or(u64::MAX));
     }
 
@@ -420,12 +427,14 @@ impl Driver {
         // Dropping an attempt kills its processes at once.
         self.running.clear();
         self.logs.all_ended(Instant::now());
+        self.attempt_progress.all_ended();
     }
 
     fn hand_back_running(&mut self) {
         warn!(running = self.held.running(), "the drain timeout passed: stopping what runs and handing it back");
         self.running.clear();
         self.logs.all_ended(Instant::now());
+        self.attempt_progress.all_ended();
         self.held.hand_back_running();
     }
 

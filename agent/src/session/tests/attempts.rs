@@ -106,6 +106,7 @@ async fn a_failure_is_told_in_full() {
         stderr_tail: "oh".into(),
         retryable: true,
         retry_after: Some(Duration::from_secs(90)),
+        name: "OSError".into(),
     }));
     let ended = call.completions().await;
     assert_eq!(ended[0].ran_us / 1_000, 250);
@@ -116,6 +117,7 @@ async fn a_failure_is_told_in_full() {
         stderr_tail: "oh".into(),
         retryable: true,
         retry_after_ms: 90_000,
+        name: "OSError".into(),
     };
     assert_eq!(ended[0].outcome, Some(Ended::Failure(expected)));
 }

@@ -6,6 +6,7 @@ mod health;
 mod lease;
 mod logs;
 mod presence;
+mod progress;
 mod resume;
 mod script;
 mod search;

@@ -77,6 +77,7 @@ impl Executor for Script {
             stderr_tail: String::new(),
             retryable: true,
             retry_after: None,
+            name: String::new(),
         };
         match &attempt.input[..] {
             b"never" => {

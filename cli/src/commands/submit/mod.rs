@@ -1,21 +1,24 @@
 //! `robeing submit`: submits one task or many, and waits for them if requested.
 
 mod outcome;
+mod plan;
 
 use std::{
     io,
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use nix::unistd::{User, geteuid};
 use outcome::{Outcome, print};
+use plan::{Known, Plan};
 use robeing_client::{FleetClient, SubmitOptions, new_task_id};
 use robeing_proto::v1::{ElectorAddress, GetTaskRequest, RequiredApproval, RetryPolicy, Role, Task, TaskSpec, Verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{connect::client, duration, resources::resource_amounts};
 use crate::{
-    args::{Agreement, AmountArgs, ApprovalArgs, Connection, Electors, SubmitArgs},
+    args::{Agreement, AmountArgs, ApprovalArgs, Connection, Electors, SubmitArgs, TimingArgs, VerifyResultArgs},
     error::CliError,
     exit::Exit,
     inputs::LineInput,
@@ -37,6 +40,13 @@ const MANY: usize = 2;
 /// Submits the tasks, unless interrupted by Ctrl-C.
 pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
+    if args.links.split || args.workflow.is_some() {
+        let known = Known::default();
+        return tokio::select! {
+            ended = run_plan(&args, fleet, known.clone()) => ended,
+            _ = interrupt.recv() => Ok(interrupted(&known.standing())),
+        };
+    }
     let prepare =
         async { Ok::<_, CliError>((specs(&args, args.read_inputs().await?), client(fleet, None, Access::Use).await?)) };
     let (specs, client) = tokio::select! {
@@ -87,6 +97,19 @@ pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, Cl
     print(&mut io::stdout().lock(), &args, &outcome, began)
 }
 
+/// Submits one task with its parts: those of the lines, or the steps of a workflow.
+async fn run_plan(args: &SubmitArgs, fleet: &Connection, known: Known) -> Result<Exit, CliError> {
+    let template = template(args);
+    let plan = match args.read_workflow().await? {
+        Some(workflow) => Plan::of_workflow(&template, &workflow),
+        None if args.inputs.is_none() && args.tasks.is_none() => {
+            return Err(CliError::Usage("--split needs the parts: give them by --inputs or --tasks".into()));
+        }
+        None => Plan::of_lines(&template, &args.links, args.read_inputs().await?),
+    };
+    plan.run(&client(fleet, None, Access::Use).await?, args, known).await
+}
+
 fn interrupted(standing: &str) -> Exit {
     note(&format!("interrupted; {standing}"));
     Exit::Interrupted
@@ -118,37 +141,58 @@ async fn submit(client: &FleetClient, specs: Vec<TaskSpec>, args: &SubmitArgs, o
 
 /// Builds the tasks. Their ids are generated here, so an answer with another id means that the key was already known.
 fn specs(args: &SubmitArgs, inputs: Vec<LineInput>) -> Vec<TaskSpec> {
+    let template = template(args);
+    inputs.into_iter().map(|line| spec(&template, line)).collect()
+}
+
+/// Returns a task with the options that apply to all tasks.
+fn template(args: &SubmitArgs) -> TaskSpec {
     let retry = args.max_attempts.or(args.retries.map(|retries| retries + 1));
-    let submitter = args.submitter.clone().unwrap_or_else(|| {
-        let account = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
-        submitter_of(std::env::var("USER").ok(), account)
-    });
-    let template = TaskSpec {
+    let mut template = TaskSpec {
         kind: args.kind.clone().unwrap_or_default(),
         deadline_in: args.deadline.map(duration),
         delay: args.delay.map(duration),
         attempt_timeout: args.timeout.map(duration),
-        retry: retry.map(|max_attempts| RetryPolicy { max_attempts, ..Default::default() }),
+        not_before: args.timing.not_before.map(wire_time),
+        queue_expiry: args.timing.queue_expiry.map(duration),
+        progress_timeout: args.timing.progress_timeout.map(duration),
+        retry: retries(retry, &args.timing),
         required_role: args.role.map_or(Role::Unspecified, Role::from).into(),
-        required_specialization: args.specialization.clone().unwrap_or_default(),
+        required_specialization: args.specialization.first().cloned().unwrap_or_default(),
+        skills: args.specialization.iter().skip(1).cloned().collect(),
+        slots: args.slots.unwrap_or_default(),
         team: args.team.clone().unwrap_or_default(),
         team_term: args.team_term.unwrap_or_default(),
         resources: (args.amounts != AmountArgs::default()).then(|| resource_amounts(&args.amounts)),
         queue: args.queue.clone().unwrap_or_default(),
+        limit_key: args.limit_key.clone().unwrap_or_default(),
         result_ttl: args.ttl.map(duration),
         priority: args.priority.unwrap_or_default(),
         idempotency_key: args.key.clone().unwrap_or_default(),
-        submitter,
+        submitter: submitter(args.submitter.clone()),
         requires_approval: approval(&args.approval),
-        verify: args.approval.verification.verify.map(|Agreement { agree, agents }| Verify {
-            agents,
-            agree,
-            pointer: args.approval.verification.verify_json.clone(),
-            compare: args.approval.verification.verify_compare.clone().unwrap_or_default(),
-        }),
+        verify: verification(&args.approval.verification),
         ..Default::default()
     };
-    inputs.into_iter().map(|line| spec(&template, line)).collect()
+    plan::link(&mut template, &args.links);
+    template
+}
+
+/// Returns when the tasks are tried again; `None` if nothing is said about it.
+fn retries(max_attempts: Option<u32>, args: &TimingArgs) -> Option<RetryPolicy> {
+    let policy = RetryPolicy {
+        max_attempts: max_attempts.unwrap_or_default(),
+        initial_backoff: args.backoff.map(duration),
+        max_backoff: args.max_backoff.map(duration),
+        jitter_percent: args.jitter.unwrap_or_default(),
+        non_retryable: args.non_retryable.clone(),
+        ..RetryPolicy::default()
+    };
+    (policy != RetryPolicy::default()).then_some(policy)
+}
+
+fn wire_time(at: Timestamp) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
 }
 
 /// Returns the approval that the tasks need.
@@ -167,8 +211,13 @@ fn approval(args: &ApprovalArgs) -> Option<RequiredApproval> {
 /// Builds the task of a line; options that the line does not set are taken from the template.
 fn spec(template: &TaskSpec, line: LineInput) -> TaskSpec {
     let LineInput { input, options } = line;
-    let template = template.clone();
-    let retry = options.max_attempts.map(|max_attempts| RetryPolicy { max_attempts, ..Default::default() });
+    let mut template = template.clone();
+    if options.specialization.is_some() {
+        // The line's own is in place of all that apply to all tasks.
+        template.skills.clear();
+    }
+    let others = || template.retry.clone().unwrap_or_default();
+    let retry = options.max_attempts.map(|max_attempts| RetryPolicy { max_attempts, ..others() });
     TaskSpec {
         id: new_task_id(),
         input: input.into(),
@@ -177,13 +226,34 @@ fn spec(template: &TaskSpec, line: LineInput) -> TaskSpec {
         idempotency_key: options.key.unwrap_or(template.idempotency_key),
         deadline_in: options.deadline.map(duration).or(template.deadline_in),
         delay: options.delay.map(duration).or(template.delay),
+        not_before: template.not_before.filter(|_| options.delay.is_none()),
         attempt_timeout: options.timeout.map(duration).or(template.attempt_timeout),
         retry: retry.or(template.retry),
         required_role: options.role.map_or(template.required_role, |role| Role::from(role).into()),
         required_specialization: options.specialization.unwrap_or(template.required_specialization),
         result_ttl: options.ttl.map(duration).or(template.result_ttl),
+        queue: options.queue.unwrap_or(template.queue),
+        limit_key: options.limit_key.unwrap_or(template.limit_key),
         ..template
     }
+}
+
+/// Returns how the results of the tasks are verified.
+pub(super) fn verification(args: &VerifyResultArgs) -> Option<Verify> {
+    args.verify.map(|Agreement { agree, agents }| Verify {
+        agents,
+        agree,
+        pointer: args.verify_json.clone(),
+        compare: args.verify_compare.clone().unwrap_or_default(),
+    })
+}
+
+/// Returns the submitter that is named, or else the default.
+pub(super) fn submitter(named: Option<String>) -> String {
+    named.unwrap_or_else(|| {
+        let account = User::from_uid(geteuid()).ok().flatten().map(|user| user.name);
+        submitter_of(std::env::var("USER").ok(), account)
+    })
 }
 
 /// Returns the default submitter: the user of the session, or of the account.
@@ -208,7 +278,8 @@ async fn tell_what_is_kept(client: &FleetClient, asked: &TaskSpec, id: &str) {
     }
 }
 
-/// Describes how a task differs from the request. Values that the fleet chose by default are not differences.
+/// Describes how a task differs from the request. Values that the fleet chose by default, or that are set for the kind, are
+/// not differences, so only what the request says is compared.
 fn differences(asked: &TaskSpec, task: &Task) -> Vec<String> {
     let mut differing = Vec::new();
     let mut compare = |differs: bool, words: String| {
@@ -220,11 +291,15 @@ fn differences(asked: &TaskSpec, task: &Task) -> Vec<String> {
     compare(asked.kind != task.kind, format!("kind {}", task.kind));
     compare(asked.input != task.input, "another input".into());
     compare(asked.priority != 0 && asked.priority != task.priority, format!("priority {}", task.priority));
-    compare(asked.required_role != task.required_role, format!("role {}", role_name(task.required_role())));
-    compare(
-        asked.required_specialization != task.required_specialization,
-        format!("specialization {}", or_none(&task.required_specialization)),
-    );
+    let has_role = asked.required_role == 0 || asked.required_role == task.required_role;
+    compare(!has_role, format!("role {}", role_name(task.required_role())));
+    let skills = |first: &str, others: &[String]| {
+        std::iter::once(first.to_owned()).chain(others.iter().cloned()).collect::<Vec<_>>().join(", ")
+    };
+    let kept = skills(&task.required_specialization, &task.skills);
+    let wanted = skills(&asked.required_specialization, &asked.skills);
+    compare(!wanted.is_empty() && wanted != kept, format!("specialization {}", or_none(&kept)));
+    compare(asked.slots != 0 && asked.slots != task.slots, plural(task.slots as usize, "slot"));
     let attempts = asked.retry.as_ref().map_or(0, |retry| retry.max_attempts);
     compare(attempts != 0 && attempts != task.max_attempts, plural(task.max_attempts as usize, "attempt"));
     compare(asked.requires_approval.is_some() && task.approval.is_none(), "no approval".into());
@@ -234,10 +309,13 @@ fn differences(asked: &TaskSpec, task: &Task) -> Vec<String> {
     };
     compare(asked.verify != task.verify, verified);
     let needed = amounts_text(task.resources.as_ref());
-    compare(asked.resources != task.resources, format!("resources {}", or_none(&needed)));
+    compare(
+        asked.resources.is_some_and(|asked| Some(asked) != task.resources),
+        format!("resources {}", or_none(&needed)),
+    );
     let deadline = deadline_of(task);
     compare(
-        !is_same_span(asked.deadline_in.as_ref(), deadline),
+        asked.deadline_in.is_some() && !is_same_span(asked.deadline_in.as_ref(), deadline),
         deadline.map_or_else(|| "no deadline".into(), |span| format!("a deadline of {}", short_duration(span))),
     );
     differing
@@ -247,10 +325,11 @@ fn role_name(role: Role) -> String {
     if role == Role::Unspecified { "any".into() } else { role_word(role) }
 }
 
-/// Returns the time from a task's acceptance to its deadline.
+/// Returns the time from a task's acceptance, or from when it was last tried again as a dead letter, to its deadline.
 fn deadline_of(task: &Task) -> Option<Duration> {
     let nanos = |time: &prost_types::Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
-    let span = nanos(task.deadline.as_ref()?) - nanos(task.submitted_at.as_ref()?);
+    let began = task.retried_at.as_ref().or(task.submitted_at.as_ref());
+    let span = nanos(task.deadline.as_ref()?) - nanos(began?);
     u64::try_from(span).ok().map(Duration::from_nanos)
 }
 
@@ -292,6 +371,35 @@ mod tests {
     }
 
     #[test]
+    fn a_task_has_a_retry_policy_if_anything_is_said_about_it() {
+        assert_eq!(retries(None, &TimingArgs::default()), None);
+        let backoff = Some(Duration::from_secs(2));
+        let said = retries(Some(3), &TimingArgs { backoff, jitter: Some(20), ..TimingArgs::default() });
+        let said = said.expect("something is said");
+        assert_eq!((said.max_attempts, said.jitter_percent, said.max_backoff), (3, 20, None));
+        assert_eq!(said.initial_backoff, Some(duration(Duration::from_secs(2))));
+    }
+
+    #[test]
+    fn what_a_line_says_of_attempts_and_of_a_delay_leaves_the_rest_as_it_is_for_all() {
+        let retry = Some(RetryPolicy { max_attempts: 9, jitter_percent: 20, ..RetryPolicy::default() });
+        let not_before = Some(wire_time(Timestamp::UNIX_EPOCH));
+        let template = TaskSpec { retry, not_before, ..asked() };
+        let mut line = LineInput::default();
+        let plain = spec(&template, line.clone());
+        assert_eq!(
+            (plain.not_before, plain.delay, plain.retry.map(|retry| retry.max_attempts)),
+            (not_before, None, Some(9))
+        );
+        line.options.max_attempts = Some(2);
+        line.options.delay = Some(Duration::from_secs(1));
+        let own = spec(&template, line);
+        assert_eq!((own.not_before, own.delay.is_some()), (None, true), "one of them is sent");
+        let retry = own.retry.expect("there is one");
+        assert_eq!((retry.max_attempts, retry.jitter_percent), (2, 20));
+    }
+
+    #[test]
     fn a_second_submission_that_asks_for_the_same_differs_in_nothing() {
         assert_eq!(differences(&asked(), &task()), Vec::<String>::new());
         let deadline = Some(prost_types::Timestamp { seconds: 130, nanos: 500_000_000 });
@@ -326,6 +434,18 @@ mod tests {
         let verified = Task { verify, ..task() };
         assert_eq!(differences(&super::tests::asked(), &verified), ["a result that 2 of 3 agents agree on"]);
         let deadline = Some(prost_types::Timestamp { seconds: 160, nanos: 500_000_000 });
-        assert_eq!(differences(&super::tests::asked(), &Task { deadline, ..task() }), ["a deadline of 1m"]);
+        let asked =
+            TaskSpec { deadline_in: Some(duration(Duration::from_secs(30))), slots: 2, ..super::tests::asked() };
+        let kept = Task { deadline, slots: 1, ..task() };
+        assert_eq!(differences(&asked, &kept), ["1 slot", "a deadline of 1m"]);
+    }
+
+    #[test]
+    fn what_the_kind_may_have_set_is_no_difference() {
+        let resources = Some(resource_amounts(&AmountArgs { cpu: 2_000, ..AmountArgs::default() }));
+        let deadline = Some(prost_types::Timestamp { seconds: 160, nanos: 500_000_000 });
+        let (required_role, required_specialization) = (Role::Guardian.into(), "ocr".to_owned());
+        let kept = Task { required_role, required_specialization, resources, deadline, slots: 4, ..task() };
+        assert!(differences(&asked(), &kept).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Conversion of agents and their roles.
 
 use bytes::Bytes;
-use robeing_fleet::{Agent, AgentState, Bar, BarKind, Role, RoleTraits, TeamId};
+use robeing_fleet::{Agent, AgentState, Bar, BarKind, KindRecord, Role, RoleTraits, TeamId};
 use robeing_identity::PeerRole;
 use robeing_proto::v1;
 
@@ -35,7 +35,8 @@ pub fn peer_role(role: Role) -> PeerRole {
     }
 }
 
-fn state(state: AgentState) -> v1::AgentState {
+/// Converts an agent's state to its API form.
+pub fn state(state: AgentState) -> v1::AgentState {
     match state {
         AgentState::Live => v1::AgentState::Live,
         AgentState::Standby => v1::AgentState::Standby,
@@ -70,9 +71,22 @@ fn quarantine(bar: &Bar) -> Option<v1::Quarantine> {
     })
 }
 
+/// Converts a share in millionths.
+fn share(millionths: u32) -> f64 {
+    f64::from(millionths) / 1e6
+}
+
+fn kind_performance(record: &KindRecord) -> v1::KindPerformance {
+    v1::KindPerformance {
+        kind: record.kind.to_string(),
+        performance: f64::from(record.performance()) / 1000.0,
+        success_rate: share(record.success),
+        relative_speed: share(record.speed),
+    }
+}
+
 /// Converts an agent to its API form, with what keeps it out of the fleet.
 pub fn agent(agent: &Agent, bar: Option<&Bar>) -> v1::Agent {
-    let share = |millionths: u32| f64::from(millionths) / 1e6;
     let RoleTraits { responsibilities, capabilities, priority } = agent.role.traits();
     let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect();
     v1::Agent {
@@ -104,6 +118,7 @@ pub fn agent(agent: &Agent, bar: Option<&Bar>) -> v1::Agent {
         unhealthy_since: agent.unhealthy.as_ref().map(|_| timestamp(agent.recovery.began().wall)),
         recovery: Vec::new(),
         quarantine: bar.and_then(quarantine),
+        kinds: agent.kinds.iter().map(kind_performance).collect(),
     }
 }
 

@@ -24,23 +24,46 @@ pub fn answer_size(answer: &v1::streamed_answer::Answer) -> usize {
 /// Same as [`answer_size`], for a result.
 pub fn result_size(task: &v1::Task) -> usize {
     let failure = |failure: &Option<v1::Failure>| {
-        failure.as_ref().map_or(0, |failure| failure.message.len() + failure.stderr_tail.len() + ANSWER_BYTES / 4)
+        let texts = |of: &v1::Failure| of.message.len() + of.stderr_tail.len() + of.name.len();
+        failure.as_ref().map_or(0, |failure| texts(failure) + ANSWER_BYTES / 4)
     };
+    let named = |of: &v1::FailureMatch| of.name.len() + ANSWER_BYTES / 8;
     let attempt = |attempt: &v1::Attempt| attempt.agent.len() + failure(&attempt.failure) + ANSWER_BYTES;
     let texts = [&task.id, &task.kind, &task.submitter, &task.required_specialization];
     let more = [&task.idempotency_key, &task.cancel_reason, &task.waiting_for, &task.team, &task.queue];
+    let lane = [&task.limit_key, &task.submitted_by];
     let pointer = task.verify.as_ref().and_then(|verify| verify.pointer.as_ref());
     let compare = task.verify.as_ref().map(|verify| &verify.compare);
     let compared = task.comparisons.iter().map(|compared| compared.agent.len() + ANSWER_BYTES / 4);
     let ballot = task.approval.as_ref().map(|approval| &approval.ballot);
     ANSWER_BYTES
-        + texts.into_iter().chain(more).chain(pointer).chain(compare).chain(ballot).map(String::len).sum::<usize>()
+        + texts
+            .into_iter()
+            .chain(more)
+            .chain(lane)
+            .chain(pointer)
+            .chain(compare)
+            .chain(ballot)
+            .map(String::len)
+            .sum::<usize>()
         + task.input.len()
         + task.output.len()
         + task.resources.map_or(0, |_| ANSWER_BYTES / 4)
+        + task.queue_until.or(task.retried_at).map_or(ANSWER_BYTES / 8, |_| ANSWER_BYTES / 4)
+        + task.non_retryable.iter().map(named).sum::<usize>()
+        + links_size(task)
+        + task.scheduled_for.map_or(0, |_| task.schedule.len() + ANSWER_BYTES / 4)
         + failure(&task.failure)
         + task.attempts.iter().map(attempt).sum::<usize>()
         + compared.sum::<usize>()
+}
+
+/// Returns an upper bound of the size of a task's links, bytes.
+fn links_size(task: &v1::Task) -> usize {
+    let part = task.part_of.as_ref().map_or(0, |of| of.task.len() + ANSWER_BYTES / 8);
+    let subtasks = task.subtasks.as_ref().map_or(0, |_| ANSWER_BYTES / 2);
+    let dependencies = task.depends_on.iter().map(|of| of.task.len() + ANSWER_BYTES / 16);
+    part + subtasks + dependencies.sum::<usize>()
 }
 
 /// Converts a refusal to its API form.
@@ -81,7 +104,8 @@ mod tests {
             Answer::Finished(task(fleet.task(TaskId(1)).expect("it ended"), parts, fleet.now()))
         });
         let refusal = Some(v1::Refusal { code: "RESOURCE_EXHAUSTED".into(), message: "m".repeat(500) });
-        let submitted = v1::SubmitResult { task_id: TaskId(u128::MAX).to_string(), existing: true, refusal };
+        let (task_id, retry_after_ms) = (TaskId(u128::MAX).to_string(), u64::MAX);
+        let submitted = v1::SubmitResult { task_id, existing: true, refusal, retry_after_ms };
         for answer in finished.into_iter().chain([Answer::Submitted(submitted)]) {
             let assumed = answer_size(&answer);
             let answer = v1::StreamedAnswer { tag: u64::MAX, answer: Some(answer) };

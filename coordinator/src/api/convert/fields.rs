@@ -30,7 +30,12 @@ pub fn excerpt(text: &str) -> &str {
 
 /// Parses a task id.
 pub fn task_id(text: &str) -> Result<TaskId, BadField> {
-    let not_one = |_| bad("id", format!("{:?} is not a task id; it is a UUID", excerpt(text)));
+    task_id_of("id", text)
+}
+
+/// Parses a task id in a field.
+pub fn task_id_of(field: &'static str, text: &str) -> Result<TaskId, BadField> {
+    let not_one = |_| bad(field, format!("{:?} is not a task id; it is a UUID", excerpt(text)));
     Ok(TaskId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 

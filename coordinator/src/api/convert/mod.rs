@@ -8,15 +8,19 @@ mod answers;
 mod ballots;
 mod failures;
 mod fields;
+mod kinds;
+mod links;
 mod messages;
+mod queues;
 mod recoveries;
 mod resources;
+mod schedules;
 mod status;
 mod submissions;
 mod tasks;
 mod teams;
 
-use prost_types::Timestamp;
+use prost_types::{Duration as WireDuration, Timestamp};
 use robeing_fleet::{FleetMillis, Stamp, UnixMillis};
 
 pub use self::{
@@ -28,12 +32,16 @@ pub use self::{
         BadField, agent_name, allocation_id, bad, ballot_id, excerpt, filter_name, letter_id, millis, span_text,
         task_id, team_id,
     },
+    kinds::{task_kind, told_kinds},
+    links::{MAX_INPUTS, parts, passed_result, suspension},
     messages::{letter as letter_message, letter_status, settle_answer, unsettled},
+    queues::{task_queue, told_task_queue},
     recoveries::recovery_step,
     resources::{agent_resources, allocation, amounts, holder, pool_sums, queue, queue_shape, told_amounts},
+    schedules::{schedule, schedule_spec},
     status::{Figures, status},
-    submissions::submission,
-    tasks::{Parts, task, task_state, task_states},
+    submissions::{start_after, submission},
+    tasks::{Parts, add_candidates, task, task_state, task_states, unmet_need},
     teams::{team, team_needs},
 };
 
@@ -62,6 +70,11 @@ use same_variants;
 /// Converts a wall time to its API form.
 pub fn timestamp(millis: UnixMillis) -> Timestamp {
     Timestamp { seconds: (millis / 1000) as i64, nanos: (millis % 1000) as i32 * 1_000_000 }
+}
+
+/// Converts a time in milliseconds to its API form. Limits keep it below the longest one.
+fn span(millis: u64) -> WireDuration {
+    WireDuration { seconds: (millis / 1000) as i64, nanos: (millis % 1000) as i32 * 1_000_000 }
 }
 
 /// Returns when something happened, in the wall time of that moment.

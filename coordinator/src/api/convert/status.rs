@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use robeing_fleet::{AgentCounts, Counts, Fleet, FleetRecoveryStep, PoolView, Totals};
+use robeing_fleet::{AgentCounts, Counts, Fleet, FleetRecoveryStep, PoolView, ScheduleCounts, Totals};
 use robeing_proto::v1;
 
 use super::recoveries::fleet_recovery_step;
@@ -17,6 +17,7 @@ pub struct Figures {
     pools: Vec<PoolView>,
     recovery_steps: Vec<Arc<FleetRecoveryStep>>,
     audit_seq: u64,
+    schedules: ScheduleCounts,
 }
 
 impl Figures {
@@ -31,13 +32,14 @@ impl Figures {
             pools: fleet.pools(),
             recovery_steps: fleet.recovery_steps().cloned().collect(),
             audit_seq: fleet.audit_last(),
+            schedules: fleet.schedule_counts(),
         }
     }
 }
 
 /// Converts the state's part of the status to its API form.
 pub fn status(figures: Figures) -> v1::FleetStatus {
-    let Figures { revision, version, counts, totals, agents, pools, recovery_steps, audit_seq } = figures;
+    let Figures { revision, version, counts, totals, agents, pools, recovery_steps, audit_seq, schedules } = figures;
     let pools = pools.into_iter().map(|pool| v1::PoolStatus {
         name: pool.name,
         live: pool.live,
@@ -47,6 +49,8 @@ pub fn status(figures: Figures) -> v1::FleetStatus {
     v1::FleetStatus {
         revision,
         audit_seq,
+        schedules: schedules.kept,
+        managed_schedules: schedules.managed,
         agents: Some(v1::AgentCounts {
             live: agents.live,
             standby: agents.standby,

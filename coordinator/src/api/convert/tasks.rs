@@ -3,17 +3,23 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use robeing_fleet::{Approval, Attempt, AttemptEnd, ScoreTerms, Stamp, Task, TaskState, Verification, Verify};
+use robeing_fleet::{
+    Approval, Attempt, AttemptEnd, Candidate, Candidates, Obstacle, ScoreTerms, Stamp, Task, TaskState, UnmetNeed,
+    Verification, Verify, limits::DEFAULT_QUEUE,
+};
 use robeing_proto::v1;
 
 use super::{
-    agents::role,
+    agents::{role, state as agent_state},
     due,
     failures::failure,
     fields::{BadField, bad},
     happened,
+    links::told_links,
     resources::told_amounts,
-    same_variants,
+    same_variants, span,
+    submissions::told_retries,
+    timestamp,
 };
 
 same_variants! {
@@ -54,6 +60,7 @@ fn attempt(attempt: &Attempt) -> v1::Attempt {
         Some(AttemptEnd::Lost) => v1::AttemptState::Lost,
         Some(AttemptEnd::HandedBack) => v1::AttemptState::HandedBack,
         Some(AttemptEnd::Outvoted) => v1::AttemptState::Outvoted,
+        Some(AttemptEnd::Suspended) => v1::AttemptState::Suspended,
     };
     v1::Attempt {
         number: attempt.number,
@@ -72,7 +79,7 @@ fn approval(approval: Approval) -> v1::TaskApproval {
     v1::TaskApproval { ballot: approval.ballot.to_string(), approved: approval.approved }
 }
 
-fn verify(asked: &Verify) -> v1::Verify {
+pub(super) fn verify(asked: &Verify) -> v1::Verify {
     v1::Verify {
         agents: asked.agents,
         agree: asked.agree,
@@ -94,6 +101,45 @@ fn comparisons(verification: &Verification) -> Vec<v1::Comparison> {
     ended.chain(running).collect()
 }
 
+/// Returns the queue of a task, unless it goes without saying.
+pub fn told_queue(queue: &str, has_resources: bool) -> String {
+    if has_resources || queue != DEFAULT_QUEUE { queue.to_owned() } else { String::new() }
+}
+
+fn candidate(of: Candidate) -> v1::Candidate {
+    let free_in = match of.obstacle {
+        Some(Obstacle::Busy { free_in }) => free_in,
+        _ => None,
+    };
+    v1::Candidate {
+        agent: of.agent.to_string(),
+        state: agent_state(of.state).into(),
+        score: Some(score(&of.score)),
+        free_slots: of.free_slots,
+        why_not: of.obstacle.map(|obstacle| obstacle.to_string()).unwrap_or_default(),
+        free_in: free_in.map(span),
+    }
+}
+
+/// Adds the agents that could take a task to its API form.
+pub fn add_candidates(task: &mut v1::Task, candidates: Candidates<'_>) {
+    let (best, left, others) = candidates.told();
+    task.candidates = best.into_iter().map(candidate).collect();
+    task.candidates_left = u32::try_from(left).unwrap_or(u32::MAX);
+    task.unfit_agents = u32::try_from(others).unwrap_or(u32::MAX);
+}
+
+/// Converts what tasks need that no agent has to its API form.
+pub fn unmet_need(need: UnmetNeed) -> v1::UnmetNeed {
+    v1::UnmetNeed {
+        tasks: need.tasks,
+        task_id: need.task.to_string(),
+        kind: need.kind,
+        since: Some(happened(need.since)),
+        problem: need.problem,
+    }
+}
+
 /// Which of a task's large parts to include.
 #[derive(Clone, Copy, Default)]
 pub struct Parts {
@@ -108,7 +154,8 @@ pub struct Parts {
 /// Converts a task to its API form, in a fleet whose clocks show `now`.
 pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
     let attempts = if parts.attempts { &task.attempts[..] } else { &[] };
-    v1::Task {
+    let (jitter_percent, non_retryable) = told_retries(task.timing.as_ref().map(|timing| &timing.asked));
+    let told = v1::Task {
         id: task.id.to_string(),
         kind: task.kind.clone(),
         state: task_state(task.state).into(),
@@ -139,9 +186,27 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
             Some(verification) if parts.attempts => comparisons(verification),
             _ => Vec::new(),
         },
+        queue_until: task.queue_until().map(|at| due(at, now)),
+        progress_timeout: task.progress_timeout().map(span),
+        jitter_percent,
+        non_retryable,
+        dead: task.dead,
+        epoch: task.epoch(),
+        retried_at: task.revival.as_ref().map(|revival| happened(revival.at)),
         team: task.team.map(|team| team.to_string()).unwrap_or_default(),
         resources: task.resources.as_ref().map(|claim| told_amounts(claim.asked.amounts)),
-        queue: task.resources.as_ref().map(|claim| claim.asked.queue.clone()).unwrap_or_default(),
+        queue: told_queue(task.queue(), task.resources.is_some()),
+        limit_key: task.limit_key().to_owned(),
+        submitted_by: task.lane.as_ref().map(|lane| lane.asked.identity.clone()).unwrap_or_default(),
+        slots: task.slots(),
+        skills: task.skills().to_vec(),
+        schedule: task.scheduled.as_ref().map(|of| of.schedule.clone()).unwrap_or_default(),
+        scheduled_for: task.scheduled.as_ref().map(|of| timestamp(of.due)),
+        ..v1::Task::default()
+    };
+    match &task.links {
+        Some(links) => told_links(told, links),
+        None => told,
     }
 }
 

@@ -10,9 +10,10 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use robeing_fleet::{
-    Fleet, FleetMillis, Task,
+    Fleet, FleetMillis, Passing, Task,
     sabotage::{Mistake, planted},
 };
+use robeing_platform::compute;
 use robeing_proto::{
     budget::MessageBudget,
     internal::v1::{self as internal, coordinator_message::Message as ToAgent},
@@ -24,7 +25,7 @@ use crate::{
     raft::SharedFleet,
 };
 
-/// Maximum number of attempts read from the state at once.
+/// Maximum number of attempts, or of results for one attempt, read from the state at once.
 const MAX_ATTEMPTS_READ: usize = 256;
 /// Approximate size of an assignment besides its input and kind, bytes.
 const ASSIGNMENT_BYTES: usize = 160;
@@ -95,8 +96,9 @@ impl Outgoing {
             return Some(ToAgent::Cancels(internal::Cancels { attempts }));
         }
         while !self.assignments.is_empty() {
-            let tasks = read(&fleet.read(), &mut self.assignments);
+            let mut tasks = read(&fleet.read(), &mut self.assignments);
             if !tasks.is_empty() {
+                tasks.iter_mut().for_each(|given| given.add_results(fleet));
                 let assignments = tasks.iter().filter_map(|given| assignment(given, now)).collect();
                 return Some(ToAgent::Assignments(internal::Assignments { assignments }));
             }
@@ -129,6 +131,57 @@ struct Given {
     task: Arc<Task>,
     input: Bytes,
     deadline: Option<FleetMillis>,
+    /// How many results of other tasks it is given.
+    results_given: usize,
+    results: Vec<internal::PassedResult>,
+    carried: Bytes,
+}
+
+impl Given {
+    fn of(fleet: &Fleet, task: &Arc<Task>) -> Self {
+        Self {
+            input: fleet.input_of(task),
+            deadline: fleet.deadline_of(task),
+            results_given: fleet.results_given(task),
+            results: Vec::new(),
+            carried: fleet.carried_to(task),
+            task: Arc::clone(task),
+        }
+    }
+
+    /// Reads the results of other tasks that the attempt is given, in slices, so that commands do not wait for all of
+    /// them.
+    fn add_results(&mut self, fleet: &SharedFleet) {
+        if self.results_given > 0 {
+            compute(|| self.read_results(fleet));
+        }
+    }
+
+    fn read_results(&mut self, fleet: &SharedFleet) {
+        let passing = fleet.read().passing_of(&self.task);
+        let mut found: Vec<Arc<Task>> = Vec::with_capacity(self.results_given);
+        while found.len() < self.results_given {
+            let slice = fleet.read().results_for(&self.task, found.len(), MAX_ATTEMPTS_READ);
+            // If some are gone, so is the attempt, and its agent is told to stop it.
+            if slice.is_empty() {
+                break;
+            }
+            found.extend(slice);
+        }
+        match passing {
+            Passing::AsInput => {
+                let outputs = found.iter().filter_map(|task| task.output.as_ref());
+                let parts: Vec<&[u8]> = std::iter::once(&self.input).chain(outputs).map(|part| &part[..]).collect();
+                let input = parts.concat();
+                self.input = input.into();
+            }
+            Passing::Separately => {
+                let seq = self.task.seq;
+                let is_child = |of: &Task| of.child_of().is_some_and(|place| place.seq == seq);
+                self.results = found.iter().map(|of| convert::passed_result(of, is_child(of))).collect();
+            }
+        }
+    }
 }
 
 /// Takes the tasks of the next attempts that are still current, about as many as fit in one message.
@@ -138,11 +191,18 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
         let Some(&(id, attempt)) = attempts.front() else { break };
         let task = fleet.task(id).filter(|task| task.current().is_some_and(|current| current.number == attempt));
         if let Some(task) = task {
-            let input = fleet.input_of(task);
-            if !budget.take(input.len() + task.kind.len() + ASSIGNMENT_BYTES) {
+            let given = Given::of(fleet, task);
+            // One that is given results is sent alone, because their size is known only once they are read.
+            let is_alone = given.results_given > 0;
+            let bytes = given.input.len() + given.carried.len() + task.kind.len() + ASSIGNMENT_BYTES;
+            if is_alone && !tasks.is_empty() || !budget.take(bytes) {
                 break;
             }
-            tasks.push(Given { task: Arc::clone(task), input, deadline: fleet.deadline_of(task) });
+            tasks.push(given);
+            if is_alone {
+                attempts.pop_front();
+                break;
+            }
         }
         attempts.pop_front();
     }
@@ -150,7 +210,8 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
 }
 
 /// Returns the current attempt of a task as an assignment at this fleet time.
-fn assignment(Given { task, input, deadline }: &Given, now: FleetMillis) -> Option<internal::Assignment> {
+fn assignment(given: &Given, now: FleetMillis) -> Option<internal::Assignment> {
+    let Given { task, input, deadline, results, carried, .. } = given;
     let current = task.current()?;
     // An agent that receives it late has less time left. 0 would mean that there is no limit.
     let left = |due: FleetMillis| due.saturating_sub(now).max(1);
@@ -163,14 +224,21 @@ fn assignment(Given { task, input, deadline }: &Given, now: FleetMillis) -> Opti
         deadline_in_ms: deadline.map_or(0, left),
         time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
         resources: task.resources.as_ref().map(|claim| convert::told_amounts(claim.asked.amounts)),
+        progress_timeout_ms: task.progress_timeout().unwrap_or_default(),
+        results: results.clone(),
+        carried: carried.clone(),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use robeing_fleet::{
-        Amounts, Command, ControlCommand, Effect, ResourceCommand, Stamp, SubmitTask, TaskCommand, TaskId,
-        TaskResources, Verify, known_version,
+        AgentId, Amounts, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, Join, OnFailure,
+        Outcome, PartOf, ResourceCommand, SessionId, Split, Stamp, SubmitTask, TaskCommand, TaskId, TaskResources,
+        Verify, known_version,
+        limits::{CHILD_OVERHEAD, MAX_INPUT_BYTES, MAX_PASSED_BYTES},
     };
     use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
 
@@ -252,6 +320,91 @@ mod tests {
         };
         assert_eq!(given.assignments[0].resources.map(|granted| granted.cpu_millis), Some(500));
     }
+
+    /// Submits a task, and completes its first attempt with this output.
+    fn end(fleet: &mut Fleet, (agent, session): (AgentId, SessionId), task: SubmitTask, output: &'static str) {
+        let id = task.id;
+        let outcome = Outcome::Succeeded(Bytes::from_static(output.as_bytes()));
+        let completion = Completion { agent, session, task: id, attempt: 1, ran_us: 1, outcome };
+        for command in [TaskCommand::Submit(task), TaskCommand::Complete(completion)] {
+            fleet.apply(Stamp::at(1), Command::Task(command), &mut Vec::new());
+        }
+    }
+
+    fn after(id: u128, others: &[u128], passing: Passing) -> SubmitTask {
+        let dependency = |id: &u128| Dependency { task: TaskId(*id), on_failure: OnFailure::Run };
+        let links =
+            AskedLinks { depends_on: others.iter().map(dependency).collect(), passing, ..AskedLinks::default() };
+        SubmitTask { links: Some(Box::new(links)), ..task(id, Bytes::from_static(b"own,")) }
+    }
+
+    #[test]
+    fn an_attempt_is_sent_with_the_results_that_its_task_depends_on_and_by_itself() {
+        let (mut fleet, agent, session) = fleet_with_agent();
+        let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+        fleet.apply(Stamp::at(1), raise, &mut Vec::new());
+        for (id, output) in [(1, "one,"), (2, "two,")] {
+            end(&mut fleet, (agent, session), task(id, Bytes::new()), output);
+        }
+        let tasks = [
+            task(3, Bytes::new()),
+            after(4, &[1, 2], Passing::Separately),
+            after(5, &[2, 1], Passing::AsInput),
+            task(6, Bytes::new()),
+        ];
+        let mut outbox = Outbox::default();
+        for task in tasks {
+            outbox.assignments.push((task.id, 1));
+            fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task)), &mut Vec::new());
+        }
+        let fleet = SharedFleet::new(fleet);
+        let mut outgoing = Outgoing::default();
+        outgoing.add(outbox);
+        let mut messages = Vec::new();
+        while let Some(ToAgent::Assignments(given)) = outgoing.next(&fleet, 1) {
+            messages.push(given.assignments);
+        }
+        let ids: Vec<Vec<&str>> =
+            messages.iter().map(|of| of.iter().map(|given| given.task_id.as_str()).collect()).collect();
+        let id = |id: u128| TaskId(id).to_string();
+        assert_eq!(ids, [[id(3)], [id(4)], [id(5)], [id(6)]]);
+        let results: Vec<_> = messages[1][0].results.iter().map(|of| (of.task_id.clone(), of.output.clone())).collect();
+        assert_eq!(results, [(id(1), Bytes::from_static(b"one,")), (id(2), Bytes::from_static(b"two,"))]);
+        assert_eq!(&*messages[1][0].input, b"own,");
+        assert_eq!((&*messages[2][0].input, messages[2][0].results.len()), (&b"own,two,one,"[..], 0));
+    }
+
+    #[test]
+    fn as_many_results_as_a_task_may_be_given_fit_in_a_message_and_are_told_without_ids_of_parts() {
+        const PARTS: u32 = 20_000;
+        let (mut fleet, agent, session) = fleet_with_agent();
+        let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+        fleet.apply(Stamp::at(1), raise, &mut Vec::new());
+        let split = Some(Split { parts: PARTS, join: Join::Reduce, quorum: 0 });
+        let links = |links| Some(Box::new(links));
+        let reduce = SubmitTask {
+            links: links(AskedLinks { split, ..AskedLinks::default() }),
+            ..task(1, Bytes::from(vec![7; MAX_INPUT_BYTES]))
+        };
+        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(reduce)), &mut Vec::new());
+        let size = (MAX_PASSED_BYTES / u64::from(PARTS) - CHILD_OVERHEAD) as usize;
+        for index in 0..PARTS {
+            let part_of = Some(PartOf { task: TaskId(1), index });
+            let links = links(AskedLinks { part_of, ..AskedLinks::default() });
+            let part = SubmitTask { links, ..task(10 + u128::from(index), Bytes::new()) };
+            end(&mut fleet, (agent, session), part, &LONG[..size]);
+        }
+        let mut outgoing = Outgoing::default();
+        outgoing.add(Outbox { assignments: vec![(TaskId(1), 1)], ..Outbox::default() });
+        let message = outgoing.next(&SharedFleet::new(fleet), 1);
+        let Some(ToAgent::Assignments(given)) = &message else { panic!("it is sent: {message:?}") };
+        assert_eq!(given.assignments[0].results.len(), PARTS as usize);
+        assert!(given.assignments[0].results.iter().all(|of| of.task_id.is_empty() && of.output.len() == size));
+        let bytes = internal::CoordinatorMessage { message }.encoded_len();
+        assert!(bytes <= MAX_ITEM_BYTES, "{bytes} bytes");
+    }
+
+    static LONG: LazyLock<String> = LazyLock::new(|| "x".repeat(1_000));
 
     #[test]
     fn an_attempt_is_assigned_before_it_is_followed_and_the_newest_order_counts() {

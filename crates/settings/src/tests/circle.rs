@@ -247,12 +247,15 @@ fn weights() -> impl Strategy<Value = Weights> {
 fn limits() -> impl Strategy<Value = FleetLimits> {
     let (queued, tasks) = (of_number(settings::MAX_QUEUED), of_number(settings::MAX_TASKS));
     let (bytes, ttl) = (of_number(settings::MAX_BYTES), of_span(settings::RESULT_TTL));
-    let limits = (prop::option::of(queued), prop::option::of(tasks), prop::option::of(bytes), prop::option::of(ttl));
-    limits.prop_map(|(max_queued, max_tasks, max_bytes, result_ttl)| FleetLimits {
+    let window = prop::option::of(of_span(settings::IDEMPOTENCY_WINDOW));
+    let (queued, tasks) = (prop::option::of(queued), prop::option::of(tasks));
+    let limits = (queued, tasks, prop::option::of(bytes), prop::option::of(ttl), window);
+    limits.prop_map(|(max_queued, max_tasks, max_bytes, result_ttl, idempotency_window)| FleetLimits {
         max_queued,
         max_tasks,
         max_bytes,
         result_ttl,
+        idempotency_window,
     })
 }
 

@@ -401,8 +401,8 @@ admin_but! {
     add_coordinator(AddCoordinatorRequest) -> AddCoordinatorResponse;
     remove_coordinator(RemoveCoordinatorRequest) -> RemoveCoordinatorResponse;
     transfer_leadership(TransferLeadershipRequest) -> TransferLeadershipResponse;
-    set_policies(SetPoliciesRequest) -> SetPoliciesResponse;
-    get_policies(GetPoliciesRequest) -> Policies;
+    set_policies(SetPoliciesRequest) -> SetPoliciesResponse; get_policies(GetPoliciesRequest) -> Policies;
+    set_task_kinds(SetTaskKindsRequest) -> SetTaskKindsResponse; get_task_kinds(GetTaskKindsRequest) -> TaskKinds;
     create_join_token(CreateJoinTokenRequest) -> CreateJoinTokenResponse;
     certify_client(CertifyClientRequest) -> CertifyClientResponse;
     bar_agent(BarAgentRequest) -> BarAgentResponse; release_agent(ReleaseAgentRequest) -> ReleaseAgentResponse;

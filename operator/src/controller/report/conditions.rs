@@ -1,4 +1,4 @@
-//! The six conditions, each with a machine-readable reason and a human-readable message. A condition's transition time
+//! The seven conditions, each with a machine-readable reason and a human-readable message. A condition's transition time
 //! changes only with its status.
 
 use std::borrow::Cow;
@@ -9,7 +9,7 @@ use robeing_crds::{RobeingClusterStatus, condition_types as types};
 use robeing_proto::v1;
 use serde_json::Value;
 
-use super::{Outcome, PoolView, others};
+use super::{Outcome, PoolView, others, unmet};
 use crate::{
     controller::{
         build::EPHEMERAL_WARNING,
@@ -28,8 +28,15 @@ pub const MAX_MESSAGE: usize = 1_024;
 const MAX_REASON: usize = 64;
 
 /// The conditions that the operator sets.
-pub(super) const TYPES: [&str; 6] =
-    [types::READY, types::PROGRESSING, types::DEGRADED, types::QUORUM_HEALTHY, types::SUSPENDED, types::IDENTITY];
+pub(super) const TYPES: [&str; 7] = [
+    types::READY,
+    types::PROGRESSING,
+    types::DEGRADED,
+    types::QUORUM_HEALTHY,
+    types::SUSPENDED,
+    types::IDENTITY,
+    types::TASKS_SCHEDULABLE,
+];
 
 /// The message if the spec asks for smaller disks than exist.
 const LARGER_DISKS: &str =
@@ -39,13 +46,13 @@ const LARGER_DISKS: &str =
 const MOST_NAMED: usize = 3;
 
 /// The content of a condition.
-struct Said {
+pub(super) struct Said {
     state: &'static str,
     reason: Cow<'static, str>,
     message: String,
 }
 
-fn said(state: &'static str, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Said {
+pub(super) fn said(state: &'static str, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Said {
     Said { state, reason: reason.into(), message: message.into() }
 }
 
@@ -74,6 +81,7 @@ pub(super) fn conditions(
         (types::QUORUM_HEALTHY, quorum),
         (types::SUSPENDED, suspended),
         (types::IDENTITY, identity),
+        (types::TASKS_SCHEDULABLE, unmet::schedulable(observation, previous)),
     ];
     let condition = |(of, said): (&str, Said)| {
         let before = previous.and_then(|previous| previous.conditions.iter().find(|condition| condition.type_ == of));
@@ -152,6 +160,7 @@ fn degraded(observation: &Observation, outcome: &Outcome, previous: Option<&Robe
     wrong.extend(refused.map(|pool| said("True", pool.reason, pool.message.clone())));
     wrong.extend(outcome.identity.problems.iter().map(|found| said("True", found.reason, found.message.clone())));
     wrong.extend(outcome.policies.iter().map(|why| said("True", "PoliciesNotInForce", why.clone())));
+    wrong.extend(outcome.kinds.iter().map(|why| said("True", "TaskKindsNotInForce", why.clone())));
     wrong.extend(outcome.refused.iter().map(|why| said("True", "ApplyFailed", format!("{why}."))));
     wrong.extend(outcome.uncreated.map(|made| uncreated(observation, made)));
     if let Rollout::Paused { reason, message } = &outcome.rollout {

@@ -13,7 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use robeing_crds::{RobeingClusterStatus, condition_types as types};
 use robeing_proto::v1::{self, AgentState};
 
-use super::{Outcome, audits, recoveries, teams};
+use super::{Outcome, audits, recoveries, schedules, teams, unmet};
 use crate::{
     controller::{
         identity::report::{MOVING, WARNED},
@@ -133,6 +133,8 @@ pub fn happened(
     rollout(outcome, before, &mut events);
     events.extend(outcome.identity.events.iter().map(|(reason, note)| normal(reason, "Rotate", (*note).to_owned())));
     teams::happened(before, after, &mut events);
+    unmet::happened(before, after, &mut events);
+    schedules::happened(before, after, &mut events);
     conditions(before, after, &mut events);
     bounded(events)
 }

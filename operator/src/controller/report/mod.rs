@@ -5,9 +5,11 @@ mod audits;
 mod conditions;
 mod events;
 mod recoveries;
+mod schedules;
 mod teams;
 #[cfg(test)]
 mod tests;
+mod unmet;
 
 use std::collections::BTreeSet;
 
@@ -16,9 +18,11 @@ pub use conditions::state;
 pub use events::{EventRecord, Importance, Snapshot, happened};
 use kube::ResourceExt;
 use robeing_crds::{
-    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, TeamStatus, condition_types,
+    AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, ScheduleStatus, TaskCounts, TeamStatus,
+    condition_types,
 };
 use robeing_proto::v1;
+pub(crate) use unmet::due as unmet_due;
 
 use crate::{
     controller::{identity::report::Report, observe::Observation, validate::ValidatedCluster},
@@ -50,10 +54,36 @@ pub struct Outcome {
     pub uncreated: Option<(u32, u32)>,
     /// Why the policies of the spec are not in force, as sentences.
     pub policies: Option<String>,
+    /// Why what the spec says of kinds of tasks is not in force, as sentences.
+    pub kinds: Option<String>,
     /// The teams of the fleet; `None` if nothing could be found out about them.
     pub teams: Option<Vec<TeamStatus>>,
+    /// The schedules of the fleet; `None` if nothing could be found out about them.
+    pub schedules: Option<Vec<ScheduleStatus>>,
     /// What was found of the fleet's identity.
     pub identity: Report,
+}
+
+impl Outcome {
+    /// Returns the outcome if nothing is built, for this reason.
+    pub(crate) fn unbuildable(why: String, identity: Report) -> Self {
+        Self {
+            fleet: None,
+            unbuildable: Some(why),
+            refused: vec![],
+            changing: false,
+            scale: scale::Plan::new(0, scale::Step::Settled),
+            rollout: rollout::Step::Done,
+            declined: vec![],
+            unapplied: false,
+            uncreated: None,
+            policies: None,
+            kinds: None,
+            teams: None,
+            schedules: None,
+            identity,
+        }
+    }
 }
 
 /// How many agents a pool has and should have.
@@ -142,6 +172,7 @@ pub fn status(
             .map(|pool| PoolStatus { name: pool.name.clone(), ready: pool.live + pool.standby, desired: pool.desired })
             .collect(),
         teams: outcome.teams.clone().or_else(|| previous.map(|previous| previous.teams.clone())).unwrap_or_default(),
+        schedules: outcome.schedules.clone().or_else(|| Some(previous?.schedules.clone())).unwrap_or_default(),
         replicas: scaled.map_or(0, |name| scaled_replicas(observation, name)),
         selector: Some(names::selector_text(&selector)),
         image: match &outcome.fleet {

@@ -84,6 +84,10 @@ impl v1::fleet_server::Fleet for Coordinator {
         not_here()
     }
 
+    async fn list_subtasks(&self, _: Request<v1::ListSubtasksRequest>) -> Answer<v1::ListSubtasksResponse> {
+        not_here()
+    }
+
     async fn cancel_tasks(&self, _: Request<v1::CancelTasksRequest>) -> Answer<v1::CancelTasksResponse> {
         not_here()
     }

@@ -6,7 +6,7 @@ waits for their results. The messages of the API are in `robeing.v1`.
 
 from robeing._codec import Text
 from robeing.app import App
-from robeing.context import Context, Fence, current
+from robeing.context import Context, Fence, Given, current
 from robeing.errors import (
     BadValueError,
     FleetError,
@@ -17,6 +17,7 @@ from robeing.errors import (
     RefusedError,
     RobeingError,
     SubmitError,
+    SubtaskError,
     TaskCancelledError,
     TaskDeadLetteredError,
     TaskError,
@@ -34,6 +35,7 @@ __all__ = [
     "Fence",
     "Fleet",
     "FleetError",
+    "Given",
     "NoFleetError",
     "NotFoundError",
     "NotStartedError",
@@ -42,6 +44,7 @@ __all__ = [
     "Result",
     "RobeingError",
     "SubmitError",
+    "SubtaskError",
     "TaskCancelledError",
     "TaskDeadLetteredError",
     "TaskError",

@@ -6,18 +6,20 @@ import asyncio
 import threading
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from typing_extensions import Unpack
 
     from robeing._client.many import Inputs
-    from robeing._client.specs import Loose, TaskOptions
+    from robeing._client.specs import Loose, Seconds, TaskOptions
+    from robeing._worker.journal import Journal
     from robeing.fleet import Fleet
+    from robeing.worker.v1.worker_pb2 import GivenResult
 
-__all__ = ["Context", "Fence", "current"]
+__all__ = ["Context", "Fence", "Given", "SubtaskOptions", "current"]
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
@@ -53,6 +55,36 @@ class Lines(NamedTuple):
 Report = Progress | Lines
 
 
+class Given(NamedTuple):
+    """The result of a task on which this one depends."""
+
+    task_id: str
+    """Its id."""
+    succeeded: bool
+    """Whether it succeeded."""
+    output: bytes
+    """Its output, if it succeeded."""
+    reason: str
+    """Why it did not succeed."""
+
+
+class SubtaskOptions(TypedDict, total=False):
+    """The options of subtasks that a task waits for without holding a slot. Times are seconds or `timedelta`."""
+
+    priority: int
+    """1 (last) to 10 (first); that of the task unless given."""
+    deadline: Seconds
+    """A subtask fails if it has not ended after this time."""
+    delay: Seconds
+    """It is not started before this time has passed."""
+    attempt_timeout: Seconds
+    """How long one attempt at it may take."""
+    max_attempts: int
+    """How often it is tried, with the first attempt."""
+    specialization: str
+    """Only agents with this specialization run it."""
+
+
 class Context:
     """The attempt that a handler runs.
 
@@ -82,6 +114,9 @@ class Context:
         self._fleet = fleet
         self._parts = 0
         self._fraction = 0.0
+        # What earlier attempts have left, and the results of other tasks.
+        self._given: tuple[bytes, Sequence[GivenResult]] = (b"", ())
+        self._journal: Journal | None = None
         self._is_stopped = False
         # Made when a thread waits, which few do.
         self._stopped: threading.Event | None = None
@@ -167,6 +202,48 @@ class Context:
         self._parts += 1
         part = Part(self.fence, self._parts, self.remaining)
         return await self.fleet._gather(Form(task, options, is_many=True), inputs, part)
+
+    @overload
+    async def subtasks(
+        self, task: Callable[[I], Coroutine[Any, Any, R]], inputs: Iterable[Any], /, **options: Unpack[SubtaskOptions]
+    ) -> list[R]: ...
+    @overload
+    async def subtasks(
+        self, task: Callable[[I], R], inputs: Iterable[Any], /, **options: Unpack[SubtaskOptions]
+    ) -> list[R]: ...
+    @overload
+    async def subtasks(self, task: Loose, inputs: Iterable[Any], /, **options: Unpack[SubtaskOptions]) -> list[Any]: ...
+    async def subtasks(
+        self, task: str | Callable[..., Any], inputs: Iterable[Any], /, **options: Unpack[SubtaskOptions]
+    ) -> list[Any]:
+        """Returns the outputs of subtasks, for which the task waits without holding a slot.
+
+        The attempt ends here. When all subtasks have ended, the task is run again, by any agent: the handler begins
+        anew, and this returns the outputs. So what the handler does before is done again, and it must ask for the same
+        subtasks in the same order each time. Subtasks are cancelled with the task. There may be 1,000 of them, with
+        1 MiB of inputs and of outputs of those before.
+
+        Raises:
+            SubtaskError: one of them did not succeed.
+            PermanentError: an earlier attempt has asked for others.
+        """
+        from robeing._client.specs import Form  # noqa: PLC0415
+        from robeing._worker.subtasks import outputs, subtasks  # noqa: PLC0415
+
+        form = Form(task, {})
+        return outputs(self._journaled().ask(subtasks(form, inputs, options)), form)
+
+    @property
+    def results(self) -> list[Given]:
+        """The results of the tasks on which the task depends, in the order in which it names them."""
+        return [Given(one.task_id, one.state == 0, one.output, one.reason) for one in self._journaled().dependencies]
+
+    def _journaled(self) -> Journal:
+        from robeing._worker.journal import Journal  # noqa: PLC0415
+
+        if self._journal is None:
+            self._journal = Journal(*self._given)
+        return self._journal
 
     def _tell(self, report: Report) -> None:
         if self._report is not None:

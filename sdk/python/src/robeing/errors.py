@@ -19,6 +19,7 @@ __all__ = [
     "RefusedError",
     "RobeingError",
     "SubmitError",
+    "SubtaskError",
     "TaskCancelledError",
     "TaskDeadLetteredError",
     "TaskError",
@@ -129,6 +130,15 @@ class TaskDeadLetteredError(TaskFailedError):
 
 class TaskCancelledError(TaskFailedError):
     """A task was cancelled. This is no `asyncio.CancelledError`: what waited for the task goes on."""
+
+
+class SubtaskError(RobeingError):
+    """A subtask did not succeed. `index` is its place among those that were asked for, and `reason` why, as text."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"subtask {index} did not succeed: {reason}")
+        self.index = index
+        self.reason = reason
 
 
 class TaskExpiredError(FleetError):

@@ -32,7 +32,7 @@ class Process:
         self.is_attached = True
         self._numbers = itertools.count(1)
 
-    async def give(self, kind: str, data: bytes = b"", *, attempt: int = 1, **limits: int) -> wire.Task:
+    async def give(self, kind: str, data: bytes = b"", *, attempt: int = 1, **limits: Any) -> wire.Task:
         """Gives it a task."""
         task = wire.Task(task_id=f"task-{next(self._numbers)}", attempt=attempt, kind=kind, input=data, **limits)
         await self.outgoing.put(wire.ToProcess(task=task))

@@ -277,6 +277,11 @@ class Coordinator(FleetServicer):
             results.append(api.CancelResult(task_id=task_id, state=self.state.tasks[task_id].state))
         return api.CancelTasksResponse(results=results)
 
+    async def ListSubtasks(self, _: Any, context: Any) -> api.ListSubtasksResponse:  # noqa: N802
+        """Lists no subtasks."""
+        await self._begin(context)
+        return api.ListSubtasksResponse()
+
     async def ListAgents(self, request: api.ListAgentsRequest, context: Any) -> api.ListAgentsResponse:  # noqa: N802
         """Lists agents, one on a page."""
         await self._begin(context)

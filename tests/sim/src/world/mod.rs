@@ -63,8 +63,9 @@ const MISSED_WITHIN: Duration = Duration::from_secs(8);
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 /// Distinguishes the seeds of the agents' disks.
 const AGENT_DISKS: u64 = 0x6167_656e_7400;
-/// The start of simulated time; any fixed moment would do.
-const EPOCH: Duration = Duration::from_secs(1_800_000_000);
+/// The start of simulated time: any fixed moment would do, shortly before a minute begins, so that schedules are due while
+/// there are faults.
+const EPOCH: Duration = Duration::from_secs(1_800_000_000 - 6);
 
 struct World {
     shared: Shared,

@@ -253,6 +253,13 @@ impl v1::fleet_server::Fleet for Coordinator {
         not_here()
     }
 
+    async fn list_subtasks(
+        &self,
+        _: Request<v1::ListSubtasksRequest>,
+    ) -> Result<Response<v1::ListSubtasksResponse>, Status> {
+        not_here()
+    }
+
     async fn cancel_tasks(
         &self,
         _: Request<v1::CancelTasksRequest>,
@@ -304,6 +311,17 @@ impl v1::admin_server::Admin for Coordinator {
     }
 
     async fn get_policies(&self, _: Request<v1::GetPoliciesRequest>) -> Result<Response<v1::Policies>, Status> {
+        not_here()
+    }
+
+    async fn set_task_kinds(
+        &self,
+        _: Request<v1::SetTaskKindsRequest>,
+    ) -> Result<Response<v1::SetTaskKindsResponse>, Status> {
+        Ok(Response::new(v1::SetTaskKindsResponse::default()))
+    }
+
+    async fn get_task_kinds(&self, _: Request<v1::GetTaskKindsRequest>) -> Result<Response<v1::TaskKinds>, Status> {
         not_here()
     }
 

@@ -334,7 +334,7 @@ mod tests {
             refusal: Some(v1::Refusal { code: "C".into(), message: "m".into() }),
             ..SubmitResult::default()
         };
-        let accepted = SubmitResult { task_id: "t".into(), existing: true, refusal: None };
+        let accepted = SubmitResult { task_id: "t".into(), existing: true, ..SubmitResult::default() };
         let results = [accepted, refused];
         let view = serde_json::to_value(BatchView::from(&results[..])).expect("it is JSON");
         let expected = json!({"tasks": [{"id": "t", "existing": true}, {"refusal": {"code": "C", "message": "m"}}]});

@@ -14,10 +14,27 @@ use crate::{
 /// The prefix of the type of events.
 const TYPE: &str = "io.robeing.task";
 
+/// Length of a task's id.
+const ID_CHARS: usize = 36;
+
+/// Returns the id of the event of a task's end: that of the task and, if the task was tried again as a dead letter, its
+/// epoch, because it ends once in each.
+pub fn event_id(task: &Task) -> String {
+    match task.epoch {
+        0 => task.id.clone(),
+        epoch => format!("{}-{epoch}", task.id),
+    }
+}
+
+/// Returns the id of the task whose event has this id.
+pub fn task_of(event: &str) -> &str {
+    event.get(..ID_CHARS).unwrap_or(event)
+}
+
 /// An event that is to be delivered.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// The id of the task, and of the event.
+    /// The id of the event; see [`event_id`].
     pub id: String,
     /// When the task ended, Unix milliseconds.
     pub ended_at: u64,
@@ -32,10 +49,10 @@ impl Event {
             let seconds = u64::try_from(time.seconds).unwrap_or_default();
             seconds.saturating_mul(1_000).saturating_add(u64::try_from(time.nanos).unwrap_or_default() / 1_000_000)
         };
-        let ended_at = task.finished_at.map_or(0, millis);
+        let (id, ended_at) = (event_id(task), task.finished_at.map_or(0, millis));
         let body = json!({
             "specversion": "1.0",
-            "id": task.id,
+            "id": id,
             "source": format!("/robeing/{cluster}"),
             "type": format!("{TYPE}.{}", state_name(task.state())),
             "subject": task.id,
@@ -43,7 +60,7 @@ impl Event {
             "datacontenttype": "application/json",
             "data": TaskView::from(task),
         });
-        Self { id: task.id.clone(), ended_at, body: body.to_string().into() }
+        Self { id, ended_at, body: body.to_string().into() }
     }
 
     /// Returns the signature of the event as it is sent at this time, Unix seconds: what the header `webhook-signature`
@@ -74,6 +91,15 @@ mod tests {
         };
         let signature = event.signature(&hmac::Key::new(hmac::HMAC_SHA256, &secret), 1_614_265_330);
         assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+    }
+
+    #[test]
+    fn each_end_of_a_task_that_is_tried_again_has_an_event_of_its_own() {
+        let id = "018f4e3a-0000-7000-8000-000000000001".to_owned();
+        let ids = [0, 1, 12].map(|epoch| Event::of(&Task { id: id.clone(), epoch, ..Task::default() }, "one").id);
+        assert_eq!(ids, [id.clone(), format!("{id}-1"), format!("{id}-12")]);
+        assert!(ids.iter().all(|event| task_of(event) == id));
+        assert_eq!(task_of("t"), "t");
     }
 
     #[test]

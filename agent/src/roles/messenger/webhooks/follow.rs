@@ -1,10 +1,6 @@
 //! Follows the fleet's tasks for one webhook.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use robeing_net::limited;
 use robeing_platform::jittered;
@@ -23,7 +19,7 @@ use super::{
     MAX_AT_ONCE, MAX_PENDING, MAX_PENDING_BYTES, WebhookMetrics, WebhooksDeps, WebhooksError,
     config::Webhook,
     delivery::Delivery,
-    event::Event,
+    event::{Event, event_id, task_of},
     place::{Place, PlaceFile, Review, folder},
     reached::Reached,
     share::Share,
@@ -236,13 +232,13 @@ impl Follower {
 
     /// Begins to deliver the event of a task, unless that has begun.
     fn begin(&mut self, task: &Task) {
-        if self.undelivered.contains_key(&task.id) {
+        if self.undelivered.contains_key(&event_id(task)) {
             return;
         }
         let event = Event::of(task, &self.deps.cluster);
         let undelivered = Undelivered { bytes: event.body.len(), revision: task.revision };
-        self.undelivered.insert(task.id.clone(), undelivered);
-        self.place.pending.insert(task.id.clone());
+        self.undelivered.insert(event.id.clone(), undelivered);
+        self.place.pending.insert(event.id.clone());
         let delivery = Arc::clone(&self.delivery);
         self.deliveries.spawn(async move {
             delivery.deliver(&event).await;
@@ -265,27 +261,41 @@ impl Follower {
         if left.is_empty() {
             return Ok(());
         }
-        let mut open: BTreeSet<String> = left.iter().cloned().collect();
-        let request = WatchTasksRequest { ids: left, include_output: true, ..WatchTasksRequest::default() };
+        let mut open: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for event in left {
+            open.entry(task_of(&event).to_owned()).or_default().push(event);
+        }
+        let ids = open.keys().cloned().collect();
+        let request = WatchTasksRequest { ids, include_output: true, ..WatchTasksRequest::default() };
         let mut watch = client.watch_tasks(request).await?.into_inner();
         while !open.is_empty() {
             let Some(seen) = watch.message().await? else {
                 return Err(Status::unavailable("the coordinator ended the watch"));
             };
             for id in seen.gone_ids {
-                open.remove(&id);
-                self.place.pending.remove(&id);
-                let webhook = &self.delivery.webhook.name;
-                WebhookMetrics::count(&self.delivery.metrics.given_up, webhook);
-                warn!(webhook, task = id, "an event was never delivered: the task has expired");
+                self.give_up(open.remove(&id).unwrap_or_default(), "the task has expired");
             }
-            for task in seen.tasks.iter().filter(|task| has_ended(task.state())) {
-                if open.remove(&task.id) {
+            for task in &seen.tasks {
+                let Some(mut events) = open.remove(&task.id) else { continue };
+                // What it was when it ended before it was tried again can't be read any more.
+                events.retain(|event| !has_ended(task.state()) || *event != event_id(task));
+                self.give_up(events, "the task was tried again");
+                if has_ended(task.state()) {
                     self.begin(task);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Forgets events that were not delivered.
+    fn give_up(&mut self, events: Vec<String>, why: &str) {
+        let webhook = &self.delivery.webhook.name;
+        for event in events {
+            self.place.pending.remove(&event);
+            WebhookMetrics::count(&self.delivery.metrics.given_up, webhook);
+            warn!(webhook, event, why, "an event was never delivered");
+        }
     }
 
     async fn keep(&mut self) {

@@ -1,7 +1,9 @@
 mod audits;
 mod conditions;
 mod events;
+mod schedules;
 mod teams;
+mod unmet;
 
 use std::sync::Arc;
 
@@ -146,7 +148,9 @@ fn scene() -> Scene {
             unapplied: false,
             uncreated: None,
             policies: None,
+            kinds: None,
             teams: None,
+            schedules: None,
             identity: Report::default(),
         },
     }

@@ -6,11 +6,11 @@ import getpass
 import os
 import time
 import uuid
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict, get_type_hints
 
-from google.protobuf import duration_pb2
+from google.protobuf import duration_pb2, timestamp_pb2
 
 from robeing._codec import decode_output, decoder, encode_input, encoder
 from robeing._worker.definition import definition_of
@@ -18,7 +18,7 @@ from robeing.context import Context
 from robeing.v1 import types_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Concatenate
 
     # A kind, or a handler whose input is not the value of its only parameter: its types say nothing of a submission.
@@ -41,14 +41,24 @@ class TaskOptions(TypedDict, total=False):
     """The task fails if it has not finished after this time."""
     delay: Seconds
     """The task is not started before this time has passed."""
+    not_before: datetime
+    """The task is not started before this time, by the fleet's clock; it has a time zone."""
+    queue_expiry: Seconds
+    """The task fails if no agent has taken it within this time."""
     attempt_timeout: Seconds
     """How long one attempt may take."""
+    progress_timeout: Seconds
+    """How long an attempt may run without telling progress; beyond it, another agent gets the task."""
     max_attempts: int
     """How often the task is tried, with the first attempt."""
     initial_backoff: Seconds
     """The pause before the second attempt; it grows with each."""
     max_backoff: Seconds
     """The longest pause between attempts."""
+    jitter: float
+    """By which part of it, 0 to 1, a pause may be shortened by chance."""
+    non_retryable: Sequence[str]
+    """Names of failures after which the task is not tried again: of exceptions, such as `"ValueError"`."""
     role: str
     """Only agents of this role run the task: worker, specialist, messenger or guardian."""
     specialization: str
@@ -68,6 +78,8 @@ class TaskOptions(TypedDict, total=False):
 _DURATIONS = {
     "deadline": "deadline_in",
     "delay": "delay",
+    "queue_expiry": "queue_expiry",
+    "progress_timeout": "progress_timeout",
     "attempt_timeout": "attempt_timeout",
     "result_ttl": "result_ttl",
 }
@@ -90,6 +102,14 @@ class Form:
         """Returns how long to try if the fleet has no room, seconds."""
         return default if self._room_for is None else self._room_for
 
+    def input(self, value: object) -> bytes:
+        """Writes an input.
+
+        Raises:
+            BadValueError: it can't be written.
+        """
+        return self._encode(value)
+
     def spec(self, value: object) -> types_pb2.TaskSpec:
         """Returns a task with this input, with an id.
 
@@ -98,7 +118,7 @@ class Form:
         """
         spec = types_pb2.TaskSpec()
         spec.CopyFrom(self._template)
-        spec.input = self._encode(value)
+        spec.input = self.input(value)
         if not spec.id:
             spec.id = new_task_id()
         return spec
@@ -145,11 +165,9 @@ def _template(kind: str, options: TaskOptions) -> types_pb2.TaskSpec:
     for option, name in _DURATIONS.items():
         if option in given:
             getattr(spec, name).CopyFrom(duration(given[option]))
-    for option in _BACKOFFS:
-        if option in given:
-            getattr(spec.retry, option).CopyFrom(duration(given[option]))
-    if "max_attempts" in given:
-        spec.retry.max_attempts = given["max_attempts"]
+    _set_retries(spec, given)
+    if "not_before" in given:
+        spec.not_before.CopyFrom(_timestamp(given["not_before"]))
     if "priority" in given:
         spec.priority = given["priority"]
     if "role" in given:
@@ -158,11 +176,37 @@ def _template(kind: str, options: TaskOptions) -> types_pb2.TaskSpec:
     return spec
 
 
+def _set_retries(spec: types_pb2.TaskSpec, given: dict[str, Any]) -> None:
+    for option in _BACKOFFS:
+        if option in given:
+            getattr(spec.retry, option).CopyFrom(duration(given[option]))
+    if "max_attempts" in given:
+        spec.retry.max_attempts = given["max_attempts"]
+    if "jitter" in given:
+        spec.retry.jitter_percent = _percent(given["jitter"])
+    for failure in given.get("non_retryable", ()):
+        spec.retry.non_retryable.add(name=failure)
+
+
 def _role(name: str) -> types_pb2.Role.ValueType:
     number = _ROLES.get(name.lower())
     if number is None:
         raise ValueError(f"{name!r} is no role; there are {', '.join(_ROLES)}")
     return number
+
+
+def _percent(share: float) -> int:
+    if not 0 <= share <= 1:
+        raise ValueError(f"jitter is from 0 to 1, but is {share}")
+    return round(100 * share)
+
+
+def _timestamp(time: datetime) -> timestamp_pb2.Timestamp:
+    if time.tzinfo is None:
+        raise ValueError(f"{time} has no time zone: write datetime.now(timezone.utc), for example")
+    stamp = timestamp_pb2.Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
 
 
 def duration(given: Seconds) -> duration_pb2.Duration:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from robeing._codec import Decoder, Encoder, decoder, encoder, fields_decoder
+from robeing._worker.journal import Suspend
 from robeing._worker.outcome import Failed, Outcome, Stopped, failed
 from robeing.context import Context, _current
 from robeing.errors import BadValueError, NotStartedError
@@ -85,6 +86,8 @@ class Definition:
             returned = await self.function(*arguments, **named)
         except asyncio.CancelledError:
             return _cancelled(context)
+        except Suspend as suspend:
+            return suspend.outcome
         except BaseException as error:
             # Also what would end the process, such as SystemExit: the other tasks of the process must not end with it.
             return failed(error, self.permanent)

@@ -12,6 +12,8 @@ from robeing.errors import BadValueError, TaskError
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from robeing.worker.v1.worker_pb2 import Subtask
+
 # What agents keep of a failure's message and of the end of its details, bytes.
 MAX_MESSAGE_BYTES = 4096
 MAX_DETAILS_BYTES = 4096
@@ -28,6 +30,8 @@ class Failed:
     details: str = ""
     code: int | None = None
     permanent: bool = False
+    # What kind of failure it is: the class of the exception.
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,30 @@ class Stopped:
     """The attempt ended because it was told to."""
 
 
+@dataclass(frozen=True)
+class Suspended:
+    """The attempt ended because its task waits for subtasks."""
+
+    subtasks: tuple[Subtask, ...]
+    # What the next attempt is given besides their results.
+    carried: bytes
+
+
 # The output, or what there is instead of one.
-Outcome = bytes | Failed | Stopped
+Outcome = bytes | Failed | Stopped | Suspended
 
 
 def failed(error: BaseException, permanent: tuple[type[BaseException], ...] = ()) -> Failed:
     """Returns the failure that an exception of a handler is; `permanent` are those that another attempt repeats."""
+    name = type(error).__qualname__
     if isinstance(error, BadValueError):
-        return Failed(_head(str(error)), permanent=True)
+        return Failed(_head(str(error)), permanent=True, name=name)
     if isinstance(error, TaskError):
         is_permanent = error.permanent or isinstance(error, permanent)
-        return Failed(_head(_said(error)), _traceback(error), _int32(error.code), is_permanent)
-    name = type(error).__qualname__
+        return Failed(_head(_said(error)), _traceback(error), _int32(error.code), is_permanent, name)
     said = _said(error)
     message = _head(f"{name}: {said}" if said else name)
-    return Failed(message, _traceback(error), permanent=isinstance(error, permanent))
+    return Failed(message, _traceback(error), permanent=isinstance(error, permanent), name=name)
 
 
 def _said(error: BaseException) -> str:

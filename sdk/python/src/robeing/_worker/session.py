@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc import aio
 
-from robeing._worker.outcome import Failed, Outcome, Stopped
-from robeing._worker.reports import Reports
+from robeing._worker.outcome import Failed, Outcome, Stopped, Suspended
+from robeing._worker.reports import Reports, cut
 from robeing.context import Context
 from robeing.worker.v1 import worker_pb2 as wire
 from robeing.worker.v1.worker_pb2_grpc import WorkerStub
@@ -45,8 +45,9 @@ MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 MAX_UNSENT = 8_192
 # How long handlers have to end when the stream has ended, seconds. Those that take longer go on without it.
 STOP_WITHIN = 5.0
-# The most bytes of the process's name.
+# The most bytes of the process's name, and of that of a failure.
 MAX_NAME_BYTES = 63
+MAX_FAILURE_NAME_BYTES = 128
 
 _OPTIONS = (
     ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
@@ -192,6 +193,8 @@ class Session:
         if within:
             ends = time.monotonic() + min(within, task.time_limit_ms or within) / 1_000
         context = Context(task.task_id, task.attempt, task.kind, ends=ends, report=self._report, fleet=self._fleet)
+        if task.carried or task.results:
+            context._given = (task.carried, task.results)
         attempt = _Attempt(key, context)
         self._running[key] = attempt
         self._runner.began()
@@ -240,10 +243,17 @@ class Session:
                 return wire.TaskResult(task_id=task_id, attempt=number, output=outcome)
             size = f"{len(outcome):,} bytes, of which {self._max_output:,} are allowed"
             outcome = Failed(f"the output has {size}; return less, or a reference", permanent=True)
+        if isinstance(outcome, Suspended):
+            suspend = wire.Suspend(subtasks=outcome.subtasks, carried=outcome.carried)
+            return wire.TaskResult(task_id=task_id, attempt=number, suspend=suspend)
         if isinstance(outcome, Stopped):
             return wire.TaskResult(task_id=task_id, attempt=number, stopped=wire.Stopped())
         failure = wire.Failure(
-            message=outcome.message, code=outcome.code, details=outcome.details, permanent=outcome.permanent
+            message=outcome.message,
+            code=outcome.code,
+            details=outcome.details,
+            permanent=outcome.permanent,
+            name=cut(outcome.name, MAX_FAILURE_NAME_BYTES),
         )
         return wire.TaskResult(task_id=task_id, attempt=number, failure=failure)
 

@@ -13,6 +13,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from robeing.v1 import resources_pb2 as _resources_pb2
 from robeing.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -242,6 +243,165 @@ class GetPoliciesRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetPoliciesRequest: _TypeAlias = GetPoliciesRequest  # noqa: Y015
+
+@_typing.final
+class TaskKind(_message.Message):
+    """What tasks of a kind need unless they say otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    SKILLS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    RESOURCES_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    DEADLINE_IN_FIELD_NUMBER: _builtins.int
+    ATTEMPT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    QUEUE_EXPIRY_FIELD_NUMBER: _builtins.int
+    PROGRESS_TIMEOUT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """At most 253 bytes."""
+    role: _types_pb2.Role.ValueType
+    """Only agents of this role take the tasks. Unspecified: as tasks that require none."""
+    slots: _builtins.int
+    """How many slots of its agent an attempt takes, at most 4,096. 0: one."""
+    queue: _builtins.str
+    """The queue of the resource pool for whose share the tasks count; empty: "default". Only with `resources`."""
+    @_builtins.property
+    def skills(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The specializations that an agent must have; at most 8, each once. The first one decides which agents match."""
+
+    @_builtins.property
+    def resources(self) -> _resources_pb2.ResourceAmounts:
+        """What a task needs of the agent that runs it; unset, or nothing of all: no allocation."""
+
+    @_builtins.property
+    def deadline_in(self) -> _duration_pb2.Duration:
+        """Unset: no deadline."""
+
+    @_builtins.property
+    def attempt_timeout(self) -> _duration_pb2.Duration:
+        """Unset: only the deadline."""
+
+    @_builtins.property
+    def retry(self) -> _types_pb2.RetryPolicy:
+        """What it leaves unset is as the fleet is configured."""
+
+    @_builtins.property
+    def queue_expiry(self) -> _duration_pb2.Duration:
+        """How long a task may wait for its first attempt. Unset: for as long as it takes."""
+
+    @_builtins.property
+    def progress_timeout(self) -> _duration_pb2.Duration:
+        """How long an attempt may run without progress. Unset: for as long as it may run."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        role: _types_pb2.Role.ValueType = ...,
+        skills: _abc.Iterable[_builtins.str] | None = ...,
+        slots: _builtins.int = ...,
+        resources: _resources_pb2.ResourceAmounts | None = ...,
+        queue: _builtins.str = ...,
+        deadline_in: _duration_pb2.Duration | None = ...,
+        attempt_timeout: _duration_pb2.Duration | None = ...,
+        retry: _types_pb2.RetryPolicy | None = ...,
+        queue_expiry: _duration_pb2.Duration | None = ...,
+        progress_timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "progress_timeout", b"progress_timeout", "queue_expiry", b"queue_expiry", "resources", b"resources", "retry", b"retry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "name", b"name", "progress_timeout", b"progress_timeout", "queue", b"queue", "queue_expiry", b"queue_expiry", "resources", b"resources", "retry", b"retry", "role", b"role", "skills", b"skills", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskKind: _TypeAlias = TaskKind  # noqa: Y015
+
+@_typing.final
+class SetTaskKindsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskKind]:
+        """At most 256, with distinct names."""
+
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[Global___TaskKind] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTaskKindsRequest: _TypeAlias = SetTaskKindsRequest  # noqa: Y015
+
+@_typing.final
+class SetTaskKindsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The fleet's revision when the kinds last changed."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetTaskKindsResponse: _TypeAlias = SetTaskKindsResponse  # noqa: Y015
+
+@_typing.final
+class GetTaskKindsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetTaskKindsRequest: _TypeAlias = GetTaskKindsRequest  # noqa: Y015
+
+@_typing.final
+class TaskKinds(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The fleet's revision when they last changed; 0 if they were never set."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskKind]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        kinds: _abc.Iterable[Global___TaskKind] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskKinds: _TypeAlias = TaskKinds  # noqa: Y015
 
 @_typing.final
 class CreateJoinTokenRequest(_message.Message):

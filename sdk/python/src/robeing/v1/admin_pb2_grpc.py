@@ -70,6 +70,16 @@ class AdminStub(object):
                 request_serializer=robeing_dot_v1_dot_admin__pb2.GetPoliciesRequest.SerializeToString,
                 response_deserializer=robeing_dot_v1_dot_types__pb2.Policies.FromString,
                 _registered_method=True)
+        self.SetTaskKinds = channel.unary_unary(
+                '/robeing.v1.Admin/SetTaskKinds',
+                request_serializer=robeing_dot_v1_dot_admin__pb2.SetTaskKindsRequest.SerializeToString,
+                response_deserializer=robeing_dot_v1_dot_admin__pb2.SetTaskKindsResponse.FromString,
+                _registered_method=True)
+        self.GetTaskKinds = channel.unary_unary(
+                '/robeing.v1.Admin/GetTaskKinds',
+                request_serializer=robeing_dot_v1_dot_admin__pb2.GetTaskKindsRequest.SerializeToString,
+                response_deserializer=robeing_dot_v1_dot_admin__pb2.TaskKinds.FromString,
+                _registered_method=True)
         self.CreateJoinToken = channel.unary_unary(
                 '/robeing.v1.Admin/CreateJoinToken',
                 request_serializer=robeing_dot_v1_dot_admin__pb2.CreateJoinTokenRequest.SerializeToString,
@@ -169,6 +179,21 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetTaskKinds(self, request, context):
+        """Sets what tasks of some kinds need by default. It replaces what was set before, and counts for tasks that are accepted
+        from then on. FAILED_PRECONDITION while not all coordinators know of kinds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetTaskKinds(self, request, context):
+        """Returns what is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateJoinToken(self, request, context):
         """Makes a token with which one agent can enrol once.
         """
@@ -259,6 +284,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.GetPolicies,
                     request_deserializer=robeing_dot_v1_dot_admin__pb2.GetPoliciesRequest.FromString,
                     response_serializer=robeing_dot_v1_dot_types__pb2.Policies.SerializeToString,
+            ),
+            'SetTaskKinds': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetTaskKinds,
+                    request_deserializer=robeing_dot_v1_dot_admin__pb2.SetTaskKindsRequest.FromString,
+                    response_serializer=robeing_dot_v1_dot_admin__pb2.SetTaskKindsResponse.SerializeToString,
+            ),
+            'GetTaskKinds': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTaskKinds,
+                    request_deserializer=robeing_dot_v1_dot_admin__pb2.GetTaskKindsRequest.FromString,
+                    response_serializer=robeing_dot_v1_dot_admin__pb2.TaskKinds.SerializeToString,
             ),
             'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJoinToken,
@@ -485,6 +520,60 @@ class Admin(object):
             '/robeing.v1.Admin/GetPolicies',
             robeing_dot_v1_dot_admin__pb2.GetPoliciesRequest.SerializeToString,
             robeing_dot_v1_dot_types__pb2.Policies.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetTaskKinds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/robeing.v1.Admin/SetTaskKinds',
+            robeing_dot_v1_dot_admin__pb2.SetTaskKindsRequest.SerializeToString,
+            robeing_dot_v1_dot_admin__pb2.SetTaskKindsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTaskKinds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/robeing.v1.Admin/GetTaskKinds',
+            robeing_dot_v1_dot_admin__pb2.GetTaskKindsRequest.SerializeToString,
+            robeing_dot_v1_dot_admin__pb2.TaskKinds.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,12 @@ class AdminStub:
     """
     GetPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetPoliciesRequest, _types_pb2.Policies]
     """Returns the policies of the fleet."""
+    SetTaskKinds: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetTaskKindsRequest, _admin_pb2.SetTaskKindsResponse]
+    """Sets what tasks of some kinds need by default. It replaces what was set before, and counts for tasks that are accepted
+    from then on. FAILED_PRECONDITION while not all coordinators know of kinds.
+    """
+    GetTaskKinds: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetTaskKindsRequest, _admin_pb2.TaskKinds]
+    """Returns what is set."""
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateJoinTokenRequest, _admin_pb2.CreateJoinTokenResponse]
     """Makes a token with which one agent can enrol once."""
     CertifyClient: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CertifyClientRequest, _admin_pb2.CertifyClientResponse]
@@ -119,6 +125,12 @@ class AdminAsyncStub(AdminStub):
     """
     GetPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetPoliciesRequest, _types_pb2.Policies]  # type: ignore[assignment]
     """Returns the policies of the fleet."""
+    SetTaskKinds: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetTaskKindsRequest, _admin_pb2.SetTaskKindsResponse]  # type: ignore[assignment]
+    """Sets what tasks of some kinds need by default. It replaces what was set before, and counts for tasks that are accepted
+    from then on. FAILED_PRECONDITION while not all coordinators know of kinds.
+    """
+    GetTaskKinds: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetTaskKindsRequest, _admin_pb2.TaskKinds]  # type: ignore[assignment]
+    """Returns what is set."""
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateJoinTokenRequest, _admin_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
     """Makes a token with which one agent can enrol once."""
     CertifyClient: _aio.UnaryUnaryMultiCallable[_admin_pb2.CertifyClientRequest, _admin_pb2.CertifyClientResponse]  # type: ignore[assignment]
@@ -212,6 +224,24 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_types_pb2.Policies, _abc.Awaitable[_types_pb2.Policies]]:
         """Returns the policies of the fleet."""
+
+    @_abc_1.abstractmethod
+    def SetTaskKinds(
+        self,
+        request: _admin_pb2.SetTaskKindsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.SetTaskKindsResponse, _abc.Awaitable[_admin_pb2.SetTaskKindsResponse]]:
+        """Sets what tasks of some kinds need by default. It replaces what was set before, and counts for tasks that are accepted
+        from then on. FAILED_PRECONDITION while not all coordinators know of kinds.
+        """
+
+    @_abc_1.abstractmethod
+    def GetTaskKinds(
+        self,
+        request: _admin_pb2.GetTaskKindsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.TaskKinds, _abc.Awaitable[_admin_pb2.TaskKinds]]:
+        """Returns what is set."""
 
     @_abc_1.abstractmethod
     def CreateJoinToken(

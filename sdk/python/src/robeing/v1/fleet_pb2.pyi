@@ -50,7 +50,7 @@ class SubmitRequest(_message.Message):
     TASKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TaskSpec]:
-        """At most 1,000."""
+        """At most 1,000. A task may depend on others of them, before or after it."""
 
     def __init__(
         self,
@@ -74,9 +74,14 @@ class SubmitResult(_message.Message):
     TASK_ID_FIELD_NUMBER: _builtins.int
     EXISTING_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     existing: _builtins.bool
-    """An earlier submission had the same id or idempotency key; `task_id` is the id of that task."""
+    """An earlier submission had the same id or idempotency key; `task_id` is the id of that task, which may be forgotten by now."""
+    retry_after_ms: _builtins.int
+    """When there may be room for the task, in milliseconds from now; 0: nothing is known, or it was not refused for lack of
+    room.
+    """
     @_builtins.property
     def refusal(self) -> Global___Refusal:
         """The task was not accepted and does not exist."""
@@ -87,10 +92,11 @@ class SubmitResult(_message.Message):
         task_id: _builtins.str = ...,
         existing: _builtins.bool = ...,
         refusal: Global___Refusal | None = ...,
+        retry_after_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existing", b"existing", "refusal", b"refusal", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existing", b"existing", "refusal", b"refusal", "retry_after_ms", b"retry_after_ms", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -149,7 +155,9 @@ class SubmitStreamRequest(_message.Message):
 
     TASKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamedTask]: ...
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamedTask]:
+        """A task may depend on others of them, and on those of earlier requests."""
+
     def __init__(
         self,
         *,
@@ -253,19 +261,23 @@ class GetTaskRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     INCLUDE_INPUT_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
+    INCLUDE_CANDIDATES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     include_input: _builtins.bool
     consistency: Global___Consistency.ValueType
+    include_candidates: _builtins.bool
+    """Also return the agents that could take the task, if it has not finished."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         include_input: _builtins.bool = ...,
         consistency: Global___Consistency.ValueType = ...,
+        include_candidates: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "id", b"id", "include_input", b"include_input"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "id", b"id", "include_candidates", b"include_candidates", "include_input", b"include_input"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -578,6 +590,68 @@ class TaskLogsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskLogsResponse: _TypeAlias = TaskLogsResponse  # noqa: Y015
+
+@_typing.final
+class ListSubtasksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    INCLUDE_OUTPUT_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """UUID of the task whose parts or subtasks are returned."""
+    include_output: _builtins.bool
+    page_size: _builtins.int
+    """At most 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the previous page."""
+    consistency: Global___Consistency.ValueType
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        include_output: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        consistency: Global___Consistency.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "id", b"id", "include_output", b"include_output", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSubtasksRequest: _TypeAlias = ListSubtasksRequest  # noqa: Y015
+
+@_typing.final
+class ListSubtasksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: there are no more now."""
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Task]:
+        """In the order of their numbers, which are in `part_of`, without inputs. There may be fewer tasks than requested even
+        if there is a next page.
+        """
+
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[_types_pb2.Task] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSubtasksResponse: _TypeAlias = ListSubtasksResponse  # noqa: Y015
 
 @_typing.final
 class CancelTasksRequest(_message.Message):
@@ -904,6 +978,9 @@ class FleetStatus(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     RECOVERY_STEPS_FIELD_NUMBER: _builtins.int
     AUDIT_SEQ_FIELD_NUMBER: _builtins.int
+    UNMET_NEEDS_FIELD_NUMBER: _builtins.int
+    SCHEDULES_FIELD_NUMBER: _builtins.int
+    MANAGED_SCHEDULES_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     leader: _builtins.str
     """Name of the leader; empty while there is none."""
@@ -918,6 +995,9 @@ class FleetStatus(_message.Message):
     stale_refused_total: _builtins.int
     audit_seq: _builtins.int
     """Number of the newest record of the audit log; 0 if there is none."""
+    schedules: _builtins.int
+    """Numbers of schedules, and of those among them that are parts of the fleet's RobeingCluster."""
+    managed_schedules: _builtins.int
     @_builtins.property
     def coordinators(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Coordinator]: ...
     @_builtins.property
@@ -939,6 +1019,13 @@ class FleetStatus(_message.Message):
     @_builtins.property
     def recovery_steps(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.FleetRecoveryStep]:
         """The newest steps of agents' recoveries, oldest first; at most 128 are kept."""
+
+    @_builtins.property
+    def unmet_needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnmetNeed]:
+        """What tasks need that wait and that no agent which the fleet knows could ever run; what was accepted first in front. Of
+        many different needs of waiting tasks, only those of the first 64 are looked at. Tasks that are addressed to teams are
+        left out.
+        """
 
     def __init__(
         self,
@@ -962,11 +1049,51 @@ class FleetStatus(_message.Message):
         warnings: _abc.Iterable[_types_pb2.Warning] | None = ...,
         recovery_steps: _abc.Iterable[_types_pb2.FleetRecoveryStep] | None = ...,
         audit_seq: _builtins.int = ...,
+        unmet_needs: _abc.Iterable[Global___UnmetNeed] | None = ...,
+        schedules: _builtins.int = ...,
+        managed_schedules: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "finished_total", b"finished_total", "now", b"now", "tasks", b"tasks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "audit_seq", b"audit_seq", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "finished_total", b"finished_total", "fleet_version", b"fleet_version", "leader", b"leader", "leader_address", b"leader_address", "log_applied_index", b"log_applied_index", "log_snapshot_index", b"log_snapshot_index", "now", b"now", "pools", b"pools", "recovery_steps", b"recovery_steps", "redistributed_total", b"redistributed_total", "revision", b"revision", "stale_refused_total", b"stale_refused_total", "tasks", b"tasks", "term", b"term", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "audit_seq", b"audit_seq", "cluster_id", b"cluster_id", "coordinators", b"coordinators", "finished_total", b"finished_total", "fleet_version", b"fleet_version", "leader", b"leader", "leader_address", b"leader_address", "log_applied_index", b"log_applied_index", "log_snapshot_index", b"log_snapshot_index", "managed_schedules", b"managed_schedules", "now", b"now", "pools", b"pools", "recovery_steps", b"recovery_steps", "redistributed_total", b"redistributed_total", "revision", b"revision", "schedules", b"schedules", "stale_refused_total", b"stale_refused_total", "tasks", b"tasks", "term", b"term", "unmet_needs", b"unmet_needs", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FleetStatus: _TypeAlias = FleetStatus  # noqa: Y015
+
+@_typing.final
+class UnmetNeed(_message.Message):
+    """What tasks wait for that no agent of the fleet has, not even one that is busy, unhealthy, on standby, or was lost lately."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    tasks: _builtins.int
+    """Number of tasks that wait for it."""
+    task_id: _builtins.str
+    """Id and kind of one of them, and when it was accepted."""
+    kind: _builtins.str
+    problem: _builtins.str
+    """What no agent has, as text: `no agent has role Guardian`."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        tasks: _builtins.int = ...,
+        task_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "problem", b"problem", "since", b"since", "task_id", b"task_id", "tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnmetNeed: _TypeAlias = UnmetNeed  # noqa: Y015

@@ -60,6 +60,11 @@ class FleetStub(object):
                 request_serializer=robeing_dot_v1_dot_fleet__pb2.WatchTasksRequest.SerializeToString,
                 response_deserializer=robeing_dot_v1_dot_fleet__pb2.WatchTasksResponse.FromString,
                 _registered_method=True)
+        self.ListSubtasks = channel.unary_unary(
+                '/robeing.v1.Fleet/ListSubtasks',
+                request_serializer=robeing_dot_v1_dot_fleet__pb2.ListSubtasksRequest.SerializeToString,
+                response_deserializer=robeing_dot_v1_dot_fleet__pb2.ListSubtasksResponse.FromString,
+                _registered_method=True)
         self.CancelTasks = channel.unary_unary(
                 '/robeing.v1.Fleet/CancelTasks',
                 request_serializer=robeing_dot_v1_dot_fleet__pb2.CancelTasksRequest.SerializeToString,
@@ -127,8 +132,16 @@ class FleetServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSubtasks(self, request, context):
+        """Returns the parts or subtasks of a task, in order. They are kept at least until the task has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelTasks(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Cancels tasks, with all their parts and subtasks.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -191,6 +204,11 @@ def add_FleetServicer_to_server(servicer, server):
                     servicer.WatchTasks,
                     request_deserializer=robeing_dot_v1_dot_fleet__pb2.WatchTasksRequest.FromString,
                     response_serializer=robeing_dot_v1_dot_fleet__pb2.WatchTasksResponse.SerializeToString,
+            ),
+            'ListSubtasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSubtasks,
+                    request_deserializer=robeing_dot_v1_dot_fleet__pb2.ListSubtasksRequest.FromString,
+                    response_serializer=robeing_dot_v1_dot_fleet__pb2.ListSubtasksResponse.SerializeToString,
             ),
             'CancelTasks': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelTasks,
@@ -353,6 +371,33 @@ class Fleet(object):
             '/robeing.v1.Fleet/WatchTasks',
             robeing_dot_v1_dot_fleet__pb2.WatchTasksRequest.SerializeToString,
             robeing_dot_v1_dot_fleet__pb2.WatchTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSubtasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/robeing.v1.Fleet/ListSubtasks',
+            robeing_dot_v1_dot_fleet__pb2.ListSubtasksRequest.SerializeToString,
+            robeing_dot_v1_dot_fleet__pb2.ListSubtasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,7 +47,10 @@ class FleetStub:
     in between is sent once, in its latest state. A broken watch can be resumed at any coordinator from the last
     revision.
     """
+    ListSubtasks: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListSubtasksRequest, _fleet_pb2.ListSubtasksResponse]
+    """Returns the parts or subtasks of a task, in order. They are kept at least until the task has ended."""
     CancelTasks: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.CancelTasksRequest, _fleet_pb2.CancelTasksResponse]
+    """Cancels tasks, with all their parts and subtasks."""
     TaskLogs: _grpc.UnaryStreamMultiCallable[_fleet_pb2.TaskLogsRequest, _fleet_pb2.TaskLogsResponse]
     """Returns the recent lines and the progress of a task's newest attempt and, with `follow`, what comes of it and of later
     attempts until the task has finished. Lines are kept by the agent, not by the coordinators' log: some may be missing,
@@ -80,7 +83,10 @@ class FleetAsyncStub(FleetStub):
     in between is sent once, in its latest state. A broken watch can be resumed at any coordinator from the last
     revision.
     """
+    ListSubtasks: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListSubtasksRequest, _fleet_pb2.ListSubtasksResponse]  # type: ignore[assignment]
+    """Returns the parts or subtasks of a task, in order. They are kept at least until the task has ended."""
     CancelTasks: _aio.UnaryUnaryMultiCallable[_fleet_pb2.CancelTasksRequest, _fleet_pb2.CancelTasksResponse]  # type: ignore[assignment]
+    """Cancels tasks, with all their parts and subtasks."""
     TaskLogs: _aio.UnaryStreamMultiCallable[_fleet_pb2.TaskLogsRequest, _fleet_pb2.TaskLogsResponse]  # type: ignore[assignment]
     """Returns the recent lines and the progress of a task's newest attempt and, with `follow`, what comes of it and of later
     attempts until the task has finished. Lines are kept by the agent, not by the coordinators' log: some may be missing,
@@ -142,11 +148,20 @@ class FleetServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ListSubtasks(
+        self,
+        request: _fleet_pb2.ListSubtasksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListSubtasksResponse, _abc.Awaitable[_fleet_pb2.ListSubtasksResponse]]:
+        """Returns the parts or subtasks of a task, in order. They are kept at least until the task has ended."""
+
+    @_abc_1.abstractmethod
     def CancelTasks(
         self,
         request: _fleet_pb2.CancelTasksRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_fleet_pb2.CancelTasksResponse, _abc.Awaitable[_fleet_pb2.CancelTasksResponse]]: ...
+    ) -> _typing.Union[_fleet_pb2.CancelTasksResponse, _abc.Awaitable[_fleet_pb2.CancelTasksResponse]]:
+        """Cancels tasks, with all their parts and subtasks."""
 
     @_abc_1.abstractmethod
     def TaskLogs(

@@ -55,12 +55,12 @@ class _TaskStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskState.V
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_STATE_UNSPECIFIED: _TaskState.ValueType  # 0
     TASK_STATE_QUEUED: _TaskState.ValueType  # 1
-    """Accepted, and waiting for an agent, or for its backoff or delay to pass."""
+    """Accepted, and waiting for other tasks, for an agent, or for its backoff or delay to pass."""
     TASK_STATE_ASSIGNED: _TaskState.ValueType  # 2
     """Assigned to an agent; its current attempt runs."""
     TASK_STATE_SUCCEEDED: _TaskState.ValueType  # 3
     TASK_STATE_FAILED: _TaskState.ValueType  # 4
-    """An attempt failed and there is no further one, or the deadline passed."""
+    """An attempt failed and there is no further one, or the deadline or the queue expiry passed."""
     TASK_STATE_CANCELLED: _TaskState.ValueType  # 5
     TASK_STATE_DEAD_LETTERED: _TaskState.ValueType  # 6
     """The attempts are used up, and the last one timed out, or was lost or handed back, so there is no result."""
@@ -69,16 +69,105 @@ class TaskState(_TaskState, metaclass=_TaskStateEnumTypeWrapper): ...
 
 TASK_STATE_UNSPECIFIED: TaskState.ValueType  # 0
 TASK_STATE_QUEUED: TaskState.ValueType  # 1
-"""Accepted, and waiting for an agent, or for its backoff or delay to pass."""
+"""Accepted, and waiting for other tasks, for an agent, or for its backoff or delay to pass."""
 TASK_STATE_ASSIGNED: TaskState.ValueType  # 2
 """Assigned to an agent; its current attempt runs."""
 TASK_STATE_SUCCEEDED: TaskState.ValueType  # 3
 TASK_STATE_FAILED: TaskState.ValueType  # 4
-"""An attempt failed and there is no further one, or the deadline passed."""
+"""An attempt failed and there is no further one, or the deadline or the queue expiry passed."""
 TASK_STATE_CANCELLED: TaskState.ValueType  # 5
 TASK_STATE_DEAD_LETTERED: TaskState.ValueType  # 6
 """The attempts are used up, and the last one timed out, or was lost or handed back, so there is no result."""
 Global___TaskState: _TypeAlias = TaskState  # noqa: Y015
+
+class _OnFailure:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnFailureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnFailure.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_FAILURE_UNSPECIFIED: _OnFailure.ValueType  # 0
+    """FAIL."""
+    ON_FAILURE_FAIL: _OnFailure.ValueType  # 1
+    """The task fails, with DEPENDENCY."""
+    ON_FAILURE_SKIP: _OnFailure.ValueType  # 2
+    """The task is skipped: it is cancelled without an attempt."""
+    ON_FAILURE_RUN: _OnFailure.ValueType  # 3
+    """The task is started nevertheless, and is told."""
+
+class OnFailure(_OnFailure, metaclass=_OnFailureEnumTypeWrapper): ...
+
+ON_FAILURE_UNSPECIFIED: OnFailure.ValueType  # 0
+"""FAIL."""
+ON_FAILURE_FAIL: OnFailure.ValueType  # 1
+"""The task fails, with DEPENDENCY."""
+ON_FAILURE_SKIP: OnFailure.ValueType  # 2
+"""The task is skipped: it is cancelled without an attempt."""
+ON_FAILURE_RUN: OnFailure.ValueType  # 3
+"""The task is started nevertheless, and is told."""
+Global___OnFailure: _TypeAlias = OnFailure  # noqa: Y015
+
+class _Passing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PassingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Passing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PASSING_UNSPECIFIED: _Passing.ValueType  # 0
+    """SEPARATELY."""
+    PASSING_SEPARATELY: _Passing.ValueType  # 1
+    """Beside the input, one by one. Only processes that are attached to an agent see them."""
+    PASSING_AS_INPUT: _Passing.ValueType  # 2
+    """As the input: the task's own one, followed by the outputs of those that have succeeded, one after the other."""
+
+class Passing(_Passing, metaclass=_PassingEnumTypeWrapper): ...
+
+PASSING_UNSPECIFIED: Passing.ValueType  # 0
+"""SEPARATELY."""
+PASSING_SEPARATELY: Passing.ValueType  # 1
+"""Beside the input, one by one. Only processes that are attached to an agent see them."""
+PASSING_AS_INPUT: Passing.ValueType  # 2
+"""As the input: the task's own one, followed by the outputs of those that have succeeded, one after the other."""
+Global___Passing: _TypeAlias = Passing  # noqa: Y015
+
+class _Join:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JoinEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Join.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOIN_UNSPECIFIED: _Join.ValueType  # 0
+    """ALL."""
+    JOIN_ALL: _Join.ValueType  # 1
+    """The task succeeds when all parts have succeeded, and fails with the first that has not."""
+    JOIN_SETTLED: _Join.ValueType  # 2
+    """It ends when all parts have ended, and succeeds unless one has failed. Skipped ones have not."""
+    JOIN_ANY: _Join.ValueType  # 3
+    """It succeeds with the first part that does, and has its output. It fails when all have ended without success."""
+    JOIN_QUORUM: _Join.ValueType  # 4
+    """It succeeds when `quorum` parts have succeeded, and fails when no longer so many can."""
+    JOIN_REDUCE: _Join.ValueType  # 5
+    """It is run itself when all parts have succeeded, with their results in order, and fails with the first that has not."""
+    JOIN_RESUME: _Join.ValueType  # 6
+    """It is suspended, and goes on when all its subtasks have ended. Not in submissions: attempts ask for subtasks."""
+
+class Join(_Join, metaclass=_JoinEnumTypeWrapper): ...
+
+JOIN_UNSPECIFIED: Join.ValueType  # 0
+"""ALL."""
+JOIN_ALL: Join.ValueType  # 1
+"""The task succeeds when all parts have succeeded, and fails with the first that has not."""
+JOIN_SETTLED: Join.ValueType  # 2
+"""It ends when all parts have ended, and succeeds unless one has failed. Skipped ones have not."""
+JOIN_ANY: Join.ValueType  # 3
+"""It succeeds with the first part that does, and has its output. It fails when all have ended without success."""
+JOIN_QUORUM: Join.ValueType  # 4
+"""It succeeds when `quorum` parts have succeeded, and fails when no longer so many can."""
+JOIN_REDUCE: Join.ValueType  # 5
+"""It is run itself when all parts have succeeded, with their results in order, and fails with the first that has not."""
+JOIN_RESUME: Join.ValueType  # 6
+"""It is suspended, and goes on when all its subtasks have ended. Not in submissions: attempts ask for subtasks."""
+Global___Join: _TypeAlias = Join  # noqa: Y015
 
 class _FailureKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -118,6 +207,16 @@ class _FailureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FailureKi
     """The agents that ran the task did not agree on an output, what is to be compared is not in an output, or outputs could
     not be compared.
     """
+    FAILURE_KIND_EXPIRED: _FailureKind.ValueType  # 40
+    """No agent took the task before its queue expiry passed."""
+    FAILURE_KIND_STALLED: _FailureKind.ValueType  # 41
+    """The attempt made no progress for as long as its task allows."""
+    FAILURE_KIND_DEPENDENCY: _FailureKind.ValueType  # 60
+    """A task on which the task depends did not succeed."""
+    FAILURE_KIND_SUBTASK: _FailureKind.ValueType  # 61
+    """Too few parts of the task succeeded, or were submitted, or the subtasks that an attempt asked for were refused."""
+    FAILURE_KIND_RESULTS_TOO_LARGE: _FailureKind.ValueType  # 62
+    """The results that the task would be given are too large: 3,080,192 bytes, with some for each."""
 
 class FailureKind(_FailureKind, metaclass=_FailureKindEnumTypeWrapper): ...
 
@@ -153,6 +252,16 @@ FAILURE_KIND_DISAGREEMENT: FailureKind.ValueType  # 14
 """The agents that ran the task did not agree on an output, what is to be compared is not in an output, or outputs could
 not be compared.
 """
+FAILURE_KIND_EXPIRED: FailureKind.ValueType  # 40
+"""No agent took the task before its queue expiry passed."""
+FAILURE_KIND_STALLED: FailureKind.ValueType  # 41
+"""The attempt made no progress for as long as its task allows."""
+FAILURE_KIND_DEPENDENCY: FailureKind.ValueType  # 60
+"""A task on which the task depends did not succeed."""
+FAILURE_KIND_SUBTASK: FailureKind.ValueType  # 61
+"""Too few parts of the task succeeded, or were submitted, or the subtasks that an attempt asked for were refused."""
+FAILURE_KIND_RESULTS_TOO_LARGE: FailureKind.ValueType  # 62
+"""The results that the task would be given are too large: 3,080,192 bytes, with some for each."""
 Global___FailureKind: _TypeAlias = FailureKind  # noqa: Y015
 
 class _AttemptState:
@@ -173,6 +282,8 @@ class _AttemptStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttemptS
     """The agent handed it back unfinished, for example while draining."""
     ATTEMPT_STATE_OUTVOTED: _AttemptState.ValueType  # 8
     """It succeeded, but other agents agree on another output."""
+    ATTEMPT_STATE_SUSPENDED: _AttemptState.ValueType  # 60
+    """It asked for subtasks, for which the task waits. It does not count against max_attempts."""
 
 class AttemptState(_AttemptState, metaclass=_AttemptStateEnumTypeWrapper): ...
 
@@ -188,6 +299,8 @@ ATTEMPT_STATE_HANDED_BACK: AttemptState.ValueType  # 7
 """The agent handed it back unfinished, for example while draining."""
 ATTEMPT_STATE_OUTVOTED: AttemptState.ValueType  # 8
 """It succeeded, but other agents agree on another output."""
+ATTEMPT_STATE_SUSPENDED: AttemptState.ValueType  # 60
+"""It asked for subtasks, for which the task waits. It does not count against max_attempts."""
 Global___AttemptState: _TypeAlias = AttemptState  # noqa: Y015
 
 class _LogStream:
@@ -323,10 +436,16 @@ class RetryPolicy(_message.Message):
     INITIAL_BACKOFF_FIELD_NUMBER: _builtins.int
     MAX_BACKOFF_FIELD_NUMBER: _builtins.int
     MULTIPLIER_PERCENT_FIELD_NUMBER: _builtins.int
+    JITTER_PERCENT_FIELD_NUMBER: _builtins.int
+    NON_RETRYABLE_FIELD_NUMBER: _builtins.int
     max_attempts: _builtins.int
     """Maximum number of attempts, including the first. 0 takes the fleet's default."""
     multiplier_percent: _builtins.int
     """Factor from one pause to the next, in percent: 200 doubles. 0 takes the fleet's default."""
+    jitter_percent: _builtins.int
+    """Largest part of a pause by which it is shortened by chance, in percent, 1 to 100, so that tasks that failed
+    together are not tried again together. 0: none. What a failure asks to wait (`retry_after_ms`) is never shortened.
+    """
     @_builtins.property
     def initial_backoff(self) -> _duration_pb2.Duration:
         """Pause before the second attempt. Unset takes the fleet's default."""
@@ -335,6 +454,10 @@ class RetryPolicy(_message.Message):
     def max_backoff(self) -> _duration_pb2.Duration:
         """Maximum pause. Unset takes the fleet's default."""
 
+    @_builtins.property
+    def non_retryable(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureMatch]:
+        """Failures after which the task is not tried again, whatever they say of themselves. At most 16."""
+
     def __init__(
         self,
         *,
@@ -342,18 +465,54 @@ class RetryPolicy(_message.Message):
         initial_backoff: _duration_pb2.Duration | None = ...,
         max_backoff: _duration_pb2.Duration | None = ...,
         multiplier_percent: _builtins.int = ...,
+        jitter_percent: _builtins.int = ...,
+        non_retryable: _abc.Iterable[Global___FailureMatch] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["initial_backoff", b"initial_backoff", "max_backoff", b"max_backoff"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["initial_backoff", b"initial_backoff", "max_attempts", b"max_attempts", "max_backoff", b"max_backoff", "multiplier_percent", b"multiplier_percent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initial_backoff", b"initial_backoff", "jitter_percent", b"jitter_percent", "max_attempts", b"max_attempts", "max_backoff", b"max_backoff", "multiplier_percent", b"multiplier_percent", "non_retryable", b"non_retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
 
 @_typing.final
+class FailureMatch(_message.Message):
+    """The failures that have this kind, this code and this name; what is not set may be anything. A kind or a name must be
+    set.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    kind: Global___FailureKind.ValueType
+    code: _builtins.int
+    name: _builtins.str
+    """What the handler calls the failure; see Failure. At most 128 bytes."""
+    def __init__(
+        self,
+        *,
+        kind: Global___FailureKind.ValueType = ...,
+        code: _builtins.int | None = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "code", b"code"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "code", b"code", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__code: _TypeAlias = _typing.Literal["code"]  # noqa: Y015
+    _WhichOneofArgType__code: _TypeAlias = _typing.Literal["_code", b"_code"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__code) -> _WhichOneofReturnType__code | None: ...
+
+Global___FailureMatch: _TypeAlias = FailureMatch  # noqa: Y015
+
+@_typing.final
 class TaskSpec(_message.Message):
-    """A task as it is submitted."""
+    """A task as it is submitted. What it leaves unset of the required role, specializations and slots, the resources, the times
+    and the retry policy is as the fleet's defaults for its kind say (see Admin.SetTaskKinds), if there are any.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -372,10 +531,21 @@ class TaskSpec(_message.Message):
     SUBMITTER_FIELD_NUMBER: _builtins.int
     REQUIRES_APPROVAL_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    QUEUE_EXPIRY_FIELD_NUMBER: _builtins.int
+    PROGRESS_TIMEOUT_FIELD_NUMBER: _builtins.int
     TEAM_FIELD_NUMBER: _builtins.int
     TEAM_TERM_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
+    DEPENDS_ON_FIELD_NUMBER: _builtins.int
+    PASSING_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    PART_OF_FIELD_NUMBER: _builtins.int
+    INPUTS_FIELD_NUMBER: _builtins.int
+    LIMIT_KEY_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    SKILLS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """UUID generated by the submitter, so that a submission repeated after a lost answer is the same task. Empty: the
     coordinator generates one.
@@ -391,7 +561,10 @@ class TaskSpec(_message.Message):
     required_specialization: _builtins.str
     """Only agents with this specialization take the task. Empty: any agent."""
     idempotency_key: _builtins.str
-    """Another submission with the same key returns the first one's task. Empty: none."""
+    """Another submission with the same key returns the first one's task, for as long as that is kept, and for the fleet's
+    window from its acceptance on (--idempotency-window, one hour unless it is set), also when it is forgotten. With another
+    kind, input or team it is refused. Empty: none.
+    """
     submitter: _builtins.str
     """Name of the submitter, for filtering lists and watches. Free text."""
     team: _builtins.str
@@ -401,8 +574,18 @@ class TaskSpec(_message.Message):
     is not submitted in the name of a leader. A condition and no proof. Ignored without a team.
     """
     queue: _builtins.str
-    """The queue of the resource pool for whose share the task counts: "default" or one that is set; empty: "default". Only
-    with `resources`.
+    """The queue that the task waits in, and for whose share of the resource pool it counts if it needs resources: "default"
+    or one that is set; empty: "default".
+    """
+    passing: Global___Passing.ValueType
+    """How the results of these tasks, and of parts and subtasks, are passed on. Unspecified: separately."""
+    limit_key: _builtins.str
+    """The key that limits of the queue are about, such as the name of a customer, or of a database; empty: none. At most 253
+    bytes.
+    """
+    slots: _builtins.int
+    """How many slots of its agent an attempt takes, at most 4,096. 0: one, unless the kind says otherwise. The task waits for
+    an agent that has as many free at once, which no agent keeps free for it.
     """
     @_builtins.property
     def deadline_in(self) -> _duration_pb2.Duration:
@@ -410,7 +593,7 @@ class TaskSpec(_message.Message):
 
     @_builtins.property
     def delay(self) -> _duration_pb2.Duration:
-        """Time from acceptance before which the task is not started. Unset: none."""
+        """Time from acceptance before which the task is not started. Unset: none. Not with `not_before`."""
 
     @_builtins.property
     def attempt_timeout(self) -> _duration_pb2.Duration:
@@ -431,12 +614,54 @@ class TaskSpec(_message.Message):
         """The task runs on several agents, and its result is the output that enough of them agree on. Unset: it runs on one."""
 
     @_builtins.property
+    def not_before(self) -> _timestamp_pb2.Timestamp:
+        """The task is not started before this time, by the fleet's clock. Unset: none."""
+
+    @_builtins.property
+    def queue_expiry(self) -> _duration_pb2.Duration:
+        """How long the task may wait for its first attempt, from its acceptance, the end of its delay or that of the tasks
+        that it waits for; beyond it, it fails with EXPIRED. Unset: for as long as it takes.
+        """
+
+    @_builtins.property
+    def progress_timeout(self) -> _duration_pb2.Duration:
+        """How long an attempt may run without reporting progress; beyond it, it is ended with STALLED, and the task is given
+        to another agent at once. Unset: for as long as it may run.
+        """
+
+    @_builtins.property
     def resources(self) -> _resources_pb2.ResourceAmounts:
         """What the task needs of the agent that runs it, and has while it runs: it starts only on an agent that has this free of
         what it contributes to the resource pool. If no agent in the fleet contributes so much, the task is refused
         with RESOURCE_EXHAUSTED, and the message begins with "Insufficient resources" and says which are short; in a fleet
         without any agents it waits. Unset, or nothing of all: it needs no allocation.
         """
+
+    @_builtins.property
+    def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]:
+        """The tasks that must have ended before this one is started, at most 1,000, each once. They are accepted before it,
+        or with it, in any order: tasks that would wait for each other are refused, with all others of their submission
+        that have links.
+        """
+
+    @_builtins.property
+    def split(self) -> Global___Split:
+        """The task is split into parts, and does what it does with how they end. Not with `verify` or `requires_approval`."""
+
+    @_builtins.property
+    def part_of(self) -> Global___PartOf:
+        """The task is a part of one that is split."""
+
+    @_builtins.property
+    def inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The inputs of the parts of a task that is split, at most 10,000 in one request: the parts are submitted with it,
+        with the options of this task. They have ids that depend on the task's alone. Without `split`, all of them have to
+        succeed.
+        """
+
+    @_builtins.property
+    def skills(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Specializations that the agent must have besides `required_specialization`, which must be set then; at most 7, each once."""
 
     def __init__(
         self,
@@ -456,18 +681,192 @@ class TaskSpec(_message.Message):
         submitter: _builtins.str = ...,
         requires_approval: Global___RequiredApproval | None = ...,
         verify: Global___Verify | None = ...,
+        not_before: _timestamp_pb2.Timestamp | None = ...,
+        queue_expiry: _duration_pb2.Duration | None = ...,
+        progress_timeout: _duration_pb2.Duration | None = ...,
         team: _builtins.str = ...,
         team_term: _builtins.int = ...,
         resources: _resources_pb2.ResourceAmounts | None = ...,
         queue: _builtins.str = ...,
+        depends_on: _abc.Iterable[Global___Dependency] | None = ...,
+        passing: Global___Passing.ValueType = ...,
+        split: Global___Split | None = ...,
+        part_of: Global___PartOf | None = ...,
+        inputs: _abc.Iterable[_builtins.bytes] | None = ...,
+        limit_key: _builtins.str = ...,
+        slots: _builtins.int = ...,
+        skills: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "delay", b"delay", "requires_approval", b"requires_approval", "resources", b"resources", "result_ttl", b"result_ttl", "retry", b"retry", "verify", b"verify"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "delay", b"delay", "not_before", b"not_before", "part_of", b"part_of", "progress_timeout", b"progress_timeout", "queue_expiry", b"queue_expiry", "requires_approval", b"requires_approval", "resources", b"resources", "result_ttl", b"result_ttl", "retry", b"retry", "split", b"split", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "delay", b"delay", "id", b"id", "idempotency_key", b"idempotency_key", "input", b"input", "kind", b"kind", "priority", b"priority", "queue", b"queue", "required_role", b"required_role", "required_specialization", b"required_specialization", "requires_approval", b"requires_approval", "resources", b"resources", "result_ttl", b"result_ttl", "retry", b"retry", "submitter", b"submitter", "team", b"team", "team_term", b"team_term", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "delay", b"delay", "depends_on", b"depends_on", "id", b"id", "idempotency_key", b"idempotency_key", "input", b"input", "inputs", b"inputs", "kind", b"kind", "limit_key", b"limit_key", "not_before", b"not_before", "part_of", b"part_of", "passing", b"passing", "priority", b"priority", "progress_timeout", b"progress_timeout", "queue", b"queue", "queue_expiry", b"queue_expiry", "required_role", b"required_role", "required_specialization", b"required_specialization", "requires_approval", b"requires_approval", "resources", b"resources", "result_ttl", b"result_ttl", "retry", b"retry", "skills", b"skills", "slots", b"slots", "split", b"split", "submitter", b"submitter", "team", b"team", "team_term", b"team_term", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskSpec: _TypeAlias = TaskSpec  # noqa: Y015
+
+@_typing.final
+class Dependency(_message.Message):
+    """A task that must have ended before another one is started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    ON_FAILURE_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    """UUID of the task."""
+    on_failure: Global___OnFailure.ValueType
+    """What becomes of the other task if this one does not succeed."""
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        on_failure: Global___OnFailure.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["on_failure", b"on_failure", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dependency: _TypeAlias = Dependency  # noqa: Y015
+
+@_typing.final
+class Split(_message.Message):
+    """Into how many parts a task is split. Each part is a task. When the task ends, its parts that have not ended are
+    cancelled.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTS_FIELD_NUMBER: _builtins.int
+    JOIN_FIELD_NUMBER: _builtins.int
+    QUORUM_FIELD_NUMBER: _builtins.int
+    PART_KIND_FIELD_NUMBER: _builtins.int
+    parts: _builtins.int
+    """Number of parts: 1 to 1,000,000, or 0 if there are `inputs`. Each has a place in the queue from the beginning. If
+    no further part is submitted for 10 minutes, the task fails.
+    """
+    join: Global___Join.ValueType
+    quorum: _builtins.int
+    """How many parts have to succeed for QUORUM; 0 for others."""
+    part_kind: _builtins.str
+    """The kind of the parts that have `inputs`; empty: that of the task."""
+    def __init__(
+        self,
+        *,
+        parts: _builtins.int = ...,
+        join: Global___Join.ValueType = ...,
+        quorum: _builtins.int = ...,
+        part_kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["join", b"join", "part_kind", b"part_kind", "parts", b"parts", "quorum", b"quorum"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Split: _TypeAlias = Split  # noqa: Y015
+
+@_typing.final
+class PartOf(_message.Message):
+    """Which part a task is. A part can depend on others of the same task, and on tasks that were submitted before the
+    topmost task above it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    """UUID of the task that is split. It is accepted before, or with it."""
+    index: _builtins.int
+    """The number of the part, from 0. Each number is there once."""
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartOf: _TypeAlias = PartOf  # noqa: Y015
+
+@_typing.final
+class TaskDependency(_message.Message):
+    """A task on which another one depends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    ON_FAILURE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    on_failure: Global___OnFailure.ValueType
+    state: Global___TaskState.ValueType
+    """Its final state; unspecified if it had not ended when the other one did, or has not yet."""
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        on_failure: Global___OnFailure.ValueType = ...,
+        state: Global___TaskState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["on_failure", b"on_failure", "state", b"state", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskDependency: _TypeAlias = TaskDependency  # noqa: Y015
+
+@_typing.final
+class Subtasks(_message.Message):
+    """The parts or subtasks of a task, as far as they are known to it. ListSubtasks returns them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOIN_FIELD_NUMBER: _builtins.int
+    QUORUM_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    SUCCEEDED_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    SUSPENSIONS_FIELD_NUMBER: _builtins.int
+    join: Global___Join.ValueType
+    quorum: _builtins.int
+    parts: _builtins.int
+    """How many there will be, how many were accepted, and how many of these have ended, have succeeded and were skipped."""
+    accepted: _builtins.int
+    ended: _builtins.int
+    succeeded: _builtins.int
+    skipped: _builtins.int
+    suspensions: _builtins.int
+    """How many attempts at the task have asked for subtasks."""
+    def __init__(
+        self,
+        *,
+        join: Global___Join.ValueType = ...,
+        quorum: _builtins.int = ...,
+        parts: _builtins.int = ...,
+        accepted: _builtins.int = ...,
+        ended: _builtins.int = ...,
+        succeeded: _builtins.int = ...,
+        skipped: _builtins.int = ...,
+        suspensions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "ended", b"ended", "join", b"join", "parts", b"parts", "quorum", b"quorum", "skipped", b"skipped", "succeeded", b"succeeded", "suspensions", b"suspensions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Subtasks: _TypeAlias = Subtasks  # noqa: Y015
 
 @_typing.final
 class Verify(_message.Message):
@@ -497,9 +896,9 @@ class Verify(_message.Message):
     neither of the outputs, and that does not run the verified task at all if such an agent is free. Its input is a line
     with the lengths of the outputs in bytes, in decimal and separated by a space, and then the outputs; its output must be
     "true" or "false", with white space around it or not. It has the priority, attempt timeout and retry policy of the task,
-    and its deadline. If it fails for good, so does the task. Outputs may have 524,272 bytes. Outputs with the same bytes
-    are equal without being compared; any other is compared with the first of those that are equal to each other, for
-    each of these until it is equal to one.
+    and its deadline, but no progress timeout. If it fails for good, so does the task. Outputs may have 524,272 bytes.
+    Outputs with the same bytes are equal without being compared; any other is compared with the first of those that
+    are equal to each other, for each of these until it is equal to one.
     """
     def __init__(
         self,
@@ -664,6 +1063,7 @@ class Failure(_message.Message):
     STDERR_TAIL_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     kind: Global___FailureKind.ValueType
     message: _builtins.str
     code: _builtins.int
@@ -675,6 +1075,8 @@ class Failure(_message.Message):
     """Time before which another attempt is pointless, in milliseconds, as in Retry-After of an HTTP response; 0 if not
     given. The next attempt waits for it, but at most for an hour.
     """
+    name: _builtins.str
+    """What the handler calls the failure, such as a class of exceptions; empty: nothing. At most 128 bytes are kept."""
     def __init__(
         self,
         *,
@@ -684,10 +1086,11 @@ class Failure(_message.Message):
         stderr_tail: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         retry_after_ms: _builtins.int = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "code", b"code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "code", b"code", "kind", b"kind", "message", b"message", "retry_after_ms", b"retry_after_ms", "retryable", b"retryable", "stderr_tail", b"stderr_tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "code", b"code", "kind", b"kind", "message", b"message", "name", b"name", "retry_after_ms", b"retry_after_ms", "retryable", b"retryable", "stderr_tail", b"stderr_tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__code: _TypeAlias = _typing.Literal["code"]  # noqa: Y015
     _WhichOneofArgType__code: _TypeAlias = _typing.Literal["_code", b"_code"]  # noqa: Y015
@@ -868,9 +1271,30 @@ class Task(_message.Message):
     APPROVAL_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
     COMPARISONS_FIELD_NUMBER: _builtins.int
+    QUEUE_UNTIL_FIELD_NUMBER: _builtins.int
+    PROGRESS_TIMEOUT_FIELD_NUMBER: _builtins.int
+    JITTER_PERCENT_FIELD_NUMBER: _builtins.int
+    NON_RETRYABLE_FIELD_NUMBER: _builtins.int
+    DEAD_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    RETRIED_AT_FIELD_NUMBER: _builtins.int
     TEAM_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
+    DEPENDS_ON_FIELD_NUMBER: _builtins.int
+    PASSING_FIELD_NUMBER: _builtins.int
+    SUBTASKS_FIELD_NUMBER: _builtins.int
+    PART_OF_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    LIMIT_KEY_FIELD_NUMBER: _builtins.int
+    SUBMITTED_BY_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    SKILLS_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    CANDIDATES_LEFT_FIELD_NUMBER: _builtins.int
+    UNFIT_AGENTS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    SCHEDULED_FOR_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
     state: Global___TaskState.ValueType
@@ -893,10 +1317,35 @@ class Task(_message.Message):
     attempt: _builtins.int
     """Number of the newest attempt, and number of attempts that count against max_attempts."""
     attempts_used: _builtins.int
+    jitter_percent: _builtins.int
+    dead: _builtins.bool
+    """The task is a dead letter; see DeadLetters."""
+    epoch: _builtins.int
+    """How many times it was a dead letter that was tried again."""
     team: _builtins.str
     """UUID of the team whose members alone take the task; empty: any agent."""
     queue: _builtins.str
-    """The queue for whose share it counts; empty if it needs no resources."""
+    """The queue that it waits in, and for whose share of the resource pool it counts; empty: "default", if it needs no
+    resources.
+    """
+    passing: Global___Passing.ValueType
+    skipped: _builtins.bool
+    """It was cancelled because a task on which it depends did not succeed."""
+    limit_key: _builtins.str
+    """The key that limits of the queue are about; empty: none."""
+    submitted_by: _builtins.str
+    """Who has submitted it, by its certificate or token, and for whose share of the queue it counts: client:NAME. Empty: that
+    is not known, and `submitter` counts.
+    """
+    slots: _builtins.int
+    """How many slots of its agent an attempt takes, at least 1."""
+    candidates_left: _builtins.int
+    """The number of such agents that are not listed, and of the agents that lack the role or a specialization. Present with
+    the candidates.
+    """
+    unfit_agents: _builtins.int
+    schedule: _builtins.str
+    """The schedule that it is a run of, and when that was due; empty and unset: none."""
     @_builtins.property
     def failure(self) -> Global___Failure:
         """Set if the task failed or was dead-lettered."""
@@ -934,11 +1383,47 @@ class Task(_message.Message):
         """Which outputs were compared by a task of the kind `verify.compare`, in that order. Present with the attempts."""
 
     @_builtins.property
+    def queue_until(self) -> _timestamp_pb2.Timestamp:
+        """Set while the task waits for its first attempt and must not wait for longer: when it fails."""
+
+    @_builtins.property
+    def progress_timeout(self) -> _duration_pb2.Duration: ...
+    @_builtins.property
+    def non_retryable(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailureMatch]: ...
+    @_builtins.property
+    def retried_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was last tried again as a dead letter. The deadline counts from then."""
+
+    @_builtins.property
     def resources(self) -> _resources_pb2.ResourceAmounts:
         """What the task needs of the agent that runs it; unset: no resources. While an attempt runs, the task holds an allocation
         of this.
         """
 
+    @_builtins.property
+    def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskDependency]:
+        """The tasks on which it depends, as submitted."""
+
+    @_builtins.property
+    def subtasks(self) -> Global___Subtasks:
+        """Set if it has parts or subtasks."""
+
+    @_builtins.property
+    def part_of(self) -> Global___PartOf:
+        """Set if it is a part or subtask."""
+
+    @_builtins.property
+    def skills(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Specializations that the agent must have besides `required_specialization`."""
+
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """The agents that have the role and the specializations that the task requires: those first that can take it now, then
+        those with the best scores; at most 32. Present if the call asked for them.
+        """
+
+    @_builtins.property
+    def scheduled_for(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
         self,
         *,
@@ -968,17 +1453,83 @@ class Task(_message.Message):
         approval: Global___TaskApproval | None = ...,
         verify: Global___Verify | None = ...,
         comparisons: _abc.Iterable[Global___Comparison] | None = ...,
+        queue_until: _timestamp_pb2.Timestamp | None = ...,
+        progress_timeout: _duration_pb2.Duration | None = ...,
+        jitter_percent: _builtins.int = ...,
+        non_retryable: _abc.Iterable[Global___FailureMatch] | None = ...,
+        dead: _builtins.bool = ...,
+        epoch: _builtins.int = ...,
+        retried_at: _timestamp_pb2.Timestamp | None = ...,
         team: _builtins.str = ...,
         resources: _resources_pb2.ResourceAmounts | None = ...,
         queue: _builtins.str = ...,
+        depends_on: _abc.Iterable[Global___TaskDependency] | None = ...,
+        passing: Global___Passing.ValueType = ...,
+        subtasks: Global___Subtasks | None = ...,
+        part_of: Global___PartOf | None = ...,
+        skipped: _builtins.bool = ...,
+        limit_key: _builtins.str = ...,
+        submitted_by: _builtins.str = ...,
+        slots: _builtins.int = ...,
+        skills: _abc.Iterable[_builtins.str] | None = ...,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        candidates_left: _builtins.int = ...,
+        unfit_agents: _builtins.int = ...,
+        schedule: _builtins.str = ...,
+        scheduled_for: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "deadline", b"deadline", "expires_at", b"expires_at", "failure", b"failure", "finished_at", b"finished_at", "not_before", b"not_before", "resources", b"resources", "submitted_at", b"submitted_at", "verify", b"verify"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "deadline", b"deadline", "expires_at", b"expires_at", "failure", b"failure", "finished_at", b"finished_at", "not_before", b"not_before", "part_of", b"part_of", "progress_timeout", b"progress_timeout", "queue_until", b"queue_until", "resources", b"resources", "retried_at", b"retried_at", "scheduled_for", b"scheduled_for", "submitted_at", b"submitted_at", "subtasks", b"subtasks", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempt", b"attempt", "attempts", b"attempts", "attempts_used", b"attempts_used", "cancel_reason", b"cancel_reason", "comparisons", b"comparisons", "deadline", b"deadline", "expires_at", b"expires_at", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "idempotency_key", b"idempotency_key", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "not_before", b"not_before", "output", b"output", "priority", b"priority", "queue", b"queue", "required_role", b"required_role", "required_specialization", b"required_specialization", "resources", b"resources", "revision", b"revision", "state", b"state", "submitted_at", b"submitted_at", "submitter", b"submitter", "team", b"team", "verify", b"verify", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempt", b"attempt", "attempts", b"attempts", "attempts_used", b"attempts_used", "cancel_reason", b"cancel_reason", "candidates", b"candidates", "candidates_left", b"candidates_left", "comparisons", b"comparisons", "dead", b"dead", "deadline", b"deadline", "depends_on", b"depends_on", "epoch", b"epoch", "expires_at", b"expires_at", "failure", b"failure", "finished_at", b"finished_at", "id", b"id", "idempotency_key", b"idempotency_key", "input", b"input", "jitter_percent", b"jitter_percent", "kind", b"kind", "limit_key", b"limit_key", "max_attempts", b"max_attempts", "non_retryable", b"non_retryable", "not_before", b"not_before", "output", b"output", "part_of", b"part_of", "passing", b"passing", "priority", b"priority", "progress_timeout", b"progress_timeout", "queue", b"queue", "queue_until", b"queue_until", "required_role", b"required_role", "required_specialization", b"required_specialization", "resources", b"resources", "retried_at", b"retried_at", "revision", b"revision", "schedule", b"schedule", "scheduled_for", b"scheduled_for", "skills", b"skills", "skipped", b"skipped", "slots", b"slots", "state", b"state", "submitted_at", b"submitted_at", "submitted_by", b"submitted_by", "submitter", b"submitter", "subtasks", b"subtasks", "team", b"team", "unfit_agents", b"unfit_agents", "verify", b"verify", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class Candidate(_message.Message):
+    """An agent that could take a task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    FREE_SLOTS_FIELD_NUMBER: _builtins.int
+    WHY_NOT_FIELD_NUMBER: _builtins.int
+    FREE_IN_FIELD_NUMBER: _builtins.int
+    agent: _builtins.str
+    state: Global___AgentState.ValueType
+    free_slots: _builtins.int
+    why_not: _builtins.str
+    """Why it can't take the task now, as text; empty: it can."""
+    @_builtins.property
+    def score(self) -> Global___Score:
+        """The agent's score for the task now."""
+
+    @_builtins.property
+    def free_in(self) -> _duration_pb2.Duration:
+        """When it is expected to have as many slots free as the task takes, from now, by how long tasks of the kinds take that it
+        runs and by their time limits. Unset: that is not known, or something else is in the way.
+        """
+
+    def __init__(
+        self,
+        *,
+        agent: _builtins.str = ...,
+        state: Global___AgentState.ValueType = ...,
+        score: Global___Score | None = ...,
+        free_slots: _builtins.int = ...,
+        why_not: _builtins.str = ...,
+        free_in: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["free_in", b"free_in", "score", b"score"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "free_in", b"free_in", "free_slots", b"free_slots", "score", b"score", "state", b"state", "why_not", b"why_not"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
 class Agent(_message.Message):
@@ -1012,6 +1563,7 @@ class Agent(_message.Message):
     UNHEALTHY_SINCE_FIELD_NUMBER: _builtins.int
     RECOVERY_FIELD_NUMBER: _builtins.int
     QUARANTINE_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     role: Global___Role.ValueType
     state: Global___AgentState.ValueType
@@ -1060,6 +1612,10 @@ class Agent(_message.Message):
     def quarantine(self) -> Global___Quarantine:
         """Set while the agent is in quarantine."""
 
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___KindPerformance]:
+        """The performance by kind of task, for the kinds that counted last; at most 8. Other kinds count by `performance`."""
+
     def __init__(
         self,
         *,
@@ -1091,14 +1647,45 @@ class Agent(_message.Message):
         unhealthy_since: _timestamp_pb2.Timestamp | None = ...,
         recovery: _abc.Iterable[Global___RecoveryStep] | None = ...,
         quarantine: Global___Quarantine | None = ...,
+        kinds: _abc.Iterable[Global___KindPerformance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["joined_at", b"joined_at", "lost_at", b"lost_at", "quarantine", b"quarantine", "unhealthy_since", b"unhealthy_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capabilities", b"capabilities", "failed", b"failed", "incarnation", b"incarnation", "joined_at", b"joined_at", "lost_at", b"lost_at", "lost_reason", b"lost_reason", "name", b"name", "performance", b"performance", "pid", b"pid", "pool", b"pool", "quarantine", b"quarantine", "recovery", b"recovery", "relative_speed", b"relative_speed", "responsibilities", b"responsibilities", "revision", b"revision", "role", b"role", "role_priority", b"role_priority", "session", b"session", "slots", b"slots", "specializations", b"specializations", "state", b"state", "succeeded", b"succeeded", "success_rate", b"success_rate", "unhealthy_reason", b"unhealthy_reason", "unhealthy_since", b"unhealthy_since", "used_slots", b"used_slots", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capabilities", b"capabilities", "failed", b"failed", "incarnation", b"incarnation", "joined_at", b"joined_at", "kinds", b"kinds", "lost_at", b"lost_at", "lost_reason", b"lost_reason", "name", b"name", "performance", b"performance", "pid", b"pid", "pool", b"pool", "quarantine", b"quarantine", "recovery", b"recovery", "relative_speed", b"relative_speed", "responsibilities", b"responsibilities", "revision", b"revision", "role", b"role", "role_priority", b"role_priority", "session", b"session", "slots", b"slots", "specializations", b"specializations", "state", b"state", "succeeded", b"succeeded", "success_rate", b"success_rate", "unhealthy_reason", b"unhealthy_reason", "unhealthy_since", b"unhealthy_since", "used_slots", b"used_slots", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
+class KindPerformance(_message.Message):
+    """How well an agent performs at tasks of one kind, 0 to 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PERFORMANCE_FIELD_NUMBER: _builtins.int
+    SUCCESS_RATE_FIELD_NUMBER: _builtins.int
+    RELATIVE_SPEED_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    performance: _builtins.float
+    success_rate: _builtins.float
+    relative_speed: _builtins.float
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        performance: _builtins.float = ...,
+        success_rate: _builtins.float = ...,
+        relative_speed: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "performance", b"performance", "relative_speed", b"relative_speed", "success_rate", b"success_rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KindPerformance: _TypeAlias = KindPerformance  # noqa: Y015
 
 @_typing.final
 class Quarantine(_message.Message):

@@ -139,7 +139,7 @@ impl Stub {
             priority: spec.priority,
             ..Task::default()
         });
-        SubmitResult { task_id: id, existing, refusal: None }
+        SubmitResult { task_id: id, existing, ..SubmitResult::default() }
     }
 }
 
@@ -223,6 +223,13 @@ impl Fleet for Service {
     }
 
     async fn list_tasks(&self, _: Request<v1::ListTasksRequest>) -> Result<Response<v1::ListTasksResponse>, Status> {
+        unserved()
+    }
+
+    async fn list_subtasks(
+        &self,
+        _: Request<v1::ListSubtasksRequest>,
+    ) -> Result<Response<v1::ListSubtasksResponse>, Status> {
         unserved()
     }
 

@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erobeing/worker/v1/worker.proto\x12\x11robeing.worker.v1\"\xf7\x02\n\x0b\x46romProcess\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.robeing.worker.v1.HelloH\x00\x12/\n\x06result\x18\x02 \x01(\x0b\x32\x1d.robeing.worker.v1.TaskResultH\x00\x12+\n\x06health\x18\x03 \x01(\x0b\x32\x19.robeing.worker.v1.HealthH\x00\x12<\n\x0fmessage_outcome\x18\x04 \x01(\x0b\x32!.robeing.worker.v1.MessageOutcomeH\x00\x12\x36\n\x0csend_message\x18\x05 \x01(\x0b\x32\x1e.robeing.worker.v1.SendMessageH\x00\x12\x33\n\x08progress\x18P \x01(\x0b\x32\x1f.robeing.worker.v1.TaskProgressH\x00\x12)\n\x03log\x18Q \x01(\x0b\x32\x1a.robeing.worker.v1.TaskLogH\x00\x42\t\n\x07message\"N\n\x05Hello\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x15\x61nswers_health_checks\x18\x02 \x01(\x08\x12\x18\n\x10handles_messages\x18\x03 \x01(\x08\"(\n\x06Health\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x11\n\tunhealthy\x18\x02 \x01(\t\"\xa9\x01\n\nTaskResult\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x10\n\x06output\x18\x03 \x01(\x0cH\x00\x12-\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1a.robeing.worker.v1.FailureH\x00\x12-\n\x07stopped\x18\x05 \x01(\x0b\x32\x1a.robeing.worker.v1.StoppedH\x00\x42\t\n\x07outcome\"Z\n\x07\x46\x61ilure\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x11\n\x04\x63ode\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\t\x12\x11\n\tpermanent\x18\x04 \x01(\x08\x42\x07\n\x05_code\"\t\n\x07Stopped\"*\n\x08Progress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\"_\n\x0cTaskProgress\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12-\n\x08progress\x18\x03 \x01(\x0b\x32\x1b.robeing.worker.v1.Progress\":\n\x07TaskLog\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05lines\x18\x03 \x03(\t\"\xb7\x02\n\tToProcess\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.robeing.worker.v1.WelcomeH\x00\x12\'\n\x04task\x18\x02 \x01(\x0b\x32\x17.robeing.worker.v1.TaskH\x00\x12\'\n\x04stop\x18\x03 \x01(\x0b\x32\x17.robeing.worker.v1.StopH\x00\x12\x36\n\x0chealth_check\x18\x04 \x01(\x0b\x32\x1e.robeing.worker.v1.HealthCheckH\x00\x12.\n\x08incoming\x18\x05 \x01(\x0b\x32\x1a.robeing.worker.v1.MessageH\x00\x12\x36\n\x0csend_outcome\x18\x06 \x01(\x0b\x32\x1e.robeing.worker.v1.SendOutcomeH\x00\x42\t\n\x07message\"A\n\x07Welcome\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\r\x12\x18\n\x10max_output_bytes\x18\x03 \x01(\x04\"t\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05input\x18\x04 \x01(\x0c\x12\x16\n\x0e\x64\x65\x61\x64line_in_ms\x18\x05 \x01(\x04\x12\x15\n\rtime_limit_ms\x18\x06 \x01(\x04\"\x1a\n\x0bHealthCheck\x12\x0b\n\x03seq\x18\x01 \x01(\x04\"(\n\x04Stop\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\xc8\x01\n\x07Message\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x10\n\x08receiver\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x10\n\x08priority\x18\x06 \x01(\r\x12\x14\n\x0ctimestamp_ms\x18\x07 \x01(\x04\x12\x16\n\x0e\x64\x65\x61\x64line_in_ms\x18\x08 \x01(\x04\x12\x10\n\x08reply_to\x18\t \x01(\t\x12\x0e\n\x06key_id\x18\n \x01(\t\x12\x0e\n\x06resent\x18\x0b \x01(\x08\"\x95\x01\n\x0eMessageOutcome\x12\n\n\x02id\x18\x01 \x01(\t\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\".robeing.worker.v1.MessageAcceptedH\x00\x12\x34\n\x07refused\x18\x03 \x01(\x0b\x32!.robeing.worker.v1.MessageRefusedH\x00\x42\t\n\x07outcome\"/\n\x0fMessageAccepted\x12\x12\n\x05reply\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_reply\" \n\x0eMessageRefused\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xc0\x01\n\x0bSendMessage\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\n\n\x02to\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x10\n\x08priority\x18\x05 \x01(\r\x12\x13\n\x0bwithout_ack\x18\x06 \x01(\x08\x12\x16\n\x0e\x64\x65\x61\x64line_in_ms\x18\x07 \x01(\x04\x12\x10\n\x08reply_to\x18\x08 \x01(\t\x12\x0b\n\x03\x61sk\x18\t \x01(\x08\x12\n\n\x02id\x18\n \x01(\t\x12\x0f\n\x07\x64urable\x18\x0b \x01(\x08\"s\n\x0bSendOutcome\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12)\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x1b.robeing.worker.v1.SendCode\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\x05reply\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_reply*\xe6\x01\n\x08SendCode\x12\x19\n\x15SEND_CODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEND_CODE_ACCEPTED\x10\x01\x12\x12\n\x0eSEND_CODE_SENT\x10\x02\x12\x15\n\x11SEND_CODE_REFUSED\x10\x03\x12\x1b\n\x17SEND_CODE_NO_SUCH_AGENT\x10\x04\x12\x12\n\x0eSEND_CODE_AWAY\x10\x05\x12\x1d\n\x19SEND_CODE_DEADLINE_PASSED\x10\x06\x12\x18\n\x14SEND_CODE_OVERLOADED\x10\x07\x12\x12\n\x0eSEND_CODE_KEPT\x10\x08\x32T\n\x06Worker\x12J\n\x06\x41ttach\x12\x1e.robeing.worker.v1.FromProcess\x1a\x1c.robeing.worker.v1.ToProcess(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1erobeing/worker/v1/worker.proto\x12\x11robeing.worker.v1\"\xf7\x02\n\x0b\x46romProcess\x12)\n\x05hello\x18\x01 \x01(\x0b\x32\x18.robeing.worker.v1.HelloH\x00\x12/\n\x06result\x18\x02 \x01(\x0b\x32\x1d.robeing.worker.v1.TaskResultH\x00\x12+\n\x06health\x18\x03 \x01(\x0b\x32\x19.robeing.worker.v1.HealthH\x00\x12<\n\x0fmessage_outcome\x18\x04 \x01(\x0b\x32!.robeing.worker.v1.MessageOutcomeH\x00\x12\x36\n\x0csend_message\x18\x05 \x01(\x0b\x32\x1e.robeing.worker.v1.SendMessageH\x00\x12\x33\n\x08progress\x18P \x01(\x0b\x32\x1f.robeing.worker.v1.TaskProgressH\x00\x12)\n\x03log\x18Q \x01(\x0b\x32\x1a.robeing.worker.v1.TaskLogH\x00\x42\t\n\x07message\"N\n\x05Hello\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x15\x61nswers_health_checks\x18\x02 \x01(\x08\x12\x18\n\x10handles_messages\x18\x03 \x01(\x08\"(\n\x06Health\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x11\n\tunhealthy\x18\x02 \x01(\t\"\xd8\x01\n\nTaskResult\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x10\n\x06output\x18\x03 \x01(\x0cH\x00\x12-\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1a.robeing.worker.v1.FailureH\x00\x12-\n\x07stopped\x18\x05 \x01(\x0b\x32\x1a.robeing.worker.v1.StoppedH\x00\x12-\n\x07suspend\x18< \x01(\x0b\x32\x1a.robeing.worker.v1.SuspendH\x00\x42\t\n\x07outcome\"H\n\x07Suspend\x12,\n\x08subtasks\x18\x01 \x03(\x0b\x32\x1a.robeing.worker.v1.Subtask\x12\x0f\n\x07\x63\x61rried\x18\x02 \x01(\x0c\"\xc4\x01\n\x07Subtask\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05input\x18\x02 \x01(\x0c\x12\x10\n\x08priority\x18\x03 \x01(\r\x12\x16\n\x0e\x64\x65\x61\x64line_in_ms\x18\x04 \x01(\x04\x12\x10\n\x08\x64\x65lay_ms\x18\x05 \x01(\x04\x12\x15\n\rtime_limit_ms\x18\x06 \x01(\x04\x12\x14\n\x0cmax_attempts\x18\x07 \x01(\r\x12\x1f\n\x17required_specialization\x18\x08 \x01(\t\x12\x12\n\ndepends_on\x18\t \x03(\t\"h\n\x07\x46\x61ilure\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x11\n\x04\x63ode\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\t\x12\x11\n\tpermanent\x18\x04 \x01(\x08\x12\x0c\n\x04name\x18( \x01(\tB\x07\n\x05_code\"\t\n\x07Stopped\"*\n\x08Progress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0c\n\x04text\x18\x02 \x01(\t\"_\n\x0cTaskProgress\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12-\n\x08progress\x18\x03 \x01(\x0b\x32\x1b.robeing.worker.v1.Progress\":\n\x07TaskLog\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05lines\x18\x03 \x03(\t\"\xb7\x02\n\tToProcess\x12-\n\x07welcome\x18\x01 \x01(\x0b\x32\x1a.robeing.worker.v1.WelcomeH\x00\x12\'\n\x04task\x18\x02 \x01(\x0b\x32\x17.robeing.worker.v1.TaskH\x00\x12\'\n\x04stop\x18\x03 \x01(\x0b\x32\x17.robeing.worker.v1.StopH\x00\x12\x36\n\x0chealth_check\x18\x04 \x01(\x0b\x32\x1e.robeing.worker.v1.HealthCheckH\x00\x12.\n\x08incoming\x18\x05 \x01(\x0b\x32\x1a.robeing.worker.v1.MessageH\x00\x12\x36\n\x0csend_outcome\x18\x06 \x01(\x0b\x32\x1e.robeing.worker.v1.SendOutcomeH\x00\x42\t\n\x07message\"A\n\x07Welcome\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\r\x12\x18\n\x10max_output_bytes\x18\x03 \x01(\x04\"\xb6\x01\n\x04Task\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\r\n\x05input\x18\x04 \x01(\x0c\x12\x16\n\x0e\x64\x65\x61\x64line_in_ms\x18\x05 \x01(\x04\x12\x15\n\rtime_limit_ms\x18\x06 \x01(\x04\x12/\n\x07results\x18< \x03(\x0b\x32\x1e.robeing.worker.v1.GivenResult\x12\x0f\n\x07\x63\x61rried\x18= \x01(\x0c\"m\n\x0bGivenResult\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12-\n\x05state\x18\x02 \x01(\x0e\x32\x1e.robeing.worker.v1.ResultState\x12\x0e\n\x06output\x18\x03 \x01(\x0c\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x1a\n\x0bHealthCheck\x12\x0b\n\x03seq\x18\x01 \x01(\x04\"(\n\x04Stop\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\xc8\x01\n\x07Message\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\t\x12\x10\n\x08receiver\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x0f\n\x07payload\x18\x05 \x01(\x0c\x12\x10\n\x08priority\x18\x06 \x01(\r\x12\x14\n\x0ctimestamp_ms\x18\x07 \x01(\x04\x12\x16\n\x0e\x64\x65\x61\x64line_in_ms\x18\x08 \x01(\x04\x12\x10\n\x08reply_to\x18\t \x01(\t\x12\x0e\n\x06key_id\x18\n \x01(\t\x12\x0e\n\x06resent\x18\x0b \x01(\x08\"\x95\x01\n\x0eMessageOutcome\x12\n\n\x02id\x18\x01 \x01(\t\x12\x36\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x0b\x32\".robeing.worker.v1.MessageAcceptedH\x00\x12\x34\n\x07refused\x18\x03 \x01(\x0b\x32!.robeing.worker.v1.MessageRefusedH\x00\x42\t\n\x07outcome\"/\n\x0fMessageAccepted\x12\x12\n\x05reply\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_reply\" \n\x0eMessageRefused\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xc0\x01\n\x0bSendMessage\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\n\n\x02to\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x10\n\x08priority\x18\x05 \x01(\r\x12\x13\n\x0bwithout_ack\x18\x06 \x01(\x08\x12\x16\n\x0e\x64\x65\x61\x64line_in_ms\x18\x07 \x01(\x04\x12\x10\n\x08reply_to\x18\x08 \x01(\t\x12\x0b\n\x03\x61sk\x18\t \x01(\x08\x12\n\n\x02id\x18\n \x01(\t\x12\x0f\n\x07\x64urable\x18\x0b \x01(\x08\"s\n\x0bSendOutcome\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12)\n\x04\x63ode\x18\x02 \x01(\x0e\x32\x1b.robeing.worker.v1.SendCode\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\x05reply\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x42\x08\n\x06_reply*^\n\x0bResultState\x12\x1a\n\x16RESULT_STATE_SUCCEEDED\x10\x00\x12\x17\n\x13RESULT_STATE_FAILED\x10\x01\x12\x1a\n\x16RESULT_STATE_CANCELLED\x10\x02*\xe6\x01\n\x08SendCode\x12\x19\n\x15SEND_CODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEND_CODE_ACCEPTED\x10\x01\x12\x12\n\x0eSEND_CODE_SENT\x10\x02\x12\x15\n\x11SEND_CODE_REFUSED\x10\x03\x12\x1b\n\x17SEND_CODE_NO_SUCH_AGENT\x10\x04\x12\x12\n\x0eSEND_CODE_AWAY\x10\x05\x12\x1d\n\x19SEND_CODE_DEADLINE_PASSED\x10\x06\x12\x18\n\x14SEND_CODE_OVERLOADED\x10\x07\x12\x12\n\x0eSEND_CODE_KEPT\x10\x08\x32T\n\x06Worker\x12J\n\x06\x41ttach\x12\x1e.robeing.worker.v1.FromProcess\x1a\x1c.robeing.worker.v1.ToProcess(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'robeing.worker.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SENDCODE']._serialized_start=2349
-  _globals['_SENDCODE']._serialized_end=2579
+  _globals['_RESULTSTATE']._serialized_start=2860
+  _globals['_RESULTSTATE']._serialized_end=2954
+  _globals['_SENDCODE']._serialized_start=2957
+  _globals['_SENDCODE']._serialized_end=3187
   _globals['_FROMPROCESS']._serialized_start=54
   _globals['_FROMPROCESS']._serialized_end=429
   _globals['_HELLO']._serialized_start=431
@@ -40,39 +42,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEALTH']._serialized_start=511
   _globals['_HEALTH']._serialized_end=551
   _globals['_TASKRESULT']._serialized_start=554
-  _globals['_TASKRESULT']._serialized_end=723
-  _globals['_FAILURE']._serialized_start=725
-  _globals['_FAILURE']._serialized_end=815
-  _globals['_STOPPED']._serialized_start=817
-  _globals['_STOPPED']._serialized_end=826
-  _globals['_PROGRESS']._serialized_start=828
-  _globals['_PROGRESS']._serialized_end=870
-  _globals['_TASKPROGRESS']._serialized_start=872
-  _globals['_TASKPROGRESS']._serialized_end=967
-  _globals['_TASKLOG']._serialized_start=969
-  _globals['_TASKLOG']._serialized_end=1027
-  _globals['_TOPROCESS']._serialized_start=1030
-  _globals['_TOPROCESS']._serialized_end=1341
-  _globals['_WELCOME']._serialized_start=1343
-  _globals['_WELCOME']._serialized_end=1408
-  _globals['_TASK']._serialized_start=1410
-  _globals['_TASK']._serialized_end=1526
-  _globals['_HEALTHCHECK']._serialized_start=1528
-  _globals['_HEALTHCHECK']._serialized_end=1554
-  _globals['_STOP']._serialized_start=1556
-  _globals['_STOP']._serialized_end=1596
-  _globals['_MESSAGE']._serialized_start=1599
-  _globals['_MESSAGE']._serialized_end=1799
-  _globals['_MESSAGEOUTCOME']._serialized_start=1802
-  _globals['_MESSAGEOUTCOME']._serialized_end=1951
-  _globals['_MESSAGEACCEPTED']._serialized_start=1953
-  _globals['_MESSAGEACCEPTED']._serialized_end=2000
-  _globals['_MESSAGEREFUSED']._serialized_start=2002
-  _globals['_MESSAGEREFUSED']._serialized_end=2034
-  _globals['_SENDMESSAGE']._serialized_start=2037
-  _globals['_SENDMESSAGE']._serialized_end=2229
-  _globals['_SENDOUTCOME']._serialized_start=2231
-  _globals['_SENDOUTCOME']._serialized_end=2346
-  _globals['_WORKER']._serialized_start=2581
-  _globals['_WORKER']._serialized_end=2665
+  _globals['_TASKRESULT']._serialized_end=770
+  _globals['_SUSPEND']._serialized_start=772
+  _globals['_SUSPEND']._serialized_end=844
+  _globals['_SUBTASK']._serialized_start=847
+  _globals['_SUBTASK']._serialized_end=1043
+  _globals['_FAILURE']._serialized_start=1045
+  _globals['_FAILURE']._serialized_end=1149
+  _globals['_STOPPED']._serialized_start=1151
+  _globals['_STOPPED']._serialized_end=1160
+  _globals['_PROGRESS']._serialized_start=1162
+  _globals['_PROGRESS']._serialized_end=1204
+  _globals['_TASKPROGRESS']._serialized_start=1206
+  _globals['_TASKPROGRESS']._serialized_end=1301
+  _globals['_TASKLOG']._serialized_start=1303
+  _globals['_TASKLOG']._serialized_end=1361
+  _globals['_TOPROCESS']._serialized_start=1364
+  _globals['_TOPROCESS']._serialized_end=1675
+  _globals['_WELCOME']._serialized_start=1677
+  _globals['_WELCOME']._serialized_end=1742
+  _globals['_TASK']._serialized_start=1745
+  _globals['_TASK']._serialized_end=1927
+  _globals['_GIVENRESULT']._serialized_start=1929
+  _globals['_GIVENRESULT']._serialized_end=2038
+  _globals['_HEALTHCHECK']._serialized_start=2040
+  _globals['_HEALTHCHECK']._serialized_end=2066
+  _globals['_STOP']._serialized_start=2068
+  _globals['_STOP']._serialized_end=2108
+  _globals['_MESSAGE']._serialized_start=2111
+  _globals['_MESSAGE']._serialized_end=2311
+  _globals['_MESSAGEOUTCOME']._serialized_start=2314
+  _globals['_MESSAGEOUTCOME']._serialized_end=2463
+  _globals['_MESSAGEACCEPTED']._serialized_start=2465
+  _globals['_MESSAGEACCEPTED']._serialized_end=2512
+  _globals['_MESSAGEREFUSED']._serialized_start=2514
+  _globals['_MESSAGEREFUSED']._serialized_end=2546
+  _globals['_SENDMESSAGE']._serialized_start=2549
+  _globals['_SENDMESSAGE']._serialized_end=2741
+  _globals['_SENDOUTCOME']._serialized_start=2743
+  _globals['_SENDOUTCOME']._serialized_end=2858
+  _globals['_WORKER']._serialized_start=3189
+  _globals['_WORKER']._serialized_end=3273
 # @@protoc_insertion_point(module_scope)

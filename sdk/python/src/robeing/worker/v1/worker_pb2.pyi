@@ -21,6 +21,23 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ResultState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResultStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResultState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESULT_STATE_SUCCEEDED: _ResultState.ValueType  # 0
+    RESULT_STATE_FAILED: _ResultState.ValueType  # 1
+    RESULT_STATE_CANCELLED: _ResultState.ValueType  # 2
+
+class ResultState(_ResultState, metaclass=_ResultStateEnumTypeWrapper): ...
+
+RESULT_STATE_SUCCEEDED: ResultState.ValueType  # 0
+RESULT_STATE_FAILED: ResultState.ValueType  # 1
+RESULT_STATE_CANCELLED: ResultState.ValueType  # 2
+Global___ResultState: _TypeAlias = ResultState  # noqa: Y015
+
 class _SendCode:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -187,6 +204,7 @@ class TaskResult(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     STOPPED_FIELD_NUMBER: _builtins.int
+    SUSPEND_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     attempt: _builtins.int
     """The `attempt` of the Task."""
@@ -198,6 +216,12 @@ class TaskResult(_message.Message):
     def stopped(self) -> Global___Stopped:
         """The task was stopped because the agent asked for it."""
 
+    @_builtins.property
+    def suspend(self) -> Global___Suspend:
+        """The task waits for subtasks. The attempt has ended, and holds no slot. When all of them have ended, the task is
+        run again, by any agent, with their results.
+        """
+
     def __init__(
         self,
         *,
@@ -206,16 +230,97 @@ class TaskResult(_message.Message):
         output: _builtins.bytes = ...,
         failure: Global___Failure | None = ...,
         stopped: Global___Stopped | None = ...,
+        suspend: Global___Suspend | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "output", b"output", "stopped", b"stopped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "output", b"output", "stopped", b"stopped", "suspend", b"suspend"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "failure", b"failure", "outcome", b"outcome", "output", b"output", "stopped", b"stopped", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "failure", b"failure", "outcome", b"outcome", "output", b"output", "stopped", b"stopped", "suspend", b"suspend", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["output", "failure", "stopped"]  # noqa: Y015
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["output", "failure", "stopped", "suspend"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___TaskResult: _TypeAlias = TaskResult  # noqa: Y015
+
+@_typing.final
+class Suspend(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBTASKS_FIELD_NUMBER: _builtins.int
+    CARRIED_FIELD_NUMBER: _builtins.int
+    carried: _builtins.bytes
+    """What the next attempt is given besides their results. At most 1 MiB, with the inputs of the subtasks."""
+    @_builtins.property
+    def subtasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Subtask]:
+        """1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        subtasks: _abc.Iterable[Global___Subtask] | None = ...,
+        carried: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["carried", b"carried", "subtasks", b"subtasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Suspend: _TypeAlias = Suspend  # noqa: Y015
+
+@_typing.final
+class Subtask(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    DEADLINE_IN_MS_FIELD_NUMBER: _builtins.int
+    DELAY_MS_FIELD_NUMBER: _builtins.int
+    TIME_LIMIT_MS_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REQUIRED_SPECIALIZATION_FIELD_NUMBER: _builtins.int
+    DEPENDS_ON_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    input: _builtins.bytes
+    priority: _builtins.int
+    """1 (lowest) to 10 (highest). 0: that of the task."""
+    deadline_in_ms: _builtins.int
+    """Time after which the subtask fails if it has not ended, in milliseconds; 0: none. It ends with the task in any
+    case.
+    """
+    delay_ms: _builtins.int
+    """Time before which it is not started, in milliseconds."""
+    time_limit_ms: _builtins.int
+    """Time limit of one attempt at it, in milliseconds; 0: none."""
+    max_attempts: _builtins.int
+    """Maximum number of attempts at it. 0 takes the fleet's default."""
+    required_specialization: _builtins.str
+    """Only agents with this specialization take it. Empty: any agent."""
+    @_builtins.property
+    def depends_on(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """UUIDs of tasks that must have succeeded before it is started. They were submitted before the topmost task above it."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        input: _builtins.bytes = ...,
+        priority: _builtins.int = ...,
+        deadline_in_ms: _builtins.int = ...,
+        delay_ms: _builtins.int = ...,
+        time_limit_ms: _builtins.int = ...,
+        max_attempts: _builtins.int = ...,
+        required_specialization: _builtins.str = ...,
+        depends_on: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_in_ms", b"deadline_in_ms", "delay_ms", b"delay_ms", "depends_on", b"depends_on", "input", b"input", "kind", b"kind", "max_attempts", b"max_attempts", "priority", b"priority", "required_specialization", b"required_specialization", "time_limit_ms", b"time_limit_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Subtask: _TypeAlias = Subtask  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):
@@ -225,6 +330,7 @@ class Failure(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
     PERMANENT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     message: _builtins.str
     """A human-readable sentence; at most 4 KiB are kept."""
     code: _builtins.int
@@ -233,6 +339,10 @@ class Failure(_message.Message):
     """Details such as a stack trace; if longer than 4 KiB, only the end is kept."""
     permanent: _builtins.bool
     """True if another attempt would fail in the same way."""
+    name: _builtins.str
+    """What kind of failure it is, such as a class of exceptions. A task can name failures after which it is not tried
+    again. At most 128 bytes are kept.
+    """
     def __init__(
         self,
         *,
@@ -240,10 +350,11 @@ class Failure(_message.Message):
         code: _builtins.int | None = ...,
         details: _builtins.str = ...,
         permanent: _builtins.bool = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "code", b"code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "code", b"code", "details", b"details", "message", b"message", "permanent", b"permanent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_code", b"_code", "code", b"code", "details", b"details", "message", b"message", "name", b"name", "permanent", b"permanent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__code: _TypeAlias = _typing.Literal["code"]  # noqa: Y015
     _WhichOneofArgType__code: _TypeAlias = _typing.Literal["_code", b"_code"]  # noqa: Y015
@@ -437,6 +548,8 @@ class Task(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     DEADLINE_IN_MS_FIELD_NUMBER: _builtins.int
     TIME_LIMIT_MS_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    CARRIED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     attempt: _builtins.int
     """Fencing number, which increases with each attempt at the task. Systems that the task writes to can use it to refuse
@@ -448,6 +561,14 @@ class Task(_message.Message):
     """Time after which the result is worthless, in milliseconds from receipt; 0 if there is no deadline."""
     time_limit_ms: _builtins.int
     """Time limit of this attempt, in milliseconds from receipt; 0 if there is none. The agent enforces it."""
+    carried: _builtins.bytes
+    """The `carried` of that attempt."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___GivenResult]:
+        """The results of the tasks on which the task depends, as submitted, then those of its parts, or of the subtasks that
+        the last attempt that was suspended has asked for, in order. About 3 MB at most.
+        """
+
     def __init__(
         self,
         *,
@@ -457,14 +578,49 @@ class Task(_message.Message):
         input: _builtins.bytes = ...,
         deadline_in_ms: _builtins.int = ...,
         time_limit_ms: _builtins.int = ...,
+        results: _abc.Iterable[Global___GivenResult] | None = ...,
+        carried: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deadline_in_ms", b"deadline_in_ms", "input", b"input", "kind", b"kind", "task_id", b"task_id", "time_limit_ms", b"time_limit_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "carried", b"carried", "deadline_in_ms", b"deadline_in_ms", "input", b"input", "kind", b"kind", "results", b"results", "task_id", b"task_id", "time_limit_ms", b"time_limit_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class GivenResult(_message.Message):
+    """The result of another task."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    """Empty for parts and subtasks."""
+    state: Global___ResultState.ValueType
+    output: _builtins.bytes
+    """Present if it succeeded."""
+    reason: _builtins.str
+    """Why it did not succeed; at most 512 bytes."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        state: Global___ResultState.ValueType = ...,
+        output: _builtins.bytes = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "reason", b"reason", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GivenResult: _TypeAlias = GivenResult  # noqa: Y015
 
 @_typing.final
 class HealthCheck(_message.Message):

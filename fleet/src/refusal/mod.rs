@@ -1,18 +1,19 @@
 //! Why commands are refused.
 
+mod words;
+
 use bilrost::{Message, Oneof};
 
 use crate::{
-    AllocationId, BallotId, BarKind, LetterId, Resource, Shortage, TaskId, TeamId, UnixMillis, ids::utc,
-    resources::amounts::in_words,
+    AllocationId, BallotId, BarKind, LetterId, Resource, Shortage, TaskId, TaskState, TeamId, UnixMillis,
+    limits::QUEUE_RETRY_MS,
 };
 
-/// Why a command was refused. The message states the remedy where there is one.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Oneof, Message)]
+/// Why a command was refused. Its text states the remedy where there is one.
+#[derive(Clone, PartialEq, Eq, Debug, Oneof, Message)]
 #[bilrost(distinguished)]
 pub enum Refusal {
     /// The limit of unfinished tasks is reached.
-    #[error("the queue is full: {limit} unfinished tasks; submit again when some have finished")]
     #[bilrost(tag(1), message)]
     QueueFull {
         /// The limit.
@@ -20,9 +21,6 @@ pub enum Refusal {
         limit: u32,
     },
     /// The limit of kept tasks is reached.
-    #[error(
-        "{limit} tasks are kept, which is the limit; submit again when results have expired, or use a shorter result TTL"
-    )]
     #[bilrost(tag(2), message)]
     TooManyTasks {
         /// The limit.
@@ -30,7 +28,6 @@ pub enum Refusal {
         limit: u32,
     },
     /// The limit of stored bytes is reached.
-    #[error("inputs and results fill {limit} bytes, which is the limit; submit again when results have expired")]
     #[bilrost(tag(3), message)]
     StorageFull {
         /// The limit.
@@ -38,7 +35,6 @@ pub enum Refusal {
         limit: u64,
     },
     /// The input exceeds the limit.
-    #[error("the input has {bytes} bytes, the limit is {limit}; store it elsewhere and submit a reference")]
     #[bilrost(tag(4), message)]
     InputTooLarge {
         /// The input's size, bytes.
@@ -49,7 +45,6 @@ pub enum Refusal {
         limit: u64,
     },
     /// A field is out of range.
-    #[error("{field}: {problem}")]
     #[bilrost(tag(5), message)]
     Invalid {
         /// The field's name.
@@ -60,7 +55,6 @@ pub enum Refusal {
         problem: String,
     },
     /// The id or key belongs to a task with another kind or input.
-    #[error("{what} belongs to task {task}, which was submitted with another kind or input; use a new one")]
     #[bilrost(tag(6), message)]
     Conflict {
         /// "the id" or "the idempotency key".
@@ -71,7 +65,6 @@ pub enum Refusal {
         task: TaskId,
     },
     /// The task does not exist.
-    #[error("no task {task}: it never existed, or its result has expired")]
     #[bilrost(tag(7), message)]
     UnknownTask {
         /// The requested id.
@@ -79,7 +72,6 @@ pub enum Refusal {
         task: TaskId,
     },
     /// The limit of agents is reached.
-    #[error("the fleet has {limit} agents, which is the limit")]
     #[bilrost(tag(8), message)]
     TooManyAgents {
         /// The limit.
@@ -87,11 +79,9 @@ pub enum Refusal {
         limit: u32,
     },
     /// The session is over, or is not the agent's current one.
-    #[error("the session is over or belongs to another process")]
     #[bilrost(empty)]
     StaleSession,
     /// The fleet version can't be set: it is lower than the current one, or unknown.
-    #[error("fleet version {asked} can't be set: this fleet is at {current} and this coordinator knows up to {known}")]
     #[bilrost(tag(9), message)]
     Version {
         /// The requested version.
@@ -105,10 +95,6 @@ pub enum Refusal {
         known: u32,
     },
     /// The command needs a feature that is not in force.
-    #[error(
-        "the feature {feature} needs fleet version {since}, and this fleet is at {current}: it comes into force once every \
-         coordinator runs, in a version that has it, which takes a fleet that has just started a few seconds"
-    )]
     #[bilrost(tag(20), message)]
     NotInForce {
         /// The feature's name.
@@ -123,7 +109,6 @@ pub enum Refusal {
     },
     /// The leader can't decode the command and refuses it before it enters the log. The state machine never returns
     /// this.
-    #[error("the leader can't read this command: {problem}")]
     #[bilrost(tag(21), message)]
     Unreadable {
         /// Why the command can't be decoded.
@@ -132,7 +117,6 @@ pub enum Refusal {
     },
     /// The coordinators' disks are nearly full, so the task is refused before it enters the log. The state machine
     /// never returns this.
-    #[error("{reason}")]
     #[bilrost(tag(10), message)]
     NoRoom {
         /// Which coordinators' disks are full, and the remedy.
@@ -140,7 +124,6 @@ pub enum Refusal {
         reason: String,
     },
     /// The single-use proof was used before.
-    #[error("the proof of agent {agent} was used before, and proves an identity only once; enrol with a new one")]
     #[bilrost(tag(11), message)]
     ProofSpent {
         /// The agent that is to be enrolled.
@@ -148,7 +131,6 @@ pub enum Refusal {
         agent: String,
     },
     /// The single-use proof expired so long ago that the fleet no longer knows whether it was used.
-    #[error("the proof expired at {}; enrol with a new one", utc(*.expired))]
     #[bilrost(tag(12), message)]
     ProofExpired {
         /// When the proof expired.
@@ -156,13 +138,9 @@ pub enum Refusal {
         expired: UnixMillis,
     },
     /// The fleet takes no agents without a proof.
-    #[error("this fleet enrols no agent without a proof of its identity; set the enrolment to open, or give a proof")]
     #[bilrost(tag(13), message)]
     OpenEnrolmentOff,
     /// The agent is barred from the fleet.
-    #[error(
-        "agent {agent} was {} at {} by {by} ({reason}); release it to let it in again", .kind.past(), utc(*.since)
-    )]
     #[bilrost(tag(14), message)]
     Barred {
         /// The agent's name.
@@ -182,11 +160,6 @@ pub enum Refusal {
         by: String,
     },
     /// A live agent with another key has this name.
-    #[error(
-        "the name {agent} belongs to a live agent that was enrolled with another key at {}; stop that agent, or give \
-         this one another name or a proof that names it",
-        utc(*.since)
-    )]
     #[bilrost(tag(15), message)]
     NameHeld {
         /// The name.
@@ -197,7 +170,6 @@ pub enum Refusal {
         since: UnixMillis,
     },
     /// A limit of the fleet is reached.
-    #[error("the limit of {limit} {what} is reached; {remedy}")]
     #[bilrost(tag(16), message)]
     Full {
         /// What there are so many of.
@@ -211,7 +183,6 @@ pub enum Refusal {
         remedy: String,
     },
     /// The id belongs to a letter with another content.
-    #[error("the id {letter} belongs to a letter with another content; use a new one")]
     #[bilrost(tag(17), message)]
     LetterConflict {
         /// The id.
@@ -219,7 +190,6 @@ pub enum Refusal {
         letter: LetterId,
     },
     /// The letter does not exist.
-    #[error("no letter {letter}: it was never posted, or its outcome is forgotten")]
     #[bilrost(tag(18), message)]
     UnknownLetter {
         /// The requested id.
@@ -227,7 +197,6 @@ pub enum Refusal {
         letter: LetterId,
     },
     /// The letter is for another agent.
-    #[error("letter {letter} is not for {by}, and only its receiver can accept or refuse it")]
     #[bilrost(tag(19), message)]
     OtherReceiver {
         /// The letter.
@@ -238,7 +207,6 @@ pub enum Refusal {
         by: String,
     },
     /// The ballot does not exist.
-    #[error("no ballot {ballot}: it was never opened, or is forgotten; `robeing vote list` lists those there are")]
     #[bilrost(tag(22), message)]
     UnknownBallot {
         /// The requested id.
@@ -246,7 +214,6 @@ pub enum Refusal {
         ballot: BallotId,
     },
     /// The id belongs to a ballot with another content.
-    #[error("the id {ballot} belongs to a ballot with another content; use a new one")]
     #[bilrost(tag(23), message)]
     BallotConflict {
         /// The id.
@@ -254,10 +221,6 @@ pub enum Refusal {
         ballot: BallotId,
     },
     /// Whoever votes is not in the ballot's electorate.
-    #[error(
-        "{member} is not in the electorate of ballot {ballot}, and only its members can vote: `robeing vote show {ballot}` \
-         lists them"
-    )]
     #[bilrost(tag(24), message)]
     NotElector {
         /// The ballot.
@@ -268,9 +231,6 @@ pub enum Refusal {
         member: String,
     },
     /// The member has cast another vote.
-    #[error(
-        "{member} has cast another vote in ballot {ballot}, and the first one counts: see `robeing vote show {ballot}`"
-    )]
     #[bilrost(tag(25), message)]
     AlreadyVoted {
         /// The ballot.
@@ -281,7 +241,6 @@ pub enum Refusal {
         member: String,
     },
     /// The ballot has an outcome, or its deadline has passed.
-    #[error("ballot {ballot} is closed and takes no votes: `robeing vote show {ballot}` shows its outcome")]
     #[bilrost(tag(26), message)]
     BallotClosed {
         /// The ballot.
@@ -289,7 +248,6 @@ pub enum Refusal {
         ballot: BallotId,
     },
     /// The team does not exist.
-    #[error("no team {team}: it was never formed, or is forgotten; `robeing team list --all` lists those there are")]
     #[bilrost(tag(27), message)]
     UnknownTeam {
         /// The requested id.
@@ -297,7 +255,6 @@ pub enum Refusal {
         team: TeamId,
     },
     /// The id belongs to a team with another content.
-    #[error("the id {team} belongs to a team with another purpose, size or needs, or of somebody else; use a new one")]
     #[bilrost(tag(28), message)]
     TeamConflict {
         /// The id.
@@ -305,7 +262,6 @@ pub enum Refusal {
         team: TeamId,
     },
     /// The team is disbanded.
-    #[error("team {team} is disbanded, and takes no tasks; form another one")]
     #[bilrost(tag(29), message)]
     TeamDisbanded {
         /// The team.
@@ -313,11 +269,6 @@ pub enum Refusal {
         team: TeamId,
     },
     /// There are not enough agents that fit and are in no team.
-    #[error(
-        "a team of {wanted} needs as many live agents that fit and are in no other team, and {}; form a smaller one, allow \
-         fewer members, or disband another team",
-        there(*.free)
-    )]
     #[bilrost(tag(30), message)]
     TooFewAgents {
         /// How many were asked for.
@@ -328,10 +279,6 @@ pub enum Refusal {
         free: u32,
     },
     /// The leader in whose name this was to be done is one no longer.
-    #[error(
-        "team {team} is in term {current} and has another leader than in term {term}: `robeing team show {team}` shows its \
-         leader"
-    )]
     #[bilrost(tag(31), message)]
     StaleTerm {
         /// The team.
@@ -345,7 +292,6 @@ pub enum Refusal {
         current: u64,
     },
     /// What is asked for is not free.
-    #[error("Insufficient resources: {}", in_words(.short, *.others_wait, *.contributed))]
     #[bilrost(tag(32), message)]
     InsufficientResources {
         /// The resources that are short; none if something else is in the way.
@@ -359,10 +305,6 @@ pub enum Refusal {
         contributed: bool,
     },
     /// The allocation does not exist.
-    #[error(
-        "no allocation {allocation}: it was never asked for, or is forgotten; `robeing resources list --allocations --all` \
-         lists those there are"
-    )]
     #[bilrost(tag(33), message)]
     UnknownAllocation {
         /// The requested id.
@@ -370,7 +312,6 @@ pub enum Refusal {
         allocation: AllocationId,
     },
     /// The id belongs to a request with another content.
-    #[error("the id {allocation} belongs to a request for other resources; use a new one")]
     #[bilrost(tag(34), message)]
     AllocationConflict {
         /// The id.
@@ -378,10 +319,6 @@ pub enum Refusal {
         allocation: AllocationId,
     },
     /// The fencing token is not that of a lease that lasts.
-    #[error(
-        "the lease of allocation {allocation} is over or has another token; see `robeing resources show {allocation}`, \
-         and ask for the resources again if it is over"
-    )]
     #[bilrost(tag(35), message)]
     StaleToken {
         /// The allocation.
@@ -389,12 +326,6 @@ pub enum Refusal {
         allocation: AllocationId,
     },
     /// The queue's quota does not allow it.
-    #[error(
-        "the quota of queue {queue:?} is {quota} {} of {}, and {used} are granted from it while {asked} are asked for; \
-         ask for less, wait, or raise the quota",
-        .resource.unit(),
-        .resource.name()
-    )]
     #[bilrost(tag(36), message)]
     OverQuota {
         /// The queue.
@@ -414,34 +345,113 @@ pub enum Refusal {
         quota: u64,
     },
     /// Who is to hold the resources is gone.
-    #[error(
-        "{holder} is not there: to hold resources, a task must be unfinished, a team not disbanded, and an agent in its \
-         session"
-    )]
     #[bilrost(tag(37), message)]
     HolderGone {
         /// Who was to hold them.
         #[bilrost(1)]
         holder: String,
     },
+    /// A queue of tasks has its limit of unfinished tasks.
+    #[bilrost(tag(100), message)]
+    TaskQueueFull {
+        /// The queue.
+        #[bilrost(1)]
+        queue: String,
+        /// The limit.
+        #[bilrost(2)]
+        limit: u32,
+        /// When there may be room, ms from now.
+        #[bilrost(3)]
+        retry_after_ms: u64,
+    },
     /// The task needs an approval by a ballot with its id, and there is one that was opened before it.
-    #[error(
-        "the task's approval needs a ballot with the task's id, and ballot {ballot} was opened before; submit the task \
-         with another id"
-    )]
     #[bilrost(tag(38), message)]
     BallotTaken {
         /// The ballot.
         #[bilrost(1)]
         ballot: BallotId,
     },
+    /// The task is no dead letter, or died in a later epoch.
+    #[bilrost(tag(41), message)]
+    NotDead {
+        /// The task.
+        #[bilrost(1)]
+        task: TaskId,
+        /// Its state.
+        #[bilrost(2)]
+        state: TaskState,
+    },
+    /// Unfinished tasks depend on how the dead letter ended.
+    #[bilrost(tag(42), message)]
+    StillNeeded {
+        /// The task.
+        #[bilrost(1)]
+        task: TaskId,
+    },
+    /// A task that the task depends on does not exist.
+    #[bilrost(tag(60), message)]
+    UnknownDependency {
+        /// The task.
+        #[bilrost(1)]
+        task: TaskId,
+    },
+    /// The task can't be this part of another one.
+    #[bilrost(tag(61), message)]
+    NoPart {
+        /// The task whose part it would be.
+        #[bilrost(1)]
+        task: TaskId,
+        /// The number of the part.
+        #[bilrost(2)]
+        index: u32,
+        /// Why it can't.
+        #[bilrost(3)]
+        problem: String,
+    },
+    /// The schedule does not exist.
+    #[bilrost(tag(140), message)]
+    UnknownSchedule {
+        /// The requested name.
+        #[bilrost(1)]
+        name: String,
+    },
+    /// The schedule is a part of the fleet's resource.
+    #[bilrost(tag(141), message)]
+    ScheduleManaged {
+        /// The schedule's name.
+        #[bilrost(1)]
+        name: String,
+    },
+    /// The moment of the schedule was decided before, or the schedule was changed or removed.
+    #[bilrost(tag(142), message)]
+    ScheduleMoved {
+        /// The schedule's number.
+        #[bilrost(1)]
+        schedule: u64,
+    },
+    /// Earlier runs of the schedule are not finished, and it lets no other one start.
+    #[bilrost(tag(143), message)]
+    ScheduleBusy {
+        /// The schedule's name.
+        #[bilrost(1)]
+        name: String,
+        /// The task of an earlier run.
+        #[bilrost(2)]
+        task: TaskId,
+    },
 }
 
-/// Says how many agents there are.
-fn there(free: u32) -> String {
-    match free {
-        0 => "there is none".to_owned(),
-        1 => "there is one".to_owned(),
-        _ => format!("there are {free}"),
+impl Refusal {
+    /// Returns when what was refused for lack of room may be tried again, ms from now; `None` if there is no reason to.
+    pub fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Refusal::TaskQueueFull { retry_after_ms, .. } => Some(*retry_after_ms),
+            Refusal::QueueFull { .. }
+            | Refusal::TooManyTasks { .. }
+            | Refusal::StorageFull { .. }
+            | Refusal::NoRoom { .. }
+            | Refusal::Full { .. } => Some(QUEUE_RETRY_MS),
+            _ => None,
+        }
     }
 }

@@ -1,0 +1,218 @@
+//! What is submitted together: tasks in an order in which each comes after those that it waits for, and the parts of
+//! tasks that are split by their inputs.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use robeing_fleet::{Command, Refusal, Reply, SubmitTask, TaskCommand, TaskId, submission_order};
+use robeing_proto::v1;
+
+use crate::{
+    api::{answers::Outcome, convert, preparing::Prepared},
+    ballots::opening::Draft,
+    propose,
+};
+
+/// The tasks of a submission, with the parts of each after it.
+pub(super) struct Batch {
+    pub submissions: Vec<SubmitTask>,
+    /// The ballots that they ask for, by their places.
+    pub approvals: BTreeMap<usize, Draft>,
+    /// The places of those that were submitted; `None` if all were.
+    submitted: Option<Vec<usize>>,
+}
+
+/// The tasks that are proposed, in order.
+pub(super) struct Sent {
+    pub commands: Vec<Bytes>,
+    /// Their places in the batch; `None` if they are in order, without those that are refused.
+    places: Option<Vec<usize>>,
+}
+
+impl Batch {
+    pub fn of(prepared: Vec<Prepared>) -> Self {
+        let is_split = prepared.iter().any(|task| !task.parts.is_empty());
+        let (mut submissions, mut approvals) = (Vec::with_capacity(prepared.len()), BTreeMap::new());
+        let mut submitted = Vec::new();
+        for Prepared { task, approval, parts } in prepared {
+            approvals.extend(approval.map(|draft| (submissions.len(), draft)));
+            if is_split {
+                submitted.push(submissions.len());
+            }
+            submissions.push(task);
+            submissions.extend(parts);
+        }
+        Self { submissions, approvals, submitted: is_split.then_some(submitted) }
+    }
+
+    /// Returns the commands of those that are not refused, encoded once, so that they are not kept twice while they
+    /// wait. If some would wait for each other, all that have links are refused.
+    pub fn send(&mut self, refused: &mut BTreeMap<usize, Outcome>) -> Sent {
+        let submissions = std::mem::take(&mut self.submissions);
+        let encoded = |task| propose::encoded(&Command::Task(TaskCommand::Submit(task)));
+        if submissions.iter().all(|task| task.links.is_none()) {
+            let tasks = submissions.into_iter().enumerate().filter(|(n, _)| !refused.contains_key(n));
+            return Sent { commands: tasks.map(|(_, task)| encoded(task)).collect(), places: None };
+        }
+        let order = submission_order(&submissions).unwrap_or_else(|cycle| {
+            for (n, _) in submissions.iter().enumerate().filter(|(_, task)| task.links.is_some()) {
+                let refusal = v1::Refusal { code: "INVALID_ARGUMENT".to_owned(), message: cycle.to_string() };
+                refused.entry(n).or_insert(Err(refusal));
+            }
+            (0..submissions.len()).collect()
+        });
+        let mut tasks: Vec<Option<SubmitTask>> = submissions.into_iter().map(Some).collect();
+        let (mut commands, mut places) = (Vec::with_capacity(order.len()), Vec::with_capacity(order.len()));
+        for n in order.into_iter().filter(|n| !refused.contains_key(n)) {
+            if let Some(task) = tasks.get_mut(n).and_then(Option::take) {
+                commands.push(encoded(task));
+                places.push(n);
+            }
+        }
+        Sent { commands, places: Some(places) }
+    }
+
+    /// Returns the outcomes of what was submitted, in order: of `count` tasks and parts, these are refused, and the
+    /// others were sent. Also returns the tasks that are to be cancelled, because one of their parts was refused.
+    pub fn outcomes(
+        self,
+        count: usize,
+        mut refused: BTreeMap<usize, Outcome>,
+        sent: Sent,
+        outcomes: Vec<Outcome>,
+    ) -> (Vec<Outcome>, Vec<TaskId>) {
+        let all: Vec<Outcome> = match sent.places {
+            None if refused.is_empty() => outcomes,
+            None => {
+                let mut outcomes = outcomes.into_iter();
+                (0..count).filter_map(|n| refused.remove(&n).or_else(|| outcomes.next())).collect()
+            }
+            Some(places) => {
+                refused.extend(places.into_iter().zip(outcomes));
+                (0..count).filter_map(|n| refused.remove(&n)).collect()
+            }
+        };
+        match self.submitted {
+            None => (all, Vec::new()),
+            Some(submitted) => with_parts(&submitted, all),
+        }
+    }
+}
+
+/// Returns the outcomes of tasks, at these places, each of which is followed by the outcomes of its parts; and the
+/// accepted ones of which a part was refused.
+fn with_parts(submitted: &[usize], all: Vec<Outcome>) -> (Vec<Outcome>, Vec<TaskId>) {
+    let (mut told, mut cancelled) = (Vec::with_capacity(submitted.len()), Vec::new());
+    let mut all = all.into_iter().enumerate().peekable();
+    for (n, place) in submitted.iter().enumerate() {
+        let Some((_, outcome)) = all.next() else { break };
+        let end = submitted.get(n + 1).copied().unwrap_or(usize::MAX);
+        let mut problem = None;
+        while let Some((at, part)) = all.next_if(|(at, _)| *at < end) {
+            problem = problem.or_else(|| refusal_of(at - place - 1, &part));
+        }
+        match (outcome, problem) {
+            (Ok(Reply::Submitted { task, .. }), Some(problem)) => {
+                cancelled.push(task);
+                told.push(Err(problem));
+            }
+            (outcome, _) => told.push(outcome),
+        }
+    }
+    (told, cancelled)
+}
+
+/// Returns the refusal of a task because of the refusal of one of its parts.
+fn refusal_of(index: usize, part: &Outcome) -> Option<v1::Refusal> {
+    let refusal = match part {
+        Ok(Reply::Submitted { .. }) => return None,
+        // The task has ended before, as it may when some of its parts have.
+        Ok(Reply::Refused(Refusal::NoPart { .. })) => return None,
+        Ok(Reply::Refused(refusal)) => convert::refusal(refusal),
+        Ok(other) => crate::api::errors::unexpected(other),
+        Err(refusal) => refusal.clone(),
+    };
+    Some(v1::Refusal { message: format!("its part {index}: {}; the task is cancelled", refusal.message), ..refusal })
+}
+
+#[cfg(test)]
+mod tests {
+    use robeing_fleet::{AskedLinks, Dependency, OnFailure, decode_command};
+
+    use super::*;
+    use crate::fixture::task;
+
+    fn prepared(task: SubmitTask, parts: Vec<SubmitTask>) -> Prepared {
+        Prepared { task, approval: None, parts }
+    }
+
+    fn after(id: u128, others: &[u128]) -> SubmitTask {
+        let dependency = |id: &u128| Dependency { task: TaskId(*id), on_failure: OnFailure::Fail };
+        let links = AskedLinks { depends_on: others.iter().map(dependency).collect(), ..AskedLinks::default() };
+        SubmitTask { links: Some(Box::new(links)), ..task(id, Bytes::new()) }
+    }
+
+    fn sent_ids(sent: &Sent) -> Vec<u128> {
+        let id = |command: &Bytes| match decode_command(command) {
+            Ok(Command::Task(TaskCommand::Submit(task))) => task.id.0,
+            other => panic!("{other:?}"),
+        };
+        sent.commands.iter().map(id).collect()
+    }
+
+    fn accepted(id: u128) -> Outcome {
+        Ok(Reply::Submitted { task: TaskId(id), existing: false })
+    }
+
+    #[test]
+    fn tasks_are_sent_after_those_they_depend_on_and_answered_in_the_order_of_the_submission() {
+        let tasks = [after(1, &[2]), after(2, &[3]), task(3, Bytes::new()), task(4, Bytes::new())];
+        let mut batch = Batch::of(tasks.into_iter().map(|task| prepared(task, Vec::new())).collect());
+        let mut refused = BTreeMap::from([(3, Ok(Reply::Refused(Refusal::QueueFull { limit: 1 })))]);
+        let sent = batch.send(&mut refused);
+        assert_eq!(sent_ids(&sent), [3, 2, 1]);
+        let (told, cancelled) = batch.outcomes(4, refused, sent, vec![accepted(3), accepted(2), accepted(1)]);
+        let full = Ok(Reply::Refused(Refusal::QueueFull { limit: 1 }));
+        assert_eq!(told, [accepted(1), accepted(2), accepted(3), full]);
+        assert!(cancelled.is_empty());
+    }
+
+    #[test]
+    fn of_a_submission_with_a_cycle_nothing_that_has_links_is_sent() {
+        let tasks = [after(1, &[2]), after(2, &[1]), after(3, &[9]), task(4, Bytes::new())];
+        let mut batch = Batch::of(tasks.into_iter().map(|task| prepared(task, Vec::new())).collect());
+        let mut refused = BTreeMap::new();
+        let sent = batch.send(&mut refused);
+        assert_eq!(sent_ids(&sent), [4]);
+        let (told, _) = batch.outcomes(4, refused, sent, vec![accepted(4)]);
+        let is_refused =
+            |outcome: &Outcome| outcome.as_ref().is_err_and(|refusal| refusal.message.contains("wait for each other"));
+        assert_eq!(told.iter().map(is_refused).collect::<Vec<_>>(), [true, true, true, false]);
+    }
+
+    #[test]
+    fn a_task_is_answered_for_its_parts_and_cancelled_if_one_is_refused() {
+        let parts = |id: u128| vec![after(id + 1, &[]), after(id + 2, &[])];
+        let all = || {
+            let tasks = [10, 20, 30].map(|id| prepared(after(id, &[]), if id == 20 { Vec::new() } else { parts(id) }));
+            let mut batch = Batch::of(tasks.into_iter().collect());
+            let sent = batch.send(&mut BTreeMap::new());
+            assert_eq!(sent_ids(&sent), [10, 11, 12, 20, 30, 31, 32]);
+            (batch, sent)
+        };
+        let good: Vec<Outcome> = [10, 11, 12, 20, 30, 31, 32].map(accepted).into();
+        let (batch, sent) = all();
+        let (told, cancelled) = batch.outcomes(7, BTreeMap::new(), sent, good.clone());
+        assert_eq!((told, cancelled), (vec![accepted(10), accepted(20), accepted(30)], Vec::new()));
+        let (batch, sent) = all();
+        let mut outcomes = good;
+        let problem = "it has ended".to_owned();
+        outcomes[1] = Ok(Reply::Refused(Refusal::NoPart { task: TaskId(10), index: 0, problem }));
+        outcomes[6] = Ok(Reply::Refused(Refusal::StorageFull { limit: 9 }));
+        let (told, cancelled) = batch.outcomes(7, BTreeMap::new(), sent, outcomes);
+        assert_eq!((&told[0], &told[1], cancelled), (&accepted(10), &accepted(20), vec![TaskId(30)]));
+        let refusal = told[2].as_ref().expect_err("a part is refused");
+        assert_eq!(refusal.code, "RESOURCE_EXHAUSTED");
+        assert!(refusal.message.starts_with("its part 1: "), "{}", refusal.message);
+    }
+}

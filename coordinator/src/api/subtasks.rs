@@ -1,0 +1,153 @@
+//! Listing of the parts or subtasks of a task.
+
+use std::sync::Arc;
+
+use prost::Message;
+use robeing_fleet::{Stamp, Task, limits::MAX_PAGE};
+use robeing_proto::{budget::MessageBudget, v1};
+use tonic::Status;
+
+use crate::{
+    api::{
+        convert::{self, Parts},
+        errors,
+    },
+    read::StateReader,
+};
+
+/// Default number of tasks on a page.
+const DEFAULT_PAGE: usize = 100;
+/// Maximum number of tasks read from the state at once.
+const MAX_READ: usize = 256;
+
+/// Returns a page of the parts or subtasks of a task.
+pub async fn list(state: &StateReader, request: v1::ListSubtasksRequest) -> Result<v1::ListSubtasksResponse, Status> {
+    let id = convert::task_id(&request.id)?;
+    let from: u32 = match request.page_token.as_str() {
+        "" => 0,
+        token => token.parse().map_err(|_| {
+            let token = convert::excerpt(token);
+            Status::invalid_argument(format!(
+                "page_token {token:?} was not returned by a listing; leave it empty to start"
+            ))
+        })?,
+    };
+    let size = if request.page_size == 0 { DEFAULT_PAGE } else { (request.page_size as usize).min(MAX_PAGE) };
+    state.ready_to_read(request.consistency).await?;
+    // Nobody knows of the members of a task with several runs.
+    let is_known = |task: &Arc<Task>| task.member_of.is_none();
+    let (is_known, now) = state.look(|fleet| (fleet.task(id).is_some_and(is_known), fleet.now()));
+    if !is_known {
+        return Err(errors::no_task(&request.id));
+    }
+    let parts = Parts { input: false, output: request.include_output, attempts: true };
+    let mut page = Page::new(size, from);
+    loop {
+        let most = (size - page.tasks.len()).min(MAX_READ);
+        let slice = state.look(|fleet| fleet.children_of(id, page.next, most));
+        if slice.is_empty() {
+            return Ok(page.response(true));
+        }
+        if !slice.iter().all(|child| page.take(child, parts, now)) {
+            return Ok(page.response(false));
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A page, of as many tasks as were asked for and fit in one message.
+struct Page {
+    size: usize,
+    tasks: Vec<v1::Task>,
+    budget: MessageBudget,
+    /// The number of the first task that is not on it.
+    next: u32,
+}
+
+impl Page {
+    fn new(size: usize, next: u32) -> Self {
+        Self { size, tasks: Vec::new(), budget: MessageBudget::default(), next }
+    }
+
+    /// Adds the next task, if there is room. Returns whether there is room for another one.
+    fn take(&mut self, (index, task): &(u32, Arc<Task>), parts: Parts, now: Stamp) -> bool {
+        let told = convert::task(task, parts, now);
+        if !self.budget.take(told.encoded_len()) {
+            return false;
+        }
+        self.tasks.push(told);
+        self.next = index.saturating_add(1);
+        self.tasks.len() < self.size
+    }
+
+    fn response(self, is_last: bool) -> v1::ListSubtasksResponse {
+        let next_page_token = if is_last { String::new() } else { self.next.to_string() };
+        v1::ListSubtasksResponse { tasks: self.tasks, next_page_token }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use robeing_fleet::{
+        AskedLinks, Command, Completion, ControlCommand, Fleet, Join, Outcome, PartOf, Split, SubmitTask, TaskCommand,
+        TaskId, known_version,
+    };
+    use robeing_proto::budget::MESSAGE_BUDGET_BYTES;
+
+    use super::*;
+    use crate::fixture::{fleet_with_agent, task};
+
+    fn with_links(id: u128, links: AskedLinks) -> SubmitTask {
+        SubmitTask { links: Some(Box::new(links)), ..task(id, Bytes::new()) }
+    }
+
+    /// A fleet with a task of so many parts, each of which has succeeded with an output of so many bytes.
+    fn fleet_with_parts(parts: u32, bytes: usize) -> Fleet {
+        let (mut fleet, agent, session) = fleet_with_agent();
+        let mut apply = |command| drop(fleet.apply(Stamp::at(1), command, &mut Vec::new()));
+        apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
+        let split = Some(Split { parts: parts + 1, join: Join::All, quorum: 0 });
+        let links = AskedLinks { split, ..AskedLinks::default() };
+        apply(Command::Task(TaskCommand::Submit(with_links(1, links))));
+        for index in 0..parts {
+            let (part_of, id) = (Some(PartOf { task: TaskId(1), index }), u128::from(index) + 10);
+            let outcome = Outcome::Succeeded(vec![7; bytes].into());
+            let completion = Completion { agent, session, task: TaskId(id), attempt: 1, ran_us: 1, outcome };
+            apply(Command::Task(TaskCommand::Submit(with_links(id, AskedLinks { part_of, ..AskedLinks::default() }))));
+            apply(Command::Task(TaskCommand::Complete(completion)));
+        }
+        fleet
+    }
+
+    /// Reads all pages of this size.
+    fn pages(fleet: &Fleet, size: usize, parts: Parts) -> Vec<v1::ListSubtasksResponse> {
+        let (mut pages, mut from) = (Vec::new(), 0);
+        loop {
+            let mut page = Page::new(size, from);
+            let found = fleet.children_of(TaskId(1), from, size);
+            let is_last = found.iter().all(|child| page.take(child, parts, fleet.now()));
+            let response = page.response(is_last);
+            assert!(response.encoded_len() <= MESSAGE_BUDGET_BYTES + 4096, "{} bytes", response.encoded_len());
+            let token = response.next_page_token.clone();
+            pages.push(response);
+            match token.parse() {
+                Ok(next) => from = next,
+                Err(_) => return pages,
+            }
+        }
+    }
+
+    #[test]
+    fn parts_are_listed_in_order_on_pages_of_the_size_that_is_asked_for_and_that_fit_in_a_message() {
+        let fleet = fleet_with_parts(25, 100_000);
+        for (output, size, most) in [(false, 10, 10), (true, 1_000, 10)] {
+            let parts = Parts { output, attempts: true, ..Parts::default() };
+            let pages = pages(&fleet, size, parts);
+            assert!(pages.iter().all(|page| page.tasks.len() <= most) && pages.len() >= 3, "{}", pages.len());
+            let tasks = pages.iter().flat_map(|page| &page.tasks);
+            let places: Vec<u32> = tasks.filter_map(|task| Some(task.part_of.as_ref()?.index)).collect();
+            assert_eq!(places, (0..25).collect::<Vec<u32>>());
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Tasks that depend on others, are split, or wait for subtasks, submitted at any coordinator and run by an agent.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use robeing_fleet::{Task, TaskId, TaskState};
+use robeing_net::gate::Caller;
+use robeing_proto::{
+    internal::v1::{self as internal, completion::Outcome},
+    v1::{self, Dependency, Join, Passing, Split, TaskSpec},
+};
+
+use crate::{
+    api::convert::MAX_INPUTS,
+    tests::{
+        agent::TestAgent,
+        fleet::{TestFleet, task},
+        mail::mailbox::start,
+    },
+};
+
+fn after(id: u128, others: &[u128], passing: Passing) -> TaskSpec {
+    let dependency = |id: &u128| Dependency { task: TaskId(*id).to_string(), on_failure: 0 };
+    let depends_on = others.iter().map(dependency).collect();
+    TaskSpec { depends_on, passing: passing.into(), input: Bytes::new(), ..task(id) }
+}
+
+async fn submit(fleet: &TestFleet, at: usize, tasks: Vec<TaskSpec>) -> Vec<v1::SubmitResult> {
+    fleet.tested(at).submissions.submit(tasks, &Caller::Plaintext).await.expect("somebody leads")
+}
+
+async fn ended(fleet: &TestFleet, at: usize, id: u128) -> Arc<Task> {
+    let look = |fleet: &TestFleet| fleet.tested(at).state.look(|fleet| fleet.task(TaskId(id)).cloned());
+    fleet.until("the end of the task", |fleet| look(fleet).is_some_and(|task| task.state.is_final())).await;
+    look(fleet).expect("it is kept")
+}
+
+/// Returns the input, and the outputs that the attempt is given beside it. A task of the kind `ask` asks for two
+/// subtasks first.
+fn work(given: &internal::Assignment) -> Option<Outcome> {
+    if given.kind == "ask" && given.carried.is_empty() {
+        let subtask =
+            |input: &'static str| TaskSpec { kind: "echo".into(), input: input.into(), ..TaskSpec::default() };
+        let (subtasks, carried) = (vec![subtask("one,"), subtask("two,")], "asked,".into());
+        return Some(Outcome::Suspended(internal::Suspended { subtasks, carried }));
+    }
+    let results = given.results.iter().map(|result| &result.output[..]);
+    let parts: Vec<&[u8]> = [&given.carried[..], &given.input[..]].into_iter().chain(results).collect();
+    Some(Outcome::Output(parts.concat().into()))
+}
+
+fn text(task: &Task) -> String {
+    String::from_utf8_lossy(task.output.as_deref().unwrap_or_default()).into_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_of_one_submission_run_in_their_order_whatever_the_order_of_the_submission() {
+    let (fleet, leader) = start().await;
+    let _agent = TestAgent::join_to_work(&fleet, leader, "w-0", work).await;
+    let at = fleet.followers(leader)[0];
+    let first = TaskSpec { input: "first,".into(), ..task(0x100) };
+    let tasks =
+        vec![after(0x300, &[0x100, 0x200], Passing::Separately), after(0x200, &[0x100], Passing::AsInput), first];
+    let results = submit(&fleet, at, tasks).await;
+    let ids: Vec<String> = results.iter().map(|result| result.task_id.clone()).collect();
+    assert_eq!(ids, [0x300, 0x200, 0x100].map(|id| TaskId(id).to_string()), "answered in the order of the submission");
+    assert!(results.iter().all(|result| result.refusal.is_none()), "{results:?}");
+    assert_eq!(text(&ended(&fleet, leader, 0x200).await), "first,");
+    assert_eq!(text(&ended(&fleet, leader, 0x300).await), "first,first,");
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_that_would_wait_for_each_other_are_refused() {
+    let (fleet, leader) = start().await;
+    let tasks = vec![after(0x100, &[0x200], Passing::Separately), after(0x200, &[0x100], Passing::Separately)];
+    for result in submit(&fleet, leader, tasks).await {
+        let refusal = result.refusal.expect("it is refused");
+        assert!(refusal.code == "INVALID_ARGUMENT" && refusal.message.contains("wait for each other"), "{refusal:?}");
+    }
+    let unknown = submit(&fleet, leader, vec![after(0x300, &[0x900], Passing::Separately)]).await;
+    assert_eq!(unknown[0].refusal.as_ref().map(|refusal| refusal.code.as_str()), Some("NOT_FOUND"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn inputs_become_parts_whose_results_are_reduced_in_order() {
+    let (fleet, leader) = start().await;
+    let _agent = TestAgent::join_to_work(&fleet, leader, "w-0", work).await;
+    let inputs = ["a,", "b,", "c,"].map(|input| Bytes::from_static(input.as_bytes())).to_vec();
+    let split = Some(Split { join: Join::Reduce.into(), part_kind: "echo".into(), ..Split::default() });
+    let spec = TaskSpec { inputs, split, input: "all: ".into(), ..task(0x100) };
+    for is_repeated in [false, true] {
+        let results = submit(&fleet, leader, vec![spec.clone()]).await;
+        assert_eq!((results.len(), &results[0].refusal, results[0].existing), (1, &None, is_repeated));
+    }
+    let reduced = ended(&fleet, leader, 0x100).await;
+    assert_eq!((reduced.state, text(&reduced)), (TaskState::Succeeded, "all: a,b,c,".to_owned()));
+    let parts = fleet.tested(leader).state.look(|fleet| fleet.children_of(TaskId(0x100), 0, 10));
+    assert_eq!(parts.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_has_no_more_inputs_of_parts_than_it_may() {
+    let (fleet, leader) = start().await;
+    let split = |id, inputs| TaskSpec { inputs: vec![Bytes::new(); inputs], ..task(id) };
+    let tasks = vec![split(0x100, MAX_INPUTS), split(0x200, 1)];
+    let refused = fleet.tested(leader).submissions.submit(tasks, &Caller::Plaintext).await;
+    let refused = refused.expect_err("there are too many");
+    assert!(refused.message().contains("10000 at most"), "{refused}");
+    let alone = submit(&fleet, leader, vec![split(0x300, MAX_INPUTS + 1), split(0x400, 1)]).await;
+    assert!(alone[0].refusal.is_some() && alone[1].refusal.is_none(), "{alone:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_asks_for_subtasks_leaves_its_slot_to_them_and_goes_on_with_their_results() {
+    let (fleet, leader) = start().await;
+    // It has one slot.
+    let _agent = TestAgent::join_to_work(&fleet, leader, "w-0", work).await;
+    let results =
+        submit(&fleet, leader, vec![TaskSpec { kind: "ask".into(), input: "in,".into(), ..task(0x100) }]).await;
+    assert_eq!(results[0].refusal, None);
+    let done = ended(&fleet, leader, 0x100).await;
+    assert_eq!((done.state, text(&done)), (TaskState::Succeeded, "asked,in,one,two,".to_owned()));
+    assert_eq!((done.attempts.len(), done.attempts_used), (2, 1));
+}

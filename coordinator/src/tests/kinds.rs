@@ -1,0 +1,115 @@
+//! What kinds of tasks need, and which agents could take a task, at any coordinator.
+
+use std::sync::Arc;
+
+use prost_types::Duration as WireDuration;
+use robeing_fleet::TaskId;
+use robeing_net::{Transport, gate::Caller, limited};
+use robeing_platform::simulated::HostNetwork;
+use robeing_proto::v1::{
+    self, GetStatusRequest, GetTaskKindsRequest, GetTaskRequest, RetryPolicy, SetTaskKindsRequest, TaskKind, TaskSpec,
+    TaskState, admin_client::AdminClient, fleet_client::FleetClient,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, transport::Channel};
+
+use crate::tests::{
+    agent::TestAgent,
+    fleet::{TestFleet, address, task},
+    mail::mailbox::start,
+    member::code,
+};
+
+fn channel(fleet: &TestFleet, at: usize) -> Channel {
+    let network = HostNetwork::new(fleet.network.clone(), CancellationToken::new()).at([10, 0, 3, 1]);
+    Transport::new(Arc::new(network)).channel(&address(at)).expect("it is an address")
+}
+
+async fn set(fleet: &TestFleet, at: usize, kinds: Vec<TaskKind>) -> Result<u64, Status> {
+    let set = AdminClient::new(channel(fleet, at)).set_task_kinds(SetTaskKindsRequest { kinds }).await?;
+    Ok(set.into_inner().revision)
+}
+
+async fn submit(fleet: &TestFleet, at: usize, spec: TaskSpec) {
+    let results = fleet.tested(at).submissions.submit(vec![spec], &Caller::Plaintext).await.expect("somebody leads");
+    assert_eq!(results[0].refusal, None);
+}
+
+async fn get(fleet: &TestFleet, at: usize, id: u128) -> v1::Task {
+    let id = TaskId(id).to_string();
+    let request = GetTaskRequest { id, include_candidates: true, ..GetTaskRequest::default() };
+    limited!(FleetClient::new(channel(fleet, at))).get_task(request).await.expect("it is kept").into_inner()
+}
+
+async fn unmet(fleet: &TestFleet, at: usize) -> Vec<v1::UnmetNeed> {
+    let status = limited!(FleetClient::new(channel(fleet, at))).get_status(GetStatusRequest::default()).await;
+    status.expect("it answers").into_inner().unmet_needs
+}
+
+/// What tasks of the kind of [`task`] need: two slots, and some limits.
+fn two_slots() -> TaskKind {
+    TaskKind {
+        name: "kind".into(),
+        slots: 2,
+        attempt_timeout: Some(WireDuration { seconds: 5, nanos: 0 }),
+        retry: Some(RetryPolicy { max_attempts: 3, ..RetryPolicy::default() }),
+        ..TaskKind::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_kind_needs_is_set_at_one_coordinator_and_counts_at_all_unless_a_task_says_otherwise() {
+    let (fleet, leader) = start().await;
+    let _a = TestAgent::join(&fleet, leader, "a").await;
+    let [one, other] = fleet.followers(leader)[..] else { panic!("three coordinators") };
+    let revision = set(&fleet, one, vec![two_slots()]).await.expect("it is set");
+    assert_eq!(set(&fleet, other, vec![two_slots()]).await.expect("it is the same"), revision);
+    let told = AdminClient::new(channel(&fleet, other)).get_task_kinds(GetTaskKindsRequest {}).await;
+    let told = told.expect("it is known").into_inner();
+    assert_eq!((told.revision, told.kinds), (revision, vec![two_slots()]));
+
+    submit(&fleet, other, task(1)).await;
+    submit(&fleet, other, TaskSpec { slots: 1, ..task(2) }).await;
+    let (wide, narrow) = (get(&fleet, leader, 1).await, get(&fleet, leader, 2).await);
+    assert_eq!((wide.slots, wide.max_attempts, wide.state()), (2, 3, TaskState::Queued));
+    assert_eq!((narrow.slots, narrow.max_attempts, narrow.state()), (1, 3, TaskState::Assigned));
+
+    set(&fleet, one, vec![]).await.expect("it is set");
+    submit(&fleet, other, task(3)).await;
+    assert_eq!(get(&fleet, leader, 3).await.slots, 1, "nothing is set any more");
+    assert_eq!(get(&fleet, leader, 1).await.slots, 2, "it was accepted before");
+    let of_unknown_queue = TaskKind {
+        resources: Some(v1::ResourceAmounts { cpu_millis: 1, ..v1::ResourceAmounts::default() }),
+        queue: "unheard-of".into(),
+        ..two_slots()
+    };
+    assert_eq!(code(set(&fleet, one, vec![of_unknown_queue]).await), Code::InvalidArgument);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_told_of_each_agent_why_it_does_not_take_a_task_and_what_no_agent_could_run() {
+    let (fleet, leader) = start().await;
+    let _a = TestAgent::join(&fleet, leader, "a").await;
+    let follower = fleet.followers(leader)[0];
+    let bounded = TaskSpec { attempt_timeout: two_slots().attempt_timeout, ..task(1) };
+    submit(&fleet, leader, bounded).await;
+    submit(&fleet, leader, task(2)).await;
+    submit(&fleet, leader, TaskSpec { slots: 2, ..task(3) }).await;
+    submit(&fleet, leader, TaskSpec { required_specialization: "ocr".into(), ..task(4) }).await;
+
+    let busy = get(&fleet, leader, 2).await;
+    let [candidate] = &busy.candidates[..] else { panic!("one agent: {busy:?}") };
+    assert_eq!((candidate.agent.as_str(), candidate.free_slots, busy.unfit_agents), ("a", 0, 0));
+    assert!(candidate.free_in.is_some(), "its attempt ends at its limit: {candidate:?}");
+    assert!(candidate.why_not.starts_with("it is busy, and expected to have room in"), "{candidate:?}");
+    assert!(busy.waiting_for.contains("the first is expected in"), "{}", busy.waiting_for);
+    let wide = get(&fleet, follower, 3).await;
+    assert_eq!(wide.candidates[0].why_not, "it never has more than 1 slots");
+    let skilled = get(&fleet, follower, 4).await;
+    assert_eq!((skilled.candidates.len(), skilled.unfit_agents), (0, 1));
+
+    let needs = unmet(&fleet, follower).await;
+    let told: Vec<_> = needs.iter().map(|need| (need.tasks, need.task_id.clone(), need.problem.as_str())).collect();
+    let [slots, skill] = ["no agent has 2 slots", "no agent has specialization \"ocr\""];
+    assert_eq!(told, [(1, TaskId(3).to_string(), slots), (1, TaskId(4).to_string(), skill)]);
+}

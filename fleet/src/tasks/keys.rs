@@ -1,0 +1,183 @@
+//! Idempotency keys of tasks that are forgotten. A key stands for its first task for as long as that is kept, and for the
+//! fleet's window from its acceptance on; so a submission that is repeated late is no second task, whoever leads.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use bilrost::Message;
+
+use crate::{
+    Feature, Fleet, FleetConfig, FleetMillis, Refusal, Reply, SubmitTask, Task, TaskId, TeamId,
+    audit::{Check, ensure},
+    fixed_map::FixedMap,
+    fleet::State,
+    limits::{
+        DEFAULT_KEY_WINDOW_MS, MAX_KEPT_KEY_BYTES, MAX_KEY_BYTES, MAX_KEYS_FORGOTTEN, MAX_TIME_MS, SPENT_KEY_OVERHEAD,
+    },
+    numbered::{Entry, Numbered},
+    snapshot::{Rest, Untaken},
+};
+
+/// The key of a task that is forgotten.
+#[derive(Clone, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+pub(crate) struct SpentKey {
+    /// Its number.
+    #[bilrost(1)]
+    seq: u64,
+    #[bilrost(2)]
+    key: String,
+    /// The task that had it.
+    #[bilrost(3)]
+    task: TaskId,
+    /// What was submitted with it.
+    #[bilrost(4)]
+    content: Content,
+    /// When the window ends.
+    #[bilrost(5)]
+    until: FleetMillis,
+}
+
+/// What a task is, to tell whether another submission is the same: another one is taken for it by chance once in four
+/// billion times.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+struct Content {
+    /// The length of the input, bytes.
+    #[bilrost(1)]
+    bytes: u64,
+    /// CRC-32C of the kind, the team and the input.
+    #[bilrost(2)]
+    checksum: u32,
+}
+
+impl Content {
+    fn of(kind: &str, team: Option<TeamId>, input: &[u8]) -> Self {
+        let team = team.map_or(0, |team| team.0).to_be_bytes();
+        // No kind has a NUL.
+        let parts: [&[u8]; 4] = [kind.as_bytes(), &[0], &team, input];
+        let checksum = parts.into_iter().fold(0, crc32c::crc32c_append);
+        Self { bytes: input.len() as u64, checksum }
+    }
+}
+
+impl SpentKey {
+    fn bytes(&self) -> u64 {
+        self.key.len() as u64 + SPENT_KEY_OVERHEAD
+    }
+}
+
+impl Entry for SpentKey {
+    const FIELD: u32 = 141;
+    const NAME: &str = "idempotency keys";
+
+    fn number(&self) -> u64 {
+        self.seq
+    }
+
+    fn untaken(rest: &mut Rest) -> &mut Untaken<u64, Self> {
+        &mut rest.keys
+    }
+}
+
+/// The stored keys of tasks that are forgotten.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct SpentKeys {
+    pub kept: Numbered<SpentKey>,
+}
+
+/// The indexes of these keys. They refer to keys by their numbers.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct KeyIndexes {
+    by_key: FixedMap<String, u64>,
+    /// The keys by the ends of their windows.
+    ends: BTreeSet<(FleetMillis, u64)>,
+    bytes: u64,
+}
+
+impl KeyIndexes {
+    /// Indexes a key.
+    pub(crate) fn enter(&mut self, key: &SpentKey) {
+        self.by_key.insert(key.key.clone(), key.seq);
+        self.ends.insert((key.until, key.seq));
+        self.bytes += key.bytes();
+    }
+
+    fn leave(&mut self, key: &SpentKey) {
+        // A later task may have the key, whose window has ended.
+        if self.by_key.get(&key.key) == Some(&key.seq) {
+            self.by_key.remove(&key.key);
+        }
+        self.ends.remove(&(key.until, key.seq));
+        self.bytes -= key.bytes();
+    }
+}
+
+impl FleetConfig {
+    /// Returns for how long an idempotency key stands for its first task at least, ms.
+    pub fn key_window(&self) -> u64 {
+        if self.idempotency_window == 0 { DEFAULT_KEY_WINDOW_MS } else { self.idempotency_window }
+    }
+}
+
+impl Fleet {
+    /// Keeps the key of a task that is about to be forgotten until its window ends. Drops some of those whose windows have
+    /// ended, and the oldest ones if there are too many.
+    pub(crate) fn keep_spent_key(&mut self, task: &Arc<Task>) {
+        let Some(key) = task.idempotency_key.as_ref().filter(|_| self.has(Feature::KeyWindow)) else { return };
+        let now = self.state.now.fleet;
+        let until = task.submitted_at.fleet.saturating_add(self.state.config.key_window()).min(MAX_TIME_MS);
+        if until > now {
+            let content = Content::of(&task.kind, task.team, &task.input);
+            let (key, task) = (key.clone(), task.id);
+            let added = self.state.keys.kept.add(|seq| SpentKey { seq, key, task, content, until });
+            self.indexes.keys.enter(added);
+        }
+        for _ in 0..MAX_KEYS_FORGOTTEN {
+            let Some((end, seq)) = self.indexes.keys.ends.first().copied() else { return };
+            if end > now && self.indexes.keys.bytes <= MAX_KEPT_KEY_BYTES {
+                return;
+            }
+            if let Some(ended) = self.state.keys.kept.remove(seq, &self.snapshots) {
+                self.indexes.keys.leave(&ended);
+            }
+        }
+    }
+
+    /// Returns the reply to a submission whose key stands for a task that is forgotten.
+    pub(super) fn spent_before(&self, submission: &SubmitTask) -> Option<Reply> {
+        let seq = self.indexes.keys.by_key.get(submission.idempotency_key.as_ref()?)?;
+        let spent = self.state.keys.kept.get(*seq).filter(|spent| spent.until > self.state.now.fleet)?;
+        if spent.content == Content::of(&submission.kind, submission.team, &submission.input) {
+            return Some(Reply::Submitted { task: spent.task, existing: true });
+        }
+        Some(Reply::Refused(Refusal::Conflict { what: "the idempotency key".to_owned(), task: spent.task }))
+    }
+
+    /// Refuses a submission with a key if too many keys of tasks that are forgotten are kept. Those of tasks that are not
+    /// forgotten yet will be added, which is why the limit is half of what is kept.
+    pub(super) fn check_key_room(&self, submission: &SubmitTask) -> Result<(), Refusal> {
+        const MOST: u64 = MAX_KEPT_KEY_BYTES / 2;
+        if submission.idempotency_key.is_none() || self.indexes.keys.bytes < MOST {
+            return Ok(());
+        }
+        Err(Refusal::Full {
+            what: "bytes of idempotency keys whose tasks are forgotten".to_owned(),
+            limit: MOST,
+            remedy: "submit this later, or set a shorter --idempotency-window".to_owned(),
+        })
+    }
+}
+
+/// Checks the keys of tasks that are forgotten.
+pub(crate) fn check_keys(state: &State) -> Check {
+    let keys = &state.keys.kept;
+    let is_known = state.version >= Feature::KeyWindow.since();
+    ensure(is_known || state.keys == Default::default() && state.config.idempotency_window == 0, || {
+        "idempotency keys before their version".to_owned()
+    })?;
+    keys.check(usize::MAX)?;
+    let bytes: u64 = keys.iter().map(|key| key.bytes()).sum();
+    ensure(bytes <= MAX_KEPT_KEY_BYTES, || format!("{bytes} bytes of idempotency keys"))?;
+    let is_sound = |key: &Arc<SpentKey>| (1..=MAX_KEY_BYTES).contains(&key.key.len()) && key.until <= MAX_TIME_MS;
+    ensure(keys.iter().all(is_sound), || "an idempotency key".to_owned())
+}

@@ -1,0 +1,93 @@
+//! Indexes of links, so that the end of a task finds those that it matters to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+};
+
+use crate::{Task, indexes::Indexes};
+
+/// The indexes of links. They refer to tasks by their numbers in the order of acceptance.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(crate) struct LinkIndexes {
+    /// The unfinished tasks that depend on others, by what they depend on: whether that has ended or not, because its
+    /// result is kept for them.
+    edges: BTreeSet<(u64, u64)>,
+    /// The children that are kept, by their parents and their numbers among their siblings.
+    children: BTreeMap<(u64, u32), u64>,
+    /// How many children of unfinished tasks are still to be accepted.
+    pub expected: u64,
+}
+
+impl LinkIndexes {
+    /// Indexes a task after a change.
+    pub(crate) fn enter(&mut self, task: &Task) {
+        self.expected += u64::from(task.expected_children());
+    }
+
+    /// Removes a task before a change.
+    pub(crate) fn leave(&mut self, task: &Task) {
+        self.expected -= u64::from(task.expected_children());
+    }
+
+    /// Removes a task that is forgotten.
+    pub(crate) fn drop(&mut self, task: &Task) {
+        if let Some(of) = task.child_of() {
+            self.children.remove(&(of.seq, of.index));
+        }
+    }
+
+    pub(super) fn remove_edge(&mut self, dependency: u64, dependent: u64) {
+        self.edges.remove(&(dependency, dependent));
+    }
+
+    /// Returns whether an unfinished task depends on this one.
+    pub(crate) fn has_dependents(&self, seq: u64) -> bool {
+        self.dependent_after(seq, 0).is_some()
+    }
+
+    /// Returns the next unfinished task after this number that depends on a task. No task has the number 0.
+    pub(super) fn dependent_after(&self, of: u64, after: u64) -> Option<u64> {
+        let rest = (Bound::Excluded((of, after)), Bound::Included((of, u64::MAX)));
+        self.edges.range(rest).next().map(|(_, dependent)| *dependent)
+    }
+
+    /// Returns the child with this number of a task.
+    pub(super) fn child(&self, parent: u64, index: u32) -> Option<u64> {
+        self.children.get(&(parent, index)).copied()
+    }
+
+    /// Returns the first kept child of a task from this number on, with its number.
+    pub(super) fn child_from(&self, parent: u64, from: u32) -> Option<(u32, u64)> {
+        self.children_from(parent, from).next()
+    }
+
+    /// Returns the kept children of a task from this number on, with their numbers.
+    pub(super) fn children_from(&self, parent: u64, from: u32) -> impl Iterator<Item = (u32, u64)> {
+        let range = (parent, from)..=(parent, u32::MAX);
+        self.children.range(range).map(|((_, index), seq)| (*index, *seq))
+    }
+}
+
+impl Indexes {
+    /// Indexes the links of a task that was added, among those that are kept.
+    pub(crate) fn link(&mut self, task: &Task, kept: &BTreeMap<u64, Arc<Task>>) {
+        let Some(links) = &task.links else { return };
+        if let Some(of) = &links.child_of {
+            self.links.children.insert((of.seq, of.index), task.seq);
+            if kept.get(&of.seq).is_some_and(|parent| !parent.state.is_final()) {
+                self.timers.pin(task);
+            }
+        }
+        if task.state.is_final() {
+            return;
+        }
+        for awaited in &links.depends_on {
+            self.links.edges.insert((awaited.seq, task.seq));
+            if let Some(dependency) = kept.get(&awaited.seq) {
+                self.timers.pin(dependency);
+            }
+        }
+    }
+}

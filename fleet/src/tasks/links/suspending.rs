@@ -1,0 +1,178 @@
+//! Suspension: an attempt ends because its task waits for subtasks, so that it holds no slot meanwhile. The subtasks
+//! are in the same command, so there is never one without the other. When all of them have ended, the task is run
+//! again, by a new attempt that is given their results and what the earlier one has left for it. So a task never has
+//! two attempts at once, and an attempt that is lost is repeated from the last suspension, not from the beginning.
+
+use std::vec;
+
+use bilrost::Message;
+use bytes::Bytes;
+
+use super::{ChildOf, Children, Join, Links, children::place_below, dependencies::Unrun, settling::Next};
+use crate::{
+    AgentId, AttemptEnd, Effect, FailureKind, Fleet, Refusal, SubmitTask, TaskId, TaskState,
+    limits::{
+        MAX_INPUT_BYTES, MAX_SUBTASK_DEPENDENCIES, MAX_SUBTASKS, MAX_SUBTASKS_AT_ONCE, MAX_SUSPENSIONS, MAX_TASK_DEPTH,
+    },
+    tasks::attempts::own_failure,
+};
+
+/// What an attempt asks for when it ends to wait for subtasks.
+#[derive(Clone, PartialEq, Eq, Debug, Message)]
+#[bilrost(distinguished)]
+pub struct Suspension {
+    /// The subtasks, at least 1 and at most [`MAX_SUBTASKS_AT_ONCE`]. Their ids are ignored: the fleet draws them. A
+    /// priority of 0 is that of the task, and an empty submitter is that of the task.
+    #[bilrost(1)]
+    pub subtasks: Vec<SubmitTask>,
+    /// What the next attempt is given besides their results; at most [`MAX_INPUT_BYTES`], with their inputs.
+    #[bilrost(2)]
+    pub carried: Bytes,
+}
+
+impl Suspension {
+    /// Returns what is wrong with it, whatever the fleet's state.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let count = self.subtasks.len();
+        if !(1..=MAX_SUBTASKS_AT_ONCE).contains(&count) {
+            return Some(format!("an attempt asked for {count} subtasks, it must be 1 to {MAX_SUBTASKS_AT_ONCE}"));
+        }
+        let bytes = self.bytes();
+        if bytes > MAX_INPUT_BYTES {
+            return Some(format!(
+                "the inputs of an attempt's subtasks, and what it leaves to the next one, have {bytes} bytes, the limit is \
+                 {MAX_INPUT_BYTES}; store them elsewhere and pass references"
+            ));
+        }
+        let links = self.subtasks.iter().filter_map(|task| task.links.as_ref());
+        let dependencies: usize = links.map(|links| links.depends_on.len()).sum();
+        if dependencies > MAX_SUBTASK_DEPENDENCIES {
+            return Some(format!(
+                "an attempt's subtasks depend on {dependencies} tasks in all, the limit is {MAX_SUBTASK_DEPENDENCIES}; ask \
+                 for them in several rounds"
+            ));
+        }
+        let is_other = |task: &SubmitTask| {
+            let links = task.links.as_ref();
+            let has_parts = links.is_some_and(|links| links.split.is_some() || links.part_of.is_some());
+            has_parts || task.approval.is_some() || task.idempotency_key.is_some() || task.team_term.is_some()
+        };
+        let place = self.subtasks.iter().position(is_other)?;
+        Some(format!("subtask {place} is split, is a part, needs an approval, or has a key, which no subtask can"))
+    }
+
+    fn bytes(&self) -> usize {
+        let subtasks: usize = self.subtasks.iter().map(|task| task.input.len()).sum();
+        self.carried.len() + subtasks
+    }
+}
+
+impl Links {
+    /// Notes that the task waits for further children.
+    fn suspend(&mut self, subtasks: u32, carried: Bytes) {
+        let children = self.children.get_or_insert_default();
+        *children = Children {
+            join: Join::Resume,
+            quorum: 0,
+            from: children.parts,
+            parts: children.parts.saturating_add(subtasks),
+            bytes: 0,
+            waits: true,
+            suspensions: children.suspensions.saturating_add(1),
+            carried,
+            ..children.clone()
+        };
+    }
+}
+
+impl Fleet {
+    /// Ends the current attempt of a task, which waits for subtasks from now on. This costs it no attempt.
+    pub(in crate::tasks) fn suspend(
+        &mut self,
+        seq: u64,
+        id: AgentId,
+        held: (TaskId, u32),
+        suspension: Suspension,
+        effects: &mut Vec<Effect>,
+    ) {
+        if let Err((message, retryable)) = self.check_suspension(seq, &suspension) {
+            let failure = own_failure(FailureKind::Subtask, &message, retryable);
+            return self.failed(seq, id, held, failure, effects);
+        }
+        let Suspension { subtasks, carried } = suspension;
+        let (now, count) = (self.state.now, subtasks.len() as u32);
+        self.change_work(id, |agent| agent.release(&held));
+        self.change_task(seq, |task| {
+            task.end_attempt(now, AttemptEnd::Suspended, None);
+            task.attempts_used = task.attempts_used.saturating_sub(1);
+            task.requeue(now, 0);
+            task.links.get_or_insert_default().suspend(count, carried);
+        });
+        self.unsettled.add(seq, Next::Accept(subtasks.into_iter()));
+        self.pull(id, effects);
+    }
+
+    /// Refuses a suspension, with a reason, and whether it might be accepted later.
+    fn check_suspension(&self, seq: u64, suspension: &Suspension) -> Result<(), (String, bool)> {
+        let Some(task) = self.state.tasks.kept.get(&seq) else { return Ok(()) };
+        let for_good = |problem: String| Err((problem, false));
+        if task.member_of.is_some() {
+            return for_good("a task whose result is verified can't wait for subtasks".to_owned());
+        }
+        if place_below(task, 0).depth > MAX_TASK_DEPTH {
+            return for_good(format!("there are subtasks of at most {MAX_TASK_DEPTH} tasks, one below the other"));
+        }
+        let (known, suspensions) = task.children().map_or((0, 0), |children| (children.parts, children.suspensions));
+        if suspensions >= MAX_SUSPENSIONS {
+            return for_good(format!("the task was suspended {MAX_SUSPENSIONS} times, which is the most"));
+        }
+        let count = suspension.subtasks.len();
+        if known as usize + count > MAX_SUBTASKS as usize {
+            return for_good(format!("the task would have more than {MAX_SUBTASKS} subtasks"));
+        }
+        let more = Some(count as u64 - 1);
+        self.check_places(None, more, suspension.bytes() as u64).map_err(|refusal| (refusal.to_string(), true))
+    }
+
+    /// Accepts the next subtask of a task that is suspended. If it is refused, the task fails. Returns the others.
+    pub(super) fn accept_next(
+        &mut self,
+        parent: u64,
+        mut subtasks: vec::IntoIter<SubmitTask>,
+        effects: &mut Vec<Effect>,
+    ) -> Option<vec::IntoIter<SubmitTask>> {
+        let mut subtask = subtasks.next()?;
+        let task = self.state.tasks.kept.get(&parent).filter(|task| task.state == TaskState::Queued)?;
+        let place = place_below(task, task.children()?.accepted);
+        if subtask.priority == 0 {
+            subtask.priority = task.priority;
+        }
+        if subtask.submitter.is_empty() {
+            subtask.submitter.clone_from(&task.submitter);
+        }
+        // What its kind says comes before what its task says.
+        self.fill_defaults(&mut subtask);
+        self.inherit_lane(task, &mut subtask);
+        subtask.id = self.free_id(task.id, u64::from(place.index));
+        if let Err(refusal) = self.accept_subtask(subtask, place, effects) {
+            let message = format!("its subtask {} was refused: {refusal}", place.index);
+            self.end_unrun(parent, Unrun::Fails(FailureKind::Subtask, message), effects);
+            return None;
+        }
+        Some(subtasks)
+    }
+
+    fn accept_subtask(
+        &mut self,
+        mut task: SubmitTask,
+        place: ChildOf,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        task.check()?;
+        // Its task has kept a place for it. Its runs, if there are several, need others.
+        self.check_room(&task, task.verify.is_none())?;
+        let links = self.linked(&task.links.take().unwrap_or_default(), Some(place))?;
+        self.accept(task, None, Some(links), effects);
+        Ok(())
+    }
+}
