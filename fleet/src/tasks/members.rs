@@ -182,13 +182,13 @@ impl Fleet {
     /// Returns the agents that can't take a task: those that hold another member of the same one, or have had their turn;
     /// and those that gave what it compares.
     pub(crate) fn excluded(&self, task: &Task) -> Vec<AgentId> {
-        if let Some((parent, _)) = self.compares_for(task) {
-            let names = parent.givers().into_iter();
-            return names.filter_map(|name| self.indexes.agents.names.get(name).copied()).collect();
+        let Some(parent) = self.parent_of(task) else { return Vec::new() };
+        let Some(verification) = &parent.verification else { return Vec::new() };
+        if verification.comparing != Some(task.seq) {
+            return self.had_turns(parent, verification);
         }
-        let parent = self.parent_of(task);
-        let verified = parent.and_then(|task| Some((task, task.verification.as_ref()?)));
-        verified.map_or(Vec::new(), |(parent, verification)| self.had_turns(parent, verification))
+        let names = parent.givers().into_iter();
+        names.filter_map(|name| self.indexes.agents.names.get(name).copied()).collect()
     }
 
     /// Returns the agents that hold a member of a task, or have had their turn.
