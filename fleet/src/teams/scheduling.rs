@@ -64,10 +64,6 @@ impl Fleet {
         let schedule = &self.indexes.schedule;
         let skip = |seq: u64| self.skipped(seq, agent);
         let everyones = schedule.queue.next_for(agent, &skip);
-        if schedule.teams.is_empty() && schedule.needing.ready == 0 {
-            // This is done whenever a slot is free, and most fleets have no other tasks that are ready.
-            return everyones.map(|(_, (_, seq))| seq);
-        }
         let teams = match schedule.teams.is_empty() {
             true => None,
             false => self.team_of(agent.id).and_then(|team| schedule.teams.get(&team.id)?.next_for(agent, &skip)),
