@@ -123,8 +123,9 @@ impl Printer {
         if let Some(lost @ 1..) = first.checked_sub(next)
             && (!said.lines.is_empty() || said.ended)
         {
+            let are = if lost == 1 { "is" } else { "are" };
             let lost = plural(usize::try_from(lost).unwrap_or(usize::MAX), "line");
-            notes.push(format!("{lost} of attempt {attempt} on agent {agent} are not kept any more"));
+            notes.push(format!("{lost} of attempt {attempt} on agent {agent} {are} not kept any more"));
         }
         if let Some(progress) = &said.progress {
             notes.push(format!("progress: {}", progress_text(progress)));

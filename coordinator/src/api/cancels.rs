@@ -99,8 +99,8 @@ impl Cancels {
         let mut replies: BTreeMap<TaskId, Option<Reply>> = tasks.iter().map(|task| (*task, None)).collect();
         let cancel = |task: &TaskId| Command::Task(TaskCommand::Cancel { task: *task, reason: request.reason.clone() });
         let commands: Vec<Command> = replies.keys().map(cancel).collect();
-        let told = self.proposer.propose(self.proposer.sender(), &commands).await?;
-        replies.values_mut().zip(told).for_each(|(reply, told)| *reply = Some(told));
+        let applied = self.proposer.propose(self.proposer.sender(), &commands).await?;
+        replies.values_mut().zip(applied).for_each(|(reply, applied)| *reply = Some(applied));
         let result = |task: &TaskId| cancel_result(*task, replies.get(task).and_then(Option::as_ref));
         let mut results: Vec<v1::CancelResult> = tasks.iter().map(result).collect();
         if let Some(wait) = wait {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_answered_is_told() {
+    fn a_result_has_the_state_or_the_refusal_of_its_reply() {
         let done = cancel_result(TaskId(1), Some(&Reply::Cancelled(TaskState::Cancelled)));
         assert_eq!((done.state(), done.refusal, done.stopped), (v1::TaskState::Cancelled, None, false));
         let unknown = robeing_fleet::Refusal::UnknownTask { task: TaskId(1) };

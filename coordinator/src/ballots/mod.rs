@@ -14,7 +14,7 @@
 //! - [`approving`] finds the members of the ballots that tasks wait for, which are opened with their tasks.
 //! - [`casting`] casts votes. [`evidence`] verifies them before they are proposed, so that no vote whose signature is
 //!   wrong gets into the log.
-//! - [`reading`] reads ballots, and waits for their ends, of which the [`waiters`](crate::apply::waiters) are told.
+//! - [`reading`] reads ballots, and waits for their ends, by the [`waiters`](crate::apply::waiters).
 
 pub mod approving;
 pub mod casting;

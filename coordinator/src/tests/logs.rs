@@ -24,10 +24,16 @@ use crate::{
 /// How long something may take, in the test's time.
 const SOON: Duration = Duration::from_secs(60);
 
-async fn submit(fleet: &TestFleet, at: usize, id: u128) {
-    let results =
-        fleet.tested(at).submissions.submit(vec![task(id)], &Caller::Plaintext).await.expect("somebody leads");
-    assert_eq!(results[0].refusal, None);
+/// Starts a fleet whose only agent has been assigned task 1. Returns the number of the leader, the agent and the attempt
+/// as well.
+async fn assigned() -> (TestFleet, usize, Scripted, internal::AttemptRef) {
+    let fleet = TestFleet::start();
+    let leader = fleet.led().await;
+    let mut agent = Scripted::join(&fleet, leader).await;
+    let submitted = fleet.tested(leader).submissions.submit(vec![task(1)], &Caller::Plaintext).await;
+    assert_eq!(submitted.expect("somebody leads")[0].refusal, None);
+    let attempt = agent.assigned().await;
+    (fleet, leader, agent, attempt)
 }
 
 /// A stream that is read in its own task, as that of a client is.
@@ -59,15 +65,15 @@ impl<T: Send + 'static> Reading<T> {
     }
 }
 
-/// Follows a task, or reads what there is, at a coordinator that knows it.
-async fn logs(fleet: &TestFleet, at: usize, id: u128, follow: bool) -> Reading<TaskLogsResponse> {
+/// Follows task 1, or reads what there is of it, once a coordinator knows its attempt.
+async fn logs(fleet: &TestFleet, at: usize, follow: bool) -> Reading<TaskLogsResponse> {
     let knows = |fleet: &TestFleet| {
         let current =
-            |fleet: &robeing_fleet::Fleet| fleet.task(TaskId(id)).is_some_and(|task| !task.attempts.is_empty());
+            |fleet: &robeing_fleet::Fleet| fleet.task(TaskId(1)).is_some_and(|task| !task.attempts.is_empty());
         fleet.tested(at).state.look(current)
     };
     fleet.until("it knows the attempt", knows).await;
-    let request = TaskLogsRequest { id: TaskId(id).to_string(), follow, ..TaskLogsRequest::default() };
+    let request = TaskLogsRequest { id: TaskId(1).to_string(), follow, ..TaskLogsRequest::default() };
     Reading::of(fleet.tested(at).logs.open(Wanted::of(request).expect("it is a request")).expect("it is known"))
 }
 
@@ -88,12 +94,8 @@ fn owned(texts: &[&str]) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn a_task_is_followed_at_a_follower_until_it_has_finished() {
-    let fleet = TestFleet::start();
-    let leader = fleet.led().await;
-    let mut agent = Scripted::join(&fleet, leader).await;
-    submit(&fleet, leader, 1).await;
-    let attempt = agent.assigned().await;
-    let mut logs = logs(&fleet, fleet.followers(leader)[0], 1, true).await;
+    let (fleet, leader, mut agent, attempt) = assigned().await;
+    let mut logs = logs(&fleet, fleet.followers(leader)[0], true).await;
     let order = agent.followed().await;
     assert_eq!((&order.task_id, order.attempt, order.from, order.stop), (&attempt.task_id, 1, 0, false));
     agent.write(&attempt, 0, &["one"], false).await;
@@ -112,16 +114,12 @@ async fn a_task_is_followed_at_a_follower_until_it_has_finished() {
 
 #[tokio::test(start_paused = true)]
 async fn the_agent_is_asked_once_and_told_when_nobody_follows_any_more() {
-    let fleet = TestFleet::start();
-    let leader = fleet.led().await;
-    let mut agent = Scripted::join(&fleet, leader).await;
-    submit(&fleet, leader, 1).await;
-    let attempt = agent.assigned().await;
-    let mut first = logs(&fleet, leader, 1, true).await;
+    let (fleet, leader, mut agent, attempt) = assigned().await;
+    let mut first = logs(&fleet, leader, true).await;
     assert!(!agent.followed().await.stop);
     agent.write(&attempt, 0, &["one"], false).await;
     assert_eq!(lines(&mut first).await, (0, owned(&["one"])));
-    let mut second = logs(&fleet, fleet.followers(leader)[0], 1, true).await;
+    let mut second = logs(&fleet, fleet.followers(leader)[0], true).await;
     assert_eq!(lines(&mut second).await, (0, owned(&["one"])), "it is kept");
     drop(first);
     agent.write(&attempt, 1, &["two"], false).await;
@@ -133,12 +131,8 @@ async fn the_agent_is_asked_once_and_told_when_nobody_follows_any_more() {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_there_is_returned_without_waiting_for_more() {
-    let fleet = TestFleet::start();
-    let leader = fleet.led().await;
-    let mut agent = Scripted::join(&fleet, leader).await;
-    submit(&fleet, leader, 1).await;
-    let attempt = agent.assigned().await;
-    let mut logs = logs(&fleet, fleet.followers(leader)[0], 1, false).await;
+    let (fleet, leader, mut agent, attempt) = assigned().await;
+    let mut logs = logs(&fleet, fleet.followers(leader)[0], false).await;
     agent.followed().await;
     agent.write(&attempt, 0, &["one"], false).await;
     assert_eq!(lines(&mut logs).await, (0, owned(&["one"])));
@@ -147,12 +141,8 @@ async fn what_is_there_is_returned_without_waiting_for_more() {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_does_not_answer_is_waited_for_briefly() {
-    let fleet = TestFleet::start();
-    let leader = fleet.led().await;
-    let mut agent = Scripted::join(&fleet, leader).await;
-    submit(&fleet, leader, 1).await;
-    agent.assigned().await;
-    let mut logs = logs(&fleet, fleet.followers(leader)[0], 1, false).await;
+    let (fleet, leader, _agent, _) = assigned().await;
+    let mut logs = logs(&fleet, fleet.followers(leader)[0], false).await;
     let said = logs.next().await;
     assert!(said.missing.contains("the agent a did not send the lines"), "{said:?}");
     assert!(logs.end().await.is_none());
@@ -160,12 +150,8 @@ async fn an_agent_that_does_not_answer_is_waited_for_briefly() {
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_an_attempt_that_its_agent_does_not_tell_ends_the_stream_nevertheless() {
-    let fleet = TestFleet::start();
-    let leader = fleet.led().await;
-    let mut agent = Scripted::join(&fleet, leader).await;
-    submit(&fleet, leader, 1).await;
-    let attempt = agent.assigned().await;
-    let mut logs = logs(&fleet, leader, 1, true).await;
+    let (fleet, leader, mut agent, attempt) = assigned().await;
+    let mut logs = logs(&fleet, leader, true).await;
     agent.followed().await;
     agent.complete(&attempt, Outcome::Output("done".into())).await;
     let said = logs.next().await;
@@ -176,12 +162,8 @@ async fn the_end_of_an_attempt_that_its_agent_does_not_tell_ends_the_stream_neve
 
 #[tokio::test(start_paused = true)]
 async fn who_follows_a_task_goes_on_at_the_next_leader() {
-    let mut fleet = TestFleet::start();
-    let leader = fleet.led().await;
-    let mut agent = Scripted::join(&fleet, leader).await;
-    submit(&fleet, leader, 1).await;
-    let attempt = agent.assigned().await;
-    let mut logs = logs(&fleet, fleet.followers(leader)[0], 1, true).await;
+    let (mut fleet, leader, mut agent, attempt) = assigned().await;
+    let mut logs = logs(&fleet, fleet.followers(leader)[0], true).await;
     agent.followed().await;
     agent.write(&attempt, 0, &["one"], false).await;
     assert_eq!(lines(&mut logs).await, (0, owned(&["one"])));
@@ -198,12 +180,8 @@ async fn who_follows_a_task_goes_on_at_the_next_leader() {
 
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_comes_back_is_asked_for_the_rest() {
-    let fleet = TestFleet::start();
-    let leader = fleet.led().await;
-    let mut agent = Scripted::join(&fleet, leader).await;
-    submit(&fleet, leader, 1).await;
-    let attempt = agent.assigned().await;
-    let mut logs = logs(&fleet, leader, 1, true).await;
+    let (fleet, leader, mut agent, attempt) = assigned().await;
+    let mut logs = logs(&fleet, leader, true).await;
     agent.followed().await;
     agent.write(&attempt, 0, &["one"], false).await;
     assert_eq!(lines(&mut logs).await, (0, owned(&["one"])));
@@ -217,11 +195,7 @@ async fn an_agent_that_comes_back_is_asked_for_the_rest() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_tells_the_progress_of_the_tasks_that_it_is_of() {
-    let fleet = TestFleet::start();
-    let leader = fleet.led().await;
-    let mut agent = Scripted::join(&fleet, leader).await;
-    submit(&fleet, leader, 1).await;
-    let attempt = agent.assigned().await;
+    let (fleet, leader, mut agent, attempt) = assigned().await;
     let at = fleet.tested(leader);
     let ids = vec![attempt.task_id.clone()];
     let request = WatchTasksRequest { ids: ids.clone(), ..WatchTasksRequest::default() };

@@ -56,6 +56,10 @@ impl Fleet {
     /// Reports the changes of the directory as effects. Called after each step, so that the effects do not depend on how
     /// the steps of a command are divided.
     pub(crate) fn report_directory(&mut self, effects: &mut Vec<Effect>) {
+        if self.directory.0.is_empty() {
+            // Few steps change any, and even an empty drain has its cost.
+            return;
+        }
         effects.extend(self.directory.0.drain(..).map(|agent| Effect::DirectoryChanged { agent }));
     }
 

@@ -359,8 +359,8 @@ impl Task {
         number
     }
 
-    /// Marks the attempts of those who are outvoted, and of those of whom nobody knows whether they are, who came too late;
-    /// and forgets what was kept to compare.
+    /// Marks the attempts that are outvoted, and as cancelled those of which nobody knows whether they are; and forgets what
+    /// was kept to compare.
     pub(super) fn close_verification(&mut self, judged: &[Judged]) {
         let Some(verification) = &mut self.verification else { return };
         verification.answers.clear();

@@ -47,6 +47,10 @@ impl Fleet {
     /// teams that lack members. Called after each step, so that the result does not depend on how the steps of a command
     /// are divided.
     pub(crate) fn settle_teams(&mut self, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
+        if self.changed_agents.0.is_empty() {
+            // Few steps change any.
+            return;
+        }
         for id in std::mem::take(&mut self.changed_agents.0) {
             let agent = self.state.agents.known.get(&id).filter(|agent| agent.state == AgentState::Live);
             let seq = self.indexes.teams.of_agent.get(&id).copied();

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -23,12 +25,22 @@ WITHIN = 120.0
 
 
 def program() -> Path | None:
-    """Returns the program `robeing`: that of ROBEING_BIN, or that of a build of this repository."""
-    said = os.environ.get("ROBEING_BIN")
-    if said:
-        return Path(said)
-    found = REPOSITORY / "target" / "debug" / "robeing"
-    return found if found.exists() else None
+    """Returns the program `robeing`: that of ROBEING_BIN, or that of a build of this repository if there is one.
+
+    Raises:
+        FileNotFoundError: ROBEING_BIN names a program that is missing.
+    """
+    named = os.environ.get("ROBEING_BIN")
+    found = Path(named) if named else REPOSITORY / "target" / "debug" / "robeing"
+    if found.is_file():
+        return found
+    if named:
+        raise FileNotFoundError(f"ROBEING_BIN is {named}, where there is no program; build it")
+    return None
+
+
+# For tests with a real fleet. tools/check sets ROBEING_BIN, so it skips none of them.
+needs_program = pytest.mark.skipif(program() is None, reason="there is no robeing to run: build it, or set ROBEING_BIN")
 
 
 class Dev:

@@ -19,9 +19,7 @@ from tests.fakes.waiting import until
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-pytestmark = pytest.mark.skipif(
-    dev.program() is None, reason="there is no robeing to run: build it, or set ROBEING_BIN"
-)
+pytestmark = dev.needs_program
 
 MANIFEST = """
 apiVersion: robeing.io/v1alpha1

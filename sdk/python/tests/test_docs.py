@@ -8,8 +8,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests import dev
 from tests.fakes.agent import FakeAgent
 from tests.fakes.fleet import fleet_of
@@ -85,7 +83,7 @@ def test_every_error_and_option_is_on_the_page() -> None:
         assert f"`{name}`" in text or f"`{name}=" in text or f"`robeing.{name}`" in text, name
 
 
-@pytest.mark.skipif(dev.program() is None, reason="there is no robeing to run: build it, or set ROBEING_BIN")
+@dev.needs_program
 async def test_the_example_prints_what_its_readme_says() -> None:
     (expected,) = re.findall(r"It prints:\n\n```\n(.*?)```", (EXAMPLES / "README.md").read_text(), re.DOTALL)
     with dev.running(EXAMPLES / "robeingcluster.yaml") as fleet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -12,10 +13,12 @@ from robeing import Fleet, NoFleetError, UntrustedError, _dev
 from robeing._client.address import parse
 from robeing._client.credentials import Files
 from robeing._client.find import Place, find
+from robeing._client.target import Target
 from robeing._worker.addresses import Agents
 from robeing.errors import NotStartedError
 from tests.fakes.fleet import Coordinator, State, fleet_of
 from tests.fakes.registry import Registry
+from tests.fakes.waiting import SOON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,3 +200,27 @@ async def test_strangers_are_told_apart(authority: Authority, tmp_path: Path) ->
             with pytest.raises(Exception, match="has not answered"):
                 await fleet.status()
     assert os.listdir(tmp_path)  # noqa: PTH208
+
+
+async def test_a_client_that_is_closed_while_it_connects_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    connecting, may_connect, is_closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Kept:
+        async def close(self) -> None:
+            is_closed.set()
+
+    async def find_slowly(_: object) -> tuple[list[Target], Kept]:
+        connecting.set()
+        await may_connect.wait()
+        return [Target("a", "127.0.0.1", 1, None)], Kept()
+
+    monkeypatch.setattr("robeing._client.connection.find", find_slowly)
+    fleet = Fleet.connect()
+    opening = asyncio.ensure_future(fleet._connection.open())
+    await connecting.wait()
+    closing = asyncio.ensure_future(fleet.close())
+    # It has begun to close.
+    await asyncio.sleep(0)
+    may_connect.set()
+    await asyncio.wait_for(asyncio.gather(opening, closing), SOON)
+    assert is_closed.is_set()

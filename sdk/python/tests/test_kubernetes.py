@@ -143,6 +143,29 @@ async def test_the_token_is_renewed_and_a_forward_that_ended_is_opened_again(
             )
 
 
+async def test_a_kubectl_that_is_away_for_a_while_ends_no_renewal(
+    cluster: Cluster, authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kubernetes, "TOKEN_LIFETIME", 1)
+    monkeypatch.setattr(kubernetes, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(kubernetes, "RENEW_AGAIN", 0.1)
+    program = cluster.folder / "bin" / "kubectl"
+    async with coordinator(authority) as one:
+        cluster.forward("first-0", one.port)
+        async with Fleet.connect(cluster="first") as fleet:
+            await fleet.status()
+            monkeypatch.setenv("PATH", str(program.parent))
+            away = program.rename(program.with_name("away"))
+            await until("its absence is reported", lambda: "kubectl can't be started" in caplog.text)
+            cluster.answer("create token first.user", "token-2")
+            away.rename(program)
+
+            ends = time.monotonic() + SOON
+            while one.state.authorizations[-1] != "Bearer token-2":
+                assert time.monotonic() < ends, "the token is not renewed"
+                await fleet.status()
+
+
 async def test_what_is_missing_is_told(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     async def problem(**where: str) -> str:
         fleet = Fleet.connect(**where)  # type: ignore[arg-type]

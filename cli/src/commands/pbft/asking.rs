@@ -5,8 +5,12 @@ use std::{collections::BTreeMap, iter, time::Duration};
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use robeing_client::FleetClient;
-use robeing_groups::{Group, exchange::Ask};
+use robeing_groups::{
+    Group,
+    exchange::{self, Ask},
+};
 use robeing_proto::v1::{MessageCode, MessageStatus};
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep_until};
 
 use super::{DECIDE_WITHIN, PbftError};
@@ -33,6 +37,19 @@ pub(super) async fn ask(client: &FleetClient, member: &str, question: &Ask, with
         (MessageCode::Accepted, Some(reply)) => Ok(reply.to_vec()),
         (MessageCode::Refused, _) => Err(PbftError::Refused { member, reason: reason.clone() }),
         _ => Err(PbftError::Away { member, reason: outcome_text(&status).trim_end().to_owned() }),
+    })
+}
+
+/// Asks an agent, and reads its reply.
+pub(super) async fn ask_for<T: DeserializeOwned>(
+    client: &FleetClient,
+    member: &str,
+    question: &Ask,
+    within: Duration,
+) -> Asked<T> {
+    Ok(match ask(client, member, question, within).await? {
+        Ok(answer) => exchange::read("answer of a member", &answer).map_err(PbftError::Group),
+        Err(error) => Err(error),
     })
 }
 

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     ANSWER_WITHIN, DECIDE_WITHIN, PbftError,
-    asking::{Asked, all, ask, enough, members, undecided},
+    asking::{Asked, all, ask, ask_for, enough, members, undecided},
     files,
 };
 use crate::{
@@ -99,7 +99,7 @@ async fn begin(
     let id = ballot_id(&opening).0;
     let question = Ask::OpenBallot { group: group.name().to_owned(), opening };
     let (asked, faulty, began) = (members(group, None)?, group.epoch().quorums().faulty(), Instant::now());
-    // One of these does not lie: it keeps the ballot, whoever else has it forgotten.
+    // One of these does not lie: it keeps the ballot, also if the others forget it.
     let opened = enough(&asked, faulty, [DECIDE_WITHIN, KEEP_WITHIN], |member, within| {
         opened_by(client, member, (&question, &id), within)
     });
@@ -107,21 +107,18 @@ async fn begin(
     Ok(id)
 }
 
-/// Has a member open a ballot, or keep it if it is open. The member may lie, and so may whoever passes its answer on.
+/// Has a member open a ballot, or keep it if it is open. The member may lie, and so may an agent that passes its answer
+/// on.
 async fn opened_by(
     client: &FleetClient,
     member: &str,
     (question, id): (&Ask, &[u8; 32]),
     within: Duration,
 ) -> Asked<()> {
-    let answer = match ask(client, member, question, within).await? {
-        Ok(answer) => answer,
-        Err(error) => return Ok(Err(error)),
-    };
-    Ok(match exchange::read::<Opened>("answer of a member", &answer) {
+    Ok(match ask_for::<Opened>(client, member, question, within).await? {
         Ok(opened) if opened.ballot == hex(id) => Ok(()),
         Ok(_) => Err(PbftError::OtherBallot(member.to_owned())),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     })
 }
 

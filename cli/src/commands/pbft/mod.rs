@@ -20,7 +20,7 @@ use robeing_groups::{
 };
 use robeing_proto::v1::GetTeamRequest;
 
-use self::asking::{Asked, ask};
+use self::asking::ask;
 pub use self::files::PbftError;
 use super::{connect::client, credentials};
 use crate::{
@@ -122,16 +122,10 @@ async fn page<'a>(
 ) -> Result<Page, CliError> {
     let question = Ask::Log { group: group.name().to_owned(), from, limit };
     let faulty = group.epoch().quorums().faulty();
-    let (member, page) = asking::first(members, faulty, |member| page_of(client, member, &question)).await?;
+    let (member, page) =
+        asking::first(members, faulty, |member| asking::ask_for(client, member, &question, ANSWER_WITHIN)).await?;
     members.sort_by_key(|name| *name != member);
     Ok(page)
-}
-
-async fn page_of(client: &FleetClient, member: &str, question: &Ask) -> Asked<Page> {
-    Ok(match ask(client, member, question, ANSWER_WITHIN).await? {
-        Ok(answer) => exchange::read("answer of a member", &answer).map_err(PbftError::Group),
-        Err(error) => Err(error),
-    })
 }
 
 async fn log(args: LogArgs, fleet: &Connection) -> Result<Exit, CliError> {

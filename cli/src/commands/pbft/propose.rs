@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use robeing_client::{FleetClient, new_proposal_id};
 use robeing_groups::{
     Group, GroupError, MAX_TEXT_BYTES, Proposal, Seen, entries_of,
-    exchange::{self, Ask, Decided, Page},
+    exchange::{Ask, Decided, Page},
 };
 use tokio::time::Instant;
 
 use super::{
     ANSWER_WITHIN, DECIDE_WITHIN, PbftError,
-    asking::{Asked, ask, first, members, undecided},
+    asking::{Asked, ask_for, first, members, undecided},
     files,
 };
 use crate::{
@@ -47,7 +47,7 @@ pub(super) async fn run(args: ProposeArgs, fleet: &Connection) -> Result<Exit, C
 }
 
 /// Has a member propose something, and returns the number of the decision, once the member has proved it. The member may
-/// lie, and so may whoever passes its answer on. A decision proves itself, but any does: it must be one of this very
+/// lie, and so may an agent that passes its answer on. A decision proves itself, but any does: it must be one of this very
 /// proposal.
 async fn decided_by(
     client: &FleetClient,
@@ -56,22 +56,16 @@ async fn decided_by(
     question: &Ask,
     (mine, author): (&Proposal, &str),
 ) -> Asked<u64> {
-    let decision = match ask(client, member, question, DECIDE_WITHIN).await? {
-        Ok(answer) => exchange::read::<Decided>("answer of a member", &answer).map(|decided| decided.decision),
+    let decision = match ask_for::<Decided>(client, member, question, DECIDE_WITHIN).await? {
+        Ok(Decided { decision }) => decision,
         Err(error) => return Ok(Err(error)),
-    };
-    let decision = match decision {
-        Ok(decision) => decision,
-        Err(error) => return Ok(Err(error.into())),
     };
     let log = Ask::Log { group: group.name().to_owned(), from: decision, limit: 1 };
-    let answer = match ask(client, member, &log, ANSWER_WITHIN).await? {
-        Ok(answer) => answer,
+    let decisions = match ask_for::<Page>(client, member, &log, ANSWER_WITHIN).await? {
+        Ok(Page { decisions, .. }) => decisions,
         Err(error) => return Ok(Err(error)),
     };
-    let proved = exchange::read::<Page>("answer of a member", &answer).and_then(|page| {
-        page.decisions.first().map(|one| entries_of(group, &one.0, None, &mut Seen::new())).transpose()
-    });
+    let proved = decisions.first().map(|one| entries_of(group, &one.0, None, &mut Seen::new())).transpose();
     Ok(match proved {
         Ok(Some(proved)) if proved.seq == decision && proved.decides(mine, author) => Ok(decision),
         Ok(_) => Err(PbftError::NotProved { member: member.to_owned(), decision }),

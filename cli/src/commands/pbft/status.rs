@@ -2,15 +2,14 @@
 
 use std::io::{self, Write};
 
-use robeing_client::FleetClient;
 use robeing_groups::{
     Group,
-    exchange::{self, Ask, Shown},
+    exchange::{Ask, Shown},
 };
 
 use super::{
     PbftError,
-    asking::{Asked, SILENT_AFTER, all, ask},
+    asking::{SILENT_AFTER, all, ask_for},
     files,
 };
 use crate::{
@@ -27,7 +26,7 @@ pub(super) async fn show(args: GroupStatusArgs, fleet: &Connection) -> Result<Ex
     let client = client(fleet, None, Access::Use).await?;
     let question = Ask::Show { group: group.name().to_owned() };
     let members: Vec<&str> = group.names().collect();
-    let said = all(&members, 0, |member| shown(&client, member, &question)).await?;
+    let said = all(&members, 0, |member| ask_for::<Shown>(&client, member, &question, SILENT_AFTER)).await?;
     let status = GroupStatus {
         group: group.name().to_owned(),
         epoch: group.epoch().number,
@@ -43,13 +42,6 @@ pub(super) async fn show(args: GroupStatusArgs, fleet: &Connection) -> Result<Ex
     Ok(if status.can_decide() { Exit::Success } else { Exit::TaskFailed })
 }
 
-async fn shown(client: &FleetClient, member: &str, question: &Ask) -> Asked<Shown> {
-    Ok(match ask(client, member, question, SILENT_AFTER).await? {
-        Ok(answer) => exchange::read("answer of a member", &answer).map_err(PbftError::Group),
-        Err(error) => Err(error),
-    })
-}
-
 /// Returns what a member's answer says about it.
 fn status_of(group: &Group, member: &str, answer: Result<Shown, PbftError>) -> MemberStatus {
     let member = member.to_owned();
@@ -61,7 +53,7 @@ fn status_of(group: &Group, member: &str, answer: Result<Shown, PbftError>) -> M
         Err(error) => return without(MemberState::Refuses, error.to_string()),
     };
     if file != *group.file() {
-        let reason = "it has another description of the group: of another epoch, or formed anew";
+        let reason = "it has another description of the group: of another epoch, or formed again";
         return without(MemberState::OtherDescription, reason.to_owned());
     }
     if !status.problem.is_empty() {

@@ -140,7 +140,7 @@ def _to_plain(value: object) -> object:
     raise TypeError(f"JSON has nothing for the type {type(value).__qualname__}")
 
 
-# Made once: json.dumps and json.loads with options make them anew each time.
+# Made once: json.dumps and json.loads with options make new ones each time.
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_plain)
 

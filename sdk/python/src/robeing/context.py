@@ -150,7 +150,7 @@ class Context:
     def wait_cancelled(self, timeout: float) -> bool:
         """Waits in a thread until the attempt is stopped, for `timeout` seconds at most; returns whether it was."""
         stopped = self._stopped = self._stopped or threading.Event()
-        # Asked only now: whoever stops the attempt meanwhile has seen the event, or is seen here.
+        # Checked only now: a stop that comes meanwhile sees the event, or is seen here.
         return self._is_stopped or stopped.wait(timeout)
 
     def progress(self, fraction: float | None = None, text: str = "") -> None:

@@ -455,12 +455,12 @@ class Fleet:
 
         await self._collect(form, specs(form, inputs, part), take)
         if part is not None and failed:
-            anew = [part.again(result.spec) for result in failed]
+            again = [part.again(result.spec) for result in failed]
 
             def take_again(result: Result[Any]) -> None:
                 outputs[failed[result.index].index] = result.value
 
-            await self._collect(form, each(anew), take_again)
+            await self._collect(form, each(again), take_again)
         return [outputs[index] for index in sorted(outputs)]
 
     async def _collect(

@@ -1,6 +1,6 @@
 //! What simplex decides: batches of the same requests, of which every replica verifies every signature once and which it
 //! keeps on its disk before it votes to finalize them, as in a group of robeing-bft. The replicas share the requests
-//! that wait, so that, other than in a real group, whoever leads has them at once.
+//! that wait, so that, unlike in a real group, the leader has them at once.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},

@@ -12,8 +12,8 @@ use std::{
 use bytes::Bytes;
 use commonware_utils::channel::oneshot;
 
-/// Size from which the file of a replica's batches begins anew, in bytes: much more than all batches that are not
-/// decided yet. Nobody keeps decisions for good here.
+/// Size from which the file of a replica's batches is written from its start again, in bytes: much more than all batches
+/// that are not decided yet. Nobody keeps decisions for good here.
 const MAX_KEPT_BYTES: u64 = 64 << 20;
 /// Bytes that are written before each sync that is measured, and how often.
 const BLOCK: usize = 4_096;

@@ -137,7 +137,7 @@ class Tries:
         self.succeeded()
 
     def succeeded(self) -> None:
-        """Begins the time limit and the pauses anew, after an answer."""
+        """Restarts the time limit and the pauses, after an answer."""
         self.began = time.monotonic()
         self._failures = 0
         self._distrusts = 0

@@ -57,7 +57,9 @@ class Connection:
     async def close(self) -> None:
         """Closes it for ever."""
         self._is_closed = True
-        opened, self._open = self._open, None
+        # One that is being opened is closed, too: it may have processes of kubectl.
+        async with self._opening:
+            opened, self._open = self._open, None
         if opened is None:
             return
         await opened.submissions.close()

@@ -32,6 +32,8 @@ PORT = 8080
 # How long kubectl has to answer, and to forward a connection, seconds.
 ANSWER_WITHIN = 10.0
 FORWARD_WITHIN = 10.0
+# Pause after a token was not renewed, seconds.
+RENEW_AGAIN = 10.0
 # How often the age of the token is looked at, and that of a forward that ended, seconds.
 LOOK_EVERY = 1.0
 # The longest answer of kubectl that is read, bytes.
@@ -136,7 +138,7 @@ class Kubernetes:
                     await self._renew()
                 except NoFleetError as error:
                     log.warning("the token is not renewed: %s", error)
-                    self._renew_at = time.monotonic() + ANSWER_WITHIN
+                    self._renew_at = time.monotonic() + RENEW_AGAIN
             for forward in self._forwards:
                 await forward.keep_open()
 
@@ -192,10 +194,7 @@ class _Forward:
         """
         ports = f"{self._port or ''}:{PORT}"
         command = self._location.command("port-forward", "--address=127.0.0.1", f"pod/{self._pod}", ports)
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
-        )
+        process = await _start(command)
         self._process = process
         try:
             self._port = await asyncio.wait_for(self._said_port(process), FORWARD_WITHIN)
@@ -246,14 +245,28 @@ async def _discard(process: asyncio.subprocess.Process) -> None:
     await asyncio.gather(*(drain(stream) for stream in streams))
 
 
+async def _start(command: list[str]) -> asyncio.subprocess.Process:
+    """Starts a command, whose output is read.
+
+    Raises:
+        NoFleetError: it can't be started.
+    """
+    pipe = asyncio.subprocess.PIPE
+    try:
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
+        )
+    except OSError as error:
+        raise NoFleetError(f"{command[0]} can't be started: {error.strerror or error}") from None
+
+
 async def _run(command: list[str]) -> bytes:
     """Runs a command, and returns what it writes.
 
     Raises:
         NoFleetError: it fails.
     """
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    process = await _start(command)
     words = " ".join(word for word in command[1:] if not word.startswith("--"))
     try:
         answer, said = await asyncio.wait_for(process.communicate(), ANSWER_WITHIN)

@@ -80,7 +80,7 @@ class Submission:
         for future in (self.accepted, self.finished):
             if future is not None and not future.done():
                 future.set_exception(error)
-                # Whoever submitted it may not wait for it any more.
+                # The submitter may not wait for it any more.
                 future.exception()
 
 
@@ -188,7 +188,7 @@ class Submissions:
             return error
 
     async def _write(self, stream: _Stream) -> None:
-        # What goes wrong is told by reading.
+        # Reading returns what goes wrong.
         with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
             while True:
                 batch = self._next_batch()

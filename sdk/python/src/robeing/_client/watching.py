@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from robeing._client.calls import Calls
 
-# A stream that stayed open for so long was well, seconds: the time limit and the retries begin anew.
+# A stream that stayed open for so long was well, seconds: the time limit and the retries restart.
 HEALTHY_AFTER = 3.0
 # The most ids of one watch, and the most watches at once. More tasks than both allow wait for a watch to end.
 MAX_IDS = 1_000

@@ -116,7 +116,7 @@ class _Child:
         try:
             self._connection.send((context.task_id, context.attempt, context.kind, context.remaining, data))
         except OSError:
-            # It is gone, which reading tells.
+            # It is gone, which reading notices.
             self.is_usable = False
 
     def _read(self, context: Context, answered: asyncio.Future[Outcome]) -> None:

@@ -141,7 +141,7 @@ class Session:
             while unsent:
                 await stream.write(unsent.popleft())
         except (aio.AioRpcError, asyncio.InvalidStateError):
-            # The stream has ended, which reading tells.
+            # The stream has ended, which reading notices.
             unsent.clear()
         finally:
             self._is_writing = False
