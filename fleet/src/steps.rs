@@ -100,6 +100,13 @@ impl Jobs {
     pub(crate) fn push(&mut self, job: Job) {
         self.0.push(job);
     }
+
+    /// Same as [`Jobs::push`], if there is more to do.
+    pub(crate) fn push_if(&mut self, more: bool, job: Job) {
+        if more {
+            self.push(job);
+        }
+    }
 }
 
 impl Fleet {
@@ -122,11 +129,7 @@ impl Fleet {
                     jobs.push(Job::Place(tasks));
                 }
             }
-            Job::Pull(agent) => {
-                if self.pull_one(agent, effects) {
-                    jobs.push(Job::Pull(agent));
-                }
-            }
+            Job::Pull(agent) => jobs.push_if(self.pull_one(agent, effects), Job::Pull(agent)),
             Job::Fill(pool, failed) => {
                 if let Some(activated) = self.activate_one(&pool, failed, effects) {
                     jobs.push(Job::Fill(pool, failed));
@@ -143,11 +146,7 @@ impl Fleet {
             }
             Job::Forget(agent) => self.forget(agent),
             Job::Rerank(rerank) => self.rerank(rerank, jobs),
-            Job::Discard(mut free) => {
-                if free.discard_one() {
-                    jobs.push(Job::Discard(free));
-                }
-            }
+            Job::Discard(mut free) => jobs.push_if(free.discard_one(), Job::Discard(free)),
             Job::Post(mut letters) => {
                 if let Some(letter) = letters.next() {
                     self.post_new(letter, effects);
@@ -155,9 +154,8 @@ impl Fleet {
                 }
             }
             Job::EndTasks(team, reason) => {
-                if self.end_one_task(team, &reason, effects) {
-                    jobs.push(Job::EndTasks(team, reason));
-                }
+                let more = self.end_one_task(team, &reason, effects);
+                jobs.push_if(more, Job::EndTasks(team, reason));
             }
             Job::Staff(mut agents) => {
                 if let Some(agent) = agents.next() {
@@ -166,9 +164,8 @@ impl Fleet {
                 }
             }
             Job::Withdraw(agent, holder) => {
-                if self.withdraw_one(agent, &holder, effects) {
-                    jobs.push(Job::Withdraw(agent, holder));
-                }
+                let more = self.withdraw_one(agent, &holder, effects);
+                jobs.push_if(more, Job::Withdraw(agent, holder));
             }
             Job::Admit => self.admit_one(effects),
             Job::Age(after) => {

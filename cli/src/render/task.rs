@@ -142,6 +142,26 @@ pub fn change_line(task: &Task, now: Timestamp) -> String {
     line
 }
 
+/// Returns what a task requires of the agent that runs it, and in which queue it waits for one.
+fn requirement_lines(task: &Task) -> Vec<(&'static str, String)> {
+    let role = if task.required_role == 0 { String::new() } else { role_word(task.required_role()) };
+    let skills: Vec<&str> =
+        std::iter::once(&task.required_specialization).chain(&task.skills).map(String::as_str).collect();
+    let slots = if task.slots > 1 { task.slots.to_string() } else { String::new() };
+    let queue = match &task.resources {
+        Some(resources) => ("Resources", format!("{} from queue {:?}", amounts_text(Some(resources)), task.queue)),
+        None => ("Queue", task.queue.clone()),
+    };
+    vec![
+        ("Role", role),
+        ("Specialization", skills.join(",")),
+        ("Slots", slots),
+        ("Team", task.team.clone()),
+        queue,
+        ("Limit key", task.limit_key.clone()),
+    ]
+}
+
 /// Formats one task in full. With `why`, adds its attempts with their scores, and what it is waiting for.
 pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
     let mut text = String::new();
@@ -170,17 +190,7 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
         line("Schedule", format!("{}, due {}", task.schedule, moment(task.scheduled_for.as_ref(), now)));
     }
     line("Key", task.idempotency_key.clone());
-    line("Role", if task.required_role == 0 { String::new() } else { role_word(task.required_role()) });
-    let skills: Vec<&str> =
-        std::iter::once(&task.required_specialization).chain(&task.skills).map(String::as_str).collect();
-    line("Specialization", skills.join(","));
-    line("Slots", if task.slots > 1 { task.slots.to_string() } else { String::new() });
-    line("Team", task.team.clone());
-    match &task.resources {
-        Some(resources) => line("Resources", format!("{} from queue {:?}", amounts_text(Some(resources)), task.queue)),
-        None => line("Queue", task.queue.clone()),
-    }
-    line("Limit key", task.limit_key.clone());
+    requirement_lines(task).into_iter().for_each(|(name, value)| line(name, value));
     line("Submitted by", task.submitted_by.clone());
     line("Submitted", moment(task.submitted_at.as_ref(), now));
     line("Tried again", moment(task.retried_at.as_ref(), now));

@@ -49,7 +49,7 @@ fn work(given: &internal::Assignment) -> Option<Outcome> {
     Some(Outcome::Output(parts.concat().into()))
 }
 
-fn text(task: &Task) -> String {
+fn text(task: &Arc<Task>) -> String {
     String::from_utf8_lossy(task.output.as_deref().unwrap_or_default()).into_owned()
 }
 

@@ -115,11 +115,6 @@ impl Gate {
         self.limits.is_empty()
     }
 
-    /// Returns whether a queue has limits.
-    pub(crate) fn is_limited(&self, queue: &str) -> bool {
-        self.limits.contains_key(queue)
-    }
-
     /// Returns the limit on a key of a queue, or on the queue if the key is empty.
     pub(crate) fn limit_on(&self, queue: &str, key: &str) -> Option<&Limit> {
         limit_on(self.limits.get(queue)?, key)

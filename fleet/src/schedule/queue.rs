@@ -26,6 +26,7 @@
 //! their number. Serving a task changes the turns of its queue and of its submitter, in all columns at once.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     iter,
     ops::Bound,
@@ -113,12 +114,11 @@ impl Found {
     /// specialist's domain.
     pub(crate) fn preferred(best: Option<(bool, Found)>, other: (bool, Found)) -> Option<(bool, Found)> {
         let (is_others, found) = other;
-        match best {
-            Some((of_others, known)) if of_others < is_others => Some((of_others, known)),
-            Some((of_others, known)) if of_others == is_others => {
-                Found::better(Some(known), found).map(|found| (is_others, found))
-            }
-            _ => Some((is_others, found)),
+        let Some((of_others, known)) = best else { return Some((is_others, found)) };
+        match of_others.cmp(&is_others) {
+            Ordering::Less => Some((of_others, known)),
+            Ordering::Equal => Found::better(Some(known), found).map(|found| (is_others, found)),
+            Ordering::Greater => Some((is_others, found)),
         }
     }
 

@@ -322,9 +322,7 @@ pub fn commands() -> Vec<Command> {
     .chain(approval_commands())
     .chain(verification_commands())
     .chain([team_commands(), resource_commands(), timing_commands(), dead_letter_commands(), graph_commands()].concat())
-    .chain(queue_commands())
-    .chain(kind_commands())
-    .chain(schedule_commands())
+    .chain([queue_commands(), kind_commands(), schedule_commands()].concat())
     .collect()
 }
 

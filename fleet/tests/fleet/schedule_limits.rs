@@ -16,6 +16,9 @@ use crate::{
     schedules::{DUE, refused, remove, schedule, set, spec},
 };
 
+/// Makes something of a schedule wrong.
+type Change = fn(&mut ScheduleSpec);
+
 #[test]
 fn what_is_out_of_bounds_is_refused_with_its_field() {
     let in_spec = |change: &dyn Fn(&mut ScheduleSpec)| {
@@ -27,7 +30,7 @@ fn what_is_out_of_bounds_is_refused_with_its_field() {
     assert_eq!(in_spec(&|spec| spec.cron = "*".repeat(MAX_CRON_BYTES)), Ok(()), "it is not read here");
     assert_eq!(in_spec(&|spec| spec.task.input = vec![0; MAX_SCHEDULE_INPUT_BYTES].into()), Ok(()));
     assert_eq!(in_spec(&|spec| spec.missed_limit = MAX_MISSED_RUNS), Ok(()));
-    let wrong: [(&str, fn(&mut ScheduleSpec)); 13] = [
+    let wrong: [(&str, Change); 13] = [
         ("cron", |spec| spec.cron.clear()),
         ("cron", |spec| spec.cron = "*".repeat(MAX_CRON_BYTES + 1)),
         ("time_zone", |spec| spec.time_zone = "x".repeat(MAX_ZONE_BYTES + 1)),

@@ -344,6 +344,16 @@ async fn look(cluster: &Arc<RobeingCluster>, context: &Context, cache: &mut Clus
     }
 }
 
+/// Returns the names of the objects that stay as they are, though nothing was built for them.
+fn staying(fleet: &ValidatedCluster) -> HashSet<String> {
+    let mut stay: HashSet<String> = fleet.refused.iter().map(|pool| names::pool(&fleet.name, &pool.name)).collect();
+    if fleet.identity.trust.is_empty() {
+        // It is not known now whom members trust, but they still do.
+        stay.insert(names::trust(&fleet.name));
+    }
+    stay
+}
+
 /// Builds and applies the objects, and takes at most one step with the coordinators.
 async fn act(
     observation: &Observation,
@@ -362,11 +372,7 @@ async fn act(
     let kinds = kinds::set(observation, context, cache).await;
     let mut errors = set_deletion_costs(observation, &fleet, context, cache).await?;
     let target = apply::Target { client: &context.client, namespace: &fleet.namespace, owner: &fleet.uid };
-    let mut stay: HashSet<String> = fleet.refused.iter().map(|pool| names::pool(&fleet.name, &pool.name)).collect();
-    if fleet.identity.trust.is_empty() {
-        // It is not known now whom members trust, but they still do.
-        stay.insert(names::trust(&fleet.name));
-    }
+    let stay = staying(&fleet);
     let (records, refusals) = (&mut cache.records, &mut cache.refusals);
     let applied = target.apply(&desired, &observation.objects, &stay, records, refusals).await;
     let unapplied = !applied.errors.is_empty();

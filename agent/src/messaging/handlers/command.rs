@@ -80,6 +80,11 @@ impl Handler for CommandHandler {
                     };
                     return HandlerOutcome::Refused { reason };
                 }
+                Ran::Suspended { .. } => {
+                    return HandlerOutcome::Refused {
+                        reason: "a message can't wait for subtasks, only a task".to_owned(),
+                    };
+                }
                 Ran::NotBegun | Ran::Cancelled => tokio::time::sleep(START_AGAIN).await,
             }
         }

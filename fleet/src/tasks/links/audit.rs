@@ -99,8 +99,7 @@ fn check_parent(state: &State, task: &Task) -> Check {
 /// not decide what it does.
 fn check_children(task: &Task, children: &Children, sum: &Sum) -> Check {
     let Children { parts, accepted, ended, succeeded, skipped, from, suspensions, .. } = *children;
-    let in_bounds = parts <= MAX_SUBTASKS
-        && parts >= 1
+    let in_bounds = (1..=MAX_SUBTASKS).contains(&parts)
         && accepted <= parts
         && ended <= accepted
         && succeeded <= ended

@@ -276,7 +276,7 @@ mod tests {
             let report = Report { wall: at(*minutes), schedules: vec![scheduled.clone()] };
             ledger.applied(&[], &report).err()
         };
-        states.iter().find_map(|state| of(state)).map(|(check, _)| check)
+        states.iter().find_map(of).map(|(check, _)| check)
     }
 
     #[test]
