@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use robeing_fleet::{
     AskedLinks, AttemptEnd, CancelCause, Command, ControlCommand, Dependency, Effect, FailureKind, FleetConfig, Join,
-    OnFailure, Outcome, PartOf, Refusal, Reply, StaleReason, SubmitTask, Suspension, TaskCommand, TaskId, TaskState,
-    Verify, known_version, limits::*,
+    OnFailure, Outcome, PartOf, Refusal, Reply, Split, StaleReason, SubmitTask, Suspension, TaskCommand, TaskId,
+    TaskState, Verify, known_version, limits::*,
 };
 
 use crate::{
@@ -335,4 +335,34 @@ fn tasks_can_not_wait_for_each_other_through_their_parts() {
     trial.submit(part_after(20, 3, 0, &[2, 11]));
     let refusal = refused(&mut trial, part_after(12, 2, 2, &[20]));
     assert!(matches!(refusal, Refusal::Invalid { .. }), "{refusal:?}");
+}
+
+#[test]
+fn a_part_depends_on_what_a_task_above_it_may_depend_on_and_on_nothing_that_may_wait_for_it() {
+    let (mut trial, stay) = with_slots(8);
+    let part_after = |n: u128, of: u128, index: u32, others: &[u128], parts: u32| {
+        let depends_on = after(n, others, OnFailure::Fail).links.map(|links| links.depends_on).unwrap_or_default();
+        let split = (parts > 0).then_some(Split { parts, join: Join::All, quorum: 0 });
+        let part_of = Some(PartOf { task: TaskId(of), index });
+        with_links(task(n), AskedLinks { part_of, depends_on, split, ..AskedLinks::default() })
+    };
+    // A workflow of three steps, of which the second one is split and comes after the first one.
+    trial.submit(split(1, 3, Join::All));
+    trial.submit(part_after(10, 1, 0, &[], 0));
+    trial.submit(part_after(11, 1, 1, &[10], 3));
+    trial.submit(part_after(12, 1, 2, &[11], 0));
+    trial.submit(part_after(20, 11, 0, &[10], 0));
+    trial.submit(part_after(21, 11, 1, &[20], 0));
+    for others in [&[1][..], &[11], &[12]] {
+        let refusal = refused(&mut trial, part_after(22, 11, 2, others, 0));
+        assert!(matches!(&refusal, Refusal::Invalid { field, .. } if field == "depends_on"), "{refusal:?}");
+    }
+    trial.submit(part_after(22, 11, 2, &[10, 21], 0));
+    for (id, waiting) in [(10, 6), (20, 5), (21, 4), (22, 3)] {
+        assert_eq!(trial.holder(TaskId(id)), Some(stay.agent), "{id}");
+        assert_eq!(trial.fleet.counts().queued, waiting, "nothing else may begin before the end of {id}");
+        trial.complete(stay, TaskId(id), 1, output("x"));
+    }
+    trial.complete(stay, TaskId(12), 1, output("x"));
+    assert_eq!(trial.state(TaskId(1)), TaskState::Succeeded);
 }

@@ -64,17 +64,30 @@ impl Fleet {
         // Nobody knows of the members of a task with a result to be verified.
         let task = self.task(id).filter(|task| task.member_of.is_none());
         let Some(task) = task else { return Err(Refusal::UnknownDependency { task: id }) };
-        if let Some(of) = child_of {
-            let is_sibling = task.child_of().is_some_and(|other| other.seq == of.seq);
-            if !is_sibling && task.root() >= of.root {
-                let problem = format!(
-                    "names task {id}, which may wait for this one: a part or subtask can depend on others of the same task, \
-                     and on tasks that were submitted before its whole tree"
-                );
-                return Err(invalid("depends_on", problem));
-            }
+        if let Some(of) = child_of
+            && task.root() >= of.root
+            && !self.comes_before(task, of)
+        {
+            let problem = format!(
+                "names task {id}, which may wait for this one: a part or subtask can depend on older ones of the same task \
+                 or of a task above it, and on tasks that were submitted before its whole tree"
+            );
+            return Err(invalid("depends_on", problem));
         }
         Ok(Awaited { task: id, seq: task.seq, on_failure, end: None })
+    }
+
+    /// Returns whether a task never waits for this new child, although both may be in the same tree: it is an older
+    /// sibling of the child, or of a task above it.
+    fn comes_before(&self, task: &Task, child: &ChildOf) -> bool {
+        let Some(parent) = task.child_of().map(|of| of.seq) else { return false };
+        let (mut above, mut below) = (child.seq, u64::MAX);
+        while above != parent {
+            let higher = self.state.tasks.kept.get(&above).and_then(|task| task.child_of());
+            let Some(higher) = higher else { return false };
+            (above, below) = (higher.seq, above);
+        }
+        task.seq < below
     }
 
     /// Tells a task that one that it depends on has ended, unless it has been told before or has ended itself.

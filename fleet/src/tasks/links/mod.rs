@@ -13,8 +13,9 @@
 //! 5. A task that has ended is kept for as long as an unfinished task depends on it, or its parent is unfinished: so
 //!    their attempts find its result.
 //! 6. Tasks do not wait for each other in a circle. A task depends on tasks that were accepted before it. A child
-//!    depends on its siblings, and on tasks of trees that are older than its own: no step from a task to one that it
-//!    waits for leads to a newer tree, a step within a tree leads down, or to an older sibling.
+//!    depends on its older siblings, on older siblings of the tasks above it, and on tasks of trees that are older than
+//!    its own: no step from a task to one that it waits for leads to a newer tree, and a step within a tree leads down, or
+//!    to an older sibling of the task or of one above it, never back.
 //! 7. A task that is split has a place in the queue for each of its parts from the beginning, so none of them is
 //!    refused because others were faster. If no further part comes for a while, the task fails and its places are free.
 //!
