@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{ChildOf, Children, Join, Links, children::place_below, dependencies::Unrun, settling::Next};
 use crate::{
-    AgentId, AttemptEnd, Effect, FailureKind, Fleet, Refusal, SubmitTask, TaskId, TaskState,
+    AgentId, AttemptEnd, Effect, Failure, FailureKind, Fleet, Outcome, Refusal, SubmitTask, TaskId, TaskState,
     limits::{
         MAX_INPUT_BYTES, MAX_SUBTASK_DEPENDENCIES, MAX_SUBTASKS, MAX_SUBTASKS_AT_ONCE, MAX_SUSPENSIONS, MAX_TASK_DEPTH,
     },
@@ -64,6 +64,40 @@ impl Suspension {
     fn bytes(&self) -> usize {
         let subtasks: usize = self.subtasks.iter().map(|task| task.input.len()).sum();
         self.carried.len() + subtasks
+    }
+}
+
+impl Outcome {
+    /// Returns whether no fleet knows it before [`Feature::Graphs`](crate::Feature::Graphs).
+    pub fn needs_graphs(&self) -> bool {
+        match self {
+            Outcome::Suspended(_) => true,
+            Outcome::Failed(failure) => failure.kind.needs_graphs(),
+            Outcome::Succeeded(_) | Outcome::Stopped | Outcome::HandedBack | Outcome::Answered { .. } => false,
+        }
+    }
+
+    /// Returns how such an attempt ends in a fleet that does not know that yet: it fails. The coordinator that proposes the
+    /// completion decides this, because one that is refused ends nothing, and the attempt would keep its slot.
+    #[must_use]
+    pub fn before_graphs(self) -> Outcome {
+        match self {
+            Outcome::Suspended(_) => {
+                let message = "the attempt asked for subtasks, which this fleet does not know yet: all coordinators need a \
+                               version with task graphs";
+                Outcome::Failed(own_failure(FailureKind::Reported, message, true))
+            }
+            Outcome::Failed(failure) if failure.kind.needs_graphs() => {
+                Outcome::Failed(Failure { kind: FailureKind::Reported, ..failure })
+            }
+            known => known,
+        }
+    }
+}
+
+impl FailureKind {
+    fn needs_graphs(self) -> bool {
+        matches!(self, FailureKind::Dependency | FailureKind::Subtask | FailureKind::ResultsTooLarge)
     }
 }
 
