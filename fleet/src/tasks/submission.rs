@@ -179,10 +179,16 @@ impl Fleet {
             },
         };
         let task = self.state.tasks.kept.get(seq)?;
-        if submission.is_same_as(task) && task.member_of.is_none() {
+        if submission.is_same_as(task) && task.member_of.is_none() && !self.is_part_of_earlier(task) {
             return Some(Reply::Submitted { task: task.id, existing: true });
         }
         Some(Reply::Refused(Refusal::Conflict { what: what.to_owned(), task: task.id }))
+    }
+
+    /// Returns whether a task is a part of one that is forgotten, whose id another one has now. It is none of that one's,
+    /// which would wait for it in vain.
+    fn is_part_of_earlier(&self, task: &Task) -> bool {
+        task.child_of().is_some_and(|of| self.task(of.task).is_some_and(|now| now.seq != of.seq))
     }
 
     /// Returns how many unfinished tasks there may be before one that requires this role is refused. A task that

@@ -109,6 +109,23 @@ fn only_what_is_a_part_of_a_task_is_accepted_as_one() {
 }
 
 #[test]
+fn a_part_that_outlives_its_task_is_none_of_the_next_task_with_that_id() {
+    let (mut trial, stay) = with_slots(8);
+    trial.submit(SubmitTask { result_ttl: Some(10), ..split(1, 1, Join::All) });
+    trial.submit(part(10, 1, 0));
+    trial.complete(stay, TaskId(10), 1, output("x"));
+    trial.after(1_000);
+    assert!(trial.fleet.task(TaskId(1)).is_none() && trial.fleet.task(TaskId(10)).is_some());
+    let again = |trial: &mut Trial| trial.apply(Command::Task(TaskCommand::Submit(part(10, 1, 0))));
+    assert_eq!(again(&mut trial), Reply::Submitted { task: TaskId(10), existing: true }, "it is said late");
+    trial.submit(split(1, 1, Join::All));
+    assert!(matches!(again(&mut trial), Reply::Refused(Refusal::Conflict { .. })), "the new task would wait for it");
+    trial.submit(part(11, 1, 0));
+    trial.complete(stay, TaskId(11), 1, output("y"));
+    assert_eq!(trial.state(TaskId(1)), TaskState::Succeeded);
+}
+
+#[test]
 fn a_split_task_keeps_the_places_of_its_parts_in_the_queue() {
     let config = FleetConfig { max_queued: 4, ..FleetConfig::default() };
     let mut trial = Trial::with(config);

@@ -31,6 +31,7 @@ mod join;
 pub(crate) mod results;
 pub(crate) mod settling;
 pub(crate) mod suspending;
+pub(crate) mod walk;
 
 use bilrost::{Enumeration, Message};
 use bytes::Bytes;
