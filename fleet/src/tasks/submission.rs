@@ -212,7 +212,7 @@ impl Fleet {
         let runs = submission.verify.as_ref().map_or(0, |verify| verify.most_runs());
         let more = if has_place { None } else { Some(u64::from(runs) + u64::from(submission.parts())) };
         self.check_places(submission.required_role, more, bytes)?;
-        self.check_lane_room(submission, more)?;
+        self.check_lane_room(submission, self.more_in_queue(submission, more))?;
         self.check_verify_room(submission)?;
         match submission.resources {
             Some(_) => self.check_task_resources(submission)?,
@@ -224,6 +224,14 @@ impl Fleet {
         }
         self.check_key_room(submission)?;
         submission.approval.as_ref().map_or(Ok(()), |ballot| self.check_approval_room(ballot))
+    }
+
+    /// Returns how many come with a task in its queue, as `more` says for all: a place that is kept for a part is one in
+    /// the queue of its task.
+    fn more_in_queue(&self, submission: &SubmitTask, more: Option<u64>) -> Option<u64> {
+        let of = submission.part_of().and_then(|part| self.task(part.task));
+        let is_elsewhere = of.is_some_and(|of| of.queue() != submission.queue());
+        more.or_else(|| is_elsewhere.then_some(0))
     }
 
     /// Refuses a task that requires this role, and `more` others that come with it, if there are no places for all of
