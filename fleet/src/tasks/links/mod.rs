@@ -68,7 +68,8 @@ pub struct Dependency {
     pub on_failure: OnFailure,
 }
 
-/// How attempts at a task are given the results of the tasks that it depends on, and of its children.
+/// How attempts at a task are given the results of the tasks that it depends on, and of its parts. Those of subtasks are
+/// always given one by one, because who asked for them has to know how each has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Enumeration)]
 pub enum Passing {
     /// Beside the input, one by one.
