@@ -83,6 +83,14 @@ impl SubmitTask {
         self.approval.as_ref().map_or(Ok(()), |ballot| check_approval(self.id, ballot))
     }
 
+    /// Returns the bytes that count against the fleet's budget once the task is accepted.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        let links = self.links.as_ref().map_or(0, |links| links.stored_bytes());
+        let lane = self.lane.as_ref().map_or(0, |lane| lane.stored_bytes());
+        let demand = self.demand.as_ref().map_or(0, |demand| demand.stored_bytes());
+        (self.input.len() + links + lane + demand) as u64
+    }
+
     fn is_same_as(&self, task: &Task) -> bool {
         let part = task.child_of().map(|of| (of.task, of.index));
         self.kind == task.kind
@@ -205,13 +213,9 @@ impl Fleet {
             self.open_team(team)?;
             self.check_term(team, submission.team_term)?;
         }
-        let links = submission.links.as_ref().map_or(0, |links| links.stored_bytes());
-        let lane = submission.lane.as_ref().map_or(0, |lane| lane.stored_bytes());
-        let demand = submission.demand.as_ref().map_or(0, |demand| demand.stored_bytes());
-        let bytes = (submission.input.len() + links + lane + demand) as u64;
         let runs = submission.verify.as_ref().map_or(0, |verify| verify.most_runs());
         let more = if has_place { None } else { Some(u64::from(runs) + u64::from(submission.parts())) };
-        self.check_places(submission.required_role, more, bytes)?;
+        self.check_places(submission.required_role, more, submission.stored_bytes())?;
         self.check_lane_room(submission, self.more_in_queue(submission, more))?;
         self.check_verify_room(submission)?;
         match submission.resources {

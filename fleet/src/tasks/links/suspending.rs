@@ -166,8 +166,8 @@ impl Fleet {
         if known as usize + count > MAX_SUBTASKS as usize {
             return for_good(format!("the task would have more than {MAX_SUBTASKS} subtasks"));
         }
-        let more = Some(count as u64 - 1);
-        let checked = self.check_places(None, more, suspension.bytes() as u64);
+        let (more, stored) = (Some(count as u64 - 1), suspension.subtasks.iter().map(SubmitTask::stored_bytes));
+        let checked = self.check_places(None, more, suspension.carried.len() as u64 + stored.sum::<u64>());
         let checked = checked.and_then(|()| self.check_queues_of(&suspension.subtasks));
         checked.map_err(|refusal| (refusal.to_string(), true))
     }
