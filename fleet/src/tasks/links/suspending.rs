@@ -168,12 +168,12 @@ impl Fleet {
         }
         let (more, stored) = (Some(count as u64 - 1), suspension.subtasks.iter().map(SubmitTask::stored_bytes));
         let checked = self.check_places(None, more, suspension.carried.len() as u64 + stored.sum::<u64>());
-        let checked = checked.and_then(|()| self.check_queues_of(&suspension.subtasks));
+        let checked = checked.and_then(|()| self.check_subtask_queues(&suspension.subtasks));
         checked.map_err(|refusal| (refusal.to_string(), true))
     }
 
     /// Refuses subtasks for which their queues have no room.
-    fn check_queues_of(&self, subtasks: &[SubmitTask]) -> Result<(), Refusal> {
+    fn check_subtask_queues(&self, subtasks: &[SubmitTask]) -> Result<(), Refusal> {
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
         for subtask in subtasks {
             *counts.entry(subtask.queue()).or_default() += 1;
