@@ -53,6 +53,31 @@ fn a_split_task_succeeds_or_fails_as_its_join_says() {
 }
 
 #[test]
+fn a_split_task_succeeds_no_sooner_than_what_it_depends_on_has_ended() {
+    for (join, expected) in [(Join::All, ""), (Join::Any, "b"), (Join::Quorum, "")] {
+        let (mut trial, stay) = with_slots(8);
+        trial.submit(task(1));
+        let depends_on = vec![Dependency { task: TaskId(1), on_failure: OnFailure::Run }];
+        let mut parent = split(2, 2, join);
+        parent.links = parent.links.map(|links| Box::new(AskedLinks { depends_on, ..*links }));
+        trial.submit(parent);
+        for (n, index) in [(10, 0), (11, 1)] {
+            trial.submit(part(n, 2, index));
+        }
+        trial.complete(stay, TaskId(11), 1, output("b"));
+        trial.complete(stay, TaskId(10), 1, output("a"));
+        assert_eq!(trial.state(TaskId(2)), TaskState::Queued, "{join:?}");
+        trial.complete(stay, TaskId(1), 1, failure(false));
+        let joined = trial.task(TaskId(2));
+        assert_eq!(
+            (joined.state, joined.output.as_deref()),
+            (TaskState::Succeeded, Some(expected.as_bytes())),
+            "{join:?}"
+        );
+    }
+}
+
+#[test]
 fn a_reduction_is_given_the_results_of_its_parts_in_their_order() {
     let (mut trial, stay) = with_slots(8);
     trial.submit(split(1, 3, Join::Reduce));

@@ -149,9 +149,15 @@ impl Fleet {
     }
 
     /// Gives a task that waits for no other one any more to an agent, if it is ready and there is one. It fails if the
-    /// results that its attempts would be given are too large.
+    /// results that its attempts would be given are too large, and succeeds if its children have decided that before.
     pub(super) fn begin_if_ready(&mut self, seq: u64, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&seq) else { return };
+        let depends_on_others = task.links.as_ref().is_some_and(|links| links.open > 0);
+        if let Some(child) = task.children().and_then(|children| children.decided_by)
+            && !depends_on_others
+        {
+            return self.joined_late(seq, child, effects);
+        }
         if task.state != TaskState::Queued || task.awaits_tasks() {
             return;
         }

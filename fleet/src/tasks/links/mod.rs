@@ -8,7 +8,8 @@
 //!    its failure is no obstacle ([`OnFailure::Run`]). A task that can't begin any more has ended.
 //! 2. A task has no current attempt while it waits for its children, so it holds no slot. The attempt that asked for
 //!    subtasks has ended, and the next one is given their results.
-//! 3. What a join decides follows from how its children ended ([`Children::verdict`]), and each child counts once.
+//! 3. What a join decides follows from how its children ended ([`Children::verdict`]), and each child counts once. A task
+//!    does not succeed by its children before all that it depends on has ended.
 //! 4. No child of a task that has ended is unfinished, so a cancellation reaches the whole tree.
 //! 5. A task that has ended is kept for as long as an unfinished task depends on it, or its parent is unfinished: so
 //!    their attempts find its result.
@@ -225,6 +226,9 @@ pub struct Children {
     /// What the last of these attempts leaves to the next one.
     #[bilrost(13)]
     pub carried: Bytes,
+    /// The number of the child with which the task would have succeeded, if it still waits for tasks that it depends on.
+    #[bilrost(14)]
+    pub decided_by: Option<u32>,
 }
 
 /// The links of an accepted task.
@@ -410,6 +414,7 @@ impl Task {
             children.waits = false;
             children.due = None;
             children.carried = Bytes::new();
+            children.decided_by = None;
         });
     }
 
