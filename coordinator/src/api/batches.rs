@@ -49,6 +49,7 @@ impl Batch {
     /// wait. If some would wait for each other, all that have links are refused.
     pub fn send(&mut self, refused: &mut BTreeMap<usize, Outcome>) -> Sent {
         let submissions = std::mem::take(&mut self.submissions);
+        self.refuse_parts(submissions.len(), refused);
         let encoded = |task| propose::encoded(&Command::Task(TaskCommand::Submit(task)));
         if submissions.iter().all(|task| task.links.is_none()) {
             let tasks = submissions.into_iter().enumerate().filter(|(n, _)| !refused.contains_key(n));
@@ -70,6 +71,18 @@ impl Batch {
             }
         }
         Sent { commands, places: Some(places) }
+    }
+
+    /// Refuses the parts of tasks that are refused, of `count` tasks and parts: they would be proposed for nothing.
+    fn refuse_parts(&self, count: usize, refused: &mut BTreeMap<usize, Outcome>) {
+        let submitted = self.submitted.as_deref().unwrap_or_default();
+        for (n, (place, id)) in submitted.iter().enumerate() {
+            let is_refused = matches!(refused.get(place), Some(Err(_) | Ok(Reply::Refused(_))));
+            let end = submitted.get(n + 1).map_or(count, |(next, _)| *next);
+            for part in (place + 1..end).filter(|_| is_refused) {
+                refused.entry(part).or_insert(Ok(Reply::Refused(Refusal::UnknownTask { task: *id })));
+            }
+        }
     }
 
     /// Returns the outcomes of what was submitted, in order: of `count` tasks and parts, these are refused, and the
@@ -218,6 +231,20 @@ mod tests {
         let refusal = told[2].as_ref().expect_err("a part is refused");
         assert_eq!(refusal.code, "RESOURCE_EXHAUSTED");
         assert!(refusal.message.starts_with("its part 1: "), "{}", refusal.message);
+    }
+
+    #[test]
+    fn the_parts_of_a_task_that_is_refused_are_not_sent() {
+        let tasks = [10, 20, 30].map(|id| prepared(after(id, &[]), vec![after(id + 1, &[])]));
+        let mut batch = Batch::of(tasks.into_iter().collect());
+        // The last one was accepted before, perhaps without its parts.
+        let full = || Ok(Reply::Refused(Refusal::QueueFull { limit: 1 }));
+        let known = || Ok(Reply::Submitted { task: TaskId(30), existing: true });
+        let mut refused: BTreeMap<usize, Outcome> = BTreeMap::from([(0, full()), (4, known())]);
+        let sent = batch.send(&mut refused);
+        assert_eq!(sent_ids(&sent), [20, 21, 31]);
+        let (told, cancelled) = batch.outcomes(6, refused, sent, vec![accepted(20), accepted(21), accepted(31)]);
+        assert_eq!((told, cancelled), (vec![full(), accepted(20), known()], Vec::new()));
     }
 
     #[test]
