@@ -237,6 +237,23 @@ fn an_attempt_that_is_lost_is_repeated_from_the_last_suspension() {
 }
 
 #[test]
+fn what_an_attempt_has_left_counts_with_the_results_that_the_next_one_is_given() {
+    let most = (MAX_PASSED_BYTES - 2 * CHILD_OVERHEAD) as usize - 2 * MAX_INPUT_BYTES;
+    for surplus in [0, 1] {
+        let (mut trial, stay) = with_slots(4);
+        trial.submit(task(1));
+        let subtasks = vec![SubmitTask::new(TaskId(0), "sub", Bytes::new()); 2];
+        let carried = vec![0; most + surplus].into();
+        trial.complete(stay, TaskId(1), 1, Outcome::Suspended(Suspension { subtasks, carried }));
+        for id in children(&trial, 1) {
+            trial.complete(stay, id, 1, Outcome::Succeeded(vec![0; MAX_INPUT_BYTES].into()));
+        }
+        let failure = trial.task(TaskId(1)).failure.as_ref().map(|failure| failure.kind);
+        assert_eq!(failure, (surplus > 0).then_some(FailureKind::ResultsTooLarge));
+    }
+}
+
+#[test]
 fn the_end_of_a_task_reaches_the_whole_tree_below_it() {
     let (mut trial, stay) = with_slots(8);
     trial.submit(split(1, 2, Join::Settled));

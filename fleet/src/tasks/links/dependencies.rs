@@ -176,12 +176,13 @@ impl Fleet {
         self.end_unrun(seq, Unrun::Fails(FailureKind::ResultsTooLarge, message), effects);
     }
 
-    /// Returns what the results count for that attempts at a task are given.
+    /// Returns what the results count for that attempts at a task are given, with what an earlier one has left to them.
     fn bytes_passed(&self, task: &Task) -> u64 {
         let Some(links) = &task.links else { return 0 };
         let dependencies = links.depends_on.iter().filter_map(|awaited| self.ended(awaited.seq));
         let of_dependencies: u64 = dependencies.map(|task| passed_bytes(task, DEPENDENCY_OVERHEAD)).sum();
         let children = links.children.as_ref().filter(|children| children.passes_results());
-        of_dependencies.saturating_add(children.map_or(0, |children| children.bytes))
+        let of_children = children.map_or(0, |children| children.bytes.saturating_add(children.carried.len() as u64));
+        of_dependencies.saturating_add(of_children)
     }
 }
