@@ -1,9 +1,9 @@
 //! Finds what still runs of tasks that are cancelled: of the tasks themselves, of the runs of verified ones, and of the
 //! whole trees below them.
 //!
-//! A tree is walked twice. Before the cancellation, because what ends with it may be forgotten before it has stopped. And
-//! when the task is seen to have ended, because then nothing below it can begin any more: what runs then is all that is
-//! to be waited for.
+//! A tree is walked twice. Before the cancellation, because what ends with it may be forgotten before it has stopped; this
+//! must not delay the cancellation, so no more than [`MAX_WALKED_BEFORE`] tasks are looked at. And when the task is seen to
+//! have ended, because then nothing below it can begin any more: what runs then is all that is to be waited for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +17,8 @@ use crate::read::StateReader;
 
 /// Number of tasks, or of ids of their parts, read from the state at once.
 const MAX_LOOKED_AT: usize = 250;
+/// Number of tasks of each tree that are looked at before the cancellation.
+const MAX_WALKED_BEFORE: usize = 10_000;
 
 /// The names of the agents on which tasks still run, by task; none of a task of which nothing runs.
 pub(super) type Running = BTreeMap<TaskId, BTreeSet<Arc<str>>>;
@@ -44,7 +46,7 @@ impl Found {
                 tasks.iter().filter_map(walk).collect()
             });
             for (task, walk) in walks {
-                self.walk(state, task, walk).await;
+                self.walk(state, task, walk, MAX_WALKED_BEFORE).await;
             }
             tokio::task::yield_now().await;
         }
@@ -58,8 +60,11 @@ impl Found {
         }
     }
 
-    async fn walk(&mut self, state: &StateReader, task: TaskId, mut walk: TreeWalk) {
-        while !walk.is_over() {
+    async fn walk(&mut self, state: &StateReader, task: TaskId, mut walk: TreeWalk, most: usize) {
+        for _ in 0..most.div_ceil(MAX_LOOKED_AT) {
+            if walk.is_over() {
+                return;
+            }
             let found = state.look(|fleet| fleet.walk(&mut walk, MAX_LOOKED_AT));
             if !found.is_empty() {
                 self.0.entry(task).or_default().ids.extend(found);
@@ -74,7 +79,7 @@ impl Found {
         let (mut running, mut ended) = (Running::new(), BTreeSet::new());
         for tasks in tasks.chunks(MAX_LOOKED_AT) {
             for (task, walk) in self.look_at(state, tasks, &mut ended) {
-                self.walk(state, task, walk).await;
+                self.walk(state, task, walk, usize::MAX).await;
                 self.0.entry(task).or_default().is_whole = true;
             }
             tokio::task::yield_now().await;
