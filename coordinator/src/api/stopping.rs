@@ -17,7 +17,7 @@ use crate::read::StateReader;
 
 /// Number of tasks, or of ids of their parts, read from the state at once.
 const MAX_LOOKED_AT: usize = 250;
-/// Number of tasks of each tree that are looked at before the cancellation.
+/// Number of tasks below those of one call that are looked at before the cancellation, in equal shares.
 const MAX_WALKED_BEFORE: usize = 10_000;
 
 /// The names of the agents on which tasks still run, by task; none of a task of which nothing runs.
@@ -39,6 +39,7 @@ struct Parts {
 impl Found {
     /// Looks for what runs of these tasks, before they are cancelled.
     pub async fn look_for(&mut self, state: &StateReader, tasks: &[TaskId]) {
+        let most = MAX_WALKED_BEFORE.div_ceil(tasks.len().max(1));
         for tasks in tasks.chunks(MAX_LOOKED_AT) {
             let walks: Vec<(TaskId, TreeWalk)> = state.look(|fleet| {
                 tasks.iter().for_each(|task| self.note_runs(fleet, *task));
@@ -46,7 +47,7 @@ impl Found {
                 tasks.iter().filter_map(walk).collect()
             });
             for (task, walk) in walks {
-                self.walk(state, task, walk, MAX_WALKED_BEFORE).await;
+                self.walk(state, task, walk, most).await;
             }
             tokio::task::yield_now().await;
         }
@@ -65,7 +66,7 @@ impl Found {
             if walk.is_over() {
                 return;
             }
-            let found = state.look(|fleet| fleet.walk(&mut walk, MAX_LOOKED_AT));
+            let found = state.look(|fleet| fleet.walk(&mut walk, most.min(MAX_LOOKED_AT)));
             if !found.is_empty() {
                 self.0.entry(task).or_default().ids.extend(found);
             }
