@@ -64,9 +64,10 @@ impl Fleet {
         // Nobody knows of the members of a task with a result to be verified.
         let task = self.task(id).filter(|task| task.member_of.is_none());
         let Some(task) = task else { return Err(Refusal::UnknownDependency { task: id }) };
+        let parent = task.child_of().map(|other| other.seq);
         if let Some(of) = child_of
             && task.root() >= of.root
-            && !self.comes_before(task, of)
+            && !self.comes_before(task.seq, parent, of)
         {
             let problem = format!(
                 "names task {id}, which may wait for this one: a part or subtask can depend on older ones of the same task \
@@ -77,17 +78,17 @@ impl Fleet {
         Ok(Awaited { task: id, seq: task.seq, on_failure, end: None })
     }
 
-    /// Returns whether a task never waits for this new child, although both may be in the same tree: it is an older
-    /// sibling of the child, or of a task above it.
-    fn comes_before(&self, task: &Task, child: &ChildOf) -> bool {
-        let Some(parent) = task.child_of().map(|of| of.seq) else { return false };
+    /// Returns whether the task `seq` never waits for this new child, although both may be in the same tree: it is an
+    /// older sibling of the child, or of a task above it. `parent` is the task whose child it is, if it is one.
+    fn comes_before(&self, seq: u64, parent: Option<u64>, child: &ChildOf) -> bool {
+        let Some(parent) = parent else { return false };
         let (mut above, mut below) = (child.seq, u64::MAX);
         while above != parent {
             let higher = self.state.tasks.kept.get(&above).and_then(|task| task.child_of());
             let Some(higher) = higher else { return false };
             (above, below) = (higher.seq, above);
         }
-        task.seq < below
+        seq < below
     }
 
     /// Tells a task that one that it depends on has ended, unless it has been told before or has ended itself.

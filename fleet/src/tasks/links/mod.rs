@@ -227,7 +227,7 @@ pub struct Children {
     #[bilrost(13)]
     pub carried: Bytes,
     /// The number of the child with which the task would have succeeded, if it still waits for tasks that it depends on.
-    #[bilrost(14)]
+    #[bilrost(15)]
     pub decided_by: Option<u32>,
 }
 
