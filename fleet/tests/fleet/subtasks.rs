@@ -401,7 +401,7 @@ fn a_part_depends_on_what_a_task_above_it_may_depend_on_and_on_nothing_that_may_
     let (mut trial, stay) = with_slots(8);
     let part_after = |n: u128, of: u128, index: u32, others: &[u128], parts: u32| {
         let depends_on = after(n, others, OnFailure::Fail).links.map(|links| links.depends_on).unwrap_or_default();
-        let split = (parts > 0).then_some(Split { parts, join: Join::All, quorum: 0 });
+        let split = (parts > 0).then_some(Split { parts, ..Split::default() });
         let part_of = Some(PartOf { task: TaskId(of), index });
         with_links(task(n), AskedLinks { part_of, depends_on, split, ..AskedLinks::default() })
     };
