@@ -113,6 +113,7 @@ pub use tasks::{
         children::child_id,
         graph::{Cycle, submission_order},
         suspending::Suspension,
+        walk::TreeWalk,
     },
     members::Compared,
     query::{Counts, TaskFilter, TaskPage},

@@ -50,9 +50,9 @@ pub const MAX_SUBTASK_DEPENDENCIES: usize = 10_000;
 pub const MAX_SUSPENSIONS: u32 = 1_000;
 /// Most tasks above a part or subtask in its tree.
 pub const MAX_TASK_DEPTH: u32 = 16;
-/// Most bytes of results that an attempt at a task is given, as outputs, reasons of failures, and overhead: with the
-/// largest input, they are smaller than the 4 MiB of a message that clients of gRPC take unless they are told
-/// otherwise.
+/// Most bytes of results that an attempt at a task is given, as outputs, reasons of failures, and overhead, together with
+/// what an earlier attempt has left to it: with the largest input, they are smaller than the 4 MiB of a message that
+/// clients of gRPC take unless they are told otherwise.
 pub const MAX_PASSED_BYTES: u64 = (3 * 1024 - 64) * 1024;
 /// Bytes that the result of a task on which another one depends counts for besides its output.
 pub const DEPENDENCY_OVERHEAD: u64 = 64;

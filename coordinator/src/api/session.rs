@@ -364,6 +364,7 @@ impl Session {
             self.link.put(|outbox| outbox.acks.extend(refused));
         }
         without_names(&self.service.state, &mut results);
+        without_subtasks(&self.service.state, &mut results);
         let (proposer, sender, agent) = (self.service.proposer.clone(), self.sender, self.agent);
         let policies = self.service.policies.concern_results().then(|| self.service.policies.clone());
         let (state, subtask_policies) = (self.service.state.clone(), self.service.policies.clone());
@@ -391,6 +392,17 @@ fn without_names(state: &StateReader, results: &mut [Completion]) {
         if let Outcome::Failed(failure) = &mut ended.outcome {
             failure.name.clear();
         }
+    }
+}
+
+/// Ends attempts that ask for subtasks before all coordinators know those.
+fn without_subtasks(state: &StateReader, results: &mut [Completion]) {
+    let is_new = |ended: &Completion| ended.outcome.needs_graphs();
+    if !results.iter().any(is_new) || state.look(|fleet| fleet.has(Feature::Graphs)) {
+        return;
+    }
+    for ended in results {
+        ended.outcome = std::mem::replace(&mut ended.outcome, Outcome::Stopped).before_graphs();
     }
 }
 

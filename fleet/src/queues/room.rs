@@ -60,13 +60,8 @@ impl Fleet {
         more: Option<u64>,
     ) -> Result<(), Refusal> {
         let Some(rules) = self.state.queues.set.get(queue) else { return Ok(()) };
-        let unfinished = u64::from(self.indexes.schedule.gate.counts_of(queue).unfinished);
-        let wanted = more.map(|more| unfinished.saturating_add(more));
-        if let (Some(limit), Some(wanted)) = (rules.max_unfinished, wanted)
-            && wanted >= u64::from(limit)
-        {
-            let retry_after_ms = self.retry_after(queue);
-            return Err(Refusal::TaskQueueFull { queue: queue.to_owned(), limit, retry_after_ms });
+        if let Some(more) = more {
+            self.check_unfinished(queue, more)?;
         }
         if rules.limits.is_empty() {
             return Ok(());
@@ -87,6 +82,18 @@ impl Fleet {
             limit: MAX_BUCKETS as u64,
             remedy: "submit this one in a while, or use fewer keys".to_owned(),
         })
+    }
+
+    /// Refuses another unfinished task of a queue, and so many that come with it, if there may not be as many.
+    pub(crate) fn check_unfinished(&self, queue: &str, more: u64) -> Result<(), Refusal> {
+        let limit = self.state.queues.set.get(queue).and_then(|rules| rules.max_unfinished);
+        let Some(limit) = limit else { return Ok(()) };
+        let unfinished = u64::from(self.indexes.schedule.gate.counts_of(queue).unfinished);
+        if unfinished.saturating_add(more) < u64::from(limit) {
+            return Ok(());
+        }
+        let retry_after_ms = self.retry_after(queue);
+        Err(Refusal::TaskQueueFull { queue: queue.to_owned(), limit, retry_after_ms })
     }
 
     /// Returns when there may be room in a queue, ms from now: when the next one of its tasks may start, if its rate is

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use robeing_fleet::{
-    AgentJoin, CodecError, Command, ControlCommand, Fleet, FleetConfig, Limit, Progress, QueueRules, Rate, Refusal,
-    Reply, Served, SubmitTask, TaskCommand, TaskId, TaskResources, TaskState, known_version, limits::QUEUE_RETRY_MS,
+    AgentJoin, AttemptEnd, CodecError, Command, ControlCommand, Fleet, FleetConfig, Join, Limit, Progress, QueueRules,
+    Rate, Refusal, Reply, Served, SubmitTask, TaskCommand, TaskId, TaskResources, TaskState, known_version,
+    limits::{DEFAULT_INITIAL_BACKOFF_MS, QUEUE_RETRY_MS},
 };
 
 use crate::{
     codec::{as_of_the_first_version, hex, stable},
     fixture::{OpenSession, Trial, amounts, answered, failure, retry, success, task, to_verify, worker},
-    links::{suspended, with_slots},
+    links::{children, part, split, suspended, with_slots},
     queue_samples::{at_once, in_lane, limited, of_identity, per_time, queue_commands, update},
 };
 
@@ -259,6 +260,31 @@ fn a_queue_takes_no_more_than_its_most_unfinished_tasks_and_says_when_to_come_ag
     assert_eq!(refusal(&mut trial, in_lane(task(4), "small", "")), full(5_000), "when the next one may start");
     trial.complete(stay, first, 1, success());
     submit(&mut trial, 4, "small", "");
+}
+
+#[test]
+fn the_most_of_a_queue_holds_for_parts_and_subtasks_too() {
+    let small = || [("small", QueueRules { max_unfinished: Some(2), ..QueueRules::of_weight(1) })];
+    let (mut trial, _) = with_slots(1);
+    trial.set_queues(&small());
+    // Places for its parts are kept in the queue of the task, and in no other one.
+    trial.submit(split(1, 3, Join::All));
+    for (n, index) in [(10, 0), (11, 1)] {
+        trial.submit(in_lane(part(n, 1, index), "small", ""));
+    }
+    let refused = refusal(&mut trial, in_lane(part(12, 1, 2), "small", ""));
+    assert!(matches!(refused, Refusal::TaskQueueFull { limit: 2, .. }), "{refused:?}");
+    trial.submit(part(12, 1, 2));
+    let (mut trial, stay) = with_slots(1);
+    trial.set_queues(&small());
+    let id = submit(&mut trial, 1, "small", "");
+    trial.complete(stay, id, 1, suspended(2));
+    let again = trial.task(id);
+    assert_eq!((again.state, again.attempts[0].end), (TaskState::Queued, Some(AttemptEnd::Failed)));
+    trial.after(DEFAULT_INITIAL_BACKOFF_MS);
+    trial.complete(stay, id, 2, suspended(1));
+    assert_eq!(children(&trial, 1).len(), 1);
+    assert_eq!(trial.fleet.task_queue("small").map(|view| view.unfinished), Some(2));
 }
 
 #[test]

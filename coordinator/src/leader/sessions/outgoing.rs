@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use robeing_fleet::{
-    Fleet, FleetMillis, Passing, Task,
+    Fleet, FleetMillis, Join, Passing, Task,
     sabotage::{Mistake, planted},
 };
 use robeing_platform::compute;
@@ -168,18 +168,18 @@ impl Given {
             }
             found.extend(slice);
         }
-        match passing {
-            Passing::AsInput => {
-                let outputs = found.iter().filter_map(|task| task.output.as_ref());
-                let parts: Vec<&[u8]> = std::iter::once(&self.input).chain(outputs).map(|part| &part[..]).collect();
-                let input = parts.concat();
-                self.input = input.into();
-            }
-            Passing::Separately => {
-                let seq = self.task.seq;
-                let is_child = |of: &Task| of.child_of().is_some_and(|place| place.seq == seq);
-                self.results = found.iter().map(|of| convert::passed_result(of, is_child(of))).collect();
-            }
+        let seq = self.task.seq;
+        let is_child = |of: &Task| of.child_of().is_some_and(|place| place.seq == seq);
+        // Who asked for subtasks has to know of each how it ended.
+        let has_asked = self.task.children().is_some_and(|children| children.join == Join::Resume);
+        let is_input = |of: &Arc<Task>| passing == Passing::AsInput && !(has_asked && is_child(of));
+        let (inputs, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_input);
+        self.results = others.iter().map(|of| convert::passed_result(of, is_child(of))).collect();
+        if !inputs.is_empty() {
+            let outputs = inputs.iter().filter_map(|task| task.output.as_ref());
+            let parts: Vec<&[u8]> = std::iter::once(&self.input).chain(outputs).map(|part| &part[..]).collect();
+            let input = parts.concat();
+            self.input = input.into();
         }
     }
 }
@@ -235,8 +235,8 @@ mod tests {
     use std::sync::LazyLock;
 
     use robeing_fleet::{
-        AgentId, Amounts, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, Join, OnFailure,
-        Outcome, PartOf, ResourceCommand, SessionId, Split, Stamp, SubmitTask, TaskCommand, TaskId, TaskResources,
+        AgentId, Amounts, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, OnFailure, Outcome,
+        PartOf, ResourceCommand, SessionId, Split, Stamp, SubmitTask, Suspension, TaskCommand, TaskId, TaskResources,
         Verify, known_version,
         limits::{CHILD_OVERHEAD, MAX_INPUT_BYTES, MAX_PASSED_BYTES},
     };
@@ -372,6 +372,32 @@ mod tests {
         assert_eq!(results, [(id(1), Bytes::from_static(b"one,")), (id(2), Bytes::from_static(b"two,"))]);
         assert_eq!(&*messages[1][0].input, b"own,");
         assert_eq!((&*messages[2][0].input, messages[2][0].results.len()), (&b"own,two,one,"[..], 0));
+    }
+
+    #[test]
+    fn the_results_of_subtasks_are_told_one_by_one_although_those_of_others_are_the_input() {
+        let (mut fleet, agent, session) = fleet_with_agent();
+        let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+        fleet.apply(Stamp::at(1), raise, &mut Vec::new());
+        end(&mut fleet, (agent, session), task(1, Bytes::new()), "one,");
+        let asked = Suspension { subtasks: vec![task(0, Bytes::new())], carried: Bytes::from_static(b"state") };
+        let complete = |fleet: &mut Fleet, id, outcome| {
+            let completion = Completion { agent, session, task: id, attempt: 1, ran_us: 1, outcome };
+            fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Complete(completion)), &mut Vec::new());
+        };
+        let asking = Command::Task(TaskCommand::Submit(after(2, &[1], Passing::AsInput)));
+        fleet.apply(Stamp::at(1), asking, &mut Vec::new());
+        complete(&mut fleet, TaskId(2), Outcome::Suspended(asked));
+        let subtask = fleet.children_of(TaskId(2), 0, 1)[0].1.id;
+        complete(&mut fleet, subtask, Outcome::Succeeded(Bytes::from_static(b"sub")));
+        let mut outgoing = Outgoing::default();
+        outgoing.add(Outbox { assignments: vec![(TaskId(2), 2)], ..Outbox::default() });
+        let Some(ToAgent::Assignments(given)) = outgoing.next(&SharedFleet::new(fleet), 1) else {
+            panic!("it is sent");
+        };
+        let internal::Assignment { input, results, carried, .. } = &given.assignments[0];
+        assert_eq!((&input[..], &carried[..]), (&b"own,one,"[..], &b"state"[..]));
+        assert_eq!(results.iter().map(|of| &of.output[..]).collect::<Vec<_>>(), [b"sub"]);
     }
 
     #[test]

@@ -64,17 +64,31 @@ impl Fleet {
         // Nobody knows of the members of a task with a result to be verified.
         let task = self.task(id).filter(|task| task.member_of.is_none());
         let Some(task) = task else { return Err(Refusal::UnknownDependency { task: id }) };
-        if let Some(of) = child_of {
-            let is_sibling = task.child_of().is_some_and(|other| other.seq == of.seq);
-            if !is_sibling && task.root() >= of.root {
-                let problem = format!(
-                    "names task {id}, which may wait for this one: a part or subtask can depend on others of the same task, \
-                     and on tasks that were submitted before its whole tree"
-                );
-                return Err(invalid("depends_on", problem));
-            }
+        let parent = task.child_of().map(|other| other.seq);
+        if let Some(of) = child_of
+            && task.root() >= of.root
+            && !self.comes_before(task.seq, parent, of)
+        {
+            let problem = format!(
+                "names task {id}, which may wait for this one: a part or subtask can depend on older ones of the same task \
+                 or of a task above it, and on tasks that were submitted before its whole tree"
+            );
+            return Err(invalid("depends_on", problem));
         }
         Ok(Awaited { task: id, seq: task.seq, on_failure, end: None })
+    }
+
+    /// Returns whether the task `seq` never waits for this new child, although both may be in the same tree: it is an
+    /// older sibling of the child, or of a task above it. `parent` is the task whose child it is, if it is one.
+    fn comes_before(&self, seq: u64, parent: Option<u64>, child: &ChildOf) -> bool {
+        let Some(parent) = parent else { return false };
+        let (mut above, mut below) = (child.seq, u64::MAX);
+        while above != parent {
+            let higher = self.state.tasks.kept.get(&above).and_then(|task| task.child_of());
+            let Some(higher) = higher else { return false };
+            (above, below) = (higher.seq, above);
+        }
+        seq < below
     }
 
     /// Tells a task that one that it depends on has ended, unless it has been told before or has ended itself.
@@ -136,9 +150,15 @@ impl Fleet {
     }
 
     /// Gives a task that waits for no other one any more to an agent, if it is ready and there is one. It fails if the
-    /// results that its attempts would be given are too large.
+    /// results that its attempts would be given are too large, and succeeds if its children have decided that before.
     pub(super) fn begin_if_ready(&mut self, seq: u64, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&seq) else { return };
+        let depends_on_others = task.links.as_ref().is_some_and(|links| links.open > 0);
+        if let Some(child) = task.children().and_then(|children| children.decided_by)
+            && !depends_on_others
+        {
+            return self.joined_late(seq, child, effects);
+        }
         if task.state != TaskState::Queued || task.awaits_tasks() {
             return;
         }
@@ -157,12 +177,13 @@ impl Fleet {
         self.end_unrun(seq, Unrun::Fails(FailureKind::ResultsTooLarge, message), effects);
     }
 
-    /// Returns what the results count for that attempts at a task are given.
+    /// Returns what the results count for that attempts at a task are given, with what an earlier one has left to them.
     fn bytes_passed(&self, task: &Task) -> u64 {
         let Some(links) = &task.links else { return 0 };
         let dependencies = links.depends_on.iter().filter_map(|awaited| self.ended(awaited.seq));
         let of_dependencies: u64 = dependencies.map(|task| passed_bytes(task, DEPENDENCY_OVERHEAD)).sum();
         let children = links.children.as_ref().filter(|children| children.passes_results());
-        of_dependencies.saturating_add(children.map_or(0, |children| children.bytes))
+        let of_children = children.map_or(0, |children| children.bytes.saturating_add(children.carried.len() as u64));
+        of_dependencies.saturating_add(of_children)
     }
 }
