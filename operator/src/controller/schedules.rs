@@ -8,7 +8,7 @@ use robeing_client::{
     coordinators::{CoordinatorClient, Error},
 };
 use robeing_crds::{
-    ConcurrencyPolicy, MissedRuns, RobeingClusterSpec, RobeingClusterStatus, Role, RunState, Schedule, ScheduleStatus,
+    ConcurrencyPolicy, MissedRuns, RobeingClusterSpec, RobeingClusterStatus, RunState, Schedule, ScheduleStatus,
     ScheduledTask, limits::MAX_SCHEDULE_STATUSES,
 };
 use robeing_proto::v1;
@@ -16,8 +16,8 @@ use tonic::Code;
 
 use super::{
     ClusterCache, Context,
+    asking::{digest_of, is_refusal, reason, required_role},
     observe::Observation,
-    teams::{digest_of, is_refusal, reason},
 };
 
 /// A coordinator that is asked.
@@ -148,13 +148,6 @@ fn request(schedule: &Schedule) -> v1::SetScheduleRequest {
 }
 
 fn task(task: &ScheduledTask) -> v1::TaskSpec {
-    let role = match task.role {
-        None => v1::Role::Unspecified,
-        Some(Role::Worker) => v1::Role::Worker,
-        Some(Role::Specialist) => v1::Role::Specialist,
-        Some(Role::Messenger) => v1::Role::Messenger,
-        Some(Role::Guardian) => v1::Role::Guardian,
-    };
     let retry = task.max_attempts.map(|most| v1::RetryPolicy { max_attempts: most, ..v1::RetryPolicy::default() });
     v1::TaskSpec {
         kind: task.kind.clone(),
@@ -163,7 +156,7 @@ fn task(task: &ScheduledTask) -> v1::TaskSpec {
         deadline_in: task.deadline.and_then(|span| span.get().try_into().ok()),
         attempt_timeout: task.attempt_timeout.and_then(|span| span.get().try_into().ok()),
         retry,
-        required_role: role.into(),
+        required_role: required_role(task.role).into(),
         required_specialization: task.specialization.clone().unwrap_or_default(),
         result_ttl: task.result_ttl.and_then(|span| span.get().try_into().ok()),
         ..v1::TaskSpec::default()
