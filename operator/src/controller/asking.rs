@@ -24,8 +24,8 @@ pub(crate) fn required_role(required: Option<Role>) -> v1::Role {
     required.map_or(v1::Role::Unspecified, role)
 }
 
-/// Returns the digest of a part of the spec, such as what a team is formed for. Fields that later versions add don't change
-/// it while they are not set.
+/// Returns the digest of a part of the spec, such as what a team is formed for. Fields that later versions add don't
+/// change it while they are not set.
 pub(crate) fn digest_of(part: &impl Serialize) -> String {
     let json = serde_json::to_string(part).unwrap_or_default();
     hex(&digest(json.as_bytes())[..8])

@@ -69,8 +69,8 @@ fn retry(retry: &TaskKindRetry) -> v1::RetryPolicy {
     }
 }
 
-/// Sends the kinds to the coordinators, if they don't have them and have not refused them lately. Returns why they are not in
-/// force.
+/// Sends the kinds to the coordinators, if they don't have them and have not refused them lately. Returns why they are
+/// not in force.
 pub(crate) async fn set(observation: &Observation, context: &Context, cache: &mut ClusterCache) -> Option<String> {
     let Ok(answer) = &observation.fleet else { return None };
     let spec = &observation.cluster.spec.task_kinds;
@@ -99,8 +99,8 @@ pub(crate) async fn set(observation: &Observation, context: &Context, cache: &mu
     }
 }
 
-/// Returns why the kinds are not in force, and notes a refusal, so that they are sent again ever more seldom: each refusal is
-/// a record in the fleet's audit log, where it takes the place of others.
+/// Returns why the kinds are not in force, and notes a refusal, so that they are sent again ever more seldom: each refusal
+/// is a record in the fleet's audit log, where it takes the place of others.
 fn not_in_force(refusals: &mut Refusals, wish: u64, error: &Error) -> String {
     let sentence =
         format!("What spec.taskKinds says is not in force, and what was set before stays in force: {error}.");

@@ -158,8 +158,8 @@ fn bounded(events: Vec<EventRecord>) -> Vec<EventRecord> {
     told
 }
 
-/// Returns the words of a message but those with figures, such as counts and ids: these may change with every look, and the
-/// message is no other one for that.
+/// Returns the words of a message but those with figures, such as counts and ids: these may change with every look, and
+/// the message is no other one for that.
 pub(super) fn without_figures(message: Option<&str>) -> Option<Vec<&str>> {
     message.map(|message| message.split(' ').filter(|word| !word.bytes().any(|byte| byte.is_ascii_digit())).collect())
 }
