@@ -130,6 +130,18 @@ fn texts_after<'a>(source: &'a str, this: &str) -> Vec<&'a str> {
 }
 
 #[test]
+fn every_action_that_the_state_machine_records_is_explained() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("can't read {path}: {e}"));
+    let (source, page) = (read("fleet/src/audit_log/mod.rs"), read("docs/security.md"));
+    let module = source.split("mod action {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("it lists them");
+    let actions = texts_after(module, ": &str =");
+    assert!(actions.len() > 10, "{actions:?}");
+    for action in actions {
+        assert!(page.contains(&format!("`{action}`")), "docs/security.md does not explain {action}");
+    }
+}
+
+#[test]
 fn every_reason_and_event_of_the_operator_is_explained() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("can't read {path}: {e}"));
     let marks = [
