@@ -46,8 +46,8 @@ pub struct TaskKind {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<TaskKindResources>,
 
-    /// The queue that the tasks wait in, and for whose share of the resource pool they count, which `robeing queues set` has
-    /// set before. If not set, `default`.
+    /// The queue of the resource pool whose share the tasks count for, which `robeing resources queues` has set before. If not
+    /// set, `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_KIND_QUEUE))]
     pub queue: Option<String>,

@@ -172,10 +172,6 @@ pub struct SetScheduleArgs {
     #[arg(long, value_name = "NAME")]
     pub specialization: Option<String>,
 
-    /// How many slots of its agent the task takes while it runs; defaults to what is set for its kind, or to one
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub slots: Option<u32>,
-
     /// Only members of this team run the task; see `robeing team`
     #[arg(long, value_name = "UUID")]
     pub team: Option<String>,
@@ -184,14 +180,10 @@ pub struct SetScheduleArgs {
     #[command(flatten)]
     pub amounts: AmountArgs,
 
-    /// The queue that the task waits in, and for whose share of the resource pool it counts: "default", or one that was
-    /// set by `robeing queues set`
+    /// The queue for whose share of the resource pool the task counts: "default", or one that was set. With --cpu,
+    /// --memory, --storage or --bandwidth
     #[arg(long, value_name = "NAME")]
     pub queue: Option<String>,
-
-    /// The key that limits of the queue are about, such as the name of a customer
-    #[arg(long, value_name = "KEY")]
-    pub limit_key: Option<String>,
 
     /// How the result is verified.
     #[command(flatten)]

@@ -145,9 +145,7 @@ fn task(args: &SetScheduleArgs, input: Vec<u8>) -> TaskSpec {
         verify: verification(&args.verification),
         team: args.team.clone().unwrap_or_default(),
         resources: (args.amounts != AmountArgs::default()).then(|| resource_amounts(&args.amounts)),
-        slots: args.slots.unwrap_or_default(),
         queue: args.queue.clone().unwrap_or_default(),
-        limit_key: args.limit_key.clone().unwrap_or_default(),
         ..TaskSpec::default()
     }
 }
@@ -170,7 +168,7 @@ mod tests {
     fn a_schedule_is_asked_for_as_it_is_said() {
         let line = "robeing schedule set s --cron @daily --time-zone Europe/Berlin --missed latest --start-within 1h \
             --concurrency replace --kind k --priority 7 --deadline 10m --max-attempts 2 --ttl 1d --role guardian --cpu 2 \
-            --verify 2/3 --submitter ada --slots 4 --queue q --limit-key c";
+            --verify 2/3 --submitter ada";
         let asked = request(&args(line), b"x".to_vec());
         let spec = asked.spec.expect("a spec");
         assert_eq!((asked.name.as_str(), asked.managed, spec.cron.as_str()), ("s", false, "@daily"));
@@ -180,7 +178,6 @@ mod tests {
         let task = spec.task.expect("a task");
         assert_eq!((task.kind.as_str(), &task.input[..], task.submitter.as_str()), ("k", &b"x"[..], "ada"));
         assert_eq!((task.priority, task.required_role()), (7, Role::Guardian));
-        assert_eq!((task.slots, task.queue.as_str(), task.limit_key.as_str()), (4, "q", "c"));
         let spans = [task.deadline_in, task.result_ttl, task.attempt_timeout, task.delay];
         assert_eq!(spans.map(|span| span.map(|span| span.seconds)), [Some(600), Some(86_400), None, None]);
         assert_eq!(task.resources.map(|needed| needed.cpu_millis), Some(2_000));

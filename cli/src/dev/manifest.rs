@@ -60,8 +60,8 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
             pools.join(", ")
         ));
     }
-    for part in kept_by_the_operator(&manifest.cluster.spec) {
-        screen.note(format!("note: {part}"));
+    if !manifest.cluster.spec.teams.is_empty() {
+        screen.note("note: `spec.teams` only applies on Kubernetes; form teams here by `robeing team form`");
     }
     for note in messengers::notes(&manifest.cluster.spec.gateway, &secrets) {
         screen.note(format!("note: {note}"));
@@ -85,21 +85,6 @@ fn shaped_for_pods(spec: &RobeingClusterSpec) -> Vec<&str> {
     spec.pools.iter().filter(says_more).map(|pool| pool.name.as_str()).collect()
 }
 
-/// Returns what is said of the parts of the spec that only the operator keeps.
-fn kept_by_the_operator(spec: &RobeingClusterSpec) -> Vec<&'static str> {
-    let parts = [
-        (
-            spec.teams.is_empty(),
-            "no teams are formed here: `spec.teams` applies on Kubernetes; see `robeing team form`",
-        ),
-        (
-            spec.schedules.is_empty(),
-            "no schedules are set here: `spec.schedules` applies on Kubernetes; see `robeing schedule set`",
-        ),
-    ];
-    parts.into_iter().filter(|(is_empty, _)| !is_empty).map(|(_, note)| note).collect()
-}
-
 /// Reads a manifest, stopping one byte over the limit.
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -110,26 +95,4 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
         File::open(path)?.take(most).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use robeing_crds::parse_manifest;
-
-    use super::*;
-
-    #[test]
-    fn it_is_said_that_teams_and_schedules_are_kept_on_kubernetes_alone() {
-        let notes = |spec: &str| {
-            let head = "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {name: c}\n";
-            let cluster = parse_manifest(&format!("{head}spec: {spec}\n")).unwrap_or_else(|error| panic!("{error}"));
-            kept_by_the_operator(&cluster.spec)
-        };
-        assert_eq!(notes("{}"), Vec::<&str>::new());
-        let team = "teams: [{name: a, purpose: p, size: 1}]";
-        let schedule = "schedules: [{name: a, cron: '@daily', task: {kind: k}}]";
-        let both = notes(&format!("{{{team}, {schedule}}}"));
-        assert!(both[0].contains("robeing team form") && both[1].contains("robeing schedule set"), "{both:?}");
-        assert_eq!(notes(&format!("{{{schedule}}}")).len(), 1);
-    }
 }

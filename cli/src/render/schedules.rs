@@ -111,17 +111,8 @@ fn task(task: &TaskSpec) -> String {
     if !needed.is_empty() {
         let _ = write!(text, ", {needed}");
     }
-    if task.slots > 1 {
-        let _ = write!(text, ", {} slots", task.slots);
-    }
     if !task.team.is_empty() {
         let _ = write!(text, ", team {}", task.team);
-    }
-    if !task.queue.is_empty() {
-        let _ = write!(text, ", queue {:?}", task.queue);
-    }
-    if !task.limit_key.is_empty() {
-        let _ = write!(text, ", limit key {:?}", task.limit_key);
     }
     text
 }

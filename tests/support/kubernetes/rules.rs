@@ -170,7 +170,6 @@ fn task_kinds() -> Vec<Refused> {
     let amount = "The amount must be a whole number above zero";
     vec![
         kind("a kind of two lines", json!({"name": "a\tb"}), "The name of a kind must be one line"),
-        kind("a queue without resources", json!({"queue": "batch"}), "Only tasks that take resources"),
         kind("no resources", json!({"resources": {}}), "The resources must set at least one"),
         kind("a tenth of a thousandth of a CPU", json!({"resources": {"cpu": "0.0001"}}), "The CPU must be above zero"),
         kind("a fraction of memory", json!({"resources": {"memory": "1.5Gi"}}), amount),
