@@ -124,3 +124,19 @@ async fn two_fleets_run_side_by_side_and_a_killed_agent_comes_back() {
     let line = ["submit", "--fleet", "first", "--kind", "shell", "--input", "task", "--wait"];
     assert_eq!(terminal.run(&line).await.success(), "hello\n", "and it works");
 }
+
+#[tokio::test]
+async fn what_kinds_of_tasks_need_is_in_force_once_the_queue_that_one_names_is_set() {
+    let terminal = Terminal::default();
+    let kinds = "  taskKinds:\n  - {name: wide, slots: 2}\n  - {name: heavy, resources: {cpu: 100m}, queue: batch}\n";
+    terminal.write("manifest.yaml", &format!("{MANIFEST}{kinds}"));
+    let mut dev = terminal.dev(&["-f", "manifest.yaml"]);
+    dev.line_with(&["what kinds of tasks need is not in force", "\"batch\", which was not set"]).await;
+    terminal.run(&["queues", "set", "batch"]).await.success();
+    dev.line_with(&["kind    2 have their needs"]).await;
+    let id = terminal.run(&["submit", "--kind", "wide"]).await.success().trim().to_owned();
+    let task = terminal.run(&["task", &id, "-o", "json"]).await.json();
+    assert_eq!(task["slots"], 2, "{task}");
+    dev.signal(Signal::SIGINT);
+    dev.ended().await;
+}
