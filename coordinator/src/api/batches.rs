@@ -18,8 +18,8 @@ pub(super) struct Batch {
     pub submissions: Vec<SubmitTask>,
     /// The ballots that they ask for, by their places.
     pub approvals: BTreeMap<usize, Draft>,
-    /// The places of those that were submitted; `None` if all were.
-    submitted: Option<Vec<usize>>,
+    /// The places of those that were submitted, and the ids that they were submitted with; `None` if all were.
+    submitted: Option<Vec<(usize, TaskId)>>,
 }
 
 /// The tasks that are proposed, in order.
@@ -37,7 +37,7 @@ impl Batch {
         for Prepared { task, approval, parts } in prepared {
             approvals.extend(approval.map(|draft| (submissions.len(), draft)));
             if is_split {
-                submitted.push(submissions.len());
+                submitted.push((submissions.len(), task.id));
             }
             submissions.push(task);
             submissions.extend(parts);
@@ -99,20 +99,21 @@ impl Batch {
     }
 }
 
-/// Returns the outcomes of tasks, at these places, each of which is followed by the outcomes of its parts; and the
-/// accepted ones of which a part was refused.
-fn with_parts(submitted: &[usize], all: Vec<Outcome>) -> (Vec<Outcome>, Vec<TaskId>) {
+/// Returns the outcomes of tasks, at these places and with these ids, each of which is followed by the outcomes of its
+/// parts; and the accepted ones of which a part was refused. A task that was submitted before with its key, under another
+/// id, has the parts of that time, and these are refused.
+fn with_parts(submitted: &[(usize, TaskId)], all: Vec<Outcome>) -> (Vec<Outcome>, Vec<TaskId>) {
     let (mut told, mut cancelled) = (Vec::with_capacity(submitted.len()), Vec::new());
     let mut all = all.into_iter().enumerate().peekable();
-    for (n, place) in submitted.iter().enumerate() {
+    for (n, (place, id)) in submitted.iter().enumerate() {
         let Some((_, outcome)) = all.next() else { break };
-        let end = submitted.get(n + 1).copied().unwrap_or(usize::MAX);
+        let end = submitted.get(n + 1).map_or(usize::MAX, |(next, _)| *next);
         let mut problem = None;
         while let Some((at, part)) = all.next_if(|(at, _)| *at < end) {
             problem = problem.or_else(|| refusal_of(at - place - 1, &part));
         }
         match (outcome, problem) {
-            (Ok(Reply::Submitted { task, .. }), Some(problem)) => {
+            (Ok(Reply::Submitted { task, .. }), Some(problem)) if task == *id => {
                 cancelled.push(task);
                 told.push(Err(problem));
             }
@@ -214,5 +215,16 @@ mod tests {
         let refusal = told[2].as_ref().expect_err("a part is refused");
         assert_eq!(refusal.code, "RESOURCE_EXHAUSTED");
         assert!(refusal.message.starts_with("its part 1: "), "{}", refusal.message);
+    }
+
+    #[test]
+    fn a_task_that_its_key_stands_for_keeps_its_parts_and_is_not_cancelled() {
+        let parts = vec![after(11, &[]), after(12, &[])];
+        let mut batch = Batch::of(vec![prepared(after(10, &[]), parts)]);
+        let sent = batch.send(&mut BTreeMap::new());
+        let first = Ok(Reply::Submitted { task: TaskId(1), existing: true });
+        let unknown = || Ok(Reply::Refused(Refusal::UnknownTask { task: TaskId(10) }));
+        let outcomes = vec![first.clone(), unknown(), unknown()];
+        assert_eq!(batch.outcomes(3, BTreeMap::new(), sent, outcomes), (vec![first], Vec::new()));
     }
 }
