@@ -41,7 +41,7 @@ const MAX_BYTES_AT_ONCE: usize = 1024 * 1024;
 /// Most bytes of a firing besides its input and its problem, with what a command counts for in a request.
 const FIRING_BYTES: usize = 256;
 /// Longest time without a look while a schedule is due later: the fleet's wall time may jump ahead.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Shortest wait for a schedule to be due.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// Pause before firings are proposed again that could not be written.
