@@ -297,7 +297,10 @@ impl ScheduleFirer {
                     debug!(%refusal, "a schedule was not fired; retrying");
                     memory.pause(fire.schedule, String::new(), now);
                 }
-                other => warn!(?other, "an unexpected reply to the firing of a schedule"),
+                other => {
+                    warn!(?other, "an unexpected reply to the firing of a schedule");
+                    memory.pause(fire.schedule, String::new(), now);
+                }
             }
         }
     }
