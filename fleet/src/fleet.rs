@@ -123,6 +123,8 @@ pub struct Fleet {
     pub(crate) changed_agents: ChangedAgents,
     /// What the ends of tasks still mean for others; nothing between two commands.
     pub(crate) unsettled: Unsettled,
+    /// The agents that take their next tasks in further steps of the running command; none between two commands.
+    pub(crate) pulls: Vec<AgentId>,
 }
 
 impl Fleet {
@@ -165,6 +167,7 @@ impl Fleet {
             directory: DirectoryChanges::default(),
             changed_agents: ChangedAgents::default(),
             unsettled: Unsettled::default(),
+            pulls: Vec::new(),
         }
     }
 
@@ -236,6 +239,9 @@ impl Fleet {
     /// they mean for tasks with links is done with the command that follows.
     pub(crate) fn end_step(&mut self, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         self.settle_teams(jobs, effects);
+        for agent in std::mem::take(&mut self.pulls) {
+            jobs.pull_afterwards(agent);
+        }
         self.schedule_settling(jobs);
         if self.has_opened() {
             jobs.admit_next();

@@ -442,6 +442,8 @@ const _: () = assert!(MAX_KEYS_FORGOTTEN as u64 * SPENT_KEY_OVERHEAD > MAX_KEY_B
 pub const MAX_MISSED_RUNS: u32 = 100;
 /// How many of them do unless the schedule says otherwise.
 pub const DEFAULT_MISSED_RUNS: u32 = 10;
+/// Most runs that one decision about a schedule counts as missed.
+pub const MAX_COUNTED_MISSED: u64 = 10_000;
 /// How long after it was due a run may start if missed runs are skipped, unless the schedule says otherwise, ms: one minute.
 pub const DEFAULT_START_WITHIN_MS: u64 = 60 * 1000;
 /// Most runs of a schedule that are not finished; while there are as many, none starts.

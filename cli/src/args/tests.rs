@@ -370,6 +370,9 @@ fn wrong_lines_about_schedules_are_refused_with_a_reason() {
         ("schedule set nightly --cron @daily --kind k --concurrency never", "invalid value"),
         ("schedule set nightly --cron @daily --kind k --missed-limit 101", "invalid value"),
         ("schedule set nightly --cron @daily --kind k --start-within soon", "invalid value"),
+        ("schedule set nightly --cron @daily --kind k --slots 0", "invalid value"),
+        ("schedule set nightly --cron @daily --kind k --jitter 101", "invalid value"),
+        ("schedule set nightly --cron @daily --kind k --not-before 2030-01-31T08:00:00Z", "unexpected argument"),
         ("schedule show", "<NAME>"),
         ("schedule run", "<NAME>"),
     ]);

@@ -22,22 +22,26 @@ pub fn request(kinds: &[TaskKind]) -> SetTaskKindsRequest {
 
 /// Returns a time in the coordinators' unit: what is less than a millisecond does not count. The schema takes no time that
 /// is too long for the protocol.
-fn whole_millis(time: robeing_crds::Duration) -> Option<prost_types::Duration> {
+pub(super) fn whole_millis(time: robeing_crds::Duration) -> Option<prost_types::Duration> {
     Duration::from_millis(u64::try_from(time.get().as_millis()).ok()?).try_into().ok()
 }
 
-fn kind(kind: &TaskKind) -> v1::TaskKind {
-    let role = match kind.role {
+/// Returns a role, or that there is none, as coordinators take it.
+pub(super) fn role(role: Option<Role>) -> v1::Role {
+    match role {
         None => v1::Role::Unspecified,
         Some(Role::Worker) => v1::Role::Worker,
         Some(Role::Specialist) => v1::Role::Specialist,
         Some(Role::Messenger) => v1::Role::Messenger,
         Some(Role::Guardian) => v1::Role::Guardian,
-    };
+    }
+}
+
+fn kind(kind: &TaskKind) -> v1::TaskKind {
     let amounts = kind.resources.as_ref().map(|resources| resources.amounts());
     v1::TaskKind {
         name: kind.name.clone(),
-        role: role.into(),
+        role: role(kind.role).into(),
         skills: kind.skills.clone(),
         slots: kind.slots,
         resources: amounts.map(|amounts| v1::ResourceAmounts {

@@ -270,4 +270,15 @@ mod tests {
         assert!(told[0].as_ref().is_err_and(|refusal| refusal.code == "ALREADY_EXISTS"), "{told:?}");
         assert_eq!(cancelled, Vec::new());
     }
+
+    #[test]
+    fn a_task_that_its_key_stands_for_keeps_its_parts_and_is_not_cancelled() {
+        let parts = vec![after(11, &[]), after(12, &[])];
+        let mut batch = Batch::of(vec![prepared(after(10, &[]), parts)]);
+        let sent = batch.send(&mut BTreeMap::new());
+        let first = Ok(Reply::Submitted { task: TaskId(1), existing: true });
+        let unknown = || Ok(Reply::Refused(Refusal::UnknownTask { task: TaskId(10) }));
+        let outcomes = vec![first.clone(), unknown(), unknown()];
+        assert_eq!(batch.outcomes(3, BTreeMap::new(), sent, outcomes), (vec![first], Vec::new()));
+    }
 }

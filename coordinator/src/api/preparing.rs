@@ -50,7 +50,7 @@ impl Submissions {
         let kind = spec.split.as_ref().map(|split| split.part_kind.clone()).unwrap_or_default();
         // They are counted when the task is read, and not needed for that.
         let inputs = spec.inputs.clone();
-        let prepared = convert::start_after(&mut spec, self.clock.estimate().wall)
+        let prepared = convert::start_after(&mut spec, self.clock.estimate())
             .and_then(|()| convert::submission(spec, default_retry, fresh))
             .and_then(|mut task| {
                 task.draw_jitter(|| self.platform.random.next_u64());

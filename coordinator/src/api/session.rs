@@ -246,6 +246,10 @@ impl Session {
         let standing = self.service.standing.clone();
         let mut raft_role = standing.roles();
         loop {
+            let reads = self.completing.len() < MAX_COMPLETING;
+            if !reads {
+                self.progress.held_up();
+            }
             tokio::select! {
                 biased;
                 () = until_not_leading(&mut raft_role, term) => {
@@ -270,13 +274,14 @@ impl Session {
                 }
                 () = self.health.act() => {}
                 () = self.description.act() => {}
-                () = self.progress.act() => {}
+                // What it judges by may not be read yet.
+                () = self.progress.act(), if reads => {}
                 Some(completed) = self.completing.next() => match completed {
                     Some(acks) => self.link.put(|outbox| outbox.acks.extend(acks)),
                     // The agent reconnects and sends them again.
                     None => return,
                 },
-                next = inbound.next(), if self.completing.len() < MAX_COMPLETING => match next {
+                next = inbound.next(), if reads => match next {
                     Some(Ok(AgentMessage { message: Some(said) })) => {
                         let is_present = self.service.observer.sessions.heard(self.agent, &self.link, Instant::now());
                         // A heartbeat of an agent whose loss is in progress must not extend its lease.

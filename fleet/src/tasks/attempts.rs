@@ -140,26 +140,6 @@ impl Fleet {
         }
     }
 
-    /// Gives `agent` queued tasks for as long as it has a free slot.
-    pub(crate) fn pull(&mut self, agent: AgentId, effects: &mut Vec<Effect>) {
-        while self.pull_one(agent, effects) {}
-    }
-
-    /// Gives `agent` its next queued task, if it has a free slot. Returns whether there was one.
-    pub(crate) fn pull_one(&mut self, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
-        let Some(next) = self.next_for(agent) else { return false };
-        let task = self.state.tasks.kept.get(&next.seq());
-        if task.is_some_and(|task| task.has_expired(self.state.now.fleet)) {
-            // Its timer is about to end it.
-            self.queue_expired(next.seq(), effects);
-            return true;
-        }
-        self.count_start(&next);
-        self.assign(next.seq(), agent, effects);
-        self.forget_idle_shares();
-        true
-    }
-
     /// Gives a ready task to an agent with a free slot, and the resources that it needs.
     pub(crate) fn assign(&mut self, seq: u64, id: AgentId, effects: &mut Vec<Effect>) {
         let now = self.state.now;

@@ -17,6 +17,10 @@ use crate::{
     snapshot::{Rest, Untaken},
 };
 
+/// Bytes of keys of tasks that are forgotten from which on submissions with keys are refused. Those of tasks that are not
+/// forgotten yet will be added, which is why it is half of what is kept.
+const REFUSED_FROM_BYTES: u64 = MAX_KEPT_KEY_BYTES / 2;
+
 /// The key of a task that is forgotten.
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
@@ -110,6 +114,13 @@ impl KeyIndexes {
         self.ends.remove(&(key.until, key.seq));
         self.bytes -= key.bytes();
     }
+
+    /// Returns when keys have to be dropped: at the end of the first window, while submissions with keys are refused. Else
+    /// those whose windows have ended are dropped when others are kept.
+    pub(crate) fn due(&self) -> Option<FleetMillis> {
+        let first = self.ends.first().filter(|_| self.bytes >= REFUSED_FROM_BYTES);
+        first.map(|(end, _)| *end)
+    }
 }
 
 impl FleetConfig {
@@ -120,18 +131,44 @@ impl FleetConfig {
 }
 
 impl Fleet {
-    /// Keeps the key of a task that is about to be forgotten until its window ends. Drops some of those whose windows have
-    /// ended, and the oldest ones if there are too many.
+    /// Keeps the key of a task that is about to be forgotten until its window ends, and drops some others.
     pub(crate) fn keep_spent_key(&mut self, task: &Arc<Task>) {
         let Some(key) = task.idempotency_key.as_ref().filter(|_| self.has(Feature::KeyWindow)) else { return };
-        let now = self.state.now.fleet;
+        let due = self.indexes.keys.due();
         let until = task.submitted_at.fleet.saturating_add(self.state.config.key_window()).min(MAX_TIME_MS);
-        if until > now {
+        if until > self.state.now.fleet {
             let content = Content::of(&task.kind, task.team, &task.input);
             let (key, task) = (key.clone(), task.id);
             let added = self.state.keys.kept.add(|seq| SpentKey { seq, key, task, content, until });
             self.indexes.keys.enter(added);
         }
+        self.drop_spent_keys();
+        self.set_key_timer(due);
+    }
+
+    /// Drops some of the keys whose windows have ended, when their timer has fired.
+    pub(crate) fn keys_due(&mut self) {
+        self.drop_spent_keys();
+        self.set_key_timer(None);
+    }
+
+    /// Sets the timer by which keys are dropped, which was set for `before`.
+    fn set_key_timer(&mut self, before: Option<FleetMillis>) {
+        let due = self.indexes.keys.due();
+        if due == before {
+            return;
+        }
+        if let Some(at) = before {
+            self.indexes.timers.clear_keys(at);
+        }
+        if let Some(at) = due {
+            self.indexes.timers.set_keys(at);
+        }
+    }
+
+    /// Drops some of the keys whose windows have ended, and the oldest ones if there are too many.
+    fn drop_spent_keys(&mut self) {
+        let now = self.state.now.fleet;
         for _ in 0..MAX_KEYS_FORGOTTEN {
             let Some((end, seq)) = self.indexes.keys.ends.first().copied() else { return };
             if end > now && self.indexes.keys.bytes <= MAX_KEPT_KEY_BYTES {
@@ -153,16 +190,14 @@ impl Fleet {
         Some(Reply::Refused(Refusal::Conflict { what: "the idempotency key".to_owned(), task: spent.task }))
     }
 
-    /// Refuses a submission with a key if too many keys of tasks that are forgotten are kept. Those of tasks that are not
-    /// forgotten yet will be added, which is why the limit is half of what is kept.
+    /// Refuses a submission with a key if too many keys of tasks that are forgotten are kept.
     pub(super) fn check_key_room(&self, submission: &SubmitTask) -> Result<(), Refusal> {
-        const MOST: u64 = MAX_KEPT_KEY_BYTES / 2;
-        if submission.idempotency_key.is_none() || self.indexes.keys.bytes < MOST {
+        if submission.idempotency_key.is_none() || self.indexes.keys.bytes < REFUSED_FROM_BYTES {
             return Ok(());
         }
         Err(Refusal::Full {
             what: "bytes of idempotency keys whose tasks are forgotten".to_owned(),
-            limit: MOST,
+            limit: REFUSED_FROM_BYTES,
             remedy: "submit this later, or set a shorter --idempotency-window".to_owned(),
         })
     }

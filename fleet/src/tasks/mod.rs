@@ -12,6 +12,7 @@ pub(crate) mod indexes;
 pub(crate) mod keys;
 pub(crate) mod links;
 pub(crate) mod members;
+mod pulling;
 pub(crate) mod query;
 pub(crate) mod retries;
 pub(crate) mod running;
