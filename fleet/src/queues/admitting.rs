@@ -2,8 +2,8 @@
 //! the limits are others.
 //!
 //! Only such tasks, and agents with free slots, have to be looked at, because nothing else waits for nothing. There are a
-//! few columns to look at for the roles of free agents, and two for each of their specializations. Each step of a command
-//! gives one task to an agent.
+//! few columns to look at for the roles of free agents, and for each domain of the queue's tasks two for each role of those
+//! that have it as a specialization. Each step of a command gives one task to an agent.
 
 use crate::{
     Agent, Effect, Fleet, Task, TeamId,
@@ -92,7 +92,9 @@ impl Fleet {
         let free = &self.indexes.schedule.free;
         let skip = |seq: u64| self.unplaced(seq);
         let mut columns: Vec<Column<'_>> = free.roles().flat_map(general_columns).collect();
-        columns.extend(free.matches().flat_map(|(domain, role)| matched_columns(domain, role)));
+        // The agents may have many more specializations than the tasks have domains.
+        let matches = tasks.domains(queue).flat_map(|domain| free.matches(domain));
+        columns.extend(matches.flat_map(|(domain, role)| matched_columns(domain, role)));
         tasks.first_of(queue, columns.into_iter(), self.rules(), &skip)
     }
 

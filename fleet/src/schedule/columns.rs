@@ -113,8 +113,13 @@ impl<T: Default + Vacant> Columns<T> {
         self.domains.values().flatten().filter(|of| !of.is_vacant())
     }
 
+    /// Returns the different domains.
+    pub(crate) fn domains(&self) -> impl Iterator<Item = &str> {
+        self.domains.keys().map(String::as_str)
+    }
+
     /// Returns the number of different domains.
-    pub(crate) fn domains(&self) -> usize {
+    pub(crate) fn domain_count(&self) -> usize {
         self.domains.len()
     }
 

@@ -21,8 +21,8 @@
 //! Limits, and why they hold, are in [`queues`](crate::queues).
 //!
 //! A task is in one or two [columns](super::columns): in that of its domain, and in one for all that require no
-//! specialization. An agent looks at a few of them. In each column, queues have turns, in each queue the keys that limits are
-//! about, and for each key the submitters; [`Turns`] keeps them in order at a cost that grows with the logarithm of
+//! specialization. An agent looks at a few of them. In each column, queues have turns, in each queue the submitters, and for
+//! each submitter the keys that limits are about; [`Turns`] keeps them in order at a cost that grows with the logarithm of
 //! their number. Serving a task changes the turns of its queue and of its submitter, in all columns at once.
 
 use std::{
@@ -277,9 +277,15 @@ impl ReadyQueue {
         self.line(queue).is_some_and(|line| !line.is_vacant())
     }
 
+    /// Returns the different domains of a queue's tasks.
+    pub(crate) fn domains(&self, queue: &str) -> impl Iterator<Item = &str> {
+        self.line(queue).into_iter().flat_map(|line| line.domains())
+    }
+
     /// Returns how many different domains a queue's tasks have, not counting this one.
     pub(crate) fn other_domains(&self, queue: &str, domain: &str) -> usize {
-        self.line(queue).map_or(0, |line| line.domains() - usize::from(line.has_domain(domain)).min(line.domains()))
+        let line = self.line(queue);
+        line.map_or(0, |line| line.domain_count().saturating_sub(usize::from(line.has_domain(domain))))
     }
 
     fn line(&self, queue: &str) -> Option<&Line> {

@@ -1,4 +1,4 @@
-//! The ready tasks of one queue, and one key, in one column, by their submitters: these take turns, and the tasks of each
+//! The ready tasks of one queue that have no keys, in one column, by their submitters: these take turns, and the tasks of each
 //! are in the order of their ranks.
 
 use std::{
@@ -39,7 +39,7 @@ pub(crate) struct Turn {
     pub served: u64,
     pub rank: Rank,
     pub submitter: Name,
-    /// Other submitters, or other keys, wait for the same agent.
+    /// Other submitters wait for the same agent.
     pub is_contested: bool,
 }
 
@@ -119,18 +119,6 @@ impl Submitters {
                 Some(Turn { served: served(name), rank, submitter: Arc::clone(name), is_contested: false })
             }
             Submitters::Many(many) => many.first(served, skip),
-        }
-    }
-
-    /// Returns the turn of the first task, whether it is to be skipped or not.
-    pub(crate) fn key(&mut self, served: &impl Fn(&str) -> u64) -> Option<Key> {
-        match self {
-            Submitters::None => None,
-            Submitters::One(name, ready) => Some((served(name), *ready.first()?)),
-            Submitters::Many(many) => {
-                let Many { ready, turns } = &mut **many;
-                turns.next(None, |name| key_of(ready, name, served)).map(|place| place.key)
-            }
         }
     }
 
