@@ -382,6 +382,7 @@ impl Fleet {
             (task.id, task.displaced_from.take(), task.team.is_some(), task.links.is_some())
         });
         let Some((task, displaced_from, is_of_team, is_linked)) = finished else { return };
+        self.forget_left_share(seq);
         if is_of_team {
             self.count_team_end(seq);
         }

@@ -5,6 +5,8 @@
 //! few columns to look at for the roles of free agents, and for each domain of the queue's tasks two for each role of those
 //! that have it as a specialization. Each step of a command gives one task to an agent.
 
+use std::sync::Arc;
+
 use crate::{
     Agent, Effect, Fleet, Task, TeamId,
     schedule::{
@@ -66,6 +68,30 @@ impl Fleet {
         if !self.state.queues.shares.is_empty() && self.indexes.schedule.is_idle() {
             self.state.queues.shares.clear();
         }
+    }
+
+    /// Forgets what a queue was served that is not there any more, once the last of its tasks has ended: this one.
+    #[inline]
+    pub(crate) fn forget_left_share(&mut self, seq: u64) {
+        if self.state.queues.shares.is_empty() {
+            return;
+        }
+        let Some(task) = self.state.tasks.kept.get(&seq).filter(|task| self.is_share_left(task.queue())) else {
+            return;
+        };
+        let task = Arc::clone(task);
+        self.state.queues.shares.forget(task.queue());
+    }
+
+    /// Forgets what queues were served that are not there any more and have no tasks.
+    pub(crate) fn forget_left_shares(&mut self) {
+        let queues = self.state.queues.shares.queues().keys();
+        let left: Vec<String> = queues.filter(|queue| self.is_share_left(queue)).cloned().collect();
+        left.iter().for_each(|queue| self.state.queues.shares.forget(queue));
+    }
+
+    fn is_share_left(&self, queue: &str) -> bool {
+        !self.knows_queue(queue) && self.indexes.schedule.gate.counts_of(queue).unfinished == 0
     }
 
     /// Returns the task of a queue that is next, of those that an agent with a free slot can take.

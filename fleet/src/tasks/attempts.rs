@@ -101,8 +101,8 @@ impl Fleet {
         let candidates = self.candidates_for(task);
         let now = self.state.now;
         let (key, slots) = ((task.id, task.next_attempt()), task.slots());
-        if !self.indexes.schedule.gate.has_no_limits() {
-            self.take_tokens(task.queue(), task.limit_key());
+        if !self.state.queues.set.is_empty() {
+            self.note_start(task.queue(), task.limit_key());
         }
         let attempt = self.change_work(id, |agent| {
             let attempt = attempt_of(task, agent, candidates, &weights, now);
@@ -172,9 +172,9 @@ impl Fleet {
         effects.push(assignment(task, &attempt));
         let (key, slots) = ((task.id, attempt.number), task.slots());
         let needing = task.resources.is_some().then(|| Arc::clone(task));
-        if !self.indexes.schedule.gate.has_no_limits() {
+        if !self.state.queues.set.is_empty() {
             let task = Arc::clone(task);
-            self.take_tokens(task.queue(), task.limit_key());
+            self.note_start(task.queue(), task.limit_key());
         }
         self.change_work(id, |agent| agent.hold(key, slots));
         let allocation = needing.and_then(|task| self.take_room(&task, id, key.1));

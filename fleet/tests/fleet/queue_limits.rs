@@ -2,7 +2,7 @@
 
 use robeing_fleet::{
     AgentJoin, Command, ControlCommand, Fleet, Holder, Limit, QueueRules, Refusal, Reply, ResourceCommand, SubmitTask,
-    TaskCommand, limits::*,
+    TaskCommand, TaskId, limits::*,
 };
 
 use crate::{
@@ -101,6 +101,27 @@ fn only_so_many_queues_are_removed_while_something_is_granted_from_them() {
     use_all(&mut trial, &names("another", 1));
     assert_eq!(limit_of(quick(&mut trial, update(&[], &["another-0"]))), MAX_TASK_QUEUES as u64);
     trial.fleet.audit().expect("all is as it should be");
+}
+
+#[test]
+fn only_so_many_queues_are_removed_while_they_have_tasks() {
+    let mut trial = Trial::newest();
+    let mut id = 0;
+    let mut use_all = |trial: &mut Trial, names: &[String]| {
+        assert!(many(trial, names, Some(Vec::new())).into_iter().all(|reply| reply == Reply::Done));
+        for queue in names {
+            id += 1;
+            let reply = submit(trial, in_lane(task(id), queue, ""));
+            assert!(matches!(reply, Reply::Submitted { .. }), "{reply:?}");
+        }
+    };
+    let all = names("q", MAX_TASK_QUEUES);
+    use_all(&mut trial, &all);
+    assert!(many(&mut trial, &all, None).into_iter().all(|reply| reply == Reply::Done));
+    use_all(&mut trial, &names("another", 1));
+    assert_eq!(limit_of(quick(&mut trial, update(&[], &["another-0"]))), MAX_TASK_QUEUES as u64);
+    trial.cancel(TaskId(1));
+    assert_eq!(quick(&mut trial, update(&[], &["another-0"])), Reply::Done);
 }
 
 #[test]

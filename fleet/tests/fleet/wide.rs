@@ -3,7 +3,7 @@
 use robeing_fleet::{
     AgentCommand, AgentJoin, AgentState, Candidates, Command, Demand, Obstacle, Outcome, Refusal, Reply, Role,
     SubmitTask, TaskCommand, TaskState, UnmetNeeds,
-    limits::{MAX_CANDIDATES_TOLD, MAX_TASK_SHAPES, MAX_WIDE_LOOKS},
+    limits::{MAX_CANDIDATES_TOLD, MAX_TASK_SHAPES, MAX_WIDE_FOUND, MAX_WIDE_LOOKS},
 };
 
 use crate::fixture::{OpenSession, Trial, pooled, success, task, worker};
@@ -118,6 +118,19 @@ fn only_so_many_agents_are_looked_at_for_a_wide_task() {
     assert_eq!(submit(&mut trial, wide(1, 2)), Some(TaskState::Queued), "the last agent is not looked at");
     assert_eq!(submit(&mut trial, task(2)), Some(TaskState::Assigned), "the first one has no free slot any more");
     assert_eq!(submit(&mut trial, wide(3, 2)), Some(TaskState::Assigned));
+}
+
+#[test]
+fn no_more_candidates_of_a_wide_task_are_counted_than_are_compared() {
+    for (agents, counted) in [(MAX_WIDE_FOUND, MAX_WIDE_FOUND), (MAX_WIDE_FOUND + 1, MAX_WIDE_FOUND)] {
+        let mut trial = Trial::newest();
+        for n in 0..agents {
+            trial.join(with_slots(&format!("a{n}"), 2));
+        }
+        let id = trial.submit(wide(1, 2));
+        let attempt = trial.task(id).current().expect("it runs");
+        assert_eq!(attempt.candidates, counted as u32, "of {agents}");
+    }
 }
 
 #[test]
