@@ -142,7 +142,11 @@ impl Fleet {
     /// Returns the number of a task that no agent can take now, as those that it could go to have had their turn.
     pub(crate) fn unplaced(&self, seq: u64) -> Option<u64> {
         let task = self.state.tasks.kept.get(&seq)?;
-        let is_special = task.member_of.is_some() || !self.excluded(task).is_empty();
-        (is_special && self.best_for(task).is_none()).then_some(seq)
+        (self.is_special(task) && self.best_for(task).is_none()).then_some(seq)
+    }
+
+    /// Returns whether there may be agents that could take others of the same needs but not this task.
+    pub(crate) fn is_special(&self, task: &Task) -> bool {
+        task.member_of.is_some() || !self.excluded(task).is_empty()
     }
 }

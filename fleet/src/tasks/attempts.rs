@@ -298,7 +298,7 @@ impl Fleet {
             let failure = own_failure(FailureKind::Internal, message, true);
             return self.failed(seq, id, held, failure, effects);
         }
-        let (parent, is_of_team) = (task.member_of, task.team.is_some());
+        let (parent, is_of_team, sample) = (task.member_of, task.team.is_some(), self.kind_sample(id, &task.kind));
         let speed = self.state.kinds.note(&task.kind, ran_us, self.state.revision);
         if let (Some(parent), Some(digest)) = (parent, digest) {
             self.change_work(id, |agent| agent.release(&held));
@@ -313,7 +313,6 @@ impl Fleet {
             task.output = Some(output);
             task.finish(now, TaskState::Succeeded, None);
         });
-        let sample = self.sample_of(id, seq);
         self.change_work(id, |agent| {
             agent.release(&held);
             agent.note_success(speed, sample);
