@@ -95,9 +95,10 @@ async fn a_task_waits_in_the_queue_of_its_kind_unless_it_names_one_be_it_the_one
     set(&fleet, leader, vec![TaskKind { queue: "batch".into(), ..two_slots() }]).await.expect("it is set");
     submit(&fleet, leader, task(1)).await;
     submit(&fleet, leader, TaskSpec { queue: "default".into(), ..task(2) }).await;
-    let queues = fleet.tested(leader).state.look(|fleet| {
-        [1, 2].map(|id| fleet.task(TaskId(id)).map(|task| task.queue().to_owned()).unwrap_or_default())
-    });
+    let queues = fleet
+        .tested(leader)
+        .state
+        .look(|fleet| [1, 2].map(|id| fleet.task(TaskId(id)).map(|task| task.queue().to_owned()).unwrap_or_default()));
     assert_eq!(queues, ["batch", "default"]);
 }
 

@@ -151,10 +151,15 @@ impl Keyed {
         self.columns.used()
     }
 
-    /// Returns the places of the tasks, in sets of the same domain, required role, submitter and key.
-    pub(super) fn sets(&self) -> impl Iterator<Item = &BTreeSet<Rank>> {
-        let submitters = self.columns.of_domains().flat_map(|crowd| crowd.submitters.values());
-        submitters.flat_map(|keys| keys.ready.values())
+    /// Returns the places of the tasks, in sets of the same domain, required role, submitter and key: so many of each domain and
+    /// role.
+    pub(super) fn sets(&self, most: usize) -> impl Iterator<Item = &BTreeSet<Rank>> {
+        self.columns.of_domains().flat_map(move |crowd| crowd.sets().take(most))
+    }
+
+    /// Returns something for each domain and required role.
+    pub(super) fn different(&self) -> impl Iterator<Item = ()> {
+        self.columns.of_domains().map(|_| ())
     }
 
     /// Returns the different domains of the tasks.
@@ -180,6 +185,10 @@ impl Keyed {
 }
 
 impl Crowd {
+    fn sets(&self) -> impl Iterator<Item = &BTreeSet<Rank>> {
+        self.submitters.values().flat_map(|keys| keys.ready.values())
+    }
+
     /// Adds a task. Returns whether it is the first one of its submitter with its key.
     fn insert(&mut self, submitter: Name, key: Name, rank: Rank) -> bool {
         let keys = self.submitters.entry(Arc::clone(&submitter)).or_default();

@@ -110,10 +110,17 @@ impl Line {
         self.free.used().chain(self.keyed.iter().flat_map(|keyed| keyed.used()))
     }
 
-    /// Returns the places of the tasks, in sets of the same domain, required role, key and submitter.
-    pub(crate) fn by_need(&self) -> impl Iterator<Item = &BTreeSet<Rank>> {
-        let free = self.free.of_domains().flat_map(|ready| ready.sets());
-        free.chain(self.keyed.iter().flat_map(|keyed| keyed.sets()))
+    /// Returns the places of the tasks, in sets of the same domain, required role, key and submitter: so many of each domain
+    /// and role.
+    pub(crate) fn by_need(&self, most: usize) -> impl Iterator<Item = &BTreeSet<Rank>> {
+        let free = self.free.of_domains().flat_map(move |ready| ready.sets().take(most));
+        free.chain(self.keyed.iter().flat_map(move |keyed| keyed.sets(most)))
+    }
+
+    /// Returns something for each domain and required role, with and without keys.
+    pub(crate) fn different(&self) -> impl Iterator<Item = ()> {
+        let free = self.free.of_domains().map(|_| ());
+        free.chain(self.keyed.iter().flat_map(|keyed| keyed.different()))
     }
 
     /// Returns the different domains of its tasks.

@@ -206,10 +206,17 @@ impl ReadyQueue {
         self.default.is_vacant() && self.others.is_none()
     }
 
-    /// Returns the places of the queued tasks, in sets of the same domain, required role, queue, key and submitter.
-    pub(crate) fn by_need(&self) -> impl Iterator<Item = &BTreeSet<Rank>> {
+    fn lines(&self) -> impl Iterator<Item = &Line> {
         let others = self.others.iter().flat_map(|others| others.lines.values());
-        iter::once(&self.default).chain(others).flat_map(|line| line.by_need())
+        iter::once(&self.default).chain(others)
+    }
+
+    /// Returns the places of some queued tasks, in at most so many sets of the same domain, required role, queue, key and
+    /// submitter: as many of each domain, role and queue, unless these are more.
+    pub(crate) fn by_need(&self, most: usize) -> impl Iterator<Item = &BTreeSet<Rank>> {
+        let different = self.lines().flat_map(|line| line.different()).take(most).count();
+        let each = most / different.max(1);
+        self.lines().flat_map(move |line| line.by_need(each)).take(most)
     }
 
     /// Returns the task in some columns that is next, of those that no limit holds back. It is none of those that `skip`
