@@ -196,8 +196,8 @@ impl Crowd {
         let is_first = ready.first().is_none_or(|first| rank < *first);
         ready.insert(rank);
         if is_first {
-            keys.turns.insert(&key);
-            self.turns.insert(&submitter);
+            keys.turns.insert(&key, rank);
+            self.turns.insert(&submitter, (0, rank));
         }
         is_first
     }
@@ -222,8 +222,9 @@ impl Crowd {
     /// Takes note that a submitter's tasks with a key need not wait any more.
     fn lower(&mut self, submitter: &Name, key: &str) {
         if let Some(keys) = self.submitters.get_mut(submitter) {
-            keys.turns.lower(key);
-            self.turns.lower(submitter);
+            let first = keys.ready.get(key).and_then(BTreeSet::first).copied().unwrap_or_default();
+            keys.turns.lower(key, first);
+            self.turns.lower(submitter, (0, first));
         }
     }
 
@@ -348,6 +349,19 @@ mod tests {
         let looks = LOOKS.with(Cell::get) - before;
         assert!(looks <= 16 * 2 * KEYS * ROUNDS, "{looks} looks");
         assert!(line.is_vacant());
+    }
+
+    #[test]
+    fn the_first_look_costs_no_more_than_others_however_much_was_added_before() {
+        let keys: Vec<String> = (0..KEYS).map(|n| format!("key-{n:05}")).collect();
+        let (mut line, shares, gate) = (Line::default(), Shares::default(), Gate::default());
+        for seq in (0..2 * KEYS).rev() {
+            insert(&mut line, &entry_of(&keys, seq));
+        }
+        let before = LOOKS.with(Cell::get);
+        assert!(next(&mut line, Rules { shares: &shares, gate: &gate }).is_some_and(|turn| turn.rank.1 == 0));
+        let looks = LOOKS.with(Cell::get) - before;
+        assert!(looks <= 16, "{looks} looks");
     }
 
     #[test]

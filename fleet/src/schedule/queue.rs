@@ -172,7 +172,7 @@ impl ReadyQueue {
         let line = lines.entry(Arc::clone(&name)).or_default();
         for column in columns(of) {
             if line.insert(column, of) {
-                turns.grow(column, |turns| turns.insert(&name));
+                turns.grow(column, |turns| turns.insert(&name, 0));
             }
         }
     }
@@ -274,7 +274,7 @@ impl ReadyQueue {
         let columns: Vec<Column<'_>> = if key.is_empty() { line.used().collect() } else { line.open_key(key) };
         for column in columns {
             if let Some(turns) = turns.at_mut(column) {
-                turns.lower(queue);
+                turns.lower(queue, 0);
             }
         }
     }

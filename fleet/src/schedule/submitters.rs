@@ -151,7 +151,8 @@ fn key_of(ready: &BTreeMap<Name, BTreeSet<Rank>>, name: &str, served: &impl Fn(&
 
 impl Many {
     fn add(&mut self, name: Name, ready: BTreeSet<Rank>) {
-        self.turns.insert(&name);
+        let first = ready.first().copied().unwrap_or_default();
+        self.turns.insert(&name, (0, first));
         self.ready.insert(name, ready);
     }
 
@@ -163,7 +164,7 @@ impl Many {
         let is_first = ready.first().is_none_or(|first| rank < *first);
         ready.insert(rank);
         if is_first {
-            self.turns.lower(submitter);
+            self.turns.lower(submitter, (0, rank));
         }
         is_first
     }
