@@ -15,6 +15,7 @@ pub(crate) mod members;
 pub(crate) mod query;
 pub(crate) mod retries;
 pub(crate) mod running;
+pub(crate) mod skips;
 pub(crate) mod state;
 mod submission;
 pub(crate) mod timing;
