@@ -327,6 +327,18 @@ fn subtasks_wait_where_their_task_does_and_count_for_its_submitter() {
 }
 
 #[test]
+fn subtasks_of_a_task_with_resources_wait_in_its_queue_too() {
+    let mut trial = Trial::newest();
+    trial.set_queues(&[("batch", QueueRules::of_weight(1))]);
+    let stay = trial.join(AgentJoin { contributed: Some(Box::new(amounts(4, 0))), ..worker("w") });
+    let resources = Some(Box::new(TaskResources { amounts: amounts(1, 0), queue: "batch".to_owned() }));
+    let parent = trial.submit(SubmitTask { resources, ..task(1) });
+    trial.complete(stay, parent, 1, suspended(2));
+    let queues: Vec<&str> = trial.fleet.changed_tasks_since(0).map(|task| task.queue()).collect();
+    assert_eq!(queues, ["batch"; 3]);
+}
+
+#[test]
 fn what_a_removed_queue_was_served_is_forgotten_with_its_last_task() {
     let (mut trial, stay) = with_slots(1);
     trial.set_queues(&[("batch", QueueRules::of_weight(1))]);
