@@ -72,7 +72,9 @@ impl Fleet {
         let mut ages = false;
         let removed = remove.into_iter().map(|name| (name, None));
         for (name, rules) in set.into_iter().map(|TaskQueue { name, rules }| (name, Some(rules))).chain(removed) {
-            ages |= self.aging_of(&name) != rules.as_ref().map_or(0, |rules| rules.aging);
+            // Else all tasks of the fleet would be looked at for none.
+            let has_tasks = self.indexes.schedule.gate.counts_of(&name).unfinished > 0;
+            ages |= has_tasks && self.aging_of(&name) != rules.as_ref().map_or(0, |rules| rules.aging);
             self.set_queue(&name, rules);
         }
         if ages {

@@ -482,5 +482,7 @@ fn each_step_gives_one_task_to_an_agent_or_has_a_few_age() {
     });
     assert_eq!(counts, BTreeMap::from([(1_000, 300)]));
     assert!(most >= 300 / 16, "{most} steps for 300 tasks");
+    let empty = QueueRules { aging: 1_000, ..QueueRules::of_weight(1) };
+    assert_eq!(steps(&mut trial, update(&[("empty", empty)], &[])), 1, "no task of it ages");
     trial.fleet.audit().expect("all is as it should be");
 }
