@@ -19,13 +19,17 @@ use super::{
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(super) struct Keyed {
     columns: Columns<Crowd>,
-    /// Who has tasks with each key.
-    holders: BTreeMap<Name, Columns<Holders>>,
+    holders: BTreeSet<Holder>,
 }
 
-/// The submitters that have tasks with one key in one column.
-#[derive(Clone, PartialEq, Debug, Default)]
-struct Holders(BTreeSet<Name>);
+/// A submitter that has tasks with a key in a column.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Holder {
+    key: Name,
+    domain: Option<Name>,
+    role: usize,
+    submitter: Name,
+}
 
 /// The tasks in one column, by submitter.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -41,12 +45,6 @@ struct Keys {
     turns: Turns<Rank>,
 }
 
-impl Vacant for Holders {
-    fn is_vacant(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
 impl Vacant for Crowd {
     fn is_vacant(&self) -> bool {
         self.submitters.is_empty()
@@ -56,6 +54,12 @@ impl Vacant for Crowd {
 impl Vacant for Keyed {
     fn is_vacant(&self) -> bool {
         self.holders.is_empty()
+    }
+}
+
+impl Holder {
+    fn column(&self) -> Column<'_> {
+        Column { domain: self.domain.as_deref(), role: self.role }
     }
 }
 
@@ -82,27 +86,21 @@ impl Keyed {
     /// Adds a task to one of its columns. Returns whether the queue's turn there may come earlier.
     pub(super) fn insert(&mut self, column: Column<'_>, of: &Entry<'_>) -> bool {
         let Keyed { columns, holders } = self;
-        let key = named(holders, of.key);
-        let submitter = match columns.at(column) {
-            Some(crowd) => named(&crowd.submitters, of.submitter),
-            None => Name::from(of.submitter),
-        };
-        let of_key = holders.entry(Arc::clone(&key)).or_default();
-        of_key.grow(column, |holders| holders.0.insert(Arc::clone(&submitter)));
-        columns.grow(column, |crowd| crowd.insert(submitter, key, of.rank))
+        let (is_first, holder) = columns.grow(column, |crowd| crowd.insert(of));
+        if let Some((submitter, key)) = holder {
+            let domain = columns.domain_of(column);
+            holders.insert(Holder { key, domain, role: column.role, submitter });
+        }
+        is_first
     }
 
     /// Removes a task from one of its columns; from that of its domain last.
     pub(super) fn remove(&mut self, column: Column<'_>, of: &Entry<'_>) {
         let Keyed { columns, holders } = self;
         let holds_more = columns.shrink(column, |crowd| crowd.remove(of.submitter, of.key, of.rank));
-        if holds_more != Some(false) {
-            return;
-        }
-        let Some(of_key) = holders.get_mut(of.key) else { return };
-        of_key.shrink(column, |holders| holders.0.remove(of.submitter));
-        if of_key.is_vacant() {
-            holders.remove(of.key);
+        if holds_more == Some(false) {
+            let (key, submitter) = (Name::from(of.key), Name::from(of.submitter));
+            holders.remove(&Holder { key, domain: column.domain.map(Name::from), role: column.role, submitter });
         }
     }
 
@@ -135,12 +133,16 @@ impl Keyed {
     /// Takes note that tasks with a key need not wait any more. Returns the columns that they are in.
     pub(super) fn open(&mut self, key: &str) -> Vec<Column<'_>> {
         let Keyed { columns, holders } = self;
-        let Some(of_key) = holders.get(key) else { return Vec::new() };
-        let used: Vec<Column<'_>> = of_key.used().collect();
-        for column in &used {
-            let Some(crowd) = columns.at_mut(*column) else { continue };
-            for submitter in of_key.at(*column).into_iter().flat_map(|holders| &holders.0) {
-                crowd.lower(submitter, key);
+        let first = Holder { key: Name::from(key), domain: None, role: 0, submitter: Name::from("") };
+        let mut used: Vec<Column<'_>> = Vec::new();
+        for holder in holders.range(first..).take_while(|holder| *holder.key == *key) {
+            let column = holder.column();
+            if let Some(crowd) = columns.at_mut(column) {
+                crowd.lower(&holder.submitter, key);
+            }
+            // Those of one column are next to each other.
+            if used.last() != Some(&column) {
+                used.push(column);
             }
         }
         used
@@ -189,17 +191,20 @@ impl Crowd {
         self.submitters.values().flat_map(|keys| keys.ready.values())
     }
 
-    /// Adds a task. Returns whether it is the first one of its submitter with its key.
-    fn insert(&mut self, submitter: Name, key: Name, rank: Rank) -> bool {
+    /// Adds a task. Returns whether it is the first one of its submitter with its key, and the names of both if it is the only
+    /// one.
+    fn insert(&mut self, of: &Entry<'_>) -> (bool, Option<(Name, Name)>) {
+        let submitter = named(&self.submitters, of.submitter);
         let keys = self.submitters.entry(Arc::clone(&submitter)).or_default();
+        let key = named(&keys.ready, of.key);
         let ready = keys.ready.entry(Arc::clone(&key)).or_default();
-        let is_first = ready.first().is_none_or(|first| rank < *first);
-        ready.insert(rank);
+        let (is_only, is_first) = (ready.is_empty(), ready.first().is_none_or(|first| of.rank < *first));
+        ready.insert(of.rank);
         if is_first {
-            keys.turns.insert(&key, rank);
-            self.turns.insert(&submitter, (0, rank));
+            keys.turns.insert(&key, of.rank);
+            self.turns.insert(&submitter, (0, of.rank));
         }
-        is_first
+        (is_first, is_only.then_some((submitter, key)))
     }
 
     /// Removes a task. Returns whether its submitter has others with its key.
