@@ -47,7 +47,8 @@ impl Fleet {
         let agent = found.and_then(|found| self.best_for(self.state.tasks.kept.get(&found.seq())?));
         let is_taken = agent.is_some_and(|agent| self.pull_one(agent, effects));
         if !is_taken {
-            self.indexes.schedule.gate.close_opened();
+            // All tasks of the queue were looked at, whatever their keys.
+            self.indexes.schedule.gate.close_opened(&queue);
         }
     }
 
