@@ -17,7 +17,7 @@ use crate::{
     identity::state::Identity,
     indexes::Indexes,
     kinds::TaskKinds,
-    limits::{MAX_FIRINGS, MAX_TIME_MS},
+    limits::{DEFAULT_QUEUE, MAX_FIRINGS, MAX_TIME_MS},
     mail::state::Mail,
     policies::Policies,
     queues::state::Queues,
@@ -385,9 +385,13 @@ impl Fleet {
             if keeps_dead {
                 task.note_death(now);
             }
-            (task.id, task.displaced_from.take(), task.team.is_some(), task.links.is_some())
+            let is_of_queue = *task.queue() != *DEFAULT_QUEUE;
+            (task.id, task.displaced_from.take(), task.team.is_some(), task.links.is_some(), is_of_queue)
         });
-        let Some((task, displaced_from, is_of_team, is_linked)) = finished else { return };
+        let Some((task, displaced_from, is_of_team, is_linked, is_of_queue)) = finished else { return };
+        if is_of_queue {
+            self.forget_left_share(seq);
+        }
         if is_of_team {
             self.count_team_end(seq);
         }

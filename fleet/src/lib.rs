@@ -78,7 +78,7 @@ pub use policies::{PolicyList, StoredPolicy, command::PolicyCommand};
 pub use queues::{
     AskedLane, EACH_KEY, Lane, Limit, QueueRules, Rate,
     command::{QueueCommand, TaskQueue},
-    query::{Served, TaskQueueView},
+    query::{QueueFigures, Served, TaskQueueView},
 };
 pub use refusal::Refusal;
 pub use reply::{Reply, StaleReason};

@@ -76,7 +76,7 @@ pub const MAX_KIND_LOOKS: usize = 16;
 /// Most agents of one set that are looked at for a task that takes several slots or several skills, the ones with the best
 /// scores first. Those behind them count as having no room.
 pub const MAX_WIDE_LOOKS: usize = 2_048;
-/// Most agents with room for such a task of one set whose scores are compared.
+/// Most agents with room for such a task of one set whose scores are compared, and that are counted as candidates.
 pub const MAX_WIDE_FOUND: usize = 32;
 /// Most specializations that a task may require of an agent.
 pub const MAX_TASK_SKILLS: usize = 8;

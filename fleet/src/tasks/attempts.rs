@@ -101,8 +101,8 @@ impl Fleet {
         let candidates = self.candidates_for(task);
         let now = self.state.now;
         let (key, slots) = ((task.id, task.next_attempt()), task.slots());
-        if !self.indexes.schedule.gate.has_no_limits() {
-            self.take_tokens(task.queue(), task.limit_key());
+        if !self.state.queues.set.is_empty() {
+            self.note_start(task.queue(), task.limit_key());
         }
         let attempt = self.change_work(id, |agent| {
             let attempt = attempt_of(task, agent, candidates, &weights, now);
@@ -152,9 +152,9 @@ impl Fleet {
         effects.push(assignment(task, &attempt));
         let (key, slots) = ((task.id, attempt.number), task.slots());
         let needing = task.resources.is_some().then(|| Arc::clone(task));
-        if !self.indexes.schedule.gate.has_no_limits() {
+        if !self.state.queues.set.is_empty() {
             let task = Arc::clone(task);
-            self.take_tokens(task.queue(), task.limit_key());
+            self.note_start(task.queue(), task.limit_key());
         }
         self.change_work(id, |agent| agent.hold(key, slots));
         let allocation = needing.and_then(|task| self.take_room(&task, id, key.1));
@@ -278,7 +278,7 @@ impl Fleet {
             let failure = own_failure(FailureKind::Internal, message, true);
             return self.failed(seq, id, held, failure, effects);
         }
-        let (parent, is_of_team) = (task.member_of, task.team.is_some());
+        let (parent, is_of_team, sample) = (task.member_of, task.team.is_some(), self.kind_sample(id, &task.kind));
         let speed = self.state.kinds.note(&task.kind, ran_us, self.state.revision);
         if let (Some(parent), Some(digest)) = (parent, digest) {
             self.change_work(id, |agent| agent.release(&held));
@@ -293,7 +293,6 @@ impl Fleet {
             task.output = Some(output);
             task.finish(now, TaskState::Succeeded, None);
         });
-        let sample = self.sample_of(id, seq);
         self.change_work(id, |agent| {
             agent.release(&held);
             agent.note_success(speed, sample);

@@ -16,6 +16,7 @@ mod pulling;
 pub(crate) mod query;
 pub(crate) mod retries;
 pub(crate) mod running;
+pub(crate) mod skips;
 pub(crate) mod state;
 mod submission;
 pub(crate) mod timing;
