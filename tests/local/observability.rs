@@ -105,9 +105,9 @@ async fn reflection_tells_what_anybody_may_call_and_nothing_of_what_is_private()
     fleet.start_all();
     fleet.leader().await;
     let coordinator = connect(&fleet.address("coordinator-0")).await;
-    let public = ["Admin", "Ballots", "Directory", "Fleet", "Messages", "Queues", "Resources", "Teams"];
-    let public = public.map(|service| format!("robeing.v1.{service}"));
-    let public = public.each_ref().map(String::as_str);
+    let public = "Admin Ballots DeadLetters Directory Fleet Messages Queues Resources Schedules Teams".split(' ');
+    let public: Vec<String> = public.map(|service| format!("robeing.v1.{service}")).collect();
+    let public: Vec<&str> = public.iter().map(String::as_str).collect();
     assert_eq!(services(coordinator.clone()).await, [&ALWAYS[..], &public].concat());
     for service in public {
         let files = described(&coordinator, MessageRequest::FileContainingSymbol(service.into())).await;

@@ -53,7 +53,7 @@ pub struct Letters {
     pub all: bool,
 
     /// All dead letters of this kind
-    #[arg(long, requires = "all")]
+    #[arg(long, requires = "all", conflicts_with = "ids")]
     pub kind: Option<String>,
 }
 

@@ -70,7 +70,7 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/robeing.v1.Admin/SetPolicies", Allowed::With(Right::Admin, &[])),
     ("/robeing.v1.Admin/GetPolicies", Allowed::With(Right::Admin, WARDENS)),
     ("/robeing.v1.Admin/SetTaskKinds", Allowed::With(Right::Admin, &[])),
-    ("/robeing.v1.Admin/GetTaskKinds", Allowed::With(Right::Read, AGENTS)),
+    ("/robeing.v1.Admin/GetTaskKinds", Allowed::With(Right::Read, WARDENS)),
     ("/robeing.v1.Admin/CreateJoinToken", Allowed::With(Right::Admin, &[])),
     ("/robeing.v1.Admin/CertifyClient", Allowed::With(Right::Admin, &[])),
     ("/robeing.v1.Admin/BarAgent", Allowed::With(Right::Admin, WARDENS)),

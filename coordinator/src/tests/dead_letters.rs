@@ -118,7 +118,8 @@ async fn a_task_starts_no_sooner_than_the_time_that_its_submission_names() {
         let task = fleet.task(TaskId(1)).expect("it is accepted");
         task.not_before.map(|at| at - task.submitted_at.fleet)
     });
-    assert!(delayed.is_some_and(|delay| (4_000..=5_000).contains(&delay)), "{delayed:?}");
+    // Fleet time, which gains or loses a twentieth at most, may be a little off the wall time.
+    assert!(delayed.is_some_and(|delay| (4_000..=5_250).contains(&delay)), "{delayed:?}");
     tokio::time::sleep(Duration::from_millis(3_500)).await;
     assert_eq!(state(&fleet, leader, 1), Some((TaskState::Queued, 0)));
     fleet.until("its end", |fleet| state(fleet, leader, 1) == Some((TaskState::Succeeded, 0))).await;

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     AgentId, Effect, Fleet, FleetMillis,
     limits::{MAX_HOLD_MS, MAX_SWEPT, SWEEP_PAUSE_MS},
+    schedule::queue::Found,
 };
 
 /// What can become of a request that waits.
@@ -95,11 +96,7 @@ impl Fleet {
                 self.state.resources.tasks_after = after;
                 // Of all that this agent can take, that of the queue with the smallest share.
                 let next = self.next_needing(agent).map(|(_, found)| found);
-                if let Some(found) = &next {
-                    self.count_start(found);
-                }
-                self.assign(next.map_or(seq, |found| found.seq()), agent, effects);
-                self.forget_idle_shares();
+                self.start(next.as_ref().map_or(seq, Found::seq), next.as_ref(), agent, effects);
                 return self.sweep_at(Some(now));
             }
             self.state.resources.tasks_after = Some(shape);

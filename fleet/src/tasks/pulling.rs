@@ -1,6 +1,6 @@
 //! An agent takes its next tasks.
 
-use crate::{AgentId, Effect, Fleet};
+use crate::{AgentId, Effect, Fleet, schedule::queue::Found};
 
 /// Most tasks that have waited for too long and are ended in a row because they would be the next ones. Many may have
 /// waited equally long, more than the timers that one command fires. The others are ended in further steps.
@@ -38,15 +38,23 @@ impl Fleet {
 
     fn pull_next(&mut self, agent: AgentId, effects: &mut Vec<Effect>) -> Pulled {
         let Some(next) = self.next_for(agent) else { return Pulled::Nothing };
-        let task = self.state.tasks.kept.get(&next.seq());
+        if self.start(next.seq(), Some(&next), agent, effects) { Pulled::Started } else { Pulled::Expired }
+    }
+
+    /// Gives `agent` a task that it can take, which counts as a start if it was found in its queue; or ends the task if it
+    /// has waited for too long. Returns whether the agent has it.
+    pub(crate) fn start(&mut self, seq: u64, found: Option<&Found>, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
+        let task = self.state.tasks.kept.get(&seq);
         if task.is_some_and(|task| task.has_expired(self.state.now.fleet)) {
             // Its timer is about to end it.
-            self.queue_expired(next.seq(), effects);
-            return Pulled::Expired;
+            self.queue_expired(seq, effects);
+            return false;
         }
-        self.count_start(&next);
-        self.assign(next.seq(), agent, effects);
+        if let Some(found) = found {
+            self.count_start(found);
+        }
+        self.assign(seq, agent, effects);
         self.forget_idle_shares();
-        Pulled::Started
+        true
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use robeing_fleet::{
-    AgentCommand, AgentId, AgentState, Command, Completion, ControlCommand, Counts, DropDead, Effect, Fleet,
+    AgentCommand, AgentId, AgentState, Command, Completion, ControlCommand, Counts, DropDead, Effect, Feature, Fleet,
     FleetConfig, LossReason, Outcome, PoolCommand, PoolShape, RecoveryEvent, RecoveryStep, Reply, ResourceCommand,
     RetryDead, SessionId, Stamp, Task, TaskCommand, TaskId, TaskState,
     limits::{MAX_FLEET_RECOVERY_STEPS, MAX_RECOVERY_STEPS, SPENT_PROOF_GRACE_MS},
@@ -111,7 +111,13 @@ impl History {
     }
 
     /// Checks that only a completion of the current attempt, by its agent and in its session, changes the task.
-    fn complete(&mut self, completion: Completion) {
+    fn complete(&mut self, mut completion: Completion) {
+        // As coordinators do: one that is refused would leave its attempt where it is.
+        if let Outcome::Failed(failure) = &mut completion.outcome
+            && !self.fleet.has(Feature::Timing)
+        {
+            failure.name.clear();
+        }
         let before = self.fleet.task(completion.task).cloned();
         let current = before.as_ref().and_then(|task| task.current());
         let counts = current.is_some_and(|a| {

@@ -3,14 +3,15 @@
 use bytes::Bytes;
 use robeing_fleet::{
     AgentJoin, Amounts, Command, Feature, FleetConfig, Holder, PoolShape, Quota, Refusal, Reply, Resource,
-    ResourceCommand, Shortage, SubmitTask, TaskCommand, TaskId, TaskResources, TaskState,
+    ResourceCommand, Shortage, SubmitTask, TaskCommand, TaskId, TaskResources, TaskState, Timing,
     limits::{JOINING_MS, MAX_TASK_SHAPES},
 };
 
 use crate::{
     allocations::{WAITS, granted, set, token},
     fixture::{
-        OpenSession, Trial, amounts, answered, failure, patient, pooled, request, success, task, to_verify, worker,
+        OpenSession, Trial, amounts, answered, failure, patient, pooled, request, specialist, success, task, to_verify,
+        worker,
     },
 };
 
@@ -48,6 +49,20 @@ fn refused(trial: &mut Trial, task: SubmitTask) -> Refusal {
     };
     assert!(ahead.is_none_or(|ahead| ahead == refusal), "it is refused as it would be");
     refusal
+}
+
+#[test]
+fn a_look_that_comes_late_starts_no_task_that_has_waited_for_too_long() {
+    let mut trial = Trial::newest();
+    let first = trial.submit(SubmitTask { kind: "parse".to_owned(), ..needing(1, 2, 0) });
+    let timing = Timing { queue_expiry: Some(75), ..Timing::default() };
+    let other = trial.submit(SubmitTask { timing: Some(Box::new(timing)), ..needing(2, 2, 0) });
+    let stay = trial.join(specialist("s", "sum"));
+    assert_eq!(trial.contribute(stay, amounts(2, 0)), Reply::Done);
+    trial.after(6_000);
+    assert_eq!(trial.state(other), TaskState::Failed, "the agent would prefer it");
+    trial.after(1);
+    assert_eq!(trial.holder(first), Some(stay.agent));
 }
 
 #[test]
