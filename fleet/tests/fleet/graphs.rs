@@ -173,8 +173,13 @@ impl History {
 
     /// Returns a running attempt.
     fn running(&self, n: u16) -> Option<(AgentId, SessionId, TaskId, u32)> {
+        self.held(n, |state| state == HeldState::Active)
+    }
+
+    /// Returns an attempt that agents hold in such a state.
+    fn held(&self, n: u16, such: impl Fn(HeldState) -> bool) -> Option<(AgentId, SessionId, TaskId, u32)> {
         let held = self.fleet.agents().flat_map(|agent| {
-            let active = agent.held().filter(|held| held.state == HeldState::Active);
+            let active = agent.held().filter(|held| such(held.state));
             active.map(|held| (agent.id, agent.session, held.task, held.attempt)).collect::<Vec<_>>()
         });
         let held: Vec<_> = held.collect();
@@ -265,6 +270,10 @@ fn finish_all(history: &mut History) {
         if let Some((agent, session, task, attempt)) = history.running(0) {
             let outcome = outcome(End::Success);
             let completion = Completion { agent, session, task, attempt, ran_us: 1, outcome };
+            history.apply(Command::Task(TaskCommand::Complete(completion)));
+        } else if let Some((agent, session, task, attempt)) = history.held(0, |state| state != HeldState::Active) {
+            // Its slot is taken until the agent says that it has stopped.
+            let completion = Completion { agent, session, task, attempt, ran_us: 1, outcome: Outcome::Stopped };
             history.apply(Command::Task(TaskCommand::Complete(completion)));
         } else if history.fleet.counts().queued > 0 {
             // The end of a backoff, or of the wait for parts.
