@@ -161,7 +161,8 @@ mod tests {
             ledger.applied(&assigned("t"), Some(Duration::from_millis(ms)), &Running::new())
         };
         let mut ledger = QueueLedger::default();
-        for ms in [5_000, 5_000, 5_000 + PACE, 5_000 + 2 * PACE, 20_000, 20_000] {
+        // At last one more than the pace allows, and one that was stamped before.
+        for ms in [5_000, 5_000, 5_000 + PACE, 5_000 + 2 * PACE, 20_000, 20_000, 20_000 + PACE / 2, 12_000] {
             assert!(begin(&mut ledger, ms).is_ok(), "{ms}");
         }
         assert!(begin(&mut ledger, 20_000 + PACE / 2).is_err());
