@@ -116,6 +116,11 @@ impl Times {
         seen.stamped.get(&entry.stamped).map(|(first, _)| *first)
     }
 
+    /// Returns the fleet time after a log entry, in milliseconds.
+    pub fn fleet_time(&self, index: u64) -> Option<u64> {
+        self.seen().entries.get(&index).map(|entry| entry.now)
+    }
+
     /// Returns the durations that ended outside their bounds: too early at any time, or too late after `calm`, when
     /// nothing but clocks is wrong.
     pub fn violations(&self, calm: Duration) -> Vec<String> {

@@ -415,7 +415,7 @@ impl Notes {
                 }
                 self.check_kept(&applied);
                 let lost = self.follow_sessions(&applied);
-                self.check_state(&applied, state, stamped, &lost);
+                self.check_state(index, &applied, state, &lost);
                 self.applied_at.insert(index, self.now);
                 self.finished_at.extend(applied.finished.iter().map(|id| (id.clone(), self.now)));
                 let ended = stamped.unwrap_or(self.now);

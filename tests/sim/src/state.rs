@@ -1,10 +1,7 @@
 //! What the fleet's state has after a log entry, as coordinators report it: what is granted to whom, who is in which
 //! team, and what has become of schedules. So it is checked after every entry, and not only when a client looks.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use robeing_proto::v1::{self, ResourceAmounts};
 
@@ -144,11 +141,11 @@ impl State {
 }
 
 impl Notes {
-    /// Checks what the state has after a log entry that was stamped at `at`, if that is known. `lost`: the agents of
-    /// which a session ended with the entry.
-    pub fn check_state(&mut self, applied: &Applied, state: State, at: Option<Duration>, lost: &BTreeSet<String>) {
+    /// Checks what the state has after the log entry `index`. `lost`: the agents of which a session ended with the entry.
+    pub fn check_state(&mut self, index: u64, applied: &Applied, state: State, lost: &BTreeSet<String>) {
+        let at = self.times.stamped_at(index);
         let found = [
-            self.queues.applied(applied, at, &state.running),
+            self.queues.applied(applied, self.times.fleet_time(index), &state.running),
             self.allocations.applied(self.now, at.unwrap_or_default(), &state.granted),
             self.needs.applied(applied, lost, &state.granted),
             self.teams.orders.applied(&applied.assigned, state.teams),
