@@ -48,7 +48,7 @@ class TaskOptions(TypedDict, total=False):
     attempt_timeout: Seconds
     """How long one attempt may take."""
     progress_timeout: Seconds
-    """How long an attempt may run without telling progress; beyond it, another agent gets the task."""
+    """How long an attempt may run without progress; beyond it, another agent gets the task."""
     max_attempts: int
     """How often the task is tried, with the first attempt."""
     initial_backoff: Seconds
