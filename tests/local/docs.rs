@@ -2,6 +2,8 @@
 
 use std::{fs, path::PathBuf};
 
+use robeing_tests::documented::{blocks_in, read};
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -18,12 +20,6 @@ fn documents() -> Vec<(String, String)> {
     paths.into_iter().filter(|path| path.extension().is_some_and(|e| e == "md")).map(read).collect()
 }
 
-/// Returns the contents of the fenced blocks of one language.
-fn blocks(text: &str, language: &str) -> Vec<String> {
-    let opening = format!("```{language}\n");
-    text.split(&opening).skip(1).filter_map(|rest| Some(rest.split_once("\n```")?.0.to_owned())).collect()
-}
-
 #[test]
 fn every_manifest_in_the_documentation_is_taken() {
     let mut taken = 0;
@@ -31,7 +27,7 @@ fn every_manifest_in_the_documentation_is_taken() {
     let head = "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {name: first}\n";
     let whole = |block: String| if block.starts_with("spec:\n") { format!("{head}{block}") } else { block };
     for (path, text) in documents() {
-        let blocks = blocks(&text, "yaml").into_iter().map(whole);
+        let blocks = blocks_in(&text, "yaml").into_iter().map(whole);
         for block in blocks.filter(|block| block.contains("\nkind: RobeingCluster")) {
             if let Err(error) = robeing_crds::parse_manifests(&block) {
                 panic!("a manifest in {path} is refused:\n{error}\n{block}");
@@ -72,7 +68,7 @@ fn every_source_file_in_the_documentation_exists() {
 fn every_make_target_in_the_documentation_exists() {
     let makefile = fs::read_to_string(root().join("Makefile")).expect("there is a Makefile");
     for (path, text) in documents() {
-        for block in blocks(&text, "sh") {
+        for block in blocks_in(&text, "sh") {
             for line in block.lines().filter_map(|line| line.strip_prefix("make ")) {
                 let words = line.split('#').next().unwrap_or_default().split_whitespace();
                 for target in words.filter(|word| !word.contains('=')) {
@@ -98,7 +94,6 @@ fn held_by(table: &str) -> Vec<&str> {
 
 #[test]
 fn every_promise_names_a_check_that_there_is_and_every_check_of_the_simulator_is_named() {
-    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("can't read {path}: {e}"));
     let text = read("docs/state-machine.md");
     let section = text.split("\n## ").find(|section| section.starts_with("Invariants")).expect("it has the tables");
     let tables: Vec<&str> = section.split("\n\n").filter(|part| part.starts_with('|')).collect();
@@ -131,7 +126,6 @@ fn texts_after<'a>(source: &'a str, this: &str) -> Vec<&'a str> {
 
 #[test]
 fn every_action_that_the_state_machine_records_is_explained() {
-    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("can't read {path}: {e}"));
     let (source, page) = (read("fleet/src/audit_log/mod.rs"), read("docs/security.md"));
     let module = source.split("mod action {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("it lists them");
     let actions = texts_after(module, ": &str =");
@@ -143,7 +137,6 @@ fn every_action_that_the_state_machine_records_is_explained() {
 
 #[test]
 fn every_reason_and_event_of_the_operator_is_explained() {
-    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("can't read {path}: {e}"));
     let marks = [
         ("controller/report/conditions.rs", r#"said("True","#),
         ("controller/report/conditions.rs", r#"said("False","#),

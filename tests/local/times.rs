@@ -54,10 +54,10 @@ async fn an_attempt_that_makes_no_progress_is_stopped_and_another_agent_runs_the
 #[tokio::test]
 async fn an_attempt_that_writes_something_now_and_then_is_not_stopped() {
     let (fleet, terminal) = (fleet(1).await, Terminal::default());
-    let script = "for n in 1 2 3 4 5 6 7 8; do printf .; sleep 0.5; done";
-    let id = submit(&terminal, &fleet, script, &["--progress-timeout", "1s"]).await;
+    let script = "for n in 1 2 3 4 5 6 7 8 9 10; do printf .; sleep 0.5; done";
+    let id = submit(&terminal, &fleet, script, &["--progress-timeout", "2s"]).await;
     let ended = fleet.finished(&id, TaskState::Succeeded).await;
-    assert_eq!((ended.attempts.len(), &ended.output[..]), (1, &b"........"[..]), "{ended:#?}");
+    assert_eq!((ended.attempts.len(), &ended.output[..]), (1, &b".........."[..]), "{ended:#?}");
 }
 
 #[tokio::test]

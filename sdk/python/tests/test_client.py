@@ -136,6 +136,8 @@ async def test_wrong_options_are_refused_before_anything_is_sent() -> None:
             ({"role": "boss"}, "no role; there are"),
             ({"deadline": -1}, "can't be negative"),
             ({"jitter": 2}, "from 0 to 1"),
+            ({"non_retryable": "ValueError"}, "non_retryable is a list"),
+            ({"depends_on": "an-id"}, "depends_on is a list"),
             ({"not_before": datetime(2027, 1, 1)}, "has no time zone"),
         ]:
             with pytest.raises((TypeError, ValueError), match=problem):

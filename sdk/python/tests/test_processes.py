@@ -62,6 +62,12 @@ def raises() -> None:
     raise ValueError("wrong")
 
 
+@in_processes.task("depends", run_in="process")
+def depends(context: Context) -> list[object]:
+    """Reads what its task depends on."""
+    return [[given.task_id, given.succeeded, given.output.decode(), given.reason] for given in context.results]
+
+
 def _is_gone(pid: int) -> Callable[[], bool]:
     def check() -> bool:
         try:
@@ -99,6 +105,14 @@ async def test_a_process_that_is_stopped_gets_cancelled_error(tmp_path: os.PathL
         assert outcome_of(await process.result()) == "stopped"
         assert os.path.exists(f"{tmp_path}/cancelled-True")  # noqa: PTH110
         assert (await process.run("pid", b"1")).HasField("output"), "others go on"
+
+
+async def test_a_process_has_the_results_of_the_tasks_on_which_its_task_depends() -> None:
+    async with serving(in_processes) as (_, process):
+        failed = wire.GivenResult(task_id="b", state=wire.RESULT_STATE_FAILED, reason="bad luck")
+        await process.give("depends", results=[wire.GivenResult(task_id="a", output=b"one"), failed])
+        assert (await process.result()).output == b'[["a",true,"one",""],["b",false,"","bad luck"]]'
+        assert (await process.run("depends")).output == b"[]", "the next task has none"
 
 
 async def test_a_process_that_does_not_stop_is_killed(tmp_path: os.PathLike[str]) -> None:

@@ -127,6 +127,14 @@ async def test_an_attempt_ends_with_its_subtasks_and_the_next_one_gets_their_out
         assert begun == [1, 2, 3, 4]
 
 
+async def test_a_handler_that_asks_for_no_subtasks_goes_on() -> None:
+    async with serving() as process:
+        task = await process.give("total", b"[]")
+        suspend = (await process.result()).suspend
+        assert [(one.kind, one.input) for one in suspend.subtasks] == [("sum", b"[]")], "its second request"
+        assert (await answer(process, again(task, suspend, done("0")))).output == b"0"
+
+
 async def test_a_subtask_that_did_not_succeed_is_an_error_of_the_handler() -> None:
     async with serving() as process:
         for kind in ("careful", "total"):

@@ -153,23 +153,20 @@ pub fn signature(task: &str, attempt: u32, agent: &str) -> String {
     format!("{task} {attempt} {agent}")
 }
 
-/// Returns the outcome of an attempt that fails.
-pub fn failed(kind: FailureKind, message: &str, retryable: bool) -> Outcome {
+fn failure(kind: FailureKind, message: &str, retryable: bool) -> Failure {
     let (message, stderr_tail, name) = (message.to_owned(), String::new(), String::new());
-    Outcome::Failed(Failure { kind, message, code: Some(1), stderr_tail, retryable, retry_after: None, name })
+    Failure { kind, message, code: Some(1), stderr_tail, retryable, retry_after: None, name }
 }
 
-/// Returns a failure that may be tried again, were it not for its name.
+/// Returns the outcome of an attempt that fails.
+pub fn failed(kind: FailureKind, message: &str, retryable: bool) -> Outcome {
+    Outcome::Failed(failure(kind, message, retryable))
+}
+
+/// Returns the outcome of an attempt that might be tried again, were it not for the name of its failure.
 fn doomed() -> Outcome {
-    Outcome::Failed(Failure {
-        kind: FailureKind::Exit,
-        message: "the simulated task is doomed".to_owned(),
-        code: Some(1),
-        stderr_tail: String::new(),
-        retryable: true,
-        retry_after: None,
-        name: timed::DOOM.to_owned(),
-    })
+    let other = failure(FailureKind::Exit, "the simulated task is doomed", true);
+    Outcome::Failed(Failure { name: timed::DOOM.to_owned(), ..other })
 }
 
 /// Makes progress for this many milliseconds.

@@ -24,13 +24,17 @@ fn manifest(name: &str, spec: Value) -> Value {
     json!({"apiVersion": "robeing.io/v1alpha1", "kind": "RobeingCluster", "metadata": metadata, "spec": spec})
 }
 
-/// Returns a spec with one pool, an echo pool except for these fields.
-fn pool(changed: Value) -> Value {
-    let mut pool = json!({"name": "echo", "executor": {"echo": {}}});
-    if let (Some(pool), Some(changed)) = (pool.as_object_mut(), changed.as_object()) {
-        pool.extend(changed.clone());
+/// Returns an object with these fields of it changed.
+fn changed(mut object: Value, fields: Value) -> Value {
+    if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
+        object.extend(fields);
     }
-    json!({"pools": [pool]})
+    object
+}
+
+/// Returns a spec with one pool, an echo pool except for these fields.
+fn pool(fields: Value) -> Value {
+    json!({"pools": [changed(json!({"name": "echo", "executor": {"echo": {}}}), fields)]})
 }
 
 /// Returns a manifest for each way to violate a rule of a new cluster.
@@ -160,16 +164,12 @@ fn times() -> Vec<Refused> {
 }
 
 fn task_kinds() -> Vec<Refused> {
-    let kind = |what, changed: Value, sentence| {
-        let mut kind = json!({"name": "read"});
-        if let (Some(kind), Some(changed)) = (kind.as_object_mut(), changed.as_object()) {
-            kind.extend(changed.clone());
-        }
-        with_spec(what, json!({"taskKinds": [kind]}), sentence)
+    let kind = |what, fields: Value, sentence| {
+        with_spec(what, json!({"taskKinds": [changed(json!({"name": "read"}), fields)]}), sentence)
     };
     let amount = "The amount must be a whole number above zero";
     vec![
-        kind("a kind of two lines", json!({"name": "a\tb"}), "The name of a kind must be one line"),
+        kind("a kind with a tab", json!({"name": "a\tb"}), "The name of a kind must be one line"),
         kind("no resources", json!({"resources": {}}), "The resources must set at least one"),
         kind("a tenth of a thousandth of a CPU", json!({"resources": {"cpu": "0.0001"}}), "The CPU must be above zero"),
         kind("a fraction of memory", json!({"resources": {"memory": "1.5Gi"}}), amount),
@@ -179,18 +179,19 @@ fn task_kinds() -> Vec<Refused> {
 }
 
 fn schedules() -> Vec<Refused> {
-    let schedule = |what, changed: Value, sentence| {
-        let mut schedule = json!({"name": "nightly", "cron": "30 4 * * *", "task": {"kind": "report"}});
-        if let (Some(schedule), Some(changed)) = (schedule.as_object_mut(), changed.as_object()) {
-            schedule.extend(changed.clone());
-        }
-        with_spec(what, json!({"schedules": [schedule]}), sentence)
+    let schedule = |what, fields: Value, sentence| {
+        let schedule = json!({"name": "nightly", "cron": "30 4 * * *", "task": {"kind": "report"}});
+        with_spec(what, json!({"schedules": [changed(schedule, fields)]}), sentence)
     };
     vec![
         schedule("a schedule with capitals", json!({"name": "Nightly"}), "The name of a schedule must be lower-case"),
         schedule("four fields", json!({"cron": "30 4 * *"}), "When a schedule is due must be five fields"),
         schedule("a zone with a space", json!({"timeZone": "Europe Berlin"}), "The time zone must be a name"),
-        schedule("a limit of one run", json!({"missedLimit": 3}), "Only if all missed runs start late"),
+        schedule(
+            "a limit although only the newest run starts",
+            json!({"missedLimit": 3}),
+            "Only if all missed runs start late",
+        ),
         schedule("no time to start", json!({"startWithin": "0s"}), "startWithin must be at least 1ms"),
     ]
 }

@@ -6,7 +6,7 @@ waits for their results. The messages of the API are in `robeing.v1`.
 
 from robeing._codec import Text
 from robeing.app import App
-from robeing.context import Context, Fence, Given, current
+from robeing.context import Context, Fence, Given, SubtaskOptions, current
 from robeing.errors import (
     BadValueError,
     FleetError,
@@ -45,6 +45,7 @@ __all__ = [
     "RobeingError",
     "SubmitError",
     "SubtaskError",
+    "SubtaskOptions",
     "TaskCancelledError",
     "TaskDeadLetteredError",
     "TaskError",

@@ -70,7 +70,7 @@ impl Known {
             return failed("has started twice".to_owned());
         }
         if *due <= self.last.decided {
-            return failed(format!("has started after {}", self.last.decided));
+            return failed(format!("has started, and {} was decided before", self.last.decided));
         }
         if self.last.next.is_none() && self.last.generation == now.generation {
             return failed("has started while the schedule was suspended".to_owned());

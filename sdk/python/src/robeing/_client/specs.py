@@ -48,7 +48,7 @@ class TaskOptions(TypedDict, total=False):
     attempt_timeout: Seconds
     """How long one attempt may take."""
     progress_timeout: Seconds
-    """How long an attempt may run without telling progress; beyond it, another agent gets the task."""
+    """How long an attempt may run without progress; beyond it, another agent gets the task."""
     max_attempts: int
     """How often the task is tried, with the first attempt."""
     initial_backoff: Seconds
@@ -186,7 +186,7 @@ def _template(kind: str, options: TaskOptions) -> types_pb2.TaskSpec:
     _set_retries(spec, given)
     if "not_before" in given:
         spec.not_before.CopyFrom(_timestamp(given["not_before"]))
-    for task in given.get("depends_on", ()):
+    for task in _several(given, "depends_on"):
         spec.depends_on.add(task=task)
     if "role" in given:
         spec.required_role = _role(given["role"])
@@ -202,8 +202,16 @@ def _set_retries(spec: types_pb2.TaskSpec, given: dict[str, Any]) -> None:
         spec.retry.max_attempts = given["max_attempts"]
     if "jitter" in given:
         spec.retry.jitter_percent = _percent(given["jitter"])
-    for failure in given.get("non_retryable", ()):
+    for failure in _several(given, "non_retryable"):
         spec.retry.non_retryable.add(name=failure)
+
+
+def _several(given: dict[str, Any], option: str) -> Sequence[str]:
+    texts: Sequence[str] = given.get(option, ())
+    # Each letter of a text is a text, too.
+    if isinstance(texts, str):
+        raise TypeError(f"{option} is a list, but is {texts!r}")
+    return texts
 
 
 def _role(name: str) -> types_pb2.Role.ValueType:

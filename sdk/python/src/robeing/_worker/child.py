@@ -14,6 +14,7 @@ from robeing._worker.definition import definition_of
 from robeing._worker.outcome import Failed, Outcome, Stopped
 from robeing._worker.reports import pass_on_logs
 from robeing.context import Context
+from robeing.worker.v1 import worker_pb2 as wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from robeing.context import Report
 
-Message = tuple[str, int, str, float | None, bytes]
+Message = tuple[str, int, str, float | None, bytes, list[bytes], bytes]
 
 
 class _Running:
@@ -56,9 +57,10 @@ def main(connection: Connection[Any, Any], function: Callable[..., Any]) -> None
             connection.send(message)
 
     while True:
-        task_id, attempt, kind, remaining, data = messages.get()
+        task_id, attempt, kind, remaining, carried, given, data = messages.get()
         ends = None if remaining is None else time.monotonic() + remaining
         context = Context(task_id, attempt, kind, ends=ends, report=lambda _, report: send(report))
+        context._given = (carried, [wire.GivenResult.FromString(result) for result in given])
         outcome: Outcome = Failed("it was not run")
         try:
             running.context = context

@@ -61,6 +61,9 @@ class Journal:
             Suspend: none has, so this attempt does, and ends.
             PermanentError: an earlier one has asked for others, or there are too many.
         """
+        if not subtasks:
+            # There is nothing to wait for, and an agent takes no request without subtasks.
+            return ()
         digest = _digest(subtasks)
         if self._next < len(self._entries):
             entry = self._entries[self._next]

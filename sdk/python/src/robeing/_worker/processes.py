@@ -113,8 +113,12 @@ class _Child:
         return answered.result()
 
     def _send(self, context: Context, data: bytes) -> None:
+        carried, results = context._given
+        given = [result.SerializeToString() for result in results]
         try:
-            self._connection.send((context.task_id, context.attempt, context.kind, context.remaining, data))
+            self._connection.send(
+                (context.task_id, context.attempt, context.kind, context.remaining, carried, given, data)
+            )
         except OSError:
             # It is gone, which reading notices.
             self.is_usable = False
