@@ -6,19 +6,18 @@ use jiff::Timestamp;
 use robeing_client::new_task_id;
 use robeing_proto::v1::{
     ConcurrencyPolicy, GetScheduleRequest, ListSchedulesRequest, MissedRuns, RemoveScheduleRequest,
-    RemoveScheduleResponse, Role, RunScheduleRequest, Schedule, ScheduleSpec, SetScheduleRequest,
-    SuspendScheduleRequest, TaskSpec,
+    RemoveScheduleResponse, RunScheduleRequest, Schedule, ScheduleSpec, SetScheduleRequest, SuspendScheduleRequest,
+    TaskSpec,
 };
 
 use super::{
     connect::client,
     duration,
-    resources::resource_amounts,
-    submit::{retries, submitter, verification},
+    submit::{options, retries, submitter, verification},
 };
 use crate::{
     args::{
-        AmountArgs, ConcurrencyWord, Connection, ListSchedulesArgs, MissedWord, Output, RunScheduleArgs, ScheduleArgs,
+        ConcurrencyWord, Connection, ListSchedulesArgs, MissedWord, Output, RunScheduleArgs, ScheduleArgs,
         ScheduleCommand, SetScheduleArgs,
     },
     error::CliError,
@@ -138,26 +137,18 @@ fn task(args: &SetScheduleArgs, input: Vec<u8>) -> TaskSpec {
         deadline_in: args.deadline.map(duration),
         attempt_timeout: args.timeout.map(duration),
         retry: retries(args.max_attempts, &args.timing),
-        queue_expiry: args.timing.queue_expiry.map(duration),
-        progress_timeout: args.timing.progress_timeout.map(duration),
-        required_role: args.role.map_or(Role::Unspecified, Role::from).into(),
-        required_specialization: args.specialization.first().cloned().unwrap_or_default(),
-        skills: args.specialization.iter().skip(1).cloned().collect(),
-        slots: args.slots.unwrap_or_default(),
         result_ttl: args.ttl.map(duration),
         submitter: submitter(args.submitter.clone()),
         verify: verification(&args.verification),
-        team: args.team.clone().unwrap_or_default(),
-        resources: (args.amounts != AmountArgs::default()).then(|| resource_amounts(&args.amounts)),
-        queue: args.queue.clone().unwrap_or_default(),
-        limit_key: args.limit_key.clone().unwrap_or_default(),
-        ..TaskSpec::default()
+        ..options(&args.timing, &args.requirements, &args.queueing)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
+
+    use robeing_proto::v1::Role;
 
     use super::*;
     use crate::args::Command;
