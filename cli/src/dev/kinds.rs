@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use robeing_client::{ClientError, FleetClient, Security, Settings};
-use robeing_crds::{Role, TaskKind, TaskKindRetry};
-use robeing_proto::v1::{self, SetTaskKindsRequest};
+use robeing_crds::TaskKind;
+use robeing_proto::v1::SetTaskKindsRequest;
 use tokio::{sync::broadcast, task::JoinHandle, time::sleep};
 
 use super::{
@@ -17,57 +17,7 @@ const REFUSED_RETRY: Duration = Duration::from_secs(10);
 
 /// Returns the kinds as coordinators take them.
 pub fn request(kinds: &[TaskKind]) -> SetTaskKindsRequest {
-    SetTaskKindsRequest { kinds: kinds.iter().map(kind).collect() }
-}
-
-/// Returns a time in the coordinators' unit: what is less than a millisecond does not count. The schema takes no time that
-/// is too long for the protocol.
-pub(super) fn whole_millis(time: robeing_crds::Duration) -> Option<prost_types::Duration> {
-    Duration::from_millis(u64::try_from(time.get().as_millis()).ok()?).try_into().ok()
-}
-
-/// Returns a role, or that there is none, as coordinators take it.
-pub(super) fn role(role: Option<Role>) -> v1::Role {
-    match role {
-        None => v1::Role::Unspecified,
-        Some(Role::Worker) => v1::Role::Worker,
-        Some(Role::Specialist) => v1::Role::Specialist,
-        Some(Role::Messenger) => v1::Role::Messenger,
-        Some(Role::Guardian) => v1::Role::Guardian,
-    }
-}
-
-fn kind(kind: &TaskKind) -> v1::TaskKind {
-    let amounts = kind.resources.as_ref().map(|resources| resources.amounts());
-    v1::TaskKind {
-        name: kind.name.clone(),
-        role: role(kind.role).into(),
-        skills: kind.skills.clone(),
-        slots: kind.slots,
-        resources: amounts.map(|amounts| v1::ResourceAmounts {
-            cpu_millis: amounts.cpu.unwrap_or(0),
-            memory_bytes: amounts.memory.unwrap_or(0),
-            storage_bytes: amounts.storage.unwrap_or(0),
-            bandwidth_bits_per_second: amounts.bandwidth.unwrap_or(0),
-        }),
-        queue: kind.queue.clone().unwrap_or_default(),
-        deadline_in: kind.deadline.and_then(whole_millis),
-        attempt_timeout: kind.attempt_timeout.and_then(whole_millis),
-        retry: kind.retry.as_ref().map(retry),
-        queue_expiry: kind.queue_expiry.and_then(whole_millis),
-        progress_timeout: kind.progress_timeout.and_then(whole_millis),
-    }
-}
-
-fn retry(retry: &TaskKindRetry) -> v1::RetryPolicy {
-    v1::RetryPolicy {
-        max_attempts: retry.max_attempts.unwrap_or(0),
-        initial_backoff: retry.initial_backoff.and_then(whole_millis),
-        max_backoff: retry.max_backoff.and_then(whole_millis),
-        multiplier_percent: retry.multiplier_percent.unwrap_or(0),
-        jitter_percent: retry.jitter_percent.unwrap_or(0),
-        ..v1::RetryPolicy::default()
-    }
+    SetTaskKindsRequest { kinds: kinds.iter().map(Into::into).collect() }
 }
 
 /// Sets kinds in the background until it is dropped.
@@ -135,6 +85,7 @@ async fn set(endpoints: &[String], security: Security, request: &SetTaskKindsReq
 #[cfg(test)]
 mod tests {
     use robeing_crds::parse_manifest;
+    use robeing_proto::v1;
 
     use super::*;
 

@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 
 use robeing_client::{ClientError, FleetClient, Security, Settings};
-use robeing_crds::{ConcurrencyPolicy, MissedRuns, RobeingClusterSpec, Schedule, ScheduledTask};
-use robeing_proto::v1::{self, ListSchedulesRequest, RemoveScheduleRequest, SetScheduleRequest};
+use robeing_crds::RobeingClusterSpec;
+use robeing_proto::v1::{ListSchedulesRequest, RemoveScheduleRequest, SetScheduleRequest};
 use tokio::{sync::broadcast, task::JoinHandle, time::sleep};
 
 use super::{
     event::DevEvent,
-    kinds::{role, whole_millis},
     policies::{CALL_TIMEOUT, RETRY, may_pass},
 };
 
@@ -19,47 +18,7 @@ const ROUNDS: usize = 120;
 
 /// Returns the schedules as coordinators take them. Those of a suspended cluster are suspended.
 pub fn requests(spec: &RobeingClusterSpec) -> Vec<SetScheduleRequest> {
-    spec.schedules.iter().map(|schedule| request(schedule, spec.suspend)).collect()
-}
-
-fn request(schedule: &Schedule, is_suspended: bool) -> SetScheduleRequest {
-    let missed = match schedule.missed_runs {
-        MissedRuns::Skip => v1::MissedRuns::Skip,
-        MissedRuns::Latest => v1::MissedRuns::Latest,
-        MissedRuns::All => v1::MissedRuns::All,
-    };
-    let concurrency = match schedule.concurrency_policy {
-        ConcurrencyPolicy::Allow => v1::ConcurrencyPolicy::Allow,
-        ConcurrencyPolicy::Forbid => v1::ConcurrencyPolicy::Forbid,
-        ConcurrencyPolicy::Replace => v1::ConcurrencyPolicy::Replace,
-    };
-    let spec = v1::ScheduleSpec {
-        cron: schedule.cron.clone(),
-        time_zone: schedule.time_zone.clone().unwrap_or_default(),
-        missed: missed.into(),
-        start_within: schedule.start_within.and_then(whole_millis),
-        missed_limit: schedule.missed_limit.unwrap_or_default(),
-        concurrency: concurrency.into(),
-        suspended: schedule.suspend || is_suspended,
-        task: Some(task(&schedule.task)),
-    };
-    SetScheduleRequest { name: schedule.name.clone(), spec: Some(spec), managed: true }
-}
-
-fn task(task: &ScheduledTask) -> v1::TaskSpec {
-    let retry = task.max_attempts.map(|most| v1::RetryPolicy { max_attempts: most, ..v1::RetryPolicy::default() });
-    v1::TaskSpec {
-        kind: task.kind.clone(),
-        input: task.input.clone().into(),
-        priority: task.priority.unwrap_or_default(),
-        deadline_in: task.deadline.and_then(whole_millis),
-        attempt_timeout: task.attempt_timeout.and_then(whole_millis),
-        retry,
-        required_role: role(task.role).into(),
-        required_specialization: task.specialization.clone().unwrap_or_default(),
-        result_ttl: task.result_ttl.and_then(whole_millis),
-        ..v1::TaskSpec::default()
-    }
+    spec.wanted_schedules().iter().map(Into::into).collect()
 }
 
 /// Sets schedules in the background until it is dropped.
@@ -160,6 +119,7 @@ async fn managed(client: &FleetClient) -> Result<BTreeSet<String>, ClientError> 
 #[cfg(test)]
 mod tests {
     use robeing_crds::parse_manifest;
+    use robeing_proto::v1;
 
     use super::*;
 
