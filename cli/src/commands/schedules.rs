@@ -47,17 +47,8 @@ fn print(schedule: &Schedule, args: &Output) -> Result<Exit, CliError> {
 
 async fn list(args: ListSchedulesArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let client = client(fleet, None, Access::Use).await?;
-    let mut request = ListSchedulesRequest { managed: args.managed, brief: true, ..ListSchedulesRequest::default() };
-    let mut schedules = Vec::new();
-    loop {
-        let page = client.list_schedules(request.clone()).await?;
-        schedules.extend(page.schedules);
-        // The pages are in order of the names, so the token only grows and the loop ends.
-        if page.next_page_token <= request.page_token {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
+    let request = ListSchedulesRequest { managed: args.managed, brief: true, ..ListSchedulesRequest::default() };
+    let schedules = client.all_schedules(request).await?;
     let text = |list: &[Schedule]| schedules_table(list, Timestamp::now());
     print_list(&mut io::stdout().lock(), args.output.output, &schedules, text)?;
     Ok(Exit::Success)

@@ -103,17 +103,9 @@ async fn keep(
 
 /// Returns the names of the schedules that an earlier run has set.
 async fn managed(client: &FleetClient) -> Result<BTreeSet<String>, ClientError> {
-    let mut request = ListSchedulesRequest { managed: true, brief: true, ..ListSchedulesRequest::default() };
-    let mut names = BTreeSet::new();
-    loop {
-        let page = client.list_schedules(request.clone()).await?;
-        names.extend(page.schedules.into_iter().map(|schedule| schedule.name));
-        // The pages are in order of the names, so the token only grows and the loop ends.
-        if page.next_page_token <= request.page_token {
-            return Ok(names);
-        }
-        request.page_token = page.next_page_token;
-    }
+    let request = ListSchedulesRequest { managed: true, brief: true, ..ListSchedulesRequest::default() };
+    let schedules = client.all_schedules(request).await?;
+    Ok(schedules.into_iter().map(|schedule| schedule.name).collect())
 }
 
 #[cfg(test)]
