@@ -1,4 +1,4 @@
-//! Sets what the manifest says of kinds of tasks, once the coordinators can take it.
+//! Sets the manifest's kinds of tasks, once the coordinators can take them.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ pub fn request(kinds: &[TaskKind]) -> SetTaskKindsRequest {
 pub struct KindSetter(JoinHandle<()>);
 
 impl KindSetter {
-    /// Starts to set these kinds, in place of those that the fleet may have from an earlier run. An event tells when they
-    /// are in force, if there are any, and why they are not.
+    /// Starts to set these kinds, in place of those that the fleet may have from an earlier run. An event reports when they
+    /// are in force, if there are any, or why they are not.
     pub fn start(
         endpoints: Vec<String>,
         security: Security,
@@ -51,7 +51,7 @@ async fn keep_setting(
     request: SetTaskKindsRequest,
     events: broadcast::Sender<DevEvent>,
 ) {
-    let mut told = None;
+    let mut reported = None;
     loop {
         let problem = match set(&endpoints, security.clone(), &request).await {
             Ok(()) if request.kinds.is_empty() => return,
@@ -62,9 +62,9 @@ async fn keep_setting(
             }
             Err(error) => error.to_string(),
         };
-        if told.as_ref() != Some(&problem) {
+        if reported.as_ref() != Some(&problem) {
             let _ = events.send(DevEvent::KindsRefused { problem: problem.clone() });
-            told = Some(problem);
+            reported = Some(problem);
         }
         sleep(REFUSED_RETRY).await;
     }

@@ -27,7 +27,7 @@ pub struct ScheduleSetter(JoinHandle<()>);
 
 impl ScheduleSetter {
     /// Starts to set these schedules, and to remove those that an earlier run has set and that are not among them. Events
-    /// tell which are set, and which are not.
+    /// report which are set, and which are not.
     pub fn start(
         endpoints: Vec<String>,
         security: Security,
@@ -36,7 +36,7 @@ impl ScheduleSetter {
     ) -> Self {
         Self(tokio::spawn(async move {
             if let Err(error) = keep(&endpoints, security, wanted, &events).await {
-                tell(&events, DevEvent::SchedulesRefused { problem: error.to_string() });
+                send(&events, DevEvent::SchedulesRefused { problem: error.to_string() });
             }
         }))
     }
@@ -48,7 +48,7 @@ impl Drop for ScheduleSetter {
     }
 }
 
-fn tell(events: &broadcast::Sender<DevEvent>, event: DevEvent) {
+fn send(events: &broadcast::Sender<DevEvent>, event: DevEvent) {
     // Nobody may be watching.
     let _ = events.send(event);
 }
@@ -84,13 +84,13 @@ async fn keep(
                 Err(error) => {
                     refused += 1;
                     let problem = format!("schedule {:?} is not set: {error}", schedule.name);
-                    tell(events, DevEvent::SchedulesRefused { problem });
+                    send(events, DevEvent::SchedulesRefused { problem });
                 }
             }
         }
         let count = asked - left.len() - refused;
         if count > 0 {
-            tell(events, DevEvent::SchedulesSet { count });
+            send(events, DevEvent::SchedulesSet { count });
         }
         if left.is_empty() {
             break;

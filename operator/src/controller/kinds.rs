@@ -1,4 +1,4 @@
-//! Sends what the spec says of kinds of tasks to the coordinators.
+//! Sends the kinds of tasks of the spec to the coordinators.
 
 use robeing_client::coordinators::Error;
 use robeing_crds::TaskKind;
