@@ -19,6 +19,7 @@ pub mod limits;
 mod manifest;
 mod messages;
 mod pool;
+mod protocol;
 mod recovery;
 mod reference;
 mod role;

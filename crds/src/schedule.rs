@@ -66,7 +66,7 @@ pub struct Schedule {
     #[serde(default)]
     pub suspend: bool,
 
-    /// The task of each run.
+    /// The task of each run; what it leaves open is as its kind says.
     pub task: ScheduledTask,
 }
 

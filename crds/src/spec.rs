@@ -164,6 +164,12 @@ impl RobeingClusterSpec {
         spec
     }
 
+    /// Returns the schedules that the fleet should have. Those of a suspended cluster are suspended.
+    pub fn wanted_schedules(&self) -> Vec<Schedule> {
+        let wanted = |schedule: &Schedule| Schedule { suspend: schedule.suspend || self.suspend, ..schedule.clone() };
+        self.schedules.iter().map(wanted).collect()
+    }
+
     /// Returns the desired number of active agents of a pool of this spec; `None` if an autoscaler decides.
     pub fn replicas_of(&self, pool: &Pool) -> Option<u32> {
         if self.scaled_pool.as_ref() == Some(&pool.name) { self.replicas } else { pool.replicas }

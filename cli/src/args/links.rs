@@ -12,7 +12,7 @@ pub enum OnFailureWord {
     Fail,
     /// It is skipped
     Skip,
-    /// It runs, and is told
+    /// It runs, and is given the failure
     Run,
 }
 
@@ -44,7 +44,7 @@ pub enum JoinWord {
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkArgs {
     /// Do not start the task before this one has ended. If it does not succeed, the task fails, or with :skip is
-    /// skipped, or with :run is started and told. Repeat it, or separate several by commas
+    /// skipped, or with :run is started all the same. Repeat it, or separate several by commas
     #[arg(long, value_name = "ID[:fail|skip|run]", value_delimiter = ',', value_parser = dependency)]
     pub depends_on: Vec<DependsOn>,
 

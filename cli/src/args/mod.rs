@@ -8,6 +8,7 @@ mod links;
 mod logs;
 mod messages;
 mod pbft;
+mod placement;
 mod queues;
 mod reading;
 mod resources;
@@ -32,6 +33,7 @@ pub use links::{DependsOn, JoinWord, LinkArgs, OnFailureWord, join};
 pub use logs::{CANCEL_WAIT, CancelArgs, LogsArgs};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
 pub use pbft::{EpochArgs, FormGroupArgs, GroupStatusArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs};
+pub use placement::{QueueingArgs, RequirementArgs};
 pub use queues::{Aging, LimitSpec, ListQueuesArgs, QueuesCommand, RemoveQueuesArgs, SetQueuesArgs};
 pub use resources::{
     AmountArgs, FreeArgs, ListResourcesArgs, QueueSpec, QueuesArgs, RenewArgs, RequestArgs, ResourcesCommand,

@@ -18,7 +18,7 @@ pub enum QueuesCommand {
     List(ListQueuesArgs),
     /// Set queues, each with the same weight, aging and limits; what was set for them before is replaced
     Set(Box<SetQueuesArgs>),
-    /// Remove queues; their tasks go on without limits
+    /// Remove queues; their tasks continue without limits
     Remove(RemoveQueuesArgs),
 }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{AgentRole, AmountArgs, Output, TimingArgs, VerifyResultArgs};
+use super::{Output, QueueingArgs, RequirementArgs, TimingArgs, VerifyResultArgs};
 
 /// The subcommands of `schedule`.
 #[derive(Debug, Subcommand)]
@@ -15,7 +15,7 @@ pub enum ScheduleCommand {
     Show(ScheduleArgs),
     /// Make a schedule, or change the one of this name
     Set(Box<SetScheduleArgs>),
-    /// Remove a schedule; runs that have started go on
+    /// Remove a schedule; runs that have started continue
     Remove(ScheduleArgs),
     /// Start a run now, also if the schedule is suspended
     Run(RunScheduleArgs),
@@ -168,35 +168,13 @@ pub struct SetScheduleArgs {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub ttl: Option<Duration>,
 
-    /// Only agents of this role run the task
-    #[arg(long, value_enum, ignore_case = true)]
-    pub role: Option<AgentRole>,
-
-    /// Only agents with this specialization run the task; while there is none, it waits. Given several times: only agents
-    /// that have all of them
-    #[arg(long, value_name = "NAME")]
-    pub specialization: Vec<String>,
-
-    /// How many slots of its agent the task takes while it runs; defaults to what is set for its kind, or to one
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub slots: Option<u32>,
-
-    /// Only members of this team run the task; see `robeing team`
-    #[arg(long, value_name = "UUID")]
-    pub team: Option<String>,
-
-    /// What the task needs of the agent that runs it: it starts only on one that has this free in the resource pool.
+    /// Which agents may run the task.
     #[command(flatten)]
-    pub amounts: AmountArgs,
+    pub requirements: RequirementArgs,
 
-    /// The queue that the task waits in, and for whose share of the resource pool it counts: "default", or one that was set
-    /// by `robeing queues set`
-    #[arg(long, value_name = "NAME")]
-    pub queue: Option<String>,
-
-    /// The key that limits of the queue are about, such as the name of a customer
-    #[arg(long, value_name = "KEY")]
-    pub limit_key: Option<String>,
+    /// What the task takes of the resource pool, and the queue that it waits in.
+    #[command(flatten)]
+    pub queueing: QueueingArgs,
 
     /// How the result is verified.
     #[command(flatten)]

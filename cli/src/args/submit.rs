@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 use jiff::Timestamp;
 
-use super::{AgentRole, AmountArgs, ApprovalArgs, LinkArgs, Output, TimingArgs, timing::time};
+use super::{ApprovalArgs, LinkArgs, Output, QueueingArgs, RequirementArgs, TimingArgs, timing::time};
 
 /// Arguments of `submit`.
 #[derive(Args, Debug)]
@@ -113,39 +113,17 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub ttl: Option<Duration>,
 
-    /// Only agents of this role run the task
-    #[arg(long, value_enum, ignore_case = true)]
-    pub role: Option<AgentRole>,
-
-    /// Only agents with this specialization run the task; while there is none, it waits. Given several times: only agents
-    /// that have all of them
-    #[arg(long, value_name = "NAME")]
-    pub specialization: Vec<String>,
-
-    /// How many slots of its agent the task takes while it runs; defaults to what is set for its kind, or to one
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub slots: Option<u32>,
-
-    /// Only members of this team run the task; see `robeing team`
-    #[arg(long, value_name = "UUID")]
-    pub team: Option<String>,
+    /// Which agents may run the task.
+    #[command(flatten)]
+    pub requirements: RequirementArgs,
 
     /// Submit the task in the name of the team's leader in this term: it is refused if another leader was elected since
     #[arg(long, value_name = "N", requires = "team", value_parser = clap::value_parser!(u64).range(1..))]
     pub team_term: Option<u64>,
 
-    /// What the task needs of the agent that runs it: it starts only on one that has this free in the resource pool.
+    /// What the task takes of the resource pool, and the queue that it waits in.
     #[command(flatten)]
-    pub amounts: AmountArgs,
-
-    /// The queue that the task waits in, and for whose share of the resource pool it counts: "default", or one that was set
-    /// by `robeing queues set`
-    #[arg(long, value_name = "NAME")]
-    pub queue: Option<String>,
-
-    /// The key that limits of the queue are about, such as the name of a customer
-    #[arg(long, value_name = "KEY")]
-    pub limit_key: Option<String>,
+    pub queueing: QueueingArgs,
 
     /// Who must approve the task, and how its result is verified.
     #[command(flatten)]

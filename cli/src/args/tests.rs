@@ -245,7 +245,7 @@ fn a_name_has_the_length_that_kubernetes_allows() {
 fn submissions_are_read() {
     let line = "submit --kind k --inputs in.jsonl --priority 10 --deadline 1m --retries 0 --role guardian --wait --wait-timeout 5s";
     let Command::Submit(args) = parsed(line).expect("it is right").command else { panic!("not submit") };
-    assert_eq!((args.priority, args.retries, args.role), (Some(10), Some(0), Some(AgentRole::Guardian)));
+    assert_eq!((args.priority, args.retries, args.requirements.role), (Some(10), Some(0), Some(AgentRole::Guardian)));
     assert_eq!((args.deadline, args.wait_timeout), (Some(Duration::from_secs(60)), Some(Duration::from_secs(5))));
 }
 

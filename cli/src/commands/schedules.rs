@@ -6,19 +6,18 @@ use jiff::Timestamp;
 use robeing_client::new_task_id;
 use robeing_proto::v1::{
     ConcurrencyPolicy, GetScheduleRequest, ListSchedulesRequest, MissedRuns, RemoveScheduleRequest,
-    RemoveScheduleResponse, Role, RunScheduleRequest, Schedule, ScheduleSpec, SetScheduleRequest,
-    SuspendScheduleRequest, TaskSpec,
+    RemoveScheduleResponse, RunScheduleRequest, Schedule, ScheduleSpec, SetScheduleRequest, SuspendScheduleRequest,
+    TaskSpec,
 };
 
 use super::{
     connect::client,
     duration,
-    resources::resource_amounts,
-    submit::{retries, submitter, verification},
+    submit::{options, retries, submitter, verification},
 };
 use crate::{
     args::{
-        AmountArgs, ConcurrencyWord, Connection, ListSchedulesArgs, MissedWord, Output, RunScheduleArgs, ScheduleArgs,
+        ConcurrencyWord, Connection, ListSchedulesArgs, MissedWord, Output, RunScheduleArgs, ScheduleArgs,
         ScheduleCommand, SetScheduleArgs,
     },
     error::CliError,
@@ -48,17 +47,8 @@ fn print(schedule: &Schedule, args: &Output) -> Result<Exit, CliError> {
 
 async fn list(args: ListSchedulesArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let client = client(fleet, None, Access::Use).await?;
-    let mut request = ListSchedulesRequest { managed: args.managed, brief: true, ..ListSchedulesRequest::default() };
-    let mut schedules = Vec::new();
-    loop {
-        let page = client.list_schedules(request.clone()).await?;
-        schedules.extend(page.schedules);
-        // The pages are in order of the names, so the token only grows and the loop ends.
-        if page.next_page_token <= request.page_token {
-            break;
-        }
-        request.page_token = page.next_page_token;
-    }
+    let request = ListSchedulesRequest { managed: args.managed, brief: true, ..ListSchedulesRequest::default() };
+    let schedules = client.all_schedules(request).await?;
     let text = |list: &[Schedule]| schedules_table(list, Timestamp::now());
     print_list(&mut io::stdout().lock(), args.output.output, &schedules, text)?;
     Ok(Exit::Success)
@@ -138,26 +128,18 @@ fn task(args: &SetScheduleArgs, input: Vec<u8>) -> TaskSpec {
         deadline_in: args.deadline.map(duration),
         attempt_timeout: args.timeout.map(duration),
         retry: retries(args.max_attempts, &args.timing),
-        queue_expiry: args.timing.queue_expiry.map(duration),
-        progress_timeout: args.timing.progress_timeout.map(duration),
-        required_role: args.role.map_or(Role::Unspecified, Role::from).into(),
-        required_specialization: args.specialization.first().cloned().unwrap_or_default(),
-        skills: args.specialization.iter().skip(1).cloned().collect(),
-        slots: args.slots.unwrap_or_default(),
         result_ttl: args.ttl.map(duration),
         submitter: submitter(args.submitter.clone()),
         verify: verification(&args.verification),
-        team: args.team.clone().unwrap_or_default(),
-        resources: (args.amounts != AmountArgs::default()).then(|| resource_amounts(&args.amounts)),
-        queue: args.queue.clone().unwrap_or_default(),
-        limit_key: args.limit_key.clone().unwrap_or_default(),
-        ..TaskSpec::default()
+        ..options(&args.timing, &args.requirements, &args.queueing)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::ffi::OsString;
+
+    use robeing_proto::v1::Role;
 
     use super::*;
     use crate::args::Command;

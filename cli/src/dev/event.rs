@@ -50,22 +50,22 @@ pub enum DevEvent {
         /// Why.
         problem: String,
     },
-    /// The fleet has what the manifest says of kinds of tasks.
+    /// The manifest's kinds of tasks are in force.
     KindsSet {
-        /// Of how many kinds.
+        /// How many there are.
         count: usize,
     },
-    /// The fleet does not take what the manifest says of kinds of tasks.
+    /// The fleet refuses the manifest's kinds of tasks.
     KindsRefused {
         /// Why.
         problem: String,
     },
-    /// The fleet has schedules of the manifest.
+    /// Schedules of the manifest are set.
     SchedulesSet {
         /// How many of them.
         count: usize,
     },
-    /// The fleet does not take the schedules of the manifest, or one of them.
+    /// The fleet refuses the schedules of the manifest, or one of them.
     SchedulesRefused {
         /// Which, and why.
         problem: String,

@@ -1,10 +1,10 @@
-//! Sets what the manifest says of kinds of tasks, once the coordinators can take it.
+//! Sets the manifest's kinds of tasks, once the coordinators can take them.
 
 use std::time::Duration;
 
 use robeing_client::{ClientError, FleetClient, Security, Settings};
-use robeing_crds::{Role, TaskKind, TaskKindRetry};
-use robeing_proto::v1::{self, SetTaskKindsRequest};
+use robeing_crds::TaskKind;
+use robeing_proto::v1::SetTaskKindsRequest;
 use tokio::{sync::broadcast, task::JoinHandle, time::sleep};
 
 use super::{
@@ -17,57 +17,7 @@ const REFUSED_RETRY: Duration = Duration::from_secs(10);
 
 /// Returns the kinds as coordinators take them.
 pub fn request(kinds: &[TaskKind]) -> SetTaskKindsRequest {
-    SetTaskKindsRequest { kinds: kinds.iter().map(kind).collect() }
-}
-
-/// Returns a time in the coordinators' unit: what is less than a millisecond does not count. The schema takes no time that
-/// is too long for the protocol.
-pub(super) fn whole_millis(time: robeing_crds::Duration) -> Option<prost_types::Duration> {
-    Duration::from_millis(u64::try_from(time.get().as_millis()).ok()?).try_into().ok()
-}
-
-/// Returns a role, or that there is none, as coordinators take it.
-pub(super) fn role(role: Option<Role>) -> v1::Role {
-    match role {
-        None => v1::Role::Unspecified,
-        Some(Role::Worker) => v1::Role::Worker,
-        Some(Role::Specialist) => v1::Role::Specialist,
-        Some(Role::Messenger) => v1::Role::Messenger,
-        Some(Role::Guardian) => v1::Role::Guardian,
-    }
-}
-
-fn kind(kind: &TaskKind) -> v1::TaskKind {
-    let amounts = kind.resources.as_ref().map(|resources| resources.amounts());
-    v1::TaskKind {
-        name: kind.name.clone(),
-        role: role(kind.role).into(),
-        skills: kind.skills.clone(),
-        slots: kind.slots,
-        resources: amounts.map(|amounts| v1::ResourceAmounts {
-            cpu_millis: amounts.cpu.unwrap_or(0),
-            memory_bytes: amounts.memory.unwrap_or(0),
-            storage_bytes: amounts.storage.unwrap_or(0),
-            bandwidth_bits_per_second: amounts.bandwidth.unwrap_or(0),
-        }),
-        queue: kind.queue.clone().unwrap_or_default(),
-        deadline_in: kind.deadline.and_then(whole_millis),
-        attempt_timeout: kind.attempt_timeout.and_then(whole_millis),
-        retry: kind.retry.as_ref().map(retry),
-        queue_expiry: kind.queue_expiry.and_then(whole_millis),
-        progress_timeout: kind.progress_timeout.and_then(whole_millis),
-    }
-}
-
-fn retry(retry: &TaskKindRetry) -> v1::RetryPolicy {
-    v1::RetryPolicy {
-        max_attempts: retry.max_attempts.unwrap_or(0),
-        initial_backoff: retry.initial_backoff.and_then(whole_millis),
-        max_backoff: retry.max_backoff.and_then(whole_millis),
-        multiplier_percent: retry.multiplier_percent.unwrap_or(0),
-        jitter_percent: retry.jitter_percent.unwrap_or(0),
-        ..v1::RetryPolicy::default()
-    }
+    SetTaskKindsRequest { kinds: kinds.iter().map(Into::into).collect() }
 }
 
 /// Sets kinds in the background until it is dropped.
@@ -75,8 +25,8 @@ fn retry(retry: &TaskKindRetry) -> v1::RetryPolicy {
 pub struct KindSetter(JoinHandle<()>);
 
 impl KindSetter {
-    /// Starts to set these kinds, in place of those that the fleet may have from an earlier run. An event tells when they
-    /// are in force, if there are any, and why they are not.
+    /// Starts to set these kinds, in place of those that the fleet may have from an earlier run. An event reports when they
+    /// are in force, if there are any, or why they are not.
     pub fn start(
         endpoints: Vec<String>,
         security: Security,
@@ -101,7 +51,7 @@ async fn keep_setting(
     request: SetTaskKindsRequest,
     events: broadcast::Sender<DevEvent>,
 ) {
-    let mut told = None;
+    let mut reported = None;
     loop {
         let problem = match set(&endpoints, security.clone(), &request).await {
             Ok(()) if request.kinds.is_empty() => return,
@@ -112,9 +62,9 @@ async fn keep_setting(
             }
             Err(error) => error.to_string(),
         };
-        if told.as_ref() != Some(&problem) {
+        if reported.as_ref() != Some(&problem) {
             let _ = events.send(DevEvent::KindsRefused { problem: problem.clone() });
-            told = Some(problem);
+            reported = Some(problem);
         }
         sleep(REFUSED_RETRY).await;
     }
@@ -135,6 +85,7 @@ async fn set(endpoints: &[String], security: Security, request: &SetTaskKindsReq
 #[cfg(test)]
 mod tests {
     use robeing_crds::parse_manifest;
+    use robeing_proto::v1;
 
     use super::*;
 

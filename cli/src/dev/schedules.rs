@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 
 use robeing_client::{ClientError, FleetClient, Security, Settings};
-use robeing_crds::{ConcurrencyPolicy, MissedRuns, RobeingClusterSpec, Schedule, ScheduledTask};
-use robeing_proto::v1::{self, ListSchedulesRequest, RemoveScheduleRequest, SetScheduleRequest};
+use robeing_crds::RobeingClusterSpec;
+use robeing_proto::v1::{ListSchedulesRequest, RemoveScheduleRequest, SetScheduleRequest};
 use tokio::{sync::broadcast, task::JoinHandle, time::sleep};
 
 use super::{
     event::DevEvent,
-    kinds::{role, whole_millis},
     policies::{CALL_TIMEOUT, RETRY, may_pass},
 };
 
@@ -19,47 +18,7 @@ const ROUNDS: usize = 120;
 
 /// Returns the schedules as coordinators take them. Those of a suspended cluster are suspended.
 pub fn requests(spec: &RobeingClusterSpec) -> Vec<SetScheduleRequest> {
-    spec.schedules.iter().map(|schedule| request(schedule, spec.suspend)).collect()
-}
-
-fn request(schedule: &Schedule, is_suspended: bool) -> SetScheduleRequest {
-    let missed = match schedule.missed_runs {
-        MissedRuns::Skip => v1::MissedRuns::Skip,
-        MissedRuns::Latest => v1::MissedRuns::Latest,
-        MissedRuns::All => v1::MissedRuns::All,
-    };
-    let concurrency = match schedule.concurrency_policy {
-        ConcurrencyPolicy::Allow => v1::ConcurrencyPolicy::Allow,
-        ConcurrencyPolicy::Forbid => v1::ConcurrencyPolicy::Forbid,
-        ConcurrencyPolicy::Replace => v1::ConcurrencyPolicy::Replace,
-    };
-    let spec = v1::ScheduleSpec {
-        cron: schedule.cron.clone(),
-        time_zone: schedule.time_zone.clone().unwrap_or_default(),
-        missed: missed.into(),
-        start_within: schedule.start_within.and_then(whole_millis),
-        missed_limit: schedule.missed_limit.unwrap_or_default(),
-        concurrency: concurrency.into(),
-        suspended: schedule.suspend || is_suspended,
-        task: Some(task(&schedule.task)),
-    };
-    SetScheduleRequest { name: schedule.name.clone(), spec: Some(spec), managed: true }
-}
-
-fn task(task: &ScheduledTask) -> v1::TaskSpec {
-    let retry = task.max_attempts.map(|most| v1::RetryPolicy { max_attempts: most, ..v1::RetryPolicy::default() });
-    v1::TaskSpec {
-        kind: task.kind.clone(),
-        input: task.input.clone().into(),
-        priority: task.priority.unwrap_or_default(),
-        deadline_in: task.deadline.and_then(whole_millis),
-        attempt_timeout: task.attempt_timeout.and_then(whole_millis),
-        retry,
-        required_role: role(task.role).into(),
-        required_specialization: task.specialization.clone().unwrap_or_default(),
-        result_ttl: task.result_ttl.and_then(whole_millis),
-        ..v1::TaskSpec::default()
-    }
+    spec.wanted_schedules().iter().map(Into::into).collect()
 }
 
 /// Sets schedules in the background until it is dropped.
@@ -68,7 +27,7 @@ pub struct ScheduleSetter(JoinHandle<()>);
 
 impl ScheduleSetter {
     /// Starts to set these schedules, and to remove those that an earlier run has set and that are not among them. Events
-    /// tell which are set, and which are not.
+    /// report which are set, and which are not.
     pub fn start(
         endpoints: Vec<String>,
         security: Security,
@@ -77,7 +36,7 @@ impl ScheduleSetter {
     ) -> Self {
         Self(tokio::spawn(async move {
             if let Err(error) = keep(&endpoints, security, wanted, &events).await {
-                tell(&events, DevEvent::SchedulesRefused { problem: error.to_string() });
+                send(&events, DevEvent::SchedulesRefused { problem: error.to_string() });
             }
         }))
     }
@@ -89,7 +48,7 @@ impl Drop for ScheduleSetter {
     }
 }
 
-fn tell(events: &broadcast::Sender<DevEvent>, event: DevEvent) {
+fn send(events: &broadcast::Sender<DevEvent>, event: DevEvent) {
     // Nobody may be watching.
     let _ = events.send(event);
 }
@@ -125,13 +84,13 @@ async fn keep(
                 Err(error) => {
                     refused += 1;
                     let problem = format!("schedule {:?} is not set: {error}", schedule.name);
-                    tell(events, DevEvent::SchedulesRefused { problem });
+                    send(events, DevEvent::SchedulesRefused { problem });
                 }
             }
         }
         let count = asked - left.len() - refused;
         if count > 0 {
-            tell(events, DevEvent::SchedulesSet { count });
+            send(events, DevEvent::SchedulesSet { count });
         }
         if left.is_empty() {
             break;
@@ -144,22 +103,15 @@ async fn keep(
 
 /// Returns the names of the schedules that an earlier run has set.
 async fn managed(client: &FleetClient) -> Result<BTreeSet<String>, ClientError> {
-    let mut request = ListSchedulesRequest { managed: true, brief: true, ..ListSchedulesRequest::default() };
-    let mut names = BTreeSet::new();
-    loop {
-        let page = client.list_schedules(request.clone()).await?;
-        names.extend(page.schedules.into_iter().map(|schedule| schedule.name));
-        // The pages are in order of the names, so the token only grows and the loop ends.
-        if page.next_page_token <= request.page_token {
-            return Ok(names);
-        }
-        request.page_token = page.next_page_token;
-    }
+    let request = ListSchedulesRequest { managed: true, brief: true, ..ListSchedulesRequest::default() };
+    let schedules = client.all_schedules(request).await?;
+    Ok(schedules.into_iter().map(|schedule| schedule.name).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use robeing_crds::parse_manifest;
+    use robeing_proto::v1;
 
     use super::*;
 

@@ -247,6 +247,9 @@ impl StepFile {
         if self.priority.is_some_and(|priority| !(1..=10).contains(&priority)) {
             return Err("priority must be 1 to 10".to_owned());
         }
+        if self.max_attempts == Some(0) {
+            return Err("maxAttempts must be at least 1".to_owned());
+        }
         Ok(LineOptions {
             kind: self.kind.clone(),
             key: None,
@@ -254,7 +257,7 @@ impl StepFile {
             deadline: duration("deadline", &self.deadline)?,
             delay: duration("delay", &self.delay)?,
             timeout: duration("timeout", &self.timeout)?,
-            max_attempts: self.max_attempts.filter(|most| *most > 0),
+            max_attempts: self.max_attempts,
             ttl: duration("ttl", &self.ttl)?,
             role: self.role.as_ref().map(role).transpose()?,
             specialization: self.specialization.clone(),
@@ -328,6 +331,7 @@ steps:
             ("steps: [{name: a}, {name: b, dependsOn: [a, a]}]", "it depends twice on \"a\""),
             ("steps: [{name: a, deadline: soon}]", "deadline must be a duration"),
             ("steps: [{name: a, role: king}]", "\"king\" is no role"),
+            ("steps: [{name: a, maxAttempts: 0}]", "maxAttempts must be at least 1"),
             ("steps: [{name: a, join: all}]", "join and partKind are for steps with inputs"),
             ("steps: [{name: a, kinds: b}]", "kinds"),
             ("{join: every, steps: [{name: a}]}", "join: \"every\" must be"),

@@ -67,6 +67,20 @@ impl FleetClient {
         .await
     }
 
+    /// Returns the schedules of all pages from the one that is asked for, by name.
+    pub async fn all_schedules(&self, mut request: ListSchedulesRequest) -> Result<Vec<Schedule>, ClientError> {
+        let mut schedules = Vec::new();
+        loop {
+            let page = self.list_schedules(request.clone()).await?;
+            schedules.extend(page.schedules);
+            // The pages are in order of the names, so the token only grows and the loop ends.
+            if page.next_page_token <= request.page_token {
+                return Ok(schedules);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
     /// Makes a call of the Schedules service, as [`FleetClient::call`] does.
     async fn call_schedules<T, F, A>(&self, repeat: Repeat, attempt: F) -> Result<T, ClientError>
     where

@@ -3,26 +3,9 @@
 use std::fmt::Write as _;
 
 use robeing_client::coordinators::Error;
-use robeing_crds::Role;
 use robeing_identity::digest;
-use robeing_proto::v1;
 use serde::Serialize;
 use tonic::Code;
-
-/// Returns a role as the coordinators take it.
-pub(crate) fn role(role: Role) -> v1::Role {
-    match role {
-        Role::Worker => v1::Role::Worker,
-        Role::Specialist => v1::Role::Specialist,
-        Role::Messenger => v1::Role::Messenger,
-        Role::Guardian => v1::Role::Guardian,
-    }
-}
-
-/// Returns the role that is required of agents, as the coordinators take it.
-pub(crate) fn required_role(required: Option<Role>) -> v1::Role {
-    required.map_or(v1::Role::Unspecified, role)
-}
 
 /// Returns the digest of a part of the spec, such as what a team is formed for. Fields that later versions add don't
 /// change it while they are not set.

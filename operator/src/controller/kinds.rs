@@ -1,20 +1,12 @@
-//! Sends what the spec says of kinds of tasks to the coordinators.
-
-use std::time::Duration;
+//! Sends the kinds of tasks of the spec to the coordinators.
 
 use robeing_client::coordinators::Error;
-use robeing_crds::{TaskKind, TaskKindRetry};
+use robeing_crds::TaskKind;
 use robeing_proto::v1;
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::{
-    ClusterCache, Context, apply,
-    asking::{is_refusal, required_role},
-    identity::trust::Sent,
-    observe::Observation,
-    requeue,
-};
+use super::{ClusterCache, Context, apply, asking::is_refusal, identity::trust::Sent, observe::Observation, requeue};
 use crate::runtime::retry::Refusals;
 
 /// The kind and the name under which a refusal is noted.
@@ -23,50 +15,7 @@ const NAME: &str = "spec.taskKinds";
 
 /// Returns the kinds as the coordinators take them.
 pub fn request(kinds: &[TaskKind]) -> Vec<v1::TaskKind> {
-    kinds.iter().map(told).collect()
-}
-
-/// Returns a time in the coordinators' unit: what is less than a millisecond does not count.
-fn whole_millis(time: robeing_crds::Duration) -> Duration {
-    Duration::from_millis(u64::try_from(time.get().as_millis()).unwrap_or(u64::MAX))
-}
-
-fn told(kind: &TaskKind) -> v1::TaskKind {
-    let amounts = kind.resources.as_ref().map(|resources| {
-        let amounts = resources.amounts();
-        v1::ResourceAmounts {
-            cpu_millis: amounts.cpu.unwrap_or(0),
-            memory_bytes: amounts.memory.unwrap_or(0),
-            storage_bytes: amounts.storage.unwrap_or(0),
-            bandwidth_bits_per_second: amounts.bandwidth.unwrap_or(0),
-        }
-    });
-    // The schema takes no time that is too long for this.
-    let span = |time: Option<robeing_crds::Duration>| time.and_then(|time| whole_millis(time).try_into().ok());
-    v1::TaskKind {
-        name: kind.name.clone(),
-        role: required_role(kind.role).into(),
-        skills: kind.skills.clone(),
-        slots: kind.slots,
-        resources: amounts,
-        queue: kind.queue.clone().unwrap_or_default(),
-        deadline_in: span(kind.deadline),
-        attempt_timeout: span(kind.attempt_timeout),
-        retry: kind.retry.as_ref().map(retry),
-        queue_expiry: span(kind.queue_expiry),
-        progress_timeout: span(kind.progress_timeout),
-    }
-}
-
-fn retry(retry: &TaskKindRetry) -> v1::RetryPolicy {
-    v1::RetryPolicy {
-        max_attempts: retry.max_attempts.unwrap_or(0),
-        initial_backoff: retry.initial_backoff.and_then(|time| whole_millis(time).try_into().ok()),
-        max_backoff: retry.max_backoff.and_then(|time| whole_millis(time).try_into().ok()),
-        multiplier_percent: retry.multiplier_percent.unwrap_or(0),
-        jitter_percent: retry.jitter_percent.unwrap_or(0),
-        ..v1::RetryPolicy::default()
-    }
+    kinds.iter().map(Into::into).collect()
 }
 
 /// Sends the kinds to the coordinators, if they don't have them and have not refused them lately. Returns why they are
@@ -148,6 +97,7 @@ mod tests {
         assert_eq!(initial, Some((0, 0)), "none is not the same as not set");
         assert!(retry.max_backoff.is_none());
     }
+
     #[test]
     fn kinds_that_were_refused_are_not_sent_again_at_once_unless_they_change() {
         let of = |code| Error::Refused {

@@ -7,17 +7,14 @@ use robeing_client::{
     Security,
     coordinators::{CoordinatorClient, Error},
 };
-use robeing_crds::{
-    ConcurrencyPolicy, MissedRuns, RobeingClusterSpec, RobeingClusterStatus, RunState, Schedule, ScheduleStatus,
-    ScheduledTask, limits::MAX_SCHEDULE_STATUSES,
-};
+use robeing_crds::{RobeingClusterStatus, RunState, Schedule, ScheduleStatus, limits::MAX_SCHEDULE_STATUSES};
 use robeing_proto::v1;
 use tokio::time::Instant;
 use tonic::Code;
 
 use super::{
     ClusterCache, Context, apply,
-    asking::{digest_of, is_refusal, reason, required_role},
+    asking::{digest_of, is_refusal, reason},
     observe::Observation,
     requeue,
 };
@@ -46,7 +43,7 @@ pub(crate) async fn keep(
     cache: &mut ClusterCache,
 ) -> Option<Vec<ScheduleStatus>> {
     let Ok(answer) = &observation.fleet else { return None };
-    let wanted = wanted(&observation.cluster.spec);
+    let wanted = observation.cluster.spec.wanted_schedules();
     if wanted.is_empty() && answer.status.managed_schedules == 0 {
         return Some(Vec::new());
     }
@@ -74,12 +71,6 @@ pub(crate) async fn keep(
         kept.extend(coordinator.keep(schedule, found, known).await);
     }
     Some(kept)
-}
-
-/// Returns the schedules that the fleet should have. Those of a suspended cluster are suspended.
-fn wanted(spec: &RobeingClusterSpec) -> Vec<Schedule> {
-    let wanted = |schedule: &Schedule| Schedule { suspend: schedule.suspend || spec.suspend, ..schedule.clone() };
-    spec.schedules.iter().map(wanted).collect()
 }
 
 /// Returns whether the fleet has all schedules as the spec says, so that nothing changes soon.
@@ -118,7 +109,7 @@ impl Coordinator<'_> {
         if let Some(refusal) = self.refusals.of(KIND, name, wish, Instant::now()) {
             return Some(not_set(name, found, known, refusal.sentence.clone()));
         }
-        match self.client.set_schedule(self.address, &self.security, request(schedule)).await {
+        match self.client.set_schedule(self.address, &self.security, schedule.into()).await {
             Ok(set) => {
                 self.refusals.done(KIND, name);
                 Some(status(&set, spec))
@@ -140,46 +131,6 @@ impl Coordinator<'_> {
 /// Returns whether the fleet has a schedule as it was set for this part of the spec.
 fn is_as_set(found: &v1::Schedule, known: &ScheduleStatus, spec_digest: &str) -> bool {
     known.accepted && known.spec_digest == spec_digest && known.generation == found.generation
-}
-
-fn request(schedule: &Schedule) -> v1::SetScheduleRequest {
-    let missed = match schedule.missed_runs {
-        MissedRuns::Skip => v1::MissedRuns::Skip,
-        MissedRuns::Latest => v1::MissedRuns::Latest,
-        MissedRuns::All => v1::MissedRuns::All,
-    };
-    let concurrency = match schedule.concurrency_policy {
-        ConcurrencyPolicy::Allow => v1::ConcurrencyPolicy::Allow,
-        ConcurrencyPolicy::Forbid => v1::ConcurrencyPolicy::Forbid,
-        ConcurrencyPolicy::Replace => v1::ConcurrencyPolicy::Replace,
-    };
-    let spec = v1::ScheduleSpec {
-        cron: schedule.cron.clone(),
-        time_zone: schedule.time_zone.clone().unwrap_or_default(),
-        missed: missed.into(),
-        start_within: schedule.start_within.and_then(|span| span.get().try_into().ok()),
-        missed_limit: schedule.missed_limit.unwrap_or_default(),
-        concurrency: concurrency.into(),
-        suspended: schedule.suspend,
-        task: Some(task(&schedule.task)),
-    };
-    v1::SetScheduleRequest { name: schedule.name.clone(), spec: Some(spec), managed: true }
-}
-
-fn task(task: &ScheduledTask) -> v1::TaskSpec {
-    let retry = task.max_attempts.map(|most| v1::RetryPolicy { max_attempts: most, ..v1::RetryPolicy::default() });
-    v1::TaskSpec {
-        kind: task.kind.clone(),
-        input: task.input.clone().into(),
-        priority: task.priority.unwrap_or_default(),
-        deadline_in: task.deadline.and_then(|span| span.get().try_into().ok()),
-        attempt_timeout: task.attempt_timeout.and_then(|span| span.get().try_into().ok()),
-        retry,
-        required_role: required_role(task.role).into(),
-        required_specialization: task.specialization.clone().unwrap_or_default(),
-        result_ttl: task.result_ttl.and_then(|span| span.get().try_into().ok()),
-        ..v1::TaskSpec::default()
-    }
 }
 
 /// Returns a moment in whole seconds, as Kubernetes writes it.
@@ -243,7 +194,7 @@ fn not_set(
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
-    use robeing_crds::parse_manifest;
+    use robeing_crds::{RobeingClusterSpec, parse_manifest};
 
     use super::*;
 
@@ -283,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_schedule_is_asked_for_as_the_spec_says() {
-        let asked = request(&spec(ALL).schedules[0]);
+        let asked = v1::SetScheduleRequest::from(&spec(ALL).schedules[0]);
         assert_eq!((asked.name.as_str(), asked.managed), ("often", true));
         let set = asked.spec.expect("a spec");
         let policies = (set.missed(), set.missed_limit, set.concurrency());
@@ -297,7 +248,7 @@ mod tests {
         assert_eq!(task.retry.as_ref().map(|retry| retry.max_attempts), Some(2));
         assert_eq!((task.required_role(), task.required_specialization.as_str()), (v1::Role::Specialist, "nlp"));
         let least = spec("{schedules: [{name: a, cron: \"@daily\", task: {kind: k}}]}");
-        let least = request(&least.schedules[0]).spec.expect("a spec");
+        let least = v1::SetScheduleRequest::from(&least.schedules[0]).spec.expect("a spec");
         assert_eq!((least.missed(), least.start_within, least.missed_limit), (v1::MissedRuns::Skip, None, 0));
         assert_eq!((least.time_zone.as_str(), least.concurrency()), ("", v1::ConcurrencyPolicy::Allow));
     }
@@ -306,9 +257,10 @@ mod tests {
     fn the_schedules_of_a_suspended_cluster_are_suspended() {
         let running = spec(ALL);
         let suspended = RobeingClusterSpec { suspend: true, ..running.clone() };
-        assert_eq!(wanted(&running), running.schedules);
-        assert!(wanted(&suspended)[0].suspend);
-        assert_ne!(digest_of(&wanted(&suspended)[0]), digest_of(&wanted(&running)[0]), "it is set again");
+        assert_eq!(running.wanted_schedules(), running.schedules);
+        let of_suspended = &suspended.wanted_schedules()[0];
+        assert!(of_suspended.suspend);
+        assert_ne!(digest_of(of_suspended), digest_of(&running.schedules[0]), "it is set again");
     }
 
     #[test]

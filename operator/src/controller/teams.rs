@@ -12,7 +12,7 @@ use robeing_proto::v1;
 
 use super::{
     ClusterCache, Context,
-    asking::{digest_of, hex, is_refusal, reason, required_role},
+    asking::{digest_of, hex, is_refusal, reason},
     observe::Observation,
 };
 
@@ -150,7 +150,7 @@ fn request(team: &Team, id: &str) -> v1::FormTeamRequest {
         purpose: team.purpose.clone(),
         size: team.size,
         partial: team.partial,
-        role: required_role(team.role).into(),
+        role: team.role.map_or(v1::Role::Unspecified, v1::Role::from).into(),
         skills: team.skills.clone(),
     }
 }

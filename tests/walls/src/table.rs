@@ -19,8 +19,8 @@ pub const CRATES: &[Crate] = &[
     Crate {
         name: "robeing-crds",
         folder: "crds",
-        uses: &["robeing-cron", "robeing-policy", "robeing-settings", "robeing-target"],
-        why: "the schema takes the bounds of settings, and a manifest is read without a fleet",
+        uses: &["robeing-cron", "robeing-policy", "robeing-proto", "robeing-settings", "robeing-target"],
+        why: "the schema takes the bounds of settings; a manifest is read, and put into messages, without a fleet",
     },
     Crate { name: "robeing-fleet", folder: "fleet", uses: &[], why: "the state machine is pure" },
     Crate {

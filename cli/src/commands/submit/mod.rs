@@ -18,7 +18,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{connect::client, duration, resources::resource_amounts};
 use crate::{
-    args::{Agreement, AmountArgs, ApprovalArgs, Connection, Electors, SubmitArgs, TimingArgs, VerifyResultArgs},
+    args::{
+        Agreement, AmountArgs, ApprovalArgs, Connection, Electors, QueueingArgs, RequirementArgs, SubmitArgs,
+        TimingArgs, VerifyResultArgs,
+    },
     error::CliError,
     exit::Exit,
     inputs::LineInput,
@@ -154,28 +157,35 @@ fn template(args: &SubmitArgs) -> TaskSpec {
         delay: args.delay.map(duration),
         attempt_timeout: args.timeout.map(duration),
         not_before: args.not_before.map(wire_time),
-        queue_expiry: args.timing.queue_expiry.map(duration),
-        progress_timeout: args.timing.progress_timeout.map(duration),
         retry: retries(retry, &args.timing),
-        required_role: args.role.map_or(Role::Unspecified, Role::from).into(),
-        required_specialization: args.specialization.first().cloned().unwrap_or_default(),
-        skills: args.specialization.iter().skip(1).cloned().collect(),
-        slots: args.slots.unwrap_or_default(),
-        team: args.team.clone().unwrap_or_default(),
         team_term: args.team_term.unwrap_or_default(),
-        resources: (args.amounts != AmountArgs::default()).then(|| resource_amounts(&args.amounts)),
-        queue: args.queue.clone().unwrap_or_default(),
-        limit_key: args.limit_key.clone().unwrap_or_default(),
         result_ttl: args.ttl.map(duration),
         priority: args.priority.unwrap_or_default(),
         idempotency_key: args.key.clone().unwrap_or_default(),
         submitter: submitter(args.submitter.clone()),
         requires_approval: approval(&args.approval),
         verify: verification(&args.approval.verification),
-        ..Default::default()
+        ..options(&args.timing, &args.requirements, &args.queueing)
     };
     plan::link(&mut template, &args.links);
     template
+}
+
+/// Returns a task with the options that submissions and schedules have in common, but its [`retries`].
+pub(super) fn options(timing: &TimingArgs, requirements: &RequirementArgs, queueing: &QueueingArgs) -> TaskSpec {
+    TaskSpec {
+        queue_expiry: timing.queue_expiry.map(duration),
+        progress_timeout: timing.progress_timeout.map(duration),
+        required_role: requirements.role.map_or(Role::Unspecified, Role::from).into(),
+        required_specialization: requirements.specialization.first().cloned().unwrap_or_default(),
+        skills: requirements.specialization.iter().skip(1).cloned().collect(),
+        slots: requirements.slots.unwrap_or_default(),
+        team: requirements.team.clone().unwrap_or_default(),
+        resources: (queueing.amounts != AmountArgs::default()).then(|| resource_amounts(&queueing.amounts)),
+        queue: queueing.queue.clone().unwrap_or_default(),
+        limit_key: queueing.limit_key.clone().unwrap_or_default(),
+        ..TaskSpec::default()
+    }
 }
 
 /// Returns when the tasks are tried again; `None` if nothing is said about it.

@@ -10,7 +10,7 @@ use robeing_identity::digest;
 use robeing_proto::v1;
 
 use super::{authority::AuthorityState, join::JoinState};
-use crate::{controller::asking, names};
+use crate::names;
 
 /// Returns the request that contains whom the coordinators are to trust.
 pub fn request(
@@ -43,7 +43,7 @@ fn pool_trust(cluster: &RobeingCluster, pool: &Pool, join: Option<&JoinState>) -
     let account = named.unwrap_or_else(|| names::pool(cluster_name, &pool.name));
     v1::PoolTrust {
         pool: pool.name.clone(),
-        role: asking::role(pool.role).into(),
+        role: v1::Role::from(pool.role).into(),
         service_accounts: vec![format!("{namespace}/{account}")],
         join_secret_digests: join.map(JoinState::digests).unwrap_or_default().into_iter().map(Into::into).collect(),
     }
