@@ -383,7 +383,7 @@ pub const MAX_LIMITS: usize = 32;
 /// Most tokens of a bucket, and most that come in within the time that its rate names.
 pub const MAX_BURST: u32 = 1_000_000;
 /// Most buckets that are not full, and are kept therefore. Tasks with other keys whose rates are limited are refused then;
-/// for those that wait already, the bucket that would be full first is forgotten.
+/// for those that wait already, the bucket whose time comes first is forgotten, so that its key has all tokens again.
 pub const MAX_BUCKETS: usize = 10_000;
 /// Most different kinds, or required specializations, of tasks that wait in a queue with limits: whenever a limit holds
 /// them back no more, each costs a look.

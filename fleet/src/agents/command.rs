@@ -158,6 +158,27 @@ pub struct AgentJoin {
     pub contributed: Option<Box<Amounts>>,
 }
 
+#[cfg(test)]
+impl AgentJoin {
+    /// Returns the join of a worker with this many slots, and with nothing else that matters to scheduling.
+    pub(crate) fn worker(name: impl Into<String>, slots: u32) -> AgentJoin {
+        AgentJoin {
+            name: name.into(),
+            incarnation: 1,
+            role: Role::Worker,
+            pool: None,
+            specializations: Vec::new(),
+            slots,
+            address: String::new(),
+            process: None,
+            pid: 1,
+            version: String::new(),
+            sealing_key: None,
+            contributed: None,
+        }
+    }
+}
+
 /// How many agents a pool should have. The newest join decides, unless the pool was set by [`PoolCommand::Set`].
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]

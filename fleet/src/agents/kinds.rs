@@ -161,28 +161,15 @@ mod tests {
 
     use super::*;
     use crate::{
-        AgentCommand, AgentJoin, Command, Completion, ControlCommand, FleetConfig, Outcome, Reply, Role, SessionId,
-        Stamp, SubmitTask, TaskCommand, TaskId, known_version,
+        AgentCommand, AgentJoin, Command, Completion, ControlCommand, FleetConfig, Outcome, Reply, SessionId, Stamp,
+        SubmitTask, TaskCommand, TaskId, known_version,
     };
 
     fn fleet() -> (Fleet, AgentId, SessionId) {
         let mut effects = Vec::new();
         let mut fleet = Fleet::new(FleetConfig::default());
         fleet.apply(Stamp::at(1), Command::Control(ControlCommand::RaiseVersion(known_version())), &mut effects);
-        let join = AgentJoin {
-            name: "a".to_owned(),
-            incarnation: 1,
-            role: Role::Worker,
-            pool: None,
-            specializations: Vec::new(),
-            slots: 1,
-            address: String::new(),
-            process: None,
-            pid: 1,
-            version: String::new(),
-            sealing_key: None,
-            contributed: None,
-        };
+        let join = AgentJoin::worker("a", 1);
         let joined = fleet.apply(Stamp::at(1), Command::Agent(AgentCommand::Joined(join)), &mut effects);
         let Reply::Joined { agent, session } = joined else { panic!("it is refused: {joined:?}") };
         (fleet, agent, session)

@@ -1,7 +1,7 @@
 //! What the loss of an agent does to its session, to the attempts it held and to its pool. An agent that leaves
 //! gracefully is handled the same way, except that its attempts count as handed back and that it is forgotten.
 //!
-//! The attempts are queued again one by one, in the order of the queue; then all of them are placed.
+//! The attempts are queued again one by one, the most urgent tasks first, whoever submitted them; then all of them are placed.
 
 use std::collections::btree_map;
 

@@ -65,9 +65,7 @@ impl TaskKind {
             other => other,
         })
     }
-}
 
-impl TaskKind {
     fn check_queue_name(&self) -> Result<(), Refusal> {
         match (self.queue.is_empty(), &self.resources) {
             (true, _) => Ok(()),

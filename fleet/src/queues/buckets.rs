@@ -59,7 +59,7 @@ impl Fleet {
         }
     }
 
-    /// Forgets the bucket that is full first if there are too many to keep another one.
+    /// Forgets the bucket whose time comes first if there are too many to keep another one. Its key has all tokens then.
     fn make_room_for_bucket(&mut self, queue: &str, key: &str) {
         if !self.has_bucket_room(queue, key)
             && let Some((_, (queue, key))) = self.indexes.schedule.gate.next_due().cloned()

@@ -7,14 +7,14 @@
 //!    ends nothing that runs.
 //! 2. Of one with a `rate`, within any time span no more attempts begin than its burst, and what comes in by its rate
 //!    within that time. Each attempt takes a token; tokens come in by the fleet's time, which is in the log, up to the
-//!    burst.
+//!    burst. This holds for as long as the rate is not set to another one, and its bucket is not one too many.
 //! 3. A task that waits for a limit waits no longer than for it: when a running task ends, or a token comes in, those that
 //!    waited are given to agents in the same command, the ones whose turn it is first (see `admitting`).
 //! 4. Whether a limit holds tasks back is in the state: it begins with a start and ends with an end, or with a timer. So
 //!    it is the same on all coordinators, whenever they read a snapshot.
-//! 5. The memory is bounded: what queues and submitters were served is forgotten when no task waits, and beyond
-//!    [`MAX_SHARES`](crate::limits::MAX_SHARES) for the queue with most submitters at once; a bucket is kept while it is
-//!    not full, and there are at most [`MAX_BUCKETS`](crate::limits::MAX_BUCKETS).
+//! 5. The memory is bounded: what queues and submitters were served is forgotten with a start after which no task waits,
+//!    and beyond [`MAX_SHARES`](crate::limits::MAX_SHARES) for the queue with most submitters at once; a bucket is kept
+//!    while it is not full, and there are at most [`MAX_BUCKETS`](crate::limits::MAX_BUCKETS).
 
 pub(crate) mod admitting;
 pub(crate) mod aging;

@@ -300,19 +300,11 @@ mod tests {
 
     fn join(n: u32) -> Command {
         let role = if n.is_multiple_of(2) { Role::Worker } else { Role::Specialist };
+        let specializations = vec![format!("kind-{}", n % 7)];
         Command::Agent(AgentCommand::Joined(AgentJoin {
-            name: format!("agent-{n}"),
-            incarnation: 1,
             role,
-            pool: None,
-            specializations: vec![format!("kind-{}", n % 7)],
-            slots: 4,
-            address: String::new(),
-            process: None,
-            pid: 1,
-            version: String::new(),
-            sealing_key: None,
-            contributed: None,
+            specializations,
+            ..AgentJoin::worker(format!("agent-{n}"), 4)
         }))
     }
 

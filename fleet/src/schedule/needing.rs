@@ -113,9 +113,7 @@ impl Shape {
             skills: &self.skills,
         }
     }
-}
 
-impl Shape {
     /// Returns whether an agent that can't take a task of another shape, for want of slots, skills or its role, can't take one
     /// of this shape either.
     pub(crate) fn needs_as_much_as(&self, other: &Shape) -> bool {

@@ -370,20 +370,7 @@ mod tests {
         let mut effects = Vec::new();
         let mut fleet = Fleet::new(FleetConfig::default());
         fleet.apply(Stamp::at(1), Command::Control(ControlCommand::RaiseVersion(known_version())), &mut effects);
-        let join = AgentJoin {
-            name: "wide".to_owned(),
-            incarnation: 1,
-            role: Role::Worker,
-            pool: None,
-            specializations: Vec::new(),
-            slots: MAX_VERIFIED_TASKS + 1,
-            address: String::new(),
-            process: None,
-            pid: 1,
-            version: String::new(),
-            sealing_key: None,
-            contributed: None,
-        };
+        let join = AgentJoin::worker("wide", MAX_VERIFIED_TASKS + 1);
         let joined = fleet.apply(Stamp::at(1), Command::Agent(AgentCommand::Joined(join)), &mut effects);
         let agent = if let Reply::Joined { agent, .. } = joined { agent } else { AgentId(u32::MAX) };
         for n in 0..u128::from(MAX_VERIFIED_TASKS) {

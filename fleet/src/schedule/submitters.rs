@@ -49,7 +49,7 @@ impl Turn {
         (self.served, self.rank, &self.submitter)
     }
 
-    /// Returns the better one of two turns, which others contest unless both are the same task's.
+    /// Returns the better one of two turns, which others contest unless both are the same submitter's.
     pub(crate) fn better(best: Option<Turn>, other: Turn) -> Option<Turn> {
         let Some(best) = best else { return Some(other) };
         let is_contested = best.is_contested || other.is_contested || best.submitter != other.submitter;

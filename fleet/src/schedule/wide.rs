@@ -87,24 +87,11 @@ mod tests {
 
     use crate::{
         AgentCommand, AgentJoin, AskedLane, Command, ControlCommand, Demand, Fleet, FleetConfig, Limit, QueueCommand,
-        QueueRules, Role, Stamp, SubmitTask, TaskCommand, TaskId, TaskQueue, known_version,
+        QueueRules, Stamp, SubmitTask, TaskCommand, TaskId, TaskQueue, known_version,
     };
 
     fn join(name: String, slots: u32) -> Command {
-        Command::Agent(AgentCommand::Joined(AgentJoin {
-            name,
-            incarnation: 1,
-            role: Role::Worker,
-            pool: None,
-            specializations: Vec::new(),
-            slots,
-            address: String::new(),
-            process: None,
-            pid: 1,
-            version: String::new(),
-            sealing_key: None,
-            contributed: None,
-        }))
+        Command::Agent(AgentCommand::Joined(AgentJoin::worker(name, slots)))
     }
 
     /// Each key has a task of two slots, of which one may run, and no agent has two free.

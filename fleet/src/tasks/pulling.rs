@@ -45,9 +45,11 @@ impl Fleet {
     /// has waited for too long. Returns whether the agent has it.
     pub(crate) fn start(&mut self, seq: u64, found: Option<&Found>, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
         let task = self.state.tasks.kept.get(&seq);
-        if task.is_some_and(|task| task.has_expired(self.state.now.fleet)) {
+        // A task whose result is verified expires itself, and not its members.
+        let waits = task.map(|task| self.parent_of(task).unwrap_or(task));
+        if let Some(expired) = waits.filter(|task| task.has_expired(self.state.now.fleet)).map(|task| task.seq) {
             // Its timer is about to end it.
-            self.queue_expired(seq, effects);
+            self.queue_expired(expired, effects);
             return false;
         }
         if let Some(found) = found {

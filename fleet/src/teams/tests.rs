@@ -11,20 +11,9 @@ use crate::{
 const SKILLS: [&str; 3] = ["ocr", "law", "sum"];
 
 fn join(n: u32, role: Role, skills: &[usize]) -> Command {
-    Command::Agent(AgentCommand::Joined(AgentJoin {
-        name: format!("agent-{n}"),
-        incarnation: 1,
-        role,
-        pool: None,
-        specializations: skills.iter().map(|skill| SKILLS[*skill].to_owned()).collect(),
-        slots: 4,
-        address: String::new(),
-        process: None,
-        pid: 1,
-        version: String::new(),
-        sealing_key: None,
-        contributed: None,
-    }))
+    let specializations = skills.iter().map(|skill| SKILLS[*skill].to_owned()).collect();
+    let worker = AgentJoin::worker(format!("agent-{n}"), 4);
+    Command::Agent(AgentCommand::Joined(AgentJoin { role, specializations, ..worker }))
 }
 
 fn needs(role: Option<Role>, skills: &[&str]) -> TeamNeeds {

@@ -53,16 +53,18 @@ fn refused(trial: &mut Trial, task: SubmitTask) -> Refusal {
 
 #[test]
 fn a_look_that_comes_late_starts_no_task_that_has_waited_for_too_long() {
-    let mut trial = Trial::newest();
-    let first = trial.submit(SubmitTask { kind: "parse".to_owned(), ..needing(1, 2, 0) });
-    let timing = Timing { queue_expiry: Some(75), ..Timing::default() };
-    let other = trial.submit(SubmitTask { timing: Some(Box::new(timing)), ..needing(2, 2, 0) });
-    let stay = trial.join(specialist("s", "sum"));
-    assert_eq!(trial.contribute(stay, amounts(2, 0)), Reply::Done);
-    trial.after(6_000);
-    assert_eq!(trial.state(other), TaskState::Failed, "the agent would prefer it");
-    trial.after(1);
-    assert_eq!(trial.holder(first), Some(stay.agent));
+    for verify in [None, to_verify(2).verify] {
+        let mut trial = Trial::newest();
+        let first = trial.submit(SubmitTask { kind: "parse".to_owned(), ..needing(1, 2, 0) });
+        let timing = Some(Box::new(Timing { queue_expiry: Some(75), ..Timing::default() }));
+        let other = trial.submit(SubmitTask { timing, verify, ..needing(2, 2, 0) });
+        let stay = trial.join(specialist("s", "sum"));
+        assert_eq!(trial.contribute(stay, amounts(2, 0)), Reply::Done);
+        trial.after(6_000);
+        assert_eq!(trial.state(other), TaskState::Failed, "the agent would prefer it");
+        trial.after(1);
+        assert_eq!(trial.holder(first), Some(stay.agent));
+    }
 }
 
 #[test]
