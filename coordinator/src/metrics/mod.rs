@@ -35,8 +35,8 @@ pub struct Sources {
     pub snapshots: Arc<SnapshotStats>,
 }
 
-/// The metrics of messages through the coordinators, of ballots, of teams, of queues, and of the resource pool. Votes, and ballots
-/// that close, are counted in [`ballots::counters`](crate::ballots::counters).
+/// The metrics of messages through the coordinators, of ballots, of teams, of queues, and of the resource pool. Votes, and
+/// ballots that close, are counted in [`ballots::counters`](crate::ballots::counters).
 struct DomainGauges {
     waiting: Gauge,
     bytes: Gauge,
