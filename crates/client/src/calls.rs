@@ -265,8 +265,8 @@ impl Tries {
 /// What the HTTP/2 library reports when the peer does not speak HTTP/2.
 const NO_HTTP2: [&str; 2] = ["frame with invalid size", "unspecific protocol error detected"];
 
-/// Returns the error of a call of a service that a fleet of the version before lacks; `lacks` says what that has or does
-/// not do: it is a fleet nevertheless, unlike a server that [`is_foreign`].
+/// Returns the error of a call of a service or method that a fleet of the version before lacks, as `lacks` says: it is a
+/// fleet nevertheless, which [`is_foreign`] would not know.
 pub(crate) fn too_old(status: Status, lacks: &str) -> Status {
     match status.code() {
         Code::Unimplemented => {
