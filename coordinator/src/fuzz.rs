@@ -183,7 +183,7 @@ pub fn session(bytes: &[u8]) {
         }
         agent_message::Message::Completions(completions) => {
             for completion in completions.completions {
-                match reported(AgentId(1), SessionId(1), completion) {
+                match reported(AgentId(1), SessionId(1), completion, |_| RetryPolicy::default()) {
                     Ok(result) => drop(applied(Command::Task(TaskCommand::Complete(result)))),
                     Err(refused) => check_sentence(refused),
                 }
