@@ -150,7 +150,7 @@ pub fn send_message(bytes: &[u8]) {
 /// A task that a client submits.
 pub fn submission(bytes: &[u8]) {
     let Ok(mut spec) = TaskSpec::decode(bytes) else { return };
-    if let Err(refused) = convert::start_after(&mut spec, Stamp::at(NOW)) {
+    if let Err(refused) = convert::start_after(&mut spec, || Stamp::at(NOW)) {
         return check_sentence(refused);
     }
     match convert::submission(spec, RetryPolicy::default(), || 7) {
@@ -183,7 +183,7 @@ pub fn session(bytes: &[u8]) {
         }
         agent_message::Message::Completions(completions) => {
             for completion in completions.completions {
-                match reported(AgentId(1), SessionId(1), completion) {
+                match reported(AgentId(1), SessionId(1), completion, |_| RetryPolicy::default()) {
                     Ok(result) => drop(applied(Command::Task(TaskCommand::Complete(result)))),
                     Err(refused) => check_sentence(refused),
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use robeing_fleet::{UnmetNeed, UnmetNeeds};
 use robeing_telemetry::Metrics;
 
-use crate::read::StateReader;
+use crate::{metrics::gauged, read::StateReader};
 
 /// How often the metric is refreshed.
 const REFRESH: Duration = Duration::from_secs(10);
@@ -30,7 +30,7 @@ pub async fn run(state: StateReader, metrics: Metrics) {
     let unschedulable = metrics.gauge("tasks_unschedulable", help);
     loop {
         let tasks: u64 = unmet_needs(&state).await.iter().map(|need| need.tasks).sum();
-        unschedulable.set(i64::try_from(tasks).unwrap_or(i64::MAX));
+        unschedulable.set(gauged(tasks));
         tokio::time::sleep(REFRESH).await;
     }
 }

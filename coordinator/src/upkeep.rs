@@ -226,7 +226,11 @@ pub async fn configuration(standing: Standing, state: StateReader, proposer: Pro
             let mut is_done = wanted == config;
             if !is_set {
                 match proposer.propose_one(Command::Control(ControlCommand::Configure(wanted))).await {
-                    Ok(Reply::Refused(refusal)) => warn!(%refusal, "the fleet's configuration was refused"),
+                    Ok(Reply::Refused(refusal)) => {
+                        warn!(%refusal, "the fleet's configuration was refused");
+                        // Nor would it be taken with the rest.
+                        is_done = true;
+                    }
                     Ok(_) => info!("the fleet's configuration was changed"),
                     Err(error) => {
                         warn!(%error, "the fleet's configuration could not be changed; retrying");

@@ -33,8 +33,8 @@
 //!    the executor. When the leader counts the agent as unhealthy, all running attempts are stopped before they are
 //!    handed back. An agent whose executor has failed stops everything before it reports the failure, and exits.
 //! 10. **Who follows an attempt holds up nothing.** Lines and progress are sent only of attempts that the leader follows,
-//!     within a rate, and after everything else (see [`logs`]). That attempts with a progress timeout make progress is
-//!     said whoever follows them (see [`progress`]).
+//!     within a rate, and after everything else (see [`logs`]). The progress of attempts with a progress
+//!     timeout is reported whether they are followed or not (see [`progress`]).
 
 mod deps;
 mod drain;

@@ -26,8 +26,8 @@ struct Watched {
     said: u64,
     /// When its newest progress was noticed.
     at: Instant,
-    /// The leader was told about it over this stream.
-    is_told: bool,
+    /// It was reported to the leader over this stream.
+    is_reported: bool,
 }
 
 /// The running attempts of an agent that have a progress timeout.
@@ -49,7 +49,7 @@ impl AttemptProgress {
         }
         // The leader gives an attempt a quarter of the timeout more.
         let every = Duration::from_millis(timeout_ms / 8).clamp(LOOK_MIN, LOOK_MAX);
-        let watched = Watched { log: log.clone(), every, said: log.said(), at: now, is_told: false };
+        let watched = Watched { log: log.clone(), every, said: log.said(), at: now, is_reported: false };
         self.watched.insert(key.clone(), watched);
         self.next = now;
     }
@@ -64,9 +64,9 @@ impl AttemptProgress {
         self.watched.clear();
     }
 
-    /// Records that there is a new stream, over which the leader was told nothing.
-    pub fn nothing_told(&mut self, now: Instant) {
-        self.watched.values_mut().for_each(|of| of.is_told = false);
+    /// Records that a new stream is open, over which nothing was reported yet.
+    pub fn stream_opened(&mut self, now: Instant) {
+        self.watched.values_mut().for_each(|of| of.is_reported = false);
         self.next = now;
     }
 
@@ -75,17 +75,17 @@ impl AttemptProgress {
         (!self.watched.is_empty()).then_some(self.next)
     }
 
-    /// Looks for progress. Returns what to tell the leader, if there is anything.
+    /// Looks for progress. Returns what to report to the leader, if there is anything.
     pub fn next_message(&mut self, now: Instant) -> Option<internal::Progressed> {
         for of in self.watched.values_mut() {
             let said = of.log.said();
             if said != of.said {
-                (of.said, of.at, of.is_told) = (said, now, false);
+                (of.said, of.at, of.is_reported) = (said, now, false);
             }
         }
-        let untold = self.watched.iter_mut().filter(|(_, of)| !of.is_told).take(MAX_TOLD);
-        let tell = |(key, of): (&Key, &mut Watched)| {
-            of.is_told = true;
+        let unreported = self.watched.iter_mut().filter(|(_, of)| !of.is_reported).take(MAX_TOLD);
+        let report = |(key, of): (&Key, &mut Watched)| {
+            of.is_reported = true;
             let ago = now.saturating_duration_since(of.at).as_millis();
             internal::AttemptProgressed {
                 task_id: key.task_id.clone(),
@@ -93,8 +93,8 @@ impl AttemptProgress {
                 ago_ms: u64::try_from(ago).unwrap_or(u64::MAX),
             }
         };
-        let attempts: Vec<_> = untold.map(tell).collect();
-        // If there is more to tell, it is told at once.
+        let attempts: Vec<_> = unreported.map(report).collect();
+        // After a full message, the next one is sent at once.
         let every = self.watched.values().map(|of| of.every).min().unwrap_or(LOOK_MAX);
         self.next = if attempts.len() < MAX_TOLD { now + every } else { now };
         (!attempts.is_empty()).then_some(internal::Progressed { attempts })
@@ -151,7 +151,7 @@ mod tests {
         progress.begin(&key(0), &log(), 8_000, start);
         told(&mut progress, start);
         let later = start + Duration::from_millis(2_500);
-        progress.nothing_told(later);
+        progress.stream_opened(later);
         assert_eq!(progress.due(), Some(later));
         assert_eq!(told(&mut progress, later), [(key(0).task_id, 2_500)]);
     }

@@ -2,20 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use prost::Message;
 use robeing_fleet::{Ballot, Fleet};
 use robeing_net::gate::Caller;
-use robeing_proto::{
-    budget::MessageBudget,
-    v1::{
-        self, CastVoteRequest, CastVoteResponse, GetBallotRequest, ListBallotsRequest, ListBallotsResponse,
-        OpenBallotRequest, OpenBallotResponse,
-    },
+use robeing_proto::v1::{
+    self, CastVoteRequest, CastVoteResponse, GetBallotRequest, ListBallotsRequest, ListBallotsResponse,
+    OpenBallotRequest, OpenBallotResponse,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    api::convert,
+    api::{convert, paging},
     ballots::{Ballots, reading::Authorities},
     mail::sender_name,
 };
@@ -33,19 +29,10 @@ impl BallotsService {
     }
 
     /// Returns a page of ballots, as many as fit in one message. The next page begins after the last one in it.
-    fn page(&self, found: &[Arc<Ballot>], mut has_more: bool) -> ListBallotsResponse {
-        let (mut ballots, mut last) = (Vec::with_capacity(found.len()), None);
-        let mut budget = MessageBudget::default();
-        for ballot in found {
-            let told = self.told(ballot, None);
-            if !budget.take(told.encoded_len()) {
-                has_more = true;
-                break;
-            }
-            last = Some(ballot.seq);
-            ballots.push(told);
-        }
-        let next_page_token = last.filter(|_| has_more).map(|seq| seq.to_string()).unwrap_or_default();
+    fn page(&self, found: &[Arc<Ballot>], has_more: bool) -> ListBallotsResponse {
+        let (ballots, cut) = paging::fitting(found.iter().map(|ballot| (ballot.seq, self.told(ballot, None))));
+        let next = cut.or_else(|| found.last().filter(|_| has_more).map(|ballot| ballot.seq));
+        let next_page_token = next.map(|seq| seq.to_string()).unwrap_or_default();
         ListBallotsResponse { ballots, next_page_token }
     }
 }
@@ -78,16 +65,7 @@ impl v1::ballots_server::Ballots for BallotsService {
         request: Request<ListBallotsRequest>,
     ) -> Result<Response<ListBallotsResponse>, Status> {
         let ListBallotsRequest { open, limit, page_token } = request.into_inner();
-        let before = match page_token.as_str() {
-            "" => None,
-            token => Some(token.parse().map_err(|_| {
-                let token = convert::excerpt(token);
-                Status::invalid_argument(format!(
-                    "page_token {token:?} was not returned by a listing; leave it empty to start"
-                ))
-            })?),
-        };
-        let (found, has_more) = self.ballots.list(before, limit as usize, open).await?;
+        let (found, has_more) = self.ballots.list(paging::page_number(&page_token)?, limit as usize, open).await?;
         Ok(Response::new(self.page(&found, has_more)))
     }
 }

@@ -1,15 +1,11 @@
 //! The DeadLetters service. Any coordinator serves it.
 
-use prost::Message;
 use robeing_fleet::{Command, DeadCursor, DropDead, Reply, RetryDead, TaskCommand, TaskId, limits::MAX_PAGE};
 use robeing_net::gate::Caller;
 use robeing_platform::Platform;
-use robeing_proto::{
-    budget::MessageBudget,
-    v1::{
-        self, DropDeadLetterResult, DropDeadLettersRequest, DropDeadLettersResponse, ListDeadLettersRequest,
-        ListDeadLettersResponse, RetryDeadLetterResult, RetryDeadLettersRequest, RetryDeadLettersResponse,
-    },
+use robeing_proto::v1::{
+    self, DropDeadLetterResult, DropDeadLettersRequest, DropDeadLettersResponse, ListDeadLettersRequest,
+    ListDeadLettersResponse, RetryDeadLetterResult, RetryDeadLettersRequest, RetryDeadLettersResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -18,6 +14,7 @@ use crate::{
         convert::{self, Parts},
         errors,
         fleet::MAX_ITEMS,
+        paging,
     },
     propose::Proposer,
     read::StateReader,
@@ -41,10 +38,7 @@ fn cursor(token: &str) -> Result<Option<DeadCursor>, Status> {
         return Ok(None);
     }
     let read = token.split_once('-').and_then(|(at, seq)| Some((at.parse().ok()?, seq.parse().ok()?)));
-    read.map(Some).ok_or_else(|| {
-        let token = convert::excerpt(token);
-        Status::invalid_argument(format!("page_token {token:?} was not returned by a listing; leave it empty to start"))
-    })
+    read.map(Some).ok_or_else(|| paging::unknown_token(token))
 }
 
 fn token((at, seq): DeadCursor) -> String {
@@ -101,24 +95,15 @@ impl v1::dead_letters_server::DeadLetters for DeadLettersService {
         let (kind, after) = (convert::filter_name("kind", kind)?, cursor(&page_token)?);
         let size = if page_size == 0 { DEFAULT_PAGE } else { (page_size as usize).min(MAX_PAGE) };
         self.state.ready_to_read(consistency).await?;
-        let (found, mut next, total, now) = self.state.look(|fleet| {
+        let (found, next, total, now) = self.state.look(|fleet| {
             let (found, next) = fleet.dead_letters(kind.as_deref(), after, size);
             let found: Vec<_> = found.into_iter().cloned().collect();
             (found, next, fleet.dead_letter_count() as u64, fleet.now())
         });
         let parts = Parts { attempts: true, ..Parts::default() };
-        let (mut tasks, mut last) = (Vec::with_capacity(found.len()), None);
-        let mut budget = MessageBudget::default();
-        for task in &found {
-            let told = convert::task(task, parts, now);
-            if !budget.take(told.encoded_len()) {
-                next = last;
-                break;
-            }
-            last = Some(task.dead_cursor());
-            tasks.push(told);
-        }
-        let next_page_token = next.map(token).unwrap_or_default();
+        let told = found.iter().map(|task| (task.dead_cursor(), convert::task(task, parts, now)));
+        let (tasks, cut) = paging::fitting(told);
+        let next_page_token = cut.or(next).map(token).unwrap_or_default();
         Ok(Response::new(ListDeadLettersResponse { tasks, next_page_token, total }))
     }
 

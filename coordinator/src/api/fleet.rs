@@ -18,7 +18,7 @@ use crate::{
     api::{
         cancels::Cancels,
         convert::{self, Figures, Parts},
-        errors,
+        errors, paging,
         submissions::Submissions,
         subtasks,
         watches::{self, Watches},
@@ -168,20 +168,10 @@ fn slice(fleet: &Fleet, filter: &TaskFilter, after: Option<u64>, most: usize) ->
 const MAX_AGENTS_READ: usize = 256;
 
 /// Returns a page of tasks, as many as fit in one message. The next page begins after the last task in it.
-fn page_of_tasks(found: &[Arc<Task>], mut next: Option<u64>, revision: u64, now: Stamp) -> v1::ListTasksResponse {
+fn page_of_tasks(found: &[Arc<Task>], next: Option<u64>, revision: u64, now: Stamp) -> v1::ListTasksResponse {
     let parts = Parts { attempts: true, ..Parts::default() };
-    let (mut tasks, mut last) = (Vec::with_capacity(found.len()), None);
-    let mut budget = MessageBudget::default();
-    for task in found {
-        let told = convert::task(task, parts, now);
-        if !budget.take(told.encoded_len()) {
-            next = last;
-            break;
-        }
-        last = Some(task.seq);
-        tasks.push(told);
-    }
-    let next_page_token = next.map(|cursor| cursor.to_string()).unwrap_or_default();
+    let (tasks, cut) = paging::fitting(found.iter().map(|task| (task.seq, convert::task(task, parts, now))));
+    let next_page_token = cut.or(next).map(|cursor| cursor.to_string()).unwrap_or_default();
     v1::ListTasksResponse { tasks, next_page_token, revision }
 }
 
@@ -292,15 +282,7 @@ impl v1::fleet_server::Fleet for FleetService {
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
         let request = request.into_inner();
         let (page_size, consistency) = (request.page_size as usize, request.consistency);
-        let after = match request.page_token.as_str() {
-            "" => None,
-            token => Some(token.parse().map_err(|_| {
-                let token = convert::excerpt(token);
-                Status::invalid_argument(format!(
-                    "page_token {token:?} was not returned by a listing; leave it empty to start"
-                ))
-            })?),
-        };
+        let after = paging::page_number(&request.page_token)?;
         let filter = filter(request)?;
         let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
         self.state.ready_to_read(consistency).await?;

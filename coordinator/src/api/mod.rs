@@ -16,6 +16,7 @@ pub mod guards;
 pub mod logs;
 pub mod mailbox;
 pub mod messages;
+mod paging;
 pub mod preparing;
 mod proposing;
 pub mod queues;

@@ -51,7 +51,7 @@ impl Submissions {
         let names_default = spec.queue == DEFAULT_QUEUE;
         // They are counted when the task is read, and not needed for that.
         let inputs = spec.inputs.clone();
-        let prepared = convert::start_after(&mut spec, self.clock.estimate())
+        let prepared = convert::start_after(&mut spec, || self.clock.estimate())
             .and_then(|()| convert::submission(spec, default_retry, fresh))
             .and_then(|mut task| {
                 task.draw_jitter(|| self.platform.random.next_u64());

@@ -1,17 +1,13 @@
 //! The Queues service. Any coordinator serves it.
 
-use prost::Message;
 use robeing_fleet::{Command, QueueCommand, Reply, TaskQueue, TaskQueueView};
-use robeing_proto::{
-    budget::MessageBudget,
-    v1::{
-        self, ListQueuesRequest, ListQueuesResponse, UpdateQueuesRequest, UpdateQueuesResponse, queues_server::Queues,
-    },
+use robeing_proto::v1::{
+    ListQueuesRequest, ListQueuesResponse, UpdateQueuesRequest, UpdateQueuesResponse, queues_server::Queues,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    api::{convert, errors},
+    api::{convert, errors, paging},
     propose::Proposer,
     read::StateReader,
 };
@@ -30,18 +26,10 @@ pub struct QueuesService {
 
 /// Returns a page of queues, as many as fit in one message. The next page begins after the last one in it.
 fn page(found: Vec<TaskQueueView>, has_more: bool) -> ListQueuesResponse {
-    let (mut queues, mut has_more): (Vec<v1::TaskQueue>, bool) = (Vec::with_capacity(found.len()), has_more);
-    let mut budget = MessageBudget::default();
-    for view in found {
-        let told = convert::told_task_queue(view);
-        if !budget.take(told.encoded_len()) {
-            has_more = true;
-            break;
-        }
-        queues.push(told);
-    }
-    let last = queues.last().map(|queue| queue.name.clone()).filter(|_| has_more);
-    ListQueuesResponse { queues, next_page_token: last.unwrap_or_default() }
+    let told = found.into_iter().map(|view| (view.name.clone(), convert::told_task_queue(view)));
+    let (queues, cut) = paging::fitting(told);
+    let next = cut.or_else(|| queues.last().filter(|_| has_more).map(|queue| queue.name.clone()));
+    ListQueuesResponse { queues, next_page_token: next.unwrap_or_default() }
 }
 
 #[tonic::async_trait]

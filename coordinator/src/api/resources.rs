@@ -1,22 +1,21 @@
 //! The Resources service. Any coordinator serves it.
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
-use prost::Message;
 use robeing_fleet::AgentId;
 use robeing_net::gate::Caller;
-use robeing_proto::{
-    budget::MessageBudget,
-    v1::{
-        self, GetAllocationRequest, ListAllocationsRequest, ListAllocationsResponse, ListResourcesRequest,
-        ListResourcesResponse, ReleaseResourcesRequest, ReleaseResourcesResponse, RenewLeaseRequest,
-        RenewLeaseResponse, RequestResourcesRequest, RequestResourcesResponse, SetQueuesRequest, SetQueuesResponse,
-    },
+use robeing_proto::v1::{
+    self, GetAllocationRequest, ListAllocationsRequest, ListAllocationsResponse, ListResourcesRequest,
+    ListResourcesResponse, ReleaseResourcesRequest, ReleaseResourcesResponse, RenewLeaseRequest, RenewLeaseResponse,
+    RequestResourcesRequest, RequestResourcesResponse, SetQueuesRequest, SetQueuesResponse,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    api::convert,
+    api::{
+        convert,
+        paging::{self, page_number},
+    },
     resources::{ResourcePool, Seen},
 };
 
@@ -27,32 +26,11 @@ pub struct ResourcesService {
 }
 
 /// Returns a page of allocations, as many as fit in one message. The next page begins after the last one in it.
-fn page(found: Vec<Seen>, mut next: Option<u64>) -> ListAllocationsResponse {
-    let (mut allocations, mut last) = (Vec::with_capacity(found.len()), None);
-    let mut budget = MessageBudget::default();
-    for seen in found {
-        let seq = seen.allocation.seq;
-        let told = convert::allocation(seen);
-        if !budget.take(told.encoded_len()) {
-            next = last;
-            break;
-        }
-        last = Some(seq);
-        allocations.push(told);
-    }
-    let next_page_token = next.map(|seq| seq.to_string()).unwrap_or_default();
+fn page(found: Vec<Seen>, next: Option<u64>) -> ListAllocationsResponse {
+    let told = found.into_iter().map(|seen| (seen.allocation.seq, convert::allocation(seen)));
+    let (allocations, cut) = paging::fitting(told);
+    let next_page_token = cut.or(next).map(|seq| seq.to_string()).unwrap_or_default();
     ListAllocationsResponse { allocations, next_page_token }
-}
-
-/// Reads the token of a page; `None` if it is empty.
-fn page_number<N: FromStr>(token: &str) -> Result<Option<N>, Status> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    token.parse().map(Some).map_err(|_| {
-        let token = convert::excerpt(token);
-        Status::invalid_argument(format!("page_token {token:?} was not returned by a listing; leave it empty to start"))
-    })
 }
 
 #[tonic::async_trait]

@@ -1,19 +1,15 @@
 //! The Schedules service. Any coordinator serves it.
 
-use prost::Message;
 use robeing_net::gate::Caller;
-use robeing_proto::{
-    budget::MessageBudget,
-    v1::{
-        self, GetScheduleRequest, ListSchedulesRequest, ListSchedulesResponse, RemoveScheduleRequest,
-        RemoveScheduleResponse, RunScheduleRequest, RunScheduleResponse, SetScheduleRequest, SetScheduleResponse,
-        SuspendScheduleRequest, SuspendScheduleResponse,
-    },
+use robeing_proto::v1::{
+    self, GetScheduleRequest, ListSchedulesRequest, ListSchedulesResponse, RemoveScheduleRequest,
+    RemoveScheduleResponse, RunScheduleRequest, RunScheduleResponse, SetScheduleRequest, SetScheduleResponse,
+    SuspendScheduleRequest, SuspendScheduleResponse,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    api::convert,
+    api::{convert, paging},
     schedules::{Page, Schedules},
 };
 
@@ -24,19 +20,11 @@ pub struct SchedulesService {
 }
 
 /// Returns a page of schedules, as many as fit in one message. The next page begins after the last one in it.
-fn page(Page { schedules, mut has_more }: Page, brief: bool) -> ListSchedulesResponse {
-    let mut told = Vec::with_capacity(schedules.len());
-    let mut budget = MessageBudget::default();
-    for shown in &schedules {
-        let schedule = convert::schedule(shown, brief);
-        if !budget.take(schedule.encoded_len()) {
-            has_more = true;
-            break;
-        }
-        told.push(schedule);
-    }
-    let last = told.last().map(|schedule| schedule.name.clone());
-    ListSchedulesResponse { schedules: told, next_page_token: last.filter(|_| has_more).unwrap_or_default() }
+fn page(Page { schedules: found, has_more }: Page, brief: bool) -> ListSchedulesResponse {
+    let told = found.iter().map(|shown| (shown.schedule.name.clone(), convert::schedule(shown, brief)));
+    let (schedules, cut) = paging::fitting(told);
+    let next = cut.or_else(|| schedules.last().filter(|_| has_more).map(|schedule| schedule.name.clone()));
+    ListSchedulesResponse { schedules, next_page_token: next.unwrap_or_default() }
 }
 
 #[tonic::async_trait]

@@ -9,8 +9,8 @@ use futures::{
     stream::{BoxStream, FuturesUnordered},
 };
 use robeing_fleet::{
-    AgentCommand, AgentId, Command, Completion, Failure, FailureKind, Feature, Outcome, Reply, SessionId, StaleReason,
-    TaskCommand,
+    AgentCommand, AgentId, Command, Completion, Failure, FailureKind, Feature, Outcome, Reply, RetryPolicy, SessionId,
+    StaleReason, TaskCommand,
     sabotage::{Mistake, planted},
 };
 use robeing_net::{ConnectInfo, gate::Caller};
@@ -354,10 +354,12 @@ impl Session {
         let mut results: Vec<Completion> = Vec::with_capacity(completions.len());
         let mut about = Vec::with_capacity(completions.len());
         let mut refused = Vec::new();
+        let state = &self.service.state;
+        let default_retry = |kind: &str| state.look(|fleet| fleet.default_retry(kind));
         for completion in completions {
             // An invalid id is repeated only as far as needed to recognize it.
             let key = (convert::excerpt(&completion.task_id).to_owned(), completion.attempt);
-            match reported(self.agent, self.session, completion) {
+            match reported(self.agent, self.session, completion, default_retry) {
                 Ok(result) => {
                     results.push(result);
                     about.push(key);
@@ -411,7 +413,7 @@ fn without_subtasks(state: &StateReader, results: &mut [Completion]) {
     }
 }
 
-/// Reads the completion of an attempt in this session.
+/// Reads the completion of an attempt in this session. `default_retry` returns the retry policy of a kind.
 ///
 /// # Errors
 /// What is wrong with it, as a sentence.
@@ -419,6 +421,7 @@ pub(crate) fn reported(
     agent: AgentId,
     session: SessionId,
     completion: internal::Completion,
+    default_retry: impl Fn(&str) -> RetryPolicy,
 ) -> Result<Completion, String> {
     use internal::completion::Outcome as Wire;
     let task = convert::task_id(&completion.task_id).map_err(|e| e.to_string())?;
@@ -427,7 +430,9 @@ pub(crate) fn reported(
         Wire::Failure(failure) => Outcome::Failed(convert::failure_from_wire(failure)),
         Wire::Stopped(_) => Outcome::Stopped,
         Wire::HandedBack(_) => Outcome::HandedBack,
-        Wire::Suspended(asked) => convert::suspension(asked).map_or_else(refused_subtasks, Outcome::Suspended),
+        Wire::Suspended(asked) => {
+            convert::suspension(asked, default_retry).map_or_else(refused_subtasks, Outcome::Suspended)
+        }
     };
     let outcome = outcome.within_limits();
     Ok(Completion { agent, session, task, attempt: completion.attempt, ran_us: completion.ran_us, outcome })

@@ -10,7 +10,7 @@ use tonic::Status;
 use crate::{
     api::{
         convert::{self, Parts},
-        errors,
+        errors, paging,
     },
     read::StateReader,
 };
@@ -23,15 +23,7 @@ const MAX_READ: usize = 256;
 /// Returns a page of the parts or subtasks of a task.
 pub async fn list(state: &StateReader, request: v1::ListSubtasksRequest) -> Result<v1::ListSubtasksResponse, Status> {
     let id = convert::task_id(&request.id)?;
-    let from: u32 = match request.page_token.as_str() {
-        "" => 0,
-        token => token.parse().map_err(|_| {
-            let token = convert::excerpt(token);
-            Status::invalid_argument(format!(
-                "page_token {token:?} was not returned by a listing; leave it empty to start"
-            ))
-        })?,
-    };
+    let from = paging::page_number(&request.page_token)?.unwrap_or(0);
     let size = if request.page_size == 0 { DEFAULT_PAGE } else { (request.page_size as usize).min(MAX_PAGE) };
     state.ready_to_read(request.consistency).await?;
     // Nobody knows of the members of a task with several runs.

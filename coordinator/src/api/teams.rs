@@ -1,19 +1,15 @@
 //! The Teams service. Any coordinator serves it.
 
-use prost::Message;
 use robeing_fleet::Fleet;
 use robeing_net::gate::Caller;
-use robeing_proto::{
-    budget::MessageBudget,
-    v1::{
-        self, DisbandTeamRequest, DisbandTeamResponse, FormTeamRequest, FormTeamResponse, GetTeamRequest,
-        ListTeamsRequest, ListTeamsResponse, ReportPathsRequest, ReportPathsResponse,
-    },
+use robeing_proto::v1::{
+    self, DisbandTeamRequest, DisbandTeamResponse, FormTeamRequest, FormTeamResponse, GetTeamRequest, ListTeamsRequest,
+    ListTeamsResponse, ReportPathsRequest, ReportPathsResponse,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
-    api::convert,
+    api::{convert, paging},
     mail::sender_name,
     teams::{Shown, Teams},
 };
@@ -30,19 +26,10 @@ impl TeamsService {
     }
 
     /// Returns a page of teams, as many as fit in one message. The next page begins after the last one in it.
-    fn page(&self, found: &[Shown], mut has_more: bool) -> ListTeamsResponse {
-        let (mut teams, mut last) = (Vec::with_capacity(found.len()), None);
-        let mut budget = MessageBudget::default();
-        for shown in found {
-            let told = self.told(shown);
-            if !budget.take(told.encoded_len()) {
-                has_more = true;
-                break;
-            }
-            last = Some(shown.team.seq);
-            teams.push(told);
-        }
-        let next_page_token = last.filter(|_| has_more).map(|seq| seq.to_string()).unwrap_or_default();
+    fn page(&self, found: &[Shown], has_more: bool) -> ListTeamsResponse {
+        let (teams, cut) = paging::fitting(found.iter().map(|shown| (shown.team.seq, self.told(shown))));
+        let next = cut.or_else(|| found.last().filter(|_| has_more).map(|shown| shown.team.seq));
+        let next_page_token = next.map(|seq| seq.to_string()).unwrap_or_default();
         ListTeamsResponse { teams, next_page_token }
     }
 }
@@ -72,16 +59,7 @@ impl v1::teams_server::Teams for TeamsService {
 
     async fn list_teams(&self, request: Request<ListTeamsRequest>) -> Result<Response<ListTeamsResponse>, Status> {
         let ListTeamsRequest { open, limit, page_token } = request.into_inner();
-        let before = match page_token.as_str() {
-            "" => None,
-            token => Some(token.parse().map_err(|_| {
-                let token = convert::excerpt(token);
-                Status::invalid_argument(format!(
-                    "page_token {token:?} was not returned by a listing; leave it empty to start"
-                ))
-            })?),
-        };
-        let (found, has_more) = self.teams.list(before, limit as usize, open).await?;
+        let (found, has_more) = self.teams.list(paging::page_number(&page_token)?, limit as usize, open).await?;
         Ok(Response::new(self.page(&found, has_more)))
     }
 

@@ -20,8 +20,12 @@ use tokio::sync::watch;
 
 use super::{
     authority::{Authorities, Certifier},
+    client_rights::ClientRights,
+    rights::ClientRights as Rights,
+    rights_file::CurrentRights,
     trust::FleetTrust,
 };
+use crate::policies::CallerRights;
 
 /// The time at which authorities are made, Unix milliseconds.
 pub const NOW: u64 = 1_800_000_000_000;
@@ -60,6 +64,13 @@ pub fn bundle_of(authorities: &[Authority]) -> String {
 pub fn trust(certifier: Arc<Certifier>, enrolment: Enrolment) -> (watch::Sender<Arc<Certifier>>, FleetTrust) {
     let (sender, current) = watch::channel(certifier);
     (sender, FleetTrust::new(Authorities::of(current), enrolment, watch::channel(None).1))
+}
+
+/// What callers may do where TLS is on, and ann alone is an administrator.
+pub fn ann_administers() -> CallerRights {
+    let rights = Rights::parse(b"clients: [{name: ann, rights: [admin]}]").expect("they are rights");
+    let rights = ClientRights::File(CurrentRights::fixed(rights));
+    CallerRights(Some((rights, trust(Arc::new(certifier()), Enrolment::Proof).1)))
 }
 
 /// An API server that signs tokens of service accounts.

@@ -20,7 +20,10 @@ use tracing::{info, warn};
 
 use crate::{
     apply::observer::ApplyObserver,
-    leader::sessions::{SessionConnection, opening::Opened},
+    leader::{
+        sessions::{SessionConnection, opening::Opened},
+        written,
+    },
     propose::Proposer,
     read::StateReader,
 };
@@ -212,15 +215,9 @@ impl SessionHealth {
     /// not answer health checks.
     pub async fn act(&mut self) {
         let Self { checks: Some(checks), writing, timer, .. } = self else { return std::future::pending().await };
-        let written = async {
-            match writing {
-                Some(writing) => writing.await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
-            written = written => {
+            written = written(writing) => {
                 // A verdict that could not be written is derived again at the next check.
                 self.writing = None;
                 let is_bad = checks.good == 0;

@@ -19,3 +19,14 @@ pub mod stalls;
 pub mod standing;
 pub mod transfer;
 pub mod version;
+
+use futures::future::BoxFuture;
+
+/// Waits until what is being written is, and returns its result. Cancellation-safe; never returns while nothing is being
+/// written.
+async fn written<T>(writing: &mut Option<BoxFuture<'static, T>>) -> T {
+    match writing {
+        Some(writing) => writing.await,
+        None => std::future::pending().await,
+    }
+}

@@ -20,7 +20,12 @@ use robeing_proto::internal::v1 as internal;
 use tokio::time::{Instant, Sleep};
 use tracing::{debug, info};
 
-use crate::{api::convert, leader::sessions::AttemptKey, propose::Proposer, read::StateReader};
+use crate::{
+    api::convert,
+    leader::{sessions::AttemptKey, written},
+    propose::Proposer,
+    read::StateReader,
+};
 
 /// How often the attempts of an agent are checked.
 pub const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -153,16 +158,10 @@ impl SessionProgress {
             return std::future::pending().await;
         }
         let Self { writing, timer, .. } = self;
-        let written = async {
-            match writing {
-                Some(writing) => writing.await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             // An end that was not written is proposed again after the next check.
-            () = written => self.writing = None,
+            () = written(writing) => self.writing = None,
             () = timer.as_mut() => {
                 let now = Instant::now();
                 self.timer.as_mut().reset(now + LOOK_EVERY);

@@ -24,6 +24,11 @@ use crate::{
 
 const REFRESH: Duration = Duration::from_secs(1);
 
+/// Converts a count for a gauge.
+pub fn gauged(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 /// The sources of the metrics.
 pub struct Sources {
     pub standing: Standing,
@@ -35,8 +40,8 @@ pub struct Sources {
     pub snapshots: Arc<SnapshotStats>,
 }
 
-/// The metrics of messages through the coordinators, of ballots, of teams, of queues, and of the resource pool. Votes, and ballots
-/// that close, are counted in [`ballots::counters`](crate::ballots::counters).
+/// The metrics of messages through the coordinators, of ballots, of teams, of queues, and of the resource pool. Votes, and
+/// ballots that close, are counted in [`ballots::counters`](crate::ballots::counters).
 struct DomainGauges {
     waiting: Gauge,
     bytes: Gauge,
@@ -115,7 +120,7 @@ impl ResourceGauges {
         let sums = state.look(|fleet| fleet.pool_sums());
         for (gauges, amounts) in [(&self.contributed, sums.contributed), (&self.used, sums.used)] {
             for (gauge, resource) in gauges.iter().zip(Resource::ALL) {
-                gauge.set(i64::try_from(amounts.get(resource)).unwrap_or(i64::MAX));
+                gauge.set(gauged(amounts.get(resource)));
             }
         }
         self.waiting.set(sums.waiting.into());
@@ -177,8 +182,8 @@ pub async fn run(sources: Sources, metrics: Metrics) {
         syncs.set(written.syncs.load(Ordering::Relaxed) as i64);
         bytes.set(written.bytes.load(Ordering::Relaxed) as i64);
         let room = rooms.own();
-        free.set(i64::try_from(room.free).unwrap_or(i64::MAX));
-        needed.set(i64::try_from(room.needed).unwrap_or(i64::MAX));
+        free.set(gauged(room.free));
+        needed.set(gauged(room.needed));
         short.set(room.short.into());
         skipped.set(snapshots.skipped.load(Ordering::Relaxed) as i64);
         tokio::time::sleep(REFRESH).await;

@@ -11,6 +11,7 @@ use robeing_fleet::QueueFigures;
 use robeing_platform::sync::{Mutex, PoisonError};
 use robeing_telemetry::Metrics;
 
+use super::gauged;
 use crate::read::StateReader;
 
 /// Most queues that have metrics of their own: the first ones by name.
@@ -60,13 +61,13 @@ impl QueueGauges {
 
     /// Shows these queues of so many.
     fn show(&self, queues: Vec<QueueFigures>, count: usize) {
-        self.left_out.set(count.saturating_sub(queues.len()) as i64);
+        self.left_out.set(gauged(count.saturating_sub(queues.len()) as u64));
         let mut now = BTreeSet::new();
         for QueueFigures { name, waiting, running, started, is_held } in queues {
             let of_queue = OfQueue { queue: name };
             self.waiting.get_or_create(&of_queue).set(waiting.into());
             self.running.get_or_create(&of_queue).set(running.into());
-            self.started.get_or_create(&of_queue).set(i64::try_from(started).unwrap_or(i64::MAX));
+            self.started.get_or_create(&of_queue).set(gauged(started));
             self.held.get_or_create(&of_queue).set(is_held.into());
             now.insert(of_queue);
         }

@@ -171,7 +171,7 @@ impl Schedules {
         let default_retry = self.state.look(|fleet| fleet.default_retry(kind));
         let mut spec = convert::schedule_spec(spec, default_retry)?;
         spec.check().map_err(ScheduleError::Refused)?;
-        let timetable = Timetable::parse(&spec.cron, &spec.time_zone)?;
+        let timetable = timetable(&spec)?;
         if managed {
             self.check_administers(caller).await?;
         }
@@ -218,9 +218,7 @@ impl Schedules {
         let by = sender_name(caller);
         self.change(caller, name, |known| {
             let next = match known {
-                Some(known) if !suspended => {
-                    Some(self.next(&Timetable::parse(&known.spec.cron, &known.spec.time_zone)?, Some(known))?)
-                }
+                Some(known) if !suspended => Some(self.next(&timetable(&known.spec)?, Some(known))?),
                 _ => None,
             };
             let (name, by) = (name.to_owned(), by.clone());
@@ -351,7 +349,7 @@ fn unexpected(reply: Option<Reply>) -> ScheduleError {
 /// Returns the timetable of a schedule.
 ///
 /// # Errors
-/// If the coordinator that has set it knew another expression or time zone than this one does.
+/// If this coordinator can't read the expression or does not know the time zone, as another version may.
 fn timetable(spec: &ScheduleSpec) -> Result<Timetable, CronError> {
     Timetable::parse(&spec.cron, &spec.time_zone)
 }

@@ -14,7 +14,7 @@ use robeing_fleet::{Team, limits::MAX_PAGE};
 use robeing_platform::sync::{Mutex, PoisonError};
 use robeing_telemetry::Metrics;
 
-use crate::read::StateReader;
+use crate::{metrics::gauged, read::StateReader};
 
 /// Most teams that have metrics of their own: those that were formed first, so that they are the same ones for long.
 pub const MAX_SHOWN: usize = 100;
@@ -154,10 +154,6 @@ impl TeamFigures {
 fn attempts_of(member: &OfMember, outcome: &'static str) -> OfAttempts {
     let OfMember { team, agent } = member.clone();
     OfAttempts { team, agent, outcome }
-}
-
-fn gauged(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -10,17 +10,10 @@ use robeing_proto::v1::{
     RunScheduleRequest, ScheduleSpec, SetScheduleRequest, SuspendScheduleRequest, TaskSpec,
     schedules_server::Schedules as _,
 };
-use robeing_settings::Enrolment;
 use tonic::{Code, Request, Status};
 
 use crate::{
-    identity::{
-        client_rights::ClientRights,
-        fixture::{certifier, member, trust},
-        rights::ClientRights as Rights,
-        rights_file::CurrentRights,
-    },
-    policies::CallerRights,
+    identity::fixture::{ann_administers, member},
     schedules::{ScheduleError, Schedules},
     tests::{
         fleet::{COORDINATORS, TestFleet, task},
@@ -298,10 +291,7 @@ async fn what_is_wrong_with_a_schedule_is_said_when_it_is_set() {
 
 /// The schedules of a coordinator where TLS is on, and ann alone is an administrator.
 fn with_tls(fleet: &TestFleet, at: usize) -> Schedules {
-    let rights = Rights::parse(b"clients: [{name: ann, rights: [admin]}]").expect("they are rights");
-    let rights = ClientRights::File(CurrentRights::fixed(rights));
-    let trust = trust(Arc::new(certifier()), Enrolment::Proof).1;
-    Schedules { rights: CallerRights(Some((rights, trust))), ..fleet.tested(at).schedules.schedules }
+    Schedules { rights: ann_administers(), ..fleet.tested(at).schedules.schedules }
 }
 
 #[tokio::test(start_paused = true)]

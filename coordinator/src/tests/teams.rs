@@ -1,7 +1,5 @@
 //! Teams that are formed, shown and disbanded at any coordinator.
 
-use std::sync::Arc;
-
 use robeing_fleet::{Command, LetterId, Refusal, TaskCommand, TaskId, TeamId};
 use robeing_identity::PeerRole;
 use robeing_net::gate::Caller;
@@ -9,18 +7,11 @@ use robeing_proto::v1::{
     self, DisbandTeamRequest, FormTeamRequest, GetTeamRequest, ListTeamsRequest, ReportPathsRequest,
     SendMessageRequest, TeamState, teams_server::Teams as _,
 };
-use robeing_settings::Enrolment;
 use tonic::{Code, Request, Status};
 
 use crate::{
     fixture,
-    identity::{
-        client_rights::ClientRights,
-        fixture::{certifier, member, trust},
-        rights::ClientRights as Rights,
-        rights_file::CurrentRights,
-    },
-    policies::CallerRights,
+    identity::fixture::{ann_administers, member},
     teams::{TeamError, Teams},
     tests::{
         access::enrol_of,
@@ -112,10 +103,7 @@ async fn tasks_and_messages_go_to_the_members_of_a_team() {
 
 /// The teams of a coordinator where TLS is on, and ann alone is an administrator.
 fn with_tls(fleet: &TestFleet, at: usize) -> Teams {
-    let rights = Rights::parse(b"clients: [{name: ann, rights: [admin]}]").expect("they are rights");
-    let rights = ClientRights::File(CurrentRights::fixed(rights));
-    let trust = trust(Arc::new(certifier()), Enrolment::Proof).1;
-    Teams { rights: CallerRights(Some((rights, trust))), ..fleet.tested(at).teams.teams }
+    Teams { rights: ann_administers(), ..fleet.tested(at).teams.teams }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
-//! Calls of the Admin service about who may be in the fleet, its policies, and what kinds of tasks need. They are retried like all others: a join
-//! token or a certificate that is made a second time replaces one that never arrived. What sets or makes something is called
-//! at one coordinator at a time.
+//! Calls of the Admin service about who may be in the fleet, its policies, and what kinds of tasks need. They are retried
+//! like all others: a join token or a certificate that is made a second time replaces one that never arrived. What sets or
+//! makes something is called at one coordinator at a time.
 
 use robeing_proto::v1::{
     BarAgentRequest, BarAgentResponse, CertifyClientRequest, CertifyClientResponse, CreateJoinTokenRequest,

@@ -8,12 +8,12 @@ use robeing_proto::v1::{
     ballots_client::BallotsClient,
 };
 use robeing_votes::{BallotContent, KeyBinding, VoteError, VoteStatement, VotingKey, cut_reason, member_name};
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::{
     ClientError, FleetClient, Wire,
-    calls::Repeat,
+    calls::{Repeat, too_old},
     limited,
     messages::{AFTER_WAIT, wait},
 };
@@ -161,15 +161,7 @@ impl FleetClient {
         let extra = if extra.is_zero() { extra } else { extra + AFTER_WAIT };
         self.call_for(Repeat::AtOnce, extra, |target| {
             let call = attempt(limited!(BallotsClient::new(self.wire(target))));
-            async move {
-                // A fleet of the version before is one, though it has no such service.
-                call.await.map_err(|status| match status.code() {
-                    Code::Unimplemented => Status::failed_precondition(
-                        "this fleet has no ballots yet: upgrade its coordinators to this version",
-                    ),
-                    _ => status,
-                })
-            }
+            async move { call.await.map_err(|status| too_old(status, "has no ballots")) }
         })
         .await
     }

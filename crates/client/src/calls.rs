@@ -265,6 +265,17 @@ impl Tries {
 /// What the HTTP/2 library reports when the peer does not speak HTTP/2.
 const NO_HTTP2: [&str; 2] = ["frame with invalid size", "unspecific protocol error detected"];
 
+/// Returns the error of a call of a service or method that a fleet of the version before lacks, as `lacks` says: it is a
+/// fleet nevertheless, which [`is_foreign`] would not know.
+pub(crate) fn too_old(status: Status, lacks: &str) -> Status {
+    match status.code() {
+        Code::Unimplemented => {
+            Status::failed_precondition(format!("this fleet {lacks} yet: upgrade its coordinators to this version"))
+        }
+        _ => status,
+    }
+}
+
 /// Returns whether the answer is from a server that does not have this service or does not speak gRPC.
 fn is_foreign(status: &Status) -> bool {
     let cause = error::cause(status);

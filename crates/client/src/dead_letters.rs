@@ -7,9 +7,13 @@ use robeing_proto::v1::{
     DeadLetterRef, DropDeadLettersRequest, DropDeadLettersResponse, ListDeadLettersRequest, ListDeadLettersResponse,
     RetryDeadLettersRequest, RetryDeadLettersResponse, dead_letters_client::DeadLettersClient,
 };
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
-use super::{ClientError, FleetClient, Wire, calls::Repeat, limited};
+use super::{
+    ClientError, FleetClient, Wire,
+    calls::{Repeat, too_old},
+    limited,
+};
 
 /// Returns how a call about these letters may be repeated: one that names no epoch does another thing if it comes late.
 fn repeat(letters: &[DeadLetterRef]) -> Repeat {
@@ -61,15 +65,7 @@ impl FleetClient {
     {
         self.call_for(repeat, Duration::ZERO, |target| {
             let call = attempt(limited!(DeadLettersClient::new(self.wire(target))));
-            async move {
-                // A fleet of the version before is one, though it has no such service.
-                call.await.map_err(|status| match status.code() {
-                    Code::Unimplemented => Status::failed_precondition(
-                        "this fleet keeps no dead letters yet: upgrade its coordinators to this version",
-                    ),
-                    _ => status,
-                })
-            }
+            async move { call.await.map_err(|status| too_old(status, "keeps no dead letters")) }
         })
         .await
     }

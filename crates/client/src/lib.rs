@@ -205,7 +205,10 @@ impl FleetClient {
     pub async fn list_subtasks(&self, request: ListSubtasksRequest) -> Result<ListSubtasksResponse, ClientError> {
         self.call(|mut rpc| {
             let request = request.clone();
-            async move { rpc.list_subtasks(request).await }
+            async move {
+                let listed = rpc.list_subtasks(request).await;
+                listed.map_err(|status| calls::too_old(status, "knows no parts and subtasks"))
+            }
         })
         .await
     }

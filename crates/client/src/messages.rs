@@ -12,7 +12,11 @@ use robeing_sealing::letters::{self, Prepared};
 use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
-use super::{ClientError, FleetClient, Wire, calls::Repeat, limited};
+use super::{
+    ClientError, FleetClient, Wire,
+    calls::{Repeat, too_old},
+    limited,
+};
 
 /// Maximum time that a coordinator may take to answer after the wait that a call asks for.
 pub(super) const AFTER_WAIT: Duration = Duration::from_secs(3);
@@ -124,15 +128,7 @@ impl FleetClient {
         let extra = if extra.is_zero() { extra } else { extra + AFTER_WAIT };
         self.call_for(repeat, extra, |target| {
             let call = attempt(limited!(MessagesClient::new(self.wire(target))));
-            async move {
-                // A fleet of the version before is one, though it has no such service.
-                call.await.map_err(|status| match status.code() {
-                    Code::Unimplemented => Status::failed_precondition(
-                        "this fleet has no messages yet: upgrade its coordinators to this version",
-                    ),
-                    _ => status,
-                })
-            }
+            async move { call.await.map_err(|status| too_old(status, "has no messages")) }
         })
         .await
     }

@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use robeing_proto::v1::{ListQueuesRequest, ListQueuesResponse, UpdateQueuesRequest, queues_client::QueuesClient};
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
-use super::{ClientError, FleetClient, Wire, calls::Repeat, limited};
+use super::{
+    ClientError, FleetClient, Wire,
+    calls::{Repeat, too_old},
+    limited,
+};
 
 impl FleetClient {
     /// Returns a page of the queues of tasks, by name.
@@ -34,15 +38,7 @@ impl FleetClient {
     {
         self.call_for(repeat, Duration::ZERO, |target| {
             let call = attempt(limited!(QueuesClient::new(self.wire(target))));
-            async move {
-                // A fleet of the version before is one, though it has no such service.
-                call.await.map_err(|status| match status.code() {
-                    Code::Unimplemented => Status::failed_precondition(
-                        "this fleet has no queues of tasks yet: upgrade its coordinators to this version",
-                    ),
-                    _ => status,
-                })
-            }
+            async move { call.await.map_err(|status| too_old(status, "has no queues of tasks")) }
         })
         .await
     }

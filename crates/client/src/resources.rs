@@ -8,12 +8,12 @@ use robeing_proto::v1::{
     ListResourcesResponse, ReleaseResourcesRequest, RenewLeaseRequest, RenewLeaseResponse, RequestResourcesRequest,
     SetQueuesRequest, resources_client::ResourcesClient,
 };
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 use uuid::Uuid;
 
 use super::{
     ClientError, FleetClient, Wire,
-    calls::Repeat,
+    calls::{Repeat, too_old},
     limited,
     messages::{AFTER_WAIT, wait},
 };
@@ -102,15 +102,7 @@ impl FleetClient {
         let extra = if extra.is_zero() { extra } else { extra + AFTER_WAIT };
         self.call_for(repeat, extra, |target| {
             let call = attempt(limited!(ResourcesClient::new(self.wire(target))));
-            async move {
-                // A fleet of the version before is one, though it has no such service.
-                call.await.map_err(|status| match status.code() {
-                    Code::Unimplemented => Status::failed_precondition(
-                        "this fleet has no resource pool yet: upgrade its coordinators to this version",
-                    ),
-                    _ => status,
-                })
-            }
+            async move { call.await.map_err(|status| too_old(status, "has no resource pool")) }
         })
         .await
     }

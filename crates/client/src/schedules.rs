@@ -7,9 +7,13 @@ use robeing_proto::v1::{
     GetScheduleRequest, ListSchedulesRequest, ListSchedulesResponse, RemoveScheduleRequest, RunScheduleRequest,
     RunScheduleResponse, Schedule, SetScheduleRequest, SuspendScheduleRequest, schedules_client::SchedulesClient,
 };
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
-use super::{ClientError, FleetClient, Wire, calls::Repeat, limited};
+use super::{
+    ClientError, FleetClient, Wire,
+    calls::{Repeat, too_old},
+    limited,
+};
 
 impl FleetClient {
     /// Makes or changes a schedule, and returns it as it is then.
@@ -89,15 +93,7 @@ impl FleetClient {
     {
         self.call_for(repeat, Duration::ZERO, |target| {
             let call = attempt(limited!(SchedulesClient::new(self.wire(target))));
-            async move {
-                // A fleet of the version before is one, though it has no such service.
-                call.await.map_err(|status| match status.code() {
-                    Code::Unimplemented => Status::failed_precondition(
-                        "this fleet has no schedules yet: upgrade its coordinators to this version",
-                    ),
-                    _ => status,
-                })
-            }
+            async move { call.await.map_err(|status| too_old(status, "has no schedules")) }
         })
         .await
     }

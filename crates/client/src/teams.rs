@@ -7,10 +7,14 @@ use robeing_proto::v1::{
     DisbandTeamRequest, FormTeamRequest, GetTeamRequest, ListTeamsRequest, ListTeamsResponse, Team,
     teams_client::TeamsClient,
 };
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 use uuid::Uuid;
 
-use super::{ClientError, FleetClient, Wire, calls::Repeat, limited};
+use super::{
+    ClientError, FleetClient, Wire,
+    calls::{Repeat, too_old},
+    limited,
+};
 
 /// Generates an id for a team.
 pub fn new_team_id() -> String {
@@ -62,15 +66,7 @@ impl FleetClient {
     {
         self.call_for(Repeat::AtOnce, Duration::ZERO, |target| {
             let call = attempt(limited!(TeamsClient::new(self.wire(target))));
-            async move {
-                // A fleet of the version before is one, though it has no such service.
-                call.await.map_err(|status| match status.code() {
-                    Code::Unimplemented => Status::failed_precondition(
-                        "this fleet has no teams yet: upgrade its coordinators to this version",
-                    ),
-                    _ => status,
-                })
-            }
+            async move { call.await.map_err(|status| too_old(status, "has no teams")) }
         })
         .await
     }

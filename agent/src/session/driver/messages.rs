@@ -98,7 +98,7 @@ impl Driver {
         }
         self.health.reset();
         self.logs.nobody_follows();
-        self.attempt_progress.nothing_told(now);
+        self.attempt_progress.stream_opened(now);
         self.leader_link = LeaderLink::Open(link);
         self.suspect_link = None;
         self.complaint.clear();

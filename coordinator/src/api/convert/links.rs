@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AskedLinks, Children, Dependency, Join, Links, OnFailure, PartOf, Passing, Split, SubmitTask, Suspension, Task,
-    TaskId, TaskState, limits::MAX_PASSED_REASON_BYTES,
+    AskedLinks, Children, Dependency, Join, Links, OnFailure, PartOf, Passing, RetryPolicy, Split, SubmitTask,
+    Suspension, Task, TaskId, TaskState, limits::MAX_PASSED_REASON_BYTES,
 };
 use robeing_proto::{internal::v1 as internal, v1};
 
@@ -125,13 +125,18 @@ pub fn parts(task: &SubmitTask, kind: &str, inputs: Vec<Bytes>) -> Vec<SubmitTas
     (0..).zip(inputs).map(part).collect()
 }
 
-/// Converts what an attempt asks for that waits for subtasks.
+/// Converts what an attempt asks for that waits for subtasks. `default_retry` returns the retry policy of a kind, which
+/// sets what a subtask leaves unset of its own.
 ///
 /// # Errors
 /// What is wrong with a subtask, as a sentence.
-pub fn suspension(asked: internal::Suspended) -> Result<Suspension, String> {
+pub fn suspension(
+    asked: internal::Suspended,
+    default_retry: impl Fn(&str) -> RetryPolicy,
+) -> Result<Suspension, String> {
     let subtask = |(n, spec): (usize, v1::TaskSpec)| {
-        let (priority, retry) = (spec.priority, robeing_fleet::RetryPolicy::default());
+        let priority = spec.priority;
+        let retry = spec.retry.as_ref().map(|_| default_retry(&spec.kind)).unwrap_or_default();
         if spec.requires_approval.is_some() || !spec.inputs.is_empty() || spec.not_before.is_some() {
             return Err(format!(
                 "subtask {n}: it can't need an approval, have inputs for parts or a not_before; set delay"
@@ -186,8 +191,6 @@ pub fn told_links(task: v1::Task, links: &Links) -> v1::Task {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::RetryPolicy;
-
     use super::*;
 
     const ID: &str = "00000000-0000-0000-0000-000000000001";
@@ -245,11 +248,16 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_subtask_is_told() {
-        let asked = |spec| suspension(internal::Suspended { subtasks: vec![spec], carried: Bytes::new() });
+        let of_kind = |kind: &str| RetryPolicy { initial_backoff: kind.len() as u64, ..RetryPolicy::default() };
+        let asked = |spec| suspension(internal::Suspended { subtasks: vec![spec], carried: Bytes::new() }, of_kind);
         let good = asked(v1::TaskSpec { kind: "k".to_owned(), ..v1::TaskSpec::default() }).expect("it is right");
         assert_eq!((good.subtasks[0].priority, good.subtasks[0].id), (0, TaskId(0)));
         let high = asked(v1::TaskSpec { kind: "k".to_owned(), priority: 9, ..v1::TaskSpec::default() });
         assert_eq!(high.map(|asked| asked.subtasks[0].priority), Ok(9));
+        let retry = Some(v1::RetryPolicy { max_attempts: 2, ..v1::RetryPolicy::default() });
+        let retried = asked(v1::TaskSpec { kind: "kind".to_owned(), retry, ..v1::TaskSpec::default() });
+        let retry = retried.expect("it is right").subtasks[0].retry.expect("it has its own");
+        assert_eq!((retry.max_attempts, retry.initial_backoff), (2, 4), "the rest is that of its kind");
         let wrong = asked(v1::TaskSpec { inputs: vec![Bytes::new()], ..v1::TaskSpec::default() });
         assert!(wrong.expect_err("it is split").starts_with("subtask 0: "));
     }

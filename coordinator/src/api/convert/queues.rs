@@ -1,13 +1,15 @@
 //! Queues of tasks.
 
-use prost_types::Duration as WireDuration;
 use robeing_fleet::{
     Limit, QueueRules, Rate, TaskQueue, TaskQueueView,
     limits::{DEFAULT_AGING_MS, DEFAULT_QUEUE_WEIGHT},
 };
 use robeing_proto::v1;
 
-use super::fields::{BadField, millis};
+use super::{
+    fields::{BadField, millis},
+    span,
+};
 
 fn rate(rate: v1::QueueRate) -> Result<Rate, BadField> {
     let v1::QueueRate { count, per, burst } = rate;
@@ -32,10 +34,6 @@ pub fn task_queue(queue: v1::TaskQueue) -> Result<TaskQueue, BadField> {
         limits: queue.limits.into_iter().map(limit).collect::<Result<_, _>>()?,
     };
     Ok(TaskQueue { name: queue.name, rules })
-}
-
-fn span(ms: u64) -> WireDuration {
-    WireDuration { seconds: (ms / 1000) as i64, nanos: (ms % 1000) as i32 * 1_000_000 }
 }
 
 fn told_limit(limit: Limit) -> v1::QueueLimit {
@@ -64,6 +62,8 @@ pub fn told_task_queue(view: TaskQueueView) -> v1::TaskQueue {
 
 #[cfg(test)]
 mod tests {
+    use prost_types::Duration as WireDuration;
+
     use super::*;
 
     #[test]

@@ -70,11 +70,12 @@ fn fleet_time_until(at: UnixMillis, now: Stamp) -> u64 {
     }
 }
 
-/// Replaces the time before which a task is not started, a wall time, by its delay from `now`.
+/// Replaces the time before which a task is not started, a wall time, by its delay from `now`, which is read only if there
+/// is such a time.
 ///
 /// # Errors
 /// There is a delay, too, or the time is none.
-pub fn start_after(spec: &mut v1::TaskSpec, now: Stamp) -> Result<(), BadField> {
+pub fn start_after(spec: &mut v1::TaskSpec, now: impl FnOnce() -> Stamp) -> Result<(), BadField> {
     const FIELD: &str = "not_before";
     let Some(at) = spec.not_before.take() else { return Ok(()) };
     if spec.delay.is_some() {
@@ -84,7 +85,7 @@ pub fn start_after(spec: &mut v1::TaskSpec, now: Stamp) -> Result<(), BadField> 
     let nanos = nanos.ok_or_else(|| bad(FIELD, "its nanoseconds are not 0 to 999999999"))?;
     // What has begun before 1970 has begun. A part of a millisecond counts as one, so that nothing starts too early.
     let millis = u64::try_from(at.seconds).unwrap_or(0).saturating_mul(1_000).saturating_add(nanos.div_ceil(1_000_000));
-    let left = fleet_time_until(millis, now);
+    let left = fleet_time_until(millis, now());
     let (seconds, nanos) = (i64::try_from(left / 1_000).unwrap_or(i64::MAX), (left % 1_000) as i32 * 1_000_000);
     spec.delay = (left > 0).then_some(prost_types::Duration { seconds, nanos });
     Ok(())
@@ -221,7 +222,7 @@ mod tests {
         let delay = |seconds, nanos| {
             let not_before = Some(prost_types::Timestamp { seconds, nanos });
             let mut spec = v1::TaskSpec { not_before, ..v1::TaskSpec::default() };
-            start_after(&mut spec, Stamp::at(10_500)).map(|()| millis("delay", spec.delay).expect("it is one"))
+            start_after(&mut spec, || Stamp::at(10_500)).map(|()| millis("delay", spec.delay).expect("it is one"))
         };
         assert_eq!(delay(12, 0), Ok(Some(1_500)));
         assert_eq!(delay(10, 500_000_001), Ok(Some(1)), "not a moment too early");
@@ -232,7 +233,7 @@ mod tests {
         let not_before = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
         let span = Some(prost_types::Duration { seconds: 1, nanos: 0 });
         let mut both = v1::TaskSpec { not_before, delay: span, ..v1::TaskSpec::default() };
-        assert!(start_after(&mut both, Stamp::at(0)).is_err());
+        assert!(start_after(&mut both, || Stamp::at(0)).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use robeing_fleet::{AgentCommand, AgentId, Amounts, Command, Feature, Fleet, ResourceCommand, SessionId};
 
 use super::opening::Opened;
-use crate::{propose::Proposer, read::StateReader};
+use crate::{leader::written, propose::Proposer, read::StateReader};
 
 /// What the state says about what an agent has reported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,10 +74,7 @@ impl Description {
 
     /// Waits until what is being written is. Cancellation-safe; never returns while nothing is being written.
     pub async fn act(&mut self) {
-        match &mut self.writing {
-            Some(writing) => writing.await,
-            None => std::future::pending().await,
-        }
+        written(&mut self.writing).await;
         self.writing = None;
     }
 }

@@ -99,7 +99,7 @@ impl Outgoing {
             let mut tasks = read(&fleet.read(), &mut self.assignments);
             if !tasks.is_empty() {
                 tasks.iter_mut().for_each(|given| given.add_results(fleet));
-                let assignments = tasks.iter().filter_map(|given| assignment(given, now)).collect();
+                let assignments = tasks.into_iter().filter_map(|given| assignment(given, now)).collect();
                 return Some(ToAgent::Assignments(internal::Assignments { assignments }));
             }
         }
@@ -210,7 +210,7 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
 }
 
 /// Returns the current attempt of a task as an assignment at this fleet time.
-fn assignment(given: &Given, now: FleetMillis) -> Option<internal::Assignment> {
+fn assignment(given: Given, now: FleetMillis) -> Option<internal::Assignment> {
     let Given { task, input, deadline, results, carried, .. } = given;
     let current = task.current()?;
     // An agent that receives it late has less time left. 0 would mean that there is no limit.
@@ -220,13 +220,13 @@ fn assignment(given: &Given, now: FleetMillis) -> Option<internal::Assignment> {
         task_id: task.id.to_string(),
         attempt: current.number,
         kind: task.kind.clone(),
-        input: if planted(Mistake::InputCut) { input.slice(..input.len().saturating_sub(1)) } else { input.clone() },
+        input: if planted(Mistake::InputCut) { input.slice(..input.len().saturating_sub(1)) } else { input },
         deadline_in_ms: deadline.map_or(0, left),
         time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
         resources: task.resources.as_ref().map(|claim| convert::told_amounts(claim.asked.amounts)),
         progress_timeout_ms: task.progress_timeout().unwrap_or_default(),
-        results: results.clone(),
-        carried: carried.clone(),
+        results,
+        carried,
     })
 }
 

@@ -276,11 +276,13 @@ impl Follower {
                 self.give_up(open.remove(&id).unwrap_or_default(), "the task has expired");
             }
             for task in &seen.tasks {
-                let Some(mut events) = open.remove(&task.id) else { continue };
-                // What it was when it ended before it was tried again can't be read any more.
-                events.retain(|event| !has_ended(task.state()) || *event != event_id(task));
-                self.give_up(events, "the task was tried again");
-                if has_ended(task.state()) {
+                let Some(events) = open.remove(&task.id) else { continue };
+                // What it was when it ended before it was tried again can't be read any more. Whether a later end is for
+                // this webhook is decided when it is watched.
+                let is_readable = |event: &String| has_ended(task.state()) && *event == event_id(task);
+                let (readable, others): (Vec<String>, Vec<String>) = events.into_iter().partition(is_readable);
+                self.give_up(others, "the task was tried again");
+                if !readable.is_empty() {
                     self.begin(task);
                 }
             }
