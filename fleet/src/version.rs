@@ -282,6 +282,9 @@ impl TaskCommand {
             TaskCommand::Submit(task) if task.timing.is_some() => Some(Feature::Timing),
             TaskCommand::Submit(task) if task.lane.is_some() => Some(Feature::Queues),
             TaskCommand::Submit(task) if task.demand.is_some() => Some(Feature::Kinds),
+            TaskCommand::Complete(Completion { outcome: Outcome::Failed(failure), .. }) if failure.needs_timing() => {
+                Some(Feature::Timing)
+            }
             TaskCommand::Complete(Completion {
                 outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
                 ..
@@ -303,9 +306,6 @@ impl TaskCommand {
                     }),
                 ..
             }) => Some(Feature::Graphs),
-            TaskCommand::Complete(Completion { outcome: Outcome::Failed(failure), .. }) if failure.needs_timing() => {
-                Some(Feature::Timing)
-            }
             TaskCommand::RetryDead(_) | TaskCommand::DropDead(_) => Some(Feature::DeadLetters),
             TaskCommand::Stalled { .. } => Some(Feature::Timing),
             TaskCommand::Submit(_) | TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,

@@ -297,6 +297,17 @@ fn a_failure_that_the_task_names_is_final_and_others_are_tried_again() {
 }
 
 #[test]
+fn a_failure_with_a_name_needs_the_version_that_brings_names_whatever_its_kind_needs() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(task(1));
+    for kind in [FailureKind::Reported, FailureKind::Denied, FailureKind::NotApproved] {
+        let refused = trial.complete(stay, id, 1, failed(kind, None, NAME));
+        assert!(matches!(&refused, Reply::Refused(Refusal::NotInForce { since: 4, .. })), "{kind:?}: {refused:?}");
+    }
+}
+
+#[test]
 fn the_loss_of_an_agent_and_a_timeout_can_be_named_too() {
     let named = |n, kind| {
         let non_retryable = vec![FailureMatch { kind: Some(kind), ..FailureMatch::default() }];
