@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::{ScheduleSpec, Setter};
 use crate::{
-    Effect, Feature, Fleet, Refusal, Reply, TaskCommand, TaskId, UnixMillis,
+    Effect, Feature, Fleet, Refusal, Reply, TaskId, UnixMillis,
     config::{check_duration, check_length, invalid},
     limits::{
         MAX_CRON_BYTES, MAX_MISSED_RUNS, MAX_SCHEDULE_INPUT_BYTES, MAX_SCHEDULE_NAME_BYTES, MAX_SENDER_BYTES,
@@ -222,9 +222,10 @@ pub(super) fn check_next(next: Option<UnixMillis>) -> Result<(), Refusal> {
 impl ScheduleCommand {
     /// Returns the newest feature that the command needs: that of schedules, or a newer one that the task needs.
     pub(crate) fn feature(&self) -> Feature {
-        let ScheduleCommand::Set(set) = self else { return Feature::Schedules };
-        let needed = TaskCommand::Submit(set.spec.task.clone()).feature();
-        needed.filter(|needed| needed.since() > Feature::Schedules.since()).unwrap_or(Feature::Schedules)
+        match self {
+            ScheduleCommand::Set(set) => Feature::Schedules.or_newer(set.spec.task.feature()),
+            _ => Feature::Schedules,
+        }
     }
 }
 
