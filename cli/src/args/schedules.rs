@@ -15,7 +15,7 @@ pub enum ScheduleCommand {
     Show(ScheduleArgs),
     /// Make a schedule, or change the one of this name
     Set(Box<SetScheduleArgs>),
-    /// Remove a schedule; runs that have started go on
+    /// Remove a schedule; runs that have started continue
     Remove(ScheduleArgs),
     /// Start a run now, also if the schedule is suspended
     Run(RunScheduleArgs),
