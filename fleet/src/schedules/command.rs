@@ -21,7 +21,7 @@ pub enum ScheduleCommand {
     /// Makes a schedule, or changes the one of its name. Nothing changes if it is the same.
     #[bilrost(140)]
     Set(Box<SetSchedule>),
-    /// Removes a schedule. Its runs go on.
+    /// Removes a schedule. Its runs continue.
     #[bilrost(tag(141), message)]
     Remove {
         /// The schedule's name.
@@ -35,7 +35,7 @@ pub enum ScheduleCommand {
         #[bilrost(3)]
         by: String,
     },
-    /// Suspends a schedule, or lets it go on. What was due meanwhile is not missed.
+    /// Suspends a schedule, or resumes it. What was due meanwhile is not missed.
     #[bilrost(tag(142), message)]
     Suspend {
         /// The schedule's name.
@@ -44,7 +44,7 @@ pub enum ScheduleCommand {
         /// Whether it is suspended.
         #[bilrost(2)]
         suspended: bool,
-        /// When it is due next, if it goes on.
+        /// When it is due next, if it is resumed.
         #[bilrost(3)]
         next: Option<UnixMillis>,
         /// Who does this.

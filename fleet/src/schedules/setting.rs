@@ -97,7 +97,7 @@ impl Fleet {
         Reply::ScheduleSet { generation: known.generation + 1, next }
     }
 
-    /// Suspends a schedule, or lets it go on.
+    /// Suspends a schedule, or resumes it.
     pub(super) fn suspend_schedule(
         &mut self,
         name: &str,
@@ -133,7 +133,7 @@ impl Fleet {
         Reply::ScheduleSet { generation: known.generation + 1, next }
     }
 
-    /// Removes a schedule. The tasks of its runs go on.
+    /// Removes a schedule. The tasks of its runs continue.
     pub(super) fn remove_schedule(&mut self, name: &str, managed: bool, by: &str, effects: &mut Vec<Effect>) -> Reply {
         if let Err(refusal) = self.check_call(name, by) {
             return Reply::Refused(refusal);

@@ -208,7 +208,7 @@ impl Fleet {
         Places { most, kept }.of(required.unwrap_or(Role::Worker))
     }
 
-    /// Refuses a submission for which there is no room. `has_place` tells that a place is kept for the task.
+    /// Refuses a submission for which there is no room. `has_place`: a place is kept for the task.
     pub(super) fn check_room(&self, submission: &SubmitTask, has_place: bool) -> Result<(), Refusal> {
         if let Some(team) = submission.team {
             self.open_team(team)?;
