@@ -118,7 +118,7 @@ pub use tasks::{
     members::Compared,
     query::{Counts, TaskFilter, TaskPage},
     retries::{FailureMatch, Jitter},
-    running::{Remains, TaskRun},
+    running::TaskRun,
     timing::{TaskTiming, Timing},
     verification::{Answer, Verification, Verify},
     waiting::Waiting,

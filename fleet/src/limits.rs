@@ -52,7 +52,7 @@ pub const MAX_SUSPENSIONS: u32 = 1_000;
 pub const MAX_TASK_DEPTH: u32 = 16;
 /// Most bytes of results that an attempt at a task is given, as outputs, reasons of failures, and overhead, together with
 /// what an earlier attempt has left to it: with the largest input, they are smaller than the 4 MiB of a message that
-/// clients of gRPC take unless they are told otherwise.
+/// clients of gRPC take unless they are set otherwise.
 pub const MAX_PASSED_BYTES: u64 = (3 * 1024 - 64) * 1024;
 /// Bytes that the result of a task on which another one depends counts for besides its output.
 pub const DEPENDENCY_OVERHEAD: u64 = 64;
@@ -88,11 +88,11 @@ pub const MAX_TASK_KIND_OVERHEAD: u64 =
     ((MAX_TASK_SKILLS + 2) * MAX_NAME_BYTES + MAX_NON_RETRYABLE * (MAX_FAILURE_NAME_BYTES + 32) + 512) as u64;
 /// Most bytes of an agent's record for one kind in a snapshot.
 pub const MAX_KIND_RECORD_OVERHEAD: u64 = MAX_NAME_BYTES as u64 + 64;
-/// Most attempts of one agent that are looked at to tell when it is expected to have room for a task.
+/// Most attempts of one agent that are looked at to find when it is expected to have room for a task.
 pub const MAX_EXPECTED_LOOKS: usize = 64;
-/// Most agents that are told of those that could take a task: those that can take it now, then those with the best scores.
+/// Most agents that are listed of those that could take a task: those that can take it now, then those with the best scores.
 pub const MAX_CANDIDATES_TOLD: usize = 32;
-/// Most different needs of waiting tasks that are looked at to tell which of them no agent meets.
+/// Most different needs of waiting tasks that are looked at to find which of them no agent meets.
 pub const MAX_NEEDS_LOOKED_AT: usize = 64;
 /// Most waiting tasks of one kind and role that are looked at for what they need.
 pub const MAX_TASKS_OF_NEED: usize = 16;

@@ -8,7 +8,7 @@
 
 use crate::{
     AgentCommand, Command, Completion, ControlCommand, Failure, FailureKind, Fleet, LossReason, Outcome, Refusal,
-    Reply, TaskCommand,
+    Reply, SubmitTask, TaskCommand,
 };
 
 /// The version of a new fleet.
@@ -136,6 +136,11 @@ impl Feature {
     /// Returns the fleet version that introduces `feature`, or the first version if there is none.
     pub(crate) fn version_of(feature: Option<Feature>) -> u32 {
         feature.map_or(FIRST_VERSION, Feature::since)
+    }
+
+    /// Returns the newest of these features: this one, unless a later version brings another one.
+    pub(crate) fn or_newer(self, others: impl IntoIterator<Item = Feature>) -> Feature {
+        others.into_iter().fold(self, |newest, other| if other.since() > newest.since() { other } else { newest })
     }
 
     fn is_known(self) -> bool {
@@ -268,20 +273,33 @@ impl Refusal {
     }
 }
 
+impl SubmitTask {
+    /// Returns the newest feature that the task needs.
+    pub(crate) fn feature(&self) -> Option<Feature> {
+        let needs = [
+            #[cfg(feature = "trial")]
+            (self.trial, Feature::Trial),
+            (self.links.is_some(), Feature::Graphs),
+            (self.verify.is_some(), Feature::Verification),
+            (self.approval.is_some(), Feature::Approvals),
+            (self.team.is_some() || self.team_term.is_some(), Feature::Teams),
+            (self.resources.is_some(), Feature::Resources),
+            (self.timing.is_some(), Feature::Timing),
+            (self.lane.is_some(), Feature::Queues),
+            (self.demand.is_some(), Feature::Kinds),
+        ];
+        needs.into_iter().find(|(is_needed, _)| *is_needed).map(|(_, feature)| feature)
+    }
+}
+
 impl TaskCommand {
     /// Returns the newest feature that the command needs.
     pub(crate) fn feature(&self) -> Option<Feature> {
         match self {
-            #[cfg(feature = "trial")]
-            TaskCommand::Submit(task) if task.trial => Some(Feature::Trial),
-            TaskCommand::Submit(task) if task.links.is_some() => Some(Feature::Graphs),
-            TaskCommand::Submit(task) if task.verify.is_some() => Some(Feature::Verification),
-            TaskCommand::Submit(task) if task.approval.is_some() => Some(Feature::Approvals),
-            TaskCommand::Submit(task) if task.team.is_some() || task.team_term.is_some() => Some(Feature::Teams),
-            TaskCommand::Submit(task) if task.resources.is_some() => Some(Feature::Resources),
-            TaskCommand::Submit(task) if task.timing.is_some() => Some(Feature::Timing),
-            TaskCommand::Submit(task) if task.lane.is_some() => Some(Feature::Queues),
-            TaskCommand::Submit(task) if task.demand.is_some() => Some(Feature::Kinds),
+            TaskCommand::Submit(task) => task.feature(),
+            TaskCommand::Complete(Completion { outcome: Outcome::Failed(failure), .. }) if failure.needs_timing() => {
+                Some(Feature::Timing)
+            }
             TaskCommand::Complete(Completion {
                 outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
                 ..
@@ -294,21 +312,20 @@ impl TaskCommand {
                 outcome: Outcome::Answered { .. } | Outcome::Failed(Failure { kind: FailureKind::Disagreement, .. }),
                 ..
             }) => Some(Feature::Verification),
+            TaskCommand::Complete(Completion { outcome: Outcome::Suspended(suspension), .. }) => {
+                Some(Feature::Graphs.or_newer(suspension.subtasks.iter().filter_map(SubmitTask::feature)))
+            }
             TaskCommand::Complete(Completion {
                 outcome:
-                    Outcome::Suspended(_)
-                    | Outcome::Failed(Failure {
+                    Outcome::Failed(Failure {
                         kind: FailureKind::Dependency | FailureKind::Subtask | FailureKind::ResultsTooLarge,
                         ..
                     }),
                 ..
             }) => Some(Feature::Graphs),
-            TaskCommand::Complete(Completion { outcome: Outcome::Failed(failure), .. }) if failure.needs_timing() => {
-                Some(Feature::Timing)
-            }
             TaskCommand::RetryDead(_) | TaskCommand::DropDead(_) => Some(Feature::DeadLetters),
             TaskCommand::Stalled { .. } => Some(Feature::Timing),
-            TaskCommand::Submit(_) | TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,
+            TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,
         }
     }
 }

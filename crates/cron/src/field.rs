@@ -80,10 +80,9 @@ impl Field {
     }
 
     fn step(&self, text: &str) -> Result<usize, Problem> {
-        let problem = || format!("must have a step of 1 to {}", self.most);
         match number(text) {
             Some(step) if (1..=self.most).contains(&step) => Ok(usize::from(step)),
-            _ => Err(problem()),
+            _ => Err(format!("must have a step of 1 to {}", self.most)),
         }
     }
 

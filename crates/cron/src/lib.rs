@@ -1,7 +1,8 @@
 //! Cron expressions in time zones: when something that is repeated is due. Pure: the caller passes the time.
 //!
 //! The expressions are those of Kubernetes' CronJobs: five fields, lists, ranges, steps, names of months and days, and
-//! macros such as `@daily`. If both the day of the month and the day of the week are restricted, either of them is enough.
+//! macros such as `@daily`; a step is no larger than the greatest value of its field. If both the day of the month and the
+//! day of the week are restricted, either of them is enough.
 //!
 //! When a time zone turns its clock, an expression that is for every hour (`*` in the second field) follows the elapsed
 //! time: it is due in both passes of an hour that is repeated. For any other, no time of day is missed and none comes

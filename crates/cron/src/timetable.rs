@@ -92,8 +92,8 @@ impl Timetable {
             if shown > after {
                 return Some(shown);
             }
-            // It was due before: now, while its hour is repeated, or when the clock was turned. So it goes on with the next
-            // one, which is never more than the hours of a day away.
+            // It was due before: now, while its hour is repeated, or when the clock was turned. The next one follows,
+            // which is never more than the hours of a day away.
             from = found.checked_add(jiff::SignedDuration::from_secs(1)).ok()?;
         }
     }
@@ -132,7 +132,7 @@ impl Timetable {
         Overdue { newest: newest.into(), others, next }
     }
 
-    /// Returns the last moments from `due` up to `now` at which it is due, at most `most`, oldest first.
+    /// Returns the last moments after `due` and up to `now` at which it is due, at most `most`, oldest first.
     pub(crate) fn last_up_to(&self, due: u64, now: u64, most: usize) -> Vec<u64> {
         let (mut last, mut now) = (VecDeque::new(), now);
         while last.len() < most

@@ -454,4 +454,10 @@ impl Refusal {
             _ => None,
         }
     }
+
+    /// Returns whether what is refused may be accepted later: there is no room for it now, or too few resources.
+    pub fn is_for_want_of_room(&self) -> bool {
+        let lacks_resources = matches!(self, Refusal::InsufficientResources { .. } | Refusal::OverQuota { .. });
+        lacks_resources || self.retry_after_ms().is_some()
+    }
 }

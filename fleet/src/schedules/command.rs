@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use super::{ScheduleSpec, Setter};
 use crate::{
-    Effect, Feature, Fleet, Refusal, Reply, TaskCommand, TaskId, UnixMillis,
+    Effect, Feature, Fleet, Refusal, Reply, TaskId, UnixMillis,
     config::{check_duration, check_length, invalid},
     limits::{
         MAX_CRON_BYTES, MAX_MISSED_RUNS, MAX_SCHEDULE_INPUT_BYTES, MAX_SCHEDULE_NAME_BYTES, MAX_SENDER_BYTES,
@@ -21,7 +21,7 @@ pub enum ScheduleCommand {
     /// Makes a schedule, or changes the one of its name. Nothing changes if it is the same.
     #[bilrost(140)]
     Set(Box<SetSchedule>),
-    /// Removes a schedule. Its runs go on.
+    /// Removes a schedule. Its runs continue.
     #[bilrost(tag(141), message)]
     Remove {
         /// The schedule's name.
@@ -35,7 +35,7 @@ pub enum ScheduleCommand {
         #[bilrost(3)]
         by: String,
     },
-    /// Suspends a schedule, or lets it go on. What was due meanwhile is not missed.
+    /// Suspends a schedule, or resumes it. What was due meanwhile is not missed.
     #[bilrost(tag(142), message)]
     Suspend {
         /// The schedule's name.
@@ -44,7 +44,7 @@ pub enum ScheduleCommand {
         /// Whether it is suspended.
         #[bilrost(2)]
         suspended: bool,
-        /// When it is due next, if it goes on.
+        /// When it is due next, if it is resumed.
         #[bilrost(3)]
         next: Option<UnixMillis>,
         /// Who does this.
@@ -222,9 +222,10 @@ pub(super) fn check_next(next: Option<UnixMillis>) -> Result<(), Refusal> {
 impl ScheduleCommand {
     /// Returns the newest feature that the command needs: that of schedules, or a newer one that the task needs.
     pub(crate) fn feature(&self) -> Feature {
-        let ScheduleCommand::Set(set) = self else { return Feature::Schedules };
-        let needed = TaskCommand::Submit(set.spec.task.clone()).feature();
-        needed.filter(|needed| needed.since() > Feature::Schedules.since()).unwrap_or(Feature::Schedules)
+        match self {
+            ScheduleCommand::Set(set) => Feature::Schedules.or_newer(set.spec.task.feature()),
+            _ => Feature::Schedules,
+        }
     }
 }
 

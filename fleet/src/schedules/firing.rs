@@ -40,23 +40,6 @@ enum Decided {
     Missed,
 }
 
-impl Refusal {
-    /// Returns whether what is refused may be accepted later: there is no room for it now.
-    pub fn is_for_want_of_room(&self) -> bool {
-        matches!(
-            self,
-            Refusal::QueueFull { .. }
-                | Refusal::TaskQueueFull { .. }
-                | Refusal::TooManyTasks { .. }
-                | Refusal::StorageFull { .. }
-                | Refusal::NoRoom { .. }
-                | Refusal::Full { .. }
-                | Refusal::InsufficientResources { .. }
-                | Refusal::OverQuota { .. }
-        )
-    }
-}
-
 impl NotStarted {
     fn of(refusal: Refusal) -> Self {
         if refusal.is_for_want_of_room() { Self::NoRoom(refusal) } else { Self::Refused(refusal) }

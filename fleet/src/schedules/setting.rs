@@ -11,6 +11,13 @@ use crate::{
     limits::{MAX_SCHEDULES, MAX_SENDER_BYTES},
 };
 
+impl ScheduleSpec {
+    /// Returns whether this schedule is due whenever another one is.
+    fn is_due_as(&self, other: &ScheduleSpec) -> bool {
+        (&self.cron, &self.time_zone, self.suspended) == (&other.cron, &other.time_zone, other.suspended)
+    }
+}
+
 impl Fleet {
     /// Makes a schedule, or changes the one of its name. It stays due when it is, if its expression and time zone do.
     pub(super) fn set_schedule(&mut self, set: SetSchedule, effects: &mut Vec<Effect>) -> Reply {
@@ -67,8 +74,7 @@ impl Fleet {
         if known.spec == set.spec && known.managed == set.managed {
             return Reply::ScheduleSet { generation: known.generation, next: known.next };
         }
-        let times = |of: &ScheduleSpec| (of.cron.clone(), of.time_zone.clone(), of.suspended);
-        let next = match times(&known.spec) == times(&set.spec) {
+        let next = match known.spec.is_due_as(&set.spec) {
             true => known.next,
             false => set.next.filter(|_| !set.spec.suspended),
         };
@@ -91,7 +97,7 @@ impl Fleet {
         Reply::ScheduleSet { generation: known.generation + 1, next }
     }
 
-    /// Suspends a schedule, or lets it go on.
+    /// Suspends a schedule, or resumes it.
     pub(super) fn suspend_schedule(
         &mut self,
         name: &str,
@@ -127,7 +133,7 @@ impl Fleet {
         Reply::ScheduleSet { generation: known.generation + 1, next }
     }
 
-    /// Removes a schedule. The tasks of its runs go on.
+    /// Removes a schedule. The tasks of its runs continue.
     pub(super) fn remove_schedule(&mut self, name: &str, managed: bool, by: &str, effects: &mut Vec<Effect>) -> Reply {
         if let Err(refusal) = self.check_call(name, by) {
             return Reply::Refused(refusal);

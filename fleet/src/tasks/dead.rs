@@ -2,8 +2,8 @@
 //! longer than other results, so that somebody can look at them, and have them tried again or drop them.
 //!
 //! A dead letter that is tried again is the same task under the next *epoch*: it has its attempts, its deadline and its
-//! queue expiry afresh, and its fencing numbers go on. A command names the epoch that its sender has seen, so that it
-//! has one effect however often it is sent, also if the task has died again meanwhile.
+//! queue expiry afresh, and its fencing numbers continue. A command that names the epoch that its sender has
+//! seen has one effect however often it is sent, also if the task has died again meanwhile.
 //!
 //! There are at most [`MAX_DEAD_LETTERS`], and they have at most a part of the fleet's room
 //! ([`FleetConfig::dead_letter_room`]). Beyond it, the ones that died first are none any more, and are forgotten when
@@ -120,7 +120,7 @@ impl Task {
         self.revival.as_ref().map_or(0, |revival| revival.epoch)
     }
 
-    /// Returns its place among the dead letters, if it is one.
+    /// Returns the place of a dead letter among the others.
     pub fn dead_cursor(&self) -> DeadCursor {
         (self.finished_at.map_or(0, |at| at.fleet), self.seq)
     }
@@ -131,7 +131,7 @@ impl Task {
     }
 
     /// Makes a task that has just ended a dead letter, if it ended as those do. One whose time was over, or that nobody
-    /// has approved, would not end otherwise if it were tried again; and of one with links, others were told how it
+    /// has approved, would not end otherwise if it were tried again; and of one with links, others have noted how it
     /// ended, or may be forgotten.
     pub(crate) fn note_death(&mut self, now: Stamp) {
         let kind = self.failure.as_ref().map(|failure| failure.kind);

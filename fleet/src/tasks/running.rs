@@ -1,24 +1,8 @@
 //! Queries about what runs of a task: for those who follow it, and for those who wait until nothing of it runs any more.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use crate::{AgentId, Attempt, Fleet, Task, TaskId};
-
-/// What runs of a task on agents that are not known to be gone.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Remains {
-    /// Whether the task will never run again: it is in a final state, or not known (any more).
-    pub is_final: bool,
-    /// The names of the agents that run an attempt of it, or have not reported that one of it has stopped.
-    pub agents: BTreeSet<Arc<str>>,
-}
-
-impl Remains {
-    /// Returns whether nothing of the task runs, or ever will.
-    pub fn is_nothing(&self) -> bool {
-        self.is_final && self.agents.is_empty()
-    }
-}
 
 /// An attempt at a task, or at one of its members.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -54,21 +38,6 @@ impl Fleet {
         let comparison = comparison.filter_map(|seq| Some(self.state.tasks.kept.get(&seq)?.id));
         let removed = task.verification.iter().flat_map(|verification| verification.stopping.iter().copied());
         members.chain(comparison).chain(removed).collect()
-    }
-
-    /// Returns what runs of a task itself.
-    pub fn remains_of(&self, id: TaskId) -> Remains {
-        self.remains_with(id, self.parts_of(id))
-    }
-
-    /// Returns what runs of a task and of these parts, which it has or had when it was still known.
-    pub fn remains_with(&self, id: TaskId, parts: impl IntoIterator<Item = TaskId>) -> Remains {
-        let task = self.task(id);
-        let parts = std::iter::once(id).chain(parts);
-        Remains {
-            is_final: task.is_none_or(|task| task.state.is_final()),
-            agents: parts.flat_map(|part| self.agents_with(part)).cloned().collect(),
-        }
     }
 
     /// Returns the names of the agents that run an attempt at what has this id, or have not reported that one of it has

@@ -88,7 +88,8 @@ impl SubmitTask {
         let links = self.links.as_ref().map_or(0, |links| links.stored_bytes());
         let lane = self.lane.as_ref().map_or(0, |lane| lane.stored_bytes());
         let demand = self.demand.as_ref().map_or(0, |demand| demand.stored_bytes());
-        (self.input.len() + links + lane + demand) as u64
+        let timing = self.timing.as_ref().map_or(0, |timing| timing.stored_bytes());
+        (self.input.len() + links + lane + demand + timing) as u64
     }
 
     fn is_same_as(&self, task: &Task) -> bool {
@@ -207,7 +208,7 @@ impl Fleet {
         Places { most, kept }.of(required.unwrap_or(Role::Worker))
     }
 
-    /// Refuses a submission for which there is no room. `has_place` tells that a place is kept for the task.
+    /// Refuses a submission for which there is no room. `has_place`: a place is kept for the task.
     pub(super) fn check_room(&self, submission: &SubmitTask, has_place: bool) -> Result<(), Refusal> {
         if let Some(team) = submission.team {
             self.open_team(team)?;

@@ -149,8 +149,8 @@ impl Fleet {
             let member = self.state.tasks.kept.get(member);
             member.is_some_and(|member| !member.attempts.is_empty())
         };
-        let is_verified = task.verification.as_ref();
-        let has_begun = is_verified.is_some_and(|of| !task.attempts.is_empty() || of.members.iter().any(has_begun));
+        let verification = task.verification.as_ref();
+        let has_begun = verification.is_some_and(|of| !task.attempts.is_empty() || of.members.iter().any(has_begun));
         if has_begun || planted(Mistake::QueueExpiryIgnored) {
             self.change_task(seq, Task::stop_waiting);
             return;

@@ -45,8 +45,8 @@ pub(crate) enum Timer {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Due(u128);
 
-/// The number of the timer by which the requests that wait for resources are looked at. No allocation has it, and it
-/// is the last one of its moment, so that everything that ends then is free.
+/// The number of the timer by which the requests that wait for resources are looked at. No allocation has it, and of those
+/// of its moment only [`Timer::Keys`] and [`Timer::Buckets`] come later, so that everything that ends then is free.
 pub(crate) const SWEEP: u64 = u64::MAX;
 const KIND_BITS: u32 = 4;
 const OWNER_BITS: u32 = 64;

@@ -274,7 +274,7 @@ fn a_task_that_ends_with_a_run_of_a_lost_agent_leaves_nothing_of_its_comparison_
     compared_by(&trial, wide);
     trial.lose(wide);
     assert_eq!(trial.state(id), TaskState::Failed, "three can't agree any more");
-    assert!(trial.fleet.remains_of(id).is_nothing());
+    assert!(trial.remains_of(id).is_nothing());
     let again = trial.join(worker("wide"));
     assert!(is_free(&trial, again));
 }
@@ -319,7 +319,7 @@ fn a_task_remembers_all_runs_and_comparisons_that_agents_have_not_stopped() {
     }
     let verification = trial.task(id).verification.as_ref().expect("it is verified");
     assert_eq!((trial.state(id), verification.stopping.len()), (TaskState::Failed, 6));
-    assert_eq!(trial.fleet.remains_of(id).agents.len(), 4);
+    assert_eq!(trial.remains_of(id).agents.len(), 4);
     Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
 }
 

@@ -399,14 +399,14 @@ fn outputs_that_could_not_be_compared_are_compared_again_and_what_still_stops_is
         (verification.comparisons.len(), verification.comparing, verification.stopping.len())
     };
     assert_eq!(found(&trial), (0, None, 1));
-    assert_eq!(trial.fleet.remains_of(id).agents.len(), 3, "two run it, and one still stops its first run");
+    assert_eq!(trial.remains_of(id).agents.len(), 3, "two run it, and one still stops its first run");
     compared(&mut trial, Outcome::Succeeded(Bytes::from_static(b"true")));
     assert_eq!((trial.state(id), found(&trial)), (TaskState::Succeeded, (1, None, 1)));
     let (stopping, held) = (stays[2], trial.fleet.held(stays[2].agent).next().expect("it has not stopped"));
-    assert!(trial.fleet.remains_of(id).agents.iter().all(|agent| &**agent == "c"));
-    assert!(!trial.fleet.remains_of(id).is_nothing());
+    assert!(trial.remains_of(id).agents.iter().all(|agent| &**agent == "c"));
+    assert!(!trial.remains_of(id).is_nothing());
     trial.complete(stopping, held.task, held.attempt, Outcome::Stopped);
-    assert!(trial.fleet.remains_of(id).is_nothing());
+    assert!(trial.remains_of(id).is_nothing());
 }
 
 #[test]

@@ -9,9 +9,40 @@ use crate::{
     links::{children, part, split, suspended, with_slots},
 };
 
+/// What runs of a task on agents that are not known to be gone.
+pub struct Remains {
+    /// The task will never run again: it is in a final state, or not known (any more).
+    pub is_final: bool,
+    /// The names of the agents that run an attempt of it, or have not reported that one of it has stopped.
+    pub agents: BTreeSet<Arc<str>>,
+}
+
+impl Remains {
+    /// Returns whether nothing of the task runs, or ever will.
+    pub fn is_nothing(&self) -> bool {
+        self.is_final && self.agents.is_empty()
+    }
+}
+
+impl Trial {
+    /// Returns what runs of a task itself.
+    pub fn remains_of(&self, id: TaskId) -> Remains {
+        self.remains_with(id, self.fleet.parts_of(id))
+    }
+
+    /// Returns what runs of a task and of these parts, which it has or had when it was still known.
+    pub fn remains_with(&self, id: TaskId, parts: impl IntoIterator<Item = TaskId>) -> Remains {
+        let parts = std::iter::once(id).chain(parts);
+        Remains {
+            is_final: self.fleet.task(id).is_none_or(|task| task.state.is_final()),
+            agents: parts.flat_map(|part| self.fleet.agents_with(part)).cloned().collect(),
+        }
+    }
+}
+
 /// Returns whether a task is in a final state, and the names of the agents on which it still runs.
 fn remains(trial: &Trial, id: TaskId) -> (bool, Vec<String>) {
-    let remains = trial.fleet.remains_of(id);
+    let remains = trial.remains_of(id);
     (remains.is_final, remains.agents.iter().map(|agent| agent.to_string()).collect())
 }
 
@@ -35,12 +66,12 @@ fn a_cancelled_task_runs_until_its_agent_has_said_that_it_stopped() {
     assert_eq!(remains(&trial, id), (false, on(&["a"])));
     assert_eq!(remains(&trial, queued), (false, on(&[])));
     trial.cancel(queued);
-    assert!(trial.fleet.remains_of(queued).is_nothing());
+    assert!(trial.remains_of(queued).is_nothing());
     trial.cancel(id);
     assert_eq!(remains(&trial, id), (true, on(&["a"])));
     stops(&mut trial, stay);
-    assert!(trial.fleet.remains_of(id).is_nothing());
-    assert!(trial.fleet.remains_of(TaskId(99)).is_nothing(), "nobody has submitted it");
+    assert!(trial.remains_of(id).is_nothing());
+    assert!(trial.remains_of(TaskId(99)).is_nothing(), "nobody has submitted it");
 }
 
 #[test]
@@ -50,7 +81,7 @@ fn nothing_runs_on_an_agent_that_is_lost() {
     let id = trial.submit(task(1));
     trial.cancel(id);
     trial.lose(stay);
-    assert!(trial.fleet.remains_of(id).is_nothing());
+    assert!(trial.remains_of(id).is_nothing());
 }
 
 #[test]
@@ -63,7 +94,7 @@ fn what_is_forgotten_runs_until_its_agent_has_said_that_it_stopped() {
     assert!(trial.fleet.task(id).is_none());
     assert_eq!(remains(&trial, id), (true, on(&["a"])));
     stops(&mut trial, stay);
-    assert!(trial.fleet.remains_of(id).is_nothing());
+    assert!(trial.remains_of(id).is_nothing());
 }
 
 #[test]
@@ -76,10 +107,10 @@ fn the_runs_of_a_task_that_is_forgotten_are_found_by_who_knew_its_parts() {
     trial.cancel(id);
     trial.after(1);
     assert!(trial.fleet.task(id).is_none() && trial.fleet.parts_of(id).is_empty());
-    let left = |trial: &Trial| trial.fleet.remains_with(id, parts.iter().copied()).agents.len();
+    let left = |trial: &Trial| trial.remains_with(id, parts.iter().copied()).agents.len();
     assert_eq!(left(&trial), 3);
     stays.into_iter().for_each(|stay| stops(&mut trial, stay));
-    assert!(trial.fleet.remains_with(id, parts.iter().copied()).is_nothing());
+    assert!(trial.remains_with(id, parts.iter().copied()).is_nothing());
 }
 
 #[test]
@@ -94,9 +125,9 @@ fn an_attempt_that_was_ended_before_the_cancellation_is_waited_for_too() {
     trial.cancel(id);
     let (last, rest) = if current == first.agent { (first, second) } else { (second, first) };
     stops(&mut trial, rest);
-    assert_eq!(trial.fleet.remains_of(id).agents.len(), 1);
+    assert_eq!(trial.remains_of(id).agents.len(), 1);
     stops(&mut trial, last);
-    assert!(trial.fleet.remains_of(id).is_nothing());
+    assert!(trial.remains_of(id).is_nothing());
 }
 
 #[test]
@@ -115,7 +146,7 @@ fn all_runs_of_a_task_whose_result_is_verified_are_waited_for() {
     stops(&mut trial, stays[1]);
     assert_eq!(remains(&trial, id), (true, on(&["c"])));
     stops(&mut trial, stays[2]);
-    assert!(trial.fleet.remains_of(id).is_nothing());
+    assert!(trial.remains_of(id).is_nothing());
 }
 
 #[test]
@@ -131,7 +162,7 @@ fn a_run_that_others_have_outpaced_is_waited_for_although_the_task_has_succeeded
     assert_eq!(trial.cancel(id), Reply::Cancelled(TaskState::Succeeded));
     assert_eq!(remains(&trial, id), (true, on(&["c"])));
     stops(&mut trial, stays[2]);
-    assert!(trial.fleet.remains_of(id).is_nothing());
+    assert!(trial.remains_of(id).is_nothing());
 }
 
 /// Returns the ids of all that agents have below a task, looking at so many tasks at a time.
@@ -165,7 +196,7 @@ fn all_that_runs_below_a_task_is_found_until_its_agent_has_said_that_it_stopped(
     assert_eq!(below(&trial, TaskId(10), 1).len(), 2);
     assert_eq!(trial.fleet.walk_below(TaskId(11)), None, "nothing is below it");
     trial.cancel(TaskId(1));
-    assert_eq!(trial.fleet.remains_of(TaskId(1)).agents.len(), 0, "it does not run itself");
+    assert_eq!(trial.remains_of(TaskId(1)).agents.len(), 0, "it does not run itself");
     for held in trial.fleet.held(stay.agent).collect::<Vec<_>>() {
         assert_eq!(below(&trial, TaskId(1), 1), all);
         trial.complete(stay, held.task, held.attempt, Outcome::Stopped);

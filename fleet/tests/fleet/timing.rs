@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use robeing_fleet::{
     AgentCommand, AgentJoin, AttemptEnd, CancelCause, Command, Completion, ControlCommand, Effect, Failure,
-    FailureKind, FailureMatch, Fleet, HeldState, Jitter, Outcome, Progress, Refusal, Reply, RetryPolicy, StaleReason,
-    SubmitTask, TaskCommand, TaskId, TaskState, Timing, limits::*,
+    FailureKind, FailureMatch, Fleet, FleetConfig, HeldState, Jitter, Outcome, Progress, Refusal, Reply, RetryPolicy,
+    StaleReason, SubmitTask, TaskCommand, TaskId, TaskState, Timing, known_version, limits::*,
 };
 
 use crate::{
@@ -297,6 +297,17 @@ fn a_failure_that_the_task_names_is_final_and_others_are_tried_again() {
 }
 
 #[test]
+fn a_failure_with_a_name_needs_the_version_that_brings_names_whatever_its_kind_needs() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("a"));
+    let id = trial.submit(task(1));
+    for kind in [FailureKind::Reported, FailureKind::Denied, FailureKind::NotApproved] {
+        let refused = trial.complete(stay, id, 1, failed(kind, None, NAME));
+        assert!(matches!(&refused, Reply::Refused(Refusal::NotInForce { since: 4, .. })), "{kind:?}: {refused:?}");
+    }
+}
+
+#[test]
 fn the_loss_of_an_agent_and_a_timeout_can_be_named_too() {
     let named = |n, kind| {
         let non_retryable = vec![FailureMatch { kind: Some(kind), ..FailureMatch::default() }];
@@ -391,6 +402,21 @@ fn the_rules_of_a_task_are_held_to_their_limits() {
     }
     let long = failed(FailureKind::Exit, None, &"é".repeat(MAX_FAILURE_NAME_BYTES)).within_limits();
     assert!(matches!(long, Outcome::Failed(failure) if failure.name.len() == MAX_FAILURE_NAME_BYTES));
+}
+
+#[test]
+fn the_names_of_failures_that_are_not_tried_again_count_as_stored_from_the_submission_on() {
+    let mut trial = Trial::with(FleetConfig { max_bytes: 10, ..FleetConfig::default() });
+    trial.apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
+    let named = |bytes: usize| {
+        let of = FailureMatch { name: Some("x".repeat(bytes)), ..FailureMatch::default() };
+        with(1, Timing { non_retryable: vec![of], ..Timing::default() })
+    };
+    let left = 10 - task(1).input.len();
+    let refused = trial.apply(Command::Task(TaskCommand::Submit(named(left + 1))));
+    assert_eq!(refused, Reply::Refused(Refusal::StorageFull { limit: 10 }));
+    trial.submit(named(left));
+    assert_eq!(trial.fleet.stored_bytes(), 10);
 }
 
 #[test]

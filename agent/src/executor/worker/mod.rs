@@ -196,7 +196,7 @@ fn outcome(limits: &Limits, process: &str, answer: Answer) -> Outcome {
     }
 }
 
-/// Converts the result of another task for a process.
+/// Returns the result of another task as it is sent to a process.
 fn passed(result: PassedResult) -> proto::GivenResult {
     let (state, output, reason) = match result.end {
         PassedEnd::Succeeded(output) => (proto::ResultState::Succeeded, output, String::new()),

@@ -73,7 +73,7 @@ fn check_dependencies(state: &State, task: &Task, links: &Links) -> Check {
             return Err(format!("task {}, on which it depends, is not kept", awaited.task));
         };
         let end = found.state.is_final().then_some(found.state);
-        ensure(awaited.end == end, || format!("it was not told how task {} ended", awaited.task))?;
+        ensure(awaited.end == end, || format!("it has not noted how task {} ended", awaited.task))?;
         let goes_on = end.is_none_or(|end| end == TaskState::Succeeded) || awaited.on_failure == OnFailure::Run;
         ensure(goes_on, || format!("it can't begin any more, because of task {}", awaited.task))?;
     }
@@ -117,9 +117,9 @@ fn check_children(task: &Task, children: &Children, sum: &Sum) -> Check {
         let is_closed = children.due.is_none() && children.carried.is_empty() && children.decided_by.is_none();
         return ensure(!children.waits && is_closed, || "it waits for children although it has ended".to_owned());
     }
-    let told = [accepted, ended, succeeded, skipped];
+    let counted = [accepted, ended, succeeded, skipped];
     let found = [sum.kept, sum.ended, sum.succeeded, sum.skipped];
-    ensure(told == found, || format!("it counts {told:?} children, and there are {found:?}"))?;
+    ensure(counted == found, || format!("it counts {counted:?} children, and there are {found:?}"))?;
     let bytes: u64 = sum.bytes.range(from..).map(|(_, bytes)| bytes).sum();
     ensure(bytes == children.bytes, || "what the results of its children count for".to_owned())?;
     ensure(children.due.is_some() == (accepted < parts), || "when it stops waiting for parts".to_owned())?;

@@ -72,7 +72,7 @@ impl Fleet {
         });
     }
 
-    /// Tells the parent of a task that has ended, if it has an unfinished one.
+    /// Has the parent of a task that has ended count it, if it has an unfinished one.
     pub(super) fn child_ended(&mut self, seq: u64, effects: &mut Vec<Effect>) {
         let Some(child) = self.state.tasks.kept.get(&seq).cloned() else { return };
         let Some(of) = child.child_of().copied() else { return };

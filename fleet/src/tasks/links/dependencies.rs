@@ -91,7 +91,7 @@ impl Fleet {
         seq < below
     }
 
-    /// Tells a task that one that it depends on has ended, unless it has been told before or has ended itself.
+    /// Has a task note that one that it depends on has ended, unless it has noted that before or has ended itself.
     pub(super) fn resolve(&mut self, dependent: u64, dependency: u64, effects: &mut Vec<Effect>) {
         let Some((id, end)) = self.ended(dependency).map(|task| (task.id, task.state)) else { return };
         let task = self.state.tasks.kept.get(&dependent).filter(|task| !task.state.is_final());

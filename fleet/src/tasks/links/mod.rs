@@ -53,7 +53,7 @@ pub enum OnFailure {
     Fail = 0,
     /// The task is skipped: it is cancelled without an attempt.
     Skip = 1,
-    /// The task begins nevertheless, and its attempts are told of the failure.
+    /// The task begins nevertheless, and its attempts are given the failure.
     Run = 2,
 }
 

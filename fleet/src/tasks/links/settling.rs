@@ -17,15 +17,15 @@ struct Settling {
 /// The next step.
 #[derive(Clone, Debug)]
 pub(super) enum Next {
-    /// Tell the parent of a task that it has ended.
+    /// Have the parent of a task count that it has ended.
     Parent,
     /// Cancel the children of a task that has ended, from this number on.
     Children(u32),
-    /// Tell the tasks that depend on one that has ended, after the one with this number.
+    /// Have the tasks note it that depend on one that has ended, after the one with this number.
     Dependents(u64),
     /// Let those be forgotten that a task that has ended depended on, from this place on.
     Dependencies(usize),
-    /// Tell a new task of those that had ended before it was accepted, from this place on.
+    /// Have a new task note those that had ended before it was accepted, from this place on.
     CatchUp(usize),
     /// Accept these subtasks of a task that is suspended.
     Accept(vec::IntoIter<SubmitTask>),
@@ -42,7 +42,7 @@ impl Unsettled {
 }
 
 impl Fleet {
-    /// Takes note that a task has ended. `is_linked` tells whether it has links itself.
+    /// Takes note that a task has ended. `is_linked`: it has links itself.
     pub(crate) fn note_end(&mut self, seq: u64, is_linked: bool) {
         if is_linked || self.indexes.links.has_dependents(seq) {
             self.unsettled.add(seq, Next::Parent);
@@ -82,7 +82,7 @@ impl Fleet {
                 None => Some(Next::Dependents(0)),
             },
             Next::Dependents(after) => match self.resolve_next_dependent(of, after, effects) {
-                Some(told) => Some(Next::Dependents(told)),
+                Some(dependent) => Some(Next::Dependents(dependent)),
                 None => Some(Next::Dependencies(0)),
             },
             Next::Dependencies(place) => self.let_go(of, place).then_some(Next::Dependencies(place + 1)),
@@ -99,7 +99,7 @@ impl Fleet {
         }
     }
 
-    /// Tells the next task that depends on one that has ended. Returns its number; `None` if there is no further one.
+    /// Has the next task note it that depends on one that has ended. Returns its number; `None` if there is no further one.
     fn resolve_next_dependent(&mut self, of: u64, after: u64, effects: &mut Vec<Effect>) -> Option<u64> {
         let dependent = self.indexes.links.dependent_after(of, after)?;
         self.resolve(dependent, of, effects);
@@ -115,7 +115,7 @@ impl Fleet {
         true
     }
 
-    /// Tells a task of one that it depends on, if that has ended. Returns whether there is a next one.
+    /// Has a task note one that it depends on, if that has ended. Returns whether there is a next one.
     fn catch_up(&mut self, of: u64, place: usize, effects: &mut Vec<Effect>) -> bool {
         let links = self.state.tasks.kept.get(&of).and_then(|task| task.links.as_ref());
         let Some(awaited) = links.and_then(|links| links.depends_on.get(place)).copied() else { return false };

@@ -27,7 +27,7 @@ impl Fleet {
         Some(TreeWalk { path: vec![(task.seq, 0)] })
     }
 
-    /// Goes on with a walk, by no more than `most` steps, of which each looks at a task or goes back to the one above.
+    /// Continues a walk, by no more than `most` steps, of which each looks at a task or goes back to the one above.
     /// Returns the ids under which agents have attempts at these tasks, running or being stopped.
     pub fn walk(&self, walk: &mut TreeWalk, most: usize) -> Vec<TaskId> {
         let mut held = Vec::new();
