@@ -150,6 +150,10 @@ impl Search<'_> {
         }
         let asked = Resource::ALL.into_iter().filter(|resource| part.get(*resource) > 0);
         let mut orders: Vec<_> = asked.map(|resource| room.with_enough(resource, part)).collect();
+        if orders.is_empty() {
+            // A part that needs nothing fits everywhere: what is left is any agent without a part.
+            orders.push(room.with_enough(resource, part));
+        }
         loop {
             for order in &mut orders {
                 let (agent, amounts) = order.next()?;

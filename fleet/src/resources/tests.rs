@@ -71,6 +71,17 @@ fn a_search_ends_with_the_resource_of_which_the_fewest_agents_have_enough_or_aft
     assert_eq!(of(few), Some(vec![AgentId(many as u32 / 2 + 1)]));
 }
 
+#[test]
+fn a_part_that_needs_nothing_takes_an_agent_and_ends_the_search() {
+    let one = room(&[amounts(1, 1)]);
+    let nothing = |count: usize| vec![part(Amounts::NONE); count];
+    assert_eq!(one.place(&nothing(1), true, one.sum), Some(vec![AgentId(1)]));
+    assert_eq!(one.place(&nothing(2), true, one.sum), None, "there is one agent");
+    assert_eq!(one.place(&nothing(2), false, one.sum), Some(vec![AgentId(1); 2]));
+    let many = room(&vec![amounts(1, 1); 40]);
+    assert_eq!(many.place(&nothing(40), true, many.sum).map(|agents| agents.len()), Some(40), "more than are near");
+}
+
 fn any_amounts(most: u64) -> impl Strategy<Value = Amounts> {
     (0..=most, 0..=most, 0..=most, 0..=most).prop_map(|(cpu, memory, storage, bandwidth)| Amounts {
         cpu,
