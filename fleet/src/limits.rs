@@ -42,6 +42,9 @@ pub const MAX_DEPENDENCIES: usize = 1_000;
 pub const DEPENDENCY_BYTES: usize = 48;
 /// Most parts of a task that is split, and most subtasks of one task.
 pub const MAX_SUBTASKS: u32 = 1_000_000;
+/// Most parts of a task that are kept apart, each on an agent that runs no other of them: an agent that looks for its next
+/// task passes over those of every task of which it runs a part.
+pub const MAX_SPREAD_PARTS: u32 = 64;
 /// Most subtasks that one attempt may ask for; the next attempt may ask for others.
 pub const MAX_SUBTASKS_AT_ONCE: usize = 1_000;
 /// Most tasks that the subtasks for which one attempt asks depend on, counted for each of them.

@@ -242,9 +242,9 @@ impl Fleet {
             if let Some(agent) = self.best_for(task) {
                 return Some((*seq, agent));
             }
-            // Only runs of a verified task, and a task that its last agent is still stopping, can't go to some agents
-            // that others can go to.
-            if self.still_stopping(task).next().is_none() {
+            // Only runs of a verified task, a task that its last agent is still stopping, and parts that are kept apart
+            // can't go to some agents that others can go to.
+            if self.still_stopping(task).next().is_none() && task.spread_in().is_none() {
                 parent = Some(task.member_of?);
             }
         }

@@ -184,10 +184,10 @@ impl Fleet {
     }
 
     /// Returns the agents that can't take a task, each once: those that hold another member of the same one, or have
-    /// had their turn; those that gave what it compares; and those that are still stopping an attempt at it that made
-    /// no progress.
+    /// had their turn; those that gave what it compares; those that are still stopping an attempt at it that made no
+    /// progress; and those that run another part of the same task, if they are kept apart.
     pub(crate) fn excluded(&self, task: &Task) -> Vec<AgentId> {
-        let mut agents: Vec<AgentId> = self.still_stopping(task).collect();
+        let mut agents: Vec<AgentId> = self.still_stopping(task).chain(self.siblings_run_on(task)).collect();
         if let Some((parent, _)) = self.compares_for(task) {
             let names = parent.givers().into_iter();
             agents.extend(names.filter_map(|name| self.indexes.agents.names.get(name).copied()));
@@ -209,11 +209,14 @@ impl Fleet {
         verification.members.iter().filter_map(holder).chain(spent).collect()
     }
 
-    /// Returns the last of the members of a task that an agent can't take, or the task itself if it is no member;
-    /// `None` if the agent can take it.
+    /// Returns the last of the members of a task that an agent can't take, or of parts that are kept apart, or the task
+    /// itself if it is neither; `None` if the agent can take it.
     pub(crate) fn skipped(&self, seq: u64, agent: &Agent) -> Option<u64> {
         if self.is_stopping_there(seq, agent.id) {
             return Some(seq);
+        }
+        if let Some(last) = self.kept_apart(seq, agent.id) {
+            return Some(last);
         }
         let members = &self.indexes.tasks.members;
         if members.is_empty() {

@@ -47,6 +47,7 @@ mod schedule_samples;
 mod schedules;
 mod scheduling;
 mod sessions;
+mod spread;
 mod standby;
 mod submission;
 mod subtasks;

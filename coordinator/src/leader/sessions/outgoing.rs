@@ -380,7 +380,7 @@ mod tests {
         let (mut fleet, agent, session) = fleet_with_agent();
         let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
         fleet.apply(Stamp::at(1), raise, &mut Vec::new());
-        let split = Some(Split { parts: PARTS, join: Join::Reduce, quorum: 0 });
+        let split = Some(Split { parts: PARTS, join: Join::Reduce, ..Split::default() });
         let links = |links| Some(Box::new(links));
         let reduce = SubmitTask {
             links: links(AskedLinks { split, ..AskedLinks::default() }),

@@ -15,7 +15,8 @@
 //! 6. Tasks do not wait for each other in a circle. A task depends on tasks that were accepted before it. A child
 //!    depends on its siblings, and on tasks of trees that are older than its own: no step from a task to one that it
 //!    waits for leads to a newer tree, a step within a tree leads down, or to an older sibling.
-//! 7. A task that is split has a place in the queue for each of its parts from the beginning, so none of them is
+//! 7. Of the parts of a task that are kept apart, no agent runs two at once (see `spread`).
+//! 8. A task that is split has a place in the queue for each of its parts from the beginning, so none of them is
 //!    refused because others were faster. If no further part comes for a while, the task fails and its places are free.
 //!
 //! The end of a task costs a step of a command for each task that depends on it directly, for each of its children, and
@@ -29,6 +30,7 @@ pub(crate) mod indexes;
 mod join;
 pub(crate) mod results;
 pub(crate) mod settling;
+mod spread;
 pub(crate) mod suspending;
 
 use bilrost::{Enumeration, Message};
@@ -38,7 +40,7 @@ pub use self::join::Verdict;
 use crate::{
     FleetMillis, Refusal, SubmitTask, Task, TaskId, TaskState,
     config::invalid,
-    limits::{DEPENDENCY_BYTES, MAX_DEPENDENCIES, MAX_SUBTASKS},
+    limits::{DEPENDENCY_BYTES, MAX_DEPENDENCIES, MAX_SPREAD_PARTS, MAX_SUBTASKS},
     sabotage::{Mistake, planted},
 };
 
@@ -107,6 +109,10 @@ pub struct Split {
     /// How many parts have to succeed for [`Join::Quorum`], 1 to `parts`; 0 for others.
     #[bilrost(3)]
     pub quorum: u32,
+    /// The parts are kept apart: each runs on an agent that runs no other part of the task. There are at most
+    /// [`MAX_SPREAD_PARTS`] then.
+    #[bilrost(4)]
+    pub spread: bool,
 }
 
 /// Which part of which task a task is.
@@ -176,6 +182,9 @@ pub struct ChildOf {
     /// The number of the topmost of them in the order of acceptance.
     #[bilrost(5)]
     pub root: u64,
+    /// It runs on an agent that runs none of its siblings.
+    #[bilrost(6)]
+    pub spread: bool,
 }
 
 /// The children of a task: how many there are, and what has become of them.
@@ -222,6 +231,9 @@ pub struct Children {
     /// What the last of these attempts leaves to the next one.
     #[bilrost(13)]
     pub carried: Bytes,
+    /// Each of them runs on an agent that runs no other one.
+    #[bilrost(14)]
+    pub spread: bool,
 }
 
 /// The links of an accepted task.
@@ -253,6 +265,10 @@ impl Split {
         if !(1..=MAX_SUBTASKS).contains(&self.parts) {
             return Err(invalid("split.parts", format!("is {}, must be 1 to {MAX_SUBTASKS}", self.parts)));
         }
+        if self.spread && self.parts > MAX_SPREAD_PARTS {
+            let problem = format!("is {}, must be 1 to {MAX_SPREAD_PARTS} for parts that are kept apart", self.parts);
+            return Err(invalid("split.parts", problem));
+        }
         match self.join {
             Join::Resume => Err(invalid("split.join", "must be one of those for parts, which this is not")),
             Join::Quorum if !(1..=self.parts).contains(&self.quorum) => {
@@ -267,8 +283,8 @@ impl Split {
     }
 
     fn children(&self, due: FleetMillis) -> Children {
-        let Self { parts, join, quorum } = *self;
-        Children { join, quorum, parts, waits: true, due: Some(due), ..Children::default() }
+        let Self { parts, join, quorum, spread } = *self;
+        Children { join, quorum, parts, spread, waits: true, due: Some(due), ..Children::default() }
     }
 }
 

@@ -80,6 +80,8 @@ impl Links {
             waits: true,
             suspensions: children.suspensions.saturating_add(1),
             carried,
+            // The earlier ones have ended, and these go wherever there is room.
+            spread: false,
             ..children.clone()
         };
     }
