@@ -268,6 +268,14 @@ pub(crate) fn queue_has_resources() -> Rule {
     .field_path(".queue")
 }
 
+pub(crate) fn agents_have_splitter() -> Rule {
+    rule(
+        "!has(self.agents) || self.agents < 2 || has(self.splitter)",
+        "Tasks that are split among agents need a splitter, which divides their input; set splitter too, or remove agents.",
+    )
+    .field_path(".agents")
+}
+
 pub(crate) fn some_resource() -> Rule {
     let set = ["cpu", "memory", "storage", "bandwidth"].map(|name| format!("has(self.{name})"));
     rule(set.join(" || "), "The resources must set at least one of cpu, memory, storage and bandwidth; or remove them.")

@@ -18,8 +18,8 @@ pub(super) struct Batch {
     pub submissions: Vec<SubmitTask>,
     /// The ballots that they ask for, by their places.
     pub approvals: BTreeMap<usize, Draft>,
-    /// The places of those that were submitted; `None` if all were.
-    submitted: Option<Vec<usize>>,
+    /// The places and ids of those that were submitted; `None` if all were.
+    submitted: Option<Vec<(usize, TaskId)>>,
 }
 
 /// The tasks that are proposed, in order.
@@ -37,7 +37,7 @@ impl Batch {
         for Prepared { task, approval, parts } in prepared {
             approvals.extend(approval.map(|draft| (submissions.len(), draft)));
             if is_split {
-                submitted.push(submissions.len());
+                submitted.push((submissions.len(), task.id));
             }
             submissions.push(task);
             submissions.extend(parts);
@@ -99,22 +99,33 @@ impl Batch {
     }
 }
 
-/// Returns the outcomes of tasks, at these places, each of which is followed by the outcomes of its parts; and the
-/// accepted ones of which a part was refused.
-fn with_parts(submitted: &[usize], all: Vec<Outcome>) -> (Vec<Outcome>, Vec<TaskId>) {
+/// Returns the outcomes of tasks, at these places, each of which is followed by the outcomes of its parts; and the new ones
+/// of which a part was refused. One that was accepted before has its parts from then: if it was found by its key, those of
+/// this submission are nobody's.
+fn with_parts(submitted: &[(usize, TaskId)], all: Vec<Outcome>) -> (Vec<Outcome>, Vec<TaskId>) {
     let (mut told, mut cancelled) = (Vec::with_capacity(submitted.len()), Vec::new());
     let mut all = all.into_iter().enumerate().peekable();
-    for (n, place) in submitted.iter().enumerate() {
+    for (n, (place, id)) in submitted.iter().enumerate() {
         let Some((_, outcome)) = all.next() else { break };
-        let end = submitted.get(n + 1).copied().unwrap_or(usize::MAX);
+        let end = submitted.get(n + 1).map_or(usize::MAX, |(next, _)| *next);
         let mut problem = None;
         while let Some((at, part)) = all.next_if(|(at, _)| *at < end) {
             problem = problem.or_else(|| refusal_of(at - place - 1, &part));
         }
         match (outcome, problem) {
-            (Ok(Reply::Submitted { task, .. }), Some(problem)) => {
-                cancelled.push(task);
-                told.push(Err(problem));
+            (Ok(Reply::Submitted { task, .. }), Some(_)) if task != *id => {
+                told.push(Ok(Reply::Submitted { task, existing: true }));
+            }
+            (Ok(Reply::Submitted { task, existing }), Some(problem)) => {
+                if existing {
+                    told.push(Err(problem));
+                } else {
+                    cancelled.push(task);
+                    told.push(Err(v1::Refusal {
+                        message: format!("{}; the task is cancelled", problem.message),
+                        ..problem
+                    }));
+                }
             }
             (outcome, _) => told.push(outcome),
         }
@@ -132,7 +143,7 @@ fn refusal_of(index: usize, part: &Outcome) -> Option<v1::Refusal> {
         Ok(other) => crate::api::errors::unexpected(other),
         Err(refusal) => refusal.clone(),
     };
-    Some(v1::Refusal { message: format!("its part {index}: {}; the task is cancelled", refusal.message), ..refusal })
+    Some(v1::Refusal { message: format!("its part {index}: {}", refusal.message), ..refusal })
 }
 
 #[cfg(test)]
@@ -213,6 +224,23 @@ mod tests {
         assert_eq!((&told[0], &told[1], cancelled), (&accepted(10), &accepted(20), vec![TaskId(30)]));
         let refusal = told[2].as_ref().expect_err("a part is refused");
         assert_eq!(refusal.code, "RESOURCE_EXHAUSTED");
-        assert!(refusal.message.starts_with("its part 1: "), "{}", refusal.message);
+        let message = &refusal.message;
+        assert!(message.starts_with("its part 1: ") && message.ends_with("; the task is cancelled"), "{message}");
+    }
+
+    #[test]
+    fn a_task_that_was_accepted_before_is_never_cancelled_because_parts_of_a_repetition_are_refused() {
+        let outcomes = |told: u128, refusal: Refusal| {
+            let mut batch = Batch::of(vec![prepared(after(10, &[]), vec![after(11, &[])])]);
+            let sent = batch.send(&mut BTreeMap::new());
+            let known = Ok(Reply::Submitted { task: TaskId(told), existing: true });
+            batch.outcomes(2, BTreeMap::new(), sent, vec![known, Ok(Reply::Refused(refusal))])
+        };
+        let existing = |id| Ok(Reply::Submitted { task: TaskId(id), existing: true });
+        let (told, cancelled) = outcomes(7, Refusal::UnknownTask { task: TaskId(10) });
+        assert_eq!((told, cancelled), (vec![existing(7)], Vec::new()), "it was found by its key");
+        let (told, cancelled) = outcomes(10, Refusal::Conflict { what: "the id".to_owned(), task: TaskId(11) });
+        assert!(told[0].as_ref().is_err_and(|refusal| refusal.code == "ALREADY_EXISTS"), "{told:?}");
+        assert_eq!(cancelled, Vec::new());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use robeing_crds::{Role, TaskKind, TaskKindResources, limits, parse_manifest};
+use robeing_crds::{Role, SplitBy, SplitJoin, Splitter, TaskKind, TaskKindResources, limits, parse_manifest};
 use robeing_settings::Contribute;
 
 use crate::refusal::{assert_refused, manifest};
@@ -21,11 +21,18 @@ fn a_kind_needs_what_is_written_and_otherwise_one_slot() {
     let smallest = only(&kind(""));
     assert_eq!((smallest.name.as_str(), smallest.slots), ("read", 1));
     assert_eq!((smallest.role, smallest.resources, smallest.retry), (None, None, None));
+    assert_eq!((smallest.agents, smallest.splitter), (None, None));
+    let split = only(&kind("splitter: {}")).splitter.expect("it is set");
+    assert_eq!(split, Splitter { by: SplitBy::Lines, join: SplitJoin::All, part_kind: None });
     let whole = only(&kind(
         "role: Specialist, skills: [ocr, law], slots: 2, resources: {cpu: 500m, memory: 1Gi}, queue: batch, \
          deadline: 1h, attemptTimeout: 90s, queueExpiry: 5m, progressTimeout: 30s, \
+         agents: 4, splitter: {by: Json, join: Reduce, partKind: page}, \
          retry: {maxAttempts: 3, initialBackoff: 0s, multiplierPercent: 200, jitterPercent: 50}",
     ));
+    let splitter = whole.splitter.clone().expect("it is set");
+    assert_eq!((whole.agents, splitter.by, splitter.join), (Some(4), SplitBy::Json, SplitJoin::Reduce));
+    assert_eq!(splitter.part_kind.as_deref(), Some("page"));
     let amounts = whole.resources.as_ref().map(TaskKindResources::amounts);
     assert_eq!(
         amounts,
@@ -47,11 +54,15 @@ fn rules_about_kinds_of_tasks() {
                   100M.";
     let cpu = "The CPU must be above zero and in whole thousandths of a CPU, such as 500m, 2 or 1.5.";
     let times = "deadline must be at least 1ms and at most 8784h.";
+    let splits = "Tasks that are split among agents need a splitter, which divides their input; set splitter too, or remove agents.";
     let first = "spec.taskKinds[0]";
     let at = |field: &str| format!("{first}.{field}");
     let cases = [
         (kind("slots: 0"), at("slots"), "This must be at least 1, but is 0."),
         (kind("slots: 4097"), at("slots"), "This must be at most 4096, but is 4097."),
+        (kind("agents: 0"), at("agents"), "This must be at least 1, but is 0."),
+        (kind("agents: 65, splitter: {}"), at("agents"), "This must be at most 64, but is 65."),
+        (kind("agents: 2"), at("agents"), splits),
         (kind("skills: [ocr, ocr]"), at("skills[1]"), "\"ocr\" is already in this list; remove one."),
         (
             kind("queue: batch"),

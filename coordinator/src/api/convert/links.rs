@@ -78,10 +78,13 @@ fn asked_split(asked: Option<v1::Split>, inputs: usize) -> Result<Option<Split>,
         (parts, inputs) if parts as usize == inputs => parts,
         (parts, inputs) => return Err(bad("split.parts", format!("is {parts}, and there are {inputs} inputs"))),
     };
+    if asked.by != i32::from(v1::SplitBy::Unspecified) {
+        return Err(bad("split.by", "counts for a task that is split among agents; set agents to 2 or more"));
+    }
     if inputs == 0 && !asked.part_kind.is_empty() {
         return Err(bad("split.part_kind", "counts for parts with inputs; submit the parts with their kind"));
     }
-    Ok(Some(Split { parts, join, quorum: asked.quorum }))
+    Ok(Some(Split { parts, join, quorum: asked.quorum, spread: asked.spread }))
 }
 
 /// Converts the links of a submission; `None` if it has none.
@@ -241,6 +244,19 @@ mod tests {
         assert_eq!(told, [("add", &b"a"[..], part_of(0)), ("add", &b"b"[..], part_of(1))]);
         assert_eq!(made, parts(&task, "add", vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]), "the same ids");
         assert!(made.iter().all(|part| part.check().is_ok()));
+    }
+
+    #[test]
+    fn parts_are_kept_apart_if_that_is_asked_for_and_inputs_are_divided_for_agents_alone() {
+        let of = |split| read(v1::TaskSpec { split: Some(split), ..v1::TaskSpec::default() });
+        for spread in [true, false] {
+            let task = of(v1::Split { parts: 2, spread, ..v1::Split::default() }).expect("it is right");
+            let split = task.links.and_then(|links| links.split).expect("it is split");
+            assert_eq!((split.parts, split.spread), (2, spread));
+        }
+        assert!(of(v1::Split { parts: 2, by: v1::SplitBy::Lines.into(), ..v1::Split::default() }).is_err());
+        assert!(read(v1::TaskSpec { agents: 2, ..v1::TaskSpec::default() }).is_err(), "it is not divided");
+        assert!(read(v1::TaskSpec { agents: 1, ..v1::TaskSpec::default() }).is_ok());
     }
 
     #[test]

@@ -32,8 +32,8 @@ pub use self::{
         BadField, agent_name, allocation_id, bad, ballot_id, excerpt, filter_name, letter_id, millis, span_text,
         task_id, team_id,
     },
-    kinds::{task_kind, told_kinds},
-    links::{MAX_INPUTS, parts, passed_result, suspension},
+    kinds::{split_by, task_kind, told_kinds},
+    links::{MAX_INPUTS, join, parts, passed_result, suspension},
     messages::{letter as letter_message, letter_status, settle_answer, unsettled},
     queues::{task_queue, told_task_queue},
     recoveries::recovery_step,
@@ -57,7 +57,7 @@ macro_rules! same_variants {
         }
 
         $(#[$heard])*
-        fn $from(of: robeing_proto::v1::$name) -> Option<robeing_fleet::$name> {
+        pub fn $from(of: robeing_proto::v1::$name) -> Option<robeing_fleet::$name> {
             match of {
                 $(robeing_proto::v1::$name::$variant => Some(robeing_fleet::$name::$variant),)+
                 _ => None,
