@@ -87,7 +87,7 @@ pub struct LinkArgs {
     pub join: Option<JoinWord>,
 
     /// With --split and --join reduce, the kind of the task that is run with the results of the parts; defaults to --kind
-    #[arg(long, value_name = "KIND", requires_all = ["join", "split"])]
+    #[arg(long, value_name = "KIND", requires = "join", conflicts_with = "agents")]
     pub reduce_kind: Option<String>,
 }
 
