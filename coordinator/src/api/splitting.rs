@@ -15,7 +15,7 @@ use serde::de::IgnoredAny;
 use crate::api::convert::{self, BadField, bad};
 
 /// Maximum number of parts among agents in one request.
-pub const MAX_DIVIDED: usize = convert::MAX_INPUTS;
+const MAX_DIVIDED: usize = convert::MAX_INPUTS;
 /// Maximum number of dependencies of all these parts, each of which has those of its task.
 const MAX_DIVIDED_DEPENDENCIES: usize = 1_000_000;
 /// The part of a deadline that is left to a task that is run with the results of its parts: one in so many.
@@ -83,7 +83,8 @@ impl Preparing {
         let left = self.parts_left.checked_sub(parts).zip(self.dependencies_left.checked_sub(parts * depends_on));
         let Some((parts_left, dependencies_left)) = left else {
             let problem = format!(
-                "the tasks of one request are split among agents into at most {MAX_DIVIDED} parts, with                  {MAX_DIVIDED_DEPENDENCIES} dependencies; submit this one in another request"
+                "the tasks of one request are split among agents into at most {MAX_DIVIDED} parts, with \
+                 {MAX_DIVIDED_DEPENDENCIES} dependencies; submit this one in another request"
             );
             return Err(bad("agents", problem));
         };

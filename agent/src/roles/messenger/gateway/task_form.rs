@@ -189,7 +189,7 @@ fn dependency(text: &str) -> Result<Dependency, String> {
 
 /// Parses what a task makes of its parts, and how many have to succeed for a quorum.
 fn join(text: &str) -> Result<(Join, u32), String> {
-    let quorum = text.strip_prefix("quorum:").map(|count| count.parse().ok().filter(|count| *count > 0));
+    let quorum = text.strip_prefix("quorum:").map(|count| count.parse::<u32>().ok().filter(|count| *count > 0));
     match quorum {
         Some(Some(count)) => Ok((Join::Quorum, count)),
         None if JOINS.iter().any(|(known, _)| *known == text) => Ok((named("join", text, &JOINS)?, 0)),
@@ -212,7 +212,7 @@ fn failure(text: &str) -> Result<FailureMatch, String> {
     }
     let full = format!("FAILURE_KIND_{}", word.to_ascii_uppercase().replace('-', "_"));
     let kind = FailureKind::from_str_name(&full).filter(|kind| *kind != FailureKind::Unspecified);
-    let code = rest.map(str::parse).transpose();
+    let code = rest.map(str::parse::<i32>).transpose();
     match (kind, code) {
         (Some(kind), Ok(code)) => Ok(FailureMatch { kind: kind.into(), code, ..FailureMatch::default() }),
         _ => wrong(),
