@@ -276,6 +276,14 @@ pub(crate) fn agents_have_splitter() -> Rule {
     .field_path(".agents")
 }
 
+pub(crate) fn command_has_kind() -> Rule {
+    rule(
+        "(has(self.by) && self.by == 'Command') == has(self.kind)",
+        "The kind of the tasks that divide inputs goes with Command, and Command with it; set both, or neither.",
+    )
+    .field_path(".kind")
+}
+
 pub(crate) fn some_resource() -> Rule {
     let set = ["cpu", "memory", "storage", "bandwidth"].map(|name| format!("has(self.{name})"));
     rule(set.join(" || "), "The resources must set at least one of cpu, memory, storage and bandwidth; or remove them.")

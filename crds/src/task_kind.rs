@@ -91,9 +91,11 @@ pub struct TaskKind {
 /// How the input of a task is divided that is split among agents, and what it makes of its parts.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::command_has_kind())]
 pub struct Splitter {
     /// What the input is divided into, of which each part has as many as any other or one more: Lines; Chunks of bytes; or
-    /// Json, the elements of an array, of which each part is an array again.
+    /// Json, the elements of an array, of which each part is an array again. With Command, an attempt at the task is run as
+    /// a task of another kind first, whose output is a JSON array of strings, the inputs of the parts.
     #[serde(default)]
     pub by: SplitBy,
 
@@ -101,6 +103,12 @@ pub struct Splitter {
     /// failed, with Any when one has, whose output it gets, and with Reduce it is run with their results when all have.
     #[serde(default)]
     pub join: SplitJoin,
+
+    /// Kind as which attempts are run that divide the input, with Command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_KIND_NAME))]
+    #[x_kube(validation = rules::kind_name())]
+    pub kind: Option<String>,
 
     /// Kind of the parts. If not set, that of the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,6 +128,8 @@ pub enum SplitBy {
     Chunks,
     /// Elements of a JSON array.
     Json,
+    /// The elements of an attempt's output.
+    Command,
 }
 
 /// What a task makes of its parts.

@@ -111,6 +111,7 @@ pub use tasks::{
     links::{
         AskedLinks, Awaited, ChildOf, Children, Dependency, Join, Links, OnFailure, PartOf, Passing, Split, Verdict,
         children::child_id,
+        dividing::{Divider, REDUCE_RESERVE},
         graph::{Cycle, submission_order},
         suspending::Suspension,
     },

@@ -88,7 +88,7 @@ pub const MAX_TASK_KINDS: usize = 256;
 /// Most bytes of a kind that is set in a snapshot: with names, skills, a queue, and names of failures of the longest
 /// length.
 pub const MAX_TASK_KIND_OVERHEAD: u64 =
-    ((MAX_TASK_SKILLS + 3) * MAX_NAME_BYTES + MAX_NON_RETRYABLE * (MAX_FAILURE_NAME_BYTES + 32) + 512) as u64;
+    ((MAX_TASK_SKILLS + 4) * MAX_NAME_BYTES + MAX_NON_RETRYABLE * (MAX_FAILURE_NAME_BYTES + 32) + 512) as u64;
 /// Most bytes of an agent's record for one kind in a snapshot.
 pub const MAX_KIND_RECORD_OVERHEAD: u64 = MAX_NAME_BYTES as u64 + 64;
 /// Most attempts of one agent that are looked at to tell when it is expected to have room for a task.

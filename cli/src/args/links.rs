@@ -49,6 +49,8 @@ pub enum SplitByWord {
     Chunks,
     /// The elements of a JSON array
     Json,
+    /// What an attempt makes of it that is run as the kind that is set for it
+    Command,
 }
 
 /// Arguments that link the tasks of `submit` with others.

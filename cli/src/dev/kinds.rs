@@ -59,6 +59,7 @@ fn splitter(splitter: &Splitter) -> v1::Splitter {
         SplitBy::Lines => v1::SplitBy::Lines,
         SplitBy::Chunks => v1::SplitBy::Chunks,
         SplitBy::Json => v1::SplitBy::Json,
+        SplitBy::Command => v1::SplitBy::Command,
     };
     let join = match splitter.join {
         SplitJoin::All => v1::Join::All,
@@ -66,7 +67,12 @@ fn splitter(splitter: &Splitter) -> v1::Splitter {
         SplitJoin::Any => v1::Join::Any,
         SplitJoin::Reduce => v1::Join::Reduce,
     };
-    v1::Splitter { by: by.into(), join: join.into(), part_kind: splitter.part_kind.clone().unwrap_or_default() }
+    v1::Splitter {
+        by: by.into(),
+        join: join.into(),
+        part_kind: splitter.part_kind.clone().unwrap_or_default(),
+        kind: splitter.kind.clone().unwrap_or_default(),
+    }
 }
 
 fn retry(retry: &TaskKindRetry) -> v1::RetryPolicy {
@@ -167,7 +173,7 @@ spec:
             splitter: Some(v1::Splitter {
                 by: v1::SplitBy::Chunks.into(),
                 join: v1::Join::All.into(),
-                part_kind: String::new(),
+                ..v1::Splitter::default()
             }),
             retry: Some(v1::RetryPolicy { max_attempts: 3, initial_backoff: millis(0), ..v1::RetryPolicy::default() }),
             ..v1::TaskKind::default()

@@ -67,7 +67,10 @@ impl Submissions {
                 task.draw_jitter(|| self.platform.random.next_u64());
                 let approval = asked.map(|asked| Draft::of_task(&task, asked)).transpose()?;
                 let mut parts = if inputs.is_empty() { Vec::new() } else { convert::parts(&task, &kind, inputs) };
-                if let Some(divided) = divided {
+                if let Some(mut divided) = divided {
+                    if let Some(divider) = divided.divider.take() {
+                        task.links.get_or_insert_default().divider = Some(divider);
+                    }
                     // Since it was divided first, its kind may be split otherwise.
                     if self.state.look(|fleet| has_its_parts(fleet, task.id)) {
                         parts.clear();

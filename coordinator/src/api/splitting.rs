@@ -6,7 +6,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use robeing_fleet::{
-    Fleet, Join, SplitBy, SubmitTask, TaskKind, TaskKindList,
+    Divider, Fleet, Join, REDUCE_RESERVE, SplitBy, SubmitTask, TaskKind, TaskKindList,
     limits::{MAX_INPUT_BYTES, MAX_SPREAD_PARTS},
 };
 use robeing_proto::v1;
@@ -18,8 +18,6 @@ use crate::api::convert::{self, BadField, bad};
 const MAX_DIVIDED: usize = convert::MAX_INPUTS;
 /// Maximum number of dependencies of all these parts, each of which has those of its task.
 const MAX_DIVIDED_DEPENDENCIES: usize = 1_000_000;
-/// The part of a deadline that is left to a task that is run with the results of its parts: one in so many.
-const REDUCE_RESERVE: u64 = 10;
 
 /// What the tasks of one request have in common while they are prepared.
 pub struct Preparing {
@@ -28,11 +26,13 @@ pub struct Preparing {
     dependencies_left: usize,
 }
 
-/// What is known of a task whose input was divided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is known of a task that is split among agents.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Divided {
     /// The deadline that its kind sets, ms from its acceptance.
     deadline: Option<u64>,
+    /// What divides its input, if an attempt does.
+    pub divider: Option<Box<Divider>>,
 }
 
 impl Preparing {
@@ -42,8 +42,8 @@ impl Preparing {
         Self { kinds, parts_left: MAX_DIVIDED, dependencies_left: MAX_DIVIDED_DEPENDENCIES }
     }
 
-    /// Divides the input of a task that is split among agents into inputs of parts, which are kept apart. Returns `None`
-    /// if it is not split so.
+    /// Divides the input of a task that is split among agents into inputs of parts, which are kept apart, unless an attempt
+    /// does that. Returns `None` if it is not split so.
     ///
     /// # Errors
     /// If the task can't be split so, or there are too many parts in the request.
@@ -62,19 +62,27 @@ impl Preparing {
             let problem = format!("kind {:?} has no splitter, which divides inputs; set split.by", spec.kind);
             return Err(bad("agents", problem));
         };
-        let inputs = pieces(by, &spec.input, agents).map_err(|problem| bad("input", problem))?;
-        let divided = Divided { deadline: kind.and_then(|kind| kind.deadline_in) };
+        let divided = Divided { deadline: kind.and_then(|kind| kind.deadline_in), divider: None };
         let of_kind = splitter.map(|splitter| (convert::join(splitter.join), splitter.part_kind.clone()));
         let (join, part_kind) = of_kind.unwrap_or((v1::Join::Unspecified, String::new()));
         let is_said = split.join != i32::from(v1::Join::Unspecified);
+        let join = if is_said { split.join } else { join.into() };
+        let part_kind = if split.part_kind.is_empty() { part_kind } else { split.part_kind };
+        let quorum = split.quorum;
+        if by == SplitBy::Command {
+            let command = splitter.map(|splitter| splitter.kind.clone()).filter(|kind| !kind.is_empty());
+            let Some(kind) = command else {
+                let problem = format!("kind {:?} names no kind of tasks that divide its input", spec.kind);
+                return Err(bad("split.by", problem));
+            };
+            let join = convert::asked_join("split.join", join)?;
+            let divider = Some(Box::new(Divider { kind, agents, join, quorum, part_kind }));
+            return Ok(Some(Divided { divider, ..divided }));
+        }
+        let inputs = pieces(by, &spec.input, agents).map_err(|problem| bad("input", problem))?;
         self.charge(inputs.len(), spec.depends_on.len())?;
-        spec.split = Some(v1::Split {
-            join: if is_said { split.join } else { join.into() },
-            part_kind: if split.part_kind.is_empty() { part_kind } else { split.part_kind },
-            by: v1::SplitBy::Unspecified.into(),
-            spread: true,
-            ..split
-        });
+        let by = v1::SplitBy::Unspecified.into();
+        spec.split = Some(v1::Split { parts: 0, join, quorum, part_kind, by, spread: true });
         (spec.inputs, spec.input) = (inputs, Bytes::new());
         Ok(Some(divided))
     }
@@ -136,6 +144,7 @@ fn pieces(by: SplitBy, input: &Bytes, agents: u32) -> Result<Vec<Bytes>, String>
             Ok(shares(ends.len() - 1, agents).map(|of| input.slice(ends[of.start]..ends[of.end])).collect())
         }
         SplitBy::Chunks => Ok(shares(input.len(), agents).map(|of| input.slice(of)).collect()),
+        SplitBy::Command => Err("an attempt divides it".to_owned()),
         SplitBy::Json => {
             let bounds = element_bounds(input)?;
             let array = |of: Range<usize>| {
@@ -241,7 +250,7 @@ mod tests {
     fn items(by: SplitBy, input: &[u8]) -> Vec<Vec<u8>> {
         match by {
             SplitBy::Lines => input.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect(),
-            SplitBy::Chunks => input.iter().map(|byte| vec![*byte]).collect(),
+            SplitBy::Chunks | SplitBy::Command => input.iter().map(|byte| vec![*byte]).collect(),
             SplitBy::Json => {
                 let values: Vec<serde_json::Value> = serde_json::from_slice(input).expect("it is an array");
                 values.iter().map(|value| value.to_string().into_bytes()).collect()
@@ -312,7 +321,8 @@ mod tests {
     fn preparing() -> Preparing {
         let mut fleet = Fleet::new(FleetConfig::default());
         let raise = ControlCommand::RaiseVersion(known_version());
-        let splitter = Splitter { by: SplitBy::Lines, join: Join::Reduce, part_kind: "lines".to_owned() };
+        let splitter =
+            Splitter { by: SplitBy::Lines, join: Join::Reduce, part_kind: "lines".to_owned(), kind: "cut".to_owned() };
         let kind = TaskKind {
             name: "count".to_owned(),
             agents: 3,
@@ -369,6 +379,25 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_divides_the_input_if_a_command_is_asked_for_and_the_kind_names_one() {
+        let of = |kind: &str| {
+            let mut spec = v1::TaskSpec { split: split(v1::SplitBy::Command), ..spec(kind, "abc", 3) };
+            preparing().divide(&mut spec).map(|divided| (divided.and_then(|divided| divided.divider), spec))
+        };
+        let (divider, whole) = of("count").expect("it can be divided");
+        let expected = Divider {
+            kind: "cut".to_owned(),
+            agents: 3,
+            join: Join::Reduce,
+            part_kind: "lines".to_owned(),
+            ..Divider::default()
+        };
+        assert_eq!(divider.as_deref(), Some(&expected));
+        assert_eq!(whole, spec("count", "abc", 0), "nothing is divided yet");
+        assert!(of("other").is_err());
+    }
+
+    #[test]
     fn what_can_not_be_split_among_agents_is_refused() {
         let chunks = || split(v1::SplitBy::Chunks);
         let divide = |mut spec: v1::TaskSpec| preparing().divide(&mut spec).map(|divided| divided.is_some());
@@ -404,7 +433,7 @@ mod tests {
             let links = Some(Box::new(AskedLinks { split, ..AskedLinks::default() }));
             let task = SubmitTask { deadline_in: own, links, ..SubmitTask::new(TaskId(1), "count", Bytes::new()) };
             let mut parts = vec![SubmitTask::new(TaskId(2), "lines", Bytes::new())];
-            Divided { deadline: Some(1_000) }.limit(&task, &mut parts);
+            Divided { deadline: Some(1_000), divider: None }.limit(&task, &mut parts);
             parts[0].deadline_in
         };
         assert_eq!(deadline(Some(70), Join::All), Some(70));

@@ -6,9 +6,12 @@ use prost_types::Duration as WireDuration;
 use robeing_fleet::TaskId;
 use robeing_net::{Transport, gate::Caller, limited};
 use robeing_platform::simulated::HostNetwork;
-use robeing_proto::v1::{
-    self, GetStatusRequest, GetTaskKindsRequest, GetTaskRequest, RetryPolicy, SetTaskKindsRequest, TaskKind, TaskSpec,
-    TaskState, admin_client::AdminClient, fleet_client::FleetClient,
+use robeing_proto::{
+    internal::v1::{self as internal, completion::Outcome},
+    v1::{
+        self, GetStatusRequest, GetTaskKindsRequest, GetTaskRequest, RetryPolicy, SetTaskKindsRequest, TaskKind,
+        TaskSpec, TaskState, admin_client::AdminClient, fleet_client::FleetClient,
+    },
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
@@ -114,10 +117,43 @@ async fn it_is_told_of_each_agent_why_it_does_not_take_a_task_and_what_no_agent_
     assert_eq!(told, [(1, TaskId(3).to_string(), slots), (1, TaskId(4).to_string(), skill)]);
 }
 
+/// Divides into two parts, counts the bytes of a part, or adds what was counted.
+fn cut_and_count(given: &internal::Assignment) -> Option<Outcome> {
+    let output = match given.kind.as_str() {
+        "cut" => r#"["ab","cde"]"#.to_owned(),
+        "lines" => format!("{},", given.input.len()),
+        _ => String::from_utf8_lossy(&given.input).into_owned(),
+    };
+    Some(Outcome::Output(output.into()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_a_kind_names_divides_the_input_of_its_tasks() {
+    let (fleet, leader) = start().await;
+    let _a = TestAgent::join_to_work(&fleet, leader, "a", cut_and_count).await;
+    let splitter = v1::Splitter { by: v1::SplitBy::Command.into(), kind: "cut".into(), ..v1::Splitter::default() };
+    let kind = TaskKind { name: "kind".into(), splitter: Some(splitter), ..TaskKind::default() };
+    set(&fleet, leader, vec![kind]).await.expect("it is set");
+    let split = v1::Split { join: v1::Join::Reduce.into(), part_kind: "lines".into(), ..v1::Split::default() };
+    let passing = v1::Passing::AsInput.into();
+    submit(&fleet, leader, TaskSpec { agents: 2, split: Some(split), passing, ..task(1) }).await;
+    let output = |fleet: &TestFleet| {
+        fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(1)).and_then(|task| task.output.clone()))
+    };
+    fleet.until("the end of the task", |fleet| output(fleet).is_some()).await;
+    assert_eq!(output(&fleet).as_deref(), Some(&b"2,3,"[..]));
+    let kinds: Vec<String> = parts(&fleet, leader, 1).into_iter().map(|(kind, ..)| kind).collect();
+    assert_eq!(kinds, ["lines", "lines"]);
+}
+
 /// What tasks of the kind of [`task`] are split by: their lines, among so many agents.
 fn by_lines(agents: u32) -> TaskKind {
-    let splitter =
-        v1::Splitter { by: v1::SplitBy::Lines.into(), join: v1::Join::Reduce.into(), part_kind: "lines".into() };
+    let splitter = v1::Splitter {
+        by: v1::SplitBy::Lines.into(),
+        join: v1::Join::Reduce.into(),
+        part_kind: "lines".into(),
+        kind: String::new(),
+    };
     TaskKind { name: "kind".into(), agents, splitter: Some(splitter), ..TaskKind::default() }
 }
 

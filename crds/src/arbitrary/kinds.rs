@@ -59,11 +59,15 @@ fn task_kind() -> impl Strategy<Value = Value> {
 
 /// Among how many agents tasks are split, of which the schema takes two or more only with a splitter, and how.
 fn splitting() -> impl Strategy<Value = [Value; 2]> {
-    let by = maybe(select(vec!["Lines", "Chunks", "Json"]));
+    let by = prop_oneof![
+        maybe(select(vec!["Lines", "Chunks", "Json"])).prop_map(|by| [by, NOTHING]),
+        matching("[a-z]{1,63}").prop_map(|kind| [json!("Command"), json!(kind)]),
+    ];
     let join = maybe(select(vec!["All", "Settled", "Any", "Reduce"]));
     let part_kind = maybe(matching("[a-z]{1,63}"));
-    let splitter = (by, join, part_kind)
-        .prop_map(|(by, join, part_kind)| object([("by", by), ("join", join), ("partKind", part_kind)]));
+    let splitter = (by, join, part_kind).prop_map(|([by, kind], join, part_kind)| {
+        object([("by", by), ("kind", kind), ("join", join), ("partKind", part_kind)])
+    });
     let agents = maybe(within(1, limits::MAX_KIND_AGENTS));
     prop_oneof![
         maybe(within(1, 1)).prop_map(|agents| [agents, NOTHING]),

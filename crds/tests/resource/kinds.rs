@@ -22,8 +22,10 @@ fn a_kind_needs_what_is_written_and_otherwise_one_slot() {
     assert_eq!((smallest.name.as_str(), smallest.slots), ("read", 1));
     assert_eq!((smallest.role, smallest.resources, smallest.retry), (None, None, None));
     assert_eq!((smallest.agents, smallest.splitter), (None, None));
+    let command = only(&kind("agents: 2, splitter: {by: Command, kind: cut}")).splitter.expect("it is set");
+    assert_eq!((command.by, command.kind.as_deref()), (SplitBy::Command, Some("cut")));
     let split = only(&kind("splitter: {}")).splitter.expect("it is set");
-    assert_eq!(split, Splitter { by: SplitBy::Lines, join: SplitJoin::All, part_kind: None });
+    assert_eq!(split, Splitter { by: SplitBy::Lines, join: SplitJoin::All, kind: None, part_kind: None });
     let whole = only(&kind(
         "role: Specialist, skills: [ocr, law], slots: 2, resources: {cpu: 500m, memory: 1Gi}, queue: batch, \
          deadline: 1h, attemptTimeout: 90s, queueExpiry: 5m, progressTimeout: 30s, \
@@ -54,6 +56,8 @@ fn rules_about_kinds_of_tasks() {
                   100M.";
     let cpu = "The CPU must be above zero and in whole thousandths of a CPU, such as 500m, 2 or 1.5.";
     let times = "deadline must be at least 1ms and at most 8784h.";
+    let command =
+        "The kind of the tasks that divide inputs goes with Command, and Command with it; set both, or neither.";
     let splits = "Tasks that are split among agents need a splitter, which divides their input; set splitter too, or remove agents.";
     let first = "spec.taskKinds[0]";
     let at = |field: &str| format!("{first}.{field}");
@@ -63,6 +67,8 @@ fn rules_about_kinds_of_tasks() {
         (kind("agents: 0"), at("agents"), "This must be at least 1, but is 0."),
         (kind("agents: 65, splitter: {}"), at("agents"), "This must be at most 64, but is 65."),
         (kind("agents: 2"), at("agents"), splits),
+        (kind("splitter: {by: Command}"), at("splitter.kind"), command),
+        (kind("splitter: {by: Lines, kind: cut}"), at("splitter.kind"), command),
         (kind("skills: [ocr, ocr]"), at("skills[1]"), "\"ocr\" is already in this list; remove one."),
         (
             kind("queue: batch"),

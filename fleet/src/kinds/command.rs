@@ -6,7 +6,7 @@ use bilrost::Oneof;
 
 use super::{RetryDefaults, TaskKind, TaskKindList};
 use crate::{
-    AuditOutcome, Fleet, Join, Refusal, Reply, RetryPolicy,
+    AuditOutcome, Fleet, Join, Refusal, Reply, RetryPolicy, SplitBy,
     audit_log::action,
     config::{check_duration, check_name, invalid},
     limits::{MAX_SPREAD_PARTS, MAX_TASK_KINDS},
@@ -79,7 +79,11 @@ impl TaskKind {
         if matches!(splitter.join, Join::Quorum | Join::Resume) {
             return Err(invalid("splitter.join", "is none that the tasks of a kind can have; set it in the tasks"));
         }
-        if splitter.part_kind.is_empty() { Ok(()) } else { check_name("splitter.part_kind", &splitter.part_kind) }
+        if splitter.by == SplitBy::Command && splitter.kind.is_empty() {
+            return Err(invalid("splitter.kind", "is missing: the kind of the tasks that divide the input"));
+        }
+        let named = [("splitter.kind", &splitter.kind), ("splitter.part_kind", &splitter.part_kind)];
+        named.into_iter().filter(|(_, name)| !name.is_empty()).try_for_each(|(field, name)| check_name(field, name))
     }
 }
 

@@ -63,6 +63,8 @@ pub enum SplitBy {
     Chunks = 1,
     /// A JSON array into arrays of its elements.
     Json = 2,
+    /// By an attempt that is run as a task of another kind.
+    Command = 3,
 }
 
 /// How the input of the tasks of a kind is divided, and what they make of their parts.
@@ -78,6 +80,10 @@ pub struct Splitter {
     /// The kind of the parts; empty: that of the task.
     #[bilrost(3)]
     pub part_kind: String,
+    /// The kind as which attempts are run that divide an input, for [`SplitBy::Command`]; empty for others, unless tasks
+    /// ask for it.
+    #[bilrost(4)]
+    pub kind: String,
 }
 
 /// The parts of a retry policy that a kind sets. The others are those of the fleet.

@@ -60,8 +60,11 @@ impl Fleet {
     }
 
     /// Returns the input of a task. A member has that of the task whose result it verifies, and a comparison the two
-    /// outputs that it compares.
+    /// outputs that it compares. A task that was divided by an attempt has none any more: its parts have it.
     pub fn input_of(&self, task: &Task) -> Bytes {
+        if task.is_divided() {
+            return Bytes::new();
+        }
         let of_parent = || self.parent_of(task).map(|parent| parent.input.clone());
         self.outputs_for(task).or_else(of_parent).unwrap_or_else(|| task.input.clone())
     }

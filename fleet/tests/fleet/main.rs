@@ -13,6 +13,7 @@ mod comparisons;
 mod crews;
 mod dead;
 mod directory;
+mod dividing;
 mod fair;
 mod fixture;
 mod graph_twin;

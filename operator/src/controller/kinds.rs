@@ -59,6 +59,7 @@ fn splitter(splitter: &Splitter) -> v1::Splitter {
         SplitBy::Lines => v1::SplitBy::Lines,
         SplitBy::Chunks => v1::SplitBy::Chunks,
         SplitBy::Json => v1::SplitBy::Json,
+        SplitBy::Command => v1::SplitBy::Command,
     };
     let join = match splitter.join {
         SplitJoin::All => v1::Join::All,
@@ -66,7 +67,12 @@ fn splitter(splitter: &Splitter) -> v1::Splitter {
         SplitJoin::Any => v1::Join::Any,
         SplitJoin::Reduce => v1::Join::Reduce,
     };
-    v1::Splitter { by: by.into(), join: join.into(), part_kind: splitter.part_kind.clone().unwrap_or_default() }
+    v1::Splitter {
+        by: by.into(),
+        join: join.into(),
+        part_kind: splitter.part_kind.clone().unwrap_or_default(),
+        kind: splitter.kind.clone().unwrap_or_default(),
+    }
 }
 
 fn retry(retry: &TaskKindRetry) -> v1::RetryPolicy {
@@ -122,7 +128,7 @@ mod tests {
         let sent = kinds(
             "{name: k, role: Guardian, skills: [ocr], slots: 2, resources: {cpu: 500m, memory: 1Gi}, queue: batch, \
              deadline: 1m, attemptTimeout: 1.5ms, queueExpiry: 5s, progressTimeout: 4s, agents: 3, \
-             splitter: {by: Json, join: Reduce, partKind: part}, \
+             splitter: {by: Command, kind: cut, join: Reduce, partKind: part}, \
              retry: {maxAttempts: 3, initialBackoff: 0s, jitterPercent: 20}}",
         );
         let [kind] = &sent[..] else { panic!("one kind: {sent:?}") };
@@ -140,7 +146,7 @@ mod tests {
         assert_eq!(initial, Some((0, 0)), "none is not the same as not set");
         assert!(retry.max_backoff.is_none());
         let splitter = kind.splitter.clone().unwrap_or_default();
-        assert_eq!((kind.agents, splitter.by(), splitter.join()), (3, v1::SplitBy::Json, v1::Join::Reduce));
-        assert_eq!(splitter.part_kind, "part");
+        assert_eq!((kind.agents, splitter.by(), splitter.join()), (3, v1::SplitBy::Command, v1::Join::Reduce));
+        assert_eq!((splitter.kind.as_str(), splitter.part_kind.as_str()), ("cut", "part"));
     }
 }

@@ -82,6 +82,7 @@ fn asked_by(word: SplitByWord) -> SplitBy {
         SplitByWord::Lines => SplitBy::Lines,
         SplitByWord::Chunks => SplitBy::Chunks,
         SplitByWord::Json => SplitBy::Json,
+        SplitByWord::Command => SplitBy::Command,
     }
 }
 

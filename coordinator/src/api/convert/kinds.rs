@@ -1,14 +1,14 @@
 //! Conversion of what kinds of tasks need by default.
 
 use robeing_fleet::{
-    Amounts, Join, RetryDefaults, SplitBy, Splitter, TaskKind, TaskKindList, TaskResources, limits::DEFAULT_QUEUE,
+    Amounts, RetryDefaults, SplitBy, Splitter, TaskKind, TaskKindList, TaskResources, limits::DEFAULT_QUEUE,
 };
 use robeing_proto::v1;
 
 use super::{
     agents::{agent_role, role},
     fields::{BadField, bad, excerpt, millis},
-    links::{join, known_join},
+    links::{asked_join, join},
     resources::{amounts, told_amounts},
     same_variants, span,
     submissions::{timing, told_retries},
@@ -23,7 +23,7 @@ same_variants! {
     told_split_by,
     /// Converts how inputs are divided from a request; `None` for an unknown way.
     known_split_by,
-    SplitBy { Lines, Chunks, Json }
+    SplitBy { Lines, Chunks, Json, Command }
 }
 
 /// Reads how an input is divided; `None` if nothing is said.
@@ -41,13 +41,9 @@ pub fn split_by(field: &'static str, by: i32) -> Result<Option<SplitBy>, BadFiel
 }
 
 fn splitter(asked: v1::Splitter) -> Result<Box<Splitter>, BadField> {
-    let join = match v1::Join::try_from(asked.join) {
-        Ok(v1::Join::Unspecified) => Some(Join::All),
-        other => other.ok().and_then(known_join),
-    };
-    let join = join.ok_or_else(|| bad("splitter.join", format!("unknown value {}", asked.join)))?;
+    let join = asked_join("splitter.join", asked.join)?;
     let by = split_by("splitter.by", asked.by)?.unwrap_or_default();
-    Ok(Box::new(Splitter { by, join, part_kind: asked.part_kind }))
+    Ok(Box::new(Splitter { by, join, part_kind: asked.part_kind, kind: asked.kind }))
 }
 
 /// Reads what a kind needs.
@@ -124,6 +120,7 @@ fn told(kind: &TaskKind) -> v1::TaskKind {
             by: told_split_by(splitter.by).into(),
             join: join(splitter.join).into(),
             part_kind: splitter.part_kind.clone(),
+            kind: splitter.kind.clone(),
         }),
     }
 }
@@ -137,7 +134,7 @@ pub fn told_kinds(list: Option<&TaskKindList>) -> v1::TaskKinds {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{FailureMatch, Jitter, Role, Timing};
+    use robeing_fleet::{FailureMatch, Jitter, Join, Role, Timing};
 
     use super::*;
 
@@ -159,7 +156,12 @@ mod tests {
                 non_retryable: vec![FailureMatch { name: Some("ValueError".to_owned()), ..FailureMatch::default() }],
             })),
             agents: 4,
-            splitter: Some(Box::new(Splitter { by: SplitBy::Json, join: Join::Reduce, part_kind: "part".to_owned() })),
+            splitter: Some(Box::new(Splitter {
+                by: SplitBy::Json,
+                join: Join::Reduce,
+                part_kind: "part".to_owned(),
+                kind: "cut".to_owned(),
+            })),
         }
     }
 

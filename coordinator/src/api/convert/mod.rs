@@ -33,7 +33,7 @@ pub use self::{
         task_id, team_id,
     },
     kinds::{split_by, task_kind, told_kinds},
-    links::{MAX_INPUTS, join, parts, passed_result, suspension},
+    links::{MAX_INPUTS, asked_join, join, parts, passed_result, suspension},
     messages::{letter as letter_message, letter_status, settle_answer, unsettled},
     queues::{task_queue, told_task_queue},
     recoveries::recovery_step,
@@ -57,7 +57,7 @@ macro_rules! same_variants {
         }
 
         $(#[$heard])*
-        pub fn $from(of: robeing_proto::v1::$name) -> Option<robeing_fleet::$name> {
+        fn $from(of: robeing_proto::v1::$name) -> Option<robeing_fleet::$name> {
             match of {
                 $(robeing_proto::v1::$name::$variant => Some(robeing_fleet::$name::$variant),)+
                 _ => None,

@@ -219,7 +219,7 @@ fn assignment(given: &Given, now: FleetMillis) -> Option<internal::Assignment> {
     Some(internal::Assignment {
         task_id: task.id.to_string(),
         attempt: current.number,
-        kind: task.kind.clone(),
+        kind: task.kind_to_run().to_owned(),
         input: if planted(Mistake::InputCut) { input.slice(..input.len().saturating_sub(1)) } else { input.clone() },
         deadline_in_ms: deadline.map_or(0, left),
         time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),

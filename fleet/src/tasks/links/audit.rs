@@ -48,6 +48,8 @@ pub(crate) fn check_links(state: &State) -> Check {
             check_children(task, children, sums.get(&task.seq).unwrap_or(&none)).map_err(|what| problem(&what))?;
         }
         ensure(!links.skipped || task.state == TaskState::Cancelled, || problem("skipped"))?;
+        let is_sound = links.divider.as_ref().is_none_or(|divider| divider.check().is_ok());
+        ensure(is_sound, || problem("how it is divided"))?;
     }
     Ok(())
 }

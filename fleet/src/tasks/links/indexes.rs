@@ -18,6 +18,8 @@ pub(crate) struct LinkIndexes {
     children: BTreeMap<(u64, u32), u64>,
     /// How many children of unfinished tasks are still to be accepted.
     pub expected: u64,
+    /// How many unfinished tasks are to be divided by attempts.
+    pub dividing: u64,
     /// The agents that run a child that is kept apart from its siblings, by its parent.
     spread: BTreeSet<(u64, AgentId)>,
 }
@@ -26,12 +28,14 @@ impl LinkIndexes {
     /// Indexes a task after a change.
     pub(crate) fn enter(&mut self, task: &Task) {
         self.expected += u64::from(task.expected_children());
+        self.dividing += u64::from(task.is_dividing());
         self.spread.extend(task.spread_on());
     }
 
     /// Removes a task before a change.
     pub(crate) fn leave(&mut self, task: &Task) {
         self.expected -= u64::from(task.expected_children());
+        self.dividing -= u64::from(task.is_dividing());
         if let Some(on) = task.spread_on() {
             self.spread.remove(&on);
         }

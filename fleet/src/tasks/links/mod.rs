@@ -25,6 +25,7 @@
 pub(crate) mod audit;
 pub(crate) mod children;
 mod dependencies;
+pub(crate) mod dividing;
 pub(crate) mod graph;
 pub(crate) mod indexes;
 mod join;
@@ -36,6 +37,7 @@ pub(crate) mod suspending;
 use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 
+use self::dividing::Divider;
 pub use self::join::Verdict;
 use crate::{
     FleetMillis, Refusal, SubmitTask, Task, TaskId, TaskState,
@@ -143,6 +145,9 @@ pub struct AskedLinks {
     /// The task is a part of one that is split.
     #[bilrost(4)]
     pub part_of: Option<PartOf>,
+    /// The task is divided by an attempt; not with `split`.
+    #[bilrost(5)]
+    pub divider: Option<Box<Divider>>,
 }
 
 /// A task that another one depends on.
@@ -258,6 +263,9 @@ pub struct Links {
     /// It was cancelled because a task that it depends on has not succeeded.
     #[bilrost(6)]
     pub skipped: bool,
+    /// It is divided by an attempt, or was if it has children.
+    #[bilrost(7)]
+    pub divider: Option<Box<Divider>>,
 }
 
 impl Split {
@@ -306,12 +314,18 @@ impl AskedLinks {
         if named.binary_search(&id).is_ok() || self.part_of.is_some_and(|of| of.task == id) {
             return Err(invalid("depends_on", "a task can't depend on itself, or be a part of itself"));
         }
+        if let Some(divider) = &self.divider {
+            if self.split.is_some() {
+                return Err(invalid("split", "can't be with a task that gets its parts when it is divided"));
+            }
+            divider.check()?;
+        }
         self.split.as_ref().map_or(Ok(()), Split::check)
     }
 
     /// Returns the bytes that count against the fleet's budget once the task is accepted.
     pub(crate) fn stored_bytes(&self) -> usize {
-        self.depends_on.len() * DEPENDENCY_BYTES
+        self.depends_on.len() * DEPENDENCY_BYTES + self.divider.as_ref().map_or(0, |divider| divider.stored_bytes())
     }
 }
 
@@ -320,7 +334,8 @@ impl SubmitTask {
     pub(super) fn check_links(&self) -> Result<(), Refusal> {
         let Some(links) = &self.links else { return Ok(()) };
         links.check(self.id)?;
-        if links.split.is_some() && (self.verify.is_some() || self.approval.is_some()) {
+        let has_parts = links.split.is_some() || links.divider.is_some();
+        if has_parts && (self.verify.is_some() || self.approval.is_some()) {
             let problem =
                 "can't be with a task that is verified or needs an approval; have its parts verified or approved";
             return Err(invalid("split", problem));
@@ -349,7 +364,8 @@ impl Links {
     /// Returns the bytes that count against the fleet's budget. They do not change when a task that it depends on ends.
     pub(crate) fn stored_bytes(&self) -> usize {
         let carried = self.children.as_ref().map_or(0, |children| children.carried.len());
-        self.depends_on.len() * DEPENDENCY_BYTES + carried
+        let divider = self.divider.as_ref().map_or(0, |divider| divider.stored_bytes());
+        self.depends_on.len() * DEPENDENCY_BYTES + carried + divider
     }
 
     /// Returns what the task waits for, for readers; `None` if it waits for no task.

@@ -18,8 +18,8 @@ pub const ROLES: [(&str, Role); 4] = [
     ("guardian", Role::Guardian),
 ];
 /// The names of what an input can be divided into.
-pub const WAYS: [(&str, SplitBy); 3] =
-    [("lines", SplitBy::Lines), ("chunks", SplitBy::Chunks), ("json", SplitBy::Json)];
+pub const WAYS: [(&str, SplitBy); 4] =
+    [("lines", SplitBy::Lines), ("chunks", SplitBy::Chunks), ("json", SplitBy::Json), ("command", SplitBy::Command)];
 /// The names of what a task can make of its parts, besides a quorum.
 pub const JOINS: [(&str, Join); 4] =
     [("all", Join::All), ("settled", Join::Settled), ("any", Join::Any), ("reduce", Join::Reduce)];
@@ -356,7 +356,7 @@ mod tests {
             (r#""join":"quorum""#, "quorum:N"),
             (r#""join":"quorum:0""#, "quorum:N"),
             (r#""join":"resume""#, "quorum:N"),
-            (r#""splitBy":"words""#, "lines, chunks, json"),
+            (r#""splitBy":"words""#, "lines, chunks, json, command"),
             (r#""inputs":[1],"inputsBase64":["/+8="]"#, "give one"),
             (r#""inputsBase64":["?"]"#, "not base64"),
             (r#""partOf":"a""#, "together"),

@@ -182,10 +182,15 @@ class _SplitByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SplitBy.Value
     """Into bytes."""
     SPLIT_BY_JSON: _SplitBy.ValueType  # 3
     """A JSON array into its elements, as they are written. Each part is an array."""
+    SPLIT_BY_COMMAND: _SplitBy.ValueType  # 4
+    """By an attempt at the task that is run as a task of the kind `Splitter.kind`. Its output is a JSON array of strings, the
+    inputs of the parts, of which there are as many as agents at most. Then the parts are submitted, and the task goes on as
+    one that is split. If it can't be divided, it fails with SUBTASK.
+    """
 
 class SplitBy(_SplitBy, metaclass=_SplitByEnumTypeWrapper):
     """How an input is divided into parts, whose numbers of lines, bytes or elements differ by at most one. They are in order,
-    none is empty unless the input has nothing to divide, and nothing is lost.
+    none is empty unless the input has nothing to divide, and nothing is lost. For COMMAND, that is up to the attempt.
     """
 
 SPLIT_BY_UNSPECIFIED: SplitBy.ValueType  # 0
@@ -195,6 +200,11 @@ SPLIT_BY_CHUNKS: SplitBy.ValueType  # 2
 """Into bytes."""
 SPLIT_BY_JSON: SplitBy.ValueType  # 3
 """A JSON array into its elements, as they are written. Each part is an array."""
+SPLIT_BY_COMMAND: SplitBy.ValueType  # 4
+"""By an attempt at the task that is run as a task of the kind `Splitter.kind`. Its output is a JSON array of strings, the
+inputs of the parts, of which there are as many as agents at most. Then the parts are submitted, and the task goes on as
+one that is split. If it can't be divided, it fails with SUBTASK.
+"""
 Global___SplitBy: _TypeAlias = SplitBy  # noqa: Y015
 
 class _FailureKind:
@@ -826,6 +836,7 @@ class Splitter(_message.Message):
     BY_FIELD_NUMBER: _builtins.int
     JOIN_FIELD_NUMBER: _builtins.int
     PART_KIND_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     by: Global___SplitBy.ValueType
     """Unspecified: into lines."""
     join: Global___Join.ValueType
@@ -834,16 +845,19 @@ class Splitter(_message.Message):
     """
     part_kind: _builtins.str
     """The kind of the parts, of at most 253 bytes; empty: that of the task."""
+    kind: _builtins.str
+    """The kind as which attempts are run that divide the input, of at most 253 bytes; for COMMAND."""
     def __init__(
         self,
         *,
         by: Global___SplitBy.ValueType = ...,
         join: Global___Join.ValueType = ...,
         part_kind: _builtins.str = ...,
+        kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "join", b"join", "part_kind", b"part_kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "join", b"join", "kind", b"kind", "part_kind", b"part_kind"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
