@@ -281,7 +281,6 @@ pub(crate) fn command_has_kind() -> Rule {
         "(has(self.by) && self.by == 'Command') == has(self.kind)",
         "The kind of the tasks that divide inputs goes with Command, and Command with it; set both, or neither.",
     )
-    .field_path(".kind")
 }
 
 pub(crate) fn some_resource() -> Rule {

@@ -56,19 +56,11 @@ fn rules_about_kinds_of_tasks() {
                   100M.";
     let cpu = "The CPU must be above zero and in whole thousandths of a CPU, such as 500m, 2 or 1.5.";
     let times = "deadline must be at least 1ms and at most 8784h.";
-    let command =
-        "The kind of the tasks that divide inputs goes with Command, and Command with it; set both, or neither.";
-    let splits = "Tasks that are split among agents need a splitter, which divides their input; set splitter too, or remove agents.";
     let first = "spec.taskKinds[0]";
     let at = |field: &str| format!("{first}.{field}");
     let cases = [
         (kind("slots: 0"), at("slots"), "This must be at least 1, but is 0."),
         (kind("slots: 4097"), at("slots"), "This must be at most 4096, but is 4097."),
-        (kind("agents: 0"), at("agents"), "This must be at least 1, but is 0."),
-        (kind("agents: 65, splitter: {}"), at("agents"), "This must be at most 64, but is 65."),
-        (kind("agents: 2"), at("agents"), splits),
-        (kind("splitter: {by: Command}"), at("splitter.kind"), command),
-        (kind("splitter: {by: Lines, kind: cut}"), at("splitter.kind"), command),
         (kind("skills: [ocr, ocr]"), at("skills[1]"), "\"ocr\" is already in this list; remove one."),
         (
             kind("queue: batch"),
@@ -110,6 +102,24 @@ fn rules_about_kinds_of_tasks() {
     ];
     for (text, path, sentence) in cases {
         assert_refused(&[(text, path.as_str(), sentence)]);
+    }
+}
+
+#[test]
+fn rules_about_kinds_whose_tasks_are_split() {
+    let command =
+        "The kind of the tasks that divide inputs goes with Command, and Command with it; set both, or neither.";
+    let splits = "Tasks that are split among agents need a splitter, which divides their input; set splitter too, or \
+                  remove agents.";
+    for (fields, field, sentence) in [
+        ("agents: 0", "agents", "This must be at least 1, but is 0."),
+        ("agents: 65, splitter: {}", "agents", "This must be at most 64, but is 65."),
+        ("agents: 2", "agents", splits),
+        ("splitter: {by: Command}", "splitter", command),
+        ("splitter: {by: Lines, kind: cut}", "splitter", command),
+    ] {
+        let path = format!("spec.taskKinds[0].{field}");
+        assert_refused(&[(kind(fields), path.as_str(), sentence)]);
     }
 }
 
