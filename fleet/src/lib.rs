@@ -68,7 +68,7 @@ pub use identity::{
     command::{Enrol, EnrolmentMode, IdentityCommand, IdentityConfig, PoolTrust, TokenIssuer},
 };
 pub use ids::{AgentId, AllocationId, BallotId, FleetMillis, LetterId, SessionId, Stamp, TaskId, TeamId, UnixMillis};
-pub use kinds::{RetryDefaults, TaskKind, TaskKindList, command::KindCommand};
+pub use kinds::{RetryDefaults, SplitBy, Splitter, TaskKind, TaskKindList, command::KindCommand};
 pub use mail::{
     Letter, LetterOutcome, LetterState,
     command::{LetterAnswer, MailCommand, PostLetter},
@@ -111,6 +111,7 @@ pub use tasks::{
     links::{
         AskedLinks, Awaited, ChildOf, Children, Dependency, Join, Links, OnFailure, PartOf, Passing, Split, Verdict,
         children::child_id,
+        dividing::{Divider, REDUCE_RESERVE},
         graph::{Cycle, submission_order},
         suspending::Suspension,
         walk::TreeWalk,

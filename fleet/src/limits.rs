@@ -42,6 +42,9 @@ pub const MAX_DEPENDENCIES: usize = 1_000;
 pub const DEPENDENCY_BYTES: usize = 48;
 /// Most parts of a task that is split, and most subtasks of one task.
 pub const MAX_SUBTASKS: u32 = 1_000_000;
+/// Most parts of a task that are kept apart, each on an agent that runs no other of them: an agent that looks for its next
+/// task passes over those of every task of which it runs a part.
+pub const MAX_SPREAD_PARTS: u32 = 64;
 /// Most subtasks that one attempt may ask for; the next attempt may ask for others.
 pub const MAX_SUBTASKS_AT_ONCE: usize = 1_000;
 /// Most tasks that the subtasks for which one attempt asks depend on, counted for each of them.
@@ -82,10 +85,10 @@ pub const MAX_WIDE_FOUND: usize = 32;
 pub const MAX_TASK_SKILLS: usize = 8;
 /// Most kinds whose defaults are set.
 pub const MAX_TASK_KINDS: usize = 256;
-/// Most bytes of a kind that is set in a snapshot: with a name, skills, a queue, and names of failures of the longest
+/// Most bytes of a kind that is set in a snapshot: with names, skills, a queue, and names of failures of the longest
 /// length.
 pub const MAX_TASK_KIND_OVERHEAD: u64 =
-    ((MAX_TASK_SKILLS + 2) * MAX_NAME_BYTES + MAX_NON_RETRYABLE * (MAX_FAILURE_NAME_BYTES + 32) + 512) as u64;
+    ((MAX_TASK_SKILLS + 4) * MAX_NAME_BYTES + MAX_NON_RETRYABLE * (MAX_FAILURE_NAME_BYTES + 32) + 512) as u64;
 /// Most bytes of an agent's record for one kind in a snapshot.
 pub const MAX_KIND_RECORD_OVERHEAD: u64 = MAX_NAME_BYTES as u64 + 64;
 /// Most attempts of one agent that are looked at to tell when it is expected to have room for a task.

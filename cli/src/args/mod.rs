@@ -28,7 +28,7 @@ pub use identity::{
     MAX_REASON_BYTES, PolicyCommand, PolicyFileArgs, ReleaseArgs, SetPoliciesArgs, ShowPoliciesArgs, TokenCommand,
 };
 pub use line::{called_as, grammar, parse};
-pub use links::{DependsOn, JoinWord, LinkArgs, OnFailureWord, join};
+pub use links::{DependsOn, JoinWord, LinkArgs, OnFailureWord, SplitByWord, join};
 pub use logs::{CANCEL_WAIT, CancelArgs, LogsArgs};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
 pub use pbft::{EpochArgs, FormGroupArgs, GroupStatusArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs};

@@ -25,7 +25,8 @@ and with the same values as the flags. The flags apply to all lines that do not 
 All lines are read before anything is submitted.
 
 With --split, the lines are the parts of one task, which ends by --join, and with it all parts that have not ended. \
-`robeing task ID --tree` shows them.
+`robeing task ID --tree` shows them. With --agents, the input of each task is divided into its parts, and no agent runs \
+two of them at once; the task itself then has no input.
 
 -f reads a workflow: a YAML file of steps, each of which is a task. They are the parts of one task, which ends when all \
 of them have. A step starts when those have succeeded that dependsOn names. For example:
@@ -70,7 +71,7 @@ pub struct SubmitArgs {
     pub tasks: Option<PathBuf>,
 
     /// A workflow: a file of steps that depend on each other; - reads standard input
-    #[arg(short = 'f', long = "filename", value_name = "FILE.yaml", conflicts_with_all = ["input", "inputs", "tasks", "split", "depends_on"])]
+    #[arg(short = 'f', long = "filename", value_name = "FILE.yaml", conflicts_with_all = ["input", "inputs", "tasks", "split", "agents", "depends_on"])]
     pub workflow: Option<PathBuf>,
 
     /// How the task is linked with others.

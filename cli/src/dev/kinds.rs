@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use robeing_client::{ClientError, FleetClient, Security, Settings};
-use robeing_crds::{Role, TaskKind, TaskKindRetry};
+use robeing_crds::{Role, SplitBy, SplitJoin, Splitter, TaskKind, TaskKindRetry};
 use robeing_proto::v1::{self, SetTaskKindsRequest};
 use tokio::{sync::broadcast, task::JoinHandle, time::sleep};
 
@@ -56,6 +56,29 @@ fn kind(kind: &TaskKind) -> v1::TaskKind {
         retry: kind.retry.as_ref().map(retry),
         queue_expiry: kind.queue_expiry.and_then(whole_millis),
         progress_timeout: kind.progress_timeout.and_then(whole_millis),
+        agents: kind.agents.unwrap_or(0),
+        splitter: kind.splitter.as_ref().map(splitter),
+    }
+}
+
+fn splitter(splitter: &Splitter) -> v1::Splitter {
+    let by = match splitter.by {
+        SplitBy::Lines => v1::SplitBy::Lines,
+        SplitBy::Chunks => v1::SplitBy::Chunks,
+        SplitBy::Json => v1::SplitBy::Json,
+        SplitBy::Command => v1::SplitBy::Command,
+    };
+    let join = match splitter.join {
+        SplitJoin::All => v1::Join::All,
+        SplitJoin::Settled => v1::Join::Settled,
+        SplitJoin::Any => v1::Join::Any,
+        SplitJoin::Reduce => v1::Join::Reduce,
+    };
+    v1::Splitter {
+        by: by.into(),
+        join: join.into(),
+        part_kind: splitter.part_kind.clone().unwrap_or_default(),
+        kind: splitter.kind.clone().unwrap_or_default(),
     }
 }
 
@@ -155,6 +178,8 @@ spec:
     queue: batch
     deadline: 1m
     attemptTimeout: 1.5ms
+    agents: 3
+    splitter: {by: Chunks}
     retry: {maxAttempts: 3, initialBackoff: 0s}
 ";
         let cluster = parse_manifest(manifest).unwrap_or_else(|error| panic!("{error}"));
@@ -170,6 +195,12 @@ spec:
             queue: "batch".into(),
             deadline_in: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
             attempt_timeout: millis(1_000_000),
+            agents: 3,
+            splitter: Some(v1::Splitter {
+                by: v1::SplitBy::Chunks.into(),
+                join: v1::Join::All.into(),
+                ..v1::Splitter::default()
+            }),
             retry: Some(v1::RetryPolicy { max_attempts: 3, initial_backoff: millis(0), ..v1::RetryPolicy::default() }),
             ..v1::TaskKind::default()
         };

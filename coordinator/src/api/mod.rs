@@ -23,6 +23,7 @@ pub mod raft;
 pub mod resources;
 pub mod schedules;
 pub mod session;
+mod splitting;
 mod stopping;
 pub mod submissions;
 mod subtasks;

@@ -30,6 +30,7 @@ use crate::{
     },
     apply::observer::ApplyObserver,
     clock::FleetClock,
+    dividing::divide,
     identity::{enrolled, refusals::Refusals},
     leader::{
         health::SessionHealth,
@@ -377,6 +378,7 @@ impl Session {
             if let Some(policies) = policies {
                 policies.check_results(agent, &mut results).await;
             }
+            divide(&state, &mut results);
             subtask_policies.check_subtasks(agent, &mut results).await;
             compare(&state, &mut results);
             let encoded = |result| propose::encoded(&Command::Task(TaskCommand::Complete(result)));

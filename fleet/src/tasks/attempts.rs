@@ -23,7 +23,7 @@ fn attempt_of(task: &Task, agent: &Agent, candidates: u32, weights: &Weights, no
         assigned_at: now,
         ended_at: None,
         end: None,
-        score: score(weights, agent, &task.kind, matched),
+        score: score(weights, agent, task.kind_to_run(), matched),
         candidates,
         failure: None,
         digest: None,
@@ -268,6 +268,11 @@ impl Fleet {
         let verification = task.member_of.and_then(|parent| self.verification(parent));
         if let Some(parent) = task.member_of.filter(|_| verification.is_some_and(|of| of.comparing == Some(seq))) {
             return self.comparison_answered((seq, parent), id, held, ran_us, &output, effects);
+        }
+        if task.divider().is_some() {
+            let message = "the coordinators made no parts of the output, although it divides the task's input";
+            let failure = own_failure(FailureKind::Internal, message, true);
+            return self.failed(seq, id, held, failure, effects);
         }
         if let Some(message) = verification.and_then(|of| of.too_large(output.len())) {
             let failure = own_failure(FailureKind::OutputTooLarge, &message, false);

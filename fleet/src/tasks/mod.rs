@@ -366,8 +366,8 @@ impl Task {
         Needs {
             role: self.required_role,
             specialization_required: self.required_specialization.is_some(),
-            domain: self.required_specialization.as_deref().unwrap_or(&self.kind),
-            kind: &self.kind,
+            domain: self.required_specialization.as_deref().unwrap_or(self.kind_to_run()),
+            kind: self.kind_to_run(),
             slots: self.slots(),
             skills: self.skills(),
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use robeing_client::coordinators::Error;
-use robeing_crds::{TaskKind, TaskKindRetry};
+use robeing_crds::{SplitBy, SplitJoin, Splitter, TaskKind, TaskKindRetry};
 use robeing_proto::v1;
 use tokio::time::Instant;
 use tonic::Code;
@@ -55,6 +55,29 @@ fn told(kind: &TaskKind) -> v1::TaskKind {
         retry: kind.retry.as_ref().map(retry),
         queue_expiry: span(kind.queue_expiry),
         progress_timeout: span(kind.progress_timeout),
+        agents: kind.agents.unwrap_or(0),
+        splitter: kind.splitter.as_ref().map(splitter),
+    }
+}
+
+fn splitter(splitter: &Splitter) -> v1::Splitter {
+    let by = match splitter.by {
+        SplitBy::Lines => v1::SplitBy::Lines,
+        SplitBy::Chunks => v1::SplitBy::Chunks,
+        SplitBy::Json => v1::SplitBy::Json,
+        SplitBy::Command => v1::SplitBy::Command,
+    };
+    let join = match splitter.join {
+        SplitJoin::All => v1::Join::All,
+        SplitJoin::Settled => v1::Join::Settled,
+        SplitJoin::Any => v1::Join::Any,
+        SplitJoin::Reduce => v1::Join::Reduce,
+    };
+    v1::Splitter {
+        by: by.into(),
+        join: join.into(),
+        part_kind: splitter.part_kind.clone().unwrap_or_default(),
+        kind: splitter.kind.clone().unwrap_or_default(),
     }
 }
 
@@ -130,7 +153,8 @@ mod tests {
         assert_eq!(kinds("{name: k}"), [least]);
         let sent = kinds(
             "{name: k, role: Guardian, skills: [ocr], slots: 2, resources: {cpu: 500m, memory: 1Gi}, queue: batch, \
-             deadline: 1m, attemptTimeout: 1.5ms, queueExpiry: 5s, progressTimeout: 4s, \
+             deadline: 1m, attemptTimeout: 1.5ms, queueExpiry: 5s, progressTimeout: 4s, agents: 3, \
+             splitter: {by: Command, kind: cut, join: Reduce, partKind: part}, \
              retry: {maxAttempts: 3, initialBackoff: 0s, jitterPercent: 20}}",
         );
         let [kind] = &sent[..] else { panic!("one kind: {sent:?}") };
@@ -147,6 +171,9 @@ mod tests {
         let initial = retry.initial_backoff.map(|time| (time.seconds, time.nanos));
         assert_eq!(initial, Some((0, 0)), "none is not the same as not set");
         assert!(retry.max_backoff.is_none());
+        let splitter = kind.splitter.clone().unwrap_or_default();
+        assert_eq!((kind.agents, splitter.by(), splitter.join()), (3, v1::SplitBy::Command, v1::Join::Reduce));
+        assert_eq!((splitter.kind.as_str(), splitter.part_kind.as_str()), ("cut", "part"));
     }
     #[test]
     fn kinds_that_were_refused_are_not_sent_again_at_once_unless_they_change() {

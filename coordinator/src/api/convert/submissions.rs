@@ -121,6 +121,10 @@ pub fn submission(
         0 => DEFAULT_PRIORITY,
         priority => u8::try_from(priority).map_err(|_| bad("priority", "it is 1 (last) to 10 (first)"))?,
     };
+    if spec.agents > 1 {
+        let problem = "only a task that is submitted is split among agents, and neither a subtask nor a schedule's run";
+        return Err(bad("agents", problem));
+    }
     let team = if spec.team.is_empty() { None } else { Some(team_id("team", &spec.team)?) };
     let resources = resources(spec.resources, &spec.queue);
     let timing = timing(spec.queue_expiry, spec.progress_timeout, spec.retry.as_ref())?;

@@ -219,7 +219,7 @@ fn assignment(given: &Given, now: FleetMillis) -> Option<internal::Assignment> {
     Some(internal::Assignment {
         task_id: task.id.to_string(),
         attempt: current.number,
-        kind: task.kind.clone(),
+        kind: task.kind_to_run().to_owned(),
         input: if planted(Mistake::InputCut) { input.slice(..input.len().saturating_sub(1)) } else { input.clone() },
         deadline_in_ms: deadline.map_or(0, left),
         time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
@@ -406,7 +406,7 @@ mod tests {
         let (mut fleet, agent, session) = fleet_with_agent();
         let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
         fleet.apply(Stamp::at(1), raise, &mut Vec::new());
-        let split = Some(Split { parts: PARTS, join: Join::Reduce, quorum: 0 });
+        let split = Some(Split { parts: PARTS, join: Join::Reduce, ..Split::default() });
         let links = |links| Some(Box::new(links));
         let reduce = SubmitTask {
             links: links(AskedLinks { split, ..AskedLinks::default() }),

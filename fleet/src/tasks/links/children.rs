@@ -19,7 +19,8 @@ pub fn child_id(parent: TaskId, index: u32) -> TaskId {
 /// Returns the place of the child with this number of a task.
 pub(super) fn place_below(parent: &Task, index: u32) -> ChildOf {
     let depth = parent.child_of().map_or(0, |of| of.depth).saturating_add(1);
-    ChildOf { task: parent.id, seq: parent.seq, index, depth, root: parent.root() }
+    let spread = parent.children().is_some_and(|children| children.spread);
+    ChildOf { task: parent.id, seq: parent.seq, index, depth, root: parent.root(), spread }
 }
 
 impl Fleet {

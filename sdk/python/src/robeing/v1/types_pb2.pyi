@@ -169,6 +169,44 @@ JOIN_RESUME: Join.ValueType  # 6
 """It is suspended, and goes on when all its subtasks have ended. Not in submissions: attempts ask for subtasks."""
 Global___Join: _TypeAlias = Join  # noqa: Y015
 
+class _SplitBy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SplitByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SplitBy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SPLIT_BY_UNSPECIFIED: _SplitBy.ValueType  # 0
+    SPLIT_BY_LINES: _SplitBy.ValueType  # 1
+    """Into lines, each with its end."""
+    SPLIT_BY_CHUNKS: _SplitBy.ValueType  # 2
+    """Into bytes."""
+    SPLIT_BY_JSON: _SplitBy.ValueType  # 3
+    """A JSON array into its elements, as they are written. Each part is an array."""
+    SPLIT_BY_COMMAND: _SplitBy.ValueType  # 4
+    """By an attempt at the task that is run as a task of the kind `Splitter.kind`. Its output is a JSON array of strings, the
+    inputs of the parts, of which there are as many as agents at most. Then the parts are submitted, and the task goes on as
+    one that is split. If it can't be divided, it fails with SUBTASK.
+    """
+
+class SplitBy(_SplitBy, metaclass=_SplitByEnumTypeWrapper):
+    """How an input is divided into parts, whose numbers of lines, bytes or elements differ by at most one. They are in order,
+    none is empty unless the input has nothing to divide, and nothing is lost. For COMMAND, that is up to the attempt.
+    """
+
+SPLIT_BY_UNSPECIFIED: SplitBy.ValueType  # 0
+SPLIT_BY_LINES: SplitBy.ValueType  # 1
+"""Into lines, each with its end."""
+SPLIT_BY_CHUNKS: SplitBy.ValueType  # 2
+"""Into bytes."""
+SPLIT_BY_JSON: SplitBy.ValueType  # 3
+"""A JSON array into its elements, as they are written. Each part is an array."""
+SPLIT_BY_COMMAND: SplitBy.ValueType  # 4
+"""By an attempt at the task that is run as a task of the kind `Splitter.kind`. Its output is a JSON array of strings, the
+inputs of the parts, of which there are as many as agents at most. Then the parts are submitted, and the task goes on as
+one that is split. If it can't be divided, it fails with SUBTASK.
+"""
+Global___SplitBy: _TypeAlias = SplitBy  # noqa: Y015
+
 class _FailureKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -543,6 +581,7 @@ class TaskSpec(_message.Message):
     SPLIT_FIELD_NUMBER: _builtins.int
     PART_OF_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
     LIMIT_KEY_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     SKILLS_FIELD_NUMBER: _builtins.int
@@ -579,6 +618,12 @@ class TaskSpec(_message.Message):
     """
     passing: Global___Passing.ValueType
     """How the results of these tasks, and of parts and subtasks, are passed on. Unspecified: separately."""
+    agents: _builtins.int
+    """Among how many agents the task is split, at most 64: its input is divided into as many parts, or fewer if it has less
+    to divide, by the splitter of its kind or by `split.by`. The parts are kept apart (`split.spread`), so that they go to
+    the best different agents; the task itself then has no input. 0: as its kind says, unless the task has parts already,
+    is a part itself, is verified or needs an approval. 1: it is not split.
+    """
     limit_key: _builtins.str
     """The key that limits of the queue are about, such as the name of a customer, or of a database; empty: none. At most 253
     bytes.
@@ -693,13 +738,14 @@ class TaskSpec(_message.Message):
         split: Global___Split | None = ...,
         part_of: Global___PartOf | None = ...,
         inputs: _abc.Iterable[_builtins.bytes] | None = ...,
+        agents: _builtins.int = ...,
         limit_key: _builtins.str = ...,
         slots: _builtins.int = ...,
         skills: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "delay", b"delay", "not_before", b"not_before", "part_of", b"part_of", "progress_timeout", b"progress_timeout", "queue_expiry", b"queue_expiry", "requires_approval", b"requires_approval", "resources", b"resources", "result_ttl", b"result_ttl", "retry", b"retry", "split", b"split", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "delay", b"delay", "depends_on", b"depends_on", "id", b"id", "idempotency_key", b"idempotency_key", "input", b"input", "inputs", b"inputs", "kind", b"kind", "limit_key", b"limit_key", "not_before", b"not_before", "part_of", b"part_of", "passing", b"passing", "priority", b"priority", "progress_timeout", b"progress_timeout", "queue", b"queue", "queue_expiry", b"queue_expiry", "required_role", b"required_role", "required_specialization", b"required_specialization", "requires_approval", b"requires_approval", "resources", b"resources", "result_ttl", b"result_ttl", "retry", b"retry", "skills", b"skills", "slots", b"slots", "split", b"split", "submitter", b"submitter", "team", b"team", "team_term", b"team_term", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "delay", b"delay", "depends_on", b"depends_on", "id", b"id", "idempotency_key", b"idempotency_key", "input", b"input", "inputs", b"inputs", "kind", b"kind", "limit_key", b"limit_key", "not_before", b"not_before", "part_of", b"part_of", "passing", b"passing", "priority", b"priority", "progress_timeout", b"progress_timeout", "queue", b"queue", "queue_expiry", b"queue_expiry", "required_role", b"required_role", "required_specialization", b"required_specialization", "requires_approval", b"requires_approval", "resources", b"resources", "result_ttl", b"result_ttl", "retry", b"retry", "skills", b"skills", "slots", b"slots", "split", b"split", "submitter", b"submitter", "team", b"team", "team_term", b"team_term", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -743,6 +789,8 @@ class Split(_message.Message):
     JOIN_FIELD_NUMBER: _builtins.int
     QUORUM_FIELD_NUMBER: _builtins.int
     PART_KIND_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
     parts: _builtins.int
     """Number of parts: 1 to 1,000,000, or 0 if there are `inputs`. Each has a place in the queue from the beginning. If
     no further part is submitted for 10 minutes, the task fails.
@@ -751,7 +799,16 @@ class Split(_message.Message):
     quorum: _builtins.int
     """How many parts have to succeed for QUORUM; 0 for others."""
     part_kind: _builtins.str
-    """The kind of the parts that have `inputs`; empty: that of the task."""
+    """The kind of the parts that have `inputs`, or of those among agents; empty: that of the task."""
+    by: Global___SplitBy.ValueType
+    """How the input of a task is divided that is split among several `agents`; unspecified: as its kind says. Not without
+    these.
+    """
+    spread: _builtins.bool
+    """The parts are kept apart, at most 64: each runs on an agent that runs no other part of the task. If there are fewer
+    agents that fit, the other parts wait until one of these has done with its part. Parts that are verified choose their
+    agents by themselves.
+    """
     def __init__(
         self,
         *,
@@ -759,14 +816,52 @@ class Split(_message.Message):
         join: Global___Join.ValueType = ...,
         quorum: _builtins.int = ...,
         part_kind: _builtins.str = ...,
+        by: Global___SplitBy.ValueType = ...,
+        spread: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["join", b"join", "part_kind", b"part_kind", "parts", b"parts", "quorum", b"quorum"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "join", b"join", "part_kind", b"part_kind", "parts", b"parts", "quorum", b"quorum", "spread", b"spread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Split: _TypeAlias = Split  # noqa: Y015
+
+@_typing.final
+class Splitter(_message.Message):
+    """How the input of tasks is divided that are split among agents, and what they make of their parts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    JOIN_FIELD_NUMBER: _builtins.int
+    PART_KIND_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    by: Global___SplitBy.ValueType
+    """Unspecified: into lines."""
+    join: Global___Join.ValueType
+    """What a task makes of its parts that does not say it itself: ALL if it is unspecified; not QUORUM and RESUME. With
+    REDUCE, the deadline of the parts is a tenth earlier than that of the task.
+    """
+    part_kind: _builtins.str
+    """The kind of the parts, of at most 253 bytes; empty: that of the task."""
+    kind: _builtins.str
+    """The kind as which attempts are run that divide the input, of at most 253 bytes; for COMMAND."""
+    def __init__(
+        self,
+        *,
+        by: Global___SplitBy.ValueType = ...,
+        join: Global___Join.ValueType = ...,
+        part_kind: _builtins.str = ...,
+        kind: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "join", b"join", "kind", b"kind", "part_kind", b"part_kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Splitter: _TypeAlias = Splitter  # noqa: Y015
 
 @_typing.final
 class PartOf(_message.Message):
