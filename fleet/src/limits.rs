@@ -4,6 +4,9 @@
 pub const MAX_INPUT_BYTES: usize = 1024 * 1024;
 /// Largest input or output that is in the object store, bytes: whoever runs a task holds it in memory.
 pub const MAX_BLOB_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes that a reference to an output in the object store counts for when the result is passed on: no fewer than it has
+/// in a message.
+pub const BLOB_REF_BYTES: usize = 64;
 /// Longest kind, specialization, submitter, agent name, pool name, address or version, bytes.
 pub const MAX_NAME_BYTES: usize = 253;
 /// Longest idempotency key, bytes.

@@ -10,7 +10,8 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use robeing_fleet::{
-    Fleet, FleetMillis, Passing, Task,
+    BlobRef, Fleet, FleetMillis, Passing, Task,
+    limits::BLOB_REF_BYTES,
     sabotage::{Mistake, planted},
 };
 use robeing_platform::compute;
@@ -42,9 +43,23 @@ pub struct Outgoing {
     hand_back: bool,
     drained: bool,
     ended: Option<String>,
+    /// The agent has an object store, from which it fetches inputs.
+    has_store: bool,
+    /// The attempts that were not sent because a part of their input is in the object store, and the agent has none.
+    unreadable: Vec<AttemptKey>,
 }
 
 impl Outgoing {
+    /// Returns what is on its way to an agent that has an object store, or none.
+    pub fn to(has_store: bool) -> Self {
+        Self { has_store, ..Self::default() }
+    }
+
+    /// Takes the attempts that were not sent because the agent can't read their input.
+    pub fn take_unreadable(&mut self) -> Vec<AttemptKey> {
+        std::mem::take(&mut self.unreadable)
+    }
+
     /// Adds the contents of an outbox.
     pub fn add(&mut self, outbox: Outbox) {
         self.heartbeat = outbox.heartbeat.or(self.heartbeat);
@@ -97,8 +112,12 @@ impl Outgoing {
         }
         while !self.assignments.is_empty() {
             let mut tasks = read(&fleet.read(), &mut self.assignments);
+            tasks.iter_mut().for_each(|given| given.add_results(fleet));
+            if !self.has_store {
+                let unreadable = tasks.extract_if(.., |given| given.needs_store());
+                self.unreadable.extend(unreadable.filter_map(|given| given.key()));
+            }
             if !tasks.is_empty() {
-                tasks.iter_mut().for_each(|given| given.add_results(fleet));
                 let assignments = tasks.iter().filter_map(|given| assignment(given, now)).collect();
                 return Some(ToAgent::Assignments(internal::Assignments { assignments }));
             }
@@ -135,11 +154,19 @@ struct Given {
     results_given: usize,
     results: Vec<internal::PassedResult>,
     carried: Bytes,
+    /// The parts of the input that are in the object store.
+    stored: Vec<internal::StoredPart>,
+}
+
+/// Returns an object that is a part of an input, behind so many bytes that are not.
+fn stored_part(at: usize, blob: &BlobRef) -> internal::StoredPart {
+    internal::StoredPart { at: at as u64, object: Some(convert::told_blob_ref(blob)) }
 }
 
 impl Given {
     fn of(fleet: &Fleet, task: &Arc<Task>) -> Self {
         Self {
+            stored: fleet.input_ref_of(task).iter().map(|blob| stored_part(0, blob)).collect(),
             input: fleet.input_of(task),
             deadline: fleet.deadline_of(task),
             results_given: fleet.results_given(task),
@@ -147,6 +174,15 @@ impl Given {
             carried: fleet.carried_to(task),
             task: Arc::clone(task),
         }
+    }
+
+    /// Returns whether only an agent with an object store can make use of what it is given.
+    fn needs_store(&self) -> bool {
+        !self.stored.is_empty() || self.results.iter().any(|result| result.output_ref.is_some())
+    }
+
+    fn key(&self) -> Option<AttemptKey> {
+        self.task.current().map(|current| (self.task.id, current.number))
     }
 
     /// Reads the results of other tasks that the attempt is given, in slices, so that commands do not wait for all of
@@ -170,9 +206,11 @@ impl Given {
         }
         match passing {
             Passing::AsInput => {
-                let outputs = found.iter().filter_map(|task| task.output.as_ref());
-                let parts: Vec<&[u8]> = std::iter::once(&self.input).chain(outputs).map(|part| &part[..]).collect();
-                let input = parts.concat();
+                let mut input = self.input.to_vec();
+                for task in &found {
+                    input.extend_from_slice(task.output.as_deref().unwrap_or_default());
+                    self.stored.extend(task.output_ref.iter().map(|blob| stored_part(input.len(), blob)));
+                }
                 self.input = input.into();
             }
             Passing::Separately => {
@@ -194,7 +232,8 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
             let given = Given::of(fleet, task);
             // One that is given results is sent alone, because their size is known only once they are read.
             let is_alone = given.results_given > 0;
-            let bytes = given.input.len() + given.carried.len() + task.kind.len() + ASSIGNMENT_BYTES;
+            let stored = given.stored.len() * BLOB_REF_BYTES;
+            let bytes = given.input.len() + given.carried.len() + task.kind.len() + stored + ASSIGNMENT_BYTES;
             if is_alone && !tasks.is_empty() || !budget.take(bytes) {
                 break;
             }
@@ -211,7 +250,7 @@ fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
 
 /// Returns the current attempt of a task as an assignment at this fleet time.
 fn assignment(given: &Given, now: FleetMillis) -> Option<internal::Assignment> {
-    let Given { task, input, deadline, results, carried, .. } = given;
+    let Given { task, input, deadline, results, carried, stored, .. } = given;
     let current = task.current()?;
     // An agent that receives it late has less time left. 0 would mean that there is no limit.
     let left = |due: FleetMillis| due.saturating_sub(now).max(1);
@@ -227,6 +266,7 @@ fn assignment(given: &Given, now: FleetMillis) -> Option<internal::Assignment> {
         progress_timeout_ms: task.progress_timeout().unwrap_or_default(),
         results: results.clone(),
         carried: carried.clone(),
+        stored: stored.clone(),
     })
 }
 

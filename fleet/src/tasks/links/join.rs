@@ -3,7 +3,7 @@
 use super::{Children, Join};
 use crate::{
     Task, TaskState,
-    limits::{CHILD_OVERHEAD, MAX_PASSED_REASON_BYTES},
+    limits::{BLOB_REF_BYTES, CHILD_OVERHEAD, MAX_PASSED_REASON_BYTES},
     sabotage::{Mistake, planted},
 };
 
@@ -58,7 +58,8 @@ impl Children {
 
 /// Returns what the result of a task that has ended counts for when it is passed on, bytes.
 pub(super) fn passed_bytes(task: &Task, overhead: u64) -> u64 {
-    let output = task.output.as_ref().map_or(0, |output| output.len());
+    let stored = task.output_ref.as_ref().map_or(0, |_| BLOB_REF_BYTES);
+    let output = task.output.as_ref().map_or(0, |output| output.len()) + stored;
     let reason = task.reason().len().min(MAX_PASSED_REASON_BYTES);
     overhead + output as u64 + reason as u64
 }
