@@ -104,6 +104,7 @@ impl Call {
             coordinators: Vec::new(),
             resumed,
             waited_seq: 0,
+            takes_refs: true,
         }))
         .await;
         (self, hello)
