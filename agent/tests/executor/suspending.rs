@@ -27,6 +27,7 @@ async fn a_process_is_given_the_results_of_other_tasks_and_what_an_earlier_attem
         state: state.into(),
         output: output.into(),
         reason: reason.to_owned(),
+        stored: None,
     };
     let all = [
         given("one", ResultState::Succeeded, "out", ""),

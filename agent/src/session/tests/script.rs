@@ -340,6 +340,7 @@ pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
         messages: None,
         data: None,
         gateway_listen: None,
+        object_store: None,
         webhooks: None,
         on_anomaly: OnAnomaly::default(),
         anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,
