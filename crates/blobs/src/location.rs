@@ -84,6 +84,11 @@ impl Location {
     }
 }
 
+/// Returns the URL of the store in a directory; `None` if its path is not absolute.
+pub fn directory_url(directory: &std::path::Path) -> Option<String> {
+    Url::from_file_path(directory).ok().map(String::from)
+}
+
 /// Returns a URL without its user and password.
 fn shown(url: &Url) -> String {
     let mut shown = url.clone();

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use object_store::path::Path;
 use tempfile::TempDir;
 
-use crate::{BlobError, BlobRef, BlobStore, MAX_BLOB_BYTES, location::Location};
+use crate::{BlobError, BlobRef, BlobStore, MAX_BLOB_BYTES, directory_url, location::Location};
 
 /// A store in a directory, and the file of an object in it.
 fn directory() -> (TempDir, BlobStore, impl Fn(&BlobRef) -> PathBuf) {
@@ -96,6 +96,15 @@ fn stores_are_directories_and_prefixes_of_buckets() {
         let refused = Location::parse(wrong).expect_err(wrong).to_string();
         assert!(refused.contains("is no object store") && !refused.contains("secret"), "{refused}");
     }
+}
+
+#[test]
+fn any_directory_has_a_url() {
+    for path in ["/var/objects", "/a b/%41#?/ü"] {
+        let url = directory_url(path.as_ref()).expect("it is absolute");
+        assert_eq!(Location::parse(&url).ok(), Some(Location::Directory(path.into())), "{url}");
+    }
+    assert_eq!(directory_url("var/objects".as_ref()), None);
 }
 
 #[test]
