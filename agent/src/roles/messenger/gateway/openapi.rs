@@ -291,6 +291,11 @@ fn task_schema() -> Value {
                 "specialization": text("The specialization that is required."),
                 "output": text("Output of a task that succeeded, if it is UTF-8."),
                 "outputBase64": base64("Output of a task that succeeded, if it is not UTF-8."),
+                "outputRef": json!({
+                    "type": "object",
+                    "description": "SHA-256 and length of an output that is in the object store.",
+                    "properties": {"sha256": text("In hexadecimal digits."), "bytes": json!({"type": "integer"})},
+                }),
                 "failure": json!({
                     "type": "object",
                     "required": ["kind", "message", "retryable"],
@@ -434,6 +439,9 @@ mod tests {
         let with_text = robeing_proto::v1::Task { output: "é".into(), ..samples::task() };
         let mut expected = of(&TaskView::from(&task));
         expected.extend(of(&TaskView::from(&with_text)));
+        let output_ref = Some(robeing_proto::v1::BlobRef::default());
+        let stored = robeing_proto::v1::Task { output_ref, ..samples::task() };
+        expected.extend(of(&TaskView::from(&stored)));
         assert_eq!(fields("Task"), expected);
         let failure = &shown(&TaskView::from(&task))["failure"];
         let schema = &served()["components"]["schemas"]["Task"]["properties"]["failure"]["properties"];
