@@ -86,7 +86,7 @@ async fn within<T>(
 ) -> Result<T, completion::Outcome> {
     let in_time = async {
         match left {
-            Some(Duration::ZERO) => None,
+            Some(left) if left.is_zero() => None,
             Some(left) => timeout(left, used).await.ok(),
             None => Some(used.await),
         }
