@@ -58,7 +58,8 @@ there is only one. The fields are those of `robeing task`; without --wait they a
 The exit code is 3 if a task is refused. With --wait, it is 1 if a task failed, was cancelled or dead-lettered, or its \
 result has expired, and 6 if --wait-timeout has passed.
 
-An input can have at most 1 MiB, or 64 MiB by --input with an object store; a file of many inputs or tasks at most 1,000,000 lines and 1 GiB.")]
+An input can have at most 1 MiB, or 64 MiB by --input with an object store; a file of many inputs or tasks at most \
+1,000,000 lines and 1 GiB.")]
 pub struct SubmitArgs {
     /// The kind of the task. Agents with a specialization of this name are preferred, but others can run it, too. To
     /// require one, use --specialization

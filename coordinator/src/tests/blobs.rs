@@ -34,7 +34,7 @@ fn work(given: &internal::Assignment) -> Option<Outcome> {
     let parts = given.stored.iter().map(|part| format!("{}: {};", part.at, length(&part.object)));
     let results = given.results.iter().map(|result| format!("result: {};", length(&result.output_ref)));
     let said: String = parts.chain(results).collect();
-    Some(Outcome::Output([said.as_bytes(), &given.input].concat().into()))
+    Some(Outcome::Output([said.as_bytes(), &given.input[..]].concat().into()))
 }
 
 async fn ended(fleet: &TestFleet, at: usize, id: u128) -> Arc<Task> {

@@ -41,7 +41,7 @@ pub enum BlobError {
         store: String,
     },
     /// The object has another length than the reference says.
-    #[error("the object {blob} in {store} has {found} bytes, and should have {}; it was damaged", blob.bytes)]
+    #[error("the object {blob} in {store} has {found} bytes, and should have {}; it was damaged", .blob.bytes)]
     Length {
         /// The object.
         blob: BlobRef,
