@@ -19,7 +19,20 @@ pub fn told_blob_ref(blob: &BlobRef) -> v1::BlobRef {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+    use robeing_fleet::limits::{BLOB_REF_BYTES, MAX_BLOB_BYTES};
+    use robeing_proto::internal::v1 as internal;
+
     use super::*;
+
+    #[test]
+    fn a_reference_counts_for_no_less_than_it_has_in_a_message() {
+        let object = Some(told_blob_ref(&BlobRef { sha256: [7; 32], bytes: MAX_BLOB_BYTES }));
+        let result = internal::PassedResult { output_ref: object.clone(), ..Default::default() };
+        let part = internal::StoredPart { at: u64::from(u32::MAX), object };
+        let given = internal::Assignment { stored: vec![part], ..Default::default() };
+        assert!(given.encoded_len() <= BLOB_REF_BYTES && result.encoded_len() <= BLOB_REF_BYTES);
+    }
 
     #[test]
     fn a_reference_is_read_as_it_is_told_and_a_hash_of_another_length_is_refused() {
