@@ -104,6 +104,7 @@ pub use snapshot::{Part, Snapshot};
 pub use tasks::{
     Attempt, AttemptEnd, Task, TaskState,
     approvals::Approval,
+    blobs::BlobRef,
     command::{Completion, Failure, FailureKind, Outcome, RetryPolicy, SubmitTask, TaskCommand},
     comparisons::Comparison,
     dead::{DeadCursor, DropDead, RetryDead, Revival},

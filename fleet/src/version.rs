@@ -57,6 +57,8 @@ pub enum Feature {
     Schedules,
     /// Idempotency keys that outlive their tasks.
     KeyWindow,
+    /// Inputs and outputs that are in an object store.
+    Blobs,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -82,6 +84,7 @@ impl Feature {
         Feature::Kinds,
         Feature::Schedules,
         Feature::KeyWindow,
+        Feature::Blobs,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -102,7 +105,8 @@ impl Feature {
             | Feature::Queues
             | Feature::Kinds
             | Feature::Schedules
-            | Feature::KeyWindow => 4,
+            | Feature::KeyWindow
+            | Feature::Blobs => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }
@@ -128,6 +132,7 @@ impl Feature {
             Feature::Kinds => "kinds",
             Feature::Schedules => "schedules",
             Feature::KeyWindow => "idempotency window",
+            Feature::Blobs => "objects",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -156,7 +161,8 @@ impl Feature {
             | Feature::Queues
             | Feature::Kinds
             | Feature::Schedules
-            | Feature::KeyWindow => true,
+            | Feature::KeyWindow
+            | Feature::Blobs => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -282,6 +288,7 @@ impl TaskCommand {
             TaskCommand::Submit(task) if task.timing.is_some() => Some(Feature::Timing),
             TaskCommand::Submit(task) if task.lane.is_some() => Some(Feature::Queues),
             TaskCommand::Submit(task) if task.demand.is_some() => Some(Feature::Kinds),
+            TaskCommand::Submit(task) if task.input_ref.is_some() => Some(Feature::Blobs),
             TaskCommand::Complete(Completion {
                 outcome: Outcome::Failed(Failure { kind: FailureKind::Denied, .. }),
                 ..
@@ -303,6 +310,7 @@ impl TaskCommand {
                     }),
                 ..
             }) => Some(Feature::Graphs),
+            TaskCommand::Complete(Completion { outcome: Outcome::Stored(_), .. }) => Some(Feature::Blobs),
             TaskCommand::Complete(Completion { outcome: Outcome::Failed(failure), .. }) if failure.needs_timing() => {
                 Some(Feature::Timing)
             }

@@ -40,7 +40,7 @@ pub use resources::{
 pub use schedules::{
     ConcurrencyWord, ListSchedulesArgs, MissedWord, RunScheduleArgs, ScheduleArgs, ScheduleCommand, SetScheduleArgs,
 };
-pub use submit::SubmitArgs;
+pub use submit::{StoreArgs, SubmitArgs};
 pub use teams::{DisbandArgs, FormArgs, ListTeamsArgs, ShowTeamArgs, TeamCommand};
 pub use timing::TimingArgs;
 pub use votes::{
@@ -367,6 +367,9 @@ pub struct TaskArgs {
     #[arg(long, conflicts_with_all = ["why", "watch", "result"])]
     pub tree: bool,
 
+    /// Where --result finds an output of more than 1 MiB.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Selects the consistency of reads.
     #[command(flatten)]
     pub reading: Reading,

@@ -7,6 +7,15 @@ use jiff::Timestamp;
 
 use super::{AgentRole, AmountArgs, ApprovalArgs, LinkArgs, Output, TimingArgs, timing::time};
 
+/// The object store for large inputs and outputs.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StoreArgs {
+    /// Where inputs and outputs of more than 1 MiB are, the same as for the agents: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or
+    /// file:///DIRECTORY. A fleet of `robeing dev` has a directory of its own
+    #[arg(long, env = "ROBEING_OBJECT_STORE", hide_env_values = true, value_name = "URL")]
+    pub object_store: Option<String>,
+}
+
 /// Arguments of `submit`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
@@ -51,7 +60,8 @@ there is only one. The fields are those of `robeing task`; without --wait they a
 The exit code is 3 if a task is refused. With --wait, it is 1 if a task failed, was cancelled or dead-lettered, or its \
 result has expired, and 6 if --wait-timeout has passed.
 
-An input can have at most 1 MiB; a file of many inputs or tasks at most 1,000,000 lines and 1 GiB.")]
+An input can have at most 1 MiB, or 64 MiB by --input with an object store; a file of many inputs or tasks at most \
+1,000,000 lines and 1 GiB.")]
 pub struct SubmitArgs {
     /// The kind of the task. Agents with a specialization of this name are preferred, but others can run it, too. To
     /// require one, use --specialization
@@ -161,6 +171,10 @@ pub struct SubmitArgs {
     /// else the user's name on this machine, else "anonymous"
     #[arg(long, env = "ROBEING_SUBMITTER", hide_env_values = true, value_name = "NAME")]
     pub submitter: Option<String>,
+
+    /// Where inputs and outputs of more than 1 MiB are.
+    #[command(flatten)]
+    pub store: StoreArgs,
 
     /// Wait for the result
     #[arg(long)]

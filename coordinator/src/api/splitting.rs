@@ -79,6 +79,11 @@ impl Preparing {
             let divider = Some(Box::new(Divider { kind, agents, join, quorum, part_kind }));
             return Ok(Some(Divided { divider, ..divided }));
         }
+        if spec.input_ref.is_some() {
+            let problem =
+                "only an attempt can divide what is in the object store; set split.by to COMMAND, or agents to 1";
+            return Err(bad("input_ref", problem));
+        }
         let inputs = pieces(by, &spec.input, agents).map_err(|problem| bad("input", problem))?;
         self.charge(inputs.len(), spec.depends_on.len())?;
         let by = v1::SplitBy::Unspecified.into();
@@ -408,6 +413,12 @@ mod tests {
         let unknown = Some(v1::Split { by: 99, ..v1::Split::default() });
         assert!(divide(v1::TaskSpec { split: unknown, ..spec("count", "a", 2) }).is_err());
         assert!(divide(v1::TaskSpec { split: split(v1::SplitBy::Json), ..spec("k", "{}", 2) }).is_err());
+        let stored = |by, agents| {
+            let input_ref = Some(v1::BlobRef::default());
+            divide(v1::TaskSpec { input_ref, split: split(by), ..spec("count", "", agents) }).ok()
+        };
+        assert_eq!(stored(v1::SplitBy::Unspecified, 0), None, "nobody divides it here");
+        assert_eq!([stored(v1::SplitBy::Command, 0), stored(v1::SplitBy::Lines, 1)], [Some(true), Some(false)]);
     }
 
     #[test]

@@ -68,6 +68,10 @@ impl Outcome {
                 );
                 Outcome::Failed(own_failure(FailureKind::OutputTooLarge, &message, false))
             }
+            Outcome::Stored(blob) if blob.check("output_ref").is_err() => {
+                let message = format!("an output of {} bytes can't be in the object store", blob.bytes);
+                Outcome::Failed(own_failure(FailureKind::OutputTooLarge, &message, false))
+            }
             Outcome::Failed(mut failure) => {
                 cut(&mut failure.message, MAX_TEXT_BYTES, false);
                 cut(&mut failure.stderr_tail, MAX_TEXT_BYTES, true);
@@ -78,7 +82,11 @@ impl Outcome {
                 Some(problem) => Outcome::Failed(own_failure(FailureKind::Subtask, &problem, false)),
                 None => Outcome::Suspended(suspension),
             },
-            Outcome::Succeeded(_) | Outcome::Answered { .. } | Outcome::Stopped | Outcome::HandedBack => self,
+            Outcome::Succeeded(_)
+            | Outcome::Answered { .. }
+            | Outcome::Stored(_)
+            | Outcome::Stopped
+            | Outcome::HandedBack => self,
         }
     }
 }
@@ -212,6 +220,7 @@ impl Fleet {
                 self.failed(seq, id, (task, attempt), failure, effects);
             }
             Outcome::Failed(failure) => self.failed(seq, id, (task, attempt), failure, effects),
+            Outcome::Stored(blob) => self.stored(seq, id, (task, attempt), ran_us, blob, effects),
             Outcome::Suspended(suspension) => self.suspend(seq, id, (task, attempt), suspension, effects),
             Outcome::Stopped | Outcome::HandedBack => {
                 self.change_work(id, |agent| agent.release(&(task, attempt)));
@@ -255,7 +264,7 @@ impl Fleet {
         }
     }
 
-    fn succeeded(
+    pub(super) fn succeeded(
         &mut self,
         seq: u64,
         id: AgentId,

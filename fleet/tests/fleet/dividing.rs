@@ -8,6 +8,7 @@ use robeing_fleet::{
 };
 
 use crate::{
+    blobs::blob,
     fixture::{OpenSession, Trial, ballot, failure, retry, specialist, success, task, to_verify, worker},
     links::{output, part, refused, with_links},
 };
@@ -119,6 +120,34 @@ fn an_output_of_which_nobody_made_parts_is_a_failure_and_so_are_too_many_parts()
     assert_eq!(quorum, Some((2, 2)), "all of them");
     let late = refused(&mut trial, part(99, 3, 1));
     assert!(matches!(late, Refusal::NoPart { .. }), "{late:?}");
+}
+
+#[test]
+fn an_input_in_the_object_store_is_divided_but_not_into_what_is_there() {
+    let mut trial = Trial::newest();
+    let a = with_slots(&mut trial, "a", 4);
+    let stored = |n| SubmitTask {
+        input: Bytes::new(),
+        input_ref: Some(Box::new(blob(1, 5 << 20))),
+        ..divided(n, divider(Join::Reduce))
+    };
+    let id = trial.submit(stored(1));
+    assert_eq!(trial.fleet.input_ref_of(trial.task(id)), Some(blob(1, 5 << 20)));
+    let end = cut(&trial, 1, 1);
+    trial.complete(a, id, 1, end);
+    let part = parts(&trial, 1)[0];
+    assert_eq!(trial.fleet.input_ref_of(trial.task(part)), None);
+    trial.complete(a, part, 1, Outcome::Stored(blob(2, 5 << 20)));
+    assert_eq!(
+        (trial.holder(id), trial.fleet.input_ref_of(trial.task(id))),
+        (Some(a.agent), None),
+        "its parts have it"
+    );
+    let id = trial.submit(stored(2));
+    trial.complete(a, id, 1, Outcome::Stored(blob(3, 5 << 20)));
+    let failed = trial.task(id);
+    let failure = failed.failure.as_ref().map(|failure| failure.kind);
+    assert_eq!((failure, &failed.output_ref), (Some(FailureKind::Subtask), &None));
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod audit_log;
 mod ballot_limits;
 mod ballots;
 mod bars;
+mod blobs;
 mod codec;
 mod comparisons;
 mod crews;

@@ -264,7 +264,8 @@ async fn wait(client: &FleetClient, id: &str, args: &SubmitArgs) -> Result<Exit,
     };
     let exit = if task.state() == TaskState::Succeeded { Exit::Success } else { Exit::TaskFailed };
     let format = args.output.output;
-    let has_output = !task.output.is_empty() || task.state() != TaskState::Succeeded;
+    let is_empty = task.output.is_empty() && task.output_ref.is_none();
+    let has_output = !is_empty || task.state() != TaskState::Succeeded;
     if format == Format::Table && has_output {
         return CliError::if_read(write_result(&mut io::stdout().lock(), &task).map(drop), exit);
     }

@@ -8,6 +8,7 @@ use robeing_fleet::{
 use robeing_proto::{internal::v1 as internal, v1};
 
 use super::{
+    blobs::told_blob_ref,
     fields::{BadField, bad, task_id_of},
     same_variants,
     submissions::submission,
@@ -125,7 +126,8 @@ pub fn asked_links(
 pub fn parts(task: &SubmitTask, kind: &str, inputs: Vec<Bytes>) -> Vec<SubmitTask> {
     let links = AskedLinks { split: None, divider: None, ..task.links.as_deref().cloned().unwrap_or_default() };
     let kind = if kind.is_empty() { task.kind.clone() } else { kind.to_owned() };
-    let template = SubmitTask { kind, idempotency_key: None, approval: None, links: None, ..task.clone() };
+    let template =
+        SubmitTask { kind, idempotency_key: None, approval: None, links: None, input_ref: None, ..task.clone() };
     let part = |(index, input): (u32, Bytes)| {
         let part_of = Some(PartOf { task: task.id, index });
         let links = Some(Box::new(AskedLinks { part_of, ..links.clone() }));
@@ -167,6 +169,7 @@ pub fn passed_result(task: &Task, is_child: bool) -> internal::PassedResult {
         state: state.into(),
         output: task.output.clone().unwrap_or_default(),
         reason: reason[..reason.floor_char_boundary(MAX_PASSED_REASON_BYTES)].to_owned(),
+        output_ref: task.output_ref.as_deref().map(told_blob_ref),
     }
 }
 

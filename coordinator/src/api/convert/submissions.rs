@@ -9,6 +9,7 @@ use robeing_proto::v1;
 
 use super::{
     agents::agent_role,
+    blobs::blob_ref,
     failures::{failure_match, told_failure_match},
     fields::{BadField, bad, millis, some, task_id, team_id},
     links::asked_links,
@@ -153,6 +154,7 @@ pub fn submission(
             Box::new(Verify { agents, agree, pointer, compare: some(compare) })
         }),
         links,
+        input_ref: spec.input_ref.map(|blob| blob_ref("input_ref", &blob).map(Box::new)).transpose()?,
         ..SubmitTask::new(id, spec.kind, spec.input)
     })
 }

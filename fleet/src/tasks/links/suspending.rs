@@ -74,7 +74,11 @@ impl Outcome {
         match self {
             Outcome::Suspended(_) => true,
             Outcome::Failed(failure) => failure.kind.needs_graphs(),
-            Outcome::Succeeded(_) | Outcome::Stopped | Outcome::HandedBack | Outcome::Answered { .. } => false,
+            Outcome::Succeeded(_)
+            | Outcome::Answered { .. }
+            | Outcome::Stored(_)
+            | Outcome::Stopped
+            | Outcome::HandedBack => false,
         }
     }
 

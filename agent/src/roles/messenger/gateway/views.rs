@@ -91,6 +91,9 @@ pub struct TaskView<'a> {
     output: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_base64: Option<String>,
+    /// Set instead if the output is in the object store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_ref: Option<StoredView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<FailureView<'a>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -120,6 +123,13 @@ pub struct TaskView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
     revision: u64,
+}
+
+/// An output in the object store.
+#[derive(Debug, Serialize)]
+struct StoredView {
+    sha256: String,
+    bytes: u64,
 }
 
 /// Why a task failed.
@@ -191,7 +201,7 @@ impl From<&v1::Subtasks> for SubtasksView {
 impl<'a> From<&'a Task> for TaskView<'a> {
     fn from(task: &'a Task) -> Self {
         let (output, output_base64) = match task.state() {
-            TaskState::Succeeded => shown(&task.output),
+            TaskState::Succeeded if task.output_ref.is_none() => shown(&task.output),
             _ => (None, None),
         };
         Self {
@@ -212,6 +222,10 @@ impl<'a> From<&'a Task> for TaskView<'a> {
             subtasks: task.subtasks.as_ref().map(SubtasksView::from),
             output,
             output_base64,
+            output_ref: task.output_ref.as_ref().map(|stored| StoredView {
+                sha256: stored.sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+                bytes: stored.bytes,
+            }),
             failure: task.failure.as_ref().map(|failure| FailureView {
                 kind: failure_name(failure.kind()),
                 message: &failure.message,

@@ -338,6 +338,9 @@ mod tests {
         let with_text = robeing_proto::v1::Task { output: "é".into(), ..samples::task() };
         let mut expected = of(&TaskView::from(&task));
         expected.extend(of(&TaskView::from(&with_text)));
+        let output_ref = Some(robeing_proto::v1::BlobRef::default());
+        let stored = robeing_proto::v1::Task { output_ref, ..samples::task() };
+        expected.extend(of(&TaskView::from(&stored)));
         assert_eq!(fields("Task"), expected);
         let (view, served) = (shown(&TaskView::from(&task)), served());
         let schema = &served["components"]["schemas"]["Task"]["properties"];

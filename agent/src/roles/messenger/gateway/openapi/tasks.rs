@@ -163,6 +163,11 @@ fn told_result() -> Value {
     json!({
         "output": text("Output of a task that succeeded, if it is UTF-8."),
         "outputBase64": base64("Output of a task that succeeded, if it is not UTF-8."),
+        "outputRef": json!({
+            "type": "object",
+            "description": "SHA-256 and length of an output that is in the object store.",
+            "properties": {"sha256": text("In hexadecimal digits."), "bytes": json!({"type": "integer"})},
+        }),
         "failure": json!({
             "type": "object",
             "required": ["kind", "message", "retryable"],
