@@ -38,6 +38,7 @@ mod policies;
 mod pools;
 mod queries;
 mod queue_limits;
+mod queue_links;
 mod queue_samples;
 mod queues;
 mod recovery;
