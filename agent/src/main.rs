@@ -265,9 +265,10 @@ async fn run_agent(
     runtime::run(config, platform, executor, metrics, shutdown).await.map_err(|error| {
         let code = match error {
             AgentError::Executor(ExecutorError::Listen(_) | ExecutorError::Thread(_)) => FAILED,
-            AgentError::Executor(_) | AgentError::Handler(_) | AgentError::Role(RoleError::Webhooks(_)) => {
-                MISCONFIGURED
-            }
+            AgentError::Executor(_)
+            | AgentError::Handler(_)
+            | AgentError::Store(_)
+            | AgentError::Role(RoleError::Webhooks(_)) => MISCONFIGURED,
             _ => FAILED,
         };
         Failure::new(&error, code)

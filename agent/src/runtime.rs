@@ -6,6 +6,7 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
+use robeing_blobs::{BlobError, BlobStore};
 use robeing_net::Transport;
 use robeing_platform::{Platform, Random};
 use robeing_settings::{AgentConfig, Contribute};
@@ -64,6 +65,9 @@ pub enum AgentError {
     /// The duties of the agent's role can't be done.
     #[error(transparent)]
     Role(#[from] RoleError),
+    /// The object store can't be used.
+    #[error("{0}; change --object-store")]
+    Store(#[source] BlobError),
     /// The session failed.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -116,7 +120,7 @@ pub async fn run_with(
         contributes = config.contribute.to_text(),
         "starting an agent"
     );
-    let executor = executor.await?;
+    let (executor, store) = (executor.await?, store(&config)?);
     let secured = Secured::begin(&config, &platform, &metrics).await?;
     let transport = secured.transport.clone();
     let listener = listener::listen(&config, &transport).await.map_err(AgentError::Listen)?;
@@ -145,6 +149,7 @@ pub async fn run_with(
         platform,
         transport,
         executor,
+        store,
     };
     tokio::select! {
         () = secured.ready() => {}
@@ -162,6 +167,12 @@ pub async fn run_with(
     let (ended, ()) = tokio::join!(session, messages.run());
     duties.stop().await;
     Ok(ended?)
+}
+
+/// Opens the object store, if the agent's settings name one.
+fn store(config: &AgentConfig) -> Result<Option<Arc<BlobStore>>, AgentError> {
+    let opened = config.object_store.as_deref().map(BlobStore::open).transpose();
+    Ok(opened.map_err(AgentError::Store)?.map(Arc::new))
 }
 
 /// Returns what the agent contributes to the resource pool: what its settings say, and else what limits it. No disk

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use robeing_blobs::BlobError;
 use robeing_client::ClientError;
 use tonic::Code;
 
@@ -48,6 +49,9 @@ pub enum CliError {
     /// The inputs of the tasks are invalid.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// The object store can't be used.
+    #[error(transparent)]
+    Store(#[from] BlobError),
     /// `robeing dev` could not start its fleet.
     #[error(transparent)]
     Dev(#[from] DevError),
@@ -178,9 +182,13 @@ impl CliError {
                 | ClientError::NotProposed { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
+            Self::Store(BlobError::Url { .. }) => Exit::Usage,
+            Self::Store(BlobError::TooLarge { .. }) => Exit::Refused,
+            Self::Store(_) => Exit::Unreachable,
             Self::DevOnKubernetes { .. } => Exit::Usage,
             Self::Input(
                 InputError::TooLarge { .. }
+                | InputError::ObjectTooLarge { .. }
                 | InputError::MessageTooLarge { .. }
                 | InputError::LongLine { .. }
                 | InputError::TooMany { .. },

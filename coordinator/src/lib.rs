@@ -16,6 +16,7 @@ pub mod clock;
 mod data_dir;
 mod directory;
 mod disk_space;
+mod dividing;
 #[cfg(test)]
 mod fixture;
 #[cfg(feature = "fuzz")]

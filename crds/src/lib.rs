@@ -56,7 +56,7 @@ pub use spec::{ImagePullPolicy, RobeingCluster, RobeingClusterSpec};
 pub use status::{
     AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
 };
-pub use task_kind::{TaskKind, TaskKindResources, TaskKindRetry};
+pub use task_kind::{SplitBy, SplitJoin, Splitter, TaskKind, TaskKindResources, TaskKindRetry};
 pub use team::{Team, TeamState, TeamStatus};
 pub use threshold::{ParseThresholdError, Threshold};
 

@@ -40,6 +40,8 @@ pub const MAX_TEAM_SKILLS: u32 = 8;
 pub const MAX_TASK_KINDS: u32 = 64;
 /// Maximum length of the name of a kind of tasks, in characters, so that it is at most 253 bytes, which coordinators accept.
 pub const MAX_KIND_NAME: u32 = 63;
+/// Maximum number of agents among which a task of a kind is split.
+pub const MAX_KIND_AGENTS: u32 = 64;
 /// Maximum length of the name of a kind's queue, in characters, so that it is at most 253 bytes.
 pub const MAX_KIND_QUEUE: u32 = 63;
 /// Maximum number of skills that the tasks of a kind require: what coordinators accept.

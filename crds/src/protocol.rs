@@ -4,7 +4,10 @@ use std::time;
 
 use robeing_proto::v1;
 
-use crate::{ConcurrencyPolicy, Duration, MissedRuns, Role, Schedule, ScheduledTask, TaskKind, TaskKindRetry};
+use crate::{
+    ConcurrencyPolicy, Duration, MissedRuns, Role, Schedule, ScheduledTask, SplitBy, SplitJoin, Splitter, TaskKind,
+    TaskKindRetry,
+};
 
 impl From<Role> for v1::Role {
     fn from(role: Role) -> Self {
@@ -51,7 +54,30 @@ impl From<&TaskKind> for v1::TaskKind {
             retry: kind.retry.as_ref().map(retry),
             queue_expiry: kind.queue_expiry.and_then(whole_millis),
             progress_timeout: kind.progress_timeout.and_then(whole_millis),
+            agents: kind.agents.unwrap_or(0),
+            splitter: kind.splitter.as_ref().map(splitter),
         }
+    }
+}
+
+fn splitter(splitter: &Splitter) -> v1::Splitter {
+    let by = match splitter.by {
+        SplitBy::Lines => v1::SplitBy::Lines,
+        SplitBy::Chunks => v1::SplitBy::Chunks,
+        SplitBy::Json => v1::SplitBy::Json,
+        SplitBy::Command => v1::SplitBy::Command,
+    };
+    let join = match splitter.join {
+        SplitJoin::All => v1::Join::All,
+        SplitJoin::Settled => v1::Join::Settled,
+        SplitJoin::Any => v1::Join::Any,
+        SplitJoin::Reduce => v1::Join::Reduce,
+    };
+    v1::Splitter {
+        by: by.into(),
+        join: join.into(),
+        part_kind: splitter.part_kind.clone().unwrap_or_default(),
+        kind: splitter.kind.clone().unwrap_or_default(),
     }
 }
 

@@ -260,6 +260,21 @@ pub(crate) fn kind_name() -> Rule {
     rule("!self.matches('[[:cntrl:]]')", "The name of a kind must be one line of text, without control characters.")
 }
 
+pub(crate) fn agents_have_splitter() -> Rule {
+    rule(
+        "!has(self.agents) || self.agents < 2 || has(self.splitter)",
+        "Tasks that are split among agents need a splitter, which divides their input; set splitter too, or remove agents.",
+    )
+    .field_path(".agents")
+}
+
+pub(crate) fn command_has_kind() -> Rule {
+    rule(
+        "(has(self.by) && self.by == 'Command') == has(self.kind)",
+        "The kind of the tasks that divide inputs goes with Command, and Command with it; set both, or neither.",
+    )
+}
+
 pub(crate) fn some_resource() -> Rule {
     let set = ["cpu", "memory", "storage", "bandwidth"].map(|name| format!("has(self.{name})"));
     rule(set.join(" || "), "The resources must set at least one of cpu, memory, storage and bandwidth; or remove them.")

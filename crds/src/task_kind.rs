@@ -5,14 +5,14 @@ use std::time;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::KubeSchema;
 use robeing_settings::{Contribute, quantities, settings};
-use schemars::{Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Duration, Role, embedded,
     limits::{
-        MAX_ATTEMPTS, MAX_KIND_NAME, MAX_KIND_QUEUE, MAX_KIND_SKILLS, MAX_KIND_TIME, MAX_MULTIPLIER_PERCENT, MAX_SLOTS,
-        MAX_SPECIALIZATION_NAME, MIN_KIND_TIME, MIN_MULTIPLIER_PERCENT,
+        MAX_ATTEMPTS, MAX_KIND_AGENTS, MAX_KIND_NAME, MAX_KIND_QUEUE, MAX_KIND_SKILLS, MAX_KIND_TIME,
+        MAX_MULTIPLIER_PERCENT, MAX_SLOTS, MAX_SPECIALIZATION_NAME, MIN_KIND_TIME, MIN_MULTIPLIER_PERCENT,
     },
     rules,
 };
@@ -21,6 +21,7 @@ use crate::{
 /// kind. A change counts for tasks that are submitted after it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::agents_have_splitter())]
 pub struct TaskKind {
     /// The kind of the tasks, as in `robeing submit --kind`.
     #[schemars(length(min = 1, max = MAX_KIND_NAME))]
@@ -75,6 +76,75 @@ pub struct TaskKind {
     /// How often a task is attempted, and the pauses between attempts. What is not set here is as for tasks of any kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<TaskKindRetry>,
+
+    /// Number of agents among which a task is split: its input is divided into as many parts, which go to the best different
+    /// agents. If not set, or 1, it is not. Runs of schedules, and subtasks, are not split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_KIND_AGENTS))]
+    pub agents: Option<u32>,
+
+    /// How the input of a task is divided that is split among agents, and what it makes of its parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub splitter: Option<Splitter>,
+}
+
+/// How the input of a task is divided that is split among agents, and what it makes of its parts.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::command_has_kind())]
+pub struct Splitter {
+    /// What the input is divided into, of which each part has as many as any other or one more: Lines; Chunks of bytes; or
+    /// Json, the elements of an array, of which each part is an array again. With Command, an attempt at the task is run as
+    /// a task of another kind first, whose output is a JSON array of strings, the inputs of the parts.
+    #[serde(default)]
+    pub by: SplitBy,
+
+    /// What a task makes of its parts: with All it succeeds when all have, with Settled when all have ended and none has
+    /// failed, with Any when one has, whose output it gets, and with Reduce it is run with their results when all have.
+    #[serde(default)]
+    pub join: SplitJoin,
+
+    /// Kind as which attempts are run that divide the input, with Command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_KIND_NAME))]
+    #[x_kube(validation = rules::kind_name())]
+    pub kind: Option<String>,
+
+    /// Kind of the parts. If not set, that of the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_KIND_NAME))]
+    #[x_kube(validation = rules::kind_name())]
+    pub part_kind: Option<String>,
+}
+
+/// What an input is divided into.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum SplitBy {
+    /// Lines.
+    #[default]
+    Lines,
+    /// Chunks of bytes.
+    Chunks,
+    /// Elements of a JSON array.
+    Json,
+    /// The elements of an attempt's output.
+    Command,
+}
+
+/// What a task makes of its parts.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum SplitJoin {
+    /// It succeeds when all have succeeded.
+    #[default]
+    All,
+    /// It ends when all have ended, and succeeds unless one has failed.
+    Settled,
+    /// It succeeds with the first that does.
+    Any,
+    /// It is run with their results when all have succeeded.
+    Reduce,
 }
 
 /// What a task takes of the fleet's resource pool while it runs.

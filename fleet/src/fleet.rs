@@ -314,13 +314,18 @@ impl Fleet {
         self.snapshots.save_task(task);
         let task = Arc::make_mut(task);
         self.indexes.leave_task(task);
+        let ran_on = task.spread_on();
         let result = change(task);
         self.state.revision += 1;
         task.revision = self.state.revision;
         let freed = task.take_freed();
+        let left = ran_on.filter(|on| task.spread_on() != Some(*on));
         self.indexes.enter_task(task);
         if let Some(allocation) = freed {
             self.free_attempt(allocation);
+        }
+        if let Some((parent, _)) = left {
+            self.note_left(parent);
         }
         Some(result)
     }

@@ -68,7 +68,7 @@ pub use identity::{
     command::{Enrol, EnrolmentMode, IdentityCommand, IdentityConfig, PoolTrust, TokenIssuer},
 };
 pub use ids::{AgentId, AllocationId, BallotId, FleetMillis, LetterId, SessionId, Stamp, TaskId, TeamId, UnixMillis};
-pub use kinds::{RetryDefaults, TaskKind, TaskKindList, command::KindCommand};
+pub use kinds::{RetryDefaults, SplitBy, Splitter, TaskKind, TaskKindList, command::KindCommand};
 pub use mail::{
     Letter, LetterOutcome, LetterState,
     command::{LetterAnswer, MailCommand, PostLetter},
@@ -104,6 +104,7 @@ pub use snapshot::{Part, Snapshot};
 pub use tasks::{
     Attempt, AttemptEnd, Task, TaskState,
     approvals::Approval,
+    blobs::BlobRef,
     command::{Completion, Failure, FailureKind, Outcome, RetryPolicy, SubmitTask, TaskCommand},
     comparisons::Comparison,
     dead::{DeadCursor, DropDead, RetryDead, Revival},
@@ -111,6 +112,7 @@ pub use tasks::{
     links::{
         AskedLinks, Awaited, ChildOf, Children, Dependency, Join, Links, OnFailure, PartOf, Passing, Split, Verdict,
         children::child_id,
+        dividing::{Divider, REDUCE_RESERVE},
         graph::{Cycle, submission_order},
         suspending::Suspension,
         walk::TreeWalk,

@@ -57,6 +57,8 @@ pub enum Feature {
     Schedules,
     /// Idempotency keys that outlive their tasks.
     KeyWindow,
+    /// Inputs and outputs that are in an object store.
+    Blobs,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -82,6 +84,7 @@ impl Feature {
         Feature::Kinds,
         Feature::Schedules,
         Feature::KeyWindow,
+        Feature::Blobs,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -102,7 +105,8 @@ impl Feature {
             | Feature::Queues
             | Feature::Kinds
             | Feature::Schedules
-            | Feature::KeyWindow => 4,
+            | Feature::KeyWindow
+            | Feature::Blobs => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }
@@ -128,6 +132,7 @@ impl Feature {
             Feature::Kinds => "kinds",
             Feature::Schedules => "schedules",
             Feature::KeyWindow => "idempotency window",
+            Feature::Blobs => "objects",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -161,7 +166,8 @@ impl Feature {
             | Feature::Queues
             | Feature::Kinds
             | Feature::Schedules
-            | Feature::KeyWindow => true,
+            | Feature::KeyWindow
+            | Feature::Blobs => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -287,6 +293,7 @@ impl SubmitTask {
             (self.timing.is_some(), Feature::Timing),
             (self.lane.is_some(), Feature::Queues),
             (self.demand.is_some(), Feature::Kinds),
+            (self.input_ref.is_some(), Feature::Blobs),
         ];
         needs.into_iter().find(|(is_needed, _)| *is_needed).map(|(_, feature)| feature)
     }
@@ -323,6 +330,7 @@ impl TaskCommand {
                     }),
                 ..
             }) => Some(Feature::Graphs),
+            TaskCommand::Complete(Completion { outcome: Outcome::Stored(_), .. }) => Some(Feature::Blobs),
             TaskCommand::RetryDead(_) | TaskCommand::DropDead(_) => Some(Feature::DeadLetters),
             TaskCommand::Stalled { .. } => Some(Feature::Timing),
             TaskCommand::Cancel { .. } | TaskCommand::Complete(_) => None,

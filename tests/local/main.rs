@@ -3,6 +3,7 @@
 
 mod admin;
 mod batches;
+mod blobs;
 mod cli;
 mod commands;
 mod compose;

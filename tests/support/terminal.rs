@@ -96,7 +96,7 @@ impl Terminal {
         command.args(line).current_dir(self.dir.path()).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", self.dir.path());
         // Files that a killed `robeing dev` leaves there are removed with the test's directory.
         command.env("TMPDIR", self.dir.path());
-        for name in ["ROBEING_ENDPOINT", "ROBEING_AGENT_BIN", "ROBEING_SUBMITTER"] {
+        for name in ["ROBEING_ENDPOINT", "ROBEING_AGENT_BIN", "ROBEING_SUBMITTER", "ROBEING_OBJECT_STORE"] {
             command.env_remove(name);
         }
         command

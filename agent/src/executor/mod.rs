@@ -43,7 +43,8 @@ pub(crate) use start::start_guard;
 pub(crate) use text::rfc3339;
 pub use worker::{WorkerConfig, WorkerExecutor, WorkerMail};
 
-/// Default of [`Limits::max_output`]: 1 MiB, which is also the maximum size of a task's input.
+/// Default of [`Limits::max_output`]: 1 MiB, which is also the maximum size of an input or output that is not in the object
+/// store.
 pub const DEFAULT_MAX_OUTPUT: usize = 1 << 20;
 /// Default of [`Limits::stderr_tail`]: 4 KiB.
 pub const DEFAULT_STDERR_TAIL: usize = 4 << 10;
@@ -162,6 +163,13 @@ pub struct PassedResult {
 pub enum PassedEnd {
     /// It succeeded, with this output.
     Succeeded(Bytes),
+    /// It succeeded, and its output is in the object store.
+    Stored {
+        /// The SHA-256 of the output, by which it is found.
+        sha256: Bytes,
+        /// The length of the output, bytes.
+        bytes: u64,
+    },
     /// It failed, for this reason.
     Failed(String),
     /// It was cancelled or skipped, for this reason.

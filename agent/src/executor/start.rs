@@ -2,6 +2,7 @@
 
 use std::{env, sync::Arc};
 
+use robeing_blobs::MAX_BLOB_BYTES;
 use robeing_net::Transport;
 use robeing_platform::Platform;
 use robeing_settings::{AgentConfig, ExecutorSpec};
@@ -9,8 +10,8 @@ use robeing_telemetry::Metrics;
 use tracing::warn;
 
 use super::{
-    CommandConfig, CommandExecutor, EchoExecutor, Executor, ExecutorError, Guard, HttpConfig, HttpExecutor, Limits,
-    WorkerConfig, WorkerExecutor, reaper,
+    CommandConfig, CommandExecutor, DEFAULT_MAX_OUTPUT, EchoExecutor, Executor, ExecutorError, Guard, HttpConfig,
+    HttpExecutor, Limits, WorkerConfig, WorkerExecutor, reaper, worker::MAX_PROCESS_OUTPUT,
 };
 
 /// Creates and starts the executor of an agent's tasks.
@@ -23,7 +24,7 @@ pub async fn start(
     platform: &Platform,
     metrics: &Metrics,
 ) -> Result<Arc<dyn Executor>, ExecutorError> {
-    let limits = Limits::default();
+    let limits = Limits { max_output: most_output(config), ..Limits::default() };
     Ok(match spec {
         ExecutorSpec::Command(command) => {
             let config = CommandConfig { argv: command.argv.clone(), limits, guard: None };
@@ -46,11 +47,20 @@ pub async fn start(
         ExecutorSpec::Worker {} => {
             let transport = Transport::new(Arc::clone(&platform.network));
             let (listen, agent) = (config.worker_listen.clone(), config.name.clone());
+            let limits = Limits { max_output: limits.max_output.min(MAX_PROCESS_OUTPUT), ..limits };
             let config = WorkerConfig { listen, agent, slots: config.slots, limits };
             Arc::new(WorkerExecutor::listen(config, &transport, metrics).await?)
         }
         ExecutorSpec::Echo {} => Arc::new(EchoExecutor),
     })
+}
+
+/// Returns how large an output may be, bytes: what is too large for the log needs an object store.
+fn most_output(config: &AgentConfig) -> usize {
+    match config.object_store {
+        Some(_) => usize::try_from(MAX_BLOB_BYTES).unwrap_or(DEFAULT_MAX_OUTPUT),
+        None => DEFAULT_MAX_OUTPUT,
+    }
 }
 
 /// Starts the process that kills this agent's commands if the agent is killed. An agent without one still works.

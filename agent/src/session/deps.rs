@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use robeing_blobs::BlobStore;
 use robeing_net::Transport;
 use robeing_platform::Platform;
 use robeing_settings::{AgentConfig, Contribute};
@@ -22,6 +23,8 @@ pub struct Deps {
     pub transport: Transport,
     /// Runs attempts.
     pub executor: Arc<dyn Executor>,
+    /// The fleet's object store, if the agent has it.
+    pub store: Option<Arc<BlobStore>>,
     /// The session's metrics.
     pub metrics: SessionMetrics,
     /// Set while the agent accepts work.

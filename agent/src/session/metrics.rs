@@ -44,7 +44,7 @@ impl SessionMetrics {
 
     pub(super) fn ended(&self, outcome: &completion::Outcome) {
         let outcome = match outcome {
-            completion::Outcome::Output(_) => "succeeded",
+            completion::Outcome::Output(_) | completion::Outcome::OutputRef(_) => "succeeded",
             completion::Outcome::Failure(_) => "failed",
             completion::Outcome::Stopped(_) => "stopped",
             completion::Outcome::HandedBack(_) => "handed_back",

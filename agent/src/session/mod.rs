@@ -47,6 +47,7 @@ pub mod logs;
 mod metrics;
 pub mod progress;
 pub mod search;
+mod stored;
 pub(crate) mod wire;
 
 #[cfg(test)]

@@ -69,7 +69,10 @@ pub(super) fn outcome(outcome: Outcome) -> completion::Outcome {
 /// Converts the result of another task.
 fn passed(result: internal::PassedResult) -> PassedResult {
     let end = match result.state() {
-        v1::TaskState::Unspecified | v1::TaskState::Succeeded => PassedEnd::Succeeded(result.output),
+        v1::TaskState::Unspecified | v1::TaskState::Succeeded => match result.output_ref {
+            Some(v1::BlobRef { sha256, bytes }) => PassedEnd::Stored { sha256, bytes },
+            None => PassedEnd::Succeeded(result.output),
+        },
         v1::TaskState::Cancelled => PassedEnd::Cancelled(result.reason),
         _ => PassedEnd::Failed(result.reason),
     };
@@ -131,7 +134,8 @@ mod tests {
     fn results_and_subtasks_are_passed_on_as_they_are() {
         let result = |state: v1::TaskState, reason: &str| {
             let (task_id, output) = ("t".to_owned(), "out".into());
-            passed(internal::PassedResult { task_id, state: state.into(), output, reason: reason.to_owned() }).end
+            let (state, reason, output_ref) = (state.into(), reason.to_owned(), None);
+            passed(internal::PassedResult { task_id, state, output, reason, output_ref }).end
         };
         assert_eq!(result(v1::TaskState::Unspecified, ""), PassedEnd::Succeeded("out".into()));
         assert_eq!(result(v1::TaskState::DeadLettered, "lost"), PassedEnd::Failed("lost".to_owned()));

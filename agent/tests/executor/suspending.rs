@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use robeing_agent::executor::{Attempt, Outcome, PassedEnd, PassedResult, Subtask};
-use robeing_proto::worker::v1::{self as proto, GivenResult, ResultState, Suspend, task_result};
+use robeing_proto::worker::v1::{self as proto, GivenResult, ResultState, StoredOutput, Suspend, task_result};
 
 use crate::{
     fixture::attempt,
@@ -19,6 +19,7 @@ async fn a_process_is_given_the_results_of_other_tasks_and_what_an_earlier_attem
         result("one", PassedEnd::Succeeded("out".into())),
         result("two", PassedEnd::Failed("why".to_owned())),
         result("", PassedEnd::Cancelled("skipped".to_owned())),
+        result("three", PassedEnd::Stored { sha256: "hash".into(), bytes: 5 << 20 }),
     ];
     let running = agent.run(Attempt { results, carried: "state".into(), ..attempt("in") });
     let task = process.task().await;
@@ -27,11 +28,16 @@ async fn a_process_is_given_the_results_of_other_tasks_and_what_an_earlier_attem
         state: state.into(),
         output: output.into(),
         reason: reason.to_owned(),
+        stored: None,
     };
     let all = [
         given("one", ResultState::Succeeded, "out", ""),
         given("two", ResultState::Failed, "", "why"),
         given("", ResultState::Cancelled, "", "skipped"),
+        GivenResult {
+            stored: Some(StoredOutput { sha256: "hash".into(), bytes: 5 << 20 }),
+            ..given("three", ResultState::Succeeded, "", "")
+        },
     ];
     assert_eq!((&task.results[..], &task.carried[..]), (&all[..], &b"state"[..]));
     process.answer(&task, task_result::Outcome::Output("done".into())).await;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use robeing_agent::executor::{
     Attempt, DEFAULT_STDERR_TAIL, Executor, ExecutorError, FailureKind, Limits, Outcome, WorkerConfig, WorkerExecutor,
-    worker::{MAX_PROCESS_NAME, MAX_PROCESSES, MAX_UNREAD},
+    worker::{MAX_PROCESS_INPUT, MAX_PROCESS_NAME, MAX_PROCESSES, MAX_UNREAD},
 };
 use robeing_net::Transport;
 use robeing_platform::TcpNetwork;
@@ -276,6 +276,20 @@ async fn a_message_over_the_limit_is_told_as_such_and_final_only_where_it_can_be
         }
         eventually("the process is not attached any more", || !agent.is_present()).await;
     }
+}
+
+#[tokio::test]
+async fn an_input_that_is_too_large_for_a_process_is_given_to_none() {
+    let agent = Agent::new().await;
+    let mut process = agent.process("mine").await;
+    let with = |length| Attempt { input: vec![7; length].into(), ..attempt("") };
+    let failure = agent.run(with(MAX_PROCESS_INPUT + 1)).failure().await;
+    assert_eq!((failure.kind, failure.retryable), (FailureKind::InvalidAttempt, false), "{failure:?}");
+    let running = agent.run(with(MAX_PROCESS_INPUT));
+    let task = process.task().await;
+    assert_eq!(task.input.len(), MAX_PROCESS_INPUT);
+    process.answer(&task, output(1)).await;
+    assert_eq!(running.end().await, Outcome::Succeeded { output: "x".into() });
 }
 
 #[tokio::test]

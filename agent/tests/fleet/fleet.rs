@@ -180,6 +180,7 @@ impl TestFleet {
             messages: None,
             data: None,
             gateway_listen: None,
+            object_store: None,
             webhooks: None,
             on_anomaly: OnAnomaly::default(),
             contribute: Contribute::default(),

@@ -40,6 +40,19 @@ pub enum JoinWord {
     Reduce,
 }
 
+/// What an input is divided into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SplitByWord {
+    /// Lines
+    Lines,
+    /// Chunks of bytes
+    Chunks,
+    /// The elements of a JSON array
+    Json,
+    /// What an attempt makes of it that is run as the kind that is set for it
+    Command,
+}
+
 /// Arguments that link the tasks of `submit` with others.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkArgs {
@@ -53,17 +66,30 @@ pub struct LinkArgs {
     pub results_as_input: bool,
 
     /// Make the tasks of --inputs or --tasks the parts of one task, whose id is printed
-    #[arg(long)]
+    #[arg(long, group = "into_parts")]
     pub split: bool,
 
-    /// With --split, what the task makes of its parts: all have to succeed (all), all have to end and none may fail
+    /// Split the task among N agents: its input is divided into as many parts, as --split-by or its kind says, which go to
+    /// the best different agents. 1: do not split it, whatever its kind says
+    #[arg(long, value_name = "N", group = "into_parts", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub agents: Option<u32>,
+
+    /// With --agents, what the input is divided into; defaults to what is set for its kind
+    #[arg(long, value_enum, value_name = "WHAT", requires = "agents")]
+    pub split_by: Option<SplitByWord>,
+
+    /// With --agents, the kind of the parts; defaults to what is set for the kind of the task, or to that
+    #[arg(long, value_name = "KIND", requires = "agents")]
+    pub part_kind: Option<String>,
+
+    /// With --split or --agents, what the task makes of its parts: all have to succeed (all), all have to end and none may fail
     /// (settled), one has to succeed (any), N have to (quorum:N), or all have to and the task is run with their results
     /// (reduce)
-    #[arg(long, value_name = "JOIN", requires = "split", value_parser = join)]
+    #[arg(long, value_name = "JOIN", requires = "into_parts", value_parser = join)]
     pub join: Option<JoinWord>,
 
-    /// With --join reduce, the kind of the task that is run with the results of the parts; defaults to --kind
-    #[arg(long, value_name = "KIND", requires = "join")]
+    /// With --split and --join reduce, the kind of the task that is run with the results of the parts; defaults to --kind
+    #[arg(long, value_name = "KIND", requires = "join", conflicts_with = "agents")]
     pub reduce_kind: Option<String>,
 }
 

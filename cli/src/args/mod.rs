@@ -29,7 +29,7 @@ pub use identity::{
     MAX_REASON_BYTES, PolicyCommand, PolicyFileArgs, ReleaseArgs, SetPoliciesArgs, ShowPoliciesArgs, TokenCommand,
 };
 pub use line::{called_as, grammar, parse};
-pub use links::{DependsOn, JoinWord, LinkArgs, OnFailureWord, join};
+pub use links::{DependsOn, JoinWord, LinkArgs, OnFailureWord, SplitByWord, join};
 pub use logs::{CANCEL_WAIT, CancelArgs, LogsArgs};
 pub use messages::{AskArgs, BroadcastArgs, Content, InboxArgs, MessageArgs, SendArgs};
 pub use pbft::{EpochArgs, FormGroupArgs, GroupStatusArgs, LogArgs, LogFileArgs, PbftCommand, ProposeArgs};
@@ -42,7 +42,7 @@ pub use resources::{
 pub use schedules::{
     ConcurrencyWord, ListSchedulesArgs, MissedWord, RunScheduleArgs, ScheduleArgs, ScheduleCommand, SetScheduleArgs,
 };
-pub use submit::SubmitArgs;
+pub use submit::{StoreArgs, SubmitArgs};
 pub use teams::{DisbandArgs, FormArgs, ListTeamsArgs, ShowTeamArgs, TeamCommand};
 pub use timing::TimingArgs;
 pub use votes::{
@@ -369,6 +369,9 @@ pub struct TaskArgs {
     #[arg(long, conflicts_with_all = ["why", "watch", "result"])]
     pub tree: bool,
 
+    /// Where --result finds an output of more than 1 MiB.
+    #[command(flatten)]
+    pub store: StoreArgs,
     /// Selects the consistency of reads.
     #[command(flatten)]
     pub reading: Reading,

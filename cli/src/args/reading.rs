@@ -16,11 +16,12 @@ impl SubmitArgs {
         tokio::task::spawn_blocking(move || inputs::read_workflow(&file)).await.map_err(failed)?.map(Some)
     }
 
-    /// Reads the inputs of the tasks, on a blocking thread, because standard input can block.
+    /// Reads the inputs of the tasks, on a blocking thread, because standard input can block. That of a single one may be
+    /// large if there is a store for it.
     ///
     /// # Errors
-    /// See [`inputs::read_input`] and [`inputs::read_lines`].
-    pub async fn read_inputs(&self) -> Result<Vec<inputs::LineInput>, inputs::InputError> {
+    /// See [`inputs::read_input`], [`inputs::read_large_input`] and [`inputs::read_lines`].
+    pub async fn read_inputs(&self, has_store: bool) -> Result<Vec<inputs::LineInput>, inputs::InputError> {
         let tasks = inputs::Form::Tasks { has_kind: self.kind.is_some() };
         let lines = self.inputs.clone().map(|file| (file, inputs::Form::Values));
         let lines = lines.or_else(|| self.tasks.clone().map(|file| (file, tasks)));
@@ -28,7 +29,8 @@ impl SubmitArgs {
         let reading = tokio::task::spawn_blocking(move || match (lines, one) {
             (Some((file, form)), _) => inputs::read_lines(&file, form),
             (None, Some(file)) => {
-                Ok(vec![inputs::LineInput { input: inputs::read_input(&file)?, ..Default::default() }])
+                let input = if has_store { inputs::read_large_input(&file)? } else { inputs::read_input(&file)? };
+                Ok(vec![inputs::LineInput { input, ..Default::default() }])
             }
             (None, None) => Ok(vec![inputs::LineInput::default()]),
         });

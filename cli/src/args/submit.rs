@@ -7,6 +7,15 @@ use jiff::Timestamp;
 
 use super::{ApprovalArgs, LinkArgs, Output, QueueingArgs, RequirementArgs, TimingArgs, timing::time};
 
+/// The object store for large inputs and outputs.
+#[derive(Args, Clone, Debug, Default)]
+pub struct StoreArgs {
+    /// Where inputs and outputs of more than 1 MiB are, the same as for the agents: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or
+    /// file:///DIRECTORY. A fleet of `robeing dev` has a directory of its own
+    #[arg(long, env = "ROBEING_OBJECT_STORE", hide_env_values = true, value_name = "URL")]
+    pub object_store: Option<String>,
+}
+
 /// Arguments of `submit`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
@@ -25,7 +34,8 @@ and with the same values as the flags. The flags apply to all lines that do not 
 All lines are read before anything is submitted.
 
 With --split, the lines are the parts of one task, which ends by --join, and with it all parts that have not ended. \
-`robeing task ID --tree` shows them.
+`robeing task ID --tree` shows them. With --agents, the input of each task is divided into its parts, and no agent runs \
+two of them at once; the task itself then has no input.
 
 -f reads a workflow: a YAML file of steps, each of which is a task. They are the parts of one task, which ends when all \
 of them have. A step starts when those have succeeded that dependsOn names. For example:
@@ -50,7 +60,8 @@ there is only one. The fields are those of `robeing task`; without --wait they a
 The exit code is 3 if a task is refused. With --wait, it is 1 if a task failed, was cancelled or dead-lettered, or its \
 result has expired, and 6 if --wait-timeout has passed.
 
-An input can have at most 1 MiB; a file of many inputs or tasks at most 1,000,000 lines and 1 GiB.")]
+An input can have at most 1 MiB, or 64 MiB by --input with an object store; a file of many inputs or tasks at most \
+1,000,000 lines and 1 GiB.")]
 pub struct SubmitArgs {
     /// The kind of the task. Agents with a specialization of this name are preferred, but others can run it, too. To
     /// require one, use --specialization
@@ -70,7 +81,7 @@ pub struct SubmitArgs {
     pub tasks: Option<PathBuf>,
 
     /// A workflow: a file of steps that depend on each other; - reads standard input
-    #[arg(short = 'f', long = "filename", value_name = "FILE.yaml", conflicts_with_all = ["input", "inputs", "tasks", "split", "depends_on"])]
+    #[arg(short = 'f', long = "filename", value_name = "FILE.yaml", conflicts_with_all = ["input", "inputs", "tasks", "split", "agents", "depends_on"])]
     pub workflow: Option<PathBuf>,
 
     /// How the task is linked with others.
@@ -138,6 +149,10 @@ pub struct SubmitArgs {
     /// else the user's name on this machine, else "anonymous"
     #[arg(long, env = "ROBEING_SUBMITTER", hide_env_values = true, value_name = "NAME")]
     pub submitter: Option<String>,
+
+    /// Where inputs and outputs of more than 1 MiB are.
+    #[command(flatten)]
+    pub store: StoreArgs,
 
     /// Wait for the result
     #[arg(long)]

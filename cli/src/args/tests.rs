@@ -144,6 +144,29 @@ fn every_command_in_the_documentation_is_one() {
 }
 
 #[test]
+fn a_task_is_split_by_lines_of_a_file_or_among_agents_but_not_both() {
+    for line in [
+        "submit --kind k --agents 64 --split-by json --join reduce --part-kind p",
+        "submit --kind k --agents 1",
+        "submit --kind k --inputs a.jsonl --split --join reduce --reduce-kind r",
+    ] {
+        assert!(parsed(line).is_ok(), "{line}");
+    }
+    for line in [
+        "submit --kind k --agents 0",
+        "submit --kind k --agents 65",
+        "submit --kind k --inputs a.jsonl --split --agents 2",
+        "submit --kind k --split-by lines",
+        "submit --kind k --part-kind p",
+        "submit --kind k --agents 2 --join reduce --reduce-kind r",
+        "submit --kind k --join all",
+        "submit -f flow.yaml --agents 2",
+    ] {
+        assert!(parsed(line).is_err(), "{line}");
+    }
+}
+
+#[test]
 fn the_name_is_the_one_it_is_called_by() {
     for (program, name) in [
         ("robeing", "robeing"),

@@ -49,6 +49,17 @@ pub(super) async fn reach(
     Ok((FleetClient::new(&endpoints, Settings { security, ..settings })?, None))
 }
 
+/// Returns the URL of the object store of the fleet of `robeing dev` that is selected, if it is one.
+pub(super) fn object_store_of_dev(connection: &Connection) -> Option<String> {
+    let running = registry::running().into_iter();
+    let fleet = match connection.target() {
+        Target::Dev(name) => running.filter(|fleet| fleet.name == name).max_by_key(|fleet| fleet.started_unix_ms),
+        Target::Unsaid => running.max_by_key(|fleet| fleet.started_unix_ms),
+        Target::Kubernetes(_) | Target::Endpoints(_) => None,
+    };
+    fleet?.object_store
+}
+
 /// Creates a client of a fleet of `robeing dev`.
 fn dev_client(fleet: &RunningFleet, settings: Settings) -> Result<(FleetClient, Option<Resource>), CliError> {
     let security = fleet.security().map_err(CredentialError::from)?;
@@ -126,6 +137,7 @@ mod tests {
             data: "/tmp".into(),
             identity: None,
             attachable: vec![],
+            object_store: None,
         }
     }
 

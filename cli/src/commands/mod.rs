@@ -13,6 +13,7 @@ pub(crate) mod policies;
 mod queues;
 mod resources;
 mod schedules;
+mod store;
 mod submit;
 mod tasks;
 mod teams;

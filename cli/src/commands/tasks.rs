@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     connect::{client, consistency},
-    duration, tree,
+    duration, store, tree,
 };
 use crate::{
     args::{CancelArgs, Connection, Format, StateFilter, TaskArgs, TasksArgs},
@@ -24,7 +24,7 @@ use crate::{
     kubernetes::Access,
     render::{
         Document, change_line, note, print_list, print_one, printable_text, progress_line, state_in_sentence,
-        state_word, table, task_text, tasks_table, write_line,
+        state_word, stored_text, table, task_text, tasks_table, write_line,
     },
 };
 
@@ -84,17 +84,18 @@ pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, Cli
         consistency: consistency(&args.reading).into(),
         include_candidates: args.why && !args.watch,
     };
-    let task = client.get_task(request).await?;
+    let mut task = client.get_task(request).await?;
     if args.tree {
         return tree::show(&client, task, args.output.output).await;
     }
     if args.watch {
         return watch(&client, task, args.output.output).await;
     }
-    let mut out = io::stdout().lock();
     if args.result {
-        return write_result(&mut out, &task);
+        store::fetch_output(store::open(&args.store, fleet)?.as_ref(), &mut task).await?;
+        return write_result(&mut io::stdout().lock(), &task);
     }
+    let mut out = io::stdout().lock();
     print_one(&mut out, args.output.output, &task, |task| task_text(task, args.why, Timestamp::now()))?;
     Ok(Exit::Success)
 }
@@ -106,6 +107,10 @@ pub(super) fn write_result(out: &mut dyn Write, task: &Task) -> Result<Exit, Cli
 }
 
 fn write_result_to(out: &mut dyn Write, is_terminal: bool, task: &Task) -> Result<Exit, CliError> {
+    if let Some(stored) = &task.output_ref {
+        note(&format!("the result has {}; give --object-store to fetch it", stored_text(stored)));
+        return Ok(Exit::TaskFailed);
+    }
     if task.state() == TaskState::Succeeded {
         match std::str::from_utf8(&task.output) {
             _ if !is_terminal => out.write_all(&task.output)?,

@@ -106,6 +106,8 @@ spec:
     queue: batch
     deadline: 1m
     attemptTimeout: 1.5ms
+    agents: 3
+    splitter: {by: Chunks}
     retry: {maxAttempts: 3, initialBackoff: 0s}
 ";
         let cluster = parse_manifest(manifest).unwrap_or_else(|error| panic!("{error}"));
@@ -121,6 +123,12 @@ spec:
             queue: "batch".into(),
             deadline_in: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
             attempt_timeout: millis(1_000_000),
+            agents: 3,
+            splitter: Some(v1::Splitter {
+                by: v1::SplitBy::Chunks.into(),
+                join: v1::Join::All.into(),
+                ..v1::Splitter::default()
+            }),
             retry: Some(v1::RetryPolicy { max_attempts: 3, initial_backoff: millis(0), ..v1::RetryPolicy::default() }),
             ..v1::TaskKind::default()
         };

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use robeing_blobs::directory_url;
 use robeing_crds::{Executor, Gateway, Messages, Pool, RobeingClusterSpec, SecretKey};
 use robeing_settings::{
     AgentConfig, AuthorityConfig, CommandLine, Contribute, CoordinatorConfig, DEFAULT_WORKER_LISTEN, Enrolment,
@@ -30,6 +31,13 @@ const LEFT_OPEN: [Setting; 6] = [
 
 /// Directory of the agents' own directories. It has a name that no coordinator has.
 const AGENTS: &str = "agents";
+/// Directory of the inputs and outputs that are too large for the log.
+const OBJECTS: &str = "objects";
+
+/// Returns the URL of the object store of the fleet with this data directory; `None` if that is not absolute.
+pub(crate) fn object_store(data: &Path) -> Option<String> {
+    directory_url(&data.join(OBJECTS))
+}
 
 /// What kind of process it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,6 +257,7 @@ fn agent(pool: &Pool, index: u32, fleet: Members<'_>, attach: Option<&str>, list
         data: Some(agent_folder(data, &name)),
         gateway_listen: listen.map(str::to_owned),
         webhooks: messengers::webhooks_file(gateway, data).filter(|_| calls_webhooks),
+        object_store: object_store(data),
         tls,
         enrolment: enrolment(tls, data),
         ..AgentConfig::new(name.clone(), cluster.into(), pool.role.into(), "127.0.0.1:0".into(), coordinators.to_vec())
@@ -405,6 +414,7 @@ stringData: {token: s3cret}
             data: Some(data.join("agents").join(&process.name)),
             gateway_listen: gateway.and_then(|(_, url)| Some(url.split_once("://")?.1.to_owned())),
             webhooks: has_webhooks.then(|| data.join("webhooks.json")),
+            object_store: object_store(data),
             tls: plan.tls,
             enrolment: enrolment(plan.tls, data),
             ..AgentConfig::new(

@@ -15,6 +15,8 @@ use nix::unistd::geteuid;
 use robeing_client::{ClientIdentity, CredentialsError, Security};
 use serde::{Deserialize, Serialize};
 
+use super::plan::object_store;
+
 /// A running fleet.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -35,6 +37,9 @@ pub struct RunningFleet {
     /// The agents that processes of the user's attach to; programs of the Python SDK find them here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachable: Vec<Attachable>,
+    /// The URL of the object store for large inputs and outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object_store: Option<String>,
 }
 
 /// An agent that processes of the user's attach to.
@@ -167,6 +172,7 @@ impl Registration {
                 .iter()
                 .map(|(agent, address)| Attachable { agent: agent.clone(), address: address.clone() })
                 .collect(),
+            object_store: object_store(data),
         };
         Self::write_in_one_of(&directories(), &fleet)
     }
@@ -254,6 +260,7 @@ mod tests {
             data: "/data".into(),
             identity: None,
             attachable: vec![Attachable { agent: "own-0".into(), address: "127.0.0.1:5000".into() }],
+            object_store: None,
         }
     }
 

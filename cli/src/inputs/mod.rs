@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use robeing_blobs::MAX_BLOB_BYTES;
+
 use crate::encoding::{Encoding, TELLING, decode};
 
 mod line;
@@ -46,11 +48,19 @@ pub enum InputError {
     },
     /// An input is larger than [`INPUT_LIMIT`].
     #[error(
-        "{from} has more than {INPUT_LIMIT} bytes (1 MiB), which is the limit for a task's input: store it \
-         where the agents can read it and submit its name"
+        "{from} has more than {INPUT_LIMIT} bytes (1 MiB), which is the limit for a task's input: give --object-store, or \
+         store it where the agents can read it and submit its name"
     )]
     TooLarge {
         /// The file, with the line if there are several inputs.
+        from: String,
+    },
+    /// An input is larger than what can be in the object store.
+    #[error(
+        "{from} has more than {MAX_BLOB_BYTES} bytes (64 MiB), which is the limit for an input in the object store"
+    )]
+    ObjectTooLarge {
+        /// The file.
         from: String,
     },
     /// A message is larger than [`MESSAGE_LIMIT`].
@@ -119,6 +129,19 @@ const LIMITS: Limits = Limits { line: LINE_LIMIT, lines: LINES_LIMIT, bytes: FIL
 /// [`InputError::Read`], or [`InputError::TooLarge`] over [`INPUT_LIMIT`] bytes.
 pub fn read_input(file: &Path) -> Result<Vec<u8>, InputError> {
     check_size(&name_of(file), read_to(INPUT_LIMIT, file)?)
+}
+
+/// Reads an input that may be put into the object store, as [`read_input`] reads another one.
+///
+/// # Errors
+/// [`InputError::Read`], or [`InputError::ObjectTooLarge`] over [`MAX_BLOB_BYTES`] bytes.
+pub fn read_large_input(file: &Path) -> Result<Vec<u8>, InputError> {
+    let limit = usize::try_from(MAX_BLOB_BYTES).unwrap_or(usize::MAX - 1);
+    let input = read_to(limit, file)?;
+    if input.len() > limit {
+        return Err(InputError::ObjectTooLarge { from: name_of(file) });
+    }
+    Ok(input)
 }
 
 /// Reads a message, as [`read_input`] reads an input.

@@ -268,6 +268,7 @@ fn the_limits_of_a_file_are_exact() {
 fn a_file_without_an_end_is_not_read_for_ever() {
     let endless = Path::new("/dev/zero");
     assert!(matches!(read_input(endless), Err(InputError::TooLarge { .. })));
+    assert!(matches!(read_large_input(endless), Err(InputError::ObjectTooLarge { .. })));
     assert!(matches!(read_lines(endless, Form::Values), Err(InputError::LongLine { .. })));
     let lines = BufReader::new(io::repeat(b'\n'));
     assert!(matches!(parse_lines(Form::Values, "f", lines), Err(InputError::TooMany { .. })));

@@ -40,7 +40,7 @@ pub use resources::{allocation_text, allocations_table, amounts_text, queue_line
 pub use schedules::{removed_text, run_text, schedule_text, schedules_table};
 pub use status::{agent_text, agents_table, live_view, resource_text, status_text};
 pub use table::table;
-pub use task::{change_line, results_table, task_text, tasks_table};
+pub use task::{change_line, results_table, stored_text, task_text, tasks_table};
 pub use teams::{team_text, teams_table};
 pub use tree::tree_text;
 pub use votes::{ballot_text, ballots_table, report_note, report_text};

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 use robeing_client::is_finished;
-use robeing_proto::v1::{Attempt, AttemptState, Comparison, Failure, Task, TaskApproval, TaskState, Verify};
+use robeing_proto::v1::{Attempt, AttemptState, BlobRef, Comparison, Failure, Task, TaskApproval, TaskState, Verify};
 
 use super::{
     candidates::candidates_text,
@@ -52,13 +52,24 @@ pub fn results_table(tasks: &[Task]) -> String {
         ["ID", "STATE", "ATTEMPTS", "AGENT", "TOOK", "RESULT"],
         tasks.iter().map(|task| {
             let result = match task.state() {
-                TaskState::Succeeded => preview(&task.output),
+                TaskState::Succeeded => content(&task.output, task.output_ref.as_ref()),
                 TaskState::Cancelled => preview(task.cancel_reason.as_bytes()),
                 _ => task.failure.as_ref().map(failure_text).unwrap_or_default(),
             };
             [task.id.clone(), state_word(task.state()), task.attempt.to_string(), agent_of(task), took(task), result]
         }),
     )
+}
+
+/// Formats the beginning of content, or where it is.
+fn content(inline: &[u8], stored: Option<&BlobRef>) -> String {
+    stored.map_or_else(|| preview(inline), stored_text)
+}
+
+/// Formats a reference to what is in the object store.
+pub fn stored_text(blob: &BlobRef) -> String {
+    let hash: String = blob.sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{} bytes in the object store, sha256/{hash}", blob.bytes)
 }
 
 /// Formats the time from acceptance to the end.
@@ -207,8 +218,8 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
         line("Failure", failure_text(failure));
         line("Code", failure.code.map(|code| code.to_string()).unwrap_or_default());
     }
-    line("Input", preview(&task.input));
-    line("Output", preview(&task.output));
+    line("Input", content(&task.input, task.input_ref.as_ref()));
+    line("Output", content(&task.output, task.output_ref.as_ref()));
     if let Some(failure) = task.failure.as_ref().filter(|failure| !failure.stderr_tail.is_empty()) {
         text.push_str("Stderr:\n");
         for line in failure.stderr_tail.lines() {

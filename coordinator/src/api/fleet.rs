@@ -237,7 +237,7 @@ impl v1::fleet_server::Fleet for FleetService {
     async fn submit(&self, request: Request<v1::SubmitRequest>) -> Result<Response<v1::SubmitResponse>, Status> {
         let by = Caller::of(request.extensions());
         let request = request.into_inner();
-        let inputs: usize = request.tasks.iter().map(|spec| spec.inputs.len()).sum();
+        let inputs: usize = request.tasks.iter().map(|spec| spec.inputs.len().max(spec.agents as usize)).sum();
         let bytes = request.encoded_len() + inputs.min(convert::MAX_INPUTS) * PART_BYTES;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let tasks = request.tasks;

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use robeing_fleet::{Feature, SubmitTask, limits::DEFAULT_QUEUE};
+use robeing_fleet::{Feature, Fleet, SubmitTask, TaskId, limits::DEFAULT_QUEUE};
 use robeing_net::gate::Caller;
 use robeing_platform::uuid_v7;
 use robeing_proto::v1;
 
 use crate::{
-    api::{answers::Outcome, convert, errors, submissions::Submissions},
+    api::{answers::Outcome, convert, errors, splitting::Preparing, submissions::Submissions},
     ballots::opening::Draft,
     mail::sender_name,
     policies::Held,
@@ -36,13 +36,24 @@ pub fn identify(state: &StateReader, by: &Caller, submissions: &mut [SubmitTask]
     }
 }
 
+/// Returns whether a task is known with all its parts.
+fn has_its_parts(fleet: &Fleet, task: TaskId) -> bool {
+    let children = fleet.task(task).and_then(|task| task.children());
+    children.is_some_and(|children| children.accepted >= children.parts)
+}
+
 impl Submissions {
-    /// Returns the submission of a task; an error if it is refused whatever the state. A retry policy that is set in part gets
-    /// the other parts of its kind, as far as this coordinator knows it now.
-    pub fn prepare(&self, mut spec: v1::TaskSpec) -> Result<Prepared, v1::SubmitResult> {
+    /// Returns the submission of a task of a request; an error if it is refused whatever the state. A retry policy that is
+    /// set in part gets the other parts of its kind, as far as this coordinator knows it now, and a task that is split among
+    /// agents is divided as its kind says.
+    pub fn prepare(&self, mut spec: v1::TaskSpec, preparing: &mut Preparing) -> Result<Prepared, v1::SubmitResult> {
         let task_id = convert::excerpt(&spec.id).to_owned();
         let fresh = || uuid_v7(&*self.platform.clock, &*self.platform.random);
         let refused = |refusal| v1::SubmitResult { task_id, refusal: Some(refusal), ..v1::SubmitResult::default() };
+        let divided = match preparing.divide(&mut spec) {
+            Ok(divided) => divided,
+            Err(error) => return Err(refused(convert::bad_field(&error))),
+        };
         let asked = spec.requires_approval.take();
         let sets_retry = spec.retry.is_some();
         let default_retry = sets_retry.then(|| self.state.look(|fleet| fleet.default_retry(&spec.kind)));
@@ -59,7 +70,17 @@ impl Submissions {
                     self.keep_default(&mut task);
                 }
                 let approval = asked.map(|asked| Draft::of_task(&task, asked)).transpose()?;
-                let parts = if inputs.is_empty() { Vec::new() } else { convert::parts(&task, &kind, inputs) };
+                let mut parts = if inputs.is_empty() { Vec::new() } else { convert::parts(&task, &kind, inputs) };
+                if let Some(mut divided) = divided {
+                    if let Some(divider) = divided.divider.take() {
+                        task.links.get_or_insert_default().divider = Some(divider);
+                    }
+                    // Since it was divided first, its kind may be split otherwise.
+                    if self.state.look(|fleet| has_its_parts(fleet, task.id)) {
+                        parts.clear();
+                    }
+                    divided.limit(&task, &mut parts);
+                }
                 Ok(Prepared { task, approval, parts })
             });
         let prepared = match prepared {

@@ -9,7 +9,7 @@ use futures::{
     stream::{BoxStream, FuturesUnordered},
 };
 use robeing_fleet::{
-    AgentCommand, AgentId, Command, Completion, Failure, FailureKind, Feature, Outcome, Reply, RetryPolicy, SessionId,
+    AgentCommand, AgentId, Command, Completion, Failure, FailureKind, Outcome, Reply, RetryPolicy, SessionId,
     StaleReason, TaskCommand,
     sabotage::{Mistake, planted},
 };
@@ -25,11 +25,13 @@ use tracing::debug;
 
 use crate::{
     api::{
+        completions::{without_names, without_refs, without_store, without_subtasks},
         convert,
         waiting::{Waited, while_opening},
     },
     apply::observer::ApplyObserver,
     clock::FleetClock,
+    dividing::divide,
     identity::{enrolled, refusals::Refusals},
     leader::{
         health::SessionHealth,
@@ -224,7 +226,7 @@ impl Session {
         let description = Description::new(state.clone(), proposer.clone(), &opened, term);
         let progress = SessionProgress::new(state.clone(), proposer.clone(), opened.agent, term);
         let health = SessionHealth::new(state, observer, proposer, &opened, term);
-        let Opened { agent, session, link, .. } = opened;
+        let Opened { agent, session, link, has_store, .. } = opened;
         Self {
             sender: service.proposer.sender(),
             service,
@@ -232,7 +234,7 @@ impl Session {
             session,
             link,
             term,
-            outgoing: Outgoing::default(),
+            outgoing: Outgoing::to(has_store),
             completing: FuturesUnordered::new(),
             unanswered: None,
             health,
@@ -261,7 +263,9 @@ impl Session {
                     // Messages that arrived meanwhile may be more urgent than the rest.
                     self.outgoing.add(self.link.take_now());
                     let now = self.service.clock.estimate().fleet;
-                    let Some(told) = self.outgoing.next(self.service.state.fleet(), now) else { continue };
+                    let told = self.outgoing.next(self.service.state.fleet(), now);
+                    self.fail_unreadable();
+                    let Some(told) = told else { continue };
                     let ended = matches!(told, ToAgent::SessionEnded(_));
                     permit.send(Ok(message(told)));
                     if ended {
@@ -350,6 +354,14 @@ impl Session {
         }
     }
 
+    /// Fails the attempts that the agent could not begin because it has no object store.
+    fn fail_unreadable(&mut self) {
+        let unreadable = self.outgoing.take_unreadable();
+        if !unreadable.is_empty() {
+            self.complete(unreadable.into_iter().map(without_store).collect());
+        }
+    }
+
     fn complete(&mut self, completions: Vec<internal::Completion>) {
         let mut results: Vec<Completion> = Vec::with_capacity(completions.len());
         let mut about = Vec::with_capacity(completions.len());
@@ -372,6 +384,7 @@ impl Session {
         }
         without_names(&self.service.state, &mut results);
         without_subtasks(&self.service.state, &mut results);
+        without_refs(&self.service.state, &mut results);
         let (proposer, sender, agent) = (self.service.proposer.clone(), self.sender, self.agent);
         let policies = self.service.policies.concern_results().then(|| self.service.policies.clone());
         let (state, subtask_policies) = (self.service.state.clone(), self.service.policies.clone());
@@ -379,6 +392,7 @@ impl Session {
             if let Some(policies) = policies {
                 policies.check_results(agent, &mut results).await;
             }
+            divide(&state, &mut results);
             subtask_policies.check_subtasks(agent, &mut results).await;
             compare(&state, &mut results);
             let encoded = |result| propose::encoded(&Command::Task(TaskCommand::Complete(result)));
@@ -386,30 +400,6 @@ impl Session {
             let replies = proposer.propose_encoded(Lane::Completions, sender, commands).await.ok()?;
             Some(about.into_iter().zip(replies).map(|(key, reply)| ack(key, verdict(&reply))).collect())
         }));
-    }
-}
-
-/// Removes the names of failures, which the log can't carry before all coordinators know them.
-fn without_names(state: &StateReader, results: &mut [Completion]) {
-    let is_named = |ended: &Completion| matches!(&ended.outcome, Outcome::Failed(of) if !of.name.is_empty());
-    if !results.iter().any(is_named) || state.look(|fleet| fleet.has(Feature::Timing)) {
-        return;
-    }
-    for ended in results {
-        if let Outcome::Failed(failure) = &mut ended.outcome {
-            failure.name.clear();
-        }
-    }
-}
-
-/// Ends attempts that ask for subtasks before all coordinators know those.
-fn without_subtasks(state: &StateReader, results: &mut [Completion]) {
-    let is_new = |ended: &Completion| ended.outcome.needs_graphs();
-    if !results.iter().any(is_new) || state.look(|fleet| fleet.has(Feature::Graphs)) {
-        return;
-    }
-    for ended in results {
-        ended.outcome = std::mem::replace(&mut ended.outcome, Outcome::Stopped).before_graphs();
     }
 }
 
@@ -430,6 +420,9 @@ pub(crate) fn reported(
         Wire::Failure(failure) => Outcome::Failed(convert::failure_from_wire(failure)),
         Wire::Stopped(_) => Outcome::Stopped,
         Wire::HandedBack(_) => Outcome::HandedBack,
+        Wire::OutputRef(blob) => {
+            Outcome::Stored(convert::blob_ref("output_ref", &blob).map_err(|error| error.to_string())?)
+        }
         Wire::Suspended(asked) => {
             convert::suspension(asked, default_retry).map_or_else(refused_subtasks, Outcome::Suspended)
         }

@@ -19,6 +19,7 @@ use crate::{
         answers::{Outcome, answer, result},
         convert, errors,
         preparing::Prepared,
+        splitting::Preparing,
     },
     apply::{
         observer::ApplyObserver,
@@ -74,8 +75,9 @@ impl Submissions {
         check_inputs(tasks.iter())?;
         let mut submissions = Vec::with_capacity(tasks.len());
         let mut answers: Vec<Result<TaskId, v1::SubmitResult>> = Vec::with_capacity(tasks.len());
+        let mut preparing = self.state.look(Preparing::begin);
         for spec in tasks {
-            answers.push(self.prepare(spec).map(|submission| {
+            answers.push(self.prepare(spec, &mut preparing).map(|submission| {
                 let id = submission.task.id;
                 submissions.push(submission);
                 id
@@ -354,8 +356,9 @@ impl Serving {
         check_inputs(tasks.iter().filter_map(|task| task.task.as_ref()))?;
         let installs = *self.installs.borrow();
         let (mut asked, mut submissions) = (Vec::with_capacity(tasks.len()), Vec::with_capacity(tasks.len()));
+        let mut preparing = self.submissions.state.look(Preparing::begin);
         for task in tasks {
-            match self.submissions.prepare(task.task.unwrap_or_default()) {
+            match self.submissions.prepare(task.task.unwrap_or_default(), &mut preparing) {
                 Ok(submission) => {
                     let id = submission.task.id;
                     if task.wait {

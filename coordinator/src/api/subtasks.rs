@@ -82,7 +82,7 @@ impl Page {
 mod tests {
     use bytes::Bytes;
     use robeing_fleet::{
-        AskedLinks, Command, Completion, ControlCommand, Fleet, Join, Outcome, PartOf, Split, SubmitTask, TaskCommand,
+        AskedLinks, Command, Completion, ControlCommand, Fleet, Outcome, PartOf, Split, SubmitTask, TaskCommand,
         TaskId, known_version,
     };
     use robeing_proto::budget::MESSAGE_BUDGET_BYTES;
@@ -99,7 +99,7 @@ mod tests {
         let (mut fleet, agent, session) = fleet_with_agent();
         let mut apply = |command| drop(fleet.apply(Stamp::at(1), command, &mut Vec::new()));
         apply(Command::Control(ControlCommand::RaiseVersion(known_version())));
-        let split = Some(Split { parts: parts + 1, join: Join::All, quorum: 0 });
+        let split = Some(Split { parts: parts + 1, ..Split::default() });
         let links = AskedLinks { split, ..AskedLinks::default() };
         apply(Command::Task(TaskCommand::Submit(with_links(1, links))));
         for index in 0..parts {

@@ -40,7 +40,11 @@ impl Draft {
     #[must_use]
     pub fn asked_about(self, task: &SubmitTask) -> Self {
         let mut input = [0; 32];
-        input.copy_from_slice(compute(|| digest(&SHA256, &task.input)).as_ref());
+        match &task.input_ref {
+            // The agent that fetches it checks that it has this digest.
+            Some(stored) => input = stored.sha256,
+            None => input.copy_from_slice(compute(|| digest(&SHA256, &task.input)).as_ref()),
+        }
         Self { question: question_about(task, &input, &self.question), ..self }
     }
 

@@ -226,6 +226,7 @@ impl Policies {
         let (failure, output) = match &ended.outcome {
             Outcome::Succeeded(output) => (None, output.clone()),
             Outcome::Failed(failure) => (Some(failure), Bytes::new()),
+            Outcome::Stored(_) => (None, Bytes::new()),
             // Outputs are compared after this.
             Outcome::Answered { .. } | Outcome::Stopped | Outcome::HandedBack | Outcome::Suspended(_) => return,
         };
@@ -240,12 +241,13 @@ impl Policies {
             pool: agent.pool.as_deref().unwrap_or_default(),
             attempt: u64::from(ended.attempt),
             failure: failure.map(|(failure, kind)| robeing_policy::Failure { kind, message: &failure.message }),
+            stored: matches!(ended.outcome, Outcome::Stored(_)),
             output: &output,
         });
         let outcome = match (self.check(compiled, asker, object, &output), &ended.outcome) {
             (Checked::Refused(refused), _) => Outcome::Failed(denied(refused)).within_limits(),
             (Checked::Redacted(output), Outcome::Succeeded(_)) => Outcome::Succeeded(output).within_limits(),
-            // A failure has no output.
+            // A failure has no output, and one in the object store is not seen here.
             (Checked::Allowed | Checked::Redacted(_), _) => return,
         };
         ended.outcome = outcome;
@@ -286,6 +288,7 @@ fn submission<'a>(id: &'a str, task: &'a SubmitTask, kind: &'a str, specializati
         specialization: specialization.unwrap_or_default(),
         priority: u32::from(task.priority),
         labels: &[],
+        stored: task.input_ref.is_some(),
         input: &task.input,
     })
 }

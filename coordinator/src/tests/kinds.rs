@@ -6,9 +6,13 @@ use prost_types::Duration as WireDuration;
 use robeing_fleet::TaskId;
 use robeing_net::{Transport, gate::Caller, limited};
 use robeing_platform::simulated::HostNetwork;
-use robeing_proto::v1::{
-    self, GetStatusRequest, GetTaskKindsRequest, GetTaskRequest, RetryPolicy, SetTaskKindsRequest, TaskKind, TaskSpec,
-    TaskState, UpdateQueuesRequest, admin_client::AdminClient, fleet_client::FleetClient, queues_server::Queues as _,
+use robeing_proto::{
+    internal::v1::{self as internal, completion::Outcome},
+    v1::{
+        self, GetStatusRequest, GetTaskKindsRequest, GetTaskRequest, RetryPolicy, SetTaskKindsRequest, TaskKind,
+        TaskSpec, TaskState, UpdateQueuesRequest, admin_client::AdminClient, fleet_client::FleetClient,
+        queues_server::Queues as _,
+    },
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, transport::Channel};
@@ -128,4 +132,92 @@ async fn it_is_told_of_each_agent_why_it_does_not_take_a_task_and_what_no_agent_
     let told: Vec<_> = needs.iter().map(|need| (need.tasks, need.task_id.clone(), need.problem.as_str())).collect();
     let [slots, skill] = ["no agent has 2 slots", "no agent has specialization \"ocr\""];
     assert_eq!(told, [(1, TaskId(3).to_string(), slots), (1, TaskId(4).to_string(), skill)]);
+}
+
+/// Divides into two parts, counts the bytes of a part, or adds what was counted.
+fn cut_and_count(given: &internal::Assignment) -> Option<Outcome> {
+    let output = match given.kind.as_str() {
+        "cut" => r#"["ab","cde"]"#.to_owned(),
+        "lines" => format!("{},", given.input.len()),
+        _ => String::from_utf8_lossy(&given.input).into_owned(),
+    };
+    Some(Outcome::Output(output.into()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_a_kind_names_divides_the_input_of_its_tasks() {
+    let (fleet, leader) = start().await;
+    let _a = TestAgent::join_to_work(&fleet, leader, "a", cut_and_count).await;
+    let splitter = v1::Splitter { by: v1::SplitBy::Command.into(), kind: "cut".into(), ..v1::Splitter::default() };
+    let kind = TaskKind { name: "kind".into(), splitter: Some(splitter), ..TaskKind::default() };
+    set(&fleet, leader, vec![kind]).await.expect("it is set");
+    let split = v1::Split { join: v1::Join::Reduce.into(), part_kind: "lines".into(), ..v1::Split::default() };
+    let passing = v1::Passing::AsInput.into();
+    submit(&fleet, leader, TaskSpec { agents: 2, split: Some(split), passing, ..task(1) }).await;
+    let output = |fleet: &TestFleet| {
+        fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(1)).and_then(|task| task.output.clone()))
+    };
+    fleet.until("the end of the task", |fleet| output(fleet).is_some()).await;
+    assert_eq!(output(&fleet).as_deref(), Some(&b"2,3,"[..]));
+    let kinds: Vec<String> = parts(&fleet, leader, 1).into_iter().map(|(kind, ..)| kind).collect();
+    assert_eq!(kinds, ["lines", "lines"]);
+}
+
+/// What tasks of the kind of [`task`] are split by: their lines, among so many agents.
+fn by_lines(agents: u32) -> TaskKind {
+    let splitter = v1::Splitter {
+        by: v1::SplitBy::Lines.into(),
+        join: v1::Join::Reduce.into(),
+        part_kind: "lines".into(),
+        kind: String::new(),
+    };
+    TaskKind { name: "kind".into(), agents, splitter: Some(splitter), ..TaskKind::default() }
+}
+
+/// Returns the parts of a task: their kinds, their inputs, and the agents that run them.
+fn parts(fleet: &TestFleet, at: usize, id: u128) -> Vec<(String, String, Option<String>)> {
+    let parts = fleet.tested(at).state.look(|fleet| fleet.children_of(TaskId(id), 0, 100));
+    let told = parts.into_iter().map(|(_, part)| {
+        let agent = part.current().map(|current| current.agent_name.to_string());
+        (part.kind.clone(), String::from_utf8_lossy(&part.input).into_owned(), agent)
+    });
+    told.collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_is_split_among_different_agents_as_its_kind_says_and_once_however_often_it_is_submitted() {
+    let (fleet, leader) = start().await;
+    let _a = TestAgent::join_from(&fleet, leader, "a", 1).await;
+    let _b = TestAgent::join_from(&fleet, leader, "b", 2).await;
+    let follower = fleet.followers(leader)[0];
+    let are_known = |fleet: &TestFleet, revision: u64| {
+        let known = |at: usize| fleet.tested(at).state.look(|fleet| fleet.task_kinds().map(|kinds| kinds.revision));
+        fleet.running().into_iter().all(|at| known(at) == Some(revision))
+    };
+    let revision = set(&fleet, follower, vec![by_lines(3)]).await.expect("it is set");
+    fleet.until("the kinds at all", |fleet| are_known(fleet, revision)).await;
+    let spec = |id| TaskSpec { input: "1\n2\n3\n4\n".into(), idempotency_key: "once".into(), ..task(id) };
+    let submit = |at: usize, spec: TaskSpec| {
+        let submissions = fleet.tested(at).submissions.clone();
+        async move { submissions.submit(vec![spec], &Caller::Plaintext).await.expect("somebody leads").remove(0) }
+    };
+    let accepted =
+        |existing| v1::SubmitResult { task_id: TaskId(1).to_string(), existing, ..v1::SubmitResult::default() };
+    assert_eq!(submit(follower, spec(1)).await, accepted(false));
+    let told = parts(&fleet, leader, 1);
+    let inputs: Vec<(&str, &str)> = told.iter().map(|(kind, input, _)| (kind.as_str(), input.as_str())).collect();
+    assert_eq!(inputs, [("lines", "1\n"), ("lines", "2\n"), ("lines", "3\n4\n")]);
+    let agents: Vec<&str> = told.iter().filter_map(|(.., agent)| agent.as_deref()).collect();
+    assert_eq!(agents, ["a", "b"], "one part waits");
+
+    assert_eq!(submit(leader, spec(1)).await, accepted(true), "the same id");
+    assert_eq!(submit(leader, spec(2)).await, accepted(true), "the same key");
+    let revision = set(&fleet, follower, vec![by_lines(2)]).await.expect("it is set");
+    fleet.until("the kinds at all", |fleet| are_known(fleet, revision)).await;
+    assert_eq!(submit(follower, spec(1)).await, accepted(true), "although its kind is split otherwise now");
+    let kept = get(&fleet, leader, 1).await;
+    assert_eq!((kept.state(), kept.subtasks.map(|parts| parts.accepted)), (TaskState::Queued, Some(3)));
+    let whole = TaskSpec { agents: 1, idempotency_key: String::new(), ..spec(3) };
+    assert_eq!(submit(follower, whole).await.refusal, None);
+    assert!(parts(&fleet, leader, 3).is_empty());
 }

@@ -48,6 +48,8 @@ pub struct Submission<'a> {
     pub priority: u32,
     /// Labels (`labels`), each name once.
     pub labels: &'a [(&'a str, &'a str)],
+    /// Whether the input is in the object store, where policies don't see it: the payload is empty then (`stored`).
+    pub stored: bool,
     /// The input of the task: the payload.
     pub input: &'a [u8],
 }
@@ -69,6 +71,8 @@ pub struct TaskResult<'a> {
     pub attempt: u64,
     /// The failure (`failure`, `succeeded`); `None` if the attempt succeeded.
     pub failure: Option<Failure<'a>>,
+    /// Whether the output is in the object store, where policies don't see it: the payload is empty then (`stored`).
+    pub stored: bool,
     /// The output of the task: the payload.
     pub output: &'a [u8],
 }
@@ -124,8 +128,9 @@ impl<'a> Input<'a> {
 /// The fields of `request`.
 pub(crate) const REQUEST_FIELDS: [&str; 3] = ["user", "rights", "event"];
 
-const SUBMISSION_FIELDS: [&str; 6] = ["taskId", "submitter", "kind", "specialization", "priority", "labels"];
-const RESULT_FIELDS: [&str; 8] = ["taskId", "kind", "agent", "role", "pool", "attempt", "succeeded", "failure"];
+const SUBMISSION_FIELDS: [&str; 7] = ["taskId", "submitter", "kind", "specialization", "priority", "labels", "stored"];
+const RESULT_FIELDS: [&str; 9] =
+    ["taskId", "kind", "agent", "role", "pool", "attempt", "succeeded", "failure", "stored"];
 const MESSAGE_FIELDS: [&str; 6] = ["messageId", "sender", "senderRole", "receiver", "type", "priority"];
 
 /// The number of fields of `object.failure`.
@@ -174,6 +179,8 @@ impl<'i> Prepared<'i> {
                 let labels = submission.labels.iter().map(|(name, value)| (Value::text(name), Value::text(value)));
                 Some(Value::map(labels.collect()))
             }
+            (Object::Submission(submission), "stored") => Some(Value::Bool(submission.stored)),
+            (Object::Result(result), "stored") => Some(Value::Bool(result.stored)),
             (Object::Result(result), "taskId") => Some(Value::text(result.task_id)),
             (Object::Result(result), "kind") => Some(Value::text(result.kind)),
             (Object::Result(result), "agent") => Some(Value::text(result.agent)),

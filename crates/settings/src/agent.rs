@@ -66,6 +66,8 @@ pub struct AgentConfig {
     pub gateway_listen: Option<String>,
     /// File with the webhooks that a messenger calls.
     pub webhooks: Option<PathBuf>,
+    /// URL of the object store for inputs and outputs that are too large for the log.
+    pub object_store: Option<String>,
     /// What a guardian does about an agent that behaves severely and repeatedly unlike itself.
     pub on_anomaly: OnAnomaly,
     /// How long an agent has to be active before a guardian judges it, in whole seconds.
@@ -100,6 +102,7 @@ impl AgentConfig {
             data: None,
             gateway_listen: None,
             webhooks: None,
+            object_store: None,
             on_anomaly: OnAnomaly::default(),
             anomaly_warm_up: ANOMALY_WARM_UP.default,
             tls: TlsMode::default(),

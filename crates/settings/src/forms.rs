@@ -80,6 +80,15 @@ pub(super) fn local_address(value: &Value) -> Result<String, ConfigError> {
     }
 }
 
+/// Parses the URL of an object store. What it names is checked by the agent, which opens it.
+pub(super) fn object_store(value: &Value) -> Result<String, ConfigError> {
+    let text = value.text.trim();
+    match ["s3://", "gs://", "file:///"].iter().any(|scheme| text.len() > scheme.len() && text.starts_with(scheme)) {
+        true => Ok(text.to_owned()),
+        false => Err(value.wrong("s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///DIRECTORY")),
+    }
+}
+
 /// Returns the port of a `host:port` of the loopback interface, as agents accept it for
 /// [`WORKER_LISTEN`](super::settings::WORKER_LISTEN). `None` if the text is not such an address.
 pub fn local_port(text: &str) -> Option<u16> {

@@ -327,6 +327,8 @@ fn agent(sources: &Sources<'_>, role: AgentRole) -> Result<AgentConfig, ConfigEr
     }
     config.anomaly_warm_up = span(sources, &settings::ANOMALY_WARM_UP)?.unwrap_or(config.anomaly_warm_up);
     config.data = sources.path(&settings::DATA);
+    let store = sources.get(&settings::OBJECT_STORE).filter(|value| !value.text.trim().is_empty());
+    config.object_store = store.map(|value| forms::object_store(&value)).transpose()?;
     config.tls = common.tls;
     gateway(sources, &mut config)?;
     config.enrolment = enrolment(sources)?;

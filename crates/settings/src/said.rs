@@ -3,8 +3,8 @@
 use std::{ffi::OsString, fmt, path::Path};
 
 use super::{
-    AgentConfig, BallotDefaults, Contribute, CoordinatorConfig, ExecutorSpec, FleetLimits, JoinProof, Process,
-    ProcessRole, Startup,
+    AgentConfig, BallotDefaults, Contribute, CoordinatorConfig, EnrolmentConfig, ExecutorSpec, FleetLimits, JoinProof,
+    Process, ProcessRole, Startup,
     command::EXIT_WITH_PARENT,
     definition::{Number, Setting, Span},
     settings::{self, HOSTNAME},
@@ -172,9 +172,14 @@ fn agent(config: &AgentConfig, executor: &ExecutorSpec, list: &mut List) {
     list.path(&settings::DATA, config.data.as_deref());
     list.some(&settings::GATEWAY_LISTEN, config.gateway_listen.as_deref());
     list.path(&settings::WEBHOOKS, config.webhooks.as_deref());
+    list.some(&settings::OBJECT_STORE, config.object_store.as_deref());
     list.text(&settings::TLS, config.tls.as_str());
-    list.path(&settings::TRUST, config.enrolment.trust.as_deref());
-    match &config.enrolment.proof {
+    enrolment(&config.enrolment, list);
+}
+
+fn enrolment(config: &EnrolmentConfig, list: &mut List) {
+    list.path(&settings::TRUST, config.trust.as_deref());
+    match &config.proof {
         JoinProof::None => {}
         JoinProof::Token(token) => list.0.push(Said {
             setting: settings::JOIN_TOKEN,

@@ -367,6 +367,16 @@ pub const WEBHOOKS: Setting = Setting::new(
 .unset("none")
 .path();
 
+/// The object store, from which agents fetch inputs that are too large for the log, and in which they put such outputs.
+pub const OBJECT_STORE: Setting = Setting::new(
+    For::Agents,
+    "object-store",
+    &["ROBEING_OBJECT_STORE"],
+    "URL",
+    "Where inputs and outputs of more than 1 MiB are: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///DIRECTORY",
+)
+.unset("none, and such outputs are failures");
+
 /// How long running tasks may continue after an agent is asked to stop.
 pub const DRAIN_TIMEOUT: Span = Span {
     setting: Setting::new(
@@ -443,6 +453,7 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &WORKER_LISTEN,
     &GATEWAY_LISTEN,
     &WEBHOOKS,
+    &OBJECT_STORE,
     &DRAIN_TIMEOUT,
     &TRUST,
     &JOIN_TOKEN,

@@ -33,8 +33,12 @@ fn task_kind() -> impl Strategy<Value = Value> {
     let slots = maybe(within(1, limits::MAX_SLOTS));
     let needs = (role, skills, slots, resources());
     let times = (maybe(time(1)), maybe(time(1)), maybe(time(1)), maybe(time(1)), retry());
-    (needs.boxed(), times.boxed()).prop_map(
-        |((role, skills, slots, [resources, queue]), (deadline, timeout, expiry, progress, retry))| {
+    (needs.boxed(), times.boxed(), splitting().boxed()).prop_map(
+        |(
+            (role, skills, slots, [resources, queue]),
+            (deadline, timeout, expiry, progress, retry),
+            [agents, splitter],
+        )| {
             object([
                 ("role", role),
                 ("skills", json!(skills)),
@@ -46,9 +50,29 @@ fn task_kind() -> impl Strategy<Value = Value> {
                 ("queueExpiry", expiry),
                 ("progressTimeout", progress),
                 ("retry", retry),
+                ("agents", agents),
+                ("splitter", splitter),
             ])
         },
     )
+}
+
+/// Among how many agents tasks are split, of which the schema takes two or more only with a splitter, and how.
+fn splitting() -> impl Strategy<Value = [Value; 2]> {
+    let by = prop_oneof![
+        maybe(select(vec!["Lines", "Chunks", "Json"])).prop_map(|by| [by, NOTHING]),
+        matching("[a-z]{1,63}").prop_map(|kind| [json!("Command"), json!(kind)]),
+    ];
+    let join = maybe(select(vec!["All", "Settled", "Any", "Reduce"]));
+    let part_kind = maybe(matching("[a-z]{1,63}"));
+    let splitter = (by, join, part_kind).prop_map(|([by, kind], join, part_kind)| {
+        object([("by", by), ("kind", kind), ("join", join), ("partKind", part_kind)])
+    });
+    let agents = maybe(within(1, limits::MAX_KIND_AGENTS));
+    prop_oneof![
+        maybe(within(1, 1)).prop_map(|agents| [agents, NOTHING]),
+        (agents, splitter).prop_map(|(agents, splitter)| [agents, splitter]),
+    ]
 }
 
 /// Resources, and a queue.

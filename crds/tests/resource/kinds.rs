@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use robeing_crds::{Role, TaskKind, TaskKindResources, limits, parse_manifest};
+use robeing_crds::{Role, SplitBy, SplitJoin, Splitter, TaskKind, TaskKindResources, limits, parse_manifest};
 use robeing_settings::Contribute;
 
 use crate::refusal::{assert_refused, manifest};
@@ -23,11 +23,20 @@ fn a_kind_needs_what_is_written_and_otherwise_one_slot() {
     assert_eq!((smallest.role, smallest.resources, smallest.retry), (None, None, None));
     let waits = only(&kind("queue: batch"));
     assert_eq!((waits.queue.as_deref(), waits.resources), (Some("batch"), None));
+    assert_eq!((smallest.agents, smallest.splitter), (None, None));
+    let command = only(&kind("agents: 2, splitter: {by: Command, kind: cut}")).splitter.expect("it is set");
+    assert_eq!((command.by, command.kind.as_deref()), (SplitBy::Command, Some("cut")));
+    let split = only(&kind("splitter: {}")).splitter.expect("it is set");
+    assert_eq!(split, Splitter { by: SplitBy::Lines, join: SplitJoin::All, kind: None, part_kind: None });
     let whole = only(&kind(
         "role: Specialist, skills: [ocr, law], slots: 2, resources: {cpu: 500m, memory: 1Gi}, queue: batch, \
          deadline: 1h, attemptTimeout: 90s, queueExpiry: 5m, progressTimeout: 30s, \
+         agents: 4, splitter: {by: Json, join: Reduce, partKind: page}, \
          retry: {maxAttempts: 3, initialBackoff: 0s, multiplierPercent: 200, jitterPercent: 50}",
     ));
+    let splitter = whole.splitter.clone().expect("it is set");
+    assert_eq!((whole.agents, splitter.by, splitter.join), (Some(4), SplitBy::Json, SplitJoin::Reduce));
+    assert_eq!(splitter.part_kind.as_deref(), Some("page"));
     let amounts = whole.resources.as_ref().map(TaskKindResources::amounts);
     assert_eq!(
         amounts,
@@ -90,6 +99,24 @@ fn rules_about_kinds_of_tasks() {
     ];
     for (text, path, sentence) in cases {
         assert_refused(&[(text, path.as_str(), sentence)]);
+    }
+}
+
+#[test]
+fn rules_about_kinds_whose_tasks_are_split() {
+    let command =
+        "The kind of the tasks that divide inputs goes with Command, and Command with it; set both, or neither.";
+    let splits = "Tasks that are split among agents need a splitter, which divides their input; set splitter too, or \
+                  remove agents.";
+    for (fields, field, sentence) in [
+        ("agents: 0", "agents", "This must be at least 1, but is 0."),
+        ("agents: 65, splitter: {}", "agents", "This must be at most 64, but is 65."),
+        ("agents: 2", "agents", splits),
+        ("splitter: {by: Command}", "splitter", command),
+        ("splitter: {by: Lines, kind: cut}", "splitter", command),
+    ] {
+        let path = format!("spec.taskKinds[0].{field}");
+        assert_refused(&[(kind(fields), path.as_str(), sentence)]);
     }
 }
 

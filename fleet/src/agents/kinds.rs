@@ -138,7 +138,7 @@ impl Fleet {
     /// Returns the record that an attempt of an agent at the task with this number counts for.
     pub(crate) fn sample_of(&self, agent: AgentId, seq: u64) -> KindSample {
         let task = self.state.tasks.kept.get(&seq);
-        task.map_or(KindSample::None, |task| self.kind_sample(agent, &task.kind))
+        task.map_or(KindSample::None, |task| self.kind_sample(agent, task.kind_to_run()))
     }
 
     /// Returns the record that an attempt of an agent at a task of this kind counts for.

@@ -6,10 +6,10 @@ use bilrost::Oneof;
 
 use super::{RetryDefaults, TaskKind, TaskKindList};
 use crate::{
-    AuditOutcome, Fleet, Refusal, Reply, RetryPolicy,
+    AuditOutcome, Fleet, Join, Refusal, Reply, RetryPolicy, SplitBy,
     audit_log::action,
     config::{check_duration, check_name, invalid},
-    limits::MAX_TASK_KINDS,
+    limits::{MAX_SPREAD_PARTS, MAX_TASK_KINDS},
     tasks::demand::{check_skills, check_slots},
 };
 
@@ -56,7 +56,8 @@ impl TaskKind {
             .and_then(|()| check_duration("deadline", self.deadline_in, 1))
             .and_then(|()| check_duration("attempt_timeout", self.attempt_timeout, 1))
             .and_then(|()| self.retry.over(RetryPolicy::default()).check("retry"))
-            .and_then(|()| self.timing.as_ref().map_or(Ok(()), |timing| timing.check()));
+            .and_then(|()| self.timing.as_ref().map_or(Ok(()), |timing| timing.check()))
+            .and_then(|()| self.check_splitting());
         checked.map_err(|refusal| match refusal {
             Refusal::Invalid { field, problem } => Refusal::Invalid {
                 field: format!("kinds.{field}"),
@@ -72,6 +73,25 @@ impl TaskKind {
             (false, None) => check_name("queue", &self.queue),
             (false, Some(_)) => Err(invalid("queue", "must be empty, as its resources name one")),
         }
+    }
+
+    /// Refuses what it says of tasks that are split among agents if that is out of bounds.
+    fn check_splitting(&self) -> Result<(), Refusal> {
+        if self.agents > MAX_SPREAD_PARTS {
+            return Err(invalid("agents", format!("is {}, must be 0 to {MAX_SPREAD_PARTS}", self.agents)));
+        }
+        let Some(splitter) = &self.splitter else {
+            let problem = format!("is {}, and there is no splitter, which divides the input", self.agents);
+            return if self.agents > 1 { Err(invalid("agents", problem)) } else { Ok(()) };
+        };
+        if matches!(splitter.join, Join::Quorum | Join::Resume) {
+            return Err(invalid("splitter.join", "is none that the tasks of a kind can have; set it in the tasks"));
+        }
+        if splitter.by == SplitBy::Command && splitter.kind.is_empty() {
+            return Err(invalid("splitter.kind", "is missing: the kind of the tasks that divide the input"));
+        }
+        let named = [("splitter.kind", &splitter.kind), ("splitter.part_kind", &splitter.part_kind)];
+        named.into_iter().filter(|(_, name)| !name.is_empty()).try_for_each(|(field, name)| check_name(field, name))
     }
 }
 

@@ -7,9 +7,9 @@ mod defaults;
 
 use std::sync::Arc;
 
-use bilrost::Message;
+use bilrost::{Enumeration, Message};
 
-use crate::{Fleet, Role, TaskResources, Timing};
+use crate::{Fleet, Join, Role, TaskResources, Timing};
 
 /// What a kind of task needs by default.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Message)]
@@ -48,6 +48,46 @@ pub struct TaskKind {
     /// if it is empty. Empty if there are `resources`, which name one.
     #[bilrost(10)]
     pub queue: String,
+    /// Among how many agents a task is split by the coordinator that takes it, at most
+    /// [`MAX_SPREAD_PARTS`](crate::limits::MAX_SPREAD_PARTS); 0 and 1: it is not. Only with a splitter.
+    #[bilrost(11)]
+    pub agents: u32,
+    /// How the input of a task is divided that is split among agents.
+    #[bilrost(12)]
+    pub splitter: Option<Box<Splitter>>,
+}
+
+/// How an input is divided into parts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Enumeration)]
+pub enum SplitBy {
+    /// Into lines, each with its end.
+    #[default]
+    Lines = 0,
+    /// Into bytes.
+    Chunks = 1,
+    /// A JSON array into arrays of its elements.
+    Json = 2,
+    /// By an attempt that is run as a task of another kind.
+    Command = 3,
+}
+
+/// How the input of the tasks of a kind is divided, and what they make of their parts.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Message)]
+#[bilrost(distinguished)]
+pub struct Splitter {
+    /// How the input is divided.
+    #[bilrost(1)]
+    pub by: SplitBy,
+    /// What a task makes of its parts that does not say it itself; neither [`Join::Quorum`] nor [`Join::Resume`].
+    #[bilrost(2)]
+    pub join: Join,
+    /// The kind of the parts; empty: that of the task.
+    #[bilrost(3)]
+    pub part_kind: String,
+    /// The kind as which attempts are run that divide an input, for [`SplitBy::Command`]; empty for others, unless tasks
+    /// ask for it.
+    #[bilrost(4)]
+    pub kind: String,
 }
 
 /// The parts of a retry policy that a kind sets. The others are those of the fleet.
@@ -91,8 +131,14 @@ impl Fleet {
 
     /// Returns what tasks of this kind need by default; `None` if that is not set.
     pub fn task_kind(&self, name: &str) -> Option<&TaskKind> {
-        let kinds = &self.state.task_kinds.as_ref()?.kinds;
-        let place = kinds.binary_search_by(|kind| kind.name.as_str().cmp(name)).ok()?;
-        kinds.get(place)
+        self.state.task_kinds.as_ref()?.kind(name)
+    }
+}
+
+impl TaskKindList {
+    /// Returns what tasks of this kind need by default; `None` if that is not set.
+    pub fn kind(&self, name: &str) -> Option<&TaskKind> {
+        let place = self.kinds.binary_search_by(|kind| kind.name.as_str().cmp(name)).ok()?;
+        self.kinds.get(place)
     }
 }

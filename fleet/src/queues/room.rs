@@ -54,8 +54,8 @@ impl Fleet {
         if submission.lane.is_some() {
             self.check_queue(submission.queue())?;
         }
-        let domain = submission.required_specialization.as_deref().unwrap_or(&submission.kind);
-        self.check_group_room((submission.queue(), submission.limit_key()), (domain, submission.team), more)
+        let group = (submission.queue(), submission.limit_key());
+        self.check_group_room(group, (submission.needs().domain, submission.team), more)
     }
 
     /// Refuses a task of a queue and a key, with this domain, and for this team if any, and so many that come with it, if the

@@ -156,10 +156,15 @@ impl Fleet {
 
     /// Returns the agents that can take a task that needs these resources, but not more than a few.
     pub(crate) fn with_room(&self, task: &Task, asked: &TaskResources) -> Vec<AgentId> {
+        self.with_room_besides(task, asked, &self.excluded(task))
+    }
+
+    /// Same as [`Fleet::with_room`], but only these agents are excluded.
+    fn with_room_besides(&self, task: &Task, asked: &TaskResources, excluded: &[AgentId]) -> Vec<AgentId> {
         if !self.has_turn(asked) || self.is_held_back(task) {
             return Vec::new();
         }
-        let (needs, excluded, indexes) = (task.needs(), self.excluded(task), &self.indexes.resources);
+        let (needs, indexes) = (task.needs(), &self.indexes.resources);
         let fits = |id: AgentId| {
             let agent = self.state.agents.known.get(&id);
             agent.is_some_and(|agent| needs.can_go_to(agent)) && !excluded.contains(&id)
@@ -242,13 +247,19 @@ impl Fleet {
             if let Some(agent) = self.best_for(task) {
                 return Some((*seq, agent));
             }
-            // Only runs of a verified task, and a task that its last agent is still stopping, can't go to some agents
-            // that others can go to.
-            if self.still_stopping(task).next().is_none() {
+            // Only runs of a verified task, a task that its last agent is still stopping, and parts that are kept apart
+            // can't go to some agents that others can go to.
+            if self.still_stopping(task).next().is_none() && !self.is_only_kept_apart(task) {
                 parent = Some(task.member_of?);
             }
         }
         None
+    }
+
+    /// Returns whether agents have room for a task that is a part, and all that were found run other parts of the same task.
+    fn is_only_kept_apart(&self, task: &Task) -> bool {
+        let room = |asked: &TaskResources| self.with_room_besides(task, asked, &[]);
+        task.spread_in().is_some() && task.resources.as_ref().is_some_and(|claim| !room(&claim.asked).is_empty())
     }
 
     /// Grants an agent's next attempt at a task the resources that the task needs, which the agent has free. Returns the

@@ -32,6 +32,8 @@ pub enum Obstacle {
     HadTurn,
     /// It is still stopping an attempt at the task that made no progress.
     Stopping,
+    /// It runs another part of the same task, and they are kept apart.
+    RunsSibling,
     /// It never has as many slots.
     TooSmall {
         /// The number of its slots.
@@ -59,6 +61,7 @@ impl fmt::Display for Obstacle {
             Obstacle::OutsideTeam => write!(f, "it is not in the task's team"),
             Obstacle::HadTurn => write!(f, "it has had its turn at the task, or has it now"),
             Obstacle::Stopping => write!(f, "it is still stopping an attempt at the task that made no progress"),
+            Obstacle::RunsSibling => write!(f, "it runs another part of the same task, which are kept apart"),
             Obstacle::TooSmall { slots } => write!(f, "it never has more than {slots} slots"),
             Obstacle::Busy { free_in: None } => write!(f, "it is busy"),
             Obstacle::Busy { free_in: Some(ms) } => write!(f, "it is busy, and expected to have room in {}", left(*ms)),
@@ -138,6 +141,9 @@ impl<'a> Candidates<'a> {
         }
         if fleet.still_stopping(task).any(|of| of == agent.id) {
             return Some(Obstacle::Stopping);
+        }
+        if fleet.runs_sibling(task, agent.id) {
+            return Some(Obstacle::RunsSibling);
         }
         if agent.slots < slots {
             return Some(Obstacle::TooSmall { slots: agent.slots });

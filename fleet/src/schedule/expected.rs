@@ -34,7 +34,8 @@ impl Fleet {
         }
         let task = self.task(held.task)?;
         let began = task.current()?.assigned_at.fleet;
-        let mean = self.state.kinds.mean(&task.kind).map(|mean| began.saturating_add(mean.div_ceil(1_000)));
+        let mean = self.state.kinds.mean(task.kind_to_run());
+        let mean = mean.map(|mean| began.saturating_add(mean.div_ceil(1_000)));
         let limit = task.attempt_due().map(|due| due.saturating_sub(ATTEMPT_GRACE_MS));
         let known = [mean.filter(|end| *end >= now), limit, self.deadline_of(task)];
         known.into_iter().flatten().min()

@@ -23,7 +23,7 @@ fn attempt_of(task: &Task, agent: &Agent, candidates: u32, weights: &Weights, no
         assigned_at: now,
         ended_at: None,
         end: None,
-        score: score(weights, agent, &task.kind, matched),
+        score: score(weights, agent, task.kind_to_run(), matched),
         candidates,
         failure: None,
         digest: None,
@@ -68,6 +68,10 @@ impl Outcome {
                 );
                 Outcome::Failed(own_failure(FailureKind::OutputTooLarge, &message, false))
             }
+            Outcome::Stored(blob) if blob.check("output_ref").is_err() => {
+                let message = format!("an output of {} bytes can't be in the object store", blob.bytes);
+                Outcome::Failed(own_failure(FailureKind::OutputTooLarge, &message, false))
+            }
             Outcome::Failed(mut failure) => {
                 cut(&mut failure.message, MAX_TEXT_BYTES, false);
                 cut(&mut failure.stderr_tail, MAX_TEXT_BYTES, true);
@@ -78,7 +82,11 @@ impl Outcome {
                 Some(problem) => Outcome::Failed(own_failure(FailureKind::Subtask, &problem, false)),
                 None => Outcome::Suspended(suspension),
             },
-            Outcome::Succeeded(_) | Outcome::Answered { .. } | Outcome::Stopped | Outcome::HandedBack => self,
+            Outcome::Succeeded(_)
+            | Outcome::Answered { .. }
+            | Outcome::Stored(_)
+            | Outcome::Stopped
+            | Outcome::HandedBack => self,
         }
     }
 }
@@ -212,6 +220,7 @@ impl Fleet {
                 self.failed(seq, id, (task, attempt), failure, effects);
             }
             Outcome::Failed(failure) => self.failed(seq, id, (task, attempt), failure, effects),
+            Outcome::Stored(blob) => self.stored(seq, id, (task, attempt), ran_us, blob, effects),
             Outcome::Suspended(suspension) => self.suspend(seq, id, (task, attempt), suspension, effects),
             Outcome::Stopped | Outcome::HandedBack => {
                 self.change_work(id, |agent| agent.release(&(task, attempt)));
@@ -255,7 +264,7 @@ impl Fleet {
         }
     }
 
-    fn succeeded(
+    pub(super) fn succeeded(
         &mut self,
         seq: u64,
         id: AgentId,
@@ -268,6 +277,11 @@ impl Fleet {
         let verification = task.member_of.and_then(|parent| self.verification(parent));
         if let Some(parent) = task.member_of.filter(|_| verification.is_some_and(|of| of.comparing == Some(seq))) {
             return self.comparison_answered((seq, parent), id, held, ran_us, &output, effects);
+        }
+        if task.divider().is_some() {
+            let message = "the coordinators made no parts of the output, although it divides the task's input";
+            let failure = own_failure(FailureKind::Internal, message, true);
+            return self.failed(seq, id, held, failure, effects);
         }
         if let Some(message) = verification.and_then(|of| of.too_large(output.len())) {
             let failure = own_failure(FailureKind::OutputTooLarge, &message, false);

@@ -7,7 +7,7 @@ use crate::{
     audit::{COUNTER_ROOM, Check, ensure},
     fleet::State,
     limits::*,
-    tasks::links::audit::check_links,
+    tasks::{blobs::are_blobs_sound, links::audit::check_links},
 };
 
 /// Checks each task on its own. `revisions` collects the revisions of everything checked.
@@ -26,6 +26,10 @@ pub(crate) fn check_tasks(state: &State, revisions: &mut BTreeSet<u64>) -> Check
             || format!("task {}: identity", task.id),
         )?;
         check_task(task, state.now.fleet).map_err(|what| format!("task {}: {what}", task.id))?;
+        let has_blobs = task.input_ref.is_some() || task.output_ref.is_some();
+        ensure(!has_blobs || state.version >= Feature::Blobs.since(), || {
+            format!("task {}: references to objects before their version", task.id)
+        })?;
         let is_of_version = task.demand.is_none() || state.version >= Feature::Kinds.since();
         ensure(is_of_version, || format!("task {}: several slots or skills before their version", task.id))?;
     }
@@ -180,6 +184,7 @@ fn check_task(task: &Task, now: u64) -> Check {
         ),
         ("output", task.output.is_some() == (task.state == TaskState::Succeeded)),
         ("backoff", task.not_before.is_none() || task.state == TaskState::Queued),
+        ("references to objects", are_blobs_sound(task)),
         ("displaced", task.displaced_from.is_none() || task.is_ready()),
         ("kept attempts", kept.len() <= MAX_KEPT_ATTEMPTS),
         (

@@ -4,6 +4,7 @@ use bilrost::{Enumeration, Message, Oneof};
 use bytes::Bytes;
 
 use super::{
+    blobs::BlobRef,
     dead::{DropDead, RetryDead},
     links::{AskedLinks, suspending::Suspension},
     timing::Timing,
@@ -136,6 +137,9 @@ pub struct SubmitTask {
     /// What it takes of its agent beyond one slot and one skill. Needs [`Feature::Kinds`](crate::Feature::Kinds).
     #[bilrost(120)]
     pub demand: Option<Box<Demand>>,
+    /// The input, if it is in the object store; `input` is empty then. Needs [`Feature::Blobs`](crate::Feature::Blobs).
+    #[bilrost(170)]
+    pub input_ref: Option<Box<BlobRef>>,
 }
 
 /// How often a task is attempted, and the backoff between attempts.
@@ -177,7 +181,7 @@ pub struct Completion {
     #[bilrost(5)]
     pub ran_us: u64,
     /// How the attempt ended.
-    #[bilrost(oneof(6-9, 60))]
+    #[bilrost(oneof(6-9, 60, 170))]
     pub outcome: Outcome,
 }
 
@@ -212,6 +216,10 @@ pub enum Outcome {
     /// [`Feature::Graphs`](crate::Feature::Graphs).
     #[bilrost(60)]
     Suspended(Suspension),
+    /// The attempt succeeded, and has put its output into the object store. Needs
+    /// [`Feature::Blobs`](crate::Feature::Blobs).
+    #[bilrost(170)]
+    Stored(BlobRef),
 }
 
 impl Outcome {
@@ -223,7 +231,8 @@ impl Outcome {
             | Outcome::Failed(_)
             | Outcome::Stopped
             | Outcome::HandedBack
-            | Outcome::Suspended(_) => None,
+            | Outcome::Suspended(_)
+            | Outcome::Stored(_) => None,
         }
     }
 }

@@ -89,8 +89,8 @@ impl SubmitTask {
         Needs {
             role: self.required_role,
             specialization_required: skill.is_some(),
-            domain: skill.unwrap_or(&self.kind),
-            kind: &self.kind,
+            domain: skill.unwrap_or(self.kind_to_run()),
+            kind: self.kind_to_run(),
             slots: demand.map_or(1, |demand| demand.slots.max(1)),
             skills: demand.map_or(&[], |demand| &demand.skills),
         }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use bilrost::Message;
 
 use crate::{
-    Feature, Fleet, FleetConfig, FleetMillis, Refusal, Reply, SubmitTask, Task, TaskId, TeamId,
+    BlobRef, Feature, Fleet, FleetConfig, FleetMillis, Refusal, Reply, SubmitTask, Task, TaskId, TeamId,
     audit::{Check, ensure},
     fixed_map::FixedMap,
     fleet::State,
@@ -46,21 +46,22 @@ pub(crate) struct SpentKey {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 struct Content {
-    /// The length of the input, bytes.
+    /// The length of the input, bytes, also of one in the object store.
     #[bilrost(1)]
     bytes: u64,
-    /// CRC-32C of the kind, the team and the input.
+    /// CRC-32C of the kind, the team and the input, or the hash by which that is found.
     #[bilrost(2)]
     checksum: u32,
 }
 
 impl Content {
-    fn of(kind: &str, team: Option<TeamId>, input: &[u8]) -> Self {
+    fn of(kind: &str, team: Option<TeamId>, input: &[u8], stored: Option<&BlobRef>) -> Self {
+        let (input, bytes) = stored.map_or((input, input.len() as u64), |blob| (&blob.sha256[..], blob.bytes));
         let team = team.map_or(0, |team| team.0).to_be_bytes();
         // No kind has a NUL.
         let parts: [&[u8]; 4] = [kind.as_bytes(), &[0], &team, input];
         let checksum = parts.into_iter().fold(0, crc32c::crc32c_append);
-        Self { bytes: input.len() as u64, checksum }
+        Self { bytes, checksum }
     }
 }
 
@@ -137,7 +138,7 @@ impl Fleet {
         let due = self.indexes.keys.due();
         let until = task.submitted_at.fleet.saturating_add(self.state.config.key_window()).min(MAX_TIME_MS);
         if until > self.state.now.fleet {
-            let content = Content::of(&task.kind, task.team, &task.input);
+            let content = Content::of(&task.kind, task.team, &task.input, task.input_ref.as_deref());
             let (key, task) = (key.clone(), task.id);
             let added = self.state.keys.kept.add(|seq| SpentKey { seq, key, task, content, until });
             self.indexes.keys.enter(added);
@@ -184,7 +185,8 @@ impl Fleet {
     pub(super) fn spent_before(&self, submission: &SubmitTask) -> Option<Reply> {
         let seq = self.indexes.keys.by_key.get(submission.idempotency_key.as_ref()?)?;
         let spent = self.state.keys.kept.get(*seq).filter(|spent| spent.until > self.state.now.fleet)?;
-        if spent.content == Content::of(&submission.kind, submission.team, &submission.input) {
+        let SubmitTask { kind, team, input, input_ref, .. } = submission;
+        if spent.content == Content::of(kind, *team, input, input_ref.as_deref()) {
             return Some(Reply::Submitted { task: spent.task, existing: true });
         }
         Some(Reply::Refused(Refusal::Conflict { what: "the idempotency key".to_owned(), task: spent.task }))

@@ -60,8 +60,11 @@ impl Fleet {
     }
 
     /// Returns the input of a task. A member has that of the task whose result it verifies, and a comparison the two
-    /// outputs that it compares.
+    /// outputs that it compares. A task that was divided by an attempt has none any more: its parts have it.
     pub fn input_of(&self, task: &Task) -> Bytes {
+        if task.is_divided() {
+            return Bytes::new();
+        }
         let of_parent = || self.parent_of(task).map(|parent| parent.input.clone());
         self.outputs_for(task).or_else(of_parent).unwrap_or_else(|| task.input.clone())
     }
@@ -184,10 +187,10 @@ impl Fleet {
     }
 
     /// Returns the agents that can't take a task, each once: those that hold another member of the same one, or have
-    /// had their turn; those that gave what it compares; and those that are still stopping an attempt at it that made
-    /// no progress.
+    /// had their turn; those that gave what it compares; those that are still stopping an attempt at it that made no
+    /// progress; and those that run another part of the same task, if they are kept apart.
     pub(crate) fn excluded(&self, task: &Task) -> Vec<AgentId> {
-        let mut agents: Vec<AgentId> = self.still_stopping(task).collect();
+        let mut agents: Vec<AgentId> = self.still_stopping(task).chain(self.siblings_run_on(task)).collect();
         if let Some((parent, _)) = self.compares_for(task) {
             let names = parent.givers().into_iter();
             agents.extend(names.filter_map(|name| self.indexes.agents.names.get(name).copied()));

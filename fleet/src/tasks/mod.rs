@@ -4,6 +4,7 @@
 pub(crate) mod approvals;
 pub(crate) mod attempts;
 pub(crate) mod audit;
+pub(crate) mod blobs;
 pub(crate) mod command;
 pub(crate) mod comparisons;
 pub(crate) mod dead;
@@ -29,7 +30,8 @@ use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 
 use self::{
-    approvals::Approval, dead::Revival, demand::Demand, links::Links, timing::TaskTiming, verification::Verification,
+    approvals::Approval, blobs::BlobRef, dead::Revival, demand::Demand, links::Links, timing::TaskTiming,
+    verification::Verification,
 };
 use crate::{
     AgentId, Claim, Failure, FleetConfig, FleetMillis, Lane, RetryPolicy, Role, ScheduledFor, ScoreTerms, SessionId,
@@ -264,6 +266,12 @@ pub struct Task {
     /// The schedule that it is a run of.
     #[bilrost(140)]
     pub scheduled: Option<Box<ScheduledFor>>,
+    /// The input, if it is in the object store; `input` is empty then. Needs [`Feature::Blobs`](crate::Feature::Blobs).
+    #[bilrost(170)]
+    pub input_ref: Option<Box<BlobRef>>,
+    /// The output, if it is in the object store; `output` is empty then.
+    #[bilrost(171)]
+    pub output_ref: Option<Box<BlobRef>>,
 }
 
 impl Task {
@@ -313,6 +321,8 @@ impl Task {
             links: None,
             demand: s.demand.and_then(|demand| Demand::of(demand.slots, demand.skills)),
             scheduled: None,
+            input_ref: s.input_ref,
+            output_ref: None,
         }
     }
 
@@ -366,8 +376,8 @@ impl Task {
         Needs {
             role: self.required_role,
             specialization_required: self.required_specialization.is_some(),
-            domain: self.required_specialization.as_deref().unwrap_or(&self.kind),
-            kind: &self.kind,
+            domain: self.required_specialization.as_deref().unwrap_or(self.kind_to_run()),
+            kind: self.kind_to_run(),
             slots: self.slots(),
             skills: self.skills(),
         }

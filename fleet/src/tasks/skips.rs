@@ -1,5 +1,5 @@
-//! Which tasks an agent passes over although it has a free slot and what they require: those of which it has had its turn, and
-//! those that it is still stopping.
+//! Which tasks an agent passes over although it has a free slot and what they require: those of which it has had its turn,
+//! those that it is still stopping, and parts that are kept apart from another one that it runs.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use crate::{
     Agent, Fleet, Task,
     agents::indexes::{AgentIndexes, Stopping},
     fleet::State,
-    tasks::indexes::TaskIndexes,
+    tasks::{indexes::TaskIndexes, links::indexes::LinkIndexes},
 };
 
 /// What tells which tasks an agent passes over.
@@ -16,18 +16,27 @@ pub(crate) struct Skips<'a> {
     kept: &'a BTreeMap<u64, Arc<Task>>,
     members: &'a BTreeMap<u64, u64>,
     stopping: &'a Stopping,
+    links: &'a LinkIndexes,
 }
 
 impl<'a> Skips<'a> {
-    pub(crate) fn new(state: &'a State, tasks: &'a TaskIndexes, agents: &'a AgentIndexes) -> Self {
-        Self { kept: &state.tasks.kept, members: &tasks.members, stopping: &agents.stopping }
+    pub(crate) fn new(
+        state: &'a State,
+        tasks: &'a TaskIndexes,
+        agents: &'a AgentIndexes,
+        links: &'a LinkIndexes,
+    ) -> Self {
+        Self { kept: &state.tasks.kept, members: &tasks.members, stopping: &agents.stopping, links }
     }
 
-    /// Returns the last of the members of a task that an agent can't take, or the task itself if it is no member;
-    /// `None` if the agent can take it.
+    /// Returns the last of the members of a task that an agent can't take, or of parts that are kept apart, or the task
+    /// itself if it is neither; `None` if the agent can take it.
     pub(crate) fn of(self, seq: u64, agent: &Agent) -> Option<u64> {
         if self.is_stopping_there(seq, agent) {
             return Some(seq);
+        }
+        if let Some(last) = self.links.kept_apart(self.kept, seq, agent.id) {
+            return Some(last);
         }
         if self.members.is_empty() {
             return None;
@@ -59,6 +68,7 @@ impl<'a> Skips<'a> {
 impl Fleet {
     /// Returns what [`Skips::of`] does.
     pub(crate) fn skipped(&self, seq: u64, agent: &Agent) -> Option<u64> {
-        Skips::new(&self.state, &self.indexes.tasks, &self.indexes.agents).of(seq, agent)
+        let indexes = &self.indexes;
+        Skips::new(&self.state, &indexes.tasks, &indexes.agents, &indexes.links).of(seq, agent)
     }
 }

@@ -40,6 +40,7 @@ impl SubmitTask {
             links: None,
             lane: None,
             demand: None,
+            input_ref: None,
         }
     }
 
@@ -70,6 +71,7 @@ impl SubmitTask {
             check_length("idempotency_key", key, MAX_KEY_BYTES)?;
         }
         check_length("submitter", &self.submitter, MAX_NAME_BYTES)?;
+        self.check_input_ref()?;
         self.check_lane()?;
         self.check_verify()?;
         self.check_links()?;
@@ -96,6 +98,7 @@ impl SubmitTask {
         let part = task.child_of().map(|of| (of.task, of.index));
         self.kind == task.kind
             && self.input == task.input
+            && self.input_ref == task.input_ref
             && self.team == task.team
             && self.part_of().map(|of| (of.task, of.index)) == part
     }

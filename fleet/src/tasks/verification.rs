@@ -344,6 +344,8 @@ impl Task {
             revival: None,
             links: None,
             scheduled: None,
+            input_ref: None,
+            output_ref: None,
             ..of.clone()
         }
     }

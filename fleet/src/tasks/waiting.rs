@@ -28,6 +28,8 @@ pub struct Waiting<'a> {
     large: usize,
     /// When the first of them is expected to have so many free, as far as that is known.
     expected: Option<FleetMillis>,
+    /// Number of fitting live agents that run another part of the same task, if they are kept apart.
+    siblings: usize,
 }
 
 impl<'a> Waiting<'a> {
@@ -44,6 +46,7 @@ impl<'a> Waiting<'a> {
             limit: None,
             large: 0,
             expected: None,
+            siblings: 0,
         })
     }
 
@@ -79,7 +82,9 @@ impl<'a> Waiting<'a> {
             self.fitting[agent.state as usize] += 1;
             if agent.state == AgentState::Live && agent.slots >= needs.slots {
                 self.large += 1;
-                let expected = fleet.expected_free(agent, needs.slots, now);
+                let is_apart = fleet.runs_sibling(self.task, agent.id);
+                self.siblings += usize::from(is_apart);
+                let expected = if is_apart { None } else { fleet.expected_free(agent, needs.slots, now) };
                 self.expected = self.expected.into_iter().chain(expected).min();
             }
         }
@@ -192,6 +197,18 @@ impl<'a> Waiting<'a> {
         }
         let expected = self.expected.map(|at| format!("; the first is expected in {}", left(at.saturating_sub(now))));
         let expected = expected.unwrap_or_default();
+        if self.siblings > 0 {
+            let run = if self.siblings == 1 { "runs" } else { "run" };
+            let rest = match live.saturating_sub(self.siblings) {
+                0 => String::new(),
+                1 => format!(", and one more is busy{expected}"),
+                busy => format!(", and {busy} more are busy{expected}"),
+            };
+            return format!(
+                "{slots}: {} {run} other parts of the same task{rest}",
+                count(self.siblings, "fitting agent")
+            );
+        }
         match live {
             1 => format!("{slots}: the one fitting agent is busy{expected}"),
             _ => format!("{slots}: all {live} fitting agents are busy{expected}"),

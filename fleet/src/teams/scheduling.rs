@@ -78,7 +78,7 @@ impl Fleet {
         let Fleet { state, indexes, .. } = self;
         let agent = state.agents.known.get(&id)?;
         let rules = Rules { shares: &state.queues.shares, gate: &indexes.schedule.gate };
-        let skips = Skips::new(state, &indexes.tasks, &indexes.agents);
+        let skips = Skips::new(state, &indexes.tasks, &indexes.agents, &indexes.links);
         first_for(&mut indexes.schedule.queue, agent, rules, skips)
     }
 
@@ -87,7 +87,7 @@ impl Fleet {
         let Fleet { state, indexes, .. } = self;
         let agent = state.agents.known.get(&id)?;
         let rules = Rules { shares: &state.queues.shares, gate: &indexes.schedule.gate };
-        let skips = Skips::new(state, &indexes.tasks, &indexes.agents);
+        let skips = Skips::new(state, &indexes.tasks, &indexes.agents, &indexes.links);
         first_for(indexes.schedule.teams.get_mut(&team)?, agent, rules, skips)
     }
 }

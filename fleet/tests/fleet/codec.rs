@@ -12,6 +12,7 @@ use robeing_fleet::{
 };
 
 use crate::{
+    blobs::blob_commands,
     fixture::{
         Trial, amounts, answered, ballot, elector, enrolment, letter, patient, pooled, request, specialist, success,
         task, team, to_approve, to_verify, vote, with_key, worker,
@@ -48,7 +49,8 @@ fn shown(message: &impl std::fmt::Debug) -> String {
         r#", name: """#,
         ", idempotency_window: 0",
     ];
-    let options = ["approval", "verify", "timing", "resources", "compare", "contributed", "links", "lane", "demand"];
+    let options =
+        ["approval", "verify", "timing", "resources", "compare", "contributed", "links", "lane", "demand", "input_ref"];
     let unset = flags.map(str::to_owned).into_iter().chain(options.map(|name| format!(", {name}: None")));
     unset.fold(format!("{message:?}"), |text, field| text.replace(&field, ""))
 }
@@ -274,7 +276,7 @@ fn what_a_later_version_brought_is_marked_with_it_and_what_did_not_use_it_is_not
         (4, dead_letter_commands()),
         (4, graph_commands()),
         (4, [queue_commands(), kind_commands()].concat()),
-        (4, schedule_commands()),
+        (4, [schedule_commands(), blob_commands()].concat()),
     ];
     for (version, commands) in brought {
         let mut trial = Trial::new();

@@ -235,7 +235,8 @@ impl History {
         let split = match role {
             Place::Split(parts, join) => {
                 let join = JOINS[join];
-                Some(Split { parts, join, quorum: if join == Join::Quorum { parts.div_ceil(2) } else { 0 } })
+                let quorum = if join == Join::Quorum { parts.div_ceil(2) } else { 0 };
+                Some(Split { parts, join, quorum, spread: parts.is_multiple_of(2) })
             }
             _ => None,
         };

@@ -3,9 +3,13 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentJoin, Amounts, Command, ControlCommand, Demand, FleetConfig, Jitter, KindCommand, QueueRules, Refusal, Reply,
-    RetryDefaults, RetryPolicy, Role, SubmitTask, TaskCommand, TaskId, TaskKind, TaskResources, Timing,
-    limits::{JOINING_MS, MAX_ATTEMPTS, MAX_DURATION_MS, MAX_SLOTS, MAX_TASK_KINDS, MAX_TASK_SKILLS},
+    AgentJoin, Amounts, Command, ControlCommand, Demand, FleetConfig, Jitter, Join, KindCommand, QueueRules, Refusal,
+    Reply, RetryDefaults, RetryPolicy, Role, Splitter, SubmitTask, TaskCommand, TaskId, TaskKind, TaskResources,
+    Timing,
+    limits::{
+        JOINING_MS, MAX_ATTEMPTS, MAX_DURATION_MS, MAX_NAME_BYTES, MAX_SLOTS, MAX_SPREAD_PARTS, MAX_TASK_KINDS,
+        MAX_TASK_SKILLS,
+    },
 };
 
 use crate::{
@@ -39,11 +43,14 @@ prop_compose! {
             attempt_timeout,
             retry: RetryDefaults { max_attempts, ..RetryDefaults::default() },
             timing: timing.map(Box::new),
+            agents: slots,
+            splitter: (slots < 3 || name > 0).then(Box::default),
         }
     }
 }
 
-/// Kinds that sometimes repeat a name or a skill, ask for nothing, or are from a queue that there is not, and are refused.
+/// Kinds that sometimes repeat a name or a skill, ask for nothing, are from a queue that there is not, or are split without
+/// a splitter, and are refused.
 pub fn command() -> impl Strategy<Value = Command> {
     let kinds = prop::collection::vec(kind(), 0..3);
     kinds.prop_map(|kinds| Command::Kind(KindCommand::Set { kinds, by: "carol".to_owned() }))
@@ -224,6 +231,22 @@ fn kinds_are_held_to_their_limits() {
     let reply = trial.set_kinds(vec![TaskKind { resources: nowhere, ..named("k") }]);
     assert!(matches!(reply, Reply::Refused(Refusal::Invalid { .. })), "{reply:?}");
     assert_eq!(trial.fleet.task_kinds(), None);
+}
+
+#[test]
+fn how_the_tasks_of_a_kind_are_split_is_held_to_its_limits() {
+    let split = |agents, splitter: Option<Splitter>| {
+        TaskKind::check_all(&[TaskKind { agents, splitter: splitter.map(Box::new), ..named("k") }])
+    };
+    let by = |join, part_kind: &str| Some(Splitter { join, part_kind: part_kind.to_owned(), ..Splitter::default() });
+    assert_eq!(split(MAX_SPREAD_PARTS, by(Join::Reduce, "part")), Ok(()));
+    assert!(split(MAX_SPREAD_PARTS + 1, by(Join::All, "")).is_err());
+    assert_eq!([split(1, None), split(0, by(Join::All, ""))], [Ok(()), Ok(())]);
+    assert!(split(2, None).is_err(), "nothing divides the input");
+    assert!([Join::Quorum, Join::Resume].into_iter().all(|join| split(2, by(join, "")).is_err()));
+    let longest = "k".repeat(MAX_NAME_BYTES);
+    assert_eq!(split(2, by(Join::All, &longest)), Ok(()));
+    assert!(split(2, by(Join::All, &format!("{longest}k"))).is_err());
 }
 
 /// Runs a task of this kind on an agent that is the only free one that fits.

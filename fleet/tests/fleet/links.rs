@@ -23,7 +23,8 @@ pub fn after(n: u128, others: &[u128], on_failure: OnFailure) -> SubmitTask {
 /// Returns a task that is split into so many parts.
 pub fn split(n: u128, parts: u32, join: Join) -> SubmitTask {
     let quorum = if join == Join::Quorum { 2 } else { 0 };
-    with_links(task(n), AskedLinks { split: Some(Split { parts, join, quorum }), ..AskedLinks::default() })
+    let split = Some(Split { parts, join, quorum, spread: false });
+    with_links(task(n), AskedLinks { split, ..AskedLinks::default() })
 }
 
 /// Returns a part of a task.

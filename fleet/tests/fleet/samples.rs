@@ -12,6 +12,7 @@ use robeing_fleet::{
 };
 
 use crate::{
+    blobs::blob_commands,
     fixture::{
         amounts, answered, ballot, enrolment, evidence, letter, pooled, request, retry, signing, specialist, success,
         task, team, to_approve, to_compare, to_verify, vote, with_key, worker,
@@ -322,7 +323,7 @@ pub fn commands() -> Vec<Command> {
     .chain(approval_commands())
     .chain(verification_commands())
     .chain([team_commands(), resource_commands(), timing_commands(), dead_letter_commands(), graph_commands()].concat())
-    .chain([queue_commands(), kind_commands(), schedule_commands()].concat())
+    .chain([queue_commands(), kind_commands(), schedule_commands(), blob_commands()].concat())
     .collect()
 }
 

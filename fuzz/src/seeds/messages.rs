@@ -193,6 +193,7 @@ fn sessions() -> Vec<Seed> {
         answers_health_checks: true,
         sealing_key: vec![7; 32].into(),
         contributed: Some(v1::ResourceAmounts { cpu_millis: 2_000, memory_bytes: 1 << 30, ..Default::default() }),
+        has_store: false,
     };
     let failure =
         v1::Failure { kind: 1, message: "exit code 1".into(), code: Some(1), retryable: true, ..Default::default() };

@@ -79,7 +79,8 @@ mod tests {
         assert_eq!(kinds("{name: k}"), [least]);
         let sent = kinds(
             "{name: k, role: Guardian, skills: [ocr], slots: 2, resources: {cpu: 500m, memory: 1Gi}, queue: batch, \
-             deadline: 1m, attemptTimeout: 1.5ms, queueExpiry: 5s, progressTimeout: 4s, \
+             deadline: 1m, attemptTimeout: 1.5ms, queueExpiry: 5s, progressTimeout: 4s, agents: 3, \
+             splitter: {by: Command, kind: cut, join: Reduce, partKind: part}, \
              retry: {maxAttempts: 3, initialBackoff: 0s, jitterPercent: 20}}",
         );
         let [kind] = &sent[..] else { panic!("one kind: {sent:?}") };
@@ -96,6 +97,9 @@ mod tests {
         let initial = retry.initial_backoff.map(|time| (time.seconds, time.nanos));
         assert_eq!(initial, Some((0, 0)), "none is not the same as not set");
         assert!(retry.max_backoff.is_none());
+        let splitter = kind.splitter.clone().unwrap_or_default();
+        assert_eq!((kind.agents, splitter.by(), splitter.join()), (3, v1::SplitBy::Command, v1::Join::Reduce));
+        assert_eq!((splitter.kind.as_str(), splitter.part_kind.as_str()), ("cut", "part"));
     }
 
     #[test]

@@ -158,6 +158,7 @@ fn agent_config(number: usize, name: String, profile: &Profile) -> AgentConfig {
         messages: None,
         data: keeps(number).then(|| PathBuf::from(DATA)),
         gateway_listen: None,
+        object_store: None,
         webhooks: None,
         on_anomaly: OnAnomaly::default(),
         anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,

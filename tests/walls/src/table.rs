@@ -56,6 +56,12 @@ pub const CRATES: &[Crate] = &[
     },
     Crate { name: "robeing-target", folder: "crates/target", uses: &[], why: "a URL is parsed without calling it" },
     Crate {
+        name: "robeing-blobs",
+        folder: "crates/blobs",
+        uses: &[],
+        why: "an object store is reached without a fleet",
+    },
+    Crate {
         name: "robeing-cron",
         folder: "crates/cron",
         uses: &[],
@@ -122,6 +128,7 @@ pub const CRATES: &[Crate] = &[
         folder: "agent",
         uses: &[
             "robeing-bft",
+            "robeing-blobs",
             "robeing-coordinator",
             "robeing-fleet",
             "robeing-groups",
@@ -142,6 +149,7 @@ pub const CRATES: &[Crate] = &[
         name: "robeing",
         folder: "cli",
         uses: &[
+            "robeing-blobs",
             "robeing-client",
             "robeing-crds",
             "robeing-groups",
@@ -203,7 +211,10 @@ pub struct Library {
 }
 
 /// Libraries that only some crates may use.
-pub const LIBRARIES: &[Library] = &[Library { prefix: "openraft", users: &["robeing-coordinator"] }];
+pub const LIBRARIES: &[Library] = &[
+    Library { prefix: "openraft", users: &["robeing-coordinator"] },
+    Library { prefix: "object_store", users: &["robeing-blobs"] },
+];
 
 /// Words that may occur only in some places of the sources.
 #[derive(Clone, Copy, Debug)]

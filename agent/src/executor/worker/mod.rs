@@ -28,7 +28,7 @@ use async_trait::async_trait;
 pub use attached::{MAX_PROCESSES, MAX_UNHEALTHY, MAX_UNREAD};
 use bytes::Bytes;
 pub use mail::{MAX_SENDING, Post, WorkerMail};
-use robeing_fleet::limits::MAX_FAILURE_NAME_BYTES;
+use robeing_fleet::limits::{MAX_FAILURE_NAME_BYTES, MAX_INPUT_BYTES, MAX_PASSED_BYTES};
 use robeing_net::Transport;
 use robeing_proto::worker::v1::{self as proto, to_process};
 use robeing_telemetry::Metrics;
@@ -43,6 +43,12 @@ use super::{
     Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome, PassedEnd, PassedResult,
     text::at_limit,
 };
+
+/// Largest input that is sent to a process, bytes: with all else, it fits into the 4 MiB of a message that clients of gRPC
+/// take unless they are told otherwise.
+pub const MAX_PROCESS_INPUT: usize = MAX_INPUT_BYTES + MAX_PASSED_BYTES as usize;
+/// Largest output of a process, bytes: with all else, it fits into a message.
+pub const MAX_PROCESS_OUTPUT: usize = 15 << 20;
 
 /// The address to listen on, and what to send to processes.
 #[derive(Debug, Clone)]
@@ -124,6 +130,13 @@ impl WorkerExecutor {
 #[async_trait]
 impl Executor for WorkerExecutor {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
+        if attempt.input.len() > MAX_PROCESS_INPUT {
+            let message = format!(
+                "the input has {} bytes, and a process that is attached can be given {MAX_PROCESS_INPUT}; use another executor",
+                attempt.input.len()
+            );
+            return Outcome::Failed(Failure::new(FailureKind::InvalidAttempt, false, message));
+        }
         let Some(mut begun) = self.attached.begin(&attempt) else {
             return Outcome::NotBegun;
         };
@@ -198,12 +211,17 @@ fn outcome(limits: &Limits, process: &str, answer: Answer) -> Outcome {
 
 /// Returns the result of another task as it is sent to a process.
 fn passed(result: PassedResult) -> proto::GivenResult {
+    let mut stored = None;
     let (state, output, reason) = match result.end {
         PassedEnd::Succeeded(output) => (proto::ResultState::Succeeded, output, String::new()),
+        PassedEnd::Stored { sha256, bytes } => {
+            stored = Some(proto::StoredOutput { sha256, bytes });
+            (proto::ResultState::Succeeded, Bytes::new(), String::new())
+        }
         PassedEnd::Failed(reason) => (proto::ResultState::Failed, Bytes::new(), reason),
         PassedEnd::Cancelled(reason) => (proto::ResultState::Cancelled, Bytes::new(), reason),
     };
-    proto::GivenResult { task_id: result.task_id, state: state.into(), output, reason }
+    proto::GivenResult { task_id: result.task_id, state: state.into(), output, reason, stored }
 }
 
 fn reported(limits: &Limits, process: &str, failure: proto::Failure) -> Failure {

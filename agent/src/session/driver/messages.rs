@@ -59,6 +59,7 @@ impl Driver {
             guarded: self.deps.executor.is_guarded(),
             sealing_key: self.deps.sealing_key.clone(),
             contributed: contributed(config.contribute),
+            has_store: self.deps.store.is_some(),
         }
     }
 
@@ -91,6 +92,7 @@ impl Driver {
         }
         self.tell_lease();
         self.send_session(&link.address, welcome);
+        self.takes_refs = welcome.takes_refs;
         self.progress = now;
         self.search.learn(&welcome.coordinators);
         if !planted(Mistake::CompletionsNotResent) {

@@ -28,9 +28,10 @@ use super::{
     logs::AttemptLogs,
     progress::AttemptProgress,
     search::Search,
+    stored::{self, Store},
     wire,
 };
-use crate::executor::{Health, Outcome};
+use crate::executor::Health;
 
 /// The maximum number of ended attempts recorded before other events are handled.
 const DONE_AT_ONCE: usize = 1_024;
@@ -48,7 +49,7 @@ const LOOK_FOR: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(3_600);
 
 /// An ended attempt: its key, its outcome and how long it ran.
-type Done = (Key, Outcome, Duration);
+type Done = (Key, completion::Outcome, Duration);
 
 /// The state of the connection to the leader.
 enum LeaderLink {
@@ -100,6 +101,8 @@ pub(super) struct Driver {
     /// The coordinator has not been informed yet that the agent drains.
     drain_unsaid: bool,
     leave_unsaid: bool,
+    /// The coordinator takes references to outputs.
+    takes_refs: bool,
     welcomed_before: bool,
     complaint: String,
     /// When completions were last sent or acknowledged.
@@ -130,6 +133,7 @@ impl Driver {
             asked_to_stop: false,
             drain_unsaid: false,
             leave_unsaid: false,
+            takes_refs: false,
             welcomed_before: false,
             complaint: String::new(),
             progress: now,
@@ -375,19 +379,22 @@ impl Driver {
         if self.session.as_ref().is_none_or(|session| session.is_fenced) {
             return;
         }
-        while let Some((waiting, cancel)) = self.held.start_next() {
+        while let Some((mut waiting, cancel)) = self.held.start_next() {
             let key = Key::from(&waiting.assignment);
             let waited = now.saturating_duration_since(waiting.received);
             let progress_timeout_ms = waiting.assignment.progress_timeout_ms;
+            let parts = std::mem::take(&mut waiting.assignment.stored);
             match wire::attempt(waiting, waited, self.deps.platform.clock.unix_millis()) {
                 Ok(mut attempt) => {
                     attempt.log = self.logs.begin(&key);
                     self.attempt_progress.begin(&key, &attempt.log, progress_timeout_ms, now);
-                    let executor = Arc::clone(&self.deps.executor);
+                    let (executor, blobs) = (Arc::clone(&self.deps.executor), self.deps.store.clone());
+                    let takes_refs = self.takes_refs;
                     let span = debug_span!("attempt", task = key.task_id, attempt = key.attempt, kind = attempt.kind);
                     let run = async move {
                         let started = Instant::now();
-                        let outcome = executor.run(attempt, cancel).await;
+                        let store = Store { blobs: blobs.as_deref(), takes_refs };
+                        let outcome = stored::run(&*executor, store, attempt, parts, cancel).await;
                         (key, outcome, started.elapsed())
                     };
                     self.running.push(Box::pin(run.instrument(span)));
@@ -405,11 +412,11 @@ impl Driver {
             let Some((key, outcome, ran)) = next else {
                 return;
             };
-            self.ended(key, wire::outcome(outcome), ran);
+            self.ended(key, outcome, ran);
             next = self.running.next().now_or_never().flatten();
         }
         if let Some((key, outcome, ran)) = next {
-            self.ended(key, wire::outcome(outcome), ran);
+            self.ended(key, outcome, ran);
         }
     }
 

@@ -104,6 +104,7 @@ impl Call {
             coordinators: Vec::new(),
             resumed,
             waited_seq: 0,
+            takes_refs: true,
         }))
         .await;
         (self, hello)
@@ -339,6 +340,7 @@ pub fn config(slots: u32, coordinators: &[&str]) -> AgentConfig {
         messages: None,
         data: None,
         gateway_listen: None,
+        object_store: None,
         webhooks: None,
         on_anomaly: OnAnomaly::default(),
         anomaly_warm_up: robeing_settings::settings::ANOMALY_WARM_UP.default,

@@ -223,6 +223,7 @@ impl Fleet {
             messages: None,
             data: None,
             gateway_listen: None,
+            object_store: None,
             webhooks: None,
             on_anomaly: OnAnomaly::default(),
             contribute: Contribute::default(),

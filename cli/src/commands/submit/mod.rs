@@ -12,11 +12,12 @@ use jiff::Timestamp;
 use nix::unistd::{User, geteuid};
 use outcome::{Outcome, print};
 use plan::{Known, Plan};
+use robeing_blobs::BlobStore;
 use robeing_client::{FleetClient, SubmitOptions, new_task_id};
 use robeing_proto::v1::{ElectorAddress, GetTaskRequest, RequiredApproval, RetryPolicy, Role, Task, TaskSpec, Verify};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{connect::client, duration, resources::resource_amounts};
+use super::{connect::client, duration, resources::resource_amounts, store};
 use crate::{
     args::{
         Agreement, AmountArgs, ApprovalArgs, Connection, Electors, QueueingArgs, RequirementArgs, SubmitArgs,
@@ -50,10 +51,8 @@ pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, Cl
             _ = interrupt.recv() => Ok(interrupted(&known.standing())),
         };
     }
-    let prepare =
-        async { Ok::<_, CliError>((specs(&args, args.read_inputs().await?), client(fleet, None, Access::Use).await?)) };
-    let (specs, client) = tokio::select! {
-        prepared = prepare => prepared?,
+    let (specs, client, store) = tokio::select! {
+        prepared = prepare(&args, fleet) => prepared?,
         _ = interrupt.recv() => return Ok(interrupted(UNSENT)),
     };
     let ids: Vec<String> = specs.iter().map(|spec| spec.id.clone()).collect();
@@ -97,7 +96,19 @@ pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, Cl
             plural(known.len(), "task")
         )),
     }
+    outcome.fetch(&args, store.as_ref()).await?;
     print(&mut io::stdout().lock(), &args, &outcome, began)
+}
+
+/// Reads the tasks, puts their large inputs into the object store, and connects to the fleet.
+async fn prepare(
+    args: &SubmitArgs,
+    fleet: &Connection,
+) -> Result<(Vec<TaskSpec>, FleetClient, Option<BlobStore>), CliError> {
+    let store = store::open(&args.store, fleet)?;
+    let mut specs = specs(args, args.read_inputs(store.is_some()).await?);
+    store::upload(store.as_ref(), &mut specs).await?;
+    Ok((specs, client(fleet, None, Access::Use).await?, store))
 }
 
 /// Submits one task with its parts: those of the lines, or the steps of a workflow.
@@ -108,7 +119,7 @@ async fn run_plan(args: &SubmitArgs, fleet: &Connection, known: Known) -> Result
         None if args.inputs.is_none() && args.tasks.is_none() => {
             return Err(CliError::Usage("--split needs the parts: give them by --inputs or --tasks".into()));
         }
-        None => Plan::of_lines(&template, &args.links, args.read_inputs().await?),
+        None => Plan::of_lines(&template, &args.links, args.read_inputs(false).await?),
     };
     plan.run(&client(fleet, None, Access::Use).await?, args, known).await
 }
@@ -299,7 +310,10 @@ fn differences(asked: &TaskSpec, task: &Task) -> Vec<String> {
     };
     let or_none = |text: &str| if text.is_empty() { "none".to_owned() } else { text.to_owned() };
     compare(asked.kind != task.kind, format!("kind {}", task.kind));
-    compare(asked.input != task.input, "another input".into());
+    // One that is split among agents has none: its parts have it.
+    let is_divided = task.subtasks.is_some() && task.input.is_empty();
+    let is_other = asked.input != task.input || asked.input_ref != task.input_ref;
+    compare(is_other && !is_divided, "another input".into());
     compare(asked.priority != 0 && asked.priority != task.priority, format!("priority {}", task.priority));
     let has_role = asked.required_role == 0 || asked.required_role == task.required_role;
     compare(!has_role, format!("role {}", role_name(task.required_role())));

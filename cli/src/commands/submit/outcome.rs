@@ -10,15 +10,19 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use robeing_blobs::BlobStore;
 use robeing_client::SubmitEvent;
 use robeing_proto::v1::{Refusal, SubmitResult, Task, TaskState};
 
-use super::{super::tasks::write_result, MANY, NAMED_UNFINISHED, TOLD_REFUSALS, UNSENT};
+use super::{
+    super::{store::fetch_output, tasks::write_result},
+    MANY, NAMED_UNFINISHED, TOLD_REFUSALS, UNSENT,
+};
 use crate::{
     args::{Format, SubmitArgs},
     error::CliError,
     exit::Exit,
-    render::{note, plural, print_list, print_one, results_table, short_duration, state_in_sentence},
+    render::{note, plural, print_list, print_one, results_table, short_duration, state_in_sentence, stored_text},
 };
 
 /// The state of the tasks, by their index in the input.
@@ -54,6 +58,23 @@ impl Outcome {
             expired: BTreeMap::new(),
             refused: 0,
             bar,
+        }
+    }
+
+    /// Fetches the output of a single task that is to be written and is in the object store.
+    pub(super) async fn fetch(&mut self, args: &SubmitArgs, store: Option<&BlobStore>) -> Result<(), CliError> {
+        let is_written = args.wait && args.inputs.is_none() && args.tasks.is_none();
+        let single = self.finished.values_mut().next();
+        let Some(task) = single.filter(|_| is_written && args.output.output == Format::Table) else { return Ok(()) };
+        fetch_output(store, task).await?;
+        match &task.output_ref {
+            None => Ok(()),
+            Some(stored) => Err(CliError::Usage(format!(
+                "task {} has succeeded, and its result has {}; fetch it by `robeing task {} --result --object-store URL`",
+                task.id,
+                stored_text(stored),
+                task.id
+            ))),
         }
     }
 

@@ -10,8 +10,8 @@ use std::{
 
 use robeing_client::{FleetClient, SubmitEvent, SubmitOptions, is_finished, new_task_id};
 use robeing_proto::v1::{
-    CancelTasksRequest, Dependency, GetTaskRequest, Join, OnFailure, PartOf, Passing, Refusal, Split, SubmitResult,
-    Task, TaskSpec, TaskState,
+    CancelTasksRequest, Dependency, GetTaskRequest, Join, OnFailure, PartOf, Passing, Refusal, Split, SplitBy,
+    SubmitResult, Task, TaskSpec, TaskState,
 };
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     TOLD_REFUSALS, spec,
 };
 use crate::{
-    args::{DependsOn, Format, JoinWord, LinkArgs, OnFailureWord, SubmitArgs},
+    args::{DependsOn, Format, JoinWord, LinkArgs, OnFailureWord, SplitByWord, SubmitArgs},
     error::CliError,
     exit::Exit,
     inputs::{LineInput, Step, Workflow},
@@ -71,6 +71,22 @@ pub(super) fn link(template: &mut TaskSpec, links: &LinkArgs) {
     };
     template.depends_on = links.depends_on.iter().map(dependency).collect();
     template.passing = asked_passing(links.results_as_input).into();
+    template.agents = links.agents.unwrap_or_default();
+    let split = Split {
+        by: links.split_by.map_or(SplitBy::Unspecified, asked_by).into(),
+        part_kind: links.part_kind.clone().unwrap_or_default(),
+        ..links.join.map_or_else(Split::default, |join| asked_split(join, 0))
+    };
+    template.split = (links.agents.is_some() && split != Split::default()).then_some(split);
+}
+
+fn asked_by(word: SplitByWord) -> SplitBy {
+    match word {
+        SplitByWord::Lines => SplitBy::Lines,
+        SplitByWord::Chunks => SplitBy::Chunks,
+        SplitByWord::Json => SplitBy::Json,
+        SplitByWord::Command => SplitBy::Command,
+    }
 }
 
 fn asked_on_failure(word: OnFailureWord) -> OnFailure {
@@ -248,7 +264,8 @@ async fn wait(client: &FleetClient, id: &str, args: &SubmitArgs) -> Result<Exit,
     };
     let exit = if task.state() == TaskState::Succeeded { Exit::Success } else { Exit::TaskFailed };
     let format = args.output.output;
-    let has_output = !task.output.is_empty() || task.state() != TaskState::Succeeded;
+    let is_empty = task.output.is_empty() && task.output_ref.is_none();
+    let has_output = !is_empty || task.state() != TaskState::Succeeded;
     if format == Format::Table && has_output {
         return CliError::if_read(write_result(&mut io::stdout().lock(), &task).map(drop), exit);
     }
@@ -318,6 +335,33 @@ mod tests {
         for task in parts.iter().chain([&top]) {
             assert_eq!((&*task.depends_on[0].task, task.depends_on[0].on_failure()), ("t", OnFailure::Skip));
         }
+    }
+
+    #[test]
+    fn a_task_for_several_agents_says_how_its_input_is_divided_or_leaves_it_to_its_kind() {
+        let asked = |links: &LinkArgs| {
+            let mut template = template();
+            link(&mut template, links);
+            (template.agents, template.split)
+        };
+        assert_eq!(asked(&LinkArgs::default()), (0, None));
+        assert_eq!(asked(&LinkArgs { agents: Some(4), ..LinkArgs::default() }), (4, None));
+        let links = LinkArgs {
+            agents: Some(4),
+            split_by: Some(SplitByWord::Json),
+            part_kind: Some("p".to_owned()),
+            join: Some(JoinWord::Reduce),
+            ..LinkArgs::default()
+        };
+        let split = Split {
+            by: SplitBy::Json.into(),
+            part_kind: "p".to_owned(),
+            join: Join::Reduce.into(),
+            ..Split::default()
+        };
+        assert_eq!(asked(&links), (4, Some(split)));
+        let of_lines = LinkArgs { split: true, join: Some(JoinWord::Any), ..LinkArgs::default() };
+        assert_eq!(asked(&of_lines), (0, None), "its parts are given");
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub fn result_size(task: &v1::Task) -> usize {
             .sum::<usize>()
         + task.input.len()
         + task.output.len()
+        + [&task.input_ref, &task.output_ref].into_iter().flatten().count() * (ANSWER_BYTES / 4)
         + task.resources.map_or(0, |_| ANSWER_BYTES / 4)
         + task.queue_until.or(task.retried_at).map_or(ANSWER_BYTES / 8, |_| ANSWER_BYTES / 4)
         + task.non_retryable.iter().map(named).sum::<usize>()

@@ -1,18 +1,49 @@
 //! Conversion of what kinds of tasks need by default.
 
-use robeing_fleet::{Amounts, RetryDefaults, TaskKind, TaskKindList, TaskResources, limits::DEFAULT_QUEUE};
+use robeing_fleet::{
+    Amounts, RetryDefaults, SplitBy, Splitter, TaskKind, TaskKindList, TaskResources, limits::DEFAULT_QUEUE,
+};
 use robeing_proto::v1;
 
 use super::{
     agents::{agent_role, role},
     fields::{BadField, bad, excerpt, millis},
+    links::{asked_join, join},
     resources::{amounts, told_amounts},
-    span,
+    same_variants, span,
     submissions::{timing, told_retries},
 };
 
 fn some(value: u32) -> Option<u32> {
     (value > 0).then_some(value)
+}
+
+same_variants! {
+    /// Converts how inputs are divided to its API form.
+    told_split_by,
+    /// Converts how inputs are divided from a request; `None` for an unknown way.
+    known_split_by,
+    SplitBy { Lines, Chunks, Json, Command }
+}
+
+/// Reads how an input is divided; `None` if nothing is said.
+///
+/// # Errors
+/// If it is an unknown way.
+pub fn split_by(field: &'static str, by: i32) -> Result<Option<SplitBy>, BadField> {
+    match v1::SplitBy::try_from(by) {
+        Ok(v1::SplitBy::Unspecified) => Ok(None),
+        other => {
+            let known = other.ok().and_then(known_split_by);
+            known.map(Some).ok_or_else(|| bad(field, format!("unknown value {by}")))
+        }
+    }
+}
+
+fn splitter(asked: v1::Splitter) -> Result<Box<Splitter>, BadField> {
+    let join = asked_join("splitter.join", asked.join)?;
+    let by = split_by("splitter.by", asked.by)?.unwrap_or_default();
+    Ok(Box::new(Splitter { by, join, part_kind: asked.part_kind, kind: asked.kind }))
 }
 
 /// Reads what a kind needs.
@@ -35,6 +66,7 @@ pub fn task_kind(kind: v1::TaskKind) -> Result<TaskKind, BadField> {
         }
     };
     let timing = timing(kind.queue_expiry, kind.progress_timeout, kind.retry.as_ref()).map_err(of)?;
+    let splitter = kind.splitter.map(splitter).transpose().map_err(of)?;
     let retry = kind.retry.unwrap_or_default();
     let retry = RetryDefaults {
         max_attempts: some(retry.max_attempts),
@@ -51,6 +83,8 @@ pub fn task_kind(kind: v1::TaskKind) -> Result<TaskKind, BadField> {
         retry,
         timing,
         queue,
+        agents: kind.agents,
+        splitter,
         name: kind.name,
         skills: kind.skills,
     })
@@ -81,6 +115,13 @@ fn told(kind: &TaskKind) -> v1::TaskKind {
         }),
         queue_expiry: timing.and_then(|timing| timing.queue_expiry).map(span),
         progress_timeout: timing.and_then(|timing| timing.progress_timeout).map(span),
+        agents: kind.agents,
+        splitter: kind.splitter.as_deref().map(|splitter| v1::Splitter {
+            by: told_split_by(splitter.by).into(),
+            join: join(splitter.join).into(),
+            part_kind: splitter.part_kind.clone(),
+            kind: splitter.kind.clone(),
+        }),
     }
 }
 
@@ -93,7 +134,7 @@ pub fn told_kinds(list: Option<&TaskKindList>) -> v1::TaskKinds {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{FailureMatch, Jitter, Role, Timing};
+    use robeing_fleet::{FailureMatch, Jitter, Join, Role, Timing};
 
     use super::*;
 
@@ -115,6 +156,13 @@ mod tests {
                 non_retryable: vec![FailureMatch { name: Some("ValueError".to_owned()), ..FailureMatch::default() }],
             })),
             queue: String::new(),
+            agents: 4,
+            splitter: Some(Box::new(Splitter {
+                by: SplitBy::Json,
+                join: Join::Reduce,
+                part_kind: "part".to_owned(),
+                kind: "cut".to_owned(),
+            })),
         }
     }
 
@@ -138,9 +186,11 @@ mod tests {
             change(&mut kind);
             task_kind(kind).map_err(|error| error.to_string())
         };
-        let wrong: [fn(&mut v1::TaskKind); 3] = [
+        let wrong: [fn(&mut v1::TaskKind); 5] = [
             |kind| kind.role = 99,
             |kind| kind.role = v1::Role::Coordinator.into(),
+            |kind| kind.splitter = Some(v1::Splitter { by: 99, ..v1::Splitter::default() }),
+            |kind| kind.splitter = Some(v1::Splitter { join: 99, ..v1::Splitter::default() }),
             |kind| kind.deadline_in = Some(prost_types::Duration { seconds: -1, nanos: 0 }),
         ];
         for change in wrong {

@@ -8,6 +8,7 @@ use robeing_fleet::{
 use robeing_proto::{internal::v1 as internal, v1};
 
 use super::{
+    blobs::told_blob_ref,
     fields::{BadField, bad, task_id_of},
     same_variants,
     submissions::submission,
@@ -60,6 +61,15 @@ fn asked_passing(asked: i32) -> Result<Passing, BadField> {
     known.ok_or_else(|| bad("passing", format!("unknown value {asked}")))
 }
 
+/// Reads what a task makes of its parts: if nothing is said, all have to succeed.
+pub fn asked_join(field: &'static str, asked: i32) -> Result<Join, BadField> {
+    let known = match v1::Join::try_from(asked) {
+        Ok(v1::Join::Unspecified) => Some(Join::All),
+        other => other.ok().and_then(known_join),
+    };
+    known.ok_or_else(|| bad(field, format!("unknown value {asked}")))
+}
+
 /// Returns into how many parts a task is split that has so many inputs for parts.
 fn asked_split(asked: Option<v1::Split>, inputs: usize) -> Result<Option<Split>, BadField> {
     if inputs > MAX_INPUTS {
@@ -67,21 +77,20 @@ fn asked_split(asked: Option<v1::Split>, inputs: usize) -> Result<Option<Split>,
         return Err(bad("inputs", problem));
     }
     let Some(asked) = asked.or_else(|| (inputs > 0).then(v1::Split::default)) else { return Ok(None) };
-    let known = match v1::Join::try_from(asked.join) {
-        Ok(v1::Join::Unspecified) => Some(Join::All),
-        other => other.ok().and_then(known_join),
-    };
-    let join = known.ok_or_else(|| bad("split.join", format!("unknown value {}", asked.join)))?;
+    let join = asked_join("split.join", asked.join)?;
     let parts = match (asked.parts, inputs) {
         (0, inputs) => inputs as u32,
         (parts, 0) => parts,
         (parts, inputs) if parts as usize == inputs => parts,
         (parts, inputs) => return Err(bad("split.parts", format!("is {parts}, and there are {inputs} inputs"))),
     };
+    if asked.by != i32::from(v1::SplitBy::Unspecified) {
+        return Err(bad("split.by", "counts for a task that is split among agents; set agents to 2 or more"));
+    }
     if inputs == 0 && !asked.part_kind.is_empty() {
         return Err(bad("split.part_kind", "counts for parts with inputs; submit the parts with their kind"));
     }
-    Ok(Some(Split { parts, join, quorum: asked.quorum }))
+    Ok(Some(Split { parts, join, quorum: asked.quorum, spread: asked.spread }))
 }
 
 /// Converts the links of a submission; `None` if it has none.
@@ -106,6 +115,7 @@ pub fn asked_links(
         passing: asked_passing(passing)?,
         split: asked_split(split, inputs)?,
         part_of,
+        divider: None,
     };
     // Without links, it can be read by coordinators of older versions.
     Ok((links != AskedLinks::default()).then(|| Box::new(links)))
@@ -114,9 +124,10 @@ pub fn asked_links(
 /// Returns the parts of a task, with these inputs and of this kind, and with the options of the task. The ids depend on
 /// that of the task alone, so that a submission that is repeated is that of the same parts.
 pub fn parts(task: &SubmitTask, kind: &str, inputs: Vec<Bytes>) -> Vec<SubmitTask> {
-    let links = AskedLinks { split: None, ..task.links.as_deref().cloned().unwrap_or_default() };
+    let links = AskedLinks { split: None, divider: None, ..task.links.as_deref().cloned().unwrap_or_default() };
     let kind = if kind.is_empty() { task.kind.clone() } else { kind.to_owned() };
-    let template = SubmitTask { kind, idempotency_key: None, approval: None, links: None, ..task.clone() };
+    let template =
+        SubmitTask { kind, idempotency_key: None, approval: None, links: None, input_ref: None, ..task.clone() };
     let part = |(index, input): (u32, Bytes)| {
         let part_of = Some(PartOf { task: task.id, index });
         let links = Some(Box::new(AskedLinks { part_of, ..links.clone() }));
@@ -163,6 +174,7 @@ pub fn passed_result(task: &Task, is_child: bool) -> internal::PassedResult {
         state: state.into(),
         output: task.output.clone().unwrap_or_default(),
         reason: reason[..reason.floor_char_boundary(MAX_PASSED_REASON_BYTES)].to_owned(),
+        output_ref: task.output_ref.as_deref().map(told_blob_ref),
     }
 }
 
@@ -244,6 +256,19 @@ mod tests {
         assert_eq!(told, [("add", &b"a"[..], part_of(0)), ("add", &b"b"[..], part_of(1))]);
         assert_eq!(made, parts(&task, "add", vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]), "the same ids");
         assert!(made.iter().all(|part| part.check().is_ok()));
+    }
+
+    #[test]
+    fn parts_are_kept_apart_if_that_is_asked_for_and_inputs_are_divided_for_agents_alone() {
+        let of = |split| read(v1::TaskSpec { split: Some(split), ..v1::TaskSpec::default() });
+        for spread in [true, false] {
+            let task = of(v1::Split { parts: 2, spread, ..v1::Split::default() }).expect("it is right");
+            let split = task.links.and_then(|links| links.split).expect("it is split");
+            assert_eq!((split.parts, split.spread), (2, spread));
+        }
+        assert!(of(v1::Split { parts: 2, by: v1::SplitBy::Lines.into(), ..v1::Split::default() }).is_err());
+        assert!(read(v1::TaskSpec { agents: 2, ..v1::TaskSpec::default() }).is_err(), "it is not divided");
+        assert!(read(v1::TaskSpec { agents: 1, ..v1::TaskSpec::default() }).is_ok());
     }
 
     #[test]

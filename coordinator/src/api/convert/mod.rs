@@ -6,6 +6,7 @@
 mod agents;
 mod answers;
 mod ballots;
+mod blobs;
 mod failures;
 mod fields;
 mod kinds;
@@ -27,13 +28,14 @@ pub use self::{
     agents::{agent, agent_role, directory_entry, peer_role},
     answers::{answer_size, bad_field, exhausted, refusal},
     ballots::{ballot, vote_choice},
+    blobs::{blob_ref, told_blob_ref},
     failures::{failure_from_wire, failure_kind_name},
     fields::{
         BadField, agent_name, allocation_id, bad, ballot_id, excerpt, filter_name, letter_id, millis, span_text,
         task_id, team_id,
     },
-    kinds::{task_kind, told_kinds},
-    links::{MAX_INPUTS, parts, passed_result, suspension},
+    kinds::{split_by, task_kind, told_kinds},
+    links::{MAX_INPUTS, asked_join, join, parts, passed_result, suspension},
     messages::{letter as letter_message, letter_status, settle_answer, unsettled},
     queues::{task_queue, told_task_queue},
     recoveries::recovery_step,

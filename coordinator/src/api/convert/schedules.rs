@@ -7,6 +7,7 @@ use robeing_proto::v1;
 
 use super::{
     agents::role,
+    blobs::told_blob_ref,
     fields::{BadField, bad, millis},
     happened,
     resources::told_amounts,
@@ -118,6 +119,7 @@ fn task_spec(task: &SubmitTask, brief: bool) -> v1::TaskSpec {
         resources: task.resources.as_ref().map(|needed| told_amounts(needed.amounts)),
         queue: told_queue(task.queue(), task.resources.is_some()),
         limit_key: task.limit_key().to_owned(),
+        input_ref: task.input_ref.as_deref().map(told_blob_ref),
         ..v1::TaskSpec::default()
     }
 }

@@ -9,6 +9,7 @@ use robeing_proto::v1;
 
 use super::{
     agents::agent_role,
+    blobs::blob_ref,
     failures::{failure_match, told_failure_match},
     fields::{BadField, bad, millis, some, task_id, team_id},
     links::asked_links,
@@ -122,6 +123,10 @@ pub fn submission(
         0 => DEFAULT_PRIORITY,
         priority => u8::try_from(priority).map_err(|_| bad("priority", "it is 1 (last) to 10 (first)"))?,
     };
+    if spec.agents > 1 {
+        let problem = "only a task that is submitted is split among agents, and neither a subtask nor a schedule's run";
+        return Err(bad("agents", problem));
+    }
     let team = if spec.team.is_empty() { None } else { Some(team_id("team", &spec.team)?) };
     let resources = resources(spec.resources, &spec.queue);
     let timing = timing(spec.queue_expiry, spec.progress_timeout, spec.retry.as_ref())?;
@@ -150,6 +155,7 @@ pub fn submission(
             Box::new(Verify { agents, agree, pointer, compare: some(compare) })
         }),
         links,
+        input_ref: spec.input_ref.map(|blob| blob_ref("input_ref", &blob).map(Box::new)).transpose()?,
         ..SubmitTask::new(id, spec.kind, spec.input)
     })
 }

@@ -11,6 +11,7 @@ use robeing_proto::v1;
 
 use super::{
     agents::{role, state as agent_state},
+    blobs::told_blob_ref,
     due,
     failures::failure,
     fields::{BadField, bad},
@@ -202,6 +203,8 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
         skills: task.skills().to_vec(),
         schedule: task.scheduled.as_ref().map(|of| of.schedule.clone()).unwrap_or_default(),
         scheduled_for: task.scheduled.as_ref().map(|of| timestamp(of.due)),
+        input_ref: task.input_ref.as_deref().map(told_blob_ref),
+        output_ref: task.output_ref.as_deref().map(told_blob_ref),
         ..v1::Task::default()
     };
     match &task.links {

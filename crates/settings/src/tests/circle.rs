@@ -185,7 +185,8 @@ fn agent_settings() -> impl Strategy<Value = Process> {
         of_span(settings::DRAIN_TIMEOUT),
     );
     let security = (mode(), enrolment());
-    let files = (prop::option::of(data()), prop::option::of(local_address()), prop::option::of(data()));
+    let store = prop::option::of("(s3|gs)://[a-z0-9]{1,9}(/[a-z0-9]{1,9})?");
+    let files = (prop::option::of(data()), prop::option::of(local_address()), prop::option::of(data()), store);
     let rest = (security, files, messages());
     (who, pool, where_it_is, how, executor(), rest).prop_map(|(who, pool, where_it_is, how, executor, rest)| {
         let (security, files, messages) = rest;
@@ -194,7 +195,7 @@ fn agent_settings() -> impl Strategy<Value = Process> {
         let mut config =
             AgentConfig::new(name, cluster_id, role, listen, coordinators.split_off(coordinators.len() / 2));
         (config.tls, config.enrolment) = (tls(security.0, &config.listen), security.1);
-        config.data = files.0;
+        (config.data, config.object_store) = (files.0, files.3);
         if role == AgentRole::Messenger {
             (config.gateway_listen, config.webhooks) = (files.1, files.2);
         }

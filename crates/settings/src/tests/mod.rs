@@ -101,6 +101,7 @@ fn the_flags_of_an_agent_are_read() {
         data: None,
         gateway_listen: None,
         webhooks: None,
+        object_store: None,
         on_anomaly: OnAnomaly::default(),
         anomaly_warm_up: Duration::from_secs(60),
         tls: TlsMode::Strict,

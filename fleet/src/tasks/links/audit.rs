@@ -35,6 +35,7 @@ pub(crate) fn check_links(state: &State) -> Check {
         sum.succeeded += u32::from(task.state == TaskState::Succeeded);
         sum.skipped += u32::from(task.is_skipped());
     }
+    check_spread(state)?;
     let none = Sum::default();
     for task in state.tasks.kept.values() {
         let Some(links) = &task.links else { continue };
@@ -47,6 +48,18 @@ pub(crate) fn check_links(state: &State) -> Check {
             check_children(task, children, sums.get(&task.seq).unwrap_or(&none)).map_err(|what| problem(&what))?;
         }
         ensure(!links.skipped || task.state == TaskState::Cancelled, || problem("skipped"))?;
+        let is_sound = links.divider.as_ref().is_none_or(|divider| divider.check().is_ok());
+        ensure(is_sound, || problem("how it is divided"))?;
+    }
+    Ok(())
+}
+
+/// Checks that no agent runs two parts of a task that are kept apart.
+fn check_spread(state: &State) -> Check {
+    let mut known = BTreeSet::new();
+    for task in state.tasks.kept.values() {
+        let Some(on) = task.spread_on() else { continue };
+        ensure(known.insert(on), || format!("task {}: its agent runs another part of the same task", task.id))?;
     }
     Ok(())
 }
@@ -92,6 +105,8 @@ fn check_parent(state: &State, task: &Task) -> Check {
     let is_below = parent.id == of.task && of.depth == above + 1 && of.root == parent.root();
     let is_counted = parent.children().is_some_and(|children| of.index < children.parts);
     ensure(is_below && is_counted && parent.member_of.is_none(), || "its parent".to_owned())?;
+    let is_spread = parent.children().is_some_and(|children| children.spread);
+    ensure(task.state.is_final() || of.spread == is_spread, || "whether it is kept apart".to_owned())?;
     ensure(task.state.is_final() || !parent.state.is_final(), || "its parent has ended".to_owned())
 }
 
@@ -108,6 +123,7 @@ fn check_children(task: &Task, children: &Children, sum: &Sum) -> Check {
         && suspensions <= MAX_SUSPENSIONS
         && (suspensions > 0) == (children.join == Join::Resume)
         && children.quorum <= parts
+        && (!children.spread || parts <= MAX_SPREAD_PARTS)
         && children.carried.len() <= MAX_INPUT_BYTES
         && children.due.is_none_or(|due| due <= MAX_TIME_MS + MAX_DURATION_MS)
         && task.verification.is_none()

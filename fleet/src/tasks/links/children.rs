@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{ChildOf, Children, Join, PartOf, Verdict, dependencies::Unrun};
 use crate::{
-    AttemptEnd, CancelCause, Effect, FailureKind, Fleet, Refusal, SubmitTask, Task, TaskId, TaskState,
+    AttemptEnd, BlobRef, CancelCause, Effect, FailureKind, Fleet, Refusal, SubmitTask, Task, TaskId, TaskState,
     limits::{ASSEMBLY_TIMEOUT_MS, MAX_TASK_DEPTH},
     sabotage::{Mistake, planted},
     tasks::members::derived,
@@ -19,7 +19,8 @@ pub fn child_id(parent: TaskId, index: u32) -> TaskId {
 /// Returns the place of the child with this number of a task.
 pub(super) fn place_below(parent: &Task, index: u32) -> ChildOf {
     let depth = parent.child_of().map_or(0, |of| of.depth).saturating_add(1);
-    ChildOf { task: parent.id, seq: parent.seq, index, depth, root: parent.root() }
+    let spread = parent.children().is_some_and(|children| children.spread);
+    ChildOf { task: parent.id, seq: parent.seq, index, depth, root: parent.root(), spread }
 }
 
 impl Fleet {
@@ -121,7 +122,7 @@ impl Fleet {
     }
 
     /// Ends a task that its children have made succeed.
-    fn joined(&mut self, parent: u64, output: Bytes, effects: &mut Vec<Effect>) {
+    fn joined(&mut self, parent: u64, (output, stored): (Bytes, Option<Box<BlobRef>>), effects: &mut Vec<Effect>) {
         if !self.has_room(output.len()) {
             let message = format!(
                 "no room is left for the output of {} bytes of its first part that succeeded; raise max_bytes, or store \
@@ -131,7 +132,7 @@ impl Fleet {
             return self.end_unrun(parent, Unrun::Fails(FailureKind::OutputTooLarge, message), effects);
         }
         self.finish(parent, TaskState::Succeeded, effects, |task, now| {
-            task.output = Some(output);
+            (task.output, task.output_ref) = (Some(output), stored);
             task.finish(now, TaskState::Succeeded, None);
         });
     }

@@ -51,6 +51,7 @@ impl Fleet {
             children: asked.split.map(|split| split.children(due)),
             child_of,
             skipped: false,
+            divider: asked.divider.clone(),
         }))
     }
 

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Task, indexes::Indexes};
+use crate::{AgentId, Task, indexes::Indexes};
 
 /// The indexes of links. They refer to tasks by their numbers in the order of acceptance.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -18,17 +18,27 @@ pub(crate) struct LinkIndexes {
     children: BTreeMap<(u64, u32), u64>,
     /// How many children of unfinished tasks are still to be accepted.
     pub expected: u64,
+    /// How many unfinished tasks are to be divided by attempts.
+    pub dividing: u64,
+    /// The agents that run a child that is kept apart from its siblings, by its parent.
+    spread: BTreeSet<(u64, AgentId)>,
 }
 
 impl LinkIndexes {
     /// Indexes a task after a change.
     pub(crate) fn enter(&mut self, task: &Task) {
         self.expected += u64::from(task.expected_children());
+        self.dividing += u64::from(task.is_dividing());
+        self.spread.extend(task.spread_on());
     }
 
     /// Removes a task before a change.
     pub(crate) fn leave(&mut self, task: &Task) {
         self.expected -= u64::from(task.expected_children());
+        self.dividing -= u64::from(task.is_dividing());
+        if let Some(on) = task.spread_on() {
+            self.spread.remove(&on);
+        }
     }
 
     /// Removes a task that is forgotten.
@@ -51,6 +61,21 @@ impl LinkIndexes {
     pub(super) fn dependent_after(&self, of: u64, after: u64) -> Option<u64> {
         let rest = (Bound::Excluded((of, after)), Bound::Included((of, u64::MAX)));
         self.edges.range(rest).next().map(|(_, dependent)| *dependent)
+    }
+
+    /// Returns whether no agent runs a child that is kept apart from its siblings.
+    pub(super) fn is_none_spread(&self) -> bool {
+        self.spread.is_empty()
+    }
+
+    /// Returns whether an agent runs a child of a task that is kept apart from its siblings.
+    pub(super) fn is_spread_on(&self, parent: u64, agent: AgentId) -> bool {
+        self.spread.contains(&(parent, agent))
+    }
+
+    /// Returns the agents that run children of a task that are kept apart.
+    pub(super) fn spread_over(&self, parent: u64) -> impl Iterator<Item = AgentId> {
+        self.spread.range((parent, AgentId(0))..=(parent, AgentId(u32::MAX))).map(|(_, agent)| *agent)
     }
 
     /// Returns the child with this number of a task.

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::{Children, Join};
 use crate::{
-    Task, TaskState,
-    limits::{CHILD_OVERHEAD, MAX_PASSED_REASON_BYTES},
+    BlobRef, Task, TaskState,
+    limits::{BLOB_REF_BYTES, CHILD_OVERHEAD, MAX_PASSED_REASON_BYTES},
     sabotage::{Mistake, planted},
 };
 
@@ -46,10 +46,11 @@ impl Children {
         matches!(self.join, Join::Reduce | Join::Resume)
     }
 
-    /// Returns the output of a task that succeeds by this child.
-    pub(super) fn output_of(&self, child: &Task) -> Bytes {
+    /// Returns the output of a task that succeeds by this child, and the reference to it if it is in the object store.
+    pub(super) fn output_of(&self, child: &Task) -> (Bytes, Option<Box<BlobRef>>) {
         let is_that = self.join == Join::Any;
-        child.output.clone().filter(|_| is_that).unwrap_or_default()
+        let output = child.output.clone().filter(|_| is_that).unwrap_or_default();
+        (output, child.output_ref.clone().filter(|_| is_that))
     }
 
     /// Counts a child that has ended.
@@ -66,7 +67,8 @@ impl Children {
 
 /// Returns what the result of a task that has ended counts for when it is passed on, bytes.
 pub(super) fn passed_bytes(task: &Task, overhead: u64) -> u64 {
-    let output = task.output.as_ref().map_or(0, |output| output.len());
+    let stored = task.output_ref.as_ref().map_or(0, |_| BLOB_REF_BYTES);
+    let output = task.output.as_ref().map_or(0, |output| output.len()) + stored;
     let reason = task.reason().len().min(MAX_PASSED_REASON_BYTES);
     overhead + output as u64 + reason as u64
 }

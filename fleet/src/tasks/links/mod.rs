@@ -17,7 +17,8 @@
 //!    depends on its older siblings, on older siblings of the tasks above it, and on tasks of trees that are older than
 //!    its own: no step from a task to one that it waits for leads to a newer tree, and a step within a tree leads down, or
 //!    to an older sibling of the task or of one above it, never back.
-//! 7. A task that is split has a place in the queue for each of its parts from the beginning, so none of them is
+//! 7. Of the parts of a task that are kept apart, no agent runs two at once (see `spread`).
+//! 8. A task that is split has a place in the queue for each of its parts from the beginning, so none of them is
 //!    refused because others were faster. If no further part comes for a while, the task fails and its places are free.
 //!
 //! The end of a task costs a step of a command for each task that depends on it directly, for each of its children, and
@@ -26,22 +27,25 @@
 pub(crate) mod audit;
 pub(crate) mod children;
 mod dependencies;
+pub(crate) mod dividing;
 pub(crate) mod graph;
 pub(crate) mod indexes;
 mod join;
 pub(crate) mod results;
 pub(crate) mod settling;
+mod spread;
 pub(crate) mod suspending;
 pub(crate) mod walk;
 
 use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 
+use self::dividing::Divider;
 pub use self::join::Verdict;
 use crate::{
     FleetMillis, Refusal, SubmitTask, Task, TaskId, TaskState,
     config::invalid,
-    limits::{DEPENDENCY_BYTES, MAX_DEPENDENCIES, MAX_SUBTASKS},
+    limits::{DEPENDENCY_BYTES, MAX_DEPENDENCIES, MAX_SPREAD_PARTS, MAX_SUBTASKS},
     sabotage::{Mistake, planted},
 };
 
@@ -111,6 +115,10 @@ pub struct Split {
     /// How many parts have to succeed for [`Join::Quorum`], 1 to `parts`; 0 for others.
     #[bilrost(3)]
     pub quorum: u32,
+    /// The parts are kept apart: each runs on an agent that runs no other part of the task. There are at most
+    /// [`MAX_SPREAD_PARTS`] then.
+    #[bilrost(4)]
+    pub spread: bool,
 }
 
 /// Which part of which task a task is.
@@ -141,6 +149,9 @@ pub struct AskedLinks {
     /// The task is a part of one that is split.
     #[bilrost(4)]
     pub part_of: Option<PartOf>,
+    /// The task is divided by an attempt; not with `split`.
+    #[bilrost(5)]
+    pub divider: Option<Box<Divider>>,
 }
 
 /// A task that another one depends on.
@@ -180,6 +191,9 @@ pub struct ChildOf {
     /// The number of the topmost of them in the order of acceptance.
     #[bilrost(5)]
     pub root: u64,
+    /// It runs on an agent that runs none of its siblings.
+    #[bilrost(6)]
+    pub spread: bool,
 }
 
 /// The children of a task: how many there are, and what has become of them.
@@ -226,6 +240,9 @@ pub struct Children {
     /// What the last of these attempts leaves to the next one.
     #[bilrost(13)]
     pub carried: Bytes,
+    /// Each of them runs on an agent that runs no other one.
+    #[bilrost(14)]
+    pub spread: bool,
     /// The number of the child with which the task would have succeeded, if it still waits for tasks that it depends on.
     #[bilrost(15)]
     pub decided_by: Option<u32>,
@@ -253,12 +270,19 @@ pub struct Links {
     /// It was cancelled because a task that it depends on has not succeeded.
     #[bilrost(6)]
     pub skipped: bool,
+    /// It is divided by an attempt, or was if it has children.
+    #[bilrost(7)]
+    pub divider: Option<Box<Divider>>,
 }
 
 impl Split {
     fn check(&self) -> Result<(), Refusal> {
         if !(1..=MAX_SUBTASKS).contains(&self.parts) {
             return Err(invalid("split.parts", format!("is {}, must be 1 to {MAX_SUBTASKS}", self.parts)));
+        }
+        if self.spread && self.parts > MAX_SPREAD_PARTS {
+            let problem = format!("is {}, must be 1 to {MAX_SPREAD_PARTS} for parts that are kept apart", self.parts);
+            return Err(invalid("split.parts", problem));
         }
         match self.join {
             Join::Resume => Err(invalid("split.join", "must be one of those for parts, which this is not")),
@@ -274,8 +298,8 @@ impl Split {
     }
 
     fn children(&self, due: FleetMillis) -> Children {
-        let Self { parts, join, quorum } = *self;
-        Children { join, quorum, parts, waits: true, due: Some(due), ..Children::default() }
+        let Self { parts, join, quorum, spread } = *self;
+        Children { join, quorum, parts, spread, waits: true, due: Some(due), ..Children::default() }
     }
 }
 
@@ -297,12 +321,18 @@ impl AskedLinks {
         if named.binary_search(&id).is_ok() || self.part_of.is_some_and(|of| of.task == id) {
             return Err(invalid("depends_on", "a task can't depend on itself, or be a part of itself"));
         }
+        if let Some(divider) = &self.divider {
+            if self.split.is_some() {
+                return Err(invalid("split", "can't be with a task that gets its parts when it is divided"));
+            }
+            divider.check()?;
+        }
         self.split.as_ref().map_or(Ok(()), Split::check)
     }
 
     /// Returns the bytes that count against the fleet's budget once the task is accepted.
     pub(crate) fn stored_bytes(&self) -> usize {
-        self.depends_on.len() * DEPENDENCY_BYTES
+        self.depends_on.len() * DEPENDENCY_BYTES + self.divider.as_ref().map_or(0, |divider| divider.stored_bytes())
     }
 }
 
@@ -311,7 +341,8 @@ impl SubmitTask {
     pub(super) fn check_links(&self) -> Result<(), Refusal> {
         let Some(links) = &self.links else { return Ok(()) };
         links.check(self.id)?;
-        if links.split.is_some() && (self.verify.is_some() || self.approval.is_some()) {
+        let has_parts = links.split.is_some() || links.divider.is_some();
+        if has_parts && (self.verify.is_some() || self.approval.is_some()) {
             let problem =
                 "can't be with a task that is verified or needs an approval; have its parts verified or approved";
             return Err(invalid("split", problem));
@@ -340,7 +371,8 @@ impl Links {
     /// Returns the bytes that count against the fleet's budget. They do not change when a task that it depends on ends.
     pub(crate) fn stored_bytes(&self) -> usize {
         let carried = self.children.as_ref().map_or(0, |children| children.carried.len());
-        self.depends_on.len() * DEPENDENCY_BYTES + carried
+        let divider = self.divider.as_ref().map_or(0, |divider| divider.stored_bytes());
+        self.depends_on.len() * DEPENDENCY_BYTES + carried + divider
     }
 
     /// Returns what the task waits for, for readers; `None` if it waits for no task.

@@ -1,5 +1,6 @@
 //! What the end of a task means for others, one step of a command for each of them: for its parent, for its children,
-//! for the tasks that depend on it, and for those that it depended on, which nobody else may need. What is left to do
+//! for the tasks that depend on it, and for those that it depended on, which nobody else may need; and the same for the
+//! parts of a task that are kept apart, when an agent has done with one of them. What is left to do
 //! is kept with the fleet, beside the state: it is done before the command ends, after everything else that the command
 //! does.
 
@@ -29,6 +30,9 @@ pub(super) enum Next {
     CatchUp(usize),
     /// Accept these subtasks of a task that is suspended.
     Accept(vec::IntoIter<SubmitTask>),
+    /// Give the parts of a task that are kept apart, from this number on, to agents: one that could take none of them
+    /// runs none any more.
+    Spread(u32),
 }
 
 /// What is left to do.
@@ -47,6 +51,11 @@ impl Fleet {
         if is_linked || self.indexes.links.has_dependents(seq) {
             self.unsettled.add(seq, Next::Parent);
         }
+    }
+
+    /// Takes note that an agent runs a part no more of a task whose parts are kept apart.
+    pub(crate) fn note_left(&mut self, parent: u64) {
+        self.unsettled.add(parent, Next::Spread(0));
     }
 
     /// Takes note that a task was accepted.
@@ -88,6 +97,7 @@ impl Fleet {
             Next::Dependencies(place) => self.let_go(of, place).then_some(Next::Dependencies(place + 1)),
             Next::CatchUp(place) => self.catch_up(of, place, effects).then_some(Next::CatchUp(place + 1)),
             Next::Accept(subtasks) => self.accept_next(of, subtasks, effects).map(Next::Accept),
+            Next::Spread(from) => self.place_spread(of, from, effects).map(Next::Spread),
         };
         // If the parent has ended with it, that comes first: its other children are not to begin any more.
         let parent = if is_of_parent && self.unsettled.0.len() > before { self.unsettled.0.pop_back() } else { None };

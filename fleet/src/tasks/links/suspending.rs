@@ -54,7 +54,8 @@ impl Suspension {
         }
         let is_other = |task: &SubmitTask| {
             let links = task.links.as_ref();
-            let has_parts = links.is_some_and(|links| links.split.is_some() || links.part_of.is_some());
+            let has_parts =
+                links.is_some_and(|links| links.split.is_some() || links.part_of.is_some() || links.divider.is_some());
             has_parts || task.approval.is_some() || task.idempotency_key.is_some() || task.team_term.is_some()
         };
         let place = self.subtasks.iter().position(is_other)?;
@@ -73,7 +74,11 @@ impl Outcome {
         match self {
             Outcome::Suspended(_) => true,
             Outcome::Failed(failure) => failure.kind.needs_graphs(),
-            Outcome::Succeeded(_) | Outcome::Stopped | Outcome::HandedBack | Outcome::Answered { .. } => false,
+            Outcome::Succeeded(_)
+            | Outcome::Answered { .. }
+            | Outcome::Stored(_)
+            | Outcome::Stopped
+            | Outcome::HandedBack => false,
         }
     }
 
@@ -102,8 +107,14 @@ impl FailureKind {
 }
 
 impl Links {
-    /// Notes that the task waits for further children.
+    /// Notes that the task waits for further children. If its input was divided, they are its parts.
     fn suspend(&mut self, subtasks: u32, carried: Bytes) {
+        if self.children.is_none()
+            && let Some(divider) = &self.divider
+        {
+            self.children = Some(divider.children(subtasks));
+            return;
+        }
         let children = self.children.get_or_insert_default();
         *children = Children {
             join: Join::Resume,
@@ -114,6 +125,8 @@ impl Links {
             waits: true,
             suspensions: children.suspensions.saturating_add(1),
             carried,
+            // The earlier ones have ended, and these go wherever there is room.
+            spread: false,
             ..children.clone()
         };
     }
@@ -163,6 +176,9 @@ impl Fleet {
             return for_good(format!("the task was suspended {MAX_SUSPENSIONS} times, which is the most"));
         }
         let count = suspension.subtasks.len();
+        if let Some(divider) = task.divider().filter(|divider| count > divider.agents as usize) {
+            return for_good(format!("its input was divided into {count} parts, the most is {}", divider.agents));
+        }
         if known as usize + count > MAX_SUBTASKS as usize {
             return for_good(format!("the task would have more than {MAX_SUBTASKS} subtasks"));
         }

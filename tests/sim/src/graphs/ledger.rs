@@ -209,6 +209,8 @@ impl GraphLedger {
         let may_be = match &result.end {
             PassedEnd::Succeeded(output) => self.tasks.get(id).is_some_and(|node| node.may_give(output)),
             PassedEnd::Failed(_) | PassedEnd::Cancelled(_) => on_failure == OnFailure::Run,
+            // No simulated agent has an object store.
+            PassedEnd::Stored { .. } => false,
         };
         may_be && result.task_id == id
     }

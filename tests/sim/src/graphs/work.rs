@@ -135,7 +135,7 @@ impl Piece {
             PassedEnd::Succeeded(output) => self.does != Does::Fail && output.ends_with(format!(" {label}").as_bytes()),
             // One that succeeds may have been lost too often.
             PassedEnd::Failed(_) => true,
-            PassedEnd::Cancelled(_) => false,
+            PassedEnd::Cancelled(_) | PassedEnd::Stored { .. } => false,
         }
     }
 }

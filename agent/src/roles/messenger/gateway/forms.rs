@@ -1,4 +1,5 @@
-//! Tasks and messages as clients write them in JSON or CBOR, and as the API takes them.
+//! Messages and lists of tasks as clients write them in JSON or CBOR, and as the API takes them; and what their fields have
+//! in common with those of [tasks](super::task_form).
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use bytes::Bytes;
-use robeing_proto::v1::{self, RetryPolicy, Role, SendMessageRequest, TaskSpec};
+use robeing_proto::v1::{self, SendMessageRequest};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -17,36 +18,6 @@ const CONFIG: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
 const PLAIN: GeneralPurpose = GeneralPurpose::new(&STANDARD, CONFIG);
 const FOR_URLS: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, CONFIG);
-
-/// The names of the roles that can be required of an agent.
-pub const ROLES: [(&str, Role); 4] = [
-    ("worker", Role::Worker),
-    ("specialist", Role::Specialist),
-    ("messenger", Role::Messenger),
-    ("guardian", Role::Guardian),
-];
-
-/// A task to submit.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct TaskForm<'a> {
-    id: Option<String>,
-    kind: String,
-    /// A string is the input itself; any other value is passed on as its JSON text.
-    #[serde(borrow)]
-    input: Option<&'a RawValue>,
-    input_base64: Option<String>,
-    key: Option<String>,
-    priority: Option<u32>,
-    deadline: Option<String>,
-    delay: Option<String>,
-    timeout: Option<String>,
-    max_attempts: Option<u32>,
-    ttl: Option<String>,
-    role: Option<String>,
-    specialization: Option<String>,
-    submitter: Option<String>,
-}
 
 /// Several tasks to submit.
 #[derive(Debug, Deserialize)]
@@ -84,32 +55,6 @@ pub fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(json).map_err(|error| error.to_string())
 }
 
-impl TaskForm<'_> {
-    /// Returns the task as the API takes it.
-    ///
-    /// # Errors
-    /// What is wrong, as a sentence.
-    pub fn spec(self) -> Result<TaskSpec, String> {
-        let role = self.role.map(|role| role_named(&role)).transpose()?;
-        Ok(TaskSpec {
-            id: self.id.unwrap_or_default(),
-            kind: self.kind,
-            input: content("input", self.input, self.input_base64.as_deref())?,
-            priority: self.priority.unwrap_or_default(),
-            deadline_in: duration("deadline", self.deadline.as_deref())?,
-            delay: duration("delay", self.delay.as_deref())?,
-            attempt_timeout: duration("timeout", self.timeout.as_deref())?,
-            retry: self.max_attempts.map(|max_attempts| RetryPolicy { max_attempts, ..RetryPolicy::default() }),
-            required_role: role.unwrap_or_default().into(),
-            required_specialization: self.specialization.unwrap_or_default(),
-            idempotency_key: self.key.unwrap_or_default(),
-            result_ttl: duration("ttl", self.ttl.as_deref())?,
-            submitter: self.submitter.unwrap_or_default(),
-            ..TaskSpec::default()
-        })
-    }
-}
-
 impl MessageForm<'_> {
     /// Returns the message as the API takes it.
     ///
@@ -128,12 +73,6 @@ impl MessageForm<'_> {
             ..SendMessageRequest::default()
         })
     }
-}
-
-fn role_named(name: &str) -> Result<Role, String> {
-    let known = ROLES.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-    let names = || ROLES.map(|(name, _)| name).join(", ");
-    known.map(|(_, role)| role).ok_or_else(|| format!("\"role\" must be one of {}", names()))
 }
 
 /// Returns the bytes that a field, or the one beside it with the suffix `Base64`, stands for.
@@ -180,71 +119,4 @@ pub fn told(span: Duration) -> Result<prost_types::Duration, String> {
 /// Returns the refusal of one task of several.
 pub fn refused(message: String) -> v1::Refusal {
     v1::Refusal { code: "INVALID_ARGUMENT".to_owned(), message }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn task(json: &str) -> Result<TaskSpec, String> {
-        parse::<TaskForm<'_>>(json.as_bytes())?.spec()
-    }
-
-    #[test]
-    fn an_input_is_text_or_json_or_base64() {
-        let input = |fields: &str| task(&format!(r#"{{"kind":"k"{fields}}}"#)).map(|spec| spec.input);
-        assert_eq!(input(""), Ok(Bytes::new()));
-        assert_eq!(input(r#","input":null"#), Ok(Bytes::new()));
-        assert_eq!(input(r#","input":"a\u00e9\n""#), Ok("aé\n".into()));
-        assert_eq!(input(r#","input": {"b": 1.50, "a":[ ]}"#), Ok(r#"{"b": 1.50, "a":[ ]}"#.into()));
-        for base64 in ["/+8=", "/+8", "_-8=", "_-8"] {
-            assert_eq!(input(&format!(r#","inputBase64":"{base64}""#)), Ok(Bytes::from_static(&[0xff, 0xef])));
-        }
-        for (wrong, words) in [
-            (r#","inputBase64":"/-8""#, "not base64"),
-            (r#","input":1,"inputBase64":"""#, "give one"),
-            (r#","input":"\ud800""#, "\"input\""),
-            (r#","imput":1"#, "unknown field `imput`"),
-            (r#","kind":"twice""#, "duplicate field"),
-            (r#","priority":"high""#, "invalid type"),
-            (r#","deadline":30"#, "invalid type"),
-            (r#","deadline":"soon""#, "a duration such as"),
-            (r#","deadline":"99999999999999999y""#, "a duration such as"),
-            (r#","role":"boss""#, "worker, specialist"),
-        ] {
-            let error = input(wrong).expect_err(wrong);
-            assert!(error.contains(words), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_deeply_nested_input_is_no_problem() {
-        let deep = format!(r#"{{"kind":"k","input":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
-        assert_eq!(task(&deep).expect("it is JSON").input.len(), 200_000);
-    }
-
-    #[test]
-    fn every_field_of_a_task_arrives() {
-        let spec = task(
-            r#"{"id":"i","kind":"k","key":"y","priority":7,"deadline":"1m30s","delay":"2s","timeout":"3s","maxAttempts":4,
-            "ttl":"1h","role":"Guardian","specialization":"s","submitter":"u"}"#,
-        );
-        let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
-        let expected = TaskSpec {
-            id: "i".into(),
-            kind: "k".into(),
-            idempotency_key: "y".into(),
-            priority: 7,
-            deadline_in: seconds(90),
-            delay: seconds(2),
-            attempt_timeout: seconds(3),
-            retry: Some(RetryPolicy { max_attempts: 4, ..RetryPolicy::default() }),
-            result_ttl: seconds(3_600),
-            required_role: Role::Guardian.into(),
-            required_specialization: "s".into(),
-            submitter: "u".into(),
-            ..TaskSpec::default()
-        };
-        assert_eq!(spec, Ok(expected));
-    }
 }

@@ -28,6 +28,7 @@ pub mod problem;
 pub(crate) mod requests;
 pub(crate) mod server;
 mod shares;
+mod task_form;
 mod tasks;
 pub(super) mod views;
 

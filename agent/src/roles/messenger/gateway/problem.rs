@@ -90,6 +90,12 @@ impl Problem {
         Self { retry_after: Some(TRY_AGAIN_AFTER), ..self }
     }
 
+    /// Sets after how many milliseconds the request should be sent again, if that is known: 0 if it is not.
+    #[must_use]
+    pub fn after(self, millis: u64) -> Self {
+        if millis == 0 { self } else { Self { retry_after: Some(millis.div_ceil(1_000)), ..self } }
+    }
+
     /// Adds a member.
     #[must_use]
     pub fn with(mut self, name: &str, value: Value) -> Self {
@@ -169,6 +175,15 @@ mod tests {
             assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_JSON);
         }
         assert_eq!(Problem::from(Status::ok("")).status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_come_back_in_whole_seconds_if_that_is_known() {
+        let after = |millis| {
+            let refusal = v1::Refusal { code: "RESOURCE_EXHAUSTED".into(), message: "why".into() };
+            Problem::from(refusal).after(millis).response().headers()[RETRY_AFTER].clone()
+        };
+        assert_eq!([after(0), after(1), after(1_000), after(1_001)], ["1", "1", "1", "2"]);
     }
 
     #[test]

@@ -12,9 +12,10 @@ use uuid::{Builder, Uuid};
 use super::{
     cbor,
     cloudevents::{Event, Mode},
-    forms::{self, MessageForm, TaskForm, TasksForm},
+    forms::{self, MessageForm, TasksForm},
     media::Media,
     problem::Problem,
+    task_form::TaskForm,
 };
 
 /// Maximum number of tasks of one request.

@@ -44,7 +44,7 @@ impl Server {
         }
         let result = results.into_iter().next().unwrap_or_default();
         if let Some(refusal) = result.refusal {
-            return Err(refusal.into());
+            return Err(Problem::from(refusal).after(result.retry_after_ms));
         }
         let id = result.task_id.clone();
         if let Some(wait) = wait {

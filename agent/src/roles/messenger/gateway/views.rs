@@ -2,10 +2,10 @@
 //! field of the same name with the suffix `Base64`.
 
 use prost_types::Timestamp;
-use robeing_proto::v1::{self, FailureKind, MessageCode, Role, SubmitResult, Task, TaskState};
+use robeing_proto::v1::{self, FailureKind, Join, MessageCode, OnFailure, Role, SubmitResult, Task, TaskState};
 use serde::Serialize;
 
-use super::forms::{ROLES, to_base64};
+use super::{forms::to_base64, task_form::ROLES};
 use crate::executor::rfc3339;
 
 /// What became of one submitted task.
@@ -19,6 +19,9 @@ pub struct SubmittedView<'a> {
     existing: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: Option<RefusalView<'a>>,
+    /// When there may be room for the task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -32,9 +35,10 @@ impl<'a> From<&'a SubmitResult> for SubmittedView<'a> {
         match &result.refusal {
             Some(refusal) => {
                 let refusal = Some(RefusalView { code: &refusal.code, message: &refusal.message });
-                Self { refusal, ..Self::default() }
+                let retry_after_ms = Some(result.retry_after_ms).filter(|after| *after > 0);
+                Self { refusal, retry_after_ms, ..Self::default() }
             }
-            None => Self { id: &result.task_id, existing: Some(result.existing), refusal: None },
+            None => Self { id: &result.task_id, existing: Some(result.existing), ..Self::default() },
         }
     }
 }
@@ -67,15 +71,37 @@ pub struct TaskView<'a> {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     specialization: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    skills: &'a [String],
+    /// Set if it is not one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slots: Option<u32>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    queue: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    limit_key: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    depends_on: Vec<DependencyView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part_of: Option<PlaceView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subtasks: Option<SubtasksView>,
     /// Set if the task succeeded: one of the two.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_base64: Option<String>,
+    /// Set instead if the output is in the object store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_ref: Option<StoredView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<FailureView<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dead: bool,
     #[serde(skip_serializing_if = "str::is_empty")]
     cancel_reason: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    skipped: bool,
     /// What a queued task waits for.
     #[serde(skip_serializing_if = "str::is_empty")]
     waiting_for: &'a str,
@@ -89,12 +115,21 @@ pub struct TaskView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     not_before: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    queue_until: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     deadline: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finished_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
     revision: u64,
+}
+
+/// An output in the object store.
+#[derive(Debug, Serialize)]
+struct StoredView {
+    sha256: String,
+    bytes: u64,
 }
 
 /// Why a task failed.
@@ -106,14 +141,67 @@ struct FailureView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     code: Option<i32>,
     #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     stderr_tail: &'a str,
     retryable: bool,
+}
+
+/// A task that another one depends on.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DependencyView<'a> {
+    task: &'a str,
+    on_failure: String,
+    /// Set once it has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+}
+
+/// Which part of another task a task is.
+#[derive(Debug, Serialize)]
+struct PlaceView<'a> {
+    task: &'a str,
+    part: u32,
+}
+
+/// The parts or subtasks of a task.
+#[derive(Debug, Serialize)]
+struct SubtasksView {
+    join: String,
+    parts: u32,
+    accepted: u32,
+    ended: u32,
+    succeeded: u32,
+    skipped: u32,
+}
+
+impl<'a> From<&'a v1::TaskDependency> for DependencyView<'a> {
+    fn from(of: &'a v1::TaskDependency) -> Self {
+        let state = Some(of.state()).filter(|state| *state != TaskState::Unspecified);
+        let on_failure = match of.on_failure() {
+            OnFailure::Unspecified => OnFailure::Fail,
+            known => known,
+        };
+        Self { task: &of.task, on_failure: word(on_failure.as_str_name(), "ON_FAILURE_"), state: state.map(state_name) }
+    }
+}
+
+impl From<&v1::Subtasks> for SubtasksView {
+    fn from(of: &v1::Subtasks) -> Self {
+        let v1::Subtasks { quorum, parts, accepted, ended, succeeded, skipped, .. } = *of;
+        let join = match of.join() {
+            Join::Quorum => format!("quorum:{quorum}"),
+            join => word(join.as_str_name(), "JOIN_"),
+        };
+        Self { join, parts, accepted, ended, succeeded, skipped }
+    }
 }
 
 impl<'a> From<&'a Task> for TaskView<'a> {
     fn from(task: &'a Task) -> Self {
         let (output, output_base64) = match task.state() {
-            TaskState::Succeeded => shown(&task.output),
+            TaskState::Succeeded if task.output_ref.is_none() => shown(&task.output),
             _ => (None, None),
         };
         Self {
@@ -125,22 +213,37 @@ impl<'a> From<&'a Task> for TaskView<'a> {
             key: &task.idempotency_key,
             role: role_name(task.required_role()),
             specialization: &task.required_specialization,
+            skills: &task.skills,
+            slots: Some(task.slots).filter(|slots| *slots > 1),
+            queue: &task.queue,
+            limit_key: &task.limit_key,
+            depends_on: task.depends_on.iter().map(DependencyView::from).collect(),
+            part_of: task.part_of.as_ref().map(|of| PlaceView { task: &of.task, part: of.index }),
+            subtasks: task.subtasks.as_ref().map(SubtasksView::from),
             output,
             output_base64,
+            output_ref: task.output_ref.as_ref().map(|stored| StoredView {
+                sha256: stored.sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+                bytes: stored.bytes,
+            }),
             failure: task.failure.as_ref().map(|failure| FailureView {
                 kind: failure_name(failure.kind()),
                 message: &failure.message,
                 code: failure.code,
+                name: &failure.name,
                 stderr_tail: &failure.stderr_tail,
                 retryable: failure.retryable,
             }),
+            dead: task.dead,
             cancel_reason: &task.cancel_reason,
+            skipped: task.skipped,
             waiting_for: &task.waiting_for,
             agent: task.attempts.last().map_or("", |attempt| &attempt.agent),
             attempts: task.attempts_used,
             max_attempts: task.max_attempts,
             submitted_at: time(task.submitted_at),
             not_before: time(task.not_before),
+            queue_until: time(task.queue_until),
             deadline: time(task.deadline),
             finished_at: time(task.finished_at),
             expires_at: time(task.expires_at),
@@ -255,7 +358,12 @@ fn role_name(role: Role) -> Option<&'static str> {
 }
 
 fn failure_name(kind: FailureKind) -> String {
-    kind.as_str_name().trim_start_matches("FAILURE_KIND_").to_ascii_lowercase()
+    word(kind.as_str_name(), "FAILURE_KIND_")
+}
+
+/// Returns the name of a value as it is written here.
+fn word(name: &str, prefix: &str) -> String {
+    name.trim_start_matches(prefix).to_ascii_lowercase()
 }
 
 #[cfg(test)]
@@ -276,6 +384,7 @@ pub mod samples {
             failure: Some(v1::Failure {
                 kind: FailureKind::TimedOut.into(),
                 code: Some(1),
+                name: "n".into(),
                 stderr_tail: "e".into(),
                 ..v1::Failure::default()
             }),
@@ -290,6 +399,20 @@ pub mod samples {
             required_specialization: "s".into(),
             idempotency_key: "y".into(),
             waiting_for: "w".into(),
+            skills: vec!["t".into()],
+            slots: 2,
+            queue: "q".into(),
+            limit_key: "l".into(),
+            queue_until: at,
+            dead: true,
+            skipped: true,
+            depends_on: vec![v1::TaskDependency {
+                task: "d".into(),
+                on_failure: OnFailure::Run.into(),
+                state: TaskState::Failed.into(),
+            }],
+            part_of: Some(v1::PartOf { task: "o".into(), index: 1 }),
+            subtasks: Some(v1::Subtasks { join: Join::Quorum.into(), quorum: 2, parts: 3, ..v1::Subtasks::default() }),
             ..Task::default()
         }
     }
@@ -329,15 +452,32 @@ mod tests {
     }
 
     #[test]
+    fn what_a_task_is_linked_with_is_told_in_the_words_of_a_submission() {
+        let view = serde_json::to_value(TaskView::from(&samples::task())).expect("it is JSON");
+        assert_eq!(view["dependsOn"], json!([{"task": "d", "onFailure": "run", "state": "failed"}]));
+        assert_eq!(view["partOf"], json!({"task": "o", "part": 1}));
+        assert_eq!((&view["subtasks"]["join"], &view["subtasks"]["parts"]), (&json!("quorum:2"), &json!(3)));
+        let unsaid = v1::TaskDependency { task: "d".into(), ..v1::TaskDependency::default() };
+        let task = Task { depends_on: vec![unsaid], slots: 1, ..Task::default() };
+        let view = serde_json::to_value(TaskView::from(&task)).expect("it is JSON");
+        assert_eq!(view["dependsOn"], json!([{"task": "d", "onFailure": "fail"}]));
+        for absent in ["slots", "skills", "queue", "partOf", "subtasks", "dead", "skipped", "queueUntil"] {
+            assert_eq!(view[absent], Value::Null, "{absent}");
+        }
+    }
+
+    #[test]
     fn a_refused_task_has_no_id() {
         let refused = SubmitResult {
             refusal: Some(v1::Refusal { code: "C".into(), message: "m".into() }),
+            retry_after_ms: 1_500,
             ..SubmitResult::default()
         };
         let accepted = SubmitResult { task_id: "t".into(), existing: true, ..SubmitResult::default() };
         let results = [accepted, refused];
         let view = serde_json::to_value(BatchView::from(&results[..])).expect("it is JSON");
-        let expected = json!({"tasks": [{"id": "t", "existing": true}, {"refusal": {"code": "C", "message": "m"}}]});
+        let refused = json!({"refusal": {"code": "C", "message": "m"}, "retryAfterMs": 1500});
+        let expected = json!({"tasks": [{"id": "t", "existing": true}, refused]});
         assert_eq!(view, expected);
     }
 }

@@ -73,6 +73,8 @@ pub struct Opened {
     pub sealing_key: Option<[u8; 32]>,
     /// What the agent contributes to the resource pool.
     pub contributed: Amounts,
+    /// Whether the agent has an object store, from which it fetches inputs.
+    pub has_store: bool,
 }
 
 /// An agent's session, as read from the state.
@@ -153,8 +155,8 @@ impl SessionOpener {
             let welcome = self.welcome(term, session, resumed, waited_seq);
             let answers_health_checks = hello.answers_health_checks;
             let sealing_key = sealing_key(&hello).ok().flatten();
-            let contributed = contributed(&hello);
-            let opened = Opened { agent, session, link, answers_health_checks, sealing_key, contributed };
+            let (contributed, has_store) = (contributed(&hello), hello.has_store);
+            let opened = Opened { agent, session, link, answers_health_checks, sealing_key, contributed, has_store };
             return Ok((opened, welcome));
         }
         Err(JoinFailed::NotLeading)
@@ -239,6 +241,7 @@ impl SessionOpener {
             coordinators: self.members.addresses(),
             resumed,
             waited_seq,
+            takes_refs: true,
         })
     }
 }

@@ -261,6 +261,8 @@ class TaskKind(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     QUEUE_EXPIRY_FIELD_NUMBER: _builtins.int
     PROGRESS_TIMEOUT_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
+    SPLITTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """At most 253 bytes."""
     role: _types_pb2.Role.ValueType
@@ -269,6 +271,10 @@ class TaskKind(_message.Message):
     """How many slots of its agent an attempt takes, at most 4,096. 0: one."""
     queue: _builtins.str
     """The queue in which the tasks wait, and for whose share of the resource pool they count; empty: "default"."""
+    agents: _builtins.int
+    """Among how many agents a task is split that does not say it itself, at most 64. 0 or 1: it is not. Only with `splitter`.
+    The runs of schedules and the subtasks of attempts are not split.
+    """
     @_builtins.property
     def skills(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The specializations that an agent must have; at most 8, each once. The first one decides which agents match."""
@@ -297,6 +303,10 @@ class TaskKind(_message.Message):
     def progress_timeout(self) -> _duration_pb2.Duration:
         """How long an attempt may run without progress. Unset: for as long as it may run."""
 
+    @_builtins.property
+    def splitter(self) -> _types_pb2.Splitter:
+        """How the input of a task is divided that is split among agents."""
+
     def __init__(
         self,
         *,
@@ -311,10 +321,12 @@ class TaskKind(_message.Message):
         retry: _types_pb2.RetryPolicy | None = ...,
         queue_expiry: _duration_pb2.Duration | None = ...,
         progress_timeout: _duration_pb2.Duration | None = ...,
+        agents: _builtins.int = ...,
+        splitter: _types_pb2.Splitter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "progress_timeout", b"progress_timeout", "queue_expiry", b"queue_expiry", "resources", b"resources", "retry", b"retry"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "progress_timeout", b"progress_timeout", "queue_expiry", b"queue_expiry", "resources", b"resources", "retry", b"retry", "splitter", b"splitter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "name", b"name", "progress_timeout", b"progress_timeout", "queue", b"queue", "queue_expiry", b"queue_expiry", "resources", b"resources", "retry", b"retry", "role", b"role", "skills", b"skills", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "attempt_timeout", b"attempt_timeout", "deadline_in", b"deadline_in", "name", b"name", "progress_timeout", b"progress_timeout", "queue", b"queue", "queue_expiry", b"queue_expiry", "resources", b"resources", "retry", b"retry", "role", b"role", "skills", b"skills", "slots", b"slots", "splitter", b"splitter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

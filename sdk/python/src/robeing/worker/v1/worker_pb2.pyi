@@ -523,6 +523,7 @@ class Welcome(_message.Message):
     slots: _builtins.int
     """Number of tasks that the agent runs at once."""
     max_output_bytes: _builtins.int
+    """A result may have so many bytes. What is larger than 1 MiB is put into the object store, if the agent has one."""
     def __init__(
         self,
         *,
@@ -599,6 +600,7 @@ class GivenResult(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """Empty for parts and subtasks."""
     state: Global___ResultState.ValueType
@@ -606,6 +608,10 @@ class GivenResult(_message.Message):
     """Present if it succeeded."""
     reason: _builtins.str
     """Why it did not succeed; at most 512 bytes."""
+    @_builtins.property
+    def stored(self) -> Global___StoredOutput:
+        """Set if it succeeded and its output is too large to be passed on: it is in the object store, and `output` is empty."""
+
     def __init__(
         self,
         *,
@@ -613,14 +619,43 @@ class GivenResult(_message.Message):
         state: Global___ResultState.ValueType = ...,
         output: _builtins.bytes = ...,
         reason: _builtins.str = ...,
+        stored: Global___StoredOutput | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stored", b"stored"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "reason", b"reason", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "reason", b"reason", "state", b"state", "stored", b"stored", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GivenResult: _TypeAlias = GivenResult  # noqa: Y015
+
+@_typing.final
+class StoredOutput(_message.Message):
+    """An output in the object store of the fleet. Its key is the prefix of the store, then `sha256/` and the hash in 64
+    lower-case hexadecimal digits.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.bytes
+    """SHA-256 of the output, 32 bytes."""
+    bytes: _builtins.int
+    """Length of the output in bytes."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.bytes = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredOutput: _TypeAlias = StoredOutput  # noqa: Y015
 
 @_typing.final
 class HealthCheck(_message.Message):

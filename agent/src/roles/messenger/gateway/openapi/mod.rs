@@ -1,6 +1,8 @@
 //! The OpenAPI 3.1 document that describes the gateway. Tests compare it with what is served: the paths and methods, and
 //! the fields of requests and responses.
 
+mod tasks;
+
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -9,7 +11,6 @@ use serde_json::{Map, Value, json};
 use super::{
     MAX_BODY, MAX_WAIT,
     cloudevents::{EVENT, EVENTS},
-    forms::ROLES,
     media::Media,
     messages::MESSAGES,
     problem::PROBLEM_JSON,
@@ -217,105 +218,7 @@ fn priority() -> Value {
 }
 
 fn schemas() -> Value {
-    merged([task_schemas(), task_schema(), message_schemas()])
-}
-
-fn task_schemas() -> Value {
-    let roles = ROLES.map(|(name, _)| name);
-    json!({
-        "NewTask": {
-            "type": "object",
-            "required": ["kind"],
-            "additionalProperties": false,
-            "properties": {
-                "id": json!({"type": "string", "format": "uuid", "description": "Unset: the gateway generates one."}),
-                "kind": text("Kind of work; matched with the specializations of agents."),
-                "input": json!({"description": "A string is the input itself; any other value is passed on as its JSON text. At most 1 MiB."}),
-                "inputBase64": base64("The input as bytes, instead of input."),
-                "key": text("Another submission with the same key returns the first one's task."),
-                "priority": priority(),
-                "deadline": span("Time after which the task fails if it has not finished."),
-                "delay": span("Time before which the task is not started."),
-                "timeout": span("Time limit of one attempt."),
-                "maxAttempts": json!({"type": "integer", "minimum": 1}),
-                "ttl": span("How long the finished task is kept."),
-                "role": json!({"type": "string", "enum": roles, "description": "Only agents of this role take the task."}),
-                "specialization": text("Only agents with this specialization take the task."),
-                "submitter": text("Name of the submitter, for filtering."),
-            },
-        },
-        "NewTasks": {
-            "type": "object",
-            "required": ["tasks"],
-            "additionalProperties": false,
-            "properties": {"tasks": {"type": "array", "minItems": 1, "maxItems": MAX_TASKS, "items": any_of(&["NewTask"])}},
-        },
-        "Submitted": {
-            "type": "object",
-            "properties": {
-                "id": text("Id of the task."),
-                "existing": json!({"type": "boolean", "description": "An earlier submission had the same id or key."}),
-                "refusal": json!({
-                    "type": "object", "description": "The task was not accepted; only in lists.",
-                    "properties": {"code": text("Name of a gRPC code."), "message": text("A sentence.")},
-                }),
-            },
-        },
-        "SubmittedList": {
-            "type": "object",
-            "required": ["tasks"],
-            "properties": {"tasks": {"type": "array", "items": any_of(&["Submitted"])}},
-        },
-        "Cancelled": {
-            "type": "object",
-            "required": ["id", "state"],
-            "properties": {"id": text("Id of the task."), "state": text("Its state now.")},
-        },
-    })
-}
-
-fn task_schema() -> Value {
-    json!({
-        "Task": {
-            "type": "object",
-            "required": ["id", "kind", "state", "priority", "attempts", "maxAttempts", "revision"],
-            "properties": {
-                "id": text("Id of the task."),
-                "kind": text("Kind of work."),
-                "state": json!({"type": "string", "enum":
-                    ["queued", "assigned", "succeeded", "failed", "cancelled", "dead_lettered", "unknown"]}),
-                "priority": priority(),
-                "submitter": text("Name of the submitter."),
-                "key": text("Its key."),
-                "role": text("The role that is required."),
-                "specialization": text("The specialization that is required."),
-                "output": text("Output of a task that succeeded, if it is UTF-8."),
-                "outputBase64": base64("Output of a task that succeeded, if it is not UTF-8."),
-                "failure": json!({
-                    "type": "object",
-                    "required": ["kind", "message", "retryable"],
-                    "properties": {
-                        "kind": text("What kind of failure."),
-                        "message": text("A sentence."),
-                        "code": json!({"type": "integer", "description": "Exit code, signal or HTTP status."}),
-                        "stderrTail": text("The end of stderr."),
-                        "retryable": json!({"type": "boolean"}),
-                    },
-                }),
-                "cancelReason": text("Why it was cancelled."),
-                "waitingFor": text("What a queued task waits for."),
-                "agent": text("The agent that has, or last had, the task."),
-                "attempts": json!({"type": "integer", "description": "Attempts that count."}),
-                "maxAttempts": json!({"type": "integer"}),
-                "submittedAt": time("When it was accepted."),
-                "notBefore": time("It is not started before."),
-                "deadline": time("It fails if it has not finished by then."),
-                "finishedAt": time("When it ended."),
-                "expiresAt": time("When it is deleted."),
-                "revision": json!({"type": "integer", "description": "The fleet's revision at its last change."}),
-            },
-        },
-    })
+    merged([tasks::schemas(), message_schemas()])
 }
 
 fn message_schemas() -> Value {
@@ -380,8 +283,9 @@ mod tests {
 
     use super::*;
     use crate::roles::messenger::gateway::{
-        forms::{self, MessageForm, TaskForm},
+        forms::{self, MessageForm},
         server::Route,
+        task_form::TaskForm,
         views::{BatchView, CancelledView, MessageView, OutcomesView, SubmittedView, TaskView, samples},
     };
 
@@ -434,12 +338,19 @@ mod tests {
         let with_text = robeing_proto::v1::Task { output: "é".into(), ..samples::task() };
         let mut expected = of(&TaskView::from(&task));
         expected.extend(of(&TaskView::from(&with_text)));
+        let output_ref = Some(robeing_proto::v1::BlobRef::default());
+        let stored = robeing_proto::v1::Task { output_ref, ..samples::task() };
+        expected.extend(of(&TaskView::from(&stored)));
         assert_eq!(fields("Task"), expected);
-        let failure = &shown(&TaskView::from(&task))["failure"];
-        let schema = &served()["components"]["schemas"]["Task"]["properties"]["failure"]["properties"];
-        assert_eq!(keys(schema), keys(failure));
+        let (view, served) = (shown(&TaskView::from(&task)), served());
+        let schema = &served["components"]["schemas"]["Task"]["properties"];
+        for part in ["failure", "partOf", "subtasks"] {
+            assert_eq!(keys(&schema[part]["properties"]), keys(&view[part]), "{part}");
+        }
+        assert_eq!(keys(&schema["dependsOn"]["items"]["properties"]), keys(&view["dependsOn"][0]));
         let accepted = SubmitResult { task_id: "i".into(), ..SubmitResult::default() };
-        let refused = SubmitResult { refusal: Some(forms::refused("r".into())), ..SubmitResult::default() };
+        let refusal = Some(forms::refused("r".into()));
+        let refused = SubmitResult { refusal, retry_after_ms: 1, ..SubmitResult::default() };
         let mut submitted = of(&SubmittedView::from(&accepted));
         submitted.extend(of(&SubmittedView::from(&refused)));
         assert_eq!(fields("Submitted"), submitted);

@@ -2,31 +2,23 @@
 //! keys; their contents are read from the state in slices when they are sent, so that a slow agent keeps nothing in
 //! memory, and an attempt that has ended meanwhile is not sent at all.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+mod given;
 
-use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+
 use prost::Message;
-use robeing_fleet::{
-    Fleet, FleetMillis, Join, Passing, Task,
-    sabotage::{Mistake, planted},
-};
-use robeing_platform::compute;
+use robeing_fleet::FleetMillis;
 use robeing_proto::{
     budget::MessageBudget,
     internal::v1::{self as internal, coordinator_message::Message as ToAgent},
 };
 
+use self::given::{assignment, read};
 use crate::{
-    api::convert,
     leader::sessions::{AttemptKey, Outbox},
     raft::SharedFleet,
 };
 
-/// Maximum number of attempts, or of results for one attempt, read from the state at once.
-const MAX_ATTEMPTS_READ: usize = 256;
 /// Approximate size of an assignment besides its input and kind, bytes.
 const ASSIGNMENT_BYTES: usize = 160;
 
@@ -42,9 +34,23 @@ pub struct Outgoing {
     hand_back: bool,
     drained: bool,
     ended: Option<String>,
+    /// The agent has an object store, from which it fetches inputs.
+    has_store: bool,
+    /// The attempts that were not sent because a part of their input is in the object store, and the agent has none.
+    unreadable: Vec<AttemptKey>,
 }
 
 impl Outgoing {
+    /// Returns what is on its way to an agent that has an object store, or none.
+    pub fn to(has_store: bool) -> Self {
+        Self { has_store, ..Self::default() }
+    }
+
+    /// Takes the attempts that were not sent because the agent can't read their input.
+    pub fn take_unreadable(&mut self) -> Vec<AttemptKey> {
+        std::mem::take(&mut self.unreadable)
+    }
+
     /// Adds the contents of an outbox.
     pub fn add(&mut self, outbox: Outbox) {
         self.heartbeat = outbox.heartbeat.or(self.heartbeat);
@@ -97,8 +103,12 @@ impl Outgoing {
         }
         while !self.assignments.is_empty() {
             let mut tasks = read(&fleet.read(), &mut self.assignments);
+            tasks.iter_mut().for_each(|given| given.add_results(fleet));
+            if !self.has_store {
+                let unreadable = tasks.extract_if(.., |given| given.needs_store());
+                self.unreadable.extend(unreadable.filter_map(|given| given.key()));
+            }
             if !tasks.is_empty() {
-                tasks.iter_mut().for_each(|given| given.add_results(fleet));
                 let assignments = tasks.into_iter().filter_map(|given| assignment(given, now)).collect();
                 return Some(ToAgent::Assignments(internal::Assignments { assignments }));
             }
@@ -125,119 +135,15 @@ fn drain<T>(queue: &mut VecDeque<T>, size: impl Fn(&T) -> usize) -> Vec<T> {
     queue.drain(..fitting).collect()
 }
 
-/// A task of which an agent gets an attempt. A run of a task whose result is verified has the input and deadline of that one;
-/// one that compares outputs, these and that deadline.
-struct Given {
-    task: Arc<Task>,
-    input: Bytes,
-    deadline: Option<FleetMillis>,
-    /// How many results of other tasks it is given.
-    results_given: usize,
-    results: Vec<internal::PassedResult>,
-    carried: Bytes,
-}
-
-impl Given {
-    fn of(fleet: &Fleet, task: &Arc<Task>) -> Self {
-        Self {
-            input: fleet.input_of(task),
-            deadline: fleet.deadline_of(task),
-            results_given: fleet.results_given(task),
-            results: Vec::new(),
-            carried: fleet.carried_to(task),
-            task: Arc::clone(task),
-        }
-    }
-
-    /// Reads the results of other tasks that the attempt is given, in slices, so that commands do not wait for all of
-    /// them.
-    fn add_results(&mut self, fleet: &SharedFleet) {
-        if self.results_given > 0 {
-            compute(|| self.read_results(fleet));
-        }
-    }
-
-    fn read_results(&mut self, fleet: &SharedFleet) {
-        let passing = fleet.read().passing_of(&self.task);
-        let mut found: Vec<Arc<Task>> = Vec::with_capacity(self.results_given);
-        while found.len() < self.results_given {
-            let slice = fleet.read().results_for(&self.task, found.len(), MAX_ATTEMPTS_READ);
-            // If some are gone, so is the attempt, and its agent is told to stop it.
-            if slice.is_empty() {
-                break;
-            }
-            found.extend(slice);
-        }
-        let seq = self.task.seq;
-        let is_child = |of: &Task| of.child_of().is_some_and(|place| place.seq == seq);
-        // Who asked for subtasks has to know of each how it ended.
-        let has_asked = self.task.children().is_some_and(|children| children.join == Join::Resume);
-        let is_input = |of: &Arc<Task>| passing == Passing::AsInput && !(has_asked && is_child(of));
-        let (inputs, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_input);
-        self.results = others.iter().map(|of| convert::passed_result(of, is_child(of))).collect();
-        if !inputs.is_empty() {
-            let outputs = inputs.iter().filter_map(|task| task.output.as_ref());
-            let parts: Vec<&[u8]> = std::iter::once(&self.input).chain(outputs).map(|part| &part[..]).collect();
-            let input = parts.concat();
-            self.input = input.into();
-        }
-    }
-}
-
-/// Takes the tasks of the next attempts that are still current, about as many as fit in one message.
-fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
-    let (mut tasks, mut budget) = (Vec::new(), MessageBudget::default());
-    for _ in 0..MAX_ATTEMPTS_READ {
-        let Some(&(id, attempt)) = attempts.front() else { break };
-        let task = fleet.task(id).filter(|task| task.current().is_some_and(|current| current.number == attempt));
-        if let Some(task) = task {
-            let given = Given::of(fleet, task);
-            // One that is given results is sent alone, because their size is known only once they are read.
-            let is_alone = given.results_given > 0;
-            let bytes = given.input.len() + given.carried.len() + task.kind.len() + ASSIGNMENT_BYTES;
-            if is_alone && !tasks.is_empty() || !budget.take(bytes) {
-                break;
-            }
-            tasks.push(given);
-            if is_alone {
-                attempts.pop_front();
-                break;
-            }
-        }
-        attempts.pop_front();
-    }
-    tasks
-}
-
-/// Returns the current attempt of a task as an assignment at this fleet time.
-fn assignment(given: Given, now: FleetMillis) -> Option<internal::Assignment> {
-    let Given { task, input, deadline, results, carried, .. } = given;
-    let current = task.current()?;
-    // An agent that receives it late has less time left. 0 would mean that there is no limit.
-    let left = |due: FleetMillis| due.saturating_sub(now).max(1);
-    let assigned_at = current.assigned_at.fleet;
-    Some(internal::Assignment {
-        task_id: task.id.to_string(),
-        attempt: current.number,
-        kind: task.kind.clone(),
-        input: if planted(Mistake::InputCut) { input.slice(..input.len().saturating_sub(1)) } else { input },
-        deadline_in_ms: deadline.map_or(0, left),
-        time_limit_ms: task.attempt_timeout.map_or(0, |limit| left(assigned_at.saturating_add(limit))),
-        resources: task.resources.as_ref().map(|claim| convert::told_amounts(claim.asked.amounts)),
-        progress_timeout_ms: task.progress_timeout().unwrap_or_default(),
-        results,
-        carried,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
 
+    use bytes::Bytes;
     use robeing_fleet::{
-        AgentId, Amounts, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, OnFailure, Outcome,
-        PartOf, ResourceCommand, SessionId, Split, Stamp, SubmitTask, Suspension, TaskCommand, TaskId, TaskResources,
-        Verify, known_version,
+        AgentId, Amounts, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, Fleet, Join, OnFailure,
+        Outcome, PartOf, Passing, ResourceCommand, SessionId, Split, Stamp, SubmitTask, Suspension, TaskCommand,
+        TaskId, TaskResources, Verify, known_version,
         limits::{CHILD_OVERHEAD, MAX_INPUT_BYTES, MAX_PASSED_BYTES},
     };
     use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
@@ -406,7 +312,7 @@ mod tests {
         let (mut fleet, agent, session) = fleet_with_agent();
         let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
         fleet.apply(Stamp::at(1), raise, &mut Vec::new());
-        let split = Some(Split { parts: PARTS, join: Join::Reduce, quorum: 0 });
+        let split = Some(Split { parts: PARTS, join: Join::Reduce, ..Split::default() });
         let links = |links| Some(Box::new(links));
         let reduce = SubmitTask {
             links: links(AskedLinks { split, ..AskedLinks::default() }),

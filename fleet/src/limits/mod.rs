@@ -1,7 +1,16 @@
 //! Every bound of the state machine, with its default where it is configurable.
 
+mod links;
+
+pub use self::links::*;
+
 /// Largest input or output, bytes.
 pub const MAX_INPUT_BYTES: usize = 1024 * 1024;
+/// Largest input or output that is in the object store, bytes: whoever runs a task holds it in memory.
+pub const MAX_BLOB_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes that a reference to an output in the object store counts for when the result is passed on: no fewer than it has
+/// in a message.
+pub const BLOB_REF_BYTES: usize = 64;
 /// Longest kind, specialization, submitter, agent name, pool name, address or version, bytes.
 pub const MAX_NAME_BYTES: usize = 253;
 /// Longest idempotency key, bytes.
@@ -36,32 +45,6 @@ pub const MAX_COMPARED_BYTES: usize = MAX_INPUT_BYTES / 2 - 16;
 /// that ended first are forgotten. Those of one epoch are never more.
 pub const MAX_STOPPING_PARTS: usize = 64;
 const _: () = assert!((MAX_VERIFYING_AGENTS * (MAX_VERIFYING_AGENTS + 1) / 2) as usize <= MAX_STOPPING_PARTS);
-/// Most tasks that one task may depend on. A task that needs the results of more has them as its parts.
-pub const MAX_DEPENDENCIES: usize = 1_000;
-/// Bytes that a task on which another one depends counts for against `FleetConfig::max_bytes`.
-pub const DEPENDENCY_BYTES: usize = 48;
-/// Most parts of a task that is split, and most subtasks of one task.
-pub const MAX_SUBTASKS: u32 = 1_000_000;
-/// Most subtasks that one attempt may ask for; the next attempt may ask for others.
-pub const MAX_SUBTASKS_AT_ONCE: usize = 1_000;
-/// Most tasks that the subtasks for which one attempt asks depend on, counted for each of them.
-pub const MAX_SUBTASK_DEPENDENCIES: usize = 10_000;
-/// Most attempts at one task that may ask for subtasks.
-pub const MAX_SUSPENSIONS: u32 = 1_000;
-/// Most tasks above a part or subtask in its tree.
-pub const MAX_TASK_DEPTH: u32 = 16;
-/// Most bytes of results that an attempt at a task is given, as outputs, reasons of failures, and overhead, together with
-/// what an earlier attempt has left to it: with the largest input, they are smaller than the 4 MiB of a message that
-/// clients of gRPC take unless they are set otherwise.
-pub const MAX_PASSED_BYTES: u64 = (3 * 1024 - 64) * 1024;
-/// Bytes that the result of a task on which another one depends counts for besides its output.
-pub const DEPENDENCY_OVERHEAD: u64 = 64;
-/// Bytes that the result of a part or subtask counts for besides its output.
-pub const CHILD_OVERHEAD: u64 = 8;
-/// Longest reason of a failure that is passed on with a result, bytes.
-pub const MAX_PASSED_REASON_BYTES: usize = 512;
-/// How long a task that is split waits for another of its parts to be submitted, ms of fleet time: ten minutes.
-pub const ASSEMBLY_TIMEOUT_MS: u64 = 600 * 1000;
 /// Longest JSON pointer to what is compared of outputs, bytes.
 pub const MAX_POINTER_BYTES: usize = 256;
 /// Longest duration a task or the configuration may name, ms: 366 days.
@@ -82,10 +65,10 @@ pub const MAX_WIDE_FOUND: usize = 32;
 pub const MAX_TASK_SKILLS: usize = 8;
 /// Most kinds whose defaults are set.
 pub const MAX_TASK_KINDS: usize = 256;
-/// Most bytes of a kind that is set in a snapshot: with a name, skills, a queue, and names of failures of the longest
+/// Most bytes of a kind that is set in a snapshot: with names, skills, a queue, and names of failures of the longest
 /// length.
 pub const MAX_TASK_KIND_OVERHEAD: u64 =
-    ((MAX_TASK_SKILLS + 2) * MAX_NAME_BYTES + MAX_NON_RETRYABLE * (MAX_FAILURE_NAME_BYTES + 32) + 512) as u64;
+    ((MAX_TASK_SKILLS + 4) * MAX_NAME_BYTES + MAX_NON_RETRYABLE * (MAX_FAILURE_NAME_BYTES + 32) + 512) as u64;
 /// Most bytes of an agent's record for one kind in a snapshot.
 pub const MAX_KIND_RECORD_OVERHEAD: u64 = MAX_NAME_BYTES as u64 + 64;
 /// Most attempts of one agent that are looked at to find when it is expected to have room for a task.

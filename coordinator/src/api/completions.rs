@@ -1,0 +1,67 @@
+//! What is made of the ends of attempts before they are proposed.
+
+use robeing_fleet::{Completion, Failure, FailureKind, Feature, Outcome};
+use robeing_proto::{
+    internal::v1::{self as internal, completion},
+    v1,
+};
+
+use crate::{leader::sessions::AttemptKey, read::StateReader};
+
+/// Removes the names of failures, which the log can't carry before all coordinators know them.
+pub fn without_names(state: &StateReader, results: &mut [Completion]) {
+    let is_named = |ended: &Completion| matches!(&ended.outcome, Outcome::Failed(of) if !of.name.is_empty());
+    if !results.iter().any(is_named) || state.look(|fleet| fleet.has(Feature::Timing)) {
+        return;
+    }
+    for ended in results {
+        if let Outcome::Failed(failure) = &mut ended.outcome {
+            failure.name.clear();
+        }
+    }
+}
+
+/// Ends attempts that ask for subtasks before all coordinators know those.
+pub fn without_subtasks(state: &StateReader, results: &mut [Completion]) {
+    let is_new = |ended: &Completion| ended.outcome.needs_graphs();
+    if !results.iter().any(is_new) || state.look(|fleet| fleet.has(Feature::Graphs)) {
+        return;
+    }
+    for ended in results {
+        ended.outcome = std::mem::replace(&mut ended.outcome, Outcome::Stopped).before_graphs();
+    }
+}
+
+/// Fails attempts whose output is in the object store, which the log can't say before all coordinators know it.
+pub fn without_refs(state: &StateReader, results: &mut [Completion]) {
+    let is_stored = |ended: &Completion| matches!(ended.outcome, Outcome::Stored(_));
+    if !results.iter().any(is_stored) || state.look(|fleet| fleet.has(Feature::Blobs)) {
+        return;
+    }
+    for ended in results.iter_mut().filter(|ended| matches!(ended.outcome, Outcome::Stored(_))) {
+        ended.outcome = Outcome::Failed(Failure {
+            kind: FailureKind::OutputTooLarge,
+            message: "the output is in the object store, which not all coordinators know before they are upgraded"
+                .to_owned(),
+            code: None,
+            stderr_tail: String::new(),
+            retryable: true,
+            retry_after_ms: 0,
+            name: String::new(),
+        });
+    }
+}
+
+/// Returns the end of an attempt that its agent can't begin because it has no object store.
+pub fn without_store((task, attempt): AttemptKey) -> internal::Completion {
+    let failure = v1::Failure {
+        kind: v1::FailureKind::Internal.into(),
+        message:
+            "what the task is given is in the object store, and this agent has none; set --object-store of all agents"
+                .to_owned(),
+        retryable: true,
+        ..v1::Failure::default()
+    };
+    let outcome = Some(completion::Outcome::Failure(failure));
+    internal::Completion { task_id: task.to_string(), attempt, ran_us: 0, outcome }
+}

@@ -1,0 +1,89 @@
+//! Why an object can't be stored or fetched.
+
+use std::{io, path::PathBuf};
+
+use crate::BlobRef;
+
+/// Why a store can't be opened, or an object can't be stored or fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlobError {
+    /// The URL of a store is none.
+    #[error("{url:?} is no object store ({reason}); write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///DIRECTORY")]
+    Url {
+        /// The URL as given, without what could be a password.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The directory of a store can't be made or read.
+    #[error("the directory {path:?} can't be used as an object store: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The object is larger than the limit.
+    #[error("an object of {bytes} bytes is too large, the limit is {limit}")]
+    TooLarge {
+        /// The size of the object, bytes.
+        bytes: u64,
+        /// The largest size, bytes.
+        limit: u64,
+    },
+    /// The store has no such object.
+    #[error("there is no object {blob} in {store}; it was deleted, or is in another store")]
+    Missing {
+        /// The object.
+        blob: BlobRef,
+        /// The URL of the store.
+        store: String,
+    },
+    /// The object has another length than the reference says.
+    #[error("the object {blob} in {store} has {found} bytes, and should have {}; it was damaged", .blob.bytes)]
+    Length {
+        /// The object.
+        blob: BlobRef,
+        /// The URL of the store.
+        store: String,
+        /// How many bytes were found, at least.
+        found: u64,
+    },
+    /// The object has another content than the reference says.
+    #[error("the object {blob} in {store} has another hash; it was damaged, or replaced")]
+    Hash {
+        /// The object.
+        blob: BlobRef,
+        /// The URL of the store.
+        store: String,
+    },
+    /// The store did not finish in time.
+    #[error("the object store {store} did not store or return {blob} within {seconds} s; check the connection to it")]
+    TimedOut {
+        /// The object.
+        blob: BlobRef,
+        /// The URL of the store.
+        store: String,
+        /// How long it was waited for, seconds.
+        seconds: u64,
+    },
+    /// The store failed.
+    #[error("the object store {store} failed: {source}")]
+    Store {
+        /// The URL of the store.
+        store: String,
+        /// Why, as the store says.
+        source: object_store::Error,
+    },
+    /// The process is about to end.
+    #[error("the process ends before the object was stored")]
+    Ending,
+}
+
+impl BlobError {
+    /// Returns whether the same may succeed later, or at another machine.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::TooLarge { .. } | Self::Url { .. })
+    }
+}
