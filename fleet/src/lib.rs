@@ -6,6 +6,7 @@
 //! Look-up tables are hashed with random keys, which affect no result.
 
 mod agents;
+mod archive;
 mod audit;
 mod audit_log;
 mod ballots;
@@ -47,6 +48,7 @@ pub use agents::{
     recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep},
     role::{COORDINATOR_TRAITS, Places, RoleTraits},
 };
+pub use archive::{Archived, Kept, KeptPage};
 pub use audit_log::{
     AuditOutcome, AuditRecord,
     command::{AuditCommand, AuditEntry},

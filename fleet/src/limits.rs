@@ -1,5 +1,7 @@
 //! Every bound of the state machine, with its default where it is configurable.
 
+pub use crate::archive::{DEFAULT_RECENT_RESULTS, MAX_ARCHIVED_AT_ONCE, RECENT_RESULT_BYTES};
+
 /// Largest input or output, bytes.
 pub const MAX_INPUT_BYTES: usize = 1024 * 1024;
 /// Longest kind, specialization, submitter, agent name, pool name, address or version, bytes.

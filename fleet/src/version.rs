@@ -57,6 +57,8 @@ pub enum Feature {
     Schedules,
     /// Idempotency keys that outlive their tasks.
     KeyWindow,
+    /// Results that are archived.
+    Archive,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -82,6 +84,7 @@ impl Feature {
         Feature::Kinds,
         Feature::Schedules,
         Feature::KeyWindow,
+        Feature::Archive,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -102,7 +105,8 @@ impl Feature {
             | Feature::Queues
             | Feature::Kinds
             | Feature::Schedules
-            | Feature::KeyWindow => 4,
+            | Feature::KeyWindow
+            | Feature::Archive => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }
@@ -128,6 +132,7 @@ impl Feature {
             Feature::Kinds => "kinds",
             Feature::Schedules => "schedules",
             Feature::KeyWindow => "idempotency window",
+            Feature::Archive => "archive",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -156,7 +161,8 @@ impl Feature {
             | Feature::Queues
             | Feature::Kinds
             | Feature::Schedules
-            | Feature::KeyWindow => true,
+            | Feature::KeyWindow
+            | Feature::Archive => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -181,6 +187,7 @@ impl Command {
             Command::Queue(_) => Some(Feature::Queues),
             Command::Kind(_) => Some(Feature::Kinds),
             Command::Schedule(command) => Some(command.feature()),
+            Command::Control(ControlCommand::Configure(config)) if config.recent_results > 0 => Some(Feature::Archive),
             Command::Control(ControlCommand::Configure(config)) if config.idempotency_window > 0 => {
                 Some(Feature::KeyWindow)
             }

@@ -14,9 +14,11 @@
 //! Messages are canonical: equal values have equal bytes, and other bytes are refused.
 
 mod address;
+mod archive;
 mod command;
 mod ids;
 mod queues;
+mod resources;
 mod state;
 
 use bilrost::{DecodeError, DecodeErrorKind, DistinguishedOwnedMessage, encoding::RawMessage};
@@ -194,7 +196,7 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
 impl Fleet {
     /// Encodes the whole state in canonical form: equal states give equal bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode_state(&self.state, Vec::with_capacity(1024 + self.stored_bytes() as usize))
+        encode_state(&self.state, Vec::with_capacity(1024 + self.bytes_in_memory() as usize))
     }
 
     /// Decodes the output of [`Fleet::encode`]. Any other bytes are refused.

@@ -1,7 +1,10 @@
-//! Idempotency keys of tasks that are forgotten. A key stands for its first task for as long as that is kept, and for the
+//! Idempotency keys of tasks that are forgotten or archived. A key stands for its first task for as long as that is kept, and for the
 //! fleet's window from its acceptance on; so a submission that is repeated late is no second task, whoever leads.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bilrost::Message;
 
@@ -17,7 +20,7 @@ use crate::{
     snapshot::{Rest, Untaken},
 };
 
-/// The key of a task that is forgotten.
+/// The key of a task that is forgotten or archived.
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub(crate) struct SpentKey {
@@ -32,26 +35,32 @@ pub(crate) struct SpentKey {
     /// What was submitted with it.
     #[bilrost(4)]
     content: Content,
-    /// When the window ends.
+    /// When the window ends; 0 while the task is archived.
     #[bilrost(5)]
     until: FleetMillis,
+    /// The number of the task while it is archived: the key stands for it for as long.
+    #[bilrost(6)]
+    archived: Option<u64>,
+    /// When an archived task was accepted, from which the window counts; else 0.
+    #[bilrost(7)]
+    accepted_at: FleetMillis,
 }
 
 /// What a task is, to tell whether another submission is the same: another one is taken for it by chance once in four
 /// billion times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
-struct Content {
+pub(crate) struct Content {
     /// The length of the input, bytes.
     #[bilrost(1)]
-    bytes: u64,
+    pub bytes: u64,
     /// CRC-32C of the kind, the team and the input.
     #[bilrost(2)]
-    checksum: u32,
+    pub checksum: u32,
 }
 
 impl Content {
-    fn of(kind: &str, team: Option<TeamId>, input: &[u8]) -> Self {
+    pub(crate) fn of(kind: &str, team: Option<TeamId>, input: &[u8]) -> Self {
         let team = team.map_or(0, |team| team.0).to_be_bytes();
         // No kind has a NUL.
         let parts: [&[u8]; 4] = [kind.as_bytes(), &[0], &team, input];
@@ -89,17 +98,27 @@ pub(crate) struct SpentKeys {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct KeyIndexes {
     by_key: FixedMap<String, u64>,
-    /// The keys by the ends of their windows.
+    /// The keys of tasks that are forgotten by the ends of their windows.
     ends: BTreeSet<(FleetMillis, u64)>,
+    /// What these count for, bytes.
     bytes: u64,
+    /// The keys of archived tasks, by the numbers of the tasks.
+    held: BTreeMap<u64, u64>,
 }
 
 impl KeyIndexes {
     /// Indexes a key.
     pub(crate) fn enter(&mut self, key: &SpentKey) {
         self.by_key.insert(key.key.clone(), key.seq);
-        self.ends.insert((key.until, key.seq));
-        self.bytes += key.bytes();
+        match key.archived {
+            Some(task) => {
+                self.held.insert(task, key.seq);
+            }
+            None => {
+                self.ends.insert((key.until, key.seq));
+                self.bytes += key.bytes();
+            }
+        }
     }
 
     fn leave(&mut self, key: &SpentKey) {
@@ -107,8 +126,15 @@ impl KeyIndexes {
         if self.by_key.get(&key.key) == Some(&key.seq) {
             self.by_key.remove(&key.key);
         }
-        self.ends.remove(&(key.until, key.seq));
-        self.bytes -= key.bytes();
+        match key.archived {
+            Some(task) => {
+                self.held.remove(&task);
+            }
+            None => {
+                self.ends.remove(&(key.until, key.seq));
+                self.bytes -= key.bytes();
+            }
+        }
     }
 }
 
@@ -129,9 +155,48 @@ impl Fleet {
         if until > now {
             let content = Content::of(&task.kind, task.team, &task.input);
             let (key, task) = (key.clone(), task.id);
-            let added = self.state.keys.kept.add(|seq| SpentKey { seq, key, task, content, until });
+            let added = self.state.keys.kept.add(|seq| SpentKey {
+                seq,
+                key,
+                task,
+                content,
+                until,
+                archived: None,
+                accepted_at: 0,
+            });
             self.indexes.keys.enter(added);
         }
+        self.drop_ended_keys();
+    }
+
+    /// Keeps the key of a task that was archived, for as long as that is kept.
+    pub(crate) fn hold_key(&mut self, task: &Task) {
+        let Some(key) = task.idempotency_key.clone() else { return };
+        let content = Content::of(&task.kind, task.team, &task.input);
+        let (task, archived, accepted_at) = (task.id, Some(task.seq), task.submitted_at.fleet);
+        let added =
+            self.state.keys.kept.add(|seq| SpentKey { seq, key, task, content, until: 0, archived, accepted_at });
+        self.indexes.keys.enter(added);
+    }
+
+    /// Keeps the key of an archived task that is forgotten until its window ends.
+    pub(crate) fn release_key(&mut self, task: u64) {
+        let Some(number) = self.indexes.keys.held.get(&task).copied() else { return };
+        let Some(held) = self.state.keys.kept.get(number).cloned() else { return };
+        let until = held.accepted_at.saturating_add(self.state.config.key_window()).min(MAX_TIME_MS);
+        self.indexes.keys.leave(&held);
+        self.state.keys.kept.change(number, &self.snapshots, |key| {
+            (key.archived, key.accepted_at, key.until) = (None, 0, until);
+        });
+        if let Some(released) = self.state.keys.kept.get(number) {
+            self.indexes.keys.enter(released);
+        }
+        self.drop_ended_keys();
+    }
+
+    /// Drops some keys whose windows have ended, and the oldest ones if there are too many.
+    fn drop_ended_keys(&mut self) {
+        let now = self.state.now.fleet;
         for _ in 0..MAX_KEYS_FORGOTTEN {
             let Some((end, seq)) = self.indexes.keys.ends.first().copied() else { return };
             if end > now && self.indexes.keys.bytes <= MAX_KEPT_KEY_BYTES {
@@ -143,10 +208,11 @@ impl Fleet {
         }
     }
 
-    /// Returns the reply to a submission whose key stands for a task that is forgotten.
+    /// Returns the reply to a submission whose key stands for a task that is forgotten or archived.
     pub(super) fn spent_before(&self, submission: &SubmitTask) -> Option<Reply> {
         let seq = self.indexes.keys.by_key.get(submission.idempotency_key.as_ref()?)?;
-        let spent = self.state.keys.kept.get(*seq).filter(|spent| spent.until > self.state.now.fleet)?;
+        let stands = |spent: &&Arc<SpentKey>| spent.archived.is_some() || spent.until > self.state.now.fleet;
+        let spent = self.state.keys.kept.get(*seq).filter(stands)?;
         if spent.content == Content::of(&submission.kind, submission.team, &submission.input) {
             return Some(Reply::Submitted { task: spent.task, existing: true });
         }
@@ -176,8 +242,19 @@ pub(crate) fn check_keys(state: &State) -> Check {
         "idempotency keys before their version".to_owned()
     })?;
     keys.check(usize::MAX)?;
-    let bytes: u64 = keys.iter().map(|key| key.bytes()).sum();
+    let bytes: u64 = keys.iter().filter(|key| key.archived.is_none()).map(|key| key.bytes()).sum();
     ensure(bytes <= MAX_KEPT_KEY_BYTES, || format!("{bytes} bytes of idempotency keys"))?;
-    let is_sound = |key: &Arc<SpentKey>| (1..=MAX_KEY_BYTES).contains(&key.key.len()) && key.until <= MAX_TIME_MS;
-    ensure(keys.iter().all(is_sound), || "an idempotency key".to_owned())
+    let is_held = |key: &Arc<SpentKey>, task: u64| {
+        let row = state.archive.kept.get(task);
+        row.is_some_and(|row| row.id() == key.task) && key.until == 0 && key.accepted_at <= state.now.fleet
+    };
+    let is_sound = |key: &Arc<SpentKey>| {
+        (1..=MAX_KEY_BYTES).contains(&key.key.len())
+            && key.until <= MAX_TIME_MS
+            && key.archived.map_or(key.accepted_at == 0, |task| is_held(key, task))
+    };
+    ensure(keys.iter().all(is_sound), || "an idempotency key".to_owned())?;
+    let holders: BTreeSet<u64> = keys.iter().filter_map(|key| key.archived).collect();
+    let held = keys.iter().filter(|key| key.archived.is_some()).count();
+    ensure(holders.len() == held, || "an archived task has two idempotency keys".to_owned())
 }

@@ -47,6 +47,7 @@ fn shown(message: &impl std::fmt::Debug) -> String {
         ", contributed: false",
         r#", name: """#,
         ", idempotency_window: 0",
+        ", recent_results: 0",
     ];
     let options = ["approval", "verify", "timing", "resources", "compare", "contributed", "links", "lane", "demand"];
     let unset = flags.map(str::to_owned).into_iter().chain(options.map(|name| format!(", {name}: None")));

@@ -3,10 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
-    sync::Arc,
 };
 
-use crate::{Task, indexes::Indexes};
+use crate::{Task, fleet::State, indexes::Indexes};
 
 /// The indexes of links. They refer to tasks by their numbers in the order of acceptance.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -38,10 +37,6 @@ impl LinkIndexes {
         }
     }
 
-    pub(super) fn remove_edge(&mut self, dependency: u64, dependent: u64) {
-        self.edges.remove(&(dependency, dependent));
-    }
-
     /// Returns whether an unfinished task depends on this one.
     pub(crate) fn has_dependents(&self, seq: u64) -> bool {
         self.dependent_after(seq, 0).is_some()
@@ -71,12 +66,12 @@ impl LinkIndexes {
 }
 
 impl Indexes {
-    /// Indexes the links of a task that was added, among those that are kept.
-    pub(crate) fn link(&mut self, task: &Task, kept: &BTreeMap<u64, Arc<Task>>) {
+    /// Indexes the links of a task that was added to this state, or is about to be.
+    pub(crate) fn link(&mut self, task: &Task, state: &State) {
         let Some(links) = &task.links else { return };
         if let Some(of) = &links.child_of {
             self.links.children.insert((of.seq, of.index), task.seq);
-            if kept.get(&of.seq).is_some_and(|parent| !parent.state.is_final()) {
+            if state.tasks.kept.get(&of.seq).is_some_and(|parent| !parent.state.is_final()) {
                 self.timers.pin(task);
             }
         }
@@ -85,9 +80,21 @@ impl Indexes {
         }
         for awaited in &links.depends_on {
             self.links.edges.insert((awaited.seq, task.seq));
-            if let Some(dependency) = kept.get(&awaited.seq) {
+            if let Some(dependency) = state.tasks.kept.get(&awaited.seq) {
+                self.leave_recent(dependency);
                 self.timers.pin(dependency);
+            } else if let Some(row) = state.archive.kept.get(awaited.seq) {
+                self.timers.pin_archived(row);
             }
+        }
+    }
+
+    /// Lets go of a task that was kept for one that depended on it.
+    pub(super) fn unlink(&mut self, dependency: u64, dependent: u64, state: &State) {
+        self.links.edges.remove(&(dependency, dependent));
+        self.timers.unpin(dependency);
+        if let Some(task) = state.tasks.kept.get(&dependency) {
+            self.enter_recent(task);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Passing;
-use crate::{Fleet, Task, TaskId};
+use crate::{Fleet, Kept, Task, TaskId};
 
 impl Fleet {
     /// Returns the task whose links count for attempts at this one: a member of a task with a result to be verified is
@@ -27,7 +27,7 @@ impl Fleet {
 
     /// Returns at most `most` of the tasks whose results attempts at a task are given, from this place on: those that
     /// it depends on, as submitted, then its children in order. Each has ended, if the task may begin.
-    pub fn results_for(&self, task: &Task, from: usize, most: usize) -> Vec<Arc<Task>> {
+    pub fn results_for(&self, task: &Task, from: usize, most: usize) -> Vec<Kept> {
         let task = self.linked_task(task);
         let Some(links) = &task.links else { return Vec::new() };
         let dependencies = links.depends_on.iter().skip(from).map(|awaited| awaited.seq);
@@ -36,7 +36,11 @@ impl Fleet {
         let first = children.map(|children| children.from.saturating_add(skipped));
         let children = first.into_iter().flat_map(|first| self.indexes.links.children_from(task.seq, first));
         let numbers = dependencies.chain(children.map(|(_, seq)| seq)).take(most);
-        numbers.filter_map(|seq| self.state.tasks.kept.get(&seq).cloned()).collect()
+        let kept = |seq: u64| {
+            let here = self.state.tasks.kept.get(&seq).map(|task| Kept::Here(Arc::clone(task)));
+            here.or_else(|| self.state.archive.kept.get(seq).map(|row| Kept::Archived(*row)))
+        };
+        numbers.filter_map(kept).collect()
     }
 
     /// Returns how the results are passed on to attempts at a task.

@@ -110,8 +110,7 @@ impl Fleet {
     fn let_go(&mut self, of: u64, place: usize) -> bool {
         let links = self.state.tasks.kept.get(&of).and_then(|task| task.links.as_ref());
         let Some(awaited) = links.and_then(|links| links.depends_on.get(place)).copied() else { return false };
-        self.indexes.links.remove_edge(awaited.seq, of);
-        self.indexes.timers.unpin(awaited.seq);
+        self.indexes.unlink(awaited.seq, of, &self.state);
         true
     }
 
