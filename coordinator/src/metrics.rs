@@ -44,6 +44,8 @@ struct DomainGauges {
     team_members: Gauge,
     of_teams: TeamFigures,
     resources: ResourceGauges,
+    archived: Gauge,
+    missing: Gauge,
 }
 
 impl DomainGauges {
@@ -59,6 +61,11 @@ impl DomainGauges {
             team_members: metrics.gauge("team_members", "Agents that are in a team"),
             of_teams: TeamFigures::register(metrics),
             resources: ResourceGauges::new(metrics),
+            archived: metrics.gauge("results_archived", "Results that are kept on disk alone"),
+            missing: metrics.gauge(
+                "archive_records_missing",
+                "Results that were not in this coordinator's archive when they were read, since the start",
+            ),
         }
     }
 
@@ -72,6 +79,8 @@ impl DomainGauges {
         self.teams.set(teams.active.into());
         self.degraded_teams.set(teams.degraded.into());
         self.team_members.set(teams.members.into());
+        self.archived.set(state.look(|fleet| fleet.archived_count()) as i64);
+        self.missing.set(state.records().archive.missing() as i64);
         self.of_teams.refresh(state);
         self.resources.refresh(state);
     }

@@ -60,7 +60,10 @@ pub use ballots::{
     fraction::{Fraction, FractionError},
     query::BallotCounts,
 };
-pub use codec::{CodecError, command_version, decode_command, decode_reply, encode_command, encode_reply};
+pub use codec::{
+    CodecError, archived_in, command_version, decode_command, decode_reply, decode_task, encode_command, encode_reply,
+    encode_task,
+};
 pub use command::{Command, ControlCommand};
 pub use config::{FleetConfig, Weights};
 pub use effect::{CancelCause, Effect};

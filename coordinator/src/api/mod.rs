@@ -13,6 +13,7 @@ pub mod errors;
 pub mod flags;
 pub mod fleet;
 pub mod guards;
+mod listing;
 pub mod logs;
 pub mod mailbox;
 pub mod messages;

@@ -257,7 +257,7 @@ impl Session {
                     // Messages that arrived meanwhile may be more urgent than the rest.
                     self.outgoing.add(self.link.take_now());
                     let now = self.service.clock.estimate().fleet;
-                    let Some(told) = self.outgoing.next(self.service.state.fleet(), now) else { continue };
+                    let Some(told) = self.outgoing.next_of(&self.service.state, now).await else { continue };
                     let ended = matches!(told, ToAgent::SessionEnded(_));
                     permit.send(Ok(message(told)));
                     if ended {

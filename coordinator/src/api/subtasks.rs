@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message;
-use robeing_fleet::{Stamp, Task, limits::MAX_PAGE};
+use robeing_fleet::{Fleet, Kept, Stamp, Task, limits::MAX_PAGE};
 use robeing_proto::{budget::MessageBudget, v1};
 use tonic::Status;
 
@@ -35,8 +35,12 @@ pub async fn list(state: &StateReader, request: v1::ListSubtasksRequest) -> Resu
     let size = if request.page_size == 0 { DEFAULT_PAGE } else { (request.page_size as usize).min(MAX_PAGE) };
     state.ready_to_read(request.consistency).await?;
     // Nobody knows of the members of a task with several runs.
-    let is_known = |task: &Arc<Task>| task.member_of.is_none();
-    let (is_known, now) = state.look(|fleet| (fleet.task(id).is_some_and(is_known), fleet.now()));
+    let is_known = |fleet: &Fleet| match fleet.kept_task(id) {
+        Some(Kept::Here(task)) => task.member_of.is_none(),
+        Some(Kept::Archived(_)) => true,
+        None => false,
+    };
+    let (is_known, now) = state.look(|fleet| (is_known(fleet), fleet.now()));
     if !is_known {
         return Err(errors::no_task(&request.id));
     }
@@ -90,8 +94,8 @@ impl Page {
 mod tests {
     use bytes::Bytes;
     use robeing_fleet::{
-        AskedLinks, Command, Completion, ControlCommand, Fleet, Join, Outcome, PartOf, Split, SubmitTask, TaskCommand,
-        TaskId, known_version,
+        AskedLinks, Command, Completion, ControlCommand, Join, Outcome, PartOf, Split, SubmitTask, TaskCommand, TaskId,
+        known_version,
     };
     use robeing_proto::budget::MESSAGE_BUDGET_BYTES;
 

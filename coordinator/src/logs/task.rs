@@ -112,8 +112,11 @@ impl TaskLogs {
                 "{MAX_STREAMS} streams follow tasks here, the most; use another coordinator, or try again later"
             ))
         })?;
-        let is_known =
-            self.source.here.state.look(|fleet| fleet.task(wanted.id).is_some_and(|t| t.member_of.is_none()));
+        let is_known = self.source.here.state.look(|fleet| match fleet.task(wanted.id) {
+            Some(task) => task.member_of.is_none(),
+            // Nothing of an archived task runs any more.
+            None => fleet.archived(wanted.id).is_some(),
+        });
         if !is_known {
             return Err(errors::no_task(&wanted.id.to_string()));
         }

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bilrost::{
-    Message,
-    encoding::{RawMessage, WireType, encode_varint},
+    DistinguishedOwnedMessage, Message,
+    encoding::{RawMessage, WireType, decode_varint, encode_varint},
 };
 
 use super::{
@@ -412,6 +412,32 @@ impl Whole {
             None => Ok(()),
         }
     }
+}
+
+/// Returns the value of a field that is read, or why it can't be.
+fn field<T: DistinguishedOwnedMessage>(field: &[u8]) -> Result<T, CodecError> {
+    T::decode_canonical(field).map_err(|error| CodecError::Malformed(Kind::State.name(), error))
+}
+
+/// Returns the rows of archived tasks, and the number of the next record. Skips everything else.
+pub(super) fn archived_in(mut message: &[u8]) -> Result<(Vec<Archived>, u64), CodecError> {
+    let cut = || CodecError::Inconsistent("it is cut short".to_owned());
+    let (mut head, mut parts, mut number) = (None, Vec::new(), 0u64);
+    while !message.is_empty() {
+        let key = decode_varint(&mut message).map_err(|_| cut())?;
+        let len = decode_varint(&mut message).map_err(|_| cut())?;
+        number = number.saturating_add(key >> 2);
+        let (content, rest) =
+            usize::try_from(len).ok().and_then(|len| message.split_at_checked(len)).ok_or_else(cut)?;
+        message = rest;
+        if number == u64::from(HEAD) {
+            head = Some(field::<Head>(content)?);
+        } else if number == u64::from(ARCHIVED) {
+            parts.push(field::<Rows>(content)?);
+        }
+    }
+    let archive = head.ok_or_else(cut)?.archive.with(&parts)?;
+    Ok((archive.kept.iter().copied().collect(), archive.records))
 }
 
 /// Reads a state. Doesn't check that a fleet can have this state.

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     Archived, Command, ControlCommand, Effect, Feature, Fleet, FleetConfig, Kept, OnFailure, Progress, Refusal, Reply,
-    RetryDead, StaleReason, Stamp, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState,
+    RetryDead, StaleReason, Stamp, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState, archived_in,
+    decode_task, encode_task,
     limits::{DEFAULT_KEY_WINDOW_MS, MAX_ARCHIVED_AT_ONCE, MAX_PAGE, RECENT_RESULT_BYTES},
 };
 
@@ -196,6 +197,37 @@ fn archived(trial: &Trial) -> Vec<TaskId> {
 
 fn row(trial: &Trial, id: TaskId) -> Archived {
     *trial.fleet.archived(id).expect("it is archived")
+}
+
+#[test]
+fn a_record_is_read_as_it_was_written_and_nothing_else_is_one() {
+    let (mut trial, stay) = keeping(1, 1);
+    run(&mut trial, stay, task(1));
+    run(&mut trial, stay, task(2));
+    let is_it = |effect: &&Effect| matches!(effect, Effect::Archived { .. });
+    let Some(Effect::Archived { task: first, .. }) = trial.effects.iter().find(is_it).cloned() else {
+        panic!("nothing is archived")
+    };
+    let mut bytes = Vec::new();
+    encode_task(&first, &mut bytes);
+    assert_eq!(decode_task(&bytes).as_ref(), Ok(first.as_ref()));
+    bytes.push(0);
+    assert!(decode_task(&bytes).is_err() && decode_task(&bytes[..bytes.len() / 2]).is_err());
+    assert!(decode_task(&trial.fleet.encode()).is_err());
+}
+
+#[test]
+fn the_rows_are_found_in_a_snapshot_without_the_rest() {
+    let (mut trial, stay) = keeping(1, 1);
+    assert_eq!(archived_in(&trial.fleet.encode()), Ok((Vec::new(), 0)));
+    for n in 1..=9 {
+        run(&mut trial, stay, SubmitTask { result_ttl: Some(n as u64 * 10), ..task(n) });
+    }
+    trial.after(30);
+    let state = trial.fleet.encode();
+    let rows: Vec<Archived> = trial.fleet.archived_tasks().copied().collect();
+    assert_eq!((rows.len(), archived_in(&state)), (5, Ok((rows, 8))));
+    assert!(archived_in(&state[..state.len() - 1]).is_err());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use robeing_fleet::{
-    Fleet, FleetMillis, Passing, Task,
+    Archived, Fleet, FleetMillis, Kept, Passing, Task, TaskId,
     sabotage::{Mistake, planted},
 };
 use robeing_platform::compute;
@@ -18,11 +18,13 @@ use robeing_proto::{
     budget::MessageBudget,
     internal::v1::{self as internal, coordinator_message::Message as ToAgent},
 };
+use tracing::error;
 
 use crate::{
     api::convert,
     leader::sessions::{AttemptKey, Outbox},
     raft::SharedFleet,
+    read::StateReader,
 };
 
 /// Maximum number of attempts, or of results for one attempt, read from the state at once.
@@ -42,6 +44,10 @@ pub struct Outgoing {
     hand_back: bool,
     drained: bool,
     ended: Option<String>,
+    /// The archived tasks whose results the next attempt is given, by their records; `None`: it can't be read.
+    archived: BTreeMap<u64, Option<Arc<Task>>>,
+    /// Those that have to be read before the next attempt is sent.
+    lacking: Vec<Archived>,
 }
 
 impl Outgoing {
@@ -76,7 +82,23 @@ impl Outgoing {
             && self.ended.is_none()
     }
 
-    /// Returns the next message; `None` if nothing is left to send. The stop of an attempt is never sent before its
+    /// Returns the next message; `None` if nothing is left to send. Reads the results of archived tasks that an attempt is
+    /// given.
+    pub async fn next_of(&mut self, state: &StateReader, now: FleetMillis) -> Option<ToAgent> {
+        loop {
+            let next = self.next(state.fleet(), now);
+            let lacking = std::mem::take(&mut self.lacking);
+            if lacking.is_empty() {
+                return next;
+            }
+            for row in lacking {
+                let task = state.read(Kept::Archived(row)).await.ok().flatten();
+                self.archived.insert(row.record, task.map(without_input));
+            }
+        }
+    }
+
+    /// As [`Outgoing::next_of`], but `None` also if the results of archived tasks have to be read first. The stop of an attempt is never sent before its
     /// assignment: it is queued only after the state has changed, an assignment is sent as soon as it is read from the
     /// state, and an attempt that is no longer current is not assigned.
     pub fn next(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<ToAgent> {
@@ -95,13 +117,9 @@ impl Outgoing {
             let attempts = drain(&mut self.stops, |_| ASSIGNMENT_BYTES).into_iter().map(wire).collect();
             return Some(ToAgent::Cancels(internal::Cancels { attempts }));
         }
-        while !self.assignments.is_empty() {
-            let mut tasks = read(&fleet.read(), &mut self.assignments);
-            if !tasks.is_empty() {
-                tasks.iter_mut().for_each(|given| given.add_results(fleet));
-                let assignments = tasks.iter().filter_map(|given| assignment(given, now)).collect();
-                return Some(ToAgent::Assignments(internal::Assignments { assignments }));
-            }
+        let assignments = self.next_assignments(fleet, now);
+        if assignments.is_some() || !self.lacking.is_empty() {
+            return assignments.map(ToAgent::Assignments);
         }
         // Sent after all assignments, so that the agent knows the attempts.
         if let Some((_, order)) = self.follows.pop_first() {
@@ -116,6 +134,43 @@ impl Outgoing {
         }
         self.ended.take().map(|reason| ToAgent::SessionEnded(internal::SessionEnded { reason }))
     }
+
+    /// Returns the next attempts that are still current; `None` if there are none, or if something is lacking.
+    fn next_assignments(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<internal::Assignments> {
+        while !self.assignments.is_empty() {
+            let mut tasks = read(&fleet.read(), &mut self.assignments);
+            if tasks.is_empty() {
+                continue;
+            }
+            // One that is given results is alone.
+            match tasks.iter_mut().try_for_each(|given| given.add_results(fleet, &self.archived)) {
+                Ok(()) => {
+                    self.archived.clear();
+                    let assignments = tasks.iter().filter_map(|given| assignment(given, now)).collect();
+                    return Some(internal::Assignments { assignments });
+                }
+                Err(NotGiven::Lacking(lacking)) => {
+                    if let Some(key) = tasks.first().and_then(Given::key) {
+                        self.assignments.push_front(key);
+                    }
+                    self.lacking = lacking;
+                    return None;
+                }
+                Err(NotGiven::Unreadable(id)) => {
+                    self.archived.clear();
+                    error!(task = %id, "a result that an attempt is to be given can't be read; it is not sent");
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Returns a task without its input, which can be large, and which nobody is given with its result.
+fn without_input(task: Arc<Task>) -> Arc<Task> {
+    let mut task = Arc::unwrap_or_clone(task);
+    task.input = Bytes::new();
+    Arc::new(task)
 }
 
 /// Takes as many items as fit in one message.
@@ -149,15 +204,34 @@ impl Given {
         }
     }
 
-    /// Reads the results of other tasks that the attempt is given, in slices, so that commands do not wait for all of
-    /// them.
-    fn add_results(&mut self, fleet: &SharedFleet) {
-        if self.results_given > 0 {
-            compute(|| self.read_results(fleet));
-        }
+    /// Returns the attempt.
+    fn key(&self) -> Option<AttemptKey> {
+        Some((self.task.id, self.task.current()?.number))
     }
 
-    fn read_results(&mut self, fleet: &SharedFleet) {
+    /// Reads the results of other tasks that the attempt is given, in slices, so that commands do not wait for all of
+    /// them. Those of archived tasks have to be among `archived`.
+    fn add_results(
+        &mut self,
+        fleet: &SharedFleet,
+        archived: &BTreeMap<u64, Option<Arc<Task>>>,
+    ) -> Result<(), NotGiven> {
+        if self.results_given == 0 {
+            return Ok(());
+        }
+        let rows = fleet.read().archived_results(&self.task);
+        let lacking: Vec<Archived> = rows.into_iter().filter(|row| !archived.contains_key(&row.record)).collect();
+        if !lacking.is_empty() {
+            return Err(NotGiven::Lacking(lacking));
+        }
+        compute(|| self.read_results(fleet, archived))
+    }
+
+    fn read_results(
+        &mut self,
+        fleet: &SharedFleet,
+        archived: &BTreeMap<u64, Option<Arc<Task>>>,
+    ) -> Result<(), NotGiven> {
         let passing = fleet.read().passing_of(&self.task);
         let mut found: Vec<Arc<Task>> = Vec::with_capacity(self.results_given);
         while found.len() < self.results_given {
@@ -166,7 +240,17 @@ impl Given {
             if slice.is_empty() {
                 break;
             }
-            found.extend(slice);
+            for kept in slice {
+                match kept {
+                    Kept::Here(task) => found.push(task),
+                    Kept::Archived(row) => match archived.get(&row.record) {
+                        Some(Some(task)) => found.push(Arc::clone(task)),
+                        Some(None) => return Err(NotGiven::Unreadable(row.id())),
+                        // It was archived a moment ago.
+                        None => return Err(NotGiven::Lacking(vec![row])),
+                    },
+                }
+            }
         }
         match passing {
             Passing::AsInput => {
@@ -181,7 +265,16 @@ impl Given {
                 self.results = found.iter().map(|of| convert::passed_result(of, is_child(of))).collect();
             }
         }
+        Ok(())
     }
+}
+
+/// Why an attempt is not sent with the results that it is to be given.
+enum NotGiven {
+    /// These archived tasks have to be read first.
+    Lacking(Vec<Archived>),
+    /// The result of this task can't be read.
+    Unreadable(TaskId),
 }
 
 /// Takes the tasks of the next attempts that are still current, about as many as fit in one message.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Passing;
-use crate::{Fleet, Kept, Task, TaskId};
+use crate::{Archived, Fleet, Kept, Task, TaskId};
 
 impl Fleet {
     /// Returns the task whose links count for attempts at this one: a member of a task with a result to be verified is
@@ -41,6 +41,13 @@ impl Fleet {
             here.or_else(|| self.state.archive.kept.get(seq).map(|row| Kept::Archived(*row)))
         };
         numbers.filter_map(kept).collect()
+    }
+
+    /// Returns the archived ones among the tasks that a task depends on.
+    pub fn archived_results(&self, task: &Task) -> Vec<Archived> {
+        let links = self.linked_task(task).links.as_ref();
+        let dependencies = links.into_iter().flat_map(|links| &links.depends_on);
+        dependencies.filter_map(|awaited| self.state.archive.kept.get(awaited.seq).copied()).collect()
     }
 
     /// Returns how the results are passed on to attempts at a task.
