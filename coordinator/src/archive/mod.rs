@@ -47,14 +47,21 @@ use crate::raft::log::frame;
 
 /// Name of the folder in the data directory.
 pub const FOLDER: &str = "archive";
-/// Bytes of a segment at which it is sealed.
-const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
-/// Bytes that may wait to be written before no further log entry is applied.
-const MAX_PENDING_BYTES: u64 = 64 * 1024 * 1024;
+/// The sizes of an archive.
+const SIZES: Sizes = Sizes { segment: 16 * 1024 * 1024, pending: 64 * 1024 * 1024 };
 /// What a task that waits counts for besides its inputs, outputs and texts, bytes.
 const TASK_BYTES: u64 = 512;
 /// Most segments whose files are open; at this number, all are closed, and opened again when they are needed.
 const MAX_OPEN: usize = 64;
+
+/// The sizes of an archive, bytes.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Of a segment at which it is sealed.
+    segment: u64,
+    /// What may wait to be written before no further log entry is applied.
+    pending: u64,
+}
 
 /// A handle of the archive. Cheap to clone. The writer ends when all handles are dropped.
 #[derive(Clone)]
@@ -67,7 +74,7 @@ pub struct Archive {
 struct Shared {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
-    segment_bytes: u64,
+    sizes: Sizes,
     records: Mutex<Records>,
     /// What waits to be written, bytes.
     pending_bytes: AtomicU64,
@@ -165,18 +172,18 @@ impl Archive {
     /// # Errors
     /// The disk failed.
     pub async fn open(disk: Arc<dyn Disk>, dir: &Path) -> io::Result<Opened> {
-        Self::open_sized(disk, dir, SEGMENT_BYTES).await
+        Self::open_sized(disk, dir, SIZES).await
     }
 
-    /// Like [`Archive::open`], with another size of segments.
-    async fn open_sized(disk: Arc<dyn Disk>, dir: &Path, segment_bytes: u64) -> io::Result<Opened> {
+    /// Like [`Archive::open`], with other sizes.
+    async fn open_sized(disk: Arc<dyn Disk>, dir: &Path, sizes: Sizes) -> io::Result<Opened> {
         let dir = dir.join(FOLDER);
         let segments = recovery::recover(&disk, &dir).await?;
         let next = segments.last_key_value().map_or(0, |(first, segment)| first + segment.records());
         let shared = Arc::new(Shared {
             disk,
             dir,
-            segment_bytes,
+            sizes,
             records: Mutex::new(Records { next, segments, ..Records::default() }),
             pending_bytes: AtomicU64::new(0),
             written: watch::Sender::new(Written { below: next, ..Written::default() }),
@@ -338,7 +345,7 @@ impl Archive {
     /// The archive can't be written any more, so this coordinator must stop.
     pub async fn until_room(&self) -> io::Result<()> {
         let pending = self.shared.pending_bytes.load(Ordering::Relaxed);
-        if pending == 0 || (pending <= MAX_PENDING_BYTES && !self.wake.is_closed()) {
+        if pending == 0 || (pending <= self.shared.sizes.pending && !self.wake.is_closed()) {
             return Ok(());
         }
         let mut written = self.shared.written.subscribe();
@@ -346,7 +353,7 @@ impl Archive {
             {
                 let now = written.borrow_and_update();
                 self.check(&now)?;
-                if now.is_full || self.shared.pending_bytes.load(Ordering::Relaxed) <= MAX_PENDING_BYTES {
+                if now.is_full || self.shared.pending_bytes.load(Ordering::Relaxed) <= self.shared.sizes.pending {
                     return Ok(());
                 }
             }

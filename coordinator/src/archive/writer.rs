@@ -40,17 +40,18 @@ struct Group {
 }
 
 impl Group {
-    fn of(tasks: &[(u64, Arc<Task>)]) -> Self {
+    /// Returns the frames of the first of these tasks, of at most so many bytes, or one larger one.
+    fn of(tasks: &[(u64, Arc<Task>)], most: usize) -> Self {
         let (mut group, mut body) = (Self::default(), Vec::new());
         for (record, task) in tasks {
             body.clear();
             encode_task(task, &mut body);
             let frame = frame::encode(segment::SALT, *record, &body);
-            group.content.extend_from_slice(&frame);
-            group.records.push((*record, frame.len()));
-            if group.content.len() >= WRITE_BYTES {
+            if !group.records.is_empty() && group.content.len() + frame.len() > most {
                 break;
             }
+            group.content.extend_from_slice(&frame);
+            group.records.push((*record, frame.len()));
         }
         group
     }
@@ -111,7 +112,8 @@ impl Writer {
             self.shared.note_written();
             return Ok(false);
         };
-        let Group { content, records } = compute(|| Group::of(&tasks));
+        let most = WRITE_BYTES.min(self.shared.sizes.segment as usize);
+        let Group { content, records } = compute(|| Group::of(&tasks, most));
         let (first, offset) = self.place_for(next, content.len() as u64).await?;
         let Shared { disk, dir, .. } = &*self.shared;
         let file = disk.open(&segment::path(dir, first), offset == 0).await?;
@@ -134,7 +136,7 @@ impl Writer {
         match newest {
             None => self.shared.disk.create_dir_all(&self.shared.dir).await?,
             Some((first, end, false)) => {
-                let has_room = end + bytes <= self.shared.segment_bytes && next - first < u64::from(u32::MAX);
+                let has_room = end + bytes <= self.shared.sizes.segment && next - first < u64::from(u32::MAX);
                 if has_room {
                     return Ok((first, end));
                 }

@@ -3,6 +3,7 @@
 mod access;
 mod agent;
 mod approvals;
+mod archive;
 mod ballots;
 mod bootstrap;
 mod cancels;
