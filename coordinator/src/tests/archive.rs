@@ -1,6 +1,6 @@
 //! Results that are archived: read at every coordinator, also after a restart and after a snapshot.
 
-use std::{ops::RangeInclusive, path::Path};
+use std::{ops::RangeInclusive, path::Path, time::Duration};
 
 use futures::StreamExt;
 use robeing_fleet::{Command, TaskCommand, TaskFilter, TaskId};
@@ -85,6 +85,9 @@ async fn no_result_is_lost_when_all_coordinators_lose_power() {
     let (mut fleet, _) = archiving().await;
     for n in 0..COORDINATORS {
         fleet.take_away(n);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for n in 0..COORDINATORS {
         fleet.disks[n].crash(n as u64);
         fleet.run(n);
     }
