@@ -150,7 +150,7 @@ pub fn send_message(bytes: &[u8]) {
 /// A task that a client submits.
 pub fn submission(bytes: &[u8]) {
     let Ok(mut spec) = TaskSpec::decode(bytes) else { return };
-    if let Err(refused) = convert::start_after(&mut spec, NOW) {
+    if let Err(refused) = convert::start_after(&mut spec, Stamp::at(NOW)) {
         return check_sentence(refused);
     }
     match convert::submission(spec, RetryPolicy::default(), || 7) {

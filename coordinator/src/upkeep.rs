@@ -48,7 +48,7 @@ const TICK_SHORTEST: Duration = Duration::from_secs(1);
 /// Longest time without a tick while something is pending.
 const TICK_LONGEST: Duration = Duration::from_secs(10);
 
-/// Pause before the part of the configuration is set that not every coordinator knows yet.
+/// Pause before the part of the configuration is set that not every coordinator knows yet, or that could not be written.
 const CONFIGURE_AGAIN: Duration = Duration::from_secs(1);
 /// Pause before recording that the log has begun is retried.
 const NOTE_RETRY: Duration = Duration::from_secs(5);
@@ -224,17 +224,20 @@ pub async fn configuration(standing: Standing, state: StateReader, proposer: Pro
                 let is_set = *fleet.config() == wanted;
                 (wanted, is_set)
             });
-            let is_all = wanted == config;
+            let mut is_done = wanted == config;
             if !is_set {
                 match proposer.propose_one(Command::Control(ControlCommand::Configure(wanted))).await {
                     Ok(Reply::Refused(refusal)) => warn!(%refusal, "the fleet's configuration was refused"),
                     Ok(_) => info!("the fleet's configuration was changed"),
-                    Err(error) => warn!(%error, "the fleet's configuration could not be changed"),
+                    Err(error) => {
+                        warn!(%error, "the fleet's configuration could not be changed; retrying");
+                        is_done = false;
+                    }
                 }
             }
             tokio::select! {
                 () = until_not_leading(&mut raft_role, term) => break,
-                () = tokio::time::sleep(CONFIGURE_AGAIN), if !is_all => {}
+                () = tokio::time::sleep(CONFIGURE_AGAIN), if !is_done => {}
             }
         }
     }

@@ -260,14 +260,6 @@ pub(crate) fn kind_name() -> Rule {
     rule("!self.matches('[[:cntrl:]]')", "The name of a kind must be one line of text, without control characters.")
 }
 
-pub(crate) fn queue_has_resources() -> Rule {
-    rule(
-        "!has(self.queue) || has(self.resources)",
-        "Only tasks that take resources count for the share of a queue; set resources too, or remove queue.",
-    )
-    .field_path(".queue")
-}
-
 pub(crate) fn some_resource() -> Rule {
     let set = ["cpu", "memory", "storage", "bandwidth"].map(|name| format!("has(self.{name})"));
     rule(set.join(" || "), "The resources must set at least one of cpu, memory, storage and bandwidth; or remove them.")

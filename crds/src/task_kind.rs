@@ -21,7 +21,6 @@ use crate::{
 /// kind. A change counts for tasks that are submitted after it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::queue_has_resources())]
 pub struct TaskKind {
     /// The kind of the tasks, as in `robeing submit --kind`.
     #[schemars(length(min = 1, max = MAX_KIND_NAME))]
@@ -46,8 +45,8 @@ pub struct TaskKind {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<TaskKindResources>,
 
-    /// The queue of the resource pool whose share the tasks count for, which `robeing resources queues` has set before. If not
-    /// set, `default`.
+    /// The queue in which the tasks wait, which `robeing queues set` has set before; tasks with resources also count for its share
+    /// of the resource pool. If not set, `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_KIND_QUEUE))]
     pub queue: Option<String>,

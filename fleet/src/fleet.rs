@@ -18,7 +18,7 @@ use crate::{
     identity::state::Identity,
     indexes::Indexes,
     kinds::TaskKinds,
-    limits::{MAX_FIRINGS, MAX_TIME_MS},
+    limits::{DEFAULT_QUEUE, MAX_FIRINGS, MAX_TIME_MS},
     mail::state::Mail,
     policies::Policies,
     queues::state::Queues,
@@ -125,6 +125,8 @@ pub struct Fleet {
     pub(crate) changed_agents: ChangedAgents,
     /// What the ends of tasks still mean for others; nothing between two commands.
     pub(crate) unsettled: Unsettled,
+    /// The agents that take their next tasks in further steps of the running command; none between two commands.
+    pub(crate) pulls: Vec<AgentId>,
 }
 
 impl Fleet {
@@ -168,6 +170,7 @@ impl Fleet {
             directory: DirectoryChanges::default(),
             changed_agents: ChangedAgents::default(),
             unsettled: Unsettled::default(),
+            pulls: Vec::new(),
         }
     }
 
@@ -239,6 +242,9 @@ impl Fleet {
     /// they mean for tasks with links is done with the command that follows.
     pub(crate) fn end_step(&mut self, jobs: &mut Jobs, effects: &mut Vec<Effect>) {
         self.settle_teams(jobs, effects);
+        for agent in std::mem::take(&mut self.pulls) {
+            jobs.pull_afterwards(agent);
+        }
         self.schedule_settling(jobs);
         if self.has_opened() {
             jobs.admit_next();
@@ -383,9 +389,13 @@ impl Fleet {
             if keeps_dead {
                 task.note_death(now);
             }
-            (task.id, task.displaced_from.take(), task.team.is_some(), task.links.is_some())
+            let is_of_queue = *task.queue() != *DEFAULT_QUEUE;
+            (task.id, task.displaced_from.take(), task.team.is_some(), task.links.is_some(), is_of_queue)
         });
-        let Some((task, displaced_from, is_of_team, is_linked)) = finished else { return };
+        let Some((task, displaced_from, is_of_team, is_linked, is_of_queue)) = finished else { return };
+        if is_of_queue {
+            self.forget_left_share(seq);
+        }
         if is_of_team {
             self.count_team_end(seq);
         }

@@ -77,6 +77,9 @@ impl Indexes {
         for key in state.keys.kept.iter() {
             indexes.keys.enter(key);
         }
+        if let Some(at) = indexes.keys.due() {
+            indexes.timers.set_keys(at);
+        }
         // As if no agent had a session; entering the agents corrects that.
         indexes.identity = IdentityIndexes::rebuild(&state.identity);
         for agent in state.agents.known.values() {

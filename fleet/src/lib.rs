@@ -83,7 +83,7 @@ pub use policies::{PolicyList, StoredPolicy, command::PolicyCommand};
 pub use queues::{
     AskedLane, EACH_KEY, Lane, Limit, QueueRules, Rate,
     command::{QueueCommand, TaskQueue},
-    query::{Served, TaskQueueView},
+    query::{QueueFigures, Served, TaskQueueView},
 };
 pub use refusal::Refusal;
 pub use reply::{Reply, StaleReason};
@@ -118,6 +118,7 @@ pub use tasks::{
         children::child_id,
         graph::{Cycle, submission_order},
         suspending::Suspension,
+        walk::TreeWalk,
     },
     members::Compared,
     query::{Counts, TaskFilter, TaskPage},

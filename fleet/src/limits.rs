@@ -52,9 +52,9 @@ pub const MAX_SUBTASK_DEPENDENCIES: usize = 10_000;
 pub const MAX_SUSPENSIONS: u32 = 1_000;
 /// Most tasks above a part or subtask in its tree.
 pub const MAX_TASK_DEPTH: u32 = 16;
-/// Most bytes of results that an attempt at a task is given, as outputs, reasons of failures, and overhead: with the
-/// largest input, they are smaller than the 4 MiB of a message that clients of gRPC take unless they are told
-/// otherwise.
+/// Most bytes of results that an attempt at a task is given, as outputs, reasons of failures, and overhead, together with
+/// what an earlier attempt has left to it: with the largest input, they are smaller than the 4 MiB of a message that
+/// clients of gRPC take unless they are told otherwise.
 pub const MAX_PASSED_BYTES: u64 = (3 * 1024 - 64) * 1024;
 /// Bytes that the result of a task on which another one depends counts for besides its output.
 pub const DEPENDENCY_OVERHEAD: u64 = 64;
@@ -78,7 +78,7 @@ pub const MAX_KIND_LOOKS: usize = 16;
 /// Most agents of one set that are looked at for a task that takes several slots or several skills, the ones with the best
 /// scores first. Those behind them count as having no room.
 pub const MAX_WIDE_LOOKS: usize = 2_048;
-/// Most agents with room for such a task of one set whose scores are compared.
+/// Most agents with room for such a task of one set whose scores are compared, and that are counted as candidates.
 pub const MAX_WIDE_FOUND: usize = 32;
 /// Most specializations that a task may require of an agent.
 pub const MAX_TASK_SKILLS: usize = 8;
@@ -444,6 +444,8 @@ const _: () = assert!(MAX_KEYS_FORGOTTEN as u64 * SPENT_KEY_OVERHEAD > MAX_KEY_B
 pub const MAX_MISSED_RUNS: u32 = 100;
 /// How many of them do unless the schedule says otherwise.
 pub const DEFAULT_MISSED_RUNS: u32 = 10;
+/// Most runs that one decision about a schedule counts as missed.
+pub const MAX_COUNTED_MISSED: u64 = 10_000;
 /// How long after it was due a run may start if missed runs are skipped, unless the schedule says otherwise, ms: one minute.
 pub const DEFAULT_START_WITHIN_MS: u64 = 60 * 1000;
 /// Most runs of a schedule that are not finished; while there are as many, none starts.

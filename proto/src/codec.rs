@@ -1,7 +1,7 @@
 //! The codec of all services: protobuf that refuses a message with very many parts before decoding it. A part is one
-//! occurrence of a field at the top level of the message, such as one item of a repeated field. An empty part takes two
-//! bytes in a message and hundreds in memory, so a message within its limit in bytes could take a hundred times that in
-//! memory.
+//! occurrence of a field at the top level of the message, such as one item of a repeated field, or a subtask that an attempt
+//! asks for. An empty part takes two bytes in a message and hundreds in memory, so a message within its limit in bytes could
+//! take a hundred times that in memory.
 
 use std::{any::TypeId, marker::PhantomData};
 
@@ -12,7 +12,7 @@ use tonic::{
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-use crate::internal::v1 as internal;
+use crate::{internal::v1 as internal, worker::v1 as worker};
 
 /// The maximum number of parts of a message: more than any valid message has.
 pub const MAX_PARTS: usize = 20_000;
@@ -157,7 +157,10 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        if buffer.remaining() > UNCOUNTED_BYTES && parts(buffer.chunk(), is_envelope::<U>()) > MAX_PARTS {
+        let has_too_many = |message: &[u8]| {
+            parts(message, is_envelope::<U>()) > MAX_PARTS || parts_within(message, subtasks_in::<U>()) > MAX_PARTS
+        };
+        if buffer.remaining() > UNCOUNTED_BYTES && has_too_many(buffer.chunk()) {
             return Err(Status::invalid_argument(format!("a message of more than {MAX_PARTS} parts; split it")));
         }
         Message::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
@@ -193,30 +196,62 @@ fn is_envelope<U: 'static>() -> bool {
     [TypeId::of::<internal::AgentMessage>(), TypeId::of::<internal::CoordinatorMessage>()].contains(&TypeId::of::<U>())
 }
 
+/// Returns the numbers of the fields in which this message type has subtasks that an attempt asks for, from the outermost
+/// on; none if it has no such. They are far below its top level.
+fn subtasks_in<U: 'static>() -> &'static [u64] {
+    if TypeId::of::<U>() == TypeId::of::<internal::AgentMessage>() {
+        // AgentMessage.completions, Completions.completions, Completion.suspended
+        &[3, 1, 60]
+    } else if TypeId::of::<U>() == TypeId::of::<worker::FromProcess>() {
+        // FromProcess.result, TaskResult.suspend
+        &[2, 60]
+    } else {
+        &[]
+    }
+}
+
+/// Takes the next field off an encoded message. Returns its key, and its content if that has a length. `None` if it is
+/// malformed.
+fn take_field<'a>(message: &mut &'a [u8]) -> Option<(u64, &'a [u8])> {
+    let key = prost::encoding::decode_varint(message).ok()?;
+    let length = match WireType::try_from(key & 7).ok()? {
+        WireType::Varint => prost::encoding::decode_varint(message).map(|_| 0).ok()?,
+        WireType::SixtyFourBit => 8,
+        WireType::ThirtyTwoBit => 4,
+        WireType::LengthDelimited => prost::encoding::decode_varint(message).ok()?,
+        WireType::StartGroup | WireType::EndGroup => 0,
+    };
+    let (content, rest) = message.split_at_checked(usize::try_from(length).ok()?)?;
+    *message = rest;
+    Some((key, content))
+}
+
 /// Counts the parts of an encoded message, and the parts of those if it is an `envelope`; stops at one more than
 /// [`MAX_PARTS`]. Malformed input ends the count, because decoding fails at the same place.
 fn parts(mut message: &[u8], envelope: bool) -> usize {
     let mut count = 0;
     while !message.is_empty() && count <= MAX_PARTS {
         count += 1;
-        let Ok(key) = prost::encoding::decode_varint(&mut message) else { break };
-        let part = match WireType::try_from(key & 7) {
-            Ok(WireType::Varint) => prost::encoding::decode_varint(&mut message).map(|_| 0),
-            Ok(WireType::SixtyFourBit) => Ok(8),
-            Ok(WireType::ThirtyTwoBit) => Ok(4),
-            Ok(WireType::LengthDelimited) => prost::encoding::decode_varint(&mut message),
-            Ok(WireType::StartGroup | WireType::EndGroup) => Ok(0),
-            Err(_) => break,
-        };
-        let Some((part, rest)) = part.ok().and_then(|len| message.split_at_checked(usize::try_from(len).ok()?)) else {
-            break;
-        };
+        let Some((key, part)) = take_field(&mut message) else { break };
         if envelope && key & 7 == WireType::LengthDelimited as u64 {
             count = (count + parts(part, false)).min(MAX_PARTS + 1);
         }
-        message = rest;
     }
     count
+}
+
+/// Counts the parts of the messages that these fields lead to, from the outermost on, as [`parts`] does; none if there
+/// are no fields.
+fn parts_within(mut message: &[u8], fields: &[u64]) -> usize {
+    let Some((field, inner)) = fields.split_first() else { return 0 };
+    let mut count = 0;
+    while !message.is_empty() && count <= MAX_PARTS {
+        let Some((key, part)) = take_field(&mut message) else { break };
+        if key == *field << 3 | WireType::LengthDelimited as u64 {
+            count += if inner.is_empty() { parts(part, false) } else { parts_within(part, inner) };
+        }
+    }
+    count.min(MAX_PARTS + 1)
 }
 
 #[cfg(test)]
@@ -256,6 +291,41 @@ mod tests {
         assert_eq!(parts(&message, false), 1);
         assert_eq!(parts(&message, true), MAX_PARTS + 1);
         assert!(is_envelope::<internal::AgentMessage>() && !is_envelope::<v1::SubmitRequest>());
+    }
+
+    #[test]
+    fn the_subtasks_that_attempts_ask_for_count_however_deep_they_are() {
+        let agent = |subtasks: &[usize]| {
+            let completion = |count: &usize| {
+                let subtasks = vec![v1::TaskSpec::default(); *count];
+                let asked = internal::Suspended { subtasks, ..internal::Suspended::default() };
+                let outcome = Some(internal::completion::Outcome::Suspended(asked));
+                internal::Completion { task_id: "t".into(), outcome, ..internal::Completion::default() }
+            };
+            let completions = internal::Completions { completions: subtasks.iter().map(completion).collect() };
+            let message = Some(internal::agent_message::Message::Completions(completions));
+            internal::AgentMessage { message }.encode_to_vec()
+        };
+        let in_agents = subtasks_in::<internal::AgentMessage>();
+        assert_eq!(parts_within(&agent(&[3, 0, 4]), in_agents), 7);
+        assert_eq!(parts_within(&agent(&[MAX_PARTS / 2, MAX_PARTS / 2]), in_agents), MAX_PARTS);
+        assert_eq!(parts_within(&agent(&[MAX_PARTS, 1]), in_agents), MAX_PARTS + 1);
+        let subtasks = vec![worker::Subtask::default(); MAX_PARTS + 1];
+        let asked = worker::task_result::Outcome::Suspend(worker::Suspend { subtasks, ..worker::Suspend::default() });
+        let result = worker::TaskResult { outcome: Some(asked), ..worker::TaskResult::default() };
+        let message = Some(worker::from_process::Message::Result(result));
+        let sent = worker::FromProcess { message }.encode_to_vec();
+        assert_eq!(parts_within(&sent, subtasks_in::<worker::FromProcess>()), MAX_PARTS + 1);
+        let output = internal::completion::Outcome::Output(vec![0; 100_000].into());
+        let completion = internal::Completion { outcome: Some(output), ..internal::Completion::default() };
+        let completions = internal::Completions { completions: vec![completion] };
+        let message = Some(internal::agent_message::Message::Completions(completions));
+        let plain = internal::AgentMessage { message }.encode_to_vec();
+        assert_eq!(parts_within(&plain, in_agents), 0, "what an output has in it does not count");
+        assert!(subtasks_in::<v1::SubmitRequest>().is_empty() && parts_within(&plain, &[]) == 0);
+        for cut in 0..sent.len().min(1_000) {
+            assert!(parts_within(&sent[..cut], subtasks_in::<worker::FromProcess>()) <= MAX_PARTS + 1);
+        }
     }
 
     #[test]

@@ -89,6 +89,26 @@ async fn a_task_that_runs_when_the_fleet_stops_is_handed_back_and_runs_when_it_s
 }
 
 #[tokio::test]
+async fn the_schedules_of_a_manifest_are_set_and_those_that_it_has_no_more_are_removed() {
+    let terminal = Terminal::default();
+    let run_with = async |names: &[&str], told: &str| -> Vec<String> {
+        let schedule = |name: &&str| format!("  - {{name: {name}, cron: \"@yearly\", task: {{kind: k}}}}\n");
+        let schedules: String = names.iter().map(schedule).collect();
+        terminal.write("manifest.yaml", &format!("{MANIFEST}  schedules:\n{schedules}"));
+        let mut dev = terminal.dev(&["-f", "manifest.yaml", "--data", "data"]);
+        dev.line_with(&["ready"]).await;
+        dev.line_with(&[told]).await;
+        let listed = terminal.run(&["schedule", "list", "-o", "json"]).await.json();
+        dev.signal(Signal::SIGINT);
+        assert!(dev.ended().await.success());
+        let listed = listed.as_array().cloned().unwrap_or_default();
+        listed.iter().filter_map(|schedule| Some(schedule["name"].as_str()?.to_owned())).collect()
+    };
+    assert_eq!(run_with(&["a", "b"], "2 schedules are set").await, ["a", "b"]);
+    assert_eq!(run_with(&["b"], "1 schedule is set").await, ["b"]);
+}
+
+#[tokio::test]
 async fn two_fleets_run_side_by_side_and_a_killed_agent_comes_back() {
     let terminal = Terminal::default();
     terminal.write("manifest.yaml", MANIFEST);
@@ -123,4 +143,20 @@ async fn two_fleets_run_side_by_side_and_a_killed_agent_comes_back() {
     .await;
     let line = ["submit", "--fleet", "first", "--kind", "shell", "--input", "task", "--wait"];
     assert_eq!(terminal.run(&line).await.success(), "hello\n", "and it works");
+}
+
+#[tokio::test]
+async fn what_kinds_of_tasks_need_is_in_force_once_the_queue_that_one_names_is_set() {
+    let terminal = Terminal::default();
+    let kinds = "  taskKinds:\n  - {name: wide, slots: 2}\n  - {name: heavy, resources: {cpu: 100m}, queue: batch}\n";
+    terminal.write("manifest.yaml", &format!("{MANIFEST}{kinds}"));
+    let mut dev = terminal.dev(&["-f", "manifest.yaml"]);
+    dev.line_with(&["what kinds of tasks need is not in force", "\"batch\", which was not set"]).await;
+    terminal.run(&["queues", "set", "batch"]).await.success();
+    dev.line_with(&["kind    2 have their needs"]).await;
+    let id = terminal.run(&["submit", "--kind", "wide"]).await.success().trim().to_owned();
+    let task = terminal.run(&["task", &id, "-o", "json"]).await.json();
+    assert_eq!(task["slots"], 2, "{task}");
+    dev.signal(Signal::SIGINT);
+    dev.ended().await;
 }

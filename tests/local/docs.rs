@@ -27,9 +27,13 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
 #[test]
 fn every_manifest_in_the_documentation_is_taken() {
     let mut taken = 0;
+    // Some show the spec alone.
+    let head = "apiVersion: robeing.io/v1alpha1\nkind: RobeingCluster\nmetadata: {name: first}\n";
+    let whole = |block: String| if block.starts_with("spec:\n") { format!("{head}{block}") } else { block };
     for (path, text) in documents() {
-        for block in blocks(&text, "yaml").iter().filter(|block| block.contains("\nkind: RobeingCluster")) {
-            if let Err(error) = robeing_crds::parse_manifests(block) {
+        let blocks = blocks(&text, "yaml").into_iter().map(whole);
+        for block in blocks.filter(|block| block.contains("\nkind: RobeingCluster")) {
+            if let Err(error) = robeing_crds::parse_manifests(&block) {
                 panic!("a manifest in {path} is refused:\n{error}\n{block}");
             }
             taken += 1;
@@ -126,6 +130,18 @@ fn texts_after<'a>(source: &'a str, this: &str) -> Vec<&'a str> {
 }
 
 #[test]
+fn every_action_that_the_state_machine_records_is_explained() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("can't read {path}: {e}"));
+    let (source, page) = (read("fleet/src/audit_log/mod.rs"), read("docs/security.md"));
+    let module = source.split("mod action {").nth(1).and_then(|rest| rest.split("\n}").next()).expect("it lists them");
+    let actions = texts_after(module, ": &str =");
+    assert!(actions.len() > 10, "{actions:?}");
+    for action in actions {
+        assert!(page.contains(&format!("`{action}`")), "docs/security.md does not explain {action}");
+    }
+}
+
+#[test]
 fn every_reason_and_event_of_the_operator_is_explained() {
     let read = |path: &str| fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("can't read {path}: {e}"));
     let marks = [
@@ -135,6 +151,10 @@ fn every_reason_and_event_of_the_operator_is_explained() {
         ("controller/report/unmet.rs", r#"said("False","#),
         ("controller/report/unmet.rs", "normal("),
         ("controller/report/unmet.rs", "warning("),
+        ("controller/report/schedules.rs", "normal("),
+        ("controller/report/schedules.rs", "warning("),
+        ("controller/report/teams.rs", "normal("),
+        ("controller/report/teams.rs", "warning("),
         ("controller/report/events.rs", "normal("),
         ("controller/report/events.rs", "warning("),
         ("controller/health.rs", "=>"),

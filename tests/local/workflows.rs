@@ -62,6 +62,16 @@ async fn the_workflow_of_the_guide_passes_results_from_step_to_step() {
 }
 
 #[tokio::test]
+async fn the_parts_of_a_step_are_given_what_the_step_before_it_returned() {
+    let (fleet, person) = start().await;
+    let steps = "[{name: first, input: \"a \"}, {name: each, inputs: [\"b \", \"c \"], join: reduce}]";
+    person.terminal.write("pipeline.yaml", &format!("{{kind: line, strategy: pipeline, steps: {steps}}}"));
+    let id = person.submit(&["-f", "pipeline.yaml"]).await;
+    fleet.finished(&id, TaskState::Succeeded).await;
+    assert_eq!(outputs(&parts(&fleet.client(), &id).await), ["a ", "a b a c a "]);
+}
+
+#[tokio::test]
 async fn lines_become_parts_which_are_reduced_and_a_failure_decides_what_becomes_of_others() {
     let (fleet, person) = start().await;
     person.terminal.write("pages.jsonl", "\"a\"\n\"b\"\n\"c\"\n");

@@ -275,7 +275,10 @@ fn size(completion: &internal::Completion) -> usize {
             failure.message.len() + failure.stderr_tail.len() + failure.name.len()
         }
         Some(completion::Outcome::Suspended(asked)) => {
-            let subtask = |of: &v1::TaskSpec| COMPLETION_OVERHEAD + of.kind.len() + of.input.len();
+            let depends_on = |of: &v1::TaskSpec| of.depends_on.iter().map(|on| on.task.len()).sum::<usize>();
+            let subtask = |of: &v1::TaskSpec| {
+                COMPLETION_OVERHEAD + of.kind.len() + of.input.len() + of.required_specialization.len() + depends_on(of)
+            };
             asked.carried.len() + asked.subtasks.iter().map(subtask).sum::<usize>()
         }
         _ => 0,

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{AgentRole, AmountArgs, Output, VerifyResultArgs};
+use super::{AgentRole, AmountArgs, Output, TimingArgs, VerifyResultArgs};
 
 /// The subcommands of `schedule`.
 #[derive(Debug, Subcommand)]
@@ -160,6 +160,10 @@ pub struct SetScheduleArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_attempts: Option<u32>,
 
+    /// How long the task of a run may wait, and when it is tried again.
+    #[command(flatten)]
+    pub timing: TimingArgs,
+
     /// How long the task of a run and its result are kept after it has finished
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub ttl: Option<Duration>,
@@ -168,9 +172,14 @@ pub struct SetScheduleArgs {
     #[arg(long, value_enum, ignore_case = true)]
     pub role: Option<AgentRole>,
 
-    /// Only agents with this specialization run the task; while there is none, it waits
+    /// Only agents with this specialization run the task; while there is none, it waits. Given several times: only agents
+    /// that have all of them
     #[arg(long, value_name = "NAME")]
-    pub specialization: Option<String>,
+    pub specialization: Vec<String>,
+
+    /// How many slots of its agent the task takes while it runs; defaults to what is set for its kind, or to one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub slots: Option<u32>,
 
     /// Only members of this team run the task; see `robeing team`
     #[arg(long, value_name = "UUID")]
@@ -180,10 +189,14 @@ pub struct SetScheduleArgs {
     #[command(flatten)]
     pub amounts: AmountArgs,
 
-    /// The queue for whose share of the resource pool the task counts: "default", or one that was set. With --cpu,
-    /// --memory, --storage or --bandwidth
+    /// The queue that the task waits in, and for whose share of the resource pool it counts: "default", or one that was set
+    /// by `robeing queues set`
     #[arg(long, value_name = "NAME")]
     pub queue: Option<String>,
+
+    /// The key that limits of the queue are about, such as the name of a customer
+    #[arg(long, value_name = "KEY")]
+    pub limit_key: Option<String>,
 
     /// How the result is verified.
     #[command(flatten)]

@@ -3,8 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
+use jiff::Timestamp;
 
-use super::{AgentRole, AmountArgs, ApprovalArgs, LinkArgs, Output, TimingArgs};
+use super::{AgentRole, AmountArgs, ApprovalArgs, LinkArgs, Output, TimingArgs, timing::time};
 
 /// Arguments of `submit`.
 #[derive(Args, Debug)]
@@ -100,7 +101,11 @@ pub struct SubmitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_attempts: Option<u32>,
 
-    /// When the task may start, how long it may wait, and when it is tried again.
+    /// Do not start the task before this time, such as 2030-01-31T08:00:00Z, by the fleet's clock
+    #[arg(long, value_name = "TIME", conflicts_with = "delay", value_parser = time)]
+    pub not_before: Option<Timestamp>,
+
+    /// How long the task may wait, and when it is tried again.
     #[command(flatten)]
     pub timing: TimingArgs,
 

@@ -1,6 +1,6 @@
 //! Parsing of command lines, and the help texts.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::Path};
 
 use super::*;
 use crate::exit::Exit;
@@ -103,18 +103,44 @@ fn the_help_texts() {
     insta::assert_snapshot!(text);
 }
 
-#[test]
-fn every_command_in_the_guide_to_tasks_is_one() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/tasks.md");
-    let guide = std::fs::read_to_string(path).expect("the guide can be read");
-    let shown: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("robeing ")).collect();
-    assert!(shown.len() > 10, "{shown:?}");
-    for line in shown {
-        let words = line.split(" #").next().unwrap_or_default().trim_end();
-        if let Err(error) = parsed(words) {
-            panic!("robeing {words} is refused: {error}");
+/// Returns the words of a line as a shell makes them of it, up to a comment or another command.
+fn shell_words(line: &str) -> Vec<OsString> {
+    let ends = [" #", " && ", " | "];
+    let command = ends.into_iter().fold(line, |line, end| line.split(end).next().unwrap_or_default());
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for letter in command.trim_end_matches(" &").chars() {
+        match (quote, letter) {
+            (Some(open), _) if open == letter => quote = None,
+            (None, '"' | '\'') => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (None, ' ') => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(letter),
         }
     }
+    words.extend(word);
+    words.into_iter().map(OsString::from).collect()
+}
+
+#[test]
+fn every_command_in_the_documentation_is_one() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut pages = vec![root.join("README.md"), root.join("examples/review/README.md")];
+    let docs = std::fs::read_dir(root.join("docs")).expect("there is a docs folder");
+    pages.extend(docs.map(|page| page.expect("the folder can be listed").path()));
+    let mut shown = 0;
+    for page in pages {
+        let text = std::fs::read_to_string(&page).expect("the page can be read");
+        for line in text.lines().filter(|line| line.starts_with("robeing ")) {
+            let words = shell_words(line);
+            if let Err(error) = parse(&words) {
+                panic!("{}: {words:?} is refused: {error}", page.display());
+            }
+            shown += 1;
+        }
+    }
+    assert!(shown > 80, "{shown}");
 }
 
 #[test]
@@ -280,7 +306,7 @@ fn members_and_options_of_a_ballot_are_repeated() {
     assert_eq!((args.vote, args.option.as_deref(), &*args.reason), (VoteWord::Approve, Some("x"), ""));
     let line = "vote verify b.json --trust t.crt";
     let cli = parsed(line).expect("it is right");
-    assert_eq!(cli.connection.credentials.trust.as_deref(), Some(std::path::Path::new("t.crt")));
+    assert_eq!(cli.connection.credentials.trust.as_deref(), Some(Path::new("t.crt")));
 }
 
 /// Checks that each line is refused, with a text that contains the reason.
@@ -344,6 +370,9 @@ fn wrong_lines_about_schedules_are_refused_with_a_reason() {
         ("schedule set nightly --cron @daily --kind k --concurrency never", "invalid value"),
         ("schedule set nightly --cron @daily --kind k --missed-limit 101", "invalid value"),
         ("schedule set nightly --cron @daily --kind k --start-within soon", "invalid value"),
+        ("schedule set nightly --cron @daily --kind k --slots 0", "invalid value"),
+        ("schedule set nightly --cron @daily --kind k --jitter 101", "invalid value"),
+        ("schedule set nightly --cron @daily --kind k --not-before 2030-01-31T08:00:00Z", "unexpected argument"),
         ("schedule show", "<NAME>"),
         ("schedule run", "<NAME>"),
     ]);

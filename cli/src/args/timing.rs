@@ -1,4 +1,4 @@
-//! The options of `submit` that are about time and retries.
+//! The options of `submit` and `schedule set` that are about time and retries.
 
 use std::{str::FromStr, time::Duration};
 
@@ -6,13 +6,9 @@ use clap::Args;
 use jiff::Timestamp;
 use robeing_proto::v1::{FailureKind, FailureMatch};
 
-/// When a task may start, how long it may wait, and when it is tried again.
+/// How long a task may wait, and when it is tried again.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TimingArgs {
-    /// Do not start the task before this time, such as 2030-01-31T08:00:00Z, by the fleet's clock
-    #[arg(long, value_name = "TIME", conflicts_with = "delay", value_parser = time)]
-    pub not_before: Option<Timestamp>,
-
     /// Fail the task if no agent has taken it this long after it was accepted, or after its delay or what it depends on
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub queue_expiry: Option<Duration>,
@@ -40,7 +36,8 @@ pub struct TimingArgs {
     pub non_retryable: Vec<FailureMatch>,
 }
 
-fn time(text: &str) -> Result<Timestamp, String> {
+/// Reads a time with its zone.
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     Timestamp::from_str(text)
         .map_err(|error| format!("{error}; write a time with its zone, such as 2030-01-31T08:00:00Z"))
 }

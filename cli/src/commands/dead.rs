@@ -18,7 +18,7 @@ use crate::{
     error::CliError,
     exit::Exit,
     kubernetes::Access,
-    render::{dead_table, note, plural, print_list, table},
+    render::{dead_table, note, print_list, table},
 };
 
 /// Maximum number of dead letters that a fleet lists on one page, or takes in one call.
@@ -32,20 +32,21 @@ pub(super) async fn run(command: DeadCommand, fleet: &Connection) -> Result<Exit
     }
 }
 
-/// Reads the dead letters, up to `limit`, and returns how many there are in all.
+/// Reads the dead letters, up to `limit`, and returns whether there are more of them.
 async fn read(
     client: &FleetClient,
     mut request: ListDeadLettersRequest,
     limit: usize,
-) -> Result<(Vec<Task>, u64), CliError> {
+) -> Result<(Vec<Task>, bool), CliError> {
     let mut tasks = Vec::new();
     loop {
         request.page_size = PAGE.min(limit - tasks.len()) as u32;
         let page = client.list_dead_letters(request.clone()).await?;
         tasks.extend(page.tasks);
         request.page_token = page.next_page_token;
-        if request.page_token.is_empty() || tasks.len() >= limit {
-            return Ok((tasks, page.total));
+        let has_more = !request.page_token.is_empty();
+        if !has_more || tasks.len() >= limit {
+            return Ok((tasks, has_more));
         }
     }
 }
@@ -53,14 +54,12 @@ async fn read(
 async fn list(args: ListDeadArgs, fleet: &Connection) -> Result<Exit, CliError> {
     let client = client(fleet, Some(&args.reading), Access::Use).await?;
     let limit = if args.limit == 0 { usize::MAX } else { args.limit };
-    let is_of_all_kinds = args.kind.is_none();
     let consistency = consistency(&args.reading).into();
     let request = ListDeadLettersRequest { kind: args.kind.unwrap_or_default(), consistency, ..Default::default() };
-    let (tasks, total) = read(&client, request, limit).await?;
+    let (tasks, has_more) = read(&client, request, limit).await?;
     print_list(&mut io::stdout().lock(), args.output.output, &tasks, |tasks| dead_table(tasks, Timestamp::now()))?;
-    if is_of_all_kinds && total > tasks.len() as u64 {
-        let left = usize::try_from(total).unwrap_or(usize::MAX) - tasks.len();
-        note(&format!("{} more; --limit 0 lists all", plural(left, "dead letter")));
+    if has_more {
+        note("there may be more: --limit 0 lists all");
     }
     Ok(Exit::Success)
 }

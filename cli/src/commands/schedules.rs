@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use robeing_client::new_task_id;
 use robeing_proto::v1::{
     ConcurrencyPolicy, GetScheduleRequest, ListSchedulesRequest, MissedRuns, RemoveScheduleRequest,
-    RemoveScheduleResponse, RetryPolicy, Role, RunScheduleRequest, Schedule, ScheduleSpec, SetScheduleRequest,
+    RemoveScheduleResponse, Role, RunScheduleRequest, Schedule, ScheduleSpec, SetScheduleRequest,
     SuspendScheduleRequest, TaskSpec,
 };
 
@@ -14,7 +14,7 @@ use super::{
     connect::client,
     duration,
     resources::resource_amounts,
-    submit::{submitter, verification},
+    submit::{retries, submitter, verification},
 };
 use crate::{
     args::{
@@ -137,15 +137,20 @@ fn task(args: &SetScheduleArgs, input: Vec<u8>) -> TaskSpec {
         priority: args.priority.unwrap_or_default(),
         deadline_in: args.deadline.map(duration),
         attempt_timeout: args.timeout.map(duration),
-        retry: args.max_attempts.map(|max_attempts| RetryPolicy { max_attempts, ..RetryPolicy::default() }),
+        retry: retries(args.max_attempts, &args.timing),
+        queue_expiry: args.timing.queue_expiry.map(duration),
+        progress_timeout: args.timing.progress_timeout.map(duration),
         required_role: args.role.map_or(Role::Unspecified, Role::from).into(),
-        required_specialization: args.specialization.clone().unwrap_or_default(),
+        required_specialization: args.specialization.first().cloned().unwrap_or_default(),
+        skills: args.specialization.iter().skip(1).cloned().collect(),
+        slots: args.slots.unwrap_or_default(),
         result_ttl: args.ttl.map(duration),
         submitter: submitter(args.submitter.clone()),
         verify: verification(&args.verification),
         team: args.team.clone().unwrap_or_default(),
         resources: (args.amounts != AmountArgs::default()).then(|| resource_amounts(&args.amounts)),
         queue: args.queue.clone().unwrap_or_default(),
+        limit_key: args.limit_key.clone().unwrap_or_default(),
         ..TaskSpec::default()
     }
 }
@@ -168,7 +173,8 @@ mod tests {
     fn a_schedule_is_asked_for_as_it_is_said() {
         let line = "robeing schedule set s --cron @daily --time-zone Europe/Berlin --missed latest --start-within 1h \
             --concurrency replace --kind k --priority 7 --deadline 10m --max-attempts 2 --ttl 1d --role guardian --cpu 2 \
-            --verify 2/3 --submitter ada";
+            --verify 2/3 --submitter ada --specialization ocr --specialization gpu --slots 4 --queue q --limit-key c \
+            --queue-expiry 5m --progress-timeout 1m --backoff 2s --max-backoff 8s --jitter 20 --non-retryable exit:2";
         let asked = request(&args(line), b"x".to_vec());
         let spec = asked.spec.expect("a spec");
         assert_eq!((asked.name.as_str(), asked.managed, spec.cron.as_str()), ("s", false, "@daily"));
@@ -180,6 +186,14 @@ mod tests {
         assert_eq!((task.priority, task.required_role()), (7, Role::Guardian));
         let spans = [task.deadline_in, task.result_ttl, task.attempt_timeout, task.delay];
         assert_eq!(spans.map(|span| span.map(|span| span.seconds)), [Some(600), Some(86_400), None, None]);
+        let spans = [task.queue_expiry, task.progress_timeout].map(|span| span.map(|span| span.seconds));
+        assert_eq!(spans, [Some(300), Some(60)]);
+        let retry = task.retry.expect("a policy");
+        let backoffs = [retry.initial_backoff, retry.max_backoff].map(|span| span.map(|span| span.seconds));
+        assert_eq!((retry.max_attempts, retry.jitter_percent, backoffs), (2, 20, [Some(2), Some(8)]));
+        assert_eq!(retry.non_retryable.iter().map(|of| of.code).collect::<Vec<_>>(), [Some(2)]);
+        assert_eq!((task.required_specialization.as_str(), &task.skills[..]), ("ocr", &["gpu".to_owned()][..]));
+        assert_eq!((task.slots, task.queue.as_str(), task.limit_key.as_str()), (4, "q", "c"));
         assert_eq!(task.resources.map(|needed| needed.cpu_millis), Some(2_000));
         assert_eq!(task.verify.map(|verify| (verify.agree, verify.agents)), Some((2, 3)));
         assert!(task.id.is_empty() && task.idempotency_key.is_empty(), "each run has its own");

@@ -15,7 +15,7 @@ use crate::{
 /// Maximum number of tasks that a fleet returns on one page.
 const PAGE: u32 = 1_000;
 /// Maximum number of tasks that are shown.
-const MOST: usize = 10_000;
+pub(super) const MOST: usize = 10_000;
 
 /// Returns the parts or subtasks of a task, in order, with their outputs if those are asked for.
 pub(super) async fn subtasks(client: &FleetClient, id: &str, include_output: bool) -> Result<Vec<Task>, CliError> {

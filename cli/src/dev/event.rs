@@ -60,6 +60,16 @@ pub enum DevEvent {
         /// Why.
         problem: String,
     },
+    /// The fleet has schedules of the manifest.
+    SchedulesSet {
+        /// How many of them.
+        count: usize,
+    },
+    /// The fleet does not take the schedules of the manifest, or one of them.
+    SchedulesRefused {
+        /// Which, and why.
+        problem: String,
+    },
     /// The process ended because the fleet stops.
     Stopped {
         /// The coordinator or agent.
@@ -97,6 +107,9 @@ impl fmt::Display for DevEvent {
             Self::KindsRefused { problem } => {
                 write!(f, "failed  what kinds of tasks need is not in force: {problem}")
             }
+            Self::SchedulesSet { count: 1 } => write!(f, "due     1 schedule is set"),
+            Self::SchedulesSet { count } => write!(f, "due     {count} schedules are set"),
+            Self::SchedulesRefused { problem } => write!(f, "failed  {problem}"),
             Self::Stopped { name } => write!(f, "stopped {name}"),
         }
     }

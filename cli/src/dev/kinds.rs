@@ -12,6 +12,9 @@ use super::{
     policies::{CALL_TIMEOUT, RETRY, may_pass},
 };
 
+/// Pause before kinds that were refused are sent again. Each refusal is a record in the fleet's audit log.
+const REFUSED_RETRY: Duration = Duration::from_secs(10);
+
 /// Returns the kinds as coordinators take them.
 pub fn request(kinds: &[TaskKind]) -> SetTaskKindsRequest {
     SetTaskKindsRequest { kinds: kinds.iter().map(kind).collect() }
@@ -19,22 +22,26 @@ pub fn request(kinds: &[TaskKind]) -> SetTaskKindsRequest {
 
 /// Returns a time in the coordinators' unit: what is less than a millisecond does not count. The schema takes no time that
 /// is too long for the protocol.
-fn whole_millis(time: robeing_crds::Duration) -> Option<prost_types::Duration> {
+pub(super) fn whole_millis(time: robeing_crds::Duration) -> Option<prost_types::Duration> {
     Duration::from_millis(u64::try_from(time.get().as_millis()).ok()?).try_into().ok()
 }
 
-fn kind(kind: &TaskKind) -> v1::TaskKind {
-    let role = match kind.role {
+/// Returns a role, or that there is none, as coordinators take it.
+pub(super) fn role(role: Option<Role>) -> v1::Role {
+    match role {
         None => v1::Role::Unspecified,
         Some(Role::Worker) => v1::Role::Worker,
         Some(Role::Specialist) => v1::Role::Specialist,
         Some(Role::Messenger) => v1::Role::Messenger,
         Some(Role::Guardian) => v1::Role::Guardian,
-    };
+    }
+}
+
+fn kind(kind: &TaskKind) -> v1::TaskKind {
     let amounts = kind.resources.as_ref().map(|resources| resources.amounts());
     v1::TaskKind {
         name: kind.name.clone(),
-        role: role.into(),
+        role: role(kind.role).into(),
         skills: kind.skills.clone(),
         slots: kind.slots,
         resources: amounts.map(|amounts| v1::ResourceAmounts {
@@ -68,29 +75,48 @@ fn retry(retry: &TaskKindRetry) -> v1::RetryPolicy {
 pub struct KindSetter(JoinHandle<()>);
 
 impl KindSetter {
-    /// Starts to set these kinds, in place of those that the fleet may have from an earlier run. An event tells when they are
-    /// in force, if there are any.
+    /// Starts to set these kinds, in place of those that the fleet may have from an earlier run. An event tells when they
+    /// are in force, if there are any, and why they are not.
     pub fn start(
         endpoints: Vec<String>,
         security: Security,
         request: SetTaskKindsRequest,
         events: broadcast::Sender<DevEvent>,
     ) -> Self {
-        Self(tokio::spawn(async move {
-            let event = match set(&endpoints, security, &request).await {
-                Ok(()) if request.kinds.is_empty() => return,
-                Ok(()) => DevEvent::KindsSet { count: request.kinds.len() },
-                Err(error) => DevEvent::KindsRefused { problem: error.to_string() },
-            };
-            // Nobody may be watching.
-            let _ = events.send(event);
-        }))
+        Self(tokio::spawn(keep_setting(endpoints, security, request, events)))
     }
 }
 
 impl Drop for KindSetter {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Sets kinds until they are in force: a queue that one of them names may be set after the fleet has started. Each other
+/// reason for a refusal is an event.
+async fn keep_setting(
+    endpoints: Vec<String>,
+    security: Security,
+    request: SetTaskKindsRequest,
+    events: broadcast::Sender<DevEvent>,
+) {
+    let mut told = None;
+    loop {
+        let problem = match set(&endpoints, security.clone(), &request).await {
+            Ok(()) if request.kinds.is_empty() => return,
+            Ok(()) => {
+                // Nobody may be watching.
+                let _ = events.send(DevEvent::KindsSet { count: request.kinds.len() });
+                return;
+            }
+            Err(error) => error.to_string(),
+        };
+        if told.as_ref() != Some(&problem) {
+            let _ = events.send(DevEvent::KindsRefused { problem: problem.clone() });
+            told = Some(problem);
+        }
+        sleep(REFUSED_RETRY).await;
     }
 }
 

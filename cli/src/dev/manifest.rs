@@ -60,6 +60,9 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
             pools.join(", ")
         ));
     }
+    if !manifest.cluster.spec.teams.is_empty() {
+        screen.note("note: `spec.teams` only applies on Kubernetes; form teams here by `robeing team form`");
+    }
     for note in messengers::notes(&manifest.cluster.spec.gateway, &secrets) {
         screen.note(format!("note: {note}"));
     }

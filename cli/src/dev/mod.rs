@@ -18,6 +18,7 @@ mod policies;
 mod ports;
 pub mod registry;
 mod runnable;
+mod schedules;
 mod screen;
 mod secrets;
 mod stale_dirs;
@@ -39,7 +40,9 @@ use policies::PolicySetter;
 use registry::Registration;
 use robeing_client::{CredentialsError, Security};
 use robeing_crds::RobeingCluster;
+use robeing_proto::v1::SetPoliciesRequest;
 use robeing_settings::TlsMode;
+use schedules::ScheduleSetter;
 pub use secrets::{SecretProblem, Secrets};
 use supervisor::Supervisor;
 use tokio::{sync::broadcast, time::timeout};
@@ -98,6 +101,7 @@ pub struct DevFleet {
     coordinators: Vec<Supervisor>,
     policies: Option<PolicySetter>,
     kinds: Option<KindSetter>,
+    schedules: Option<ScheduleSetter>,
     events: broadcast::Sender<DevEvent>,
     registration: Result<Registration, String>,
     identity: Option<Arc<DevIdentity>>,
@@ -156,13 +160,32 @@ impl DevFleet {
                 ProcessKind::Agent { .. } => agents.push(supervisor),
             }
         }
-        let mut fleet =
-            Self { plan, agents, coordinators, policies: None, kinds: None, events, registration, identity, data };
-        let security = fleet.security().map_err(DevError::Credentials)?;
-        let (endpoints, events) = (fleet.endpoints(), fleet.events.clone());
-        fleet.policies = Some(PolicySetter::start(endpoints.clone(), security.clone(), policies, events.clone()));
-        fleet.kinds = Some(KindSetter::start(endpoints, security, kinds::request(&cluster.spec.task_kinds), events));
+        let mut fleet = Self {
+            plan,
+            agents,
+            coordinators,
+            policies: None,
+            kinds: None,
+            schedules: None,
+            events,
+            registration,
+            identity,
+            data,
+        };
+        fleet.start_setters(cluster, policies)?;
         Ok((fleet, receiver))
+    }
+
+    /// Starts to set what the coordinators keep of the manifest.
+    fn start_setters(&mut self, cluster: &RobeingCluster, policies: SetPoliciesRequest) -> Result<(), DevError> {
+        let security = self.security().map_err(DevError::Credentials)?;
+        let (endpoints, events) = (self.endpoints(), self.events.clone());
+        self.policies = Some(PolicySetter::start(endpoints.clone(), security.clone(), policies, events.clone()));
+        let kinds = kinds::request(&cluster.spec.task_kinds);
+        self.kinds = Some(KindSetter::start(endpoints.clone(), security.clone(), kinds, events.clone()));
+        let schedules = schedules::requests(&cluster.spec);
+        self.schedules = Some(ScheduleSetter::start(endpoints, security, schedules, events));
+        Ok(())
     }
 
     /// Returns the processes that the fleet consists of.
@@ -224,7 +247,7 @@ impl DevFleet {
     /// Stops all processes: the agents, then the coordinators, each group with SIGTERM, and with SIGKILL after
     /// [`STOP_GRACE`]. To kill them sooner, drop this future and call [`DevFleet::kill`].
     pub async fn stop(&mut self) {
-        (self.policies, self.kinds) = (None, None);
+        (self.policies, self.kinds, self.schedules) = (None, None, None);
         for group in [&mut self.agents, &mut self.coordinators] {
             for supervisor in group.iter() {
                 supervisor.stop();

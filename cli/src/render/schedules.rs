@@ -107,6 +107,9 @@ fn missed(spec: &ScheduleSpec) -> String {
 
 fn task(task: &TaskSpec) -> String {
     let mut text = format!("{}, priority {}", task.kind, task.priority);
+    if task.slots > 1 {
+        let _ = write!(text, ", {} slots", task.slots);
+    }
     let needed = amounts_text(task.resources.as_ref());
     if !needed.is_empty() {
         let _ = write!(text, ", {needed}");

@@ -18,8 +18,8 @@ pub(super) struct Batch {
     pub submissions: Vec<SubmitTask>,
     /// The ballots that they ask for, by their places.
     pub approvals: BTreeMap<usize, Draft>,
-    /// The places of those that were submitted; `None` if all were.
-    submitted: Option<Vec<usize>>,
+    /// The places and ids of those that were submitted; `None` if all were.
+    submitted: Option<Vec<(usize, TaskId)>>,
 }
 
 /// The tasks that are proposed, in order.
@@ -37,7 +37,7 @@ impl Batch {
         for Prepared { task, approval, parts } in prepared {
             approvals.extend(approval.map(|draft| (submissions.len(), draft)));
             if is_split {
-                submitted.push(submissions.len());
+                submitted.push((submissions.len(), task.id));
             }
             submissions.push(task);
             submissions.extend(parts);
@@ -49,6 +49,7 @@ impl Batch {
     /// wait. If some would wait for each other, all that have links are refused.
     pub fn send(&mut self, refused: &mut BTreeMap<usize, Outcome>) -> Sent {
         let submissions = std::mem::take(&mut self.submissions);
+        self.refuse_parts(submissions.len(), refused);
         let encoded = |task| propose::encoded(&Command::Task(TaskCommand::Submit(task)));
         if submissions.iter().all(|task| task.links.is_none()) {
             let tasks = submissions.into_iter().enumerate().filter(|(n, _)| !refused.contains_key(n));
@@ -70,6 +71,18 @@ impl Batch {
             }
         }
         Sent { commands, places: Some(places) }
+    }
+
+    /// Refuses the parts of tasks that are refused, of `count` tasks and parts: they would be proposed for nothing.
+    fn refuse_parts(&self, count: usize, refused: &mut BTreeMap<usize, Outcome>) {
+        let submitted = self.submitted.as_deref().unwrap_or_default();
+        for (n, (place, id)) in submitted.iter().enumerate() {
+            let is_refused = matches!(refused.get(place), Some(Err(_) | Ok(Reply::Refused(_))));
+            let end = submitted.get(n + 1).map_or(count, |(next, _)| *next);
+            for part in (place + 1..end).filter(|_| is_refused) {
+                refused.entry(part).or_insert(Ok(Reply::Refused(Refusal::UnknownTask { task: *id })));
+            }
+        }
     }
 
     /// Returns the outcomes of what was submitted, in order: of `count` tasks and parts, these are refused, and the
@@ -99,22 +112,33 @@ impl Batch {
     }
 }
 
-/// Returns the outcomes of tasks, at these places, each of which is followed by the outcomes of its parts; and the
-/// accepted ones of which a part was refused.
-fn with_parts(submitted: &[usize], all: Vec<Outcome>) -> (Vec<Outcome>, Vec<TaskId>) {
+/// Returns the outcomes of tasks, at these places, each of which is followed by the outcomes of its parts; and the new ones
+/// of which a part was refused. One that was accepted before has its parts from then: if it was found by its key, those of
+/// this submission are nobody's.
+fn with_parts(submitted: &[(usize, TaskId)], all: Vec<Outcome>) -> (Vec<Outcome>, Vec<TaskId>) {
     let (mut told, mut cancelled) = (Vec::with_capacity(submitted.len()), Vec::new());
     let mut all = all.into_iter().enumerate().peekable();
-    for (n, place) in submitted.iter().enumerate() {
+    for (n, (place, id)) in submitted.iter().enumerate() {
         let Some((_, outcome)) = all.next() else { break };
-        let end = submitted.get(n + 1).copied().unwrap_or(usize::MAX);
+        let end = submitted.get(n + 1).map_or(usize::MAX, |(next, _)| *next);
         let mut problem = None;
         while let Some((at, part)) = all.next_if(|(at, _)| *at < end) {
             problem = problem.or_else(|| refusal_of(at - place - 1, &part));
         }
         match (outcome, problem) {
-            (Ok(Reply::Submitted { task, .. }), Some(problem)) => {
-                cancelled.push(task);
-                told.push(Err(problem));
+            (Ok(Reply::Submitted { task, .. }), Some(_)) if task != *id => {
+                told.push(Ok(Reply::Submitted { task, existing: true }));
+            }
+            (Ok(Reply::Submitted { task, existing }), Some(problem)) => {
+                if existing {
+                    told.push(Err(problem));
+                } else {
+                    cancelled.push(task);
+                    told.push(Err(v1::Refusal {
+                        message: format!("{}; the task is cancelled", problem.message),
+                        ..problem
+                    }));
+                }
             }
             (outcome, _) => told.push(outcome),
         }
@@ -132,7 +156,7 @@ fn refusal_of(index: usize, part: &Outcome) -> Option<v1::Refusal> {
         Ok(other) => crate::api::errors::unexpected(other),
         Err(refusal) => refusal.clone(),
     };
-    Some(v1::Refusal { message: format!("its part {index}: {}; the task is cancelled", refusal.message), ..refusal })
+    Some(v1::Refusal { message: format!("its part {index}: {}", refusal.message), ..refusal })
 }
 
 #[cfg(test)]
@@ -213,6 +237,48 @@ mod tests {
         assert_eq!((&told[0], &told[1], cancelled), (&accepted(10), &accepted(20), vec![TaskId(30)]));
         let refusal = told[2].as_ref().expect_err("a part is refused");
         assert_eq!(refusal.code, "RESOURCE_EXHAUSTED");
-        assert!(refusal.message.starts_with("its part 1: "), "{}", refusal.message);
+        let message = &refusal.message;
+        assert!(message.starts_with("its part 1: ") && message.ends_with("; the task is cancelled"), "{message}");
+    }
+
+    #[test]
+    fn the_parts_of_a_task_that_is_refused_are_not_sent() {
+        let tasks = [10, 20, 30].map(|id| prepared(after(id, &[]), vec![after(id + 1, &[])]));
+        let mut batch = Batch::of(tasks.into_iter().collect());
+        // The last one was accepted before, perhaps without its parts.
+        let full = || Ok(Reply::Refused(Refusal::QueueFull { limit: 1 }));
+        let known = || Ok(Reply::Submitted { task: TaskId(30), existing: true });
+        let mut refused: BTreeMap<usize, Outcome> = BTreeMap::from([(0, full()), (4, known())]);
+        let sent = batch.send(&mut refused);
+        assert_eq!(sent_ids(&sent), [20, 21, 31]);
+        let (told, cancelled) = batch.outcomes(6, refused, sent, vec![accepted(20), accepted(21), accepted(31)]);
+        assert_eq!((told, cancelled), (vec![full(), accepted(20), known()], Vec::new()));
+    }
+
+    #[test]
+    fn a_task_that_was_accepted_before_is_never_cancelled_because_parts_of_a_repetition_are_refused() {
+        let outcomes = |told: u128, refusal: Refusal| {
+            let mut batch = Batch::of(vec![prepared(after(10, &[]), vec![after(11, &[])])]);
+            let sent = batch.send(&mut BTreeMap::new());
+            let known = Ok(Reply::Submitted { task: TaskId(told), existing: true });
+            batch.outcomes(2, BTreeMap::new(), sent, vec![known, Ok(Reply::Refused(refusal))])
+        };
+        let existing = |id| Ok(Reply::Submitted { task: TaskId(id), existing: true });
+        let (told, cancelled) = outcomes(7, Refusal::UnknownTask { task: TaskId(10) });
+        assert_eq!((told, cancelled), (vec![existing(7)], Vec::new()), "it was found by its key");
+        let (told, cancelled) = outcomes(10, Refusal::Conflict { what: "the id".to_owned(), task: TaskId(11) });
+        assert!(told[0].as_ref().is_err_and(|refusal| refusal.code == "ALREADY_EXISTS"), "{told:?}");
+        assert_eq!(cancelled, Vec::new());
+    }
+
+    #[test]
+    fn a_task_that_its_key_stands_for_keeps_its_parts_and_is_not_cancelled() {
+        let parts = vec![after(11, &[]), after(12, &[])];
+        let mut batch = Batch::of(vec![prepared(after(10, &[]), parts)]);
+        let sent = batch.send(&mut BTreeMap::new());
+        let first = Ok(Reply::Submitted { task: TaskId(1), existing: true });
+        let unknown = || Ok(Reply::Refused(Refusal::UnknownTask { task: TaskId(10) }));
+        let outcomes = vec![first.clone(), unknown(), unknown()];
+        assert_eq!(batch.outcomes(3, BTreeMap::new(), sent, outcomes), (vec![first], Vec::new()));
     }
 }

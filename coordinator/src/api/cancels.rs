@@ -2,6 +2,7 @@
 //!
 //! Whether anything runs is in the state: an agent keeps the slot of an attempt that it has to stop until it reports that
 //! the attempt has stopped, or until it is proved to be gone. So any coordinator can tell, also after a change of leader.
+//! Of a task with parts or subtasks, the whole tree below it is waited for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +19,11 @@ use tokio::{
 use tonic::Status;
 
 use crate::{
-    api::{convert, errors, fleet::MAX_ITEMS},
+    api::{
+        convert, errors,
+        fleet::MAX_ITEMS,
+        stopping::{Found, Running},
+    },
     apply::observer::ApplyObserver,
     lifetime::Leaving,
     propose::Proposer,
@@ -31,16 +36,10 @@ pub const MAX_REASON_BYTES: usize = 1024;
 pub const MAX_CANCEL_WAIT_MS: u64 = 600_000;
 /// Maximum number of calls that wait at one coordinator.
 pub const MAX_WAITING_CALLS: usize = 1_024;
-/// Number of tasks read from the state at once.
-const MAX_LOOKED_AT: usize = 250;
+/// Maximum number of agents of one task that a response names.
+pub const MAX_NAMED_AGENTS: usize = 100;
 /// Minimum time between two reads of the state by one call.
 const LOOK_APART: Duration = Duration::from_millis(5);
-
-/// The names of the agents on which tasks still run, by task; none of a task of which nothing runs.
-type Running = BTreeMap<TaskId, BTreeSet<Arc<str>>>;
-
-/// The parts that tasks have been seen to have: one whose results are not kept is forgotten before its parts have stopped.
-type Parts = BTreeMap<TaskId, BTreeSet<TaskId>>;
 
 /// Cancels tasks. Cheap to clone.
 #[derive(Clone)]
@@ -90,10 +89,10 @@ impl Cancels {
     pub async fn cancel(&self, request: v1::CancelTasksRequest) -> Result<v1::CancelTasksResponse, Status> {
         let (tasks, wait) = check(&request)?;
         let _room = wait.map(|_| self.room.try_acquire().map_err(|_| too_many_wait())).transpose()?;
-        let mut parts = Parts::new();
+        let mut found = Found::default();
         if wait.is_some() {
             self.state.ready_to_read(v1::Consistency::Linearizable.into()).await?;
-            self.running(&tasks, &mut parts).await;
+            found.look_for(&self.state, &tasks).await;
         }
         // One command per task, however often it is named.
         let mut replies: BTreeMap<TaskId, Option<Reply>> = tasks.iter().map(|task| (*task, None)).collect();
@@ -106,11 +105,11 @@ impl Cancels {
         if let Some(wait) = wait {
             let accepted = tasks.iter().zip(&results).filter(|(_, result)| result.refusal.is_none());
             let accepted = accepted.map(|(task, _)| *task).collect();
-            let running = self.until_stopped(accepted, parts, wait).await?;
+            let running = self.until_stopped(accepted, found, wait).await?;
             for (task, result) in tasks.iter().zip(&mut results) {
                 let agents = running.get(task);
                 result.stopped = result.refusal.is_none() && agents.is_none();
-                result.stopping_agents = agents.into_iter().flatten().map(|agent| agent.to_string()).collect();
+                result.stopping_agents = agents.map(named).unwrap_or_default();
             }
         }
         Ok(v1::CancelTasksResponse { results })
@@ -120,7 +119,7 @@ impl Cancels {
     async fn until_stopped(
         &self,
         tasks: BTreeSet<TaskId>,
-        mut parts: Parts,
+        mut found: Found,
         within: Duration,
     ) -> Result<Running, Status> {
         let until = Instant::now() + within;
@@ -131,7 +130,9 @@ impl Cancels {
         loop {
             revisions.mark_unchanged();
             let looked = Instant::now();
-            let running = self.running(&left, &mut parts).await;
+            let running = found.running(&self.state, &left).await;
+            // A look at much takes no more than half of the time.
+            let apart = LOOK_APART.max(looked.elapsed() * 2);
             if running.is_empty() || looked >= until {
                 return Ok(running);
             }
@@ -145,29 +146,14 @@ impl Cancels {
                     changed.map_err(|_| Status::unavailable("this coordinator stops; repeat the call at another"))?;
                 }
             }
-            sleep_until((looked + LOOK_APART).min(until)).await;
+            sleep_until((looked + apart).min(until)).await;
         }
     }
+}
 
-    /// Returns what runs of these tasks now, and of the parts that they have, or had before. Adds to these.
-    async fn running(&self, tasks: &[TaskId], parts: &mut Parts) -> Running {
-        let mut running = Running::new();
-        for tasks in tasks.chunks(MAX_LOOKED_AT) {
-            self.state.look(|fleet| {
-                let mut remains = |task: TaskId| {
-                    let has = fleet.parts_of(task);
-                    if !has.is_empty() {
-                        parts.entry(task).or_default().extend(has);
-                    }
-                    fleet.remains_with(task, parts.get(&task).into_iter().flatten().copied())
-                };
-                let remains = tasks.iter().map(|task| (*task, remains(*task)));
-                running.extend(remains.filter(|(_, of)| !of.is_nothing()).map(|(task, of)| (task, of.agents)));
-            });
-            tokio::task::yield_now().await;
-        }
-        running
-    }
+/// Returns the names of agents for a response, no more than fit.
+fn named(agents: &BTreeSet<Arc<str>>) -> Vec<String> {
+    agents.iter().take(MAX_NAMED_AGENTS).map(|agent| agent.to_string()).collect()
 }
 
 fn too_many_wait() -> Status {
@@ -207,6 +193,15 @@ mod tests {
             assert_eq!(check(&beyond).expect_err("beyond them").code(), tonic::Code::InvalidArgument);
         }
         assert_eq!(check(&v1::CancelTasksRequest::default()).expect("nothing is asked for").1, None);
+    }
+
+    #[test]
+    fn as_many_agents_of_a_task_are_named_as_may_be() {
+        let names =
+            |count: usize| -> BTreeSet<Arc<str>> { (0..count).map(|n| Arc::from(format!("agent-{n:03}"))).collect() };
+        assert_eq!(named(&names(MAX_NAMED_AGENTS)).len(), MAX_NAMED_AGENTS);
+        let most = named(&names(MAX_NAMED_AGENTS + 1));
+        assert_eq!((most.len(), most.first().map(String::as_str)), (MAX_NAMED_AGENTS, Some("agent-000")));
     }
 
     #[test]

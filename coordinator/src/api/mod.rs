@@ -24,6 +24,7 @@ pub mod raft;
 pub mod resources;
 pub mod schedules;
 pub mod session;
+mod stopping;
 pub mod submissions;
 mod subtasks;
 pub mod teams;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use robeing_fleet::{Feature, SubmitTask};
+use robeing_fleet::{Feature, SubmitTask, limits::DEFAULT_QUEUE};
 use robeing_net::gate::Caller;
 use robeing_platform::uuid_v7;
 use robeing_proto::v1;
@@ -48,12 +48,16 @@ impl Submissions {
         let default_retry = sets_retry.then(|| self.state.look(|fleet| fleet.default_retry(&spec.kind)));
         let default_retry = default_retry.unwrap_or_default();
         let kind = spec.split.as_ref().map(|split| split.part_kind.clone()).unwrap_or_default();
+        let names_default = spec.queue == DEFAULT_QUEUE;
         // They are counted when the task is read, and not needed for that.
         let inputs = spec.inputs.clone();
-        let prepared = convert::start_after(&mut spec, self.clock.estimate().wall)
+        let prepared = convert::start_after(&mut spec, self.clock.estimate())
             .and_then(|()| convert::submission(spec, default_retry, fresh))
             .and_then(|mut task| {
                 task.draw_jitter(|| self.platform.random.next_u64());
+                if names_default {
+                    self.keep_default(&mut task);
+                }
                 let approval = asked.map(|asked| Draft::of_task(&task, asked)).transpose()?;
                 let parts = if inputs.is_empty() { Vec::new() } else { convert::parts(&task, &kind, inputs) };
                 Ok(Prepared { task, approval, parts })
@@ -66,6 +70,13 @@ impl Submissions {
         match checked.and_then(|()| prepared.parts.iter().try_for_each(SubmitTask::check)) {
             Ok(()) => Ok(prepared),
             Err(refusal) => Err(refused(convert::refusal(&refusal))),
+        }
+    }
+
+    /// Has a task wait in [`DEFAULT_QUEUE`], which it names, also if its kind names another queue.
+    fn keep_default(&self, task: &mut SubmitTask) {
+        if task.resources.is_none() && self.state.look(|fleet| fleet.task_kind(&task.kind).is_some()) {
+            DEFAULT_QUEUE.clone_into(&mut task.lane.get_or_insert_default().queue);
         }
     }
 

@@ -246,6 +246,10 @@ impl Session {
         let standing = self.service.standing.clone();
         let mut raft_role = standing.roles();
         loop {
+            let reads = self.completing.len() < MAX_COMPLETING;
+            if !reads {
+                self.progress.held_up();
+            }
             tokio::select! {
                 biased;
                 () = until_not_leading(&mut raft_role, term) => {
@@ -270,13 +274,14 @@ impl Session {
                 }
                 () = self.health.act() => {}
                 () = self.description.act() => {}
-                () = self.progress.act() => {}
+                // What it judges by may not be read yet.
+                () = self.progress.act(), if reads => {}
                 Some(completed) = self.completing.next() => match completed {
                     Some(acks) => self.link.put(|outbox| outbox.acks.extend(acks)),
                     // The agent reconnects and sends them again.
                     None => return,
                 },
-                next = inbound.next(), if self.completing.len() < MAX_COMPLETING => match next {
+                next = inbound.next(), if reads => match next {
                     Some(Ok(AgentMessage { message: Some(said) })) => {
                         let is_present = self.service.observer.sessions.heard(self.agent, &self.link, Instant::now());
                         // A heartbeat of an agent whose loss is in progress must not extend its lease.
@@ -364,6 +369,7 @@ impl Session {
             self.link.put(|outbox| outbox.acks.extend(refused));
         }
         without_names(&self.service.state, &mut results);
+        without_subtasks(&self.service.state, &mut results);
         let (proposer, sender, agent) = (self.service.proposer.clone(), self.sender, self.agent);
         let policies = self.service.policies.concern_results().then(|| self.service.policies.clone());
         let (state, subtask_policies) = (self.service.state.clone(), self.service.policies.clone());
@@ -391,6 +397,17 @@ fn without_names(state: &StateReader, results: &mut [Completion]) {
         if let Outcome::Failed(failure) = &mut ended.outcome {
             failure.name.clear();
         }
+    }
+}
+
+/// Ends attempts that ask for subtasks before all coordinators know those.
+fn without_subtasks(state: &StateReader, results: &mut [Completion]) {
+    let is_new = |ended: &Completion| ended.outcome.needs_graphs();
+    if !results.iter().any(is_new) || state.look(|fleet| fleet.has(Feature::Graphs)) {
+        return;
+    }
+    for ended in results {
+        ended.outcome = std::mem::replace(&mut ended.outcome, Outcome::Stopped).before_graphs();
     }
 }
 

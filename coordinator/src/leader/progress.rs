@@ -79,6 +79,24 @@ impl Watched {
     }
 }
 
+/// The looks at the attempts of an agent.
+#[derive(Debug)]
+struct Looks {
+    newest: Instant,
+    /// Since then, not all was read that the agent said.
+    is_held_up: bool,
+}
+
+impl Looks {
+    /// Takes note of a look. Returns for how long what the agent said may not have been read: this process stalled, or was
+    /// busy with what it said before.
+    fn look(&mut self, now: Instant) -> Option<Duration> {
+        let pause = now.saturating_duration_since(std::mem::replace(&mut self.newest, now));
+        let is_held_up = std::mem::take(&mut self.is_held_up) || pause > LOOK_EVERY * 2;
+        is_held_up.then_some(pause)
+    }
+}
+
 /// The progress of the attempts of the agent of one session.
 pub struct SessionProgress {
     state: StateReader,
@@ -87,7 +105,7 @@ pub struct SessionProgress {
     term: u64,
     watched: Watched,
     timer: Pin<Box<Sleep>>,
-    looked: Instant,
+    looks: Looks,
     /// The ends of attempts that are being written.
     writing: Option<BoxFuture<'static, ()>>,
 }
@@ -95,16 +113,22 @@ pub struct SessionProgress {
 impl SessionProgress {
     /// Creates what watches the attempts of an agent that has just connected to the leader of `term`.
     pub fn new(state: StateReader, proposer: Proposer, agent: AgentId, term: u64) -> Self {
-        let looked = Instant::now();
-        let timer = Box::pin(tokio::time::sleep_until(looked));
-        Self { state, proposer, agent, term, watched: Watched::default(), timer, looked, writing: None }
+        let newest = Instant::now();
+        let timer = Box::pin(tokio::time::sleep_until(newest));
+        let looks = Looks { newest, is_held_up: false };
+        Self { state, proposer, agent, term, watched: Watched::default(), timer, looks, writing: None }
+    }
+
+    /// Takes note that what the agent says is not read for the moment. Nothing may be checked until it is again.
+    pub fn held_up(&mut self) {
+        self.looks.is_held_up = true;
     }
 
     /// Takes note of what the agent says about its attempts. What it says about others is ignored.
     pub fn heard(&mut self, said: internal::Progressed) {
         let now = Instant::now();
         if self.watched.0.is_empty() {
-            self.looked = now;
+            self.looks.newest = now;
             self.timer.as_mut().reset(now + LOOK_EVERY);
         }
         let read = |of: internal::AttemptProgressed| {
@@ -158,9 +182,7 @@ impl SessionProgress {
     }
 
     fn look(&mut self, now: Instant) {
-        let pause = now.saturating_duration_since(std::mem::replace(&mut self.looked, now));
-        if pause > LOOK_EVERY * 2 {
-            // This process stalled, and has not read what the agent said meanwhile.
+        if let Some(pause) = self.looks.look(now) {
             self.watched.excuse(pause);
         }
         self.forget_ended();
@@ -240,6 +262,18 @@ mod tests {
         watched.progressed(KEY, MOST, MOST, later);
         assert_eq!(overdue(&watched, now + patience(MOST) - ago), [KEY]);
         assert!(overdue(&watched, now + patience(MOST) - ago - Duration::from_millis(1)).is_empty());
+    }
+
+    #[test]
+    fn what_was_not_read_is_excused_for_as_long_as_nothing_was_looked_at() {
+        let now = Instant::now();
+        let mut looks = Looks { newest: now, is_held_up: false };
+        assert_eq!(looks.look(now + LOOK_EVERY * 2), None);
+        let stalled = LOOK_EVERY * 2 + Duration::from_millis(1);
+        assert_eq!(looks.look(now + LOOK_EVERY * 2 + stalled), Some(stalled));
+        looks.is_held_up = true;
+        let later = now + LOOK_EVERY * 3 + stalled;
+        assert_eq!((looks.look(later), looks.look(later + LOOK_EVERY)), (Some(LOOK_EVERY), None));
     }
 
     #[test]

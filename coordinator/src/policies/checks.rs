@@ -11,6 +11,7 @@ use robeing_policy::{
     ApprovalDemand, Checked, Event, Input, Message, Object, PolicyRefusal, Submission, TaskResult, rights_of_role,
 };
 use robeing_proto::v1;
+use tonic::Status;
 
 use super::{
     Policies,
@@ -29,6 +30,15 @@ const MAX_IN_TURN: usize = 32;
 pub fn api_refusal(refused: &PolicyRefusal) -> v1::Refusal {
     let code = if refused.needs_approval { "FAILED_PRECONDITION" } else { "PERMISSION_DENIED" };
     v1::Refusal { code: code.to_owned(), message: refused.message.clone() }
+}
+
+/// The code of a refusal because it can't be found out now what the submitter may do.
+pub const UNKNOWN_RIGHTS: &str = "UNAVAILABLE";
+
+/// Returns the refusal of a submission because it can't be found out now what its submitter may do.
+fn unknown_asker(status: &Status) -> v1::Refusal {
+    let message = format!("policies need the rights of the submitter: {}", status.message());
+    v1::Refusal { code: UNKNOWN_RIGHTS.to_owned(), message }
 }
 
 fn denied(refused: PolicyRefusal) -> Failure {
@@ -60,8 +70,7 @@ impl Policies {
         let asker = match self.asker(by, &compiled).await {
             Ok(asker) => asker,
             Err(status) => {
-                let message = format!("policies need the rights of the submitter: {}", status.message());
-                let refusal = v1::Refusal { code: "UNAVAILABLE".to_owned(), message };
+                let refusal = unknown_asker(&status);
                 return (0..submissions.len()).map(|n| (n, Held::Answered(Err(refusal.clone())))).collect();
             }
         };
@@ -76,19 +85,30 @@ impl Policies {
     }
 
     fn check_submission(&self, compiled: &Compiled, asker: &Asker, task: &mut SubmitTask) -> Option<Held> {
+        self.decide(compiled, asker, task).unwrap_or_else(|refused| Some(self.known_or(task, &refused)))
+    }
+
+    /// Decides about a task that has no id of its own yet: so none that is known is the same, whatever id it has.
+    fn check_new(&self, compiled: &Compiled, asker: &Asker, task: &mut SubmitTask) -> Option<Held> {
+        let refused = |refused: PolicyRefusal| Some(Held::Answered(Err(api_refusal(&refused))));
+        self.decide(compiled, asker, task).unwrap_or_else(refused)
+    }
+
+    /// Decides about a submission, whether it was accepted before or not. The error is its refusal.
+    fn decide(&self, compiled: &Compiled, asker: &Asker, task: &mut SubmitTask) -> Result<Option<Held>, PolicyRefusal> {
         if let Some(refused) = self.refusal_of_comparisons(compiled, asker, task) {
-            return Some(self.known_or(task, &refused));
+            return Err(refused);
         }
         let id = task.id.to_string();
         let object = submission(&id, task, &task.kind, task.required_specialization.as_deref());
         match self.check(compiled, asker, object, &task.input) {
-            Checked::Allowed => None,
-            Checked::Redacted(input) => redact(task, input),
+            Checked::Allowed => Ok(None),
+            Checked::Redacted(input) => Ok(redact(task, input)),
             Checked::Refused(PolicyRefusal { message, approval: Some(demand), .. }) => {
                 let refused = demand.redacted.clone().and_then(|input| redact(task, input));
-                refused.or(Some(Held::Approval(demand, message)))
+                Ok(refused.or(Some(Held::Approval(demand, message))))
             }
-            Checked::Refused(refused) => Some(self.known_or(task, &refused)),
+            Checked::Refused(refused) => Err(refused),
         }
     }
 
@@ -111,16 +131,25 @@ impl Policies {
         Held::Answered(known.ok_or_else(|| api_refusal(refused)))
     }
 
+    /// Decides about the task of a schedule as about a submission of its caller, and redacts its input. Returns why it
+    /// can't be submitted.
+    pub async fn check_scheduled(&self, task: &mut SubmitTask, by: &Caller) -> Option<Held> {
+        let compiled = self.active(Event::Submission)?;
+        match self.asker(by, &compiled).await {
+            Ok(asker) => self.in_turn(Event::Submission, || self.check_new(&compiled, &asker, task)).await,
+            Err(status) => Some(Held::Answered(Err(unknown_asker(&status)))),
+        }
+    }
+
     /// Decides about the task of a run of a schedule, as if whoever has set that submitted it, and redacts its input. Returns
     /// why it is refused.
     pub async fn check_run(&self, task: &mut SubmitTask, set_by: &Setter) -> Option<String> {
         let compiled = self.active(Event::Submission)?;
         let rights = set_by.rights.iter().filter_map(|right| Right::parse(right)).map(Right::as_str).collect();
         let asker = Asker { user: set_by.user.clone(), rights };
-        match self.in_turn(Event::Submission, || self.check_submission(&compiled, &asker, task)).await? {
+        match self.in_turn(Event::Submission, || self.check_new(&compiled, &asker, task)).await? {
             Held::Answered(Err(refusal)) => Some(refusal.message),
-            // Some task has its id.
-            Held::Answered(Ok(_)) => None,
+            Held::Answered(Ok(reply)) => Some(format!("it was answered with {reply:?}")),
             Held::Approval(_, reason) => {
                 Some(format!("a policy requires an approval, which no run can have: {reason}"))
             }
@@ -169,7 +198,7 @@ impl Policies {
             let Outcome::Suspended(suspension) = &mut ended.outcome else { continue };
             let mut problem = None;
             for group in suspension.subtasks.chunks_mut(MAX_IN_TURN) {
-                let check = || group.iter_mut().find_map(|task| self.check_submission(&compiled, &asker, task));
+                let check = || group.iter_mut().find_map(|task| self.check_new(&compiled, &asker, task));
                 problem = self.in_turn(Event::Submission, check).await;
                 if problem.is_some() {
                     break;

@@ -34,7 +34,7 @@ use self::{asker::Asker, compiled::Compiled, record::Deeds};
 pub use self::{
     asker::CallerRights,
     book::{PolicyBook, all},
-    checks::Held,
+    checks::{Held, UNKNOWN_RIGHTS},
     compiled::{check_in_force, stored},
     news::PolicyNews,
 };

@@ -9,8 +9,12 @@ use std::{
     time::Duration,
 };
 
-use robeing_cron::Timetable;
-use robeing_fleet::{Command, FireSchedule, Refusal, Reply, Schedule, ScheduleCommand, SubmitTask, UnixMillis};
+use bytes::Bytes;
+use robeing_cron::{MAX_COUNTED, Timetable};
+use robeing_fleet::{
+    Command, FireSchedule, Refusal, Reply, Schedule, ScheduleCommand, SubmitTask, UnixMillis,
+    limits::{MAX_COUNTED_MISSED, MAX_MISSED_RUNS, MAX_PROBLEM_BYTES, MAX_SCHEDULE_INPUT_BYTES},
+};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
@@ -26,14 +30,18 @@ use crate::{
         standing::Standing,
     },
     policies::Policies,
-    propose::{Proposer, Sender},
+    propose::{MAX_REQUEST_BYTES, Proposer, Sender},
     read::StateReader,
 };
 
-/// Maximum number of schedules that are fired at once.
+/// Maximum number of schedules that are fired at once, and number of firings from which on no other schedules are.
 const MAX_AT_ONCE: usize = 128;
+/// Bytes of firings from which on no other schedules are fired at once.
+const MAX_BYTES_AT_ONCE: usize = 1024 * 1024;
+/// Most bytes of a firing besides its input and its problem, with what a command counts for in a request.
+const FIRING_BYTES: usize = 256;
 /// Longest time without a look while a schedule is due later: the fleet's wall time may jump ahead.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Shortest wait for a schedule to be due.
 const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// Pause before firings are proposed again that could not be written.
@@ -41,6 +49,14 @@ const RETRY: Duration = Duration::from_millis(500);
 /// First pause of a schedule for whose run there is no room; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+const _: () = {
+    // A request has room for all firings of one schedule more.
+    let of_one = MAX_MISSED_RUNS as usize * (MAX_SCHEDULE_INPUT_BYTES + MAX_PROBLEM_BYTES + FIRING_BYTES);
+    assert!(MAX_BYTES_AT_ONCE + of_one <= MAX_REQUEST_BYTES);
+    // The state machine takes what is counted.
+    assert!(MAX_COUNTED + MAX_MISSED_RUNS as u64 <= MAX_COUNTED_MISSED);
+};
 
 /// Fires schedules.
 pub struct ScheduleFirer {
@@ -114,6 +130,42 @@ struct Due {
     has_more: bool,
 }
 
+/// The firings that are proposed at once. A request that is too large would never be written.
+#[derive(Default)]
+struct Proposal {
+    commands: Vec<Command>,
+    bytes: usize,
+}
+
+impl Proposal {
+    fn add(&mut self, fire: FireSchedule) {
+        let problem = fire.problem.as_ref().map_or(0, String::len);
+        self.bytes += FIRING_BYTES + fire.input.as_ref().map_or(0, Bytes::len) + problem;
+        self.commands.push(Command::Schedule(ScheduleCommand::Fire(Box::new(fire))));
+    }
+
+    /// Returns whether other schedules have to wait for the next one.
+    fn is_full(&self) -> bool {
+        self.commands.len() >= MAX_AT_ONCE || self.bytes >= MAX_BYTES_AT_ONCE
+    }
+}
+
+/// Cuts why a run does not start, as the state machine does.
+fn cut(mut problem: String) -> String {
+    problem.truncate(problem.floor_char_boundary(MAX_PROBLEM_BYTES));
+    problem
+}
+
+/// Returns the refusal of an input that policies have made larger than that of a schedule may be.
+fn too_large(input: &Bytes) -> Option<String> {
+    let bytes = input.len();
+    (bytes > MAX_SCHEDULE_INPUT_BYTES).then(|| {
+        format!(
+            "policies make its input {bytes} bytes long, and that of a schedule has at most {MAX_SCHEDULE_INPUT_BYTES}"
+        )
+    })
+}
+
 impl ScheduleFirer {
     /// Fires schedules while this coordinator leads. Runs until the coordinator stops.
     pub async fn run(self) {
@@ -141,14 +193,15 @@ impl ScheduleFirer {
             let waits = [due.next, memory.next_end(Instant::now())].into_iter().flatten();
             return waits.min().map(|wait| wait.clamp(SHORTEST_WAIT, LOOK_EVERY));
         }
-        let mut commands = Vec::new();
+        let mut proposal = Proposal::default();
         for (at, schedule) in &due.schedules {
-            commands.extend(self.commands(schedule, *at, wall, memory).await);
+            self.firings(schedule, *at, wall, memory).await.into_iter().for_each(|fire| proposal.add(fire));
             // The others are found by the next look.
-            if commands.len() >= MAX_AT_ONCE {
+            if proposal.is_full() {
                 break;
             }
         }
+        let commands = proposal.commands;
         if commands.is_empty() {
             // Each of them waits for room, or can't be read.
             return Some(if due.has_more { SHORTEST_WAIT } else { RETRY });
@@ -192,14 +245,14 @@ impl ScheduleFirer {
         })
     }
 
-    /// Returns the commands that fire a schedule, which is due. None if there is no room for its task: it is paused then.
-    async fn commands(
+    /// Returns the firings of a schedule, which is due. None if there is no room for its task: it is paused then.
+    async fn firings(
         &self,
         schedule: &Schedule,
         at: UnixMillis,
         wall: UnixMillis,
         memory: &mut Memory,
-    ) -> Vec<Command> {
+    ) -> Vec<FireSchedule> {
         let Some(timetable) = memory.timetable(schedule) else {
             memory.pause(schedule.seq, String::new(), Instant::now());
             return Vec::new();
@@ -214,18 +267,18 @@ impl ScheduleFirer {
                 return Vec::new();
             }
             let mut task = SubmitTask::clone(&schedule.spec.task);
-            refused = self.policies.check_run(&mut task, &schedule.set_by).await;
-            input = Some(task.input).filter(|input| *input != schedule.spec.task.input);
+            refused = self.policies.check_run(&mut task, &schedule.set_by).await.or_else(|| too_large(&task.input));
+            input = Some(task.input).filter(|input| refused.is_none() && *input != schedule.spec.task.input);
         }
         let why = memory.paused.get(&schedule.seq).map(|pause| pause.why.clone()).filter(|why| !why.is_empty());
-        let command = |firing: Firing| {
+        let fire = |firing: Firing| {
             let Firing { due, run_at, missed, next } = firing;
-            let problem = if run_at.is_some() { refused.clone() } else { why.clone() };
+            let problem = if run_at.is_some() { &refused } else { &why };
+            let problem = problem.clone().map(cut);
             let (schedule, generation, input) = (schedule.seq, schedule.generation, input.clone());
-            let fire = FireSchedule { schedule, generation, due, run_at, next, missed, input, problem };
-            Command::Schedule(ScheduleCommand::Fire(Box::new(fire)))
+            FireSchedule { schedule, generation, due, run_at, next, missed, input, problem }
         };
-        firings.into_iter().map(command).collect()
+        firings.into_iter().map(fire).collect()
     }
 
     /// Pauses the schedules for whose runs there was no room.
@@ -244,7 +297,10 @@ impl ScheduleFirer {
                     debug!(%refusal, "a schedule was not fired; retrying");
                     memory.pause(fire.schedule, String::new(), now);
                 }
-                other => warn!(?other, "an unexpected reply to the firing of a schedule"),
+                other => {
+                    warn!(?other, "an unexpected reply to the firing of a schedule");
+                    memory.pause(fire.schedule, String::new(), now);
+                }
             }
         }
     }
@@ -253,6 +309,50 @@ impl ScheduleFirer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::propose::encoded;
+
+    fn fire(input: usize, problem: usize) -> FireSchedule {
+        FireSchedule {
+            schedule: u64::MAX,
+            generation: u64::MAX,
+            due: u64::MAX,
+            run_at: Some(u64::MAX),
+            next: Some(u64::MAX),
+            missed: u64::MAX,
+            input: Some(vec![0; input].into()),
+            problem: Some("x".repeat(problem)),
+        }
+    }
+
+    #[test]
+    fn what_is_proposed_at_once_fits_in_a_request_with_the_largest_firings_of_one_schedule_more() {
+        let mut proposal = Proposal::default();
+        proposal.add(fire(MAX_BYTES_AT_ONCE - FIRING_BYTES - 1, 0));
+        assert!(!proposal.is_full());
+        for _ in 0..MAX_MISSED_RUNS {
+            proposal.add(fire(MAX_SCHEDULE_INPUT_BYTES, MAX_PROBLEM_BYTES));
+        }
+        assert!(proposal.is_full());
+        // What each command counts for besides its bytes is half of this.
+        let sizes = proposal.commands.iter().map(|command| encoded(command).len() + FIRING_BYTES / 2);
+        let bytes: usize = sizes.sum();
+        assert!(bytes <= proposal.bytes && proposal.bytes <= MAX_REQUEST_BYTES, "{bytes}, {}", proposal.bytes);
+        let mut small = Proposal::default();
+        (1..MAX_AT_ONCE).for_each(|_| small.add(fire(0, 0)));
+        assert!(!small.is_full());
+        small.add(fire(0, 0));
+        assert!(small.is_full());
+    }
+
+    #[test]
+    fn a_problem_is_cut_between_characters_and_an_input_has_a_limit() {
+        assert_eq!(cut("x".repeat(MAX_PROBLEM_BYTES)).len(), MAX_PROBLEM_BYTES);
+        assert_eq!(cut("x".to_owned() + &"ä".repeat(MAX_PROBLEM_BYTES)).len(), MAX_PROBLEM_BYTES - 1);
+        assert_eq!(too_large(&vec![0; MAX_SCHEDULE_INPUT_BYTES].into()), None);
+        assert!(
+            too_large(&vec![0; MAX_SCHEDULE_INPUT_BYTES + 1].into()).is_some_and(|why| why.contains("65537 bytes"))
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_pauses_of_a_schedule_without_room_grow_up_to_a_limit() {

@@ -27,7 +27,7 @@ use crate::{
     disk_space::Rooms,
     identity::rights::Right,
     mail::sender_name,
-    policies::{CallerRights, Held, Policies},
+    policies::{CallerRights, Held, Policies, UNKNOWN_RIGHTS},
     propose::{ProposeError, Proposer},
     read::StateReader,
 };
@@ -241,6 +241,10 @@ impl Schedules {
             text => convert::task_id(text)?,
         };
         let schedule = self.get(&name).await?.schedule;
+        // What is allowed now does not matter for a run that has started. Another task of this id is refused below.
+        if schedule.runs.iter().any(|run| run.task == id) {
+            return Ok((id, true));
+        }
         let mut task = SubmitTask { id, ..schedule.spec.task.clone() };
         self.check_policies(caller, &mut task).await?;
         if let Some(reason) = self.rooms.refusal(Instant::now()) {
@@ -277,9 +281,10 @@ impl Schedules {
         Err(ScheduleError::Refused(moved))
     }
 
-    /// Returns when a schedule is due next: after now, and after what is decided.
+    /// Returns when a schedule is due next: after now, also by what the leader has stamped, and after what is decided.
     fn next(&self, timetable: &Timetable, known: Option<&Schedule>) -> Result<UnixMillis, ScheduleError> {
-        let after = self.clock.estimate().wall.max(known.map_or(0, |known| known.decided));
+        let stamped = self.state.look(|fleet| fleet.now().wall);
+        let after = self.clock.estimate().wall.max(stamped).max(known.map_or(0, |known| known.decided));
         timetable
             .next_after(after)
             .ok_or_else(|| convert::bad("spec.cron", "it is never due again before the end of the year 9999").into())
@@ -287,17 +292,15 @@ impl Schedules {
 
     /// Lets the policies decide about the task of a schedule as if the caller submitted it.
     async fn check_policies(&self, caller: &Caller, task: &mut SubmitTask) -> Result<(), ScheduleError> {
-        let mut tasks = [task.clone()];
-        let held = self.policies.check_submissions(&mut tasks, caller).await.remove(&0);
-        let [checked] = tasks;
-        match held {
-            None => task.input = checked.input,
-            Some(Held::Answered(Err(refusal))) => return Err(ScheduleError::Denied(refusal.message)),
-            // Some task has its id, which the state machine decides about.
-            Some(Held::Answered(Ok(_))) => {}
-            Some(Held::Approval(_, reason)) => return Err(ScheduleError::NeedsApproval(reason)),
+        match self.policies.check_scheduled(task, caller).await {
+            None => Ok(()),
+            Some(Held::Answered(Err(v1::Refusal { code, message }))) if code == UNKNOWN_RIGHTS => {
+                Err(ScheduleError::NotReadable(message))
+            }
+            Some(Held::Answered(Err(refusal))) => Err(ScheduleError::Denied(refusal.message)),
+            Some(Held::Answered(Ok(reply))) => Err(unexpected(Some(reply))),
+            Some(Held::Approval(_, reason)) => Err(ScheduleError::NeedsApproval(reason)),
         }
-        Ok(())
     }
 
     async fn setter(&self, caller: &Caller) -> Result<Setter, ScheduleError> {

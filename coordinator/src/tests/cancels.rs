@@ -106,6 +106,58 @@ async fn what_runs_of_a_task_that_is_forgotten_at_once_is_waited_for() {
     assert!(results(waiting).await[0].stopped);
 }
 
+/// Cancels a task with two parts that run, which are kept for so long when they have ended, and has them stop one after
+/// the other.
+async fn cancel_tree(result_ttl: Option<prost_types::Duration>) {
+    let (fleet, leader) = start().await;
+    let mut agent = Scripted::join(&fleet, leader).await;
+    let spec = |id| v1::TaskSpec { result_ttl, ..task(id) };
+    let part_of = |index| Some(v1::PartOf { task: TaskId(1).to_string(), index });
+    let split = Some(v1::Split { parts: 2, ..v1::Split::default() });
+    let mut attempts = Vec::new();
+    for (n, spec) in [
+        v1::TaskSpec { split, ..spec(1) },
+        v1::TaskSpec { part_of: part_of(0), ..spec(10) },
+        v1::TaskSpec { part_of: part_of(1), ..spec(11) },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let told = fleet.tested(leader).submissions.submit(vec![spec], &Caller::Plaintext).await;
+        assert_eq!(told.expect("somebody leads")[0].refusal, None);
+        if n > 0 {
+            attempts.push(agent.assigned().await);
+        }
+    }
+    let waiting = cancel(&fleet, fleet.followers(leader)[0], &[1], Duration::from_secs(60));
+    let mut stops = agent.stops().await;
+    while stops.len() < attempts.len() {
+        stops.extend(agent.stops().await);
+    }
+    assert_eq!(stops, attempts);
+    if result_ttl.is_some() {
+        let is_gone = |fleet: &TestFleet| fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(10)).is_none());
+        fleet.until("the parts are forgotten", is_gone).await;
+    }
+    for attempt in &attempts {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!waiting.is_finished());
+        agent.complete(attempt, Outcome::Stopped(internal::Stopped {})).await;
+    }
+    let result = results(waiting).await.remove(0);
+    assert_eq!((result.state(), result.stopped), (v1::TaskState::Cancelled, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_runs_of_the_parts_of_a_task_is_waited_for() {
+    cancel_tree(None).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_of_parts_that_are_forgotten_at_once_is_waited_for() {
+    cancel_tree(Some(prost_types::Duration::default())).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn tasks_that_do_not_run_are_confirmed_at_once_and_unknown_ones_are_refused() {
     let fleet = TestFleet::start();

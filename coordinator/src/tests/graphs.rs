@@ -99,6 +99,36 @@ async fn inputs_become_parts_whose_results_are_reduced_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_split_task_that_is_submitted_again_by_its_key_alone_is_kept_with_its_parts() {
+    let (fleet, leader) = start().await;
+    let inputs = vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")];
+    let spec = |id| TaskSpec { inputs: inputs.clone(), idempotency_key: "key".into(), ..task(id) };
+    for (id, is_repeated) in [(0x100, false), (0x200, true)] {
+        let result = submit(&fleet, leader, vec![spec(id)]).await.remove(0);
+        assert_eq!((result.task_id, result.refusal, result.existing), (TaskId(0x100).to_string(), None, is_repeated));
+    }
+    let state = |id| fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(id)).map(|task| task.state));
+    assert_eq!((state(0x100), state(0x200)), (Some(TaskState::Queued), None));
+    assert_eq!(fleet.tested(leader).state.look(|fleet| fleet.children_of(TaskId(0x100), 0, 10).len()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_with_inputs_comes_after_the_steps_that_it_depends_on() {
+    let (fleet, leader) = start().await;
+    let _agent = TestAgent::join_to_work(&fleet, leader, "w-0", work).await;
+    let split = |parts| Some(Split { parts, ..Split::default() });
+    let part_of = |index| Some(v1::PartOf { task: TaskId(0x100).to_string(), index });
+    let first = TaskSpec { part_of: part_of(0), input: "first,".into(), ..task(0x200) };
+    let inputs = vec![Bytes::from_static(b"a,"), Bytes::from_static(b"b,")];
+    let second = TaskSpec { part_of: part_of(1), inputs, ..after(0x300, &[0x200], Passing::AsInput) };
+    let results = submit(&fleet, leader, vec![TaskSpec { split: split(2), ..task(0x100) }, first, second]).await;
+    assert!(results.iter().all(|result| result.refusal.is_none()), "{results:?}");
+    assert_eq!(ended(&fleet, leader, 0x100).await.state, TaskState::Succeeded);
+    let parts = fleet.tested(leader).state.look(|fleet| fleet.children_of(TaskId(0x300), 0, 10));
+    assert_eq!(parts.iter().map(|(_, part)| text(part)).collect::<Vec<_>>(), ["a,first,", "b,first,"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_has_no_more_inputs_of_parts_than_it_may() {
     let (fleet, leader) = start().await;
     let split = |id, inputs| TaskSpec { inputs: vec![Bytes::new(); inputs], ..task(id) };

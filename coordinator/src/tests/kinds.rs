@@ -8,10 +8,10 @@ use robeing_net::{Transport, gate::Caller, limited};
 use robeing_platform::simulated::HostNetwork;
 use robeing_proto::v1::{
     self, GetStatusRequest, GetTaskKindsRequest, GetTaskRequest, RetryPolicy, SetTaskKindsRequest, TaskKind, TaskSpec,
-    TaskState, admin_client::AdminClient, fleet_client::FleetClient,
+    TaskState, UpdateQueuesRequest, admin_client::AdminClient, fleet_client::FleetClient, queues_server::Queues as _,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Request, Status, transport::Channel};
 
 use crate::tests::{
     agent::TestAgent,
@@ -84,6 +84,22 @@ async fn what_a_kind_needs_is_set_at_one_coordinator_and_counts_at_all_unless_a_
         ..two_slots()
     };
     assert_eq!(code(set(&fleet, one, vec![of_unknown_queue]).await), Code::InvalidArgument);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_waits_in_the_queue_of_its_kind_unless_it_names_one_be_it_the_one_that_is_always_there() {
+    let (fleet, leader) = start().await;
+    let batch = v1::TaskQueue { name: "batch".into(), ..v1::TaskQueue::default() };
+    let update = UpdateQueuesRequest { set: vec![batch], remove: Vec::new() };
+    fleet.tested(leader).queues.update_queues(Request::new(update)).await.expect("it can be set");
+    set(&fleet, leader, vec![TaskKind { queue: "batch".into(), ..two_slots() }]).await.expect("it is set");
+    submit(&fleet, leader, task(1)).await;
+    submit(&fleet, leader, TaskSpec { queue: "default".into(), ..task(2) }).await;
+    let queues = fleet
+        .tested(leader)
+        .state
+        .look(|fleet| [1, 2].map(|id| fleet.task(TaskId(id)).map(|task| task.queue().to_owned()).unwrap_or_default()));
+    assert_eq!(queues, ["batch", "default"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -200,9 +200,15 @@ async fn policies_decide_about_schedules_as_they_are_set_and_about_each_run() {
     set(&fleet, leader, "before", minutely()).await.expect("nothing is against it yet");
     set(&fleet, leader, "with-token", with_token()).await.expect("nothing is against it yet");
     policies::set(&fleet, leader, &[deny, hide]).await;
+    // The task of a schedule has no id. A task with the id that is none makes it no known task.
+    let nil = fleet.tested(leader).submissions.submit(vec![task(0)], &Caller::Plaintext).await;
+    assert!(nil.is_ok_and(|results| results[0].refusal.is_none()));
     let refused = set(&fleet, leader, "after", minutely()).await.expect_err("it is denied");
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     assert!(refused.message().contains("report elsewhere"), "{refused}");
+    let by_hand = RunScheduleRequest { name: "before".into(), task_id: TaskId(0).to_string() };
+    let by_hand = fleet.tested(leader).schedules.run_schedule(Request::new(by_hand)).await;
+    assert_eq!(code(by_hand), Code::PermissionDenied);
     fleet.until("the run of the other one", |fleet| started(fleet, leader, "with-token") == 1).await;
     let inputs: Vec<_> = runs(&fleet, leader).into_values().flatten().map(|task| task.input.clone()).collect();
     assert_eq!(inputs.len(), 1);

@@ -51,7 +51,7 @@ fn task_kind() -> impl Strategy<Value = Value> {
     )
 }
 
-/// Resources, and a queue, which the schema takes only with them.
+/// Resources, and a queue.
 fn resources() -> impl Strategy<Value = [Value; 2]> {
     let cpu = select(vec!["500m", "2", "1.5", "999999999999m"]);
     let amount = || maybe(select(vec!["1", "512Mi", "100M", "256Ti"]));
@@ -60,7 +60,8 @@ fn resources() -> impl Strategy<Value = [Value; 2]> {
     let resources = (cpu, amount(), amount(), amount()).prop_map(|(cpu, memory, storage, bandwidth)| {
         object([("cpu", json!(cpu)), ("memory", memory), ("storage", storage), ("bandwidth", bandwidth)])
     });
-    prop_oneof![Just([NOTHING, NOTHING]), (resources, queue).prop_map(|(resources, queue)| [resources, queue])]
+    let resources = prop_oneof![Just(NOTHING), resources];
+    (resources, queue).prop_map(|(resources, queue)| [resources, queue])
 }
 
 fn retry() -> impl Strategy<Value = Value> {

@@ -21,6 +21,8 @@ fn a_kind_needs_what_is_written_and_otherwise_one_slot() {
     let smallest = only(&kind(""));
     assert_eq!((smallest.name.as_str(), smallest.slots), ("read", 1));
     assert_eq!((smallest.role, smallest.resources, smallest.retry), (None, None, None));
+    let waits = only(&kind("queue: batch"));
+    assert_eq!((waits.queue.as_deref(), waits.resources), (Some("batch"), None));
     let whole = only(&kind(
         "role: Specialist, skills: [ocr, law], slots: 2, resources: {cpu: 500m, memory: 1Gi}, queue: batch, \
          deadline: 1h, attemptTimeout: 90s, queueExpiry: 5m, progressTimeout: 30s, \
@@ -53,11 +55,6 @@ fn rules_about_kinds_of_tasks() {
         (kind("slots: 0"), at("slots"), "This must be at least 1, but is 0."),
         (kind("slots: 4097"), at("slots"), "This must be at most 4096, but is 4097."),
         (kind("skills: [ocr, ocr]"), at("skills[1]"), "\"ocr\" is already in this list; remove one."),
-        (
-            kind("queue: batch"),
-            at("queue"),
-            "Only tasks that take resources count for the share of a queue; set resources too, or remove queue.",
-        ),
         (
             kind("resources: {}"),
             at("resources"),

@@ -8,6 +8,10 @@ use bilrost::Message;
 use super::{Agent, TrackRecord, moved, performance};
 use crate::{AgentId, Feature, Fleet, limits::MAX_KIND_RECORDS};
 
+/// The difference, in thousandths, from which on an agent's performance for a kind counts for the kind, and not that for
+/// everything. Else most agents would be ranked again for each of their kinds whenever one of their tasks starts or ends.
+const LEAST_DEVIATION: u32 = 50;
+
 /// The record of an agent for one kind of task, in integers so that every coordinator computes the same.
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
@@ -37,6 +41,10 @@ pub(crate) enum KindSample {
     New(Arc<str>, u64),
 }
 
+fn deviates(performance: u32, of_all: u32) -> bool {
+    performance.abs_diff(of_all) >= LEAST_DEVIATION
+}
+
 impl KindRecord {
     /// Returns the performance, 0 to 1000, as [`TrackRecord::performance`] does.
     pub fn performance(&self) -> u32 {
@@ -45,17 +53,19 @@ impl KindRecord {
 }
 
 impl Agent {
-    /// Returns the performance that counts for tasks of a kind, 0 to 1000.
+    /// Returns the performance that counts for tasks of a kind, 0 to 1000: that for everything, unless the one for the kind
+    /// differs by a twentieth or more.
     pub fn performance_of(&self, kind: &str) -> u32 {
-        let own = self.kinds.iter().find(|record| *record.kind == *kind);
-        own.map_or_else(|| self.record.performance(), KindRecord::performance)
+        let of_all = self.record.performance();
+        let own = self.kinds.iter().find(|record| *record.kind == *kind).map(KindRecord::performance);
+        own.filter(|own| deviates(*own, of_all)).unwrap_or(of_all)
     }
 
     /// Returns the kinds for which another performance counts than that of everything, and that performance.
     pub(crate) fn deviating(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
         let of_all = self.record.performance();
         let kinds = self.kinds.iter().map(|record| (&record.kind, record.performance()));
-        kinds.filter(move |(_, performance)| *performance != of_all)
+        kinds.filter(move |(_, performance)| deviates(*performance, of_all))
     }
 
     /// Counts an attempt that succeeded at this relative speed.
@@ -205,6 +215,22 @@ mod tests {
         assert_eq!(kept.len(), MAX_KIND_RECORDS);
         assert!(kept.contains(&"k0".to_owned()) && kept.contains(&"another".to_owned()), "{kept:?}");
         assert!(!kept.contains(&"k1".to_owned()), "{kept:?}");
+    }
+
+    #[test]
+    fn a_kind_counts_for_itself_from_a_difference_of_a_twentieth_on() {
+        let (mut fleet, agent, session) = fleet();
+        run(&mut fleet, agent, session, 1, "k");
+        let mut agent = Agent::clone(fleet.agent(agent).expect("it has joined"));
+        let of_all = agent.record.performance();
+        for (less, counts) in [(LEAST_DEVIATION - 1, false), (LEAST_DEVIATION, true)] {
+            // A thousandth of the performance is so much of the speed, of which three tenths count.
+            agent.kinds[0].success = agent.record.success;
+            agent.kinds[0].speed = agent.record.speed - less * 10_000 / 3;
+            assert_eq!(agent.kinds[0].performance(), of_all - less);
+            assert_eq!(agent.performance_of("k"), if counts { of_all - less } else { of_all });
+            assert_eq!(agent.deviating().count(), usize::from(counts));
+        }
     }
 
     #[test]

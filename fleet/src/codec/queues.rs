@@ -22,17 +22,20 @@ pub(super) struct QueuesHead {
     shares: BTreeMap<String, Share>,
     #[bilrost(4)]
     buckets: BTreeMap<String, QueueBuckets>,
+    #[bilrost(5)]
+    started: BTreeMap<String, u64>,
 }
 
 impl QueuesHead {
     pub(super) fn of(queues: &Queues) -> Self {
-        let Queues { set, shared_from, shares, buckets } = queues;
+        let Queues { set, shared_from, shares, buckets, started } = queues;
         let shares = shares.queues().clone();
-        Self { set: set.clone(), shared_from: *shared_from, shares, buckets: buckets.clone() }
+        let (set, buckets, started) = (set.clone(), buckets.clone(), started.clone());
+        Self { set, shared_from: *shared_from, shares, buckets, started }
     }
 
     pub(super) fn into_queues(self) -> Queues {
-        let Self { set, shared_from, shares, buckets } = self;
-        Queues { set, shared_from, shares: Shares::from_queues(shares), buckets }
+        let Self { set, shared_from, shares, buckets, started } = self;
+        Queues { set, shared_from, shares: Shares::from_queues(shares), buckets, started }
     }
 }

@@ -48,7 +48,9 @@ impl TaskKind {
 
     fn check(&self) -> Result<(), Refusal> {
         check_name("kinds.name", &self.name)?;
-        let checked = check_slots(self.slots)
+        let checked = self
+            .check_queue_name()
+            .and_then(|()| check_slots(self.slots))
             .and_then(|()| check_skills(self.skills.iter().map(String::as_str)))
             .and_then(|()| self.resources.as_ref().map_or(Ok(()), |resources| resources.check()))
             .and_then(|()| check_duration("deadline", self.deadline_in, 1))
@@ -62,6 +64,16 @@ impl TaskKind {
             },
             other => other,
         })
+    }
+}
+
+impl TaskKind {
+    fn check_queue_name(&self) -> Result<(), Refusal> {
+        match (self.queue.is_empty(), &self.resources) {
+            (true, _) => Ok(()),
+            (false, None) => check_name("queue", &self.queue),
+            (false, Some(_)) => Err(invalid("queue", "must be empty, as its resources name one")),
+        }
     }
 }
 
@@ -105,9 +117,9 @@ impl Fleet {
     /// Refuses kinds from a queue that is not set: every task of such a kind would be refused.
     fn check_queues_of(&self, kinds: &[TaskKind]) -> Result<(), Refusal> {
         for kind in kinds {
-            let Some(resources) = &kind.resources else { continue };
-            if !self.knows_queue(&resources.queue) {
-                let problem = format!("of kind {:?} is {:?}, which was not set", kind.name, resources.queue);
+            let queue = kind.resources.as_ref().map_or(&kind.queue, |resources| &resources.queue);
+            if !queue.is_empty() && !self.knows_queue(queue) {
+                let problem = format!("of kind {:?} is {queue:?}, which was not set", kind.name);
                 return Err(invalid("kinds.queue", problem));
             }
         }

@@ -20,6 +20,12 @@ impl TaskKind {
         if submission.resources.is_none() {
             submission.resources = self.resources_of(submission);
         }
+        if submission.resources.is_none() && !self.queue.is_empty() {
+            let lane = submission.lane.get_or_insert_default();
+            if lane.queue.is_empty() {
+                lane.queue.clone_from(&self.queue);
+            }
+        }
         let Demand { mut slots, mut skills } = submission.demand.take().map(|demand| *demand).unwrap_or_default();
         if slots == 0 {
             slots = self.slots;

@@ -44,6 +44,10 @@ pub struct TaskKind {
     /// one of its own.
     #[bilrost(9)]
     pub timing: Option<Box<Timing>>,
+    /// The queue in which tasks wait that need no resources and name no queue, [`DEFAULT_QUEUE`](crate::limits::DEFAULT_QUEUE)
+    /// if it is empty. Empty if there are `resources`, which name one.
+    #[bilrost(10)]
+    pub queue: String,
 }
 
 /// The parts of a retry policy that a kind sets. The others are those of the fleet.

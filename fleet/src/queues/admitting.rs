@@ -2,8 +2,10 @@
 //! the limits are others.
 //!
 //! Only such tasks, and agents with free slots, have to be looked at, because nothing else waits for nothing. There are a
-//! few columns to look at for the roles of free agents, and two for each of their specializations. Each step of a command
-//! gives one task to an agent.
+//! few columns to look at for the roles of free agents, and for each domain of the queue's tasks two for each role of those
+//! that have it as a specialization. Each step of a command gives one task to an agent.
+
+use std::sync::Arc;
 
 use crate::{
     Agent, Effect, Fleet, Task, TeamId,
@@ -45,7 +47,8 @@ impl Fleet {
         let agent = found.and_then(|found| self.best_for(self.state.tasks.kept.get(&found.seq())?));
         let is_taken = agent.is_some_and(|agent| self.pull_one(agent, effects));
         if !is_taken {
-            self.indexes.schedule.gate.close_opened();
+            // All tasks of the queue were looked at, whatever their keys.
+            self.indexes.schedule.gate.close_opened(&queue);
         }
     }
 
@@ -66,6 +69,30 @@ impl Fleet {
         if !self.state.queues.shares.is_empty() && self.indexes.schedule.is_idle() {
             self.state.queues.shares.clear();
         }
+    }
+
+    /// Forgets what a queue was served that is not there any more, once the last of its tasks has ended: this one.
+    #[inline]
+    pub(crate) fn forget_left_share(&mut self, seq: u64) {
+        if self.state.queues.shares.is_empty() {
+            return;
+        }
+        let Some(task) = self.state.tasks.kept.get(&seq).filter(|task| self.is_share_left(task.queue())) else {
+            return;
+        };
+        let task = Arc::clone(task);
+        self.state.queues.shares.forget(task.queue());
+    }
+
+    /// Forgets what queues were served that are not there any more and have no tasks.
+    pub(crate) fn forget_left_shares(&mut self) {
+        let queues = self.state.queues.shares.queues().keys();
+        let left: Vec<String> = queues.filter(|queue| self.is_share_left(queue)).cloned().collect();
+        left.iter().for_each(|queue| self.state.queues.shares.forget(queue));
+    }
+
+    fn is_share_left(&self, queue: &str) -> bool {
+        !self.knows_queue(queue) && self.indexes.schedule.gate.counts_of(queue).unfinished == 0
     }
 
     /// Returns the task of a queue that is next, of those that an agent with a free slot can take.
@@ -92,7 +119,9 @@ impl Fleet {
         let free = &self.indexes.schedule.free;
         let skip = |seq: u64| self.unplaced(seq);
         let mut columns: Vec<Column<'_>> = free.roles().flat_map(general_columns).collect();
-        columns.extend(free.matches().flat_map(|(domain, role)| matched_columns(domain, role)));
+        // The agents may have many more specializations than the tasks have domains.
+        let matches = tasks.domains(queue).flat_map(|domain| free.matches(domain));
+        columns.extend(matches.flat_map(|(domain, role)| matched_columns(domain, role)));
         tasks.first_of(queue, columns.into_iter(), self.rules(), &skip)
     }
 
@@ -114,7 +143,11 @@ impl Fleet {
     /// Returns the number of a task that no agent can take now, as those that it could go to have had their turn.
     pub(crate) fn unplaced(&self, seq: u64) -> Option<u64> {
         let task = self.state.tasks.kept.get(&seq)?;
-        let is_special = task.member_of.is_some() || !self.excluded(task).is_empty();
-        (is_special && self.best_for(task).is_none()).then_some(seq)
+        (self.is_special(task) && self.best_for(task).is_none()).then_some(seq)
+    }
+
+    /// Returns whether there may be agents that could take others of the same needs but not this task.
+    pub(crate) fn is_special(&self, task: &Task) -> bool {
+        task.member_of.is_some() || !self.excluded(task).is_empty()
     }
 }

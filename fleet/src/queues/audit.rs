@@ -19,6 +19,10 @@ pub(crate) fn check_queues(state: &State) -> Check {
         let sound = check_name("name", name).and_then(|()| rules.check(name));
         sound.map_err(|refusal| refusal.to_string())?;
     }
+    for (name, started) in &queues.started {
+        let in_bounds = queues.set.contains_key(name) && *started < COUNTER_ROOM;
+        ensure(in_bounds, || format!("{started} attempts of queue {name}"))?;
+    }
     check_shares(state)?;
     check_buckets(state)?;
     for task in state.tasks.kept.values() {

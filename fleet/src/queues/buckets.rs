@@ -7,8 +7,15 @@ use crate::{
 };
 
 impl Fleet {
-    /// Takes the tokens for a start of a task of this queue and key.
-    pub(crate) fn take_tokens(&mut self, queue: &str, key: &str) {
+    /// Counts a start of a task of this queue and key, and takes the tokens for it. Does nothing unless queues are set.
+    pub(crate) fn note_start(&mut self, queue: &str, key: &str) {
+        self.state.queues.count_started(queue);
+        if !self.indexes.schedule.gate.has_no_limits() {
+            self.take_tokens(queue, key);
+        }
+    }
+
+    fn take_tokens(&mut self, queue: &str, key: &str) {
         self.take_token(queue, "");
         if !key.is_empty() {
             self.take_token(queue, key);

@@ -72,7 +72,9 @@ impl Fleet {
         let mut ages = false;
         let removed = remove.into_iter().map(|name| (name, None));
         for (name, rules) in set.into_iter().map(|TaskQueue { name, rules }| (name, Some(rules))).chain(removed) {
-            ages |= self.aging_of(&name) != rules.as_ref().map_or(0, |rules| rules.aging);
+            // Else all tasks of the fleet would be looked at for none.
+            let has_tasks = self.indexes.schedule.gate.counts_of(&name).unfinished > 0;
+            ages |= has_tasks && self.aging_of(&name) != rules.as_ref().map_or(0, |rules| rules.aging);
             self.set_queue(&name, rules);
         }
         if ages {
@@ -92,12 +94,18 @@ impl Fleet {
         if known.len() + added - removed > MAX_TASK_QUEUES {
             return full("queues of tasks", "remove some that are not used any more");
         }
-        let stays = |name: &String| self.knows_queue(name) && !remove.contains(name);
-        let left = self.indexes.resources.queues.keys().filter(|name| !stays(name)).count();
-        if left > MAX_TASK_QUEUES {
-            return full("queues that are removed and in use", "wait until nothing is granted from them");
+        let removed: BTreeSet<&String> = remove.iter().collect();
+        if self.left_queues(|name| self.knows_queue(name) && !removed.contains(name)) > MAX_TASK_QUEUES {
+            let remedy = "wait until nothing is granted from them, and their tasks have finished";
+            return full("queues that are removed and in use", remedy);
         }
         Ok(())
+    }
+
+    /// Returns how many queues have unfinished tasks, or something is granted from them, of those that do not stay.
+    pub(crate) fn left_queues(&self, stays: impl Fn(&String) -> bool) -> usize {
+        let used = self.indexes.resources.queues.keys().chain(self.indexes.schedule.gate.used());
+        used.filter(|name| !stays(name)).collect::<BTreeSet<&String>>().len()
     }
 
     /// Sets a queue, or removes it. A key whose rate is another one starts with a full bucket.
@@ -113,8 +121,11 @@ impl Fleet {
         if before != limits {
             self.set_limits(name, &limits);
         }
-        if !self.state.queues.set.contains_key(name) && self.indexes.schedule.gate.counts_of(name).unfinished == 0 {
-            self.state.queues.shares.forget(name);
+        if !self.state.queues.set.contains_key(name) {
+            self.state.queues.started.remove(name);
+            if self.indexes.schedule.gate.counts_of(name).unfinished == 0 {
+                self.state.queues.shares.forget(name);
+            }
         }
     }
 

@@ -278,8 +278,10 @@ impl Gate {
         next.is_some_and(|(of, _)| of == queue)
     }
 
-    /// Removes the group that [`Gate::next_opened`] returns.
-    pub(crate) fn close_opened(&mut self) {
-        self.opened.pop_last();
+    /// Removes the groups of the queue of which [`Gate::next_opened`] returns one.
+    pub(crate) fn close_opened(&mut self, queue: &str) {
+        while self.opened.last().is_some_and(|(of, _)| of == queue) {
+            self.opened.pop_last();
+        }
     }
 }

@@ -22,6 +22,21 @@ pub struct TaskQueueView {
     pub is_held: bool,
 }
 
+/// What metrics tell of a queue of tasks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QueueFigures {
+    /// The queue's name.
+    pub name: String,
+    /// The number of its unfinished tasks that are not assigned to an agent.
+    pub waiting: u32,
+    /// The number of those that are.
+    pub running: u32,
+    /// How many attempts at its tasks have begun since it was set; 0 if it is not.
+    pub started: u64,
+    /// A limit on all its tasks holds those that are ready.
+    pub is_held: bool,
+}
+
 /// What a queue and a submitter were served while others waited: the lower, the sooner is the turn.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Served {
@@ -62,12 +77,33 @@ impl Fleet {
     /// Returns at most `limit` queues of tasks that are set or used, by name, after this name. The second value tells
     /// whether there are more.
     pub fn task_queues(&self, after: Option<&str>, limit: usize) -> (Vec<TaskQueueView>, bool) {
-        let (set, used) = (self.state.queues.set.keys(), self.indexes.schedule.gate.used());
-        let names: BTreeSet<&str> = set.chain(used).map(String::as_str).chain([DEFAULT_QUEUE]).collect();
+        let names = self.queue_names();
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = names.range::<str, _>((start, Bound::Unbounded));
         let found = rest.by_ref().take(limit).filter_map(|name| self.task_queue(name)).collect();
         (found, rest.next().is_some())
+    }
+
+    /// Returns what metrics tell of the first `limit` queues of tasks by name, and the number of all of them.
+    pub fn queue_figures(&self, limit: usize) -> (Vec<QueueFigures>, usize) {
+        let (names, gate) = (self.queue_names(), &self.indexes.schedule.gate);
+        let figures = |name: &&str| {
+            let counts = gate.counts_of(name);
+            QueueFigures {
+                name: (*name).to_owned(),
+                waiting: counts.unfinished - counts.running,
+                running: counts.running,
+                started: self.state.queues.started.get(*name).copied().unwrap_or(0),
+                is_held: gate.is_held(name, ""),
+            }
+        };
+        (names.iter().take(limit).map(figures).collect(), names.len())
+    }
+
+    /// Returns the names of the queues that are set or used, and of [`DEFAULT_QUEUE`].
+    fn queue_names(&self) -> BTreeSet<&str> {
+        let (set, used) = (self.state.queues.set.keys(), self.indexes.schedule.gate.used());
+        set.chain(used).map(String::as_str).chain([DEFAULT_QUEUE]).collect()
     }
 
     /// Returns whether a limit of its queue or its key keeps a task from being started, if it is ready.

@@ -1,8 +1,8 @@
 //! The room that queues have for more tasks.
 
 use crate::{
-    AskedLane, Feature, Fleet, Lane, Refusal, SubmitTask, Task,
-    limits::{DEFAULT_QUEUE_WEIGHT, MAX_BUCKETS, MAX_LIMITED_DOMAINS, QUEUE_RETRY_MS},
+    AskedLane, Feature, Fleet, Lane, Refusal, SubmitTask, Task, TeamId,
+    limits::{DEFAULT_QUEUE, DEFAULT_QUEUE_WEIGHT, MAX_BUCKETS, MAX_LIMITED_DOMAINS, QUEUE_RETRY_MS},
 };
 
 impl Fleet {
@@ -25,16 +25,22 @@ impl Fleet {
 
     /// Has a subtask wait where its task does, unless it says where, and count for the one who submitted that.
     pub(crate) fn inherit_lane(&self, task: &Task, subtask: &mut SubmitTask) {
-        let Some(lane) = &task.lane else { return };
+        if task.lane.is_none() && task.resources.is_none() {
+            return;
+        }
         let mut asked = match subtask.lane.take() {
             Some(asked) => *asked,
-            None => AskedLane { limit_key: lane.asked.limit_key.clone(), ..AskedLane::default() },
+            None => AskedLane { limit_key: task.limit_key().to_owned(), ..AskedLane::default() },
         };
+        let queue = task.queue();
         // That of its resources counts; and one that was removed can't be asked for any more.
-        if asked.queue.is_empty() && subtask.resources.is_none() && self.knows_queue(&lane.asked.queue) {
-            asked.queue.clone_from(&lane.asked.queue);
+        let inherits = asked.queue.is_empty() && subtask.resources.is_none() && *queue != *DEFAULT_QUEUE;
+        if inherits && self.knows_queue(queue) {
+            queue.clone_into(&mut asked.queue);
         }
-        asked.identity.clone_from(&lane.asked.identity);
+        if let Some(lane) = &task.lane {
+            asked.identity.clone_from(&lane.asked.identity);
+        }
         subtask.lane = (asked != AskedLane::default()).then(|| Box::new(asked));
     }
 
@@ -49,29 +55,27 @@ impl Fleet {
             self.check_queue(submission.queue())?;
         }
         let domain = submission.required_specialization.as_deref().unwrap_or(&submission.kind);
-        self.check_group_room((submission.queue(), submission.limit_key()), domain, more)
+        self.check_group_room((submission.queue(), submission.limit_key()), (domain, submission.team), more)
     }
 
-    /// Refuses a task of a queue and a key, with this domain, and so many that come with it, if the queue has no room.
+    /// Refuses a task of a queue and a key, with this domain, and for this team if any, and so many that come with it, if the
+    /// queue has no room.
     pub(crate) fn check_group_room(
         &self,
         (queue, key): (&str, &str),
-        domain: &str,
+        (domain, team): (&str, Option<TeamId>),
         more: Option<u64>,
     ) -> Result<(), Refusal> {
         let Some(rules) = self.state.queues.set.get(queue) else { return Ok(()) };
-        let unfinished = u64::from(self.indexes.schedule.gate.counts_of(queue).unfinished);
-        let wanted = more.map(|more| unfinished.saturating_add(more));
-        if let (Some(limit), Some(wanted)) = (rules.max_unfinished, wanted)
-            && wanted >= u64::from(limit)
-        {
-            let retry_after_ms = self.retry_after(queue);
-            return Err(Refusal::TaskQueueFull { queue: queue.to_owned(), limit, retry_after_ms });
+        if let Some(more) = more {
+            self.check_unfinished(queue, more)?;
         }
         if rules.limits.is_empty() {
             return Ok(());
         }
-        if self.indexes.schedule.queue.other_domains(queue, domain) >= MAX_LIMITED_DOMAINS {
+        let schedule = &self.indexes.schedule;
+        let waiting = team.map_or(Some(&schedule.queue), |team| schedule.teams.get(&team));
+        if waiting.is_some_and(|tasks| tasks.other_domains(queue, domain) >= MAX_LIMITED_DOMAINS) {
             return Err(Refusal::Full {
                 what: format!("different kinds of tasks that wait in queue {queue:?}, which has limits"),
                 limit: MAX_LIMITED_DOMAINS as u64,
@@ -87,6 +91,18 @@ impl Fleet {
             limit: MAX_BUCKETS as u64,
             remedy: "submit this one in a while, or use fewer keys".to_owned(),
         })
+    }
+
+    /// Refuses another unfinished task of a queue, and so many that come with it, if there may not be as many.
+    pub(crate) fn check_unfinished(&self, queue: &str, more: u64) -> Result<(), Refusal> {
+        let limit = self.state.queues.set.get(queue).and_then(|rules| rules.max_unfinished);
+        let Some(limit) = limit else { return Ok(()) };
+        let unfinished = u64::from(self.indexes.schedule.gate.counts_of(queue).unfinished);
+        if unfinished.saturating_add(more) < u64::from(limit) {
+            return Ok(());
+        }
+        let retry_after_ms = self.retry_after(queue);
+        Err(Refusal::TaskQueueFull { queue: queue.to_owned(), limit, retry_after_ms })
     }
 
     /// Returns when there may be room in a queue, ms from now: when the next one of its tasks may start, if its rate is

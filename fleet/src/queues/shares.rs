@@ -33,6 +33,20 @@ pub(crate) struct Share {
     pub submitters: BTreeMap<String, u64>,
 }
 
+impl Share {
+    /// Counts a start of a submitter. Returns whether it was listed before.
+    fn count(&mut self, submitter: &str) -> bool {
+        if let Some(known) = self.submitters.get_mut(submitter) {
+            self.clock = self.clock.max(*known);
+            *known = self.clock.saturating_add(1);
+            return true;
+        }
+        self.clock = self.clock.max(self.base);
+        self.submitters.insert(submitter.to_owned(), self.clock.saturating_add(1));
+        false
+    }
+}
+
 /// The shares of the queues that were served while others waited.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Shares {
@@ -75,8 +89,11 @@ impl Shares {
         if self.queues.is_empty() { None } else { self.queues.get(queue) }
     }
 
-    fn share_mut(&mut self, queue: &str) -> &mut Share {
-        self.queues.entry(queue.to_owned()).or_default()
+    fn change<R>(&mut self, queue: &str, change: impl FnOnce(&mut Share) -> R) -> R {
+        match self.queues.get_mut(queue) {
+            Some(share) => change(share),
+            None => change(self.queues.entry(queue.to_owned()).or_default()),
+        }
     }
 
     /// Counts a start of a queue of this weight, while the queue whose turn is next was served so much.
@@ -84,9 +101,10 @@ impl Shares {
         if planted(Mistake::SharesIgnored) {
             return;
         }
-        let share = self.share_mut(queue);
         let least = rival.saturating_sub(SHARE_STEP);
-        share.served = share.served.max(least).saturating_add(SHARE_STEP / u64::from(weight.max(1)));
+        self.change(queue, |share| {
+            share.served = share.served.max(least).saturating_add(SHARE_STEP / u64::from(weight.max(1)));
+        });
     }
 
     /// Counts a start of a submitter, while others of the queue wait.
@@ -94,15 +112,10 @@ impl Shares {
         if planted(Mistake::SharesIgnored) {
             return;
         }
-        let share = self.share_mut(queue);
-        let before = share.submitters.get(submitter).copied().unwrap_or(share.base);
-        share.clock = share.clock.max(before);
-        let served = share.clock.saturating_add(1);
-        if let Some(known) = share.submitters.get_mut(submitter) {
-            *known = served;
+        let is_listed = self.change(queue, |share| share.count(submitter));
+        if is_listed {
             return;
         }
-        share.submitters.insert(submitter.to_owned(), served);
         self.listed += 1;
         if self.listed > MAX_SHARES {
             self.forget_most();

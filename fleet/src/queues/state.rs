@@ -18,6 +18,8 @@ pub(crate) struct Queues {
     pub shares: Shares,
     /// The buckets that are not full, by queue.
     pub buckets: BTreeMap<String, QueueBuckets>,
+    /// How many attempts have begun at tasks of each queue since it was set, for metrics.
+    pub started: BTreeMap<String, u64>,
 }
 
 /// The buckets of a queue that are not full.
@@ -30,6 +32,17 @@ pub(crate) struct QueueBuckets {
 }
 
 impl Queues {
+    /// Counts an attempt that begins at a task of a queue, if that is set.
+    pub(crate) fn count_started(&mut self, queue: &str) {
+        match self.started.get_mut(queue) {
+            Some(started) => *started = started.saturating_add(1),
+            None if self.set.contains_key(queue) => {
+                self.started.insert(queue.to_owned(), 1);
+            }
+            None => {}
+        }
+    }
+
     /// Returns the bucket of a key of a queue, unless it is full.
     pub(crate) fn bucket(&self, queue: &str, key: &str) -> Option<Bucket> {
         self.buckets.get(queue)?.keys.get(key).copied()

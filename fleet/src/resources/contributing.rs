@@ -4,7 +4,7 @@
 use super::{Contribution, Holder, Queue, amounts::Amounts, command::QueueShape};
 use crate::{
     AgentId, AllocationEnd, Effect, Feature, Fleet, Refusal, Reply, SessionId,
-    limits::{DEFAULT_QUEUE, MAX_QUEUES},
+    limits::{DEFAULT_QUEUE, MAX_QUEUES, MAX_TASK_QUEUES},
     steps::{Job, Jobs},
 };
 
@@ -117,8 +117,16 @@ impl Fleet {
                 remedy: "name those in use as well, or wait until nothing is granted from them".to_owned(),
             });
         }
+        if self.left_queues(stays) > MAX_TASK_QUEUES {
+            return Reply::Refused(Refusal::Full {
+                what: "queues that are removed and in use".to_owned(),
+                limit: MAX_TASK_QUEUES as u64,
+                remedy: "wait until nothing is granted from them, and their tasks have finished".to_owned(),
+            });
+        }
         let queues = shapes.into_iter().map(|QueueShape { name, weight, quota }| (name, Queue { weight, quota }));
         self.state.resources.queues = queues.collect();
+        self.forget_left_shares();
         self.wake_allocations();
         Reply::Done
     }

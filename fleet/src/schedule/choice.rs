@@ -119,11 +119,11 @@ impl FreeAgents {
         best.found.map(|(.., id)| id)
     }
 
-    /// Returns how many agents are found that can take a task that takes several slots or skills.
+    /// Returns how many agents are compared of those that can take a task that takes several slots or skills.
     pub(super) fn count_many(&self, needs: Needs<'_>, agents: &Known) -> u32 {
         let count_of = |set: &BTreeSet<Rank>| {
             let looked_at = set.iter().take(MAX_WIDE_LOOKS).filter_map(|(.., id)| agents.get(id));
-            looked_at.filter(|agent| needs.can_go_to(agent)).count() as u32
+            looked_at.filter(|agent| needs.can_go_to(agent)).take(MAX_WIDE_FOUND).count() as u32
         };
         let matching = self.specialized.get(needs.domain);
         let mut count = 0;

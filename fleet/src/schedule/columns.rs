@@ -1,9 +1,9 @@
 //! Something for each need that waiting tasks may have of an agent: the role, and the domain. An agent looks at a few of
 //! these columns, however many kinds of tasks wait.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::free_agents::Needs;
+use super::{free_agents::Needs, turns::Name};
 use crate::{Agent, Role};
 
 /// Number of columns with the same domain: one for each role, and the first one for tasks that require none.
@@ -16,7 +16,7 @@ pub(crate) struct Column<'a> {
     /// specialization, whatever their domain.
     pub domain: Option<&'a str>,
     /// The place of the required role; see [`place_of`].
-    role: usize,
+    pub(super) role: usize,
 }
 
 /// Something that is dropped when nothing is left in it.
@@ -29,7 +29,7 @@ pub(crate) trait Vacant {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Columns<T> {
     general: [T; COLUMNS],
-    domains: BTreeMap<String, [T; COLUMNS]>,
+    domains: BTreeMap<Name, [T; COLUMNS]>,
 }
 
 /// Returns the place of a required role.
@@ -82,7 +82,7 @@ impl<T: Default + Vacant> Columns<T> {
         let Some(domain) = column.domain else { return change(&mut self.general[column.role]) };
         let columns = match self.domains.get_mut(domain) {
             Some(columns) => columns,
-            None => self.domains.entry(domain.to_owned()).or_default(),
+            None => self.domains.entry(Name::from(domain)).or_default(),
         };
         change(&mut columns[column.role])
     }
@@ -105,7 +105,7 @@ impl<T: Default + Vacant> Columns<T> {
             used.map(|role| Column { domain, role }).collect::<Vec<_>>()
         };
         let general = of(None, &self.general);
-        general.into_iter().chain(self.domains.iter().flat_map(move |(name, columns)| of(Some(name.as_str()), columns)))
+        general.into_iter().chain(self.domains.iter().flat_map(move |(name, columns)| of(Some(&**name), columns)))
     }
 
     /// Returns what is in the columns with a domain: each task is in one of them.
@@ -113,8 +113,18 @@ impl<T: Default + Vacant> Columns<T> {
         self.domains.values().flatten().filter(|of| !of.is_vacant())
     }
 
+    /// Returns the different domains.
+    pub(crate) fn domains(&self) -> impl Iterator<Item = &str> {
+        self.domains.keys().map(|name| &**name)
+    }
+
+    /// Returns the domain of a column, if it has one and something with this domain is there.
+    pub(crate) fn domain_of(&self, column: Column<'_>) -> Option<Name> {
+        self.domains.get_key_value(column.domain?).map(|(name, _)| Arc::clone(name))
+    }
+
     /// Returns the number of different domains.
-    pub(crate) fn domains(&self) -> usize {
+    pub(crate) fn domain_count(&self) -> usize {
         self.domains.len()
     }
 

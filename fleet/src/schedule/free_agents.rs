@@ -262,9 +262,9 @@ impl FreeAgents {
         ROLES.into_iter().filter(|role| !self.any[*role as usize].is_empty())
     }
 
-    /// Returns the specializations of agents with a free slot, with their roles.
-    pub(crate) fn matches(&self) -> impl Iterator<Item = (&str, Role)> {
-        self.specialized.iter().flat_map(|(name, sets)| {
+    /// Returns the roles of agents with a free slot that have this specialization, with its name.
+    pub(crate) fn matches<'a>(&'a self, domain: &str) -> impl Iterator<Item = (&'a str, Role)> + use<'a> {
+        self.specialized.get_key_value(domain).into_iter().flat_map(|(name, sets)| {
             let roles = ROLES.into_iter().filter(move |role| !sets[*role as usize].is_empty());
             roles.map(move |role| (&**name, role))
         })

@@ -1,17 +1,14 @@
 //! The ready tasks of one queue: those without a key that limits are about, and those of each key, of which some may have
 //! to wait for its limits.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::BTreeSet;
 
 use super::{
     columns::{Column, Columns, Vacant, columns_of},
     free_agents::Needs,
+    keyed::Keyed,
     queue::Rank,
-    submitters::{Key, Submitters, Turn},
-    turns::{Name, Turns},
+    submitters::{Submitters, Turn},
 };
 use crate::queues::{gate::Gate, shares::Shares};
 
@@ -41,13 +38,6 @@ pub(crate) struct Line {
     keyed: Option<Box<Keyed>>,
 }
 
-#[derive(Clone, PartialEq, Debug, Default)]
-struct Keyed {
-    classes: BTreeMap<Name, Columns<Submitters>>,
-    /// The turns of the keys in each column.
-    turns: Columns<Turns<Key>>,
-}
-
 impl Vacant for Line {
     fn is_vacant(&self) -> bool {
         self.free.is_vacant() && self.keyed.is_none()
@@ -69,7 +59,7 @@ impl Line {
             self.free.shrink(column, |ready| ready.remove(of.submitter, of.rank));
         } else if let Some(keyed) = &mut self.keyed {
             keyed.remove(column, of);
-            if keyed.classes.is_empty() {
+            if keyed.is_vacant() {
                 self.keyed = None;
             }
         }
@@ -86,8 +76,7 @@ impl Line {
         if self.free.at(column).is_some_and(|ready| !ready.is_vacant()) {
             return true;
         }
-        let served = |submitter: &str| rules.shares.of_submitter(queue, submitter);
-        self.keyed.as_mut().is_some_and(|keyed| keyed.has_turn(column, queue, &served, rules))
+        self.keyed.as_mut().is_some_and(|keyed| keyed.has_turn(column, queue, rules))
     }
 
     /// Returns the first task in some columns that need not wait for the limits of its key, and is not to be skipped.
@@ -105,7 +94,7 @@ impl Line {
                 best = Turn::better(best, turn);
             }
             if let Some(keyed) = &mut self.keyed {
-                best = keyed.better(best, column, queue, (&served, rules), skip);
+                best = keyed.better(best, column, queue, rules, skip);
             }
         }
         best
@@ -113,139 +102,49 @@ impl Line {
 
     /// Takes note that tasks with a key need not wait any more. Returns the columns that they are in.
     pub(crate) fn open_key(&mut self, key: &str) -> Vec<Column<'_>> {
-        let Some(keyed) = &mut self.keyed else { return Vec::new() };
-        let Keyed { classes, turns } = &mut **keyed;
-        let Some(class) = classes.get(key) else { return Vec::new() };
-        let columns: Vec<Column<'_>> = class.used().collect();
-        for column in &columns {
-            if let Some(turns) = turns.at_mut(*column) {
-                turns.lower(key);
-            }
-        }
-        columns
+        self.keyed.as_mut().map_or_else(Vec::new, |keyed| keyed.open(key))
     }
 
     /// Returns the columns that have tasks.
     pub(crate) fn used(&self) -> impl Iterator<Item = Column<'_>> {
-        let keyed = self.keyed.iter().flat_map(|keyed| keyed.turns.used());
-        self.free.used().chain(keyed)
+        self.free.used().chain(self.keyed.iter().flat_map(|keyed| keyed.used()))
     }
 
-    /// Returns the places of the tasks, in sets of the same domain, required role, key and submitter.
-    pub(crate) fn by_need(&self) -> impl Iterator<Item = &BTreeSet<Rank>> {
-        let keyed = self.keyed.iter().flat_map(|keyed| keyed.classes.values());
-        let columns = [&self.free].into_iter().chain(keyed);
-        columns.flat_map(|columns| columns.of_domains()).flat_map(|ready| ready.sets())
+    /// Returns the places of the tasks, in sets of the same domain, required role, key and submitter: so many of each domain
+    /// and role.
+    pub(crate) fn by_need(&self, most: usize) -> impl Iterator<Item = &BTreeSet<Rank>> {
+        let free = self.free.of_domains().flat_map(move |ready| ready.sets().take(most));
+        free.chain(self.keyed.iter().flat_map(move |keyed| keyed.sets(most)))
+    }
+
+    /// Returns something for each domain and required role, with and without keys.
+    pub(crate) fn different(&self) -> impl Iterator<Item = ()> {
+        let free = self.free.of_domains().map(|_| ());
+        free.chain(self.keyed.iter().flat_map(|keyed| keyed.different()))
+    }
+
+    /// Returns the different domains of its tasks.
+    pub(crate) fn domains(&self) -> impl Iterator<Item = &str> {
+        let keyed = self.keyed.iter().flat_map(|keyed| keyed.domains());
+        self.free.domains().chain(keyed.filter(move |domain| !self.free.has_domain(domain)))
     }
 
     /// Returns the number of different domains of its tasks, at least.
-    pub(crate) fn domains(&self) -> usize {
-        let keyed = self.keyed.as_ref().map_or(0, |keyed| keyed.turns.domains());
-        self.free.domains().max(keyed)
+    pub(crate) fn domain_count(&self) -> usize {
+        let keyed = self.keyed.as_ref().map_or(0, |keyed| keyed.domain_count());
+        self.free.domain_count().max(keyed)
     }
 
     /// Returns whether it has tasks with this domain.
     pub(crate) fn has_domain(&self, domain: &str) -> bool {
-        self.free.has_domain(domain) || self.keyed.as_ref().is_some_and(|keyed| keyed.turns.has_domain(domain))
+        self.free.has_domain(domain) || self.keyed.as_ref().is_some_and(|keyed| keyed.has_domain(domain))
     }
 
-    /// Returns whether all turns are as [`Turns`] requires.
+    /// Returns whether all turns are as [`Turns`](super::turns::Turns) requires.
     pub(crate) fn is_sound(&self, queue: &str, rules: Rules<'_>) -> bool {
         let served = |submitter: &str| rules.shares.of_submitter(queue, submitter);
-        let are_sound = |class: &Columns<Submitters>| {
-            class.used().filter_map(|column| class.at(column)).all(|ready| ready.is_sound(&served))
-        };
-        let Some(keyed) = &self.keyed else { return are_sound(&self.free) };
-        let Keyed { classes, turns } = &**keyed;
-        let fits = |column: Column<'_>| {
-            let mut copy = classes.clone();
-            let key = |key: &str| class_key(&mut copy, key, column, queue, &served, rules);
-            turns.at(column).is_none_or(|turns| turns.is_sound(key))
-        };
-        are_sound(&self.free) && classes.values().all(are_sound) && turns.used().all(fits)
-    }
-}
-
-/// Returns the turn of a key in a column; `None` if it has to wait for its limits.
-fn class_key(
-    classes: &mut BTreeMap<Name, Columns<Submitters>>,
-    key: &str,
-    column: Column<'_>,
-    queue: &str,
-    served: &impl Fn(&str) -> u64,
-    rules: Rules<'_>,
-) -> Option<Key> {
-    if rules.gate.is_held(queue, key) {
-        return None;
-    }
-    classes.get_mut(key)?.at_mut(column)?.key(served)
-}
-
-impl Keyed {
-    fn insert(&mut self, column: Column<'_>, of: &Entry<'_>) -> bool {
-        let Keyed { classes, turns } = self;
-        let known = classes.get_key_value(of.key).map(|(name, _)| Arc::clone(name));
-        let name = known.unwrap_or_else(|| Name::from(of.key));
-        let class = classes.entry(Arc::clone(&name)).or_default();
-        let is_first = class.grow(column, |ready| ready.insert(of.submitter, of.rank));
-        if is_first {
-            turns.grow(column, |turns| turns.insert(&name));
-        }
-        is_first
-    }
-
-    fn remove(&mut self, column: Column<'_>, of: &Entry<'_>) {
-        let Keyed { classes, turns } = self;
-        let Some(class) = classes.get_mut(of.key) else { return };
-        let is_left = class.shrink(column, |ready| {
-            ready.remove(of.submitter, of.rank);
-            !ready.is_vacant()
-        });
-        if is_left == Some(false) {
-            turns.shrink(column, |turns| turns.remove(of.key));
-        }
-        // Its tasks leave the column of their domain last.
-        if class.is_vacant() {
-            classes.remove(of.key);
-        }
-    }
-
-    fn has(&self, column: Column<'_>) -> bool {
-        self.turns.at(column).is_some_and(|turns| !turns.is_vacant())
-    }
-
-    fn has_turn(&mut self, column: Column<'_>, queue: &str, served: &impl Fn(&str) -> u64, rules: Rules<'_>) -> bool {
-        let Keyed { classes, turns } = self;
-        let Some(turns) = turns.at_mut(column) else { return false };
-        turns.next(None, |key| class_key(classes, key, column, queue, served, rules)).is_some()
-    }
-
-    /// Returns the better one of a turn and the first one in a column. A second key shows whether others wait.
-    fn better(
-        &mut self,
-        mut best: Option<Turn>,
-        column: Column<'_>,
-        queue: &str,
-        (served, rules): (&impl Fn(&str) -> u64, Rules<'_>),
-        skip: &impl Fn(u64) -> Option<u64>,
-    ) -> Option<Turn> {
-        let Keyed { classes, turns } = self;
-        let Some(turns) = turns.at_mut(column) else { return best };
-        let (mut place, mut found) = (None, 0);
-        while found < 2 {
-            let next = turns.next(place.as_ref(), |key| class_key(classes, key, column, queue, served, rules));
-            let Some(next) = next else { break };
-            let class = classes.get_mut(&next.name).and_then(|class| class.at_mut(column));
-            if let Some(turn) = class.and_then(|ready| ready.first(served, skip)) {
-                // Among the tasks of one submitter, those with other keys count as others: whether there are
-                // others behind them can't be seen.
-                let is_contested = turn.is_contested || found > 0;
-                best = Turn::better(best, Turn { is_contested, ..turn });
-                found += 1;
-            }
-            place = Some(next);
-        }
-        best
+        let mut free = self.free.used().filter_map(|column| self.free.at(column));
+        free.all(|ready| ready.is_sound(&served)) && self.keyed.as_ref().is_none_or(|of| of.is_sound(queue, rules))
     }
 }
 

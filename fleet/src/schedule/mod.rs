@@ -7,6 +7,7 @@ mod choice;
 pub(crate) mod columns;
 pub(crate) mod expected;
 pub(crate) mod free_agents;
+mod keyed;
 pub(crate) mod line;
 pub(crate) mod needing;
 pub(crate) mod queue;

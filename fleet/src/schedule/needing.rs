@@ -115,6 +115,18 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// Returns whether an agent that can't take a task of another shape, for want of slots, skills or its role, can't take one
+    /// of this shape either.
+    pub(crate) fn needs_as_much_as(&self, other: &Shape) -> bool {
+        self.extra_slots >= other.extra_slots
+            && (self.role, self.team, self.specialization_required)
+                == (other.role, other.team, other.specialization_required)
+            && self.domain == other.domain
+            && self.skills == other.skills
+    }
+}
+
 impl Needing {
     /// Indexes a task of a submitter that needs something particular, after a change.
     pub(crate) fn enter(&mut self, task: &Task, submitter: &str) {

@@ -21,8 +21,8 @@
 //! Limits, and why they hold, are in [`queues`](crate::queues).
 //!
 //! A task is in one or two [columns](super::columns): in that of its domain, and in one for all that require no
-//! specialization. An agent looks at a few of them. In each column, queues have turns, in each queue the keys that limits are
-//! about, and for each key the submitters; [`Turns`] keeps them in order at a cost that grows with the logarithm of
+//! specialization. An agent looks at a few of them. In each column, queues have turns, in each queue the submitters, and for
+//! each submitter the keys that limits are about; [`Turns`] keeps them in order at a cost that grows with the logarithm of
 //! their number. Serving a task changes the turns of its queue and of its submitter, in all columns at once.
 
 use std::{
@@ -172,7 +172,7 @@ impl ReadyQueue {
         let line = lines.entry(Arc::clone(&name)).or_default();
         for column in columns(of) {
             if line.insert(column, of) {
-                turns.grow(column, |turns| turns.insert(&name));
+                turns.grow(column, |turns| turns.insert(&name, 0));
             }
         }
     }
@@ -206,10 +206,17 @@ impl ReadyQueue {
         self.default.is_vacant() && self.others.is_none()
     }
 
-    /// Returns the places of the queued tasks, in sets of the same domain, required role, queue, key and submitter.
-    pub(crate) fn by_need(&self) -> impl Iterator<Item = &BTreeSet<Rank>> {
+    fn lines(&self) -> impl Iterator<Item = &Line> {
         let others = self.others.iter().flat_map(|others| others.lines.values());
-        iter::once(&self.default).chain(others).flat_map(|line| line.by_need())
+        iter::once(&self.default).chain(others)
+    }
+
+    /// Returns the places of some queued tasks, in at most so many sets of the same domain, required role, queue, key and
+    /// submitter: as many of each domain, role and queue, unless these are more.
+    pub(crate) fn by_need(&self, most: usize) -> impl Iterator<Item = &BTreeSet<Rank>> {
+        let different = self.lines().flat_map(|line| line.different()).take(most).count();
+        let each = most / different.max(1);
+        self.lines().flat_map(move |line| line.by_need(each)).take(most)
     }
 
     /// Returns the task in some columns that is next, of those that no limit holds back. It is none of those that `skip`
@@ -267,7 +274,7 @@ impl ReadyQueue {
         let columns: Vec<Column<'_>> = if key.is_empty() { line.used().collect() } else { line.open_key(key) };
         for column in columns {
             if let Some(turns) = turns.at_mut(column) {
-                turns.lower(queue);
+                turns.lower(queue, 0);
             }
         }
     }
@@ -277,9 +284,15 @@ impl ReadyQueue {
         self.line(queue).is_some_and(|line| !line.is_vacant())
     }
 
+    /// Returns the different domains of a queue's tasks.
+    pub(crate) fn domains(&self, queue: &str) -> impl Iterator<Item = &str> {
+        self.line(queue).into_iter().flat_map(|line| line.domains())
+    }
+
     /// Returns how many different domains a queue's tasks have, not counting this one.
     pub(crate) fn other_domains(&self, queue: &str, domain: &str) -> usize {
-        self.line(queue).map_or(0, |line| line.domains() - usize::from(line.has_domain(domain)).min(line.domains()))
+        let line = self.line(queue);
+        line.map_or(0, |line| line.domain_count().saturating_sub(usize::from(line.has_domain(domain))))
     }
 
     fn line(&self, queue: &str) -> Option<&Line> {

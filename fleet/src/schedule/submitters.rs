@@ -1,4 +1,4 @@
-//! The ready tasks of one queue, and one key, in one column, by their submitters: these take turns, and the tasks of each
+//! The ready tasks of one queue that have no keys, in one column, by their submitters: these take turns, and the tasks of each
 //! are in the order of their ranks.
 
 use std::{
@@ -39,7 +39,7 @@ pub(crate) struct Turn {
     pub served: u64,
     pub rank: Rank,
     pub submitter: Name,
-    /// Other submitters, or other keys, wait for the same agent.
+    /// Other submitters wait for the same agent.
     pub is_contested: bool,
 }
 
@@ -122,18 +122,6 @@ impl Submitters {
         }
     }
 
-    /// Returns the turn of the first task, whether it is to be skipped or not.
-    pub(crate) fn key(&mut self, served: &impl Fn(&str) -> u64) -> Option<Key> {
-        match self {
-            Submitters::None => None,
-            Submitters::One(name, ready) => Some((served(name), *ready.first()?)),
-            Submitters::Many(many) => {
-                let Many { ready, turns } = &mut **many;
-                turns.next(None, |name| key_of(ready, name, served)).map(|place| place.key)
-            }
-        }
-    }
-
     /// Returns the ranks of the tasks, by submitter.
     pub(crate) fn ranks(&self) -> impl Iterator<Item = &Rank> {
         self.sets().flatten()
@@ -163,7 +151,8 @@ fn key_of(ready: &BTreeMap<Name, BTreeSet<Rank>>, name: &str, served: &impl Fn(&
 
 impl Many {
     fn add(&mut self, name: Name, ready: BTreeSet<Rank>) {
-        self.turns.insert(&name);
+        let first = ready.first().copied().unwrap_or_default();
+        self.turns.insert(&name, (0, first));
         self.ready.insert(name, ready);
     }
 
@@ -175,7 +164,7 @@ impl Many {
         let is_first = ready.first().is_none_or(|first| rank < *first);
         ready.insert(rank);
         if is_first {
-            self.turns.lower(submitter);
+            self.turns.lower(submitter, (0, rank));
         }
         is_first
     }

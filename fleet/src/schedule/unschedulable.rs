@@ -13,7 +13,7 @@ use crate::{
 /// What tasks need that no agent has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UnmetNeed {
-    /// The number of tasks that wait for it.
+    /// The number of tasks that wait for it, at least: not all are counted if they are of many submitters or keys.
     pub tasks: u64,
     /// One of them.
     pub task: TaskId,
@@ -42,11 +42,12 @@ fn note(found: &mut BTreeMap<Shape, (u64, u64)>, shape: Shape, seq: u64, tasks: 
 
 impl UnmetNeeds {
     /// Returns what tasks need that wait for an agent, before any agent is looked at: of many different needs, those of the
-    /// tasks that were accepted first. Tasks that are addressed to teams are left out.
+    /// tasks that were accepted first. Tasks that are addressed to teams are left out, as are some if there are tasks of more
+    /// than [`MAX_SCANNED`] different queues, kinds and roles.
     pub fn of(fleet: &Fleet) -> Self {
         let schedule = &fleet.indexes.schedule;
         let mut found: BTreeMap<Shape, (u64, u64)> = BTreeMap::new();
-        for set in schedule.queue.by_need().take(MAX_SCANNED) {
+        for set in schedule.queue.by_need(MAX_SCANNED) {
             let looked_at = set.iter().take(MAX_TASKS_OF_NEED).filter_map(|(_, seq)| fleet.state.tasks.kept.get(seq));
             let (general, required): (Vec<&Arc<Task>>, Vec<&Arc<Task>>) =
                 looked_at.partition(|task| task.required_specialization.is_none());
@@ -57,9 +58,10 @@ impl UnmetNeeds {
                 note(&mut found, Shape::of(&first.needs(), None, Amounts::NONE, NO_LANE), first.seq, count);
             }
         }
+        let each = (MAX_SCANNED / (schedule.wide.len() + schedule.needing.len()).max(1)).max(1);
         for (shape, ready) in schedule.wide.shapes().chain(schedule.needing.shapes()) {
             let of_need = Shape::of(&shape.needs(), None, shape.amounts, NO_LANE);
-            for set in ready.sets().take(MAX_SCANNED).filter(|_| shape.team.is_none()) {
+            for set in ready.sets().take(each).filter(|_| shape.team.is_none()) {
                 if let Some((_, seq)) = set.first() {
                     note(&mut found, of_need.clone(), *seq, set.len());
                 }

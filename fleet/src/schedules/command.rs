@@ -110,7 +110,7 @@ pub struct FireSchedule {
     /// When it is due after what is decided here; `None` if it is never due again.
     #[bilrost(5)]
     pub next: Option<UnixMillis>,
-    /// How many runs are missed by this.
+    /// How many runs are missed by this; at most [`MAX_COUNTED_MISSED`](crate::limits::MAX_COUNTED_MISSED).
     #[bilrost(6)]
     pub missed: u64,
     /// The input of the run, if it is not that of the schedule: a policy has redacted it.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Effect, Fleet, Refusal, Reply, SubmitTask, TaskId, TaskState, UnixMillis,
     config::invalid,
-    limits::{MAX_ACTIVE_RUNS, MAX_PROBLEM_BYTES},
+    limits::{MAX_ACTIVE_RUNS, MAX_COUNTED_MISSED, MAX_PROBLEM_BYTES},
     sabotage::{Mistake, planted},
     steps::Jobs,
     tasks::{attempts::cut, members::derived},
@@ -63,12 +63,15 @@ impl NotStarted {
     }
 }
 
-/// Refuses a firing that contradicts itself, or that is early.
+/// Refuses a firing that contradicts itself, counts too much, or is early.
 fn check_firing(fire: &FireSchedule, now: UnixMillis) -> Result<(), Refusal> {
     check_next(fire.next)?;
     let newest = fire.run_at.unwrap_or(fire.due);
     if newest < fire.due || newest > now {
         return Err(invalid("run_at", format!("is {newest}, must be {} to {now}, the fleet's wall time", fire.due)));
+    }
+    if fire.missed > MAX_COUNTED_MISSED {
+        return Err(invalid("missed", format!("is {}, must be at most {MAX_COUNTED_MISSED}", fire.missed)));
     }
     match fire.next {
         Some(next) if next <= newest => Err(invalid("next", format!("is {next}, must be later than {newest}"))),

@@ -101,8 +101,8 @@ impl Fleet {
         let candidates = self.candidates_for(task);
         let now = self.state.now;
         let (key, slots) = ((task.id, task.next_attempt()), task.slots());
-        if !self.indexes.schedule.gate.has_no_limits() {
-            self.take_tokens(task.queue(), task.limit_key());
+        if !self.state.queues.set.is_empty() {
+            self.note_start(task.queue(), task.limit_key());
         }
         let attempt = self.change_work(id, |agent| {
             let attempt = attempt_of(task, agent, candidates, &weights, now);
@@ -140,26 +140,6 @@ impl Fleet {
         }
     }
 
-    /// Gives `agent` queued tasks for as long as it has a free slot.
-    pub(crate) fn pull(&mut self, agent: AgentId, effects: &mut Vec<Effect>) {
-        while self.pull_one(agent, effects) {}
-    }
-
-    /// Gives `agent` its next queued task, if it has a free slot. Returns whether there was one.
-    pub(crate) fn pull_one(&mut self, agent: AgentId, effects: &mut Vec<Effect>) -> bool {
-        let Some(next) = self.next_for(agent) else { return false };
-        let task = self.state.tasks.kept.get(&next.seq());
-        if task.is_some_and(|task| task.has_expired(self.state.now.fleet)) {
-            // Its timer is about to end it.
-            self.queue_expired(next.seq(), effects);
-            return true;
-        }
-        self.count_start(&next);
-        self.assign(next.seq(), agent, effects);
-        self.forget_idle_shares();
-        true
-    }
-
     /// Gives a ready task to an agent with a free slot, and the resources that it needs.
     pub(crate) fn assign(&mut self, seq: u64, id: AgentId, effects: &mut Vec<Effect>) {
         let now = self.state.now;
@@ -172,9 +152,9 @@ impl Fleet {
         effects.push(assignment(task, &attempt));
         let (key, slots) = ((task.id, attempt.number), task.slots());
         let needing = task.resources.is_some().then(|| Arc::clone(task));
-        if !self.indexes.schedule.gate.has_no_limits() {
+        if !self.state.queues.set.is_empty() {
             let task = Arc::clone(task);
-            self.take_tokens(task.queue(), task.limit_key());
+            self.note_start(task.queue(), task.limit_key());
         }
         self.change_work(id, |agent| agent.hold(key, slots));
         let allocation = needing.and_then(|task| self.take_room(&task, id, key.1));
@@ -298,7 +278,7 @@ impl Fleet {
             let failure = own_failure(FailureKind::Internal, message, true);
             return self.failed(seq, id, held, failure, effects);
         }
-        let (parent, is_of_team) = (task.member_of, task.team.is_some());
+        let (parent, is_of_team, sample) = (task.member_of, task.team.is_some(), self.kind_sample(id, &task.kind));
         let speed = self.state.kinds.note(&task.kind, ran_us, self.state.revision);
         if let (Some(parent), Some(digest)) = (parent, digest) {
             self.change_work(id, |agent| agent.release(&held));
@@ -313,7 +293,6 @@ impl Fleet {
             task.output = Some(output);
             task.finish(now, TaskState::Succeeded, None);
         });
-        let sample = self.sample_of(id, seq);
         self.change_work(id, |agent| {
             agent.release(&held);
             agent.note_success(speed, sample);

@@ -322,7 +322,7 @@ impl Fleet {
             });
         }
         let group = (task.queue(), task.limit_key());
-        self.check_group_room(group, task.needs().domain, Some(u64::from(runs)))?;
+        self.check_group_room(group, (task.needs().domain, task.team), Some(u64::from(runs)))?;
         let Some(claim) = &task.resources else { return self.check_demand_room(task.needs(), task.team, group) };
         self.check_asked(&claim.asked, || Shape::of_task(task))
     }

@@ -20,6 +20,10 @@ use crate::{
     snapshot::{Rest, Untaken},
 };
 
+/// Bytes of keys of tasks that are forgotten from which on submissions with keys are refused. Those of tasks that are not
+/// forgotten yet will be added, which is why it is half of what is kept.
+const REFUSED_FROM_BYTES: u64 = MAX_KEPT_KEY_BYTES / 2;
+
 /// The key of a task that is forgotten or archived.
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
@@ -136,6 +140,13 @@ impl KeyIndexes {
             }
         }
     }
+
+    /// Returns when keys have to be dropped: at the end of the first window, while submissions with keys are refused. Else
+    /// those whose windows have ended are dropped when others are kept.
+    pub(crate) fn due(&self) -> Option<FleetMillis> {
+        let first = self.ends.first().filter(|_| self.bytes >= REFUSED_FROM_BYTES);
+        first.map(|(end, _)| *end)
+    }
 }
 
 impl FleetConfig {
@@ -146,13 +157,12 @@ impl FleetConfig {
 }
 
 impl Fleet {
-    /// Keeps the key of a task that is about to be forgotten until its window ends. Drops some of those whose windows have
-    /// ended, and the oldest ones if there are too many.
+    /// Keeps the key of a task that is about to be forgotten until its window ends, and drops some others.
     pub(crate) fn keep_spent_key(&mut self, task: &Arc<Task>) {
         let Some(key) = task.idempotency_key.as_ref().filter(|_| self.has(Feature::KeyWindow)) else { return };
-        let now = self.state.now.fleet;
+        let due = self.indexes.keys.due();
         let until = task.submitted_at.fleet.saturating_add(self.state.config.key_window()).min(MAX_TIME_MS);
-        if until > now {
+        if until > self.state.now.fleet {
             let content = Content::of(&task.kind, task.team, &task.input);
             let (key, task) = (key.clone(), task.id);
             let added = self.state.keys.kept.add(|seq| SpentKey {
@@ -166,7 +176,8 @@ impl Fleet {
             });
             self.indexes.keys.enter(added);
         }
-        self.drop_ended_keys();
+        self.drop_spent_keys();
+        self.set_key_timer(due);
     }
 
     /// Keeps the key of a task that was archived, for as long as that is kept.
@@ -179,10 +190,11 @@ impl Fleet {
         self.indexes.keys.enter(added);
     }
 
-    /// Keeps the key of an archived task that is forgotten until its window ends.
+    /// Keeps the key of an archived task that is forgotten until its window ends, and drops some others.
     pub(crate) fn release_key(&mut self, task: u64) {
         let Some(number) = self.indexes.keys.held.get(&task).copied() else { return };
         let Some(held) = self.state.keys.kept.get(number).cloned() else { return };
+        let due = self.indexes.keys.due();
         let until = held.accepted_at.saturating_add(self.state.config.key_window()).min(MAX_TIME_MS);
         self.indexes.keys.leave(&held);
         self.state.keys.kept.change(number, &self.snapshots, |key| {
@@ -191,11 +203,32 @@ impl Fleet {
         if let Some(released) = self.state.keys.kept.get(number) {
             self.indexes.keys.enter(released);
         }
-        self.drop_ended_keys();
+        self.drop_spent_keys();
+        self.set_key_timer(due);
     }
 
-    /// Drops some keys whose windows have ended, and the oldest ones if there are too many.
-    fn drop_ended_keys(&mut self) {
+    /// Drops some of the keys whose windows have ended, when their timer has fired.
+    pub(crate) fn keys_due(&mut self) {
+        self.drop_spent_keys();
+        self.set_key_timer(None);
+    }
+
+    /// Sets the timer by which keys are dropped, which was set for `before`.
+    fn set_key_timer(&mut self, before: Option<FleetMillis>) {
+        let due = self.indexes.keys.due();
+        if due == before {
+            return;
+        }
+        if let Some(at) = before {
+            self.indexes.timers.clear_keys(at);
+        }
+        if let Some(at) = due {
+            self.indexes.timers.set_keys(at);
+        }
+    }
+
+    /// Drops some of the keys whose windows have ended, and the oldest ones if there are too many.
+    fn drop_spent_keys(&mut self) {
         let now = self.state.now.fleet;
         for _ in 0..MAX_KEYS_FORGOTTEN {
             let Some((end, seq)) = self.indexes.keys.ends.first().copied() else { return };
@@ -219,16 +252,14 @@ impl Fleet {
         Some(Reply::Refused(Refusal::Conflict { what: "the idempotency key".to_owned(), task: spent.task }))
     }
 
-    /// Refuses a submission with a key if too many keys of tasks that are forgotten are kept. Those of tasks that are not
-    /// forgotten yet will be added, which is why the limit is half of what is kept.
+    /// Refuses a submission with a key if too many keys of tasks that are forgotten are kept.
     pub(super) fn check_key_room(&self, submission: &SubmitTask) -> Result<(), Refusal> {
-        const MOST: u64 = MAX_KEPT_KEY_BYTES / 2;
-        if submission.idempotency_key.is_none() || self.indexes.keys.bytes < MOST {
+        if submission.idempotency_key.is_none() || self.indexes.keys.bytes < REFUSED_FROM_BYTES {
             return Ok(());
         }
         Err(Refusal::Full {
             what: "bytes of idempotency keys whose tasks are forgotten".to_owned(),
-            limit: MOST,
+            limit: REFUSED_FROM_BYTES,
             remedy: "submit this later, or set a shorter --idempotency-window".to_owned(),
         })
     }

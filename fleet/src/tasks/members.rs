@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use super::verification::{Answer, Judged, Verification};
 use crate::{
-    Agent, AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, FleetMillis,
-    Refusal, Role, SubmitTask, Task, TaskId, TaskState,
+    AgentId, Attempt, AttemptEnd, AuditOutcome, CancelCause, Effect, Failure, FailureKind, Fleet, FleetMillis, Refusal,
+    Role, SubmitTask, Task, TaskId, TaskState,
     audit_log::action,
     config::invalid,
     limits::{MAX_STOPPING_PARTS, MAX_VERIFIED_TASKS},
@@ -207,29 +207,6 @@ impl Fleet {
         // One that has left and joined again is still the same agent.
         let spent = parent.spent().filter_map(|name| self.indexes.agents.names.get(name).copied());
         verification.members.iter().filter_map(holder).chain(spent).collect()
-    }
-
-    /// Returns the last of the members of a task that an agent can't take, or the task itself if it is no member;
-    /// `None` if the agent can take it.
-    pub(crate) fn skipped(&self, seq: u64, agent: &Agent) -> Option<u64> {
-        if self.is_stopping_there(seq, agent.id) {
-            return Some(seq);
-        }
-        let members = &self.indexes.tasks.members;
-        if members.is_empty() {
-            return None;
-        }
-        let parent = self.state.tasks.kept.get(members.get(&seq)?)?;
-        let verification = parent.verification.as_ref()?;
-        if verification.comparing == Some(seq) {
-            return parent.givers().contains(&&agent.name).then_some(seq);
-        }
-        let holds = |seq: &u64| {
-            let task = self.state.tasks.kept.get(seq);
-            task.and_then(|task| task.current()).is_some_and(|attempt| attempt.agent == agent.id)
-        };
-        let is_excluded = parent.spent().any(|spent| *spent == agent.name) || verification.members.iter().any(holds);
-        is_excluded.then(|| verification.members.last().copied().unwrap_or(seq))
     }
 
     /// Removes a member or a comparison, whose current attempt is not in the slot of its agent any more, or is being stopped

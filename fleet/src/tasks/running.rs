@@ -40,10 +40,15 @@ impl Fleet {
         members.filter_map(|seq| self.state.tasks.kept.get(seq))
     }
 
-    /// Returns the ids under which agents have attempts at a task besides its own: those of all that is a part of it and
-    /// ends with it. None once the task is forgotten, which can be before all that runs of it has stopped.
+    /// Returns the ids under which agents have attempts at a task besides its own: those of its runs and comparisons, which
+    /// end with it. None once the task is forgotten, which can be before all that runs of it has stopped. What its parts and
+    /// subtasks run is found by [`Fleet::walk_below`].
     pub fn parts_of(&self, id: TaskId) -> Vec<TaskId> {
-        let Some(task) = self.task(id) else { return Vec::new() };
+        self.task(id).map_or(Vec::new(), |task| self.own_parts(task))
+    }
+
+    /// Returns the same for a task that is known.
+    pub(super) fn own_parts(&self, task: &Task) -> Vec<TaskId> {
         let members = self.members_of(task).map(|member| member.id);
         let comparison = task.verification.iter().filter_map(|verification| verification.comparing);
         let comparison = comparison.filter_map(|seq| Some(self.state.tasks.kept.get(&seq)?.id));
@@ -51,7 +56,7 @@ impl Fleet {
         members.chain(comparison).chain(removed).collect()
     }
 
-    /// Returns what runs of a task and of its parts.
+    /// Returns what runs of a task itself.
     pub fn remains_of(&self, id: TaskId) -> Remains {
         self.remains_with(id, self.parts_of(id))
     }
@@ -59,14 +64,19 @@ impl Fleet {
     /// Returns what runs of a task and of these parts, which it has or had when it was still known.
     pub fn remains_with(&self, id: TaskId, parts: impl IntoIterator<Item = TaskId>) -> Remains {
         let task = self.task(id);
-        let parts: Vec<TaskId> = std::iter::once(id).chain(parts).collect();
-        let current = parts.iter().filter_map(|part| self.task(*part)?.current()).map(|attempt| attempt.agent);
-        let stopping = parts.iter().flat_map(|part| self.stopping_of(*part));
-        let agents = current.chain(stopping.map(|(_, agent)| agent));
+        let parts = std::iter::once(id).chain(parts);
         Remains {
             is_final: task.is_none_or(|task| task.state.is_final()),
-            agents: agents.filter_map(|agent| Some(Arc::clone(&self.agent(agent)?.name))).collect(),
+            agents: parts.flat_map(|part| self.agents_with(part)).cloned().collect(),
         }
+    }
+
+    /// Returns the names of the agents that run an attempt at what has this id, or have not reported that one of it has
+    /// stopped.
+    pub fn agents_with(&self, id: TaskId) -> impl Iterator<Item = &Arc<str>> {
+        let current = self.task(id).and_then(|task| task.current()).map(|attempt| attempt.agent);
+        let stopping = self.stopping_of(id).map(|(_, agent)| agent);
+        current.into_iter().chain(stopping).filter_map(move |agent| Some(&self.agent(agent)?.name))
     }
 
     /// Returns the attempts that agents are stopping for a task id. What an agent held that was just lost may still be in

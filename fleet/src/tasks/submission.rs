@@ -83,6 +83,14 @@ impl SubmitTask {
         self.approval.as_ref().map_or(Ok(()), |ballot| check_approval(self.id, ballot))
     }
 
+    /// Returns the bytes that count against the fleet's budget once the task is accepted.
+    pub(super) fn stored_bytes(&self) -> u64 {
+        let links = self.links.as_ref().map_or(0, |links| links.stored_bytes());
+        let lane = self.lane.as_ref().map_or(0, |lane| lane.stored_bytes());
+        let demand = self.demand.as_ref().map_or(0, |demand| demand.stored_bytes());
+        (self.input.len() + links + lane + demand) as u64
+    }
+
     fn is_same_as(&self, task: &Task) -> bool {
         let part = task.child_of().map(|of| (of.task, of.index));
         self.kind == task.kind
@@ -182,10 +190,16 @@ impl Fleet {
             },
         };
         let task = self.state.tasks.kept.get(seq)?;
-        if submission.is_same_as(task) && task.member_of.is_none() {
+        if submission.is_same_as(task) && task.member_of.is_none() && !self.is_part_of_earlier(task) {
             return Some(Reply::Submitted { task: task.id, existing: true });
         }
         Some(Reply::Refused(Refusal::Conflict { what: what.to_owned(), task: task.id }))
+    }
+
+    /// Returns whether a task is a part of one that is forgotten, whose id another one has now. It is none of that one's,
+    /// which would wait for it in vain.
+    fn is_part_of_earlier(&self, task: &Task) -> bool {
+        task.child_of().is_some_and(|of| self.task(of.task).is_some_and(|now| now.seq != of.seq))
     }
 
     /// Returns how many unfinished tasks there may be before one that requires this role is refused. A task that
@@ -202,14 +216,10 @@ impl Fleet {
             self.open_team(team)?;
             self.check_term(team, submission.team_term)?;
         }
-        let links = submission.links.as_ref().map_or(0, |links| links.stored_bytes());
-        let lane = submission.lane.as_ref().map_or(0, |lane| lane.stored_bytes());
-        let demand = submission.demand.as_ref().map_or(0, |demand| demand.stored_bytes());
-        let bytes = (submission.input.len() + links + lane + demand) as u64;
         let runs = submission.verify.as_ref().map_or(0, |verify| verify.most_runs());
         let more = if has_place { None } else { Some(u64::from(runs) + u64::from(submission.parts())) };
-        self.check_places(submission.required_role, more, bytes)?;
-        self.check_lane_room(submission, more)?;
+        self.check_places(submission.required_role, more, submission.stored_bytes())?;
+        self.check_lane_room(submission, self.more_in_queue(submission, more))?;
         self.check_verify_room(submission)?;
         match submission.resources {
             Some(_) => self.check_task_resources(submission)?,
@@ -221,6 +231,14 @@ impl Fleet {
         }
         self.check_key_room(submission)?;
         submission.approval.as_ref().map_or(Ok(()), |ballot| self.check_approval_room(ballot))
+    }
+
+    /// Returns how many come with a task in its queue, as `more` says for all: a place that is kept for a part is one in
+    /// the queue of its task.
+    fn more_in_queue(&self, submission: &SubmitTask, more: Option<u64>) -> Option<u64> {
+        let of = submission.part_of().and_then(|part| self.task(part.task));
+        let is_elsewhere = of.is_some_and(|of| of.queue() != submission.queue());
+        more.or_else(|| is_elsewhere.then_some(0))
     }
 
     /// Refuses a task that requires this role, and `more` others that come with it, if there are no places for all of

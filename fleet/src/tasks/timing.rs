@@ -133,13 +133,6 @@ impl Fleet {
         task.progress_timeout().map(|_| stopping.agents_of(task.id)).into_iter().flatten()
     }
 
-    /// Returns whether an agent is still stopping an attempt at a task that is watched for progress.
-    pub(crate) fn is_stopping_there(&self, seq: u64, agent: AgentId) -> bool {
-        // Few agents stop anything, and this is asked of every task that an agent could take.
-        self.indexes.agents.stopping.of(agent) > 0
-            && self.state.tasks.kept.get(&seq).is_some_and(|task| self.still_stopping(task).any(|of| of == agent))
-    }
-
     /// Returns how long an attempt that an agent runs may make no progress, ms; `None` if it does not run it, or it may
     /// be as long as it runs.
     pub fn progress_timeout_of(&self, task: TaskId, attempt: u32, agent: AgentId) -> Option<u64> {

@@ -9,9 +9,11 @@ use crate::{
     schedule::{
         columns::{general_columns, own_columns},
         free_agents::Needs,
+        line::Rules,
         place_of,
         queue::{Found, ReadyQueue},
     },
+    tasks::skips::Skips,
 };
 
 impl Fleet {
@@ -72,32 +74,36 @@ impl Fleet {
         all.fold(None, Found::preferred).map(|(_, found)| found)
     }
 
-    /// Returns the task of a queue that an agent with a free slot should take next, and whether it is no task of a
-    /// specialist's domain. A specialist takes a task of its domain first; other agents, and a specialist without such a
-    /// task, take any.
-    fn first_for(&self, tasks: &mut ReadyQueue, id: AgentId) -> Option<(bool, Found)> {
-        let agent = self.state.agents.known.get(&id).filter(|agent| agent.free_slots() > 0)?;
-        let (skip, rules) = (|seq: u64| self.skipped(seq, agent), self.rules());
-        let is_specialist = agent.role == Role::Specialist;
-        if is_specialist && let Some(found) = tasks.first(own_columns(agent), rules, &skip) {
-            return Some((false, found));
-        }
-        let own = (!is_specialist).then(|| own_columns(agent)).into_iter().flatten();
-        tasks.first(general_columns(agent.role).chain(own), rules, &skip).map(|found| (true, found))
-    }
-
     fn first_of_all(&mut self, id: AgentId) -> Option<(bool, Found)> {
-        let mut tasks = std::mem::take(&mut self.indexes.schedule.queue);
-        let found = self.first_for(&mut tasks, id);
-        self.indexes.schedule.queue = tasks;
-        found
+        let Fleet { state, indexes, .. } = self;
+        let agent = state.agents.known.get(&id)?;
+        let rules = Rules { shares: &state.queues.shares, gate: &indexes.schedule.gate };
+        let skips = Skips::new(state, &indexes.tasks, &indexes.agents);
+        first_for(&mut indexes.schedule.queue, agent, rules, skips)
     }
 
     fn first_of_its_team(&mut self, id: AgentId) -> Option<(bool, Found)> {
         let team = self.team_of(id)?.id;
-        let mut tasks = self.indexes.schedule.teams.remove(&team)?;
-        let found = self.first_for(&mut tasks, id);
-        self.indexes.schedule.teams.insert(team, tasks);
-        found
+        let Fleet { state, indexes, .. } = self;
+        let agent = state.agents.known.get(&id)?;
+        let rules = Rules { shares: &state.queues.shares, gate: &indexes.schedule.gate };
+        let skips = Skips::new(state, &indexes.tasks, &indexes.agents);
+        first_for(indexes.schedule.teams.get_mut(&team)?, agent, rules, skips)
     }
+}
+
+/// Returns the task of some queues that an agent should take next if it has a free slot, and whether it is no task of a
+/// specialist's domain. A specialist takes a task of its domain first; other agents, and a specialist without such a task,
+/// take any.
+fn first_for(tasks: &mut ReadyQueue, agent: &Agent, rules: Rules<'_>, skips: Skips<'_>) -> Option<(bool, Found)> {
+    if agent.free_slots() == 0 {
+        return None;
+    }
+    let skip = |seq: u64| skips.of(seq, agent);
+    let is_specialist = agent.role == Role::Specialist;
+    if is_specialist && let Some(found) = tasks.first(own_columns(agent), rules, &skip) {
+        return Some((false, found));
+    }
+    let own = (!is_specialist).then(|| own_columns(agent)).into_iter().flatten();
+    tasks.first(general_columns(agent.role).chain(own), rules, &skip).map(|found| (true, found))
 }

@@ -1,6 +1,7 @@
 //! What happens when a timer is due: deadlines, queue expiries, timeouts of attempts, the ends of delays and backoffs,
 //! the removal of finished tasks and lost agents, the expiry and removal of letters, ballots and allocations, the
-//! removal of disbanded teams, the end of the wait for the parts of a task, and tokens that come in.
+//! removal of disbanded teams, the end of the wait for the parts of a task, idempotency keys whose windows end, and tokens
+//! that come in.
 
 use crate::{
     AttemptEnd, CancelCause, Effect, FailureKind, Fleet, TaskState, tasks::attempts::own_failure, timers::Timer,
@@ -32,6 +33,7 @@ impl Fleet {
             Timer::Queue(seq) => self.queue_expired(seq, effects),
             Timer::Allocation(seq) => self.allocation_due(seq, effects),
             Timer::Assembly(seq) => self.assembly_ran_out(seq, effects),
+            Timer::Keys => self.keys_due(),
             Timer::Buckets => self.bucket_due(),
         }
     }

@@ -1,6 +1,6 @@
 //! The timers in one ordered set. Each timer is derived from a task, an agent, a letter, a ballot, a team or an
-//! allocation, from the resource pool, or from token buckets, so none is part of a snapshot. The expiry of a task that is
-//! kept for others is not in it.
+//! allocation, from the resource pool, from token buckets, or from idempotency keys, so none is part of a snapshot. The
+//! expiry of a task that is kept for others is not in it.
 
 mod due;
 
@@ -37,6 +37,8 @@ pub(crate) enum Timer {
     Assembly(u64),
     /// The end of the wait or the lease of an allocation, or of the time for which an ended one is kept; or [`SWEEP`].
     Allocation(u64),
+    /// The end of the first window of an idempotency key, while too many keys are kept.
+    Keys,
     /// The first moment at which a token bucket has a token again, or is full.
     Buckets,
 }
@@ -68,6 +70,7 @@ impl Due {
             Timer::Queue(seq) => (8, seq),
             Timer::Assembly(seq) => (9, seq),
             Timer::Allocation(seq) => (10, seq),
+            Timer::Keys => (11, 0),
             Timer::Buckets => (14, 0),
         };
         // A timer that is due after the latest representable time never fires. Its due time must fit its bits.
@@ -92,6 +95,7 @@ impl Due {
             8 => Timer::Queue(owner),
             9 => Timer::Assembly(owner),
             10 => Timer::Allocation(owner),
+            11 => Timer::Keys,
             14 => Timer::Buckets,
             _ => Timer::Forget(AgentId(owner as u32)),
         }
@@ -321,6 +325,16 @@ impl Timers {
         self.due.remove(&Due::new(at, Timer::Allocation(SWEEP)));
     }
 
+    /// Sets the timer by which idempotency keys are dropped.
+    pub(crate) fn set_keys(&mut self, at: FleetMillis) {
+        self.due.insert(Due::new(at, Timer::Keys));
+    }
+
+    /// Clears the timer by which idempotency keys are dropped, which was set for `at`.
+    pub(crate) fn clear_keys(&mut self, at: FleetMillis) {
+        self.due.remove(&Due::new(at, Timer::Keys));
+    }
+
     /// Sets the timer for the first one of the token buckets.
     pub(crate) fn set_buckets(&mut self, at: FleetMillis) {
         self.due.insert(Due::new(at, Timer::Buckets));
@@ -374,6 +388,7 @@ mod tests {
             any::<u64>().prop_map(Timer::Queue),
             any::<u64>().prop_map(Timer::Assembly),
             any::<u64>().prop_map(Timer::Allocation),
+            Just(Timer::Keys),
             Just(Timer::Buckets),
         ]
     }
@@ -392,6 +407,7 @@ mod tests {
             Timer::Queue(seq) => (8, seq),
             Timer::Assembly(seq) => (9, seq),
             Timer::Allocation(seq) => (10, seq),
+            Timer::Keys => (11, 0),
             Timer::Buckets => (14, 0),
         }
     }

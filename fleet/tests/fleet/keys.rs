@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    Command, ControlCommand, Feature, Fleet, FleetConfig, Refusal, Reply, SubmitTask, TaskCommand, TaskId, TaskState,
-    known_version,
+    Command, ControlCommand, Feature, Fleet, FleetConfig, Refusal, Reply, Stamp, SubmitTask, TaskCommand, TaskId,
+    TaskState, known_version,
     limits::{DEFAULT_KEY_WINDOW_MS, MAX_DURATION_MS, MAX_KEPT_KEY_BYTES, MAX_KEY_BYTES, SPENT_KEY_OVERHEAD},
 };
 
@@ -110,9 +110,10 @@ fn a_key_whose_window_is_over_can_be_used_again_and_again() {
 }
 
 #[test]
-fn so_many_keys_are_kept_and_then_submissions_with_keys_are_refused() {
+fn so_many_keys_are_kept_and_then_submissions_with_keys_are_refused_until_windows_end() {
     let mut fleet = Trial::newest().fleet;
     let (mut now, mut effects) = (fleet.now(), Vec::new());
+    let began = now.fleet;
     let of_one = MAX_KEY_BYTES as u64 + SPENT_KEY_OVERHEAD;
     let most = MAX_KEPT_KEY_BYTES / 2;
     let long = |n: u64| SubmitTask {
@@ -138,11 +139,28 @@ fn so_many_keys_are_kept_and_then_submissions_with_keys_are_refused() {
     assert_eq!(accepted, most.div_ceil(of_one));
     assert!(matches!(refused, Refusal::Full { limit, .. } if limit == most), "{refused}");
     fleet.audit().expect("the invariants hold");
-    let mut submit = |task: SubmitTask| fleet.apply(now, Command::Task(TaskCommand::Submit(task)), &mut Vec::new());
     assert_eq!(
-        submit(long(7)),
+        submit_at(&mut fleet, now, long(7)),
         Reply::Submitted { task: TaskId(8), existing: true },
         "one that is known needs no room"
     );
-    assert!(matches!(submit(task(u128::MAX)), Reply::Submitted { existing: false, .. }), "nor does one without a key");
+    let new = |reply: Reply| matches!(reply, Reply::Submitted { existing: false, .. });
+    assert!(new(submit_at(&mut fleet, now, task(u128::MAX))), "nor does one without a key");
+    // No task with a key is left, at whose end keys would be dropped.
+    now.fleet = began + DEFAULT_KEY_WINDOW_MS - 1;
+    assert_eq!(submit_at(&mut fleet, now, long(accepted)), Reply::Refused(refused), "no window has ended");
+    now.fleet += 1;
+    assert_eq!(fleet.next_due(), Some(now.fleet), "the leader has time pass then");
+    let mut restored = Fleet::decode(&fleet.encode()).expect("a fleet's own snapshot");
+    for fleet in [&mut fleet, &mut restored] {
+        fleet.apply(now, Command::Control(ControlCommand::Tick), &mut Vec::new());
+        assert_eq!(fleet.refusal_of(&long(accepted)), None, "the first window has ended");
+        assert_eq!(fleet.next_due(), None);
+        assert!(new(submit_at(fleet, now, long(accepted))));
+        fleet.audit().expect("the invariants hold");
+    }
+}
+
+fn submit_at(fleet: &mut Fleet, now: Stamp, task: SubmitTask) -> Reply {
+    fleet.apply(now, Command::Task(TaskCommand::Submit(task)), &mut Vec::new())
 }

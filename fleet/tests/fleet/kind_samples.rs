@@ -31,6 +31,7 @@ pub fn kind_commands() -> Vec<Command> {
             multiplier_percent: Some(150),
         },
         timing: Some(Box::new(timing())),
+        queue: String::new(),
     };
     let wide = TaskKind { name: "sum".to_owned(), slots: 2, ..TaskKind::default() };
     vec![

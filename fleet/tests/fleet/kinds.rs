@@ -33,6 +33,7 @@ prop_compose! {
             role: role.map(|role| ROLES[role]),
             skills: skills.into_iter().map(|skill| KINDS[skill].to_owned()).collect(),
             slots,
+            queue: if amounts.is_none() && slots % 2 == 1 { queue.clone() } else { String::new() },
             resources: amounts.map(|amounts| Box::new(TaskResources { amounts, queue })),
             deadline_in,
             attempt_timeout,
@@ -129,6 +130,34 @@ fn what_a_kind_takes_of_the_resource_pool_counts_for_the_queue_that_a_task_names
     assert_eq!((queue_of(&trial, own).as_deref(), trial.task(own).queue()), (Some("batch"), "batch"));
     let other = trial.submit(of(2, "read"));
     assert_eq!((queue_of(&trial, other).as_deref(), trial.task(other).queue()), (Some("default"), "default"));
+}
+
+#[test]
+fn tasks_wait_in_the_queue_of_their_kind_unless_they_name_one_or_need_resources_of_their_own() {
+    let mut trial = Trial::newest();
+    let of_queue = |queue: &str| vec![TaskKind { queue: queue.to_owned(), ..named("read") }];
+    assert!(matches!(trial.set_kinds(of_queue("batch")), Reply::Refused(Refusal::Invalid { .. })), "it was not set");
+    trial.set_queues(&[("batch", QueueRules::of_weight(1)), ("other", QueueRules::of_weight(1))]);
+    assert!(matches!(trial.set_kinds(of_queue("batch")), Reply::KindsSet { .. }));
+    let needing = SubmitTask {
+        resources: Some(Box::new(TaskResources { amounts: amounts(1, 0), queue: "other".to_owned() })),
+        ..of(4, "read")
+    };
+    let waits_in = [
+        (of(1, "read"), "batch"),
+        (in_lane(of(2, "read"), "", "key"), "batch"),
+        (in_lane(of(3, "read"), "other", ""), "other"),
+        (needing, "other"),
+        (of(5, "write"), "default"),
+    ];
+    for (submission, queue) in waits_in {
+        let id = trial.submit(submission);
+        assert_eq!(trial.task(id).queue(), queue, "{id}");
+    }
+    assert_eq!(trial.task(TaskId(2)).limit_key(), "key");
+    let resources = Some(Box::new(TaskResources { amounts: amounts(1, 0), queue: "other".to_owned() }));
+    let both = TaskKind { resources, ..of_queue("batch").remove(0) };
+    assert!(TaskKind::check_all(&[both]).is_err(), "one queue");
 }
 
 #[test]

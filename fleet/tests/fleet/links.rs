@@ -372,3 +372,19 @@ fn links_need_the_version_that_brings_them() {
         assert!(matches!(&refused, Reply::Refused(Refusal::NotInForce { since: 4, .. })), "{refused:?}");
     }
 }
+
+#[test]
+fn an_attempt_that_asks_for_subtasks_before_that_version_fails_and_its_slot_is_free() {
+    let mut trial = Trial::new();
+    let stay = trial.join(worker("w"));
+    trial.submit(SubmitTask { retry: retry(1), ..task(1) });
+    trial.submit(task(2));
+    let refused = trial.complete(stay, TaskId(1), 1, suspended(1));
+    assert!(matches!(&refused, Reply::Refused(Refusal::NotInForce { .. })), "{refused:?}");
+    assert!(suspended(1).needs_graphs() && !output("x").needs_graphs());
+    assert_eq!(trial.complete(stay, TaskId(1), 1, suspended(1).before_graphs()), Reply::Completed);
+    assert_eq!((trial.state(TaskId(1)), trial.holder(TaskId(2))), (TaskState::Failed, Some(stay.agent)));
+    let told = Outcome::Suspended(Suspension { subtasks: Vec::new(), carried: Bytes::new() }).within_limits();
+    assert!(told.needs_graphs() && !told.before_graphs().needs_graphs(), "a failure of a kind that is new is one, too");
+    assert_eq!(output("x").before_graphs(), output("x"));
+}

@@ -124,10 +124,11 @@ fn terms(fleet: &Fleet, agent: &Agent, kind: &str, matched: bool) -> ScoreTerms 
     let weights = fleet.config().weights;
     let used = u64::from(agent.used_slots());
     let load = (used * 1000 / u64::from(agent.slots.max(1))) as i64;
+    let performance = |success: u32, speed: u32| (u64::from(success) * 7 + u64::from(speed) * 3) / 10_000;
+    let of_all = performance(agent.record.success, agent.record.speed);
     let own = agent.kinds.iter().find(|record| &*record.kind == kind);
-    let (success, speed) =
-        own.map_or((agent.record.success, agent.record.speed), |record| (record.success, record.speed));
-    let performance = (u64::from(success) * 7 + u64::from(speed) * 3) / 10_000;
+    let own = own.map(|record| performance(record.success, record.speed)).filter(|own| own.abs_diff(of_all) >= 50);
+    let performance = own.unwrap_or(of_all);
     let specialization = i64::from(weights.specialization) * 1000 * i64::from(matched);
     let load = i64::from(weights.load) * load;
     let performance = i64::from(weights.performance) * performance as i64;

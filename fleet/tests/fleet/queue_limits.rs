@@ -2,11 +2,11 @@
 
 use robeing_fleet::{
     AgentJoin, Command, ControlCommand, Fleet, Holder, Limit, QueueRules, Refusal, Reply, ResourceCommand, SubmitTask,
-    TaskCommand, limits::*,
+    TaskCommand, TaskId, TeamId, limits::*,
 };
 
 use crate::{
-    fixture::{Trial, amounts, request, task, worker},
+    fixture::{Trial, amounts, request, task, team, worker},
     queue_samples::{at_once, in_lane, limited, of_identity, per_time, update},
 };
 
@@ -104,6 +104,27 @@ fn only_so_many_queues_are_removed_while_something_is_granted_from_them() {
 }
 
 #[test]
+fn only_so_many_queues_are_removed_while_they_have_tasks() {
+    let mut trial = Trial::newest();
+    let mut id = 0;
+    let mut use_all = |trial: &mut Trial, names: &[String]| {
+        assert!(many(trial, names, Some(Vec::new())).into_iter().all(|reply| reply == Reply::Done));
+        for queue in names {
+            id += 1;
+            let reply = submit(trial, in_lane(task(id), queue, ""));
+            assert!(matches!(reply, Reply::Submitted { .. }), "{reply:?}");
+        }
+    };
+    let all = names("q", MAX_TASK_QUEUES);
+    use_all(&mut trial, &all);
+    assert!(many(&mut trial, &all, None).into_iter().all(|reply| reply == Reply::Done));
+    use_all(&mut trial, &names("another", 1));
+    assert_eq!(limit_of(quick(&mut trial, update(&[], &["another-0"]))), MAX_TASK_QUEUES as u64);
+    trial.cancel(TaskId(1));
+    assert_eq!(quick(&mut trial, update(&[], &["another-0"])), Reply::Done);
+}
+
+#[test]
 fn the_texts_of_where_a_task_waits_are_held_to_their_limits() {
     let mut trial = Trial::newest();
     let is_invalid = |reply| matches!(refused(reply), Refusal::Invalid { .. });
@@ -126,16 +147,24 @@ fn the_texts_of_where_a_task_waits_are_held_to_their_limits() {
 /// Whenever a limit of the queue holds nothing back any more, each costs a look.
 #[test]
 fn only_so_many_kinds_of_tasks_wait_in_a_queue_with_limits() {
-    let mut trial = Trial::newest();
-    trial.set_queues(&[("batch", limited(vec![at_once("", 1)]))]);
-    let kind = |n: usize| SubmitTask { kind: format!("kind-{n}"), ..in_lane(task(n as u128), "batch", "") };
-    for n in 0..MAX_LIMITED_DOMAINS {
-        assert!(matches!(submit(&mut trial, kind(n)), Reply::Submitted { .. }), "{n}");
+    for of_team in [None, Some(TeamId(1))] {
+        let mut trial = Trial::newest();
+        trial.set_queues(&[("batch", limited(vec![at_once("", 1)]))]);
+        trial.join(worker("w"));
+        trial.form(team(1, 1));
+        trial.submit(task(30_000));
+        let kind = |n: usize| {
+            let waits = in_lane(task(n as u128), "batch", "");
+            SubmitTask { kind: format!("kind-{n}"), team: of_team, ..waits }
+        };
+        for n in 0..MAX_LIMITED_DOMAINS {
+            assert!(matches!(submit(&mut trial, kind(n)), Reply::Submitted { .. }), "{n}");
+        }
+        let same = SubmitTask { kind: "kind-0".to_owned(), ..kind(20_000) };
+        assert!(matches!(submit(&mut trial, same), Reply::Submitted { .. }), "of a kind that waits");
+        assert_eq!(limit_of(submit(&mut trial, kind(MAX_LIMITED_DOMAINS))), MAX_LIMITED_DOMAINS as u64);
+        trial.fleet.audit().expect("all is as it should be");
     }
-    let same = SubmitTask { kind: "kind-0".to_owned(), ..kind(20_000) };
-    assert!(matches!(submit(&mut trial, same), Reply::Submitted { .. }), "of a kind that waits");
-    assert_eq!(limit_of(submit(&mut trial, kind(MAX_LIMITED_DOMAINS))), MAX_LIMITED_DOMAINS as u64);
-    trial.fleet.audit().expect("all is as it should be");
 }
 
 #[test]

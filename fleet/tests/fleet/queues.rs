@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use robeing_fleet::{
-    AgentJoin, CodecError, Command, ControlCommand, Fleet, FleetConfig, Limit, Progress, QueueRules, Rate, Refusal,
-    Reply, Served, SubmitTask, TaskCommand, TaskId, TaskResources, TaskState, known_version, limits::QUEUE_RETRY_MS,
+    AgentJoin, AttemptEnd, CodecError, Command, ControlCommand, Fleet, FleetConfig, Join, Limit, Progress, QueueFigures,
+    QueueRules, Rate, Refusal, Reply, Served, SubmitTask, TaskCommand, TaskId, TaskResources, TaskState, known_version,
+    limits::{DEFAULT_INITIAL_BACKOFF_MS, QUEUE_RETRY_MS, SHARE_STEP},
 };
 
 use crate::{
     codec::{as_of_the_first_version, hex, stable},
     fixture::{OpenSession, Trial, amounts, answered, failure, retry, success, task, to_verify, worker},
-    links::{suspended, with_slots},
+    links::{children, part, split, suspended, with_slots},
     queue_samples::{at_once, in_lane, limited, of_identity, per_time, queue_commands, update},
 };
 
@@ -262,6 +263,31 @@ fn a_queue_takes_no_more_than_its_most_unfinished_tasks_and_says_when_to_come_ag
 }
 
 #[test]
+fn the_most_of_a_queue_holds_for_parts_and_subtasks_too() {
+    let small = || [("small", QueueRules { max_unfinished: Some(2), ..QueueRules::of_weight(1) })];
+    let (mut trial, _) = with_slots(1);
+    trial.set_queues(&small());
+    // Places for its parts are kept in the queue of the task, and in no other one.
+    trial.submit(split(1, 3, Join::All));
+    for (n, index) in [(10, 0), (11, 1)] {
+        trial.submit(in_lane(part(n, 1, index), "small", ""));
+    }
+    let refused = refusal(&mut trial, in_lane(part(12, 1, 2), "small", ""));
+    assert!(matches!(refused, Refusal::TaskQueueFull { limit: 2, .. }), "{refused:?}");
+    trial.submit(part(12, 1, 2));
+    let (mut trial, stay) = with_slots(1);
+    trial.set_queues(&small());
+    let id = submit(&mut trial, 1, "small", "");
+    trial.complete(stay, id, 1, suspended(2));
+    let again = trial.task(id);
+    assert_eq!((again.state, again.attempts[0].end), (TaskState::Queued, Some(AttemptEnd::Failed)));
+    trial.after(DEFAULT_INITIAL_BACKOFF_MS);
+    trial.complete(stay, id, 2, suspended(1));
+    assert_eq!(children(&trial, 1).len(), 1);
+    assert_eq!(trial.fleet.task_queue("small").map(|view| view.unfinished), Some(2));
+}
+
+#[test]
 fn tasks_name_a_queue_that_is_set_and_no_other_one_than_their_resources() {
     let (mut trial, _) = with_slots(1);
     let names_queue = |refusal: Refusal| matches!(refusal, Refusal::Invalid { field, .. } if field == "queue");
@@ -323,6 +349,56 @@ fn subtasks_wait_where_their_task_does_and_count_for_its_submitter() {
     }
     let running = subtasks.iter().filter(|task| task.state == TaskState::Assigned).count();
     assert_eq!(running, 1, "one at a time, and the task itself holds no place meanwhile");
+}
+
+#[test]
+fn subtasks_of_a_task_with_resources_wait_in_its_queue_too() {
+    let mut trial = Trial::newest();
+    trial.set_queues(&[("batch", QueueRules::of_weight(1))]);
+    let stay = trial.join(AgentJoin { contributed: Some(Box::new(amounts(4, 0))), ..worker("w") });
+    let resources = Some(Box::new(TaskResources { amounts: amounts(1, 0), queue: "batch".to_owned() }));
+    let parent = trial.submit(SubmitTask { resources, ..task(1) });
+    trial.complete(stay, parent, 1, suspended(2));
+    let queues: Vec<&str> = trial.fleet.changed_tasks_since(0).map(|task| task.queue()).collect();
+    assert_eq!(queues, ["batch"; 3]);
+}
+
+#[test]
+fn what_a_removed_queue_was_served_is_forgotten_with_its_last_task() {
+    let (mut trial, stay) = with_slots(1);
+    trial.set_queues(&[("batch", QueueRules::of_weight(1))]);
+    for n in 1..=9 {
+        submit(&mut trial, n, "default", "");
+    }
+    for n in [21, 22] {
+        submit(&mut trial, n, "batch", "");
+    }
+    assert_eq!([21, 2, 22].map(|_| next(&mut trial, stay)), [21, 2, 22]);
+    assert_eq!(trial.fleet.served(trial.task(TaskId(22))).queue, 2 * SHARE_STEP);
+    trial.apply(update(&[], &["batch"]));
+    assert_eq!(trial.fleet.served(trial.task(TaskId(22))).queue, 2 * SHARE_STEP, "it still has a task");
+    assert_eq!(next(&mut trial, stay), 3);
+    assert!(trial.fleet.served(trial.task(TaskId(3))).queue > 0, "others still wait");
+    trial.set_queues(&[("batch", QueueRules::of_weight(1))]);
+    submit(&mut trial, 23, "batch", "");
+    assert_eq!(trial.fleet.served(trial.task(TaskId(23))).queue, 0);
+}
+
+#[test]
+fn the_figures_of_a_queue_count_its_attempts_from_when_it_was_set() {
+    let (mut trial, stay) = with_slots(2);
+    trial.set_queues(&[("batch", limited(vec![at_once("", 1)]))]);
+    let ids = [1, 2, 3].map(|n| submit(&mut trial, n, "batch", ""));
+    trial.submit(task(9));
+    trial.complete(stay, ids[0], 1, success());
+    let name = "batch".to_owned();
+    let batch = QueueFigures { name, waiting: 1, running: 1, started: 2, is_held: true };
+    assert_eq!(trial.fleet.queue_figures(1), (vec![batch], 2));
+    let restored = Fleet::decode(&trial.fleet.encode()).expect("its own snapshot");
+    assert_eq!(restored.queue_figures(9), trial.fleet.queue_figures(9));
+    trial.apply(update(&[], &["batch"]));
+    let counts: Vec<u64> = trial.fleet.queue_figures(9).0.iter().map(|figures| figures.started).collect();
+    assert_eq!(counts, [0, 0], "neither is set");
 }
 
 /// A fleet with shares, tokens and a queue that ages.
@@ -431,5 +507,7 @@ fn each_step_gives_one_task_to_an_agent_or_has_a_few_age() {
     });
     assert_eq!(counts, BTreeMap::from([(1_000, 300)]));
     assert!(most >= 300 / 16, "{most} steps for 300 tasks");
+    let empty = QueueRules { aging: 1_000, ..QueueRules::of_weight(1) };
+    assert_eq!(steps(&mut trial, update(&[("empty", empty)], &[])), 1, "no task of it ages");
     trial.fleet.audit().expect("all is as it should be");
 }

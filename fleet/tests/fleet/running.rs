@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use robeing_fleet::{AgentJoin, Outcome, Reply, SubmitTask, TaskId, TaskState, limits::ATTEMPT_GRACE_MS};
+use robeing_fleet::{AgentJoin, Join, Outcome, Reply, SubmitTask, TaskId, TaskState, limits::ATTEMPT_GRACE_MS};
 
-use crate::fixture::{OpenSession, Trial, answered, failure, retry, success, task, to_verify, worker};
+use crate::{
+    fixture::{OpenSession, Trial, answered, failure, retry, success, task, to_verify, worker},
+    links::{children, part, split, suspended, with_slots},
+};
 
 /// Returns whether a task is in a final state, and the names of the agents on which it still runs.
 fn remains(trial: &Trial, id: TaskId) -> (bool, Vec<String>) {
@@ -129,6 +132,46 @@ fn a_run_that_others_have_outpaced_is_waited_for_although_the_task_has_succeeded
     assert_eq!(remains(&trial, id), (true, on(&["c"])));
     stops(&mut trial, stays[2]);
     assert!(trial.fleet.remains_of(id).is_nothing());
+}
+
+/// Returns the ids of all that agents have below a task, looking at so many tasks at a time.
+fn below(trial: &Trial, id: TaskId, most: usize) -> BTreeSet<TaskId> {
+    let mut found = BTreeSet::new();
+    let Some(mut walk) = trial.fleet.walk_below(id) else { return found };
+    for _ in 0..1_000 {
+        if walk.is_over() {
+            return found;
+        }
+        found.extend(trial.fleet.walk(&mut walk, most));
+    }
+    panic!("the walk does not end: {walk:?}");
+}
+
+#[test]
+fn all_that_runs_below_a_task_is_found_until_its_agent_has_said_that_it_stopped() {
+    let (mut trial, stay) = with_slots(8);
+    trial.submit(split(1, 3, Join::Settled));
+    for (id, index) in [(10, 0), (11, 1)] {
+        trial.submit(part(id, 1, index));
+    }
+    // The last part is verified, by the one agent that there is.
+    trial.submit(SubmitTask { verify: to_verify(12).verify, ..part(12, 1, 2) });
+    trial.complete(stay, TaskId(10), 1, suspended(2));
+    let member = trial.fleet.parts_of(TaskId(12))[0];
+    let mut all: BTreeSet<TaskId> = children(&trial, 10).into_iter().chain([TaskId(11), member]).collect();
+    for most in [1, 2, 100] {
+        assert_eq!(below(&trial, TaskId(1), most), all, "{most} at a time");
+    }
+    assert_eq!(below(&trial, TaskId(10), 1).len(), 2);
+    assert_eq!(trial.fleet.walk_below(TaskId(11)), None, "nothing is below it");
+    trial.cancel(TaskId(1));
+    assert_eq!(trial.fleet.remains_of(TaskId(1)).agents.len(), 0, "it does not run itself");
+    for held in trial.fleet.held(stay.agent).collect::<Vec<_>>() {
+        assert_eq!(below(&trial, TaskId(1), 1), all);
+        trial.complete(stay, held.task, held.attempt, Outcome::Stopped);
+        assert!(all.remove(&held.task), "{held:?}");
+    }
+    assert_eq!((below(&trial, TaskId(1), 1).len(), all.len()), (0, 0));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use robeing_fleet::{
     AuditOutcome, Command, Concurrency, ControlCommand, Effect, FireSchedule, FleetConfig, MissedRuns, Refusal, Reply,
     Schedule, ScheduleCommand, ScheduleSpec, SetSchedule, Setter, SubmitTask, TaskId, TaskState, TeamId, known_version,
-    limits::{DEFAULT_MISSED_RUNS, MAX_ACTIVE_RUNS, MAX_KEPT_RUNS, MAX_PROBLEM_BYTES, MAX_TIME_MS},
+    limits::{DEFAULT_MISSED_RUNS, MAX_ACTIVE_RUNS, MAX_COUNTED_MISSED, MAX_KEPT_RUNS, MAX_PROBLEM_BYTES, MAX_TIME_MS},
 };
 
 use crate::fixture::{Trial, failure, retry, success, task, worker};
@@ -170,6 +170,7 @@ fn no_run_is_early_and_no_firing_contradicts_itself() {
         FireSchedule { next: Some(DUE), ..right.clone() },
         FireSchedule { next: Some(MAX_TIME_MS + 1), ..right.clone() },
         FireSchedule { run_at: None, next: Some(DUE), ..right.clone() },
+        FireSchedule { missed: MAX_COUNTED_MISSED + 1, ..right.clone() },
     ] {
         assert!(matches!(refused(fire(&mut trial, wrong.clone())), Refusal::Invalid { .. }), "{wrong:?}");
     }
@@ -178,6 +179,7 @@ fn no_run_is_early_and_no_firing_contradicts_itself() {
     trial.wall_ahead = -(APART as i64) - 1;
     assert!(matches!(refused(fire(&mut trial, right.clone())), Refusal::Invalid { .. }));
     trial.wall_ahead = -(APART as i64);
+    let right = FireSchedule { missed: MAX_COUNTED_MISSED, ..right };
     assert!(matches!(fire(&mut trial, right), Reply::ScheduleFired { task: Some(_), .. }));
 }
 

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use robeing_fleet::{
     AskedLinks, AttemptEnd, CancelCause, Command, ControlCommand, Dependency, Effect, FailureKind, FleetConfig, Join,
-    OnFailure, Outcome, PartOf, Refusal, Reply, StaleReason, SubmitTask, Suspension, TaskCommand, TaskId, TaskState,
-    Verify, known_version, limits::*,
+    OnFailure, Outcome, PartOf, Refusal, Reply, Split, StaleReason, SubmitTask, Suspension, TaskCommand, TaskId,
+    TaskState, Verify, known_version, limits::*,
 };
 
 use crate::{
@@ -49,6 +49,31 @@ fn a_split_task_succeeds_or_fails_as_its_join_says() {
             let state = if expected == Queued { TaskState::Assigned } else { Cancelled };
             assert_eq!(trial.state(TaskId(index as u128 + 10)), state, "case {n}: the others are not needed any more");
         }
+    }
+}
+
+#[test]
+fn a_split_task_succeeds_no_sooner_than_what_it_depends_on_has_ended() {
+    for (join, expected) in [(Join::All, ""), (Join::Any, "b"), (Join::Quorum, "")] {
+        let (mut trial, stay) = with_slots(8);
+        trial.submit(task(1));
+        let depends_on = vec![Dependency { task: TaskId(1), on_failure: OnFailure::Run }];
+        let mut parent = split(2, 2, join);
+        parent.links = parent.links.map(|links| Box::new(AskedLinks { depends_on, ..*links }));
+        trial.submit(parent);
+        for (n, index) in [(10, 0), (11, 1)] {
+            trial.submit(part(n, 2, index));
+        }
+        trial.complete(stay, TaskId(11), 1, output("b"));
+        trial.complete(stay, TaskId(10), 1, output("a"));
+        assert_eq!(trial.state(TaskId(2)), TaskState::Queued, "{join:?}");
+        trial.complete(stay, TaskId(1), 1, failure(false));
+        let joined = trial.task(TaskId(2));
+        assert_eq!(
+            (joined.state, joined.output.as_deref()),
+            (TaskState::Succeeded, Some(expected.as_bytes())),
+            "{join:?}"
+        );
     }
 }
 
@@ -106,6 +131,23 @@ fn only_what_is_a_part_of_a_task_is_accepted_as_one() {
     for task in wrong {
         assert!(matches!(refused(&mut trial, task.clone()), Refusal::Invalid { .. }), "{task:?}");
     }
+}
+
+#[test]
+fn a_part_that_outlives_its_task_is_none_of_the_next_task_with_that_id() {
+    let (mut trial, stay) = with_slots(8);
+    trial.submit(SubmitTask { result_ttl: Some(10), ..split(1, 1, Join::All) });
+    trial.submit(part(10, 1, 0));
+    trial.complete(stay, TaskId(10), 1, output("x"));
+    trial.after(1_000);
+    assert!(trial.fleet.task(TaskId(1)).is_none() && trial.fleet.task(TaskId(10)).is_some());
+    let again = |trial: &mut Trial| trial.apply(Command::Task(TaskCommand::Submit(part(10, 1, 0))));
+    assert_eq!(again(&mut trial), Reply::Submitted { task: TaskId(10), existing: true }, "it is said late");
+    trial.submit(split(1, 1, Join::All));
+    assert!(matches!(again(&mut trial), Reply::Refused(Refusal::Conflict { .. })), "the new task would wait for it");
+    trial.submit(part(11, 1, 0));
+    trial.complete(stay, TaskId(11), 1, output("y"));
+    assert_eq!(trial.state(TaskId(1)), TaskState::Succeeded);
 }
 
 #[test]
@@ -192,6 +234,23 @@ fn an_attempt_that_is_lost_is_repeated_from_the_last_suspension() {
     trial.after(DEFAULT_RESULT_TTL_MS + 1);
     assert_eq!(given(&trial, 1), [(TaskState::Succeeded, "a".to_owned())]);
     assert_eq!(children(&trial, 1), [subtask], "it does not run again");
+}
+
+#[test]
+fn what_an_attempt_has_left_counts_with_the_results_that_the_next_one_is_given() {
+    let most = (MAX_PASSED_BYTES - 2 * CHILD_OVERHEAD) as usize - 2 * MAX_INPUT_BYTES;
+    for surplus in [0, 1] {
+        let (mut trial, stay) = with_slots(4);
+        trial.submit(task(1));
+        let subtasks = vec![SubmitTask::new(TaskId(0), "sub", Bytes::new()); 2];
+        let carried = vec![0; most + surplus].into();
+        trial.complete(stay, TaskId(1), 1, Outcome::Suspended(Suspension { subtasks, carried }));
+        for id in children(&trial, 1) {
+            trial.complete(stay, id, 1, Outcome::Succeeded(vec![0; MAX_INPUT_BYTES].into()));
+        }
+        let failure = trial.task(TaskId(1)).failure.as_ref().map(|failure| failure.kind);
+        assert_eq!(failure, (surplus > 0).then_some(FailureKind::ResultsTooLarge));
+    }
 }
 
 #[test]
@@ -335,4 +394,34 @@ fn tasks_can_not_wait_for_each_other_through_their_parts() {
     trial.submit(part_after(20, 3, 0, &[2, 11]));
     let refusal = refused(&mut trial, part_after(12, 2, 2, &[20]));
     assert!(matches!(refusal, Refusal::Invalid { .. }), "{refusal:?}");
+}
+
+#[test]
+fn a_part_depends_on_what_a_task_above_it_may_depend_on_and_on_nothing_that_may_wait_for_it() {
+    let (mut trial, stay) = with_slots(8);
+    let part_after = |n: u128, of: u128, index: u32, others: &[u128], parts: u32| {
+        let depends_on = after(n, others, OnFailure::Fail).links.map(|links| links.depends_on).unwrap_or_default();
+        let split = (parts > 0).then_some(Split { parts, ..Split::default() });
+        let part_of = Some(PartOf { task: TaskId(of), index });
+        with_links(task(n), AskedLinks { part_of, depends_on, split, ..AskedLinks::default() })
+    };
+    // A workflow of three steps, of which the second one is split and comes after the first one.
+    trial.submit(split(1, 3, Join::All));
+    trial.submit(part_after(10, 1, 0, &[], 0));
+    trial.submit(part_after(11, 1, 1, &[10], 3));
+    trial.submit(part_after(12, 1, 2, &[11], 0));
+    trial.submit(part_after(20, 11, 0, &[10], 0));
+    trial.submit(part_after(21, 11, 1, &[20], 0));
+    for others in [&[1][..], &[11], &[12]] {
+        let refusal = refused(&mut trial, part_after(22, 11, 2, others, 0));
+        assert!(matches!(&refusal, Refusal::Invalid { field, .. } if field == "depends_on"), "{refusal:?}");
+    }
+    trial.submit(part_after(22, 11, 2, &[10, 21], 0));
+    for (id, waiting) in [(10, 6), (20, 5), (21, 4), (22, 3)] {
+        assert_eq!(trial.holder(TaskId(id)), Some(stay.agent), "{id}");
+        assert_eq!(trial.fleet.counts().queued, waiting, "nothing else may begin before the end of {id}");
+        trial.complete(stay, TaskId(id), 1, output("x"));
+    }
+    trial.complete(stay, TaskId(12), 1, output("x"));
+    assert_eq!(trial.state(TaskId(1)), TaskState::Succeeded);
 }

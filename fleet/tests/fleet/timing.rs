@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 use robeing_fleet::{
-    AgentJoin, AttemptEnd, CancelCause, Command, ControlCommand, Effect, Failure, FailureKind, FailureMatch, Fleet,
-    HeldState, Jitter, Outcome, Refusal, Reply, RetryPolicy, StaleReason, SubmitTask, TaskCommand, TaskId, TaskState,
-    Timing, limits::*,
+    AgentCommand, AgentJoin, AttemptEnd, CancelCause, Command, Completion, ControlCommand, Effect, Failure,
+    FailureKind, FailureMatch, Fleet, HeldState, Jitter, Outcome, Progress, Refusal, Reply, RetryPolicy, StaleReason,
+    SubmitTask, TaskCommand, TaskId, TaskState, Timing, limits::*,
 };
 
 use crate::{
@@ -101,6 +101,37 @@ fn a_task_that_is_due_and_has_expired_when_a_command_comes_late_is_not_started()
     let id = trial.submit(SubmitTask { delay: Some(100), ..expiring(1, 100) });
     trial.after(300);
     assert_eq!((trial.assigned(), kind_of(&trial, id)), (Vec::new(), Some(FailureKind::Expired)));
+}
+
+#[test]
+fn an_agent_gets_its_next_task_behind_more_than_one_command_ends_that_have_waited_for_too_long() {
+    let most = u128::try_from(MAX_FIRINGS).expect("it fits");
+    let mut fleet = Trial::newest().fleet;
+    let mut now = fleet.now();
+    let apply = |fleet: &mut Fleet, now, command| fleet.apply(now, command, &mut Vec::new());
+    let joined = apply(&mut fleet, now, Command::Agent(AgentCommand::Joined(worker("a"))));
+    let Reply::Joined { agent, session, .. } = joined else { panic!("not joined: {joined:?}") };
+    apply(&mut fleet, now, Command::Task(TaskCommand::Submit(task(1))));
+    for n in 2..2 + most + 1_000 {
+        apply(&mut fleet, now, Command::Task(TaskCommand::Submit(expiring(n, 100))));
+    }
+    let last = SubmitTask { priority: 1, ..task(0) };
+    apply(&mut fleet, now, Command::Task(TaskCommand::Submit(last)));
+    now.fleet += 100;
+    let completion = Completion { agent, session, task: TaskId(1), attempt: 1, ran_us: 1, outcome: success() };
+    let complete = Command::Task(TaskCommand::Complete(completion));
+    // The firings are steps, too; the command itself begins after them.
+    let mut progress = fleet.begin(now, complete, MAX_FIRINGS, &mut Vec::new());
+    let ended = fleet.counts().failed - MAX_FIRINGS as u32;
+    assert!(ended < 100, "{ended} end in one step");
+    while let Progress::Halfway(rest) = progress {
+        let before = fleet.counts().failed;
+        progress = fleet.advance(rest, 1, &mut Vec::new());
+        assert!(fleet.counts().failed <= before + 1);
+    }
+    let holder = fleet.task(TaskId(0)).and_then(|task| task.current()).map(|attempt| attempt.agent);
+    assert_eq!((fleet.counts().failed, holder), (MAX_FIRINGS as u32 + 1_000, Some(agent)));
+    assert_eq!(fleet.audit(), Ok(()));
 }
 
 #[test]

@@ -3,10 +3,13 @@
 use robeing_fleet::{
     AgentCommand, AgentJoin, AgentState, Candidates, Command, Demand, Obstacle, Outcome, Refusal, Reply, Role,
     SubmitTask, TaskCommand, TaskState, UnmetNeeds,
-    limits::{MAX_CANDIDATES_TOLD, MAX_TASK_SHAPES, MAX_WIDE_LOOKS},
+    limits::{MAX_CANDIDATES_TOLD, MAX_SCANNED, MAX_TASK_SHAPES, MAX_WIDE_FOUND, MAX_WIDE_LOOKS},
 };
 
-use crate::fixture::{OpenSession, Trial, pooled, success, task, worker};
+use crate::{
+    fixture::{OpenSession, Trial, pooled, success, task, worker},
+    queue_samples::in_lane,
+};
 
 fn wide(n: u128, slots: u32) -> SubmitTask {
     SubmitTask { demand: Some(Box::new(Demand { slots, skills: Vec::new() })), ..task(n) }
@@ -121,6 +124,19 @@ fn only_so_many_agents_are_looked_at_for_a_wide_task() {
 }
 
 #[test]
+fn no_more_candidates_of_a_wide_task_are_counted_than_are_compared() {
+    for (agents, counted) in [(MAX_WIDE_FOUND, MAX_WIDE_FOUND), (MAX_WIDE_FOUND + 1, MAX_WIDE_FOUND)] {
+        let mut trial = Trial::newest();
+        for n in 0..agents {
+            trial.join(with_slots(&format!("a{n}"), 2));
+        }
+        let id = trial.submit(wide(1, 2));
+        let attempt = trial.task(id).current().expect("it runs");
+        assert_eq!(attempt.candidates, counted as u32, "of {agents}");
+    }
+}
+
+#[test]
 fn a_task_that_waits_says_when_an_agent_is_expected_to_have_room() {
     let mut trial = Trial::newest();
     let stay = trial.join(with_slots("a", 2));
@@ -209,4 +225,21 @@ fn what_no_agent_could_ever_run_is_found_and_what_one_could_is_not() {
     let lost = trial.join(AgentJoin { role: Role::Guardian, ..worker("g") });
     trial.lose(lost);
     assert_eq!(found(&trial).first().map(|(task, ..)| *task), Some(5), "it may come back");
+}
+
+#[test]
+fn what_no_agent_could_run_is_found_behind_any_number_of_keys() {
+    let mut trial = Trial::newest();
+    trial.join(worker("a"));
+    let mut submit = |task: SubmitTask| {
+        trial.fleet.apply(trial.stamp(), Command::Task(TaskCommand::Submit(task)), &mut Vec::new());
+    };
+    for n in 0..=MAX_SCANNED as u128 {
+        submit(in_lane(task(n), "", &format!("key-{n}")));
+    }
+    submit(in_lane(SubmitTask { required_role: Some(Role::Guardian), ..task(5_000) }, "", "the last key"));
+    let mut needs = UnmetNeeds::of(&trial.fleet);
+    trial.fleet.agents().for_each(|agent| needs.look(&trial.fleet, agent));
+    let found: Vec<u128> = needs.told().iter().map(|need| need.task.0).collect();
+    assert_eq!(found, [5_000]);
 }

@@ -2,11 +2,24 @@
 
 use std::time::Duration;
 
-use robeing_crds::{Role, TaskKind, TaskKindRetry};
+use robeing_client::coordinators::Error;
+use robeing_crds::{TaskKind, TaskKindRetry};
 use robeing_proto::v1;
+use tokio::time::Instant;
 use tonic::Code;
 
-use super::{ClusterCache, Context, identity::trust::Sent, observe::Observation};
+use super::{
+    ClusterCache, Context, apply,
+    asking::{is_refusal, required_role},
+    identity::trust::Sent,
+    observe::Observation,
+    requeue,
+};
+use crate::runtime::retry::Refusals;
+
+/// The kind and the name under which a refusal is noted.
+const KIND: &str = "TaskKinds";
+const NAME: &str = "spec.taskKinds";
 
 /// Returns the kinds as the coordinators take them.
 pub fn request(kinds: &[TaskKind]) -> Vec<v1::TaskKind> {
@@ -19,13 +32,6 @@ fn whole_millis(time: robeing_crds::Duration) -> Duration {
 }
 
 fn told(kind: &TaskKind) -> v1::TaskKind {
-    let role = match kind.role {
-        None => v1::Role::Unspecified,
-        Some(Role::Worker) => v1::Role::Worker,
-        Some(Role::Specialist) => v1::Role::Specialist,
-        Some(Role::Messenger) => v1::Role::Messenger,
-        Some(Role::Guardian) => v1::Role::Guardian,
-    };
     let amounts = kind.resources.as_ref().map(|resources| {
         let amounts = resources.amounts();
         v1::ResourceAmounts {
@@ -39,7 +45,7 @@ fn told(kind: &TaskKind) -> v1::TaskKind {
     let span = |time: Option<robeing_crds::Duration>| time.and_then(|time| whole_millis(time).try_into().ok());
     v1::TaskKind {
         name: kind.name.clone(),
-        role: role.into(),
+        role: required_role(kind.role).into(),
         skills: kind.skills.clone(),
         slots: kind.slots,
         resources: amounts,
@@ -63,25 +69,45 @@ fn retry(retry: &TaskKindRetry) -> v1::RetryPolicy {
     }
 }
 
-/// Sends the kinds to the coordinators, if they don't have them. Returns why they are not in force.
+/// Sends the kinds to the coordinators, if they don't have them and have not refused them lately. Returns why they are
+/// not in force.
 pub(crate) async fn set(observation: &Observation, context: &Context, cache: &mut ClusterCache) -> Option<String> {
     let Ok(answer) = &observation.fleet else { return None };
-    let kinds = request(&observation.cluster.spec.task_kinds);
+    let spec = &observation.cluster.spec.task_kinds;
+    let kinds = request(spec);
     if cache.kinds.as_ref().is_some_and(|sent| sent.covers(&kinds, &answer.status)) {
         return None;
     }
-    let (sent, is_empty) = (Sent::new(&kinds, &answer.status), kinds.is_empty());
+    let wish = apply::fingerprint_of(spec);
+    if let Some(refusal) = cache.refusals.of(KIND, NAME, wish, Instant::now()) {
+        return Some(refusal.sentence.clone());
+    }
+    let sent = Sent::new(&kinds, &answer.status);
     match context.coordinators.set_task_kinds(&answer.from, &cache.identity.security(), kinds).await {
         Ok(()) => {
             cache.kinds = Some(sent);
+            cache.refusals.done(KIND, NAME);
             None
         }
         // A fleet that has coordinators of a version without kinds has none.
-        Err(error) if is_empty && matches!(error.code(), Some(Code::Unimplemented | Code::FailedPrecondition)) => None,
-        Err(error) => {
-            Some(format!("What spec.taskKinds says is not in force, and what was set before stays in force: {error}."))
+        Err(error)
+            if spec.is_empty() && matches!(error.code(), Some(Code::Unimplemented | Code::FailedPrecondition)) =>
+        {
+            None
         }
+        Err(error) => Some(not_in_force(&mut cache.refusals, wish, &error)),
     }
+}
+
+/// Returns why the kinds are not in force, and notes a refusal, so that they are sent again ever more seldom: each refusal
+/// is a record in the fleet's audit log, where it takes the place of others.
+fn not_in_force(refusals: &mut Refusals, wish: u64, error: &Error) -> String {
+    let sentence =
+        format!("What spec.taskKinds says is not in force, and what was set before stays in force: {error}.");
+    if is_refusal(error) {
+        refusals.note((KIND, NAME, wish), (false, sentence.clone()), Instant::now(), requeue::chance());
+    }
+    sentence
 }
 
 #[cfg(test)]
@@ -121,5 +147,22 @@ mod tests {
         let initial = retry.initial_backoff.map(|time| (time.seconds, time.nanos));
         assert_eq!(initial, Some((0, 0)), "none is not the same as not set");
         assert!(retry.max_backoff.is_none());
+    }
+    #[test]
+    fn kinds_that_were_refused_are_not_sent_again_at_once_unless_they_change() {
+        let of = |code| Error::Refused {
+            method: "SetTaskKinds",
+            address: "a".to_owned(),
+            code,
+            message: "the queue was not set".to_owned(),
+        };
+        let (mut refusals, now) = (Refusals::default(), Instant::now());
+        let why = not_in_force(&mut refusals, 1, &of(Code::InvalidArgument));
+        assert!(why.contains("stays in force") && why.contains("the queue was not set"), "{why}");
+        assert_eq!(refusals.of(KIND, NAME, 1, now).map(|refusal| refusal.sentence.as_str()), Some(why.as_str()));
+        assert!(refusals.of(KIND, NAME, 2, now).is_none(), "they are others");
+        let mut refusals = Refusals::default();
+        not_in_force(&mut refusals, 1, &of(Code::Unavailable));
+        assert!(refusals.of(KIND, NAME, 1, now).is_none(), "nobody has decided against them");
     }
 }

@@ -2,6 +2,7 @@
 //! keeps no state that can't be rebuilt: a new process resumes where the previous one stopped.
 
 pub mod apply;
+pub(crate) mod asking;
 pub mod build;
 pub(crate) mod execute;
 pub mod health;

@@ -8,17 +8,23 @@ use robeing_client::{
     coordinators::{CoordinatorClient, Error},
 };
 use robeing_crds::{
-    ConcurrencyPolicy, MissedRuns, RobeingClusterSpec, RobeingClusterStatus, Role, RunState, Schedule, ScheduleStatus,
+    ConcurrencyPolicy, MissedRuns, RobeingClusterSpec, RobeingClusterStatus, RunState, Schedule, ScheduleStatus,
     ScheduledTask, limits::MAX_SCHEDULE_STATUSES,
 };
 use robeing_proto::v1;
+use tokio::time::Instant;
 use tonic::Code;
 
 use super::{
-    ClusterCache, Context,
+    ClusterCache, Context, apply,
+    asking::{digest_of, is_refusal, reason, required_role},
     observe::Observation,
-    teams::{digest_of, is_refusal, reason},
+    requeue,
 };
+use crate::runtime::retry::Refusals;
+
+/// The kind under which refusals of schedules are noted.
+const KIND: &str = "Schedule";
 
 /// A coordinator that is asked.
 struct Coordinator<'a> {
@@ -28,6 +34,8 @@ struct Coordinator<'a> {
     /// Without a quorum no call has an answer, and nothing else is done for the fleet while one is waited for. So after
     /// the first one that has none, no other schedule is set in this round.
     answers: bool,
+    /// A schedule that was refused is set again ever more seldom: a policy that denies it records that each time.
+    refusals: &'a mut Refusals,
 }
 
 /// Sets, removes and looks at schedules. Returns what became of them; `None` if nothing could be found out.
@@ -35,19 +43,19 @@ pub(crate) async fn keep(
     observation: &Observation,
     before: Option<&RobeingClusterStatus>,
     context: &Context,
-    cache: &ClusterCache,
+    cache: &mut ClusterCache,
 ) -> Option<Vec<ScheduleStatus>> {
     let Ok(answer) = &observation.fleet else { return None };
     let wanted = wanted(&observation.cluster.spec);
     if wanted.is_empty() && answer.status.managed_schedules == 0 {
         return Some(Vec::new());
     }
-    let (client, security) = (&context.coordinators, cache.identity.security());
-    let mut coordinator = Coordinator { client, address: &answer.from, security, answers: true };
+    let (client, security, refusals) = (&context.coordinators, cache.identity.security(), &mut cache.refusals);
+    let mut coordinator = Coordinator { client, address: &answer.from, security, answers: true, refusals };
     let found = match coordinator.client.managed_schedules(coordinator.address, &coordinator.security).await {
         Ok(found) => found,
         Err(error) if is_refusal(&error) => {
-            return Some(wanted.iter().map(|schedule| not_set(&schedule.name, None, None, &error)).collect());
+            return Some(wanted.iter().map(|schedule| not_set(&schedule.name, None, None, why(&error))).collect());
         }
         Err(error) => {
             tracing::debug!(%error, "nothing is known of the schedules now");
@@ -88,7 +96,7 @@ impl Coordinator<'_> {
         let removed = self.client.remove_schedule(self.address, &self.security, gone.name.clone()).await;
         let error = removed.err()?;
         self.answers = is_refusal(&error);
-        Some(not_set(&gone.name, Some(gone), None, &error))
+        Some(not_set(&gone.name, Some(gone), None, why(&error)))
     }
 
     /// Sets a schedule, unless the fleet has it. `known` is its last status. Returns its status; `None` if nothing is
@@ -106,9 +114,20 @@ impl Coordinator<'_> {
         if !self.answers {
             return known.cloned();
         }
+        let (name, wish) = (&schedule.name, apply::fingerprint_of(schedule));
+        if let Some(refusal) = self.refusals.of(KIND, name, wish, Instant::now()) {
+            return Some(not_set(name, found, known, refusal.sentence.clone()));
+        }
         match self.client.set_schedule(self.address, &self.security, request(schedule)).await {
-            Ok(set) => Some(status(&set, spec)),
-            Err(error) if is_refusal(&error) => Some(not_set(&schedule.name, found, known, &error)),
+            Ok(set) => {
+                self.refusals.done(KIND, name);
+                Some(status(&set, spec))
+            }
+            Err(error) if is_refusal(&error) => {
+                let refused = (false, why(&error));
+                self.refusals.note((KIND, name, wish), refused, Instant::now(), requeue::chance());
+                Some(not_set(name, found, known, why(&error)))
+            }
             Err(error) => {
                 tracing::debug!(schedule = schedule.name, %error, "whether the schedule is set is not known now");
                 self.answers = false;
@@ -148,13 +167,6 @@ fn request(schedule: &Schedule) -> v1::SetScheduleRequest {
 }
 
 fn task(task: &ScheduledTask) -> v1::TaskSpec {
-    let role = match task.role {
-        None => v1::Role::Unspecified,
-        Some(Role::Worker) => v1::Role::Worker,
-        Some(Role::Specialist) => v1::Role::Specialist,
-        Some(Role::Messenger) => v1::Role::Messenger,
-        Some(Role::Guardian) => v1::Role::Guardian,
-    };
     let retry = task.max_attempts.map(|most| v1::RetryPolicy { max_attempts: most, ..v1::RetryPolicy::default() });
     v1::TaskSpec {
         kind: task.kind.clone(),
@@ -163,7 +175,7 @@ fn task(task: &ScheduledTask) -> v1::TaskSpec {
         deadline_in: task.deadline.and_then(|span| span.get().try_into().ok()),
         attempt_timeout: task.attempt_timeout.and_then(|span| span.get().try_into().ok()),
         retry,
-        required_role: role.into(),
+        required_role: required_role(task.role).into(),
         required_specialization: task.specialization.clone().unwrap_or_default(),
         result_ttl: task.result_ttl.and_then(|span| span.get().try_into().ok()),
         ..v1::TaskSpec::default()
@@ -207,12 +219,21 @@ fn status(found: &v1::Schedule, spec_digest: String) -> ScheduleStatus {
     }
 }
 
-/// Returns the status of a schedule that the fleet refuses, or has not removed. It may have an earlier one of its name.
-fn not_set(name: &str, found: Option<&v1::Schedule>, known: Option<&ScheduleStatus>, error: &Error) -> ScheduleStatus {
-    let message = match error.code() {
+/// Returns why the fleet does not have a schedule as the spec says.
+fn why(error: &Error) -> String {
+    match error.code() {
         Some(Code::Unimplemented) => "the coordinators have no schedules until they are upgraded".to_owned(),
         _ => reason(error),
-    };
+    }
+}
+
+/// Returns the status of a schedule that the fleet refuses, or has not removed. It may have an earlier one of its name.
+fn not_set(
+    name: &str,
+    found: Option<&v1::Schedule>,
+    known: Option<&ScheduleStatus>,
+    message: String,
+) -> ScheduleStatus {
     let spec_digest = known.map(|known| known.spec_digest.clone()).unwrap_or_default();
     let earlier = found.map(|found| status(found, spec_digest)).unwrap_or_default();
     ScheduleStatus { name: name.to_owned(), accepted: false, message: Some(message), ..earlier }
@@ -297,7 +318,7 @@ mod tests {
         assert!(is_as_set(&found(), &set, &spec));
         assert!(!is_as_set(&found(), &set, "another"), "the spec was changed");
         assert!(!is_as_set(&v1::Schedule { generation: 3, ..found() }, &set, &spec), "somebody else has changed it");
-        let refused = not_set("often", Some(&found()), Some(&set), &failed(Code::ResourceExhausted));
+        let refused = not_set("often", Some(&found()), Some(&set), "too many".to_owned());
         assert!(!is_as_set(&found(), &refused, &spec), "it was refused");
     }
 
@@ -318,13 +339,12 @@ mod tests {
     #[test]
     fn why_a_schedule_is_not_set_is_told_with_what_the_fleet_still_has() {
         let known = status(&found(), "d".to_owned());
-        let refused = not_set("often", Some(&found()), Some(&known), &failed(Code::ResourceExhausted));
+        let refused = not_set("often", Some(&found()), Some(&known), why(&failed(Code::ResourceExhausted)));
         let message = Some("too many".to_owned());
         assert_eq!(refused, ScheduleStatus { accepted: false, message: message.clone(), ..known });
-        let absent = not_set("new", None, None, &failed(Code::InvalidArgument));
+        let absent = not_set("new", None, None, why(&failed(Code::InvalidArgument)));
         assert_eq!(absent, ScheduleStatus { name: "new".to_owned(), message, ..ScheduleStatus::default() });
-        let old = not_set("new", None, None, &failed(Code::Unimplemented));
-        assert!(old.message.is_some_and(|message| message.contains("upgraded")));
+        assert!(why(&failed(Code::Unimplemented)).contains("upgraded"));
         assert!(are_settled(None) && are_settled(Some(&[])) && !are_settled(Some(&[absent])));
     }
 }

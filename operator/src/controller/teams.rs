@@ -2,19 +2,19 @@
 //! has their ids. An id follows from the cluster, from the team in the spec, and from the id that it replaces, so that a
 //! team that was formed, and is not in the status yet, is found again.
 
-use std::fmt::Write as _;
-
 use robeing_client::{
     Security,
     coordinators::{CoordinatorClient, Error},
 };
-use robeing_crds::{RobeingClusterStatus, Role, Team, TeamState, TeamStatus, limits::MAX_TEAM_STATUSES};
+use robeing_crds::{RobeingClusterStatus, Team, TeamState, TeamStatus, limits::MAX_TEAM_STATUSES};
 use robeing_identity::digest;
 use robeing_proto::v1;
-use serde::Serialize;
-use tonic::Code;
 
-use super::{ClusterCache, Context, observe::Observation};
+use super::{
+    ClusterCache, Context,
+    asking::{digest_of, hex, is_refusal, reason, required_role},
+    observe::Observation,
+};
 
 /// A coordinator that is asked.
 struct Coordinator<'a> {
@@ -114,13 +114,6 @@ impl Coordinator<'_> {
     }
 }
 
-/// Returns the digest of a part of the spec, such as what a team is formed for. Fields that later versions add don't change
-/// it while they are not set.
-pub(crate) fn digest_of(part: &impl Serialize) -> String {
-    let json = serde_json::to_string(part).unwrap_or_default();
-    hex(&digest(json.as_bytes())[..8])
-}
-
 /// Returns the id of a team with this digest that replaces another one, or none if that is empty.
 fn id_of(cluster: &str, spec: &str, replaced: &str) -> String {
     let mut bytes = [0; 16];
@@ -141,14 +134,6 @@ fn is_uuid(text: &str) -> bool {
     text.len() == 36 && text.bytes().enumerate().all(is_right)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 /// Returns the id of the team with this digest, and the id of one that was formed for another spec and is to be
 /// disbanded.
 fn ids<'a>(cluster: &str, spec: &str, known: Option<&'a TeamStatus>) -> (String, Option<&'a str>) {
@@ -160,19 +145,12 @@ fn ids<'a>(cluster: &str, spec: &str, known: Option<&'a TeamStatus>) -> (String,
 }
 
 fn request(team: &Team, id: &str) -> v1::FormTeamRequest {
-    let role = match team.role {
-        None => v1::Role::Unspecified,
-        Some(Role::Worker) => v1::Role::Worker,
-        Some(Role::Specialist) => v1::Role::Specialist,
-        Some(Role::Messenger) => v1::Role::Messenger,
-        Some(Role::Guardian) => v1::Role::Guardian,
-    };
     v1::FormTeamRequest {
         id: id.to_owned(),
         purpose: team.purpose.clone(),
         size: team.size,
         partial: team.partial,
-        role: role.into(),
+        role: required_role(team.role).into(),
         skills: team.skills.clone(),
     }
 }
@@ -186,21 +164,6 @@ fn is_open_for(found: &v1::Team, team: &Team) -> bool {
     found.state() != v1::TeamState::Disbanded
         && (&found.purpose, found.asked, found.partial) == (&asked.purpose, asked.size, asked.partial)
         && (found.role, &found.skills) == (asked.role, &asked.skills)
-}
-
-/// Returns whether a coordinator has decided against what it was asked for, rather than not having answered.
-pub(crate) fn is_refusal(error: &Error) -> bool {
-    matches!(
-        error.code(),
-        Some(
-            Code::ResourceExhausted
-                | Code::InvalidArgument
-                | Code::AlreadyExists
-                | Code::FailedPrecondition
-                | Code::PermissionDenied
-                | Code::Unimplemented
-        )
-    )
 }
 
 fn status(team: &Team, id: String, spec_digest: String, formed: &v1::Team) -> TeamStatus {
@@ -234,16 +197,11 @@ fn unchanged(known: &TeamStatus, error: &Error) -> TeamStatus {
     TeamStatus { message, ..known.clone() }
 }
 
-/// Returns why a coordinator has refused something, or else what has failed.
-pub(crate) fn reason(error: &Error) -> String {
-    match error {
-        Error::Refused { message, .. } => message.clone(),
-        other => other.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use robeing_crds::Role;
+    use tonic::Code;
+
     use super::*;
 
     fn team(size: u32) -> Team {

@@ -39,6 +39,7 @@ pub fn refused() -> Vec<Refused> {
     all.extend(coordinators());
     all.extend(pools());
     all.extend(times());
+    all.extend(task_kinds());
     all.extend(schedules());
     all
 }
@@ -155,6 +156,25 @@ fn times() -> Vec<Refused> {
         with_spec("too short a ballot", json!({"consensus": {"deadline": "1ms"}}), "deadline must be at least 100ms"),
         threshold("a majority in words", "most", "The threshold must be a fraction such as 2/3"),
         threshold("more than all", "3/2", "The threshold must be at most the whole electorate"),
+    ]
+}
+
+fn task_kinds() -> Vec<Refused> {
+    let kind = |what, changed: Value, sentence| {
+        let mut kind = json!({"name": "read"});
+        if let (Some(kind), Some(changed)) = (kind.as_object_mut(), changed.as_object()) {
+            kind.extend(changed.clone());
+        }
+        with_spec(what, json!({"taskKinds": [kind]}), sentence)
+    };
+    let amount = "The amount must be a whole number above zero";
+    vec![
+        kind("a kind of two lines", json!({"name": "a\tb"}), "The name of a kind must be one line"),
+        kind("no resources", json!({"resources": {}}), "The resources must set at least one"),
+        kind("a tenth of a thousandth of a CPU", json!({"resources": {"cpu": "0.0001"}}), "The CPU must be above zero"),
+        kind("a fraction of memory", json!({"resources": {"memory": "1.5Gi"}}), amount),
+        kind("more memory than there can be", json!({"resources": {"memory": "257Ti"}}), amount),
+        kind("no time to run", json!({"attemptTimeout": "0s"}), "attemptTimeout must be at least 1ms"),
     ]
 }
 

@@ -8,11 +8,11 @@ use std::{
 
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
-use robeing_fleet::limits::MAX_FAILURE_NAME_BYTES;
+use robeing_fleet::limits::{MAX_FAILURE_NAME_BYTES, MAX_SUBTASKS_AT_ONCE};
 use robeing_platform::Platform;
 use robeing_proto::worker::v1::{self as proto, FromProcess, from_process};
 
-use super::{attached::Attached, mail::WorkerMail, outcome};
+use super::{attached::Attached, mail::WorkerMail, outcome, suspending::MAX_SUSPEND_BYTES};
 use crate::{
     executor::{
         Attempt, AttemptLog, Limits, Outcome,
@@ -89,8 +89,10 @@ fn check(outcome: Outcome) {
             assert!(!failure.message.is_empty() && failure.stderr_tail.len() <= LIMITS.stderr_tail);
             assert!(failure.name.len() <= MAX_FAILURE_NAME_BYTES);
         }
-        // The coordinators check what is asked for.
-        Outcome::Suspended { .. } => {}
+        // The coordinators check the rest of what is asked for.
+        Outcome::Suspended { subtasks, carried } => {
+            assert!(subtasks.len() <= MAX_SUBTASKS_AT_ONCE && carried.len() <= MAX_SUSPEND_BYTES);
+        }
         Outcome::Cancelled | Outcome::NotBegun => panic!("nobody has stopped it"),
     }
 }

@@ -20,6 +20,7 @@ mod attached;
 pub mod fuzz;
 mod mail;
 mod service;
+mod suspending;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -32,13 +33,14 @@ use robeing_net::Transport;
 use robeing_proto::worker::v1::{self as proto, to_process};
 use robeing_telemetry::Metrics;
 pub use service::{HELLO_WITHIN, MAX_PROCESS_NAME};
+pub use suspending::MAX_SUSPEND_BYTES;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::{error, info};
 
 use self::attached::{Answer, Attached, Begun};
 use super::{
-    Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome, PassedEnd, PassedResult, Subtask,
+    Attempt, Executor, ExecutorError, Failure, FailureKind, Health, Limits, Outcome, PassedEnd, PassedResult,
     text::at_limit,
 };
 
@@ -182,9 +184,7 @@ fn outcome(limits: &Limits, process: &str, answer: Answer) -> Outcome {
             Outcome::Failed(Failure::new(FailureKind::OutputTooLarge, false, message))
         }
         Some(proto::task_result::Outcome::Failure(failure)) => Outcome::Failed(reported(limits, process, failure)),
-        Some(proto::task_result::Outcome::Suspend(asked)) => {
-            Outcome::Suspended { subtasks: asked.subtasks.into_iter().map(subtask).collect(), carried: asked.carried }
-        }
+        Some(proto::task_result::Outcome::Suspend(asked)) => suspending::suspended(process, asked),
         Some(proto::task_result::Outcome::Stopped(_)) => {
             let message = format!("{process} stopped the attempt without being asked to");
             Outcome::Failed(Failure::new(FailureKind::Reported, true, message))
@@ -204,22 +204,6 @@ fn passed(result: PassedResult) -> proto::GivenResult {
         PassedEnd::Cancelled(reason) => (proto::ResultState::Cancelled, Bytes::new(), reason),
     };
     proto::GivenResult { task_id: result.task_id, state: state.into(), output, reason }
-}
-
-/// Returns a subtask that a process asks for.
-fn subtask(asked: proto::Subtask) -> Subtask {
-    let span = |millis: u64| (millis > 0).then(|| Duration::from_millis(millis));
-    Subtask {
-        kind: asked.kind,
-        input: asked.input,
-        priority: asked.priority,
-        deadline: span(asked.deadline_in_ms),
-        delay: span(asked.delay_ms),
-        time_limit: span(asked.time_limit_ms),
-        max_attempts: asked.max_attempts,
-        required_specialization: asked.required_specialization,
-        depends_on: asked.depends_on,
-    }
 }
 
 fn reported(limits: &Limits, process: &str, failure: proto::Failure) -> Failure {

@@ -153,7 +153,7 @@ fn template(args: &SubmitArgs) -> TaskSpec {
         deadline_in: args.deadline.map(duration),
         delay: args.delay.map(duration),
         attempt_timeout: args.timeout.map(duration),
-        not_before: args.timing.not_before.map(wire_time),
+        not_before: args.not_before.map(wire_time),
         queue_expiry: args.timing.queue_expiry.map(duration),
         progress_timeout: args.timing.progress_timeout.map(duration),
         retry: retries(retry, &args.timing),
@@ -179,7 +179,7 @@ fn template(args: &SubmitArgs) -> TaskSpec {
 }
 
 /// Returns when the tasks are tried again; `None` if nothing is said about it.
-fn retries(max_attempts: Option<u32>, args: &TimingArgs) -> Option<RetryPolicy> {
+pub(super) fn retries(max_attempts: Option<u32>, args: &TimingArgs) -> Option<RetryPolicy> {
     let policy = RetryPolicy {
         max_attempts: max_attempts.unwrap_or_default(),
         initial_backoff: args.backoff.map(duration),

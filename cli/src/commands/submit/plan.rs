@@ -15,7 +15,10 @@ use robeing_proto::v1::{
 };
 
 use super::{
-    super::{tasks::write_result, tree::subtasks},
+    super::{
+        tasks::write_result,
+        tree::{MOST, subtasks},
+    },
     TOLD_REFUSALS, spec,
 };
 use crate::{
@@ -249,11 +252,17 @@ async fn wait(client: &FleetClient, id: &str, args: &SubmitArgs) -> Result<Exit,
     if format == Format::Table && has_output {
         return CliError::if_read(write_result(&mut io::stdout().lock(), &task).map(drop), exit);
     }
+    let accepted = task.subtasks.as_ref().map_or(0, |of| of.accepted as usize);
     let mut tasks = subtasks(client, id, true).await?;
+    let shown = tasks.len();
     if format != Format::Table {
         tasks.insert(0, task);
     }
-    CliError::if_read(print_list(&mut io::stdout().lock(), format, &tasks, results_table), exit)
+    let printed = print_list(&mut io::stdout().lock(), format, &tasks, results_table);
+    if shown >= MOST && shown < accepted {
+        note(&format!("only the first {shown} of {accepted} parts are shown"));
+    }
+    CliError::if_read(printed, exit)
 }
 
 fn timed_out(id: &str, waited: Duration) -> CliError {

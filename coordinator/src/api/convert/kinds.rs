@@ -27,13 +27,12 @@ pub fn task_kind(kind: v1::TaskKind) -> Result<TaskKind, BadField> {
         Err(_) => return Err(of(bad("role", format!("unknown role {}", kind.role)))),
     };
     let needed = kind.resources.as_ref().map_or(Amounts::NONE, amounts);
-    let resources = match (needed, kind.queue.as_str()) {
-        (Amounts::NONE, "" | DEFAULT_QUEUE) => None,
-        (Amounts::NONE, _) => {
-            return Err(of(bad("queue", "it counts for tasks with resources; set resources, too")));
+    let (resources, queue) = match (needed, kind.queue.as_str()) {
+        (Amounts::NONE, queue) => (None, queue.to_owned()),
+        (amounts, queue) => {
+            let queue = if queue.is_empty() { DEFAULT_QUEUE } else { queue }.to_owned();
+            (Some(Box::new(TaskResources { amounts, queue })), String::new())
         }
-        (amounts, "") => Some(Box::new(TaskResources { amounts, queue: DEFAULT_QUEUE.to_owned() })),
-        (amounts, queue) => Some(Box::new(TaskResources { amounts, queue: queue.to_owned() })),
     };
     let timing = timing(kind.queue_expiry, kind.progress_timeout, kind.retry.as_ref()).map_err(of)?;
     let retry = kind.retry.unwrap_or_default();
@@ -51,6 +50,7 @@ pub fn task_kind(kind: v1::TaskKind) -> Result<TaskKind, BadField> {
         attempt_timeout: millis("attempt_timeout", kind.attempt_timeout).map_err(of)?,
         retry,
         timing,
+        queue,
         name: kind.name,
         skills: kind.skills,
     })
@@ -68,7 +68,7 @@ fn told(kind: &TaskKind) -> v1::TaskKind {
         skills: kind.skills.clone(),
         slots: kind.slots,
         resources: resources.map(|needed| told_amounts(needed.amounts)),
-        queue: resources.map(|needed| needed.queue.clone()).unwrap_or_default(),
+        queue: resources.map_or(&kind.queue, |needed| &needed.queue).clone(),
         deadline_in: kind.deadline_in.map(span),
         attempt_timeout: kind.attempt_timeout.map(span),
         retry: sets_retry.then(|| v1::RetryPolicy {
@@ -114,12 +114,14 @@ mod tests {
                 jitter: Some(Jitter { percent: 20, seed: 0 }),
                 non_retryable: vec![FailureMatch { name: Some("ValueError".to_owned()), ..FailureMatch::default() }],
             })),
+            queue: String::new(),
         }
     }
 
     #[test]
     fn what_is_read_is_told_again() {
-        for kind in [whole(), TaskKind { name: "k".to_owned(), ..TaskKind::default() }] {
+        let waits = TaskKind { resources: None, queue: "batch".to_owned(), ..whole() };
+        for kind in [whole(), waits, TaskKind { name: "k".to_owned(), ..TaskKind::default() }] {
             let list = TaskKindList { revision: 7, kinds: vec![kind.clone()] };
             let told = told_kinds(Some(&list));
             assert_eq!(told.revision, 7);
@@ -136,10 +138,9 @@ mod tests {
             change(&mut kind);
             task_kind(kind).map_err(|error| error.to_string())
         };
-        let wrong: [fn(&mut v1::TaskKind); 4] = [
+        let wrong: [fn(&mut v1::TaskKind); 3] = [
             |kind| kind.role = 99,
             |kind| kind.role = v1::Role::Coordinator.into(),
-            |kind| kind.queue = "batch".to_owned(),
             |kind| kind.deadline_in = Some(prost_types::Duration { seconds: -1, nanos: 0 }),
         ];
         for change in wrong {

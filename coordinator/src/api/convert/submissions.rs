@@ -1,8 +1,8 @@
 //! Conversion of submissions to the fleet's form.
 
 use robeing_fleet::{
-    Amounts, AskedLane, Demand, Jitter, RetryPolicy, Role, SubmitTask, TaskId, TaskResources, Timing, UnixMillis,
-    Verify,
+    Amounts, AskedLane, Demand, Jitter, RetryPolicy, Role, Stamp, SubmitTask, TaskId, TaskResources, Timing,
+    UnixMillis, Verify,
     limits::{DEFAULT_PRIORITY, DEFAULT_QUEUE},
 };
 use robeing_proto::v1;
@@ -14,6 +14,7 @@ use super::{
     links::asked_links,
     resources::amounts,
 };
+use crate::clock::SLEW_PART;
 
 fn submitted_role(role: i32) -> Result<Option<Role>, BadField> {
     match v1::Role::try_from(role) {
@@ -59,11 +60,21 @@ pub fn told_retries(timing: Option<&Timing>) -> (u32, Vec<v1::FailureMatch>) {
     (jitter, timing.map_or(Vec::new(), |of| of.non_retryable.iter().map(told_failure_match).collect()))
 }
 
-/// Replaces the time before which a task is not started by its delay from `now`, by the fleet's wall time.
+/// Returns how much fleet time passes until this wall time, ms. Fleet time that is behind runs faster, and such that is
+/// ahead runs slower, until both are the same. Rounded so that nothing starts too early.
+fn fleet_time_until(at: UnixMillis, now: Stamp) -> u64 {
+    let left = at.saturating_sub(now.wall);
+    match now.wall.checked_sub(now.fleet) {
+        Some(behind) => left.saturating_add(behind.min(left.div_ceil(SLEW_PART))),
+        None => left - (now.fleet - now.wall).min(left / SLEW_PART),
+    }
+}
+
+/// Replaces the time before which a task is not started, a wall time, by its delay from `now`.
 ///
 /// # Errors
 /// There is a delay, too, or the time is none.
-pub fn start_after(spec: &mut v1::TaskSpec, now: UnixMillis) -> Result<(), BadField> {
+pub fn start_after(spec: &mut v1::TaskSpec, now: Stamp) -> Result<(), BadField> {
     const FIELD: &str = "not_before";
     let Some(at) = spec.not_before.take() else { return Ok(()) };
     if spec.delay.is_some() {
@@ -73,7 +84,7 @@ pub fn start_after(spec: &mut v1::TaskSpec, now: UnixMillis) -> Result<(), BadFi
     let nanos = nanos.ok_or_else(|| bad(FIELD, "its nanoseconds are not 0 to 999999999"))?;
     // What has begun before 1970 has begun. A part of a millisecond counts as one, so that nothing starts too early.
     let millis = u64::try_from(at.seconds).unwrap_or(0).saturating_mul(1_000).saturating_add(nanos.div_ceil(1_000_000));
-    let left = millis.saturating_sub(now);
+    let left = fleet_time_until(millis, now);
     let (seconds, nanos) = (i64::try_from(left / 1_000).unwrap_or(i64::MAX), (left % 1_000) as i32 * 1_000_000);
     spec.delay = (left > 0).then_some(prost_types::Duration { seconds, nanos });
     Ok(())
@@ -210,7 +221,7 @@ mod tests {
         let delay = |seconds, nanos| {
             let not_before = Some(prost_types::Timestamp { seconds, nanos });
             let mut spec = v1::TaskSpec { not_before, ..v1::TaskSpec::default() };
-            start_after(&mut spec, 10_500).map(|()| millis("delay", spec.delay).expect("it is one"))
+            start_after(&mut spec, Stamp::at(10_500)).map(|()| millis("delay", spec.delay).expect("it is one"))
         };
         assert_eq!(delay(12, 0), Ok(Some(1_500)));
         assert_eq!(delay(10, 500_000_001), Ok(Some(1)), "not a moment too early");
@@ -221,7 +232,17 @@ mod tests {
         let not_before = Some(prost_types::Timestamp { seconds: 1, nanos: 0 });
         let span = Some(prost_types::Duration { seconds: 1, nanos: 0 });
         let mut both = v1::TaskSpec { not_before, delay: span, ..v1::TaskSpec::default() };
-        assert!(start_after(&mut both, 0).is_err());
+        assert!(start_after(&mut both, Stamp::at(0)).is_err());
+    }
+
+    #[test]
+    fn a_delay_counts_what_fleet_time_gains_or_loses_until_it_is_the_wall_time() {
+        let until = |fleet, at| fleet_time_until(at, Stamp { fleet, wall: 10_000 });
+        assert_eq!([9_000, 10_000, 10_001].map(|at| until(10_000, at)), [0, 0, 1]);
+        // Behind by more than it can gain until then, and by less.
+        assert_eq!((until(0, 12_000), until(9_990, 12_000)), (2_100, 2_010));
+        assert_eq!((until(20_000, 12_000), until(10_010, 12_000)), (1_900, 1_990));
+        assert_eq!((until(0, 10_001), until(20_000, 10_001), until(0, u64::MAX)), (2, 1, u64::MAX));
     }
 
     #[test]

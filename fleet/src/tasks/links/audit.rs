@@ -119,9 +119,8 @@ fn check_children(task: &Task, children: &Children, sum: &Sum) -> Check {
         && task.approval.is_none_or(|_| children.join == Join::Resume);
     ensure(in_bounds, || "the numbers of its children".to_owned())?;
     if task.state.is_final() {
-        return ensure(!children.waits && children.due.is_none() && children.carried.is_empty(), || {
-            "it waits for children although it has ended".to_owned()
-        });
+        let is_closed = children.due.is_none() && children.carried.is_empty() && children.decided_by.is_none();
+        return ensure(!children.waits && is_closed, || "it waits for children although it has ended".to_owned());
     }
     let told = [accepted, ended, succeeded, skipped];
     let found = [sum.kept, sum.ended, sum.succeeded, sum.skipped];
@@ -129,7 +128,13 @@ fn check_children(task: &Task, children: &Children, sum: &Sum) -> Check {
     let bytes: u64 = sum.bytes.range(from..).map(|(_, bytes)| bytes).sum();
     ensure(bytes == children.bytes, || "what the results of its children count for".to_owned())?;
     ensure(children.due.is_some() == (accepted < parts), || "when it stops waiting for parts".to_owned())?;
-    let verdict = if children.waits { Verdict::Waits } else { Verdict::Runs };
+    let verdict = match (children.waits, children.decided_by) {
+        (true, None) => Verdict::Waits,
+        (true, Some(_)) => Verdict::Succeeds,
+        (false, _) => Verdict::Runs,
+    };
+    let is_open = task.links.as_ref().is_some_and(|links| links.open > 0);
+    ensure(children.decided_by.is_none() || is_open && children.waits, || "it should have succeeded".to_owned())?;
     ensure(children.verdict() == verdict, || format!("it should do otherwise: {:?}", children.verdict()))?;
     ensure(!children.waits || task.state == TaskState::Queued, || "it runs while it waits for children".to_owned())
 }

@@ -88,15 +88,21 @@ impl Fleet {
     fn follow_verdict(&mut self, parent: u64, child: &Task, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&parent) else { return };
         let Some(children) = task.children().filter(|children| children.waits) else { return };
+        let depends_on_others = task.links.as_ref().is_some_and(|links| links.open > 0);
         match children.verdict() {
             Verdict::Waits => {}
+            Verdict::Succeeds if depends_on_others => {
+                let index = child.child_of().map(|of| of.index);
+                self.change_task(parent, |task| {
+                    task.change_children(|children| children.decided_by = children.decided_by.or(index));
+                });
+            }
             Verdict::Runs => {
                 self.change_task(parent, |task| task.change_children(|children| children.waits = false));
                 self.begin_if_ready(parent, effects);
             }
             Verdict::Succeeds => {
-                let is_first = children.join == Join::Any;
-                let output = child.output.clone().filter(|_| is_first).unwrap_or_default();
+                let output = children.output_of(child);
                 self.joined(parent, output, effects);
             }
             Verdict::Fails => {
@@ -104,6 +110,14 @@ impl Fleet {
                 self.end_unrun(parent, Unrun::Fails(FailureKind::Subtask, message), effects);
             }
         }
+    }
+
+    /// Ends a task that would have succeeded by this child of it before, had all ended that it depends on.
+    pub(super) fn joined_late(&mut self, parent: u64, decided_by: u32, effects: &mut Vec<Effect>) {
+        let children = self.state.tasks.kept.get(&parent).and_then(|task| task.children());
+        let Some((children, child)) = children.zip(self.child(parent, decided_by)) else { return };
+        let output = children.output_of(child);
+        self.joined(parent, output, effects);
     }
 
     /// Ends a task that its children have made succeed.

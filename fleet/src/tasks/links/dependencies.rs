@@ -75,17 +75,30 @@ impl Fleet {
         // An archived task is no child.
         let found = here.or_else(|| self.archived(id).map(|row| (row.seq, row.seq, None)));
         let Some((seq, root, parent)) = found else { return Err(Refusal::UnknownDependency { task: id }) };
-        if let Some(of) = child_of {
-            let is_sibling = parent == Some(of.seq);
-            if !is_sibling && root >= of.root {
-                let problem = format!(
-                    "names task {id}, which may wait for this one: a part or subtask can depend on others of the same task, \
-                     and on tasks that were submitted before its whole tree"
-                );
-                return Err(invalid("depends_on", problem));
-            }
+        if let Some(of) = child_of
+            && root >= of.root
+            && !self.comes_before(seq, parent, of)
+        {
+            let problem = format!(
+                "names task {id}, which may wait for this one: a part or subtask can depend on older ones of the same task \
+                 or of a task above it, and on tasks that were submitted before its whole tree"
+            );
+            return Err(invalid("depends_on", problem));
         }
         Ok(Awaited { task: id, seq, on_failure, end: None })
+    }
+
+    /// Returns whether the task `seq` never waits for this new child, although both may be in the same tree: it is an
+    /// older sibling of the child, or of a task above it. `parent` is the task whose child it is, if it is one.
+    fn comes_before(&self, seq: u64, parent: Option<u64>, child: &ChildOf) -> bool {
+        let Some(parent) = parent else { return false };
+        let (mut above, mut below) = (child.seq, u64::MAX);
+        while above != parent {
+            let higher = self.state.tasks.kept.get(&above).and_then(|task| task.child_of());
+            let Some(higher) = higher else { return false };
+            (above, below) = (higher.seq, above);
+        }
+        seq < below
     }
 
     /// Tells a task that one that it depends on has ended, unless it has been told before or has ended itself.
@@ -152,9 +165,15 @@ impl Fleet {
     }
 
     /// Gives a task that waits for no other one any more to an agent, if it is ready and there is one. It fails if the
-    /// results that its attempts would be given are too large.
+    /// results that its attempts would be given are too large, and succeeds if its children have decided that before.
     pub(super) fn begin_if_ready(&mut self, seq: u64, effects: &mut Vec<Effect>) {
         let Some(task) = self.state.tasks.kept.get(&seq) else { return };
+        let depends_on_others = task.links.as_ref().is_some_and(|links| links.open > 0);
+        if let Some(child) = task.children().and_then(|children| children.decided_by)
+            && !depends_on_others
+        {
+            return self.joined_late(seq, child, effects);
+        }
         if task.state != TaskState::Queued || task.awaits_tasks() {
             return;
         }
@@ -173,12 +192,13 @@ impl Fleet {
         self.end_unrun(seq, Unrun::Fails(FailureKind::ResultsTooLarge, message), effects);
     }
 
-    /// Returns what the results count for that attempts at a task are given.
+    /// Returns what the results count for that attempts at a task are given, with what an earlier one has left to them.
     fn bytes_passed(&self, task: &Task) -> u64 {
         let Some(links) = &task.links else { return 0 };
         let dependencies = links.depends_on.iter().filter_map(|awaited| self.ended(awaited.seq));
         let of_dependencies: u64 = dependencies.map(|ended| ended.passed).sum();
         let children = links.children.as_ref().filter(|children| children.passes_results());
-        of_dependencies.saturating_add(children.map_or(0, |children| children.bytes))
+        let of_children = children.map_or(0, |children| children.bytes.saturating_add(children.carried.len() as u64));
+        of_dependencies.saturating_add(of_children)
     }
 }

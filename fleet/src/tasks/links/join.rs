@@ -1,5 +1,7 @@
 //! What a task makes of how its children ended.
 
+use bytes::Bytes;
+
 use super::{Children, Join};
 use crate::{
     Task, TaskState,
@@ -42,6 +44,12 @@ impl Children {
     /// Returns whether attempts at the task are given the results of its children.
     pub(crate) fn passes_results(&self) -> bool {
         matches!(self.join, Join::Reduce | Join::Resume)
+    }
+
+    /// Returns the output of a task that succeeds by this child.
+    pub(super) fn output_of(&self, child: &Task) -> Bytes {
+        let is_that = self.join == Join::Any;
+        child.output.clone().filter(|_| is_that).unwrap_or_default()
     }
 
     /// Counts a child that has ended.

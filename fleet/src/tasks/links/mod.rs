@@ -8,13 +8,15 @@
 //!    its failure is no obstacle ([`OnFailure::Run`]). A task that can't begin any more has ended.
 //! 2. A task has no current attempt while it waits for its children, so it holds no slot. The attempt that asked for
 //!    subtasks has ended, and the next one is given their results.
-//! 3. What a join decides follows from how its children ended ([`Children::verdict`]), and each child counts once.
+//! 3. What a join decides follows from how its children ended ([`Children::verdict`]), and each child counts once. A task
+//!    does not succeed by its children before all that it depends on has ended.
 //! 4. No child of a task that has ended is unfinished, so a cancellation reaches the whole tree.
 //! 5. A task that has ended is kept for as long as an unfinished task depends on it, or its parent is unfinished: so
 //!    their attempts find its result.
 //! 6. Tasks do not wait for each other in a circle. A task depends on tasks that were accepted before it. A child
-//!    depends on its siblings, and on tasks of trees that are older than its own: no step from a task to one that it
-//!    waits for leads to a newer tree, a step within a tree leads down, or to an older sibling.
+//!    depends on its older siblings, on older siblings of the tasks above it, and on tasks of trees that are older than
+//!    its own: no step from a task to one that it waits for leads to a newer tree, and a step within a tree leads down, or
+//!    to an older sibling of the task or of one above it, never back.
 //! 7. A task that is split has a place in the queue for each of its parts from the beginning, so none of them is
 //!    refused because others were faster. If no further part comes for a while, the task fails and its places are free.
 //!
@@ -30,6 +32,7 @@ mod join;
 pub(crate) mod results;
 pub(crate) mod settling;
 pub(crate) mod suspending;
+pub(crate) mod walk;
 
 use bilrost::{Enumeration, Message};
 use bytes::Bytes;
@@ -71,7 +74,8 @@ pub struct Dependency {
     pub on_failure: OnFailure,
 }
 
-/// How attempts at a task are given the results of the tasks that it depends on, and of its children.
+/// How attempts at a task are given the results of the tasks that it depends on, and of its parts. Those of subtasks are
+/// always given one by one, because who asked for them has to know how each has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Enumeration)]
 pub enum Passing {
     /// Beside the input, one by one.
@@ -227,6 +231,9 @@ pub struct Children {
     /// What the last of these attempts leaves to the next one.
     #[bilrost(13)]
     pub carried: Bytes,
+    /// The number of the child with which the task would have succeeded, if it still waits for tasks that it depends on.
+    #[bilrost(15)]
+    pub decided_by: Option<u32>,
 }
 
 /// The links of an accepted task.
@@ -412,6 +419,7 @@ impl Task {
             children.waits = false;
             children.due = None;
             children.carried = Bytes::new();
+            children.decided_by = None;
         });
     }
 

@@ -3,14 +3,14 @@
 //! again, by a new attempt that is given their results and what the earlier one has left for it. So a task never has
 //! two attempts at once, and an attempt that is lost is repeated from the last suspension, not from the beginning.
 
-use std::vec;
+use std::{collections::BTreeMap, vec};
 
 use bilrost::Message;
 use bytes::Bytes;
 
 use super::{ChildOf, Children, Join, Links, children::place_below, dependencies::Unrun, settling::Next};
 use crate::{
-    AgentId, AttemptEnd, Effect, FailureKind, Fleet, Refusal, SubmitTask, TaskId, TaskState,
+    AgentId, AttemptEnd, Effect, Failure, FailureKind, Fleet, Outcome, Refusal, SubmitTask, Task, TaskId, TaskState,
     limits::{
         MAX_INPUT_BYTES, MAX_SUBTASK_DEPENDENCIES, MAX_SUBTASKS, MAX_SUBTASKS_AT_ONCE, MAX_SUSPENSIONS, MAX_TASK_DEPTH,
     },
@@ -67,6 +67,40 @@ impl Suspension {
     }
 }
 
+impl Outcome {
+    /// Returns whether no fleet knows it before [`Feature::Graphs`](crate::Feature::Graphs).
+    pub fn needs_graphs(&self) -> bool {
+        match self {
+            Outcome::Suspended(_) => true,
+            Outcome::Failed(failure) => failure.kind.needs_graphs(),
+            Outcome::Succeeded(_) | Outcome::Stopped | Outcome::HandedBack | Outcome::Answered { .. } => false,
+        }
+    }
+
+    /// Returns how such an attempt ends in a fleet that does not know that yet: it fails. The coordinator that proposes the
+    /// completion decides this, because one that is refused ends nothing, and the attempt would keep its slot.
+    #[must_use]
+    pub fn before_graphs(self) -> Outcome {
+        match self {
+            Outcome::Suspended(_) => {
+                let message = "the attempt asked for subtasks, which this fleet does not know yet: all coordinators need a \
+                               version with task graphs";
+                Outcome::Failed(own_failure(FailureKind::Reported, message, true))
+            }
+            Outcome::Failed(failure) if failure.kind.needs_graphs() => {
+                Outcome::Failed(Failure { kind: FailureKind::Reported, ..failure })
+            }
+            known => known,
+        }
+    }
+}
+
+impl FailureKind {
+    fn needs_graphs(self) -> bool {
+        matches!(self, FailureKind::Dependency | FailureKind::Subtask | FailureKind::ResultsTooLarge)
+    }
+}
+
 impl Links {
     /// Notes that the task waits for further children.
     fn suspend(&mut self, subtasks: u32, carried: Bytes) {
@@ -95,7 +129,10 @@ impl Fleet {
         suspension: Suspension,
         effects: &mut Vec<Effect>,
     ) {
-        if let Err((message, retryable)) = self.check_suspension(seq, &suspension) {
+        let Some(task) = self.state.tasks.kept.get(&seq) else { return };
+        let prepared = suspension.subtasks.into_iter().map(|subtask| self.prepared(task, subtask));
+        let suspension = Suspension { subtasks: prepared.collect(), carried: suspension.carried };
+        if let Err((message, retryable)) = self.check_suspension(task, &suspension) {
             let failure = own_failure(FailureKind::Subtask, &message, retryable);
             return self.failed(seq, id, held, failure, effects);
         }
@@ -113,8 +150,7 @@ impl Fleet {
     }
 
     /// Refuses a suspension, with a reason, and whether it might be accepted later.
-    fn check_suspension(&self, seq: u64, suspension: &Suspension) -> Result<(), (String, bool)> {
-        let Some(task) = self.state.tasks.kept.get(&seq) else { return Ok(()) };
+    fn check_suspension(&self, task: &Task, suspension: &Suspension) -> Result<(), (String, bool)> {
         let for_good = |problem: String| Err((problem, false));
         if task.member_of.is_some() {
             return for_good("a task whose result is verified can't wait for subtasks".to_owned());
@@ -130,8 +166,32 @@ impl Fleet {
         if known as usize + count > MAX_SUBTASKS as usize {
             return for_good(format!("the task would have more than {MAX_SUBTASKS} subtasks"));
         }
-        let more = Some(count as u64 - 1);
-        self.check_places(None, more, suspension.bytes() as u64).map_err(|refusal| (refusal.to_string(), true))
+        let (more, stored) = (Some(count as u64 - 1), suspension.subtasks.iter().map(SubmitTask::stored_bytes));
+        let checked = self.check_places(None, more, suspension.carried.len() as u64 + stored.sum::<u64>());
+        let checked = checked.and_then(|()| self.check_subtask_queues(&suspension.subtasks));
+        checked.map_err(|refusal| (refusal.to_string(), true))
+    }
+
+    /// Refuses subtasks for which their queues have no room.
+    fn check_subtask_queues(&self, subtasks: &[SubmitTask]) -> Result<(), Refusal> {
+        let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+        for subtask in subtasks {
+            *counts.entry(subtask.queue()).or_default() += 1;
+        }
+        counts.into_iter().try_for_each(|(queue, count)| self.check_unfinished(queue, count - 1))
+    }
+
+    /// Returns a subtask with what it does not say itself: what its kind says comes before what its task says.
+    fn prepared(&self, task: &Task, mut subtask: SubmitTask) -> SubmitTask {
+        if subtask.priority == 0 {
+            subtask.priority = task.priority;
+        }
+        if subtask.submitter.is_empty() {
+            subtask.submitter.clone_from(&task.submitter);
+        }
+        self.fill_defaults(&mut subtask);
+        self.inherit_lane(task, &mut subtask);
+        subtask
     }
 
     /// Accepts the next subtask of a task that is suspended. If it is refused, the task fails. Returns the others.
@@ -144,15 +204,6 @@ impl Fleet {
         let mut subtask = subtasks.next()?;
         let task = self.state.tasks.kept.get(&parent).filter(|task| task.state == TaskState::Queued)?;
         let place = place_below(task, task.children()?.accepted);
-        if subtask.priority == 0 {
-            subtask.priority = task.priority;
-        }
-        if subtask.submitter.is_empty() {
-            subtask.submitter.clone_from(&task.submitter);
-        }
-        // What its kind says comes before what its task says.
-        self.fill_defaults(&mut subtask);
-        self.inherit_lane(task, &mut subtask);
         subtask.id = self.free_id(task.id, u64::from(place.index));
         if let Err(refusal) = self.accept_subtask(subtask, place, effects) {
             let message = format!("its subtask {} was refused: {refusal}", place.index);

@@ -5,12 +5,12 @@ use std::{
     fmt,
 };
 
-use robeing_crds::{Enrolment, Pool, RobeingCluster, Role};
+use robeing_crds::{Enrolment, Pool, RobeingCluster};
 use robeing_identity::digest;
 use robeing_proto::v1;
 
 use super::{authority::AuthorityState, join::JoinState};
-use crate::names;
+use crate::{controller::asking, names};
 
 /// Returns the request that contains whom the coordinators are to trust.
 pub fn request(
@@ -41,15 +41,9 @@ fn pool_trust(cluster: &RobeingCluster, pool: &Pool, join: Option<&JoinState>) -
     let namespace = cluster.metadata.namespace.as_deref().unwrap_or_default();
     let named = pool.template.as_ref().and_then(|template| template.service_account_name.clone());
     let account = named.unwrap_or_else(|| names::pool(cluster_name, &pool.name));
-    let role = match pool.role {
-        Role::Worker => v1::Role::Worker,
-        Role::Specialist => v1::Role::Specialist,
-        Role::Messenger => v1::Role::Messenger,
-        Role::Guardian => v1::Role::Guardian,
-    };
     v1::PoolTrust {
         pool: pool.name.clone(),
-        role: role.into(),
+        role: asking::role(pool.role).into(),
         service_accounts: vec![format!("{namespace}/{account}")],
         join_secret_digests: join.map(JoinState::digests).unwrap_or_default().into_iter().map(Into::into).collect(),
     }

@@ -158,6 +158,12 @@ fn bounded(events: Vec<EventRecord>) -> Vec<EventRecord> {
     told
 }
 
+/// Returns the words of a message but those with figures, such as counts and ids: these may change with every look, and
+/// the message is no other one for that.
+pub(super) fn without_figures(message: Option<&str>) -> Option<Vec<&str>> {
+    message.map(|message| message.split(' ').filter(|word| !word.bytes().any(|byte| byte.is_ascii_digit())).collect())
+}
+
 /// Returns one event for these of one reason; the last one itself if it is the only one. If each of them is published
 /// once, so is the event for all of them.
 fn combined(mut events: Vec<EventRecord>) -> Option<EventRecord> {

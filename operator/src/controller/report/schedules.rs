@@ -2,7 +2,7 @@
 
 use robeing_crds::{RobeingClusterStatus, ScheduleStatus};
 
-use super::events::{EventRecord, normal, warning};
+use super::events::{EventRecord, normal, warning, without_figures};
 
 /// Adds the events between two statuses.
 pub(super) fn happened(
@@ -19,15 +19,11 @@ pub(super) fn happened(
     }
 }
 
-/// Returns a message without its figures, which may change with every run.
-fn without_figures(schedule: &ScheduleStatus) -> Option<String> {
-    schedule.message.as_ref().map(|message| message.chars().filter(|letter| !letter.is_ascii_digit()).collect())
-}
-
 fn changed(before: Option<&ScheduleStatus>, schedule: &ScheduleStatus, events: &mut Vec<EventRecord>) {
     let name = &schedule.name;
+    let message = without_figures(schedule.message.as_deref());
     let is_told = |before: &ScheduleStatus| {
-        before.accepted == schedule.accepted && without_figures(before) == without_figures(schedule)
+        before.accepted == schedule.accepted && without_figures(before.message.as_deref()) == message
     };
     let news = schedule.message.as_deref().filter(|_| !before.is_some_and(is_told));
     match (news, schedule.accepted) {

@@ -2,7 +2,7 @@
 
 use robeing_crds::{RobeingClusterStatus, TeamState, TeamStatus};
 
-use super::events::{EventRecord, normal, warning};
+use super::events::{EventRecord, normal, warning, without_figures};
 
 /// Adds the events between two statuses.
 pub(super) fn happened(
@@ -23,11 +23,6 @@ fn is_formed(team: &TeamStatus) -> bool {
     !matches!(team.state, TeamState::NotFormed | TeamState::Disbanded)
 }
 
-/// Returns a message without its figures: how many agents are free may change every second.
-fn without_figures(team: &TeamStatus) -> Option<String> {
-    team.message.as_ref().map(|message| message.chars().filter(|letter| !letter.is_ascii_digit()).collect())
-}
-
 fn changed(before: Option<&TeamStatus>, team: &TeamStatus, events: &mut Vec<EventRecord>) {
     let (name, id) = (&team.name, &team.id);
     if let Some(before) = before.filter(|before| before.id != team.id && is_formed(before)) {
@@ -39,8 +34,9 @@ fn changed(before: Option<&TeamStatus>, team: &TeamStatus, events: &mut Vec<Even
         events.push(warning("TeamRefused", "Keep", format!("Nothing is done about the team {name:?} ({id}): {why}.")));
     }
     if team.state == TeamState::NotFormed {
-        let is_told =
-            before.is_some_and(|before| before.state == team.state && without_figures(before) == without_figures(team));
+        let message = without_figures(team.message.as_deref());
+        let is_told = before
+            .is_some_and(|before| before.state == team.state && without_figures(before.message.as_deref()) == message);
         if !is_told {
             let why = team.message.as_deref().unwrap_or("for an unknown reason");
             events.push(warning("TeamNotFormed", "Form", format!("Team {name:?} is not formed: {why}.")));

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use prost::Message;
 use robeing_fleet::{
-    Archived, Fleet, FleetMillis, Kept, Passing, Task, TaskId,
+    Archived, Fleet, FleetMillis, Join, Kept, Passing, Task, TaskId,
     sabotage::{Mistake, planted},
 };
 use robeing_platform::compute;
@@ -252,18 +252,18 @@ impl Given {
                 }
             }
         }
-        match passing {
-            Passing::AsInput => {
-                let outputs = found.iter().filter_map(|task| task.output.as_ref());
-                let parts: Vec<&[u8]> = std::iter::once(&self.input).chain(outputs).map(|part| &part[..]).collect();
-                let input = parts.concat();
-                self.input = input.into();
-            }
-            Passing::Separately => {
-                let seq = self.task.seq;
-                let is_child = |of: &Task| of.child_of().is_some_and(|place| place.seq == seq);
-                self.results = found.iter().map(|of| convert::passed_result(of, is_child(of))).collect();
-            }
+        let seq = self.task.seq;
+        let is_child = |of: &Task| of.child_of().is_some_and(|place| place.seq == seq);
+        // Who asked for subtasks has to know of each how it ended.
+        let has_asked = self.task.children().is_some_and(|children| children.join == Join::Resume);
+        let is_input = |of: &Arc<Task>| passing == Passing::AsInput && !(has_asked && is_child(of));
+        let (inputs, others): (Vec<_>, Vec<_>) = found.into_iter().partition(is_input);
+        self.results = others.iter().map(|of| convert::passed_result(of, is_child(of))).collect();
+        if !inputs.is_empty() {
+            let outputs = inputs.iter().filter_map(|task| task.output.as_ref());
+            let parts: Vec<&[u8]> = std::iter::once(&self.input).chain(outputs).map(|part| &part[..]).collect();
+            let input = parts.concat();
+            self.input = input.into();
         }
         Ok(())
     }

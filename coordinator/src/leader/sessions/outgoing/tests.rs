@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use robeing_fleet::{
     AgentId, Amounts, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, FleetConfig, Join,
-    OnFailure, Outcome, PartOf, ResourceCommand, SessionId, Split, Stamp, SubmitTask, TaskCommand, TaskResources,
-    Verify, known_version,
+    OnFailure, Outcome, PartOf, ResourceCommand, SessionId, Split, Stamp, SubmitTask, Suspension, TaskCommand,
+    TaskResources, Verify, known_version,
     limits::{CHILD_OVERHEAD, MAX_INPUT_BYTES, MAX_PASSED_BYTES},
 };
 use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
@@ -139,6 +139,32 @@ fn an_attempt_is_sent_with_the_results_that_its_task_depends_on_and_by_itself() 
     assert_eq!(results, [(id(1), Bytes::from_static(b"one,")), (id(2), Bytes::from_static(b"two,"))]);
     assert_eq!(&*messages[1][0].input, b"own,");
     assert_eq!((&*messages[2][0].input, messages[2][0].results.len()), (&b"own,two,one,"[..], 0));
+}
+
+#[test]
+fn the_results_of_subtasks_are_told_one_by_one_although_those_of_others_are_the_input() {
+    let (mut fleet, agent, session) = fleet_with_agent();
+    let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
+    fleet.apply(Stamp::at(1), raise, &mut Vec::new());
+    end(&mut fleet, (agent, session), task(1, Bytes::new()), "one,");
+    let asked = Suspension { subtasks: vec![task(0, Bytes::new())], carried: Bytes::from_static(b"state") };
+    let complete = |fleet: &mut Fleet, id, outcome| {
+        let completion = Completion { agent, session, task: id, attempt: 1, ran_us: 1, outcome };
+        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Complete(completion)), &mut Vec::new());
+    };
+    let asking = Command::Task(TaskCommand::Submit(after(2, &[1], Passing::AsInput)));
+    fleet.apply(Stamp::at(1), asking, &mut Vec::new());
+    complete(&mut fleet, TaskId(2), Outcome::Suspended(asked));
+    let subtask = fleet.children_of(TaskId(2), 0, 1)[0].1.id;
+    complete(&mut fleet, subtask, Outcome::Succeeded(Bytes::from_static(b"sub")));
+    let mut outgoing = Outgoing::default();
+    outgoing.add(Outbox { assignments: vec![(TaskId(2), 2)], ..Outbox::default() });
+    let Some(ToAgent::Assignments(given)) = outgoing.next(&SharedFleet::new(fleet), 1) else {
+        panic!("it is sent");
+    };
+    let internal::Assignment { input, results, carried, .. } = &given.assignments[0];
+    assert_eq!((&input[..], &carried[..]), (&b"own,one,"[..], &b"state"[..]));
+    assert_eq!(results.iter().map(|of| &of.output[..]).collect::<Vec<_>>(), [b"sub"]);
 }
 
 #[test]

@@ -30,7 +30,9 @@ fn reasons(before: Option<Vec<ScheduleStatus>>, after: Vec<ScheduleStatus>) -> V
 #[test]
 fn what_becomes_of_a_schedule_is_told_once() {
     let set = |digest| vec![schedule(digest, None)];
-    let busy = |count: u32| vec![schedule("d", Some(&format!("{count} earlier runs are not finished")))];
+    let busy = |id: &str| vec![schedule("d", Some(&format!("task {id} of an earlier run was not finished")))];
+    let (busy, busy_again) =
+        (busy("0190a0b0-ffff-8000-8000-aaaaaaaaaaaa"), busy("0190a0b0-eeee-8000-8000-bbbbbbbbbbbb"));
     let steps = [
         (None, vec![refused("too many")], vec!["ScheduleRefused"]),
         (Some(vec![refused("too many")]), vec![refused("too many")], vec![]),
@@ -38,9 +40,9 @@ fn what_becomes_of_a_schedule_is_told_once() {
         (None, set("d"), vec!["ScheduleSet"]),
         (Some(set("d")), set("d"), vec![]),
         (Some(set("d")), set("e"), vec!["ScheduleSet"]),
-        (Some(set("d")), busy(1), vec!["ScheduleRunNotStarted"]),
-        (Some(busy(1)), busy(2), vec![]),
-        (Some(busy(2)), set("d"), vec![]),
+        (Some(set("d")), busy.clone(), vec!["ScheduleRunNotStarted"]),
+        (Some(busy), busy_again.clone(), vec![]),
+        (Some(busy_again), set("d"), vec![]),
         (Some(set("d")), vec![refused("no")], vec!["ScheduleRefused"]),
         (Some(set("d")), vec![], vec!["ScheduleRemoved"]),
     ];

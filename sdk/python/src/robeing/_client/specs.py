@@ -63,6 +63,14 @@ class TaskOptions(TypedDict, total=False):
     """Only agents of this role run the task: worker, specialist, messenger or guardian."""
     specialization: str
     """Only agents with this specialization run the task."""
+    slots: int
+    """How many slots of its agent an attempt takes; as its kind says unless given, or one."""
+    queue: str
+    """The queue that the task waits in, which is set before."""
+    limit_key: str
+    """What limits of the queue are about, such as the name of a customer."""
+    depends_on: Sequence[str]
+    """Ids of tasks that must have succeeded before the task is started; it fails if one does not."""
     result_ttl: Seconds
     """How long the finished task is kept."""
     submitter: str
@@ -83,7 +91,17 @@ _DURATIONS = {
     "attempt_timeout": "attempt_timeout",
     "result_ttl": "result_ttl",
 }
-_TEXTS = {"id": "id", "key": "idempotency_key", "specialization": "required_specialization", "team": "team"}
+# What has a field of its own type.
+_PLAIN = {
+    "id": "id",
+    "key": "idempotency_key",
+    "priority": "priority",
+    "specialization": "required_specialization",
+    "slots": "slots",
+    "queue": "queue",
+    "limit_key": "limit_key",
+    "team": "team",
+}
 _BACKOFFS = ("initial_backoff", "max_backoff")
 _ROLES = {name.removeprefix("ROLE_").lower(): number for name, number in types_pb2.Role.items() if number}
 
@@ -159,7 +177,7 @@ def _template(kind: str, options: TaskOptions) -> types_pb2.TaskSpec:
         spec.CopyFrom(options["template"])
     spec.kind = kind
     given: dict[str, Any] = dict(options)
-    for option, name in _TEXTS.items():
+    for option, name in _PLAIN.items():
         if option in given:
             setattr(spec, name, given[option])
     for option, name in _DURATIONS.items():
@@ -168,8 +186,8 @@ def _template(kind: str, options: TaskOptions) -> types_pb2.TaskSpec:
     _set_retries(spec, given)
     if "not_before" in given:
         spec.not_before.CopyFrom(_timestamp(given["not_before"]))
-    if "priority" in given:
-        spec.priority = given["priority"]
+    for task in given.get("depends_on", ()):
+        spec.depends_on.add(task=task)
     if "role" in given:
         spec.required_role = _role(given["role"])
     spec.submitter = given.get("submitter") or spec.submitter or _submitter()

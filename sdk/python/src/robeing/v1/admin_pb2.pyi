@@ -268,7 +268,7 @@ class TaskKind(_message.Message):
     slots: _builtins.int
     """How many slots of its agent an attempt takes, at most 4,096. 0: one."""
     queue: _builtins.str
-    """The queue of the resource pool for whose share the tasks count; empty: "default". Only with `resources`."""
+    """The queue in which the tasks wait, and for whose share of the resource pool they count; empty: "default"."""
     @_builtins.property
     def skills(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The specializations that an agent must have; at most 8, each once. The first one decides which agents match."""

@@ -703,7 +703,7 @@ class CancelResult(_message.Message):
     def refusal(self) -> Global___Refusal: ...
     @_builtins.property
     def stopping_agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the agents that have not said so when the wait was over. Only with `wait`."""
+        """Names of the agents that have not said so when the wait was over, at most 100. Only with `wait`."""
 
     def __init__(
         self,

@@ -770,8 +770,8 @@ Global___Split: _TypeAlias = Split  # noqa: Y015
 
 @_typing.final
 class PartOf(_message.Message):
-    """Which part a task is. A part can depend on others of the same task, and on tasks that were submitted before the
-    topmost task above it.
+    """Which part a task is. A part can depend on older parts of the same task or of a task above it, and on tasks that were
+    submitted before the topmost task above it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

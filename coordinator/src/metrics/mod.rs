@@ -1,5 +1,7 @@
 //! The coordinator's Prometheus metrics, refreshed every second.
 
+mod queues;
+
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -9,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use robeing_fleet::Resource;
 use robeing_telemetry::Metrics;
 
+use self::queues::QueueGauges;
 use crate::{
     apply::observer::ApplyObserver,
     disk_space::Rooms,
@@ -32,7 +35,7 @@ pub struct Sources {
     pub snapshots: Arc<SnapshotStats>,
 }
 
-/// The metrics of messages through the coordinators, of ballots, of teams, and of the resource pool. Votes, and ballots
+/// The metrics of messages through the coordinators, of ballots, of teams, of queues, and of the resource pool. Votes, and ballots
 /// that close, are counted in [`ballots::counters`](crate::ballots::counters).
 struct DomainGauges {
     waiting: Gauge,
@@ -43,6 +46,7 @@ struct DomainGauges {
     degraded_teams: Gauge,
     team_members: Gauge,
     of_teams: TeamFigures,
+    of_queues: QueueGauges,
     resources: ResourceGauges,
     archived: Gauge,
     missing: Gauge,
@@ -60,6 +64,7 @@ impl DomainGauges {
             degraded_teams: metrics.gauge("teams_degraded", "Teams that lack members or paths"),
             team_members: metrics.gauge("team_members", "Agents that are in a team"),
             of_teams: TeamFigures::register(metrics),
+            of_queues: QueueGauges::register(metrics),
             resources: ResourceGauges::new(metrics),
             archived: metrics.gauge("results_archived", "Results that are kept on disk alone"),
             missing: metrics.gauge(
@@ -82,6 +87,7 @@ impl DomainGauges {
         self.archived.set(state.look(|fleet| fleet.archived_count()) as i64);
         self.missing.set(state.records().archive.missing() as i64);
         self.of_teams.refresh(state);
+        self.of_queues.refresh(state);
         self.resources.refresh(state);
     }
 }
