@@ -117,8 +117,8 @@ mod tests {
     use super::*;
     use crate::fixture::{fleet_with_ended, wordy_failure};
 
-    /// Reads a page of a listing of so many tasks, of which three match, in the fifth slice. Returns how many were found,
-    /// where the next page starts, and how many were looked at.
+    /// Reads a page of a listing of so many tasks, of which three match, in the fifth slice. Returns how many were
+    /// found, where the next page starts, and how many were looked at.
     fn read(fleet: &Fleet, of: usize, after: Option<u64>, size: usize, archived: usize) -> (usize, Option<u64>, usize) {
         let mut page = Page::new(after, size);
         while let Some(most) = page.wanted() {

@@ -1,6 +1,6 @@
-//! The archive: the tasks that the fleet's state has handed over, on this coordinator's disk. Which these are, and under
-//! which numbers, follows from the log; so a record that is handed over again is the same, and nothing is acknowledged
-//! here. Instead, a snapshot that refers to records is written only once they are durable.
+//! The archive: the tasks that the fleet's state has handed over, on this coordinator's disk. Which these are, and
+//! under which numbers, follows from the log; so a record that is handed over again is the same, and nothing is
+//! acknowledged here. Instead, a snapshot that refers to records is written only once they are durable.
 //!
 //! What is handed over waits in memory until the writer has written it, and is read from there meanwhile.
 

@@ -30,7 +30,7 @@ impl RecordReader {
         let (record, id) = (row.record, row.id());
         for (_, peer, _) in self.members.all().into_iter().filter(|(id, ..)| *id != self.own) {
             if let Some(task) = transfer::ask(&self.peers, &peer.address, row).await {
-                warn!(record, task = %id, from = peer.name, "a result is missing in the archive here; another one has it");
+                warn!(record, task = %id, from = peer.name, "a result is missing in the archive here");
                 return Some(task);
             }
         }

@@ -15,7 +15,8 @@ use crate::raft::log::{frame, pieces::Pieces};
 /// than one write has.
 const WRITTEN_AGAIN: u64 = 8 * 1024 * 1024;
 
-/// Returns the segments in the folder `dir`, of which only the last one is not sealed. All their records count as needed.
+/// Returns the segments in the folder `dir`, of which only the last one is not sealed. All their records count as
+/// needed.
 ///
 /// # Errors
 /// The disk failed.
@@ -25,10 +26,14 @@ pub async fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<BTreeMap<u6
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         Err(error) => return Err(error),
     };
-    for aside in names.iter().filter(|name| name.ends_with(segment::ASIDE)) {
-        disk.remove(&dir.join(aside)).await?;
-    }
     let firsts: Vec<u64> = names.iter().filter_map(|name| segment::first_of(name)).collect();
+    let is_left_over = |name: &&String| {
+        let of_none = |first: u64| firsts.binary_search(&first).is_err();
+        name.ends_with(segment::ASIDE) || segment::first_of_index(name).is_some_and(of_none)
+    };
+    for left_over in names.iter().filter(is_left_over) {
+        disk.remove(&dir.join(left_over)).await?;
+    }
     let mut segments = BTreeMap::new();
     for first in firsts.iter().copied() {
         let is_newest = firsts.last() == Some(&first);

@@ -29,7 +29,15 @@ pub fn aside_path(dir: &Path, first: u64) -> PathBuf {
 
 /// Returns the first record in the name of a segment.
 pub fn first_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(RECORDS)?;
+    number(name.strip_suffix(RECORDS)?)
+}
+
+/// Returns the first record of its segment in the name of an index.
+pub fn first_of_index(name: &str) -> Option<u64> {
+    number(name.strip_suffix(INDEX)?)
+}
+
+fn number(digits: &str) -> Option<u64> {
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
@@ -66,8 +74,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Adds the next record, which may not be needed any more. Its number, from the first one on, and its place must fit
-    /// 32 bits each.
+    /// Adds the next record, which may not be needed any more. Its number, from the first one on, and its place must
+    /// fit 32 bits each.
     pub fn push(&mut self, record: u64, place: Place, is_needed: bool) {
         let short = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
         let len = if is_needed { short(place.len as u64) } else { 0 };

@@ -116,7 +116,10 @@ impl Writer {
         let Group { content, records } = compute(|| Group::of(&tasks, most));
         let (first, offset) = self.place_for(next, content.len() as u64).await?;
         let Shared { disk, dir, .. } = &*self.shared;
-        let file = disk.open(&segment::path(dir, first), offset == 0).await?;
+        let file = match offset {
+            0 => disk.open(&segment::path(dir, first), true).await?,
+            _ => self.shared.file(first).await?,
+        };
         file.write_at_and_sync(offset, content.freeze()).await?;
         if offset == 0 {
             disk.sync_dir(dir).await?;
@@ -239,8 +242,8 @@ impl Writer {
     }
 }
 
-/// Returns the frames of the needed records of a segment, one after the other, and where they are then. Damaged ones are
-/// left out.
+/// Returns the frames of the needed records of a segment, one after the other, and where they are then. Damaged ones
+/// are left out.
 fn without_gaps(old: &Segment, first: u64, content: &Bytes) -> (Bytes, Segment) {
     let (mut kept, mut smaller) = (BytesMut::new(), Segment { is_sealed: true, ..Segment::default() });
     for entry in old.needed() {

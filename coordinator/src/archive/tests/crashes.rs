@@ -1,5 +1,5 @@
-//! One scripted history with a power failure at every single disk operation, including those while the archive is opened
-//! again.
+//! One scripted history with a power failure at every single disk operation, including those while the archive is
+//! opened again.
 
 use std::collections::BTreeSet;
 

@@ -3,9 +3,9 @@
 use std::sync::LazyLock;
 
 use robeing_fleet::{
-    AgentId, Amounts, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, FleetConfig, Join,
-    OnFailure, Outcome, PartOf, ResourceCommand, SessionId, Split, Stamp, SubmitTask, Suspension, TaskCommand,
-    TaskResources, Verify, known_version,
+    AgentId, Amounts, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, FleetConfig, OnFailure,
+    Outcome, PartOf, ResourceCommand, SessionId, Split, Stamp, SubmitTask, Suspension, TaskCommand, TaskResources,
+    Verify, known_version,
     limits::{CHILD_OVERHEAD, MAX_INPUT_BYTES, MAX_PASSED_BYTES},
 };
 use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
