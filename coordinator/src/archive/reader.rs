@@ -6,18 +6,25 @@ use robeing_fleet::{Archived, Task};
 use tracing::warn;
 
 use super::{Archive, transfer};
-use crate::{members::Members, peers::Peers, raft::NodeId};
+use crate::{members::Members, outside::Outside, peers::Peers, raft::NodeId};
 
 /// Reads archived tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct RecordReader {
+    /// This coordinator's archive.
     pub archive: Archive,
-    pub own: NodeId,
-    pub members: Members,
+    /// The connections to the others.
     pub peers: Arc<Peers>,
+    own: NodeId,
+    members: Members,
 }
 
 impl RecordReader {
+    /// Creates a reader for the coordinator with this id.
+    pub fn new(archive: Archive, own: NodeId, members: Members, outside: &Outside) -> Self {
+        Self { archive, peers: Arc::clone(&outside.peers), own, members }
+    }
+
     /// Returns the archived task of a row, as it is here. `None`: it is not here, or is damaged.
     pub async fn here(&self, row: &Archived) -> Option<Arc<Task>> {
         self.archive.get(row.record).await.filter(|task| row.is_of(task))

@@ -203,8 +203,7 @@ impl Parts {
         let Consensus { raft, log, fleet, observer, role, proposer, clock, snapshots, archive } = consensus;
         let standing = Standing::new(member.id(), raft.clone(), role, observer.sessions.timing.lease_margin());
         let members = Members::new(raft.clone());
-        let (own, peers) = (member.id(), Arc::clone(&outside.peers));
-        let records = RecordReader { archive, own, members: members.clone(), peers };
+        let records = RecordReader::new(archive, member.id(), members.clone(), &outside);
         let state = StateReader::new(fleet, Arc::clone(&observer), standing.clone(), records);
         let policies = Policies::new(state.clone(), Arc::clone(&observer), rights.clone(), metrics);
         let (scores, warnings, rooms): (Arc<Scores>, Arc<Warnings>, Arc<Rooms>) = Default::default();
