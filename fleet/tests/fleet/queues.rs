@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use robeing_fleet::{
-    AgentJoin, AttemptEnd, CodecError, Command, ControlCommand, Fleet, FleetConfig, Join, Limit, Progress, QueueFigures,
-    QueueRules, Rate, Refusal, Reply, Served, SubmitTask, TaskCommand, TaskId, TaskResources, TaskState, known_version,
+    AgentJoin, AttemptEnd, CodecError, Command, ControlCommand, Fleet, FleetConfig, Join, Limit, Progress,
+    QueueFigures, QueueRules, Rate, Refusal, Reply, Served, SubmitTask, TaskCommand, TaskId, TaskResources, TaskState,
+    known_version,
     limits::{DEFAULT_INITIAL_BACKOFF_MS, QUEUE_RETRY_MS, SHARE_STEP},
 };
 

@@ -272,7 +272,7 @@ mod tests {
     /// fails.
     fn check(states: &[(u64, Scheduled)]) -> Option<Check> {
         let mut ledger = ScheduleLedger::default();
-        let mut of = |(minutes, scheduled): &(u64, Scheduled)| {
+        let of = |(minutes, scheduled): &(u64, Scheduled)| {
             let report = Report { wall: at(*minutes), schedules: vec![scheduled.clone()] };
             ledger.applied(&[], &report).err()
         };
