@@ -2,7 +2,9 @@
 //! again from the segment, so it is written without care, and checked when it is read.
 //!
 //! ```text
-//! "RBRIDX01" | end of the last frame u64 | count u32 | (record u32 | offset u32 | length u32) … | crc32c of all before u32
+//! "RBRIDX01" | end of the last frame u64 | count u32
+//! (record u32 | offset u32 | length u32) …
+//! crc32c of all before u32
 //! ```
 
 use std::{io, path::Path, sync::Arc};

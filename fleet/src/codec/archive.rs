@@ -67,10 +67,10 @@ fn column<const N: usize>(rows: &[Archived], of: impl Fn(&Archived) -> [u8; N]) 
 /// Decodes a column of so many numbers.
 fn numbers<const N: usize>(column: &Bytes, count: usize) -> Result<impl Iterator<Item = [u8; N]> + '_, CodecError> {
     let (numbers, rest) = column.as_chunks::<N>();
-    match numbers.len() == count && rest.is_empty() {
-        true => Ok(numbers.iter().copied()),
-        false => Err(malformed("a column has another length")),
+    if numbers.len() != count || !rest.is_empty() {
+        return Err(malformed("a column has another length"));
     }
+    Ok(numbers.iter().copied())
 }
 
 fn long(column: &mut impl Iterator<Item = [u8; 8]>) -> u64 {

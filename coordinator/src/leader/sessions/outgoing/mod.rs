@@ -48,11 +48,16 @@ pub struct Outgoing {
     archived: BTreeMap<u64, Option<Arc<Task>>>,
     /// Those that have to be read before the next attempt is sent.
     lacking: Vec<Archived>,
+    /// Attempts whose results could not be read, until that is tried again at the next heartbeat.
+    held: Vec<AttemptKey>,
 }
 
 impl Outgoing {
     /// Adds the contents of an outbox.
     pub fn add(&mut self, outbox: Outbox) {
+        if outbox.heartbeat.is_some() {
+            self.assignments.extend(self.held.drain(..));
+        }
         self.heartbeat = outbox.heartbeat.or(self.heartbeat);
         self.health_check = outbox.health_check.or(self.health_check.take());
         self.acks.extend(outbox.acks);
@@ -65,11 +70,12 @@ impl Outgoing {
         if self.ended.is_some() {
             self.stops.clear();
             self.assignments.clear();
+            self.held.clear();
             self.follows.clear();
         }
     }
 
-    /// Returns whether nothing waits.
+    /// Returns whether nothing can be sent.
     pub fn is_empty(&self) -> bool {
         self.heartbeat.is_none()
             && self.health_check.is_none()
@@ -82,8 +88,8 @@ impl Outgoing {
             && self.ended.is_none()
     }
 
-    /// Returns the next message; `None` if nothing is left to send. Reads the results of archived tasks that an attempt is
-    /// given.
+    /// Returns the next message; `None` if nothing is left to send. Reads the results of archived tasks that an attempt
+    /// is given.
     pub async fn next_of(&mut self, state: &StateReader, now: FleetMillis) -> Option<ToAgent> {
         loop {
             let next = self.next(state.fleet(), now);
@@ -93,14 +99,19 @@ impl Outgoing {
             }
             for row in lacking {
                 let task = state.read(Kept::Archived(row)).await.ok().flatten();
+                let is_read = task.is_some();
                 self.archived.insert(row.record, task.map(without_input));
+                if !is_read {
+                    // The others would not help, and the agent must not wait for each.
+                    break;
+                }
             }
         }
     }
 
-    /// As [`Outgoing::next_of`], but `None` also if the results of archived tasks have to be read first. The stop of an attempt is never sent before its
-    /// assignment: it is queued only after the state has changed, an assignment is sent as soon as it is read from the
-    /// state, and an attempt that is no longer current is not assigned.
+    /// As [`Outgoing::next_of`], but `None` also if the results of archived tasks have to be read first. The stop of an
+    /// attempt is never sent before its assignment: it is queued only after the state has changed, an assignment is sent
+    /// as soon as it is read from the state, and an attempt that is no longer current is not assigned.
     pub fn next(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<ToAgent> {
         if let Some(seq) = self.heartbeat.take() {
             return Some(ToAgent::HeartbeatAck(internal::HeartbeatAck { seq }));
@@ -143,6 +154,7 @@ impl Outgoing {
                 continue;
             }
             // One that is given results is alone.
+            let key = tasks.first().and_then(Given::key);
             match tasks.iter_mut().try_for_each(|given| given.add_results(fleet, &self.archived)) {
                 Ok(()) => {
                     self.archived.clear();
@@ -150,15 +162,14 @@ impl Outgoing {
                     return Some(internal::Assignments { assignments });
                 }
                 Err(NotGiven::Lacking(lacking)) => {
-                    if let Some(key) = tasks.first().and_then(Given::key) {
-                        self.assignments.push_front(key);
-                    }
+                    key.into_iter().for_each(|key| self.assignments.push_front(key));
                     self.lacking = lacking;
                     return None;
                 }
                 Err(NotGiven::Unreadable(id)) => {
                     self.archived.clear();
-                    error!(task = %id, "a result that an attempt is to be given can't be read; it is not sent");
+                    self.held.extend(key);
+                    error!(task = %id, "a result that an attempt is to be given can't be read; its agent has to wait");
                 }
             }
         }
@@ -220,6 +231,10 @@ impl Given {
             return Ok(());
         }
         let rows = fleet.read().archived_results(&self.task);
+        let is_unreadable = |row: &&Archived| archived.get(&row.record).is_some_and(Option::is_none);
+        if let Some(row) = rows.iter().find(is_unreadable) {
+            return Err(NotGiven::Unreadable(row.id()));
+        }
         let lacking: Vec<Archived> = rows.into_iter().filter(|row| !archived.contains_key(&row.record)).collect();
         if !lacking.is_empty() {
             return Err(NotGiven::Lacking(lacking));

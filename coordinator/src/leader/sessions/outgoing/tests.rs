@@ -269,5 +269,9 @@ fn the_results_of_archived_tasks_are_read_before_the_attempt_that_is_given_them_
         outgoing.archived.insert(record, read);
         assert_eq!(sent(&mut outgoing), input, "one that can't be read is not left out of what the attempt is given");
         assert!(outgoing.is_empty() && outgoing.archived.is_empty());
+        // What could not be read is read again later.
+        outgoing.add(Outbox { heartbeat: Some(1), ..Outbox::default() });
+        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HeartbeatAck(_))));
+        assert_eq!((sent(&mut outgoing), outgoing.lacking.len()), (None, usize::from(input.is_none())));
     }
 }
