@@ -52,12 +52,13 @@ fn decode(mut content: Bytes) -> Option<Segment> {
     if crc32c::crc32c(checked) != content.get_u32_le() {
         return None;
     }
-    let mut segment = Segment { is_sealed: true, ..Segment::default() };
+    let mut segment = Segment::default();
     for _ in 0..count {
         let (record, offset, len) = (entries.get_u32_le(), entries.get_u32_le(), entries.get_u32_le());
         segment.push(record.into(), Place { offset: offset.into(), len: len as usize }, true);
     }
     segment.end = end;
+    segment.seal();
     Some(segment)
 }
 

@@ -339,13 +339,18 @@ impl Archive {
         }
     }
 
+    /// Returns whether no more waits to be written than may.
+    fn has_room(&self) -> bool {
+        self.shared.pending_bytes.load(Ordering::Relaxed) <= self.shared.sizes.pending
+    }
+
     /// Waits while too much waits to be written, unless that is because the disk is full. Cancellation-safe.
     ///
     /// # Errors
     /// The archive can't be written any more, so this coordinator must stop.
     pub async fn until_room(&self) -> io::Result<()> {
-        let pending = self.shared.pending_bytes.load(Ordering::Relaxed);
-        if pending == 0 || (pending <= self.shared.sizes.pending && !self.wake.is_closed()) {
+        let is_idle = self.shared.pending_bytes.load(Ordering::Relaxed) == 0;
+        if is_idle || (self.has_room() && !self.wake.is_closed()) {
             return Ok(());
         }
         let mut written = self.shared.written.subscribe();
@@ -353,7 +358,7 @@ impl Archive {
             {
                 let now = written.borrow_and_update();
                 self.check(&now)?;
-                if now.is_full || self.shared.pending_bytes.load(Ordering::Relaxed) <= self.shared.sizes.pending {
+                if now.is_full || self.has_room() {
                     return Ok(());
                 }
             }

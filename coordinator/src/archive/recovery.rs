@@ -62,7 +62,7 @@ pub async fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<BTreeMap<u6
 /// Reads the frames of a segment. If it is sealed, writes its index again.
 async fn scanned(disk: &Arc<dyn Disk>, dir: &Path, first: u64, is_sealed: bool) -> io::Result<Segment> {
     let mut content = Pieces::open(disk, &segment::path(dir, first)).await?;
-    let mut found = Segment { is_sealed, ..Segment::default() };
+    let mut found = Segment::default();
     let (mut offset, mut next) = (0, first);
     while let Some((record, body)) = content.frame(segment::SALT, offset).await? {
         if record < next {
@@ -71,6 +71,9 @@ async fn scanned(disk: &Arc<dyn Disk>, dir: &Path, first: u64, is_sealed: bool) 
         let place = Place { offset: offset as u64, len: frame::frame_len(body.len()) };
         found.push(record - first, place, true);
         (offset, next) = (offset + place.len, record + 1);
+    }
+    if is_sealed {
+        found.seal();
     }
     if is_sealed && !found.is_empty() {
         index::write(disk, dir, first, &found).await;

@@ -84,6 +84,12 @@ impl Segment {
         self.end = place.offset + place.len as u64;
     }
 
+    /// Takes note that nothing is added any more.
+    pub fn seal(&mut self) {
+        self.is_sealed = true;
+        self.entries.shrink_to_fit();
+    }
+
     /// Returns how many records there may be in it, with those that were left out.
     pub fn records(&self) -> u64 {
         self.entries.last().map_or(0, |last| u64::from(last.record) + 1)

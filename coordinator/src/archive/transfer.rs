@@ -75,6 +75,9 @@ pub async fn fetch(mut client: RaftClient<Channel>, archive: &Archive, rows: &[A
                 archive.put(record.number, &Arc::new(checked(rows, record)?));
             }
             archive.until_room().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            if !archive.has_room() {
+                return Err(Status::resource_exhausted("there is no room on the disk for the records of the archive"));
+            }
         }
     }
     Ok(())

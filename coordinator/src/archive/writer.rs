@@ -152,7 +152,7 @@ impl Writer {
 
     async fn seal(&self, first: u64) {
         let sealed = self.shared.records().segments.get_mut(&first).map(|segment| {
-            segment.is_sealed = true;
+            segment.seal();
             segment.clone()
         });
         if let Some(sealed) = sealed {
@@ -245,7 +245,7 @@ impl Writer {
 /// Returns the frames of the needed records of a segment, one after the other, and where they are then. Damaged ones
 /// are left out.
 fn without_gaps(old: &Segment, first: u64, content: &Bytes) -> (Bytes, Segment) {
-    let (mut kept, mut smaller) = (BytesMut::new(), Segment { is_sealed: true, ..Segment::default() });
+    let (mut kept, mut smaller) = (BytesMut::new(), Segment::default());
     for entry in old.needed() {
         let (start, len) = (entry.offset as usize, entry.len as usize);
         let frame = frame::decode_at(segment::SALT, content, start);
@@ -254,5 +254,6 @@ fn without_gaps(old: &Segment, first: u64, content: &Bytes) -> (Bytes, Segment) 
             kept.extend_from_slice(&content[start..start + len]);
         }
     }
+    smaller.seal();
     (kept.freeze(), smaller)
 }

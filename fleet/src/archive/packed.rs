@@ -49,8 +49,20 @@ impl<V: Keyed> Eq for Packed<V> {}
 impl<V: Keyed> Packed<V> {
     /// Collects values that are sorted by their keys.
     pub(crate) fn of_sorted(values: &[V]) -> Self {
-        let blocks = values.chunks(BLOCK).map(|block| (block[0].key(), block.to_vec()));
-        Self { blocks: blocks.collect(), len: values.len() }
+        let mut packed = Self::default();
+        packed.append(values);
+        packed
+    }
+
+    /// Adds values that are sorted by their keys, all of which are higher than those that are there.
+    pub(crate) fn append(&mut self, values: &[V]) {
+        self.blocks.extend(values.chunks(BLOCK).map(|block| (block[0].key(), block.to_vec())));
+        self.len += values.len();
+    }
+
+    /// Returns the value with the highest key.
+    pub(crate) fn last(&self) -> Option<&V> {
+        self.blocks.last_key_value().and_then(|(_, block)| block.last())
     }
 
     /// Returns the number of values.
@@ -202,7 +214,11 @@ mod tests {
             prop_assert!(packed.starting_at((at, 1)).eq(expected.range((at, 1)..)));
             prop_assert_eq!(packed.get((at, 0)), expected.get(&(at, 0)));
             let sorted: Vec<_> = expected.iter().copied().collect();
-            prop_assert_eq!(&Packed::of_sorted(&sorted), &packed);
+            let (first, rest) = sorted.split_at(sorted.len() / 3);
+            let mut appended = Packed::of_sorted(first);
+            appended.append(rest);
+            check(&appended, &expected);
+            prop_assert_eq!(appended.last(), expected.last());
         }
     }
 

@@ -108,7 +108,7 @@ impl Rows {
         self.states.len()
     }
 
-    /// Appends the rows to others.
+    /// Adds the rows to a list.
     fn read(&self, rows: &mut Vec<Archived>) -> Result<(), CodecError> {
         let count = self.len();
         let [seqs, records] = [&self.seqs, &self.records].map(|column| numbers::<8>(column, count));
@@ -176,12 +176,17 @@ impl ArchiveHead {
         if parts.iter().any(|part| !part.epochs.is_empty() && part.epochs.iter().all(|byte| *byte == 0)) {
             return Err(malformed("epochs that are all 0"));
         }
-        let mut rows = Vec::with_capacity(count);
-        parts.iter().try_for_each(|part| part.read(&mut rows))?;
-        if !rows.is_sorted_by(|one, next| one.seq < next.seq) {
-            return Err(malformed("not in order"));
+        let (mut kept, mut rows) = (Packed::<Archived>::default(), Vec::with_capacity(MAX_ROWS));
+        for part in parts {
+            rows.clear();
+            part.read(&mut rows)?;
+            let seqs = kept.last().into_iter().chain(&rows).map(|row: &Archived| row.seq);
+            if !seqs.is_sorted_by(|one, next| one < next) {
+                return Err(malformed("not in order"));
+            }
+            kept.append(&rows);
         }
-        Ok(Archive { kept: Packed::of_sorted(&rows), records: self.records })
+        Ok(Archive { kept, records: self.records })
     }
 }
 
@@ -248,5 +253,8 @@ mod tests {
         let (head, mut parts) = encoded(&rows[..2]);
         parts[0] = Rows::of(&[rows[1], rows[0]]);
         assert!(head.with(&parts).is_err(), "they are in order");
+        let (head, mut parts) = encoded(&rows[1..]);
+        parts[1] = Rows::of(&rows[..1]);
+        assert!(head.with(&parts).is_err(), "and so are the parts");
     }
 }

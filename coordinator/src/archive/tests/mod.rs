@@ -249,6 +249,18 @@ async fn so_much_may_wait_to_be_written_and_then_those_who_add_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_the_disk_is_full_commands_are_applied_although_too_much_waits() {
+    let rig = Rig::new().await;
+    rig.disk.set_capacity(Some(500));
+    rig.put(&tasks(4, 16 * 1024 - TASK_BYTES as usize));
+    assert!(rig.archive.flush(4).await.is_err());
+    assert!(rig.archive.has_room(), "as much as may wait");
+    rig.put(&tasks(5, 16 * 1024 - TASK_BYTES as usize));
+    rig.archive.until_room().await.expect("accepted tasks must finish");
+    assert!(!rig.archive.has_room(), "no record is fetched now");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_disk_that_fails_stops_the_archive() {
     let rig = Rig::new().await;
     let tasks = tasks(3, 100);
