@@ -79,6 +79,8 @@ struct Shared {
     /// What waits to be written, bytes.
     pending_bytes: AtomicU64,
     written: watch::Sender<Written>,
+    /// How many wait until records are durable.
+    waiting: AtomicU64,
     /// How many records that should be here were not when they were read, or were damaged.
     missing: AtomicU64,
 }
@@ -116,6 +118,22 @@ impl Records {
     fn place(&self, record: u64) -> Option<(u64, Place)> {
         let (first, segment) = self.segments.range(..=record).next_back()?;
         Some((*first, segment.place(record - first)?))
+    }
+}
+
+/// One that waits until records are durable.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn of(count: &'a AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -187,6 +205,7 @@ impl Archive {
             records: Mutex::new(Records { next, segments, ..Records::default() }),
             pending_bytes: AtomicU64::new(0),
             written: watch::Sender::new(Written { below: next, ..Written::default() }),
+            waiting: AtomicU64::new(0),
             missing: AtomicU64::new(0),
         });
         let (wake, woken) = mpsc::channel(1);
@@ -314,6 +333,7 @@ impl Archive {
     /// They can't be written: `StorageFull`, if there may be room for them later.
     pub async fn flush(&self, below: u64) -> io::Result<()> {
         let mut written = self.shared.written.subscribe();
+        let _waiting = Waiting::of(&self.shared.waiting);
         loop {
             {
                 let now = written.borrow_and_update();

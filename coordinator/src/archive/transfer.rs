@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use robeing_fleet::{Archived, Task, decode_task};
 use robeing_proto::{
     budget::MESSAGE_BUDGET_BYTES,
@@ -16,6 +19,8 @@ use crate::peers::Peers;
 
 /// Most records that are asked for in one request.
 pub const MAX_RECORDS_ASKED: usize = 4_096;
+/// Records that are read from the disk at once while they are sent.
+const READ_AT_ONCE: usize = 8;
 /// What a record counts for in a message besides its content, bytes.
 const RECORD_BYTES: usize = 16;
 /// How long the next message with records may take.
@@ -28,10 +33,15 @@ pub type RecordStream = BoxStream<'static, Result<internal::RecordChunk, Status>
 
 /// Returns the records with these numbers that are here, in messages of a bounded size.
 pub fn send(archive: Archive, numbers: Vec<u64>) -> RecordStream {
+    let read = move |number: u64| {
+        let archive = archive.clone();
+        async move { archive.content(number).await.map(|content| (number, content)) }
+    };
+    let mut found = stream::iter(numbers).map(read).buffered(READ_AT_ONCE);
     let chunks = async_stream::stream! {
         let (mut records, mut bytes) = (Vec::new(), 0);
-        for number in numbers {
-            let Some(content) = archive.content(number).await else { continue };
+        while let Some(next) = found.next().await {
+            let Some((number, content)) = next else { continue };
             bytes += content.len() + RECORD_BYTES;
             if bytes > MESSAGE_BUDGET_BYTES && !records.is_empty() {
                 bytes = content.len() + RECORD_BYTES;

@@ -1,5 +1,5 @@
-//! The task that writes: whatever was handed over during the last sync goes into the next write. It also removes
-//! segments that nobody needs, and writes sparse ones again.
+//! The task that writes. Nobody waits for a single record, so it gathers them for a while, which leaves the disk to the
+//! log. It also removes segments that nobody needs, and writes sparse ones again.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use robeing_fleet::{Task, encode_task};
 use robeing_platform::{compute, is_full};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tracing::{error, warn};
 
 use super::{
@@ -22,6 +22,8 @@ use crate::raft::log::frame;
 
 /// Bytes of one write, or one larger record.
 const WRITE_BYTES: usize = 1024 * 1024;
+/// How long records are gathered before they are written, unless they fill a write or somebody waits for them.
+const GATHER: Duration = Duration::from_millis(50);
 /// Pause before a write that found no room is repeated.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -61,12 +63,25 @@ impl Writer {
     /// Writes until all handles of the archive are dropped. What waits then is in the log.
     pub async fn run(mut self) {
         while self.woken.recv().await.is_some() {
+            self.gather().await;
             if let Err(problem) = self.work().await {
                 error!(error = %problem, "the archive can't be written; this coordinator must stop");
                 self.shared.written.send_modify(|written| written.failed = Some(problem.to_string()));
                 return;
             }
         }
+    }
+
+    /// Waits until it is time for the next write.
+    async fn gather(&mut self) {
+        let Self { shared, woken } = self;
+        let is_urgent = || {
+            let pending = shared.pending_bytes.load(Ordering::Relaxed);
+            pending >= WRITE_BYTES as u64 || shared.waiting.load(Ordering::Relaxed) > 0
+        };
+        let gathered = async { while !is_urgent() && woken.recv().await.is_some() {} };
+        // Either way, it is time to write.
+        let _ = timeout(GATHER, gathered).await;
     }
 
     /// Writes what waits, then tidies up.

@@ -119,7 +119,8 @@ async fn a_result_that_is_damaged_at_one_coordinator_is_read_at_another() {
     let (fleet, leader) = archiving().await;
     let at = fleet.followers(leader)[0];
     let first = Path::new("/data/archive/0000000000000000.rec");
-    fleet.until("it is on disk", |fleet| fleet.disks[at].content(first).is_ok()).await;
+    let archive = fleet.tested(at).state.records().archive.clone();
+    archive.flush(1).await.expect("the disk works");
     // Within the first record.
     fleet.disks[at].flip(first, 60, 0).expect("it is there");
     check(&fleet, at).await;
