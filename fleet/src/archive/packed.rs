@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt::Debug, ops::Bound};
 
 /// Most values of a block.
 const BLOCK: usize = 512;
+/// Values for which a block that is full gets room. To double it would leave a quarter of all memory unused.
+const GROWTH: usize = 64;
 
 /// A value with a key, by which it is sorted.
 pub(crate) trait Keyed: Copy + Eq + Debug {
@@ -115,18 +117,18 @@ impl<V: Keyed> Packed<V> {
         match block.binary_search_by_key(&key, V::key) {
             Ok(place) => block[place] = value,
             Err(place) if block.len() < BLOCK => {
-                block.insert(place, value);
+                put(block, place, value);
                 self.len += 1;
             }
             Err(place) => {
                 // Most values come at the end, which leaves full blocks behind.
                 let kept = if is_last && place == BLOCK { BLOCK } else { BLOCK / 2 };
                 let mut rest = block.split_off(kept);
-                match place.checked_sub(kept) {
-                    Some(place) => rest.insert(place, value),
-                    None => block.insert(place, value),
-                }
                 block.shrink_to_fit();
+                match place.checked_sub(kept) {
+                    Some(place) => put(&mut rest, place, value),
+                    None => put(block, place, value),
+                }
                 self.len += 1;
                 self.blocks.insert(rest[0].key(), rest);
             }
@@ -168,6 +170,14 @@ impl<V: Keyed> Packed<V> {
             block.shrink_to(BLOCK / 2);
         }
     }
+}
+
+/// Adds a value to a block of fewer than [`BLOCK`].
+fn put<V>(block: &mut Vec<V>, place: usize, value: V) {
+    if block.len() == block.capacity() {
+        block.reserve_exact(GROWTH.min(BLOCK - block.len()));
+    }
+    block.insert(place, value);
 }
 
 #[cfg(test)]
