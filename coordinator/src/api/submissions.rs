@@ -223,23 +223,36 @@ async fn caught_up(catching_up: &mut Option<CatchingUp>) -> Result<(), Status> {
     }
 }
 
-/// Returns the letter, with the result if only the end of the task was noted.
-async fn with_result(state: &StateReader, letter: Letter) -> Letter {
-    let Letter::Ended(id) = letter else { return letter };
+/// Returns the letter with the result of a task whose end was noted.
+async fn with_result(state: &StateReader, id: TaskId) -> Result<Letter, Status> {
     let (kept, now) = state.look(|fleet| (fleet.kept_task(id), fleet.now()));
-    let Some(kept) = kept else { return Letter::Expired(id) };
-    match state.read(kept).await {
-        Ok(Some(task)) if task.state.is_final() => Letter::Finished(task, now),
-        Ok(_) | Err(_) => Letter::Expired(id),
-    }
+    let Some(kept) = kept else { return Ok(Letter::Expired(id)) };
+    Ok(match state.read(kept).await? {
+        Some(task) if task.state.is_final() => Letter::Finished(task, now),
+        _ => Letter::Expired(id),
+    })
 }
 
-/// Returns the answers of the next message, as many as fit.
-async fn next_message(state: &StateReader, pending: &mut VecDeque<(u64, Letter)>) -> Vec<v1::StreamedAnswer> {
+/// Returns the answers of the next message, as many as fit. A result that can't be read here is a reason to ask another
+/// coordinator, once the answers before it are sent.
+async fn next_message(
+    state: &StateReader,
+    pending: &mut VecDeque<(u64, Letter)>,
+) -> Result<Vec<v1::StreamedAnswer>, Status> {
     let mut answers = Vec::with_capacity(pending.len());
     let mut budget = MessageBudget::default();
     while let Some((tag, told)) = pending.pop_front() {
-        let told = with_result(state, told).await;
+        let told = match told {
+            Letter::Ended(id) => match with_result(state, id).await {
+                Ok(told) => told,
+                Err(status) if answers.is_empty() => return Err(status),
+                Err(_) => {
+                    pending.push_front((tag, told));
+                    break;
+                }
+            },
+            told => told,
+        };
         let answer = answer(&told);
         if !budget.take(convert::answer_size(&answer)) {
             pending.push_front((tag, told));
@@ -247,7 +260,7 @@ async fn next_message(state: &StateReader, pending: &mut VecDeque<(u64, Letter)>
         }
         answers.push(v1::StreamedAnswer { tag, answer: Some(answer) });
     }
-    answers
+    Ok(answers)
 }
 
 impl Serving {
@@ -270,7 +283,7 @@ impl Serving {
                 }
                 permit = sender.reserve(), if !pending.is_empty() => {
                     let Ok(permit) = permit else { return Ok(()) };
-                    let answers = next_message(&self.submissions.state, &mut pending).await;
+                    let answers = next_message(&self.submissions.state, &mut pending).await?;
                     permit.send(Ok(v1::SubmitStreamResponse { answers }));
                 }
                 next = inbound.next(), if open && self.may_read() => match next {

@@ -86,7 +86,7 @@ impl Writer {
 
     /// Writes what waits, then tidies up.
     async fn work(&mut self) -> io::Result<()> {
-        loop {
+        while !self.woken.is_closed() {
             match self.write_next().await {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -94,9 +94,6 @@ impl Writer {
                     warn!(error = %problem, "there is no room for the archive; retrying");
                     self.shared.written.send_modify(|written| written.is_full = true);
                     tokio::time::sleep(RETRY).await;
-                    if self.woken.is_closed() {
-                        return Ok(());
-                    }
                 }
                 Err(problem) => return Err(problem),
             }
