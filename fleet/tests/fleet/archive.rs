@@ -6,8 +6,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
     Archived, Command, ControlCommand, Effect, Feature, Fleet, FleetConfig, Kept, OnFailure, Progress, Refusal, Reply,
-    RetryDead, StaleReason, Stamp, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState, archived_in,
-    decode_task, encode_task,
+    RetryDead, ScheduleCommand, StaleReason, Stamp, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState,
+    archived_in, decode_task, encode_task,
     limits::{DEFAULT_KEY_WINDOW_MS, MAX_ARCHIVED_AT_ONCE, MAX_PAGE, RECENT_RESULT_BYTES},
 };
 
@@ -16,6 +16,7 @@ use crate::{
     history::History,
     links::{after, output, with_slots},
     ops::{Op, steps},
+    schedules::{schedule, set},
 };
 
 /// A fleet that archives, beside one that does not, with the same log.
@@ -302,6 +303,19 @@ fn an_archived_task_is_answered_for_as_if_it_were_in_memory() {
     let refused = trial.apply(Command::Task(TaskCommand::RetryDead(retry)));
     let state = TaskState::Succeeded;
     assert_eq!(refused, Reply::Refused(Refusal::NotDead { task: id, state }));
+}
+
+#[test]
+fn a_run_of_a_schedule_does_not_get_the_id_of_an_archived_task() {
+    let (mut trial, stay) = keeping(1, 1);
+    let id = run(&mut trial, stay, task(1));
+    run(&mut trial, stay, task(2));
+    assert_eq!(archived(&trial), [id]);
+    let reply = set(&mut trial, schedule("nightly"));
+    assert!(!matches!(reply, Reply::Refused(_)), "{reply:?}");
+    let by_hand = ScheduleCommand::Run { name: "nightly".to_owned(), task: id, input: None };
+    let refused = trial.apply(Command::Schedule(by_hand));
+    assert!(matches!(refused, Reply::Refused(Refusal::Conflict { task, .. }) if task == id), "{refused:?}");
 }
 
 #[test]
