@@ -34,7 +34,7 @@ pub const LOG_RESERVE: u64 = 4 * SEGMENT_BYTES as u64;
 /// Approximate bytes of a snapshot per task, besides its input, output and failure texts.
 const TASK_OVERHEAD: u64 = 512;
 /// Bytes of a snapshot per archived task.
-const ROW_BYTES: u64 = 72;
+const ROW_BYTES: u64 = 80;
 /// A disk that was short of space counts as having enough again only with `1 / AGAIN_SHARE` more than is needed, so
 /// that the state does not flap.
 const AGAIN_SHARE: u64 = 8;

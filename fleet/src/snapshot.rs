@@ -274,7 +274,7 @@ pub struct Snapshot {
 /// Approximate size of a task in a snapshot besides its input, output and texts, bytes.
 const TASK_BYTES: usize = 384;
 /// Size of the row of an archived task in a snapshot, bytes.
-const ROW_BYTES: usize = 69;
+const ROW_BYTES: usize = 80;
 /// Approximate size of an entry of another domain in a snapshot, bytes.
 const ENTRY_BYTES: usize = 192;
 

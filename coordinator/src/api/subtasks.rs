@@ -1,7 +1,5 @@
 //! Listing of the parts or subtasks of a task.
 
-use std::sync::Arc;
-
 use prost::Message;
 use robeing_fleet::{Fleet, Kept, Stamp, Task, limits::MAX_PAGE};
 use robeing_proto::{budget::MessageBudget, v1};
@@ -52,8 +50,13 @@ pub async fn list(state: &StateReader, request: v1::ListSubtasksRequest) -> Resu
         if slice.is_empty() {
             return Ok(page.response(true));
         }
-        if !slice.iter().all(|child| page.take(child, parts, now)) {
-            return Ok(page.response(false));
+        for (index, kept) in slice {
+            let child = state.read_all([kept]).await.pop();
+            if child.is_some_and(|child| !page.take(index, &child, parts, now)) {
+                return Ok(page.response(false));
+            }
+            // Also after one that was forgotten meanwhile, or can't be read.
+            page.next = index.saturating_add(1);
         }
         tokio::task::yield_now().await;
     }
@@ -74,7 +77,7 @@ impl Page {
     }
 
     /// Adds the next task, if there is room. Returns whether there is room for another one.
-    fn take(&mut self, (index, task): &(u32, Arc<Task>), parts: Parts, now: Stamp) -> bool {
+    fn take(&mut self, index: u32, task: &Task, parts: Parts, now: Stamp) -> bool {
         let told = convert::task(task, parts, now);
         if !self.budget.take(told.encoded_len()) {
             return false;
@@ -130,7 +133,10 @@ mod tests {
         loop {
             let mut page = Page::new(size, from);
             let found = fleet.children_of(TaskId(1), from, size);
-            let is_last = found.iter().all(|child| page.take(child, parts, fleet.now()));
+            let is_last = found.into_iter().all(|(index, child)| match child {
+                Kept::Here(child) => page.take(index, &child, parts, fleet.now()),
+                Kept::Archived(_) => panic!("nothing is archived"),
+            });
             let response = page.response(is_last);
             assert!(response.encoded_len() <= MESSAGE_BUDGET_BYTES + 4096, "{} bytes", response.encoded_len());
             let token = response.next_page_token.clone();

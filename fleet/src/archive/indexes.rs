@@ -93,6 +93,7 @@ impl Indexes {
     /// Indexes a task that was archived.
     pub(super) fn enter_archived(&mut self, row: &Archived) {
         self.archive.enter(row);
+        self.links.enter_archived(row);
         self.timers.set_archived(row);
         self.tasks.counts[row.state as usize] += 1;
     }
@@ -100,6 +101,7 @@ impl Indexes {
     /// Removes an archived task that is forgotten.
     pub(super) fn leave_archived(&mut self, row: &Archived) {
         self.archive.leave(row);
+        self.links.leave_archived(row);
         self.timers.clear_archived(row);
         self.tasks.counts[row.state as usize] -= 1;
     }
@@ -109,6 +111,7 @@ impl Indexes {
         self.archive.enter_all(state);
         self.timers.set_all_archived(state.archive.kept.iter());
         for row in state.archive.kept.iter() {
+            self.links.enter_archived(row);
             self.tasks.counts[row.state as usize] += 1;
         }
     }

@@ -14,7 +14,7 @@ pub(crate) mod taking;
 use self::packed::{Keyed, Packed};
 pub use self::query::{Kept, KeptPage};
 use crate::{
-    Effect, Fleet, FleetMillis, Refusal, Reply, SubmitTask, Task, TaskId, TaskState,
+    ChildOf, Effect, Fleet, FleetMillis, Refusal, Reply, SubmitTask, Task, TaskId, TaskState,
     tasks::{dead::check_epoch, keys::Content, links::passed_as_dependency},
 };
 
@@ -40,20 +40,28 @@ pub struct Archived {
     pub(crate) id: [u64; 2],
     /// The length of its input, bytes.
     pub(crate) input: u32,
-    /// The checksum of what was submitted.
+    /// The checksum of what was submitted, and of its parent's id.
     pub(crate) checksum: u32,
     /// What the task counts for against the fleet's budget, bytes.
     pub(crate) bytes: u32,
     /// What its result counts for that is passed on to a task that depends on it, bytes.
     pub(crate) passed: u32,
+    /// How far its parent is before it in the order of acceptance; 0: it has none.
+    pub(crate) parent: u32,
+    /// How far the topmost task of its tree is before it in the order of acceptance.
+    pub(crate) root: u32,
+    /// Its number among its siblings.
+    pub(crate) index: u32,
     /// How many times it was a dead letter that was tried again.
-    pub(crate) epoch: u32,
+    pub(crate) epoch: u16,
+    /// Whether it had parts or subtasks.
+    pub(crate) has_children: bool,
     /// The task's final state.
     pub state: TaskState,
 }
 
 /// A row is among a million others.
-const _: () = assert!(size_of::<Archived>() == 72);
+const _: () = assert!(size_of::<Archived>() == 80);
 
 impl Keyed for Archived {
     type Key = u64;
@@ -67,6 +75,11 @@ fn short(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+/// Returns the checksum of what was submitted as a task, or as a child of this one.
+fn checksum_of(content: Content, parent: Option<TaskId>) -> u32 {
+    parent.map_or(content.checksum, |id| crc32c::crc32c_append(content.checksum, &id.0.to_be_bytes()))
+}
+
 pub(crate) fn halves(id: TaskId) -> [u64; 2] {
     [(id.0 >> 64) as u64, id.0 as u64]
 }
@@ -75,6 +88,8 @@ impl Archived {
     /// Returns the row of a task that has ended, whose record has this number.
     fn of(task: &Task, record: u64) -> Self {
         let content = Content::of(&task.kind, task.team, &task.input);
+        let place = task.child_of();
+        let before = |seq: u64| short(task.seq.saturating_sub(seq));
         Self {
             seq: task.seq,
             record,
@@ -82,10 +97,14 @@ impl Archived {
             expires_at: task.expires_at.unwrap_or_default(),
             id: halves(task.id),
             input: short(content.bytes),
-            checksum: content.checksum,
+            checksum: checksum_of(content, place.map(|of| of.task)),
             bytes: short(task.stored_bytes()),
             passed: short(passed_as_dependency(task)),
-            epoch: task.epoch(),
+            parent: place.map_or(0, |of| before(of.seq)),
+            root: before(task.root()),
+            index: place.map_or(0, |of| of.index),
+            epoch: u16::try_from(task.epoch()).unwrap_or(u16::MAX),
+            has_children: task.children().is_some(),
             state: task.state,
         }
     }
@@ -101,23 +120,36 @@ impl Archived {
         (self.seq, self.id(), self.revision, self.state) == (task.seq, task.id, task.revision, task.state)
     }
 
-    /// Returns the reply to a submission with the task's id: the task has none of the links by which two others could
-    /// differ.
-    pub(crate) fn submitted_again(&self, submission: &SubmitTask) -> Reply {
+    /// Returns the number of the task whose child it is, if it is one.
+    pub(crate) fn parent(&self) -> Option<u64> {
+        (self.parent > 0).then(|| self.seq.saturating_sub(u64::from(self.parent)))
+    }
+
+    /// Returns the number of the topmost task of its tree, its own one if it has no parent.
+    pub(crate) fn root(&self) -> u64 {
+        self.seq.saturating_sub(u64::from(self.root))
+    }
+
+    /// Returns its place among the children of its parent, if it has one.
+    pub(crate) fn place(&self) -> Option<(u64, u32)> {
+        Some((self.parent()?, self.index))
+    }
+
+    /// Returns whether a submission is that of the task.
+    fn is_as_submitted(&self, submission: &SubmitTask) -> bool {
         let content = Content::of(&submission.kind, submission.team, &submission.input);
-        let is_same = (u64::from(self.input), self.checksum) == (content.bytes, content.checksum);
-        if is_same && submission.part_of().is_none() {
-            return Reply::Submitted { task: self.id(), existing: true };
-        }
-        Reply::Refused(Refusal::Conflict { what: "the id".to_owned(), task: self.id() })
+        let part = submission.part_of();
+        (u64::from(self.input), self.checksum) == (content.bytes, checksum_of(content, part.map(|of| of.task)))
+            && self.place().map(|(_, index)| index) == part.map(|of| of.index)
     }
 
     /// Returns the reply to a command that tries it again as a dead letter, which it is not.
     pub(crate) fn retried(&self, epoch: Option<u32>) -> Reply {
-        match check_epoch(epoch, self.epoch) {
+        let current = u32::from(self.epoch);
+        match check_epoch(epoch, current) {
             Err(refusal) => Reply::Refused(refusal),
-            Ok(()) if epoch.is_some_and(|epoch| epoch < self.epoch) => {
-                Reply::DeadRetried { epoch: self.epoch, existing: true }
+            Ok(()) if epoch.is_some_and(|epoch| epoch < current) => {
+                Reply::DeadRetried { epoch: current, existing: true }
             }
             Ok(()) => self.not_dead(),
         }
@@ -126,11 +158,10 @@ impl Archived {
     /// Returns the reply to a command that drops it as a dead letter, which it may have been.
     pub(crate) fn dropped(&self, epoch: Option<u32>) -> Reply {
         let was_dead = matches!(self.state, TaskState::Failed | TaskState::DeadLettered);
-        match check_epoch(epoch, self.epoch) {
+        let current = u32::from(self.epoch);
+        match check_epoch(epoch, current) {
             Err(refusal) => Reply::Refused(refusal),
-            Ok(()) if was_dead && epoch.is_none_or(|epoch| epoch == self.epoch) => {
-                Reply::DeadDropped { existing: true }
-            }
+            Ok(()) if was_dead && epoch.is_none_or(|epoch| epoch == current) => Reply::DeadDropped { existing: true },
             Ok(()) => self.not_dead(),
         }
     }
@@ -152,20 +183,22 @@ pub(crate) struct Archive {
 impl Task {
     /// Returns whether the task may be archived as far as it is up to itself.
     pub(crate) fn is_archivable(&self) -> bool {
+        let has_place = |of: &ChildOf| u32::try_from(self.seq.saturating_sub(of.root)).is_ok();
         self.state.is_final()
             && !self.dead
             && self.member_of.is_none()
-            && self.links.is_none()
             && self.verification.is_none()
+            && self.child_of().is_none_or(has_place)
+            && u16::try_from(self.epoch()).is_ok()
     }
 }
 
 impl Fleet {
     /// Archives the tasks that changed first until as few are in memory as the configuration says; at most
-    /// [`MAX_ARCHIVED_AT_ONCE`].
+    /// [`MAX_ARCHIVED_AT_ONCE`]. None while the ends of tasks still matter to others.
     pub(crate) fn archive_excess(&mut self, effects: &mut Vec<Effect>) {
         let recent = self.state.config.recent_results;
-        if recent == 0 {
+        if recent == 0 || !self.unsettled.is_empty() {
             return;
         }
         for _ in 0..MAX_ARCHIVED_AT_ONCE {
@@ -184,6 +217,15 @@ impl Fleet {
         self.indexes.enter_archived(&row);
         self.hold_key(&task);
         effects.push(Effect::Archived { record: row.record, task });
+    }
+
+    /// Returns the reply to a submission that is known by its id or its key, which an archived task has.
+    pub(crate) fn submitted_as(&self, row: &Archived, submission: &SubmitTask, what: &str) -> Reply {
+        let later = submission.part_of().and_then(|of| self.kept_seq(of.task)).filter(|now| Some(*now) != row.parent());
+        if row.is_as_submitted(submission) && later.is_none() {
+            return Reply::Submitted { task: row.id(), existing: true };
+        }
+        Reply::Refused(Refusal::Conflict { what: what.to_owned(), task: row.id() })
     }
 
     /// Forgets an archived task that has expired.

@@ -95,6 +95,17 @@ impl Fleet {
         here.or_else(|| self.archived(id).map(|row| Kept::Archived(*row)))
     }
 
+    /// Returns the number in the order of acceptance of a task that is kept.
+    pub(crate) fn kept_seq(&self, id: TaskId) -> Option<u64> {
+        self.indexes.tasks.ids.get(&id).copied().or_else(|| self.indexes.archive.seq_of(id))
+    }
+
+    /// Returns the task with this number in the order of acceptance, be it in memory or archived.
+    pub(crate) fn kept_at(&self, seq: u64) -> Option<Kept> {
+        let here = self.state.tasks.kept.get(&seq).map(|task| Kept::Here(Arc::clone(task)));
+        here.or_else(|| self.state.archive.kept.get(seq).map(|row| Kept::Archived(*row)))
+    }
+
     /// Returns whether the record of an archived task is still needed.
     pub fn needs_record(&self, row: &Archived) -> bool {
         self.state.archive.kept.get(row.seq).is_some_and(|kept| kept.record == row.record)

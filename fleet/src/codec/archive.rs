@@ -25,7 +25,8 @@ pub(super) struct ArchiveHead {
     rows: u64,
 }
 
-/// Some rows, by columns: numbers of one size each, in little endian.
+/// Some rows, by columns: numbers of one size each, in little endian. The last columns are empty if all their numbers
+/// are 0.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Message)]
 #[bilrost(distinguished)]
 pub(crate) struct Rows {
@@ -50,9 +51,17 @@ pub(crate) struct Rows {
     bytes: Bytes,
     #[bilrost(10)]
     passed: Bytes,
-    /// Empty if all are 0.
     #[bilrost(11)]
     epochs: Bytes,
+    #[bilrost(12)]
+    parents: Bytes,
+    #[bilrost(13)]
+    roots: Bytes,
+    #[bilrost(14)]
+    indexes: Bytes,
+    /// 1: it had children.
+    #[bilrost(15)]
+    families: Bytes,
 }
 
 fn malformed(what: &str) -> CodecError {
@@ -64,6 +73,16 @@ fn column<const N: usize>(rows: &[Archived], of: impl Fn(&Archived) -> [u8; N]) 
     rows.iter().flat_map(of).collect()
 }
 
+/// Encodes a column that is empty if all its numbers are 0.
+fn sparse_column<const N: usize>(rows: &[Archived], of: impl Fn(&Archived) -> [u8; N]) -> Bytes {
+    let all = column(rows, of);
+    if is_zero(&all) { Bytes::new() } else { all }
+}
+
+fn is_zero(column: &Bytes) -> bool {
+    column.iter().all(|byte| *byte == 0)
+}
+
 /// Decodes a column of so many numbers.
 fn numbers<const N: usize>(column: &Bytes, count: usize) -> Result<impl Iterator<Item = [u8; N]> + '_, CodecError> {
     let (numbers, rest) = column.as_chunks::<N>();
@@ -71,6 +90,18 @@ fn numbers<const N: usize>(column: &Bytes, count: usize) -> Result<impl Iterator
         return Err(malformed("a column has another length"));
     }
     Ok(numbers.iter().copied())
+}
+
+/// Decodes a column that is empty if all its numbers are 0. More of these follow than there are rows.
+fn sparse_numbers<const N: usize>(
+    column: &Bytes,
+    count: usize,
+) -> Result<impl Iterator<Item = [u8; N]> + '_, CodecError> {
+    let present = if column.is_empty() { None } else { Some(numbers::<N>(column, count)?) };
+    if present.is_some() && is_zero(column) {
+        return Err(malformed("a column has zeros alone"));
+    }
+    Ok(present.into_iter().flatten().chain(std::iter::repeat([0; N])))
 }
 
 fn long(column: &mut impl Iterator<Item = [u8; 8]>) -> u64 {
@@ -81,6 +112,15 @@ fn short(column: &mut impl Iterator<Item = [u8; 4]>) -> u32 {
     column.next().map_or(0, u32::from_le_bytes)
 }
 
+/// Returns whether a task had children.
+fn has_children(column: &mut impl Iterator<Item = [u8; 1]>) -> Result<bool, CodecError> {
+    match column.next() {
+        Some([0]) | None => Ok(false),
+        Some([1]) => Ok(true),
+        Some(_) => Err(malformed("neither with children nor without")),
+    }
+}
+
 fn state_of(number: u8) -> Result<TaskState, CodecError> {
     let state = TaskState::ALL.get(usize::from(number)).copied();
     state.filter(|state| state.is_final()).ok_or_else(|| malformed("a state that is not final"))
@@ -88,7 +128,6 @@ fn state_of(number: u8) -> Result<TaskState, CodecError> {
 
 impl Rows {
     fn of(rows: &[Archived]) -> Self {
-        let has_epochs = rows.iter().any(|row| row.epoch > 0);
         Self {
             seqs: column(rows, |row| row.seq.to_le_bytes()),
             records: column(rows, |row| row.record.to_le_bytes()),
@@ -100,7 +139,11 @@ impl Rows {
             checksums: column(rows, |row| row.checksum.to_le_bytes()),
             bytes: column(rows, |row| row.bytes.to_le_bytes()),
             passed: column(rows, |row| row.passed.to_le_bytes()),
-            epochs: if has_epochs { column(rows, |row| row.epoch.to_le_bytes()) } else { Bytes::new() },
+            epochs: sparse_column(rows, |row| row.epoch.to_le_bytes()),
+            parents: sparse_column(rows, |row| row.parent.to_le_bytes()),
+            roots: sparse_column(rows, |row| row.root.to_le_bytes()),
+            indexes: sparse_column(rows, |row| row.index.to_le_bytes()),
+            families: sparse_column(rows, |row| [u8::from(row.has_children)]),
         }
     }
 
@@ -118,8 +161,11 @@ impl Rows {
         let (mut seqs, mut records, mut revisions, mut expiries) = (seqs?, records?, revisions?, expiries?);
         let (mut inputs, mut checksums, mut bytes, mut passed) = (inputs?, checksums?, bytes?, passed?);
         let mut ids = numbers::<16>(&self.ids, count)?;
-        let none = Bytes::from(vec![0; if self.epochs.is_empty() { 4 * count } else { 0 }]);
-        let mut epochs = numbers::<4>(if self.epochs.is_empty() { &none } else { &self.epochs }, count)?;
+        let mut epochs = sparse_numbers::<2>(&self.epochs, count)?;
+        let [parents, roots, indexes] =
+            [&self.parents, &self.roots, &self.indexes].map(|column| sparse_numbers::<4>(column, count));
+        let (mut parents, mut roots, mut indexes) = (parents?, roots?, indexes?);
+        let mut families = sparse_numbers::<1>(&self.families, count)?;
         for state in &self.states {
             let id = ids.next().map_or(0, u128::from_le_bytes);
             rows.push(Archived {
@@ -132,7 +178,11 @@ impl Rows {
                 checksum: short(&mut checksums),
                 bytes: short(&mut bytes),
                 passed: short(&mut passed),
-                epoch: short(&mut epochs),
+                parent: short(&mut parents),
+                root: short(&mut roots),
+                index: short(&mut indexes),
+                epoch: epochs.next().map_or(0, u16::from_le_bytes),
+                has_children: has_children(&mut families)?,
                 state: state_of(*state)?,
             });
         }
@@ -173,9 +223,6 @@ impl ArchiveHead {
         if count as u64 != self.rows || !are_full || !fits {
             return Err(malformed("some are missing"));
         }
-        if parts.iter().any(|part| !part.epochs.is_empty() && part.epochs.iter().all(|byte| *byte == 0)) {
-            return Err(malformed("epochs that are all 0"));
-        }
         let (mut kept, mut rows) = (Packed::<Archived>::default(), Vec::with_capacity(MAX_ROWS));
         for part in parts {
             rows.clear();
@@ -194,7 +241,7 @@ impl ArchiveHead {
 mod tests {
     use super::*;
 
-    fn row(seq: u64, epoch: u32) -> Archived {
+    fn row(seq: u64, epoch: u16) -> Archived {
         Archived {
             seq,
             record: seq ^ 1,
@@ -205,7 +252,11 @@ mod tests {
             checksum: 2,
             bytes: 3,
             passed: 4,
+            parent: u32::from(epoch),
+            root: 2 * u32::from(epoch),
+            index: 6 * u32::from(epoch),
             epoch,
+            has_children: epoch > 0,
             state: TaskState::ALL[2 + seq as usize % 4],
         }
     }
@@ -222,7 +273,7 @@ mod tests {
     fn rows_are_read_as_they_were_however_many_there_are() {
         for count in [0, 1, MAX_ROWS, MAX_ROWS + 1, 3 * MAX_ROWS - 1] {
             for epoch in [0, 5] {
-                let rows: Vec<Archived> = (0..count as u64).map(|seq| row(seq, epoch * (seq as u32 % 2))).collect();
+                let rows: Vec<Archived> = (0..count as u64).map(|seq| row(seq, epoch * (seq as u16 % 2))).collect();
                 let (head, parts) = encoded(&rows);
                 assert_eq!(parts.len(), count.div_ceil(MAX_ROWS));
                 let archive = head.with(&parts).expect("they are whole");
@@ -239,13 +290,15 @@ mod tests {
             change(&mut head, &mut parts);
             head.with(&parts).expect_err("it is no state").to_string()
         };
-        let changes: [fn(&mut ArchiveHead, &mut Vec<Rows>); 6] = [
+        let changes: [fn(&mut ArchiveHead, &mut Vec<Rows>); 8] = [
             |head, _| head.rows += 1,
             |_, parts| drop(parts.pop()),
             |_, parts| parts.reverse(),
             |_, parts| parts[1].seqs = Bytes::from_static(b"short"),
             |_, parts| parts[1].states = Bytes::from_static(&[0, 1]),
-            |_, parts| parts[1].epochs = Bytes::from_static(&[0; 8]),
+            |_, parts| parts[1].epochs = Bytes::from_static(&[0; 4]),
+            |_, parts| parts[1].roots = Bytes::from_static(&[1; 4]),
+            |_, parts| parts[1].families = Bytes::from_static(&[1, 2]),
         ];
         for change in changes {
             assert!(refused(change).contains("archived tasks"));

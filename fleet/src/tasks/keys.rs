@@ -247,6 +247,9 @@ impl Fleet {
         let seq = self.indexes.keys.by_key.get(submission.idempotency_key.as_ref()?)?;
         let stands = |spent: &&Arc<SpentKey>| spent.archived.is_some() || spent.until > self.state.now.fleet;
         let spent = self.state.keys.kept.get(*seq).filter(stands)?;
+        if let Some(row) = spent.archived.and_then(|seq| self.state.archive.kept.get(seq)) {
+            return Some(self.submitted_as(row, submission, "the idempotency key"));
+        }
         if spent.content == Content::of(&submission.kind, submission.team, &submission.input) {
             return Some(Reply::Submitted { task: spent.task, existing: true });
         }

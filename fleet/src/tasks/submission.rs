@@ -178,7 +178,7 @@ impl Fleet {
     /// Returns the reply to a submission whose id or idempotency key is known; `None` if it is new.
     pub fn submitted_before(&self, submission: &SubmitTask) -> Option<Reply> {
         if let Some(row) = self.archived(submission.id) {
-            return Some(row.submitted_again(submission));
+            return Some(self.submitted_as(row, submission, "the id"));
         }
         let by_id = self.indexes.tasks.ids.get(&submission.id);
         let by_key = || self.indexes.tasks.keys.get(submission.idempotency_key.as_ref()?);
@@ -199,7 +199,7 @@ impl Fleet {
     /// Returns whether a task is a part of one that is forgotten, whose id another one has now. It is none of that one's,
     /// which would wait for it in vain.
     fn is_part_of_earlier(&self, task: &Task) -> bool {
-        task.child_of().is_some_and(|of| self.task(of.task).is_some_and(|now| now.seq != of.seq))
+        task.child_of().is_some_and(|of| self.kept_seq(of.task).is_some_and(|now| now != of.seq))
     }
 
     /// Returns how many unfinished tasks there may be before one that requires this role is refused. A task that

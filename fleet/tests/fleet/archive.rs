@@ -5,16 +5,17 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use proptest::prelude::*;
 use robeing_fleet::{
-    Archived, Command, ControlCommand, Effect, Feature, Fleet, FleetConfig, Kept, OnFailure, Progress, Refusal, Reply,
-    RetryDead, ScheduleCommand, StaleReason, Stamp, SubmitTask, Task, TaskCommand, TaskFilter, TaskId, TaskState,
-    archived_in, decode_task, encode_task,
+    Archived, Command, ControlCommand, Effect, Feature, Fleet, FleetConfig, Join, Kept, OnFailure, Progress, Refusal,
+    Reply, RetryDead, ScheduleCommand, StaleReason, Stamp, SubmitTask, Task, TaskCommand, TaskFilter, TaskId,
+    TaskState, archived_in, decode_task, encode_task,
     limits::{DEFAULT_KEY_WINDOW_MS, MAX_ARCHIVED_AT_ONCE, MAX_PAGE, RECENT_RESULT_BYTES},
 };
 
 use crate::{
     fixture::{OpenSession, Trial, failure, retry, success, task},
+    graphs::logs,
     history::History,
-    links::{after, output, with_slots},
+    links::{after, children, output, part, refused, split, with_slots},
     ops::{Op, steps},
     schedules::{schedule, set},
 };
@@ -111,10 +112,30 @@ impl Twins {
         for task in &listed {
             assert_eq!(archiving.kept_task(task.id).map(|kept| self.read(kept)).as_ref(), Some(task));
             assert_eq!(archiving.state_of(task.id), Some(task.state));
+            self.check_links(task);
         }
         let figures = |fleet: &Fleet| (fleet.counts(), fleet.stored_bytes(), fleet.kept_count(), *fleet.totals());
         assert_eq!(figures(archiving), figures(plain));
         assert_eq!((archiving.next_due(), archiving.revision()), (plain.next_due(), plain.revision()));
+    }
+}
+
+impl Twins {
+    /// Checks that what is linked to a task is read in both as it was.
+    fn check_links(&self, task: &Arc<Task>) {
+        let read = |(index, kept): (u32, Kept)| (index, self.read(kept));
+        let children =
+            |fleet: &Fleet| fleet.children_of(task.id, 0, MAX_PAGE).into_iter().map(read).collect::<Vec<_>>();
+        assert_eq!(children(&self.archiving), children(&self.plain), "the children of {}", task.id);
+        let walked = |fleet: &Fleet| fleet.walk_below(task.id).map(|mut walk| fleet.walk(&mut walk, MAX_PAGE));
+        assert_eq!(walked(&self.archiving), walked(&self.plain), "what runs below {}", task.id);
+        // Nobody is given anything any more once a task has ended.
+        if !task.state.is_final() {
+            let given = |fleet: &Fleet| -> Vec<Arc<Task>> {
+                fleet.results_for(task, 0, MAX_PAGE).into_iter().map(|kept| self.read(kept)).collect()
+            };
+            assert_eq!(given(&self.archiving), given(&self.plain), "the results that {} is given", task.id);
+        }
     }
 }
 
@@ -129,7 +150,9 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn archiving_changes_no_reply_no_task_and_no_other_effect(steps in steps(), recent in 1..4u32, budget in 1..4usize) {
+    fn archiving_changes_no_reply_no_task_and_no_other_effect(
+        steps in steps(), recent in 1..4u32, budget in 1..4usize,
+    ) {
         let mut twins = Twins::new(recent);
         for (now, command) in &log_of(&steps) {
             twins.apply(*now, command, budget);
@@ -138,11 +161,22 @@ proptest! {
     }
 
     #[test]
+    fn archiving_changes_no_graph(log in logs(), recent in 1..4u32, budget in 1..4usize) {
+        let mut twins = Twins::new(recent);
+        for (now, command) in &log {
+            twins.apply(*now, command, budget);
+            twins.check();
+        }
+    }
+
+    #[test]
     fn a_fleet_that_archives_continues_the_same_from_a_snapshot(
-        steps in steps(), recent in 1..4u32, cut in any::<prop::sample::Index>(), limit in 1..9usize,
+        log in prop_oneof![steps().prop_map(|steps| log_of(&steps)), logs()],
+        recent in 1..4u32,
+        cut in any::<prop::sample::Index>(),
+        limit in 1..9usize,
     ) {
         let mut twins = Twins::new(recent);
-        let log = log_of(&steps);
         let (before, rest) = log.split_at(cut.index(log.len()));
         before.iter().for_each(|(now, command)| twins.apply(*now, command, usize::MAX));
         let expected = twins.archiving.encode();
@@ -378,6 +412,44 @@ fn a_task_whose_dependency_failed_and_was_archived_ends_as_if_it_were_in_memory(
     assert_eq!((trial.fleet.state_of(fails), trial.state(runs)), (Some(TaskState::Failed), TaskState::Assigned));
     let unknown = trial.apply(Command::Task(TaskCommand::Submit(after(5, &[77], OnFailure::Run))));
     assert!(matches!(unknown, Reply::Refused(Refusal::UnknownDependency { .. })), "{unknown:?}");
+}
+
+#[test]
+fn the_parts_of_a_task_are_archived_once_it_has_ended_and_are_still_its_parts() {
+    let (mut trial, stay) = keeping(1, 16);
+    trial.submit(split(1, 3, Join::Settled));
+    for index in 0..3 {
+        trial.submit(part(10 + u128::from(index), 1, index));
+    }
+    let parts = [10, 11, 12].map(TaskId);
+    parts[..2].iter().for_each(|id| drop(trial.complete(stay, *id, 1, output("x"))));
+    run_others(&mut trial, 20..24);
+    assert!(parts.iter().all(|id| trial.fleet.archived(*id).is_none()), "their task is unfinished");
+    trial.complete(stay, parts[2], 1, output("x"));
+    run_others(&mut trial, 30..36);
+    assert!(parts.iter().chain(&[TaskId(1)]).all(|id| trial.fleet.archived(*id).is_some()));
+    assert_eq!(children(&trial, 1), parts);
+    assert!(trial.fleet.walk_below(TaskId(1)).is_some() && trial.fleet.walk_below(parts[0]).is_none());
+    let restored = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+    assert_eq!((restored.audit(), restored.children_of(TaskId(1), 1, 9).len()), (Ok(()), 2));
+    // What was submitted is answered as before, and so is what was not.
+    let again = trial.apply(Command::Task(TaskCommand::Submit(part(10, 1, 0))));
+    assert_eq!(again, Reply::Submitted { task: parts[0], existing: true });
+    for other in [part(10, 1, 1), part(10, 2, 0), task(10)] {
+        let refused = refused(&mut trial, other);
+        assert!(matches!(refused, Refusal::Conflict { task, .. } if task == parts[0]), "{refused:?}");
+    }
+    let late = refused(&mut trial, part(13, 1, 0));
+    assert!(matches!(late, Refusal::NoPart { task: TaskId(1), .. }), "{late:?}");
+    // A part that outlives its task is none of the next one with that id.
+    trial.submit(SubmitTask { result_ttl: Some(1), ..split(2, 1, Join::All) });
+    trial.submit(part(40, 2, 0));
+    trial.complete(stay, TaskId(40), 1, output("x"));
+    run_others(&mut trial, 41..46);
+    trial.after(1);
+    trial.submit(split(2, 1, Join::All));
+    assert!(trial.fleet.archived(TaskId(40)).is_some());
+    assert!(matches!(refused(&mut trial, part(40, 2, 0)), Refusal::Conflict { .. }), "it would be waited for");
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub fn refused(trial: &mut Trial, task: SubmitTask) -> Refusal {
 
 /// Returns the ids of a task's children, in order.
 pub fn children(trial: &Trial, parent: u128) -> Vec<TaskId> {
-    trial.fleet.children_of(TaskId(parent), 0, 10_000).into_iter().map(|(_, child)| child.id).collect()
+    trial.fleet.children_of(TaskId(parent), 0, 10_000).into_iter().map(|(_, child)| child.id()).collect()
 }
 
 /// Returns what the attempts at a task are given of others, in order.

@@ -72,8 +72,7 @@ impl Fleet {
         // Nobody knows of the members of a task with a result to be verified.
         let task = self.task(id).filter(|task| task.member_of.is_none());
         let here = task.map(|task| (task.seq, task.root(), task.child_of().map(|other| other.seq)));
-        // An archived task is no child.
-        let found = here.or_else(|| self.archived(id).map(|row| (row.seq, row.seq, None)));
+        let found = here.or_else(|| self.archived(id).map(|row| (row.seq, row.root(), row.parent())));
         let Some((seq, root, parent)) = found else { return Err(Refusal::UnknownDependency { task: id }) };
         if let Some(of) = child_of
             && root >= of.root

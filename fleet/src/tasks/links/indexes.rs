@@ -5,7 +5,7 @@ use std::{
     ops::Bound,
 };
 
-use crate::{Task, fleet::State, indexes::Indexes};
+use crate::{Archived, Task, fleet::State, indexes::Indexes};
 
 /// The indexes of links. They refer to tasks by their numbers in the order of acceptance.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -13,7 +13,7 @@ pub(crate) struct LinkIndexes {
     /// The unfinished tasks that depend on others, by what they depend on: whether that has ended or not, because its
     /// result is kept for them.
     edges: BTreeSet<(u64, u64)>,
-    /// The children that are kept, by their parents and their numbers among their siblings.
+    /// The children that are kept, in memory or archived, by their parents and their numbers among their siblings.
     children: BTreeMap<(u64, u32), u64>,
     /// How many children of unfinished tasks are still to be accepted.
     pub expected: u64,
@@ -34,6 +34,20 @@ impl LinkIndexes {
     pub(crate) fn drop(&mut self, task: &Task) {
         if let Some(of) = task.child_of() {
             self.children.remove(&(of.seq, of.index));
+        }
+    }
+
+    /// Indexes a task that was archived.
+    pub(crate) fn enter_archived(&mut self, row: &Archived) {
+        if let Some(place) = row.place() {
+            self.children.insert(place, row.seq);
+        }
+    }
+
+    /// Removes an archived task that is forgotten.
+    pub(crate) fn leave_archived(&mut self, row: &Archived) {
+        if let Some(place) = row.place() {
+            self.children.remove(&place);
         }
     }
 
@@ -72,6 +86,7 @@ impl Indexes {
         if let Some(of) = &links.child_of {
             self.links.children.insert((of.seq, of.index), task.seq);
             if state.tasks.kept.get(&of.seq).is_some_and(|parent| !parent.state.is_final()) {
+                self.leave_recent(task);
                 self.timers.pin(task);
             }
         }
@@ -92,8 +107,13 @@ impl Indexes {
     /// Lets go of a task that was kept for one that depended on it.
     pub(super) fn unlink(&mut self, dependency: u64, dependent: u64, state: &State) {
         self.links.edges.remove(&(dependency, dependent));
-        self.timers.unpin(dependency);
-        if let Some(task) = state.tasks.kept.get(&dependency) {
+        self.let_go(dependency, state);
+    }
+
+    /// Lets go of a task that was kept for another one.
+    pub(super) fn let_go(&mut self, seq: u64, state: &State) {
+        self.timers.unpin(seq);
+        if let Some(task) = state.tasks.kept.get(&seq) {
             self.enter_recent(task);
         }
     }

@@ -1,7 +1,5 @@
 //! What others read of links: the results that attempts at a task are given, and the children of a task.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::Passing;
@@ -36,11 +34,7 @@ impl Fleet {
         let first = children.map(|children| children.from.saturating_add(skipped));
         let children = first.into_iter().flat_map(|first| self.indexes.links.children_from(task.seq, first));
         let numbers = dependencies.chain(children.map(|(_, seq)| seq)).take(most);
-        let kept = |seq: u64| {
-            let here = self.state.tasks.kept.get(&seq).map(|task| Kept::Here(Arc::clone(task)));
-            here.or_else(|| self.state.archive.kept.get(seq).map(|row| Kept::Archived(*row)))
-        };
-        numbers.filter_map(kept).collect()
+        numbers.filter_map(|seq| self.kept_at(seq)).collect()
     }
 
     /// Returns the archived ones among the tasks that a task depends on.
@@ -62,9 +56,9 @@ impl Fleet {
 
     /// Returns at most `most` of the children of a task that are kept, in order, from this number on, with their
     /// numbers.
-    pub fn children_of(&self, parent: TaskId, from: u32, most: usize) -> Vec<(u32, Arc<Task>)> {
-        let Some(parent) = self.indexes.tasks.ids.get(&parent) else { return Vec::new() };
-        let found = self.indexes.links.children_from(*parent, from).take(most);
-        found.filter_map(|(index, seq)| Some((index, Arc::clone(self.state.tasks.kept.get(&seq)?)))).collect()
+    pub fn children_of(&self, parent: TaskId, from: u32, most: usize) -> Vec<(u32, Kept)> {
+        let Some(parent) = self.kept_seq(parent) else { return Vec::new() };
+        let found = self.indexes.links.children_from(parent, from).take(most);
+        found.filter_map(|(index, seq)| Some((index, self.kept_at(seq)?))).collect()
     }
 }

@@ -39,6 +39,11 @@ impl Unsettled {
     pub(super) fn add(&mut self, of: u64, next: Next) {
         self.0.push_back(Settling { of, next });
     }
+
+    /// Returns whether nothing is left to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl Fleet {
@@ -63,7 +68,7 @@ impl Fleet {
 
     /// Adds what is left to do to the jobs of a command.
     pub(crate) fn schedule_settling(&self, jobs: &mut Jobs) {
-        if !self.unsettled.0.is_empty() {
+        if !self.unsettled.is_empty() {
             jobs.settle_afterwards();
         }
     }

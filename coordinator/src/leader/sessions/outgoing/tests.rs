@@ -155,7 +155,7 @@ fn the_results_of_subtasks_are_told_one_by_one_although_those_of_others_are_the_
     let asking = Command::Task(TaskCommand::Submit(after(2, &[1], Passing::AsInput)));
     fleet.apply(Stamp::at(1), asking, &mut Vec::new());
     complete(&mut fleet, TaskId(2), Outcome::Suspended(asked));
-    let subtask = fleet.children_of(TaskId(2), 0, 1)[0].1.id;
+    let subtask = fleet.children_of(TaskId(2), 0, 1)[0].1.id();
     complete(&mut fleet, subtask, Outcome::Succeeded(Bytes::from_static(b"sub")));
     let mut outgoing = Outgoing::default();
     outgoing.add(Outbox { assignments: vec![(TaskId(2), 2)], ..Outbox::default() });
