@@ -10,9 +10,9 @@ use robeing_fleet::{
 
 use crate::life;
 
-/// Returns whether an unfinished task needs the result of this one, or is its parent.
-pub fn is_needed(fleet: &Fleet, task: &Task) -> bool {
-    let mut unfinished = fleet.changed_tasks_since(0).filter(|other| !other.state.is_final());
+/// Returns whether one of these tasks is unfinished and needs the result of this one, or is its parent.
+pub fn is_needed<'a>(tasks: impl IntoIterator<Item = &'a Task>, task: &Task) -> bool {
+    let mut unfinished = tasks.into_iter().filter(|other| !other.state.is_final());
     let parent = task.child_of().map(|of| of.task);
     unfinished.any(|other| {
         let links = other.links.as_ref();
@@ -160,7 +160,10 @@ impl Twin {
                 Some(task) => self.check_unfinished(task, asked),
                 None => {
                     assert!(self.ended.contains_key(id), "{id} has disappeared");
-                    assert!(was.is_none_or(|was| !is_needed(fleet, was)), "{id} is needed and was forgotten");
+                    assert!(
+                        was.is_none_or(|was| !is_needed(fleet.changed_tasks_since(0).map(AsRef::as_ref), was)),
+                        "{id} is needed and was forgotten"
+                    );
                 }
             }
             let has_ended = self.ended.contains_key(id);

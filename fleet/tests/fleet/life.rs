@@ -392,7 +392,9 @@ pub fn check(before: &Before, fleet: &Fleet, command: &Command, reply: &Reply, e
         if task.verification.is_none() && (revived.is_some() || was.is_none_or(|was| !was.state.is_final())) {
             check_task(revived.as_ref().or(was), task, command, now);
         }
-        let is_kept = task.expires_at.is_none_or(|at| at > now) || graph_twin::is_needed(fleet, task);
+        // What the command's own task let go of is forgotten with the next command.
+        let is_needed = || graph_twin::is_needed(before.tasks.values().chain(tasks.iter().copied()), task);
+        let is_kept = task.expires_at.is_none_or(|at| at > now) || is_needed();
         assert!(is_kept, "it is still there: {task:?}");
         let known = |attempt: &&Attempt| {
             let was = was.and_then(|was| was.attempts.iter().find(|was| was.number == attempt.number));

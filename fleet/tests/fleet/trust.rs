@@ -201,7 +201,11 @@ impl Twin {
             let is_of_tasks = |name: &str| fleet.task_queue(name).is_some_and(|of| of.rules.is_some());
             let is_of_pool = |name: &str| fleet.resource_queues().iter().any(|of| of.name == name);
             let is_known = |name: &str| name == DEFAULT_QUEUE || is_of_pool(name) || is_of_tasks(name);
-            let unknown = kinds.iter().filter_map(|kind| kind.resources.as_ref()).any(|of| !is_known(&of.queue));
+            let named = |kind: &TaskKind| match &kind.resources {
+                Some(resources) => resources.queue.clone(),
+                None => kind.queue.clone(),
+            };
+            let unknown = kinds.iter().map(named).any(|queue| !queue.is_empty() && !is_known(&queue));
             assert!(unknown || TaskKind::check_all(kinds).is_err(), "{reply:?}");
             return self.told(subject, AuditOutcome::Failed, fleet.now());
         };
@@ -333,8 +337,9 @@ impl Twin {
             let allowed = if *kind == BarKind::Removed { None } else { known.and(Some(AgentState::Lost)) };
             assert_eq!(known, allowed, "{agent} is barred");
         }
-        // Those of outvoted agents are checked elsewhere.
-        let is_checked = |record: &&Arc<AuditRecord>| record.action != "result.outvoted";
+        // Those of outvoted agents and of dead letters are checked elsewhere.
+        let is_checked =
+            |record: &&Arc<AuditRecord>| !matches!(&*record.action, "result.outvoted" | "dead.retry" | "dead.drop");
         let told = fleet.audit_records(0, MAX_PAGE).filter(is_checked).map(|record| {
             let [actor, action, subject] = [&record.actor, &record.action, &record.subject].map(String::clone);
             (actor, action, subject, record.outcome, record.at)
