@@ -185,18 +185,19 @@ pub struct Opened {
 }
 
 impl Archive {
-    /// Opens the archive in the data directory `dir`. Its folder is created with the first record.
+    /// Opens the archive in the data directory `dir`. Its folder is created with the first record. The snapshot in the
+    /// data directory refers to no records but those below `below`, which were durable before it was written.
     ///
     /// # Errors
     /// The disk failed.
-    pub async fn open(disk: Arc<dyn Disk>, dir: &Path) -> io::Result<Opened> {
-        Self::open_sized(disk, dir, SIZES).await
+    pub async fn open(disk: Arc<dyn Disk>, dir: &Path, below: u64) -> io::Result<Opened> {
+        Self::open_sized(disk, dir, below, SIZES).await
     }
 
     /// Like [`Archive::open`], with other sizes.
-    async fn open_sized(disk: Arc<dyn Disk>, dir: &Path, sizes: Sizes) -> io::Result<Opened> {
+    async fn open_sized(disk: Arc<dyn Disk>, dir: &Path, below: u64, sizes: Sizes) -> io::Result<Opened> {
         let dir = dir.join(FOLDER);
-        let segments = recovery::recover(&disk, &dir).await?;
+        let segments = recovery::recover(&disk, &dir, below).await?;
         let next = segments.last_key_value().map_or(0, |(first, segment)| first + segment.records());
         let shared = Arc::new(Shared {
             disk,

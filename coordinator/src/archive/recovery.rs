@@ -16,11 +16,11 @@ use crate::raft::log::{frame, pieces::Pieces};
 const WRITTEN_AGAIN: u64 = 8 * 1024 * 1024;
 
 /// Returns the segments in the folder `dir`, of which only the last one is not sealed. All their records count as
-/// needed.
+/// needed. Those below `below` were durable.
 ///
 /// # Errors
 /// The disk failed.
-pub async fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<BTreeMap<u64, Segment>> {
+pub async fn recover(disk: &Arc<dyn Disk>, dir: &Path, below: u64) -> io::Result<BTreeMap<u64, Segment>> {
     let names = match disk.list(dir).await {
         Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -35,12 +35,13 @@ pub async fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<BTreeMap<u6
         disk.remove(&dir.join(left_over)).await?;
     }
     let mut segments = BTreeMap::new();
-    for first in firsts.iter().copied() {
-        let is_newest = firsts.last() == Some(&first);
+    for (place, first) in firsts.iter().copied().enumerate() {
+        let next = firsts.get(place + 1).copied();
+        let is_newest = next.is_none();
         let indexed = if is_newest { None } else { index::read(disk, dir, first).await? };
         let found = match indexed {
             Some(found) => found,
-            None => scanned(disk, dir, first, !is_newest).await?,
+            None => scanned(disk, dir, first, next, below).await?,
         };
         if found.is_empty() {
             // It was created and never written to, or is damaged from its very beginning.
@@ -59,26 +60,52 @@ pub async fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> io::Result<BTreeMap<u6
     Ok(segments)
 }
 
-/// Reads the frames of a segment. If it is sealed, writes its index again.
-async fn scanned(disk: &Arc<dyn Disk>, dir: &Path, first: u64, is_sealed: bool) -> io::Result<Segment> {
+/// Reads the frames of a segment. `following` is the first record of the next one: if there is one, the segment is
+/// sealed, and its index is written again. Damaged frames are left out.
+async fn scanned(
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    first: u64,
+    following: Option<u64>,
+    below: u64,
+) -> io::Result<Segment> {
     let mut content = Pieces::open(disk, &segment::path(dir, first)).await?;
     let mut found = Segment::default();
     let (mut offset, mut next) = (0, first);
-    while let Some((record, body)) = content.frame(segment::SALT, offset).await? {
-        if record < next {
+    while let Some(frame) = next_frame(&mut content, offset, next).await? {
+        let damaged = frame.offset - offset;
+        // A later part of a write that was interrupted may be whole. The log has what was in it.
+        let end = following.unwrap_or(if damaged > 0 { below } else { u64::MAX });
+        if frame.record >= end {
             break;
         }
-        let place = Place { offset: offset as u64, len: frame::frame_len(body.len()) };
-        found.push(record - first, place, true);
-        (offset, next) = (offset + place.len, record + 1);
+        if damaged > 0 {
+            warn!(first, offset, bytes = damaged, "a part of a segment of the archive is damaged");
+        }
+        found.push(frame.record - first, Place { offset: frame.offset as u64, len: frame.len }, true);
+        (offset, next) = (frame.offset + frame.len, frame.record + 1);
     }
-    if is_sealed {
+    if following.is_some() {
         found.seal();
     }
-    if is_sealed && !found.is_empty() {
+    if following.is_some() && !found.is_empty() {
         index::write(disk, dir, first, &found).await;
     }
     Ok(found)
+}
+
+/// A whole frame.
+struct Found {
+    record: u64,
+    offset: usize,
+    len: usize,
+}
+
+/// Returns the first whole frame from an offset on, of the record `next` or a later one.
+async fn next_frame(content: &mut Pieces, from: usize, next: u64) -> io::Result<Option<Found>> {
+    let Some(offset) = content.find_from(segment::SALT, from, next).await? else { return Ok(None) };
+    let whole = content.frame(segment::SALT, offset).await?;
+    Ok(whole.map(|(record, body)| Found { record, offset, len: frame::frame_len(body.len()) }))
 }
 
 /// Makes the end of the newest segment durable: it may never have been synced, or its sync may have failed, which a

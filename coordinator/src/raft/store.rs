@@ -169,16 +169,17 @@ impl StateMachine {
         clock: FleetClock,
     ) -> Result<Self, SnapshotError> {
         let (mut applied, mut membership) = (None, StoredMembership::default());
-        let Opened { archive, writer } = Archive::open(Arc::clone(&disk), dir).await?;
-        tokio::spawn(writer.run());
-        let (file, found) = SnapshotFile::open(disk, dir).await?;
+        let (file, found) = SnapshotFile::open(Arc::clone(&disk), dir).await?;
         if let Some((meta, data)) = found {
             fleet.replace(compute(|| decode(&data))?);
-            archive.follow(&fleet.read());
             (applied, membership) = (meta.last_log_id, meta.last_membership);
             let (revision, audited) = newest(&fleet.read());
             observer.installed(revision, audited);
         }
+        let records = fleet.read().records();
+        let Opened { archive, writer } = Archive::open(disk, dir, records).await?;
+        tokio::spawn(writer.run());
+        archive.follow(&fleet.read());
         // Only what a durable snapshot covers is purged. Without this check the library would start with an empty
         // state.
         if let Some(purged) =
@@ -203,7 +204,7 @@ impl StateMachine {
         observer: Arc<dyn Observer>,
         clock: FleetClock,
     ) -> Self {
-        let Opened { archive, .. } = Archive::open(Arc::clone(&disk), dir).await.expect("there is no archive yet");
+        let Opened { archive, .. } = Archive::open(Arc::clone(&disk), dir, 0).await.expect("there is no archive yet");
         let (file, _) = SnapshotFile::open(disk, dir).await.expect("there is no snapshot yet");
         let (membership, noted) = (StoredMembership::default(), Applied::default());
         Self { fleet, observer, file, archive, applied: None, noted, membership, effects: Vec::new(), clock }

@@ -66,14 +66,14 @@ async fn the_power_may_go_during_any_operation() {
             let rig = Rig::new().await;
             rig.disk.power_off_during(operation);
             let reached = script(&rig, &tasks).await;
-            let rig = rig.crash(seed).await;
+            let rig = rig.crash(seed, reached.below).await;
             let needed = needed(&reached);
             assert_eq!(rig.archive.keep_only(&needed, reached.below), 0, "operation {operation}, seed {seed}");
             let found = rig.read(&tasks).await;
             assert!(needed.iter().all(|record| found.contains(record)), "{found:?} of {needed:?}");
             // The log after the snapshot archives the rest again.
             assert_eq!(script(&rig, &tasks).await.below, RECORDS, "operation {operation}, seed {seed}");
-            let rig = rig.crash(seed + 1).await;
+            let rig = rig.crash(seed + 1, RECORDS).await;
             let found = rig.read(&tasks).await;
             let last = (RECORDS - 12..RECORDS).collect::<Vec<u64>>();
             assert!(last.iter().all(|record| found.contains(record)), "{found:?} of {last:?}");
@@ -92,9 +92,9 @@ async fn the_power_may_go_again_while_it_is_opened() {
             drop((archive, writing));
             disk.crash(seed);
             disk.power_off_during(operation);
-            drop(Archive::open_sized(Arc::new(disk.clone()), Path::new(DIR), SMALL).await);
+            drop(Archive::open_sized(Arc::new(disk.clone()), Path::new(DIR), reached.below, SMALL).await);
             disk.crash(seed + 1);
-            let rig = Rig::open(&disk).await;
+            let rig = Rig::open(&disk, reached.below).await;
             assert_eq!(
                 rig.archive.keep_only(&needed(&reached), reached.below),
                 0,

@@ -26,8 +26,9 @@ struct Rig {
 }
 
 impl Rig {
-    async fn open(disk: &SimulatedDisk) -> Rig {
-        let opened = Archive::open_sized(Arc::new(disk.clone()), Path::new(DIR), SMALL).await;
+    /// Opens it beside a snapshot that refers to the records below this one.
+    async fn open(disk: &SimulatedDisk, below: u64) -> Rig {
+        let opened = Archive::open_sized(Arc::new(disk.clone()), Path::new(DIR), below, SMALL).await;
         let Opened { archive, writer } = opened.expect("the disk works");
         let disk = disk.clone();
         Rig { disk, archive, _writing: AbortOnDropHandle::new(tokio::spawn(writer.run())) }
@@ -36,22 +37,23 @@ impl Rig {
     async fn new() -> Rig {
         let disk = SimulatedDisk::new(1);
         disk.create_dir_all(Path::new(DIR)).await.expect("the disk works");
-        Rig::open(&disk).await
+        Rig::open(&disk, 0).await
     }
 
-    /// Stops it, and opens it again.
+    /// Stops it, and opens it again beside a snapshot that refers to all records.
     async fn again(self) -> Rig {
         let Rig { disk, archive, _writing: writing } = self;
+        let below = archive.next();
         drop((archive, writing));
-        Rig::open(&disk).await
+        Rig::open(&disk, below).await
     }
 
-    /// Opens it again after a power failure.
-    async fn crash(self, seed: u64) -> Rig {
+    /// Opens it again after a power failure, beside a snapshot that refers to the records below this one.
+    async fn crash(self, seed: u64, below: u64) -> Rig {
         let Rig { disk, archive, _writing: writing } = self;
         drop((archive, writing));
         disk.crash(seed);
-        Rig::open(&disk).await
+        Rig::open(&disk, below).await
     }
 
     fn put(&self, tasks: &[Arc<Task>]) {
@@ -167,6 +169,33 @@ async fn a_damaged_record_is_not_read_and_no_other_one_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn in_the_newest_segment_a_damaged_record_is_told_from_a_write_that_was_interrupted() {
+    let tasks = tasks(6, 100);
+    let rest = || vec![0, 2, 3, 4, 5];
+    let cases: [(u64, Vec<u64>); 4] = [(6, rest()), (3, rest()), (2, vec![0]), (0, vec![0])];
+    for byte in [0, 4, 12, 60] {
+        let rig = Rig::new().await;
+        rig.written(&tasks).await;
+        assert_eq!((rig.files(".rec").len(), rig.archive.next()), (1, 6));
+        let path = Path::new(DIR).join(FOLDER).join(&rig.files(".rec")[0]);
+        let content = rig.disk.content(&path).expect("it is there");
+        let second = frame::announced(&content).expect("it begins with a frame") as u64;
+        rig.disk.flip(&path, second + byte, 0).expect("it is there");
+        let Rig { disk, archive, _writing: writing } = rig;
+        drop((archive, writing));
+        for (below, found) in &cases {
+            let rig = Rig::open(&disk, *below).await;
+            assert_eq!(&rig.read(&tasks).await, found, "byte {byte}, below {below}");
+            assert_eq!(rig.archive.next(), found.last().map_or(0, |last| last + 1));
+        }
+        // The log has what the snapshot does not refer to.
+        let rig = Rig::open(&disk, 1).await;
+        rig.written(&tasks).await;
+        assert_eq!(rig.read(&tasks).await, all(&tasks), "byte {byte}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn segments_that_nobody_needs_are_removed_and_sparse_ones_are_written_again() {
     let rig = Rig::new().await;
     let tasks = tasks(60, 100);
@@ -229,7 +258,7 @@ async fn a_full_disk_is_no_failure_and_what_waits_is_written_once_there_is_room(
     })
     .await
     .expect("it is written");
-    let rig = rig.crash(3).await;
+    let rig = rig.crash(3, 20).await;
     assert_eq!(rig.read(&tasks).await, all(&tasks));
 }
 
