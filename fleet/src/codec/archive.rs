@@ -215,15 +215,16 @@ impl ArchiveHead {
 
     /// Returns the archive with the rows that follow the head. Refuses rows that are divided or written otherwise than
     /// the same rows would be.
-    pub(super) fn with(self, parts: &[Rows]) -> Result<Archive, CodecError> {
+    pub(super) fn with(self, parts: Vec<Rows>) -> Result<Archive, CodecError> {
         let count: usize = parts.iter().map(Rows::len).sum();
-        let (last, full) = parts.split_last().map_or((None, parts), |(last, full)| (Some(last), full));
+        let (last, full) = parts.split_last().map_or((None, &parts[..]), |(last, full)| (Some(last), full));
         let are_full = full.iter().all(|part| part.len() == MAX_ROWS);
         let fits = last.is_none_or(|last| (1..=MAX_ROWS).contains(&last.len()));
         if count as u64 != self.rows || !are_full || !fits {
             return Err(malformed("some are missing"));
         }
         let (mut kept, mut rows) = (Packed::<Archived>::default(), Vec::with_capacity(MAX_ROWS));
+        // Each is dropped once it is read, so that what may be a million rows is not in memory twice.
         for part in parts {
             rows.clear();
             part.read(&mut rows)?;
@@ -276,7 +277,7 @@ mod tests {
                 let rows: Vec<Archived> = (0..count as u64).map(|seq| row(seq, epoch * (seq as u16 % 2))).collect();
                 let (head, parts) = encoded(&rows);
                 assert_eq!(parts.len(), count.div_ceil(MAX_ROWS));
-                let archive = head.with(&parts).expect("they are whole");
+                let archive = head.with(parts).expect("they are whole");
                 assert!(archive.kept.iter().eq(rows.iter()) && archive.records == 9_999, "{count} {epoch}");
             }
         }
@@ -288,7 +289,7 @@ mod tests {
         let refused = |change: fn(&mut ArchiveHead, &mut Vec<Rows>)| {
             let (mut head, mut parts) = encoded(&rows);
             change(&mut head, &mut parts);
-            head.with(&parts).expect_err("it is no state").to_string()
+            head.with(parts).expect_err("it is no state").to_string()
         };
         let changes: [fn(&mut ArchiveHead, &mut Vec<Rows>); 8] = [
             |head, _| head.rows += 1,
@@ -305,9 +306,9 @@ mod tests {
         }
         let (head, mut parts) = encoded(&rows[..2]);
         parts[0] = Rows::of(&[rows[1], rows[0]]);
-        assert!(head.with(&parts).is_err(), "they are in order");
+        assert!(head.with(parts).is_err(), "they are in order");
         let (head, mut parts) = encoded(&rows[1..]);
         parts[1] = Rows::of(&rows[..1]);
-        assert!(head.with(&parts).is_err(), "and so are the parts");
+        assert!(head.with(parts).is_err(), "and so are the parts");
     }
 }

@@ -436,7 +436,7 @@ pub(super) fn archived_in(mut message: &[u8]) -> Result<(Vec<Archived>, u64), Co
             parts.push(field::<Rows>(content)?);
         }
     }
-    let archive = head.ok_or_else(cut)?.archive.with(&parts)?;
+    let archive = head.ok_or_else(cut)?.archive.with(parts)?;
     Ok((archive.kept.iter().copied().collect(), archive.records))
 }
 
@@ -480,6 +480,6 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
         queues: head.queues.into_queues(),
         schedules: Schedules { kept: head.schedules.with(whole.schedules)? },
         keys: SpentKeys { kept: head.keys.with(whole.keys)? },
-        archive: head.archive.with(&whole.archived)?,
+        archive: head.archive.with(whole.archived)?,
     })
 }
