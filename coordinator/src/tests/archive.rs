@@ -41,16 +41,21 @@ async fn archived(fleet: &TestFleet, count: usize) {
     fleet.until("all have archived them", have).await;
 }
 
+/// Waits until so many results stay in memory.
+async fn configured(fleet: &TestFleet, recent: u32) {
+    let is_set = |fleet: &TestFleet| {
+        let of = |n: usize| fleet.up(n).map(|tested| tested.state.look(|fleet| fleet.config().recent_results));
+        fleet.running().into_iter().all(|n| of(n) == Some(recent))
+    };
+    fleet.until("the configuration", is_set).await;
+}
+
 /// A fleet whose tasks have ended, with most results archived.
 async fn archiving() -> (TestFleet, usize) {
     let fleet = TestFleet::start_archiving(RECENT);
     let leader = fleet.led().await;
     in_force(&fleet).await;
-    let is_set = |fleet: &TestFleet| {
-        let recent = |n: usize| fleet.tested(n).state.look(|fleet| fleet.config().recent_results);
-        fleet.running().into_iter().all(|n| recent(n) == RECENT)
-    };
-    fleet.until("the configuration", is_set).await;
+    configured(&fleet, RECENT).await;
     end(&fleet, leader, 1..=TASKS).await;
     archived(&fleet, ARCHIVED).await;
     (fleet, leader)
@@ -58,11 +63,16 @@ async fn archiving() -> (TestFleet, usize) {
 
 /// Checks that a coordinator reads all tasks as they were.
 async fn check(fleet: &TestFleet, at: usize) {
+    check_all(fleet, at, TASKS).await;
+}
+
+/// The same, of so many tasks.
+async fn check_all(fleet: &TestFleet, at: usize, count: u128) {
     let state = fleet.tested(at).state;
     let kept = state.look(|fleet| fleet.kept_tasks(&TaskFilter::default(), None, 1_000).tasks);
     let tasks = state.read_all(kept).await;
     let found: Vec<_> = tasks.iter().map(|task| (task.id, task.cancel_reason.clone())).collect();
-    let expected: Vec<_> = (1..=TASKS).map(|id| (TaskId(id), Some(format!("reason {id}")))).collect();
+    let expected: Vec<_> = (1..=count).map(|id| (TaskId(id), Some(format!("reason {id}")))).collect();
     assert_eq!(found, expected, "at coordinator {at}");
     assert!(tasks.iter().all(|task| &*task.input == b"input"));
 }
@@ -96,6 +106,33 @@ async fn no_result_is_lost_when_all_coordinators_lose_power() {
     for n in fleet.running() {
         check(&fleet, n).await;
         assert_eq!(missing(&fleet, n), 0, "at coordinator {n}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_had_ended_before_results_were_archived_is_archived_with_the_commands_that_follow() {
+    const ALL: u128 = TASKS + 20;
+    let mut fleet = TestFleet::start_archiving(0);
+    let leader = fleet.led().await;
+    in_force(&fleet).await;
+    end(&fleet, leader, 1..=TASKS).await;
+    assert_eq!(fleet.tested(leader).state.look(|fleet| fleet.archived_count()), 0);
+    fleet.recent_results = Some(RECENT);
+    for n in 0..COORDINATORS {
+        fleet.take_away(n);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for n in 0..COORDINATORS {
+        fleet.disks[n].crash(n as u64);
+        fleet.run(n);
+    }
+    let leader = fleet.led().await;
+    configured(&fleet, RECENT).await;
+    end(&fleet, leader, TASKS + 1..=ALL).await;
+    archived(&fleet, ALL as usize - RECENT as usize).await;
+    for n in fleet.running() {
+        check_all(&fleet, n, ALL).await;
+        assert_eq!(missing(&fleet, n), 0);
     }
 }
 

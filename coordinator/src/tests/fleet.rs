@@ -116,7 +116,7 @@ pub struct TestFleet {
     pub disks: Vec<SimulatedDisk>,
     ballots: BallotDefaults,
     /// How many results stay in memory, if that is set: then a snapshot is taken after few entries, too.
-    recent_results: Option<u32>,
+    pub recent_results: Option<u32>,
     /// The clock of all machines.
     clock: Arc<dyn Clock>,
     running: Vec<Option<Process>>,
