@@ -16,7 +16,7 @@ mod writer;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -37,7 +37,7 @@ use tracing::warn;
 pub use self::{
     effects::archived_task,
     reader::RecordReader,
-    transfer::{MAX_RECORDS_ASKED, RecordStream, fetch, send},
+    transfer::{MAX_RECORDS_ASKED, Others, RecordStream, fetch, send},
 };
 use self::{
     segment::{Place, Segment},
@@ -105,6 +105,8 @@ struct Records {
     next: u64,
     /// The segments, by the numbers of the first records that they may have.
     segments: BTreeMap<u64, Segment>,
+    /// Needed records that were not here at the start.
+    lost: BTreeSet<u64>,
     files: BTreeMap<u64, Arc<dyn DiskFile>>,
 }
 
@@ -112,6 +114,12 @@ impl Records {
     /// Returns the number below which nothing waits to be written.
     fn durable_below(&self) -> u64 {
         self.pending.first_key_value().map_or(self.next, |(record, _)| *record)
+    }
+
+    /// Returns those of the needed records that are not here.
+    fn lost_of(&self, needed: &[u64]) -> BTreeSet<u64> {
+        let is_here = |record: u64| self.pending.contains_key(&record) || self.place(record).is_some();
+        needed.iter().copied().filter(|record| !is_here(*record)).collect()
     }
 
     /// Returns the segment that has a record, and the record's place in it.
@@ -235,6 +243,7 @@ impl Archive {
     /// Takes note that a record is not needed any more.
     pub fn forget(&self, record: u64) {
         let mut records = self.shared.records();
+        records.lost.remove(&record);
         if let Some(task) = records.pending.remove(&record) {
             self.shared.pending_bytes.fetch_sub(weight(&task), Ordering::Relaxed);
         } else if let Some((first, segment)) = records.segments.range_mut(..=record).next_back() {
@@ -262,11 +271,19 @@ impl Archive {
             found += segment.keep_only(*first, needed, below);
         }
         *next = (*next).max(below);
+        let missing = needed.len().saturating_sub(found);
         let waiting = pending.values().map(|task| weight(task)).sum();
         self.shared.pending_bytes.store(waiting, Ordering::Relaxed);
+        records.lost = if missing > 0 { records.lost_of(needed) } else { BTreeSet::new() };
         drop(records);
         self.wake();
-        needed.len().saturating_sub(found)
+        missing
+    }
+
+    /// Returns whether a record that can't be read should be here.
+    fn is_lost(&self, record: u64) -> bool {
+        let records = self.shared.records();
+        records.lost.contains(&record) || records.place(record).is_some()
     }
 
     /// Takes note that of the records with numbers below `below`, all that are needed were added.

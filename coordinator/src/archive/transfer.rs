@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
@@ -17,6 +18,8 @@ use tonic::{Status, transport::Channel};
 use super::Archive;
 use crate::peers::Peers;
 
+/// Most questions to other coordinators for records that a leader has lost, for one snapshot.
+const MAX_LOST_ASKED: usize = 1_000;
 /// Most records that are asked for in one request.
 pub const MAX_RECORDS_ASKED: usize = 4_096;
 /// Records that are read from the disk at once while they are sent.
@@ -35,25 +38,61 @@ pub type RecordStream = BoxStream<'static, Result<internal::RecordChunk, Status>
 pub fn send(archive: Archive, numbers: Vec<u64>) -> RecordStream {
     let read = move |number: u64| {
         let archive = archive.clone();
-        async move { archive.content(number).await.map(|content| (number, content)) }
+        async move {
+            let content = archive.content(number).await;
+            (number, content.ok_or_else(|| archive.is_lost(number)))
+        }
     };
     let mut found = stream::iter(numbers).map(read).buffered(READ_AT_ONCE);
     let chunks = async_stream::stream! {
-        let (mut records, mut bytes) = (Vec::new(), 0);
-        while let Some(next) = found.next().await {
-            let Some((number, content)) = next else { continue };
-            bytes += content.len() + RECORD_BYTES;
-            if bytes > MESSAGE_BUDGET_BYTES && !records.is_empty() {
-                bytes = content.len() + RECORD_BYTES;
-                yield Ok(internal::RecordChunk { records: std::mem::take(&mut records) });
+        let (mut chunk, mut bytes) = (internal::RecordChunk::default(), 0);
+        while let Some((number, content)) = found.next().await {
+            let len = content.as_ref().map_or(0, Bytes::len) + RECORD_BYTES;
+            bytes += len;
+            if bytes > MESSAGE_BUDGET_BYTES && chunk != internal::RecordChunk::default() {
+                bytes = len;
+                yield Ok(std::mem::take(&mut chunk));
             }
-            records.push(internal::Record { number, content });
+            match content {
+                Ok(content) => chunk.records.push(internal::Record { number, content }),
+                Err(true) => chunk.lost.push(number),
+                Err(false) => {}
+            }
         }
-        if !records.is_empty() {
-            yield Ok(internal::RecordChunk { records });
+        if chunk != internal::RecordChunk::default() {
+            yield Ok(chunk);
         }
     };
     chunks.boxed()
+}
+
+/// The coordinators that are asked for records that the one that sends them has lost.
+pub struct Others<'a> {
+    peers: &'a Peers,
+    addresses: Vec<String>,
+    /// How many more records they are asked for.
+    left: usize,
+}
+
+impl<'a> Others<'a> {
+    /// Asks the coordinators with these addresses, one after the other.
+    pub fn new(peers: &'a Peers, addresses: Vec<String>) -> Self {
+        Self { peers, addresses, left: MAX_LOST_ASKED }
+    }
+
+    /// Adds a record that is that of one of these rows to the archive, if another coordinator has it.
+    async fn fetch(&mut self, archive: &Archive, rows: &[Archived], number: u64) {
+        let Ok(place) = rows.binary_search_by_key(&number, |row| row.record) else { return };
+        for address in &self.addresses {
+            if self.left == 0 {
+                return;
+            }
+            self.left -= 1;
+            if let Some(task) = ask(self.peers, address, &rows[place]).await {
+                return archive.put(number, &task);
+            }
+        }
+    }
 }
 
 /// Returns the task of a record, if it is that of one of these rows, which are in the order of their records.
@@ -70,19 +109,32 @@ fn late<E>(_: E) -> Status {
     Status::deadline_exceeded(format!("no record of the archive came within {ANSWER_TIMEOUT:?}"))
 }
 
-/// Fetches the records of these rows, which are in the order of their records, and adds them to the archive. What was
-/// fetched stays there if that fails. Records that the other coordinator does not have are left out.
+/// Fetches the records of these rows, which are in the order of their records, and adds them to the archive; those that
+/// the other coordinator has lost, from `others`. What was fetched stays there if that fails. Records that nobody has
+/// are left out.
 ///
 /// # Errors
 /// The other coordinator does not answer, a record is not what it should be, or the archive can't be written.
-pub async fn fetch(mut client: RaftClient<Channel>, archive: &Archive, rows: &[Archived]) -> Result<(), Status> {
+pub async fn fetch(
+    mut client: RaftClient<Channel>,
+    mut others: Others<'_>,
+    archive: &Archive,
+    rows: &[Archived],
+) -> Result<(), Status> {
     for rows in rows.chunks(MAX_RECORDS_ASKED) {
         let records = rows.iter().map(|row| row.record).collect();
         let asked = client.read_records(internal::ReadRecordsRequest { records });
         let mut chunks = timeout(ANSWER_TIMEOUT, asked).await.map_err(late)??.into_inner();
         while let Some(chunk) = timeout(ANSWER_TIMEOUT, chunks.message()).await.map_err(late)?? {
+            let mut lost = chunk.lost.iter().copied().peekable();
             for record in &chunk.records {
+                while let Some(number) = lost.next_if(|number| *number < record.number) {
+                    others.fetch(archive, rows, number).await;
+                }
                 archive.put(record.number, &Arc::new(checked(rows, record)?));
+            }
+            for number in lost {
+                others.fetch(archive, rows, number).await;
             }
             archive.until_room().await.map_err(|error| Status::unavailable(error.to_string()))?;
             if !archive.has_room() {

@@ -25,7 +25,7 @@ use super::{
     wire::{self, Malformed},
 };
 use crate::{
-    archive::{self, Archive},
+    archive::{self, Archive, Others},
     clock::FleetClock,
     peers::Peers,
     raft::log::{Log, SEGMENT_BYTES},
@@ -241,13 +241,15 @@ impl ConsensusServer {
         rows.sort_unstable_by_key(|row| row.record);
         if !rows.is_empty() {
             let leader = vote.leader_id.node_id;
-            let known = meta.last_membership.membership().get_node(&leader).cloned();
-            let channel = known.and_then(|peer| self.peers.channel(&peer.address));
+            let membership = meta.last_membership.membership();
+            let channel = membership.get_node(&leader).and_then(|peer| self.peers.channel(&peer.address));
             let channel = channel.ok_or_else(|| {
                 Status::failed_precondition(format!("the address of the leader {leader:016x} is not known here"))
             })?;
+            let others = membership.nodes().filter(|(id, _)| ![leader, self.id].contains(id));
+            let others = Others::new(&self.peers, others.map(|(_, peer)| peer.address.clone()).collect());
             info!(records = rows.len(), "fetching the archived results that the leader's snapshot refers to");
-            archive::fetch(limited!(RaftClient::new(channel)), &self.archive, &rows).await?;
+            archive::fetch(limited!(RaftClient::new(channel)), others, &self.archive, &rows).await?;
         }
         self.archive.skip_to(records);
         self.archive.flush(records).await.map_err(|error| match is_full(&error) {

@@ -139,27 +139,43 @@ async fn what_had_ended_before_results_were_archived_is_archived_with_the_comman
 #[tokio::test(start_paused = true)]
 async fn a_coordinator_that_gets_a_snapshot_gets_the_results_that_it_refers_to() {
     let (mut fleet, leader) = archiving().await;
+    joins(&mut fleet, leader).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn results_that_the_leader_has_lost_are_fetched_from_others_with_its_snapshot() {
+    let (mut fleet, leader) = archiving().await;
+    damage(&fleet, leader).await;
+    joins(&mut fleet, leader).await;
+}
+
+/// Has another coordinator join, and checks that it has all results itself.
+async fn joins(fleet: &mut TestFleet, leader: usize) {
     let is_purged = |fleet: &TestFleet| fleet.tested(leader).change.raft.progress().purged > 0;
     fleet.until("the log is purged", is_purged).await;
     let new = fleet.run_another();
     fleet.until("the new one", |fleet| fleet.up(new).is_some()).await;
     let change = fleet.tested(leader).change;
     change.exclusively(change.clone().add(peer(new))).await.expect("it is there");
-    archived(&fleet, ARCHIVED).await;
+    archived(fleet, ARCHIVED).await;
     // The others are not asked.
-    check(&fleet, new).await;
-    assert_eq!(missing(&fleet, new), 0);
+    check(fleet, new).await;
+    assert_eq!(missing(fleet, new), 0);
+}
+
+/// Damages the first record of a coordinator.
+async fn damage(fleet: &TestFleet, at: usize) {
+    let archive = fleet.tested(at).state.records().archive.clone();
+    archive.flush(1).await.expect("the disk works");
+    let first = Path::new("/data/archive/0000000000000000.rec");
+    fleet.disks[at].flip(first, 60, 0).expect("it is there");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_result_that_is_damaged_at_one_coordinator_is_read_at_another() {
     let (fleet, leader) = archiving().await;
     let at = fleet.followers(leader)[0];
-    let first = Path::new("/data/archive/0000000000000000.rec");
-    let archive = fleet.tested(at).state.records().archive.clone();
-    archive.flush(1).await.expect("the disk works");
-    // Within the first record.
-    fleet.disks[at].flip(first, 60, 0).expect("it is there");
+    damage(&fleet, at).await;
     check(&fleet, at).await;
     assert_eq!(missing(&fleet, at), 1);
 }
