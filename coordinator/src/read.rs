@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use robeing_fleet::{Agent, AgentId, Fleet, Kept, Task};
 use robeing_proto::{
     internal::v1::{self as internal, raft_client::RaftClient},
@@ -22,6 +23,9 @@ use crate::{
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a read tries again to find a leader.
 const READ_RETRY: Duration = Duration::from_millis(10);
+
+/// Archived tasks that are read from the disk at once for one listing.
+const READ_AT_ONCE: usize = 8;
 
 /// Number of agents read from the state at once.
 const MAX_AGENTS_READ: usize = 256;
@@ -80,15 +84,20 @@ impl StateReader {
     /// Returns kept tasks, in order, but for those that were forgotten meanwhile. One that can't be read is left out: one
     /// result must not keep all others from being listed.
     pub async fn read_all(&self, all: impl IntoIterator<Item = Kept>) -> Vec<Arc<Task>> {
-        let mut tasks = Vec::new();
-        for kept in all {
-            let id = kept.id();
-            match self.read(kept).await {
-                Ok(task) => tasks.extend(task),
-                Err(status) => warn!(task = %id, problem = status.message(), "a task is left out of a listing"),
+        let (mut all, mut tasks) = (all.into_iter(), Vec::new());
+        loop {
+            let next: Vec<Kept> = all.by_ref().take(READ_AT_ONCE).collect();
+            if next.is_empty() {
+                return tasks;
+            }
+            let reads = next.into_iter().map(|kept| async move { (kept.id(), self.read(kept).await) });
+            for (id, found) in join_all(reads).await {
+                match found {
+                    Ok(task) => tasks.extend(task),
+                    Err(status) => warn!(task = %id, problem = status.message(), "a task is left out of a listing"),
+                }
             }
         }
-        tasks
     }
 
     /// Returns the fleet itself, for callers that read it in slices.
