@@ -33,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 pub const LOG_RESERVE: u64 = 4 * SEGMENT_BYTES as u64;
 /// Approximate bytes of a snapshot per task, besides its input, output and failure texts.
 const TASK_OVERHEAD: u64 = 512;
+/// Bytes of a snapshot per archived task.
+const ROW_BYTES: u64 = 80;
 /// A disk that was short of space counts as having enough again only with `1 / AGAIN_SHARE` more than is needed, so
 /// that the state does not flap.
 const AGAIN_SHARE: u64 = 8;
@@ -67,15 +69,17 @@ impl Room {
 
 /// Returns the approximate size of a snapshot of this fleet, in bytes.
 pub fn snapshot_size(fleet: &Fleet) -> u64 {
-    let counts = fleet.counts();
-    let ended = [counts.succeeded, counts.failed, counts.cancelled, counts.dead_lettered];
-    let kept: u64 = ended.into_iter().chain([counts.queued, counts.assigned]).map(u64::from).sum();
-    fleet.stored_bytes().saturating_add(kept * TASK_OVERHEAD)
+    let archived = fleet.archived_count() as u64;
+    let here = (fleet.kept_count() as u64).saturating_sub(archived);
+    fleet.bytes_in_memory().saturating_add(here * TASK_OVERHEAD + archived * ROW_BYTES)
 }
 
-/// Returns the bytes that must be free to finish this fleet's accepted tasks.
+/// Returns the bytes that must be free to finish this fleet's accepted tasks. Before a snapshot is written, what is in
+/// memory may have to be archived.
 pub fn needed(fleet: &Fleet) -> u64 {
-    snapshot_size(fleet).saturating_add(LOG_RESERVE)
+    let archives = fleet.config().recent_results > 0;
+    let to_archive = if archives { fleet.bytes_in_memory() } else { 0 };
+    snapshot_size(fleet).saturating_add(to_archive).saturating_add(LOG_RESERVE)
 }
 
 /// The leader's view of one voter's disk.

@@ -10,6 +10,7 @@
 mod advice;
 mod api;
 mod apply;
+mod archive;
 mod assembly;
 mod ballots;
 pub mod clock;
@@ -45,7 +46,7 @@ mod warnings;
 
 use std::{io, sync::Arc, time::Duration};
 
-use robeing_fleet::{FleetConfig, Refusal};
+use robeing_fleet::{FleetConfig, Refusal, limits::DEFAULT_RECENT_RESULTS};
 use robeing_net::{Bound, Transport};
 use robeing_platform::Platform;
 use robeing_settings::{CoordinatorConfig, advertised_address};
@@ -204,6 +205,7 @@ fn fleet_config(config: &CoordinatorConfig) -> FleetConfig {
     let window = config.limits.idempotency_window.map(|window| window.as_millis() as u64);
     // The default is said by 0, which every version reads.
     fleet.idempotency_window = window.filter(|window| *window != fleet.key_window()).unwrap_or(0);
+    fleet.recent_results = config.limits.recent_results.unwrap_or(DEFAULT_RECENT_RESULTS);
     fleet
 }
 

@@ -2,18 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use robeing_fleet::{Agent, AgentId, Fleet};
+use futures::future::join_all;
+use robeing_fleet::{Agent, AgentId, Fleet, Kept, Task};
 use robeing_proto::{
     internal::v1::{self as internal, raft_client::RaftClient},
     v1,
 };
 use tokio::time::timeout;
 use tonic::Status;
+use tracing::warn;
 
 use crate::{
     apply::observer::ApplyObserver,
+    archive::RecordReader,
     leader::{role::RaftRole, standing::Standing},
-    peers::Peers,
     raft::SharedFleet,
 };
 
@@ -21,6 +23,9 @@ use crate::{
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a read tries again to find a leader.
 const READ_RETRY: Duration = Duration::from_millis(10);
+
+/// Archived tasks that are read from the disk at once for one listing.
+const READ_AT_ONCE: usize = 8;
 
 /// Number of agents read from the state at once.
 const MAX_AGENTS_READ: usize = 256;
@@ -31,19 +36,68 @@ pub struct StateReader {
     fleet: SharedFleet,
     observer: Arc<ApplyObserver>,
     standing: Standing,
-    peers: Arc<Peers>,
+    records: RecordReader,
 }
 
 impl StateReader {
-    /// Creates a reader of this fleet, whose observer knows what is applied. The reader asks the leader which entries a
-    /// read must include.
-    pub fn new(fleet: SharedFleet, observer: Arc<ApplyObserver>, standing: Standing, peers: Arc<Peers>) -> Self {
-        Self { fleet, observer, standing, peers }
+    /// Creates a reader of this fleet, whose observer knows what is applied, and of the tasks that it has archived. The
+    /// reader asks the leader which entries a read must include.
+    pub fn new(fleet: SharedFleet, observer: Arc<ApplyObserver>, standing: Standing, records: RecordReader) -> Self {
+        Self { fleet, observer, standing, records }
     }
 
     /// Reads the state with `look`, whose work must be short and bounded, because no command is applied meanwhile.
     pub fn look<T>(&self, look: impl FnOnce(&Fleet) -> T) -> T {
         look(&self.fleet.read())
+    }
+
+    /// Returns what reads the tasks that the fleet has archived.
+    pub fn records(&self) -> &RecordReader {
+        &self.records
+    }
+
+    /// Returns a kept task; `None` if it was forgotten meanwhile.
+    ///
+    /// # Errors
+    /// It is archived, and no coordinator that answers can read it.
+    pub async fn read(&self, kept: Kept) -> Result<Option<Arc<Task>>, Status> {
+        let row = match kept {
+            Kept::Here(task) => return Ok(Some(task)),
+            Kept::Archived(row) => row,
+        };
+        if let Some(task) = self.records.here(&row).await {
+            return Ok(Some(task));
+        }
+        if !self.look(|fleet| fleet.needs_record(&row)) {
+            return Ok(None);
+        }
+        match self.records.elsewhere(&row).await {
+            Some(task) => Ok(Some(task)),
+            None => Err(Status::unavailable(format!(
+                "the result of task {} can't be read on this coordinator's disk, and no other coordinator that answers \
+                 has it; ask again when all of them are up",
+                row.id()
+            ))),
+        }
+    }
+
+    /// Returns kept tasks, in order, but for those that were forgotten meanwhile. One that can't be read is left out: one
+    /// result must not keep all others from being listed.
+    pub async fn read_all(&self, all: impl IntoIterator<Item = Kept>) -> Vec<Arc<Task>> {
+        let (mut all, mut tasks) = (all.into_iter(), Vec::new());
+        loop {
+            let next: Vec<Kept> = all.by_ref().take(READ_AT_ONCE).collect();
+            if next.is_empty() {
+                return tasks;
+            }
+            let reads = next.into_iter().map(|kept| async move { (kept.id(), self.read(kept).await) });
+            for (id, found) in join_all(reads).await {
+                match found {
+                    Ok(task) => tasks.extend(task),
+                    Err(status) => warn!(task = %id, problem = status.message(), "a task is left out of a listing"),
+                }
+            }
+        }
     }
 
     /// Returns the fleet itself, for callers that read it in slices.
@@ -105,7 +159,7 @@ impl StateReader {
             RaftRole::Leading { .. } => self.standing.read_index().await,
             RaftRole::Following { peer, .. } => {
                 let ask = |mut peer: RaftClient<_>| async move { peer.read_index(internal::ReadIndexRequest {}).await };
-                let response = self.peers.ask(&peer.address, ask).await?;
+                let response = self.records.peers.ask(&peer.address, ask).await?;
                 Some(response.has_index.then_some(response.index))
             }
             RaftRole::Leaderless => None,

@@ -155,7 +155,7 @@ impl SnapshotKeeper {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let bytes = self.log.stats().entry_bytes.load(Ordering::Relaxed);
-            let (state, size) = self.state.look(|fleet| (fleet.stored_bytes(), disk_space::snapshot_size(fleet)));
+            let (state, size) = self.state.look(|fleet| (fleet.bytes_in_memory(), disk_space::snapshot_size(fleet)));
             let room = self.rooms.own();
             if room.short {
                 self.purge(&mut purged).await;
@@ -208,7 +208,8 @@ impl SnapshotKeeper {
 /// Returns the part of a configuration that every coordinator of the fleet knows.
 fn in_force(config: &FleetConfig, fleet: &Fleet) -> FleetConfig {
     let idempotency_window = if fleet.has(Feature::KeyWindow) { config.idempotency_window } else { 0 };
-    FleetConfig { idempotency_window, ..config.clone() }
+    let recent_results = if fleet.has(Feature::Archive) { config.recent_results } else { 0 };
+    FleetConfig { idempotency_window, recent_results, ..config.clone() }
 }
 
 /// Aligns the fleet's configuration with this coordinator's whenever it begins to lead. Runs until the coordinator

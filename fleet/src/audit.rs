@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{
     AgentId, AgentState, Fleet, HeldState, TaskId,
     agents::audit::{check_agents, check_standby},
+    archive::audit::check_archive,
     audit_log::audit::check_audit_log,
     ballots::audit::check_ballots,
     fleet::State,
@@ -61,6 +62,7 @@ pub(crate) fn check_state(state: &State) -> Check {
     let mut revisions = BTreeSet::new();
     check_tasks(state, &mut revisions)?;
     check_agents(state, &mut revisions)?;
+    check_archive(state, &revisions)?;
     check_displaced(state)?;
     check_slots(state)?;
     check_identity(state)?;

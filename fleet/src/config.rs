@@ -33,6 +33,10 @@ pub struct FleetConfig {
     /// [`DEFAULT_KEY_WINDOW_MS`]. Another one needs [`Feature::KeyWindow`](crate::Feature::KeyWindow).
     #[bilrost(140)]
     pub idempotency_window: u64,
+    /// How many results stay in memory; the others are archived. 0: all. Another number needs
+    /// [`Feature::Archive`](crate::Feature::Archive).
+    #[bilrost(160)]
+    pub recent_results: u32,
 }
 
 /// Weights of the score's terms, in points.
@@ -82,6 +86,7 @@ impl Default for FleetConfig {
             max_bytes: DEFAULT_MAX_BYTES,
             lost_agent_ttl: DEFAULT_LOST_AGENT_TTL_MS,
             idempotency_window: 0,
+            recent_results: 0,
         }
     }
 }

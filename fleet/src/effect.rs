@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::{AgentId, AllocationId, BallotId, Choice, LetterId, RecoveryStep, SessionId, TaskId, TeamId};
+use crate::{AgentId, AllocationId, BallotId, Choice, LetterId, RecoveryStep, SessionId, Task, TaskId, TeamId};
 
 /// Why an attempt must be stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,4 +146,17 @@ pub enum Effect {
     },
     /// A schedule was set, changed or removed, or one is due at another time.
     SchedulesChanged,
+    /// A task is no longer in memory. This is more than a hint: from now on, only an archive has it. It is repeated
+    /// whenever the log is.
+    Archived {
+        /// The number of its record.
+        record: u64,
+        /// The task.
+        task: Arc<Task>,
+    },
+    /// An archived task was forgotten, so its record is not needed any more.
+    RecordExpired {
+        /// The number of its record.
+        record: u64,
+    },
 }

@@ -12,6 +12,7 @@ use crate::{
         directory::{DirectoryChanges, Shown},
         state::Agents,
     },
+    archive::Archive,
     audit_log::state::AuditLog,
     ballots::state::Ballots,
     identity::state::Identity,
@@ -82,6 +83,7 @@ pub(crate) struct State {
     pub queues: Queues,
     pub schedules: Schedules,
     pub keys: SpentKeys,
+    pub archive: Archive,
 }
 
 /// How far a command has been applied.
@@ -154,6 +156,7 @@ impl Fleet {
             queues: Queues::default(),
             schedules: Schedules::default(),
             keys: SpentKeys::default(),
+            archive: Archive::default(),
         };
         Fleet::from_state(state)
     }
@@ -246,6 +249,7 @@ impl Fleet {
         if self.has_opened() {
             jobs.admit_next();
         }
+        self.archive_excess(effects);
         self.report_directory(effects);
     }
 

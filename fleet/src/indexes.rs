@@ -5,6 +5,7 @@
 use crate::{
     Agent, HeldState, Task, Weights,
     agents::indexes::AgentIndexes,
+    archive::indexes::ArchiveIndexes,
     ballots::{Ballot, indexes::BallotIndexes},
     fleet::State,
     identity::indexes::IdentityIndexes,
@@ -21,6 +22,7 @@ use crate::{
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Indexes {
     pub tasks: TaskIndexes,
+    pub archive: ArchiveIndexes,
     pub links: LinkIndexes,
     pub agents: AgentIndexes,
     pub identity: IdentityIndexes,
@@ -41,8 +43,9 @@ impl Indexes {
         for task in state.tasks.kept.values() {
             indexes.add_task(task);
         }
+        indexes.enter_archive(state);
         for task in state.tasks.kept.values() {
-            indexes.link(task, &state.tasks.kept);
+            indexes.link(task, state);
         }
         if let Some(at) = indexes.schedule.set_bucket_timer() {
             indexes.timers.set_buckets(at);
@@ -105,6 +108,7 @@ impl Indexes {
         self.tasks.enter(task);
         self.links.enter(task);
         self.timers.set_task(task);
+        self.enter_recent(task);
         self.schedule.enter_task(task);
         self.teams.enter_task(task);
     }
@@ -114,6 +118,7 @@ impl Indexes {
         self.tasks.leave(task);
         self.links.leave(task);
         self.timers.clear_task(task);
+        self.leave_recent(task);
         self.schedule.leave_task(task);
         self.teams.leave_task(task);
     }

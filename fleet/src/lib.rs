@@ -6,6 +6,7 @@
 //! Look-up tables are hashed with random keys, which affect no result.
 
 mod agents;
+mod archive;
 mod audit;
 mod audit_log;
 mod ballots;
@@ -47,6 +48,7 @@ pub use agents::{
     recovery::{FleetRecoveryStep, Recovery, RecoveryEvent, RecoveryStep},
     role::{COORDINATOR_TRAITS, Places, RoleTraits},
 };
+pub use archive::{Archived, Kept, KeptPage};
 pub use audit_log::{
     AuditOutcome, AuditRecord,
     command::{AuditCommand, AuditEntry},
@@ -58,7 +60,10 @@ pub use ballots::{
     fraction::{Fraction, FractionError},
     query::BallotCounts,
 };
-pub use codec::{CodecError, command_version, decode_command, decode_reply, encode_command, encode_reply};
+pub use codec::{
+    CodecError, archived_in, command_version, decode_command, decode_reply, decode_task, encode_command, encode_reply,
+    encode_task,
+};
 pub use command::{Command, ControlCommand};
 pub use config::{FleetConfig, Weights};
 pub use effect::{CancelCause, Effect};

@@ -16,8 +16,9 @@ use std::{
 };
 
 use crate::{
-    Agent, AgentId, Allocation, AuditRecord, Ballot, Bar, Contribution, Enrolment, Fleet, KnownAuthority, Letter,
-    Schedule, Task, Team,
+    Agent, AgentId, Allocation, Archived, AuditRecord, Ballot, Bar, Contribution, Enrolment, Fleet, KnownAuthority,
+    Letter, Schedule, Task, Team,
+    archive::taking::UntakenRows,
     codec::{CodecError, StateWriter},
     fleet::State,
     identity::SpentProof,
@@ -52,6 +53,7 @@ pub(crate) struct Rest {
     pub allocations: Untaken<u64, Allocation>,
     pub schedules: Untaken<u64, Schedule>,
     pub keys: Untaken<u64, SpentKey>,
+    archived: UntakenRows,
     /// The fleet itself, after another state has replaced it.
     retired: Option<Arc<Fleet>>,
 }
@@ -132,6 +134,11 @@ impl Snapshots {
         }
     }
 
+    /// Saves the row of an archived task for the snapshots, after its removal.
+    pub(crate) fn save_archived(&self, row: &Archived) {
+        self.each(|rest| rest.archived.save(row));
+    }
+
     /// Saves an entry of another domain for the snapshots, before a change or after its removal.
     pub(crate) fn save<V: Entry>(&self, entry: &Arc<V>) {
         self.each(|rest| V::untaken(rest).save(entry.number(), entry));
@@ -158,6 +165,7 @@ enum Content {
     Allocations(Vec<Arc<Allocation>>),
     Schedules(Vec<Arc<Schedule>>),
     Keys(Vec<Arc<SpentKey>>),
+    Archived(Vec<Archived>),
 }
 
 impl Content {
@@ -177,6 +185,7 @@ impl Content {
             Content::Allocations(allocations) => allocations.len(),
             Content::Schedules(schedules) => schedules.len(),
             Content::Keys(keys) => keys.len(),
+            Content::Archived(rows) => rows.len(),
         }
     }
 }
@@ -198,6 +207,7 @@ enum Stage {
     Allocations,
     Schedules,
     Keys,
+    Archived,
     End,
 }
 
@@ -217,13 +227,16 @@ impl Stage {
             Stage::Contributions => Stage::Allocations,
             Stage::Allocations => Stage::Schedules,
             Stage::Schedules => Stage::Keys,
-            Stage::Keys | Stage::End => Stage::End,
+            Stage::Keys => Stage::Archived,
+            Stage::Archived | Stage::End => Stage::End,
         }
     }
 
     /// Takes up to `limit` entries of this stage. Fewer mean that these are the last.
     fn take(self, rest: &mut Rest, state: &State, limit: usize) -> Option<Content> {
-        let State { agents, tasks, identity, audit_log, mail, ballots, teams, resources, schedules, keys, .. } = state;
+        let State {
+            agents, tasks, identity, audit_log, mail, ballots, teams, resources, schedules, keys, archive, ..
+        } = state;
         Some(match self {
             Stage::Agents => Content::Agents(rest.agents.take(&agents.known, limit, |AgentId(id)| AgentId(id + 1))),
             Stage::Tasks => Content::Tasks(rest.tasks.take(&tasks.kept, limit, |seq| seq + 1)),
@@ -239,6 +252,7 @@ impl Stage {
             Stage::Allocations => Content::Allocations(rest.allocations.take_of(&resources.allocations, limit)),
             Stage::Schedules => Content::Schedules(rest.schedules.take_of(&schedules.kept, limit)),
             Stage::Keys => Content::Keys(rest.keys.take_of(&keys.kept, limit)),
+            Stage::Archived => Content::Archived(rest.archived.take(&archive.kept, limit)),
             Stage::End => return None,
         })
     }
@@ -253,18 +267,23 @@ pub struct Snapshot {
     /// Number of entries that are not encoded yet.
     left: usize,
     stage: Stage,
+    /// The number of the next record of the archive.
+    records: u64,
 }
 
 /// Approximate size of a task in a snapshot besides its input, output and texts, bytes.
 const TASK_BYTES: usize = 384;
+/// Size of the row of an archived task in a snapshot, bytes.
+const ROW_BYTES: usize = 80;
 /// Approximate size of an entry of another domain in a snapshot, bytes.
 const ENTRY_BYTES: usize = 192;
 
 impl Fleet {
     /// Begins a snapshot of the current state. The cost does not grow with the number of entries.
     pub fn begin_snapshot(&mut self) -> Snapshot {
-        let State { tasks, agents, identity, audit_log, mail, ballots, teams, resources, schedules, keys, .. } =
-            &self.state;
+        let State {
+            tasks, agents, identity, audit_log, mail, ballots, teams, resources, schedules, keys, archive, ..
+        } = &self.state;
         let rest = Arc::new(Mutex::new(Rest {
             agents: Untaken { next: AgentId(0), end: AgentId(agents.next), saved: BTreeMap::new() },
             tasks: Untaken { next: 0, end: tasks.next_seq, saved: BTreeMap::new() },
@@ -280,6 +299,7 @@ impl Fleet {
             allocations: Untaken::all(&resources.allocations),
             schedules: Untaken::all(&schedules.kept),
             keys: Untaken::all(&keys.kept),
+            archived: UntakenRows::all(archive),
             retired: None,
         }));
         let others = mail.letters.len()
@@ -295,13 +315,15 @@ impl Fleet {
             + identity.spent.len()
             + audit_log.records.len();
         // Growing the buffer step by step would add about half to the cost.
-        let bytes = self.stored_bytes() + self.mail_counts().bytes + self.indexes.ballots.stored;
-        let room = bytes as usize + tasks.kept.len() * TASK_BYTES + others * ENTRY_BYTES;
+        let bytes = self.bytes_in_memory() + self.mail_counts().bytes + self.indexes.ballots.stored;
+        let rows = archive.kept.len();
+        let room = bytes as usize + tasks.kept.len() * TASK_BYTES + others * ENTRY_BYTES + rows * ROW_BYTES;
         let snapshot = Snapshot {
             rest: Arc::clone(&rest),
             writer: StateWriter::begin(&self.state, Vec::with_capacity(room)),
-            left: agents.known.len() + tasks.kept.len() + others,
+            left: agents.known.len() + tasks.kept.len() + others + rows,
             stage: Stage::Agents,
+            records: archive.records,
         };
         self.snapshots.0.retain(|rest| rest.strong_count() > 0);
         self.snapshots.0.push(Arc::downgrade(&rest));
@@ -318,6 +340,11 @@ impl Fleet {
 }
 
 impl Snapshot {
+    /// Returns the number below which are the records of all archived tasks in the snapshot.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
     /// Takes the next part, of at most `limit` entries, from the fleet that the snapshot was begun on. Returns `None`
     /// when everything is taken. The cost per entry is small whatever its size, because entries are shared, not copied.
     pub fn take(&mut self, fleet: &Fleet, limit: usize) -> Option<Part> {
@@ -352,6 +379,7 @@ impl Snapshot {
             Content::Allocations(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Schedules(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
             Content::Keys(entries) => entries.iter().for_each(|entry| writer.entry(entry.as_ref())),
+            Content::Archived(rows) => rows.iter().for_each(|row| writer.archived(row)),
         }
     }
 

@@ -59,6 +59,8 @@ pub enum Feature {
     KeyWindow,
     /// Inputs and outputs that are in an object store.
     Blobs,
+    /// Results that are archived.
+    Archive,
     /// A feature without any effect, for tests of upgrades. It must stay the newest one.
     #[cfg(feature = "trial")]
     Trial,
@@ -85,6 +87,7 @@ impl Feature {
         Feature::Schedules,
         Feature::KeyWindow,
         Feature::Blobs,
+        Feature::Archive,
         #[cfg(feature = "trial")]
         Feature::Trial,
     ];
@@ -106,7 +109,8 @@ impl Feature {
             | Feature::Kinds
             | Feature::Schedules
             | Feature::KeyWindow
-            | Feature::Blobs => 4,
+            | Feature::Blobs
+            | Feature::Archive => 4,
             #[cfg(feature = "trial")]
             Feature::Trial => 5,
         }
@@ -133,6 +137,7 @@ impl Feature {
             Feature::Schedules => "schedules",
             Feature::KeyWindow => "idempotency window",
             Feature::Blobs => "objects",
+            Feature::Archive => "archive",
             #[cfg(feature = "trial")]
             Feature::Trial => "trial",
         }
@@ -167,7 +172,8 @@ impl Feature {
             | Feature::Kinds
             | Feature::Schedules
             | Feature::KeyWindow
-            | Feature::Blobs => true,
+            | Feature::Blobs
+            | Feature::Archive => true,
             #[cfg(feature = "trial")]
             Feature::Trial => trial::is_known(),
         }
@@ -192,6 +198,7 @@ impl Command {
             Command::Queue(_) => Some(Feature::Queues),
             Command::Kind(_) => Some(Feature::Kinds),
             Command::Schedule(command) => Some(command.feature()),
+            Command::Control(ControlCommand::Configure(config)) if config.recent_results > 0 => Some(Feature::Archive),
             Command::Control(ControlCommand::Configure(config)) if config.idempotency_window > 0 => {
                 Some(Feature::KeyWindow)
             }

@@ -5,10 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt, future::join_all, stream::BoxStream};
 use prost::Message;
-use robeing_fleet::{
-    Agent, AgentState, Bar, Candidates, Fleet, Stamp, Task, TaskFilter, Waiting,
-    limits::{MAX_PAGE, MAX_SCANNED},
-};
+use robeing_fleet::{Agent, AgentState, Bar, Candidates, Fleet, Task, Waiting};
 use robeing_net::gate::Caller;
 use robeing_proto::{budget::MessageBudget, v1};
 use tokio::sync::Semaphore;
@@ -18,7 +15,7 @@ use crate::{
     api::{
         cancels::Cancels,
         convert::{self, Figures, Parts},
-        errors, paging,
+        errors, listing,
         submissions::Submissions,
         subtasks,
         watches::{self, Watches},
@@ -36,10 +33,6 @@ use crate::{
 
 /// Maximum number of tasks in one submission, and of ids in one cancellation or watch.
 pub const MAX_ITEMS: usize = 1_000;
-/// Maximum number of tasks scanned for one page; a page may be short, even empty, and still have a next one.
-const MAX_LOOKED_AT: usize = 100_000;
-/// Default number of tasks on a page.
-const DEFAULT_PAGE: usize = 100;
 /// Bytes of submissions in unary calls in progress at once. A stream waits until there is room; a call can't.
 pub const MAX_CALLED_BYTES: usize = 64 * 1024 * 1024;
 
@@ -140,40 +133,8 @@ impl FleetService {
     }
 }
 
-/// The tasks found, and the cursor after which to continue if there are more.
-type Found = (Vec<Arc<Task>>, Option<u64>);
-
-/// Reads a page of a listing in slices, between which the fleet continues to apply: `read` scans at most
-/// [`MAX_SCANNED`] tasks after a cursor, and returns at most the given number of them.
-async fn page(read: impl Fn(Option<u64>, usize) -> Found, mut after: Option<u64>, size: usize) -> Found {
-    let mut tasks: Vec<Arc<Task>> = Vec::new();
-    for _ in 0..MAX_LOOKED_AT / MAX_SCANNED {
-        let (slice, next) = read(after, size - tasks.len());
-        tasks.extend(slice);
-        after = next;
-        if after.is_none() || tasks.len() == size {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
-    (tasks, after)
-}
-
-fn slice(fleet: &Fleet, filter: &TaskFilter, after: Option<u64>, most: usize) -> Found {
-    let page = fleet.tasks(filter, after, most);
-    (page.tasks.into_iter().cloned().collect(), page.next)
-}
-
 /// Number of agents read from the state at once.
 const MAX_AGENTS_READ: usize = 256;
-
-/// Returns a page of tasks, as many as fit in one message. The next page begins after the last task in it.
-fn page_of_tasks(found: &[Arc<Task>], next: Option<u64>, revision: u64, now: Stamp) -> v1::ListTasksResponse {
-    let parts = Parts { attempts: true, ..Parts::default() };
-    let (tasks, cut) = paging::fitting(found.iter().map(|task| (task.seq, convert::task(task, parts, now))));
-    let next_page_token = cut.or(next).map(|cursor| cursor.to_string()).unwrap_or_default();
-    v1::ListTasksResponse { tasks, next_page_token, revision }
-}
 
 /// An agent, and what keeps it out of the fleet.
 type Known = (Arc<Agent>, Option<Arc<Bar>>);
@@ -207,15 +168,6 @@ impl AgentPage {
     fn response(self, revision: u64) -> v1::ListAgentsResponse {
         v1::ListAgentsResponse { agents: self.agents, revision, next_page_token: self.next_page_token }
     }
-}
-
-fn filter(request: v1::ListTasksRequest) -> Result<TaskFilter, Status> {
-    Ok(TaskFilter {
-        states: convert::task_states(&request.states)?,
-        kind: convert::filter_name("kind", request.kind)?,
-        submitter: convert::filter_name("submitter", request.submitter)?,
-        agent: convert::filter_name("agent", request.agent)?,
-    })
 }
 
 /// Returns the response about one agent, with its recoveries.
@@ -262,12 +214,17 @@ impl v1::fleet_server::Fleet for FleetService {
         let id = convert::task_id(&request.id)?;
         self.state.ready_to_read(request.consistency).await?;
         let parts = Parts { input: request.include_input, output: true, attempts: true };
-        let found = self.state.look(|fleet| {
-            // Nobody has submitted a member of a task with several runs, so nobody can cancel it, either.
-            let task = fleet.task(id).filter(|task| task.member_of.is_none())?;
-            Some((Arc::clone(task), fleet.with_runs(task), fleet.now()))
+        let (found, now) = self.state.look(|fleet| {
+            let kept = fleet.kept_task(id);
+            // One that is archived has no runs.
+            let shown = fleet.task(id).map(|task| fleet.with_runs(task));
+            (kept.map(|kept| (kept, shown)), fleet.now())
         });
-        let (found, shown, now) = found.ok_or_else(|| errors::no_task(&request.id))?;
+        let (kept, shown) = found.ok_or_else(|| errors::no_task(&request.id))?;
+        // Nobody has submitted a member of a task with several runs, so nobody can cancel it, either.
+        let found = self.state.read(kept).await?.filter(|task| task.member_of.is_none());
+        let found = found.ok_or_else(|| errors::no_task(&request.id))?;
+        let shown = shown.unwrap_or_else(|| Arc::clone(&found));
         let mut task = convert::task(&shown, parts, now);
         task.waiting_for = self.waiting_for(&found).await.unwrap_or_default();
         if request.include_candidates && !found.state.is_final() {
@@ -280,17 +237,7 @@ impl v1::fleet_server::Fleet for FleetService {
         &self,
         request: Request<v1::ListTasksRequest>,
     ) -> Result<Response<v1::ListTasksResponse>, Status> {
-        let request = request.into_inner();
-        let (page_size, consistency) = (request.page_size as usize, request.consistency);
-        let after = paging::page_number(&request.page_token)?;
-        let filter = filter(request)?;
-        let size = if page_size == 0 { DEFAULT_PAGE } else { page_size.min(MAX_PAGE) };
-        self.state.ready_to_read(consistency).await?;
-        // The revision at the beginning: a watch from there misses nothing that changes while the page is read.
-        let (revision, now) = self.state.look(|fleet| (fleet.revision(), fleet.now()));
-        let read = |after, most| self.state.look(|fleet| slice(fleet, &filter, after, most));
-        let (found, next) = page(read, after, size).await;
-        Ok(Response::new(page_of_tasks(&found, next, revision, now)))
+        Ok(Response::new(listing::list(&self.state, request.into_inner()).await?))
     }
 
     async fn watch_tasks(
@@ -393,62 +340,11 @@ impl v1::fleet_server::Fleet for FleetService {
 
 #[cfg(test)]
 mod tests {
-    use robeing_fleet::{Command, FleetConfig, TaskId};
+    use robeing_fleet::{Command, FleetConfig};
     use robeing_proto::budget::MESSAGE_BUDGET_BYTES;
 
     use super::*;
-    use crate::fixture::{fleet_with_ended, join, wordy_failure};
-
-    #[tokio::test]
-    async fn a_page_for_which_a_hundred_thousand_tasks_were_looked_at_ends_with_what_was_found() {
-        let fleet = fleet_with_ended(3, &wordy_failure());
-        let looked = std::cell::Cell::new(0);
-        // A listing of that many tasks, few of which match.
-        let read = |of: usize| {
-            let (fleet, looked) = (&fleet, &looked);
-            looked.set(0);
-            move |after: Option<u64>, most: usize| {
-                looked.set(looked.get() + MAX_SCANNED);
-                let next = after.unwrap_or(0) + MAX_SCANNED as u64;
-                let found = if next == 5 * MAX_SCANNED as u64 {
-                    slice(fleet, &TaskFilter::default(), None, most).0
-                } else {
-                    Vec::new()
-                };
-                (found, (next < of as u64).then_some(next))
-            }
-        };
-        let (found, next) = page(read(MAX_LOOKED_AT), None, MAX_PAGE).await;
-        assert_eq!((found.len(), next, looked.get()), (3, None, MAX_LOOKED_AT), "all of them");
-        let (found, next) = page(read(MAX_LOOKED_AT + 1), None, MAX_PAGE).await;
-        assert_eq!((found.len(), next, looked.get()), (3, Some(100_000), 100_000), "there is a next page");
-        let (found, next) = page(read(MAX_LOOKED_AT + 1), next, MAX_PAGE).await;
-        assert_eq!((found.len(), next, looked.get()), (0, None, MAX_SCANNED), "which may be empty");
-        let (found, next) = page(read(MAX_LOOKED_AT), None, 2).await;
-        assert_eq!((found.len(), next, looked.get()), (2, Some(5_000), 5_000), "a page that is full");
-    }
-
-    #[test]
-    fn a_page_of_wordy_failures_ends_where_the_message_is_full() {
-        let fleet = fleet_with_ended(1_000, &wordy_failure());
-        let (mut after, mut seen, mut pages) = (None, Vec::new(), 0);
-        loop {
-            let page = fleet.tasks(&TaskFilter::default(), after, MAX_PAGE);
-            let found: Vec<Arc<Task>> = page.tasks.into_iter().cloned().collect();
-            let page = page_of_tasks(&found, page.next, fleet.revision(), fleet.now());
-            assert!(page.encoded_len() <= MESSAGE_BUDGET_BYTES + 8 * 1024, "{} bytes", page.encoded_len());
-            assert!(!page.tasks.is_empty(), "every page has something");
-            seen.extend(page.tasks.into_iter().map(|task| task.id));
-            pages += 1;
-            match page.next_page_token.as_str() {
-                "" => break,
-                token => after = Some(token.parse().unwrap()),
-            }
-        }
-        let expected: Vec<String> = (1..=1_000).map(|id| TaskId(id).to_string()).collect();
-        assert_eq!(seen, expected);
-        assert!(pages > 10, "{pages} pages");
-    }
+    use crate::fixture::join;
 
     #[test]
     fn more_agents_than_a_message_takes_come_in_pages_by_name() {

@@ -14,6 +14,7 @@ pub mod errors;
 pub mod flags;
 pub mod fleet;
 pub mod guards;
+mod listing;
 pub mod logs;
 pub mod mailbox;
 pub mod messages;

@@ -6,6 +6,7 @@ use robeing_proto::internal::v1 as internal;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
+    archive::{self, MAX_RECORDS_ASKED, RecordStream},
     leader::{
         bootstrap, describe::Descriptions, leader_watch::LeaderConnections, membership_change::MembershipChange,
         standing::Standing,
@@ -32,6 +33,7 @@ pub struct RaftService {
 #[tonic::async_trait]
 impl internal::raft_server::Raft for RaftService {
     type AppendStream = AppendStream;
+    type ReadRecordsStream = RecordStream;
 
     async fn append(
         &self,
@@ -121,6 +123,17 @@ impl internal::raft_server::Raft for RaftService {
         request: Request<internal::ContactRequest>,
     ) -> Result<Response<internal::ContactResponse>, Status> {
         self.consensus.contact(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn read_records(
+        &self,
+        request: Request<internal::ReadRecordsRequest>,
+    ) -> Result<Response<Self::ReadRecordsStream>, Status> {
+        let records = request.into_inner().records;
+        if records.len() > MAX_RECORDS_ASKED {
+            return Err(crate::api::errors::too_many("records", records.len(), MAX_RECORDS_ASKED));
+        }
+        Ok(Response::new(archive::send(self.consensus.archive.clone(), records)))
     }
 
     async fn describe(

@@ -263,7 +263,7 @@ impl Session {
                     // Messages that arrived meanwhile may be more urgent than the rest.
                     self.outgoing.add(self.link.take_now());
                     let now = self.service.clock.estimate().fleet;
-                    let told = self.outgoing.next(self.service.state.fleet(), now);
+                    let told = self.outgoing.next_of(&self.service.state, now).await;
                     self.fail_unreadable();
                     let Some(told) = told else { continue };
                     let ended = matches!(told, ToAgent::SessionEnded(_));

@@ -225,6 +225,46 @@ async fn caught_up(catching_up: &mut Option<CatchingUp>) -> Result<(), Status> {
     }
 }
 
+/// Returns the letter with the result of a task whose end was noted.
+async fn with_result(state: &StateReader, id: TaskId) -> Result<Letter, Status> {
+    let (kept, now) = state.look(|fleet| (fleet.kept_task(id), fleet.now()));
+    let Some(kept) = kept else { return Ok(Letter::Expired(id)) };
+    Ok(match state.read(kept).await? {
+        Some(task) if task.state.is_final() => Letter::Finished(task, now),
+        _ => Letter::Expired(id),
+    })
+}
+
+/// Returns the answers of the next message, as many as fit. A result that can't be read here is a reason to ask another
+/// coordinator, once the answers before it are sent.
+async fn next_message(
+    state: &StateReader,
+    pending: &mut VecDeque<(u64, Letter)>,
+) -> Result<Vec<v1::StreamedAnswer>, Status> {
+    let mut answers = Vec::with_capacity(pending.len());
+    let mut budget = MessageBudget::default();
+    while let Some((tag, told)) = pending.pop_front() {
+        let told = match told {
+            Letter::Ended(id) => match with_result(state, id).await {
+                Ok(told) => told,
+                Err(status) if answers.is_empty() => return Err(status),
+                Err(_) => {
+                    pending.push_front((tag, told));
+                    break;
+                }
+            },
+            told => told,
+        };
+        let answer = answer(&told);
+        if !budget.take(convert::answer_size(&answer)) {
+            pending.push_front((tag, told));
+            break;
+        }
+        answers.push(v1::StreamedAnswer { tag, answer: Some(answer) });
+    }
+    Ok(answers)
+}
+
 impl Serving {
     async fn run(
         &mut self,
@@ -245,7 +285,8 @@ impl Serving {
                 }
                 permit = sender.reserve(), if !pending.is_empty() => {
                     let Ok(permit) = permit else { return Ok(()) };
-                    permit.send(Ok(v1::SubmitStreamResponse { answers: self.next_message(&mut pending) }));
+                    let answers = next_message(&self.submissions.state, &mut pending).await?;
+                    permit.send(Ok(v1::SubmitStreamResponse { answers }));
                 }
                 next = inbound.next(), if open && self.may_read() => match next {
                     Some(request) => self.take(request?.tasks)?,
@@ -271,28 +312,6 @@ impl Serving {
         }
     }
 
-    /// Returns the answers of the next message, as many as fit.
-    fn next_message(&self, pending: &mut VecDeque<(u64, Letter)>) -> Vec<v1::StreamedAnswer> {
-        let mut answers = Vec::with_capacity(pending.len());
-        let mut budget = MessageBudget::default();
-        while let Some((tag, told)) = pending.pop_front() {
-            let told = self.with_result(told);
-            let answer = answer(&told);
-            if !budget.take(convert::answer_size(&answer)) {
-                pending.push_front((tag, told));
-                break;
-            }
-            answers.push(v1::StreamedAnswer { tag, answer: Some(answer) });
-        }
-        answers
-    }
-
-    /// Returns the letter, with the result if only the end of the task was noted.
-    fn with_result(&self, letter: Letter) -> Letter {
-        let Letter::Ended(id) = letter else { return letter };
-        self.submissions.state.look(|fleet| ApplyObserver::result(fleet, id)).unwrap_or(Letter::Expired(id))
-    }
-
     /// Sends the results that a replacement of the state has brought. If a task is missing from the state, starts to
     /// determine whether it has expired or is not applied here yet.
     fn look_again(&mut self) {
@@ -314,7 +333,7 @@ impl Serving {
             let mut results = Vec::new();
             self.submissions.state.look(|fleet| {
                 for (tag, Waiting { id, accepted }) in group {
-                    match fleet.task(*id) {
+                    match fleet.state_of(*id) {
                         Some(_) => results.extend(ApplyObserver::result(fleet, *id).map(|task| (*tag, *id, task))),
                         None if *accepted => drop(missing.insert((*tag, *id))),
                         None => {}
@@ -412,7 +431,7 @@ impl Serving {
                 Some(task) if wait => {
                     self.accepted(tag, id, task, existing);
                     // A task that its key still stands for may be forgotten.
-                    let is_here = || self.submissions.state.look(|fleet| fleet.task(task).is_some());
+                    let is_here = || self.submissions.state.look(|fleet| fleet.state_of(task).is_some());
                     missed |= before != installs || existing && !is_here();
                 }
                 None if wait => {

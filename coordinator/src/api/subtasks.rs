@@ -1,9 +1,7 @@
 //! Listing of the parts or subtasks of a task.
 
-use std::sync::Arc;
-
 use prost::Message;
-use robeing_fleet::{Stamp, Task, limits::MAX_PAGE};
+use robeing_fleet::{Fleet, Kept, Stamp, Task, limits::MAX_PAGE};
 use robeing_proto::{budget::MessageBudget, v1};
 use tonic::Status;
 
@@ -27,8 +25,12 @@ pub async fn list(state: &StateReader, request: v1::ListSubtasksRequest) -> Resu
     let size = if request.page_size == 0 { DEFAULT_PAGE } else { (request.page_size as usize).min(MAX_PAGE) };
     state.ready_to_read(request.consistency).await?;
     // Nobody knows of the members of a task with several runs.
-    let is_known = |task: &Arc<Task>| task.member_of.is_none();
-    let (is_known, now) = state.look(|fleet| (fleet.task(id).is_some_and(is_known), fleet.now()));
+    let is_known = |fleet: &Fleet| match fleet.kept_task(id) {
+        Some(Kept::Here(task)) => task.member_of.is_none(),
+        Some(Kept::Archived(_)) => true,
+        None => false,
+    };
+    let (is_known, now) = state.look(|fleet| (is_known(fleet), fleet.now()));
     if !is_known {
         return Err(errors::no_task(&request.id));
     }
@@ -40,8 +42,13 @@ pub async fn list(state: &StateReader, request: v1::ListSubtasksRequest) -> Resu
         if slice.is_empty() {
             return Ok(page.response(true));
         }
-        if !slice.iter().all(|child| page.take(child, parts, now)) {
-            return Ok(page.response(false));
+        for (index, kept) in slice {
+            let child = state.read_all([kept]).await.pop();
+            if child.is_some_and(|child| !page.take(index, &child, parts, now)) {
+                return Ok(page.response(false));
+            }
+            // Also after one that was forgotten meanwhile, or can't be read.
+            page.next = index.saturating_add(1);
         }
         tokio::task::yield_now().await;
     }
@@ -62,7 +69,7 @@ impl Page {
     }
 
     /// Adds the next task, if there is room. Returns whether there is room for another one.
-    fn take(&mut self, (index, task): &(u32, Arc<Task>), parts: Parts, now: Stamp) -> bool {
+    fn take(&mut self, index: u32, task: &Task, parts: Parts, now: Stamp) -> bool {
         let told = convert::task(task, parts, now);
         if !self.budget.take(told.encoded_len()) {
             return false;
@@ -82,8 +89,8 @@ impl Page {
 mod tests {
     use bytes::Bytes;
     use robeing_fleet::{
-        AskedLinks, Command, Completion, ControlCommand, Fleet, Outcome, PartOf, Split, SubmitTask, TaskCommand,
-        TaskId, known_version,
+        AskedLinks, Command, Completion, ControlCommand, Outcome, PartOf, Split, SubmitTask, TaskCommand, TaskId,
+        known_version,
     };
     use robeing_proto::budget::MESSAGE_BUDGET_BYTES;
 
@@ -118,7 +125,10 @@ mod tests {
         loop {
             let mut page = Page::new(size, from);
             let found = fleet.children_of(TaskId(1), from, size);
-            let is_last = found.iter().all(|child| page.take(child, parts, fleet.now()));
+            let is_last = found.into_iter().all(|(index, child)| match child {
+                Kept::Here(child) => page.take(index, &child, parts, fleet.now()),
+                Kept::Archived(_) => panic!("nothing is archived"),
+            });
             let response = page.response(is_last);
             assert!(response.encoded_len() <= MESSAGE_BUDGET_BYTES + 4096, "{} bytes", response.encoded_len());
             let token = response.next_page_token.clone();

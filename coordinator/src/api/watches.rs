@@ -12,7 +12,7 @@ use std::{
 use futures::Stream;
 use prost::Message;
 use robeing_fleet::{
-    Fleet, Stamp, Task, TaskFilter, TaskId,
+    Archived, Fleet, Kept, Stamp, Task, TaskFilter, TaskId,
     sabotage::{Mistake, planted},
 };
 use robeing_proto::{budget::MessageBudget, v1};
@@ -47,6 +47,8 @@ struct Watch {
 struct Found {
     now: Stamp,
     tasks: Vec<Arc<Task>>,
+    /// Archived tasks that may match.
+    archived: Vec<Archived>,
     gone: Vec<TaskId>,
     /// Whether there may be more already.
     more: bool,
@@ -55,23 +57,42 @@ struct Found {
 impl Watch {
     /// Returns the next changes.
     async fn step(&mut self, state: &StateReader) -> Found {
-        if self.ids.is_empty() { state.look(|fleet| self.changes(fleet)) } else { self.changes_of_ids(state).await }
+        let mut found = match self.ids.is_empty() {
+            true => state.look(|fleet| self.changes(fleet)),
+            false => self.changes_of_ids(state).await,
+        };
+        if !found.archived.is_empty() {
+            let archived = std::mem::take(&mut found.archived).into_iter().map(Kept::Archived);
+            let read = state.read_all(archived).await;
+            found.tasks.extend(read.into_iter().filter(|task| self.filter.matches(task)));
+            found.tasks.sort_by_key(|task| task.revision);
+        }
+        found
     }
 
     fn changes(&mut self, fleet: &Fleet) -> Found {
         let mut found = Found { now: fleet.now(), ..Found::default() };
-        for (looked_at, task) in fleet.changed_tasks_since(self.cursor).enumerate() {
+        for (looked_at, kept) in fleet.kept_changed_since(self.cursor).enumerate() {
             if looked_at == MAX_LOOKED_AT {
                 found.more = true;
                 return found;
             }
-            self.cursor = task.revision;
-            if self.filter.matches(task) && !(planted(Mistake::WatchSkips) && task.revision.is_multiple_of(7)) {
-                found.tasks.push(Arc::clone(task));
+            self.cursor = kept.revision();
+            if !(planted(Mistake::WatchSkips) && self.cursor.is_multiple_of(7)) {
+                self.note(kept, &mut found);
             }
         }
         self.cursor = self.cursor.max(fleet.revision());
         found
+    }
+
+    /// Adds a task to what is found, if it matches or may.
+    fn note(&self, kept: Kept, found: &mut Found) {
+        match kept {
+            Kept::Here(task) if self.filter.matches(&task) => found.tasks.push(task),
+            Kept::Archived(row) if self.filter.may_match(&row) => found.archived.push(row),
+            Kept::Here(_) | Kept::Archived(_) => {}
+        }
     }
 
     /// Looks up each of the ids, of which there are few, instead of everything that changed.
@@ -108,16 +129,20 @@ impl Watch {
     }
 
     fn look_for(&mut self, fleet: &Fleet, id: TaskId, found: &mut Found) {
-        let Some(task) = fleet.task(id) else {
+        let Some(kept) = fleet.kept_task(id) else {
             if self.present.remove(&id) {
                 found.gone.push(id);
             }
             return;
         };
-        let told = self.ids.entry(id).or_default();
-        if task.revision > self.cursor.max(*told) && self.filter.matches(task) {
-            *told = task.revision;
-            found.tasks.push(Arc::clone(task));
+        let (told, revision) = (self.ids.entry(id).or_default(), kept.revision());
+        let matches = match &kept {
+            Kept::Here(task) => self.filter.matches(task),
+            Kept::Archived(row) => self.filter.may_match(row),
+        };
+        if revision > self.cursor.max(*told) && matches {
+            *told = revision;
+            self.note(kept, found);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use robeing_fleet::{AllocationId, Ballot, BallotId, Effect, Fleet, Stamp, Task, TaskId};
+use robeing_fleet::{AllocationId, Ballot, BallotId, Effect, Fleet, Kept, Stamp, Task, TaskId};
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::{
     sync::{Notify, watch},
@@ -164,10 +164,14 @@ impl ApplyObserver {
         }
     }
 
-    /// Returns the letter for a finished task; `None` if the task is unknown or not finished.
+    /// Returns the letter for a finished task; `None` if the task is unknown or not finished. The result of an archived
+    /// one is to be read.
     pub fn result(fleet: &Fleet, id: TaskId) -> Option<Letter> {
-        let task = fleet.task(id).filter(|task| task.state.is_final()).cloned()?;
-        Some(Letter::Finished(task, fleet.now()))
+        match fleet.kept_task(id)? {
+            Kept::Here(task) if task.state.is_final() => Some(Letter::Finished(task, fleet.now())),
+            Kept::Here(_) => None,
+            Kept::Archived(_) => Some(Letter::Ended(id)),
+        }
     }
 
     fn carry_out(&self, Told { effect, task, agent, letter, ballot, now }: Told) {
@@ -209,7 +213,11 @@ impl ApplyObserver {
             Effect::AllocationChanged { id } => self.allocations.tell(id, ()),
             Effect::PoliciesChanged => self.policies.changed(),
             Effect::SchedulesChanged => self.schedules.notify_one(),
-            Effect::TrustChanged | Effect::BallotOpened { .. } | Effect::TeamChanged { .. } => {}
+            Effect::TrustChanged
+            | Effect::BallotOpened { .. }
+            | Effect::TeamChanged { .. }
+            | Effect::Archived { .. }
+            | Effect::RecordExpired { .. } => {}
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::{
     CoordinatorError,
     apply::observer::ApplyObserver,
+    archive::Archive,
     clock::FleetClock,
     leader::{
         role::{self, RaftRole},
@@ -53,6 +54,7 @@ pub(super) struct Consensus {
     pub proposer: Proposer,
     pub clock: FleetClock,
     pub snapshots: Arc<SnapshotStats>,
+    pub archive: Archive,
 }
 
 impl Consensus {
@@ -77,7 +79,7 @@ impl Consensus {
         let state_machine =
             StateMachine::open(disk, &config.data, fleet.clone(), Arc::clone(&observer) as _, &log, clock.clone())
                 .await?;
-        let snapshots = state_machine.stats();
+        let (snapshots, archive) = (state_machine.stats(), state_machine.archive());
         let network = PeerNetwork::new(transport.clone(), clock.clone());
         let seed = platform.random.next_u64();
         let kept = u64::from(config.snapshot_after / ENTRIES_KEPT_SHARE);
@@ -89,6 +91,6 @@ impl Consensus {
         let (proposer, driver) =
             Proposer::new(id, raft.clone(), fleet.clone(), role.clone(), transport.clone(), clock.clone());
         lifetime.spawn(driver.run());
-        Ok(Self { raft, log, fleet, observer, role, proposer, clock, snapshots })
+        Ok(Self { raft, log, fleet, observer, role, proposer, clock, snapshots, archive })
     }
 }

@@ -54,6 +54,7 @@ use crate::{
         trust::{Issuing, TrustAdmin},
     },
     apply::observer::ApplyObserver,
+    archive::RecordReader,
     ballots::counters,
     clock::{self, FleetClock},
     data_dir::Identity,
@@ -199,11 +200,11 @@ impl Parts {
         ballot_defaults: BallotDefaults,
         metrics: &Metrics,
     ) -> Self {
-        let Consensus { raft, log, fleet, observer, role, proposer, clock, snapshots } = consensus;
+        let Consensus { raft, log, fleet, observer, role, proposer, clock, snapshots, archive } = consensus;
         let standing = Standing::new(member.id(), raft.clone(), role, observer.sessions.timing.lease_margin());
         let members = Members::new(raft.clone());
-        let peers = Arc::clone(&outside.peers);
-        let state = StateReader::new(fleet, Arc::clone(&observer), standing.clone(), peers);
+        let records = RecordReader::new(archive, member.id(), members.clone(), &outside);
+        let state = StateReader::new(fleet, Arc::clone(&observer), standing.clone(), records);
         let policies = Policies::new(state.clone(), Arc::clone(&observer), rights.clone(), metrics);
         let (scores, warnings, rooms): (Arc<Scores>, Arc<Warnings>, Arc<Rooms>) = Default::default();
         let descriptions = Descriptions {
@@ -350,10 +351,11 @@ impl Parts {
         contradicted: watch::Sender<Option<String>>,
         restraint: Restraint,
     ) -> ConsensusServer {
-        let Self { member, raft, log, clock, outside, .. } = self.clone();
+        let Self { member, state, raft, log, clock, outside, .. } = self.clone();
         let seed = outside.platform.random.next_u64();
         let (disk, dir) = (outside.platform.disk, config.data.clone());
-        ConsensusServer { id: member.id(), raft, log, contradicted, disk, dir, clock, seed, restraint }
+        let (archive, peers) = (state.records().archive.clone(), outside.peers);
+        ConsensusServer { id: member.id(), raft, log, contradicted, disk, dir, archive, peers, clock, seed, restraint }
     }
 
     fn session_service(&self) -> SessionService {

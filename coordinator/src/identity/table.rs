@@ -93,6 +93,7 @@ pub const TABLE: &[(&str, Allowed)] = &[
     ("/robeing.internal.v1.Raft/Join", Allowed::Coordinators),
     ("/robeing.internal.v1.Raft/ReadIndex", Allowed::Coordinators),
     ("/robeing.internal.v1.Raft/Contact", Allowed::Coordinators),
+    ("/robeing.internal.v1.Raft/ReadRecords", Allowed::Coordinators),
     ("/robeing.internal.v1.Raft/Describe", Allowed::Coordinators),
     ("/grpc.health.v1.Health/Check", Allowed::Anyone),
     ("/grpc.health.v1.Health/List", Allowed::Anyone),
@@ -112,6 +113,7 @@ const STREAMS: &[&str] = &[
     "/robeing.internal.v1.Logs/FollowHere",
     "/robeing.internal.v1.Raft/Append",
     "/robeing.internal.v1.Raft/InstallSnapshot",
+    "/robeing.internal.v1.Raft/ReadRecords",
     "/grpc.health.v1.Health/Watch",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 ];

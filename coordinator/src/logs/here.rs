@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::BoxStream};
-use robeing_fleet::{AgentId, Fleet};
+use robeing_fleet::{AgentId, Fleet, Kept};
 use robeing_proto::{budget::MESSAGE_BUDGET_BYTES, internal::v1 as internal};
 use tokio::{
     sync::watch,
@@ -89,8 +89,19 @@ pub fn is_last(log: &internal::AttemptLog, follow: bool) -> bool {
 
 /// The agent that has or had an attempt, and its name.
 fn holder(fleet: &Fleet, (task, attempt): AttemptKey) -> Option<(AgentId, Arc<str>)> {
-    let agent = fleet.holder_of(task, attempt)?;
+    named(fleet, fleet.holder_of(task, attempt)?)
+}
+
+fn named(fleet: &Fleet, agent: AgentId) -> Option<(AgentId, Arc<str>)> {
     Some((agent, Arc::clone(&fleet.agent(agent)?.name)))
+}
+
+/// The same for an attempt at an archived task.
+async fn archived_holder(state: &StateReader, (id, attempt): AttemptKey) -> Option<(AgentId, Arc<str>)> {
+    let row = state.look(|fleet| fleet.archived(id).copied())?;
+    let task = state.read(Kept::Archived(row)).await.ok()??;
+    let of = task.attempts.iter().find(|of| of.number == attempt)?;
+    state.look(|fleet| named(fleet, of.agent))
 }
 
 fn not_leading() -> Status {
@@ -112,7 +123,11 @@ impl LeaderLogs {
         let term = self.standing.leading().ok_or_else(not_leading)?;
         self.state.ready_to_read(0).await?;
         let unknown = || Status::not_found("the coordinators do not know this attempt, or its agent, any more");
-        let (agent, name) = self.state.look(|fleet| holder(fleet, key)).ok_or_else(unknown)?;
+        let holder = match self.state.look(|fleet| holder(fleet, key)) {
+            None => archived_holder(&self.state, key).await,
+            found => found,
+        };
+        let (agent, name) = holder.ok_or_else(unknown)?;
         let full = || Status::resource_exhausted("too many attempts are followed now; try again later");
         let ask = |order| self.observer.sessions.follow(agent, key, order);
         let (news, is_asked) = self.observer.logs.begin(key, agent, Instant::now(), ask).ok_or_else(full)?;

@@ -11,7 +11,7 @@ use futures::{
     Stream, StreamExt,
     stream::{BoxStream, SelectAll},
 };
-use robeing_fleet::{TaskId, TaskRun, limits::MAX_VERIFYING_AGENTS};
+use robeing_fleet::{Kept, TaskId, TaskRun, limits::MAX_VERIFYING_AGENTS};
 use robeing_proto::{internal::v1 as internal, v1};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -24,6 +24,7 @@ use crate::{
     api::{convert, errors},
     leader::sessions::AttemptKey,
     logs::source::Source,
+    read::StateReader,
 };
 
 /// Maximum number of streams that follow tasks at one coordinator.
@@ -112,8 +113,10 @@ impl TaskLogs {
                 "{MAX_STREAMS} streams follow tasks here, the most; use another coordinator, or try again later"
             ))
         })?;
-        let is_known =
-            self.source.here.state.look(|fleet| fleet.task(wanted.id).is_some_and(|t| t.member_of.is_none()));
+        let is_known = self.source.here.state.look(|fleet| match fleet.task(wanted.id) {
+            Some(task) => task.member_of.is_none(),
+            None => fleet.archived(wanted.id).is_some(),
+        });
         if !is_known {
             return Err(errors::no_task(&wanted.id.to_string()));
         }
@@ -146,7 +149,7 @@ impl TaskLogs {
                 if is_stale && now >= look_at {
                     revisions.mark_unchanged();
                     (look_at, is_stale) = (now + LOOK_APART, false);
-                    following.look(now);
+                    following.look(now).await;
                 }
                 for late in following.give_up(now) {
                     yield Ok(late);
@@ -189,15 +192,26 @@ async fn wake(at: Option<Instant>) {
     }
 }
 
+/// Returns whether a task has ended, and the wanted one of its attempts, or what runs of it.
+async fn runs_of(state: &StateReader, id: TaskId, attempt: Option<u32>) -> (bool, Vec<TaskRun>) {
+    let found = state.look(|fleet| match fleet.task(id) {
+        Some(task) => Ok((task.state.is_final(), fleet.runs_of(task, attempt))),
+        None => Err(fleet.archived(id).copied()),
+    });
+    let archived = match found {
+        Ok(found) => return found,
+        Err(archived) => archived,
+    };
+    let Some(row) = archived else { return (true, Vec::new()) };
+    let task = state.read(Kept::Archived(row)).await.ok().flatten();
+    (true, task.map_or(Vec::new(), |task| state.look(|fleet| fleet.runs_of(&task, attempt))))
+}
+
 impl Following {
     /// Reads which attempts there are, and follows those that are new.
-    fn look(&mut self, now: Instant) {
+    async fn look(&mut self, now: Instant) {
         let Wanted { id, follow, attempt, .. } = self.wanted;
-        let found = self.source.here.state.look(|fleet| {
-            let task = fleet.task(id)?;
-            Some((task.state.is_final(), fleet.runs_of(task, attempt)))
-        });
-        let (is_final, runs) = found.unwrap_or((true, Vec::new()));
+        let (is_final, runs) = runs_of(&self.source.here.state, id, attempt).await;
         let current: BTreeSet<AttemptKey> = runs.iter().filter(|run| run.is_current).map(key).collect();
         for (key, open) in &mut self.open {
             // Without `follow` it ends by itself.

@@ -53,6 +53,8 @@ struct DomainGauges {
     of_teams: TeamFigures,
     of_queues: QueueGauges,
     resources: ResourceGauges,
+    archived: Gauge,
+    missing: Gauge,
 }
 
 impl DomainGauges {
@@ -69,6 +71,11 @@ impl DomainGauges {
             of_teams: TeamFigures::register(metrics),
             of_queues: QueueGauges::register(metrics),
             resources: ResourceGauges::new(metrics),
+            archived: metrics.gauge("results_archived", "Results that are kept on disk alone"),
+            missing: metrics.gauge(
+                "archive_records_missing",
+                "Results that were not in this coordinator's archive when they were read, since the start",
+            ),
         }
     }
 
@@ -82,6 +89,8 @@ impl DomainGauges {
         self.teams.set(teams.active.into());
         self.degraded_teams.set(teams.degraded.into());
         self.team_members.set(teams.members.into());
+        self.archived.set(state.look(|fleet| fleet.archived_count()) as i64);
+        self.missing.set(state.records().archive.missing() as i64);
         self.of_teams.refresh(state);
         self.of_queues.refresh(state);
         self.resources.refresh(state);

@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::FleetClock,
+    peers::Peers,
     raft::{
         self, ConsensusServer, Entry, LogId, NodeId, Observer, Peer, PeerNetwork, RaftHandle, Restraint, SharedFleet,
         SnapshotError, SnapshotMeta, SnapshotStats, StateMachine, StoredMembership, Timing, Told, Vote, log::Log, wire,
@@ -67,8 +68,10 @@ impl Follower {
     pub async fn start(disk: SimulatedDisk) -> Self {
         let log = open_log(&disk).await;
         let state = open_state(&disk, &log).await.unwrap();
-        let snapshots = state.stats();
-        let network = PeerNetwork::new(Transport::new(Platform::real().network), clock());
+        let (snapshots, archive) = (state.stats(), state.archive());
+        let transport = Transport::new(Platform::real().network);
+        let peers = Arc::new(Peers::new(transport.clone()));
+        let network = PeerNetwork::new(transport, clock());
         // Timeouts so long that it never starts an election.
         let timing = Timing { election_min: Duration::from_secs(600), election_max: Duration::from_secs(900) };
         let raft = raft::start(OWN, timing, 0, network, log.clone(), state, 5).await.unwrap();
@@ -80,6 +83,8 @@ impl Follower {
             contradicted: sender,
             disk: Arc::new(disk.clone()),
             dir: DATA.into(),
+            archive,
+            peers,
             clock: clock(),
             seed: 6,
             restraint: Restraint::new(&raft, timing, TaskTracker::new(), CancellationToken::new()),

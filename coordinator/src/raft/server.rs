@@ -5,15 +5,16 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
-use robeing_fleet::{Stamp, limits::MAX_SNAPSHOT_BYTES};
+use robeing_fleet::{Stamp, archived_in, limits::MAX_SNAPSHOT_BYTES};
+use robeing_net::limited;
 use robeing_platform::{
-    Disk,
+    Disk, compute, is_full,
     sync::{Mutex, PoisonError},
 };
-use robeing_proto::internal::v1 as internal;
+use robeing_proto::internal::v1::{self as internal, raft_client::RaftClient};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::Status;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     NodeId, RaftHandle, Runtime, SnapshotMeta, TypeConfig, Vote,
@@ -24,7 +25,9 @@ use super::{
     wire::{self, Malformed},
 };
 use crate::{
+    archive::{self, Archive, Others},
     clock::FleetClock,
+    peers::Peers,
     raft::log::{Log, SEGMENT_BYTES},
 };
 
@@ -46,6 +49,9 @@ pub struct ConsensusServer {
     pub(crate) disk: Arc<dyn Disk>,
     /// The directory of this node's data on `disk`.
     pub(crate) dir: PathBuf,
+    pub(crate) archive: Archive,
+    /// The connections by which records of the archive are fetched.
+    pub(crate) peers: Arc<Peers>,
     /// Receives leaders' clock reports.
     pub(crate) clock: FleetClock,
     /// Seeds the random numbers of tasks that the library spawns in a caller's context.
@@ -225,6 +231,33 @@ impl ConsensusServer {
         }
     }
 
+    /// Fetches the records of the archived tasks in a leader's snapshot that are not here, and waits until all are
+    /// durable. Once consensus has the snapshot, it may purge the log before it.
+    async fn fetch_records(&self, vote: &Vote, meta: &SnapshotMeta, data: &[u8]) -> Result<(), Status> {
+        let found = compute(|| archived_in(data));
+        let (mut rows, records) = found.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let next = self.archive.next();
+        rows.retain(|row| row.record >= next);
+        rows.sort_unstable_by_key(|row| row.record);
+        if !rows.is_empty() {
+            let leader = vote.leader_id.node_id;
+            let membership = meta.last_membership.membership();
+            let channel = membership.get_node(&leader).and_then(|peer| self.peers.channel(&peer.address));
+            let channel = channel.ok_or_else(|| {
+                Status::failed_precondition(format!("the address of the leader {leader:016x} is not known here"))
+            })?;
+            let others = membership.nodes().filter(|(id, _)| ![leader, self.id].contains(id));
+            let others = Others::new(&self.peers, others.map(|(_, peer)| peer.address.clone()).collect());
+            info!(records = rows.len(), "fetching the archived results that the leader's snapshot refers to");
+            archive::fetch(limited!(RaftClient::new(channel)), others, &self.archive, &rows).await?;
+        }
+        self.archive.skip_to(records);
+        self.archive.flush(records).await.map_err(|error| match is_full(&error) {
+            true => Status::resource_exhausted(format!("coordinator {:016x}: {error}", self.id)),
+            false => stopped(error),
+        })
+    }
+
     /// Receives and installs a whole snapshot.
     pub async fn install_snapshot(
         &self,
@@ -257,6 +290,7 @@ impl ConsensusServer {
                 data.len()
             )));
         }
+        self.fetch_records(&vote, &meta, &data).await?;
         let snapshot = Snapshot { meta, snapshot: Bytes::from(data) };
         let raft = self.raft.raft().clone();
         let install = async move { raft.install_full_snapshot(vote, snapshot).await };

@@ -12,12 +12,12 @@ use openraft::{
     vote::RaftLeaderId,
 };
 use robeing_fleet::{
-    Agent, Ballot, Command, ControlCommand, Effect, Fleet, Letter, Progress, Reply, Stamp, Task, Unfinished,
+    Agent, Ballot, Command, ControlCommand, Effect, Fleet, Letter, Progress, Reply, Stamp, Task, TaskId, Unfinished,
     decode_command, known_version,
     sabotage::{Mistake, planted},
 };
 use robeing_platform::{
-    Disk, compute,
+    Disk, compute, is_full,
     sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 use tracing::info;
@@ -29,6 +29,7 @@ use super::{
     snapshot::{Kept, SnapshotError, SnapshotFile, SnapshotStats},
 };
 use crate::{
+    archive::{Archive, Opened, archived_task},
     clock::{FleetClock, Leadership},
     raft::log::Log,
 };
@@ -57,10 +58,13 @@ pub struct Told {
 }
 
 impl Told {
-    /// Takes the reported part of the state right after the effect: shared, not copied.
-    fn new(fleet: &Fleet, effect: &Effect) -> Self {
+    /// Takes the reported part of the state right after the effect: shared, not copied. A task may have been archived
+    /// since by one of these effects.
+    fn new(fleet: &Fleet, effect: &Effect, effects: &[Effect]) -> Self {
+        let archived =
+            |id: TaskId| effects.iter().find_map(|effect| archived_task(effect).filter(|task| task.id == id));
         let (task, agent) = match effect {
-            Effect::Finished { task } => (fleet.task(*task), None),
+            Effect::Finished { task } => (fleet.task(*task).or_else(|| archived(*task)), None),
             Effect::SessionStarted { agent, .. }
             | Effect::Redistributed { from: agent, .. }
             | Effect::StandbyActivated { agent }
@@ -80,7 +84,9 @@ impl Told {
             | Effect::BallotClosed { .. }
             | Effect::TeamChanged { .. }
             | Effect::AllocationChanged { .. }
-            | Effect::SchedulesChanged => (None, None),
+            | Effect::SchedulesChanged
+            | Effect::Archived { .. }
+            | Effect::RecordExpired { .. } => (None, None),
         };
         let letter = match effect {
             Effect::LetterSettled { id } => fleet.letter(*id),
@@ -139,6 +145,7 @@ pub struct StateMachine {
     fleet: SharedFleet,
     observer: Arc<dyn Observer>,
     file: SnapshotFile,
+    archive: Archive,
     applied: Option<LogId>,
     /// How much of the log is applied, shared with the log.
     noted: Applied,
@@ -148,8 +155,8 @@ pub struct StateMachine {
 }
 
 impl StateMachine {
-    /// Opens the state machine with the snapshot in the data directory `dir`, or with this fleet if there is none.
-    /// Records what is applied in `log`, and its time in `clock`.
+    /// Opens the state machine with the snapshot and the archive in the data directory `dir`, or with this fleet if there
+    /// is no snapshot. Records what is applied in `log`, and its time in `clock`.
     ///
     /// # Errors
     /// The snapshot is damaged, can't be read by this version, or does not reach to where the log begins.
@@ -162,13 +169,17 @@ impl StateMachine {
         clock: FleetClock,
     ) -> Result<Self, SnapshotError> {
         let (mut applied, mut membership) = (None, StoredMembership::default());
-        let (file, found) = SnapshotFile::open(disk, dir).await?;
+        let (file, found) = SnapshotFile::open(Arc::clone(&disk), dir).await?;
         if let Some((meta, data)) = found {
             fleet.replace(compute(|| decode(&data))?);
             (applied, membership) = (meta.last_log_id, meta.last_membership);
             let (revision, audited) = newest(&fleet.read());
             observer.installed(revision, audited);
         }
+        let records = fleet.read().records();
+        let Opened { archive, writer } = Archive::open(disk, dir, records).await?;
+        tokio::spawn(writer.run());
+        archive.follow(&fleet.read());
         // Only what a durable snapshot covers is purged. Without this check the library would start with an empty
         // state.
         if let Some(purged) =
@@ -181,7 +192,7 @@ impl StateMachine {
             clock.applied(leadership(applied), fleet.read().now());
         }
         let noted = log.applied().clone();
-        Ok(Self { fleet, observer, file, applied, noted, membership, effects: Vec::new(), clock })
+        Ok(Self { fleet, observer, file, archive, applied, noted, membership, effects: Vec::new(), clock })
     }
 
     /// Opens the state machine without a snapshot on this disk, and without a log.
@@ -193,9 +204,10 @@ impl StateMachine {
         observer: Arc<dyn Observer>,
         clock: FleetClock,
     ) -> Self {
+        let Opened { archive, .. } = Archive::open(Arc::clone(&disk), dir, 0).await.expect("there is no archive yet");
         let (file, _) = SnapshotFile::open(disk, dir).await.expect("there is no snapshot yet");
         let (membership, noted) = (StoredMembership::default(), Applied::default());
-        Self { fleet, observer, file, applied: None, noted, membership, effects: Vec::new(), clock }
+        Self { fleet, observer, file, archive, applied: None, noted, membership, effects: Vec::new(), clock }
     }
 
     /// Applies one entry and returns the replies.
@@ -203,6 +215,11 @@ impl StateMachine {
     pub fn apply_now(&mut self, id: LogId, batch: &Batch) -> Vec<Reply> {
         self.applied = Some(id);
         self.apply_batch(id, batch).expect("the commands can be applied")
+    }
+
+    /// Returns this coordinator's archive.
+    pub fn archive(&self) -> Archive {
+        self.archive.clone()
     }
 
     /// Returns the statistics of this coordinator's snapshots.
@@ -264,7 +281,10 @@ impl StateMachine {
             slices.replies.push(reply);
             steps -= 1;
         }
-        let told = self.effects[first..].iter().map(|effect| Told::new(&fleet, effect)).collect();
+        let effects = &self.effects[first..];
+        // While the state is locked, so that a reader finds what it does not find there any more.
+        effects.iter().for_each(|effect| self.archive.note(effect));
+        let told = effects.iter().map(|effect| Told::new(&fleet, effect, effects)).collect();
         let (revision, audited) = newest(&fleet);
         drop(fleet);
         self.observer.applied(revision, audited, told);
@@ -323,6 +343,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
             let id = entry.log_id();
+            self.archive.until_room().await?;
             // Noted before the entry is applied, so that no entry is ever applied without being noted.
             self.noted.note(id.index());
             if planted(Mistake::ProgressBeforeApply) {
@@ -354,7 +375,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // Begun here, between two entries, so that state, log id and membership match.
         let taking = self.fleet.write().begin_snapshot();
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
-        SnapshotBuilder { meta, taking: Some(taking), fleet: self.fleet.clone(), file: self.file.clone() }
+        let records = taking.records();
+        let (fleet, file, archive) = (self.fleet.clone(), self.file.clone(), self.archive.clone());
+        SnapshotBuilder { meta, taking: Some(taking), fleet, file, archive, records }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
@@ -373,6 +396,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             self.clock.applied(leadership(last), fleet.now());
         }
         self.fleet.replace(fleet);
+        self.archive.follow(&self.fleet.read());
         let (revision, audited) = newest(&self.fleet.read());
         self.observer.installed(revision, audited);
         if let Some(last) = meta.last_log_id {
@@ -393,6 +417,9 @@ pub struct SnapshotBuilder {
     taking: Option<robeing_fleet::Snapshot>,
     fleet: SharedFleet,
     file: SnapshotFile,
+    archive: Archive,
+    /// The number below which are the records of all archived tasks in the snapshot.
+    records: u64,
 }
 
 impl SnapshotBuilder {
@@ -421,7 +448,13 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let data = self.encode().await?;
         let up_to = self.meta.last_log_id.map(|id| id.index());
-        match self.file.write_if_room(&self.meta, &data).await? {
+        // Once the snapshot is written, the log that could archive them again may be purged.
+        let kept = match self.archive.flush(self.records).await {
+            Ok(()) => self.file.write_if_room(&self.meta, &data).await?,
+            Err(error) if is_full(&error) => self.file.skip(&error, data.len()),
+            Err(error) => return Err(error),
+        };
+        match kept {
             Kept::Written => info!(bytes = data.len(), ?up_to, "{SNAPSHOT_WRITTEN}"),
             // A leader's snapshot was installed meanwhile. The library keeps the newer log id, as it does for a
             // snapshot that was written.

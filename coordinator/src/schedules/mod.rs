@@ -98,7 +98,7 @@ pub struct Shown {
 
 impl Shown {
     fn of(fleet: &Fleet, schedule: &Arc<Schedule>) -> Self {
-        let now = |task: TaskId| fleet.task(task).map(|task| task.state);
+        let now = |task: TaskId| fleet.state_of(task);
         let states = schedule.runs.iter().map(|run| run.end.map(|end| end.state).or_else(|| now(run.task))).collect();
         Self { schedule: Arc::clone(schedule), states }
     }

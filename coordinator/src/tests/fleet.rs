@@ -35,6 +35,8 @@ use crate::{
 pub const COORDINATORS: usize = 3;
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(2);
 pub const CLUSTER: &str = "test";
+/// After how many log entries a fleet that archives takes a snapshot.
+const FEW_ENTRIES: u32 = 30;
 /// How long a condition may take to become true, in the test's time.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// Pause between two checks of a condition.
@@ -113,6 +115,8 @@ pub struct TestFleet {
     pub network: MemoryNetwork,
     pub disks: Vec<SimulatedDisk>,
     ballots: BallotDefaults,
+    /// How many results stay in memory, if that is set: then a snapshot is taken after few entries, too.
+    pub recent_results: Option<u32>,
     /// The clock of all machines.
     clock: Arc<dyn Clock>,
     running: Vec<Option<Process>>,
@@ -136,6 +140,11 @@ impl TestFleet {
         Self::start_with(None, ballots, Platform::real().clock)
     }
 
+    /// Same as [`TestFleet::start`], with so many results in memory, and a snapshot after a few entries.
+    pub fn start_archiving(recent_results: u32) -> Self {
+        Self::start_by(None, BallotDefaults::default(), Platform::real().clock, Some(recent_results))
+    }
+
     /// Starts three coordinators that speak TLS alone, and an authority for them.
     pub fn start_secured(enrolment: Enrolment) -> Self {
         let authority = Authority::create(&realm(), Platform::real().clock.unix_millis()).expect("it is made");
@@ -146,8 +155,17 @@ impl TestFleet {
     }
 
     fn start_with(security: Option<FleetSecurity>, ballots: BallotDefaults, clock: Arc<dyn Clock>) -> Self {
-        let network = MemoryNetwork::default();
-        let mut fleet = Self { security, network, disks: Vec::new(), ballots, clock, running: Vec::new(), starts: 0 };
+        Self::start_by(security, ballots, clock, None)
+    }
+
+    fn start_by(
+        security: Option<FleetSecurity>,
+        ballots: BallotDefaults,
+        clock: Arc<dyn Clock>,
+        recent_results: Option<u32>,
+    ) -> Self {
+        let (network, disks, running) = (MemoryNetwork::default(), Vec::new(), Vec::new());
+        let mut fleet = Self { security, network, disks, ballots, recent_results, clock, running, starts: 0 };
         while fleet.disks.len() < COORDINATORS {
             fleet.run_another();
         }
@@ -188,8 +206,8 @@ impl TestFleet {
             election_timeout_min: Duration::from_millis(150),
             election_timeout_max: Duration::from_millis(300),
             disconnect_grace: Duration::from_millis(50),
-            limits: FleetLimits::default(),
-            snapshot_after: 10_000,
+            limits: FleetLimits { recent_results: self.recent_results, ..FleetLimits::default() },
+            snapshot_after: if self.recent_results.is_some() { FEW_ENTRIES } else { 10_000 },
             ballots: self.ballots,
             expected_agents: None,
             metrics_listen: None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost_types::Duration as WireDuration;
-use robeing_fleet::TaskId;
+use robeing_fleet::{Kept, TaskId};
 use robeing_net::{Transport, gate::Caller, limited};
 use robeing_platform::simulated::HostNetwork;
 use robeing_proto::{
@@ -178,6 +178,7 @@ fn by_lines(agents: u32) -> TaskKind {
 fn parts(fleet: &TestFleet, at: usize, id: u128) -> Vec<(String, String, Option<String>)> {
     let parts = fleet.tested(at).state.look(|fleet| fleet.children_of(TaskId(id), 0, 100));
     let told = parts.into_iter().map(|(_, part)| {
+        let Kept::Here(part) = part else { panic!("a part is archived") };
         let agent = part.current().map(|current| current.agent_name.to_string());
         (part.kind.clone(), String::from_utf8_lossy(&part.input).into_owned(), agent)
     });

@@ -3,6 +3,7 @@
 mod access;
 mod agent;
 mod approvals;
+mod archive;
 mod ballots;
 mod blobs;
 mod bootstrap;

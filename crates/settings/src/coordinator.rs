@@ -131,6 +131,8 @@ pub struct FleetLimits {
     pub result_ttl: Option<Duration>,
     /// For how long an idempotency key stands for its first task at least.
     pub idempotency_window: Option<Duration>,
+    /// How many results stay in memory; 0: all.
+    pub recent_results: Option<u32>,
 }
 
 /// Returns the address at which others reach a process that listens at `bound`.

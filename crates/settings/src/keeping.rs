@@ -72,3 +72,17 @@ pub const IDEMPOTENCY_WINDOW: Span = Span {
     most: MAX_DURATION,
     default: Duration::from_millis(limits::DEFAULT_KEY_WINDOW_MS),
 };
+
+/// How many results stay in memory.
+pub const RECENT_RESULTS: Number<u32> = Number {
+    setting: Setting::new(
+        For::Coordinators,
+        "recent-results",
+        &["ROBEING_RECENT_RESULTS"],
+        "N",
+        "Results that stay in memory; the others are kept on disk alone. 0: all stay",
+    ),
+    least: 0,
+    most: u32::MAX,
+    default: limits::DEFAULT_RECENT_RESULTS,
+};

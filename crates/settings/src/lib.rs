@@ -202,6 +202,7 @@ fn coordinator(sources: &Sources<'_>) -> Result<CoordinatorConfig, ConfigError> 
         max_bytes: number(sources, &settings::MAX_BYTES)?,
         result_ttl: span(sources, &settings::RESULT_TTL)?,
         idempotency_window: span(sources, &settings::IDEMPOTENCY_WINDOW)?,
+        recent_results: number(sources, &settings::RECENT_RESULTS)?,
     };
     config.snapshot_after = number(sources, &settings::SNAPSHOT_AFTER)?.unwrap_or(config.snapshot_after);
     config.ballots = ballots::ballots(sources)?;

@@ -100,12 +100,14 @@ fn coordinator(config: &CoordinatorConfig, list: &mut List) {
     let election = text::duration_range(config.election_timeout_min, config.election_timeout_max);
     list.text(&settings::ELECTION_TIMEOUT, election);
     list.span(&settings::DISCONNECT_GRACE, Some(config.disconnect_grace));
-    let FleetLimits { max_queued, max_tasks, max_bytes, result_ttl, idempotency_window } = config.limits;
+    let FleetLimits { max_queued, max_tasks, max_bytes, result_ttl, idempotency_window, recent_results } =
+        config.limits;
     list.number(&settings::MAX_QUEUED, max_queued);
     list.number(&settings::MAX_TASKS, max_tasks);
     list.number(&settings::MAX_BYTES, max_bytes);
     list.span(&settings::RESULT_TTL, result_ttl);
     list.span(&settings::IDEMPOTENCY_WINDOW, idempotency_window);
+    list.number(&settings::RECENT_RESULTS, recent_results);
     list.number(&settings::SNAPSHOT_AFTER, Some(config.snapshot_after));
     // Said only where they are set, so that the processes of fleets that do not set them are told what they were.
     let (ballots, unset) = (config.ballots, BallotDefaults::default());

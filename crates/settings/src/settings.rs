@@ -7,7 +7,7 @@ use robeing_fleet::limits;
 
 pub use super::ballots::{BALLOT_DEADLINE, BALLOT_THRESHOLD};
 pub use super::contribute::CONTRIBUTE;
-pub use super::keeping::{IDEMPOTENCY_WINDOW, MAX_BYTES, MAX_QUEUED, MAX_TASKS, RESULT_TTL};
+pub use super::keeping::{IDEMPOTENCY_WINDOW, MAX_BYTES, MAX_QUEUED, MAX_TASKS, RECENT_RESULTS, RESULT_TTL};
 pub use super::security::{
     CA, ENROLMENT, JOIN, JOIN_SECRET, JOIN_TOKEN, NAMESPACE, RIGHTS, SERVICE_ACCOUNT_TOKEN, TLS, TRUST, TRUST_DOMAIN,
 };
@@ -430,6 +430,7 @@ pub const SETTINGS: &[&dyn Defined] = &[
     &MAX_BYTES,
     &RESULT_TTL,
     &IDEMPOTENCY_WINDOW,
+    &RECENT_RESULTS,
     &SNAPSHOT_AFTER,
     &BALLOT_THRESHOLD,
     &BALLOT_DEADLINE,

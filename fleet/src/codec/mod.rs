@@ -14,9 +14,11 @@
 //! Messages are canonical: equal values have equal bytes, and other bytes are refused.
 
 mod address;
+mod archive;
 mod command;
 mod ids;
 mod queues;
+mod resources;
 mod state;
 
 use bilrost::{DecodeError, DecodeErrorKind, DistinguishedOwnedMessage, encoding::RawMessage};
@@ -25,7 +27,7 @@ pub(crate) use self::{
     address::Endpoint,
     state::{StateWriter, encode_state},
 };
-use crate::{Command, FIRST_VERSION, Feature, Fleet, Reply, audit, known_version};
+use crate::{Archived, Command, FIRST_VERSION, Feature, Fleet, Reply, Task, audit, known_version};
 
 /// Length of the header, bytes.
 const HEADER: usize = 4;
@@ -38,6 +40,7 @@ enum Kind {
     Command = b'C' as isize,
     Reply = b'R' as isize,
     State = b'S' as isize,
+    Task = b'T' as isize,
 }
 
 impl Kind {
@@ -46,6 +49,7 @@ impl Kind {
             Kind::Command => "command",
             Kind::Reply => "reply",
             Kind::State => "snapshot",
+            Kind::Task => "record of an archived task",
         }
     }
 }
@@ -191,10 +195,27 @@ pub fn decode_reply(bytes: &[u8]) -> Result<Reply, CodecError> {
     decode(Kind::Reply, bytes, |reply: &Reply| Feature::version_of(reply.feature()))
 }
 
+/// Appends a task as a record of the archive. The same task has the same bytes everywhere.
+pub fn encode_task(task: &Task, out: &mut Vec<u8>) {
+    encode(Kind::Task, Feature::Archive.since(), task, out);
+}
+
+/// Decodes a record of the archive. Refuses `bytes` that contain anything after it.
+pub fn decode_task(bytes: &[u8]) -> Result<Task, CodecError> {
+    decode(Kind::Task, bytes, |_: &Task| Feature::Archive.since())
+}
+
+/// Returns the rows of archived tasks in an encoded state, and the number of its next record, without reading the rest.
+/// Doesn't check that a fleet can have this state.
+pub fn archived_in(state: &[u8]) -> Result<(Vec<Archived>, u64), CodecError> {
+    let (_, message) = open(Kind::State, state)?;
+    state::archived_in(message)
+}
+
 impl Fleet {
     /// Encodes the whole state in canonical form: equal states give equal bytes.
     pub fn encode(&self) -> Vec<u8> {
-        encode_state(&self.state, Vec::with_capacity(1024 + self.stored_bytes() as usize))
+        encode_state(&self.state, Vec::with_capacity(1024 + self.bytes_in_memory() as usize))
     }
 
     /// Decodes the output of [`Fleet::encode`]. Any other bytes are refused.

@@ -4,13 +4,19 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bilrost::{
-    Message,
-    encoding::{RawMessage, WireType, encode_varint},
+    DistinguishedOwnedMessage, Message,
+    encoding::{RawMessage, WireType, decode_varint, encode_varint},
 };
 
-use super::{CodecError, Kind, begin, decode, queues::QueuesHead};
+use super::{
+    CodecError, Kind,
+    archive::{ArchiveHead, Rows, RowsWriter},
+    begin, decode,
+    queues::QueuesHead,
+    resources::ResourceHead,
+};
 use crate::{
-    Agent, Allocation, AuditRecord, Ballot, Bar, Contribution, Enrolment, FleetConfig, FleetMillis, FleetRecoveryStep,
+    Agent, Allocation, Archived, AuditRecord, Ballot, Bar, Contribution, Enrolment, FleetConfig, FleetRecoveryStep,
     IdentityConfig, KnownAuthority, Letter, PolicyList, Schedule, Stamp, Task, Team, UnixMillis,
     agents::{
         recovery::RecoveryLog,
@@ -24,8 +30,7 @@ use crate::{
     mail::state::Mail,
     numbered::{Entry, Numbered},
     policies::Policies,
-    resources::{Queue, state::Resources},
-    schedule::{needing::Shape, speed::KindTimes},
+    schedule::speed::KindTimes,
     schedules::state::Schedules,
     tasks::{
         keys::{SpentKey, SpentKeys},
@@ -41,6 +46,7 @@ const TASK: u32 = 3;
 const RECOVERY: u32 = 4;
 const IDENTITY: u32 = 5;
 const POLICIES: u32 = 11;
+const ARCHIVED: u32 = 160;
 
 /// The whole state as a message, for decoding.
 #[derive(PartialEq, Eq, Message)]
@@ -82,6 +88,8 @@ struct Whole {
     schedules: Vec<Schedule>,
     #[bilrost(141)]
     keys: Vec<SpentKey>,
+    #[bilrost(160)]
+    archived: Vec<Rows>,
 }
 
 /// Everything that occurs once in the state.
@@ -141,6 +149,8 @@ struct Head {
     schedules: NumberedHead,
     #[bilrost(141)]
     keys: NumberedHead,
+    #[bilrost(160)]
+    archive: ArchiveHead,
 }
 
 /// What the head contains about identities.
@@ -160,36 +170,10 @@ struct IdentityHead {
     forgotten_until: UnixMillis,
 }
 
-/// What the head contains about the resource pool.
-#[derive(PartialEq, Eq, Debug, Message)]
-#[bilrost(distinguished)]
-struct ResourceHead {
-    #[bilrost(1)]
-    contributions: NumberedHead,
-    #[bilrost(2)]
-    allocations: NumberedHead,
-    #[bilrost(3)]
-    queues: BTreeMap<String, Queue>,
-    #[bilrost(4)]
-    tokens: u64,
-    #[bilrost(5)]
-    sweep: Option<FleetMillis>,
-    #[bilrost(6)]
-    round: u64,
-    #[bilrost(7)]
-    held_by: Option<u64>,
-    #[bilrost(8)]
-    hold_since: Option<FleetMillis>,
-    #[bilrost(9)]
-    tasks_after: Option<Shape>,
-    #[bilrost(10)]
-    tasks_again: bool,
-}
-
 /// What the head contains about entries that have numbers.
 #[derive(PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
-struct NumberedHead {
+pub(super) struct NumberedHead {
     /// The highest number that was ever given.
     #[bilrost(1)]
     last: u64,
@@ -199,12 +183,12 @@ struct NumberedHead {
 }
 
 impl NumberedHead {
-    fn of<V>(entries: &Numbered<V>) -> Self {
+    pub(super) fn of<V>(entries: &Numbered<V>) -> Self {
         Self { last: entries.last(), kept: entries.len() as u64 }
     }
 
     /// Returns the entries that follow the head.
-    fn with<V: Entry>(self, entries: Vec<V>) -> Result<Numbered<V>, CodecError> {
+    pub(super) fn with<V: Entry>(self, entries: Vec<V>) -> Result<Numbered<V>, CodecError> {
         if entries.len() as u64 != self.kept {
             return Err(CodecError::Inconsistent(format!("some {} are missing", V::NAME)));
         }
@@ -222,50 +206,6 @@ impl IdentityHead {
             spent: NumberedHead::of(spent),
             forgotten_until: *forgotten_until,
         }
-    }
-}
-
-impl ResourceHead {
-    fn of(resources: &Resources) -> Self {
-        let Resources {
-            contributions,
-            allocations,
-            queues,
-            tokens,
-            sweep,
-            round,
-            held_by,
-            hold_since,
-            tasks_after,
-            tasks_again,
-        } = resources;
-        Self {
-            contributions: NumberedHead::of(contributions),
-            allocations: NumberedHead::of(allocations),
-            queues: queues.clone(),
-            tokens: *tokens,
-            sweep: *sweep,
-            round: *round,
-            held_by: *held_by,
-            hold_since: *hold_since,
-            tasks_after: tasks_after.clone(),
-            tasks_again: *tasks_again,
-        }
-    }
-
-    fn with(self, contributions: Vec<Contribution>, allocations: Vec<Allocation>) -> Result<Resources, CodecError> {
-        Ok(Resources {
-            contributions: self.contributions.with(contributions)?,
-            allocations: self.allocations.with(allocations)?,
-            queues: self.queues,
-            tokens: self.tokens,
-            sweep: self.sweep,
-            round: self.round,
-            held_by: self.held_by,
-            hold_since: self.hold_since,
-            tasks_after: self.tasks_after,
-            tasks_again: self.tasks_again,
-        })
     }
 }
 
@@ -292,6 +232,7 @@ impl Head {
             queues,
             schedules,
             keys,
+            archive,
         } = state;
         let Tasks { kept, next_seq } = tasks;
         let AuditLog { records } = audit_log;
@@ -327,6 +268,7 @@ impl Head {
             queues: QueuesHead::of(queues),
             schedules: NumberedHead::of(schedules),
             keys: NumberedHead::of(keys),
+            archive: ArchiveHead::of(archive),
         }
     }
 }
@@ -341,6 +283,7 @@ pub(crate) struct StateWriter {
     policies: Policies,
     /// The number of the previous field.
     last: u32,
+    rows: RowsWriter,
     out: Vec<u8>,
     /// Buffer for a field, whose length is known only once it is written.
     field: Vec<u8>,
@@ -353,7 +296,8 @@ impl StateWriter {
         begin(Kind::State, state.version, &mut out);
         let recoveries = state.agents.recoveries.clone();
         let (identity, policies) = (state.identity.config.clone(), state.policies.clone());
-        let mut writer = Self { recoveries, identity, policies, last: 0, out, field: Vec::new() };
+        let rows = RowsWriter::default();
+        let mut writer = Self { recoveries, identity, policies, last: 0, rows, out, field: Vec::new() };
         writer.field(HEAD, &Head::of(state));
         writer
     }
@@ -383,6 +327,18 @@ impl StateWriter {
         self.field(V::FIELD, entry);
     }
 
+    /// Writes the row of the next archived task. Nothing else may follow.
+    pub(crate) fn archived(&mut self, row: &Archived) {
+        if let Some(rows) = self.rows.add(row) {
+            self.archived_rows(&rows);
+        }
+    }
+
+    fn archived_rows(&mut self, rows: &Rows) {
+        self.write_kept(ARCHIVED);
+        self.field(ARCHIVED, rows);
+    }
+
     /// Writes what was kept and belongs before the field with this number.
     fn write_kept(&mut self, before: u32) {
         for step in std::mem::take(&mut self.recoveries).steps() {
@@ -400,6 +356,9 @@ impl StateWriter {
 
     /// Returns the bytes.
     pub(crate) fn finish(mut self) -> Vec<u8> {
+        if let Some(rows) = self.rows.rest() {
+            self.archived_rows(&rows);
+        }
         self.write_kept(u32::MAX);
         self.out
     }
@@ -422,6 +381,7 @@ pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
     state.resources.allocations.iter().for_each(|allocation| writer.entry(allocation.as_ref()));
     state.schedules.kept.iter().for_each(|schedule| writer.entry(schedule.as_ref()));
     state.keys.kept.iter().for_each(|key| writer.entry(key.as_ref()));
+    state.archive.kept.iter().for_each(|row| writer.archived(row));
     writer.finish()
 }
 
@@ -452,6 +412,32 @@ impl Whole {
             None => Ok(()),
         }
     }
+}
+
+/// Returns the value of a field that is read, or why it can't be.
+fn field<T: DistinguishedOwnedMessage>(field: &[u8]) -> Result<T, CodecError> {
+    T::decode_canonical(field).map_err(|error| CodecError::Malformed(Kind::State.name(), error))
+}
+
+/// Returns the rows of archived tasks, and the number of the next record. Skips everything else.
+pub(super) fn archived_in(mut message: &[u8]) -> Result<(Vec<Archived>, u64), CodecError> {
+    let cut = || CodecError::Inconsistent("it is cut short".to_owned());
+    let (mut head, mut parts, mut number) = (None, Vec::new(), 0u64);
+    while !message.is_empty() {
+        let key = decode_varint(&mut message).map_err(|_| cut())?;
+        let len = decode_varint(&mut message).map_err(|_| cut())?;
+        number = number.saturating_add(key >> 2);
+        let (content, rest) =
+            usize::try_from(len).ok().and_then(|len| message.split_at_checked(len)).ok_or_else(cut)?;
+        message = rest;
+        if number == u64::from(HEAD) {
+            head = Some(field::<Head>(content)?);
+        } else if number == u64::from(ARCHIVED) {
+            parts.push(field::<Rows>(content)?);
+        }
+    }
+    let archive = head.ok_or_else(cut)?.archive.with(parts)?;
+    Ok((archive.kept.iter().copied().collect(), archive.records))
 }
 
 /// Reads a state. Doesn't check that a fleet can have this state.
@@ -494,5 +480,6 @@ pub(super) fn decode_state(bytes: &[u8]) -> Result<State, CodecError> {
         queues: head.queues.into_queues(),
         schedules: Schedules { kept: head.schedules.with(whole.schedules)? },
         keys: SpentKeys { kept: head.keys.with(whole.keys)? },
+        archive: head.archive.with(whole.archived)?,
     })
 }

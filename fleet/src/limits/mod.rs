@@ -3,6 +3,7 @@
 mod links;
 
 pub use self::links::*;
+pub use crate::archive::{DEFAULT_RECENT_RESULTS, MAX_ARCHIVED_AT_ONCE, RECENT_RESULT_BYTES};
 
 /// Largest input or output, bytes.
 pub const MAX_INPUT_BYTES: usize = 1024 * 1024;

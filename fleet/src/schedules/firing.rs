@@ -138,7 +138,7 @@ impl Fleet {
         if schedule.runs.iter().any(|run| run.task == id) {
             return Reply::ScheduleFired { task: Some(id), existing: true };
         }
-        if self.task(id).is_some() {
+        if self.state_of(id).is_some() {
             return Reply::Refused(Refusal::Conflict { what: "the id".to_owned(), task: id });
         }
         let now = self.state.now;
@@ -157,7 +157,7 @@ impl Fleet {
     /// chance in 2^122, or somebody has submitted one on purpose; then the run has another one.
     fn free_run_id(&self, schedule: &Schedule, due: UnixMillis) -> TaskId {
         let mut id = TaskId(derived(RUNS | u128::from(schedule.seq), due));
-        while self.task(id).is_some() {
+        while self.state_of(id).is_some() {
             id = TaskId(derived(id.0, due));
         }
         id

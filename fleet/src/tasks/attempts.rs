@@ -247,7 +247,7 @@ impl Fleet {
 
     /// Returns whether this many more bytes may be stored for an accepted task.
     pub(super) fn has_room(&self, bytes: usize) -> bool {
-        self.indexes.tasks.bytes.saturating_add(bytes as u64) <= self.state.config.most_stored()
+        self.stored_bytes().saturating_add(bytes as u64) <= self.state.config.most_stored()
     }
 
     fn stale(&mut self, reason: StaleReason) -> Reply {
@@ -257,9 +257,9 @@ impl Fleet {
     }
 
     pub(super) fn why_stale(&self, task: TaskId) -> StaleReason {
-        match self.task(task) {
+        match self.state_of(task) {
             None => StaleReason::UnknownTask,
-            Some(task) if task.state.is_final() => StaleReason::Finished,
+            Some(state) if state.is_final() => StaleReason::Finished,
             Some(_) => StaleReason::NotCurrent,
         }
     }
@@ -415,7 +415,8 @@ impl Fleet {
         let known = self.indexes.tasks.ids.get(&id).copied();
         let state = self.task(id).map(|task| task.state);
         let (Some(mut seq), Some(mut state)) = (known, state) else {
-            return Reply::Refused(Refusal::UnknownTask { task: id });
+            let archived = self.archived(id).map(|row| Reply::Cancelled(row.state));
+            return archived.unwrap_or(Reply::Refused(Refusal::UnknownTask { task: id }));
         };
         if planted(Mistake::CancelHitsNext)
             && let Some((next, task)) = self.state.tasks.kept.range(seq + 1..).next()

@@ -106,6 +106,16 @@ impl DeadLetters {
     }
 }
 
+/// Refuses an epoch that a task, which is in this one, has not got to.
+pub(crate) fn check_epoch(epoch: Option<u32>, current: u32) -> Result<(), Refusal> {
+    match epoch {
+        Some(epoch) if epoch > current => {
+            Err(invalid("epoch", format!("is {epoch}, and the task is in its epoch {current}; see the task")))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl FleetConfig {
     /// Returns how many dead letters are kept, and how many bytes they may count for.
     pub fn dead_letter_room(&self) -> (usize, u64) {
@@ -224,17 +234,15 @@ impl Fleet {
     /// There is no such task, or it has not got to that epoch.
     fn in_epoch(&self, id: TaskId, epoch: Option<u32>) -> Result<(u64, &Arc<Task>), Refusal> {
         let task = self.task(id).filter(|task| task.member_of.is_none()).ok_or(Refusal::UnknownTask { task: id })?;
-        let current = task.epoch();
-        match epoch {
-            Some(epoch) if epoch > current => {
-                Err(invalid("epoch", format!("is {epoch}, and the task is in its epoch {current}; see the task")))
-            }
-            _ => Ok((task.seq, task)),
-        }
+        check_epoch(epoch, task.epoch())?;
+        Ok((task.seq, task))
     }
 
     pub(crate) fn retry_dead(&mut self, command: RetryDead, effects: &mut Vec<Effect>) -> Reply {
         let RetryDead { task: id, epoch, seed, by } = command;
+        if let Some(row) = self.archived(id) {
+            return row.retried(epoch);
+        }
         let (seq, task) = match self.in_epoch(id, epoch) {
             Ok(found) => found,
             Err(refusal) => return Reply::Refused(refusal),
@@ -266,6 +274,9 @@ impl Fleet {
 
     pub(crate) fn drop_dead(&mut self, command: DropDead) -> Reply {
         let DropDead { task: id, epoch, by } = command;
+        if let Some(row) = self.archived(id) {
+            return row.dropped(epoch);
+        }
         let (seq, task) = match self.in_epoch(id, epoch) {
             Ok(found) => found,
             Err(refusal) => return Reply::Refused(refusal),
@@ -300,7 +311,7 @@ impl Fleet {
         let runs = task.verification.as_ref().map_or(0, |of| of.asked.most_runs());
         self.check_queue_places(task.required_role, u64::from(runs))?;
         let (limit, more) = (self.state.config.max_tasks, u64::from(runs) + self.indexes.links.expected);
-        if runs > 0 && (self.state.tasks.kept.len() as u64).saturating_add(more) > u64::from(limit) {
+        if runs > 0 && (self.kept_count() as u64).saturating_add(more) > u64::from(limit) {
             return Err(Refusal::TooManyTasks { limit });
         }
         if runs > 0 && self.indexes.tasks.verified >= MAX_VERIFIED_TASKS {

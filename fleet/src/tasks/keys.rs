@@ -1,7 +1,11 @@
-//! Idempotency keys of tasks that are forgotten. A key stands for its first task for as long as that is kept, and for the
-//! fleet's window from its acceptance on; so a submission that is repeated late is no second task, whoever leads.
+//! Idempotency keys of tasks that are forgotten or archived. A key stands for its first task for as long as that is
+//! kept, and for the fleet's window from its acceptance on; so a submission that is repeated late is no second task,
+//! whoever leads.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bilrost::Message;
 
@@ -21,7 +25,7 @@ use crate::{
 /// forgotten yet will be added, which is why it is half of what is kept.
 const REFUSED_FROM_BYTES: u64 = MAX_KEPT_KEY_BYTES / 2;
 
-/// The key of a task that is forgotten.
+/// The key of a task that is forgotten or archived.
 #[derive(Clone, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
 pub(crate) struct SpentKey {
@@ -36,26 +40,32 @@ pub(crate) struct SpentKey {
     /// What was submitted with it.
     #[bilrost(4)]
     content: Content,
-    /// When the window ends.
+    /// When the window ends; 0 while the task is archived.
     #[bilrost(5)]
     until: FleetMillis,
+    /// The number of the task while it is archived: the key stands for it for as long.
+    #[bilrost(6)]
+    archived: Option<u64>,
+    /// When an archived task was accepted, from which the window counts; else 0.
+    #[bilrost(7)]
+    accepted_at: FleetMillis,
 }
 
 /// What a task is, to tell whether another submission is the same: another one is taken for it by chance once in four
 /// billion times.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Message)]
 #[bilrost(distinguished)]
-struct Content {
+pub(crate) struct Content {
     /// The length of the input, bytes, also of one in the object store.
     #[bilrost(1)]
-    bytes: u64,
+    pub bytes: u64,
     /// CRC-32C of the kind, the team and the input, or the hash by which that is found.
     #[bilrost(2)]
-    checksum: u32,
+    pub checksum: u32,
 }
 
 impl Content {
-    fn of(kind: &str, team: Option<TeamId>, input: &[u8], stored: Option<&BlobRef>) -> Self {
+    pub(crate) fn of(kind: &str, team: Option<TeamId>, input: &[u8], stored: Option<&BlobRef>) -> Self {
         let (input, bytes) = stored.map_or((input, input.len() as u64), |blob| (&blob.sha256[..], blob.bytes));
         let team = team.map_or(0, |team| team.0).to_be_bytes();
         // No kind has a NUL.
@@ -94,17 +104,27 @@ pub(crate) struct SpentKeys {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct KeyIndexes {
     by_key: FixedMap<String, u64>,
-    /// The keys by the ends of their windows.
+    /// The keys of tasks that are forgotten by the ends of their windows.
     ends: BTreeSet<(FleetMillis, u64)>,
+    /// What these count for, bytes.
     bytes: u64,
+    /// The keys of archived tasks, by the numbers of the tasks.
+    held: BTreeMap<u64, u64>,
 }
 
 impl KeyIndexes {
     /// Indexes a key.
     pub(crate) fn enter(&mut self, key: &SpentKey) {
         self.by_key.insert(key.key.clone(), key.seq);
-        self.ends.insert((key.until, key.seq));
-        self.bytes += key.bytes();
+        match key.archived {
+            Some(task) => {
+                self.held.insert(task, key.seq);
+            }
+            None => {
+                self.ends.insert((key.until, key.seq));
+                self.bytes += key.bytes();
+            }
+        }
     }
 
     fn leave(&mut self, key: &SpentKey) {
@@ -112,8 +132,15 @@ impl KeyIndexes {
         if self.by_key.get(&key.key) == Some(&key.seq) {
             self.by_key.remove(&key.key);
         }
-        self.ends.remove(&(key.until, key.seq));
-        self.bytes -= key.bytes();
+        match key.archived {
+            Some(task) => {
+                self.held.remove(&task);
+            }
+            None => {
+                self.ends.remove(&(key.until, key.seq));
+                self.bytes -= key.bytes();
+            }
+        }
     }
 
     /// Returns when keys have to be dropped: at the end of the first window, while submissions with keys are refused. Else
@@ -140,8 +167,43 @@ impl Fleet {
         if until > self.state.now.fleet {
             let content = Content::of(&task.kind, task.team, &task.input, task.input_ref.as_deref());
             let (key, task) = (key.clone(), task.id);
-            let added = self.state.keys.kept.add(|seq| SpentKey { seq, key, task, content, until });
+            let added = self.state.keys.kept.add(|seq| SpentKey {
+                seq,
+                key,
+                task,
+                content,
+                until,
+                archived: None,
+                accepted_at: 0,
+            });
             self.indexes.keys.enter(added);
+        }
+        self.drop_spent_keys();
+        self.set_key_timer(due);
+    }
+
+    /// Keeps the key of a task that was archived, for as long as that is kept.
+    pub(crate) fn hold_key(&mut self, task: &Task) {
+        let Some(key) = task.idempotency_key.clone() else { return };
+        let content = Content::of(&task.kind, task.team, &task.input, task.input_ref.as_deref());
+        let (task, archived, accepted_at) = (task.id, Some(task.seq), task.submitted_at.fleet);
+        let added =
+            self.state.keys.kept.add(|seq| SpentKey { seq, key, task, content, until: 0, archived, accepted_at });
+        self.indexes.keys.enter(added);
+    }
+
+    /// Keeps the key of an archived task that is forgotten until its window ends, and drops some others.
+    pub(crate) fn release_key(&mut self, task: u64) {
+        let Some(number) = self.indexes.keys.held.get(&task).copied() else { return };
+        let Some(held) = self.state.keys.kept.get(number).cloned() else { return };
+        let due = self.indexes.keys.due();
+        let until = held.accepted_at.saturating_add(self.state.config.key_window()).min(MAX_TIME_MS);
+        self.indexes.keys.leave(&held);
+        self.state.keys.kept.change(number, &self.snapshots, |key| {
+            (key.archived, key.accepted_at, key.until) = (None, 0, until);
+        });
+        if let Some(released) = self.state.keys.kept.get(number) {
+            self.indexes.keys.enter(released);
         }
         self.drop_spent_keys();
         self.set_key_timer(due);
@@ -181,10 +243,14 @@ impl Fleet {
         }
     }
 
-    /// Returns the reply to a submission whose key stands for a task that is forgotten.
+    /// Returns the reply to a submission whose key stands for a task that is forgotten or archived.
     pub(super) fn spent_before(&self, submission: &SubmitTask) -> Option<Reply> {
         let seq = self.indexes.keys.by_key.get(submission.idempotency_key.as_ref()?)?;
-        let spent = self.state.keys.kept.get(*seq).filter(|spent| spent.until > self.state.now.fleet)?;
+        let stands = |spent: &&Arc<SpentKey>| spent.archived.is_some() || spent.until > self.state.now.fleet;
+        let spent = self.state.keys.kept.get(*seq).filter(stands)?;
+        if let Some(row) = spent.archived.and_then(|seq| self.state.archive.kept.get(seq)) {
+            return Some(self.submitted_as(row, submission, "the idempotency key"));
+        }
         let SubmitTask { kind, team, input, input_ref, .. } = submission;
         if spent.content == Content::of(kind, *team, input, input_ref.as_deref()) {
             return Some(Reply::Submitted { task: spent.task, existing: true });
@@ -213,8 +279,19 @@ pub(crate) fn check_keys(state: &State) -> Check {
         "idempotency keys before their version".to_owned()
     })?;
     keys.check(usize::MAX)?;
-    let bytes: u64 = keys.iter().map(|key| key.bytes()).sum();
+    let bytes: u64 = keys.iter().filter(|key| key.archived.is_none()).map(|key| key.bytes()).sum();
     ensure(bytes <= MAX_KEPT_KEY_BYTES, || format!("{bytes} bytes of idempotency keys"))?;
-    let is_sound = |key: &Arc<SpentKey>| (1..=MAX_KEY_BYTES).contains(&key.key.len()) && key.until <= MAX_TIME_MS;
-    ensure(keys.iter().all(is_sound), || "an idempotency key".to_owned())
+    let is_held = |key: &Arc<SpentKey>, task: u64| {
+        let row = state.archive.kept.get(task);
+        row.is_some_and(|row| row.id() == key.task) && key.until == 0 && key.accepted_at <= state.now.fleet
+    };
+    let is_sound = |key: &Arc<SpentKey>| {
+        (1..=MAX_KEY_BYTES).contains(&key.key.len())
+            && key.until <= MAX_TIME_MS
+            && key.archived.map_or(key.accepted_at == 0, |task| is_held(key, task))
+    };
+    ensure(keys.iter().all(is_sound), || "an idempotency key".to_owned())?;
+    let holders: BTreeSet<u64> = keys.iter().filter_map(|key| key.archived).collect();
+    let held = keys.iter().filter(|key| key.archived.is_some()).count();
+    ensure(holders.len() == held, || "an archived task has two idempotency keys".to_owned())
 }

@@ -158,7 +158,7 @@ impl Fleet {
     /// 2^122.
     pub(super) fn free_id(&self, parent: TaskId, seq: u64) -> TaskId {
         let mut id = member_id(parent, seq);
-        while self.indexes.tasks.ids.get(&id).is_some() {
+        while self.indexes.tasks.ids.get(&id).is_some() || self.archived(id).is_some() {
             id = member_id(id, seq);
         }
         id

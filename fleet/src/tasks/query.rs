@@ -61,13 +61,14 @@ pub struct Counts {
 }
 
 impl Fleet {
-    /// Returns a task, or `None` if it never existed or was forgotten. A clone of the `Arc` keeps it as it is now.
+    /// Returns a task in memory, or `None` if it never existed, was archived or was forgotten; see
+    /// [`Fleet::kept_task`]. A clone of the `Arc` keeps it as it is now.
     pub fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
         let seq = self.indexes.tasks.ids.get(&id)?;
         self.state.tasks.kept.get(seq)
     }
 
-    /// Returns the tasks that changed after `revision`, each once, ordered by their newest change.
+    /// Returns the tasks in memory that changed after `revision`, each once, ordered by their newest change.
     pub fn changed_tasks_since(&self, revision: u64) -> impl Iterator<Item = &Arc<Task>> + '_ {
         self.indexes
             .tasks
@@ -76,7 +77,7 @@ impl Fleet {
             .filter_map(|(_, seq)| self.state.tasks.kept.get(seq))
     }
 
-    /// Returns at most `limit` (clamped to 1 to [`MAX_PAGE`]) tasks in the order of acceptance, starting after the
+    /// Returns at most `limit` (clamped to 1 to [`MAX_PAGE`]) tasks in memory in the order of acceptance, starting after the
     /// cursor `after`. Scans at most [`MAX_SCANNED`] tasks, so a page may be short, even empty, and still have a next
     /// one.
     pub fn tasks(&self, filter: &TaskFilter, after: Option<u64>, limit: usize) -> TaskPage<'_> {
@@ -96,7 +97,7 @@ impl Fleet {
         TaskPage { tasks, next: None }
     }
 
-    /// Returns the number of kept tasks by state.
+    /// Returns the number of kept tasks by state, also of archived ones.
     pub fn counts(&self) -> Counts {
         let count = |state: TaskState| self.indexes.tasks.counts[state as usize];
         Counts {
@@ -109,8 +110,9 @@ impl Fleet {
         }
     }
 
-    /// Returns the bytes that count against [`FleetConfig::max_bytes`](crate::FleetConfig::max_bytes).
+    /// Returns the bytes that count against [`FleetConfig::max_bytes`](crate::FleetConfig::max_bytes), in memory and
+    /// archived.
     pub fn stored_bytes(&self) -> u64 {
-        self.indexes.tasks.bytes
+        self.indexes.tasks.bytes + self.indexes.archive.bytes
     }
 }

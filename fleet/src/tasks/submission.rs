@@ -163,7 +163,7 @@ impl Fleet {
         }
         task.revision = self.next_revision();
         self.indexes.add_task(&task);
-        self.indexes.link(&task, &self.state.tasks.kept);
+        self.indexes.link(&task, &self.state);
         let (lacks_members, is_linked) = (task.lacks_members(), task.links.is_some());
         self.state.tasks.kept.insert(seq, Arc::new(task));
         if lacks_members {
@@ -181,6 +181,9 @@ impl Fleet {
 
     /// Returns the reply to a submission whose id or idempotency key is known; `None` if it is new.
     pub fn submitted_before(&self, submission: &SubmitTask) -> Option<Reply> {
+        if let Some(row) = self.archived(submission.id) {
+            return Some(self.submitted_as(row, submission, "the id"));
+        }
         let by_id = self.indexes.tasks.ids.get(&submission.id);
         let by_key = || self.indexes.tasks.keys.get(submission.idempotency_key.as_ref()?);
         let (seq, what) = match by_id {
@@ -200,7 +203,7 @@ impl Fleet {
     /// Returns whether a task is a part of one that is forgotten, whose id another one has now. It is none of that one's,
     /// which would wait for it in vain.
     fn is_part_of_earlier(&self, task: &Task) -> bool {
-        task.child_of().is_some_and(|of| self.task(of.task).is_some_and(|now| now.seq != of.seq))
+        task.child_of().is_some_and(|of| self.kept_seq(of.task).is_some_and(|now| now != of.seq))
     }
 
     /// Returns how many unfinished tasks there may be before one that requires this role is refused. A task that
@@ -249,11 +252,11 @@ impl Fleet {
         if let Some(more) = more {
             self.check_queue_places(role, more)?;
             let more = more.saturating_add(self.indexes.links.expected);
-            if (self.state.tasks.kept.len() as u64).saturating_add(more) >= u64::from(config.max_tasks) {
+            if (self.kept_count() as u64).saturating_add(more) >= u64::from(config.max_tasks) {
                 return Err(Refusal::TooManyTasks { limit: config.max_tasks });
             }
         }
-        if self.indexes.tasks.bytes.saturating_add(bytes) > config.max_bytes {
+        if self.stored_bytes().saturating_add(bytes) > config.max_bytes {
             return Err(Refusal::StorageFull { limit: config.max_bytes });
         }
         Ok(())

@@ -22,6 +22,8 @@ impl Fleet {
                     self.indexes.drop_task(&task);
                     self.keep_spent_key(&task);
                     self.next_revision();
+                } else {
+                    self.forget_archived(seq, effects);
                 }
             }
             Timer::Forget(agent) => self.forget(agent),

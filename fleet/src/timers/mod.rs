@@ -6,7 +6,11 @@ mod due;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Agent, AgentId, Allocation, Ballot, FleetMillis, Letter, Task, TaskState, Team, limits::MAX_TIME_MS};
+use crate::{
+    Agent, AgentId, Allocation, Archived, Ballot, FleetMillis, Letter, Task, TaskState, Team,
+    archive::packed::{Keyed, Packed},
+    limits::MAX_TIME_MS,
+};
 
 /// What falls due. Timers with the same due time fire in this order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,10 +102,20 @@ impl Due {
     }
 }
 
+impl Keyed for Due {
+    type Key = Due;
+
+    fn key(&self) -> Due {
+        *self
+    }
+}
+
 /// The timers.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Timers {
     due: BTreeSet<Due>,
+    /// The expiries of archived tasks.
+    archived: Packed<Due>,
     /// The tasks that are kept for others, by their numbers: their expiries are not due meanwhile.
     pinned: BTreeMap<u64, Pinned>,
 }
@@ -113,6 +127,7 @@ struct Pinned {
     count: u32,
     /// When it expires otherwise, if it has ended.
     expiry: Option<FleetMillis>,
+    is_archived: bool,
 }
 
 /// Calls `each` with the timers of a task in its current state.
@@ -180,12 +195,26 @@ impl Timers {
 
     /// Keeps a task for one more that needs its result: it does not expire until as many have let go of it.
     pub(crate) fn pin(&mut self, task: &Task) {
-        let Self { due, pinned } = self;
-        let pinned = pinned.entry(task.seq).or_insert_with(|| {
-            if let Some(at) = task.expires_at {
-                due.remove(&Due::new(at, Timer::Expiry(task.seq)));
+        self.pin_kept(task.seq, task.expires_at, false);
+    }
+
+    /// As [`Timers::pin`], for an archived task.
+    pub(crate) fn pin_archived(&mut self, row: &Archived) {
+        self.pin_kept(row.seq, Some(row.expires_at), true);
+    }
+
+    fn pin_kept(&mut self, seq: u64, expires_at: Option<FleetMillis>, is_archived: bool) {
+        let Self { due, archived, pinned } = self;
+        let pinned = pinned.entry(seq).or_insert_with(|| {
+            if let Some(at) = expires_at {
+                let expiry = Due::new(at, Timer::Expiry(seq));
+                if is_archived {
+                    archived.remove(expiry);
+                } else {
+                    due.remove(&expiry);
+                }
             }
-            Pinned { count: 0, expiry: task.expires_at }
+            Pinned { count: 0, expiry: expires_at, is_archived }
         });
         pinned.count = pinned.count.saturating_add(1);
     }
@@ -197,9 +226,33 @@ impl Timers {
         if pinned.count > 0 {
             return;
         }
-        let expiry = pinned.expiry;
-        self.pinned.remove(&seq);
-        self.due.extend(expiry.map(|at| Due::new(at, Timer::Expiry(seq))));
+        let Some(Pinned { expiry, is_archived, .. }) = self.pinned.remove(&seq) else { return };
+        match expiry.map(|at| Due::new(at, Timer::Expiry(seq))) {
+            Some(expiry) if is_archived => self.archived.insert(expiry),
+            expiry => self.due.extend(expiry),
+        }
+    }
+
+    /// Returns whether a task is kept for others.
+    pub(crate) fn is_pinned(&self, seq: u64) -> bool {
+        self.pinned.contains_key(&seq)
+    }
+
+    /// Sets the timer of a task that was archived, which is not kept for others.
+    pub(crate) fn set_archived(&mut self, row: &Archived) {
+        self.archived.insert(Due::new(row.expires_at, Timer::Expiry(row.seq)));
+    }
+
+    /// Clears the timer of an archived task.
+    pub(crate) fn clear_archived(&mut self, row: &Archived) {
+        self.archived.remove(Due::new(row.expires_at, Timer::Expiry(row.seq)));
+    }
+
+    /// Sets the timers of all archived tasks.
+    pub(crate) fn set_all_archived<'a>(&mut self, rows: impl Iterator<Item = &'a Archived>) {
+        let mut all: Vec<Due> = rows.map(|row| Due::new(row.expires_at, Timer::Expiry(row.seq))).collect();
+        all.sort_unstable();
+        self.archived = Packed::of_sorted(&all);
     }
 
     /// Sets the timer of an agent.
@@ -292,17 +345,23 @@ impl Timers {
         self.due.remove(&Due::new(at, Timer::Buckets));
     }
 
+    /// Returns the first timer.
+    fn first(&self) -> Option<Due> {
+        self.due.first().into_iter().chain(self.archived.first()).min().copied()
+    }
+
     /// Returns the earliest due time.
     pub(crate) fn next_due(&self) -> Option<FleetMillis> {
-        self.due.first().map(|due| due.at())
+        self.first().map(Due::at)
     }
 
     /// Removes and returns the first timer that is due by `now`.
     pub(crate) fn pop_due(&mut self, now: FleetMillis) -> Option<Timer> {
-        if self.next_due()? > now {
-            return None;
+        let first = self.first().filter(|first| first.at() <= now)?;
+        if !self.due.remove(&first) {
+            self.archived.remove(first);
         }
-        self.due.pop_first().map(Due::timer)
+        Some(first.timer())
     }
 }
 

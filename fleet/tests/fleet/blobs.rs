@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentId, AgentJoin, AskedLinks, BlobRef, Command, Completion, Dependency, FailureKind, Fleet, Join, OnFailure,
-    Outcome, Refusal, Reply, SessionId, SubmitTask, TaskCommand, TaskId, TaskState, limits::MAX_BLOB_BYTES,
+    AgentId, AgentJoin, AskedLinks, BlobRef, Command, Completion, Dependency, FailureKind, Fleet, Join, Kept,
+    OnFailure, Outcome, Refusal, Reply, SessionId, SubmitTask, TaskCommand, TaskId, TaskState, limits::MAX_BLOB_BYTES,
 };
 
 use crate::{
@@ -134,7 +134,8 @@ fn a_task_that_depends_on_another_is_given_its_reference() {
     trial.complete(stay, first, 1, Outcome::Stored(blob(1, MAX_BLOB_BYTES)));
     assert_eq!(trial.state(next), TaskState::Assigned, "its bytes do not count as those of results that are passed on");
     let given = trial.fleet.results_for(trial.task(next), 0, 9);
-    assert_eq!(given[0].output_ref.as_deref(), Some(&blob(1, MAX_BLOB_BYTES)));
+    let Kept::Here(given) = &given[0] else { panic!("it is archived") };
+    assert_eq!(given.output_ref.as_deref(), Some(&blob(1, MAX_BLOB_BYTES)));
 }
 
 #[test]

@@ -48,6 +48,7 @@ fn shown(message: &impl std::fmt::Debug) -> String {
         ", contributed: false",
         r#", name: """#,
         ", idempotency_window: 0",
+        ", recent_results: 0",
     ];
     let options =
         ["approval", "verify", "timing", "resources", "compare", "contributed", "links", "lane", "demand", "input_ref"];

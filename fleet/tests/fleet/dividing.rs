@@ -30,7 +30,7 @@ fn cut(trial: &Trial, n: u128, parts: usize) -> Outcome {
 }
 
 fn parts(trial: &Trial, n: u128) -> Vec<TaskId> {
-    trial.fleet.children_of(TaskId(n), 0, 100).into_iter().map(|(_, part)| part.id).collect()
+    trial.fleet.children_of(TaskId(n), 0, 100).into_iter().map(|(_, part)| part.id()).collect()
 }
 
 fn with_slots(trial: &mut Trial, name: &str, slots: u32) -> OpenSession {

@@ -126,7 +126,7 @@ impl Twin {
         let from = asked.join.map_or(0, |(_, parts, _)| parts);
         asked.join = Some((Join::Resume, from + suspension.subtasks.len() as u32, 0));
         for (subtask, (index, child)) in suspension.subtasks.iter().zip(fleet.children_of(task.id, from, 10)) {
-            self.accepted(child.id, subtask, Some((task.id, index)));
+            self.accepted(child.id(), subtask, Some((task.id, index)));
         }
     }
 

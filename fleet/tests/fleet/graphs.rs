@@ -98,6 +98,11 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Op)>> {
     prop::collection::vec((passing, op()), 1..80)
 }
 
+/// The logs of histories.
+pub fn logs() -> impl Strategy<Value = Vec<(Stamp, Command)>> {
+    steps().prop_map(|steps| History::of(&steps).log)
+}
+
 /// A fleet whose queue is sometimes full.
 fn config() -> FleetConfig {
     FleetConfig { max_queued: 60, ..FleetConfig::default() }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use robeing_fleet::{
     AgentJoin, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, FailureKind, Fleet, FleetConfig,
-    Join, OnFailure, Outcome, PartOf, Passing, Progress, Refusal, Reply, RetryDead, Split, Stamp, SubmitTask,
+    Join, Kept, OnFailure, Outcome, PartOf, Passing, Progress, Refusal, Reply, RetryDead, Split, Stamp, SubmitTask,
     Suspension, TaskCommand, TaskId, TaskState, Timing, known_version, limits::*,
 };
 
@@ -61,7 +61,7 @@ pub fn refused(trial: &mut Trial, task: SubmitTask) -> Refusal {
 
 /// Returns the ids of a task's children, in order.
 pub fn children(trial: &Trial, parent: u128) -> Vec<TaskId> {
-    trial.fleet.children_of(TaskId(parent), 0, 10_000).into_iter().map(|(_, child)| child.id).collect()
+    trial.fleet.children_of(TaskId(parent), 0, 10_000).into_iter().map(|(_, child)| child.id()).collect()
 }
 
 /// Returns what the attempts at a task are given of others, in order.
@@ -70,7 +70,11 @@ pub fn given(trial: &Trial, id: u128) -> Vec<(TaskState, String)> {
     let results = trial.fleet.results_for(task, 0, 10_000);
     assert_eq!(results.len(), trial.fleet.results_given(task));
     let text = |output: &Bytes| String::from_utf8_lossy(output).into_owned();
-    results.iter().map(|of| (of.state, of.output.as_ref().map_or_else(|| of.reason().to_owned(), text))).collect()
+    let result = |kept: &Kept| {
+        let Kept::Here(of) = kept else { panic!("{kept:?} is archived") };
+        (of.state, of.output.as_ref().map_or_else(|| of.reason().to_owned(), text))
+    };
+    results.iter().map(result).collect()
 }
 
 #[test]

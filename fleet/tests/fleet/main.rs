@@ -3,6 +3,7 @@
 mod allocation_limits;
 mod allocations;
 mod approvals;
+mod archive;
 mod attempts;
 mod audit_log;
 mod ballot_limits;

@@ -91,7 +91,7 @@ fn a_reduction_is_given_the_results_of_its_parts_in_their_order() {
     let texts: Vec<String> = given(&trial, 1).into_iter().map(|(_, text)| text).collect();
     assert_eq!(texts, ["a", "b", "c"]);
     let page = |from, most| trial.fleet.results_for(trial.task(TaskId(1)), from, most);
-    assert_eq!(page(1, 1).first().map(|of| of.id), Some(TaskId(11)));
+    assert_eq!(page(1, 1).first().map(|of| of.id()), Some(TaskId(11)));
     assert_eq!(page(3, 9).len(), 0);
     trial.complete(stay, TaskId(1), 1, output("abc"));
     assert_eq!(trial.task(TaskId(1)).output.as_deref(), Some(&b"abc"[..]));

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use robeing_coordinator::raft::Batch;
 use robeing_fleet::{
-    Command, ControlCommand, Fleet, FleetConfig, Stamp, decode_command, decode_reply, encode_command, encode_reply,
-    known_version,
+    Command, ControlCommand, Fleet, FleetConfig, Stamp, archived_in, decode_command, decode_reply, decode_task,
+    encode_command, encode_reply, encode_task, known_version,
 };
 
 use super::check_sentence;
@@ -50,11 +50,25 @@ pub fn reply(bytes: &[u8]) {
     }
 }
 
-/// A snapshot is either decoded or refused; one that is decoded encodes to the same bytes.
+/// A snapshot is either decoded or refused; one that is decoded encodes to the same bytes. The rows that are read of it
+/// alone are those that it has. The same holds for a record of the archive.
 pub fn snapshot(bytes: &[u8]) {
+    let rows = archived_in(bytes);
     match Fleet::decode(bytes) {
         Ok(fleet) => {
             let again = fleet.encode();
+            assert_eq!(again, bytes, "the encoding is canonical");
+            assert_eq!(rows, Ok((fleet.archived_tasks().copied().collect(), fleet.records())));
+        }
+        Err(refused) => {
+            check_sentence(refused);
+            rows.err().into_iter().for_each(check_sentence);
+        }
+    }
+    match decode_task(bytes) {
+        Ok(task) => {
+            let mut again = Vec::new();
+            encode_task(&task, &mut again);
             assert_eq!(again, bytes, "the encoding is canonical");
         }
         Err(refused) => check_sentence(refused),

@@ -121,6 +121,11 @@ pub fn hosts() -> Vec<Host> {
     (0..=SIZE.coordinators).map(Host::Coordinator).chain((0..SIZE.agents).map(Host::Agent)).collect()
 }
 
+/// Returns how many results stay in memory: in most fleets so few that others are archived all the time.
+fn recent_results(profile: &Profile) -> Option<u32> {
+    [None, Some(1), Some(5), Some(20)][profile.tasks % 4]
+}
+
 fn coordinator_config(name: String, profile: &Profile) -> CoordinatorConfig {
     CoordinatorConfig {
         tls: TlsMode::Off,
@@ -139,7 +144,7 @@ fn coordinator_config(name: String, profile: &Profile) -> CoordinatorConfig {
         election_timeout_min: Duration::from_millis(150),
         election_timeout_max: Duration::from_millis(300),
         disconnect_grace: Duration::from_millis(50),
-        limits: FleetLimits::default(),
+        limits: FleetLimits { recent_results: recent_results(profile), ..FleetLimits::default() },
         snapshot_after: SNAPSHOT_AFTER,
         ballots: BallotDefaults::default(),
         expected_agents: None,

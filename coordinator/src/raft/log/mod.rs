@@ -5,11 +5,11 @@
 //! acknowledged entries when one bit of a length flips in its newest file, refuses to open after a zeroed tail (which a
 //! crash may leave), and opens its files and threads itself, so that no simulator can drop its unsynced writes.
 
-mod frame;
+pub(crate) mod frame;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod index;
-mod pieces;
+pub(crate) mod pieces;
 mod promise;
 mod record;
 mod recovery;

@@ -151,13 +151,16 @@ impl SnapshotFile {
     /// Any other error from the disk.
     pub async fn write_if_room(&self, meta: &SnapshotMeta, data: &Bytes) -> io::Result<Kept> {
         match self.write(meta, data).await {
-            Err(error) if is_full(&error) => {
-                warn!(%error, bytes = data.len(), "a snapshot was skipped because the disk is full; retrying later");
-                self.stats.skipped.fetch_add(1, Ordering::Relaxed);
-                Ok(Kept::Skipped)
-            }
+            Err(error) if is_full(&error) => Ok(self.skip(&error, data.len())),
             written => written,
         }
+    }
+
+    /// Counts a snapshot of so many bytes as skipped, because of this error of a full disk.
+    pub fn skip(&self, error: &io::Error, bytes: usize) -> Kept {
+        warn!(%error, bytes, "a snapshot was skipped because the disk is full; retrying later");
+        self.stats.skipped.fetch_add(1, Ordering::Relaxed);
+        Kept::Skipped
     }
 
     /// Reads the snapshot, if there is one.

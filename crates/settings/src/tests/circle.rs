@@ -250,13 +250,15 @@ fn limits() -> impl Strategy<Value = FleetLimits> {
     let (bytes, ttl) = (of_number(settings::MAX_BYTES), of_span(settings::RESULT_TTL));
     let window = prop::option::of(of_span(settings::IDEMPOTENCY_WINDOW));
     let (queued, tasks) = (prop::option::of(queued), prop::option::of(tasks));
-    let limits = (queued, tasks, prop::option::of(bytes), prop::option::of(ttl), window);
-    limits.prop_map(|(max_queued, max_tasks, max_bytes, result_ttl, idempotency_window)| FleetLimits {
+    let recent = prop::option::of(of_number(settings::RECENT_RESULTS));
+    let limits = (queued, tasks, prop::option::of(bytes), prop::option::of(ttl), window, recent);
+    limits.prop_map(|(max_queued, max_tasks, max_bytes, result_ttl, idempotency_window, recent_results)| FleetLimits {
         max_queued,
         max_tasks,
         max_bytes,
         result_ttl,
         idempotency_window,
+        recent_results,
     })
 }
 

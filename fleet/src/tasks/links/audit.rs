@@ -81,6 +81,11 @@ fn check_dependencies(state: &State, task: &Task, links: &Links) -> Check {
         return Ok(());
     }
     for awaited in depends_on {
+        if let Some(row) = state.archive.kept.get(awaited.seq).filter(|row| row.id() == awaited.task) {
+            let goes_on = row.state == TaskState::Succeeded || awaited.on_failure == OnFailure::Run;
+            ensure(awaited.end == Some(row.state) && goes_on, || format!("archived task {}", awaited.task))?;
+            continue;
+        }
         let found = state.tasks.kept.get(&awaited.seq).filter(|found| found.id == awaited.task);
         let Some(found) = found.filter(|found| found.member_of.is_none()) else {
             return Err(format!("task {}, on which it depends, is not kept", awaited.task));

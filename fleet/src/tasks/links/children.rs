@@ -1,5 +1,7 @@
 //! Children: which place a part has, and what their ends mean for their task, and its end for them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::{ChildOf, Children, Join, PartOf, Verdict, dependencies::Unrun};
@@ -27,11 +29,9 @@ impl Fleet {
     /// Returns the place of a part that is new.
     pub(super) fn place_of_part(&self, part: PartOf) -> Result<ChildOf, Refusal> {
         let PartOf { task: id, index } = part;
-        let Some(parent) = self.task(id) else { return Err(Refusal::UnknownTask { task: id }) };
         let no = |problem: String| Err(Refusal::NoPart { task: id, index, problem });
-        if parent.state.is_final() {
-            return no("it has ended".to_owned());
-        }
+        let has_ended = self.state_of(id).ok_or(Refusal::UnknownTask { task: id })?.is_final();
+        let Some(parent) = self.task(id).filter(|_| !has_ended) else { return no("it has ended".to_owned()) };
         let Some(children) = parent.children().filter(|children| children.join != Join::Resume) else {
             return no("it is not split".to_owned());
         };
@@ -53,7 +53,8 @@ impl Fleet {
     pub(in crate::tasks) fn has_place(&self, submission: &SubmitTask) -> bool {
         let Some(part) = submission.part_of() else { return false };
         let needs_one = submission.verify.is_none() && submission.parts() == 0;
-        needs_one && self.task(part.task).is_none_or(|parent| parent.expected_children() > 0)
+        let has_one = |parent: &Arc<Task>| parent.expected_children() > 0;
+        needs_one && self.task(part.task).map_or(self.archived(part.task).is_none(), has_one)
     }
 
     /// Returns the child with this number of a task.
@@ -141,7 +142,7 @@ impl Fleet {
     /// forgotten. Returns the number after it; `None` if there is no further one.
     pub(super) fn end_child(&mut self, parent: u64, from: u32, effects: &mut Vec<Effect>) -> Option<u32> {
         let (index, seq) = self.indexes.links.child_from(parent, from)?;
-        self.indexes.timers.unpin(seq);
+        self.indexes.let_go(seq, &self.state);
         let child = self.state.tasks.kept.get(&seq).filter(|child| !child.state.is_final());
         let of = child.and_then(|child| child.child_of()).map(|of| of.task);
         if let Some(of) = of

@@ -1,12 +1,20 @@
 //! Dependencies: which tasks a new one waits for, and what the end of each means for it.
 
-use super::{AskedLinks, Awaited, ChildOf, Dependency, Links, OnFailure, join::passed_bytes};
+use super::{AskedLinks, Awaited, ChildOf, Dependency, Links, OnFailure, passed_as_dependency};
 use crate::{
-    AttemptEnd, CancelCause, Effect, FailureKind, Fleet, Refusal, SubmitTask, Task, TaskState,
+    AttemptEnd, CancelCause, Effect, FailureKind, Fleet, Refusal, SubmitTask, Task, TaskId, TaskState,
     config::invalid,
-    limits::{ASSEMBLY_TIMEOUT_MS, DEPENDENCY_OVERHEAD, MAX_PASSED_BYTES},
+    limits::{ASSEMBLY_TIMEOUT_MS, MAX_PASSED_BYTES},
     tasks::attempts::own_failure,
 };
+
+/// How a task has ended, for those that depend on it.
+pub(super) struct Ended {
+    id: TaskId,
+    state: TaskState,
+    /// What its result counts for, bytes.
+    passed: u64,
+}
 
 /// How a task ends that can't be run (any more).
 pub(super) enum Unrun {
@@ -64,11 +72,12 @@ impl Fleet {
         let Dependency { task: id, on_failure } = *dependency;
         // Nobody knows of the members of a task with a result to be verified.
         let task = self.task(id).filter(|task| task.member_of.is_none());
-        let Some(task) = task else { return Err(Refusal::UnknownDependency { task: id }) };
-        let parent = task.child_of().map(|other| other.seq);
+        let here = task.map(|task| (task.seq, task.root(), task.child_of().map(|other| other.seq)));
+        let found = here.or_else(|| self.archived(id).map(|row| (row.seq, row.root(), row.parent())));
+        let Some((seq, root, parent)) = found else { return Err(Refusal::UnknownDependency { task: id }) };
         if let Some(of) = child_of
-            && task.root() >= of.root
-            && !self.comes_before(task.seq, parent, of)
+            && root >= of.root
+            && !self.comes_before(seq, parent, of)
         {
             let problem = format!(
                 "names task {id}, which may wait for this one: a part or subtask can depend on older ones of the same task \
@@ -76,7 +85,7 @@ impl Fleet {
             );
             return Err(invalid("depends_on", problem));
         }
-        Ok(Awaited { task: id, seq: task.seq, on_failure, end: None })
+        Ok(Awaited { task: id, seq, on_failure, end: None })
     }
 
     /// Returns whether the task `seq` never waits for this new child, although both may be in the same tree: it is an
@@ -94,7 +103,7 @@ impl Fleet {
 
     /// Has a task note that one that it depends on has ended, unless it has noted that before or has ended itself.
     pub(super) fn resolve(&mut self, dependent: u64, dependency: u64, effects: &mut Vec<Effect>) {
-        let Some((id, end)) = self.ended(dependency).map(|task| (task.id, task.state)) else { return };
+        let Some(Ended { id, state: end, .. }) = self.ended(dependency) else { return };
         let task = self.state.tasks.kept.get(&dependent).filter(|task| !task.state.is_final());
         let Some(links) = task.and_then(|task| task.links.as_ref()) else { return };
         let Some(place) = links.open_place(dependency) else { return };
@@ -122,9 +131,14 @@ impl Fleet {
         }
     }
 
-    /// Returns a task that has ended.
-    pub(super) fn ended(&self, seq: u64) -> Option<&Task> {
-        self.state.tasks.kept.get(&seq).map(AsRef::as_ref).filter(|task| task.state.is_final())
+    /// Returns how a task has ended, be it archived or not; `None` if it has not.
+    pub(super) fn ended(&self, seq: u64) -> Option<Ended> {
+        if let Some(task) = self.state.tasks.kept.get(&seq) {
+            let ended = || Ended { id: task.id, state: task.state, passed: passed_as_dependency(task) };
+            return task.state.is_final().then(ended);
+        }
+        let row = self.state.archive.kept.get(seq)?;
+        Some(Ended { id: row.id(), state: row.state, passed: u64::from(row.passed) })
     }
 
     /// Ends a task that can't be run (any more).
@@ -182,7 +196,7 @@ impl Fleet {
     fn bytes_passed(&self, task: &Task) -> u64 {
         let Some(links) = &task.links else { return 0 };
         let dependencies = links.depends_on.iter().filter_map(|awaited| self.ended(awaited.seq));
-        let of_dependencies: u64 = dependencies.map(|task| passed_bytes(task, DEPENDENCY_OVERHEAD)).sum();
+        let of_dependencies: u64 = dependencies.map(|ended| ended.passed).sum();
         let children = links.children.as_ref().filter(|children| children.passes_results());
         let of_children = children.map_or(0, |children| children.bytes.saturating_add(children.carried.len() as u64));
         of_dependencies.saturating_add(of_children)

@@ -3,10 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
-    sync::Arc,
 };
 
-use crate::{AgentId, Task, indexes::Indexes};
+use crate::{AgentId, Archived, Task, fleet::State, indexes::Indexes};
 
 /// The indexes of links. They refer to tasks by their numbers in the order of acceptance.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -14,7 +13,7 @@ pub(crate) struct LinkIndexes {
     /// The unfinished tasks that depend on others, by what they depend on: whether that has ended or not, because its
     /// result is kept for them.
     edges: BTreeSet<(u64, u64)>,
-    /// The children that are kept, by their parents and their numbers among their siblings.
+    /// The children that are kept, in memory or archived, by their parents and their numbers among their siblings.
     children: BTreeMap<(u64, u32), u64>,
     /// How many children of unfinished tasks are still to be accepted.
     pub expected: u64,
@@ -48,8 +47,18 @@ impl LinkIndexes {
         }
     }
 
-    pub(super) fn remove_edge(&mut self, dependency: u64, dependent: u64) {
-        self.edges.remove(&(dependency, dependent));
+    /// Indexes a task that was archived.
+    pub(crate) fn enter_archived(&mut self, row: &Archived) {
+        if let Some(place) = row.place() {
+            self.children.insert(place, row.seq);
+        }
+    }
+
+    /// Removes an archived task that is forgotten.
+    pub(crate) fn leave_archived(&mut self, row: &Archived) {
+        if let Some(place) = row.place() {
+            self.children.remove(&place);
+        }
     }
 
     /// Returns whether an unfinished task depends on this one.
@@ -96,12 +105,13 @@ impl LinkIndexes {
 }
 
 impl Indexes {
-    /// Indexes the links of a task that was added, among those that are kept.
-    pub(crate) fn link(&mut self, task: &Task, kept: &BTreeMap<u64, Arc<Task>>) {
+    /// Indexes the links of a task that was added to this state, or is about to be.
+    pub(crate) fn link(&mut self, task: &Task, state: &State) {
         let Some(links) = &task.links else { return };
         if let Some(of) = &links.child_of {
             self.links.children.insert((of.seq, of.index), task.seq);
-            if kept.get(&of.seq).is_some_and(|parent| !parent.state.is_final()) {
+            if state.tasks.kept.get(&of.seq).is_some_and(|parent| !parent.state.is_final()) {
+                self.leave_recent(task);
                 self.timers.pin(task);
             }
         }
@@ -110,9 +120,26 @@ impl Indexes {
         }
         for awaited in &links.depends_on {
             self.links.edges.insert((awaited.seq, task.seq));
-            if let Some(dependency) = kept.get(&awaited.seq) {
+            if let Some(dependency) = state.tasks.kept.get(&awaited.seq) {
+                self.leave_recent(dependency);
                 self.timers.pin(dependency);
+            } else if let Some(row) = state.archive.kept.get(awaited.seq) {
+                self.timers.pin_archived(row);
             }
+        }
+    }
+
+    /// Lets go of a task that was kept for one that depended on it.
+    pub(super) fn unlink(&mut self, dependency: u64, dependent: u64, state: &State) {
+        self.links.edges.remove(&(dependency, dependent));
+        self.let_go(dependency, state);
+    }
+
+    /// Lets go of a task that was kept for another one.
+    pub(super) fn let_go(&mut self, seq: u64, state: &State) {
+        self.timers.unpin(seq);
+        if let Some(task) = state.tasks.kept.get(&seq) {
+            self.enter_recent(task);
         }
     }
 }

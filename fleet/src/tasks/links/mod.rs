@@ -45,9 +45,14 @@ pub use self::join::Verdict;
 use crate::{
     FleetMillis, Refusal, SubmitTask, Task, TaskId, TaskState,
     config::invalid,
-    limits::{DEPENDENCY_BYTES, MAX_DEPENDENCIES, MAX_SPREAD_PARTS, MAX_SUBTASKS},
+    limits::{DEPENDENCY_BYTES, DEPENDENCY_OVERHEAD, MAX_DEPENDENCIES, MAX_SPREAD_PARTS, MAX_SUBTASKS},
     sabotage::{Mistake, planted},
 };
+
+/// Returns what the result of a task that has ended counts for when it is passed on to one that depends on it, bytes.
+pub(crate) fn passed_as_dependency(task: &Task) -> u64 {
+    join::passed_bytes(task, DEPENDENCY_OVERHEAD)
+}
 
 /// What becomes of a task if one that it depends on ends without success.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Enumeration)]

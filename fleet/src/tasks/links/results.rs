@@ -1,11 +1,9 @@
 //! What others read of links: the results that attempts at a task are given, and the children of a task.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 
 use super::Passing;
-use crate::{Fleet, Task, TaskId};
+use crate::{Archived, Fleet, Kept, Task, TaskId};
 
 impl Fleet {
     /// Returns the task whose links count for attempts at this one: a member of a task with a result to be verified is
@@ -27,7 +25,7 @@ impl Fleet {
 
     /// Returns at most `most` of the tasks whose results attempts at a task are given, from this place on: those that
     /// it depends on, as submitted, then its children in order. Each has ended, if the task may begin.
-    pub fn results_for(&self, task: &Task, from: usize, most: usize) -> Vec<Arc<Task>> {
+    pub fn results_for(&self, task: &Task, from: usize, most: usize) -> Vec<Kept> {
         let task = self.linked_task(task);
         let Some(links) = &task.links else { return Vec::new() };
         let dependencies = links.depends_on.iter().skip(from).map(|awaited| awaited.seq);
@@ -36,7 +34,14 @@ impl Fleet {
         let first = children.map(|children| children.from.saturating_add(skipped));
         let children = first.into_iter().flat_map(|first| self.indexes.links.children_from(task.seq, first));
         let numbers = dependencies.chain(children.map(|(_, seq)| seq)).take(most);
-        numbers.filter_map(|seq| self.state.tasks.kept.get(&seq).cloned()).collect()
+        numbers.filter_map(|seq| self.kept_at(seq)).collect()
+    }
+
+    /// Returns the archived ones among the tasks that a task depends on.
+    pub fn archived_results(&self, task: &Task) -> Vec<Archived> {
+        let links = self.linked_task(task).links.as_ref();
+        let dependencies = links.into_iter().flat_map(|links| &links.depends_on);
+        dependencies.filter_map(|awaited| self.state.archive.kept.get(awaited.seq).copied()).collect()
     }
 
     /// Returns how the results are passed on to attempts at a task.
@@ -51,9 +56,9 @@ impl Fleet {
 
     /// Returns at most `most` of the children of a task that are kept, in order, from this number on, with their
     /// numbers.
-    pub fn children_of(&self, parent: TaskId, from: u32, most: usize) -> Vec<(u32, Arc<Task>)> {
-        let Some(parent) = self.indexes.tasks.ids.get(&parent) else { return Vec::new() };
-        let found = self.indexes.links.children_from(*parent, from).take(most);
-        found.filter_map(|(index, seq)| Some((index, Arc::clone(self.state.tasks.kept.get(&seq)?)))).collect()
+    pub fn children_of(&self, parent: TaskId, from: u32, most: usize) -> Vec<(u32, Kept)> {
+        let Some(parent) = self.kept_seq(parent) else { return Vec::new() };
+        let found = self.indexes.links.children_from(parent, from).take(most);
+        found.filter_map(|(index, seq)| Some((index, self.kept_at(seq)?))).collect()
     }
 }

@@ -43,6 +43,11 @@ impl Unsettled {
     pub(super) fn add(&mut self, of: u64, next: Next) {
         self.0.push_back(Settling { of, next });
     }
+
+    /// Returns whether nothing is left to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl Fleet {
@@ -72,7 +77,7 @@ impl Fleet {
 
     /// Adds what is left to do to the jobs of a command.
     pub(crate) fn schedule_settling(&self, jobs: &mut Jobs) {
-        if !self.unsettled.0.is_empty() {
+        if !self.unsettled.is_empty() {
             jobs.settle_afterwards();
         }
     }
@@ -120,8 +125,7 @@ impl Fleet {
     fn let_go(&mut self, of: u64, place: usize) -> bool {
         let links = self.state.tasks.kept.get(&of).and_then(|task| task.links.as_ref());
         let Some(awaited) = links.and_then(|links| links.depends_on.get(place)).copied() else { return false };
-        self.indexes.links.remove_edge(awaited.seq, of);
-        self.indexes.timers.unpin(awaited.seq);
+        self.indexes.unlink(awaited.seq, of, &self.state);
         true
     }
 

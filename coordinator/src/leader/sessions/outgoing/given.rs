@@ -1,11 +1,14 @@
 //! What an agent is given with an attempt: the input of its task, the results of others, and what of both is in the object
 //! store.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use robeing_fleet::{
-    BlobRef, Fleet, FleetMillis, Join, Passing, Task,
+    Archived, BlobRef, Fleet, FleetMillis, Join, Kept, Passing, Task, TaskId,
     limits::BLOB_REF_BYTES,
     sabotage::{Mistake, planted},
 };
@@ -61,14 +64,32 @@ impl Given {
     }
 
     /// Reads the results of other tasks that the attempt is given, in slices, so that commands do not wait for all of
-    /// them.
-    pub(super) fn add_results(&mut self, fleet: &SharedFleet) {
-        if self.results_given > 0 {
-            compute(|| self.read_results(fleet));
+    /// them. Those of archived tasks have to be among `archived`.
+    pub(super) fn add_results(
+        &mut self,
+        fleet: &SharedFleet,
+        archived: &BTreeMap<u64, Option<Arc<Task>>>,
+    ) -> Result<(), NotGiven> {
+        if self.results_given == 0 {
+            return Ok(());
         }
+        let rows = fleet.read().archived_results(&self.task);
+        let is_unreadable = |row: &&Archived| archived.get(&row.record).is_some_and(Option::is_none);
+        if let Some(row) = rows.iter().find(is_unreadable) {
+            return Err(NotGiven::Unreadable(row.id()));
+        }
+        let lacking: Vec<Archived> = rows.into_iter().filter(|row| !archived.contains_key(&row.record)).collect();
+        if !lacking.is_empty() {
+            return Err(NotGiven::Lacking(lacking));
+        }
+        compute(|| self.read_results(fleet, archived))
     }
 
-    fn read_results(&mut self, fleet: &SharedFleet) {
+    fn read_results(
+        &mut self,
+        fleet: &SharedFleet,
+        archived: &BTreeMap<u64, Option<Arc<Task>>>,
+    ) -> Result<(), NotGiven> {
         let passing = fleet.read().passing_of(&self.task);
         let mut found: Vec<Arc<Task>> = Vec::with_capacity(self.results_given);
         while found.len() < self.results_given {
@@ -77,7 +98,17 @@ impl Given {
             if slice.is_empty() {
                 break;
             }
-            found.extend(slice);
+            for kept in slice {
+                match kept {
+                    Kept::Here(task) => found.push(task),
+                    Kept::Archived(row) => match archived.get(&row.record) {
+                        Some(Some(task)) => found.push(Arc::clone(task)),
+                        Some(None) => return Err(NotGiven::Unreadable(row.id())),
+                        // It was archived a moment ago.
+                        None => return Err(NotGiven::Lacking(vec![row])),
+                    },
+                }
+            }
         }
         let seq = self.task.seq;
         let is_child = |of: &Task| of.child_of().is_some_and(|place| place.seq == seq);
@@ -94,7 +125,16 @@ impl Given {
             }
             self.input = input.into();
         }
+        Ok(())
     }
+}
+
+/// Why an attempt is not sent with the results that it is to be given.
+pub(super) enum NotGiven {
+    /// These archived tasks have to be read first.
+    Lacking(Vec<Archived>),
+    /// The result of this task can't be read.
+    Unreadable(TaskId),
 }
 
 /// Takes the tasks of the next attempts that are still current, about as many as fit in one message.

@@ -4,19 +4,25 @@
 
 mod given;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
+use bytes::Bytes;
 use prost::Message;
-use robeing_fleet::FleetMillis;
+use robeing_fleet::{Archived, FleetMillis, Kept, Task};
 use robeing_proto::{
     budget::MessageBudget,
     internal::v1::{self as internal, coordinator_message::Message as ToAgent},
 };
+use tracing::error;
 
-use self::given::{assignment, read};
+use self::given::{Given, NotGiven, assignment, read};
 use crate::{
     leader::sessions::{AttemptKey, Outbox},
     raft::SharedFleet,
+    read::StateReader,
 };
 
 /// Approximate size of an assignment besides its input and kind, bytes.
@@ -34,6 +40,12 @@ pub struct Outgoing {
     hand_back: bool,
     drained: bool,
     ended: Option<String>,
+    /// The archived tasks whose results the next attempt is given, by their records; `None`: it can't be read.
+    archived: BTreeMap<u64, Option<Arc<Task>>>,
+    /// Those that have to be read before the next attempt is sent.
+    lacking: Vec<Archived>,
+    /// Attempts whose results could not be read, until that is tried again at the next heartbeat.
+    held: Vec<AttemptKey>,
     /// The agent has an object store, from which it fetches inputs.
     has_store: bool,
     /// The attempts that were not sent because a part of their input is in the object store, and the agent has none.
@@ -53,6 +65,9 @@ impl Outgoing {
 
     /// Adds the contents of an outbox.
     pub fn add(&mut self, outbox: Outbox) {
+        if outbox.heartbeat.is_some() {
+            self.assignments.extend(self.held.drain(..));
+        }
         self.heartbeat = outbox.heartbeat.or(self.heartbeat);
         self.health_check = outbox.health_check.or(self.health_check.take());
         self.acks.extend(outbox.acks);
@@ -65,11 +80,12 @@ impl Outgoing {
         if self.ended.is_some() {
             self.stops.clear();
             self.assignments.clear();
+            self.held.clear();
             self.follows.clear();
         }
     }
 
-    /// Returns whether nothing waits.
+    /// Returns whether nothing can be sent.
     pub fn is_empty(&self) -> bool {
         self.heartbeat.is_none()
             && self.health_check.is_none()
@@ -82,9 +98,30 @@ impl Outgoing {
             && self.ended.is_none()
     }
 
-    /// Returns the next message; `None` if nothing is left to send. The stop of an attempt is never sent before its
-    /// assignment: it is queued only after the state has changed, an assignment is sent as soon as it is read from the
-    /// state, and an attempt that is no longer current is not assigned.
+    /// Returns the next message; `None` if nothing is left to send. Reads the results of archived tasks that an attempt
+    /// is given.
+    pub async fn next_of(&mut self, state: &StateReader, now: FleetMillis) -> Option<ToAgent> {
+        loop {
+            let next = self.next(state.fleet(), now);
+            let lacking = std::mem::take(&mut self.lacking);
+            if lacking.is_empty() {
+                return next;
+            }
+            for row in lacking {
+                let task = state.read(Kept::Archived(row)).await.ok().flatten();
+                let is_read = task.is_some();
+                self.archived.insert(row.record, task.map(without_input));
+                if !is_read {
+                    // The others would not help, and the agent must not wait for each.
+                    break;
+                }
+            }
+        }
+    }
+
+    /// As [`Outgoing::next_of`], but `None` also if the results of archived tasks have to be read first. The stop of an
+    /// attempt is never sent before its assignment: it is queued only after the state has changed, an assignment is sent
+    /// as soon as it is read from the state, and an attempt that is no longer current is not assigned.
     pub fn next(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<ToAgent> {
         if let Some(seq) = self.heartbeat.take() {
             return Some(ToAgent::HeartbeatAck(internal::HeartbeatAck { seq }));
@@ -101,17 +138,9 @@ impl Outgoing {
             let attempts = drain(&mut self.stops, |_| ASSIGNMENT_BYTES).into_iter().map(wire).collect();
             return Some(ToAgent::Cancels(internal::Cancels { attempts }));
         }
-        while !self.assignments.is_empty() {
-            let mut tasks = read(&fleet.read(), &mut self.assignments);
-            tasks.iter_mut().for_each(|given| given.add_results(fleet));
-            if !self.has_store {
-                let unreadable = tasks.extract_if(.., |given| given.needs_store());
-                self.unreadable.extend(unreadable.filter_map(|given| given.key()));
-            }
-            if !tasks.is_empty() {
-                let assignments = tasks.into_iter().filter_map(|given| assignment(given, now)).collect();
-                return Some(ToAgent::Assignments(internal::Assignments { assignments }));
-            }
+        let assignments = self.next_assignments(fleet, now);
+        if assignments.is_some() || !self.lacking.is_empty() {
+            return assignments.map(ToAgent::Assignments);
         }
         // Sent after all assignments, so that the agent knows the attempts.
         if let Some((_, order)) = self.follows.pop_first() {
@@ -126,6 +155,49 @@ impl Outgoing {
         }
         self.ended.take().map(|reason| ToAgent::SessionEnded(internal::SessionEnded { reason }))
     }
+
+    /// Returns the next attempts that are still current; `None` if there are none, or if something is lacking.
+    fn next_assignments(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<internal::Assignments> {
+        while !self.assignments.is_empty() {
+            let mut tasks = read(&fleet.read(), &mut self.assignments);
+            if tasks.is_empty() {
+                continue;
+            }
+            // One that is given results is alone.
+            let key = tasks.first().and_then(Given::key);
+            match tasks.iter_mut().try_for_each(|given| given.add_results(fleet, &self.archived)) {
+                Ok(()) => {
+                    self.archived.clear();
+                    if !self.has_store {
+                        let unreadable = tasks.extract_if(.., |given| given.needs_store());
+                        self.unreadable.extend(unreadable.filter_map(|given| given.key()));
+                    }
+                    if !tasks.is_empty() {
+                        let assignments = tasks.into_iter().filter_map(|given| assignment(given, now)).collect();
+                        return Some(internal::Assignments { assignments });
+                    }
+                }
+                Err(NotGiven::Lacking(lacking)) => {
+                    key.into_iter().for_each(|key| self.assignments.push_front(key));
+                    self.lacking = lacking;
+                    return None;
+                }
+                Err(NotGiven::Unreadable(id)) => {
+                    self.archived.clear();
+                    self.held.extend(key);
+                    error!(task = %id, "a result that an attempt is to be given can't be read; its agent has to wait");
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Returns a task without its input, which can be large, and which nobody is given with its result.
+fn without_input(task: Arc<Task>) -> Arc<Task> {
+    let mut task = Arc::unwrap_or_clone(task);
+    task.input = Bytes::new();
+    Arc::new(task)
 }
 
 /// Takes as many items as fit in one message.
@@ -136,239 +208,4 @@ fn drain<T>(queue: &mut VecDeque<T>, size: impl Fn(&T) -> usize) -> Vec<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::LazyLock;
-
-    use bytes::Bytes;
-    use robeing_fleet::{
-        AgentId, Amounts, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, Fleet, Join, OnFailure,
-        Outcome, PartOf, Passing, ResourceCommand, SessionId, Split, Stamp, SubmitTask, Suspension, TaskCommand,
-        TaskId, TaskResources, Verify, known_version,
-        limits::{CHILD_OVERHEAD, MAX_INPUT_BYTES, MAX_PASSED_BYTES},
-    };
-    use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
-
-    use super::*;
-    use crate::fixture::{fleet_with_agent, task};
-
-    #[test]
-    fn what_waits_for_a_slow_agent_comes_in_messages_that_fit() {
-        let (mut fleet, ..) = fleet_with_agent();
-        let mut outbox = Outbox::default();
-        for n in 1..=2_000 {
-            let input = Bytes::from(vec![0; if n % 100 == 0 { 1024 * 1024 } else { 1_000 }]);
-            let mut effects: Vec<Effect> = Vec::new();
-            fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task(n, input))), &mut effects);
-            outbox.assignments.push((TaskId(n), 1));
-            outbox.stops.push((TaskId(n), 1));
-            let (task_id, reason) = (TaskId(n).to_string(), "r".repeat(1_000));
-            outbox.acks.push(internal::CompletionAck { task_id, reason, ..Default::default() });
-        }
-        let fleet = SharedFleet::new(fleet);
-        let mut outgoing = Outgoing::default();
-        outgoing.add(outbox);
-        let (mut assigned, mut acknowledged, mut stopped) = (0, 0, 0);
-        while let Some(told) = outgoing.next(&fleet, 1) {
-            let told = internal::CoordinatorMessage { message: Some(told) };
-            let bytes = told.encoded_len();
-            let (count, sum) = match told.message {
-                Some(ToAgent::Assignments(of)) => (of.assignments.len(), &mut assigned),
-                Some(ToAgent::CompletionAcks(of)) => (of.acks.len(), &mut acknowledged),
-                Some(ToAgent::Cancels(of)) => (of.attempts.len(), &mut stopped),
-                other => panic!("{other:?}"),
-            };
-            *sum += count;
-            let limit = if count > 1 { MESSAGE_BUDGET_BYTES + 16 * 1024 } else { MAX_ITEM_BYTES };
-            assert!(bytes <= limit, "{count} things in {bytes} bytes");
-        }
-        assert!(outgoing.is_empty());
-        assert_eq!((assigned, acknowledged, stopped), (2_000, 2_000, 2_000));
-    }
-
-    #[test]
-    fn a_run_of_a_verified_task_has_the_deadline_of_the_task() {
-        let (mut fleet, ..) = fleet_with_agent();
-        let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
-        fleet.apply(Stamp::at(1), raise, &mut Vec::new());
-        let verify = Some(Box::new(Verify { agents: 2, agree: 2, pointer: None, compare: None }));
-        let submission = SubmitTask { verify, deadline_in: Some(500), ..task(1, Bytes::from_static(b"in")) };
-        let mut effects = Vec::new();
-        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(submission)), &mut effects);
-        let assigned = effects.iter().find_map(|effect| match effect {
-            Effect::Assign { task, attempt, .. } => Some((*task, *attempt)),
-            _ => None,
-        });
-        let mut outgoing = Outgoing::default();
-        outgoing.add(Outbox { assignments: vec![assigned.expect("it runs")], ..Outbox::default() });
-        let Some(ToAgent::Assignments(given)) = outgoing.next(&SharedFleet::new(fleet), 101) else {
-            panic!("it is sent");
-        };
-        let given = &given.assignments[0];
-        assert_eq!((given.deadline_in_ms, &*given.input), (400, &b"in"[..]));
-    }
-
-    #[test]
-    fn an_attempt_is_sent_with_what_its_task_was_granted() {
-        let (mut fleet, agent, session) = fleet_with_agent();
-        let amounts = Amounts { cpu: 500, ..Amounts::NONE };
-        let resources = Some(Box::new(TaskResources { amounts, queue: "default".to_owned() }));
-        for command in [
-            Command::Control(ControlCommand::RaiseVersion(known_version())),
-            Command::Resource(ResourceCommand::Contribute { agent, session, amounts }),
-            Command::Task(TaskCommand::Submit(SubmitTask { resources, ..task(1, Bytes::new()) })),
-        ] {
-            fleet.apply(Stamp::at(1), command, &mut Vec::new());
-        }
-        let mut outgoing = Outgoing::default();
-        outgoing.add(Outbox { assignments: vec![(TaskId(1), 1)], ..Outbox::default() });
-        let Some(ToAgent::Assignments(given)) = outgoing.next(&SharedFleet::new(fleet), 1) else {
-            panic!("it is sent");
-        };
-        assert_eq!(given.assignments[0].resources.map(|granted| granted.cpu_millis), Some(500));
-    }
-
-    /// Submits a task, and completes its first attempt with this output.
-    fn end(fleet: &mut Fleet, (agent, session): (AgentId, SessionId), task: SubmitTask, output: &'static str) {
-        let id = task.id;
-        let outcome = Outcome::Succeeded(Bytes::from_static(output.as_bytes()));
-        let completion = Completion { agent, session, task: id, attempt: 1, ran_us: 1, outcome };
-        for command in [TaskCommand::Submit(task), TaskCommand::Complete(completion)] {
-            fleet.apply(Stamp::at(1), Command::Task(command), &mut Vec::new());
-        }
-    }
-
-    fn after(id: u128, others: &[u128], passing: Passing) -> SubmitTask {
-        let dependency = |id: &u128| Dependency { task: TaskId(*id), on_failure: OnFailure::Run };
-        let links =
-            AskedLinks { depends_on: others.iter().map(dependency).collect(), passing, ..AskedLinks::default() };
-        SubmitTask { links: Some(Box::new(links)), ..task(id, Bytes::from_static(b"own,")) }
-    }
-
-    #[test]
-    fn an_attempt_is_sent_with_the_results_that_its_task_depends_on_and_by_itself() {
-        let (mut fleet, agent, session) = fleet_with_agent();
-        let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
-        fleet.apply(Stamp::at(1), raise, &mut Vec::new());
-        for (id, output) in [(1, "one,"), (2, "two,")] {
-            end(&mut fleet, (agent, session), task(id, Bytes::new()), output);
-        }
-        let tasks = [
-            task(3, Bytes::new()),
-            after(4, &[1, 2], Passing::Separately),
-            after(5, &[2, 1], Passing::AsInput),
-            task(6, Bytes::new()),
-        ];
-        let mut outbox = Outbox::default();
-        for task in tasks {
-            outbox.assignments.push((task.id, 1));
-            fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task)), &mut Vec::new());
-        }
-        let fleet = SharedFleet::new(fleet);
-        let mut outgoing = Outgoing::default();
-        outgoing.add(outbox);
-        let mut messages = Vec::new();
-        while let Some(ToAgent::Assignments(given)) = outgoing.next(&fleet, 1) {
-            messages.push(given.assignments);
-        }
-        let ids: Vec<Vec<&str>> =
-            messages.iter().map(|of| of.iter().map(|given| given.task_id.as_str()).collect()).collect();
-        let id = |id: u128| TaskId(id).to_string();
-        assert_eq!(ids, [[id(3)], [id(4)], [id(5)], [id(6)]]);
-        let results: Vec<_> = messages[1][0].results.iter().map(|of| (of.task_id.clone(), of.output.clone())).collect();
-        assert_eq!(results, [(id(1), Bytes::from_static(b"one,")), (id(2), Bytes::from_static(b"two,"))]);
-        assert_eq!(&*messages[1][0].input, b"own,");
-        assert_eq!((&*messages[2][0].input, messages[2][0].results.len()), (&b"own,two,one,"[..], 0));
-    }
-
-    #[test]
-    fn the_results_of_subtasks_are_told_one_by_one_although_those_of_others_are_the_input() {
-        let (mut fleet, agent, session) = fleet_with_agent();
-        let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
-        fleet.apply(Stamp::at(1), raise, &mut Vec::new());
-        end(&mut fleet, (agent, session), task(1, Bytes::new()), "one,");
-        let asked = Suspension { subtasks: vec![task(0, Bytes::new())], carried: Bytes::from_static(b"state") };
-        let complete = |fleet: &mut Fleet, id, outcome| {
-            let completion = Completion { agent, session, task: id, attempt: 1, ran_us: 1, outcome };
-            fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Complete(completion)), &mut Vec::new());
-        };
-        let asking = Command::Task(TaskCommand::Submit(after(2, &[1], Passing::AsInput)));
-        fleet.apply(Stamp::at(1), asking, &mut Vec::new());
-        complete(&mut fleet, TaskId(2), Outcome::Suspended(asked));
-        let subtask = fleet.children_of(TaskId(2), 0, 1)[0].1.id;
-        complete(&mut fleet, subtask, Outcome::Succeeded(Bytes::from_static(b"sub")));
-        let mut outgoing = Outgoing::default();
-        outgoing.add(Outbox { assignments: vec![(TaskId(2), 2)], ..Outbox::default() });
-        let Some(ToAgent::Assignments(given)) = outgoing.next(&SharedFleet::new(fleet), 1) else {
-            panic!("it is sent");
-        };
-        let internal::Assignment { input, results, carried, .. } = &given.assignments[0];
-        assert_eq!((&input[..], &carried[..]), (&b"own,one,"[..], &b"state"[..]));
-        assert_eq!(results.iter().map(|of| &of.output[..]).collect::<Vec<_>>(), [b"sub"]);
-    }
-
-    #[test]
-    fn as_many_results_as_a_task_may_be_given_fit_in_a_message_and_are_told_without_ids_of_parts() {
-        const PARTS: u32 = 20_000;
-        let (mut fleet, agent, session) = fleet_with_agent();
-        let raise = Command::Control(ControlCommand::RaiseVersion(known_version()));
-        fleet.apply(Stamp::at(1), raise, &mut Vec::new());
-        let split = Some(Split { parts: PARTS, join: Join::Reduce, ..Split::default() });
-        let links = |links| Some(Box::new(links));
-        let reduce = SubmitTask {
-            links: links(AskedLinks { split, ..AskedLinks::default() }),
-            ..task(1, Bytes::from(vec![7; MAX_INPUT_BYTES]))
-        };
-        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(reduce)), &mut Vec::new());
-        let size = (MAX_PASSED_BYTES / u64::from(PARTS) - CHILD_OVERHEAD) as usize;
-        for index in 0..PARTS {
-            let part_of = Some(PartOf { task: TaskId(1), index });
-            let links = links(AskedLinks { part_of, ..AskedLinks::default() });
-            let part = SubmitTask { links, ..task(10 + u128::from(index), Bytes::new()) };
-            end(&mut fleet, (agent, session), part, &LONG[..size]);
-        }
-        let mut outgoing = Outgoing::default();
-        outgoing.add(Outbox { assignments: vec![(TaskId(1), 1)], ..Outbox::default() });
-        let message = outgoing.next(&SharedFleet::new(fleet), 1);
-        let Some(ToAgent::Assignments(given)) = &message else { panic!("it is sent: {message:?}") };
-        assert_eq!(given.assignments[0].results.len(), PARTS as usize);
-        assert!(given.assignments[0].results.iter().all(|of| of.task_id.is_empty() && of.output.len() == size));
-        let bytes = internal::CoordinatorMessage { message }.encoded_len();
-        assert!(bytes <= MAX_ITEM_BYTES, "{bytes} bytes");
-    }
-
-    static LONG: LazyLock<String> = LazyLock::new(|| "x".repeat(1_000));
-
-    #[test]
-    fn an_attempt_is_assigned_before_it_is_followed_and_the_newest_order_counts() {
-        let (mut fleet, ..) = fleet_with_agent();
-        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task(1, Bytes::new()))), &mut Vec::new());
-        let fleet = SharedFleet::new(fleet);
-        let order = |stop| internal::FollowAttempt { attempt: 1, stop, ..Default::default() };
-        let mut outgoing = Outgoing::default();
-        for stop in [false, true] {
-            let follows = [((TaskId(1), 1), order(stop))].into();
-            outgoing.add(Outbox { follows, assignments: vec![(TaskId(1), 1)], ..Outbox::default() });
-        }
-        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::Assignments(_))));
-        assert_eq!(outgoing.next(&fleet, 1), Some(ToAgent::FollowAttempt(order(true))));
-        assert!(outgoing.is_empty());
-        let follows = [((TaskId(1), 1), order(false))].into();
-        outgoing.add(Outbox { follows, ended: Some("over".to_owned()), ..Outbox::default() });
-        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::SessionEnded(_))));
-    }
-
-    #[test]
-    fn an_agent_hears_of_all_it_has_before_it_is_to_hand_that_back() {
-        let (mut fleet, ..) = fleet_with_agent();
-        fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task(1, Bytes::new()))), &mut Vec::new());
-        let fleet = SharedFleet::new(fleet);
-        let mut outgoing = Outgoing::default();
-        let health_check = Some(internal::HealthCheck { seq: 1, within_ms: 1 });
-        outgoing.add(Outbox { hand_back: true, health_check, ..Outbox::default() });
-        outgoing.add(Outbox { assignments: vec![(TaskId(1), 1)], ..Outbox::default() });
-        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HealthCheck(_))));
-        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::Assignments(_))));
-        assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HandBack(_))));
-        assert!(outgoing.is_empty());
-    }
-}
+mod tests;
