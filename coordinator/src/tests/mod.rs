@@ -4,6 +4,7 @@ mod access;
 mod agent;
 mod approvals;
 mod ballots;
+mod ballots_at_once;
 mod bootstrap;
 mod cancels;
 mod dead_letters;
