@@ -158,6 +158,23 @@ fn signed_together(member: &TestMember, name: &str, key: &BoundKey, ballots: &[&
     CastVotesRequest { votes, binding, certificate }
 }
 
+/// Casts signed votes in one call, and returns the codes of the results. Repeats the call until the fleet can verify them.
+async fn cast_signed(
+    member: &TestMember,
+    fleet: &TestFleet,
+    at: usize,
+    request: CastVotesRequest,
+) -> Result<Vec<Code>, Status> {
+    let cast = async || {
+        let results = client(member, fleet, at).cast_votes(request.clone()).await?.into_inner().results;
+        match results.iter().find(|result| coded(result.code) == Code::Unavailable) {
+            Some(result) => Err(Status::unavailable(result.message.clone())),
+            None => Ok(results.iter().map(|result| coded(result.code)).collect::<Vec<Code>>()),
+        }
+    };
+    retried(cast).await
+}
+
 /// Opens more ballots for `b` and `c` in a fleet with TLS.
 async fn more(fleet: &TestFleet, at: usize, ids: &[u128]) -> Vec<v1::Ballot> {
     let ann = TestMember::certified(fleet, PeerRole::Client, "ann");
@@ -185,11 +202,9 @@ async fn of_votes_that_are_signed_together_a_wrong_one_is_refused_alone_and_the_
     request.votes[1].envelope = request.votes[0].envelope.clone();
     request.votes[2].reason = "no".into();
     request.votes.push(request.votes[3].clone());
-    let results = retried(async || client(&b, &fleet, at).cast_votes(request.clone()).await).await;
-    let results = results.expect("some count").into_inner().results;
-    let codes: Vec<Code> = results.iter().map(|result| coded(result.code)).collect();
     let (good, denied) = (Code::Ok, Code::PermissionDenied);
-    assert_eq!(codes, [good, denied, denied, good, good], "{results:?}");
+    let codes = cast_signed(&b, &fleet, at, request.clone()).await.expect("some count");
+    assert_eq!(codes, [good, denied, denied, good, good]);
     for (ballot, count) in ballots.iter().zip([1, 0, 0, 1]) {
         let request = GetBallotRequest { id: ballot.id.clone(), wait: None, evidence: true };
         let kept = client(&b, &fleet, at).get_ballot(request).await.expect("it may").into_inner();
@@ -214,11 +229,9 @@ async fn of_votes_that_are_signed_together_a_wrong_one_is_refused_alone_and_the_
     // The key is known by now, and what it has not signed is refused all the same.
     let mut forged = signed_together(&b, "b", &new_key(), &ballots[1..3]);
     forged.binding = request.binding.clone();
-    let results = client(&b, &fleet, at).cast_votes(forged).await.expect("each for itself").into_inner().results;
-    assert!(results.iter().all(|result| coded(result.code) == denied), "{results:?}");
-    let again = client(&b, &fleet, at).cast_votes(signed_together(&b, "b", &key, &ballots[1..3])).await;
-    let results = again.expect("they count").into_inner().results;
-    assert!(results.iter().all(|result| coded(result.code) == good), "{results:?}");
+    assert_eq!(cast_signed(&b, &fleet, at, forged).await.expect("each for itself"), [denied; 2]);
+    let again = signed_together(&b, "b", &key, &ballots[1..3]);
+    assert_eq!(cast_signed(&b, &fleet, at, again).await.expect("they count"), [good; 2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,12 +240,8 @@ async fn a_key_that_is_known_votes_for_its_member_alone_and_not_when_that_is_rep
     let others = more(&fleet, leader, &[8, 9]).await;
     let (b, c) = (enrolled(&fleet, leader, "b").await, enrolled(&fleet, leader, "c").await);
     let key = new_key();
-    let cast = async |member: &TestMember, request: CastVotesRequest| {
-        let cast = retried(async || client(member, &fleet, leader).cast_votes(request.clone()).await).await;
-        let codes =
-            |response: v1::CastVotesResponse| response.results.iter().map(|result| coded(result.code)).collect();
-        cast.map(|response| -> Vec<Code> { codes(response.into_inner()) })
-    };
+    let cast =
+        async |member: &TestMember, request: CastVotesRequest| cast_signed(member, &fleet, leader, request).await;
     let of = |ballot: &v1::Ballot| signed_together(&b, "b", &key, &[ballot]);
     assert_eq!(cast(&b, of(&first)).await.expect("it counts"), [Code::Ok]);
     let stolen = of(&others[0]);
