@@ -25,6 +25,8 @@ use crate::{
 };
 
 const _: () = assert!(MAX_VOTE_REASON_BYTES == robeing_votes::MAX_REASON_BYTES);
+// Votes that are signed together are cast in one call.
+const _: () = assert!(MAX_VOTES_AT_ONCE == robeing_votes::MAX_SIGNED_TOGETHER);
 
 /// Number of votes that are verified before other calls have their turn. Each may need several signatures verified, which
 /// takes about a millisecond.
