@@ -151,7 +151,11 @@ impl FleetClient {
     pub(crate) async fn open_ballots(&self, request: OpenBallotsRequest) -> Result<OpenBallotsResponse, ClientError> {
         self.call_ballots(Duration::ZERO, |mut rpc| {
             let request = request.clone();
-            async move { rpc.open_ballots(request).await }
+            async move {
+                let opened = rpc.open_ballots(request).await?;
+                let results = opened.get_ref().results.iter().map(|result| (result.code, &*result.message));
+                all_judged(results).map(|()| opened)
+            }
         })
         .await
     }
@@ -161,7 +165,11 @@ impl FleetClient {
     pub(crate) async fn cast_votes(&self, request: CastVotesRequest) -> Result<CastVotesResponse, ClientError> {
         self.call_ballots(Duration::ZERO, |mut rpc| {
             let request = request.clone();
-            async move { rpc.cast_votes(request).await }
+            async move {
+                let cast = rpc.cast_votes(request).await?;
+                let results = cast.get_ref().results.iter().map(|result| (result.code, &*result.message));
+                all_judged(results).map(|()| cast)
+            }
         })
         .await
     }
@@ -206,6 +214,15 @@ impl FleetClient {
             }
         })
         .await
+    }
+}
+
+/// Returns an error if a coordinator could not judge one of these results, by their codes and messages: another one may be
+/// able to, or the same one a little later. What it has opened or counted is known when it is asked again.
+fn all_judged<'a>(mut results: impl Iterator<Item = (i32, &'a str)>) -> Result<(), Status> {
+    match results.find(|(code, _)| Code::from(*code) == Code::Unavailable) {
+        Some((_, message)) => Err(Status::unavailable(message)),
+        None => Ok(()),
     }
 }
 
@@ -341,6 +358,14 @@ pub(crate) mod tests {
         assert!(checked_opened(ballot(), &request).is_ok());
         let other = OpenBallotRequest { question: "delete?".into(), ..request };
         assert!(matches!(checked_opened(ballot(), &other), Err(ClientError::WrongBallot { .. })));
+    }
+
+    #[test]
+    fn a_call_is_made_again_if_one_of_its_results_is_open() {
+        let of =
+            |codes: &[Code]| all_judged(codes.iter().map(|code| (i32::from(*code), "why"))).map_err(|no| no.code());
+        assert_eq!(of(&[Code::Ok, Code::NotFound, Code::PermissionDenied]), Ok(()));
+        assert_eq!(of(&[Code::Ok, Code::Unavailable]), Err(Code::Unavailable));
     }
 
     #[test]
