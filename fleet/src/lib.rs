@@ -57,6 +57,7 @@ pub use ballots::{
     command::{BallotCommand, CastVote, OpenBallot, VoteEvidence},
     fraction::{Fraction, FractionError},
     query::BallotCounts,
+    together::{CastVotes, CountedVote, MemberVote},
 };
 pub use codec::{CodecError, command_version, decode_command, decode_reply, encode_command, encode_reply};
 pub use command::{Command, ControlCommand};
