@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    Ballot, BallotCommand, BallotId, BallotOutcome, BallotState, CastVote, Command, Elector, Fleet, Refusal, Reply,
-    Stamp, StoredEvidence, Vote, VoteEvidence,
+    Ballot, BallotCommand, BallotId, BallotOutcome, BallotState, CastVote, Command, CountedVote, Elector, Fleet,
+    Refusal, Reply, Stamp, StoredEvidence, Vote, VoteEvidence,
     limits::{MAX_NAME_BYTES, MAX_VOTE_REASON_BYTES},
     sabotage::{Mistake, planted},
 };
@@ -162,16 +162,16 @@ impl Ballots {
         if drafts.iter().flatten().any(|draft| self.known(draft.ballot).is_none()) {
             self.catch_up().await?;
         }
-        let (mut commands, mut checked) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
+        let (mut votes, mut checked) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
         let mut signatures = Signatures::default();
         for (place, draft) in (1_usize..).zip(drafts) {
-            let command = draft.and_then(|draft| self.checked_here(draft, &mut signatures));
-            checked.push(command.map(|command| commands.push(command)));
+            let vote = draft.and_then(|draft| self.checked_here(draft, &mut signatures));
+            checked.push(vote.map(|vote| votes.push(vote)));
             if place.is_multiple_of(VERIFIED_IN_A_ROW) {
                 yield_now().await;
             }
         }
-        let mut replies = self.propose_all(&commands).await?.into_iter();
+        let mut replies = self.propose_votes(votes).await?.into_iter();
         let mut counted = |()| match replies.next() {
             Some(Reply::VoteCast { outcome, .. }) => Ok(outcome),
             reply => Err(unexpected(reply)),
@@ -179,12 +179,26 @@ impl Ballots {
         Ok(checked.into_iter().map(|checked: Result<(), BallotError>| checked.and_then(&mut counted)).collect())
     }
 
-    /// Checks a vote in its ballot, as it is known here, and returns the command that casts it.
-    fn checked_here(&self, draft: Draft, signatures: &mut Signatures) -> Result<Command, BallotError> {
+    /// Proposes votes together, and returns the reply to each.
+    async fn propose_votes(&self, votes: Vec<CastVote>) -> Result<Vec<Reply>, BallotError> {
+        let commands = BallotCommand::cast_all(votes);
+        let counts: Vec<usize> = commands.iter().map(BallotCommand::votes).collect();
+        let commands: Vec<Command> = commands.into_iter().map(Command::Ballot).collect();
+        let replies = self.propose_all(&commands).await?;
+        let of_votes = |(count, reply): (usize, Reply)| match reply {
+            Reply::VotesCast { votes } => votes.into_iter().map(CountedVote::into_reply).collect::<Vec<_>>(),
+            // To a single vote, or to all of a command.
+            reply => vec![reply; count],
+        };
+        Ok(counts.into_iter().zip(replies).flat_map(of_votes).collect())
+    }
+
+    /// Checks a vote in its ballot, as it is known here, and returns it as it is proposed.
+    fn checked_here(&self, draft: Draft, signatures: &mut Signatures) -> Result<CastVote, BallotError> {
         let id = draft.ballot;
         let ballot = self.known(id).ok_or(BallotError::Refused(Refusal::UnknownBallot { ballot: id }))?;
         check_content(&ballot)?;
-        Ok(Command::Ballot(BallotCommand::Cast(self.checked(&ballot, draft, signatures)?)))
+        self.checked(&ballot, draft, signatures)
     }
 
     /// Checks a vote in its ballot, and returns it as it is proposed.
