@@ -320,6 +320,8 @@ impl FleetClient {
     }
 }
 
+#[cfg(test)]
+mod fixture;
 #[cfg(any(test, feature = "stub"))]
 pub mod stub;
 #[cfg(test)]

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::{
         Settings,
-        ballots::tests::{ballot, client, now, realm, vote},
+        fixture::{ballot, client, now, realm, vote},
     };
 
     fn due(voting: &Voting, reason: &str) -> Due {
