@@ -1,10 +1,12 @@
 //! Messages that arrive through the coordinators instead of a stream of their sender: letters.
 //!
 //! They go through the same inbox as others, so they are handled once also if they arrive both ways. Each sender is a
-//! peer of its own there, under a name that no agent has, so that a slow message of one sender holds up no other's.
+//! peer of its own there, under a name that no agent has, so that a slow message of one sender holds up no other's. So is
+//! each notice of a ballot: ballots have nothing to do with each other, and the votes on them can be cast together.
 
 use std::{collections::HashMap, sync::Arc};
 
+use robeing_fleet::{NOTICE_KIND, NOTICE_SENDER};
 use tokio::sync::oneshot;
 
 use super::{
@@ -33,8 +35,12 @@ fn sealed_for(letter: &Packet) -> SealedFor {
     is_sealed.then(|| letter.payload.get(..WRAP_BYTES).unwrap_or_default().into())
 }
 
-/// Returns the peer that stands for the letters of a sender.
-fn peer_of(sender: &str) -> Arc<str> {
+/// Returns the peer that stands for the letters of a sender, or for this one alone, if it is the notice of a ballot.
+fn peer_of(letter: &Packet) -> Arc<str> {
+    let sender = &letter.sender;
+    if **sender == *NOTICE_SENDER && *letter.kind == *NOTICE_KIND {
+        return format!("{LETTERS}{sender}{LETTERS}{:x}", letter.id.0).into();
+    }
     format!("{LETTERS}{sender}").into()
 }
 
@@ -81,7 +87,7 @@ impl Letters {
 impl Shared {
     /// Gives a letter to the inbox. Returns what will receive its outcome, or the outcome at once.
     fn post_letter(&self, mut packet: Packet) -> Result<oneshot::Receiver<Outcome>, Outcome> {
-        let (peer, sealed_for) = (peer_of(&packet.sender), sealed_for(&packet));
+        let (peer, sealed_for) = (peer_of(&packet), sealed_for(&packet));
         let (outcome, awaited) = oneshot::channel();
         let mut letters = self.letters();
         if !letters.has_room() {
@@ -119,7 +125,7 @@ impl Shared {
     /// Returns whether the reply to a letter may be given to this delivery of it: it is sealed for the same one as the
     /// delivery that was handled, or neither is. Of one that is no longer known, it may have been sealed where all are.
     fn may_have_reply(&self, letter: &Packet) -> bool {
-        let (key, sealed_for) = ((peer_of(&letter.sender), letter.id), sealed_for(letter));
+        let (key, sealed_for) = ((peer_of(letter), letter.id), sealed_for(letter));
         match self.letters().firsts.get(&key) {
             Some(first) => *first == sealed_for,
             None => sealed_for.is_none() && !self.connect.must_seal(),
@@ -172,5 +178,24 @@ impl Messenger {
             },
         };
         self.shared.with_sealed_reply(&letter, outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messaging::tests::fixture::packet;
+
+    #[test]
+    fn letters_of_one_sender_stay_in_order_and_ballots_do_not_wait_for_each_other() {
+        let of = |id: u128, sender: &str, kind: &str| {
+            peer_of(&Packet { sender: sender.into(), kind: kind.into(), ..packet(id) })
+        };
+        assert_eq!(of(1, "client:x", "note"), of(2, "client:x", NOTICE_KIND));
+        assert_ne!(of(1, "client:x", "note"), of(1, "client:y", "note"));
+        assert_eq!(of(1, NOTICE_SENDER, "note"), of(2, NOTICE_SENDER, "note"));
+        assert_eq!(of(1, NOTICE_SENDER, NOTICE_KIND), of(1, NOTICE_SENDER, NOTICE_KIND), "it comes again");
+        assert_ne!(of(1, NOTICE_SENDER, NOTICE_KIND), of(2, NOTICE_SENDER, NOTICE_KIND));
+        assert!(is_letters(&of(1, NOTICE_SENDER, NOTICE_KIND)));
     }
 }
