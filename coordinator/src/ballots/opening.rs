@@ -138,7 +138,9 @@ impl Draft {
             digest: hex(&digest),
             opened_by: opener,
         };
-        let notice = notice.to_json();
+        // People are told by nobody.
+        let has_agents = electorate.iter().any(|elector| elector.letter.is_some());
+        let notice = if has_agents { notice.to_json() } else { Bytes::new() };
         let (opened_by, fleet) = (opener.to_owned(), fleet.to_owned());
         OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, digest, notice, fleet, asked }
     }
