@@ -138,7 +138,7 @@ impl Draft {
             digest: hex(&digest),
             opened_by: opener,
         };
-        // People are told by nobody.
+        // Nobody else gets it.
         let has_agents = electorate.iter().any(|elector| elector.letter.is_some());
         let notice = if has_agents { notice.to_json() } else { Bytes::new() };
         let (opened_by, fleet) = (opener.to_owned(), fleet.to_owned());
