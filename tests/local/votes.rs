@@ -161,7 +161,7 @@ async fn many_ballots_are_decided_at_once_and_each_is_verified_without_the_other
     let person = Person::of(&fleet);
     // From then on the fleet has ballots.
     person.opens(1, &["deploy?", "--to", "client:dev"]).await;
-    let (client, within) = (fleet.client(), prost_types::Duration { seconds: 120, nanos: 0 });
+    let (client, within) = (fleet.client(), || Some(prost_types::Duration { seconds: 120, nanos: 0 }));
     let voting = Voting::new(client.clone()).expect("there is a key");
     let address = |address: &str| ElectorAddress { address: address.to_owned(), weight: 1 };
     let opening = |number: u32| OpenBallotRequest {
@@ -169,7 +169,7 @@ async fn many_ballots_are_decided_at_once_and_each_is_verified_without_the_other
         question: "deploy?".to_owned(),
         electorate: vec![address("pool:voters"), address("client:dev")],
         threshold: "1/1".to_owned(),
-        deadline: Some(within),
+        deadline: within(),
         ..OpenBallotRequest::default()
     };
     let opened = try_join_all((2..42).map(|number| voting.open(opening(number)))).await.expect("all are opened");
@@ -181,7 +181,7 @@ async fn many_ballots_are_decided_at_once_and_each_is_verified_without_the_other
     };
     try_join_all(opened.iter().map(|ballot| voting.cast(ballot, vote(ballot)))).await.expect("all votes count");
     let end = |ballot: &Ballot| {
-        client.get_ballot(GetBallotRequest { id: ballot.id.clone(), wait: Some(within), evidence: false })
+        client.get_ballot(GetBallotRequest { id: ballot.id.clone(), wait: within(), evidence: false })
     };
     for ballot in try_join_all(opened.iter().map(end)).await.expect("all are known") {
         let signed = ballot.votes.iter().filter(|vote| vote.signed).count();
