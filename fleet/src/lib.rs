@@ -59,6 +59,7 @@ pub use ballots::{
     command::{BallotCommand, CastVote, OpenBallot, VoteEvidence},
     fraction::{Fraction, FractionError},
     query::BallotCounts,
+    together::{CastVotes, CountedVote, MemberVote},
 };
 pub use codec::{
     CodecError, archived_in, command_version, decode_command, decode_reply, decode_task, encode_command, encode_reply,

@@ -2,7 +2,7 @@
 
 use bilrost::{Enumeration, Message, Oneof};
 
-use crate::{AgentId, BallotOutcome, LetterOutcome, Refusal, SessionId, TaskId, TaskState, UnixMillis};
+use crate::{AgentId, BallotOutcome, CountedVote, LetterOutcome, Refusal, SessionId, TaskId, TaskState, UnixMillis};
 
 /// The reply to a command.
 #[derive(Clone, PartialEq, Eq, Debug, Oneof, Message)]
@@ -97,6 +97,13 @@ pub enum Reply {
         /// The ballot's outcome now; `None` while it is open.
         #[bilrost(2)]
         outcome: Option<BallotOutcome>,
+    },
+    /// Each of several votes counts, or is refused, for itself.
+    #[bilrost(tag(160), message)]
+    VotesCast {
+        /// What became of them, in their order.
+        #[bilrost(1)]
+        votes: Vec<CountedVote>,
     },
     /// The team is formed, or was formed before.
     #[bilrost(tag(27), message)]

@@ -214,7 +214,7 @@ impl Reply {
             Reply::Enrolled { .. } => Some(Feature::Identity),
             Reply::Posted { .. } | Reply::Settled(_) => Some(Feature::Mail),
             Reply::PoliciesSet { .. } => Some(Feature::Policies),
-            Reply::BallotOpened { .. } | Reply::VoteCast { .. } => Some(Feature::Ballots),
+            Reply::BallotOpened { .. } | Reply::VoteCast { .. } | Reply::VotesCast { .. } => Some(Feature::Ballots),
             Reply::TeamFormed { .. } | Reply::TeamDisbanded { .. } => Some(Feature::Teams),
             Reply::Allocated { .. } | Reply::LeaseRenewed { .. } => Some(Feature::Resources),
             Reply::DeadRetried { .. } | Reply::DeadDropped { .. } => Some(Feature::DeadLetters),

@@ -2,7 +2,12 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use robeing_proto::v1::{AgentState, BallotState, TaskState};
+use futures::future::try_join_all;
+use robeing_client::Voting;
+use robeing_proto::v1::{
+    AgentState, Ballot, BallotState, CastVoteRequest, ElectorAddress, GetBallotRequest, OpenBallotRequest, TaskState,
+    VoteChoice,
+};
 use robeing_tests::{
     fleet::{Fleet, FleetSpec, PoolSpec},
     terminal::{Ended, Terminal},
@@ -148,6 +153,45 @@ async fn is_verified(person: &Person, id: &str) {
     refused.assert_failed(1, "the file is not right: 4 votes of no worth");
     person.terminal.write("no.json", &text[..text.len() / 2]);
     person.run(&["vote", "verify", "no.json"]).await.assert_failed(2, "no.json is no file of a ballot");
+}
+
+#[tokio::test]
+async fn many_ballots_are_decided_at_once_and_each_is_verified_without_the_others() {
+    let fleet = Fleet::start(spec(2)).await;
+    let person = Person::of(&fleet);
+    // From then on the fleet has ballots.
+    person.opens(1, &["deploy?", "--to", "client:dev"]).await;
+    let (client, within) = (fleet.client(), || Some(prost_types::Duration { seconds: 120, nanos: 0 }));
+    let voting = Voting::new(client.clone()).expect("there is a key");
+    let address = |address: &str| ElectorAddress { address: address.to_owned(), weight: 1 };
+    let opening = |number: u32| OpenBallotRequest {
+        id: format!("00000000-0000-4000-8000-{number:012}"),
+        question: "deploy?".to_owned(),
+        electorate: vec![address("pool:voters"), address("client:dev")],
+        threshold: "1/1".to_owned(),
+        deadline: within(),
+        ..OpenBallotRequest::default()
+    };
+    let opened = try_join_all((2..42).map(|number| voting.open(opening(number)))).await.expect("all are opened");
+    let vote = |ballot: &Ballot| CastVoteRequest {
+        ballot: ballot.id.clone(),
+        choice: VoteChoice::Approve.into(),
+        reason: "it is right".to_owned(),
+        ..CastVoteRequest::default()
+    };
+    try_join_all(opened.iter().map(|ballot| voting.cast(ballot, vote(ballot)))).await.expect("all votes count");
+    let end = |ballot: &Ballot| {
+        client.get_ballot(GetBallotRequest { id: ballot.id.clone(), wait: within(), evidence: false })
+    };
+    for ballot in try_join_all(opened.iter().map(end)).await.expect("all are known") {
+        let signed = ballot.votes.iter().filter(|vote| vote.signed).count();
+        assert_eq!((ballot.state(), signed), (BallotState::Approved, 3), "{ballot:?}");
+    }
+    for ballot in [&opened[0], &opened[39]] {
+        person.run(&["vote", "show", &ballot.id, "--file", "ballot.json"]).await.success();
+        let verified = person.run(&["vote", "verify", "ballot.json"]).await;
+        assert_eq!(verified.success().matches("   signed\n").count(), 3, "{verified:?}");
+    }
 }
 
 #[tokio::test]

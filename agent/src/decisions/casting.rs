@@ -1,4 +1,5 @@
-//! Signs this agent's votes, and casts them at the coordinators.
+//! Signs this agent's votes, and casts them at the coordinators. Votes that are due while a call is under way are signed
+//! together and cast in the next call.
 
 use std::{
     collections::VecDeque,
@@ -6,13 +7,16 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use robeing_net::{
-    Transport, limited,
+    Transport,
+    batches::Batches,
+    limited,
     security::{Credentials, Tls},
 };
 use robeing_platform::{Random, jittered, sync::Mutex};
-use robeing_proto::v1::{CastVoteRequest, ballots_client::BallotsClient};
-use robeing_votes::{KeyBinding, VoteError, VoteStatement, VotingKey};
+use robeing_proto::v1::{CastVoteRequest, CastVoteResult, CastVotesRequest, ballots_client::BallotsClient};
+use robeing_votes::{BoundKey, MAX_SIGNED_TOGETHER, VoteError, VoteStatement, VotingKey};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 use tracing::debug;
@@ -21,7 +25,7 @@ use uuid::Uuid;
 use super::{Decision, Notice};
 use crate::upstream::SharedUpstream;
 
-/// How long one coordinator may take to count a vote.
+/// How long one coordinator may take to count votes.
 const TRY_WITHIN: Duration = Duration::from_secs(12);
 /// Shortest pause before a vote is cast again; it doubles up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -33,6 +37,9 @@ pub(super) const DOUBTED_FOR: Duration = Duration::from_secs(60);
 /// Maximum number of decisions that are kept until they are counted. The oldest is forgotten: the handler is asked
 /// again.
 pub const MAX_DECISIONS: usize = 256;
+
+/// Maximum number of votes in one call: as many as coordinators take, and as have one signature.
+const MAX_TOGETHER: usize = MAX_SIGNED_TOGETHER;
 
 /// Why a vote is not counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +66,8 @@ pub struct Voter {
     random: Arc<dyn Random>,
     me: Arc<str>,
     /// Signs the votes of this process; `None` if the agent runs without TLS.
-    key: Option<VotingKey>,
+    key: Option<BoundKey>,
+    batches: Batches<Arc<Decided>, Result<(), Status>>,
     /// Votes that are not known to be counted, the oldest first. The handler decides once, however often the notice
     /// comes.
     decided: Mutex<VecDeque<Arc<Decided>>>,
@@ -76,8 +84,9 @@ impl Voter {
         transport: Transport,
         random: Arc<dyn Random>,
     ) -> Result<Self, VoteError> {
-        let key = transport.tls().map(|_| VotingKey::generate()).transpose()?;
-        Ok(Self { upstream, transport, random, me, key, decided: Mutex::new(VecDeque::new()) })
+        let key = transport.tls().map(|_| VotingKey::generate()).transpose()?.map(BoundKey::new);
+        let batches = Batches::new(MAX_TOGETHER);
+        Ok(Self { upstream, transport, random, me, key, batches, decided: Mutex::new(VecDeque::new()) })
     }
 
     /// Returns the credentials with a certificate. A process that may run without one has none until it is certified.
@@ -112,7 +121,7 @@ impl Voter {
 
     /// Casts a vote until it is counted or refused for good. If the future is dropped, the vote is cast again when the
     /// notice comes again.
-    pub(super) async fn cast(&self, decided: &Decided) -> Result<(), NotCounted> {
+    pub(super) async fn cast(&self, decided: &Arc<Decided>) -> Result<(), NotCounted> {
         let (ballot, patience) = (decided.notice.ballot, DOUBTED_FOR.min(decided.notice.ttl));
         let (mut pause, mut doubted_since) = (MIN_PAUSE, None);
         loop {
@@ -147,55 +156,101 @@ impl Voter {
         }
     }
 
-    /// Casts a vote at one coordinator. After a failure, the next one is tried.
-    async fn try_one(&self, decided: &Decided) -> Result<(), Status> {
-        let vote = self.request(decided).await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let unusable = || Status::unavailable("no coordinator has a usable address");
-        let (generation, channel) = self.upstream.channel().ok_or_else(unusable)?;
-        let mut client = limited!(BallotsClient::new(channel));
-        let answered = timeout(TRY_WITHIN, client.cast_vote(vote)).await;
-        let answered = answered.unwrap_or_else(|_| Err(Status::unavailable("a coordinator did not answer in time")));
-        if let Err(status) = &answered {
-            self.upstream.enrol_again_if_unknown(status);
-            if self.is_doubtful(status.code()) || is_worth_another_coordinator(status.code()) {
-                self.upstream.failed(generation);
-            }
-        }
-        answered.map(drop)
+    /// Casts a vote once, with others that are due.
+    async fn try_one(&self, decided: &Arc<Decided>) -> Result<(), Status> {
+        let cast = self.batches.send(Arc::clone(decided), |votes| self.cast_together(votes)).await;
+        cast.unwrap_or_else(|error| Err(Status::unavailable(error.to_string())))
     }
 
-    /// Returns a vote with what proves it, as of now: the agent may have got a certificate since it was decided, or
-    /// another one. As long as the key of the process is the same, it is the same vote.
-    pub(super) async fn request(&self, decided: &Decided) -> Result<CastVoteRequest, VoteError> {
-        let Decided { notice, decision } = decided;
-        let Decision { choice, option, reason } = decision;
-        let vote = CastVoteRequest {
-            ballot: notice.ballot.to_string(),
-            choice: choice.number().into(),
-            option: *option,
-            reason: reason.clone(),
-            ..CastVoteRequest::default()
+    /// Casts votes at one coordinator, in one call. After a failure, the next one is tried.
+    async fn cast_together(&self, votes: Vec<Arc<Decided>>) -> Vec<Result<(), Status>> {
+        let request = match self.request(&votes).await {
+            Ok(request) => request,
+            Err(error) => return vec![Err(Status::unavailable(error.to_string())); votes.len()],
         };
+        let Some((generation, channel)) = self.upstream.channel() else {
+            return vec![Err(Status::unavailable("no coordinator has a usable address")); votes.len()];
+        };
+        let mut client = limited!(BallotsClient::new(channel));
+        let answered = timeout(TRY_WITHIN, client.cast_votes(request)).await;
+        let answered = answered.unwrap_or_else(|_| Err(Status::unavailable("a coordinator did not answer in time")));
+        let results: Vec<Result<(), Status>> = match answered {
+            Ok(response) => response.into_inner().results.into_iter().map(counted).collect(),
+            Err(status) => {
+                self.upstream.enrol_again_if_unknown(&status);
+                vec![Err(status); votes.len()]
+            }
+        };
+        let is_for_another = |status: &Status| {
+            let code = status.code();
+            self.is_doubtful(code) || is_worth_another_coordinator(code)
+        };
+        if results.iter().filter_map(|result| result.as_ref().err()).any(is_for_another) {
+            self.upstream.failed(generation);
+        }
+        results
+    }
+
+    /// Returns votes with what proves them, as of now: the agent may have got a certificate since they were decided, or
+    /// another one. As long as the key of the process is the same, they are the same votes.
+    pub(super) async fn request(&self, votes: &[Arc<Decided>]) -> Result<CastVotesRequest, VoteError> {
         let credentials = self.credentials().await;
         let signing = credentials
             .as_ref()
             .and_then(|credentials| Some((self.key.as_ref()?, credentials.own()?, credentials.signer()?)));
         let Some((key, own, signer)) = signing else {
             // Whoever has no certificate says who it is.
-            return Ok(CastVoteRequest { member: self.me.to_string(), ..vote });
+            let vote = |decided: &Arc<Decided>| CastVoteRequest { member: self.me.to_string(), ..decided.vote() };
+            return Ok(CastVotesRequest { votes: votes.iter().map(vote).collect(), ..CastVotesRequest::default() });
         };
-        let statement = VoteStatement {
-            fleet: notice.fleet.clone(),
-            ballot: notice.ballot.into_bytes(),
-            digest: notice.digest,
-            member: self.me.to_string(),
+        let statements: Vec<VoteStatement> = votes.iter().map(|decided| decided.statement(&self.me)).collect();
+        let mut request = CastVotesRequest::default();
+        for (decided, envelope) in votes.iter().zip(key.key().sign_all(&statements)) {
+            let (binding, certificate) = key.binding(&decided.notice.fleet, &self.me, &own.certificate, signer)?;
+            if request.votes.is_empty() {
+                (request.binding, request.certificate) = (binding.clone(), certificate);
+            }
+            // As a rule, all have the same one.
+            let binding = if binding == request.binding { Bytes::new() } else { binding };
+            request.votes.push(CastVoteRequest { envelope: envelope.to_bytes(), binding, ..decided.vote() });
+        }
+        Ok(request)
+    }
+}
+
+impl Decided {
+    /// Returns the vote without anything that proves it.
+    fn vote(&self) -> CastVoteRequest {
+        let Decision { choice, option, reason } = &self.decision;
+        CastVoteRequest {
+            ballot: self.notice.ballot.to_string(),
+            choice: choice.number().into(),
+            option: *option,
+            reason: reason.clone(),
+            ..CastVoteRequest::default()
+        }
+    }
+
+    /// Returns what the agent `me` signs.
+    fn statement(&self, me: &str) -> VoteStatement {
+        let Decision { choice, option, reason } = &self.decision;
+        VoteStatement {
+            fleet: self.notice.fleet.clone(),
+            ballot: self.notice.ballot.into_bytes(),
+            digest: self.notice.digest,
+            member: me.to_owned(),
             choice: choice.number(),
             option: *option,
             reason: reason.clone(),
-        };
-        let binding = KeyBinding::make(&notice.fleet, &self.me, key, signer)?.to_bytes();
-        let (envelope, certificate) = (key.sign(&statement).to_bytes(), own.certificate.to_vec().into());
-        Ok(CastVoteRequest { envelope, binding, certificate, ..vote })
+        }
+    }
+}
+
+/// Returns whether a vote is counted.
+fn counted(CastVoteResult { code, message, .. }: CastVoteResult) -> Result<(), Status> {
+    match Code::from(code) {
+        Code::Ok => Ok(()),
+        code => Err(Status::new(code, message)),
     }
 }
 

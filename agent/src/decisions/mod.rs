@@ -7,7 +7,7 @@
 //! {"vote": "approve", "option": "blue", "reason": "it is the calmest"}
 //! ```
 //!
-//! The agent signs the vote and casts it at a coordinator.
+//! The agent signs the vote and casts it at a coordinator, together with other votes that are due.
 //!
 //! Invariants:
 //!
@@ -110,8 +110,8 @@ impl VotingHandler {
     }
 
     /// Casts a vote, and returns what the notice is answered with.
-    async fn cast(&self, decided: &Decided) -> HandlerOutcome {
-        let Decided { notice: Notice { ballot, .. }, decision } = decided;
+    async fn cast(&self, decided: &Arc<Decided>) -> HandlerOutcome {
+        let Decided { notice: Notice { ballot, .. }, decision } = &**decided;
         let accepted = HandlerOutcome::Accepted { reply: None };
         match self.voter.cast(decided).await {
             Ok(()) => {

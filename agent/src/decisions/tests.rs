@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 use robeing_fleet::{NOTICE_KIND, NOTICE_SENDER};
 use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle};
 use robeing_net::{
@@ -16,12 +17,13 @@ use robeing_net::{
 };
 use robeing_platform::{Clock, Platform, SystemClock, simulated::MemoryNetwork};
 use robeing_proto::v1::{
-    Ballot, CastVoteRequest, CastVoteResponse, GetBallotRequest, ListBallotsRequest, ListBallotsResponse,
-    OpenBallotRequest, OpenBallotResponse, VoteChoice,
+    Ballot, CastVoteRequest, CastVoteResponse, CastVoteResult, CastVotesRequest, CastVotesResponse, GetBallotRequest,
+    ListBallotsRequest, ListBallotsResponse, OpenBallotRequest, OpenBallotResponse, OpenBallotsRequest,
+    OpenBallotsResponse, VoteChoice,
     ballots_server::{Ballots, BallotsServer},
 };
 use robeing_telemetry::Metrics;
-use robeing_votes::{Choice, Evidence, Expect, issuer_in, verify};
+use robeing_votes::{Choice, Envelope, Evidence, Expect, issuer_in, verify};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout},
@@ -50,6 +52,8 @@ const WITHIN: Duration = Duration::from_secs(300);
 /// A coordinator that answers as the test says: that the vote is counted, unless another answer is prepared.
 #[derive(Clone)]
 struct Played {
+    /// How many votes were in each call.
+    calls: Arc<Mutex<Vec<usize>>>,
     cast: mpsc::UnboundedSender<CastVoteRequest>,
     refusals: Arc<Mutex<VecDeque<Code>>>,
 }
@@ -60,12 +64,32 @@ impl Ballots for Played {
         Err(Status::unimplemented("agents don't call it"))
     }
 
-    async fn cast_vote(&self, request: Request<CastVoteRequest>) -> Result<Response<CastVoteResponse>, Status> {
-        let _ = self.cast.send(request.into_inner());
-        match self.refusals.lock().unwrap().pop_front() {
-            Some(code) => Err(Status::new(code, "the coordinator says so")),
-            None => Ok(Response::new(CastVoteResponse::default())),
+    async fn open_ballots(&self, _: Request<OpenBallotsRequest>) -> Result<Response<OpenBallotsResponse>, Status> {
+        Err(Status::unimplemented("agents don't call it"))
+    }
+
+    async fn cast_vote(&self, _: Request<CastVoteRequest>) -> Result<Response<CastVoteResponse>, Status> {
+        Err(Status::unimplemented("agents don't call it"))
+    }
+
+    async fn cast_votes(&self, request: Request<CastVotesRequest>) -> Result<Response<CastVotesResponse>, Status> {
+        let CastVotesRequest { votes, binding, certificate } = request.into_inner();
+        self.calls.lock().unwrap().push(votes.len());
+        let mut results = Vec::new();
+        for mut vote in votes {
+            if vote.binding.is_empty() {
+                vote.binding = binding.clone();
+            }
+            vote.certificate = certificate.clone();
+            let _ = self.cast.send(vote);
+            let code = self.refusals.lock().unwrap().pop_front().unwrap_or(Code::Ok).into();
+            results.push(CastVoteResult {
+                code,
+                message: "the coordinator says so".into(),
+                ..CastVoteResult::default()
+            });
         }
+        Ok(Response::new(CastVotesResponse { results }))
     }
 
     async fn get_ballot(&self, _: Request<GetBallotRequest>) -> Result<Response<Ballot>, Status> {
@@ -104,6 +128,7 @@ struct Stage {
     handler: VotingHandler,
     asked: mpsc::UnboundedReceiver<Packet>,
     outcomes: Arc<Mutex<VecDeque<HandlerOutcome>>>,
+    calls: Arc<Mutex<Vec<usize>>>,
     cast: mpsc::UnboundedReceiver<CastVoteRequest>,
     refusals: Arc<Mutex<VecDeque<Code>>>,
     metrics: Metrics,
@@ -166,14 +191,15 @@ impl Stage {
         let (stop, metrics) = (CancellationToken::new(), Metrics::default());
         let bound = coordinator.bind("127.0.0.1:0").await.expect("an address");
         let address = bound.local_addr().expect("an address").to_string();
-        let played = Played { cast: casting, refusals: Arc::clone(&refusals) };
+        let calls = Arc::<Mutex<Vec<usize>>>::default();
+        let played = Played { calls: Arc::clone(&calls), cast: casting, refusals: Arc::clone(&refusals) };
         tokio::spawn(bound.serve(Routes::new(BallotsServer::new(played)), stop.clone()));
         let upstream = Arc::new(Upstream::new(agent.clone(), vec![address], &*platform.random));
         let voter = Voter::new("b".into(), upstream, agent, Arc::clone(&platform.random)).expect("there is a key");
         let decider = Arc::new(Decider { asked: asking, outcomes: Arc::clone(&outcomes) });
         let handler = VotingHandler::new(decider, voter, VotingMetrics::new(&metrics));
         let fleet = if authority.is_some() { FLEET } else { "one" };
-        Self { handler, asked, outcomes, cast, refusals, metrics, fleet, stop, _senders: senders }
+        Self { handler, asked, outcomes, calls, cast, refusals, metrics, fleet, stop, _senders: senders }
     }
 
     /// Prepares what the handler replies next.
@@ -299,6 +325,28 @@ async fn a_vote_is_cast_again_until_it_is_counted_and_decided_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn votes_that_are_due_while_one_is_cast_are_signed_and_cast_together() {
+    let authority = Authority::create(&realm(), SystemClock.unix_millis()).expect("an authority");
+    let mut stage = Stage::start(Some(&authority)).await;
+    for _ in 0..5 {
+        stage.replies(r#"{"vote": "approve"}"#);
+    }
+    // The third one is refused at first, and cast again alone.
+    stage.refuses(&[Code::Ok, Code::Ok, Code::Unavailable]);
+    let notified = join_all((1..=5).map(|ballot| stage.notified(ballot, &[]))).await;
+    assert_eq!(notified, vec![accepted(); 5]);
+    assert_eq!(*stage.calls.lock().unwrap(), [1, 4, 1]);
+    let votes = stage.cast();
+    let ballots: Vec<String> = votes.iter().map(|vote| vote.ballot.clone()).collect();
+    assert_eq!(ballots, [1, 2, 3, 4, 5, 3].map(|ballot| Uuid::from_u128(ballot).to_string()));
+    let signature = |vote: &CastVoteRequest| Envelope::from_bytes(&vote.envelope).expect("it is one").signature;
+    assert!(votes[2..5].iter().all(|vote| signature(vote) == signature(&votes[1])), "one signature is of all of them");
+    assert_ne!(signature(&votes[0]), signature(&votes[1]));
+    assert!(votes.iter().all(|vote| vote.binding == votes[0].binding), "the key is bound once");
+    assert_eq!(stage.times_asked(), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_decision_outlives_the_time_of_one_delivery() {
     let mut stage = Stage::plain().await;
     stage.replies(r#"{"vote": "approve"}"#);
@@ -411,14 +459,19 @@ async fn a_vote_that_was_decided_without_a_certificate_is_signed_once_there_is_o
     let text = notice(FLEET, 7, &[]).to_string();
     let notice = Notice::read(text.as_bytes(), "b", None).expect("it is right");
     let decided = voter.decide(notice, Decision { choice: Choice::Reject, option: 0, reason: "no".into() });
-    let unsigned = voter.request(&decided).await.expect("it can be cast");
+    let request = async || {
+        let CastVotesRequest { mut votes, binding, certificate } =
+            voter.request(&[Arc::clone(&decided)]).await.expect("it can be cast");
+        CastVoteRequest { binding, certificate, ..votes.pop().expect("one vote") }
+    };
+    let unsigned = request().await;
     assert_eq!((&*unsigned.member, unsigned.envelope.len()), ("b", 0), "it says who it is");
     sender.send_replace(Arc::new(credentials(&authority, PeerRole::Worker, "b")));
-    let signed = voter.request(&decided).await.expect("it can be cast");
+    let signed = request().await;
     assert_eq!((&*signed.member, signed.choice()), ("", VoteChoice::Reject));
     assert!(!signed.envelope.is_empty() && !signed.binding.is_empty() && !signed.certificate.is_empty());
-    let again = voter.request(&decided).await.expect("it can be cast");
-    assert_eq!(again.envelope, signed.envelope, "it is the same vote");
+    let again = request().await;
+    assert_eq!((again.envelope, again.binding), (signed.envelope, signed.binding), "it is the same vote");
 }
 
 #[test]

@@ -2,17 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use robeing_fleet::{Ballot, Fleet};
+use robeing_fleet::{Ballot, BallotOutcome, Fleet};
 use robeing_net::gate::Caller;
 use robeing_proto::v1::{
-    self, CastVoteRequest, CastVoteResponse, GetBallotRequest, ListBallotsRequest, ListBallotsResponse,
-    OpenBallotRequest, OpenBallotResponse,
+    self, CastVoteRequest, CastVoteResponse, CastVoteResult, CastVotesRequest, CastVotesResponse, GetBallotRequest,
+    ListBallotsRequest, ListBallotsResponse, OpenBallotRequest, OpenBallotResponse, OpenBallotResult,
+    OpenBallotsRequest, OpenBallotsResponse,
 };
 use tonic::{Request, Response, Status};
 
 use crate::{
     api::{convert, paging},
-    ballots::{Ballots, reading::Authorities},
+    ballots::{BallotError, Ballots, reading::Authorities},
     mail::sender_name,
 };
 
@@ -28,12 +29,41 @@ impl BallotsService {
         convert::ballot(ballot, now, authorities)
     }
 
+    fn opened(&self, opened: Result<Arc<Ballot>, BallotError>) -> OpenBallotResult {
+        match opened {
+            Ok(ballot) => OpenBallotResult { ballot: Some(self.told(&ballot, None)), ..OpenBallotResult::default() },
+            Err(error) => {
+                let (code, message) = refused(error);
+                OpenBallotResult { code, message, ballot: None }
+            }
+        }
+    }
+
     /// Returns a page of ballots, as many as fit in one message. The next page begins after the last one in it.
     fn page(&self, found: &[Arc<Ballot>], has_more: bool) -> ListBallotsResponse {
         let (ballots, cut) = paging::fitting(found.iter().map(|ballot| (ballot.seq, self.told(ballot, None))));
         let next = cut.or_else(|| found.last().filter(|_| has_more).map(|ballot| ballot.seq));
         let next_page_token = next.map(|seq| seq.to_string()).unwrap_or_default();
         ListBallotsResponse { ballots, next_page_token }
+    }
+}
+
+/// Returns the status code and the message of a refusal.
+fn refused(error: BallotError) -> (i32, String) {
+    let status = Status::from(error);
+    (status.code().into(), status.message().to_owned())
+}
+
+fn counted(counted: Result<Option<BallotOutcome>, BallotError>) -> CastVoteResult {
+    match counted {
+        Ok(outcome) => {
+            let (state, option) = convert::ballot_state(outcome);
+            CastVoteResult { state: state.into(), option, ..CastVoteResult::default() }
+        }
+        Err(error) => {
+            let (code, message) = refused(error);
+            CastVoteResult { code, message, ..CastVoteResult::default() }
+        }
     }
 }
 
@@ -45,10 +75,26 @@ impl v1::ballots_server::Ballots for BallotsService {
         Ok(Response::new(OpenBallotResponse { ballot: Some(self.told(&ballot, None)) }))
     }
 
+    async fn open_ballots(
+        &self,
+        request: Request<OpenBallotsRequest>,
+    ) -> Result<Response<OpenBallotsResponse>, Status> {
+        let opener = sender_name(&Caller::of(request.extensions()));
+        let opened = self.ballots.open_all(&opener, request.into_inner().ballots).await?;
+        let results = opened.into_iter().map(|opened| self.opened(opened)).collect();
+        Ok(Response::new(OpenBallotsResponse { results }))
+    }
+
     async fn cast_vote(&self, request: Request<CastVoteRequest>) -> Result<Response<CastVoteResponse>, Status> {
         let caller = Caller::of(request.extensions());
         let ballot = self.ballots.cast(&caller, request.into_inner()).await?;
         Ok(Response::new(CastVoteResponse { ballot: Some(self.told(&ballot, None)) }))
+    }
+
+    async fn cast_votes(&self, request: Request<CastVotesRequest>) -> Result<Response<CastVotesResponse>, Status> {
+        let caller = Caller::of(request.extensions());
+        let cast = self.ballots.cast_all(&caller, request.into_inner()).await?;
+        Ok(Response::new(CastVotesResponse { results: cast.into_iter().map(counted).collect() }))
     }
 
     async fn get_ballot(&self, request: Request<GetBallotRequest>) -> Result<Response<v1::Ballot>, Status> {

@@ -25,6 +25,7 @@ impl Parts {
             trust: security.trust.clone(),
             clock: Arc::clone(&security.clock),
             is_strict: !security.tls.is_permissive(),
+            keys: Arc::default(),
         });
         Ballots {
             state,

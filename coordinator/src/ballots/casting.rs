@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use robeing_fleet::{
-    Ballot, BallotCommand, BallotId, BallotOutcome, BallotState, CastVote, Command, Elector, Fleet, Refusal, Reply,
-    Stamp, StoredEvidence, Vote, VoteEvidence,
+    Ballot, BallotCommand, BallotId, BallotOutcome, BallotState, CastVote, Command, CountedVote, Elector, Fleet,
+    Refusal, Reply, Stamp, StoredEvidence, Vote, VoteEvidence,
     limits::{MAX_NAME_BYTES, MAX_VOTE_REASON_BYTES},
     sabotage::{Mistake, planted},
 };
 use robeing_net::gate::Caller;
 use robeing_proto::v1;
-use robeing_votes::cut_reason;
+use robeing_votes::{Signatures, cut_reason};
+use tokio::task::yield_now;
 
 use super::{
-    BallotError, Ballots,
-    evidence::{Claim, check_content, check_signed},
+    BallotError, Ballots, MAX_VOTES_AT_ONCE, check_count,
+    evidence::{Claim, check_content, check_key, check_signed},
     unexpected,
 };
 use crate::{
@@ -24,6 +25,12 @@ use crate::{
 };
 
 const _: () = assert!(MAX_VOTE_REASON_BYTES == robeing_votes::MAX_REASON_BYTES);
+// Votes that are signed together are cast in one call.
+const _: () = assert!(MAX_VOTES_AT_ONCE == robeing_votes::MAX_SIGNED_TOGETHER);
+
+/// Number of votes that are verified before other calls have their turn. Each may need several signatures verified, which
+/// takes about a millisecond.
+const VERIFIED_IN_A_ROW: usize = 8;
 
 /// A vote as its caller has cast it, checked as far as it can be without the ballot.
 #[derive(Debug)]
@@ -82,6 +89,18 @@ fn checked_reason(reason: String, is_signed: bool) -> Result<String, BadField> {
     Ok(cut_reason(&reason).to_owned())
 }
 
+/// Returns a vote with the binding and the certificate that all votes of a request have, if it is signed and has none of
+/// its own.
+fn with_shared(mut vote: v1::CastVoteRequest, binding: &Bytes, certificate: &Bytes) -> v1::CastVoteRequest {
+    let is_signed = !vote.envelope.is_empty();
+    for (own, shared) in [(&mut vote.binding, binding), (&mut vote.certificate, certificate)] {
+        if is_signed && own.is_empty() {
+            own.clone_from(shared);
+        }
+    }
+    vote
+}
+
 impl Ballots {
     /// Casts the vote of a caller, and returns the ballot as it is then. If the future is dropped, the vote may be cast
     /// nevertheless.
@@ -92,7 +111,8 @@ impl Ballots {
         let draft = Draft::check(caller, request)?;
         let id = draft.ballot;
         if let Caller::Member(peer) = caller {
-            self.check_process(peer, &draft.evidence.certificate).await?;
+            self.check_enrolled(peer).await?;
+            check_key(peer, &draft.evidence.certificate)?;
         }
         // Who votes, and on what, never changes, so any state that knows the ballot tells it.
         let ballot = match self.known(id) {
@@ -100,12 +120,17 @@ impl Ballots {
             None => self.current(id).await?,
         };
         check_content(&ballot)?;
-        let vote = self.checked(&ballot, draft)?;
+        let vote = self.checked(&ballot, draft, &mut Signatures::default())?;
         let command = Command::Ballot(BallotCommand::Cast(vote.clone()));
-        let outcome = match self.proposer.propose(self.proposer.sender(), [&command]).await?.pop() {
-            Some(Reply::VoteCast { outcome, .. }) => outcome,
+        let (existing, outcome) = match self.proposer.propose(self.proposer.sender(), [&command]).await?.pop() {
+            Some(Reply::VoteCast { existing, outcome }) => (existing, outcome),
             reply => return Err(unexpected(reply)),
         };
+        // A state that has the vote has everything that was accepted before it.
+        let has_vote = |ballot: &Arc<Ballot>| ballot.vote_of(&vote.member).is_some();
+        if let Some(ballot) = self.known(id).filter(has_vote).filter(|_| !existing) {
+            return Ok(ballot);
+        }
         match self.current(id).await {
             // The vote counts, but the ballot is closed and dropped already, to make room.
             Err(BallotError::Refused(Refusal::UnknownBallot { .. })) => {
@@ -116,8 +141,68 @@ impl Ballots {
         }
     }
 
+    /// Casts several votes of a caller. Returns for each, in the same order, what became of its ballot by then (`None`: it
+    /// is open), or why it does not count. If the future is dropped, the votes may be cast nevertheless.
+    ///
+    /// # Errors
+    /// [`BallotError`] if none of them counts, or it is not known which of them do.
+    pub async fn cast_all(
+        &self,
+        caller: &Caller,
+        request: v1::CastVotesRequest,
+    ) -> Result<Vec<Result<Option<BallotOutcome>, BallotError>>, BallotError> {
+        let v1::CastVotesRequest { votes, binding, certificate } = request;
+        check_count("votes", votes.len(), MAX_VOTES_AT_ONCE)?;
+        if let Caller::Member(peer) = caller {
+            self.check_enrolled(peer).await?;
+        }
+        let draft = |vote| Draft::check(caller, with_shared(vote, &binding, &certificate));
+        let mut drafts: Vec<Result<Draft, BallotError>> = votes.into_iter().map(draft).collect();
+        check_keys(caller, &mut drafts);
+        if drafts.iter().flatten().any(|draft| self.known(draft.ballot).is_none()) {
+            self.catch_up().await?;
+        }
+        let (mut votes, mut checked) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
+        let mut signatures = Signatures::default();
+        for (place, draft) in (1_usize..).zip(drafts) {
+            let vote = draft.and_then(|draft| self.checked_here(draft, &mut signatures));
+            checked.push(vote.map(|vote| votes.push(vote)));
+            if place.is_multiple_of(VERIFIED_IN_A_ROW) {
+                yield_now().await;
+            }
+        }
+        let mut replies = self.propose_votes(votes).await?.into_iter();
+        let mut counted = |()| match replies.next() {
+            Some(Reply::VoteCast { outcome, .. }) => Ok(outcome),
+            reply => Err(unexpected(reply)),
+        };
+        Ok(checked.into_iter().map(|checked: Result<(), BallotError>| checked.and_then(&mut counted)).collect())
+    }
+
+    /// Proposes votes together, and returns the reply to each.
+    async fn propose_votes(&self, votes: Vec<CastVote>) -> Result<Vec<Reply>, BallotError> {
+        let commands = BallotCommand::cast_all(votes);
+        let counts: Vec<usize> = commands.iter().map(BallotCommand::votes).collect();
+        let commands: Vec<Command> = commands.into_iter().map(Command::Ballot).collect();
+        let replies = self.propose_all(&commands).await?;
+        let of_votes = |(count, reply): (usize, Reply)| match reply {
+            Reply::VotesCast { votes } => votes.into_iter().map(CountedVote::into_reply).collect::<Vec<_>>(),
+            // To a single vote, or to all of a command.
+            reply => vec![reply; count],
+        };
+        Ok(counts.into_iter().zip(replies).flat_map(of_votes).collect())
+    }
+
+    /// Checks a vote in its ballot, as it is known here, and returns it as it is proposed.
+    fn checked_here(&self, draft: Draft, signatures: &mut Signatures) -> Result<CastVote, BallotError> {
+        let id = draft.ballot;
+        let ballot = self.known(id).ok_or(BallotError::Refused(Refusal::UnknownBallot { ballot: id }))?;
+        check_content(&ballot)?;
+        self.checked(&ballot, draft, signatures)
+    }
+
     /// Checks a vote in its ballot, and returns it as it is proposed.
-    fn checked(&self, ballot: &Ballot, draft: Draft) -> Result<CastVote, BallotError> {
+    fn checked(&self, ballot: &Ballot, draft: Draft, signatures: &mut Signatures) -> Result<CastVote, BallotError> {
         let Draft { ballot: id, member, choice, option, reason, is_signed, evidence } = draft;
         let elector = ballot.elector(&member);
         if elector.is_none() && !planted(Mistake::OutsiderVotes) {
@@ -125,13 +210,32 @@ impl Ballots {
         }
         let signs = |elector: &Elector| elector.signs || (elector.letter.is_some() && self.has_certificate(&member));
         let evidence = if is_signed {
-            Some(self.proven(ballot, Claim { member: &member, choice, option, reason: &reason, evidence })?)
+            let claim = Claim { member: &member, choice, option, reason: &reason, evidence };
+            Some(self.proven(ballot, claim, signatures)?)
         } else if elector.is_some_and(signs) {
             return Err(BallotError::Unsigned { member });
         } else {
             None
         };
         Ok(CastVote { ballot: id, member, choice, option, reason, evidence, attested_by: self.name.to_string() })
+    }
+}
+
+/// Refuses the votes whose certificates are not of the key with which their caller has connected.
+fn check_keys(caller: &Caller, drafts: &mut [Result<Draft, BallotError>]) {
+    let Caller::Member(peer) = caller else { return };
+    // As a rule, all have the same one.
+    let mut right = Bytes::new();
+    for draft in drafts {
+        let Ok(Draft { evidence: VoteEvidence { certificate, .. }, .. }) = &*draft else { continue };
+        if *certificate == right {
+            continue;
+        }
+        let certificate = certificate.clone();
+        match check_key(peer, &certificate) {
+            Ok(()) => right = certificate,
+            Err(error) => *draft = Err(error),
+        }
     }
 }
 

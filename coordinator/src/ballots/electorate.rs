@@ -93,6 +93,11 @@ impl Addressed {
         digest
     }
 
+    /// Returns whether it stands for agents, and not for a user.
+    pub fn names_agents(&self) -> bool {
+        matches!(self.members, Members::Agents(_))
+    }
+
     fn check(v1::ElectorAddress { address, weight }: v1::ElectorAddress) -> Result<Self, BadField> {
         let members = Members::parse(&address).map_err(|problem| convert::bad("electorate", problem))?;
         let weight = if weight == 0 { DEFAULT_WEIGHT } else { weight };

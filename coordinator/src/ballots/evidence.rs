@@ -11,11 +11,14 @@ use robeing_net::{
 };
 use robeing_votes::{
     BallotContent, Evidence, Expect, MAX_AUTHORITY_BYTES, MAX_BINDING_BYTES, MAX_CERTIFICATE_BYTES, MAX_ENVELOPE_BYTES,
-    issuer_in, verify,
+    ProvenKey, Signatures, issuer_in,
 };
 use tonic::{Code, Status};
 
-use super::{BallotError, Ballots};
+use super::{
+    BallotError, Ballots,
+    keys::{KeyId, KnownKeys},
+};
 use crate::{
     api::convert::{self, BadField},
     identity::{enrolled, trust::FleetTrust},
@@ -40,6 +43,8 @@ pub struct Verifying {
     pub clock: Arc<TrustClock>,
     /// Whether all members have certificates: nobody gets in without TLS.
     pub is_strict: bool,
+    /// The keys that earlier votes have proven to be their members'.
+    pub keys: Arc<KnownKeys>,
 }
 
 /// A vote as it was cast: what its signature has to confirm, and the evidence, whose authority is not known yet.
@@ -96,45 +101,56 @@ pub fn check_content(ballot: &Ballot) -> Result<(), BallotError> {
     }
 }
 
+/// Checks that the certificate with which a vote is proven is of the key with which its caller has connected.
+///
+/// # Errors
+/// [`BallotError`] if it is not, or is no certificate.
+pub fn check_key(peer: &PeerIdentity, certificate: &[u8]) -> Result<(), BallotError> {
+    match Certificate::from_der(certificate) {
+        Ok(stated) if stated.key == peer.key => Ok(()),
+        Ok(_) => {
+            let problem = "its certificate has another key than that with which you have connected; connect again";
+            Err(BallotError::OtherProcess { problem: problem.to_owned() })
+        }
+        Err(error) => Err(convert::bad("certificate", error.to_string()).into()),
+    }
+}
+
 impl Ballots {
     /// Checks that whoever calls with a certificate is the process that has enrolled last under its name, if it is an
-    /// agent, and that the certificate with which it proves a vote is of the same key.
+    /// agent.
     ///
     /// # Errors
     /// [`BallotError`] if not, or it is not known.
-    pub(super) async fn check_process(&self, peer: &PeerIdentity, certificate: &[u8]) -> Result<(), BallotError> {
+    pub(super) async fn check_enrolled(&self, peer: &PeerIdentity) -> Result<(), BallotError> {
         if peer.id.role().is_agent() {
             enrolled::check(&self.state, peer).await.map_err(|status| not_enrolled(&status))?;
         }
-        match Certificate::from_der(certificate) {
-            Ok(stated) if stated.key == peer.key => Ok(()),
-            Ok(_) => {
-                let problem = "its certificate has another key than that with which you have connected; connect again";
-                Err(BallotError::OtherProcess { problem: problem.to_owned() })
-            }
-            Err(error) => Err(convert::bad("certificate", error.to_string()).into()),
-        }
+        Ok(())
     }
 
     /// Verifies a signed vote in a ballot, and returns its evidence with the authority that has issued the certificate.
+    /// Signatures that are known to be right are not verified again, and neither are the proofs of keys.
     ///
     /// # Errors
     /// [`BallotError`] if the vote is not proven to be the member's, or can't be verified now.
-    pub(super) fn proven(&self, ballot: &Ballot, claim: Claim<'_>) -> Result<VoteEvidence, BallotError> {
+    pub(super) fn proven(
+        &self,
+        ballot: &Ballot,
+        claim: Claim<'_>,
+        known: &mut Signatures,
+    ) -> Result<VoteEvidence, BallotError> {
         let Claim { member, choice, option, reason, evidence } = claim;
-        let Some(Verifying { trust, clock, .. }) = self.verifying.as_ref().filter(|with| with.clock.is_known()) else {
+        let Some(Verifying { trust, clock, keys, .. }) = self.verifying.as_ref().filter(|with| with.clock.is_known())
+        else {
             let problem = "this coordinator does not know yet by which time certificates are judged; try again";
             return Err(BallotError::NotReadable(problem.to_owned()));
         };
         let trusted = trust.with(self.state.look(|fleet| fleet.identity_config().cloned()));
         let VoteEvidence { envelope, binding, certificate, .. } = evidence;
         // The vote may be counted a little later than it is verified, and whoever verifies it again does so as of then.
-        let (now, counted_until) = (clock.now(), clock.now().saturating_add(COUNTED_WITHIN_MS));
-        let issuer = issuer_in(&trusted.bundle, &certificate, counted_until);
-        let Some(authority) = issuer.map(Bytes::copy_from_slice) else {
-            return Err(BallotError::UnknownAuthority { member: member.to_owned() });
-        };
-        let evidence = Evidence { envelope, binding, certificate, authority };
+        let now = clock.now();
+        let counted_until = now.saturating_add(COUNTED_WITHIN_MS);
         let expect = Expect {
             fleet: &ballot.fleet,
             member,
@@ -146,7 +162,19 @@ impl Ballots {
             at_unix_ms: now,
         };
         let not_proven = |problem| BallotError::NotProven { member: member.to_owned(), problem };
-        verify(&evidence, &expect).and_then(|()| evidence.lasts_until(counted_until)).map_err(not_proven)?;
+        let id = KeyId::new(&binding, &certificate);
+        if let Some(key) = keys.get(id, &trusted.bundle, now, counted_until) {
+            key.verify(&envelope, &expect, known).map_err(not_proven)?;
+            return Ok(VoteEvidence { envelope, binding, certificate, authority: key.authority().clone() });
+        }
+        let issuer = issuer_in(&trusted.bundle, &certificate, counted_until);
+        let Some(authority) = issuer.map(Bytes::copy_from_slice) else {
+            return Err(BallotError::UnknownAuthority { member: member.to_owned() });
+        };
+        let evidence = Evidence { envelope, binding, certificate, authority };
+        let key = ProvenKey::prove(&evidence, &expect, known).map_err(not_proven)?;
+        evidence.lasts_until(counted_until).map_err(not_proven)?;
+        keys.insert(id, key);
         let Evidence { envelope, binding, certificate, authority } = evidence;
         Ok(VoteEvidence { envelope, binding, certificate, authority })
     }

@@ -13,7 +13,7 @@
 //!   which the state machine posts together with the ballot.
 //! - [`approving`] finds the members of the ballots that tasks wait for, which are opened with their tasks.
 //! - [`casting`] casts votes. [`evidence`] verifies them before they are proposed, so that no vote whose signature is
-//!   wrong gets into the log.
+//!   wrong gets into the log, and [`keys`] remembers which keys are proven.
 //! - [`reading`] reads ballots, and waits for their ends, by the [`waiters`](crate::apply::waiters).
 
 pub mod approving;
@@ -21,12 +21,13 @@ pub mod casting;
 pub mod counters;
 pub mod electorate;
 pub mod evidence;
+pub mod keys;
 pub mod opening;
 pub mod reading;
 
 use std::sync::Arc;
 
-use robeing_fleet::{Ballot, BallotId, Refusal, Reply};
+use robeing_fleet::{Ballot, BallotId, Command, Refusal, Reply};
 use robeing_platform::Platform;
 use robeing_proto::v1;
 use robeing_settings::BallotDefaults;
@@ -35,7 +36,7 @@ use tokio::sync::Semaphore;
 
 use self::evidence::Verifying;
 use crate::{
-    api::convert::BadField,
+    api::convert::{BadField, bad},
     apply::observer::ApplyObserver,
     disk_space::Rooms,
     mail::MailError,
@@ -48,6 +49,11 @@ use crate::{
 pub const MAX_OPENING: usize = 16;
 /// Maximum number of calls that wait for ballots to close at one coordinator.
 pub const MAX_WAITING: usize = 4_096;
+
+/// Maximum number of votes in one call. A signature of that many votes is verified once.
+pub const MAX_VOTES_AT_ONCE: usize = 256;
+/// Maximum number of ballots that one call opens. The largest fit into a message together.
+pub const MAX_BALLOTS_AT_ONCE: usize = 64;
 
 /// Why a call about ballots has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -169,6 +175,14 @@ impl Ballots {
         ready.map_err(|status| BallotError::NotReadable(status.message().to_owned()))
     }
 
+    /// Proposes commands together, and returns their replies in order.
+    async fn propose_all(&self, commands: &[Command]) -> Result<Vec<Reply>, BallotError> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.proposer.propose(self.proposer.sender(), commands).await?)
+    }
+
     /// Returns a ballot as it is known here.
     fn known(&self, id: BallotId) -> Option<Arc<Ballot>> {
         self.state.look(|fleet| fleet.ballot(id).cloned())
@@ -178,6 +192,14 @@ impl Ballots {
     async fn current(&self, id: BallotId) -> Result<Arc<Ballot>, BallotError> {
         self.catch_up().await?;
         self.known(id).ok_or(BallotError::Refused(Refusal::UnknownBallot { ballot: id }))
+    }
+}
+
+/// Refuses a call with none of something, or with more than `most`.
+fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), BadField> {
+    match (1..=most).contains(&count) {
+        true => Ok(()),
+        false => Err(bad(field, format!("it has {count} entries, must have 1 to {most}"))),
     }
 }
 

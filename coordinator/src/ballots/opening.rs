@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    BallotError, Ballots, MAX_OPENING,
+    BallotError, Ballots, MAX_BALLOTS_AT_ONCE, MAX_OPENING, check_count,
     electorate::{Addressed, Member},
     unexpected,
 };
@@ -87,6 +87,11 @@ impl Draft {
         Ok(Self { id, question, options, electorate: Addressed::check_all(electorate)?, threshold, ttl })
     }
 
+    /// Returns whether agents may be among the members, so that it depends on the fleet's state who they are.
+    fn names_agents(&self) -> bool {
+        self.electorate.iter().any(Addressed::names_agents)
+    }
+
     /// Returns whether this is the ballot that `opener` has opened before. Whom its addresses stood for does not count:
     /// they may stand for others by now. How they are written does. What it leaves to the fleet does not count either:
     /// the fleet may set something else by now.
@@ -133,7 +138,9 @@ impl Draft {
             digest: hex(&digest),
             opened_by: opener,
         };
-        let notice = notice.to_json();
+        // Nobody else gets it.
+        let has_agents = electorate.iter().any(|elector| elector.letter.is_some());
+        let notice = if has_agents { notice.to_json() } else { Bytes::new() };
         let (opened_by, fleet) = (opener.to_owned(), fleet.to_owned());
         OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, digest, notice, fleet, asked }
     }
@@ -182,6 +189,35 @@ fn check_bytes(field: &'static str, text: &str, most: usize) -> Result<(), BadFi
     Ok(())
 }
 
+/// A ballot that is about to be opened.
+enum Prepared {
+    /// It was opened before.
+    Before(Arc<Ballot>),
+    /// It is proposed.
+    New(Box<New>),
+}
+
+/// A ballot that is proposed.
+struct New {
+    draft: Draft,
+    open: OpenBallot,
+}
+
+impl Prepared {
+    /// Returns the command that opens the ballot, if it was not opened before.
+    fn command(&self) -> Option<Command> {
+        match self {
+            Self::Before(_) => None,
+            Self::New(new) => Some(Command::Ballot(BallotCommand::Open(new.open.clone()))),
+        }
+    }
+}
+
+/// Returns whether the reply to an opening is about a ballot that had been opened before, maybe as another one.
+fn is_about_another(reply: &Reply) -> bool {
+    matches!(reply, Reply::BallotOpened { existing: true } | Reply::Refused(Refusal::BallotConflict { .. }))
+}
+
 impl Ballots {
     /// Opens a ballot in the name of `opener`, and returns it as it is then. If the future is dropped, it may be opened
     /// nevertheless.
@@ -189,33 +225,84 @@ impl Ballots {
     /// # Errors
     /// [`BallotError`] if it was not opened, or is not known to be.
     pub async fn open(&self, opener: &str, request: v1::OpenBallotRequest) -> Result<Arc<Ballot>, BallotError> {
+        self.open_all(opener, vec![request]).await?.pop().unwrap_or_else(|| Err(unexpected(None)))
+    }
+
+    /// Opens several ballots in the name of `opener`. Returns for each, in the same order, the ballot as it is then, or
+    /// why it was not opened. If the future is dropped, they may be opened nevertheless.
+    ///
+    /// # Errors
+    /// [`BallotError`] if none was opened, or it is not known which of them were.
+    pub async fn open_all(
+        &self,
+        opener: &str,
+        requests: Vec<v1::OpenBallotRequest>,
+    ) -> Result<Vec<Result<Arc<Ballot>, BallotError>>, BallotError> {
+        check_count("ballots", requests.len(), MAX_BALLOTS_AT_ONCE)?;
         let full = |_| BallotError::TooManyOpening { most: MAX_OPENING };
         let _room = self.opening.try_acquire().map_err(full)?;
         let fresh = || uuid_v7(&*self.platform.clock, &*self.platform.random);
-        let draft = Draft::check(request, fresh)?;
-        let id = draft.id;
-        // An agent may have joined a moment ago, which may not be applied here yet.
-        self.catch_up().await?;
+        let draft = |request| Draft::check(request, fresh).map_err(BallotError::from);
+        let drafts: Vec<Result<Draft, BallotError>> = requests.into_iter().map(draft).collect();
+        // An agent may have joined a moment ago, and a ballot that is known have votes, which may not be applied here yet.
+        let needs_newest = |draft: &Draft| draft.names_agents() || self.known(draft.id).is_some();
+        if drafts.iter().flatten().any(needs_newest) {
+            self.catch_up().await?;
+        }
+        let mut prepared = Vec::with_capacity(drafts.len());
+        for draft in drafts {
+            prepared.push(match draft {
+                Ok(draft) => self.prepare(opener, draft).await,
+                Err(error) => Err(error),
+            });
+        }
+        let commands: Vec<Command> = prepared.iter().flatten().filter_map(Prepared::command).collect();
+        let replies = self.propose_all(&commands).await?;
+        // Right after the opening of a new ballot, a state that knows it is new enough.
+        if replies.iter().any(is_about_another) || prepared.iter().flatten().any(|one| self.is_behind(one)) {
+            self.catch_up().await?;
+        }
+        let mut replies = replies.into_iter();
+        let mut opened = |prepared| match prepared {
+            Prepared::Before(ballot) => Ok(ballot),
+            Prepared::New(new) => self.opened(opener, *new, replies.next()),
+        };
+        Ok(prepared.into_iter().map(|one: Result<Prepared, BallotError>| one.and_then(&mut opened)).collect())
+    }
+
+    /// Finds the members of a ballot, unless it was opened before.
+    async fn prepare(&self, opener: &str, draft: Draft) -> Result<Prepared, BallotError> {
         if let Some(ballot) = self.opened_before(opener, &draft)? {
-            return Ok(ballot);
+            return Ok(Prepared::Before(ballot));
         }
-        let members = self.electors(id, &draft.electorate).await?;
+        let members = self.electors(draft.id, &draft.electorate).await?;
         let open = draft.clone().opened(&self.fleet, self.defaults, opener, members);
-        if let Some(refusal) = self.without_room(&open) {
-            return Err(BallotError::Refused(refusal));
+        if self.without_room(&open).is_some() {
+            // What is applied here may be out of date, and there be room by now.
+            self.catch_up().await?;
+            if let Some(refusal) = self.without_room(&open) {
+                return Err(BallotError::Refused(refusal));
+            }
         }
-        let command = Command::Ballot(BallotCommand::Open(open.clone()));
-        match self.proposer.propose(self.proposer.sender(), [&command]).await?.pop() {
+        Ok(Prepared::New(Box::new(New { draft, open })))
+    }
+
+    /// Returns whether a new ballot that may be opened by now is not known here.
+    fn is_behind(&self, prepared: &Prepared) -> bool {
+        matches!(prepared, Prepared::New(new) if self.known(new.draft.id).is_none())
+    }
+
+    /// Returns the ballot for whose opening there is a reply, by the state that is applied here.
+    fn opened(&self, opener: &str, New { draft, open }: New, reply: Option<Reply>) -> Result<Arc<Ballot>, BallotError> {
+        match reply {
             // One that existed may be somebody else's, or asked otherwise, although the same members vote.
             Some(Reply::BallotOpened { .. }) => {
-                self.catch_up().await?;
                 let opened = self.opened_before(opener, &draft)?;
                 // It may be closed and dropped already, to make room.
                 Ok(opened.unwrap_or_else(|| Arc::new(open.opened(UNTOLD, self.state.look(Fleet::now)))))
             }
             // The same may have been opened at another coordinator meanwhile, where the addresses stood for others.
             Some(Reply::Refused(refusal @ Refusal::BallotConflict { .. })) => {
-                self.catch_up().await?;
                 self.opened_before(opener, &draft)?.ok_or(BallotError::Refused(refusal))
             }
             reply => Err(unexpected(reply)),

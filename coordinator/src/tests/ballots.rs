@@ -36,7 +36,7 @@ fn seconds(seconds: u64) -> Option<WireDuration> {
 }
 
 /// A ballot for these members, with an id.
-fn asked(id: u128, electorate: &[(&str, u32)]) -> OpenBallotRequest {
+pub(super) fn asked(id: u128, electorate: &[(&str, u32)]) -> OpenBallotRequest {
     let address = |(address, weight): &(&str, u32)| ElectorAddress { address: (*address).into(), weight: *weight };
     OpenBallotRequest {
         id: BallotId(id).to_string(),
@@ -47,13 +47,13 @@ fn asked(id: u128, electorate: &[(&str, u32)]) -> OpenBallotRequest {
     }
 }
 
-async fn open(fleet: &TestFleet, at: usize, request: OpenBallotRequest) -> Result<v1::Ballot, Status> {
+pub(super) async fn open(fleet: &TestFleet, at: usize, request: OpenBallotRequest) -> Result<v1::Ballot, Status> {
     let opened = fleet.tested(at).ballots.open_ballot(Request::new(request)).await?;
     Ok(opened.into_inner().ballot.expect("it says which"))
 }
 
 /// The vote of a member without TLS.
-fn vote(id: u128, member: &str, choice: VoteChoice) -> CastVoteRequest {
+pub(super) fn vote(id: u128, member: &str, choice: VoteChoice) -> CastVoteRequest {
     CastVoteRequest {
         ballot: BallotId(id).to_string(),
         choice: choice.into(),
@@ -67,7 +67,7 @@ async fn cast(fleet: &TestFleet, at: usize, request: CastVoteRequest) -> Result<
     Ok(counted.into_inner().ballot.expect("it says which"))
 }
 
-async fn get(fleet: &TestFleet, at: usize, id: u128, wait: u64) -> Result<v1::Ballot, Status> {
+pub(super) async fn get(fleet: &TestFleet, at: usize, id: u128, wait: u64) -> Result<v1::Ballot, Status> {
     let request = GetBallotRequest { id: BallotId(id).to_string(), wait: seconds(wait), evidence: false };
     Ok(fleet.tested(at).ballots.get_ballot(Request::new(request)).await?.into_inner())
 }
@@ -280,7 +280,7 @@ async fn ballots_are_listed_newest_first_a_page_at_a_time() {
 }
 
 /// A fleet with TLS that knows the agents `b` and `c`, with an open ballot for them and for ann.
-async fn secured() -> (TestFleet, usize, v1::Ballot) {
+pub(super) async fn secured() -> (TestFleet, usize, v1::Ballot) {
     let fleet = TestFleet::start_secured(Enrolment::Proof);
     let leader = fleet.led().await;
     in_force(&fleet).await;
@@ -297,7 +297,7 @@ async fn secured() -> (TestFleet, usize, v1::Ballot) {
     (fleet, leader, ballot)
 }
 
-fn client(member: &TestMember, fleet: &TestFleet, at: usize) -> BallotsClient<Channel> {
+pub(super) fn client(member: &TestMember, fleet: &TestFleet, at: usize) -> BallotsClient<Channel> {
     BallotsClient::new(member.channel(fleet, at))
 }
 

@@ -5,6 +5,7 @@ mod agent;
 mod approvals;
 mod archive;
 mod ballots;
+mod ballots_at_once;
 mod blobs;
 mod bootstrap;
 mod cancels;

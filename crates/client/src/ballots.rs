@@ -1,14 +1,16 @@
 //! Calls of the Ballots service, and the signatures of this client's votes. Calls are retried like all others: the
 //! caller draws the ids of ballots, and a vote that is cast again, with its signature, is counted once.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use robeing_identity::SpiffeId;
+use robeing_net::security::{Credentials, Tls};
 use robeing_proto::v1::{
-    Ballot, CastVoteRequest, GetBallotRequest, ListBallotsRequest, ListBallotsResponse, OpenBallotRequest,
-    ballots_client::BallotsClient,
+    Ballot, CastVoteRequest, CastVotesRequest, CastVotesResponse, GetBallotRequest, ListBallotsRequest,
+    ListBallotsResponse, OpenBallotRequest, OpenBallotsRequest, OpenBallotsResponse, ballots_client::BallotsClient,
 };
 use robeing_votes::{BallotContent, KeyBinding, VoteError, VoteStatement, VotingKey, cut_reason, member_name};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
 use super::{
@@ -31,7 +33,7 @@ pub fn threshold(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Returns the digest of what a ballot says; `None` if it is malformed.
-fn digest(ballot: &Ballot) -> Option<[u8; 32]> {
+pub(crate) fn digest(ballot: &Ballot) -> Option<[u8; 32]> {
     let content = BallotContent {
         fleet: &ballot.fleet,
         id: Uuid::try_parse(&ballot.id).ok()?.as_u128(),
@@ -63,13 +65,38 @@ fn checked(ballot: Ballot, id: &str) -> Result<Ballot, ClientError> {
 ///
 /// # Errors
 /// [`ClientError::WrongBallot`] if it is not.
-fn checked_opened(ballot: Ballot, request: &OpenBallotRequest) -> Result<Ballot, ClientError> {
+pub(crate) fn checked_opened(ballot: Ballot, request: &OpenBallotRequest) -> Result<Ballot, ClientError> {
     let ballot = checked(ballot, &request.id)?;
     if ballot.question != request.question || ballot.options != request.options {
         let problem = "the coordinator has opened one with another question or other options";
         return Err(ClientError::WrongBallot { ballot: request.id.clone(), problem });
     }
     Ok(ballot)
+}
+
+/// Returns what whoever has this id signs of a vote in a ballot, whose content must be what its digest says.
+///
+/// # Errors
+/// [`ClientError::NotSigned`] if the ballot was changed, or is of another fleet, or who has this id does not vote.
+pub(crate) fn statement(id: &SpiffeId, ballot: &Ballot, vote: &CastVoteRequest) -> Result<VoteStatement, ClientError> {
+    let problem = |problem: &str| ClientError::NotSigned { problem: problem.to_owned() };
+    let member = member_name(id).ok_or_else(|| problem("your certificate is of no agent and no client"))?;
+    let digest = digest(ballot).filter(|digest| ballot.digest == digest[..]);
+    let digest = digest.ok_or_else(|| problem("the ballot has another digest than its content"))?;
+    let fleet = id.realm().to_string();
+    if ballot.fleet != fleet {
+        return Err(problem("the ballot is of another fleet than your certificate"));
+    }
+    let ballot = Uuid::try_parse(&ballot.id).map_err(|_| problem("the id of the ballot is no UUID"))?;
+    Ok(VoteStatement {
+        fleet,
+        ballot: ballot.into_bytes(),
+        digest,
+        member,
+        choice: u8::try_from(vote.choice).unwrap_or_default(),
+        option: vote.option,
+        reason: vote.reason.clone(),
+    })
 }
 
 impl FleetClient {
@@ -102,34 +129,49 @@ impl FleetClient {
     /// # Errors
     /// [`ClientError::NotSigned`] if the ballot was changed, or the key can't sign.
     pub fn signed(&self, ballot: &Ballot, mut vote: CastVoteRequest) -> Result<CastVoteRequest, ClientError> {
-        let problem = |problem: &str| ClientError::NotSigned { problem: problem.to_owned() };
         vote.reason.truncate(cut_reason(&vote.reason).len());
-        let Some(tls) = self.inner.settings.security.tls() else { return Ok(vote) };
-        let credentials = tls.credentials();
+        let Some(credentials) = self.credentials() else { return Ok(vote) };
         let (Some(own), Some(signer)) = (credentials.own(), credentials.signer()) else { return Ok(vote) };
-        let id = &own.stated.id;
-        let member = member_name(id).ok_or_else(|| problem("your certificate is of no agent and no client"))?;
-        let digest = digest(ballot).filter(|digest| ballot.digest == digest[..]);
-        let digest = digest.ok_or_else(|| problem("the ballot has another digest than its content"))?;
-        let fleet = id.realm().to_string();
-        if ballot.fleet != fleet {
-            return Err(problem("the ballot is of another fleet than your certificate"));
-        }
-        let ballot = Uuid::try_parse(&ballot.id).map_err(|_| problem("the id of the ballot is no UUID"))?;
+        let statement = statement(&own.stated.id, ballot, &vote)?;
         let key = VotingKey::generate().map_err(not_signed)?;
-        let statement = VoteStatement {
-            fleet: fleet.clone(),
-            ballot: ballot.into_bytes(),
-            digest,
-            member: member.clone(),
-            choice: u8::try_from(vote.choice).unwrap_or_default(),
-            option: vote.option,
-            reason: vote.reason.clone(),
-        };
+        let binding = KeyBinding::make(&statement.fleet, &statement.member, &key, signer).map_err(not_signed)?;
         vote.envelope = key.sign(&statement).to_bytes();
-        vote.binding = KeyBinding::make(&fleet, &member, &key, signer).map_err(not_signed)?.to_bytes();
+        vote.binding = binding.to_bytes();
         vote.certificate = own.certificate.to_vec().into();
         Ok(vote)
+    }
+
+    /// Returns what this client proves with who it is; `None` without TLS.
+    pub(crate) fn credentials(&self) -> Option<Arc<Credentials>> {
+        self.inner.settings.security.tls().map(Tls::credentials)
+    }
+
+    /// Opens ballots in one call, at most [`MAX_OPENED_TOGETHER`](crate::MAX_OPENED_TOGETHER), which all have ids. The
+    /// response has a result for each, whose ballot is not checked.
+    pub(crate) async fn open_ballots(&self, request: OpenBallotsRequest) -> Result<OpenBallotsResponse, ClientError> {
+        self.call_ballots(Duration::ZERO, |mut rpc| {
+            let request = request.clone();
+            async move {
+                let opened = rpc.open_ballots(request).await?;
+                let results = opened.get_ref().results.iter().map(|result| (result.code, &*result.message));
+                all_judged(results).map(|()| opened)
+            }
+        })
+        .await
+    }
+
+    /// Casts votes in one call, at most [`MAX_SIGNED_TOGETHER`](robeing_votes::MAX_SIGNED_TOGETHER). The response has a
+    /// result for each.
+    pub(crate) async fn cast_votes(&self, request: CastVotesRequest) -> Result<CastVotesResponse, ClientError> {
+        self.call_ballots(Duration::ZERO, |mut rpc| {
+            let request = request.clone();
+            async move {
+                let cast = rpc.cast_votes(request).await?;
+                let results = cast.get_ref().results.iter().map(|result| (result.code, &*result.message));
+                all_judged(results).map(|()| cast)
+            }
+        })
+        .await
     }
 
     /// Returns a ballot. [`ClientError::NotFound`] if the fleet does not know it, or not any more, and
@@ -167,65 +209,29 @@ impl FleetClient {
     }
 }
 
-fn not_signed(error: VoteError) -> ClientError {
+/// Returns an error if a coordinator could not judge one of these results, by their codes and messages: another one may be
+/// able to, or the same one a little later. What it has opened or counted is known when it is asked again.
+fn all_judged<'a>(mut results: impl Iterator<Item = (i32, &'a str)>) -> Result<(), Status> {
+    match results.find(|(code, _)| Code::from(*code) == Code::Unavailable) {
+        Some((_, message)) => Err(Status::unavailable(message)),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn not_signed(error: VoteError) -> ClientError {
     ClientError::NotSigned { problem: error.to_string() }
 }
 
 #[cfg(test)]
 mod tests {
-    use robeing_identity::{
-        Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, TrustBundle, certificate_pem,
-    };
-    use robeing_proto::v1::{VoteChoice, ballot::Member};
+    use robeing_identity::{Authority, PeerRole, TrustBundle};
     use robeing_votes::{Choice, Evidence, Expect, issuer_in, verify};
 
     use super::*;
-    use crate::{ClientIdentity, Security, Settings};
-
-    fn realm() -> Realm {
-        Realm::new("robeing.local", "default", "tested").expect("a realm")
-    }
-
-    fn now() -> u64 {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-        now.as_millis() as u64
-    }
-
-    fn client(authority: &Authority, role: PeerRole) -> FleetClient {
-        let key = PrivateKey::generate().expect("a key");
-        let request = SigningRequest::from_der(&key.request().expect("a request")).expect("it is right");
-        let id = realm().member(role, "ada").expect("an id");
-        let issued = authority.issue(&request, &id, &[], now(), LEAF_LIFETIME).expect("a certificate");
-        let identity = ClientIdentity {
-            cluster: "tested".into(),
-            trust: authority.certificate_pem().to_owned(),
-            certificate: Some((certificate_pem(&issued.certificate), key.to_pem())),
-            token: None,
-        };
-        let security = Security::with_identity(&identity).expect("it is right");
-        let settings = Settings { security, ..Settings::default() };
-        FleetClient::new(&["127.0.0.1:1"], settings).expect("the endpoint is good")
-    }
-
-    fn ballot() -> Ballot {
-        let member = Member { name: "client:ada".into(), weight: 1, ..Member::default() };
-        let mut ballot = Ballot {
-            id: Uuid::from_u128(7).to_string(),
-            fleet: realm().to_string(),
-            question: "deploy?".into(),
-            electorate: vec![member],
-            threshold: "2/3".into(),
-            ttl_ms: 30_000,
-            ..Ballot::default()
-        };
-        ballot.digest = digest(&ballot).expect("it is right").to_vec().into();
-        ballot
-    }
-
-    fn vote() -> CastVoteRequest {
-        let choice = VoteChoice::Approve.into();
-        CastVoteRequest { ballot: Uuid::from_u128(7).to_string(), choice, ..CastVoteRequest::default() }
-    }
+    use crate::{
+        Settings,
+        fixture::{ballot, client, now, realm, vote},
+    };
 
     #[tokio::test]
     async fn a_vote_is_signed_with_the_clients_certificate() {
@@ -299,6 +305,14 @@ mod tests {
         assert!(checked_opened(ballot(), &request).is_ok());
         let other = OpenBallotRequest { question: "delete?".into(), ..request };
         assert!(matches!(checked_opened(ballot(), &other), Err(ClientError::WrongBallot { .. })));
+    }
+
+    #[test]
+    fn a_call_is_made_again_if_one_of_its_results_is_open() {
+        let of =
+            |codes: &[Code]| all_judged(codes.iter().map(|code| (i32::from(*code), "why"))).map_err(|no| no.code());
+        assert_eq!(of(&[Code::Ok, Code::NotFound, Code::PermissionDenied]), Ok(()));
+        assert_eq!(of(&[Code::Ok, Code::Unavailable]), Err(Code::Unavailable));
     }
 
     #[test]

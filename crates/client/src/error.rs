@@ -5,7 +5,7 @@ use std::{error::Error, io, time::Duration};
 use tonic::{Code, Status};
 
 /// The error of a failed call.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ClientError {
     /// An endpoint could not be parsed.
     #[error("{given:?} is not an endpoint: {problem}; write host:port or http://host:port")]

@@ -19,6 +19,7 @@ mod schedules;
 mod security;
 mod submit;
 mod teams;
+mod voting;
 mod watch;
 mod watch_pool;
 
@@ -59,6 +60,7 @@ pub use teams::new_team_id;
 use tokio::time::timeout;
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use uuid::Uuid;
+pub use voting::{MAX_OPENED_TOGETHER, Voting};
 pub use watch::TaskWatch;
 
 /// How long the client waits for an endpoint to accept a connection before it reports the fleet as unreachable.
@@ -321,6 +323,8 @@ impl FleetClient {
     }
 }
 
+#[cfg(test)]
+mod fixture;
 #[cfg(any(test, feature = "stub"))]
 pub mod stub;
 #[cfg(test)]

@@ -107,6 +107,15 @@ impl Certificate {
         Ok(())
     }
 
+    /// Returns the time from which and until which a certificate, DER, of a member or an authority is valid, Unix
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// If it is malformed.
+    pub fn validity(der: &[u8]) -> Result<(u64, u64), IdentityError> {
+        validity_of(&CertificateDer::from(der))
+    }
+
     /// Verifies a signature of a message by the key of a certificate, DER. The certificate itself is not verified.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! network, so that their common settings (deadlines, keep-alive, windows, limits, which connections are accepted) are
 //! defined once.
 
+pub mod batches;
 pub mod client;
 pub mod earlier;
 pub mod gate;

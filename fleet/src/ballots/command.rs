@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use bilrost::{Message, Oneof};
 use bytes::Bytes;
 
-use super::{Ballot, BallotState, Choice, Elector, NOTICE_KIND, NOTICE_SENDER, fraction::Fraction, largest_vote};
+use super::{
+    Ballot, BallotState, Choice, Elector, NOTICE_KIND, NOTICE_SENDER, fraction::Fraction, largest_vote,
+    together::CastVotes,
+};
 use crate::{
     BallotId, Effect, Fleet, LetterId, PostLetter, Refusal, Reply, Stamp, UnixMillis,
     config::{check_length, check_name, invalid},
@@ -33,6 +36,9 @@ pub enum BallotCommand {
     /// Casts a member's vote. Its first one counts.
     #[bilrost(29)]
     Cast(CastVote),
+    /// Casts votes of one member, one after the other.
+    #[bilrost(160)]
+    CastAll(CastVotes),
 }
 
 /// A ballot as it is opened.
@@ -332,6 +338,7 @@ impl Fleet {
         match command {
             BallotCommand::Open(ballot) => self.open_ballot(ballot, jobs, effects),
             BallotCommand::Cast(vote) => self.cast_vote(vote.within_limits(), effects),
+            BallotCommand::CastAll(votes) => self.cast_votes(votes, effects),
         }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod query;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
+pub(crate) mod together;
 mod voting;
 
 use bilrost::{Enumeration, Message, Oneof};

@@ -257,6 +257,8 @@ pub const MAX_VOTE_WEIGHT: u32 = 1_000;
 pub const MAX_BALLOT_DURATION_MS: u64 = 30 * 24 * 3600 * 1000;
 /// Largest payload of the letters that tell agents of a ballot, bytes: 256 KiB.
 pub const MAX_NOTICE_BYTES: usize = 256 * 1024;
+/// Most votes that one command casts, all of one member. Nothing else is applied meanwhile.
+pub const MAX_VOTES_TOGETHER: usize = 32;
 /// Longest reason of a vote that is kept, bytes: 1 KiB; a longer one is cut.
 pub const MAX_VOTE_REASON_BYTES: usize = 1024;
 /// Largest signed envelope of a vote, bytes: 4 KiB.

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    BallotCommand, BallotId, BallotOutcome, BallotState, CastVote, Choice, Command, Effect, Elector, Fleet,
-    LetterAnswer, LetterId, LetterOutcome, MailCommand, NOTICE_KIND, NOTICE_SENDER, OpenBallot, PostLetter, Refusal,
-    Reply, VoteEvidence, limits::*,
+    BallotCommand, BallotId, BallotOutcome, BallotState, CastVote, CastVotes, Choice, Command, CountedVote, Effect,
+    Elector, Fleet, LetterAnswer, LetterId, LetterOutcome, MailCommand, NOTICE_KIND, NOTICE_SENDER, OpenBallot,
+    PostLetter, Refusal, Reply, VoteEvidence, limits::*,
 };
 
 use crate::fixture::{Trial, ballot, elector, evidence, letter, signing, vote};
@@ -366,4 +366,82 @@ fn a_long_reason_is_cut_at_a_character() {
     assert_eq!(kept, Some(MAX_VOTE_REASON_BYTES - 1));
     let fits = CastVote { reason: text(MAX_VOTE_REASON_BYTES), ..vote(1, "b", Choice::Approve) };
     assert_eq!(fits.clone().within_limits(), fits);
+}
+
+/// Returns what casts votes of one member together.
+fn together(votes: Vec<CastVote>) -> CastVotes {
+    match &BallotCommand::cast_all(votes)[..] {
+        [BallotCommand::CastAll(cast)] => cast.clone(),
+        other => panic!("one command casts all: {other:?}"),
+    }
+}
+
+#[test]
+fn votes_that_are_cast_together_count_or_are_refused_as_if_each_was_cast_alone() {
+    let signed = |n, choice| CastVote { evidence: Some(evidence(b"one")), ..vote(n, "b", choice) };
+    let votes = vec![
+        signed(1, Choice::Approve),
+        signed(9, Choice::Approve),
+        signed(2, Choice::Reject),
+        signed(1, Choice::Approve),
+        signed(2, Choice::Approve),
+        CastVote { option: 7, ..signed(3, Choice::Approve) },
+        CastVote { reason: text(MAX_VOTE_REASON_BYTES + 1), ..signed(3, Choice::Abstain) },
+    ];
+    let (mut alone, mut at_once) = (Trial::newest(), Trial::newest());
+    for trial in [&mut alone, &mut at_once] {
+        for n in 1..=3 {
+            trial.open(ballot(n));
+        }
+    }
+    let replies: Vec<Reply> = votes.iter().map(|vote| alone.cast(vote.clone())).collect();
+    let cast = Command::Ballot(BallotCommand::CastAll(together(votes.clone())));
+    let Reply::VotesCast { votes: counted } = at_once.apply(cast) else { panic!("they are counted") };
+    assert_eq!(counted.iter().filter(|counted| counted.refusal.is_some()).count(), 3, "{counted:?}");
+    assert_eq!(counted.into_iter().map(CountedVote::into_reply).collect::<Vec<_>>(), replies);
+    for n in 1..=3 {
+        let (one, other) = (alone.fleet.ballot(id(n)).expect("it is kept"), at_once.fleet.ballot(id(n)));
+        let other = other.expect("it is kept");
+        let kept = |ballot: &robeing_fleet::Ballot| {
+            let votes = ballot.votes.iter();
+            votes.map(|vote| (vote.choice, vote.option, vote.reason.clone(), vote.evidence.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!((kept(one), one.outcome()), (kept(other), other.outcome()), "{n}");
+    }
+    assert_eq!(alone.fleet.ballot_counts(), at_once.fleet.ballot_counts());
+}
+
+#[test]
+fn one_command_casts_so_many_votes_of_one_member_that_are_proven_by_the_same() {
+    let of = |member: &str, count: usize| -> Vec<CastVote> {
+        (0..count as u128).map(|n| vote(n, member, Choice::Approve)).collect()
+    };
+    let sizes =
+        |votes: Vec<CastVote>| BallotCommand::cast_all(votes).iter().map(BallotCommand::votes).collect::<Vec<_>>();
+    assert_eq!(sizes(Vec::new()), [0; 0]);
+    assert_eq!(sizes(of("a", MAX_VOTES_TOGETHER)), [MAX_VOTES_TOGETHER]);
+    assert_eq!(sizes(of("a", MAX_VOTES_TOGETHER + 1)), [MAX_VOTES_TOGETHER, 1]);
+    let signed = |authority: &[u8]| CastVote { evidence: Some(evidence(authority)), ..vote(1, "a", Choice::Approve) };
+    let attested = CastVote { attested_by: "c-1".to_owned(), ..vote(2, "a", Choice::Approve) };
+    let mixed = [of("a", 2), of("b", 2), of("a", 1), vec![attested], vec![signed(b"one"); 2], vec![signed(b"two")]];
+    assert_eq!(sizes(mixed.concat()), [2, 2, 1, 1, 2, 1]);
+    let again = BallotCommand::cast_all(mixed.concat()).into_iter().flat_map(|command| match command {
+        BallotCommand::Cast(vote) => vec![vote],
+        BallotCommand::CastAll(cast) => cast.into_votes().collect(),
+        BallotCommand::Open(_) => Vec::new(),
+    });
+    assert_eq!(again.collect::<Vec<_>>(), mixed.concat(), "they are the same, in the same order");
+
+    let mut trial = Trial::newest();
+    let most = together(of("a", MAX_VOTES_TOGETHER));
+    let one = most.votes[0].clone();
+    for wrong in [Vec::new(), vec![one; MAX_VOTES_TOGETHER + 1]] {
+        let cast = BallotCommand::CastAll(CastVotes { votes: wrong, ..most.clone() });
+        let refused = trial.apply(Command::Ballot(cast));
+        assert!(matches!(&refused, Reply::Refused(Refusal::Invalid { field, .. }) if field == "votes"), "{refused:?}");
+    }
+    let Reply::VotesCast { votes } = trial.apply(Command::Ballot(BallotCommand::CastAll(most))) else {
+        panic!("so many are cast")
+    };
+    assert_eq!(votes.len(), MAX_VOTES_TOGETHER);
 }

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use robeing_fleet::{
     AgentCommand, AgentId, AgentJoin, AllocationId, Amounts, AuditCommand, AuditEntry, AuditOutcome, BallotCommand,
-    BallotId, BallotOutcome, BarKind, CastVote, Choice, Command, Completion, ControlCommand, Enrol, EnrolmentMode,
-    Failure, FailureKind, FleetConfig, FormTeam, Holder, IdentityCommand, IdentityConfig, Join, LetterAnswer, LetterId,
-    LetterOutcome, LossReason, MailCommand, OnFailure, OpenBallot, Outcome, Passing, PolicyCommand, PoolCommand,
-    PoolShape, PoolTrust, PostLetter, ProofKind, QueueShape, Quota, Refusal, Reply, RequestResources, Resource,
-    ResourceCommand, Role, SessionId, Shortage, StaleReason, StoredPolicy, SubmitTask, TaskCommand, TaskId, TaskState,
-    TeamCommand, TeamId, TeamNeeds, TokenIssuer, Verify,
+    BallotId, BallotOutcome, BarKind, CastVote, Choice, Command, Completion, ControlCommand, CountedVote, Enrol,
+    EnrolmentMode, Failure, FailureKind, FleetConfig, FormTeam, Holder, IdentityCommand, IdentityConfig, Join,
+    LetterAnswer, LetterId, LetterOutcome, LossReason, MailCommand, OnFailure, OpenBallot, Outcome, Passing,
+    PolicyCommand, PoolCommand, PoolShape, PoolTrust, PostLetter, ProofKind, QueueShape, Quota, Refusal, Reply,
+    RequestResources, Resource, ResourceCommand, Role, SessionId, Shortage, StaleReason, StoredPolicy, SubmitTask,
+    TaskCommand, TaskId, TaskState, TeamCommand, TeamId, TeamNeeds, TokenIssuer, Verify,
 };
 
 use crate::{
@@ -120,6 +120,14 @@ pub fn policy_commands() -> Vec<Command> {
     ]
 }
 
+/// Returns the command that casts votes of one member.
+fn cast_together(votes: Vec<CastVote>) -> Command {
+    let mut commands = BallotCommand::cast_all(votes);
+    let command = commands.pop().expect("there are votes");
+    assert!(commands.is_empty() && matches!(command, BallotCommand::CastAll(_)), "one command casts all");
+    Command::Ballot(command)
+}
+
 pub fn ballot_commands() -> Vec<Command> {
     let options = vec!["left".to_owned(), "right".to_owned()];
     let signed = |authority: &[u8]| Some(evidence(authority));
@@ -136,6 +144,11 @@ pub fn ballot_commands() -> Vec<Command> {
             ..vote(2, "client:c", Choice::Reject)
         })),
         Command::Ballot(BallotCommand::Cast(CastVote { evidence: signed(b"one"), ..vote(3, "b", Choice::Abstain) })),
+        cast_together(vec![vote(1, "a", Choice::Approve), vote(2, "a", Choice::Reject)]),
+        cast_together(vec![
+            CastVote { evidence: signed(b"one"), ..vote(3, "b", Choice::Abstain) },
+            CastVote { evidence: signed(b"one"), option: 2, reason: String::new(), ..vote(2, "b", Choice::Approve) },
+        ]),
     ]
 }
 
@@ -403,6 +416,17 @@ fn ballot_replies() -> Vec<Reply> {
         Reply::VoteCast { existing: false, outcome: Some(BallotOutcome::Approved { option: 0 }) },
         Reply::VoteCast { existing: false, outcome: Some(BallotOutcome::Approved { option: 2 }) },
         Reply::VoteCast { existing: false, outcome: Some(BallotOutcome::Rejected) },
+        Reply::VotesCast {
+            votes: vec![
+                CountedVote { existing: true, outcome: None, refusal: None },
+                CountedVote { existing: false, outcome: Some(BallotOutcome::Expired), refusal: None },
+                CountedVote {
+                    existing: false,
+                    outcome: None,
+                    refusal: Some(Refusal::UnknownBallot { ballot: BallotId(5) }),
+                },
+            ],
+        },
         Reply::Refused(Refusal::UnknownBallot { ballot: BallotId(5) }),
         Reply::Refused(Refusal::BallotConflict { ballot: BallotId(5) }),
         Reply::Refused(Refusal::NotElector { ballot: BallotId(5), member: "c".to_owned() }),

@@ -82,11 +82,27 @@ prop_compose! {
     }
 }
 
+/// Returns the command that casts votes like these of the first one's member, which are proven by the same as that one.
+fn cast_alike(votes: Vec<CastVote>) -> BallotCommand {
+    let first = votes.first().cloned().expect("there are votes");
+    let alike = |vote: CastVote| {
+        let evidence = first.evidence.clone().map(|proof| {
+            let envelope = vote.evidence.map_or_else(|| proof.envelope.clone(), |own| own.envelope);
+            VoteEvidence { envelope, ..proof }
+        });
+        CastVote { member: first.member.clone(), evidence, ..vote }
+    };
+    let mut commands = BallotCommand::cast_all(votes.into_iter().map(alike).collect());
+    assert_eq!(commands.len(), 1, "one command casts all");
+    commands.pop().expect("it is one")
+}
+
 /// Commands for ballots.
 pub fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         1 => opening().prop_map(|ballot| Command::Ballot(BallotCommand::Open(ballot))),
         4 => casting().prop_map(|vote| Command::Ballot(BallotCommand::Cast(vote))),
+        1 => prop::collection::vec(casting(), 1..5).prop_map(|votes| Command::Ballot(cast_alike(votes))),
     ]
 }
 
@@ -227,10 +243,13 @@ impl Twin {
                 expected.push(Effect::BallotOpened { id: ballot.id });
             }
             Command::Ballot(BallotCommand::Cast(vote)) => {
-                assert_eq!(*reply, self.cast(vote, now), "{vote:?}");
-                if let Reply::VoteCast { existing: false, outcome } = reply {
-                    expected.push(Effect::VoteCast { id: vote.ballot, choice: vote.choice });
-                    expected.extend(outcome.map(|_| Effect::BallotClosed { id: vote.ballot }));
+                expected.extend(self.check_cast(vote, reply, now));
+            }
+            Command::Ballot(BallotCommand::CastAll(votes)) => {
+                let Reply::VotesCast { votes: counted } = reply else { panic!("{reply:?}") };
+                assert_eq!(counted.len(), votes.votes.len());
+                for (vote, counted) in votes.clone().into_votes().zip(counted) {
+                    expected.extend(self.check_cast(&vote, &counted.clone().into_reply(), now));
                 }
             }
             _ => {}
@@ -244,6 +263,14 @@ impl Twin {
         expected.sort();
         assert_eq!(told, expected);
         self.compare(fleet);
+    }
+
+    /// Casts a vote, and compares the reply. Returns the effects.
+    fn check_cast(&mut self, vote: &CastVote, reply: &Reply, now: Stamp) -> Vec<Effect> {
+        assert_eq!(*reply, self.cast(vote, now), "{vote:?}");
+        let Reply::VoteCast { existing: false, outcome } = reply else { return Vec::new() };
+        let closed = outcome.map(|_| Effect::BallotClosed { id: vote.ballot });
+        [Effect::VoteCast { id: vote.ballot, choice: vote.choice }].into_iter().chain(closed).collect()
     }
 
     /// Forgets closed ballots, and closes those whose deadline has passed. Returns the effects.

@@ -1,9 +1,16 @@
 //! Ballots of five votes per second, beside the same in etcd: one transaction that creates the ballot, and one for each
 //! vote. Both have three members on this machine with logs on its disk, every entry synced, and clients of the leader
-//! that make one connection for each voter. With mutual TLS the votes are signed as agents sign them, with ed25519, and
-//! the fleet verifies them; etcd keeps the same bytes and verifies nothing, nor does it count. Without TLS they are not
-//! signed. The peers are measured in turn within each round; the medians of the rounds are reported, and the medians of
-//! the ratios within the rounds. The last line is JSON.
+//! that make one connection for each voter.
+//!
+//! Clients of the fleet vote as agents do: each makes one call at a time for what is due when it begins, without waiting
+//! for more. With mutual TLS the votes of one call have one ed25519 signature, and the fleet verifies each vote and keeps
+//! what proves it. All transactions of etcd that are due are under way at once, on the connections of their voters, and
+//! the members of etcd write them to their logs in batches of their own. Its votes have as many bytes as votes that are
+//! signed alone, but their signatures are made beforehand: neither clients nor members of etcd spend time on any, and
+//! nobody counts votes. Without TLS the votes are not signed.
+//!
+//! The peers are measured in turn within each round; the medians of the rounds are reported, and the medians of the ratios
+//! within the rounds. The last line is JSON.
 //!
 //! ```text
 //! cargo build --release -p robeing-agent

@@ -9,19 +9,14 @@ use std::{
 use anyhow::{Context, Error, Result, ensure};
 use futures::future::try_join_all;
 use robeing::dev::plan::ProcessKind;
-use robeing_client::{ClientError, FleetClient, Settings, new_ballot_id};
+use robeing_client::{ClientError, FleetClient, Settings, Voting, new_ballot_id};
 use robeing_proto::v1::BallotState;
 use robeing_tests::local_fleet::{LocalFleet, Location};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use crate::voters::{FleetAuthority, Voter, opening};
 
-/// The most ballots that one coordinator opens at once; it refuses more, as the documentation says.
-const MAX_OPENING: usize = 16;
 /// How long the fleet may take to start, and to support ballots.
 const READY: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
@@ -41,9 +36,8 @@ spec:
 pub struct Ours {
     fleet: LocalFleet,
     voters: Vec<Voter>,
-    /// One for each member.
-    clients: Vec<FleetClient>,
-    opening: Semaphore,
+    /// What votes for each member: as agents do, in one call at a time, with those votes that are due when it begins.
+    voting: Vec<Voting>,
     next: AtomicUsize,
 }
 
@@ -54,11 +48,10 @@ impl Ours {
     /// If the fleet does not start.
     pub async fn start(place: &Location) -> Result<Self> {
         let mut fleet = LocalFleet::start(MANIFEST, place).await?;
-        let clients = Self::clients(&fleet, place.plaintext).await;
-        match clients {
-            Ok((voters, clients)) => {
-                let (opening, next) = (Semaphore::new(MAX_OPENING), AtomicUsize::new(0));
-                let ours = Self { fleet, voters, clients, opening, next };
+        let members = Self::members(&fleet, place.plaintext).await;
+        match members {
+            Ok((voters, voting)) => {
+                let ours = Self { fleet, voters, voting, next: AtomicUsize::new(0) };
                 ours.decides().await?;
                 Ok(ours)
             }
@@ -70,18 +63,19 @@ impl Ours {
     }
 
     /// Creates the members, each with a client of the leader.
-    async fn clients(fleet: &LocalFleet, plaintext: bool) -> Result<(Vec<Voter>, Vec<FleetClient>)> {
+    async fn members(fleet: &LocalFleet, plaintext: bool) -> Result<(Vec<Voter>, Vec<Voting>)> {
         let status = fleet.whole(&fleet.client()?, READY).await?;
         let leader = status.coordinators.iter().find(|one| one.name == status.leader).context("there is no leader")?;
         let endpoint = format!("http://{}", leader.address);
         let authority = (!plaintext).then(|| FleetAuthority::read(fleet.directory())).transpose()?;
         let voters = Voter::all(authority.as_ref())?;
-        let client = |voter: &Voter| {
+        let voting = |voter: &Voter| {
             let security = voter.security().clone();
-            FleetClient::new(&[&endpoint], Settings { request_timeout: CALL_TIMEOUT, security, ..Settings::default() })
+            let settings = Settings { request_timeout: CALL_TIMEOUT, security, ..Settings::default() };
+            Voting::new(FleetClient::new(&[&endpoint], settings)?)
         };
-        let clients = voters.iter().map(client).collect::<Result<Vec<_>, _>>()?;
-        Ok((voters, clients))
+        let voting = voters.iter().map(voting).collect::<Result<Vec<_>, ClientError>>()?;
+        Ok((voters, voting))
     }
 
     /// Waits until a ballot is decided: the fleet's version may only be about to have ballots.
@@ -103,17 +97,11 @@ impl Ours {
     pub async fn ballot(&self) -> Result<()> {
         let id = new_ballot_id();
         // One may open only a part of the ballots.
-        let opener = self.next.fetch_add(1, Ordering::Relaxed) % self.clients.len();
-        let turn = self.opening.acquire().await?;
-        let opened = self.clients[opener].open_ballot(opening(&id, &self.voters)).await?;
-        drop(turn);
-        let digest = <[u8; 32]>::try_from(&opened.digest[..])?;
-        let votes = self.voters.iter().zip(&self.clients).map(|(voter, client)| {
-            let vote = voter.vote(&id, digest);
-            async move { Ok::<_, Error>(client.cast_vote(vote?).await?) }
-        });
+        let opener = self.next.fetch_add(1, Ordering::Relaxed) % self.voting.len();
+        let opened = self.voting[opener].open(opening(&id, &self.voters)).await?;
+        let votes = self.voters.iter().zip(&self.voting).map(|(voter, voting)| voting.cast(&opened, voter.vote(&id)));
         let counted = try_join_all(votes).await?;
-        ensure!(counted.iter().any(|ballot| ballot.state() == BallotState::Approved), "ballot {id} is not decided");
+        ensure!(counted.iter().any(|result| result.state() == BallotState::Approved), "ballot {id} is not decided");
         Ok(())
     }
 

@@ -1,11 +1,11 @@
-//! The members of the ballots. They vote alike at the fleet and at etcd: their votes have the same bytes, and their
-//! connections the same certificates.
+//! The members of the ballots. They vote alike at the fleet and at etcd, and their connections have the same certificates.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use robeing_client::{ClientIdentity, Security};
+use prost::Message;
+use robeing_client::{ClientIdentity, Security, new_ballot_id};
 use robeing_identity::{
     Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest, SpiffeId, certificate_pem, files,
 };
@@ -81,26 +81,18 @@ impl Certified {
     }
 }
 
-/// What signs the votes of a member.
-struct Signing {
-    key: VotingKey,
-    binding: Bytes,
-    /// DER.
-    certificate: Bytes,
-    fleet: String,
-}
-
 /// A member of the ballots.
 pub struct Voter {
     /// `client:NAME`.
     name: String,
-    signing: Option<Signing>,
     /// How the member connects.
     security: Security,
+    /// A vote with everything that proves it, if the member signs: what is written to etcd.
+    written: Bytes,
 }
 
 impl Voter {
-    /// Creates all members: with certificates and signed votes if there is an authority.
+    /// Creates all members: with certificates if there is an authority.
     ///
     /// # Errors
     /// If their certificates can't be made.
@@ -109,10 +101,16 @@ impl Voter {
             let name = format!("voter-{number}");
             match authority {
                 Some(authority) => Self::certified(authority, &name),
-                None => Ok(Self { name: format!("client:{name}"), signing: None, security: Security::plain() }),
+                None => Ok(Self::plain(&name)),
             }
         };
         (0..VOTERS).map(voter).collect()
+    }
+
+    fn plain(name: &str) -> Self {
+        let name = format!("client:{name}");
+        let vote = CastVoteRequest { member: name.clone(), ..approval(&new_ballot_id()) };
+        Self { name, security: Security::plain(), written: vote.encode_to_vec().into() }
     }
 
     fn certified(authority: &FleetAuthority, name: &str) -> Result<Self> {
@@ -124,11 +122,24 @@ impl Voter {
             token: None,
         };
         let member = member_name(&own.id).context("a client has no name as a member")?;
-        // As an agent does: one key for a process, bound once to the process's certificate.
-        let (key, fleet) = (VotingKey::generate()?, authority.realm.to_string());
-        let binding = KeyBinding::make(&fleet, &member, &key, &own.key)?.to_bytes();
-        let signing = Signing { key, binding, certificate: own.certificate, fleet };
-        Ok(Self { name: member, signing: Some(signing), security: Security::with_identity(&identity)? })
+        let (key, fleet, ballot) = (VotingKey::generate()?, authority.realm.to_string(), new_ballot_id());
+        let statement = VoteStatement {
+            fleet: fleet.clone(),
+            ballot: Uuid::try_parse(&ballot)?.into_bytes(),
+            digest: [7; 32],
+            member: member.clone(),
+            choice: Choice::Approve.number(),
+            option: 0,
+            reason: String::new(),
+        };
+        let vote = CastVoteRequest {
+            envelope: key.sign(&statement).to_bytes(),
+            binding: KeyBinding::make(&fleet, &member, &key, &own.key)?.to_bytes(),
+            certificate: own.certificate,
+            ..approval(&ballot)
+        };
+        let (security, written) = (Security::with_identity(&identity)?, vote.encode_to_vec().into());
+        Ok(Self { name: member, security, written })
     }
 
     /// Returns how the member connects.
@@ -136,30 +147,22 @@ impl Voter {
         &self.security
     }
 
-    /// Returns the member's vote in a ballot, signed if the member signs.
-    ///
-    /// # Errors
-    /// If the ballot's id is no UUID.
-    pub fn vote(&self, ballot: &str, digest: [u8; 32]) -> Result<CastVoteRequest> {
-        let choice = VoteChoice::Approve.into();
-        let vote = CastVoteRequest { ballot: ballot.to_owned(), choice, ..CastVoteRequest::default() };
-        let Some(signing) = &self.signing else { return Ok(CastVoteRequest { member: self.name.clone(), ..vote }) };
-        let statement = VoteStatement {
-            fleet: signing.fleet.clone(),
-            ballot: Uuid::try_parse(ballot)?.into_bytes(),
-            digest,
-            member: self.name.clone(),
-            choice: Choice::Approve.number(),
-            option: 0,
-            reason: String::new(),
-        };
-        Ok(CastVoteRequest {
-            envelope: signing.key.sign(&statement).to_bytes(),
-            binding: signing.binding.clone(),
-            certificate: signing.certificate.clone(),
-            ..vote
-        })
+    /// Returns the member's vote in a ballot. Who has a certificate need not say who it is, and signs it when it is cast.
+    pub fn vote(&self, ballot: &str) -> CastVoteRequest {
+        let member = if self.security.tls().is_some() { String::new() } else { self.name.clone() };
+        CastVoteRequest { member, ..approval(ballot) }
     }
+
+    /// Returns a vote of the member as it is written to etcd. It was signed once, for no ballot: nobody looks at it, so
+    /// that no client of etcd spends time on signatures.
+    pub fn written(&self) -> Bytes {
+        self.written.clone()
+    }
+}
+
+fn approval(ballot: &str) -> CastVoteRequest {
+    let choice = VoteChoice::Approve.into();
+    CastVoteRequest { ballot: ballot.to_owned(), choice, ..CastVoteRequest::default() }
 }
 
 /// Returns a ballot of these members.

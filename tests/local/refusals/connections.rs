@@ -66,6 +66,7 @@ async fn without_a_certificate_nothing_can_be_called_but_health_and_enrolment() 
         "robeing.v1.Messages/SendMessage",
         "robeing.v1.Messages/ReadInbox",
         "robeing.v1.Ballots/CastVote",
+        "robeing.v1.Ballots/CastVotes",
         "robeing.v1.Ballots/GetBallot",
         "robeing.v1.Teams/FormTeam",
         "robeing.v1.Teams/ReportPaths",

@@ -1,10 +1,13 @@
 //! Messages that arrive through the coordinators instead of a stream of their sender: letters.
 //!
 //! They go through the same inbox as others, so they are handled once also if they arrive both ways. Each sender is a
-//! peer of its own there, under a name that no agent has, so that a slow message of one sender holds up no other's.
+//! peer of its own there, under a name that no agent has, so that a slow message of one sender holds up no other's. The
+//! notices of ballots are divided among several: ballots have nothing to do with each other, and votes that are decided at
+//! once are cast together. They are so few that ballots leave half of what is handled at once to other messages.
 
 use std::{collections::HashMap, sync::Arc};
 
+use robeing_fleet::{NOTICE_KIND, NOTICE_SENDER};
 use tokio::sync::oneshot;
 
 use super::{
@@ -33,8 +36,14 @@ fn sealed_for(letter: &Packet) -> SealedFor {
     is_sealed.then(|| letter.payload.get(..WRAP_BYTES).unwrap_or_default().into())
 }
 
-/// Returns the peer that stands for the letters of a sender.
-fn peer_of(sender: &str) -> Arc<str> {
+/// Returns the peer that stands for the letters of a sender, where `max_handling` packets are handled at once. For the
+/// notices of ballots it is one of half as many.
+fn peer_of(letter: &Packet, max_handling: usize) -> Arc<str> {
+    let sender = &letter.sender;
+    if **sender == *NOTICE_SENDER && *letter.kind == *NOTICE_KIND {
+        let number = letter.id.0 % (max_handling as u128 / 2).max(1);
+        return format!("{LETTERS}{sender}{LETTERS}{number}").into();
+    }
     format!("{LETTERS}{sender}").into()
 }
 
@@ -79,9 +88,13 @@ impl Letters {
 }
 
 impl Shared {
+    fn peer_of(&self, letter: &Packet) -> Arc<str> {
+        peer_of(letter, self.inbox().max_handling())
+    }
+
     /// Gives a letter to the inbox. Returns what will receive its outcome, or the outcome at once.
     fn post_letter(&self, mut packet: Packet) -> Result<oneshot::Receiver<Outcome>, Outcome> {
-        let (peer, sealed_for) = (peer_of(&packet.sender), sealed_for(&packet));
+        let (peer, sealed_for) = (self.peer_of(&packet), sealed_for(&packet));
         let (outcome, awaited) = oneshot::channel();
         let mut letters = self.letters();
         if !letters.has_room() {
@@ -119,7 +132,7 @@ impl Shared {
     /// Returns whether the reply to a letter may be given to this delivery of it: it is sealed for the same one as the
     /// delivery that was handled, or neither is. Of one that is no longer known, it may have been sealed where all are.
     fn may_have_reply(&self, letter: &Packet) -> bool {
-        let (key, sealed_for) = ((peer_of(&letter.sender), letter.id), sealed_for(letter));
+        let (key, sealed_for) = ((self.peer_of(letter), letter.id), sealed_for(letter));
         match self.letters().firsts.get(&key) {
             Some(first) => *first == sealed_for,
             None => sealed_for.is_none() && !self.connect.must_seal(),
@@ -172,5 +185,29 @@ impl Messenger {
             },
         };
         self.shared.with_sealed_reply(&letter, outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::messaging::tests::fixture::packet;
+
+    #[test]
+    fn letters_of_one_sender_stay_in_order_and_ballots_wait_for_few_others() {
+        let of = |id: u128, sender: &str, kind: &str, max_handling: usize| {
+            peer_of(&Packet { sender: sender.into(), kind: kind.into(), ..packet(id) }, max_handling)
+        };
+        assert_eq!(of(1, "client:x", "note", 8), of(2, "client:x", NOTICE_KIND, 8));
+        assert_ne!(of(1, "client:x", "note", 8), of(1, "client:y", "note", 8));
+        assert_eq!(of(1, NOTICE_SENDER, "note", 8), of(2, NOTICE_SENDER, "note", 8));
+        for (max_handling, expected) in [(1, 1), (3, 1), (8, 4), (64, 32)] {
+            let peers = (0..1_000).map(|id| of(id, NOTICE_SENDER, NOTICE_KIND, max_handling));
+            assert_eq!(peers.collect::<BTreeSet<_>>().len(), expected, "of {max_handling} at once");
+        }
+        assert_eq!(of(7, NOTICE_SENDER, NOTICE_KIND, 8), of(7, NOTICE_SENDER, NOTICE_KIND, 8), "it comes again");
+        assert!(is_letters(&of(1, NOTICE_SENDER, NOTICE_KIND, 8)));
     }
 }

@@ -317,6 +317,11 @@ impl Inbox {
         self.peers.get(peer).is_some_and(is_busy)
     }
 
+    /// Returns the maximum number of packets that are being handled at once.
+    pub fn max_handling(&self) -> usize {
+        self.max_handling
+    }
+
     /// Returns the number of packets that are being handled.
     pub fn handling(&self) -> usize {
         self.handling

@@ -30,19 +30,23 @@ fn choice(choice: Choice) -> v1::VoteChoice {
     }
 }
 
+/// Converts what became of a ballot (`None`: it is open) to its state and the approved option.
+pub fn ballot_state(outcome: Option<BallotOutcome>) -> (v1::BallotState, u32) {
+    match outcome {
+        None => (v1::BallotState::Open, 0),
+        Some(BallotOutcome::Approved { option }) => (v1::BallotState::Approved, option),
+        Some(BallotOutcome::Rejected) => (v1::BallotState::Rejected, 0),
+        Some(BallotOutcome::Expired) => (v1::BallotState::Expired, 0),
+    }
+}
+
 /// Converts a ballot to its API form, as of `now`. What proves the votes is left out unless the authorities that they
 /// refer to are given.
 pub fn ballot(ballot: &Ballot, now: Stamp, authorities: Option<&Authorities>) -> v1::Ballot {
-    let (state, option, closed_at) = match &ballot.state {
-        BallotState::Open => (v1::BallotState::Open, 0, None),
-        BallotState::Closed { outcome, at } => {
-            let (state, option) = match outcome {
-                BallotOutcome::Approved { option } => (v1::BallotState::Approved, *option),
-                BallotOutcome::Rejected => (v1::BallotState::Rejected, 0),
-                BallotOutcome::Expired => (v1::BallotState::Expired, 0),
-            };
-            (state, option, Some(happened(*at)))
-        }
+    let (state, option) = ballot_state(ballot.outcome());
+    let closed_at = match &ballot.state {
+        BallotState::Open => None,
+        BallotState::Closed { at, .. } => Some(happened(*at)),
     };
     v1::Ballot {
         id: ballot.id.to_string(),

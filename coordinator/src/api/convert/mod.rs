@@ -27,7 +27,7 @@ use robeing_fleet::{FleetMillis, Stamp, UnixMillis};
 pub use self::{
     agents::{agent, agent_role, directory_entry, peer_role},
     answers::{answer_size, bad_field, exhausted, refusal},
-    ballots::{ballot, vote_choice},
+    ballots::{ballot, ballot_state, vote_choice},
     blobs::{blob_ref, told_blob_ref},
     failures::{failure_from_wire, failure_kind_name},
     fields::{

@@ -42,7 +42,7 @@ impl Lane {
             Command::Task(TaskCommand::Submit(_) | TaskCommand::Cancel { .. } | TaskCommand::RetryDead(_))
             | Command::Task(TaskCommand::DropDead(_))
             | Command::Mail(MailCommand::Post(_))
-            | Command::Ballot(BallotCommand::Open(_) | BallotCommand::Cast(_))
+            | Command::Ballot(BallotCommand::Open(_) | BallotCommand::Cast(_) | BallotCommand::CastAll(_))
             | Command::Team(TeamCommand::Form(_) | TeamCommand::Disband { .. } | TeamCommand::Paths { .. })
             | Command::Resource(ResourceCommand::Request(_))
             | Command::Schedule(ScheduleCommand::Set(_) | ScheduleCommand::Remove { .. })

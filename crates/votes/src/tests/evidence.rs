@@ -159,6 +159,8 @@ fn evidence_is_bounded() {
         reason: "r".repeat(MAX_REASON_BYTES),
     };
     assert!(voter.key.sign(&longest).to_bytes().len() <= MAX_ENVELOPE_BYTES);
+    let together = voter.key.sign_all(&vec![longest; MAX_SIGNED_TOGETHER]);
+    assert!(together.iter().all(|envelope| envelope.to_bytes().len() <= MAX_ENVELOPE_BYTES), "with its path, too");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod evidence;
 mod file;
+mod together;
 
 use bytes::Bytes;
 use robeing_identity::{Authority, LEAF_LIFETIME, PeerRole, PrivateKey, Realm, SigningRequest};

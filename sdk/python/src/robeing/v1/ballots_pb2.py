@@ -26,43 +26,55 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18robeing/v1/ballots.proto\x12\nrobeing.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\x11OpenBallotRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07options\x18\x03 \x03(\t\x12.\n\nelectorate\x18\x04 \x03(\x0b\x32\x1a.robeing.v1.ElectorAddress\x12\x11\n\tthreshold\x18\x05 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x04mode\x18\x07 \x01(\x0e\x32\x16.robeing.v1.BallotMode\"1\n\x0e\x45lectorAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\r\"8\n\x12OpenBallotResponse\x12\"\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x12.robeing.v1.Ballot\"\xb1\x01\n\x0f\x43\x61stVoteRequest\x12\x0e\n\x06\x62\x61llot\x18\x01 \x01(\t\x12&\n\x06\x63hoice\x18\x02 \x01(\x0e\x32\x16.robeing.v1.VoteChoice\x12\x0e\n\x06option\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08\x65nvelope\x18\x05 \x01(\x0c\x12\x0f\n\x07\x62inding\x18\x06 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x07 \x01(\x0c\x12\x0e\n\x06member\x18\x08 \x01(\t\"6\n\x10\x43\x61stVoteResponse\x12\"\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x12.robeing.v1.Ballot\"Y\n\x10GetBallotRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x65vidence\x18\x03 \x01(\x08\"E\n\x12ListBallotsRequest\x12\x0c\n\x04open\x18\x01 \x01(\x08\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x13ListBallotsResponse\x12#\n\x07\x62\x61llots\x18\x01 \x03(\x0b\x32\x12.robeing.v1.Ballot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x07\n\x06\x42\x61llot\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07options\x18\x03 \x03(\t\x12-\n\nelectorate\x18\x04 \x03(\x0b\x32\x19.robeing.v1.Ballot.Member\x12\x11\n\tthreshold\x18\x05 \x01(\t\x12\x11\n\topened_by\x18\x06 \x01(\t\x12-\n\topened_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tclosed_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05state\x18\n \x01(\x0e\x32\x17.robeing.v1.BallotState\x12\x0e\n\x06option\x18\x0b \x01(\r\x12&\n\x05votes\x18\x0c \x03(\x0b\x32\x17.robeing.v1.Ballot.Vote\x12\'\n\x05tally\x18\r \x01(\x0b\x32\x18.robeing.v1.Ballot.Tally\x12\x0e\n\x06\x64igest\x18\x0e \x01(\x0c\x12\r\n\x05\x66leet\x18\x0f \x01(\t\x12\x0e\n\x06ttl_ms\x18\x10 \x01(\x04\x1a\x44\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\r\x12\r\n\x05\x61gent\x18\x03 \x01(\x08\x12\r\n\x05signs\x18\x04 \x01(\x08\x1a\xf6\x01\n\x04Vote\x12\x0e\n\x06member\x18\x01 \x01(\t\x12&\n\x06\x63hoice\x18\x02 \x01(\x0e\x32\x16.robeing.v1.VoteChoice\x12\x0e\n\x06option\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12&\n\x02\x61t\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61ttested_by\x18\x06 \x01(\t\x12\x0e\n\x06signed\x18\x07 \x01(\x08\x12\x10\n\x08\x65nvelope\x18\x08 \x01(\x0c\x12\x0f\n\x07\x62inding\x18\t \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\n \x01(\x0c\x12\x11\n\tauthority\x18\x0b \x01(\x0c\x1as\n\x05Tally\x12\x0f\n\x07\x61pprove\x18\x01 \x01(\x04\x12\x0e\n\x06reject\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x62stain\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x15\n\rapproval_rate\x18\x05 \x01(\x01\x12\x12\n\nper_option\x18\x06 \x03(\x04*^\n\nBallotMode\x12\x1b\n\x17\x42\x41LLOT_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42\x41LLOT_MODE_MAJORITY\x10\x01\x12\x19\n\x15\x42\x41LLOT_MODE_BYZANTINE\x10\x02*s\n\nVoteChoice\x12\x1b\n\x17VOTE_CHOICE_UNSPECIFIED\x10\x00\x12\x17\n\x13VOTE_CHOICE_APPROVE\x10\x01\x12\x16\n\x12VOTE_CHOICE_REJECT\x10\x02\x12\x17\n\x13VOTE_CHOICE_ABSTAIN\x10\x03*\x92\x01\n\x0b\x42\x61llotState\x12\x1c\n\x18\x42\x41LLOT_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42\x41LLOT_STATE_OPEN\x10\x01\x12\x19\n\x15\x42\x41LLOT_STATE_APPROVED\x10\x02\x12\x19\n\x15\x42\x41LLOT_STATE_REJECTED\x10\x03\x12\x18\n\x14\x42\x41LLOT_STATE_EXPIRED\x10\x04\x32\xac\x02\n\x07\x42\x61llots\x12K\n\nOpenBallot\x12\x1d.robeing.v1.OpenBallotRequest\x1a\x1e.robeing.v1.OpenBallotResponse\x12\x45\n\x08\x43\x61stVote\x12\x1b.robeing.v1.CastVoteRequest\x1a\x1c.robeing.v1.CastVoteResponse\x12=\n\tGetBallot\x12\x1c.robeing.v1.GetBallotRequest\x1a\x12.robeing.v1.Ballot\x12N\n\x0bListBallots\x12\x1e.robeing.v1.ListBallotsRequest\x1a\x1f.robeing.v1.ListBallotsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18robeing/v1/ballots.proto\x12\nrobeing.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\x11OpenBallotRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07options\x18\x03 \x03(\t\x12.\n\nelectorate\x18\x04 \x03(\x0b\x32\x1a.robeing.v1.ElectorAddress\x12\x11\n\tthreshold\x18\x05 \x01(\t\x12+\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12$\n\x04mode\x18\x07 \x01(\x0e\x32\x16.robeing.v1.BallotMode\"1\n\x0e\x45lectorAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\r\"8\n\x12OpenBallotResponse\x12\"\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x12.robeing.v1.Ballot\"D\n\x12OpenBallotsRequest\x12.\n\x07\x62\x61llots\x18\x01 \x03(\x0b\x32\x1d.robeing.v1.OpenBallotRequest\"D\n\x13OpenBallotsResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.robeing.v1.OpenBallotResult\"U\n\x10OpenBallotResult\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\"\n\x06\x62\x61llot\x18\x03 \x01(\x0b\x32\x12.robeing.v1.Ballot\"\xb1\x01\n\x0f\x43\x61stVoteRequest\x12\x0e\n\x06\x62\x61llot\x18\x01 \x01(\t\x12&\n\x06\x63hoice\x18\x02 \x01(\x0e\x32\x16.robeing.v1.VoteChoice\x12\x0e\n\x06option\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08\x65nvelope\x18\x05 \x01(\x0c\x12\x0f\n\x07\x62inding\x18\x06 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x07 \x01(\x0c\x12\x0e\n\x06member\x18\x08 \x01(\t\"6\n\x10\x43\x61stVoteResponse\x12\"\n\x06\x62\x61llot\x18\x01 \x01(\x0b\x32\x12.robeing.v1.Ballot\"d\n\x10\x43\x61stVotesRequest\x12*\n\x05votes\x18\x01 \x03(\x0b\x32\x1b.robeing.v1.CastVoteRequest\x12\x0f\n\x07\x62inding\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\"@\n\x11\x43\x61stVotesResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.robeing.v1.CastVoteResult\"g\n\x0e\x43\x61stVoteResult\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.robeing.v1.BallotState\x12\x0e\n\x06option\x18\x04 \x01(\r\"Y\n\x10GetBallotRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x65vidence\x18\x03 \x01(\x08\"E\n\x12ListBallotsRequest\x12\x0c\n\x04open\x18\x01 \x01(\x08\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x13ListBallotsResponse\x12#\n\x07\x62\x61llots\x18\x01 \x03(\x0b\x32\x12.robeing.v1.Ballot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x86\x07\n\x06\x42\x61llot\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07options\x18\x03 \x03(\t\x12-\n\nelectorate\x18\x04 \x03(\x0b\x32\x19.robeing.v1.Ballot.Member\x12\x11\n\tthreshold\x18\x05 \x01(\t\x12\x11\n\topened_by\x18\x06 \x01(\t\x12-\n\topened_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tclosed_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12&\n\x05state\x18\n \x01(\x0e\x32\x17.robeing.v1.BallotState\x12\x0e\n\x06option\x18\x0b \x01(\r\x12&\n\x05votes\x18\x0c \x03(\x0b\x32\x17.robeing.v1.Ballot.Vote\x12\'\n\x05tally\x18\r \x01(\x0b\x32\x18.robeing.v1.Ballot.Tally\x12\x0e\n\x06\x64igest\x18\x0e \x01(\x0c\x12\r\n\x05\x66leet\x18\x0f \x01(\t\x12\x0e\n\x06ttl_ms\x18\x10 \x01(\x04\x1a\x44\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\r\x12\r\n\x05\x61gent\x18\x03 \x01(\x08\x12\r\n\x05signs\x18\x04 \x01(\x08\x1a\xf6\x01\n\x04Vote\x12\x0e\n\x06member\x18\x01 \x01(\t\x12&\n\x06\x63hoice\x18\x02 \x01(\x0e\x32\x16.robeing.v1.VoteChoice\x12\x0e\n\x06option\x18\x03 \x01(\r\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12&\n\x02\x61t\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61ttested_by\x18\x06 \x01(\t\x12\x0e\n\x06signed\x18\x07 \x01(\x08\x12\x10\n\x08\x65nvelope\x18\x08 \x01(\x0c\x12\x0f\n\x07\x62inding\x18\t \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\n \x01(\x0c\x12\x11\n\tauthority\x18\x0b \x01(\x0c\x1as\n\x05Tally\x12\x0f\n\x07\x61pprove\x18\x01 \x01(\x04\x12\x0e\n\x06reject\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x62stain\x18\x03 \x01(\x04\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x15\n\rapproval_rate\x18\x05 \x01(\x01\x12\x12\n\nper_option\x18\x06 \x03(\x04*^\n\nBallotMode\x12\x1b\n\x17\x42\x41LLOT_MODE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42\x41LLOT_MODE_MAJORITY\x10\x01\x12\x19\n\x15\x42\x41LLOT_MODE_BYZANTINE\x10\x02*s\n\nVoteChoice\x12\x1b\n\x17VOTE_CHOICE_UNSPECIFIED\x10\x00\x12\x17\n\x13VOTE_CHOICE_APPROVE\x10\x01\x12\x16\n\x12VOTE_CHOICE_REJECT\x10\x02\x12\x17\n\x13VOTE_CHOICE_ABSTAIN\x10\x03*\x92\x01\n\x0b\x42\x61llotState\x12\x1c\n\x18\x42\x41LLOT_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42\x41LLOT_STATE_OPEN\x10\x01\x12\x19\n\x15\x42\x41LLOT_STATE_APPROVED\x10\x02\x12\x19\n\x15\x42\x41LLOT_STATE_REJECTED\x10\x03\x12\x18\n\x14\x42\x41LLOT_STATE_EXPIRED\x10\x04\x32\xc6\x03\n\x07\x42\x61llots\x12K\n\nOpenBallot\x12\x1d.robeing.v1.OpenBallotRequest\x1a\x1e.robeing.v1.OpenBallotResponse\x12N\n\x0bOpenBallots\x12\x1e.robeing.v1.OpenBallotsRequest\x1a\x1f.robeing.v1.OpenBallotsResponse\x12\x45\n\x08\x43\x61stVote\x12\x1b.robeing.v1.CastVoteRequest\x1a\x1c.robeing.v1.CastVoteResponse\x12H\n\tCastVotes\x12\x1c.robeing.v1.CastVotesRequest\x1a\x1d.robeing.v1.CastVotesResponse\x12=\n\tGetBallot\x12\x1c.robeing.v1.GetBallotRequest\x1a\x12.robeing.v1.Ballot\x12N\n\x0bListBallots\x12\x1e.robeing.v1.ListBallotsRequest\x1a\x1f.robeing.v1.ListBallotsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'robeing.v1.ballots_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BALLOTMODE']._serialized_start=1821
-  _globals['_BALLOTMODE']._serialized_end=1915
-  _globals['_VOTECHOICE']._serialized_start=1917
-  _globals['_VOTECHOICE']._serialized_end=2032
-  _globals['_BALLOTSTATE']._serialized_start=2035
-  _globals['_BALLOTSTATE']._serialized_end=2181
+  _globals['_BALLOTMODE']._serialized_start=2321
+  _globals['_BALLOTMODE']._serialized_end=2415
+  _globals['_VOTECHOICE']._serialized_start=2417
+  _globals['_VOTECHOICE']._serialized_end=2532
+  _globals['_BALLOTSTATE']._serialized_start=2535
+  _globals['_BALLOTSTATE']._serialized_end=2681
   _globals['_OPENBALLOTREQUEST']._serialized_start=106
   _globals['_OPENBALLOTREQUEST']._serialized_end=322
   _globals['_ELECTORADDRESS']._serialized_start=324
   _globals['_ELECTORADDRESS']._serialized_end=373
   _globals['_OPENBALLOTRESPONSE']._serialized_start=375
   _globals['_OPENBALLOTRESPONSE']._serialized_end=431
-  _globals['_CASTVOTEREQUEST']._serialized_start=434
-  _globals['_CASTVOTEREQUEST']._serialized_end=611
-  _globals['_CASTVOTERESPONSE']._serialized_start=613
-  _globals['_CASTVOTERESPONSE']._serialized_end=667
-  _globals['_GETBALLOTREQUEST']._serialized_start=669
-  _globals['_GETBALLOTREQUEST']._serialized_end=758
-  _globals['_LISTBALLOTSREQUEST']._serialized_start=760
-  _globals['_LISTBALLOTSREQUEST']._serialized_end=829
-  _globals['_LISTBALLOTSRESPONSE']._serialized_start=831
-  _globals['_LISTBALLOTSRESPONSE']._serialized_end=914
-  _globals['_BALLOT']._serialized_start=917
-  _globals['_BALLOT']._serialized_end=1819
-  _globals['_BALLOT_MEMBER']._serialized_start=1385
-  _globals['_BALLOT_MEMBER']._serialized_end=1453
-  _globals['_BALLOT_VOTE']._serialized_start=1456
-  _globals['_BALLOT_VOTE']._serialized_end=1702
-  _globals['_BALLOT_TALLY']._serialized_start=1704
-  _globals['_BALLOT_TALLY']._serialized_end=1819
-  _globals['_BALLOTS']._serialized_start=2184
-  _globals['_BALLOTS']._serialized_end=2484
+  _globals['_OPENBALLOTSREQUEST']._serialized_start=433
+  _globals['_OPENBALLOTSREQUEST']._serialized_end=501
+  _globals['_OPENBALLOTSRESPONSE']._serialized_start=503
+  _globals['_OPENBALLOTSRESPONSE']._serialized_end=571
+  _globals['_OPENBALLOTRESULT']._serialized_start=573
+  _globals['_OPENBALLOTRESULT']._serialized_end=658
+  _globals['_CASTVOTEREQUEST']._serialized_start=661
+  _globals['_CASTVOTEREQUEST']._serialized_end=838
+  _globals['_CASTVOTERESPONSE']._serialized_start=840
+  _globals['_CASTVOTERESPONSE']._serialized_end=894
+  _globals['_CASTVOTESREQUEST']._serialized_start=896
+  _globals['_CASTVOTESREQUEST']._serialized_end=996
+  _globals['_CASTVOTESRESPONSE']._serialized_start=998
+  _globals['_CASTVOTESRESPONSE']._serialized_end=1062
+  _globals['_CASTVOTERESULT']._serialized_start=1064
+  _globals['_CASTVOTERESULT']._serialized_end=1167
+  _globals['_GETBALLOTREQUEST']._serialized_start=1169
+  _globals['_GETBALLOTREQUEST']._serialized_end=1258
+  _globals['_LISTBALLOTSREQUEST']._serialized_start=1260
+  _globals['_LISTBALLOTSREQUEST']._serialized_end=1329
+  _globals['_LISTBALLOTSRESPONSE']._serialized_start=1331
+  _globals['_LISTBALLOTSRESPONSE']._serialized_end=1414
+  _globals['_BALLOT']._serialized_start=1417
+  _globals['_BALLOT']._serialized_end=2319
+  _globals['_BALLOT_MEMBER']._serialized_start=1885
+  _globals['_BALLOT_MEMBER']._serialized_end=1953
+  _globals['_BALLOT_VOTE']._serialized_start=1956
+  _globals['_BALLOT_VOTE']._serialized_end=2202
+  _globals['_BALLOT_TALLY']._serialized_start=2204
+  _globals['_BALLOT_TALLY']._serialized_end=2319
+  _globals['_BALLOTS']._serialized_start=2684
+  _globals['_BALLOTS']._serialized_end=3138
 # @@protoc_insertion_point(module_scope)

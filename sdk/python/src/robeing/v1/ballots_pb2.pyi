@@ -200,6 +200,80 @@ class OpenBallotResponse(_message.Message):
 Global___OpenBallotResponse: _TypeAlias = OpenBallotResponse  # noqa: Y015
 
 @_typing.final
+class OpenBallotsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BALLOTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def ballots(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenBallotRequest]:
+        """1 to 64."""
+
+    def __init__(
+        self,
+        *,
+        ballots: _abc.Iterable[Global___OpenBallotRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ballots", b"ballots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenBallotsRequest: _TypeAlias = OpenBallotsRequest  # noqa: Y015
+
+@_typing.final
+class OpenBallotsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenBallotResult]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___OpenBallotResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenBallotsResponse: _TypeAlias = OpenBallotsResponse  # noqa: Y015
+
+@_typing.final
+class OpenBallotResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    BALLOT_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """The status code of gRPC that OpenBallot would have returned; 0: it is opened."""
+    message: _builtins.str
+    """Why it is refused."""
+    @_builtins.property
+    def ballot(self) -> Global___Ballot:
+        """Unset: it is refused."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        ballot: Global___Ballot | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ballot", b"ballot"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ballot", b"ballot", "code", b"code", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenBallotResult: _TypeAlias = OpenBallotResult  # noqa: Y015
+
+@_typing.final
 class CastVoteRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -219,7 +293,9 @@ class CastVoteRequest(_message.Message):
     reason: _builtins.str
     """Why; what is beyond 1,024 bytes is cut off. Cut it before you sign it."""
     envelope: _builtins.bytes
-    """The signed vote, at most 4 KiB; empty: it is not signed. Callers with a certificate have to sign."""
+    """The signed vote, at most 4 KiB; empty: it is not signed. Callers with a certificate have to sign. One signature may
+    be of up to 256 votes.
+    """
     binding: _builtins.bytes
     """What binds the key of the signature to the certificate, at most 1 KiB."""
     certificate: _builtins.bytes
@@ -269,6 +345,90 @@ class CastVoteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CastVoteResponse: _TypeAlias = CastVoteResponse  # noqa: Y015
+
+@_typing.final
+class CastVotesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOTES_FIELD_NUMBER: _builtins.int
+    BINDING_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    binding: _builtins.bytes
+    """Of the votes that are signed and have none of their own."""
+    certificate: _builtins.bytes
+    """Of the votes that are signed and have none of their own."""
+    @_builtins.property
+    def votes(self) -> _containers.RepeatedCompositeFieldContainer[Global___CastVoteRequest]:
+        """1 to 256, which are counted in this order."""
+
+    def __init__(
+        self,
+        *,
+        votes: _abc.Iterable[Global___CastVoteRequest] | None = ...,
+        binding: _builtins.bytes = ...,
+        certificate: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["binding", b"binding", "certificate", b"certificate", "votes", b"votes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CastVotesRequest: _TypeAlias = CastVotesRequest  # noqa: Y015
+
+@_typing.final
+class CastVotesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___CastVoteResult]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___CastVoteResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CastVotesResponse: _TypeAlias = CastVotesResponse  # noqa: Y015
+
+@_typing.final
+class CastVoteResult(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    OPTION_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """The status code of gRPC that CastVote would have returned; 0: the vote is counted."""
+    message: _builtins.str
+    """Why it is refused."""
+    state: Global___BallotState.ValueType
+    """Of the ballot, once the vote is counted."""
+    option: _builtins.int
+    """The option that was approved, 1 for the first; 0: none."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        state: Global___BallotState.ValueType = ...,
+        option: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "option", b"option", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CastVoteResult: _TypeAlias = CastVoteResult  # noqa: Y015
 
 @_typing.final
 class GetBallotRequest(_message.Message):

@@ -39,10 +39,20 @@ class BallotsStub(object):
                 request_serializer=robeing_dot_v1_dot_ballots__pb2.OpenBallotRequest.SerializeToString,
                 response_deserializer=robeing_dot_v1_dot_ballots__pb2.OpenBallotResponse.FromString,
                 _registered_method=True)
+        self.OpenBallots = channel.unary_unary(
+                '/robeing.v1.Ballots/OpenBallots',
+                request_serializer=robeing_dot_v1_dot_ballots__pb2.OpenBallotsRequest.SerializeToString,
+                response_deserializer=robeing_dot_v1_dot_ballots__pb2.OpenBallotsResponse.FromString,
+                _registered_method=True)
         self.CastVote = channel.unary_unary(
                 '/robeing.v1.Ballots/CastVote',
                 request_serializer=robeing_dot_v1_dot_ballots__pb2.CastVoteRequest.SerializeToString,
                 response_deserializer=robeing_dot_v1_dot_ballots__pb2.CastVoteResponse.FromString,
+                _registered_method=True)
+        self.CastVotes = channel.unary_unary(
+                '/robeing.v1.Ballots/CastVotes',
+                request_serializer=robeing_dot_v1_dot_ballots__pb2.CastVotesRequest.SerializeToString,
+                response_deserializer=robeing_dot_v1_dot_ballots__pb2.CastVotesResponse.FromString,
                 _registered_method=True)
         self.GetBallot = channel.unary_unary(
                 '/robeing.v1.Ballots/GetBallot',
@@ -67,9 +77,23 @@ class BallotsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def OpenBallots(self, request, context):
+        """Opens several ballots, as OpenBallot opens one. Each is opened or refused for itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CastVote(self, request, context):
         """Casts the caller's vote. The call returns once a majority of the coordinators has it. The same vote cast again
         counts once, another one of the same member is refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CastVotes(self, request, context):
+        """Casts several votes of the caller, as CastVote casts one. Each is counted or refused for itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,10 +120,20 @@ def add_BallotsServicer_to_server(servicer, server):
                     request_deserializer=robeing_dot_v1_dot_ballots__pb2.OpenBallotRequest.FromString,
                     response_serializer=robeing_dot_v1_dot_ballots__pb2.OpenBallotResponse.SerializeToString,
             ),
+            'OpenBallots': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenBallots,
+                    request_deserializer=robeing_dot_v1_dot_ballots__pb2.OpenBallotsRequest.FromString,
+                    response_serializer=robeing_dot_v1_dot_ballots__pb2.OpenBallotsResponse.SerializeToString,
+            ),
             'CastVote': grpc.unary_unary_rpc_method_handler(
                     servicer.CastVote,
                     request_deserializer=robeing_dot_v1_dot_ballots__pb2.CastVoteRequest.FromString,
                     response_serializer=robeing_dot_v1_dot_ballots__pb2.CastVoteResponse.SerializeToString,
+            ),
+            'CastVotes': grpc.unary_unary_rpc_method_handler(
+                    servicer.CastVotes,
+                    request_deserializer=robeing_dot_v1_dot_ballots__pb2.CastVotesRequest.FromString,
+                    response_serializer=robeing_dot_v1_dot_ballots__pb2.CastVotesResponse.SerializeToString,
             ),
             'GetBallot': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBallot,
@@ -150,6 +184,33 @@ class Ballots(object):
             _registered_method=True)
 
     @staticmethod
+    def OpenBallots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/robeing.v1.Ballots/OpenBallots',
+            robeing_dot_v1_dot_ballots__pb2.OpenBallotsRequest.SerializeToString,
+            robeing_dot_v1_dot_ballots__pb2.OpenBallotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CastVote(request,
             target,
             options=(),
@@ -166,6 +227,33 @@ class Ballots(object):
             '/robeing.v1.Ballots/CastVote',
             robeing_dot_v1_dot_ballots__pb2.CastVoteRequest.SerializeToString,
             robeing_dot_v1_dot_ballots__pb2.CastVoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CastVotes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/robeing.v1.Ballots/CastVotes',
+            robeing_dot_v1_dot_ballots__pb2.CastVotesRequest.SerializeToString,
+            robeing_dot_v1_dot_ballots__pb2.CastVotesResponse.FromString,
             options,
             channel_credentials,
             insecure,

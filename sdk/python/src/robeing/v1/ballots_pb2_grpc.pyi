@@ -35,10 +35,14 @@ class BallotsStub:
     """Opens a ballot and tells the agents among its members. The call returns once a majority of the coordinators has it.
     One that is opened again with its id, by the same caller and in the same words, is opened once.
     """
+    OpenBallots: _grpc.UnaryUnaryMultiCallable[_ballots_pb2.OpenBallotsRequest, _ballots_pb2.OpenBallotsResponse]
+    """Opens several ballots, as OpenBallot opens one. Each is opened or refused for itself."""
     CastVote: _grpc.UnaryUnaryMultiCallable[_ballots_pb2.CastVoteRequest, _ballots_pb2.CastVoteResponse]
     """Casts the caller's vote. The call returns once a majority of the coordinators has it. The same vote cast again
     counts once, another one of the same member is refused.
     """
+    CastVotes: _grpc.UnaryUnaryMultiCallable[_ballots_pb2.CastVotesRequest, _ballots_pb2.CastVotesResponse]
+    """Casts several votes of the caller, as CastVote casts one. Each is counted or refused for itself."""
     GetBallot: _grpc.UnaryUnaryMultiCallable[_ballots_pb2.GetBallotRequest, _ballots_pb2.Ballot]
     ListBallots: _grpc.UnaryUnaryMultiCallable[_ballots_pb2.ListBallotsRequest, _ballots_pb2.ListBallotsResponse]
     """Lists ballots, newest first. Closed ones are kept for seven days, or until there is no room for them."""
@@ -50,10 +54,14 @@ class BallotsAsyncStub(BallotsStub):
     """Opens a ballot and tells the agents among its members. The call returns once a majority of the coordinators has it.
     One that is opened again with its id, by the same caller and in the same words, is opened once.
     """
+    OpenBallots: _aio.UnaryUnaryMultiCallable[_ballots_pb2.OpenBallotsRequest, _ballots_pb2.OpenBallotsResponse]  # type: ignore[assignment]
+    """Opens several ballots, as OpenBallot opens one. Each is opened or refused for itself."""
     CastVote: _aio.UnaryUnaryMultiCallable[_ballots_pb2.CastVoteRequest, _ballots_pb2.CastVoteResponse]  # type: ignore[assignment]
     """Casts the caller's vote. The call returns once a majority of the coordinators has it. The same vote cast again
     counts once, another one of the same member is refused.
     """
+    CastVotes: _aio.UnaryUnaryMultiCallable[_ballots_pb2.CastVotesRequest, _ballots_pb2.CastVotesResponse]  # type: ignore[assignment]
+    """Casts several votes of the caller, as CastVote casts one. Each is counted or refused for itself."""
     GetBallot: _aio.UnaryUnaryMultiCallable[_ballots_pb2.GetBallotRequest, _ballots_pb2.Ballot]  # type: ignore[assignment]
     ListBallots: _aio.UnaryUnaryMultiCallable[_ballots_pb2.ListBallotsRequest, _ballots_pb2.ListBallotsResponse]  # type: ignore[assignment]
     """Lists ballots, newest first. Closed ones are kept for seven days, or until there is no room for them."""
@@ -70,6 +78,14 @@ class BallotsServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def OpenBallots(
+        self,
+        request: _ballots_pb2.OpenBallotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ballots_pb2.OpenBallotsResponse, _abc.Awaitable[_ballots_pb2.OpenBallotsResponse]]:
+        """Opens several ballots, as OpenBallot opens one. Each is opened or refused for itself."""
+
+    @_abc_1.abstractmethod
     def CastVote(
         self,
         request: _ballots_pb2.CastVoteRequest,
@@ -78,6 +94,14 @@ class BallotsServicer(metaclass=_abc_1.ABCMeta):
         """Casts the caller's vote. The call returns once a majority of the coordinators has it. The same vote cast again
         counts once, another one of the same member is refused.
         """
+
+    @_abc_1.abstractmethod
+    def CastVotes(
+        self,
+        request: _ballots_pb2.CastVotesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ballots_pb2.CastVotesResponse, _abc.Awaitable[_ballots_pb2.CastVotesResponse]]:
+        """Casts several votes of the caller, as CastVote casts one. Each is counted or refused for itself."""
 
     @_abc_1.abstractmethod
     def GetBallot(
