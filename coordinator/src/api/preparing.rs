@@ -36,8 +36,11 @@ pub fn identify(state: &StateReader, by: &Caller, submissions: &mut [SubmitTask]
     }
 }
 
-/// Returns whether a task is known with all its parts.
+/// Returns whether a task is known with all its parts, or has ended so long ago that it is archived.
 fn has_its_parts(fleet: &Fleet, task: TaskId) -> bool {
+    if fleet.archived(task).is_some() {
+        return true;
+    }
     let children = fleet.task(task).and_then(|task| task.children());
     children.is_some_and(|children| children.accepted >= children.parts)
 }
