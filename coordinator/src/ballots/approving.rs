@@ -112,7 +112,12 @@ impl Ballots {
 
     /// Returns the ballot of a draft. One that is certain to be refused, because those before it take the room that is
     /// left, costs no search for its members, and takes no memory.
-    async fn resolved(&self, opener: &str, draft: Draft, resolving: &mut Resolving) -> Result<OpenBallot, BallotError> {
+    pub(super) async fn resolved(
+        &self,
+        opener: &str,
+        draft: Draft,
+        resolving: &mut Resolving,
+    ) -> Result<OpenBallot, BallotError> {
         let (more, bytes) = (resolving.ballots + 1, resolving.bytes.saturating_add(LEAST_BALLOT_BYTES));
         let room = self.state.look(|fleet| fleet.check_room_for_ballots(opener, more, bytes));
         room.map_err(BallotError::Refused)?;
@@ -136,13 +141,21 @@ impl Ballots {
 
 /// What was found of the ballots of one call.
 #[derive(Default)]
-struct Resolving {
+pub(super) struct Resolving {
     /// How many ballots the call opens, and the bytes that they count for.
     ballots: usize,
     bytes: u64,
-    /// The members of electorates, by the digests of their addresses: tasks that are submitted together mostly ask the
-    /// same members.
+    /// The members of electorates, by the digests of their addresses: tasks that are submitted together, and ballots that
+    /// are opened together, mostly ask the same members.
     members: BTreeMap<[u8; 32], Vec<Member>>,
+}
+
+impl Resolving {
+    /// Gives back the room of a ballot that is not proposed.
+    pub(super) fn give_back(&mut self, ballot: &OpenBallot) {
+        self.ballots = self.ballots.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(ballot.counted_bytes());
+    }
 }
 
 #[cfg(test)]

@@ -44,8 +44,8 @@ use crate::{
     read::StateReader,
 };
 
-/// Maximum number of ballots that are being opened at one coordinator at once: each goes through all agents for each of
-/// its addresses.
+/// Maximum number of calls that open ballots at one coordinator at once: each goes through all agents for each address of
+/// one ballot after the other.
 pub const MAX_OPENING: usize = 16;
 /// Maximum number of calls that wait for ballots to close at one coordinator.
 pub const MAX_WAITING: usize = 4_096;
@@ -87,8 +87,8 @@ pub enum BallotError {
         /// The limit.
         most: usize,
     },
-    /// Too many ballots are being opened here.
-    #[error("{most} ballots are being opened here, the most; open yours in a moment, or at another coordinator")]
+    /// Too many calls open ballots here.
+    #[error("{most} calls are opening ballots here, the most; open yours in a moment, or at another coordinator")]
     TooManyOpening {
         /// The limit.
         most: usize,
@@ -164,7 +164,7 @@ pub struct Ballots {
     pub defaults: BallotDefaults,
     /// What signed votes are verified with; nothing of it exists without TLS.
     pub verifying: Option<Verifying>,
-    /// The room for ballots that are being opened.
+    /// The room for calls that open ballots.
     pub opening: Arc<Semaphore>,
 }
 

@@ -12,10 +12,12 @@ use robeing_proto::v1;
 use robeing_settings::BallotDefaults;
 use robeing_votes::{BallotContent, hex};
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 
 use super::{
-    BallotError, Ballots, MAX_BALLOTS_AT_ONCE, MAX_OPENING, check_count,
+    BallotError, Ballots, MAX_BALLOTS_AT_ONCE, MAX_OPENING,
+    approving::Resolving,
+    check_count,
     electorate::{Addressed, Member},
     unexpected,
 };
@@ -249,12 +251,14 @@ impl Ballots {
         if drafts.iter().flatten().any(needs_newest) {
             self.catch_up().await?;
         }
-        let mut prepared = Vec::with_capacity(drafts.len());
+        let (mut prepared, mut resolving) = (Vec::with_capacity(drafts.len()), Resolving::default());
         for draft in drafts {
             prepared.push(match draft {
-                Ok(draft) => self.prepare(opener, draft).await,
+                Ok(draft) => self.prepare(opener, draft, &mut resolving).await,
                 Err(error) => Err(error),
             });
+            // A ballot of many members takes a while, and users are found without waiting for anything.
+            yield_now().await;
         }
         let commands: Vec<Command> = prepared.iter().flatten().filter_map(Prepared::command).collect();
         let replies = self.propose_all(&commands).await?;
@@ -270,19 +274,33 @@ impl Ballots {
         Ok(prepared.into_iter().map(|one: Result<Prepared, BallotError>| one.and_then(&mut opened)).collect())
     }
 
-    /// Finds the members of a ballot, unless it was opened before.
-    async fn prepare(&self, opener: &str, draft: Draft) -> Result<Prepared, BallotError> {
+    /// Finds the members of a ballot, unless it was opened before. The same call opens those ballots before it that are
+    /// being resolved.
+    async fn prepare(&self, opener: &str, draft: Draft, resolving: &mut Resolving) -> Result<Prepared, BallotError> {
+        match self.prepare_here(opener, draft.clone(), resolving).await {
+            Err(BallotError::Refused(refusal)) if !matches!(refusal, Refusal::BallotConflict { .. }) => {
+                // What is applied here may be out of date, and there be room by now.
+                self.catch_up().await?;
+                self.prepare_here(opener, draft, resolving).await
+            }
+            prepared => prepared,
+        }
+    }
+
+    /// Same as [`Ballots::prepare`], by the state that is applied here.
+    async fn prepare_here(
+        &self,
+        opener: &str,
+        draft: Draft,
+        resolving: &mut Resolving,
+    ) -> Result<Prepared, BallotError> {
         if let Some(ballot) = self.opened_before(opener, &draft)? {
             return Ok(Prepared::Before(ballot));
         }
-        let members = self.electors(draft.id, &draft.electorate).await?;
-        let open = draft.clone().opened(&self.fleet, self.defaults, opener, members);
-        if self.without_room(&open).is_some() {
-            // What is applied here may be out of date, and there be room by now.
-            self.catch_up().await?;
-            if let Some(refusal) = self.without_room(&open) {
-                return Err(BallotError::Refused(refusal));
-            }
+        let open = self.resolved(opener, draft.clone(), resolving).await?;
+        if let Some(refusal) = self.without_room(&open) {
+            resolving.give_back(&open);
+            return Err(BallotError::Refused(refusal));
         }
         Ok(Prepared::New(Box::new(New { draft, open })))
     }

@@ -132,6 +132,20 @@ async fn one_call_has_so_many_ballots_and_votes() {
     assert!(counted.iter().all(|result| result.code == 0 && result.state() == BallotState::Approved));
 }
 
+#[tokio::test(start_paused = true)]
+async fn of_ballots_for_which_there_is_no_room_together_the_first_ones_are_opened() {
+    let (fleet, leader) = start().await;
+    let names: Vec<String> = (0..50).map(|n| format!("client:{n}")).collect();
+    let members: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+    let ballots = (1..=MAX_BALLOTS_AT_ONCE as u128).map(|id| asked(id, &members)).collect();
+    let opened = open_all(&fleet, fleet.followers(leader)[0], ballots).await.expect("some are opened");
+    let count = opened.iter().take_while(|result| result.code == 0).count();
+    assert!((1..MAX_BALLOTS_AT_ONCE).contains(&count), "{count}");
+    assert!(opened[count..].iter().all(|result| coded(result.code) == Code::ResourceExhausted), "{opened:?}");
+    let one_more = open(&fleet, leader, asked(1_000, &members)).await;
+    assert_eq!(code(one_more), Code::ResourceExhausted, "there is room for no other one");
+}
+
 /// Votes of a member for these ballots, signed together, whose key is bound to its certificate.
 fn signed_together(member: &TestMember, name: &str, key: &BoundKey, ballots: &[&v1::Ballot]) -> CastVotesRequest {
     let statement = |ballot: &&v1::Ballot| VoteStatement {
