@@ -16,7 +16,11 @@ use super::{
 /// Maximum number of ballots that are opened in one call.
 pub const MAX_OPENED_TOGETHER: usize = 64;
 
+/// How often an item is sent at most, if whoever makes the call that it is in gives up.
+const MAX_SENT: usize = 8;
+
 /// A vote that is to be cast.
+#[derive(Clone)]
 struct Due {
     vote: CastVoteRequest,
     /// What is signed of it; `None` if the client had no certificate when it was cast.
@@ -47,8 +51,8 @@ impl Voting {
     /// # Errors
     /// [`ClientError`] if it is not opened, or not known to be.
     pub async fn open(&self, request: OpenBallotRequest) -> Result<Ballot, ClientError> {
-        let opened = self.openings.send(request.clone(), |requests| self.open_together(requests)).await;
-        checked_opened(opened.unwrap_or_else(|error| Err(not_sent(error)))?, &request)
+        let opened = send(&self.openings, &request, |requests| self.open_together(requests)).await?;
+        checked_opened(opened, &request)
     }
 
     /// Casts a vote in a ballot, as it was returned, and signs it if the client has a certificate. The result has the
@@ -61,8 +65,7 @@ impl Voting {
         let credentials = self.client.credentials();
         let own = credentials.as_ref().and_then(|credentials| credentials.own());
         let statement = own.map(|own| statement(&own.stated.id, ballot, &vote)).transpose()?;
-        let cast = self.votes.send(Due { vote, statement }, |due| self.cast_together(due)).await;
-        cast.unwrap_or_else(|error| Err(not_sent(error)))
+        send(&self.votes, &Due { vote, statement }, |due| self.cast_together(due)).await
     }
 
     async fn open_together(&self, ballots: Vec<OpenBallotRequest>) -> Vec<Result<Ballot, ClientError>> {
@@ -115,6 +118,27 @@ impl Voting {
     }
 }
 
+/// Sends an item with others that are due. One that was in a call that somebody else has given up is sent again: the same
+/// ballot is opened once, and the same vote counts once.
+async fn send<T, R, A>(
+    batches: &Batches<T, Result<R, ClientError>>,
+    item: &T,
+    call: impl Fn(Vec<T>) -> A,
+) -> Result<R, ClientError>
+where
+    T: Clone,
+    A: Future<Output = Vec<Result<R, ClientError>>>,
+{
+    let mut sent = 1;
+    loop {
+        match batches.send(item.clone(), &call).await {
+            Ok(result) => return result,
+            Err(NotSent::Lost) if sent < MAX_SENT => sent += 1,
+            Err(error) => return Err(not_sent(error)),
+        }
+    }
+}
+
 fn not_sent(error: NotSent) -> ClientError {
     let code = match error {
         NotSent::Full => Code::ResourceExhausted,
@@ -125,8 +149,14 @@ fn not_sent(error: NotSent) -> ClientError {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
     use robeing_identity::{Authority, PeerRole, TrustBundle};
     use robeing_votes::{Envelope, Evidence, Expect, issuer_in, verify};
+    use tokio::time::{sleep, timeout};
 
     use super::*;
     use crate::{
@@ -192,5 +222,37 @@ mod tests {
         let changed = Ballot { question: "delete?".into(), ..ballot() };
         let refused = voting.cast(&changed, vote()).await;
         assert!(matches!(refused, Err(ClientError::NotSigned { .. })), "{refused:?}");
+    }
+
+    /// How long a call takes.
+    const CALL: Duration = Duration::from_secs(1);
+
+    async fn called(numbers: Vec<u32>) -> Vec<Result<u32, ClientError>> {
+        sleep(CALL).await;
+        numbers.into_iter().map(Ok).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_in_a_call_that_somebody_else_has_given_up_is_sent_again() {
+        let batches = Batches::new(3);
+        let in_second = CALL + CALL / 2;
+        let (first, second, third) = tokio::join!(
+            send(&batches, &1, called),
+            timeout(in_second, send(&batches, &2, called)),
+            send(&batches, &3, called),
+        );
+        assert_eq!((first.expect("it is sent"), second.is_err(), third.expect("it is sent again")), (1, true, 3));
+    }
+
+    #[tokio::test]
+    async fn what_never_has_a_result_is_sent_so_often() {
+        let (batches, calls) = (Batches::<u32, Result<u32, ClientError>>::new(3), AtomicUsize::new(0));
+        let lost = send(&batches, &1, |_| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            async { Vec::new() }
+        });
+        let refused = lost.await;
+        assert!(matches!(refused, Err(ClientError::Refused { code: Code::Unavailable, .. })), "{refused:?}");
+        assert_eq!(calls.load(Ordering::Relaxed), MAX_SENT);
     }
 }
