@@ -7,7 +7,8 @@
 //! what proves it. All transactions of etcd that are due are under way at once, on the connections of their voters, and
 //! the members of etcd write them to their logs in batches of their own. Its votes have as many bytes as votes that are
 //! signed alone, but their signatures are made beforehand: neither clients nor members of etcd spend time on any, and
-//! nobody counts votes. Without TLS the votes are not signed.
+//! nobody counts votes. A client of etcd could put votes that are due together into one transaction, each in a nested one;
+//! etcd's own client library does not do that, and neither do these. Without TLS the votes are not signed.
 //!
 //! The peers are measured in turn within each round; the medians of the rounds are reported, and the medians of the ratios
 //! within the rounds. The last line is JSON.
