@@ -83,9 +83,9 @@ impl From<HandlerOutcome> for Outcome {
 /// Handles the messages of an agent.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
-    /// Handles one message. The next message of the same sender and priority waits for the outcome. While a handler
-    /// cannot take a message, it waits: that slows down the sender. Once the deadline passes, the future is dropped and
-    /// the message counts as maybe handled.
+    /// Handles one message. The next message of the same sender and priority waits for the outcome, but the notices of
+    /// ballots do not wait for each other. While a handler cannot take a message, it waits: that slows down the sender.
+    /// Once the deadline passes, the future is dropped and the message counts as maybe handled.
     async fn deliver(&self, delivery: Delivery) -> HandlerOutcome;
 
     /// Returns how many messages may be handled at once, at least 1.
