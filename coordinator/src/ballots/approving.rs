@@ -148,6 +148,8 @@ pub(super) struct Resolving {
     /// The members of electorates, by the digests of their addresses: tasks that are submitted together, and ballots that
     /// are opened together, mostly ask the same members.
     members: BTreeMap<[u8; 32], Vec<Member>>,
+    /// Whether what is applied here is no older than the call.
+    pub(super) is_newest: bool,
 }
 
 impl Resolving {

@@ -248,10 +248,11 @@ impl Ballots {
         let drafts: Vec<Result<Draft, BallotError>> = requests.into_iter().map(draft).collect();
         // An agent may have joined a moment ago, and a ballot that is known have votes, which may not be applied here yet.
         let needs_newest = |draft: &Draft| draft.names_agents() || self.known(draft.id).is_some();
+        let (mut prepared, mut resolving) = (Vec::with_capacity(drafts.len()), Resolving::default());
         if drafts.iter().flatten().any(needs_newest) {
             self.catch_up().await?;
+            resolving.is_newest = true;
         }
-        let (mut prepared, mut resolving) = (Vec::with_capacity(drafts.len()), Resolving::default());
         for draft in drafts {
             prepared.push(match draft {
                 Ok(draft) => self.prepare(opener, draft, &mut resolving).await,
@@ -278,9 +279,12 @@ impl Ballots {
     /// being resolved.
     async fn prepare(&self, opener: &str, draft: Draft, resolving: &mut Resolving) -> Result<Prepared, BallotError> {
         match self.prepare_here(opener, draft.clone(), resolving).await {
-            Err(BallotError::Refused(refusal)) if !matches!(refusal, Refusal::BallotConflict { .. }) => {
+            Err(BallotError::Refused(refusal))
+                if !resolving.is_newest && !matches!(refusal, Refusal::BallotConflict { .. }) =>
+            {
                 // What is applied here may be out of date, and there be room by now.
                 self.catch_up().await?;
+                resolving.is_newest = true;
                 self.prepare_here(opener, draft, resolving).await
             }
             prepared => prepared,
