@@ -239,8 +239,12 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Returns the turn of a letter's sender and priority.
+    /// Returns the turn of a letter's sender and priority. The notices of ballots do not wait for each other, so each has a
+    /// turn of its own.
     fn turn(&mut self, packet: &Packet) -> Turn {
+        if packet.is_ballot_notice() {
+            return Turn::default();
+        }
         if self.turns.len() >= MAX_HELD {
             // Each letter that is held has its turn, so few are left.
             self.turns.retain(|_, turn| Arc::strong_count(turn) > 1);

@@ -11,7 +11,7 @@
 //!    recognizes its id ([`memory`](crate::messaging::memory)), and its first outcome is reported again.
 //! 3. **In order.** The letters of one sender in one priority are handed on one after another, in the order in which they
 //!    were posted. One that can't be taken now holds up those after it; one whose time for a delivery has passed does
-//!    not, and comes again after them.
+//!    not, and comes again after them. The notices of ballots do not wait for each other.
 //! 4. **Bounded.** The stream carries so many letters without answer at once. It is opened only while no more are held,
 //!    and closed if the coordinator sends more than [`MAX_HELD`](held::MAX_HELD), or takes no answers.
 //! 5. **An answer survives the stream.** It is kept until it is written to a stream, also to another coordinator.

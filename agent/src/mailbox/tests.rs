@@ -1,7 +1,7 @@
 //! The mailbox against coordinators that the test plays.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
+use robeing_fleet::{NOTICE_KIND, NOTICE_SENDER};
 use robeing_net::Transport;
 use robeing_platform::{Platform, simulated::MemoryNetwork};
 use robeing_proto::{
@@ -303,6 +304,21 @@ async fn a_letter_that_can_not_be_taken_now_holds_up_those_after_it_of_its_sende
     assert_eq!(lane, [1, 1, 1, 1, 2, 5], "{delivered:?}");
     let last = delivered.iter().rposition(|id| [3, 4].contains(id)).expect("they are delivered");
     assert!(last < 4, "the others wait for nothing: {delivered:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn notices_of_ballots_do_not_wait_for_each_other() {
+    let mut stage = Stage::with(1).await;
+    let mut stream = stage.opened().await;
+    stage.port.is_open.send_replace(false);
+    let other = |id| Letter { sender: NOTICE_SENDER.into(), ..letter(id) };
+    let notice = |id| Letter { r#type: NOTICE_KIND.into(), ..other(id) };
+    let letters = vec![notice(1), other(2), notice(3), other(4), notice(5)];
+    stream.say(ToAgent::Letters(Letters { letters })).await;
+    let delivered: BTreeSet<u128> = stage.delivered(4).await.iter().map(|packet| packet.id.0).collect();
+    assert_eq!(delivered, BTreeSet::from([1, 2, 3, 5]), "the other letters have one turn, and nothing is decided yet");
+    stage.port.is_open.send_replace(true);
+    assert_eq!(stream.answers(5).await.len(), 5);
 }
 
 #[tokio::test(start_paused = true)]

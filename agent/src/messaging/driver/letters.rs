@@ -40,11 +40,18 @@ fn sealed_for(letter: &Packet) -> SealedFor {
 /// notices of ballots it is one of half as many.
 fn peer_of(letter: &Packet, max_handling: usize) -> Arc<str> {
     let sender = &letter.sender;
-    if **sender == *NOTICE_SENDER && *letter.kind == *NOTICE_KIND {
+    if letter.is_ballot_notice() {
         let number = letter.id.0 % (max_handling as u128 / 2).max(1);
         return format!("{LETTERS}{sender}{LETTERS}{number}").into();
     }
     format!("{LETTERS}{sender}").into()
+}
+
+impl Packet {
+    /// Returns whether this is the notice of a ballot, as coordinators send it. Such letters need not wait for each other.
+    pub(crate) fn is_ballot_notice(&self) -> bool {
+        *self.sender == *NOTICE_SENDER && *self.kind == *NOTICE_KIND
+    }
 }
 
 /// Returns whether a peer of the inbox stands for letters.
