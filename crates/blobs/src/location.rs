@@ -61,7 +61,7 @@ impl Location {
     /// # Errors
     /// What of its settings is missing or can't be used. Nothing is sent before the first object is.
     pub(crate) fn open(self, url: &str) -> Result<(Arc<dyn ObjectStore>, Path), BlobError> {
-        let failed = |source| BlobError::Store { store: url.to_owned(), source };
+        let failed = |source| BlobError::store(url.to_owned(), &source);
         let retry = RetryConfig { max_retries: MAX_RETRIES, retry_timeout: RETRY_WITHIN, ..RetryConfig::default() };
         Ok(match self {
             Self::Directory(path) => {

@@ -4,7 +4,11 @@ use bytes::Bytes;
 use object_store::path::Path;
 use tempfile::TempDir;
 
-use crate::{BlobError, BlobRef, BlobStore, MAX_BLOB_BYTES, directory_url, location::Location};
+use crate::{
+    BlobError, BlobRef, BlobStore, MAX_BLOB_BYTES, directory_url,
+    error::{MAX_REASON_BYTES, reason},
+    location::Location,
+};
 
 /// A store in a directory, and the file of an object in it.
 fn directory() -> (TempDir, BlobStore, impl Fn(&BlobRef) -> PathBuf) {
@@ -114,4 +118,19 @@ fn no_prefix_leads_out_of_its_bucket() {
         assert_eq!(bucket, "b");
         assert!(prefix.parts().all(|part| ![".", ".."].contains(&part.as_ref())), "{url}: {prefix}");
     }
+}
+
+#[test]
+fn what_a_store_answers_is_told_without_the_credentials_in_it() {
+    let generic = |text: &str| object_store::Error::Generic { store: "S3", source: text.to_owned().into() };
+    let answered = reason(&generic(
+        "Server returned non-2xx status code: 400 Bad Request: <?xml version=\"1.0\"?><Error><Code>ExpiredToken</Code>\
+         <Message>The provided token has expired.</Message><Token-0>s3cret</Token-0></Error>",
+    ));
+    assert!(!answered.contains("s3cret"), "{answered}");
+    assert!(answered.ends_with("400 Bad Request: ExpiredToken: The provided token has expired."), "{answered}");
+    let refused = reason(&generic("connection refused"));
+    assert!(refused.ends_with("connection refused"), "{refused}");
+    let long = reason(&generic(&"ü".repeat(MAX_REASON_BYTES)));
+    assert!(long.len() <= MAX_REASON_BYTES && long.len() > MAX_REASON_BYTES - 2, "{}", long.len());
 }
