@@ -247,7 +247,9 @@ impl Policies {
         let outcome = match (self.check(compiled, asker, object, &output), &ended.outcome) {
             (Checked::Refused(refused), _) => Outcome::Failed(denied(refused)).within_limits(),
             (Checked::Redacted(output), Outcome::Succeeded(_)) => Outcome::Succeeded(output).within_limits(),
-            (Checked::Redacted(_), Outcome::Stored(_)) => Outcome::Failed(denied(not_redacted("output"))).within_limits(),
+            (Checked::Redacted(_), Outcome::Stored(_)) => {
+                Outcome::Failed(denied(not_redacted("output"))).within_limits()
+            }
             // A failure has no output.
             (Checked::Allowed | Checked::Redacted(_), _) => return,
         };
