@@ -215,6 +215,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_commands_do_not_inherit_is_what_the_store_reads() {
+        assert_eq!(robeing_blobs::OWN_VARIABLES, robeing_settings::OBJECT_STORE_VARIABLES);
+    }
+
     #[tokio::test]
     async fn a_large_input_is_fetched_and_a_large_output_is_stored() {
         let (_folder, store) = store();

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use crate::{
     BlobError, BlobRef, BlobStore, MAX_BLOB_BYTES, directory_url,
     error::{MAX_REASON_BYTES, reason},
-    location::Location,
+    location::{Location, OWN_VARIABLES, own},
 };
 
 /// A store in a directory, and the file of an object in it.
@@ -100,6 +100,22 @@ fn stores_are_directories_and_prefixes_of_buckets() {
         let refused = Location::parse(wrong).expect_err(wrong).to_string();
         assert!(refused.contains("is no object store") && !refused.contains("secret"), "{refused}");
     }
+}
+
+#[test]
+fn variables_that_are_for_the_store_alone_are_read_by_the_kind_of_store() {
+    let all = || {
+        [
+            ("ROBEING_STORE_AWS_SECRET_ACCESS_KEY", "s3cret\n"),
+            ("ROBEING_STORE_GOOGLE_SERVICE_ACCOUNT_KEY", "{}"),
+            ("AWS_REGION", "elsewhere"),
+        ]
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+        .into_iter()
+    };
+    assert_eq!(OWN_VARIABLES, "ROBEING_STORE_");
+    assert_eq!(own("AWS_", all()), [("AWS_SECRET_ACCESS_KEY".to_owned(), "s3cret".to_owned())]);
+    assert_eq!(own("GOOGLE_", all()), [("GOOGLE_SERVICE_ACCOUNT_KEY".to_owned(), "{}".to_owned())]);
 }
 
 #[test]
