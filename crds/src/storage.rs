@@ -19,8 +19,8 @@ pub struct ObjectStorage {
     #[x_kube(validation = rules::bucket_url())]
     pub url: String,
 
-    /// What the agents need to use the store, in addition to what their pods have by their ServiceAccount. Only the agents
-    /// themselves get it, and none of the commands or containers that tasks run in.
+    /// What the agents need to use the store, in addition to what their pods have by their ServiceAccount. Commands that tasks
+    /// run do not inherit it, and containers beside the agents do not get it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_STORAGE_VARIABLES))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
