@@ -49,6 +49,17 @@ pub enum CliError {
     /// The inputs of the tasks are invalid.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// The fleet does not know references to inputs in an object store.
+    #[error(
+        "an input of more than 1 MiB needs fleet version {since}, and the fleet has version {current}; upgrade all of its \
+         coordinators"
+    )]
+    NoReferences {
+        /// The fleet's version.
+        current: u32,
+        /// The version that is needed.
+        since: u32,
+    },
     /// The object store can't be used.
     #[error(transparent)]
     Store(#[from] BlobError),
@@ -183,7 +194,7 @@ impl CliError {
             },
             Self::Kubernetes(error) => error.exit(),
             Self::Store(BlobError::Url { .. }) => Exit::Usage,
-            Self::Store(BlobError::TooLarge { .. }) => Exit::Refused,
+            Self::Store(BlobError::TooLarge { .. }) | Self::NoReferences { .. } => Exit::Refused,
             Self::Store(_) => Exit::Unreachable,
             Self::DevOnKubernetes { .. } => Exit::Usage,
             Self::Input(

@@ -29,6 +29,7 @@ mod scheduling;
 mod schema;
 mod spec;
 mod status;
+mod storage;
 mod task_kind;
 mod team;
 mod threshold;
@@ -56,6 +57,7 @@ pub use spec::{ImagePullPolicy, RobeingCluster, RobeingClusterSpec};
 pub use status::{
     AgentCounts, CoordinatorCounts, Phase, PoolStatus, RobeingClusterStatus, TaskCounts, condition_types,
 };
+pub use storage::{ObjectStorage, StorageVariable};
 pub use task_kind::{SplitBy, SplitJoin, Splitter, TaskKind, TaskKindResources, TaskKindRetry};
 pub use team::{Team, TeamState, TeamStatus};
 pub use threshold::{ParseThresholdError, Threshold};

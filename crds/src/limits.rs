@@ -107,6 +107,12 @@ pub const MAX_WEBHOOKS: u32 = 16;
 pub const MAX_WEBHOOK_NAME: u32 = 63;
 /// Maximum number of kinds of tasks of one webhook.
 pub const MAX_WEBHOOK_KINDS: u32 = 16;
+/// Maximum number of settings of the object store.
+pub const MAX_STORAGE_VARIABLES: u32 = 16;
+/// Maximum length of the name of such a setting, in characters.
+pub const MAX_STORAGE_NAME: u32 = 63;
+/// Maximum length of the value of such a setting, in characters.
+pub const MAX_STORAGE_VALUE: u32 = 2_048;
 /// Maximum number of headers of an `http` executor.
 pub const MAX_HEADERS: u32 = 32;
 /// Maximum length of a header's name, in characters.

@@ -336,6 +336,43 @@ pub(crate) fn webhooks_have_a_messenger() -> Rule {
     .field_path(".spec.gateway")
 }
 
+/// Accepts what agents accept: a directory would have to be in all of their containers.
+pub(crate) fn bucket_url() -> Rule {
+    rule(
+        "self.matches('^(s3|gs)://[a-z0-9]([-._a-z0-9]*[a-z0-9])?(/[-._A-Za-z0-9]+)*/?$')",
+        "The URL must be s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, where a prefix has letters, digits, '-', '.', '_' and \
+         '/', and no '/' follows another.",
+    )
+}
+
+pub(crate) fn storage_variable_name() -> Rule {
+    rule(
+        "self.matches('^(AWS|GOOGLE)_[A-Z0-9_]+$')",
+        "The name of a setting of the object store must begin with AWS_ or GOOGLE_ and be upper-case letters, digits and \
+         '_', such as AWS_REGION.",
+    )
+}
+
+pub(crate) fn storage_value_form() -> Rule {
+    rule("!self.matches('[[:cntrl:]]')", "The value of a setting must be one line of text, without control characters.")
+}
+
+pub(crate) fn one_storage_value() -> Rule {
+    rule(
+        "has(self.value) != has(self.secretKeyRef)",
+        "A setting of the object store must set exactly one of value and secretKeyRef.",
+    )
+}
+
+pub(crate) fn storage_secret_is_in_a_secret() -> Rule {
+    rule(
+        "!has(self.value) || \
+         !self.name.matches('^(AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|AWS_TOKEN|GOOGLE_SERVICE_ACCOUNT_KEY)$')",
+        "This credential must come from a Secret, since everyone who may read the cluster would see it; set secretKeyRef.",
+    )
+    .field_path(".value")
+}
+
 pub(crate) fn health_path() -> Rule {
     rule(
         "self.matches('^/[!-~]*$') && !self.contains('#')",

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Consensus, Coordinators, Gateway, Identity, Pool, Recovery, RobeingClusterStatus, Schedule, Scheduling, TaskKind,
-    Team, embedded,
+    Consensus, Coordinators, Gateway, Identity, ObjectStorage, Pool, Recovery, RobeingClusterStatus, Schedule,
+    Scheduling, TaskKind, Team, embedded,
     limits::{
         MAX_IMAGE, MAX_POD_LIST, MAX_POLICIES, MAX_POOL_NAME, MAX_POOL_REPLICAS, MAX_POOLS, MAX_SCHEDULES,
         MAX_TASK_KINDS, MAX_TEAMS,
@@ -118,6 +118,11 @@ pub struct RobeingClusterSpec {
     /// What messengers call outside the fleet.
     #[serde(default, skip_serializing_if = "Gateway::is_empty")]
     pub gateway: Gateway,
+
+    /// The object store for inputs and outputs of tasks that are larger than 1 MiB. If not set, there is none: such an output
+    /// is a failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<ObjectStorage>,
 
     /// Policies on submissions, results and messages, evaluated in this order. Their names are unique. If one of them is
     /// wrong, none of them is set, and a condition of the cluster tells what is wrong.

@@ -27,7 +27,7 @@ use nix::{
     },
     unistd::{Pid, getpid, getppid, pipe2, setsid},
 };
-use robeing_settings::WEBHOOK_SECRET_VARIABLES;
+use robeing_settings::{OBJECT_STORE_VARIABLES, WEBHOOK_SECRET_VARIABLES};
 use tokio::{
     process::{ChildStderr, ChildStdin, ChildStdout, Command},
     runtime::Handle,
@@ -365,11 +365,12 @@ impl Pointers {
     }
 }
 
-/// Returns the environment of a command: that of the agent, without the secrets of webhooks, which are for the agent alone,
-/// and with what is set for the command.
+/// Returns the environment of a command: that of the agent, without the secrets of webhooks and of the object store, which
+/// are for the agent alone, and with what is set for the command.
 fn environment(launch: &Launch, agents: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
     let is_set_here = |name: &OsStr| launch.env.iter().any(|(here, _)| OsStr::new(here) == name);
-    let is_secret = |name: &OsStr| name.as_bytes().starts_with(WEBHOOK_SECRET_VARIABLES.as_bytes());
+    let secrets = [WEBHOOK_SECRET_VARIABLES, OBJECT_STORE_VARIABLES];
+    let is_secret = |name: &OsStr| secrets.iter().any(|of| name.as_bytes().starts_with(of.as_bytes()));
     let inherited = agents.filter(|(name, _)| !is_set_here(name) && !is_secret(name));
     let here = launch.env.iter().filter_map(|(name, value)| Some((OsString::from(name), value.as_ref()?.into())));
     inherited.chain(here).collect()
@@ -478,12 +479,13 @@ mod tests {
     }
 
     #[test]
-    fn a_command_inherits_all_but_secrets_of_webhooks_and_what_is_set_for_it() {
+    fn a_command_inherits_all_but_secrets_of_the_agent_and_what_is_set_for_it() {
         let variable = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
-        let names = ["PATH", "ROBEING_WEBHOOKS", "ROBEING_WEBHOOK_SECRET_1", "ROBEING_KIND", "ROBEING_DEADLINE"];
+        let secrets = ["ROBEING_WEBHOOK_SECRET_1", "ROBEING_STORE_AWS_SECRET_ACCESS_KEY"];
+        let names = ["PATH", "ROBEING_WEBHOOKS", "ROBEING_KIND", "ROBEING_DEADLINE"].into_iter().chain(secrets);
         let env = vec![("ROBEING_KIND", Some("new".to_owned())), ("ROBEING_DEADLINE", None)];
         let launch = Launch { argv: Arc::new([]), env, has_input: false, entries: Arc::default() };
-        let of_command = environment(&launch, names.into_iter().map(|name| variable(name, "old")));
+        let of_command = environment(&launch, names.map(|name| variable(name, "old")));
         let expected = [("PATH", "old"), ("ROBEING_WEBHOOKS", "old"), ("ROBEING_KIND", "new")];
         assert_eq!(of_command, expected.map(|(name, value)| variable(name, value)));
     }

@@ -104,6 +104,18 @@ async fn within<T>(
     }
 }
 
+/// Returns the end of an attempt as the coordinator knows such ends. One of the version before would refuse a reference to an
+/// output, and never end the attempt.
+pub(super) fn known(takes_refs: bool, outcome: completion::Outcome) -> completion::Outcome {
+    match outcome {
+        completion::Outcome::OutputRef(_) if !takes_refs => {
+            let message = "the output is in the object store, which not all coordinators know before they are upgraded";
+            failed(v1::FailureKind::OutputTooLarge, Problem::new(message, true))
+        }
+        known => known,
+    }
+}
+
 fn failed(kind: v1::FailureKind, Problem { message, retryable }: Problem) -> completion::Outcome {
     completion::Outcome::Failure(v1::Failure { kind: kind.into(), message, retryable, ..v1::Failure::default() })
 }
@@ -203,6 +215,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_commands_do_not_inherit_is_what_the_store_reads() {
+        assert_eq!(robeing_blobs::OWN_VARIABLES, robeing_settings::OBJECT_STORE_VARIABLES);
+    }
+
     #[tokio::test]
     async fn a_large_input_is_fetched_and_a_large_output_is_stored() {
         let (_folder, store) = store();
@@ -211,6 +228,9 @@ mod tests {
         let ended = echo(Some(&store), true, "", vec![part(0, blob)]).await;
         let same = v1::BlobRef { sha256: blob.sha256.to_vec().into(), bytes: blob.bytes };
         assert_eq!(ended, completion::Outcome::OutputRef(same), "the output is the input");
+        assert_eq!(known(true, ended.clone()), ended);
+        let unknown = failure(known(false, ended));
+        assert_eq!((unknown.kind(), unknown.retryable), (v1::FailureKind::OutputTooLarge, true));
         let refused = failure(echo(Some(&store), false, "", vec![part(0, blob)]).await);
         assert!(!refused.retryable && refused.message.contains("until all coordinators"), "{refused:?}");
     }

@@ -285,6 +285,9 @@ async fn an_input_that_is_too_large_for_a_process_is_given_to_none() {
     let with = |length| Attempt { input: vec![7; length].into(), ..attempt("") };
     let failure = agent.run(with(MAX_PROCESS_INPUT + 1)).failure().await;
     assert_eq!((failure.kind, failure.retryable), (FailureKind::InvalidAttempt, false), "{failure:?}");
+    // Nor with less, if it is too much with what is left from an earlier attempt.
+    let failure = agent.run(Attempt { carried: "x".into(), ..with(MAX_PROCESS_INPUT) }).failure().await;
+    assert_eq!((failure.kind, failure.retryable), (FailureKind::InvalidAttempt, false), "{failure:?}");
     let running = agent.run(with(MAX_PROCESS_INPUT));
     let task = process.task().await;
     assert_eq!(task.input.len(), MAX_PROCESS_INPUT);

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use robeing_blobs::{BlobRef, BlobStore};
-use robeing_proto::v1::{self, Task, TaskSpec};
+use robeing_client::{ClientError, FleetClient};
+use robeing_proto::v1::{self, Consistency, Task, TaskSpec};
 
 use super::connect::object_store_of_dev;
 use crate::{
@@ -10,6 +11,10 @@ use crate::{
     error::CliError,
     inputs::INPUT_LIMIT,
 };
+
+/// The fleet version since which a task can refer to its input. A coordinator of an earlier one does not see the reference,
+/// and would accept the task with an empty input.
+const REFS_SINCE: u32 = 4;
 
 /// Opens the object store that is named, or else that of the fleet of `robeing dev` that is selected.
 ///
@@ -23,13 +28,35 @@ pub(super) fn open(args: &StoreArgs, fleet: &Connection) -> Result<Option<BlobSt
     }
 }
 
+fn is_large(spec: &TaskSpec) -> bool {
+    spec.input.len() > INPUT_LIMIT
+}
+
+/// Checks that the fleet knows references to inputs, if a task is to have one.
+///
+/// # Errors
+/// If it does not, or can't be asked.
+pub(super) async fn check_version(client: &FleetClient, specs: &[TaskSpec]) -> Result<(), CliError> {
+    if !specs.iter().any(is_large) {
+        return Ok(());
+    }
+    match client.status(Consistency::Linearizable).await {
+        Ok(status) if status.fleet_version < REFS_SINCE => {
+            Err(CliError::NoReferences { current: status.fleet_version, since: REFS_SINCE })
+        }
+        // Who may submit tasks need not be allowed to read the status.
+        Ok(_) | Err(ClientError::Refused { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Puts the inputs that are too large for the log into the store, and refers to them.
 ///
 /// # Errors
 /// If one can't be stored.
 pub(super) async fn upload(store: Option<&BlobStore>, specs: &mut [TaskSpec]) -> Result<(), CliError> {
     let Some(store) = store else { return Ok(()) };
-    for spec in specs.iter_mut().filter(|spec| spec.input.len() > INPUT_LIMIT) {
+    for spec in specs.iter_mut().filter(|spec| is_large(spec)) {
         let BlobRef { sha256, bytes } = store.put(std::mem::take(&mut spec.input)).await?;
         spec.input_ref = Some(v1::BlobRef { sha256: sha256.to_vec().into(), bytes });
     }

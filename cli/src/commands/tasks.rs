@@ -92,7 +92,9 @@ pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, Cli
         return watch(&client, task, args.output.output).await;
     }
     if args.result {
-        store::fetch_output(store::open(&args.store, fleet)?.as_ref(), &mut task).await?;
+        if task.output_ref.is_some() {
+            store::fetch_output(store::open(&args.store, fleet)?.as_ref(), &mut task).await?;
+        }
         return write_result(&mut io::stdout().lock(), &task);
     }
     let mut out = io::stdout().lock();

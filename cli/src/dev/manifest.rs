@@ -63,6 +63,11 @@ pub(super) async fn read(path: PathBuf, screen: &mut Screen) -> Result<(RobeingC
     if !manifest.cluster.spec.teams.is_empty() {
         screen.note("note: `spec.teams` only applies on Kubernetes; form teams here by `robeing team form`");
     }
+    if manifest.cluster.spec.storage.is_some() {
+        screen.note(
+            "note: `spec.storage` only applies on Kubernetes; large inputs and outputs are in the data directory here",
+        );
+    }
     for note in messengers::notes(&manifest.cluster.spec.gateway, &secrets) {
         screen.note(format!("note: {note}"));
     }

@@ -247,7 +247,10 @@ impl Policies {
         let outcome = match (self.check(compiled, asker, object, &output), &ended.outcome) {
             (Checked::Refused(refused), _) => Outcome::Failed(denied(refused)).within_limits(),
             (Checked::Redacted(output), Outcome::Succeeded(_)) => Outcome::Succeeded(output).within_limits(),
-            // A failure has no output, and one in the object store is not seen here.
+            (Checked::Redacted(_), Outcome::Stored(_)) => {
+                Outcome::Failed(denied(not_redacted("output"))).within_limits()
+            }
+            // A failure has no output.
             (Checked::Allowed | Checked::Redacted(_), _) => return,
         };
         ended.outcome = outcome;
@@ -293,8 +296,17 @@ fn submission<'a>(id: &'a str, task: &'a SubmitTask, kind: &'a str, specializati
     })
 }
 
-/// Replaces the input of a submission. Returns its refusal if it is too large then.
+/// Returns the refusal of what would have to be redacted where policies don't see it.
+fn not_redacted(what: &str) -> PolicyRefusal {
+    let message = format!("a policy redacts the {what}, and can't, because it is in the object store");
+    PolicyRefusal { needs_approval: false, message, approval: None }
+}
+
+/// Replaces the input of a submission. Returns its refusal if it is too large then, or in the object store.
 fn redact(task: &mut SubmitTask, input: Bytes) -> Option<Held> {
+    if task.input_ref.is_some() {
+        return Some(Held::Answered(Err(api_refusal(&not_redacted("input")))));
+    }
     task.input = input;
     task.check().err().map(|refusal: Refusal| Held::Answered(Err(convert::refusal(&refusal))))
 }

@@ -160,6 +160,30 @@ async fn an_approval_that_nobody_can_give_is_a_refusal_and_failures_are_closed_o
     assert_eq!(submit(&fleet, leader, of(3, "open", "{}")).await, Ok(TaskId(3)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_is_in_the_object_store_is_denied_where_it_would_have_to_be_redacted() {
+    let (fleet, leader) = fleet().await;
+    let hide = r#"{"name": "hide", "events": ["Submission", "Result"], "rule": "object.kind == 'stored'",
+        "action": "redact"}"#;
+    set(&fleet, leader, &[hide]).await;
+    let blob = || v1::BlobRef { sha256: vec![7; 32].into(), bytes: 70 };
+    let stored = TaskSpec { input_ref: Some(blob()), ..of(1, "stored", "") };
+    let denied = "a policy redacts the input, and can't, because it is in the object store";
+    assert_eq!(submit(&fleet, leader, stored).await, refused("PERMISSION_DENIED", denied));
+    let _agent = TestAgent::join_with_store(&fleet, leader, "w-0", |_| {
+        Some(Outcome::OutputRef(v1::BlobRef { sha256: vec![7; 32].into(), bytes: 70 }))
+    })
+    .await;
+    submit(&fleet, leader, of(2, "stored", "x")).await.expect("it is accepted");
+    submit(&fleet, leader, TaskSpec { input_ref: Some(blob()), ..of(3, "seen", "") }).await.expect("it is accepted");
+    for (id, state) in [(2, TaskState::Failed), (3, TaskState::Succeeded)] {
+        fleet.until("the end of the task", |fleet| ends(fleet, leader, id)).await;
+        let task = fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(id)).expect("it is kept").clone());
+        assert_eq!((task.state, task.output_ref.is_some()), (state, state == TaskState::Succeeded));
+        assert!(task.failure.iter().all(|failure| failure.kind == FailureKind::Denied), "{:?}", task.failure);
+    }
+}
+
 fn ends(fleet: &TestFleet, at: usize, id: u128) -> bool {
     fleet.tested(at).state.look(|fleet| fleet.task(TaskId(id)).is_some_and(|task| task.state.is_final()))
 }

@@ -1,6 +1,6 @@
 //! Why an object can't be stored or fetched.
 
-use std::{io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 use crate::BlobRef;
 
@@ -69,21 +69,56 @@ pub enum BlobError {
         seconds: u64,
     },
     /// The store failed.
-    #[error("the object store {store} failed: {source}")]
+    #[error("the object store {store} failed: {reason}")]
     Store {
         /// The URL of the store.
         store: String,
-        /// Why, as the store says.
-        source: object_store::Error,
+        /// Why, as the store says. It has nothing that could be a credential, since failures of tasks tell it.
+        reason: String,
     },
     /// The process is about to end.
     #[error("the process ends before the object was stored")]
     Ending,
 }
 
+/// The longest reason of a store that is told, bytes.
+pub(crate) const MAX_REASON_BYTES: usize = 1_000;
+
 impl BlobError {
+    /// Returns the failure of a store.
+    pub(crate) fn store(store: String, source: &object_store::Error) -> Self {
+        Self::Store { store, reason: reason(source) }
+    }
+
     /// Returns whether the same may succeed later, or at another machine.
     pub fn is_retryable(&self) -> bool {
         !matches!(self, Self::TooLarge { .. } | Self::Url { .. })
     }
+}
+
+/// Returns why a store failed, with the cause that is behind all others. What the store has answered can have the headers
+/// of the request in it, with the token of a session; only its code and message are told.
+pub(crate) fn reason(error: &(dyn Error + 'static)) -> String {
+    let text = error.to_string();
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let cause = cause.to_string();
+    let mut reason = match text.split_once('<') {
+        Some((before, answer)) => {
+            let told = ["Code", "Message"].into_iter().filter_map(|name| element(answer, name));
+            [before.trim_end_matches([' ', ':'])].into_iter().chain(told).collect::<Vec<_>>().join(": ")
+        }
+        None if text.contains(&cause) => text,
+        None => format!("{text}: {cause}"),
+    };
+    reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+    reason
+}
+
+/// Returns the content of the first element with this name in XML.
+fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once("</")?.0)
 }

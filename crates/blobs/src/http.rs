@@ -1,6 +1,6 @@
 //! The connections to stores, by the libraries that everything else here uses.
 
-use std::{fmt, time::Duration};
+use std::{env, fmt, time::Duration};
 
 use async_trait::async_trait;
 use http_body_util::BodyExt;
@@ -18,6 +18,7 @@ use object_store::{
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_native_certs::load_native_certs;
+use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
 /// How long a connection may take to be made, for each address of the store.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -52,14 +53,17 @@ fn is_yes(text: &str) -> bool {
     ["true", "1", "yes", "on"].iter().any(|yes| text.eq_ignore_ascii_case(yes))
 }
 
-/// Returns the TLS settings: servers are verified against the system's certificates.
+/// Returns the TLS settings: servers are verified against the system's certificates, and where there are none, as in an image
+/// that has only programs, against Mozilla's. What `SSL_CERT_FILE` and `SSL_CERT_DIR` name counts alone.
 fn tls() -> Result<ClientConfig, Box<dyn std::error::Error + Send + Sync>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(load_native_certs().certs);
     if roots.is_empty() {
-        return Err(
-            "no trusted certificates were found; install ca-certificates in the image or set SSL_CERT_FILE".into()
-        );
+        let is_set = |variable: &&str| env::var_os(variable).is_some_and(|value| !value.is_empty());
+        if let Some(variable) = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find(is_set) {
+            return Err(format!("{variable} names no readable certificate; name PEM certificates, or unset it").into());
+        }
+        roots.add_parsable_certificates(TLS_SERVER_ROOT_CERTS.iter().cloned());
     }
     let config = ClientConfig::builder_with_provider(std::sync::Arc::new(ring::default_provider()));
     Ok(config.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
@@ -90,4 +94,16 @@ fn not_answered(error: legacy::Error) -> HttpError {
 
 fn interrupted(error: hyper::Error) -> HttpError {
     HttpError::new(HttpErrorKind::Interrupted, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_certificates_that_are_built_in_can_be_used() {
+        let mut roots = RootCertStore::empty();
+        let (used, ignored) = roots.add_parsable_certificates(TLS_SERVER_ROOT_CERTS.iter().cloned());
+        assert!(used > 50 && ignored == 0, "{used} and {ignored}");
+    }
 }

@@ -14,7 +14,7 @@ mod reference;
 mod store;
 
 pub use error::BlobError;
-pub use location::directory_url;
+pub use location::{OWN_VARIABLES, directory_url};
 pub use reference::BlobRef;
 pub use store::{BlobStore, MAX_BLOB_BYTES};
 

@@ -1,14 +1,21 @@
 //! URLs of stores.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{env, ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use object_store::{
-    ObjectStore, RetryConfig, aws::AmazonS3Builder, gcp::GoogleCloudStorageBuilder, local::LocalFileSystem, path::Path,
+    ObjectStore, RetryConfig,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
+    local::LocalFileSystem,
+    path::Path,
 };
 use url::Url;
 
 use crate::{BlobError, http::Connector};
 
+/// The beginning of the names of environment variables that are for the store alone; the rest is the name that its own tools
+/// know. They count for more than those.
+pub const OWN_VARIABLES: &str = "ROBEING_STORE_";
 /// How many times a request that failed is repeated, and for how long after the first one.
 const MAX_RETRIES: usize = 4;
 const RETRY_WITHIN: Duration = Duration::from_secs(60);
@@ -61,7 +68,11 @@ impl Location {
     /// # Errors
     /// What of its settings is missing or can't be used. Nothing is sent before the first object is.
     pub(crate) fn open(self, url: &str) -> Result<(Arc<dyn ObjectStore>, Path), BlobError> {
-        let failed = |source| BlobError::Store { store: url.to_owned(), source };
+        let failed = |source| BlobError::store(url.to_owned(), &source);
+        let unknown = |name: &str| BlobError::Store {
+            store: url.to_owned(),
+            reason: format!("{OWN_VARIABLES}{name} is no setting of such a store"),
+        };
         let retry = RetryConfig { max_retries: MAX_RETRIES, retry_timeout: RETRY_WITHIN, ..RetryConfig::default() };
         Ok(match self {
             Self::Directory(path) => {
@@ -70,18 +81,39 @@ impl Location {
                 (Arc::new(store) as Arc<dyn ObjectStore>, Path::default())
             }
             Self::S3(bucket, prefix) => {
-                let builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
+                let mut builder = AmazonS3Builder::from_env();
+                for (name, value) in own("AWS_", env::vars_os()) {
+                    let key: AmazonS3ConfigKey = name.to_ascii_lowercase().parse().map_err(|_| unknown(&name))?;
+                    builder = builder.with_config(key, value);
+                }
+                let builder = builder.with_bucket_name(bucket).with_retry(retry);
                 // Whoever reads an object checks its hash, so it need not be computed for the signature, too.
                 let builder = builder.with_unsigned_payload(true).with_http_connector(Connector);
                 (Arc::new(builder.build().map_err(failed)?) as Arc<dyn ObjectStore>, prefix)
             }
             Self::Gcs(bucket, prefix) => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+                let mut builder = GoogleCloudStorageBuilder::from_env();
+                for (name, value) in own("GOOGLE_", env::vars_os()) {
+                    let key: GoogleConfigKey = name.to_ascii_lowercase().parse().map_err(|_| unknown(&name))?;
+                    builder = builder.with_config(key, value);
+                }
+                let builder = builder.with_bucket_name(bucket).with_retry(retry);
                 let store = builder.with_http_connector(Connector).build().map_err(failed)?;
                 (Arc::new(store) as Arc<dyn ObjectStore>, prefix)
             }
         })
     }
+}
+
+/// Returns the variables for stores of a kind that begin with [`OWN_VARIABLES`], by the rest of their names. The line break
+/// at the end of a value is removed, since files of secrets have one.
+pub(crate) fn own(kind: &str, all: impl Iterator<Item = (OsString, OsString)>) -> Vec<(String, String)> {
+    let own = all.filter_map(|(name, value)| {
+        let name = name.to_str()?.strip_prefix(OWN_VARIABLES)?.to_owned();
+        let value = value.to_str()?.trim_end_matches(['\r', '\n']).to_owned();
+        name.starts_with(kind).then_some((name, value))
+    });
+    own.collect()
 }
 
 /// Returns the URL of the store in a directory; `None` if its path is not absolute.

@@ -113,7 +113,7 @@ impl BlobStore {
         let store = self.url.to_string();
         match source {
             object_store::Error::NotFound { .. } => BlobError::Missing { blob, store },
-            source => BlobError::Store { store, source },
+            source => BlobError::store(store, &source),
         }
     }
 

@@ -1,10 +1,14 @@
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use bytes::Bytes;
 use object_store::path::Path;
 use tempfile::TempDir;
 
-use crate::{BlobError, BlobRef, BlobStore, MAX_BLOB_BYTES, directory_url, location::Location};
+use crate::{
+    BlobError, BlobRef, BlobStore, MAX_BLOB_BYTES, directory_url,
+    error::{MAX_REASON_BYTES, reason},
+    location::{Location, OWN_VARIABLES, own},
+};
 
 /// A store in a directory, and the file of an object in it.
 fn directory() -> (TempDir, BlobStore, impl Fn(&BlobRef) -> PathBuf) {
@@ -99,6 +103,22 @@ fn stores_are_directories_and_prefixes_of_buckets() {
 }
 
 #[test]
+fn variables_that_are_for_the_store_alone_are_read_by_the_kind_of_store() {
+    let all = || {
+        [
+            ("ROBEING_STORE_AWS_SECRET_ACCESS_KEY", "s3cret\n"),
+            ("ROBEING_STORE_GOOGLE_SERVICE_ACCOUNT_KEY", "{}"),
+            ("AWS_REGION", "elsewhere"),
+        ]
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
+        .into_iter()
+    };
+    assert_eq!(OWN_VARIABLES, "ROBEING_STORE_");
+    assert_eq!(own("AWS_", all()), [("AWS_SECRET_ACCESS_KEY".to_owned(), "s3cret".to_owned())]);
+    assert_eq!(own("GOOGLE_", all()), [("GOOGLE_SERVICE_ACCOUNT_KEY".to_owned(), "{}".to_owned())]);
+}
+
+#[test]
 fn any_directory_has_a_url() {
     for path in ["/var/objects", "/a b/%41#?/ü"] {
         let url = directory_url(path.as_ref()).expect("it is absolute");
@@ -114,4 +134,19 @@ fn no_prefix_leads_out_of_its_bucket() {
         assert_eq!(bucket, "b");
         assert!(prefix.parts().all(|part| ![".", ".."].contains(&part.as_ref())), "{url}: {prefix}");
     }
+}
+
+#[test]
+fn what_a_store_answers_is_told_without_the_credentials_in_it() {
+    let generic = |text: &str| object_store::Error::Generic { store: "S3", source: text.to_owned().into() };
+    let answered = reason(&generic(
+        "Server returned non-2xx status code: 400 Bad Request: <?xml version=\"1.0\"?><Error><Code>ExpiredToken</Code>\
+         <Message>The provided token has expired.</Message><Token-0>s3cret</Token-0></Error>",
+    ));
+    assert!(!answered.contains("s3cret"), "{answered}");
+    assert!(answered.ends_with("400 Bad Request: ExpiredToken: The provided token has expired."), "{answered}");
+    let refused = reason(&generic("connection refused"));
+    assert!(refused.ends_with("connection refused"), "{refused}");
+    let long = reason(&generic(&"ü".repeat(MAX_REASON_BYTES)));
+    assert!(long.len() <= MAX_REASON_BYTES && long.len() > MAX_REASON_BYTES - 2, "{}", long.len());
 }

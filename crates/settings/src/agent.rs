@@ -17,6 +17,11 @@ pub const DEFAULT_WORKER_LISTEN: &str = "127.0.0.1:8081";
 /// that an agent runs inherit none of these variables.
 pub const WEBHOOK_SECRET_VARIABLES: &str = "ROBEING_WEBHOOK_SECRET_";
 
+/// The beginning of the names of the environment variables in which agents get settings and credentials of their object
+/// store; the rest is the name that the tools of such stores know, such as `AWS_REGION`. The commands that an agent runs
+/// inherit none of these variables.
+pub const OBJECT_STORE_VARIABLES: &str = "ROBEING_STORE_";
+
 /// The default cluster id.
 pub const DEFAULT_CLUSTER: &str = "default";
 

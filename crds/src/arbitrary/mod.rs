@@ -48,9 +48,9 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
         let others = (identity().boxed(), policies().boxed(), webhooks().boxed(), consensus().boxed(), kept.boxed());
         let fleet = (coordinators().boxed(), recovery().boxed(), weights().boxed(), images().boxed());
         let scaled = prop::option::weighted(0.2, within(0, most_agents.min(limits::MAX_POOL_REPLICAS)));
-        let sizes = (scaled, prop::bool::weighted(0.1));
+        let sizes = (scaled, prop::bool::weighted(0.1), maybe(object_storage()).boxed());
         let parts = (names("[a-z]", 63), pools, pool_names, fleet.boxed(), others.boxed(), sizes.boxed());
-        parts.prop_map(move |(namespace, mut pools, names, fleet, others, (scaled, suspend))| {
+        parts.prop_map(move |(namespace, mut pools, names, fleet, others, (scaled, suspend, object_storage))| {
             let (coordinators, recovery, weights, [image, image_pull_policy, image_pull_secrets]) = fleet;
             let (identity, policies, webhooks, consensus, (teams, task_kinds, schedules)) = others;
             // The schema takes no webhooks that nobody calls.
@@ -74,6 +74,7 @@ pub fn manifests(most_agents: u32) -> impl Strategy<Value = String> {
                 ("identity", identity),
                 ("policies", policies),
                 ("gateway", gateway),
+                ("storage", object_storage),
                 ("teams", teams),
                 ("taskKinds", task_kinds),
                 ("schedules", schedules),
@@ -158,6 +159,23 @@ fn storage() -> impl Strategy<Value = Value> {
     let size = prop::sample::select(vec!["1Gi", "500M", "1.5Ti"]);
     (size, maybe(matching("[a-z]{1,9}")))
         .prop_map(|(size, class)| object([("size", json!(size)), ("storageClassName", class)]))
+}
+
+/// An object store, with each setting once.
+fn object_storage() -> impl Strategy<Value = Value> {
+    let url = matching("(s3|gs)://[a-z0-9]([-.a-z0-9]{0,9}[a-z0-9])?(/[-._A-Za-z0-9]{1,9}){0,3}/?");
+    let names = vec!["AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "GOOGLE_BUCKET"];
+    let count = names.len();
+    let env = vec((any::<bool>(), odd_text()), count).prop_flat_map(move |values| {
+        let variables = names.iter().zip(values).map(|(name, (is_secret, value))| {
+            if is_secret || *name == "AWS_SECRET_ACCESS_KEY" {
+                return json!({"name": name, "secretKeyRef": {"name": "bucket", "key": "k"}});
+            }
+            json!({"name": name, "value": value.replace('\n', " ")})
+        });
+        subsequence(variables.collect::<Vec<_>>(), 0..=count)
+    });
+    (url, env).prop_map(|(url, env)| json!({"url": url, "env": env}))
 }
 
 /// Who approves, which the schema also accepts for an action that needs no approval.
@@ -349,7 +367,8 @@ mod tests {
         let coordinators = ["spec.coordinators", "spec.coordinators.storage", "spec.coordinators.template"];
         let agents = ["spec.pools", "spec.pools.template", "spec.pools.agentPorts", "spec.teams"];
         let kinds = ["spec.taskKinds", "spec.taskKinds.resources", "spec.taskKinds.retry"];
-        let others = ["spec", "spec.recovery", "spec.consensus", "spec.identity", "spec.gateway.webhooks"];
+        let others =
+            ["spec", "spec.recovery", "spec.consensus", "spec.identity", "spec.gateway.webhooks", "spec.storage.env"];
         let schedules = ["spec.schedules", "spec.schedules.task"];
         for path in coordinators.into_iter().chain(agents).chain(kinds).chain(others).chain(schedules) {
             let names: Vec<&str> = path.split('.').collect();

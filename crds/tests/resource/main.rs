@@ -10,3 +10,4 @@ mod refusal;
 mod refusals;
 mod schedules;
 mod status;
+mod storage;

@@ -9,8 +9,8 @@ use k8s_openapi::{
 };
 use kube::{Resource, ResourceExt};
 use robeing_crds::{
-    AgentPorts, Consensus, Enrolment, Executor, Gateway, ImagePullPolicy, Messages, PodOverrides, Pool, Recovery,
-    RobeingCluster, Role, SecretKey, Storage, Weights,
+    AgentPorts, Consensus, Enrolment, Executor, Gateway, ImagePullPolicy, Messages, ObjectStorage, PodOverrides, Pool,
+    Recovery, RobeingCluster, Role, SecretKey, Storage, Weights,
 };
 use robeing_settings::{
     Contribute, ExecutorSpec, MessagesSpec,
@@ -104,6 +104,8 @@ pub struct ValidatedCluster {
     pub recovery: Recovery,
     /// What messengers call outside the fleet.
     pub gateway: Gateway,
+    /// The object store for large inputs and outputs.
+    pub object_storage: Option<ObjectStorage>,
     /// What agents need to join the fleet.
     pub enrolment: Enrolment,
     /// The trust domain in the names of the members.
@@ -247,6 +249,7 @@ pub fn validate(
         image_pull_policy: spec.image_pull_policy,
         image_pull_secrets: spec.image_pull_secrets.clone(),
         gateway: spec.gateway.clone(),
+        object_storage: spec.storage.clone(),
         coordinators: spec.coordinators.replicas,
         storage,
         claim_size: claim_size.unwrap_or_default(),

@@ -20,7 +20,7 @@ use robeing_operator::{
 };
 use robeing_settings::{
     AgentConfig, AuthorityConfig, CoordinatorConfig, Enrolment, EnrolmentConfig, ExecutorSpec, HeaderSpec, JoinProof,
-    LogFormat, Process, Startup, WEBHOOK_SECRET_VARIABLES, parse, settings,
+    LogFormat, OBJECT_STORE_VARIABLES, Process, Startup, WEBHOOK_SECRET_VARIABLES, parse, settings,
 };
 
 const POD_IP: &str = "10.1.2.3";
@@ -162,6 +162,7 @@ fn check_pool(pool: &Pool, built: &Built) {
         metrics_listen: Some(format!("0.0.0.0:{}", ports.metrics)),
         messages: pool.messages.as_ref().map(Messages::for_agents),
         data: Some(PathBuf::from(names::JOURNAL_DIRECTORY)),
+        object_store: built.fleet.object_storage.as_ref().map(|storage| storage.url.clone()),
         enrolment: EnrolmentConfig {
             trust: Some(PathBuf::from(names::IDENTITY_DIRECTORY).join("trust.crt")),
             proof: JoinProof::ServiceAccount(PathBuf::from(names::IDENTITY_DIRECTORY).join("token")),
@@ -182,6 +183,10 @@ fn check_pool(pool: &Pool, built: &Built) {
         }
     }
     assert_eq!(config, expected);
+    for variable in built.fleet.object_storage.iter().flat_map(|storage| &storage.env) {
+        let value = variable.value.as_deref().unwrap_or(SECRET);
+        assert_eq!(environment[&format!("{OBJECT_STORE_VARIABLES}{}", variable.name)], value);
+    }
     assert_eq!(environment[settings::EXECUTOR.variable()], executor_of_running_pods(&pool.executor));
     match (&pool.executor, &executor) {
         (Executor::Command(said), ExecutorSpec::Command(read)) => assert_eq!(said.argv, read.argv),

@@ -27,6 +27,7 @@ from robeing import (
     UnavailableError,
 )
 from robeing._client import many, submissions
+from robeing._client.results import output_of
 from robeing.v1 import types_pb2 as types
 from tests.fakes.fleet import Coordinator, fleet_of
 from tests.fakes.waiting import until
@@ -387,6 +388,13 @@ async def test_a_result_that_expired_is_told() -> None:
                 await future
         with pytest.raises(NotFoundError):
             await handle.get()
+
+
+def test_a_stored_output_is_an_error_that_says_where_it_is() -> None:
+    stored = types.BlobRef(sha256=bytes(32), bytes=5)
+    task = types.Task(id="t", kind="k", state=types.TASK_STATE_SUCCEEDED, output_ref=stored)
+    with pytest.raises(FleetError, match="of task t .k. has 5 bytes and is in the object store"):
+        output_of(task, bytes)
 
 
 async def test_tasks_are_cancelled() -> None:

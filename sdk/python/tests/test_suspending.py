@@ -149,6 +149,15 @@ async def test_a_subtask_that_did_not_succeed_is_an_error_of_the_handler() -> No
                 assert not result.failure.permanent
 
 
+async def test_a_stored_output_of_a_subtask_is_an_error_of_the_handler_and_not_an_empty_output() -> None:
+    async with serving() as process:
+        task = await process.give("careful", b"[[1]]")
+        asked = (await process.result()).suspend
+        stored = wire.GivenResult(stored=wire.StoredOutput(sha256=bytes(32), bytes=5))
+        result = await answer(process, again(task, asked, stored))
+        assert result.output.startswith(b'"0: its output has 5 bytes and is in the object store')
+
+
 async def test_a_handler_that_asks_for_others_fails_for_good() -> None:
     async with serving() as process:
         task = await process.give("fickle")

@@ -44,8 +44,8 @@ use super::{
     text::at_limit,
 };
 
-/// Largest input that is sent to a process, bytes: with all else, it fits into the 4 MiB of a message that clients of gRPC
-/// take unless they are told otherwise.
+/// Largest input that is sent to a process, with the results and what an earlier attempt has left, bytes: with all else, it
+/// fits into the 4 MiB of a message that clients of gRPC take unless they are told otherwise.
 pub const MAX_PROCESS_INPUT: usize = MAX_INPUT_BYTES + MAX_PASSED_BYTES as usize;
 /// Largest output of a process, bytes: with all else, it fits into a message.
 pub const MAX_PROCESS_OUTPUT: usize = 15 << 20;
@@ -130,10 +130,11 @@ impl WorkerExecutor {
 #[async_trait]
 impl Executor for WorkerExecutor {
     async fn run(&self, attempt: Attempt, cancel: CancellationToken) -> Outcome {
-        if attempt.input.len() > MAX_PROCESS_INPUT {
+        let bytes = given_bytes(&attempt);
+        if bytes > MAX_PROCESS_INPUT {
             let message = format!(
-                "the input has {} bytes, and a process that is attached can be given {MAX_PROCESS_INPUT}; use another executor",
-                attempt.input.len()
+                "what it is given has {bytes} bytes, and a process that is attached can be given {MAX_PROCESS_INPUT}; use \
+                 another executor"
             );
             return Outcome::Failed(Failure::new(FailureKind::InvalidAttempt, false, message));
         }
@@ -207,6 +208,17 @@ fn outcome(limits: &Limits, process: &str, answer: Answer) -> Outcome {
             Outcome::Failed(Failure::new(FailureKind::Reported, false, message))
         }
     }
+}
+
+/// Returns how many bytes a process would be given with an attempt. An input from the object store may be as large as all
+/// else together is otherwise.
+fn given_bytes(attempt: &Attempt) -> usize {
+    let result = |result: &PassedResult| match &result.end {
+        PassedEnd::Succeeded(output) => output.len(),
+        PassedEnd::Stored { sha256, .. } => sha256.len(),
+        PassedEnd::Failed(reason) | PassedEnd::Cancelled(reason) => reason.len(),
+    };
+    attempt.input.len() + attempt.carried.len() + attempt.results.iter().map(result).sum::<usize>()
 }
 
 /// Returns the result of another task as it is sent to a process.

@@ -23,7 +23,7 @@ use super::{Driver, LeaderLink, Session};
 use crate::{
     executor::{GuardTrust, MAX_AUTHORITIES, SessionInfo},
     identity::told_role,
-    session::{drain::Phase, held::Key, lease::Lease, link::Link},
+    session::{drain::Phase, held::Key, lease::Lease, link::Link, stored},
 };
 
 /// Returns what an agent reports to contribute; `None` if it is nothing.
@@ -236,7 +236,12 @@ impl Driver {
             },
             _ if self.held.has_unsent() => {
                 self.progress = now;
-                Say::Completions(internal::Completions { completions: self.held.batch() })
+                let mut completions = self.held.batch();
+                // They may be of attempts that ended under another coordinator.
+                for completion in &mut completions {
+                    completion.outcome = completion.outcome.take().map(|of| stored::known(self.takes_refs, of));
+                }
+                Say::Completions(internal::Completions { completions })
             }
             _ if std::mem::take(&mut self.leave_unsaid) => Say::Leave(internal::Leave {}),
             _ if self.attempt_progress.due().is_some_and(|due| now >= due) => {

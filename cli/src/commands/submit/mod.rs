@@ -100,15 +100,17 @@ pub(super) async fn run(args: SubmitArgs, fleet: &Connection) -> Result<Exit, Cl
     print(&mut io::stdout().lock(), &args, &outcome, began)
 }
 
-/// Reads the tasks, puts their large inputs into the object store, and connects to the fleet.
+/// Reads the tasks, connects to the fleet, and puts large inputs into the object store.
 async fn prepare(
     args: &SubmitArgs,
     fleet: &Connection,
 ) -> Result<(Vec<TaskSpec>, FleetClient, Option<BlobStore>), CliError> {
     let store = store::open(&args.store, fleet)?;
     let mut specs = specs(args, args.read_inputs(store.is_some()).await?);
+    let client = client(fleet, None, Access::Use).await?;
+    store::check_version(&client, &specs).await?;
     store::upload(store.as_ref(), &mut specs).await?;
-    Ok((specs, client(fleet, None, Access::Use).await?, store))
+    Ok((specs, client, store))
 }
 
 /// Submits one task with its parts: those of the lines, or the steps of a workflow.

@@ -66,7 +66,9 @@ impl Outcome {
         let is_written = args.wait && args.inputs.is_none() && args.tasks.is_none();
         let single = self.finished.values_mut().next();
         let Some(task) = single.filter(|_| is_written && args.output.output == Format::Table) else { return Ok(()) };
-        fetch_output(store, task).await?;
+        fetch_output(store, task).await.inspect_err(|_| {
+            note(&format!("task {0} has succeeded; `robeing task {0} --result` fetches its result again", task.id));
+        })?;
         match &task.output_ref {
             None => Ok(()),
             Some(stored) => Err(CliError::Usage(format!(

@@ -12,6 +12,7 @@ mod pool;
 mod pull;
 mod rights;
 mod services;
+mod storage;
 mod webhooks;
 
 use std::collections::BTreeSet;

@@ -15,7 +15,7 @@ use k8s_openapi::{
 };
 use robeing_crds::{PodOverrides, Role};
 use robeing_settings::{
-    Contribute, WEBHOOK_SECRET_VARIABLES,
+    Contribute, OBJECT_STORE_VARIABLES, WEBHOOK_SECRET_VARIABLES,
     settings::{self, WORKER_ADDRESS},
     text,
 };
@@ -23,7 +23,7 @@ use robeing_settings::{
 use super::{
     identity, journal, metadata,
     pod::{self, AGENT_VOLUME, add_env, env, env_as_is, env_from_secret},
-    pull, webhooks,
+    pull, storage, webhooks,
 };
 use crate::{
     controller::validate::{self, FleetPool, ValidatedCluster, Work},
@@ -37,8 +37,10 @@ const UNREACHABLE_SECONDS: i64 = 30;
 /// Memory limit of an agent beside the user's container, in MiB, and how much each of its slots adds.
 const BESIDE_MEMORY: u32 = 256;
 const BESIDE_MEMORY_OF_SLOT: u32 = 4;
+/// How much more each slot adds if there is an object store: the largest input and output.
+const STORED_MEMORY_OF_SLOT: u32 = 128;
 /// The environment variables that define an agent of its pool; a template can't change them, see [`is_fixed`].
-const FIXED: [&str; 13] = [
+const FIXED: [&str; 14] = [
     settings::ROLE.variable(),
     settings::CLUSTER_ID.variable(),
     settings::NAME.variable(),
@@ -48,16 +50,18 @@ const FIXED: [&str; 13] = [
     settings::DATA.variable(),
     settings::GATEWAY_LISTEN.variable(),
     settings::WEBHOOKS.variable(),
+    settings::OBJECT_STORE.variable(),
     settings::TLS.variable(),
     settings::TRUST.variable(),
     settings::SERVICE_ACCOUNT_TOKEN.variable(),
     settings::JOIN_SECRET.variable(),
 ];
 
-/// Returns whether a template can't change an agent's environment variable of this name: one of [`FIXED`], or the secret of
-/// a webhook.
+/// Returns whether a template can't change an agent's environment variable of this name: one of [`FIXED`], the secret of a
+/// webhook, or a setting of the object store.
 fn is_fixed(name: &str) -> bool {
-    FIXED.contains(&name) || name.starts_with(WEBHOOK_SECRET_VARIABLES)
+    let of_agents = [WEBHOOK_SECRET_VARIABLES, OBJECT_STORE_VARIABLES];
+    FIXED.contains(&name) || of_agents.into_iter().any(|beginning| name.starts_with(beginning))
 }
 
 /// Returns a pool's Deployment. A rollout creates one more pod before it deletes one, so that a new image that does not
@@ -182,7 +186,7 @@ fn containers(fleet: &ValidatedCluster, pool: &FleetPool) -> (Vec<Container>, Ve
             beside.restart_policy = Some("Always".into());
             add_env(&mut beside, &pool.template.env, is_fixed);
             let mut agent = agent(fleet, pool, true);
-            agent.resources = Some(beside_resources(pool));
+            agent.resources = Some(beside_resources(fleet, pool));
             if let Some(address) = attaches_at {
                 add_env(&mut beside, &[pod::variable(WORKER_ADDRESS, address)], is_fixed);
                 add_env(&mut agent, &[env(&settings::WORKER_LISTEN, address)], is_fixed);
@@ -270,8 +274,9 @@ fn last_of_each<T, K: PartialEq>(items: Vec<T>, key: impl Fn(&T) -> K) -> Vec<T>
 
 /// Returns the resources of an agent that runs no task itself but holds the inputs and outputs of tasks. In a namespace
 /// with a quota, a pod can be created only if every container sets its resources.
-fn beside_resources(pool: &FleetPool) -> ResourceRequirements {
-    let memory = BESIDE_MEMORY.saturating_add(BESIDE_MEMORY_OF_SLOT.saturating_mul(pool.slots));
+fn beside_resources(fleet: &ValidatedCluster, pool: &FleetPool) -> ResourceRequirements {
+    let stored = fleet.object_storage.as_ref().map_or(0, |_| STORED_MEMORY_OF_SLOT);
+    let memory = BESIDE_MEMORY.saturating_add((BESIDE_MEMORY_OF_SLOT + stored).saturating_mul(pool.slots));
     pod::resources(["20m", "32Mi"], ["1", &format!("{memory}Mi")])
 }
 
@@ -323,6 +328,7 @@ fn environment(fleet: &ValidatedCluster, pool: &FleetPool) -> Vec<EnvVar> {
     }
     environment.extend(identity::agent_environment(fleet));
     environment.extend(webhooks::environment(fleet, pool));
+    environment.extend(storage::environment(fleet));
     environment.extend(pool.secrets.iter().map(|(variable, key)| env_from_secret(variable, key)));
     environment
 }

@@ -6,6 +6,7 @@
 
 mod identity;
 mod messages;
+mod storage;
 mod users;
 mod webhooks;
 

@@ -66,6 +66,8 @@ class Given(NamedTuple):
     """Its output, if it succeeded."""
     reason: str
     """Why it did not succeed."""
+    stored_bytes: int = 0
+    """How many bytes its output has if that is in the object store, and so not in `output`."""
 
 
 class SubtaskOptions(TypedDict, total=False):
@@ -236,7 +238,10 @@ class Context:
     @property
     def results(self) -> list[Given]:
         """The results of the tasks on which the task depends, in the order in which it names them."""
-        return [Given(one.task_id, one.state == 0, one.output, one.reason) for one in self._journaled().dependencies]
+        return [
+            Given(one.task_id, one.state == 0, one.output, one.reason, one.stored.bytes)
+            for one in self._journaled().dependencies
+        ]
 
     def _journaled(self) -> Journal:
         from robeing._worker.journal import Journal  # noqa: PLC0415

@@ -66,7 +66,7 @@ class TaskHandle(Generic[R]):
         Raises:
             TaskFailedError: it has none, because the task failed or was cancelled.
             TaskExpiredError: its result has expired.
-            FleetError: the fleet does not answer.
+            FleetError: it is in the object store, or the fleet does not answer.
         """
         output: R = output_of(await self.finished(), self._decode)
         return output
@@ -218,7 +218,7 @@ class Fleet:
 
         Raises:
             TaskFailedError: it has none, because the task failed or was cancelled.
-            FleetError: the fleet refuses the task, or does not answer.
+            FleetError: it is in the object store, or the fleet refuses the task, or does not answer.
         """
         form = Form(task, options)
         opened = await self._connection.open()

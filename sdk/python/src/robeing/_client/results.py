@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from robeing.errors import TaskCancelledError, TaskDeadLetteredError, TaskFailedError
+from robeing.errors import FleetError, TaskCancelledError, TaskDeadLetteredError, TaskFailedError
 from robeing.v1 import types_pb2
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ def output_of(task: types_pb2.Task, decode: Callable[[bytes], Any]) -> Any:
 
     Raises:
         TaskFailedError: it has none.
+        FleetError: it is in the object store.
         BadValueError: it is not of the declared type.
     """
     error = error_of(task)
@@ -24,9 +25,12 @@ def output_of(task: types_pb2.Task, decode: Callable[[bytes], Any]) -> Any:
     return decode(task.output)
 
 
-def error_of(task: types_pb2.Task) -> TaskFailedError | None:
-    """Returns the error that a finished task ended with; `None` if it succeeded."""
+def error_of(task: types_pb2.Task) -> FleetError | None:
+    """Returns why a finished task has no output here; `None` if it has."""
     name = f"task {task.id} ({task.kind})"
+    if task.HasField("output_ref"):
+        where = f"has {task.output_ref.bytes} bytes and is in the object store"
+        return FleetError(f"the output of {name} {where}; `robeing task {task.id} --result` fetches it")
     if task.state == types_pb2.TASK_STATE_SUCCEEDED:
         return None
     if task.state == types_pb2.TASK_STATE_CANCELLED:

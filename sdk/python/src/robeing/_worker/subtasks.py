@@ -52,6 +52,9 @@ def outputs(results: Sequence[wire.GivenResult], form: Form) -> list[Any]:
     for index, result in enumerate(results):
         if result.state != wire.RESULT_STATE_SUCCEEDED:
             raise SubtaskError(index, result.reason or wire.ResultState.Name(result.state))
+        if result.HasField("stored"):
+            where = "is in the object store, from which this package fetches nothing"
+            raise SubtaskError(index, f"its output has {result.stored.bytes} bytes and {where}; return less")
     return [form.decode(result.output) for result in results]
 
 
