@@ -70,7 +70,7 @@ class TaskOptions(TypedDict, total=False):
     limit_key: str
     """What limits of the queue are about, such as the name of a customer."""
     agents: int
-    """Among how many agents the task is split, by the splitter of its kind; as its kind says unless given, 1: by none."""
+    """Among how many agents the task is split, as the splitter of its kind does it; as its kind says unless given."""
     depends_on: Sequence[str]
     """Ids of tasks that must have succeeded before the task is started; it fails if one does not."""
     result_ttl: Seconds
