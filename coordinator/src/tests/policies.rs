@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use robeing_fleet::{FailureKind, Refusal, Reply, TaskId, TaskState, known_version};
+use robeing_fleet::{
+    Command, FailureKind, KindCommand, Refusal, Reply, SplitBy, Splitter, TaskId, TaskKind, TaskState, known_version,
+};
 use robeing_identity::PeerRole;
 use robeing_net::gate::Caller;
 use robeing_policy::{Checked, Event, Message};
@@ -117,6 +119,28 @@ async fn a_submission_is_denied_redacted_or_taken_at_any_coordinator_and_the_log
     assert!(matches!(&answered[&0], Held::Answered(Ok(reply)) if *reply == known), "{:?}", answered[&0]);
     let is_conflict = matches!(&answered[&1], Held::Answered(Ok(Reply::Refused(Refusal::Conflict { .. }))));
     assert!(is_conflict, "{:?}", answered[&1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_an_attempt_divides_entails_no_kinds_that_its_submitter_may_not_submit() {
+    let (fleet, leader) = fleet().await;
+    set(&fleet, leader, &[NO_DEPLOYS]).await;
+    let kind = |name: &str, divided_as: &str| {
+        let splitter = Splitter { by: SplitBy::Command, kind: divided_as.to_owned(), ..Splitter::default() };
+        TaskKind { name: name.to_owned(), splitter: Some(Box::new(splitter)), ..TaskKind::default() }
+    };
+    let kinds = vec![kind("report", "cut"), kind("release", "deploy")];
+    let command = Command::Kind(KindCommand::Set { kinds, by: "ann".to_owned() });
+    let reply = fleet.tested(leader).proposer.propose_one(command).await;
+    assert!(matches!(reply, Ok(Reply::KindsSet { .. })), "{reply:?}");
+    let divided = |id: u128, kind: &str, part_kind: &str| {
+        let split = Some(v1::Split { part_kind: part_kind.to_owned(), ..v1::Split::default() });
+        TaskSpec { agents: 2, split, ..of(id, kind, "x") }
+    };
+    let denied = refused("PERMISSION_DENIED", "policy no-deploys denies this: deploy elsewhere");
+    assert_eq!(submit(&fleet, leader, divided(10, "release", "")).await, denied, "what divides it");
+    assert_eq!(submit(&fleet, leader, divided(20, "report", "deploy")).await, denied, "its parts");
+    assert_eq!(submit(&fleet, leader, divided(30, "report", "")).await, Ok(TaskId(30)));
 }
 
 #[tokio::test(start_paused = true)]
