@@ -14,8 +14,10 @@ use serde::de::IgnoredAny;
 
 use crate::api::convert::{self, BadField, bad};
 
+/// Tasks that clients send in one message, at most: what their kind says may split all of them.
+const TASKS_OF_MESSAGE: usize = 256;
 /// Maximum number of parts among agents in one request.
-const MAX_DIVIDED: usize = convert::MAX_INPUTS;
+const MAX_DIVIDED: usize = TASKS_OF_MESSAGE * MAX_SPREAD_PARTS as usize;
 /// Maximum number of dependencies of all these parts, each of which has those of its task.
 const MAX_DIVIDED_DEPENDENCIES: usize = 1_000_000;
 
