@@ -244,7 +244,8 @@ impl Policies {
         let id = id.to_string();
         let object = Object::Result(TaskResult {
             task_id: &id,
-            kind: &task.kind,
+            // That of attempts that divide its input is another one.
+            kind: task.kind_to_run(),
             agent: &agent.name,
             role: role_name(agent),
             pool: agent.pool.as_deref().unwrap_or_default(),
