@@ -9,8 +9,8 @@ use robeing_platform::compute;
 
 use crate::read::StateReader;
 
-/// Makes parts of the outputs that are inputs of parts: a JSON array of strings. Any other output becomes a final failure.
-/// Only a leader may call it, because it knows all tasks.
+/// Makes parts of the outputs that are inputs of parts: a JSON array of strings. Any other output becomes a final failure, and
+/// so does a wait for subtasks. Only a leader may call it, because it knows all tasks.
 pub fn divide(state: &StateReader, completions: &mut [Completion]) {
     let (tasks, now) = state.look(|fleet| {
         let divided = |ended: &Completion| fleet.divided_by(ended.task, ended.attempt);
@@ -19,12 +19,28 @@ pub fn divide(state: &StateReader, completions: &mut [Completion]) {
         (tasks, fleet.now().fleet)
     });
     for (ended, task) in completions.iter_mut().zip(tasks) {
-        let (Some(task), Outcome::Succeeded(output)) = (task, &ended.outcome) else { continue };
-        let outcome = match compute(|| parts(&task, output, now)) {
+        let divided = task.and_then(|task| compute(|| divided(&task, &ended.outcome, now)));
+        if let Some(outcome) = divided {
+            ended.outcome = outcome.within_limits();
+        }
+    }
+}
+
+/// Returns how an attempt ends that divides the input of a task; `None` if that is as it says.
+fn divided(task: &Task, outcome: &Outcome, now: FleetMillis) -> Option<Outcome> {
+    match outcome {
+        Outcome::Succeeded(output) => Some(match parts(task, output, now) {
             Ok(suspension) => Outcome::Suspended(suspension),
             Err(message) => Outcome::Failed(undivided(message)),
-        };
-        ended.outcome = outcome.within_limits();
+        }),
+        Outcome::Suspended(_) => {
+            let problem = "an attempt that divides the input of its task can't wait for subtasks: they would be taken \
+                           for the parts, and it would not continue";
+            Some(Outcome::Failed(undivided(problem.to_owned())))
+        }
+        Outcome::Answered { .. } | Outcome::Stored(_) | Outcome::Failed(_) | Outcome::Stopped | Outcome::HandedBack => {
+            None
+        }
     }
 }
 
@@ -89,6 +105,25 @@ mod tests {
         let (one, other) = (b"a".to_vec(), "bé".as_bytes().to_vec());
         assert_eq!(of(Join::All, 1), [(one.clone(), Some(1_000)), (other.clone(), Some(1_000))]);
         assert_eq!(of(Join::Reduce, 501), [(one, Some(450)), (other, Some(450))]);
+    }
+
+    #[test]
+    fn an_attempt_that_divides_ends_with_parts_or_fails_and_waits_for_no_subtasks() {
+        let task = dividing(Join::All);
+        let end = |outcome: Outcome| divided(&task, &outcome, 1);
+        let is_final = |end: &Option<Outcome>| {
+            let failure = match end {
+                Some(Outcome::Failed(failure)) => failure,
+                other => panic!("{other:?}"),
+            };
+            failure.kind == FailureKind::Subtask && !failure.retryable
+        };
+        let parts = end(Outcome::Succeeded(Bytes::from_static(br#"["a"]"#)));
+        assert!(matches!(&parts, Some(Outcome::Suspended(asked)) if asked.subtasks.len() == 1), "{parts:?}");
+        assert!(is_final(&end(Outcome::Succeeded(Bytes::new()))));
+        let asked = Suspension { subtasks: vec![task.part(Bytes::new(), 1)], carried: Bytes::new() };
+        assert!(is_final(&end(Outcome::Suspended(asked))), "its subtasks are no parts");
+        assert_eq!(end(Outcome::HandedBack), None);
     }
 
     #[test]

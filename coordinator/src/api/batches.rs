@@ -1,7 +1,7 @@
 //! What is submitted together: tasks in an order in which each comes after those that it waits for, and the parts of
 //! tasks that are split by their inputs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use bytes::Bytes;
 use robeing_fleet::{Command, Refusal, Reply, SubmitTask, TaskCommand, TaskId, submission_order};
@@ -25,8 +25,20 @@ pub(super) struct Batch {
 /// The tasks that are proposed, in order.
 pub(super) struct Sent {
     pub commands: Vec<Bytes>,
+    /// The tasks with keys among them that are sent with all of their parts.
+    pub keyed: Vec<KeyedSplit>,
     /// Their places in the batch; `None` if they are in order, without those that are refused.
     places: Option<Vec<usize>>,
+}
+
+/// A task with a key, and its parts. Its key may stand for another task that was submitted before.
+pub(super) struct KeyedSplit {
+    /// The place of the task among the commands.
+    pub task: usize,
+    /// The id that it has if it is new.
+    pub id: TaskId,
+    /// The commands of its parts, in order.
+    pub parts: Vec<Bytes>,
 }
 
 impl Batch {
@@ -53,7 +65,7 @@ impl Batch {
         let encoded = |task| propose::encoded(&Command::Task(TaskCommand::Submit(task)));
         if submissions.iter().all(|task| task.links.is_none()) {
             let tasks = submissions.into_iter().enumerate().filter(|(n, _)| !refused.contains_key(n));
-            return Sent { commands: tasks.map(|(_, task)| encoded(task)).collect(), places: None };
+            return Sent { commands: tasks.map(|(_, task)| encoded(task)).collect(), keyed: Vec::new(), places: None };
         }
         let order = submission_order(&submissions).unwrap_or_else(|cycle| {
             for (n, _) in submissions.iter().enumerate().filter(|(_, task)| task.links.is_some()) {
@@ -62,6 +74,7 @@ impl Batch {
             }
             (0..submissions.len()).collect()
         });
+        let with_keys = self.with_keys(&submissions);
         let mut tasks: Vec<Option<SubmitTask>> = submissions.into_iter().map(Some).collect();
         let (mut commands, mut places) = (Vec::with_capacity(order.len()), Vec::with_capacity(order.len()));
         for n in order.into_iter().filter(|n| !refused.contains_key(n)) {
@@ -70,7 +83,16 @@ impl Batch {
                 places.push(n);
             }
         }
-        Sent { commands, places: Some(places) }
+        Sent { keyed: keyed_splits(with_keys, &places, &commands), commands, places: Some(places) }
+    }
+
+    /// Returns the places of those with keys that have parts, each with those of its parts after it, and their ids.
+    fn with_keys(&self, submissions: &[SubmitTask]) -> Vec<(Range<usize>, TaskId)> {
+        let submitted = self.submitted.as_deref().unwrap_or_default();
+        let ends = submitted.iter().skip(1).map(|(place, _)| *place).chain([submissions.len()]);
+        let has_key = |place: usize| submissions.get(place).is_some_and(|task| task.idempotency_key.is_some());
+        let all = submitted.iter().zip(ends).map(|((place, id), end)| (*place..end, *id));
+        all.filter(|(places, _)| places.len() > 1 && has_key(places.start)).collect()
     }
 
     /// Refuses the parts of tasks that are refused, of `count` tasks and parts: they would be proposed for nothing.
@@ -112,6 +134,21 @@ impl Batch {
     }
 }
 
+/// Returns those of these tasks that are sent with all of their parts, by commands whose places in the batch are these.
+fn keyed_splits(tasks: Vec<(Range<usize>, TaskId)>, places: &[usize], commands: &[Bytes]) -> Vec<KeyedSplit> {
+    if tasks.is_empty() {
+        return Vec::new();
+    }
+    let sent: BTreeMap<usize, usize> = places.iter().copied().zip(0..).collect();
+    let command = |place: usize| sent.get(&place).and_then(|at| commands.get(*at)).cloned();
+    let split = |(mut of, id): (Range<usize>, TaskId)| {
+        let task = sent.get(&of.next()?).copied()?;
+        let parts = of.map(command).collect::<Option<Vec<Bytes>>>()?;
+        Some(KeyedSplit { task, id, parts })
+    };
+    tasks.into_iter().filter_map(split).collect()
+}
+
 /// Returns the outcomes of tasks, at these places, each of which is followed by the outcomes of its parts; and the new ones
 /// of which a part was refused. One that was accepted before has its parts from then: if it was found by its key, those of
 /// this submission are nobody's.
@@ -122,7 +159,12 @@ fn with_parts(submitted: &[(usize, TaskId)], all: Vec<Outcome>) -> (Vec<Outcome>
         let Some((_, outcome)) = all.next() else { break };
         let end = submitted.get(n + 1).map_or(usize::MAX, |(next, _)| *next);
         let mut problem = None;
+        let is_known = matches!(outcome, Ok(Reply::Submitted { existing: true, .. }));
         while let Some((at, part)) = all.next_if(|(at, _)| *at < end) {
+            // It is forgotten, and its key still stands for it.
+            if is_known && matches!(part, Ok(Reply::Refused(Refusal::UnknownTask { task })) if task == *id) {
+                continue;
+            }
             problem = problem.or_else(|| refusal_of(at - place - 1, &part));
         }
         match (outcome, problem) {
@@ -147,7 +189,7 @@ fn with_parts(submitted: &[(usize, TaskId)], all: Vec<Outcome>) -> (Vec<Outcome>
 }
 
 /// Returns the refusal of a task because of the refusal of one of its parts.
-fn refusal_of(index: usize, part: &Outcome) -> Option<v1::Refusal> {
+pub(super) fn refusal_of(index: usize, part: &Outcome) -> Option<v1::Refusal> {
     let refusal = match part {
         Ok(Reply::Submitted { .. }) => return None,
         // The task has ended before, as it may when some of its parts have.
@@ -266,9 +308,39 @@ mod tests {
         let existing = |id| Ok(Reply::Submitted { task: TaskId(id), existing: true });
         let (told, cancelled) = outcomes(7, Refusal::UnknownTask { task: TaskId(10) });
         assert_eq!((told, cancelled), (vec![existing(7)], Vec::new()), "it was found by its key");
+        let (told, cancelled) = outcomes(10, Refusal::UnknownTask { task: TaskId(10) });
+        assert_eq!((told, cancelled), (vec![existing(10)], Vec::new()), "it is forgotten, and its key stands for it");
+        let (told, _) = outcomes(10, Refusal::UnknownTask { task: TaskId(9) });
+        assert!(told[0].as_ref().is_err_and(|refusal| refusal.code == "NOT_FOUND"), "{told:?}");
         let (told, cancelled) = outcomes(10, Refusal::Conflict { what: "the id".to_owned(), task: TaskId(11) });
         assert!(told[0].as_ref().is_err_and(|refusal| refusal.code == "ALREADY_EXISTS"), "{told:?}");
         assert_eq!(cancelled, Vec::new());
+    }
+
+    #[test]
+    fn the_parts_of_a_task_with_a_key_can_be_sent_again_unless_one_of_them_is_refused() {
+        let with_key = |id: u128| SubmitTask { idempotency_key: Some("key".to_owned()), ..after(id, &[]) };
+        let parts = |id: u128| vec![after(id + 1, &[]), after(id + 2, &[])];
+        let sent = |mut refused: BTreeMap<usize, Outcome>| {
+            let tasks = [after(10, &[]), with_key(20), with_key(30)];
+            let with_parts = |task: SubmitTask| {
+                let parts = parts(task.id.0);
+                prepared(task, parts)
+            };
+            let mut tasks: Vec<Prepared> = tasks.map(with_parts).into();
+            tasks.push(prepared(with_key(40), Vec::new()));
+            let mut sent = Batch::of(tasks).send(&mut refused);
+            let keyed = std::mem::take(&mut sent.keyed).into_iter();
+            let told = keyed.map(|split| {
+                let KeyedSplit { task, id, parts } = split;
+                let parts = Sent { commands: parts, keyed: Vec::new(), places: None };
+                (sent_ids(&sent)[task], id.0, sent_ids(&parts))
+            });
+            told.collect::<Vec<_>>()
+        };
+        assert_eq!(sent(BTreeMap::new()), [(20, 20, vec![21, 22]), (30, 30, vec![31, 32])]);
+        let full = || Ok(Reply::Refused(Refusal::QueueFull { limit: 1 }));
+        assert_eq!(sent(BTreeMap::from([(0, full()), (5, full())])), [(30, 30, vec![31, 32])]);
     }
 
     #[test]

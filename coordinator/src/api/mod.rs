@@ -6,6 +6,7 @@ pub mod answers;
 pub mod ballots;
 mod batches;
 pub mod cancels;
+mod completing;
 pub mod completions;
 pub mod convert;
 pub mod dead_letters;

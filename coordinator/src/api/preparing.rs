@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use robeing_fleet::{Feature, Fleet, SubmitTask, TaskId, limits::DEFAULT_QUEUE};
+use robeing_fleet::{Feature, Fleet, SubmitTask, TaskId, TaskState, limits::DEFAULT_QUEUE};
 use robeing_net::gate::Caller;
 use robeing_platform::uuid_v7;
 use robeing_proto::v1;
@@ -36,9 +36,9 @@ pub fn identify(state: &StateReader, by: &Caller, submissions: &mut [SubmitTask]
     }
 }
 
-/// Returns whether a task is known with all its parts, or has ended so long ago that it is archived.
-fn has_its_parts(fleet: &Fleet, task: TaskId) -> bool {
-    if fleet.archived(task).is_some() {
+/// Returns whether a task is known with all its parts, or gets no others because it has ended.
+pub(super) fn has_its_parts(fleet: &Fleet, task: TaskId) -> bool {
+    if fleet.state_of(task).is_some_and(TaskState::is_final) {
         return true;
     }
     let children = fleet.task(task).and_then(|task| task.children());

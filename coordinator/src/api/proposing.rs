@@ -66,7 +66,8 @@ impl Submissions {
         }
         let count = batch.submissions.len();
         let mut sent = batch.send(&mut refused);
-        let outcomes = self.propose_all(sender, std::mem::take(&mut sent.commands)).await?;
+        let mut outcomes = self.propose_all(sender, std::mem::take(&mut sent.commands)).await?;
+        self.complete_known(sender, std::mem::take(&mut sent.keyed), &mut outcomes).await?;
         let (told, cancelled) = batch.outcomes(count, refused, sent, outcomes);
         let cancel = |task| {
             let reason = "one of its parts was refused".to_owned();
@@ -79,7 +80,7 @@ impl Submissions {
     }
 
     /// Proposes commands, and returns their outcomes, in order.
-    async fn propose_all(&self, sender: Sender, commands: Vec<Bytes>) -> Result<Vec<Outcome>, ProposeError> {
+    pub(super) async fn propose_all(&self, sender: Sender, commands: Vec<Bytes>) -> Result<Vec<Outcome>, ProposeError> {
         let mut outcomes: Vec<Outcome> = Vec::with_capacity(commands.len());
         let mut groups = in_messages(commands, Bytes::len).into_iter();
         while let Some(group) = groups.next() {

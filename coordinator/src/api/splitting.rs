@@ -14,8 +14,10 @@ use serde::de::IgnoredAny;
 
 use crate::api::convert::{self, BadField, bad};
 
+/// Tasks that clients send in one message, at most: what their kind says may split all of them.
+const TASKS_OF_MESSAGE: usize = 256;
 /// Maximum number of parts among agents in one request.
-const MAX_DIVIDED: usize = convert::MAX_INPUTS;
+const MAX_DIVIDED: usize = TASKS_OF_MESSAGE * MAX_SPREAD_PARTS as usize;
 /// Maximum number of dependencies of all these parts, each of which has those of its task.
 const MAX_DIVIDED_DEPENDENCIES: usize = 1_000_000;
 
@@ -87,6 +89,8 @@ impl Preparing {
         let inputs = pieces(by, &spec.input, agents).map_err(|problem| bad("input", problem))?;
         self.charge(inputs.len(), spec.depends_on.len())?;
         let by = v1::SplitBy::Unspecified.into();
+        // All of them if there is less to divide. One that more agents could not reach either is refused.
+        let quorum = if quorum <= agents { quorum.min(inputs.len() as u32) } else { quorum };
         spec.split = Some(v1::Split { parts: 0, join, quorum, part_kind, by, spread: true });
         (spec.inputs, spec.input) = (inputs, Bytes::new());
         Ok(Some(divided))
@@ -400,6 +404,18 @@ mod tests {
         assert_eq!(divider.as_deref(), Some(&expected));
         assert_eq!(whole, spec("count", "abc", 0), "nothing is divided yet");
         assert!(of("other").is_err());
+    }
+
+    #[test]
+    fn a_quorum_of_more_parts_than_there_are_to_divide_is_all_of_them() {
+        let quorum = |input: &'static str, quorum| {
+            let asked = v1::Split { join: v1::Join::Quorum.into(), quorum, ..v1::Split::default() };
+            let mut spec = v1::TaskSpec { split: Some(asked), ..spec("count", input, 4) };
+            preparing().divide(&mut spec).expect("it can be divided");
+            spec.split.map(|split| split.quorum)
+        };
+        assert_eq!([quorum("1\n2\n", 3), quorum("1\n2\n3\n4\n", 3)], [Some(2), Some(3)]);
+        assert_eq!(quorum("1\n2\n", 5), Some(5), "it is refused when the submission is checked");
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Policies {
 
     /// Decides about a submission, whether it was accepted before or not. The error is its refusal.
     fn decide(&self, compiled: &Compiled, asker: &Asker, task: &mut SubmitTask) -> Result<Option<Held>, PolicyRefusal> {
-        if let Some(refused) = self.refusal_of_comparisons(compiled, asker, task) {
+        if let Some(refused) = self.refusal_of_entailed(compiled, asker, task) {
             return Err(refused);
         }
         let id = task.id.to_string();
@@ -112,15 +112,24 @@ impl Policies {
         }
     }
 
-    /// Returns the refusal of the tasks that would compare outputs of this one, as if they were submitted with its input.
-    /// One that needs an approval can't have it: the ballot would be about the task.
-    fn refusal_of_comparisons(&self, compiled: &Compiled, asker: &Asker, task: &SubmitTask) -> Option<PolicyRefusal> {
-        let kind = task.verify.as_ref()?.compare.as_ref()?;
-        let id = task.id.to_string();
-        match self.check(compiled, asker, submission(&id, task, kind, Some(kind)), &task.input) {
-            Checked::Refused(refused) => Some(refused),
-            Checked::Allowed | Checked::Redacted(_) => None,
-        }
+    /// Returns the refusal of what this task entails, as if that were submitted with its input: tasks that would compare its
+    /// outputs, attempts that are run as another kind to divide its input, and parts that an attempt makes of it, which are
+    /// decided about as its agent's when they are there. If one needs an approval, it can't have it: the ballot would be about
+    /// the task.
+    fn refusal_of_entailed(&self, compiled: &Compiled, asker: &Asker, task: &SubmitTask) -> Option<PolicyRefusal> {
+        let compare = task.verify.as_ref().and_then(|verify| verify.compare.as_ref());
+        let compare = compare.map(|kind| (kind, Some(kind.as_str())));
+        let divider = task.links.as_ref().and_then(|links| links.divider.as_ref());
+        let kinds = divider.into_iter().flat_map(|divider| [&divider.kind, &divider.part_kind]);
+        let divided = kinds.filter(|kind| !kind.is_empty());
+        let divided = divided.map(|kind| (kind, task.required_specialization.as_deref()));
+        compare.into_iter().chain(divided).find_map(|(kind, specialization)| {
+            let id = task.id.to_string();
+            match self.check(compiled, asker, submission(&id, task, kind, specialization), &task.input) {
+                Checked::Refused(refused) => Some(refused),
+                Checked::Allowed | Checked::Redacted(_) => None,
+            }
+        })
     }
 
     /// Returns the answer to a task that policies refuse. One that was accepted before is the same task, and what is allowed
@@ -235,7 +244,8 @@ impl Policies {
         let id = id.to_string();
         let object = Object::Result(TaskResult {
             task_id: &id,
-            kind: &task.kind,
+            // That of attempts that divide its input is another one.
+            kind: task.kind_to_run(),
             agent: &agent.name,
             role: role_name(agent),
             pool: agent.pool.as_deref().unwrap_or_default(),

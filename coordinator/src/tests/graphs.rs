@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use robeing_fleet::{Kept, Task, TaskId, TaskState};
+use robeing_fleet::{Kept, Task, TaskId, TaskState, child_id};
 use robeing_net::gate::Caller;
 use robeing_proto::{
     internal::v1::{self as internal, completion::Outcome},
@@ -110,6 +110,44 @@ async fn a_split_task_that_is_submitted_again_by_its_key_alone_is_kept_with_its_
     let state = |id| fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(id)).map(|task| task.state));
     assert_eq!((state(0x100), state(0x200)), (Some(TaskState::Queued), None));
     assert_eq!(fleet.tested(leader).state.look(|fleet| fleet.children_of(TaskId(0x100), 0, 10).len()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_submission_was_interrupted_gets_the_parts_that_it_lacks_when_its_key_is_submitted_again() {
+    let (fleet, leader) = start().await;
+    let follower = fleet.followers(leader)[0];
+    // What is there if a coordinator dies after the first part.
+    let split = Some(Split { parts: 3, ..Split::default() });
+    let first = TaskSpec { split, idempotency_key: "key".into(), ..task(0x100) };
+    let part_of = Some(v1::PartOf { task: TaskId(0x100).to_string(), index: 0 });
+    let id = child_id(TaskId(0x100), 0).to_string();
+    let part = TaskSpec { id, part_of, input: "a".into(), ..task(0x101) };
+    let results = submit(&fleet, leader, vec![first, part]).await;
+    assert!(results.iter().all(|result| result.refusal.is_none()), "{results:?}");
+
+    let known = |fleet: &TestFleet| {
+        let parts = fleet.tested(leader).state.look(|fleet| fleet.children_of(TaskId(0x100), 0, 10));
+        let told = parts.into_iter().map(|(index, part)| {
+            let Kept::Here(part) = part else { panic!("a part is archived") };
+            assert_eq!(part.id, child_id(TaskId(0x100), index));
+            String::from_utf8_lossy(&part.input).into_owned()
+        });
+        told.collect::<Vec<_>>()
+    };
+    let again = |id: u128, inputs: &[&'static str]| {
+        let inputs = inputs.iter().map(|input| Bytes::from_static(input.as_bytes())).collect();
+        TaskSpec { inputs, idempotency_key: "key".into(), ..task(id) }
+    };
+    let other = submit(&fleet, follower, vec![again(0x200, &["x", "b", "c"])]).await.remove(0);
+    assert_eq!(other.refusal.map(|refusal| refusal.code).as_deref(), Some("ALREADY_EXISTS"));
+    let fewer = submit(&fleet, follower, vec![again(0x300, &["a", "b"])]).await.remove(0);
+    assert_eq!((fewer.task_id, fewer.existing), (TaskId(0x100).to_string(), true));
+    assert_eq!(known(&fleet), ["a"]);
+    for id in [0x400, 0x500] {
+        let told = submit(&fleet, follower, vec![again(id, &["a", "b", "c"])]).await.remove(0);
+        assert_eq!((told.task_id, told.refusal, told.existing), (TaskId(0x100).to_string(), None, true));
+        assert_eq!(known(&fleet), ["a", "b", "c"]);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use robeing_fleet::{FailureKind, Refusal, Reply, TaskId, TaskState, known_version};
+use robeing_fleet::{
+    Command, FailureKind, KindCommand, Refusal, Reply, SplitBy, Splitter, TaskId, TaskKind, TaskState, known_version,
+};
 use robeing_identity::PeerRole;
 use robeing_net::gate::Caller;
 use robeing_policy::{Checked, Event, Message};
@@ -117,6 +119,53 @@ async fn a_submission_is_denied_redacted_or_taken_at_any_coordinator_and_the_log
     assert!(matches!(&answered[&0], Held::Answered(Ok(reply)) if *reply == known), "{:?}", answered[&0]);
     let is_conflict = matches!(&answered[&1], Held::Answered(Ok(Reply::Refused(Refusal::Conflict { .. }))));
     assert!(is_conflict, "{:?}", answered[&1]);
+}
+
+/// Sets kinds of tasks whose input is divided by attempts that are run as other kinds.
+async fn set_divided(fleet: &TestFleet, at: usize, kinds: &[(&str, &str)]) {
+    let kind = |(name, divided_as): &(&str, &str)| {
+        let splitter = Splitter { by: SplitBy::Command, kind: (*divided_as).to_owned(), ..Splitter::default() };
+        TaskKind { name: (*name).to_owned(), splitter: Some(Box::new(splitter)), ..TaskKind::default() }
+    };
+    let kinds = kinds.iter().map(kind).collect();
+    let command = Command::Kind(KindCommand::Set { kinds, by: "ann".to_owned() });
+    let reply = fleet.tested(at).proposer.propose_one(command).await;
+    assert!(matches!(reply, Ok(Reply::KindsSet { .. })), "{reply:?}");
+}
+
+/// Returns a task of such a kind, with parts of this kind.
+fn divided(id: u128, kind: &str, part_kind: &str) -> TaskSpec {
+    let split = Some(v1::Split { part_kind: part_kind.to_owned(), ..v1::Split::default() });
+    TaskSpec { agents: 2, split, ..of(id, kind, "x") }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_an_attempt_divides_entails_no_kinds_that_its_submitter_may_not_submit() {
+    let (fleet, leader) = fleet().await;
+    set(&fleet, leader, &[NO_DEPLOYS]).await;
+    set_divided(&fleet, leader, &[("report", "cut"), ("release", "deploy")]).await;
+    let denied = refused("PERMISSION_DENIED", "policy no-deploys denies this: deploy elsewhere");
+    assert_eq!(submit(&fleet, leader, divided(10, "release", "")).await, denied, "what divides it");
+    assert_eq!(submit(&fleet, leader, divided(20, "report", "deploy")).await, denied, "its parts");
+    assert_eq!(submit(&fleet, leader, divided(30, "report", "")).await, Ok(TaskId(30)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_divides_an_input_is_a_result_of_the_kind_that_is_run() {
+    let (fleet, leader) = fleet().await;
+    let no_lists = r#"{"name": "no-lists", "events": ["Result"], "rule":
+        "object.kind == 'report' && text.contains('[')", "action": "deny"}"#;
+    set(&fleet, leader, &[no_lists]).await;
+    set_divided(&fleet, leader, &[("report", "cut")]).await;
+    let _agent = TestAgent::join_to_work(&fleet, leader, "w-0", |given| {
+        let output = if given.kind == "cut" { r#"["a", "b"]"# } else { "done" };
+        Some(Outcome::Output(output.into()))
+    })
+    .await;
+    submit(&fleet, leader, divided(10, "report", "")).await.expect("it is accepted");
+    fleet.until("the end of the task", |fleet| ends(fleet, leader, 10)).await;
+    let state = fleet.tested(leader).state.look(|fleet| fleet.task(TaskId(10)).map(|task| task.state));
+    assert_eq!(state, Some(TaskState::Succeeded));
 }
 
 #[tokio::test(start_paused = true)]

@@ -221,7 +221,7 @@ impl Fleet {
             }
             Outcome::Failed(failure) => self.failed(seq, id, (task, attempt), failure, effects),
             Outcome::Stored(blob) => self.stored(seq, id, (task, attempt), ran_us, blob, effects),
-            Outcome::Suspended(suspension) => self.suspend(seq, id, (task, attempt), suspension, effects),
+            Outcome::Suspended(suspension) => self.suspend(seq, id, (task, attempt), ran_us, suspension, effects),
             Outcome::Stopped | Outcome::HandedBack => {
                 self.change_work(id, |agent| agent.release(&(task, attempt)));
                 self.give_back(seq, unhealthy.then_some(id), effects);

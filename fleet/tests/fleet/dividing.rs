@@ -59,6 +59,9 @@ fn the_first_attempt_is_run_as_another_kind_and_the_parts_on_different_agents() 
     assert_eq!(first.deadline, trial.task(id).deadline);
     assert_eq!(trial.task(id).attempts[0].end, Some(AttemptEnd::Suspended));
     assert_eq!(trial.task(id).attempts_used, 0, "it costs no attempt");
+    let agent = trial.fleet.agent(cutter.agent).expect("it is known");
+    let kinds: Vec<&str> = agent.kinds.iter().map(|record| &*record.kind).collect();
+    assert_eq!((agent.record.succeeded, kinds), (1, vec!["cut"]), "it has succeeded at the kind that was run");
     for (stay, part) in [a, b, cutter].into_iter().zip(parts) {
         trial.complete(stay, part, 1, success());
     }

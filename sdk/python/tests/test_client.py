@@ -112,6 +112,7 @@ async def test_options_are_those_of_the_task() -> None:
             slots=2,
             queue="batch",
             limit_key="customer",
+            agents=3,
             depends_on=["a", "b"],
             result_ttl=3_600,
             submitter="ann",
@@ -125,7 +126,7 @@ async def test_options_are_those_of_the_task() -> None:
     assert (spec.retry.max_attempts, spec.retry.initial_backoff.nanos, spec.retry.max_backoff.seconds) == (7, 10**8, 1)
     assert (spec.not_before.seconds, spec.queue_expiry.seconds, spec.progress_timeout.seconds) == (1_798_761_600, 3, 4)
     assert (spec.retry.jitter_percent, [match.name for match in spec.retry.non_retryable]) == (25, ["ValueError"])
-    assert (spec.slots, spec.queue, spec.limit_key) == (2, "batch", "customer")
+    assert (spec.slots, spec.queue, spec.limit_key, spec.agents) == (2, "batch", "customer", 3)
     assert [of.task for of in spec.depends_on] == ["a", "b"]
     assert (spec.result_ttl.seconds, spec.submitter, spec.team, spec.verify.agree) == (3_600, "ann", "t", 2)
 

@@ -168,7 +168,7 @@ impl Plan {
             return Ok(exit);
         }
         if !is_new {
-            note("note: a task with this key was submitted before; it and its parts are kept");
+            note(&what_is_kept(client, &result.task_id).await);
         }
         if args.wait {
             return wait(client, &result.task_id, args).await;
@@ -176,6 +176,25 @@ impl Plan {
         let mut out = io::stdout().lock();
         print_one(&mut out, args.output.output, &result, |result| format!("{}\n", result.task_id))?;
         Ok(Exit::Success)
+    }
+}
+
+/// Describes a task that was submitted before with the same key.
+async fn what_is_kept(client: &FleetClient, id: &str) -> String {
+    // Without the task there is nothing to say of its parts; the submission is answered anyway.
+    let task = client.get_task(GetTaskRequest { id: id.into(), ..Default::default() }).await.ok();
+    words_for_kept(id, task.as_ref())
+}
+
+fn words_for_kept(id: &str, task: Option<&Task>) -> String {
+    let parts = task.filter(|task| !is_finished(task.state())).and_then(|task| task.subtasks.as_ref());
+    match parts.filter(|of| of.accepted < of.parts) {
+        None => "note: a task with this key was submitted before; it and its parts are kept".to_owned(),
+        Some(of) => format!(
+            "note: task {id} was submitted with this key before, and has only {} of its {} parts. Unless these are being \
+             submitted now, cancel it by `robeing cancel {id}`, and submit it with another key",
+            of.accepted, of.parts
+        ),
     }
 }
 
@@ -362,6 +381,18 @@ mod tests {
         assert_eq!(asked(&links), (4, Some(split)));
         let of_lines = LinkArgs { split: true, join: Some(JoinWord::Any), ..LinkArgs::default() };
         assert_eq!(asked(&of_lines), (0, None), "its parts are given");
+    }
+
+    #[test]
+    fn of_a_task_that_was_submitted_before_it_is_said_whether_it_lacks_parts() {
+        let words = |accepted, state: TaskState| {
+            let subtasks = Some(robeing_proto::v1::Subtasks { parts: 3, accepted, ..Default::default() });
+            words_for_kept("t", Some(&Task { state: state.into(), subtasks, ..Task::default() }))
+        };
+        assert!(words(2, TaskState::Queued).contains("only 2 of its 3 parts"));
+        for kept in [words(3, TaskState::Queued), words(2, TaskState::Failed), words_for_kept("t", None)] {
+            assert!(kept.ends_with("it and its parts are kept"), "{kept}");
+        }
     }
 
     #[test]

@@ -133,12 +133,14 @@ impl Links {
 }
 
 impl Fleet {
-    /// Ends the current attempt of a task, which waits for subtasks from now on. This costs it no attempt.
+    /// Ends the current attempt of a task, which waits for subtasks from now on. This costs it no attempt. One that has
+    /// divided the input is a success of its agent: it has done all that it had to.
     pub(in crate::tasks) fn suspend(
         &mut self,
         seq: u64,
         id: AgentId,
         held: (TaskId, u32),
+        ran_us: u64,
         suspension: Suspension,
         effects: &mut Vec<Effect>,
     ) {
@@ -151,7 +153,17 @@ impl Fleet {
         }
         let Suspension { subtasks, carried } = suspension;
         let (now, count) = (self.state.now, subtasks.len() as u32);
-        self.change_work(id, |agent| agent.release(&held));
+        let divided_as = task.divider().map(|divider| divider.kind.clone());
+        let success = divided_as.map(|kind| {
+            let sample = self.kind_sample(id, &kind);
+            (self.state.kinds.note(&kind, ran_us, self.state.revision), sample)
+        });
+        self.change_work(id, |agent| {
+            agent.release(&held);
+            if let Some((speed, sample)) = success {
+                agent.note_success(speed, sample);
+            }
+        });
         self.change_task(seq, |task| {
             task.end_attempt(now, AttemptEnd::Suspended, None);
             task.attempts_used = task.attempts_used.saturating_sub(1);

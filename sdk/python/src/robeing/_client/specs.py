@@ -69,6 +69,8 @@ class TaskOptions(TypedDict, total=False):
     """The queue that the task waits in, which is set before."""
     limit_key: str
     """What limits of the queue are about, such as the name of a customer."""
+    agents: int
+    """Among how many agents the task is split, as the splitter of its kind does it; as its kind says unless given."""
     depends_on: Sequence[str]
     """Ids of tasks that must have succeeded before the task is started; it fails if one does not."""
     result_ttl: Seconds
@@ -100,6 +102,7 @@ _PLAIN = {
     "slots": "slots",
     "queue": "queue",
     "limit_key": "limit_key",
+    "agents": "agents",
     "team": "team",
 }
 _BACKOFFS = ("initial_backoff", "max_backoff")

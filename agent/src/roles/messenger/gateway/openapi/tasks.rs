@@ -60,7 +60,7 @@ fn own_options() -> Value {
         "specialization": text("Only agents with this specialization take the task."),
         "skills": texts("Specializations that the agent must have besides that one; at most 7."),
         "slots": count(1, 4_096, "How many slots of its agent an attempt takes. Unset: as its kind says, or one."),
-        "queue": text("The queue that the task waits in. Unset: default."),
+        "queue": text("The queue that the task waits in. Unset: as its kind says, or default."),
         "limitKey": text("The key that limits of the queue are about, such as the name of a customer."),
         "submitter": text("Name of the submitter, for filtering."),
     })
