@@ -36,7 +36,7 @@ use tracing::warn;
 
 pub use self::{
     effects::archived_task,
-    reader::RecordReader,
+    reader::{RecordReader, Unread},
     transfer::{MAX_RECORDS_ASKED, Others, RecordStream, fetch, send},
 };
 use self::{

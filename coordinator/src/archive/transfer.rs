@@ -88,7 +88,7 @@ impl<'a> Others<'a> {
                 return;
             }
             self.left -= 1;
-            if let Some(task) = ask(self.peers, address, &rows[place]).await {
+            if let Answer::Has(task) = ask(self.peers, address, &rows[place]).await {
                 return archive.put(number, &task);
             }
         }
@@ -145,12 +145,26 @@ pub async fn fetch(
     Ok(())
 }
 
-/// Returns the archived task of a row as another coordinator has it, if it has it and answers soon.
-pub async fn ask(peers: &Peers, address: &str, row: &Archived) -> Option<Arc<Task>> {
+/// What a coordinator says that is asked for an archived task.
+pub enum Answer {
+    /// It has it.
+    Has(Arc<Task>),
+    /// It should have it, and has lost it.
+    Lost,
+    /// It does not answer soon, or may not have come to it yet.
+    Unknown,
+}
+
+/// Asks another coordinator for the archived task of a row.
+pub async fn ask(peers: &Peers, address: &str, row: &Archived) -> Answer {
     let request = internal::ReadRecordsRequest { records: vec![row.record] };
     let question = |mut peer: RaftClient<Channel>| async move { peer.read_records(request).await };
-    let mut chunks = peers.ask_within(address, ONE_TIMEOUT, question).await?;
-    let chunk = timeout(ONE_TIMEOUT, chunks.message()).await.ok()?.ok()??;
-    let task = checked(std::slice::from_ref(row), chunk.records.first()?).ok()?;
-    Some(Arc::new(task))
+    let Some(mut chunks) = peers.ask_within(address, ONE_TIMEOUT, question).await else { return Answer::Unknown };
+    let Ok(Ok(Some(chunk))) = timeout(ONE_TIMEOUT, chunks.message()).await else { return Answer::Unknown };
+    match chunk.records.first().map(|record| checked(std::slice::from_ref(row), record)) {
+        Some(Ok(task)) => Answer::Has(Arc::new(task)),
+        Some(Err(_)) => Answer::Lost,
+        None if chunk.lost.is_empty() => Answer::Unknown,
+        None => Answer::Lost,
+    }
 }

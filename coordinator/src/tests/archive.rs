@@ -6,6 +6,7 @@ use futures::StreamExt;
 use robeing_fleet::{Command, TaskCommand, TaskFilter, TaskId};
 use robeing_net::gate::Caller;
 use robeing_proto::v1::WatchTasksRequest;
+use tonic::Code;
 
 use crate::tests::{
     fleet::{COORDINATORS, TestFleet, peer, task},
@@ -197,4 +198,25 @@ async fn a_watch_sees_archived_tasks_in_the_order_of_their_revisions() {
     let ids: Vec<String> = seen.into_iter().map(|(_, id)| id).collect();
     let expected: Vec<String> = (1..=TASKS).map(|id| TaskId(id).to_string()).collect();
     assert_eq!(ids, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_before_a_result_that_another_coordinator_may_have() {
+    let (mut fleet, leader) = archiving().await;
+    damage(&fleet, leader).await;
+    for n in fleet.followers(leader) {
+        fleet.take_away(n);
+    }
+    let mut changes = Box::pin(fleet.tested(leader).watches.tasks(WatchTasksRequest::default()).expect("it is well"));
+    let told = changes.next().await.expect("it says why it ends");
+    assert_eq!(told.expect_err("the first result can't be read").code(), Code::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_has_archived_tasks_without_their_inputs_in_memory() {
+    let (fleet, leader) = archiving().await;
+    let state = fleet.tested(leader).state;
+    let kept = state.look(|fleet| fleet.kept_tasks(&TaskFilter::default(), None, 1_000).tasks);
+    let tasks = state.read_briefly(kept).await;
+    assert_eq!((tasks.len(), tasks.iter().filter(|task| task.input.is_empty()).count()), (TASKS as usize, ARCHIVED));
 }
