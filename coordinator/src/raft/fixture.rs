@@ -71,7 +71,7 @@ impl Follower {
         let (snapshots, archive) = (state.stats(), state.archive());
         let transport = Transport::new(Platform::real().network);
         let peers = Arc::new(Peers::new(transport.clone()));
-        let network = PeerNetwork::new(transport, clock());
+        let network = PeerNetwork::new(transport, clock(), Arc::default());
         // Timeouts so long that it never starts an election.
         let timing = Timing { election_min: Duration::from_secs(600), election_max: Duration::from_secs(900) };
         let raft = raft::start(OWN, timing, 0, network, log.clone(), state, 5).await.unwrap();
@@ -152,6 +152,7 @@ impl Follower {
             meta_json: wire::json(&meta),
             data: Bytes::new(),
             total_bytes: data.len() as u64,
+            ..Default::default()
         };
         let chunks = [chunk, internal::SnapshotChunk { data, ..Default::default() }];
         self.server.install_snapshot(stream::iter(chunks.map(Ok))).await.is_ok()

@@ -9,7 +9,7 @@ use robeing_proto::v1::WatchTasksRequest;
 use tonic::Code;
 
 use crate::tests::{
-    fleet::{COORDINATORS, TestFleet, peer, task},
+    fleet::{COORDINATORS, TestFleet, name, peer, task},
     mail::mailbox::in_force,
 };
 
@@ -150,8 +150,19 @@ async fn results_that_the_leader_has_lost_are_fetched_from_others_with_its_snaps
     joins(&mut fleet, leader).await;
 }
 
-/// Has another coordinator join, and checks that it has all results itself.
-async fn joins(fleet: &mut TestFleet, leader: usize) {
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_may_be_from_before_its_sender_was_a_member() {
+    let (mut fleet, leader) = archiving().await;
+    let sender = joins(&mut fleet, leader).await;
+    let change = fleet.tested(leader).change;
+    let transfer = change.transfer.clone();
+    change.exclusively(async move { transfer.transfer(&name(sender)).await }).await.expect("it may lead");
+    assert_eq!(fleet.led().await, sender);
+    joins(&mut fleet, sender).await;
+}
+
+/// Has another coordinator join, and checks that it has all results itself. Returns its number.
+async fn joins(fleet: &mut TestFleet, leader: usize) -> usize {
     let is_purged = |fleet: &TestFleet| fleet.tested(leader).change.raft.progress().purged > 0;
     fleet.until("the log is purged", is_purged).await;
     let new = fleet.run_another();
@@ -162,6 +173,7 @@ async fn joins(fleet: &mut TestFleet, leader: usize) {
     // The others are not asked.
     check(fleet, new).await;
     assert_eq!(missing(fleet, new), 0);
+    new
 }
 
 /// Damages the first record of a coordinator.
