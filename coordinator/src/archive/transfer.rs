@@ -20,6 +20,9 @@ use crate::peers::Peers;
 
 /// Most questions to other coordinators for records that a leader has lost, for one snapshot.
 const MAX_LOST_ASKED: usize = 1_000;
+/// After how many of these a coordinator that has not answered is asked no more, so that it does not take all the time
+/// that the transfer of the snapshot has.
+const MAX_UNANSWERED: usize = 3;
 /// Most records that are asked for in one request.
 pub const MAX_RECORDS_ASKED: usize = 4_096;
 /// Records that are read from the disk at once while they are sent.
@@ -69,7 +72,8 @@ pub fn send(archive: Archive, numbers: Vec<u64>) -> RecordStream {
 /// The coordinators that are asked for records that the one that sends them has lost.
 pub struct Others<'a> {
     peers: &'a Peers,
-    addresses: Vec<String>,
+    /// Their addresses, and how many questions each has not answered.
+    asked: Vec<(String, usize)>,
     /// How many more records they are asked for.
     left: usize,
 }
@@ -77,19 +81,22 @@ pub struct Others<'a> {
 impl<'a> Others<'a> {
     /// Asks the coordinators with these addresses, one after the other.
     pub fn new(peers: &'a Peers, addresses: Vec<String>) -> Self {
-        Self { peers, addresses, left: MAX_LOST_ASKED }
+        let asked = addresses.into_iter().map(|address| (address, 0)).collect();
+        Self { peers, asked, left: MAX_LOST_ASKED }
     }
 
     /// Adds a record that is that of one of these rows to the archive, if another coordinator has it.
     async fn fetch(&mut self, archive: &Archive, rows: &[Archived], number: u64) {
         let Ok(place) = rows.binary_search_by_key(&number, |row| row.record) else { return };
-        for address in &self.addresses {
+        for (address, unanswered) in self.asked.iter_mut().filter(|(_, unanswered)| *unanswered < MAX_UNANSWERED) {
             if self.left == 0 {
                 return;
             }
             self.left -= 1;
-            if let Answer::Has(task) = ask(self.peers, address, &rows[place]).await {
-                return archive.put(number, &task);
+            match ask(self.peers, address, &rows[place]).await {
+                Answer::Has(task) => return archive.put(number, &task),
+                Answer::Lost => {}
+                Answer::Unknown => *unanswered += 1,
             }
         }
     }
