@@ -5,7 +5,7 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
-use robeing_fleet::{Stamp, archived_in, limits::MAX_SNAPSHOT_BYTES};
+use robeing_fleet::{CodecError, Stamp, archived_in, limits::MAX_SNAPSHOT_BYTES};
 use robeing_net::limited;
 use robeing_platform::{
     Disk, compute, is_full,
@@ -235,8 +235,15 @@ impl ConsensusServer {
     /// durable. Once consensus has the snapshot, it may purge the log before it. `sender` is the leader's address as it
     /// says itself: it may have become a member after the snapshot.
     async fn fetch_records(&self, vote: &Vote, meta: &SnapshotMeta, sender: &str, data: &[u8]) -> Result<(), Status> {
-        let found = compute(|| archived_in(data));
-        let (mut rows, records) = found.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (mut rows, records) = match compute(|| archived_in(data)) {
+            Ok(found) => found,
+            // Consensus can't read it, either, and stops this coordinator, which says why.
+            Err(CodecError::Version { .. }) => return Ok(()),
+            Err(error) => {
+                warn!(%error, "the leader's snapshot was refused");
+                return Err(Status::invalid_argument(error.to_string()));
+            }
+        };
         let next = self.archive.next();
         rows.retain(|row| row.record >= next);
         rows.sort_unstable_by_key(|row| row.record);
