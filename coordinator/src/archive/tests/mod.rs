@@ -263,6 +263,27 @@ async fn a_full_disk_is_no_failure_and_what_waits_is_written_once_there_is_room(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_segment_that_was_created_on_a_full_disk_and_not_needed_later_is_removed_by_a_restart() {
+    let rig = Rig::new().await;
+    let tasks = tasks(3, 100);
+    rig.disk.set_capacity(Some(0));
+    rig.put(&tasks);
+    rig.archive.flush(3).await.expect_err("there is no room");
+    rig.archive.forget(0);
+    rig.disk.set_capacity(None);
+    timeout(DEADLINE, async {
+        while rig.archive.flush(3).await.is_err() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("it is written");
+    assert_eq!(rig.files(".rec").len(), 2, "the first one is empty");
+    let rig = rig.again().await;
+    assert_eq!((rig.files(".rec").len(), rig.read(&tasks).await), (1, vec![1, 2]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_nobody_needs_any_more_is_removed_from_a_full_disk() {
     let rig = Rig::new().await;
     let tasks = tasks(40, 100);
