@@ -63,7 +63,7 @@ impl Watch {
     /// Returns the next changes.
     ///
     /// # Errors
-    /// The first of them can't be read.
+    /// The next one can't be read here.
     async fn step(&mut self, state: &StateReader) -> Result<Found, Unread> {
         let mut found = match self.ids.is_empty() {
             true => state.look(|fleet| self.changes(fleet)),
@@ -77,14 +77,16 @@ impl Watch {
     }
 
     /// Reads the archived tasks that changed first, about as many as fit in one message; the others are found again. One
-    /// that another coordinator may have is not omitted: the watch has to be resumed there.
+    /// that no coordinator can read is gone. One that another coordinator may have is not omitted: once what can be sent
+    /// without it is sent, the watch has to be resumed there.
     async fn read_archived(&mut self, found: &mut Found, state: &StateReader) -> Result<(), Unread> {
         let mut rows = std::mem::take(&mut found.archived);
         rows.sort_by_key(|row| row.revision);
-        let (mut taken, mut bytes) = (0, 0);
-        while taken < rows.len() && bytes < MESSAGE_BUDGET_BYTES {
+        let (mut taken, mut bytes, mut unread) = (0, 0, None);
+        while taken < rows.len() && bytes < MESSAGE_BUDGET_BYTES && unread.is_none() {
             let next = &rows[taken..rows.len().min(taken + READ_AT_ONCE)];
-            for (row, read) in next.iter().zip(state.read_rows(next).await) {
+            let read = state.read_rows(next).await;
+            for (row, read) in next.iter().zip(read) {
                 match read {
                     Ok(task) => {
                         let matching = task.filter(|task| self.filter.matches(task));
@@ -92,34 +94,48 @@ impl Watch {
                         bytes += short.as_ref().map_or(0, |task| task.stored_bytes() as usize);
                         found.tasks.extend(short);
                     }
-                    // Who waits for it would wait in vain; of all others, it must not keep those that came later.
-                    Err(Unread::Lost(task)) if self.ids.is_empty() => {
-                        warn!(%task, "a task is left out of a watch, because no coordinator can read it");
+                    Err(Unread::Lost(task)) => {
+                        warn!(%task, "a watch reports no end of a task, because no coordinator can read it");
+                        if self.present.remove(&task) {
+                            found.gone.push(task);
+                        }
                     }
-                    Err(unread) => {
-                        let is_first = found.tasks.iter().all(|task| task.revision > row.revision);
-                        self.put_back(found, &rows[taken..]);
-                        return if is_first { Err(unread) } else { Ok(()) };
+                    // Of those that are waited for, each counts for itself.
+                    Err(error) if !self.ids.is_empty() => {
+                        unread = Some(error);
+                        self.put_back_one(row.id(), row.revision);
+                    }
+                    Err(error) => {
+                        unread = Some(error);
+                        break;
                     }
                 }
                 taken += 1;
             }
         }
         self.put_back(found, &rows[taken..]);
-        Ok(())
+        found.more |= unread.is_some();
+        match unread {
+            Some(error) if found.tasks.is_empty() && found.gone.is_empty() => Err(error),
+            _ => Ok(()),
+        }
     }
 
-    /// Has these archived tasks, which are in the order of their revisions, found again, and what changed after the first
-    /// of them.
+    /// Has a task found again that changed at this revision.
+    fn put_back_one(&mut self, id: TaskId, revision: u64) {
+        self.cursor = self.cursor.min(revision.saturating_sub(1));
+        self.ids.entry(id).and_modify(|told| *told = revision.saturating_sub(1));
+    }
+
+    /// Has these archived tasks, which are in the order of their revisions, found again, and all that changed after the
+    /// first of them.
     fn put_back(&mut self, found: &mut Found, rows: &[Archived]) {
         let Some(first) = rows.first().map(|row| row.revision) else { return };
-        let is_before = |task: &Arc<Task>| task.revision < first;
-        let (before, later): (Vec<_>, Vec<_>) = std::mem::take(&mut found.tasks).into_iter().partition(is_before);
-        (found.tasks, found.more) = (before, true);
-        self.cursor = self.cursor.min(first.saturating_sub(1));
-        let rows = rows.iter().map(|row| (row.id(), row.revision));
-        for (id, revision) in later.iter().map(|task| (task.id, task.revision)).chain(rows) {
-            self.ids.entry(id).and_modify(|told| *told = revision.saturating_sub(1));
+        found.more = true;
+        rows.iter().for_each(|row| self.put_back_one(row.id(), row.revision));
+        // Those that are waited for need not come in order.
+        if self.ids.is_empty() {
+            found.tasks.retain(|task| task.revision < first);
         }
     }
 

@@ -225,6 +225,20 @@ async fn a_watch_ends_before_a_result_that_another_coordinator_may_have() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_result_that_no_coordinator_can_read_is_gone_for_those_who_wait_for_it() {
+    let (fleet, leader) = archiving().await;
+    for n in fleet.running() {
+        damage(&fleet, n).await;
+    }
+    let [lost, other] = [1, 2].map(|id| TaskId(id).to_string());
+    let request = WatchTasksRequest { ids: vec![lost.clone(), other.clone()], ..WatchTasksRequest::default() };
+    let mut changes = Box::pin(fleet.tested(leader).watches.tasks(request).expect("it is well"));
+    let told = changes.next().await.expect("it goes on").expect("it goes on");
+    let found: Vec<String> = told.tasks.into_iter().map(|task| task.id).collect();
+    assert_eq!((told.gone_ids, found), (vec![lost], vec![other]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_listing_has_archived_tasks_without_their_inputs_in_memory() {
     let (fleet, leader) = archiving().await;
     let state = fleet.tested(leader).state;
