@@ -170,8 +170,7 @@ pub async fn ask(peers: &Peers, address: &str, row: &Archived) -> Answer {
     let Ok(Ok(Some(chunk))) = timeout(ONE_TIMEOUT, chunks.message()).await else { return Answer::Unknown };
     match chunk.records.first().map(|record| checked(std::slice::from_ref(row), record)) {
         Some(Ok(task)) => Answer::Has(Arc::new(task)),
-        Some(Err(_)) => Answer::Lost,
         None if chunk.lost.is_empty() => Answer::Unknown,
-        None => Answer::Lost,
+        Some(Err(_)) | None => Answer::Lost,
     }
 }
