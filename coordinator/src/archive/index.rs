@@ -100,10 +100,11 @@ mod tests {
 
     #[test]
     fn an_index_is_read_as_it_was_written_and_refused_if_any_bit_differs() {
-        let mut segment = Segment { is_sealed: true, ..Segment::default() };
+        let mut segment = Segment::default();
         for (record, offset) in [(0, 0u64), (3, 40), (4, 104)] {
             segment.push(record, Place { offset, len: 40 + record as usize * 8 }, true);
         }
+        segment.seal();
         let content = encode(&segment);
         assert_eq!(decode(content.clone()), Some(segment));
         for byte in 0..content.len() {
@@ -116,10 +117,11 @@ mod tests {
 
     #[test]
     fn records_that_are_not_needed_are_left_out() {
-        let mut segment = Segment { is_sealed: true, ..Segment::default() };
+        let mut segment = Segment::default();
         for record in 0..3 {
             segment.push(record, Place { offset: record * 40, len: 40 }, true);
         }
+        segment.seal();
         segment.forget(1);
         let read = decode(encode(&segment)).expect("it is whole");
         assert_eq!((read.place(0), read.place(1), read.end), (segment.place(0), None, 120));
