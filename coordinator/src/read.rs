@@ -2,8 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::future::join_all;
-use robeing_fleet::{Agent, AgentId, Fleet, Kept, Task};
+use robeing_fleet::{Agent, AgentId, Archived, Fleet, Kept, Task};
 use robeing_proto::{
     internal::v1::{self as internal, raft_client::RaftClient},
     v1,
@@ -14,7 +15,7 @@ use tracing::warn;
 
 use crate::{
     apply::observer::ApplyObserver,
-    archive::RecordReader,
+    archive::{RecordReader, Unread},
     leader::{role::RaftRole, standing::Standing},
     raft::SharedFleet,
 };
@@ -24,11 +25,21 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause before a read tries again to find a leader.
 const READ_RETRY: Duration = Duration::from_millis(10);
 
-/// Archived tasks that are read from the disk at once for one listing.
-const READ_AT_ONCE: usize = 8;
+/// Archived tasks that are read from the disk at once for one listing or watch.
+pub const READ_AT_ONCE: usize = 8;
 
 /// Number of agents read from the state at once.
 const MAX_AGENTS_READ: usize = 256;
+
+/// Returns a task without its input, and without its output unless that is needed.
+pub fn shortened(mut task: Arc<Task>, with_output: bool) -> Arc<Task> {
+    let short = Arc::make_mut(&mut task);
+    short.input = Bytes::new();
+    if !with_output {
+        short.output = short.output.as_ref().map(|_| Bytes::new());
+    }
+    task
+}
 
 /// Reads the state. Cheap to clone.
 #[derive(Clone)]
@@ -60,7 +71,7 @@ impl StateReader {
     ///
     /// # Errors
     /// It is archived, and no coordinator that answers can read it.
-    pub async fn read(&self, kept: Kept) -> Result<Option<Arc<Task>>, Status> {
+    pub async fn read(&self, kept: Kept) -> Result<Option<Arc<Task>>, Unread> {
         let row = match kept {
             Kept::Here(task) => return Ok(Some(task)),
             Kept::Archived(row) => row,
@@ -71,30 +82,46 @@ impl StateReader {
         if !self.look(|fleet| fleet.needs_record(&row)) {
             return Ok(None);
         }
-        match self.records.elsewhere(&row).await {
-            Some(task) => Ok(Some(task)),
-            None => Err(Status::unavailable(format!(
-                "the result of task {} can't be read on this coordinator's disk, and no other coordinator that answers \
-                 has it; ask again when all of them are up",
-                row.id()
-            ))),
-        }
+        self.records.elsewhere(&row).await.map(Some)
+    }
+
+    /// Reads archived tasks, at most [`READ_AT_ONCE`], as [`StateReader::read`] does.
+    pub async fn read_rows(&self, rows: &[Archived]) -> Vec<Result<Option<Arc<Task>>, Unread>> {
+        join_all(rows.iter().map(|row| self.read(Kept::Archived(*row)))).await
     }
 
     /// Returns kept tasks, in order, but for those that were forgotten meanwhile. One that can't be read is left out: one
     /// result must not keep all others from being listed.
     pub async fn read_all(&self, all: impl IntoIterator<Item = Kept>) -> Vec<Arc<Task>> {
+        self.read_each(all, |task| task).await
+    }
+
+    /// Same as [`StateReader::read_all`], but archived tasks are without their inputs and outputs, so that a thousand large
+    /// ones are not in memory at once.
+    pub async fn read_briefly(&self, all: impl IntoIterator<Item = Kept>) -> Vec<Arc<Task>> {
+        self.read_each(all, |task| shortened(task, false)).await
+    }
+
+    async fn read_each(
+        &self,
+        all: impl IntoIterator<Item = Kept>,
+        of_archived: fn(Arc<Task>) -> Arc<Task>,
+    ) -> Vec<Arc<Task>> {
         let (mut all, mut tasks) = (all.into_iter(), Vec::new());
         loop {
             let next: Vec<Kept> = all.by_ref().take(READ_AT_ONCE).collect();
             if next.is_empty() {
                 return tasks;
             }
-            let reads = next.into_iter().map(|kept| async move { (kept.id(), self.read(kept).await) });
-            for (id, found) in join_all(reads).await {
+            let reads = next.into_iter().map(|kept| async move {
+                let is_archived = matches!(kept, Kept::Archived(_));
+                (is_archived, self.read(kept).await)
+            });
+            for (is_archived, found) in join_all(reads).await {
                 match found {
+                    Ok(task) if is_archived => tasks.extend(task.map(of_archived)),
                     Ok(task) => tasks.extend(task),
-                    Err(status) => warn!(task = %id, problem = status.message(), "a task is left out of a listing"),
+                    Err(unread) => warn!(problem = %unread, "a task is left out of a listing"),
                 }
             }
         }

@@ -8,6 +8,7 @@ use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::{
     api::convert::{self, BadField},
+    archive::Unread,
     ballots::BallotError,
     leader::membership_change::ChangeError,
     mail::MailError,
@@ -27,6 +28,12 @@ pub fn too_little_cpu(role: Role) -> Status {
          again",
         convert::peer_role(role).as_str()
     ))
+}
+
+impl From<Unread> for Status {
+    fn from(unread: Unread) -> Self {
+        Status::unavailable(unread.to_string())
+    }
 }
 
 impl From<ChangeError> for Status {

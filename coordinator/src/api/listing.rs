@@ -37,7 +37,7 @@ pub async fn list(state: &StateReader, request: v1::ListTasksRequest) -> Result<
     while let Some(most) = page.wanted() {
         let slice = state.look(|fleet| fleet.kept_tasks(&filter, page.after, most));
         let archived = slice.tasks.iter().filter(|kept| matches!(kept, Kept::Archived(_))).count();
-        let read = state.read_all(slice.tasks).await;
+        let read = state.read_briefly(slice.tasks).await;
         page.add(read.into_iter().filter(|task| filter.matches(task)), archived, slice.next);
         tokio::task::yield_now().await;
     }

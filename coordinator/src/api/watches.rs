@@ -15,16 +15,21 @@ use robeing_fleet::{
     Archived, Fleet, Kept, Stamp, Task, TaskFilter, TaskId,
     sabotage::{Mistake, planted},
 };
-use robeing_proto::{budget::MessageBudget, v1};
+use robeing_proto::{
+    budget::{MESSAGE_BUDGET_BYTES, MessageBudget},
+    v1,
+};
 use tokio::time::Instant;
 use tonic::Status;
+use tracing::warn;
 
 use crate::{
     api::convert::{self, Parts},
     apply::observer::ApplyObserver,
+    archive::Unread,
     leader::standing::Standing,
     lifetime::Leaving,
-    read::StateReader,
+    read::{READ_AT_ONCE, StateReader, shortened},
 };
 
 /// Maximum number of tasks read at once, and therefore in one message, so that commands do not wait long to be applied.
@@ -56,18 +61,82 @@ struct Found {
 
 impl Watch {
     /// Returns the next changes.
-    async fn step(&mut self, state: &StateReader) -> Found {
+    ///
+    /// # Errors
+    /// The next one can't be read here.
+    async fn step(&mut self, state: &StateReader) -> Result<Found, Unread> {
         let mut found = match self.ids.is_empty() {
             true => state.look(|fleet| self.changes(fleet)),
             false => self.changes_of_ids(state).await,
         };
         if !found.archived.is_empty() {
-            let archived = std::mem::take(&mut found.archived).into_iter().map(Kept::Archived);
-            let read = state.read_all(archived).await;
-            found.tasks.extend(read.into_iter().filter(|task| self.filter.matches(task)));
+            self.read_archived(&mut found, state).await?;
             found.tasks.sort_by_key(|task| task.revision);
         }
-        found
+        Ok(found)
+    }
+
+    /// Reads the archived tasks that changed first, about as many as fit in one message; the others are found again. One
+    /// that no coordinator can read is gone. One that another coordinator may have is not omitted: once what can be sent
+    /// without it is sent, the watch has to be resumed there.
+    async fn read_archived(&mut self, found: &mut Found, state: &StateReader) -> Result<(), Unread> {
+        let mut rows = std::mem::take(&mut found.archived);
+        rows.sort_by_key(|row| row.revision);
+        let (mut taken, mut bytes, mut unread) = (0, 0, None);
+        while taken < rows.len() && bytes < MESSAGE_BUDGET_BYTES && unread.is_none() {
+            let next = &rows[taken..rows.len().min(taken + READ_AT_ONCE)];
+            let read = state.read_rows(next).await;
+            for (row, read) in next.iter().zip(read) {
+                match read {
+                    Ok(task) => {
+                        let matching = task.filter(|task| self.filter.matches(task));
+                        let short = matching.map(|task| shortened(task, self.parts.output));
+                        bytes += short.as_ref().map_or(0, |task| task.stored_bytes() as usize);
+                        found.tasks.extend(short);
+                    }
+                    Err(Unread::Lost(task)) => {
+                        warn!(%task, "a watch reports no end of a task, because no coordinator can read it");
+                        if self.present.remove(&task) {
+                            found.gone.push(task);
+                        }
+                    }
+                    // Of those that are waited for, each counts for itself.
+                    Err(error) if !self.ids.is_empty() => {
+                        unread = Some(error);
+                        self.put_back_one(row.id(), row.revision);
+                    }
+                    Err(error) => {
+                        unread = Some(error);
+                        break;
+                    }
+                }
+                taken += 1;
+            }
+        }
+        self.put_back(found, &rows[taken..]);
+        found.more |= unread.is_some();
+        match unread {
+            Some(error) if found.tasks.is_empty() && found.gone.is_empty() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Has a task found again that changed at this revision.
+    fn put_back_one(&mut self, id: TaskId, revision: u64) {
+        self.cursor = self.cursor.min(revision.saturating_sub(1));
+        self.ids.entry(id).and_modify(|told| *told = revision.saturating_sub(1));
+    }
+
+    /// Has these archived tasks, which are in the order of their revisions, found again, and all that changed after the
+    /// first of them.
+    fn put_back(&mut self, found: &mut Found, rows: &[Archived]) {
+        let Some(first) = rows.first().map(|row| row.revision) else { return };
+        found.more = true;
+        rows.iter().for_each(|row| self.put_back_one(row.id(), row.revision));
+        // Those that are waited for need not come in order.
+        if self.ids.is_empty() {
+            found.tasks.retain(|task| task.revision < first);
+        }
     }
 
     fn changes(&mut self, fleet: &Fleet) -> Found {
@@ -194,7 +263,13 @@ impl Watches {
                 revisions.mark_unchanged();
                 let before = watch.cursor;
                 let looked = Instant::now();
-                let found = watch.step(&state).await;
+                let found = match watch.step(&state).await {
+                    Ok(found) => found,
+                    Err(unread) => {
+                        yield Err(Status::from(unread));
+                        return;
+                    }
+                };
                 let gone = found.gone.clone();
                 let (tasks, more) = watch.fit(&found);
                 let gone_ids: Vec<_> = gone.iter().map(TaskId::to_string).collect();
@@ -262,7 +337,7 @@ impl Watches {
 mod tests {
     use bytes::Bytes;
     use robeing_fleet::Outcome;
-    use robeing_proto::budget::{MAX_ITEM_BYTES, MESSAGE_BUDGET_BYTES};
+    use robeing_proto::budget::MAX_ITEM_BYTES;
 
     use super::*;
     use crate::fixture::{fleet_with_ended, wordy_failure};

@@ -36,7 +36,7 @@ use tracing::warn;
 
 pub use self::{
     effects::archived_task,
-    reader::RecordReader,
+    reader::{RecordReader, Unread},
     transfer::{MAX_RECORDS_ASKED, Others, RecordStream, fetch, send},
 };
 use self::{
@@ -167,12 +167,25 @@ impl Shared {
             return Ok(Arc::clone(file));
         }
         let file = self.disk.open(&segment::path(&self.dir, first), false).await?;
+        self.keep_open(first, &file);
+        Ok(file)
+    }
+
+    /// Has those who read a segment read this file.
+    fn keep_open(&self, first: u64, file: &Arc<dyn DiskFile>) {
         let mut records = self.records();
         if records.files.len() >= MAX_OPEN {
             records.files.clear();
         }
-        records.files.insert(first, Arc::clone(&file));
-        Ok(file)
+        records.files.insert(first, Arc::clone(file));
+    }
+
+    /// Has the file of a record's segment opened again: it may be one that was replaced while it was opened.
+    fn close(&self, record: u64) {
+        let mut records = self.records();
+        if let Some((first, _)) = records.place(record) {
+            records.files.remove(&first);
+        }
     }
 
     /// Reads the content of a record on the disk. `None`: it is not there, or is damaged.
@@ -329,7 +342,12 @@ impl Archive {
     /// Reads the content of a record on the disk. Its segment may be written again meanwhile; then it is read again.
     async fn read(&self, record: u64) -> Option<Bytes> {
         let first = self.shared.read(record).await;
-        let read = if matches!(first, Ok(Some(_))) { first } else { self.shared.read(record).await };
+        let read = if matches!(first, Ok(Some(_))) {
+            first
+        } else {
+            self.shared.close(record);
+            self.shared.read(record).await
+        };
         read.unwrap_or_else(|error| {
             warn!(record, %error, "the archive can't be read");
             None

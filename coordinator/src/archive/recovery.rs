@@ -45,8 +45,9 @@ pub async fn recover(disk: &Arc<dyn Disk>, dir: &Path, below: u64) -> io::Result
         };
         if found.is_empty() {
             // It was created and never written to, or is damaged from its very beginning.
-            if is_newest {
-                disk.remove(&segment::path(dir, first)).await?;
+            let path = segment::path(dir, first);
+            if is_newest || disk.open(&path, false).await?.len().await? == 0 {
+                disk.remove(&path).await?;
             } else {
                 warn!(first, "a segment of the archive is damaged: it has no whole record");
             }

@@ -69,7 +69,7 @@ pub struct Segment {
     pub end: u64,
     /// Nothing is added any more.
     pub is_sealed: bool,
-    /// It could not be removed or written again.
+    /// It could not be written again.
     pub is_given_up: bool,
 }
 
@@ -141,8 +141,13 @@ impl Segment {
         self.live == 0
     }
 
+    /// Returns whether it can be removed.
+    pub fn is_unneeded(&self) -> bool {
+        self.is_sealed && self.is_empty()
+    }
+
     /// Returns whether it is worth to write it again without the records that are not needed any more, or to remove it.
     pub fn is_sparse(&self) -> bool {
-        self.is_sealed && !self.is_given_up && self.live * 2 < self.end
+        self.is_unneeded() || self.is_sealed && !self.is_given_up && self.live * 2 < self.end
     }
 }

@@ -20,6 +20,9 @@ use crate::peers::Peers;
 
 /// Most questions to other coordinators for records that a leader has lost, for one snapshot.
 const MAX_LOST_ASKED: usize = 1_000;
+/// After how many of these a coordinator that has not answered is asked no more, so that it does not take all the time
+/// that the transfer of the snapshot has.
+const MAX_UNANSWERED: usize = 3;
 /// Most records that are asked for in one request.
 pub const MAX_RECORDS_ASKED: usize = 4_096;
 /// Records that are read from the disk at once while they are sent.
@@ -69,7 +72,8 @@ pub fn send(archive: Archive, numbers: Vec<u64>) -> RecordStream {
 /// The coordinators that are asked for records that the one that sends them has lost.
 pub struct Others<'a> {
     peers: &'a Peers,
-    addresses: Vec<String>,
+    /// Their addresses, and how many questions each has not answered.
+    asked: Vec<(String, usize)>,
     /// How many more records they are asked for.
     left: usize,
 }
@@ -77,19 +81,22 @@ pub struct Others<'a> {
 impl<'a> Others<'a> {
     /// Asks the coordinators with these addresses, one after the other.
     pub fn new(peers: &'a Peers, addresses: Vec<String>) -> Self {
-        Self { peers, addresses, left: MAX_LOST_ASKED }
+        let asked = addresses.into_iter().map(|address| (address, 0)).collect();
+        Self { peers, asked, left: MAX_LOST_ASKED }
     }
 
     /// Adds a record that is that of one of these rows to the archive, if another coordinator has it.
     async fn fetch(&mut self, archive: &Archive, rows: &[Archived], number: u64) {
         let Ok(place) = rows.binary_search_by_key(&number, |row| row.record) else { return };
-        for address in &self.addresses {
+        for (address, unanswered) in self.asked.iter_mut().filter(|(_, unanswered)| *unanswered < MAX_UNANSWERED) {
             if self.left == 0 {
                 return;
             }
             self.left -= 1;
-            if let Some(task) = ask(self.peers, address, &rows[place]).await {
-                return archive.put(number, &task);
+            match ask(self.peers, address, &rows[place]).await {
+                Answer::Has(task) => return archive.put(number, &task),
+                Answer::Lost => {}
+                Answer::Unknown => *unanswered += 1,
             }
         }
     }
@@ -145,12 +152,25 @@ pub async fn fetch(
     Ok(())
 }
 
-/// Returns the archived task of a row as another coordinator has it, if it has it and answers soon.
-pub async fn ask(peers: &Peers, address: &str, row: &Archived) -> Option<Arc<Task>> {
+/// What a coordinator says that is asked for an archived task.
+pub enum Answer {
+    /// It has it.
+    Has(Arc<Task>),
+    /// It should have it, and has lost it.
+    Lost,
+    /// It does not answer soon, or may not have come to it yet.
+    Unknown,
+}
+
+/// Asks another coordinator for the archived task of a row.
+pub async fn ask(peers: &Peers, address: &str, row: &Archived) -> Answer {
     let request = internal::ReadRecordsRequest { records: vec![row.record] };
     let question = |mut peer: RaftClient<Channel>| async move { peer.read_records(request).await };
-    let mut chunks = peers.ask_within(address, ONE_TIMEOUT, question).await?;
-    let chunk = timeout(ONE_TIMEOUT, chunks.message()).await.ok()?.ok()??;
-    let task = checked(std::slice::from_ref(row), chunk.records.first()?).ok()?;
-    Some(Arc::new(task))
+    let Some(mut chunks) = peers.ask_within(address, ONE_TIMEOUT, question).await else { return Answer::Unknown };
+    let Ok(Ok(Some(chunk))) = timeout(ONE_TIMEOUT, chunks.message()).await else { return Answer::Unknown };
+    match chunk.records.first().map(|record| checked(std::slice::from_ref(row), record)) {
+        Some(Ok(task)) => Answer::Has(Arc::new(task)),
+        None if chunk.lost.is_empty() => Answer::Unknown,
+        Some(Err(_)) | None => Answer::Lost,
+    }
 }

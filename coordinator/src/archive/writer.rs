@@ -93,12 +93,16 @@ impl Writer {
                 Err(problem) if is_full(&problem) => {
                     warn!(error = %problem, "there is no room for the archive; retrying");
                     self.shared.written.send_modify(|written| written.is_full = true);
+                    // There is room where something was that nobody needs any more.
+                    while let Some(first) = self.find(Segment::is_unneeded) {
+                        self.tidy(first).await;
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(problem) => return Err(problem),
             }
         }
-        while let Some(first) = self.sparse() {
+        while let Some(first) = self.find(Segment::is_sparse) {
             self.tidy(first).await;
         }
         Ok(())
@@ -189,13 +193,14 @@ impl Writer {
         self.shared.note_written();
     }
 
-    /// Returns a sealed segment of which less than half is needed.
-    fn sparse(&self) -> Option<u64> {
+    /// Returns the first segment that is one of these.
+    fn find(&self, is_one: impl Fn(&Segment) -> bool) -> Option<u64> {
         let records = self.shared.records();
-        records.segments.iter().find(|(_, segment)| segment.is_sparse()).map(|(first, _)| *first)
+        records.segments.iter().find(|(_, segment)| is_one(segment)).map(|(first, _)| *first)
     }
 
-    /// Removes a sparse segment, or writes it again. If that fails, it stays as it is until the next start.
+    /// Removes a sparse segment, or writes it again. If that fails, it stays as it is until nothing of it is needed, or
+    /// until the next start.
     async fn tidy(&self, first: u64) {
         let is_empty = self.shared.records().segments.get(&first).is_none_or(Segment::is_empty);
         let tidied = if is_empty { self.remove(first).await } else { self.write_again(first).await };
@@ -227,7 +232,8 @@ impl Writer {
     async fn write_again(&self, first: u64) -> io::Result<()> {
         let Shared { disk, dir, .. } = &*self.shared;
         let old = self.shared.records().segments.get(&first).cloned().unwrap_or_default();
-        let content = disk.open(&segment::path(dir, first), false).await?.read_at(0, old.end as usize).await?;
+        let file = disk.open(&segment::path(dir, first), false).await?;
+        let content = file.read_at(0, old.end as usize).await?;
         let (content, smaller) = compute(|| without_gaps(&old, first, &content));
         let aside = segment::aside_path(dir, first);
         let written = async { disk.open(&aside, true).await?.write_at_and_sync(0, content).await };
@@ -235,9 +241,11 @@ impl Writer {
             drop(disk.remove(&aside).await);
             return Err(problem);
         }
+        // Until the places are those in the new file, who reads finds what is at the old ones.
+        self.shared.keep_open(first, &file);
         disk.rename(&aside, &segment::path(dir, first)).await?;
+        self.replace(first, &old, smaller.clone());
         index::write(disk, dir, first, &smaller).await;
-        self.replace(first, &old, smaller);
         disk.sync_dir(dir).await
     }
 

@@ -58,7 +58,7 @@ pub(super) struct Consensus {
 }
 
 impl Consensus {
-    /// Starts consensus with this node id.
+    /// Starts consensus with this node id. `address` is where others reach this coordinator.
     ///
     /// # Errors
     /// The state can't be read, or consensus can't be started.
@@ -66,6 +66,7 @@ impl Consensus {
         config: &CoordinatorConfig,
         outside: &Outside,
         id: raft::NodeId,
+        address: &str,
         log: Log,
         lifetime: &Lifetime,
     ) -> Result<Self, CoordinatorError> {
@@ -80,7 +81,7 @@ impl Consensus {
             StateMachine::open(disk, &config.data, fleet.clone(), Arc::clone(&observer) as _, &log, clock.clone())
                 .await?;
         let (snapshots, archive) = (state_machine.stats(), state_machine.archive());
-        let network = PeerNetwork::new(transport.clone(), clock.clone());
+        let network = PeerNetwork::new(transport.clone(), clock.clone(), address.into());
         let seed = platform.random.next_u64();
         let kept = u64::from(config.snapshot_after / ENTRIES_KEPT_SHARE);
         let raft = raft::start(id, election_timing(config), kept, network, log.clone(), state_machine, seed)

@@ -132,7 +132,7 @@ pub async fn assemble(
     lifetime: &Lifetime,
 ) -> Result<Assembled, CoordinatorError> {
     let Local { identity, address, log } = local;
-    let consensus = Consensus::start(config, &outside, identity.node_id, log, lifetime).await?;
+    let consensus = Consensus::start(config, &outside, identity.node_id, &address, log, lifetime).await?;
     info!(name = config.name, node_id = format!("{:016x}", identity.node_id), address, "coordinator started");
     let member = Member::new(identity, address, outside.platform.host.pid());
     let rights = CallerRights(security.as_ref().map(|security| (security.rights.clone(), security.trust.clone())));

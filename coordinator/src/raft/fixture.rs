@@ -71,7 +71,7 @@ impl Follower {
         let (snapshots, archive) = (state.stats(), state.archive());
         let transport = Transport::new(Platform::real().network);
         let peers = Arc::new(Peers::new(transport.clone()));
-        let network = PeerNetwork::new(transport, clock());
+        let network = PeerNetwork::new(transport, clock(), Arc::default());
         // Timeouts so long that it never starts an election.
         let timing = Timing { election_min: Duration::from_secs(600), election_max: Duration::from_secs(900) };
         let raft = raft::start(OWN, timing, 0, network, log.clone(), state, 5).await.unwrap();
@@ -138,6 +138,11 @@ impl Follower {
     /// Sends the snapshot of a leader of term 2 that covers entries up to `last`. Returns whether the follower accepts
     /// it.
     pub async fn install(&self, last: u64) -> bool {
+        self.install_state(last, Fleet::new(FleetConfig::default()).encode()).await
+    }
+
+    /// Same as [`Self::install`], with this state.
+    pub async fn install_state(&self, last: u64, state: Vec<u8>) -> bool {
         let members: [NodeId; 3] = [OWN, 2, 3];
         let nodes: BTreeMap<NodeId, Peer> = members.map(|member| (member, Peer::default())).into();
         let membership = Membership::new(vec![members.into()], nodes).unwrap();
@@ -145,13 +150,14 @@ impl Follower {
             last_log_id: Some(id(2, 3, last)),
             last_membership: StoredMembership::new(Some(id(1, 2, 0)), membership),
         };
-        let data = Bytes::from(Fleet::new(FleetConfig::default()).encode());
+        let data = Bytes::from(state);
         let chunk = internal::SnapshotChunk {
             target: OWN,
             vote_json: wire::json(&Vote::new_committed(2, 3)),
             meta_json: wire::json(&meta),
             data: Bytes::new(),
             total_bytes: data.len() as u64,
+            ..Default::default()
         };
         let chunks = [chunk, internal::SnapshotChunk { data, ..Default::default() }];
         self.server.install_snapshot(stream::iter(chunks.map(Ok))).await.is_ok()

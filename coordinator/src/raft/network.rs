@@ -45,13 +45,14 @@ pub type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Bytes>;
 pub struct PeerNetwork {
     transport: Transport,
     clock: FleetClock,
+    own_address: Arc<str>,
 }
 
 impl PeerNetwork {
     /// Creates clients over `transport`. Requests carry reports of `clock`, which records the wall clocks in the
-    /// responses.
-    pub fn new(transport: Transport, clock: FleetClock) -> Self {
-        Self { transport, clock }
+    /// responses. `own_address` is where the receivers of snapshots reach this coordinator.
+    pub fn new(transport: Transport, clock: FleetClock, own_address: Arc<str>) -> Self {
+        Self { transport, clock, own_address }
     }
 }
 
@@ -60,7 +61,8 @@ impl RaftNetworkFactory<TypeConfig> for PeerNetwork {
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> PeerClient {
         let channel = self.transport.channel(&node.address).map_err(|e| e.to_string());
-        PeerClient { target, channel, backoff: Some(StreamBackoff::default()), clock: self.clock.clone() }
+        let (clock, own_address) = (self.clock.clone(), Arc::clone(&self.own_address));
+        PeerClient { target, channel, backoff: Some(StreamBackoff::default()), clock, own_address }
     }
 
     /// Heartbeats have their own interval, and each one times out after one interval. A pause would outlast that
@@ -77,6 +79,7 @@ pub struct PeerClient {
     /// `None` if the caller paces itself.
     backoff: Option<StreamBackoff>,
     clock: FleetClock,
+    own_address: Arc<str>,
 }
 
 /// The pause before a replication stream is opened: none at first and after any response, then longer with each stream
@@ -280,6 +283,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
             meta_json: wire::json(&snapshot.meta),
             data: Bytes::new(),
             total_bytes: snapshot.snapshot.len() as u64,
+            sender_address: self.own_address.to_string(),
         };
         let data = snapshot.snapshot;
         let chunks = (0..data.len()).step_by(SNAPSHOT_CHUNK).map(move |start| {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, path::PathBuf, sync::Arc};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream::BoxStream};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
-use robeing_fleet::{Stamp, archived_in, limits::MAX_SNAPSHOT_BYTES};
+use robeing_fleet::{CodecError, Stamp, archived_in, limits::MAX_SNAPSHOT_BYTES};
 use robeing_net::limited;
 use robeing_platform::{
     Disk, compute, is_full,
@@ -232,19 +232,29 @@ impl ConsensusServer {
     }
 
     /// Fetches the records of the archived tasks in a leader's snapshot that are not here, and waits until all are
-    /// durable. Once consensus has the snapshot, it may purge the log before it.
-    async fn fetch_records(&self, vote: &Vote, meta: &SnapshotMeta, data: &[u8]) -> Result<(), Status> {
-        let found = compute(|| archived_in(data));
-        let (mut rows, records) = found.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    /// durable. Once consensus has the snapshot, it may purge the log before it. `sender` is the leader's address as it
+    /// says itself: it may have become a member after the snapshot.
+    async fn fetch_records(&self, vote: &Vote, meta: &SnapshotMeta, sender: &str, data: &[u8]) -> Result<(), Status> {
+        let (mut rows, records) = match compute(|| archived_in(data)) {
+            Ok(found) => found,
+            // Consensus can't read it, either, and stops this coordinator, which says why.
+            Err(CodecError::Version { .. }) => return Ok(()),
+            Err(error) => {
+                warn!(%error, "the leader's snapshot was refused");
+                return Err(Status::invalid_argument(error.to_string()));
+            }
+        };
         let next = self.archive.next();
         rows.retain(|row| row.record >= next);
         rows.sort_unstable_by_key(|row| row.record);
         if !rows.is_empty() {
             let leader = vote.leader_id.node_id;
             let membership = meta.last_membership.membership();
-            let channel = membership.get_node(&leader).and_then(|peer| self.peers.channel(&peer.address));
-            let channel = channel.ok_or_else(|| {
-                Status::failed_precondition(format!("the address of the leader {leader:016x} is not known here"))
+            let address = membership.get_node(&leader).map_or(sender, |peer| peer.address.as_str());
+            let channel = self.peers.channel(address).ok_or_else(|| {
+                Status::failed_precondition(format!(
+                    "the leader {leader:016x} is reached at {address:?}, which is no address"
+                ))
             })?;
             let others = membership.nodes().filter(|(id, _)| ![leader, self.id].contains(id));
             let others = Others::new(&self.peers, others.map(|(_, peer)| peer.address.clone()).collect());
@@ -290,7 +300,7 @@ impl ConsensusServer {
                 data.len()
             )));
         }
-        self.fetch_records(&vote, &meta, &data).await?;
+        self.fetch_records(&vote, &meta, &first.sender_address, &data).await?;
         let snapshot = Snapshot { meta, snapshot: Bytes::from(data) };
         let raft = self.raft.raft().clone();
         let install = async move { raft.install_full_snapshot(vote, snapshot).await };

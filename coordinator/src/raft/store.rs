@@ -355,6 +355,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Normal(batch) => {
                     let replies = self.apply_batch(id, &batch)?;
                     audit::tell(id.index(), &self.fleet.read(), &self.effects);
+                    // What was archived leaves the memory, also if nothing follows.
+                    self.effects.clear();
                     replies
                 }
                 EntryPayload::Membership(membership) => {

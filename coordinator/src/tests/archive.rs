@@ -6,9 +6,10 @@ use futures::StreamExt;
 use robeing_fleet::{Command, TaskCommand, TaskFilter, TaskId};
 use robeing_net::gate::Caller;
 use robeing_proto::v1::WatchTasksRequest;
+use tonic::Code;
 
 use crate::tests::{
-    fleet::{COORDINATORS, TestFleet, peer, task},
+    fleet::{COORDINATORS, TestFleet, name, peer, task},
     mail::mailbox::in_force,
 };
 
@@ -149,8 +150,19 @@ async fn results_that_the_leader_has_lost_are_fetched_from_others_with_its_snaps
     joins(&mut fleet, leader).await;
 }
 
-/// Has another coordinator join, and checks that it has all results itself.
-async fn joins(fleet: &mut TestFleet, leader: usize) {
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_may_be_from_before_its_sender_was_a_member() {
+    let (mut fleet, leader) = archiving().await;
+    let sender = joins(&mut fleet, leader).await;
+    let change = fleet.tested(leader).change;
+    let transfer = change.transfer.clone();
+    change.exclusively(async move { transfer.transfer(&name(sender)).await }).await.expect("it may lead");
+    assert_eq!(fleet.led().await, sender);
+    joins(&mut fleet, sender).await;
+}
+
+/// Has another coordinator join, and checks that it has all results itself. Returns its number.
+async fn joins(fleet: &mut TestFleet, leader: usize) -> usize {
     let is_purged = |fleet: &TestFleet| fleet.tested(leader).change.raft.progress().purged > 0;
     fleet.until("the log is purged", is_purged).await;
     let new = fleet.run_another();
@@ -161,6 +173,7 @@ async fn joins(fleet: &mut TestFleet, leader: usize) {
     // The others are not asked.
     check(fleet, new).await;
     assert_eq!(missing(fleet, new), 0);
+    new
 }
 
 /// Damages the first record of a coordinator.
@@ -197,4 +210,39 @@ async fn a_watch_sees_archived_tasks_in_the_order_of_their_revisions() {
     let ids: Vec<String> = seen.into_iter().map(|(_, id)| id).collect();
     let expected: Vec<String> = (1..=TASKS).map(|id| TaskId(id).to_string()).collect();
     assert_eq!(ids, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_before_a_result_that_another_coordinator_may_have() {
+    let (mut fleet, leader) = archiving().await;
+    damage(&fleet, leader).await;
+    for n in fleet.followers(leader) {
+        fleet.take_away(n);
+    }
+    let mut changes = Box::pin(fleet.tested(leader).watches.tasks(WatchTasksRequest::default()).expect("it is well"));
+    let told = changes.next().await.expect("it says why it ends");
+    assert_eq!(told.expect_err("the first result can't be read").code(), Code::Unavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_no_coordinator_can_read_is_gone_for_those_who_wait_for_it() {
+    let (fleet, leader) = archiving().await;
+    for n in fleet.running() {
+        damage(&fleet, n).await;
+    }
+    let [lost, other] = [1, 2].map(|id| TaskId(id).to_string());
+    let request = WatchTasksRequest { ids: vec![lost.clone(), other.clone()], ..WatchTasksRequest::default() };
+    let mut changes = Box::pin(fleet.tested(leader).watches.tasks(request).expect("it is well"));
+    let told = changes.next().await.expect("it goes on").expect("it goes on");
+    let found: Vec<String> = told.tasks.into_iter().map(|task| task.id).collect();
+    assert_eq!((told.gone_ids, found), (vec![lost], vec![other]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_has_archived_tasks_without_their_inputs_in_memory() {
+    let (fleet, leader) = archiving().await;
+    let state = fleet.tested(leader).state;
+    let kept = state.look(|fleet| fleet.kept_tasks(&TaskFilter::default(), None, 1_000).tasks);
+    let tasks = state.read_briefly(kept).await;
+    assert_eq!((tasks.len(), tasks.iter().filter(|task| task.input.is_empty()).count()), (TASKS as usize, ARCHIVED));
 }

@@ -263,6 +263,69 @@ async fn a_full_disk_is_no_failure_and_what_waits_is_written_once_there_is_room(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_segment_that_was_created_on_a_full_disk_and_not_needed_later_is_removed_by_a_restart() {
+    let rig = Rig::new().await;
+    let tasks = tasks(3, 100);
+    rig.disk.set_capacity(Some(0));
+    rig.put(&tasks);
+    assert!(rig.archive.flush(3).await.is_err(), "there is no room");
+    rig.archive.forget(0);
+    rig.disk.set_capacity(None);
+    timeout(DEADLINE, async {
+        while rig.archive.flush(3).await.is_err() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("it is written");
+    assert_eq!(rig.files(".rec").len(), 2, "the first one is empty");
+    let rig = rig.again().await;
+    assert_eq!((rig.files(".rec").len(), rig.read(&tasks).await), (1, vec![1, 2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_needs_any_more_is_removed_from_a_full_disk() {
+    let rig = Rig::new().await;
+    let tasks = tasks(40, 100);
+    rig.written(&tasks[..30]).await;
+    let mut sealed = rig.files(".rec");
+    sealed.pop();
+    rig.disk.set_capacity(Some(0));
+    rig.put(&tasks);
+    assert_eq!(rig.archive.flush(40).await.expect_err("there is no room").kind(), io::ErrorKind::StorageFull);
+    (0..30).for_each(|record| rig.archive.forget(record));
+    let are_gone = |rig: &Rig| rig.files(".rec").iter().all(|name| !sealed.contains(name));
+    rig.until("they are removed while nothing can be written", are_gone).await;
+    assert_eq!(rig.read(&tasks).await, all(&tasks)[30..]);
+    rig.disk.set_capacity(None);
+    timeout(DEADLINE, async {
+        while rig.archive.flush(40).await.is_err() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("it is written");
+    assert_eq!(rig.read(&tasks).await, all(&tasks)[30..]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_was_replaced_while_a_reader_opened_it_is_opened_again() {
+    let rig = Rig::new().await;
+    let tasks = tasks(30, 100);
+    rig.written(&tasks).await;
+    let place = |rig: &Rig, record: u64| rig.archive.shared.records().place(record);
+    let in_first: Vec<u64> =
+        (0..30).filter(|record| place(&rig, *record).is_some_and(|(first, _)| first == 0)).collect();
+    let (last, others) = in_first.split_last().expect("it has some");
+    assert!(others.len() > 1, "so few are left that it is written again");
+    let replaced = rig.archive.shared.file(0).await.expect("it is there");
+    others.iter().for_each(|record| rig.archive.forget(*record));
+    rig.until("it is written again", |rig| place(rig, *last).is_some_and(|(_, now)| now.offset == 0)).await;
+    rig.archive.shared.keep_open(0, &replaced);
+    assert_eq!(rig.archive.get(*last).await.as_ref(), Some(&tasks[*last as usize]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn so_much_may_wait_to_be_written_and_then_those_who_add_wait() {
     let rig = Rig::new().await;
     rig.disk.set_hung(true);

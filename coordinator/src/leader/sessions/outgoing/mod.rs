@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use prost::Message;
-use robeing_fleet::{Archived, FleetMillis, Kept, Task};
+use robeing_fleet::{Archived, FleetMillis, Task};
 use robeing_proto::{
     budget::MessageBudget,
     internal::v1::{self as internal, coordinator_message::Message as ToAgent},
@@ -22,7 +22,7 @@ use self::given::{Given, NotGiven, assignment, read};
 use crate::{
     leader::sessions::{AttemptKey, Outbox},
     raft::SharedFleet,
-    read::StateReader,
+    read::{READ_AT_ONCE, StateReader},
 };
 
 /// Approximate size of an assignment besides its input and kind, bytes.
@@ -107,11 +107,11 @@ impl Outgoing {
             if lacking.is_empty() {
                 return next;
             }
-            for row in lacking {
-                let task = state.read(Kept::Archived(row)).await.ok().flatten();
-                let is_read = task.is_some();
-                self.archived.insert(row.record, task.map(without_input));
-                if !is_read {
+            for rows in lacking.chunks(READ_AT_ONCE) {
+                for (row, read) in rows.iter().zip(state.read_rows(rows).await) {
+                    self.archived.insert(row.record, read.ok().flatten().map(without_input));
+                }
+                if self.archived.values().any(Option::is_none) {
                     // The others would not help, and the agent must not wait for each.
                     break;
                 }

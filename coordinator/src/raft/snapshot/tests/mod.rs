@@ -2,6 +2,7 @@
 
 mod full_disk;
 mod races;
+mod unreadable;
 
 use openraft::vote::{RaftLeaderId, leader_id_adv::LeaderId};
 use robeing_platform::simulated::SimulatedDisk;
