@@ -164,7 +164,7 @@ fn storage() -> impl Strategy<Value = Value> {
 /// An object store, with each setting once.
 fn object_storage() -> impl Strategy<Value = Value> {
     let url = matching("(s3|gs)://[a-z0-9]([-.a-z0-9]{0,9}[a-z0-9])?(/[-._A-Za-z0-9]{1,9}){0,3}/?");
-    let names = vec!["AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "GOOGLE_BUCKET"];
+    let names = ["AWS_REGION", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "GOOGLE_BUCKET"];
     let count = names.len();
     let env = vec((any::<bool>(), odd_text()), count).prop_flat_map(move |values| {
         let variables = names.iter().zip(values).map(|(name, (is_secret, value))| {
