@@ -109,7 +109,8 @@ async fn within<T>(
 pub(super) fn known(takes_refs: bool, outcome: completion::Outcome) -> completion::Outcome {
     match outcome {
         completion::Outcome::OutputRef(_) if !takes_refs => {
-            let message = "the output is in the object store, which not all coordinators know before they are upgraded";
+            let message =
+                "the output is in the object store; the fleet can refer to it once all coordinators are upgraded";
             failed(v1::FailureKind::OutputTooLarge, Problem::new(message, true))
         }
         known => known,
