@@ -65,3 +65,9 @@ pub fn without_store((task, attempt): AttemptKey) -> internal::Completion {
     let outcome = Some(completion::Outcome::Failure(failure));
     internal::Completion { task_id: task.to_string(), attempt, ran_us: 0, outcome }
 }
+
+/// Returns the end of an attempt that its agent would have to hand back, and was not sent before.
+pub fn handed_back((task, attempt): AttemptKey) -> internal::Completion {
+    let outcome = Some(completion::Outcome::HandedBack(internal::HandedBack {}));
+    internal::Completion { task_id: task.to_string(), attempt, ran_us: 0, outcome }
+}
