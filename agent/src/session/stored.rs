@@ -18,6 +18,10 @@ use crate::executor::{Attempt, Executor, Outcome};
 
 const _: () = assert!(MAX_BLOB_BYTES == robeing_fleet::limits::MAX_BLOB_BYTES);
 
+/// How long a task waits for its next attempt after a store has failed, ms, unless its backoff is longer: attempts that
+/// follow at once would all be used up by one short outage.
+const RETRY_AFTER_MS: u64 = 30_000;
+
 /// The object store of an agent, as far as its coordinator knows such stores.
 #[derive(Clone, Copy)]
 pub(super) struct Store<'a> {
@@ -31,17 +35,20 @@ pub(super) struct Store<'a> {
 struct Problem {
     message: String,
     retryable: bool,
+    /// How long the next attempt has to wait at least, ms.
+    retry_after_ms: u64,
 }
 
 impl Problem {
     fn new(message: &str, retryable: bool) -> Self {
-        Self { message: message.to_owned(), retryable }
+        Self { message: message.to_owned(), retryable, retry_after_ms: 0 }
     }
 }
 
 impl From<BlobError> for Problem {
     fn from(error: BlobError) -> Self {
-        Self { message: error.to_string(), retryable: error.is_retryable() }
+        let retryable = error.is_retryable();
+        Self { message: error.to_string(), retryable, retry_after_ms: if retryable { RETRY_AFTER_MS } else { 0 } }
     }
 }
 
@@ -116,8 +123,10 @@ pub(super) fn known(takes_refs: bool, outcome: completion::Outcome) -> completio
     }
 }
 
-fn failed(kind: v1::FailureKind, Problem { message, retryable }: Problem) -> completion::Outcome {
-    completion::Outcome::Failure(v1::Failure { kind: kind.into(), message, retryable, ..v1::Failure::default() })
+fn failed(kind: v1::FailureKind, problem: Problem) -> completion::Outcome {
+    let Problem { message, retryable, retry_after_ms } = problem;
+    let kind = kind.into();
+    completion::Outcome::Failure(v1::Failure { kind, message, retryable, retry_after_ms, ..v1::Failure::default() })
 }
 
 /// Returns an input with its parts from the store.
@@ -158,7 +167,7 @@ async fn put(store: &BlobStore, takes_refs: bool, output: Bytes) -> Result<v1::B
             "the output has {} bytes, the limit is {MAX_INPUT_BYTES} until all coordinators know object stores",
             output.len()
         );
-        return Err(Problem { message, retryable: false });
+        return Err(Problem::new(&message, false));
     }
     let BlobRef { sha256, bytes } = store.put(output).await?;
     Ok(v1::BlobRef { sha256: sha256.to_vec().into(), bytes })
@@ -263,6 +272,8 @@ mod tests {
         ] {
             let failed = failure(echo(blobs, true, "", parts).await);
             assert!(failed.retryable == retryable && failed.message.contains(said), "{failed:?}");
+            let pause = if retryable && blobs.is_some() { RETRY_AFTER_MS } else { 0 };
+            assert_eq!(failed.retry_after_ms, pause, "an outage of the store must not use up all attempts: {failed:?}");
         }
     }
 
