@@ -111,16 +111,21 @@ async fn within<T>(
     }
 }
 
-/// Returns the end of an attempt as the coordinator knows such ends. One of the version before would refuse a reference to an
-/// output, and never end the attempt.
+/// Returns the end of an attempt as the coordinator knows such ends. One of the version before knows neither references to
+/// outputs nor subtasks: it would refuse the completion, and never end the attempt.
 pub(super) fn known(takes_refs: bool, outcome: completion::Outcome) -> completion::Outcome {
-    match outcome {
-        completion::Outcome::OutputRef(_) if !takes_refs => {
-            let message = "the output is in the object store, which not all coordinators know before they are upgraded";
-            failed(v1::FailureKind::OutputTooLarge, Problem::new(message, true))
-        }
-        known => known,
-    }
+    let (kind, message) = match outcome {
+        completion::Outcome::OutputRef(_) if !takes_refs => (
+            v1::FailureKind::OutputTooLarge,
+            "the output is in the object store, which not all coordinators know before they are upgraded",
+        ),
+        completion::Outcome::Suspended(_) if !takes_refs => (
+            v1::FailureKind::Reported,
+            "the attempt asked for subtasks, which not all coordinators know before they are upgraded",
+        ),
+        known => return known,
+    };
+    failed(kind, Problem::new(message, true))
 }
 
 fn failed(kind: v1::FailureKind, problem: Problem) -> completion::Outcome {
@@ -240,6 +245,10 @@ mod tests {
         assert_eq!(known(true, ended.clone()), ended);
         let unknown = failure(known(false, ended));
         assert_eq!((unknown.kind(), unknown.retryable), (v1::FailureKind::OutputTooLarge, true));
+        let asked = completion::Outcome::Suspended(internal::Suspended::default());
+        assert_eq!(known(true, asked.clone()), asked);
+        let unknown = failure(known(false, asked));
+        assert_eq!((unknown.kind(), unknown.retryable), (v1::FailureKind::Reported, true));
         let refused = failure(echo(Some(&store), false, "", vec![part(0, blob)]).await);
         assert!(!refused.retryable && refused.message.contains("until all coordinators"), "{refused:?}");
     }
