@@ -25,7 +25,7 @@ use tracing::debug;
 
 use crate::{
     api::{
-        completions::{handed_back, without_names, without_refs, without_store, without_subtasks},
+        completions::{handed_back, without_names, without_refs, without_result, without_store, without_subtasks},
         convert,
         waiting::{Waited, while_opening},
     },
@@ -358,11 +358,13 @@ impl Session {
         }
     }
 
-    /// Ends the attempts that were not sent: those that the agent could not begin because it has no object store, and those
-    /// that it would have to hand back.
+    /// Ends the attempts that were not sent: those that the agent could not begin because it has no object store, those that
+    /// nobody could begin because a result is lost, and those that the agent would have to hand back.
     fn end_unsent(&mut self) {
         let unreadable = self.outgoing.take_unreadable().into_iter().map(without_store);
-        let ended: Vec<_> = unreadable.chain(self.outgoing.take_handed_back().into_iter().map(handed_back)).collect();
+        let lacking = self.outgoing.take_lacking_results().into_iter().map(without_result);
+        let handed_back = self.outgoing.take_handed_back().into_iter().map(handed_back);
+        let ended: Vec<_> = unreadable.chain(lacking).chain(handed_back).collect();
         if !ended.is_empty() {
             self.complete(ended);
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use prost::Message;
-use robeing_fleet::{Archived, FleetMillis, Task};
+use robeing_fleet::{Archived, FleetMillis, Task, TaskId};
 use robeing_proto::{
     budget::MessageBudget,
     internal::v1::{self as internal, coordinator_message::Message as ToAgent},
@@ -46,6 +46,8 @@ pub struct Outgoing {
     lacking: Vec<Archived>,
     /// How many of them are being read. Until they are, no attempt is sent, nor what comes after all of them.
     being_read: usize,
+    /// The first of those that were read which no coordinator can read any more.
+    lost: Option<TaskId>,
     /// Attempts whose results could not be read, until that is tried again at the next heartbeat.
     held: Vec<AttemptKey>,
     /// The agent has an object store, from which it fetches inputs.
@@ -54,6 +56,8 @@ pub struct Outgoing {
     unreadable: Vec<AttemptKey>,
     /// The attempts that were not sent before the agent was to hand back all that it has.
     handed_back: Vec<AttemptKey>,
+    /// The attempts that were not sent because no coordinator can read the result of this task, which they would be given.
+    lacking_results: Vec<(AttemptKey, TaskId)>,
 }
 
 impl Outgoing {
@@ -72,6 +76,11 @@ impl Outgoing {
         std::mem::take(&mut self.handed_back)
     }
 
+    /// Takes the attempts that were not sent because the result of a task is lost that they would be given.
+    pub fn take_lacking_results(&mut self) -> Vec<(AttemptKey, TaskId)> {
+        std::mem::take(&mut self.lacking_results)
+    }
+
     /// Takes the archived tasks that have to be read before the next attempt is sent; see [`Reading`]. Meanwhile,
     /// everything else is sent that need not come after it.
     pub fn take_lacking(&mut self) -> Vec<Archived> {
@@ -83,7 +92,8 @@ impl Outgoing {
     /// Adds what was read of the archived tasks that were taken.
     pub fn add_results(&mut self, read: ReadResults) {
         self.being_read = 0;
-        self.archived.extend(read);
+        self.archived.extend(read.found);
+        self.lost = read.lost;
     }
 
     /// Adds the contents of an outbox.
@@ -192,8 +202,13 @@ impl Outgoing {
                 }
                 Err(NotGiven::Unreadable(id)) => {
                     self.archived.clear();
-                    self.held.extend(key);
-                    error!(task = %id, "a result that an attempt is to be given can't be read; its agent has to wait");
+                    if self.lost.take() == Some(id) {
+                        // It would wait in vain, in a slot of its agent.
+                        self.lacking_results.extend(key.map(|key| (key, id)));
+                    } else {
+                        self.held.extend(key);
+                        error!(task = %id, "a result that an attempt is to be given can't be read; its agent has to wait");
+                    }
                 }
             }
         }

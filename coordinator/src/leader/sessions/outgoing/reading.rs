@@ -5,12 +5,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use robeing_fleet::{Archived, Task};
+use robeing_fleet::{Archived, Task, TaskId};
 
-use crate::read::{READ_AT_ONCE, StateReader};
+use crate::{
+    archive::Unread,
+    read::{READ_AT_ONCE, StateReader},
+};
 
-/// Archived tasks, by their records; `None`: it can't be read.
-pub type ReadResults = Vec<(u64, Option<Arc<Task>>)>;
+/// What was read.
+#[derive(Default)]
+pub struct ReadResults {
+    /// The archived tasks, by their records; `None`: it can't be read.
+    pub found: Vec<(u64, Option<Arc<Task>>)>,
+    /// The first of them that no coordinator can read any more.
+    pub lost: Option<TaskId>,
+}
 
 /// What is being read for the next attempt, if anything is.
 #[derive(Default)]
@@ -36,15 +45,19 @@ impl Reading {
 /// Reads archived tasks. If one can't be read, further ones may be left out: they would not help, and the attempt must not
 /// wait for each.
 async fn read(state: StateReader, lacking: Vec<Archived>) -> ReadResults {
-    let mut found: ReadResults = Vec::with_capacity(lacking.len());
+    let mut results = ReadResults::default();
     for rows in lacking.chunks(READ_AT_ONCE) {
-        let read = state.read_rows(rows).await;
-        found.extend(rows.iter().zip(read).map(|(row, read)| (row.record, read.ok().flatten().map(without_input))));
-        if found.iter().any(|(_, task)| task.is_none()) {
+        for (row, read) in rows.iter().zip(state.read_rows(rows).await) {
+            if let Err(Unread::Lost(task)) = &read {
+                results.lost = results.lost.or(Some(*task));
+            }
+            results.found.push((row.record, read.ok().flatten().map(without_input)));
+        }
+        if results.found.iter().any(|(_, task)| task.is_none()) {
             break;
         }
     }
-    found
+    results
 }
 
 /// Returns a task without its input, which can be large, and which nobody is given with its result.

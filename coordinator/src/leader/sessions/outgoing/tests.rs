@@ -272,7 +272,7 @@ fn the_results_of_archived_tasks_are_read_before_the_attempt_that_is_given_them_
         assert_eq!(sent(&mut outgoing), None);
         let lacking: Vec<u64> = outgoing.take_lacking().iter().map(|row| row.record).collect();
         assert_eq!((lacking, outgoing.is_empty()), (vec![record], true), "it waits");
-        outgoing.add_results(vec![(record, read)]);
+        outgoing.add_results(ReadResults { found: vec![(record, read)], lost: None });
         assert!(!outgoing.is_empty());
         assert_eq!(sent(&mut outgoing), input, "one that can't be read is not left out of what the attempt is given");
         assert!(outgoing.is_empty() && outgoing.archived.is_empty());
@@ -292,7 +292,7 @@ fn while_results_are_read_an_agent_is_answered_and_what_comes_after_its_attempts
     outgoing.add(Outbox { heartbeat: Some(7), drained: true, ..Outbox::default() });
     assert_eq!(outgoing.next(&fleet, 1), Some(ToAgent::HeartbeatAck(internal::HeartbeatAck { seq: 7 })));
     assert_eq!((outgoing.next(&fleet, 1), outgoing.is_empty()), (None, true));
-    outgoing.add_results(vec![(record, Some(one))]);
+    outgoing.add_results(ReadResults { found: vec![(record, Some(one))], lost: None });
     assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::Assignments(_))));
     assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HandBack(_))));
     assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::Drained(_))));
@@ -310,7 +310,7 @@ fn an_attempt_whose_results_can_not_be_read_is_handed_back_with_all_others() {
     let mut outgoing = Outgoing::default();
     outgoing.add(Outbox { assignments: vec![(TaskId(3), 1)], ..Outbox::default() });
     assert_eq!((outgoing.next(&fleet, 1), outgoing.take_lacking().len()), (None, 1));
-    outgoing.add_results(vec![(record, None)]);
+    outgoing.add_results(ReadResults { found: vec![(record, None)], lost: None });
     assert_eq!((outgoing.next(&fleet, 1), outgoing.take_handed_back()), (None, Vec::new()), "it is read again later");
     outgoing.add(Outbox { hand_back: true, ..Outbox::default() });
     assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HandBack(_))));
@@ -318,4 +318,27 @@ fn an_attempt_whose_results_can_not_be_read_is_handed_back_with_all_others() {
     outgoing.add(Outbox { heartbeat: Some(1), ..Outbox::default() });
     assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HeartbeatAck(_))));
     assert_eq!((outgoing.next(&fleet, 1), outgoing.is_empty()), (None, true), "it is not sent any more");
+}
+
+#[test]
+fn an_attempt_whose_results_no_coordinator_can_read_any_more_is_ended_and_does_not_wait() {
+    let (fleet, record, _) = with_archived_result();
+    let mut outgoing = Outgoing::default();
+    outgoing.add(Outbox { assignments: vec![(TaskId(3), 1)], ..Outbox::default() });
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.take_lacking().len()), (None, 1));
+    outgoing.add_results(ReadResults { found: vec![(record, None)], lost: Some(TaskId(9)) });
+    assert_eq!(
+        (outgoing.next(&fleet, 1), outgoing.take_lacking_results()),
+        (None, Vec::new()),
+        "it is given another one"
+    );
+    outgoing.add(Outbox { heartbeat: Some(0), ..Outbox::default() });
+    assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HeartbeatAck(_))));
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.take_lacking().len()), (None, 1));
+    outgoing.add_results(ReadResults { found: vec![(record, None)], lost: Some(TaskId(1)) });
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.is_empty()), (None, true));
+    assert_eq!(outgoing.take_lacking_results(), [((TaskId(3), 1), TaskId(1))]);
+    outgoing.add(Outbox { heartbeat: Some(1), ..Outbox::default() });
+    assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HeartbeatAck(_))));
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.is_empty()), (None, true), "it is not tried again");
 }
