@@ -52,7 +52,7 @@ pub enum CliError {
     /// The fleet does not know references to inputs in an object store.
     #[error(
         "an input of more than 1 MiB needs fleet version {since}, and the fleet has version {current}; upgrade all of its \
-         coordinators"
+         coordinators. If they have just been started, repeat this in some seconds"
     )]
     NoReferences {
         /// The fleet's version.

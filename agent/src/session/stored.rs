@@ -117,11 +117,11 @@ pub(super) fn known(takes_refs: bool, outcome: completion::Outcome) -> completio
     let (kind, message) = match outcome {
         completion::Outcome::OutputRef(_) if !takes_refs => (
             v1::FailureKind::OutputTooLarge,
-            "the output is in the object store, which not all coordinators know before they are upgraded",
+            "the output is in the object store; the fleet can refer to it once all coordinators are upgraded",
         ),
         completion::Outcome::Suspended(_) if !takes_refs => (
             v1::FailureKind::Reported,
-            "the attempt asked for subtasks, which not all coordinators know before they are upgraded",
+            "the attempt asked for subtasks; the fleet can have them once all coordinators are upgraded",
         ),
         known => return known,
     };

@@ -57,7 +57,8 @@ pub enum InputError {
     },
     /// An input is larger than what can be in the object store.
     #[error(
-        "{from} has more than {MAX_BLOB_BYTES} bytes (64 MiB), which is the limit for an input in the object store"
+        "{from} has more than {MAX_BLOB_BYTES} bytes (64 MiB), which is the limit for an input in the object store: \
+         split it, or store it where the agents can read it and submit its name"
     )]
     ObjectTooLarge {
         /// The file.

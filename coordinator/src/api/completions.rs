@@ -44,7 +44,7 @@ pub fn without_refs(state: &StateReader, results: &mut [Completion]) {
     for ended in results.iter_mut().filter(|ended| matches!(ended.outcome, Outcome::Stored(_))) {
         ended.outcome = Outcome::Failed(Failure {
             kind: FailureKind::OutputTooLarge,
-            message: "the output is in the object store, which not all coordinators know before they are upgraded"
+            message: "the output is in the object store; the fleet can refer to it once all coordinators are upgraded"
                 .to_owned(),
             code: None,
             stderr_tail: String::new(),
@@ -60,7 +60,7 @@ pub fn without_store((task, attempt): AttemptKey) -> internal::Completion {
     let failure = v1::Failure {
         kind: v1::FailureKind::Internal.into(),
         message:
-            "what the task is given is in the object store, and this agent has none; set --object-store of all agents"
+            "an input of the task is in the object store, and this agent has none; set --object-store for all agents"
                 .to_owned(),
         retryable: true,
         ..v1::Failure::default()

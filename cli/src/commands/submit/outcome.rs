@@ -67,7 +67,10 @@ impl Outcome {
         let single = self.finished.values_mut().next();
         let Some(task) = single.filter(|_| is_written && args.output.output == Format::Table) else { return Ok(()) };
         fetch_output(store, task).await.inspect_err(|_| {
-            note(&format!("task {0} has succeeded; `robeing task {0} --result` fetches its result again", task.id));
+            note(&format!(
+                "task {0} has succeeded; `robeing task {0} --result` with the same --object-store fetches its result",
+                task.id
+            ));
         })?;
         match &task.output_ref {
             None => Ok(()),

@@ -30,7 +30,8 @@ def error_of(task: types_pb2.Task) -> FleetError | None:
     name = f"task {task.id} ({task.kind})"
     if task.HasField("output_ref"):
         where = f"has {task.output_ref.bytes} bytes and is in the object store"
-        return FleetError(f"the output of {name} {where}; `robeing task {task.id} --result` fetches it")
+        fetch = f"robeing task {task.id} --result --object-store URL"
+        return FleetError(f"the output of {name} {where}; fetch it by `{fetch}`")
     if task.state == types_pb2.TASK_STATE_SUCCEEDED:
         return None
     if task.state == types_pb2.TASK_STATE_CANCELLED:
