@@ -33,7 +33,7 @@ async fn badly_behaved_commands_fail_and_leave_nothing_behind() {
     let loud = fleet.submit_one(once("head -c 100000000 /dev/zero")).await;
     let loud_group = fleet.executing(&loud, 1).await;
     let ended = fleet.finished(&loud, TaskState::Failed).await;
-    assert_failed(&ended, FailureKind::OutputTooLarge, "1048576");
+    assert_failed(&ended, FailureKind::OutputTooLarge, "67108864");
     assert!(ended.output.is_empty());
 
     // The same amount on stderr is not a failure; only its end is kept.

@@ -18,6 +18,10 @@ use crate::executor::{Attempt, Executor, Outcome};
 
 const _: () = assert!(MAX_BLOB_BYTES == robeing_fleet::limits::MAX_BLOB_BYTES);
 
+/// How long a task waits for its next attempt after a store has failed, ms, unless its backoff is longer: attempts that
+/// follow at once would all be used up by one short outage.
+const RETRY_AFTER_MS: u64 = 30_000;
+
 /// The object store of an agent, as far as its coordinator knows such stores.
 #[derive(Clone, Copy)]
 pub(super) struct Store<'a> {
@@ -31,17 +35,20 @@ pub(super) struct Store<'a> {
 struct Problem {
     message: String,
     retryable: bool,
+    /// How long the next attempt has to wait at least, ms.
+    retry_after_ms: u64,
 }
 
 impl Problem {
     fn new(message: &str, retryable: bool) -> Self {
-        Self { message: message.to_owned(), retryable }
+        Self { message: message.to_owned(), retryable, retry_after_ms: 0 }
     }
 }
 
 impl From<BlobError> for Problem {
     fn from(error: BlobError) -> Self {
-        Self { message: error.to_string(), retryable: error.is_retryable() }
+        let retryable = error.is_retryable();
+        Self { message: error.to_string(), retryable, retry_after_ms: if retryable { RETRY_AFTER_MS } else { 0 } }
     }
 }
 
@@ -104,21 +111,27 @@ async fn within<T>(
     }
 }
 
-/// Returns the end of an attempt as the coordinator knows such ends. One of the version before would refuse a reference to an
-/// output, and never end the attempt.
+/// Returns the end of an attempt as the coordinator knows such ends. One of the version before knows neither references to
+/// outputs nor subtasks: it would refuse the completion, and never end the attempt.
 pub(super) fn known(takes_refs: bool, outcome: completion::Outcome) -> completion::Outcome {
-    match outcome {
-        completion::Outcome::OutputRef(_) if !takes_refs => {
-            let message =
-                "the output is in the object store; the fleet can refer to it once all coordinators are upgraded";
-            failed(v1::FailureKind::OutputTooLarge, Problem::new(message, true))
-        }
-        known => known,
-    }
+    let (kind, message) = match outcome {
+        completion::Outcome::OutputRef(_) if !takes_refs => (
+            v1::FailureKind::OutputTooLarge,
+            "the output is in the object store; the fleet can refer to it once all coordinators are upgraded",
+        ),
+        completion::Outcome::Suspended(_) if !takes_refs => (
+            v1::FailureKind::Reported,
+            "the attempt asked for subtasks; the fleet can have them once all coordinators are upgraded",
+        ),
+        known => return known,
+    };
+    failed(kind, Problem::new(message, true))
 }
 
-fn failed(kind: v1::FailureKind, Problem { message, retryable }: Problem) -> completion::Outcome {
-    completion::Outcome::Failure(v1::Failure { kind: kind.into(), message, retryable, ..v1::Failure::default() })
+fn failed(kind: v1::FailureKind, problem: Problem) -> completion::Outcome {
+    let Problem { message, retryable, retry_after_ms } = problem;
+    let kind = kind.into();
+    completion::Outcome::Failure(v1::Failure { kind, message, retryable, retry_after_ms, ..v1::Failure::default() })
 }
 
 /// Returns an input with its parts from the store.
@@ -159,7 +172,7 @@ async fn put(store: &BlobStore, takes_refs: bool, output: Bytes) -> Result<v1::B
             "the output has {} bytes, the limit is {MAX_INPUT_BYTES} until all coordinators know object stores",
             output.len()
         );
-        return Err(Problem { message, retryable: false });
+        return Err(Problem::new(&message, false));
     }
     let BlobRef { sha256, bytes } = store.put(output).await?;
     Ok(v1::BlobRef { sha256: sha256.to_vec().into(), bytes })
@@ -232,6 +245,10 @@ mod tests {
         assert_eq!(known(true, ended.clone()), ended);
         let unknown = failure(known(false, ended));
         assert_eq!((unknown.kind(), unknown.retryable), (v1::FailureKind::OutputTooLarge, true));
+        let asked = completion::Outcome::Suspended(internal::Suspended::default());
+        assert_eq!(known(true, asked.clone()), asked);
+        let unknown = failure(known(false, asked));
+        assert_eq!((unknown.kind(), unknown.retryable), (v1::FailureKind::Reported, true));
         let refused = failure(echo(Some(&store), false, "", vec![part(0, blob)]).await);
         assert!(!refused.retryable && refused.message.contains("until all coordinators"), "{refused:?}");
     }
@@ -264,6 +281,8 @@ mod tests {
         ] {
             let failed = failure(echo(blobs, true, "", parts).await);
             assert!(failed.retryable == retryable && failed.message.contains(said), "{failed:?}");
+            let pause = if retryable && blobs.is_some() { RETRY_AFTER_MS } else { 0 };
+            assert_eq!(failed.retry_after_ms, pause, "an outage of the store must not use up all attempts: {failed:?}");
         }
     }
 

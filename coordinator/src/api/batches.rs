@@ -18,6 +18,8 @@ pub(super) struct Batch {
     pub submissions: Vec<SubmitTask>,
     /// The ballots that they ask for, by their places.
     pub approvals: BTreeMap<usize, Draft>,
+    /// The outcomes of those that are not proposed because they are known, by their places.
+    pub known: BTreeMap<usize, Outcome>,
     /// The places and ids of those that were submitted; `None` if all were.
     submitted: Option<Vec<(usize, TaskId)>>,
 }
@@ -45,8 +47,9 @@ impl Batch {
     pub fn of(prepared: Vec<Prepared>) -> Self {
         let is_split = prepared.iter().any(|task| !task.parts.is_empty());
         let (mut submissions, mut approvals) = (Vec::with_capacity(prepared.len()), BTreeMap::new());
-        let mut submitted = Vec::new();
-        for Prepared { task, approval, parts } in prepared {
+        let (mut known, mut submitted) = (BTreeMap::new(), Vec::new());
+        for Prepared { task, approval, parts, known: reply } in prepared {
+            known.extend(reply.map(|reply| (submissions.len(), Ok(reply))));
             approvals.extend(approval.map(|draft| (submissions.len(), draft)));
             if is_split {
                 submitted.push((submissions.len(), task.id));
@@ -54,7 +57,7 @@ impl Batch {
             submissions.push(task);
             submissions.extend(parts);
         }
-        Self { submissions, approvals, submitted: is_split.then_some(submitted) }
+        Self { submissions, approvals, known, submitted: is_split.then_some(submitted) }
     }
 
     /// Returns the commands of those that are not refused, encoded once, so that they are not kept twice while they
@@ -209,7 +212,7 @@ mod tests {
     use crate::fixture::task;
 
     fn prepared(task: SubmitTask, parts: Vec<SubmitTask>) -> Prepared {
-        Prepared { task, approval: None, parts }
+        Prepared { task, approval: None, parts, known: None }
     }
 
     fn after(id: u128, others: &[u128]) -> SubmitTask {
@@ -341,6 +344,18 @@ mod tests {
         assert_eq!(sent(BTreeMap::new()), [(20, 20, vec![21, 22]), (30, 30, vec![31, 32])]);
         let full = || Ok(Reply::Refused(Refusal::QueueFull { limit: 1 }));
         assert_eq!(sent(BTreeMap::from([(0, full()), (5, full())])), [(30, 30, vec![31, 32])]);
+    }
+
+    #[test]
+    fn a_task_that_is_known_with_its_parts_is_answered_and_not_sent_without_them() {
+        let reply = || Reply::Submitted { task: TaskId(10), existing: true };
+        let first = Prepared { known: Some(reply()), ..prepared(after(10, &[]), Vec::new()) };
+        let mut batch = Batch::of(vec![first, prepared(after(20, &[]), vec![after(21, &[])])]);
+        let mut refused = std::mem::take(&mut batch.known);
+        let sent = batch.send(&mut refused);
+        assert_eq!(sent_ids(&sent), [20, 21]);
+        let (told, cancelled) = batch.outcomes(3, refused, sent, vec![accepted(20), accepted(21)]);
+        assert_eq!((told, cancelled), (vec![Ok(reply()), accepted(20)], Vec::new()));
     }
 
     #[test]

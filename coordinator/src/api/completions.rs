@@ -1,12 +1,15 @@
 //! What is made of the ends of attempts before they are proposed.
 
-use robeing_fleet::{Completion, Failure, FailureKind, Feature, Outcome};
+use robeing_fleet::{Completion, Failure, FailureKind, Feature, Outcome, TaskId};
 use robeing_proto::{
     internal::v1::{self as internal, completion},
     v1,
 };
 
-use crate::{leader::sessions::AttemptKey, read::StateReader};
+use crate::{archive::Unread, leader::sessions::AttemptKey, read::StateReader};
+
+/// How long a task waits for its next attempt if the result of another one is lost, ms: a disk may be repaired.
+const LOST_RETRY_AFTER_MS: u64 = 30_000;
 
 /// Removes the names of failures, which the log can't carry before all coordinators know them.
 pub fn without_names(state: &StateReader, results: &mut [Completion]) {
@@ -63,5 +66,24 @@ pub fn without_store((task, attempt): AttemptKey) -> internal::Completion {
         ..v1::Failure::default()
     };
     let outcome = Some(completion::Outcome::Failure(failure));
+    internal::Completion { task_id: task.to_string(), attempt, ran_us: 0, outcome }
+}
+
+/// Returns the end of an attempt that can't be given the result of this task, because no coordinator can read it any more.
+pub fn without_result(((task, attempt), lost): (AttemptKey, TaskId)) -> internal::Completion {
+    let failure = v1::Failure {
+        kind: v1::FailureKind::Internal.into(),
+        message: Unread::Lost(lost).to_string(),
+        retryable: true,
+        retry_after_ms: LOST_RETRY_AFTER_MS,
+        ..v1::Failure::default()
+    };
+    let outcome = Some(completion::Outcome::Failure(failure));
+    internal::Completion { task_id: task.to_string(), attempt, ran_us: 0, outcome }
+}
+
+/// Returns the end of an attempt that its agent would have to hand back, and was not sent before.
+pub fn handed_back((task, attempt): AttemptKey) -> internal::Completion {
+    let outcome = Some(completion::Outcome::HandedBack(internal::HandedBack {}));
     internal::Completion { task_id: task.to_string(), attempt, ran_us: 0, outcome }
 }

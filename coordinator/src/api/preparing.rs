@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use robeing_fleet::{Feature, Fleet, SubmitTask, TaskId, TaskState, limits::DEFAULT_QUEUE};
+use robeing_fleet::{Feature, Fleet, Reply, SubmitTask, TaskId, TaskState, limits::DEFAULT_QUEUE};
 use robeing_net::gate::Caller;
 use robeing_platform::uuid_v7;
 use robeing_proto::v1;
@@ -23,6 +23,9 @@ pub struct Prepared {
     pub approval: Option<Draft>,
     /// The parts that are submitted with it.
     pub parts: Vec<SubmitTask>,
+    /// The reply to it, if it is known with all its parts: it is not proposed without them, because by the time it were,
+    /// it could have expired, and be a new task that waits for parts in vain.
+    pub known: Option<Reply>,
 }
 
 /// Notes who submits, if that is known: of those who do, each has a share of a queue.
@@ -43,6 +46,11 @@ pub(super) fn has_its_parts(fleet: &Fleet, task: TaskId) -> bool {
     }
     let children = fleet.task(task).and_then(|task| task.children());
     children.is_some_and(|children| children.accepted >= children.parts)
+}
+
+/// Returns the reply to a submission of a task that is known with all its parts, or gets no others.
+fn submitted_with_parts(fleet: &Fleet, task: &SubmitTask) -> Option<Reply> {
+    if has_its_parts(fleet, task.id) { fleet.submitted_before(task) } else { None }
 }
 
 impl Submissions {
@@ -74,17 +82,19 @@ impl Submissions {
                 }
                 let approval = asked.map(|asked| Draft::of_task(&task, asked)).transpose()?;
                 let mut parts = if inputs.is_empty() { Vec::new() } else { convert::parts(&task, &kind, inputs) };
+                let mut known = None;
                 if let Some(mut divided) = divided {
                     if let Some(divider) = divided.divider.take() {
                         task.links.get_or_insert_default().divider = Some(divider);
                     }
                     // Since it was divided first, its kind may be split otherwise.
-                    if self.state.look(|fleet| has_its_parts(fleet, task.id)) {
+                    known = self.state.look(|fleet| submitted_with_parts(fleet, &task));
+                    if known.is_some() {
                         parts.clear();
                     }
                     divided.limit(&task, &mut parts);
                 }
-                Ok(Prepared { task, approval, parts })
+                Ok(Prepared { task, approval, parts, known })
             });
         let prepared = match prepared {
             Ok(prepared) => prepared,
@@ -143,5 +153,22 @@ impl Submissions {
             }
         }
         answered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use robeing_fleet::Outcome;
+
+    use super::*;
+    use crate::fixture::{fleet_with_ended, task};
+
+    #[test]
+    fn a_task_that_has_ended_is_answered_and_one_that_is_not_known_is_proposed_with_its_parts() {
+        let fleet = fleet_with_ended(1, &Outcome::Succeeded(Bytes::new()));
+        let reply = submitted_with_parts(&fleet, &task(1, Bytes::new()));
+        assert_eq!(reply, Some(Reply::Submitted { task: TaskId(1), existing: true }));
+        assert_eq!(submitted_with_parts(&fleet, &task(2, Bytes::new())), None);
     }
 }

@@ -64,6 +64,9 @@ impl Submissions {
         for (n, refusal) in self.observer.shortages.counted(&batch.submissions, without_room) {
             refused.entry(n).or_insert(Ok(Reply::Refused(refusal)));
         }
+        for (n, known) in std::mem::take(&mut batch.known) {
+            refused.entry(n).or_insert(known);
+        }
         let count = batch.submissions.len();
         let mut sent = batch.send(&mut refused);
         let mut outcomes = self.propose_all(sender, std::mem::take(&mut sent.commands)).await?;

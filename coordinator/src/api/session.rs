@@ -25,7 +25,7 @@ use tracing::debug;
 
 use crate::{
     api::{
-        completions::{without_names, without_refs, without_store, without_subtasks},
+        completions::{handed_back, without_names, without_refs, without_result, without_store, without_subtasks},
         convert,
         waiting::{Waited, while_opening},
     },
@@ -41,7 +41,7 @@ use crate::{
             SessionConnection,
             description::Description,
             opening::{JoinFailed, Opened, SessionOpener},
-            outgoing::Outgoing,
+            outgoing::{Outgoing, Reading},
         },
         standing::Standing,
     },
@@ -206,6 +206,7 @@ struct Session {
     link: Arc<SessionConnection>,
     term: u64,
     outgoing: Outgoing,
+    reading: Reading,
     completing: FuturesUnordered<BoxFuture<'static, Completed>>,
     /// The sender under which its completions are proposed.
     sender: Sender,
@@ -235,6 +236,7 @@ impl Session {
             link,
             term,
             outgoing: Outgoing::to(has_store),
+            reading: Reading::default(),
             completing: FuturesUnordered::new(),
             unanswered: None,
             health,
@@ -263,8 +265,9 @@ impl Session {
                     // Messages that arrived meanwhile may be more urgent than the rest.
                     self.outgoing.add(self.link.take_now());
                     let now = self.service.clock.estimate().fleet;
-                    let told = self.outgoing.next_of(&self.service.state, now).await;
-                    self.fail_unreadable();
+                    let told = self.outgoing.next(self.service.state.fleet(), now);
+                    self.end_unsent();
+                    self.reading.begin(&self.service.state, self.outgoing.take_lacking());
                     let Some(told) = told else { continue };
                     let ended = matches!(told, ToAgent::SessionEnded(_));
                     permit.send(Ok(message(told)));
@@ -273,6 +276,7 @@ impl Session {
                     }
                 }
                 outbox = self.link.take(), if self.outgoing.is_empty() => self.outgoing.add(outbox),
+                read = self.reading.done() => self.outgoing.add_results(read),
                 () = contact_since(&standing, term, self.unanswered), if self.unanswered.is_some() => {
                     self.unanswered.take().into_iter().for_each(|(seq, _)| self.answer_heartbeat(seq));
                 }
@@ -354,11 +358,15 @@ impl Session {
         }
     }
 
-    /// Fails the attempts that the agent could not begin because it has no object store.
-    fn fail_unreadable(&mut self) {
-        let unreadable = self.outgoing.take_unreadable();
-        if !unreadable.is_empty() {
-            self.complete(unreadable.into_iter().map(without_store).collect());
+    /// Ends the attempts that were not sent: those that the agent could not begin because it has no object store, those that
+    /// nobody could begin because a result is lost, and those that the agent would have to hand back.
+    fn end_unsent(&mut self) {
+        let unreadable = self.outgoing.take_unreadable().into_iter().map(without_store);
+        let lacking = self.outgoing.take_lacking_results().into_iter().map(without_result);
+        let handed_back = self.outgoing.take_handed_back().into_iter().map(handed_back);
+        let ended: Vec<_> = unreadable.chain(lacking).chain(handed_back).collect();
+        if !ended.is_empty() {
+            self.complete(ended);
         }
     }
 

@@ -153,7 +153,7 @@ fn missing() -> Status {
 }
 
 /// Returns the bytes that a task counts for while it is being proposed.
-fn counted_bytes(Prepared { task, approval, parts }: &Prepared) -> usize {
+fn counted_bytes(Prepared { task, approval, parts, .. }: &Prepared) -> usize {
     let of_parts: usize = parts.iter().map(|part| part.input.len() + TASK_BYTES).sum();
     task.input.len() + of_parts + if approval.is_some() { BALLOT_BYTES } else { TASK_BYTES }
 }

@@ -161,6 +161,9 @@ async fn what_was_missed_while_nobody_led_is_made_up_for_as_the_schedule_says() 
 #[tokio::test(start_paused = true)]
 async fn a_run_that_finds_no_room_starts_when_there_is_some() {
     let (fleet, leader) = start().await;
+    // Before all of it is in force, the leader would set its own again.
+    let is_whole = |fleet: &TestFleet| fleet.tested(leader).state.look(|fleet| fleet.config().recent_results > 0);
+    fleet.until("the leader's whole configuration", is_whole).await;
     let config = fleet.tested(leader).state.look(|fleet| fleet.config().clone());
     let configure = async |max_queued| {
         let command = Command::Control(ControlCommand::Configure(FleetConfig { max_queued, ..config.clone() }));

@@ -246,8 +246,10 @@ fn a_record_is_read_as_it_was_written_and_nothing_else_is_one() {
     let mut bytes = Vec::new();
     encode_task(&first, &mut bytes);
     assert_eq!(decode_task(&bytes).as_ref(), Ok(first.as_ref()));
+    // A part of a record may be another one, which its frame's checksum tells apart.
+    assert!((0..bytes.len()).all(|len| decode_task(&bytes[..len]).as_ref() != Ok(first.as_ref())));
     bytes.push(0);
-    assert!(decode_task(&bytes).is_err() && decode_task(&bytes[..bytes.len() / 2]).is_err());
+    assert!(decode_task(&bytes).is_err());
     assert!(decode_task(&trial.fleet.encode()).is_err());
 }
 

@@ -3,15 +3,15 @@
 //! memory, and an attempt that has ended meanwhile is not sent at all.
 
 mod given;
+mod reading;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
 };
 
-use bytes::Bytes;
 use prost::Message;
-use robeing_fleet::{Archived, FleetMillis, Task};
+use robeing_fleet::{Archived, FleetMillis, Task, TaskId};
 use robeing_proto::{
     budget::MessageBudget,
     internal::v1::{self as internal, coordinator_message::Message as ToAgent},
@@ -19,10 +19,10 @@ use robeing_proto::{
 use tracing::error;
 
 use self::given::{Given, NotGiven, assignment, read};
+pub use self::reading::{ReadResults, Reading};
 use crate::{
     leader::sessions::{AttemptKey, Outbox},
     raft::SharedFleet,
-    read::{READ_AT_ONCE, StateReader},
 };
 
 /// Approximate size of an assignment besides its input and kind, bytes.
@@ -44,12 +44,20 @@ pub struct Outgoing {
     archived: BTreeMap<u64, Option<Arc<Task>>>,
     /// Those that have to be read before the next attempt is sent.
     lacking: Vec<Archived>,
+    /// How many of them are being read. Until they are, no attempt is sent, nor what comes after all of them.
+    being_read: usize,
+    /// The first of those that were read which no coordinator can read any more.
+    lost: Option<TaskId>,
     /// Attempts whose results could not be read, until that is tried again at the next heartbeat.
     held: Vec<AttemptKey>,
     /// The agent has an object store, from which it fetches inputs.
     has_store: bool,
     /// The attempts that were not sent because a part of their input is in the object store, and the agent has none.
     unreadable: Vec<AttemptKey>,
+    /// The attempts that were not sent before the agent was to hand back all that it has.
+    handed_back: Vec<AttemptKey>,
+    /// The attempts that were not sent because no coordinator can read the result of this task, which they would be given.
+    lacking_results: Vec<(AttemptKey, TaskId)>,
 }
 
 impl Outgoing {
@@ -61,6 +69,31 @@ impl Outgoing {
     /// Takes the attempts that were not sent because the agent can't read their input.
     pub fn take_unreadable(&mut self) -> Vec<AttemptKey> {
         std::mem::take(&mut self.unreadable)
+    }
+
+    /// Takes the attempts that were not sent, and are to be handed back as if the agent did.
+    pub fn take_handed_back(&mut self) -> Vec<AttemptKey> {
+        std::mem::take(&mut self.handed_back)
+    }
+
+    /// Takes the attempts that were not sent because the result of a task is lost that they would be given.
+    pub fn take_lacking_results(&mut self) -> Vec<(AttemptKey, TaskId)> {
+        std::mem::take(&mut self.lacking_results)
+    }
+
+    /// Takes the archived tasks that have to be read before the next attempt is sent; see [`Reading`]. Meanwhile,
+    /// everything else is sent that need not come after it.
+    pub fn take_lacking(&mut self) -> Vec<Archived> {
+        let lacking = std::mem::take(&mut self.lacking);
+        self.being_read += lacking.len();
+        lacking
+    }
+
+    /// Adds what was read of the archived tasks that were taken.
+    pub fn add_results(&mut self, read: ReadResults) {
+        self.being_read = 0;
+        self.archived.extend(read.found);
+        self.lost = read.lost;
     }
 
     /// Adds the contents of an outbox.
@@ -82,46 +115,29 @@ impl Outgoing {
             self.assignments.clear();
             self.held.clear();
             self.follows.clear();
+            self.being_read = 0;
         }
     }
 
-    /// Returns whether nothing can be sent.
+    /// Returns whether nothing can be sent now.
     pub fn is_empty(&self) -> bool {
+        let are_others_empty = || {
+            self.assignments.is_empty()
+                && self.follows.is_empty()
+                && !self.hand_back
+                && !self.drained
+                && self.ended.is_none()
+        };
         self.heartbeat.is_none()
             && self.health_check.is_none()
             && self.acks.is_empty()
             && self.stops.is_empty()
-            && self.assignments.is_empty()
-            && self.follows.is_empty()
-            && !self.hand_back
-            && !self.drained
-            && self.ended.is_none()
+            && (self.being_read > 0 || are_others_empty())
     }
 
-    /// Returns the next message; `None` if nothing is left to send. Reads the results of archived tasks that an attempt
-    /// is given.
-    pub async fn next_of(&mut self, state: &StateReader, now: FleetMillis) -> Option<ToAgent> {
-        loop {
-            let next = self.next(state.fleet(), now);
-            let lacking = std::mem::take(&mut self.lacking);
-            if lacking.is_empty() {
-                return next;
-            }
-            for rows in lacking.chunks(READ_AT_ONCE) {
-                for (row, read) in rows.iter().zip(state.read_rows(rows).await) {
-                    self.archived.insert(row.record, read.ok().flatten().map(without_input));
-                }
-                if self.archived.values().any(Option::is_none) {
-                    // The others would not help, and the agent must not wait for each.
-                    break;
-                }
-            }
-        }
-    }
-
-    /// As [`Outgoing::next_of`], but `None` also if the results of archived tasks have to be read first. The stop of an
-    /// attempt is never sent before its assignment: it is queued only after the state has changed, an assignment is sent
-    /// as soon as it is read from the state, and an attempt that is no longer current is not assigned.
+    /// Returns the next message; `None` if nothing is left to send, or the results of archived tasks have to be read first.
+    /// The stop of an attempt is never sent before its assignment: it is queued only after the state has changed, an
+    /// assignment is sent as soon as it is read from the state, and an attempt that is no longer current is not assigned.
     pub fn next(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<ToAgent> {
         if let Some(seq) = self.heartbeat.take() {
             return Some(ToAgent::HeartbeatAck(internal::HeartbeatAck { seq }));
@@ -139,7 +155,7 @@ impl Outgoing {
             return Some(ToAgent::Cancels(internal::Cancels { attempts }));
         }
         let assignments = self.next_assignments(fleet, now);
-        if assignments.is_some() || !self.lacking.is_empty() {
+        if assignments.is_some() || !self.lacking.is_empty() || self.being_read > 0 {
             return assignments.map(ToAgent::Assignments);
         }
         // Sent after all assignments, so that the agent knows the attempts.
@@ -148,6 +164,8 @@ impl Outgoing {
         }
         // Sent after all assignments, so that the agent hands back those, too.
         if std::mem::take(&mut self.hand_back) {
+            // The agent does not know of those that could not be sent.
+            self.handed_back.append(&mut self.held);
             return Some(ToAgent::HandBack(internal::HandBack {}));
         }
         if std::mem::take(&mut self.drained) {
@@ -158,7 +176,7 @@ impl Outgoing {
 
     /// Returns the next attempts that are still current; `None` if there are none, or if something is lacking.
     fn next_assignments(&mut self, fleet: &SharedFleet, now: FleetMillis) -> Option<internal::Assignments> {
-        while !self.assignments.is_empty() {
+        while !self.assignments.is_empty() && self.being_read == 0 {
             let mut tasks = read(&fleet.read(), &mut self.assignments);
             if tasks.is_empty() {
                 continue;
@@ -184,20 +202,21 @@ impl Outgoing {
                 }
                 Err(NotGiven::Unreadable(id)) => {
                     self.archived.clear();
-                    self.held.extend(key);
-                    error!(task = %id, "a result that an attempt is to be given can't be read; its agent has to wait");
+                    if self.lost.take() == Some(id) {
+                        // It would wait in vain, in a slot of its agent.
+                        self.lacking_results.extend(key.map(|key| (key, id)));
+                    } else {
+                        self.held.extend(key);
+                        error!(task = %id, "a result that an attempt is to be given can't be read; its agent has to wait");
+                    }
                 }
             }
         }
+        if self.being_read == 0 {
+            self.archived.clear();
+        }
         None
     }
-}
-
-/// Returns a task without its input, which can be large, and which nobody is given with its result.
-fn without_input(task: Arc<Task>) -> Arc<Task> {
-    let mut task = Arc::unwrap_or_clone(task);
-    task.input = Bytes::new();
-    Arc::new(task)
 }
 
 /// Takes as many items as fit in one message.

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use bytes::Bytes;
 use robeing_fleet::{
     AgentId, Amounts, AskedLinks, Command, Completion, ControlCommand, Dependency, Effect, Fleet, FleetConfig, Join,
     OnFailure, Outcome, PartOf, Passing, ResourceCommand, SessionId, Split, Stamp, SubmitTask, Suspension, TaskCommand,
@@ -233,8 +234,8 @@ fn an_agent_hears_of_all_it_has_before_it_is_to_hand_that_back() {
     assert!(outgoing.is_empty());
 }
 
-#[test]
-fn the_results_of_archived_tasks_are_read_before_the_attempt_that_is_given_them_is_sent() {
+/// Returns a fleet with an attempt at task 3 that is given an archived result, with the record and the task of that.
+fn with_archived_result() -> (SharedFleet, u64, Arc<Task>) {
     let (mut fleet, agent, session) = fleet_with_agent();
     let config = FleetConfig { recent_results: 1, ..FleetConfig::default() };
     for command in [ControlCommand::RaiseVersion(known_version()), ControlCommand::Configure(config)] {
@@ -255,7 +256,12 @@ fn the_results_of_archived_tasks_are_read_before_the_attempt_that_is_given_them_
         _ => None,
     });
     let (record, one) = archived.expect("the first one is archived");
-    let fleet = SharedFleet::new(fleet);
+    (SharedFleet::new(fleet), record, one)
+}
+
+#[test]
+fn the_results_of_archived_tasks_are_read_before_the_attempt_that_is_given_them_is_sent() {
+    let (fleet, record, one) = with_archived_result();
     let sent = |outgoing: &mut Outgoing| match outgoing.next(&fleet, 1) {
         Some(ToAgent::Assignments(given)) => Some(given.assignments[0].input.clone()),
         _ => None,
@@ -264,9 +270,10 @@ fn the_results_of_archived_tasks_are_read_before_the_attempt_that_is_given_them_
         let mut outgoing = Outgoing::default();
         outgoing.add(Outbox { assignments: vec![(TaskId(3), 1)], ..Outbox::default() });
         assert_eq!(sent(&mut outgoing), None);
-        let lacking: Vec<u64> = std::mem::take(&mut outgoing.lacking).iter().map(|row| row.record).collect();
-        assert_eq!((lacking, outgoing.is_empty()), (vec![record], false), "it waits");
-        outgoing.archived.insert(record, read);
+        let lacking: Vec<u64> = outgoing.take_lacking().iter().map(|row| row.record).collect();
+        assert_eq!((lacking, outgoing.is_empty()), (vec![record], true), "it waits");
+        outgoing.add_results(ReadResults { found: vec![(record, read)], lost: None });
+        assert!(!outgoing.is_empty());
         assert_eq!(sent(&mut outgoing), input, "one that can't be read is not left out of what the attempt is given");
         assert!(outgoing.is_empty() && outgoing.archived.is_empty());
         // What could not be read is read again later.
@@ -274,4 +281,64 @@ fn the_results_of_archived_tasks_are_read_before_the_attempt_that_is_given_them_
         assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HeartbeatAck(_))));
         assert_eq!((sent(&mut outgoing), outgoing.lacking.len()), (None, usize::from(input.is_none())));
     }
+}
+
+#[test]
+fn while_results_are_read_an_agent_is_answered_and_what_comes_after_its_attempts_waits() {
+    let (fleet, record, one) = with_archived_result();
+    let mut outgoing = Outgoing::default();
+    outgoing.add(Outbox { assignments: vec![(TaskId(3), 1)], hand_back: true, ..Outbox::default() });
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.take_lacking().len()), (None, 1));
+    outgoing.add(Outbox { heartbeat: Some(7), drained: true, ..Outbox::default() });
+    assert_eq!(outgoing.next(&fleet, 1), Some(ToAgent::HeartbeatAck(internal::HeartbeatAck { seq: 7 })));
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.is_empty()), (None, true));
+    outgoing.add_results(ReadResults { found: vec![(record, Some(one))], lost: None });
+    assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::Assignments(_))));
+    assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HandBack(_))));
+    assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::Drained(_))));
+    assert_eq!((outgoing.take_handed_back(), outgoing.is_empty()), (Vec::new(), true));
+    // The end of the session waits for nothing.
+    outgoing.add(Outbox { assignments: vec![(TaskId(3), 1)], ..Outbox::default() });
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.take_lacking().len()), (None, 1));
+    outgoing.add(Outbox { ended: Some("over".to_owned()), ..Outbox::default() });
+    assert!(!outgoing.is_empty() && matches!(outgoing.next(&fleet, 1), Some(ToAgent::SessionEnded(_))));
+}
+
+#[test]
+fn an_attempt_whose_results_can_not_be_read_is_handed_back_with_all_others() {
+    let (fleet, record, _) = with_archived_result();
+    let mut outgoing = Outgoing::default();
+    outgoing.add(Outbox { assignments: vec![(TaskId(3), 1)], ..Outbox::default() });
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.take_lacking().len()), (None, 1));
+    outgoing.add_results(ReadResults { found: vec![(record, None)], lost: None });
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.take_handed_back()), (None, Vec::new()), "it is read again later");
+    outgoing.add(Outbox { hand_back: true, ..Outbox::default() });
+    assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HandBack(_))));
+    assert_eq!(outgoing.take_handed_back(), [(TaskId(3), 1)]);
+    outgoing.add(Outbox { heartbeat: Some(1), ..Outbox::default() });
+    assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HeartbeatAck(_))));
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.is_empty()), (None, true), "it is not sent any more");
+}
+
+#[test]
+fn an_attempt_whose_results_no_coordinator_can_read_any_more_is_ended_and_does_not_wait() {
+    let (fleet, record, _) = with_archived_result();
+    let mut outgoing = Outgoing::default();
+    outgoing.add(Outbox { assignments: vec![(TaskId(3), 1)], ..Outbox::default() });
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.take_lacking().len()), (None, 1));
+    outgoing.add_results(ReadResults { found: vec![(record, None)], lost: Some(TaskId(9)) });
+    assert_eq!(
+        (outgoing.next(&fleet, 1), outgoing.take_lacking_results()),
+        (None, Vec::new()),
+        "it is given another one"
+    );
+    outgoing.add(Outbox { heartbeat: Some(0), ..Outbox::default() });
+    assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HeartbeatAck(_))));
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.take_lacking().len()), (None, 1));
+    outgoing.add_results(ReadResults { found: vec![(record, None)], lost: Some(TaskId(1)) });
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.is_empty()), (None, true));
+    assert_eq!(outgoing.take_lacking_results(), [((TaskId(3), 1), TaskId(1))]);
+    outgoing.add(Outbox { heartbeat: Some(1), ..Outbox::default() });
+    assert!(matches!(outgoing.next(&fleet, 1), Some(ToAgent::HeartbeatAck(_))));
+    assert_eq!((outgoing.next(&fleet, 1), outgoing.is_empty()), (None, true), "it is not tried again");
 }
