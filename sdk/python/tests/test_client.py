@@ -394,7 +394,7 @@ async def test_a_result_that_expired_is_told() -> None:
 def test_a_stored_output_is_an_error_that_says_where_it_is() -> None:
     stored = types.BlobRef(sha256=bytes(32), bytes=5)
     task = types.Task(id="t", kind="k", state=types.TASK_STATE_SUCCEEDED, output_ref=stored)
-    with pytest.raises(FleetError, match="of task t .k. has 5 bytes and is in the object store"):
+    with pytest.raises(FleetError, match=r"of task t .k. has 5 bytes and is in the object store"):
         output_of(task, bytes)
 
 
