@@ -134,6 +134,10 @@ impl FleetClient {
             let target = self.current();
             let broke = submission.converse(target).await?;
             if let Some(status) = broke {
+                if submission.unanswered.is_empty() {
+                    // The stream owed no answer, however long it was quiet: what counts is the time since it broke.
+                    submission.tries.succeeded();
+                }
                 submission.recover();
                 submission.tries.failed(target, status).await?;
             }
@@ -167,7 +171,7 @@ struct Submission<I, F> {
     /// Tasks accepted on a stream that broke, by task id. Several submissions can be the same task, through their key.
     watched: HashMap<String, Vec<u64>>,
     awaited: Awaited,
-    /// Time limit and retries since the last answer.
+    /// Time limit and retries since the last answer, or since a stream that owed none broke.
     tries: Tries,
     on_event: F,
 }

@@ -14,7 +14,10 @@ use robeing_proto::v1::{
     BarAgentRequest, CreateJoinTokenRequest, LogPosition, ReleaseAgentRequest, SendMessageRequest, SubmitRequest,
     TaskLogsRequest, TaskSpec, WatchTasksRequest, fleet_server::FleetServer,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::Code;
 
@@ -173,6 +176,66 @@ async fn a_result_that_expired_during_an_outage_is_told() {
     assert!(events.contains(&SubmitEvent::Expired { index: 0, task_id: "gone".into() }), "{events:?}");
     let is_finished = |event: &SubmitEvent| matches!(event, SubmitEvent::Finished { index: 1, .. });
     assert!(events.iter().any(is_finished), "{events:?}");
+}
+
+/// Passes connections on to an endpoint, and drops those that are open when it is notified.
+async fn relay(endpoint: String, cut: Arc<Notify>) -> (String, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let relaying = tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let (endpoint, cut) = (endpoint.clone(), Arc::clone(&cut));
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(endpoint).await.expect("the stub listens");
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    () = cut.notified() => {}
+                }
+            });
+        }
+    });
+    (address, AbortOnDropHandle::new(relaying))
+}
+
+/// Waits for a task of which nothing is heard for longer than this time limit of a call. Then the connections break,
+/// and new ones are taken if the fleet `returns`.
+async fn wait_beyond(request_timeout: Duration, returns: bool) -> Result<(), ClientError> {
+    // Nothing finishes on its streams.
+    let running = stub(&[Manners { break_after: Some(usize::MAX), ..Default::default() }]).await;
+    let cut = Arc::new(Notify::new());
+    let (endpoint, mut relaying) = relay(running.endpoints[0].clone(), Arc::clone(&cut)).await;
+    let settings = Settings { request_timeout, ..Settings::default() };
+    let client = FleetClient::new(&[endpoint], settings).expect("the endpoint is good");
+    let accepted = Notify::new();
+    let options = SubmitOptions { wait: true, ..Default::default() };
+    let submitting = client.submit_many(specs(1), options, |event| {
+        if matches!(event, SubmitEvent::Submitted { .. }) {
+            accepted.notify_one();
+        }
+    });
+    let breaking = async {
+        accepted.notified().await;
+        tokio::time::pause();
+        tokio::time::advance(request_timeout + Duration::from_secs(1)).await;
+        tokio::time::resume();
+        if !returns {
+            relaying.abort();
+            let _ = (&mut relaying).await;
+        }
+        cut.notify_waiters();
+    };
+    tokio::join!(submitting, breaking).0
+}
+
+#[tokio::test]
+async fn a_wait_that_was_quiet_for_longer_than_a_call_may_take_outlives_its_connection() {
+    wait_beyond(REQUEST_TIMEOUT, true).await.expect("the fleet answers again");
+}
+
+#[tokio::test]
+async fn a_wait_is_given_up_if_the_fleet_does_not_return() {
+    let error = wait_beyond(Duration::from_millis(500), false).await.expect_err("nothing listens");
+    assert!(matches!(error, ClientError::Unavailable { .. }), "{error:?}");
 }
 
 #[tokio::test]
