@@ -193,9 +193,10 @@ impl CliError {
                 | ClientError::NotProposed { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
-            Self::Store(BlobError::Url { .. }) => Exit::Usage,
+            Self::Store(BlobError::Url { .. } | BlobError::Unusable { .. }) => Exit::Usage,
             Self::Store(BlobError::TooLarge { .. }) | Self::NoReferences { .. } => Exit::Refused,
-            Self::Store(_) => Exit::Unreachable,
+            // The fleet did what it was asked for.
+            Self::Store(_) => Exit::TaskFailed,
             Self::DevOnKubernetes { .. } => Exit::Usage,
             Self::Input(
                 InputError::TooLarge { .. }

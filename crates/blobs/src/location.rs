@@ -68,8 +68,8 @@ impl Location {
     /// # Errors
     /// What of its settings is missing or can't be used. Nothing is sent before the first object is.
     pub(crate) fn open(self, url: &str) -> Result<(Arc<dyn ObjectStore>, Path), BlobError> {
-        let failed = |source| BlobError::store(url.to_owned(), &source);
-        let unknown = |name: &str| BlobError::Store {
+        let failed = |source: object_store::Error| BlobError::unusable(url.to_owned(), &source);
+        let unknown = |name: &str| BlobError::Unusable {
             store: url.to_owned(),
             reason: format!("{OWN_VARIABLES}{name} is no setting of such a store"),
         };
@@ -77,7 +77,8 @@ impl Location {
         Ok(match self {
             Self::Directory(path) => {
                 std::fs::create_dir_all(&path).map_err(|source| BlobError::Directory { path: path.clone(), source })?;
-                let store = LocalFileSystem::new_with_prefix(&path).map_err(failed)?.with_fsync(true);
+                let store = LocalFileSystem::new_with_prefix(&path);
+                let store = store.map_err(|source| BlobError::store(url.to_owned(), &source))?.with_fsync(true);
                 (Arc::new(store) as Arc<dyn ObjectStore>, Path::default())
             }
             Self::S3(bucket, prefix) => {
