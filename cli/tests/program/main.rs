@@ -80,6 +80,7 @@ fn what_is_done_is_what_the_help_says_of_exit_codes() {
     let task = "0190a5c8-0000-7000-8000-000000000001";
     let cases: &[(i32, &str, &[&str])] = &[
         (0, "everything asked for was done", &["crd"]),
+        (1, "object", &["submit", "--kind", "k", "--object-store", "file:///absent/objects", "--endpoint", &closed]),
         (2, "the command line", &["nonsense"]),
         (2, "the command line", &["status", "--endpoint", "https://x"]),
         (2, "the command line", &["submit", "--kind", "k", "--object-store", "nowhere", "--endpoint", &closed]),

@@ -25,7 +25,7 @@ pub enum BlobError {
         reason: String,
     },
     /// The directory of a store can't be read.
-    #[error("the directory {path:?} can't be used as an object store: {source}")]
+    #[error("the directory {path:?} of an object store, which has to exist, can't be used: {source}")]
     Directory {
         /// The directory.
         path: PathBuf,
