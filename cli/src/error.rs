@@ -200,6 +200,8 @@ impl CliError {
             Self::DevOnKubernetes { .. } => Exit::Usage,
             Self::Input(
                 InputError::TooLarge { .. }
+                | InputError::LineTooLarge { .. }
+                | InputError::ScheduledTooLarge { .. }
                 | InputError::ObjectTooLarge { .. }
                 | InputError::MessageTooLarge { .. }
                 | InputError::LongLine { .. }
