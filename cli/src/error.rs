@@ -193,12 +193,15 @@ impl CliError {
                 | ClientError::NotProposed { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
-            Self::Store(BlobError::Url { .. }) => Exit::Usage,
+            Self::Store(BlobError::Url { .. } | BlobError::Unusable { .. }) => Exit::Usage,
             Self::Store(BlobError::TooLarge { .. }) | Self::NoReferences { .. } => Exit::Refused,
-            Self::Store(_) => Exit::Unreachable,
+            // The fleet did what it was asked for.
+            Self::Store(_) => Exit::TaskFailed,
             Self::DevOnKubernetes { .. } => Exit::Usage,
             Self::Input(
                 InputError::TooLarge { .. }
+                | InputError::LineTooLarge { .. }
+                | InputError::ScheduledTooLarge { .. }
                 | InputError::ObjectTooLarge { .. }
                 | InputError::MessageTooLarge { .. }
                 | InputError::LongLine { .. }

@@ -7,7 +7,8 @@ pub enum Exit {
     /// The command did everything that was requested.
     Success = 0,
     /// A task that was waited for did not succeed (or its result expired), a message was not accepted, a question was not
-    /// replied to, a ballot was not approved, a lease has ended, a group can't decide, or a file is not right.
+    /// replied to, a ballot was not approved, a lease has ended, a group can't decide, a file is not right, or
+    /// an object can't be stored or fetched.
     TaskFailed = 1,
     /// The command line or an input file is invalid.
     Usage = 2,
@@ -49,7 +50,7 @@ impl Exit {
     pub const fn meaning(self) -> &'static str {
         match self {
             Self::Success => "everything asked for was done",
-            Self::TaskFailed => "a task, message, question, ballot, group or checked file did not succeed",
+            Self::TaskFailed => "a task, message, question, ballot, group, file or object did not succeed",
             Self::Usage => "the command line, a manifest or an input file is wrong or can't be read",
             Self::Refused => "the fleet or Kubernetes refused, or an input is over a limit",
             Self::NotFound => "no such fleet, agent, task, message or other id (malformed ids included)",

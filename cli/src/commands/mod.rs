@@ -29,6 +29,7 @@ use std::{
 
 use clap_complete::generate;
 use robeing_proto::v1::{BarKind, Role};
+use uuid::Uuid;
 
 use crate::{
     args::{
@@ -163,6 +164,20 @@ impl From<AgentRole> for Role {
             AgentRole::Specialist => Self::Specialist,
             AgentRole::Messenger => Self::Messenger,
             AgentRole::Guardian => Self::Guardian,
+        }
+    }
+}
+
+/// Checks that something can have this id. Other ids are not sent, because the fleet would refuse them as it refuses what
+/// may not be done. `printed_by` are the commands that print such ids.
+///
+/// # Errors
+/// [`CliError::NotFound`] if it is no UUID.
+fn ensure_id(what: &str, id: &str, printed_by: &str) -> Result<(), CliError> {
+    match Uuid::parse_str(id) {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            Err(CliError::NotFound(format!("there is no {what} {id:?}: its id is a UUID, as {printed_by} print it")))
         }
     }
 }

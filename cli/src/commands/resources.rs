@@ -14,7 +14,7 @@ use robeing_proto::v1::{
 };
 use tokio::time::Instant;
 
-use super::{connect::client, duration};
+use super::{connect::client, duration, ensure_id};
 use crate::{
     args::{
         AmountArgs, Connection, Format, FreeArgs, ListResourcesArgs, QueueSpec, QueuesArgs, RenewArgs, RequestArgs,
@@ -35,6 +35,8 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Number of agents, and of allocations, that one call lists.
 const AGENTS_PAGE: u32 = 1_000;
 const PAGE: u32 = 100;
+/// The commands that print the ids of allocations.
+const PRINTED_BY: &str = "`robeing resources request` and `robeing resources list --allocations`";
 /// The queue that there is unless it is set, with the weight 1 and no quota.
 const DEFAULT_QUEUE: &str = "default";
 
@@ -141,6 +143,7 @@ async fn granted(client: &FleetClient, id: &str, until: Instant) -> Result<Alloc
 }
 
 async fn show(args: ShowAllocationArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    ensure_id("allocation", &args.allocation, PRINTED_BY)?;
     let client = client(fleet, None, Access::Use).await?;
     let allocation = client.get_allocation(GetAllocationRequest { id: args.allocation, wait: None }).await?;
     let format = args.output.output;
@@ -149,12 +152,14 @@ async fn show(args: ShowAllocationArgs, fleet: &Connection) -> Result<Exit, CliE
 }
 
 async fn renew(args: RenewArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    ensure_id("allocation", &args.allocation, PRINTED_BY)?;
     let client = client(fleet, None, Access::Use).await?;
     client.renew_lease(RenewLeaseRequest { id: args.allocation, token: args.token }).await?;
     Ok(Exit::Success)
 }
 
 async fn release(args: FreeArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    ensure_id("allocation", &args.allocation, PRINTED_BY)?;
     let client = client(fleet, None, Access::Use).await?;
     client.release_resources(ReleaseResourcesRequest { id: args.allocation, token: args.token }).await?;
     Ok(Exit::Success)

@@ -22,7 +22,7 @@ use crate::{
     },
     error::CliError,
     exit::Exit,
-    inputs::{InputError, read_input},
+    inputs::{InputError, read_scheduled_input},
     kubernetes::Access,
     render::{print_list, print_one, removed_text, run_text, schedule_text, schedules_table},
 };
@@ -91,7 +91,7 @@ async fn suspend(args: ScheduleArgs, suspended: bool, fleet: &Connection) -> Res
 /// Reads the input of the task, on a blocking thread, because standard input can block.
 async fn input(file: Option<PathBuf>) -> Result<Vec<u8>, InputError> {
     let Some(file) = file else { return Ok(Vec::new()) };
-    let reading = tokio::task::spawn_blocking(move || read_input(&file));
+    let reading = tokio::task::spawn_blocking(move || read_scheduled_input(&file));
     let failed = |error| InputError::Read { from: "the input".into(), error: io::Error::other(error) };
     reading.await.map_err(failed)?
 }

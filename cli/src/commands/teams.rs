@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use robeing_client::new_team_id;
 use robeing_proto::v1::{DisbandTeamRequest, FormTeamRequest, GetTeamRequest, ListTeamsRequest, Role, Team};
 
-use super::connect::client;
+use super::{connect::client, ensure_id};
 use crate::{
     args::{Connection, DisbandArgs, FormArgs, ListTeamsArgs, ShowTeamArgs, TeamCommand},
     error::CliError,
@@ -17,6 +17,8 @@ use crate::{
 
 /// Number of teams that one call lists.
 const PAGE: u32 = 100;
+/// The commands that print the ids of teams.
+const PRINTED_BY: &str = "`robeing team form` and `robeing team list`";
 
 pub(super) async fn run(command: TeamCommand, fleet: &Connection) -> Result<Exit, CliError> {
     match command {
@@ -51,6 +53,7 @@ fn formed_text(team: &Team) -> String {
 }
 
 async fn show(args: ShowTeamArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    ensure_id("team", &args.team, PRINTED_BY)?;
     let client = client(fleet, None, Access::Use).await?;
     let team = client.get_team(GetTeamRequest { id: args.team }).await?;
     print_one(&mut io::stdout().lock(), args.output.output, &team, |team| team_text(team, Timestamp::now()))?;
@@ -58,6 +61,7 @@ async fn show(args: ShowTeamArgs, fleet: &Connection) -> Result<Exit, CliError> 
 }
 
 async fn disband(args: DisbandArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    ensure_id("team", &args.team, PRINTED_BY)?;
     let client = client(fleet, None, Access::Use).await?;
     let request = DisbandTeamRequest { id: args.team, term: args.term.unwrap_or_default() };
     let team = client.disband_team(request).await?;

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     DRAIN_TIMEOUT, DevError, DevEvent, DevFleet, DevOptions, STOP_GRACE, logs, manifest,
-    plan::{Plan, ProcessKind},
+    plan::{Plan, ProcessKind, object_store},
     registry,
     screen::Screen,
     stale_dirs,
@@ -196,7 +196,8 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
     if !plan.gateways.is_empty() {
         screen.line(gateways_line(plan));
     }
-    let elsewhere = from_elsewhere(&fleet.endpoints(), fleet.identity_dir().as_deref());
+    let store = object_store(fleet.data_dir());
+    let elsewhere = from_elsewhere(&fleet.endpoints(), fleet.identity_dir().as_deref(), store.as_deref());
     screen.line(match fleet.found_by() {
         Ok(condition) => format!(
             "try:       robeing status            (other commands find this fleet {condition}; from elsewhere: \
@@ -219,10 +220,11 @@ fn gateways_line(plan: &Plan) -> String {
 }
 
 /// Returns the variables with which commands reach the fleet that do not find it: where it is, and with TLS, the folder
-/// of its authority, with which they certify themselves.
-fn from_elsewhere(endpoints: &[String], identity: Option<&Path>) -> String {
+/// of its authority, with which they certify themselves; and where large inputs and outputs are.
+fn from_elsewhere(endpoints: &[String], identity: Option<&Path>, store: Option<&str>) -> String {
     let authority = identity.map(|dir| format!(" ROBEING_CA={}", dir.display())).unwrap_or_default();
-    format!("ROBEING_ENDPOINT={}{authority}", endpoints.join(","))
+    let store = store.map(|url| format!(" ROBEING_OBJECT_STORE={url}")).unwrap_or_default();
+    format!("ROBEING_ENDPOINT={}{authority}{store}", endpoints.join(","))
 }
 
 fn show(screen: &mut Screen, observer: &mut Observer, seen: Option<Seen>) {
@@ -477,11 +479,14 @@ mod tests {
     }
 
     #[test]
-    fn from_elsewhere_a_fleet_with_tls_is_called_with_its_authority() {
+    fn from_elsewhere_a_fleet_is_called_with_its_authority_and_its_store() {
         let endpoints = ["http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned()];
         let plain = "ROBEING_ENDPOINT=http://127.0.0.1:1,http://127.0.0.1:2";
-        assert_eq!(from_elsewhere(&endpoints, None), plain);
-        let secured = from_elsewhere(&endpoints, Some(Path::new("/data/identity")));
-        assert_eq!(secured, format!("{plain} ROBEING_CA=/data/identity"));
+        assert_eq!(from_elsewhere(&endpoints, None, None), plain);
+        let store = object_store(Path::new("/data"));
+        let stored = from_elsewhere(&endpoints, None, store.as_deref());
+        assert_eq!(stored, format!("{plain} ROBEING_OBJECT_STORE=file:///data/objects"));
+        let secured = from_elsewhere(&endpoints, Some(Path::new("/data/identity")), store.as_deref());
+        assert_eq!(secured, format!("{plain} ROBEING_CA=/data/identity ROBEING_OBJECT_STORE=file:///data/objects"));
     }
 }

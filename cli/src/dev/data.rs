@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::{DevError, ports};
+use super::{DevError, plan::OBJECTS, ports};
 use crate::render::plural;
 
 /// Locked by the `robeing dev` that uses the directory; contains its process id.
@@ -91,6 +91,11 @@ impl DataDir {
         };
         self.write_state(&State { version: STATE_VERSION, name: name.into(), ports: ports.clone() })?;
         Ok(ports)
+    }
+
+    /// Makes the directory of the object store, which the agents and other commands don't: it might be a disk's.
+    pub(super) fn make_objects(&self) -> Result<(), DevError> {
+        fs::create_dir_all(self.path.join(OBJECTS)).map_err(|error| failed(&self.path, error))
     }
 
     fn check_same(&self, held: &State, name: &str, count: usize, wanted: Option<&[u16]>) -> Result<(), DevError> {
@@ -210,6 +215,10 @@ mod tests {
         drop(data);
         let data = DataDir::open(Some(dir.path())).expect("free again");
         assert_eq!(data.agree_on("a", 3, None).await.expect("the same fleet"), ports);
+        for _ in 0..2 {
+            data.make_objects().expect("it is made, or there");
+            assert!(dir.path().join(OBJECTS).is_dir());
+        }
         for (name, count, base, words) in [
             ("b", 3, None, r#"holds the fleet "a", but "b" was requested"#),
             ("a", 1, None, "holds a fleet of 3 coordinators, but one of 1 coordinator was requested"),

@@ -129,6 +129,7 @@ impl DevFleet {
         ensure_is_agent(&program).await?;
         let data = DataDir::open(options.data.as_deref())?;
         let ports = data.agree_on(&name, count, options.port).await?;
+        data.make_objects()?;
         let agents = attachable_agents(&spec) + gateways(&spec);
         let agents = ports::for_agents(agents, options.port, count).await?;
         messengers::write_webhooks(&spec.gateway, data.path())?;

@@ -19,6 +19,8 @@ pub use workflow::{STEPS_LIMIT, Step, WORKFLOW_LIMIT, Workflow, parse_workflow, 
 
 /// Maximum size in bytes of a task's input. The fleet enforces the same limit.
 pub const INPUT_LIMIT: usize = 1024 * 1024;
+/// Maximum size in bytes of the input of a schedule's tasks. The fleet enforces the same limit.
+pub const SCHEDULE_INPUT_LIMIT: usize = 64 * 1024;
 /// Maximum size in bytes of a message. The fleet enforces the same limit.
 pub const MESSAGE_LIMIT: usize = 1024 * 1024;
 /// Maximum length in bytes of a line in a file of JSON lines: JSON can take six characters for one byte of text
@@ -52,7 +54,25 @@ pub enum InputError {
          store it where the agents can read it and submit its name"
     )]
     TooLarge {
-        /// The file, with the line if there are several inputs.
+        /// The file.
+        from: String,
+    },
+    /// The input in a line is larger than [`INPUT_LIMIT`]. Lines are not put into the object store.
+    #[error(
+        "{from} has more than {INPUT_LIMIT} bytes (1 MiB), which is the limit for an input in a file of many: submit it \
+         alone, by --input with --object-store, or store it where the agents can read it and submit its name"
+    )]
+    LineTooLarge {
+        /// The file and line.
+        from: String,
+    },
+    /// The input of a schedule's tasks is larger than [`SCHEDULE_INPUT_LIMIT`].
+    #[error(
+        "{from} has more than {SCHEDULE_INPUT_LIMIT} bytes (64 KiB), which is the limit for the input of a schedule: \
+         store it where the agents can read it and give its name"
+    )]
+    ScheduledTooLarge {
+        /// The file.
         from: String,
     },
     /// An input is larger than what can be in the object store.
@@ -129,7 +149,23 @@ const LIMITS: Limits = Limits { line: LINE_LIMIT, lines: LINES_LIMIT, bytes: FIL
 /// # Errors
 /// [`InputError::Read`], or [`InputError::TooLarge`] over [`INPUT_LIMIT`] bytes.
 pub fn read_input(file: &Path) -> Result<Vec<u8>, InputError> {
-    check_size(&name_of(file), read_to(INPUT_LIMIT, file)?)
+    let input = read_to(INPUT_LIMIT, file)?;
+    if input.len() > INPUT_LIMIT {
+        return Err(InputError::TooLarge { from: name_of(file) });
+    }
+    Ok(input)
+}
+
+/// Reads the input of a schedule's tasks, as [`read_input`] reads that of a task.
+///
+/// # Errors
+/// [`InputError::Read`], or [`InputError::ScheduledTooLarge`] over [`SCHEDULE_INPUT_LIMIT`] bytes.
+pub fn read_scheduled_input(file: &Path) -> Result<Vec<u8>, InputError> {
+    let input = read_to(SCHEDULE_INPUT_LIMIT, file)?;
+    if input.len() > SCHEDULE_INPUT_LIMIT {
+        return Err(InputError::ScheduledTooLarge { from: name_of(file) });
+    }
+    Ok(input)
 }
 
 /// Reads an input that may be put into the object store, as [`read_input`] reads another one.
@@ -186,20 +222,13 @@ fn open(file: &Path) -> io::Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::new(File::open(file)?)))
 }
 
-fn check_size(from: &str, input: Vec<u8>) -> Result<Vec<u8>, InputError> {
-    if input.len() > INPUT_LIMIT {
-        return Err(InputError::TooLarge { from: from.into() });
-    }
-    Ok(input)
-}
-
 /// Parses one JSON value per line, in UTF-8 or, with a byte order mark, in UTF-16. Empty lines and byte order marks at
 /// the start of lines are skipped. With [`Form::Values`], a string is the input itself, and any other value is the
 /// input as written. With [`Form::Tasks`], the value is an object whose optional fields are `input`, which is such a
 /// value, and those of [`LineOptions`].
 ///
 /// # Errors
-/// [`InputError::BadLines`] with the first few invalid lines, [`InputError::TooLarge`] for an input over
+/// [`InputError::BadLines`] with the first few invalid lines, [`InputError::LineTooLarge`] for an input over
 /// [`INPUT_LIMIT`], [`InputError::LongLine`] and [`InputError::TooMany`] over the other limits, [`InputError::Read`],
 /// or [`InputError::Empty`].
 pub fn parse_lines(form: Form, from: &str, text: impl BufRead) -> Result<Vec<LineInput>, InputError> {
@@ -253,10 +282,10 @@ fn parse_utf8(limits: &Limits, form: Form, from: &str, mut text: impl BufRead) -
             continue;
         }
         match line::parse(form, line) {
-            Ok(mut parsed) => {
-                parsed.input = check_size(&format!("the input in {place}"), parsed.input)?;
-                inputs.push(parsed);
+            Ok(parsed) if parsed.input.len() > INPUT_LIMIT => {
+                return Err(InputError::LineTooLarge { from: format!("the input in {place}") });
             }
+            Ok(parsed) => inputs.push(parsed),
             Err(problem) => bad.add(&place, &problem),
         }
     }

@@ -232,9 +232,10 @@ fn the_limit_of_an_input_is_exact() {
     assert_eq!(values(&line(INPUT_LIMIT)).expect("at the limit")[0].input.len(), INPUT_LIMIT);
     let error = values(&line(INPUT_LIMIT + 1)).expect_err("over the limit").to_string();
     assert!(error.starts_with("the input in in.jsonl line 1 has more than 1048576 bytes (1 MiB)"), "{error}");
+    assert!(error.contains("submit it alone, by --input with --object-store"), "{error}");
     let list = |bytes: usize| format!("[{}]", " ".repeat(bytes - 2)).into_bytes();
     assert_eq!(values(&list(INPUT_LIMIT)).expect("at the limit")[0].input.len(), INPUT_LIMIT);
-    assert!(matches!(values(&list(INPUT_LIMIT + 1)), Err(InputError::TooLarge { .. })));
+    assert!(matches!(values(&list(INPUT_LIMIT + 1)), Err(InputError::LineTooLarge { .. })));
 }
 
 #[test]
@@ -268,6 +269,7 @@ fn the_limits_of_a_file_are_exact() {
 fn a_file_without_an_end_is_not_read_for_ever() {
     let endless = Path::new("/dev/zero");
     assert!(matches!(read_input(endless), Err(InputError::TooLarge { .. })));
+    assert!(matches!(read_scheduled_input(endless), Err(InputError::ScheduledTooLarge { .. })));
     assert!(matches!(read_large_input(endless), Err(InputError::ObjectTooLarge { .. })));
     assert!(matches!(read_lines(endless, Form::Values), Err(InputError::LongLine { .. })));
     let lines = BufReader::new(io::repeat(b'\n'));

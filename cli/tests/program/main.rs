@@ -80,8 +80,10 @@ fn what_is_done_is_what_the_help_says_of_exit_codes() {
     let task = "0190a5c8-0000-7000-8000-000000000001";
     let cases: &[(i32, &str, &[&str])] = &[
         (0, "everything asked for was done", &["crd"]),
+        (1, "object", &["submit", "--kind", "k", "--object-store", "file:///absent/objects", "--endpoint", &closed]),
         (2, "the command line", &["nonsense"]),
         (2, "the command line", &["status", "--endpoint", "https://x"]),
+        (2, "the command line", &["submit", "--kind", "k", "--object-store", "nowhere", "--endpoint", &closed]),
         (2, "a manifest", &["dev", "-f", "absent"]),
         (2, "a manifest", &["dev", "-f", "plain", "--agent-bin", &agent]),
         (2, "an input file is wrong or can't be read", &["submit", "--kind", "k", "--input", "absent"]),
@@ -91,6 +93,12 @@ fn what_is_done_is_what_the_help_says_of_exit_codes() {
         (4, "malformed ids included", &["task", "not-an-id", "--endpoint", &closed]),
         (4, "malformed ids included", &["cancel", "not-an-id", "--endpoint", &closed]),
         (4, "malformed ids included", &["message", "not-an-id", "--endpoint", &closed]),
+        (4, "malformed ids included", &["vote", "show", "not-an-id", "--endpoint", &closed]),
+        (4, "malformed ids included", &["vote", "cast", "not-an-id", "approve", "--endpoint", &closed]),
+        (4, "malformed ids included", &["team", "show", "not-an-id", "--endpoint", &closed]),
+        (4, "malformed ids included", &["team", "disband", "not-an-id", "--endpoint", &closed]),
+        (4, "malformed ids included", &["resources", "show", "not-an-id", "--endpoint", &closed]),
+        (4, "malformed ids included", &["resources", "release", "not-an-id", "--endpoint", &closed]),
         (4, "no such fleet", &["status", "--fleet", "none"]),
         (5, "no coordinator answers", &["task", task, "--endpoint", &closed]),
         (5, "no coordinator answers", &["quarantine", "data-0", "--reason", "r", "--endpoint", &closed]),

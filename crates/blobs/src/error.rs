@@ -16,8 +16,16 @@ pub enum BlobError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The directory of a store can't be made or read.
-    #[error("the directory {path:?} can't be used as an object store: {source}")]
+    /// The store can't be used as it is set.
+    #[error("the object store {store} can't be used: {reason}")]
+    Unusable {
+        /// The URL of the store.
+        store: String,
+        /// What of its settings is missing or wrong.
+        reason: String,
+    },
+    /// The directory of a store can't be read.
+    #[error("the directory {path:?} of an object store, which has to exist, can't be used: {source}")]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -88,6 +96,11 @@ impl BlobError {
     /// Returns the failure of a store.
     pub(crate) fn store(store: String, source: &object_store::Error) -> Self {
         Self::Store { store, reason: reason(source) }
+    }
+
+    /// Returns that a store can't be used as it is set.
+    pub(crate) fn unusable(store: String, source: &object_store::Error) -> Self {
+        Self::Unusable { store, reason: reason(source) }
     }
 
     /// Returns whether the same may succeed later, or at another machine.

@@ -16,6 +16,8 @@ use crate::{BlobError, http::Connector};
 /// The beginning of the names of environment variables that are for the store alone; the rest is the name that its own tools
 /// know. They count for more than those.
 pub const OWN_VARIABLES: &str = "ROBEING_STORE_";
+/// How the URLs of directories begin.
+const DIRECTORY: &str = "file:///";
 /// How many times a request that failed is repeated, and for how long after the first one.
 const MAX_RETRIES: usize = 4;
 const RETRY_WITHIN: Duration = Duration::from_secs(60);
@@ -23,7 +25,7 @@ const RETRY_WITHIN: Duration = Duration::from_secs(60);
 /// Where a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Location {
-    /// A directory, which is made if it is missing.
+    /// A directory, which has to exist: one that is missing may be where a disk is not mounted.
     Directory(PathBuf),
     /// A prefix in a bucket of S3, or of what is like it.
     S3(String, Path),
@@ -51,7 +53,9 @@ impl Location {
         }
         let host = url.host_str().filter(|host| !host.is_empty());
         if url.scheme() == "file" {
-            let path = url.to_file_path().ok().filter(|_| host.is_none());
+            // Url::parse makes file:x and file://localhost/x the same as file:///x.
+            let is_absolute = text.get(..DIRECTORY.len()).is_some_and(|start| start.eq_ignore_ascii_case(DIRECTORY));
+            let path = url.to_file_path().ok().filter(|_| is_absolute && host.is_none());
             return path.map(Self::Directory).ok_or_else(|| refused("a directory has three slashes, and no host"));
         }
         let bucket = host.ok_or_else(|| refused("it has no bucket"))?.to_owned();
@@ -68,16 +72,19 @@ impl Location {
     /// # Errors
     /// What of its settings is missing or can't be used. Nothing is sent before the first object is.
     pub(crate) fn open(self, url: &str) -> Result<(Arc<dyn ObjectStore>, Path), BlobError> {
-        let failed = |source| BlobError::store(url.to_owned(), &source);
-        let unknown = |name: &str| BlobError::Store {
+        let failed = |source: object_store::Error| BlobError::unusable(url.to_owned(), &source);
+        let unknown = |name: &str| BlobError::Unusable {
             store: url.to_owned(),
             reason: format!("{OWN_VARIABLES}{name} is no setting of such a store"),
         };
         let retry = RetryConfig { max_retries: MAX_RETRIES, retry_timeout: RETRY_WITHIN, ..RetryConfig::default() };
         Ok(match self {
             Self::Directory(path) => {
-                std::fs::create_dir_all(&path).map_err(|source| BlobError::Directory { path: path.clone(), source })?;
-                let store = LocalFileSystem::new_with_prefix(&path).map_err(failed)?.with_fsync(true);
+                // Only a directory has a ".".
+                let found = std::fs::metadata(path.join("."));
+                found.map_err(|source| BlobError::Directory { path: path.clone(), source })?;
+                let store = LocalFileSystem::new_with_prefix(&path);
+                let store = store.map_err(|source| BlobError::store(url.to_owned(), &source))?.with_fsync(true);
                 (Arc::new(store) as Arc<dyn ObjectStore>, Path::default())
             }
             Self::S3(bucket, prefix) => {

@@ -34,8 +34,8 @@ impl fmt::Debug for BlobStore {
 }
 
 impl BlobStore {
-    /// Opens the store with this URL: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///DIRECTORY`. A directory is
-    /// made if it is missing. What buckets need is taken from the environment, as their own tools take it
+    /// Opens the store with this URL: `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX` or `file:///DIRECTORY`. A directory
+    /// has to exist. What buckets need is taken from the environment, as their own tools take it
     /// (`AWS_ACCESS_KEY_ID`, `AWS_REGION`, `GOOGLE_APPLICATION_CREDENTIALS`, …), or from where the process runs.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use crate::{
 fn directory() -> (TempDir, BlobStore, impl Fn(&BlobRef) -> PathBuf) {
     let folder = TempDir::new().expect("a directory");
     let root = folder.path().join("objects");
+    std::fs::create_dir(&root).expect("it is made");
     let store = BlobStore::open(&format!("file://{}", root.display())).expect("it can be opened");
     (folder, store, move |blob: &BlobRef| root.join(blob.to_string()))
 }
@@ -35,6 +36,18 @@ async fn what_is_stored_is_fetched_and_is_stored_once() {
     }
     let files = std::fs::read_dir(file(&BlobRef::of(b"")).parent().expect("a folder")).expect("there is one");
     assert_eq!(files.count(), 5, "and nothing is left of what was written aside");
+}
+
+#[test]
+fn a_directory_that_is_missing_is_not_made() {
+    let folder = TempDir::new().expect("a directory");
+    let (missing, file) = (folder.path().join("missing"), folder.path().join("file"));
+    std::fs::write(&file, "").expect("it is written");
+    for path in [&missing, &file] {
+        let refused = BlobStore::open(&format!("file://{}", path.display())).expect_err("it is no directory");
+        assert!(matches!(refused, BlobError::Directory { .. }), "{refused}");
+    }
+    assert!(!missing.exists());
 }
 
 #[tokio::test]
@@ -88,7 +101,11 @@ fn stores_are_directories_and_prefixes_of_buckets() {
     for wrong in [
         "",
         "/var/objects",
+        "file:objects",
+        "file:/var/objects",
+        "file:",
         "file://var/objects",
+        "file://localhost/objects",
         "file://server/objects",
         "s3:///x",
         "https://b/x",

@@ -17,7 +17,7 @@ use robeing_votes::Report;
 use tokio::time::Instant;
 
 pub use self::file::BallotFileError;
-use super::{connect::client, credentials, duration, pbft};
+use super::{connect::client, credentials, duration, ensure_id, pbft};
 use crate::{
     args::{
         BallotMode, CastArgs, Connection, Electors, Format, ListArgs, OpenArgs, ShowArgs, VerifyArgs, VoteCommand,
@@ -40,6 +40,8 @@ const AFTER_DEADLINE: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Number of ballots that one call lists.
 const PAGE: u32 = 100;
+/// The commands that print the ids of ballots.
+const PRINTED_BY: &str = "`robeing vote open` and `robeing vote list`";
 
 pub(super) async fn run(command: VoteCommand, fleet: &Connection) -> Result<Exit, CliError> {
     match command {
@@ -115,6 +117,7 @@ async fn closed(client: &FleetClient, id: &str, until: Instant) -> Result<Ballot
 }
 
 async fn cast(args: CastArgs, fleet: &Connection) -> Result<Exit, CliError> {
+    ensure_id("ballot", &args.ballot, PRINTED_BY)?;
     let client = client(fleet, None, Access::Use).await?;
     let ballot = client.get_ballot(GetBallotRequest { id: args.ballot, ..GetBallotRequest::default() }).await?;
     let choice = choice(args.vote);
@@ -170,6 +173,7 @@ async fn show(args: ShowArgs, fleet: &Connection) -> Result<Exit, CliError> {
     if args.group.is_some() {
         return pbft::ballots::show(args, fleet).await;
     }
+    ensure_id("ballot", &args.ballot, PRINTED_BY)?;
     let client = client(fleet, None, Access::Use).await?;
     let has_waited = args.wait.is_some();
     if let Some(wait) = args.wait {
