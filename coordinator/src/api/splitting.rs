@@ -71,6 +71,12 @@ impl Preparing {
         let join = if is_said { split.join } else { join.into() };
         let part_kind = if split.part_kind.is_empty() { part_kind } else { split.part_kind };
         let quorum = split.quorum;
+        // Without an input of its own, it is run for their results, which are its input unless it says otherwise. That of one
+        // that depends on others also says how it and its parts are given the results of these.
+        let is_open = spec.passing == i32::from(v1::Passing::Unspecified) && spec.depends_on.is_empty();
+        if is_open && join == i32::from(v1::Join::Reduce) {
+            spec.passing = v1::Passing::AsInput.into();
+        }
         if by == SplitBy::Command {
             let command = splitter.map(|splitter| splitter.kind.clone()).filter(|kind| !kind.is_empty());
             let Some(kind) = command else {
@@ -356,6 +362,7 @@ mod tests {
 
     #[test]
     fn a_task_is_split_as_its_kind_says_unless_it_says_otherwise() {
+        let join = |join: v1::Join| Some(v1::Split { join: join.into(), ..v1::Split::default() });
         let divided = |mut spec: v1::TaskSpec| {
             let is_divided = preparing().divide(&mut spec).expect("it can be divided").is_some();
             (is_divided, spec)
@@ -364,6 +371,22 @@ mod tests {
         assert!(is_divided && of_kind.input.is_empty() && of_kind.inputs.len() == 3);
         let asked = of_kind.split.expect("it is split");
         assert_eq!((asked.join(), &*asked.part_kind, asked.spread), (v1::Join::Reduce, "lines", true));
+        let passing = |spec: v1::TaskSpec| divided(v1::TaskSpec { kind: "count".to_owned(), ..spec }).1.passing();
+        let input = Bytes::from_static(b"1\n2\n");
+        for (spec, passed) in [
+            (v1::TaskSpec::default(), v1::Passing::AsInput),
+            (
+                v1::TaskSpec { passing: v1::Passing::Separately.into(), ..v1::TaskSpec::default() },
+                v1::Passing::Separately,
+            ),
+            (
+                v1::TaskSpec { depends_on: vec![v1::Dependency::default()], ..v1::TaskSpec::default() },
+                v1::Passing::Unspecified,
+            ),
+            (v1::TaskSpec { split: join(v1::Join::All), ..v1::TaskSpec::default() }, v1::Passing::Unspecified),
+        ] {
+            assert_eq!(passing(v1::TaskSpec { input: input.clone(), ..spec }), passed);
+        }
         let own = v1::Split { join: v1::Join::Any.into(), part_kind: "own".to_owned(), ..v1::Split::default() };
         let (_, own) = divided(v1::TaskSpec { split: Some(own), ..spec("count", "1\n2\n3\n4\n", 2) });
         let asked = own.split.expect("it is split");
