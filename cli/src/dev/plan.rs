@@ -31,8 +31,9 @@ const LEFT_OPEN: [Setting; 6] = [
 
 /// Directory of the agents' own directories. It has a name that no coordinator has.
 const AGENTS: &str = "agents";
-/// Directory of the inputs and outputs that are too large for the log.
-pub(super) const OBJECTS: &str = "objects";
+/// Directory of the inputs and outputs that are too large for the log, in the data directory. It has to exist before the
+/// processes start.
+pub const OBJECTS: &str = "objects";
 
 /// Returns the URL of the object store of the fleet with this data directory; `None` if that is not absolute.
 pub(crate) fn object_store(data: &Path) -> Option<String> {

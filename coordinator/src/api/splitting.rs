@@ -425,7 +425,8 @@ mod tests {
             ..Divider::default()
         };
         assert_eq!(divider.as_deref(), Some(&expected));
-        assert_eq!(whole, spec("count", "abc", 0), "nothing is divided yet");
+        let undivided = v1::TaskSpec { passing: v1::Passing::AsInput.into(), ..spec("count", "abc", 0) };
+        assert_eq!(whole, undivided, "nothing is divided yet");
         assert!(of("other").is_err());
     }
 

@@ -6,7 +6,7 @@ mod spec;
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::ExitStatus,
     thread,
@@ -16,7 +16,7 @@ use std::{
 use nix::sys::signal::Signal;
 use robeing::dev::{
     DevIdentity,
-    plan::{Plan, ProcessKind, attachable_agents},
+    plan::{OBJECTS, Plan, ProcessKind, attachable_agents},
 };
 use robeing_client::{FleetClient, Security, Settings, SubmitEvent, SubmitOptions, is_finished};
 use robeing_proto::v1::{
@@ -92,6 +92,7 @@ impl Fleet {
         let (listen, metrics) = ours.split_at(spec.coordinators as usize);
         let tls = if spec.tls { TlsMode::Strict } else { TlsMode::Off };
         let plan = Plan::of(&cluster.spec, "tested", listen, attach, dir.path(), tls);
+        fs::create_dir_all(dir.path().join(OBJECTS)).expect("a temporary directory is writable");
         let identity = spec.tls.then(|| DevIdentity::open(dir.path(), "tested").expect("certificates can be made"));
         let mut arguments = BTreeMap::new();
         let mut variables = BTreeMap::new();
