@@ -74,10 +74,11 @@ pub(crate) fn checked_opened(ballot: Ballot, request: &OpenBallotRequest) -> Res
     Ok(ballot)
 }
 
-/// Returns what whoever has this id signs of a vote in a ballot, whose content must be what its digest says.
+/// Returns the statement of a vote in a ballot, which the client or agent with this id signs. The digest of the ballot must
+/// be that of its content.
 ///
 /// # Errors
-/// [`ClientError::NotSigned`] if the ballot was changed, or is of another fleet, or who has this id does not vote.
+/// [`ClientError::NotSigned`] if the ballot was changed, or is of another fleet, or no member has such an id.
 pub(crate) fn statement(id: &SpiffeId, ballot: &Ballot, vote: &CastVoteRequest) -> Result<VoteStatement, ClientError> {
     let problem = |problem: &str| ClientError::NotSigned { problem: problem.to_owned() };
     let member = member_name(id).ok_or_else(|| problem("your certificate is of no agent and no client"))?;

@@ -16,7 +16,7 @@ use super::{
 /// Maximum number of ballots that are opened in one call.
 pub const MAX_OPENED_TOGETHER: usize = 64;
 
-/// How often an item is sent at most, if whoever makes the call that it is in gives up.
+/// Maximum number of times that an item is sent, if the calls that carry it are given up.
 const MAX_SENT: usize = 8;
 
 /// A vote that is to be cast.

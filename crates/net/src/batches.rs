@@ -23,7 +23,7 @@ pub enum NotSent {
 /// An item, and where its result goes.
 type Item<T, R> = (T, oneshot::Sender<R>);
 
-/// Sends items in calls of several, one call after the other. Whoever has an item to send makes a call for all that wait.
+/// Sends items in calls of several, one call after the other. A sender whose turn it is makes the call for all that wait.
 pub struct Batches<T, R> {
     /// Maximum number of items in one call.
     most: usize,
@@ -61,7 +61,7 @@ impl<T, R> Batches<T, R> {
                 return settled.await.map_err(|_| NotSent::Lost);
             }
             for (to, result) in results.into_iter().zip(call(items).await) {
-                // Whoever has sent it may have given up.
+                // Its sender may have given up.
                 drop(to.send(result));
             }
             drop(turn);

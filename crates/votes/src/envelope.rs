@@ -38,7 +38,7 @@ pub struct Envelope {
 }
 
 /// Signatures of votes that were signed together and are known to be right: each is verified once for all of them. It has
-/// one entry for each that was verified with it, so whoever uses it limits how many those are.
+/// one entry for each that was verified with it, so its owner limits how many those are.
 #[derive(Clone, Debug, Default)]
 pub struct Signatures(BTreeSet<(Hash, [u8; 32], [u8; 64])>);
 

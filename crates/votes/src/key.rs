@@ -110,7 +110,7 @@ impl BoundKey {
     }
 
     /// Returns the binding to a member's certificate, DER, which is of the key `signer`, and the certificate. The binding
-    /// is made once for each certificate: whoever has verified it once need not verify it again.
+    /// is made once for each certificate: so it has to be verified only once.
     ///
     /// # Errors
     /// See [`KeyBinding::make`].

@@ -9,8 +9,8 @@
 //! envelope still proves its vote without the others.
 //!
 //! What is signed is the pre-authentication encoding of [DSSE](https://github.com/secure-systems-lab/dsse), with the
-//! types [`PAYLOAD_TYPE`], [`TOGETHER_TYPE`] and [`BINDING_TYPE`], so that no signature counts as one of another kind. All messages are
-//! canonical: equal values have equal bytes, and other bytes are refused. So the same vote is recognized.
+//! types [`PAYLOAD_TYPE`], [`TOGETHER_TYPE`] and [`BINDING_TYPE`], so that no signature counts as one of another kind. All
+//! messages are canonical: equal values have equal bytes, and other bytes are refused. So the same vote is recognized.
 //!
 //! A statement names the fleet, the ballot and the digest of the ballot's content, so that a vote can't be counted in
 //! another ballot, or for another question.
