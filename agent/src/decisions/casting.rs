@@ -38,9 +38,6 @@ pub(super) const DOUBTED_FOR: Duration = Duration::from_secs(60);
 /// again.
 pub const MAX_DECISIONS: usize = 256;
 
-/// Maximum number of votes in one call: as many as coordinators take, and as have one signature.
-const MAX_TOGETHER: usize = MAX_SIGNED_TOGETHER;
-
 /// Why a vote is not counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NotCounted {
@@ -85,7 +82,8 @@ impl Voter {
         random: Arc<dyn Random>,
     ) -> Result<Self, VoteError> {
         let key = transport.tls().map(|_| VotingKey::generate()).transpose()?.map(BoundKey::new);
-        let batches = Batches::new(MAX_TOGETHER);
+        // Coordinators take as many in one call.
+        let batches = Batches::new(MAX_SIGNED_TOGETHER);
         Ok(Self { upstream, transport, random, me, key, batches, decided: Mutex::new(VecDeque::new()) })
     }
 
@@ -199,7 +197,7 @@ impl Voter {
             .as_ref()
             .and_then(|credentials| Some((self.key.as_ref()?, credentials.own()?, credentials.signer()?)));
         let Some((key, own, signer)) = signing else {
-            // Whoever has no certificate says who it is.
+            // Without a certificate, the agent says who it is.
             let vote = |decided: &Arc<Decided>| CastVoteRequest { member: self.me.to_string(), ..decided.vote() };
             return Ok(CastVotesRequest { votes: votes.iter().map(vote).collect(), ..CastVotesRequest::default() });
         };
@@ -268,7 +266,7 @@ fn not_counted(status: &Status) -> NotCounted {
 fn may_be_repeated(code: Code) -> bool {
     match code {
         Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal => true,
-        // Too much is going on.
+        // There is too much to do.
         Code::ResourceExhausted | Code::Aborted => true,
         // The coordinator is older than this agent; another one may not be.
         Code::Unimplemented => true,

@@ -24,14 +24,14 @@ pub struct BallotsService {
 }
 
 impl BallotsService {
-    fn told(&self, ballot: &Ballot, authorities: Option<&Authorities>) -> v1::Ballot {
+    fn shown(&self, ballot: &Ballot, authorities: Option<&Authorities>) -> v1::Ballot {
         let now = self.ballots.state.look(Fleet::now);
         convert::ballot(ballot, now, authorities)
     }
 
     fn opened(&self, opened: Result<Arc<Ballot>, BallotError>) -> OpenBallotResult {
         match opened {
-            Ok(ballot) => OpenBallotResult { ballot: Some(self.told(&ballot, None)), ..OpenBallotResult::default() },
+            Ok(ballot) => OpenBallotResult { ballot: Some(self.shown(&ballot, None)), ..OpenBallotResult::default() },
             Err(error) => {
                 let (code, message) = refused(error);
                 OpenBallotResult { code, message, ballot: None }
@@ -41,7 +41,7 @@ impl BallotsService {
 
     /// Returns a page of ballots, as many as fit in one message. The next page begins after the last one in it.
     fn page(&self, found: &[Arc<Ballot>], has_more: bool) -> ListBallotsResponse {
-        let (ballots, cut) = paging::fitting(found.iter().map(|ballot| (ballot.seq, self.told(ballot, None))));
+        let (ballots, cut) = paging::fitting(found.iter().map(|ballot| (ballot.seq, self.shown(ballot, None))));
         let next = cut.or_else(|| found.last().filter(|_| has_more).map(|ballot| ballot.seq));
         let next_page_token = next.map(|seq| seq.to_string()).unwrap_or_default();
         ListBallotsResponse { ballots, next_page_token }
@@ -72,7 +72,7 @@ impl v1::ballots_server::Ballots for BallotsService {
     async fn open_ballot(&self, request: Request<OpenBallotRequest>) -> Result<Response<OpenBallotResponse>, Status> {
         let opener = sender_name(&Caller::of(request.extensions()));
         let ballot = self.ballots.open(&opener, request.into_inner()).await?;
-        Ok(Response::new(OpenBallotResponse { ballot: Some(self.told(&ballot, None)) }))
+        Ok(Response::new(OpenBallotResponse { ballot: Some(self.shown(&ballot, None)) }))
     }
 
     async fn open_ballots(
@@ -88,7 +88,7 @@ impl v1::ballots_server::Ballots for BallotsService {
     async fn cast_vote(&self, request: Request<CastVoteRequest>) -> Result<Response<CastVoteResponse>, Status> {
         let caller = Caller::of(request.extensions());
         let ballot = self.ballots.cast(&caller, request.into_inner()).await?;
-        Ok(Response::new(CastVoteResponse { ballot: Some(self.told(&ballot, None)) }))
+        Ok(Response::new(CastVoteResponse { ballot: Some(self.shown(&ballot, None)) }))
     }
 
     async fn cast_votes(&self, request: Request<CastVotesRequest>) -> Result<Response<CastVotesResponse>, Status> {
@@ -103,7 +103,7 @@ impl v1::ballots_server::Ballots for BallotsService {
         let wait = Duration::from_millis(convert::millis("wait", wait)?.unwrap_or(0));
         let ballot = self.ballots.get(id, wait).await?;
         let authorities = evidence.then(|| self.ballots.authorities_of(&ballot));
-        Ok(Response::new(self.told(&ballot, authorities.as_ref())))
+        Ok(Response::new(self.shown(&ballot, authorities.as_ref())))
     }
 
     async fn list_ballots(

@@ -156,7 +156,7 @@ fn keyed_splits(tasks: Vec<(Range<usize>, TaskId)>, places: &[usize], commands: 
 /// of which a part was refused. One that was accepted before has its parts from then: if it was found by its key, those of
 /// this submission are nobody's.
 fn with_parts(submitted: &[(usize, TaskId)], all: Vec<Outcome>) -> (Vec<Outcome>, Vec<TaskId>) {
-    let (mut told, mut cancelled) = (Vec::with_capacity(submitted.len()), Vec::new());
+    let (mut outcomes, mut cancelled) = (Vec::with_capacity(submitted.len()), Vec::new());
     let mut all = all.into_iter().enumerate().peekable();
     for (n, (place, id)) in submitted.iter().enumerate() {
         let Some((_, outcome)) = all.next() else { break };
@@ -172,23 +172,23 @@ fn with_parts(submitted: &[(usize, TaskId)], all: Vec<Outcome>) -> (Vec<Outcome>
         }
         match (outcome, problem) {
             (Ok(Reply::Submitted { task, .. }), Some(_)) if task != *id => {
-                told.push(Ok(Reply::Submitted { task, existing: true }));
+                outcomes.push(Ok(Reply::Submitted { task, existing: true }));
             }
             (Ok(Reply::Submitted { task, existing }), Some(problem)) => {
                 if existing {
-                    told.push(Err(problem));
+                    outcomes.push(Err(problem));
                 } else {
                     cancelled.push(task);
-                    told.push(Err(v1::Refusal {
+                    outcomes.push(Err(v1::Refusal {
                         message: format!("{}; the task is cancelled", problem.message),
                         ..problem
                     }));
                 }
             }
-            (outcome, _) => told.push(outcome),
+            (outcome, _) => outcomes.push(outcome),
         }
     }
-    (told, cancelled)
+    (outcomes, cancelled)
 }
 
 /// Returns the refusal of a task because of the refusal of one of its parts.

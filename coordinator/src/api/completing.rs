@@ -26,7 +26,7 @@ const MAX_LOOKED_AT: usize = 1_000;
 
 impl Submissions {
     /// Submits the parts that tasks lack for which the keys of these stand. `outcomes` are those of what was sent; that of
-    /// a task becomes the refusal of a part, or tells that it was another submission.
+    /// a task becomes the refusal of a part, or says that it was another submission.
     pub(super) async fn complete_known(
         &self,
         sender: Sender,

@@ -155,7 +155,7 @@ fn agents(spec: &v1::TaskSpec, kind: Option<&TaskKind>) -> Result<u32, BadField>
 fn pieces(by: SplitBy, input: &Bytes, agents: u32) -> Result<Vec<Bytes>, String> {
     match by {
         SplitBy::Lines => {
-            let ends: Vec<usize> = line_ends(input);
+            let ends = line_ends(input);
             Ok(shares(ends.len() - 1, agents).map(|of| input.slice(ends[of.start]..ends[of.end])).collect())
         }
         SplitBy::Chunks => Ok(shares(input.len(), agents).map(|of| input.slice(of)).collect()),

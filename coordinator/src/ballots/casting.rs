@@ -114,7 +114,7 @@ impl Ballots {
             self.check_enrolled(peer).await?;
             check_key(peer, &draft.evidence.certificate)?;
         }
-        // Who votes, and on what, never changes, so any state that knows the ballot tells it.
+        // Who votes, and on what, never changes, so any state that knows the ballot has it.
         let ballot = match self.known(id) {
             Some(ballot) => ballot,
             None => self.current(id).await?,

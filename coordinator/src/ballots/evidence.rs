@@ -117,8 +117,7 @@ pub fn check_key(peer: &PeerIdentity, certificate: &[u8]) -> Result<(), BallotEr
 }
 
 impl Ballots {
-    /// Checks that whoever calls with a certificate is the process that has enrolled last under its name, if it is an
-    /// agent.
+    /// Checks that a caller with a certificate is the process that has enrolled last under its name, if it is an agent.
     ///
     /// # Errors
     /// [`BallotError`] if not, or it is not known.
@@ -148,7 +147,7 @@ impl Ballots {
         };
         let trusted = trust.with(self.state.look(|fleet| fleet.identity_config().cloned()));
         let VoteEvidence { envelope, binding, certificate, .. } = evidence;
-        // The vote may be counted a little later than it is verified, and whoever verifies it again does so as of then.
+        // The vote may be counted a little later than it is verified here, and is verified as of then later.
         let now = clock.now();
         let counted_until = now.saturating_add(COUNTED_WITHIN_MS);
         let expect = Expect {

@@ -82,8 +82,8 @@ fn check_dependencies(state: &State, task: &Task, links: &Links) -> Check {
     }
     for awaited in depends_on {
         if let Some(row) = state.archive.kept.get(awaited.seq).filter(|row| row.id() == awaited.task) {
-            let goes_on = row.state == TaskState::Succeeded || awaited.on_failure == OnFailure::Run;
-            ensure(awaited.end == Some(row.state) && goes_on, || format!("archived task {}", awaited.task))?;
+            let continues = row.state == TaskState::Succeeded || awaited.on_failure == OnFailure::Run;
+            ensure(awaited.end == Some(row.state) && continues, || format!("archived task {}", awaited.task))?;
             continue;
         }
         let found = state.tasks.kept.get(&awaited.seq).filter(|found| found.id == awaited.task);
@@ -92,8 +92,8 @@ fn check_dependencies(state: &State, task: &Task, links: &Links) -> Check {
         };
         let end = found.state.is_final().then_some(found.state);
         ensure(awaited.end == end, || format!("it has not noted how task {} ended", awaited.task))?;
-        let goes_on = end.is_none_or(|end| end == TaskState::Succeeded) || awaited.on_failure == OnFailure::Run;
-        ensure(goes_on, || format!("it can't begin any more, because of task {}", awaited.task))?;
+        let continues = end.is_none_or(|end| end == TaskState::Succeeded) || awaited.on_failure == OnFailure::Run;
+        ensure(continues, || format!("it can't begin any more, because of task {}", awaited.task))?;
     }
     Ok(())
 }

@@ -1,8 +1,7 @@
 //! What the end of a task means for others, one step of a command for each of them: for its parent, for its children,
 //! for the tasks that depend on it, and for those that it depended on, which nobody else may need; and the same for the
-//! parts of a task that are kept apart, when an agent has done with one of them. What is left to do
-//! is kept with the fleet, beside the state: it is done before the command ends, after everything else that the command
-//! does.
+//! parts of a task that are kept apart, when an agent has done with one of them. What is left to do is kept with the fleet,
+//! beside the state: it is done before the command ends, after everything else that the command does.
 
 use std::{collections::VecDeque, vec};
 
