@@ -74,10 +74,10 @@ pub(crate) fn checked_opened(ballot: Ballot, request: &OpenBallotRequest) -> Res
     Ok(ballot)
 }
 
-/// Returns what whoever has this id signs of a vote in a ballot, whose content must be what its digest says.
+/// Returns what the member with this id signs of a vote in a ballot, whose content must be what its digest says.
 ///
 /// # Errors
-/// [`ClientError::NotSigned`] if the ballot was changed, or is of another fleet, or who has this id does not vote.
+/// [`ClientError::NotSigned`] if the ballot was changed, or is of another fleet, or the id is of no agent and no client.
 pub(crate) fn statement(id: &SpiffeId, ballot: &Ballot, vote: &CastVoteRequest) -> Result<VoteStatement, ClientError> {
     let problem = |problem: &str| ClientError::NotSigned { problem: problem.to_owned() };
     let member = member_name(id).ok_or_else(|| problem("your certificate is of no agent and no client"))?;

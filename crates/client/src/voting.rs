@@ -16,7 +16,7 @@ use super::{
 /// Maximum number of ballots that are opened in one call.
 pub const MAX_OPENED_TOGETHER: usize = 64;
 
-/// How often an item is sent at most, if whoever makes the call that it is in gives up.
+/// How often an item is sent at most, if the callers that send it with their own items give up.
 const MAX_SENT: usize = 8;
 
 /// A vote that is to be cast.
