@@ -195,7 +195,7 @@ impl CliError {
             Self::Kubernetes(error) => error.exit(),
             Self::Store(BlobError::Url { .. } | BlobError::Unusable { .. }) => Exit::Usage,
             Self::Store(BlobError::TooLarge { .. }) | Self::NoReferences { .. } => Exit::Refused,
-            // The fleet did what it was asked for.
+            // The fleet refused nothing: it was not asked yet, or its task has succeeded.
             Self::Store(_) => Exit::TaskFailed,
             Self::DevOnKubernetes { .. } => Exit::Usage,
             Self::Input(

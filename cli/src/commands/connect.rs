@@ -49,7 +49,8 @@ pub(super) async fn reach(
     Ok((FleetClient::new(&endpoints, Settings { security, ..settings })?, None))
 }
 
-/// Returns the URL of the object store of the fleet of `robeing dev` that is selected, if it is one.
+/// Returns the URL of the object store of the fleet of `robeing dev` that is selected, if it is one. [`reach`] reports it if
+/// several could be meant.
 pub(super) fn object_store_of_dev(connection: &Connection) -> Option<String> {
     let running = registry::running().into_iter();
     let fleet = match connection.target() {

@@ -149,11 +149,7 @@ const LIMITS: Limits = Limits { line: LINE_LIMIT, lines: LINES_LIMIT, bytes: FIL
 /// # Errors
 /// [`InputError::Read`], or [`InputError::TooLarge`] over [`INPUT_LIMIT`] bytes.
 pub fn read_input(file: &Path) -> Result<Vec<u8>, InputError> {
-    let input = read_to(INPUT_LIMIT, file)?;
-    if input.len() > INPUT_LIMIT {
-        return Err(InputError::TooLarge { from: name_of(file) });
-    }
-    Ok(input)
+    read_within(INPUT_LIMIT, file, |from| InputError::TooLarge { from })
 }
 
 /// Reads the input of a schedule's tasks, as [`read_input`] reads that of a task.
@@ -161,11 +157,7 @@ pub fn read_input(file: &Path) -> Result<Vec<u8>, InputError> {
 /// # Errors
 /// [`InputError::Read`], or [`InputError::ScheduledTooLarge`] over [`SCHEDULE_INPUT_LIMIT`] bytes.
 pub fn read_scheduled_input(file: &Path) -> Result<Vec<u8>, InputError> {
-    let input = read_to(SCHEDULE_INPUT_LIMIT, file)?;
-    if input.len() > SCHEDULE_INPUT_LIMIT {
-        return Err(InputError::ScheduledTooLarge { from: name_of(file) });
-    }
-    Ok(input)
+    read_within(SCHEDULE_INPUT_LIMIT, file, |from| InputError::ScheduledTooLarge { from })
 }
 
 /// Reads an input that may be put into the object store, as [`read_input`] reads another one.
@@ -174,11 +166,7 @@ pub fn read_scheduled_input(file: &Path) -> Result<Vec<u8>, InputError> {
 /// [`InputError::Read`], or [`InputError::ObjectTooLarge`] over [`MAX_BLOB_BYTES`] bytes.
 pub fn read_large_input(file: &Path) -> Result<Vec<u8>, InputError> {
     let limit = usize::try_from(MAX_BLOB_BYTES).unwrap_or(usize::MAX - 1);
-    let input = read_to(limit, file)?;
-    if input.len() > limit {
-        return Err(InputError::ObjectTooLarge { from: name_of(file) });
-    }
-    Ok(input)
+    read_within(limit, file, |from| InputError::ObjectTooLarge { from })
 }
 
 /// Reads a message, as [`read_input`] reads an input.
@@ -186,19 +174,18 @@ pub fn read_large_input(file: &Path) -> Result<Vec<u8>, InputError> {
 /// # Errors
 /// [`InputError::Read`], or [`InputError::MessageTooLarge`] over [`MESSAGE_LIMIT`] bytes.
 pub fn read_message(file: &Path) -> Result<Vec<u8>, InputError> {
-    let message = read_to(MESSAGE_LIMIT, file)?;
-    if message.len() > MESSAGE_LIMIT {
-        return Err(InputError::MessageTooLarge { from: name_of(file) });
-    }
-    Ok(message)
+    read_within(MESSAGE_LIMIT, file, |from| InputError::MessageTooLarge { from })
 }
 
-/// Reads a file to its end, or one byte over the limit.
-fn read_to(limit: usize, file: &Path) -> Result<Vec<u8>, InputError> {
+/// Reads a file to its end. Stops one byte over the limit, with what `too_large` makes of the file's name.
+fn read_within(limit: usize, file: &Path, too_large: impl FnOnce(String) -> InputError) -> Result<Vec<u8>, InputError> {
     let mut bytes = Vec::new();
     let read = open(file).and_then(|opened| opened.take(limit as u64 + 1).read_to_end(&mut bytes));
     read.map_err(|error| InputError::Read { from: name_of(file), error })?;
-    Ok(bytes)
+    match bytes.len() <= limit {
+        true => Ok(bytes),
+        false => Err(too_large(name_of(file))),
+    }
 }
 
 /// Reads a file of JSON lines, or standard input for `-`; see [`parse_lines`].

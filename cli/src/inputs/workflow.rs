@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{INPUT_LIMIT, InputError, LineInput, LineOptions, name_of, read_to};
+use super::{INPUT_LIMIT, InputError, LineInput, LineOptions, name_of, read_within};
 use crate::args::{AgentRole, JoinWord, OnFailureWord, join};
 
 /// Maximum size of a file, bytes.
@@ -120,10 +120,8 @@ pub struct Step {
 /// [`STEPS_LIMIT`].
 pub fn read_workflow(file: &Path) -> Result<Workflow, InputError> {
     let from = name_of(file);
-    let bytes = read_to(WORKFLOW_LIMIT, file)?;
-    if bytes.len() > WORKFLOW_LIMIT {
-        return Err(InputError::TooMany { from, limit: format!("{WORKFLOW_LIMIT} bytes") });
-    }
+    let too_large = |from| InputError::TooMany { from, limit: format!("{WORKFLOW_LIMIT} bytes") };
+    let bytes = read_within(WORKFLOW_LIMIT, file, too_large)?;
     let Ok(text) = String::from_utf8(bytes) else {
         return Err(InputError::Workflow { from, problem: "it is not UTF-8".to_owned() });
     };

@@ -81,7 +81,7 @@ pub enum BlobError {
     Store {
         /// The URL of the store.
         store: String,
-        /// Why, as the store says. It has nothing that could be a credential, since failures of tasks tell it.
+        /// Why, as the store says. It contains nothing that could be a credential, since failures of tasks contain it.
         reason: String,
     },
     /// The process is about to end.
@@ -89,7 +89,7 @@ pub enum BlobError {
     Ending,
 }
 
-/// The longest reason of a store that is told, bytes.
+/// The longest reason of a store in an error, bytes: a longer one is cut.
 pub(crate) const MAX_REASON_BYTES: usize = 1_000;
 
 impl BlobError {
@@ -109,8 +109,8 @@ impl BlobError {
     }
 }
 
-/// Returns why a store failed, with the cause that is behind all others. What the store has answered can have the headers
-/// of the request in it, with the token of a session; only its code and message are told.
+/// Returns why a store failed, with the cause that is behind all others. The response of a store can repeat the headers of
+/// the request, which contain the token of a session, so only its code and message are returned.
 pub(crate) fn reason(error: &(dyn Error + 'static)) -> String {
     let text = error.to_string();
     let mut cause = error;
@@ -120,8 +120,8 @@ pub(crate) fn reason(error: &(dyn Error + 'static)) -> String {
     let cause = cause.to_string();
     let mut reason = match text.split_once('<') {
         Some((before, answer)) => {
-            let told = ["Code", "Message"].into_iter().filter_map(|name| element(answer, name));
-            [before.trim_end_matches([' ', ':'])].into_iter().chain(told).collect::<Vec<_>>().join(": ")
+            let known = ["Code", "Message"].into_iter().filter_map(|name| element(answer, name));
+            [before.trim_end_matches([' ', ':'])].into_iter().chain(known).collect::<Vec<_>>().join(": ")
         }
         None if text.contains(&cause) => text,
         None => format!("{text}: {cause}"),

@@ -2,7 +2,7 @@
 //! S3 or Google Cloud Storage, and the log carries a [`BlobRef`], by which they are found and checked.
 //!
 //! An object is called by the SHA-256 of its content, so the same content is stored once, an object never changes, and
-//! whoever reads it can tell whether it is the right one. Nothing is ever deleted here: give the store a lifecycle rule.
+//! its readers check that it is the right one. Nothing is ever deleted here: give the store a lifecycle rule.
 //!
 //! This crate makes its own connections and reads its own files, besides `robeing-platform`, because stores are no part
 //! of what the simulator runs.

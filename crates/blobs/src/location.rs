@@ -94,7 +94,7 @@ impl Location {
                     builder = builder.with_config(key, value);
                 }
                 let builder = builder.with_bucket_name(bucket).with_retry(retry);
-                // Whoever reads an object checks its hash, so it need not be computed for the signature, too.
+                // The readers of an object check its hash, so the signature need not contain one.
                 let builder = builder.with_unsigned_payload(true).with_http_connector(Connector);
                 (Arc::new(builder.build().map_err(failed)?) as Arc<dyn ObjectStore>, prefix)
             }

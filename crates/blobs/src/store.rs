@@ -10,7 +10,7 @@ use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::{BlobError, BlobRef, location::Location};
 
-/// The size of the largest object, bytes: 64 MiB. Whoever stores or fetches one holds it in memory.
+/// The size of the largest object, bytes: 64 MiB. It is held in memory while it is stored or fetched.
 pub const MAX_BLOB_BYTES: u64 = 64 << 20;
 /// The size of the pieces in which an object is sent, bytes.
 const PIECE_BYTES: usize = 1 << 20;

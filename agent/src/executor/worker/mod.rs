@@ -45,7 +45,7 @@ use super::{
 };
 
 /// Largest input that is sent to a process, with the results and what an earlier attempt has left, bytes: with all else, it
-/// fits into the 4 MiB of a message that clients of gRPC take unless they are told otherwise.
+/// fits into the 4 MiB of a message that clients of gRPC take by default.
 pub const MAX_PROCESS_INPUT: usize = MAX_INPUT_BYTES + MAX_PASSED_BYTES as usize;
 /// Largest output of a process, bytes: with all else, it fits into a message.
 pub const MAX_PROCESS_OUTPUT: usize = 15 << 20;

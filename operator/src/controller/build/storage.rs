@@ -1,5 +1,5 @@
-//! The object store of a fleet, as its agents are told of it. What they need to use it is in variables that they pass on to
-//! no command, and credentials come from Secrets and are nowhere in the clear.
+//! The object store of a fleet in the environment of its agents. Commands do not inherit the variables with its settings,
+//! and those with secrets refer to Secrets.
 
 use k8s_openapi::api::core::v1::EnvVar;
 use robeing_crds::StorageVariable;
