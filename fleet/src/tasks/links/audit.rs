@@ -82,8 +82,8 @@ fn check_dependencies(state: &State, task: &Task, links: &Links) -> Check {
     }
     for awaited in depends_on {
         if let Some(row) = state.archive.kept.get(awaited.seq).filter(|row| row.id() == awaited.task) {
-            let goes_on = row.state == TaskState::Succeeded || awaited.on_failure == OnFailure::Run;
-            ensure(awaited.end == Some(row.state) && goes_on, || format!("archived task {}", awaited.task))?;
+            let may_run = row.state == TaskState::Succeeded || awaited.on_failure == OnFailure::Run;
+            ensure(awaited.end == Some(row.state) && may_run, || format!("archived task {}", awaited.task))?;
             continue;
         }
         let found = state.tasks.kept.get(&awaited.seq).filter(|found| found.id == awaited.task);
