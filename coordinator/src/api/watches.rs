@@ -124,7 +124,7 @@ impl Watch {
     /// Has a task found again that changed at this revision.
     fn put_back_one(&mut self, id: TaskId, revision: u64) {
         self.cursor = self.cursor.min(revision.saturating_sub(1));
-        self.ids.entry(id).and_modify(|told| *told = revision.saturating_sub(1));
+        self.ids.entry(id).and_modify(|sent| *sent = revision.saturating_sub(1));
     }
 
     /// Has these archived tasks, which are in the order of their revisions, found again, and all that changed after the
@@ -188,7 +188,7 @@ impl Watch {
             if !budget.take(told.encoded_len()) {
                 self.cursor = self.cursor.min(task.revision.saturating_sub(1));
                 for rest in &found.tasks[n..] {
-                    self.ids.entry(rest.id).and_modify(|told| *told = rest.revision.saturating_sub(1));
+                    self.ids.entry(rest.id).and_modify(|sent| *sent = rest.revision.saturating_sub(1));
                 }
                 return (tasks, true);
             }
@@ -204,13 +204,13 @@ impl Watch {
             }
             return;
         };
-        let (told, revision) = (self.ids.entry(id).or_default(), kept.revision());
+        let (sent, revision) = (self.ids.entry(id).or_default(), kept.revision());
         let matches = match &kept {
             Kept::Here(task) => self.filter.matches(task),
             Kept::Archived(row) => self.filter.may_match(row),
         };
-        if revision > self.cursor.max(*told) && matches {
-            *told = revision;
+        if revision > self.cursor.max(*sent) && matches {
+            *sent = revision;
             self.note(kept, found);
         }
     }

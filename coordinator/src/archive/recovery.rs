@@ -88,9 +88,9 @@ async fn scanned(
     }
     if following.is_some() {
         found.seal();
-    }
-    if following.is_some() && !found.is_empty() {
-        index::write(disk, dir, first, &found).await;
+        if !found.is_empty() {
+            index::write(disk, dir, first, &found).await;
+        }
     }
     Ok(found)
 }

@@ -1,6 +1,6 @@
 //! A segment of the archive: a file of frames, one for each record, and what is known of them in memory.
 //!
-//! The name tells the first record that a segment may have: `0000000000002a00.rec`. A sealed segment has an index
+//! A segment is named after the first record that it may have: `0000000000002a00.rec`. A sealed segment has an index
 //! beside it: `0000000000002a00.idx`.
 
 use std::path::{Path, PathBuf};

@@ -241,7 +241,7 @@ impl Writer {
             drop(disk.remove(&aside).await);
             return Err(problem);
         }
-        // Until the places are those in the new file, who reads finds what is at the old ones.
+        // Until the places are those in the new file, readers read the old one.
         self.shared.keep_open(first, &file);
         disk.rename(&aside, &segment::path(dir, first)).await?;
         self.replace(first, &old, smaller.clone());

@@ -51,6 +51,18 @@ async fn configured(fleet: &TestFleet, recent: u32) {
     fleet.until("the configuration", is_set).await;
 }
 
+/// Takes all coordinators down with what their disks have not synced, and starts them again.
+async fn lose_power(fleet: &mut TestFleet) {
+    for n in 0..COORDINATORS {
+        fleet.take_away(n);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for n in 0..COORDINATORS {
+        fleet.disks[n].crash(n as u64);
+        fleet.run(n);
+    }
+}
+
 /// A fleet whose tasks have ended, with most results archived.
 async fn archiving() -> (TestFleet, usize) {
     let fleet = TestFleet::start_archiving(RECENT);
@@ -94,14 +106,7 @@ async fn every_coordinator_archives_the_same_results_and_reads_them() {
 #[tokio::test(start_paused = true)]
 async fn no_result_is_lost_when_all_coordinators_lose_power() {
     let (mut fleet, _) = archiving().await;
-    for n in 0..COORDINATORS {
-        fleet.take_away(n);
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    for n in 0..COORDINATORS {
-        fleet.disks[n].crash(n as u64);
-        fleet.run(n);
-    }
+    lose_power(&mut fleet).await;
     archived(&fleet, ARCHIVED).await;
     fleet.led().await;
     for n in fleet.running() {
@@ -119,14 +124,7 @@ async fn what_had_ended_before_results_were_archived_is_archived_with_the_comman
     end(&fleet, leader, 1..=TASKS).await;
     assert_eq!(fleet.tested(leader).state.look(|fleet| fleet.archived_count()), 0);
     fleet.recent_results = Some(RECENT);
-    for n in 0..COORDINATORS {
-        fleet.take_away(n);
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    for n in 0..COORDINATORS {
-        fleet.disks[n].crash(n as u64);
-        fleet.run(n);
-    }
+    lose_power(&mut fleet).await;
     let leader = fleet.led().await;
     configured(&fleet, RECENT).await;
     end(&fleet, leader, TASKS + 1..=ALL).await;

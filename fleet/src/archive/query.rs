@@ -167,11 +167,6 @@ impl Fleet {
         self.state.archive.kept.iter()
     }
 
-    /// Returns the next rows of archived tasks, after the one with this number.
-    pub fn archived_after(&self, after: Option<u64>) -> impl Iterator<Item = &Archived> {
-        self.state.archive.kept.starting_at(after.map_or(0, |after| after.saturating_add(1)))
-    }
-
     /// Returns the number of the next record of the archive.
     pub fn records(&self) -> u64 {
         self.state.archive.records

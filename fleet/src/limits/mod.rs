@@ -7,7 +7,7 @@ pub use crate::archive::{DEFAULT_RECENT_RESULTS, MAX_ARCHIVED_AT_ONCE, RECENT_RE
 
 /// Largest input or output, bytes.
 pub const MAX_INPUT_BYTES: usize = 1024 * 1024;
-/// Largest input or output that is in the object store, bytes: whoever runs a task holds it in memory.
+/// Largest input or output that is in the object store, bytes: an agent that runs a task holds it in memory.
 pub const MAX_BLOB_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes that a reference to an output in the object store counts for when the result is passed on: no fewer than it has
 /// in a message.

@@ -80,7 +80,7 @@ impl Fleet {
             let failure = own_failure(FailureKind::Subtask, &message, false);
             return self.failed(seq, id, held, failure, effects);
         }
-        // Before the end, of which those are told who are given the result.
+        // Before the end, at which those that are given the result read it.
         self.change_task(seq, |task| task.output_ref = Some(Box::new(blob)));
         self.succeeded(seq, id, held, ran_us, (Bytes::new(), None), effects);
     }

@@ -1,6 +1,6 @@
 //! Idempotency keys of tasks that are forgotten or archived. A key stands for its first task for as long as that is
 //! kept, and for the fleet's window from its acceptance on; so a submission that is repeated late is no second task,
-//! whoever leads.
+//! whichever coordinator leads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -123,7 +123,8 @@ async fn run_plan(args: &SubmitArgs, fleet: &Connection, known: Known) -> Result
         }
         None => Plan::of_lines(&template, &args.links, args.read_inputs(false).await?),
     };
-    plan.run(&client(fleet, None, Access::Use).await?, args, known).await
+    let store = store::open(&args.store, fleet)?;
+    plan.run(&client(fleet, None, Access::Use).await?, args, store.as_ref(), known).await
 }
 
 fn interrupted(standing: &str) -> Exit {

@@ -25,6 +25,28 @@ use crate::{
     render::{note, plural, print_list, print_one, results_table, short_duration, state_in_sentence, stored_text},
 };
 
+/// Fetches the output of a task that has ended and is to be written, if it is in the object store.
+///
+/// # Errors
+/// If it can't be fetched, or there is no store; the message says how to fetch it.
+pub(super) async fn fetch_result(store: Option<&BlobStore>, task: &mut Task) -> Result<(), CliError> {
+    fetch_output(store, task).await.inspect_err(|_| {
+        note(&format!(
+            "task {0} has succeeded; `robeing task {0} --result` with the same --object-store fetches its result",
+            task.id
+        ));
+    })?;
+    match &task.output_ref {
+        None => Ok(()),
+        Some(stored) => Err(CliError::Usage(format!(
+            "task {} has succeeded, and its result has {}; fetch it by `robeing task {} --result --object-store URL`",
+            task.id,
+            stored_text(stored),
+            task.id
+        ))),
+    }
+}
+
 /// The state of the tasks, by their index in the input.
 pub(super) struct Outcome {
     /// The ids that were generated for the tasks.
@@ -66,21 +88,7 @@ impl Outcome {
         let is_written = args.wait && args.inputs.is_none() && args.tasks.is_none();
         let single = self.finished.values_mut().next();
         let Some(task) = single.filter(|_| is_written && args.output.output == Format::Table) else { return Ok(()) };
-        fetch_output(store, task).await.inspect_err(|_| {
-            note(&format!(
-                "task {0} has succeeded; `robeing task {0} --result` with the same --object-store fetches its result",
-                task.id
-            ));
-        })?;
-        match &task.output_ref {
-            None => Ok(()),
-            Some(stored) => Err(CliError::Usage(format!(
-                "task {} has succeeded, and its result has {}; fetch it by `robeing task {} --result --object-store URL`",
-                task.id,
-                stored_text(stored),
-                task.id
-            ))),
-        }
+        fetch_result(store, task).await
     }
 
     pub(super) fn total(&self) -> usize {

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use robeing_blobs::BlobStore;
 use robeing_client::{FleetClient, SubmitEvent, SubmitOptions, is_finished, new_task_id};
 use robeing_proto::v1::{
     CancelTasksRequest, Dependency, GetTaskRequest, Join, OnFailure, PartOf, Passing, Refusal, Split, SplitBy,
@@ -19,7 +20,9 @@ use super::{
         tasks::write_result,
         tree::{MOST, subtasks},
     },
-    TOLD_REFUSALS, spec,
+    TOLD_REFUSALS,
+    outcome::fetch_result,
+    spec,
 };
 use crate::{
     args::{DependsOn, Format, JoinWord, LinkArgs, OnFailureWord, SplitByWord, SubmitArgs},
@@ -154,7 +157,13 @@ impl Plan {
     }
 
     /// Submits the task and its parts, and prints its id, or waits for its end and prints the result.
-    pub async fn run(self, client: &FleetClient, args: &SubmitArgs, known: Known) -> Result<Exit, CliError> {
+    pub async fn run(
+        self,
+        client: &FleetClient,
+        args: &SubmitArgs,
+        store: Option<&BlobStore>,
+        known: Known,
+    ) -> Result<Exit, CliError> {
         let Self { top, parts } = self;
         let (answers, refused) = submit(client, vec![top.clone()]).await?;
         if let Some((_, refusal)) = refused.first() {
@@ -171,7 +180,7 @@ impl Plan {
             note(&what_is_kept(client, &result.task_id).await);
         }
         if args.wait {
-            return wait(client, &result.task_id, args).await;
+            return wait(client, &result.task_id, args, store).await;
         }
         let mut out = io::stdout().lock();
         print_one(&mut out, args.output.output, &result, |result| format!("{}\n", result.task_id))?;
@@ -272,9 +281,14 @@ async fn refuse(client: &FleetClient, id: &str, refused: Vec<(usize, Refusal)>) 
 }
 
 /// Waits until a task has ended, and prints its result.
-async fn wait(client: &FleetClient, id: &str, args: &SubmitArgs) -> Result<Exit, CliError> {
+async fn wait(
+    client: &FleetClient,
+    id: &str,
+    args: &SubmitArgs,
+    store: Option<&BlobStore>,
+) -> Result<Exit, CliError> {
     let (began, ending) = (Instant::now(), ended(client, id));
-    let task = match args.wait_timeout {
+    let mut task = match args.wait_timeout {
         None => ending.await?,
         Some(limit) => match tokio::time::timeout(limit, ending).await {
             Ok(task) => task?,
@@ -286,6 +300,7 @@ async fn wait(client: &FleetClient, id: &str, args: &SubmitArgs) -> Result<Exit,
     let is_empty = task.output.is_empty() && task.output_ref.is_none();
     let has_output = !is_empty || task.state() != TaskState::Succeeded;
     if format == Format::Table && has_output {
+        fetch_result(store, &mut task).await?;
         return CliError::if_read(write_result(&mut io::stdout().lock(), &task).map(drop), exit);
     }
     let accepted = task.subtasks.as_ref().map_or(0, |of| of.accepted as usize);

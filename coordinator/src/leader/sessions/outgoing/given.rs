@@ -94,7 +94,7 @@ impl Given {
         let mut found: Vec<Arc<Task>> = Vec::with_capacity(self.results_given);
         while found.len() < self.results_given {
             let slice = fleet.read().results_for(&self.task, found.len(), MAX_ATTEMPTS_READ);
-            // If some are gone, so is the attempt, and its agent is told to stop it.
+            // If some are gone, so is the attempt, and its agent has to stop it.
             if slice.is_empty() {
                 break;
             }

@@ -1,15 +1,14 @@
-//! The results of archived tasks that an attempt is given are read while its session goes on: another coordinator may have
-//! to be asked for one, and an agent that gets no answers meanwhile would count as lost.
+//! The results of archived tasks that an attempt is given are read while its session continues: another coordinator may
+//! have to be asked for one, and an agent that gets no answers meanwhile would count as lost.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use robeing_fleet::{Archived, Task, TaskId};
 
 use crate::{
     archive::Unread,
-    read::{READ_AT_ONCE, StateReader},
+    read::{READ_AT_ONCE, StateReader, shortened},
 };
 
 /// What was read.
@@ -51,18 +50,12 @@ async fn read(state: StateReader, lacking: Vec<Archived>) -> ReadResults {
             if let Err(Unread::Lost(task)) = &read {
                 results.lost = results.lost.or(Some(*task));
             }
-            results.found.push((row.record, read.ok().flatten().map(without_input)));
+            // Without its input, which can be large, and which nobody is given with its result.
+            results.found.push((row.record, read.ok().flatten().map(|task| shortened(task, true))));
         }
         if results.found.iter().any(|(_, task)| task.is_none()) {
             break;
         }
     }
     results
-}
-
-/// Returns a task without its input, which can be large, and which nobody is given with its result.
-fn without_input(task: Arc<Task>) -> Arc<Task> {
-    let mut task = Arc::unwrap_or_clone(task);
-    task.input = Bytes::new();
-    Arc::new(task)
 }
