@@ -4,6 +4,7 @@ use bytes::Bytes;
 use robeing_blobs::{BlobRef, BlobStore};
 use robeing_client::{ClientError, FleetClient};
 use robeing_proto::v1::{self, Consistency, Task, TaskSpec};
+use tonic::Code;
 
 use super::connect::object_store_of_dev;
 use crate::{

@@ -281,12 +281,7 @@ async fn refuse(client: &FleetClient, id: &str, refused: Vec<(usize, Refusal)>) 
 }
 
 /// Waits until a task has ended, and prints its result.
-async fn wait(
-    client: &FleetClient,
-    id: &str,
-    args: &SubmitArgs,
-    store: Option<&BlobStore>,
-) -> Result<Exit, CliError> {
+async fn wait(client: &FleetClient, id: &str, args: &SubmitArgs, store: Option<&BlobStore>) -> Result<Exit, CliError> {
     let (began, ending) = (Instant::now(), ended(client, id));
     let mut task = match args.wait_timeout {
         None => ending.await?,
