@@ -214,7 +214,8 @@ impl CliError {
                 | DevError::Manifest { .. }
                 | DevError::Policies(_)
                 | DevError::Name { .. }
-                | DevError::NoSuchPorts { .. },
+                | DevError::NoSuchPorts { .. }
+                | DevError::Refused { .. },
             ) => Exit::Usage,
             Self::ClientFiles(ClientFileError::Exists { .. }) | Self::Policies(_) => Exit::Usage,
             Self::BallotFile(BallotFileError::Read { .. } | BallotFileError::Form { .. }) => Exit::Usage,
