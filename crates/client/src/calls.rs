@@ -410,6 +410,7 @@ mod tests {
             }
         });
         let answer = answer.await;
+        tokio::time::resume();
         (answer, attempts.load(Ordering::Relaxed))
     }
 
