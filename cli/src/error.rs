@@ -193,7 +193,9 @@ impl CliError {
                 | ClientError::NotProposed { .. } => Exit::Refused,
             },
             Self::Kubernetes(error) => error.exit(),
-            Self::Store(BlobError::Url { .. } | BlobError::Unusable { .. }) => Exit::Usage,
+            Self::Store(BlobError::Url { .. } | BlobError::Unusable { .. } | BlobError::Directory { .. }) => {
+                Exit::Usage
+            }
             Self::Store(BlobError::TooLarge { .. }) | Self::NoReferences { .. } => Exit::Refused,
             // The fleet refused nothing: it was not asked yet, or its task has succeeded.
             Self::Store(_) => Exit::TaskFailed,
@@ -212,7 +214,8 @@ impl CliError {
                 | DevError::Manifest { .. }
                 | DevError::Policies(_)
                 | DevError::Name { .. }
-                | DevError::NoSuchPorts { .. },
+                | DevError::NoSuchPorts { .. }
+                | DevError::Refused { .. },
             ) => Exit::Usage,
             Self::ClientFiles(ClientFileError::Exists { .. }) | Self::Policies(_) => Exit::Usage,
             Self::BallotFile(BallotFileError::Read { .. } | BallotFileError::Form { .. }) => Exit::Usage,
@@ -289,6 +292,20 @@ mod tests {
             assert!(error.to_string().contains(sentence), "{error}");
             let is_told_of_rights = error.to_string().contains("give you the right");
             assert_eq!(is_told_of_rights, sentence.contains("give you the right"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_used_as_it_is_set_is_told_from_one_that_has_failed() {
+        let (store, reason) = ("file:///d".to_owned(), "why".to_owned());
+        let absent = BlobError::Directory { path: "/d".into(), source: io::ErrorKind::NotFound.into() };
+        for (error, exit) in [
+            (absent, Exit::Usage),
+            (BlobError::Unusable { store: store.clone(), reason: reason.clone() }, Exit::Usage),
+            (BlobError::Store { store, reason }, Exit::TaskFailed),
+        ] {
+            let error = CliError::Store(error);
+            assert_eq!(error.exit(), exit, "{error}");
         }
     }
 }

@@ -141,7 +141,7 @@ pub struct SubmitArgs {
     pub approval: ApprovalArgs,
 
     /// Idempotency key. A second submission with the same key, kind and input returns the first one's task, with its
-    /// options; with another kind or input it is refused
+    /// options; with another kind, input or team, or with other parts or none, it is refused
     #[arg(long, value_name = "KEY", conflicts_with_all = ["inputs", "tasks"])]
     pub key: Option<String>,
 

@@ -5,7 +5,8 @@ use std::{
     io::{self, IsTerminal, Write},
 };
 
-use robeing_proto::v1::{TaskLogsRequest, TaskLogsResponse};
+use robeing_client::is_finished;
+use robeing_proto::v1::{GetTaskRequest, TaskLogsRequest, TaskLogsResponse, TaskState};
 
 use super::{
     connect::client,
@@ -16,7 +17,7 @@ use crate::{
     error::CliError,
     exit::Exit,
     kubernetes::Access,
-    render::{Document, log_line, note, plural, printable_text, progress_text, write_line},
+    render::{Document, log_line, note, plural, printable_text, progress_text, state_word, write_line},
 };
 
 pub(super) async fn show(args: LogsArgs, fleet: &Connection) -> Result<Exit, CliError> {
@@ -38,7 +39,28 @@ pub(super) async fn show(args: LogsArgs, fleet: &Connection) -> Result<Exit, Cli
         notes.iter().for_each(|sentence| note(sentence));
     }
     printer.release(&mut io::stdout().lock())?;
-    Ok(if printer.has_lines || !printer.is_missing { Exit::Success } else { Exit::NotFound })
+    if !printer.lacks_all() {
+        return Ok(Exit::Success);
+    }
+    if printer.is_over {
+        let task = client.get_task(GetTaskRequest { id: args.id.clone(), ..GetTaskRequest::default() }).await?;
+        if let Some(sentence) = ended_without_lines(&args.id, task.state()) {
+            note(&sentence);
+            return Ok(Exit::Success);
+        }
+    }
+    Ok(Exit::NotFound)
+}
+
+/// Returns what to say about a task that was followed until it ended and of which there are no lines; `None` if it is in a
+/// state in which it has not ended.
+fn ended_without_lines(id: &str, state: TaskState) -> Option<String> {
+    let how = state_word(state);
+    is_finished(state).then(|| {
+        format!(
+            "task {id} ended as {how}; there are no lines of it: it has written none, or they are not kept any more"
+        )
+    })
 }
 
 /// Prints what attempts say.
@@ -57,6 +79,8 @@ struct Printer {
     has_lines: bool,
     /// Lines of an attempt can't be had.
     is_missing: bool,
+    /// What was followed has ended.
+    is_over: bool,
 }
 
 impl Printer {
@@ -71,6 +95,7 @@ impl Printer {
             next: BTreeMap::new(),
             has_lines: false,
             is_missing: false,
+            is_over: false,
         }
     }
 
@@ -78,6 +103,7 @@ impl Printer {
     fn print(&mut self, out: &mut dyn Write, said: &TaskLogsResponse) -> Result<Vec<String>, CliError> {
         self.has_lines |= !said.lines.is_empty();
         self.is_missing |= !said.missing.is_empty();
+        self.is_over |= said.finished;
         if self.format != Format::Table {
             write_line(out, self.format, &Document::of(said)?)?;
             return Ok(Vec::new());
@@ -98,6 +124,11 @@ impl Printer {
             self.release(out)?;
         }
         Ok(notes)
+    }
+
+    /// Returns whether lines were to be printed, and none could be.
+    fn lacks_all(&self) -> bool {
+        self.is_missing && !self.has_lines
     }
 
     /// Prints the last of the first lines.
@@ -209,5 +240,22 @@ mod tests {
         let messages = [said(1, 0, &["\u{1b}[31mred"])];
         assert_eq!(printed(&mut printer(None, true), &messages).0, " [31mred\n");
         assert_eq!(printed(&mut printer(None, false), &messages).0, "\u{1b}[31mred\n");
+    }
+
+    #[test]
+    fn that_a_task_has_written_nothing_is_no_failure_once_it_was_followed_to_its_end() {
+        let missing = TaskLogsResponse { missing: "it is gone".into(), ..said(1, 0, &[]) };
+        let finished = TaskLogsResponse { finished: true, ..TaskLogsResponse::default() };
+        let after = |messages: &[TaskLogsResponse]| {
+            let mut printer = printer(None, false);
+            printed(&mut printer, messages);
+            (printer.lacks_all(), printer.is_over)
+        };
+        assert_eq!(after(&[missing.clone(), finished.clone()]), (true, true));
+        assert_eq!(after(std::slice::from_ref(&missing)), (true, false), "it was only looked at");
+        assert_eq!(after(&[missing, said(2, 0, &["a line"]), finished]), (false, true));
+        let told = ended_without_lines("t", TaskState::Succeeded).expect("it has ended");
+        assert!(told.starts_with("task t ended as Succeeded; there are no lines of it"), "{told}");
+        assert_eq!(ended_without_lines("t", TaskState::Assigned), None, "only an attempt at it has ended");
     }
 }

@@ -97,8 +97,11 @@ pub(super) async fn show(args: TaskArgs, fleet: &Connection) -> Result<Exit, Cli
         }
         return write_result(&mut io::stdout().lock(), &task);
     }
+    let format = args.output.output;
+    let parts =
+        if format == Format::Table { tree::words_on_parts(&client, &task, args.why).await } else { String::new() };
     let mut out = io::stdout().lock();
-    print_one(&mut out, args.output.output, &task, |task| task_text(task, args.why, Timestamp::now()))?;
+    print_one(&mut out, format, &task, |task| task_text(task, args.why, Timestamp::now()) + &parts)?;
     Ok(Exit::Success)
 }
 

@@ -1,15 +1,15 @@
-//! `robeing task ID --tree`: a task with its parts and subtasks, and theirs.
+//! The parts and subtasks of a task: `robeing task ID --tree` shows them and theirs.
 
 use std::io;
 
 use robeing_client::FleetClient;
-use robeing_proto::v1::{ListSubtasksRequest, Task};
+use robeing_proto::v1::{ListSubtasksRequest, ListSubtasksResponse, Task};
 
 use crate::{
     args::Format,
     error::CliError,
     exit::Exit,
-    render::{note, print_list, tree_text},
+    render::{failed_by_parts, failed_parts_text, note, print_list, tree_text, waiting_parts_text, waits_for_parts},
 };
 
 /// Maximum number of tasks that a fleet returns on one page.
@@ -17,24 +17,44 @@ const PAGE: u32 = 1_000;
 /// Maximum number of tasks that are shown.
 pub(super) const MOST: usize = 10_000;
 
+/// Returns a page of the parts or subtasks of a task, in order, with their outputs if those are asked for.
+async fn page(
+    client: &FleetClient,
+    id: &str,
+    include_output: bool,
+    page_token: String,
+) -> Result<ListSubtasksResponse, CliError> {
+    let id = id.to_owned();
+    let request =
+        ListSubtasksRequest { id, include_output, page_size: PAGE, page_token, ..ListSubtasksRequest::default() };
+    Ok(client.list_subtasks(request).await?)
+}
+
 /// Returns the parts or subtasks of a task, in order, with their outputs if those are asked for.
 pub(super) async fn subtasks(client: &FleetClient, id: &str, include_output: bool) -> Result<Vec<Task>, CliError> {
     let (mut tasks, mut page_token) = (Vec::new(), String::new());
     loop {
-        let request = ListSubtasksRequest {
-            id: id.to_owned(),
-            include_output,
-            page_size: PAGE,
-            page_token: page_token.clone(),
-            ..ListSubtasksRequest::default()
-        };
-        let page = client.list_subtasks(request).await?;
+        let page = page(client, id, include_output, page_token).await?;
         tasks.extend(page.tasks);
         page_token = page.next_page_token;
         if page_token.is_empty() || tasks.len() >= MOST {
             return Ok(tasks);
         }
     }
+}
+
+/// Returns what there is to say about a task because of its parts or subtasks: of one that failed because of them, which
+/// of the first ones did; with `why`, how far those are that it waits for. Nothing if they can't be read: the task is.
+pub(super) async fn words_on_parts(client: &FleetClient, task: &Task, why: bool) -> String {
+    if failed_by_parts(task) {
+        let first = page(client, &task.id, false, String::new()).await;
+        return first.map(|page| failed_parts_text(task, &page.tasks)).unwrap_or_default();
+    }
+    if why && waits_for_parts(task) {
+        let parts = subtasks(client, &task.id, false).await;
+        return parts.map(|parts| waiting_parts_text(task, &parts)).unwrap_or_default();
+    }
+    String::new()
 }
 
 /// Returns a task and those below it, each before those below it, with their depths.

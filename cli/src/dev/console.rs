@@ -91,13 +91,17 @@ async fn run_on(screen: &mut Screen, args: DevArgs, signals: &mut Signals) -> Re
                 if error.kind() == ErrorKind::BrokenPipe {
                     screen.note(UNREAD);
                 }
-                failure = Some(error);
+                failure = Some(error.into());
                 break;
             }
             event = events.recv() => match event {
                 Ok(event) => {
                     observer.heard(&event);
                     screen.line(event.to_string());
+                    failure = event.refusal().map(CliError::from);
+                    if failure.is_some() {
+                        break;
+                    }
                 }
                 Err(RecvError::Lagged(missed)) => screen.line(format!("({missed} events were missed)")),
                 Err(RecvError::Closed) => break,
@@ -113,7 +117,7 @@ async fn run_on(screen: &mut Screen, args: DevArgs, signals: &mut Signals) -> Re
         screen.line(event.to_string());
     }
     screen.line("stopped");
-    match failure.map(CliError::from) {
+    match failure {
         Some(error) if !error.is_broken_pipe() => Err(error),
         _ if was_stopped => Ok(Exit::Success),
         _ => Ok(Exit::Interrupted),

@@ -1,4 +1,4 @@
-//! Errors when a fleet of local processes is started.
+//! Errors because of which a fleet of local processes does not run.
 
 use std::{io, path::PathBuf};
 
@@ -7,7 +7,7 @@ use robeing_crds::ManifestError;
 
 use crate::commands::policies::PolicyFileError;
 
-/// Why a fleet of local processes could not be started.
+/// Why a fleet of local processes could not be started, or is stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum DevError {
     /// The manifest file could not be read.
@@ -128,6 +128,14 @@ pub enum DevError {
         dir: PathBuf,
         /// The error.
         error: io::Error,
+    },
+    /// A coordinator refuses its settings.
+    #[error("{name} refuses its settings, so the fleet is stopped: {problem}")]
+    Refused {
+        /// The coordinator.
+        name: String,
+        /// What it says is wrong.
+        problem: String,
     },
     /// Signal handlers can't be installed.
     #[error("can't receive signals: {0}")]

@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use super::DevError;
 use crate::render::short_duration;
 
 /// An event of a process of the fleet.
@@ -14,7 +15,8 @@ pub enum DevEvent {
         /// The process id.
         pid: u32,
     },
-    /// The process exited or was killed from outside, and will be restarted.
+    /// The process exited or was killed from outside, and will be restarted, unless it is a coordinator that refuses its
+    /// settings.
     Died {
         /// The coordinator or agent.
         name: String,
@@ -28,8 +30,8 @@ pub enum DevEvent {
         log: PathBuf,
         /// Why the log can't be written.
         log_problem: Option<String>,
-        /// The pause before it is restarted.
-        restart_in: Duration,
+        /// The pause before it is restarted; `None` if it is not.
+        restart_in: Option<Duration>,
     },
     /// The process could not be started; the start will be retried.
     NotStarted {
@@ -80,13 +82,25 @@ pub enum DevEvent {
 /// How a process ends after a requested exit, for example an agent that drained.
 const WELL: &str = "exit code 0";
 
+impl DevEvent {
+    /// Returns why the fleet can't go on, if one of its coordinators refuses its settings: it would do so again.
+    pub(super) fn refusal(&self) -> Option<DevError> {
+        let Self::Died { name, how, last_line, restart_in: None, .. } = self else { return None };
+        Some(DevError::Refused { name: name.clone(), problem: last_line.as_ref().unwrap_or(how).clone() })
+    }
+}
+
 impl fmt::Display for DevEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started { name, pid } => write!(f, "started {name} (pid {pid})"),
             Self::Died { name, pid, how, last_line, log, log_problem, restart_in } => {
                 let what = if how == WELL { "ended  " } else { "died   " };
-                write!(f, "{what} {name} (pid {pid}): {how}; restarting in {}", short_duration(*restart_in))?;
+                write!(f, "{what} {name} (pid {pid}): {how}; ")?;
+                match restart_in {
+                    Some(pause) => write!(f, "restarting in {}", short_duration(*pause))?,
+                    None => write!(f, "it refuses its settings and is not restarted")?,
+                }
                 if let Some(line) = last_line {
                     write!(f, "; last output: {line}")?;
                 }
@@ -112,5 +126,34 @@ impl fmt::Display for DevEvent {
             Self::SchedulesRefused { problem } => write!(f, "failed  {problem}"),
             Self::Stopped { name } => write!(f, "stopped {name}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn died(last_line: Option<&str>, restart_in: Option<Duration>) -> DevEvent {
+        DevEvent::Died {
+            name: "coordinator-0".into(),
+            pid: 7,
+            how: "exit code 2".into(),
+            last_line: last_line.map(str::to_owned),
+            log: "c.log".into(),
+            log_problem: None,
+            restart_in,
+        }
+    }
+
+    #[test]
+    fn only_what_is_not_restarted_is_a_refusal() {
+        let again = died(Some("why"), Some(Duration::from_secs(1)));
+        assert!(again.refusal().is_none());
+        assert!(again.to_string().contains("exit code 2; restarting in 1s; last output: why"), "{again}");
+        let refused = died(Some("why"), None);
+        assert!(refused.to_string().contains("; it refuses its settings and is not restarted; last"), "{refused}");
+        let told = |event: &DevEvent| event.refusal().map(|error| error.to_string()).unwrap_or_default();
+        assert_eq!(told(&refused), "coordinator-0 refuses its settings, so the fleet is stopped: why");
+        assert!(told(&died(None, None)).ends_with(": exit code 2"));
     }
 }

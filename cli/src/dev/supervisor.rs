@@ -34,6 +34,8 @@ use super::{
     plan::{Process, ProcessKind},
 };
 
+/// The exit code of a coordinator that refuses its settings.
+const MISCONFIGURED: i32 = 2;
 /// How often the size of the log is checked.
 const LOG_CHECK: Duration = Duration::from_secs(30);
 
@@ -136,8 +138,8 @@ impl Run {
         }
     }
 
-    /// Runs the process until it ends. Returns how long to wait before the next start, or `None` if the process was
-    /// stopped.
+    /// Runs the process until it ends. Returns how long to wait before the next start, or `None` if there is none: the
+    /// process was stopped, or is a coordinator that refuses its settings.
     async fn run_once(&mut self) -> Option<Duration> {
         let began = Instant::now();
         let (mut child, log_start) = match self.spawn() {
@@ -166,7 +168,9 @@ impl Run {
             return None;
         };
         self.pid.send_replace(None);
-        let restart_in = self.backoff.after_death(began.elapsed(), random());
+        let is_refused = matches!(&ended, Ok(status) if refuses_settings(&self.process.kind, *status));
+        let pause = self.backoff.after_death(began.elapsed(), random());
+        let restart_in = (!is_refused).then_some(pause);
         let how = ended.map_or_else(|error| error.to_string(), how_it_ended);
         let last_line = logs::last_line(&self.log, log_start);
         // The log can be unwritable, for example on a full disk; then the event reports that.
@@ -180,7 +184,7 @@ impl Run {
             log_problem: noted.err().map(|error| error.to_string()),
             restart_in,
         });
-        Some(restart_in)
+        restart_in
     }
 
     /// Starts the process in its own process group, so that Ctrl-C at the terminal only reaches `robeing dev`, which
@@ -243,6 +247,12 @@ async fn tend_log(log: &Path) {
 /// Returns a random number from 0 to 1, for jitter.
 fn random() -> f64 {
     RandomState::new().hash_one(0_u8) as f64 / u64::MAX as f64
+}
+
+/// Returns whether a process of this kind has ended because it refuses its settings, as it would again. What keeps an agent
+/// from starting, such as a program that its executor lacks, may change.
+fn refuses_settings(kind: &ProcessKind, status: ExitStatus) -> bool {
+    *kind == ProcessKind::Coordinator && status.code() == Some(MISCONFIGURED)
 }
 
 fn how_it_ended(status: ExitStatus) -> String {

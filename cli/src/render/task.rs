@@ -8,6 +8,7 @@ use robeing_proto::v1::{Attempt, AttemptState, BlobRef, Comparison, Failure, Tas
 
 use super::{
     candidates::candidates_text,
+    parts::is_run_itself,
     resources::amounts_text,
     table::table,
     words::{
@@ -234,7 +235,9 @@ pub fn task_text(task: &Task, why: bool, now: Timestamp) -> String {
 
 fn why_text(task: &Task, now: Timestamp) -> String {
     let mut text = String::from("\n");
-    if task.attempts.is_empty() {
+    if task.attempts.is_empty() && !is_run_itself(task) {
+        text.push_str("It is not run itself: its parts are.\n");
+    } else if task.attempts.is_empty() {
         text.push_str("It has not been assigned to an agent.\n");
     } else {
         text.push_str(&table(

@@ -269,6 +269,18 @@ fn dev_restarts_what_dies_and_stops_all_on_sigterm() {
     }
 }
 
+#[test]
+fn a_coordinator_that_refuses_its_settings_ends_the_fleet_with_what_it_says() {
+    let bench = Bench::new();
+    let agent = bench.agent("echo 'error: --cluster-id is no name' >&2\nexit 2\n").display().to_string();
+    let ended = bench.run(&["dev", "-f", "manifest.yaml", "--agent-bin", &agent]);
+    ended.assert(
+        2,
+        "error: coordinator-0 refuses its settings, so the fleet is stopped: error: --cluster-id is no name",
+    );
+    assert!(ended.stdout.contains("it refuses its settings and is not restarted"), "{ended:?}");
+}
+
 /// Returns a pipe that is full.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = pipe().expect("a pipe");

@@ -80,10 +80,10 @@ fn what_is_done_is_what_the_help_says_of_exit_codes() {
     let task = "0190a5c8-0000-7000-8000-000000000001";
     let cases: &[(i32, &str, &[&str])] = &[
         (0, "everything asked for was done", &["crd"]),
-        (1, "object", &["submit", "--kind", "k", "--object-store", "file:///absent/objects", "--endpoint", &closed]),
         (2, "the command line", &["nonsense"]),
         (2, "the command line", &["status", "--endpoint", "https://x"]),
         (2, "the command line", &["submit", "--kind", "k", "--object-store", "nowhere", "--endpoint", &closed]),
+        (2, "the command line", &["submit", "--kind", "k", "--object-store", "file:///absent", "--endpoint", &closed]),
         (2, "a manifest", &["dev", "-f", "absent"]),
         (2, "a manifest", &["dev", "-f", "plain", "--agent-bin", &agent]),
         (2, "an input file is wrong or can't be read", &["submit", "--kind", "k", "--input", "absent"]),

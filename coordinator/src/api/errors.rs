@@ -1,8 +1,9 @@
 //! The gRPC code of each error.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 use robeing_fleet::{Refusal, Reply, Role};
+use robeing_net::pushback::again_in;
 use robeing_proto::v1;
 use tonic::{Code, Status, metadata::MetadataValue};
 
@@ -20,6 +21,11 @@ use crate::{
 
 /// The metadata key that marks the response of a coordinator that does not lead.
 const NOT_LEADER: &str = "robeing-not-leader";
+
+/// When a call that opens ballots may be made again, of which too many are under way.
+const OPEN_AGAIN: Duration = Duration::from_millis(100);
+/// When something may be proposed again that was not written because of what was ahead of it.
+const PROPOSE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Returns the refusal of an agent that has to wait because this coordinator has too little processor time.
 pub fn too_little_cpu(role: Role) -> Status {
@@ -166,7 +172,8 @@ impl From<ProposeError> for Status {
             ProposeError::NoLeader | ProposeError::Unanswered | ProposeError::NotLeader | ProposeError::Stopping => {
                 Self::unavailable(message)
             }
-            ProposeError::TooLarge { .. } | ProposeError::Busy => Self::resource_exhausted(message),
+            ProposeError::TooLarge { .. } => Self::resource_exhausted(message),
+            ProposeError::Busy => again_in(PROPOSE_AGAIN, message),
         }
     }
 }
@@ -216,9 +223,8 @@ impl From<BallotError> for Status {
             BallotError::NotReadable(_) => Self::unavailable(message),
             BallotError::Nobody { .. } => Self::not_found(message),
             BallotError::TooManyElectors { .. } => Self::invalid_argument(message),
-            BallotError::TooManyOpening { .. } | BallotError::TooManyWaiting { .. } => {
-                Self::resource_exhausted(message)
-            }
+            BallotError::TooManyOpening { .. } => again_in(OPEN_AGAIN, message),
+            BallotError::TooManyWaiting { .. } => Self::resource_exhausted(message),
             BallotError::OtherMember { .. }
             | BallotError::Unsigned { .. }
             | BallotError::OtherProcess { .. }
@@ -290,7 +296,7 @@ pub fn too_long(field: &str, bytes: usize, limit: usize) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use robeing_net::earlier::EARLIER_VERSION;
+    use robeing_net::{earlier::EARLIER_VERSION, pushback::asked_pause};
 
     use super::*;
 
@@ -301,5 +307,13 @@ mod tests {
         for words in ["c-3:8080", EARLIER_VERSION] {
             assert!(status.message().contains(words), "{words:?} is not in {status}");
         }
+    }
+
+    #[test]
+    fn what_is_refused_because_of_others_that_are_under_way_may_be_asked_again() {
+        let asked = |error: BallotError| asked_pause(&Status::from(error));
+        assert_eq!(asked(BallotError::TooManyOpening { most: 16 }), Some(OPEN_AGAIN));
+        assert_eq!(asked(BallotError::Propose(ProposeError::Busy)), Some(PROPOSE_AGAIN));
+        assert_eq!(asked(BallotError::Propose(ProposeError::TooLarge { bytes: 1 })), None, "it is as large then");
     }
 }

@@ -227,7 +227,7 @@ impl v1::fleet_server::Fleet for FleetService {
         let shown = shown.unwrap_or_else(|| Arc::clone(&found));
         let mut task = convert::task(&shown, parts, now);
         task.waiting_for = self.waiting_for(&found).await.unwrap_or_default();
-        if request.include_candidates && !found.state.is_final() {
+        if request.include_candidates && !found.state.is_final() && subtasks::is_run_itself(&found) {
             convert::add_candidates(&mut task, self.candidates(&found).await);
         }
         Ok(Response::new(task))

@@ -1,7 +1,7 @@
 //! Listing of the parts or subtasks of a task.
 
 use prost::Message;
-use robeing_fleet::{Fleet, Kept, Stamp, Task, limits::MAX_PAGE};
+use robeing_fleet::{Fleet, Join, Kept, Stamp, Task, limits::MAX_PAGE};
 use robeing_proto::{budget::MessageBudget, v1};
 use tonic::Status;
 
@@ -17,6 +17,11 @@ use crate::{
 const DEFAULT_PAGE: usize = 100;
 /// Maximum number of tasks read from the state at once.
 const MAX_READ: usize = 256;
+
+/// Returns whether a task is given to an agent, now or once its parts have ended; if not, only its parts are.
+pub fn is_run_itself(task: &Task) -> bool {
+    task.children().is_none_or(|children| matches!(children.join, Join::Reduce | Join::Resume))
+}
 
 /// Returns a page of the parts or subtasks of a task.
 pub async fn list(state: &StateReader, request: v1::ListSubtasksRequest) -> Result<v1::ListSubtasksResponse, Status> {
@@ -151,5 +156,19 @@ mod tests {
             let places: Vec<u32> = tasks.filter_map(|task| Some(task.part_of.as_ref()?.index)).collect();
             assert_eq!(places, (0..25).collect::<Vec<u32>>());
         }
+    }
+
+    #[test]
+    fn a_task_is_not_run_itself_if_nothing_is_left_to_do_after_its_parts() {
+        let mut fleet = fleet_with_parts(0, 0);
+        let mut apply =
+            |task| drop(fleet.apply(Stamp::at(1), Command::Task(TaskCommand::Submit(task)), &mut Vec::new()));
+        let of = |join, quorum| Some(Split { parts: 2, join, quorum, ..Split::default() });
+        apply(task(2, Bytes::new()));
+        for (id, split) in [(3, of(Join::Reduce, 0)), (4, of(Join::Settled, 0)), (5, of(Join::Quorum, 1))] {
+            apply(with_links(id, AskedLinks { split, ..AskedLinks::default() }));
+        }
+        let is_run = |id| fleet.task(TaskId(id)).map(|task| is_run_itself(task));
+        assert_eq!([1, 2, 3, 4, 5].map(is_run), [Some(false), Some(true), Some(true), Some(false), Some(false)]);
     }
 }

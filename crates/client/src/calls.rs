@@ -8,7 +8,7 @@
 use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use futures::stream::{FuturesUnordered, Stream, StreamExt};
-use robeing_net::client::answers;
+use robeing_net::{client::answers, pushback::asked_pause};
 use robeing_proto::v1::{admin_client::AdminClient, fleet_client::FleetClient as Rpc};
 use tokio::time::{Instant, error::Elapsed, sleep, sleep_until, timeout, timeout_at};
 use tonic::{Code, Response, Status};
@@ -123,6 +123,8 @@ impl FleetClient {
                         Ok(Err(status)) => status,
                         Err(_) => Status::unavailable(format!("{} did not answer in time", self.name(target))),
                     };
+                    // What the others are doing is not known yet.
+                    tries.may_be_done |= !asked.is_empty();
                     next_at = match tries.note(target, &status) {
                         Ok(pause) => Instant::now() + pause,
                         Err(error) => return self.good_answer(under_way).await.ok_or(error),
@@ -173,6 +175,8 @@ pub(crate) struct Tries {
     failures: usize,
     /// Number of failures in a row because an endpoint and this client do not trust each other.
     distrusts: usize,
+    /// Whether an attempt that failed may have done something.
+    may_be_done: bool,
     pause: Duration,
     /// How much longer than usual an answer may take.
     extra: Duration,
@@ -185,6 +189,7 @@ impl Tries {
             began: Instant::now(),
             failures: 0,
             distrusts: 0,
+            may_be_done: false,
             pause: FIRST_PAUSE,
             extra: Duration::ZERO,
         }
@@ -207,6 +212,7 @@ impl Tries {
         self.began = Instant::now();
         self.failures = 0;
         self.distrusts = 0;
+        self.may_be_done = false;
         self.pause = FIRST_PAUSE;
     }
 
@@ -233,19 +239,22 @@ impl Tries {
         if is_foreign(status) {
             return Err(ClientError::NotAFleet { endpoint: endpoint.clone(), cause: error::cause(status) });
         }
-        if !may_retry(status) {
+        let asked_pause = asked_pause(status);
+        if asked_pause.is_none() && !may_retry(status) {
             return Err(ClientError::refused(status));
         }
+        self.may_be_done |= asked_pause.is_none();
         let distrust = distrust::distrust(status, endpoint, settings.security.trust_source());
         self.distrusts = if distrust.is_some() { self.distrusts + 1 } else { 0 };
         self.client.fail_over(target);
         self.failures += 1;
         let round_is_over = self.failures.is_multiple_of(targets.len());
-        let pause = if round_is_over { self.pause } else { Duration::ZERO };
+        let pause = if round_is_over { self.pause.max(asked_pause.unwrap_or_default()) } else { Duration::ZERO };
         let is_late = Instant::now() + pause >= self.ends();
         match distrust {
             // One of them may be another fleet's; if it is all of them, trying again does not help.
             Some(error) if is_late || self.distrusts >= targets.len() => return Err(error),
+            None if is_late && !self.may_be_done => return Err(ClientError::refused(status)),
             None if is_late => {
                 return Err(ClientError::Unavailable {
                     endpoints: self.client.endpoints().join(", "),
@@ -297,6 +306,9 @@ fn retryable(code: Code) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use robeing_net::pushback::again_in;
     use robeing_proto::v1::{BarAgentRequest, Consistency, GetStatusRequest, TaskSpec, WatchTasksRequest};
     use tokio::net::TcpListener;
 
@@ -378,6 +390,47 @@ mod tests {
         let error = answer.expect_err("the second one refuses");
         assert!(matches!(&error, ClientError::Refused { code: Code::PermissionDenied, .. }), "{error:?}");
         assert!(took < HEDGE_AFTER + OTHERS_WITHIN + Duration::from_millis(100), "{took:?}");
+    }
+
+    /// Makes a call at two endpoints that is refused for now by all attempts before this one. The answer to the first one
+    /// may be lost instead. Returns how many attempts there were as well.
+    async fn refused_for_now(lost: bool, until: usize) -> (Result<u32, ClientError>, usize) {
+        let running = stub(&[Manners::default(), Manners::default()]).await;
+        let client = client(&running.endpoints).await;
+        tokio::time::pause();
+        let attempts = AtomicUsize::new(0);
+        let answer = client.call_for(Repeat::AtOnce, Duration::ZERO, |_| {
+            let attempt = attempts.fetch_add(1, Ordering::Relaxed);
+            async move {
+                match attempt {
+                    0 if lost => Err(Status::unavailable("lost")),
+                    attempt if attempt < until => Err(again_in(LONGEST_PAUSE, "16 calls are opening ballots here")),
+                    _ => Ok(Response::new(7)),
+                }
+            }
+        });
+        let answer = answer.await;
+        tokio::time::resume();
+        (answer, attempts.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_for_now_is_asked_again() {
+        for lost in [false, true] {
+            let (answer, attempts) = refused_for_now(lost, 5).await;
+            assert_eq!((answer.expect("there is room in the end"), attempts), (7, 6));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_until_the_end_is_refused_unless_an_answer_was_lost() {
+        let (refused, attempts) = refused_for_now(false, usize::MAX).await;
+        assert!(matches!(&refused, Err(ClientError::Refused { code: Code::ResourceExhausted, .. })), "{refused:?}");
+        // Two in each round, and no more rounds than there are pauses.
+        let most = 2 * (LIMIT.as_millis() / LONGEST_PAUSE.as_millis() + 1) as usize;
+        assert!((4..=most).contains(&attempts), "{attempts}");
+        let (open, _) = refused_for_now(true, usize::MAX).await;
+        assert!(matches!(&open, Err(ClientError::Unavailable { .. })), "it may have been done: {open:?}");
     }
 
     #[tokio::test]

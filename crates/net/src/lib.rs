@@ -9,6 +9,7 @@ pub mod gate;
 pub mod https;
 pub mod incarnation;
 mod incoming;
+pub mod pushback;
 pub mod security;
 pub mod web;
 

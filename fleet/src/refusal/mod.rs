@@ -54,7 +54,7 @@ pub enum Refusal {
         #[bilrost(2)]
         problem: String,
     },
-    /// The id or key belongs to a task with another kind or input.
+    /// The id or key belongs to a task with another kind, input or team, or that is split otherwise.
     #[bilrost(tag(6), message)]
     Conflict {
         /// "the id" or "the idempotency key".

@@ -34,7 +34,8 @@ impl fmt::Display for Refusal {
             Refusal::Invalid { field, problem } => write!(f, "{field}: {problem}"),
             Refusal::Conflict { what, task } => write!(
                 f,
-                "{what} belongs to task {task}, which was submitted with another kind or input; use a new one"
+                "{what} belongs to task {task}, which was submitted with another kind, input or team, or with other parts \
+                 or none (a task that is split has its input in its parts); use a new one, or submit it as it was"
             ),
             Refusal::UnknownTask { task } => write!(f, "no task {task}: it never existed, or its result has expired"),
             Refusal::TooManyAgents { limit } => write!(f, "the fleet has {limit} agents, which is the limit"),

@@ -64,7 +64,8 @@ fn an_idempotency_key_finds_its_task_for_as_long_as_that_is_kept() {
     assert_eq!(
         refused.to_string(),
         "the idempotency key belongs to task 00000000-0000-0000-0000-000000000001, which was \
-         submitted with another kind or input; use a new one"
+         submitted with another kind, input or team, or with other parts or none (a task that is split has its input in \
+         its parts); use a new one, or submit it as it was"
     );
     trial.cancel(first);
     trial.after(50);

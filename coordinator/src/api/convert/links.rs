@@ -178,14 +178,17 @@ pub fn passed_result(task: &Task, is_child: bool) -> internal::PassedResult {
     }
 }
 
-fn told_children(children: &Children) -> v1::Subtasks {
-    let Children { quorum, parts, accepted, ended, succeeded, skipped, suspensions, .. } = *children;
+/// Converts the children of a task in this state. When the task ends, it has those cancelled that have not ended, and no
+/// longer counts.
+fn told_children(children: &Children, state: TaskState) -> v1::Subtasks {
+    let Children { quorum, parts, accepted, succeeded, skipped, suspensions, .. } = *children;
+    let ended = if state.is_final() { accepted } else { children.ended };
     let join = join(children.join).into();
     v1::Subtasks { join, quorum, parts, accepted, ended, succeeded, skipped, suspensions }
 }
 
-/// Adds the links of a task to its API form.
-pub fn told_links(task: v1::Task, links: &Links) -> v1::Task {
+/// Adds the links of a task in this state to its API form.
+pub fn told_links(task: v1::Task, links: &Links, state: TaskState) -> v1::Task {
     let dependency = |of: &robeing_fleet::Awaited| v1::TaskDependency {
         task: of.task.to_string(),
         on_failure: on_failure(of.on_failure).into(),
@@ -194,7 +197,7 @@ pub fn told_links(task: v1::Task, links: &Links) -> v1::Task {
     v1::Task {
         depends_on: links.depends_on.iter().map(dependency).collect(),
         passing: passing(links.passing).into(),
-        subtasks: links.children.as_ref().map(told_children),
+        subtasks: links.children.as_ref().map(|children| told_children(children, state)),
         part_of: links.child_of.as_ref().map(|of| v1::PartOf { task: of.task.to_string(), index: of.index }),
         skipped: links.skipped,
         ..task
@@ -231,6 +234,13 @@ mod tests {
         };
         assert!(wrong("none", 0).is_err() && wrong(ID, 99).is_err() && wrong(ID, 0).is_ok());
         assert!(read(v1::TaskSpec { passing: 99, ..spec }).is_err());
+    }
+
+    #[test]
+    fn parts_that_were_cancelled_because_their_task_ended_have_ended() {
+        let children = Children { parts: 4, accepted: 3, ended: 1, ..Children::default() };
+        let ended = |state| told_children(&children, state).ended;
+        assert_eq!([TaskState::Queued, TaskState::Failed, TaskState::Cancelled].map(ended), [1, 3, 3]);
     }
 
     #[test]

@@ -208,7 +208,7 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
         ..v1::Task::default()
     };
     match &task.links {
-        Some(links) => told_links(told, links),
+        Some(links) => told_links(told, links, task.state),
         None => told,
     }
 }
