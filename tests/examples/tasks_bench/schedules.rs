@@ -1,6 +1,6 @@
 //! Schedules that are all due each minute, beside a load of plain tasks.
 
-use std::{cell::RefCell, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use prost_types::Timestamp;
