@@ -52,7 +52,7 @@ pub async fn restart(started: &Started, name: &str) -> Result<Restart> {
     while caught_up.is_none() {
         if let Some(own) = ask(fleet, &endpoint, Consistency::Local).await? {
             let now = began.elapsed();
-            serving.get_or_insert(now);
+            serving = serving.or(Some(now));
             caught_up = (own.log_applied_index >= status.log_applied_index).then_some(now);
         }
         pause(deadline, name, "has not caught up").await?;
