@@ -11,11 +11,11 @@ use robeing_fleet::{
 };
 use robeing_net::gate::Caller;
 use robeing_proto::v1;
-use robeing_votes::{Signatures, cut_reason};
+use robeing_votes::{MAX_SIGNED_TOGETHER, Signatures, cut_reason};
 use tokio::task::yield_now;
 
 use super::{
-    BallotError, Ballots, MAX_VOTES_AT_ONCE, check_count,
+    BallotError, Ballots, check_count,
     evidence::{Claim, check_content, check_key, check_signed},
     unexpected,
 };
@@ -25,8 +25,6 @@ use crate::{
 };
 
 const _: () = assert!(MAX_VOTE_REASON_BYTES == robeing_votes::MAX_REASON_BYTES);
-// Votes that are signed together are cast in one call.
-const _: () = assert!(MAX_VOTES_AT_ONCE == robeing_votes::MAX_SIGNED_TOGETHER);
 
 /// Number of votes that are verified before other calls have their turn. Each may need several signatures verified, which
 /// takes about a millisecond.
@@ -145,7 +143,8 @@ impl Ballots {
         request: v1::CastVotesRequest,
     ) -> Result<Vec<Result<Option<BallotOutcome>, BallotError>>, BallotError> {
         let v1::CastVotesRequest { votes, binding, certificate } = request;
-        check_count("votes", votes.len(), MAX_VOTES_AT_ONCE)?;
+        // Votes that are signed together are cast by one call, so that their signature is verified once.
+        check_count("votes", votes.len(), MAX_SIGNED_TOGETHER)?;
         let draft = |vote| Draft::check(caller, with_shared(vote, &binding, &certificate));
         let drafts: Vec<Result<Draft, BallotError>> = votes.into_iter().map(draft).collect();
         let checked = self.check_all(caller, drafts).await?;

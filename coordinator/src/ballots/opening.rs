@@ -10,12 +10,12 @@ use robeing_fleet::{
 use robeing_platform::uuid_v7;
 use robeing_proto::v1;
 use robeing_settings::BallotDefaults;
-use robeing_votes::{BallotContent, hex};
+use robeing_votes::{BallotContent, MAX_OPENED_TOGETHER, hex};
 use serde::Serialize;
 use tokio::{task::yield_now, time::Instant};
 
 use super::{
-    BallotError, Ballots, MAX_BALLOTS_AT_ONCE, MAX_OPENING,
+    BallotError, Ballots, MAX_OPENING,
     approving::Resolving,
     check_count,
     electorate::{Addressed, Member},
@@ -241,7 +241,7 @@ impl Ballots {
         opener: &str,
         requests: Vec<v1::OpenBallotRequest>,
     ) -> Result<Vec<Result<Arc<Ballot>, BallotError>>, BallotError> {
-        check_count("ballots", requests.len(), MAX_BALLOTS_AT_ONCE)?;
+        check_count("ballots", requests.len(), MAX_OPENED_TOGETHER)?;
         let full = |_| BallotError::TooManyOpening { most: MAX_OPENING };
         let _room = self.opening.try_acquire().map_err(full)?;
         let fresh = || uuid_v7(&*self.platform.clock, &*self.platform.random);
