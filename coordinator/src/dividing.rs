@@ -45,15 +45,7 @@ fn divided(task: &Task, outcome: &Outcome, now: FleetMillis) -> Option<Outcome> 
 }
 
 fn undivided(message: String) -> Failure {
-    Failure {
-        kind: FailureKind::Subtask,
-        message,
-        code: None,
-        stderr_tail: String::new(),
-        retryable: false,
-        retry_after_ms: 0,
-        name: String::new(),
-    }
+    Failure::of(FailureKind::Subtask, message)
 }
 
 /// Returns the parts of a task whose inputs are in an output.

@@ -25,6 +25,7 @@ pub fn join(name: &str, slots: u32) -> AgentJoin {
         version: String::new(),
         sealing_key: None,
         contributed: None,
+        lacks_store: false,
     }
 }
 

@@ -87,6 +87,7 @@ fn applied(command: Command) -> Reply {
         version: "0.1.0".to_owned(),
         sealing_key: None,
         contributed: None,
+        lacks_store: false,
     };
     let newest = Command::Control(ControlCommand::RaiseVersion(known_version()));
     for command in [newest, Command::Agent(AgentCommand::Joined(agent))] {

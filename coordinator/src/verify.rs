@@ -19,21 +19,9 @@ pub fn compare(state: &StateReader, completions: &mut [Completion]) {
         let (Some(compared), Outcome::Succeeded(output)) = (compared, &ended.outcome) else { continue };
         let outcome = match compute(|| part_digest(output, &compared)) {
             Ok(digest) => Outcome::Answered { output: output.clone(), digest },
-            Err(message) => Outcome::Failed(disagreement(message)),
+            Err(message) => Outcome::Failed(Failure::of(FailureKind::Disagreement, message)),
         };
         ended.outcome = outcome.within_limits();
-    }
-}
-
-fn disagreement(message: String) -> Failure {
-    Failure {
-        kind: FailureKind::Disagreement,
-        message,
-        code: None,
-        stderr_tail: String::new(),
-        retryable: false,
-        retry_after_ms: 0,
-        name: String::new(),
     }
 }
 

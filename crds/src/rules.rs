@@ -367,7 +367,8 @@ pub(crate) fn one_storage_value() -> Rule {
 pub(crate) fn storage_secret_is_in_a_secret() -> Rule {
     rule(
         "!has(self.value) || \
-         !self.name.matches('^(AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|AWS_TOKEN|GOOGLE_SERVICE_ACCOUNT_KEY)$')",
+         !self.name.matches('^(AWS_SECRET_ACCESS_KEY|AWS_SESSION_TOKEN|AWS_SSE_CUSTOMER_KEY_BASE64|AWS_TOKEN|\
+         GOOGLE_SERVICE_ACCOUNT_KEY)$')",
         "This credential must come from a Secret, since everyone who may read the cluster would see it; set secretKeyRef.",
     )
     .field_path(".value")

@@ -26,6 +26,7 @@ fn join(n: u32, slots: u32) -> Command {
         version: "1".to_owned(),
         sealing_key: None,
         contributed: None,
+        lacks_store: false,
     }))
 }
 

@@ -104,6 +104,7 @@ fn join(name: String, slots: u32) -> Command {
         version: "1".to_owned(),
         sealing_key: None,
         contributed: None,
+        lacks_store: false,
     }))
 }
 

@@ -186,6 +186,7 @@ impl Command {
         match self {
             Command::Task(command) => command.feature(),
             Command::Agent(AgentCommand::Lost { reason: LossReason::Barred, .. }) => Some(Feature::Identity),
+            Command::Agent(AgentCommand::Joined(join)) if join.lacks_store => Some(Feature::Blobs),
             Command::Agent(AgentCommand::Joined(join)) if join.contributed.is_some() => Some(Feature::Resources),
             Command::Agent(AgentCommand::Joined(join)) if join.sealing_key.is_some() => Some(Feature::Mail),
             Command::Agent(AgentCommand::Describe { .. }) => Some(Feature::Describe),

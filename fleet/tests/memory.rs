@@ -85,6 +85,7 @@ fn worker(fleet: &mut Fleet) -> (AgentId, SessionId) {
         version: String::new(),
         sealing_key: None,
         contributed: None,
+        lacks_store: false,
     };
     let reply = apply(fleet, Command::Agent(AgentCommand::Joined(join)));
     let Reply::Joined { agent, session } = reply else { panic!("{reply:?}") };

@@ -6,11 +6,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use robeing_client::{FleetClient, is_finished};
+use robeing_client::{ClientError, FleetClient, is_finished};
 use robeing_proto::v1::{
     CancelResult, CancelTasksRequest, GetTaskRequest, ListTasksRequest, Refusal, Task, TaskProgress, TaskState,
     WatchTasksRequest,
 };
+use tonic::Code;
 use uuid::Uuid;
 
 use super::{
@@ -163,9 +164,29 @@ async fn watch(client: &FleetClient, mut task: Task, format: Format) -> Result<E
                 break newest;
             }
             if changes.gone_ids.contains(&task.id) {
-                return Err(CliError::NotFound(format!("task {} finished and its result expired meanwhile", task.id)));
+                return Err(gone(client, &task.id).await);
             }
         };
+    }
+}
+
+/// Returns the error that says why a task is gone that has been watched.
+pub(super) async fn gone(client: &FleetClient, id: &str) -> CliError {
+    match why_lost(client, id).await {
+        Ok(Some(problem)) => CliError::NotFound(problem),
+        Ok(None) | Err(_) => CliError::NotFound(format!("task {id} finished and its result expired meanwhile")),
+    }
+}
+
+/// Returns why no coordinator can read the result of a task that is gone; `None`: it has expired.
+///
+/// # Errors
+/// The fleet does not answer.
+pub(super) async fn why_lost(client: &FleetClient, id: &str) -> Result<Option<String>, ClientError> {
+    match client.get_task(GetTaskRequest { id: id.into(), ..Default::default() }).await {
+        Err(ClientError::Refused { code: Code::DataLoss, message }) => Ok(Some(message)),
+        Ok(_) | Err(ClientError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -16,6 +16,9 @@ pub struct BallotReportDocument<'a> {
     option: u32,
     digest_matches: bool,
     outcome_follows: bool,
+    /// Which of the recorded times contradict each other; left out if none do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contradiction: Option<&'a str>,
     /// What the votes decide that are right.
     decided: FileOutcome,
     decided_option: u32,
@@ -73,6 +76,7 @@ pub fn report_document<'a>(
         option: file.option,
         digest_matches: report.digest_matches,
         outcome_follows: report.outcome_follows,
+        contradiction: report.contradiction.as_deref(),
         decided: report.decided,
         decided_option: report.decided_option,
         is_right: report.is_right(),

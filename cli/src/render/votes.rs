@@ -141,6 +141,9 @@ pub fn report_text(file: &BallotFile, report: &Report, trusted: Option<&str>) ->
     let digest = if report.digest_matches { "right" } else { "WRONG: the ballot was changed" };
     line("Digest", digest.to_owned());
     line("Outcome", outcome_text(file, report));
+    if let Some(problem) = &report.contradiction {
+        line("Times", format!("WRONG: {problem}"));
+    }
     match trusted {
         Some(source) => line("Authorities", format!("those in {source}")),
         None => line("Authorities", authorities_text(report)),
@@ -340,6 +343,7 @@ mod tests {
             decided: if is_wrong { FileOutcome::Open } else { FileOutcome::Approved },
             decided_option: if is_wrong { 0 } else { 2 },
             outcome_follows: !is_wrong,
+            contradiction: None,
             authorities: vec![[7; 32]],
         }
     }
@@ -381,5 +385,10 @@ mod tests {
         }
         assert_eq!(report_note(&wrong, true).as_deref(), Some("the file is not right: 1 vote of no worth"));
         assert!(report_text(&file(), &Report { votes: Vec::new(), ..wrong }, None).ends_with("no votes\n"));
+        let contradiction = Some("it expired before its deadline".to_owned());
+        let early = Report { contradiction, ..report(Standing::Signed) };
+        let text = report_text(&file(), &early, None);
+        assert!(text.contains("\nTimes:          WRONG: it expired before its deadline\n"), "{text}");
+        assert_eq!(report_note(&early, true).as_deref(), Some("the file is not right"));
     }
 }

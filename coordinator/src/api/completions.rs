@@ -42,16 +42,9 @@ pub fn without_refs(state: &StateReader, results: &mut [Completion]) {
         return;
     }
     for ended in results.iter_mut().filter(|ended| matches!(ended.outcome, Outcome::Stored(_))) {
-        ended.outcome = Outcome::Failed(Failure {
-            kind: FailureKind::OutputTooLarge,
-            message: "the output is in the object store; the fleet can refer to it once all coordinators are upgraded"
-                .to_owned(),
-            code: None,
-            stderr_tail: String::new(),
-            retryable: true,
-            retry_after_ms: 0,
-            name: String::new(),
-        });
+        let message = "the output is in the object store; the fleet can refer to it once all coordinators are upgraded";
+        let failure = Failure::of(FailureKind::OutputTooLarge, message);
+        ended.outcome = Outcome::Failed(Failure { retryable: true, ..failure });
     }
 }
 

@@ -38,7 +38,10 @@ pub fn too_little_cpu(role: Role) -> Status {
 
 impl From<Unread> for Status {
     fn from(unread: Unread) -> Self {
-        Status::unavailable(unread.to_string())
+        match unread {
+            Unread::Unanswered(_) => Self::unavailable(unread.to_string()),
+            Unread::Lost(_) => Self::data_loss(unread.to_string()),
+        }
     }
 }
 

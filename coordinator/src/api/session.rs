@@ -441,15 +441,7 @@ pub(crate) fn reported(
 
 /// Returns the end of an attempt that asked for subtasks that can't be.
 fn refused_subtasks(problem: String) -> Outcome {
-    Outcome::Failed(Failure {
-        kind: FailureKind::Subtask,
-        message: problem,
-        code: None,
-        stderr_tail: String::new(),
-        retryable: false,
-        retry_after_ms: 0,
-        name: String::new(),
-    })
+    Outcome::Failed(Failure::of(FailureKind::Subtask, problem))
 }
 
 /// Waits until a majority confirms this leader at or after the arrival of the first heartbeat that could not be

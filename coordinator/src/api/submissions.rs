@@ -25,6 +25,7 @@ use crate::{
         observer::ApplyObserver,
         result_stream::{Letter, ResultStream},
     },
+    archive::Unread,
     ballots::Ballots,
     clock::FleetClock,
     disk_space::Rooms,
@@ -225,14 +226,16 @@ async fn caught_up(catching_up: &mut Option<CatchingUp>) -> Result<(), Status> {
     }
 }
 
-/// Returns the letter with the result of a task whose end was noted.
-async fn with_result(state: &StateReader, id: TaskId) -> Result<Letter, Status> {
+/// Returns the letter with the result of a task whose end was noted; an error if another coordinator may be able to read
+/// it. One that is lost counts as expired, because it must not end the stream: who asks for it is told.
+pub async fn with_result(state: &StateReader, id: TaskId) -> Result<Letter, Unread> {
     let (kept, now) = state.look(|fleet| (fleet.kept_task(id), fleet.now()));
     let Some(kept) = kept else { return Ok(Letter::Expired(id)) };
-    Ok(match state.read(kept).await? {
-        Some(task) if task.state.is_final() => Letter::Finished(task, now),
-        _ => Letter::Expired(id),
-    })
+    match state.read(kept).await {
+        Ok(Some(task)) if task.state.is_final() => Ok(Letter::Finished(task, now)),
+        Err(unread @ Unread::Unanswered(_)) => Err(unread),
+        Ok(_) | Err(Unread::Lost(_)) => Ok(Letter::Expired(id)),
+    }
 }
 
 /// Returns the answers of the next message, as many as fit. A result that can't be read here is a reason to ask another
@@ -247,7 +250,7 @@ async fn next_message(
         let told = match told {
             Letter::Ended(id) => match with_result(state, id).await {
                 Ok(told) => told,
-                Err(status) if answers.is_empty() => return Err(status),
+                Err(unread) if answers.is_empty() => return Err(unread.into()),
                 Err(_) => {
                     pending.push_front((tag, told));
                     break;

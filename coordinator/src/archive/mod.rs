@@ -81,7 +81,7 @@ struct Shared {
     written: watch::Sender<Written>,
     /// How many wait until records are durable.
     waiting: AtomicU64,
-    /// How many records that should be here were not when they were read, or were damaged.
+    /// How many reads were of records that should be here and were not, or were damaged.
     missing: AtomicU64,
 }
 
@@ -354,7 +354,8 @@ impl Archive {
         })
     }
 
-    /// Returns the number of records that should have been here when they were read and were not.
+    /// Returns the number of reads of records that should have been here and were not, or were damaged. A record that is
+    /// read twice counts twice.
     pub fn missing(&self) -> u64 {
         self.shared.missing.load(Ordering::Relaxed)
     }

@@ -105,22 +105,22 @@ impl Ballots {
         for (n, draft) in drafts {
             // The semaphore is never closed.
             let _room = self.opening.acquire().await;
-            found.insert(n, self.resolved(opener, draft, &mut resolving).await);
+            let ballot = self.resolved(opener, &draft, &mut resolving).await;
+            ballot.iter().for_each(|ballot| resolving.take(ballot));
+            found.insert(n, ballot);
         }
         found
     }
 
-    /// Returns the ballot of a draft. One that is certain to be refused, because those before it take the room that is
-    /// left, costs no search for its members, and takes no memory.
+    /// Returns the ballot of a draft, for which there is room beside those that are resolved. One that is certain to be
+    /// refused, because those before it take the room that is left, costs no search for its members, and takes no memory.
     pub(super) async fn resolved(
         &self,
         opener: &str,
-        draft: Draft,
+        draft: &Draft,
         resolving: &mut Resolving,
     ) -> Result<OpenBallot, BallotError> {
-        let (more, bytes) = (resolving.ballots + 1, resolving.bytes.saturating_add(LEAST_BALLOT_BYTES));
-        let room = self.state.look(|fleet| fleet.check_room_for_ballots(opener, more, bytes));
-        room.map_err(BallotError::Refused)?;
+        self.check_room(opener, resolving, LEAST_BALLOT_BYTES)?;
         let asked = Addressed::digest(&draft.electorate);
         let members = match resolving.members.get(&asked) {
             Some(members) => members.clone(),
@@ -131,11 +131,14 @@ impl Ballots {
             }
         };
         let ballot = draft.opened(&self.fleet, self.defaults, opener, members);
-        let bytes = resolving.bytes.saturating_add(ballot.counted_bytes());
-        let room = self.state.look(|fleet| fleet.check_room_for_ballots(opener, more, bytes));
-        room.map_err(BallotError::Refused)?;
-        (resolving.ballots, resolving.bytes) = (more, bytes);
+        self.check_room(opener, resolving, ballot.counted_bytes())?;
         Ok(ballot)
+    }
+
+    /// Refuses a ballot that counts for so many bytes if there is no room for it beside those that are resolved.
+    fn check_room(&self, opener: &str, resolving: &Resolving, bytes: u64) -> Result<(), BallotError> {
+        let (more, bytes) = (resolving.ballots + 1, resolving.bytes.saturating_add(bytes));
+        self.state.look(|fleet| fleet.check_room_for_ballots(opener, more, bytes)).map_err(BallotError::Refused)
     }
 }
 
@@ -153,10 +156,10 @@ pub(super) struct Resolving {
 }
 
 impl Resolving {
-    /// Gives back the room of a ballot that is not proposed.
-    pub(super) fn give_back(&mut self, ballot: &OpenBallot) {
-        self.ballots = self.ballots.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(ballot.counted_bytes());
+    /// Takes the room of a ballot that is proposed.
+    pub(super) fn take(&mut self, ballot: &OpenBallot) {
+        self.ballots += 1;
+        self.bytes = self.bytes.saturating_add(ballot.counted_bytes());
     }
 }
 

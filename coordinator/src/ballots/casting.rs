@@ -11,11 +11,11 @@ use robeing_fleet::{
 };
 use robeing_net::gate::Caller;
 use robeing_proto::v1;
-use robeing_votes::{Signatures, cut_reason};
+use robeing_votes::{MAX_SIGNED_TOGETHER, Signatures, cut_reason};
 use tokio::task::yield_now;
 
 use super::{
-    BallotError, Ballots, MAX_VOTES_AT_ONCE, check_count,
+    BallotError, Ballots, check_count,
     evidence::{Claim, check_content, check_key, check_signed},
     unexpected,
 };
@@ -25,12 +25,13 @@ use crate::{
 };
 
 const _: () = assert!(MAX_VOTE_REASON_BYTES == robeing_votes::MAX_REASON_BYTES);
-// Votes that are signed together are cast in one call.
-const _: () = assert!(MAX_VOTES_AT_ONCE == robeing_votes::MAX_SIGNED_TOGETHER);
 
 /// Number of votes that are verified before other calls have their turn. Each may need several signatures verified, which
 /// takes about a millisecond.
 const VERIFIED_IN_A_ROW: usize = 8;
+
+/// A vote as it is proposed, with its ballot, or why it does not count.
+type Checked = Result<(Arc<Ballot>, CastVote), BallotError>;
 
 /// A vote as its caller has cast it, checked as far as it can be without the ballot.
 #[derive(Debug)]
@@ -110,19 +111,9 @@ impl Ballots {
     pub async fn cast(&self, caller: &Caller, request: v1::CastVoteRequest) -> Result<Arc<Ballot>, BallotError> {
         let draft = Draft::check(caller, request)?;
         let id = draft.ballot;
-        if let Caller::Member(peer) = caller {
-            self.check_enrolled(peer).await?;
-            check_key(peer, &draft.evidence.certificate)?;
-        }
-        // Who votes, and on what, never changes, so any state that knows the ballot has it.
-        let ballot = match self.known(id) {
-            Some(ballot) => ballot,
-            None => self.current(id).await?,
-        };
-        check_content(&ballot)?;
-        let vote = self.checked(&ballot, draft, &mut Signatures::default())?;
-        let command = Command::Ballot(BallotCommand::Cast(vote.clone()));
-        let (existing, outcome) = match self.proposer.propose(self.proposer.sender(), [&command]).await?.pop() {
+        let checked = self.check_all(caller, vec![Ok(draft)]).await?.pop();
+        let (ballot, vote) = checked.unwrap_or_else(|| Err(unexpected(None)))?;
+        let (existing, outcome) = match self.propose_votes(vec![vote.clone()]).await?.pop() {
             Some(Reply::VoteCast { existing, outcome }) => (existing, outcome),
             reply => return Err(unexpected(reply)),
         };
@@ -152,31 +143,47 @@ impl Ballots {
         request: v1::CastVotesRequest,
     ) -> Result<Vec<Result<Option<BallotOutcome>, BallotError>>, BallotError> {
         let v1::CastVotesRequest { votes, binding, certificate } = request;
-        check_count("votes", votes.len(), MAX_VOTES_AT_ONCE)?;
-        if let Caller::Member(peer) = caller {
-            self.check_enrolled(peer).await?;
-        }
+        // Votes that are signed together are cast by one call, so that their signature is verified once.
+        check_count("votes", votes.len(), MAX_SIGNED_TOGETHER)?;
         let draft = |vote| Draft::check(caller, with_shared(vote, &binding, &certificate));
-        let mut drafts: Vec<Result<Draft, BallotError>> = votes.into_iter().map(draft).collect();
-        check_keys(caller, &mut drafts);
-        if drafts.iter().flatten().any(|draft| self.known(draft.ballot).is_none()) {
-            self.catch_up().await?;
-        }
-        let (mut votes, mut checked) = (Vec::with_capacity(drafts.len()), Vec::with_capacity(drafts.len()));
-        let mut signatures = Signatures::default();
-        for (place, draft) in (1_usize..).zip(drafts) {
-            let vote = draft.and_then(|draft| self.checked_here(draft, &mut signatures));
-            checked.push(vote.map(|vote| votes.push(vote)));
-            if place.is_multiple_of(VERIFIED_IN_A_ROW) {
-                yield_now().await;
-            }
-        }
+        let drafts: Vec<Result<Draft, BallotError>> = votes.into_iter().map(draft).collect();
+        let checked = self.check_all(caller, drafts).await?;
+        let mut votes = Vec::with_capacity(checked.len());
+        let take = |one: Checked| one.map(|(_, vote)| votes.push(vote));
+        let checked: Vec<Result<(), BallotError>> = checked.into_iter().map(take).collect();
         let mut replies = self.propose_votes(votes).await?.into_iter();
         let mut counted = |()| match replies.next() {
             Some(Reply::VoteCast { outcome, .. }) => Ok(outcome),
             reply => Err(unexpected(reply)),
         };
-        Ok(checked.into_iter().map(|checked: Result<(), BallotError>| checked.and_then(&mut counted)).collect())
+        Ok(checked.into_iter().map(|one| one.and_then(&mut counted)).collect())
+    }
+
+    /// Checks votes of a caller in their ballots, and returns them in the same order.
+    ///
+    /// # Errors
+    /// [`BallotError`] if the caller may not vote now, or an unknown ballot can't be looked for.
+    async fn check_all(
+        &self,
+        caller: &Caller,
+        mut drafts: Vec<Result<Draft, BallotError>>,
+    ) -> Result<Vec<Checked>, BallotError> {
+        if let Caller::Member(peer) = caller {
+            self.check_enrolled(peer).await?;
+        }
+        check_keys(caller, &mut drafts);
+        // Who votes, and on what, never changes, so any state that knows a ballot has it.
+        if drafts.iter().flatten().any(|draft| self.known(draft.ballot).is_none()) {
+            self.catch_up().await?;
+        }
+        let (mut checked, mut signatures) = (Vec::with_capacity(drafts.len()), Signatures::default());
+        for (place, draft) in (1_usize..).zip(drafts) {
+            checked.push(draft.and_then(|draft| self.checked(draft, &mut signatures)));
+            if place.is_multiple_of(VERIFIED_IN_A_ROW) {
+                yield_now().await;
+            }
+        }
+        Ok(checked)
     }
 
     /// Proposes votes together, and returns the reply to each.
@@ -193,17 +200,11 @@ impl Ballots {
         Ok(counts.into_iter().zip(replies).flat_map(of_votes).collect())
     }
 
-    /// Checks a vote in its ballot, as it is known here, and returns it as it is proposed.
-    fn checked_here(&self, draft: Draft, signatures: &mut Signatures) -> Result<CastVote, BallotError> {
-        let id = draft.ballot;
+    /// Checks a vote in its ballot, as that is known here.
+    fn checked(&self, draft: Draft, signatures: &mut Signatures) -> Checked {
+        let Draft { ballot: id, member, choice, option, reason, is_signed, evidence } = draft;
         let ballot = self.known(id).ok_or(BallotError::Refused(Refusal::UnknownBallot { ballot: id }))?;
         check_content(&ballot)?;
-        self.checked(&ballot, draft, signatures)
-    }
-
-    /// Checks a vote in its ballot, and returns it as it is proposed.
-    fn checked(&self, ballot: &Ballot, draft: Draft, signatures: &mut Signatures) -> Result<CastVote, BallotError> {
-        let Draft { ballot: id, member, choice, option, reason, is_signed, evidence } = draft;
         let elector = ballot.elector(&member);
         if elector.is_none() && !planted(Mistake::OutsiderVotes) {
             return Err(BallotError::Refused(Refusal::NotElector { ballot: id, member }));
@@ -211,13 +212,14 @@ impl Ballots {
         let signs = |elector: &Elector| elector.signs || (elector.letter.is_some() && self.has_certificate(&member));
         let evidence = if is_signed {
             let claim = Claim { member: &member, choice, option, reason: &reason, evidence };
-            Some(self.proven(ballot, claim, signatures)?)
+            Some(self.proven(&ballot, claim, signatures)?)
         } else if elector.is_some_and(signs) {
             return Err(BallotError::Unsigned { member });
         } else {
             None
         };
-        Ok(CastVote { ballot: id, member, choice, option, reason, evidence, attested_by: self.name.to_string() })
+        let attested_by = self.name.to_string();
+        Ok((ballot, CastVote { ballot: id, member, choice, option, reason, evidence, attested_by }))
     }
 }
 

@@ -50,11 +50,6 @@ pub const MAX_OPENING: usize = 16;
 /// Maximum number of calls that wait for ballots to close at one coordinator.
 pub const MAX_WAITING: usize = 4_096;
 
-/// Maximum number of votes in one call. A signature of that many votes is verified once.
-pub const MAX_VOTES_AT_ONCE: usize = 256;
-/// Maximum number of ballots that one call opens. The largest fit into a message together.
-pub const MAX_BALLOTS_AT_ONCE: usize = 64;
-
 /// Why a call about ballots has failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BallotError {

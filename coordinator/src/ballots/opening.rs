@@ -10,12 +10,12 @@ use robeing_fleet::{
 use robeing_platform::uuid_v7;
 use robeing_proto::v1;
 use robeing_settings::BallotDefaults;
-use robeing_votes::{BallotContent, hex};
+use robeing_votes::{BallotContent, MAX_OPENED_TOGETHER, hex};
 use serde::Serialize;
 use tokio::{task::yield_now, time::Instant};
 
 use super::{
-    BallotError, Ballots, MAX_BALLOTS_AT_ONCE, MAX_OPENING,
+    BallotError, Ballots, MAX_OPENING,
     approving::Resolving,
     check_count,
     electorate::{Addressed, Member},
@@ -108,32 +108,32 @@ impl Draft {
 
     /// Returns the command that opens the ballot in this fleet, with the defaults for what it does not set.
     pub(super) fn opened(
-        self,
+        &self,
         fleet: &str,
         defaults: BallotDefaults,
         opener: &str,
         members: Vec<Member>,
     ) -> OpenBallot {
         let asked = Addressed::digest(&self.electorate);
-        let Self { id, question, options, threshold, ttl, electorate: _ } = self;
-        let threshold = threshold.unwrap_or(defaults.threshold);
-        let ttl = ttl.unwrap_or_else(|| defaults.ttl_ms());
+        let Self { id, question, options, .. } = self;
+        let threshold = self.threshold.unwrap_or(defaults.threshold);
+        let ttl = self.ttl.unwrap_or_else(|| defaults.ttl_ms());
         let content = BallotContent {
             fleet,
             id: id.0,
-            question: &question,
-            options: &options,
+            question,
+            options,
             electorate: members.iter().map(|member| (&*member.name, member.weight)).collect(),
             threshold: (threshold.numerator, threshold.denominator),
             ttl,
         };
         let digest = content.digest();
-        let electorate: Vec<Elector> = members.into_iter().map(|member| member.elector(id, &digest)).collect();
+        let electorate: Vec<Elector> = members.into_iter().map(|member| member.elector(*id, &digest)).collect();
         let notice = Notice {
             ballot: id.to_string(),
             fleet,
-            question: &question,
-            options: &options,
+            question,
+            options,
             electorate: electorate.iter().map(NoticeElector::from).collect(),
             threshold: threshold.to_string(),
             ttl_ms: ttl,
@@ -143,6 +143,7 @@ impl Draft {
         // Nobody else gets it.
         let has_agents = electorate.iter().any(|elector| elector.letter.is_some());
         let notice = if has_agents { notice.to_json() } else { Bytes::new() };
+        let (id, question, options) = (*id, question.clone(), options.clone());
         let (opened_by, fleet) = (opener.to_owned(), fleet.to_owned());
         OpenBallot { id, opened_by, question, options, electorate, threshold, ttl, digest, notice, fleet, asked }
     }
@@ -192,20 +193,20 @@ fn check_bytes(field: &'static str, text: &str, most: usize) -> Result<(), BadFi
 }
 
 /// A ballot that is about to be opened.
-enum Prepared {
+enum Prepared<'a> {
     /// It was opened before.
     Before(Arc<Ballot>),
     /// It is proposed.
-    New(Box<New>),
+    New(Box<New<'a>>),
 }
 
 /// A ballot that is proposed.
-struct New {
-    draft: Draft,
+struct New<'a> {
+    draft: &'a Draft,
     open: OpenBallot,
 }
 
-impl Prepared {
+impl Prepared<'_> {
     /// Returns the command that opens the ballot, if it was not opened before.
     fn command(&self) -> Option<Command> {
         match self {
@@ -240,7 +241,7 @@ impl Ballots {
         opener: &str,
         requests: Vec<v1::OpenBallotRequest>,
     ) -> Result<Vec<Result<Arc<Ballot>, BallotError>>, BallotError> {
-        check_count("ballots", requests.len(), MAX_BALLOTS_AT_ONCE)?;
+        check_count("ballots", requests.len(), MAX_OPENED_TOGETHER)?;
         let full = |_| BallotError::TooManyOpening { most: MAX_OPENING };
         let _room = self.opening.try_acquire().map_err(full)?;
         let fresh = || uuid_v7(&*self.platform.clock, &*self.platform.random);
@@ -253,10 +254,10 @@ impl Ballots {
             self.catch_up().await?;
             resolving.is_newest = true;
         }
-        for draft in drafts {
+        for draft in &drafts {
             prepared.push(match draft {
                 Ok(draft) => self.prepare(opener, draft, &mut resolving).await,
-                Err(error) => Err(error),
+                Err(error) => Err(error.clone()),
             });
             // A ballot of many members takes a while, and users are found without waiting for anything.
             yield_now().await;
@@ -272,13 +273,18 @@ impl Ballots {
             Prepared::Before(ballot) => Ok(ballot),
             Prepared::New(new) => self.opened(opener, *new, replies.next()),
         };
-        Ok(prepared.into_iter().map(|one: Result<Prepared, BallotError>| one.and_then(&mut opened)).collect())
+        Ok(prepared.into_iter().map(|one: Result<Prepared<'_>, BallotError>| one.and_then(&mut opened)).collect())
     }
 
     /// Finds the members of a ballot, unless it was opened before. The same call opens those ballots before it that are
     /// being resolved.
-    async fn prepare(&self, opener: &str, draft: Draft, resolving: &mut Resolving) -> Result<Prepared, BallotError> {
-        match self.prepare_here(opener, draft.clone(), resolving).await {
+    async fn prepare<'a>(
+        &self,
+        opener: &str,
+        draft: &'a Draft,
+        resolving: &mut Resolving,
+    ) -> Result<Prepared<'a>, BallotError> {
+        match self.prepare_here(opener, draft, resolving).await {
             Err(BallotError::Refused(refusal))
                 if !resolving.is_newest && !matches!(refusal, Refusal::BallotConflict { .. }) =>
             {
@@ -292,40 +298,45 @@ impl Ballots {
     }
 
     /// Same as [`Ballots::prepare`], by the state that is applied here.
-    async fn prepare_here(
+    async fn prepare_here<'a>(
         &self,
         opener: &str,
-        draft: Draft,
+        draft: &'a Draft,
         resolving: &mut Resolving,
-    ) -> Result<Prepared, BallotError> {
-        if let Some(ballot) = self.opened_before(opener, &draft)? {
+    ) -> Result<Prepared<'a>, BallotError> {
+        if let Some(ballot) = self.opened_before(opener, draft)? {
             return Ok(Prepared::Before(ballot));
         }
-        let open = self.resolved(opener, draft.clone(), resolving).await?;
+        let open = self.resolved(opener, draft, resolving).await?;
         if let Some(refusal) = self.without_room(&open) {
-            resolving.give_back(&open);
             return Err(BallotError::Refused(refusal));
         }
+        resolving.take(&open);
         Ok(Prepared::New(Box::new(New { draft, open })))
     }
 
     /// Returns whether a new ballot that may be opened by now is not known here.
-    fn is_behind(&self, prepared: &Prepared) -> bool {
+    fn is_behind(&self, prepared: &Prepared<'_>) -> bool {
         matches!(prepared, Prepared::New(new) if self.known(new.draft.id).is_none())
     }
 
     /// Returns the ballot for whose opening there is a reply, by the state that is applied here.
-    fn opened(&self, opener: &str, New { draft, open }: New, reply: Option<Reply>) -> Result<Arc<Ballot>, BallotError> {
+    fn opened(
+        &self,
+        opener: &str,
+        New { draft, open }: New<'_>,
+        reply: Option<Reply>,
+    ) -> Result<Arc<Ballot>, BallotError> {
         match reply {
             // One that existed may be somebody else's, or asked otherwise, although the same members vote.
             Some(Reply::BallotOpened { .. }) => {
-                let opened = self.opened_before(opener, &draft)?;
+                let opened = self.opened_before(opener, draft)?;
                 // It may be closed and dropped already, to make room.
                 Ok(opened.unwrap_or_else(|| Arc::new(open.opened(UNTOLD, self.state.look(Fleet::now)))))
             }
             // The same may have been opened at another coordinator meanwhile, where the addresses stood for others.
             Some(Reply::Refused(refusal @ Refusal::BallotConflict { .. })) => {
-                self.opened_before(opener, &draft)?.ok_or(BallotError::Refused(refusal))
+                self.opened_before(opener, draft)?.ok_or(BallotError::Refused(refusal))
             }
             reply => Err(unexpected(reply)),
         }
@@ -374,7 +385,7 @@ mod tests {
         assert_eq!((draft.id, draft.threshold, draft.ttl), (BallotId(9), None, None));
         let threshold = Fraction { numerator: 66, denominator: 100 };
         let of = BallotDefaults { threshold, deadline: std::time::Duration::from_secs(90) };
-        let open = draft.clone().opened("one", of, "client:ann", Vec::new());
+        let open = draft.opened("one", of, "client:ann", Vec::new());
         assert_eq!((open.threshold, open.ttl), (threshold, 90_000));
         let open = draft.opened("one", BallotDefaults::default(), "client:ann", Vec::new());
         assert_eq!((open.threshold, open.ttl), (Fraction::TWO_THIRDS, 30_000));
@@ -425,7 +436,7 @@ mod tests {
     #[test]
     fn a_ballot_is_the_same_if_the_same_opener_asks_the_same_in_the_same_words() {
         let draft = check(|_| {}).expect("a ballot");
-        let opened = draft.clone().opened("one", BallotDefaults::default(), "client:ann", Vec::new());
+        let opened = draft.opened("one", BallotDefaults::default(), "client:ann", Vec::new());
         let known = opened.opened(UNTOLD, Stamp::default());
         assert!(draft.is_same_as(&known, "client:ann"));
         assert!(!draft.is_same_as(&known, "client:bob"));

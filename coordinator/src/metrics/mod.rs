@@ -74,7 +74,7 @@ impl DomainGauges {
             archived: metrics.gauge("results_archived", "Results that are kept on disk alone"),
             missing: metrics.gauge(
                 "archive_records_missing",
-                "Results that were not in this coordinator's archive when they were read, since the start",
+                "Reads of results that are missing or damaged in this coordinator's archive, since the start",
             ),
         }
     }

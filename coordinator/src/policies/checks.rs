@@ -42,15 +42,7 @@ fn unknown_asker(status: &Status) -> v1::Refusal {
 }
 
 fn denied(refused: PolicyRefusal) -> Failure {
-    Failure {
-        kind: FailureKind::Denied,
-        message: refused.message,
-        code: None,
-        stderr_tail: String::new(),
-        retryable: false,
-        retry_after_ms: 0,
-        name: String::new(),
-    }
+    Failure::of(FailureKind::Denied, refused.message)
 }
 
 /// What becomes of a submission that is not proposed as it is.

@@ -6,11 +6,15 @@ use futures::StreamExt;
 use robeing_fleet::{Command, TaskCommand, TaskFilter, TaskId};
 use robeing_net::gate::Caller;
 use robeing_proto::v1::WatchTasksRequest;
-use tonic::Code;
+use tonic::{Code, Status};
 
-use crate::tests::{
-    fleet::{COORDINATORS, TestFleet, name, peer, task},
-    mail::mailbox::in_force,
+use crate::{
+    api::submissions::with_result,
+    apply::result_stream::Letter,
+    tests::{
+        fleet::{COORDINATORS, TestFleet, name, peer, task},
+        mail::mailbox::in_force,
+    },
 };
 
 /// How many results stay in memory.
@@ -187,8 +191,10 @@ async fn a_result_that_is_damaged_at_one_coordinator_is_read_at_another() {
     let (fleet, leader) = archiving().await;
     let at = fleet.followers(leader)[0];
     damage(&fleet, at).await;
-    check(&fleet, at).await;
-    assert_eq!(missing(&fleet, at), 1);
+    for reads in [1, 2] {
+        check(&fleet, at).await;
+        assert_eq!(missing(&fleet, at), reads, "each read of it counts, because it is not written back");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,6 +240,27 @@ async fn a_result_that_no_coordinator_can_read_is_gone_for_those_who_wait_for_it
     let told = changes.next().await.expect("it goes on").expect("it goes on");
     let found: Vec<String> = told.tasks.into_iter().map(|task| task.id).collect();
     assert_eq!((told.gone_ids, found), (vec![lost], vec![other]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_is_damaged_at_all_coordinators_is_lost_and_not_sought_again() {
+    let (mut fleet, leader) = archiving().await;
+    for n in fleet.running() {
+        damage(&fleet, n).await;
+    }
+    let state = fleet.tested(leader).state;
+    let kept = || state.look(|fleet| fleet.kept_task(TaskId(1))).expect("it is kept");
+    let lost = Status::from(state.read(kept()).await.expect_err("it is damaged everywhere"));
+    assert_eq!(lost.code(), Code::DataLoss);
+    assert!(lost.message().contains("submit the task again under another id"), "{lost}");
+    let told = with_result(&state, TaskId(1)).await.expect("others are not asked again");
+    assert!(matches!(told, Letter::Expired(TaskId(1))), "{told:?}");
+    // One that does not answer may have it.
+    for n in fleet.followers(leader) {
+        fleet.take_away(n);
+    }
+    let unread = Status::from(state.read(kept()).await.expect_err("nobody else answers"));
+    assert_eq!(unread.code(), Code::Unavailable);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,18 +7,17 @@ use robeing_proto::v1::{
     self, BallotState, CastVoteRequest, CastVotesRequest, GetBallotRequest, OpenBallotRequest, OpenBallotsRequest,
     VoteChoice, ballots_server::Ballots as _,
 };
-use robeing_votes::{BoundKey, Choice, Evidence, Expect, VoteStatement, VotingKey, verify};
+use robeing_votes::{
+    BoundKey, Choice, Evidence, Expect, MAX_OPENED_TOGETHER, MAX_SIGNED_TOGETHER, VoteStatement, VotingKey, verify,
+};
 use tonic::{Code, Request, Status};
 
-use crate::{
-    ballots::{MAX_BALLOTS_AT_ONCE, MAX_VOTES_AT_ONCE},
-    tests::{
-        ballots::{asked, client, get, open, secured, vote},
-        enrolment::enrolled,
-        fleet::TestFleet,
-        mail::mailbox::start,
-        member::{TestMember, code, retried},
-    },
+use crate::tests::{
+    ballots::{asked, client, get, open, secured, vote},
+    enrolment::enrolled,
+    fleet::TestFleet,
+    mail::mailbox::start,
+    member::{TestMember, code, retried},
 };
 
 /// The code of a result.
@@ -115,20 +114,20 @@ async fn each_vote_of_a_call_is_counted_or_refused_for_itself() {
 async fn one_call_has_so_many_ballots_and_votes() {
     let (fleet, leader) = start().await;
     let ballots = |count: usize| (1..=count as u128).map(|id| asked(id, &[("client:ann", 1)])).collect::<Vec<_>>();
-    for wrong in [0, MAX_BALLOTS_AT_ONCE + 1] {
+    for wrong in [0, MAX_OPENED_TOGETHER + 1] {
         assert_eq!(code(open_all(&fleet, leader, ballots(wrong)).await), Code::InvalidArgument, "{wrong}");
     }
-    let opened = open_all(&fleet, leader, ballots(MAX_BALLOTS_AT_ONCE)).await.expect("so many are opened");
+    let opened = open_all(&fleet, leader, ballots(MAX_OPENED_TOGETHER)).await.expect("so many are opened");
     assert!(opened.iter().all(|result| result.code == 0 && result.ballot.is_some()));
     let votes = |count: usize| {
-        let id = |n: usize| 1 + (n % MAX_BALLOTS_AT_ONCE) as u128;
+        let id = |n: usize| 1 + (n % MAX_OPENED_TOGETHER) as u128;
         (0..count).map(|n| vote(id(n), "client:ann", VoteChoice::Approve)).collect::<Vec<_>>()
     };
-    for wrong in [0, MAX_VOTES_AT_ONCE + 1] {
+    for wrong in [0, MAX_SIGNED_TOGETHER + 1] {
         assert_eq!(code(cast_all(&fleet, leader, votes(wrong)).await), Code::InvalidArgument, "{wrong}");
     }
-    let counted = cast_all(&fleet, leader, votes(MAX_VOTES_AT_ONCE)).await.expect("so many are counted");
-    assert_eq!(counted.len(), MAX_VOTES_AT_ONCE);
+    let counted = cast_all(&fleet, leader, votes(MAX_SIGNED_TOGETHER)).await.expect("so many are counted");
+    assert_eq!(counted.len(), MAX_SIGNED_TOGETHER);
     assert!(counted.iter().all(|result| result.code == 0 && result.state() == BallotState::Approved));
 }
 
@@ -137,10 +136,10 @@ async fn of_ballots_for_which_there_is_no_room_together_the_first_ones_are_opene
     let (fleet, leader) = start().await;
     let names: Vec<String> = (0..50).map(|n| format!("client:{n}")).collect();
     let members: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
-    let ballots = (1..=MAX_BALLOTS_AT_ONCE as u128).map(|id| asked(id, &members)).collect();
+    let ballots = (1..=MAX_OPENED_TOGETHER as u128).map(|id| asked(id, &members)).collect();
     let opened = open_all(&fleet, fleet.followers(leader)[0], ballots).await.expect("some are opened");
     let count = opened.iter().take_while(|result| result.code == 0).count();
-    assert!((1..MAX_BALLOTS_AT_ONCE).contains(&count), "{count}");
+    assert!((1..MAX_OPENED_TOGETHER).contains(&count), "{count}");
     assert!(opened[count..].iter().all(|result| coded(result.code) == Code::ResourceExhausted), "{opened:?}");
     let one_more = open(&fleet, leader, asked(1_000, &members)).await;
     assert_eq!(code(one_more), Code::ResourceExhausted, "there is room for no other one");

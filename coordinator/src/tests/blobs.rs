@@ -67,6 +67,7 @@ async fn what_is_in_the_object_store_is_passed_on_by_reference() {
 async fn an_agent_without_an_object_store_is_given_nothing_that_is_in_one() {
     let (fleet, leader) = start().await;
     let _agent = TestAgent::join_to_work(&fleet, leader, "w-0", work).await;
+    // It waits for another agent. What results are in the store, the scheduler does not know.
     let once = || Some(RetryPolicy { max_attempts: 1, ..RetryPolicy::default() });
     let tasks = vec![
         TaskSpec { input: Bytes::new(), input_ref: Some(blob(50)), retry: once(), ..task(0x100) },
@@ -75,12 +76,20 @@ async fn an_agent_without_an_object_store_is_given_nothing_that_is_in_one() {
         TaskSpec { retry: once(), ..after(0x400, 0x200, Passing::Separately) },
     ];
     fleet.tested(leader).submissions.submit(tasks, &Caller::Plaintext).await.expect("somebody leads");
-    for id in [0x100, 0x300, 0x400] {
+    for id in [0x300, 0x400] {
         let failed = ended(&fleet, leader, id).await;
         let failure = failed.failure.as_ref().expect("it has failed");
         assert_eq!((failed.state, failure.kind), (TaskState::Failed, FailureKind::Internal));
         assert!(failure.message.contains("--object-store"), "{failure:?}");
     }
+    let waits = |at: &TestFleet| {
+        let waits = at.tested(leader).state.look(|fleet| fleet.waiting_for(TaskId(0x100), fleet.now().fleet));
+        waits.expect("it has used up no attempt")
+    };
+    assert_eq!(waits(&fleet), "an agent: no live one has an object store");
+    let _other = TestAgent::join_with_store(&fleet, leader, "w-1", work).await;
+    let done = ended(&fleet, leader, 0x100).await;
+    assert_eq!((done.state, done.attempts.len()), (TaskState::Succeeded, 1));
 }
 
 #[tokio::test(start_paused = true)]

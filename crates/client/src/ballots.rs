@@ -147,8 +147,8 @@ impl FleetClient {
         self.inner.settings.security.tls().map(Tls::credentials)
     }
 
-    /// Opens ballots in one call, at most [`MAX_OPENED_TOGETHER`](crate::MAX_OPENED_TOGETHER), which all have ids. The
-    /// response has a result for each, whose ballot is not checked.
+    /// Opens ballots in one call, at most [`MAX_OPENED_TOGETHER`](robeing_votes::MAX_OPENED_TOGETHER), which all have
+    /// ids. The response has a result for each, whose ballot is not checked.
     pub(crate) async fn open_ballots(&self, request: OpenBallotsRequest) -> Result<OpenBallotsResponse, ClientError> {
         self.call_ballots(Duration::ZERO, |mut rpc| {
             let request = request.clone();

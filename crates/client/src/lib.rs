@@ -60,7 +60,7 @@ pub use teams::new_team_id;
 use tokio::time::timeout;
 use tonic::{service::interceptor::InterceptedService, transport::Channel};
 use uuid::Uuid;
-pub use voting::{MAX_OPENED_TOGETHER, Voting};
+pub use voting::Voting;
 pub use watch::TaskWatch;
 
 /// How long the client waits for an endpoint to accept a connection before it reports the fleet as unreachable.

@@ -5,16 +5,13 @@ use robeing_net::batches::{Batches, NotSent};
 use robeing_proto::v1::{
     Ballot, CastVoteRequest, CastVoteResult, CastVotesRequest, OpenBallotRequest, OpenBallotResult, OpenBallotsRequest,
 };
-use robeing_votes::{BoundKey, MAX_SIGNED_TOGETHER, VoteStatement, VotingKey, cut_reason};
+use robeing_votes::{BoundKey, MAX_OPENED_TOGETHER, MAX_SIGNED_TOGETHER, VoteStatement, VotingKey, cut_reason};
 use tonic::{Code, Status};
 
 use super::{
     ClientError, FleetClient,
     ballots::{checked_opened, not_signed, statement},
 };
-
-/// Maximum number of ballots that are opened in one call.
-pub const MAX_OPENED_TOGETHER: usize = 64;
 
 /// Maximum number of times that an item is sent, if the calls that carry it are given up.
 const MAX_SENT: usize = 8;

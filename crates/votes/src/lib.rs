@@ -57,6 +57,8 @@ pub const MAX_AUTHORITY_BYTES: usize = 4 * 1024;
 pub const MAX_REASON_BYTES: usize = 1024;
 /// Maximum number of votes that have one signature.
 pub const MAX_SIGNED_TOGETHER: usize = 1 << MAX_PATH_HASHES;
+/// Maximum number of ballots that are opened by one call. The largest fit into a message together.
+pub const MAX_OPENED_TOGETHER: usize = 64;
 /// Maximum number of hashes that lead from a vote to the root of those that are signed together.
 pub const MAX_PATH_HASHES: usize = 8;
 /// Maximum number of members of an electorate.

@@ -32,14 +32,14 @@ fn rules_about_the_object_store() {
         (variable("name: LD_PRELOAD, value: a"), "spec.storage.env[0].name", name),
         (variable("name: aws_region, value: a"), "spec.storage.env[0].name", name),
         (
-            variable("name: AWS_SECRET_ACCESS_KEY, value: s3cret"),
-            "spec.storage.env[0].value",
-            "This credential must come from a Secret, since everyone who may read the cluster would see it; set secretKeyRef.",
-        ),
-        (
             variable("name: AWS_REGION, value: \"a\\nb\""),
             "spec.storage.env[0].value",
             "The value of a setting must be one line of text, without control characters.",
         ),
     ]);
+    let secret = "This credential must come from a Secret, since everyone who may read the cluster would see it; set secretKeyRef.";
+    for name in ["AWS_SECRET_ACCESS_KEY", "AWS_SSE_CUSTOMER_KEY_BASE64", "GOOGLE_SERVICE_ACCOUNT_KEY"] {
+        let told = variable(&format!("name: {name}, value: s3cret"));
+        assert_refused(&[(told, "spec.storage.env[0].value", secret)]);
+    }
 }

@@ -45,6 +45,7 @@ fn check_each(state: &State, revisions: &mut BTreeSet<u64>) -> Check {
             ("attempt numbers", agent.held.keys().all(|(_, n)| u64::from(*n) < COUNTER_ROOM >> 32)),
             ("slots", agent.slots <= MAX_SLOTS && agent.are_slots_sound()),
             ("wide attempts", agent.wide.is_empty() || are_kinds_kept),
+            ("object store", !agent.lacks_store || state.version >= Feature::Blobs.since()),
             ("records by kind", agent.are_kinds_sound(are_kinds_kept, state.revision)),
             ("specializations", skills.len() <= MAX_SPECIALIZATIONS && skills.is_sorted_by(|a, b| a < b)),
             (

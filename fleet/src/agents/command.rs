@@ -156,6 +156,10 @@ pub struct AgentJoin {
     /// [`Feature::Resources`](crate::Feature::Resources).
     #[bilrost(12)]
     pub contributed: Option<Box<Amounts>>,
+    /// Whether it has no object store, from which it would fetch inputs. False if that is not known. Needs
+    /// [`Feature::Blobs`](crate::Feature::Blobs).
+    #[bilrost(13)]
+    pub lacks_store: bool,
 }
 
 #[cfg(test)]
@@ -175,6 +179,7 @@ impl AgentJoin {
             version: String::new(),
             sealing_key: None,
             contributed: None,
+            lacks_store: false,
         }
     }
 }

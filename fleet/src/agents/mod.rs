@@ -178,6 +178,10 @@ pub struct Agent {
     /// [`MAX_KIND_RECORDS`](crate::limits::MAX_KIND_RECORDS). Needs [`Feature::Kinds`](crate::Feature::Kinds).
     #[bilrost(122)]
     pub kinds: Vec<KindRecord>,
+    /// Whether it has said that it has no object store, so that it can't fetch inputs from there. Needs
+    /// [`Feature::Blobs`](crate::Feature::Blobs).
+    #[bilrost(170)]
+    pub lacks_store: bool,
 }
 
 /// The size of a pool.

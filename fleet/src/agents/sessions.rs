@@ -127,6 +127,7 @@ impl Fleet {
             agent.pid = join.pid;
             agent.version = join.version;
             agent.sealing_key = join.sealing_key;
+            agent.lacks_store = join.lacks_store;
         });
         if let Some(amounts) = contributed {
             self.note_contribution(id, *amounts);
@@ -187,6 +188,7 @@ impl Fleet {
             wide: BTreeMap::new(),
             extra_slots: 0,
             kinds: Vec::new(),
+            lacks_store: false,
         };
         self.indexes.enter_agent(&agent, &self.state.config.weights);
         self.state.agents.known.insert(id, Arc::new(agent));

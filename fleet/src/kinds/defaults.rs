@@ -26,7 +26,7 @@ impl TaskKind {
                 lane.queue.clone_from(&self.queue);
             }
         }
-        let Demand { mut slots, mut skills } = submission.demand.take().map(|demand| *demand).unwrap_or_default();
+        let Demand { mut slots, mut skills, .. } = submission.demand.take().map(|demand| *demand).unwrap_or_default();
         if slots == 0 {
             slots = self.slots;
         }

@@ -28,6 +28,8 @@ pub enum Obstacle {
     State(AgentState),
     /// It is not in the team to which the task is addressed.
     OutsideTeam,
+    /// It has no object store, where the task's input is.
+    NoStore,
     /// It has had its turn at the task, or has one, of which several agents are to give the result.
     HadTurn,
     /// It is still stopping an attempt at the task that made no progress.
@@ -59,6 +61,7 @@ impl fmt::Display for Obstacle {
             Obstacle::State(AgentState::Lost) => write!(f, "it is lost"),
             Obstacle::State(AgentState::Unhealthy) => write!(f, "it is unhealthy"),
             Obstacle::OutsideTeam => write!(f, "it is not in the task's team"),
+            Obstacle::NoStore => write!(f, "it has no object store, where the task's input is"),
             Obstacle::HadTurn => write!(f, "it has had its turn at the task, or has it now"),
             Obstacle::Stopping => write!(f, "it is still stopping an attempt at the task that made no progress"),
             Obstacle::RunsSibling => write!(f, "it runs another part of the same task, which are kept apart"),
@@ -134,6 +137,9 @@ impl<'a> Candidates<'a> {
         let is_member = |team| fleet.team_of(agent.id).is_some_and(|of_agent| of_agent.id == team);
         if task.team.is_some_and(|team| !is_member(team)) {
             return Some(Obstacle::OutsideTeam);
+        }
+        if !task.needs().can_fetch(agent) {
+            return Some(Obstacle::NoStore);
         }
         let had_turns = task.verification.as_ref().map(|verification| fleet.had_turns(task, verification));
         if had_turns.is_some_and(|agents| agents.contains(&agent.id)) {

@@ -100,7 +100,7 @@ impl FreeAgents {
         best.found.map(|(.., id)| id)
     }
 
-    /// Returns the best agent that was found for a task that takes several slots or skills.
+    /// Returns the best agent that was found for a task that takes several slots or skills, or an object store.
     pub(super) fn best_of_many(
         &self,
         needs: Needs<'_>,
@@ -119,7 +119,8 @@ impl FreeAgents {
         best.found.map(|(.., id)| id)
     }
 
-    /// Returns how many agents are compared of those that can take a task that takes several slots or skills.
+    /// Returns how many agents are compared of those that can take a task that takes several slots or skills, or an object
+    /// store.
     pub(super) fn count_many(&self, needs: Needs<'_>, agents: &Known) -> u32 {
         let count_of = |set: &BTreeSet<Rank>| {
             let looked_at = set.iter().take(MAX_WIDE_LOOKS).filter_map(|(.., id)| agents.get(id));

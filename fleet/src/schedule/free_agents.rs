@@ -36,6 +36,8 @@ pub(crate) struct Needs<'a> {
     pub slots: u32,
     /// The specializations that the agent must have besides `domain`.
     pub skills: &'a [String],
+    /// Whether the agent must have an object store.
+    pub store: bool,
 }
 
 impl Needs<'_> {
@@ -58,14 +60,21 @@ impl Needs<'_> {
             && self.skills.iter().all(|skill| agent.has_specialization(skill))
     }
 
-    /// Returns whether an agent may take the task now as far as its role, specializations and slots are concerned.
-    pub(crate) fn can_go_to(&self, agent: &Agent) -> bool {
-        agent.free_slots() >= self.slots.max(1) && self.suit(agent)
+    /// Returns whether an agent can fetch the task's input. One that has not said whether it has an object store may have
+    /// one.
+    pub(crate) fn can_fetch(&self, agent: &Agent) -> bool {
+        !(self.store && agent.lacks_store)
     }
 
-    /// Returns whether the task takes several slots or skills.
+    /// Returns whether an agent may take the task now as far as its role, specializations, slots and object store are
+    /// concerned.
+    pub(crate) fn can_go_to(&self, agent: &Agent) -> bool {
+        agent.free_slots() >= self.slots.max(1) && self.suit(agent) && self.can_fetch(agent)
+    }
+
+    /// Returns whether the task takes several slots or skills, or an object store.
     pub(crate) fn is_demanding(&self) -> bool {
-        self.slots > 1 || !self.skills.is_empty()
+        self.slots > 1 || !self.skills.is_empty() || self.store
     }
 }
 
@@ -210,8 +219,9 @@ impl FreeAgents {
     /// Returns the agent with the best score. Of equal scores: a matching agent, then the first role of worker,
     /// specialist, messenger and guardian, then the lowest load, then the lowest number.
     ///
-    /// None of the `excluded` agents is taken, which must be few. For a task that takes several slots or skills, and for one
-    /// of a kind for which agents have records of their own, only so many agents are looked at, of which it is the best.
+    /// None of the `excluded` agents is taken, which must be few. For a task that takes several slots or skills or an object
+    /// store, and for one of a kind for which agents have records of their own, only so many agents are looked at, of which
+    /// it is the best.
     pub(crate) fn best(
         &self,
         needs: Needs<'_>,
@@ -270,8 +280,8 @@ impl FreeAgents {
         })
     }
 
-    /// Returns how many agents with enough free slots fit. For a task that takes several slots or skills, only so many are
-    /// looked at.
+    /// Returns how many agents with enough free slots fit. For a task that takes several slots or skills or an object store,
+    /// only so many are looked at.
     pub(crate) fn count(&self, needs: Needs<'_>, agents: &Known) -> u32 {
         if needs.is_demanding() {
             return self.count_many(needs, agents);

@@ -311,8 +311,15 @@ mod tests {
 
     /// In each round, each key has a task of Ann's and one of Ben's.
     fn entry_of(keys: &[String], seq: u64) -> Entry<'_> {
-        let needs =
-            Needs { role: None, specialization_required: false, domain: "sum", kind: "sum", slots: 1, skills: &[] };
+        let needs = Needs {
+            role: None,
+            specialization_required: false,
+            domain: "sum",
+            kind: "sum",
+            slots: 1,
+            skills: &[],
+            store: false,
+        };
         let submitter = if seq.is_multiple_of(2) { "ann" } else { "ben" };
         Entry { queue: "q", key: &keys[(seq / 2 % KEYS) as usize], submitter, needs, rank: (5, seq) }
     }

@@ -38,7 +38,7 @@ pub(crate) struct Schedule {
     pub teams: BTreeMap<TeamId, ReadyQueue>,
     /// The tasks that need resources, which are in none of these queues.
     pub needing: Needing,
-    /// The other ones that take several slots or skills, which are in none of them either.
+    /// The other ones that take several slots or skills, or an object store, which are in none of them either.
     pub wide: Needing,
     pub free: FreeAgents,
     /// The limits of queues.

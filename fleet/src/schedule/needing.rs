@@ -1,6 +1,6 @@
-//! The tasks that need resources of an agent, or several slots or skills, by what they need: of those that need the same, the
-//! first one tells whether an agent can take any. However many tasks wait, as many looks are needed as there are different
-//! needs.
+//! The tasks that need resources of an agent, several slots or skills, or an object store, by what they need: of those that
+//! need the same, the first one tells whether an agent can take any. However many tasks wait, as many looks are needed as
+//! there are different needs.
 
 use std::{collections::BTreeMap, ops::Bound};
 
@@ -43,6 +43,9 @@ pub(crate) struct Shape {
     /// The further required specializations.
     #[bilrost(121)]
     pub skills: Vec<String>,
+    /// Whether the agent must have an object store.
+    #[bilrost(170)]
+    pub store: bool,
 }
 
 /// The unfinished tasks of one shape.
@@ -81,6 +84,7 @@ impl Shape {
             limit_key: limit_key.to_owned(),
             extra_slots: needs.slots.saturating_sub(1),
             skills: needs.skills.to_vec(),
+            store: needs.store,
         }
     }
 
@@ -98,7 +102,15 @@ impl Shape {
 
     /// Returns a shape that comes before all others of a queue.
     fn before_all_of(queue: &str) -> Shape {
-        let needs = Needs { role: None, specialization_required: false, domain: "", kind: "", slots: 1, skills: &[] };
+        let needs = Needs {
+            role: None,
+            specialization_required: false,
+            domain: "",
+            kind: "",
+            slots: 1,
+            skills: &[],
+            store: false,
+        };
         Shape::of(&needs, None, Amounts::NONE, (queue, ""))
     }
 
@@ -111,13 +123,15 @@ impl Shape {
             kind: "",
             slots: self.extra_slots.saturating_add(1),
             skills: &self.skills,
+            store: self.store,
         }
     }
 
-    /// Returns whether an agent that can't take a task of another shape, for want of slots, skills or its role, can't take one
-    /// of this shape either.
+    /// Returns whether an agent that can't take a task of another shape, for want of slots, skills, an object store or its
+    /// role, can't take one of this shape either.
     pub(crate) fn needs_as_much_as(&self, other: &Shape) -> bool {
         self.extra_slots >= other.extra_slots
+            && (self.store || !other.store)
             && (self.role, self.team, self.specialization_required)
                 == (other.role, other.team, other.specialization_required)
             && self.domain == other.domain

@@ -402,7 +402,15 @@ mod tests {
             _ => "cem",
         };
         let domain = ["sum", "parse"][(seq % 2) as usize];
-        let needs = Needs { role: None, specialization_required: false, domain, kind: domain, slots: 1, skills: &[] };
+        let needs = Needs {
+            role: None,
+            specialization_required: false,
+            domain,
+            kind: domain,
+            slots: 1,
+            skills: &[],
+            store: false,
+        };
         Entry { queue: &names[(seq / TASKS) as usize], key: "", submitter, needs, rank: (5, seq) }
     }
 

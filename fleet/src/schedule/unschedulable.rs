@@ -95,7 +95,8 @@ impl UnmetNeeds {
         let contributed = fleet.contribution(agent.id).map(|found| found.contributed).unwrap_or_default();
         self.needs.retain(|(shape, _)| {
             let needs = shape.needs();
-            !(needs.suit(agent) && agent.slots >= needs.slots && contributed.covers(shape.amounts))
+            let fits = needs.suit(agent) && needs.can_fetch(agent) && agent.slots >= needs.slots;
+            !(fits && contributed.covers(shape.amounts))
         });
     }
 
@@ -118,5 +119,6 @@ pub(crate) fn required(task: &Task) -> Vec<String> {
     let skills = task.required_specialization.iter().chain(task.skills());
     let skills = skills.map(|name| format!("specialization {name:?}"));
     let slots = (task.slots() > 1).then(|| format!("{} slots", task.slots()));
-    role.into_iter().chain(skills).chain(slots).collect()
+    let store = task.needs_store().then(|| "an object store".to_owned());
+    role.into_iter().chain(skills).chain(slots).chain(store).collect()
 }

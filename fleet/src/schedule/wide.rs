@@ -1,5 +1,5 @@
-//! Tasks that take several slots or skills, and need no resources: which of them an agent takes. One that takes many slots
-//! waits while smaller ones leave it too few: no agent keeps slots free for it.
+//! Tasks that take several slots or skills, or an object store, and need no resources: which of them an agent takes. One that
+//! takes many slots waits while smaller ones leave it too few: no agent keeps slots free for it.
 
 use super::{
     needing::{Needing, Shape},
@@ -111,7 +111,7 @@ mod tests {
         }
         for n in 0..KEYS {
             let lane = AskedLane { queue: "q".to_owned(), limit_key: format!("key-{n}"), identity: String::new() };
-            let demand = Some(Box::new(Demand { slots: 2, skills: Vec::new() }));
+            let demand = Some(Box::new(Demand { slots: 2, ..Demand::default() }));
             let task = SubmitTask::new(TaskId(u128::from(n)), "sum", Bytes::new());
             let task = SubmitTask { lane: Some(Box::new(lane)), demand, ..task };
             apply(&mut fleet, Command::Task(TaskCommand::Submit(task)));

@@ -92,8 +92,7 @@ impl Outcome {
 }
 
 pub(crate) fn own_failure(kind: FailureKind, message: &str, retryable: bool) -> Failure {
-    let (message, stderr_tail, name) = (message.to_owned(), String::new(), String::new());
-    Failure { kind, message, code: None, stderr_tail, retryable, retry_after_ms: 0, name }
+    Failure { retryable, ..Failure::of(kind, message) }
 }
 
 impl Fleet {

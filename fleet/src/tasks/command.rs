@@ -313,6 +313,14 @@ pub struct Failure {
     pub name: String,
 }
 
+impl Failure {
+    /// Creates a final failure that is told by the fleet itself, so that it has no code, stderr or name.
+    pub fn of(kind: FailureKind, message: impl Into<String>) -> Self {
+        let (message, stderr_tail, name) = (message.into(), String::new(), String::new());
+        Self { kind, message, code: None, stderr_tail, retryable: false, retry_after_ms: 0, name }
+    }
+}
+
 impl Fleet {
     pub(crate) fn run_task(&mut self, command: TaskCommand, jobs: &mut Jobs, effects: &mut Vec<Effect>) -> Reply {
         match command {

@@ -1,4 +1,4 @@
-//! What a task takes of its agent beyond one slot and one skill: several slots, or several skills at once.
+//! What a task takes of its agent beyond one slot and one skill: several slots, several skills at once, or an object store.
 
 use bilrost::Message;
 
@@ -20,13 +20,27 @@ pub struct Demand {
     /// The specializations that the agent must have besides the required one; each once, and only if one is required.
     #[bilrost(2)]
     pub skills: Vec<String>,
+    /// Whether the agent must have an object store, because the task's input is in it. Of a submission, this says nothing:
+    /// it is set once the task is accepted.
+    #[bilrost(3)]
+    pub store: bool,
 }
 
 impl Demand {
     /// Returns what a task takes beyond one slot and one skill; `None` if that is nothing.
     pub(crate) fn of(slots: u32, skills: Vec<String>) -> Option<Box<Demand>> {
-        let slots = slots.max(1);
-        (slots > 1 || !skills.is_empty()).then(|| Box::new(Demand { slots, skills }))
+        Demand { slots, skills, store: false }.unless_nothing()
+    }
+
+    /// Returns what a task takes that has asked for this; `is_stored`: its input is in the object store.
+    pub(crate) fn of_task(asked: Option<Box<Demand>>, is_stored: bool) -> Option<Box<Demand>> {
+        let asked = asked.map(|asked| *asked).unwrap_or_default();
+        Demand { store: is_stored, ..asked }.unless_nothing()
+    }
+
+    fn unless_nothing(self) -> Option<Box<Demand>> {
+        let slots = self.slots.max(1);
+        (slots > 1 || !self.skills.is_empty() || self.store).then(|| Box::new(Demand { slots, ..self }))
     }
 
     /// Returns the bytes that count against the fleet's budget.
@@ -36,7 +50,8 @@ impl Demand {
 
     /// Returns whether a task that requires this skill may have this.
     pub(crate) fn is_sound(&self, required: Option<&str>) -> bool {
-        (self.slots > 1 || self.slots == 1 && !self.skills.is_empty()) && self.check(required).is_ok()
+        let is_something = self.slots > 1 || !self.skills.is_empty() || self.store;
+        self.slots > 0 && is_something && self.check(required).is_ok()
     }
 
     fn check(&self, required: Option<&str>) -> Result<(), Refusal> {
@@ -93,6 +108,7 @@ impl SubmitTask {
             kind: self.kind_to_run(),
             slots: demand.map_or(1, |demand| demand.slots.max(1)),
             skills: demand.map_or(&[], |demand| &demand.skills),
+            store: self.input_ref.is_some(),
         }
     }
 }
@@ -107,11 +123,16 @@ impl Task {
     pub fn skills(&self) -> &[String] {
         self.demand.as_ref().map_or(&[], |demand| &demand.skills)
     }
+
+    /// Returns whether the agent must have an object store.
+    pub(crate) fn needs_store(&self) -> bool {
+        self.demand.as_ref().is_some_and(|demand| demand.store)
+    }
 }
 
 impl Fleet {
-    /// Refuses another unfinished task that takes several slots or skills, and needs no resources, if too many others take
-    /// something else. Those with resources are counted there.
+    /// Refuses another unfinished task that takes several slots or skills, or has its input in the object store, and needs no
+    /// resources, if too many others take something else. Those with resources are counted there.
     pub(super) fn check_demand_room(
         &self,
         needs: Needs<'_>,
@@ -124,7 +145,7 @@ impl Fleet {
             return Ok(());
         }
         Err(Refusal::Full {
-            what: "different needs of unfinished tasks with several slots or skills".to_owned(),
+            what: "different needs of unfinished tasks with several slots or skills, or with stored inputs".to_owned(),
             limit: MAX_TASK_SHAPES as u64,
             remedy: "ask for the same as other tasks, or submit this one when some have finished".to_owned(),
         })
@@ -140,7 +161,7 @@ mod tests {
 
     fn asked(slots: u32, skills: usize, required: bool) -> Result<(), Refusal> {
         let skills = (0..skills).map(|n| format!("skill-{n}")).collect();
-        let demand = Some(Box::new(Demand { slots, skills }));
+        let demand = Some(Box::new(Demand { slots, skills, store: false }));
         let required_specialization = required.then(|| "first".to_owned());
         SubmitTask { demand, required_specialization, ..SubmitTask::new(TaskId(1), "k", Bytes::new()) }.check()
     }
@@ -164,7 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn one_slot_and_one_skill_are_no_demand() {
+    fn one_slot_and_one_skill_are_no_demand_and_an_object_store_is() {
+        let stored = Demand { slots: 1, skills: Vec::new(), store: true };
+        assert_eq!((Demand::of_task(None, false), Demand::of_task(None, true)), (None, Some(Box::new(stored.clone()))));
+        assert_eq!(Demand::of_task(Some(Box::new(stored)), false), None, "a submission does not say so");
         assert_eq!(Demand::of(0, Vec::new()), None);
         assert_eq!(Demand::of(1, Vec::new()), None);
         assert_eq!(Demand::of(0, vec!["a".to_owned()]).map(|demand| demand.slots), Some(1));

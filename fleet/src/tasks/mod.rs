@@ -319,7 +319,7 @@ impl Task {
             resources: s.resources.map(|asked| Box::new(Claim { asked: *asked, allocation: None })),
             lane: s.lane.map(|asked| Box::new(Lane { asked: *asked, aging: 0 })),
             links: None,
-            demand: s.demand.and_then(|demand| Demand::of(demand.slots, demand.skills)),
+            demand: Demand::of_task(s.demand, s.input_ref.is_some()),
             scheduled: None,
             input_ref: s.input_ref,
             output_ref: None,
@@ -380,6 +380,7 @@ impl Task {
             kind: self.kind_to_run(),
             slots: self.slots(),
             skills: self.skills(),
+            store: self.needs_store(),
         }
     }
 

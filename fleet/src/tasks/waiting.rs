@@ -78,7 +78,7 @@ impl<'a> Waiting<'a> {
     /// Counts an agent of this fleet at the time `now`.
     pub fn count(&mut self, fleet: &Fleet, agent: &Agent, now: FleetMillis) {
         let needs: Needs<'_> = self.task.needs();
-        if needs.suit(agent) {
+        if needs.suit(agent) && needs.can_fetch(agent) {
             self.fitting[agent.state as usize] += 1;
             if agent.state == AgentState::Live && agent.slots >= needs.slots {
                 self.large += 1;

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use robeing_fleet::{
-    AgentId, AgentJoin, AskedLinks, BlobRef, Command, Completion, Dependency, FailureKind, Fleet, Join, Kept,
-    OnFailure, Outcome, Refusal, Reply, SessionId, SubmitTask, TaskCommand, TaskId, TaskState, limits::MAX_BLOB_BYTES,
+    AgentCommand, AgentId, AgentJoin, AskedLinks, BlobRef, Candidates, Command, Completion, Dependency, FIRST_VERSION,
+    FailureKind, Feature, Fleet, Join, Kept, Obstacle, OnFailure, Outcome, Refusal, Reply, SessionId, SubmitTask,
+    TaskCommand, TaskId, TaskState, UnmetNeeds, limits::MAX_BLOB_BYTES,
 };
 
 use crate::{
@@ -94,6 +95,62 @@ fn a_run_of_a_verified_task_has_its_input_from_the_object_store() {
     let (member, _) = trial.held_by(stays[0]);
     let member = trial.task(member);
     assert_eq!((member.input_ref.is_none(), trial.fleet.input_ref_of(member)), (true, Some(blob(1, 9))));
+}
+
+/// Returns the join of a worker that says that it has no object store.
+fn without_store(name: &str) -> AgentJoin {
+    AgentJoin { lacks_store: true, ..worker(name) }
+}
+
+#[test]
+fn a_task_whose_input_is_in_the_object_store_goes_to_no_agent_that_has_none() {
+    let mut trial = Trial::newest();
+    let lacking = trial.join(without_store("a"));
+    let id = trial.submit(with_ref(1, blob(1, 9)));
+    let other = trial.submit(task(2));
+    assert_eq!((trial.holder(id), trial.holder(other)), (None, Some(lacking.agent)));
+    let words = trial.fleet.waiting_for(id, trial.now);
+    assert_eq!(words.as_deref(), Some("an agent: no live one has an object store"));
+    let mut unmet = UnmetNeeds::of(&trial.fleet);
+    trial.fleet.agents().for_each(|agent| unmet.look(&trial.fleet, agent));
+    let problems: Vec<String> = unmet.told().into_iter().map(|need| need.problem).collect();
+    assert_eq!(problems, ["no agent has an object store"]);
+    let mut candidates = Candidates::of(trial.task(id), trial.now);
+    trial.fleet.agents().for_each(|agent| candidates.look(&trial.fleet, agent));
+    let (best, ..) = candidates.told();
+    assert_eq!(best.iter().map(|of| of.obstacle).collect::<Vec<_>>(), [Some(Obstacle::NoStore)]);
+    trial.complete(lacking, other, 1, success());
+    assert_eq!(trial.holder(id), None, "its slot is free, and it still can't fetch the input");
+    let read = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+    assert_eq!((read.waiting_for(id, trial.now), read.audit()), (words, Ok(())));
+    // One that has not said so may have one: it joined at a coordinator of the version before.
+    let having = trial.join(worker("b"));
+    assert_eq!(trial.holder(id), Some(having.agent));
+    let again = trial.submit(with_ref(3, blob(2, 9)));
+    trial.join(worker("a"));
+    assert_eq!(trial.holder(again), Some(lacking.agent), "it says otherwise by now");
+}
+
+#[test]
+fn no_run_of_a_verified_task_goes_to_an_agent_that_can_not_fetch_its_input() {
+    let mut trial = Trial::newest();
+    let lacking = trial.join(without_store("a"));
+    let stays = ["b", "c"].map(|name| trial.join(worker(name)));
+    trial.submit(SubmitTask { input: Bytes::new(), input_ref: Some(Box::new(blob(1, 9))), ..to_verify(1) });
+    let held = |trial: &Trial, agent| trial.fleet.agent(agent).map(|agent| agent.held().count());
+    assert_eq!(held(&trial, lacking.agent), Some(0));
+    assert_eq!(stays.map(|stay| held(&trial, stay.agent)), [Some(1); 2]);
+    let third = trial.join(worker("d"));
+    assert_eq!(held(&trial, third.agent), Some(1));
+}
+
+#[test]
+fn a_fleet_of_the_version_before_does_not_know_that_an_agent_has_no_object_store() {
+    let join = Command::Agent(AgentCommand::Joined(without_store("a")));
+    assert_eq!(join.feature(), Some(Feature::Blobs));
+    let mut trial = Trial::new();
+    assert_eq!(trial.fleet.version(), FIRST_VERSION);
+    assert!(matches!(trial.apply(join), Reply::Refused(Refusal::NotInForce { .. })));
 }
 
 #[test]

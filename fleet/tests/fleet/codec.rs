@@ -46,6 +46,8 @@ fn shown(message: &impl std::fmt::Debug) -> String {
         ", trial: false",
         ", team: None, team_term: None",
         ", contributed: false",
+        ", lacks_store: false",
+        ", store: false",
         r#", name: """#,
         ", idempotency_window: 0",
         ", recent_results: 0",

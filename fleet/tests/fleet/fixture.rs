@@ -57,6 +57,7 @@ pub fn worker(name: &str) -> AgentJoin {
         version: "0.1.0".to_owned(),
         sealing_key: None,
         contributed: None,
+        lacks_store: false,
     }
 }
 

@@ -14,7 +14,7 @@ pub fn kind_commands() -> Vec<Command> {
     let set = |kinds| Command::Kind(KindCommand::Set { kinds, by: "carol".to_owned() });
     let demand = |slots, skills: &[&str]| {
         let skills = skills.iter().map(|skill| (*skill).to_owned()).collect();
-        Some(Box::new(Demand { slots, skills }))
+        Some(Box::new(Demand { slots, skills, store: false }))
     };
     let whole = TaskKind {
         name: "whole".to_owned(),

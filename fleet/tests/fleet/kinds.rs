@@ -92,7 +92,7 @@ fn a_task_needs_what_its_kind_says_unless_it_says_otherwise() {
     let own = SubmitTask {
         required_role: Some(Role::Worker),
         required_specialization: Some("sum".to_owned()),
-        demand: Some(Box::new(Demand { slots: 1, skills: Vec::new() })),
+        demand: Some(Box::new(Demand { slots: 1, ..Demand::default() })),
         deadline_in: Some(1),
         attempt_timeout: Some(2),
         retry: Some(RetryPolicy::default()),

@@ -51,7 +51,7 @@ pub fn filled(fleet: &Fleet, submission: &SubmitTask) -> SubmitTask {
         timing: Some(Box::new(Timing { progress_timeout, ..own })),
         required_role: submission.required_role.or(kind.role),
         required_specialization: skill,
-        demand: Some(Box::new(Demand { slots, skills })),
+        demand: Some(Box::new(Demand { slots, skills, store: false })),
         resources: submission.resources.clone().or(of_kind),
         deadline_in: submission.deadline_in.or(kind.deadline_in),
         attempt_timeout: submission.attempt_timeout.or(kind.attempt_timeout),

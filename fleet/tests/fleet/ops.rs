@@ -59,8 +59,11 @@ pub fn name_of(n: u8) -> String {
 /// What a task takes beyond one slot and one skill. Some name a skill twice, or without the first one, and are refused.
 fn demand() -> impl Strategy<Value = Demand> {
     let skills = prop::option::weighted(0.3, prop::sample::select(KINDS.to_vec()));
-    (0..4u32, skills)
-        .prop_map(|(slots, skill)| Demand { slots, skills: skill.into_iter().map(ToOwned::to_owned).collect() })
+    (0..4u32, skills).prop_map(|(slots, skill)| Demand {
+        slots,
+        skills: skill.into_iter().map(ToOwned::to_owned).collect(),
+        store: false,
+    })
 }
 
 prop_compose! {
@@ -131,6 +134,7 @@ prop_compose! {
             version: "1".to_owned(),
             sealing_key: keyed.then_some([incarnation as u8; 32]),
             contributed: contributed.map(Box::new),
+            lacks_store: false,
         }
     }
 }

@@ -90,15 +90,7 @@ fn a_result_that_is_denied_is_final() {
     let mut trial = Trial::newest();
     let stay = trial.join(worker("a"));
     let id = trial.submit(robeing_fleet::SubmitTask { retry: retry(3), ..task(1) });
-    let denied = Failure {
-        kind: FailureKind::Denied,
-        message: "no".to_owned(),
-        code: None,
-        stderr_tail: String::new(),
-        retryable: false,
-        retry_after_ms: 0,
-        name: String::new(),
-    };
+    let denied = Failure::of(FailureKind::Denied, "no");
     trial.complete(stay, id, 1, Outcome::Failed(denied.clone()));
     let task = trial.fleet.task(id).expect("it is kept");
     assert_eq!((task.state, task.failure.as_ref()), (TaskState::Failed, Some(&denied)));

@@ -122,7 +122,7 @@ fn parts_that_need_resources_or_several_slots_or_wait_in_a_queue_with_limits_are
             SubmitTask { resources: Some(Box::new(resources)), ..task }
         },
         |task| {
-            let demand = Some(Box::new(Demand { slots: 2, skills: Vec::new() }));
+            let demand = Some(Box::new(Demand { slots: 2, ..Demand::default() }));
             SubmitTask { demand, ..task }
         },
         |task| in_lane(task, "batch", "key"),

@@ -12,13 +12,13 @@ use crate::{
 };
 
 fn wide(n: u128, slots: u32) -> SubmitTask {
-    SubmitTask { demand: Some(Box::new(Demand { slots, skills: Vec::new() })), ..task(n) }
+    SubmitTask { demand: Some(Box::new(Demand { slots, ..Demand::default() })), ..task(n) }
 }
 
 fn skilled(n: u128, skills: &[&str]) -> SubmitTask {
     let mut skills = skills.iter().map(|skill| (*skill).to_owned());
     let required_specialization = skills.next();
-    let demand = Some(Box::new(Demand { slots: 0, skills: skills.collect() }));
+    let demand = Some(Box::new(Demand { skills: skills.collect(), ..Demand::default() }));
     SubmitTask { required_specialization, demand, ..task(n) }
 }
 

@@ -153,7 +153,11 @@ async fn submit(client: &FleetClient, specs: Vec<TaskSpec>, args: &SubmitArgs, o
             Err(_) => return End::TimedOut(limit),
         },
     };
-    ended.map_or_else(|error| End::Failed(error.into()), |()| End::Done)
+    if let Err(error) = ended {
+        return End::Failed(error.into());
+    }
+    outcome.find_lost(client).await;
+    End::Done
 }
 
 /// Builds the tasks. Their ids are generated here, so an answer with another id means that the key was already known.

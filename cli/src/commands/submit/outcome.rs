@@ -11,11 +11,14 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use robeing_blobs::BlobStore;
-use robeing_client::SubmitEvent;
+use robeing_client::{FleetClient, SubmitEvent};
 use robeing_proto::v1::{Refusal, SubmitResult, Task, TaskState};
 
 use super::{
-    super::{store::fetch_output, tasks::write_result},
+    super::{
+        store::fetch_output,
+        tasks::{why_lost, write_result},
+    },
     MANY, NAMED_UNFINISHED, TOLD_REFUSALS, UNSENT,
 };
 use crate::{
@@ -59,6 +62,8 @@ pub(super) struct Outcome {
     pub(super) submitted: BTreeMap<usize, SubmitResult>,
     finished: BTreeMap<usize, Task>,
     expired: BTreeMap<usize, String>,
+    /// Why no coordinator can read the results of some of these, by the tasks' ids.
+    lost: BTreeMap<String, String>,
     refused: usize,
     pub(super) bar: ProgressBar,
 }
@@ -78,6 +83,7 @@ impl Outcome {
             submitted: BTreeMap::new(),
             finished: BTreeMap::new(),
             expired: BTreeMap::new(),
+            lost: BTreeMap::new(),
             refused: 0,
             bar,
         }
@@ -89,6 +95,26 @@ impl Outcome {
         let single = self.finished.values_mut().next();
         let Some(task) = single.filter(|_| is_written && args.output.output == Format::Table) else { return Ok(()) };
         fetch_result(store, task).await
+    }
+
+    /// Asks the fleet which of the results that are gone have not expired, but can't be read. If it does not answer, the
+    /// others count as expired.
+    pub(super) async fn find_lost(&mut self, client: &FleetClient) {
+        for id in self.expired.values() {
+            match why_lost(client, id).await {
+                Ok(Some(problem)) => drop(self.lost.insert(id.clone(), problem)),
+                Ok(None) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Returns a sentence about each task whose result is gone.
+    fn gone(&self) -> impl Iterator<Item = String> {
+        self.expired.values().map(|id| match self.lost.get(id) {
+            Some(problem) => format!("task {id} finished, but {problem}"),
+            None => format!("task {id} finished, but its result expired before it was read"),
+        })
     }
 
     pub(super) fn total(&self) -> usize {
@@ -213,9 +239,7 @@ fn print_outcome(out: &mut dyn Write, args: &SubmitArgs, outcome: &Outcome, bega
     if outcome.refused > TOLD_REFUSALS {
         note(&format!("… and {} more were refused", outcome.refused - TOLD_REFUSALS));
     }
-    for id in outcome.expired.values() {
-        note(&format!("task {id} finished, but its result expired before it was read"));
-    }
+    outcome.gone().for_each(|sentence| note(&sentence));
     let single = args.inputs.is_none() && args.tasks.is_none();
     match (args.wait, single) {
         (false, _) => print_submitted(out, args.output.output, outcome, single),
@@ -313,6 +337,19 @@ mod tests {
         let many = standing(20, true, 20, 20, 1);
         assert!(many.starts_with("of 20 tasks, 19 were accepted and continue; `robeing task ID` shows one"), "{many}");
         assert!(many.ends_with("\n  id-9\n  id-10\n  … and 9 more"), "{many}");
+    }
+
+    #[test]
+    fn a_result_that_no_coordinator_can_read_is_told_from_one_that_expired() {
+        let mut outcome = outcome(2, true, 2, 2, 0);
+        for index in [0, 1] {
+            outcome.take(SubmitEvent::Expired { index, task_id: format!("id-{index}") });
+        }
+        outcome.lost.insert("id-1".into(), "the result of task id-1 can't be read".into());
+        let gone: Vec<String> = outcome.gone().collect();
+        assert_eq!(gone[0], "task id-0 finished, but its result expired before it was read");
+        assert_eq!(gone[1], "task id-1 finished, but the result of task id-1 can't be read");
+        assert_eq!(outcome.exit(), Exit::TaskFailed);
     }
 
     /// A writer whose reader is gone.

@@ -17,7 +17,7 @@ use robeing_proto::v1::{
 
 use super::{
     super::{
-        tasks::write_result,
+        tasks::{gone, write_result},
         tree::{MOST, subtasks},
     },
     TOLD_REFUSALS,
@@ -326,8 +326,8 @@ async fn ended(client: &FleetClient, id: &str) -> Result<Task, CliError> {
     });
     while !is_finished(task.state()) {
         let changes = watch.next().await?;
-        if changes.gone_ids.iter().any(|gone| gone == id) {
-            return Err(CliError::NotFound(format!("task {id} finished and its result expired meanwhile")));
+        if changes.gone_ids.iter().any(|one| one == id) {
+            return Err(gone(client, id).await);
         }
         task = changes.tasks.into_iter().rfind(|changed| changed.id == id).unwrap_or(task);
     }

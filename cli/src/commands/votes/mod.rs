@@ -278,6 +278,7 @@ mod tests {
             decided: FileOutcome::Approved,
             decided_option: 0,
             outcome_follows: true,
+            contradiction: None,
             authorities: Vec::new(),
         };
         let attested = Standing::Attested { by: "coordinator-0".into() };

@@ -109,7 +109,7 @@ fn lane(queue: String, limit_key: String, has_resources: bool) -> Option<Box<Ask
 
 /// Converts what a task takes beyond one slot and one skill; `None` if it does not say.
 fn demand(slots: u32, skills: Vec<String>) -> Option<Box<Demand>> {
-    (slots > 0 || !skills.is_empty()).then(|| Box::new(Demand { slots, skills }))
+    (slots > 0 || !skills.is_empty()).then(|| Box::new(Demand { slots, skills, store: false }))
 }
 
 /// Converts a submission. `fresh` returns the id for one that has none.

@@ -2,6 +2,7 @@
 
 mod encoded;
 mod report;
+mod times;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -22,16 +22,20 @@ pub struct Report {
     pub decided_option: u32,
     /// Whether the recorded outcome follows from these votes.
     pub outcome_follows: bool,
+    /// Which of the recorded times contradict each other, if any do.
+    pub contradiction: Option<String>,
     /// The SHA-256 digests of the authorities' certificates, in the order of the file.
     pub authorities: Vec<[u8; 32]>,
 }
 
 impl Report {
-    /// Returns whether nothing is wrong: neither the digest nor a vote, and the recorded outcome follows. Votes that
-    /// are only attested are not wrong, but nothing proves them: whoever has written the file may have invented them.
+    /// Returns whether nothing is wrong: neither the digest nor a vote nor a time, and the recorded outcome follows.
+    /// Votes that are only attested are not wrong, but nothing proves them: whoever has written the file may have
+    /// invented them.
     pub fn is_right(&self) -> bool {
         let wrong = |vote: &CheckedVote| matches!(vote.standing, Standing::Wrong(_));
-        self.digest_matches && self.outcome_follows && !self.votes.iter().any(wrong)
+        let is_wrong = !self.digest_matches || self.contradiction.is_some() || self.votes.iter().any(wrong);
+        self.outcome_follows && !is_wrong
     }
 
     /// Returns whether everything is right and each vote is signed.
@@ -115,7 +119,7 @@ impl Tally {
 }
 
 impl BallotFile {
-    /// Verifies the votes and the outcome. With `trusted`, only certificates of its authorities prove a vote, and one
+    /// Verifies the votes, the outcome and the times. With `trusted`, only certificates of its authorities prove a vote, and one
     /// that is not signed is wrong; without, those of any authority in the file do, and [`Report::authorities`] are to
     /// be compared with the fleet's.
     pub fn verify(&self, trusted: Option<&TrustBundle>) -> Report {
@@ -152,6 +156,7 @@ impl BallotFile {
             decided,
             decided_option,
             outcome_follows: self.follows(decided, decided_option),
+            contradiction: self.contradiction(),
             authorities: self.authorities.iter().map(|authority| digest(&authority.0)).collect(),
         }
     }

@@ -222,6 +222,43 @@ fn the_outcome_follows_from_the_votes() {
     assert!(!file.verify(None).outcome_follows);
 }
 
+#[test]
+fn times_that_can_not_be_true_together_are_found() {
+    use FileOutcome::{Expired, Rejected};
+    // What the clock of the coordinators may be set back, and how much earlier a deadline of 30 s may seem to be over.
+    const STEP: u64 = 5_000;
+    const EARLIEST: u64 = NOW + 28_500 - STEP;
+    let voted = |at_ms: u64, choice: Choice| FileVote { at_ms, ..attested("client:ann", choice, 0) };
+    let with = |at_ms: u64, choice: Choice, outcome: FileOutcome, closed: u64| {
+        let mut file = empty(&[]);
+        file.votes = vec![voted(at_ms, choice)];
+        BallotFile { outcome, closed_at_ms: Some(closed), ..file }
+    };
+    let cases = [
+        (with(NOW - STEP, Choice::Reject, Rejected, NOW), None),
+        (with(NOW - STEP - 1, Choice::Reject, Rejected, NOW), Some("client:ann voted before the ballot was opened")),
+        (with(NOW, Choice::Reject, Rejected, NOW - STEP), None),
+        (with(NOW, Choice::Reject, Rejected, NOW - STEP - 1), Some("it was closed before it was opened")),
+        (with(NOW + 9 + STEP, Choice::Reject, Rejected, NOW + 9), None),
+        (
+            with(NOW + 10 + STEP, Choice::Reject, Rejected, NOW + 9),
+            Some("client:ann voted after the ballot was closed"),
+        ),
+        (with(NOW, Choice::Approve, Expired, EARLIEST), None),
+        (with(NOW, Choice::Approve, Expired, NOW + 86_400_000), None),
+        (with(NOW, Choice::Approve, Expired, EARLIEST - 1), Some("it expired before its deadline")),
+    ];
+    for (file, contradiction) in cases {
+        let report = file.verify(None);
+        assert!(report.outcome_follows, "{file:?}");
+        assert_eq!((report.contradiction.as_deref(), report.is_right()), (contradiction, contradiction.is_none()));
+    }
+    // Times of an untrusted file may be any number.
+    let extreme =
+        BallotFile { opened_at_ms: u64::MAX, ttl_ms: u64::MAX, ..with(0, Choice::Approve, Expired, u64::MAX) };
+    assert!(extreme.verify(None).contradiction.is_some());
+}
+
 /// Returns why a file is refused.
 fn refused(file: &BallotFile) -> String {
     BallotFile::from_json(file.to_json().as_bytes()).expect_err("it is refused").to_string()

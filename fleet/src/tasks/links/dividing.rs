@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Children, Join, Split};
 use crate::{
-    Fleet, FleetMillis, Refusal, SubmitTask, Task, TaskId,
+    Demand, Fleet, FleetMillis, Refusal, SubmitTask, Task, TaskId,
     config::{check_name, invalid},
     limits::MAX_SPREAD_PARTS,
 };
@@ -115,7 +115,8 @@ impl Task {
             timing: self.timing.as_ref().map(|timing| Box::new(timing.asked.clone())),
             team: self.team,
             resources: self.resources.as_ref().map(|claim| Box::new(claim.asked.clone())),
-            demand: self.demand.clone(),
+            // Its input is in the log.
+            demand: self.demand.as_ref().and_then(|demand| Demand::of(demand.slots, demand.skills.clone())),
             ..SubmitTask::new(TaskId(0), kind, input)
         }
     }

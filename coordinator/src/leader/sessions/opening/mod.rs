@@ -189,10 +189,10 @@ impl SessionOpener {
     ) -> Result<OpenSession, JoinFailed> {
         let (rival, known, open, has, is_claim) = self.state.look(|fleet| {
             let (rival, known, open) = (rival(fleet, hello, process), resumable(fleet, hello), others(fleet, hello));
-            let has = [Feature::Mail, Feature::Resources].map(|feature| fleet.has(feature));
+            let has = [Feature::Mail, Feature::Resources, Feature::Blobs].map(|feature| fleet.has(feature));
             (rival, known, open, has, is_claim(fleet, &hello.name))
         });
-        let [keys, resources] = has;
+        let [keys, resources, blobs] = has;
         if let Some(session) = rival {
             return Err(JoinFailed::Refused(Status::already_exists(format!(
                 "another process holds the agent name {:?} (session {}); this one can join once that one has left or counts \
@@ -210,6 +210,7 @@ impl SessionOpener {
         let mut join = join(hello, process).map_err(JoinFailed::Refused)?;
         join.sealing_key = join.sealing_key.filter(|_| keys);
         join.contributed = join.contributed.filter(|_| resources);
+        join.lacks_store = blobs && !hello.has_store;
         // A join that is out of bounds is refused whatever the state, so it need not go into the log.
         let refused = |refusal: Refusal| JoinFailed::Refused(Status::failed_precondition(refusal.to_string()));
         join.check().map_err(refused)?;
@@ -317,6 +318,10 @@ fn rival(fleet: &Fleet, hello: &internal::Hello, process: Option<SocketAddr>) ->
     (!same_process && !in_its_place && agent.state != AgentState::Lost).then_some(agent.session)
 }
 
+/// Returns the join of the sender of this Hello, but for what depends on the fleet's version.
+///
+/// # Errors
+/// Its role or its key is none.
 pub(crate) fn join(hello: &internal::Hello, process: Option<SocketAddr>) -> Result<AgentJoin, Status> {
     let role = v1::Role::try_from(hello.role).unwrap_or_default();
     let pool = (!hello.pool.is_empty()).then(|| PoolShape {
@@ -337,6 +342,7 @@ pub(crate) fn join(hello: &internal::Hello, process: Option<SocketAddr>) -> Resu
         version: hello.version.clone(),
         sealing_key: sealing_key(hello)?,
         contributed: hello.contributed.is_some().then(|| Box::new(contributed(hello))),
+        lacks_store: false,
     })
 }
 
