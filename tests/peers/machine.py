@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 # Syncs of the disk that are measured.
 SYNCS = 200
 
 
-def sync_us(folder):
+def sync_us(folder: pathlib.Path) -> float:
     """Returns the median time that the disk takes to sync 4 KiB, in microseconds."""
     times = []
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -27,7 +28,7 @@ def sync_us(folder):
 
 
 @contextlib.contextmanager
-def folders(name, data):
+def folders(name: str, data: pathlib.Path) -> Iterator[list[pathlib.Path]]:
     """Makes a folder below `data`, on the disk that is measured, and one whose path is short enough for sockets.
 
     Both are removed at the end, and also if a signal ends this program.

@@ -2,7 +2,8 @@
 
 A task gets a list of three numbers and returns nothing. One client submits all tasks, with a window of them in flight,
 and takes every result; processes of Python run them, as many for each system. Robeing is measured with a handler by its
-SDK, and with one over the raw stubs. All processes share this machine, and nothing has TLS.
+SDK, and with one over the raw stubs. All processes share this machine, and nothing has TLS. With Robeing the window
+slides, as the client's `map` does; with the others it is filled again by an eighth at a time.
 
 The systems do not promise the same, and the rates are to be read beside that:
 
