@@ -38,6 +38,6 @@ def folders(name: str, data: pathlib.Path) -> Iterator[list[pathlib.Path]]:
         signal.signal(number, signal.SIG_DFL)
     data.mkdir(parents=True, exist_ok=True)
     made = [pathlib.Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent)) for parent in (data, None)]
-    janitor = [sys.executable, pathlib.Path(__file__).with_name("janitor.py"), *made]
+    janitor = [sys.executable, *map(str, [pathlib.Path(__file__).with_name("janitor.py"), *made])]
     with subprocess.Popen(janitor, stdin=subprocess.PIPE):
         yield made
