@@ -14,20 +14,16 @@ import argparse
 import json
 import os
 import pathlib
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 
+import machine
 import ray_cluster
 import robeing_fleet
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-# Syncs of the disk that are measured.
-SYNCS = 200
 
 
 def arguments():
@@ -55,18 +51,6 @@ def arguments():
     if not args.robeing.is_file():
         parser.error(f"{args.robeing} is missing: run `make build`, or give --robeing")
     return args
-
-
-def sync_us(folder):
-    """Returns the median time that the disk takes to sync 4 KiB, in microseconds."""
-    times = []
-    with tempfile.TemporaryFile(dir=folder) as file:
-        for _ in range(SYNCS):
-            begun = time.perf_counter()
-            os.pwrite(file.fileno(), b"x" * 4_096, 0)
-            os.fdatasync(file.fileno())
-            times.append(time.perf_counter() - begun)
-    return statistics.median(times) * 1e6
 
 
 def run(peer, in_flight, seconds):
@@ -161,7 +145,7 @@ def measure_in(folder, short, args):
         for coordinators in (1, 3):
             fleet = (args.robeing, api, folder, coordinators, args.agents, args.cpus, args.size)
             peers.insert(0, robeing_fleet.Robeing(*fleet))
-        report = {"bench": "gangs", "processors": os.cpu_count(), "sync_us": sync_us(folder)}
+        report = {"bench": "gangs", "processors": os.cpu_count(), "sync_us": machine.sync_us(folder)}
         report |= {name: getattr(args, name) for name in ("size", "agents", "cpus", "rounds", "millis")}
         report["ray"] = ray_cluster.ray.__version__
         report["rows"] = measure(peers, args)
@@ -173,14 +157,7 @@ def measure_in(folder, short, args):
 
 def main():
     args = arguments()
-    # The script that starts this ends all processes then, and the janitor removes the folders.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    args.data.mkdir(parents=True, exist_ok=True)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="gangs-", dir=args.data))
-    short = pathlib.Path(tempfile.mkdtemp(prefix="gangs-"))
-    janitor = [sys.executable, pathlib.Path(__file__).with_name("janitor.py"), folder, short]
-    with subprocess.Popen(janitor, stdin=subprocess.PIPE):
+    with machine.folders("gangs", args.data) as (folder, short):
         report = measure_in(folder, short, args)
     show(report)
 
