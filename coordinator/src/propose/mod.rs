@@ -224,6 +224,9 @@ impl Proposer {
 
     /// Proposes commands, all of one lane, and waits until they are applied, here or on the leader. Returns their
     /// replies in order. Commands that don't fit into one message go into several requests, one after the other.
+    ///
+    /// # Errors
+    /// Why they, or some of them, were not confirmed. [`ProposeError::Busy`] says that none of them was written.
     pub async fn propose(&self, sender: Sender, commands: impl IntoIterator<Item = &Command>) -> Answer {
         let mut lane = Lane::Users;
         let encode = |command: &Command| {
@@ -239,7 +242,11 @@ impl Proposer {
         let mut replies = Vec::with_capacity(commands.len());
         for commands in in_messages(commands, Bytes::len) {
             let new = gate::with_features(&commands);
-            let mut more = self.request(lane, sender, commands, Scope::Anywhere).await?;
+            let mut more = match self.request(lane, sender, commands, Scope::Anywhere).await {
+                // Those of the requests before this one were written.
+                Err(ProposeError::Busy) if !replies.is_empty() => return Err(ProposeError::Unanswered),
+                answer => answer?,
+            };
             if !new.is_empty() {
                 gate::name_features(&new, &self.fleet.read(), &mut more);
             }

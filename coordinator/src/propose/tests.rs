@@ -62,6 +62,21 @@ fn a_request_that_may_be_in_the_log_is_never_said_to_have_been_left_out() {
     assert_eq!(given_up(6, &settled, true), ProposeError::Unanswered, "it was on its way once");
 }
 
+#[tokio::test]
+async fn of_commands_in_several_requests_it_is_only_said_that_none_was_written_if_so() {
+    for (written, expected) in [(0, ProposeError::Busy), (1, ProposeError::Unanswered)] {
+        let (proposer, mut requests) = idle();
+        let commands: Vec<Bytes> = vec![vec![0; MESSAGE_BUDGET_BYTES].into(); 3];
+        let proposing =
+            tokio::spawn(async move { proposer.propose_encoded(Lane::Users, proposer.sender(), commands).await });
+        for answer in std::iter::repeat_n(Ok(vec![Reply::Done]), written).chain([Err(ProposeError::Busy)]) {
+            let request = requests.recv().await.expect("it is handed in");
+            request.answer.send(answer).expect("it is waited for");
+        }
+        assert_eq!(proposing.await.unwrap(), Err(expected));
+    }
+}
+
 /// A request of this scope, and the receiver of its answer.
 async fn request_of(scope: Scope) -> (Request, oneshot::Receiver<Answer>) {
     let (answer, answered) = oneshot::channel();

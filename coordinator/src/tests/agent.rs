@@ -139,10 +139,16 @@ impl TestAgent {
         Self::start_saying(fleet, leader, (name, machine), work, says).await
     }
 
-    /// Same as [`TestAgent::join_to_work`]. The agent says that it has an object store.
-    pub async fn join_with_store(fleet: &TestFleet, leader: usize, name: &'static str, work: Work) -> Self {
+    /// Same as [`TestAgent::join_to_work_from`]. The agent says that it has an object store.
+    pub async fn join_with_store(
+        fleet: &TestFleet,
+        leader: usize,
+        name: &'static str,
+        machine: u8,
+        work: Work,
+    ) -> Self {
         let says = |hello: internal::Hello| internal::Hello { has_store: true, ..hello };
-        Self::start_saying(fleet, leader, (name, 1), work, says).await
+        Self::start_saying(fleet, leader, (name, machine), work, says).await
     }
 
     async fn start(fleet: &TestFleet, leader: usize, name: &'static str, machine: u8, work: Work) -> Self {

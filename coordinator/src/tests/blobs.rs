@@ -46,7 +46,7 @@ async fn ended(fleet: &TestFleet, at: usize, id: u128) -> Arc<Task> {
 #[tokio::test(start_paused = true)]
 async fn what_is_in_the_object_store_is_passed_on_by_reference() {
     let (fleet, leader) = start().await;
-    let _agent = TestAgent::join_with_store(&fleet, leader, "w-0", work).await;
+    let _agent = TestAgent::join_with_store(&fleet, leader, "w-0", 1, work).await;
     let tasks = vec![
         TaskSpec { input: Bytes::new(), input_ref: Some(blob(50)), ..task(0x100) },
         TaskSpec { kind: "store".into(), ..task(0x200) },
@@ -87,7 +87,7 @@ async fn an_agent_without_an_object_store_is_given_nothing_that_is_in_one() {
         waits.expect("it has used up no attempt")
     };
     assert_eq!(waits(&fleet), "an agent: no live one has an object store");
-    let _other = TestAgent::join_with_store(&fleet, leader, "w-1", work).await;
+    let _other = TestAgent::join_with_store(&fleet, leader, "w-1", 2, work).await;
     let done = ended(&fleet, leader, 0x100).await;
     assert_eq!((done.state, done.attempts.len()), (TaskState::Succeeded, 1));
 }

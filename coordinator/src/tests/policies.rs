@@ -219,7 +219,7 @@ async fn what_is_in_the_object_store_is_denied_where_it_would_have_to_be_redacte
     let stored = TaskSpec { input_ref: Some(blob()), ..of(1, "stored", "") };
     let denied = "a policy redacts the input, and can't, because it is in the object store";
     assert_eq!(submit(&fleet, leader, stored).await, refused("PERMISSION_DENIED", denied));
-    let _agent = TestAgent::join_with_store(&fleet, leader, "w-0", |_| {
+    let _agent = TestAgent::join_with_store(&fleet, leader, "w-0", 1, |_| {
         Some(Outcome::OutputRef(v1::BlobRef { sha256: vec![7; 32].into(), bytes: 70 }))
     })
     .await;

@@ -124,9 +124,9 @@ impl Task {
         self.demand.as_ref().map_or(&[], |demand| &demand.skills)
     }
 
-    /// Returns whether the agent must have an object store.
+    /// Returns whether the agent must have an object store. Once an input is divided, its parts have it.
     pub(crate) fn needs_store(&self) -> bool {
-        self.demand.as_ref().is_some_and(|demand| demand.store)
+        self.demand.as_ref().is_some_and(|demand| demand.store) && !self.is_divided()
     }
 }
 

@@ -154,6 +154,28 @@ fn an_input_in_the_object_store_is_divided_but_not_into_what_is_there() {
 }
 
 #[test]
+fn once_an_input_in_the_object_store_is_divided_its_task_goes_also_to_agents_without_one() {
+    let mut trial = Trial::newest();
+    let lacking = || AgentJoin { slots: 4, lacks_store: true, ..worker("a") };
+    let a = trial.join(lacking());
+    let stored = SubmitTask { input: Bytes::new(), input_ref: Some(Box::new(blob(1, 9))), ..task(1) };
+    let links = AskedLinks { divider: Some(Box::new(divider(Join::Reduce))), ..AskedLinks::default() };
+    let id = trial.submit(with_links(stored, links));
+    assert_eq!(trial.holder(id), None, "the attempt that divides it has to fetch it");
+    with_slots(&mut trial, "a", 4);
+    assert_eq!(trial.holder(id), Some(a.agent));
+    trial.join(lacking());
+    let end = cut(&trial, 1, 1);
+    trial.complete(a, id, 1, end);
+    let part = parts(&trial, 1)[0];
+    assert_eq!(trial.holder(part), Some(a.agent), "its input is in the log");
+    trial.complete(a, part, 1, success());
+    assert_eq!((trial.holder(id), trial.fleet.audit()), (Some(a.agent), Ok(())));
+    let read = Fleet::decode(&trial.fleet.encode()).expect("a fleet's own snapshot");
+    assert_eq!((read.encode(), read.audit()), (trial.fleet.encode(), Ok(())));
+}
+
+#[test]
 fn how_a_task_is_divided_is_held_to_its_limits() {
     let mut trial = Trial::newest();
     let longest = "k".repeat(MAX_NAME_BYTES);

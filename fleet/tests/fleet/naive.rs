@@ -19,6 +19,8 @@ pub struct Wanted<'a> {
     pub watched: Option<TaskId>,
     pub slots: u32,
     pub skills: &'a [String],
+    /// Whether its input is in the object store.
+    pub is_stored: bool,
 }
 
 /// Returns a submission as it is accepted: with what its kind says and it does not.
@@ -67,15 +69,28 @@ impl<'a> Wanted<'a> {
         let watched = s.timing.as_ref().and_then(|timing| timing.progress_timeout).map(|_| s.id);
         let slots = s.demand.as_ref().map_or(1, |demand| demand.slots.max(1));
         let skills = s.demand.as_ref().map_or(&[][..], |demand| &demand.skills);
-        Wanted { role: s.required_role, skill, kind: &s.kind, team: s.team, resources, watched, slots, skills }
+        let is_stored = s.input_ref.is_some();
+        Wanted {
+            role: s.required_role,
+            skill,
+            kind: &s.kind,
+            team: s.team,
+            resources,
+            watched,
+            slots,
+            skills,
+            is_stored,
+        }
     }
 
     pub fn by(task: &'a Task) -> Wanted<'a> {
         let skill = task.required_specialization.as_deref();
         let resources = task.resources.as_ref().map(|claim| &claim.asked);
         let watched = task.progress_timeout().map(|_| task.id);
-        let (slots, skills) = (task.slots(), task.skills());
-        Wanted { role: task.required_role, skill, kind: &task.kind, team: task.team, resources, watched, slots, skills }
+        let (role, slots, skills) = (task.required_role, task.slots(), task.skills());
+        // A run of a verified task has no input itself.
+        let is_stored = task.demand.as_ref().is_some_and(|demand| demand.store);
+        Wanted { role, skill, kind: &task.kind, team: task.team, resources, watched, slots, skills, is_stored }
     }
 
     pub fn matches(&self, agent: &Agent) -> bool {
@@ -89,7 +104,7 @@ impl<'a> Wanted<'a> {
         if !self.team.is_none_or(is_member) || !self.resources.is_none_or(|asked| has_room(fleet, agent, asked)) {
             return false;
         }
-        if self.skill.is_some() && !self.matches(agent) {
+        if self.skill.is_some() && !self.matches(agent) || self.is_stored && agent.lacks_store {
             return false;
         }
         // It has not stopped an earlier attempt at it.

@@ -7,7 +7,7 @@ use robeing_fleet::{
     RetryPolicy, Role, SubmitTask, TaskId, TeamId, Weights, known_version,
 };
 
-use crate::{crews, fair, kinds, leases, letters, timing, trust, verification, votes};
+use crate::{blobs::blob, crews, fair, kinds, leases, letters, timing, trust, verification, votes};
 
 pub const KINDS: [&str; 4] = ["sum", "parse", "scan", "mail"];
 pub const ROLES: [Role; 4] = [Role::Worker, Role::Specialist, Role::Messenger, Role::Guardian];
@@ -72,7 +72,7 @@ prop_compose! {
         deadline_in in prop::option::weighted(0.2, 0..20_000u64),
         delay in prop::option::weighted(0.2, 0..5_000u64),
         attempt_timeout in prop::option::weighted(0.3, 0..3_000u64),
-        attempts in 0..4u32, backoff in 0..500u64,
+        attempts in 0..4u32, backoff in 0..500u64, stored in prop::bool::weighted(0.15),
         (role, skill, key, ttl, approval, verify, team, resources, timing, demand, (lane, submitter)) in (
             prop::option::weighted(0.2, 0..4usize),
             prop::option::weighted(0.2, 0..4usize),
@@ -87,6 +87,7 @@ prop_compose! {
             fair::waiting(),
         ),
     ) -> SubmitTask {
+        let input = if stored { Bytes::new() } else { Bytes::from(vec![id as u8; size / 32]) };
         SubmitTask {
             priority,
             deadline_in,
@@ -110,7 +111,8 @@ prop_compose! {
             timing: timing.map(Box::new),
             lane: lane.map(Box::new),
             demand: demand.map(Box::new),
-            ..SubmitTask::new(TaskId(id), KINDS[kind], Bytes::from(vec![id as u8; size / 32]))
+            input_ref: stored.then(|| Box::new(blob(id as u8, 9))),
+            ..SubmitTask::new(TaskId(id), KINDS[kind], input)
         }
     }
 }
@@ -119,7 +121,7 @@ prop_compose! {
     fn joining()(
         name in 0..9u8, incarnation in 0..3u64, role in 0..6usize, skills in prop::collection::vec(0..4usize, 0..3),
         slots in 0..4u32, pool in prop::option::of((0..2u8, prop::option::of(0..4u32), 0..3u32)), keyed in prop::bool::weighted(0.2),
-        contributed in prop::option::weighted(0.3, leases::amounts()),
+        contributed in prop::option::weighted(0.3, leases::amounts()), lacks_store in prop::bool::weighted(0.2),
     ) -> AgentJoin {
         AgentJoin {
             name: name_of(name),
@@ -134,7 +136,7 @@ prop_compose! {
             version: "1".to_owned(),
             sealing_key: keyed.then_some([incarnation as u8; 32]),
             contributed: contributed.map(Box::new),
-            lacks_store: false,
+            lacks_store,
         }
     }
 }

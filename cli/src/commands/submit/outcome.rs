@@ -28,6 +28,9 @@ use crate::{
     render::{note, plural, print_list, print_one, results_table, short_duration, state_in_sentence, stored_text},
 };
 
+/// Maximum number of results that are gone of which the fleet is asked why, one after the other.
+const MOST_ASKED: usize = 100;
+
 /// Fetches the output of a task that has ended and is to be written, if it is in the object store.
 ///
 /// # Errors
@@ -97,16 +100,21 @@ impl Outcome {
         fetch_result(store, task).await
     }
 
-    /// Asks the fleet which of the results that are gone have not expired, but can't be read. If it does not answer, the
-    /// others count as expired.
+    /// Asks the fleet which of the results that are gone have not expired, but can't be read: of the first [`MOST_ASKED`].
+    /// Those after them count as expired, and so do the others if it does not answer.
     pub(super) async fn find_lost(&mut self, client: &FleetClient) {
-        for id in self.expired.values() {
-            match why_lost(client, id).await {
-                Ok(Some(problem)) => drop(self.lost.insert(id.clone(), problem)),
+        for id in self.asked() {
+            match why_lost(client, &id).await {
+                Ok(Some(problem)) => drop(self.lost.insert(id, problem)),
                 Ok(None) => {}
                 Err(_) => return,
             }
         }
+    }
+
+    /// Returns the tasks of which the fleet is asked why their results are gone.
+    fn asked(&self) -> Vec<String> {
+        self.expired.values().take(MOST_ASKED).cloned().collect()
     }
 
     /// Returns a sentence about each task whose result is gone.
@@ -350,6 +358,17 @@ mod tests {
         assert_eq!(gone[0], "task id-0 finished, but its result expired before it was read");
         assert_eq!(gone[1], "task id-1 finished, but the result of task id-1 can't be read");
         assert_eq!(outcome.exit(), Exit::TaskFailed);
+    }
+
+    #[test]
+    fn of_many_results_that_are_gone_the_fleet_is_asked_about_the_first_ones() {
+        for (gone, asked) in [(0, 0), (MOST_ASKED, MOST_ASKED), (MOST_ASKED + 1, MOST_ASKED)] {
+            let mut outcome = outcome(gone, true, gone, gone, 0);
+            for index in 0..gone {
+                outcome.take(SubmitEvent::Expired { index, task_id: format!("id-{index}") });
+            }
+            assert_eq!((outcome.asked().len(), outcome.gone().count()), (asked, gone));
+        }
     }
 
     /// A writer whose reader is gone.
