@@ -149,7 +149,7 @@ mod tests {
     fn only_what_is_not_restarted_is_a_refusal() {
         let again = died(Some("why"), Some(Duration::from_secs(1)));
         assert!(again.refusal().is_none());
-        assert!(again.to_string().contains("exit code 2; restarting in 1s; last output: why"), "{again}");
+        assert!(again.to_string().contains("exit code 2; restarting in 1.0s; last output: why"), "{again}");
         let refused = died(Some("why"), None);
         assert!(refused.to_string().contains("; it refuses its settings and is not restarted; last"), "{refused}");
         let told = |event: &DevEvent| event.refusal().map(|error| error.to_string()).unwrap_or_default();

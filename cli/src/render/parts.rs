@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn if_a_failure_names_no_part_some_of_those_that_failed_are_shown() {
         let task = failed("2 of its 5 parts have not succeeded");
-        let cancelled = part("c", 9, TaskState::Cancelled, "");
+        let cancelled = part("id-9", 9, TaskState::Cancelled, "");
         for (count, last) in [(MOST_SHOWN, "  2 step  id-2  Failed  Exit: why"), (MOST_SHOWN + 1, "  and 1 more; see")]
         {
             let failed = (0..count as u32).map(|n| part(&format!("id-{n}"), n, TaskState::Failed, "why"));
