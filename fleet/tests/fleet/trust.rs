@@ -142,7 +142,8 @@ impl Twin {
             Command::Control(ControlCommand::RaiseVersion(version)) if *reply == Reply::Done => self.version = *version,
             Command::Agent(AgentCommand::Joined(join))
                 if (join.sealing_key.is_some() && self.version < Feature::Mail.since())
-                    || (join.contributed.is_some() && self.version < Feature::Resources.since()) =>
+                    || (join.contributed.is_some() && self.version < Feature::Resources.since())
+                    || (join.lacks_store && self.version < Feature::Blobs.since()) =>
             {
                 assert!(matches!(reply, Reply::Refused(_)), "{reply:?}");
             }
