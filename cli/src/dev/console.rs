@@ -79,7 +79,6 @@ async fn run_on(screen: &mut Screen, args: DevArgs, signals: &mut Signals) -> Re
         () = signals.next() => return Ok(Exit::Interrupted),
     };
     greet(screen, &fleet, is_kept);
-    screen.frame("waiting for the coordinators");
     let mut poll = interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut observer = Observer::new(&fleet)?;
@@ -211,6 +210,7 @@ fn greet(screen: &mut Screen, fleet: &DevFleet, is_kept: bool) {
             "try:       {elsewhere} robeing status   (other commands do not find this fleet automatically: {why})"
         ),
     });
+    screen.frame("waiting for the coordinators");
 }
 
 /// Returns where the gateways are, and with TLS how to get a certificate for them.
