@@ -55,7 +55,7 @@ async fn a_large_input_and_its_output_go_through_the_object_store_and_are_passed
     terminal.shell(written).await.success();
 
     // Two parts, whose results together are too large for the log.
-    terminal.write("lines", &format!("{0}\n{0}\n", "x".repeat(700_000)));
+    terminal.write("lines", &format!("\"{0}\"\n\"{0}\"\n", "x".repeat(700_000)));
     let joined = "robeing submit --kind copy --inputs lines --split --join reduce --results-as-input --wait > joined";
     terminal.shell(joined).await.success();
     assert_eq!(fs::metadata(terminal.dir().join("joined")).expect("it is written").len(), 1_400_000);
