@@ -156,7 +156,12 @@ impl History {
             let other = assigned.as_ref().is_some_and(|id| needs(id) || next.is_none() && is_new(id));
             // Or one of those that the end of other runs of the same task has let start.
             let is_run = before.as_ref().is_some_and(|task| task.member_of.is_some()) && self.fair.has_limits();
-            assert!(assigned == next || other || has_ended || is_run, "the naive queue's choice is {next:?}");
+            // Or what was next compares what the agent has said by this.
+            let name = self.fleet.agent(by).map(|agent| Arc::clone(&agent.name));
+            let compared = next.and_then(|next| self.fleet.task(next));
+            let is_own = compared.zip(name).is_some_and(|(of, name)| naive::had_turns(&self.fleet, of).contains(&name));
+            let is_right = assigned == next || other || has_ended || is_run || is_own;
+            assert!(is_right, "the choice is {assigned:?}, that of the naive queue {next:?}");
         }
     }
 
