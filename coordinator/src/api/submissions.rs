@@ -227,7 +227,7 @@ async fn caught_up(catching_up: &mut Option<CatchingUp>) -> Result<(), Status> {
 }
 
 /// Returns the letter with the result of a task whose end was noted; an error if another coordinator may be able to read
-/// it. One that is lost counts as expired, because it must not end the stream: who asks for it is told.
+/// it. One that is lost counts as expired, because it must not end the stream; `GetTask` tells the two apart.
 pub async fn with_result(state: &StateReader, id: TaskId) -> Result<Letter, Unread> {
     let (kept, now) = state.look(|fleet| (fleet.kept_task(id), fleet.now()));
     let Some(kept) = kept else { return Ok(Letter::Expired(id)) };

@@ -1,5 +1,5 @@
-//! How a server that has too much to do asks its callers to make a call again a little later. It is told as gRPC tells it
-//! to clients that retry, in the metadata of the status.
+//! How a server that has too much to do asks its callers to make a call again a little later: by the pushback that gRPC
+//! defines for clients that retry, in the metadata of the status.
 
 use std::time::Duration;
 

@@ -314,7 +314,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Creates a final failure that is told by the fleet itself, so that it has no code, stderr or name.
+    /// Creates a final failure that the fleet itself reports, so that it has no code, stderr or name.
     pub fn of(kind: FailureKind, message: impl Into<String>) -> Self {
         let (message, stderr_tail, name) = (message.into(), String::new(), String::new());
         Self { kind, message, code: None, stderr_tail, retryable: false, retry_after_ms: 0, name }

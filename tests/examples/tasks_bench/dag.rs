@@ -124,7 +124,7 @@ async fn check_order(client: &FleetClient, graph: &[TaskSpec]) -> Result<()> {
         if page.next_page_token.is_empty() {
             break;
         }
-        ensure!(page.next_page_token != request.page_token, "the list of tasks does not go on");
+        ensure!(page.next_page_token != request.page_token, "the list of tasks has the same page twice");
         request.page_token = page.next_page_token;
     }
     let end = |id: &str| ended.get(id).copied().with_context(|| format!("task {id} is not listed"));

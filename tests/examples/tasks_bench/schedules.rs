@@ -130,7 +130,7 @@ async fn quiet(started: &Started) -> Result<Timestamp> {
         if QUIET.contains(&now.seconds.rem_euclid(MINUTE)) {
             return Ok(now);
         }
-        ensure!(Instant::now() < deadline, "the fleet's clock does not go on: it is {now:?}");
+        ensure!(Instant::now() < deadline, "the fleet's clock stands still at {now:?}");
         sleep(Duration::from_millis(200)).await;
     }
 }

@@ -30,7 +30,7 @@ pub struct Report {
 
 impl Report {
     /// Returns whether nothing is wrong: neither the digest nor a vote nor a time, and the recorded outcome follows.
-    /// Votes that are only attested are not wrong, but nothing proves them: whoever has written the file may have
+    /// Votes that are only attested are not wrong, but nothing proves them: the writer of the file may have
     /// invented them.
     pub fn is_right(&self) -> bool {
         let wrong = |vote: &CheckedVote| matches!(vote.standing, Standing::Wrong(_));
