@@ -87,7 +87,8 @@ impl Segment {
     /// Takes note that nothing is added any more.
     pub fn seal(&mut self) {
         self.is_sealed = true;
-        self.entries.shrink_to_fit();
+        // Allocators leave what shrinks to half where it is, and its other half is lost.
+        self.entries = self.entries.as_slice().to_vec();
     }
 
     /// Returns how many records there may be in it, with those that were left out.

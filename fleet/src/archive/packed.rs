@@ -103,8 +103,9 @@ impl<V: Keyed> Packed<V> {
             Err(place) => {
                 // Most values come at the end, which leaves full blocks behind.
                 let kept = if is_last && place == BLOCK { BLOCK } else { BLOCK / 2 };
-                let mut rest = block.split_off(kept);
-                block.shrink_to_fit();
+                let mut rest = block[kept..].to_vec();
+                block.truncate(kept);
+                move_if_larger(block, kept);
                 match place.checked_sub(kept) {
                     Some(place) => put(&mut rest, place, value),
                     None => put(block, place, value),
@@ -147,8 +148,16 @@ impl<V: Keyed> Packed<V> {
             return;
         }
         if let Some(block) = self.blocks.get_mut(&bound) {
-            block.shrink_to(BLOCK / 2);
+            move_if_larger(block, BLOCK / 2);
         }
+    }
+}
+
+/// Moves the values of a block elsewhere if it has room for more than so many. To shrink it is not enough: allocators leave
+/// what shrinks to half where it is, and its other half is lost.
+pub(super) fn move_if_larger<V: Copy>(block: &mut Vec<V>, most: usize) {
+    if block.capacity() > most {
+        *block = block.as_slice().to_vec();
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
-use super::packed::{BLOCK, put};
+use super::packed::{BLOCK, move_if_larger, put};
 
 /// Two numbers, of which the first one counts more.
 pub(crate) type Pair = (u64, u64);
@@ -88,10 +88,12 @@ impl Pairs {
         while let Some(bound) = pairs.first().copied() {
             let mut block = Block::beginning_at(bound);
             let mut offsets: Vec<u64> = pairs.iter().take(BLOCK).map_while(|pair| block.offset(*pair)).collect();
-            offsets.shrink_to_fit();
-            self.len += offsets.len();
+            // A vector that is collected may have room for twice as many.
+            let count = offsets.len();
+            move_if_larger(&mut offsets, count);
+            self.len += count;
             // At least the first one is close to itself.
-            pairs = &pairs[offsets.len()..];
+            pairs = &pairs[count..];
             block.offsets = offsets;
             self.blocks.insert(bound, block);
         }
@@ -187,7 +189,7 @@ impl Pairs {
             return;
         }
         if let Some(block) = self.blocks.get_mut(&bound) {
-            block.offsets.shrink_to(BLOCK / 2);
+            move_if_larger(&mut block.offsets, BLOCK / 2);
         }
     }
 }
