@@ -215,7 +215,7 @@ mod tests {
 
     /// Adds or removes the pairs from one on, with so much between them, close to each other or not.
     fn change() -> impl Strategy<Value = (bool, u64, u64, u64, u64)> {
-        let far = prop_oneof![Just(1), Just(u64::from(u32::MAX)), Just(1 << 33), Just(u64::MAX / 10_000)];
+        let far = prop_oneof![Just(1_u64), Just(u64::from(u32::MAX)), Just(1_u64 << 33), Just(u64::MAX / 10_000)];
         (any::<bool>(), 0..3_000u64, 1..900u64, 1..4u64, far)
     }
 
