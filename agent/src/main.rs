@@ -4,6 +4,7 @@
 mod health;
 mod install;
 mod lifetime;
+mod memory;
 
 use std::{
     env,
@@ -247,6 +248,7 @@ async fn run_coordinator(
         expected_agents = config.expected_agents,
         "starting a coordinator"
     );
+    let _giving_back = AbortOnDropHandle::new(tokio::spawn(memory::keep_giving_back()));
     coordinator::run(config, platform, metrics, shutdown).await.map_err(|error| {
         let code = if error.is_misconfiguration() { MISCONFIGURED } else { FAILED };
         Failure::new(&error, code)

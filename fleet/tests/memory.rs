@@ -16,7 +16,7 @@ const INPUT: usize = 64;
 /// Most bytes of a queued task beside its input.
 const QUEUED_BYTES: usize = 1_024;
 /// Most bytes of an archived task.
-const ARCHIVED_BYTES: usize = 160;
+const ARCHIVED_BYTES: usize = 128;
 
 /// Counts what each thread has allocated.
 struct Counting;

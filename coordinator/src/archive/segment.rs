@@ -87,7 +87,8 @@ impl Segment {
     /// Takes note that nothing is added any more.
     pub fn seal(&mut self) {
         self.is_sealed = true;
-        self.entries.shrink_to_fit();
+        // Allocators leave what shrinks to half where it is, and its other half is lost.
+        self.entries = self.entries.as_slice().to_vec();
     }
 
     /// Returns how many records there may be in it, with those that were left out.
@@ -120,13 +121,17 @@ impl Segment {
         }
     }
 
-    /// Takes note of which records are needed of those below a number. Returns how many of these there are. `first` is
-    /// this segment's first record.
+    /// Takes note of which records are needed of those below a number, which are in ascending order. Returns how many of
+    /// these there are. `first` is this segment's first record.
     pub fn keep_only(&mut self, first: u64, needed: &[u64], below: u64) -> usize {
         let mut found = 0;
+        // Both are in order, and there may be a million.
+        let mut needed = &needed[needed.partition_point(|record| *record < first)..];
         for entry in self.entries.iter_mut().filter(|entry| entry.len > 0) {
             let record = first + u64::from(entry.record);
-            if needed.binary_search(&record).is_ok() {
+            let passed = needed.iter().take_while(|needed| **needed < record).count();
+            needed = &needed[passed..];
+            if needed.first() == Some(&record) {
                 found += 1;
             } else if record < below {
                 self.live -= u64::from(entry.len);
@@ -149,5 +154,25 @@ impl Segment {
     /// Returns whether it is worth to write it again without the records that are not needed any more, or to remove it.
     pub fn is_sparse(&self) -> bool {
         self.is_unneeded() || self.is_sealed && !self.is_given_up && self.live * 2 < self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_records_of_a_segment_those_that_are_needed_are_kept_whatever_others_are() {
+        let mut segment = Segment::default();
+        for (place, record) in [0, 2, 3, 7, 9].into_iter().enumerate() {
+            segment.push(record, Place { offset: place as u64 * 40, len: 40 }, true);
+        }
+        // Before the segment, in it, between its records, in a gap of it and after it.
+        assert_eq!(segment.keep_only(100, &[5, 100, 101, 103, 104, 106, 200], 108), 2);
+        let kept: Vec<u32> = segment.needed().map(|entry| entry.record).collect();
+        assert_eq!(kept, [0, 3, 9], "the last one is not below the number");
+        assert_eq!(segment.keep_only(100, &[], 108), 0);
+        let kept: Vec<u32> = segment.needed().map(|entry| entry.record).collect();
+        assert_eq!(kept, [9]);
     }
 }

@@ -10,10 +10,14 @@ use crate::{
     limits::{MAX_DURATION_MS, MAX_SUBTASKS, MAX_TIME_MS},
 };
 
-fn sorted(state: &State, of: fn(&Archived) -> [u64; 2]) -> Vec<[u64; 2]> {
-    let mut all: Vec<[u64; 2]> = state.archive.kept.iter().map(of).collect();
+fn sorted<K: Ord>(state: &State, of: fn(&Archived) -> K) -> Vec<K> {
+    let mut all: Vec<K> = state.archive.kept.iter().map(of).collect();
     all.sort_unstable();
     all
+}
+
+fn are_distinct<K: Ord>(sorted: &[K]) -> bool {
+    sorted.is_sorted_by(|one, next| one < next)
 }
 
 /// Returns whether the place of a task in its tree can be one.
@@ -48,22 +52,22 @@ pub(crate) fn check_archive(state: &State, revisions: &BTreeSet<u64>) -> Check {
             && row.state.is_final()
             && has_sound_place(row);
         ensure(is_sound, || format!("the row of task {}", row.id()))?;
-        ensure(!state.tasks.kept.contains_key(&row.seq), || format!("task {} is archived and here", row.id()))?;
         let parent = row.parent().and_then(|parent| state.tasks.kept.get(&parent));
         ensure(parent.is_none_or(|parent| parent.state.is_final()), || {
             format!("task {}, a child of an unfinished one, is archived", row.id())
         })?;
     }
+    // The rows of tasks that are here, not the tasks of rows: at a start, rows may be many more.
+    let is_row = state.tasks.kept.values().find(|task| archive.kept.get(task.seq).is_some());
+    ensure(is_row.is_none(), || "a task is archived and here".to_owned())?;
     check_places(state)?;
-    let ids = sorted(state, |row| row.id);
-    let records = sorted(state, |row| [row.record, 0]);
-    let newest = sorted(state, |row| [row.revision, 0]);
-    let are_distinct = |all: &Vec<[u64; 2]>| all.windows(2).all(|pair| pair[0] < pair[1]);
-    ensure([&ids, &records, &newest].into_iter().all(are_distinct), || {
-        "two archived tasks have an id, a record or a revision in common".to_owned()
+    ensure(are_distinct(&sorted(state, |row| row.record)), || "two archived tasks have the same record".to_owned())?;
+    let (ids, newest) = (sorted(state, |row| row.id), sorted(state, |row| row.revision));
+    ensure(are_distinct(&ids) && are_distinct(&newest), || {
+        "two archived tasks have an id or a revision in common".to_owned()
     })?;
     let is_here = state.tasks.kept.values().find(|task| ids.binary_search(&halves(task.id)).is_ok());
     ensure(is_here.is_none(), || "a task has the id of an archived one".to_owned())?;
-    let twice = revisions.iter().find(|revision| newest.binary_search(&[**revision, 0]).is_ok());
+    let twice = revisions.iter().find(|revision| newest.binary_search(revision).is_ok());
     ensure(twice.is_none(), || format!("two things have the revision {twice:?}"))
 }

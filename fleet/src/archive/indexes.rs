@@ -1,34 +1,37 @@
 //! Indexes of archived tasks, and of those that are archived next.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
+
+use ahash::RandomState;
 
 use super::{
     Archived, RECENT_RESULT_BYTES, halves,
-    packed::{Keyed, Packed},
+    packed::Packed,
+    pairs::{Pair, Pairs},
 };
 use crate::{Task, TaskId, fleet::State, indexes::Indexes};
 
-/// An archived task by its id.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct ById {
-    id: [u64; 2],
-    seq: u64,
+/// The random keys of the hashes of ids, so that no client can choose ids that collide. They are the same for all indexes
+/// of a process, so that these can be compared, and must not affect the state.
+static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+
+/// Returns the hash of an id: 32 bits, so that in a block with what belongs to it, it takes no more.
+fn hash_of(id: TaskId) -> u64 {
+    KEYS.hash_one(id) >> 32
 }
 
-impl Keyed for ById {
-    type Key = [u64; 2];
-
-    fn key(&self) -> [u64; 2] {
-        self.id
-    }
+/// The hash of a task's id, and its number.
+fn by_hash(row: &Archived) -> Pair {
+    (hash_of(row.id()), row.seq)
 }
 
 /// The indexes of archived tasks. They refer to tasks by their numbers in the order of acceptance.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct ArchiveIndexes {
-    ids: Packed<ById>,
+    /// The archived tasks by the hashes of their ids. Some have the same, so their rows say which is meant.
+    ids: Pairs,
     /// The archived tasks by their revisions.
-    pub(super) revisions: Packed<(u64, u64)>,
+    pub(super) revisions: Pairs,
     /// What the archived tasks count for, bytes.
     pub bytes: u64,
     /// The tasks in memory that may be archived, by their revisions.
@@ -39,20 +42,22 @@ pub(crate) struct ArchiveIndexes {
 
 impl ArchiveIndexes {
     fn enter(&mut self, row: &Archived) {
-        self.ids.insert(ById { id: row.id, seq: row.seq });
+        self.ids.insert(by_hash(row));
         self.revisions.insert((row.revision, row.seq));
         self.bytes += u64::from(row.bytes);
     }
 
     fn leave(&mut self, row: &Archived) {
-        self.ids.remove(row.id);
+        self.ids.remove(by_hash(row));
         self.revisions.remove((row.revision, row.seq));
         self.bytes -= u64::from(row.bytes);
     }
 
-    /// Returns the number of the archived task with this id.
-    pub(super) fn seq_of(&self, id: TaskId) -> Option<u64> {
-        self.ids.get(halves(id)).map(|found| found.seq)
+    /// Returns the archived task with this id, which is one of these.
+    pub(super) fn row_of<'a>(&self, id: TaskId, rows: &'a Packed<Archived>) -> Option<&'a Archived> {
+        let (hash, id) = (hash_of(id), halves(id));
+        let with_hash = self.ids.starting_at((hash, 0)).take_while(|(found, _)| *found == hash);
+        with_hash.filter_map(|(_, seq)| rows.get(seq)).find(|row| row.id == id)
     }
 
     /// Returns the task that is archived next, if more are in memory than should be.
@@ -79,12 +84,8 @@ impl ArchiveIndexes {
     /// Indexes all rows of a state.
     fn enter_all(&mut self, state: &State) {
         let rows = || state.archive.kept.iter();
-        let mut ids: Vec<ById> = rows().map(|row| ById { id: row.id, seq: row.seq }).collect();
-        let mut revisions: Vec<(u64, u64)> = rows().map(|row| (row.revision, row.seq)).collect();
-        ids.sort_unstable();
-        revisions.sort_unstable();
-        self.ids = Packed::of_sorted(&ids);
-        self.revisions = Packed::of_sorted(&revisions);
+        self.ids = Pairs::of(rows().map(by_hash).collect());
+        self.revisions = Pairs::of(rows().map(|row| (row.revision, row.seq)).collect());
         self.bytes = rows().map(|row| u64::from(row.bytes)).sum();
     }
 }
@@ -126,5 +127,45 @@ impl Indexes {
     /// Removes a task, before a change, from those that may be archived.
     pub(crate) fn leave_recent(&mut self, task: &Task) {
         self.archive.forget_recent(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TaskState;
+
+    fn row(seq: u64, id: u128) -> Archived {
+        Archived {
+            seq,
+            record: seq,
+            revision: seq,
+            expires_at: 1,
+            id: halves(TaskId(id)),
+            input: 0,
+            checksum: 0,
+            bytes: 0,
+            passed: 0,
+            parent: 0,
+            root: 0,
+            index: 0,
+            epoch: 0,
+            has_children: false,
+            state: TaskState::Succeeded,
+        }
+    }
+
+    #[test]
+    fn ids_with_the_same_hash_are_told_apart_by_their_rows() {
+        let (mut rows, mut indexes) = (Packed::default(), ArchiveIndexes::default());
+        // Whatever the keys are, two of these have the hash of the third one here.
+        for (seq, id) in [(1, 10), (2, 11), (3, 12)] {
+            rows.insert(row(seq, id));
+            indexes.ids.insert((hash_of(TaskId(11)), seq));
+        }
+        let found = |id: u128| indexes.row_of(TaskId(id), &rows).map(|row| row.seq);
+        assert_eq!((found(11), found(13)), (Some(2), None));
+        indexes.ids.remove((hash_of(TaskId(11)), 2));
+        assert_eq!(indexes.row_of(TaskId(11), &rows), None);
     }
 }

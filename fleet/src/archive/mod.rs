@@ -8,6 +8,7 @@
 pub(crate) mod audit;
 pub(crate) mod indexes;
 pub(crate) mod packed;
+pub(crate) mod pairs;
 mod query;
 pub(crate) mod taking;
 

@@ -86,7 +86,7 @@ fn merged<'a>(
 impl Fleet {
     /// Returns the row of an archived task.
     pub fn archived(&self, id: TaskId) -> Option<&Archived> {
-        self.state.archive.kept.get(self.indexes.archive.seq_of(id)?)
+        self.indexes.archive.row_of(id, &self.state.archive.kept)
     }
 
     /// Returns a task, be it in memory or archived; `None` if it never existed or was forgotten.
@@ -97,7 +97,7 @@ impl Fleet {
 
     /// Returns the number in the order of acceptance of a task that is kept.
     pub(crate) fn kept_seq(&self, id: TaskId) -> Option<u64> {
-        self.indexes.tasks.ids.get(&id).copied().or_else(|| self.indexes.archive.seq_of(id))
+        self.indexes.tasks.ids.get(&id).copied().or_else(|| self.archived(id).map(|row| row.seq))
     }
 
     /// Returns the task with this number in the order of acceptance, be it in memory or archived.
@@ -143,7 +143,7 @@ impl Fleet {
     /// As [`Fleet::changed_tasks_since`], also of archived tasks.
     pub fn kept_changed_since(&self, revision: u64) -> impl Iterator<Item = Kept> + '_ {
         let rows = self.indexes.archive.revisions.starting_at((revision.saturating_add(1), 0));
-        let rows = rows.filter_map(|(_, seq)| self.state.archive.kept.get(*seq));
+        let rows = rows.filter_map(|(_, seq)| self.state.archive.kept.get(seq));
         merged(self.changed_tasks_since(revision), rows, |task| task.revision, |row| row.revision)
     }
 

@@ -70,7 +70,9 @@ fn malformed(what: &str) -> CodecError {
 
 /// Encodes a column.
 fn column<const N: usize>(rows: &[Archived], of: impl Fn(&Archived) -> [u8; N]) -> Bytes {
-    rows.iter().flat_map(of).collect()
+    let mut all = Vec::with_capacity(rows.len() * N);
+    rows.iter().for_each(|row| all.extend_from_slice(&of(row)));
+    all.into()
 }
 
 /// Encodes a column that is empty if all its numbers are 0.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Agent, AgentId, Allocation, Archived, Ballot, FleetMillis, Letter, Task, TaskState, Team,
-    archive::packed::{Keyed, Packed},
+    archive::pairs::{Pair, Pairs},
     limits::MAX_TIME_MS,
 };
 
@@ -102,20 +102,12 @@ impl Due {
     }
 }
 
-impl Keyed for Due {
-    type Key = Due;
-
-    fn key(&self) -> Due {
-        *self
-    }
-}
-
 /// The timers.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Timers {
     due: BTreeSet<Due>,
-    /// The expiries of archived tasks.
-    archived: Packed<Due>,
+    /// The expiries of archived tasks: when, and of which one.
+    archived: Pairs,
     /// The tasks that are kept for others, by their numbers: their expiries are not due meanwhile.
     pinned: BTreeMap<u64, Pinned>,
 }
@@ -155,6 +147,11 @@ fn of_task(task: &Task, mut each: impl FnMut(FleetMillis, Timer)) {
     if let Some(due) = task.queue_until() {
         each(due, Timer::Queue(seq));
     }
+}
+
+/// Returns the expiry of an archived task. As another timer, it has to be one that [`Due`] has room for.
+fn expiry(at: FleetMillis, seq: u64) -> Pair {
+    (at.min(MAX_TIME_MS + 1), seq)
 }
 
 fn of_agent(agent: &Agent) -> Option<Due> {
@@ -207,11 +204,10 @@ impl Timers {
         let Self { due, archived, pinned } = self;
         let pinned = pinned.entry(seq).or_insert_with(|| {
             if let Some(at) = expires_at {
-                let expiry = Due::new(at, Timer::Expiry(seq));
                 if is_archived {
-                    archived.remove(expiry);
+                    archived.remove(expiry(at, seq));
                 } else {
-                    due.remove(&expiry);
+                    due.remove(&Due::new(at, Timer::Expiry(seq)));
                 }
             }
             Pinned { count: 0, expiry: expires_at, is_archived }
@@ -226,10 +222,11 @@ impl Timers {
         if pinned.count > 0 {
             return;
         }
-        let Some(Pinned { expiry, is_archived, .. }) = self.pinned.remove(&seq) else { return };
-        match expiry.map(|at| Due::new(at, Timer::Expiry(seq))) {
-            Some(expiry) if is_archived => self.archived.insert(expiry),
-            expiry => self.due.extend(expiry),
+        let Some(Pinned { expiry: Some(at), is_archived, .. }) = self.pinned.remove(&seq) else { return };
+        if is_archived {
+            self.archived.insert(expiry(at, seq));
+        } else {
+            self.due.insert(Due::new(at, Timer::Expiry(seq)));
         }
     }
 
@@ -240,19 +237,17 @@ impl Timers {
 
     /// Sets the timer of a task that was archived, which is not kept for others.
     pub(crate) fn set_archived(&mut self, row: &Archived) {
-        self.archived.insert(Due::new(row.expires_at, Timer::Expiry(row.seq)));
+        self.archived.insert(expiry(row.expires_at, row.seq));
     }
 
     /// Clears the timer of an archived task.
     pub(crate) fn clear_archived(&mut self, row: &Archived) {
-        self.archived.remove(Due::new(row.expires_at, Timer::Expiry(row.seq)));
+        self.archived.remove(expiry(row.expires_at, row.seq));
     }
 
     /// Sets the timers of all archived tasks.
     pub(crate) fn set_all_archived<'a>(&mut self, rows: impl Iterator<Item = &'a Archived>) {
-        let mut all: Vec<Due> = rows.map(|row| Due::new(row.expires_at, Timer::Expiry(row.seq))).collect();
-        all.sort_unstable();
-        self.archived = Packed::of_sorted(&all);
+        self.archived = Pairs::of(rows.map(|row| expiry(row.expires_at, row.seq)).collect());
     }
 
     /// Sets the timer of an agent.
@@ -347,7 +342,8 @@ impl Timers {
 
     /// Returns the first timer.
     fn first(&self) -> Option<Due> {
-        self.due.first().into_iter().chain(self.archived.first()).min().copied()
+        let archived = self.archived.first().map(|(at, seq)| Due::new(at, Timer::Expiry(seq)));
+        self.due.first().copied().into_iter().chain(archived).min()
     }
 
     /// Returns the earliest due time.
@@ -358,10 +354,13 @@ impl Timers {
     /// Removes and returns the first timer that is due by `now`.
     pub(crate) fn pop_due(&mut self, now: FleetMillis) -> Option<Timer> {
         let first = self.first().filter(|first| first.at() <= now)?;
-        if !self.due.remove(&first) {
-            self.archived.remove(first);
+        let timer = first.timer();
+        if !self.due.remove(&first)
+            && let Timer::Expiry(seq) = timer
+        {
+            self.archived.remove(expiry(first.at(), seq));
         }
-        Some(first.timer())
+        Some(timer)
     }
 }
 
