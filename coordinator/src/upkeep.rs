@@ -33,6 +33,13 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Bytes of log after which a snapshot is written, if the state is smaller than that.
 pub const SNAPSHOT_AFTER_BYTES: u64 = 32 * 1024 * 1024;
+/// Bytes of log after which a snapshot is written while the fleet is quiet, so that a restart then replays little. They are
+/// also at least this part of the last snapshot, so that a load with pauses does not write snapshots most of the time.
+const QUIET_AFTER_BYTES: u64 = 4 * 1024 * 1024;
+const QUIET_PART: u64 = 8;
+/// The fleet is quiet after so many looks in a row between which the log grew by at most so many bytes.
+const QUIET_LOOKS: u32 = 2;
+const QUIET_BYTES: u64 = 16 * 1024;
 /// Pause after a snapshot was skipped for lack of room.
 const SKIPPED_RETRY: Duration = Duration::from_secs(10);
 /// Pause after a tick could not be written.
@@ -124,6 +131,31 @@ fn is_due(grown: u64, state: u64) -> bool {
     grown > SNAPSHOT_AFTER_BYTES.max(state)
 }
 
+/// Returns whether a snapshot is due while the fleet is quiet: the log has grown by `grown` bytes since the last one, which
+/// has `on_disk` bytes.
+fn is_due_when_quiet(grown: u64, on_disk: u64) -> bool {
+    grown > QUIET_AFTER_BYTES.max(on_disk / QUIET_PART)
+}
+
+/// Tells whether the log grows.
+#[derive(Default)]
+struct Pace {
+    /// How far the log had grown at the last look, bytes.
+    bytes: u64,
+    /// The number of looks in a row that found it quiet.
+    quiet: u32,
+}
+
+impl Pace {
+    /// Takes note of how far the log has grown, and returns whether it is quiet.
+    fn is_quiet(&mut self, bytes: u64) -> bool {
+        let grew = bytes.saturating_sub(self.bytes) > QUIET_BYTES;
+        self.bytes = bytes;
+        self.quiet = if grew { 0 } else { self.quiet.saturating_add(1) };
+        self.quiet >= QUIET_LOOKS
+    }
+}
+
 /// Returns whether a snapshot is due on a disk that is short of space; the log has grown by `grown` bytes since the
 /// last one. It is due earlier than usual, because a snapshot lets the log be purged. It is also due once the next one,
 /// of `size` bytes, would be clearly smaller than the last one, which has `on_disk` bytes. Without the second rule a
@@ -147,15 +179,17 @@ pub struct SnapshotKeeper {
 
 impl SnapshotKeeper {
     /// Writes a snapshot when the log has `after_entries` entries, or has grown by [`SNAPSHOT_AFTER_BYTES`] or the size
-    /// of the state, whichever is more. A snapshot that the disk has no space for is retried. Runs until the
-    /// coordinator stops.
+    /// of the state, whichever is more; earlier while the fleet is quiet. A snapshot that the disk has no space for is
+    /// retried. Runs until the coordinator stops.
     pub async fn run(self) {
         let (mut written_at, mut skipped, mut purged) = (0, 0, 0);
+        let mut pace = Pace::default();
         let mut retry_at = None;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let bytes = self.log.stats().entry_bytes.load(Ordering::Relaxed);
             let (state, size) = self.state.look(|fleet| (fleet.bytes_in_memory(), disk_space::snapshot_size(fleet)));
+            let is_quiet = pace.is_quiet(bytes);
             let room = self.rooms.own();
             if room.short {
                 self.purge(&mut purged).await;
@@ -168,7 +202,9 @@ impl SnapshotKeeper {
             let retry = retry_at.is_some_and(|at| at <= Instant::now());
             let grown = bytes.saturating_sub(written_at);
             let on_disk = self.stats.bytes.load(Ordering::Relaxed);
-            let due = is_due(grown, state) || room.short && is_due_when_short(grown, size, on_disk);
+            let due = is_due(grown, state)
+                || room.short && is_due_when_short(grown, size, on_disk)
+                || is_quiet && is_due_when_quiet(grown, on_disk);
             if !retry && (retry_at.is_some() || !due && self.log.entries() < self.after_entries as usize) {
                 continue;
             }
@@ -275,6 +311,35 @@ mod tests {
         ] {
             assert_eq!(is_due_when_short(grown, size, on_disk), due, "{grown} {size} {on_disk}");
         }
+    }
+
+    #[test]
+    fn while_the_fleet_is_quiet_a_snapshot_is_due_after_less_log() {
+        let least = QUIET_AFTER_BYTES;
+        for (grown, on_disk, due) in [
+            (least, 0, false),
+            (least + 1, 0, true),
+            (least + 1, least * QUIET_PART, true),
+            (least + 1, (least + 1) * QUIET_PART, false),
+            (least + 2, (least + 1) * QUIET_PART, true),
+        ] {
+            assert_eq!(is_due_when_quiet(grown, on_disk), due, "{grown} {on_disk}");
+        }
+    }
+
+    #[test]
+    fn a_fleet_is_quiet_once_its_log_has_hardly_grown_for_some_looks() {
+        let mut pace = Pace::default();
+        let mut bytes = 0;
+        let mut looks = |grows: &[u64]| {
+            let look = |by: &u64| {
+                bytes += by;
+                pace.is_quiet(bytes)
+            };
+            grows.iter().map(look).collect::<Vec<_>>()
+        };
+        assert_eq!(looks(&[QUIET_BYTES + 1, QUIET_BYTES, QUIET_BYTES, 0]), [false, false, true, true]);
+        assert_eq!(looks(&[QUIET_BYTES + 1, 0, QUIET_BYTES + 1, 0, 0]), [false, false, false, false, true]);
     }
 
     const HOUR: u64 = 3_600_000;
