@@ -15,8 +15,10 @@ use robeing_fleet::{
 const INPUT: usize = 64;
 /// Most bytes of a queued task beside its input.
 const QUEUED_BYTES: usize = 1_024;
-/// Most bytes of an archived task.
-const ARCHIVED_BYTES: usize = 128;
+/// Most bytes of an archived task that succeeded and is linked to no other. Its row takes 48, and each of three indexes
+/// (of ids, revisions and expiries) 8: 72 in all. Blocks have room for up to 64 more than they have, which takes less
+/// than 2 bytes of each, as do the trees of blocks; and what does not depend on the number of tasks is divided by it.
+const ARCHIVED_BYTES: usize = 88;
 
 /// Counts what each thread has allocated.
 struct Counting;

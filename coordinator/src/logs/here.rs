@@ -98,7 +98,7 @@ fn named(fleet: &Fleet, agent: AgentId) -> Option<(AgentId, Arc<str>)> {
 
 /// The same for an attempt at an archived task.
 async fn archived_holder(state: &StateReader, (id, attempt): AttemptKey) -> Option<(AgentId, Arc<str>)> {
-    let row = state.look(|fleet| fleet.archived(id).copied())?;
+    let row = state.look(|fleet| fleet.archived(id))?;
     let task = state.read(Kept::Archived(row)).await.ok()??;
     let of = task.attempts.iter().find(|of| of.number == attempt)?;
     state.look(|fleet| named(fleet, of.agent))

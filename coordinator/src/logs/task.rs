@@ -196,7 +196,7 @@ async fn wake(at: Option<Instant>) {
 async fn runs_of(state: &StateReader, id: TaskId, attempt: Option<u32>) -> (bool, Vec<TaskRun>) {
     let found = state.look(|fleet| match fleet.task(id) {
         Some(task) => Ok((task.state.is_final(), fleet.runs_of(task, attempt))),
-        None => Err(fleet.archived(id).copied()),
+        None => Err(fleet.archived(id)),
     });
     let archived = match found {
         Ok(found) => return found,

@@ -11,7 +11,7 @@ use crate::{
 };
 
 fn sorted<K: Ord>(state: &State, of: fn(&Archived) -> K) -> Vec<K> {
-    let mut all: Vec<K> = state.archive.kept.iter().map(of).collect();
+    let mut all: Vec<K> = state.archive.kept.iter().map(|row| of(&row)).collect();
     all.sort_unstable();
     all
 }
@@ -28,7 +28,7 @@ fn has_sound_place(row: &Archived) -> bool {
 
 /// Checks that no two children have the same place, be they archived or not.
 fn check_places(state: &State) -> Check {
-    let archived: BTreeSet<(u64, u32)> = state.archive.kept.iter().filter_map(Archived::place).collect();
+    let archived: BTreeSet<(u64, u32)> = state.archive.kept.iter().filter_map(|row| row.place()).collect();
     let count = state.archive.kept.iter().filter(|row| row.parent > 0).count();
     ensure(archived.len() == count, || "two archived tasks are the same part".to_owned())?;
     let of_task = |task: &Task| task.child_of().map(|of| (of.seq, of.index));
@@ -50,7 +50,7 @@ pub(crate) fn check_archive(state: &State, revisions: &BTreeSet<u64>) -> Check {
             && row.revision <= state.revision
             && row.expires_at <= MAX_TIME_MS + MAX_DURATION_MS
             && row.state.is_final()
-            && has_sound_place(row);
+            && has_sound_place(&row);
         ensure(is_sound, || format!("the row of task {}", row.id()))?;
         let parent = row.parent().and_then(|parent| state.tasks.kept.get(&parent));
         ensure(parent.is_none_or(|parent| parent.state.is_final()), || {

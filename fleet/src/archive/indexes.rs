@@ -54,7 +54,7 @@ impl ArchiveIndexes {
     }
 
     /// Returns the archived task with this id, which is one of these.
-    pub(super) fn row_of<'a>(&self, id: TaskId, rows: &'a Packed<Archived>) -> Option<&'a Archived> {
+    pub(super) fn row_of(&self, id: TaskId, rows: &Packed) -> Option<Archived> {
         let (hash, id) = (hash_of(id), halves(id));
         let with_hash = self.ids.starting_at((hash, 0)).take_while(|(found, _)| *found == hash);
         with_hash.filter_map(|(_, seq)| rows.get(seq)).find(|row| row.id == id)
@@ -84,7 +84,7 @@ impl ArchiveIndexes {
     /// Indexes all rows of a state.
     fn enter_all(&mut self, state: &State) {
         let rows = || state.archive.kept.iter();
-        self.ids = Pairs::of(rows().map(by_hash).collect());
+        self.ids = Pairs::of(rows().map(|row| by_hash(&row)).collect());
         self.revisions = Pairs::of(rows().map(|row| (row.revision, row.seq)).collect());
         self.bytes = rows().map(|row| u64::from(row.bytes)).sum();
     }
@@ -112,7 +112,7 @@ impl Indexes {
         self.archive.enter_all(state);
         self.timers.set_all_archived(state.archive.kept.iter());
         for row in state.archive.kept.iter() {
-            self.links.enter_archived(row);
+            self.links.enter_archived(&row);
             self.tasks.counts[row.state as usize] += 1;
         }
     }
@@ -133,34 +133,13 @@ impl Indexes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::TaskState;
-
-    fn row(seq: u64, id: u128) -> Archived {
-        Archived {
-            seq,
-            record: seq,
-            revision: seq,
-            expires_at: 1,
-            id: halves(TaskId(id)),
-            input: 0,
-            checksum: 0,
-            bytes: 0,
-            passed: 0,
-            parent: 0,
-            root: 0,
-            index: 0,
-            epoch: 0,
-            has_children: false,
-            state: TaskState::Succeeded,
-        }
-    }
 
     #[test]
     fn ids_with_the_same_hash_are_told_apart_by_their_rows() {
         let (mut rows, mut indexes) = (Packed::default(), ArchiveIndexes::default());
         // Whatever the keys are, two of these have the hash of the third one here.
         for (seq, id) in [(1, 10), (2, 11), (3, 12)] {
-            rows.insert(row(seq, id));
+            rows.insert(Archived { id: halves(TaskId(id)), ..Archived::plain(seq) });
             indexes.ids.insert((hash_of(TaskId(11)), seq));
         }
         let found = |id: u128| indexes.row_of(TaskId(id), &rows).map(|row| row.seq);

@@ -1,125 +1,115 @@
-//! Sorted values in blocks, for what there may be a million of: a tree of single values takes about twice the memory.
+//! The rows of archived tasks, of which there may be a million, in blocks: a tree of single rows takes about three times
+//! the memory.
 
-use std::{collections::BTreeMap, fmt::Debug, ops::Bound};
+use std::{collections::BTreeMap, ops::Bound};
+
+use super::{Archived, block::Block};
 
 /// Most values of a block.
 pub(super) const BLOCK: usize = 512;
 /// Values for which a block that is full gets room. To double it would leave a quarter of all memory unused.
 const GROWTH: usize = 64;
 
-/// A value with a key, by which it is sorted.
-pub(crate) trait Keyed: Copy + Eq + Debug {
-    /// The key.
-    type Key: Ord + Copy + Debug;
-
-    /// Returns the key, which no two values share.
-    fn key(&self) -> Self::Key;
-}
-
-/// Values sorted by their keys. Adding, removing and finding one takes a look at a few blocks and moves at most one.
-#[derive(Clone, Debug)]
-pub(crate) struct Packed<V: Keyed> {
-    /// The blocks, none of them empty, by a bound: it is no higher than the keys in its block, and higher than those of
-    /// the block before.
-    blocks: BTreeMap<V::Key, Vec<V>>,
+/// Rows sorted by the numbers of their tasks, which no two share. Adding, removing and finding one takes a look at a
+/// few blocks and moves at most two.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Packed {
+    /// The blocks, none of them empty, by a bound: it is no higher than the numbers in its block, and higher than those
+    /// of the block before.
+    blocks: BTreeMap<u64, Block>,
     len: usize,
 }
 
-impl<V: Keyed> Default for Packed<V> {
-    fn default() -> Self {
-        Self { blocks: BTreeMap::new(), len: 0 }
-    }
-}
-
-/// How the values are divided into blocks does not matter.
-impl<V: Keyed> PartialEq for Packed<V> {
+/// How the rows are divided into blocks does not matter.
+impl PartialEq for Packed {
     fn eq(&self, other: &Self) -> bool {
         self.len == other.len && self.iter().eq(other.iter())
     }
 }
 
-impl<V: Keyed> Eq for Packed<V> {}
+impl Eq for Packed {}
 
-impl<V: Keyed> Packed<V> {
-    /// Adds values that are sorted by their keys, all of which are higher than those that are there.
-    pub(crate) fn append(&mut self, values: &[V]) {
-        self.blocks.extend(values.chunks(BLOCK).map(|block| (block[0].key(), block.to_vec())));
-        self.len += values.len();
+impl Packed {
+    /// Adds sorted rows in blocks of their own; none that is there has one of their numbers, or one between them.
+    pub(crate) fn append(&mut self, rows: &[Archived]) {
+        self.blocks.extend(rows.chunks(BLOCK).map(|rows| (rows[0].seq, Block::of(rows))));
+        self.len += rows.len();
     }
 
-    /// Returns the value with the highest key.
-    pub(crate) fn last(&self) -> Option<&V> {
+    /// Returns the row with the highest number.
+    pub(crate) fn last(&self) -> Option<Archived> {
         self.blocks.last_key_value().and_then(|(_, block)| block.last())
     }
 
-    /// Returns the number of values.
+    /// Returns the number of rows.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Returns the value with this key.
-    pub(crate) fn get(&self, key: V::Key) -> Option<&V> {
-        let (_, block) = self.blocks.range(..=key).next_back()?;
-        let place = block.binary_search_by_key(&key, V::key).ok()?;
-        block.get(place)
+    /// Returns the row with this number.
+    pub(crate) fn get(&self, seq: u64) -> Option<Archived> {
+        self.blocks.range(..=seq).next_back().and_then(|(_, block)| block.get(seq))
     }
 
-    /// Returns all values.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &V> {
-        self.blocks.values().flatten()
+    /// Returns all rows.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Archived> {
+        self.blocks.values().flat_map(Block::iter)
     }
 
-    /// Returns the values whose keys are not lower than this one.
-    pub(crate) fn starting_at(&self, key: V::Key) -> impl Iterator<Item = &V> {
-        let first = self.blocks.range(..=key).next_back().map_or(key, |(bound, _)| *bound);
-        let blocks = self.blocks.range(first..).map(|(_, block)| block.as_slice());
-        blocks.flat_map(move |block| &block[block.partition_point(|value| value.key() < key)..])
+    /// Returns the rows whose numbers are not lower than this one.
+    pub(crate) fn starting_at(&self, seq: u64) -> impl Iterator<Item = Archived> {
+        let first = self.blocks.range(..=seq).next_back().map_or(seq, |(bound, _)| *bound);
+        self.blocks.range(first..).flat_map(move |(_, block)| block.starting_at(seq))
     }
 
-    /// Adds a value. One with the same key is replaced.
-    pub(crate) fn insert(&mut self, value: V) {
-        let key = value.key();
-        let at = self.blocks.range(..=key).next_back().or_else(|| self.blocks.first_key_value());
+    /// Adds a row. One with the same number is replaced.
+    pub(crate) fn insert(&mut self, row: Archived) {
+        let at = self.blocks.range(..=row.seq).next_back().or_else(|| self.blocks.first_key_value());
         let Some(mut bound) = at.map(|(bound, _)| *bound) else {
-            self.blocks.insert(key, vec![value]);
-            self.len = 1;
+            self.append(&[row]);
             return;
         };
-        if key < bound
+        if row.seq < bound
             && let Some(first) = self.blocks.remove(&bound)
         {
             // It comes before all others.
-            self.blocks.insert(key, first);
-            bound = key;
+            self.blocks.insert(row.seq, first);
+            bound = row.seq;
         }
         let is_last = self.blocks.last_key_value().is_some_and(|(last, _)| *last == bound);
         let Some(block) = self.blocks.get_mut(&bound) else { return };
-        match block.binary_search_by_key(&key, V::key) {
-            Ok(place) => block[place] = value,
+        match block.find(row.seq) {
+            Ok(place) => {
+                block.remove(place);
+                block.insert(place, &row);
+            }
             Err(place) if block.len() < BLOCK => {
-                put(block, place, value);
+                block.insert(place, &row);
                 self.len += 1;
             }
+            // Most rows come at the end, which leaves full blocks behind.
+            Err(BLOCK) if is_last => self.append(&[row]),
             Err(place) => {
-                // Most values come at the end, which leaves full blocks behind.
-                let kept = if is_last && place == BLOCK { BLOCK } else { BLOCK / 2 };
-                let mut rest = block[kept..].to_vec();
-                block.truncate(kept);
-                move_if_larger(block, kept);
-                match place.checked_sub(kept) {
-                    Some(place) => put(&mut rest, place, value),
-                    None => put(block, place, value),
-                }
-                self.len += 1;
-                self.blocks.insert(rest[0].key(), rest);
+                let mut rows = self.take_block(bound);
+                rows.insert(place, row);
+                let (before, after) = rows.split_at(BLOCK / 2);
+                self.append(before);
+                self.append(after);
             }
         }
     }
 
-    /// Removes and returns the value with this key.
-    pub(crate) fn remove(&mut self, key: V::Key) -> Option<V> {
-        let (bound, block) = self.blocks.range_mut(..=key).next_back()?;
-        let place = block.binary_search_by_key(&key, V::key).ok()?;
+    /// Removes a block and returns its rows.
+    fn take_block(&mut self, bound: u64) -> Vec<Archived> {
+        let rows: Vec<Archived> = self.blocks.remove(&bound).iter().flat_map(Block::iter).collect();
+        self.len -= rows.len();
+        rows
+    }
+
+    /// Removes and returns the row with this number.
+    pub(crate) fn remove(&mut self, seq: u64) -> Option<Archived> {
+        let (bound, block) = self.blocks.range_mut(..=seq).next_back()?;
+        let place = block.find(seq).ok()?;
         let removed = block.remove(place);
         let (bound, left) = (*bound, block.len());
         self.len -= 1;
@@ -132,23 +122,21 @@ impl<V: Keyed> Packed<V> {
     }
 
     /// Merges a block that has become small with the one after it or before it, if half a block has room for both.
-    fn merge(&mut self, bound: V::Key) {
+    fn merge(&mut self, bound: u64) {
         let after = self.blocks.range((Bound::Excluded(bound), Bound::Unbounded)).next().map(|(bound, _)| *bound);
         let before = self.blocks.range(..bound).next_back().map(|(bound, _)| *bound);
         for (first, second) in [(Some(bound), after), (before, Some(bound))] {
             let (Some(first), Some(second)) = (first, second) else { continue };
-            let of = |bound: V::Key| self.blocks.get(&bound).map_or(0, Vec::len);
-            if of(first) + of(second) > BLOCK / 2 {
+            if self.blocks[&first].len() + self.blocks[&second].len() > BLOCK / 2 {
                 continue;
             }
-            let rest = self.blocks.remove(&second).unwrap_or_default();
-            if let Some(block) = self.blocks.get_mut(&first) {
-                block.extend(rest);
-            }
+            let mut rows = self.take_block(first);
+            rows.extend(self.take_block(second));
+            self.append(&rows);
             return;
         }
         if let Some(block) = self.blocks.get_mut(&bound) {
-            move_if_larger(block, BLOCK / 2);
+            block.move_if_larger(BLOCK / 2);
         }
     }
 }
@@ -171,71 +159,120 @@ pub(super) fn put<V>(block: &mut Vec<V>, place: usize, value: V) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
+    use crate::TaskState;
 
-    impl Keyed for (u64, u64) {
-        type Key = Self;
-
-        fn key(&self) -> Self {
-            *self
-        }
-    }
-
-    fn check(packed: &Packed<(u64, u64)>, expected: &BTreeSet<(u64, u64)>) {
-        assert!(packed.iter().eq(expected.iter()));
-        assert_eq!((packed.len(), packed.last()), (expected.len(), expected.last()));
+    fn check(packed: &Packed, expected: &BTreeMap<u64, Archived>) {
+        assert!(packed.iter().eq(expected.values().copied()));
+        let last = expected.last_key_value().map(|(_, row)| *row);
+        assert_eq!((packed.len(), packed.last()), (expected.len(), last));
         let blocks: Vec<_> = packed.blocks.iter().collect();
         for (bound, block) in &blocks {
-            assert!((1..=BLOCK).contains(&block.len()) && block.capacity() <= 2 * BLOCK && **bound <= block[0]);
+            assert!((1..=BLOCK).contains(&block.len()) && block.room().iter().all(|room| *room <= BLOCK));
+            assert!(block.iter().next().is_some_and(|row| row.seq >= **bound), "a bound");
         }
-        assert!(blocks.windows(2).all(|pair| pair[0].1.last() < Some(pair[1].0)), "a bound");
+        let is_above = |bound: u64, block: &Block| block.last().is_some_and(|row| row.seq < bound);
+        assert!(blocks.windows(2).all(|pair| is_above(*pair[1].0, pair[0].1)), "a bound");
     }
 
-    /// Adds or removes the keys from one on, with so much between them.
-    fn change() -> impl Strategy<Value = (bool, u64, u64, u64)> {
-        (any::<bool>(), 0..3_000u64, 1..900u64, 1..4u64)
+    /// What is done with rows.
+    #[derive(Clone, Copy, Debug)]
+    struct Change {
+        adds: bool,
+        first: u64,
+        count: u64,
+        step: u64,
+        /// How far the rows are from each other.
+        far: u64,
+        /// Whether some have what most do not have.
+        is_rare: bool,
+    }
+
+    impl Change {
+        /// Returns one of the rows.
+        fn row(&self, n: u64) -> Archived {
+            let number = self.first + n * self.step;
+            let seq = number * (self.far / 2 + 1);
+            let row = Archived {
+                record: (number ^ 1).wrapping_mul(self.far),
+                revision: seq.wrapping_add(self.far),
+                expires_at: number % 2 * self.far,
+                id: [seq, !seq],
+                input: n as u32,
+                checksum: self.far as u32,
+                bytes: 3,
+                passed: 4,
+                ..Archived::plain(seq)
+            };
+            match number % 4 {
+                1 if self.is_rare => Archived { parent: 5, root: 6, index: 7, ..row },
+                2 if self.is_rare => Archived { epoch: 8, state: TaskState::Cancelled, ..row },
+                3 if self.is_rare => Archived { has_children: true, ..row },
+                _ => row,
+            }
+        }
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let far = prop_oneof![Just(1_u64), Just(u64::from(u32::MAX)), Just(1_u64 << 33), Just(u64::MAX / 10_000)];
+        (any::<bool>(), 0..3_000u64, 1..900u64, 1..4u64, far, any::<bool>())
+            .prop_map(|(adds, first, count, step, far, is_rare)| Change { adds, first, count, step, far, is_rare })
     }
 
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn values_are_found_and_sorted_however_they_came(changes in prop::collection::vec(change(), 1..12), at in 0..4_000u64) {
-            let (mut packed, mut expected): (Packed<(u64, u64)>, _) = (Packed::default(), BTreeSet::new());
-            for (adds, first, count, step) in changes {
-                let values = (0..count).map(|n| (first + n * step, n % 2));
-                for value in values {
-                    if adds {
-                        packed.insert(value);
-                        expected.insert(value);
+        fn rows_are_found_and_sorted_however_they_came(
+            changes in prop::collection::vec(change(), 1..12),
+            descends in any::<bool>(),
+            at in 0..4_000u64,
+        ) {
+            let (mut packed, mut expected) = (Packed::default(), BTreeMap::new());
+            for change in changes {
+                for n in 0..change.count {
+                    let row = change.row(if descends { change.count - 1 - n } else { n });
+                    if change.adds {
+                        packed.insert(row);
+                        expected.insert(row.seq, row);
                     } else {
-                        prop_assert_eq!(packed.remove(value), expected.take(&value));
+                        prop_assert_eq!(packed.remove(row.seq), expected.remove(&row.seq));
                     }
                 }
                 check(&packed, &expected);
             }
-            prop_assert!(packed.starting_at((at, 1)).eq(expected.range((at, 1)..)));
-            prop_assert_eq!(packed.get((at, 0)), expected.get(&(at, 0)));
-            let sorted: Vec<_> = expected.iter().copied().collect();
+            prop_assert!(packed.starting_at(at).eq(expected.range(at..).map(|(_, row)| *row)));
+            prop_assert_eq!(packed.get(at), expected.get(&at).copied());
+            prop_assert!(expected.values().all(|row| packed.get(row.seq) == Some(*row)));
+            let sorted: Vec<Archived> = expected.values().copied().collect();
             let (first, rest) = sorted.split_at(sorted.len() / 3);
             let mut appended = Packed::default();
             appended.append(first);
             appended.append(rest);
             check(&appended, &expected);
+            prop_assert!(appended == packed);
         }
     }
 
     #[test]
-    fn values_that_come_in_order_fill_their_blocks() {
-        let mut packed: Packed<(u64, u64)> = Packed::default();
-        (0..BLOCK as u64 * 3).for_each(|n| packed.insert((n, 0)));
-        assert!(packed.blocks.values().all(|block| block.len() == BLOCK && block.capacity() == BLOCK));
-        assert!((0..BLOCK as u64 * 3 - 1).all(|n| packed.remove((n, 0)).is_some()));
+    fn rows_that_come_in_order_fill_their_blocks() {
+        let mut packed = Packed::default();
+        (0..BLOCK as u64 * 3).for_each(|seq| packed.insert(Archived::plain(seq)));
+        assert!(packed.blocks.values().all(|block| block.len() == BLOCK && block.room() == [BLOCK, 0, 0, 0]));
+        assert!((0..BLOCK as u64 * 3 - 1).all(|seq| packed.remove(seq).is_some()));
         assert_eq!(packed.blocks.len(), 1);
-        assert!(packed.blocks.values().all(|block| block.capacity() <= BLOCK / 2), "what is left takes little");
+        assert!(packed.blocks.values().all(|block| block.room()[0] <= BLOCK / 2), "what is left takes little");
+    }
+
+    #[test]
+    fn a_block_that_is_divided_has_room_for_its_rows_alone() {
+        let mut packed = Packed::default();
+        let seqs = (0..=BLOCK as u64).filter(|seq| *seq != 100);
+        seqs.for_each(|seq| packed.insert(Archived::plain(seq)));
+        packed.insert(Archived { parent: 1, root: 1, ..Archived::plain(100) });
+        let room: Vec<[usize; 4]> = packed.blocks.values().map(Block::room).collect();
+        assert_eq!(room, [[BLOCK / 2, 0, BLOCK / 2, 0], [BLOCK / 2 + 1, 0, 0, 0]]);
     }
 }

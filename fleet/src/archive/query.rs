@@ -62,21 +62,21 @@ impl TaskFilter {
 /// Merges tasks in memory and archived ones, which are sorted by the same number.
 fn merged<'a>(
     tasks: impl Iterator<Item = &'a Arc<Task>>,
-    rows: impl Iterator<Item = &'a Archived>,
+    rows: impl Iterator<Item = Archived>,
     of_task: fn(&Task) -> u64,
     of_row: fn(&Archived) -> u64,
 ) -> impl Iterator<Item = Kept> {
     let (mut tasks, mut rows) = (tasks.peekable(), rows.peekable());
     std::iter::from_fn(move || {
         let task = tasks.peek().map(|task| of_task(task));
-        let row = rows.peek().map(|row| of_row(row));
+        let row = rows.peek().map(of_row);
         let is_archived = match (task, row) {
             (Some(task), Some(row)) => row < task,
             (None, Some(_)) => true,
             (_, None) => false,
         };
         if is_archived {
-            rows.next().map(|row| Kept::Archived(*row))
+            rows.next().map(Kept::Archived)
         } else {
             tasks.next().map(|task| Kept::Here(Arc::clone(task)))
         }
@@ -85,14 +85,14 @@ fn merged<'a>(
 
 impl Fleet {
     /// Returns the row of an archived task.
-    pub fn archived(&self, id: TaskId) -> Option<&Archived> {
+    pub fn archived(&self, id: TaskId) -> Option<Archived> {
         self.indexes.archive.row_of(id, &self.state.archive.kept)
     }
 
     /// Returns a task, be it in memory or archived; `None` if it never existed or was forgotten.
     pub fn kept_task(&self, id: TaskId) -> Option<Kept> {
         let here = self.task(id).map(|task| Kept::Here(Arc::clone(task)));
-        here.or_else(|| self.archived(id).map(|row| Kept::Archived(*row)))
+        here.or_else(|| self.archived(id).map(Kept::Archived))
     }
 
     /// Returns the number in the order of acceptance of a task that is kept.
@@ -103,7 +103,7 @@ impl Fleet {
     /// Returns the task with this number in the order of acceptance, be it in memory or archived.
     pub(crate) fn kept_at(&self, seq: u64) -> Option<Kept> {
         let here = self.state.tasks.kept.get(&seq).map(|task| Kept::Here(Arc::clone(task)));
-        here.or_else(|| self.state.archive.kept.get(seq).map(|row| Kept::Archived(*row)))
+        here.or_else(|| self.state.archive.kept.get(seq).map(Kept::Archived))
     }
 
     /// Returns whether the record of an archived task is still needed.
@@ -163,7 +163,7 @@ impl Fleet {
     }
 
     /// Returns the rows of all archived tasks. The cost is linear in their number.
-    pub fn archived_tasks(&self) -> impl Iterator<Item = &Archived> {
+    pub fn archived_tasks(&self) -> impl Iterator<Item = Archived> {
         self.state.archive.kept.iter()
     }
 

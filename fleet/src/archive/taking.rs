@@ -28,7 +28,7 @@ impl UntakenRows {
     }
 
     /// Takes up to `limit` further rows; fewer mean that these are the last.
-    pub(crate) fn take(&mut self, current: &Packed<Archived>, limit: usize) -> Vec<Archived> {
+    pub(crate) fn take(&mut self, current: &Packed, limit: usize) -> Vec<Archived> {
         let (next, end) = (self.next, self.end);
         let mut current = current.starting_at(next).filter(|row| row.record < end).peekable();
         let mut taken = Vec::with_capacity(limit);
@@ -38,7 +38,7 @@ impl UntakenRows {
                 Some((saved, _)) => kept.is_none_or(|kept| *saved < kept),
                 None => false,
             };
-            let row = if is_saved { self.saved.pop_first().map(|(_, row)| row) } else { current.next().copied() };
+            let row = if is_saved { self.saved.pop_first().map(|(_, row)| row) } else { current.next() };
             let Some(row) = row else { break };
             self.next = row.seq + 1;
             taken.push(row);

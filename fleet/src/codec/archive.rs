@@ -225,12 +225,12 @@ impl ArchiveHead {
         if count as u64 != self.rows || !are_full || !fits {
             return Err(malformed("some are missing"));
         }
-        let (mut kept, mut rows) = (Packed::<Archived>::default(), Vec::with_capacity(MAX_ROWS));
+        let (mut kept, mut rows) = (Packed::default(), Vec::with_capacity(MAX_ROWS));
         // Each is dropped once it is read, so that what may be a million rows is not in memory twice.
         for part in parts {
             rows.clear();
             part.read(&mut rows)?;
-            let seqs = kept.last().into_iter().chain(&rows).map(|row: &Archived| row.seq);
+            let seqs = kept.last().into_iter().chain(rows.iter().copied()).map(|row| row.seq);
             if !seqs.is_sorted_by(|one, next| one < next) {
                 return Err(malformed("not in order"));
             }
@@ -280,7 +280,7 @@ mod tests {
                 let (head, parts) = encoded(&rows);
                 assert_eq!(parts.len(), count.div_ceil(MAX_ROWS));
                 let archive = head.with(parts).expect("they are whole");
-                assert!(archive.kept.iter().eq(rows.iter()) && archive.records == 9_999, "{count} {epoch}");
+                assert!(archive.kept.iter().eq(rows) && archive.records == 9_999, "{count} {epoch}");
             }
         }
     }

@@ -381,7 +381,7 @@ pub(crate) fn encode_state(state: &State, out: Vec<u8>) -> Vec<u8> {
     state.resources.allocations.iter().for_each(|allocation| writer.entry(allocation.as_ref()));
     state.schedules.kept.iter().for_each(|schedule| writer.entry(schedule.as_ref()));
     state.keys.kept.iter().for_each(|key| writer.entry(key.as_ref()));
-    state.archive.kept.iter().for_each(|row| writer.archived(row));
+    state.archive.kept.iter().for_each(|row| writer.archived(&row));
     writer.finish()
 }
 
@@ -437,7 +437,7 @@ pub(super) fn archived_in(mut message: &[u8]) -> Result<(Vec<Archived>, u64), Co
         }
     }
     let archive = head.ok_or_else(cut)?.archive.with(parts)?;
-    Ok((archive.kept.iter().copied().collect(), archive.records))
+    Ok((archive.kept.iter().collect(), archive.records))
 }
 
 /// Reads a state. Doesn't check that a fleet can have this state.

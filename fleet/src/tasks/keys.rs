@@ -249,7 +249,7 @@ impl Fleet {
         let stands = |spent: &&Arc<SpentKey>| spent.archived.is_some() || spent.until > self.state.now.fleet;
         let spent = self.state.keys.kept.get(*seq).filter(stands)?;
         if let Some(row) = spent.archived.and_then(|seq| self.state.archive.kept.get(seq)) {
-            return Some(self.submitted_as(row, submission, "the idempotency key"));
+            return Some(self.submitted_as(&row, submission, "the idempotency key"));
         }
         let SubmitTask { kind, team, input, input_ref, .. } = submission;
         if spent.content == Content::of(kind, *team, input, input_ref.as_deref()) {

@@ -182,7 +182,7 @@ impl Fleet {
     /// Returns the reply to a submission whose id or idempotency key is known; `None` if it is new.
     pub fn submitted_before(&self, submission: &SubmitTask) -> Option<Reply> {
         if let Some(row) = self.archived(submission.id) {
-            return Some(self.submitted_as(row, submission, "the id"));
+            return Some(self.submitted_as(&row, submission, "the id"));
         }
         let by_id = self.indexes.tasks.ids.get(&submission.id);
         let by_key = || self.indexes.tasks.keys.get(submission.idempotency_key.as_ref()?);

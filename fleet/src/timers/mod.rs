@@ -246,7 +246,7 @@ impl Timers {
     }
 
     /// Sets the timers of all archived tasks.
-    pub(crate) fn set_all_archived<'a>(&mut self, rows: impl Iterator<Item = &'a Archived>) {
+    pub(crate) fn set_all_archived(&mut self, rows: impl Iterator<Item = Archived>) {
         self.archived = Pairs::of(rows.map(|row| expiry(row.expires_at, row.seq)).collect());
     }
 

@@ -231,7 +231,7 @@ fn archived(trial: &Trial) -> Vec<TaskId> {
 }
 
 fn row(trial: &Trial, id: TaskId) -> Archived {
-    *trial.fleet.archived(id).expect("it is archived")
+    trial.fleet.archived(id).expect("it is archived")
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn the_rows_are_found_in_a_snapshot_without_the_rest() {
     }
     trial.after(30);
     let state = trial.fleet.encode();
-    let rows: Vec<Archived> = trial.fleet.archived_tasks().copied().collect();
+    let rows: Vec<Archived> = trial.fleet.archived_tasks().collect();
     assert_eq!((rows.len(), archived_in(&state)), (5, Ok((rows, 8))));
     assert!(archived_in(&state[..state.len() - 1]).is_err());
 }

@@ -58,7 +58,7 @@ pub fn snapshot(bytes: &[u8]) {
         Ok(fleet) => {
             let again = fleet.encode();
             assert_eq!(again, bytes, "the encoding is canonical");
-            assert_eq!(rows, Ok((fleet.archived_tasks().copied().collect(), fleet.records())));
+            assert_eq!(rows, Ok((fleet.archived_tasks().collect(), fleet.records())));
         }
         Err(refused) => {
             check_sentence(refused);

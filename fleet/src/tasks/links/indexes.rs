@@ -124,7 +124,7 @@ impl Indexes {
                 self.leave_recent(dependency);
                 self.timers.pin(dependency);
             } else if let Some(row) = state.archive.kept.get(awaited.seq) {
-                self.timers.pin_archived(row);
+                self.timers.pin_archived(&row);
             }
         }
     }

@@ -41,7 +41,7 @@ impl Fleet {
     pub fn archived_results(&self, task: &Task) -> Vec<Archived> {
         let links = self.linked_task(task).links.as_ref();
         let dependencies = links.into_iter().flat_map(|links| &links.depends_on);
-        dependencies.filter_map(|awaited| self.state.archive.kept.get(awaited.seq).copied()).collect()
+        dependencies.filter_map(|awaited| self.state.archive.kept.get(awaited.seq)).collect()
     }
 
     /// Returns how the results are passed on to attempts at a task.
