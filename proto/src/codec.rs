@@ -158,7 +158,7 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let has_too_many = |message: &[u8]| {
-            parts(message, is_envelope::<U>()) > MAX_PARTS || parts_within(message, subtasks_in::<U>()) > MAX_PARTS
+            parts(message, is_envelope::<U>()) > MAX_PARTS || parts_in(message, deep_in::<U>()) > MAX_PARTS
         };
         if buffer.remaining() > UNCOUNTED_BYTES && has_too_many(buffer.chunk()) {
             return Err(Status::invalid_argument(format!("a message of more than {MAX_PARTS} parts; split it")));
@@ -196,15 +196,15 @@ fn is_envelope<U: 'static>() -> bool {
     [TypeId::of::<internal::AgentMessage>(), TypeId::of::<internal::CoordinatorMessage>()].contains(&TypeId::of::<U>())
 }
 
-/// Returns the numbers of the fields in which this message type has subtasks that an attempt asks for, from the outermost
-/// on; none if it has no such. They are far below its top level.
-fn subtasks_in<U: 'static>() -> &'static [u64] {
+/// Returns where this message type has parts that count although they are far below its top level, such as the subtasks that
+/// an attempt asks for: the numbers of the fields that lead to each message with such, from the outermost on.
+fn deep_in<U: 'static>() -> &'static [&'static [u64]] {
     if TypeId::of::<U>() == TypeId::of::<internal::AgentMessage>() {
         // AgentMessage.completions, Completions.completions, Completion.suspended
-        &[3, 1, 60]
+        &[&[3, 1, 60]]
     } else if TypeId::of::<U>() == TypeId::of::<worker::FromProcess>() {
-        // FromProcess.result, TaskResult.suspend
-        &[2, 60]
+        // FromProcess.result, TaskResult.suspend; FromProcess.batch; and in it FromProcessBatch.results, TaskResult.suspend
+        &[&[2, 60], &[82], &[82, 3, 60]]
     } else {
         &[]
     }
@@ -238,6 +238,11 @@ fn parts(mut message: &[u8], envelope: bool) -> usize {
         }
     }
     count
+}
+
+/// Counts the parts of the messages that each of these paths leads to, to one more than [`MAX_PARTS`].
+fn parts_in(message: &[u8], paths: &[&[u64]]) -> usize {
+    paths.iter().map(|path| parts_within(message, path)).sum::<usize>().min(MAX_PARTS + 1)
 }
 
 /// Counts the parts of the messages that these fields lead to, from the outermost on, as [`parts`] does; none if there
@@ -306,26 +311,45 @@ mod tests {
             let message = Some(internal::agent_message::Message::Completions(completions));
             internal::AgentMessage { message }.encode_to_vec()
         };
-        let in_agents = subtasks_in::<internal::AgentMessage>();
-        assert_eq!(parts_within(&agent(&[3, 0, 4]), in_agents), 7);
-        assert_eq!(parts_within(&agent(&[MAX_PARTS / 2, MAX_PARTS / 2]), in_agents), MAX_PARTS);
-        assert_eq!(parts_within(&agent(&[MAX_PARTS, 1]), in_agents), MAX_PARTS + 1);
+        let in_agents = deep_in::<internal::AgentMessage>();
+        assert_eq!(parts_in(&agent(&[3, 0, 4]), in_agents), 7);
+        assert_eq!(parts_in(&agent(&[MAX_PARTS / 2, MAX_PARTS / 2]), in_agents), MAX_PARTS);
+        assert_eq!(parts_in(&agent(&[MAX_PARTS, 1]), in_agents), MAX_PARTS + 1);
         let subtasks = vec![worker::Subtask::default(); MAX_PARTS + 1];
         let asked = worker::task_result::Outcome::Suspend(worker::Suspend { subtasks, ..worker::Suspend::default() });
         let result = worker::TaskResult { outcome: Some(asked), ..worker::TaskResult::default() };
         let message = Some(worker::from_process::Message::Result(result));
         let sent = worker::FromProcess { message }.encode_to_vec();
-        assert_eq!(parts_within(&sent, subtasks_in::<worker::FromProcess>()), MAX_PARTS + 1);
+        assert_eq!(parts_in(&sent, deep_in::<worker::FromProcess>()), MAX_PARTS + 1);
         let output = internal::completion::Outcome::Output(vec![0; 100_000].into());
         let completion = internal::Completion { outcome: Some(output), ..internal::Completion::default() };
         let completions = internal::Completions { completions: vec![completion] };
         let message = Some(internal::agent_message::Message::Completions(completions));
         let plain = internal::AgentMessage { message }.encode_to_vec();
-        assert_eq!(parts_within(&plain, in_agents), 0, "what an output has in it does not count");
-        assert!(subtasks_in::<v1::SubmitRequest>().is_empty() && parts_within(&plain, &[]) == 0);
+        assert_eq!(parts_in(&plain, in_agents), 0, "what an output has in it does not count");
+        assert!(deep_in::<v1::SubmitRequest>().is_empty() && parts_within(&plain, &[]) == 0);
         for cut in 0..sent.len().min(1_000) {
-            assert!(parts_within(&sent[..cut], subtasks_in::<worker::FromProcess>()) <= MAX_PARTS + 1);
+            assert!(parts_in(&sent[..cut], deep_in::<worker::FromProcess>()) <= MAX_PARTS + 1);
         }
+    }
+
+    #[test]
+    fn the_messages_of_a_batch_of_a_process_count_and_the_subtasks_in_them() {
+        let counted = |results: Vec<worker::TaskResult>| {
+            let batch = worker::FromProcessBatch { results, ..worker::FromProcessBatch::default() };
+            let message = Some(worker::from_process::Message::Batch(batch));
+            parts_in(&worker::FromProcess { message }.encode_to_vec(), deep_in::<worker::FromProcess>())
+        };
+        assert_eq!(counted(vec![worker::TaskResult::default(); MAX_PARTS]), MAX_PARTS);
+        assert_eq!(counted(vec![worker::TaskResult::default(); MAX_PARTS + 1]), MAX_PARTS + 1);
+        let asking = |subtasks| {
+            let subtasks = vec![worker::Subtask::default(); subtasks];
+            let asked = worker::Suspend { subtasks, ..worker::Suspend::default() };
+            let outcome = Some(worker::task_result::Outcome::Suspend(asked));
+            worker::TaskResult { outcome, ..worker::TaskResult::default() }
+        };
+        assert_eq!(counted(vec![asking(3), asking(4)]), 2 + 3 + 4);
+        assert_eq!(counted(vec![asking(MAX_PARTS / 2), asking(MAX_PARTS / 2)]), MAX_PARTS + 1);
     }
 
     #[test]

@@ -67,9 +67,10 @@ async fn hold(mut client: WorkerClient<Channel>, seen: Arc<Seen>, mut finish: wa
                 let stopped = task_result::Outcome::Stopped(Stopped {});
                 say.send(result(stop.task_id, stop.attempt, stopped)).await.expect("the agent lives");
             }
-            // Its Hello did not announce that it answers health checks or handles messages.
+            // Its Hello did not announce that it answers health checks, handles messages or takes batches.
             Some(to_process::Message::Welcome(_) | to_process::Message::HealthCheck(_)) => {}
             Some(to_process::Message::Incoming(_) | to_process::Message::SendOutcome(_)) => {}
+            Some(to_process::Message::Batch(_)) => {}
             None => return,
         }
     }

@@ -90,6 +90,8 @@ async fn attach(address: &str, argv: &[String]) -> Result<(), Box<dyn std::error
                 Some(to_process::Message::Welcome(_)) => {}
                 // Its Hello did not announce that it handles messages, and it sends none.
                 Some(to_process::Message::Incoming(_) | to_process::Message::SendOutcome(_)) => {}
+                // Nor that it takes batches.
+                Some(to_process::Message::Batch(_)) => {}
                 None => return Ok(()),
             },
             Some(ended) = tasks.join_next() => {

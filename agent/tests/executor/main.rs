@@ -1,6 +1,7 @@
 //! Executors with real processes and real HTTP servers on loopback.
 #![allow(missing_docs)]
 
+mod batches;
 mod cgroups;
 mod command;
 mod fixture;

@@ -146,7 +146,8 @@ fn said(message: &str, details: &str, permanent: bool) -> task_result::Outcome {
 async fn a_process_gets_the_task_and_its_answer_is_the_output() {
     let agent = Agent::new().await;
     let (mut process, welcome) = agent.say(vec![hello("mine")]).await.expect("it attaches");
-    assert_eq!(welcome, Welcome { agent: "tasks-0".into(), slots: 3, max_output_bytes: MAX_OUTPUT as u64 });
+    let max_output_bytes = MAX_OUTPUT as u64;
+    assert_eq!(welcome, Welcome { agent: "tasks-0".into(), slots: 3, max_output_bytes, takes_batches: true });
     let asked = Attempt {
         attempt: 4,
         kind: "sums".into(),

@@ -267,6 +267,14 @@ fn workers() -> Vec<Seed> {
         ..worker::SendMessage::default()
     };
     let health = worker::Health { seq: 1, unhealthy: "é".repeat(200) };
+    let (task_id, attempt) = ("t".to_owned(), 1);
+    let log = worker::TaskLog { task_id: task_id.clone(), attempt, lines: vec!["a".into(), "b".into()] };
+    let progress = Some(worker::Progress { fraction: 0.5, text: "half".into() });
+    let batch = worker::FromProcessBatch {
+        progress: vec![worker::TaskProgress { task_id: task_id.clone(), attempt, progress }],
+        logs: vec![log],
+        results: vec![worker::TaskResult { task_id, attempt, outcome: Some(Ended::Output("3".into())) }],
+    };
     let said = |name: &str, all: Vec<Said>| {
         let all: Vec<_> = all.into_iter().map(|message| worker::FromProcess { message: Some(message) }).collect();
         Seed::new("worker_process", name, delimited(&all))
@@ -276,6 +284,7 @@ fn workers() -> Vec<Seed> {
         said("too-large", vec![result(Some(Ended::Output(vec![7; 65].into())))]),
         said("failure", vec![result(Some(Ended::Failure(failure)))]),
         said("stopped", vec![result(Some(Ended::Stopped(worker::Stopped {})))]),
+        said("batch", vec![Said::Batch(batch)]),
         said(
             "message",
             vec![

@@ -1,5 +1,7 @@
 """An agent that gives a number of no-op tasks to the processes that attach to it, as fast as they answer.
 
+To a process that takes batches it gives as many tasks in one message as it was sent results.
+
 `python -m bench.agent TASKS SLOTS` prints its address, and when all tasks are answered, how many seconds they took.
 """
 
@@ -32,24 +34,27 @@ class Agent(WorkerServicer):
 
     async def Attach(self, _: Any, context: Any) -> None:  # type: ignore[override]  # noqa: N802
         """Serves a process."""
-        await context.read()
-        await context.write(
-            wire.ToProcess(welcome=wire.Welcome(agent="a", slots=self._slots, max_output_bytes=1 << 20))
-        )
-        for _slot in range(self._slots):
-            await self._give(context)
-        while isinstance(await context.read(), wire.FromProcess):
-            self._answered += 1
-            if self._answered == WARM_UP:
-                self._began = time.perf_counter()
-            if self._answered == WARM_UP + self._tasks:
-                self.done.set_result(time.perf_counter() - self._began)
-            await self._give(context)
+        first: wire.FromProcess = await context.read()
+        welcome = wire.Welcome(agent="a", slots=self._slots, max_output_bytes=1 << 20, takes_batches=True)
+        await context.write(wire.ToProcess(welcome=welcome))
+        await self._give(context, self._slots, first.hello.takes_batches)
+        while isinstance(message := await context.read(), wire.FromProcess):
+            for _result in message.batch.results or (message.result,):
+                self._answered += 1
+                if self._answered == WARM_UP:
+                    self._began = time.perf_counter()
+                if self._answered == WARM_UP + self._tasks:
+                    self.done.set_result(time.perf_counter() - self._began)
+            await self._give(context, len(message.batch.results) or 1, first.hello.takes_batches)
 
-    async def _give(self, context: Any) -> None:
-        if self._left > 0:
-            self._left -= 1
-            task = wire.Task(task_id=f"{self._left:036}", attempt=1, kind="noop", input=b"[1,2,3]")
+    async def _give(self, context: Any, count: int, takes_batches: bool) -> None:
+        numbers = range(self._left, max(self._left - count, 0), -1)
+        self._left -= len(numbers)
+        tasks = [wire.Task(task_id=f"{number:036}", attempt=1, kind="noop", input=b"[1,2,3]") for number in numbers]
+        if takes_batches and len(tasks) > 1:
+            await context.write(wire.ToProcess(batch=wire.ToProcessBatch(tasks=tasks)))
+            return
+        for task in tasks:
             await context.write(wire.ToProcess(task=task))
 
 

@@ -1,4 +1,4 @@
-"""A no-op handler over the raw stubs: what a user would write without the SDK.
+"""A no-op handler over the raw stubs: what a user would write without the SDK. It takes and sends no batches.
 
 `python -m bench.raw` attaches to ROBEING_WORKER_ADDRESS until SIGTERM, and then prints the seconds of processor time
 that it took.

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: App, *, drain: float = 0.0) -> AsyncIterator[tuple[FakeAgent, Process]]:
+async def serving(
+    app: App, *, drain: float = 0.0, takes_batches: bool = True
+) -> AsyncIterator[tuple[FakeAgent, Process]]:
     """Attaches an app to an agent."""
-    async with FakeAgent() as agent:
+    async with FakeAgent(takes_batches=takes_batches) as agent:
         running = asyncio.ensure_future(app.serve(agent.address, drain=drain))
         try:
             yield agent, await agent.attached()

@@ -12,7 +12,7 @@ use robeing_fleet::limits::{MAX_FAILURE_NAME_BYTES, MAX_SUBTASKS_AT_ONCE};
 use robeing_platform::Platform;
 use robeing_proto::worker::v1::{self as proto, FromProcess, from_process};
 
-use super::{attached::Attached, mail::WorkerMail, outcome, suspending::MAX_SUSPEND_BYTES};
+use super::{attached::Attached, batches::unpack, mail::WorkerMail, outcome, suspending::MAX_SUSPEND_BYTES};
 use crate::{
     executor::{
         Attempt, AttemptLog, Limits, Outcome,
@@ -61,6 +61,11 @@ pub fn process(mut bytes: &[u8]) {
             Some(from_process::Message::SendMessage(message)) => sent(message),
             Some(from_process::Message::Progress(progress)) => attached.progressed(member.number, progress),
             Some(from_process::Message::Log(log)) => attached.logged(member.number, log),
+            Some(from_process::Message::Batch(batch)) => {
+                if unpack(&attached, member.number, batch).is_err() {
+                    break;
+                }
+            }
             Some(from_process::Message::Hello(_)) | None => {}
         }
         is_delivered = is_delivered || delivery.as_mut().poll(&mut context).is_ready();

@@ -14,8 +14,10 @@
 //! 7. Lines and progress of an attempt are taken only from the process that runs it.
 //! 8. Messages of other agents go to processes that announce that they handle them. One that is gone before it answers
 //!    leaves its messages to another.
+//! 9. Tasks that wait for a process that takes batches are sent together, in their order. None waits for others to come.
 
 mod attached;
+mod batches;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod mail;
@@ -26,6 +28,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use attached::{MAX_PROCESSES, MAX_UNHEALTHY, MAX_UNREAD};
+pub use batches::{MAX_BATCH, MAX_BATCH_BYTES};
 use bytes::Bytes;
 pub use mail::{MAX_SENDING, Post, WorkerMail};
 use robeing_fleet::limits::{MAX_FAILURE_NAME_BYTES, MAX_INPUT_BYTES, MAX_PASSED_BYTES};
@@ -87,6 +90,7 @@ impl WorkerExecutor {
             agent: config.agent,
             slots: config.slots,
             max_output_bytes: config.limits.max_output as u64,
+            takes_batches: true,
         };
         let mail = Arc::new(WorkerMail::new());
         let routes =

@@ -28,6 +28,7 @@ use tonic::{Code, Request, Response, Status, Streaming, service::Routes};
 
 use super::{
     attached::{Attached, MAX_PROCESSES, Member},
+    batches::{Gathering, unpack},
     mail::{MAX_SENDING, WorkerMail},
 };
 
@@ -61,14 +62,16 @@ impl Worker for Service {
             Status::resource_exhausted(format!("{MAX_PROCESSES} processes are attached, which is the most; end some"))
         })?;
         let letters = Letters::new(Arc::clone(&self.mail), &member, hello.handles_messages);
+        let gathering = Gathering::new(hello.takes_batches);
         let attached = Arc::clone(&self.attached);
-        Ok(Response::new(Box::pin(talk(member, letters, incoming, attached, self.welcome.clone()))))
+        Ok(Response::new(Box::pin(talk(member, gathering, letters, incoming, attached, self.welcome.clone()))))
     }
 }
 
 /// Returns the messages to the process, until either side ends the stream.
 fn talk(
     mut member: Member,
+    mut gathering: Gathering,
     letters: Letters,
     incoming: Streaming<FromProcess>,
     attached: Arc<Attached>,
@@ -91,7 +94,7 @@ fn talk(
                     yield Err(Status::aborted("detached: the process did not read its messages; attach again"));
                     break;
                 }
-                Some(message) = member.outgoing.recv() => yield Ok(message),
+                Some(message) = gathering.next(&mut member.outgoing) => yield Ok(message),
             }
         }
     }
@@ -171,24 +174,10 @@ async fn listen(
 ) -> Result<(), Status> {
     let end = loop {
         match incoming.message().await {
-            Ok(Some(FromProcess { message: Some(from_process::Message::Result(result)) })) => {
-                attached.answered(number, result);
-            }
-            Ok(Some(FromProcess { message: Some(from_process::Message::Health(health)) })) => {
-                attached.said_health(number, health);
-            }
-            Ok(Some(FromProcess { message: Some(from_process::Message::MessageOutcome(outcome)) })) => {
-                letters.mail.answered(number, outcome);
-            }
-            Ok(Some(FromProcess { message: Some(from_process::Message::SendMessage(message)) })) => {
-                letters.send(message);
-            }
-            Ok(Some(FromProcess { message: Some(from_process::Message::Progress(progress)) })) => {
-                attached.progressed(number, progress);
-            }
-            Ok(Some(FromProcess { message: Some(from_process::Message::Log(log)) })) => attached.logged(number, log),
-            Ok(Some(FromProcess { message: Some(from_process::Message::Hello(_)) })) => {
-                break Err(Status::invalid_argument("a process sends Hello once, as its first message"));
+            Ok(Some(FromProcess { message: Some(message) })) => {
+                if let Err(status) = received(number, &mut letters, &attached, message) {
+                    break Err(status);
+                }
             }
             // Possibly a message of a newer client.
             Ok(Some(FromProcess { message: None })) => {}
@@ -204,4 +193,26 @@ async fn listen(
     // Detach here already: the outgoing stream of a process that is gone may not be polled for a while.
     attached.leave(number);
     end
+}
+
+/// Takes a message of the process. An error ends its stream.
+fn received(
+    number: u64,
+    letters: &mut Letters,
+    attached: &Attached,
+    message: from_process::Message,
+) -> Result<(), Status> {
+    match message {
+        from_process::Message::Result(result) => attached.answered(number, result),
+        from_process::Message::Health(health) => attached.said_health(number, health),
+        from_process::Message::MessageOutcome(outcome) => letters.mail.answered(number, outcome),
+        from_process::Message::SendMessage(message) => letters.send(message),
+        from_process::Message::Progress(progress) => attached.progressed(number, progress),
+        from_process::Message::Log(log) => attached.logged(number, log),
+        from_process::Message::Batch(batch) => unpack(attached, number, batch)?,
+        from_process::Message::Hello(_) => {
+            return Err(Status::invalid_argument("a process sends Hello once, as its first message"));
+        }
+    }
+    Ok(())
 }

@@ -29,6 +29,8 @@ class Process:
         self.results: asyncio.Queue[wire.TaskResult] = asyncio.Queue()
         self.reports: asyncio.Queue[wire.TaskProgress | wire.TaskLog] = asyncio.Queue()
         self.healths: asyncio.Queue[wire.Health] = asyncio.Queue()
+        # All messages of it since Hello.
+        self.said: list[wire.FromProcess] = []
         self.is_attached = True
         self._numbers = itertools.count(1)
 
@@ -37,6 +39,14 @@ class Process:
         task = wire.Task(task_id=f"task-{next(self._numbers)}", attempt=attempt, kind=kind, input=data, **limits)
         await self.outgoing.put(wire.ToProcess(task=task))
         return task
+
+    async def give_all(self, *inputs: tuple[str, bytes]) -> list[wire.Task]:
+        """Gives it tasks by one message."""
+        tasks = [
+            wire.Task(task_id=f"task-{next(self._numbers)}", attempt=1, kind=kind, input=data) for kind, data in inputs
+        ]
+        await self.outgoing.put(wire.ToProcess(batch=wire.ToProcessBatch(tasks=tasks)))
+        return tasks
 
     async def stop(self, task: wire.Task) -> None:
         """Tells it to stop an attempt."""
@@ -64,8 +74,10 @@ class Process:
 class FakeAgent(WorkerServicer):
     """An agent that gives what a test says."""
 
-    def __init__(self, slots: int = 8, port: int = 0) -> None:
-        self._slots = slots
+    def __init__(self, slots: int = 8, port: int = 0, *, takes_batches: bool = True) -> None:
+        self._welcome = wire.Welcome(
+            agent="fake-0", slots=slots, max_output_bytes=MAX_OUTPUT, takes_batches=takes_batches
+        )
         self._port = port
         self._attached: asyncio.Queue[Process] = asyncio.Queue()
         # As real agents do, it lets processes ping as often as they want to.
@@ -102,9 +114,7 @@ class FakeAgent(WorkerServicer):
         first: wire.FromProcess = await context.read()
         assert first.HasField("hello"), "a process says Hello first"
         process = Process(first.hello)
-        await context.write(
-            wire.ToProcess(welcome=wire.Welcome(agent="fake-0", slots=self._slots, max_output_bytes=MAX_OUTPUT))
-        )
+        await context.write(wire.ToProcess(welcome=self._welcome))
         self.processes.append(process)
         await self._attached.put(process)
         reading = asyncio.ensure_future(_read(process, context))
@@ -118,6 +128,13 @@ class FakeAgent(WorkerServicer):
 
 async def _read(process: Process, context: Any) -> None:
     while isinstance(message := await context.read(), wire.FromProcess):
+        process.said.append(message)
+        for progress in message.batch.progress:
+            await process.reports.put(progress)
+        for lines in message.batch.logs:
+            await process.reports.put(lines)
+        for result in message.batch.results:
+            await process.results.put(result)
         if message.HasField("result"):
             await process.results.put(message.result)
         elif message.HasField("health"):

@@ -16,13 +16,13 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import grpc
 from grpc import aio
 
 from robeing._worker.outcome import Failed, Outcome, Stopped, Suspended
+from robeing._worker.outgoing import Outgoing
 from robeing._worker.reports import Reports, cut
 from robeing.context import Context
 from robeing.worker.v1 import worker_pb2 as wire
@@ -92,7 +92,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._running: dict[_Key, _Attempt] = {}
-        self._unsent: deque[wire.FromProcess] = deque()
+        self._unsent = Outgoing()
         self._is_writing = False
         self._sent = asyncio.Event()
         self._flushing: set[asyncio.Task[None]] = set()
@@ -112,7 +112,8 @@ class Session:
         async with aio.insecure_channel(self._address, options=_OPTIONS) as channel:
             stream: _Stream = WorkerStub(channel).Attach()
             self._stream = stream
-            self._send(wire.FromProcess(hello=wire.Hello(name=self._name, answers_health_checks=True)))
+            hello = wire.Hello(name=self._name, answers_health_checks=True, takes_batches=True)
+            self._send(wire.FromProcess(hello=hello))
             try:
                 await self._read(stream)
             finally:
@@ -138,8 +139,11 @@ class Session:
         self._is_writing = True
         unsent = self._unsent
         try:
+            if unsent.takes_batches and self._running:
+                # Others may end in this turn of the event loop, too, and all of them leave as one message.
+                await asyncio.sleep(0)
             while unsent:
-                await stream.write(unsent.popleft())
+                await stream.write(unsent.take())
         except (aio.AioRpcError, asyncio.InvalidStateError):
             # The stream has ended, which reading notices.
             unsent.clear()
@@ -164,7 +168,10 @@ class Session:
                 # The end of the stream.
                 return
             which = message.WhichOneof("message")
-            if which == "task":
+            if which == "batch":
+                for task in message.batch.tasks:
+                    self._begin(task)
+            elif which == "task":
                 self._begin(message.task)
             elif which == "stop":
                 self._stop(message.stop)
@@ -178,6 +185,7 @@ class Session:
     def _welcome(self, welcome: wire.Welcome) -> None:
         self.was_welcome = True
         self._max_output = welcome.max_output_bytes
+        self._unsent.takes_batches = welcome.takes_batches
         slots = f"{welcome.slots} task{'' if welcome.slots == 1 else 's'} at once"
         log.info("attached to %s at %s, which runs %s", welcome.agent, self._address, slots)
 
@@ -233,7 +241,7 @@ class Session:
         del self._running[attempt.key]
         if attempt.reports is not None:
             attempt.reports.flush()
-        self._unsent.append(wire.FromProcess(result=self._result(attempt.key, outcome)))
+        self._unsent.add(self._result(attempt.key, outcome))
         self._runner.ended()
 
     def _result(self, key: _Key, outcome: Outcome) -> wire.TaskResult:
@@ -274,7 +282,7 @@ class Session:
 
     def _send(self, message: wire.FromProcess) -> None:
         if len(self._unsent) < MAX_UNSENT:
-            self._unsent.append(message)
+            self._unsent.add(message)
         self._flush_soon()
 
     async def _answer(self, seq: int) -> None:

@@ -92,6 +92,7 @@ class FromProcess(_message.Message):
     SEND_MESSAGE_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -116,6 +117,10 @@ class FromProcess(_message.Message):
     def log(self) -> Global___TaskLog:
         """Writes lines to the log of a task."""
 
+    @_builtins.property
+    def batch(self) -> Global___FromProcessBatch:
+        """Sent only to an agent that sets `takes_batches` in Welcome."""
+
     def __init__(
         self,
         *,
@@ -126,16 +131,49 @@ class FromProcess(_message.Message):
         send_message: Global___SendMessage | None = ...,
         progress: Global___TaskProgress | None = ...,
         log: Global___TaskLog | None = ...,
+        batch: Global___FromProcessBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "hello", b"hello", "log", b"log", "message", b"message", "message_outcome", b"message_outcome", "progress", b"progress", "result", b"result", "send_message", b"send_message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "health", b"health", "hello", b"hello", "log", b"log", "message", b"message", "message_outcome", b"message_outcome", "progress", b"progress", "result", b"result", "send_message", b"send_message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "hello", b"hello", "log", b"log", "message", b"message", "message_outcome", b"message_outcome", "progress", b"progress", "result", b"result", "send_message", b"send_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "health", b"health", "hello", b"hello", "log", b"log", "message", b"message", "message_outcome", b"message_outcome", "progress", b"progress", "result", b"result", "send_message", b"send_message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "result", "health", "message_outcome", "send_message", "progress", "log"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "result", "health", "message_outcome", "send_message", "progress", "log", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___FromProcess: _TypeAlias = FromProcess  # noqa: Y015
+
+@_typing.final
+class FromProcessBatch(_message.Message):
+    """Messages of a process that are sent as one. They count in this order. The agent refuses more than 256 of them, which ends
+    the stream.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    LOGS_FIELD_NUMBER: _builtins.int
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskProgress]: ...
+    @_builtins.property
+    def logs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskLog]: ...
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskResult]: ...
+    def __init__(
+        self,
+        *,
+        progress: _abc.Iterable[Global___TaskProgress] | None = ...,
+        logs: _abc.Iterable[Global___TaskLog] | None = ...,
+        results: _abc.Iterable[Global___TaskResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logs", b"logs", "progress", b"progress", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FromProcessBatch: _TypeAlias = FromProcessBatch  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
@@ -144,6 +182,7 @@ class Hello(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ANSWERS_HEALTH_CHECKS_FIELD_NUMBER: _builtins.int
     HANDLES_MESSAGES_FIELD_NUMBER: _builtins.int
+    TAKES_BATCHES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the process in the agent's log, at most 63 bytes. Empty: the agent uses a number."""
     answers_health_checks: _builtins.bool
@@ -152,16 +191,19 @@ class Hello(_message.Message):
     """
     handles_messages: _builtins.bool
     """Whether the process takes the messages that other agents send to this one. A process that does not gets none."""
+    takes_batches: _builtins.bool
+    """Whether the process takes several tasks in one message. A process that does not gets each in a message of its own."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         answers_health_checks: _builtins.bool = ...,
         handles_messages: _builtins.bool = ...,
+        takes_batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_health_checks", b"answers_health_checks", "handles_messages", b"handles_messages", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers_health_checks", b"answers_health_checks", "handles_messages", b"handles_messages", "name", b"name", "takes_batches", b"takes_batches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -473,6 +515,7 @@ class ToProcess(_message.Message):
     HEALTH_CHECK_FIELD_NUMBER: _builtins.int
     INCOMING_FIELD_NUMBER: _builtins.int
     SEND_OUTCOME_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -491,6 +534,10 @@ class ToProcess(_message.Message):
     def send_outcome(self) -> Global___SendOutcome:
         """Response to SendMessage."""
 
+    @_builtins.property
+    def batch(self) -> Global___ToProcessBatch:
+        """Sent only to a process that sets `takes_batches` in Hello, which still gets single tasks, too."""
+
     def __init__(
         self,
         *,
@@ -500,16 +547,39 @@ class ToProcess(_message.Message):
         health_check: Global___HealthCheck | None = ...,
         incoming: Global___Message | None = ...,
         send_outcome: Global___SendOutcome | None = ...,
+        batch: Global___ToProcessBatch | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["health_check", b"health_check", "incoming", b"incoming", "message", b"message", "send_outcome", b"send_outcome", "stop", b"stop", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "health_check", b"health_check", "incoming", b"incoming", "message", b"message", "send_outcome", b"send_outcome", "stop", b"stop", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["health_check", b"health_check", "incoming", b"incoming", "message", b"message", "send_outcome", b"send_outcome", "stop", b"stop", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "health_check", b"health_check", "incoming", b"incoming", "message", b"message", "send_outcome", b"send_outcome", "stop", b"stop", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "task", "stop", "health_check", "incoming", "send_outcome"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "task", "stop", "health_check", "incoming", "send_outcome", "batch"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ToProcess: _TypeAlias = ToProcess  # noqa: Y015
+
+@_typing.final
+class ToProcessBatch(_message.Message):
+    """Tasks that are given at once: 256 at most, and no more than 1 MiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Task]: ...
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___Task] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToProcessBatch: _TypeAlias = ToProcessBatch  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -518,22 +588,26 @@ class Welcome(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
+    TAKES_BATCHES_FIELD_NUMBER: _builtins.int
     agent: _builtins.str
     """Name of the agent."""
     slots: _builtins.int
     """Number of tasks that the agent runs at once."""
     max_output_bytes: _builtins.int
     """A result may have so many bytes. What is larger than 1 MiB is put into the object store, if the agent has one."""
+    takes_batches: _builtins.bool
+    """Whether the agent takes results, progress and lines of several tasks in one message."""
     def __init__(
         self,
         *,
         agent: _builtins.str = ...,
         slots: _builtins.int = ...,
         max_output_bytes: _builtins.int = ...,
+        takes_batches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "max_output_bytes", b"max_output_bytes", "slots", b"slots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "max_output_bytes", b"max_output_bytes", "slots", b"slots", "takes_batches", b"takes_batches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
