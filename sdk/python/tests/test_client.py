@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from robeing import (
     NoFleetError,
     NotFoundError,
     RefusedError,
+    Result,
     SubmitError,
     TaskCancelledError,
     TaskExpiredError,
@@ -30,7 +32,7 @@ from robeing._client import many, submissions
 from robeing._client.results import output_of
 from robeing.v1 import types_pb2 as types
 from tests.fakes.fleet import Coordinator, fleet_of
-from tests.fakes.waiting import until
+from tests.fakes.waiting import SOON, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -465,3 +467,89 @@ async def test_a_cancellation_may_take_as_long_as_it_waits() -> None:
         coordinator.state.work = lambda _: None
         handle = await fleet.submit("echo")
         assert (await handle.cancel(wait=0.6)).state == types.TASK_STATE_CANCELLED
+
+
+@pytest.mark.parametrize("bound", ["WINDOW", "WINDOW_BYTES", "UNFINISHED"])
+async def test_who_is_cancelled_while_waiting_for_room_takes_none(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submissions, bound, 2)
+    async with client() as (fleet, [coordinator]):
+        coordinator.manners.deaf = True
+        # As many as there is room for; one counts more bytes than the window has.
+        out = [asyncio.ensure_future(fleet.run("echo", 1)) for _ in range(1 if bound == "WINDOW_BYTES" else 2)]
+        await until("they are sent", lambda: coordinator.calls)
+        waiting = [asyncio.ensure_future(fleet.run("echo", 2)) for _ in range(5)]
+        await asyncio.sleep(0)
+        for one in waiting:
+            one.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        coordinator.manners.deaf = False
+        assert await asyncio.gather(*out) == [1] * len(out)
+        assert all(spec.input == b"1" for spec in coordinator.state.specs.values())
+        opened = await fleet._connection.open()
+        rooms = (opened.submissions._window, opened.submissions._finishing)
+        assert [room._free for room in rooms] == [submissions.WINDOW, submissions.UNFINISHED]
+        assert await asyncio.wait_for(asyncio.gather(*(fleet.run("echo", 3) for _ in range(9))), SOON) == [3] * 9
+
+
+async def test_no_more_results_are_awaited_than_allowed_and_other_submissions_do_not_wait_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(submissions, "UNFINISHED", 5)
+    async with client() as (fleet, [coordinator]):
+        coordinator.state.work = lambda spec: None if spec.input == b"1" else spec.input
+        running = [asyncio.ensure_future(fleet.run("echo", 1)) for _ in range(20)]
+        await until("there is no more room", lambda: coordinator.state.most_unfinished == 5)
+        await fleet.submit("echo", 2)
+        assert len(coordinator.state.tasks) == 6
+        coordinator.state.work = lambda spec: spec.input
+        for task_id, spec in list(coordinator.state.specs.items()):
+            if spec.input == b"1":
+                await coordinator.state.finish(task_id, types.TASK_STATE_SUCCEEDED, output=b"1")
+        assert await asyncio.gather(*running) == [1] * 20
+        assert coordinator.state.most_unfinished == 5
+
+
+async def test_results_come_whatever_bounds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, bound in [(submissions, "WINDOW"), (submissions, "UNFINISHED"), (many, "MAP_WINDOW")]:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, bound, 3)
+            async with client() as (fleet, [coordinator]):
+                coordinator.manners.full = 2
+                seen = [result.value async for result in fleet.map("echo", range(50))]
+                assert sorted(seen) == list(range(50))
+                assert coordinator.state.most_unfinished <= (1_000 if bound == "WINDOW" else 3)
+
+
+async def test_a_map_that_is_left_takes_no_more_inputs_and_leaves_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(submissions, "UNFINISHED", 3)
+    async with client() as (fleet, [coordinator]):
+        taken = 0
+
+        async def inputs() -> AsyncIterator[int]:
+            nonlocal taken
+            for number in range(1_000):
+                taken = number + 1
+                yield number
+
+        async with contextlib.aclosing(fleet.map("echo", inputs())) as coming:  # type: ignore[type-var]
+            async for result in coming:
+                assert result.value >= 0
+                break
+        before = taken
+        assert await asyncio.wait_for(asyncio.gather(*(fleet.run("echo", 1) for _ in range(9))), SOON) == [1] * 9
+        assert taken == before < 1_000
+        assert len(coordinator.state.tasks) <= before + 9
+
+
+def test_a_result_can_not_be_changed() -> None:
+    result: Result[int] = Result(3, "t", types.Task(output=b"4"), None, False, types.TaskSpec(), int)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.index = 4  # type: ignore[misc]
+    assert (result.index, result.task_id, result.existing, result.value) == (3, "t", False, 4)
+    assert dataclasses.replace(result, index=5).index == 5
+    assert result == dataclasses.replace(result)
+    assert result != dataclasses.replace(result, existing=True)
+    assert repr(result).startswith("Result(index=3, task_id='t', task=")
+    assert "spec" not in repr(result)

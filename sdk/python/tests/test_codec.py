@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypedDict
@@ -188,3 +190,16 @@ def test_inputs_and_outputs_of_a_kind_are_bytes_or_json() -> None:
     assert decode_output(b"1 5 25\n") == b"1 5 25\n"
     assert decode_output(b"") is None
     assert from_json(b"") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["1", " 1", "1 ", "\t\r\n[1, 2]\n", "1 2", "[1] x", " x", "", " ", "x", "[", "\ufeff1", "1\xa0"]
+)
+def test_json_is_read_as_the_standard_library_does(text: str) -> None:
+    try:
+        value = json.JSONDecoder().decode(text) if text else None
+    except ValueError as error:
+        with pytest.raises(BadValueError, match=re.escape(f"it is not JSON: {error};")):
+            from_json(text.encode())
+    else:
+        assert from_json(text.encode()) == value

@@ -99,7 +99,13 @@ def from_json(data: bytes) -> Any:
     if not data:
         return None
     try:
-        return _DECODER.decode(data.decode())
+        text = data.decode()
+        if text[0] not in _BLANKS:
+            value, end = _DECODER.raw_decode(text)
+            if end == len(text) or not text[end:].strip(_BLANKS):
+                return value
+        # This looks for blanks first, which takes longer than to read a short value.
+        return _DECODER.decode(text)
     except UnicodeDecodeError:
         raise BadValueError("it is not UTF-8; declare the type bytes to get it as it is") from None
     except RecursionError:
@@ -140,6 +146,8 @@ def _to_plain(value: object) -> object:
     raise TypeError(f"JSON has nothing for the type {type(value).__qualname__}")
 
 
+# The blanks of JSON.
+_BLANKS = " \t\n\r"
 # Made once: json.dumps and json.loads with options make new ones each time.
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_to_plain)

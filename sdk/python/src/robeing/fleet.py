@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from robeing._client import following, watching
@@ -12,11 +12,11 @@ from robeing._client.connection import Connection
 from robeing._client.credentials import Files
 from robeing._client.find import Place
 from robeing._client.kubernetes import Location
-from robeing._client.many import Inputs, Result, Results, each
-from robeing._client.parts import Part, specs
+from robeing._client.many import Inputs, Result, Results
+from robeing._client.parts import Part, specs_of
 from robeing._client.results import output_of
 from robeing._client.specs import Form, TaskOptions, duration
-from robeing._client.submissions import WINDOW
+from robeing._client.submissions import WINDOW, Submission
 from robeing.errors import FleetError, RobeingError, SubmitError, TaskExpiredError
 from robeing.v1 import fleet_pb2, types_pb2
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
+    from robeing._client.many import ToSpec
     from robeing._client.specs import Loose, Seconds
-    from robeing._client.submissions import Submission
 
 __all__ = ["Fleet", "Result", "TaskHandle", "TaskOptions"]
 
@@ -202,7 +202,8 @@ class Fleet:
         """
         form = Form(task, options)
         opened = await self._connection.open()
-        submission = await opened.submissions.submit(form.spec(input), wait=False, room_for=form.room_for(0))
+        submission = Submission(form.spec(input), wait=False)
+        await opened.submissions.submit(submission, form.room_for(0))
         return await self._accepted(submission, form)
 
     @overload
@@ -222,7 +223,8 @@ class Fleet:
         """
         form = Form(task, options)
         opened = await self._connection.open()
-        submission = await opened.submissions.submit(form.spec(input), wait=True, room_for=form.room_for(0))
+        submission = Submission(form.spec(input), wait=True)
+        await opened.submissions.submit(submission, form.room_for(0))
         return output_of(await submission.result(), form.decode)
 
     @overload
@@ -250,14 +252,24 @@ class Fleet:
         """
         form = Form(task, options, is_many=True)
         opened = await self._connection.open()
+        room_for = form.room_for(ROOM_FOR_MANY)
         submissions: list[Submission] = []
-        async for value in each(inputs):
-            room_for = form.room_for(ROOM_FOR_MANY)
-            submissions.append(await opened.submissions.submit(form.spec(value), wait=False, room_for=room_for))
+
+        async def submit(value: object) -> None:
+            submission = Submission(form.spec(value), wait=False)
+            await opened.submissions.submit(submission, room_for)
+            submissions.append(submission)
             # This one was answered before there was room for the newest.
             answered = submissions[-WINDOW - 1] if len(submissions) > WINDOW else None
             if answered is not None and answered.lost is not None:
                 raise answered.lost
+
+        if isinstance(inputs, AsyncIterable):
+            async for value in inputs:
+                await submit(value)
+        else:
+            for value in inputs:
+                await submit(value)
         handles: dict[int, TaskHandle[Any]] = {}
         failures: list[tuple[int, FleetError]] = []
         for index, submission in enumerate(submissions):
@@ -291,10 +303,11 @@ class Fleet:
         """
         form = Form(task, options, is_many=True)
         opened = await self._connection.open()
-        results: Results[Any] = Results(opened, specs(form, inputs), form.decode, form.room_for(ROOM_FOR_MANY))
-        async with contextlib.aclosing(results.each()) as coming:
-            async for result in coming:
-                yield result
+        results: Results[Any] = Results(opened, inputs, specs_of(form), form.decode, form.room_for(ROOM_FOR_MANY))
+        async with results:
+            while await results.come():
+                while (result := results.take()) is not None:
+                    yield result
 
     @overload
     async def gather(
@@ -427,8 +440,9 @@ class Fleet:
         return await opened.calls.call(lambda stub, within: stub.GetStatus(request, timeout=within))
 
     async def _accepted(self, submission: Submission, form: Form) -> TaskHandle[Any]:
-        result = await submission.accepted
-        return TaskHandle(self, result.task_id, form.decode, existing=result.existing)
+        if not submission.is_accepted:
+            await submission.accepted()
+        return TaskHandle(self, submission.task_id, form.decode, existing=submission.existing)
 
     async def _until_finished(self, task_id: str) -> AsyncIterator[types_pb2.Task]:
         opened = await self._connection.open()
@@ -453,27 +467,25 @@ class Fleet:
             else:
                 outputs[result.index] = result.value
 
-        await self._collect(form, specs(form, inputs, part), take)
+        await self._collect(form, inputs, specs_of(form, part), take)
         if part is not None and failed:
-            again = [part.again(result.spec) for result in failed]
 
             def take_again(result: Result[Any]) -> None:
                 outputs[failed[result.index].index] = result.value
 
-            await self._collect(form, each(again), take_again)
+            await self._collect(form, failed, lambda result, _: part.again(result.spec), take_again)
         return [outputs[index] for index in sorted(outputs)]
 
-    async def _collect(
-        self, form: Form, tasks: AsyncIterator[types_pb2.TaskSpec], take: Callable[[Result[Any]], None]
-    ) -> None:
+    async def _collect(self, form: Form, inputs: Inputs, to_spec: ToSpec, take: Callable[[Result[Any]], None]) -> None:
         """Submits tasks, and takes their results. If one can't be taken, the others are cancelled."""
         opened = await self._connection.open()
-        results: Results[Any] = Results(opened, tasks, form.decode, form.room_for(ROOM_FOR_MANY))
+        results: Results[Any] = Results(opened, inputs, to_spec, form.decode, form.room_for(ROOM_FOR_MANY))
         try:
-            # Closed before the others are cancelled, so that no more are submitted.
-            async with contextlib.aclosing(results.each()) as coming:
-                async for result in coming:
-                    take(result)
+            # Left before the others are cancelled, so that no more are submitted.
+            async with results:
+                while await results.come():
+                    while (result := results.take()) is not None:
+                        take(result)
         except RobeingError:
             with contextlib.suppress(FleetError):
                 await self.cancel(*await results.unfinished(), reason="another one of the same tasks failed")

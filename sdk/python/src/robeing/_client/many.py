@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from robeing._client.results import error_of
+from robeing._client.room import Room
+from robeing._client.submissions import Submission
 from robeing.errors import FleetError
-from robeing.v1 import fleet_pb2, types_pb2
+from robeing.v1 import types_pb2
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
     from robeing._client.connection import Open
-    from robeing._client.submissions import Submission
 
 R = TypeVar("R")
 
@@ -23,9 +28,12 @@ R = TypeVar("R")
 MAP_WINDOW = 8_192
 
 Inputs = Iterable[Any] | AsyncIterable[Any]
+# Makes a task of an input, with the number of the input, from 0.
+ToSpec = Callable[[Any, int], types_pb2.TaskSpec]
 
 
-@dataclass(frozen=True)
+# `__init__` is as the dataclass would have it, but takes half the time: that one would set each field by a call.
+@dataclass(frozen=True, init=False)
 class Result(Generic[R]):
     """The result of one of many tasks."""
 
@@ -43,6 +51,25 @@ class Result(Generic[R]):
     """The task as it was submitted."""
     _decode: Callable[[bytes], Any] = field(repr=False)
 
+    def __init__(  # noqa: PLR0917 - as the dataclass would have it.
+        self,
+        index: int,
+        task_id: str,
+        task: types_pb2.Task | None,
+        error: FleetError | None,
+        existing: bool,
+        spec: types_pb2.TaskSpec,
+        _decode: Callable[[bytes], Any],
+    ) -> None:
+        fields = self.__dict__
+        fields["index"] = index
+        fields["task_id"] = task_id
+        fields["task"] = task
+        fields["error"] = error
+        fields["existing"] = existing
+        fields["spec"] = spec
+        fields["_decode"] = _decode
+
     @property
     def value(self) -> R:
         """The output.
@@ -57,105 +84,122 @@ class Result(Generic[R]):
         return output
 
 
-async def each(inputs: Inputs) -> AsyncIterator[Any]:
-    """Yields inputs, wherever they come from."""
-    if isinstance(inputs, AsyncIterable):
-        async for value in inputs:
-            yield value
-    else:
-        for value in inputs:
-            yield value
-
-
 class Results(Generic[R]):
-    """The results of many tasks, in the order in which they finish."""
+    """The results of many tasks, in the order in which they finish. Tasks are submitted while it is entered."""
 
     def __init__(
-        self,
-        opened: Open,
-        specs: AsyncIterator[types_pb2.TaskSpec],
-        decode: Callable[[bytes], Any],
-        room_for: float,
+        self, opened: Open, inputs: Inputs, to_spec: ToSpec, decode: Callable[[bytes], Any], room_for: float
     ) -> None:
-        self._opened = opened
-        self._specs = specs
+        self._submissions = opened.submissions
+        self._inputs = inputs
+        self._to_spec = to_spec
         self._decode = decode
         self._room_for = room_for
-        self._window = asyncio.Semaphore(MAP_WINDOW)
-        self._ready: deque[Result[R]] = deque()
+        self._window = Room(MAP_WINDOW)
+        self._ready: deque[Submission] = deque()
         self._news = asyncio.Event()
+        self._submitting: asyncio.Task[None] | None = None
         self._submitted = 0
         self._lost: FleetError | None = None
         self._taken = 0
         self._unfinished: dict[int, Submission] = {}
 
+    async def __aenter__(self) -> Self:
+        self._submitting = asyncio.get_running_loop().create_task(self._submit())
+        self._submitting.add_done_callback(lambda _: self._news.set())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._submitting is not None:
+            self._submitting.cancel()
+            await asyncio.gather(self._submitting, return_exceptions=True)
+
     async def unfinished(self) -> list[str]:
         """Returns the ids of the accepted tasks whose results did not come yet."""
         submissions = list(self._unfinished.values())
-        # Those that are on their way can't be cancelled before they are accepted.
-        unanswered = [submission.accepted for submission in submissions if not submission.accepted.done()]
-        if unanswered:
-            await asyncio.wait(unanswered)
-        return [one.task_id for one in submissions if isinstance(_outcome(one.accepted), fleet_pb2.SubmitResult)]
+        for submission in submissions:
+            # Those that are on their way can't be cancelled before they are accepted.
+            with contextlib.suppress(FleetError):
+                await submission.accepted()
+        return [submission.task_id for submission in submissions if submission.is_accepted]
 
-    async def each(self) -> AsyncGenerator[Result[R], None]:
-        """Submits the tasks, and yields their results."""
-        submitting = asyncio.get_running_loop().create_task(self._submit())
-        submitting.add_done_callback(lambda _: self._news.set())
-        try:
-            while True:
-                while self._ready:
-                    self._taken += 1
-                    self._window.release()
-                    yield self._ready.popleft()
-                if submitting.done():
-                    submitting.result()
-                    if self._taken == self._submitted:
-                        return
-                self._news.clear()
-                if not self._ready and not (submitting.done() and self._taken == self._submitted):
-                    await self._news.wait()
-        finally:
-            submitting.cancel()
-            await asyncio.gather(submitting, return_exceptions=True)
+    async def come(self) -> bool:
+        """Waits until there is a result to take, and returns whether there is one: not if all were taken.
+
+        Raises:
+            FleetError: the fleet does not answer.
+            BadValueError: an input can't be written.
+        """
+        while not self._ready:
+            if self._submitting is not None and self._submitting.done():
+                self._submitting.result()
+                if self._taken == self._submitted:
+                    return False
+            self._news.clear()
+            await self._news.wait()
+        return True
+
+    def take(self) -> Result[R] | None:
+        """Takes the next result, if one has come. This makes room for another task."""
+        if not self._ready:
+            return None
+        submission = self._ready.popleft()
+        self._taken += 1
+        self._window.give()
+        task = submission.task
+        return Result(
+            submission.index,
+            submission.task_id if submission.is_accepted else "",
+            task,
+            submission.error if task is None else error_of(task),
+            submission.existing,
+            submission.spec,
+            self._decode,
+        )
 
     async def _submit(self) -> None:
-        async for spec in self._specs:
-            await self._window.acquire()
-            if self._lost is not None:
-                raise self._lost
-            submission = await self._opened.submissions.submit(spec, wait=True, room_for=self._room_for)
-            index, self._submitted = self._submitted, self._submitted + 1
-            self._unfinished[index] = submission
-            if submission.finished is not None:
-                submission.finished.add_done_callback(partial(self._finished, index, submission))
+        if isinstance(self._inputs, AsyncIterable):
+            async for value in self._inputs:
+                submission = self._next(value)
+                if not self._submit_now(submission):
+                    await self._submit_later(submission)
+        else:
+            for value in self._inputs:
+                submission = self._next(value)
+                if not self._submit_now(submission):
+                    await self._submit_later(submission)
 
-    def _finished(self, index: int, submission: Submission, _: asyncio.Future[types_pb2.Task]) -> None:
-        self._unfinished.pop(index, None)
+    def _next(self, value: object) -> Submission:
+        index = self._submitted
+        return Submission(self._to_spec(value, index), wait=True, index=index, on_end=self._ended)
+
+    def _submit_now(self, submission: Submission) -> bool:
+        if not self._window.take():
+            return False
+        if self._lost is not None:
+            raise self._lost
+        if not self._submissions.submit_now(submission, self._room_for):
+            self._window.give()
+            return False
+        self._count(submission)
+        return True
+
+    async def _submit_later(self, submission: Submission) -> None:
+        """Submits a task once there is room for it."""
+        await self._window.wait()
+        if self._lost is not None:
+            raise self._lost
+        await self._submissions.submit(submission, self._room_for)
+        self._count(submission)
+
+    def _count(self, submission: Submission) -> None:
+        self._submitted += 1
+        self._unfinished[submission.index] = submission
+
+    def _ended(self, submission: Submission) -> None:
+        self._unfinished.pop(submission.index, None)
         self._lost = self._lost or submission.lost
-        accepted = _outcome(submission.accepted)
-        finished = _outcome(submission.finished)
-        is_accepted = isinstance(accepted, fleet_pb2.SubmitResult)
-        task = finished if isinstance(finished, types_pb2.Task) else None
-        self._ready.append(
-            Result(
-                index,
-                submission.task_id if is_accepted else "",
-                task,
-                error_of(task) if task is not None else _error(finished),
-                is_accepted and accepted.existing,
-                submission.spec,
-                self._decode,
-            )
-        )
+        self._ready.append(submission)
         self._news.set()
-
-
-def _outcome(future: asyncio.Future[Any] | None) -> Any:
-    if future is None or not future.done() or future.cancelled():
-        return None
-    return future.exception() or future.result()
-
-
-def _error(outcome: object) -> FleetError:
-    return outcome if isinstance(outcome, FleetError) else FleetError("it was not waited for")

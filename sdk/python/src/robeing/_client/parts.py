@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from robeing._client.many import Inputs, each
 from robeing._client.specs import Form, duration, new_task_id
 from robeing.v1 import types_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
+    from robeing._client.many import ToSpec
     from robeing.context import Fence
 
 
@@ -41,12 +39,14 @@ class Part:
         return fresh
 
 
-async def specs(form: Form, inputs: Inputs, part: Part | None = None) -> AsyncIterator[types_pb2.TaskSpec]:
-    """Yields a task for each input."""
-    index = 0
-    async for value in each(inputs):
-        spec = form.spec(value)
-        if part is not None:
-            part.mark(spec, index)
-        index += 1
-        yield spec
+def specs_of(form: Form, part: Part | None = None) -> ToSpec:
+    """Returns what makes a task of each of many inputs."""
+    if part is None:
+        return lambda value, _: form.spec(value)
+
+    def spec(value: object, index: int) -> types_pb2.TaskSpec:
+        subtask = form.spec(value)
+        part.mark(subtask, index)
+        return subtask
+
+    return spec

@@ -10,6 +10,8 @@ from robeing.v1 import types_pb2
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_SUCCEEDED = types_pb2.TASK_STATE_SUCCEEDED
+
 
 def output_of(task: types_pb2.Task, decode: Callable[[bytes], Any]) -> Any:
     """Returns the output of a finished task.
@@ -27,13 +29,14 @@ def output_of(task: types_pb2.Task, decode: Callable[[bytes], Any]) -> Any:
 
 def error_of(task: types_pb2.Task) -> FleetError | None:
     """Returns why a finished task has no output here; `None` if it has."""
+    is_stored = task.HasField("output_ref")
+    if task.state == _SUCCEEDED and not is_stored:
+        return None
     name = f"task {task.id} ({task.kind})"
-    if task.HasField("output_ref"):
+    if is_stored:
         where = f"has {task.output_ref.bytes} bytes and is in the object store"
         fetch = f"robeing task {task.id} --result --object-store URL"
         return FleetError(f"the output of {name} {where}; fetch it by `{fetch}`")
-    if task.state == types_pb2.TASK_STATE_SUCCEEDED:
-        return None
     if task.state == types_pb2.TASK_STATE_CANCELLED:
         reason = f": {task.cancel_reason}" if task.cancel_reason else ""
         return TaskCancelledError(task, f"{name} was cancelled{reason}")

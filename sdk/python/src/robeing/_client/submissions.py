@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from grpc import aio
 
 from robeing._client.calls import ATTEMPT_TIMEOUT, Calls, Tries
+from robeing._client.room import Room
 from robeing._client.watching import Awaited, broken
 from robeing.errors import FleetError, RefusedError, TaskExpiredError, UnavailableError
 from robeing.v1 import fleet_pb2, types_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 # The most tasks that are sent and not answered, and the most bytes of them; a larger task is sent alone.
 WINDOW = 1_024
@@ -49,21 +50,70 @@ _Stream = aio.StreamStreamCall[fleet_pb2.SubmitStreamRequest, fleet_pb2.SubmitSt
 
 
 class Submission:
-    """A task that is being submitted."""
+    """A task that is being submitted.
 
-    __slots__ = ("accepted", "finished", "lost", "room_until", "size", "spec", "tag", "task_id")
+    One at a time may wait for its acceptance, and one for its result.
+    """
 
-    def __init__(self, spec: types_pb2.TaskSpec, tag: int, room_until: float, *, wait: bool) -> None:
-        loop = asyncio.get_running_loop()
+    __slots__ = (
+        "_accepting",
+        "_finishing",
+        "error",
+        "existing",
+        "index",
+        "is_accepted",
+        "lost",
+        "on_end",
+        "room_until",
+        "size",
+        "spec",
+        "tag",
+        "task",
+        "task_id",
+        "wait",
+    )
+
+    def __init__(
+        self,
+        spec: types_pb2.TaskSpec,
+        *,
+        wait: bool,
+        index: int = 0,
+        on_end: Callable[[Submission], None] | None = None,
+    ) -> None:
+        """`wait`: also for its result. `on_end` is called once it is known what became of that; it must not raise."""
         self.spec = spec
         self.size = spec.ByteSize()
-        self.tag = tag
-        self.room_until = room_until
+        self.wait = wait
+        # Which it is of many.
+        self.index = index
+        self.on_end = on_end
+        self.tag = 0
+        self.room_until = 0.0
         self.task_id = spec.id
+        self.is_accepted = False
+        # There was such a task before.
+        self.existing = False
+        # The finished task, or why it was not accepted or its result can't be had.
+        self.task: types_pb2.Task | None = None
+        self.error: FleetError | None = None
         # Why nothing more is heard of it, which is also so of others: the fleet does not answer this client.
         self.lost: FleetError | None = None
-        self.accepted: asyncio.Future[fleet_pb2.SubmitResult] = loop.create_future()
-        self.finished: asyncio.Future[types_pb2.Task] | None = loop.create_future() if wait else None
+        # Made if somebody waits: for most of many tasks nobody does.
+        self._accepting: asyncio.Future[None] | None = None
+        self._finishing: asyncio.Future[None] | None = None
+
+    async def accepted(self) -> None:
+        """Waits until the task is accepted.
+
+        Raises:
+            FleetError: it was refused, or the fleet does not answer.
+        """
+        if not self.is_accepted and self.error is None:
+            self._accepting = asyncio.get_running_loop().create_future()
+            await self._accepting
+        if not self.is_accepted and self.error is not None:
+            raise self.error
 
     async def result(self) -> types_pb2.Task:
         """Waits until the task has finished, if that was asked for.
@@ -71,17 +121,39 @@ class Submission:
         Raises:
             FleetError: it was refused, or its result can't be had.
         """
-        if self.finished is None:
+        if not self.wait:
             raise ValueError("its result is not waited for")
-        return await self.finished
+        if self.task is None and self.error is None:
+            self._finishing = asyncio.get_running_loop().create_future()
+            await self._finishing
+        if self.task is None:
+            raise self.error or FleetError(f"task {self.task_id} has no result")
+        return self.task
 
-    def fail(self, error: FleetError) -> None:
-        """Ends it with an error, unless it has ended."""
-        for future in (self.accepted, self.finished):
-            if future is not None and not future.done():
-                future.set_exception(error)
-                # The submitter may not wait for it any more.
-                future.exception()
+    def accept(self, task_id: str, *, existing: bool) -> None:
+        """Notes that the task is accepted."""
+        self.task_id = task_id
+        self.existing = existing
+        self.is_accepted = True
+        if self._accepting is not None:
+            _wake(self._accepting)
+
+    def end(self, task: types_pb2.Task | None, error: FleetError | None) -> None:
+        """Notes what became of the task, unless that is known."""
+        if self.task is not None or self.error is not None:
+            return
+        self.task, self.error = task, error
+        if self._accepting is not None:
+            _wake(self._accepting)
+        if self._finishing is not None:
+            _wake(self._finishing)
+        if self.on_end is not None:
+            self.on_end(self)
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 class Submissions:
@@ -97,44 +169,65 @@ class Submissions:
         self._unanswered_bytes = 0
         # Accepted on the current stream, which reports their results.
         self._unfinished: dict[int, Submission] = {}
-        self._window = asyncio.Semaphore(WINDOW)
-        self._finishing = asyncio.Semaphore(UNFINISHED)
+        self._window = Room(WINDOW)
+        self._finishing = Room(UNFINISHED)
         self._more = asyncio.Event()
         self._less = asyncio.Event()
         self._heard = 0.0
         self._running: asyncio.Task[None] | None = None
         self._watching: set[asyncio.Task[None]] = set()
 
-    async def submit(self, spec: types_pb2.TaskSpec, *, wait: bool, room_for: float = 0.0) -> Submission:
-        """Submits a task, once there is room for it; `wait`: also for its result.
+    async def submit(self, submission: Submission, room_for: float) -> None:
+        """Submits a task, once there is room for it.
 
         If the fleet has no room for it, it is tried for `room_for` seconds.
         """
-        await self._room(wait=wait)
-        submission = Submission(spec, self._next_tag, time.monotonic() + room_for, wait=wait)
+        if not self.submit_now(submission, room_for):
+            await self._room(wait=submission.wait)
+            self._add(submission, room_for)
+
+    def submit_now(self, submission: Submission, room_for: float) -> bool:
+        """Submits a task as `submit` does if there is room for it now, and returns whether there is."""
+        if self._unanswered_bytes >= WINDOW_BYTES or not self._window.take():
+            return False
+        if submission.wait and not self._finishing.take():
+            self._window.give()
+            return False
+        self._add(submission, room_for)
+        return True
+
+    def _add(self, submission: Submission, room_for: float) -> None:
+        now = time.monotonic()
+        tag = submission.tag = self._next_tag
         self._next_tag += 1
+        submission.room_until = now + room_for
         if not self._unanswered:
             self._tries.succeeded()
-            self._heard = time.monotonic()
-        self._unanswered[submission.tag] = submission
+            self._heard = now
+        self._unanswered[tag] = submission
         self._unanswered_bytes += submission.size
-        self._send((submission.tag,))
+        self._to_send.append(tag)
+        self._more.set()
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._run())
-        return submission
 
     async def _room(self, *, wait: bool) -> None:
-        async with contextlib.AsyncExitStack() as taken:
+        """Waits for room, and takes it. It is given back when the task is answered, or has finished."""
+        if wait:
+            await self._finishing.wait()
+        try:
+            await self._window.wait()
+            try:
+                while self._unanswered_bytes >= WINDOW_BYTES:
+                    self._less.clear()
+                    await self._less.wait()
+            except BaseException:
+                self._window.give()
+                raise
+        except BaseException:
             if wait:
-                await self._finishing.acquire()
-                taken.callback(self._finishing.release)
-            await self._window.acquire()
-            taken.callback(self._window.release)
-            while self._unanswered_bytes >= WINDOW_BYTES:
-                self._less.clear()
-                await self._less.wait()
-            # They are released when the task is answered, or has finished.
-            taken.pop_all()
+                self._finishing.give()
+            raise
 
     async def close(self) -> None:
         """Ends the stream. What was not answered fails."""
@@ -182,8 +275,7 @@ class Submissions:
                 if not isinstance(answers, fleet_pb2.SubmitStreamResponse):
                     return broken("the coordinator ended the stream")
                 self._heard = time.monotonic()
-                for answer in answers.answers:
-                    self._take(answer)
+                self._take(answers.answers)
         except aio.AioRpcError as error:
             return error
 
@@ -220,93 +312,110 @@ class Submissions:
                 ends.set_result(broken("the coordinator can't accept tasks at present"))
                 return
 
-    def _send(self, tags: Iterable[int]) -> None:
-        self._to_send.extend(tags)
-        self._more.set()
-
     def _next_batch(self) -> fleet_pb2.SubmitStreamRequest | None:
-        tasks: list[fleet_pb2.StreamedTask] = []
-        size = 0
-        while self._to_send and len(tasks) < BATCH_TASKS:
+        batch = fleet_pb2.SubmitStreamRequest()
+        tasks = batch.tasks
+        count = size = 0
+        while self._to_send and count < BATCH_TASKS:
             submission = self._unanswered.get(self._to_send[0])
             if submission is None:
                 self._to_send.popleft()
                 continue
             size += submission.size
-            if tasks and size > BATCH_BYTES:
+            if count and size > BATCH_BYTES:
                 break
             self._to_send.popleft()
-            wait = submission.finished is not None
-            tasks.append(fleet_pb2.StreamedTask(tag=submission.tag, task=submission.spec, wait=wait))
-        return fleet_pb2.SubmitStreamRequest(tasks=tasks) if tasks else None
+            count += 1
+            # One that is made with all its fields, and then put into the batch, is copied more often.
+            task = tasks.add()
+            task.tag = submission.tag
+            task.wait = submission.wait
+            task.task.CopyFrom(submission.spec)
+        return batch if count else None
 
-    def _take(self, answer: fleet_pb2.StreamedAnswer) -> None:
-        which = answer.WhichOneof("answer")
-        if which == "submitted":
-            self._take_result(answer.tag, answer.submitted)
-        elif which == "finished":
-            if answer.tag in self._unanswered:
-                # A result alone counts as both.
-                self._take_result(answer.tag, fleet_pb2.SubmitResult(task_id=answer.finished.id))
-            self._end(answer.tag, answer.finished)
-        elif which == "expired":
-            self._end(answer.tag, TaskExpiredError(answer.expired))
+    def _take(self, answers: Iterable[fleet_pb2.StreamedAnswer]) -> None:
+        accepted = finished = 0
+        for answer in answers:
+            tag, which = answer.tag, answer.WhichOneof("answer")
+            if which == "submitted":
+                submission = self._unanswered.get(tag)
+                if submission is None:
+                    continue
+                result = answer.submitted
+                if result.HasField("refusal"):
+                    self._refused(submission, result.refusal)
+                    continue
+                if accepted == 0:
+                    self._tries.succeeded()
+                accepted += 1
+                self._accept(submission, result.task_id, existing=result.existing)
+            elif which == "finished":
+                task = answer.finished
+                submission = self._unanswered.get(tag)
+                if submission is not None:
+                    # A result alone counts as both.
+                    accepted += 1
+                    self._accept(submission, task.id, existing=False)
+                submission = self._unfinished.pop(tag, None)
+                if submission is not None:
+                    finished += 1
+                    submission.end(task, None)
+            elif which == "expired":
+                submission = self._unfinished.pop(tag, None)
+                if submission is not None:
+                    finished += 1
+                    submission.end(None, TaskExpiredError(answer.expired))
+        # Room is made for all of them at once, which costs less.
+        if accepted:
+            self._window.give(accepted)
+            self._less.set()
+        self._finishing.give(finished)
 
-    def _take_result(self, tag: int, result: fleet_pb2.SubmitResult) -> None:
-        submission = self._unanswered.get(tag)
-        if submission is None:
-            return
-        refusal = result.refusal if result.HasField("refusal") else None
+    def _accept(self, submission: Submission, task_id: str, *, existing: bool) -> None:
+        self._remove(submission)
+        if submission.wait:
+            self._unfinished[submission.tag] = submission
+        submission.accept(task_id, existing=existing)
+
+    def _refused(self, submission: Submission, refusal: fleet_pb2.Refusal) -> None:
         now = time.monotonic()
-        if refusal is not None and refusal.code in _PASSING:
-            if now + RESUBMIT_PAUSE >= self._tries.ends:
-                self._answered(submission)
-                submission.fail(UnavailableError(f"the fleet could not accept the task: {refusal.message}"))
-                self._settle(submission)
-            else:
-                self._postpone(tag, RESUBMIT_PAUSE)
-            return
-        self._tries.succeeded()
-        if refusal is not None and _is_full(refusal) and now + ROOM_PAUSE < submission.room_until:
-            self._postpone(tag, ROOM_PAUSE)
-            return
-        self._answered(submission)
-        if refusal is not None:
-            submission.fail(RefusedError(refusal.code, refusal.message))
-            self._settle(submission)
-            return
-        submission.task_id = result.task_id
-        if not submission.accepted.done():
-            submission.accepted.set_result(result)
-        if submission.finished is not None:
-            self._unfinished[tag] = submission
+        if refusal.code in _PASSING:
+            if now + RESUBMIT_PAUSE < self._tries.ends:
+                self._postpone(submission.tag, RESUBMIT_PAUSE)
+                return
+            error: FleetError = UnavailableError(f"the fleet could not accept the task: {refusal.message}")
+        else:
+            self._tries.succeeded()
+            if _is_full(refusal) and now + ROOM_PAUSE < submission.room_until:
+                self._postpone(submission.tag, ROOM_PAUSE)
+                return
+            error = RefusedError(refusal.code, refusal.message)
+        self._give_up(submission, error)
 
     def _postpone(self, tag: int, seconds: float) -> None:
         # One that was answered meanwhile is not sent again.
-        asyncio.get_running_loop().call_later(seconds, self._send, (tag,))
+        asyncio.get_running_loop().call_later(seconds, self._send, tag)
 
-    def _answered(self, submission: Submission) -> None:
+    def _send(self, tag: int) -> None:
+        self._to_send.append(tag)
+        self._more.set()
+
+    def _remove(self, submission: Submission) -> None:
         del self._unanswered[submission.tag]
         self._unanswered_bytes -= submission.size
+
+    def _give_up(self, submission: Submission, error: FleetError) -> None:
+        """Ends a task that is not accepted."""
+        self._remove(submission)
         self._less.set()
-        self._window.release()
+        self._window.give()
+        self._settle(submission, None, error)
 
-    def _end(self, tag: int, outcome: types_pb2.Task | FleetError) -> None:
-        submission = self._unfinished.pop(tag, None)
-        if submission is not None:
-            self._finish(submission, outcome)
-
-    def _finish(self, submission: Submission, outcome: types_pb2.Task | FleetError) -> None:
-        if isinstance(outcome, FleetError):
-            submission.fail(outcome)
-        elif submission.finished is not None and not submission.finished.done():
-            submission.finished.set_result(outcome)
-        self._settle(submission)
-
-    def _settle(self, submission: Submission) -> None:
-        """Makes room for another task whose result is awaited."""
-        if submission.finished is not None:
-            self._finishing.release()
+    def _settle(self, submission: Submission, task: types_pb2.Task | None, error: FleetError | None) -> None:
+        """Tells what became of a task, and makes room for another one whose result is awaited."""
+        submission.end(task, error)
+        if submission.wait:
+            self._finishing.give()
 
     def _recover(self) -> None:
         """Has everything unanswered sent again, and watches everything accepted, after a stream broke."""
@@ -319,24 +428,23 @@ class Submissions:
             watching.add_done_callback(self._watching.discard)
 
     async def _await(self, submission: Submission) -> None:
-        outcome: types_pb2.Task | FleetError = UnavailableError("the client was closed")
+        task: types_pb2.Task | None = None
+        error: FleetError | None = UnavailableError("the client was closed")
         try:
-            outcome = await self._awaited.finished(submission.task_id)
-        except FleetError as error:
-            outcome = error
+            task, error = await self._awaited.finished(submission.task_id), None
+        except FleetError as failure:
+            error = failure
         finally:
-            self._finish(submission, outcome)
+            self._settle(submission, task, error)
 
     def _fail_all(self, error: FleetError) -> None:
         for submission in list(self._unanswered.values()):
-            self._answered(submission)
             submission.lost = error
-            submission.fail(error)
-            self._settle(submission)
+            self._give_up(submission, error)
         unfinished, self._unfinished = self._unfinished, {}
         for submission in unfinished.values():
             submission.lost = error
-            self._finish(submission, error)
+            self._settle(submission, None, error)
         self._to_send.clear()
 
 
