@@ -1,9 +1,12 @@
 //! Processes that take and send several messages in one.
 
-use robeing_agent::executor::{Outcome, worker::MAX_BATCH};
+use robeing_agent::executor::{
+    Outcome,
+    worker::{MAX_BATCH, MAX_BATCH_SUBTASKS},
+};
 use robeing_proto::worker::v1::{
-    FromProcess, FromProcessBatch, Hello, Progress, Task, TaskLog, TaskProgress, TaskResult, from_process, task_result,
-    to_process,
+    FromProcess, FromProcessBatch, Hello, Progress, Subtask, Suspend, Task, TaskLog, TaskProgress, TaskResult,
+    from_process, task_result, to_process,
 };
 use tonic::Code;
 
@@ -105,4 +108,26 @@ async fn a_batch_of_more_than_so_many_messages_ends_the_stream() {
     assert_eq!(end.code(), Code::InvalidArgument, "{end:?}");
     let problem = format!("a batch of {} messages, the limit is {MAX_BATCH}; ", MAX_BATCH + 1);
     assert!(end.message().starts_with(&problem), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_batch_that_asks_for_more_than_so_many_subtasks_ends_the_stream() {
+    let agent = Agent::new().await;
+    let asking = |counts: [usize; 2]| {
+        let asks = |count| {
+            let asked = Suspend { subtasks: vec![Subtask::default(); count], ..Suspend::default() };
+            TaskResult { outcome: Some(task_result::Outcome::Suspend(asked)), ..TaskResult::default() }
+        };
+        batch(FromProcessBatch { results: counts.map(asks).to_vec(), ..FromProcessBatch::default() })
+    };
+    let late = asking([MAX_BATCH_SUBTASKS - 1, 1]);
+    let (mut process, _) = agent.say(vec![hello("mine"), late]).await.expect("it attaches");
+    let running = agent.run(attempt(""));
+    let task = process.task().await;
+    process.answer(&task, output(1)).await;
+    assert_eq!(running.end().await, Outcome::Succeeded { output: "x".into() }, "it is still attached");
+    process.outgoing.send(asking([MAX_BATCH_SUBTASKS, 1])).await.expect("it is attached");
+    let end = process.next().await.expect_err("it ends");
+    assert_eq!(end.code(), Code::InvalidArgument, "{end:?}");
+    assert!(end.message().starts_with("a batch that asks for 10001 subtasks, the limit is 10000; "), "{end:?}");
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from robeing import App, Context
-from robeing._worker.outgoing import MAX_BATCH, MAX_BATCH_BYTES, Outgoing
+from robeing._worker.outgoing import MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_SUBTASKS, Outgoing
 from robeing.worker.v1 import worker_pb2 as wire
 from tests.fakes.waiting import until
 from tests.test_worker import outcome_of, serving
@@ -126,6 +126,19 @@ def test_a_batch_has_no_more_than_so_many_bytes_and_what_is_larger_is_sent_by_it
     assert sent(batching(result(fits), result(fits + b"x"))) == [0, 0]
     large = result(bytes(MAX_BATCH_BYTES))
     assert sent(batching(result(), result(), large, result(), result())) == [2, 0, 2], "the order is kept"
+
+
+def asking(count: int) -> wire.TaskResult:
+    """Returns the result of an attempt that asks for so many subtasks."""
+    return wire.TaskResult(task_id="t", attempt=1, suspend=wire.Suspend(subtasks=[wire.Subtask(kind="k")] * count))
+
+
+def test_a_batch_asks_for_no_more_subtasks_than_agents_take() -> None:
+    each = 1_000
+    most = MAX_BATCH_SUBTASKS // each
+    assert sent(batching(*[asking(each)] * most, result())) == [most + 1]
+    assert sent(batching(*[asking(each)] * most, asking(1), result())) == [most, 2]
+    assert sent(batching(asking(MAX_BATCH_SUBTASKS + 1), result(), result())) == [0, 2]
 
 
 def test_other_messages_keep_their_place_between_batches() -> None:

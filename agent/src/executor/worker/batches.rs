@@ -2,7 +2,10 @@
 //! task.
 
 use prost::Message as _;
-use robeing_proto::worker::v1::{FromProcessBatch, Task, ToProcess, ToProcessBatch, to_process};
+use robeing_proto::{
+    codec::MAX_PARTS,
+    worker::v1::{FromProcessBatch, Task, TaskResult, ToProcess, ToProcessBatch, task_result, to_process},
+};
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -10,8 +13,13 @@ use super::attached::Attached;
 
 /// The maximum number of messages of a batch, in either direction.
 pub const MAX_BATCH: usize = 256;
+/// The maximum number of subtasks that the results of a batch may ask for.
+pub const MAX_BATCH_SUBTASKS: usize = 10_000;
 /// The maximum length of a batch to a process, in bytes. A larger task is sent by itself.
 pub const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// A batch is read if it keeps to the limits: it counts its messages, their subtasks, and what else each result asks with.
+const _: () = assert!(2 * MAX_BATCH + MAX_BATCH_SUBTASKS <= MAX_PARTS);
 
 /// Takes the messages to a process from its queue, tasks that wait there as batches.
 pub(super) struct Gathering {
@@ -64,15 +72,29 @@ impl Gathering {
     }
 }
 
+/// Returns how many subtasks a result asks for.
+fn subtasks(result: &TaskResult) -> usize {
+    match &result.outcome {
+        Some(task_result::Outcome::Suspend(asked)) => asked.subtasks.len(),
+        _ => 0,
+    }
+}
+
 /// Takes the messages of a batch of a process, in their order.
 ///
 /// # Errors
-/// There are more than [`MAX_BATCH`]; none is taken then.
+/// There are more than [`MAX_BATCH`], or they ask for more than [`MAX_BATCH_SUBTASKS`]; none is taken then.
 pub(super) fn unpack(attached: &Attached, number: u64, batch: FromProcessBatch) -> Result<(), Status> {
     let FromProcessBatch { progress, logs, results } = batch;
     let count = progress.len() + logs.len() + results.len();
     if count > MAX_BATCH {
         let problem = format!("a batch of {count} messages, the limit is {MAX_BATCH}; send several batches");
+        return Err(Status::invalid_argument(problem));
+    }
+    let asked: usize = results.iter().map(subtasks).sum();
+    if asked > MAX_BATCH_SUBTASKS {
+        let problem =
+            format!("a batch that asks for {asked} subtasks, the limit is {MAX_BATCH_SUBTASKS}; send several batches");
         return Err(Status::invalid_argument(problem));
     }
     progress.into_iter().for_each(|progress| attached.progressed(number, progress));

@@ -28,7 +28,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use attached::{MAX_PROCESSES, MAX_UNHEALTHY, MAX_UNREAD};
-pub use batches::{MAX_BATCH, MAX_BATCH_BYTES};
+pub use batches::{MAX_BATCH, MAX_BATCH_BYTES, MAX_BATCH_SUBTASKS};
 use bytes::Bytes;
 pub use mail::{MAX_SENDING, Post, WorkerMail};
 use robeing_fleet::limits::{MAX_FAILURE_NAME_BYTES, MAX_INPUT_BYTES, MAX_PASSED_BYTES};

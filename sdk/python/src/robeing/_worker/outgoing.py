@@ -6,8 +6,10 @@ from collections import deque
 
 from robeing.worker.v1 import worker_pb2 as wire
 
-# The most messages of a batch, which agents check; and their bytes. A larger message is sent by itself.
+# The most messages of a batch, and subtasks that its results ask for, which agents check; and its bytes. What is larger
+# is sent by itself.
 MAX_BATCH = 256
+MAX_BATCH_SUBTASKS = 10_000
 MAX_BATCH_BYTES = 1024 * 1024
 
 _BATCHED = ("progress", "log")
@@ -37,10 +39,11 @@ class Outgoing:
         if not self.takes_batches or not waiting or not _is_batched(first):
             return _alone(first)
         batch = [first]
-        size = first.ByteSize()
+        size, subtasks = first.ByteSize(), _subtasks(first)
         while waiting and len(batch) < MAX_BATCH and _is_batched(waiting[0]):
             size += waiting[0].ByteSize()
-            if size > MAX_BATCH_BYTES:
+            subtasks += _subtasks(waiting[0])
+            if size > MAX_BATCH_BYTES or subtasks > MAX_BATCH_SUBTASKS:
                 break
             batch.append(waiting.popleft())
         return _alone(first) if len(batch) == 1 else _together(batch)
@@ -52,6 +55,13 @@ class Outgoing:
 
 def _is_batched(message: _Message) -> bool:
     return isinstance(message, wire.TaskResult) or message.WhichOneof("message") in _BATCHED
+
+
+def _subtasks(message: _Message) -> int:
+    """Returns how many subtasks a message asks for."""
+    if isinstance(message, wire.TaskResult) and message.HasField("suspend"):
+        return len(message.suspend.subtasks)
+    return 0
 
 
 def _alone(message: _Message) -> wire.FromProcess:

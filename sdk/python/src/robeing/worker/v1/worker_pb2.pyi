@@ -145,8 +145,8 @@ Global___FromProcess: _TypeAlias = FromProcess  # noqa: Y015
 
 @_typing.final
 class FromProcessBatch(_message.Message):
-    """Messages of a process that are sent as one. They count in this order. The agent refuses more than 256 of them, which ends
-    the stream.
+    """Messages of a process that are sent as one. They count in this order. The agent refuses more than 256 of them, and results
+    that ask for more than 10,000 subtasks in all, which ends the stream.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
