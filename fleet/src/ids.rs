@@ -93,17 +93,20 @@ pub struct AgentId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct SessionId(pub u64);
 
-/// Writes the hyphenated form of a UUID.
+/// Writes the hyphenated form of a UUID. Every answer about a task has one, so it does without formatting numbers.
 fn write_uuid(v: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(
-        f,
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        (v >> 96) as u32,
-        (v >> 80) as u16,
-        (v >> 64) as u16,
-        (v >> 48) as u16,
-        v & 0xffff_ffff_ffff
-    )
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [b'-'; 36];
+    let mut place = 0;
+    for (n, byte) in v.to_be_bytes().into_iter().enumerate() {
+        if matches!(n, 4 | 6 | 8 | 10) {
+            place += 1;
+        }
+        text[place] = DIGITS[usize::from(byte >> 4)];
+        text[place + 1] = DIGITS[usize::from(byte & 0xf)];
+        place += 2;
+    }
+    f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
 }
 
 macro_rules! shown_as_uuid {
@@ -144,6 +147,18 @@ impl fmt::Display for SessionId {
 #[cfg(test)]
 mod tests {
     use super::{super::limits::MAX_TIME_MS, *};
+
+    #[test]
+    fn ids_are_shown_as_uuids() {
+        for (id, shown) in [
+            (0, "00000000-0000-0000-0000-000000000000"),
+            (0x0123_4567_89ab_cdef_fedc_ba98_7654_3210, "01234567-89ab-cdef-fedc-ba9876543210"),
+            (u128::MAX, "ffffffff-ffff-ffff-ffff-ffffffffffff"),
+        ] {
+            assert_eq!(TaskId(id).to_string(), shown);
+            assert_eq!(format!("{:?}", BallotId(id)), shown);
+        }
+    }
 
     #[test]
     fn wall_times_are_shown_as_dates() {

@@ -76,7 +76,9 @@ impl Submitters {
             }
             Submitters::None | Submitters::One(..) => {}
         }
-        let ready = BTreeSet::from([rank]);
+        // To make a set of an array would sort it first, and most queues are empty most of the time.
+        let mut ready = BTreeSet::new();
+        ready.insert(rank);
         *self = match std::mem::take(self) {
             Submitters::One(name, others) => {
                 let mut many = Many::default();
