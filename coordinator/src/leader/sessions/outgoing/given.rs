@@ -139,7 +139,7 @@ pub(super) enum NotGiven {
 
 /// Takes the tasks of the next attempts that are still current, about as many as fit in one message.
 pub(super) fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
-    let (mut tasks, mut budget) = (Vec::new(), MessageBudget::default());
+    let (mut tasks, mut budget) = (Vec::with_capacity(attempts.len().min(MAX_ATTEMPTS_READ)), MessageBudget::default());
     for _ in 0..MAX_ATTEMPTS_READ {
         let Some(&(id, attempt)) = attempts.front() else { break };
         let task = fleet.task(id).filter(|task| task.current().is_some_and(|current| current.number == attempt));
