@@ -183,7 +183,7 @@ pub fn coordinator_messages(mut bytes: &[u8]) {
             }
             Some(coordinator_message::Message::CompletionAcks(acks)) => {
                 let keys = acks.acks.into_iter().map(|of| Key { task_id: of.task_id, attempt: of.attempt });
-                keys.for_each(|key| held.acknowledged(&key));
+                keys.for_each(|key| held.acknowledged(key));
             }
             Some(coordinator_message::Message::HandBack(_)) => {
                 held.hand_back_waiting();

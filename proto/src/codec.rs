@@ -3,7 +3,10 @@
 //! asks for. An empty part takes two bytes in a message and hundreds in memory, so a message within its limit in bytes could
 //! take a hundred times that in memory.
 
-use std::{any::TypeId, marker::PhantomData};
+use std::{
+    any::{Any, TypeId},
+    marker::PhantomData,
+};
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::{Message, encoding::WireType};
@@ -12,7 +15,7 @@ use tonic::{
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-use crate::{internal::v1 as internal, worker::v1 as worker};
+use crate::{internal::v1 as internal, v1, worker::v1 as worker};
 
 /// The maximum number of parts of a message: more than any valid message has.
 pub const MAX_PARTS: usize = 20_000;
@@ -140,7 +143,9 @@ impl<T: Message> Encoder for BoundedEncoder<T> {
     type Error = Status;
 
     fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item.encode(buffer).map_err(|error| Status::internal(error.to_string()))
+        // The buffer grows as needed, so the size of the message is not computed first.
+        item.encode_raw(buffer);
+        Ok(())
     }
 
     fn buffer_settings(&self) -> BufferSettings {
@@ -157,13 +162,17 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        let has_too_many = |message: &[u8]| {
-            parts(message, is_envelope::<U>()) > MAX_PARTS || parts_in(message, deep_in::<U>()) > MAX_PARTS
-        };
-        if buffer.remaining() > UNCOUNTED_BYTES && has_too_many(buffer.chunk()) {
-            return Err(Status::invalid_argument(format!("a message of more than {MAX_PARTS} parts; split it")));
+        let mut count = 0;
+        if buffer.remaining() > UNCOUNTED_BYTES {
+            let encoded = buffer.chunk();
+            count = parts(encoded, is_envelope::<U>());
+            if count > MAX_PARTS || parts_in(encoded, deep_in::<U>()) > MAX_PARTS {
+                return Err(Status::invalid_argument(format!("a message of more than {MAX_PARTS} parts; split it")));
+            }
         }
-        Message::decode(buffer).map(Some).map_err(|error| Status::internal(error.to_string()))
+        let mut message = with_room::<U>(count);
+        message.merge(buffer).map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Some(message))
     }
 
     fn buffer_settings(&self) -> BufferSettings {
@@ -210,6 +219,18 @@ fn deep_in<U: 'static>() -> &'static [&'static [u64]] {
     }
 }
 
+/// Returns an empty message to read one of so many parts into. Tasks are large, so there is room for all of them at once.
+fn with_room<U: Default + 'static>(parts: usize) -> U {
+    let mut message = U::default();
+    let any: &mut dyn Any = &mut message;
+    if let Some(request) = any.downcast_mut::<v1::SubmitStreamRequest>() {
+        request.tasks.reserve_exact(parts);
+    } else if let Some(request) = any.downcast_mut::<v1::SubmitRequest>() {
+        request.tasks.reserve_exact(parts);
+    }
+    message
+}
+
 /// Takes the next field off an encoded message. Returns its key, and its content if that has a length. `None` if it is
 /// malformed.
 fn take_field<'a>(message: &mut &'a [u8]) -> Option<(u64, &'a [u8])> {
@@ -242,7 +263,15 @@ fn parts(mut message: &[u8], envelope: bool) -> usize {
 
 /// Counts the parts of the messages that each of these paths leads to, to one more than [`MAX_PARTS`].
 fn parts_in(message: &[u8], paths: &[&[u64]]) -> usize {
-    paths.iter().map(|path| parts_within(message, path)).sum::<usize>().min(MAX_PARTS + 1)
+    let may_lead = |path: &&&[u64]| path.iter().all(|field| may_have(message, *field));
+    paths.iter().filter(may_lead).map(|path| parts_within(message, path)).sum::<usize>().min(MAX_PARTS + 1)
+}
+
+/// Returns whether a message may have this field somewhere, of messages or texts. A key that takes several bytes has the same
+/// first byte however long it is, and few plain messages have that byte: it is in no ASCII text.
+fn may_have(message: &[u8], field: u64) -> bool {
+    let key = field << 3 | WireType::LengthDelimited as u64;
+    key < 0x80 || message.contains(&(key as u8 | 0x80))
 }
 
 /// Counts the parts of the messages that these fields lead to, from the outermost on, as [`parts`] does; none if there
@@ -262,7 +291,6 @@ fn parts_within(mut message: &[u8], fields: &[u64]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1;
 
     fn submission(tasks: usize) -> Vec<u8> {
         v1::SubmitRequest { tasks: vec![v1::TaskSpec::default(); tasks] }.encode_to_vec()
@@ -350,6 +378,21 @@ mod tests {
         };
         assert_eq!(counted(vec![asking(3), asking(4)]), 2 + 3 + 4);
         assert_eq!(counted(vec![asking(MAX_PARTS / 2), asking(MAX_PARTS / 2)]), MAX_PARTS + 1);
+    }
+
+    #[test]
+    fn a_field_whose_key_is_longer_than_it_needs_to_be_is_counted_too() {
+        // FromProcess.batch (82), in three bytes instead of two, with two empty parts.
+        let message = [0x92, 0x85, 0x00, 4, 0x0a, 0, 0x0a, 0];
+        assert_eq!(parts_in(&message, deep_in::<worker::FromProcess>()), 2);
+        assert!(!may_have(&[0x0a, 1, b'a'], 82) && may_have(&[], 1) && may_have(&message, 82));
+    }
+
+    #[test]
+    fn there_is_room_for_all_tasks_of_a_request_before_they_are_read() {
+        assert_eq!(with_room::<v1::SubmitStreamRequest>(7).tasks.capacity(), 7);
+        assert_eq!(with_room::<v1::SubmitRequest>(MAX_PARTS).tasks.capacity(), MAX_PARTS);
+        assert_eq!(with_room::<v1::SubmitRequest>(0).tasks.capacity(), 0);
     }
 
     #[test]

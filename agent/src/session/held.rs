@@ -1,9 +1,10 @@
 //! The attempts an agent holds in its session: waiting for a slot, running, or finished with a completion not
-//! acknowledged yet. This module does not know how attempts run or how completions are sent. It uses only ordered maps,
-//! so that a simulated run is reproducible.
+//! acknowledged yet. This module does not know how attempts run or how completions are sent. Nothing depends on the order
+//! of its map, so that a simulated run is reproducible.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 
+use ahash::HashMap;
 use robeing_fleet::limits::MAX_SLOTS;
 use robeing_proto::{
     budget::{MESSAGE_BUDGET_BYTES, MessageBudget},
@@ -12,6 +13,8 @@ use robeing_proto::{
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use super::numbered::Numbered;
 
 /// The maximum number of assignments waiting for a slot; further ones are handed back. The leader never assigns more
 /// than there are slots, because a slot becomes free only when the agent reports how its attempt ended.
@@ -27,7 +30,7 @@ pub const BATCH_COMPLETIONS: usize = 1_024;
 const COMPLETION_OVERHEAD: usize = 128;
 
 /// One attempt at a task.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The task's id.
     pub task_id: String,
@@ -52,14 +55,14 @@ pub struct Waiting {
 
 #[derive(Debug)]
 enum State {
-    /// Key in [`Held::waiting`].
+    /// Number in [`Held::waiting`].
     Waiting(u64),
     Running {
         cancel: CancellationToken,
         /// The attempt is being stopped in order to be handed back.
         hand_back: bool,
     },
-    /// Key in [`Held::finished`].
+    /// Number in [`Held::finished`].
     Finished(u64),
 }
 
@@ -67,14 +70,12 @@ enum State {
 #[derive(Debug)]
 pub struct Held {
     slots: usize,
-    states: BTreeMap<Key, State>,
+    states: HashMap<Key, State>,
     /// Assignments waiting for a slot, in order of arrival.
-    waiting: BTreeMap<u64, Waiting>,
-    next_waiting: u64,
+    waiting: Numbered<Waiting>,
     running: usize,
-    finished: BTreeMap<u64, internal::Completion>,
+    finished: Numbered<internal::Completion>,
     finished_bytes: usize,
-    next_finished: u64,
     /// Completions from this number on have not been sent on this connection.
     unsent: u64,
     /// Bytes of completions sent on this connection and not acknowledged.
@@ -86,13 +87,11 @@ impl Held {
     pub fn new(slots: u32) -> Self {
         Self {
             slots: slots.max(1) as usize,
-            states: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            next_waiting: 0,
+            states: HashMap::default(),
+            waiting: Numbered::new(),
             running: 0,
-            finished: BTreeMap::new(),
+            finished: Numbered::new(),
             finished_bytes: 0,
-            next_finished: 0,
             unsent: 0,
             sent_bytes: 0,
         }
@@ -101,16 +100,15 @@ impl Held {
     /// Adds an assignment. One that is already held changes nothing; one beyond [`MAX_WAITING`] is handed back.
     pub fn assigned(&mut self, assignment: internal::Assignment, now: Instant) {
         let key = Key::from(&assignment);
-        if self.states.contains_key(&key) {
+        if self.waiting.len() == MAX_WAITING {
+            if !self.states.contains_key(&key) {
+                self.finished(key, completion::Outcome::HandedBack(internal::HandedBack {}), 0);
+            }
             return;
         }
-        if self.waiting.len() == MAX_WAITING {
-            return self.finished(key, completion::Outcome::HandedBack(internal::HandedBack {}), 0);
+        if let Entry::Vacant(free) = self.states.entry(key) {
+            free.insert(State::Waiting(self.waiting.push(Waiting { assignment, received: now })));
         }
-        let number = self.next_waiting;
-        self.next_waiting += 1;
-        self.states.insert(key, State::Waiting(number));
-        self.waiting.insert(number, Waiting { assignment, received: now });
     }
 
     /// Returns the next attempt to start, with the token that cancels it, and marks it as running until
@@ -119,18 +117,23 @@ impl Held {
         if self.running >= self.slots || self.finished_bytes > MAX_UNACKNOWLEDGED_BYTES {
             return None;
         }
-        let (_, next) = self.waiting.pop_first()?;
+        let mut next = self.waiting.pop_first()?;
         let cancel = CancellationToken::new();
-        self.states.insert(Key::from(&next.assignment), State::Running { cancel: cancel.clone(), hand_back: false });
+        // Its id is lent to the key, without a copy.
+        let key = Key { task_id: std::mem::take(&mut next.assignment.task_id), attempt: next.assignment.attempt };
+        if let Some(state) = self.states.get_mut(&key) {
+            *state = State::Running { cancel: cancel.clone(), hand_back: false };
+        }
+        next.assignment.task_id = key.task_id;
         self.running += 1;
         Some((next, cancel))
     }
 
     /// Records how an attempt ended; the completion is sent until it is acknowledged.
     pub fn finished(&mut self, key: Key, mut outcome: completion::Outcome, ran_us: u64) {
-        let number = self.next_finished;
-        self.next_finished += 1;
-        match self.states.insert(key.clone(), State::Finished(number)) {
+        let number = self.finished.next_number();
+        let known = self.states.get_mut(&key).map(|state| std::mem::replace(state, State::Finished(number)));
+        match known {
             Some(State::Running { hand_back, .. }) => {
                 self.running -= 1;
                 if hand_back && matches!(outcome, completion::Outcome::Stopped(_)) {
@@ -138,13 +141,13 @@ impl Held {
                 }
             }
             Some(State::Finished(earlier)) => self.forget(earlier),
-            Some(State::Waiting(number)) => drop(self.waiting.remove(&number)),
-            None => {}
+            Some(State::Waiting(number)) => drop(self.waiting.remove(number)),
+            None => drop(self.states.insert(key.clone(), State::Finished(number))),
         }
         let completion =
             internal::Completion { task_id: key.task_id, attempt: key.attempt, ran_us, outcome: Some(outcome) };
         self.finished_bytes += size(&completion);
-        self.finished.insert(number, completion);
+        self.finished.push(completion);
     }
 
     /// Stops an attempt at the coordinator's request: a running one is cancelled and ends in its own time; a waiting or
@@ -159,17 +162,17 @@ impl Held {
     }
 
     /// Removes a completion that the coordinator has acknowledged.
-    pub fn acknowledged(&mut self, key: &Key) {
-        if let Some(State::Finished(number)) = self.states.get(key) {
-            let number = *number;
-            self.states.remove(key);
+    pub fn acknowledged(&mut self, key: Key) {
+        let Entry::Occupied(held) = self.states.entry(key) else { return };
+        if let State::Finished(number) = *held.get() {
+            held.remove();
             self.forget(number);
         }
     }
 
     /// Hands back all waiting attempts.
     pub fn hand_back_waiting(&mut self) {
-        for waiting in std::mem::take(&mut self.waiting).into_values() {
+        while let Some(waiting) = self.waiting.pop_first() {
             let key = Key::from(&waiting.assignment);
             self.finished(key, completion::Outcome::HandedBack(internal::HandedBack {}), 0);
         }
@@ -178,7 +181,8 @@ impl Held {
     /// Hands back all running attempts, which the caller has stopped.
     pub fn hand_back_running(&mut self) {
         let running = self.states.iter().filter(|(_, state)| matches!(state, State::Running { .. }));
-        let keys: Vec<Key> = running.map(|(key, _)| key.clone()).collect();
+        let mut keys: Vec<Key> = running.map(|(key, _)| key.clone()).collect();
+        keys.sort_unstable();
         for key in keys {
             self.finished(key, completion::Outcome::HandedBack(internal::HandedBack {}), 0);
         }
@@ -186,7 +190,9 @@ impl Held {
 
     /// Cancels all running attempts, each of which is handed back once it has stopped.
     pub fn stop_and_hand_back(&mut self) {
-        for state in self.states.values_mut() {
+        let mut states: Vec<(&Key, &mut State)> = self.states.iter_mut().collect();
+        states.sort_unstable_by_key(|(key, _)| *key);
+        for (_, state) in states {
             if let State::Running { cancel, hand_back } = state {
                 *hand_back = true;
                 cancel.cancel();
@@ -201,8 +207,10 @@ impl Held {
 
     /// Returns all attempts held, for a Hello.
     pub fn refs(&self) -> Vec<internal::AttemptRef> {
-        let keys = self.states.keys();
-        keys.map(|key| internal::AttemptRef { task_id: key.task_id.clone(), attempt: key.attempt }).collect()
+        let mut keys: Vec<&Key> = self.states.keys().collect();
+        keys.sort_unstable();
+        let held = |key: &Key| internal::AttemptRef { task_id: key.task_id.clone(), attempt: key.attempt };
+        keys.into_iter().map(held).collect()
     }
 
     /// Marks every unacknowledged completion as unsent, so that it is sent again.
@@ -213,26 +221,26 @@ impl Held {
 
     /// Whether [`Held::batch`] has completions to return that may be sent now.
     pub fn has_unsent(&self) -> bool {
-        let is_unsent = |(last, _): (&u64, _)| *last >= self.unsent;
-        self.sent_bytes < MAX_SENT_BYTES && self.finished.last_key_value().is_some_and(is_unsent)
+        self.sent_bytes < MAX_SENT_BYTES && self.finished.last().is_some_and(|last| last >= self.unsent)
     }
 
     /// Whether a sent completion is not acknowledged yet.
     pub fn has_unacknowledged(&self) -> bool {
-        self.finished.first_key_value().is_some_and(|(first, _)| *first < self.unsent)
+        self.finished.first().is_some_and(|first| first < self.unsent)
     }
 
     /// Returns the next completions to send and marks them as sent.
     pub fn batch(&mut self) -> Vec<internal::Completion> {
-        let mut batch = Vec::new();
-        let mut budget = MessageBudget::default();
-        for (number, completion) in self.finished.range(self.unsent..).take(BATCH_COMPLETIONS) {
-            if !budget.take(size(completion)) {
+        let most = self.finished.since(self.unsent).take(BATCH_COMPLETIONS).count();
+        let (mut batch, mut budget) = (Vec::with_capacity(most), MessageBudget::default());
+        for (number, completion) in self.finished.since(self.unsent).take(BATCH_COMPLETIONS) {
+            let bytes = size(completion);
+            if !budget.take(bytes) {
                 break;
             }
             batch.push(completion.clone());
             self.unsent = number + 1;
-            self.sent_bytes += size(completion);
+            self.sent_bytes += bytes;
         }
         batch
     }
@@ -258,7 +266,7 @@ impl Held {
     }
 
     fn forget(&mut self, number: u64) {
-        if let Some(completion) = self.finished.remove(&number) {
+        if let Some(completion) = self.finished.remove(number) {
             let bytes = size(&completion);
             self.finished_bytes -= bytes;
             if number < self.unsent {
@@ -372,8 +380,8 @@ mod tests {
         held.send_again();
         held.finished(key(1), output(3), 7);
         assert_eq!(held.batch().len(), 2);
-        held.acknowledged(&key(0));
-        held.acknowledged(&key(1));
+        held.acknowledged(key(0));
+        held.acknowledged(key(1));
         held.send_again();
         assert!(!held.has_unsent() && held.is_empty());
         assert_eq!(held.finished_bytes, 0);
@@ -412,12 +420,12 @@ mod tests {
             sent
         };
         assert_eq!(sent(&mut held), 4);
-        held.acknowledged(&key(0));
+        held.acknowledged(key(0));
         assert_eq!(sent(&mut held), 1);
         held.send_again();
         assert_eq!(sent(&mut held), 4, "on another connection it begins again");
         for n in 0..6 {
-            held.acknowledged(&key(n));
+            held.acknowledged(key(n));
         }
         assert_eq!((held.sent_bytes, held.finished_bytes, held.has_unsent()), (0, 0, false));
     }
@@ -428,7 +436,7 @@ mod tests {
         held.start_next();
         held.finished(key(0), output(MAX_UNACKNOWLEDGED_BYTES), 1);
         assert!(held.start_next().is_none());
-        held.acknowledged(&key(0));
+        held.acknowledged(key(0));
         assert!(held.start_next().is_some());
     }
 
@@ -467,6 +475,16 @@ mod tests {
             "{outcomes:?}"
         );
         assert_eq!(held.running(), 0);
+    }
+
+    #[test]
+    fn what_is_held_is_listed_and_handed_back_in_the_same_order_each_time() {
+        let mut held = with(50, 50);
+        while held.start_next().is_some() {}
+        let listed: Vec<String> = held.refs().into_iter().map(|of| of.task_id).collect();
+        assert!(listed.is_sorted() && listed.len() == 50);
+        held.hand_back_running();
+        assert_eq!(held.batch().into_iter().map(|of| of.task_id).collect::<Vec<_>>(), listed);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use ahash::HashMap;
 use prost_types::Timestamp;
 use robeing_platform::Clock;
 use robeing_proto::{internal::v1 as internal, v1};
@@ -65,7 +66,7 @@ pub(super) struct AttemptLogs {
     news: Arc<Notify>,
     /// The most bytes of a log.
     most: usize,
-    running: BTreeMap<Key, AttemptLog>,
+    running: HashMap<Key, AttemptLog>,
     /// In the order in which they ended.
     ended: VecDeque<Ended>,
     followed: BTreeMap<Key, Followed>,
@@ -86,7 +87,7 @@ impl AttemptLogs {
             clock,
             news: Arc::default(),
             most: MAX_LOG_BYTES.min(AGENT_LOG_BYTES / slots.max(1) as usize),
-            running: BTreeMap::new(),
+            running: HashMap::default(),
             ended: VecDeque::new(),
             followed: BTreeMap::new(),
             last: None,
@@ -116,7 +117,10 @@ impl AttemptLogs {
 
     /// Records that all attempts have ended.
     pub fn all_ended(&mut self, now: Instant) {
-        for (key, log) in std::mem::take(&mut self.running) {
+        let mut running: Vec<(Key, AttemptLog)> = std::mem::take(&mut self.running).into_iter().collect();
+        // In an order that is the same each time, so that a simulated run is reproducible.
+        running.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (key, log) in running {
             self.keep(key, log, now);
         }
     }

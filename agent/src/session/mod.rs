@@ -45,6 +45,7 @@ pub mod lease;
 mod link;
 pub mod logs;
 mod metrics;
+mod numbered;
 pub mod progress;
 pub mod search;
 mod stored;

@@ -67,8 +67,14 @@ impl Batch {
         self.refuse_parts(submissions.len(), refused);
         let encoded = |task| propose::encoded(&Command::Task(TaskCommand::Submit(task)));
         if submissions.iter().all(|task| task.links.is_none()) {
-            let tasks = submissions.into_iter().enumerate().filter(|(n, _)| !refused.contains_key(n));
-            return Sent { commands: tasks.map(|(_, task)| encoded(task)).collect(), keyed: Vec::new(), places: None };
+            // Not collected, which would move each task to the next adapter, and all commands to smaller memory at last.
+            let mut commands = Vec::with_capacity(submissions.len());
+            for (n, task) in submissions.into_iter().enumerate() {
+                if refused.is_empty() || !refused.contains_key(&n) {
+                    commands.push(encoded(task));
+                }
+            }
+            return Sent { commands, keyed: Vec::new(), places: None };
         }
         let order = submission_order(&submissions).unwrap_or_else(|cycle| {
             for (n, _) in submissions.iter().enumerate().filter(|(_, task)| task.links.is_some()) {

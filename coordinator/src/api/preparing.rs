@@ -9,7 +9,13 @@ use robeing_platform::uuid_v7;
 use robeing_proto::v1;
 
 use crate::{
-    api::{answers::Outcome, convert, errors, splitting::Preparing, submissions::Submissions},
+    api::{
+        answers::Outcome,
+        convert::{self, BadField},
+        errors,
+        splitting::Preparing,
+        submissions::Submissions,
+    },
     ballots::opening::Draft,
     mail::sender_name,
     policies::Held,
@@ -58,13 +64,22 @@ impl Submissions {
     /// set in part gets the other parts of its kind, as far as this coordinator knows it now, and a task that is split among
     /// agents is divided as its kind says.
     pub fn prepare(&self, mut spec: v1::TaskSpec, preparing: &mut Preparing) -> Result<Prepared, v1::SubmitResult> {
-        let task_id = convert::excerpt(&spec.id).to_owned();
-        let fresh = || uuid_v7(&*self.platform.clock, &*self.platform.random);
-        let refused = |refusal| v1::SubmitResult { task_id, refusal: Some(refusal), ..v1::SubmitResult::default() };
-        let divided = match preparing.divide(&mut spec) {
-            Ok(divided) => divided,
-            Err(error) => return Err(refused(convert::bad_field(&error))),
+        let id = std::mem::take(&mut spec.id);
+        let refused = |refusal| {
+            let task_id = convert::excerpt(&id).to_owned();
+            v1::SubmitResult { task_id, refusal: Some(refusal), ..v1::SubmitResult::default() }
         };
+        let prepared = self.read(&id, spec, preparing).map_err(|error| refused(convert::bad_field(&error)))?;
+        let checked = prepared.task.check();
+        match checked.and_then(|()| prepared.parts.iter().try_for_each(SubmitTask::check)) {
+            Ok(()) => Ok(prepared),
+            Err(refusal) => Err(refused(convert::refusal(&refusal))),
+        }
+    }
+
+    /// Reads a task of a request with this id, which is drawn if it is empty.
+    fn read(&self, id: &str, mut spec: v1::TaskSpec, preparing: &mut Preparing) -> Result<Prepared, BadField> {
+        let divided = preparing.divide(&mut spec)?;
         let asked = spec.requires_approval.take();
         let sets_retry = spec.retry.is_some();
         let default_retry = sets_retry.then(|| self.state.look(|fleet| fleet.default_retry(&spec.kind)));
@@ -73,38 +88,32 @@ impl Submissions {
         let names_default = spec.queue == DEFAULT_QUEUE;
         // They are counted when the task is read, and not needed for that.
         let inputs = spec.inputs.clone();
-        let prepared = convert::start_after(&mut spec, || self.clock.estimate())
-            .and_then(|()| convert::submission(spec, default_retry, fresh))
-            .and_then(|mut task| {
-                task.draw_jitter(|| self.platform.random.next_u64());
-                if names_default {
-                    self.keep_default(&mut task);
-                }
-                let approval = asked.map(|asked| Draft::of_task(&task, asked)).transpose()?;
-                let mut parts = if inputs.is_empty() { Vec::new() } else { convert::parts(&task, &kind, inputs) };
-                let mut known = None;
-                if let Some(mut divided) = divided {
-                    if let Some(divider) = divided.divider.take() {
-                        task.links.get_or_insert_default().divider = Some(divider);
-                    }
-                    // Since it was divided first, its kind may be split otherwise.
-                    known = self.state.look(|fleet| submitted_with_parts(fleet, &task));
-                    if known.is_some() {
-                        parts.clear();
-                    }
-                    divided.limit(&task, &mut parts);
-                }
-                Ok(Prepared { task, approval, parts, known })
-            });
-        let prepared = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => return Err(refused(convert::bad_field(&error))),
-        };
-        let checked = prepared.task.check();
-        match checked.and_then(|()| prepared.parts.iter().try_for_each(SubmitTask::check)) {
-            Ok(()) => Ok(prepared),
-            Err(refusal) => Err(refused(convert::refusal(&refusal))),
+        convert::start_after(&mut spec, || self.clock.estimate())?;
+        let id = if id.is_empty() { self.fresh_id() } else { convert::task_id(id)? };
+        let mut task = convert::submission(spec, default_retry, || id.0)?;
+        task.draw_jitter(|| self.platform.random.next_u64());
+        if names_default {
+            self.keep_default(&mut task);
         }
+        let approval = asked.map(|asked| Draft::of_task(&task, asked)).transpose()?;
+        let mut parts = if inputs.is_empty() { Vec::new() } else { convert::parts(&task, &kind, inputs) };
+        let mut known = None;
+        if let Some(mut divided) = divided {
+            if let Some(divider) = divided.divider.take() {
+                task.links.get_or_insert_default().divider = Some(divider);
+            }
+            // Since it was divided first, its kind may be split otherwise.
+            known = self.state.look(|fleet| submitted_with_parts(fleet, &task));
+            if known.is_some() {
+                parts.clear();
+            }
+            divided.limit(&task, &mut parts);
+        }
+        Ok(Prepared { task, approval, parts, known })
+    }
+
+    fn fresh_id(&self) -> TaskId {
+        TaskId(uuid_v7(&*self.platform.clock, &*self.platform.random))
     }
 
     /// Has a task wait in [`DEFAULT_QUEUE`], which it names, also if its kind names another queue.

@@ -1,10 +1,11 @@
 //! Submission of tasks: single calls, or a stream that also returns results.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
 
+use ahash::HashMap;
 use futures::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use robeing_fleet::{Reply, TaskId};
 use robeing_net::gate::Caller;
@@ -16,12 +17,13 @@ use tonic::{Status, Streaming};
 
 use crate::{
     api::{
-        answers::{Outcome, answer, result},
+        answers::{Outcome, answer, result, unanswered},
         convert, errors,
         preparing::Prepared,
         splitting::Preparing,
     },
     apply::{
+        give_back_room,
         observer::ApplyObserver,
         result_stream::{Letter, ResultStream},
     },
@@ -107,7 +109,7 @@ impl Submissions {
                 installs: submissions.observer.installs(),
                 submissions,
                 mailbox: Arc::new(ResultStream::default()),
-                waiting: BTreeMap::new(),
+                waiting: HashMap::default(),
                 proposed: 0,
                 proposed_bytes: 0,
                 held: VecDeque::new(),
@@ -198,7 +200,7 @@ struct Serving {
     by: Arc<Caller>,
     mailbox: Arc<ResultStream>,
     /// Tasks whose results are pending, by tag.
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: HashMap<u64, Waiting>,
     proposed: usize,
     proposed_bytes: usize,
     /// Groups that are proposed after those before them, because tasks may depend on tasks of these.
@@ -247,7 +249,7 @@ async fn next_message(
     let mut answers = Vec::with_capacity(pending.len());
     let mut budget = MessageBudget::default();
     while let Some((tag, told)) = pending.pop_front() {
-        let told = match told {
+        let mut told = match told {
             Letter::Ended(id) => match with_result(state, id).await {
                 Ok(told) => told,
                 Err(unread) if answers.is_empty() => return Err(unread.into()),
@@ -258,12 +260,12 @@ async fn next_message(
             },
             told => told,
         };
-        let answer = answer(&told);
-        if !budget.take(convert::answer_size(&answer)) {
-            pending.push_front((tag, told));
+        answers.push(v1::StreamedAnswer { tag, answer: Some(answer(&mut told)) });
+        let size = answers.last().and_then(|last| last.answer.as_ref()).map_or(0, convert::answer_size);
+        if !budget.take(size) {
+            pending.push_front((tag, unanswered(told, answers.pop())));
             break;
         }
-        answers.push(v1::StreamedAnswer { tag, answer: Some(answer) });
     }
     Ok(answers)
 }
@@ -313,6 +315,7 @@ impl Serving {
                 self.waiting.remove(tag);
             }
         }
+        give_back_room(&mut self.waiting);
     }
 
     /// Sends the results that a replacement of the state has brought. If a task is missing from the state, starts to
@@ -330,7 +333,8 @@ impl Serving {
 
     /// Sends the results that are available. Returns the accepted tasks that the state lacks, with their tags.
     fn tell_results(&mut self) -> BTreeSet<(u64, TaskId)> {
-        let waiting: Vec<(u64, Waiting)> = self.waiting.iter().map(|(tag, waiting)| (*tag, *waiting)).collect();
+        let mut waiting: Vec<(u64, Waiting)> = self.waiting.iter().map(|(tag, waiting)| (*tag, *waiting)).collect();
+        waiting.sort_unstable_by_key(|(tag, _)| *tag);
         let mut missing = BTreeSet::new();
         for group in waiting.chunks(MAX_LOOKED_AT) {
             let mut results = Vec::new();

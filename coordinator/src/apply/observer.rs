@@ -2,8 +2,9 @@
 //! agents' sessions. The state machine waits for it, so it only records changes and wakes tasks. It holds no
 //! lock on the state; what it passes on is shared with the state, and the receiver converts it into messages.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::hash_map::Entry, sync::Arc};
 
+use ahash::HashMap;
 use robeing_fleet::{AllocationId, Ballot, BallotId, Effect, Fleet, Kept, Stamp, Task, TaskId};
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::{
@@ -14,6 +15,7 @@ use tracing::info;
 
 use crate::{
     apply::{
+        give_back_room,
         result_stream::{Letter, ResultStream},
         waiters::Waiters,
     },
@@ -38,7 +40,7 @@ pub struct ApplyObserver {
     audited: watch::Sender<u64>,
     applied: watch::Sender<u64>,
     installs: watch::Sender<u64>,
-    waiters: Mutex<BTreeMap<TaskId, Vec<Waiter>>>,
+    waiters: Mutex<HashMap<TaskId, Vec<Waiter>>>,
     /// The sessions that this coordinator serves as leader.
     pub sessions: SessionTable,
     /// What this coordinator keeps, as leader, of attempts that are followed.
@@ -116,13 +118,20 @@ impl ApplyObserver {
         self.installs.subscribe()
     }
 
-    fn waiters(&self) -> MutexGuard<'_, BTreeMap<TaskId, Vec<Waiter>>> {
+    fn waiters(&self) -> MutexGuard<'_, HashMap<TaskId, Vec<Waiter>>> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Registers a waiter for the result of a task. Call it before reading the state, or the task's end may be missed.
     pub fn wait_for(&self, task: TaskId, mailbox: &Arc<ResultStream>, tag: u64) {
-        self.waiters().entry(task).or_default().push(Waiter { mailbox: Arc::clone(mailbox), tag });
+        let waiter = Waiter { mailbox: Arc::clone(mailbox), tag };
+        match self.waiters().entry(task) {
+            // There is hardly ever another one.
+            Entry::Vacant(free) => {
+                free.insert(vec![waiter]);
+            }
+            Entry::Occupied(mut of_task) => of_task.get_mut().push(waiter),
+        }
     }
 
     /// Removes a waiter. Returns whether it had not been notified yet.
@@ -154,7 +163,10 @@ impl ApplyObserver {
     /// Notifies a task's waiters that it has finished, as of `now`; or, if `task` is `None`, that its result has
     /// already expired.
     fn finished(&self, id: TaskId, task: Option<&Arc<Task>>, now: Stamp) {
-        let waiting = self.waiters().remove(&id);
+        let mut waiters = self.waiters();
+        let waiting = waiters.remove(&id);
+        give_back_room(&mut waiters);
+        drop(waiters);
         for waiter in waiting.unwrap_or_default() {
             let letter = match task {
                 Some(task) => Letter::Finished(Arc::clone(task), now),

@@ -1,14 +1,14 @@
 //! The queue of answers for one stream of submissions.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
+use ahash::HashMap;
 use robeing_fleet::{Stamp, Task, TaskId};
 use robeing_platform::sync::{Mutex, MutexGuard, PoisonError};
 use robeing_proto::v1::SubmitResult;
 use tokio::sync::Notify;
+
+use crate::apply::give_back_room;
 
 /// Maximum bytes of results kept for one stream whose client does not read them. Beyond that, only the task id is
 /// queued; the result is read from the state when it is sent, unless it has expired by then.
@@ -60,7 +60,7 @@ struct Letters {
     /// Bytes of the ready results.
     bytes: usize,
     /// For each tag whose submission is not answered yet, the results that arrived before the answer.
-    early: BTreeMap<u64, Vec<Letter>>,
+    early: HashMap<u64, Vec<Letter>>,
 }
 
 impl Letters {
@@ -104,7 +104,9 @@ impl ResultStream {
             return;
         }
         let held_back = if letter.is_result() { None } else { letters.early.remove(&tag) };
-        for letter in std::iter::once(letter).chain(held_back.unwrap_or_default()) {
+        give_back_room(&mut letters.early);
+        letters.add(tag, letter);
+        for letter in held_back.unwrap_or_default() {
             letters.add(tag, letter);
         }
         drop(letters);

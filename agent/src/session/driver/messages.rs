@@ -207,7 +207,7 @@ impl Driver {
             if !accepted {
                 info!(task = task_id, attempt, reason, "the coordinator rejected this result");
             }
-            self.held.acknowledged(&Key { task_id, attempt });
+            self.held.acknowledged(Key { task_id, attempt });
         }
         self.progress = Instant::now();
     }

@@ -5,6 +5,7 @@ use std::{str::FromStr, time::Duration};
 use prost_types::Duration as WireDuration;
 use robeing_fleet::{AllocationId, BallotId, LetterId, TaskId, TeamId, limits::MAX_NAME_BYTES};
 use robeing_settings::text;
+use uuid::{Uuid, fmt::Hyphenated};
 
 /// An invalid field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,8 +25,17 @@ const EXCERPT_CHARS: usize = 64;
 
 /// Returns the beginning of an external text, to repeat it in an error: enough to recognize it, however long it is.
 pub fn excerpt(text: &str) -> &str {
+    if text.len() <= EXCERPT_CHARS {
+        return text;
+    }
     let end = text.char_indices().nth(EXCERPT_CHARS).map_or(text.len(), |(end, _)| end);
     &text[..end]
+}
+
+/// Returns the text of an id, in memory of just its size: every answer about a task has one.
+pub fn id_text(id: TaskId) -> String {
+    let mut text = [0; Hyphenated::LENGTH];
+    String::from(&*Hyphenated::from_uuid(Uuid::from_u128(id.0)).encode_lower(&mut text))
 }
 
 /// Parses a task id.
@@ -36,31 +46,31 @@ pub fn task_id(text: &str) -> Result<TaskId, BadField> {
 /// Parses a task id in a field.
 pub fn task_id_of(field: &'static str, text: &str) -> Result<TaskId, BadField> {
     let not_one = |_| bad(field, format!("{:?} is not a task id; it is a UUID", excerpt(text)));
-    Ok(TaskId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+    Ok(TaskId(Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
 /// Parses the id of a message.
 pub fn letter_id(text: &str) -> Result<LetterId, BadField> {
     let not_one = |_| bad("id", format!("{:?} is not the id of a message; it is a UUID", excerpt(text)));
-    Ok(LetterId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+    Ok(LetterId(Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
 /// Parses the id of a ballot.
 pub fn ballot_id(field: &'static str, text: &str) -> Result<BallotId, BadField> {
     let not_one = |_| bad(field, format!("{:?} is not the id of a ballot; it is a UUID", excerpt(text)));
-    Ok(BallotId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+    Ok(BallotId(Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
 /// Parses the id of a team.
 pub fn team_id(field: &'static str, text: &str) -> Result<TeamId, BadField> {
     let not_one = |_| bad(field, format!("{:?} is not the id of a team; it is a UUID", excerpt(text)));
-    Ok(TeamId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+    Ok(TeamId(Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
 /// Parses the id of an allocation.
 pub fn allocation_id(text: &str) -> Result<AllocationId, BadField> {
     let not_one = |_| bad("id", format!("{:?} is not the id of an allocation; it is a UUID", excerpt(text)));
-    Ok(AllocationId(uuid::Uuid::from_str(text).map_err(not_one)?.as_u128()))
+    Ok(AllocationId(Uuid::from_str(text).map_err(not_one)?.as_u128()))
 }
 
 /// Checks the name of an agent.
@@ -114,7 +124,17 @@ mod tests {
     #[test]
     fn an_excerpt_is_cut_at_a_character() {
         assert_eq!(excerpt("short"), "short");
+        assert_eq!(excerpt(&"ä".repeat(EXCERPT_CHARS)), "ä".repeat(EXCERPT_CHARS));
         assert_eq!(excerpt(&"ä".repeat(1_000)), "ä".repeat(EXCERPT_CHARS));
+    }
+
+    #[test]
+    fn the_text_of_an_id_is_what_is_shown_of_it_and_takes_no_more_room() {
+        for id in [0, 1, 0x0193_e1a2_7b3c_7fff_8123_4567_89ab_cdef, u128::MAX].map(TaskId) {
+            let text = id_text(id);
+            assert_eq!((&*text, text.capacity()), (&*id.to_string(), text.len()));
+            assert_eq!(task_id(&text), Ok(id));
+        }
     }
 
     #[test]

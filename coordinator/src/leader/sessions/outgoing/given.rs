@@ -139,7 +139,7 @@ pub(super) enum NotGiven {
 
 /// Takes the tasks of the next attempts that are still current, about as many as fit in one message.
 pub(super) fn read(fleet: &Fleet, attempts: &mut VecDeque<AttemptKey>) -> Vec<Given> {
-    let (mut tasks, mut budget) = (Vec::new(), MessageBudget::default());
+    let (mut tasks, mut budget) = (Vec::with_capacity(attempts.len().min(MAX_ATTEMPTS_READ)), MessageBudget::default());
     for _ in 0..MAX_ATTEMPTS_READ {
         let Some(&(id, attempt)) = attempts.front() else { break };
         let task = fleet.task(id).filter(|task| task.current().is_some_and(|current| current.number == attempt));
@@ -171,7 +171,7 @@ pub(super) fn assignment(given: Given, now: FleetMillis) -> Option<internal::Ass
     let left = |due: FleetMillis| due.saturating_sub(now).max(1);
     let assigned_at = current.assigned_at.fleet;
     Some(internal::Assignment {
-        task_id: task.id.to_string(),
+        task_id: convert::id_text(task.id),
         attempt: current.number,
         kind: task.kind_to_run().to_owned(),
         input: if planted(Mistake::InputCut) { input.slice(..input.len().saturating_sub(1)) } else { input },

@@ -191,7 +191,8 @@ impl Outgoing {
                         self.unreadable.extend(unreadable.filter_map(|given| given.key()));
                     }
                     if !tasks.is_empty() {
-                        let assignments = tasks.into_iter().filter_map(|given| assignment(given, now)).collect();
+                        let mut assignments = Vec::with_capacity(tasks.len());
+                        assignments.extend(tasks.into_iter().filter_map(|given| assignment(given, now)));
                         return Some(internal::Assignments { assignments });
                     }
                 }
