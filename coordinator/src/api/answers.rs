@@ -18,7 +18,7 @@ pub type Outcome = Result<Reply, v1::Refusal>;
 pub fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitResult) {
     match outcome {
         Ok(Reply::Submitted { task, existing }) => {
-            let result = v1::SubmitResult { task_id: convert::id_text(task), existing, ..v1::SubmitResult::default() };
+            let result = v1::SubmitResult { task_id: task.to_string(), existing, ..v1::SubmitResult::default() };
             (Some(task), result)
         }
         Ok(Reply::Refused(refusal)) => {
@@ -31,7 +31,7 @@ pub fn result(asked: TaskId, outcome: Outcome) -> (Option<TaskId>, v1::SubmitRes
 }
 
 fn refused(asked: TaskId, refusal: v1::Refusal) -> v1::SubmitResult {
-    v1::SubmitResult { task_id: convert::id_text(asked), refusal: Some(refusal), ..v1::SubmitResult::default() }
+    v1::SubmitResult { task_id: asked.to_string(), refusal: Some(refusal), ..v1::SubmitResult::default() }
 }
 
 /// The parts of a finished task that are sent.
@@ -42,7 +42,7 @@ pub fn answer(letter: &mut Letter) -> Answer {
     match letter {
         Letter::Submitted(result) => Answer::Submitted(std::mem::take(&mut **result)),
         Letter::Finished(task, now) => Answer::Finished(convert::task(task, FINISHED, *now)),
-        Letter::Ended(id) | Letter::Expired(id) => Answer::Expired(convert::id_text(*id)),
+        Letter::Ended(id) | Letter::Expired(id) => Answer::Expired(id.to_string()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{str::FromStr, time::Duration};
 use prost_types::Duration as WireDuration;
 use robeing_fleet::{AllocationId, BallotId, LetterId, TaskId, TeamId, limits::MAX_NAME_BYTES};
 use robeing_settings::text;
-use uuid::{Uuid, fmt::Hyphenated};
+use uuid::Uuid;
 
 /// An invalid field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,12 +30,6 @@ pub fn excerpt(text: &str) -> &str {
     }
     let end = text.char_indices().nth(EXCERPT_CHARS).map_or(text.len(), |(end, _)| end);
     &text[..end]
-}
-
-/// Returns the text of an id, in memory of just its size: every answer about a task has one.
-pub fn id_text(id: TaskId) -> String {
-    let mut text = [0; Hyphenated::LENGTH];
-    String::from(&*Hyphenated::from_uuid(Uuid::from_u128(id.0)).encode_lower(&mut text))
 }
 
 /// Parses a task id.
@@ -126,15 +120,6 @@ mod tests {
         assert_eq!(excerpt("short"), "short");
         assert_eq!(excerpt(&"ä".repeat(EXCERPT_CHARS)), "ä".repeat(EXCERPT_CHARS));
         assert_eq!(excerpt(&"ä".repeat(1_000)), "ä".repeat(EXCERPT_CHARS));
-    }
-
-    #[test]
-    fn the_text_of_an_id_is_what_is_shown_of_it_and_takes_no_more_room() {
-        for id in [0, 1, 0x0193_e1a2_7b3c_7fff_8123_4567_89ab_cdef, u128::MAX].map(TaskId) {
-            let text = id_text(id);
-            assert_eq!((&*text, text.capacity()), (&*id.to_string(), text.len()));
-            assert_eq!(task_id(&text), Ok(id));
-        }
     }
 
     #[test]

@@ -31,8 +31,8 @@ pub use self::{
     blobs::{blob_ref, told_blob_ref},
     failures::{failure_from_wire, failure_kind_name},
     fields::{
-        BadField, agent_name, allocation_id, bad, ballot_id, excerpt, filter_name, id_text, letter_id, millis,
-        span_text, task_id, team_id,
+        BadField, agent_name, allocation_id, bad, ballot_id, excerpt, filter_name, letter_id, millis, span_text,
+        task_id, team_id,
     },
     kinds::{split_by, task_kind, told_kinds},
     links::{MAX_INPUTS, asked_join, join, parts, passed_result, suspension},

@@ -14,7 +14,7 @@ use super::{
     blobs::told_blob_ref,
     due,
     failures::failure,
-    fields::{BadField, bad, id_text},
+    fields::{BadField, bad},
     happened,
     links::told_links,
     resources::told_amounts,
@@ -157,7 +157,7 @@ pub fn task(task: &Task, parts: Parts, now: Stamp) -> v1::Task {
     let attempts = if parts.attempts { &task.attempts[..] } else { &[] };
     let (jitter_percent, non_retryable) = told_retries(task.timing.as_ref().map(|timing| &timing.asked));
     let told = v1::Task {
-        id: id_text(task.id),
+        id: task.id.to_string(),
         kind: task.kind.clone(),
         state: task_state(task.state).into(),
         priority: task.priority.into(),

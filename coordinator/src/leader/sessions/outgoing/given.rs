@@ -171,7 +171,7 @@ pub(super) fn assignment(given: Given, now: FleetMillis) -> Option<internal::Ass
     let left = |due: FleetMillis| due.saturating_sub(now).max(1);
     let assigned_at = current.assigned_at.fleet;
     Some(internal::Assignment {
-        task_id: convert::id_text(task.id),
+        task_id: task.id.to_string(),
         attempt: current.number,
         kind: task.kind_to_run().to_owned(),
         input: if planted(Mistake::InputCut) { input.slice(..input.len().saturating_sub(1)) } else { input },
